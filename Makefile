@@ -1,0 +1,53 @@
+# Every target sets up what it needs: its own .venv, from pyproject.toml with the pinned set in constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Small models run fastest on one thread each; two threads on a busy machine cost several times the CPU.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+export HF_HUB_DISABLE_TELEMETRY ?= 1
+
+.PHONY: quickstart test test-slow test-oldest-trl lint bench docs clean
+.DEFAULT_GOAL := quickstart
+
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.train: $(BIN)/pip pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[train,math]'
+	touch $@
+
+$(VENV)/.dev: $(BIN)/pip pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[train,math,tasks,dev]'
+	touch $@ $(VENV)/.train
+
+# The oldest TRL that we declare, laid over the same environment.
+OLDEST_TRL := 1.9.0
+$(VENV)/trl-oldest: $(VENV)/.dev
+	rm -rf $@
+	$(BIN)/pip install --quiet --no-deps --target $@ trl==$(OLDEST_TRL)
+
+quickstart: $(VENV)/.train
+	$(BIN)/forkwise quickstart --out runs/quickstart $(ARGS)
+
+test: $(VENV)/.dev $(VENV)/trl-oldest
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+	PYTHONPATH=$(VENV)/trl-oldest $(BIN)/python -m pytest -n 2 tests/engines $(ARGS)
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/entropy.py --small $(ARGS)
+
+docs: $(VENV)/.dev
+	$(BIN)/python docs/check.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,47 @@
+"""Entropy-shaped advantages for reinforcement learning of reasoning models, and the proof of what they do.
+
+The public names are loaded when first used, so that `import forkwise` stays light and needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "token_entropy": "forkwise.core",
+    "logprob_and_entropy": "forkwise.core",
+    "shape_advantages": "forkwise.core",
+    "shaping_stats": "forkwise.core",
+    "group_advantages": "forkwise.core",
+    "leave_one_out": "forkwise.core",
+    "EntropyShapingMixin": "forkwise.engines.trl",
+    "EntropyShapedGRPOConfig": "forkwise.engines.trl",
+    "EntropyShapedGRPOTrainer": "forkwise.engines.trl",
+    "pass_at_k": "forkwise.passk",
+}
+__all__ = [*_HOME, "__version__"]  # noqa: PLE0604  (names resolved by __getattr__)
+
+if TYPE_CHECKING:
+    from forkwise.core import (
+        group_advantages,
+        leave_one_out,
+        logprob_and_entropy,
+        shape_advantages,
+        shaping_stats,
+        token_entropy,
+    )
+    from forkwise.engines.trl import EntropyShapedGRPOConfig, EntropyShapedGRPOTrainer, EntropyShapingMixin
+    from forkwise.passk import pass_at_k
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'forkwise' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

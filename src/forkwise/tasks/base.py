@@ -1,0 +1,55 @@
+"""What a task is: problems that carry their answer, and a verdict on a completion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem.
+
+    Attributes:
+        id: the same on every machine and in every run; samples are paired by it.
+        prompt: text that the model continues (a chat template, where wanted, is applied by the engine).
+        answer: gold answer as text, or None where only the verifier can tell (Countdown has many solutions).
+        meta: JSON-serialisable facts that the verifier needs, e.g. `{"numbers": [3, 7], "target": 21}`.
+    """
+
+    id: str
+    prompt: str
+    answer: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a verifier found.
+
+    Attributes:
+        correct: None when no verdict could be reached (unscored is not wrong).
+        answer: the answer extracted from the completion, None if there is none.
+        by: which path decided: `"countdown"`, `"exact"`, `"integer"`, `"math-verify"`, `"timeout"`, ...
+    """
+
+    correct: bool | None
+    answer: str | None
+    by: str
+
+
+class Task(Protocol):
+    """A source of problems and the judge of completions. Model output is parsed, never evaluated."""
+
+    name: str
+
+    def problems(self, split: Split, n: int | None = None, *, seed: int = 0) -> list[Problem]:
+        """`n` problems of a split (None: all there are); the same for the same arguments, splits are disjoint."""
+        ...
+
+    def verify(self, completions: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
+        """One verdict per completion; `problems[i]` is what `completions[i]` answers."""
+        ...
