@@ -22,7 +22,19 @@ _HOME = {
     "EntropyShapedGRPOTrainer": "forkwise.engines.trl",
     "pass_at_k": "forkwise.passk",
 }
-__all__ = [*_HOME, "__version__"]  # noqa: PLE0604  (names resolved by __getattr__)
+__all__ = [
+    "EntropyShapedGRPOConfig",
+    "EntropyShapedGRPOTrainer",
+    "EntropyShapingMixin",
+    "__version__",
+    "group_advantages",
+    "leave_one_out",
+    "logprob_and_entropy",
+    "pass_at_k",
+    "shape_advantages",
+    "shaping_stats",
+    "token_entropy",
+]
 
 if TYPE_CHECKING:
     from forkwise.core import (

@@ -1,0 +1,16 @@
+"""Entropy, shaped advantages and group advantages as functions of tensors. Imports torch and nothing else of ours."""
+
+from forkwise.core.advantages import group_advantages, leave_one_out
+from forkwise.core.entropy import LogprobEntropy, logprob_and_entropy, token_entropy
+from forkwise.core.shaping import ShapingStats, shape_advantages, shaping_stats
+
+__all__ = [
+    "LogprobEntropy",
+    "ShapingStats",
+    "group_advantages",
+    "leave_one_out",
+    "logprob_and_entropy",
+    "shape_advantages",
+    "shaping_stats",
+    "token_entropy",
+]

@@ -1,0 +1,7 @@
+"""The samples table: one Parquet schema that every sampler writes and every statistic reads."""
+
+from __future__ import annotations
+
+from forkwise.samples.store import SCHEMA, read_samples, write_shard
+
+__all__ = ["SCHEMA", "read_samples", "write_shard"]

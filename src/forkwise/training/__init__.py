@@ -1,0 +1,1 @@
+"""Training runs: TRL's trainers with our method, a task or dataset, and rewards that verify."""

@@ -1,0 +1,7 @@
+"""Where the embedded base model lies: a Hugging Face checkpoint inside the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+EMBEDDED_MODEL = Path(__file__).parent / "lab" / "base"

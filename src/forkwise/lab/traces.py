@@ -1,0 +1,138 @@
+"""Reasoning traces that search in words: what the embedded base model is trained on.
+
+A trace tries to solve a Countdown problem, says what it checked, and goes on with "wait", "hmm" or "try instead" until it
+is satisfied or gives up:
+
+    try 13 - 8 = 5 , 5 * 5 = 25 , 25 - 3 = 22 , check no hmm because 24 = 3 * 8 need 8 , 13 - 5 = 8 , wait ...
+    ... check yes so answer : 13 - 8 = 5 , 5 + 3 = 8 , 8 * 3 = 24
+
+The author of the traces is mediocre on purpose. Each attempt picks one of three strategies of different quality, and says so
+with its first word: `try` joins numbers at random, `maybe` does so but aims the last operation at the target, and `because` works
+backward from the target. Some attempts are abandoned half-way, some are not checked, and many traces end with a wrong answer or
+with none. So a model that imitates them is right now and then, in many different ways: there is something to reinforce, and
+something to lose. Arithmetic is always right, and `check yes` is written only where it is true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+from forkwise.tasks.base import Problem
+from forkwise.tasks.countdown import LIMIT, Step, steps_of
+
+MAX_TOKENS = 100
+"""Longest trace in tokens, without the end-of-sequence token."""
+
+WORDS = (
+    *("use", "to", "make", ":", ",", "=", "+", "-", "*", "/", "(", ")"),
+    *("try", "maybe", "because", "need", "check", "yes", "no", "wait", "hmm", "instead", "so", "answer", "none"),
+)
+VOCABULARY = (*WORDS, *map(str, range(LIMIT)))
+"""Every word that a prompt or trace can hold."""
+
+# Probabilities of the mixture. They were set so that the trained model's Pass@1 on four numbers is between 0.1 and 0.2.
+_STRATEGIES = {"try": 0.4, "maybe": 0.35, "because": 0.25}
+_AIM = 0.8  # an aiming attempt takes a last step that hits, where there is one
+_FORESEE = 0.3  # an aiming attempt sees a step ahead: its next-to-last step allows a hit, where one does
+_ABANDON = 0.15  # a try or maybe stops half-way
+_UNCHECKED = 0.3  # a finished attempt that failed is left without a check
+_ATTEMPTS = ((1, 0.3), (2, 0.35), (3, 0.2), (4, 0.15))  # patience, and its probability
+_NO_ANSWER = 0.2  # giving up says so, instead of answering with the last attempt
+
+_LONGEST_ATTEMPT = 28  # tokens, its link included
+_LONGEST_ENDING = 22  # "check yes so answer :" and three steps
+
+
+def trace(problem: Problem, rng: Random) -> str:
+    """One trace for a problem: words separated by single spaces, at most `MAX_TOKENS`; the same for the same `rng` state."""
+    numbers, target = problem.meta["numbers"], problem.meta["target"]
+    words: list[str] = []
+    patience = rng.choices(*zip(*_ATTEMPTS, strict=True))[0]
+    while True:
+        patience -= 1
+        text, steps = _attempt(numbers, target, rng)
+        words += text
+        finished = len(steps) == len(numbers) - 1
+        hit = finished and steps[-1][3] == target
+        room = len(words) + _LONGEST_ATTEMPT + _LONGEST_ENDING <= MAX_TOKENS
+        if hit:
+            words += ["check", "yes", "so", *_answer(steps)]
+            return " ".join(words)
+        checked = finished and rng.random() >= _UNCHECKED
+        if checked:
+            words += ["check", "no"]
+        if patience <= 0 or not room:
+            give_up = not finished or checked and rng.random() < _NO_ANSWER
+            words += ["so", "answer", ":", "none"] if give_up else _answer(steps)
+            return " ".join(words)
+        words += rng.choice((["wait"], ["hmm"], ["instead"]) if finished else (["wait"], ["hmm"]))
+
+
+def _attempt(numbers: Sequence[int], target: int, rng: Random) -> tuple[list[str], list[Step]]:
+    """The words of one attempt, and the steps that it would answer with."""
+    strategy = rng.choices(list(_STRATEGIES), list(_STRATEGIES.values()))[0]
+    if strategy == "because":
+        backward = _last_steps(numbers, target)
+        if backward:
+            used, last, needed = rng.choice(backward)
+            rest = list(numbers)
+            rest.remove(used)
+            steps = _join(rest, needed, rng, aim=True)
+            words = ["because", str(target), "=", *map(str, last[:3]), "need", str(needed), ","]
+            words += [*_spell(steps), ","]
+            # A miss ends with what it reached joined in the same way, where that is allowed, or in another way.
+            reached = steps[-1][3]
+            if reached == needed:
+                return words, [*steps, last]
+            step = rng.choice(steps_of(reached, used))
+            return words, [*steps, step]
+        strategy = "maybe"
+    steps = _join(numbers, target, rng, aim=strategy == "maybe")
+    if steps[-1][3] != target and rng.random() < _ABANDON:
+        steps = steps[: rng.randrange(1, len(numbers) - 1)]
+    return [strategy, *_spell(steps), ","], steps
+
+
+def _last_steps(numbers: Sequence[int], target: int) -> list[tuple[int, Step, int]]:
+    """`(number used, last step, other operand)` of all steps `number op x` or `x op number` that give the target."""
+    found = []
+    for used in sorted(set(numbers)):
+        for needed in range(LIMIT):
+            found += [(used, step, needed) for step in steps_of(used, needed) if step[3] == target]
+    return found
+
+
+def _join(numbers: Sequence[int], target: int, rng: Random, *, aim: bool) -> list[Step]:
+    """Steps that join all the numbers: at random, or with the last one aimed at the target."""
+    pool, steps = list(numbers), []
+    while len(pool) > 1:
+        options = _options(pool)
+        if aim and len(pool) == 2 and rng.random() < _AIM:
+            options = [step for step in options if step[3] == target] or options
+        if aim and len(pool) == 3 and rng.random() < _FORESEE:
+            options = [s for s in options if any(t[3] == target for t in _options(_after(pool, s)))] or options
+        step = rng.choice(options)
+        steps.append(step)
+        pool = _after(pool, step)
+    return steps
+
+
+def _options(pool: Sequence[int]) -> list[Step]:
+    return [step for i, a in enumerate(pool) for b in pool[i + 1 :] for step in steps_of(a, b)]
+
+
+def _after(pool: Sequence[int], step: Step) -> list[int]:
+    rest = list(pool)
+    rest.remove(step[0])
+    rest.remove(step[2])
+    return [*rest, step[3]]
+
+
+def _spell(steps: Sequence[Step]) -> list[str]:
+    """`a op b = c , a op b = c`."""
+    return " , ".join(f"{a} {operator} {b} = {c}" for a, operator, b, c in steps).split(" ")
+
+
+def _answer(steps: Sequence[Step]) -> list[str]:
+    return ["answer", ":", *_spell(steps)]

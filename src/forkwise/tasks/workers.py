@@ -1,0 +1,236 @@
+"""Killable worker processes for everything that parses model output: a limit on wall time and memory per request.
+
+A worker is a fresh interpreter that speaks JSON lines over its pipes (see `verify_worker.py`). It never imports the
+caller's `__main__`, shares no memory, thread or signal handler with the caller, and is not forked from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal
+
+from forkwise.errors import InputError
+
+Reply = dict[str, Any]
+
+_START_LIMIT = 120.0  # seconds; importing sympy takes one, on a machine that swaps it takes many
+_TRIES = 2  # a worker may die for reasons that are not the request's (the machine's memory killer)
+_CHILD = (
+    "import json, sys; settings = json.loads(sys.argv[1]); sys.path[:] = settings['path'];"
+    " from forkwise.tasks.verify_worker import main; main(settings)"
+)
+
+
+@dataclass
+class WorkerStats:
+    """What a pool did so far: `requests` answered or given up, workers `started`, workers `killed` for overrunning."""
+
+    requests: int = 0
+    started: int = 0
+    killed: int = 0
+
+
+@dataclass
+class _Worker:
+    process: subprocess.Popen[bytes]
+    deadline: float
+    request: int | None = None
+    ready: bool = False
+    inbox: bytearray = field(default_factory=bytearray)
+    outbox: bytes = b""
+
+    @property
+    def busy(self) -> bool:
+        return self.request is not None or not self.ready
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+def _kill_all(workers: list[_Worker], owner: int) -> None:
+    # A forked child inherits this list, but the workers in it belong to its parent.
+    if os.getpid() == owner:
+        while workers:
+            workers.pop().kill()
+
+
+class WorkerPool:
+    """Answers requests in worker processes that start when first needed and end with this process at the latest.
+
+    Args:
+        kind: what the workers do, see `verify_worker.py`.
+        workers: how many at most. One by default: during training the cores have other work.
+        timeout: seconds of wall time per request; a worker that takes longer is killed and replaced.
+        memory_mb: address space of one worker in MiB.
+        hash_seed: `PYTHONHASHSEED` of the workers.
+    """
+
+    def __init__(
+        self,
+        kind: Literal["math", "reasoning-gym"],
+        *,
+        workers: int = 1,
+        timeout: float = 5.0,
+        memory_mb: int = 1024,
+        hash_seed: str = "0",
+    ) -> None:
+        if workers < 1:
+            raise InputError(f"workers must be at least 1, not {workers}.")
+        if not timeout > 0:
+            raise InputError(f"timeout must be a positive number of seconds, not {timeout}.")
+        self.kind, self.size, self.timeout, self.memory_mb, self.hash_seed = kind, workers, timeout, memory_mb, hash_seed
+        self.stats = WorkerStats()
+        self._adopt()
+
+    def _adopt(self) -> None:
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self._workers: list[_Worker] = []
+        # Runs when the pool is collected and, at the latest, when the interpreter exits.
+        weakref.finalize(self, _kill_all, self._workers, self._owner)
+
+    def pids(self) -> list[int]:
+        """Process ids of the workers that are alive now."""
+        return [worker.process.pid for worker in self._workers]
+
+    def close(self) -> None:
+        """End all workers. The pool can be used again; it starts new ones."""
+        _kill_all(self._workers, self._owner)
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def map(self, requests: Sequence[Reply], *, timeout: float | None = None) -> list[Reply]:
+        """One reply per request, in order. `{"failure": "timeout"}` and `{"failure": "error", ...}` stand for no reply.
+
+        Raises:
+            InputError: a worker cannot start, for example because the package it needs does not import.
+        """
+        if os.getpid() != self._owner:
+            self._adopt()  # after a fork: two processes must not talk to one worker
+        with self._lock:
+            try:
+                return self._map(requests, self.timeout if timeout is None else timeout)
+            except BaseException:
+                # Interrupted (Ctrl-C, an alarm of the caller): a busy worker would answer the wrong request next time.
+                for worker in [worker for worker in self._workers if worker.busy]:
+                    self._workers.remove(worker)
+                    worker.kill()
+                raise
+
+    def _map(self, requests: Sequence[Reply], timeout: float) -> list[Reply]:
+        replies: dict[int, Reply] = {}
+        waiting = deque(range(len(requests)))
+        deaths: Counter[int] = Counter()
+        while len(replies) < len(requests):
+            while len(self._workers) < min(self.size, len(requests) - len(replies)):
+                self._start()
+            for worker in self._workers:
+                if waiting and not worker.busy:
+                    worker.request = waiting.popleft()
+                    worker.outbox = json.dumps(requests[worker.request]).encode() + b"\n"
+                    worker.deadline = time.monotonic() + timeout
+            for worker in self._wait():
+                index, reply = worker.request, self._pump(worker)
+                if reply is None and time.monotonic() < worker.deadline:
+                    continue
+                if reply is None:
+                    reply = {"failure": "timeout"}
+                    self.stats.killed += 1
+                if reply.get("failure") in ("timeout", "death"):
+                    self._workers.remove(worker)
+                    worker.kill()
+                if not worker.ready:
+                    if reply.get("ready"):
+                        worker.ready = True
+                        continue
+                    raise InputError(f"The {self.kind} worker did not start: {reply.get('detail', reply)}.")
+                assert index is not None  # a ready worker speaks only when asked
+                worker.request = None
+                if reply.get("failure") == "death":
+                    deaths[index] += 1
+                    if deaths[index] < _TRIES:
+                        waiting.appendleft(index)
+                        continue
+                    reply = {"failure": "error", "detail": "the worker process died"}
+                replies[index] = reply
+                self.stats.requests += 1
+        return [replies[i] for i in range(len(requests))]
+
+    def _start(self) -> None:
+        settings = {"kind": self.kind, "path": sys.path, "memory_mb": self.memory_mb, "timeout": self.timeout}
+        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        process = subprocess.Popen(
+            [sys.executable, "-c", _CHILD, json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,  # Ctrl-C in the terminal is for the caller
+            env={**os.environ, **one_thread, "PYTHONHASHSEED": self.hash_seed},
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        os.set_blocking(process.stdin.fileno(), False)
+        os.set_blocking(process.stdout.fileno(), False)
+        self._workers.append(_Worker(process, time.monotonic() + _START_LIMIT))
+        self.stats.started += 1
+
+    def _wait(self) -> list[_Worker]:
+        """The busy workers that can read, have written or have overrun."""
+        busy = [worker for worker in self._workers if worker.busy]
+        with selectors.DefaultSelector() as selector:
+            for worker in busy:
+                assert worker.process.stdout is not None
+                selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
+                if worker.outbox:
+                    assert worker.process.stdin is not None
+                    selector.register(worker.process.stdin, selectors.EVENT_WRITE, worker)
+            now = time.monotonic()
+            events = selector.select(max(0.0, min(worker.deadline for worker in busy) - now))
+        active = {id(key.data) for key, _ in events}
+        now = time.monotonic()
+        return [worker for worker in busy if id(worker) in active or worker.deadline <= now]
+
+    @staticmethod
+    def _pump(worker: _Worker) -> Reply | None:
+        """Move bytes in both directions as far as they go; the reply once it is complete."""
+        assert worker.process.stdin is not None
+        assert worker.process.stdout is not None
+        try:
+            if worker.outbox:
+                with contextlib.suppress(BlockingIOError):
+                    written = os.write(worker.process.stdin.fileno(), worker.outbox)
+                    worker.outbox = worker.outbox[written:]
+            while not worker.inbox.endswith(b"\n"):
+                chunk = os.read(worker.process.stdout.fileno(), 1 << 16)
+                if not chunk:
+                    return {"failure": "death"}
+                worker.inbox += chunk
+        except BlockingIOError:
+            return None
+        except OSError:
+            return {"failure": "death"}
+        reply: Reply = json.loads(worker.inbox)
+        worker.inbox.clear()
+        return reply

@@ -1,0 +1,147 @@
+"""Reading a run's settings: a YAML file, flags, or both, for TRL's config class and ours at once."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+from trl import ModelConfig
+
+from forkwise.errors import InputError, nearest
+
+# Names that TRL users know, for the same thing here.
+ALIASES = {"model_name_or_path": "model", "dataset_name": "dataset", "reward_funcs": "reward"}
+
+
+@dataclass
+class RunArguments:
+    """What to train, on what, with which reward. Everything else is TRL's or the method's."""
+
+    model: str | None = field(
+        default=None,
+        metadata={"help": "Model to train: a hub id, a folder, or 'embedded' for the small model in this package."},
+    )
+    task: str | None = field(
+        default=None,
+        metadata={"help": "Task: 'countdown', 'countdown:3', 'countdown:4', 'math', or 'reasoning-gym:NAME'."},
+    )
+    dataset: str | None = field(
+        default=None,
+        metadata={"help": "Instead of a task: a hub id, or a JSONL/Parquet file with columns 'prompt' and 'answer'."},
+    )
+    reward: list[str] = field(
+        default_factory=lambda: ["correct"],
+        metadata={
+            "help": "Rewards: 'correct' (1 or 0), 'signed' (+1 or -1, the paper's), or 'package.module:function'; "
+            "several are weighted by TRL's --reward_weights.",
+            "nargs": "+",
+        },
+    )
+    train_problems: int | None = field(
+        default=None,
+        metadata={"help": "Use only so many training problems (default: all; 20,000 for generated tasks)."},
+    )
+    eval_problems: int = field(
+        default=64, metadata={"help": "Validation problems, used only if --eval_strategy is not 'no'."}
+    )
+    chat: bool = field(
+        default=False, metadata={"help": "Send each prompt as a user message through the chat template."}
+    )
+    resume: bool = field(
+        default=False, metadata={"help": "Continue the run in --output_dir from its newest complete checkpoint."}
+    )
+
+
+class _Parser(HfArgumentParser):
+    """HfArgumentParser that answers with one sentence instead of two hundred lines of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message[:1].upper()}{message[1:]}.")
+
+
+def _read_config(path: str) -> dict[str, Any]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The config file '{path}' cannot be read: {error}.") from error
+    try:
+        config = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" (line {where.line + 1})" if where else ""
+        raise InputError(f"The config file '{path}' is not valid YAML{line}.") from error
+    if not isinstance(config, dict):
+        raise InputError(f"The config file '{path}' must hold 'key: value' lines.")
+    return config
+
+
+def make_parser(config_class: type[TrainingArguments], command: str) -> HfArgumentParser:
+    """The parser of `forkwise grpo` and its like: our run arguments, the trainer's config, TRL's model config."""
+    parser = _Parser(
+        [RunArguments, config_class, ModelConfig],
+        prog=f"forkwise {command}",
+        description="Settings come from --config FILE (YAML), from flags, or both; flags win.",
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file with any of the settings below.")
+    return parser
+
+
+def parse_run(
+    argv: Sequence[str], config_class: type[TrainingArguments], command: str
+) -> tuple[RunArguments, Any, ModelConfig]:
+    """The three groups of settings of one run.
+
+    Raises:
+        InputError: unknown keys or flags (naming the nearest), values of the wrong type, or settings that the config
+            class refuses.
+    """
+    parser = make_parser(config_class, command)
+    actions = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
+    names = [*actions, *ALIASES]
+
+    argv = list(argv)
+    for i, word in enumerate(argv):
+        if not word.startswith("--"):
+            continue
+        flag, equals, value = word.partition("=")
+        name = flag[2:].replace("-", "_")
+        if name in ALIASES:
+            argv[i] = f"--{ALIASES[name]}{equals}{value}"
+        elif flag not in parser._option_string_actions:
+            hint = nearest(name, names)
+            raise InputError(f"There is no flag '{flag}'.{hint} 'forkwise {command} --help' lists them.")
+
+    if not torch.accelerator.is_available():
+        # TRL's defaults ask for bfloat16 on an accelerator and refuse a machine without one.
+        actions["use_cpu"].default = True
+        actions["bf16"].default = False
+
+    only_config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    only_config.add_argument("--config")
+    path = only_config.parse_known_args(argv)[0].config
+    if path is not None:
+        config = _read_config(path)
+        for key, value in config.items():
+            name = ALIASES.get(key, key)
+            if name not in actions:
+                raise InputError(f"'{path}' has an unknown key '{key}'.{nearest(str(key), names)}")
+            # argparse converts text defaults as it does flags, so 1e-6 (text in YAML 1.1) becomes a number.
+            actions[name].default = [value] if name == "reward" and isinstance(value, str) else value
+            actions[name].required = False
+
+    try:
+        *groups, _ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    except (ValueError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(str(error)) from error
+    run, trainer_config, model_config = groups[:3]
+    return run, trainer_config, model_config

@@ -1,0 +1,85 @@
+"""Intervals against scipy's BCa, p-values against full enumeration of sign flips, and coverage by simulation."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from forkwise.errors import InputError
+from forkwise.passk import bootstrap_interval, paired_difference, sign_flip_p_values
+
+
+def test_agrees_with_scipy_bca() -> None:
+    values = np.random.default_rng(1).beta(0.5, 2.0, size=60)
+    ours = bootstrap_interval(values, resamples=40_000)
+    peer = stats.bootstrap((values,), np.mean, method="BCa", n_resamples=40_000, rng=2).confidence_interval
+    width = peer.high - peer.low
+    assert float(ours.mean) == pytest.approx(values.mean())
+    assert float(ours.low) == pytest.approx(peer.low, abs=0.03 * width)
+    assert float(ours.high) == pytest.approx(peer.high, abs=0.03 * width)
+    # Skewed to the right, so the BCa interval must reach further up than down.
+    assert ours.high - ours.mean > ours.mean - ours.low
+
+
+def test_columns_are_independent_of_each_other() -> None:
+    values = np.random.default_rng(0).random((30, 3))
+    together = bootstrap_interval(values)
+    alone = bootstrap_interval(values[:, 1])
+    assert together.low[1] == pytest.approx(float(alone.low))
+
+
+def test_constant_values_have_a_point_interval() -> None:
+    got = bootstrap_interval(np.full((10, 2), 0.25))
+    np.testing.assert_allclose([got.low, got.high], 0.25)
+
+
+def test_coverage_of_the_paired_difference() -> None:
+    rng = np.random.default_rng(3)
+    hits = 0
+    for i in range(300):
+        base = rng.beta(1, 3, size=60)
+        other = np.clip(base + rng.normal(0.02, 0.05, size=60), 0, 1)
+        # True mean difference under clipping, estimated once from a large draw.
+        got = paired_difference(other, base, resamples=1000, seed=i)
+        hits += bool(got.low <= TRUTH <= got.high)
+    assert 0.91 <= hits / 300 <= 0.985  # 95 % +- 3 standard errors of 300 runs
+
+
+def _truth() -> float:
+    rng = np.random.default_rng(99)
+    base = rng.beta(1, 3, size=2_000_000)
+    return float((np.clip(base + rng.normal(0.02, 0.05, size=base.size), 0, 1) - base).mean())
+
+
+TRUTH = _truth()
+
+
+def test_sign_flips_equal_enumeration() -> None:
+    d = np.array([[0.3, 0.1], [0.2, -0.1], [0.4, 0.2], [-0.1, 0.3], [0.25, 0.05], [0.15, -0.2]])
+    unit = d / np.sqrt((d**2).sum(axis=0))
+    null = np.array([np.abs(np.array(s) @ unit) for s in product([-1, 1], repeat=6)])
+    observed = np.abs(unit.sum(axis=0))
+    exact = (null >= observed - 1e-12).mean(axis=0)
+    exact_adjusted = (null.max(axis=1, keepdims=True) >= observed - 1e-12).mean(axis=0)
+    p, adjusted = sign_flip_p_values(d, resamples=40_000)
+    np.testing.assert_allclose(p, exact, atol=0.01)
+    np.testing.assert_allclose(adjusted, exact_adjusted, atol=0.01)
+    assert (adjusted >= p).all()
+
+
+def test_no_variation_is_no_evidence() -> None:
+    p, adjusted = sign_flip_p_values(np.zeros((8, 2)))
+    assert p.tolist() == [1.0, 1.0]
+    assert adjusted.tolist() == [1.0, 1.0]
+
+
+def test_refusals() -> None:
+    with pytest.raises(InputError, match="at least two problems"):
+        bootstrap_interval([0.5])
+    with pytest.raises(InputError, match="NaN"):
+        bootstrap_interval([0.5, float("nan")])
+    with pytest.raises(InputError, match="same problems"):
+        paired_difference([0.1, 0.2], [0.1, 0.2, 0.3])
