@@ -46,8 +46,12 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/entropy.py --small $(ARGS)
 
-docs: $(VENV)/.dev
-	$(BIN)/python docs/check.py
+$(VENV)/.docs: $(BIN)/pip pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
+	touch $@
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -12,10 +12,6 @@ Not exercised: GPU, vLLM, DeepSpeed, FSDP, Unsloth, vision-language models. They
 from __future__ import annotations
 
 import inspect
-import json
-import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any

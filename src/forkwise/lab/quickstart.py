@@ -31,6 +31,7 @@ from rich.table import Table
 
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
+from forkwise.lab.base_model import MAX_NEW_TOKENS
 from forkwise.passk import (
     Interval,
     bootstrap_interval,
@@ -47,7 +48,7 @@ from forkwise.tasks import Problem, load_task
 from forkwise.training.folder import check_folder, read_metrics
 
 TASK = "countdown:4"
-MAX_TOKENS = 112
+
 
 # Found by hand on the embedded model: learns in minutes on one core, and does not collapse.
 RECIPE: dict[str, Any] = {
@@ -64,7 +65,7 @@ RECIPE: dict[str, Any] = {
     "per_device_train_batch_size": 128,
     "steps_per_generation": 2,
     "num_iterations": 1,
-    "max_completion_length": MAX_TOKENS,
+    "max_completion_length": MAX_NEW_TOKENS,
     "temperature": 1.0,
     "learning_rate": 1e-4,
     "lr_scheduler_type": "constant",
@@ -235,7 +236,7 @@ def _load(model: str) -> tuple[Any, Any]:
 
 def _sample_shard(model: str, run: str, problem: Problem, n: int, seed: int, folder: Path, name: str) -> None:
     policy, tokenizer = _load(model)
-    sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=MAX_TOKENS, batch_size=n)
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=MAX_NEW_TOKENS, batch_size=n)
     rows = sample_problem(policy, tokenizer, problem, load_task(TASK), n, run=run, seed=seed, sampling=sampling)
     write_shard(folder, name, [{**row, "model": Path(model).name} for row in rows])
 

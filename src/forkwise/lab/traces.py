@@ -1,16 +1,18 @@
 """Reasoning traces that search in words: what the embedded base model is trained on.
 
-A trace tries to solve a Countdown problem, says what it checked, and goes on with "wait", "hmm" or "try instead" until it
-is satisfied or gives up:
+A trace tries to solve a Countdown problem, says what it checked, and goes on with "wait", "hmm" or "instead" until it
+is satisfied or gives up. For `use 3 5 8 13 to make 24 :`
 
-    try 13 - 8 = 5 , 5 * 5 = 25 , 25 - 3 = 22 , check no hmm because 24 = 3 * 8 need 8 , 13 - 5 = 8 , wait ...
-    ... check yes so answer : 13 - 8 = 5 , 5 + 3 = 8 , 8 * 3 = 24
+    try 13 - 8 = 5 , 5 * 5 = 25 , 25 - 3 = 22 , check no
+    hmm because 24 = 8 * 3 need 8 , 13 - 5 = 8 , 8 / 8 = 1 ,
+    wait maybe 13 - 5 = 8 , 8 - 8 = 0 , 3 + 0 = 3 , check no so answer : none
 
-The author of the traces is mediocre on purpose. Each attempt picks one of three strategies of different quality, and says so
-with its first word: `try` joins numbers at random, `maybe` does so but aims the last operation at the target, and `because` works
-backward from the target. Some attempts are abandoned half-way, some are not checked, and many traces end with a wrong answer or
-with none. So a model that imitates them is right now and then, in many different ways: there is something to reinforce, and
-something to lose. Arithmetic is always right, and `check yes` is written only where it is true.
+(in one line). The author of the traces is mediocre on purpose. Each attempt follows one of three strategies of
+different quality, and says so with its first word: `try` joins numbers at random, `maybe` does so but aims the last
+operation at the target, and `because` works backward from the target. Some attempts are abandoned half-way, some are
+not checked, and many traces end with a wrong answer or with none. So a model that imitates them is right now and
+then, in many different ways: there is something to reinforce, and something to lose. Arithmetic is always right, and
+`check yes` is written only where it is true.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ _LONGEST_ENDING = 22  # "check yes so answer :" and three steps
 
 
 def trace(problem: Problem, rng: Random) -> str:
-    """One trace for a problem: words separated by single spaces, at most `MAX_TOKENS`; the same for the same `rng` state."""
+    """One trace for a problem: words joined by single spaces, at most `MAX_TOKENS`, decided by the state of `rng`."""
     numbers, target = problem.meta["numbers"], problem.meta["target"]
     words: list[str] = []
     patience = rng.choices(*zip(*_ATTEMPTS, strict=True))[0]
@@ -63,7 +65,7 @@ def trace(problem: Problem, rng: Random) -> str:
         if checked:
             words += ["check", "no"]
         if patience <= 0 or not room:
-            give_up = not finished or checked and rng.random() < _NO_ANSWER
+            give_up = not finished or (checked and rng.random() < _NO_ANSWER)
             words += ["so", "answer", ":", "none"] if give_up else _answer(steps)
             return " ".join(words)
         words += rng.choice((["wait"], ["hmm"], ["instead"]) if finished else (["wait"], ["hmm"]))

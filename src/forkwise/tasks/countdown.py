@@ -3,11 +3,12 @@
 The rules, the same for the solver and for the verifier:
 
 * operations are `+ - * /`; every number of the problem is used exactly once, and nothing else is used;
-* every result, intermediate ones included, is a whole number from 0 to 99 (so no negative results, and only exact division).
+* every result, intermediate ones included, is a whole number from 0 to 99: nothing negative, and only exact division.
 
-A completion answers with its *last* `answer:` statement, up to the end of that line. Two notations are understood, and
-may be mixed: an infix expression (`answer: (3 + 5) * 8`, with or without `= 64` behind it), and a list of steps, each of which
-takes numbers away and puts its result in their place (`answer : 5 + 3 = 8 , 8 * 8 = 64`). `<answer>...</answer>` works too.
+A completion answers with its *last* `answer:` statement, up to the end of that line. Two notations are understood and
+may be mixed: an infix expression (`answer: (3 + 5) * 8`, with or without `= 64` behind it), and a list of steps, each
+of which takes numbers away and puts its result in their place (`answer : 5 + 3 = 8 , 8 * 8 = 64`).
+`<answer>...</answer>` works.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from itertools import combinations, combinations_with_replacement, zip_longest
 from random import Random
 
@@ -31,8 +32,9 @@ LIMIT = 100
 PROMPT = "use {numbers} to make {target} :"
 """What the embedded lab model continues: one word or number per token."""
 INSTRUCTION_PROMPT = (
-    "Use each of the numbers {numbers} exactly once, with + - * / and parentheses, to make {target}. Every intermediate result "
-    "must be a whole number from 0 to 99. Think step by step, then finish with one line 'answer: ' and the expression."
+    "Use each of the numbers {numbers} exactly once, with + - * / and parentheses, to make {target}. "
+    "Every intermediate result must be a whole number from 0 to 99. "
+    "Think step by step, then finish with one line 'answer: ' and the expression."
 )
 """The same problem for an ordinary instruction-tuned model."""
 
@@ -85,12 +87,12 @@ def solve(numbers: Sequence[int], target: int) -> list[list[Step]]:
     return solutions
 
 
-@lru_cache(maxsize=None)
+@cache
 def reachable(numbers: tuple[int, ...]) -> frozenset[int]:
     """All results that the sorted `numbers` can be joined into; much faster than `solve` for every target."""
     if len(numbers) == 1:
         return frozenset(numbers)
-    found = set()
+    found: set[int] = set()
     # Each way to cut the numbers in two parts is seen once: the first number always stays in the left part.
     others = range(1, len(numbers))
     for size in range(len(numbers) - 1):
@@ -109,7 +111,7 @@ def _split_of(problem_id: str) -> Split:
     return "train" if digit < 8 else "validation" if digit == 8 else "test"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _solvable(size: int) -> tuple[tuple[str, tuple[int, ...], int], ...]:
     """`(id, sorted numbers, target)` of all solvable problems with `size` numbers."""
     return tuple(
@@ -123,9 +125,9 @@ def _solvable(size: int) -> tuple[tuple[str, tuple[int, ...], int], ...]:
 class Countdown:
     """Solvable Countdown problems with numbers 1 to 13 and targets 10 to 60, and their verifier.
 
-    A problem belongs to one split for ever, whatever the seed: a hash of its sorted numbers and target decides. Its id spells
-    them out (`countdown-3-5-8-13=24`), and its prompt lists the numbers in ascending order, so reordered numbers are the same
-    problem. There are 3,190 problems with three numbers and 51,121 with four.
+    A problem belongs to one split for ever, whatever the seed: a hash of its sorted numbers and target decides. Its id
+    spells them out (`countdown-3-5-8-13=24`), and its prompt lists the numbers in ascending order, so reordered numbers
+    are the same problem. There are 3,190 problems with three numbers and 51,121 with four.
 
     Args:
         sizes: how many numbers; `(3, 4)` alternates between both, `(4,)` gives the harder half only.
@@ -188,9 +190,7 @@ def _verify(text: str, numbers: Sequence[int], target: int) -> Verdict:
         start = match.end()
     if start < 0:
         return Verdict(False, None, "countdown")
-    # One character more than permitted, to see that there are too many.
-    tail = text[start:].lstrip()[: _LONGEST_ANSWER + 1]
-    answer = re.split(r"[\r\n<]", tail, maxsplit=1)[0].strip(" \t.*`$")
+    answer = re.split(r"[\r\n<]", text[start:].lstrip(), maxsplit=1)[0].strip(" \t.*`$")
     if not answer:
         return Verdict(False, None, "countdown")
     correct = len(answer) <= _LONGEST_ANSWER and _Parser(answer, numbers).left_over() == {target: 1}
@@ -204,7 +204,8 @@ class _Wrong(Exception):
 class _Parser:
     """answer = statement ("," statement)*;  statement = sum ["=" number];  sum, product, atom as usual.
 
-    Every number that is read is taken from the pool, and the value of a statement is put back: steps and infix are one grammar.
+    Every number that is read is taken from the pool, and the value of a statement is put back: so steps and infix are
+    one grammar.
     """
 
     def __init__(self, answer: str, numbers: Sequence[int]) -> None:

@@ -38,8 +38,11 @@ def resolve_model(name: str | None, *, revision: str | None = None, trust_remote
         raise InputError(
             f"The model '{name}' ({what}) has no language-model head: choose a causal language model (...ForCausalLM)."
         )
+    without = f"The model '{name}' has no tokenizer that can be loaded; save one beside it."
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"The model '{name}' has no tokenizer that can be loaded; save one beside it.") from error
+        raise InputError(without) from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up where no files are
+        raise InputError(without)
     return name, tokenizer

@@ -1,0 +1,128 @@
+"""The quickstart end to end at toy size: it runs, resumes without doing anything twice, and says what it found."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("trl")
+
+from rich.console import Console
+
+from forkwise.errors import InputError
+from forkwise.lab import quickstart
+from forkwise.lab.quickstart import Results, Settings, analyse, run
+from forkwise.passk import Interval
+from forkwise.samples import read_samples, write_shard
+
+TOY = Settings(steps=2, seeds=1, problems=3, samples=8)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("quickstart") / "out"
+    patch = pytest.MonkeyPatch()
+    small = {"num_generations": 4, "per_device_train_batch_size": 8, "steps_per_generation": 1}
+    patch.setattr(quickstart, "RECIPE", {**quickstart.RECIPE, **small})
+    run(out, TOY, jobs=2, resume=False, console=Console(quiet=True))
+    patch.undo()
+    return out
+
+
+def test_everything_promised_is_there(finished: Path) -> None:
+    for name in ("summary.txt", "passk.png", "training.png", "report.html", "passk.csv", "results.json"):
+        assert (finished / name).stat().st_size > 0, name
+    samples = read_samples(finished / "samples" / "grpo-seed0")
+    assert samples.num_rows == 3 * 8
+    assert None not in samples["correct"].to_pylist()
+    verdict = json.loads((finished / "results.json").read_text())["verdict"]
+    assert verdict in (finished / "summary.txt").read_text().replace("\n", " ") or "GRPO" in verdict
+    page = (finished / "report.html").read_text()
+    assert "Pass@8" in page
+    assert "<script" not in page
+    with (finished / "passk.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["arm"] for row in rows} == {"base", *TOY.arms(), "difference"}
+
+
+def test_the_arms_differ_in_alpha_alone(finished: Path) -> None:
+    plain, shaped = (
+        dict(line.split(": ", 1) for line in path.read_text().splitlines() if ": " in line)
+        for path in sorted((finished / "arms").glob("*.yaml"))
+    )
+    different = {key for key in plain if plain[key] != shaped[key]}
+    assert different == {"alpha", "output_dir"}
+
+
+def test_both_arms_see_the_same_problems_before_they_part(finished: Path) -> None:
+    first = [
+        json.loads((finished / "arms" / arm / "metrics.jsonl").read_text().splitlines()[0])
+        for arm in ("grpo-seed0", "grpo-entropy-advantage-seed0")
+    ]
+    assert first[0]["reward"] == first[1]["reward"]  # same weights, seed and prompts: the same first rollout
+    assert first[0]["loss"] != first[1]["loss"]  # but another loss
+
+
+def test_resume_does_nothing_twice_and_fills_what_is_missing(finished: Path) -> None:
+    shard = finished / "samples" / "base" / "0001.parquet"
+    before = read_samples(shard).to_pylist()
+    kept = (finished / "samples" / "base" / "0000.parquet").stat().st_mtime_ns
+    shard.unlink()
+    run(finished, TOY, jobs=1, resume=True, console=Console(quiet=True))
+    assert read_samples(shard).to_pylist() == before  # same seed, same samples
+    assert (finished / "samples" / "base" / "0000.parquet").stat().st_mtime_ns == kept
+
+
+def test_refusals(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--resume"):
+        run(finished, TOY, jobs=1, resume=False)
+    with pytest.raises(InputError, match="other settings .steps 2 -> 3"):
+        run(finished, Settings(steps=3, problems=3, samples=8), jobs=1, resume=True)
+    (tmp_path / "precious").write_text("")
+    with pytest.raises(InputError, match="something other than a quickstart"):
+        run(tmp_path, TOY, jobs=1, resume=True)
+
+
+def test_analysis_of_samples_made_by_hand(tmp_path: Path) -> None:
+    settings = Settings(steps=1, seeds=1, problems=2, samples=2)
+    # Two problems, two samples each. base: 0 and 1 correct; plain: 1 and 1; shaped: 2 and 1.
+    correct = {"base": (0, 1), "grpo-seed0": (1, 1), "grpo-entropy-advantage-seed0": (2, 1)}
+    for name, per_problem in correct.items():
+        rows = [
+            {
+                "run": name,
+                "model": "m",
+                "problem_id": f"p{q}",
+                "sample_id": i,
+                "correct": i < c,
+                "n_tokens": 10 * (q + 1),
+            }
+            for q, c in enumerate(per_problem)
+            for i in range(2)
+        ]
+        write_shard(tmp_path / "samples" / name, "0000", rows)
+    results = analyse(tmp_path, settings)
+    assert results.ks == [1, 2]
+    # Pass@1: c / 2; Pass@2 with n = 2: 1 if c > 0.
+    np.testing.assert_allclose(results.arms["base"].mean, [0.25, 0.5])
+    np.testing.assert_allclose(results.arms["GRPO"].mean, [0.5, 1.0])
+    np.testing.assert_allclose(results.difference.mean, [0.25, 0.0])
+    assert results.mean_tokens["GRPO"] == 15
+
+
+def _results(mean: list[float], p: list[float]) -> Results:
+    interval = Interval(np.array(mean), np.array(mean) - 0.05, np.array(mean) + 0.05, 0.95)
+    return Results([1, 256], {}, interval, p, {}, seeds=1, problems=40)
+
+
+def test_the_verdict_claims_no_more_than_the_p_values_allow() -> None:
+    nothing = _results([0.02, -0.01], [0.4, 0.9]).verdict()
+    assert "no evidence of a difference either way" in nothing
+    assert "Pass@1 +0.020 [-0.030, +0.070]" in nothing
+    assert "better at K = 1 " in _results([0.2, 0.0], [0.001, 0.9]).verdict()
+    assert "worse at K = 256 " in _results([0.0, -0.2], [0.9, 0.001]).verdict()
+    assert "different at K = 1, 256 " in _results([0.2, -0.2], [0.001, 0.001]).verdict()

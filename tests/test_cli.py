@@ -1,0 +1,87 @@
+"""The command: light to start, and one sentence with exit code 2 for what the user must change."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def forkwise(*argv: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "forkwise", *argv], capture_output=True, text=True, cwd=cwd, timeout=120, check=False
+    )
+
+
+def test_import_is_light_and_pulls_no_torch() -> None:
+    code = (
+        "import sys, time; start = time.process_time(); import forkwise; spent = time.process_time() - start; "
+        "heavy = {'torch', 'transformers', 'numpy', 'matplotlib'} & set(sys.modules); print(spent < 0.5, sorted(heavy))"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "True []"
+
+
+def test_evaluation_works_where_torch_is_not_installed() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import forkwise, forkwise.passk, forkwise.samples, forkwise.report, forkwise.tasks, forkwise.cli\n"
+        "print(forkwise.pass_at_k(4, [1], 2)[0])"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert float(output) == pytest.approx(0.5)
+
+
+def test_every_public_name_resolves() -> None:
+    pytest.importorskip("trl")
+    import forkwise
+
+    for name in forkwise.__all__:
+        assert getattr(forkwise, name) is not None
+    assert set(forkwise.__all__) == {*forkwise._HOME, "__version__"}
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        forkwise.nonsense  # noqa: B018
+
+
+def test_version_and_help() -> None:
+    assert forkwise("--version").stdout.startswith("forkwise ")
+    text = forkwise("quickstart", "--help").stdout
+    for flag in ("--steps", "--seeds", "--alpha", "--kappa", "--out", "--resume"):
+        assert flag in text
+
+
+MISTAKES = [
+    (["quickstart", "--kappa", "1"], "kappa is 1.0"),
+    (["quickstart", "--alpha", "0"], "alpha is 0.0"),
+    (["grpo", "--model", "embedded", "--output_dir", "out"], "Give either --task"),
+    (["grpo", "--model", "embedded", "--task", "countdwn", "--output_dir", "out"], "Did you mean 'countdown'"),
+    (["grpo", "--model", "absent/model", "--task", "countdown", "--output_dir", "out"], "'absent/model' cannot be"),
+    (["grpo", "--model", "embedded", "--task", "countdown", "--reward", "corect", "--output_dir", "out"], "'correct'"),
+    (["grpo", "--task", "countdown", "--output_dir", "out"], "--model"),
+    (["grpo", "--model", "embedded", "--dataset", "absent.jsonl", "--output_dir", "out"], "absent.jsonl"),
+    (["grpo", "--model", "embedded", "--dataset", "empty.jsonl", "--output_dir", "out"], "empty.jsonl"),
+    (["grpo", "--model", "embedded", "--dataset", "columns.jsonl", "--output_dir", "out"], "question"),
+    (["grpo", "--model", "embedded", "--task", "countdown", "--output_dir", "used"], "--resume"),
+    (["grpo", "--model", "embedded", "--task", "countdown", "--output_dir", "empty.jsonl/x"], "cannot be written"),
+    (["grpo", "--model", "embedded", "--task", "countdown", "--kappa", "0.5", "--output_dir", "out"], "kappa"),
+    (["grpo", "--modle", "embedded"], "Did you mean 'model'"),
+]
+
+
+@pytest.mark.parametrize(("argv", "message"), MISTAKES, ids=[" ".join(argv[:7]) for argv, _ in MISTAKES])
+def test_a_mistake_is_one_sentence_and_writes_nothing(tmp_path: Path, argv: list[str], message: str) -> None:
+    pytest.importorskip("trl")
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "columns.jsonl").write_text('{"question": "1+1", "solution": "2"}\n')
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "precious").write_text("keep")
+    before = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*"))
+    result = forkwise(*argv, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    said = [line for line in result.stderr.splitlines() if line.startswith("forkwise: ")]
+    assert len(said) == 1
+    assert message in said[0]
+    assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before

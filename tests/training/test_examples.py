@@ -1,0 +1,30 @@
+"""The shipped recipes parse on the installed TRL and say what the paper says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("trl")
+
+from forkwise.engines.trl import EntropyShapedGRPOConfig
+from forkwise.training.arguments import parse_run
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def test_paper_grpo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    # bf16 cannot be asked for without an accelerator, and one process makes up the batch with accumulation.
+    overrides = [] if torch.accelerator.is_available() else ["--bf16", "false", "--use_cpu", "true"]
+    argv = ["--config", str(EXAMPLES / "paper_grpo.yaml"), "--gradient_accumulation_steps", "64", *overrides]
+    run, config, _ = parse_run(argv, EntropyShapedGRPOConfig, "grpo")
+    assert (run.task, run.reward, config.alpha, config.kappa) == ("math", ["signed"], 0.4, 2.0)
+    assert (config.epsilon, config.epsilon_high, config.beta, config.loss_type) == (0.2, 0.28, 0.0, "dapo")
+    assert (config.learning_rate, config.max_completion_length, config.max_steps) == (1e-6, 8192, 2000)
+    completions_per_update = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    assert completions_per_update == 32 * 8
+    assert config.generation_batch_size == 512 * 8
+    assert config.generation_batch_size / completions_per_update == 16  # updates per rollout
