@@ -12,7 +12,10 @@ Not exercised: GPU, vLLM, DeepSpeed, FSDP, Unsloth, vision-language models. They
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +99,14 @@ def parameters(trainer: GRPOTrainer) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
 
 
+def updates_of(trainer: GRPOTrainer) -> torch.Tensor:
+    """What a training run adds to the parameters; every run samples with the same random numbers."""
+    before = parameters(trainer)
+    torch.manual_seed(0)
+    trainer.train()
+    return parameters(trainer) - before
+
+
 class TestLossAndGradient:
     @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
     @pytest.mark.parametrize("loss_type", TOKEN_LEVEL)
@@ -140,7 +151,7 @@ class TestLossAndGradient:
         assert relative(gradient, want_gradient) < GRADIENT_TOLERANCE
         assert relative(unshaped_gradient, want_gradient) > 0.02  # the comparison can tell
 
-    def test_tokens_masked_as_tool_output_are_not_shaped_into_the_loss(self, tmp_path: Path) -> None:
+    def test_and_metrics_leave_out_tokens_masked_as_tool_output(self, tmp_path: Path) -> None:
         ours, stock = make(EntropyShapedGRPOTrainer, tmp_path), make(GRPOTrainer, tmp_path)
         batch = tiny.microbatch()
         batch["tool_mask"] = torch.ones_like(batch["completion_mask"])
@@ -149,6 +160,9 @@ class TestLossAndGradient:
         _, gradient = loss_and_gradient(ours, batch)
         _, want = loss_and_gradient(stock, {**batch, "advantages": tiny.shaped(batch["advantages"], entropy)})
         assert relative(gradient, want) < GRADIENT_TOLERANCE
+        ours.log({})
+        metrics = tiny.shaping_metrics(batch["advantages"], entropy, batch["completion_mask"] * batch["tool_mask"])
+        assert {name: ours.state.log_history[-1][name] for name in metrics} == pytest.approx(metrics, rel=1e-5)
 
     def test_advantages_that_are_already_per_token_are_shaped(self, tmp_path: Path) -> None:
         ours, stock = make(EntropyShapedGRPOTrainer, tmp_path), make(GRPOTrainer, tmp_path)
@@ -220,12 +234,9 @@ class TestWholeRuns:
             make(cls, tmp_path, loss_type=loss_type, **RUN)
             for cls in (EntropyShapedGRPOTrainer, Reference, GRPOTrainer)
         )
-        start = parameters(ours)
-        for trainer in (ours, want, stock):
-            trainer.train()
-        moved = parameters(want) - start
-        assert relative(parameters(ours) - start, moved) < 1e-4
-        assert relative(parameters(stock) - start, moved) > 0.02
+        update, want_update, stock_update = updates_of(ours), updates_of(want), updates_of(stock)
+        assert relative(update, want_update) < 1e-4
+        assert relative(stock_update, want_update) > 0.02
 
     @pytest.mark.parametrize(
         "options",
@@ -237,11 +248,9 @@ class TestWholeRuns:
             make(EntropyShapedGRPOTrainer, tmp_path, alpha=0, **RUN, **options),
             make(GRPOTrainer, tmp_path, **RUN, **options),
         )
-        start = parameters(ours)
-        ours.train()
-        stock.train()
-        assert torch.equal(parameters(ours), parameters(stock))
-        assert not torch.equal(parameters(ours), start)
+        update = updates_of(ours)
+        assert torch.equal(update, updates_of(stock))
+        assert update.norm() > 0.01
         assert not any("shaping" in name for entry in ours.state.log_history for name in entry)
 
     def test_evaluate_with_the_loss_of_stock_trl(self, tmp_path: Path) -> None:
@@ -349,6 +358,15 @@ class AdvantagesReplaced(GRPOTrainer):
         return super()._compute_loss(model, inputs)
 
 
+class ReferenceScoredFirst(GRPOTrainer):
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+        mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+        with torch.no_grad():
+            self._get_per_token_logps_and_entropies(self.reference, ids, mask, 6, compute_entropy=True)
+        return super()._compute_loss(model, inputs)
+
+
 class AdvantagesNotUsed(GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
@@ -410,6 +428,19 @@ class TestALossThatWouldNotBeShaped:
         del batch["ref_per_token_logps"]
         with pytest.raises(KeyError, match="ref_per_token_logps"):
             loss_and_gradient(trainer, batch)
+
+    def test_takes_the_entropy_of_the_policy_under_update_not_of_a_reference(self, tmp_path: Path) -> None:
+        class Ours(EntropyShapingMixin, ReferenceScoredFirst):
+            pass
+
+        trainer, stock = make(Ours, tmp_path), make(EntropyShapedGRPOTrainer, tmp_path)
+        trainer.reference = make(GRPOTrainer, tmp_path).model
+        trainer.reference.load_state_dict(tiny.policy(seed=8).state_dict())
+        (_, gradient), (_, want) = (
+            loss_and_gradient(trainer, tiny.microbatch()),
+            loss_and_gradient(stock, tiny.microbatch()),
+        )
+        assert torch.equal(gradient, want)
 
     def test_is_accepted_at_alpha_zero(self, tmp_path: Path) -> None:
         class Ours(EntropyShapingMixin, HookNeverCalled):
@@ -509,7 +540,12 @@ class TestConfig:
             assert getattr(ours, name) == getattr(stock, name), name
 
     def test_is_built_when_none_is_given(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        @dataclass
+        class OnCpu(EntropyShapedGRPOConfig):
+            use_cpu: bool = True
+
         monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(engine, "EntropyShapedGRPOConfig", OnCpu)
         model = tiny.policy()
         model.config.name_or_path = "someone/tiny"
         trainer = EntropyShapedGRPOTrainer(
@@ -577,3 +613,24 @@ class TestWhatWeLeanOnInTrl:
         trainer._metrics["train"]["shaping/x"].append(2.5)
         trainer.log({})
         assert trainer.state.log_history[-1]["shaping/x"] == 2.5
+
+
+def test_two_processes_give_the_loss_gradient_and_metrics_of_one(tmp_path: Path) -> None:
+    """Each process has half of a batch; gloo on the CPU, under DistributedDataParallel."""
+    script = Path(__file__).with_name("one_of_two_processes.py")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    done = subprocess.run([*launch, str(tmp_path)], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+
+    one, batch = make(EntropyShapedGRPOTrainer, tmp_path, alpha=0.2), tiny.microbatch(8)
+    loss, gradient = loss_and_gradient(one, batch)
+    torch.testing.assert_close((first["loss"] + second["loss"]) / 2, loss[0])
+    assert relative(first["gradient"], gradient) < GRADIENT_TOLERANCE
+    entropy = tiny.exact_entropy(tiny.policy(), batch)
+    want = tiny.shaping_metrics(batch["advantages"], entropy, batch["completion_mask"], alpha=0.2)
+    for logged in (first["logged"], second["logged"]):
+        assert {name: logged[name] for name in want} == pytest.approx(want, rel=1e-5)
+    steps = [[{name: entry[name] for name in want} for entry in rank["run"][:2]] for rank in (first, second)]
+    assert steps[0] == steps[1]
+    assert steps[0][0] != steps[0][1]

@@ -1,4 +1,4 @@
-"""`forkwise grpo` end to end on the embedded model: TRL underneath, shaped, resumable, and the same on two processes."""
+"""`forkwise grpo` end to end on the embedded model: TRL underneath, shaped, resumable, on two processes."""
 
 from __future__ import annotations
 

@@ -361,7 +361,7 @@ class _LogprobEntropy(torch.autograd.Function):
         with torch.autocast(hidden.device.type, dtype=autocast_dtype, enabled=enabled):
             tiles = _Tiles(hidden, weight, bias)
 
-        # dlogp/dz_v = 1[v = y] - p_v and dH/dz_v = -p_v (log p_v + H), with p = e / S and log p + H = log(2) (u - T / S):
+        # dlogp/dz_v = 1[v = y] - p_v and dH/dz_v = -p_v (log p_v + H), p = e / S, log p + H = log(2) (u - T / S):
         # dz = e (constant + slope u), and at_y more at the target.
         g = torch.zeros_like(m) if grad_logprob is None else grad_logprob
         at_y = g * inv_t

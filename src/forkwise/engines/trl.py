@@ -15,6 +15,7 @@ import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 import trl
 from packaging.version import Version
 from transformers import Trainer
@@ -24,9 +25,7 @@ from forkwise.core import ShapingStats, shape_advantages, shaping_stats
 from forkwise.errors import InputError
 
 if TYPE_CHECKING:
-    import torch
-
-    _Trainer = GRPOTrainer
+    from trl import GRPOTrainer as _Trainer
 else:
     _Trainer = object
 
@@ -165,14 +164,16 @@ class EntropyShapingMixin(_Trainer):
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """TRL's training step; raises `RuntimeError` if its loss was computed without shaped advantages."""
         before = self._shaped_losses
-        loss = super().training_step(*args, **kwargs)
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
         if self.args.alpha != 0 and self._shaped_losses == before:
             raise _not_shaped("the loss of this training step bypassed the mixin; a method overridden without super()?")
         return loss
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        loss: torch.Tensor
         if self.args.alpha == 0 or not self.model.training:
-            return super()._compute_loss(model, inputs)
+            loss = super()._compute_loss(model, inputs)
+            return loss
         self._shaping_batch = batch = _GuardedBatch(inputs)
         try:
             loss = super()._compute_loss(model, batch)
@@ -191,7 +192,8 @@ class EntropyShapingMixin(_Trainer):
         # Arguments are passed through unnamed and the result is indexed: both change between TRL releases.
         out = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         batch = self._shaping_batch
-        if batch is not None and not batch.shaped:
+        # Within the loss, a reference policy would be scored without gradient; H is that of the policy under update.
+        if batch is not None and not batch.shaped and torch.is_grad_enabled():
             if out[1] is None:
                 batch.why_not = "the per-token entropies are None (as with Unsloth's patched trainer)"
             else:

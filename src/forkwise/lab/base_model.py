@@ -64,7 +64,7 @@ class TrainingConfig:
 
 
 CONFIGS = {
-    "small": TrainingConfig(128, 4, 4, 344, steps=2400, batch_size=64, learning_rate=2e-3),
+    "small": TrainingConfig(128, 4, 4, 344, steps=4800, batch_size=32, learning_rate=2e-3),
     "large": TrainingConfig(512, 8, 8, 1536, steps=20_000, batch_size=256, learning_rate=6e-4),
 }
 

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from random import Random
 
 from forkwise.tasks.base import Problem
-from forkwise.tasks.countdown import LIMIT, Step, steps_of
+from forkwise.tasks.countdown import LIMIT, Step, reachable, steps_of
 
 MAX_TOKENS = 100
 """Longest trace in tokens, without the end-of-sequence token."""
@@ -35,8 +35,8 @@ VOCABULARY = (*WORDS, *map(str, range(LIMIT)))
 
 # Probabilities of the mixture. They were set so that the trained model's Pass@1 on four numbers is between 0.1 and 0.2.
 _STRATEGIES = {"try": 0.4, "maybe": 0.35, "because": 0.25}
-_AIM = 0.8  # an aiming attempt takes a last step that hits, where there is one
-_FORESEE = 0.3  # an aiming attempt sees a step ahead: its next-to-last step allows a hit, where one does
+_AIM = 0.9  # an aiming attempt takes a last step that hits, where there is one
+_FORESEE = 0.5  # an earlier step of an aiming attempt leaves the target within reach, where one does
 _ABANDON = 0.15  # a try or maybe stops half-way
 _UNCHECKED = 0.3  # a finished attempt that failed is left without a check
 _ATTEMPTS = ((1, 0.3), (2, 0.35), (3, 0.2), (4, 0.15))  # patience, and its probability
@@ -77,9 +77,10 @@ def _attempt(numbers: Sequence[int], target: int, rng: Random) -> tuple[list[str
     if strategy == "because":
         backward = _last_steps(numbers, target)
         if backward:
+            if rng.random() < _FORESEE:
+                backward = [b for b in backward if b[2] in reachable(_without(numbers, b[0]))] or backward
             used, last, needed = rng.choice(backward)
-            rest = list(numbers)
-            rest.remove(used)
+            rest = _without(numbers, used)
             steps = _join(rest, needed, rng, aim=True)
             words = ["because", str(target), "=", *map(str, last[:3]), "need", str(needed), ","]
             words += [*_spell(steps), ","]
@@ -106,14 +107,12 @@ def _last_steps(numbers: Sequence[int], target: int) -> list[tuple[int, Step, in
 
 
 def _join(numbers: Sequence[int], target: int, rng: Random, *, aim: bool) -> list[Step]:
-    """Steps that join all the numbers: at random, or with the last one aimed at the target."""
-    pool, steps = list(numbers), []
+    """Steps that join all the numbers: at random, or aimed at the target."""
+    pool, steps = tuple(numbers), []
     while len(pool) > 1:
         options = _options(pool)
-        if aim and len(pool) == 2 and rng.random() < _AIM:
-            options = [step for step in options if step[3] == target] or options
-        if aim and len(pool) == 3 and rng.random() < _FORESEE:
-            options = [s for s in options if any(t[3] == target for t in _options(_after(pool, s)))] or options
+        if aim and rng.random() < (_AIM if len(pool) == 2 else _FORESEE):
+            options = [step for step in options if target in reachable(_after(pool, step))] or options
         step = rng.choice(options)
         steps.append(step)
         pool = _after(pool, step)
@@ -124,11 +123,15 @@ def _options(pool: Sequence[int]) -> list[Step]:
     return [step for i, a in enumerate(pool) for b in pool[i + 1 :] for step in steps_of(a, b)]
 
 
-def _after(pool: Sequence[int], step: Step) -> list[int]:
+def _without(pool: Sequence[int], *used: int) -> tuple[int, ...]:
     rest = list(pool)
-    rest.remove(step[0])
-    rest.remove(step[2])
-    return [*rest, step[3]]
+    for number in used:
+        rest.remove(number)
+    return tuple(rest)
+
+
+def _after(pool: Sequence[int], step: Step) -> tuple[int, ...]:
+    return tuple(sorted([*_without(pool, step[0], step[2]), step[3]]))
 
 
 def _spell(steps: Sequence[Step]) -> list[str]:

@@ -1,0 +1,52 @@
+"""Problem sets and their verifiers. `load_task` finds one by name; nothing heavy is imported before it is used."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from forkwise.errors import InputError, nearest
+from forkwise.tasks.base import Problem, Prompt, Split, Task, Verdict
+
+__all__ = ["Problem", "Prompt", "Split", "Task", "Verdict", "load_task"]
+
+_SPECS = {
+    "countdown": "countdown, countdown:3 or countdown:4",
+    "math": "math",
+    "reasoning-gym": "reasoning-gym:NAME[,setting=value...]",
+}
+
+
+def load_task(spec: str) -> Task:
+    """The task that `spec` names, such as `"countdown:4"`, `"math"` or `"reasoning-gym:chain_sum,max_terms=3"`.
+
+    Raises:
+        InputError: no such task, a setting it does not have, or the package it needs is not installed.
+    """
+    name, _, options = spec.partition(":")
+    if name == "countdown" and options in ("", "3", "4"):
+        from forkwise.tasks.countdown import Countdown
+
+        return Countdown((int(options),)) if options else Countdown()
+    if name == "math" and not options:
+        from forkwise.tasks.math import MathTask
+
+        return MathTask()
+    if name == "reasoning-gym" and options:
+        from forkwise.tasks.reasoning_gym import ReasoningGym
+
+        dataset, *settings = options.split(",")
+        return ReasoningGym(dataset, dict(_setting(spec, setting) for setting in settings))
+    known = "; ".join(_SPECS.values())
+    hint = f" Write it as {_SPECS[name]}." if name in _SPECS else nearest(name, _SPECS)
+    raise InputError(f"There is no task '{spec}'.{hint} Tasks are: {known}; for a file or Hub dataset use --dataset.")
+
+
+def _setting(spec: str, text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"'{text}' in '{spec}' is not a setting: write NAME=VALUE.")
+    try:
+        return key.strip(), json.loads(value)
+    except json.JSONDecodeError:
+        return key.strip(), value.strip()

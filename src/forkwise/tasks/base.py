@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 Split = Literal["train", "validation", "test"]
+Prompt = str | list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -15,13 +16,14 @@ class Problem:
 
     Attributes:
         id: the same on every machine and in every run; samples are paired by it.
-        prompt: text that the model continues (a chat template, where wanted, is applied by the engine).
+        prompt: text that the model continues (a chat template, where wanted, is applied by the engine), or the
+            messages of a conversation, `[{"role": ..., "content": ...}]`.
         answer: gold answer as text, or None where only the verifier can tell (Countdown has many solutions).
         meta: JSON-serialisable facts that the verifier needs, e.g. `{"numbers": [3, 7], "target": 21}`.
     """
 
     id: str
-    prompt: str
+    prompt: Prompt
     answer: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
 

@@ -24,8 +24,8 @@ from random import Random
 from forkwise.errors import InputError
 from forkwise.tasks.base import Problem, Split, Verdict
 
-LARGEST_NUMBER = 13
-TARGETS = range(10, 61)
+LARGEST_NUMBER = 10
+TARGETS = range(10, 41)
 LIMIT = 100
 """Every result is below this."""
 

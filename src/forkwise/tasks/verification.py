@@ -94,7 +94,7 @@ def _first_statement(text: str) -> str:
 
 _INTEGER = re.compile(r"([+-]?)([0-9]+|[0-9]{1,3}(?:(?:,|\{,\}|,\\!)[0-9]{3})+)")
 _SPACING = re.compile(r"(?<!\\)\\[,!;: ]|~|\\left\b|\\right\b")  # not the end of a row, "\\ "
-_BLANKS = re.compile(r"(?<![A-Za-z0-9])\s+|\s+(?![A-Za-z0-9])")
+_NEEDLESS_BLANK = re.compile(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])")  # 1 2 is not 12
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mbox)\{([^{}\\]*)\}")
 
 
@@ -103,9 +103,10 @@ def _bare(answer: str) -> str:
 
 
 def normalize(answer: str) -> str:
-    r"""`answer` without what does not change its meaning: outer `$`, final period, spacing, `\left`, `\dfrac`, `\text`."""
+    r"""`answer` without what does not change it: outer `$`, last period, spacing, `\left`, `\text`, `\dfrac`."""
     answer = _bare(answer).rstrip(".").replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac")
-    return _BLANKS.sub("", _TEXT.sub(r"\1", _SPACING.sub(" ", answer)).strip())
+    answer = " ".join(_TEXT.sub(r"\1", _SPACING.sub(" ", answer)).split())
+    return _NEEDLESS_BLANK.sub("", answer)
 
 
 def _integer(answer: str) -> str | None:
@@ -176,7 +177,9 @@ class MathVerifier:
     def __enter__(self) -> MathVerifier:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def verify(self, golds: Sequence[str], completions: Sequence[str]) -> list[Verdict]:

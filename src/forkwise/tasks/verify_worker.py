@@ -65,14 +65,13 @@ def _math() -> Handler:
     extraction = [LatexExtractionConfig(boxed_match_priority=0)]
 
     # No timeouts here: math-verify's own raise inside sympy, whose caches must not be used after that.
+    @lru_cache(4096)
     def read(answer: str) -> Any:
         return parse(f"\\boxed{{{answer}}}", extraction, parsing_timeout=None)  # type: ignore[arg-type]
 
-    read_gold = lru_cache(1024)(read)
-
     def handle(request: dict[str, Any]) -> dict[str, Any]:
-        gold, prediction = read_gold(request["gold"]), read(request["prediction"])
-        return {"correct": bool(verify(gold, prediction, timeout_seconds=None))}
+        equal = verify(read(request["gold"]), read(request["prediction"]), timeout_seconds=None)
+        return {"correct": bool(equal)}
 
     return handle
 
@@ -89,7 +88,7 @@ _LITERAL = (
     ast.Load,
 )
 _FUNCTIONS = frozenset(
-    "sin cos tan sec csc cot asin acos atan sinh cosh tanh exp log ln sqrt Abs sinpi cospi erf gamma".split()
+    ("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "exp", "log", "ln", "sqrt", "Abs")
 )
 
 
@@ -127,7 +126,7 @@ def _disarm_reasoning_gym() -> None:
 
     def evaluate_literal(source: str) -> Any:
         check_harmless(source, symbols=False)
-        return eval(source.strip(), {"__builtins__": {}})  # literals and arithmetic only, checked above
+        return eval(source.strip(), {"__builtins__": {}})  # literals and arithmetic, checked above
 
     sympy.parse_expr = sympy.parsing.parse_expr = sympy_parser.parse_expr = parse_arithmetic
     import reasoning_gym  # noqa: F401
@@ -166,7 +165,10 @@ def _reasoning_gym() -> Handler:
             return {"question": entry["question"], "answer": entry["answer"]}
         if question_hash(entry["question"]) != request["question_hash"]:
             return {"failure": "error", "detail": "this version of reasoning-gym makes another question of the seed"}
-        return {"score": float(dataset(*key).score_answer(request["answer"], entry))}
+        try:
+            return {"score": float(dataset(*key).score_answer(request["answer"], entry))}
+        except Exception:  # the scorer cannot read the answer (prime_factorization: letters), or would evaluate it
+            return {"score": 0.0}
 
     return handle
 

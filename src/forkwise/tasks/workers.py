@@ -64,11 +64,10 @@ class _Worker:
                     pipe.close()
 
 
-def _kill_all(workers: list[_Worker], owner: int) -> None:
-    # A forked child inherits this list, but the workers in it belong to its parent.
-    if os.getpid() == owner:
-        while workers:
-            workers.pop().kill()
+def _kill_all(workers: list[_Worker]) -> None:
+    # In a forked child, Popen notices that these are not its children and leaves them alone.
+    while workers:
+        workers.pop().kill()
 
 
 class WorkerPool:
@@ -95,7 +94,13 @@ class WorkerPool:
             raise InputError(f"workers must be at least 1, not {workers}.")
         if not timeout > 0:
             raise InputError(f"timeout must be a positive number of seconds, not {timeout}.")
-        self.kind, self.size, self.timeout, self.memory_mb, self.hash_seed = kind, workers, timeout, memory_mb, hash_seed
+        self.kind, self.size, self.timeout, self.memory_mb, self.hash_seed = (
+            kind,
+            workers,
+            timeout,
+            memory_mb,
+            hash_seed,
+        )
         self.stats = WorkerStats()
         self._adopt()
 
@@ -104,7 +109,7 @@ class WorkerPool:
         self._lock = threading.Lock()
         self._workers: list[_Worker] = []
         # Runs when the pool is collected and, at the latest, when the interpreter exits.
-        weakref.finalize(self, _kill_all, self._workers, self._owner)
+        weakref.finalize(self, _kill_all, self._workers)
 
     def pids(self) -> list[int]:
         """Process ids of the workers that are alive now."""
@@ -112,12 +117,14 @@ class WorkerPool:
 
     def close(self) -> None:
         """End all workers. The pool can be used again; it starts new ones."""
-        _kill_all(self._workers, self._owner)
+        _kill_all(self._workers)
 
     def __enter__(self) -> WorkerPool:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def map(self, requests: Sequence[Reply], *, timeout: float | None = None) -> list[Reply]:

@@ -35,6 +35,16 @@ class RunArguments:
         default=None,
         metadata={"help": "Instead of a task: a hub id, or a JSONL/Parquet file with columns 'prompt' and 'answer'."},
     )
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration of a hub dataset, e.g. 'main' of openai/gsm8k."}
+    )
+    prompt_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of --dataset with the prompt (default: 'prompt', 'problem', 'question')."},
+    )
+    answer_column: str | None = field(
+        default=None, metadata={"help": "Column of --dataset with the gold answer (default: 'answer', 'ground_truth')."}
+    )
     reward: list[str] = field(
         default_factory=lambda: ["correct"],
         metadata={

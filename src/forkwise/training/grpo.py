@@ -28,7 +28,14 @@ GENERATED_PROBLEMS = 20_000
 def _task(run: RunArguments) -> Task:
     if bool(run.task) == bool(run.dataset):
         raise InputError("Give either --task (e.g. countdown) or --dataset (a hub id or file), not both or neither.")
-    return load_task(run.task) if run.task else DatasetTask(str(run.dataset))
+    if run.task:
+        return load_task(run.task)
+    return DatasetTask(
+        str(run.dataset),
+        config=run.dataset_config,
+        prompt_column=run.prompt_column,
+        answer_column=run.answer_column,
+    )
 
 
 def _chat(problems: Sequence[Problem], tokenizer: Any, model: str) -> list[Problem]:
