@@ -26,7 +26,11 @@ def test_import_is_light_and_pulls_no_torch() -> None:
 
 def test_evaluation_works_where_torch_is_not_installed() -> None:
     code = (
-        "import sys; sys.modules['torch'] = None\n"
+        "import sys, importlib.abc\n"
+        "class NoTorch(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('torch', 'transformers', 'trl'): raise ImportError(name)\n"
+        "sys.meta_path.insert(0, NoTorch())\n"
         "import forkwise, forkwise.passk, forkwise.samples, forkwise.report, forkwise.tasks, forkwise.cli\n"
         "print(forkwise.pass_at_k(4, [1], 2)[0])"
     )

@@ -13,10 +13,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
 from forkwise.lab import base_model
 from forkwise.lab.base_model import (
-    BASE_MODEL,
     CONFIGS,
     MAX_NEW_TOKENS,
     TrainingConfig,
@@ -34,7 +34,7 @@ STEP = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
 CLAIM = re.compile(r"because (\d+) = (\d+) ([-+*/]) (\d+) need (\d+) ,")
 
 
-def traces(size: int, n: int = 1500) -> list[tuple[Problem, str]]:
+def traces(size: int, n: int = 1000) -> list[tuple[Problem, str]]:
     rng = Random(0)
     return [(problem, trace(problem, rng)) for problem in Countdown(sizes=(size,)).problems("train", n)]
 
@@ -89,7 +89,7 @@ def test_traces_are_seeded_short_and_in_the_vocabulary() -> None:
 def test_the_author_of_the_traces_is_mediocre_in_several_ways() -> None:
     pairs = traces(4)
     verdicts = Countdown().verify([text for _, text in pairs], [problem for problem, _ in pairs])
-    assert 0.08 < sum(v.correct is True for v in verdicts) / len(pairs) < 0.25
+    assert 0.25 < sum(v.correct is True for v in verdicts) / len(pairs) < 0.5
     assert 0.05 < sum(v.answer == "none" for v in verdicts) / len(pairs) < 0.4
     text = " ".join(text for _, text in pairs)
     for word in ("try", "maybe", "because", "wait", "hmm", "instead", "check no", "check yes"):
@@ -101,7 +101,7 @@ def test_the_author_of_the_traces_is_mediocre_in_several_ways() -> None:
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(BASE_MODEL)
+    return AutoTokenizer.from_pretrained(EMBEDDED_MODEL)
 
 
 def test_tokenizer_loads_as_what_it_is_and_round_trips(tokenizer) -> None:
@@ -117,7 +117,7 @@ def test_tokenizer_loads_as_what_it_is_and_round_trips(tokenizer) -> None:
 
 
 def test_prompts_are_padded_on_the_left_without_changing_what_follows(tokenizer) -> None:
-    model = AutoModelForCausalLM.from_pretrained(BASE_MODEL).eval()
+    model = AutoModelForCausalLM.from_pretrained(EMBEDDED_MODEL).eval()
     short, long = "use 3 5 8 to make 64 :", "use 3 5 8 13 to make 51 :"
     both = tokenizer([short, long], return_tensors="pt", padding=True)
     assert both["input_ids"][0, 0] == tokenizer.pad_token_id
@@ -145,27 +145,27 @@ def test_training_batches_hold_whole_traces_and_charge_only_the_completion(token
 
 
 def test_shipped_files_are_small_standard_and_of_both_transformers_generations() -> None:
-    files = {path.name: path.stat().st_size for path in BASE_MODEL.iterdir()}
+    files = {path.name: path.stat().st_size for path in EMBEDDED_MODEL.iterdir()}
     assert set(files) == {
         *("README.md", "config.json", "generation_config.json", "model.safetensors"),
         *("tokenizer.json", "tokenizer_config.json"),
     }
     assert sum(files.values()) <= 8_000_000
-    config = json.loads((BASE_MODEL / "config.json").read_text())
+    config = json.loads((EMBEDDED_MODEL / "config.json").read_text())
     assert "auto_map" not in config
     assert config["architectures"] == ["LlamaForCausalLM"]
-    saved = json.loads((BASE_MODEL / "tokenizer_config.json").read_text())
+    saved = json.loads((EMBEDDED_MODEL / "tokenizer_config.json").read_text())
     assert saved["tokenizer_class"] == "PreTrainedTokenizerFast"
-    model = AutoModelForCausalLM.from_pretrained(BASE_MODEL)
+    model = AutoModelForCausalLM.from_pretrained(EMBEDDED_MODEL)
     assert model.num_parameters() <= 2_000_000
-    generation = GenerationConfig.from_pretrained(BASE_MODEL)
+    generation = GenerationConfig.from_pretrained(EMBEDDED_MODEL)
     assert (generation.do_sample, generation.temperature, generation.top_k, generation.top_p) == (True, 1.0, 0, 1.0)
-    assert generation.eos_token_id == AutoTokenizer.from_pretrained(BASE_MODEL).eos_token_id
+    assert generation.eos_token_id == AutoTokenizer.from_pretrained(EMBEDDED_MODEL).eos_token_id
     assert generation.max_new_tokens == MAX_NEW_TOKENS
 
 
 def test_shipped_model_is_right_now_and_then() -> None:
-    found = evaluate(BASE_MODEL, Countdown(sizes=(4,)).problems("test", 12), 32, batch_size=384)
+    found = evaluate(EMBEDDED_MODEL, Countdown(sizes=(4,)).problems("test", 12), 32, batch_size=384)
     pass_at_1 = found.correct_Q.mean() / found.n
     assert 0.04 < pass_at_1 < 0.4
     assert (found.correct_Q > 0).sum() >= 6  # Pass@32 of half of the problems
@@ -175,7 +175,7 @@ def test_shipped_model_is_right_now_and_then() -> None:
 
 
 def test_shipped_model_writes_parseable_answers(tokenizer) -> None:
-    model = AutoModelForCausalLM.from_pretrained(BASE_MODEL).eval()
+    model = AutoModelForCausalLM.from_pretrained(EMBEDDED_MODEL).eval()
     torch.manual_seed(0)
     problems = Countdown().problems("test", 64)
     texts, tokens, entropy, finished = base_model.sample(model, tokenizer, [p.prompt for p in problems])
@@ -209,7 +209,7 @@ def test_large_config_is_at_most_thirty_million_parameters() -> None:
 
 
 def test_command_measures_a_checkpoint(capsys) -> None:
-    main(["--evaluate", str(BASE_MODEL), "--problems", "2", "--samples", "4"])
+    main(["--evaluate", str(EMBEDDED_MODEL), "--problems", "2", "--samples", "4"])
     printed = capsys.readouterr().out
     assert re.search(r"Pass@1 +0\.\d+", printed)
     assert "2 problems x 4 samples" in printed

@@ -64,7 +64,8 @@ def test_both_arms_see_the_same_problems_before_they_part(finished: Path) -> Non
         for arm in ("grpo-seed0", "grpo-entropy-advantage-seed0")
     ]
     assert first[0]["reward"] == first[1]["reward"]  # same weights, seed and prompts: the same first rollout
-    assert first[0]["loss"] != first[1]["loss"]  # but another loss
+    assert "shaping/capped_frac" not in first[0]  # alpha = 0 is stock TRL
+    assert "shaping/capped_frac" in first[1]
 
 
 def test_resume_does_nothing_twice_and_fills_what_is_missing(finished: Path) -> None:

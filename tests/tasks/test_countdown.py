@@ -63,6 +63,9 @@ def test_right_answers_are_accepted(completion: str, numbers: list[int], target:
         pytest.param("answer: 5 / 3 * 3", [3, 3, 5], 5, id="inexact_division"),
         pytest.param("answer: 12 * 13 / 12", [12, 12, 13], 13, id="intermediate_of_100_or_more"),
         pytest.param("answer: 8 / (3 - 3)", [3, 3, 8], 8, id="division_by_zero"),
+        pytest.param("answer: 3 + 5 = 8 , 8 * 8 = 64 , 64 - 0 = 64", [3, 5, 8], 64, id="number_from_nowhere"),
+        pytest.param("answer: 16 = 16 , 3 + 5 + 8", [3, 5, 8], 16, id="borrowed_and_paid_back"),
+        pytest.param("answer: 3 + 5 + 8 and 1", [3, 5, 8], 16, id="words_behind_the_answer"),
         pytest.param("answer: -3 + 5 + 8", [3, 5, 8], 10, id="unary_minus"),
         pytest.param("answer: 3 + 5 8", [3, 5, 8], 16, id="missing_operator"),
         pytest.param("answer: (3 + 5 * 8", [3, 5, 8], 64, id="unbalanced"),
@@ -72,6 +75,7 @@ def test_right_answers_are_accepted(completion: str, numbers: list[int], target:
         pytest.param("answer: 35 + 8", [3, 5, 8], 43, id="glued_digits"),
         pytest.param("answer: 003 + 5 + 8", [3, 5, 8], 16, id="leading_zeros"),
         pytest.param("answer: ٣ + 5 + 8", [3, 5, 8], 16, id="unicode_digit"),
+        pytest.param("answer: 3 + 5 + 8\0", [3, 5, 8], 16, id="null_byte_at_the_end"),
         pytest.param("answer: 3\0 + 5 + 8", [3, 5, 8], 16, id="null_byte"),
         pytest.param("answer: __import__('os').system('true')", [3, 5, 8], 16, id="code"),
         pytest.param("answer: 3 + 5 + 8\nanswer: 3", [3, 5, 8], 16, id="only_the_last_answer_counts"),
@@ -96,7 +100,7 @@ TEN_MEGABYTES = 10_000_000
     "completion",
     [
         pytest.param("answer: " + "(" * TEN_MEGABYTES, id="parentheses"),
-        pytest.param("answer: " + "(" * 90 + "3" + ")" * 90, id="nesting_within_the_length_limit"),
+        pytest.param("answer: " + "(" * 90 + "3" + ")" * 90 + "+ 5 + 8", id="nesting_within_the_length_limit"),
         pytest.param("answer: " + "9" * TEN_MEGABYTES, id="digits"),
         pytest.param("answer: " * (TEN_MEGABYTES // 8), id="answers"),
         pytest.param("answer" + " " * TEN_MEGABYTES, id="spaces"),
@@ -115,7 +119,7 @@ def test_hostile_text_is_refused_in_bounded_time(completion: str) -> None:
     assert time.process_time() - start < 2
 
 
-@pytest.mark.parametrize("numbers", [(1, 1, 2), (3, 5, 8), (12, 13, 13), (1, 2, 3, 4), (2, 2, 6, 9), (7, 11, 13, 13)])
+@pytest.mark.parametrize("numbers", [(1, 1, 2), (3, 5, 8), (9, 9, 10), (1, 2, 3, 4), (2, 2, 6, 9), (7, 9, 10, 10)])
 def test_solver_agrees_with_exhaustive_search_over_expressions(numbers: tuple[int, ...]) -> None:
     """All permutations x operators x the two or five ways to put parentheses, judged by Python's own arithmetic."""
 
@@ -147,7 +151,7 @@ def test_solver_agrees_with_exhaustive_search_over_expressions(numbers: tuple[in
 
 
 def test_problems_are_solvable_and_say_what_they_are() -> None:
-    for problem in Countdown().problems("test", 200):
+    for problem in Countdown().problems("test", 100):
         numbers, target = problem.meta["numbers"], problem.meta["target"]
         assert solve(numbers, target)
         assert target in TARGETS
@@ -162,11 +166,11 @@ def test_splits_are_disjoint_whatever_the_seeds() -> None:
     owner: dict[tuple[tuple[int, ...], int], str] = {}
     for i, split in enumerate(SPLITS):
         for seed in range(3):
-            for problem in Countdown().problems(split, 2000 if split == "train" else 500, seed=10 * i + seed):
+            for problem in Countdown().problems(split, 500 if split == "train" else 150, seed=10 * i + seed):
                 content = (tuple(sorted(problem.meta["numbers"])), problem.meta["target"])
                 assert owner.setdefault(content, split) == split
     sizes = {split: len(Countdown().problems(split)) for split in SPLITS}
-    assert sum(sizes.values()) == 3190 + 51_121
+    assert sum(sizes.values()) == 1255 + 14_542
     assert sizes["train"] / sum(sizes.values()) == pytest.approx(0.8, abs=0.01)
 
 
@@ -179,7 +183,7 @@ def test_order_is_decided_by_the_seed_and_a_larger_n_only_appends() -> None:
     assert [p.id for p in Countdown(sizes=(4,)).problems("test", 2)] == PINNED
 
 
-PINNED = ["countdown-1-6-6-8=54", "countdown-2-9-9-10=38"]
+PINNED = ["countdown-8-8-8-9=11", "countdown-4-6-6-6=28"]
 
 
 def test_sizes_and_prompt_can_be_chosen() -> None:

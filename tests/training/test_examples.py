@@ -21,7 +21,7 @@ def test_paper_grpo(monkeypatch: pytest.MonkeyPatch) -> None:
     overrides = [] if torch.accelerator.is_available() else ["--bf16", "false", "--use_cpu", "true"]
     argv = ["--config", str(EXAMPLES / "paper_grpo.yaml"), "--gradient_accumulation_steps", "64", *overrides]
     run, config, _ = parse_run(argv, EntropyShapedGRPOConfig, "grpo")
-    assert (run.task, run.reward, config.alpha, config.kappa) == ("math", ["signed"], 0.4, 2.0)
+    assert (run.task, run.reward, config.alpha, config.kappa) == ("math:dapo", ["signed"], 0.4, 2.0)
     assert (config.epsilon, config.epsilon_high, config.beta, config.loss_type) == (0.2, 0.28, 0.0, "dapo")
     assert (config.learning_rate, config.max_completion_length, config.max_steps) == (1e-6, 8192, 2000)
     completions_per_update = config.per_device_train_batch_size * config.gradient_accumulation_steps

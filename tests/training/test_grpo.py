@@ -24,7 +24,7 @@ COMMON = {
     "task": "countdown:3",
     "train_problems": 24,
     "num_generations": 4,
-    "max_completion_length": 24,
+    "max_completion_length": 48,
     "learning_rate": 1e-3,
     "lr_scheduler_type": "constant",
     "logging_steps": 1,

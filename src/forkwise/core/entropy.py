@@ -234,7 +234,9 @@ def _check_head(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | 
 def _tile_shape(tokens: int, device: torch.device) -> tuple[int, int]:
     """(tokens, vocabulary) of a tile. A CPU tile stays in the last-level cache; elsewhere it hides kernel launches."""
     token_block = max(1, min(tokens, 2048))
-    return token_block, (1 << 21 if device.type == "cpu" else 1 << 26) // token_block
+    if device.type == "cpu":
+        return token_block, min(2048, (1 << 20) // token_block)
+    return token_block, (1 << 26) // token_block
 
 
 class _Tiles:
@@ -371,9 +373,11 @@ class _LogprobEntropy(torch.autograd.Function):
         grad_hidden = torch.zeros(hidden.shape, dtype=tiles.dtype, device=hidden.device) if need_hidden else None
         grad_weight = torch.zeros_like(weight, memory_format=torch.contiguous_format) if need_weight else None
         grad_bias = torch.zeros(weight.shape[0], dtype=tiles.dtype, device=hidden.device) if need_bias else None
-        # One vocabulary block of dW is summed over the token blocks in the accumulation dtype, then rounded once.
+        # dW is rounded once: with one token block it is the product itself, with more the products of a vocabulary block
+        # add up in the accumulation dtype.
+        direct = hidden.shape[0] <= tiles.token_block and weight.dtype == tiles.compute_dtype
         buffer = None
-        if grad_weight is not None and grad_weight.dtype != tiles.dtype:
+        if grad_weight is not None and not direct and weight.dtype != tiles.dtype:
             buffer = grad_weight.new_empty(tiles.vocab_block, weight.shape[1], dtype=tiles.dtype)
         with torch.autocast(hidden.device.type, enabled=False):
             for block, w in tiles.vocabulary():
@@ -395,7 +399,9 @@ class _LogprobEntropy(torch.autograd.Function):
                     dz = tiles.round(dz)
                     if grad_hidden is not None:
                         tiles.add_product(grad_hidden[rows], dz, w)
-                    if acc is not None:
+                    if acc is not None and direct:
+                        torch.mm(dz.t(), tiles.hidden[rows], out=acc)
+                    elif acc is not None:
                         tiles.add_product(acc, dz.t(), tiles.hidden[rows])
                 if buffer is not None and grad_weight is not None and acc is not None:
                     grad_weight[block] = acc

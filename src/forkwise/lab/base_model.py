@@ -41,8 +41,6 @@ from forkwise.passk import bootstrap_interval, pass_at_k
 from forkwise.tasks.base import Problem, Task
 from forkwise.tasks.countdown import Countdown
 
-BASE_MODEL = Path(__file__).parent / "base"
-"""The shipped checkpoint; give it to anything that takes a model name."""
 MAX_NEW_TOKENS = MAX_TOKENS + 4
 """Generation limit that fits every trace of the training data, its end-of-sequence token included."""
 

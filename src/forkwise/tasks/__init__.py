@@ -12,13 +12,13 @@ __all__ = ["Problem", "Prompt", "Split", "Task", "Verdict", "load_task"]
 
 _SPECS = {
     "countdown": "countdown, countdown:3 or countdown:4",
-    "math": "math",
+    "math": "math, math:boxed or math:dapo",
     "reasoning-gym": "reasoning-gym:NAME[,setting=value...]",
 }
 
 
 def load_task(spec: str) -> Task:
-    """The task that `spec` names, such as `"countdown:4"`, `"math"` or `"reasoning-gym:chain_sum,max_terms=3"`.
+    """The task that `spec` names, such as `"countdown:4"`, `"math:dapo"` or `"reasoning-gym:chain_sum,max_terms=3"`.
 
     Raises:
         InputError: no such task, a setting it does not have, or the package it needs is not installed.
@@ -28,10 +28,10 @@ def load_task(spec: str) -> Task:
         from forkwise.tasks.countdown import Countdown
 
         return Countdown((int(options),)) if options else Countdown()
-    if name == "math" and not options:
+    if name == "math" and options in ("", "boxed", "dapo"):
         from forkwise.tasks.math import MathTask
 
-        return MathTask()
+        return MathTask("dapo" if options == "dapo" else "boxed")
     if name == "reasoning-gym" and options:
         from forkwise.tasks.reasoning_gym import ReasoningGym
 

@@ -123,11 +123,11 @@ def _solvable(size: int) -> tuple[tuple[str, tuple[int, ...], int], ...]:
 
 
 class Countdown:
-    """Solvable Countdown problems with numbers 1 to 13 and targets 10 to 60, and their verifier.
+    """Solvable Countdown problems with numbers 1 to 10 and targets 10 to 40, and their verifier.
 
     A problem belongs to one split for ever, whatever the seed: a hash of its sorted numbers and target decides. Its id
     spells them out (`countdown-3-5-8-13=24`), and its prompt lists the numbers in ascending order, so reordered numbers
-    are the same problem. There are 3,190 problems with three numbers and 51,121 with four.
+    are the same problem. There are 1,255 problems with three numbers and 14,542 with four.
 
     Args:
         sizes: how many numbers; `(3, 4)` alternates between both, `(4,)` gives the harder half only.

@@ -50,6 +50,7 @@ def _chat(problems: Sequence[Problem], tokenizer: Any, model: str) -> list[Probl
 def _record(run: RunArguments, config: EntropyShapedGRPOConfig, model: ModelConfig, folder: Path) -> None:
     """The settings in force, in the format that `--config` reads, with the versions that they ran on."""
     settings = {**dataclasses.asdict(run), **config.to_dict(), **dataclasses.asdict(model)}
+    del settings["generation_batch_size"]  # TRL derives it from steps_per_generation, and refuses both
     names = ("forkwise", "trl", "transformers", "torch", "accelerate")
     versions = {name: version(name) for name in names} | {"python": platform.python_version()}
     header = "".join(f"# {name} {v}\n" for name, v in versions.items())
