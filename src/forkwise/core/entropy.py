@@ -274,7 +274,12 @@ class _Tiles:
         """`(tokens, vocabulary)` logits before the temperature, and a buffer of the same shape."""
         n, v = rows.stop - rows.start, block.stop - block.start
         z, e = self._z[: n * v].view(n, v), self._e[: n * v].view(n, v)
-        self.product(self.hidden[rows], w.t(), z, self._rounded[: n * v])
+        if self.exact:
+            torch.mm(self.hidden[rows], w.t(), out=z)
+        elif self.fp32_product:
+            torch.mm(self.hidden[rows], w.t(), out_dtype=torch.float32, out=z)
+        else:
+            z.copy_(torch.mm(self.hidden[rows], w.t(), out=self._rounded[: n * v].view(n, v)))
         if self.bias is not None:
             z.add_(self.bias[block])
         return z, e
@@ -282,16 +287,6 @@ class _Tiles:
     def round(self, z: Tensor) -> Tensor:
         """`z` in the dtype of the products."""
         return z if self.exact else self._rounded[: z.numel()].view_as(z).copy_(z)
-
-    def product(self, a: Tensor, b: Tensor, out: Tensor, scratch: Tensor | None = None) -> Tensor:
-        """`a @ b` into `out`, which has the accumulation dtype."""
-        if self.exact:
-            return torch.mm(a, b, out=out)
-        if self.fp32_product:
-            return torch.mm(a, b, out_dtype=torch.float32, out=out)
-        if scratch is None:
-            return out.copy_(a @ b)
-        return out.copy_(torch.mm(a, b, out=scratch.view(out.shape)))
 
     def add_product(self, acc: Tensor, a: Tensor, b: Tensor) -> None:
         """`acc += a @ b`, for an `acc` of the accumulation dtype."""
@@ -373,8 +368,8 @@ class _LogprobEntropy(torch.autograd.Function):
         grad_hidden = torch.zeros(hidden.shape, dtype=tiles.dtype, device=hidden.device) if need_hidden else None
         grad_weight = torch.zeros_like(weight, memory_format=torch.contiguous_format) if need_weight else None
         grad_bias = torch.zeros(weight.shape[0], dtype=tiles.dtype, device=hidden.device) if need_bias else None
-        # dW is rounded once: with one token block it is the product itself, with more the products of a vocabulary block
-        # add up in the accumulation dtype.
+        # dW is rounded once: with one token block it is the product itself; with more, the products of a vocabulary
+        # block add up in the accumulation dtype.
         direct = hidden.shape[0] <= tiles.token_block and weight.dtype == tiles.compute_dtype
         buffer = None
         if grad_weight is not None and not direct and weight.dtype != tiles.dtype:

@@ -1,4 +1,4 @@
-"""Entropy-shaped advantages in TRL's GRPO: `A + min(alpha * H.detach(), |A| / kappa)` (arXiv 2506.14758, Eq. 5-7).
+"""Entropy-shaped advantages in TRL's GRPO: `A + min(alpha * H.detach(), |A| / kappa)` (arXiv 2506.14758, Eq. 5-6).
 
 Everything but the advantages is TRL's. TRL's loss first asks for the log-probabilities and entropies of the current
 policy and then reads `inputs["advantages"]`; between the two, the mixin puts the shaped advantages, shape `(B, T)`,
