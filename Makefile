@@ -28,7 +28,7 @@ $(VENV)/trl-oldest: $(VENV)/.dev
 	$(BIN)/pip install --quiet --no-deps --target $@ trl==$(OLDEST_TRL)
 
 quickstart: $(VENV)/.train
-	$(BIN)/forkwise quickstart --out runs/quickstart $(ARGS)
+	$(BIN)/forkwise quickstart --out runs/quickstart --resume $(ARGS)
 
 test: $(VENV)/.dev $(VENV)/trl-oldest
 	$(BIN)/python -m pytest -n 2 $(ARGS)

@@ -15,7 +15,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import time
@@ -23,6 +22,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+# A neighbour has the name of a module of the standard library, which the peers must find.
+sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+
+import numpy as np  # noqa: E402
 
 Function = Callable[[Any, Any, Any, str], tuple[Any, Any]]
 
@@ -317,8 +321,8 @@ def summary(row: Row, answers: list[dict[str, Any]]) -> Row:
         if "error" in answer:
             row.note = f"failed: {answer['error']}"
             return row
-    row.cpu_s = statistics.median(x for answer in answers for x in answer["cpu"])
-    row.wall_s = statistics.median(x for answer in answers for x in answer["wall"])
+    row.cpu_s = float(np.median([x for answer in answers for x in answer["cpu"]]))
+    row.wall_s = float(np.median([x for answer in answers for x in answer["wall"]]))
     row.extra_mb = max(answer["extra"] for answer in answers)
     return row
 

@@ -17,16 +17,22 @@ _HOME = {
     "shaping_stats": "forkwise.core",
     "group_advantages": "forkwise.core",
     "leave_one_out": "forkwise.core",
+    "gae": "forkwise.core",
     "EntropyShapingMixin": "forkwise.engines.trl",
     "EntropyShapedGRPOConfig": "forkwise.engines.trl",
     "EntropyShapedGRPOTrainer": "forkwise.engines.trl",
+    "EntropyShapedPPOConfig": "forkwise.training.ppo",
+    "EntropyShapedPPOTrainer": "forkwise.training.ppo",
     "pass_at_k": "forkwise.passk",
 }
 __all__ = [
     "EntropyShapedGRPOConfig",
     "EntropyShapedGRPOTrainer",
+    "EntropyShapedPPOConfig",
+    "EntropyShapedPPOTrainer",
     "EntropyShapingMixin",
     "__version__",
+    "gae",
     "group_advantages",
     "leave_one_out",
     "logprob_and_entropy",
@@ -38,6 +44,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from forkwise.core import (
+        gae,
         group_advantages,
         leave_one_out,
         logprob_and_entropy,
@@ -47,6 +54,7 @@ if TYPE_CHECKING:
     )
     from forkwise.engines.trl import EntropyShapedGRPOConfig, EntropyShapedGRPOTrainer, EntropyShapingMixin
     from forkwise.passk import pass_at_k
+    from forkwise.training.ppo import EntropyShapedPPOConfig, EntropyShapedPPOTrainer
 
 
 def __getattr__(name: str) -> Any:

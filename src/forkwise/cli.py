@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -21,11 +22,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Entropy-shaped advantages for reasoning models, and the proof of what they do.",
 )
+
+
+class Split(str, Enum):
+    """What `--split` takes."""
+
+    train = "train"
+    validation = "validation"
+    test = "test"
+
+
 _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
 @contextmanager
-def _long_command() -> Iterator[None]:
+def _long_command(again: str = "the same command with --resume continues") -> Iterator[None]:
     """Turns a missing extra into a sentence, and Ctrl-C into exit code 130 with a word on how to go on."""
     try:
         yield
@@ -36,7 +47,7 @@ def _long_command() -> Iterator[None]:
             f'This command needs packages that are not installed ({error}): pip install "forkwise[train,math]".'
         ) from error
     except KeyboardInterrupt:
-        print("\nforkwise: interrupted; the same command with --resume continues.", file=sys.stderr)
+        print(f"\nforkwise: interrupted; {again}.", file=sys.stderr)
         raise typer.Exit(130) from None
 
 
@@ -56,24 +67,252 @@ def grpo(ctx: typer.Context) -> None:
         training.main(ctx.args)
 
 
+@app.command(context_settings=_PASS_THROUGH)
+def ppo(ctx: typer.Context) -> None:
+    """Train with PPO, a critic and entropy-shaped advantages (flags as for grpo, and the critic's; see ppo --help)."""
+    with _long_command():
+        from forkwise.training import ppo as training
+
+        training.main(ctx.args)
+
+
 @app.command()
 def quickstart(
     out: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/quickstart"),
-    steps: Annotated[int, typer.Option(min=1, help="Training steps per arm.")] = 30,
+    algorithm: Annotated[str, typer.Option(help="grpo, or ppo with a critic.")] = "grpo",
+    steps: Annotated[int, typer.Option(min=1, help="Training steps per arm.")] = 80,
     seeds: Annotated[int, typer.Option(min=1, help="Training seeds per arm (0, 1, ...).")] = 1,
-    alpha: Annotated[float, typer.Option(help="Entropy coefficient of the shaped arm.")] = 0.4,
+    alpha: Annotated[
+        float | None,
+        typer.Option(help="Entropy coefficient of the shaped arm (default: the paper's 0.4; ppo: 0.1)."),
+    ] = None,
     kappa: Annotated[float, typer.Option(help="Cap: the bonus is at most |advantage| / kappa (> 1).")] = 2.0,
-    problems: Annotated[int, typer.Option(min=2, help="Held-out problems for Pass@K.")] = 40,
+    problems: Annotated[int, typer.Option(min=2, help="Held-out problems for Pass@K.")] = 100,
     samples: Annotated[int, typer.Option(min=1, help="Samples per held-out problem: the largest K.")] = 256,
     jobs: Annotated[int, typer.Option(min=0, help="Processes side by side (0: one per core).")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, or start it.")] = False,
 ) -> None:
-    """Train the embedded model by GRPO without and with the entropy-shaped advantage, and compare by Pass@K."""
+    """Train the embedded model by GRPO or PPO without and with the entropy-shaped advantage, and compare by Pass@K."""
     with _long_command():
         from forkwise.lab import quickstart as lab
 
-        settings = lab.Settings(steps, seeds, alpha, kappa, problems, samples)
+        if alpha is None:
+            alpha = lab.ALPHA.get(algorithm, 0.4)
+        settings = lab.Settings(steps, seeds, alpha, kappa, problems, samples, algorithm)
         lab.run(out, settings, jobs=jobs or os.cpu_count() or 1, resume=resume)
+
+
+@app.command("import")
+def import_(
+    files: Annotated[list[Path], typer.Argument(help="Files of other tools; .gz is fine.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the samples table; one shard per file is added to it.")],
+    format_: Annotated[str, typer.Option("--format", help="Their format; docs/samples.md lists them.")] = "auto",
+    run: Annotated[str | None, typer.Option(help="Name of the run (default: the file's name).")] = None,
+    model: Annotated[str | None, typer.Option(help="Name of the model (default: what the file says).")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Correct from this score on (fractional scores).")] = None,
+    score: Annotated[str | None, typer.Option(help="Which of several scores decides.")] = None,
+    map_: Annotated[list[str] | None, typer.Option("--map", help="COLUMN=FIELD, for plain files.")] = None,
+) -> None:
+    """Import samples that other tools wrote into a samples table, and say what was found and what was not taken."""
+    from forkwise.samples.importers import Options, import_files, parse_columns
+
+    options = Options(run, model, threshold, score, parse_columns(map_ or []))
+    for report in import_files(files, out, format_=format_, options=options):
+        print(report)
+
+
+@app.command()
+def sample(
+    model: Annotated[str, typer.Option(help="Hub id, folder or 'embedded'; with --server, the name it has there.")],
+    out: Annotated[Path, typer.Option(help="Folder of the samples table; the same command continues in it.")],
+    task: Annotated[str | None, typer.Option(help="countdown, aime24, math500, reasoning-gym:NAME, ...")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Instead of a task: file or Hub id, prompt and answer.")] = None,
+    preset: Annotated[str | None, typer.Option(help="'paper': n, temperature, top-p, length of 2506.14758.")] = None,
+    n: Annotated[int | None, typer.Option("-n", help="Completions per problem (default 16).")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy (default 1).")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Nucleus (default 1: everything).")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest completion (default 1024).")] = None,
+    split: Annotated[Split, typer.Option(help="Of the task.")] = Split.test,
+    problems: Annotated[int | None, typer.Option(min=1, help="Only so many problems.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same samples.")] = 0,
+    run: Annotated[str | None, typer.Option(help="Name of the run (default: the model's).")] = None,
+    batch_size: Annotated[int, typer.Option(help="Completions of a problem side by side, and per shard.")] = 64,
+    engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
+    server: Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible server.")] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests at a time.")] = 32,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for one reply of the server.")] = 1800.0,
+    retries: Annotated[int, typer.Option(help="Further tries when the server fails.")] = 6,
+    chat: Annotated[bool, typer.Option("--chat", help="Send prompts through the chat template.")] = False,
+    token_data: Annotated[bool, typer.Option(help="Store tokens with log-probs and entropies.")] = True,
+    top_logprobs: Annotated[int, typer.Option(help="Candidates per token; vllm and servers.")] = 20,
+    verify: Annotated[bool, typer.Option(help="Verify completions as they arrive.")] = True,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "auto",
+    tensor_parallel: Annotated[int, typer.Option(help="GPUs that share the model (vllm).")] = 1,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the checkpoint's code.")] = False,
+) -> None:
+    """Draw completions of a task's problems into a samples table; killed anywhere, the same command continues."""
+    with _long_command("what was written stays, and the same command continues"):
+        from forkwise.samples import sampling
+
+        job = sampling.plan(
+            model=model,
+            task=task,
+            dataset=dataset,
+            preset=preset,
+            n=n,
+            temperature=temperature,
+            top_p=top_p,
+            max_tokens=max_tokens,
+            batch_size=batch_size,
+            seed=seed,
+            split=split.value,
+            run=run,
+            engine="server" if server is not None else engine,
+            verify=verify,
+        )
+        source = sampling.open_task(task, dataset)
+        summary = sampling.sample(
+            job,
+            source,
+            source.problems(split.value, problems),
+            lambda: sampling.make_engine(
+                job,
+                server=server,
+                chat=chat,
+                token_data=token_data,
+                top_logprobs=top_logprobs,
+                device=device,
+                dtype=dtype,
+                tensor_parallel=tensor_parallel,
+                concurrency=concurrency,
+                timeout=timeout,
+                retries=retries,
+                trust_remote_code=trust_remote_code,
+            ),
+            out,
+        )
+        print(f"{out}: {summary}")
+
+
+@app.command()
+def verify(
+    samples: Annotated[Path, typer.Argument(help="Samples table: a Parquet file or a folder of them.")],
+    task: Annotated[str | None, typer.Option(help="Task with the gold answers, paired by problem_id.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Instead of a task: file or Hub id.")] = None,
+    answers: Annotated[Path | None, typer.Option(help="File with problem_id and answer.")] = None,
+    gold_column: Annotated[str | None, typer.Option(help="Column of the table with gold answers.")] = None,
+    verifier: Annotated[str | None, typer.Option(help="math, exact, or the name of a task.")] = None,
+    split: Annotated[Split | None, typer.Option(help="Of the task (default test).")] = None,
+    problems: Annotated[int | None, typer.Option(min=1, help="How many, for generated tasks.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Verify again what has a verdict.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes for LaTeX answers.")] = 1,
+    timeout: Annotated[float, typer.Option(help="Seconds per answer.")] = 5.0,
+    memory_mb: Annotated[int, typer.Option(help="MiB of address space per process.")] = 1024,
+) -> None:
+    """Verify the samples of any table against gold answers; killed anywhere, the same command continues."""
+    with _long_command("what was written stays, and the same command continues"):
+        from forkwise.samples import verify as verification
+
+        judge = verification.find_judge(
+            samples,
+            task=task,
+            dataset=dataset,
+            answers=answers,
+            gold_column=gold_column,
+            verifier=verifier,
+            split=split.value if split else None,
+            n_problems=problems,
+            workers=workers,
+            timeout=timeout,
+            memory_mb=memory_mb,
+        )
+        print(f"{samples}: {verification.verify(samples, judge, force=force)}")
+
+
+_Samples = Annotated[list[str], typer.Argument(help="Samples tables: a Parquet shard or a folder of shards each.")]
+_K = Annotated[str | None, typer.Option("--k", help="Values of K, such as 1,8,64, or all (default: all up to 100).")]
+_Caps = Annotated[str | None, typer.Option(help="Length caps, such as 1000,2000 (default: chosen from the samples).")]
+_Budgets = Annotated[str | None, typer.Option(help="Length budgets per problem (default: chosen from the samples).")]
+_Texts = Annotated[bool, typer.Option("--diversity", help="Measure the diversity of the texts too.")]
+_Level = Annotated[float, typer.Option(help="Coverage of the intervals.")]
+_Resamples = Annotated[
+    int | None, typer.Option(min=100, help="Resamples (default: 10,000; fewer above 2,000 problems).")
+]
+_Seed = Annotated[int, typer.Option(min=0, help="Seed of the resamples.")]
+_Json = Annotated[Path | None, typer.Option("--json", help="Write every number here as JSON; - prints JSON only.")]
+_Csv = Annotated[Path | None, typer.Option("--csv", help="Write every number here as CSV.")]
+_Figure = Annotated[Path | None, typer.Option(help="Write the curves with their bands here (.png or .svg).")]
+
+
+@app.command()
+def passk(
+    samples: _Samples,
+    k: _K = None,
+    tau: Annotated[float, typer.Option(help="Share of K that must be correct in G-Pass@K.")] = 0.5,
+    extrapolate: Annotated[
+        str | None, typer.Option(help="K above n, such as 1024,4096, answered by a labelled beta-binomial model.")
+    ] = None,
+    caps: _Caps = None,
+    budgets: _Budgets = None,
+    diversity: _Texts = False,
+    level: _Level = 0.95,
+    resamples: _Resamples = None,
+    seed: _Seed = 0,
+    json: _Json = None,
+    csv: _Csv = None,
+    figure: _Figure = None,
+) -> None:
+    """Pass@K, Pass^K, G-Pass@K, maj@K of scored samples, with intervals over problems and length control."""
+    from forkwise.passk.command import Files, run_passk
+
+    run_passk(
+        samples,
+        k=k,
+        tau=tau,
+        beyond=extrapolate,
+        caps=caps,
+        budgets=budgets,
+        texts=diversity,
+        level=level,
+        resamples=resamples,
+        seed=seed,
+        files=Files(json, csv, figure),
+    )
+
+
+@app.command()
+def compare(
+    arms: Annotated[list[str], typer.Argument(help="[NAME=]TABLE[,TABLE...] per arm, the reference first.")],
+    k: _K = None,
+    intersect: Annotated[bool, typer.Option("--intersect", help="Compare on the shared problems.")] = False,
+    margin: Annotated[float, typer.Option(help="Differences within +-margin count as equivalent.")] = 0.05,
+    caps: _Caps = None,
+    budgets: _Budgets = None,
+    diversity: _Texts = False,
+    level: _Level = 0.95,
+    resamples: _Resamples = None,
+    seed: _Seed = 0,
+    json: _Json = None,
+    csv: _Csv = None,
+    figure: _Figure = None,
+) -> None:
+    """Whether arms differ in Pass@K: paired differences, simultaneous band, adjusted p, length control."""
+    from forkwise.passk.command import Files, run_compare
+
+    run_compare(
+        arms,
+        k=k,
+        intersect=intersect,
+        margin=margin,
+        caps=caps,
+        budgets=budgets,
+        texts=diversity,
+        level=level,
+        resamples=resamples,
+        seed=seed,
+        files=Files(json, csv, figure),
+    )
 
 
 def main() -> None:

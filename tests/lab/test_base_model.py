@@ -129,7 +129,7 @@ def test_prompts_are_padded_on_the_left_without_changing_what_follows(tokenizer)
 
 def test_training_batches_hold_whole_traces_and_charge_only_the_completion(tokenizer) -> None:
     config = TrainingConfig(32, 1, 2, 64, steps=1, batch_size=8, learning_rate=1e-3)
-    ids, labels = next(training_batches(config, build_tokenizer(), seed=0))
+    ids, labels = next(training_batches(config, build_tokenizer(), Random(0)))
     assert ids.shape == labels.shape
     colon = tokenizer.convert_tokens_to_ids(":")
     for row, label in zip(ids.tolist(), labels.tolist(), strict=True):

@@ -26,7 +26,7 @@ TOY = Settings(steps=2, seeds=1, problems=3, samples=8)
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("quickstart") / "out"
     patch = pytest.MonkeyPatch()
-    small = {"num_generations": 4, "per_device_train_batch_size": 8, "steps_per_generation": 1}
+    small = {"num_generations": 4, "per_device_train_batch_size": 8, "steps_per_generation": 2}
     patch.setattr(quickstart, "RECIPE", {**quickstart.RECIPE, **small})
     run(out, TOY, jobs=2, resume=False, console=Console(quiet=True))
     patch.undo()

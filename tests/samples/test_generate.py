@@ -13,7 +13,16 @@ transformers = pytest.importorskip("transformers")
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from forkwise.samples.generate import Sampling, _uniforms, sample_problem, sample_seed
+from forkwise.core import token_entropy
+from forkwise.errors import InputError
+from forkwise.samples.generate import (
+    Sampling,
+    TransformersEngine,
+    _complete,
+    _uniforms,
+    sample_problem,
+    sample_seed,
+)
 from forkwise.tasks import Problem, Verdict
 
 WORDS = ["<eos>", *"abcdefghijk"]
@@ -117,3 +126,87 @@ def test_first_tokens_follow_the_distribution(policy: tuple[Any, Any], temperatu
     observed = np.bincount(first, minlength=len(WORDS))
     assert (observed[p == 0] == 0).all()
     assert stats.chisquare(observed[p > 0], n * p[p > 0]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 0.8), (0.0, 1.0)])
+def test_log_probs_and_entropies_are_those_of_one_forward_pass_over_the_whole_text(
+    policy: tuple[Any, Any], temperature: float, top_p: float
+) -> None:
+    model, tokenizer = policy
+    sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=MAX_TOKENS)
+    completions = _complete(model, tokenizer, Problem("p", PROMPT), range(20), sampling, token_data=True)
+    ids = tokenizer(PROMPT)["input_ids"]
+    assert len({completion.n_tokens for completion in completions}) > 2 or temperature == 0
+    for completion in completions:
+        new = completion.token_ids
+        assert new is not None
+        assert completion.n_tokens == len(new)
+        assert (new[-1] == 0) == (completion.finish_reason == "stop")
+        with torch.no_grad():
+            logits = model(torch.tensor([ids + new])).logits[0, len(ids) - 1 : -1].double()
+        # before the nucleus cut, at the sampling temperature; at 1 where decoding is greedy
+        logits = logits / (temperature or 1.0)
+        logprobs = torch.log_softmax(logits, -1)[torch.arange(len(new)), new]
+        np.testing.assert_allclose(completion.logprobs, logprobs, atol=1e-5)
+        np.testing.assert_allclose(completion.entropies, token_entropy(logits), atol=1e-5)
+        assert completion.tokens == [WORDS[i] for i in new]
+    if temperature == 0:
+        assert len({completion.text for completion in completions}) == 1
+
+
+def test_the_generation_config_of_a_checkpoint_changes_nothing(policy: tuple[Any, Any]) -> None:
+    model, _ = policy
+    before = [row["completion"] for row in draw(policy, 5)]
+    model.generation_config.repetition_penalty = 5.0
+    model.generation_config.min_new_tokens = 8
+    try:
+        assert [row["completion"] for row in draw(policy, 5)] == before
+    finally:
+        model.generation_config.repetition_penalty = model.generation_config.min_new_tokens = None
+
+
+def test_a_prompt_of_one_token_and_one_of_none(policy: tuple[Any, Any]) -> None:
+    model, tokenizer = policy
+    sampling = Sampling(max_tokens=3)
+    assert len(_complete(model, tokenizer, Problem("p", "a"), [1, 2], sampling)) == 2
+    with pytest.raises(InputError, match="prompt of problem 'p' is empty"):
+        _complete(model, tokenizer, Problem("p", ""), [1, 2], sampling)
+
+
+def test_logits_that_are_no_numbers_are_said(policy: tuple[Any, Any]) -> None:
+    _, tokenizer = policy
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=12, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, eos_token_id=0
+    )
+    broken = transformers.LlamaForCausalLM(config)
+    broken.lm_head.weight.data[3] = float("nan")
+    with pytest.raises(InputError, match="not numbers"):
+        _complete(broken, tokenizer, Problem("p", PROMPT), [1], Sampling(max_tokens=3))
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "sentence"),
+    [
+        ("absent/model", {}, "'absent/model' cannot be loaded"),
+        ("embedded", {"dtype": "int3"}, "no dtype 'int3'"),
+        ("embedded", {"device": "cuda:7"}, "cannot be moved to the device 'cuda:7'"),
+    ],
+)
+def test_a_model_that_cannot_be_used_is_said(
+    model: str, options: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    if options.get("device") and torch.cuda.device_count() > 7:
+        pytest.skip("this machine has that device")
+    with pytest.raises(InputError, match=sentence):
+        TransformersEngine(model, 0, Sampling(), **options)
+
+
+def test_another_checkpoint_has_another_fingerprint() -> None:
+    engine = TransformersEngine("embedded", 0, Sampling())
+    first = engine.settings()
+    assert TransformersEngine("embedded", 0, Sampling()).settings() == first
+    engine._model.lm_head.weight.data.mul_(1.0001)
+    assert engine.settings()["weights"] != first["weights"]
+    assert first["device"] == "cpu" or torch.cuda.is_available()

@@ -12,7 +12,9 @@ import subprocess
 import sys
 import textwrap
 import time
+from fractions import Fraction
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -21,6 +23,7 @@ from hypothesis import strategies as st
 from forkwise.errors import InputError
 from forkwise.tasks import verification
 from forkwise.tasks.verification import MathVerifier, extract_answer, extract_boxed
+from forkwise.tasks.workers import WorkerPool
 
 needs_math_verify = pytest.mark.skipif(
     importlib.util.find_spec("math_verify") is None, reason="math-verify is not installed"
@@ -142,11 +145,66 @@ def test_rows_of_a_matrix_are_not_spacing():
     assert verification.normalize(r"1 \ \,~ 2") == "1 2"  # and not 12
 
 
+@pytest.mark.parametrize(
+    ("gold", "answer", "correct"),
+    [
+        ("0.5", r"\frac{1}{2}", True),
+        ("27.0", "27", True),  # how AMC answers are stored
+        (r"-\dfrac{3}{4}", r"$-0.750$", True),
+        (r"\frac{-3}{4}", "-3/4", True),
+        (r"\frac12", "6/12", True),
+        ("1,000", "1000.", True),
+        ("27.0", "28", False),
+        (r"\frac{1}{3}", "0.33", False),
+        (r"\frac{1}{3}", "0.333333", None),  # whether that is enough is for math-verify to say
+        ("1/2", "50\\%", None),
+        ("1/2", r"\frac{1}{0}", None),
+        ("1/2", r"1\frac{1}{2}", None),
+        ("0.5", "1" * 50 + ".0", None),
+    ],
+)
+def test_plain_numbers_are_compared_exactly_here_unless_rounding_could_matter(gold, answer, correct):
+    verdict = verification.compare_exactly(gold, answer)
+    assert (verdict and verdict.correct) == correct
+
+
+def number_in_words_of_latex(value: Fraction, form: int) -> str:
+    """`value` written in one of seven ways; exact wherever the way can be."""
+    sign, p, q = "-" if value < 0 else "", abs(value.numerator), value.denominator
+    forms = [
+        rf"{sign}\frac{{{p}}}{{{q}}}",
+        rf"\dfrac{{{sign}{p}}}{{{q}}}",
+        f"{sign}{p}/{q}",
+        rf"{sign}\frac{{{3 * p}}}{{{3 * q}}}",
+    ]
+    forms += [f"{float(value):.6f}", f"{float(value):.3f}", rf"\left({sign}{p}/{q}\right)"]
+    return forms[form]
+
+
+@needs_math_verify
+def test_verdicts_on_plain_numbers_are_those_of_math_verify():
+    rng = Random(0)
+    values = [Fraction(rng.randint(-40, 40), rng.choice([1, 2, 3, 4, 5, 8, 16, 25])) for _ in range(60)]
+    pairs = []
+    for value in values:
+        for other in (value, value, value + Fraction(rng.randint(-2, 2), rng.choice([1, 6, 1000]))):
+            pairs.append([number_in_words_of_latex(v, rng.randrange(7)) for v in (value, other)])
+    ours = [verification.compare_exactly(gold, answer) for gold, answer in pairs]
+    decided = [
+        (pair, verdict) for pair, verdict in zip(pairs, ours, strict=True) if verdict and verdict.by == "rational"
+    ]
+    with WorkerPool("math") as pool:
+        theirs = pool.map([{"gold": gold, "prediction": answer} for (gold, answer), _ in decided])
+    assert [verdict.correct for _, verdict in decided] == [reply["correct"] for reply in theirs]
+    found = [verdict.correct for _, verdict in decided]
+    assert min(found.count(True), found.count(False)) > 15
+
+
 @needs_math_verify
 @pytest.mark.parametrize("workers", [1, 2])
 def test_algebra_is_done_by_workers_in_order(workers):
-    golds = ["0.5", "x+1", r"\sqrt{8}", "(1,2)", "1"]
-    answers = [r"\frac{1}{2}", "1+x", r"2\sqrt{2}", "(2,1)", "\0\ud800("]
+    golds = ["x/2", "x+1", r"\sqrt{8}", "(1,2)", "1"]
+    answers = [r"\frac{x}{2}", "1+x", r"2\sqrt{2}", "(2,1)", "\0\ud800("]
     with MathVerifier(workers=workers) as verifier:
         verdicts = verifier.compare(golds, answers)
         assert [verdict.correct for verdict in verdicts] == [True, True, True, False, False]
@@ -158,13 +216,13 @@ def test_algebra_is_done_by_workers_in_order(workers):
 @needs_math_verify
 def test_equal_pairs_are_verified_once_within_and_across_calls():
     with MathVerifier() as verifier:
-        first = verifier.compare(["0.5"] * 50, [r"\frac12"] * 25 + [r"\frac13"] * 25)
+        first = verifier.compare(["x/2"] * 50, [r"\frac{x}{2}"] * 25 + [r"\frac{x}{3}"] * 25)
         assert verifier.stats.requests == 2
-        again = verifier.compare(["0.5"] * 50, [r"\frac13"] * 25 + [r"\frac12"] * 25)
+        again = verifier.compare(["x/2"] * 50, [r"\frac{x}{3}"] * 25 + [r"\frac{x}{2}"] * 25)
         assert verifier.stats.requests == 2
         assert [v.correct for v in first] == [True] * 25 + [False] * 25
         assert [v.correct for v in again] == [False] * 25 + [True] * 25
-        verifier.compare([r"\frac13"], ["0.5"])  # gold and prediction are not interchangeable
+        verifier.compare([r"\frac{x}{3}"], ["x/2"])  # gold and prediction are not interchangeable
         assert verifier.stats.requests == 3
 
 
@@ -181,7 +239,7 @@ def test_an_answer_that_overruns_is_wrong_and_its_worker_replaced():
     with MathVerifier(timeout=0.5) as verifier:
         verifier.compare(["x"], ["y"])
         (first,) = verifier.pids()
-        slow, fast = verifier.compare(["0", "0.5"], [SLOW, r"\frac12"])  # in this order
+        slow, fast = verifier.compare(["0", "x/2"], [SLOW, r"\frac{x}{2}"])  # in this order
         assert (slow.correct, slow.by, slow.answer) == (False, "timeout", SLOW)
         assert (fast.correct, fast.by) == (True, "math-verify")
         assert not is_alive(first)
@@ -231,7 +289,7 @@ def test_a_worker_that_dies_between_calls_is_replaced_unnoticed():
         (pid,) = verifier.pids()
         os.kill(pid, signal.SIGKILL)
         assert wait_until_dead(pid, 10)
-        (verdict,) = verifier.compare(["0.5"], [r"\frac12"])
+        (verdict,) = verifier.compare(["x/2"], [r"\frac{x}{2}"])
         assert (verdict.correct, verdict.by) == (True, "math-verify")
         assert verifier.stats.started == 2
 
@@ -260,7 +318,7 @@ def test_an_alarm_of_the_caller_neither_reaches_the_worker_nor_is_cancelled():
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.2)
         with MathVerifier(timeout=1.0) as verifier:
-            slow, fast = verifier.compare(["1", "0.5"], [SLOW, r"\frac12"])
+            slow, fast = verifier.compare(["1", "x/2"], [SLOW, r"\frac{x}{2}"])
         assert (slow.by, fast.correct) == ("timeout", True)
         assert len(rang) == 1
     finally:
@@ -284,7 +342,7 @@ def test_an_interrupted_call_leaves_no_worker_with_a_stale_request():
             with pytest.raises(Alarm):
                 verifier.compare(["1"], [SLOW])
             assert verifier.pids() == []
-            assert [v.correct for v in verifier.compare(["0.5", "x"], [r"\frac12", "y"])] == [True, False]
+            assert [v.correct for v in verifier.compare(["x/2", "x"], [r"\frac{x}{2}", "y"])] == [True, False]
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -306,7 +364,7 @@ def test_no_worker_outlives_its_caller(ending):
         import os, threading, time
         from forkwise.tasks.verification import MathVerifier
         verifier = MathVerifier(timeout=60)
-        assert verifier.compare(["0.5"], ["\\\\frac12"])[0].correct
+        assert verifier.compare(["x/2"], ["\\\\frac x2"])[0].correct
         print(*verifier.pids(), flush=True)
         {ending}
     """
@@ -326,11 +384,11 @@ def test_the_exit_of_a_forked_child_leaves_the_workers_of_its_parent_alone():
         pids = verifier.pids()
         child = os.fork()
         if child == 0:
-            assert verifier.compare(["0.5"], ["\\frac12"])[0].correct
+            assert verifier.compare(["x/2"], ["\\frac{x}{2}"])[0].correct
             assert verifier.pids() != pids
             sys.exit(0)  # runs the exit handlers
         assert os.waitpid(child, 0)[1] == 0
-        assert verifier.compare(["0.5"], ["\\frac12"])[0].correct
+        assert verifier.compare(["x/2"], ["\\frac{x}{2}"])[0].correct
         assert verifier.pids() == pids and verifier.stats.started == 1
         print("ok")
     """
@@ -345,7 +403,7 @@ def test_verification_works_in_a_thread():
     from concurrent.futures import ThreadPoolExecutor
 
     with MathVerifier() as verifier, ThreadPoolExecutor(4) as threads:
-        verdicts = list(threads.map(lambda a: verifier.compare(["0.5"], [a])[0], [r"\frac12", r"\frac13"] * 4))
+        verdicts = list(threads.map(lambda a: verifier.compare(["x/2"], [a])[0], [r"\frac{x}{2}", r"\frac{x}{3}"] * 4))
     assert [verdict.correct for verdict in verdicts] == [True, False] * 4
 
 
@@ -354,7 +412,7 @@ def test_without_math_verify_integers_still_work_and_the_rest_says_what_to_insta
     with MathVerifier() as verifier:
         assert verifier.compare(["42"], ["43"])[0].by == "integer"
         with pytest.raises(InputError, match=r'pip install "forkwise\[math\]"'):
-            verifier.compare(["0.5"], [r"\frac12"])
+            verifier.compare(["x/2"], [r"\frac{x}{2}"])
 
 
 def test_bad_arguments_are_refused():

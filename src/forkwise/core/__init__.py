@@ -1,16 +1,23 @@
-"""Entropy, shaped advantages and group advantages as functions of tensors. Imports torch and nothing else of ours."""
+"""Entropy, shaped, group and critic advantages as functions of tensors. Imports torch and nothing else of ours."""
 
 from forkwise.core.advantages import group_advantages, leave_one_out
 from forkwise.core.entropy import LogprobEntropy, logprob_and_entropy, token_entropy
+from forkwise.core.gae import Gae, ValueLoss, clipped_value_loss, explained_variance, gae, whiten
 from forkwise.core.shaping import ShapingStats, shape_advantages, shaping_stats
 
 __all__ = [
+    "Gae",
     "LogprobEntropy",
     "ShapingStats",
+    "ValueLoss",
+    "clipped_value_loss",
+    "explained_variance",
+    "gae",
     "group_advantages",
     "leave_one_out",
     "logprob_and_entropy",
     "shape_advantages",
     "shaping_stats",
     "token_entropy",
+    "whiten",
 ]

@@ -11,8 +11,8 @@ from torch import Tensor
 @torch.no_grad()
 def group_advantages(
     rewards: Tensor,
-    *,
     group_size: int | None = None,
+    *,
     group_ids: Tensor | None = None,
     scale: Literal["group", "batch", "none"] = "group",
     eps: float = 1e-4,
@@ -48,7 +48,7 @@ def group_advantages(
 
 
 @torch.no_grad()
-def leave_one_out(rewards: Tensor, *, group_size: int | None = None, group_ids: Tensor | None = None) -> Tensor:
+def leave_one_out(rewards: Tensor, group_size: int | None = None, *, group_ids: Tensor | None = None) -> Tensor:
     """RLOO advantages: each reward minus the mean of the *other* rewards of its group (arXiv 2402.14740).
 
     Args:

@@ -15,10 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -114,13 +117,13 @@ def build_model(config: TrainingConfig, tokenizer: PreTrainedTokenizerFast) -> L
 
 
 def training_batches(
-    config: TrainingConfig, tokenizer: PreTrainedTokenizerFast, seed: int
+    config: TrainingConfig, tokenizer: PreTrainedTokenizerFast, rng: Random, patience: int | None = None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless `(input ids, labels)`, each (batch, length), padded on the right; prompt and padding have no loss.
 
-    Four of five problems have four numbers. Batches hold traces of similar length, so little is spent on padding.
+    `patience` is that of the traces. Four of five problems have four numbers. Batches hold traces of similar length, so
+    little is spent on padding.
     """
-    rng = Random(seed)
     pools = [Countdown(sizes=(size,)).problems("train") for size in (3, 4)]
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     vocabulary = tokenizer.get_vocab()
@@ -128,8 +131,8 @@ def training_batches(
         rows = []
         for _ in range(16 * config.batch_size):
             problem = rng.choice(pools[rng.random() < 0.8])
-            prompt = [vocabulary[word] for word in problem.prompt.split()]
-            completion = [vocabulary[word] for word in trace(problem, rng).split()]
+            prompt = [vocabulary[word] for word in str(problem.prompt).split()]
+            completion = [vocabulary[word] for word in trace(problem, rng, patience=patience).split()]
             rows.append((prompt, [*completion, eos]))
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))
         batches = [rows[i : i + config.batch_size] for i in range(0, len(rows), config.batch_size)]
@@ -160,12 +163,13 @@ def train_base(
         out: new or empty directory.
         config: `"small"` (0.8 M parameters, some ten minutes on one core) or `"large"` (27 M, for a GPU).
         seed: decides the weights and the data; the same seed on the same machine gives the same model.
-        steps: batches to train on; None: what the config says.
+        steps: batches of the first stage; None: what the config says. A second stage of a fifth as many follows, on
+            traces of more patience.
         device: `"auto"`, `"cpu"`, `"cuda"`, ...
         log_every: prints the mean loss of so many steps; 0 prints nothing.
 
     Returns:
-        `loss` (mean of the last tenth of the steps, nats per completion token), `tokens` (seen, with prompts),
+        `loss` (mean of the last 100 steps, nats per completion token), `tokens` (seen, with prompts),
         `seconds`, `cpu_seconds`, `parameters`.
 
     Raises:
@@ -185,44 +189,52 @@ def train_base(
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     model = build_model(settings, tokenizer).to(device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), settings.learning_rate, (0.9, 0.98), weight_decay=0.01, fused=True
-    )
-    warmup = max(1, steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, 1 - max(0, step - warmup) / (steps - warmup + 1))
-    )
     start, cpu_start = time.perf_counter(), time.process_time()
     losses: list[float] = []
     tokens = 0
     model.train()
-    for step, (ids, labels) in enumerate(training_batches(settings, tokenizer, seed), 1):
-        # No attention mask: padding is on the right, where causal attention never looks back from.
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda")):
-            logits = model(ids.to(device), use_cache=False).logits
-        target = labels[:, 1:].to(device)
-        loss = torch.nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), target, ignore_index=_IGNORED)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-        tokens += int((ids != tokenizer.pad_token_id).sum())
-        if log_every and step % log_every == 0:
-            recent = float(np.mean(losses[-log_every:]))
-            print(f"step {step}/{steps}  loss {recent:.4f} nats  {time.perf_counter() - start:.0f} s", flush=True)
-        if step == steps:
-            break
+    # The second stage is short, and its traces give up only when they run out of room.
+    stages = (
+        (steps, settings.learning_rate, Random(seed), None),
+        (math.ceil(steps / 5), settings.learning_rate / 2, Random(f"{seed}-patient"), 8),
+    )
+    for stage_steps, learning_rate, rng, patience in stages:
+        optimizer = torch.optim.AdamW(model.parameters(), learning_rate, (0.9, 0.98), weight_decay=0.01, fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_warm_up_and_decay, steps=stage_steps))
+        batches = training_batches(settings, tokenizer, rng, patience)
+        for ids, labels in islice(batches, stage_steps):
+            # No attention mask: padding is on the right, where causal attention never looks back from.
+            with torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda")):
+                logits = model(ids.to(device), use_cache=False).logits
+            target = labels[:, 1:].to(device)
+            loss = torch.nn.functional.cross_entropy(
+                logits[:, :-1].float().transpose(1, 2), target, ignore_index=_IGNORED
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+            tokens += int((ids != tokenizer.pad_token_id).sum())
+            if log_every and len(losses) % log_every == 0:
+                recent, seconds = float(np.mean(losses[-log_every:])), time.perf_counter() - start
+                print(f"step {len(losses)}  loss {recent:.4f} nats  {seconds:.0f} s", flush=True)
     model.float().cpu().save_pretrained(out)
     save_tokenizer(tokenizer, out)
     return {
-        "loss": float(np.mean(losses[-max(1, steps // 10) :])),
+        "loss": float(np.mean(losses[-100:])),
         "tokens": float(tokens),
         "seconds": time.perf_counter() - start,
         "cpu_seconds": time.process_time() - cpu_start,
         "parameters": float(model.num_parameters()),
     }
+
+
+def _warm_up_and_decay(step: int, steps: int) -> float:
+    """Factor of the learning rate: linear warm-up over 5 % of the steps, then linear decay to nearly zero."""
+    warmup = max(1, steps // 20)
+    return min((step + 1) / warmup, 1 - max(0, step - warmup) / (steps - warmup + 1))
 
 
 def _device(name: str) -> str:
@@ -335,7 +347,7 @@ def evaluate(
         chunk = rows[at : at + batch_size]
         asked = [problems[i] for i in chunk]
         texts, tokens, entropy, finished = sample(
-            model, tokenizer, [p.prompt for p in asked], max_new_tokens=max_new_tokens
+            model, tokenizer, [str(p.prompt) for p in asked], max_new_tokens=max_new_tokens
         )
         for i, verdict in zip(chunk, task.verify(texts, asked), strict=True):
             correct_Q[i] += verdict.correct is True
@@ -351,7 +363,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     what.add_argument("--out", help="train, and write the checkpoint to this new directory")
     what.add_argument("--evaluate", metavar="DIR", help="measure this checkpoint on 4-number test problems")
     parser.add_argument("--config", default="small", choices=CONFIGS)
-    parser.add_argument("--steps", type=int, help="training steps (default: from the config)")
+    parser.add_argument("--steps", type=int, help="batches of the first stage (default: from the config)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--problems", type=int, default=100, help="test problems to measure on")

@@ -1,13 +1,14 @@
-"""The quickstart: GRPO without and with the entropy-shaped advantage, side by side, compared by Pass@K.
+"""The quickstart: GRPO or PPO without and with the entropy-shaped advantage, side by side, compared by Pass@K.
 
 Both arms start from the embedded base model with the same seed, data and settings; only alpha differs. Each arm is an
-ordinary `forkwise grpo` run in its own single-threaded process. Every stage leaves whole files behind, so that an
-interrupted run continues where it stopped.
+ordinary `forkwise grpo` or `forkwise ppo` run in its own single-threaded process. Every stage leaves whole files
+behind, so that an interrupted run continues where it stopped.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import multiprocessing
 import os
@@ -62,12 +63,14 @@ RECIPE: dict[str, Any] = {
     "scale_rewards": "group",
     "importance_sampling_level": "token",
     "num_generations": 16,
-    "per_device_train_batch_size": 128,
-    "steps_per_generation": 2,
+    # 256 completions per rollout, used for 2 updates of 128.
+    "per_device_train_batch_size": 64,
+    "gradient_accumulation_steps": 2,
+    "steps_per_generation": 4,
     "num_iterations": 1,
     "max_completion_length": MAX_NEW_TOKENS,
     "temperature": 1.0,
-    "learning_rate": 1e-4,
+    "learning_rate": 3e-4,
     "lr_scheduler_type": "constant",
     "adam_beta2": 0.95,
     "max_grad_norm": 1.0,
@@ -84,26 +87,43 @@ RECIPE: dict[str, Any] = {
 }
 
 
+# What PPO has besides; everything else is the recipe above.
+PPO_RECIPE: dict[str, Any] = {
+    "critic_learning_rate": 5e-4,
+    "critic_lr_scheduler_type": "constant",
+    "critic_warmup_steps": 10,
+}
+ALPHA = {"grpo": 0.4, "ppo": 0.1}
+"""The paper's, by algorithm."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a quickstart compares; two runs with the same settings do the same."""
 
-    steps: int = 30
+    steps: int = 80
     seeds: int = 1
     alpha: float = 0.4
     kappa: float = 2.0
-    problems: int = 40
+    problems: int = 100
     samples: int = 256
+    algorithm: str = "grpo"
 
     def __post_init__(self) -> None:
+        if self.algorithm not in ALPHA:
+            raise InputError(f"There is no algorithm '{self.algorithm}': use {' or '.join(ALPHA)}.")
         if not self.alpha > 0:
-            raise InputError(f"alpha is {self.alpha}: the shaped arm needs alpha > 0 (the paper's GRPO value is 0.4).")
+            raise InputError(
+                f"alpha is {self.alpha}: the shaped arm needs alpha > 0 (the paper's {self.algorithm.upper()} value is "
+                f"{ALPHA[self.algorithm]})."
+            )
         if not self.kappa > 1:
             raise InputError(f"kappa is {self.kappa}: it must exceed 1, or the bonus could flip an advantage's sign.")
 
     def arms(self) -> dict[str, float]:
         """Arm name -> alpha. The first is the baseline that the others are compared with."""
-        return {"GRPO": 0.0, "GRPO + entropy advantage": self.alpha}
+        name = self.algorithm.upper()
+        return {name: 0.0, f"{name} + entropy advantage": self.alpha}
 
 
 def _slug(arm: str) -> str:
@@ -127,8 +147,10 @@ class _Out:
 
 def _launch(out: _Out, arm: str, alpha: float, seed: int, settings: Settings) -> subprocess.Popen[bytes]:
     folder = out.run(arm, seed)
+    completions = RECIPE["per_device_train_batch_size"] * RECIPE["gradient_accumulation_steps"]
     config = {
         **RECIPE,
+        **(PPO_RECIPE if settings.algorithm == "ppo" else {}),
         "output_dir": str(folder),
         "max_steps": settings.steps,
         "alpha": alpha,
@@ -136,7 +158,7 @@ def _launch(out: _Out, arm: str, alpha: float, seed: int, settings: Settings) ->
         "seed": seed,
         "resume": True,
         # Enough problems that none is met twice.
-        "train_problems": settings.steps * RECIPE["per_device_train_batch_size"] // RECIPE["num_generations"],
+        "train_problems": settings.steps * completions // RECIPE["num_generations"],
     }
     file = folder.with_suffix(".yaml")
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +166,7 @@ def _launch(out: _Out, arm: str, alpha: float, seed: int, settings: Settings) ->
     quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with folder.with_suffix(".log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "forkwise", "grpo", "--config", str(file)],
+            [sys.executable, "-m", "forkwise", settings.algorithm, "--config", str(file)],
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -162,7 +184,7 @@ def _progress_table(out: _Out, runs: Sequence[tuple[str, int]], steps: int) -> T
     for column in ("arm", "seed", "step", "reward", "entropy (nats)", "length", "at the cap"):
         table.add_column(column, justify="left" if column == "arm" else "right")
     for arm, seed in runs:
-        rows = [row for row in read_metrics(out.run(arm, seed)) if "reward" in row]
+        rows = read_metrics(out.run(arm, seed))
         last = rows[-5:]
 
         def mean(key: str, digits: int, last: list[dict[str, Any]] = last) -> str:
@@ -229,6 +251,7 @@ def _load(model: str) -> tuple[Any, Any]:
     import transformers
 
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
     policy = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     return policy.eval(), transformers.AutoTokenizer.from_pretrained(model)
@@ -300,6 +323,7 @@ class Results:
     mean_tokens: dict[str, float]
     seeds: int
     problems: int
+    algorithm: str = "GRPO"
 
     def verdict(self) -> str:
         """One sentence that says what the paired difference is and whether it is evidence of anything."""
@@ -325,8 +349,8 @@ class Results:
         runs = "one training seed per arm" if self.seeds == 1 else f"{self.seeds} training seeds per arm, averaged"
         caveat = "; the interval covers the choice of problems, not of training seeds"
         return (
-            f"GRPO + entropy advantage minus GRPO: {at(first)}, {at(last)} (paired over {self.problems} problems, "
-            f"95 % intervals, {runs}): {meaning}{caveat}."
+            f"{self.algorithm} + entropy advantage minus {self.algorithm}: {at(first)}, {at(last)} (paired over "
+            f"{self.problems} problems, 95 % intervals, {runs}): {meaning}{caveat}."
         )
 
 
@@ -363,11 +387,13 @@ def analyse(out: Path, settings: Settings) -> Results:
         mean_tokens=tokens,
         seeds=settings.seeds,
         problems=len(order or []),
+        algorithm=settings.algorithm.upper(),
     )
 
 
-def _cells(results: Results) -> tuple[list[str], list[list[str]]]:
-    shown = [i for i, k in enumerate(results.ks) if k in (1, 4, 16, 64) or i == len(results.ks) - 1]
+def _cells(results: Results, wanted: tuple[int, ...] = (1, 4, 16, 64)) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the result table, at the wanted k and the largest one."""
+    shown = [i for i, k in enumerate(results.ks) if k in wanted or i == len(results.ks) - 1]
     header = ["", *(f"Pass@{results.ks[i]}" for i in shown), "tokens"]
 
     def row(name: str, interval: Interval, sign: str, last: str) -> list[str]:
@@ -392,23 +418,27 @@ def _traces(out: _Out, settings: Settings) -> dict[str, str]:
     return texts
 
 
-def _write(out: _Out, settings: Settings, results: Results, seconds: float, console: Console) -> None:
-    header, rows = _cells(results)
+def _result_table(header: list[str], rows: list[list[str]]) -> Table:
     table = Table(title="Pass@K on held-out problems, mean [95 % interval over problems]")
     for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i else "left", no_wrap=True)
+        table.add_column(name, justify="right" if i else "left", no_wrap=bool(i))
     for cells in rows:
         table.add_row(*cells)
-    wide = Console(width=140, record=True, file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-    wide.print(table)
-    wide.print(results.verdict())
+    return table
+
+
+def _write(out: _Out, settings: Settings, results: Results, seconds: float, console: Console) -> None:
+    header, rows = _cells(results)
+    wide = Console(width=160, record=True, file=io.StringIO())
+    wide.print(_result_table(header, rows))
+    wide.print(results.verdict(), soft_wrap=True)
     (out.folder / "summary.txt").write_text(wide.export_text(), encoding="utf-8")
 
     caption = (
         f"{results.problems} held-out {TASK} problems x {settings.samples} samples, T = 1; "
         f"bands: 95 % BCa over problems; {settings.steps} steps, {settings.seeds} seed(s)"
     )
-    label = f"entropy advantage (alpha {settings.alpha:g}, kappa {settings.kappa:g}) minus plain GRPO"
+    label = f"entropy advantage (alpha {settings.alpha:g}, kappa {settings.kappa:g}) minus plain {results.algorithm}"
     arms = {name: Curve(results.ks, interval) for name, interval in results.arms.items()}
     passk = passk_figure(arms, Curve(results.ks, results.difference), label, caption)
     training = training_figure(
@@ -418,7 +448,7 @@ def _write(out: _Out, settings: Settings, results: Results, seconds: float, cons
     training.savefig(out.folder / "training.png", dpi=130)
     write_page(
         out.folder / "report.html",
-        title="forkwise quickstart: GRPO without and with the entropy-shaped advantage",
+        title=f"forkwise quickstart: {results.algorithm} without and with the entropy-shaped advantage",
         verdict=results.verdict(),
         header=header,
         rows=rows,
@@ -439,7 +469,7 @@ def _write(out: _Out, settings: Settings, results: Results, seconds: float, cons
         ),
         encoding="utf-8",
     )
-    console.print(table)
+    console.print(_result_table(*(_cells(results) if console.width >= 140 else _cells(results, (1,)))))
     console.print(results.verdict(), soft_wrap=True)
     console.print(f"\nReport: {out.folder / 'report.html'}   ({seconds:.0f} s)", soft_wrap=True)
 

@@ -34,25 +34,29 @@ VOCABULARY = (*WORDS, *map(str, range(LIMIT)))
 """Every word that a prompt or trace can hold."""
 
 # Probabilities of the mixture. They were set so that the trained model's Pass@1 on four numbers is between 0.1 and 0.2.
-_STRATEGIES = {"try": 0.4, "maybe": 0.35, "because": 0.25}
+_STRATEGIES = {"try": 0.3, "maybe": 0.4, "because": 0.3}
 _AIM = 0.9  # an aiming attempt takes a last step that hits, where there is one
-_FORESEE = 0.5  # an earlier step of an aiming attempt leaves the target within reach, where one does
-_ABANDON = 0.15  # a try or maybe stops half-way
-_UNCHECKED = 0.3  # a finished attempt that failed is left without a check
-_ATTEMPTS = ((1, 0.3), (2, 0.35), (3, 0.2), (4, 0.15))  # patience, and its probability
-_NO_ANSWER = 0.2  # giving up says so, instead of answering with the last attempt
+_FORESEE = 0.3  # an earlier step of an aiming attempt leaves the target within reach, where one does
+_STOP = 0.7  # an aiming attempt stops before its last step, where that cannot hit
+_ABANDON = 0.15  # a try stops half-way
+_UNCHECKED = 0.2  # a finished attempt that failed is left without a check
+_ATTEMPTS = ((1, 0.1), (2, 0.2), (3, 0.25), (4, 0.25), (5, 0.2))  # patience, and its probability
+_NO_ANSWER = 0.3  # giving up says so, instead of answering with the last attempt
 
-_LONGEST_ATTEMPT = 28  # tokens, its link included
+_LONGEST_ATTEMPT = 24  # tokens, with the "check no" and the link before it
 _LONGEST_ENDING = 22  # "check yes so answer :" and three steps
 
 
-def trace(problem: Problem, rng: Random) -> str:
-    """One trace for a problem: words joined by single spaces, at most `MAX_TOKENS`, decided by the state of `rng`."""
+def trace(problem: Problem, rng: Random, *, patience: int | None = None) -> str:
+    """One trace for a problem: words joined by single spaces, at most `MAX_TOKENS`, decided by the state of `rng`.
+
+    `patience` is the number of attempts before giving up (None: drawn anew for each trace, mostly 2 to 4).
+    """
     numbers, target = problem.meta["numbers"], problem.meta["target"]
     words: list[str] = []
-    patience = rng.choices(*zip(*_ATTEMPTS, strict=True))[0]
+    attempts = patience or rng.choices(*zip(*_ATTEMPTS, strict=True))[0]
     while True:
-        patience -= 1
+        attempts -= 1
         text, steps = _attempt(numbers, target, rng)
         words += text
         finished = len(steps) == len(numbers) - 1
@@ -64,7 +68,7 @@ def trace(problem: Problem, rng: Random) -> str:
         checked = finished and rng.random() >= _UNCHECKED
         if checked:
             words += ["check", "no"]
-        if patience <= 0 or not room:
+        if attempts <= 0 or not room:
             give_up = not finished or (checked and rng.random() < _NO_ANSWER)
             words += ["so", "answer", ":", "none"] if give_up else _answer(steps)
             return " ".join(words)
@@ -72,29 +76,25 @@ def trace(problem: Problem, rng: Random) -> str:
 
 
 def _attempt(numbers: Sequence[int], target: int, rng: Random) -> tuple[list[str], list[Step]]:
-    """The words of one attempt, and the steps that it would answer with."""
+    """The words of one attempt, and the steps that it would answer with: fewer than needed if it was abandoned."""
     strategy = rng.choices(list(_STRATEGIES), list(_STRATEGIES.values()))[0]
-    if strategy == "because":
-        backward = _last_steps(numbers, target)
-        if backward:
-            if rng.random() < _FORESEE:
-                backward = [b for b in backward if b[2] in reachable(_without(numbers, b[0]))] or backward
-            used, last, needed = rng.choice(backward)
-            rest = _without(numbers, used)
-            steps = _join(rest, needed, rng, aim=True)
-            words = ["because", str(target), "=", *map(str, last[:3]), "need", str(needed), ","]
-            words += [*_spell(steps), ","]
-            # A miss ends with what it reached joined in the same way, where that is allowed, or in another way.
-            reached = steps[-1][3]
-            if reached == needed:
-                return words, [*steps, last]
-            step = rng.choice(steps_of(reached, used))
-            return words, [*steps, step]
-        strategy = "maybe"
-    steps = _join(numbers, target, rng, aim=strategy == "maybe")
-    if steps[-1][3] != target and rng.random() < _ABANDON:
-        steps = steps[: rng.randrange(1, len(numbers) - 1)]
-    return [strategy, *_spell(steps), ","], steps
+    backward = _last_steps(numbers, target) if strategy == "because" else []
+    if not backward:
+        strategy = "maybe" if strategy == "because" else strategy
+        steps = _join(numbers, target, rng, aim=strategy == "maybe")
+        if strategy == "try" and steps[-1][3] != target and rng.random() < _ABANDON:
+            steps = steps[: rng.randrange(1, len(numbers) - 1)]
+        return [strategy, *_spell(steps), ","], steps
+    if rng.random() < _FORESEE:
+        backward = [b for b in backward if b[2] in reachable(_without(numbers, b[0]))] or backward
+    used, last, needed = rng.choice(backward)
+    steps = _join(_without(numbers, used), needed, rng, aim=True)
+    words = ["because", str(target), "=", *map(str, last[:3]), "need", str(needed), ",", *_spell(steps), ","]
+    if len(steps) < len(numbers) - 2:
+        return words, steps
+    # A miss would answer with what it reached joined to the number it kept, in any way.
+    reached = steps[-1][3]
+    return words, [*steps, last if reached == needed else rng.choice(steps_of(reached, used))]
 
 
 def _last_steps(numbers: Sequence[int], target: int) -> list[tuple[int, Step, int]]:
@@ -107,10 +107,13 @@ def _last_steps(numbers: Sequence[int], target: int) -> list[tuple[int, Step, in
 
 
 def _join(numbers: Sequence[int], target: int, rng: Random, *, aim: bool) -> list[Step]:
-    """Steps that join all the numbers: at random, or aimed at the target."""
-    pool, steps = tuple(numbers), []
+    """Steps that join the numbers: all of them at random, or aimed at the target for as long as there is hope."""
+    pool = tuple(numbers)
+    steps: list[Step] = []
     while len(pool) > 1:
         options = _options(pool)
+        if aim and steps and len(pool) == 2 and target not in reachable(pool) and rng.random() < _STOP:
+            break
         if aim and rng.random() < (_AIM if len(pool) == 2 else _FORESEE):
             options = [step for step in options if target in reachable(_after(pool, step))] or options
         step = rng.choice(options)

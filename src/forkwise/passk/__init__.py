@@ -1,16 +1,51 @@
-"""Pass@K and its statistics: numpy and scipy only, never torch."""
+"""Pass@K and its statistics: numpy and scipy only, never torch.
+
+`evaluate` and `compare` are what the commands `forkwise passk` and `forkwise compare` print; the rest are their parts.
+"""
 
 from __future__ import annotations
 
-from forkwise.passk.estimator import counts, k_grid, pass_at_k
-from forkwise.passk.intervals import Interval, bootstrap_interval, paired_difference, sign_flip_p_values
+from forkwise.passk.comparison import Comparison, Crossing, Difference, compare
+from forkwise.passk.diversity import Diversity, diversity
+from forkwise.passk.estimator import counts, curve_grid, g_pass_at_k, k_grid, mg_pass_at_k, pass_at_k, pass_pow_k
+from forkwise.passk.evaluation import Evaluation, evaluate
+from forkwise.passk.extrapolation import Extrapolation, extrapolate
+from forkwise.passk.intervals import (
+    Interval,
+    bootstrap_interval,
+    paired_difference,
+    sign_flip_p_values,
+    student_interval,
+)
+from forkwise.passk.majority import maj_at_k, normalise_answer
+from forkwise.passk.outcomes import Arm, load_arm, make_arm
 
 __all__ = [
+    "Arm",
+    "Comparison",
+    "Crossing",
+    "Difference",
+    "Diversity",
+    "Evaluation",
+    "Extrapolation",
     "Interval",
     "bootstrap_interval",
+    "compare",
     "counts",
+    "curve_grid",
+    "diversity",
+    "evaluate",
+    "extrapolate",
+    "g_pass_at_k",
     "k_grid",
+    "load_arm",
+    "maj_at_k",
+    "make_arm",
+    "mg_pass_at_k",
+    "normalise_answer",
     "paired_difference",
     "pass_at_k",
+    "pass_pow_k",
     "sign_flip_p_values",
+    "student_interval",
 ]

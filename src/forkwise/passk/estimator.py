@@ -1,4 +1,7 @@
-"""The unbiased Pass@K estimator (Chen et al. 2021, arXiv 2107.03374, section 2.1)."""
+"""Pass@K and its relatives from (n, c) alone: n samples of a problem, c of them correct.
+
+All are averages over every way to draw k of the n samples without replacement, hence unbiased and free of randomness.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,17 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from forkwise.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
+_BLOCK = 1 << 18  # numbers held at a time in the running product: 2 MB, which stays in the cache
 
-def pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int]) -> FloatArray:
-    """Unbiased probability that at least one of `k` samples drawn without replacement is correct.
 
-    `1 - C(n-c, k) / C(n, k)`, as a running product over k, which is exact to rounding (the log-gamma form is not).
-
-    Args:
-        n: samples per problem, shape `(Q,)` or a scalar.
-        c: correct samples per problem, shape `(Q,)`.
-        k: one k or several.
-
-    Returns:
-        `(Q,)` for one k, `(Q, len(k))` for several, float64.
-
-    Raises:
-        InputError: if some `k` exceeds some `n` (there is no unbiased estimate), or `c` lies outside `[0, n]`.
-    """
+def _checked(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int]) -> tuple[IntArray, IntArray, IntArray]:
     c_Q = np.atleast_1d(np.asarray(c))
     n_Q = np.broadcast_to(np.asarray(n), c_Q.shape)
     ks = np.atleast_1d(np.asarray(k))
@@ -48,15 +39,123 @@ def pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int]) -> Flo
             f"Pass@{ks.max()} needs at least {ks.max()} samples of every problem, but one has only {n_Q.min()}: "
             "draw more samples or ask for a smaller k."
         )
+    return n_Q.astype(np.int64), c_Q.astype(np.int64), ks.astype(np.int64)
 
-    # Problems that share (n, c) share the whole curve.
+
+def _distinct(n_Q: IntArray, c_Q: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+    """The distinct (n, c) and where each problem finds its own: problems that share (n, c) share the whole curve."""
     pairs, where = np.unique(np.stack([n_Q, c_Q], axis=1), axis=0, return_inverse=True)
-    n_P: FloatArray = pairs[:, :1].astype(np.float64)
-    c_P: FloatArray = pairs[:, 1:].astype(np.float64)
-    j = np.arange(ks.max(), dtype=np.float64)
-    factors = np.clip(n_P - c_P - j, 0.0, None) / (n_P - j)  # chance that draw j+1 is wrong too
-    solved = 1.0 - np.cumprod(factors, axis=1, dtype=np.float64)[:, ks - 1]
-    table: FloatArray = solved[where.reshape(-1)]
+    return pairs[:, 0], pairs[:, 1], where.reshape(-1)
+
+
+def _all_alike(m_P: IntArray, n_P: IntArray, ks: IntArray) -> FloatArray:
+    """`C(m, k) / C(n, k)`, the chance that k draws all fall among m of n; `(P, len(ks))`.
+
+    A running product over k, in blocks of columns so that memory does not grow with n.
+    """
+    out = np.empty((m_P.size, ks.size))
+    last = np.ones(m_P.size)
+    width = max(1, _BLOCK // m_P.size)
+    n = n_P[0] if (n_P == n_P[0]).all() else n_P[:, None]  # a common n needs one row of divisors instead of a block
+    for first in range(0, int(ks.max()), width):
+        j = np.arange(first, min(first + width, int(ks.max())), dtype=np.float64)
+        block = m_P[:, None] - j
+        np.maximum(block, 0.0, out=block)  # beyond m the product stays 0, and must not become -0
+        block /= n - j
+        block[:, 0] *= last
+        np.cumprod(block, axis=1, out=block)
+        inside = (ks > first) & (ks <= first + j.size)
+        out[:, inside] = block[:, ks[inside] - first - 1]
+        last = block[:, -1].copy()
+    return out
+
+
+def pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int]) -> FloatArray:
+    """Unbiased probability that at least one of `k` samples drawn without replacement is correct.
+
+    `1 - C(n-c, k) / C(n, k)` (Chen et al. 2021, arXiv 2107.03374, eq. 1), as a running product over k, which is exact
+    to rounding (the log-gamma form is not). All k cost as much as the largest.
+
+    Args:
+        n: samples per problem, shape `(Q,)` or a scalar.
+        c: correct samples per problem, shape `(Q,)`.
+        k: one k or several.
+
+    Returns:
+        `(Q,)` for one k, `(Q, len(k))` for several, float64.
+
+    Raises:
+        InputError: if some `k` exceeds some `n` (there is no unbiased estimate), or `c` lies outside `[0, n]`.
+    """
+    n_Q, c_Q, ks = _checked(n, c, k)
+    n_P, c_P, where = _distinct(n_Q, c_Q)
+    table = (1.0 - _all_alike(n_P - c_P, n_P, ks))[where]
+    return table[:, 0] if np.ndim(k) == 0 else table
+
+
+def pass_pow_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int]) -> FloatArray:
+    """Pass^K: unbiased probability that all `k` samples are correct, `C(c, k) / C(n, k)` (arXiv 2406.12045, sec. 3).
+
+    Arguments, shapes and errors as in `pass_at_k`.
+    """
+    n_Q, c_Q, ks = _checked(n, c, k)
+    n_P, c_P, where = _distinct(n_Q, c_Q)
+    table = _all_alike(c_P, n_P, ks)[where]
+    return table[:, 0] if np.ndim(k) == 0 else table
+
+
+def _tail_sum(n_P: IntArray, c_P: IntArray, k: int, first: int, weight_X: FloatArray) -> FloatArray:
+    """`sum_x weight(x) P(X = x)` over x = first..k for the number X of correct ones among k samples; `(P,)`.
+
+    From log factorials, whose error (1e-10) no interval notices; the sum over x has no short product form.
+    """
+    log_factorial = special.gammaln(np.arange(int(n_P.max()) + 1) + 1.0)
+    x = np.arange(first, k + 1)
+    out = np.empty(n_P.size)
+    step = max(1, _BLOCK // max(x.size, 1))
+    for start in range(0, n_P.size, step):
+        n, c = n_P[start : start + step, None], c_P[start : start + step, None]
+        possible = (x <= c) & (k - x <= n - c)
+        wrong_left = np.where(possible, n - c - k + x, 0)
+        log_p = log_factorial[c] - log_factorial[np.where(possible, c - x, 0)] - log_factorial[x]
+        log_p += log_factorial[n - c] - log_factorial[wrong_left] - log_factorial[k - x]
+        log_p -= log_factorial[n] - log_factorial[k] - log_factorial[n - k]
+        out[start : start + step] = np.exp(np.where(possible, log_p, -np.inf)) @ weight_X
+    return out
+
+
+def g_pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int], tau: float) -> FloatArray:
+    """G-Pass@K_tau: probability that at least `ceil(tau * k)` of `k` samples are correct (arXiv 2412.13147, eq. 4).
+
+    The upper tail of a hypergeometric distribution; `tau -> 0` is Pass@K and `tau = 1` is Pass^K. Arguments, shapes and
+    errors as in `pass_at_k`, and InputError for a `tau` outside (0, 1].
+    """
+    if not 0 < tau <= 1:
+        raise InputError(f"tau is {tau}: it is the share of the k samples that must be correct, in (0, 1].")
+    n_Q, c_Q, ks = _checked(n, c, k)
+    n_P, c_P, where = _distinct(n_Q, c_Q)
+    columns = []
+    for size in ks.tolist():
+        needed = max(1, int(np.ceil(tau * size - 1e-9)))  # 0.6 * 5 must need 3 samples, not 4
+        columns.append(_tail_sum(n_P, c_P, size, needed, np.ones(size - needed + 1)))
+    table = np.stack(columns, axis=1)[where]
+    return table[:, 0] if np.ndim(k) == 0 else table
+
+
+def mg_pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int]) -> FloatArray:
+    """mG-Pass@K: twice the mean of G-Pass@K_tau over tau in [0.5, 1], `2/k * sum_{i=ceil(k/2)+1..k} G-Pass@K_{i/k}`.
+
+    arXiv 2412.13147, eq. 6. At k = 1 the sum is empty and the value 0, as in the paper's formula. Arguments, shapes and
+    errors as in `pass_at_k`.
+    """
+    n_Q, c_Q, ks = _checked(n, c, k)
+    n_P, c_P, where = _distinct(n_Q, c_Q)
+    columns = []
+    for size in ks.tolist():
+        half = (size + 1) // 2
+        # sum_{i > half} P(X >= i) = E[max(X - half, 0)]
+        columns.append(_tail_sum(n_P, c_P, size, half + 1, 2 / size * np.arange(1.0, size - half + 1)))
+    table = np.stack(columns, axis=1)[where]
     return table[:, 0] if np.ndim(k) == 0 else table
 
 
@@ -78,3 +177,11 @@ def k_grid(n: int) -> list[int]:
     """Powers of two up to n, and n itself: where Pass@K curves are read."""
     grid = [1 << i for i in range(int(n).bit_length()) if 1 << i <= n]
     return grid if not grid or grid[-1] == n else [*grid, n]
+
+
+def curve_grid(n: int, most: int = 100) -> list[int]:
+    """Every k up to n if those are at most `most`, else about `most` evenly spaced in log k, with `k_grid(n)` in it."""
+    if n <= most:
+        return list(range(1, n + 1))
+    spaced = np.unique(np.round(np.geomspace(1, n, most)).astype(int)).tolist()
+    return sorted({*spaced, *k_grid(n)})

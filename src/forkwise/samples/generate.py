@@ -1,33 +1,19 @@
-"""Sampling completions with transformers: problems in, rows of the samples table out."""
+"""Sampling with transformers: exact draws, log-probabilities and entropies from the logits that are there anyway."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from forkwise.embedded import EMBEDDED_MODEL
+from forkwise.errors import InputError
+from forkwise.samples.sampling import Block, Completion, Job, Meter, Sampling, prompt_text, sample_seed, table_row
 from forkwise.tasks import Problem, Task
 
-
-@dataclass(frozen=True)
-class Sampling:
-    """How completions are drawn. `temperature` divides the logits, `top_p` keeps the nucleus, lengths are in tokens."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_tokens: int = 512
-    batch_size: int = 256
-    """Completions of one problem generated side by side. Float rounding depends on it, so it belongs to the recipe."""
-
-
-def sample_seed(seed: int, problem_id: str, sample_id: int) -> int:
-    """The seed of one sample: it depends on the run's seed, the problem and the index, and on nothing else."""
-    digest = hashlib.sha256(f"{seed}\x00{problem_id}\x00{sample_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+__all__ = ["Sampling", "TransformersEngine", "sample_problem", "sample_seed"]
 
 
 def _uniforms(seeds: Sequence[int], tokens: int) -> torch.Tensor:
@@ -37,87 +23,244 @@ def _uniforms(seeds: Sequence[int], tokens: int) -> torch.Tensor:
     )
 
 
-class _InverseTransform(LogitsProcessor):
-    """Draws each row's next token from its own stream of uniforms, and leaves it as the only possible one.
+def _draw(logits: torch.Tensor, u: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For each row of `logits` (n, V): the token that `u` (n,) picks, its log-probability, and the entropy; float64.
 
-    With it, greedy decoding samples exactly from softmax(logits / temperature) cut to the nucleus, and a row's draws do
-    not depend on which rows stand beside it.
+    The token is drawn from softmax(logits / temperature) cut to the nucleus, by inverting its distribution function, so
+    that a row's draw does not depend on the rows beside it. Log-probability and entropy, in nats, are those of the full
+    softmax(logits / temperature), before the cut. Greedy decoding (temperature 0) has them at temperature 1.
     """
-
-    def __init__(self, uniforms: torch.Tensor, start: int, sampling: Sampling) -> None:
-        self.uniforms, self.start, self.sampling = uniforms, start, sampling
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        probs = torch.softmax(scores.double() / self.sampling.temperature, dim=-1)
-        if self.sampling.top_p < 1:
-            ordered, index = probs.sort(dim=-1, descending=True)
-            outside = ordered.cumsum(dim=-1) - ordered >= self.sampling.top_p  # the first token always stays
+    logprobs = torch.log_softmax(logits.double() / (sampling.temperature or 1.0), dim=-1)
+    probs = logprobs.exp()
+    entropy = torch.special.entr(probs).sum(dim=-1)
+    if sampling.temperature == 0:
+        token = logits.argmax(dim=-1, keepdim=True)
+    else:
+        if sampling.top_p < 1:
+            ordered, index = probs.sort(dim=-1, descending=True, stable=True)
+            outside = ordered.cumsum(dim=-1) - ordered >= sampling.top_p  # the first token always stays
             probs = torch.zeros_like(probs).scatter(1, index, ordered.masked_fill(outside, 0.0))
         cdf = probs.cumsum(dim=-1)
-        u = self.uniforms[:, input_ids.shape[1] - self.start, None].to(cdf.device) * cdf[:, -1:]
-        token = torch.searchsorted(cdf, u, right=True)  # the first token whose cdf exceeds u, so never one with p = 0
-        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
+        # The first token whose cdf exceeds u, so never one with p = 0.
+        token = torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True).clamp_(max=logits.shape[-1] - 1)
+    return token, logprobs.gather(1, token).squeeze(1), entropy
 
 
-def _generate(model: Any, prompt: torch.Tensor, seeds: Sequence[int], sampling: Sampling, eos: list[int]) -> Any:
-    """(len(seeds), <= max_tokens) new tokens; the prompt's keys and values are computed once for all samples."""
-    n, start = len(seeds), prompt.shape[1]
-    cache = None
-    if start > 1:
-        cache = model(prompt[:, :-1], use_cache=True).past_key_values
-        cache.batch_repeat_interleave(n)
-    ids = prompt.repeat(n, 1)
-    config = GenerationConfig(
-        do_sample=False, max_new_tokens=sampling.max_tokens, eos_token_id=eos, pad_token_id=eos[0], use_cache=True
-    )
-    draw = _InverseTransform(_uniforms(seeds, sampling.max_tokens), start, sampling)
-    output = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        past_key_values=cache,
-        generation_config=config,
-        logits_processor=LogitsProcessorList([draw]),
-    )
-    return output[:, start:].tolist()
+class _Drawn:
+    """Generated tokens of n samples with log-probabilities and entropies, `(n, max_tokens)`, and their `lengths`."""
+
+    def __init__(self, n: int, tokens: int, device: torch.device) -> None:
+        self.ids = torch.zeros(n, tokens, dtype=torch.int64, device=device)
+        self.logprobs = torch.zeros(n, tokens, dtype=torch.float32, device=device)
+        self.entropies = torch.zeros(n, tokens, dtype=torch.float32, device=device)
+        self.lengths = torch.full((n,), tokens, device=device)
+        self.stopped = torch.zeros(n, dtype=torch.bool, device=device)
 
 
 @torch.inference_mode()
+def _generate(
+    model: Any,
+    prompt: torch.Tensor,
+    seeds: Sequence[int],
+    sampling: Sampling,
+    eos: Sequence[int],
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> _Drawn:
+    """Completions of one prompt `(1, length)`, one per seed; its keys and values are computed once for all of them.
+
+    All rows are equally long, so there is no padding and no mask. Rows that have ended leave the batch whenever half of
+    it has; which do depends on the seeds alone. This is a loop of our own because `model.generate` lets the
+    checkpoint's generation_config change the logits (repetition penalty, minimum length).
+    """
+    n = len(seeds)
+    cache = None
+    if prompt.shape[1] > 1:
+        cache = model(prompt[:, :-1], use_cache=True).past_key_values
+        cache.batch_repeat_interleave(n)
+    uniforms = _uniforms(seeds, sampling.max_tokens).to(prompt.device)
+    ends = torch.tensor(list(eos), dtype=torch.int64, device=prompt.device)
+    drawn = _Drawn(n, sampling.max_tokens, prompt.device)
+    rows = torch.arange(n, device=prompt.device)  # the samples in the batch
+    step = prompt[:, -1:].repeat(n, 1)
+    for t in range(sampling.max_tokens):
+        output = model(step, past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        step, logprob, entropy = _draw(output.logits[:, -1], uniforms[rows, t], sampling)
+        drawn.ids[rows, t] = step.squeeze(1)
+        drawn.logprobs[rows, t] = logprob.float()
+        drawn.entropies[rows, t] = entropy.float()
+        ended = torch.isin(step.squeeze(1), ends) & ~drawn.stopped[rows]
+        drawn.lengths[rows[ended]] = t + 1
+        drawn.stopped[rows] |= ended
+        going = (~drawn.stopped[rows]).nonzero().squeeze(1)
+        progress(len(going) + int(ended.sum()))
+        if not bool(torch.isfinite(logprob).all()):
+            raise InputError("The model's logits are not numbers: try --dtype float32, or another checkpoint.")
+        if len(going) == 0:
+            break
+        if len(going) <= len(rows) // 2:
+            cache.batch_select_indices(going)
+            rows, step = rows[going], step[going]
+    return drawn
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    ids = model.generation_config.eos_token_id
+    if ids is None:
+        ids = tokenizer.eos_token_id
+    return [] if ids is None else torch.atleast_1d(torch.as_tensor(ids)).tolist()
+
+
+def _complete(
+    model: Any,
+    tokenizer: Any,
+    problem: Problem,
+    seeds: Sequence[int],
+    sampling: Sampling,
+    *,
+    chat: bool = False,
+    token_data: bool = False,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> list[Completion]:
+    text, templated = prompt_text(problem, tokenizer, chat)
+    prompt = tokenizer(text, return_tensors="pt", add_special_tokens=not templated)["input_ids"].to(model.device)
+    if prompt.shape[1] == 0:
+        raise InputError(f"The prompt of problem '{problem.id}' is empty: there is nothing to continue.")
+    try:
+        drawn = _generate(model, prompt, seeds, sampling, _end_tokens(model, tokenizer), progress)
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"The device has too little memory for {len(seeds)} completions side by side: use a smaller --batch-size, "
+            "in another --out."
+        ) from error
+    completions = []
+    lengths, stopped = drawn.lengths.tolist(), drawn.stopped.tolist()
+    for i, (length, stop) in enumerate(zip(lengths, stopped, strict=True)):
+        ids = drawn.ids[i, :length].tolist()
+        completion = Completion(
+            text=tokenizer.decode(ids[: length - stop], skip_special_tokens=True),
+            prompt=text,
+            n_tokens=length,
+            finish_reason="stop" if stop else "length",
+            token_ids=ids if token_data else None,
+            tokens=[tokenizer.decode([token]) for token in ids] if token_data else None,
+            logprobs=drawn.logprobs[i, :length].tolist() if token_data else None,
+            entropies=drawn.entropies[i, :length].tolist() if token_data else None,
+        )
+        completions.append(completion)
+    return completions
+
+
 def sample_problem(
     model: Any, tokenizer: Any, problem: Problem, task: Task, n: int, *, run: str, seed: int, sampling: Sampling
 ) -> Iterator[dict[str, Any]]:
     """`n` verified completions of one problem, as rows of the samples table; the same for the same arguments."""
-    chat = not isinstance(problem.prompt, str)
-    text = (
-        tokenizer.apply_chat_template(problem.prompt, tokenize=False, add_generation_prompt=True)
-        if chat
-        else problem.prompt
-    )
-    prompt = tokenizer(text, return_tensors="pt", add_special_tokens=not chat)["input_ids"].to(model.device)
-    eos = torch.atleast_1d(torch.as_tensor(model.generation_config.eos_token_id)).tolist()
-    rows: list[list[int]] = []
+    name = str(getattr(model.config, "_name_or_path", ""))
+    job = Job(run=run, model=name, task=task.name, n=n, seed=seed, sampling=sampling)
+    completions: list[Completion] = []
     for first in range(0, n, sampling.batch_size):
         ids = range(first, min(first + sampling.batch_size, n))
-        rows += _generate(model, prompt, [sample_seed(seed, problem.id, i) for i in ids], sampling, eos)
-    ends = [next((i for i, token in enumerate(row) if token in eos), None) for row in rows]
-    completions = [tokenizer.decode(row[:end], skip_special_tokens=True) for row, end in zip(rows, ends, strict=True)]
-    verdicts = task.verify(completions, [problem] * n)
-    for i, (verdict, end) in enumerate(zip(verdicts, ends, strict=True)):
-        yield {
-            "run": run,
-            "model": str(getattr(model.config, "_name_or_path", "")),
-            "problem_id": problem.id,
-            "sample_id": i,
-            "prompt": text,
-            "completion": completions[i],
-            "answer": verdict.answer,
-            "correct": verdict.correct,
-            "verdict_by": verdict.by,
-            "n_tokens": len(rows[i]) if end is None else end + 1,
-            "finish_reason": "length" if end is None else "stop",
-            "seed": seed,
-            "sampling": {
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-                "max_tokens": sampling.max_tokens,
-            },
+        seeds = [sample_seed(seed, problem.id, i) for i in ids]
+        completions += _complete(model, tokenizer, problem, seeds, sampling)
+    verdicts = task.verify([completion.text for completion in completions], [problem] * n)
+    for i, (completion, verdict) in enumerate(zip(completions, verdicts, strict=True)):
+        yield table_row(job, problem.id, i, completion, verdict)
+
+
+class TransformersEngine:
+    """Any causal language model of transformers, on one device.
+
+    Args:
+        model: Hub id, folder, or `"embedded"`.
+        seed: of the run.
+        sampling: how completions are drawn.
+        chat: send plain prompts through the tokenizer's chat template.
+        token_data: keep token ids, log-probabilities and entropies.
+        device: `"cpu"`, `"cuda"`, `"cuda:1"`, ...; `"auto"` is the first GPU, or the CPU.
+        dtype: `"float32"`, `"bfloat16"`, `"float16"`; `"auto"` is the checkpoint's own on a GPU, float32 on the CPU.
+        trust_remote_code: run code that comes with the checkpoint.
+
+    Raises:
+        InputError: the model cannot be loaded, or there is no such device or dtype.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        seed: int,
+        sampling: Sampling,
+        *,
+        chat: bool = False,
+        token_data: bool = True,
+        device: str = "auto",
+        dtype: str = "auto",
+        trust_remote_code: bool = False,
+    ) -> None:
+        self._seed, self._sampling, self._chat, self._token_data = seed, sampling, chat, token_data
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if dtype == "auto" and device == "cpu":
+            dtype = "float32"
+        if dtype not in ("auto", "float32", "bfloat16", "float16"):
+            raise InputError(f"There is no dtype '{dtype}': use auto, float32, bfloat16 or float16.")
+        self._model, self._tokenizer = _load(model, device, dtype, trust_remote_code)
+
+    def settings(self) -> Mapping[str, Any]:
+        """Everything that changes a token or its rounding: device kind, dtype, the weights themselves."""
+        return {
+            "device": self._model.device.type,
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "weights": _fingerprint(self._model),
+            "chat": self._chat,
+            "token_data": self._token_data,
         }
+
+    def draw(self, blocks: Sequence[Block], meter: Meter) -> Iterator[tuple[Block, list[Completion]]]:
+        """Block by block; the completions of a block are generated side by side."""
+        for block in blocks:
+            seeds = [sample_seed(self._seed, block.problem.id, i) for i in block.sample_ids]
+            completions = _complete(
+                self._model,
+                self._tokenizer,
+                block.problem,
+                seeds,
+                self._sampling,
+                chat=self._chat,
+                token_data=self._token_data,
+                progress=lambda tokens: meter.add(tokens=tokens),
+            )
+            yield block, completions
+            meter.add(samples=len(completions))
+
+
+def _load(model: str, device: str, dtype: str, trust_remote_code: bool) -> tuple[Any, Any]:
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    name = str(EMBEDDED_MODEL) if model == "embedded" else model
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        loaded = transformers.AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, TypeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise InputError(f"The model '{model}' cannot be loaded as a Hub id or a folder ({reason}).") from error
+    try:
+        return loaded.eval().to(device), tokenizer
+    except torch.OutOfMemoryError as error:
+        raise InputError(f"The device '{device}' has too little memory for the model '{model}'.") from error
+    except (RuntimeError, AssertionError) as error:  # torch has no kind of its own for a device that is not there
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise InputError(f"The model cannot be moved to the device '{device}' ({reason}).") from error
+
+
+def _fingerprint(model: Any) -> str:
+    """16 hex digits that change when any tensor of the model does: its name, shape, and some of its values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().reshape(-1)
+        some = flat[:: max(1, flat.numel() // 64)][:64].double().cpu()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode() + some.numpy().tobytes())
+    return digest.hexdigest()[:16]

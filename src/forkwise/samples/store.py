@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import socket
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +16,20 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from forkwise.errors import InputError
+
+TOKEN_COLUMNS = pa.schema(
+    [
+        pa.field("token_ids", pa.list_(pa.int32())),
+        pa.field("tokens", pa.list_(pa.string())),
+        pa.field("logprobs", pa.list_(pa.float32())),  # nats, of the token that was sampled
+        pa.field("entropies", pa.list_(pa.float32())),  # nats, exact: over the whole vocabulary
+        pa.field(
+            "top_logprobs",
+            pa.list_(pa.list_(pa.struct([pa.field("token", pa.string()), pa.field("logprob", pa.float32())]))),
+        ),
+    ]
+)
+"""Optional columns with one entry per completion token; null for samples that come without them."""
 
 SCHEMA = pa.schema(
     [
@@ -25,7 +43,7 @@ SCHEMA = pa.schema(
         pa.field("correct", pa.bool_()),  # null: no verdict yet, which is not "wrong"
         pa.field("verdict_by", pa.string()),
         pa.field("n_tokens", pa.int64()),
-        pa.field("finish_reason", pa.string()),  # "stop" or "length"
+        pa.field("finish_reason", pa.string()),  # "stop" or "length"; other tools know more
         pa.field("seed", pa.int64()),
         pa.field(
             "sampling",
@@ -37,51 +55,177 @@ SCHEMA = pa.schema(
                 ]
             ),
         ),
+        *TOKEN_COLUMNS,
     ]
 )
 """Columns of the samples table; `(run, problem_id, sample_id)` identifies a row."""
 
+KEYS = ("run", "problem_id", "sample_id")
 
-def write_shard(folder: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Writes `rows` as `folder/name.parquet`: to a temporary file, flushed to disk, then renamed into place.
+_BATCH_ROWS = 1024
+_BATCH_CHARACTERS = 16 << 20  # of text; as Python objects and as Arrow that is below 200 MB
+_PARTIAL = ".forkwise-tmp"
+_ABANDONED_AFTER = 24 * 3600  # seconds without a write, after which a temporary file of another machine is removed
 
-    A kill at any moment leaves either no shard or a whole one.
+
+class ShardWriter:
+    """Writes one shard in batches; it appears under its name when the `with` block ends without an exception.
+
+    The rows go to a temporary file, which is flushed to disk and renamed into place, and the folder is flushed too: a
+    kill at any moment leaves either no shard or a whole one. Memory is bounded by a batch, whatever the number of rows.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{name}.parquet"
-    partial = folder / f".{name}.{os.getpid()}.tmp"
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.target = folder / f"{name}.parquet"
+        self.rows = 0
+        self._partial = folder / f".{name}.{socket.gethostname()}.{os.getpid()}{_PARTIAL}"
+
+    def __enter__(self) -> ShardWriter:
+        self._made_folder = not self.target.parent.exists()
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(self.target.parent)
+            self._file = self._partial.open("wb")
+        except OSError as error:
+            raise InputError(f"'{self.target.parent}' cannot be written: {error.strerror}.") from error
+        self._parquet = pq.ParquetWriter(self._file, SCHEMA, compression="zstd")
+        return self
+
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Appends rows; columns that a row lacks are null, keys that the schema lacks are ignored."""
+        batch: list[Mapping[str, Any]] = []
+        size = 0
+        for row in rows:
+            batch.append(row)
+            size += _characters(row)
+            if len(batch) == _BATCH_ROWS or size >= _BATCH_CHARACTERS:
+                self._flush(batch)
+                batch, size = [], 0
+        if batch:
+            self._flush(batch)
+
+    def _flush(self, batch: list[Mapping[str, Any]]) -> None:
+        self._parquet.write_table(pa.Table.from_pylist(batch, schema=SCHEMA))
+        self.rows += len(batch)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            with self._file:
+                self._parquet.close()
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            if error is None:
+                self._partial.replace(self.target)
+                _flush_folder(self.target.parent)
+        finally:
+            self._partial.unlink(missing_ok=True)
+            if error is not None and self._made_folder:
+                with suppress(OSError):  # somebody else writes there by now
+                    self.target.parent.rmdir()
+
+
+def _characters(row: Mapping[str, Any]) -> int:
+    top = row.get("top_logprobs") or ()
+    # A candidate of `top_logprobs` costs as much memory as some 100 characters.
+    return len(row.get("prompt") or "") + len(row.get("completion") or "") + 100 * sum(len(t or ()) for t in top)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Makes a rename in `folder` survive a power cut; Windows neither needs nor allows it."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes what killed writers left: temporary files whose process is gone, or that nobody wrote to for a day."""
+    for partial in folder.glob(f".*{_PARTIAL}"):
+        owner, pid = partial.name.removesuffix(_PARTIAL).rsplit(".", 1)
+        ours = owner.endswith(f".{socket.gethostname()}")
+        try:
+            silent = time.time() - partial.stat().st_mtime > _ABANDONED_AFTER
+        except FileNotFoundError:
+            continue
+        if silent or (ours and pid.isdigit() and not _is_alive(int(pid))):
+            partial.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    if os.name != "posix":
+        return True
     try:
-        with partial.open("wb") as file:
-            pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-    return target
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def write_shard(folder: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Writes `rows` as `folder/name.parquet`, whole or not at all; `rows` may be a generator of any length."""
+    with ShardWriter(folder, name) as shard:
+        shard.write(rows)
+    return shard.target
+
+
+def find_shards(path: Path) -> list[Path]:
+    """The Parquet files at `path`, a file or a folder of them, in the order of their names.
+
+    Raises:
+        InputError: there are none.
+    """
+    shards = sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.exists() else []
+    if not shards:
+        raise InputError(f"There are no samples at '{path}': give a Parquet file or a folder of them.")
+    return shards
 
 
 def read_samples(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """The samples of one shard or of a folder of shards, ordered by run, problem and sample.
 
+    Only `columns` (default: all) and the keys are read from disk. Optional columns that a shard lacks are null.
+
     Raises:
         InputError: nothing there, not Parquet, columns missing, or the same sample twice.
     """
-    shards = sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.exists() else []
-    if not shards:
-        raise InputError(f"There are no samples at '{path}': give a Parquet file or a folder of them.")
-    keys = ["run", "problem_id", "sample_id"]
-    wanted = list(dict.fromkeys([*keys, *(columns or SCHEMA.names)]))
+    shards = find_shards(path)
+    wanted = list(columns or SCHEMA.names)
+    unknown = [name for name in wanted if name not in SCHEMA.names]
+    if unknown:
+        raise InputError(f"The samples table has no column '{unknown[0]}': its columns are {', '.join(SCHEMA.names)}.")
+    for shard in shards:
+        _check_shard(shard)
     try:
-        table = pads.dataset([str(s) for s in shards], format="parquet").to_table(columns=wanted)
-    except (pa.ArrowInvalid, OSError) as error:
+        dataset = pads.dataset([str(s) for s in shards], format="parquet", schema=SCHEMA)
+        table = dataset.to_table(columns=list(dict.fromkeys([*KEYS, *wanted])))
+    except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"'{path}' is not a samples table, or was cut off: {reason}") from error
-    table = table.sort_by([(key, "ascending") for key in keys])
-    distinct = table.group_by(keys).aggregate([])
+    table = table.sort_by([(key, "ascending") for key in KEYS])
+    distinct = table.group_by(list(KEYS)).aggregate([])
     if distinct.num_rows != table.num_rows:
         raise InputError(
             f"'{path}' holds {table.num_rows - distinct.num_rows} samples twice (same run, problem_id and sample_id): "
             "remove the copies, or give different runs different names."
         )
-    return table.select(list(columns or SCHEMA.names))
+    return table.select(wanted)
+
+
+def _check_shard(shard: Path) -> None:
+    try:
+        names = pq.read_schema(shard).names
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"'{shard}' is not a samples table, or was cut off: {reason}") from error
+    missing = [field.name for field in SCHEMA if not field.nullable and field.name not in names]
+    if missing:
+        raise InputError(
+            f"'{shard}' is not a samples table, it lacks {', '.join(missing)}: "
+            "turn it into one with forkwise import --map column=field."
+        )

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from forkwise.errors import InputError, nearest
 from forkwise.tasks.base import Problem, Prompt, Split, Task, Verdict
 
+if TYPE_CHECKING:
+    from forkwise.tasks.verification import MathVerifier
+
 __all__ = ["Problem", "Prompt", "Split", "Task", "Verdict", "load_task"]
 
+_BENCHMARKS = ("aime24", "aime25", "amc23", "math500", "gsm8k", "minerva")
 _SPECS = {
     "countdown": "countdown, countdown:3 or countdown:4",
     "math": "math, math:boxed or math:dapo",
     "reasoning-gym": "reasoning-gym:NAME[,setting=value...]",
+    **{name: f"{name} or {name}:dapo" for name in _BENCHMARKS},
 }
 
 
-def load_task(spec: str) -> Task:
-    """The task that `spec` names, such as `"countdown:4"`, `"math:dapo"` or `"reasoning-gym:chain_sum,max_terms=3"`.
+def load_task(spec: str, *, verifier: MathVerifier | None = None) -> Task:
+    """The task that `spec` names, such as `"countdown:4"`, `"aime24:dapo"` or `"reasoning-gym:chain_sum,max_terms=3"`.
+
+    Args:
+        spec: name and, after a colon, options.
+        verifier: for tasks with mathematical answers: its workers, limits and cache instead of new ones.
 
     Raises:
         InputError: no such task, a setting it does not have, or the package it needs is not installed.
@@ -31,7 +40,11 @@ def load_task(spec: str) -> Task:
     if name == "math" and options in ("", "boxed", "dapo"):
         from forkwise.tasks.math import MathTask
 
-        return MathTask("dapo" if options == "dapo" else "boxed")
+        return MathTask("dapo" if options == "dapo" else "boxed", verifier=verifier)
+    if name in _BENCHMARKS and options in ("", "boxed", "dapo"):
+        from forkwise.tasks.benchmarks import BenchmarkTask
+
+        return BenchmarkTask(name, "dapo" if options == "dapo" else "boxed", verifier=verifier)
     if name == "reasoning-gym" and options:
         from forkwise.tasks.reasoning_gym import ReasoningGym
 

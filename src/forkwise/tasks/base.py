@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -55,3 +56,8 @@ class Task(Protocol):
     def verify(self, completions: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
         """One verdict per completion; `problems[i]` is what `completions[i]` answers."""
         ...
+
+
+def question_id(question: str) -> str:
+    """A problem id that depends on the question's text alone, blanks aside: the one that `forkwise import` gives it."""
+    return hashlib.sha256(" ".join(question.split()).encode()).hexdigest()[:16]

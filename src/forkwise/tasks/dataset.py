@@ -106,7 +106,7 @@ class DatasetTask:
         golds = [gold_answer(problem) for problem in problems]
         if self._verifier is not None:
             return self._verifier.verify(golds, completions)
-        return [_verify_exactly(gold, text) for gold, text in zip(golds, completions, strict=True)]
+        return [verify_exactly(gold, text) for gold, text in zip(golds, completions, strict=True)]
 
     def _read(self) -> dict[Split, list[Problem]]:
         tables = dict(_tables(self.source, self.config))
@@ -186,7 +186,8 @@ def gold_answer(problem: Problem) -> str:
     return problem.answer
 
 
-def _verify_exactly(gold: str, completion: str) -> Verdict:
+def verify_exactly(gold: str, completion: str) -> Verdict:
+    """The verdict by comparing text and numbers alone; a completion that states no answer is one as a whole."""
     gold = extract_answer(gold) or gold
     answer = extract_answer(completion) or completion.strip().encode("utf-8", "replace").decode()
     if not answer:
@@ -209,7 +210,7 @@ def _tables(source: str, config: str | None) -> Iterator[tuple[str, Iterable[Row
     """`(split name, rows)`; a file is one table named after nothing: `"all"`."""
     path = Path(source).expanduser()
     if path.is_file():
-        yield "all", _rows(path)
+        yield "all", read_rows(path)
         return
     looks_like_path = source.endswith(_FORMATS) or source.startswith(("/", ".", "~")) or source.count("/") > 1
     if looks_like_path and not path.exists():
@@ -236,7 +237,8 @@ def _batched(table: Any) -> Iterator[Row]:
         yield from batch.to_pylist()
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a JSONL, JSON, CSV or Parquet file; InputError where it cannot be read."""
     name = path.name.removesuffix(".gz")
     if name.endswith(".parquet"):
         import pyarrow.parquet as pq

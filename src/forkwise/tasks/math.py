@@ -36,17 +36,23 @@ class MathTask:
     Args:
         template: the prompt around a problem, see `TEMPLATES`. A template that the source already wears is taken off.
         train, test: Hub ids or paths, with columns as `DatasetTask` finds them.
+        verifier: shared with other tasks.
     """
 
     name = "math"
 
     def __init__(
-        self, template: Literal["boxed", "dapo"] = "boxed", *, train: str | Path = TRAIN, test: str | Path = TEST
+        self,
+        template: Literal["boxed", "dapo"] = "boxed",
+        *,
+        train: str | Path = TRAIN,
+        test: str | Path = TEST,
+        verifier: MathVerifier | None = None,
     ) -> None:
         if template not in TEMPLATES:
             raise InputError(f"There is no template '{template}': use {' or '.join(TEMPLATES)}.")
         self._template = TEMPLATES[template]
-        self._verifier = MathVerifier()
+        self._verifier = verifier or MathVerifier()
         self._train = DatasetTask(train, test_fraction=0.0, validation_fraction=0.02, math_verifier=self._verifier)
         self._test = DatasetTask(test, test_fraction=1.0, math_verifier=self._verifier)
         self._held_out: frozenset[str] | None = None

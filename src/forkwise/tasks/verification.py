@@ -1,4 +1,4 @@
-r"""Is this answer the gold answer? Exact and integer comparison first, math-verify in worker processes for the rest.
+r"""Is this answer the gold answer? Text and plain numbers are compared here, math-verify in workers does the rest.
 
 The answer of a completion is its last `\boxed{...}`; math-verify itself would make a set of several boxes.
 
@@ -12,6 +12,7 @@ import importlib.util
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
+from fractions import Fraction
 from types import TracebackType
 
 from forkwise.errors import InputError
@@ -118,13 +119,52 @@ def _integer(answer: str) -> str | None:
     return "-" + digits if match[1] == "-" and digits != "0" else digits
 
 
+_DIGITS = "[0-9]{1,40}"
+_FRACTION = re.compile(
+    rf"([+-]?)(?:\\frac(?:\{{([+-]?{_DIGITS})\}}\{{([+-]?{_DIGITS})\}}|([0-9])([0-9]))|({_DIGITS})/({_DIGITS}))"
+)
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]{1,9}\.[0-9]{0,9}|\.[0-9]{1,9})")
+_CLEARLY_DIFFERENT = Fraction(2, 10**6)  # math-verify rounds to six decimals where one side is a decimal number
+
+
+def _rational(normalized: str) -> tuple[Fraction, bool] | None:
+    """The value of an integer, decimal or fraction, and whether it is a decimal; None for anything else."""
+    integer = _integer(normalized)
+    if integer is not None:
+        return (Fraction(integer), False) if len(integer) <= 40 else None
+    if _DECIMAL.fullmatch(normalized):
+        return Fraction(normalized), True
+    match = _FRACTION.fullmatch(normalized)
+    if match is None:
+        return None
+    numerator, denominator = (match[i] or match[i + 2] or match[i + 4] for i in (2, 3))
+    if int(denominator) == 0:
+        return None
+    value = Fraction(int(numerator), int(denominator))
+    return (-value if match[1] == "-" else value), False
+
+
+def _compare_rationals(gold: str, answer: str) -> bool | None:
+    """What math-verify says of two normalized numbers; None where one is no plain number, or rounding could matter."""
+    ours, theirs = _rational(gold), _rational(answer)
+    if ours is None or theirs is None:
+        return None
+    difference = abs(ours[0] - theirs[0])
+    if difference and (ours[1] or theirs[1]) and difference < _CLEARLY_DIFFERENT:
+        return None
+    return difference == 0
+
+
 def compare_exactly(gold: str, answer: str) -> Verdict | None:
-    """The verdict where no algebra is needed, else None: the same text, or two integers."""
+    """The verdict where no algebra is needed, else None: two integers, the same text, or two rational numbers."""
     gold_integer, integer = _integer(_bare(gold)), _integer(_bare(answer))
     if gold_integer is not None and integer is not None:
         return Verdict(gold_integer == integer, answer, "integer")
-    same = normalize(gold) == normalize(answer) != ""
-    return Verdict(True, answer, "exact") if same else None
+    gold_text, text = normalize(gold), normalize(answer)
+    if gold_text == text != "":
+        return Verdict(True, answer, "exact")
+    equal = _compare_rationals(gold_text, text)
+    return None if equal is None else Verdict(equal, answer, "rational")
 
 
 def require_math_verify() -> None:
@@ -138,7 +178,8 @@ class MathVerifier:
 
     `Verdict.by` says which path decided:
 
-    * `"integer"`, `"exact"`: compared as text in this process; all that most tasks need, and no extra package;
+    * `"integer"`, `"exact"`, `"rational"` (fractions and decimals, in exact arithmetic): compared in this process; all
+      that most tasks need, and no extra package;
     * `"math-verify"`: in a worker process, started when the first such pair arrives;
     * `"no-answer"`: the completion states none; `"too-long"`: over 2,000 characters, not parsed; both wrong;
     * `"timeout"`: over `timeout` seconds. Wrong: the limits are part of the rules, and a reward must not pay for
@@ -149,7 +190,7 @@ class MathVerifier:
 
     Args:
         workers: processes at most.
-        timeout: seconds of wall time per pair. Of MATH-500 answers the slowest takes 0.2 s.
+        timeout: seconds per pair, see `WorkerPool`. Of MATH-500 answers the slowest takes 0.2 s.
         memory_mb: address space of one worker in MiB.
         cache_size: pairs.
     """

@@ -58,9 +58,38 @@ def main(settings: dict[str, Any]) -> None:
         send(reply)
 
 
+def _parse_in_two_stages() -> None:
+    """Let latex2sympy try ANTLR's fast prediction mode (SLL) first.
+
+    Where SLL parses without an error, the full mode (LL) finds the same tree: this is the two-stage parsing that ANTLR
+    recommends. Where it does not, the text is parsed again as before.
+    """
+    from antlr4 import PredictionMode
+    from latex2sympy2_extended.latex2sympy2 import _Latex2Sympy
+
+    create = _Latex2Sympy.create_parser
+
+    def create_parser(self: Any, latex: str) -> Any:
+        parser = create(self, latex)
+        parse_fast = parser.math
+
+        def math() -> Any:
+            parser._interp.predictionMode = PredictionMode.SLL
+            try:
+                return parse_fast()
+            except Exception:
+                return create(self, latex).math()
+
+        parser.math = math
+        return parser
+
+    _Latex2Sympy.create_parser = create_parser
+
+
 def _math() -> Handler:
     from math_verify import LatexExtractionConfig, parse, verify
 
+    _parse_in_two_stages()
     # LaTeX only: the other extractor of math-verify ends in sympy's parse_expr, which evaluates.
     extraction = [LatexExtractionConfig(boxed_match_priority=0)]
 

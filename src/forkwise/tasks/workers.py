@@ -1,4 +1,4 @@
-"""Killable worker processes for everything that parses model output: a limit on wall time and memory per request.
+"""Killable worker processes for everything that parses model output: a limit on time and memory per request.
 
 A worker is a fresh interpreter that speaks JSON lines over its pipes (see `verify_worker.py`). It never imports the
 caller's `__main__`, shares no memory, thread or signal handler with the caller, and is not forked from it.
@@ -26,6 +26,9 @@ from forkwise.errors import InputError
 Reply = dict[str, Any]
 
 _START_LIMIT = 120.0  # seconds; importing sympy takes one, on a machine that swaps it takes many
+_PATIENCE = (
+    10  # a worker on a busy machine may take so many times its limit of wall time, if it had less processor time
+)
 _TRIES = 2  # a worker may die for reasons that are not the request's (the machine's memory killer)
 _CHILD = (
     "import json, sys; settings = json.loads(sys.argv[1]); sys.path[:] = settings['path'];"
@@ -46,6 +49,8 @@ class WorkerStats:
 class _Worker:
     process: subprocess.Popen[bytes]
     deadline: float
+    last_deadline: float = 0.0
+    cpu_limit: float = 0.0
     request: int | None = None
     ready: bool = False
     inbox: bytearray = field(default_factory=bytearray)
@@ -55,6 +60,26 @@ class _Worker:
     def busy(self) -> bool:
         return self.request is not None or not self.ready
 
+    def begin(self, request: int, line: bytes, timeout: float) -> None:
+        self.request, self.outbox = request, line
+        now = time.monotonic()
+        self.deadline, self.last_deadline = now + timeout, now + _PATIENCE * timeout
+        self.cpu_limit = (_cpu_seconds(self.process.pid) or 0.0) + timeout
+
+    def has_overrun(self) -> bool:
+        """Whether it took its time. On a busy machine that is its processor's, or a verdict would depend on the load."""
+        now = time.monotonic()
+        if now < self.deadline:
+            return False
+        spent = _cpu_seconds(self.process.pid)
+        if not self.ready or spent is None or now >= self.last_deadline:
+            return True
+        left = self.cpu_limit - spent
+        if left <= 0:
+            return True
+        self.deadline = min(now + max(left, 0.01), self.last_deadline)
+        return False
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -62,6 +87,16 @@ class _Worker:
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
+
+
+def _cpu_seconds(pid: int) -> float | None:
+    """Processor time that a process has used; None where the system does not tell, as outside Linux."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _kill_all(workers: list[_Worker]) -> None:
@@ -76,7 +111,8 @@ class WorkerPool:
     Args:
         kind: what the workers do, see `verify_worker.py`.
         workers: how many at most. One by default: during training the cores have other work.
-        timeout: seconds of wall time per request; a worker that takes longer is killed and replaced.
+        timeout: seconds per request; a worker that takes longer is killed and replaced. Where the machine is so busy
+            that the worker had less processor time than that, it is given up to ten times as much wall time.
         memory_mb: address space of one worker in MiB.
         hash_seed: `PYTHONHASHSEED` of the workers.
     """
@@ -154,12 +190,11 @@ class WorkerPool:
                 self._start()
             for worker in self._workers:
                 if waiting and not worker.busy:
-                    worker.request = waiting.popleft()
-                    worker.outbox = json.dumps(requests[worker.request]).encode() + b"\n"
-                    worker.deadline = time.monotonic() + timeout
+                    index = waiting.popleft()
+                    worker.begin(index, json.dumps(requests[index]).encode() + b"\n", timeout)
             for worker in self._wait():
-                index, reply = worker.request, self._pump(worker)
-                if reply is None and time.monotonic() < worker.deadline:
+                asked, reply = worker.request, self._pump(worker)
+                if reply is None and not worker.has_overrun():
                     continue
                 if reply is None:
                     reply = {"failure": "timeout"}
@@ -172,15 +207,15 @@ class WorkerPool:
                         worker.ready = True
                         continue
                     raise InputError(f"The {self.kind} worker did not start: {reply.get('detail', reply)}.")
-                assert index is not None  # a ready worker speaks only when asked
+                assert asked is not None  # a ready worker speaks only when asked
                 worker.request = None
                 if reply.get("failure") == "death":
-                    deaths[index] += 1
-                    if deaths[index] < _TRIES:
-                        waiting.appendleft(index)
+                    deaths[asked] += 1
+                    if deaths[asked] < _TRIES:
+                        waiting.appendleft(asked)
                         continue
                     reply = {"failure": "error", "detail": "the worker process died"}
-                replies[index] = reply
+                replies[asked] = reply
                 self.stats.requests += 1
         return [replies[i] for i in range(len(requests))]
 

@@ -29,7 +29,9 @@ class RunArguments:
     )
     task: str | None = field(
         default=None,
-        metadata={"help": "Task: 'countdown', 'countdown:3', 'countdown:4', 'math', 'math:dapo' or 'reasoning-gym:NAME'."},
+        metadata={
+            "help": "Task: 'countdown', 'countdown:3', 'countdown:4', 'math', 'math:dapo' or 'reasoning-gym:NAME'."
+        },
     )
     dataset: str | None = field(
         default=None,

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from forkwise.errors import InputError
@@ -89,6 +90,7 @@ class RunFolder(TrainerCallback):
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        PartialState().wait_for_everyone()  # every process writes its own random numbers into the checkpoint
         if state.is_world_process_zero:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             _fsync_text(checkpoint / COMPLETE, f"step {state.global_step}\n")

@@ -1,0 +1,111 @@
+"""Curves with bands, in colours that colour-blind readers can tell apart. Every number drawn is in `rows()`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from forkwise.errors import InputError
+from forkwise.passk.comparison import Comparison
+from forkwise.passk.estimator import k_grid
+from forkwise.passk.evaluation import Evaluation
+from forkwise.passk.length import BUDGET, CAP
+
+# Okabe and Ito's palette.
+COLOURS = ("#555555", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def _k_axis(axis: Any, ks: Sequence[int], ylabel: str) -> None:
+    axis.set_xscale("log", base=2)
+    ticks = [k for k in k_grid(ks[-1]) if k >= ks[0]]
+    axis.set_xticks(ticks, [str(k) for k in ticks])
+    axis.minorticks_off()
+    _finish(axis, "K (samples per problem)", ylabel)
+
+
+def _finish(axis: Any, xlabel: str, ylabel: str) -> None:
+    axis.set_xlabel(xlabel)
+    axis.set_ylabel(ylabel)
+    axis.grid(alpha=0.25, linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _draw(axis: Any, ks: Sequence[Any], mean: Any, low: Any, high: Any, colour: str, label: str) -> None:
+    axis.fill_between(ks, low, high, color=colour, alpha=0.15, linewidth=0)
+    axis.plot(ks, mean, color=colour, marker="o" if len(ks) <= 20 else None, markersize=4, label=label)
+
+
+def _pass_panel(axis: Any, evaluations: Sequence[Evaluation]) -> None:
+    for i, e in enumerate(evaluations):
+        band = e.pass_at_k
+        _draw(axis, e.ks, band.mean, band.low, band.high, COLOURS[i % len(COLOURS)], e.arm)
+    axis.set_ylim(0, 1)
+    axis.legend(frameon=False, loc="best")
+    _k_axis(axis, evaluations[0].ks, "Pass@K")
+
+
+def evaluation_figure(evaluations: Sequence[Evaluation]) -> Figure:
+    """Pass@K of each arm with its interval; beside it, where lengths are known, the pass rate within a budget."""
+    lengths = all(any(row.control == BUDGET for row in e.length) for e in evaluations)
+    figure = Figure(figsize=(10 if lengths else 6, 4.2), layout="constrained")
+    axes = figure.subplots(1, 2 if lengths else 1, squeeze=False)[0]
+    _pass_panel(axes[0], evaluations)
+    if lengths:
+        for i, e in enumerate(evaluations):
+            rows = [row for row in e.length if row.control == BUDGET]
+            values = ([r.at for r in rows], [r.value for r in rows], [r.low for r in rows], [r.high for r in rows])
+            _draw(axes[1], *values, COLOURS[i % len(COLOURS)], e.arm)
+        axes[1].set_xscale("log")
+        axes[1].set_ylim(0, 1)
+        _finish(axes[1], f"budget per problem ({evaluations[0].length_unit})", "pass within the budget")
+    return figure
+
+
+def comparison_figure(comparison: Comparison) -> Figure:
+    """Pass@K of all arms; the paired differences with interval and simultaneous band; the difference under a cap."""
+    capped = all(any(row.control == CAP for row in d.length) for d in comparison.differences)
+    figure = Figure(figsize=(14 if capped else 10, 4.2), layout="constrained")
+    axes = figure.subplots(1, 3 if capped else 2)
+    _pass_panel(axes[0], comparison.arms)
+    axes[1].axhline(0, color="black", linewidth=0.8)
+    for i, d in enumerate(comparison.differences, start=1):
+        colour = COLOURS[i % len(COLOURS)]
+        _draw(axes[1], d.ks, d.interval.mean, d.interval.low, d.interval.high, colour, d.arm)
+        axes[1].fill_between(d.ks, d.band.low, d.band.high, color=colour, alpha=0.1, linewidth=0)
+    axes[1].set_title("dark: interval at each K; light: band for all K", fontsize=9)
+    _k_axis(axes[1], comparison.differences[0].ks, f"Pass@K minus {comparison.reference}")
+    if capped:
+        axes[2].axhline(0, color="black", linewidth=0.8)
+        for i, d in enumerate(comparison.differences, start=1):
+            rows = [row for row in d.length if row.control == CAP]
+            ks = sorted({row.k for row in rows if row.k is not None})
+            for style, k in zip(("-", "--", ":"), ks, strict=False):
+                at = [row for row in rows if row.k == k]
+                label = f"{d.arm}, K = {k}"
+                colour = COLOURS[i % len(COLOURS)]
+                places = [r.at for r in at]
+                low, high = [r.low for r in at], [r.high for r in at]
+                axes[2].fill_between(places, low, high, color=colour, alpha=0.1, linewidth=0)
+                axes[2].plot(places, [r.difference for r in at], style, color=colour, label=label)
+        axes[2].set_xscale("log")
+        axes[2].legend(frameon=False, fontsize=8)
+        _finish(axes[2], f"cap ({comparison.length_unit}): longer is wrong", f"Pass@K minus {comparison.reference}")
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes the figure as what its name ends with.
+
+    Raises:
+        InputError: a file type that matplotlib does not write.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        figure.savefig(path, dpi=150)
+    except ValueError as error:
+        raise InputError(
+            f"'{path}' is not a figure that can be written: let its name end with .png or .svg."
+        ) from error

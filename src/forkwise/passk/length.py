@@ -1,0 +1,183 @@
+"""Length control: three ways to compare models that write answers of different length.
+
+Each holds length still in its own way, and none of them is causal: the length of an answer is itself an outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from forkwise.errors import InputError
+from forkwise.passk.estimator import FloatArray, k_grid
+from forkwise.passk.outcomes import Arm, BoolArray
+
+CAP, BUDGET, MATCHED = "cap", "budget", "matched"
+
+
+@dataclass(frozen=True)
+class Match:
+    """Length-matched Pass@K of one problem: K samples whose lengths are distributed as the reference's."""
+
+    pass_at_k: FloatArray
+    """At each k; NaN where the arm has too few samples in some length bin."""
+    effective_n: float
+    """Kish's effective number of samples after weighting the bins."""
+
+
+def default_caps(arms: Sequence[Arm], points: int = 6) -> list[int]:
+    """Caps at evenly spaced quantiles of the pooled lengths; the last is the longest sample, which caps nothing."""
+    pooled = np.concatenate([arm.lengths() for arm in arms])
+    return sorted({int(np.ceil(x)) for x in np.quantile(pooled, np.linspace(0, 1, points + 1)[1:])})
+
+
+def largest_budget(arms: Sequence[Arm]) -> int:
+    """The budget that every problem of every run can spend: the smallest total length of a problem's samples."""
+    totals = [
+        np.bincount(arm.run_N * len(arm.problems) + arm.problem_N, weights=arm.lengths()).min()  # no cell is empty
+        for arm in arms
+    ]
+    return int(min(totals))
+
+
+def default_budgets(arms: Sequence[Arm], points: int = 6) -> list[int]:
+    """Budgets from the median length to `largest_budget`, evenly spaced in the logarithm."""
+    top = largest_budget(arms)
+    median = min(float(np.median(np.concatenate([arm.lengths() for arm in arms]))), top)
+    return sorted({int(b) for b in np.round(np.geomspace(max(median, 1), max(top, 1), points)) if b <= top} | {top})
+
+
+def pass_within_budget(
+    lengths: npt.ArrayLike, correct: npt.ArrayLike, budgets: Sequence[float], *, orders: int = 200, seed: int = 0
+) -> tuple[FloatArray, FloatArray]:
+    """Chance that a correct sample is complete within a budget, when samples are drawn one after another.
+
+    The order is random without replacement. How many wrong samples come before the first correct one, and which correct
+    one it is, are averaged exactly; only the lengths of those wrong samples are simulated, by `orders` seeded orders.
+
+    Args:
+        lengths: `(n,)`, in tokens or words, of one problem's samples.
+        correct: `(n,)` verdicts.
+        budgets: in the unit of `lengths`, per problem.
+
+    Returns:
+        `(value, variance)`, each `(len(budgets),)`; `variance` is that of the Monte-Carlo mean, 0 where it is exact.
+
+    Raises:
+        InputError: a budget larger than all samples together, which says nothing about the next sample.
+    """
+    length_N = np.asarray(lengths, dtype=np.float64)
+    correct_N = np.asarray(correct, dtype=bool)
+    if max(budgets) > length_N.sum():
+        raise InputError(
+            f"A budget of {max(budgets):g} exceeds the {length_N.sum():g} that one problem's samples add up to: "
+            "draw more samples or ask for a smaller budget."
+        )
+    n, right = length_N.size, np.sort(length_N[correct_N])
+    wrong = length_N[~correct_N]
+    if right.size == 0:
+        return np.zeros(len(budgets)), np.zeros(len(budgets))
+    # P(exactly j wrong samples come before the first correct one), j = 0..len(wrong)
+    j = np.arange(wrong.size + 1)
+    survive = np.concatenate([[1.0], np.cumprod((wrong.size - j[:-1]) / (n - j[:-1]))])
+    first_J = survive * right.size / (n - j)
+    exact = np.unique(wrong).size <= 1
+    rng = np.random.default_rng(seed)
+    rows = wrong[None, :] if exact else rng.permuted(np.tile(wrong, (orders, 1)), axis=1)
+    spent_RJ = np.concatenate([np.zeros((rows.shape[0], 1)), rows.cumsum(axis=1)], axis=1)
+    value, variance = np.empty(len(budgets)), np.zeros(len(budgets))
+    for i, budget in enumerate(budgets):
+        fits = np.searchsorted(right, budget - spent_RJ, side="right") / right.size
+        by_order = fits @ first_J
+        value[i] = by_order.mean()
+        variance[i] = 0.0 if exact else by_order.var(ddof=1) / orders
+    return value, variance
+
+
+def budget_curves(arm: Arm, budgets: Sequence[float], *, orders: int = 200, seed: int = 0) -> tuple[FloatArray, float]:
+    """Pass within each budget, `(S, Q, B)`, and the largest Monte-Carlo standard error of its mean over S and Q."""
+    value = np.empty((len(arm.runs), len(arm.problems), len(budgets)))
+    variance = np.empty_like(value)
+    for s, row in enumerate(arm.groups()):
+        for q, index in enumerate(row):
+            value[s, q], variance[s, q] = pass_within_budget(
+                arm.lengths()[index], arm.correct_N[index], budgets, orders=orders, seed=seed + q
+            )
+    cells = value.shape[0] * value.shape[1]
+    return value, float(np.sqrt(variance.sum(axis=(0, 1))).max() / cells)
+
+
+def match_lengths(
+    lengths: npt.ArrayLike, correct: npt.ArrayLike, reference: npt.ArrayLike, ks: Sequence[int], *, bins: int = 4
+) -> Match | None:
+    """Pass@K of one problem if its K samples had the lengths of K of the reference's samples.
+
+    The reference's lengths are cut into `bins` quantile bins. K samples of the reference, drawn without replacement,
+    fill the bins at random; as many of ours are drawn from the same bins. The average over all such draws is exact.
+    At K = 1 this is direct standardisation: the reference's bin shares times our success rates.
+
+    Args:
+        lengths, correct: `(n,)`, of our samples. Those longer or shorter than all of the reference's are not used.
+        reference: `(m,)` lengths of the reference's samples.
+
+    Returns:
+        None where the support is empty: the reference has samples in a bin in which we have none.
+    """
+    ours, verdicts = np.asarray(lengths, dtype=np.float64), np.asarray(correct, dtype=bool)
+    theirs = np.asarray(reference, dtype=np.float64)
+    edges = np.unique(np.quantile(theirs, np.linspace(0, 1, bins + 1), method="inverted_cdf"))
+    inside = (ours >= edges[0]) & (ours <= edges[-1])
+    cells = max(edges.size - 1, 1)
+
+    def bin_of(x: FloatArray) -> npt.NDArray[np.int64]:
+        return np.clip(np.searchsorted(edges[1:], x, side="left"), 0, cells - 1)
+
+    want = np.bincount(bin_of(theirs), minlength=cells)
+    have = np.bincount(bin_of(ours[inside]), minlength=cells)
+    wrong = np.bincount(bin_of(ours[inside])[~verdicts[inside]], minlength=cells)
+    used = want > 0
+    want, have, wrong = want[used], have[used], wrong[used]
+    if (have == 0).any():
+        return None
+    share = want / want.sum()
+    value = np.full(len(ks), np.nan)
+    for i, k in enumerate(ks):
+        if k > theirs.size or (np.minimum(k, want) > have).any():
+            continue
+        # Binomial weights with a common theta turn "j_b of bin b, sum K" into the multivariate hypergeometric.
+        theta = k / theirs.size if k < theirs.size else 0.5
+        product = np.ones(1)
+        for w, h, f in zip(want, have, wrong, strict=True):
+            j = np.arange(min(k, w) + 1)
+            all_wrong = np.concatenate([[1.0], np.cumprod(np.clip(f - j[:-1], 0, None) / (h - j[:-1]))])
+            product = np.convolve(product, stats.binom.pmf(j, w, theta) * all_wrong)[: k + 1]
+        value[i] = 1.0 - product[k] / stats.binom.pmf(k, theirs.size, theta)
+    return Match(value, float(1.0 / (share**2 / have).sum()))
+
+
+def match_curves(arm: Arm, reference: Arm, ks: Sequence[int], *, bins: int = 4) -> tuple[FloatArray, FloatArray]:
+    """`match_lengths` per problem of runs pooled: Pass@K `(Q, K)`, NaN without support, and effective n `(Q,)`."""
+    matched = np.full((len(arm.problems), len(ks)), np.nan)
+    effective = np.full(len(arm.problems), np.nan)
+    ours, theirs = _pooled(arm), _pooled(reference)
+    for q, ((length, correct), (other, _)) in enumerate(zip(ours, theirs, strict=True)):
+        match = match_lengths(length, correct, other, ks, bins=bins)
+        if match is not None:
+            matched[q], effective[q] = match.pass_at_k, match.effective_n
+    return matched, effective
+
+
+def _pooled(arm: Arm) -> list[tuple[FloatArray, BoolArray]]:
+    order = np.argsort(arm.problem_N, kind="stable")
+    parts = np.split(order, np.searchsorted(arm.problem_N[order], np.arange(1, len(arm.problems))))
+    return [(arm.lengths()[i], arm.correct_N[i]) for i in parts]
+
+
+def shown_ks(largest: int) -> list[int]:
+    """The k at which length control is reported: 1, the middle power of two, and the largest."""
+    grid = k_grid(largest)
+    return sorted({1, grid[len(grid) // 2], largest})

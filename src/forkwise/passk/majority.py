@@ -1,0 +1,133 @@
+"""maj@K: what a majority vote over K samples gets right."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from forkwise.passk.estimator import FloatArray
+
+EXACT_UP_TO = 64
+"""Samples per problem up to which maj@K is computed exactly."""
+
+_BOXED = re.compile(r"\\boxed\{(.*)\}", re.DOTALL)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
+_FRACTION = re.compile(r"([+-]?\d{1,400})/(\d{1,400})")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(\D|$))")
+
+
+def normalise_answer(answer: str | None) -> str | None:
+    """One spelling per answer, so that votes meet: `"27.0"`, `"$27$"` and `"\\boxed{27}."` are all `"27"`.
+
+    Cuts math delimiters, one \\boxed{}, blanks, a final full stop and thousands separators, folds case, and brings
+    plain decimals and fractions to lowest terms. It does no algebra: `2x` and `x+x` stay different votes. Blank text
+    and None are "no answer" (None).
+    """
+    if answer is None:
+        return None
+    text = answer.strip().strip("$").strip()
+    boxed = _BOXED.fullmatch(text.rstrip("."))
+    text = (boxed.group(1) if boxed else text).replace("\\!", "").replace("\\,", "").replace("\\ ", " ")
+    text = "".join(_THOUSANDS.sub("", text).split()).rstrip(".").casefold()
+    if not text:
+        return None
+    if len(text) <= 400:  # no arithmetic on numbers of unbounded size
+        if _NUMBER.fullmatch(text):
+            return str(Fraction(text))
+        fraction = _FRACTION.fullmatch(text)
+        if fraction and int(fraction.group(2)):
+            return str(Fraction(int(fraction.group(1)), int(fraction.group(2))))
+    return text
+
+
+@dataclass(frozen=True)
+class Votes:
+    """The answers to one problem: samples per distinct answer, the share of each that is correct, and no-answers."""
+
+    counts: npt.NDArray[np.int64]
+    correct: FloatArray
+    none: int
+
+
+def count_votes(answers: Sequence[str | None], correct: Sequence[bool] | npt.NDArray[np.bool_]) -> Votes:
+    """Votes over normalised answers. A sample without an answer casts no vote."""
+    tally: dict[str, list[int]] = {}
+    none = 0
+    for answer, verdict in zip(map(normalise_answer, answers), correct, strict=True):
+        if answer is None:
+            none += 1
+            continue
+        row = tally.setdefault(answer, [0, 0])
+        row[0] += 1
+        row[1] += bool(verdict)
+    table = np.array(list(tally.values()), dtype=np.int64).reshape(-1, 2)
+    return Votes(table[:, 0], table[:, 1] / np.maximum(table[:, 0], 1), none)
+
+
+def _times(poly_GK: FloatArray, coefficients: Sequence[FloatArray | float]) -> FloatArray:
+    """Product of polynomials in x, cut at the degree of the first; a coefficient may differ per row."""
+    out = np.zeros_like(poly_GK)
+    width = poly_GK.shape[1]
+    for j, coefficient in enumerate(coefficients[:width]):
+        out[:, j:] += np.reshape(coefficient, (-1, 1)) * poly_GK[:, : width - j]
+    return out
+
+
+def _win_counts(votes: Votes, winner: int, largest: int) -> FloatArray:
+    """Over all K-subsets, the summed share of the vote's prize that `winner` takes; index K = 0..largest.
+
+    With v votes for the winner, the subsets are counted by the generating function
+    `C(m, v) x^v * prod_rivals (sum_{j<v} C(m_b, j) x^j + s C(m_b, v) x^v)`: the power of s is the number t of rivals
+    tied with it, and the prize 1/(1+t) is the integral of s^t over [0, 1], which Gauss–Legendre nodes give exactly.
+    """
+    m = int(votes.counts[winner])
+    rivals = np.delete(votes.counts, winner)
+    total = np.zeros(largest + 1)
+    for v in range(1, min(m, largest) + 1):
+        strong = rivals[rivals >= v]  # the others can neither beat nor tie v votes, and neither can no-answers
+        free = int(rivals[rivals < v].sum()) + votes.none
+        ties = min(strong.size, largest // v - 1)
+        nodes, weights = np.polynomial.legendre.leggauss(ties // 2 + 1)
+        s = (nodes + 1) / 2
+        poly = np.zeros((s.size, largest + 1))
+        poly[:, v] = special.comb(m, v)
+        poly = _times(poly, list(special.comb(free, np.arange(min(free, largest) + 1))))
+        for rival in strong:
+            poly = _times(poly, [*special.comb(rival, np.arange(v)), s * special.comb(rival, v)])
+        total += weights / 2 @ poly
+    return total
+
+
+def maj_at_k(votes: Votes, ks: Sequence[int], *, draws: int = 2000, seed: int = 0) -> tuple[FloatArray, FloatArray]:
+    """Chance that the most frequent answer among K samples drawn without replacement is correct; ties share.
+
+    K samples without a single answer are wrong. Exact for up to `EXACT_UP_TO` samples, else `draws` seeded draws per K.
+
+    Returns:
+        `(value, error)`, each `(len(ks),)`; `error` is the Monte-Carlo standard error, 0 where exact.
+    """
+    n = int(votes.counts.sum()) + votes.none
+    k = np.asarray(ks)
+    if not (votes.correct > 0).any():
+        return np.zeros(k.size), np.zeros(k.size)
+    if n <= EXACT_UP_TO:
+        won = np.zeros(int(k.max()) + 1)
+        for a in np.flatnonzero(votes.correct > 0):
+            won += votes.correct[a] * _win_counts(votes, int(a), int(k.max()))
+        return won[k] / special.comb(n, k), np.zeros(k.size)
+    rng = np.random.default_rng(seed)
+    urn = np.append(votes.counts, votes.none)
+    value, error = np.empty(k.size), np.empty(k.size)
+    for i, size in enumerate(k):
+        drawn = rng.multivariate_hypergeometric(urn, int(size), size=draws, method="marginals")[:, :-1]
+        top = drawn.max(axis=1, keepdims=True)
+        leading = (drawn == top) & (top > 0)
+        prize = (leading @ votes.correct) / np.maximum(leading.sum(axis=1), 1)
+        value[i], error[i] = prize.mean(), prize.std(ddof=1) / np.sqrt(draws)
+    return value, error

@@ -1,0 +1,365 @@
+"""An arm: the scored samples of one model, or of several training runs of one method, as flat arrays.
+
+Suffixes: N samples, S runs (training seeds), Q problems, K values of k.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from forkwise.errors import InputError
+from forkwise.passk.estimator import FloatArray, IntArray, pass_at_k
+from forkwise.samples import read_samples
+
+BoolArray = npt.NDArray[np.bool_]
+Texts = npt.NDArray[np.object_]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Scored samples of one arm. Build it with `make_arm` or `load_arm`, which check what they are given."""
+
+    name: str
+    problems: tuple[str, ...]
+    """Problem ids, sorted; every run has samples of every one."""
+    runs: tuple[str, ...]
+    """Training runs (seeds) of the arm, sorted."""
+    problem_N: IntArray
+    run_N: IntArray
+    correct_N: BoolArray
+    length_N: FloatArray | None = None
+    """Length of each sample in `length_unit`, or None where it is not known of all."""
+    length_unit: str = "tokens"
+    answer_N: Texts | None = None
+    completion_N: Texts | None = None
+    notes: tuple[str, ...] = ()
+    """What a reader must know about these samples: left-out ones, unequal n, and so on."""
+
+    def _cells(self) -> IntArray:
+        return self.run_N * len(self.problems) + self.problem_N
+
+    def counts(self, max_length: float | None = None) -> tuple[IntArray, IntArray]:
+        """`(n, c)`, each `(S, Q)`: samples, and correct ones no longer than `max_length`."""
+        shape = (len(self.runs), len(self.problems))
+        passed = self.correct_N
+        if max_length is not None:
+            passed = passed & (self.lengths() <= max_length)
+        cells = self._cells()
+        n = np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)
+        c = np.bincount(cells[passed], minlength=shape[0] * shape[1]).reshape(shape)
+        return n, c
+
+    def curves(self, ks: Sequence[int], max_length: float | None = None) -> FloatArray:
+        """Pass@K of every run and problem, `(S, Q, K)`."""
+        n_SQ, c_SQ = self.counts(max_length)
+        return pass_at_k(n_SQ.ravel(), c_SQ.ravel(), ks).reshape(*n_SQ.shape, len(ks))
+
+    def largest_k(self) -> int:
+        """The smallest number of samples that any problem has in any run."""
+        return int(self.counts()[0].min())
+
+    def lengths(self) -> FloatArray:
+        if self.length_N is None:
+            raise InputError(f"'{self.name}' has no lengths: the samples table needs n_tokens for length control.")
+        return self.length_N
+
+    def groups(self) -> list[list[IntArray]]:
+        """Sample indices in order, by run and then by problem."""
+        cells = self._cells()
+        order = np.argsort(cells, kind="stable")
+        ends = np.searchsorted(cells[order], np.arange(1, len(self.runs) * len(self.problems)))
+        parts = np.split(order, ends)
+        q = len(self.problems)
+        return [parts[s * q : (s + 1) * q] for s in range(len(self.runs))]
+
+    def _take(self, chosen_N: BoolArray) -> dict[str, Any]:
+        columns = ("problem_N", "run_N", "correct_N", "length_N", "answer_N", "completion_N")
+        return {c: None if getattr(self, c) is None else getattr(self, c)[chosen_N] for c in columns}
+
+    def keep(self, problems: Iterable[str]) -> Arm:
+        """The same arm on some of its problems."""
+        kept = sorted(set(problems) & set(self.problems))
+        position = np.full(len(self.problems), -1)
+        position[[self.problems.index(p) for p in kept]] = np.arange(len(kept))
+        fields = self._take(position[self.problem_N] >= 0)
+        fields["problem_N"] = position[fields["problem_N"]]
+        return replace(self, problems=tuple(kept), **fields)
+
+    def split(self) -> list[Arm]:
+        """One arm per run, named after it."""
+        parts = []
+        for s, run in enumerate(self.runs):
+            fields = self._take(self.run_N == s)
+            fields["run_N"] = np.zeros_like(fields["run_N"])
+            parts.append(replace(self, name=run, runs=(run,), **fields))
+        return parts
+
+
+def _texts(values: Sequence[Any] | npt.NDArray[Any] | None) -> Texts | None:
+    return None if values is None else np.asarray(values, dtype=object)
+
+
+def _verdicts(correct: Sequence[Any] | npt.NDArray[Any]) -> npt.NDArray[np.int8]:
+    """1 correct, 0 wrong, -1 unscored; refuses anything that is not a verdict."""
+    values = correct if isinstance(correct, np.ndarray) else np.array(list(correct), dtype=object)
+    if values.dtype == bool:
+        return values.astype(np.int8)
+    out = np.full(values.shape, -1, dtype=np.int8)
+    for i, value in enumerate(values.tolist()):
+        if value is None:
+            continue
+        if isinstance(value, float) and math.isnan(value):
+            raise InputError("A score is NaN: mark a sample without a verdict as unscored (None), or verify it.")
+        if value not in (0, 1):
+            raise InputError(
+                f"A score is {value!r}, neither right nor wrong: set a threshold when you import the samples."
+            )
+        out[i] = int(value)
+    return out
+
+
+def make_arm(
+    name: str,
+    problem_id: Sequence[Any] | npt.NDArray[Any],
+    correct: Sequence[Any] | npt.NDArray[Any],
+    *,
+    run: Sequence[Any] | npt.NDArray[Any] | None = None,
+    length: Sequence[float] | npt.NDArray[Any] | None = None,
+    length_unit: str = "tokens",
+    answer: Sequence[str | None] | npt.NDArray[Any] | None = None,
+    completion: Sequence[str | None] | npt.NDArray[Any] | None = None,
+    notes: Iterable[str] = (),
+) -> Arm:
+    """An arm from columns, one entry per sample.
+
+    Args:
+        problem_id: which problem each sample answers; the ids pair arms in `compare`.
+        correct: True, False (or 1, 0), or None where there is no verdict; those samples are left out and counted.
+        run: training run (seed) of each sample, if the arm has several.
+        length: in tokens or words, see `length_unit`.
+        answer: final answers, None where there is none; for maj@K and answer entropy.
+        completion: whole texts, for the diversity measures.
+
+    Raises:
+        InputError: no samples, none with a verdict, NaN or fractional scores, or runs that cover different problems.
+    """
+    ids_N = np.array([str(p) for p in problem_id], dtype=object)
+    runs_N = np.array([str(r) for r in run], dtype=object) if run is not None else np.full(ids_N.size, name, object)
+    if ids_N.size == 0:
+        raise InputError(f"'{name}' holds no samples.")
+    verdict_N = _verdicts(correct)
+    if not verdict_N.size == runs_N.size == ids_N.size:
+        raise InputError(f"The columns of '{name}' have different lengths: {ids_N.size} ids, {verdict_N.size} scores.")
+    if (verdict_N < 0).all():
+        raise InputError(f"No sample of '{name}' has a verdict: run `forkwise verify` on the samples first.")
+    runs, run_N = np.unique(runs_N, return_inverse=True)
+    problems, problem_N = np.unique(ids_N, return_inverse=True)
+    return _build(
+        name,
+        [str(p) for p in problems],
+        [str(r) for r in runs],
+        problem_N,
+        run_N,
+        verdict_N,
+        length=None if length is None else np.asarray(length, dtype=np.float64),
+        length_unit=length_unit,
+        answer=_texts(answer),
+        completion=_texts(completion),
+        notes=list(notes),
+    )
+
+
+def _build(
+    name: str,
+    problems: list[str],
+    runs: list[str],
+    problem_N: npt.NDArray[Any],
+    run_N: npt.NDArray[Any],
+    verdict_N: npt.NDArray[np.int8],
+    *,
+    length: FloatArray | None,
+    length_unit: str,
+    answer: Texts | None,
+    completion: Texts | None,
+    notes: list[str],
+) -> Arm:
+    scored = verdict_N >= 0
+    if not scored.all():
+        notes.append(
+            f"{(~scored).sum()} of {scored.size} samples have no verdict and are left out (not counted wrong)."
+        )
+    if length is not None and not np.isfinite(length[scored]).all():
+        missing = int((~np.isfinite(length[scored])).sum())
+        notes.append(f"Lengths are missing for {missing} of {scored.sum()} samples, so there is no length control.")
+        length = None
+    cells = np.bincount(run_N[scored] * len(problems) + problem_N[scored], minlength=len(runs) * len(problems)).reshape(
+        len(runs), len(problems)
+    )
+    everywhere = (cells > 0).all(axis=0)
+    if not everywhere.all():
+        bare = [problems[i] for i in np.flatnonzero(~everywhere)]
+        if (cells[:, ~everywhere] > 0).any():
+            raise InputError(
+                f"The runs of '{name}' do not cover the same problems ({len(bare)} of {len(problems)} lack a scored "
+                f"sample in some run, such as '{bare[0]}'): compare runs over one problem set."
+            )
+        notes.append(f"{len(bare)} problems have no scored sample and are left out, such as '{bare[0]}'.")
+    n_cells = cells[:, everywhere]
+    if n_cells.min() != n_cells.max():
+        notes.append(
+            f"Problems have between {n_cells.min()} and {n_cells.max()} scored samples; K goes up to {n_cells.min()}."
+        )
+    arm = Arm(
+        name,
+        tuple(problems),
+        tuple(runs),
+        problem_N[scored].astype(np.int64),
+        run_N[scored].astype(np.int64),
+        verdict_N[scored] > 0,
+        None if length is None else length[scored],
+        length_unit,
+        None if answer is None else answer[scored],
+        None if completion is None else completion[scored],
+        tuple(notes),
+    )
+    return arm if everywhere.all() else arm.keep(problems[i] for i in np.flatnonzero(everywhere))
+
+
+def _check_sampling(table: pa.Table, where: str) -> None:
+    """Refuses a run whose samples were drawn at different settings: their mixture estimates nothing."""
+    fields = {f: pc.struct_field(table["sampling"], [f]) for f in ("temperature", "top_p", "max_tokens")}
+    settings = pa.table({"run": table["run"], **fields})
+    distinct = settings.group_by(settings.column_names).aggregate([]).to_pylist()
+    for run in {row["run"] for row in distinct}:
+        rows = [row for row in distinct if row["run"] == run]
+        for field in fields:
+            values = sorted({row[field] for row in rows if row[field] is not None})
+            if len(values) > 1:
+                found = " and ".join(f"{value:g}" for value in values)
+                raise InputError(
+                    f"Run '{run}' in '{where}' mixes samples drawn at {field} {found}: give each setting a run name of "
+                    "its own."
+                )
+
+
+def load_arm(
+    paths: Path | str | Sequence[Path | str], *, name: str | None = None, runs: Sequence[str] = (), texts: bool = False
+) -> Arm:
+    """The scored samples of one or several samples tables (Parquet shard or folder), as one arm.
+
+    Args:
+        paths: tables of the arm; every distinct `run` in them is one training run of it.
+        name: of the arm; the table's only run, or the file name, if None.
+        runs: which runs to take; all if empty.
+        texts: also read the completions, for the diversity measures.
+
+    Raises:
+        InputError: what `read_samples` and `make_arm` refuse, a run unknown to the tables, or mixed sampling settings.
+    """
+    sources = [Path(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
+    columns = ["run", "problem_id", "correct", "answer", "n_tokens", "sampling"]
+    tables = []
+    for source in sources:
+        table = read_samples(source, [*columns, "completion"] if texts else columns)
+        if table.num_rows and table["n_tokens"].null_count == table.num_rows and not texts:
+            table = read_samples(source, [*columns, "completion"])  # lengths will be counted in words
+        _check_sampling(table, str(source))
+        tables.append(table)
+    if len({(s, r) for s, t in zip(sources, tables, strict=True) for r in t["run"].unique().to_pylist()}) != len(
+        {r for t in tables for r in t["run"].unique().to_pylist()}
+    ):
+        raise InputError("Two of the tables of one arm hold a run of the same name: rename one, or leave it out.")
+    table = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
+    known = sorted(set(table["run"].unique().to_pylist()))
+    if runs:
+        unknown = sorted(set(runs) - set(known))
+        if unknown:
+            raise InputError(f"There is no run '{unknown[0]}' in the samples; there are {', '.join(known)}.")
+        table = table.filter(pc.is_in(table["run"], pa.array(list(runs))))
+        known = sorted(runs)
+    name = name or (known[0] if len(known) == 1 else sources[0].stem)
+    if table.num_rows == 0:
+        raise InputError(f"'{name}' holds no samples.")
+    if table["correct"].null_count == table.num_rows:
+        raise InputError(f"No sample of '{name}' has a verdict: run `forkwise verify` on the samples first.")
+
+    def codes(column: str) -> tuple[list[str], npt.NDArray[np.int64]]:
+        encoded = table[column].combine_chunks().dictionary_encode()
+        values = encoded.dictionary.to_pylist()
+        order = np.argsort(np.array(values, dtype=object), kind="stable")
+        rank = np.empty(len(values), dtype=np.int64)
+        rank[order] = np.arange(len(values))
+        return [str(values[i]) for i in order], rank[encoded.indices.to_numpy(zero_copy_only=False)]
+
+    problems, problem_N = codes("problem_id")
+    run_names, run_N = codes("run")
+    completion = table["completion"].to_numpy() if "completion" in table.column_names else None
+    length, unit, notes = None, "tokens", []
+    if table["n_tokens"].null_count < table.num_rows:
+        length = pc.cast(table["n_tokens"], pa.float64()).to_numpy()
+    elif completion is not None and all(text is not None for text in completion):
+        length, unit = np.array([len(text.split()) for text in completion], dtype=np.float64), "words"
+        notes.append("The samples carry no token counts, so lengths are in words.")
+    else:
+        notes.append("The samples carry neither token counts nor texts, so there is no length control.")
+    answer = table["answer"].to_numpy() if table["answer"].null_count < table.num_rows else None
+    return _build(
+        name,
+        problems,
+        run_names,
+        problem_N,
+        run_N,
+        pc.fill_null(pc.cast(table["correct"], pa.int8()), -1).to_numpy(),
+        length=length,
+        length_unit=unit,
+        answer=answer,
+        completion=completion if texts else None,
+        notes=notes,
+    )
+
+
+def common_problems(arms: Sequence[Arm], *, intersect: bool = False) -> tuple[list[Arm], list[str]]:
+    """The arms on one problem set, and a note on what was dropped.
+
+    Raises:
+        InputError: the sets differ and `intersect` is False, or nothing is shared.
+    """
+    sets = [set(arm.problems) for arm in arms]
+    shared, union = set.intersection(*sets), set.union(*sets)
+    if shared == union:
+        return list(arms), []
+    gaps = ", ".join(f"'{arm.name}' has {len(s)}" for arm, s in zip(arms, sets, strict=True))
+    example = sorted(union - shared)[0]
+    if not shared:
+        raise InputError(f"The arms share no problem ({gaps}): problem ids must match to pair them.")
+    if not intersect:
+        raise InputError(
+            f"The arms cover different problems ({gaps}; {len(shared)} shared; '{example}' is not in all): "
+            "pass --intersect to compare on the shared ones."
+        )
+    dropped = len(union - shared)
+    note = f"Compared on the {len(shared)} problems that all arms share; {dropped} dropped, such as '{example}'."
+    return [arm.keep(shared) for arm in arms], [note]
+
+
+def check_ks(arms: Sequence[Arm], ks: Sequence[int]) -> list[int]:
+    """`ks` sorted and without repeats; InputError when one lies outside what all the arms can answer."""
+    largest = min(arm.largest_k() for arm in arms)
+    wanted = sorted({int(k) for k in ks})
+    if not wanted or wanted[0] < 1:
+        raise InputError("k must be at least 1.")
+    if wanted[-1] > largest:
+        raise InputError(
+            f"Pass@{wanted[-1]} needs at least {wanted[-1]} samples of every problem, but one has only {largest}: "
+            "draw more samples, ask for a smaller k, or use --extrapolate for a labelled model."
+        )
+    return wanted

@@ -1,0 +1,39 @@
+"""GSM8K's example solutions: a line per problem with one solution of each of several models.
+
+openai/grade-school-math, grade_school_math/data/example_model_solutions.jsonl, commit 3101c7d.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from forkwise.samples.importers.base import Row, Source, problem_id
+from forkwise.samples.importers.reader import Record
+
+USES = frozenset({"question", "6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification"})
+
+
+def matches(record: Record) -> bool:
+    """A question, its solution, and at least one model's solution with a verdict."""
+    return "question" in record and "ground_truth" in record and bool(_models(record))
+
+
+def _models(record: Record) -> list[str]:
+    return [k for k, v in record.items() if isinstance(v, dict) and {"is_correct", "solution"} <= v.keys()]
+
+
+def rows(record: Record, source: Source) -> Iterator[Row]:
+    """One row per model, each model its own run. The answer is what stands after the last `A: `."""
+    for model in _models(record):
+        solution = record[model]["solution"]
+        _, found, answer = solution.rpartition("A: ")
+        yield {
+            "run": source.run(model),
+            "model": model,
+            "problem_id": problem_id(record["question"]),
+            "prompt": record["question"],
+            "completion": solution,
+            "answer": answer.strip() or None if found else None,
+            "correct": source.verdict(record[model]["is_correct"]),
+            "verdict_by": "grade-school-math",
+        }

@@ -1,0 +1,112 @@
+"""lm-evaluation-harness, `--log_samples`: `samples_TASK_DATE.jsonl`, a line per document and filter.
+
+A line holds all `repeats` responses of a document but one score, which belongs to what its filter made of them. So only
+documents with a single response, or with a list of scores, are scored here; `forkwise verify` scores the others.
+EleutherAI/lm-evaluation-harness, lm_eval/evaluator.py and lm_eval/result_schema.py, commit 4e7e0d4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from forkwise.samples.importers.base import Row, Source, problem_id, sampling
+from forkwise.samples.importers.reader import Record
+
+USES = frozenset({"doc_id", "doc", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash"})
+_FIXED = USES | {"target", "prompt_hash", "target_hash"}
+_QUESTION = ("question", "problem", "Problem", "Question", "prompt", "input", "text")  # where tasks keep it in `doc`
+
+
+def matches(record: Record) -> bool:
+    """A document with its responses, raw and filtered."""
+    return {"doc_id", "doc", "resps", "filtered_resps"} <= record.keys()
+
+
+def rows(record: Record, source: Source) -> Iterator[Row]:
+    """One row per response. The problem is the document, so runs with other prompts or templates pair."""
+    metric, chosen = _decide(record, source)
+    if not chosen:
+        source.dropped["lines of other filters, which hold the same samples"] += 1
+        return
+    responses = record["resps"]
+    if len(responses) != 1 or not all(isinstance(text, str) for text in responses[0]):
+        source.dropped["lines of multiple-choice or log-likelihood requests, for which nothing was sampled"] += 1
+        return
+    completions = responses[0]
+    score = None if metric is None or metric == "bypass" else record.get(metric)
+    if not isinstance(score, list):
+        if len(completions) > 1 and score is not None:
+            source.notes["left unscored, since the file has one score for several samples"] += len(completions)
+        score = [score if len(completions) == 1 else None] * len(completions)
+    if len(score) != len(completions):
+        raise source.error(f"there are {len(completions)} responses but {len(score)} scores: remove the line.")
+    prompt, settings = _request(record.get("arguments"))
+    answers = _answers(record, completions)
+    doc_id = record.get("doc_hash") or f"doc {record['doc_id']}"
+    question = next((record["doc"][key] for key in _QUESTION if isinstance(record["doc"].get(key), str)), doc_id)
+    place = f"doc_id {record['doc_id']}"
+    if source.memo.setdefault(place, source.place) != source.place:
+        raise source.error(f"{place} was on {source.memo[place]} already: remove one of the two.")
+    for i, completion in enumerate(completions):
+        row: Row = {
+            "run": source.run(),
+            "problem_id": problem_id(question),
+            "prompt": prompt,
+            "completion": completion,
+            "correct": source.verdict(score[i]),
+            "verdict_by": f"lm-eval:{metric}",
+            "sampling": sampling(settings, max_tokens="max_gen_toks"),
+        }
+        if answers is not None:
+            row["answer"] = answers[i]
+        yield row
+
+
+def _decide(record: Record, source: Source) -> tuple[str | None, bool]:
+    """The metric that decides, and whether this line is of the chosen filter."""
+    here = str(record.get("filter", "none"))
+    metrics = record.get("metrics")
+    if metrics is None:  # up to 0.4.3
+        metrics = [k for k, v in record.items() if k not in _FIXED and isinstance(v, (int, float))]
+    wanted, _, filter_ = (source.options.score or "").partition(",")
+    filter_ = filter_ or source.memo.setdefault("filter", here)
+    if here != filter_:
+        if "," not in (source.options.score or ""):
+            name = wanted or (metrics[0] if metrics else "METRIC")
+            raise source.error(
+                f"the file scores the same samples under several filters: choose with --score {name},{filter_} "
+                f"or --score {name},{here}."
+            )
+        return None, False
+    if wanted:
+        if wanted not in metrics:
+            raise source.error(f"there is no metric '{wanted}': choose --score from {', '.join(metrics)}.")
+        return wanted, True
+    if len(metrics) > 1:
+        raise source.error(f"the file has several metrics: choose --score from {', '.join(metrics)}.")
+    return (metrics[0] if metrics else None), True
+
+
+def _request(arguments: Any) -> tuple[str | None, Record]:
+    """The prompt and the generation settings of the first request, from either shape that lm-eval has written."""
+    first: Any = arguments
+    if isinstance(first, dict):
+        first = first.get("gen_args_0") or {}
+        first = [first.get("arg_0"), first.get("arg_1")]
+    elif isinstance(first, list) and first:
+        first = first[0]
+    if not isinstance(first, list):
+        return None, {}
+    prompt, settings = [*first, None, None][:2]
+    return prompt if isinstance(prompt, str) else None, settings if isinstance(settings, dict) else {}
+
+
+def _answers(record: Record, completions: list[str]) -> list[str | None] | None:
+    """What the filter took from each response; None when it left them as they are."""
+    filtered = record["filtered_resps"]
+    if len(filtered) == 1 and isinstance(filtered[0], list):
+        filtered = filtered[0]
+    if len(filtered) != len(completions) or filtered == completions:
+        return None
+    return [None if text in ("", "[invalid]") else str(text) for text in filtered]

@@ -1,0 +1,52 @@
+"""Qwen2.5-Math's evaluation output, also written by SkyThought and others: a line per problem, a list per column.
+
+`code` holds the completions, `pred` the answers taken from them, `score` the grader's verdicts (absent until graded).
+QwenLM/Qwen2.5-Math, evaluation/math_eval.py, commit a45202b.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from forkwise.samples.importers.base import Row, Source, problem_id, sampling
+from forkwise.samples.importers.reader import Record
+
+USES = frozenset({"idx", "question", "code", "pred", "score"})
+
+# math_eval.py names its files test_PROMPT_-1_seed0_t0.6_s0_e-1.jsonl
+_SETTINGS = re.compile(r"_seed(\d+)_t(\d+\.?\d*)_s\d+_e-?\d+$")
+
+
+def matches(record: Record) -> bool:
+    """Lists of completions and answers beside a question."""
+    return all(isinstance(record.get(key), list) for key in ("code", "pred")) and isinstance(
+        record.get("question"), str
+    )
+
+
+def rows(record: Record, source: Source) -> Iterator[Row]:
+    """One row per completion. Problems are told apart by their text, because `idx` restarts in every file."""
+    question, completions, answers = record["question"], record["code"], record["pred"]
+    scores = record.get("score") or [None] * len(completions)
+    if not len(completions) == len(answers) == len(scores):
+        raise source.error(
+            f"there are {len(completions)} completions, {len(answers)} answers and {len(scores)} scores: "
+            "remove the line."
+        )
+    idx = f"idx {record.get('idx')}"
+    if "idx" in record and source.memo.setdefault(idx, source.place) != source.place:
+        raise source.error(f"{idx} was on {source.memo[idx]} already: remove one of the two.")
+    named = _SETTINGS.search(source.stem)
+    for completion, answer, score in zip(completions, answers, scores, strict=True):
+        yield {
+            "run": source.run(),
+            "problem_id": problem_id(question),
+            "prompt": question,
+            "completion": completion,
+            "answer": answer or None,
+            "correct": source.verdict(score),
+            "verdict_by": "qwen-math",
+            "seed": int(named[1]) if named else None,
+            "sampling": sampling({"temperature": float(named[2])}) if named else None,
+        }

@@ -1,0 +1,274 @@
+"""Importing: find the format, stream the rows into a shard, and say what was found and what was not taken."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+
+from forkwise.errors import InputError, nearest
+from forkwise.samples.importers import (
+    gemini,
+    grade_school_math,
+    inspect_log,
+    lm_eval,
+    ollama,
+    openai,
+    plain,
+    qwen_math,
+    reasoning_gym,
+    verl,
+)
+from forkwise.samples.importers.base import Importer, Options, Row, Source, counted
+from forkwise.samples.importers.reader import Record, read_records
+from forkwise.samples.store import ShardWriter
+from forkwise.tasks.verification import extract_answer
+
+FORMATS: dict[str, Importer] = {
+    "qwen-math": qwen_math,
+    "reasoning-gym": reasoning_gym,
+    "lm-eval": lm_eval,
+    "inspect": inspect_log,
+    "verl": verl,
+    "openai": openai,
+    "ollama": ollama,
+    "gemini": gemini,
+    "grade-school-math": grade_school_math,
+    "plain": plain,
+}
+"""Name of the format, as `--format` takes it -> its importer."""
+
+_SCORES_CHECKED_EVERY = 4096  # rows: a file of fractional scores is refused long before its end
+
+
+@dataclass
+class RunReport:
+    """What a file added to one run."""
+
+    samples: int = 0
+    correct: int = 0
+    unscored: int = 0
+    n_of_problem: Counter[str] = field(default_factory=Counter)
+    """Problem id -> samples."""
+
+    def __str__(self) -> str:
+        by_n = Counter(self.n_of_problem.values())
+        if len(by_n) == 1:
+            each = f"{next(iter(by_n))} each"
+        else:
+            shown = [f"{n} for {counted(count, 'problem')}" for n, count in sorted(by_n.items())]
+            each = f"n differs: {', '.join(shown[:4])}{', ...' if len(shown) > 4 else ''}"
+        scored = self.samples - self.unscored
+        verdicts = f"{self.correct:,} of {scored:,} correct" if scored else "no verdicts"
+        unscored = f", {self.unscored:,} unscored" if self.unscored and scored else ""
+        problems = counted(len(self.n_of_problem), "problem")
+        return f"{counted(self.samples, 'sample')} of {problems} ({each}), {verdicts}{unscored}"
+
+
+@dataclass
+class FileReport:
+    """What became of one file. `str()` says it in full."""
+
+    path: Path
+    format: str
+    shard: Path
+    runs: dict[str, RunReport]
+    dropped: Counter[str]
+    notes: Counter[str]
+    fields_left_out: list[str]
+
+    def __str__(self) -> str:
+        lines = [f"{self.path} ({self.format}) -> {self.shard}"]
+        lines += [f"  run {name}: {run}" for name, run in list(self.runs.items())[:20]]
+        if len(self.runs) > 20:
+            lines.append(f"  and {len(self.runs) - 20} more runs")
+        lines += [f"  dropped: {count:,} {reason}" for reason, count in self.dropped.items()]
+        lines += [f"  note: {counted(count, 'sample')} {remark}" for remark, count in self.notes.items()]
+        if self.fields_left_out:
+            lines.append(f"  fields left out: {', '.join(self.fields_left_out)}")
+        return "\n".join(lines)
+
+
+def import_files(
+    files: Sequence[Path], out: Path, *, format_: str = "auto", options: Options | None = None
+) -> Iterator[FileReport]:
+    """Imports each file as one shard of the samples table in `out`, and reports on each when it is done.
+
+    A file is imported whole or not at all; when one is refused, those before it stay.
+
+    Raises:
+        InputError: a file cannot be used, or its samples are in `out` already.
+    """
+    options = options or Options()
+    if format_ not in ("auto", *FORMATS):
+        raise InputError(f"There is no format '{format_}'.{nearest(format_, FORMATS)} Formats: {', '.join(FORMATS)}.")
+    plain.check_columns(options.columns)
+    if options.columns and format_ == "auto":
+        format_ = "plain"
+    twice = [path for path, count in Counter(path.resolve() for path in files).items() if count > 1]
+    if twice:
+        raise InputError(f"'{twice[0]}' is given twice: give every file once.")
+    ledger = _Ledger(_problems_in(out), explicit=options.run is not None)
+    for path in files:
+        yield _import_file(path, out, format_, options, ledger)
+
+
+def _import_file(path: Path, out: Path, format_: str, options: Options, ledger: _Ledger) -> FileReport:
+    source = Source(path, options)
+    records = read_records(path)
+    first = next(records, None)
+    if first is None:
+        raise InputError(f"'{path}' is empty: it holds no records.")
+    name = _detect(path, first[1], options) if format_ == "auto" else format_
+    importer = FORMATS[name]
+    if not (format_ == "plain" or importer.matches(first[1])):
+        raise source.error(f"this is not the format {name}: leave out --format, or choose another.")
+    runs: dict[str, RunReport] = {}
+    left_out: dict[str, None] = {}
+    used = importer.USES | {field.split(".")[0] for field in options.columns.values()}
+
+    def rows() -> Iterator[Row]:
+        record: Record
+        for source.place, record in _chain(first, records):
+            left_out.update(dict.fromkeys(record.keys() - used))
+            try:
+                for row in importer.rows(record, source):
+                    yield _finish(row, source, runs, ledger)
+            except (LookupError, TypeError, AttributeError, ValueError) as error:
+                if isinstance(error, InputError):
+                    raise
+                # The shape was checked on the first record only.
+                raise source.error(
+                    f"this record is not of the format {name} ({type(error).__name__}: {error}): correct or remove it."
+                ) from error
+
+    shard_name = _free_name(out, re.sub(r"[^\w.+-]+", "_", source.stem) or "samples")
+    ledger.start(path)
+    try:
+        with ShardWriter(out, shard_name) as shard:
+            shard.write(rows())
+            source.check_scores()
+            if not runs:
+                reasons = "; ".join(f"{count} {reason}" for reason, count in source.dropped.items())
+                raise InputError(f"'{path}' has no samples to import{f' ({reasons})' if reasons else ''}.")
+    except (pa.ArrowException, OverflowError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"'{path}' has a value of the wrong type near {source.place or 'its end'}: {reason}"
+        ) from error
+    except OSError as error:
+        raise InputError(f"'{out}' cannot be written: {error.strerror}.") from error
+    return FileReport(path, name, shard.target, runs, source.dropped, source.notes, sorted(left_out))
+
+
+def _chain(first: tuple[str, Record], rest: Iterator[tuple[str, Record]]) -> Iterator[tuple[str, Record]]:
+    yield first
+    yield from rest
+
+
+def _detect(path: Path, record: Record, options: Options) -> str:
+    found = [name for name, importer in FORMATS.items() if importer.matches(record)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InputError(f"'{path}' may be {' or '.join(found)}: choose with --format {found[0]}.")
+    fields = ", ".join(list(record)[:12])
+    raise InputError(
+        f"'{path}' is of no known format; its fields are {fields}: name them, for example "
+        "--map problem_id=FIELD --map completion=FIELD --map correct=FIELD."
+    )
+
+
+def _finish(row: Row, source: Source, runs: dict[str, RunReport], ledger: _Ledger) -> Row:
+    """Fills in what every row has, numbers the sample, and counts it."""
+    options = source.options
+    run, problem = row["run"], row["problem_id"]
+    row["model"] = options.model or row.get("model") or "unknown"
+    row["sample_id"] = ledger.number(run, problem, row.get("sample_id"), source)
+    completion = row.get("completion")
+    if completion is not None and not isinstance(completion, str):
+        raise source.error(f"the completion is {completion!r:.40}: it must be text.")
+    if completion == "":
+        source.notes["with an empty completion, kept with the file's verdict"] += 1
+    if "answer" not in row:
+        row["answer"] = extract_answer(completion) if completion else None
+    elif row["answer"] is not None:
+        row["answer"] = str(row["answer"])
+    if row.get("correct") is None:
+        row["verdict_by"] = None
+    report = runs.setdefault(run, RunReport())
+    report.samples += 1
+    report.correct += row.get("correct") is True
+    report.unscored += row.get("correct") is None
+    report.n_of_problem[problem] += 1
+    if report.samples % _SCORES_CHECKED_EVERY == 0:
+        source.check_scores()
+    return row
+
+
+class _Ledger:
+    """Which samples there are: numbers those without a number, refuses those that are there already."""
+
+    def __init__(self, existing: set[tuple[str, str]], *, explicit: bool) -> None:
+        self._existing = existing
+        self._explicit = explicit  # the user named the run, so several files may belong to it
+        self._file_of_run: dict[str, Path] = {}
+        self._next: Counter[tuple[str, str]] = Counter()
+        self._taken: dict[tuple[str, str], set[int]] = {}
+        self._path = Path()
+
+    def start(self, path: Path) -> None:
+        self._path = path
+
+    def number(self, run: str, problem: str, sample_id: int | None, source: Source) -> int:
+        """The sample's number within its problem: the file's, else the next."""
+        key = (run, problem)
+        first_file = self._file_of_run.setdefault(run, self._path)
+        if first_file != self._path and not self._explicit and not source.names_runs:
+            raise InputError(
+                f"'{first_file}' and '{self._path}' would both become run '{run}': name the run with --run, "
+                "in one command if they belong together and in two if not."
+            )
+        if key in self._existing:
+            raise source.error(
+                f"the folder holds samples of run '{run}' for problem {problem} already: choose another --run or --out."
+            )
+        if sample_id is None:
+            self._next[key] += 1
+            return self._next[key] - 1
+        taken = self._taken.setdefault(key, set())
+        if sample_id in taken:
+            raise source.error(f"sample {sample_id} of problem {problem} is there twice: remove one of the two.")
+        taken.add(sample_id)
+        return sample_id
+
+
+def _problems_in(out: Path) -> set[tuple[str, str]]:
+    """The pairs (run, problem_id) that the folder holds."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"'{out}' is a file: give a folder with --out.")
+    shards = sorted(out.glob("*.parquet"))
+    pairs: set[tuple[str, str]] = set()
+    for shard in shards:
+        try:
+            table = pads.dataset(str(shard), format="parquet").to_table(columns=["run", "problem_id"])
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"'{shard}' is no shard of a samples table: choose another --out.") from error
+        distinct = table.group_by(["run", "problem_id"]).aggregate([])
+        pairs.update(zip(*(pc.cast(distinct[c], pa.string()).to_pylist() for c in ("run", "problem_id")), strict=True))
+    return pairs
+
+
+def _free_name(out: Path, stem: str) -> str:
+    """`stem`, or `stem-2` and so on when the folder has that shard."""
+    name, i = stem, 1
+    while (out / f"{name}.parquet").exists():
+        i += 1
+        name = f"{stem}-{i}"
+    return name

@@ -1,0 +1,40 @@
+"""verl's rollout and validation dumps (`trainer.rollout_data_dir`): `STEP.jsonl`, a line per sample.
+
+verl-project/verl, verl/trainer/ppo/ray_trainer.py `_write_generations`, commit 1dda039.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from forkwise.samples.importers.base import Row, Source, problem_id
+from forkwise.samples.importers.reader import Record
+
+USES = frozenset({"input", "output", "score", "acc", "pred", "step"})
+
+
+def matches(record: Record) -> bool:
+    """Prompt and response as text, with a score and the training step."""
+    return {"input", "output", "score", "step"} <= record.keys() and isinstance(record["output"], str)
+
+
+def rows(record: Record, source: Source) -> Iterator[Row]:
+    """One row per line; each step is a run, because it is another policy.
+
+    `acc` decides where it is there (verl's own main metric), else `score`, which may be a reward such as -1 and 1.
+    Problems are told apart by the decoded prompt, so checkpoints pair when they share the chat template.
+    """
+    name = source.options.score or ("acc" if "acc" in record else "score")
+    if name not in record:
+        raise source.error(f"there is no field '{name}': choose --score from the fields {', '.join(record)}.")
+    row: Row = {
+        "run": source.run(f"step{record['step']}"),
+        "problem_id": problem_id(record["input"]),
+        "prompt": record["input"],
+        "completion": record["output"],
+        "correct": source.verdict(record[name]),
+        "verdict_by": f"verl:{name}",
+    }
+    if isinstance(record.get("pred"), str):
+        row["answer"] = record["pred"]
+    yield row

@@ -1,0 +1,340 @@
+"""Verdicts for the samples of any table: from `forkwise sample`, imported, or made elsewhere.
+
+A shard is read in batches and replaced by its verified copy in one step, so a kill at any moment costs at most the work
+on one shard, and the same command goes on: what has a verdict is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from forkwise.errors import InputError
+from forkwise.samples.sampling import MANIFEST, Meter, duration, only_process, open_task, read_manifest
+from forkwise.samples.store import find_shards
+from forkwise.tasks import Problem, Split, Verdict
+from forkwise.tasks.dataset import ANSWER_COLUMNS, ID_COLUMNS, gold_answer, read_rows, verify_exactly
+from forkwise.tasks.verification import MathVerifier, require_math_verify
+
+_PARTIAL = ".verifying"  # how the names of unfinished copies end
+_BATCH = 1024  # rows read, verified and written at a time
+_WRITTEN = {"answer": pa.string(), "correct": pa.bool_(), "verdict_by": pa.string()}
+
+Verifier = Callable[[Sequence[str], Sequence[Problem]], Sequence[Verdict]]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Who decides, and against which gold answers.
+
+    Attributes:
+        verify: one verdict per completion.
+        problems: by id; for every sample whose gold answer is not in its own row.
+        gold_column: column of the table with the gold answer of each row, instead of `problems`.
+    """
+
+    verify: Verifier
+    problems: Mapping[str, Problem] = field(default_factory=dict)
+    gold_column: str | None = None
+
+    def problem(self, problem_id: str, gold: Any) -> Problem | None:
+        """The problem of a row; None if nothing is known of it."""
+        if self.gold_column is None:
+            return self.problems.get(problem_id)
+        return None if gold is None or not str(gold).strip() else Problem(problem_id, "", str(gold))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `verify` found.
+
+    Attributes:
+        rows: in the table.
+        kept: had a verdict already.
+        unknown: of problems without a gold answer; left as they are.
+        empty: without completion and answer; left as they are.
+        correct, wrong, unscored: verdicts of this call.
+        by: how many of them each path decided.
+        turned_right, turned_wrong: earlier verdicts that this call reversed.
+        seconds: of wall time.
+    """
+
+    rows: int
+    kept: int
+    unknown: int
+    empty: int
+    correct: int
+    wrong: int
+    unscored: int
+    by: Mapping[str, int]
+    turned_right: int
+    turned_wrong: int
+    seconds: float
+
+    def __str__(self) -> str:
+        paths = ", ".join(f"{count:,} {path}" for path, count in sorted(self.by.items(), key=lambda item: -item[1]))
+        decided = self.correct + self.wrong + self.unscored
+        parts = [f"{decided:,} of {self.rows:,} samples verified in {duration(self.seconds)}"]
+        if decided:
+            parts.append(f"{self.correct:,} correct, {self.wrong:,} wrong, {self.unscored:,} unscored (by: {paths})")
+        if self.turned_right or self.turned_wrong:
+            parts.append(
+                f"{self.turned_right:,} wrong ones are now correct, {self.turned_wrong:,} correct ones now wrong"
+            )
+        if self.kept:
+            parts.append(f"{self.kept:,} had a verdict already (--force verifies them again)")
+        if self.unknown:
+            parts.append(f"{self.unknown:,} are of problems without a gold answer and were left as they are")
+        if self.empty:
+            parts.append(f"{self.empty:,} have neither completion nor answer and were left as they are")
+        return "; ".join(parts) + "."
+
+
+def find_judge(
+    path: Path,
+    *,
+    task: str | None = None,
+    dataset: str | None = None,
+    answers: Path | None = None,
+    gold_column: str | None = None,
+    verifier: str | None = None,
+    split: Split | None = None,
+    n_problems: int | None = None,
+    workers: int = 1,
+    timeout: float = 5.0,
+    memory_mb: int = 1024,
+) -> Judge:
+    """The judge for the samples at `path`; without a source of gold answers, the one that its `sampling.json` names.
+
+    Args:
+        path: of the samples.
+        task, dataset: a task, or a file or Hub id with prompts and answers; problems are paired by id.
+        answers: file with the columns `problem_id` (or `id`) and `answer`.
+        gold_column: column of the table itself.
+        verifier: `"math"`, or `"exact"` for text and numbers alone; by default what the task has, else `"math"`. The
+            name of a task is taken for `task`.
+        split: of the task.
+        n_problems: how many of them; needed only for generated tasks.
+        workers, timeout, memory_mb: as for `MathVerifier`.
+
+    Raises:
+        InputError: no source of gold answers, more than one, or it cannot be read.
+    """
+    if verifier not in (None, "math", "exact"):
+        if task not in (None, verifier):
+            raise InputError(f"--task {task} and --verifier {verifier} contradict each other: give one of them.")
+        task, verifier = verifier, None
+    sources = [source for source in (task, dataset, answers, gold_column) if source is not None]
+    if len(sources) > 1:
+        raise InputError("Give one source of gold answers: --task, --dataset, --answers or --gold-column.")
+    if not sources:
+        if not (path / MANIFEST).exists():
+            raise InputError(
+                "Say where the gold answers are: --task or --dataset (paired by problem_id), --answers FILE with "
+                "problem_id and answer, or --gold-column of the table."
+            )
+        settings = read_manifest(path)["settings"]
+        task, dataset = settings["task"], settings["dataset"]
+        split, n_problems = split or settings["split"], n_problems or settings["problems"]
+    math_verifier = MathVerifier(workers=workers, timeout=timeout, memory_mb=memory_mb)
+    compare = _math(math_verifier) if verifier != "exact" else _exact
+    if gold_column is not None:
+        return Judge(compare, gold_column=gold_column)
+    if answers is not None:
+        return Judge(compare, _read_answers(answers))
+    source = open_task(task, dataset, math_verifier)
+    problems = {problem.id: problem for problem in source.problems(split or "test", n_problems)}
+    return Judge(source.verify if verifier is None else compare, problems)
+
+
+def _math(verifier: MathVerifier) -> Verifier:
+    require_math_verify()  # now, and not in the middle of a table
+    return lambda completions, problems: verifier.verify([gold_answer(problem) for problem in problems], completions)
+
+
+def _exact(completions: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
+    return [verify_exactly(gold_answer(problem), text) for text, problem in zip(completions, problems, strict=True)]
+
+
+def _read_answers(path: Path) -> dict[str, Problem]:
+    if not path.is_file():
+        raise InputError(f"There is no file '{path}' with answers.")
+    problems: dict[str, Problem] = {}
+    for number, row in enumerate(read_rows(path), start=1):
+        problem_id = next((row[name] for name in ("problem_id", *ID_COLUMNS) if row.get(name) is not None), None)
+        gold = next((row[name] for name in ANSWER_COLUMNS if row.get(name) is not None), None)
+        if problem_id is None or gold is None:
+            raise InputError(f"Row {number} of '{path}' needs a problem_id (or id) and an answer.")
+        problem = Problem(str(problem_id), "", str(gold))
+        if problems.setdefault(problem.id, problem) != problem:
+            raise InputError(f"'{path}' has two answers to the problem '{problem.id}': remove one.")
+    if not problems:
+        raise InputError(f"'{path}' is empty: it needs rows with problem_id and answer.")
+    return problems
+
+
+def verify(path: Path, judge: Judge, *, force: bool = False, console: Console | None = None) -> Report:
+    """Fills in `answer`, `correct` and `verdict_by` of the samples at `path`, a Parquet file or a folder of them.
+
+    Samples that have a verdict are left alone, unless `force`. Other columns are kept, those of other tools too.
+
+    Raises:
+        InputError: no table there, none of its problems is known to the judge, or it cannot be written. Shards that
+            were replaced before stay replaced.
+    """
+    shards = find_shards(path)
+    rows = sum(_open(shard).metadata.num_rows for shard in shards)
+    _check_problems(path, shards, judge)
+    start = time.monotonic()
+    tally: Counter[str] = Counter()
+    by: Counter[str] = Counter()
+    folder = path if path.is_dir() else path.parent
+    with only_process(folder), Meter(rows, 0, console or Console(stderr=True), "verifying") as meter:
+        for leftover in folder.glob(f".*{_PARTIAL}"):  # of a process that was killed
+            leftover.unlink(missing_ok=True)
+        for shard in shards:
+            _verify_shard(shard, judge, force, tally, by, meter)
+    return Report(
+        rows=rows,
+        **{
+            name: tally[name]
+            for name in ("kept", "unknown", "empty", "correct", "wrong", "unscored", "turned_right", "turned_wrong")
+        },
+        by=dict(by),
+        seconds=time.monotonic() - start,
+    )
+
+
+def _open(shard: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(shard)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"'{shard}' is not Parquet, or was cut off ({reason}).") from error
+
+
+def _check_problems(path: Path, shards: Sequence[Path], judge: Judge) -> None:
+    """Refuses a table that this judge can say nothing about, before anything is written."""
+    wanted = ["problem_id"] if judge.gold_column is None else ["problem_id", judge.gold_column]
+    seen: list[str] = []
+    known = False
+    for shard in shards:
+        with _open(shard) as file:
+            for name in wanted:
+                if name not in file.schema_arrow.names:
+                    raise InputError(f"'{shard}' has no column '{name}', only {', '.join(file.schema_arrow.names)}.")
+            for name, kind in _WRITTEN.items():
+                if name in file.schema_arrow.names and file.schema_arrow.field(name).type != kind:
+                    raise InputError(
+                        f"'{shard}' is no samples table ({name} is not {kind}): use forkwise import first."
+                    )
+            if judge.gold_column is not None:
+                continue
+            for batch in _batches(file, shard, 1 << 16, ["problem_id"]):
+                ids = [str(value) for value in batch.column(0).unique().to_pylist()]
+                known = known or any(problem_id in judge.problems for problem_id in ids)
+                seen += ids[: 3 - len(seen)] if len(seen) < 3 else []
+    if seen and not known:
+        theirs = ", ".join(f"'{problem_id}'" for problem_id in seen)
+        ours = ", ".join(f"'{problem_id}'" for problem_id in list(judge.problems)[:3])
+        raise InputError(
+            f"No problem of '{path}' is among those with gold answers: it has {theirs}, they are called {ours}; give "
+            "--answers with the ids of the table."
+        )
+
+
+def _verify_shard(shard: Path, judge: Judge, force: bool, tally: Counter[str], by: Counter[str], meter: Meter) -> None:
+    partial = shard.with_name(f".{shard.name}{_PARTIAL}")
+    try:
+        with _open(shard) as file:
+            schema = file.schema_arrow
+            for name, kind in _WRITTEN.items():
+                place = schema.get_field_index(name)
+                new = pa.field(name, kind)
+                schema = schema.append(new) if place < 0 else schema.set(place, new)
+            if not force and not _any_open(file, shard):
+                tally["kept"] += file.metadata.num_rows
+                meter.add(samples=file.metadata.num_rows)
+                return
+            with partial.open("wb") as out:
+                with pq.ParquetWriter(out, schema, compression="zstd") as writer:
+                    for batch in _batches(file, shard):
+                        writer.write_batch(_judged(batch, schema, judge, force, tally, by))
+                        meter.add(samples=batch.num_rows)
+                out.flush()
+                os.fsync(out.fileno())
+        partial.replace(shard)
+    except OSError as error:
+        raise InputError(f"'{shard}' cannot be replaced ({error.strerror or error}).") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _any_open(file: pq.ParquetFile, shard: Path) -> bool:
+    """Whether any row waits for a verdict."""
+    if "correct" not in file.schema_arrow.names:
+        return True
+    return any(batch.column(0).null_count for batch in _batches(file, shard, 1 << 16, ["correct"]))
+
+
+def _batches(
+    file: pq.ParquetFile, shard: Path, rows: int = _BATCH, columns: list[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from file.iter_batches(rows, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"'{shard}' is damaged ({str(error).splitlines()[0].rstrip('.')}).") from error
+
+
+def _judged(
+    batch: pa.RecordBatch, schema: pa.Schema, judge: Judge, force: bool, tally: Counter[str], by: Counter[str]
+) -> pa.RecordBatch:
+    def column(name: str | None) -> list[Any]:
+        return batch.column(name).to_pylist() if name in batch.schema.names else [None] * batch.num_rows
+
+    ids, texts, golds = column("problem_id"), column("completion"), column(judge.gold_column)
+    written = {name: column(name) for name in _WRITTEN}
+    before = written["correct"]
+    work: dict[tuple[str, str], list[int]] = {}  # equal completions of a problem are verified once
+    problems: dict[tuple[str, str], Problem] = {}
+    for i, problem_id in enumerate(ids):
+        if before[i] is not None and not force:
+            tally["kept"] += 1
+            continue
+        problem = judge.problem(str(problem_id), golds[i])
+        text = texts[i] if texts[i] is not None else _restated(written["answer"][i])
+        if problem is None or text is None:
+            tally["unknown" if problem is None else "empty"] += 1
+            continue
+        key = (f"{problem.id}\0{problem.answer}", text)
+        problems[key] = problem
+        work.setdefault(key, []).append(i)
+    verdicts = judge.verify([text for _, text in work], [problems[key] for key in work])
+    for rows, verdict in zip(work.values(), verdicts, strict=True):
+        by[verdict.by] += len(rows)
+        tally["unscored" if verdict.correct is None else "correct" if verdict.correct else "wrong"] += len(rows)
+        for i in rows:
+            tally["turned_right"] += before[i] is False and verdict.correct is True
+            tally["turned_wrong"] += before[i] is True and verdict.correct is False
+            written["correct"][i], written["verdict_by"][i] = verdict.correct, verdict.by
+            if texts[i] is not None:  # otherwise the answer is all there is
+                written["answer"][i] = verdict.answer
+    arrays = [
+        pa.array(written[name], kind) if (kind := _WRITTEN.get(name)) is not None else batch.column(name)
+        for name in schema.names
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _restated(answer: str | None) -> str | None:
+    """A completion that states `answer` in every form that a task looks for."""
+    return None if answer is None else f"<answer>{answer}</answer> \\boxed{{{answer}}}"

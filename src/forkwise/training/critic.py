@@ -1,0 +1,164 @@
+"""The critic: a token-classification model with one label, whose output is the value of the text so far."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
+
+from forkwise.embedded import EMBEDDED_MODEL
+from forkwise.errors import InputError
+
+_HAS_HEAD = ("ForTokenClassification", "ForSequenceClassification")
+
+
+def make_critic(
+    policy: Any, tokenizer: Any, *, value_model: str | None, shares_base: bool, trust_remote_code: bool = False
+) -> nn.Module:
+    """A critic for this policy: loaded from `value_model`, or else made of the policy's own weights.
+
+    A head that is new is zero, so that the first values are 0 and the first advantages those of the rewards alone.
+    Dropout is off, since values are compared with those of the rollout.
+
+    Args:
+        policy: the causal language model, or a `PeftModel` of one.
+        tokenizer: the policy's.
+        value_model: hub id or folder; its tokenizer must be the policy's, and its head, if it has one, of one label.
+        shares_base: hold the policy's frozen base weights once, and train an adapter and a head over them.
+        trust_remote_code: as in transformers.
+
+    Raises:
+        InputError: no such model, another tokenizer, several labels, an architecture without token classification.
+    """
+    if shares_base and not hasattr(policy, "peft_config"):
+        raise InputError("critic_shares_base=True needs a LoRA policy: add --use_peft, or leave it out.")
+    if value_model:
+        critic = _loaded(value_model, policy, tokenizer, trust_remote_code)
+    else:
+        critic = _over(_base(policy, shared=shares_base), policy.config, trust_remote_code)
+    critic.config.pad_token_id = tokenizer.pad_token_id
+    critic.config.use_cache = False
+    for module in critic.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    if not shares_base:
+        trainable: nn.Module = critic.requires_grad_(True)
+        return trainable
+    lora = copy.deepcopy(policy.peft_config[policy.active_adapter])
+    lora.task_type, lora.inference_mode = "TOKEN_CLS", False
+    lora.modules_to_save = [_head(critic)[0]]
+    adapted: nn.Module = get_peft_model(critic, lora)
+    return adapted
+
+
+def token_values(critic: nn.Module, batch: dict[str, Any]) -> Tensor:
+    """Values of the text before each completion token, and after the last one: `(B, T + 1)`, float32."""
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+    tokens = batch["completion_ids"].size(1)
+    values: Tensor = critic(input_ids=ids, attention_mask=mask).logits[:, -tokens - 1 :, 0]
+    return values.float()
+
+
+def load_weights(critic: nn.Module, folder: Path) -> None:
+    """Puts the weights that `critic.save_pretrained(folder)` wrote back in place."""
+    tensors: dict[str, Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        tensors |= load_file(file)
+    if hasattr(critic, "peft_config"):
+        found = set_peft_model_state_dict(critic, tensors)
+        wrong = [
+            *found.unexpected_keys,
+            *(name for name in found.missing_keys if "lora_" in name or "_to_save" in name),
+        ]
+        if wrong or not tensors:
+            raise InputError(f"'{folder}' holds another critic than this run's ({', '.join(wrong[:3]) or 'nothing'}).")
+    else:
+        critic.load_state_dict(tensors)
+
+
+def _loaded(name: str, policy: Any, tokenizer: Any, trust_remote_code: bool) -> Any:
+    path = str(EMBEDDED_MODEL) if name == "embedded" else name
+    options = {"trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(path, **options)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"The value model '{name}' cannot be loaded as a hub id or a folder: {reason}") from error
+    has_head = any(kind in a for a in config.architectures or [] for kind in _HAS_HEAD)
+    if has_head and config.num_labels != 1:
+        raise InputError(f"The value model '{name}' has {config.num_labels} labels; a critic has one.")
+    without = f"The value model '{name}' has no tokenizer that can be loaded; save the policy's beside it."
+    try:
+        own = AutoTokenizer.from_pretrained(path, **options)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(without) from error
+    if len(own) <= len(own.all_special_tokens):  # what transformers makes up where no files are
+        raise InputError(without)
+    if own.get_vocab() != tokenizer.get_vocab():
+        raise InputError(
+            f"The value model '{name}' has another tokenizer than the policy; a critic must read the same tokens."
+        )
+    try:
+        critic = AutoModelForTokenClassification.from_pretrained(path, num_labels=1, dtype=policy.dtype, **options)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"The value model '{name}' cannot be loaded for token classification: {reason}") from error
+    if not has_head:
+        _zero(_head(critic)[1])
+    return critic
+
+
+def _base(policy: Any, *, shared: bool) -> nn.Module:
+    """The policy's transformer without its language-model head: a copy, or a second tree over the same tensors."""
+    if getattr(policy, "is_quantized", False) and not shared:
+        raise InputError("A copy of a quantized policy cannot be trained as its critic; set critic_shares_base=True.")
+    memo = {id(tensor): tensor for tensor in policy.parameters() if shared and not tensor.requires_grad}
+    twin: Any = copy.deepcopy(policy, memo)
+    if hasattr(twin, "peft_config"):
+        twin = twin.unload()
+    base: nn.Module = getattr(twin, twin.base_model_prefix)
+    return base
+
+
+def _over(base: nn.Module, policy_config: Any, trust_remote_code: bool) -> Any:
+    """A token-classification model with `base` inside and a head of zeros."""
+    config = copy.deepcopy(policy_config)
+    config.num_labels = 1
+    try:
+        with torch.device("meta"):  # a shell without memory; everything in it is replaced
+            critic = AutoModelForTokenClassification.from_config(config, trust_remote_code=trust_remote_code)
+    except ValueError as error:
+        raise InputError(
+            f"transformers has no token-classification model for '{config.model_type}'; give a --value_model."
+        ) from error
+    inside = getattr(critic, critic.base_model_prefix)
+    if type(inside) is not type(base):
+        raise InputError(f"The policy's {type(base).__name__} cannot serve as a critic; give a --value_model.")
+    setattr(critic, critic.base_model_prefix, base)
+    name, head = _head(critic)
+    like = next(base.parameters())
+    dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
+    setattr(critic, name, head.to_empty(device=like.device).to(dtype))
+    _zero(getattr(critic, name))
+    return critic
+
+
+def _head(critic: nn.Module) -> tuple[str, nn.Linear]:
+    """The linear layer with one output: `score` or `classifier`, depending on the architecture."""
+    for name, module in critic.named_children():
+        if isinstance(module, nn.Linear) and module.out_features == 1:
+            return name, module
+    raise InputError(f"{type(critic).__name__} has no linear head of one output to serve as a value head.")
+
+
+def _zero(head: nn.Linear) -> None:
+    nn.init.zeros_(head.weight)
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)

@@ -1,0 +1,378 @@
+"""PPO with a critic for verifiable rewards, on TRL's GRPO machinery; and `forkwise ppo`.
+
+TRL generates, scores, clips, logs and distributes as in GRPO. What differs is the credit: a critic V, the reward at
+the last completion token, generalized advantage estimation (arXiv 1506.02438), whitening over all processes. The
+advantages, shape `(B, T)`, take the place of the group's, and are entropy-shaped in the loss (arXiv 2506.14758, Eq.
+5-7). The critic is a second model with an optimizer and a schedule of its own; it learns by the clipped value loss
+after each backward pass of the policy, so that both see the same micro-batches.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+from transformers import ProcessorMixin, get_scheduler
+
+from forkwise.core import clipped_value_loss, explained_variance, gae, whiten
+from forkwise.core.gae import masked_moments
+from forkwise.engines.trl import EntropyShapedGRPOTrainer, EntropyShapingMixin
+from forkwise.errors import InputError
+from forkwise.training.arguments import parse_run
+from forkwise.training.critic import load_weights, make_critic, token_values
+from forkwise.training.ppo_config import EntropyShapedPPOConfig
+from forkwise.training.run import train
+
+__all__ = ["EntropyShapedPPOConfig", "EntropyShapedPPOTrainer", "main"]
+
+CRITIC = "critic"  # folder of the critic's weights, beside the policy's
+CRITIC_STATE = "critic_state.pt"
+
+
+class EntropyShapedPPOTrainer(EntropyShapedGRPOTrainer):
+    """PPO with a critic and entropy-shaped advantages; `args` is an `EntropyShapedPPOConfig`, the default if None.
+
+    The parameters are `GRPOTrainer`'s. Reward functions must give every completion at least one finite number. The
+    critic is `trainer.critic`, a token-classification model with one label, saved in `<output_dir>/critic`.
+
+    Logged beside TRL's metrics and `shaping/*`, over all tokens of all processes: per rollout
+    `critic/explained_variance`, `critic/return_mean`, `critic/value_mean`, `critic/advantage_std` (before whitening);
+    per update `critic/value_loss`, `critic/value_clip_frac`, `critic/grad_norm`, `critic/learning_rate`.
+
+    Warns:
+        UserWarning: when the critic's warm-up takes up the whole run.
+
+    Raises:
+        InputError: settings, value models and rewards that PPO cannot work with; a checkpoint without a critic.
+        RuntimeError: a training step whose loss did not get the critic's advantages, or in which no gradient reached
+            the critic.
+    """
+
+    _tag_names = ["trl", "ppo", "forkwise"]  # noqa: RUF012  (TRL's attribute)
+    _name = "PPO with a critic and entropy-shaped advantages"
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: EntropyShapedPPOConfig | None = None,
+        *more: Any,
+        **kwargs: Any,
+    ) -> None:
+        if args is None:
+            name = model if isinstance(model, str) else model.config.name_or_path
+            args = EntropyShapedPPOConfig(f"{name.split('/')[-1]}-PPO")
+        if not isinstance(args, EntropyShapedPPOConfig):
+            raise TypeError(f"args is a {type(args).__name__}; make it an EntropyShapedPPOConfig.")
+        if reward_funcs is not None:  # an environment may give the rewards
+            functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+            reward_funcs = [_checked(function) for function in functions]
+        super().__init__(model, reward_funcs, args, *more, **kwargs)
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            raise InputError(
+                "PPO's two models are prepared for one process or for DistributedDataParallel; FSDP and DeepSpeed are "
+                "not supported: launch without them (and use LoRA with --critic_shares_base to save memory)."
+            )
+        if isinstance(self.processing_class, ProcessorMixin):
+            raise InputError("PPO trains text models; a critic for images is not supported.")
+        trust = getattr(args, "trust_remote_code", False)
+        self.critic: nn.Module = make_critic(
+            self.model,
+            self.processing_class,
+            value_model=args.value_model,
+            shares_base=args.critic_shares_base,
+            trust_remote_code=trust,
+        )
+        if args.gradient_checkpointing:
+            self._checkpoint_activations()
+        self.critic_optimizer: Any = None
+        self.critic_scheduler: Any = None
+        self._rewards: Tensor | None = None  # (completions of all processes,), of the rollout that is being scored
+        self._micro_batch: dict[str, Any] | None = None  # what the policy loss has just been computed on
+        self._train_sampler: Any = None
+
+    # -------------------------------------------------------------------------------------------------- setting up
+
+    def _checkpoint_activations(self) -> None:
+        model: Any = self.critic
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs)
+        if self.args.critic_shares_base:
+            model.enable_input_require_grads()  # reentrant checkpointing sees no gradient below a frozen base
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The policy's schedule; the critic, its optimizer and schedule are made ready here, before training starts."""
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if num_training_steps <= self.args.critic_warmup_steps and self.is_world_process_zero():
+            warnings.warn(
+                f"critic_warmup_steps={self.args.critic_warmup_steps} covers all {num_training_steps} steps of this "
+                "run: the policy will not learn.",
+                stacklevel=2,
+            )
+        if self.critic_optimizer is None:
+            self.critic, self.critic_optimizer = self.accelerator.prepare(self.critic, self._new_critic_optimizer())
+        self.critic_scheduler = get_scheduler(
+            self.args.critic_lr_scheduler_type or self.args.lr_scheduler_type,
+            optimizer=self.critic_optimizer,
+            num_warmup_steps=self.args.critic_lr_warmup_steps,
+            num_training_steps=num_training_steps,
+            scheduler_specific_kwargs=self.args.lr_scheduler_kwargs if not self.args.critic_lr_scheduler_type else None,
+        )
+        return scheduler
+
+    def _new_critic_optimizer(self) -> torch.optim.Optimizer:
+        args = copy.copy(self.args)
+        args.learning_rate = self.args.critic_learning_rate
+        kind, options = self.get_optimizer_cls_and_kwargs(args, self.critic)
+        if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)) or {"params", "model"} & {*options}:
+            raise InputError(f"optim='{self.args.optim}' is made for one model; PPO needs e.g. 'adamw_torch'.")
+        decayed = set(self.get_decay_parameter_names(self.critic))
+        named = [(name, p) for name, p in self.critic.named_parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for name, p in named if name in decayed], "weight_decay": self.args.weight_decay},
+            {"params": [p for name, p in named if name not in decayed], "weight_decay": 0.0},
+        ]
+        return kind(groups, **options)
+
+    # ---------------------------------------------------------------------------------------- rollouts: credit (B, T)
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
+        rewards: Tensor = super()._calculate_rewards(*args, **kwargs)  # (completions of all processes, functions)
+        if self.model.training:
+            unscored = rewards.isnan().all(dim=1)
+            if bool(unscored.any()):
+                raise InputError(
+                    f"No reward function gave a number for {int(unscored.sum())} of {len(rewards)} completions; PPO "
+                    "needs a reward for each."
+                )
+            self._rewards = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
+        return rewards
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if self.model.training:  # evaluation stays TRL's
+            self._credit(batch)
+        return batch
+
+    @torch.no_grad()
+    def _credit(self, batch: dict[str, Any]) -> None:
+        """Replaces the group's advantages `(B,)` by the critic's `(B, T)`, and adds `old_values` and `returns`."""
+        if self._rewards is None:
+            raise RuntimeError("TRL's rollout did not call `_calculate_rewards`; PPO has no rewards to work with.")
+        size = len(batch["completion_ids"])
+        start = self.accelerator.process_index * size
+        rewards, self._rewards = self._rewards[start : start + size], None
+
+        around = self._rollout_values(batch)  # (B, T + 1)
+        values, mask = around[:, :-1], _policy_mask(batch)
+        bootstrap = None
+        if self.args.truncated_completions == "bootstrap":
+            cut, length = self._truncated(batch)
+            bootstrap = torch.where(cut, around.gather(1, length[:, None])[:, 0], 0)
+            rewards = torch.where(cut, 0, rewards)
+        # The outcome reward is paid at the last token that the policy chose.
+        last = (mask * torch.arange(1, mask.size(1) + 1, device=mask.device)).argmax(dim=1, keepdim=True)
+        token_rewards = torch.zeros_like(values).scatter_(1, last, rewards[:, None].to(values))
+        credit = gae(token_rewards, values, mask, gamma=self.args.gamma, lam=self.args.lam, bootstrap=bootstrap)
+
+        batch["advantages"] = whiten(credit.advantages, mask, reduce=self._sum)
+        batch["old_values"], batch["returns"] = values, credit.returns
+        logged = self._metrics["train"]
+        for name, tensor in (("return", credit.returns), ("value", values)):
+            logged[f"critic/{name}_mean"].append(masked_moments(tensor, mask, reduce=self._sum)[0].item())
+        spread = masked_moments(credit.advantages, mask, reduce=self._sum)[1].sqrt()
+        logged["critic/advantage_std"].append(spread.item())
+        explained = explained_variance(values, credit.returns, mask, reduce=self._sum)
+        if not math.isnan(explained):
+            logged["critic/explained_variance"].append(explained)
+        self._show_advantages(batch["advantages"], mask)
+
+    def _rollout_values(self, batch: dict[str, Any]) -> Tensor:
+        critic = self.accelerator.unwrap_model(self.critic).eval()
+        names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+        rows = self.args.per_device_train_batch_size
+        parts = [{n: batch[n][i : i + rows] for n in names} for i in range(0, len(batch["completion_ids"]), rows)]
+        return torch.cat([token_values(critic, part) for part in parts])
+
+    def _truncated(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Which completions end without an end-of-sequence token, and all their lengths; both `(B,)`."""
+        ends = self.model.generation_config.eos_token_id
+        ends = {self.processing_class.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+        length = batch["completion_mask"].sum(dim=1)
+        final = batch["completion_ids"].gather(1, (length - 1).clamp(min=0)[:, None])[:, 0]
+        return ~torch.isin(final, torch.tensor(sorted(ends), device=final.device)), length
+
+    def _show_advantages(self, advantages: Tensor, mask: Tensor) -> None:
+        """TRL's table of completions shows their mean advantage instead of the group's."""
+        means = self.accelerator.gather((advantages * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)).tolist()
+        shown = self._logs["advantages"]
+        for _ in range(min(len(means), len(shown))):
+            shown.pop()
+        shown.extend(means)
+
+    def _sum(self, tensor: Tensor) -> Tensor:
+        total: Tensor = self.accelerator.reduce(tensor, reduction="sum")
+        return total
+
+    # ------------------------------------------------------------------------------------------------------- updates
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """TRL's step on the policy, and then the critic's on the same micro-batch."""
+        self._micro_batch = None
+        # Without a policy loss there is nothing to shape, which the mixin would take for a failure.
+        policy_step: Any = super(EntropyShapingMixin, self) if self._only_critic() else super()
+        loss: Tensor = policy_step.training_step(*args, **kwargs)
+        batch, self._micro_batch = self._micro_batch, None
+        if batch is None:
+            raise RuntimeError("The loss of this training step bypassed the critic: was `_compute_loss` overridden?")
+        self._update_critic(batch)
+        return loss
+
+    def _only_critic(self) -> bool:
+        return bool(self.state.global_step < self.args.critic_warmup_steps)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        loss: Tensor
+        if self.model.training:
+            if "returns" not in inputs or inputs["advantages"].shape != inputs["completion_mask"].shape:
+                raise RuntimeError("The critic's advantages did not reach the policy loss of this training step.")
+            self._micro_batch = inputs
+            if self._only_critic():
+                # No forward pass: all gradients stay None, and optimizers skip such parameters altogether, weight
+                # decay and moments included.
+                return torch.zeros((), device=self.accelerator.device, requires_grad=True)
+        loss = super()._compute_loss(model, inputs)
+        return loss
+
+    def _update_critic(self, batch: dict[str, Any]) -> None:
+        synchronise = self.accelerator.sync_gradients
+        self.critic.train()
+        mask = _policy_mask(batch)
+        with nullcontext() if synchronise else self.accelerator.no_sync(self.critic):
+            with self.compute_loss_context_manager():
+                values = token_values(self.critic, batch)[:, :-1]
+            losses, clipped = clipped_value_loss(
+                values, batch["old_values"], batch["returns"], mask, clip=self.args.cliprange_value
+            )
+            # As in TRL's token-level policy loss: per token of the update, DDP averaging over processes included.
+            updates = self.args.steps_per_generation / self.current_gradient_accumulation_steps
+            tokens = batch["num_items_in_batch"].clamp(min=1) / (self.accelerator.num_processes * updates)
+            self.accelerator.backward(losses.sum() / tokens)
+        totals = self._sum(torch.stack([losses.detach().sum(), clipped.sum(), mask.sum().to(losses)]))
+        logged = self._metrics["train"]
+        logged["critic/value_loss"].append((totals[0] / totals[2].clamp(min=1)).item())
+        logged["critic/value_clip_frac"].append((totals[1] / totals[2].clamp(min=1)).item())
+        if not synchronise:
+            return
+        if all(p.grad is None for p in self.critic.parameters()):
+            raise RuntimeError("No gradient reached the critic in this training step.")
+        norm = self.accelerator.clip_grad_norm_(self.critic.parameters(), self.args.max_grad_norm or math.inf)
+        logged["critic/grad_norm"].append(float(norm))
+        logged["critic/learning_rate"].append(self.critic_scheduler.get_last_lr()[0])
+        self.critic_optimizer.step()
+        self.critic_scheduler.step()
+        self.critic_optimizer.zero_grad()
+
+    # --------------------------------------------------------------------------------------------------- checkpoints
+
+    def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+        """Saves the policy in `output_dir` and the critic in `output_dir/critic`, both for `from_pretrained`."""
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir) / CRITIC
+            self.accelerator.unwrap_model(self.critic).save_pretrained(folder)
+            self.processing_class.save_pretrained(folder)
+        super().save_model(output_dir, *args, **kwargs)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        folder = Path(output_dir)
+        folder.mkdir(parents=True, exist_ok=True)  # another process may not have come so far
+        if self.args.should_save:
+            state = {"optimizer": self.critic_optimizer.state_dict(), "scheduler": self.critic_scheduler.state_dict()}
+            torch.save(state, folder / CRITIC_STATE)
+        # TRL would start a new rollout in the middle of this one's updates, and read it out of step ever after.
+        every = self.args.steps_per_generation * self.num_iterations
+        rollout = {
+            "step": self._step,
+            "epoch": self.state.epoch,
+            "updates_per_rollout": every,
+            "buffer": self._buffered_inputs if self._step % every else None,
+        }
+        torch.save(rollout, folder / self._rollout_file())
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        folder = Path(checkpoint)
+        if not (folder / CRITIC_STATE).exists():
+            raise InputError(f"The checkpoint '{folder}' holds no critic: it is not one of a PPO run.")
+        if not (folder / self._rollout_file()).exists():
+            raise InputError(f"The checkpoint '{folder}' is of a run with fewer processes; resume with as many.")
+        load_weights(self.accelerator.unwrap_model(self.critic), folder / CRITIC)
+        state = torch.load(folder / CRITIC_STATE, map_location="cpu", weights_only=True)
+        self.critic_optimizer.load_state_dict(state["optimizer"])
+        self.critic_scheduler.load_state_dict(state["scheduler"])
+        rollout = torch.load(folder / self._rollout_file(), map_location="cpu", weights_only=True)
+        every = self.args.steps_per_generation * self.num_iterations
+        if rollout["updates_per_rollout"] != every:
+            raise InputError(
+                f"The checkpoint '{folder}' has {rollout['updates_per_rollout']} micro-batches per rollout and this "
+                f"run {every}; resume with the same steps_per_generation and num_iterations."
+            )
+        self._step = rollout["step"]
+        self._buffered_inputs = send_to_device(rollout["buffer"], self.accelerator.device)
+        if self._train_sampler is not None:  # a streamed dataset has none
+            for _ in range(int(rollout["epoch"])):
+                next(iter(self._train_sampler), None)  # TRL's sampler draws each epoch's order from one stream
+
+    def _rollout_file(self) -> str:
+        return f"rollout_{self.accelerator.process_index}.pt"
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        self._train_sampler = super()._get_train_sampler(*args, **kwargs)
+        return self._train_sampler
+
+
+def _policy_mask(batch: dict[str, Any]) -> Tensor:
+    """1 at the tokens that the policy chose, `(B, T)`: neither padding nor a tool's answer."""
+    mask: Tensor = batch["completion_mask"] * batch.get("tool_mask", 1)
+    return mask
+
+
+def _checked(reward: Any) -> Any:
+    """The reward function, refusing a wrong number of values and values that are not finite (None is TRL's "n/a")."""
+    if not callable(reward) or isinstance(reward, nn.Module) or inspect.iscoroutinefunction(reward):
+        return reward
+    function: Callable[..., Any] = reward
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        values = function(*args, **kwargs)
+        name, expected = getattr(function, "__name__", type(function).__name__), len(kwargs["completions"])
+        if not hasattr(values, "__len__") or len(values) != expected:
+            found = len(values) if hasattr(values, "__len__") else type(values).__name__
+            raise InputError(f"The reward function '{name}' returned {found} values for {expected} completions.")
+        for i, value in enumerate(values):
+            if value is not None and not math.isfinite(value):
+                raise InputError(
+                    f"The reward function '{name}' returned {value} for completion {i}; it must be finite."
+                )
+        return values
+
+    return checked
+
+
+def main(argv: Sequence[str]) -> None:
+    """`forkwise ppo ARGV`."""
+    run, config, model_config = parse_run(argv, EntropyShapedPPOConfig, "ppo")
+    train(run, config, model_config, EntropyShapedPPOTrainer)

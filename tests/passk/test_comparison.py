@@ -1,0 +1,347 @@
+"""Comparison of arms: the pieces against independent references, and the conclusions on data made to have one."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from math import comb, log2
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from forkwise.errors import InputError
+from forkwise.passk import Arm, compare, make_arm, pass_at_k
+from forkwise.passk.comparison import (
+    _draws,
+    _relabelling_p,
+    _run_weights,
+    _standard_error,
+    find_crossing,
+    holm,
+)
+
+
+def arm(name: str, rates: np.ndarray, n: int = 16, *, runs: int = 1, seed: int = 0, length: int | None = None) -> Arm:
+    """n samples per problem and run at the given success rates, `(Q,)` or, one row per run, `(S, Q)`."""
+    rng = np.random.default_rng([seed, *name.encode()])
+    rates_SQ = np.broadcast_to(rates, (runs, np.shape(rates)[-1]))
+    problem, correct, run = [], [], []
+    for s in range(runs):
+        for q, rate in enumerate(rates_SQ[s]):
+            problem += [f"p{q:04d}"] * n
+            correct += list(rng.random(n) < rate)
+            run += [f"{name}{s}"] * n
+    lengths = None if length is None else np.full(len(problem), float(length))
+    return make_arm(name, problem, correct, run=run, length=lengths)
+
+
+def exact(name: str, c: list[int], n: int, **more: object) -> Arm:
+    problem = [f"p{q}" for q in range(len(c)) for _ in range(n)]
+    correct = [i < solved for solved in c for i in range(n)]
+    return make_arm(name, problem, correct, **more)  # type: ignore[arg-type]
+
+
+RATES = np.random.default_rng(4).beta(0.5, 1.5, size=120)
+
+
+# ------------------------------------------------------------------------------------------------- numbers by hand
+
+
+def test_the_difference_is_that_of_the_paired_means() -> None:
+    a, b = exact("a", [1, 0, 3, 2], 4), exact("b", [2, 0, 3, 4], 4)
+    d = compare(a, b, ks=[1, 2, 4]).differences[0]
+    expected = (pass_at_k(4, [2, 0, 3, 4], [1, 2, 4]) - pass_at_k(4, [1, 0, 3, 2], [1, 2, 4])).mean(axis=0)
+    np.testing.assert_allclose(d.interval.mean, expected)
+    assert (d.arm, d.reference) == ("b", "a")
+
+
+def test_pairing_is_by_id_and_not_by_order() -> None:
+    forwards = make_arm("a", ["x", "x", "y", "y"], [1, 1, 0, 0])
+    backwards = make_arm("b", ["y", "y", "x", "x"], [0, 0, 1, 1])
+    d = compare(forwards, backwards).differences[0]
+    assert d.interval.mean.tolist() == [0, 0]
+    assert d.p.tolist() == [1, 1]
+
+
+def test_holm_by_hand() -> None:
+    # smallest p of the arms: .01, .04, .03 -> times 3, (third) 1 and (second) 2; .04 may not fall below .06
+    got = holm([np.array([0.01, 0.5]), np.array([0.04]), np.array([0.03])])
+    assert got[0].tolist() == pytest.approx([0.03, 1.0])
+    assert got[1].tolist() == pytest.approx([0.06])
+    assert got[2].tolist() == pytest.approx([0.06])
+
+
+def test_holm_agrees_with_the_textbook_loop() -> None:
+    p = np.random.default_rng(0).random(7) * 0.1
+    expected, floor = np.empty(7), 0.0
+    for rank, i in enumerate(np.argsort(p)):
+        floor = max(floor, min(1.0, (7 - rank) * p[i]))
+        expected[i] = floor
+    np.testing.assert_allclose([x[0] for x in holm([np.array([v]) for v in p])], expected)
+
+
+# ------------------------------------------------------------------------------------------------------- crossing
+
+
+def test_crossing_by_hand() -> None:
+    # +0.1 at K = 1, -0.1 at K = 4: zero half way in log K, at 2. The draws cross at 2, never (both signs), backwards.
+    draws = np.array([[0.1, -0.1], [0.1, 0.1], [-0.1, -0.1], [-0.1, 0.1]])
+    got = find_crossing([1, 4], [0.1, -0.1], draws)
+    assert got.k == pytest.approx(2)
+    assert (got.low, got.high) == (0.0, float("inf"))
+    assert (got.no_crossing, got.reversed) == (0.5, 0.25)
+
+
+def test_no_crossing() -> None:
+    got = find_crossing([1, 2, 4], [0.1, 0.0, 0.1], np.array([[0.1, 0.0, 0.2], [0.1, -0.1, -0.1]]))
+    assert got.k is None
+    assert got.no_crossing == 0.5
+    flat = find_crossing([1, 2], [0.0, 0.0], np.zeros((3, 2)))
+    assert (flat.k, flat.no_crossing) == (None, 1.0)
+
+
+def test_a_sure_crossing_has_a_finite_interval() -> None:
+    ks = [1, 2, 4, 8, 16]
+    slope = np.log2(ks) - 2.0  # crosses at K = 4
+    draws = -(slope + np.random.default_rng(0).normal(0, 0.2, size=(4000, 1)))
+    got = find_crossing(ks, -slope, draws)
+    assert got.k == pytest.approx(4)
+    # zero of log2 K - 2 + e is at 2 - e, e ~ N(0, 0.2)
+    assert log2(got.low) == pytest.approx(2 - 1.96 * 0.2, abs=0.03)
+    assert log2(got.high) == pytest.approx(2 + 1.96 * 0.2, abs=0.03)
+    assert got.no_crossing == 0.0
+
+
+# ------------------------------------------------------------------------------------------------ runs as clusters
+
+
+def test_run_weights_have_the_right_spread() -> None:
+    weights = _run_weights(3, 200_000, np.random.default_rng(0))
+    np.testing.assert_allclose(weights.sum(axis=1), 1)
+    # Var of the mean of 3 draws from a population with sample variance s^2 should be s^2 / 3
+    values = np.array([1.0, 2.0, 6.0])
+    assert (weights @ values).var() == pytest.approx(values.var(ddof=1) / 3, rel=0.02)
+    assert _run_weights(1, 4, np.random.default_rng(0)).tolist() == [[1.0]] * 4
+
+
+def test_standard_error_with_one_run_is_the_ordinary_one() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.random((1, 40, 3)), rng.random((1, 40, 3))
+    se, freedom = _standard_error(a, b)
+    np.testing.assert_allclose(se, stats.sem(a[0] - b[0]))
+    np.testing.assert_allclose(freedom, 39)
+
+
+def test_standard_error_covers_problems_and_runs() -> None:
+    # x = problem effect (shared by the arms, so it cancels) + run effect + problem-by-arm effect + noise
+    rng = np.random.default_rng(1)
+    q, s, estimates, squares = 50, 4, [], []
+    for _ in range(600):
+        problems = rng.normal(0, 1, q)
+
+        def runs(problems: np.ndarray = problems) -> np.ndarray:
+            by_arm = rng.normal(0, 0.3, q)
+            return (problems + by_arm + rng.normal(0, 0.2, (s, 1)) + rng.normal(0, 0.5, (s, q)))[..., None]
+
+        a, b = runs(), runs()
+        estimates.append((a.mean() - b.mean()).item())
+        squares.append((_standard_error(a, b)[0] ** 2).item())
+    assert np.mean(squares) == pytest.approx(np.var(estimates), rel=0.15)
+    assert np.mean(squares) > 1.5 * np.var(rng.normal(0, 0.3, (2000, q)).mean(axis=1)) * 2  # problems alone fall short
+
+
+def test_bootstrap_draws_of_one_run_are_problem_draws() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.random((1, 60, 2)), rng.random((1, 60, 2))
+    draws = _draws(a, b, 4000, 0)
+    np.testing.assert_allclose(draws.mean(axis=0), (a - b)[0].mean(axis=0), atol=0.01)
+    np.testing.assert_allclose(draws.std(axis=0), (a - b)[0].std(axis=0) / np.sqrt(60), rtol=0.05)
+
+
+def test_relabelling_equals_enumeration() -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.random((3, 5, 2)) + 0.2, rng.random((4, 5, 2))
+    runs = np.concatenate([a.mean(axis=1), b.mean(axis=1)])
+    means = []
+    for chosen in combinations(range(7), 3):
+        rest = [i for i in range(7) if i not in chosen]
+        means.append(runs[list(chosen)].mean(axis=0) - runs[rest].mean(axis=0))
+    means = np.array(means)
+    scaled = np.abs(means) / np.sqrt((means**2).mean(axis=0))
+    expected = (scaled.max(axis=1)[:, None] >= scaled[0] - 1e-9).mean(axis=0)
+    got = _relabelling_p(a, b, 10_000, 0)
+    assert got is not None
+    np.testing.assert_allclose(got, expected)
+    sampled = _relabelling_p(a, b, 30, 0)
+    assert sampled is not None
+    assert (np.abs(sampled - expected) < 0.3).all()
+    one = _relabelling_p(a[:, :, :1], b[:, :, :1], 10_000, 0)
+    peer = stats.permutation_test(
+        (a[:, :, 0].mean(axis=1), b[:, :, 0].mean(axis=1)), lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis)
+    )
+    # scipy doubles the smaller tail; with unequal numbers of runs the tails differ, so the two are only close
+    assert one is not None
+    assert one[0] == pytest.approx(peer.pvalue, abs=2 / comb(7, 3) + 1e-9)
+
+
+def test_runs_that_differ_make_the_interval_wider_and_the_claim_harder() -> None:
+    shift = np.array([[-0.15], [0.0], [0.15]])
+    wobbly = [np.clip(RATES + s, 0, 1) for s in (shift, shift + 0.08)]
+    a, b = (arm(name, rates, runs=3) for name, rates in zip("ab", wobbly, strict=True))
+    d = compare(a, b, ks=[1, 4]).differences[0]
+    pooled = [make_arm(x.name, x.problem_N, x.correct_N) for x in (a, b)]
+    fixed = compare(*pooled, ks=[1, 4]).differences[0]
+    assert d.runs == (3, 3)
+    assert (d.interval.high - d.interval.low > 2 * (fixed.interval.high - fixed.interval.low)).all()
+    assert d.adjusted_p[0] < 0.05  # these six models differ on such problems ...
+    assert d.run_p is not None
+    assert d.run_p[0] > 0.05  # ... but three runs a side say nothing about training them again
+    assert "no difference that can be told from luck" in d.sentence(0.05)
+    result = compare(a, b, ks=[1, 4])
+    assert any("cannot give a p below 0.1" in note for note in result.notes)
+
+
+def test_one_run_against_several_is_said_to_cover_problems_only() -> None:
+    result = compare(arm("a", RATES), arm("b", RATES, runs=3), ks=[1])
+    assert result.differences[0].run_p is None
+    assert any("covers problems, not training runs" in note for note in result.notes)
+
+
+# ------------------------------------------------------------------------------------------------------ conclusions
+
+
+def test_a_real_difference_is_found_and_named() -> None:
+    result = compare(arm("base", RATES), arm("better", np.clip(RATES + 0.15, 0, 1)))
+    d = result.differences[0]
+    assert d.adjusted_p[0] < 0.001
+    assert d.band.low[0] > 0
+    assert result.sentence.startswith("On 120 problems, better against base is better at K = 1–")
+    assert "crossing" not in result.sentence
+
+
+def test_equal_arms_are_called_equivalent_when_the_band_is_narrow() -> None:
+    rates = np.tile(RATES, 8)
+    result = compare(arm("a", rates, n=64), arm("b", rates, n=64), ks=[1, 8], margin=0.04)
+    assert result.differences[0].equivalent_up_to == 8
+    assert "equivalent within ±0.04 at every K" in result.sentence
+
+
+def test_equal_arms_on_few_problems_are_not_called_equivalent() -> None:
+    result = compare(arm("a", RATES[:20]), arm("b", RATES[:20]))
+    assert "too wide to call them equivalent within ±0.05" in result.sentence
+
+
+def test_a_proved_crossing() -> None:
+    # The reference solves half of the problems for sure and no other; the arm solves all of them once in six.
+    sure = np.where(np.arange(400) < 200, 1.0, 0.0)
+    result = compare(arm("narrow", sure, n=32), arm("broad", np.full(400, 1 / 6), n=32))
+    d = result.differences[0]
+    # 1 - (5/6)^K = 1/2 at K = 3.8
+    assert d.crossing.k == pytest.approx(3.8, abs=0.3)
+    assert 3 < d.crossing.low < d.crossing.high < 5
+    assert "with a proved lead on either side" in result.sentence
+    assert "better at K = 5–32" in result.sentence
+    assert "worse at K = 1–3" in result.sentence
+
+
+def test_a_visible_crossing_on_few_problems_is_no_evidence() -> None:
+    a, b = exact("a", [8, 0, 0, 0, 1, 1], 16), exact("b", [4, 1, 1, 0, 1, 1], 16)
+    sentence = compare(a, b).sentence
+    assert "is no evidence of a real one" in sentence
+    assert sentence.count(". ") == 0
+
+
+def test_many_arms_widen_the_bands_and_raise_p() -> None:
+    base, other = arm("base", RATES), arm("x", np.clip(RATES + 0.05, 0, 1))
+    alone = compare(base, other, ks=[1, 4]).differences[0]
+    crowd = compare(base, other, *(arm(f"y{i}", RATES) for i in range(3)), ks=[1, 4])
+    with_others = crowd.differences[0]
+    assert (with_others.band.high > alone.band.high).all()
+    assert (with_others.adjusted_p >= alone.adjusted_p).all()
+    assert with_others.adjusted_p[0] == pytest.approx(min(1, 4 * alone.adjusted_p[0]))
+    np.testing.assert_allclose(with_others.interval.low, alone.interval.low)
+    assert crowd.sentence.count("against base") == 4
+
+
+def test_length_control_stands_beside_the_raw_number() -> None:
+    # Same answers, but the arm writes twice as much: equal raw and capped at 20, worse under a cap or a budget of 10.
+    result = compare(
+        arm("a", RATES, length=10), arm("a2", RATES, length=20), ks=[1, 4], caps=[10, 20], budgets=[10, 40]
+    )
+    rows = {(row.control, row.at, row.k): row for row in result.differences[0].length}
+    assert rows["cap", 10, 1].value == 0
+    assert rows["cap", 10, 1].difference < -0.15
+    assert abs(rows["cap", 20, 1].difference) < 0.05
+    assert rows["budget", 10, None].value == 0
+    # 40 buys 4 samples of the one and 2 of the other
+    d = result.arms[0].pass_at_k.mean[1]
+    assert rows["budget", 40, None].reference_value == pytest.approx(d)
+    assert rows["budget", 40, None].difference < -0.05
+    assert not any(row.control == "matched" for row in result.differences[0].length)
+    assert any("Length matching is refused" in note for note in result.notes)
+
+
+def test_no_lengths_no_length_control_and_it_is_said() -> None:
+    result = compare(arm("a", RATES[:10]), arm("b", RATES[:10], length=3), ks=[1])
+    assert result.differences[0].length == []
+    assert any("nothing here is controlled for length" in note for note in result.notes)
+
+
+def test_rows_hold_every_number_and_pandas_takes_them() -> None:
+    pandas = pytest.importorskip("pandas", reason="to_pandas needs pandas")
+    result = compare(arm("a", RATES, length=5), arm("b", RATES, length=5), ks=[1, 2])
+    frame = result.to_pandas()
+    assert isinstance(frame, pandas.DataFrame)
+    mine = frame[(frame.metric == "pass@k") & (frame.reference == "a")]
+    np.testing.assert_allclose(mine.value, result.differences[0].interval.mean)
+    np.testing.assert_allclose(mine.band_high, result.differences[0].band.high)
+
+
+# ----------------------------------------------------------------------------------------------------------- refusals
+
+
+def test_different_problems_are_refused_or_intersected_aloud() -> None:
+    a, b = exact("a", [1, 1, 0], 2), make_arm("b", ["p0", "p0", "p2", "p2", "p9", "p9"], [1, 0, 1, 0, 1, 0])
+    with pytest.raises(InputError, match="--intersect"):
+        compare(a, b)
+    result = compare(a, b, intersect=True)
+    assert result.problems == 2
+    assert "2 dropped, such as 'p1'" in result.notes[0]
+    with pytest.raises(InputError, match="share no problem"):
+        compare(a, make_arm("b", ["z", "z"], [1, 0]), intersect=True)
+
+
+def test_other_refusals() -> None:
+    a, b = exact("a", [1, 1, 0], 2), exact("b", [1, 2, 0], 2)
+    with pytest.raises(InputError, match="at least two arms"):
+        compare(a)
+    with pytest.raises(InputError, match="same name"):
+        compare(a, a)
+    with pytest.raises(InputError, match="Pass@3 needs at least 3"):
+        compare(a, b, ks=[3])
+    with pytest.raises(InputError, match="margin"):
+        compare(a, b, margin=0)
+    with pytest.raises(InputError, match="margin"):
+        compare(a, b, margin=float("nan"))
+    with pytest.raises(InputError, match="level"):
+        compare(a, b, level=95)
+    with pytest.raises(InputError, match="at least two problems"):
+        compare(exact("a", [1], 2), exact("b", [1], 2))
+
+
+@pytest.mark.parametrize("c", [0, 4], ids=["all wrong", "all right"])
+def test_arms_without_variation_are_compared_without_a_warning(c: int) -> None:
+    with np.errstate(all="raise"):
+        result = compare(exact("a", [c] * 5, 4), exact("b", [c] * 5, 4))
+    d = result.differences[0]
+    assert d.adjusted_p.tolist() == [1.0] * 4
+    # Up to 1 - 0.025^(1/5) = 52 % of such problems could differ: no width in the bootstrap is no proof of equality.
+    np.testing.assert_allclose(d.band.high, 1 - 0.025 ** (1 / 5))
+    assert d.equivalent_up_to is None
+    assert "too wide to call them equivalent" in result.sentence
+
+
+def test_different_numbers_of_samples_limit_k_aloud() -> None:
+    result = compare(exact("a", [1, 1, 0], 2), exact("b", [1, 2, 0], 4))
+    assert result.differences[0].ks == [1, 2]
+    assert any("K goes up to 2" in note for note in result.notes)

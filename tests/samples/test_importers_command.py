@@ -1,0 +1,51 @@
+"""`forkwise import`: what it prints, its exit codes, and that it needs no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+WITHOUT_TORCH = """
+import sys
+for name in ("torch", "transformers", "pandas", "numpy"):
+    sys.modules[name] = None
+from forkwise.cli import main
+main()
+"""
+
+
+def forkwise_import(cwd: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITHOUT_TORCH, "import", *argv]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, check=False)
+
+
+def test_it_says_what_was_found_and_what_was_not_taken(tmp_path: Path) -> None:
+    file = str(FIXTURES / "reasoning_gym_countdown.json")
+    result = forkwise_import(tmp_path, file, "--out", "samples", "--run", "qwq", "--threshold", "1.0")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[:3] == [
+        f"{file} (reasoning-gym) -> samples/reasoning_gym_countdown.parquet",
+        "  run qwq: 12 samples of 4 problems (3 each), 7 of 12 correct",
+        "  note: 4 samples with an empty completion, kept with the file's verdict",
+    ]
+    assert [path.name for path in (tmp_path / "samples").iterdir()] == ["reasoning_gym_countdown.parquet"]
+
+
+def test_a_refused_file_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
+    good, bad = str(FIXTURES / "gpt2_openai.json"), str(FIXTURES / "gpt2_logits_openai.json")
+    result = forkwise_import(tmp_path, good, bad, "--out", "samples", "--map", "completoin=x")
+    assert result.returncode == 2
+    assert result.stderr.startswith("forkwise: --map names 'completoin'")
+    assert not (tmp_path / "samples").exists()
+    result = forkwise_import(tmp_path, good, bad, "--out", "samples")
+    assert result.returncode == 2
+    assert result.stderr == (
+        f"forkwise: '{bad}': the log-prob at token ' quick' is 7.547, above 0: these are raw logits; apply log_softmax "
+        "before you write them.\n"
+    )
+    # What came before the refused file stays.
+    assert "gpt2_openai.parquet" in result.stdout
+    assert [path.name for path in (tmp_path / "samples").iterdir()] == ["gpt2_openai.parquet"]
