@@ -101,11 +101,11 @@ ALPHA = {"grpo": 0.4, "ppo": 0.1}
 class Settings:
     """What a quickstart compares; two runs with the same settings do the same."""
 
-    steps: int = 80
+    steps: int = 70
     seeds: int = 1
     alpha: float = 0.4
     kappa: float = 2.0
-    problems: int = 100
+    problems: int = 64
     samples: int = 256
     algorithm: str = "grpo"
 
