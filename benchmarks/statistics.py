@@ -2,6 +2,7 @@
 
     python benchmarks/statistics.py            # the tables of docs/statistics.md, some minutes on one core
     python benchmarks/statistics.py --small    # the same with few runs, half a minute
+    python benchmarks/statistics.py --speed    # 10,000 problems x 10,000 samples, timed
 
 The population: success rates of problems follow Beta(0.32, 1.95), which is what `forkwise passk --extrapolate` fits to
 the AMC23 samples in docs/passk.md; 256 samples per problem. Each run draws problems and samples anew, so the truth is
@@ -11,7 +12,9 @@ the expectation over problems.
 from __future__ import annotations
 
 import argparse
+import resource
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,7 +25,7 @@ import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
 from scipy import special, stats  # noqa: E402
 
-from forkwise.passk import bootstrap_interval, k_grid, paired_difference, pass_at_k, sign_flip_p_values  # noqa: E402
+from forkwise.passk import bootstrap_interval, curve_grid, k_grid, paired_difference, pass_at_k, sign_flip_p_values  # noqa: E402
 from forkwise.passk.comparison import difference_intervals, find_crossing  # noqa: E402
 from forkwise.passk.intervals import bootstrap_means, student_interval  # noqa: E402
 
@@ -267,11 +270,32 @@ def training_runs(runs: int, resamples: int, q: int) -> None:
     )
 
 
+def speed() -> None:
+    """Pass@K and intervals of 10,000 problems x 10,000 samples at 100 values of K."""
+    rng = np.random.default_rng(0)
+    n = q = 10_000
+    c = rng.binomial(n, population(rng, q))
+    ks = sorted({*curve_grid(n, 100), *range(1, 20)})[:99] + [n]
+    start = time.process_time()
+    values = pass_at_k(n, c, ks)
+    middle = time.process_time()
+    interval = bootstrap_interval(values)
+    end = time.process_time()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(
+        f"{len(ks)} values of K: estimates {middle - start:.2f} s, intervals {end - middle:.2f} s of CPU time", end=""
+    )
+    print(f" ({interval.resamples} resamples), peak memory {peak:.2f} GB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="few runs: half a minute")
     parser.add_argument("--runs", type=int, help="simulated data sets per cell (default 500, or 40 with --small)")
+    parser.add_argument("--speed", action="store_true", help="only time the estimator and its intervals")
     options = parser.parse_args()
+    if options.speed:
+        return speed()
     runs = options.runs or (40 if options.small else 500)
     resamples, sizes = (300, (30, 128)) if options.small else (2000, (30, 128, 500))
     error = np.sqrt(0.05 * 0.95 / runs)

@@ -113,7 +113,8 @@ def test_tokenizer_loads_as_what_it_is_and_round_trips(tokenizer) -> None:
     assert tokenizer.unk_token_id not in ids
     assert tokenizer.decode(ids) == text
     assert tokenizer.decode([*ids, tokenizer.eos_token_id, tokenizer.pad_token_id], skip_special_tokens=True) == text
-    assert tokenizer("use 3 5 8 to make 64:")["input_ids"] == tokenizer("use 3 5 8 to make 64 :")["input_ids"]
+    for one in (tokenizer, build_tokenizer()):
+        assert one("use 3 5 8 to make 64:")["input_ids"] == one("use 3 5 8 to make 64 :")["input_ids"]
 
 
 def test_prompts_are_padded_on_the_left_without_changing_what_follows(tokenizer) -> None:
@@ -199,8 +200,9 @@ def test_training_lowers_the_loss_and_is_decided_by_the_seed(tmp_path: Path, mon
     assert facts[0]["loss"] < first["loss"] - 1
     a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
     assert a == b != c
-    assert facts[0]["tokens"] > 8 * 40 * 20
+    assert facts[0]["tokens"] > 8 * 48 * 20
     assert facts[0]["parameters"] < 20_000
+    assert json.loads((tmp_path / "a" / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
 def test_large_config_is_at_most_thirty_million_parameters() -> None:

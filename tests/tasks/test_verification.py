@@ -15,6 +15,7 @@ import time
 from fractions import Fraction
 from pathlib import Path
 from random import Random
+from threading import Timer
 
 import pytest
 from hypothesis import given
@@ -292,6 +293,23 @@ def test_a_worker_that_dies_between_calls_is_replaced_unnoticed():
         (verdict,) = verifier.compare(["x/2"], [r"\frac{x}{2}"])
         assert (verdict.correct, verdict.by) == (True, "math-verify")
         assert verifier.stats.started == 2
+
+
+@needs_math_verify
+@pytest.mark.skipif(sys.platform != "linux", reason="reads processor time from /proc")
+def test_a_worker_that_got_no_processor_time_is_waited_for():
+    with MathVerifier(timeout=0.5) as verifier:
+        verifier.compare(["x"], ["y"])
+        (pid,) = verifier.pids()
+        os.kill(pid, signal.SIGSTOP)  # as on a machine that is busy with something else
+        Timer(1.2, os.kill, (pid, signal.SIGCONT)).start()
+        (verdict,) = verifier.compare(["x/2"], [r"\frac{x}{2}"])
+        assert (verdict.correct, verdict.by) == (True, "math-verify")
+        assert verifier.pids() == [pid]
+        os.kill(pid, signal.SIGSTOP)  # but not for ever: ten times the limit
+        start = time.monotonic()
+        assert verifier.compare(["x/3"], [r"\frac{x}{3}"])[0].by == "timeout"
+        assert 5 <= time.monotonic() - start < 20
 
 
 @needs_math_verify

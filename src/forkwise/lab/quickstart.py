@@ -89,7 +89,7 @@ RECIPE: dict[str, Any] = {
 
 # What PPO has besides; everything else is the recipe above.
 PPO_RECIPE: dict[str, Any] = {
-    "critic_learning_rate": 5e-4,
+    "critic_learning_rate": 1e-3,
     "critic_lr_scheduler_type": "constant",
     "critic_warmup_steps": 10,
 }

@@ -88,7 +88,7 @@ def bootstrap_interval(
     mean_K = data_QK.mean(axis=0)
 
     # Bias correction from the share of draws below the mean (ties count half), acceleration from the jackknife.
-    tolerance = 1e-12 * np.maximum(1.0, np.abs(mean_K))
+    tolerance = 1e-9 * np.maximum(1.0, np.abs(mean_K))
     below = (draws_RK < mean_K - tolerance).mean(axis=0)
     ties = (np.abs(draws_RK - mean_K) <= tolerance).mean(axis=0)
     z0 = stats.norm.ppf(np.clip(below + ties / 2, 1 / (resamples + 1), resamples / (resamples + 1)))

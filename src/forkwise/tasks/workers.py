@@ -67,7 +67,7 @@ class _Worker:
         self.cpu_limit = (_cpu_seconds(self.process.pid) or 0.0) + timeout
 
     def has_overrun(self) -> bool:
-        """Whether it took its time. On a busy machine that is its processor's, or a verdict would depend on the load."""
+        """Whether its time is over: processor time on a busy machine, or verdicts would depend on the load."""
         now = time.monotonic()
         if now < self.deadline:
             return False
