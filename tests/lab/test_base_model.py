@@ -202,7 +202,8 @@ def test_training_lowers_the_loss_and_is_decided_by_the_seed(tmp_path: Path, mon
     assert a == b != c
     assert facts[0]["tokens"] > 8 * 48 * 20
     assert facts[0]["parameters"] < 20_000
-    assert json.loads((tmp_path / "a" / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
+    saved = json.loads((tmp_path / "a" / "tokenizer_config.json").read_text())
+    assert saved["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
 def test_large_config_is_at_most_thirty_million_parameters() -> None:

@@ -110,6 +110,14 @@ def test_compare_ends_with_its_sentence(tables: Path) -> None:
     assert {r["metric"] for r in differences} >= {"pass@k", "pass@k, cap", "pass@k, budget", "self-BLEU"}
 
 
+def test_names_are_printed_as_they_are_and_told_apart(tables: Path) -> None:
+    output = run("compare", f"[/bold]x={tables / 'a'}", tables / "b", "--k", "1", "--resamples", 200).output
+    assert "b against [/bold]x" in output
+    write_shard(tables / "other", "0", rows("a", [0, 1, 2, 3, 4, 8]))
+    output = run("compare", tables / "a", tables / "other", "--k", "1", "--resamples", 200).output
+    assert "other/a against a/a" in output
+
+
 def test_json_alone_is_json(tables: Path) -> None:
     result = run("compare", tables / "a", tables / "b", "--json", "-", "--resamples", 200, "--k", "all")
     content = json.loads(result.stdout)

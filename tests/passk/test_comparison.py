@@ -16,6 +16,7 @@ from forkwise.passk.comparison import (
     _relabelling_p,
     _run_weights,
     _standard_error,
+    difference_intervals,
     find_crossing,
     holm,
 )
@@ -92,6 +93,12 @@ def test_crossing_by_hand() -> None:
     assert (got.no_crossing, got.reversed) == (0.5, 0.25)
 
 
+def test_of_several_changes_of_sign_the_last_counts() -> None:
+    # + - + - at K = 1, 2, 4, 8: the last change lies half way between 4 and 8 in log K
+    got = find_crossing([1, 2, 4, 8], [0.1, -0.1, 0.1, -0.1], np.array([[0.1, -0.1, 0.1, -0.1]]))
+    assert got.k == pytest.approx(2**2.5)
+
+
 def test_no_crossing() -> None:
     got = find_crossing([1, 2, 4], [0.1, 0.0, 0.1], np.array([[0.1, 0.0, 0.2], [0.1, -0.1, -0.1]]))
     assert got.k is None
@@ -156,6 +163,17 @@ def test_bootstrap_draws_of_one_run_are_problem_draws() -> None:
     draws = _draws(a, b, 4000, 0)
     np.testing.assert_allclose(draws.mean(axis=0), (a - b)[0].mean(axis=0), atol=0.01)
     np.testing.assert_allclose(draws.std(axis=0), (a - b)[0].std(axis=0) / np.sqrt(60), rtol=0.05)
+
+
+def test_the_band_is_as_wide_as_the_number_of_independent_columns_asks() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(1, 2000, 10)), rng.normal(size=(1, 2000, 10))
+    for columns in (1, 10):
+        pointwise, band, _ = difference_intervals(a[..., :columns], b[..., :columns])
+        # Sidak: the normal quantile at which `columns` independent intervals all hold with 95 %
+        needed = stats.norm.ppf((1 + 0.95 ** (1 / columns)) / 2) / stats.norm.ppf(0.975)
+        got = (band.high - band.low) / (pointwise.high - pointwise.low)
+        np.testing.assert_allclose(got, needed, rtol=0.03)
 
 
 def test_relabelling_equals_enumeration() -> None:
@@ -281,6 +299,16 @@ def test_length_control_stands_beside_the_raw_number() -> None:
     assert any("Length matching is refused" in note for note in result.notes)
 
 
+def test_matching_on_a_minority_of_problems_is_not_shown() -> None:
+    problem = [f"p{q}" for q in range(6) for _ in range(4)]
+    reference = make_arm("a", problem, [True, False] * 12, length=np.full(24, 10))
+    for alike, shown in ((3, True), (2, False)):  # problems, of six, in which the arm writes 10 too
+        ours = make_arm("b", problem, [True, False] * 12, length=np.where(np.arange(24) < 4 * alike, 10, 40))
+        result = compare(reference, ours, ks=[1])
+        assert any(row.control == "matched" for row in result.differences[0].length) is shown
+        assert any("Length matching" in note for note in result.notes)
+
+
 def test_no_lengths_no_length_control_and_it_is_said() -> None:
     result = compare(arm("a", RATES[:10]), arm("b", RATES[:10], length=3), ks=[1])
     assert result.differences[0].length == []
@@ -337,6 +365,7 @@ def test_arms_without_variation_are_compared_without_a_warning(c: int) -> None:
     assert d.adjusted_p.tolist() == [1.0] * 4
     # Up to 1 - 0.025^(1/5) = 52 % of such problems could differ: no width in the bootstrap is no proof of equality.
     np.testing.assert_allclose(d.band.high, 1 - 0.025 ** (1 / 5))
+    np.testing.assert_allclose(d.interval.low, -(1 - 0.025 ** (1 / 5)))
     assert d.equivalent_up_to is None
     assert "too wide to call them equivalent" in result.sentence
 

@@ -35,6 +35,14 @@ def test_reads_the_samples_table(tmp_path: Path) -> None:
     assert arm.notes == ()
 
 
+def test_runs_keep_their_counts_whatever_the_order_of_the_tables(tmp_path: Path) -> None:
+    write_shard(tmp_path / "z", "0", [row(p, i, p == "a", run="z") for p in "ab" for i in range(2)])
+    write_shard(tmp_path / "a", "0", [row(p, i, False, run="a") for p in "ab" for i in range(2)])
+    arm = load_arm([tmp_path / "z", tmp_path / "a"], name="both")
+    assert arm.runs == ("a", "z")
+    assert arm.counts()[1].tolist() == [[0, 0], [2, 0]]
+
+
 def test_lengths_fall_back_to_words_and_say_so(tmp_path: Path) -> None:
     write_shard(tmp_path / "t", "0", [row("a", i, True, n_tokens=None, completion="w " * (i + 1)) for i in range(2)])
     arm = load_arm(tmp_path / "t")

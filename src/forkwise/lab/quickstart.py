@@ -414,7 +414,9 @@ def _traces(out: _Out, settings: Settings) -> dict[str, str]:
     texts = {}
     for name in ("base", *(out.run(arm, 0).name for arm in settings.arms())):
         row = read_samples(out.samples / name / "0000.parquet").slice(0, 1).to_pylist()[0]
-        texts[f"A sample of {name} ({'correct' if row['correct'] else 'wrong'})"] = row["prompt"] + row["completion"]
+        texts[f"A sample of {name} ({'correct' if row['correct'] else 'wrong'})"] = (
+            f"{row['prompt']}\n{row['completion']}"
+        )
     return texts
 
 
@@ -451,7 +453,7 @@ def _write(out: _Out, settings: Settings, results: Results, seconds: float, cons
         title=f"forkwise quickstart: {results.algorithm} without and with the entropy-shaped advantage",
         verdict=results.verdict(),
         header=header,
-        rows=rows,
+        rows=[[cell.replace(" [", "\n[") for cell in row] for row in rows],
         figures={"Pass@K": passk, "Training": training},
         texts=_traces(out, settings),
         footer=f"Settings: {json.dumps(asdict(settings))}. Recipe of both arms: arms/*.yaml beside this file.",

@@ -54,6 +54,7 @@ def _record(run: RunArguments, config: EntropyShapedGRPOConfig, model: ModelConf
     names = ("forkwise", "trl", "transformers", "torch", "accelerate")
     versions = {name: version(name) for name in names} | {"python": platform.python_version()}
     header = "".join(f"# {name} {v}\n" for name, v in versions.items())
+    header += f"# processes {PartialState().num_processes}\n"
     plain = {k: v for k, v in settings.items() if isinstance(v, str | int | float | bool | list | dict)}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.yaml").write_text(header + yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")

