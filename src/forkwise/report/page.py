@@ -17,7 +17,8 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 .verdict { border-left: 4px solid #D55E00; padding: .6rem 1rem; background: var(--soft); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .5rem; font-size: .85rem; border-bottom: 1px solid var(--line); text-align: right; white-space: pre; }
+th, td { padding: .3rem .5rem; font-size: .85rem; border-bottom: 1px solid var(--line); }
+th, td { text-align: right; white-space: pre; }
 th:first-child, td:first-child { text-align: left; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--soft); }
