@@ -32,7 +32,7 @@ quickstart: $(VENV)/.train
 
 test: $(VENV)/.dev $(VENV)/trl-oldest
 	$(BIN)/python -m pytest -n 2 $(ARGS)
-	PYTHONPATH=$(VENV)/trl-oldest $(BIN)/python -m pytest -n 2 tests/engines $(ARGS)
+	PYTHONPATH=$(CURDIR)/$(VENV)/trl-oldest FORKWISE_EXPECTED_TRL=$(OLDEST_TRL) $(BIN)/python -m pytest -n 2 tests/engines tests/training/test_grpo.py $(ARGS)
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow $(ARGS)

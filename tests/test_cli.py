@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,18 @@ MISTAKES = [
     (["grpo", "--model", "embedded", "--task", "countdown", "--output_dir", "empty.jsonl/x"], "cannot be written"),
     (["grpo", "--model", "embedded", "--task", "countdown", "--kappa", "0.5", "--output_dir", "out"], "kappa"),
     (["grpo", "--modle", "embedded"], "Did you mean 'model'"),
+    (
+        ["grpo", "--model", "embedded", "--task", "countdown", "--train_problems", "0", "--output_dir", "o"],
+        "at least 1",
+    ),
+    (["grpo", "--model", "embedded", "--task", "countdown", "--prompt_column", "q", "--output_dir", "o"], "--dataset"),
+    (["grpo", "--model", "embedded", "--dataset", "cut.jsonl.gz", "--output_dir", "o"], "cut.jsonl.gz cannot be read"),
+    (["grpo", "--model", "embedded", "--dataset", "prompts.jsonl", "--output_dir", "o"], "no usable prompt"),
+    (["grpo", "--config", "list.yaml", "--output_dir", "o"], "'alpha' takes one value"),
+    (["grpo", "--config", "float.yaml", "--output_dir", "o"], "invalid"),
+    (["quickstart", "--problems", "100000", "--out", "o"], "test problems"),
+    (["quickstart", "--kappa", "inf", "--out", "o"], "kappa is inf"),
+    (["quickstart", "--out", "used", "--resume"], "holds no run to resume"),
 ]
 
 
@@ -80,6 +93,10 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(tmp_path: Path, argv: list
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "columns.jsonl").write_text('{"question": "1+1", "solution": "2"}\n')
     (tmp_path / "used").mkdir()
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"prompt": "1+1", "answer": "2"}\n' * 99)[:-20])
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": ["a", "b"], "answer": "2"}\n')
+    (tmp_path / "list.yaml").write_text("model: embedded\ntask: countdown\nalpha: [1]\n")
+    (tmp_path / "float.yaml").write_text("model: embedded\ntask: countdown\ntrain_problems: 12.5\n")
     (tmp_path / "used" / "precious").write_text("keep")
     before = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*"))
     result = forkwise(*argv, cwd=tmp_path)

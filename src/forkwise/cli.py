@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -51,6 +52,11 @@ def _long_command(again: str = "the same command with --resume continues") -> It
         raise typer.Exit(130) from None
 
 
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
     if version:
@@ -89,7 +95,7 @@ def quickstart(
     kappa: Annotated[float, typer.Option(help="Cap: the bonus is at most |advantage| / kappa (> 1).")] = 2.0,
     problems: Annotated[int, typer.Option(min=2, help="Held-out problems for Pass@K.")] = 64,
     samples: Annotated[int, typer.Option(min=1, help="Samples per held-out problem: the largest K.")] = 256,
-    jobs: Annotated[int, typer.Option(min=0, help="Processes side by side (0: one per core).")] = 0,
+    jobs: Annotated[int, typer.Option(min=0, help="Processes side by side (0: one per core, at most 8).")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, or start it.")] = False,
 ) -> None:
     """Train the embedded model by GRPO or PPO without and with the entropy-shaped advantage, and compare by Pass@K."""
@@ -99,7 +105,7 @@ def quickstart(
         if alpha is None:
             alpha = lab.ALPHA.get(algorithm, 0.4)
         settings = lab.Settings(steps, seeds, alpha, kappa, problems, samples, algorithm)
-        lab.run(out, settings, jobs=jobs or os.cpu_count() or 1, resume=resume)
+        lab.run(out, settings, jobs=jobs or min(_cores(), 8), resume=resume)
 
 
 @app.command("import")
@@ -315,10 +321,18 @@ def compare(
     )
 
 
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Runs the command; exit codes: 0 done, 2 the user must change something, 130 interrupted."""
     # TRL's own defaults set a field that transformers has renamed; nothing that a user of forkwise could change.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
+    # A closed terminal or a batch system's end is handled like Ctrl-C: child processes are ended, and a word is said.
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _interrupt)
     try:
         app()
     except InputError as error:

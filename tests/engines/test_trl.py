@@ -654,3 +654,8 @@ def test_two_processes_give_the_loss_gradient_and_metrics_of_one(tmp_path: Path)
     steps = [[{name: entry[name] for name in want} for entry in rank["run"][:2]] for rank in (first, second)]
     assert steps[0] == steps[1]
     assert steps[0][0] != steps[0][1]
+
+
+def test_the_suite_runs_on_the_trl_that_it_was_asked_to_run_on() -> None:
+    expected = os.environ.get("FORKWISE_EXPECTED_TRL", trl.__version__)
+    assert trl.__version__ == expected

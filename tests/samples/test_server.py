@@ -60,6 +60,11 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
+    def do_GET(self) -> None:
+        """What a client makes of a redirected POST."""
+        self.server.requests.append((self.path, {}, dict(self.headers)))
+        self.send_error(404)
+
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         seed = int(body["seed"])
@@ -315,6 +320,7 @@ def test_the_key_does_not_follow_a_redirection(tmp_path: Path, monkeypatch: pyte
     with serve() as other, serve(lambda seed, before: (302, {"Location": other.url + "/v1/x"})) as server:
         with pytest.raises(InputError):
             run(server.url, tmp_path, patience=Patience(retries=0))
+        assert len(other.requests) >= 1
         assert not any("s3cret" in str(headers) for _, _, headers in other.requests)
 
 

@@ -58,6 +58,7 @@ def test_verdicts_are_filled_in_and_everything_else_is_kept(tmp_path: Path) -> N
         row("unknown", 0, r"\boxed{1}"),
         row("q", 2, None, answer=r"\frac{1}{2}"),
         row("q", 3, None),
+        row("q", 5, None, answer=r"\frac{1"),
         row("q", 4, r"\boxed{1}", correct=True, verdict_by="them", answer="1"),
     ]
     table = tmp_path / "s"
@@ -74,14 +75,15 @@ def test_verdicts_are_filled_in_and_everything_else_is_kept(tmp_path: Path) -> N
         ("q", 1): (True, "math-verify", r"1 - \frac{x}{2x}"),
         ("q", 2): (True, "rational", r"\frac{1}{2}"),  # a table that came without completions
         ("q", 3): (None, None, None),
+        ("q", 5): (False, "no-answer", r"\frac{1"),  # cut off; but it is all that is known
         ("q", 4): (True, "them", "1"),
         ("unknown", 0): (None, None, None),
     }
     changed = ["answer", "correct", "verdict_by"]
     assert read_samples(table).drop_columns(changed).equals(before.drop_columns(changed))
-    assert (report.rows, report.correct, report.wrong, report.kept, report.unknown, report.empty) == (9, 4, 2, 1, 1, 1)
-    assert report.by == {"integer": 2, "no-answer": 1, "rational": 2, "math-verify": 1}
-    assert "6 of 9 samples verified" in str(report)
+    assert (report.rows, report.correct, report.wrong, report.kept, report.unknown, report.empty) == (10, 4, 3, 1, 1, 1)
+    assert report.by == {"integer": 2, "no-answer": 2, "rational": 2, "math-verify": 1}
+    assert "7 of 10 samples verified" in str(report)
 
 
 def read(table: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from forkwise.training.folder import check_folder, newest_complete_checkpoint, r
 
 
 def test_a_new_folder_is_not_created_by_the_check(tmp_path: Path) -> None:
-    assert check_folder(tmp_path / "a" / "b", resume=False) is None
+    assert check_folder(tmp_path / "a" / "b", resume=False) is False
     assert not (tmp_path / "a").exists()
 
 
@@ -23,7 +23,10 @@ def test_a_used_folder_needs_resume(tmp_path: Path) -> None:
     (tmp_path / "something").write_text("precious")
     with pytest.raises(InputError, match="add --resume"):
         check_folder(tmp_path, resume=False)
-    assert check_folder(tmp_path, resume=True) is None
+    with pytest.raises(InputError, match="holds no run to resume"):
+        check_folder(tmp_path, resume=True)
+    (tmp_path / "run.yaml").write_text("alpha: 0.4\n")
+    assert check_folder(tmp_path, resume=True) is True
 
 
 def test_the_newest_complete_checkpoint_is_found(tmp_path: Path) -> None:

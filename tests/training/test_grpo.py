@@ -16,7 +16,8 @@ pytest.importorskip("trl")
 import torch
 from safetensors.torch import load_file
 
-from forkwise.training.folder import newest_complete_checkpoint, read_metrics
+from forkwise.errors import InputError
+from forkwise.training.folder import newest_complete_checkpoint, only_writer, read_metrics
 from forkwise.training.grpo import main
 
 COMMON = {
@@ -93,6 +94,22 @@ def test_a_resumed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (cut, tmp_path / "whole"))
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], atol=1e-6, rtol=0)
+
+
+def test_a_resumed_run_must_be_the_same_run(tmp_path: Path) -> None:
+    path = str(config_file(tmp_path / "c.yaml", max_steps=2))
+    out = tmp_path / "run"
+    main(["--config", path, "--output_dir", str(out)])
+    before = (out / "model.safetensors").read_bytes()
+    with pytest.raises(InputError, match="other settings .alpha 0.4 -> 0.2"):
+        main(["--config", path, "--output_dir", str(out), "--resume", "--alpha", "0.2"])
+    with only_writer(out), pytest.raises(InputError, match="Another process is training"):
+        main(["--config", path, "--output_dir", str(out), "--resume"])
+    for checkpoint in out.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    with pytest.raises(InputError, match="is finished and kept no checkpoint"):
+        main(["--config", path, "--output_dir", str(out), "--resume"])
+    assert (out / "model.safetensors").read_bytes() == before
 
 
 def test_accelerate_launch_with_two_processes(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import multiprocessing
 import os
 import subprocess
@@ -38,15 +39,15 @@ from forkwise.passk import (
     bootstrap_interval,
     counts,
     k_grid,
-    paired_difference,
     pass_at_k,
     sign_flip_p_values,
+    student_interval,
 )
 from forkwise.report import Curve, passk_figure, training_figure, write_page
 from forkwise.samples import read_samples, write_shard
 from forkwise.samples.generate import Sampling, sample_problem
 from forkwise.tasks import Problem, load_task
-from forkwise.training.folder import check_folder, read_metrics
+from forkwise.training.folder import COMPLETE, check_folder, create_folder, read_metrics, write_text
 
 TASK = "countdown:4"
 
@@ -113,12 +114,12 @@ class Settings:
     def __post_init__(self) -> None:
         if self.algorithm not in ALPHA:
             raise InputError(f"There is no algorithm '{self.algorithm}': use {' or '.join(ALPHA)}.")
-        if not self.alpha > 0:
+        if not 0 < self.alpha < math.inf:
             raise InputError(
                 f"alpha is {self.alpha}: the shaped arm needs alpha > 0 (the paper's {self.algorithm.upper()} value is "
                 f"{ALPHA[self.algorithm]})."
             )
-        if not self.kappa > 1:
+        if not 1 < self.kappa < math.inf:
             raise InputError(f"kappa is {self.kappa}: it must exceed 1, or the bonus could flip an advantage's sign.")
 
     def arms(self) -> dict[str, float]:
@@ -146,9 +147,14 @@ class _Out:
 # ---------------------------------------------------------------------------------------------------------- training
 
 
+def _train_problems(steps: int) -> int:
+    """Enough problems that none is met twice."""
+    completions = RECIPE["per_device_train_batch_size"] * RECIPE["gradient_accumulation_steps"]
+    return max(1, steps * int(completions) // int(RECIPE["num_generations"]))
+
+
 def _launch(out: _Out, arm: str, alpha: float, seed: int, settings: Settings) -> subprocess.Popen[bytes]:
     folder = out.run(arm, seed)
-    completions = RECIPE["per_device_train_batch_size"] * RECIPE["gradient_accumulation_steps"]
     config = {
         **RECIPE,
         **(PPO_RECIPE if settings.algorithm == "ppo" else {}),
@@ -158,8 +164,7 @@ def _launch(out: _Out, arm: str, alpha: float, seed: int, settings: Settings) ->
         "kappa": settings.kappa,
         "seed": seed,
         "resume": True,
-        # Enough problems that none is met twice.
-        "train_problems": settings.steps * completions // RECIPE["num_generations"],
+        "train_problems": _train_problems(settings.steps),
     }
     file = folder.with_suffix(".yaml")
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -177,7 +182,7 @@ def _launch(out: _Out, arm: str, alpha: float, seed: int, settings: Settings) ->
 
 
 def _finished(folder: Path) -> bool:
-    return (folder / "model.safetensors").exists()
+    return (folder / COMPLETE).exists()
 
 
 def _progress_table(out: _Out, runs: Sequence[tuple[str, int]], steps: int) -> Table:
@@ -383,7 +388,7 @@ def analyse(out: Path, settings: Settings) -> Results:
     return Results(
         ks=ks,
         arms={arm: bootstrap_interval(curve) for arm, curve in curves.items()},
-        difference=paired_difference(curves[shaped], curves[baseline]),
+        difference=student_interval(curves[shaped] - curves[baseline]),
         adjusted_p=[float(p) for p in adjusted],
         mean_tokens=tokens,
         seeds=settings.seeds,
@@ -485,19 +490,21 @@ def run(folder: Path, settings: Settings, *, jobs: int, resume: bool, console: C
     """
     console = console or Console()
     start = time.monotonic()
-    check_folder(folder, resume=resume)
     out = _Out(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_folder(folder, resume=resume, mark=out.settings.name, flag="--out")
+    # Refuse now, not after the training, what the task cannot give.
+    task = load_task(TASK)
+    task.problems("test", settings.problems)
+    task.problems("train", _train_problems(settings.steps))
+    create_folder(folder)
     wanted = json.loads(json.dumps(asdict(settings)))
     if out.settings.exists():
         found = json.loads(out.settings.read_text(encoding="utf-8"))
         if found != wanted:
             changed = ", ".join(f"{k} {found.get(k)} -> {v}" for k, v in wanted.items() if found.get(k) != v)
             raise InputError(f"'{folder}' holds a quickstart with other settings ({changed}): give another --out.")
-    elif any(folder.iterdir()):
-        raise InputError(f"'{folder}' holds something other than a quickstart: give another --out.")
     else:
-        out.settings.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+        write_text(out.settings, json.dumps(wanted, indent=1))
     _train(out, settings, jobs, console)
     _sample(out, settings, jobs, console)
     results = analyse(folder, settings)

@@ -26,6 +26,12 @@ def _k_axis(axis: Any, ks: Sequence[int], ylabel: str) -> None:
     _finish(axis, "K (samples per problem)", ylabel)
 
 
+def _length_axis(axis: Any, values: Sequence[int]) -> None:
+    axis.set_xscale("log")
+    axis.set_xticks(values, [str(v) for v in values], rotation=45, fontsize=8)
+    axis.minorticks_off()
+
+
 def _finish(axis: Any, xlabel: str, ylabel: str) -> None:
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
@@ -58,7 +64,7 @@ def evaluation_figure(evaluations: Sequence[Evaluation]) -> Figure:
             rows = [row for row in e.length if row.control == BUDGET]
             values = ([r.at for r in rows], [r.value for r in rows], [r.low for r in rows], [r.high for r in rows])
             _draw(axes[1], *values, COLOURS[i % len(COLOURS)], e.arm)
-        axes[1].set_xscale("log")
+        _length_axis(axes[1], [row.at for row in evaluations[0].length if row.control == BUDGET])
         axes[1].set_ylim(0, 1)
         _finish(axes[1], f"budget per problem ({evaluations[0].length_unit})", "pass within the budget")
     return figure
@@ -90,7 +96,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
                 low, high = [r.low for r in at], [r.high for r in at]
                 axes[2].fill_between(places, low, high, color=colour, alpha=0.1, linewidth=0)
                 axes[2].plot(places, [r.difference for r in at], style, color=colour, label=label)
-        axes[2].set_xscale("log")
+        _length_axis(axes[2], sorted({row.at for row in rows if row.at is not None}))
         axes[2].legend(frameon=False, fontsize=8)
         _finish(axes[2], f"cap ({comparison.length_unit}): longer is wrong", f"Pass@K minus {comparison.reference}")
     return figure

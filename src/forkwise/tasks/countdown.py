@@ -38,7 +38,7 @@ INSTRUCTION_PROMPT = (
 )
 """The same problem for an ordinary instruction-tuned model."""
 
-_ANSWER = re.compile(r"(?<![/\w])answer(?:\s*[:=>]|\s+is\b)", re.IGNORECASE)
+_ANSWER = re.compile(r"(?<![/\w])answer(?:\s*[:=>]|\s+is\b(?=\s*[\d(]))", re.IGNORECASE)
 _LONGEST_ANSWER = 200  # characters; four numbers need fewer than 60
 _DEEPEST_NESTING = 16
 _TOKEN = re.compile(r"\s*([0-9]+|[-+*/()=,])")

@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -199,6 +200,8 @@ def _prompt(value: Any) -> Prompt | None:
     if isinstance(value, str):
         return value if value.strip() else None
     if isinstance(value, list | tuple) and value:
+        if not all(isinstance(message, Mapping) for message in value):
+            return None
         messages = [dict(message) for message in value]
         if all(isinstance(message.get("content"), str) and "role" in message for message in messages):
             # One user message is what a chat template makes of plain text, so keep the plain text.
@@ -257,7 +260,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         with opener(path, "rt", encoding="utf-8-sig", newline="" if name.endswith(".csv") else None) as file:
             # CSV cells stay text: 042, 1/2 and 1e3 are answers, not numbers to be rewritten.
             yield from csv.DictReader(file) if name.endswith(".csv") else _json_rows(path, file)
-    except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile) as error:
+    except (UnicodeDecodeError, csv.Error, OSError, EOFError, zlib.error) as error:  # also a file that was cut off
         raise InputError(f"{path} cannot be read: {error}.") from error
 
 

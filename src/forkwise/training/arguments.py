@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,6 +94,18 @@ def _read_config(path: str) -> dict[str, Any]:
     return config
 
 
+def _default(value: Any, key: str, path: str, nargs: str | int | None, annotation: str) -> Any:
+    """A value of the file as argparse's default. It converts text as it does flags: 1e-6 (text in YAML 1.1), too."""
+    if value is None:
+        return None
+    if isinstance(value, dict | list):
+        if ("dict" if isinstance(value, dict) else "list") not in annotation:
+            raise InputError(f"'{path}': '{key}' takes one value, not {value}.")
+        return value
+    text = "no" if value is False and "bool" not in annotation else str(value)  # YAML 1.1 reads no as false
+    return [text] if nargs == "+" else text
+
+
 def make_parser(config_class: type[TrainingArguments], command: str) -> HfArgumentParser:
     """The parser of `forkwise grpo` and its like: our run arguments, the trainer's config, TRL's model config."""
     parser = _Parser(
@@ -118,6 +131,9 @@ def parse_run(
     parser = make_parser(config_class, command)
     actions = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
     names = [*actions, *ALIASES]
+    # Not from dataclasses.fields: the parser narrows their types in place.
+    classes = [base for c in (ModelConfig, config_class, RunArguments) for base in reversed(c.__mro__)]
+    annotations = {name: str(kind) for c in classes for name, kind in inspect.get_annotations(c).items()}
 
     argv = list(argv)
     for i, word in enumerate(argv):
@@ -145,8 +161,7 @@ def parse_run(
             name = ALIASES.get(key, key)
             if name not in actions:
                 raise InputError(f"'{path}' has an unknown key '{key}'.{nearest(str(key), names)}")
-            # argparse converts text defaults as it does flags, so 1e-6 (text in YAML 1.1) becomes a number.
-            actions[name].default = [value] if name == "reward" and isinstance(value, str) else value
+            actions[name].default = _default(value, key, path, actions[name].nargs, annotations[name])
             actions[name].required = False
 
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,34 @@ from forkwise.errors import InputError
 from forkwise.tasks import Problem, Task, load_task
 from forkwise.tasks.dataset import DatasetTask
 from forkwise.training.arguments import RunArguments
-from forkwise.training.folder import RunFolder, check_folder
+from forkwise.training.folder import (
+    COMPLETE,
+    SETTINGS,
+    RunFolder,
+    check_folder,
+    create_folder,
+    newest_complete_checkpoint,
+    only_writer,
+    write_text,
+)
 from forkwise.training.models import resolve_model
 from forkwise.training.rewards import load_reward, training_dataset
 
 GENERATED_PROBLEMS = 20_000
+# Settings that may differ when a run is resumed: how long it lasts, and what is logged and kept.
+_MAY_CHANGE = (
+    *("max_steps", "num_train_epochs", "resume", "output_dir", "run_name", "logging", "log_", "report_to", "project"),
+    *("save_", "eval", "disable_tqdm", "dataloader_", "push_to_hub", "hub_", "trackio"),
+)
 
 
 def _task(run: RunArguments) -> Task:
     if bool(run.task) == bool(run.dataset):
         raise InputError("Give either --task (e.g. countdown) or --dataset (a hub id or file), not both or neither.")
     if run.task:
+        for name in ("dataset_config", "prompt_column", "answer_column"):
+            if getattr(run, name) is not None:
+                raise InputError(f"--{name} goes with --dataset; a task has its own.")
         return load_task(run.task)
     return DatasetTask(
         str(run.dataset),
@@ -47,17 +65,37 @@ def _chat(problems: Sequence[Problem], tokenizer: Any, model: str) -> list[Probl
     ]
 
 
-def _record(run: RunArguments, config: EntropyShapedGRPOConfig, model: ModelConfig, folder: Path) -> None:
-    """The settings in force, in the format that `--config` reads, with the versions that they ran on."""
+def _settings(run: RunArguments, config: EntropyShapedGRPOConfig, model: ModelConfig) -> dict[str, Any]:
+    """The settings in force, as `--config` reads them."""
     settings = {**dataclasses.asdict(run), **config.to_dict(), **dataclasses.asdict(model)}
     del settings["generation_batch_size"]  # TRL derives it from steps_per_generation, and refuses both
+    plain = {k: v for k, v in settings.items() if isinstance(v, str | int | float | bool | list | dict)}
+    recorded: dict[str, Any] = yaml.safe_load(yaml.safe_dump(plain))
+    return recorded
+
+
+def _record(settings: dict[str, Any], folder: Path) -> None:
+    """Writes `run.yaml`: the settings, and as comments the versions that they ran on."""
     names = ("forkwise", "trl", "transformers", "torch", "accelerate")
     versions = {name: version(name) for name in names} | {"python": platform.python_version()}
     header = "".join(f"# {name} {v}\n" for name, v in versions.items())
     header += f"# processes {PartialState().num_processes}\n"
-    plain = {k: v for k, v in settings.items() if isinstance(v, str | int | float | bool | list | dict)}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "run.yaml").write_text(header + yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+    write_text(folder / SETTINGS, header + yaml.safe_dump(settings, sort_keys=False))
+
+
+def _check_same(settings: dict[str, Any], folder: Path) -> None:
+    """Refuses to continue a run with settings that would make it another run."""
+    before = yaml.safe_load((folder / SETTINGS).read_text(encoding="utf-8")) or {}
+    changed = [
+        f"{key} {before.get(key)} -> {settings.get(key)}"
+        for key in sorted({*before, *settings})
+        if before.get(key) != settings.get(key) and not key.startswith(_MAY_CHANGE)
+    ]
+    if changed:
+        raise InputError(
+            f"The run in '{folder}' has other settings ({', '.join(changed)}): resume it with its own, or give another "
+            "--output_dir."
+        )
 
 
 def train(
@@ -75,15 +113,21 @@ def train(
         raise InputError(
             "save_total_limit=1 deletes the last whole checkpoint before the next one is known to be whole; use 2."
         )
+    for name in ("train_problems", "eval_problems"):
+        if (count := getattr(run, name)) is not None and count < 1:
+            raise InputError(f"{name} is {count}; it must be at least 1.")
     state = PartialState()
     folder = Path(config.output_dir)
-    checkpoint = check_folder(folder, resume=run.resume)
+    resumed = check_folder(folder, resume=run.resume)
+    checkpoint = newest_complete_checkpoint(folder) if resumed else None
+    if checkpoint is None and (folder / COMPLETE).exists():
+        raise InputError(f"The run in '{folder}' is finished and kept no checkpoint to go on from.")
     trust = {"trust_remote_code": getattr(config, "trust_remote_code", False)}
     model, tokenizer = resolve_model(run.model, revision=model_config.model_revision, **trust)
     task = _task(run)
     rewards = [load_reward(spec, task) for spec in run.reward]
     endless = GENERATED_PROBLEMS if (run.task or "").startswith("reasoning-gym") else None
-    problems = task.problems("train", run.train_problems or endless, seed=config.seed)
+    problems = task.problems("train", endless if run.train_problems is None else run.train_problems, seed=config.seed)
     validation = task.problems("validation", run.eval_problems) if config.eval_strategy != "no" else []
     if run.chat:
         problems, validation = _chat(problems, tokenizer, model), _chat(validation, tokenizer, model)
@@ -96,21 +140,37 @@ def train(
     }
     state.wait_for_everyone()  # nobody writes before everybody has checked
 
-    trainer = trainer_class(
-        model=model,
-        reward_funcs=rewards,
-        args=config,
-        train_dataset=training_dataset(problems),
-        eval_dataset=training_dataset(validation) if validation else None,
-        processing_class=tokenizer,
-        quantization_config=get_quantization_config(model_config),
-        peft_config=get_peft_config(model_config),
-        callbacks=[RunFolder()],
-    )
-    if state.is_main_process:
-        _record(run, config, model_config, folder)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    trainer.save_model(str(folder))
+    try:
+        trainer = trainer_class(
+            model=model,
+            reward_funcs=rewards,
+            args=config,
+            train_dataset=training_dataset(problems),
+            eval_dataset=training_dataset(validation) if validation else None,
+            processing_class=tokenizer,
+            quantization_config=get_quantization_config(model_config),
+            peft_config=get_peft_config(model_config),
+            callbacks=[RunFolder()],
+        )
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        # What only the trainer can find out: missing weights, an unknown tracker, settings that do not fit together.
+        raise InputError(f"The run cannot start: {str(error).strip().splitlines()[0]}") from error
+    settings = _settings(run, config, model_config)
+    if resumed:
+        _check_same(settings, folder)
+    create_folder(folder)
+    state.wait_for_everyone()
+    with only_writer(folder) if state.is_main_process else nullcontext():
+        if state.is_main_process:
+            _record(settings, folder)
+            (folder / COMPLETE).unlink(missing_ok=True)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.save_model(str(folder))
+        state.wait_for_everyone()
+        if state.is_main_process:
+            write_text(folder / COMPLETE, f"step {trainer.state.global_step}\n")
     if config.push_to_hub:
         trainer.push_to_hub()
     return trainer
