@@ -91,6 +91,8 @@ def test_an_interrupt_ends_the_arms_and_leaves_a_run_that_resumes(tmp_path: Path
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # A suite that runs in the background hands an ignored SIGINT down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     arms = [out / "arms" / f"{name}-seed0" for name in ("grpo", "grpo-entropy-advantage")]
     deadline = time.monotonic() + 150

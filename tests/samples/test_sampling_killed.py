@@ -93,7 +93,15 @@ def test_ctrl_c_on_the_command_says_how_to_go_on_and_the_same_command_does(tmp_p
     argv += ["--problems", "8", "--max-tokens", "60", "--out", str(tmp_path / "s")]
     command = [sys.executable, "-m", "forkwise", *argv]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as first:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # A suite that runs in the background hands an ignored SIGINT down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    ) as first:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("s/*.parquet")):
             assert first.poll() is None, first.communicate()
