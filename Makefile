@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: quickstart test test-slow test-oldest-trl lint bench docs clean
+.PHONY: quickstart test test-verl test-slow test-oldest-trl lint bench docs clean
 .DEFAULT_GOAL := quickstart
 
 $(BIN)/pip:
@@ -27,12 +27,24 @@ $(VENV)/trl-oldest: $(VENV)/.dev
 	rm -rf $@
 	$(BIN)/pip install --quiet --no-deps --target $@ trl==$(OLDEST_TRL)
 
+# verl and the packages that it wants in other versions, laid over the same environment.
+$(VENV)/verl: $(VENV)/.dev constraints-verl.txt
+	rm -rf $@
+	$(BIN)/pip install --quiet --no-deps --target $@ -r constraints-verl.txt
+
 quickstart: $(VENV)/.train
 	$(BIN)/forkwise quickstart --out runs/quickstart --resume $(ARGS)
 
 test: $(VENV)/.dev $(VENV)/trl-oldest
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 	PYTHONPATH=$(CURDIR)/$(VENV)/trl-oldest FORKWISE_EXPECTED_TRL=$(OLDEST_TRL) $(BIN)/python -m pytest -n 2 tests/engines tests/training/test_grpo.py $(ARGS)
+
+ifeq ($(shell $(PYTHON) -c 'import sys; print((3, 11) <= sys.version_info < (3, 13))'),True)
+test: test-verl
+endif
+
+test-verl: $(VENV)/verl
+	PYTHONPATH=$(CURDIR)/$(VENV)/verl FORKWISE_EXPECTED_VERL=$(shell sed -n 's/^verl==//p' constraints-verl.txt) $(BIN)/python -m pytest -n 2 --dist loadfile $(wildcard tests/engines/test_verl_*.py) $(ARGS)
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -4,19 +4,20 @@ r"""How many answers per CPU second does verification decide, and do its short c
 
 CPU seconds are those of this process and of its workers together, starting them included. Answers come from the files
 in `../shared/data` (or FORKWISE_SHARED_DATA): MATH-500 and published samples of several models; integers are made here.
-The same pairs go three ways: through `MathVerifier`, through `MathVerifier` without its arithmetic on fractions and
-decimals, and through math-verify alone. Verdicts are compared with those of math-verify alone.
+Pairs go through `MathVerifier` and through math-verify as released, with the same time limit; verdicts on which the two
+disagree are printed.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gzip
 import json
 import os
 import random
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,16 +43,48 @@ def cpu_seconds(work: Callable[[], Sequence[Verdict]]) -> tuple[float, Sequence[
     return spent() - before, verdicts
 
 
-def through(pairs: Sequence[Pair], *, rational: bool = True, text: bool = True, timeout: float = 5.0) -> Any:
-    """`MathVerifier` on these pairs; without `text`, and so without `rational`, math-verify decides every one."""
+def through(pairs: Sequence[Pair], *, timeout: float = 5.0) -> tuple[float, Sequence[Verdict]]:
+    """CPU seconds and verdicts of `MathVerifier` on these pairs."""
 
     def work() -> list[Verdict]:
-        with contextlib.ExitStack() as stack:
-            for name, on in (("_compare_rationals", rational), ("compare_exactly", text)):
-                if not on:
-                    stack.enter_context(mock.patch.object(verification, name, return_value=None))
-            verifier = stack.enter_context(MathVerifier(timeout=timeout))
+        with MathVerifier(timeout=timeout) as verifier:
             return verifier.compare([gold for gold, _ in pairs], [answer for _, answer in pairs])
+
+    return cpu_seconds(work)
+
+
+AS_RELEASED = r"""
+import json, logging, signal, sys
+from math_verify import LatexExtractionConfig, parse, verify
+logging.disable(logging.CRITICAL)
+extraction = [LatexExtractionConfig(boxed_match_priority=0)]
+class Overrun(BaseException):
+    pass
+def stop(*_):
+    raise Overrun
+def read(answer):
+    return parse(f"\\boxed{{{answer}}}", extraction, parsing_timeout=None)
+def equal(gold, answer):
+    signal.setitimer(signal.ITIMER_VIRTUAL, float(sys.argv[1]))
+    try:
+        return bool(verify(read(gold), read(answer), timeout_seconds=None))
+    except Overrun:
+        return None
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+signal.signal(signal.SIGVTALRM, stop)
+json.dump([equal(*pair) for pair in json.load(sys.stdin)], sys.stdout)
+"""
+
+
+def as_released(pairs: Sequence[Pair], *, timeout: float = 5.0) -> tuple[float, Sequence[Verdict]]:
+    """CPU seconds and verdicts of math-verify itself, in one process; its limit is in processor time, as ours is."""
+
+    def work() -> list[Verdict]:
+        command = [sys.executable, "-c", AS_RELEASED, str(timeout)]
+        done = subprocess.run(command, input=json.dumps(pairs), capture_output=True, text=True, check=True)
+        found = json.loads(done.stdout)
+        return [Verdict(bool(correct), None, "timeout" if correct is None else "math-verify") for correct in found]
 
     return cpu_seconds(work)
 
@@ -69,10 +102,10 @@ def math500() -> list[Pair]:
     return [pair for pair in pairs if not pair[0].isdigit()]
 
 
-def published() -> list[Pair]:
-    """Gold answer and answer of every published sample that has one, in a random order."""
+def published(names: str = "") -> list[Pair]:
+    """Gold answer and answer of the published samples that have one, shuffled; `names`: part of the files' names."""
     pairs: list[Pair] = []
-    for path in sorted((SHARED / "samples").iterdir()):
+    for path in sorted(path for path in (SHARED / "samples").iterdir() if names in path.name):
         opener: Any = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rt", encoding="utf-8") as file:
             if path.name.startswith("rg_llama3b"):
@@ -97,7 +130,7 @@ def show(name: str, pairs: Sequence[Pair], seconds: float, verdicts: Sequence[Ve
 
 
 def main() -> None:
-    """Prints the table, then every pair on which a short cut and math-verify disagree."""
+    """Prints the table, then every pair on which we and math-verify disagree."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds per answer")
     timeout = parser.parse_args().timeout
@@ -107,27 +140,28 @@ def main() -> None:
     with MathVerifier() as verifier:
         seconds, verdicts = cpu_seconds(lambda: verifier.verify([g for g, _ in made], [text for _, text in made]))
     show("integers in completions, all different", made, seconds, verdicts)
-
     show("starting a worker, and one pair", [("x", "y")], *through([("x", "y")]))
-    samples = published()
+    solutions = math500()
+    show("MATH-500 against its own solutions", solutions, *through(solutions))
+    everything = published()
+    for name, pairs in (
+        ("MATH, as three models answered", published("math500") + published("math100")),
+        ("Minerva, as two models answered", published("minerva")),
+        ("all files, as sampled", everything),
+    ):
+        latex = [pair for pair in pairs if not pair[0].lstrip("-").isdigit()]
+        show(name, latex, *through(latex, timeout=timeout))
+
     with mock.patch.object(verification, "_compare_rationals", return_value=None):
-        by_text = {pair: compare_exactly(*pair) for pair in samples}
-    latex = [pair for pair in samples if (found := by_text[pair]) is None or found.by != "integer"]
-    show("published, as sampled, no integers", latex, *through(latex, timeout=timeout))
-    undecided = [pair for pair, verdict in by_text.items() if verdict is None]  # what text comparison leaves
-    shares = [compare_exactly(*pair) is not None for pair in undecided]
-    print(f"(of the published pairs that text leaves, arithmetic decides {sum(shares)} of {len(shares)})")
-    for name, pairs in (("MATH-500, no integers", math500()), ("published, different LaTeX", undecided)):
-        ours = through(pairs, timeout=timeout)
-        show(name, pairs, *ours)
-        show(f"{name}: without arithmetic", pairs, *through(pairs, rational=False, timeout=timeout))
-        alone = through(pairs, text=False, timeout=timeout)
-        show(f"{name}: math-verify alone", pairs, *alone)
-        for pair, one, other in zip(pairs, ours[1], alone[1], strict=True):
-            if one.correct != other.correct:
-                print(f"\ndisagree: {pair} {one.by} {one.correct}, {other.by} {other.correct}\n")
+        undecided = [pair for pair in dict.fromkeys(everything) if compare_exactly(*pair) is None]
+    ours, theirs = through(undecided, timeout=timeout), as_released(undecided, timeout=timeout)
+    show("the hardest: all different, not equal as text", undecided, *ours)
+    show("the same, math-verify as released", undecided, *theirs)
     again = undecided * 50
-    show("published, different LaTeX, 50 times each", again, *through(again, timeout=timeout))
+    show("the same, 50 times each", again, *through(again, timeout=timeout))
+    for pair, one, other in zip(undecided, ours[1], theirs[1], strict=True):
+        if one.correct != other.correct:
+            print(f"\ndisagree: {pair} {one.by} {one.correct}, as released {other.by} {other.correct}")
 
 
 if __name__ == "__main__":

@@ -58,6 +58,8 @@ def test_version_and_help() -> None:
 
 
 MISTAKES = [
+    (["methods", "clipcov"], "Did you mean 'clip_cov'"),
+    (["ppo", "--method", "rloo", "--output_dir", "out"], "PPO has a critic"),
     (["quickstart", "--kappa", "1"], "kappa is 1.0"),
     (["quickstart", "--alpha", "0"], "alpha is 0.0"),
     (["grpo", "--model", "embedded", "--output_dir", "out"], "Give either --task"),

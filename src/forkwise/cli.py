@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from forkwise import __version__
-from forkwise.errors import InputError
+from forkwise.errors import InputError, RunError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,6 +35,11 @@ class Split(str, Enum):
 
 _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
+_EXTRAS = dict.fromkeys(("torch", "transformers", "trl", "accelerate", "datasets", "peft"), "train")
+_EXTRAS |= {"math_verify": "math", "reasoning_gym": "tasks", "vllm": "vllm", "verl": "verl"}
+
+_CONTINUES = "what was written stays, and the same command continues"
+
 
 @contextmanager
 def _long_command(again: str = "the same command with --resume continues") -> Iterator[None]:
@@ -44,8 +49,11 @@ def _long_command(again: str = "the same command with --resume continues") -> It
     except ImportError as error:
         if (error.name or "").startswith("forkwise"):
             raise
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:  # a library misses one of its own, and says which
+            raise InputError(f"A package is missing: {str(error).strip().splitlines()[0]}") from error
         raise InputError(
-            f'This command needs packages that are not installed ({error}): pip install "forkwise[train,math]".'
+            f'This command needs packages that are not installed ({error}): pip install "forkwise[{extra}]".'
         ) from error
     except KeyboardInterrupt:
         print(f"\nforkwise: interrupted; {again}.", file=sys.stderr)
@@ -100,12 +108,42 @@ def quickstart(
 ) -> None:
     """Train the embedded model by GRPO or PPO without and with the entropy-shaped advantage, and compare by Pass@K."""
     with _long_command():
-        from forkwise.lab import quickstart as lab
+        from forkwise.lab import experiment
+        from forkwise.lab.quickstart import quickstart as arms
 
-        if alpha is None:
-            alpha = lab.ALPHA.get(algorithm, 0.4)
-        settings = lab.Settings(steps, seeds, alpha, kappa, problems, samples, algorithm)
-        lab.run(out, settings, jobs=jobs or min(_cores(), 8), resume=resume)
+        wanted = arms(algorithm, alpha=alpha, kappa=kappa, seeds=seeds, steps=steps, problems=problems, samples=samples)
+        experiment.run(out, wanted, jobs=jobs or min(_cores(), 8), resume=resume)
+
+
+lab_app = typer.Typer(no_args_is_help=True, help="Experiments on the embedded model.")
+app.add_typer(lab_app, name="lab")
+
+
+@lab_app.command("compare")
+def lab_compare(
+    out: Annotated[Path, typer.Option(help="Folder of the experiment to write.")],
+    study: Annotated[str | None, typer.Option(help="A YAML file, or the name of a study of ours.")] = None,
+    methods: Annotated[
+        list[str] | None, typer.Option(help="Instead: NAME[:key=value,...][+NAME...] of one arm; repeatable.")
+    ] = None,
+    algorithm: Annotated[str, typer.Option(help="Of --methods: grpo or ppo.")] = "grpo",
+    only: Annotated[list[str] | None, typer.Option(help="Only this arm, against the reference; repeatable.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Training seeds per arm.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps per arm.")] = None,
+    problems: Annotated[int | None, typer.Option(min=2, help="Held-out problems.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Samples per problem: the largest K.")] = None,
+    split: Annotated[Split | None, typer.Option(help="Of the task (default test).")] = None,
+    jobs: Annotated[int, typer.Option(min=0, help="Processes side by side (0: one per core).")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the experiment in --out, or start it.")] = False,
+) -> None:
+    """Train arms x seeds on the embedded model with equal rollouts, and compare them by Pass@K."""
+    with _long_command():
+        from forkwise.lab import experiment
+        from forkwise.lab.study import choose
+
+        sizes = {"seeds": seeds, "steps": steps, "problems": problems, "samples": samples}
+        wanted = choose(study, methods or [], algorithm, only or [], **sizes, split=split.value if split else None)
+        experiment.run(out, wanted, jobs=jobs or _cores(), resume=resume)
 
 
 @app.command("import")
@@ -120,11 +158,12 @@ def import_(
     map_: Annotated[list[str] | None, typer.Option("--map", help="COLUMN=FIELD, for plain files.")] = None,
 ) -> None:
     """Import samples that other tools wrote into a samples table, and say what was found and what was not taken."""
-    from forkwise.samples.importers import Options, import_files, parse_columns
+    with _long_command("the files reported above stay imported; import the others again"):
+        from forkwise.samples.importers import Options, import_files, parse_columns
 
-    options = Options(run, model, threshold, score, parse_columns(map_ or []))
-    for report in import_files(files, out, format_=format_, options=options):
-        print(report)
+        options = Options(run, model, threshold, score, parse_columns(map_ or []))
+        for report in import_files(files, out, format_=format_, options=options):
+            print(report, flush=True)
 
 
 @app.command()
@@ -158,7 +197,7 @@ def sample(
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the checkpoint's code.")] = False,
 ) -> None:
     """Draw completions of a task's problems into a samples table; killed anywhere, the same command continues."""
-    with _long_command("what was written stays, and the same command continues"):
+    with _long_command(_CONTINUES):
         from forkwise.samples import sampling
 
         job = sampling.plan(
@@ -217,7 +256,7 @@ def verify(
     memory_mb: Annotated[int, typer.Option(help="MiB of address space per process.")] = 1024,
 ) -> None:
     """Verify the samples of any table against gold answers; killed anywhere, the same command continues."""
-    with _long_command("what was written stays, and the same command continues"):
+    with _long_command(_CONTINUES):
         from forkwise.samples import verify as verification
 
         judge = verification.find_judge(
@@ -241,6 +280,9 @@ _K = Annotated[str | None, typer.Option("--k", help="Values of K, such as 1,8,64
 _Caps = Annotated[str | None, typer.Option(help="Length caps, such as 1000,2000 (default: chosen from the samples).")]
 _Budgets = Annotated[str | None, typer.Option(help="Length budgets per problem (default: chosen from the samples).")]
 _Texts = Annotated[bool, typer.Option("--diversity", help="Measure the diversity of the texts too.")]
+_Embed = Annotated[
+    bool, typer.Option("--embed", help="Measure it in embeddings too (sbert extra; first 256 tokens of a text).")
+]
 _Level = Annotated[float, typer.Option(help="Coverage of the intervals.")]
 _Resamples = Annotated[
     int | None, typer.Option(min=100, help="Resamples (default: 10,000; fewer above 2,000 problems).")
@@ -249,6 +291,12 @@ _Seed = Annotated[int, typer.Option(min=0, help="Seed of the resamples.")]
 _Json = Annotated[Path | None, typer.Option("--json", help="Write every number here as JSON; - prints JSON only.")]
 _Csv = Annotated[Path | None, typer.Option("--csv", help="Write every number here as CSV.")]
 _Figure = Annotated[Path | None, typer.Option(help="Write the curves with their bands here (.png or .svg).")]
+
+
+def _encoder() -> Any:
+    from forkwise.samples.embed import SentenceEncoder
+
+    return SentenceEncoder().encode
 
 
 @app.command()
@@ -262,6 +310,7 @@ def passk(
     caps: _Caps = None,
     budgets: _Budgets = None,
     diversity: _Texts = False,
+    embed: _Embed = False,
     level: _Level = 0.95,
     resamples: _Resamples = None,
     seed: _Seed = 0,
@@ -270,21 +319,23 @@ def passk(
     figure: _Figure = None,
 ) -> None:
     """Pass@K, Pass^K, G-Pass@K, maj@K of scored samples, with intervals over problems and length control."""
-    from forkwise.passk.command import Files, run_passk
+    with _long_command("run it again"):
+        from forkwise.passk.command import Files, run_passk
 
-    run_passk(
-        samples,
-        k=k,
-        tau=tau,
-        beyond=extrapolate,
-        caps=caps,
-        budgets=budgets,
-        texts=diversity,
-        level=level,
-        resamples=resamples,
-        seed=seed,
-        files=Files(json, csv, figure),
-    )
+        run_passk(
+            samples,
+            k=k,
+            tau=tau,
+            beyond=extrapolate,
+            caps=caps,
+            budgets=budgets,
+            texts=diversity or embed,
+            embed=_encoder() if embed else None,
+            level=level,
+            resamples=resamples,
+            seed=seed,
+            files=Files(json, csv, figure),
+        )
 
 
 @app.command()
@@ -296,6 +347,7 @@ def compare(
     caps: _Caps = None,
     budgets: _Budgets = None,
     diversity: _Texts = False,
+    embed: _Embed = False,
     level: _Level = 0.95,
     resamples: _Resamples = None,
     seed: _Seed = 0,
@@ -304,21 +356,131 @@ def compare(
     figure: _Figure = None,
 ) -> None:
     """Whether arms differ in Pass@K: paired differences, simultaneous band, adjusted p, length control."""
-    from forkwise.passk.command import Files, run_compare
+    with _long_command("run it again"):
+        from forkwise.passk.command import Files, run_compare
 
-    run_compare(
-        arms,
-        k=k,
-        intersect=intersect,
-        margin=margin,
-        caps=caps,
-        budgets=budgets,
-        texts=diversity,
-        level=level,
-        resamples=resamples,
-        seed=seed,
-        files=Files(json, csv, figure),
-    )
+        run_compare(
+            arms,
+            k=k,
+            intersect=intersect,
+            margin=margin,
+            caps=caps,
+            budgets=budgets,
+            texts=diversity or embed,
+            embed=_encoder() if embed else None,
+            level=level,
+            resamples=resamples,
+            seed=seed,
+            files=Files(json, csv, figure),
+        )
+
+
+@app.command()
+def methods(
+    names: Annotated[list[str] | None, typer.Argument(help="Only these (default: all).", show_default=False)] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the methods for --method of grpo and ppo: paper, formula, what they require, options with defaults."""
+    from forkwise.methods import listing
+
+    print(listing.as_json(names or []) if json else listing.as_table(names or []), end="")
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, samples, explorations.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="HTML file (default: report.html in the first RUN).")] = None,
+    figures: Annotated[Path | None, typer.Option(help="Write the figures into this folder too, PNG and SVG.")] = None,
+    text: Annotated[bool, typer.Option("--text", help="Print a summary, for logs.")] = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
+) -> None:
+    """Write one self-contained HTML page about runs, samples and explorations: curves, tables, traces."""
+    from forkwise.report.command import run_report
+
+    run_report(runs, out=out, figure_folder=figures, text=text, open_page=open_page)
+
+
+doctor_app = typer.Typer(no_args_is_help=True, help="Says what is wrong, and what to do.")
+app.add_typer(doctor_app, name="doctor")
+
+
+@doctor_app.command("verl")
+def doctor_verl() -> None:
+    """Say whether verl finds the forkwise plugin, with which verl, and why not; exit code 2 if not."""
+    from forkwise.engines import verl_doctor
+
+    print(verl_doctor.report())
+
+
+@doctor_app.command("run")
+def doctor_run(
+    folder: Annotated[Path, typer.Argument(help="Run folder of forkwise grpo or ppo.", show_default=False)],
+) -> None:
+    """Explain a run's curves in words: what they say, what is alarming, what to try, and how to go on."""
+    from forkwise.training import doctor
+
+    print(doctor.report(folder))
+
+
+@app.command()
+def explore(
+    samples: Annotated[list[Path], typer.Argument(help="Samples tables: a Parquet shard or a folder of shards each.")],
+    base: Annotated[Path | None, typer.Option(help="Table of the base model: which sentences are rare.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for explore.json, and for what --model computes.")] = None,
+    model: Annotated[str | None, typer.Option(help="Hub id, folder or 'embedded': compute exact entropies.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of those entropies (default: each sample's own).")] = None,
+    cross_prompts: Annotated[int, typer.Option(help="With --model: score responses under so many prompts.")] = 0,
+    cross: Annotated[Path | None, typer.Option(help="Instead: .npz with logprobs (M, N) and own (M,).")] = None,
+    vocabulary: Annotated[int | None, typer.Option(help="Tokens, for upper bounds from top-k log-probs.")] = None,
+    quantile: Annotated[float, typer.Option(help="Tokens above it are high-entropy, over the whole run.")] = 0.8,
+    lexicon: Annotated[Path | None, typer.Option(help="YAML of pivotal words (default: ours).")] = None,
+    reflective: Annotated[Path | None, typer.Option(help="YAML of reflective patterns (default: ours).")] = None,
+    breaks: Annotated[str, typer.Option(help="Words that begin a sentence, where there is no punctuation.")] = "",
+    encoder: Annotated[str | None, typer.Option(help="sentence-transformers model (default: MiniLM-L6-v2).")] = None,
+    encoder_dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16, of the default encoder.")] = "auto",
+    k: Annotated[int, typer.Option(help="Nearest base sentences.")] = 5,
+    rare: Annotated[float, typer.Option(help="Share of sentences that count as rare.")] = 0.1,
+    max_sentences: Annotated[int, typer.Option(min=100, help="Distinct sentences per model; more: a draw.")] = 50_000,
+    level: _Level = 0.95,
+    resamples: Annotated[int, typer.Option(min=100, help="Resamples and circular shifts.")] = 2000,
+    seed: _Seed = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "auto",
+    token_budget: Annotated[int, typer.Option(help="Tokens of a batch of --model, padding included.")] = 16_384,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the checkpoint's code.")] = False,
+) -> None:
+    """Where a model forks, whether it reflects, whether anything is new: each against its null and matched controls."""
+    with _long_command(_CONTINUES):
+        from forkwise.explore.command import Options, run_explore
+
+        run_explore(
+            Options(
+                samples,
+                base=base,
+                out=out,
+                model=model,
+                temperature=temperature,
+                cross=cross,
+                cross_prompts=cross_prompts,
+                vocabulary=vocabulary,
+                quantile=quantile,
+                lexicon=lexicon,
+                reflective=reflective,
+                breaks=breaks,
+                encoder=encoder,
+                encoder_dtype=encoder_dtype,
+                k=k,
+                rare=rare,
+                max_sentences=max_sentences,
+                level=level,
+                resamples=resamples,
+                seed=seed,
+                device=device,
+                dtype=dtype,
+                token_budget=token_budget,
+                trust_remote_code=trust_remote_code,
+            )
+        )
 
 
 def _interrupt(*_: object) -> None:
@@ -326,7 +488,7 @@ def _interrupt(*_: object) -> None:
 
 
 def main() -> None:
-    """Runs the command; exit codes: 0 done, 2 the user must change something, 130 interrupted."""
+    """Runs the command; exit codes: 0 done, 1 a run cannot go on, 2 the user must change something, 130 interrupted."""
     # TRL's own defaults set a field that transformers has renamed; nothing that a user of forkwise could change.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
     # A closed terminal or a batch system's end is handled like Ctrl-C: child processes are ended, and a word is said.
@@ -338,3 +500,6 @@ def main() -> None:
     except InputError as error:
         print(f"forkwise: {error}", file=sys.stderr)
         sys.exit(2)
+    except RunError as error:
+        print(f"forkwise: {error}", file=sys.stderr)
+        sys.exit(1)

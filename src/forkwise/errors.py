@@ -1,4 +1,7 @@
-"""The one exception that the command line turns into a sentence and exit code 2."""
+"""The two exceptions that the command line turns into a sentence: exit code 2 for input, 1 for a run that cannot go on.
+
+Both messages are one sentence that says what to do.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,10 @@ from collections.abc import Iterable
 
 class InputError(ValueError):
     """Something the user gave cannot be used. The message is one sentence that says what to do instead."""
+
+
+class RunError(RuntimeError):
+    """A run cannot go on: a full disk, a loss that is not a number. The message says what is left, and what to do."""
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:

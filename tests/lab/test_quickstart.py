@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,13 +19,13 @@ pytest.importorskip("trl")
 from rich.console import Console
 
 from forkwise.errors import InputError
-from forkwise.lab import quickstart
-from forkwise.lab.quickstart import Results, Settings, analyse, run
-from forkwise.passk import Interval
+from forkwise.lab import arms
+from forkwise.lab.experiment import Experiment, analyse, run
+from forkwise.lab.quickstart import quickstart
 from forkwise.samples import read_samples, write_shard
 from forkwise.training.folder import only_writer
 
-TOY = Settings(steps=2, seeds=1, problems=3, samples=8)
+TOY = quickstart(steps=2, problems=3, samples=8)
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +33,22 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("quickstart") / "out"
     patch = pytest.MonkeyPatch()
     small = {"num_generations": 4, "per_device_train_batch_size": 8, "steps_per_generation": 2}
-    patch.setattr(quickstart, "RECIPE", {**quickstart.RECIPE, **small})
+    patch.setattr(arms, "RECIPE", {**arms.RECIPE, **small})
     run(out, TOY, jobs=2, resume=False, console=Console(quiet=True))
     patch.undo()
     return out
 
 
 def test_everything_promised_is_there(finished: Path) -> None:
-    for name in ("summary.txt", "passk.png", "training.png", "report.html", "passk.csv", "results.json"):
+    for name in (
+        "summary.txt",
+        "passk.png",
+        "training.png",
+        "report.html",
+        "comparison.csv",
+        "comparison.json",
+        "results.json",
+    ):
         assert (finished / name).stat().st_size > 0, name
     samples = read_samples(finished / "samples" / "grpo-seed0")
     assert samples.num_rows == 3 * 8
@@ -48,10 +57,10 @@ def test_everything_promised_is_there(finished: Path) -> None:
     assert verdict in (finished / "summary.txt").read_text()
     page = (finished / "report.html").read_text()
     assert "Pass@8" in page
-    assert "<script" not in page
-    with (finished / "passk.csv").open() as file:
+    with (finished / "comparison.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {row["arm"] for row in rows} == {"base", *TOY.arms(), "difference"}
+    assert {row["arm"] for row in rows} == {"base", "GRPO", "GRPO + entropy advantage"}
+    assert {row["reference"] for row in rows} == {"", "GRPO"}
 
 
 def test_the_arms_differ_in_alpha_alone(finished: Path) -> None:
@@ -109,7 +118,7 @@ def test_an_interrupt_ends_the_arms_and_leaves_a_run_that_resumes(tmp_path: Path
             assert not (arm / "complete").exists()
     # The same settings go on; others, or no --resume, are refused.
     with pytest.raises(InputError, match="--resume"):
-        run(out, Settings(steps=500, problems=2, samples=2), jobs=2, resume=False)
+        run(out, quickstart(steps=500, problems=2, samples=2), jobs=2, resume=False)
     settings = json.loads((out / "settings.json").read_text())
     assert settings["steps"] == 500
 
@@ -118,14 +127,14 @@ def test_refusals(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--resume"):
         run(finished, TOY, jobs=1, resume=False)
     with pytest.raises(InputError, match="other settings .steps 2 -> 3"):
-        run(finished, Settings(steps=3, problems=3, samples=8), jobs=1, resume=True)
+        run(finished, quickstart(steps=3, problems=3, samples=8), jobs=1, resume=True)
     (tmp_path / "precious").write_text("")
     with pytest.raises(InputError, match="holds no run to resume"):
         run(tmp_path, TOY, jobs=1, resume=True)
 
 
 def test_analysis_of_samples_made_by_hand(tmp_path: Path) -> None:
-    settings = Settings(steps=1, seeds=1, problems=2, samples=2)
+    settings = quickstart(steps=1, problems=2, samples=2)
     # Two problems, two samples each. base: 0 and 1 correct; plain: 1 and 1; shaped: 2 and 1.
     correct = {"base": (0, 1), "grpo-seed0": (1, 1), "grpo-entropy-advantage-seed0": (2, 1)}
     for name, per_problem in correct.items():
@@ -143,23 +152,49 @@ def test_analysis_of_samples_made_by_hand(tmp_path: Path) -> None:
         ]
         write_shard(tmp_path / "samples" / name, "0000", rows)
     results = analyse(tmp_path, settings)
-    assert results.ks == [1, 2]
+    assert results.base.ks == [1, 2]
     # Pass@1: c / 2; Pass@2 with n = 2: 1 if c > 0.
-    np.testing.assert_allclose(results.arms["base"].mean, [0.25, 0.5])
-    np.testing.assert_allclose(results.arms["GRPO"].mean, [0.5, 1.0])
-    np.testing.assert_allclose(results.difference.mean, [0.25, 0.0])
-    assert results.mean_tokens["GRPO"] == 15
+    plain, _ = results.comparison.arms
+    (difference,) = results.comparison.differences
+    np.testing.assert_allclose(results.base.pass_at_k.mean, [0.25, 0.5])
+    np.testing.assert_allclose(plain.pass_at_k.mean, [0.5, 1.0])
+    np.testing.assert_allclose(difference.interval.mean, [0.25, 0.0])
+    assert plain.mean_length == 15
+    assert "other seeds may say otherwise" in results.verdict()
 
 
-def _results(mean: list[float], p: list[float]) -> Results:
-    interval = Interval(np.array(mean), np.array(mean) - 0.05, np.array(mean) + 0.05, 0.95)
-    return Results([1, 256], {}, interval, p, {}, seeds=1, problems=40)
+def test_several_seeds_are_compared_as_runs(tmp_path: Path) -> None:
+    settings = quickstart(steps=1, seeds=2, problems=2, samples=1)
+    correct = {"base": (0, 0), "grpo-seed0": (0, 0), "grpo-seed1": (1, 0)}
+    correct |= {"grpo-entropy-advantage-seed0": (1, 1), "grpo-entropy-advantage-seed1": (1, 0)}
+    for name, per_problem in correct.items():
+        rows = [
+            {"run": name, "model": "m", "problem_id": f"p{q}", "sample_id": 0, "correct": bool(c), "n_tokens": 1}
+            for q, c in enumerate(per_problem)
+        ]
+        write_shard(tmp_path / "samples" / name, "0000", rows)
+    results = analyse(tmp_path, settings)
+    (difference,) = results.comparison.differences
+    np.testing.assert_allclose(difference.interval.mean, [0.75 - 0.25])
+    assert difference.runs == (2, 2)
+    assert difference.run_p is not None
+    assert "other seeds may say otherwise" not in results.verdict()
 
 
-def test_the_verdict_claims_no_more_than_the_p_values_allow() -> None:
-    nothing = _results([0.02, -0.01], [0.4, 0.9]).verdict()
-    assert "no evidence of a difference either way" in nothing
-    assert "Pass@1 +0.020 [-0.030, +0.070]" in nothing
-    assert "better at K = 1 " in _results([0.2, 0.0], [0.001, 0.9]).verdict()
-    assert "worse at K = 256 " in _results([0.0, -0.2], [0.9, 0.001]).verdict()
-    assert "different at K = 1, 256 " in _results([0.2, -0.2], [0.001, 0.001]).verdict()
+def test_an_experiment_needs_arms_that_can_be_told_apart() -> None:
+    arm = arms.TrainingArm("A", "grpo")
+    with pytest.raises(InputError, match="at least two"):
+        Experiment(arms=(arm,))
+    with pytest.raises(InputError, match="same name"):
+        Experiment(arms=(arm, arms.TrainingArm("a", "ppo")))
+    with pytest.raises(InputError, match="no algorithm 'sac'"):
+        arms.TrainingArm("A", "sac")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [({"algorithm": "sac"}, "no algorithm"), ({"alpha": 0.0}, "alpha > 0"), ({"kappa": 1.0}, "exceed 1")],
+)
+def test_a_quickstart_that_would_compare_nothing(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        quickstart(**wrong)

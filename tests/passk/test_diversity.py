@@ -136,7 +136,7 @@ def test_arms_are_measured_alike() -> None:
         "b", list("pppqqq"), [1, 1, 0, 0, 0, 0], answer=["3", "5", None, "4", "4", "4"],
         completion=["x y z", "u v w", "x y z w", "a b c", "d e f", "g h i"],
     )  # fmt: skip
-    first, second = diversity([a, b], embeddings=[np.eye(4), np.eye(6)])
+    first, second = diversity([a, b], embed=lambda texts: np.eye(len(texts)))
     assert first.samples == second.samples == 2  # b is cut to the first two samples of each problem
     assert first.budget == second.budget == 2  # trigrams in the poorest problem
     assert first.values["distinct correct answers"].tolist() == [1, 1]

@@ -1,41 +1,338 @@
-"""The page is self-contained, and hostile text stays text."""
+"""The page asks for nothing, says what the numbers say, and text from anywhere stays text."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import re
+from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import made
 import numpy as np
+import pytest
+from typer.testing import CliRunner
 
-from forkwise.passk import bootstrap_interval
-from forkwise.report import Curve, passk_figure, training_figure, write_page
+from forkwise.cli import app
+from forkwise.errors import InputError
+from forkwise.explore import results as explored
+from forkwise.passk import compare, load_arm
+from forkwise.report import find_sources, gather, render, summary, training_figure, write_report
+from forkwise.report.command import run_report
+from forkwise.report.page import SECTIONS
+from forkwise.report.tables import summary_tables
+from forkwise.samples import write_shard
 
-HOSTILE = "</pre><script>alert(1)</script><img src=x onerror=alert(2)> \u202e \ud800 &amp;"
+
+class Document(HTMLParser):
+    """Elements, attributes, and the text of scripts and styles."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self.words: list[str] = []
+        self._inside: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag in ("script", "style"):
+            self._inside.append(tag)
+            self.texts.setdefault(tag, []).append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._inside and tag == self._inside[-1]:
+            self._inside.pop()
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.texts[self._inside[-1]][-1] += data
+        else:
+            self.words.append(data)
 
 
-def test_page_escapes_everything_and_asks_for_nothing(tmp_path: Path) -> None:
-    values = np.random.default_rng(0).random((10, 3))
-    curve = Curve([1, 2, 4], bootstrap_interval(values))
-    path = tmp_path / "page.html"
-    write_page(
-        path,
-        title=HOSTILE,
-        verdict=HOSTILE,
-        header=["", HOSTILE],
-        rows=[[HOSTILE, HOSTILE]],
-        figures={HOSTILE: passk_figure({"a": curve}, curve, "a - a", "caption")},
-        texts={HOSTILE: HOSTILE},
-        footer=HOSTILE,
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made.experiment(tmp_path_factory.mktemp("report") / "run")
+
+
+def hostile_folder(folder: Path) -> Path:
+    """Everything that a file or a model can bring, hostile."""
+    h = made.HOSTILE
+    rows = [
+        made.sample(
+            h,
+            f"{h}{q}",
+            i,
+            correct=i % 2 == 0,
+            tokens=[h, " so", f" wait {h}.\n", h],
+            prompt=h,
+            entropies=[2.0, 0.1, 1.0, 3.0],
+        )
+        for q in range(2)
+        for i in range(2)
+    ]
+    for row in rows:
+        row["top_logprobs"] = [[{"token": h, "logprob": -0.1}, {"token": f"{h}2", "logprob": -1.0}]] * 4
+        row["finish_reason"] = h
+    write_shard(folder / "samples" / "base", "0000", rows)
+    write_shard(
+        folder / "samples" / "other", "0000", [{**row, "run": "other", "completion": h, "tokens": None} for row in rows]
     )
-    page = path.read_text(encoding="utf-8")
-    # Without our own tags nothing remains that a browser would read as one.
-    tags = set(re.findall(r"<\s*/?\s*([a-zA-Z!]+)", page))
-    ours = "!doctype html head meta title style body h h p div table thead tbody tr th td img pre footer"
-    assert tags <= set(ours.split()), tags
-    assert "onerror=alert(2)&gt;" in page
-    assert page.count("<img") == 1
-    assert re.findall(r'src="(.{10})', page) == ["data:image"]
-    assert "http" not in page.replace("http-equiv", "")
+    made.metrics(folder / "arms" / "x-seed0")
+    with (folder / "arms" / "x-seed0" / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 13, "reward": h, h: 1.0}) + "\n")
+    record = {
+        "verdict": f"{h}\ud800",
+        "settings": {"title": h, "alpha": h, "arms": [{h: h}]},
+        "runs": {f"{h}\udfff": ["x-seed0"], "base": [h], "other": ["other"]},
+    }
+    (folder / "results.json").write_text(json.dumps(record), encoding="utf-8")
+    return folder
+
+
+def test_the_page_is_one_file_that_names_no_other(folder: Path) -> None:
+    text = render(gather(find_sources([folder])))
+    document = Document(text)
+    for tag, attributes in document.tags:
+        assert tag not in ("iframe", "object", "embed", "base", "form", "img", "video", "audio")
+        assert not any(name.startswith("on") or name in ("src", "srcset", "style", "action") for name in attributes)
+        if "href" in attributes:
+            assert re.match(r"#|data:,$", attributes["href"] or "")
+    ids = [attributes["id"] for _, attributes in document.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert set(SECTIONS) <= set(ids)
+    assert not re.search(r"@import|url\((?!data:)", "".join(document.texts["style"]))
+    assert len(text.encode()) < 1_000_000
+
+
+def test_the_policy_holds_the_hash_of_every_script_and_style_and_allows_nothing_else(folder: Path) -> None:
+    document = Document(render(gather(find_sources([folder]))))
+    (policy,) = (a["content"] or "" for _, a in document.tags if a.get("http-equiv") == "Content-Security-Policy")
+    directives = {part.split()[0]: part.split()[1:] for part in policy.split("; ")}
+    assert directives["default-src"] == ["'none'"]
+    assert "connect-src" not in directives
+    kinds = [a.get("type") for tag, a in document.tags if tag == "script"]
+    code = [text for kind, text in zip(kinds, document.texts["script"], strict=True) if kind is None]
+    for name, texts in (("script-src", code), ("style-src", document.texts["style"])):
+        hashes = {f"'sha256-{base64.b64encode(hashlib.sha256(t.encode()).digest()).decode()}'" for t in texts}
+        assert set(directives[name]) == hashes
+
+
+def test_hostile_text_adds_no_element_to_the_page(tmp_path: Path, folder: Path) -> None:
+    ours = {tag for tag, _ in Document(render(gather(find_sources([folder])))).tags}
+    text = render(gather(find_sources([hostile_folder(tmp_path / "run")])))
+    text.encode("utf-8")
+    document = Document(text)
+    assert {tag for tag, _ in document.tags} <= ours | {"details", "summary", "ul", "li"}
+    assert not any(name.startswith("on") for _, attributes in document.tags for name in attributes)
+    shown = "".join(document.words)
+    assert "<script>window.pwned=1</script>" in shown  # as text
+    assert "⟨U+202E⟩" in shown
+    assert "⟨U+D800⟩" in shown
+    assert "⟨U+0000⟩" in shown
+    assert "{{ 7*7 }}" in shown  # no second round through the template
+    for character in "\u202e\u2028\x00\x1b\ud800":
+        assert character not in text
+    kinds = [a.get("type") for tag, a in document.tags if tag == "script"]
+    data = [
+        json.loads(t) for kind, t in zip(kinds, document.texts["script"], strict=True) if kind == "application/json"
+    ]
+    assert data[0]["traces"]["arms"]
+    for kind, script in zip(kinds, document.texts["script"], strict=True):
+        if kind == "application/json":
+            assert not set("<>&") & set(script)
+
+
+def test_the_numbers_are_those_of_compare(folder: Path) -> None:
+    content = gather(find_sources([folder]))
+    samples = folder / "samples"
+    plain, shaped = (load_arm(samples / run, name=run) for run in ("grpo-seed0", "grpo-entropy-advantage-seed0"))
+    expected = compare(plain, shaped, ks=[1, 2, 4, 8]).differences[0]
+    assert content.comparison is not None
+    (found,) = content.comparison.differences
+    assert (found.reference, found.arm) == ("GRPO", "GRPO + entropy advantage")  # base is not compared
+    np.testing.assert_allclose(found.interval.mean, expected.interval.mean)
+    np.testing.assert_allclose(found.adjusted_p, expected.adjusted_p)
+    assert [e.arm for e in content.evaluations] == ["base", "GRPO", "GRPO + entropy advantage"]
+    (table,) = summary_tables(content)
+    row = next(row for row in table.rows if row[0] == "GRPO + entropy advantage − GRPO")
+    assert row[1].startswith(f"{expected.interval.mean[0]:+.3f} [")
+    assert content.verdict == ["No evidence of a difference."]  # what the run itself concluded
+    assert content.shaping == (0.3, 2.5)
+
+
+def test_the_charts_hold_every_arm_control_and_seed(tmp_path: Path) -> None:
+    text = render(gather(find_sources([made.experiment(tmp_path / "run", seeds=2)])))
+    data = json.loads(Document(text).texts["script"][0])
+    views = {view["name"].split(":")[0].split(" ")[0]: view for view in data["passk"]["views"]}
+    assert set(views) == {"none", "cap", "budget", "matched"}
+    assert [line["arm"] for line in views["none"]["values"]] == ["base", "GRPO", "GRPO + entropy advantage"]
+    assert views["none"]["values"][0]["x"] == [1, 2, 4, 8]
+    assert views["none"]["points"]
+    assert views["cap"]["ks"] == [1, 4, 8]
+    assert len(views["cap"]["values"]) == 9
+    reward = next(panel for panel in data["training"] if panel["label"].startswith("reward"))
+    assert [line.get("thin", False) for line in reward["lines"]] == [True, True, False] * 2
+    assert data["traces"]["runs"]
+    assert data["entropy"]["above"][0]["mean"][0] == 1.0
+
+
+def test_parts_that_there_is_nothing_for_say_so(tmp_path: Path) -> None:
+    training = render(gather(find_sources([made.metrics(tmp_path / "train")])))
+    said = " ".join(Document(training).words)
+    assert "No Pass@K" in said
+    assert "No token entropies" in said
+    assert "No samples were given" in said
+    assert "went from reward 0.160 to 0.300" in said  # means of 0.12..0.20 and of 0.26..0.34
+    assert "no evidence about a method" in said
+    unscored = [made.sample("r", f"p{q}", 0, correct=None, completion="text") for q in range(3)]
+    write_shard(tmp_path / "samples", "0000", unscored)
+    content = gather(find_sources([tmp_path / "samples"]))
+    assert content.evaluations == []
+    assert any("forkwise verify" in note for note in content.notes)
+    assert content.traces is not None
+    assert content.traces.shown == 3
+    render(content)
+    one = [made.sample("r", "p", i, completion="text") for i in range(3)]
+    write_shard(tmp_path / "one", "0000", one)
+    assert any("at least two problems" in note for note in gather(find_sources([tmp_path / "one"])).notes)
+
+
+def test_arms_over_different_problems_are_shown_and_the_refusal_is_too(tmp_path: Path) -> None:
+    for run in ("a", "b"):
+        rows = [made.sample(run, f"{run}{q}", i, correct=i == 0, completion="x y") for q in range(3) for i in range(2)]
+        write_shard(tmp_path / run, "0000", rows)
+    content = gather(find_sources([tmp_path / "a", tmp_path / "b"]))
+    assert content.comparison is None
+    assert any(note.startswith("The arms are not compared") for note in content.notes)
+    assert "Nothing is compared here" in content.verdict[0]
+    render(content)
+
+
+def test_the_text_summary_holds_verdict_and_numbers_and_no_control_characters(tmp_path: Path, folder: Path) -> None:
+    said = summary(gather(find_sources([folder])))
+    assert "No evidence of a difference." in said
+    assert re.search(r"^GRPO \+ entropy advantage − GRPO .*\[", said, re.MULTILINE)
+    hostile = summary(gather(find_sources([hostile_folder(tmp_path / "run")])))
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\u202e]", hostile)
+
+
+def test_the_command_writes_page_figures_and_summary(folder: Path, tmp_path: Path) -> None:
+    out, figures = tmp_path / "page.html", tmp_path / "figures"
+    result = CliRunner().invoke(app, ["report", str(folder), "--out", str(out), "--figures", str(figures), "--text"])
+    assert result.exit_code == 0, result.output
+    assert "No evidence of a difference." in result.output
+    assert str(out) in result.output
+    for name in ("passk", "training", "entropy"):
+        assert (figures / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (figures / f"{name}.svg").read_text()
+    assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_the_command_opens_what_it_wrote(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda address: bool(opened.append(address)) or True)
+    run_report([folder], out=tmp_path, figure_folder=None, text=False, open_page=True)
+    assert opened == [(tmp_path / "report.html").resolve().as_uri()]
+
+
+def test_a_foreign_file_is_not_overwritten_unasked(tmp_path: Path) -> None:
+    run = made.metrics(tmp_path / "run")
+    (run / "report.html").write_text("<html>mine</html>")
+    with pytest.raises(InputError, match="was not written by forkwise"):
+        run_report([run], out=None, figure_folder=None, text=False, open_page=False)
+    write_report([run], run / "report.html")
+    run_report([run], out=None, figure_folder=None, text=False, open_page=False)  # its own is
+    with pytest.raises(InputError, match=r"ends with \.html"):
+        run_report([run], out=tmp_path / "x.pdf", figure_folder=None, text=False, open_page=False)
+
+
+def exploration(samples: str, run: str = "r", **more: Any) -> explored.Exploration:
+    """A small exploration made by hand."""
+    estimate = explored.Estimate(0.25, 0.125, 0.5)
+    null = explored.Null(0.001, -0.05, 0.06, 0.002, 500)
+    contrasts = [
+        explored.Contrast(version, strata, 40, 400, 1.0, 9, 0.75, 0.5, estimate, estimate, null)
+        for version, strata in (("raw", ""), ("matched", "same tenth of the trace"))
+    ]
+    histogram = explored.Histogram([0.0, 1.0, 2.0], [30, 10])
+    entropy = explored.EntropySummary(
+        *("stored", 40, estimate, None, None, None, None, 0.8, 1.5, histogram, histogram),
+        relative_profile=[
+            explored.ProfilePoint(0, 0.5, 20, 0.4, 0.3, 0.5),
+            explored.ProfilePoint(0.5, 1, 20, 0.2, 0.1, 0.3),
+        ],
+        absolute_profile=[],
+        sentence_profile=[],
+        types=[explored.TokenType("word", 30, 0.5, 0.25)],
+        forks=[explored.ForkToken("wait", 12, 9, 1.75, True), explored.ForkToken(made.HOSTILE, 4, 2, 1.5, False)],
+    )
+    group = explored.RareGroup("top 10 %", 5, *(explored.Estimate(0.1),), 9.1, 14.4, *[estimate] * 4)
+    rarity = explored.Rarity(
+        *("encoder", 5, 0.9, 50, 40, 60, 55, 30, "sample", 0.5, 0.4, estimate, 0.6, histogram, histogram),
+        groups=[group],
+        rare=[explored.SentenceSpan(run, "p0", 0, 0, 4, 0.9, True)],
+        farthest=["a rare sentence"],
+    )
+    dependence = explored.Dependence(
+        *("text", 9, 90, estimate, 2.197, True, [explored.Retrieval(1, estimate, 0.111)], 0.001, 0.001, 999)
+    )
+    found = explored.RunExploration(
+        *(run, "model", 18, 0, 9, 900, 50, entropy),
+        behaviours=[explored.Behaviour("pivotal", "token", 40, 440, 2.2, 44.4, contrasts, {}, ["wait"], 0.75)],
+        entries=[explored.Entry("wait", "contrastive", 9, 5, 1.7, *[estimate] * 3, 0.9, 0.01, 0.02)],
+        rarity=rarity,
+        dependence=[dependence],
+        notes=["a note of the exploration"],
+    )
+    content = explored.Exploration(
+        *([samples], [samples], None, "other.yaml 00000000", "other", [], 0.95, 500, 0, [found], [], []), forkwise="0.1"
+    )
+    return replace(content, **more)
+
+
+def test_an_exploration_fills_its_sections_and_marks_rare_sentences(tmp_path: Path) -> None:
+    rows = [
+        made.sample("r", f"p{q}", i, correct=i == 0, tokens=["So", " we", " wait"]) for q in range(9) for i in range(2)
+    ]
+    write_shard(tmp_path / "samples", "0000", rows)
+    explored.write(tmp_path / "explored", exploration(str(tmp_path / "samples")))
+    content = gather(find_sources([tmp_path / "explored"]))  # the samples are found through it
+    assert [e.arm for e in content.evaluations] == ["r"]
+    said = " ".join(" ".join(Document(render(content)).words).split())
+    for expected in (
+        "+0.250 [+0.125, +0.500]",
+        "+0.001 [-0.050, +0.060]",
+        "tokens most often above 1.500 nats",
+        "a rare sentence",
+        "saturated",
+        "minus matched others +0.250 [+0.125, +0.500]",
+        "a note of the exploration",
+        "Traces are marked with forkwise's own lexicon.yaml",
+    ):
+        assert expected in said, expected
+    assert content.distributions["r"].threshold == 1.5
+    # Of 40 tokens 10 are in [1, 2).
+    assert dict(zip(content.distributions["r"].above_x, content.distributions["r"].above, strict=True))[1.0] == 0.25
+    text = summary(content)
+    assert "matched" in text
+    assert "wait" in text
+    data = json.loads(Document(render(content)).texts["script"][0])
+    assert {line["name"] for line in data["behaviours"]["lines"]} == {"r, raw", "r, matched", "r, null"}
+    assert data["traces"]["thresholds"] == [1.5]
+
+
+def test_an_exploration_whose_samples_are_gone_is_shown_without_traces(tmp_path: Path) -> None:
+    explored.write(tmp_path, exploration(str(tmp_path / "gone")))
+    content = gather(find_sources([tmp_path]))
+    assert content.traces is None
+    assert any("not there any more" in note for note in content.notes)
+    render(content)
 
 
 def test_training_figure_draws_the_mean_over_seeds_at_common_steps() -> None:
@@ -47,3 +344,16 @@ def test_training_figure_draws_the_mean_over_seeds_at_common_steps() -> None:
     lines = figure.axes[0].get_lines()
     assert [list(line.get_ydata()) for line in lines] == [[0.0, 1.0], [1.0, 0.0], [0.5, 0.5]]
     assert list(lines[-1].get_xdata()) == [1, 2]
+
+
+def test_an_exploration_beside_a_run_changes_nothing_about_the_comparison(folder: Path, tmp_path: Path) -> None:
+    explored.write(tmp_path, exploration(str(folder / "samples" / "grpo-seed0"), run="grpo-seed0"))
+    content = gather(find_sources([folder, tmp_path]))
+    assert content.title == "forkwise: quickstart"
+    assert content.verdict[0] == "No evidence of a difference."
+    assert content.comparison is not None
+    assert [d.reference for d in content.comparison.differences] == ["GRPO"]
+    # What was found about a run goes by the name of the arm that it is.
+    assert [run.run for run in content.explored()] == ["GRPO"]
+    assert content.distributions["GRPO"].tokens == 40
+    assert content.arms() == ["base", "GRPO", "GRPO + entropy advantage"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -49,3 +51,32 @@ def test_a_refused_file_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
     # What came before the refused file stays.
     assert "gpt2_openai.parquet" in result.stdout
     assert [path.name for path in (tmp_path / "samples").iterdir()] == ["gpt2_openai.parquet"]
+
+
+def test_ctrl_c_keeps_what_was_imported_and_leaves_no_half_shard(tmp_path: Path) -> None:
+    small, large = tmp_path / "small.jsonl", tmp_path / "large.jsonl"
+    line = '{"problem_id": "p%d", "completion": "so \\\\boxed{%d}", "correct": true}\n'
+    small.write_text(line % (1, 1))
+    with large.open("w") as file:  # seconds of work
+        file.writelines(line % (i % 50, i) for i in range(400_000))
+    out = tmp_path / "samples"
+    command = [sys.executable, "-m", "forkwise", "import", str(small), str(large), "--out", str(out)]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A suite that runs in the background hands an ignored SIGINT down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not list(out.glob(".large.*")):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        printed, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip() == ("forkwise: interrupted; the files reported above stay imported; import the others again.")
+    assert "run small: 1 sample" in printed
+    assert [path.name for path in out.iterdir()] == ["small.parquet"]

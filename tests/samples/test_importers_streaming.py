@@ -1,4 +1,4 @@
-"""Importing a large file needs no more memory than importing a small one."""
+"""Importing, verifying and measuring a large table needs no more memory than a small one."""
 
 from __future__ import annotations
 
@@ -21,6 +21,20 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, run.samples)
 """
 
 
+# The same for a table: its words are counted, then its samples verified.
+TABLE = """
+import resource, sys
+from pathlib import Path
+from forkwise.samples.store import count_words
+from forkwise.samples.verify import Judge, verify
+from forkwise.tasks import Verdict
+judge = Judge(lambda texts, problems: [Verdict(True, None, "test") for _ in texts], gold_column="problem_id")
+rows = len(count_words(Path(sys.argv[1])))
+assert verify(Path(sys.argv[1]), judge, force=True).correct == rows
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, rows)
+"""
+
+
 def write(path: Path, megabytes: int) -> int:
     """A file of lines of 4 kB, in this format's shape and with text that does not repeat; returns their number."""
     lines = megabytes * 250
@@ -31,8 +45,8 @@ def write(path: Path, megabytes: int) -> int:
     return lines
 
 
-def peak(file: Path, out: Path) -> tuple[float, int]:
-    output = subprocess.run([sys.executable, "-c", CHILD, file, out], capture_output=True, text=True, check=True).stdout
+def peak(script: str, *paths: Path) -> tuple[float, int]:
+    output = subprocess.run([sys.executable, "-c", script, *paths], capture_output=True, text=True, check=True).stdout
     mebibytes, samples = output.split()
     return float(mebibytes), int(samples)
 
@@ -43,8 +57,17 @@ def peak(file: Path, out: Path) -> tuple[float, int]:
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, ending: str) -> None:
     small, large = tmp_path / f"small{ending}", tmp_path / f"large{ending}"
     n_small, n_large = write(small, 25), write(large, 125)
-    peak_small, samples_small = peak(small, tmp_path / "out-small")
-    peak_large, samples_large = peak(large, tmp_path / "out-large")
+    peak_small, samples_small = peak(CHILD, small, tmp_path / "out-small")
+    peak_large, samples_large = peak(CHILD, large, tmp_path / "out-large")
     assert (samples_small, samples_large) == (n_small, n_large)
     assert peak_large < peak_small + 40
     assert peak_large < 450
+    # And from Parquet to Parquet, and in place.
+    (table_small,), (table_large,) = (list((tmp_path / out).iterdir()) for out in ("out-small", "out-large"))
+    for script, *out in ((CHILD, tmp_path / "again"), (TABLE,)):
+        (peak_small, samples_small), (peak_large, samples_large) = (
+            peak(script, table, *(folder.with_name(folder.name + table.stem) for folder in out))
+            for table in (table_small, table_large)
+        )
+        assert (samples_small, samples_large) == (n_small, n_large)
+        assert peak_large < peak_small + 40

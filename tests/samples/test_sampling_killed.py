@@ -72,7 +72,7 @@ def test_the_table_is_that_of_an_uninterrupted_run(tmp_path: Path, seed: int) ->
         [sys.executable, "-c", textwrap.dedent(HELPER), str(seed)],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=1200,
         check=False,
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

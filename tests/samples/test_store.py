@@ -18,7 +18,7 @@ import pytest
 
 from forkwise.errors import InputError
 from forkwise.samples import SCHEMA, read_samples, write_shard
-from forkwise.samples.store import ShardWriter
+from forkwise.samples.store import ShardWriter, count_words
 
 
 def row(problem: str, sample: int, **other: Any) -> dict[str, Any]:
@@ -220,3 +220,11 @@ def test_datasets_reads_it_without_us(tmp_path: Path) -> None:
     loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
     assert loaded["correct"] == [False, True, True, None]
     assert loaded[3]["sampling"]["temperature"] == 0.6
+
+
+def test_words_are_counted_in_the_order_in_which_samples_are_read(tmp_path: Path) -> None:
+    texts = {("p2", 1): "a b  c\nd", ("p1", 0): "", ("p2", 0): " one ", ("p1", 1): None}
+    for i, ((problem, sample), text) in enumerate(texts.items()):  # shards in another order than the samples
+        write_shard(tmp_path, f"{i}", [row(problem, sample, completion=text)])
+    assert read_samples(tmp_path, ["completion"])["completion"].to_pylist() == ["", None, " one ", "a b  c\nd"]
+    assert count_words(tmp_path).to_pylist() == [0, None, 1, 4]

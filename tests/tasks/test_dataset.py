@@ -116,6 +116,8 @@ def test_one_user_message_is_text_and_a_conversation_stays_one(tmp_path):
         ('{"prompt": "", "answer": "1"}\n', "Row 1 of .* no usable prompt"),
         ('{"prompt": "a", "answer": "1"}\n{broken\n', "line 2 is not JSON"),
         ("[1, 2]\n", "row 1 must be an object"),
+        ("[" * 200_000 + "\n", "line 1 is not JSON"),
+        ('{"prompt": "a", "answer": ' + "9" * 5000 + "}\n", "line 1 is not JSON"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_one_sentence(tmp_path, content, sentence):
@@ -124,6 +126,27 @@ def test_what_is_wrong_with_a_file_is_one_sentence(tmp_path, content, sentence):
     with pytest.raises(InputError, match=sentence) as caught:
         exact(path).problems("train")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("prompt,answer\n1+1?,2\nwhat is 3,5 + 1,4\n", "line 3 has more cells than the header.*double quotes"),
+        ("prompt,answer\n1+1?\n", "line 2 has fewer cells"),
+    ],
+)
+def test_a_csv_with_ragged_rows_is_refused(tmp_path, text, sentence):
+    (tmp_path / "rows.csv").write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        exact(tmp_path / "rows.csv").problems("train")
+
+
+def test_the_summary_says_what_is_held_out_and_left_out(tmp_path):
+    rows = [{"prompt": f"p{i % 50}", "answer": "1"} for i in range(52)]
+    task = exact(write_jsonl(tmp_path / "rows.jsonl", rows), test_fraction=0, validation_fraction=0)
+    assert "50 train problems; 2 rows with a prompt that was there before" in task.summary()
+    whole = exact(tmp_path / "rows.jsonl", test_fraction=1)
+    assert "50 test problems" in whole.summary()
 
 
 def test_bytes_that_are_no_table_are_refused(tmp_path):

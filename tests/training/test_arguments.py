@@ -55,6 +55,56 @@ def test_a_wrong_flag_is_one_sentence(argv: list[str], message: str) -> None:
     assert "\n" not in str(caught.value).strip()
 
 
+class TestMethods:
+    """`--method` may be repeated, take several names at once, and stand in the file as a list or alone."""
+
+    FULL = ("forking_tokens:share=0.3,rescale=false", "placebo_scaling:kappa=2.0")
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["--method", "forking_tokens:share=0.3", "--max_steps", "5", "--method", "placebo_scaling"],
+            ["--method", "forking_tokens:share=0.3", "placebo_scaling", "--max_steps", "5"],
+            ["--method=forking_tokens:share=0.3", "--max_steps=5", "--method=placebo_scaling"],
+        ],
+    )
+    def test_flags(self, tmp_path: Path, words: list[str]) -> None:
+        _, config, _ = parse("--output_dir", str(tmp_path), *words)
+        assert (config.method, config.max_steps, config.alpha) == ([*self.FULL], 5, 0.0)
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("method: [forking_tokens:share=0.3, placebo_scaling]", FULL),
+            ("method: placebo_scaling", FULL[1:]),
+            ("method: []", ()),
+        ],
+    )
+    def test_file(self, tmp_path: Path, text: str, expected: tuple[str, ...]) -> None:
+        path = config_file(tmp_path, f"{text}\noutput_dir: {tmp_path}/out\n")
+        assert tuple(parse("--config", path)[1].method) == expected
+        _, config, _ = parse("--config", path, "--method", "grpo")
+        assert config.method == ["grpo"]  # flags win, as a whole
+
+    def test_alpha_zero_beside_methods_is_what_a_run_records(self, tmp_path: Path) -> None:
+        path = config_file(tmp_path, f"method: [steer]\nalpha: 0.0\noutput_dir: {tmp_path}/out\n")
+        assert parse("--config", path)[1].alpha == 0
+        with pytest.raises(InputError, match="alpha=0.4 belongs to the method"):
+            parse("--config", config_file(tmp_path, f"method: [steer]\nalpha: 0.4\noutput_dir: {tmp_path}/out\n"))
+
+    def test_a_mistake_is_one_sentence(self, tmp_path: Path) -> None:
+        for words, message in (
+            (["--method", "clipcov"], "There is no method 'clipcov'. Did you mean 'clip_cov'"),
+            (["--method", "steer:wights=linear"], "Did you mean 'weights'"),
+            (["--method"], "expected at least one argument"),
+            (["--methods", "steer"], "Did you mean 'method'"),
+            (["--method", "steer", "--alpha", "0.4"], "alpha=0.4 belongs to the method 'entropy_advantage', which is"),
+        ):
+            with pytest.raises(InputError, match=message) as caught:
+                parse("--output_dir", str(tmp_path), *words)
+            assert "\n" not in str(caught.value).strip()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -62,6 +112,8 @@ def test_a_wrong_flag_is_one_sentence(argv: list[str], message: str) -> None:
         ("a: [1\n", r"not valid YAML \(line"),
         ("- 1\n", "must hold 'key: value' lines"),
         ("learning_rate: fast\n", "fast"),
+        ("max_steps: " + "9" * 5000 + "\n", "not valid YAML"),
+        ("[" * 100_000, "not valid YAML"),
     ],
 )
 def test_a_wrong_file_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:

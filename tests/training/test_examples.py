@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,22 @@ from forkwise.engines.trl import EntropyShapedGRPOConfig
 from forkwise.training.arguments import parse_run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def test_trl_grpo_trains(tmp_path: Path) -> None:
+    script = (EXAMPLES / "trl_grpo.py").read_text()
+    short = script.replace("max_steps=20", "max_steps=1").replace(
+        "per_device_train_batch_size=64", "per_device_train_batch_size=8"
+    )
+    assert short.count("max_steps=1,") == 1
+    (tmp_path / "short.py").write_text(short)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "short.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "shaping/psi_over_adv" in done.stdout
+    assert (tmp_path / "runs" / "trl_grpo" / "checkpoint-1" / "model.safetensors").exists()
 
 
 def test_paper_grpo(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ def test_the_newest_complete_checkpoint_is_found(tmp_path: Path) -> None:
     for step in (5, 10, 20):
         (tmp_path / f"checkpoint-{step}").mkdir()
     for step in (5, 10):
-        (tmp_path / f"checkpoint-{step}" / "complete").write_text("")
+        (tmp_path / f"checkpoint-{step}" / "complete").write_text(f"step {step}\n")
     (tmp_path / "checkpoint-best").mkdir()
     assert newest_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
 

@@ -16,8 +16,9 @@ pytest.importorskip("trl")
 import torch
 from safetensors.torch import load_file
 
+from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
-from forkwise.training.folder import newest_complete_checkpoint, only_writer, read_metrics
+from forkwise.training.folder import only_writer, read_metrics
 from forkwise.training.grpo import main
 
 COMMON = {
@@ -37,6 +38,7 @@ COMMON = {
     "disable_tqdm": True,
     "seed": 3,
 }
+CLOCK = ("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
 # Whatever a shell or an earlier test left of a launcher must not reach the children.
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
 ENVIRONMENT |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -78,24 +80,6 @@ def test_a_run_leaves_a_model_metrics_and_settings(tmp_path: Path) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_a_resumed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    path = str(config_file(tmp_path / "c.yaml", max_steps=4))
-    main(["--config", path, "--output_dir", str(tmp_path / "whole")])
-    main(["--config", path, "--output_dir", str(tmp_path / "cut")])
-    # As after a kill between steps 2 and 4: the checkpoint of step 4 was begun, and its marker is missing.
-    cut = tmp_path / "cut"
-    (cut / "checkpoint-4" / "complete").unlink()
-    (cut / "checkpoint-4" / "model.safetensors").write_bytes(b"")
-    (cut / "model.safetensors").unlink()
-    assert newest_complete_checkpoint(cut) == cut / "checkpoint-2"
-    main(["--config", path, "--output_dir", str(cut), "--resume"])
-    assert metrics(cut, "loss") == pytest.approx(metrics(tmp_path / "whole", "loss"), abs=1e-6)
-    assert metrics(cut, "reward") == metrics(tmp_path / "whole", "reward")
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (cut, tmp_path / "whole"))
-    for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], atol=1e-6, rtol=0)
-
-
 def test_a_resumed_run_must_be_the_same_run(tmp_path: Path) -> None:
     path = str(config_file(tmp_path / "c.yaml", max_steps=2))
     out = tmp_path / "run"
@@ -112,26 +96,63 @@ def test_a_resumed_run_must_be_the_same_run(tmp_path: Path) -> None:
     assert (out / "model.safetensors").read_bytes() == before
 
 
-def test_accelerate_launch_with_two_processes(tmp_path: Path) -> None:
-    out = tmp_path / "two"
-    path = config_file(tmp_path / "c.yaml", max_steps=2, per_device_train_batch_size=4)
-    accelerate = shutil.which("accelerate", path=str(Path(sys.executable).parent))
-    assert accelerate, "accelerate is part of the train extra"
-    # With --cpu accelerate starts one process unless there is MPI; its torchrun launcher goes by the name of multi_gpu.
-    flags = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    flags += ["--dynamo_backend", "no", "--main_process_port", "0", "-m"]
-    command = [accelerate, "launch", *flags, "forkwise", "grpo", "--config", str(path), "--output_dir", str(out)]
-    result = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT | {"ACCELERATE_USE_CPU": "true"},
-        timeout=240,
-        check=False,
-    )
+def launch(processes: int, path: Path, out: Path) -> None:
+    """`forkwise grpo`, for several processes by `accelerate launch`."""
+    command = [sys.executable, "-m"]
+    if processes > 1:
+        accelerate = shutil.which("accelerate", path=str(Path(sys.executable).parent))
+        assert accelerate, "accelerate is part of the train extra"
+        # With --cpu accelerate starts one process unless there is MPI; its torchrun launcher is called multi_gpu.
+        flags = ["--multi_gpu", "--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"]
+        command = [accelerate, "launch", *flags, "--dynamo_backend", "no", "--main_process_port", "0", "-m"]
+    command += ["forkwise", "grpo", "--config", str(path), "--output_dir", str(out)]
+    environment = ENVIRONMENT | {
+        "ACCELERATE_USE_CPU": "true",
+        "PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}",
+    }
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
-    assert len(metrics(out, "shaping/psi_over_adv")) == 2
-    assert max(metrics(out, "shaping/psi_over_adv")) > 0
-    assert len(read_metrics(out)) >= 2
-    assert (out / "checkpoint-2" / "complete").exists()
-    assert "# processes 2" in (out / "run.yaml").read_text()
+
+
+def weights(folder: Path) -> torch.Tensor:
+    tensors = load_file(folder / "model.safetensors")
+    return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
+
+
+def test_two_processes_learn_what_one_does_from_the_same_batch(tmp_path: Path) -> None:
+    """Loss, gradient and all metrics; with plain gradient descent the first checkpoint shows the gradient itself.
+
+    Tolerance 1e-5, relative: float32 rounds to 6e-8, the sums run over some hundred tokens in another order and through
+    the layers, and differences of sums lose about one digit more. Seen: see docs/scaling.md.
+    """
+    settings = {
+        "max_steps": 2,
+        "save_steps": 1,
+        "reward": ["row_noise:letters"],
+        "top_k": 1,
+        "temperature": 1.0,
+        "optim": "sgd",
+        "learning_rate": 1.0,
+        "max_grad_norm": 0.0,
+    }
+    one, two = tmp_path / "one", tmp_path / "two"
+    launch(1, config_file(tmp_path / "1.yaml", **settings, per_device_train_batch_size=8), one)
+    launch(2, config_file(tmp_path / "2.yaml", **settings, per_device_train_batch_size=4), two)
+    assert "# processes 2" in (two / "run.yaml").read_text()
+    assert (two / "checkpoint-2" / "complete").exists()
+
+    start = load_file(EMBEDDED_MODEL / "model.safetensors")
+    start = torch.cat([start[name].flatten() for name in sorted(start)])
+    gradients = [start - weights(folder / "checkpoint-1") for folder in (one, two)]
+    assert gradients[0].norm() > 1e-3
+    assert (gradients[1] - gradients[0]).norm() < 1e-5 * gradients[0].norm()
+
+    for ours, theirs in zip(read_metrics(two), read_metrics(one), strict=True):
+        same = {key for key in theirs if key not in CLOCK}
+        assert {"loss", "entropy", "grad_norm", "reward", "shaping/psi_over_adv", "shaping/capped_frac"} <= same | {
+            *ours
+        }
+        for key in same:
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-5, abs=1e-7), key
+    for key in ("loss", "entropy", "grad_norm", "reward", "shaping/psi_over_adv", "shaping/capped_frac"):
+        assert max(map(abs, metrics(two, key))) > 0, key

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,45 @@ def test_no_model_and_an_empty_folder(tmp_path: Path) -> None:
         resolve_model(None)
     with pytest.raises(InputError, match="cannot be loaded"):
         resolve_model(str(tmp_path))
+
+
+def test_damaged_weights_end_in_one_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    from forkwise.training.grpo import main
+
+    shutil.copytree(EMBEDDED_MODEL, tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    flags = [
+        "--task",
+        "countdown:3",
+        "--train_problems",
+        "4",
+        "--report_to",
+        "none",
+        "--output_dir",
+        str(tmp_path / "o"),
+    ]
+    with pytest.raises(InputError, match="The run cannot start"):
+        main(["--model", str(tmp_path / "model"), "--output_dir", str(tmp_path / "o"), *flags])
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
+def test_a_tracker_that_is_not_installed_ends_in_one_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    from forkwise.training.grpo import main
+
+    flags = [
+        "--task",
+        "countdown:3",
+        "--train_problems",
+        "4",
+        "--report_to",
+        "wandb",
+        "--output_dir",
+        str(tmp_path / "o"),
+    ]
+    with pytest.raises(InputError, match=r"cannot start: .*wandb"):
+        main(["--model", "embedded", "--output_dir", str(tmp_path / "o"), *flags])
+    assert not (tmp_path / "o").exists()

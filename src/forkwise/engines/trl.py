@@ -4,16 +4,22 @@ Everything but the advantages is TRL's. TRL's loss first asks for the log-probab
 policy and then reads `inputs["advantages"]`; between the two, the mixin puts the shaped advantages, shape `(B, T)`,
 into a copy of the micro-batch. H is the entropy that TRL itself computes: nats, at the sampling temperature.
 
+The same hook runs any of `forkwise.methods` (the config's `method`). Those that work on rewards, or need whole groups,
+act when TRL has scored a rollout. Those that select among the tokens of an update see all of it, gathered over
+micro-batches and processes; further micro-batches are then scored once more beforehand, without gradient.
+
 A training step in which that did not happen raises `RuntimeError`. At `alpha = 0` the trainer is TRL's, bit for bit.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import textwrap
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import trl
@@ -21,8 +27,24 @@ from packaging.version import Version
 from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer
 
-from forkwise.core import ShapingStats, shape_advantages, shaping_stats
+from forkwise.core import ShapingStats, shaping_stats
+from forkwise.engines.trl_methods import (
+    MADE,
+    OLD_ENTROPY,
+    ROWS,
+    Plan,
+    act_on_update,
+    local_tokens,
+    needs,
+    reward_methods,
+    rollout_methods,
+    token_mask,
+    update_methods,
+)
 from forkwise.errors import InputError
+from forkwise.methods import Method, Need, Rollout, Scope, SettingsMethod, Tokens, parse_methods, settings_of
+from forkwise.methods.chain import act_on_rollout, act_on_tokens, shares
+from forkwise.methods.entropy_advantage import EntropyAdvantage
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer as _Trainer
@@ -48,9 +70,13 @@ class EntropyShapedGRPOConfig(GRPOConfig):
             binds at `H = |A| / (alpha * kappa)`; 0 turns shaping off. The paper uses 0.4 for GRPO, 0.1 for PPO.
         kappa: cap of the added term as a fraction of the advantage, `|A| / kappa`, above 1 so that no advantage
             changes its sign. Larger values mean a smaller cap. The paper uses 2.
+        method: methods as text, `NAME[:key=value,...]` (`forkwise methods` lists them). alpha and kappa are the
+            shorthand of the one method `entropy_advantage:alpha=...,kappa=...`; where methods are named, exactly those
+            act, and alpha becomes 0 unless that method is among them. Methods that TRL has itself set its fields.
 
     Raises:
-        InputError: for constants outside these ranges, and for settings under which TRL cannot shape.
+        InputError: for constants outside these ranges, for methods that do not exist or do not go together, and for
+            settings under which TRL cannot shape.
 
     Warns:
         UserWarning: for losses whose ratio is per sequence; only the mean shaped advantage reaches their gradient.
@@ -62,8 +88,18 @@ class EntropyShapedGRPOConfig(GRPOConfig):
     kappa: float = field(
         default=2.0, metadata={"help": "The entropy term is capped at |advantage| / kappa; must be greater than 1."}
     )
+    method: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Methods to train with, NAME[:key=value,...]; may be repeated. 'forkwise methods' lists them. "
+            "alpha and kappa then count only as options of entropy_advantage."
+        },
+    )
+
+    has_groups: ClassVar[bool] = True  # whether advantages come from groups, which a critic's do not
 
     def __post_init__(self) -> None:
+        self._resolve_methods()
         if not 0 <= self.alpha < math.inf:
             raise InputError(f"alpha must be a finite number of at least 0, got {self.alpha}.")
         if not 1 < self.kappa < math.inf:
@@ -79,13 +115,89 @@ class EntropyShapedGRPOConfig(GRPOConfig):
             )
         if Version("1.15.0") == _TRL and self.device.type not in ("cuda", "xpu"):
             raise InputError(f"trl 1.15.0 cannot compute the GRPO loss on {self.device.type}; install trl>=1.16.")
-        if self.alpha > 0 and (self.importance_sampling_level == "sequence" or self.loss_type == "luspo"):
+        self._check_methods()
+        per_token = update_methods(self.methods) or rollout_methods(self.methods)
+        if per_token and (self.importance_sampling_level == "sequence" or self.loss_type == "luspo"):
             warnings.warn(
                 f"With loss_type={self.loss_type!r} and importance_sampling_level={self.importance_sampling_level!r} "
                 "the importance ratio or the weight is per sequence: the shaped advantages lose their token "
                 "selectivity. Use importance_sampling_level='token' and another loss_type to keep it.",
                 stacklevel=3,
             )
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """The methods that act, in their order; `alpha > 0` alone is the entropy-shaped advantage.
+
+        Those that only set fields of TRL are not among them.
+        """
+        if self.method:
+            return tuple(m for m in self._methods if not isinstance(m, SettingsMethod))
+        return (EntropyAdvantage(self.alpha, self.kappa),) if self.alpha != 0 else ()
+
+    def _resolve_methods(self) -> None:
+        """Reads `method`, sets the fields of TRL that it asks for, and says it all in full. Harmless a second time."""
+        self._methods: tuple[Method, ...] = ()
+        if isinstance(self.method, str):
+            self.method = [self.method]
+        if not self.method:
+            return
+        defaults = {name: _default(self, name) for name in ("alpha", "kappa")}
+        self._methods = parse_methods(self.method, defaults)
+        shaped = [method for method in self._methods if hasattr(method, "kappa")]
+        for name, off in (("alpha", 0), ("kappa", None)):
+            used = [getattr(method, name) for method in shaped if hasattr(method, name)]
+            if getattr(self, name) not in (off, defaults[name], *used):
+                raise InputError(
+                    f"{name} is the shorthand of a method; beside --method write it there, as in "
+                    f"entropy_advantage:{name}={getattr(self, name)}."
+                )
+        entropy = [method for method in shaped if isinstance(method, EntropyAdvantage)]
+        self.alpha = entropy[0].alpha if entropy else 0.0
+        self.kappa = shaped[0].kappa if shaped else defaults["kappa"]
+        self._apply_settings()
+        self.method = [str(method) for method in self._methods]
+
+    def _apply_settings(self) -> None:
+        for name, value in settings_of(self._methods).items():
+            by = next(m.name for m in self._methods if name in settings_of([m]))
+            if not hasattr(self, name):
+                raise InputError(f"The method '{by}' needs {name}, which trl {_TRL} does not have: install trl>=1.16.")
+            # TRL takes True and False, from before there were names.
+            now = {True: "group", False: "none"}.get(getattr(self, name)) if name == "scale_rewards" else None
+            now = now or getattr(self, name)
+            if now not in (value, _default(self, name)):
+                raise InputError(
+                    f"The method '{by}' sets {name} to {value}, but it is given as {now}: leave one of them out."
+                )
+            setattr(self, name, value)
+
+    def _check_methods(self) -> None:
+        """Refuses settings under which a method could not act as it should."""
+        for method in self._methods or self.methods:
+            if self.has_groups:
+                method.check_group_size(int(self.num_generations))
+            group = method.slot == "advantages" or "scale_rewards" in settings_of([method])
+            if group and not self.has_groups:
+                raise InputError(f"The method '{method.name}' compares the answers of a group; PPO has a critic.")
+            if method.slot == "advantages" and self.multi_objective_aggregation != "sum_then_normalize":
+                raise InputError(
+                    f"The method '{method.name}' adds up the weighted rewards: leave multi_objective_aggregation at "
+                    "'sum_then_normalize'."
+                )
+            steps, updates = self.gradient_accumulation_steps, self.steps_per_generation * self.num_iterations
+            if Need.OFF_POLICY in method.needs() and steps % updates == 0:
+                raise InputError(
+                    f"The method '{method.name}' compares the policy with the one that drew the rollout, which in a "
+                    "run with one update per rollout is the same, so it would do nothing: set num_iterations to 2, or "
+                    "steps_per_generation to twice gradient_accumulation_steps."
+                )
+            if method.scope is Scope.UPDATE and self.steps_per_generation % steps != 0:
+                raise InputError(
+                    f"The method '{method.name}' selects among all tokens of an update, which must come from one "
+                    f"rollout: set steps_per_generation ({self.steps_per_generation}) to a multiple of "
+                    f"gradient_accumulation_steps ({steps})."
+                )
 
 
 class _GuardedBatch(dict[str, Any]):
@@ -95,10 +207,11 @@ class _GuardedBatch(dict[str, Any]):
     The batch it is made from is never written to: TRL reuses it for `num_iterations` updates.
     """
 
-    def __init__(self, batch: dict[str, Any]) -> None:
+    def __init__(self, batch: dict[str, Any], methods: Sequence[Method]) -> None:
         if "advantages" not in batch:
-            raise _not_shaped("TRL's micro-batch has no 'advantages'")
+            raise _not_shaped("TRL's micro-batch has no 'advantages'", methods)
         super().__init__(batch)
+        self.methods = methods
         self.unshaped: torch.Tensor = self.pop("advantages")
         self.shaped = self.read = False
         self.why_not = "no per-token entropies were computed before, by `_get_per_token_logps_and_entropies`"
@@ -110,7 +223,7 @@ class _GuardedBatch(dict[str, Any]):
     def __getitem__(self, key: str) -> Any:
         if key == "advantages":
             if not self.shaped:
-                raise _not_shaped(f"the loss read the advantages, but {self.why_not}")
+                raise _not_shaped(f"the loss read the advantages, but {self.why_not}", self.methods)
             self.read = True
         return super().__getitem__(key)
 
@@ -119,7 +232,7 @@ class _GuardedBatch(dict[str, Any]):
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key == "advantages":
-            raise _not_shaped("the loss replaced the advantages; change them before the loss")
+            raise _not_shaped("the loss replaced the advantages; change them before the loss", self.methods)
         super().__setitem__(key, value)
 
 
@@ -129,12 +242,14 @@ class EntropyShapingMixin(_Trainer):
     The trainer's `args` must be an `EntropyShapedGRPOConfig` (or a subclass of it). Advantages `(B,)` or `(B, T)`
     are shaped with the entropy of the policy that is being updated, in every training loss; evaluation is TRL's.
     Logged with TRL's metrics, over all tokens of all processes since the last log: `shaping/psi_over_adv`,
-    `shaping/capped_frac`, `shaping/psi_pos`, `shaping/psi_neg` (see `forkwise.core.ShapingStats`).
+    `shaping/capped_frac`, `shaping/psi_pos`, `shaping/psi_neg` (see `forkwise.core.ShapingStats`), and for each method
+    `method/NAME/changed` and `method/NAME/shift` (see `forkwise.methods.chain.shares`).
 
     Raises:
         TypeError: when the class is defined, for trainers whose loss cannot use per-token advantages, and when the
             mixin stands after the trainer; when it is constructed, for a config without `alpha` and `kappa`.
         RuntimeError: in the first training step in which shaped advantages did not reach the loss.
+        InputError: completions without a reward, or with images, for methods that cannot do without or with.
 
     Warns:
         UserWarning: once, when more than 90 % of the tokens of a logging window are at the cap.
@@ -144,6 +259,8 @@ class EntropyShapingMixin(_Trainer):
     _shaped_losses = 0
     _shaping_totals: torch.Tensor | None = None  # sufficient statistics since the last log, summed over processes
     _warned_of_cap = False
+    _plan: Plan | None = None
+    _scored_rewards: torch.Tensor | None = None  # (completions of all processes, functions) of the newest rollout
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -158,33 +275,146 @@ class EntropyShapingMixin(_Trainer):
             raise TypeError(f"{cls.__name__}: name EntropyShapingMixin before the trainer, or it would do nothing.")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._method_totals: dict[str, torch.Tensor] = {}  # since the last log, over processes
         super().__init__(*args, **kwargs)
         _require_config(self.args)
+
+    # ------------------------------------------------------------------------------------------------------- rollouts
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        rewards: torch.Tensor = super()._calculate_rewards(*args, **kwargs)
+        self._scored_rewards = rewards if self.model.training else None
+        return rewards
+
+    def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        batch: dict[str, Any] = super()._generate_and_score_completions(*args, **kwargs)
+        if self.model.training and _sees_rollouts(self.args.methods):
+            with torch.no_grad():
+                self._act_on_rollout(batch, self.args.methods)
+        return batch
+
+    def _act_on_rollout(self, batch: dict[str, Any], methods: Sequence[Method]) -> None:
+        """Runs the methods that need whole rollouts, and notes what the others will need of this one."""
+        if "pixel_values" in batch:
+            raise InputError("Methods that select among tokens or act on rollouts train text models only, not images.")
+        size = len(batch["completion_ids"])
+        start = self.accelerator.process_index * size
+        rows = torch.arange(start, start + size, device=batch["completion_ids"].device)
+        batch[ROWS] = rows
+        early = [*reward_methods(methods), *rollout_methods(methods)]
+        wanted = needs(early)
+        logprobs, entropy = batch.get("old_per_token_logps"), None
+        off_policy = logprobs is not None
+        later = Need.OLD_ENTROPY in needs(update_methods(methods)) and off_policy
+        if later or Need.OLD_ENTROPY in wanted or (Need.SEQUENCE_LOGPROBS in wanted and logprobs is None):
+            logprobs, entropy = self._score(batch)
+        if later:
+            batch[OLD_ENTROPY] = entropy
+        if early:
+            batch["advantages"] = batch[MADE] = self._early_advantages(batch, methods, logprobs, entropy)
+
+    def _early_advantages(
+        self, batch: dict[str, Any], methods: Sequence[Method], logprobs: Any, entropy: Any
+    ) -> torch.Tensor:
+        """The advantages of this process's completions after the methods of the rollout; `(B,)` or `(B, T)`."""
+        gather, mask = self.accelerator.gather, token_mask(batch)
+        rewards = self._total_rewards(methods)
+        mean_logprobs = None
+        if Need.SEQUENCE_LOGPROBS in needs(reward_methods(methods)):
+            mean_logprobs = gather(torch.where(mask, logprobs, 0).sum(dim=1) / mask.sum(dim=1).clamp(min=1))
+        rollout = Rollout(
+            rewards,
+            torch.arange(len(rewards), device=rewards.device) // self.num_generations,
+            rewards > 0,
+            gather(batch["advantages"]),
+            mean_logprobs,
+        )
+        made, totals = act_on_rollout(reward_methods(methods), rollout)
+        if totals:
+            self._count(totals)
+            self._show_made(made)
+        advantages = made[batch[ROWS]]
+        if token_methods := rollout_methods(methods):
+            tokens = Tokens(
+                advantages[:, None].expand_as(mask),
+                mask,
+                old_entropy=entropy,
+                groups=rollout.groups[batch[ROWS]],
+                correct=rollout.correct[batch[ROWS]],
+                seed=self._method_seed(),
+            )
+            (advantages,), totals = act_on_update(token_methods, [tokens], [batch[ROWS]], self.accelerator)
+            self._count(totals)
+        return advantages
+
+    def _total_rewards(self, methods: Sequence[Method]) -> torch.Tensor:
+        """`(completions of all processes,)`, weighted."""
+        rewards, self._scored_rewards = self._scored_rewards, None
+        if rewards is None:
+            raise _not_shaped("TRL's rollout did not call `_calculate_rewards`", methods)
+        unscored = rewards.isnan().all(dim=1)
+        if bool(unscored.any()):
+            raise InputError(
+                f"No reward function gave a number for {int(unscored.sum())} of {len(rewards)} completions; the "
+                f"methods {_names(methods)} need a reward for each."
+            )
+        total: torch.Tensor = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
+        return total
+
+    def _show_made(self, advantages: torch.Tensor) -> None:
+        """TRL's table of completions shows the advantages that the methods made."""
+        shown = self._logs["advantages"]
+        values = advantages.tolist()
+        for _ in range(min(len(values), len(shown))):
+            shown.pop()
+        shown.extend(values)
+
+    @torch.no_grad()
+    def _score(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probs and entropies `(B, T)` of a batch under the current weights, as TRL computes them in its loss."""
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        rows = self.args.per_device_train_batch_size
+        out = self._get_per_token_logps_and_entropies(
+            self.model, ids, mask, batch["completion_ids"].size(1), batch_size=rows, compute_entropy=True
+        )
+        if out[1] is None:
+            raise _not_shaped("the per-token entropies are None (as with Unsloth's patched trainer)", self.args.methods)
+        return out[0], out[1]
+
+    # -------------------------------------------------------------------------------------------------------- updates
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """TRL's training step; raises `RuntimeError` if its loss was computed without shaped advantages."""
         before = self._shaped_losses
         loss: torch.Tensor = super().training_step(*args, **kwargs)
-        if self.args.alpha != 0 and self._shaped_losses == before:
-            raise _not_shaped("the loss of this training step bypassed the mixin; a method overridden without super()?")
+        if self.args.methods and self._shaped_losses == before:
+            raise _not_shaped(
+                "the loss of this training step bypassed the mixin; a method overridden without super()?",
+                self.args.methods,
+            )
         return loss
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         loss: torch.Tensor
-        if self.args.alpha == 0 or not self.model.training:
+        methods = self.args.methods
+        if not methods or not self.model.training:
             loss = super()._compute_loss(model, inputs)
             return loss
-        self._shaping_batch = batch = _GuardedBatch(inputs)
+        self._shaping_batch = batch = _GuardedBatch(inputs, methods)
+        _check_rollout(inputs, methods)
+        if not update_methods(methods):
+            batch.shape(batch.unshaped)
         try:
             loss = super()._compute_loss(model, batch)
         except KeyError as error:
             if error.args == ("advantages",):
-                raise _not_shaped("the loss read the advantages from a copy of the micro-batch") from error
+                raise _not_shaped("the loss read the advantages from a copy of the micro-batch", methods) from error
             raise
         finally:
             self._shaping_batch = None
         if not batch.read:
-            raise _not_shaped("the loss did not read the shaped advantages")
+            raise _not_shaped("the loss did not read the shaped advantages", methods)
         self._shaped_losses += 1
         return loss
 
@@ -197,19 +427,75 @@ class EntropyShapingMixin(_Trainer):
             if out[1] is None:
                 batch.why_not = "the per-token entropies are None (as with Unsloth's patched trainer)"
             else:
-                self._shape(batch, out[1].detach())  # since 1.15 TRL's entropies carry gradient; psi must not
+                with torch.no_grad():  # since 1.15 TRL's entropies carry gradient; psi must not
+                    self._shape(batch, out[0].detach(), out[1].detach())
         return out
 
-    def _shape(self, batch: _GuardedBatch, entropy: torch.Tensor) -> None:
-        mask = batch["completion_mask"] * batch.get("tool_mask", 1)  # the tokens that TRL's loss counts
-        constants = {"alpha": self.args.alpha, "kappa": self.args.kappa}
-        batch.shape(shape_advantages(batch.unshaped, entropy, **constants, mask=mask))
-        totals = shaping_stats(batch.unshaped, entropy, **constants, mask=mask).totals
-        totals = self.accelerator.reduce(totals, reduction="sum")
-        self._shaping_totals = totals if self._shaping_totals is None else self._shaping_totals + totals
+    def _shape(self, batch: _GuardedBatch, logprobs: torch.Tensor, entropy: torch.Tensor) -> None:
+        methods = update_methods(batch.methods)
+        if all(method.scope is Scope.TOKEN for method in methods):
+            tokens = local_tokens(batch, batch.unshaped, logprobs, entropy, needs(methods), self._method_seed())
+            advantages, totals = act_on_tokens(methods, tokens)
+            batch.shape(advantages)
+            self._count({name: self._sum_over_processes(total) for name, total in totals.items()})
+        else:
+            batch.shape(self._planned(batch, logprobs, entropy))
+        first = methods[0]
+        if isinstance(first, EntropyAdvantage) and first.published:
+            constants = {"alpha": first.alpha, "kappa": first.kappa}
+            stats = shaping_stats(batch.unshaped, entropy, **constants, mask=token_mask(batch))
+            sums = self._sum_over_processes(stats.totals)
+            self._shaping_totals = sums if self._shaping_totals is None else self._shaping_totals + sums
+
+    def _planned(self, batch: _GuardedBatch, logprobs: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
+        """The advantages `(B, T)` of this micro-batch, made together with those of the whole update."""
+        step, ids = int(self.state.global_step), batch["completion_ids"]
+        advantages = self._plan.take(step, ids) if self._plan is not None else None
+        if advantages is None:
+            methods = update_methods(batch.methods)
+            parts: list[Tokens] = []
+            window = self._window(ids)
+            for part in window:
+                scored = (logprobs, entropy) if part["completion_ids"] is ids else self._score(part)
+                parts.append(local_tokens(part, part["advantages"], *scored, needs(methods), self._method_seed()))
+            made, totals = act_on_update(methods, parts, [part[ROWS] for part in window], self.accelerator)
+            self._count(totals)
+            self._plan = Plan(step, [(part["completion_ids"], a) for part, a in zip(window, made, strict=True)], totals)
+            advantages = self._plan.take(step, ids)
+        assert advantages is not None
+        return advantages
+
+    def _window(self, completion_ids: torch.Tensor) -> list[dict[str, Any]]:
+        """The micro-batches of the update that begins with this one, on this process."""
+        buffer: list[dict[str, Any]] = self._buffered_inputs or []
+        places = [i for i, part in enumerate(buffer) if part["completion_ids"] is completion_ids]
+        count = self.current_gradient_accumulation_steps
+        window = buffer[places[0] : places[0] + count] if places else []
+        if len(window) != count:
+            raise _not_shaped("the micro-batches of this update are not in TRL's buffer", self.args.methods)
+        return window
+
+    def _method_seed(self) -> int:
+        return int(self.args.seed) * 2**24 + int(self.state.global_step)
+
+    def _sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
+        total: torch.Tensor = self.accelerator.reduce(tensor, reduction="sum")
+        return total
+
+    # -------------------------------------------------------------------------------------------------------- metrics
+
+    def _count(self, totals: dict[str, torch.Tensor]) -> None:
+        for name, total in totals.items():
+            before = self._method_totals.get(name)
+            self._method_totals[name] = total if before is None else before + total
 
     def log(self, *args: Any, **kwargs: Any) -> None:
-        """TRL's log, with the shaping metrics of the window in training."""
+        """TRL's log, with the metrics of the methods over the window, in training."""
+        if self.model.training:
+            for name, total in self._method_totals.items():
+                for what, value in shares(total).items():
+                    self._metrics["train"][f"method/{name}/{what}"].append(value)
+            self._method_totals = {}
         if self.model.training and self._shaping_totals is not None:
             stats = ShapingStats.from_totals(self._shaping_totals).as_dict()
             self._shaping_totals = None
@@ -265,8 +551,33 @@ def _require_config(args: object) -> None:
         )
 
 
-def _not_shaped(what: str) -> RuntimeError:
+def _default(config: EntropyShapedGRPOConfig, name: str) -> Any:
+    """What the field is if nobody says anything, in this class of config."""
+    return next(f.default for f in dataclasses.fields(config) if f.name == name)
+
+
+def _sees_rollouts(methods: Sequence[Method]) -> bool:
+    """Whether any of the methods is about more than one token at a time, or about the policy that sampled."""
+    return any(m.scope is not Scope.TOKEN or Need.OLD_ENTROPY in m.needs() for m in methods)
+
+
+def _check_rollout(batch: dict[str, Any], methods: Sequence[Method]) -> None:
+    """Raises unless the methods of the rollout made the advantages of this micro-batch."""
+    if _sees_rollouts(methods) and ROWS not in batch:
+        raise _not_shaped("the rollout bypassed the mixin; a method overridden without super()?", methods)
+    early = [*reward_methods(methods), *rollout_methods(methods)]
+    if early and not (MADE in batch and torch.equal(batch[MADE], batch["advantages"])):
+        raise _not_shaped("the advantages were replaced after the rollout", methods)
+
+
+def _names(methods: Sequence[Method]) -> str:
+    return ", ".join(f"'{method.name}'" for method in methods)
+
+
+def _not_shaped(what: str, methods: Sequence[Method]) -> RuntimeError:
+    only_shaping = all(isinstance(method, EntropyAdvantage) for method in methods)
+    failure = "Advantages were not entropy-shaped" if only_shaping else f"The methods {_names(methods)} did not act"
     return RuntimeError(
-        f"Advantages were not entropy-shaped: {what}. trl {_TRL}; train with a TRL release that forkwise is tested "
+        f"{failure}: {what}. trl {_TRL}; train with a TRL release that forkwise is tested "
         "with (docs/trl.md), or set alpha=0 for plain GRPO."
     )

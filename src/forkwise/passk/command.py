@@ -11,6 +11,7 @@ from rich.console import Console
 
 from forkwise.errors import InputError
 from forkwise.passk.comparison import compare
+from forkwise.passk.diversity import Embed
 from forkwise.passk.evaluation import evaluate
 from forkwise.passk.length import default_budgets, default_caps
 from forkwise.passk.outcomes import Arm, load_arm
@@ -83,6 +84,7 @@ def run_passk(
     caps: str | None,
     budgets: str | None,
     texts: bool,
+    embed: Embed | None,
     level: float,
     resamples: int | None,
     seed: int,
@@ -101,6 +103,7 @@ def run_passk(
             caps=parse_numbers(caps, "--caps") if caps else default_caps(arms) if shared else None,
             budgets=parse_numbers(budgets, "--budgets") if budgets else default_budgets(arms) if shared else None,
             texts=texts,
+            embed=embed,
             level=level,
             resamples=resamples,
             seed=seed,
@@ -130,6 +133,7 @@ def run_compare(
     caps: str | None,
     budgets: str | None,
     texts: bool,
+    embed: Embed | None,
     level: float,
     resamples: int | None,
     seed: int,
@@ -151,6 +155,7 @@ def run_compare(
         caps=parse_numbers(caps, "--caps") if caps else None,
         budgets=parse_numbers(budgets, "--budgets") if budgets else None,
         texts=texts,
+        embed=embed,
         level=level,
         resamples=resamples,
         seed=seed,

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from forkwise.errors import InputError
-from forkwise.passk.diversity import diversity
+from forkwise.passk.diversity import EMBED_NOTE, Embed, diversity
 from forkwise.passk.estimator import FloatArray, curve_grid
 from forkwise.passk.evaluation import Evaluation, evaluate
 from forkwise.passk.intervals import (
@@ -515,6 +515,7 @@ def compare(
     caps: Sequence[int] | None = None,
     budgets: Sequence[int] | None = None,
     texts: bool = False,
+    embed: Embed | None = None,
     level: float = 0.95,
     resamples: int | None = None,
     seed: int = 0,
@@ -534,6 +535,7 @@ def compare(
             within it, which is stricter than two one-sided tests at the same level.
         caps, budgets: lengths for the length control; `None` chooses them from the samples.
         texts: also compare the diversity of the texts.
+        embed: turns texts into vectors, for the diversity of these (with `texts`).
         level, resamples, seed: of the intervals.
 
     Raises:
@@ -596,7 +598,9 @@ def compare(
     else:
         notes.append("Some arm has no lengths in the common unit, so nothing here is controlled for length.")
     if texts:
-        measured = diversity(arms)
+        if embed is not None:
+            notes.append(EMBED_NOTE)
+        measured = diversity(arms, embed=embed)
         for i, d in enumerate(differences):
             found = {}
             for name in measured[0].values:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,8 @@ from forkwise.passk.majority import normalise_answer
 from forkwise.passk.outcomes import Arm
 
 Tokens = Sequence[str]
+Embed = Callable[[Sequence[str]], npt.ArrayLike]
+"""Texts in, one row per text out: `forkwise.samples.embed.SentenceEncoder().encode`, or any other."""
 
 
 def _ngrams(tokens: Tokens, n: int) -> list[tuple[str, ...]]:
@@ -158,19 +160,20 @@ class Diversity:
 
 
 NGRAM = 3
+EMBED_NOTE = (
+    "An embedding is of the beginning of a text: what lies beyond the encoder's limit (256 tokens for "
+    "all-MiniLM-L6-v2) does not count."
+)
 
 
-def diversity(
-    arms: Sequence[Arm], *, budget: int | None = None, embeddings: Sequence[npt.ArrayLike] | None = None
-) -> list[Diversity]:
+def diversity(arms: Sequence[Arm], *, budget: int | None = None, embed: Embed | None = None) -> list[Diversity]:
     """Diversity per problem of each arm, every arm at the same number of samples and the same n-gram budget.
 
     Runs (seeds) of an arm are measured one by one and averaged. Texts are split at white space.
 
     Args:
         budget: n-grams compared by distinct-n; `None` is the most that every problem of every arm has.
-        embeddings: per arm one row per sample `(N, d)`, in the order of `arm.completion_N`; adds the mean pairwise
-            cosine and the Vendi score.
+        embed: turns texts into vectors; adds the mean pairwise cosine and the Vendi score of each problem's samples.
 
     Raises:
         InputError: an arm read without its texts, or with fewer than two samples of a problem.
@@ -212,8 +215,8 @@ def diversity(
                     measures["no answer (share)"] = float(
                         np.mean([normalise_answer(arm.answer_N[i]) is None for i in index])
                     )
-                if embeddings is not None:
-                    vectors = np.asarray(embeddings[a])[index]
+                if embed is not None:
+                    vectors = embed([str(arm.completion_N[i]) for i in index])  # type: ignore[index]
                     measures["mean pairwise cosine"] = mean_pairwise_cosine(vectors)
                     measures["Vendi score"] = vendi_score(vectors)
                 for name, value in measures.items():

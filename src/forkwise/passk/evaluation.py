@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from forkwise.passk.diversity import diversity
+from forkwise.passk.diversity import EMBED_NOTE, Embed, diversity
 from forkwise.passk.estimator import FloatArray, curve_grid, g_pass_at_k, k_grid, mg_pass_at_k, pass_pow_k
 from forkwise.passk.extrapolation import Extrapolation, extrapolate
 from forkwise.passk.intervals import Interval, bootstrap_interval
@@ -147,6 +147,7 @@ def evaluate(
     caps: Sequence[int] | None = None,
     budgets: Sequence[int] | None = None,
     texts: bool = False,
+    embed: Embed | None = None,
     level: float = 0.95,
     resamples: int | None = None,
     seed: int = 0,
@@ -161,6 +162,7 @@ def evaluate(
         beyond: k above n, answered by a beta-binomial model that is labelled as one.
         caps, budgets: lengths for the length control; `None` chooses them from the samples, `()` leaves it out.
         texts: also measure the diversity of the texts.
+        embed: turns texts into vectors, for the diversity of these (with `texts`).
         level, resamples, seed: of the intervals, as in `bootstrap_interval`.
 
     Raises:
@@ -238,7 +240,9 @@ def evaluate(
             ]
     measured = {}
     if texts:
-        for name, values in diversity([arm])[0].values.items():
+        if embed is not None:
+            notes.append(EMBED_NOTE)
+        for name, values in diversity([arm], embed=embed)[0].values.items():
             if np.isfinite(values).sum() >= 2:
                 measured[name] = bootstrap_interval(
                     values[np.isfinite(values)], level=level, resamples=resamples, seed=seed

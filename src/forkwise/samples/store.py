@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -217,12 +217,55 @@ def read_samples(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     return table.select(wanted)
 
 
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """A Parquet file to be read in batches. Buffered ahead, as by default, it would be held whole."""
+    return pq.ParquetFile(path, pre_buffer=False)
+
+
+def iter_batches(
+    file: pq.ParquetFile, shard: Path, rows: int = _BATCH_ROWS, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Batches of what `open_parquet` opened; `shard` is what messages call it. Memory does not grow with the file.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        # Threads read ahead until they hold the whole file.
+        yield from file.iter_batches(rows, columns=columns, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"'{shard}' is damaged ({str(error).splitlines()[0].rstrip('.')}).") from error
+
+
+def count_words(path: Path) -> pa.ChunkedArray:
+    """Words of every completion at `path`, int64, null where there is none, in the order of `read_samples`.
+
+    The texts are read in batches, so memory does not grow with their length.
+
+    Raises:
+        InputError: as `read_samples`.
+    """
+    schema = pa.schema([*(SCHEMA.field(key) for key in KEYS), pa.field("words", pa.int64())])
+    counted = [schema.empty_table()]
+    for shard in find_shards(path):
+        _check_shard(shard)
+        with open_parquet(shard) as file:
+            names = [name for name in (*KEYS, "completion") if name in file.schema_arrow.names]
+            for batch in iter_batches(file, shard, columns=names):
+                texts = batch["completion"].to_pylist() if "completion" in names else [None] * batch.num_rows
+                keys = {key: batch[key].cast(SCHEMA.field(key).type) for key in KEYS}
+                words = [None if text is None else len(text.split()) for text in texts]
+                counted.append(pa.table({**keys, "words": words}, schema=schema))
+    return pa.concat_tables(counted).sort_by([(key, "ascending") for key in KEYS])["words"]
+
+
 def _check_shard(shard: Path) -> None:
     try:
         names = pq.read_schema(shard).names
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"'{shard}' is not a samples table, or was cut off: {reason}") from error
+        raise InputError(
+            f"'{shard}' is not a samples table, or was cut off: turn another tool's file into one with forkwise import."
+        ) from error
     missing = [field.name for field in SCHEMA if not field.nullable and field.name not in names]
     if missing:
         raise InputError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,12 @@ from rich.console import Console
 
 from forkwise.errors import InputError
 from forkwise.samples.sampling import MANIFEST, Meter, duration, only_process, open_task, read_manifest
-from forkwise.samples.store import find_shards
+from forkwise.samples.store import find_shards, iter_batches, open_parquet
 from forkwise.tasks import Problem, Split, Verdict
 from forkwise.tasks.dataset import ANSWER_COLUMNS, ID_COLUMNS, gold_answer, read_rows, verify_exactly
 from forkwise.tasks.verification import MathVerifier, require_math_verify
 
 _PARTIAL = ".verifying"  # how the names of unfinished copies end
-_BATCH = 1024  # rows read, verified and written at a time
 _WRITTEN = {"answer": pa.string(), "correct": pa.bool_(), "verdict_by": pa.string()}
 
 Verifier = Callable[[Sequence[str], Sequence[Problem]], Sequence[Verdict]]
@@ -216,7 +215,7 @@ def verify(path: Path, judge: Judge, *, force: bool = False, console: Console | 
 
 def _open(shard: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(shard)
+        return open_parquet(shard)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(f"'{shard}' is not Parquet, or was cut off ({reason}).") from error
@@ -239,7 +238,7 @@ def _check_problems(path: Path, shards: Sequence[Path], judge: Judge) -> None:
                     )
             if judge.gold_column is not None:
                 continue
-            for batch in _batches(file, shard, 1 << 16, ["problem_id"]):
+            for batch in iter_batches(file, shard, 1 << 16, ["problem_id"]):
                 ids = [str(value) for value in batch.column(0).unique().to_pylist()]
                 known = known or any(problem_id in judge.problems for problem_id in ids)
                 seen += ids[: 3 - len(seen)] if len(seen) < 3 else []
@@ -267,7 +266,7 @@ def _verify_shard(shard: Path, judge: Judge, force: bool, tally: Counter[str], b
                 return
             with partial.open("wb") as out:
                 with pq.ParquetWriter(out, schema, compression="zstd") as writer:
-                    for batch in _batches(file, shard):
+                    for batch in iter_batches(file, shard):
                         writer.write_batch(_judged(batch, schema, judge, force, tally, by))
                         meter.add(samples=batch.num_rows)
                 out.flush()
@@ -283,16 +282,7 @@ def _any_open(file: pq.ParquetFile, shard: Path) -> bool:
     """Whether any row waits for a verdict."""
     if "correct" not in file.schema_arrow.names:
         return True
-    return any(batch.column(0).null_count for batch in _batches(file, shard, 1 << 16, ["correct"]))
-
-
-def _batches(
-    file: pq.ParquetFile, shard: Path, rows: int = _BATCH, columns: list[str] | None = None
-) -> Iterator[pa.RecordBatch]:
-    try:
-        yield from file.iter_batches(rows, columns=columns)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"'{shard}' is damaged ({str(error).splitlines()[0].rstrip('.')}).") from error
+    return any(batch.column(0).null_count for batch in iter_batches(file, shard, 1 << 16, ["correct"]))
 
 
 def _judged(

@@ -59,5 +59,9 @@ class Task(Protocol):
 
 
 def question_id(question: str) -> str:
-    """A problem id that depends on the question's text alone, blanks aside: the one that `forkwise import` gives it."""
+    """A problem id that depends on the question's text alone, blanks and line ends aside.
+
+    So samples of different runs, checkpoints and tools pair by problem. 64 bits: a collision among a million problems
+    has probability 3e-8.
+    """
     return hashlib.sha256(" ".join(question.split()).encode()).hexdigest()[:16]

@@ -102,6 +102,13 @@ class DatasetTask:
         Random(seed).shuffle(problems)
         return problems[:n]
 
+    def summary(self) -> str:
+        """How many problems each split has, and what was left out, in one sentence."""
+        splits = self._splits = self._splits if self._splits is not None else self._read()
+        sizes = ", ".join(f"{len(found)} {name}" for name, found in splits.items() if found)
+        left_out = f"; {self._duplicates} rows with a prompt that was there before are left out"
+        return f"{self.source}: {sizes} problems{left_out if self._duplicates else ''}."
+
     def verify(self, completions: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
         """One verdict per completion; see `MathVerifier` for what `Verdict.by` says."""
         golds = [gold_answer(problem) for problem in problems]
@@ -123,6 +130,7 @@ class DatasetTask:
             named = {"train": next(iter(tables.values()))}
         splits: dict[Split, list[Problem]] = {"train": [], "validation": [], "test": []}
         seen: set[str] = set()
+        self._duplicates = 0
         ids: dict[str, int] = {}
         only_test = set(named) == {"test"}
         order: tuple[Split, ...] = ("test", "validation", "train")
@@ -131,6 +139,7 @@ class DatasetTask:
                 prompt, answer, row_id = self._problem(row, number)
                 digest = hashlib.sha256(json.dumps(prompt).encode()).hexdigest()
                 if digest in seen:
+                    self._duplicates += 1
                     continue
                 seen.add(digest)
                 identity = row_id if row_id is not None else digest[:16]
@@ -258,17 +267,29 @@ def read_rows(path: Path) -> Iterator[Row]:
     opener: Any = gzip.open if path.name.endswith(".gz") else open
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="" if name.endswith(".csv") else None) as file:
-            # CSV cells stay text: 042, 1/2 and 1e3 are answers, not numbers to be rewritten.
-            yield from csv.DictReader(file) if name.endswith(".csv") else _json_rows(path, file)
+            yield from _csv_rows(path, file) if name.endswith(".csv") else _json_rows(path, file)
     except (UnicodeDecodeError, csv.Error, OSError, EOFError, zlib.error) as error:  # also a file that was cut off
         raise InputError(f"{path} cannot be read: {error}.") from error
+
+
+def _csv_rows(path: Path, file: IO[str]) -> Iterator[Row]:
+    # Cells stay text: 042, 1/2 and 1e3 are answers, not numbers to be rewritten.
+    reader = csv.DictReader(file)
+    for row in reader:
+        if None in row or None in row.values():
+            more = "more" if None in row else "fewer"
+            raise InputError(
+                f"{path}, line {reader.line_num} has {more} cells than the header: put cells that hold commas into "
+                "double quotes."
+            )
+        yield row
 
 
 def _json_rows(path: Path, file: IO[str]) -> Iterator[Row]:
     if path.name.endswith(".json"):
         try:
             rows = json.load(file)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path} is not JSON: {error}.") from error
         numbered: Iterable[tuple[int, Any]] = enumerate(rows if isinstance(rows, list) else [rows], start=1)
     else:
@@ -284,5 +305,5 @@ def _parse_lines(path: Path, file: IO[str]) -> Iterator[tuple[int, Any]]:
         if line.strip():
             try:
                 yield number, json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"{path}, line {number} is not JSON: {error}.") from error

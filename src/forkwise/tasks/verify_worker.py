@@ -1,6 +1,6 @@
 """What runs inside a worker process: one JSON line in, one JSON line out, until the pipe closes.
 
-`math`: `{"gold", "prediction"}` -> `{"correct"}`, both LaTeX without their box.
+`math`: `{"gold", "prediction"}` -> `{"correct"}`, see `math_worker.py`.
 `reasoning-gym`: `{"op": "make" | "score" | "names" | "check", ...}`, see `_reasoning_gym`.
 """
 
@@ -42,7 +42,12 @@ def main(settings: dict[str, Any]) -> None:
             data = data[replies.write(data) :]
 
     try:
-        handler = {"math": _math, "reasoning-gym": _reasoning_gym}[settings["kind"]]()
+        if settings["kind"] == "math":
+            from forkwise.tasks.math_worker import make_handler
+
+            handler: Handler = make_handler()
+        else:
+            handler = _reasoning_gym()
     except Exception as error:
         send({"detail": f"{type(error).__name__}: {error}"})
         return
@@ -56,53 +61,6 @@ def main(settings: dict[str, Any]) -> None:
         except Exception as error:
             reply = {"failure": "error", "detail": f"{type(error).__name__}: {error}"[:500]}
         send(reply)
-
-
-def _parse_in_two_stages() -> None:
-    """Let latex2sympy try ANTLR's fast prediction mode (SLL) first.
-
-    Where SLL parses without an error, the full mode (LL) finds the same tree: this is the two-stage parsing that ANTLR
-    recommends. Where it does not, the text is parsed again as before.
-    """
-    from antlr4 import PredictionMode
-    from latex2sympy2_extended.latex2sympy2 import _Latex2Sympy
-
-    create = _Latex2Sympy.create_parser
-
-    def create_parser(self: Any, latex: str) -> Any:
-        parser = create(self, latex)
-        parse_fast = parser.math
-
-        def math() -> Any:
-            parser._interp.predictionMode = PredictionMode.SLL
-            try:
-                return parse_fast()
-            except Exception:
-                return create(self, latex).math()
-
-        parser.math = math
-        return parser
-
-    _Latex2Sympy.create_parser = create_parser
-
-
-def _math() -> Handler:
-    from math_verify import LatexExtractionConfig, parse, verify
-
-    _parse_in_two_stages()
-    # LaTeX only: the other extractor of math-verify ends in sympy's parse_expr, which evaluates.
-    extraction = [LatexExtractionConfig(boxed_match_priority=0)]
-
-    # No timeouts here: math-verify's own raise inside sympy, whose caches must not be used after that.
-    @lru_cache(4096)
-    def read(answer: str) -> Any:
-        return parse(f"\\boxed{{{answer}}}", extraction, parsing_timeout=None)  # type: ignore[arg-type]
-
-    def handle(request: dict[str, Any]) -> dict[str, Any]:
-        equal = verify(read(request["gold"]), read(request["prediction"]), timeout_seconds=None)
-        return {"correct": bool(equal)}
-
-    return handle
 
 
 _LITERAL = (

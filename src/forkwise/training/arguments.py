@@ -69,6 +69,29 @@ class RunArguments:
     resume: bool = field(
         default=False, metadata={"help": "Continue the run in --output_dir from its newest complete checkpoint."}
     )
+    log_behaviours: bool = field(
+        default=False,
+        metadata={"help": "Log pivotal tokens and reflective sentences of the completions, with their entropies."},
+    )
+    behaviour_breaks: str = field(
+        default="", metadata={"help": "For --log_behaviours: words that begin a sentence, with commas."}
+    )
+    health: bool = field(
+        default=True,
+        metadata={"help": "Stop at numbers that are not finite; warn of collapsed entropy and exploding lengths."},
+    )
+    health_window: int = field(
+        default=10, metadata={"help": "Logged lines over which the start of the run and its present are averaged."}
+    )
+    health_min_entropy: float = field(
+        default=0.1, metadata={"help": "Warn when the entropy falls below this fraction of that at the start."}
+    )
+    health_max_length: float = field(
+        default=3.0, metadata={"help": "Warn when completions grow beyond this multiple of the length at the start."}
+    )
+    health_max_truncated: float = field(
+        default=0.5, metadata={"help": "Warn when the share of truncated completions has risen by more than this."}
+    )
 
 
 class _Parser(HfArgumentParser):
@@ -85,7 +108,7 @@ def _read_config(path: str) -> dict[str, Any]:
         raise InputError(f"The config file '{path}' cannot be read: {error}.") from error
     try:
         config = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" (line {where.line + 1})" if where else ""
         raise InputError(f"The config file '{path}' is not valid YAML{line}.") from error
@@ -119,6 +142,21 @@ def make_parser(config_class: type[TrainingArguments], command: str) -> HfArgume
     return parser
 
 
+def _together(argv: Sequence[str], flag: str) -> list[str]:
+    """The words with all values of a flag that may be repeated behind its last occurrence, where argparse looks."""
+    rest: list[str] = []
+    values: list[str] = []
+    inside = False
+    for word in argv:
+        if word.startswith("-"):
+            inside = word == flag or word.startswith(f"{flag}=")
+            values += [word.partition("=")[2]] if word.startswith(f"{flag}=") else []
+            rest += [] if inside else [word]
+        else:
+            (values if inside else rest).append(word)
+    return [*rest, flag, *values] if values or flag in argv else rest
+
+
 def parse_run(
     argv: Sequence[str], config_class: type[TrainingArguments], command: str
 ) -> tuple[RunArguments, Any, ModelConfig]:
@@ -147,6 +185,7 @@ def parse_run(
             hint = nearest(name, names)
             raise InputError(f"There is no flag '{flag}'.{hint} 'forkwise {command} --help' lists them.")
 
+    argv = _together(argv, "--method")
     if not torch.accelerator.is_available():
         # TRL's defaults ask for bfloat16 on an accelerator and refuse a machine without one.
         actions["use_cpu"].default = True
@@ -154,7 +193,9 @@ def parse_run(
 
     only_config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     only_config.add_argument("--config")
-    path = only_config.parse_known_args(argv)[0].config
+    only_config.add_argument("--alpha")
+    known = only_config.parse_known_args(argv)[0]
+    path, alpha = known.config, known.alpha
     if path is not None:
         config = _read_config(path)
         for key, value in config.items():
@@ -163,6 +204,7 @@ def parse_run(
                 raise InputError(f"'{path}' has an unknown key '{key}'.{nearest(str(key), names)}")
             actions[name].default = _default(value, key, path, actions[name].nargs, annotations[name])
             actions[name].required = False
+        alpha = config.get("alpha") if alpha is None else alpha
 
     try:
         *groups, _ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
@@ -171,4 +213,9 @@ def parse_run(
             raise
         raise InputError(str(error)) from error
     run, trainer_config, model_config = groups[:3]
+    if getattr(trainer_config, "method", None) and trainer_config.alpha == 0 and float(alpha or 0) != 0:
+        raise InputError(
+            f"alpha={alpha} belongs to the method 'entropy_advantage', which is not among those named: name it too "
+            f"(--method entropy_advantage:alpha={alpha}), or leave alpha out."
+        )
     return run, trainer_config, model_config

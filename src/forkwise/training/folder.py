@@ -1,24 +1,53 @@
-"""The run folder: never overwritten, always resumable from a checkpoint that is known to be whole."""
+"""The run folder: never overwritten, always resumable from a checkpoint that is known to be whole. Needs no torch.
+
+A checkpoint counts once its marker file `complete` is there. The marker is written last, after everything else is on
+the disk, and lists size and CRC-32 of every file, so that damage done later is seen too.
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import re
+import shutil
+import warnings
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from forkwise.errors import InputError, RunError
+from forkwise.metrics import METRICS, read_metrics
 
-from forkwise.errors import InputError
+__all__ = [
+    "COMPLETE",
+    "METRICS",
+    "SETTINGS",
+    "append_metrics",
+    "check_folder",
+    "checkpoints",
+    "create_folder",
+    "damage",
+    "mark_complete",
+    "mend_metrics",
+    "newest_complete_checkpoint",
+    "only_writer",
+    "read_metrics",
+    "set_aside_newer",
+    "write_text",
+    "writing",
+]
 
 COMPLETE = "complete"
 SETTINGS = "run.yaml"
-METRICS = "metrics.jsonl"
+# What files answer with; a refused connection, say, is an OSError too.
+_FILE_ERRORS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.ENOENT, errno.ENOTDIR, errno.ESTALE),
+}
 
 
 def write_text(path: Path, text: str) -> None:
@@ -31,14 +60,149 @@ def write_text(path: Path, text: str) -> None:
     partial.replace(path)
 
 
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _crc32(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Puts all of a checkpoint on the disk, and then its marker, which lists the files (but model cards)."""
+    found = (path for path in checkpoint.rglob("*") if path.is_file() and path.suffix != ".md")
+    files = sorted(path for path in found if path.name != COMPLETE)
+    lines = [f"step {_step(checkpoint)} files {len(files)}"]
+    for path in files:
+        _fsync(path)
+        lines.append(f"{_crc32(path):08x} {path.stat().st_size} {path.relative_to(checkpoint).as_posix()}")
+    for path in {path.parent for path in files} | {checkpoint}:
+        _fsync(path)
+    write_text(checkpoint / COMPLETE, "\n".join(lines) + "\n")
+    _fsync(checkpoint)
+    _fsync(checkpoint.parent)
+
+
+def damage(checkpoint: Path) -> str | None:
+    """Why a checkpoint cannot be continued from, or None if it is whole. Reads all of it."""
+    try:
+        lines = (checkpoint / COMPLETE).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return "it was not written to its end"
+    head = lines[0].split(" ") if lines else []
+    if head[:1] != ["step"] or (len(head) > 2 and head[2:] != ["files", str(len(lines) - 1)]):
+        return f"{COMPLETE} is cut short"
+    for line in lines[1:]:
+        try:
+            crc, size, name = line.split(" ", 2)
+            path = checkpoint / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != int(size):
+                return f"{name} has {path.stat().st_size} bytes instead of {size}"
+            if _crc32(path) != int(crc, 16):
+                return f"{name} is not what was written"
+        except (ValueError, OSError) as error:
+            return f"it cannot be read ({error})"
+    return None
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """All `checkpoint-N` of a run, the newest first, whole or not."""
+    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(found, key=_step, reverse=True)
+
+
 def newest_complete_checkpoint(folder: Path) -> Path | None:
-    """The `checkpoint-N` with the largest N that was written to its end (its marker file is written last)."""
-    found = [
-        (int(match.group(1)), path)
-        for path in folder.glob("checkpoint-*")
-        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and (path / COMPLETE).exists()
-    ]
-    return max(found)[1] if found else None
+    """The whole checkpoint with the largest step.
+
+    Warns:
+        UserWarning: for each newer one that has been damaged since it was written.
+    """
+    for checkpoint in checkpoints(folder):
+        why = damage(checkpoint)
+        if why is None:
+            return checkpoint
+        if (checkpoint / COMPLETE).exists():
+            warnings.warn(f"{checkpoint} is damaged ({why}); an older one is used.", stacklevel=2)
+    return None
+
+
+def set_aside_newer(folder: Path, checkpoint: Path | None) -> None:
+    """Removes checkpoints that were never finished and renames damaged ones, from the one after `checkpoint` on.
+
+    They must not count when old checkpoints are deleted, or take the place of what is saved next.
+    """
+    for newer in checkpoints(folder):
+        if checkpoint is not None and _step(newer) <= _step(checkpoint):
+            break
+        if not (newer / COMPLETE).exists():
+            shutil.rmtree(newer)
+            continue
+        target = folder / f"damaged-{newer.name}"
+        if target.exists():
+            shutil.rmtree(target)
+        newer.rename(target)
+
+
+@contextmanager
+def writing(folder: Path, what: str) -> Iterator[None]:
+    """Turns a failed write (full disk, read-only folder, quota) into one sentence that names the reason.
+
+    Raises:
+        RunError: in the place of any OSError, and of the errors with which torch and safetensors report one.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, _safetensors_error()) as error:
+        if isinstance(error, RunError | InputError):
+            raise
+        reason = _why_not_written(folder, error)
+        if reason is None:
+            raise
+        newest = next((path for path in checkpoints(folder) if (path / COMPLETE).exists()), None)
+        kept = f"{newest.name} is whole, and --resume continues from it" if newest else "there is no checkpoint yet"
+        raise RunError(f"{what} could not be written to '{folder}': {reason}; {kept}.") from error
+
+
+def _safetensors_error() -> type[Exception]:
+    try:
+        from safetensors import SafetensorError
+    except ImportError:
+        return OSError
+    error: type[Exception] = SafetensorError
+    return error
+
+
+def _why_not_written(folder: Path, error: BaseException) -> str | None:
+    """The file system's reason; libraries that write in C++ and Rust hide it in a sentence, or drop it."""
+    chained: BaseException | None = error
+    while chained is not None:
+        if isinstance(chained, OSError) and chained.errno in _FILE_ERRORS:
+            return chained.strerror
+        chained = chained.__cause__ or chained.__context__
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if found := re.search(r"No space left on device|File too large|Read-only file system|Disk quota exceeded", text):
+        return found.group()
+    # torch reports a failed write as an unexpected position in the file.
+    if not re.search(r"inline_container|PytorchStreamWriter|I/O error|IoError|file write failed", str(error)):
+        return None
+    with suppress(OSError):
+        if shutil.disk_usage(folder).free < 1 << 20:
+            return "No space left on device"
+    return text
 
 
 def check_folder(folder: Path, *, resume: bool, mark: str = SETTINGS, flag: str = "--output_dir") -> bool:
@@ -93,40 +257,18 @@ def only_writer(folder: Path) -> Iterator[None]:
         yield
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Logged metrics in order of step; of a step logged twice (after a resume) the later line counts."""
+def mend_metrics(folder: Path) -> None:
+    """Removes a last line that a kill cut short, so that the next one does not continue it."""
     path = folder / METRICS
     if not path.exists():
-        return []
-    rows: dict[int, dict[str, Any]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the line that a kill cut short; the resumed run logs that step again
-        rows[row["step"]] = {**rows.get(row["step"], {}), **row}
-    return [rows[step] for step in sorted(rows)]
+        return
+    data = path.read_bytes()
+    if not data.endswith(b"\n"):
+        with path.open("rb+") as file:
+            file.truncate(data.rfind(b"\n") + 1)
 
 
-class RunFolder(TrainerCallback):
-    """Writes each logged step to `metrics.jsonl` and marks every checkpoint that was written to its end."""
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
-        if state.is_world_process_zero and logs:
-            path = Path(args.output_dir) / METRICS
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        PartialState().wait_for_everyone()  # every process writes its own random numbers into the checkpoint
-        if state.is_world_process_zero:
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            write_text(checkpoint / COMPLETE, f"step {state.global_step}\n")
+def append_metrics(folder: Path, row: dict[str, Any]) -> None:
+    """Adds one line to `metrics.jsonl`."""
+    with (folder / METRICS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from forkwise.engines.trl import EntropyShapedGRPOConfig, EntropyShapedGRPOTrainer
+from forkwise.engines.trl import EntropyShapedGRPOConfig
 from forkwise.training.arguments import parse_run
 from forkwise.training.run import train
+from forkwise.training.trainer import RunTrainer
 
 
 def main(argv: Sequence[str]) -> None:
     """`forkwise grpo ARGV`."""
     run, config, model_config = parse_run(argv, EntropyShapedGRPOConfig, "grpo")
-    train(run, config, model_config, EntropyShapedGRPOTrainer)
+    train(run, config, model_config, RunTrainer)

@@ -20,18 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import send_to_device
+from accelerate.utils import load_fsdp_model, load_fsdp_optimizer, save_fsdp_model, save_fsdp_optimizer
 from torch import Tensor, nn
 from transformers import ProcessorMixin, get_scheduler
 
 from forkwise.core import clipped_value_loss, explained_variance, gae, whiten
 from forkwise.core.gae import masked_moments
-from forkwise.engines.trl import EntropyShapedGRPOTrainer, EntropyShapingMixin
+from forkwise.engines.trl import EntropyShapingMixin
 from forkwise.errors import InputError
 from forkwise.training.arguments import parse_run
 from forkwise.training.critic import load_weights, make_critic, token_values
 from forkwise.training.ppo_config import EntropyShapedPPOConfig
 from forkwise.training.run import train
+from forkwise.training.trainer import RunTrainer
 
 __all__ = ["EntropyShapedPPOConfig", "EntropyShapedPPOTrainer", "main"]
 
@@ -39,7 +40,7 @@ CRITIC = "critic"  # folder of the critic's weights, beside the policy's
 CRITIC_STATE = "critic_state.pt"
 
 
-class EntropyShapedPPOTrainer(EntropyShapedGRPOTrainer):
+class EntropyShapedPPOTrainer(RunTrainer):
     """PPO with a critic and entropy-shaped advantages; `args` is an `EntropyShapedPPOConfig`, the default if None.
 
     The parameters are `GRPOTrainer`'s. Reward functions must give every completion at least one finite number. The
@@ -78,10 +79,14 @@ class EntropyShapedPPOTrainer(EntropyShapedGRPOTrainer):
             functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
             reward_funcs = [_checked(function) for function in functions]
         super().__init__(model, reward_funcs, args, *more, **kwargs)
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+        if self.is_deepspeed_enabled or (self.is_fsdp_enabled and not self.accelerator.is_fsdp2):
             raise InputError(
-                "PPO's two models are prepared for one process or for DistributedDataParallel; FSDP and DeepSpeed are "
-                "not supported: launch without them (and use LoRA with --critic_shares_base to save memory)."
+                "PPO trains two models, which DeepSpeed and FSDP1 are not prepared for here: launch with FSDP2 "
+                "(examples/accelerate/fsdp2.yaml), or without sharding."
+            )
+        if self.is_fsdp_enabled and args.critic_shares_base:
+            raise InputError(
+                "critic_shares_base=True holds weights that FSDP2 would shard twice; leave one of both out."
             )
         if isinstance(self.processing_class, ProcessorMixin):
             raise InputError("PPO trains text models; a critic for images is not supported.")
@@ -99,7 +104,7 @@ class EntropyShapedPPOTrainer(EntropyShapedGRPOTrainer):
         self.critic_scheduler: Any = None
         self._rewards: Tensor | None = None  # (completions of all processes,), of the rollout that is being scored
         self._micro_batch: dict[str, Any] | None = None  # what the policy loss has just been computed on
-        self._train_sampler: Any = None
+        self._update_batches: list[dict[str, Any]] = []  # micro-batches of the update that is being accumulated
 
     # -------------------------------------------------------------------------------------------------- setting up
 
@@ -226,7 +231,7 @@ class EntropyShapedPPOTrainer(EntropyShapedGRPOTrainer):
     # ------------------------------------------------------------------------------------------------------- updates
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """TRL's step on the policy, and then the critic's on the same micro-batch."""
+        """TRL's step on the policy; with the last micro-batch of an update, the critic's on the same ones."""
         self._micro_batch = None
         # Without a policy loss there is nothing to shape, which the mixin would take for a failure.
         policy_step: Any = super(EntropyShapingMixin, self) if self._only_critic() else super()
@@ -254,10 +259,28 @@ class EntropyShapedPPOTrainer(EntropyShapedGRPOTrainer):
         return loss
 
     def _update_critic(self, batch: dict[str, Any]) -> None:
-        synchronise = self.accelerator.sync_gradients
+        """Keeps the micro-batch; with the last of an update, steps `critic_epochs` times on all of them."""
+        self._update_batches.append(batch)
+        if not self.accelerator.sync_gradients:
+            return
+        batches, self._update_batches = self._update_batches, []
+        logged = self._metrics["train"]
+        logged["critic/learning_rate"].append(self.critic_scheduler.get_last_lr()[0])
+        for epoch in range(self.args.critic_epochs):
+            found = [self._critic_backward(batch, last=batch is batches[-1]) for batch in batches]
+            norm = self._step_critic()
+            if epoch == 0:  # what the critic knew before this update
+                logged["critic/grad_norm"].append(norm)
+                for loss, clipped in found:
+                    logged["critic/value_loss"].append(loss)
+                    logged["critic/value_clip_frac"].append(clipped)
+        self.critic_scheduler.step()
+
+    def _critic_backward(self, batch: dict[str, Any], *, last: bool) -> tuple[float, float]:
+        """Adds a micro-batch's gradient of the value loss; its mean loss and clipped share over all processes."""
         self.critic.train()
         mask = _policy_mask(batch)
-        with nullcontext() if synchronise else self.accelerator.no_sync(self.critic):
+        with nullcontext() if last else self.accelerator.no_sync(self.critic):
             with self.compute_loss_context_manager():
                 values = token_values(self.critic, batch)[:, :-1]
             losses, clipped = clipped_value_loss(
@@ -266,29 +289,40 @@ class EntropyShapedPPOTrainer(EntropyShapedGRPOTrainer):
             # As in TRL's token-level policy loss: per token of the update, DDP averaging over processes included.
             updates = self.args.steps_per_generation / self.current_gradient_accumulation_steps
             tokens = batch["num_items_in_batch"].clamp(min=1) / (self.accelerator.num_processes * updates)
+            if self.check_finite:
+                self._micro_batch_seen = batch
+                self.require_finite({"values of the critic": values * mask, "loss of the critic": losses})
             self.accelerator.backward(losses.sum() / tokens)
+        if self.check_finite:
+            gradients = ((f"critic.{name}", p.grad) for name, p in self.critic.named_parameters() if p.grad is not None)
+            self.require_finite_tensors("gradient", gradients)
         totals = self._sum(torch.stack([losses.detach().sum(), clipped.sum(), mask.sum().to(losses)]))
-        logged = self._metrics["train"]
-        logged["critic/value_loss"].append((totals[0] / totals[2].clamp(min=1)).item())
-        logged["critic/value_clip_frac"].append((totals[1] / totals[2].clamp(min=1)).item())
-        if not synchronise:
-            return
+        loss, share = (totals[:2] / totals[2].clamp(min=1)).tolist()
+        return loss, share
+
+    def _step_critic(self) -> float:
+        """One step of the critic's optimizer; the norm of its gradient."""
         if all(p.grad is None for p in self.critic.parameters()):
             raise RuntimeError("No gradient reached the critic in this training step.")
         norm = self.accelerator.clip_grad_norm_(self.critic.parameters(), self.args.max_grad_norm or math.inf)
-        logged["critic/grad_norm"].append(float(norm))
-        logged["critic/learning_rate"].append(self.critic_scheduler.get_last_lr()[0])
         self.critic_optimizer.step()
-        self.critic_scheduler.step()
         self.critic_optimizer.zero_grad()
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
     # --------------------------------------------------------------------------------------------------- checkpoints
 
     def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
-        """Saves the policy in `output_dir` and the critic in `output_dir/critic`, both for `from_pretrained`."""
-        if self.args.should_save:
+        """Saves the policy in `output_dir` and the critic in `output_dir/critic`, both for `from_pretrained`.
+
+        Of sharded models only with FSDP's state-dict type `FULL_STATE_DICT`, the critic as transformers the policy.
+        """
+        options: dict[str, Any] = {}
+        if sharded := self.is_fsdp_enabled:
+            whole = "FULL_STATE_DICT" in str(self.accelerator.state.fsdp_plugin.state_dict_type)
+            options = {"state_dict": self.accelerator.get_state_dict(self.critic)} if whole else {}
+        if self.args.should_save and (options or not sharded):
             folder = Path(output_dir or self.args.output_dir) / CRITIC
-            self.accelerator.unwrap_model(self.critic).save_pretrained(folder)
+            self.accelerator.unwrap_model(self.critic).save_pretrained(folder, **options)
             self.processing_class.save_pretrained(folder)
         super().save_model(output_dir, *args, **kwargs)
 
@@ -296,18 +330,16 @@ class EntropyShapedPPOTrainer(EntropyShapedGRPOTrainer):
         super()._save_optimizer_and_scheduler(output_dir)
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)  # another process may not have come so far
+        state = {"scheduler": self.critic_scheduler.state_dict()}
+        if self.is_fsdp_enabled:
+            plugin = self.accelerator.state.fsdp_plugin
+            save_fsdp_model(plugin, self.accelerator, self.critic, output_dir, model_index=1)
+            optimizer = (self.accelerator, self.critic_optimizer, self.critic)
+            save_fsdp_optimizer(plugin, *optimizer, output_dir, optimizer_index=1)
+        elif self.args.should_save:
+            state["optimizer"] = self.critic_optimizer.state_dict()
         if self.args.should_save:
-            state = {"optimizer": self.critic_optimizer.state_dict(), "scheduler": self.critic_scheduler.state_dict()}
             torch.save(state, folder / CRITIC_STATE)
-        # TRL would start a new rollout in the middle of this one's updates, and read it out of step ever after.
-        every = self.args.steps_per_generation * self.num_iterations
-        rollout = {
-            "step": self._step,
-            "epoch": self.state.epoch,
-            "updates_per_rollout": every,
-            "buffer": self._buffered_inputs if self._step % every else None,
-        }
-        torch.save(rollout, folder / self._rollout_file())
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -316,31 +348,16 @@ class EntropyShapedPPOTrainer(EntropyShapedGRPOTrainer):
         folder = Path(checkpoint)
         if not (folder / CRITIC_STATE).exists():
             raise InputError(f"The checkpoint '{folder}' holds no critic: it is not one of a PPO run.")
-        if not (folder / self._rollout_file()).exists():
-            raise InputError(f"The checkpoint '{folder}' is of a run with fewer processes; resume with as many.")
-        load_weights(self.accelerator.unwrap_model(self.critic), folder / CRITIC)
         state = torch.load(folder / CRITIC_STATE, map_location="cpu", weights_only=True)
-        self.critic_optimizer.load_state_dict(state["optimizer"])
+        if self.is_fsdp_enabled:
+            plugin = self.accelerator.state.fsdp_plugin
+            load_fsdp_model(plugin, self.accelerator, self.critic, checkpoint, model_index=1)
+            optimizer = (self.accelerator, self.critic_optimizer, self.critic)
+            load_fsdp_optimizer(plugin, *optimizer, checkpoint, optimizer_index=1)
+        else:
+            load_weights(self.accelerator.unwrap_model(self.critic), folder / CRITIC)
+            self.critic_optimizer.load_state_dict(state["optimizer"])
         self.critic_scheduler.load_state_dict(state["scheduler"])
-        rollout = torch.load(folder / self._rollout_file(), map_location="cpu", weights_only=True)
-        every = self.args.steps_per_generation * self.num_iterations
-        if rollout["updates_per_rollout"] != every:
-            raise InputError(
-                f"The checkpoint '{folder}' has {rollout['updates_per_rollout']} micro-batches per rollout and this "
-                f"run {every}; resume with the same steps_per_generation and num_iterations."
-            )
-        self._step = rollout["step"]
-        self._buffered_inputs = send_to_device(rollout["buffer"], self.accelerator.device)
-        if self._train_sampler is not None:  # a streamed dataset has none
-            for _ in range(int(rollout["epoch"])):
-                next(iter(self._train_sampler), None)  # TRL's sampler draws each epoch's order from one stream
-
-    def _rollout_file(self) -> str:
-        return f"rollout_{self.accelerator.process_index}.pt"
-
-    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
-        self._train_sampler = super()._get_train_sampler(*args, **kwargs)
-        return self._train_sampler
 
 
 def _policy_mask(batch: dict[str, Any]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from transformers import SchedulerType
 
@@ -32,6 +33,8 @@ class EntropyShapedPPOConfig(EntropyShapedGRPOConfig):
         critic_lr_scheduler_type: schedule of the critic; None takes the policy's `lr_scheduler_type`.
         critic_lr_warmup_steps: optimizer steps in which the critic's learning rate rises from 0.
         critic_warmup_steps: optimizer steps in which only the critic learns.
+        critic_epochs: steps of the critic for each of the policy's, on the same completions. More follow the policy
+            faster, and overfit sooner.
         truncated_completions: what becomes of a completion that reached `max_completion_length`. `"score"`: its reward
             counts like any other; `"bootstrap"`: the critic's value after the last token stands in for its reward;
             `"mask"`: it is left out of both losses (TRL's `mask_truncated_completions`).
@@ -65,12 +68,16 @@ class EntropyShapedPPOConfig(EntropyShapedGRPOConfig):
     critic_warmup_steps: int = field(
         default=10, metadata={"help": "First optimizer steps, in which only the critic learns."}
     )
+    critic_epochs: int = field(default=1, metadata={"help": "Steps of the critic for each of the policy's."})
     truncated_completions: str = field(
         default="score",
         metadata={"help": "Completions cut off at max_completion_length: 'score', 'bootstrap' or 'mask'."},
     )
 
+    has_groups: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
+        self._resolve_methods()  # before the checks, because methods may set the fields that are checked
         self._check()
         if self.truncated_completions == "mask":
             self.mask_truncated_completions = True
@@ -109,6 +116,8 @@ class EntropyShapedPPOConfig(EntropyShapedGRPOConfig):
         for name in ("critic_warmup_steps", "critic_lr_warmup_steps"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be at least 0, got {getattr(self, name)}.")
+        if self.critic_epochs < 1:
+            raise InputError(f"critic_epochs must be at least 1, got {self.critic_epochs}.")
         if self.truncated_completions not in TRUNCATED:
             raise InputError(
                 f"truncated_completions must be one of {', '.join(TRUNCATED)}, got '{self.truncated_completions}'."

@@ -12,9 +12,12 @@ from typing import Any
 
 import yaml
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
-from forkwise.engines.trl import EntropyShapedGRPOConfig, EntropyShapedGRPOTrainer
+from forkwise.engines.trl import EntropyShapedGRPOConfig
 from forkwise.errors import InputError
 from forkwise.tasks import Problem, Task, load_task
 from forkwise.tasks.dataset import DatasetTask
@@ -22,21 +25,27 @@ from forkwise.training.arguments import RunArguments
 from forkwise.training.folder import (
     COMPLETE,
     SETTINGS,
-    RunFolder,
+    append_metrics,
     check_folder,
+    checkpoints,
     create_folder,
+    mend_metrics,
     newest_complete_checkpoint,
     only_writer,
+    set_aside_newer,
     write_text,
+    writing,
 )
+from forkwise.training.health import HealthLimits, HealthWarnings
 from forkwise.training.models import resolve_model
 from forkwise.training.rewards import load_reward, training_dataset
+from forkwise.training.trainer import RunTrainer
 
 GENERATED_PROBLEMS = 20_000
 # Settings that may differ when a run is resumed: how long it lasts, and what is logged and kept.
 _MAY_CHANGE = (
     *("max_steps", "num_train_epochs", "resume", "output_dir", "run_name", "logging", "log_", "report_to", "project"),
-    *("save_", "eval", "disable_tqdm", "dataloader_", "push_to_hub", "hub_", "trackio"),
+    *("save_", "eval", "disable_tqdm", "dataloader_", "push_to_hub", "hub_", "trackio", "health", "behaviour_"),
 )
 
 
@@ -98,12 +107,42 @@ def _check_same(settings: dict[str, Any], folder: Path) -> None:
         )
 
 
+class MetricsFile(TrainerCallback):
+    """Writes each logged step to `metrics.jsonl`."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Adds one line."""
+        if state.is_world_process_zero and logs:
+            append_metrics(Path(args.output_dir), {"step": state.global_step, **logs})
+
+
+def _checkpoint_to_resume(folder: Path) -> Path | None:
+    """The newest whole checkpoint; the main process looks for it, since it reads all of it."""
+    found = [newest_complete_checkpoint(folder) if PartialState().is_main_process else None]
+    broadcast_object_list(found)
+    checkpoint = found[0]
+    if checkpoint is not None and not checkpoint.is_dir():
+        raise InputError(f"This process does not see '{checkpoint}': put output_dir on a file system that all share.")
+    if checkpoint is None and (folder / COMPLETE).exists():
+        raise InputError(f"The run in '{folder}' is finished and kept no checkpoint to go on from.")
+    if checkpoint is None and any((path / COMPLETE).exists() for path in checkpoints(folder)):
+        raise InputError(f"Every checkpoint in '{folder}' is damaged: give another --output_dir.")
+    return checkpoint
+
+
 def train(
     run: RunArguments,
     config: EntropyShapedGRPOConfig,
     model_config: ModelConfig,
-    trainer_class: type[EntropyShapedGRPOTrainer],
-) -> EntropyShapedGRPOTrainer:
+    trainer_class: type[RunTrainer],
+) -> RunTrainer:
     """Trains, saves the model in `config.output_dir`, and returns the trainer.
 
     Raises:
@@ -116,12 +155,11 @@ def train(
     for name in ("train_problems", "eval_problems"):
         if (count := getattr(run, name)) is not None and count < 1:
             raise InputError(f"{name} is {count}; it must be at least 1.")
+    limits = HealthLimits(run.health_window, run.health_min_entropy, run.health_max_length, run.health_max_truncated)
     state = PartialState()
     folder = Path(config.output_dir)
     resumed = check_folder(folder, resume=run.resume)
-    checkpoint = newest_complete_checkpoint(folder) if resumed else None
-    if checkpoint is None and (folder / COMPLETE).exists():
-        raise InputError(f"The run in '{folder}' is finished and kept no checkpoint to go on from.")
+    checkpoint = _checkpoint_to_resume(folder) if resumed else None
     trust = {"trust_remote_code": getattr(config, "trust_remote_code", False)}
     model, tokenizer = resolve_model(run.model, revision=model_config.model_revision, **trust)
     task = _task(run)
@@ -129,6 +167,8 @@ def train(
     endless = GENERATED_PROBLEMS if (run.task or "").startswith("reasoning-gym") else None
     problems = task.problems("train", endless if run.train_problems is None else run.train_problems, seed=config.seed)
     validation = task.problems("validation", run.eval_problems) if config.eval_strategy != "no" else []
+    if isinstance(task, DatasetTask) and state.is_main_process:
+        print(task.summary(), flush=True)
     if run.chat:
         problems, validation = _chat(problems, tokenizer, model), _chat(validation, tokenizer, model)
     config.model_init_kwargs = {
@@ -150,13 +190,16 @@ def train(
             processing_class=tokenizer,
             quantization_config=get_quantization_config(model_config),
             peft_config=get_peft_config(model_config),
-            callbacks=[RunFolder()],
+            callbacks=[MetricsFile(), *([HealthWarnings(limits)] if run.health else [])],
         )
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, SafetensorError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        # What only the trainer can find out: missing weights, an unknown tracker, settings that do not fit together.
+        # What only the trainer can find out: damaged weights, a tracker that is not there, settings that do not fit.
         raise InputError(f"The run cannot start: {str(error).strip().splitlines()[0]}") from error
+    trainer.check_finite = run.health
+    trainer.log_behaviours = run.log_behaviours
+    trainer.behaviour_breaks = [word.strip() for word in run.behaviour_breaks.split(",") if word.strip()]
     settings = _settings(run, config, model_config)
     if resumed:
         _check_same(settings, folder)
@@ -164,13 +207,20 @@ def train(
     state.wait_for_everyone()
     with only_writer(folder) if state.is_main_process else nullcontext():
         if state.is_main_process:
-            _record(settings, folder)
-            (folder / COMPLETE).unlink(missing_ok=True)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        trainer.save_model(str(folder))
+            with writing(folder, "The settings of the run"):
+                _record(settings, folder)
+                (folder / COMPLETE).unlink(missing_ok=True)
+                mend_metrics(folder)
+                set_aside_newer(folder, checkpoint)
         state.wait_for_everyone()
-        if state.is_main_process:
-            write_text(folder / COMPLETE, f"step {trainer.state.global_step}\n")
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with writing(folder, "The trained model"):
+            if trainer.is_fsdp_enabled:  # a folder of shards is no model that from_pretrained reads
+                trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+            trainer.save_model(str(folder))
+            state.wait_for_everyone()
+            if state.is_main_process:
+                write_text(folder / COMPLETE, f"step {trainer.state.global_step}\n")
     if config.push_to_hub:
         trainer.push_to_hub()
     return trainer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -137,15 +136,6 @@ class Source:
 def counted(count: int, noun: str) -> str:
     """`1 sample`, `2 samples`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def problem_id(question: str) -> str:
-    """An id that depends on the question's text alone, blanks and line ends aside.
-
-    So files of different runs, checkpoints or tools pair by problem. 64 bits: a collision among a million problems has
-    probability 3e-8.
-    """
-    return hashlib.sha256(" ".join(question.split()).encode()).hexdigest()[:16]
 
 
 def chat_text(messages: Any) -> str | None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from forkwise.samples.importers.base import Row, Source, problem_id
+from forkwise.samples.importers.base import Row, Source
 from forkwise.samples.importers.reader import Record
+from forkwise.tasks.base import question_id
 
 USES = frozenset({"question", "6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification"})
 
@@ -30,7 +31,7 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
         yield {
             "run": source.run(model),
             "model": model,
-            "problem_id": problem_id(record["question"]),
+            "problem_id": question_id(record["question"]),
             "prompt": record["question"],
             "completion": solution,
             "answer": answer.strip() or None if found else None,

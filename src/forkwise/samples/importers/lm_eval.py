@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from forkwise.samples.importers.base import Row, Source, problem_id, sampling
+from forkwise.samples.importers.base import Row, Source, sampling
 from forkwise.samples.importers.reader import Record
+from forkwise.tasks.base import question_id
 
 USES = frozenset({"doc_id", "doc", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash"})
 _FIXED = USES | {"target", "prompt_hash", "target_hash"}
@@ -51,7 +52,7 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
     for i, completion in enumerate(completions):
         row: Row = {
             "run": source.run(),
-            "problem_id": problem_id(question),
+            "problem_id": question_id(question),
             "prompt": prompt,
             "completion": completion,
             "correct": source.verdict(score[i]),

@@ -14,11 +14,11 @@ from forkwise.samples.importers.base import (
     chat_text,
     content_text,
     finish_reason,
-    problem_id,
     token_columns,
     with_reasoning,
 )
 from forkwise.samples.importers.reader import Record
+from forkwise.tasks.base import question_id
 
 USES = frozenset({"custom_id", "response", "error", "choices", "model", "usage", "prompt", "messages"})
 
@@ -68,7 +68,7 @@ def problem_of(record: Record, prompt: str | None, source: Source) -> str:
     if record.get("custom_id") is not None:
         return str(record["custom_id"])
     if prompt:
-        return problem_id(prompt)
+        return question_id(prompt)
     source.notes["without a prompt or a custom_id: every response counts as its own problem"] += 1
     return f"{source.stem}:{source.place.removeprefix('line ')}" if source.place else source.stem
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from forkwise.errors import InputError, nearest
-from forkwise.samples.importers.base import Row, Source, chat_text, finish_reason, problem_id
+from forkwise.samples.importers.base import Row, Source, chat_text, finish_reason
 from forkwise.samples.importers.reader import Record
 from forkwise.samples.store import SCHEMA
+from forkwise.tasks.base import question_id
 
 _SAMPLING = ("temperature", "top_p", "max_tokens")
 COLUMNS = (*(name for name in SCHEMA.names if name != "sampling"), *_SAMPLING, "score")
@@ -73,7 +74,7 @@ def _row(values: Row, source: Source) -> Row:
     if problem is None:
         if prompt is None:
             raise source.error("there is no problem id and no prompt: name them with --map problem_id=FIELD.")
-        problem = problem_id(prompt)
+        problem = question_id(prompt)
     if values.get("correct") is None and values.get("completion") is None and values.get("score") is None:
         raise source.error("there is neither a completion nor a verdict: name them with --map completion=FIELD.")
     row: Row = {name: values[name] for name in SCHEMA.names if name in values}

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from forkwise.samples.importers.base import Row, Source, problem_id, sampling
+from forkwise.samples.importers.base import Row, Source, sampling
 from forkwise.samples.importers.reader import Record
+from forkwise.tasks.base import question_id
 
 USES = frozenset({"idx", "question", "code", "pred", "score"})
 
@@ -41,7 +42,7 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
     for completion, answer, score in zip(completions, answers, scores, strict=True):
         yield {
             "run": source.run(),
-            "problem_id": problem_id(question),
+            "problem_id": question_id(question),
             "prompt": question,
             "completion": completion,
             "answer": answer or None,

@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from forkwise.errors import InputError
+from forkwise.samples.store import open_parquet
 
 Record = dict[str, Any]
 
 DOCUMENT_LIMIT = 1 << 30
 """Bytes, uncompressed, of one JSON document, one line of JSONL or one member of a zip file."""
 
+_NEITHER = "is neither JSON, JSONL, CSV, Parquet nor an inspect_ai log: give a file of one of these kinds"
 _ZSTD = 93  # zipfile knows this method from Python 3.14 on; inspect_ai writes it, and pyarrow decodes it
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -91,6 +92,8 @@ def _json_records(path: Path, stream: BinaryIO) -> Iterator[tuple[str, Record]]:
         raise InputError(f"'{path}' is empty: it holds only white space.")
     try:
         first = _parse(path, line, f"line {number:,}")
+    except InputError:
+        raise
     except ValueError:
         yield from _json_document(path, line, stream)
         return
@@ -102,6 +105,8 @@ def _json_records(path: Path, stream: BinaryIO) -> Iterator[tuple[str, Record]]:
         if line.strip():
             try:
                 record = _parse(path, line, place)
+            except InputError:
+                raise
             except ValueError as error:
                 if not line.endswith(b"\n"):
                     raise InputError(f"'{path}': its last line ({number:,}) is cut off: remove that line.") from error
@@ -120,12 +125,14 @@ def _json_document(path: Path, start: bytes, stream: BinaryIO) -> Iterator[tuple
         document = _parse(path, text, "")
     except json.JSONDecodeError as error:
         if start.lstrip()[:1] not in (b"{", b"["):
-            problem = "is neither JSON, JSONL, CSV, Parquet nor an inspect_ai log: give a file of one of these kinds"
+            problem = _NEITHER
         elif error.pos >= len(error.doc.rstrip()) - 1 or "Unterminated" in error.msg:
             problem = "is a JSON document that is cut off: copy it again"
         else:
             problem = f"is not JSON ({error}): correct it there"
         raise InputError(f"'{path}' {problem}.") from error
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"'{path}' is not JSON ({error}).") from error
     if isinstance(document, list):
@@ -153,6 +160,8 @@ def _parse(path: Path, text: bytes, place: str) -> Any:
     try:
         value = json.loads(text.decode())
     except UnicodeDecodeError as error:
+        if error.start == 0 and place in ("", "line 1") and text[:1] not in (b"\xff", b"\xfe"):  # nor UTF-16
+            raise InputError(f"'{path}' {_NEITHER}.") from error
         where = f"'{path}', {place}" if place else f"'{path}'"
         raise InputError(
             f"{where} is not UTF-8 text (byte 0x{text[error.start]:02x} at position {error.start}): "
@@ -199,8 +208,9 @@ def _csv_rows(path: Path, stream: BinaryIO) -> Iterator[tuple[str, Record]]:
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Record]]:
     try:
         number = 0
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256):
+        with open_parquet(path) as file:
+            # Threads read ahead until they hold the whole file.
+            for batch in file.iter_batches(batch_size=256, use_threads=False):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number:,}", row

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from forkwise.samples.importers.base import Row, Source, problem_id, sampling
+from forkwise.samples.importers.base import Row, Source, sampling
 from forkwise.samples.importers.reader import Record
+from forkwise.tasks.base import question_id
 
 USES = frozenset({"metadata", "categories", "results"})
 
@@ -42,7 +43,7 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
                 yield {
                     "run": source.run(),
                     "model": settings.get("model"),
-                    "problem_id": problem_id(result["question"]),
+                    "problem_id": question_id(result["question"]),
                     "prompt": result["question"],
                     "completion": completion.get("full_model_response"),
                     "answer": completion.get("model_answer"),

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from forkwise.samples.importers.base import Row, Source, problem_id
+from forkwise.samples.importers.base import Row, Source
 from forkwise.samples.importers.reader import Record
+from forkwise.tasks.base import question_id
 
 USES = frozenset({"input", "output", "score", "acc", "pred", "step"})
 
@@ -29,7 +30,7 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
         raise source.error(f"there is no field '{name}': choose --score from the fields {', '.join(record)}.")
     row: Row = {
         "run": source.run(f"step{record['step']}"),
-        "problem_id": problem_id(record["input"]),
+        "problem_id": question_id(record["input"]),
         "prompt": record["input"],
         "completion": record["output"],
         "correct": source.verdict(record[name]),

@@ -1,8 +1,8 @@
 """Do the intervals and tests of `forkwise.passk` keep what they promise? Coverage, false alarms and power, simulated.
 
-    python benchmarks/statistics.py            # the tables of docs/statistics.md, some minutes on one core
-    python benchmarks/statistics.py --small    # the same with few runs, half a minute
-    python benchmarks/statistics.py --speed    # 10,000 problems x 10,000 samples, timed
+    python benchmarks/passk_statistics.py            # the tables of docs/statistics.md, some minutes on one core
+    python benchmarks/passk_statistics.py --small    # the same with few runs, half a minute
+    python benchmarks/passk_statistics.py --speed    # 10,000 problems x 10,000 samples, timed
 
 The population: success rates of problems follow Beta(0.32, 1.95), which is what `forkwise passk --extrapolate` fits to
 the AMC23 samples in docs/passk.md; 256 samples per problem. Each run draws problems and samples anew, so the truth is
@@ -16,18 +16,14 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-# This file has the name of a module of the standard library, which must stay importable.
-sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+import numpy as np
+import numpy.typing as npt
+from scipy import special, stats
 
-import numpy as np  # noqa: E402
-import numpy.typing as npt  # noqa: E402
-from scipy import special, stats  # noqa: E402
-
-from forkwise.passk import bootstrap_interval, k_grid, paired_difference, pass_at_k, sign_flip_p_values  # noqa: E402
-from forkwise.passk.comparison import difference_intervals, find_crossing  # noqa: E402
-from forkwise.passk.intervals import bootstrap_means, student_interval  # noqa: E402
+from forkwise.passk import bootstrap_interval, k_grid, paired_difference, pass_at_k, sign_flip_p_values
+from forkwise.passk.comparison import difference_intervals, find_crossing
+from forkwise.passk.intervals import bootstrap_means, student_interval
 
 Floats = npt.NDArray[np.float64]
 Rng = np.random.Generator

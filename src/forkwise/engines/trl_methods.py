@@ -1,0 +1,137 @@
+"""The batch of a whole optimizer update, gathered over micro-batches and processes in one order.
+
+A method that selects among tokens must see all tokens of an update before its first micro-batch is computed, in an
+order that does not depend on how the update was cut up. That order is the rollout's: row i is the i-th completion that
+was generated, over all processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from forkwise.methods import Method, Need, RewardMethod, Scope, TokenMethod, Tokens
+from forkwise.methods.chain import act_on_tokens
+
+# What the mixin adds to TRL's micro-batches.
+ROWS = "forkwise_rows"  # (B,) int64: position of the completion in the rollout, over all processes
+OLD_ENTROPY = "forkwise_old_entropy"  # (B, T)
+MADE = "forkwise_advantages"  # the advantages that methods of the rollout made
+
+_PER_TOKEN = ("advantages", "mask", "entropy", "old_entropy", "logprobs", "old_logprobs")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Advantages of an update, made before its first micro-batch is computed.
+
+    Attributes:
+        step: of the trainer, in which the plan holds.
+        left: micro-batches (their completion ids, by identity) that have not taken theirs, with their advantages.
+        totals: see `forkwise.methods.chain.counts`; already over all processes.
+    """
+
+    step: int
+    left: list[tuple[Tensor, Tensor]]
+    totals: dict[str, Tensor]
+
+    def take(self, step: int, completion_ids: Tensor) -> Tensor | None:
+        """The advantages of a micro-batch, once; None where this is not the update that was planned."""
+        for i, (ids, advantages) in enumerate(self.left):
+            if step == self.step and ids is completion_ids:
+                del self.left[i]
+                return advantages
+        return None
+
+
+def rollout_methods(methods: Sequence[Method]) -> list[TokenMethod]:
+    """Those that make advantages per token as soon as a rollout is scored."""
+    return [m for m in methods if isinstance(m, TokenMethod) and m.scope is Scope.ROLLOUT]
+
+
+def update_methods(methods: Sequence[Method]) -> list[TokenMethod]:
+    """Those that act within the loss."""
+    return [m for m in methods if isinstance(m, TokenMethod) and m.scope is not Scope.ROLLOUT]
+
+
+def reward_methods(methods: Sequence[Method]) -> list[RewardMethod]:
+    """Those that make advantages from rewards."""
+    return [m for m in methods if isinstance(m, RewardMethod)]
+
+
+def needs(methods: Sequence[Method]) -> frozenset[Need]:
+    """Everything that one of them requires."""
+    return frozenset().union(*(method.needs() for method in methods))
+
+
+def local_tokens(
+    batch: dict[str, Any], advantages: Tensor, logprobs: Tensor, entropy: Tensor, wanted: frozenset[Need], seed: int
+) -> Tokens:
+    """One micro-batch as methods see it, with what they require.
+
+    Without log-probs and entropies of an old policy in the batch, the policy under update is the one that sampled.
+    """
+    entropy, logprobs = entropy.detach(), logprobs.detach()
+    old_logprobs, old_entropy = batch.get("old_per_token_logps"), batch.get(OLD_ENTROPY)
+    if old_logprobs is None:
+        old_logprobs = logprobs
+    if old_entropy is None:
+        old_entropy = entropy
+    return Tokens(
+        (advantages[:, None] if advantages.dim() == 1 else advantages).expand_as(entropy),
+        token_mask(batch),
+        entropy=entropy if Need.ENTROPY in wanted else None,
+        old_entropy=old_entropy if Need.OLD_ENTROPY in wanted else None,
+        logprobs=logprobs if Need.LOGPROBS in wanted else None,
+        old_logprobs=old_logprobs if Need.OLD_LOGPROBS in wanted else None,
+        seed=seed,
+    )
+
+
+def token_mask(batch: dict[str, Any]) -> Tensor:
+    """The tokens that TRL's loss counts, `(B, T)` bool."""
+    mask: Tensor = batch["completion_mask"] * batch.get("tool_mask", 1) != 0
+    return mask
+
+
+def act_on_update(
+    methods: Sequence[TokenMethod], parts: Sequence[Tokens], rows: Sequence[Tensor], accelerator: Any
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Runs the methods on a whole update, or a whole rollout.
+
+    Args:
+        methods: in the order in which they act.
+        parts: this process's micro-batches, `(B, T)` each.
+        rows: their completions' positions in the rollout, `(B,)` each.
+        accelerator: gathers over processes, all of which must call this.
+
+    Returns:
+        The advantages of each part, and what the methods did, over all processes.
+    """
+    columns = {
+        field.name: torch.cat([getattr(part, field.name) for part in parts])
+        for field in fields(Tokens)
+        if isinstance(getattr(parts[0], field.name), Tensor)
+    }
+    local = torch.cat(list(rows))
+    everyone: Tensor = accelerator.gather(local)
+    order = everyone.argsort()
+    whole = {name: _gather(tensor, name in _PER_TOKEN, accelerator)[order] for name, tensor in columns.items()}
+    advantages, totals = act_on_tokens(methods, Tokens(**whole, seed=parts[0].seed))
+    mine = torch.searchsorted(everyone[order], local)
+    sizes = [len(part.mask) for part in parts]
+    return list(advantages[mine, : parts[0].mask.shape[1]].split(sizes)), totals
+
+
+def _gather(tensor: Tensor, padded: bool, accelerator: Any) -> Tensor:
+    """Over processes; tokens at different positions are padded with zeros, which a mask reads as False."""
+    boolean = tensor.dtype == torch.bool
+    values = tensor.to(torch.uint8) if boolean else tensor.contiguous()
+    if padded:
+        values = accelerator.pad_across_processes(values, dim=1)
+    gathered: Tensor = accelerator.gather(values)
+    return gathered.bool() if boolean else gathered

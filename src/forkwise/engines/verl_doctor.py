@@ -1,0 +1,104 @@
+"""`forkwise doctor verl`: whether verl finds our trainer modes here, and why not."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+
+from forkwise.errors import InputError
+
+_GROUP = "verl.plugins"
+_POLICY = "VERL_USE_EXTERNAL_PLUGINS"
+_VALUE_HEAD = "AutoModelForCausalLMWithValueHead"  # of TRL: verl patches it in every actor if TRL is installed
+
+
+def report() -> str:
+    """What works, as text. Imports verl's trainers, which takes seconds.
+
+    Raises:
+        InputError: the first thing that stands in the way, and what to do about it.
+    """
+    found = _verl_version()
+    point = _entry_point()
+    _check_policy(point)
+    try:
+        point.load()
+    except Exception as error:
+        raise InputError(f"verl {found} finds the plugin {point.value} but cannot load it: {error!r}.") from error
+    _check_trainers(found)
+    _check_trl(found)
+    from forkwise.engines.verl import MODES
+
+    return "\n".join(
+        [
+            f"verl {found}: the plugin {point.value} of forkwise {version('forkwise')} is loaded.",
+            f"Trainer modes: {', '.join(MODES)}.",
+            "Use: trainer.v1.trainer_mode=entropy_sync +algorithm.entropy_shaping.alpha=0.4 "
+            "+algorithm.entropy_shaping.kappa=2.0",
+        ]
+    )
+
+
+def _verl_version() -> str:
+    try:
+        found = version("verl")
+    except PackageNotFoundError:
+        raise InputError(
+            'verl is not installed in this environment: pip install "forkwise[verl]" where verl is to run.'
+        ) from None
+    major, minor = (int(part) for part in found.split(".")[:2])
+    if (major, minor) < (0, 9):
+        raise InputError(f"verl {found} has no plugins: install verl 0.9 or 0.10.")
+    return found
+
+
+def _entry_point() -> EntryPoint:
+    for point in entry_points(group=_GROUP):
+        if point.name == "forkwise":
+            return point
+    raise InputError(
+        f"the installed forkwise declares no entry point in {_GROUP}, so verl cannot find it: install forkwise again "
+        "in this environment."
+    )
+
+
+def _check_policy(point: EntryPoint) -> None:
+    policy = os.environ.get(_POLICY, "auto").strip().lower()
+    if policy != "auto" and point.name not in [name.strip() for name in policy.split(",")]:
+        raise InputError(f"{_POLICY}={policy} keeps verl from loading the plugin: unset it, or add {point.name} to it.")
+
+
+def _check_trainers(found: str) -> None:
+    try:
+        registry = importlib.import_module("verl.trainer.ppo.v1.trainer_base").TRAINER_REGISTRY
+    except Exception as error:
+        raise InputError(
+            f"verl {found} cannot import its own V1 trainers here: {error!r}; install what it misses (verl's extra "
+            "verl-core has it)."
+        ) from error
+    from forkwise.engines import verl
+
+    missing = [mode for mode in verl.MODES if mode not in registry]
+    if missing:
+        raise InputError(
+            f"verl {found} loaded the plugin, but {', '.join(missing)} could not be registered: "
+            f"{verl.registration_errors[0]!r}; install verl 0.9 or 0.10."
+        )
+
+
+def _check_trl(found: str) -> None:
+    for module in ("trl.experimental.ppo", "trl"):
+        try:
+            if hasattr(importlib.import_module(module), _VALUE_HEAD):
+                return
+        except ImportError:
+            continue
+    try:
+        beside = version("trl")
+    except PackageNotFoundError:
+        return
+    raise InputError(
+        f"verl {found} cannot build actors beside trl {beside}, which has no {_VALUE_HEAD}: "
+        "pip install trl==0.27.0 in verl's environment, or uninstall trl there."
+    )

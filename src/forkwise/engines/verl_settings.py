@@ -1,0 +1,103 @@
+"""What a verl configuration says about entropy shaping, and what cannot be honoured. Imports neither verl nor torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+from forkwise.errors import InputError, nearest
+
+_PAPER = "the paper has +algorithm.entropy_shaping.alpha=0.4 for GRPO and 0.1 for PPO"
+
+
+@dataclass(frozen=True)
+class EntropyShaping:
+    """The keys under `algorithm.entropy_shaping`.
+
+    Attributes:
+        alpha: weight of the entropy (nats), at least 0. Larger values favour uncertain tokens more, until the cap
+            binds at `H = |A| / (alpha * kappa)`; 0 is verl without shaping, bit for bit.
+        kappa: cap of the added term as a fraction of the advantage, `|A| / kappa`, above 1. The paper has 2.
+        entropy: whose entropy. `"old"`: that of the policy that verl recomputes old log-probabilities with, once per
+            rollout; needs no further forward pass. `"current"`: that of the policy under update, at each micro-batch,
+            as in the paper; needs `actor_rollout_ref.actor.calculate_entropy=True`. They agree in the first update
+            after a rollout.
+    """
+
+    alpha: float
+    kappa: float = 2.0
+    entropy: str = "old"
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "kappa"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise InputError(f"algorithm.entropy_shaping.{name} must be a number, not {value!r}.")
+        if not 0 <= self.alpha < math.inf:
+            raise InputError(f"algorithm.entropy_shaping.alpha must be finite and at least 0, not {self.alpha}.")
+        if not 1 < self.kappa < math.inf:
+            raise InputError(
+                f"algorithm.entropy_shaping.kappa must be finite and greater than 1, not {self.kappa}: a smaller one "
+                "could cancel or flip the sign of an advantage; the paper has 2."
+            )
+        if self.entropy not in ("old", "current"):
+            raise InputError(f"algorithm.entropy_shaping.entropy must be old or current, not {self.entropy!r}.")
+
+    @property
+    def at_advantages(self) -> bool:
+        """Whether the advantage stage shapes."""
+        return self.alpha > 0 and self.entropy == "old"
+
+    @property
+    def in_loss(self) -> bool:
+        """Whether the loss shapes."""
+        return self.alpha > 0 and self.entropy == "current"
+
+
+def read_settings(config: Any) -> EntropyShaping:
+    """The settings in a whole verl configuration.
+
+    Raises:
+        InputError: keys that are missing, unknown or out of range; and other settings of verl under which shaping
+            would not happen.
+    """
+    section = config.algorithm.get("entropy_shaping")
+    if section is None or not hasattr(section, "get") or section.get("alpha") is None:
+        raise InputError(f"This trainer mode needs an alpha: {_PAPER}.")
+    known = [field.name for field in fields(EntropyShaping)]
+    for key in section:
+        if key not in known:
+            raise InputError(
+                f"algorithm.entropy_shaping.{key} does not exist: the keys are {', '.join(known)}.{nearest(key, known)}"
+            )
+    settings = EntropyShaping(**section)
+    if settings.alpha > 0:
+        _refuse(config, settings)
+    return settings
+
+
+def _refuse(config: Any, settings: EntropyShaping) -> None:
+    distillation = config.get("distillation")
+    if distillation is not None and distillation.get("enabled", False):
+        raise InputError(
+            "distillation.enabled=True replaces the loss that advantages enter, so shaping would do nothing: set it to "
+            "False, or use verl's own trainer mode."
+        )
+    correction = config.algorithm.get("rollout_correction")
+    if settings.entropy == "old" and correction is not None and correction.get("bypass_mode", False):
+        raise InputError(
+            "algorithm.rollout_correction.bypass_mode=True skips the forward pass that the old policy's entropy comes "
+            "from: set it to False, or +algorithm.entropy_shaping.entropy=current."
+        )
+    actor = config.actor_rollout_ref.actor
+    if actor.policy_loss.get("loss_mode") == "geo_mean":
+        raise InputError(
+            "actor_rollout_ref.actor.policy_loss.loss_mode=geo_mean averages the advantages of a response, so shaping "
+            "would not tell its tokens apart: use another loss, such as vanilla or gspo."
+        )
+    if settings.entropy == "current" and not actor.get("calculate_entropy", False) and not actor.get("entropy_coeff"):
+        raise InputError(
+            "algorithm.entropy_shaping.entropy=current needs the entropy of the policy under update: set "
+            "actor_rollout_ref.actor.calculate_entropy=True, or +algorithm.entropy_shaping.entropy=old."
+        )

@@ -1,0 +1,430 @@
+"""The whole analysis of one run: token entropy, behaviours against their nulls, rarity, input dependence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from forkwise.errors import InputError
+from forkwise.explore.contrast import (
+    BoolArray,
+    Resampling,
+    Units,
+    benjamini_hochberg,
+    contrast,
+    entry_null,
+    mean_interval,
+)
+from forkwise.explore.dependence import CrossLogprobs, from_cross, from_texts
+from forkwise.explore.lexicon import Lexicon, ReflectivePatterns
+from forkwise.explore.rarity import Encoder, rarity
+from forkwise.explore.results import (
+    Behaviour,
+    Checkpoint,
+    Contrast,
+    Dependence,
+    EntropySummary,
+    Entry,
+    Estimate,
+    Rarity,
+    RunExploration,
+)
+from forkwise.explore.tokens import (
+    STRATA_SENTENCES,
+    STRATA_TOKENS,
+    SentenceTable,
+    TokenTable,
+    fork_tokens,
+    histogram,
+    profile,
+    sentence_table,
+    token_table,
+    token_types,
+)
+from forkwise.explore.traces import RunTraces, Trace
+from forkwise.passk.diversity import repetition_rate
+
+_RELATIVE = np.linspace(0, 1, 21)
+_ABSOLUTE = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 1 << 30)
+_SENTENCE = (0, 1, 2, 3, 4, 5, 7, 10, 15, 25, 50, 1 << 30)
+_EXAMPLES = 12
+_FEW = 10  # problems, below which a bootstrap over problems falls well short of its level
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the analysis uses.
+
+    Attributes:
+        lexicon, reflective: what counts as pivotal and reflective.
+        quantile: tokens above it, over the whole run, are high-entropy.
+        k, rare_quantile, limit: of `rarity`.
+        least: occurrences from which an entry of the lexicon is tested.
+        vocabulary, vocabulary_source: for bounds from top-k log-probs, and how the number is known.
+        resampling: of every interval and null.
+    """
+
+    lexicon: Lexicon
+    reflective: ReflectivePatterns
+    quantile: float = 0.8
+    k: int = 5
+    rare_quantile: float = 0.9
+    limit: int = 50_000
+    least: int = 10
+    vocabulary: int | None = None
+    vocabulary_source: str | None = None
+    resampling: Resampling = field(default_factory=Resampling)
+
+    def __post_init__(self) -> None:
+        for name in ("quantile", "rare_quantile"):
+            if not 0 < getattr(self, name) < 1:
+                raise InputError(f"{name.replace('_', ' ')} is {getattr(self, name)}: it must be between 0 and 1.")
+        if self.k < 1:
+            raise InputError(f"k is {self.k}: it must be at least 1.")
+
+
+def explore_run(
+    run: RunTraces,
+    settings: Settings,
+    *,
+    base: Sequence[Trace] | None = None,
+    encoder: Encoder | None = None,
+    cross: CrossLogprobs | None = None,
+) -> RunExploration:
+    """Everything about one run.
+
+    Args:
+        base: traces of the base model, for rarity.
+        encoder: of sentences; None leaves rarity out.
+        cross: log-probs of responses under prompts, for input dependence.
+    """
+    traces = run.traces
+    problems = list(dict.fromkeys(trace.problem_id for trace in traces))
+    problem_of = {problem: i for i, problem in enumerate(problems)}
+    notes = _notes(run, len(problems))
+    # Shuffling a problem's one trace cannot be told from shuffling the others', so one problem has no interval.
+    tokens = token_table(traces, problem_of, settings.lexicon) if run.source else None
+    sentences = sentence_table(traces, problem_of) if run.source else None
+    if tokens is None:
+        notes.append(
+            "There are no entropies: what follows counts words and sentences. --model computes them for any causal "
+            "language model."
+        )
+    found: Rarity | None = None
+    rare_texts: set[str] = set()
+    if base is not None and encoder is not None:
+        try:
+            found, rare_texts = rarity(
+                traces,
+                base,
+                encoder,
+                settings.lexicon,
+                settings.reflective,
+                k=settings.k,
+                quantile=settings.rare_quantile,
+                limit=settings.limit,
+                resampling=settings.resampling,
+            )
+        except InputError as error:
+            notes.append(str(error))
+    behaviours = [
+        _pivotal(traces, tokens, settings),
+        _reflective(traces, sentences, settings),
+        *([_rare(traces, sentences, rare_texts, settings)] if found else []),
+    ]
+    return RunExploration(
+        run=run.run,
+        model=run.model,
+        samples=len(traces) + run.empty,
+        empty=run.empty,
+        problems=len(problems),
+        words=sum(len(trace.text.split()) for trace in traces),
+        sentences=sum(len(trace.sentences) for trace in traces),
+        entropy=_entropy(run, tokens, settings) if tokens else None,
+        behaviours=behaviours,
+        entries=_entries(traces, tokens, settings),
+        rarity=found,
+        dependence=_dependence(traces, cross, settings, notes),
+        notes=notes,
+    )
+
+
+def _notes(run: RunTraces, problems: int) -> list[str]:
+    notes = []
+    if run.empty:
+        notes.append(f"{run.empty:,} samples without text are left out.")
+    if run.without_tokens:
+        notes.append(
+            f"{run.without_tokens:,} of {len(run.traces):,} samples have no token data: they count for words and "
+            "sentences, not for entropies."
+        )
+    if problems == 1:
+        notes.append("There is only one problem, and intervals are over problems, so there are none.")
+    elif problems < _FEW:
+        notes.append(f"With {problems} problems the intervals are too narrow; ask for {_FEW} or more.")
+    if sum(len(trace.sentences) for trace in run.traces) <= 1:
+        notes.append("There is at most one sentence, so sentences cannot be compared.")
+    if run.source == "top-k":
+        notes.append(
+            "Entropies are lower bounds from top-k log-probs; every difference says in which range it lies for certain."
+        )
+    return notes
+
+
+# ------------------------------------------------------------------------------------------------------------ entropy
+
+
+def _entropy(run: RunTraces, table: TokenTable, settings: Settings) -> EntropySummary:
+    units, resampling = table.units, settings.resampling
+    value = units.value_N
+    threshold = float(np.quantile(value, settings.quantile))
+    edges = np.linspace(0.0, max(float(value.max()), 1e-6), 41)
+    length_N = np.bincount(units.trace_N)[units.trace_N]
+    bounded = run.source == "top-k"
+    assert run.source is not None
+    return EntropySummary(
+        source=run.source,
+        tokens=value.size,
+        mean=mean_interval(value, units.problem_N, units.problems, resampling),
+        upper_mean=float(units.upper_N.mean()) if units.upper_N is not None else None,
+        vocabulary=settings.vocabulary if bounded else None,
+        vocabulary_source=settings.vocabulary_source if bounded else None,
+        candidates=run.candidates,
+        quantile=settings.quantile,
+        threshold=threshold,
+        histogram=histogram(value, edges),
+        pivotal_histogram=histogram(value[table.pivotal_N], edges),
+        relative_profile=profile(table, table.position_N / length_N, _RELATIVE.tolist(), resampling),
+        absolute_profile=profile(table, table.position_N, _ABSOLUTE, resampling),
+        sentence_profile=profile(table, table.distance_N, _SENTENCE, resampling),
+        types=token_types(table, threshold),
+        forks=fork_tokens(table, threshold),
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- behaviours
+
+
+def _per(count: int, traces: Sequence[Trace]) -> tuple[float, float]:
+    words = sum(len(trace.text.split()) for trace in traces)
+    return count / len(traces), 1000 * count / max(words, 1)
+
+
+def _versions(
+    versions: Sequence[tuple[str, str, Units, BoolArray, BoolArray, np.ndarray | None]], resampling: Resampling
+) -> list[Contrast]:
+    made = [
+        contrast(units, marked, other, stratum_N=stratum, version=version, strata=strata, resampling=resampling)
+        for version, strata, units, marked, other, stratum in versions
+    ]
+    return [version for version in made if version is not None]
+
+
+def _pivotal(traces: Sequence[Trace], table: TokenTable | None, settings: Settings) -> Behaviour:
+    matches = [(trace, match) for trace in traces for match in settings.lexicon.matches(trace.text)]
+    groups = Counter(settings.lexicon.groups[match.entry] for _, match in matches)
+    contrasts: list[Contrast] = []
+    if table is not None:
+        word_N = table.word_N
+        rows = [
+            ("raw", "", table.units, table.pivotal_N, table.other_N, None),
+            ("matched", STRATA_TOKENS, table.units, table.pivotal_N, table.other_N, table.stratum_N),
+            (
+                "matched, words",
+                f"{STRATA_TOKENS}; both begin a word",
+                table.units,
+                table.pivotal_N & word_N,
+                table.other_N & word_N,
+                table.stratum_N,
+            ),
+        ]
+        contrasts = _versions(rows, settings.resampling)
+    per_response, per_1000 = _per(len(matches), traces)
+    return Behaviour(
+        name="pivotal",
+        unit="token",
+        count=len(matches),
+        total=sum(len(trace.text.split()) for trace in traces),
+        per_response=per_response,
+        per_1000_words=per_1000,
+        contrasts=contrasts,
+        by_group={group: groups[group] for group in dict.fromkeys(settings.lexicon.groups.values())},
+        mean_entropy=contrasts[0].mean_marked if contrasts else None,
+    )
+
+
+def _reflective(traces: Sequence[Trace], table: SentenceTable | None, settings: Settings) -> Behaviour:
+    patterns: Counter[str] = Counter()
+    marked: set[tuple[int, int]] = set()
+    texts: dict[str, None] = {}
+    for t, trace in enumerate(traces):
+        for s, span in enumerate(trace.sentences):
+            text = trace.text[span.start : span.end]
+            names = settings.reflective.names(text)
+            if names:
+                marked.add((t, s))
+                patterns.update(names)
+                texts[text] = None
+    contrasts = _sentence_contrasts(table, marked, settings)
+    per_response, per_1000 = _per(len(marked), traces)
+    return Behaviour(
+        name="reflective",
+        unit="sentence",
+        count=len(marked),
+        total=sum(len(trace.sentences) for trace in traces),
+        per_response=per_response,
+        per_1000_words=per_1000,
+        contrasts=contrasts,
+        by_group=dict(patterns.most_common()),
+        examples=_spread(list(texts)),
+        mean_entropy=contrasts[0].mean_marked if contrasts else None,
+    )
+
+
+def _rare(traces: Sequence[Trace], table: SentenceTable | None, texts: set[str], settings: Settings) -> Behaviour:
+    marked = {
+        (t, s)
+        for t, trace in enumerate(traces)
+        for s, span in enumerate(trace.sentences)
+        if " ".join(trace.text[span.start : span.end].split()) in texts
+    }
+    contrasts = _sentence_contrasts(table, marked, settings)
+    per_response, per_1000 = _per(len(marked), traces)
+    return Behaviour(
+        name="rare",
+        unit="sentence",
+        count=len(marked),
+        total=sum(len(trace.sentences) for trace in traces),
+        per_response=per_response,
+        per_1000_words=per_1000,
+        contrasts=contrasts,
+        examples=_spread(sorted(texts)),
+        mean_entropy=contrasts[0].mean_marked if contrasts else None,
+    )
+
+
+def _sentence_contrasts(
+    table: SentenceTable | None, marked: set[tuple[int, int]], settings: Settings
+) -> list[Contrast]:
+    if table is None or table.units.value_N.size == 0:
+        return []
+    places = zip(table.trace_N.tolist(), table.index_N.tolist(), strict=True)
+    marked_N = np.array([place in marked for place in places], dtype=bool)
+    rows = [
+        ("raw", "", table.units, marked_N, ~marked_N, None),
+        ("matched", STRATA_SENTENCES, table.units, marked_N, ~marked_N, table.stratum_N),
+        (
+            "matched, first token left out",
+            f"{STRATA_SENTENCES}; the mean leaves out each sentence's first token",
+            table.rest_units,
+            marked_N,
+            ~marked_N,
+            table.stratum_N,
+        ),
+    ]
+    return _versions(rows, settings.resampling)
+
+
+def _spread(texts: Sequence[str]) -> list[str]:
+    """Some of them, evenly spread; long ones cut."""
+    step = max(1, len(texts) // _EXAMPLES)
+    return [text if len(text) <= 200 else text[:199] + "…" for text in texts[::step][:_EXAMPLES]]
+
+
+def _entries(traces: Sequence[Trace], table: TokenTable | None, settings: Settings) -> list[Entry]:
+    """Every entry of the lexicon that occurs, tested against all other tokens where there are enough of it."""
+    count: Counter[str] = Counter()
+    problems: dict[str, set[str]] = {}
+    for trace in traces:
+        for match in settings.lexicon.matches(trace.text):
+            count[match.entry] += 1
+            problems.setdefault(match.entry, set()).add(trace.problem_id)
+    entries = [_entry(entry, count[entry], len(problems[entry]), table, settings) for entry, _ in count.most_common()]
+    tested = [entry for entry in entries if entry.p is not None]
+    q = dict(zip((e.entry for e in tested), benjamini_hochberg([e.p for e in tested if e.p is not None]), strict=True))
+    return [replace(entry, q=q.get(entry.entry)) for entry in entries]
+
+
+def _entry(entry: str, count: int, problems: int, table: TokenTable | None, settings: Settings) -> Entry:
+    nothing = Entry(
+        entry=entry,
+        group=settings.lexicon.groups[entry],
+        count=count,
+        problems=problems,
+        mean_entropy=None,
+        difference=Estimate(None),
+        auc=Estimate(None),
+        matched_difference=Estimate(None),
+        supported=None,
+        p=None,
+        q=None,
+    )
+    if table is None:
+        return nothing
+    marked_N = table.entry_N == table.entries.index(entry)
+    if not marked_N.any():
+        return nothing
+    mean = float(table.units.value_N[marked_N].mean())
+    if marked_N.sum() < settings.least:
+        return replace(nothing, mean_entropy=mean)
+    raw = contrast(table.units, marked_N, table.other_N, resampling=settings.resampling, null=False)
+    matched = contrast(
+        table.units, marked_N, table.other_N, stratum_N=table.stratum_N, resampling=settings.resampling, null=False
+    )
+    if raw is None:
+        return replace(nothing, mean_entropy=mean)
+    return replace(
+        nothing,
+        mean_entropy=mean,
+        difference=raw.difference,
+        auc=raw.auc,
+        matched_difference=matched.difference if matched else Estimate(None),
+        supported=matched.supported if matched else 0.0,
+        p=entry_null(table.units, np.flatnonzero(marked_N), settings.resampling).p,
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- the others
+
+
+def _dependence(
+    traces: Sequence[Trace], cross: CrossLogprobs | None, settings: Settings, notes: list[str]
+) -> list[Dependence]:
+    found = [from_cross(cross, settings.resampling)] if cross is not None else []
+    prompted = [trace for trace in traces if trace.prompt]
+    if len({trace.prompt for trace in prompted}) < 2:
+        notes.append("There are fewer than two different prompts, so input dependence cannot be measured.")
+        return found
+    texts = from_texts([str(t.prompt) for t in prompted], [t.text for t in prompted], settings.resampling)
+    return [*found, texts]
+
+
+def checkpoint(run: RunTraces, exploration: RunExploration, step: int | None = None) -> Checkpoint:
+    """The figures over training of one run (arXiv 2506.14758, Figure 8)."""
+    traces = run.traces
+    scored = [trace.correct for trace in traces if trace.correct is not None]
+    in_tokens = all(trace.n_tokens is not None for trace in traces)
+    lengths = [trace.n_tokens if in_tokens else len(trace.text.split()) for trace in traces]
+    by_name = {behaviour.name: behaviour for behaviour in exploration.behaviours}
+    pivotal, reflective = by_name["pivotal"], by_name["reflective"]
+    return Checkpoint(
+        run=run.run,
+        step=step,
+        samples=len(traces),
+        accuracy=float(np.mean(scored)) if scored else None,
+        mean_length=float(np.mean([length or 0 for length in lengths])),
+        length_unit="tokens" if in_tokens else "words",
+        mean_entropy=exploration.entropy.mean.value if exploration.entropy else None,
+        pivotal=pivotal.count,
+        pivotal_per_response=pivotal.per_response,
+        pivotal_per_1000_words=pivotal.per_1000_words,
+        pivotal_entropy=pivotal.mean_entropy,
+        reflective=reflective.count,
+        reflective_per_response=reflective.per_response,
+        reflective_share=reflective.count / max(reflective.total, 1),
+        reflective_entropy=reflective.mean_entropy,
+        repetition=repetition_rate([trace.text.split() for trace in traces]),
+    )

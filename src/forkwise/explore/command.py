@@ -1,0 +1,210 @@
+"""The command `forkwise explore`: from what was typed to tables and `explore.json`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+
+from forkwise import __version__
+from forkwise.errors import InputError
+from forkwise.explore.analysis import Settings, checkpoint, explore_run
+from forkwise.explore.bounds import ASSUMED_VOCABULARY, check_vocabulary
+from forkwise.explore.contrast import Resampling
+from forkwise.explore.dependence import CrossLogprobs, read_cross, write_cross
+from forkwise.explore.lexicon import load_lexicon, load_reflective
+from forkwise.explore.output import print_exploration
+from forkwise.explore.rarity import Encoder, load_encoder
+from forkwise.explore.results import Checkpoint, Exploration, RunExploration, write
+from forkwise.explore.traces import RunTraces, Source, load_traces
+from forkwise.passk.intervals import check_level
+
+if TYPE_CHECKING:
+    from forkwise.explore.teacher import Scorer
+
+_STEP = re.compile(r"(?:step|checkpoint)[-_ ]?(\d+)", re.IGNORECASE)
+_RESPONSES_PER_PROMPT = 4
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user said; defaults are those of the command."""
+
+    samples: Sequence[Path]
+    base: Path | None = None
+    out: Path | None = None
+    model: str | None = None
+    temperature: float | None = None
+    cross: Path | None = None
+    cross_prompts: int = 0
+    vocabulary: int | None = None
+    quantile: float = 0.8
+    lexicon: Path | None = None
+    reflective: Path | None = None
+    breaks: str = ""
+    encoder: str | None = None
+    encoder_dtype: str = "auto"
+    k: int = 5
+    rare: float = 0.1
+    max_sentences: int = 50_000
+    level: float = 0.95
+    resamples: int = 2000
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+    token_budget: int = 16_384
+    trust_remote_code: bool = False
+
+
+def run_explore(options: Options, console: Console | None = None) -> Exploration:
+    """Explores every run of every table, prints the tables and writes `explore.json` to `--out`.
+
+    Raises:
+        InputError: something given cannot be used.
+    """
+    _check(options)
+    settings = Settings(
+        lexicon=load_lexicon(options.lexicon),
+        reflective=load_reflective(options.reflective),
+        quantile=options.quantile,
+        k=options.k,
+        rare_quantile=1 - options.rare,
+        limit=options.max_sentences,
+        vocabulary=options.vocabulary or ASSUMED_VOCABULARY,
+        vocabulary_source="as given" if options.vocabulary else "assumed: not below any in common use",
+        resampling=Resampling(options.level, options.resamples, options.seed),
+    )
+    breaks = [word.strip() for word in options.breaks.split(",") if word.strip()]
+    notes: list[str] = []
+    base, encoder = _base(options, breaks, notes)
+    scorer = _scorer(options)
+    runs: list[RunExploration] = []
+    series: list[Checkpoint] = []
+    token_data: list[Path] = []
+    for table in options.samples:
+        source: Source = "stored" if scorer is None else "model"
+        there = table if scorer is None else _teacher_force(table, scorer, options)
+        token_data.append(there)
+        for traces in load_traces(there, breaks=breaks, vocabulary=settings.vocabulary, source=source):
+            cross = _cross(traces, scorer, options)
+            found = explore_run(traces, settings, base=base, encoder=encoder, cross=cross)
+            runs.append(found)
+            step = _STEP.search(f"{traces.run} {table.name}")
+            series.append(checkpoint(traces, found, int(step[1]) if step else None))
+    exploration = Exploration(
+        samples=[str(path) for path in options.samples],
+        token_data=[_relative(path, options.out) for path in token_data],
+        base=str(options.base) if options.base else None,
+        lexicon=settings.lexicon.name,
+        reflective=settings.reflective.name,
+        breaks=breaks,
+        level=options.level,
+        resamples=options.resamples,
+        seed=options.seed,
+        runs=runs,
+        series=series,
+        notes=notes,
+        forkwise=__version__,
+    )
+    console = console or Console(width=max(Console().width, 180))  # a table cut at the edge would lose numbers
+    print_exploration(exploration, console)
+    if options.out:
+        console.print(f"\nWritten: {write(options.out, exploration)}", soft_wrap=True, markup=False)
+    return exploration
+
+
+def _check(options: Options) -> None:
+    check_level(options.level)
+    if options.vocabulary is not None:
+        check_vocabulary(options.vocabulary)
+    if not 0 < options.rare < 1:
+        raise InputError(f"--rare is {options.rare}: give a share between 0 and 1, such as 0.1.")
+    if options.model and options.out is None:
+        raise InputError("--model computes entropies, and they need a place: give --out.")
+    if options.cross_prompts and not options.model:
+        raise InputError("--cross-prompts scores responses under other prompts, so it needs --model.")
+    if options.cross_prompts == 1 or options.cross_prompts < 0:
+        raise InputError(f"--cross-prompts is {options.cross_prompts}: it compares at least two prompts.")
+    if options.cross and len(options.samples) > 1:
+        raise InputError("--cross holds the responses of one run: give one table.")
+
+
+def _base(options: Options, breaks: Sequence[str], notes: list[str]) -> tuple[list[Any] | None, Encoder | None]:
+    if options.base is None:
+        if options.encoder:
+            raise InputError("--encoder compares sentences with a base model's: give --base.")
+        notes.append("Without --base there is nothing that sentences could be rare against.")
+        return None, None
+    runs = load_traces(options.base, breaks=breaks, token_data=False)
+    if len(runs) > 1:
+        raise InputError(
+            f"'{options.base}' holds {len(runs)} runs ({', '.join(run.run for run in runs[:4])}): give a table of the "
+            "base model alone."
+        )
+    return runs[0].traces, load_encoder(options.encoder, options.encoder_dtype)
+
+
+def _scorer(options: Options) -> Scorer | None:
+    if options.model is None:
+        return None
+    from forkwise.explore.teacher import load_scorer
+
+    return load_scorer(
+        options.model,
+        device=options.device,
+        dtype=options.dtype,
+        budget=options.token_budget,
+        trust_remote_code=options.trust_remote_code,
+    )
+
+
+def _teacher_force(table: Path, scorer: Scorer, options: Options) -> Path:
+    from forkwise.explore.teacher import write_entropies
+
+    assert options.out is not None
+    assert options.model is not None
+    place = options.out / "tokens"
+    if len(options.samples) > 1:
+        number = list(options.samples).index(table)
+        place = place / f"{number:02d}-{table.stem}"
+    forced = write_entropies(table, place, scorer, name=options.model, temperature=options.temperature)
+    if forced.samples == 0:
+        raise InputError(f"'{table}': every sample is empty, so there is nothing to explore.")
+    return place
+
+
+def _cross(traces: RunTraces, scorer: Scorer | None, options: Options) -> CrossLogprobs | None:
+    if options.cross is not None:
+        return read_cross(options.cross)
+    if not options.cross_prompts or scorer is None:
+        return None
+    assert options.out is not None
+    from forkwise.explore.teacher import completion_ids, cross_logprobs, prompt_ids
+
+    by_prompt: dict[str, list[str]] = {}
+    for trace in traces.traces:
+        if trace.prompt:
+            by_prompt.setdefault(trace.prompt, []).append(trace.text)
+    chosen = list(by_prompt)[: options.cross_prompts]
+    if len(chosen) < 2:
+        return None
+    responses = [(j, text) for j, prompt in enumerate(chosen) for text in by_prompt[prompt][:_RESPONSES_PER_PROMPT]]
+    matrix = cross_logprobs(
+        scorer,
+        [prompt_ids(scorer.tokenizer, prompt) for prompt in chosen],
+        [completion_ids(scorer.tokenizer, {"completion": text}, f"run '{traces.run}'") for _, text in responses],
+    )
+    cross = CrossLogprobs(matrix, np.array([j for j, _ in responses]))
+    write_cross(options.out / f"cross-{re.sub(r'[^A-Za-z0-9._-]', '_', traces.run)}.npz", cross)
+    return cross
+
+
+def _relative(path: Path, out: Path | None) -> str:
+    """The path as seen from the folder of `explore.json`."""
+    return str(path) if out is None else os.path.relpath(path, out)

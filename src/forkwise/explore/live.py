@@ -1,0 +1,103 @@
+"""Behaviours of a batch of completions while a model trains: counts and entropies that add up over batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from forkwise.explore.lexicon import Lexicon, ReflectivePatterns, load_lexicon, load_reflective
+from forkwise.explore.sentences import Span, split_sentences
+from forkwise.explore.spans import MisfitError, first_token, token_spans, tokens_in
+from forkwise.passk.diversity import repetition_rate
+
+TOTALS = (
+    *("responses", "words", "pivotal", "pivotal_tokens", "pivotal_entropy", "other_tokens", "other_entropy"),
+    *("sentences", "reflective", "reflective_measured", "reflective_entropy", "repetition"),
+)
+"""What is summed, in this order."""
+
+
+@dataclass
+class BehaviourCounter:
+    """Counts pivotal words and reflective sentences in completions, and sums their entropies.
+
+    Args:
+        decode: token ids to text, special tokens left out.
+        decode_one: one token id to its text.
+        breaks: words that begin a sentence besides punctuation.
+    """
+
+    decode: Callable[[Sequence[int]], str]
+    decode_one: Callable[[int], str]
+    breaks: Sequence[str] = ()
+    lexicon: Lexicon = field(default_factory=load_lexicon)
+    reflective: ReflectivePatterns = field(default_factory=load_reflective)
+    _texts: dict[int, str] = field(default_factory=dict)
+
+    def count(self, ids: Sequence[int], entropies: npt.NDArray[np.floating] | None) -> npt.NDArray[np.float64]:
+        """`TOTALS` of one completion; `entropies` (T,) in nats, one per id. A sum, so completions add up."""
+        text = self.decode(ids)
+        matches = self.lexicon.matches(text)
+        sentences = split_sentences(text, self.breaks)
+        marked = [i for i, s in enumerate(sentences) if self.reflective.names(text[s.start : s.end])]
+        total = dict.fromkeys(TOTALS, 0.0)
+        total |= {
+            "responses": 1,
+            "words": len(text.split()),
+            "pivotal": len(matches),
+            "sentences": len(sentences),
+            "reflective": len(marked),
+            "repetition": repetition_rate([text.split()]),
+        }
+        spans = None if entropies is None else self._spans(ids, text)
+        if entropies is not None and spans is not None:
+            first = first_token(spans, [Span(m.start, m.end) for m in matches])
+            pivotal = np.zeros(len(ids), dtype=bool)
+            pivotal[first[first >= 0]] = True
+            owner = tokens_in(spans, sentences)
+            size = np.bincount(owner[owner >= 0], minlength=len(sentences))
+            sums = np.bincount(owner[owner >= 0], weights=entropies[owner >= 0], minlength=len(sentences))
+            measured = [i for i in marked if size[i]]
+            total |= {
+                "pivotal_tokens": pivotal.sum(),
+                "pivotal_entropy": entropies[pivotal].sum(),
+                "other_tokens": (~pivotal).sum(),
+                "other_entropy": entropies[~pivotal].sum(),
+                "reflective_measured": len(measured),
+                "reflective_entropy": sum(sums[i] / size[i] for i in measured),
+            }
+        return np.array([float(total[name]) for name in TOTALS])
+
+    def _spans(self, ids: Sequence[int], text: str) -> list[Span] | None:
+        """None where tokens do not join to the text (a tokenizer that normalises): then there are counts alone."""
+        for i in ids:
+            if i not in self._texts:
+                self._texts[i] = self.decode_one(i)
+        try:
+            return token_spans([self._texts[i] for i in ids], text)
+        except MisfitError:
+            return None
+
+
+def metrics(totals: npt.NDArray[np.float64]) -> dict[str, float]:
+    """What is logged from summed `TOTALS`; entropies only where there are any."""
+    t = dict(zip(TOTALS, totals.tolist(), strict=True))
+    responses = max(t["responses"], 1.0)
+    found = {
+        "pivotal_per_response": t["pivotal"] / responses,
+        "pivotal_per_1000_words": 1000 * t["pivotal"] / max(t["words"], 1.0),
+        "reflective_per_response": t["reflective"] / responses,
+        "reflective_share": t["reflective"] / max(t["sentences"], 1.0),
+        "repetition": t["repetition"] / responses,
+    }
+    for name, total, size in (
+        ("pivotal_entropy", "pivotal_entropy", "pivotal_tokens"),
+        ("other_entropy", "other_entropy", "other_tokens"),
+        ("reflective_entropy", "reflective_entropy", "reflective_measured"),
+    ):
+        if t[size]:
+            found[name] = t[total] / t[size]
+    return found

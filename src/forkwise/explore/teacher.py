@@ -1,0 +1,409 @@
+"""Teacher forcing: exact log-probability and entropy of stored completions under any causal language model.
+
+The logits exist only as tiles (`forkwise.core.logprob_and_entropy` on the last hidden states). Models whose logits are
+more than `hidden @ head` (soft caps, scales) are found out by comparing both on a few tokens, and go through their own
+logits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from rich.console import Console
+
+from forkwise.core import logprob_and_entropy, token_entropy
+from forkwise.errors import InputError
+from forkwise.explore.spans import MisfitError, token_spans
+from forkwise.samples.generate import fingerprint, load_model
+from forkwise.samples.sampling import Meter, only_process
+from forkwise.samples.store import find_shards, read_samples, write_shard
+
+MANIFEST = "entropies.json"
+BUDGET = 16_384
+"""Default tokens of a batch, padding included."""
+_ROWS = 64  # of the table per shard that is written: what a kill can lose
+_CROSS_BLOCK = 256  # pairs scored at a time
+
+
+@dataclass(frozen=True)
+class Item:
+    """Token ids of a prompt and of what followed it, and the temperature it was sampled at."""
+
+    prompt: list[int]
+    completion: list[int]
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """`(T,)` each, float32, nats, at the temperature of sampling."""
+
+    logprobs: npt.NDArray[np.float32]
+    entropies: npt.NDArray[np.float32]
+
+
+class Scorer:
+    """A model that scores completions in batches of like length.
+
+    Args:
+        model, tokenizer: as transformers loads them.
+        budget: tokens of a batch, padding included; larger is faster where there is memory for it. A longer sequence is
+            a batch of its own.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, budget: int = BUDGET) -> None:
+        if budget < 1:
+            raise InputError(f"The token budget is {budget}: it must be at least 1.")
+        self.model, self.tokenizer, self.budget = model, tokenizer, budget
+        self._head = self._linear_head()
+
+    def score(self, items: Sequence[Item]) -> list[Scores]:
+        """Scores in the order of `items`. An item's batch, and so its rounding, depends on these items alone."""
+        order = sorted(range(len(items)), key=lambda i: (len(items[i].prompt) + len(items[i].completion), i))
+        found: dict[int, Scores] = {}
+        batch: list[int] = []
+        for i in order:
+            longest = len(items[i].prompt) + len(items[i].completion)
+            if batch and longest * (len(batch) + 1) > self.budget:
+                found |= zip(batch, self._batch([items[j] for j in batch]), strict=True)
+                batch = []
+            batch.append(i)
+        if batch:
+            found |= zip(batch, self._batch([items[j] for j in batch]), strict=True)
+        return [found[i] for i in range(len(items))]
+
+    @torch.inference_mode()
+    def _batch(self, items: Sequence[Item]) -> list[Scores]:
+        device = self.model.device
+        rows = [item.prompt + item.completion for item in items]
+        width = max(map(len, rows))
+        ids = torch.zeros(len(rows), width, dtype=torch.int64)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+            mask[i, : len(row)] = 1
+        # Padding stands on the right, where no token of a causal model sees it.
+        index = [(i, len(item.prompt) - 1 + t) for i, item in enumerate(items) for t in range(len(item.completion))]
+        at = torch.tensor(index, device=device).T
+        targets = torch.tensor([token for item in items for token in item.completion], device=device)
+        temperature = torch.tensor(
+            [item.temperature for item in items for _ in item.completion], device=device, dtype=torch.float32
+        )
+        try:
+            logprob, entropy = self._statistics(ids.to(device), mask.to(device), at, targets, temperature)
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"The device has too little memory for {len(rows)} sequences of {width:,} tokens: use a smaller "
+                "--token-budget."
+            ) from error
+        if not bool(torch.isfinite(entropy).all()):
+            raise InputError("The model's logits are not numbers: try --dtype float32, or another checkpoint.")
+        ends = np.cumsum([len(item.completion) for item in items])[:-1]
+        return [
+            Scores(*pair)
+            for pair in zip(
+                np.split(logprob.float().cpu().numpy(), ends),
+                np.split(entropy.float().cpu().numpy(), ends),
+                strict=True,
+            )
+        ]
+
+    def _statistics(self, ids: Any, mask: Any, at: Any, targets: Any, temperature: Any) -> tuple[Any, Any]:
+        rows, columns = at
+        if self._head is not None:
+            weight, bias = self._head
+            hidden = self._hidden(ids, mask)[rows, columns]
+            return logprob_and_entropy(hidden, weight, targets, bias=bias, temperature=temperature)
+        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[rows, columns]
+        entropy = token_entropy(logits, temperature=temperature)
+        scaled = logits.float() / temperature[:, None]
+        return scaled.gather(1, targets[:, None]).squeeze(1) - scaled.logsumexp(1), entropy
+
+    def _hidden(self, ids: Any, mask: Any) -> Any:
+        return self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+
+    @torch.inference_mode()
+    def _linear_head(self) -> tuple[Any, Any] | None:
+        """Weight and bias of the head, if the logits are nothing but the head on the last hidden states."""
+        head = self.model.get_output_embeddings()
+        if not isinstance(head, torch.nn.Linear):
+            return None
+        ids = torch.arange(8, device=self.model.device)[None] % head.weight.shape[0]
+        mask = torch.ones_like(ids)
+        try:
+            hidden = self._hidden(ids, mask)
+            ours = torch.nn.functional.linear(hidden, head.weight, head.bias)
+        except (AttributeError, RuntimeError, TypeError):  # a base model of another shape
+            return None
+        theirs = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        tolerance = 1e-4 if ours.dtype == torch.float32 else 2e-2
+        same = ours.shape == theirs.shape and torch.allclose(
+            ours.float(), theirs.float(), rtol=tolerance, atol=tolerance * float(theirs.float().abs().max())
+        )
+        return (head.weight, head.bias) if same else None
+
+
+# ------------------------------------------------------------------------------------------------------- tokenisation
+
+
+def prompt_ids(tokenizer: Any, prompt: str | None) -> list[int]:
+    """The ids of a stored prompt: text, or the messages of a conversation as JSON.
+
+    Special tokens are added unless a chat template has written them into the text.
+
+    Raises:
+        InputError: no prompt and no beginning-of-sequence token, or messages for a tokenizer without a chat template.
+    """
+    messages = _messages(prompt)
+    if messages is not None:
+        if not tokenizer.chat_template:
+            raise InputError("The prompts are conversations, and the model's tokenizer has no chat template.")
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    else:
+        text = prompt or ""
+    templated = messages is not None or any(token in text for token in tokenizer.all_special_tokens)
+    ids: list[int] = tokenizer(text, add_special_tokens=not templated)["input_ids"]
+    if not ids and tokenizer.bos_token_id is not None:
+        ids = [tokenizer.bos_token_id]
+    if not ids:
+        raise InputError(
+            "A sample has no prompt, so its first token follows on nothing: store the prompts with the samples."
+        )
+    return ids
+
+
+def _messages(prompt: str | None) -> list[dict[str, str]] | None:
+    if not prompt or not prompt.lstrip().startswith("[{"):
+        return None
+    try:
+        messages = json.loads(prompt)
+    except ValueError:
+        return None
+    return messages if all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages) else None
+
+
+def completion_ids(tokenizer: Any, row: Mapping[str, Any], where: str) -> list[int]:
+    """The ids of a stored completion: the stored ones, or its text tokenised; with the end token where it stopped.
+
+    Raises:
+        InputError: the tokenizer does not reproduce what is stored, so it is not the samples'.
+    """
+    text, stored = row["completion"], row.get("token_ids")
+    if stored:
+        if max(stored) >= len(tokenizer) or min(stored) < 0:
+            raise _another(where, f"it has no token {max(stored)}")
+        decoded = tokenizer.decode(stored, skip_special_tokens=True)
+        if _plain(decoded) != _plain(text):
+            raise _another(where, f"it turns the stored token ids into {decoded[:30]!r}, not into {text[:30]!r}")
+        return list(stored)
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    decoded = tokenizer.decode(ids)
+    if _plain(decoded) != _plain(text):
+        raise _another(where, f"it turns {text[:30]!r} into {decoded[:30]!r}")
+    tokens = row.get("tokens")
+    if tokens:
+        ours = [tokenizer.decode([i]) for i in ids]
+        theirs = [token for token in tokens if token not in tokenizer.all_special_tokens]
+        if [token.strip() for token in ours] != [token.strip() for token in theirs]:
+            raise _another(
+                where, f"it cuts the text into {len(ours)} tokens that are not the {len(theirs)} stored ones"
+            )
+    if row.get("finish_reason") == "stop" and tokenizer.eos_token_id is not None:
+        ids = [*ids, tokenizer.eos_token_id]
+    if not ids:
+        raise InputError(f"{where}: the completion is empty.")
+    return ids
+
+
+def _plain(text: str) -> str:
+    """White space aside: word-level and SentencePiece tokenizers do not keep all of it."""
+    return "".join(text.split())
+
+
+def _another(where: str, what: str) -> InputError:
+    return InputError(
+        f"{where}: the model's tokenizer is not the one of the samples, {what}; give the --model that wrote them."
+    )
+
+
+# ------------------------------------------------------------------------------------------------- a table of samples
+
+
+@dataclass(frozen=True)
+class Forced:
+    """What `write_entropies` did: samples with entropies in the folder now, and how many of them by this call."""
+
+    samples: int
+    computed: int
+
+
+def write_entropies(
+    samples: Path,
+    out: Path,
+    scorer: Scorer,
+    *,
+    name: str,
+    temperature: float | None = None,
+    console: Console | None = None,
+) -> Forced:
+    """Writes the samples with token ids, tokens, log-probs and exact entropies to shards in `out`.
+
+    Every shard is written whole or not at all and depends on its own samples alone: after a kill, the same call
+    continues and its result is that of a call that was never interrupted. Samples without text are left out.
+
+    Args:
+        samples: a shard or a folder of shards; `out` must be another folder.
+        name: of the model, for the record.
+        temperature: of the distributions; None is each sample's own (1 where it was greedy or nobody said).
+
+    Raises:
+        InputError: another tokenizer, or `out` holds the entropies of something else.
+    """
+    if out.resolve() == (samples if samples.is_dir() else samples.parent).resolve():
+        raise InputError(f"'{out}' holds the samples themselves: give another folder for the entropies.")
+    if temperature is not None and not temperature > 0:
+        raise InputError(f"The temperature is {temperature}: give a positive number.")
+    table = read_samples(samples, ["run", "problem_id", "sample_id", "completion"])
+    manifest = {
+        "samples": _digest(table),
+        "model": name,
+        "weights": fingerprint(scorer.model),
+        "device": scorer.model.device.type,
+        "dtype": str(scorer.model.dtype).removeprefix("torch."),
+        "token_budget": scorer.budget,
+        "temperature": temperature,
+    }
+    computed = done = 0
+    with only_process(out):
+        _check_manifest(out, manifest)
+        with Meter(table.num_rows, 0, console or Console(stderr=True), "entropies") as meter:
+            for shard, rows in _chunks(samples):
+                path = out / f"{shard}.parquet"
+                there = _rows_in(path)
+                if there is None:
+                    kept = [row for row in rows if (row["completion"] or "").strip()]
+                    if kept:
+                        write_shard(out, shard, _scored(kept, scorer, temperature, samples))
+                    computed += len(kept)
+                    there = len(kept)
+                done += there
+                meter.add(samples=len(rows))
+    return Forced(done, computed)
+
+
+def _chunks(samples: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The rows of the table as they lie in its shards, `_ROWS` at a time, with a name for each piece."""
+    for shard in find_shards(samples):
+        rows: list[dict[str, Any]] = []
+        piece = 0
+        for batch in pq.ParquetFile(shard).iter_batches(_ROWS):
+            rows += batch.to_pylist()
+            while len(rows) >= _ROWS:
+                yield f"{shard.stem}.{piece:05d}", rows[:_ROWS]
+                rows, piece = rows[_ROWS:], piece + 1
+        if rows:
+            yield f"{shard.stem}.{piece:05d}", rows
+
+
+def _rows_in(path: Path) -> int | None:
+    if not path.exists():
+        return None
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"'{path}' is damaged: delete it, and the same command computes it again.") from error
+
+
+def _scored(
+    rows: Sequence[Mapping[str, Any]], scorer: Scorer, temperature: float | None, samples: Path
+) -> Iterator[dict[str, Any]]:
+    items = []
+    for row in rows:
+        where = f"'{samples}', sample {row['sample_id']} of problem '{row['problem_id']}'"
+        own = (row.get("sampling") or {}).get("temperature") or 1.0
+        items.append(
+            Item(
+                prompt_ids(scorer.tokenizer, row["prompt"]),
+                completion_ids(scorer.tokenizer, row, where),
+                temperature or own,
+            )
+        )
+    for row, item, scores in zip(rows, items, scorer.score(items), strict=True):
+        tokens = [scorer.tokenizer.decode([i]) for i in item.completion]
+        try:
+            token_spans(tokens, row["completion"])
+        except MisfitError as error:
+            where = f"'{samples}', sample {row['sample_id']} of problem '{row['problem_id']}'"
+            raise _another(where, str(error)) from error
+        yield {
+            **row,
+            "token_ids": item.completion,
+            "tokens": [token.encode("utf-8", "replace").decode() for token in tokens],
+            "logprobs": scores.logprobs.tolist(),
+            "entropies": scores.entropies.tolist(),
+            "n_tokens": len(item.completion),
+        }
+
+
+def _digest(table: pa.Table) -> str:
+    digest = hashlib.sha256()
+    for row in table.to_pylist():
+        digest.update(json.dumps(list(row.values())).encode())
+    return digest.hexdigest()[:16]
+
+
+def _check_manifest(out: Path, manifest: Mapping[str, Any]) -> None:
+    path = out / MANIFEST
+    if not path.exists():
+        if any(out.glob("*.parquet")):
+            raise InputError(f"'{out}' holds Parquet files but no {MANIFEST}: give another --out.")
+        partial = path.with_name(f".{path.name}.tmp")
+        partial.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        partial.replace(path)
+        return
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"'{path}' cannot be read ({error}): delete the folder, or give another --out.") from error
+    for key, value in manifest.items():
+        if there.get(key) != value:
+            raise InputError(
+                f"'{out}' holds entropies with {key} = {there.get(key)}, not {value}: give another --out, or delete "
+                "that folder."
+            )
+
+
+# ---------------------------------------------------------------------------------------- every response, every prompt
+
+
+def cross_logprobs(
+    scorer: Scorer, prompts: Sequence[list[int]], responses: Sequence[list[int]], *, console: Console | None = None
+) -> npt.NDArray[np.float64]:
+    """Log-probability (nats, temperature 1) of every response under every prompt, `(responses, prompts)`."""
+    matrix = np.empty((len(responses), len(prompts)))
+    pairs = [(i, j) for j in range(len(prompts)) for i in range(len(responses))]
+    with Meter(len(pairs), 0, console or Console(stderr=True), "cross log-probs") as meter:
+        for first in range(0, len(pairs), _CROSS_BLOCK):
+            block = pairs[first : first + _CROSS_BLOCK]
+            scores = scorer.score([Item(prompts[j], responses[i]) for i, j in block])
+            for (i, j), score in zip(block, scores, strict=True):
+                matrix[i, j] = score.logprobs.astype(np.float64).sum()
+            meter.add(samples=len(block))
+    return matrix
+
+
+def load_scorer(
+    model: str, *, device: str = "auto", dtype: str = "auto", budget: int = BUDGET, trust_remote_code: bool = False
+) -> Scorer:
+    """A scorer for a Hub id, a folder, or `"embedded"`."""
+    return Scorer(*load_model(model, device, dtype, trust_remote_code), budget=budget)

@@ -1,0 +1,280 @@
+"""The tokens of a run as flat arrays, with what the matched controls hold equal, and what is told about them alone.
+
+Suffixes: N tokens of all traces, T tokens of one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from forkwise.explore.contrast import BoolArray, FloatArray, IntArray, Resampling, Units, mean_interval
+from forkwise.explore.lexicon import Lexicon
+from forkwise.explore.results import ForkToken, Histogram, ProfilePoint, TokenType
+from forkwise.explore.sentences import Span
+from forkwise.explore.spans import first_token, tokens_in
+from forkwise.explore.traces import Trace
+
+TYPES = ("word", "word continuation", "number", "mathematics", "punctuation", "white space", "special")
+_WORD, _CONTINUATION, _NUMBER, _MATHEMATICS, _PUNCTUATION, _SPACE, _SPECIAL = range(7)
+_MATHEMATICAL = re.compile(r"[\\=+*/^_{}<>|~&%$≤≥≠≈×÷·√π∞∑∫∈→⇒−]|^-$|^\s-\s?$")
+
+_DISTANCE_EDGES = np.array([1, 2, 3, 5, 9, 17, 33])  # from the start of the sentence, tokens
+_LENGTH_EDGES = np.array([1, 2, 3, 4, 5, 6, 8, 11])  # of a token, characters
+_SENTENCE_EDGES = np.array([4, 7, 10, 14, 19, 26, 36, 51])  # of a sentence, tokens
+_OUTSIDE = _DISTANCE_EDGES.size + 1  # tokens of no sentence
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """All tokens of a run, in the order of traces."""
+
+    units: Units
+    text_N: list[str]
+    position_N: IntArray
+    """Tokens before it in its trace."""
+    decile_N: IntArray
+    """Tenth of the trace in which it stands, from 0."""
+    distance_N: IntArray
+    """Tokens between it and the start of its sentence; -1 outside of any."""
+    type_N: IntArray
+    """Index into `TYPES`."""
+    stratum_N: IntArray
+    """Same tenth of the trace, same distance from the sentence's start, same length in characters (binned)."""
+    pivotal_N: BoolArray
+    """Tokens with which a match of the lexicon begins."""
+    continued_N: BoolArray
+    """Further tokens of a match: neither pivotal nor others, since the first token has decided them."""
+    entry_N: IntArray
+    """Index of the entry that begins here, into `entries`; -1 elsewhere."""
+    entries: list[str]
+
+    @property
+    def other_N(self) -> BoolArray:
+        """Tokens with text that belong to no match."""
+        other_N: BoolArray = ~self.pivotal_N & ~self.continued_N & (self.type_N < _SPACE)
+        return other_N
+
+    @property
+    def word_N(self) -> BoolArray:
+        """Tokens that begin a word."""
+        word_N: BoolArray = self.type_N == _WORD
+        return word_N
+
+
+@dataclass(frozen=True)
+class SentenceTable:
+    """All sentences of a run that hold tokens, in the order of traces; values are mean token entropies."""
+
+    units: Units
+    rest_units: Units
+    """The same with the first token of each sentence left out of its mean (sentences of one token keep it)."""
+    stratum_N: IntArray
+    """Same tenth of the trace, same number of tokens (binned)."""
+    trace_N: IntArray
+    """Index of the trace in the run, and
+    """
+    index_N: IntArray
+    """of the sentence in the trace."""
+
+
+STRATA_TOKENS = "tenth of the trace, distance from the sentence's start, length in characters"
+STRATA_SENTENCES = "tenth of the trace, length in tokens"
+
+
+def token_table(traces: Sequence[Trace], problem_of: dict[str, int], lexicon: Lexicon) -> TokenTable:
+    """The tokens of the traces that have entropies; `problem_of` numbers the problems."""
+    entries = list(lexicon.groups)
+    number = {entry: i for i, entry in enumerate(entries)}
+    columns: dict[str, list[npt.NDArray[np.generic]]] = {}
+    texts: list[str] = []
+    upper: list[FloatArray] = []
+
+    for t, trace in enumerate(traces):
+        tokens = trace.tokens
+        if tokens is None:
+            continue
+        n = len(tokens.text)
+        matches = lexicon.matches(trace.text)
+        first = first_token(tokens.spans, [Span(m.start, m.end) for m in matches])
+        entry = np.full(n, -1)
+        inside = np.zeros(n, dtype=bool)
+        for match, i in zip(matches, first, strict=True):
+            if i < 0:
+                continue
+            entry[i] = number[match.entry]
+            j = int(i)
+            while j < n and tokens.spans[j].start < match.end:
+                inside[j] = tokens.spans[j].end > match.start
+                j += 1
+        owner = tokens_in(tokens.spans, trace.sentences)
+        types = _types(trace.text, tokens.text, tokens.spans)
+        length = np.array([len(text.strip()) for text in tokens.text])
+        decile = np.arange(n) * 10 // n
+        distance = _distances(owner)
+        near = np.where(distance < 0, _OUTSIDE, np.searchsorted(_DISTANCE_EDGES, distance, side="right"))
+        stratum = (decile * (_OUTSIDE + 1) + near) * (_LENGTH_EDGES.size + 1)
+        stratum += np.searchsorted(_LENGTH_EDGES, length, side="right")
+        for name, column in {
+            "value": tokens.entropy,
+            "problem": np.full(n, problem_of[trace.problem_id]),
+            "trace": np.full(n, t),
+            "position": np.arange(n),
+            "decile": decile,
+            "distance": distance,
+            "type": types,
+            "stratum": stratum,
+            "entry": entry,
+            "continued": inside & (entry < 0),
+        }.items():
+            columns.setdefault(name, []).append(column)
+        texts += [text.strip() or text for text in tokens.text]
+        if tokens.upper is not None:
+            upper.append(tokens.upper)
+    flat = {name: np.concatenate(parts) for name, parts in columns.items()}
+    units = Units(flat["value"], flat["problem"], flat["trace"], np.concatenate(upper) if upper else None)
+    return TokenTable(
+        units=units,
+        text_N=texts,
+        position_N=flat["position"],
+        decile_N=flat["decile"],
+        distance_N=flat["distance"],
+        type_N=flat["type"],
+        stratum_N=flat["stratum"],
+        pivotal_N=flat["entry"] >= 0,
+        continued_N=flat["continued"],
+        entry_N=flat["entry"],
+        entries=entries,
+    )
+
+
+def _distances(owner: IntArray) -> IntArray:
+    """Tokens since the first one of the same sentence; -1 outside of any."""
+    distance = np.full(owner.size, -1, dtype=np.int64)
+    first: dict[int, int] = {}
+    for i, sentence in enumerate(owner.tolist()):
+        if sentence >= 0:
+            distance[i] = i - first.setdefault(sentence, i)
+    return distance
+
+
+def _types(text: str, tokens: Sequence[str], spans: Sequence[Span]) -> IntArray:
+    return np.array([_type(text, token, span) for token, span in zip(tokens, spans, strict=True)], dtype=np.int64)
+
+
+def _type(text: str, token: str, span: Span) -> int:
+    word = text[span.start : span.end].strip()
+    if span.end <= span.start:
+        return _SPECIAL if token.strip() else _SPACE
+    if not word:
+        return _SPACE
+    begin = span.start + len(text[span.start : span.end]) - len(text[span.start : span.end].lstrip())
+    before = text[begin - 1] if begin else " "
+    if _MATHEMATICAL.search(word) or (before == "\\" and word[0].isalpha()):
+        return _MATHEMATICS
+    if any(c.isalpha() for c in word):
+        return (
+            _CONTINUATION if before.isalnum() or (before in "'’" and begin > 1 and text[begin - 2].isalpha()) else _WORD
+        )
+    return _NUMBER if any(c.isdigit() for c in word) else _PUNCTUATION
+
+
+def sentence_table(traces: Sequence[Trace], problem_of: dict[str, int]) -> SentenceTable:
+    """The sentences of the traces that have entropies."""
+    columns: dict[str, list[npt.NDArray[np.generic]]] = {}
+    uppers: list[FloatArray] = []
+    for t, trace in enumerate(traces):
+        if trace.tokens is None or not trace.sentences:
+            continue
+        owner = tokens_in(trace.tokens.spans, trace.sentences)
+        inside = owner >= 0
+        size = np.bincount(owner[inside], minlength=len(trace.sentences))
+        there = np.flatnonzero(size)
+        entropy = trace.tokens.entropy
+        total = np.bincount(owner[inside], weights=entropy[inside], minlength=size.size)
+        first = np.searchsorted(np.maximum.accumulate(owner), there)  # owners rise along the trace
+        rest = np.where(size[there] > 1, (total[there] - entropy[first]) / np.maximum(size[there] - 1, 1), total[there])
+        decile = first * 10 // entropy.size
+        length = np.searchsorted(_SENTENCE_EDGES, size[there], side="right")
+        for name, column in {
+            "value": total[there] / size[there],
+            "rest": rest,
+            "problem": np.full(there.size, problem_of[trace.problem_id]),
+            "trace": np.full(there.size, t),
+            "index": there,
+            "stratum": decile * (_SENTENCE_EDGES.size + 1) + length,
+        }.items():
+            columns.setdefault(name, []).append(column)
+        if trace.tokens.upper is not None:
+            high = np.bincount(owner[inside], weights=trace.tokens.upper[inside], minlength=size.size)
+            uppers.append(high[there] / size[there])
+    flat = {name: np.concatenate(parts) for name, parts in columns.items()} if columns else {}
+    empty = np.zeros(0, dtype=np.int64)
+    value, rest = (flat.get(name, np.zeros(0)) for name in ("value", "rest"))
+    problem, trace_N = flat.get("problem", empty), flat.get("trace", empty)
+    return SentenceTable(
+        units=Units(value, problem, trace_N, np.concatenate(uppers) if uppers else None),
+        rest_units=Units(rest, problem, trace_N),
+        stratum_N=flat.get("stratum", empty),
+        trace_N=trace_N,
+        index_N=flat.get("index", empty),
+    )
+
+
+# ----------------------------------------------------------------------------------------------- what tokens look like
+
+
+def histogram(values: FloatArray, edges: FloatArray) -> Histogram:
+    """Counts between `edges`."""
+    counts, _ = np.histogram(values, edges)
+    return Histogram([float(edge) for edge in edges], [int(count) for count in counts])
+
+
+def profile(
+    table: TokenTable, at_N: IntArray | FloatArray, edges: Sequence[float], resampling: Resampling
+) -> list[ProfilePoint]:
+    """Mean entropy of the tokens whose `at_N` lies between two edges, with intervals over problems."""
+    points = []
+    for start, end in pairwise(edges):
+        inside = (at_N >= start) & (at_N < end)
+        if inside.any():
+            units = table.units
+            mean = mean_interval(units.value_N[inside], units.problem_N[inside], units.problems, resampling)
+            assert mean.value is not None
+            points.append(ProfilePoint(float(start), float(end), int(inside.sum()), mean.value, mean.low, mean.high))
+    return points
+
+
+def token_types(table: TokenTable, threshold: float) -> list[TokenType]:
+    """Entropy by type of token."""
+    found = []
+    for i, name in enumerate(TYPES):
+        value = table.units.value_N[table.type_N == i]
+        if value.size:
+            found.append(TokenType(name, int(value.size), float(value.mean()), float((value > threshold).mean())))
+    return found
+
+
+def fork_tokens(table: TokenTable, threshold: float, top: int = 40) -> list[ForkToken]:
+    """The token texts that are most often above the threshold."""
+    count: Counter[str] = Counter(table.text_N)
+    high: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    pivotal: Counter[str] = Counter()
+    for text, value, mark in zip(table.text_N, table.units.value_N.tolist(), table.pivotal_N.tolist(), strict=True):
+        total[text] += value
+        if value > threshold:
+            high[text] += 1
+        if mark:
+            pivotal[text] += 1
+    ordered = sorted(high, key=lambda text: (-high[text], -total[text] / count[text], text))[:top]
+    return [
+        ForkToken(text, count[text], high[text], total[text] / count[text], pivotal[text] * 2 > count[text])
+        for text in ordered
+    ]

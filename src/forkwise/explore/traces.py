@@ -1,0 +1,169 @@
+"""Traces: completions of the samples table with their sentences and, where there are any, tokens with entropies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from forkwise.errors import InputError
+from forkwise.explore.bounds import LogprobError, entropy_bounds
+from forkwise.explore.sentences import Span, split_sentences
+from forkwise.explore.spans import MisfitError, token_spans
+from forkwise.samples import read_samples
+
+FloatArray = npt.NDArray[np.float64]
+Source = Literal["stored", "model", "top-k"]
+
+_COLUMNS = ("run", "model", "problem_id", "sample_id", "prompt", "completion", "correct", "n_tokens", "tokens")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of one trace, `(T,)` each.
+
+    Attributes:
+        text: of each token.
+        spans: the characters of the completion that each stands for; empty for special tokens.
+        entropy: nats; exact, or a rigorous lower bound.
+        upper: upper bound, where `entropy` is a lower one.
+    """
+
+    text: list[str]
+    spans: list[Span]
+    entropy: FloatArray
+    upper: FloatArray | None = None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One completion that is not empty."""
+
+    run: str
+    problem_id: str
+    sample_id: int
+    prompt: str | None
+    text: str
+    correct: bool | None
+    n_tokens: int | None
+    sentences: list[Span]
+    tokens: Tokens | None
+
+
+@dataclass
+class RunTraces:
+    """The traces of one run, in the order of problem and sample."""
+
+    run: str
+    model: str
+    traces: list[Trace] = field(default_factory=list)
+    empty: int = 0
+    """Samples without text, left out."""
+    source: Source | None = None
+    """Where the entropies come from; None without any."""
+    candidates: int | None = None
+    without_tokens: int = 0
+    """Traces that lack what most have."""
+
+
+def load_traces(
+    path: Path,
+    *,
+    breaks: Sequence[str] = (),
+    vocabulary: int | None = None,
+    source: Source = "stored",
+    token_data: bool = True,
+) -> list[RunTraces]:
+    """The runs of a samples table.
+
+    Args:
+        path: a Parquet shard, or a folder of them.
+        breaks: words that begin a sentence besides punctuation.
+        vocabulary: tokens, for the upper bounds from top-k log-probs; None without any bounds to compute.
+        source: what stored entropies are: `stored`, or `model` where forkwise computed them afterwards.
+        token_data: False reads the texts alone.
+
+    Raises:
+        InputError: no samples, no text in any, tokens that do not join to their text, or log-probs that are none.
+    """
+    columns = [*_COLUMNS[:-1], *(("tokens", "entropies", "logprobs", "top_logprobs") if token_data else ())]
+    table = read_samples(path, columns)
+    runs: dict[str, RunTraces] = {}
+    for batch in table.to_batches(max_chunksize=256):
+        for row in batch.to_pylist():
+            run = runs.setdefault(row["run"], RunTraces(row["run"], row["model"]))
+            if not (row["completion"] or "").strip():
+                run.empty += 1
+                continue
+            run.traces.append(_trace(row, run, breaks, vocabulary, source, path))
+    for run in runs.values():
+        if not run.traces:
+            raise InputError(f"'{path}': every sample of the run '{run.run}' is empty, so there is nothing to explore.")
+        run.without_tokens = sum(trace.tokens is None for trace in run.traces) if run.source else 0
+    if not runs:
+        raise InputError(f"'{path}' holds no samples.")
+    return list(runs.values())
+
+
+def _trace(
+    row: dict[str, Any], run: RunTraces, breaks: Sequence[str], vocabulary: int | None, source: Source, path: Path
+) -> Trace:
+    text = row["completion"]
+    where = f"'{path}', sample {row['sample_id']} of problem '{row['problem_id']}' in run '{run.run}'"
+    return Trace(
+        run=run.run,
+        problem_id=row["problem_id"],
+        sample_id=row["sample_id"],
+        prompt=row["prompt"],
+        text=text,
+        correct=row["correct"],
+        n_tokens=row["n_tokens"],
+        sentences=split_sentences(text, breaks),
+        tokens=_tokens(row, run, vocabulary, source, where),
+    )
+
+
+def _tokens(row: dict[str, Any], run: RunTraces, vocabulary: int | None, source: Source, where: str) -> Tokens | None:
+    tokens: list[str] | None = row.get("tokens")
+    exact, top = row.get("entropies"), row.get("top_logprobs") or []
+    if not tokens or (exact is None and (not top or vocabulary is None)):
+        return None
+    kind: Source = "top-k" if exact is None else source
+    if run.source is not None and run.source != kind:
+        raise InputError(
+            f"The run '{run.run}' mixes samples with exact entropies and samples with top-k log-probs: give --model to "
+            "compute the entropies of all."
+        )
+    upper = None
+    if exact is not None:
+        entropy = np.asarray(exact, dtype=np.float64)
+        if entropy.size != len(tokens):
+            raise InputError(f"{where}: there are {len(tokens)} tokens but {entropy.size} entropies.")
+        if not np.isfinite(entropy).all() or (entropy < -1e-6).any():
+            raise InputError(f"{where}: an entropy is negative or not a number; give --model to compute them anew.")
+    else:
+        assert vocabulary is not None
+        try:
+            bounds = entropy_bounds(
+                [[c["logprob"] for c in place or ()] for place in top],
+                vocabulary,
+                row.get("logprobs") or [None] * len(tokens),
+            )
+        except LogprobError as error:
+            raise InputError(f"{where}: {error}; import log-probs as the model gave them.") from error
+        if len(top) != len(tokens):
+            raise InputError(f"{where}: there are {len(tokens)} tokens but {len(top)} lists of candidates.")
+        entropy, upper = bounds.low, bounds.high
+        run.candidates = bounds.candidates
+    try:
+        spans = token_spans(tokens, row["completion"])
+    except MisfitError as error:
+        raise InputError(
+            f"{where}: the tokens do not join to the text ({error}); give --model to compute tokens and entropies anew."
+        ) from error
+    run.source = kind
+    return Tokens(tokens, spans, entropy, upper)

@@ -1,0 +1,310 @@
+"""Arms of an experiment: training runs side by side in processes of their own, and samples of what they learned.
+
+An arm is the recipe and what it changes in it. Every run is an ordinary `forkwise grpo` or `forkwise ppo` run, on one
+thread, from the embedded base model. All arms see the same problems and seeds. Each stage leaves whole files behind,
+so that an interrupted experiment continues where it stopped.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from forkwise.errors import InputError
+from forkwise.lab.base_model import MAX_NEW_TOKENS
+from forkwise.methods import parse_methods, settings_of
+from forkwise.samples import write_shard
+from forkwise.samples.generate import Sampling, sample_problem
+from forkwise.tasks import Problem, load_task
+from forkwise.training.folder import COMPLETE, read_metrics
+
+TASK = "countdown:4"
+
+# Found by hand on the embedded model: learns in minutes on one core, and does not collapse.
+RECIPE: dict[str, Any] = {
+    "model": "embedded",
+    "task": TASK,
+    "reward": ["correct"],
+    "loss_type": "dapo",
+    "epsilon": 0.2,
+    "epsilon_high": 0.28,
+    "beta": 0.0,
+    "scale_rewards": "group",
+    "importance_sampling_level": "token",
+    "num_generations": 16,
+    # 256 completions per rollout, used for 2 updates of 128.
+    "per_device_train_batch_size": 64,
+    "gradient_accumulation_steps": 2,
+    "steps_per_generation": 4,
+    "num_iterations": 1,
+    "max_completion_length": MAX_NEW_TOKENS,
+    "temperature": 1.0,
+    "attn_implementation": "eager",  # the fastest for a model of this size on a CPU
+    "learning_rate": 3e-4,
+    "lr_scheduler_type": "constant",
+    "adam_beta2": 0.95,
+    "max_grad_norm": 1.0,
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "dataloader_pin_memory": False,
+    "logging_steps": 1,
+    "save_strategy": "steps",
+    "save_steps": 10,
+    "save_total_limit": 2,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+
+# What PPO has besides.
+PPO_RECIPE: dict[str, Any] = {
+    "critic_learning_rate": 1e-3,
+    "critic_lr_scheduler_type": "constant",
+    "critic_warmup_steps": 10,
+    "critic_epochs": 3,
+}
+ALPHA = {"grpo": 0.4, "ppo": 0.1}
+"""The paper's, by algorithm."""
+
+_QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+@dataclass(frozen=True)
+class TrainingArm:
+    """A name, `grpo` or `ppo`, and the settings in which the arm differs from the recipe."""
+
+    name: str
+    algorithm: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.algorithm not in ALPHA:
+            raise InputError(f"There is no algorithm '{self.algorithm}': use {' or '.join(ALPHA)}.")
+
+    @property
+    def slug(self) -> str:
+        """The name for folders."""
+        return "".join(c if c.isalnum() or c in ".+=" else "-" for c in self.name.lower().replace(" + ", "-"))
+
+    def run(self, seed: int) -> str:
+        """The name of the run with this seed."""
+        return f"{self.slug}-seed{seed}"
+
+
+def train_problems(steps: int) -> int:
+    """Enough problems that none is met twice in `steps` steps of the recipe."""
+    completions = RECIPE["per_device_train_batch_size"] * RECIPE["gradient_accumulation_steps"]
+    return max(1, steps * int(completions) // int(RECIPE["num_generations"]))
+
+
+def recipe(arm: TrainingArm, seed: int, steps: int, folder: Path) -> dict[str, Any]:
+    """The configuration of one training run, as it goes to `forkwise grpo --config`.
+
+    Where a method sets a field of TRL that the recipe sets too, the method wins.
+    """
+    methods = parse_methods(arm.settings.get("method", []))
+    return {
+        **RECIPE,
+        **(PPO_RECIPE if arm.algorithm == "ppo" else {}),
+        **settings_of(methods),
+        "max_steps": steps,
+        "train_problems": train_problems(steps),
+        **arm.settings,
+        "seed": seed,
+        "output_dir": str(folder),
+        "resume": True,
+    }
+
+
+def finished(folder: Path) -> bool:
+    """Whether the training run in `folder` has come to its end."""
+    return (folder / COMPLETE).exists()
+
+
+# ---------------------------------------------------------------------------------------------------------- training
+
+
+def _launch(folder: Path, arm: TrainingArm, seed: int, steps: int) -> subprocess.Popen[bytes]:
+    file = folder.with_name(f"{folder.name}.yaml")  # a name may hold dots
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(recipe(arm, seed, steps, folder), sort_keys=False), encoding="utf-8")
+    with _log(folder).open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "forkwise", arm.algorithm, "--config", str(file)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **_QUIET},
+            start_new_session=True,  # Ctrl-C reaches us alone; we end the arms ourselves
+        )
+
+
+def _log(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.log")
+
+
+def _progress_table(folder: Path, runs: Sequence[tuple[TrainingArm, int]], steps: int) -> Table:
+    table = Table(title="Training (mean of the last 5 steps)")
+    for column in ("arm", "seed", "step", "reward", "entropy (nats)", "length", "at the cap"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    for arm, seed in runs:
+        rows = read_metrics(folder / arm.run(seed))
+        last = rows[-5:]
+
+        def mean(key: str, digits: int, last: list[dict[str, Any]] = last) -> str:
+            values = [row[key] for row in last if key in row]
+            return f"{np.mean(values):.{digits}f}" if values else "-"
+
+        table.add_row(
+            arm.name,
+            str(seed),
+            f"{rows[-1]['step'] if rows else 0}/{steps}",
+            mean("reward", 3),
+            mean("entropy", 3),
+            mean("completions/mean_length", 0),
+            mean("shaping/capped_frac", 3),
+        )
+    return table
+
+
+def train(folder: Path, arms: Sequence[TrainingArm], seeds: int, steps: int, *, jobs: int, console: Console) -> None:
+    """Trains every arm with every seed that has not finished yet, `jobs` at a time, in `folder/<run>`.
+
+    Raises:
+        InputError: an arm stopped before its end; the others are ended too, and all can be resumed.
+    """
+    runs = [(arm, seed) for seed in range(seeds) for arm in arms]
+    waiting = [run for run in runs if not finished(folder / run[0].run(run[1]))]
+    running: dict[str, tuple[TrainingArm, subprocess.Popen[bytes]]] = {}
+    last_said = 0.0
+    try:
+        with Live(console=console, refresh_per_second=1, transient=True) as live:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    arm, seed = waiting.pop(0)
+                    running[arm.run(seed)] = arm, _launch(folder / arm.run(seed), arm, seed, steps)
+                time.sleep(0.5)
+                if console.is_terminal:
+                    live.update(_progress_table(folder, runs, steps))
+                elif time.monotonic() - last_said > 30:
+                    last_said = time.monotonic()
+                    done = {run: len(read_metrics(folder / run)) for run in running}
+                    console.print(f"training: {len(waiting)} runs wait; steps logged {done} of {steps}", soft_wrap=True)
+                for run, (arm, process) in list(running.items()):
+                    if process.poll() is not None:
+                        del running[run]
+                        if process.returncode != 0 or not finished(folder / run):
+                            log = _log(folder / run)
+                            lines = log.read_text(errors="replace").strip().splitlines()
+                            raise InputError(
+                                f"The arm '{arm.name}' ({run}) stopped with exit code {process.returncode}: "
+                                f"{lines[-1] if lines else 'no output'} (whole log: {log})"
+                            )
+    finally:
+        for _, process in running.values():
+            process.terminate()
+        for _, process in running.values():
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+    console.print(_progress_table(folder, runs, steps))
+
+
+# ---------------------------------------------------------------------------------------------------------- sampling
+
+
+@lru_cache(maxsize=1)
+def _load(model: str) -> tuple[Any, Any]:
+    import torch
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    policy = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager")
+    return policy.eval(), transformers.AutoTokenizer.from_pretrained(model)
+
+
+_BATCH = 256  # samples drawn at once; the draws do not depend on it
+
+
+def _sample_shard(model: str, run: str, problem: Problem, n: int, traces: int, folder: Path, name: str) -> None:
+    policy, tokenizer = _load(model)
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=MAX_NEW_TOKENS, batch_size=min(n, _BATCH))
+    # One sampling seed for all arms: common random numbers cost nothing and pair the draws.
+    rows = sample_problem(
+        policy, tokenizer, problem, load_task(TASK), n, run=run, seed=0, sampling=sampling, traces=traces
+    )
+    write_shard(folder, name, [{**row, "model": Path(model).name} for row in rows])
+
+
+@contextmanager
+def _worker_environment() -> Iterator[None]:
+    """Worker processes inherit one thread each, and no attempt to reach a hub."""
+    before = {key: os.environ.get(key) for key in _QUIET}
+    os.environ.update(_QUIET)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key) if value is None else os.environ.__setitem__(key, value)
+
+
+def sample(
+    folder: Path,
+    models: Mapping[str, str],
+    problems: Sequence[Problem],
+    n: int,
+    *,
+    jobs: int,
+    console: Console,
+    traces: int,
+) -> None:
+    """Draws `n` completions of every problem from every model into `folder/<run>`, one shard per problem.
+
+    Args:
+        models: run -> folder of the model.
+        traces: of how many samples per problem tokens, log-probabilities and entropies are kept.
+    """
+    work = [
+        (model, run, problem, n, traces, folder / run, f"{i:04d}")
+        for run, model in models.items()
+        for i, problem in enumerate(problems)
+        if not (folder / run / f"{i:04d}.parquet").exists()
+    ]
+    if not work:
+        return
+    columns = (
+        TextColumn("sampling {task.fields[per]} completions per problem"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    with _worker_environment(), Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("sampling", total=len(work), per=n)
+        try:
+            for future in as_completed([pool.submit(_sample_shard, *item) for item in work]):
+                future.result()
+                progress.advance(bar)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

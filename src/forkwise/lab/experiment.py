@@ -1,0 +1,214 @@
+"""An experiment: arms x seeds from the embedded base model, sampled on the same problems and compared by Pass@K.
+
+The folder of an experiment holds `settings.json`, the training runs in `arms/`, the samples table of every run in
+`samples/`, and what was found: `summary.txt`, `comparison.json`, `comparison.csv`, figures and one HTML page.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from forkwise.embedded import EMBEDDED_MODEL
+from forkwise.errors import InputError
+from forkwise.lab.arms import TASK, TrainingArm, sample, train, train_problems
+from forkwise.lab.traces import CLAUSES
+from forkwise.passk import Arm, Comparison, Evaluation, Interval, compare, evaluate, k_grid, load_arm
+from forkwise.passk.figures import comparison_figure, save
+from forkwise.passk.output import comparison_content, print_comparison, write_csv, write_json
+from forkwise.report import training_figure, write_report
+from forkwise.tasks import load_task
+from forkwise.tasks.base import Split
+from forkwise.training.folder import check_folder, create_folder, read_metrics, write_text
+
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is compared, and on what; the first arm is the reference. Two runs with the same settings do the same."""
+
+    arms: tuple[TrainingArm, ...]
+    seeds: int = 1
+    steps: int = 70
+    problems: int = 64
+    samples: int = 256
+    split: Split = "test"
+    traces: int = 16
+    """Samples per problem whose tokens, log-probabilities and entropies are kept."""
+    title: str = "experiment"
+
+    def __post_init__(self) -> None:
+        names = [arm.slug for arm in self.arms]
+        if len(names) < 2:
+            raise InputError("A comparison needs at least two arms.")
+        if len(set(names)) < len(names):
+            raise InputError(f"Two arms have the same name ({', '.join(names)}): name them apart.")
+        for name in ("seeds", "steps", "problems", "samples"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}: it must be at least 1.")
+
+    def runs(self) -> list[tuple[TrainingArm, int]]:
+        """Every arm with every seed."""
+        return [(arm, seed) for arm in self.arms for seed in range(self.seeds)]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What an experiment found. The seeds of an arm are averaged per problem."""
+
+    base: Evaluation
+    comparison: Comparison
+    seeds: int
+
+    def evaluations(self) -> list[Evaluation]:
+        """Base model and arms."""
+        return [self.base, *self.comparison.arms]
+
+    def verdict(self) -> str:
+        """What the paired differences are, and whether they are evidence of anything."""
+        if self.seeds > 1:
+            return self.comparison.sentence
+        return f"{self.comparison.sentence} Each arm was trained with one seed: other seeds may say otherwise."
+
+
+def run(
+    folder: Path,
+    experiment: Experiment,
+    *,
+    jobs: int,
+    resume: bool,
+    console: Console | None = None,
+    flag: str = "--out",
+) -> Results:
+    """Trains the arms, samples base and arms, and writes the comparison into `folder`; every stage can be resumed.
+
+    Raises:
+        InputError: the folder is in use (without `resume`) or holds another experiment, or an arm failed.
+    """
+    console = console or Console()
+    start = time.monotonic()
+    settings = folder / "settings.json"
+    check_folder(folder, resume=resume, mark=settings.name, flag=flag)
+    # Refuse now, not after the training, what the task cannot give.
+    task = load_task(TASK)
+    problems = task.problems(experiment.split, experiment.problems)
+    task.problems("train", train_problems(experiment.steps))
+    create_folder(folder)
+    _same_settings(settings, experiment)
+    train(folder / "arms", experiment.arms, experiment.seeds, experiment.steps, jobs=jobs, console=console)
+    models = {BASE: str(EMBEDDED_MODEL)}
+    models |= {arm.run(seed): str(folder / "arms" / arm.run(seed)) for arm, seed in experiment.runs()}
+    sample(
+        folder / "samples",
+        models,
+        problems,
+        experiment.samples,
+        jobs=jobs,
+        console=console,
+        traces=experiment.traces,
+    )
+    results = analyse(folder, experiment)
+    _write(folder, experiment, results, time.monotonic() - start, console)
+    return results
+
+
+def _same_settings(file: Path, experiment: Experiment) -> None:
+    wanted: dict[str, Any] = json.loads(json.dumps(asdict(experiment)))
+    if not file.exists():
+        write_text(file, json.dumps(wanted, indent=1))
+        return
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if found != wanted:
+        changed = ", ".join(f"{k} {found.get(k)} -> {v}" for k, v in wanted.items() if found.get(k) != v)
+        raise InputError(f"'{file.parent}' holds a run with other settings ({changed}): give another --out.")
+
+
+def analyse(folder: Path, experiment: Experiment) -> Results:
+    """Pass@K of base and arms from the stored samples, and the paired comparison of the arms with the first."""
+    ks = k_grid(experiment.samples)
+    arms = [
+        _load(arm.name, [folder / "samples" / arm.run(seed) for seed in range(experiment.seeds)])
+        for arm in experiment.arms
+    ]
+    base = evaluate(_load(BASE, [folder / "samples" / BASE]), ks=ks, caps=(), budgets=())
+    return Results(base, compare(*arms, ks=ks), experiment.seeds)
+
+
+def _load(name: str, folders: Sequence[Path]) -> Arm:
+    return load_arm([str(folder) for folder in folders], name=name)
+
+
+# ------------------------------------------------------------------------------------------------------------ output
+
+
+def cells(results: Results, wanted: Sequence[int] = (1, 4, 16, 64)) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the result table, at the wanted k and the largest one."""
+    ks = results.base.ks
+    shown = [i for i, k in enumerate(ks) if k in wanted or i == len(ks) - 1]
+    header = ["", *(f"Pass@{ks[i]}" for i in shown), "tokens"]
+
+    def row(name: str, interval: Interval, sign: str, tokens: float | None) -> list[str]:
+        numbers = [
+            f"{interval.mean[i]:{sign}.3f} [{interval.low[i]:{sign}.3f}, {interval.high[i]:{sign}.3f}]" for i in shown
+        ]
+        return [name, *numbers, f"{tokens:{sign}.1f}" if tokens is not None else ""]
+
+    length = {e.arm: e.mean_length or float("nan") for e in results.evaluations()}
+    rows = [row(e.arm, e.pass_at_k, "", length[e.arm]) for e in results.evaluations()]
+    for d in results.comparison.differences:
+        rows.append(row(f"{d.arm} - {d.reference}", d.interval, "+", length[d.arm] - length[d.reference]))
+        rows.append(["  adjusted p, problems", *(f"{d.adjusted_p[i]:.3f}" for i in shown), ""])
+        if d.run_p is not None:
+            rows.append(["  adjusted p, runs", *(f"{d.run_p[i]:.3f}" for i in shown), ""])
+    return header, rows
+
+
+def _table(header: list[str], rows: list[list[str]]) -> Table:
+    table = Table(title="Pass@K on held-out problems, mean [95 % interval]")
+    for i, name in enumerate(header):
+        table.add_column(name, justify="right" if i else "left", no_wrap=bool(i))
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _write(folder: Path, experiment: Experiment, results: Results, seconds: float, console: Console) -> None:
+    header, rows = cells(results)
+    wide = Console(width=170, record=True, file=io.StringIO())
+    wide.print(_table(header, rows))
+    wide.print(results.verdict(), soft_wrap=True)
+    if len(experiment.arms) > 2 or experiment.seeds > 1:
+        print_comparison(results.comparison, wide)
+    write_text(folder / "summary.txt", wide.export_text())
+    write_json(folder / "comparison.json", comparison_content(results.comparison))
+    write_csv(folder / "comparison.csv", [*results.base.rows(), *results.comparison.rows()])
+    runs = {BASE: [BASE]} | {arm.name: [arm.run(seed) for seed in range(experiment.seeds)] for arm in experiment.arms}
+    found = {"seconds": round(seconds, 1), "verdict": results.verdict(), "runs": runs, "breaks": CLAUSES}
+    write_text(folder / "results.json", json.dumps({"settings": asdict(experiment), **found}, indent=1))
+
+    caption = (
+        f"{results.comparison.problems} held-out {TASK} problems x {experiment.samples} samples, T = 1; "
+        f"{experiment.steps} steps, {experiment.seeds} seed(s)"
+    )
+    passk = comparison_figure(results.comparison, beside=[results.base], caption=caption)
+    training = training_figure(
+        {
+            arm.name: [read_metrics(folder / "arms" / arm.run(seed)) for seed in range(experiment.seeds)]
+            for arm in experiment.arms
+        }
+    )
+    save(passk, folder / "passk.png")
+    save(training, folder / "training.png")
+    write_report([folder], folder / "report.html")
+    console.print(_table(*(cells(results) if console.width >= 150 else cells(results, (1,)))))
+    console.print(results.verdict(), soft_wrap=True)
+    console.print(f"\nReport: {folder / 'report.html'}   ({seconds:.0f} s)", soft_wrap=True)

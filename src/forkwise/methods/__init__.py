@@ -1,0 +1,33 @@
+"""Published methods of the family, each one file: a frozen config and a pure function on whole-batch tensors."""
+
+from forkwise.methods.base import (
+    LossMethod,
+    Method,
+    Need,
+    RewardMethod,
+    Rollout,
+    Scope,
+    SettingsMethod,
+    Stage,
+    TokenMethod,
+    Tokens,
+)
+from forkwise.methods.registry import all_methods, describe, parse_method, parse_methods, settings_of
+
+__all__ = [
+    "LossMethod",
+    "Method",
+    "Need",
+    "RewardMethod",
+    "Rollout",
+    "Scope",
+    "SettingsMethod",
+    "Stage",
+    "TokenMethod",
+    "Tokens",
+    "all_methods",
+    "describe",
+    "parse_method",
+    "parse_methods",
+    "settings_of",
+]

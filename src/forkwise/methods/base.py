@@ -1,0 +1,283 @@
+"""What a method is: a frozen config, a pure function on whole-batch tensors, and what it says about itself.
+
+The engine gives each method the tensors that it `requires` and nothing else. A function is global over the batch that
+it is given, so that the engine alone decides what "the batch" is, and gathers it: one token at a time, all tokens of an
+optimizer update, or all completions of a rollout (`Scope`), over every micro-batch and process, in one order.
+
+Nothing here imports torch when the module is loaded: `forkwise methods` lists methods where there is none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from forkwise.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class Stage(str, Enum):
+    """Where in a training step a method acts."""
+
+    SETTINGS = "settings"  # nowhere: the trainer has it, the method only sets the trainer's own fields
+    REWARD = "reward"  # rewards of groups -> advantages, one per completion
+    TOKEN = "token"  # advantages -> advantages per token; a token mask is advantages of 0
+    LOSS = "loss"  # a term of the loss per token, a function of the log-probability under update
+
+
+class Scope(str, Enum):
+    """How much a method must see at once."""
+
+    TOKEN = "token"
+    UPDATE = "update"  # all tokens of an optimizer update
+    ROLLOUT = "rollout"  # all completions of a rollout, with the policy that drew them
+
+
+class Need(str, Enum):
+    """What a method asks the engine for."""
+
+    ENTROPY = "entropy"
+    OLD_ENTROPY = "old entropy"
+    LOGPROBS = "log-probs"
+    OLD_LOGPROBS = "old log-probs"
+    SEQUENCE_LOGPROBS = "sequence log-probs"
+    GROUPS = "groups"
+    CORRECT = "correctness"
+    OFF_POLICY = "several updates per rollout"  # with one, old and current policy are the same and it does nothing
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What a method of the reward stage sees: the N completions of a rollout, over all processes.
+
+    Attributes:
+        rewards: `(N,)`, the weighted sum of the reward functions.
+        groups: `(N,)` int64, the prompt of each completion.
+        correct: `(N,)` bool, reward above 0: right for rewards of 1/0 and of +1/-1.
+        advantages: `(N,)`, those of the engine (GRPO's).
+        logprobs: `(N,)`, mean log-probability of the completion's tokens under the policy that drew it, nats per
+            token; None where no method requires it.
+    """
+
+    rewards: Tensor
+    groups: Tensor
+    correct: Tensor
+    advantages: Tensor
+    logprobs: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a method of the token or loss stage sees. None where no method requires it.
+
+    Attributes:
+        advantages: `(B, T)`.
+        mask: `(B, T)` bool, the tokens that the loss counts. Elsewhere all values are arbitrary.
+        entropy: `(B, T)`, nats, of the policy under update at the sampling temperature.
+        old_entropy: the same of the policy that drew the tokens.
+        logprobs: `(B, T)`, nats, of the chosen tokens under the policy under update.
+        old_logprobs: the same under the policy that drew them.
+        groups: `(B,)` int64, the prompt of each completion.
+        correct: `(B,)` bool, see `Rollout`.
+        seed: of random choices; another one for every update.
+    """
+
+    advantages: Tensor
+    mask: Tensor
+    entropy: Tensor | None = None
+    old_entropy: Tensor | None = None
+    logprobs: Tensor | None = None
+    old_logprobs: Tensor | None = None
+    groups: Tensor | None = None
+    correct: Tensor | None = None
+    seed: int = 0
+
+    def generator(self, name: str) -> torch.Generator:
+        """Random numbers for the method `name`, on the CPU: the same wherever and however the batch is laid out."""
+        import torch
+
+        salt = int.from_bytes(name.encode(), "big") % (2**31 - 1)
+        return torch.Generator().manual_seed((self.seed * (2**31 - 1) + salt) % (2**63))
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """One published method (or placebo). A subclass adds fields, checks them, and computes.
+
+    Attributes:
+        name: what `--method` calls it.
+        title: of the paper, or what it is.
+        paper: arXiv number, or "" where there is none.
+        formula: in one line.
+        stage: see `Stage`.
+        scope: see `Scope`.
+        requires: see `Need`.
+        slot: two methods of one slot do the same job and cannot be combined; None for those that always can.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str] = ""
+    formula: ClassVar[str]
+    stage: ClassVar[Stage]
+    scope: ClassVar[Scope] = Scope.TOKEN
+    requires: ClassVar[frozenset[Need]] = frozenset()
+    slot: ClassVar[str | None] = None
+
+    def needs(self) -> frozenset[Need]:
+        """`requires`, where it depends on the fields."""
+        return self.requires
+
+    def check_group_size(self, size: int) -> None:  # noqa: B027  (most methods have nothing to say)
+        """Raises `InputError` where the method could do nothing with groups of so many completions."""
+
+    def __str__(self) -> str:
+        """The method as `--method` takes it, every field given."""
+        pairs = ",".join(f"{key}={_text(value)}" for key, value in dataclasses.asdict(self).items())
+        return f"{self.name}:{pairs}" if pairs else self.name
+
+
+class RewardMethod(Method):
+    """Advantages from the rewards of groups."""
+
+    stage = Stage.REWARD
+    scope = Scope.ROLLOUT
+    slot = "advantages"
+
+    @abstractmethod
+    def advantages(self, rollout: Rollout) -> Tensor:
+        """`(N,)`, for all completions of the rollout."""
+
+
+class TokenMethod(Method):
+    """Advantages per token."""
+
+    stage = Stage.TOKEN
+
+    @abstractmethod
+    def advantages(self, tokens: Tokens) -> Tensor:
+        """`(B, T)`; where the mask is False, any finite number. The input stays as it is."""
+
+
+class LossMethod(TokenMethod):
+    """A term of the loss per token, `l(log pi)`, folded into the advantages: `A - l'(log pi) / r`, `r = pi / pi_old`.
+
+    A trainer's policy term `-w r A` has the gradient `-w r A grad(log pi)` whatever weights w it gives the tokens, so
+    the folded advantages give exactly the gradient of `sum w (-r A + l)`: the trainer's own normalisation, with no loss
+    of ours. Where the trainer clips a ratio it clips the combined direction, and its logged loss shows `-r A` only.
+    """
+
+    stage = Stage.LOSS
+    requires = frozenset({Need.LOGPROBS, Need.OLD_LOGPROBS, Need.OFF_POLICY})
+
+    @abstractmethod
+    def term(self, logprobs: Tensor, tokens: Tokens) -> Tensor:
+        """`(B, T)`, differentiable in `logprobs` `(B, T)`; 0 where the method does not act."""
+
+    def advantages(self, tokens: Tokens) -> Tensor:
+        """The advantages with the term folded in, `(B, T)`."""
+        import torch
+
+        old = given(tokens.old_logprobs)
+        with torch.enable_grad():
+            logprobs = given(tokens.logprobs).detach().clone().requires_grad_()
+            (slope,) = torch.autograd.grad(self.term(logprobs, tokens).sum(), logprobs)
+        shift = slope * (old - logprobs.detach()).exp()
+        return torch.where(tokens.mask & (slope != 0), tokens.advantages - shift, tokens.advantages)
+
+
+class SettingsMethod(Method):
+    """What the trainer has itself: the method only sets the trainer's fields."""
+
+    stage = Stage.SETTINGS
+
+    @abstractmethod
+    def settings(self) -> Mapping[str, Any]:
+        """TRL's field -> value."""
+
+
+def given(tensor: Tensor | None) -> Tensor:
+    """The tensor, which a method has required; an engine that left it out must not go on."""
+    if tensor is None:
+        raise RuntimeError("A method was not given a tensor that it requires.")
+    return tensor
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """In float64, for sums and differences; in float32 on a device that has no other (MPS)."""
+    import torch
+
+    return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
+
+
+def check_range(method: Method, field: str, low: float, high: float, *, open_low: bool = False) -> None:
+    """Refuses a field outside [low, high], or (low, high] with `open_low`; infinite bounds are never reached.
+
+    Raises:
+        InputError: naming method, field and value.
+    """
+    value = getattr(method, field)
+    inside = (low < value if open_low else low <= value) and value <= high and abs(value) != float("inf")
+    if not inside:
+        bounds = f"greater than {low:g}" if open_low else f"at least {low:g}"
+        bounds += f" and at most {high:g}" if high != float("inf") else ""
+        raise InputError(f"{field} of the method '{method.name}' must be {bounds}, got {value}.")
+
+
+# ------------------------------------------------------------------------------------------- NAME[:key=value,...]
+
+
+def make(kind: type[Method], options: Mapping[str, str], defaults: Mapping[str, Any] | None = None) -> Method:
+    """The method with options given as text; `defaults` are values for fields of these names that are not given.
+
+    Raises:
+        InputError: an unknown key (naming the nearest), a value of the wrong kind, or one that the method refuses.
+    """
+    kinds = _field_types(kind)
+    for key in options:
+        if key not in kinds:
+            known = f" It takes {', '.join(kinds)}." if kinds else " It takes no options."
+            raise InputError(f"The method '{kind.name}' has no option '{key}'.{nearest(key, kinds)}{known}")
+    values: dict[str, Any] = {key: value for key, value in (defaults or {}).items() if key in kinds}
+    values.update({key: _value(kind.name, key, text, kinds[key]) for key, text in options.items()})
+    return kind(**values)
+
+
+@cache
+def _field_types(kind: type[Method]) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(kind)]
+    if not names:
+        return {}
+    hints = typing.get_type_hints(kind)
+    return {name: hints[name] for name in names}
+
+
+def _value(method: str, key: str, text: str, kind: Any) -> Any:
+    choices = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Literal:
+        if text not in choices:
+            raise InputError(f"{key} of the method '{method}' must be one of {', '.join(choices)}, got '{text}'.")
+        return text
+    if kind is bool:
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if text.lower() not in words:
+            raise InputError(f"{key} of the method '{method}' must be true or false, got '{text}'.")
+        return words[text.lower()]
+    try:
+        return kind(text)
+    except ValueError:
+        noun = "a whole number" if kind is int else "a number"
+        raise InputError(f"{key} of the method '{method}' must be {noun}, got '{text}'.") from None
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,71 @@
+"""Runs the methods of one stage after another, and counts what each of them did."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from forkwise.methods.base import RewardMethod, Rollout, TokenMethod, Tokens, wide
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def act_on_rollout(methods: Sequence[RewardMethod], rollout: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
+    """The advantages `(N,)` after the methods of the reward stage, and `name -> totals` (see `counts`)."""
+    import torch
+
+    totals = {}
+    everywhere = torch.ones_like(rollout.correct)
+    with torch.no_grad():
+        for method in methods:
+            made = _checked(method, method.advantages(rollout), rollout.advantages, everywhere)
+            totals[method.name] = counts(rollout.advantages, made, everywhere)
+            rollout = dataclasses.replace(rollout, advantages=made)
+    return rollout.advantages, totals
+
+
+def act_on_tokens(methods: Sequence[TokenMethod], tokens: Tokens) -> tuple[Tensor, dict[str, Tensor]]:
+    """The advantages `(B, T)` after the methods, and `name -> totals` (see `counts`)."""
+    import torch
+
+    totals = {}
+    with torch.no_grad():
+        for method in methods:
+            made = _checked(method, method.advantages(tokens), tokens.advantages, tokens.mask)
+            totals[method.name] = counts(tokens.advantages, made, tokens.mask)
+            tokens = dataclasses.replace(tokens, advantages=made)
+    return tokens.advantages, totals
+
+
+def counts(before: Tensor, after: Tensor, mask: Tensor) -> Tensor:
+    """`(4,)` sums in float64 over the mask: how many there are, how many changed, `|after - before|`, `|before|`."""
+    import torch
+
+    old, new = (torch.where(mask, wide(x), 0) for x in (before, after))
+    return torch.stack([wide(mask).sum(), wide(old != new).sum(), (new - old).abs().sum(), old.abs().sum()])
+
+
+def shares(totals: Tensor) -> dict[str, float]:
+    """What a method did, from a sum of `counts`.
+
+    - `changed`: share of the tokens (completions, for the reward stage) whose advantage it changed.
+    - `shift`: `sum |change| / sum |A|`; 0 where all advantages were 0.
+    """
+    n, changed, moved, size = totals.tolist()
+    return {"changed": changed / n if n else 0.0, "shift": moved / size if size else 0.0}
+
+
+def _checked(method: RewardMethod | TokenMethod, made: Tensor, before: Tensor, mask: Tensor) -> Tensor:
+    """Finite advantages of the right shape and dtype, as they were outside the mask."""
+    import torch
+
+    if made.shape != before.shape:
+        raise RuntimeError(
+            f"The method '{method.name}' made advantages {tuple(made.shape)} instead of {tuple(before.shape)}."
+        )
+    made = torch.where(mask, made.detach().to(before.dtype), before)
+    if not bool((made.isfinite() | ~mask).all()):
+        raise RuntimeError(f"The method '{method.name}' made advantages that are not finite.")
+    return made

@@ -1,0 +1,117 @@
+"""GTPO and GRPO-S, arXiv 2508.04349: rewards shaped by the entropies of a group, per token or per completion.
+
+Uncertain tokens of right completions earn more, certain tokens of wrong ones lose more. Defaults: the paper's, 1 and
+0.1. Formulas as in public re-implementations (the authors published none that we found); see `docs/papers.md`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from forkwise.methods.base import Need, Scope, TokenMethod, Tokens, check_range, given, wide
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EPS = 1e-6  # nats: keeps 1 / H finite
+
+
+@dataclass(frozen=True)
+class Gtpo(TokenMethod):
+    """Rewards per token, normalised over all right and over all wrong tokens of the rollout separately.
+
+    Right completions get `base + bonus * d * H / sum H`, wrong ones `-base - bonus * h * (1/H) / sum(1/H)`: sums at the
+    same position, over the d right (h wrong) completions of the group that are still running there.
+
+    Args:
+        base: the reward itself, > 0.
+        bonus: weight of the entropy, >= 0.
+    """
+
+    base: float = 1.0
+    bonus: float = 0.1
+
+    name = "gtpo"
+    title = "GTPO and GRPO-S: Token and Sequence-Level Reward Shaping with Policy Entropy"
+    paper = "2508.04349"
+    formula = "z(base + bonus d_t H/sum H) if right, z(-base - bonus h_t (1/H)/sum(1/H)) if wrong; z per side"
+    scope = Scope.ROLLOUT
+    requires = frozenset({Need.OLD_ENTROPY, Need.GROUPS, Need.CORRECT})
+    slot = "advantages"
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def advantages(self, tokens: Tokens) -> Tensor:
+        """Advantages per token, `(B, T)`."""
+        import torch
+
+        from forkwise.core import whiten
+
+        right = given(tokens.correct)[:, None].expand_as(tokens.mask)
+        rewards = gtpo_rewards(
+            given(tokens.old_entropy), tokens.mask, given(tokens.groups), given(tokens.correct), self.base, self.bonus
+        )
+        sides = (tokens.mask & right, tokens.mask & ~right)
+        total = sum((whiten(rewards, side) for side in sides), torch.zeros_like(rewards))
+        return total.to(tokens.advantages.dtype)
+
+
+def gtpo_rewards(
+    entropy: Tensor, mask: Tensor, groups: Tensor, correct: Tensor, base: float = 1.0, bonus: float = 0.1
+) -> Tensor:
+    """The rewards per token before normalisation, `(B, T)` float64; 0 outside the mask."""
+    import torch
+
+    h = torch.where(mask, wide(entropy).clamp(min=0), 0)
+    weight = torch.where(correct[:, None], h, 1 / (h + EPS)) * mask
+    # A side is the right or the wrong completions of one group; its completions share sums at each position.
+    side = torch.stack([groups.to(torch.int64), correct.to(torch.int64)], dim=1).unique(dim=0, return_inverse=True)[1]
+    sums = torch.zeros(int(side.max()) + 1 if len(side) else 0, mask.shape[1], dtype=h.dtype, device=h.device)
+    running = sums.index_add(0, side, mask.to(h.dtype))[side]
+    total = sums.index_add(0, side, weight)[side]
+    share = torch.where(total > 0, running * weight / total.clamp(min=EPS * EPS), mask.to(h.dtype))
+    return torch.where(mask, torch.where(correct[:, None], base + bonus * share, -base - bonus * share), 0)
+
+
+@dataclass(frozen=True)
+class GrpoS(TokenMethod):
+    """The same with the mean entropy of each completion, normalised within the group as in GRPO.
+
+    Args:
+        base: the reward itself, > 0.
+        bonus: weight of the entropy, >= 0.
+    """
+
+    base: float = 1.0
+    bonus: float = 0.1
+
+    name = "grpo_s"
+    title = "GTPO and GRPO-S: Token and Sequence-Level Reward Shaping with Policy Entropy"
+    paper = "2508.04349"
+    formula = "GRPO on base + bonus n H_i/sum H if right, -base - bonus m (1/H_i)/sum(1/H) if wrong; H_i a mean"
+    scope = Scope.ROLLOUT
+    requires = frozenset({Need.OLD_ENTROPY, Need.GROUPS, Need.CORRECT})
+    slot = "advantages"
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def advantages(self, tokens: Tokens) -> Tensor:
+        """Advantages, the same at every token of a completion, `(B, T)`."""
+        import torch
+
+        from forkwise.core import group_advantages
+
+        groups, mask = given(tokens.groups), tokens.mask
+        h = torch.where(mask, wide(given(tokens.old_entropy)), 0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+        alone = torch.ones_like(mask[:, :1])  # completions as texts of one token
+        rewards = gtpo_rewards(h[:, None], alone, groups, given(tokens.correct), self.base, self.bonus)[:, 0]
+        advantages = group_advantages(rewards, group_ids=groups, eps=EPS)
+        return advantages[:, None].expand_as(tokens.mask).to(tokens.advantages.dtype)
+
+
+def _check(method: TokenMethod) -> None:
+    check_range(method, "base", 0, float("inf"), open_low=True)
+    check_range(method, "bonus", 0, float("inf"))

@@ -1,0 +1,113 @@
+"""Placebo arms of the entropy-shaped advantage: as large, and in the same place, but without the entropy's message.
+
+If one of them does as well as the real method, then it was not the entropy. See `docs/methods.md`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from forkwise.methods.base import Need, Scope, TokenMethod, Tokens, given, wide
+from forkwise.methods.entropy_advantage import ablated_psi, check_shaping
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PlaceboPermuted(TokenMethod):
+    """The entropy-shaped advantage with the entropies of an update dealt out anew among its tokens.
+
+    Args:
+        alpha: as of the entropy-shaped advantage.
+        kappa: as of the entropy-shaped advantage.
+    """
+
+    alpha: float = 0.4
+    kappa: float = 2.0
+
+    name = "placebo_permuted"
+    title = "Placebo: entropies permuted over the tokens of an update"
+    formula = "A + min(alpha H[perm], |A|/kappa)"
+    scope = Scope.UPDATE
+    requires = frozenset({Need.ENTROPY})
+    slot = "entropy shaping"
+
+    def __post_init__(self) -> None:
+        check_shaping(self)
+
+    def advantages(self, tokens: Tokens) -> Tensor:
+        """The advantages shaped with permuted entropies, `(B, T)`."""
+        from forkwise.core import shape_advantages
+
+        entropy = permuted(given(tokens.entropy), tokens.mask, tokens.generator(self.name))
+        return shape_advantages(tokens.advantages, entropy, alpha=self.alpha, kappa=self.kappa, mask=tokens.mask)
+
+
+def permuted(values: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
+    """The values of the mask's tokens in a random order, `(B, T)`; elsewhere as they are."""
+    import torch
+
+    inside = values[mask]
+    order = torch.randperm(len(inside), generator=generator).to(values.device)
+    return values.masked_scatter(mask, inside[order])
+
+
+@dataclass(frozen=True)
+class PlaceboConstant(TokenMethod):
+    """One psi for all tokens with A != 0: the mean of the entropy-shaped advantage's psi over them.
+
+    It isolates the shift of the baseline. Unlike psi it knows no cap: an |A| below the mean can change its sign.
+
+    Args:
+        alpha: as of the entropy-shaped advantage.
+        kappa: as of the entropy-shaped advantage.
+    """
+
+    alpha: float = 0.4
+    kappa: float = 2.0
+
+    name = "placebo_constant"
+    title = "Placebo: a constant psi of the same mean"
+    formula = "A + mean(min(alpha H, |A|/kappa)) where A != 0"
+    scope = Scope.UPDATE
+    requires = frozenset({Need.ENTROPY})
+    slot = "entropy shaping"
+
+    def __post_init__(self) -> None:
+        check_shaping(self)
+
+    def advantages(self, tokens: Tokens) -> Tensor:
+        """The shifted advantages, `(B, T)`."""
+        import torch
+
+        a = tokens.advantages
+        psi = ablated_psi(wide(a), given(tokens.entropy), tokens.mask, self.alpha, self.kappa)
+        where = tokens.mask & (a != 0)
+        mean = psi.sum() / where.sum().clamp(min=1)  # psi is 0 where A is
+        return torch.where(where, a + mean.to(a.dtype), a)
+
+
+@dataclass(frozen=True)
+class PlaceboScaling(TokenMethod):
+    """`A (1 + 1/kappa)` where A > 0 and `A (1 - 1/kappa)` where A < 0: the shaped advantage where the cap always binds.
+
+    Args:
+        kappa: as of the entropy-shaped advantage.
+    """
+
+    kappa: float = 2.0
+
+    name = "placebo_scaling"
+    title = "Placebo: scaling by 1 +- 1/kappa, no entropy in it"
+    formula = "A + |A|/kappa"
+    slot = "entropy shaping"
+
+    def __post_init__(self) -> None:
+        check_shaping(self)
+
+    def advantages(self, tokens: Tokens) -> Tensor:
+        """The scaled advantages, `(B, T)`."""
+        return tokens.advantages + tokens.advantages.abs() / self.kappa

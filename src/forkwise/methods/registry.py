@@ -1,0 +1,154 @@
+"""All methods by name, ours and those that other packages add, and reading them from text."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from forkwise.errors import InputError, nearest
+from forkwise.methods.base import LossMethod, Method, RewardMethod, Scope, SettingsMethod, make
+
+ENTRY_POINTS = "forkwise.methods"
+"""Group of entry points by which another package adds methods; each names a subclass of `Method`."""
+
+# Module -> its methods, in the order in which they are listed.
+_OURS = {
+    "presets": (
+        *("Grpo", "DrGrpo", "ClipHigher", "TokenLevelLoss", "Gspo", "Cispo"),
+        *("EntropyBonus", "AdaptiveEntropyBonus"),
+    ),
+    "rloo": ("Rloo",),
+    "entropy_advantage": ("EntropyAdvantage",),
+    "placebos": ("PlaceboPermuted", "PlaceboConstant", "PlaceboScaling"),
+    "forking_tokens": ("ForkingTokens",),
+    "clip_cov": ("ClipCov",),
+    "kl_cov": ("KlCov",),
+    "gtpo": ("Gtpo", "GrpoS"),
+    "erc": ("Erc",),
+    "passk_training": ("PasskTraining",),
+    "ucpo": ("Ucpo",),
+    "asym_grpo": ("AsymGrpo",),
+    "qae": ("Qae",),
+    "steer": ("Steer",),
+}
+
+
+@lru_cache(maxsize=1)
+def all_methods() -> dict[str, type[Method]]:
+    """Name -> method.
+
+    Raises:
+        InputError: another package brings something that is no method, or a name that is taken.
+    """
+    found: dict[str, type[Method]] = {}
+    for module, names in _OURS.items():
+        home = importlib.import_module(f"forkwise.methods.{module}")
+        for name in names:
+            kind = getattr(home, name)
+            found[kind.name] = kind
+    for point in entry_points(group=ENTRY_POINTS):
+        kind = point.load()
+        if not (isinstance(kind, type) and issubclass(kind, Method)):
+            raise InputError(f"The entry point '{point.value}' is no subclass of forkwise.methods.Method.")
+        if kind.name in found:
+            raise InputError(f"The entry point '{point.value}' brings a second method named '{kind.name}'.")
+        found[kind.name] = kind
+    return found
+
+
+def parse_method(spec: str, defaults: Mapping[str, Any] | None = None) -> Method:
+    """The method that `NAME[:key=value,...]` names; `defaults` are for fields that the text leaves out.
+
+    Raises:
+        InputError: unknown names or keys (naming the nearest), values that do not fit.
+    """
+    name, _, rest = str(spec).partition(":")
+    name = name.strip()
+    kinds = all_methods()
+    if name not in kinds:
+        plain = {key.replace("_", "").replace("-", ""): key for key in kinds}
+        alike = plain.get(name.lower().replace("_", "").replace("-", ""))
+        hint = f" Did you mean '{alike}'?" if alike else nearest(name.lower(), kinds)
+        raise InputError(f"There is no method '{name}'.{hint} 'forkwise methods' lists them.")
+    options: dict[str, str] = {}
+    for pair in filter(None, rest.split(",")):
+        key, equals, value = (part.strip() for part in pair.partition("="))
+        if not equals or not key or not value:
+            raise InputError(f"'{pair}' in the method '{spec}' is not of the form key=value.")
+        if key in options:
+            raise InputError(f"The method '{spec}' gives '{key}' twice.")
+        options[key] = value
+    return make(kinds[name], options, defaults)
+
+
+def parse_methods(specs: Iterable[str | Method], defaults: Mapping[str, Any] | None = None) -> tuple[Method, ...]:
+    """The methods of one run, in the order in which they act: rollout before update, and else as given.
+
+    Raises:
+        InputError: what `parse_method` raises, and methods that cannot be combined.
+    """
+    methods = [spec if isinstance(spec, Method) else parse_method(spec, defaults) for spec in specs]
+    _check_together(methods)
+    return tuple(sorted(methods, key=_turn))
+
+
+def settings_of(methods: Sequence[Method]) -> dict[str, Any]:
+    """The trainer's fields that the methods set.
+
+    Raises:
+        InputError: two of them set one field differently.
+    """
+    found: dict[str, tuple[Any, str]] = {}
+    for method in methods:
+        if isinstance(method, SettingsMethod):
+            for key, value in method.settings().items():
+                before, by = found.setdefault(key, (value, method.name))
+                if before != value:
+                    raise InputError(
+                        f"The methods '{by}' and '{method.name}' set {key} differently ({before}, {value}); use one."
+                    )
+    return {key: value for key, (value, _) in found.items()}
+
+
+def describe() -> list[dict[str, Any]]:
+    """One entry per method, for tables and JSON."""
+    return [
+        {
+            "name": kind.name,
+            "title": kind.title,
+            "paper": kind.paper,
+            "formula": kind.formula,
+            "stage": kind.stage.value,
+            "scope": kind.scope.value,
+            "requires": sorted(need.value for need in kind.requires),
+            "defaults": {field.name: field.default for field in dataclasses.fields(kind)},
+        }
+        for kind in all_methods().values()
+    ]
+
+
+def _turn(method: Method) -> int:
+    """REWARD, then what is left of the rollout, then the update."""
+    if isinstance(method, SettingsMethod | RewardMethod):
+        return 0
+    if method.scope is Scope.ROLLOUT:
+        return 1
+    return 3 if isinstance(method, LossMethod) else 2
+
+
+def _check_together(methods: Sequence[Method]) -> None:
+    names = [method.name for method in methods]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"The method '{name}' is given twice.")
+    slots: dict[str, str] = {}
+    for method in methods:
+        if method.slot is not None and slots.setdefault(method.slot, method.name) != method.name:
+            raise InputError(
+                f"The methods '{slots[method.slot]}' and '{method.name}' cannot be combined: both decide the "
+                f"{method.slot}."
+            )

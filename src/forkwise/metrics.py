@@ -1,0 +1,28 @@
+"""`metrics.jsonl`: what a training run logs, one JSON object per line with its `step`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+METRICS = "metrics.jsonl"
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Logged metrics in order of step; of a step logged twice (after a resume) the later line counts.
+
+    Lines that are no JSON object with a step are left out: a kill may have cut the last one short.
+    """
+    path = folder / METRICS
+    if not path.exists():
+        return []
+    rows: dict[int, dict[str, Any]] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows[row["step"]] = {**rows.get(row["step"], {}), **row}
+    return [rows[step] for step in sorted(rows)]

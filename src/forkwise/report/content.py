@@ -1,0 +1,295 @@
+"""Everything a report says, computed once; the page, the figures and the text summary only show it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from forkwise.errors import InputError
+from forkwise.explore import results as explored
+from forkwise.explore.lexicon import load_lexicon, load_reflective
+from forkwise.explore.results import Exploration, RunExploration
+from forkwise.metrics import read_metrics
+from forkwise.passk import Arm, Comparison, Evaluation, compare, evaluate, k_grid, load_arm
+from forkwise.passk.length import default_budgets, default_caps
+from forkwise.report.distributions import Distribution, Key, explored_entropies, stored_entropies
+from forkwise.report.selection import list_samples
+from forkwise.report.sources import BASE, SampleArm, Source
+from forkwise.report.traces import Marker, Traces, pack_traces
+
+TRACE_BYTES = 2_000_000
+"""Of packed traces in a page, which keeps the quickstart's below 3 MB."""
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a report shows. Names of arms are the keys, in the order in which they are shown."""
+
+    title: str
+    verdict: list[str]
+    """The conclusion, and what the exploration adds to it; sentences."""
+    evaluations: list[Evaluation]
+    comparison: Comparison | None
+    training: dict[str, list[Rows]]
+    """Logged rows of each run (seed) of an arm."""
+    distributions: dict[str, Distribution]
+    explorations: list[Exploration]
+    traces: Traces | None
+    shaping: tuple[float, float]
+    """alpha and kappa of the runs; the paper's where they say nothing."""
+    notes: list[str]
+    sources: list[str]
+
+    def arms(self) -> list[str]:
+        """Every name that a chart may show."""
+        names = [e.arm for e in self.evaluations] + list(self.training) + list(self.distributions)
+        return list(dict.fromkeys([*names, *(run.run for run in self.explored())]))
+
+    def explored(self) -> list[RunExploration]:
+        """The runs of all explorations."""
+        return [run for exploration in self.explorations for run in exploration.runs]
+
+
+def gather(sources: Sequence[Source], *, trace_bytes: int = TRACE_BYTES) -> Content:
+    """Reads and computes everything that the sources allow; what cannot be computed becomes a note.
+
+    Raises:
+        InputError: an `explore.json` or a samples table that cannot be read.
+    """
+    notes: list[str] = []
+    explorations = [explored.read(path) for source in sources for path in source.explorations]
+    notes += [note for e in explorations for note in e.notes]
+    notes += [f"{run.run}: {note}" for e in explorations for run in e.runs for note in run.notes]
+    arms = [arm for source in sources for arm in source.samples] or _explored_arms(sources, explorations, notes)
+    explorations = [_renamed(exploration, arms) for exploration in explorations]
+    holding = [source for source in sources if source.samples or source.training]
+    run = holding[0] if len(holding) == 1 else None  # what the run itself says holds for it alone
+    evaluations, comparison = _passk(arms, run is not None and run.experiment, notes)
+    training = {arm.name: [read_metrics(f) for f in arm.folders] for s in sources for arm in s.training}
+    distributions, traced = _distributions(arms, explorations)
+    rate = [source.settings for source in sources]
+    traces = _traces(arms, traced, sources, explorations, trace_bytes, notes) if arms else None
+    recorded = run.verdict if run is not None else None
+    conclusion = [recorded or _conclusion(evaluations, comparison, training)]
+    return Content(
+        title="forkwise: " + ", ".join(dict.fromkeys(source.title for source in holding or sources)),
+        verdict=[sentence for sentence in [*conclusion, *map(_explored_sentence, _runs(explorations))] if sentence],
+        evaluations=evaluations,
+        comparison=comparison,
+        training={name: runs for name, runs in training.items() if any(runs)},
+        distributions=distributions,
+        explorations=explorations,
+        traces=traces,
+        shaping=_shaping(rate),
+        notes=list(dict.fromkeys(notes)),
+        sources=[str(source.path) for source in sources],
+    )
+
+
+def _renamed(exploration: Exploration, arms: Sequence[SampleArm]) -> Exploration:
+    """The exploration with its runs called as the arms that they are."""
+    names = {}
+    for arm in arms:
+        for run in arm.runs:
+            names[run] = arm.name if len(arm.runs) == 1 else f"{arm.name} ({run})"
+    return replace(
+        exploration,
+        runs=[replace(run, run=names.get(run.run, run.run)) for run in exploration.runs],
+        series=[replace(row, run=names.get(row.run, row.run)) for row in exploration.series],
+    )
+
+
+def _runs(explorations: Sequence[Exploration]) -> list[RunExploration]:
+    return [run for exploration in explorations for run in exploration.runs]
+
+
+def _explored_arms(sources: Sequence[Source], explorations: Sequence[Exploration], notes: list[str]) -> list[SampleArm]:
+    """The samples that the explorations read, where they still are."""
+    from forkwise.report.sources import find_source
+
+    files = [path for source in sources for path in source.explorations]
+    found: dict[str, SampleArm] = {}
+    for file, exploration in zip(files, explorations, strict=True):
+        for table in exploration.samples:
+            place = next((p for p in (Path(table), file.parent / table) if p.exists()), None)
+            if place is None:
+                notes.append(
+                    f"The samples '{table}' that were explored are not there any more, so no traces are shown."
+                )
+                continue
+            for arm in find_source(place).samples:
+                found.setdefault(arm.name, arm)
+    return list(found.values())
+
+
+# ------------------------------------------------------------------------------------------------------------ Pass@K
+
+
+def _passk(
+    sample_arms: Sequence[SampleArm], experiment: bool, notes: list[str]
+) -> tuple[list[Evaluation], Comparison | None]:
+    arms: list[Arm] = []
+    for sample_arm in sample_arms:
+        try:
+            arm = load_arm(list(sample_arm.tables), name=sample_arm.name, runs=sample_arm.runs)
+        except InputError as error:
+            notes.append(f"No Pass@K of {sample_arm.name}: {error}")
+            continue
+        if len(arm.problems) < 2:
+            notes.append(f"No Pass@K of {sample_arm.name}: an interval needs at least two problems.")
+            continue
+        # Majority votes are simulated for long, and forkwise passk has them.
+        arms.append(replace(arm, answer_N=None))
+    if not arms:
+        return [], None
+    # An experiment adjusts its p-values for these k; the same k give the same p here.
+    ks = k_grid(min(arm.largest_k() for arm in arms)) if experiment else None
+    shared = all(arm.length_N is not None for arm in arms) and len({arm.length_unit for arm in arms}) == 1
+    caps = default_caps(arms) if shared else ()
+    budgets = default_budgets(arms) if shared else ()
+    evaluations = [evaluate(arm, ks=ks, caps=caps, budgets=budgets) for arm in arms]
+    compared = [arm for arm in arms if not (experiment and arm.name == BASE)]
+    comparison = None
+    if len(compared) > 1:
+        try:
+            comparison = compare(*compared, ks=ks, caps=caps, budgets=budgets, intersect=True)
+        except InputError as error:
+            notes.append(f"The arms are not compared: {error}")
+    if comparison is not None:
+        notes += comparison.notes
+    else:
+        for e in evaluations:
+            notes += [f"{e.arm}: {note}" if len(evaluations) > 1 else note for note in e.notes]
+    return evaluations, comparison
+
+
+def _conclusion(
+    evaluations: Sequence[Evaluation], comparison: Comparison | None, training: dict[str, list[Rows]]
+) -> str:
+    if comparison is not None:
+        return comparison.sentence
+    if evaluations:
+        parts = []
+        for e in evaluations:
+            first, last = (
+                f"Pass@{e.ks[i]} {e.pass_at_k.mean[i]:.3f} [{e.pass_at_k.low[i]:.3f}, {e.pass_at_k.high[i]:.3f}]"
+                for i in (0, len(e.ks) - 1)
+            )
+            parts.append(
+                f"{e.arm} has {first}" + (f" and {last}" if len(e.ks) > 1 else "") + f" on {e.problems} problems"
+            )
+        level = f"{evaluations[0].pass_at_k.level:.0%} intervals over problems"
+        return f"{'; '.join(parts)} ({level}). Nothing is compared here, so this says nothing about a difference."
+    parts = []
+    for name, runs in training.items():
+        rewards = [[row["reward"] for row in rows if _is_number(row.get("reward"))] for rows in runs]
+        if all(rewards):
+            start, end = (float(np.mean([np.mean(r[part]) for r in rewards])) for part in (slice(5), slice(-5, None)))
+            parts.append(f"{name} went from reward {start:.3f} to {end:.3f} in {max(map(len, rewards))} logged steps")
+    if parts:
+        return (
+            f"{'; '.join(parts)} (means of the first and last five). Rewards in training are no evidence about a "
+            "method: sample held-out problems, and compare Pass@K."
+        )
+    return ""
+
+
+def _explored_sentence(run: RunExploration) -> str:
+    """What is left of the entropy of marked tokens and sentences after matching; empty without entropies."""
+    parts = []
+    for behaviour in run.behaviours:
+        raw = next((c for c in behaviour.contrasts if c.version == "raw"), None)
+        matched = next((c for c in behaviour.contrasts if c.version == "matched"), None)
+        if raw is None or raw.difference.value is None:
+            continue
+        said = f"{behaviour.name} {behaviour.unit}s minus others {raw.difference.value:+.3f} nats"
+        if matched is not None and matched.difference.value is not None:
+            d = matched.difference
+            bounds = f" [{d.low:+.3f}, {d.high:+.3f}]" if d.low is not None and d.high is not None else ""
+            said += f", minus matched others {d.value:+.3f}{bounds}"
+        parts.append(said)
+    return f"{run.run}: mean entropy of {'; of '.join(parts)}." if parts else ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# ------------------------------------------------------------------------------------------------- entropies, traces
+
+
+def _distributions(
+    arms: Sequence[SampleArm], explorations: Sequence[Exploration]
+) -> tuple[dict[str, Distribution], dict[int, set[Key]]]:
+    """Of every run that was explored, else of the entropies that lie with the samples; and which samples have some."""
+    from_explore = {run.run: run.entropy for run in _runs(explorations) if run.entropy is not None}
+    found: dict[str, Distribution] = {}
+    traced: dict[int, set[Key]] = {}
+    for a, arm in enumerate(arms):
+        own, traced[a] = stored_entropies(arm)
+        summary = from_explore.pop(arm.name, None)
+        if summary is not None:
+            found[arm.name] = explored_entropies(summary)
+        elif own is not None:
+            found[arm.name] = own
+    return {**found, **{run: explored_entropies(summary) for run, summary in from_explore.items()}}, traced
+
+
+def _traces(
+    arms: Sequence[SampleArm],
+    traced: dict[int, set[Key]],
+    sources: Sequence[Source],
+    explorations: Sequence[Exploration],
+    limit: int,
+    notes: list[str],
+) -> Traces | None:
+    lexicon, reflective = load_lexicon(), load_reflective()
+    rare: dict[Key, list[tuple[int, int]]] = {}
+    breaks = tuple(dict.fromkeys(word for source in sources for word in source.breaks))
+    tables: list[Path] = []
+    files = [path for source in sources for path in source.explorations]
+    for file, exploration in zip(files, explorations, strict=True):
+        breaks = tuple(dict.fromkeys([*breaks, *exploration.breaks]))
+        for run in exploration.runs:
+            for span in run.rarity.rare if run.rarity is not None else ():
+                rare.setdefault((span.run, span.problem_id, span.sample_id), []).append((span.start, span.end))
+        for used, shipped in ((exploration.lexicon, lexicon.name), (exploration.reflective, reflective.name)):
+            if used != shipped:
+                notes.append(f"Traces are marked with forkwise's own {shipped}; the figures of {file} used {used}.")
+        for samples, table in zip(exploration.samples, exploration.token_data, strict=True):
+            place = next((p for p in (file.parent / table, Path(table)) if p.exists()), None)
+            if table != samples and place is not None:
+                tables.append(place)
+    if tables:
+        traced = {
+            a: keys | stored_entropies(SampleArm(arm.name, tuple(tables), arm.runs))[1]
+            for (a, keys), arm in zip(traced.items(), arms, strict=True)
+        }
+    marker = Marker(lexicon, reflective, breaks, rare)
+    traces = pack_traces(arms, list_samples(arms, traced), marker, limit=limit, token_tables=tables)
+    return traces if traces.shown else None
+
+
+def _shaping(settings: Any) -> tuple[float, float]:
+    """alpha > 0 and kappa anywhere in the settings of the runs."""
+    found: dict[str, float] = {}
+
+    def walk(value: Any) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                if key in ("alpha", "kappa") and _is_number(item) and item > (0 if key == "alpha" else 1):
+                    found.setdefault(key, float(item))
+                walk(item)
+        elif isinstance(value, list):
+            for item in value:
+                walk(item)
+
+    walk(settings)
+    return found.get("alpha", 0.4), found.get("kappa", 2.0)

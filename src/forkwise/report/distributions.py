@@ -1,0 +1,141 @@
+"""Where the entropy of an arm's tokens lies: from stored entropies in bounded memory, or from an exploration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+
+from forkwise.explore.results import EntropySummary
+from forkwise.report.sources import SampleArm
+from forkwise.samples.store import SCHEMA, find_shards
+
+FloatArray = npt.NDArray[np.float64]
+Key = tuple[str, str, int]
+"""`(run, problem_id, sample_id)`."""
+
+QUANTILE = 0.8
+"""Tokens above this quantile of all tokens of an arm count as high-entropy (arXiv 2506.01939, arXiv 2506.14758)."""
+
+_BIN = 0.005  # nats
+_BINS = 5000  # up to 25 nats: no vocabulary has more
+_PLACES = 20  # parts of a trace
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Token entropies of one arm, in nats."""
+
+    source: str
+    """How they were got, in words."""
+    tokens: int
+    mean: float
+    threshold: float
+    """The quantile `QUANTILE`, or the exploration's."""
+    above_x: list[float]
+    above: list[float]
+    """Share of tokens with more than `above_x` nats."""
+    position: list[float]
+    """Middle of a part of the trace, in percent of its length."""
+    position_mean: list[float]
+    position_low: list[float] | None = None
+    position_high: list[float] | None = None
+
+
+def batches(tables: Sequence[Path], columns: Sequence[str], runs: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The wanted columns of the rows of these runs, a bounded number of rows at a time."""
+    shards = [str(shard) for table in tables for shard in find_shards(table)]
+    dataset = pads.dataset(shards, format="parquet", schema=SCHEMA)
+    yield from dataset.to_batches(
+        columns=list(columns), filter=pads.field("run").isin(list(runs)), batch_size=512, batch_readahead=2
+    )
+
+
+def stored_entropies(arm: SampleArm) -> tuple[Distribution | None, set[Key]]:
+    """The distribution of the entropies that lie with the samples, and which samples have them."""
+    counts = np.zeros(_BINS, dtype=np.int64)
+    place_sum, place_count = np.zeros(_PLACES), np.zeros(_PLACES)
+    total = 0.0
+    keys: set[Key] = set()
+    for rows in batches(arm.tables, ["run", "problem_id", "sample_id", "entropies"], arm.runs):
+        batch = rows.filter(pc.is_valid(rows["entropies"]))
+        if not batch.num_rows:
+            continue
+        lists = batch["entropies"]
+        lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
+        values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float64)
+        starts = np.cumsum(lengths) - lengths
+        place = ((np.arange(values.size) - np.repeat(starts, lengths)) * _PLACES) // np.repeat(lengths, lengths)
+        known = np.isfinite(values)
+        values, place = np.maximum(values[known], 0.0), place[known]
+        counts += np.bincount(np.minimum((values / _BIN).astype(np.int64), _BINS - 1), minlength=_BINS)
+        place_sum += np.bincount(place, weights=values, minlength=_PLACES)
+        place_count += np.bincount(place, minlength=_PLACES)
+        total += float(values.sum())
+        names = (batch[name].to_pylist() for name in ("run", "problem_id", "sample_id"))
+        keys |= set(zip(*names, strict=True))
+    tokens = int(counts.sum())
+    if not tokens:
+        return None, keys
+    edges: FloatArray = np.arange(_BINS + 1, dtype=np.float64) * _BIN
+    x, above = _survival(edges, counts)
+    seen = place_count > 0
+    return (
+        Distribution(
+            source="exact, stored with the samples",
+            tokens=tokens,
+            mean=total / tokens,
+            threshold=_quantile(edges, counts, QUANTILE),
+            above_x=x,
+            above=above,
+            position=[100 * (i + 0.5) / _PLACES for i in np.flatnonzero(seen)],
+            position_mean=[float(v) for v in place_sum[seen] / place_count[seen]],
+        ),
+        keys,
+    )
+
+
+_SOURCES = {
+    "stored": "exact, stored with the samples",
+    "model": "exact, computed by the model afterwards",
+    "top-k": "lower bounds from top-k log-probabilities",
+}
+
+
+def explored_entropies(summary: EntropySummary) -> Distribution:
+    """The distribution that `forkwise explore` wrote."""
+    x, above = _survival(np.array(summary.histogram.edges), np.array(summary.histogram.counts))
+    points = [point for point in summary.relative_profile if point.tokens]
+    bounded = [(p.low, p.high) for p in points if p.low is not None and p.high is not None]
+    with_bounds = len(bounded) == len(points)
+    return Distribution(
+        source=_SOURCES.get(summary.source, summary.source),
+        tokens=summary.tokens,
+        mean=float("nan") if summary.mean.value is None else summary.mean.value,
+        threshold=summary.threshold,
+        above_x=x,
+        above=above,
+        position=[50 * (point.start + point.end) for point in points],
+        position_mean=[point.mean for point in points],
+        position_low=[low for low, _ in bounded] if with_bounds else None,
+        position_high=[high for _, high in bounded] if with_bounds else None,
+    )
+
+
+def _quantile(edges: FloatArray, counts: npt.NDArray[np.int64], q: float) -> float:
+    """To the width of a bin."""
+    return float(edges[1:][np.searchsorted(np.cumsum(counts), q * counts.sum())])
+
+
+def _survival(edges: FloatArray, counts: npt.NDArray[np.int64], points: int = 80) -> tuple[list[float], list[float]]:
+    """Share of values above x, at about `points` places up to where one in 100,000 is left."""
+    above = 1 - np.concatenate([[0], np.cumsum(counts)]) / max(int(counts.sum()), 1)
+    last = int(np.searchsorted(-above, -1e-5)) + 1
+    at = np.unique(np.linspace(0, min(last, len(edges) - 1), points).astype(np.int64))
+    return [float(x) for x in edges[at]], [float(y) for y in np.maximum(above[at], 0)]

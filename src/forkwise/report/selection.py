@@ -1,0 +1,82 @@
+"""Which samples a report shows: of every arm and problem alike, right and wrong ones in turn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from forkwise.report.distributions import Key, batches
+from forkwise.report.sources import SampleArm
+
+_EPSILON = 1e-4  # of TRL's group normalisation
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample that may be shown."""
+
+    arm: int
+    key: Key
+    correct: bool | None
+    n_tokens: int | None
+    advantage: float | None
+    """Group-normalised over the samples of its run and problem."""
+    traced: bool
+    """Has entropies."""
+
+
+def list_samples(arms: Sequence[SampleArm], traced: Mapping[int, set[Key]]) -> list[Sample]:
+    """Every sample of every arm, without texts."""
+    out: list[Sample] = []
+    for a, arm in enumerate(arms):
+        rows: list[tuple[Key, bool | None, int | None]] = []
+        for batch in batches(arm.tables, ["run", "problem_id", "sample_id", "correct", "n_tokens"], arm.runs):
+            columns = [batch[name].to_pylist() for name in ("run", "problem_id", "sample_id", "correct", "n_tokens")]
+            rows += [((run, problem, i), correct, n) for run, problem, i, correct, n in zip(*columns, strict=True)]
+        groups: dict[tuple[str, str], list[bool]] = {}
+        for (run, problem, _), correct, _ in rows:
+            if correct is not None:
+                groups.setdefault((run, problem), []).append(correct)
+        have = traced.get(a, set())
+        out += [
+            Sample(a, key, correct, n, _advantage(correct, groups.get(key[:2], [])), key in have)
+            for key, correct, n in rows
+        ]
+    return out
+
+
+def _advantage(correct: bool | None, group: Sequence[bool]) -> float | None:
+    """`(r - mean) / (std + eps)` of the group, as TRL's `scale_rewards="group"` has it; None without a verdict."""
+    if correct is None:
+        return None
+    n, mean = len(group), sum(group) / len(group)
+    std = math.sqrt(n * mean * (1 - mean) / (n - 1)) if n > 1 else 0.0
+    return (correct - mean) / (std + _EPSILON)
+
+
+def choose(samples: Sequence[Sample], problems: int, per_problem: int) -> list[Sample]:
+    """At most `per_problem` samples of each arm on `problems` problems, spread evenly over the sorted problem ids.
+
+    Of each arm and problem those with entropies come first, right and wrong ones in turn, lowest sample ids first.
+    """
+    ids = sorted({sample.key[1] for sample in samples})
+    wanted = (
+        {ids[i] for i in np.unique(np.linspace(0, len(ids) - 1, min(problems, len(ids))).astype(int))} if ids else ()
+    )
+    groups: dict[tuple[str, int], list[Sample]] = {}
+    for sample in samples:
+        if sample.key[1] in wanted:
+            groups.setdefault((sample.key[1], sample.arm), []).append(sample)
+    out: list[Sample] = []
+    for group in (groups[key] for key in sorted(groups)):
+        ordered = sorted(group, key=lambda s: (not s.traced, s.key[2], s.key[0]))
+        kinds: dict[bool | None, list[Sample]] = {}
+        for sample in ordered:
+            kinds.setdefault(sample.correct, []).append(sample)
+        turns = [(not s.traced, i, s.key[2], s.key[0], s) for kind in kinds.values() for i, s in enumerate(kind)]
+        chosen = [turn[-1] for turn in sorted(turns, key=lambda turn: turn[:-1])[:per_problem]]
+        out += sorted(chosen, key=lambda s: (s.key[2], s.key[0]))
+    return out

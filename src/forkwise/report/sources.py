@@ -1,0 +1,211 @@
+"""What `forkwise report` was given: run folders, samples and explorations, recognised by the files they hold."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from forkwise.errors import InputError
+from forkwise.explore.results import FILE as EXPLORE
+from forkwise.metrics import METRICS
+from forkwise.samples import read_samples
+
+BASE = "base"
+_SEED = re.compile(r"-seed\d+$")
+
+
+@dataclass(frozen=True)
+class SampleArm:
+    """Samples of one model, or of several training runs of one method."""
+
+    name: str
+    tables: tuple[Path, ...]
+    runs: tuple[str, ...]
+    """Values of `run` in the tables that belong to the arm."""
+
+
+@dataclass(frozen=True)
+class TrainingArm:
+    """Training runs (seeds) of one method."""
+
+    name: str
+    folders: tuple[Path, ...]
+    """Each with a `metrics.jsonl`."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What one RUN holds; any part may be empty."""
+
+    path: Path
+    title: str
+    samples: tuple[SampleArm, ...] = ()
+    training: tuple[TrainingArm, ...] = ()
+    explorations: tuple[Path, ...] = ()
+    """Paths of `explore.json`."""
+    verdict: str | None = None
+    """What the run itself concluded."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    breaks: tuple[str, ...] = ()
+    """Words that begin a sentence in its samples besides punctuation."""
+    experiment: bool = False
+    """Arms trained side by side from one base model, which is shown beside them and not compared."""
+
+
+def find_source(path: Path) -> Source:
+    """Recognises `path`.
+
+    Raises:
+        InputError: nothing is there, or nothing that a report can show.
+    """
+    if not path.exists():
+        raise InputError(
+            f"There is no '{path}': give the folder of a quickstart or training run, samples, or what forkwise explore "
+            "--out wrote."
+        )
+    if path.is_file():
+        if path.name == EXPLORE:
+            return Source(path, path.resolve().parent.name, explorations=(path,))
+        if path.suffix == ".parquet":
+            return Source(path, path.stem, samples=tuple(_tables([path])))
+    else:
+        source = Source(
+            path,
+            path.resolve().name,
+            samples=tuple(_samples(path)),
+            training=tuple(_training(path)),
+            explorations=tuple(file for file in (path / EXPLORE, path / "explore" / EXPLORE) if file.exists()),
+        )
+        if source.samples or source.training or source.explorations:
+            return _with_record(source)
+    raise InputError(
+        f"'{path}' holds nothing to report on: a report takes a folder with {METRICS}, with samples (*.parquet), with "
+        f"{EXPLORE}, or one that forkwise quickstart wrote."
+    )
+
+
+def find_sources(paths: Sequence[Path]) -> list[Source]:
+    """All RUNs, their arms told apart where names repeat.
+
+    Raises:
+        InputError: as `find_source`; or a RUN that is given twice.
+    """
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise InputError("The same RUN is given twice: name each one once.")
+    sources = [find_source(path) for path in paths]
+    names = [{arm.name for arm in s.samples} | {arm.name for arm in s.training} for s in sources]
+    repeated = {name for i, some in enumerate(names) for name in some if any(name in other for other in names[:i])}
+    return [
+        replace(
+            source,
+            samples=tuple(replace(arm, name=_apart(arm.name, source, repeated)) for arm in source.samples),
+            training=tuple(replace(arm, name=_apart(arm.name, source, repeated)) for arm in source.training),
+        )
+        for source in sources
+    ]
+
+
+def _apart(name: str, source: Source, repeated: set[str]) -> str:
+    return f"{source.path}: {name}" if name in repeated else name
+
+
+def _tables(paths: Iterable[Path]) -> list[SampleArm]:
+    """One arm per run in the tables."""
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        for run in read_samples(path, ["run"])["run"].unique().to_pylist():
+            found.setdefault(str(run), []).append(path)
+    return [SampleArm(run, tuple(tables), (run,)) for run, tables in found.items()]
+
+
+def _samples(folder: Path) -> list[SampleArm]:
+    if any(folder.glob("*.parquet")):
+        return _tables([folder])
+    below = folder / "samples"
+    if any(below.glob("*.parquet")):
+        return _tables([below])
+    return _tables(sorted(path for path in below.glob("*") if any(path.glob("*.parquet"))))
+
+
+def _training(folder: Path) -> list[TrainingArm]:
+    if (folder / METRICS).exists():
+        return [TrainingArm(folder.resolve().name, (folder,))]
+    return [TrainingArm(file.parent.name, (file.parent,)) for file in sorted((folder / "arms").glob(f"*/{METRICS}"))]
+
+
+def _with_record(source: Source) -> Source:
+    """The source with what the run recorded about itself: names of its arms, settings, verdict."""
+    results = _json(source.path / "results.json")
+    settings = results.get("settings") or _json(source.path / "settings.json") or _yaml(source.path / "run.yaml")
+    experiment = bool(source.samples and source.training and (source.path / "arms").is_dir())
+    names = _names(source, results) if experiment else {}
+    title = settings.get("title") if isinstance(settings.get("title"), str) else None
+    return replace(
+        source,
+        title=title or source.title,
+        samples=tuple(_grouped_samples(source.samples, names)),
+        training=tuple(_grouped_training(source.training, names)),
+        verdict=verdict if isinstance(verdict := results.get("verdict"), str) else None,
+        settings=settings,
+        breaks=tuple(map(str, breaks)) if isinstance(breaks := results.get("breaks"), list) else (),
+        experiment=experiment,
+    )
+
+
+def _names(source: Source, results: Mapping[str, Any]) -> dict[str, str]:
+    """Run -> name of its arm, in the order in which arms are to be shown."""
+    recorded = results.get("runs")
+    if isinstance(recorded, dict):
+        return {str(run): str(arm) for arm, runs in recorded.items() if isinstance(runs, list) for run in runs}
+    runs = {arm.name for arm in source.samples} | {arm.name for arm in source.training}
+    # Shorter first: what is added to a method is added to its name.
+    ordered = sorted(runs, key=lambda run: (run != BASE, len(_SEED.sub("", run)), run))
+    return {run: _SEED.sub("", run) for run in ordered}
+
+
+def _grouped_samples(arms: Sequence[SampleArm], names: Mapping[str, str]) -> list[SampleArm]:
+    groups: dict[str, list[SampleArm]] = {}
+    for arm in sorted(arms, key=lambda arm: _position(arm.name, names)):
+        groups.setdefault(names.get(arm.name, arm.name), []).append(arm)
+    return [
+        SampleArm(
+            name,
+            tuple(dict.fromkeys(table for arm in group for table in arm.tables)),
+            tuple(run for arm in group for run in arm.runs),
+        )
+        for name, group in groups.items()
+    ]
+
+
+def _grouped_training(arms: Sequence[TrainingArm], names: Mapping[str, str]) -> list[TrainingArm]:
+    groups: dict[str, list[Path]] = {}
+    for arm in sorted(arms, key=lambda arm: _position(arm.name, names)):
+        groups.setdefault(names.get(arm.name, arm.name), []).extend(arm.folders)
+    return [TrainingArm(name, tuple(folders)) for name, folders in groups.items()]
+
+
+def _position(run: str, names: Mapping[str, str]) -> int:
+    return list(names).index(run) if run in names else len(names)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """The object in a file that a run left, or nothing: a report does not fail over a damaged note."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}

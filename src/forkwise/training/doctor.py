@@ -1,0 +1,292 @@
+"""`forkwise doctor run FOLDER`: what a run's curves say, in words. Reads the run folder; needs no torch.
+
+"Start" and "end" are means over the first and the last tenth of the logged values (at least 3, if there are 6). A trend
+is Kendall's tau between time and value (Mann-Kendall), over at most 30 means of successive blocks, which takes most of
+the dependence between neighbouring steps out; it is said to be one at p < 0.05, two-sided.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import numpy as np
+import yaml
+from scipy import stats
+
+from forkwise.errors import InputError
+from forkwise.training.folder import COMPLETE, SETTINGS, checkpoints, damage, read_metrics
+
+__all__ = ["Finding", "Trend", "report", "series", "trend"]
+
+BLOCKS = 30  # values that the trend test sees at most
+FEWEST = 8  # values below which nothing is said about a trend
+SIGNIFICANT = 0.05
+KEPT = "non_finite"  # written by forkwise.training.health
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the curves say; `warning` where something should be done about it."""
+
+    topic: str
+    text: str
+    warning: bool = False
+
+    def __str__(self) -> str:
+        return f"{'!' if self.warning else ' '} {self.topic:<10} {self.text}"
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A curve's start and end, and the two-sided p of the Mann-Kendall test that it neither rises nor falls."""
+
+    start: float
+    end: float
+    tau: float
+    p: float
+
+    @property
+    def word(self) -> str:
+        """`rose`, `fell`, or `no trend`."""
+        if not self.p < SIGNIFICANT:
+            return "no trend"
+        return "rose" if self.tau > 0 else "fell"
+
+    def describe(self, form: str = ".3g") -> str:
+        """`rose from 0.05 to 0.31 (tau 0.62, p = 0.0001)`."""
+        values = f"from {self.start:{form}} to {self.end:{form}}"
+        if np.isnan(self.p):
+            return f"{values} (too few values for a trend)"
+        return f"{self.word} {'(' + values + ', ' if self.word == 'no trend' else values + ' ('}{self._test()})"
+
+    def _test(self) -> str:
+        return f"tau {self.tau:+.2f}, p {'< 0.0001' if self.p < 1e-4 else f'= {self.p:.2g}'}"
+
+
+def trend(values: Sequence[float]) -> Trend:
+    """Start, end and trend of values in order of time; p is NaN for fewer than 8."""
+    tenth = max(min(3, (len(values) + 1) // 2), len(values) // 10)
+    start, end = fmean(values[:tenth]), fmean(values[-tenth:])
+    if len(values) < FEWEST:
+        return Trend(start, end, float("nan"), float("nan"))
+    means = [float(block.mean()) for block in np.array_split(np.asarray(values), min(BLOCKS, len(values)))]
+    if len(set(means)) == 1:
+        return Trend(start, end, 0.0, 1.0)
+    test = stats.kendalltau(np.arange(len(means)), means)
+    return Trend(start, end, float(test.statistic), float(test.pvalue))
+
+
+def series(rows: Sequence[Row], key: str) -> list[float]:
+    """The finite logged values of one metric, in order of step."""
+    return [float(row[key]) for row in rows if isinstance(row.get(key), int | float) and np.isfinite(row[key])]
+
+
+def report(folder: Path) -> str:
+    """All findings on the run in `folder`, a line each, under a headline.
+
+    Raises:
+        InputError: the folder holds no run.
+    """
+    settings, rows = _read(folder)
+    steps = [row for row in rows if "loss" in row]
+    findings = [*_state(folder, settings, steps), *_not_finite(folder, steps)]
+    if steps:
+        findings += [f for look in _LOOKS for f in look(steps, settings)]
+    alarms = sum(finding.warning for finding in findings)
+    kind = "PPO" if "critic_learning_rate" in settings else "GRPO"
+    last = steps[-1]["step"] if steps else 0
+    head = f"{folder}: {kind}, alpha {settings.get('alpha', '?')}, {last} steps logged; "
+    head += f"{alarms} thing{'s' if alarms > 1 else ''} to look at (!)" if alarms else "nothing alarming"
+    return "\n".join([head, *map(str, findings)])
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], list[Row]]:
+    if not (folder / SETTINGS).is_file():
+        raise InputError(
+            f"'{folder}' holds no training run (it has no {SETTINGS}); give the --output_dir of forkwise grpo or ppo."
+        )
+    try:
+        settings = yaml.safe_load((folder / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"'{folder / SETTINGS}' cannot be read: {str(error).splitlines()[0]}.") from error
+    return settings if isinstance(settings, dict) else {}, read_metrics(folder)
+
+
+def _locked(folder: Path) -> bool:
+    """Whether a process is training in the folder."""
+    try:
+        with (folder / ".lock").open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _state(folder: Path, settings: dict[str, Any], steps: list[Row]) -> Iterator[Finding]:
+    if (folder / COMPLETE).exists():
+        yield Finding("state", "finished.")
+        return
+    if _locked(folder):
+        yield Finding("state", "still running.")
+        return
+    last = steps[-1]["step"] if steps else 0
+    planned = settings.get("max_steps", -1)
+    of = f" of {planned}" if planned > 0 else ""
+    whole = None
+    for checkpoint in checkpoints(folder):
+        why = damage(checkpoint)
+        if why is None:
+            whole = checkpoint
+            break
+        yield Finding("state", f"{checkpoint.name} does not count: {why}.", warning=True)
+    command = "ppo" if "critic_learning_rate" in settings else "grpo"
+    again = f"forkwise {command} --config {folder / SETTINGS} --output_dir {folder} --resume"
+    place = f"continues after {whole.name}" if whole else "starts over (there is no whole checkpoint)"
+    yield Finding("state", f"stopped at step {last}{of} without finishing. This {place}: {again}", warning=True)
+
+
+def _not_finite(folder: Path, steps: list[Row]) -> Iterator[Finding]:
+    if kept := sorted((folder / KEPT).glob("step_*.pt")):
+        yield Finding(
+            "finite",
+            f"a number was not finite, and the run was stopped; the batch is in {', '.join(map(str, kept))} "
+            "(torch.load). Lower learning_rate or max_grad_norm, or train in float32.",
+            warning=True,
+        )
+    for key in ("loss", "grad_norm", "entropy"):
+        bad = [row["step"] for row in steps if isinstance(row.get(key), float) and not np.isfinite(row[key])]
+        if bad:
+            yield Finding(
+                "finite", f"{key} is not finite at step {bad[0]} and {len(bad) - 1} later ones.", warning=True
+            )
+
+
+def _reward(rows: list[Row], _: dict[str, Any]) -> Iterator[Finding]:
+    values = series(rows, "reward")
+    if not values:
+        return
+    found = trend(values)
+    text = f"{found.describe()} over {len(values)} rollouts."
+    if max(values) == min(values):
+        text = (
+            f"is {values[0]:g} in every rollout: nothing can be learned from it. Look at the reward and the problems."
+        )
+        yield Finding("reward", text, warning=True)
+    elif found.word == "fell":
+        yield Finding("reward", f"{text} Try a lower learning_rate or beta > 0.", warning=True)
+    elif found.word == "no trend" and len(values) >= FEWEST:
+        yield Finding("reward", f"{text} More rollouts or a higher learning_rate may show one.")
+    else:
+        yield Finding("reward", text)
+
+
+def _entropy(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
+    values = series(rows, "entropy")
+    if not values:
+        return
+    found = trend(values)
+    text = f"{found.describe()} nats."
+    collapsed = found.end < settings.get("health_min_entropy", 0.1) * found.start
+    if collapsed:
+        text += " It has collapsed: the policy hardly explores. Try a larger alpha or epsilon_high, a lower "
+        text += "learning_rate, or beta > 0."
+    elif found.word == "rose" and found.end > 2 * found.start:
+        collapsed = True
+        text += " It has more than doubled, which can end in noise. Lower alpha, or entropy_coef if it is set."
+    yield Finding("entropy", text, warning=collapsed)
+
+
+def _length(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
+    values = series(rows, "completions/mean_length")
+    if values:
+        found = trend(values)
+        exploded = found.end > settings.get("health_max_length", 3.0) * found.start
+        advice = " It has exploded: read some completions (log_completions); try mask_truncated_completions."
+        yield Finding("length", f"{found.describe('.0f')} tokens.{advice if exploded else ''}", warning=exploded)
+    if cut := series(rows, "completions/clipped_ratio"):
+        found = trend(cut)
+        many = found.end > 0.3
+        advice = " Their answers are lost: raise max_completion_length." if many else ""
+        yield Finding("truncated", f"share of completions {found.describe('.0%')}.{advice}", warning=many)
+
+
+def _shaping(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
+    values = series(rows, "shaping/capped_frac")
+    if not values:
+        if settings.get("alpha", 0) == 0:
+            yield Finding("shaping", "off (alpha 0).")
+        return
+    mean, share = fmean(values), fmean(series(rows, "shaping/psi_over_adv") or [0.0])
+    text = (
+        f"adds {share:.1%} of |A| on average (at most {1 / settings.get('kappa', 2):.0%}); {mean:.0%} of tokens capped."
+    )
+    if mean > 0.9:
+        text += " Entropy hardly matters there: lower alpha, or start from a policy with less entropy."
+    yield Finding("shaping", text, warning=mean > 0.9)
+
+
+def _clipping(rows: list[Row], _: dict[str, Any]) -> Iterator[Finding]:
+    values = series(rows, "clip_ratio/region_mean")
+    if not values:
+        return
+    mean = fmean(values)
+    text = f"{mean:.2%} of tokens outside the trust region, {max(values):.2%} in the worst step."
+    if mean > 0.2:
+        text += " Updates go far from the rollout: lower learning_rate, num_iterations or steps_per_generation."
+    yield Finding("clipping", text, warning=mean > 0.2)
+
+
+def _groups(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
+    values = series(rows, "frac_reward_zero_std")
+    if not values or settings.get("num_generations") == 1 or "critic_learning_rate" in settings:
+        return
+    found = trend(values)
+    text = f"all completions of a group have the same reward in {fmean(values):.0%} of groups."
+    if found.end > 0.8:
+        text += " Most of the work teaches nothing: use problems of middling difficulty, or more num_generations."
+    yield Finding("groups", text, warning=found.end > 0.8)
+
+
+def _gradient(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
+    values = series(rows, "grad_norm")
+    if not values:
+        return
+    middle, top = median(values), max(values)
+    at = next(row["step"] for row in rows if row.get("grad_norm") == top)
+    text = f"norm {middle:.3g} (median), {top:.3g} at most (step {at})."
+    limit = settings.get("max_grad_norm", 1.0)
+    clipped = fmean(v > limit for v in values) if limit else 0.0
+    if clipped > 0.5:
+        text += (
+            f" max_grad_norm={limit:g} clips {clipped:.0%} of steps, so it sets the step length: lower learning_rate?"
+        )
+    elif middle > 0 and top > 10 * middle:
+        text += " A spike of more than ten medians: look at the batches around it (log_completions)."
+    yield Finding("gradient", text, warning=clipped > 0.5 or (middle > 0 and top > 10 * middle))
+
+
+def _kl(rows: list[Row], _: dict[str, Any]) -> Iterator[Finding]:
+    if values := series(rows, "kl"):
+        yield Finding("kl", f"{trend(values).describe()} nats per token to the reference.")
+
+
+def _critic(rows: list[Row], _: dict[str, Any]) -> Iterator[Finding]:
+    values = series(rows, "critic/explained_variance")
+    if not values:
+        return
+    found = trend(values)
+    useless = len(values) >= FEWEST and found.end <= 0
+    advice = " The critic is no better than a constant: raise critic_learning_rate or critic_warmup_steps."
+    yield Finding("critic", f"explained variance {found.describe()}.{advice if useless else ''}", warning=useless)
+
+
+_LOOKS = (_reward, _entropy, _length, _shaping, _clipping, _groups, _gradient, _kl, _critic)

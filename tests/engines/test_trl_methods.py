@@ -1,0 +1,382 @@
+"""Methods in TRL: the same whatever the batch is cut into, applied where they say, and never silently skipped.
+
+Pinned here, on the oldest and the newest TRL that we declare:
+* what a method selects among all tokens of an update does not depend on micro-batches, accumulation or processes;
+* the loss is stock TRL's, fed with advantages that the test computes itself;
+* every method runs in real training steps, and every way we could think of in which it would not, raises.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+pytest.importorskip("trl")
+
+import tiny_trl as tiny
+import torch
+from accelerate import Accelerator
+from test_trl import GRADIENT_TOLERANCE, loss_and_gradient, make, parameters, relative, updates_of
+from trl import GRPOTrainer
+
+from forkwise.engines.trl import EntropyShapedGRPOConfig, EntropyShapedGRPOTrainer
+from forkwise.engines.trl_methods import ROWS, act_on_update
+from forkwise.errors import InputError
+from forkwise.methods import Scope, SettingsMethod, Stage, Tokens, all_methods, parse_method
+from forkwise.training.ppo_config import EntropyShapedPPOConfig
+
+# Several updates per rollout, for methods that compare with the policy that sampled.
+REUSED = {"num_iterations": 2}
+SELECTING = sorted(name for name, kind in all_methods().items() if kind.scope is Scope.UPDATE)
+
+
+def config(where: Path, *specs: str, cls: type = EntropyShapedGRPOConfig, **options: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return cls(output_dir=str(where), **{**tiny.QUIET, "method": list(specs), **options})
+
+
+def with_rows(*batches: dict[str, Any]) -> list[dict[str, Any]]:
+    """Micro-batches as the mixin's rollout leaves them."""
+    sizes = [len(batch["completion_ids"]) for batch in batches]
+    return [{**batch, ROWS: torch.arange(sum(sizes[:i]), sum(sizes[: i + 1]))} for i, batch in enumerate(batches)]
+
+
+class TestIsTheSameHoweverTheUpdateIsCut:
+    SPECS: ClassVar[dict[str, str]] = {
+        "placebo_permuted": "placebo_permuted",
+        "placebo_constant": "placebo_constant",
+        "forking_tokens": "forking_tokens:share=0.3",
+        "clip_cov": "clip_cov:share=0.2,low=-9,high=9",
+        "kl_cov": "kl_cov:share=0.3",
+        "steer": "steer",
+    }
+
+    def test_all_methods_that_select_are_tested(self) -> None:
+        assert sorted(self.SPECS) == SELECTING
+
+    @pytest.mark.parametrize("name", SELECTING)
+    def test_parameters_and_metrics(self, tmp_path: Path, name: str) -> None:
+        """One rollout of 16 completions, used twice, in micro-batches of 16, 8 and 4."""
+        runs = []
+        for size in (16, 8, 4):
+            cut = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 16 // size}
+            steps = {"max_steps": 2, "learning_rate": 1e-3, **REUSED}
+            trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=[self.SPECS[name]], **cut, **steps)
+            update = updates_of(trainer)
+            logged = [{k: v for k, v in row.items() if k.startswith("method/")} for row in trainer.state.log_history]
+            runs.append((update, [row for row in logged if row]))
+        (one, metrics), *others = runs
+        assert len(metrics) == 2
+        assert any(row[f"method/{name}/changed"] > 0 for row in metrics)
+        for update, logged in others:
+            assert relative(update, one) < 1e-3
+            for ours, theirs in zip(logged, metrics, strict=True):
+                assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-7)
+
+    def test_a_selection_per_micro_batch_would_be_noticed(self, tmp_path: Path) -> None:
+        """The two micro-batches differ so much in entropy that the highest tokens all lie in one of them."""
+        trainer, stock = (make(cls, tmp_path, **options) for cls, options in self.forking())
+        twin = tiny.policy()
+        batches = with_rows(tiny.microbatch(4, 1, model=twin), tiny.microbatch(4, 2, model=twin))
+        entropies = [tiny.exact_entropy(twin, batch) for batch in batches]
+        masks = [batch["completion_mask"] == 1 for batch in batches]
+        everything = torch.cat([h[m] for h, m in zip(entropies, masks, strict=True)])
+        lowest = everything.sort(descending=True).values[round(0.3 * len(everything) + 0.4999) - 1]
+        pairs = list(zip(batches, entropies, masks, strict=True))
+        fed = [{**b, "advantages": b["advantages"][:, None] * ((h >= lowest) & m)} for b, h, m in pairs]
+        trainer._buffered_inputs = batches
+        loss, gradient = loss_and_gradient(trainer, *batches)
+        want_loss, want = loss_and_gradient(stock, *fed)
+        torch.testing.assert_close(loss, want_loss, rtol=1e-5, atol=1e-6)
+        assert relative(gradient, want) < GRADIENT_TOLERANCE
+        kept = [int(((h >= lowest) & m).sum()) for _, h, m in pairs]
+        own = [-(-3 * int(m.sum()) // 10) for _, _, m in pairs]
+        assert kept != own, "choose another seed: here both would select the same"
+
+    @staticmethod
+    def forking() -> list[tuple[type[GRPOTrainer], dict[str, Any]]]:
+        cut = {"gradient_accumulation_steps": 2}
+        return [(EntropyShapedGRPOTrainer, {**cut, "method": ["forking_tokens:share=0.3"]}), (GRPOTrainer, cut)]
+
+    @pytest.mark.parametrize("name", ["placebo_permuted", "clip_cov"])
+    def test_random_choices_follow_the_rollout_not_the_layout(self, name: str) -> None:
+        """TRL shuffles a rollout on each process; completions get the same in whatever order and parts they come."""
+        draw = torch.Generator().manual_seed(0)
+        values = {key: torch.rand(8, 5, generator=draw) for key in ("advantages", "entropy", "logprobs")}
+        mask = torch.arange(5) < torch.randint(1, 6, (8, 1), generator=draw)
+        method = parse_method(self.SPECS[name])
+        accelerator = Accelerator(cpu=True)
+
+        def made(order: torch.Tensor, size: int) -> torch.Tensor:
+            rows = order.split(size)
+            parts = [Tokens(**{key: value[r] for key, value in values.items()}, mask=mask[r], seed=5) for r in rows]
+            advantages, _ = act_on_update([method], parts, rows, accelerator)
+            return torch.cat(advantages)[order.argsort()]
+
+        plain = made(torch.arange(8), 8)
+        assert not torch.equal(plain, values["advantages"])
+        assert torch.equal(made(torch.randperm(8, generator=draw), 8), plain)
+        assert torch.equal(made(torch.randperm(8, generator=draw), 2), plain)
+
+    @pytest.mark.slow
+    def test_two_processes(self, tmp_path: Path) -> None:
+        """Each process has half of a rollout; what it makes of it is its half of what one process makes."""
+        script = Path(__file__).with_name("methods_on_one_of_two.py")
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+        done = subprocess.run([*launch, str(tmp_path)], capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
+
+        import methods_on_one_of_two as script_module
+
+        alone = script_module.made(tmp_path, 0, 1)
+        assert list(alone) == [*ranks[0]]
+        for spec, (advantages, metrics) in alone.items():
+            halves = [rank[spec] for rank in ranks]
+            assert halves[0][1] == pytest.approx(metrics, rel=1e-5), spec
+            assert halves[1][1] == pytest.approx(metrics, rel=1e-5), spec
+            torch.testing.assert_close(torch.cat([half[0] for half in halves]), advantages, msg=spec)
+
+
+class TestTheLossIsFedWithWhatTheMethodMakes:
+    def test_old_entropies_are_those_of_the_rollout(self, tmp_path: Path) -> None:
+        seen = []
+
+        class Spy(EntropyShapedGRPOTrainer):
+            def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+                real = inputs["completion_mask"] == 1
+                seen.append((inputs["forkwise_old_entropy"][real], tiny.exact_entropy(twin_of(self), inputs)[real]))
+                return super()._compute_loss(model, inputs)
+
+        options = {"max_steps": 2, "learning_rate": 0.05, **REUSED}
+        updates_of(make(Spy, tmp_path, method=["entropy_advantage:entropy=old"], **options))
+        (first, now), (later, then) = seen
+        torch.testing.assert_close(first.double(), now, rtol=1e-4, atol=1e-4)
+        assert torch.equal(first, later)  # the same rollout, used again
+        assert relative(then, now) > 0.01  # by another policy
+
+    def test_rewards_are_made_into_advantages_over_whole_groups(self, tmp_path: Path) -> None:
+        seen = []
+
+        class Spy(EntropyShapedGRPOTrainer):
+            def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+                batch = super()._generate_and_score_completions(inputs)
+                seen.append(batch)
+                return batch
+
+        where = make(Spy, tmp_path, method=["rloo"], max_steps=1, per_device_train_batch_size=8)
+        where.train()
+        rows = zip(seen[0]["completion_ids"], seen[0]["completion_mask"], strict=True)
+        ids = [row[mask == 1].tolist() for row, mask in rows]
+        rewards = torch.tensor(tiny.reward(ids)).view(2, 4)
+        want = rewards - (rewards.sum(dim=1, keepdim=True) - rewards) / 3
+        torch.testing.assert_close(seen[0]["advantages"], want.flatten())
+        assert where.state.log_history[0]["method/rloo/changed"] > 0
+        assert list(where._logs["advantages"])[-8:] == pytest.approx(want.flatten().tolist(), abs=1e-5)
+
+    def test_methods_compose(self, tmp_path: Path) -> None:
+        """Shaped advantages at forking tokens: shaping first, because it was named first."""
+        trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=["entropy_advantage", "forking_tokens:share=0.5"])
+        stock, (batch,) = make(GRPOTrainer, tmp_path), with_rows(tiny.microbatch())
+        trainer._buffered_inputs = [batch]
+        entropy, mask = tiny.exact_entropy(tiny.policy(), batch), batch["completion_mask"] == 1
+        lowest = entropy[mask].sort(descending=True).values[(int(mask.sum()) + 1) // 2 - 1]
+        fed = tiny.shaped(batch["advantages"], entropy) * ((entropy >= lowest) & mask)
+        (_, gradient), (_, want) = (
+            loss_and_gradient(trainer, batch),
+            loss_and_gradient(stock, {**batch, "advantages": fed}),
+        )
+        assert relative(gradient, want) < GRADIENT_TOLERANCE
+
+    def test_named_entropy_advantage_is_the_shorthand(self, tmp_path: Path) -> None:
+        named, short = (
+            make(EntropyShapedGRPOTrainer, tmp_path, **options)
+            for options in ({"method": ["entropy_advantage:alpha=0.2"]}, {"alpha": 0.2})
+        )
+        (loss, gradient), (want_loss, want) = (loss_and_gradient(t, tiny.microbatch()) for t in (named, short))
+        assert torch.equal(loss, want_loss)
+        assert torch.equal(gradient, want)
+
+    def test_presets_alone_are_stock_trl(self, tmp_path: Path) -> None:
+        steps = {"max_steps": 2}
+        ours = make(EntropyShapedGRPOTrainer, tmp_path, method=["dr_grpo", "clip_higher"], **steps)
+        stock = make(GRPOTrainer, tmp_path, loss_type="dr_grpo", scale_rewards="none", epsilon_high=0.28, **steps)
+        assert torch.equal(updates_of(ours), updates_of(stock))
+
+
+def twin_of(trainer: GRPOTrainer) -> torch.nn.Module:
+    twin = tiny.policy()
+    twin.load_state_dict(trainer.model.state_dict())
+    return twin
+
+
+def right_or_wrong(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    return [1.0 if sum(ids) % 2 else -1.0 for ids in completion_ids]
+
+
+@pytest.mark.parametrize("name", sorted(all_methods()))
+def test_two_real_steps_with_every_method(tmp_path: Path, name: str) -> None:
+    method = parse_method(name)
+    options = {"max_steps": 2, "learning_rate": 1e-3, "per_device_train_batch_size": 8, "num_generations": 8}
+    trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=[name], **options, **REUSED)
+    trainer.reward_funcs = [right_or_wrong]
+    assert float(updates_of(trainer).norm()) > 0
+    if isinstance(method, SettingsMethod):
+        assert {key: getattr(trainer.args, key) for key in method.settings()} == dict(method.settings())
+        return
+    steps = [row for row in trainer.state.log_history if f"method/{name}/changed" in row]
+    # Of the two, only the second differs from the policy that sampled; methods of the rollout act once, before both.
+    assert len(steps) == (1 if method.scope is Scope.ROLLOUT else 2)
+    changed = [row[f"method/{name}/changed"] for row in steps]
+    if name not in ("erc", "clip_cov"):  # entropies move little in a step; covariances above 1 are rare
+        assert max(changed) > 0
+    assert all(0 <= share <= 1 for share in changed)
+
+
+class TestRefused:
+    @pytest.mark.parametrize("name", ["kl_cov", "erc", "entropy_advantage:entropy=old"])
+    def test_comparison_with_the_same_policy(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(InputError, match="would do nothing: set num_iterations to 2"):
+            config(tmp_path, name)
+        config(tmp_path, name, **REUSED)
+        config(tmp_path, name, steps_per_generation=2)
+
+    def test_selection_in_updates_that_span_rollouts(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"steps_per_generation \(1\) to a multiple of gradient_accumulation"):
+            config(tmp_path, "forking_tokens", gradient_accumulation_steps=2, steps_per_generation=1)
+
+    @pytest.mark.parametrize(
+        ("specs", "options", "message"),
+        [
+            (["clip_cov"], {"alpha": 0.3}, "alpha is the shorthand of a method; .* as in entropy_advantage:alpha=0.3"),
+            (["entropy_advantage"], {"kappa": 3.0}, "kappa is the shorthand"),
+            (["dr_grpo"], {"loss_type": "bnpo"}, "'dr_grpo' sets loss_type to dr_grpo, but it is given as bnpo"),
+            (["grpo"], {"scale_rewards": False}, "'grpo' sets scale_rewards to group, but it is given as none"),
+            (["clip_higher"], {"epsilon_high": 0.3}, "sets epsilon_high to 0.28, but it is given as 0.3"),
+            (["clipcov"], {}, "Did you mean 'clip_cov'"),
+            (["passk_training"], {}, "k of the method 'passk_training' is 4, but groups have 4 completions"),
+            (["rloo"], {"multi_objective_aggregation": "normalize_then_sum"}, "leave multi_objective_aggregation"),
+        ],
+    )
+    def test_contradictions(self, tmp_path: Path, specs: list[str], options: dict[str, Any], message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            config(tmp_path, *specs, **options)
+
+    @pytest.mark.parametrize("name", ["rloo", "gtpo", "grpo", "dr_grpo"])
+    def test_groups_in_ppo(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(InputError, match=f"The method '{name}' compares the answers of a group; PPO has a critic"):
+            config(tmp_path, name, cls=EntropyShapedPPOConfig)
+
+    def test_ratios_per_sequence_in_ppo(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="importance ratio must be too"):
+            config(tmp_path, "gspo", cls=EntropyShapedPPOConfig, num_generations=1)
+
+    def test_completions_without_a_reward(self, tmp_path: Path) -> None:
+        def silent(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
+            return [1.0, None] * (len(completion_ids) // 2)
+
+        trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=["rloo"], max_steps=1)
+        trainer.reward_funcs = [silent]
+        with pytest.raises(InputError, match="No reward function gave a number for 2 of 4 completions"):
+            trainer.train()
+
+
+class TestTheConfigSaysWhatIsInForce:
+    def test_in_full(self, tmp_path: Path) -> None:
+        args = config(tmp_path, "forking_tokens", "entropy_advantage:alpha=0.2")
+        full = ["forking_tokens:share=0.2,rescale=false"]
+        full += ["entropy_advantage:alpha=0.2,kappa=2.0,sign=both,multiplicative=false,cap=true,entropy=current"]
+        assert (args.method, args.alpha, args.kappa) == (full, 0.2, 2.0)
+        again = config(tmp_path, *args.method, alpha=args.alpha, kappa=args.kappa)
+        assert (again.method, again.methods) == (args.method, args.methods)
+
+    def test_named_methods_act_and_no_others(self, tmp_path: Path) -> None:
+        assert [m.name for m in config(tmp_path).methods] == ["entropy_advantage"]
+        assert config(tmp_path, alpha=0.0).methods == ()
+        assert (config(tmp_path, "grpo").methods, config(tmp_path, "grpo").alpha) == ((), 0.0)
+        assert [m.name for m in config(tmp_path, "steer", alpha=0.0).methods] == ["steer"]
+
+    def test_ppo_has_the_papers_alpha_for_ppo(self, tmp_path: Path) -> None:
+        args = config(tmp_path, "placebo_permuted", cls=EntropyShapedPPOConfig, num_generations=1)
+        assert args.methods[0].alpha == 0.1
+
+    def test_one_name_need_not_be_a_list(self, tmp_path: Path) -> None:
+        assert config(tmp_path, method="steer").methods == (parse_method("steer"),)
+
+
+class TestNeverSilentlySkipped:
+    def test_rollouts_that_bypass_the_mixin(self, tmp_path: Path) -> None:
+        def plain(self: Any, inputs: Any) -> Any:
+            return GRPOTrainer._generate_and_score_completions(self, inputs)
+
+        cls = type("Plain", (EntropyShapedGRPOTrainer,), {"_generate_and_score_completions": plain})
+        for name in ("qae", "forking_tokens", "gtpo"):
+            with pytest.raises(RuntimeError, match=f"The methods '{name}' did not act: the rollout bypassed the mixin"):
+                make(cls, tmp_path, method=[name], max_steps=1).train()
+
+    def test_advantages_replaced_after_the_rollout(self, tmp_path: Path) -> None:
+        def replaced(self: Any, inputs: Any) -> Any:
+            batch = EntropyShapedGRPOTrainer._generate_and_score_completions(self, inputs)
+            return {**batch, "advantages": batch["advantages"] + 1}
+
+        cls = type("Replaced", (EntropyShapedGRPOTrainer,), {"_generate_and_score_completions": replaced})
+        with pytest.raises(RuntimeError, match="'ucpo' did not act: the advantages were replaced after the rollout"):
+            make(cls, tmp_path, method=["ucpo"], max_steps=1).train()
+
+    def test_rewards_that_bypass_the_mixin(self, tmp_path: Path) -> None:
+        def plain(self: Any, *args: Any) -> Any:
+            return GRPOTrainer._calculate_rewards(self, *args)
+
+        cls = type("Plain", (EntropyShapedGRPOTrainer,), {"_calculate_rewards": plain})
+        with pytest.raises(RuntimeError, match="did not call `_calculate_rewards`"):
+            make(cls, tmp_path, method=["rloo"], max_steps=1).train()
+
+    @pytest.mark.parametrize("name", ["forking_tokens", "rloo"])
+    def test_losses_that_bypass_the_mixin(self, tmp_path: Path, name: str) -> None:
+        def plain(self: Any, model: Any, inputs: dict[str, Any], **_: Any) -> torch.Tensor:
+            return GRPOTrainer._compute_loss(self, model, inputs)
+
+        trainer = make(type("Plain", (EntropyShapedGRPOTrainer,), {"_compute_loss": plain}), tmp_path, method=[name])
+        before = parameters(trainer)
+        with pytest.raises(RuntimeError, match=f"The methods '{name}' did not act: .*bypassed the mixin"):
+            trainer.train()
+        assert torch.equal(parameters(trainer), before)
+
+    def test_an_update_that_is_not_in_the_buffer(self, tmp_path: Path) -> None:
+        trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=["forking_tokens"])
+        with pytest.raises(RuntimeError, match="micro-batches of this update are not in TRL's buffer"):
+            loss_and_gradient(trainer, *with_rows(tiny.microbatch()))
+
+
+def test_only_what_is_required_is_computed(tmp_path: Path) -> None:
+    """A second scoring of the rollout, or of later micro-batches, is made for those who need it and nobody else."""
+    calls = []
+
+    class Counting(EntropyShapedGRPOTrainer):
+        def _score(self, batch: dict[str, Any]) -> Any:
+            calls.append(len(batch["completion_ids"]))
+            return super()._score(batch)
+
+    def scored(name: str, **options: Any) -> list[int]:
+        calls.clear()
+        make(Counting, tmp_path, method=[name], max_steps=1, gradient_accumulation_steps=2, **options).train()
+        return list(calls)
+
+    assert scored("entropy_advantage") == []
+    assert scored("rloo") == []
+    assert scored("placebo_scaling", **REUSED) == []
+    assert scored("forking_tokens") == [4]  # the second micro-batch
+    assert scored("ucpo") == [8]  # the rollout
+    assert scored("ucpo", **REUSED) == []  # whose log-probs TRL has computed
+    assert scored("gtpo", **REUSED) == [8]
+    assert scored("erc", **REUSED) == [8]
+
+
+def test_stages_are_all_used() -> None:
+    assert {kind.stage for kind in all_methods().values()} == set(Stage)

@@ -1,0 +1,326 @@
+"""`forkwise explore` from the command line: real paths through it, and bad input as one sentence."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from forkwise.cli import app
+from forkwise.errors import InputError
+from forkwise.explore import results
+from forkwise.samples import write_shard
+
+FAST = ["--resamples", "100"]
+
+
+def invoke(*args: Any) -> Any:
+    return CliRunner().invoke(app, ["explore", *map(str, args)])
+
+
+def row(problem: str, sample: int, text: str, run: str = "r", **more: Any) -> dict[str, Any]:
+    return {
+        "run": run,
+        "model": "m",
+        "problem_id": problem,
+        "sample_id": sample,
+        "prompt": f"Prompt of {problem}",
+        "completion": text,
+        **more,
+    }
+
+
+def with_tokens(problem: str, sample: int, text: str, high: dict[str, float], run: str = "r") -> dict[str, Any]:
+    """Words as tokens (the blank before each); entropy 0.2, or what `high` says of the word, plus a trifle."""
+    words = text.split(" ")
+    tokens = [words[0], *(f" {word}" for word in words[1:])]
+    rng = np.random.default_rng(len(text) + sample)
+    entropies = [high.get(word, 0.2) + 0.05 * rng.random() for word in words]
+    return row(problem, sample, text, run, tokens=tokens, entropies=entropies, n_tokens=len(tokens))
+
+
+TEXTS = (
+    "We add three and four now. Because the sum is seven we stop here. Wait that is wrong.",
+    "Take the product of both sides. Therefore the root is two. Let me check the result again.",
+    "The area is a half of the base. But the height is three. However it is fine and well.",
+)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    high = {"Because": 1.5, "Therefore": 1.4, "But": 1.6, "However": 1.2}
+    rows = [with_tokens(f"p{q}", s, TEXTS[(q + s) % 3], high) for q in range(8) for s in range(3)]
+    write_shard(tmp_path / "s", "a", rows)
+    return tmp_path / "s"
+
+
+def test_planted_pivotal_entropy_is_found_with_interval_null_and_match(table: Path, tmp_path: Path) -> None:
+    done = invoke(table, "--out", tmp_path / "out", *FAST)
+    assert done.exit_code == 0, done.output
+    found = results.read(tmp_path / "out")
+    (run,) = found.runs
+    pivotal = next(b for b in run.behaviours if b.name == "pivotal")
+    raw = pivotal.contrasts[0]
+    # Each trace has two planted words of about 1.2 to 1.6, less "now" of the first text: all others have about 0.225.
+    marked = [1.5, 0.2, 1.4, 1.6, 1.2]
+    assert raw.mean_marked == pytest.approx(np.mean(marked) + 0.025, abs=0.03)
+    assert raw.mean_other == pytest.approx(0.225, abs=0.01)
+    assert raw.difference.low > 0.5
+    assert raw.null.p == pytest.approx(1 / 101)
+    assert raw.null.mean == pytest.approx(0, abs=0.1)
+    assert pivotal.count == 8 * (2 + 1 + 2)
+    entries = {entry.entry: entry for entry in run.entries}
+    assert entries["because"].count == 8
+    assert entries["because"].difference.value is None  # fewer than 10
+    assert run.entropy.source == "stored"
+    assert run.entropy.tokens == sum(len(t.split()) * 8 for t in TEXTS)
+    assert {f.token for f in run.entropy.forks[:4]} >= {"Because", "Therefore", "But"}
+    assert "Marked against other units" in done.output
+
+
+def test_the_file_reads_back_equal(table: Path, tmp_path: Path) -> None:
+    assert invoke(table, "--out", tmp_path / "out", *FAST).exit_code == 0
+    found = results.read(tmp_path / "out")
+    assert results.from_json(results.to_json(found)) == found
+    text = (tmp_path / "out" / "explore.json").read_text()
+    json.loads(text, parse_constant=pytest.fail)
+    assert found.token_data == ["../s"]
+    assert found.run("r") is found.runs[0]
+    with pytest.raises(InputError, match="no run 'x'"):
+        found.run("x")
+
+
+def test_files_that_are_none_of_ours(tmp_path: Path) -> None:
+    for text, message in (
+        ("[]", "This is not an explore.json"),
+        ('{"schema": 99}', "schema 99, not 1"),
+        ('{"schema": 1}', "is damaged"),
+    ):
+        (tmp_path / "explore.json").write_text(text)
+        with pytest.raises(InputError, match=message):
+            results.read(tmp_path)
+    with pytest.raises(InputError, match="cannot be read"):
+        results.read(tmp_path / "nowhere.json")
+
+
+def test_numbers_that_are_none_become_null() -> None:
+    assert results._finite({"a": [math.nan, math.inf, 1.0]}) == {"a": [None, None, 1.0]}
+
+
+def test_top_k_log_probs_give_bounds_and_say_so(tmp_path: Path) -> None:
+    rows = []
+    for q in range(4):
+        tokens = TEXTS[q % 3].split(" ")
+        tokens = [tokens[0], *(f" {word}" for word in tokens[1:])]
+        top = [[{"token": t, "logprob": math.log(0.6)}, {"token": "x", "logprob": math.log(0.3)}] for t in tokens]
+        logprobs = [math.log(0.6)] * len(tokens)
+        rows.append(row(f"p{q}", 0, TEXTS[q % 3], tokens=tokens, logprobs=logprobs, top_logprobs=top))
+    write_shard(tmp_path / "s", "a", rows)
+    done = invoke(tmp_path / "s", "--out", tmp_path / "out", "--vocabulary", 1000, *FAST)
+    assert done.exit_code == 0, done.output
+    entropy = results.read(tmp_path / "out").runs[0].entropy
+    known = -(0.6 * math.log(0.6) + 0.3 * math.log(0.3))
+    assert entropy.source == "top-k"
+    assert entropy.mean.value == pytest.approx(known - 0.1 * math.log(0.1), abs=1e-5)
+    assert entropy.upper_mean == pytest.approx(known + 0.1 * math.log(998 / 0.1), abs=1e-5)
+    assert (entropy.vocabulary, entropy.vocabulary_source, entropy.candidates) == (1000, "as given", 2)
+    assert "whatever the unseen tails" in done.output
+
+
+def test_runs_become_a_series_with_their_steps(tmp_path: Path) -> None:
+    for step, text in ((10, TEXTS[2]), (20, TEXTS[0] + " " + TEXTS[0])):
+        rows = [row(f"p{q}", 0, text, run=f"step{step}", correct=q == 0) for q in range(4)]
+        write_shard(tmp_path / f"s{step}", "a", rows)
+    done = invoke(tmp_path / "s10", tmp_path / "s20", "--out", tmp_path / "out", *FAST)
+    assert done.exit_code == 0, done.output
+    first, second = results.read(tmp_path / "out").series
+    assert (first.step, second.step) == (10, 20)
+    assert (first.reflective_per_response, second.reflective_per_response) == (0, 2)
+    assert (first.pivotal_per_response, second.pivotal_per_response) == (2, 4)
+    assert first.accuracy == 0.25
+    # The second is 18 words twice over: of its 33 4-grams the 15 inside the second copy came before.
+    assert second.repetition == pytest.approx(15 / 33)
+    assert first.repetition == 0
+    assert second.length_unit == "words"
+    assert "Over runs or training" in done.output
+
+
+def test_rarity_against_a_base_with_an_encoder_of_ones_own(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    words = ["[PAD]", "[UNK]", *sorted({w.lower().strip(".") for t in TEXTS for w in t.split()})]
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]")
+    )
+    tokenizer.normalizer = tokenizers.normalizers.Lowercase()
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    folder = tmp_path / "bert"
+    config = transformers.BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=32, initializer_range=0.5, pad_token_id=0,
+    )  # fmt: skip
+    transformers.BertModel(config).save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    rng = np.random.default_rng(0)
+    pool = [w for t in TEXTS for w in t.replace(".", "").split()]
+
+    def text() -> str:
+        return " ".join(" ".join(rng.choice(pool, 6)).capitalize() + "." for _ in range(8))
+
+    for name in ("base", "ours"):
+        rows = [row(f"p{q}", s, text(), run=name) for q in range(4) for s in range(2)]
+        write_shard(tmp_path / name, "a", rows)
+    done = invoke(
+        tmp_path / "ours", "--base", tmp_path / "base", "--out", tmp_path / "out", "--encoder", folder, "--k", 2, *FAST
+    )
+    assert done.exit_code == 0, done.output
+    run = results.read(tmp_path / "out").runs[0]
+    assert run.rarity.distinct == 64
+    assert run.rarity.groups[0].sentences == 7  # strictly above the 90 % quantile of 64
+    assert [b.name for b in run.behaviours] == ["pivotal", "reflective", "rare"]
+    assert "Rare sentences" in done.output
+
+
+def test_the_embedded_model_scores_its_own_samples_and_sees_its_prompts(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    runner = CliRunner()
+    drawn = runner.invoke(
+        app,
+        [
+            *("sample", "--model", "embedded", "--task", "countdown:4", "--problems", "6", "-n", "4"),
+            *("--max-tokens", "60", "--out", str(tmp_path / "s"), "--run", "base", "--device", "cpu"),
+        ],
+    )
+    assert drawn.exit_code == 0, drawn.output
+    done = invoke(
+        tmp_path / "s", "--model", "embedded", "--out", tmp_path / "out", "--cross-prompts", 6, "--device", "cpu",
+        "--breaks", "wait,hmm,instead,so", *FAST,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    found = results.read(tmp_path / "out")
+    run = found.runs[0]
+    assert run.entropy.source == "model"
+    assert found.token_data == ["tokens"]
+    assert (tmp_path / "out" / "cross-base.npz").exists()
+    cross, text = run.dependence
+    assert (cross.method, cross.prompts, cross.responses) == ("model", 6, 24)
+    assert cross.p < 0.05  # the model reads its prompt
+    assert 0 < cross.information.value <= math.log(6)
+    assert text.method == "text"
+    stored = invoke(tmp_path / "s", "--out", tmp_path / "stored", "--breaks", "wait,hmm,instead,so", *FAST)
+    assert stored.exit_code == 0
+    again = results.read(tmp_path / "stored").runs[0]
+    assert again.entropy.mean.value == pytest.approx(run.entropy.mean.value, abs=1e-4)
+    assert [f.token for f in again.entropy.forks[:5]] == [f.token for f in run.entropy.forks[:5]]
+
+
+_WITHOUT_TORCH = """
+import sys
+from pathlib import Path
+
+class Block:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in ("torch", "transformers"):
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Block())
+from forkwise.explore.command import Options, run_explore
+run_explore(Options([Path(sys.argv[1])], resamples=100))
+"""
+
+
+def test_stored_entropies_need_no_torch(table: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_TORCH, str(table)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Marked against other units" in done.stdout
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+def refused(*args: Any) -> str:
+    done = invoke(*args)
+    assert isinstance(done.exception, InputError), done.output
+    return str(done.exception)
+
+
+def test_empty_traces_are_left_out_and_counted_and_all_empty_is_refused(tmp_path: Path) -> None:
+    write_shard(tmp_path / "s", "a", [row("p", 0, ""), row("p", 1, None), row("p", 2, "x is 3.")])
+    done = invoke(tmp_path / "s", *FAST)
+    assert done.exit_code == 0, done.output
+    assert "2 samples without text are left out." in done.output
+    write_shard(tmp_path / "t", "a", [row("p", 0, " "), row("q", 0, "")])
+    assert "every sample of the run 'r' is empty" in refused(tmp_path / "t")
+
+
+def test_one_sentence_of_one_problem_is_told_as_such(tmp_path: Path) -> None:
+    write_shard(tmp_path / "s", "a", [with_tokens("p", 0, "So x is 3.", {})])
+    done = invoke(tmp_path / "s", *FAST)
+    assert done.exit_code == 0, done.output
+    assert "There is only one problem" in done.output
+    assert "There is at most one sentence" in done.output
+    assert "fewer than two different prompts" in done.output
+
+
+def test_tokens_that_do_not_join(tmp_path: Path) -> None:
+    write_shard(tmp_path / "s", "a", [row("p", 7, "So x.", tokens=["So", " y."], entropies=[1.0, 0.5])])
+    message = refused(tmp_path / "s")
+    assert "sample 7 of problem 'p' in run 'r': the tokens do not join to the text (token 2 of 2 is ' y.'" in message
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"entropies": [1.0]}, "there are 2 tokens but 1 entropies"),
+        ({"entropies": [1.0, -0.5]}, "an entropy is negative"),
+        ({"top_logprobs": [[{"token": "So", "logprob": 7.0}], []]}, "above 0: these are raw logits"),
+        ({"top_logprobs": [[{"token": "So", "logprob": -0.1}]]}, "2 tokens but 1 lists of candidates"),
+        ({"top_logprobs": [[{"token": "So", "logprob": -40.0}]] * 2}, "no distribution over 262,144 tokens allows"),
+    ],
+)
+def test_token_data_that_cannot_be(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
+    write_shard(tmp_path / "s", "a", [row("p", 0, "So x.", tokens=["So", " x."], **columns)])
+    assert message in refused(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "embedded"], "give --out"),
+        (["--cross-prompts", "4"], "needs --model"),
+        (["--rare", "1.5"], "--rare is 1.5"),
+        (["--quantile", "0"], "quantile is 0.0"),
+        (["--vocabulary", "1"], "vocabulary is 1"),
+        (["--encoder", "x"], "give --base"),
+        (["--level", "2"], "level is 2.0"),
+        (["--lexicon", "/nowhere.yaml"], "cannot be read"),
+        (["--k", "0"], "k is 0"),
+    ],
+)
+def test_options_that_cannot_be(table: Path, options: list[str], message: str) -> None:
+    assert message in refused(table, *options)
+
+
+def test_a_base_of_several_runs_is_refused(table: Path, tmp_path: Path) -> None:
+    write_shard(tmp_path / "b", "a", [row("p", 0, "x is 3.", run=run) for run in ("one", "two")])
+    assert "holds 2 runs (one, two)" in refused(table, "--base", tmp_path / "b")
+
+
+def test_model_text_cannot_move_the_cursor(tmp_path: Path) -> None:
+    text = "\x1b[2J\u202ewait, check so"
+    write_shard(
+        tmp_path / "s", "a", [with_tokens(f"p{i}", 0, text, {"so": 3.0, "\x1b[2J\u202ewait,": 4.0}) for i in range(3)]
+    )
+    done = invoke(tmp_path / "s", *FAST)
+    assert done.exit_code == 0, done.output
+    assert "\x1b[2J" not in done.output
+    assert "\u202e" not in done.output

@@ -1,0 +1,51 @@
+"""The gradient measurement: unbiased where the answer is known, and right about which term is a baseline."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("trl")
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from forkwise.embedded import EMBEDDED_MODEL
+from forkwise.lab.gradients import batches, expectation, gradients
+
+
+def test_the_squared_norm_of_an_expectation_is_unbiased() -> None:
+    rng = np.random.default_rng(0)
+    mean = np.array([0.3, -0.4, 0.0])  # squared norm 0.25
+    found = [expectation("g", torch.tensor(mean + rng.normal(size=(8, 3)))).squared_norm for _ in range(4000)]
+    assert abs(np.mean(found) - 0.25) < 4 * np.std(found) / 4000**0.5
+
+
+def test_squared_norm_and_jackknife_by_hand() -> None:
+    g = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]], dtype=torch.float64)
+    # Products of pairs: 0, 1, 2; their mean is 1. Leaving one out: 2, 1, 0; jackknife variance 2/3 * (1 + 0 + 1).
+    found = expectation("g", g)
+    assert found.squared_norm == pytest.approx(1.0)
+    assert found.standard_error == pytest.approx((4 / 3) ** 0.5)
+    assert found.within == pytest.approx((1 + 4 + 2) / 3)
+
+
+def test_gradients_are_those_of_each_completion_alone() -> None:
+    model = AutoModelForCausalLM.from_pretrained(
+        EMBEDDED_MODEL, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_MODEL)
+    (batch,) = batches(model, tokenizer, "countdown:4", 2, 2, 2, seed=0)
+    weight = torch.arange(batch.mask.numel(), dtype=torch.float32).reshape(batch.mask.shape) / 100
+    (together,) = gradients(model, batch, [weight])
+    alone = torch.zeros_like(together)
+    t = batch.mask.shape[1]
+    for i in range(len(batch.ids)):  # without padding
+        ids = batch.ids[i][batch.attention[i] > 0]
+        n = int(batch.mask[i].sum())
+        logps = torch.log_softmax(model(input_ids=ids[None]).logits[0, :-1], dim=-1)
+        chosen = logps.gather(1, ids[1:, None])[-n:, 0]
+        parts = torch.autograd.grad((chosen * weight[i, :n]).sum() / len(batch.ids), list(model.parameters()))
+        alone += torch.cat([part.double().flatten() for part in parts])
+    assert t >= n
+    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-5 * float(alone.abs().max()))

@@ -1,0 +1,101 @@
+"""Studies: what a YAML file or flags become, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("trl")
+
+from forkwise.errors import InputError
+from forkwise.lab.arms import recipe
+from forkwise.lab.study import choose, load_study, only, studies
+from forkwise.training.arguments import parse_run
+from forkwise.training.grpo import EntropyShapedGRPOConfig
+from forkwise.training.ppo_config import EntropyShapedPPOConfig
+
+TEXT = """
+title: two ways
+seeds: 3
+problems: 7
+arms:
+  plain: {alpha: 0}
+  shaped a: {alpha: 0.4}
+  ppo: {algorithm: ppo}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(TEXT)
+    return path
+
+
+def test_a_study_file(file: Path) -> None:
+    study = load_study(str(file))
+    assert (study.seeds, study.problems, study.title) == (3, 7, "two ways")
+    assert [(a.name, a.algorithm, dict(a.settings)) for a in study.arms] == [
+        ("plain", "grpo", {"alpha": 0}),
+        ("shaped a", "grpo", {"alpha": 0.4}),
+        ("ppo", "ppo", {}),
+    ]
+    assert [arm.run(1) for arm in study.arms] == ["plain-seed1", "shaped-a-seed1", "ppo-seed1"]
+
+
+def test_flags_change_a_study_and_choose_arms(file: Path) -> None:
+    study = choose(str(file), [], "grpo", ["shaped-a"], seeds=1, steps=None, problems=2, samples=4, split="validation")
+    assert [a.name for a in study.arms] == ["plain", "shaped a"]
+    assert (study.seeds, study.steps, study.problems, study.samples) == (1, 70, 2, 4)
+    assert study.split == "validation"
+    with pytest.raises(InputError, match="no arm 'shaped b'.*shaped a, ppo"):
+        only(load_study(str(file)), ["shaped b"])
+
+
+def test_methods_make_arms_against_the_plain_algorithm() -> None:
+    study = choose(None, ["entropy_advantage:alpha=0.2,kappa=3", "kl_cov+gtpo"], "ppo", [])
+    assert [dict(a.settings) for a in study.arms] == [
+        {"alpha": 0.0},
+        {"alpha": 0.0, "method": ["entropy_advantage:alpha=0.2,kappa=3"]},
+        {"alpha": 0.0, "method": ["kl_cov", "gtpo"]},
+    ]
+    assert {a.algorithm for a in study.arms} == {"ppo"}
+
+
+@pytest.mark.parametrize("name", studies())
+def test_every_setting_of_our_studies_is_one_of_the_command(name: str, tmp_path: Path) -> None:
+    for arm in load_study(name).arms:
+        flags = [
+            part
+            for key, value in recipe(arm, 0, 70, tmp_path / "out").items()
+            for part in (f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)]))
+        ]
+        config = EntropyShapedPPOConfig if arm.algorithm == "ppo" else EntropyShapedGRPOConfig
+        parse_run(flags, config, arm.algorithm)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("arms: {a: {}, b: 3}", "'b'.*mapping"),
+        ("arms: {a: {}}", "at least two"),
+        ("sedes: 3\narms: {a: {}, b: {}}", "unknown setting 'sedes'. Did you mean 'seeds'"),
+        ("seeds: 0\narms: {a: {}, b: {}}", "seeds is 0"),
+        ("a: [", "not YAML"),
+        ("[]", "no arms"),
+    ],
+)
+def test_what_is_no_study(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(InputError, match=said):
+        load_study(str(tmp_path / "s.yaml"))
+
+
+def test_studies_that_do_not_exist_and_flags_that_say_nothing() -> None:
+    with pytest.raises(InputError, match="no study 'centrl'.*central-grpo"):
+        load_study("centrl")
+    with pytest.raises(InputError, match="either --study, or --methods"):
+        choose(None, [], "grpo", [])
+    with pytest.raises(InputError, match="either --study, or --methods"):
+        choose("central-grpo", ["gtpo"], "grpo", [])

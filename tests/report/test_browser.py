@@ -1,0 +1,328 @@
+"""The page in a real browser: it works, asks the network for nothing, and hostile text does nothing.
+
+Needs Playwright and a Chromium: the one that Playwright installs, or one on the PATH.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import made
+import pytest
+
+pytest.importorskip("playwright")
+
+from matplotlib.image import imread
+from playwright.sync_api import Browser, Error, Page, sync_playwright
+from test_page import exploration, hostile_folder
+
+from forkwise.explore import results as explored
+from forkwise.report import write_report
+from forkwise.samples import write_shard
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        found = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
+        for path in (None, *found):
+            try:
+                browser = playwright.chromium.launch(executable_path=path)
+                break
+            except Error:
+                continue
+        else:
+            pytest.skip("there is no Chromium: playwright install chromium")
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Opened:
+    """A page, and everything that it should not do."""
+
+    page: Page
+    said: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Nothing was said on the console, nothing was asked for, no foreign script ran."""
+        assert self.said == []
+        assert self.asked == []
+        assert self.page.evaluate("window.pwned") is None
+
+
+def open_page(browser: Browser, path: Path, *, width: int = 1280, dark: bool = False) -> Opened:
+    scheme: Any = "dark" if dark else "light"
+    page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
+    page.set_default_timeout(20_000)
+    opened = Opened(page)
+    address = path.resolve().as_uri()
+
+    def asked(url: str) -> None:
+        if url != address and not url.startswith("data:"):
+            opened.asked.append(url)
+
+    page.on("console", lambda message: opened.said.append(message.text))
+    page.on("pageerror", lambda error: opened.said.append(str(error)))
+    page.on("dialog", lambda dialog: (opened.said.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda request: asked(request.url))
+    page.on("popup", lambda popup: opened.said.append(popup.url))
+    page.goto(address)
+    page.wait_for_selector("html[data-ready=yes]", state="attached")
+    if page.locator("#trace").count():
+        page.wait_for_selector("#trace i, #trace p")
+    return opened
+
+
+def until(page: Page, script: str, argument: Any = None) -> None:
+    """Waits for a script to be true. Playwright's own way of waiting is forbidden by the page's policy."""
+    deadline = time.monotonic() + 20
+    while not page.evaluate(script, argument):
+        assert time.monotonic() < deadline, script
+        page.wait_for_timeout(20)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = made.experiment(tmp_path_factory.mktemp("browser") / "run")
+    write_report([folder], folder / "report.html")
+    return folder / "report.html"
+
+
+def test_charts_are_drawn_say_values_and_switch_arms(browser: Browser, report: Path) -> None:
+    opened = open_page(browser, report)
+    page = opened.page
+    assert page.locator("#passk .uplot").count() == 2
+    assert page.locator("#charts-training .uplot").count() == 2  # reward and entropy were logged
+    chart = page.locator("#chart-passk .u-over")
+    box = chart.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 4, box["y"] + 40)
+    legend = page.locator("#chart-passk .u-legend").inner_text()
+    assert "GRPO + entropy advantage" in legend
+    assert "[0." in legend  # the interval at K = 1
+
+    def ink() -> int:
+        pixels = imread(io.BytesIO(page.locator("#chart-passk canvas").screenshot()))
+        return int((pixels[..., :3].min(axis=-1) < 0.97).sum())
+
+    page.mouse.move(0, 0)  # the cross-hair goes
+    before = ink()
+    page.get_by_label("base", exact=True).uncheck()
+    page.wait_for_timeout(100)
+    assert ink() < before  # its line and band are gone
+    page.get_by_label("base", exact=True).check()
+    page.locator("#control").select_option(label=page.locator("#control option").nth(1).inner_text())
+    assert page.locator("#k option").all_inner_texts() == ["1", "4", "8"]
+    assert "cap" in page.locator("#chart-passk .u-legend").inner_text()
+    opened.check()
+
+
+def test_the_viewer_follows_clicks(browser: Browser, report: Path) -> None:
+    opened = open_page(browser, report)
+    page = opened.page
+    assert page.locator("#trace i").count() >= 20
+    page.locator("#trace i").nth(7).click()
+    card = page.locator("#token").inner_text()
+    # Sample 0: entropy 0.1 * 7 = 0.7 nats, log p = -0.35.
+    assert "8 of" in card
+    assert "0.700 nats" in card
+    assert "-0.350 (p = 0.705)" in card
+    said = re.search(r"advantage A\s+(-?[\d.]+)\s+ψ\s+min\(0.3 × 0.700, ([\d.]+) / 2.5\) = ([\d.]+)(, capped)?", card)
+    assert said, card
+    advantage, psi = float(said[1]), float(said[3])
+    assert psi == pytest.approx(min(0.3 * 0.7, abs(advantage) / 2.5), abs=1e-3)  # the settings of the run
+    assert bool(said[4]) == (abs(advantage) / 2.5 < 0.3 * 0.7)
+    assert "Most likely here" in card
+    assert " else" in card
+    page.locator("#shaping-kappa").fill("4")
+    page.locator("#shaping-kappa").press("Enter")
+    assert "/ 4) =" in page.locator("#token").inner_text()
+    page.locator("#filter").select_option("wrong")
+    until(page, "document.querySelector('#trace-facts').textContent.startsWith('wrong')")
+    assert all("wrong" in text for text in page.locator("#sample option").all_inner_texts())
+    page.locator("#filter").select_option("all")
+    page.locator("#arm").select_option(label="GRPO")
+    until(page, "document.querySelector('#trace-facts').textContent.includes('GRPO, sample')")
+    first = page.locator("#trace").text_content()
+    before = page.locator("#sample").input_value()
+    page.get_by_label("Next sample").click()
+    until(page, "b => document.querySelector('#sample').value !== b", before)
+    assert page.locator("#trace").text_content() != first
+    page.locator("#problem").select_option("2")
+    until(page, "document.querySelector('#problem').value === '2'")
+    opened.check()
+
+
+def test_the_viewer_follows_the_keyboard(browser: Browser, report: Path) -> None:
+    opened = open_page(browser, report)
+    page = opened.page
+    page.locator("#trace").focus()
+    for key, place in (("ArrowRight", "1 of"), ("ArrowRight", "2 of"), ("ArrowLeft", "1 of")):
+        page.keyboard.press(key)
+        assert place in page.locator("#token").inner_text()
+    page.keyboard.press(".")  # the first token above the 80 % quantile, about 1.6 nats: 1.7 is the 18th
+    high = int(page.locator("#token dd").first.inner_text().split(" ")[0])
+    assert high in (16, 17, 18)
+    assert "above" in page.locator("#token").inner_text()
+    page.keyboard.press("End")
+    count = page.locator("#trace i").count()
+    assert f"{count} of {count}" in page.locator("#token").inner_text()
+    page.keyboard.press("Escape")
+    assert "Click a token" in page.locator("#token").inner_text()
+    for key, selector, value in (
+        ("p", "#problem", "1"),
+        ("P", "#problem", "0"),
+        ("a", "#arm", "1"),
+        ("f", "#filter", "correct"),
+    ):
+        page.keyboard.press(key)
+        until(page, "([s, v]) => document.querySelector(s).value === v", [selector, value])
+    page.keyboard.press("f")
+    page.keyboard.press("f")
+    before = page.locator("#sample").input_value()
+    page.keyboard.press("j")
+    until(page, "b => document.querySelector('#sample').value !== b", before)
+    page.keyboard.press("k")
+    until(page, "b => document.querySelector('#sample').value === b", before)
+    opened.check()
+
+
+def test_marks_have_a_shape_besides_a_colour_and_can_be_switched_off(browser: Browser, tmp_path: Path) -> None:
+    tokens = ["So", " we", " go", ".\n", "Wait", ",", " let", " me", " check", ".\n", "odd", " one", "."]
+    rows = [made.sample("r", f"p{q}", i, correct=i == 0, tokens=tokens) for q in range(2) for i in range(2)]
+    write_shard(tmp_path / "samples", "0000", rows)
+    found = exploration(str(tmp_path / "samples"))
+    rarity = found.runs[0].rarity
+    assert rarity is not None
+    rarity.rare[:] = [explored.SentenceSpan("r", "p0", 0, 30, 38, 0.9, True)]
+    explored.write(tmp_path, found)
+    write_report([tmp_path], tmp_path / "report.html")
+    opened = open_page(browser, tmp_path / "report.html")
+
+    def line(text: str) -> str:
+        script = "e => { const s = getComputedStyle(e); return `${s.textDecorationLine} ${s.textDecorationStyle}`; }"
+        return str(opened.page.locator("#trace i", has_text=text).first.evaluate(script))
+
+    assert line("So") == "underline solid"
+    assert line("check") == "underline dotted"
+    assert line("odd") == "underline wavy"
+    assert line("go").startswith("none")
+    opened.page.get_by_role("checkbox", name="pivotal").uncheck()
+    assert line("So").startswith("none")
+    opened.check()
+
+
+def test_a_hostile_page_runs_no_script(browser: Browser, tmp_path: Path) -> None:
+    folder = hostile_folder(tmp_path / "run")
+    write_report([folder], folder / "report.html")
+    opened = open_page(browser, folder / "report.html")
+    page = opened.page
+    for arm in range(page.locator("#arm option").count()):
+        page.locator("#arm").select_option(str(arm))
+        for i in range(page.locator("#sample option").count()):
+            page.locator("#sample").select_option(index=i)
+            until(page, "i => document.querySelector('#sample').selectedIndex === i", i)
+            page.wait_for_timeout(50)
+            for token in page.locator("#trace i").all()[:4]:
+                token.dispatch_event("click")
+    assert page.locator("#trace script, #trace img, #trace svg, #token script, #token img, #token svg").count() == 0
+    assert "<script>window.pwned=1</script>" in (page.locator("#trace").text_content() or "")
+    assert "⟨U+202E⟩" in (page.locator("#trace").text_content() or "")
+    opened.check()
+
+
+def test_a_script_that_got_in_would_not_run(browser: Browser, report: Path, tmp_path: Path) -> None:
+    """What the content security policy is worth: the escaping is switched off by hand."""
+    page = report.read_text(encoding="utf-8")
+    broken = tmp_path / "broken.html"
+    broken.write_text(
+        page.replace("<main>", "<main><script>window.pwned=1</script><img src=x onerror='window.pwned=2'>", 1)
+    )
+    opened = open_page(browser, broken)
+    assert opened.page.evaluate("window.pwned") is None
+    assert any("Content Security Policy" in text for text in opened.said)
+    # Nor can any script of the page turn text into elements.
+    with pytest.raises(Error, match="TrustedHTML"):
+        opened.page.evaluate("document.body.innerHTML = '<b>text</b>'")
+
+
+def test_a_trace_of_ten_thousand_tokens_opens_and_scrolls(browser: Browser, tmp_path: Path) -> None:
+    rng = random.Random(0)
+    tokens = made.random_tokens(rng, 10_000)
+    entropies = [rng.random() ** 4 * 4 for _ in tokens]
+    rows = [
+        made.sample("long", f"p{q}", 0, tokens=tokens[:n], entropies=entropies[:n], top=True)
+        for q, n in enumerate((50, 10_000))
+    ]
+    write_shard(tmp_path / "samples", "0000", rows)
+    write_report([tmp_path / "samples"], tmp_path / "report.html")
+    opened = open_page(browser, tmp_path / "report.html")
+    page = opened.page
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def worked() -> float:
+        """CPU seconds of the page's main thread, which a busy machine does not change."""
+        metrics = session.send("Performance.getMetrics")["metrics"]
+        return float(next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration"))
+
+    before = worked()
+    page.locator("#problem").select_option("1")
+    until(page, "document.querySelectorAll('#trace i').length === 10000")
+    page.wait_for_timeout(200)  # for layout and paint
+    assert 0.005 < worked() - before < 2
+    page.locator("#trace").focus()
+    page.keyboard.press("End")
+    assert "10000 of 10000" in page.locator("#token").inner_text()
+    page.keyboard.press("Home")
+    before = worked()
+    page.evaluate(
+        """async () => {
+          const pane = document.querySelector('#trace');
+          for (let i = 0; i < 60; i++) {
+            pane.scrollTop += pane.scrollHeight / 60;
+            await new Promise((done) => requestAnimationFrame(done));
+          }
+        }"""
+    )
+    assert page.evaluate("document.querySelector('#trace').scrollTop") > 1000
+    per_frame = (worked() - before) / 60
+    assert 0 < per_frame < 0.016  # 60 frames a second
+    opened.check()
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_page_fits_and_its_text_can_be_read(browser: Browser, report: Path, width: int, dark: bool) -> None:
+    opened = open_page(browser, report, width=width, dark=dark)
+    page = opened.page
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    # Every colour of the scale under its text, by the contrast ratio of WCAG 2: at least 4.5.
+    contrast = page.evaluate(
+        """() => {
+          const light = (c) => { const f = c.match(/[\\d.]+/g).slice(0, 3).map((v) => v / 255)
+            .map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+            return 0.2126 * f[0] + 0.7152 * f[1] + 0.0722 * f[2]; };
+          return [...document.querySelectorAll('#legend .step')].slice(1).map((e) => { const s = getComputedStyle(e);
+            const [a, b] = [light(s.color), light(s.backgroundColor)].sort((x, y) => y - x);
+            return (a + 0.05) / (b + 0.05); });
+        }"""
+    )
+    assert len(contrast) == 7
+    assert min(contrast) >= 4.5, contrast
+    first = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.locator("#theme").click()  # system, then dark, then light
+    if dark:
+        page.locator("#theme").click()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != first
+    opened.check()

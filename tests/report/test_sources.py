@@ -1,0 +1,81 @@
+"""A RUN is recognised by what lies in it, and anything else is refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import made
+import pytest
+
+from forkwise.errors import InputError
+from forkwise.report.sources import find_source, find_sources
+from forkwise.samples import write_shard
+
+
+def test_an_experiment_has_its_arms_in_order_under_their_names(tmp_path: Path) -> None:
+    source = find_source(made.experiment(tmp_path / "run", seeds=2))
+    assert [arm.name for arm in source.samples] == ["base", "GRPO", "GRPO + entropy advantage"]
+    assert source.samples[1].runs == ("grpo-seed0", "grpo-seed1")
+    assert [path.name for path in source.samples[2].tables] == [
+        "grpo-entropy-advantage-seed0",
+        "grpo-entropy-advantage-seed1",
+    ]
+    assert [arm.name for arm in source.training] == ["GRPO", "GRPO + entropy advantage"]
+    assert len(source.training[0].folders) == 2
+    assert source.verdict == "No evidence of a difference."
+    assert source.experiment
+
+
+def test_an_experiment_without_a_record_is_grouped_by_seed(tmp_path: Path) -> None:
+    folder = made.experiment(tmp_path / "run", seeds=2)
+    (folder / "results.json").write_text("{ damaged")
+    source = find_source(folder)
+    assert [(arm.name, len(arm.runs)) for arm in source.samples] == [
+        ("base", 1),
+        ("grpo", 2),
+        ("grpo-entropy-advantage", 2),
+    ]
+    assert source.verdict is None
+
+
+def test_a_training_run_a_table_and_a_folder_of_tables(tmp_path: Path) -> None:
+    training = find_source(made.metrics(tmp_path / "train"))
+    assert [arm.name for arm in training.training] == ["train"]
+    assert not training.samples
+    rows = [made.sample(run, "p", 0, completion="x") for run in ("a", "b")]
+    table = write_shard(tmp_path / "samples", "0000", rows)
+    for path in (table, table.parent):
+        assert [(arm.name, arm.runs) for arm in find_source(path).samples] == [("a", ("a",)), ("b", ("b",))]
+
+
+def test_arms_of_one_name_are_told_apart_by_their_folder(tmp_path: Path) -> None:
+    paths = []
+    for name in ("one", "two"):
+        paths.append(write_shard(tmp_path / name, "0000", [made.sample("same", "p", 0, completion="x")]).parent)
+    names = [arm.name for source in find_sources(paths) for arm in source.samples]
+    assert names == [f"{paths[0]}: same", f"{paths[1]}: same"]
+    with pytest.raises(InputError, match="given twice"):
+        find_sources([paths[0], paths[0]])
+
+
+def test_refusals_say_what_a_report_takes(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="There is no"):
+        find_source(tmp_path / "missing")
+    with pytest.raises(InputError, match="holds nothing to report on"):
+        find_source(tmp_path)
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(InputError, match="holds nothing to report on"):
+        find_source(tmp_path / "notes.txt")
+    (tmp_path / "broken.parquet").write_text("hello")
+    with pytest.raises(InputError, match="is not a samples table"):
+        find_source(tmp_path / "broken.parquet")
+
+
+def test_metrics_survive_a_line_that_was_cut_short_and_lines_that_are_no_rows(tmp_path: Path) -> None:
+    from forkwise.metrics import read_metrics
+
+    lines = ['{"step": 2, "x": 1}', "[]", '{"step": "3"}', '{"step": 1}', '{"step": 2, "y": 2}', '{"step": 3, "x"']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    assert read_metrics(tmp_path) == [{"step": 1}, {"step": 2, "x": 1, "y": 2}]
+    assert json.dumps(read_metrics(tmp_path / "nowhere")) == "[]"

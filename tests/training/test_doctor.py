@@ -1,0 +1,148 @@
+"""`forkwise doctor run`: curves in words."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from forkwise.errors import InputError
+from forkwise.training.doctor import report, trend
+from forkwise.training.folder import mark_complete
+
+
+def folder(where: Path, rows: Sequence[dict[str, Any]], *, finished: bool = True, **settings: Any) -> Path:
+    """A run folder with these logged steps."""
+    where.mkdir(exist_ok=True)
+    (where / "run.yaml").write_text(
+        yaml.safe_dump({"alpha": 0.4, "kappa": 2.0, "max_steps": 20, "num_generations": 8, **settings})
+    )
+    lines = [json.dumps({"step": i + 1, "loss": 0.0, **row}) for i, row in enumerate(rows)]
+    (where / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    if finished:
+        (where / "complete").write_text("step 20\n")
+    return where
+
+
+def line(text: str, topic: str) -> str:
+    found = [row for row in text.splitlines() if row[2:].startswith(topic)]
+    assert len(found) == 1, text
+    return found[0]
+
+
+def test_the_trend_of_a_rising_curve() -> None:
+    found = trend([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
+    # Of the 8! orders, one is sorted and one the reverse: p = 2 / 40320. Ends: means of three.
+    assert found.p == pytest.approx(2 / math.factorial(8))
+    assert (found.word, found.tau) == ("rose", pytest.approx(1.0))
+    assert (found.start, found.end) == pytest.approx((0.2, 0.7))
+    assert trend([-x for x in range(8)]).word == "fell"
+    assert trend([0.5] * 20).word == "no trend"
+    assert trend([1.0, 0.0] * 20).word == "no trend"
+    assert trend([1.0, 2.0, 3.0]).word == "no trend"  # three values prove nothing
+    assert "too few values" in trend([1.0, 2.0, 3.0]).describe()
+
+
+def test_a_healthy_run(tmp_path: Path) -> None:
+    rows = [
+        {
+            "reward": 0.1 + 0.02 * i,
+            "entropy": 0.4 - 0.005 * i,
+            "completions/mean_length": 50.0 + i % 2,
+            "completions/clipped_ratio": 0.01,
+            "shaping/capped_frac": 0.3,
+            "shaping/psi_over_adv": 0.18,
+            "clip_ratio/region_mean": 0.01,
+            "frac_reward_zero_std": 0.5,
+            "grad_norm": 0.05,
+        }
+        for i in range(20)
+    ]
+    text = report(folder(tmp_path / "run", rows))
+    assert "GRPO, alpha 0.4, 20 steps logged; nothing alarming" in text.splitlines()[0]
+    # First three: 0.10, 0.12, 0.14; last three: 0.44, 0.46, 0.48.
+    assert "rose from 0.12 to 0.46 (tau +1.00, p < 0.0001)" in line(text, "reward")
+    assert "fell from 0.395 to 0.31" in line(text, "entropy")
+    assert "adds 18.0% of |A| on average (at most 50%); 30% of tokens capped" in line(text, "shaping")
+    assert "finished" in line(text, "state")
+    assert "!" not in text.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("topic", "rows", "says"),
+    [
+        ("reward", [{"reward": 0.5 - 0.02 * i} for i in range(20)], "fell from 0.48 to 0.14"),
+        ("reward", [{"reward": 0.0}] * 20, "nothing can be learned"),
+        ("entropy", [{"entropy": 2.0 / 2**i} for i in range(20)], "has collapsed"),
+        ("entropy", [{"entropy": 0.2 + 0.1 * i} for i in range(20)], "more than doubled"),
+        ("length", [{"completions/mean_length": 10.0 + 5 * i} for i in range(20)], "has exploded"),
+        ("truncated", [{"completions/clipped_ratio": 0.05 * i} for i in range(20)], "raise max_completion_length"),
+        ("shaping", [{"shaping/capped_frac": 0.95, "shaping/psi_over_adv": 0.5}] * 20, "lower alpha"),
+        ("clipping", [{"clip_ratio/region_mean": 0.3}] * 20, "lower learning_rate"),
+        ("groups", [{"frac_reward_zero_std": 0.9}] * 20, "90% of groups"),
+        ("gradient", [{"grad_norm": 5.0}] * 20, "clips 100% of steps"),
+        ("gradient", [{"grad_norm": 0.01}] * 19 + [{"grad_norm": 0.5}], "0.5 at most (step 20). A spike"),
+        ("critic", [{"critic/explained_variance": -0.5}] * 20, "no better than a constant"),
+        ("finite", [{"loss": float("nan")}] * 20, "loss is not finite at step 1"),
+    ],
+)
+def test_what_is_alarming_is_said(tmp_path: Path, topic: str, rows: list[dict[str, Any]], says: str) -> None:
+    text = report(folder(tmp_path / "run", rows, max_grad_norm=1.0))
+    assert "1 thing to look at" in text.splitlines()[0]
+    found = line(text, topic)
+    assert found.startswith("!")
+    assert says in found
+
+
+def test_a_killed_run_says_how_to_go_on(tmp_path: Path) -> None:
+    run = folder(tmp_path / "run", [{"reward": 0.1}] * 3, finished=False)
+    assert "starts over" in report(run)
+    for step in (1, 2):
+        (run / f"checkpoint-{step}").mkdir()
+        (run / f"checkpoint-{step}" / "weights").write_bytes(bytes(10))
+    mark_complete(run / "checkpoint-1")
+    text = report(run)
+    assert "checkpoint-2 does not count: it was not written to its end" in text
+    assert (
+        "stopped at step 3 of 20 without finishing. This continues after checkpoint-1: forkwise grpo --config" in text
+    )
+    assert f"--output_dir {run} --resume" in text
+    with (run / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "still running" in report(run)
+
+
+def test_a_run_that_was_stopped_names_the_batch(tmp_path: Path) -> None:
+    run = folder(tmp_path / "run", [{"reward": 0.1}] * 3, finished=False, critic_learning_rate=1e-6)
+    (run / "non_finite").mkdir()
+    (run / "non_finite" / "step_4_process_0.pt").write_bytes(b"")
+    text = report(run)
+    assert "step_4_process_0.pt" in line(text, "finite")
+    assert "PPO" in text.splitlines()[0]
+    assert "forkwise ppo --config" in text
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no training run"):
+        report(tmp_path)
+
+
+def test_the_command_needs_no_torch(tmp_path: Path) -> None:
+    run = folder(tmp_path / "run", [{"reward": 0.1 * i} for i in range(9)])
+    code = (
+        f"import sys; sys.argv = ['forkwise', 'doctor', 'run', {str(run)!r}]\n"
+        "from forkwise.cli import main\n"
+        "try:\n    main()\nfinally:\n    print('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr[-1000:]
+    assert "rose from 0.1 to 0.7" in result.stdout
+    assert result.stdout.splitlines()[-1] == "False"
