@@ -30,11 +30,15 @@ SEPARATE = [
 ]
 
 
+def environment_of_a_user() -> dict[str, str]:
+    """Without what test_verl_training sets for its workers, when it runs in this very process."""
+    return {k: v for k, v in os.environ.items() if k not in ("VERL_USE_EXTERNAL_MODULES", "VERL_ENGINE_DEVICE")}
+
+
 def python(code: str, **environment: str) -> str:
     """What a fresh interpreter prints."""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, check=False
-    )
+    environment = {**environment_of_a_user(), **environment}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -141,7 +145,7 @@ def recipe(script: str, where: Path, **environment: str) -> tuple[list[str], lis
         ["bash", str(EXAMPLES / script), "trainer.seed_of_the_test=1"],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHON": str(echo), **environment},
+        env={**environment_of_a_user(), "PYTHON": str(echo), **environment},
         check=True,
     )
     words = done.stdout.splitlines()

@@ -195,13 +195,18 @@ def test_numbers_on_the_command_line() -> None:
 # ------------------------------------------------------------------------------------- two public training checkpoints
 
 
-def public(step: int, benchmark: str) -> Any:
-    """Samples of open-thought/reasoning-gym-eval (Apache-2.0): Llama-3.2-3B after 400 and 800 steps of RL."""
+def public_file(step: int, benchmark: str) -> Any:
+    """What open-thought/reasoning-gym-eval (Apache-2.0) says of Llama-3.2-3B after 400 and 800 steps of RL."""
     folder = Path(os.environ.get("FORKWISE_SHARED_DATA") or Path(__file__).parents[3] / "shared/data") / "samples"
     path = folder / f"rg_llama3b_rl_step{step}_{benchmark}.json.gz"
     if not path.exists():
         pytest.skip("the public samples are not here: set FORKWISE_SHARED_DATA to the folder that holds samples/")
-    results = json.loads(gzip.decompress(path.read_bytes()))["categories"][0]["datasets"][0]["results"]
+    return json.loads(gzip.decompress(path.read_bytes()))["categories"][0]["datasets"][0]
+
+
+def public(step: int, benchmark: str) -> Any:
+    """Its samples as an arm."""
+    results = public_file(step, benchmark)["results"]
     flat = [(r["question"], c) for r in results for c in r["completions"]]
     return make_arm(
         f"step{step}",
@@ -212,6 +217,16 @@ def public(step: int, benchmark: str) -> Any:
         answer=[c["model_answer"] for _, c in flat],
         completion=[c["full_model_response"] for _, c in flat],
     )
+
+
+@pytest.mark.parametrize("step", [400, 800])
+@pytest.mark.parametrize("benchmark", ["amc23_40x50", "aime24_30x50"])
+def test_published_means_are_pass_at_1_and_at_n(step: int, benchmark: str) -> None:
+    published = public_file(step, benchmark)
+    curve = evaluate(public(step, benchmark), ks=[1, 50], caps=(), budgets=(), resamples=100).curves["pass@k"]
+    assert curve.interval.mean[0] == pytest.approx(published["average_score"], abs=1e-12)
+    best = [result["best_score"] for result in published["results"]]
+    assert curve.interval.mean[1] == pytest.approx(np.mean(best), abs=1e-12)
 
 
 def test_two_checkpoints_of_one_run(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from forkwise.errors import InputError
 from forkwise.explore.spans import MisfitError, token_spans
 from forkwise.samples.generate import fingerprint, load_model
 from forkwise.samples.sampling import Meter, only_process
-from forkwise.samples.store import find_shards, read_samples, write_shard
+from forkwise.samples.store import find_shards, iter_batches, open_parquet, read_samples, write_shard
 
 MANIFEST = "entropies.json"
 BUDGET = 16_384
@@ -306,7 +306,7 @@ def _chunks(samples: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     for shard in find_shards(samples):
         rows: list[dict[str, Any]] = []
         piece = 0
-        for batch in pq.ParquetFile(shard).iter_batches(_ROWS):
+        for batch in iter_batches(open_parquet(shard), shard, _ROWS):
             rows += batch.to_pylist()
             while len(rows) >= _ROWS:
                 yield f"{shard.stem}.{piece:05d}", rows[:_ROWS]
