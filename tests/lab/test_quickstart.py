@@ -163,6 +163,26 @@ def test_analysis_of_samples_made_by_hand(tmp_path: Path) -> None:
     assert "other seeds may say otherwise" in results.verdict()
 
 
+def test_ppo_that_would_only_warm_up_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="With 10 steps the policy of 'PPO' would not learn: the first 10"):
+        run(tmp_path / "out", quickstart("ppo", steps=10, problems=2, samples=2), jobs=1, resume=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_ppo_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"num_generations": 4, "per_device_train_batch_size": 8, "steps_per_generation": 2}
+    monkeypatch.setattr(arms, "RECIPE", {**arms.RECIPE, **small})
+    monkeypatch.setattr(arms, "PPO_RECIPE", {**arms.PPO_RECIPE, "critic_warmup_steps": 1})
+    out = tmp_path / "out"
+    results = run(
+        out, quickstart("ppo", steps=2, problems=2, samples=2), jobs=2, resume=False, console=Console(quiet=True)
+    )
+    assert [e.arm for e in results.evaluations()] == ["base", "PPO", "PPO + entropy advantage"]
+    rows = [json.loads(line) for line in (out / "arms" / "ppo-seed0" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["loss"] == 0
+    assert "critic/value_loss" in rows[0]
+
+
 def test_several_seeds_are_compared_as_runs(tmp_path: Path) -> None:
     settings = quickstart(steps=1, seeds=2, problems=2, samples=1)
     correct = {"base": (0, 0), "grpo-seed0": (0, 0), "grpo-seed1": (1, 0)}

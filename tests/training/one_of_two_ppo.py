@@ -29,7 +29,27 @@ def main(out: Path) -> None:
     assert isinstance(trainer.critic, torch.nn.parallel.DistributedDataParallel)
     trainer.current_gradient_accumulation_steps = 1
     trainer._update_critic(batch)
+    several = make(
+        out,
+        optim="sgd",
+        critic_learning_rate=0.1,
+        max_grad_norm=0.0,
+        critic_epochs=3,
+        cliprange_value=1e6,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        steps_per_generation=2,
+        **quiet,
+    )
+    ppo.stir(several.critic)
+    several.create_optimizer_and_scheduler(num_training_steps=1)
+    several.current_gradient_accumulation_steps = 2
+    for half in (0, 1):
+        several.accelerator.gradient_state._set_sync_gradients(half == 1)
+        rows = slice(2 * half, 2 * half + 2)
+        several._update_critic({k: v if k == "num_items_in_batch" else v[rows] for k, v in batch.items()})
     found = {
+        "several": ppo.flat(several.critic) - start,
         "advantages": batch["advantages"],
         "step": ppo.flat(trainer.critic) - start,
         "logged": {name: value for name, value in trainer._metrics["train"].items() if name.startswith("critic/")},

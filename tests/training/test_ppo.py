@@ -7,7 +7,7 @@ Pinned here, on the oldest and the newest TRL that we declare:
 * during critic warm-up the policy and its optimizer do not move by one bit;
 * a resumed run logs what the uninterrupted one does, from every step of a rollout, across epochs.
 
-Not exercised: GPUs, mixed precision, vLLM, FSDP and DeepSpeed (refused).
+Not exercised: GPUs, vLLM; DeepSpeed and FSDP1 are refused, FSDP2 has test_accelerate.py.
 """
 
 from __future__ import annotations
@@ -422,6 +422,21 @@ class TestRuns:
         one._update_critic(batch)
         assert relative(first["step"], ppo.flat(one.critic) - start) < 1e-4
         assert torch.equal(first["step"], second["step"])
+        several = make(
+            tmp_path,
+            optim="sgd",
+            critic_learning_rate=0.1,
+            max_grad_norm=0.0,
+            per_device_train_batch_size=8,
+            critic_epochs=3,
+            cliprange_value=1e6,
+        )
+        ppo.stir(several.critic)
+        several.create_optimizer_and_scheduler(num_training_steps=1)
+        several.current_gradient_accumulation_steps = 1
+        several._update_critic(batch)
+        assert relative(first["several"], ppo.flat(several.critic) - start) < 1e-4
+        assert torch.equal(first["several"], second["several"])
         assert first["logged"] == second["logged"]
         for name in ("critic/value_loss", "critic/explained_variance", "critic/return_mean"):
             assert first["logged"][name] == pytest.approx(one._metrics["train"][name], rel=1e-5)
@@ -479,6 +494,10 @@ class TestMistakes:
             ({"truncated_completions": "drop"}, "one of score, bootstrap, mask, got 'drop'"),
             ({"truncated_completions": "bootstrap", "mask_truncated_completions": True}, "contradicts"),
             ({"critic_lr_scheduler_type": "cosin"}, "got 'cosin'"),
+            ({"critic_lr_scheduler_type": "reduce_lr_on_plateau"}, "PPO trains two"),
+            ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "PPO trains two"),
+            ({"critic_epochs": 0}, "critic_epochs must be at least 1"),
+            ({"num_generations": 0}, "num_generations must be at least 1"),
             ({"critic_shares_base": True, "value_model": "x"}, "leave out value_model"),
             ({"critic_shares_base": True}, "needs a LoRA policy"),
             ({"importance_sampling_level": "sequence"}, "importance ratio must be too"),
@@ -519,18 +538,35 @@ class TestMistakes:
         ("returned", "message"),
         [
             ([1.0], "returned 1 values for 4 completions"),
-            (1.0, "returned float values for 4 completions"),
+            (1.0, "must return a list of numbers"),
+            (["a"] * 4, "must return a list of numbers"),
+            (torch.tensor(1.0), "must return a list of numbers"),
             ([1.0, math.nan, 0.0, 0.0], "returned nan for completion 1"),
             ([1.0, 0.0, math.inf, 0.0], "returned inf for completion 2"),
             ([1.0, None, 0.0, None], "gave a number for 2 of 4 completions"),
         ],
     )
-    def test_wrong_rewards_are_one_sentence(self, tmp_path: Path, returned: Any, message: str) -> None:
+    @pytest.mark.parametrize("later", [False, True], ids=["def", "async def"])
+    def test_wrong_rewards_are_one_sentence(self, tmp_path: Path, returned: Any, message: str, later: bool) -> None:
         def mine(**_: Any) -> Any:
             return returned
 
+        async def mine_later(**_: Any) -> Any:
+            return returned
+
         with pytest.raises(InputError, match=message):
-            make(tmp_path, reward=mine, max_steps=1).train()
+            make(tmp_path, reward=mine_later if later else mine, max_steps=1).train()
+
+    @pytest.mark.parametrize("schedule", ["warmup_stable_decay", "cosine_with_min_lr"])
+    def test_a_schedule_that_needs_more_is_one_sentence(self, tmp_path: Path, schedule: str) -> None:
+        with pytest.raises(InputError, match=f"The critic's schedule '{schedule}' needs settings"):
+            make(tmp_path, critic_lr_scheduler_type=schedule, max_steps=1).train()
+
+    def test_the_critic_takes_the_settings_of_the_same_schedule(self, tmp_path: Path) -> None:
+        schedule: dict[str, Any] = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-7}}
+        trainer = make(tmp_path, critic_lr_scheduler_type="cosine_with_min_lr", max_steps=1, **schedule)
+        trainer.train()
+        assert trainer.critic_scheduler.get_last_lr()[0] == pytest.approx(1e-7)
 
     def test_a_run_that_is_all_warm_up_warns(self, tmp_path: Path) -> None:
         with pytest.warns(UserWarning, match="covers all 1 steps of this run"):

@@ -5,8 +5,8 @@
 trains three seeds with lambda = 1 and three with 0.95 by the lab's recipe (about 4 CPU minutes each), samples base and
 policies on the same held-out problems, and prints what it finds.
 
-With lambda = 1 the returns are the outcome itself, of which even a critic trained to convergence on 5,000 completions
-foresaw 0.18 of the variance on others (docs/ppo.md), so 0.1 is asked for; with lambda = 0.95, 0.5.
+With lambda = 1 the returns are the outcome itself, of which even a critic trained to convergence foresaw 0.22 of the
+variance on other problems (docs/ppo.md), so 0.1 is asked for; with lambda = 0.95, 0.5.
 """
 
 from __future__ import annotations

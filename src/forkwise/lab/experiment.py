@@ -19,7 +19,7 @@ from rich.table import Table
 
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
-from forkwise.lab.arms import TASK, TrainingArm, sample, train, train_problems
+from forkwise.lab.arms import TASK, TrainingArm, recipe, sample, train, train_problems
 from forkwise.lab.traces import CLAUSES
 from forkwise.passk import Arm, Comparison, Evaluation, Interval, compare, evaluate, k_grid, load_arm
 from forkwise.passk.figures import comparison_figure, save
@@ -98,7 +98,14 @@ def run(
     start = time.monotonic()
     settings = folder / "settings.json"
     check_folder(folder, resume=resume, mark=settings.name, flag=flag)
-    # Refuse now, not after the training, what the task cannot give.
+    # Refuse now, not after the training, what the task cannot give, and what would leave an arm untrained.
+    for arm in experiment.arms:
+        warmup = recipe(arm, 0, experiment.steps, folder).get("critic_warmup_steps", 0)
+        if experiment.steps <= warmup:
+            raise InputError(
+                f"With {experiment.steps} steps the policy of '{arm.name}' would not learn: the first {warmup} are the "
+                "critic's alone."
+            )
     task = load_task(TASK)
     problems = task.problems(experiment.split, experiment.problems)
     task.problems("train", train_problems(experiment.steps))
@@ -185,7 +192,7 @@ def _write(folder: Path, experiment: Experiment, results: Results, seconds: floa
     header, rows = cells(results)
     wide = Console(width=170, record=True, file=io.StringIO())
     wide.print(_table(header, rows))
-    wide.print(results.verdict(), soft_wrap=True)
+    wide.print(results.verdict(), soft_wrap=True, markup=False)  # "[before 1, 7]" is no markup
     if len(experiment.arms) > 2 or experiment.seeds > 1:
         print_comparison(results.comparison, wide)
     write_text(folder / "summary.txt", wide.export_text())
@@ -210,5 +217,5 @@ def _write(folder: Path, experiment: Experiment, results: Results, seconds: floa
     save(training, folder / "training.png")
     write_report([folder], folder / "report.html")
     console.print(_table(*(cells(results) if console.width >= 150 else cells(results, (1,)))))
-    console.print(results.verdict(), soft_wrap=True)
+    console.print(results.verdict(), soft_wrap=True, markup=False)
     console.print(f"\nReport: {folder / 'report.html'}   ({seconds:.0f} s)", soft_wrap=True)

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from accelerate.utils import load_fsdp_model, load_fsdp_optimizer, save_fsdp_model, save_fsdp_optimizer
 from torch import Tensor, nn
-from transformers import ProcessorMixin, get_scheduler
+from transformers import ProcessorMixin, SchedulerType, get_scheduler
 
 from forkwise.core import clipped_value_loss, explained_variance, gae, whiten
 from forkwise.core.gae import masked_moments
@@ -125,13 +125,22 @@ class EntropyShapedPPOTrainer(RunTrainer):
             )
         if self.critic_optimizer is None:
             self.critic, self.critic_optimizer = self.accelerator.prepare(self.critic, self._new_critic_optimizer())
-        self.critic_scheduler = get_scheduler(
-            self.args.critic_lr_scheduler_type or self.args.lr_scheduler_type,
-            optimizer=self.critic_optimizer,
-            num_warmup_steps=self.args.critic_lr_warmup_steps,
-            num_training_steps=num_training_steps,
-            scheduler_specific_kwargs=self.args.lr_scheduler_kwargs if not self.args.critic_lr_scheduler_type else None,
-        )
+        policy_schedule = self.args.lr_scheduler_type
+        kind = SchedulerType(self.args.critic_lr_scheduler_type or policy_schedule)
+        try:
+            self.critic_scheduler = get_scheduler(
+                kind,
+                optimizer=self.critic_optimizer,
+                num_warmup_steps=self.args.critic_lr_warmup_steps,
+                num_training_steps=num_training_steps,
+                scheduler_specific_kwargs=self.args.lr_scheduler_kwargs if kind == policy_schedule else None,
+            )
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"The critic's schedule '{kind.value}' needs settings that only the policy's can have "
+                f"(lr_scheduler_kwargs): choose a critic_lr_scheduler_type without, such as 'constant' or 'cosine' "
+                f"({str(error).splitlines()[0]})."
+            ) from error
         return scheduler
 
     def _new_critic_optimizer(self) -> torch.optim.Optimizer:
@@ -368,25 +377,37 @@ def _policy_mask(batch: dict[str, Any]) -> Tensor:
 
 def _checked(reward: Any) -> Any:
     """The reward function, refusing a wrong number of values and values that are not finite (None is TRL's "n/a")."""
-    if not callable(reward) or isinstance(reward, nn.Module) or inspect.iscoroutinefunction(reward):
+    if not callable(reward) or isinstance(reward, nn.Module):
         return reward
     function: Callable[..., Any] = reward
+    name = getattr(function, "__name__", type(function).__name__)
+
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+
+        @functools.wraps(function)
+        async def checked_later(*args: Any, **kwargs: Any) -> list[float | None]:
+            return _finite(name, await function(*args, **kwargs), len(kwargs["completions"]))
+
+        return checked_later
 
     @functools.wraps(function)
-    def checked(*args: Any, **kwargs: Any) -> Any:
-        values = function(*args, **kwargs)
-        name, expected = getattr(function, "__name__", type(function).__name__), len(kwargs["completions"])
-        if not hasattr(values, "__len__") or len(values) != expected:
-            found = len(values) if hasattr(values, "__len__") else type(values).__name__
-            raise InputError(f"The reward function '{name}' returned {found} values for {expected} completions.")
-        for i, value in enumerate(values):
-            if value is not None and not math.isfinite(value):
-                raise InputError(
-                    f"The reward function '{name}' returned {value} for completion {i}; it must be finite."
-                )
-        return values
+    def checked(*args: Any, **kwargs: Any) -> list[float | None]:
+        return _finite(name, function(*args, **kwargs), len(kwargs["completions"]))
 
     return checked
+
+
+def _finite(name: str, returned: Any, expected: int) -> list[float | None]:
+    try:
+        values = [None if value is None else float(value) for value in returned]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"The reward function '{name}' must return a list of numbers: {error}.") from error
+    if len(values) != expected:
+        raise InputError(f"The reward function '{name}' returned {len(values)} values for {expected} completions.")
+    for i, value in enumerate(values):
+        if value is not None and not math.isfinite(value):
+            raise InputError(f"The reward function '{name}' returned {value} for completion {i}; it must be finite.")
+    return values
 
 
 def main(argv: Sequence[str]) -> None:

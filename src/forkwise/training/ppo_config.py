@@ -116,6 +116,11 @@ class EntropyShapedPPOConfig(EntropyShapedGRPOConfig):
         for name in ("critic_warmup_steps", "critic_lr_warmup_steps"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be at least 0, got {getattr(self, name)}.")
+        if self.num_generations is not None and self.num_generations < 1:
+            raise InputError(f"num_generations must be at least 1, got {self.num_generations}.")
+        policy_schedule = str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type))
+        if "reduce_lr_on_plateau" in (self.critic_lr_scheduler_type, policy_schedule):
+            raise InputError("lr_scheduler_type 'reduce_lr_on_plateau' follows one model's metric; PPO trains two.")
         if self.critic_epochs < 1:
             raise InputError(f"critic_epochs must be at least 1, got {self.critic_epochs}.")
         if self.truncated_completions not in TRUNCATED:
