@@ -110,6 +110,7 @@ def test_dtype_is_kept() -> None:
         (REWARDS, {"group_size": 3, "group_ids": IDS}, ValueError, "exactly one"),
         (REWARDS, {"group_size": 4}, ValueError, "4 does not divide 6"),
         (REWARDS, {"group_size": 0}, ValueError, "does not divide"),
+        (REWARDS, {"group_size": 2.5}, ValueError, "does not divide"),
         (REWARDS, {"group_ids": IDS[:3]}, ValueError, r"\(6,\) integers"),
         (REWARDS, {"group_ids": IDS.float()}, ValueError, r"\(6,\) integers"),
     ],

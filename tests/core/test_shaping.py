@@ -204,6 +204,13 @@ def test_statistics_by_hand() -> None:
     )
 
 
+def test_a_bonus_that_just_reaches_the_cap_is_not_capped() -> None:
+    # alpha * H = 0.5 * 1 = |A| / kappa at the first token; the second is above it.
+    stats = shaping_stats(torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, 1.5]]), alpha=0.5, kappa=2.0).as_dict()
+    assert stats["capped_frac"] == 0.5
+    assert stats["psi_pos"] == 0.5
+
+
 def test_statistics_skip_padding() -> None:
     entropy = ENTROPY.clone()
     entropy[0, 2] = NAN

@@ -78,9 +78,9 @@ def _grouped(rewards: Tensor, group_size: int | None, group_ids: Tensor | None) 
         raise ValueError("pass exactly one of group_size and group_ids.")
     n = rewards.shape[0]
     if group_size is not None:
-        if group_size < 1 or n % group_size:
+        if group_size != int(group_size) or group_size < 1 or n % group_size:
             raise ValueError(f"group_size must divide the number of rewards, but {group_size} does not divide {n}.")
-        ids = torch.arange(n, device=rewards.device) // group_size
+        ids = torch.arange(n, device=rewards.device) // int(group_size)
     elif group_ids is not None:
         if group_ids.is_floating_point() or group_ids.shape != rewards.shape:
             raise ValueError(f"group_ids must be ({n},) integers, not {tuple(group_ids.shape)} of {group_ids.dtype}.")
