@@ -167,6 +167,7 @@ def test_kl_cov_has_the_gradient_of_the_penalised_loss(batch: Tokens, coef: floa
     share = 0.3
     made = advantages(f"kl_cov:share={share},coef={coef}", batch)
     cov = covariance(batch.advantages, batch.logprobs, batch.mask)[batch.mask]
+    assume(len(cov) == 1 or bool((cov.sort().values.diff() > 1e-9).all()))  # which of equal ones is chosen is open
     chosen = torch.zeros_like(cov, dtype=torch.bool)
     chosen[cov.topk(max(1, int(share * len(cov)))).indices] = True
 
@@ -176,7 +177,7 @@ def test_kl_cov_has_the_gradient_of_the_penalised_loss(batch: Tokens, coef: floa
         loss = (-log_ratio.exp() * a[batch.mask] + penalty * chosen * log_ratio.abs()).sum()
         return torch.autograd.grad(loss, logp)[0]
 
-    torch.testing.assert_close(gradient(made, 0.0), gradient(batch.advantages, coef))
+    torch.testing.assert_close(gradient(made, 0.0), gradient(batch.advantages, coef), rtol=1e-5, atol=1e-6)
 
 
 @quick
