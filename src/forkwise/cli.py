@@ -133,6 +133,9 @@ def lab_compare(
     problems: Annotated[int | None, typer.Option(min=2, help="Held-out problems.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Samples per problem: the largest K.")] = None,
     split: Annotated[Split | None, typer.Option(help="Of the task (default test).")] = None,
+    reuse: Annotated[
+        list[Path] | None, typer.Option(help="Folder of another experiment whose equal runs are taken; repeatable.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Processes side by side (0: one per core).")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the experiment in --out, or start it.")] = False,
 ) -> None:
@@ -143,7 +146,7 @@ def lab_compare(
 
         sizes = {"seeds": seeds, "steps": steps, "problems": problems, "samples": samples}
         wanted = choose(study, methods or [], algorithm, only or [], **sizes, split=split.value if split else None)
-        experiment.run(out, wanted, jobs=jobs or _cores(), resume=resume)
+        experiment.run(out, wanted, jobs=jobs or _cores(), resume=resume, reuse=reuse or [])
 
 
 @app.command("import")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from forkwise.errors import InputError
 from forkwise.lab import arms
 from forkwise.lab.experiment import Experiment, analyse, run
 from forkwise.lab.quickstart import quickstart
+from forkwise.lab.reuse import take
 from forkwise.samples import read_samples, write_shard
 from forkwise.training.folder import only_writer
 
@@ -90,6 +92,46 @@ def test_resume_does_nothing_twice_and_fills_what_is_missing(finished: Path) -> 
     run(finished, TOY, jobs=1, resume=True, console=Console(quiet=True))
     assert read_samples(shard).to_pylist() == before  # same seed, same samples
     assert (finished / "samples" / "base" / "0000.parquet").stat().st_mtime_ns == kept
+
+
+def test_equal_runs_of_another_experiment_are_taken(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"num_generations": 4, "per_device_train_batch_size": 8, "steps_per_generation": 2}
+    monkeypatch.setattr(arms, "RECIPE", {**arms.RECIPE, **small})
+    plain, shaped = TOY.arms
+    renamed = arms.TrainingArm("shaped", shaped.algorithm, shaped.settings)
+    other = arms.TrainingArm("other", shaped.algorithm, {**shaped.settings, "alpha": 0.1})
+    wanted = replace(TOY, arms=(plain, renamed, other), samples=4)
+    out = tmp_path / "out"
+    out.mkdir()
+    assert take(out, wanted, finished) == ["grpo-seed0", "shaped-seed0"]  # by what they are, not by their name
+    assert not (out / "arms" / "other-seed0").exists()
+    for ours, theirs in (
+        ("base", "base"),
+        ("grpo-seed0", "grpo-seed0"),
+        ("shaped-seed0", "grpo-entropy-advantage-seed0"),
+    ):
+        rows = [row for row in read_samples(finished / "samples" / theirs).to_pylist() if row["sample_id"] < 4]
+        taken = read_samples(out / "samples" / ours).to_pylist()
+        assert len(taken) == 3 * 4
+        assert {row["run"] for row in taken} == {ours}
+        assert [row["token_ids"] for row in taken] == [row["token_ids"] for row in rows]
+    log = (out / "arms" / "shaped-seed0" / "metrics.jsonl").read_bytes()
+    assert log == (finished / "arms" / "grpo-entropy-advantage-seed0" / "metrics.jsonl").read_bytes()
+
+    # The experiment goes on from there, and trains what is missing alone.
+    (out / "settings.json").write_text(json.dumps(asdict(wanted)))
+    run(out, wanted, jobs=2, resume=True, reuse=[finished], console=Console(quiet=True))
+    assert (out / "arms" / "other-seed0" / "complete").exists()
+    assert (out / "arms" / "shaped-seed0" / "metrics.jsonl").read_bytes() == log
+
+    assert take(tmp_path / "longer", replace(TOY, steps=3), finished) == []
+    fewer = replace(wanted, problems=2)  # other problems: the runs are taken, their samples are not
+    assert take(tmp_path / "fewer", fewer, finished) == ["grpo-seed0", "shaped-seed0"]
+    assert not (tmp_path / "fewer" / "samples").exists()
+    with pytest.raises(InputError, match="no folder of an experiment"):
+        take(tmp_path / "x", wanted, tmp_path)
 
 
 def test_an_interrupt_ends_the_arms_and_leaves_a_run_that_resumes(tmp_path: Path) -> None:

@@ -3,13 +3,13 @@
 verl imports this module at the end of `import verl`, in every process (entry point group `verl.plugins`). Trainers
 are registered later, when verl imports its own: in most processes that is never, and it would take seconds.
 
-A configuration with `algorithm.entropy_shaping` under a trainer that does not shape raises `InputError`.
-`forkwise doctor verl` says whether all this works in an installation, since verl keeps errors of plugins to itself.
+A configuration with `algorithm.entropy_shaping` under a trainer that does not shape raises `InputError` (see
+`engines.verl_guard`). `forkwise doctor verl` says whether all this works in an installation, since verl keeps errors of
+plugins to itself.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -17,51 +17,36 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
 
-from forkwise.errors import InputError
+from forkwise.engines.verl_guard import guard_advantages, guard_config, guard_trainer
+from forkwise.engines.verl_settings import MODES
 
-MODES = {
-    "entropy_sync": "sync",
-    "entropy_colocate_async": "colocate_async",
-    "entropy_separate_async": "separate_async",
-}
-"""Our trainer modes, and the mode of verl that each extends."""
+__all__ = ["MODES", "registration_errors"]
 
 _TRAINERS = "verl.trainer.ppo.v1"
-_OLD_TRAINER = "verl.trainer.ppo.ray_trainer"
+_ADVANTAGES = "verl.trainer.ppo.ray_trainer"  # of all trainers; and the old trainer itself
 
 registration_errors: list[Exception] = []
-"""Why our trainers could not be registered."""
+"""What could not be registered or guarded, and why."""
+
+
+def _noted(action: Callable[[], object]) -> None:
+    """Does it; failing, it leaves verl as it is, for the doctor to tell."""
+    try:
+        action()
+    except Exception as error:
+        registration_errors.append(error)
+        logging.getLogger(__name__).exception("forkwise does not fit this verl")
 
 
 def _register() -> None:
-    """Registers the trainers; failing, it leaves verl's own as they are."""
-    try:
-        importlib.import_module("forkwise.engines.verl_trainer")
-    except Exception as error:
-        registration_errors.append(error)
-        logging.getLogger(__name__).exception("forkwise has no entropy-shaped trainers for this verl")
+    _noted(lambda: importlib.import_module("forkwise.engines.verl_trainer"))
 
 
-def _guard_old_trainer() -> None:
-    refuse_to_ignore_us(sys.modules[_OLD_TRAINER].RayPPOTrainer, ())
-
-
-def refuse_to_ignore_us(trainer: Any, shaping: type | tuple[type, ...]) -> None:
-    """Makes `trainer` raise for a configuration that asks for shaping, unless it is a `shaping` trainer."""
-    construct = trainer.__init__
-
-    @functools.wraps(construct)
-    def checked(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
-        if not isinstance(self, shaping) and config.algorithm.get("entropy_shaping") is not None:
-            raise InputError(
-                f"algorithm.entropy_shaping is set, but {type(self).__name__} does not shape advantages: set "
-                f"trainer.v1.trainer_mode to one of {', '.join(MODES)} (with trainer.use_v1=True), or remove the keys."
-            )
-        construct(self, config, *args, **kwargs)
-
-    trainer.__init__ = checked
+def _guard() -> None:
+    module = sys.modules[_ADVANTAGES]
+    _noted(lambda: guard_advantages(module))
+    _noted(lambda: guard_trainer(module.RayPPOTrainer))
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
@@ -99,7 +84,8 @@ class _Loader(importlib.abc.Loader):
         self.then()
 
 
-for _name, _then in ((_TRAINERS, _register), (_OLD_TRAINER, _guard_old_trainer)):
+_noted(lambda: guard_config(sys.modules["verl.utils.config"], sys.modules["verl.utils"]))
+for _name, _then in ((_TRAINERS, _register), (_ADVANTAGES, _guard)):
     if _name in sys.modules:
         _then()
     else:

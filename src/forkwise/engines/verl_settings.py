@@ -8,6 +8,13 @@ from typing import Any
 
 from forkwise.errors import InputError, nearest
 
+MODES = {
+    "entropy_sync": "sync",
+    "entropy_colocate_async": "colocate_async",
+    "entropy_separate_async": "separate_async",
+}
+"""Our trainer modes, and the mode of verl that each extends."""
+
 _PAPER = "the paper has +algorithm.entropy_shaping.alpha=0.4 for GRPO and 0.1 for PPO"
 
 
@@ -66,6 +73,12 @@ def read_settings(config: Any) -> EntropyShaping:
     if section is None or not hasattr(section, "get") or section.get("alpha") is None:
         raise InputError(f"This trainer mode needs an alpha: {_PAPER}.")
     known = [field.name for field in fields(EntropyShaping)]
+    for place, found in (("", config), ("algorithm.", config.algorithm), ("algorithm.entropy_shaping.", section)):
+        if "method" in found:
+            raise InputError(
+                f"{place}method={found['method']} has no effect under verl, where forkwise has the entropy-shaped "
+                "advantage only: remove it, or train with forkwise grpo --method."
+            )
     for key in section:
         if key not in known:
             raise InputError(

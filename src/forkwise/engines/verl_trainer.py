@@ -17,9 +17,9 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.config import omega_conf_to_dataclass
 
 from forkwise.core import ShapingStats
-from forkwise.engines.verl import MODES, refuse_to_ignore_us
+from forkwise.engines.verl_guard import advantages_are_shaped, guard_trainer
 from forkwise.engines.verl_loss import PREFIX, TOTALS, entropy_shaped_ppo_loss, shape_jagged
-from forkwise.engines.verl_settings import read_settings
+from forkwise.engines.verl_settings import MODES, read_settings
 
 if TYPE_CHECKING:
     from verl.trainer.ppo.v1.trainer_base import PPOTrainer as _Trainer
@@ -66,7 +66,8 @@ class EntropyShapingMixin(_Trainer):
             self.actor_rollout_wg.set_loss_fn(partial(entropy_shaped_ppo_loss, config=actor, alpha=alpha, kappa=kappa))
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
-        batch = super()._compute_advantage(batch, metrics)
+        with advantages_are_shaped():
+            batch = super()._compute_advantage(batch, metrics)
         if not self.shaping.at_advantages:
             return batch
         # Read back: the mask may have lost rejected tokens, and padding rows of other estimators are as verl left them.
@@ -142,4 +143,4 @@ class EntropyShapedSeparateAsync(EntropyShapingMixin, PPOTrainerSeparateAsync):
 
 for _trainer in (EntropyShapedSync, EntropyShapedColocateAsync, EntropyShapedSeparateAsync):
     register_trainer(next(name for name, base in MODES.items() if base == _trainer.mode))(_trainer)
-refuse_to_ignore_us(PPOTrainer, EntropyShapingMixin)
+guard_trainer(PPOTrainer, EntropyShapingMixin)

@@ -20,6 +20,7 @@ from rich.table import Table
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
 from forkwise.lab.arms import TASK, TrainingArm, recipe, sample, train, train_problems
+from forkwise.lab.reuse import take
 from forkwise.lab.traces import CLAUSES
 from forkwise.passk import Arm, Comparison, Evaluation, Interval, compare, evaluate, k_grid, load_arm
 from forkwise.passk.figures import comparison_figure, save
@@ -86,13 +87,18 @@ def run(
     *,
     jobs: int,
     resume: bool,
+    reuse: Sequence[Path] = (),
     console: Console | None = None,
     flag: str = "--out",
 ) -> Results:
     """Trains the arms, samples base and arms, and writes the comparison into `folder`; every stage can be resumed.
 
+    Args:
+        reuse: folders of other experiments; what they have of this one is copied (see `forkwise.lab.reuse`).
+
     Raises:
-        InputError: the folder is in use (without `resume`) or holds another experiment, or an arm failed.
+        InputError: the folder is in use (without `resume`) or holds another experiment, one of `reuse` holds none, or
+            an arm failed.
     """
     console = console or Console()
     start = time.monotonic()
@@ -111,6 +117,9 @@ def run(
     task.problems("train", train_problems(experiment.steps))
     create_folder(folder)
     _same_settings(settings, experiment)
+    for other in reuse:
+        taken = take(folder, experiment, other)
+        console.print(f"from {other}: {', '.join(taken) or 'no training run'}", soft_wrap=True, markup=False)
     train(folder / "arms", experiment.arms, experiment.seeds, experiment.steps, jobs=jobs, console=console)
     models = {BASE: str(EMBEDDED_MODEL)}
     models |= {arm.run(seed): str(folder / "arms" / arm.run(seed)) for arm, seed in experiment.runs()}

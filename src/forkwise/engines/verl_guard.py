@@ -1,0 +1,111 @@
+"""Refuses verl configurations that ask for shaping where nothing would shape. Imports neither verl nor torch.
+
+Three nets, the earliest first: verl's own check of a configuration (in the driver, before Ray starts); the construction
+of any trainer derived from one of verl's; and the function that verl's trainers compute advantages with, for trainers
+that derive from nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import ModuleType
+from typing import Any
+
+from forkwise.engines.verl_settings import MODES, read_settings
+from forkwise.errors import InputError
+
+_shaping_now: ContextVar[bool] = ContextVar("forkwise_shapes_these_advantages", default=False)
+
+
+def asks_for_shaping(algorithm: Any) -> bool:
+    """Whether the section `algorithm` of a configuration has our keys; False for anything that is no section."""
+    get = getattr(algorithm, "get", None)
+    return callable(get) and get("entropy_shaping") is not None
+
+
+def _ignored(who: str) -> InputError:
+    return InputError(
+        f"algorithm.entropy_shaping is set, but {who} does not shape advantages: start python -m "
+        f"verl.trainer.main_ppo with trainer.v1.trainer_mode set to one of {', '.join(MODES)} (and trainer.use_v1=True), "
+        "or remove the keys."
+    )
+
+
+def guard_config(*modules: ModuleType) -> None:
+    """Makes `validate_config` of these modules refuse what the trainers would refuse later, in a Ray process.
+
+    A mode that is neither verl's nor ours is left to its trainer, which may be an `EntropyShapingMixin`.
+    """
+    validate = modules[0].validate_config
+
+    @functools.wraps(validate)
+    def checked(config: Any, *args: Any, **kwargs: Any) -> Any:
+        trainer = getattr(config, "trainer", None) or {}
+        mode = (trainer.get("v1") or {}).get("trainer_mode") if trainer.get("use_v1", True) else None
+        if mode in MODES:
+            read_settings(config)
+        elif asks_for_shaping(getattr(config, "algorithm", None)) and (mode is None or mode in MODES.values()):
+            raise _ignored("trainer.use_v1=False" if mode is None else f"trainer.v1.trainer_mode={mode}")
+        return validate(config, *args, **kwargs)
+
+    for module in modules:
+        module.validate_config = checked  # type: ignore[attr-defined]
+
+
+def guard_trainer(trainer: Any, shaping: type | tuple[()] = ()) -> None:
+    """Makes `trainer`, and every class derived from it later, raise for such a configuration, unless it is `shaping`.
+
+    Derived classes are guarded themselves, since verl's experimental trainers do not call the constructor they inherit.
+    """
+    trainer.__init__ = _checked(trainer.__init__, shaping)
+    inherited = vars(trainer).get("__init_subclass__")
+
+    def guard_derived(cls: Any, **kwargs: Any) -> None:
+        if inherited is not None:
+            inherited.__func__(cls, **kwargs)
+        else:
+            super(trainer, cls).__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = _checked(cls.__init__, shaping)
+
+    trainer.__init_subclass__ = classmethod(guard_derived)
+
+
+def _checked(construct: Callable[..., None], shaping: type | tuple[()]) -> Callable[..., None]:
+    @functools.wraps(construct)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        config = kwargs.get("config", args[0] if args else None)
+        if not isinstance(self, shaping) and asks_for_shaping(getattr(config, "algorithm", None)):
+            raise _ignored(type(self).__name__)
+        construct(self, *args, **kwargs)
+
+    return checked
+
+
+def guard_advantages(module: ModuleType) -> None:
+    """Makes `module.compute_advantage` raise for such a configuration outside `advantages_are_shaped`."""
+    compute = module.compute_advantage
+    signature = inspect.signature(compute)
+
+    @functools.wraps(compute)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        algorithm = signature.bind_partial(*args, **kwargs).arguments.get("config")
+        if asks_for_shaping(algorithm) and not _shaping_now.get():
+            raise _ignored("the trainer that computes these advantages")
+        return compute(*args, **kwargs)
+
+    module.compute_advantage = checked  # type: ignore[attr-defined]
+
+
+@contextmanager
+def advantages_are_shaped() -> Iterator[None]:
+    """Within it, advantages are shaped: here, or later in the loss."""
+    before = _shaping_now.set(True)
+    try:
+        yield
+    finally:
+        _shaping_now.reset(before)

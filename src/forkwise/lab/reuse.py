@@ -1,0 +1,82 @@
+"""Runs that two experiments share are trained and sampled once: the second takes them from the first."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from forkwise.embedded import EMBEDDED_MODEL
+from forkwise.errors import InputError
+from forkwise.lab.arms import finished, recipe
+from forkwise.samples import read_samples, write_shard
+
+if TYPE_CHECKING:
+    from forkwise.lab.experiment import Experiment
+
+_PLACE = ("output_dir", "resume")  # what two configurations of the same training may differ in
+
+
+def take(folder: Path, experiment: Experiment, other: Path) -> list[str]:
+    """Copies into `folder` what the experiment in `other` has of `experiment`: finished training runs whose
+    configuration is the same to the letter, and their samples where problems and traces are the same and there are
+    enough of them. What is in `folder` already stays.
+
+    Both must come from the same version of forkwise: that is not checked.
+
+    Returns:
+        The training runs taken.
+
+    Raises:
+        InputError: `other` is no experiment.
+    """
+    try:
+        theirs: dict[str, Any] = json.loads((other / "settings.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"'{other}' is no folder of an experiment: --reuse takes the --out of another one.") from error
+    trained = {
+        _key(yaml.safe_load(file.read_text(encoding="utf-8"))): other / "arms" / file.stem
+        for file in sorted((other / "arms").glob("*.yaml"))
+        if finished(other / "arms" / file.stem)
+    }
+    same_problems = all(theirs.get(key) == getattr(experiment, key) for key in ("problems", "split", "traces"))
+    samples = same_problems and theirs.get("samples", 0) >= experiment.samples
+    if samples:
+        _copy_samples(other / "samples" / "base", folder / "samples" / "base", EMBEDDED_MODEL.name, experiment.samples)
+    taken = []
+    for arm, seed in experiment.runs():
+        run = arm.run(seed)
+        settings = recipe(arm, seed, experiment.steps, folder / "arms" / run)
+        source = trained.get(_key(settings))
+        if source is None:
+            continue
+        if not (folder / "arms" / run).exists():
+            _copy_folder(source, folder / "arms" / run)
+            text = yaml.safe_dump(settings, sort_keys=False)
+            (folder / "arms" / f"{run}.yaml").write_text(text, encoding="utf-8")
+            taken.append(run)
+        if samples:
+            _copy_samples(other / "samples" / source.name, folder / "samples" / run, run, experiment.samples)
+    return taken
+
+
+def _key(settings: dict[str, Any]) -> str:
+    return json.dumps({key: value for key, value in settings.items() if key not in _PLACE}, sort_keys=True)
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    partial = target.with_name(f".{target.name}.copy")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source, partial)
+    os.replace(partial, target)
+
+
+def _copy_samples(source: Path, target: Path, model: str, n: int) -> None:
+    for shard in sorted(source.glob("*.parquet")):
+        if not (target / shard.name).exists():
+            rows = [row for row in read_samples(shard).to_pylist() if row["sample_id"] < n]
+            write_shard(target, shard.stem, [{**row, "run": target.name, "model": model} for row in rows])
