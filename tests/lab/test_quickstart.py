@@ -44,6 +44,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_everything_promised_is_there(finished: Path) -> None:
     for name in (
         "summary.txt",
+        "summary.md",
         "passk.png",
         "training.png",
         "report.html",
@@ -63,6 +64,30 @@ def test_everything_promised_is_there(finished: Path) -> None:
         rows = list(csv.DictReader(file))
     assert {row["arm"] for row in rows} == {"base", "GRPO", "GRPO + entropy advantage"}
     assert {row["reference"] for row in rows} == {"", "GRPO"}
+
+
+def test_the_tables_say_what_was_sampled_and_logged(finished: Path) -> None:
+    rows: dict[str, list[list[str]]] = {}
+    for line in (finished / "summary.md").read_text().splitlines():
+        name, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        rows.setdefault(name, []).append(cells)
+    samples = read_samples(finished / "samples" / "grpo-entropy-advantage-seed0").to_pylist()
+    name = "GRPO + entropy advantage"
+    passed, _, *_, beside = rows[name]
+    assert passed[0].startswith(f"{np.mean([row['correct'] for row in samples]):.3f} [")
+    right = {(row["problem_id"], *row["completion"].split()) for row in samples if row["correct"]}
+    log = [json.loads(line) for line in (finished / "arms" / f"{samples[0]['run']}" / "metrics.jsonl").open()]
+    expected = {
+        "entropy (nats)": np.mean([row["entropy"] for row in log if "entropy" in row]),
+        "capped": np.mean([row["shaping/capped_frac"] for row in log if "shaping/capped_frac" in row]),
+        "tokens per sample": np.mean([row["n_tokens"] for row in samples]),
+        "distinct correct texts": len(right) / 3,
+    }
+    header = rows["arm"][-1]
+    for column, value in expected.items():
+        digits = 1 if column == "tokens per sample" else 3
+        assert beside[header.index(column)] == f"{value:.{digits}f}", column
+    assert rows["base"][-1][header.index("capped")] == ""
 
 
 def test_the_arms_differ_in_alpha_alone(finished: Path) -> None:

@@ -1,7 +1,7 @@
 """An experiment: arms x seeds from the embedded base model, sampled on the same problems and compared by Pass@K.
 
 The folder of an experiment holds `settings.json`, the training runs in `arms/`, the samples table of every run in
-`samples/`, and what was found: `summary.txt`, `comparison.json`, `comparison.csv`, figures and one HTML page.
+`samples/`, and what was found: `summary.txt` and `.md`, `comparison.json`, `comparison.csv`, figures and one HTML page.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
 from forkwise.lab.arms import TASK, TrainingArm, recipe, sample, train, train_problems
 from forkwise.lab.reuse import take
+from forkwise.lab.tables import markdown
 from forkwise.lab.traces import CLAUSES
 from forkwise.passk import Arm, Comparison, Evaluation, Interval, compare, evaluate, k_grid, load_arm
 from forkwise.passk.figures import comparison_figure, save
@@ -205,6 +206,7 @@ def _write(folder: Path, experiment: Experiment, results: Results, seconds: floa
     if len(experiment.arms) > 2 or experiment.seeds > 1:
         print_comparison(results.comparison, wide)
     write_text(folder / "summary.txt", wide.export_text())
+    write_text(folder / "summary.md", markdown(folder, experiment, results))
     write_json(folder / "comparison.json", comparison_content(results.comparison))
     write_csv(folder / "comparison.csv", [*results.base.rows(), *results.comparison.rows()])
     runs = {BASE: [BASE]} | {arm.name: [arm.run(seed) for seed in range(experiment.seeds)] for arm in experiment.arms}
