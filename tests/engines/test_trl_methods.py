@@ -27,7 +27,7 @@ from trl import GRPOTrainer
 from forkwise.engines.trl import EntropyShapedGRPOConfig, EntropyShapedGRPOTrainer
 from forkwise.engines.trl_methods import ROWS, act_on_update
 from forkwise.errors import InputError
-from forkwise.methods import Scope, SettingsMethod, Stage, Tokens, all_methods, parse_method
+from forkwise.methods import Need, Scope, SettingsMethod, Stage, TokenMethod, Tokens, all_methods, parse_method
 from forkwise.training.ppo_config import EntropyShapedPPOConfig
 
 # Several updates per rollout, for methods that compare with the policy that sampled.
@@ -376,6 +376,46 @@ def test_only_what_is_required_is_computed(tmp_path: Path) -> None:
     assert scored("ucpo", **REUSED) == []  # whose log-probs TRL has computed
     assert scored("gtpo", **REUSED) == [8]
     assert scored("erc", **REUSED) == [8]
+
+
+@pytest.mark.parametrize("scope", list(Scope))
+def test_a_method_is_given_all_that_it_requires(tmp_path: Path, scope: Scope) -> None:
+    """Groups and verdicts too, each with its completion in whatever order TRL has put the rollout."""
+    seen: list[Tokens] = []
+    batches: list[dict[str, Any]] = []
+    given = ("entropy", "old_entropy", "logprobs", "old_logprobs", "groups", "correct")
+
+    class Asking(TokenMethod):
+        name = title = formula = "asking"
+        requires = frozenset(
+            {Need.ENTROPY, Need.OLD_ENTROPY, Need.LOGPROBS, Need.OLD_LOGPROBS, Need.GROUPS, Need.CORRECT}
+        )
+
+        def advantages(self, tokens: Tokens) -> torch.Tensor:
+            seen.append(tokens)
+            return 2 * tokens.advantages
+
+    Asking.scope = scope
+
+    class Spy(EntropyShapedGRPOTrainer):
+        def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+            batches.append(inputs)
+            return super()._compute_loss(model, inputs)
+
+    trainer = make(Spy, tmp_path, method=["steer"], max_steps=1, per_device_train_batch_size=8, **REUSED)
+    trainer.reward_funcs = [right_or_wrong]
+    trainer.args._methods = (Asking(),)
+    trainer.train()
+    (tokens,), (batch,) = seen, batches
+    assert all(getattr(tokens, name) is not None for name in given)
+    order = torch.arange(8) if scope is Scope.TOKEN else batch[ROWS].argsort()
+    rows = zip(batch["completion_ids"][order], batch["completion_mask"][order], strict=True)
+    right = torch.tensor(right_or_wrong([ids[mask == 1].tolist() for ids, mask in rows])) > 0
+    assert torch.equal(tokens.correct, right)
+    assert not bool(right.all() | ~right.any()), "choose another seed: all alike"
+    prompts = batch["prompt_ids"][order]
+    assert torch.equal(tokens.groups[:, None] == tokens.groups, (prompts[:, None] == prompts).all(dim=2))
+    assert len(set(tokens.groups.tolist())) == 2
 
 
 def test_stages_are_all_used() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from forkwise.embedded import EMBEDDED_MODEL
-from forkwise.lab.gradients import batches, expectation, gradients
+from forkwise.lab.gradients import DECILES, batches, expectation, gradients, measure
 
 
 def test_the_squared_norm_of_an_expectation_is_unbiased() -> None:
@@ -49,3 +51,25 @@ def test_gradients_are_those_of_each_completion_alone() -> None:
         alone += torch.cat([part.double().flatten() for part in parts])
     assert t >= n
     torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-5 * float(alone.abs().max()))
+
+
+def test_where_everything_is_capped_shaping_is_a_factor_by_sign() -> None:
+    """`psi = |A| / 2`: half the gradient along it where A > 0, against it where A < 0."""
+    model = AutoModelForCausalLM.from_pretrained(EMBEDDED_MODEL, dtype=torch.float32, attn_implementation="eager")
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_MODEL)
+    data = list(batches(model.eval(), tokenizer, "countdown:4", 6, 4, 2, seed=0))
+    # Sampled entropies are 0 at some tokens, where nothing would be capped.
+    data = [replace(b, entropy=b.entropy.clamp(min=1e-3)) for b in data]
+    expectations, directions = measure(model, data, alpha=1e6, kappa=2.0)
+    assert [e.name for e in expectations] == ["A", "psi", "alpha H, uncapped"]
+    parts = {d.name: d for d in directions}
+    for name, sign in (("A > 0", 1), ("A < 0", -1)):
+        part = parts[name]
+        assert part.tokens > 0
+        assert part.psi_over_adv == pytest.approx(0.5)
+        assert part.cosine == pytest.approx(sign)
+        assert part.added_norm == pytest.approx(part.plain_norm / 2)
+        assert part.shaped_norm == pytest.approx(part.plain_norm * (1 + sign / 2))
+        assert part.shaped_cosine == pytest.approx(1)
+    total, deciles = parts["all tokens"], [parts[f"entropy decile {i + 1}"] for i in range(DECILES)]
+    assert total.tokens == parts["A > 0"].tokens + parts["A < 0"].tokens == sum(d.tokens for d in deciles)

@@ -77,15 +77,18 @@ def test_the_tables_say_what_was_sampled_and_logged(finished: Path) -> None:
     assert passed[0].startswith(f"{np.mean([row['correct'] for row in samples]):.3f} [")
     right = {(row["problem_id"], *row["completion"].split()) for row in samples if row["correct"]}
     log = [json.loads(line) for line in (finished / "arms" / f"{samples[0]['run']}" / "metrics.jsonl").open()]
+    shift = "method/entropy_advantage/shift"
     expected = {
         "entropy (nats)": np.mean([row["entropy"] for row in log if "entropy" in row]),
         "capped": np.mean([row["shaping/capped_frac"] for row in log if "shaping/capped_frac" in row]),
+        "dA/abs(A)": np.mean([row[shift] for row in log if shift in row]),
+        "minutes": sum(row.get("step_time", 0) for row in log) / 60,
         "tokens per sample": np.mean([row["n_tokens"] for row in samples]),
         "distinct correct texts": len(right) / 3,
     }
-    header = rows["arm"][-1]
+    header, one_digit = rows["arm"][-1], ("tokens per sample", "minutes")
     for column, value in expected.items():
-        digits = 1 if column == "tokens per sample" else 3
+        digits = 1 if column in one_digit else 3
         assert beside[header.index(column)] == f"{value:.{digits}f}", column
     assert rows["base"][-1][header.index("capped")] == ""
 

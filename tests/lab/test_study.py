@@ -10,6 +10,7 @@ pytest.importorskip("trl")
 
 from forkwise.errors import InputError
 from forkwise.lab.arms import recipe
+from forkwise.lab.experiment import run
 from forkwise.lab.study import choose, load_study, only, studies
 from forkwise.training.arguments import parse_run
 from forkwise.training.grpo import EntropyShapedGRPOConfig
@@ -63,6 +64,12 @@ def test_methods_make_arms_against_the_plain_algorithm() -> None:
     assert {a.algorithm for a in study.arms} == {"ppo"}
 
 
+def test_one_method_need_not_be_a_list(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("arms: {a: {alpha: 0}, b: {method: 'clip_higher:high=0.4'}}")
+    arm = load_study(str(tmp_path / "s.yaml")).arms[1]
+    assert recipe(arm, 0, 70, tmp_path / "out")["epsilon_high"] == 0.4
+
+
 @pytest.mark.parametrize("name", studies())
 def test_every_setting_of_our_studies_is_one_of_the_command(name: str, tmp_path: Path) -> None:
     for arm in load_study(name).arms:
@@ -90,6 +97,13 @@ def test_what_is_no_study(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "s.yaml").write_text(text)
     with pytest.raises(InputError, match=said):
         load_study(str(tmp_path / "s.yaml"))
+
+
+def test_an_arm_that_no_trainer_would_take_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    study = choose(None, ["rloo"], "ppo", [])
+    with pytest.raises(InputError, match="The arm 'rloo' cannot be trained: .*critic"):
+        run(tmp_path / "out", study, jobs=1, resume=False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_studies_that_do_not_exist_and_flags_that_say_nothing() -> None:

@@ -214,6 +214,18 @@ class TestGtpo:
         for got, want in zip(made, (0.537569, 0.616238, -1.153807), strict=True):
             assert got == pytest.approx([want, want], abs=1e-5)
 
+    def test_grpo_s_leaves_completions_without_tokens_out_of_the_sums(self) -> None:
+        # TRL masks truncated ones. Rewards 1.1, -1 - 0.1 * 2 * 2/3, -1 - 0.1 * 2 * 1/3, and a plain -1 of no token.
+        batch = tokens(
+            [[0.0]] * 4,
+            old_entropy=[[1.0], [2.0], [4.0], [7.0]],
+            mask=[[1], [1], [1], [0]],
+            groups=[0] * 4,
+            correct=[True, False, False, False],
+        )
+        want = group_advantages(torch.tensor([1.1, -1 - 0.4 / 3, -1 - 0.2 / 3, -1.0]), 4, eps=1e-6)
+        assert acted("grpo_s", batch)[:3] == [pytest.approx([float(x)], abs=1e-5) for x in want[:3]]
+
     def test_groups_are_apart(self) -> None:
         batch = tokens([[0.0]] * 2, old_entropy=[[1.0], [3.0]], groups=[0, 1], correct=[False, False])
         assert acted("gtpo", batch) == [[0.0], [0.0]]  # each is the only wrong one of its group: -1.1 both
@@ -245,6 +257,12 @@ class TestRewardMethods:
         # A single right answer stays as it is, and so does a group without one.
         made = advantages("ucpo", [1, 0, 0, 0], [0, 0, 1, 1], [-1.0, -2.0, -3.0, -4.0])
         assert made == pytest.approx([1, -1, 0, 0])
+
+    def test_ucpo_leaves_answers_without_tokens_out(self) -> None:
+        # TRL masks truncated ones, whose log-prob is then unknown. The other two have the weights of above.
+        made = advantages("ucpo", [1, 1, 1, 0], [0] * 4, [-1.0, math.nan, -1.0 - math.log(3), -5.0])
+        grpo = 1 / math.sqrt(3)
+        assert made == pytest.approx([0.9 * grpo, grpo, 1.1 * grpo, -3 * grpo])
 
     def test_asym_grpo(self) -> None:
         # p = 1/4: odds 1/3.

@@ -108,11 +108,20 @@ def test_defaults_fill_what_the_text_leaves_out() -> None:
         (["entropy_advantage", "placebo_permuted"], "cannot be combined: both decide the entropy shaping"),
         (["ucpo", "qae"], "'ucpo' and 'qae' cannot be combined: both decide the advantages"),
         (["gtpo", "passk_training"], "both decide the advantages"),
+        (
+            ["grpo", "rloo"],
+            "'grpo' and 'rloo' cannot be combined: both decide the advantages. For the loss of a preset",
+        ),
+        (["gtpo", "dr_grpo"], "'dr_grpo' and 'gtpo' cannot be combined"),
     ],
 )
 def test_what_does_not_go_together_is_refused(specs: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_methods(specs)
+
+
+def test_what_changes_the_trainers_advantages_goes_with_their_preset() -> None:
+    assert [m.name for m in parse_methods(["ucpo", "dr_grpo"])] == ["ucpo", "dr_grpo"]
 
 
 def test_methods_act_in_the_order_of_their_stages() -> None:

@@ -29,6 +29,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from forkwise.core import ShapingStats, shaping_stats
 from forkwise.engines.trl_methods import (
+    CORRECT,
+    GROUPS,
     MADE,
     OLD_ENTROPY,
     ROWS,
@@ -58,6 +60,9 @@ if Version("1.9") > _TRL:
     raise ImportError(f"forkwise.engines.trl needs trl>=1.9, found {_TRL}: pip install 'forkwise[train]'")
 
 _LOGGED = ("psi_over_adv", "capped_frac", "psi_pos", "psi_neg")
+_ENTROPIES = {Need.ENTROPY, Need.OLD_ENTROPY}
+_LOGPROBS = {Need.SEQUENCE_LOGPROBS, Need.LOGPROBS, Need.OLD_LOGPROBS}
+_OF_ROLLOUTS = {Need.OLD_ENTROPY, Need.GROUPS, Need.CORRECT}
 _MOSTLY_CAPPED = 0.9  # above it psi is |A| / kappa nearly everywhere: a constant factor, not entropy, shapes the update
 
 
@@ -305,23 +310,30 @@ class EntropyShapingMixin(_Trainer):
         wanted = needs(early)
         logprobs, entropy = batch.get("old_per_token_logps"), None
         off_policy = logprobs is not None
-        later = Need.OLD_ENTROPY in needs(update_methods(methods)) and off_policy
-        if later or Need.OLD_ENTROPY in wanted or (Need.SEQUENCE_LOGPROBS in wanted and logprobs is None):
+        later = needs(update_methods(methods))
+        keep = Need.OLD_ENTROPY in later and off_policy
+        if keep or wanted & _ENTROPIES or (wanted & _LOGPROBS and logprobs is None):
             logprobs, entropy = self._score(batch)
-        if later:
+        if keep:
             batch[OLD_ENTROPY] = entropy
+        if Need.GROUPS in later:
+            batch[GROUPS] = rows // self.num_generations
+        if not (early or Need.CORRECT in later):
+            return
+        rewards = self._total_rewards(methods)
+        if Need.CORRECT in later:
+            batch[CORRECT] = (rewards > 0)[rows]
         if early:
-            batch["advantages"] = batch[MADE] = self._early_advantages(batch, methods, logprobs, entropy)
+            batch["advantages"] = batch[MADE] = self._early_advantages(batch, methods, rewards, logprobs, entropy)
 
     def _early_advantages(
-        self, batch: dict[str, Any], methods: Sequence[Method], logprobs: Any, entropy: Any
+        self, batch: dict[str, Any], methods: Sequence[Method], rewards: torch.Tensor, logprobs: Any, entropy: Any
     ) -> torch.Tensor:
         """The advantages of this process's completions after the methods of the rollout; `(B,)` or `(B, T)`."""
         gather, mask = self.accelerator.gather, token_mask(batch)
-        rewards = self._total_rewards(methods)
         mean_logprobs = None
         if Need.SEQUENCE_LOGPROBS in needs(reward_methods(methods)):
-            mean_logprobs = gather(torch.where(mask, logprobs, 0).sum(dim=1) / mask.sum(dim=1).clamp(min=1))
+            mean_logprobs = gather(torch.where(mask, logprobs, 0).sum(dim=1) / mask.sum(dim=1))  # NaN without tokens
         rollout = Rollout(
             rewards,
             torch.arange(len(rewards), device=rewards.device) // self.num_generations,
@@ -335,10 +347,14 @@ class EntropyShapingMixin(_Trainer):
             self._show_made(made)
         advantages = made[batch[ROWS]]
         if token_methods := rollout_methods(methods):
+            wanted = needs(token_methods)
             tokens = Tokens(
                 advantages[:, None].expand_as(mask),
                 mask,
-                old_entropy=entropy,
+                entropy=entropy if Need.ENTROPY in wanted else None,
+                old_entropy=entropy if Need.OLD_ENTROPY in wanted else None,
+                logprobs=logprobs if Need.LOGPROBS in wanted else None,
+                old_logprobs=logprobs if Need.OLD_LOGPROBS in wanted else None,
                 groups=rollout.groups[batch[ROWS]],
                 correct=rollout.correct[batch[ROWS]],
                 seed=self._method_seed(),
@@ -557,8 +573,8 @@ def _default(config: EntropyShapedGRPOConfig, name: str) -> Any:
 
 
 def _sees_rollouts(methods: Sequence[Method]) -> bool:
-    """Whether any of the methods is about more than one token at a time, or about the policy that sampled."""
-    return any(m.scope is not Scope.TOKEN or Need.OLD_ENTROPY in m.needs() for m in methods)
+    """Whether any of the methods is about more than one token at a time, or about how and by whom it was drawn."""
+    return any(m.scope is not Scope.TOKEN or m.needs() & _OF_ROLLOUTS for m in methods)
 
 
 def _check_rollout(batch: dict[str, Any], methods: Sequence[Method]) -> None:

@@ -20,6 +20,8 @@ from forkwise.methods.chain import act_on_tokens
 # What the mixin adds to TRL's micro-batches.
 ROWS = "forkwise_rows"  # (B,) int64: position of the completion in the rollout, over all processes
 OLD_ENTROPY = "forkwise_old_entropy"  # (B, T)
+GROUPS = "forkwise_groups"  # (B,) int64
+CORRECT = "forkwise_correct"  # (B,) bool
 MADE = "forkwise_advantages"  # the advantages that methods of the rollout made
 
 _PER_TOKEN = ("advantages", "mask", "entropy", "old_entropy", "logprobs", "old_logprobs")
@@ -88,6 +90,8 @@ def local_tokens(
         old_entropy=old_entropy if Need.OLD_ENTROPY in wanted else None,
         logprobs=logprobs if Need.LOGPROBS in wanted else None,
         old_logprobs=old_logprobs if Need.OLD_LOGPROBS in wanted else None,
+        groups=batch[GROUPS] if Need.GROUPS in wanted else None,
+        correct=batch[CORRECT] if Need.CORRECT in wanted else None,
         seed=seed,
     )
 

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -119,7 +120,8 @@ def recipe(arm: TrainingArm, seed: int, steps: int, folder: Path) -> dict[str, A
 
     Where a method sets a field of TRL that the recipe sets too, the method wins.
     """
-    methods = parse_methods(arm.settings.get("method", []))
+    named = arm.settings.get("method", [])
+    methods = parse_methods([named] if isinstance(named, str) else named)
     return {
         **RECIPE,
         **(PPO_RECIPE if arm.algorithm == "ppo" else {}),
@@ -131,6 +133,22 @@ def recipe(arm: TrainingArm, seed: int, steps: int, folder: Path) -> dict[str, A
         "output_dir": str(folder),
         "resume": True,
     }
+
+
+def check(arm: TrainingArm, steps: int) -> None:
+    """Raises the `InputError` with which `forkwise grpo` or `forkwise ppo` would refuse the arm's configuration."""
+    from forkwise.training.arguments import parse_run
+    from forkwise.training.grpo import EntropyShapedGRPOConfig
+    from forkwise.training.ppo_config import EntropyShapedPPOConfig
+
+    config = EntropyShapedPPOConfig if arm.algorithm == "ppo" else EntropyShapedGRPOConfig
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "arm.yaml"
+        file.write_text(yaml.safe_dump(recipe(arm, 0, steps, Path(folder) / "out")), encoding="utf-8")
+        try:
+            parse_run(["--config", str(file)], config, arm.algorithm)
+        except InputError as error:
+            raise InputError(f"The arm '{arm.name}' cannot be trained: {error}") from error
 
 
 def finished(folder: Path) -> bool:

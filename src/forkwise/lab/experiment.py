@@ -19,7 +19,7 @@ from rich.table import Table
 
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
-from forkwise.lab.arms import TASK, TrainingArm, recipe, sample, train, train_problems
+from forkwise.lab.arms import TASK, TrainingArm, check, recipe, sample, train, train_problems
 from forkwise.lab.reuse import take
 from forkwise.lab.tables import markdown
 from forkwise.lab.traces import CLAUSES
@@ -107,6 +107,7 @@ def run(
     check_folder(folder, resume=resume, mark=settings.name, flag=flag)
     # Refuse now, not after the training, what the task cannot give, and what would leave an arm untrained.
     for arm in experiment.arms:
+        check(arm, experiment.steps)
         warmup = recipe(arm, 0, experiment.steps, folder).get("critic_warmup_steps", 0)
         if experiment.steps <= warmup:
             raise InputError(

@@ -54,6 +54,10 @@ class Direction:
     """Norm of the mean gradient of psi over them."""
     cosine: float
     """Between the two."""
+    shaped_norm: float
+    """Norm of the mean gradient of A + psi."""
+    shaped_cosine: float
+    """Between the gradients of A + psi and of A."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,16 @@ def measure(
             total[2] = total[2] + found[2 * i] / len(data)
             total[3] = total[3] + found[2 * i + 1] / len(data)
     directions = [
-        Direction(part, n, ratio / max(n, 1), float(plain.norm()), float(added.norm()), _cosine(plain, added))
+        Direction(
+            part,
+            n,
+            ratio / max(n, 1),
+            float(plain.norm()),
+            float(added.norm()),
+            _cosine(plain, added),
+            float((plain + added).norm()),
+            _cosine(plain, plain + added),
+        )
         for part, (n, ratio, plain, added) in sums.items()
     ]
     return [expectation(name, torch.stack(rows)) for name, rows in per_batch.items()], directions
@@ -202,11 +215,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     for e in expectations:
         z = e.squared_norm / e.standard_error if e.standard_error else np.nan
         print(f"{e.name:18s} {e.squared_norm:+.3e}  {e.standard_error:.3e}  {e.within:.3e}  {z:+.1f}")
-    print("\npart                  tokens  psi/|A|  |g(A)|     |g(psi)|   cosine")
+    print("\ncosine: of g(psi), and of the shaped g(A + psi), with g(A)")
+    print("part                  tokens  psi/|A|  |g(A)|     |g(psi)|   cosine  |g(A+psi)|  cosine")
     for d in directions:
         print(
             f"{d.name:20s} {d.tokens:7d}  {d.psi_over_adv:.3f}    "
-            f"{d.plain_norm:.3e}  {d.added_norm:.3e}  {d.cosine:+.3f}"
+            f"{d.plain_norm:.3e}  {d.added_norm:.3e}  {d.cosine:+.3f}  {d.shaped_norm:.3e}   {d.shaped_cosine:+.3f}"
         )
     if args.json:
         content = {"expectations": [asdict(e) for e in expectations], "directions": [asdict(d) for d in directions]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ _LOGGED = {
     "capped": "shaping/capped_frac",
     "ratio clipped": "clip_ratio/region_mean",
 }
+_SHIFT = re.compile("method/.+/shift")
 
 
 def markdown(folder: Path, experiment: Experiment, results: Results) -> str:
@@ -82,15 +84,28 @@ def _beside(folder: Path, experiment: Experiment, results: Results) -> str:
     for measured in varied:
         logs = [read_metrics(folder / "arms" / run) for run in runs[measured.arm]] if measured.arm != "base" else []
         row = [measured.arm, *(_over_runs([_end(log, key) for log in logs]) for key in _LOGGED.values())]
+        row.append(_shift(logs))
         row.append(f"{length[measured.arm] or float('nan'):.1f}")
         row += [f"{np.nanmean(measured.values[name]):.3f}" for name in _MEASURES]
         row.append(_over_runs([_total(log, "num_tokens") / 1e6 for log in logs], 2))
+        row.append(_over_runs([sum(float(r.get("step_time", 0)) for r in log) / 60 for log in logs], 1))
         rows.append(row)
     title = (
         f"Training (mean of the last {LAST} steps, ± sd over seeds), samples (diversity of the first "
-        f"{varied[0].samples} per problem), and millions of tokens drawn per run"
+        f"{varied[0].samples} per problem), and compute per run: millions of prompt and completion tokens, minutes"
     )
-    return _table(title, ["arm", *_LOGGED, "tokens per sample", *_MEASURES, "M tokens"], rows)
+    note = (
+        "dA/abs(A): `sum abs(change) / sum abs(A)` of the arm's methods; where it has several, of each. Minutes: "
+        "rollouts and policy updates (TRL's `step_time`, so not the updates of a critic) on one thread, beside "
+        "whatever else the machine was doing."
+    )
+    header = ["arm", *_LOGGED, "dA/abs(A)", "tokens per sample", *_MEASURES, "M tokens", "minutes"]
+    return f"{_table(title, header, rows)}\n\n{note}"
+
+
+def _shift(logs: Sequence[Sequence[dict[str, Any]]]) -> str:
+    keys = dict.fromkeys(key for log in logs for row in log for key in row if _SHIFT.fullmatch(key))
+    return ", ".join(_over_runs([_end(log, key) for log in logs]) for key in keys)
 
 
 def _texts(folder: Path, name: str, runs: Sequence[str]) -> Any:

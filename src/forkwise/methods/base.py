@@ -52,6 +52,7 @@ class Need(str, Enum):
     SEQUENCE_LOGPROBS = "sequence log-probs"
     GROUPS = "groups"
     CORRECT = "correctness"
+    ADVANTAGES = "the trainer's advantages"  # those of a group, which it changes instead of making its own
     OFF_POLICY = "several updates per rollout"  # with one, old and current policy are the same and it does nothing
 
 
@@ -65,7 +66,7 @@ class Rollout:
         correct: `(N,)` bool, reward above 0: right for rewards of 1/0 and of +1/-1.
         advantages: `(N,)`, those of the engine (GRPO's).
         logprobs: `(N,)`, mean log-probability of the completion's tokens under the policy that drew it, nats per
-            token; None where no method requires it.
+            token; NaN for a completion without tokens (truncated and masked); None where no method requires it.
     """
 
     rewards: Tensor

@@ -106,8 +106,10 @@ class GrpoS(TokenMethod):
 
         groups, mask = given(tokens.groups), tokens.mask
         h = torch.where(mask, wide(given(tokens.old_entropy)), 0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-        alone = torch.ones_like(mask[:, :1])  # completions as texts of one token
-        rewards = gtpo_rewards(h[:, None], alone, groups, given(tokens.correct), self.base, self.bonus)[:, 0]
+        correct, some = given(tokens.correct), mask.any(dim=1)
+        # Completions as texts of one token. One without tokens (truncated and masked) has no entropy to be paid for.
+        shaped = gtpo_rewards(h[:, None], some[:, None], groups, correct, self.base, self.bonus)[:, 0]
+        rewards = torch.where(some, shaped, torch.where(correct, self.base, -self.base).to(shaped))
         advantages = group_advantages(rewards, group_ids=groups, eps=EPS)
         return advantages[:, None].expand_as(tokens.mask).to(tokens.advantages.dtype)
 

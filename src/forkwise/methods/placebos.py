@@ -1,4 +1,4 @@
-"""Placebo arms of the entropy-shaped advantage: as large, and in the same place, but without the entropy's message.
+"""Placebo arms of the entropy-shaped advantage: what is left of it without the message of each token's entropy.
 
 If one of them does as well as the real method, then it was not the entropy. See `docs/methods.md`.
 """
@@ -93,6 +93,8 @@ class PlaceboConstant(TokenMethod):
 @dataclass(frozen=True)
 class PlaceboScaling(TokenMethod):
     """`A (1 + 1/kappa)` where A > 0 and `A (1 - 1/kappa)` where A < 0: the shaped advantage where the cap always binds.
+
+    At least as large as the method's psi at each token, and larger the fewer tokens of the method are at the cap.
 
     Args:
         kappa: as of the entropy-shaped advantage.

@@ -23,7 +23,7 @@ class Qae(RewardMethod):
     """`(r - b) / (std + eps)`, b the smallest reward x of the group with a share of at least `quantile` at or below x.
 
     Args:
-        quantile: in (0, 1). With 1/0 rewards b is 0 where at most 1 - quantile of the group is right, else 1.
+        quantile: in (0, 1]. With 1/0 rewards b is 0 where at most 1 - quantile of the group is right, else 1.
     """
 
     quantile: float = 0.4

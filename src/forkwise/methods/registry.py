@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from forkwise.errors import InputError, nearest
-from forkwise.methods.base import LossMethod, Method, RewardMethod, Scope, SettingsMethod, make
+from forkwise.methods.base import LossMethod, Method, Need, RewardMethod, Scope, SettingsMethod, make
 
 ENTRY_POINTS = "forkwise.methods"
 """Group of entry points by which another package adds methods; each names a subclass of `Method`."""
@@ -152,3 +152,10 @@ def _check_together(methods: Sequence[Method]) -> None:
                 f"The methods '{slots[method.slot]}' and '{method.name}' cannot be combined: both decide the "
                 f"{method.slot}."
             )
+    makers = [m.name for m in methods if m.slot == "advantages" and Need.ADVANTAGES not in m.needs()]
+    presets = [m.name for m in methods if "scale_rewards" in settings_of([m])]
+    if makers and presets:
+        raise InputError(
+            f"The methods '{presets[0]}' and '{makers[0]}' cannot be combined: both decide the advantages. For the "
+            "loss of a preset alone, set loss_type."
+        )

@@ -24,7 +24,7 @@ class Steer(TokenMethod):
     Args:
         weights: `exponential` maps `|W|` to `exp(-k |W|)` in [smallest, 1], k chosen so that the largest `|W|` of the
             update gets `smallest`; `linear` maps 0 to `2 - smallest` and the largest to `smallest`.
-        smallest: in (0, 1).
+        smallest: in (0, 1]; 1 weighs all alike.
     """
 
     weights: Literal["exponential", "linear"] = "exponential"

@@ -30,7 +30,7 @@ class Ucpo(RewardMethod):
     title = "UCPO: Uniform-Correct Policy Optimization"
     paper = "2605.00365"
     formula = "A n_c ((1-tau)/n_c + tau (1/q_i)/sum(1/q)) if right, q = softmax over right answers of mean log pi_old"
-    requires = frozenset({Need.GROUPS, Need.CORRECT, Need.SEQUENCE_LOGPROBS})
+    requires = frozenset({Need.GROUPS, Need.CORRECT, Need.SEQUENCE_LOGPROBS, Need.ADVANTAGES})
 
     def __post_init__(self) -> None:
         check_range(self, "tau", 0, 1)
@@ -42,10 +42,14 @@ class Ucpo(RewardMethod):
 
 
 def ucpo_weights(logprobs: Tensor, groups: Tensor, correct: Tensor, tau: float) -> Tensor:
-    """`w_i n_c`, `(N,)` float64: mean 1 over the right answers of a group, 1 for wrong ones and single right ones."""
+    """`w_i n_c`, `(N,)` float64: mean 1 over the right answers of a group, 1 for wrong ones and single right ones.
+
+    An answer without tokens, whose log-prob is NaN, counts as none.
+    """
     import torch
 
     ids = groups.unique(return_inverse=True)[1]
+    correct = correct & ~logprobs.isnan()
     zero = torch.zeros_like(wide(ids.bincount()))
     count = zero.index_add(0, ids, wide(correct))
     score = torch.where(correct, wide(logprobs), -torch.inf)
