@@ -20,7 +20,7 @@ import numpy as np
 from forkwise.explore.analysis import Settings, explore_run
 from forkwise.explore.lexicon import load_lexicon, load_reflective
 from forkwise.explore.neighbours import Vectors, mean_distances
-from forkwise.explore.rarity import Encoder, load_encoder
+from forkwise.explore.rarity import Encoder, load_encoder, remembering
 from forkwise.explore.traces import load_traces
 
 SPENT: dict[str, float] = {}
@@ -45,15 +45,16 @@ class TimedEncoder:
             return self._encoder.encode(texts)
 
 
-def whole(table: Path, base: Path, limit: int) -> None:
+def whole(table: Path, base: Path, limit: int, dtype: str) -> None:
     with timed("reading, sentences"):
         runs = load_traces(table)
         theirs = [trace for run in load_traces(base, token_data=False) for trace in run.traces]
-    encoder = TimedEncoder(load_encoder())
+    encoder = TimedEncoder(load_encoder(dtype=dtype))
+    kept = remembering(encoder)
     settings = Settings(load_lexicon(), load_reflective(), limit=limit)
     for run in runs:
         with timed("all but reading"):
-            found = explore_run(run, settings, base=theirs, encoder=encoder)
+            found = explore_run(run, settings, base=theirs, encoder=kept)
         rare = found.rarity
         assert rare is not None
         print(
@@ -75,12 +76,13 @@ def main() -> None:
     parser.add_argument("table", nargs="?", type=Path)
     parser.add_argument("--base", type=Path)
     parser.add_argument("--limit", type=int, default=50_000)
+    parser.add_argument("--encoder-dtype", default="auto")
     parser.add_argument("--neighbours", type=int)
     options = parser.parse_args()
     if options.neighbours:
         neighbours(options.neighbours)
     elif options.table and options.base:
-        whole(options.table, options.base, options.limit)
+        whole(options.table, options.base, options.limit, options.encoder_dtype)
     else:
         parser.error("give a table and --base, or --neighbours N")
     for what, seconds in SPENT.items():

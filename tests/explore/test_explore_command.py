@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import subprocess
@@ -11,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from forkwise.cli import app
 from forkwise.errors import InputError
 from forkwise.explore import results
+from forkwise.explore.command import Options, run_explore
 from forkwise.samples import write_shard
 
 FAST = ["--resamples", "100"]
@@ -186,6 +189,13 @@ def test_rarity_against_a_base_with_an_encoder_of_ones_own(tmp_path: Path) -> No
     assert run.rarity.groups[0].sentences == 7  # strictly above the 90 % quantile of 64
     assert [b.name for b in run.behaviours] == ["pivotal", "reflective", "rare"]
     assert "Rare sentences" in done.output
+    assert not any("drawn at random" in note for note in run.notes)
+    options = Options(
+        [tmp_path / "ours"], base=tmp_path / "base", encoder=str(folder), k=2, max_sentences=40, resamples=99
+    )
+    (run,) = run_explore(options, Console(file=io.StringIO())).runs
+    assert (run.rarity.distinct, run.rarity.base_distinct) == (40, 40)
+    assert any("among 40 distinct sentences of a model, drawn at random" in note for note in run.notes)
 
 
 def test_the_embedded_model_scores_its_own_samples_and_sees_its_prompts(tmp_path: Path) -> None:

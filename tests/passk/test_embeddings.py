@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_equals_transformers_with_mean_pooling(folder: Path) -> None:
     texts = ["a b c", "h", "a b c", "d e f g h a b c d e f", "zzz b"]
-    got = embed.SentenceEncoder(folder).encode(texts, batch_size=2)
+    got = embed.SentenceEncoder(folder).encode(texts, batch_tokens=6)
     model = transformers.BertModel.from_pretrained(folder, add_pooling_layer=False).eval()
     ids = {w: i for i, w in enumerate(["[PAD]", "[UNK]", *"abcdefgh"])}
     for row, text in zip(got, texts, strict=True):

@@ -128,6 +128,11 @@ def explore_run(
                 limit=settings.limit,
                 resampling=settings.resampling,
             )
+            if settings.limit in (found.distinct, found.base_distinct):
+                notes.append(
+                    f"Rare sentences were looked for among {settings.limit:,} distinct sentences of a model, drawn at "
+                    "random; occurrences of all others do not count as rare (--max-sentences)."
+                )
         except InputError as error:
             notes.append(str(error))
     behaviours = [

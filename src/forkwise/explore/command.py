@@ -20,7 +20,7 @@ from forkwise.explore.contrast import Resampling
 from forkwise.explore.dependence import CrossLogprobs, read_cross, write_cross
 from forkwise.explore.lexicon import load_lexicon, load_reflective
 from forkwise.explore.output import print_exploration
-from forkwise.explore.rarity import Encoder, load_encoder
+from forkwise.explore.rarity import Encoder, load_encoder, remembering
 from forkwise.explore.results import Checkpoint, Exploration, RunExploration, write
 from forkwise.explore.traces import RunTraces, Source, load_traces
 from forkwise.passk.intervals import check_level
@@ -147,7 +147,7 @@ def _base(options: Options, breaks: Sequence[str], notes: list[str]) -> tuple[li
             f"'{options.base}' holds {len(runs)} runs ({', '.join(run.run for run in runs[:4])}): give a table of the "
             "base model alone."
         )
-    return runs[0].traces, load_encoder(options.encoder, options.encoder_dtype)
+    return runs[0].traces, remembering(load_encoder(options.encoder, options.encoder_dtype))
 
 
 def _scorer(options: Options) -> Scorer | None:

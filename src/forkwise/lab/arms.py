@@ -137,8 +137,8 @@ def recipe(arm: TrainingArm, seed: int, steps: int, folder: Path) -> dict[str, A
 
 def check(arm: TrainingArm, steps: int) -> None:
     """Raises the `InputError` with which `forkwise grpo` or `forkwise ppo` would refuse the arm's configuration."""
+    from forkwise.engines.trl import EntropyShapedGRPOConfig
     from forkwise.training.arguments import parse_run
-    from forkwise.training.grpo import EntropyShapedGRPOConfig
     from forkwise.training.ppo_config import EntropyShapedPPOConfig
 
     config = EntropyShapedPPOConfig if arm.algorithm == "ppo" else EntropyShapedGRPOConfig

@@ -19,6 +19,7 @@ from forkwise.passk import Arm, Comparison, Evaluation, compare, evaluate, k_gri
 from forkwise.passk.length import default_budgets, default_caps
 from forkwise.report.distributions import Distribution, Key, explored_entropies, stored_entropies
 from forkwise.report.selection import list_samples
+from forkwise.report.series import series_panels
 from forkwise.report.sources import BASE, SampleArm, Source
 from forkwise.report.traces import Marker, Traces, pack_traces
 
@@ -50,7 +51,9 @@ class Content:
     def arms(self) -> list[str]:
         """Every name that a chart may show."""
         names = [e.arm for e in self.evaluations] + list(self.training) + list(self.distributions)
-        return list(dict.fromkeys([*names, *(run.run for run in self.explored())]))
+        names += [run.run for run in self.explored()]
+        names += [line.name for panel in series_panels(self.explorations) for line in panel.lines]
+        return list(dict.fromkeys(names))
 
     def explored(self) -> list[RunExploration]:
         """The runs of all explorations."""

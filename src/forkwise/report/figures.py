@@ -14,6 +14,7 @@ from forkwise.explore.results import RunExploration
 from forkwise.passk.figures import COLOURS, comparison_figure, evaluation_figure
 from forkwise.report.content import Content
 from forkwise.report.distributions import Distribution
+from forkwise.report.series import SeriesPanel, series_panels
 from forkwise.report.visible import one_line
 
 FloatArray = npt.NDArray[np.float64]
@@ -168,6 +169,25 @@ def behaviour_figure(runs: Sequence[RunExploration]) -> Figure:
     return figure
 
 
+def series_figure(panels: Sequence[SeriesPanel]) -> Figure:
+    """Figures over training, one point per explored checkpoint."""
+    rows = max(1, -(-len(panels) // 2))
+    figure = Figure(figsize=(10, 2.6 * rows), layout="constrained")
+    axes = list(figure.subplots(rows, 2, squeeze=False).flat)
+    names = list(dict.fromkeys(line.name for panel in panels for line in panel.lines))
+    for axis, panel in zip(axes, panels, strict=False):
+        for line in panel.lines:
+            colour = COLOURS[(names.index(line.name) + 1) % len(COLOURS)]
+            axis.plot(line.steps, line.values, "o-", color=colour, linewidth=2, markersize=4, label=_label(line.name))
+        axis.set_ylim(bottom=0)
+        _finish(axis, "training step", panel.label)
+    for axis in axes[len(panels) :]:
+        axis.remove()
+    if panels:
+        axes[0].legend(frameon=False)
+    return figure
+
+
 def figures(content: Content) -> dict[str, Figure]:
     """Every figure that there is data for, by file name without ending."""
     out: dict[str, Figure] = {}
@@ -184,4 +204,7 @@ def figures(content: Content) -> dict[str, Figure]:
     runs = [run for run in content.explored() if any(b.contrasts for b in run.behaviours)]
     if runs:
         out["behaviours"] = behaviour_figure(runs)
+    over_training = series_panels(content.explorations)
+    if over_training:
+        out["checkpoints"] = series_figure(over_training)
     return out

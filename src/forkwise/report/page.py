@@ -158,7 +158,11 @@ def render(content: Content) -> str:
         "behaviours": behaviour_tables(content),
         "forks": fork_tables(content),
     }
-    has = {name: bool(tables.get(name)) for name in SECTIONS} | {"traces": traces is not None}
+    has = {name: bool(tables.get(name)) for name in SECTIONS} | {
+        "traces": traces is not None,
+        "contrasts": data["behaviours"] is not None,
+        "series": data["series"] is not None,
+    }
     return environment.get_template("page.html").render(
         title=content.title,
         policy=policy(styles, scripts),

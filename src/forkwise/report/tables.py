@@ -181,8 +181,7 @@ def _run_tables(run: RunExploration) -> list[Table]:
                 str(g.sentences),
                 estimate(g.share),
                 f"{g.mean_words:.1f} / {g.rest_mean_words:.1f}",
-                f"{estimate(g.reflective)} / {estimate(g.rest_reflective)}",
-                f"{estimate(g.pivotal)} / {estimate(g.rest_pivotal)}",
+                *map(estimate, (g.reflective, g.rest_reflective, g.pivotal, g.rest_pivotal)),
             ]
             for g in r.groups
         ]
@@ -195,8 +194,10 @@ def _run_tables(run: RunExploration) -> list[Table]:
             "sentences",
             "share",
             "words, rare / rest",
-            "reflective, rare / rest",
-            "pivotal, rare / rest",
+            "reflective: rare",
+            "rest",
+            "pivotal: rare",
+            "rest",
         ]
         tables.append(Table(caption, header, rare))
         farthest = [[str(i), one_line(text, 160)] for i, text in enumerate(r.farthest, 1)]
@@ -208,10 +209,22 @@ def _run_tables(run: RunExploration) -> list[Table]:
     if run.dependence:
         rows = []
         for d in run.dependence:
-            best = "; ".join(f"@{x.k} {estimate(x.accuracy)} (chance {x.chance:.3f})" for x in d.retrieval[:2])
-            said = f"{estimate(d.information)} of {d.ceiling:.2f}" + (", saturated" if d.saturated else "")
-            rows.append([d.method, f"{d.prompts} / {d.responses}", said, p_text(d.p), best])
-        header = ["by", "prompts / responses", "information, nats", "p", "own prompt retrieved"]
+            best = d.retrieval[0] if d.retrieval else None
+            said = estimate(d.information) + (", saturated" if d.saturated else "")
+            rows.append(
+                [
+                    d.method,
+                    f"{d.prompts} / {d.responses:,}",
+                    said,
+                    f"{d.ceiling:.3f}",
+                    p_text(d.p),
+                    "" if best is None else estimate(best.accuracy),
+                    "" if best is None else f"{best.chance:.3f}",
+                    p_text(d.retrieval_p),
+                ]
+            )
+        header = ["by", "prompts / responses", "information, nats", "at most (log N)", "p"]
+        header += ["own prompt fits best", "chance", "p"]
         tables.append(Table(f"{run.run}: do responses depend on their prompts", header, rows))
     return tables
 

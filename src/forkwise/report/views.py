@@ -10,6 +10,7 @@ from forkwise.passk import Comparison, Evaluation, Interval
 from forkwise.passk.length import BUDGET, CAP, MATCHED
 from forkwise.report.content import Content
 from forkwise.report.figures import training_panels
+from forkwise.report.series import series_panels
 
 _POINTS = 500  # logged steps that a training curve keeps
 
@@ -24,6 +25,7 @@ def charts(content: Content) -> dict[str, Any]:
         "training": _training(content) or None,
         "entropy": _entropy(content),
         "behaviours": _behaviours(content),
+        "series": _series(content) or None,
     }
 
 
@@ -165,6 +167,16 @@ def _training(content: Content) -> list[View]:
             lines.append({"arm": series.arm, "x": steps, "mean": _numbers(series.smooth[::every])})
         panels.append({"label": panel.label, "lines": lines})
     return panels
+
+
+def _series(content: Content) -> list[View]:
+    return [
+        {
+            "label": panel.label,
+            "lines": [{"arm": line.name, "x": line.steps, "mean": _numbers(line.values)} for line in panel.lines],
+        }
+        for panel in series_panels(content.explorations)
+    ]
 
 
 def _entropy(content: Content) -> View | None:

@@ -8,7 +8,7 @@ arXiv 1908.10084); sentence-transformers and transformers are not needed.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,19 @@ def model_folder() -> Path:
     except ImportError as error:
         raise InputError(_MISSING) from error
     return Path(get_model_path())
+
+
+def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices of texts of like length (in tokens, not characters: formulas have far more), shortest first; the last of
+    each batch is its longest."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and lengths[i] * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 class SentenceEncoder:
@@ -57,22 +70,33 @@ class SentenceEncoder:
         }
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.enable_truncation(min(MAX_TOKENS, self.config["max_position_embeddings"]))
-        self.tokenizer.enable_padding()
+        self.tokenizer.no_padding()
 
-    def encode(self, texts: Sequence[str], *, batch_size: int = 64) -> npt.NDArray[np.float32]:
-        """Embeddings of `texts`, `(len(texts), d)`, unit rows. Equal texts are encoded once."""
+    def encode(self, texts: Sequence[str], *, batch_tokens: int = 2048) -> npt.NDArray[np.float32]:
+        """Embeddings of `texts`, `(len(texts), d)`, unit rows. Equal texts are encoded once.
+
+        Args:
+            batch_tokens: most tokens in a batch, padding included; a longer text is a batch of its own.
+        """
         import torch
 
-        distinct = sorted(set(texts), key=len)  # texts of like length share a batch, so little is padding
-        rows: dict[str, npt.NDArray[np.float32]] = {}
+        distinct = list(dict.fromkeys(texts))
+        ids = [own for first in range(0, len(distinct), 1024) for own in self._ids(distinct[first : first + 1024])]
+        row_of = {text: i for i, text in enumerate(distinct)}
+        unit = np.empty((len(distinct), self.config["hidden_size"]), dtype=np.float32)
         with torch.inference_mode():
-            for first in range(0, len(distinct), batch_size):
-                batch = distinct[first : first + batch_size]
-                encoded = self.tokenizer.encode_batch(batch)
-                ids = torch.tensor([e.ids for e in encoded])
-                mask = torch.tensor([e.attention_mask for e in encoded])
-                rows |= dict(zip(batch, self._forward(ids, mask).numpy(), strict=True))
-        return np.stack([rows[text] for text in texts])
+            for rows in _batches([len(own) for own in ids], batch_tokens):
+                longest = max(1, len(ids[rows[-1]]))
+                ids_BT = torch.zeros(len(rows), longest, dtype=torch.long)
+                mask_BT = torch.zeros_like(ids_BT)
+                for i, row in enumerate(rows):
+                    ids_BT[i, : len(ids[row])] = torch.from_numpy(ids[row])
+                    mask_BT[i, : len(ids[row])] = 1
+                unit[rows] = self._forward(ids_BT, mask_BT).numpy()
+        return unit[[row_of[text] for text in texts]]
+
+    def _ids(self, texts: list[str]) -> list[npt.NDArray[np.int64]]:
+        return [np.array(encoded.ids, dtype=np.int64) for encoded in self.tokenizer.encode_batch(texts)]
 
     def _linear(self, x: Any, name: str) -> Any:
         import torch.nn.functional as F

@@ -57,13 +57,16 @@
     show();
   }
 
-  if (data.training) {
-    for (const panel of data.training) {
+  for (const [where, panels] of [["charts-training", data.training], ["charts-series", data.series]]) {
+    // Checkpoints are few, and have no intervals: points, and 0 in view, so that a small change looks small.
+    const few = panels === data.series;
+    for (const panel of panels ?? []) {
+      const extra = few ? { points: true, ...(panel.lines.length === 1 ? { dash: [] } : {}) } : {};
       const figure = document.createElement("figure"), host = document.createElement("div");
       host.className = "chart";
       figure.append(host);
-      $("charts-training").append(figure);
-      Charts.draw(host, { title: panel.label, x: "training step", y: "", height: 230, lines: lines(panel.lines) });
+      $(where).append(figure);
+      Charts.draw(host, { title: panel.label, x: "training step", y: "", height: 230, zero: few, lines: lines(panel.lines, extra) });
     }
   }
 
