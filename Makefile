@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: quickstart test test-verl test-slow test-oldest-trl lint bench docs clean
+.PHONY: quickstart test test-verl test-slow test-oldest-transformers lint bench docs clean
 .DEFAULT_GOAL := quickstart
 
 $(BIN)/pip:
@@ -26,6 +26,13 @@ OLDEST_TRL := 1.9.0
 $(VENV)/trl-oldest: $(VENV)/.dev
 	rm -rf $@
 	$(BIN)/pip install --quiet --no-deps --target $@ trl==$(OLDEST_TRL)
+
+# The oldest transformers that we declare, with that TRL, and what it wants in other versions.
+OLDEST_TRANSFORMERS := transformers==4.57.1 tokenizers==0.22.1 huggingface_hub==0.36.2 datasets==4.7.0 httpx==0.28.1 \
+	httpcore==1.0.9 h11==0.16.0 anyio==4.16.0 sniffio==1.3.1
+$(VENV)/transformers-oldest: $(VENV)/.dev
+	rm -rf $@
+	$(BIN)/pip install --quiet --no-deps --target $@ trl==$(OLDEST_TRL) $(OLDEST_TRANSFORMERS)
 
 # verl and the packages that it wants in other versions, laid over the same environment.
 $(VENV)/verl: $(VENV)/.dev constraints-verl.txt
@@ -46,7 +53,10 @@ endif
 test-verl: $(VENV)/verl
 	PYTHONPATH=$(CURDIR)/$(VENV)/verl FORKWISE_EXPECTED_VERL=$(shell sed -n 's/^verl==//p' constraints-verl.txt) $(BIN)/python -m pytest -n 2 --dist loadfile $(wildcard tests/engines/test_verl_*.py) $(ARGS)
 
-test-slow: $(VENV)/.dev
+test-oldest-transformers: $(VENV)/transformers-oldest
+	PYTHONPATH=$(CURDIR)/$< FORKWISE_EXPECTED_TRL=$(OLDEST_TRL) $(BIN)/python -m pytest tests/training/test_resume.py $(ARGS)
+
+test-slow: $(VENV)/.dev test-oldest-transformers
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(VENV)/.dev

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import _init_utils
+from transformers import AutoModelForTokenClassification
 from verl.plugin.platform import PlatformBase, PlatformRegistry, set_platform
 
 GIB = 2**30
@@ -110,5 +112,14 @@ def _init_process_group(backend: str | None = None, **options: Any) -> None:
     _init(backend=None if backend is None else ",".join(dict.fromkeys(backend.split(","))), **options)
 
 
+def _without_flash_attention(*args: Any, **options: Any) -> Any:
+    """verl loads critics with flash attention whatever the configuration says, and that needs a GPU."""
+    return _load_critic(*args, **options | {"attn_implementation": "eager"})
+
+
 _init, torch.distributed.init_process_group = torch.distributed.init_process_group, _init_process_group
+_load_critic = AutoModelForTokenClassification.from_pretrained
+AutoModelForTokenClassification.from_pretrained = _without_flash_attention
+# The first FSDP refuses to send weights from the CPU, which gloo can.
+_init_utils._check_module_states_for_sync_module_states = lambda _: None
 set_platform(CPU())

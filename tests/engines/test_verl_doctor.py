@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from importlib.metadata import EntryPoint, version
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -35,6 +36,10 @@ def test_reports_version_and_modes() -> None:
     assert done.exit_code == 0, done.output
     assert "verl 0.9" in done.output
     assert "entropy_sync, entropy_colocate_async, entropy_separate_async" in done.output
+    assert "Refused with these keys, since they shape nothing: " in done.output
+    assert "fully async, one step off" in done.output
+    page = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
+    assert done.output.strip().split(": ", 1)[1].split("\n", 1)[1] in page  # but for the versions
 
 
 @needs_verl
@@ -68,6 +73,15 @@ def test_says_why_trainers_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer_base, "TRAINER_REGISTRY", {"sync": None})
     monkeypatch.setattr(verl, "registration_errors", [AttributeError("PPOTrainerSync")])
     with pytest.raises(InputError, match=r"entropy_sync.* could not be registered: AttributeError\('PPOTrainerSync'\)"):
+        verl_doctor.report()
+
+
+@needs_verl
+def test_says_that_our_keys_could_be_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    from forkwise.engines import verl
+
+    monkeypatch.setattr(verl, "registration_errors", [AttributeError("compute_advantage")])
+    with pytest.raises(InputError, match=r"ignore the keys without a word: AttributeError\('compute_advantage'\)"):
         verl_doctor.report()
 
 

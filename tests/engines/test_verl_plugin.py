@@ -59,7 +59,7 @@ class TestThePlugin:
         """It would cost every Ray worker seconds."""
         code = (
             "import sys, verl; assert 'forkwise.engines.verl' in sys.modules;"
-            "heavy = 'verl.trainer', 'forkwise.core', 'forkwise.engines.verl_';"
+            "heavy = 'verl.trainer', 'forkwise.core', 'forkwise.engines.verl_trainer', 'forkwise.engines.verl_loss';"
             "print([m for m in sys.modules if m.startswith(heavy)])"
         )
         assert python(code).splitlines()[-1] == "[]"
@@ -105,6 +105,12 @@ class TestConfiguration:
             ([*tiny.SHAPED, "+algorithm.entropy_shaping.kappa=1"], "kappa must be finite and greater than 1, not 1"),
             ([*tiny.SHAPED, "+algorithm.entropy_shaping.entropy=new"], "must be old or current, not 'new'"),
             ([*tiny.SHAPED, "+algorithm.entropy_shaping.kapa=2"], r"kapa does not exist: .*Did you mean 'kappa'"),
+            (
+                [*tiny.SHAPED, "+algorithm.entropy_shaping.method=gtpo"],
+                r"entropy_shaping\.method=gtpo has no effect under",
+            ),
+            ([*tiny.SHAPED, "+algorithm.method=erc"], r"algorithm\.method=erc has no effect under verl"),
+            ([*tiny.SHAPED, "+method=steer"], r"^method=steer has no effect under verl.* forkwise grpo --method"),
             ([*tiny.SHAPED, "algorithm.rollout_correction.bypass_mode=True"], "bypass_mode=True skips the forward"),
             ([*tiny.SHAPED, "distillation.enabled=True"], "distillation.enabled=True replaces the loss"),
             ([*tiny.CURRENT, "distillation.enabled=True"], "distillation.enabled=True replaces the loss"),
@@ -124,16 +130,6 @@ class TestConfiguration:
         bonus = ["actor_rollout_ref.actor.calculate_entropy=False", "actor_rollout_ref.actor.entropy_coeff=0.01"]
         assert read_settings(tiny.config(*tiny.CURRENT, *bonus)).in_loss
         assert not read_settings(tiny.config("+algorithm.entropy_shaping.alpha=0")).in_loss
-
-    def test_with_our_keys_is_refused_by_the_trainers_that_would_ignore_them(self) -> None:
-        config = tiny.config("+algorithm.entropy_shaping.alpha=0.4")
-        with pytest.raises(InputError, match=r"PPOTrainerSync does not shape advantages: set .*entropy_sync"):
-            get_trainer_cls("sync")(config)
-        from verl.trainer.ppo.ray_trainer import RayPPOTrainer
-
-        with pytest.raises(InputError, match="RayPPOTrainer does not shape advantages"):
-            RayPPOTrainer(config, None, {}, None)
-        assert get_trainer_cls("sync")(tiny.config()).trainer_mode == "sync"
 
 
 def recipe(script: str, where: Path, **environment: str) -> tuple[list[str], list[str]]:

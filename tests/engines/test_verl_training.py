@@ -1,15 +1,17 @@
 """Whole training steps of verl's V1 trainer with shaped advantages: real Ray, real TransferQueue, real FSDP workers.
 
-Everything between "trajectories are in the queue" and "the actor has been updated" is verl's: replay buffer, padding of
-the batch, old log-probabilities, advantage stage, mini-batches, loss, optimizer. Not exercised, because it needs a GPU:
-generation (vLLM, SGLang), weight synchronisation, the critic's model (flash attention), several GPUs, Megatron.
+Everything between "trajectories are in the queue" and "actor and critic have been updated" is verl's: replay buffer,
+padding of the batch, old log-probabilities, values, advantage stage, mini-batches, losses, optimizers. Not exercised,
+because it needs a GPU: generation (vLLM, SGLang), weight synchronisation, flash attention, several GPUs, Megatron.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,10 +30,15 @@ import ray
 import tiny_verl as tiny
 import torch
 import transfer_queue as tq
+from ray.util import remove_placement_group
+from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, RayWorkerGroup
-from verl.trainer.ppo.v1 import PPOTrainerSync
+from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync, PPOTrainerSync
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils import tensordict_utils as tu
-from verl.workers.engine_workers import ActorRolloutRefWorker
+from verl.utils.config import omega_conf_to_dataclass
+from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker, TrainingWorkerConfig
+from verl.workers.utils.losses import value_loss
 
 from forkwise.engines.verl_trainer import EntropyShapingMixin
 
@@ -45,40 +52,58 @@ ALPHA = 0.1  # the cap binds at some tokens and not at others
 CONSTANTS = [f"++algorithm.entropy_shaping.alpha={ALPHA}", "actor_rollout_ref.actor.optim.lr=0"]
 
 
-class OnCPU(PPOTrainerSync):
-    """verl's trainer with its own actor worker on a CPU; trajectories are given instead of generated."""
+class Given(PPOTrainer):
+    """verl's trainers with their own workers on a CPU; trajectories are given instead of generated."""
+
+    worker = ActorRolloutRefWorker
+    rounds = 1  # batches of the given trajectories that a step consumes
 
     def _setup(self) -> None:
         self.tokenizer = SimpleNamespace(eos_token_id=1)
         self.reward_loop_manager = SimpleNamespace(reward_loop_worker_handles=[])
         self.global_steps = 1
-        worker = RayClassWithInitArgs(
-            ray.remote(ActorRolloutRefWorker),
+        self.distillation_config = None
+        self.actor_rollout_wg = self._group(
+            self.worker,
             config=self.config.actor_rollout_ref,
             distillation_config=self.config.distillation,
             role="actor",
         )
-        pool = RayResourcePool([1], use_gpu=False, max_colocate_count=1)
-        self.actor_rollout_wg = RayWorkerGroup(resource_pool=pool, ray_cls_with_init=worker, device_name="cpu")
         self.actor_rollout_wg.init_model()
-        self.distillation_config = None
+        if self.use_critic:
+            config = omega_conf_to_dataclass(self.config.critic)
+            config.engine.infer_max_token_len_per_gpu = config.ppo_infer_max_token_len_per_gpu
+            config.engine.max_token_len_per_gpu = config.ppo_infer_max_token_len_per_gpu
+            settings = TrainingWorkerConfig(
+                model_type="value_model",
+                model_config=config.model,
+                engine_config=config.engine,
+                optimizer_config=config.optim,
+                checkpoint_config=config.checkpoint,
+            )
+            self.critic_wg = self._group(TrainingWorker, config=settings)
+            self.critic_wg.reset()
+            self.critic_wg.set_loss_fn(partial(value_loss, config=config))
 
-    def _compute_values(self, batch: Any, metrics: dict[str, Any]) -> Any:
-        """verl builds critics with flash attention only, so that values are given here."""
-        data = tq.kv_batch_get(keys=batch.keys, partition_id="train", select_fields=["response_mask"])
-        rows = [torch.linspace(-0.5, 0.7, len(row)) for row in data["response_mask"].unbind()]
-        values = torch.nested.as_nested_tensor(rows, layout=torch.jagged)
-        tq.kv_batch_put(keys=batch.keys, partition_id="train", fields=tu.get_tensordict({"values": values}))
-        return batch
+    def _group(self, worker: type, **settings: Any) -> RayWorkerGroup:
+        pool = RayResourcePool([1], use_gpu=False, max_colocate_count=1)
+        with_init = RayClassWithInitArgs(ray.remote(worker), **settings)
+        return RayWorkerGroup(resource_pool=pool, ray_cls_with_init=with_init, device_name="cpu")
 
-    def _update_critic(self, batch: Any, metrics: dict[str, Any]) -> Any:
-        return batch
+    def close(self) -> None:
+        """Ends the workers, and gives back what Ray has reserved for them."""
+        for group in (self.actor_rollout_wg, *([self.critic_wg] if self.use_critic else [])):
+            for worker in group.workers:
+                ray.kill(worker)
+            for reserved in group.resource_pool.get_placement_groups():
+                remove_placement_group(reserved)
 
     def prepare_step(self) -> dict[str, Any]:
+        uids = [f"{uid}{n}" for n in range(self.rounds) for uid in sorted(set(UIDS))]
         tq.kv_batch_put(
-            keys=sorted(set(UIDS)),
+            keys=uids,
             partition_id="train",
-            tags=[{"is_prompt": True, "status": "finished", "global_steps": 1} for _ in set(UIDS)],
+            tags=[{"is_prompt": True, "status": "finished", "global_steps": 1} for _ in uids],
         )
         names = ["prompts", "responses", "input_ids", "position_ids", "response_mask", "loss_mask", "old_log_probs"]
         rows = tiny.microbatch()
@@ -88,12 +113,13 @@ class OnCPU(PPOTrainerSync):
         fields["rm_scores"] = tiny.jagged([[0.0] * (len(m) - 1) + [s] for m, s in zip(tiny.MASK, SCORES, strict=False)])
         fields["rollout_log_probs"] = fields.pop("old_log_probs")
         lengths = [len(p) + len(r) for p, r in zip(tiny.PROMPTS, tiny.RESPONSES, strict=True)]
-        tq.kv_batch_put(
-            keys=[f"{uid}_{i}_0" for i, uid in enumerate(UIDS)],
-            partition_id="train",
-            tags=[{"status": "success", "seq_len": n} for n in lengths[:ROWS]],
-            fields=tu.get_tensordict({**fields, "uid": UIDS}),
-        )
+        for n in range(self.rounds):
+            tq.kv_batch_put(
+                keys=keys(n),
+                partition_id="train",
+                tags=[{"status": "success", "seq_len": length} for length in lengths[:ROWS]],
+                fields=tu.get_tensordict({**fields, "uid": [f"{uid}{n}" for uid in UIDS]}),
+            )
         return {}
 
     def on_sample_end(self) -> None:
@@ -103,8 +129,42 @@ class OnCPU(PPOTrainerSync):
         pass
 
 
+class OnCPU(Given, PPOTrainerSync):
+    pass
+
+
 class Shaped(EntropyShapingMixin, OnCPU):
     mode = "sync"
+
+
+class ShapedColocateAsync(EntropyShapingMixin, Given, PPOTrainerColocateAsync):
+    mode = "colocate_async"
+
+
+class Detached(DetachActorWorker):
+    """On a CPU, moving weights to the CPU copies nothing."""
+
+    @property
+    def copy_handler(self) -> Any:
+        return lambda module: copy.deepcopy(super(Detached, self).copy_handler(module))
+
+
+class ShapedSeparateAsync(EntropyShapingMixin, Given, PPOTrainerSeparateAsync):
+    mode = "separate_async"
+    worker = Detached
+    rounds = 2
+
+    def _setup(self) -> None:
+        self.config.actor_rollout_ref.rollout.checkpoint_engine.backend = "naive"  # the others need GPUs
+        super()._setup()
+
+    def on_sample_begin(self) -> None:
+        pass
+
+
+def keys(n: int = 0) -> list[str]:
+    """The given trajectories of round `n` in the queue."""
+    return [f"{uid}{n}_{i}_0" for i, uid in enumerate(UIDS)]
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +184,9 @@ def cluster(folder: Path) -> Iterator[None]:
     ray.shutdown()
 
 
-def run(folder: Path, *overrides: str) -> tuple[dict[str, Any], dict[str, list[list[float]]]]:
+def run(
+    folder: Path, *overrides: str, trainer_class: type[Given] | None = None
+) -> tuple[dict[str, Any], dict[str, list[list[float]]]]:
     """Metrics of one step, and what it left in the queue, by name and row."""
     config = tiny.on_cpu(
         folder,
@@ -133,21 +195,20 @@ def run(folder: Path, *overrides: str) -> tuple[dict[str, Any], dict[str, list[l
         "actor_rollout_ref.actor.ppo_mini_batch_size=2",
         *overrides,
     )
-    trainer = (Shaped if config.algorithm.get("entropy_shaping") else OnCPU)(config)
+    trainer = (trainer_class or (Shaped if config.algorithm.get("entropy_shaping") else OnCPU))(config)
     trainer._setup()
     metrics: dict[str, Any] = {}
     batch = trainer.step(metrics, {})
-    assert len(batch.keys) == ROWS + 1  # verl has added a row, to fill the mini-batch
-    keys = [f"{uid}_{i}_0" for i, uid in enumerate(UIDS)]
-    names = ["advantages", "returns", *(["values"] if trainer.use_critic else [])]
-    data = tq.kv_batch_get(keys=keys, partition_id="train", select_fields=names)
+    assert len(batch.keys) == (ROWS + 1) * trainer.rounds  # verl has added a row, to fill the mini-batch
+    names = ["advantages", "returns", "entropy", *(["values"] if trainer.use_critic else [])]
+    given = [key for n in range(trainer.rounds) for key in keys(n)]
+    data = tq.kv_batch_get(keys=given, partition_id="train", select_fields=names)
     tq.kv_clear(keys=batch.keys, partition_id="train")
-    for worker in trainer.actor_rollout_wg.workers:
-        ray.kill(worker)
+    trainer.close()
     return metrics, {name: [row.tolist() for row in data[name].unbind()] for name in names}
 
 
-def check(metrics: dict[str, Any], advantages: list[list[float]]) -> list[list[float]]:
+def check(metrics: dict[str, Any], advantages: list[list[float]], *, gradient: bool = True) -> list[list[float]]:
     """That loss, gradient and metrics are those of `advantages` shaped in Python; returns the shaped ones.
 
     In the first update after a rollout the ratio is 1: the loss is minus the mean of A' over the 9 response tokens,
@@ -160,6 +221,9 @@ def check(metrics: dict[str, Any], advantages: list[list[float]]) -> list[list[f
     assert 0.1 < want["shaping/capped_frac"] < 0.9
     assert {name: metrics[name] for name in want} == pytest.approx(want, rel=1e-4)
     assert metrics["actor/pg_loss"] == pytest.approx(-sum(map(sum, shaped)) / 9, rel=1e-4)
+    if not gradient:
+        assert metrics["actor/grad_norm"] > 0
+        return shaped
     for row, mask, prompt, response in zip(shaped, tiny.MASK, tiny.PROMPTS, tiny.RESPONSES, strict=False):
         logits = model(input_ids=torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1] / tiny.TEMPERATURE
         logp = logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None])[:, 0]
@@ -171,6 +235,29 @@ def check(metrics: dict[str, Any], advantages: list[list[float]]) -> list[list[f
 
 def close(rows: list[list[float]]) -> list[Any]:
     return [pytest.approx(row, rel=1e-4, abs=1e-6) for row in rows]
+
+
+def tokens(rows: list[list[float]]) -> list[float]:
+    """The values at the response tokens."""
+    pairs = (zip(row, mask, strict=True) for row, mask in zip(rows, tiny.MASK, strict=False))
+    return [x for row in pairs for x, m in row if m]
+
+
+def critic(folder: Path) -> list[str]:
+    """PPO with a critic in a worker of its own."""
+    return [
+        "algorithm.adv_estimator=gae",
+        f"critic.model.path={folder / 'critic'}",
+        f"critic.model.tokenizer_path={folder / 'critic'}",
+        "critic.model.use_remove_padding=False",
+        "critic.model.enable_gradient_checkpointing=False",
+        "critic.strategy=fsdp2",
+        "critic.fsdp.strategy=fsdp2",
+        "+critic.fsdp.mixed_precision.param_dtype=fp32",
+        "critic.fsdp.use_torch_compile=False",
+        "critic.ppo_micro_batch_size_per_gpu=2",
+        "critic.optim.lr=0",
+    ]
 
 
 @pytest.mark.usefixtures("cluster")
@@ -187,26 +274,68 @@ class TestATrainingStep:
         assert queue["advantages"] == close(PER_TOKEN)  # the queue keeps verl's
         assert not any("totals" in name for name in metrics)
 
-    def test_of_ppo_with_the_values_of_a_critic(self, folder: Path) -> None:
-        metrics, queue = run(folder, "algorithm.adv_estimator=gae", *tiny.SHAPED, *CONSTANTS)
+    @pytest.mark.parametrize("entropy", ["old", "current"])
+    def test_of_ppo_with_its_critic(self, folder: Path, entropy: str) -> None:
+        shaping = tiny.SHAPED if entropy == "old" else tiny.CURRENT
+        metrics, queue = run(folder, *shaping, *CONSTANTS, *critic(folder))
+        values = tiny.values_of(tiny.critic())[:ROWS]
+        assert tokens(queue["values"]) == pytest.approx(tokens(values), rel=1e-4)
         # gamma = lambda = 1: the whole score minus the value, whitened over the response tokens
-        raw = [
-            [(score - v) if m else 0.0 for v, m in zip(values, mask, strict=True)]
-            for score, values, mask in zip(SCORES, queue["values"], tiny.MASK, strict=False)
-        ]
-        tokens = torch.tensor(
-            [a for row, mask in zip(raw, tiny.MASK, strict=False) for a, m in zip(row, mask, strict=True) if m]
-        )
-        mean, std = tokens.mean().item(), tokens.std().item()
+        raw = torch.tensor(tokens([[score - v for v in row] for score, row in zip(SCORES, values, strict=True)]))
+        mean, std = raw.mean().item(), raw.std().item()
         white = [
-            [(a - mean) / std if m else 0.0 for a, m in zip(row, mask, strict=True)]
-            for row, mask in zip(raw, tiny.MASK, strict=False)
+            [(score - v - mean) / std if m else 0.0 for v, m in zip(row, mask, strict=True)]
+            for score, row, mask in zip(SCORES, values, tiny.MASK, strict=False)
         ]
         shaped = check(metrics, white)
-        for row, want, mask in zip(queue["advantages"], shaped, tiny.MASK, strict=False):
-            assert [a * m for a, m in zip(row, mask, strict=True)] == pytest.approx(want, rel=1e-4)
-        for row, mask, score in zip(queue["returns"], tiny.MASK, SCORES, strict=False):  # what the critic learns
-            assert [r for r, m in zip(row, mask, strict=True) if m] == pytest.approx([score] * sum(mask), rel=1e-4)
+        assert tokens(queue["advantages"]) == pytest.approx(tokens(shaped if entropy == "old" else white), rel=1e-4)
+        # What the critic learns stays as it is: the score at each token; its first loss is half the mean square.
+        scores = tokens([[score] * len(mask) for score, mask in zip(SCORES, tiny.MASK, strict=False)])
+        assert tokens(queue["returns"]) == pytest.approx(scores, rel=1e-4)
+        assert metrics["critic/vf_loss"] == pytest.approx((raw**2).mean().item() / 2, rel=1e-4)
+        assert metrics["critic/grad_norm"] > 0
+
+    def test_in_which_only_the_critic_learns(self, folder: Path) -> None:
+        metrics, _ = run(folder, *tiny.SHAPED, *CONSTANTS, *critic(folder), "trainer.critic_warmup=2")
+        assert metrics["critic/vf_loss"] > 0
+        assert "actor/pg_loss" not in metrics
+        assert not any(name.startswith("shaping/") for name in metrics)
+
+    def test_of_the_colocated_asynchronous_mode(self, folder: Path) -> None:
+        mode = "trainer.v1.trainer_mode=entropy_colocate_async"
+        metrics, queue = run(folder, *GRPO, *tiny.SHAPED, mode, *CONSTANTS, trainer_class=ShapedColocateAsync)
+        assert queue["advantages"] == close(check(metrics, PER_TOKEN))
+
+    def test_of_the_separate_asynchronous_mode(self, folder: Path) -> None:
+        """Two updates per step; verl puts the first policy back for the old log-probabilities of the second."""
+        settings = [
+            "trainer.v1.trainer_mode=entropy_separate_async",
+            "trainer.v1.separate_async.parameter_sync_step=2",
+            "data.train_batch_size=4",
+            "actor_rollout_ref.rollout.nnodes=1",
+            "actor_rollout_ref.rollout.checkpoint_engine.backend=nccl",
+            "actor_rollout_ref.actor.optim.lr=1e-2",
+        ]
+        metrics, queue = run(folder, *GRPO, *tiny.SHAPED, *CONSTANTS, *settings, trainer_class=ShapedSeparateAsync)
+        entropy = tiny.exact_entropy(tiny.policy())[:ROWS]
+        shaped = tiny.shaped(PER_TOKEN, entropy, ALPHA, 2.0)
+        assert queue["advantages"] == close([*shaped, *shaped])
+        want = tiny.metrics(PER_TOKEN, entropy, ALPHA, 2.0)  # the means over both are those of each
+        assert {name: metrics[name] for name in want} == pytest.approx(want, rel=1e-4)
+        assert metrics["actor/ppo_kl"] != 0  # the second update began from another policy than the old one
+
+    @pytest.mark.parametrize("fused", [False, True])
+    def test_on_the_first_fsdp(self, folder: Path, fused: bool) -> None:
+        settings = [f"actor_rollout_ref.actor.{key}strategy=fsdp" for key in ("", "fsdp_config.")]
+        if fused:
+            settings += ["actor_rollout_ref.model.use_fused_kernels=True"]
+            settings += ["actor_rollout_ref.model.fused_kernel_options.impl_backend=torch"]
+        check(run(folder, *GRPO, *tiny.CURRENT, *CONSTANTS, *settings)[0], PER_TOKEN)
+
+    def test_of_lora(self, folder: Path) -> None:
+        """Adapters begin at zero: the base model's entropies and loss, another gradient."""
+        lora = ["actor_rollout_ref.model.lora_rank=4", "actor_rollout_ref.model.lora_alpha=8"]
+        check(run(folder, *GRPO, *tiny.CURRENT, *CONSTANTS, *lora)[0], PER_TOKEN, gradient=False)
 
     def test_at_alpha_zero_is_verls_bit_for_bit(self, folder: Path) -> None:
         learning = "actor_rollout_ref.actor.optim.lr=1e-2"
@@ -223,8 +352,8 @@ class TestATrainingStep:
         class NoEntropy(OnCPU):
             def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
                 fields = {name: tiny.microbatch()[name] for name in ("advantages", "response_mask")}
-                keys = [f"c_{i}_0" for i in range(4)]
-                return tq.kv_batch_put(keys=keys, partition_id="train", fields=tu.get_tensordict(fields))
+                rows = [f"c_{i}_0" for i in range(4)]
+                return tq.kv_batch_put(keys=rows, partition_id="train", fields=tu.get_tensordict(fields))
 
         class Drifted(EntropyShapingMixin, NoEntropy):
             pass

@@ -134,6 +134,8 @@ def test_two_processes_learn_what_one_does_from_the_same_batch(tmp_path: Path) -
         "optim": "sgd",
         "learning_rate": 1.0,
         "max_grad_norm": 0.0,
+        "log_behaviours": True,
+        "behaviour_breaks": "wait,hmm,so",
     }
     one, two = tmp_path / "one", tmp_path / "two"
     launch(1, config_file(tmp_path / "1.yaml", **settings, per_device_train_batch_size=8), one)
@@ -154,5 +156,10 @@ def test_two_processes_learn_what_one_does_from_the_same_batch(tmp_path: Path) -
         }
         for key in same:
             assert ours[key] == pytest.approx(theirs[key], rel=1e-5, abs=1e-7), key
-    for key in ("loss", "entropy", "grad_norm", "reward", "shaping/psi_over_adv", "shaping/capped_frac"):
+    behaviours = [key for key in read_metrics(one)[0] if key.startswith("behaviours/")]
+    assert {"behaviours/pivotal_per_response", "behaviours/reflective_share", "behaviours/other_entropy"} <= {
+        *behaviours
+    }
+    moving = ("loss", "entropy", "grad_norm", "reward", "shaping/psi_over_adv", "shaping/capped_frac", *behaviours)
+    for key in moving:
         assert max(map(abs, metrics(two, key))) > 0, key

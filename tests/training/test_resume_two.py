@@ -17,10 +17,11 @@ import pytest
 
 pytest.importorskip("trl")
 
-from test_resume import ENVIRONMENT, config_file, rows, same_runs
+from test_resume import ENVIRONMENT, config_file, same_runs
 
 from forkwise.training.folder import checkpoints, damage, newest_complete_checkpoint
 
+KILLS, STEPS = 8, 16
 TWO = ENVIRONMENT | {"ACCELERATE_USE_CPU": "true"}
 
 
@@ -77,56 +78,65 @@ def finish(path: str, out: Path) -> None:
     assert process.returncode == 0, errors[-2000:]
 
 
-def no_half_checkpoint_is_used(out: Path) -> None:
-    for checkpoint in checkpoints(out):
-        assert damage(checkpoint) in (None, "it was not written to its end")
+def check_checkpoints(out: Path) -> None:
+    """The one that would be used is whole, with the rollouts of both; what is newer was begun and does not count."""
     newest = newest_complete_checkpoint(out) if out.exists() else None
     assert newest is None or {"rollout_0.pt", "rollout_1.pt"} <= {path.name for path in newest.iterdir()}
+    for checkpoint in checkpoints(out):  # the newest first; behind the one that counts some may be half deleted
+        if checkpoint == newest:
+            break
+        assert damage(checkpoint) == "it was not written to its end"
+
+
+def reached(out: Path) -> int:
+    """The step of the newest checkpoint, whole or not."""
+    found = checkpoints(out) if out.exists() else []
+    return int(found[0].name.rpartition("-")[2]) if found else 0
+
+
+def until_killed(process: subprocess.Popen[str], out: Path, draw: random.Random) -> None:
+    """Waits for a random moment: while the run starts, or when it has saved up to four more checkpoints."""
+    ahead = draw.randrange(5)
+    if ahead == 0:
+        with suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=draw.uniform(0, 15))
+        return
+    target = reached(out) + ahead
+    while process.poll() is None and reached(out) < target:
+        time.sleep(0.002)
+    time.sleep(draw.uniform(0, 0.5))  # while that is written, or in the next step
 
 
 @pytest.mark.slow
 def test_killed_at_random_moments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Uniformly over the time that a run takes, in turns both processes, the first and the second."""
-    path = config_file(tmp_path / "c.yaml", per_device_train_batch_size=2, max_steps=40, save_total_limit=2)
-    began = time.monotonic()
-    process = start(path, tmp_path / "whole")
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors[-2000:]
-    lasts = time.monotonic() - began
-    draw, kills, seen, ends = random.Random(0), 0, [], []
-    for n in range(100):
-        out = tmp_path / f"run{n}"
-        killed = True
-        while killed and kills < KILLS:
+    """In turns both processes, the first and the second; a finished run is compared, and a new one begun."""
+    path = config_file(tmp_path / "c.yaml", per_device_train_batch_size=2, max_steps=STEPS, save_total_limit=2)
+    finish(path, tmp_path / "whole")
+    draw, kills, runs, after, ends = random.Random(0), 0, 0, [], []
+    while kills < KILLS:
+        out = tmp_path / f"run{runs}"
+        runs += 1
+        while kills < KILLS and reached(out) < STEPS:
             process = start(path, out, "--resume")
-            with suppress(subprocess.TimeoutExpired):
-                process.communicate(timeout=draw.uniform(0, lasts))
-            killed = process.poll() is None
-            if killed:
-                which = kills % 3
-                if which and len(workers(process)) == 2:
-                    ends.append(kill_one(process, which - 1))
-                else:
-                    kill_all(process)
-                kills += 1
+            until_killed(process, out, draw)
+            if process.poll() is not None:
+                assert process.returncode == 0, process.communicate()[1][-2000:]
+                break
+            after.append(reached(out))
+            if kills % 3 and len(workers(process)) == 2:
+                ends.append(kill_one(process, kills % 3 - 1))
             else:
-                assert process.returncode == 0
-            seen.append(max([row["step"] for row in rows(out)], default=0))
-            no_half_checkpoint_is_used(out)
-        if killed:
+                kill_all(process)
+            kills += 1
+            check_checkpoints(out)
+        if not (out / "complete").exists():
             finish(path, out)
         same_runs(out, tmp_path / "whole")
-        if kills >= KILLS:
-            break
-    assert kills == KILLS
     with capsys.disabled():
         print(
-            f"\n{KILLS} kills in {n + 1} runs of {lasts:.0f} s on two processes, after steps {seen}; {len(ends)} of one "
-            f"of them, and all had ended within {max(ends):.0f} s"
+            f"\n{kills} kills in {runs} runs of {STEPS} steps on two processes, at steps {after}; {len(ends)} of one "
+            f"of them, after which all had ended within {max(ends):.0f} s"
         )
-
-
-KILLS = 12
 
 
 @pytest.mark.slow
@@ -151,6 +161,5 @@ def test_without_a_launcher_the_other_process_ends_too(tmp_path: Path, which: in
     processes[which].communicate(timeout=60)
     _, errors = processes[1 - which].communicate(timeout=120)
     assert processes[1 - which].returncode not in (0, None), errors[-2000:]
-    print(errors[-3000:])
-    no_half_checkpoint_is_used(out)
+    check_checkpoints(out)
     assert newest_complete_checkpoint(out) is not None

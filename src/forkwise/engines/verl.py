@@ -23,6 +23,7 @@ from forkwise.engines.verl_settings import MODES
 
 __all__ = ["MODES", "registration_errors"]
 
+_CHECKS = "verl.utils"
 _TRAINERS = "verl.trainer.ppo.v1"
 _ADVANTAGES = "verl.trainer.ppo.ray_trainer"  # of all trainers; and the old trainer itself
 
@@ -43,7 +44,12 @@ def _register() -> None:
     _noted(lambda: importlib.import_module("forkwise.engines.verl_trainer"))
 
 
-def _guard() -> None:
+def _guard_checks() -> None:
+    package = sys.modules[_CHECKS]
+    _noted(lambda: guard_config(package.config, package))
+
+
+def _guard_trainers() -> None:
     module = sys.modules[_ADVANTAGES]
     _noted(lambda: guard_advantages(module))
     _noted(lambda: guard_trainer(module.RayPPOTrainer))
@@ -84,8 +90,7 @@ class _Loader(importlib.abc.Loader):
         self.then()
 
 
-_noted(lambda: guard_config(sys.modules["verl.utils.config"], sys.modules["verl.utils"]))
-for _name, _then in ((_TRAINERS, _register), (_ADVANTAGES, _guard)):
+for _name, _then in ((_CHECKS, _guard_checks), (_TRAINERS, _register), (_ADVANTAGES, _guard_trainers)):
     if _name in sys.modules:
         _then()
     else:

@@ -36,6 +36,10 @@ def report() -> str:
             f"Trainer modes: {', '.join(MODES)}.",
             "Use: trainer.v1.trainer_mode=entropy_sync +algorithm.entropy_shaping.alpha=0.4 "
             "+algorithm.entropy_shaping.kappa=2.0",
+            "Refused with these keys, since they shape nothing: verl's own modes, trainer.use_v1=False, "
+            "verl.experimental (fully async, one step off), trainers derived from verl's or using its "
+            "compute_advantage.",
+            "Not noticed: trainers that compute advantages by themselves. Methods other than this one run on TRL only.",
         ]
     )
 
@@ -83,6 +87,11 @@ def _check_trainers(found: str) -> None:
     if missing:
         raise InputError(
             f"verl {found} loaded the plugin, but {', '.join(missing)} could not be registered: "
+            f"{verl.registration_errors[0]!r}; install verl 0.9 or 0.10."
+        )
+    if verl.registration_errors:
+        raise InputError(
+            f"verl {found} has the trainer modes, but trainers that do not shape would ignore the keys without a word: "
             f"{verl.registration_errors[0]!r}; install verl 0.9 or 0.10."
         )
 

@@ -30,8 +30,8 @@ def asks_for_shaping(algorithm: Any) -> bool:
 def _ignored(who: str) -> InputError:
     return InputError(
         f"algorithm.entropy_shaping is set, but {who} does not shape advantages: start python -m "
-        f"verl.trainer.main_ppo with trainer.v1.trainer_mode set to one of {', '.join(MODES)} (and trainer.use_v1=True), "
-        "or remove the keys."
+        f"verl.trainer.main_ppo with trainer.v1.trainer_mode set to one of {', '.join(MODES)} (and "
+        "trainer.use_v1=True), or remove the keys."
     )
 
 
@@ -64,7 +64,7 @@ def guard_trainer(trainer: Any, shaping: type | tuple[()] = ()) -> None:
     trainer.__init__ = _checked(trainer.__init__, shaping)
     inherited = vars(trainer).get("__init_subclass__")
 
-    def guard_derived(cls: Any, **kwargs: Any) -> None:
+    def guard_derived(cls: Any, /, **kwargs: Any) -> None:
         if inherited is not None:
             inherited.__func__(cls, **kwargs)
         else:

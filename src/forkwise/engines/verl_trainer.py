@@ -49,7 +49,7 @@ class EntropyShapingMixin(_Trainer):
     mode = "sync"
     """The mode of verl that this trainer extends: verl reads the settings of a mode by its name."""
 
-    _shaped = False  # whether the advantages in the queue are shaped
+    _shaped: Tensor | None = None  # totals of the advantages in the queue that are shaped and not yet learned from
     _totals: Tensor | None = None  # of the step
     _warned_of_cap = False
 
@@ -77,17 +77,18 @@ class EntropyShapingMixin(_Trainer):
                 raise _not_shaped(f"TransferQueue holds no {field!r} after the advantage stage")
         fields = (data[field] for field in _FIELDS)
         shaped, stats = shape_jagged(*fields, alpha=self.shaping.alpha, kappa=self.shaping.kappa)
-        self._count(stats.totals)
-        self._shaped = True
+        self._shaped = stats.totals
         output = TensorDict({"advantages": shaped}, batch_size=len(batch))
         return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=output)
 
     def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
-        if self.shaping.at_advantages and not self._shaped:
-            raise _not_shaped(
-                "the advantage stage of this batch bypassed the mixin; a method overridden without super()?"
-            )
-        self._shaped = False
+        if self.shaping.at_advantages:
+            if self._shaped is None:
+                raise _not_shaped(
+                    "the advantage stage of this batch bypassed the mixin; a method overridden without super()?"
+                )
+            self._count(self._shaped)
+            self._shaped = None
         batch = super()._update_actor(batch, metrics)
         if self.shaping.in_loss:
             totals = [metrics.pop(f"actor/{PREFIX}{name}", None) for name in TOTALS]
@@ -98,7 +99,7 @@ class EntropyShapingMixin(_Trainer):
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, Any]) -> Any:
         """verl's step: sample, advantages, updates; with the shaping metrics."""
-        self._totals = None
+        self._totals = self._shaped = None
         batch = super().step(metrics, timing_raw)
         if self._totals is not None:
             stats = ShapingStats.from_totals(self._totals).as_dict()

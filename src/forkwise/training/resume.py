@@ -39,6 +39,8 @@ class ExactResumeMixin(_Trainer):
 
     _train_sampler: Any = None
     _unlogged: dict[str, Any] | None = None  # of the checkpoint, until the training loop has reset its own
+    _running_loss: Any = None  # under transformers 4: the sum since the last log
+    _loss_before: Any = None  # likewise, what of it was trained before the kill
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial))
@@ -76,7 +78,7 @@ class ExactResumeMixin(_Trainer):
                 "metrics": {name: list(values) for name, values in self._metrics["train"].items()},
                 "shaping": getattr(self, "_shaping_totals", None),
                 "methods": getattr(self, "_method_totals", {}),
-                "loss": getattr(self, "_tr_loss", None),
+                "loss": getattr(self, "_tr_loss", self._running_loss),
                 "since": getattr(self, "_globalstep_last_logged", None),
             },
         }
@@ -112,16 +114,23 @@ class ExactResumeMixin(_Trainer):
             for _ in range(int(rollout["epoch"])):
                 next(iter(self._train_sampler), None)  # TRL's sampler draws each epoch's order from one stream
 
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # Resumed from its last checkpoint, a run would train one step too many before it looks at max_steps.
-        if self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
-        else:
-            super()._run_epoch(*args, **kwargs)
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's batches of an update; none for a run that is resumed at its end.
+
+        It would train one step too many before it looks at `max_steps`.
+        """
+        if self.state.global_step < self.state.max_steps:
+            return super().get_batch_samples(*args, **kwargs)
+        self._take_up_unlogged()
+        self.control.should_training_stop = True
+        return [], None
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         # Called once more before the first batch, when the training loop has set its counters to zero.
         super()._load_rng_state(checkpoint)
+        self._take_up_unlogged()
+
+    def _take_up_unlogged(self) -> None:
         unlogged, self._unlogged = self._unlogged, None
         if unlogged is None:
             return
@@ -130,9 +139,21 @@ class ExactResumeMixin(_Trainer):
             self._shaping_totals: Any = unlogged["shaping"].to(self.accelerator.device)
         if unlogged["methods"]:
             self._method_totals: Any = send_to_device(unlogged["methods"], self.accelerator.device)
-        if unlogged["loss"] is not None and hasattr(self, "_tr_loss"):
-            self._tr_loss = unlogged["loss"].to(self.accelerator.device)
+        if unlogged["loss"] is not None:
+            loss = unlogged["loss"].to(self.accelerator.device)
+            if hasattr(self, "_tr_loss"):
+                self._tr_loss = loss
+            else:
+                self._loss_before = loss
             self._globalstep_last_logged = unlogged["since"]
+
+    def _maybe_log_save_evaluate(self, tr_loss: Any, *args: Any, **kwargs: Any) -> None:
+        if not hasattr(self, "_tr_loss"):  # transformers 4 has it in a local variable of the training loop only
+            if self._loss_before is not None:
+                tr_loss += self._loss_before
+                self._loss_before = None
+            self._running_loss = tr_loss
+        super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)
 
     def _rollout_file(self) -> str:
         return f"rollout_{self.accelerator.process_index}.pt"
