@@ -65,6 +65,22 @@ def test_a_sampled_token_added_to_the_list_does_not_cap_the_tail() -> None:
     assert bounds.low[1] == pytest.approx(entropy(np.array([0.6, 0.2, 0.01, 0.19])), abs=1e-12)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.floats(0.05, 2.0), st.integers(1, 30))
+def test_bounds_hold_where_a_server_adds_sampled_tokens_to_most_lists(seed: int, k: int, flat: float, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    top, sampled, exact = [], [], []
+    for p in rng.dirichlet(np.full(12, flat), size=n):
+        p = np.maximum(p, 1e-9) / np.maximum(p, 1e-9).sum()
+        best, drawn = np.argsort(-p)[:k].tolist(), int(rng.choice(12, p=p))
+        top.append(np.log(p[best if drawn in best else [*best, drawn]]).tolist())
+        sampled.append(math.log(p[drawn]))
+        exact.append(entropy(p))
+    bounds = entropy_bounds(top, 12, sampled)  # none is called truncated
+    assert (bounds.low <= np.array(exact) + 1e-9).all()
+    assert (bounds.high >= np.array(exact) - 1e-9).all()
+
+
 @pytest.mark.parametrize(
     ("top", "sampled", "message"),
     [

@@ -23,6 +23,7 @@ def found(text: str) -> list[str]:
         "Nowadays buttons yetis",
         "the first term",  # not_after
         "so far, so that",  # not_before
+        "fırst ſo İmplies",  # letters that a match without case takes for i and s
     ],
 )
 def test_no_word_is_found_inside_another(text: str) -> None:

@@ -1,7 +1,8 @@
-"""The shipped accelerate configurations: read and composed by accelerate itself, and FSDP2 run on two CPU processes."""
+"""The shipped accelerate configurations: composed by accelerate; FSDP2 and DeepSpeed run on two CPU processes."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -31,7 +32,8 @@ ENVIRONMENT |= {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
     "PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}",
-    "ACCELERATE_USE_CPU": "true",
+    "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
+    "CUDA_VISIBLE_DEVICES": "",
 }
 CLOCK = ("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss")
 
@@ -95,7 +97,10 @@ COMMON: dict[str, Any] = {
     "train_problems": 8,
     "num_generations": 2,
     "per_device_train_batch_size": 4,
+    # Updates 1 and 2 learn from all of the first rollout, 3 and 4 from all of the second.
     "steps_per_generation": 2,
+    "gradient_accumulation_steps": 2,
+    "num_iterations": 2,
     "max_completion_length": 16,
     "optim": "sgd",  # Adam's first step is the sign of the gradient, which rounding may flip where it is near 0
     "learning_rate": 0.1,
@@ -106,62 +111,95 @@ COMMON: dict[str, Any] = {
     "reward": ["row_noise:letters"],
     "top_k": 1,
     "report_to": "none",
-    "use_cpu": True,
     "bf16": False,
     "gradient_checkpointing": False,
     "disable_tqdm": True,
 }
 
 
+PPO: dict[str, Any] = {"critic_warmup_steps": 1, "critic_learning_rate": 0.1, "critic_epochs": 2}
+LORA: dict[str, Any] = {"use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.0}
+
+deepspeed = pytest.mark.skipif(
+    not (importlib.util.find_spec("deepspeed") and shutil.which("g++")),
+    reason="deepspeed is not installed, or there is no g++ for its communication on CPUs",
+)
+KINDS = ["fsdp2", *(pytest.param(f"deepspeed_zero{stage}", marks=deepspeed) for stage in (2, 3))]
+
+
+def start(command: list[str], **environment: str) -> None:
+    line = [sys.executable, *command]
+    result = subprocess.run(
+        line, capture_output=True, text=True, env={**ENVIRONMENT, **environment}, timeout=900, check=False
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
 def launch(command: str, kind: str, path: Path, out: Path, *flags: str) -> None:
     """Two processes, by `accelerate launch` with the shipped configuration."""
-    accelerate = shutil.which("accelerate", path=str(Path(sys.executable).parent))
-    assert accelerate, "accelerate is part of the train extra"
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{kind}.yaml")]
     fixed = ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0", "--dynamo_backend", "no"]
-    script = [str(HERE / "fsdp2_on_cpu.py"), command, "--config", str(path), "--output_dir", str(out), *flags]
-    line = [accelerate, "launch", "--config_file", str(CONFIGS / f"{kind}.yaml"), *fixed, *script]
-    result = subprocess.run(line, capture_output=True, text=True, env=ENVIRONMENT, timeout=600, check=False)
-    assert result.returncode == 0, result.stderr[-3000:]
+    settings = [command, "--config", str(path), "--output_dir", str(out), *flags]
+    if kind.startswith("deepspeed"):  # accelerate turns it off where it is told to use CPUs
+        start([*launcher, *fixed, str(HERE / "deepspeed_on_cpu.py"), *settings], DS_ACCELERATOR="cpu")
+    else:
+        script = str(HERE / "fsdp2_on_cpu.py")
+        start([*launcher, *fixed, script, *settings, "--use_cpu", "true"], ACCELERATE_USE_CPU="true")
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if k not in CLOCK} for row in read_metrics(folder)]
 
 
-def check_fsdp2(tmp_path: Path, command: str, **settings: object) -> Path:
-    """Sharded runs equal whole ones, and resume exactly; the model at the end is whole."""
+def check_sharded(tmp_path: Path, command: str, kind: str, **settings: object) -> None:
+    """A sharded run equals that of one process, resumes exactly within a rollout, and leaves whole models."""
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump({**COMMON, **settings}))
-    for kind in ("fsdp2", "ddp"):
-        launch(command, kind, path, tmp_path / kind)
-    sharded, whole = tmp_path / "fsdp2", tmp_path / "ddp"
-    assert (sharded / "checkpoint-4" / "optimizer_0").is_dir()
-    assert not (sharded / "checkpoint-4" / "model.safetensors").exists()
-    for ours, theirs in zip(metrics(sharded), metrics(whole), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
-    a, b = (load_file(folder / "model.safetensors") for folder in (sharded, whole))
-    for name, tensor in b.items():
-        torch.testing.assert_close(a[name], tensor, rtol=0, atol=1e-4)
-    AutoModelForCausalLM.from_pretrained(sharded)
+    sharded, alone = tmp_path / kind, tmp_path / "alone"
+    launch(command, kind, path, sharded)
+    size = ["--per_device_train_batch_size", str(2 * COMMON["per_device_train_batch_size"]), "--use_cpu", "true"]
+    start(["-m", "forkwise", command, "--config", str(path), "--output_dir", str(alone), *size])
 
     before = metrics(sharded)
-    for step in (4, 3):
+    # During warm-up the policy's engine has no gradient norm to tell.
+    untold = {"grad_norm"} if command == "ppo" and kind.startswith("deepspeed") else set()
+    for step, (ours, theirs) in enumerate(zip(before, metrics(alone), strict=True)):
+        expected = {k: v for k, v in theirs.items() if step or k not in untold}
+        assert ours == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    adapter = "use_peft" in settings
+    files = ["adapter_model.safetensors" if adapter else "model.safetensors"]
+    files += ["critic/model.safetensors"] if command == "ppo" else []
+    for file in files:
+        a, b = load_file(sharded / file), load_file(alone / file)
+        for name, tensor in b.items():
+            torch.testing.assert_close(a[name], tensor, rtol=0, atol=1e-4)
+    if not adapter:
+        AutoModelForCausalLM.from_pretrained(sharded)
+    if command == "ppo":
+        AutoModelForTokenClassification.from_pretrained(sharded / "critic")
+
+    for step in (4, 3, 2):
         shutil.rmtree(sharded / f"checkpoint-{step}")
     (sharded / "complete").unlink()
-    launch(command, "fsdp2", path, sharded, "--resume")
+    launch(command, kind, path, sharded, "--resume")
     assert metrics(sharded) == before
     newest = newest_complete_checkpoint(sharded)
     assert newest == sharded / "checkpoint-4"
     assert damage(newest) is None
-    return sharded
+    shards = "optimizer_0" if kind == "fsdp2" else "global_step*"  # DeepSpeed does not count warm-up steps
+    assert any(path.is_dir() for path in newest.glob(shards))  # it was sharded indeed
+    if kind == "fsdp2":
+        assert not (newest / "model.safetensors").exists()
 
 
 @pytest.mark.slow
-def test_grpo_runs_sharded_by_fsdp2(tmp_path: Path) -> None:
-    check_fsdp2(tmp_path, "grpo")
+@pytest.mark.parametrize("kind", KINDS)
+def test_grpo_runs_sharded(tmp_path: Path, kind: str) -> None:
+    check_sharded(tmp_path, "grpo", kind)
 
 
 @pytest.mark.slow
-def test_ppo_runs_sharded_by_fsdp2(tmp_path: Path) -> None:
-    out = check_fsdp2(tmp_path, "ppo", critic_warmup_steps=1, critic_learning_rate=0.1)
-    AutoModelForTokenClassification.from_pretrained(out / "critic")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lora", [{}, LORA], ids=["full", "lora"])
+def test_ppo_runs_sharded(tmp_path: Path, kind: str, lora: dict[str, Any]) -> None:
+    check_sharded(tmp_path, "ppo", kind, **PPO, **lora)

@@ -7,18 +7,20 @@ Pinned here, on the oldest and the newest TRL that we declare:
 * during critic warm-up the policy and its optimizer do not move by one bit;
 * a resumed run logs what the uninterrupted one does, from every step of a rollout, across epochs.
 
-Not exercised: GPUs, vLLM; DeepSpeed and FSDP1 are refused, FSDP2 has test_accelerate.py.
+Not exercised: GPUs, vLLM; FSDP1 is refused, FSDP2 and DeepSpeed have test_accelerate.py.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,12 +29,16 @@ pytest.importorskip("trl")
 
 import tiny_ppo as ppo
 import torch
+from accelerate.utils import DistributedType
 from peft import LoraConfig
 from tiny_ppo import make, relative, rollout, tiny
 from transformers import AutoModelForTokenClassification
 
 from forkwise.engines.trl import EntropyShapingMixin
 from forkwise.errors import InputError
+from forkwise.training import critic_engine
+from forkwise.training import ppo as module
+from forkwise.training.critic import load_weights
 from forkwise.training.ppo import EntropyShapedPPOConfig, EntropyShapedPPOTrainer
 
 LORA = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], lora_dropout=0.0)
@@ -105,6 +111,17 @@ class TestCredit:
             after = trainer.critic(prompt_and_completion[0], prompt_and_completion[1]).logits[:, -1, 0]
         want = torch.where(cut, after, rewards) if handling == "bootstrap" else rewards
         torch.testing.assert_close(returns[:, 0], want, rtol=1e-4, atol=1e-5)
+
+    def test_truncated_is_what_trl_calls_so(self, tmp_path: Path) -> None:
+        trainer = make(tmp_path, max_completion_length=2)
+        head = trainer.model.lm_head.weight.data
+        head[[tiny.PAD, tiny.EOS]] = head[3].clone()  # a frequent one: a policy may choose the padding token
+        batch = rollout(trainer, prompts=16)
+        cut, length = trainer._truncated(batch)
+        final = batch["completion_ids"].gather(1, length[:, None] - 1)[:, 0]
+        assert {tiny.PAD, tiny.EOS} <= set(final.tolist())
+        assert torch.equal(cut, (final != tiny.PAD) & (final != tiny.EOS))
+        assert trainer._metrics["train"]["completions/clipped_ratio"] == [pytest.approx(cut.float().mean().item())]
 
     def test_the_reward_is_paid_at_the_last_token_that_the_policy_chose(self, tmp_path: Path) -> None:
         trainer = make(tmp_path, gamma=0.5)
@@ -277,6 +294,23 @@ class TestCritic:
         for p in trainer.model.parameters():
             if p.data_ptr() in frozen:
                 assert torch.equal(p, frozen[p.data_ptr()])
+
+    def test_values_at_padding_are_nobodys_business(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def spoilt(critic: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+            values = values_of(critic, batch)
+            return values.masked_fill(torch.nn.functional.pad(batch["completion_mask"], (0, 1)) == 0, math.nan)
+
+        values_of = module.token_values
+        moved = []
+        for function in (values_of, spoilt):
+            monkeypatch.setattr(module, "token_values", function)
+            trainer = make(tmp_path, max_steps=1)
+            start = ppo.flat(trainer.critic)
+            trainer.train()
+            assert trainer._micro_batch_seen is None
+            moved.append(ppo.flat(trainer.critic) - start)
+        assert moved[0].any()
+        assert torch.equal(*moved)
 
     def test_a_saved_critic_starts_another_run(self, tmp_path: Path) -> None:
         first = make(tmp_path / "a", max_steps=2, critic_learning_rate=0.05)
@@ -557,6 +591,26 @@ class TestMistakes:
         with pytest.raises(InputError, match=message):
             make(tmp_path, reward=mine_later if later else mine, max_steps=1).train()
 
+    def test_rewards_are_named_as_trl_names_them(self, tmp_path: Path) -> None:
+        def scaled(completion_ids: list[list[int]], factor: float, **_: Any) -> list[float]:
+            return [factor * value for value in tiny.reward(completion_ids)]
+
+        class Lengths:
+            def __call__(self, completion_ids: list[list[int]], **_: Any) -> list[float]:
+                return [float(len(ids)) for ids in completion_ids]
+
+        class Later:
+            async def __call__(self, completion_ids: list[list[int]], **_: Any) -> list[float]:
+                return [1.0] * len(completion_ids)
+
+        twice = functools.partial(functools.partial(scaled), factor=2.0)
+        trainer = make(tmp_path, reward=[tiny.reward, twice, Lengths(), Later()])
+        assert trainer.reward_func_names == ["reward", "scaled", "Lengths", "Later"]
+        rollout(trainer)
+        logged = trainer._metrics["train"]
+        assert logged["rewards/scaled/mean"] == pytest.approx([2 * x for x in logged["rewards/reward/mean"]])
+        assert logged["rewards/Later/mean"] == [1.0]
+
     @pytest.mark.parametrize("schedule", ["warmup_stable_decay", "cosine_with_min_lr"])
     def test_a_schedule_that_needs_more_is_one_sentence(self, tmp_path: Path, schedule: str) -> None:
         with pytest.raises(InputError, match=f"The critic's schedule '{schedule}' needs settings"):
@@ -572,19 +626,58 @@ class TestMistakes:
         with pytest.warns(UserWarning, match="covers all 1 steps of this run"):
             make(tmp_path, max_steps=1).train()
 
-    def test_sharded_training_is_refused(self, tmp_path: Path) -> None:
-        class Sharded(EntropyShapedPPOTrainer):
-            def create_accelerator_and_postprocess(self) -> None:
-                super().create_accelerator_and_postprocess()
-                self.is_fsdp_enabled = True  # as an FSDP1 plugin makes it, which needs GPUs
+    @pytest.mark.parametrize(
+        ("kind", "config", "shares_base", "message"),
+        [
+            (DistributedType.FSDP, {}, False, "FSDP1 is not prepared for"),
+            (DistributedType.DEEPSPEED, {}, True, "FSDP2 or DeepSpeed would shard twice"),
+            (
+                DistributedType.DEEPSPEED,
+                {"optimizer": {}, "scheduler": {}},
+                False,
+                "has optimizer and scheduler of its",
+            ),
+            (DistributedType.DEEPSPEED, {}, False, "saved only with zero3_save_16bit_model: true"),
+        ],
+    )
+    def test_sharding_that_cannot_hold_two_models(
+        self, kind: DistributedType, config: dict[str, Any], shares_base: bool, message: str
+    ) -> None:
+        plugin = SimpleNamespace(deepspeed_config=config, zero_stage=3, zero3_save_16bit_model=False)
+        state = SimpleNamespace(deepspeed_plugin=plugin)
+        accelerator: Any = SimpleNamespace(distributed_type=kind, is_fsdp2=False, state=state)
+        with pytest.raises(InputError, match=message):
+            critic_engine.check(accelerator, shares_base=shares_base)
 
-        with pytest.raises(InputError, match="DeepSpeed and FSDP1 are not prepared for"):
-            make(tmp_path, cls=Sharded)
+    def test_an_adapter_is_no_value_model(self, tmp_path: Path) -> None:
+        trainer = make(tmp_path, lora=LORA, critic_shares_base=True)
+        trainer.create_optimizer_and_scheduler(num_training_steps=20)
+        trainer.save_model(str(tmp_path / "a"))
+        with pytest.raises(InputError, match="is an adapter .* give a whole critic"):
+            make(tmp_path, value_model=str(tmp_path / "a" / "critic"))
+
+    def test_weights_of_another_critic(self, tmp_path: Path) -> None:
+        trainer = make(tmp_path)
+        config = copy.deepcopy(trainer.critic.config)
+        config.hidden_size = 32
+        AutoModelForTokenClassification.from_config(config).save_pretrained(tmp_path / "v")
+        with pytest.raises(InputError, match="holds another critic than this run's") as caught:
+            load_weights(trainer.critic, tmp_path / "v")
+        assert "\n" not in str(caught.value)
 
     def test_a_checkpoint_without_a_critic(self, tmp_path: Path) -> None:
         make(tmp_path, max_steps=1, save_strategy="steps", save_steps=1).train()
         (tmp_path / "checkpoint-1" / "critic_state.pt").unlink()
         with pytest.raises(InputError, match="holds no critic"):
+            make(tmp_path, max_steps=2).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+    def test_a_checkpoint_of_a_sharded_run(self, tmp_path: Path) -> None:
+        make(tmp_path, max_steps=1, save_strategy="steps", save_steps=1).train()
+        file = tmp_path / "checkpoint-1" / "critic_state.pt"
+        state = torch.load(file)
+        del state["optimizer"]  # which a sharded run keeps elsewhere
+        torch.save(state, file)
+        with pytest.raises(InputError, match="one of a sharded run"):
             make(tmp_path, max_steps=2).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
 
     def test_a_plain_grpo_config(self, tmp_path: Path) -> None:

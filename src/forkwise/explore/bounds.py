@@ -24,6 +24,7 @@ ASSUMED_VOCABULARY = 1 << 18
 
 _ROUNDING = 1e-3  # log-probs come rounded, up to some 1e-6 above 0; raw logits are off by units
 _MASS_ROUNDING = 0.01
+_SAME = 1e-6  # a log-prob of the list that is the sampled token's
 _FLOOR = -1000.0  # OpenAI writes -9999 for "very unlikely": no information on the tail
 _COMPLETE = 1e-3  # a list that misses less than this may be shorter than the others: there is hardly anything else
 
@@ -63,7 +64,7 @@ def entropy_bounds(
             f"there are {len(sampled)} tokens but {len(top)} lists of candidates: the lists are truncated"
         )
     lists = [np.sort(np.asarray(c, dtype=np.float64))[::-1] for c in top]
-    usual = int(np.median([c.size for c in lists])) if lists else 0
+    usual, certain = _usual(lists, sampled)
     low, high, missing = np.zeros(len(lists)), np.zeros(len(lists)), np.zeros(len(lists))
     for t, candidates in enumerate(lists):
         own = None if sampled is None else sampled[t]
@@ -72,13 +73,26 @@ def entropy_bounds(
         p = np.exp(told)
         partial = float(-(p * told).sum())
         m = max(0.0, 1.0 - mass)
-        appended = own is not None and told.size > 1 and candidates.size > usual and abs(told[-1] - own) < 1e-6
+        last = own is not None and told.size > 1 and abs(told[-1] - own) < _SAME
+        appended = last and (candidates.size > usual or not certain)
         cap = float(p[-2] if appended else p[-1])
         low[t] = partial + _concentrated(m, cap)
         spread = vocabulary - told.size
         high[t] = max(low[t], partial + (m * math.log(spread / m) if m > 0 and spread > 0 else 0.0))
         missing[t] = m
     return Bounds(low, high, missing, usual)
+
+
+def _usual(lists: Sequence[FloatArray], sampled: Sequence[float | None] | None) -> tuple[int, bool]:
+    """The k of the lists, and whether it is certain: a list that ends with the sampled token may be one longer."""
+    certain = [
+        c.size
+        for c, own in zip(lists, sampled or [None] * len(lists), strict=True)
+        if c.size < 2 or own is None or abs(c[-1] - own) >= _SAME
+    ]
+    if certain:
+        return int(np.median(certain)), True
+    return min((c.size for c in lists), default=0), not lists
 
 
 def _check(candidates: FloatArray, t: int, usual: int, vocabulary: int, own: float | None) -> float:

@@ -57,10 +57,12 @@ class Lexicon:
 
     def matches(self, text: str) -> list[Match]:
         """All matches in `text`, in order, none inside another."""
-        return [
+        found = [
             Match(match.start(), match.end(), " ".join(match[0].lower().split()))
             for match in self._pattern.finditer(text)
         ]
+        # Without regard to case an i also finds the Turkish dotless one, and an s the long one: other letters.
+        return [match for match in found if match.entry in self.groups]
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ def make_critic(
         trust_remote_code: as in transformers.
 
     Raises:
-        InputError: no such model, another tokenizer, several labels, an architecture without token classification.
+        InputError: no such model, another tokenizer, several labels, an architecture without token classification, an
+            adapter in place of a model.
     """
     if shares_base and not hasattr(policy, "peft_config"):
         raise InputError("critic_shares_base=True needs a LoRA policy: add --use_peft, or leave it out.")
@@ -67,7 +68,11 @@ def token_values(critic: nn.Module, batch: dict[str, Any]) -> Tensor:
 
 
 def load_weights(critic: nn.Module, folder: Path) -> None:
-    """Puts the weights that `critic.save_pretrained(folder)` wrote back in place."""
+    """Puts the weights that `critic.save_pretrained(folder)` wrote back in place.
+
+    Raises:
+        InputError: the folder holds another critic, or none.
+    """
     tensors: dict[str, Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         tensors |= load_file(file)
@@ -79,13 +84,22 @@ def load_weights(critic: nn.Module, folder: Path) -> None:
         ]
         if wrong or not tensors:
             raise InputError(f"'{folder}' holds another critic than this run's ({', '.join(wrong[:3]) or 'nothing'}).")
-    else:
+        return
+    try:
         critic.load_state_dict(tensors)
+    except RuntimeError as error:  # of several lines: what is missing, what is too much, what has another shape
+        reason = " ".join(str(error).split()[:40])
+        raise InputError(f"'{folder}' holds another critic than this run's ({reason}).") from error
 
 
 def _loaded(name: str, policy: Any, tokenizer: Any, trust_remote_code: bool) -> Any:
     path = str(EMBEDDED_MODEL) if name == "embedded" else name
     options = {"trust_remote_code": trust_remote_code}
+    if (Path(path) / "adapter_config.json").exists():
+        raise InputError(
+            f"The value model '{name}' is an adapter (critic_shares_base saves one), which is no model of its own: "
+            "give a whole critic, or leave value_model out."
+        )
     try:
         config = AutoConfig.from_pretrained(path, **options)
     except (OSError, ValueError) as error:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import load_fsdp_model, load_fsdp_optimizer, save_fsdp_model, save_fsdp_optimizer
 from torch import Tensor, nn
 from transformers import ProcessorMixin, SchedulerType, get_scheduler
 
@@ -28,6 +27,7 @@ from forkwise.core import clipped_value_loss, explained_variance, gae, whiten
 from forkwise.core.gae import masked_moments
 from forkwise.engines.trl import EntropyShapingMixin
 from forkwise.errors import InputError
+from forkwise.training import critic_engine
 from forkwise.training.arguments import parse_run
 from forkwise.training.critic import load_weights, make_critic, token_values
 from forkwise.training.ppo_config import EntropyShapedPPOConfig
@@ -79,25 +79,18 @@ class EntropyShapedPPOTrainer(RunTrainer):
             functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
             reward_funcs = [_checked(function) for function in functions]
         super().__init__(model, reward_funcs, args, *more, **kwargs)
-        if self.is_deepspeed_enabled or (self.is_fsdp_enabled and not self.accelerator.is_fsdp2):
-            raise InputError(
-                "PPO trains two models, which DeepSpeed and FSDP1 are not prepared for here: launch with FSDP2 "
-                "(examples/accelerate/fsdp2.yaml), or without sharding."
-            )
-        if self.is_fsdp_enabled and args.critic_shares_base:
-            raise InputError(
-                "critic_shares_base=True holds weights that FSDP2 would shard twice; leave one of both out."
-            )
+        critic_engine.check(self.accelerator, shares_base=args.critic_shares_base)
         if isinstance(self.processing_class, ProcessorMixin):
             raise InputError("PPO trains text models; a critic for images is not supported.")
         trust = getattr(args, "trust_remote_code", False)
-        self.critic: nn.Module = make_critic(
-            self.model,
-            self.processing_class,
-            value_model=args.value_model,
-            shares_base=args.critic_shares_base,
-            trust_remote_code=trust,
-        )
+        with critic_engine.whole(self.accelerator, self.model):
+            self.critic: nn.Module = make_critic(
+                self.model,
+                self.processing_class,
+                value_model=args.value_model,
+                shares_base=args.critic_shares_base,
+                trust_remote_code=trust,
+            )
         if args.gradient_checkpointing:
             self._checkpoint_activations()
         self.critic_optimizer: Any = None
@@ -124,7 +117,8 @@ class EntropyShapedPPOTrainer(RunTrainer):
                 stacklevel=2,
             )
         if self.critic_optimizer is None:
-            self.critic, self.critic_optimizer = self.accelerator.prepare(self.critic, self._new_critic_optimizer())
+            made = self._new_critic_optimizer()
+            self.critic, self.critic_optimizer = critic_engine.prepare(self.accelerator, self.critic, made)
         policy_schedule = self.args.lr_scheduler_type
         kind = SchedulerType(self.args.critic_lr_scheduler_type or policy_schedule)
         try:
@@ -211,16 +205,21 @@ class EntropyShapedPPOTrainer(RunTrainer):
         self._show_advantages(batch["advantages"], mask)
 
     def _rollout_values(self, batch: dict[str, Any]) -> Tensor:
-        critic = self.accelerator.unwrap_model(self.critic).eval()
+        self.critic.eval()
+        critic = critic_engine.unwrapped(self.accelerator, self.critic)
         names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
         rows = self.args.per_device_train_batch_size
         parts = [{n: batch[n][i : i + rows] for n in names} for i in range(0, len(batch["completion_ids"]), rows)]
         return torch.cat([token_values(critic, part) for part in parts])
 
     def _truncated(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Which completions end without an end-of-sequence token, and all their lengths; both `(B,)`."""
-        ends = self.model.generation_config.eos_token_id
-        ends = {self.processing_class.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+        """Which completions TRL counts as cut off, and all their lengths; both `(B,)`.
+
+        They end neither in one of the tokens that end a completion (TRL before 1.16 knows the tokenizer's alone) nor in
+        the padding token.
+        """
+        tokenizer = self.processing_class
+        ends = {*getattr(self, "eos_token_ids", [tokenizer.eos_token_id]), tokenizer.pad_token_id} - {None}
         length = batch["completion_mask"].sum(dim=1)
         final = batch["completion_ids"].gather(1, (length - 1).clamp(min=0)[:, None])[:, 0]
         return ~torch.isin(final, torch.tensor(sorted(ends), device=final.device)), length
@@ -244,7 +243,9 @@ class EntropyShapedPPOTrainer(RunTrainer):
         self._micro_batch = None
         # Without a policy loss there is nothing to shape, which the mixin would take for a failure.
         policy_step: Any = super(EntropyShapingMixin, self) if self._only_critic() else super()
-        loss: Tensor = policy_step.training_step(*args, **kwargs)
+        still = critic_engine.policy_stands_still if self._only_critic() else nullcontext
+        with still(self.accelerator):
+            loss: Tensor = policy_step.training_step(*args, **kwargs)
         batch, self._micro_batch = self._micro_batch, None
         if batch is None:
             raise RuntimeError("The loss of this training step bypassed the critic: was `_compute_loss` overridden?")
@@ -279,17 +280,19 @@ class EntropyShapedPPOTrainer(RunTrainer):
             found = [self._critic_backward(batch, last=batch is batches[-1]) for batch in batches]
             norm = self._step_critic()
             if epoch == 0:  # what the critic knew before this update
-                logged["critic/grad_norm"].append(norm)
+                if norm is not None:
+                    logged["critic/grad_norm"].append(norm)
                 for loss, clipped in found:
                     logged["critic/value_loss"].append(loss)
                     logged["critic/value_clip_frac"].append(clipped)
         self.critic_scheduler.step()
+        self._micro_batch_seen = None
 
     def _critic_backward(self, batch: dict[str, Any], *, last: bool) -> tuple[float, float]:
         """Adds a micro-batch's gradient of the value loss; its mean loss and clipped share over all processes."""
         self.critic.train()
         mask = _policy_mask(batch)
-        with nullcontext() if last else self.accelerator.no_sync(self.critic):
+        with nullcontext() if last else critic_engine.accumulating(self.accelerator, self.critic):
             with self.compute_loss_context_manager():
                 values = token_values(self.critic, batch)[:, :-1]
             losses, clipped = clipped_value_loss(
@@ -300,8 +303,9 @@ class EntropyShapedPPOTrainer(RunTrainer):
             tokens = batch["num_items_in_batch"].clamp(min=1) / (self.accelerator.num_processes * updates)
             if self.check_finite:
                 self._micro_batch_seen = batch
-                self.require_finite({"values of the critic": values * mask, "loss of the critic": losses})
-            self.accelerator.backward(losses.sum() / tokens)
+                counted = torch.where(mask.bool(), values, 0)
+                self.require_finite({"values of the critic": counted, "loss of the critic": losses})
+            critic_engine.backward(self.accelerator, self.critic, losses.sum() / tokens, last=last)
         if self.check_finite:
             gradients = ((f"critic.{name}", p.grad) for name, p in self.critic.named_parameters() if p.grad is not None)
             self.require_finite_tensors("gradient", gradients)
@@ -309,26 +313,28 @@ class EntropyShapedPPOTrainer(RunTrainer):
         loss, share = (totals[:2] / totals[2].clamp(min=1)).tolist()
         return loss, share
 
-    def _step_critic(self) -> float:
+    def _step_critic(self) -> float | None:
         """One step of the critic's optimizer; the norm of its gradient."""
-        if all(p.grad is None for p in self.critic.parameters()):
+        kept_by_engine = self.is_deepspeed_enabled  # which has stepped with the last backward pass
+        if not kept_by_engine and all(p.grad is None for p in self.critic.parameters()):
             raise RuntimeError("No gradient reached the critic in this training step.")
-        norm = self.accelerator.clip_grad_norm_(self.critic.parameters(), self.args.max_grad_norm or math.inf)
+        norm = critic_engine.clip(self.accelerator, self.critic, self.args.max_grad_norm or math.inf)
         self.critic_optimizer.step()
         self.critic_optimizer.zero_grad()
-        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        return norm
 
     # --------------------------------------------------------------------------------------------------- checkpoints
 
     def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
         """Saves the policy in `output_dir` and the critic in `output_dir/critic`, both for `from_pretrained`.
 
-        Of sharded models only with FSDP's state-dict type `FULL_STATE_DICT`, the critic as transformers the policy.
+        Under FSDP only with its state-dict type `FULL_STATE_DICT`, the critic as transformers the policy.
         """
         options: dict[str, Any] = {}
-        if sharded := self.is_fsdp_enabled:
-            whole = "FULL_STATE_DICT" in str(self.accelerator.state.fsdp_plugin.state_dict_type)
-            options = {"state_dict": self.accelerator.get_state_dict(self.critic)} if whole else {}
+        if sharded := self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+            gathers = plugin is None or "FULL_STATE_DICT" in str(plugin.state_dict_type)
+            options = {"state_dict": self.accelerator.get_state_dict(self.critic)} if gathers else {}
         if self.args.should_save and (options or not sharded):
             folder = Path(output_dir or self.args.output_dir) / CRITIC
             self.accelerator.unwrap_model(self.critic).save_pretrained(folder, **options)
@@ -340,14 +346,10 @@ class EntropyShapedPPOTrainer(RunTrainer):
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)  # another process may not have come so far
         state = {"scheduler": self.critic_scheduler.state_dict()}
-        if self.is_fsdp_enabled:
-            plugin = self.accelerator.state.fsdp_plugin
-            save_fsdp_model(plugin, self.accelerator, self.critic, output_dir, model_index=1)
-            optimizer = (self.accelerator, self.critic_optimizer, self.critic)
-            save_fsdp_optimizer(plugin, *optimizer, output_dir, optimizer_index=1)
-        elif self.args.should_save:
-            state["optimizer"] = self.critic_optimizer.state_dict()
+        sharded = critic_engine.save_shards(self.accelerator, self.critic, self.critic_optimizer, output_dir)
         if self.args.should_save:
+            if not sharded:
+                state["optimizer"] = self.critic_optimizer.state_dict()
             torch.save(state, folder / CRITIC_STATE)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -358,12 +360,11 @@ class EntropyShapedPPOTrainer(RunTrainer):
         if not (folder / CRITIC_STATE).exists():
             raise InputError(f"The checkpoint '{folder}' holds no critic: it is not one of a PPO run.")
         state = torch.load(folder / CRITIC_STATE, map_location="cpu", weights_only=True)
-        if self.is_fsdp_enabled:
-            plugin = self.accelerator.state.fsdp_plugin
-            load_fsdp_model(plugin, self.accelerator, self.critic, checkpoint, model_index=1)
-            optimizer = (self.accelerator, self.critic_optimizer, self.critic)
-            load_fsdp_optimizer(plugin, *optimizer, checkpoint, optimizer_index=1)
-        else:
+        if not critic_engine.load_shards(self.accelerator, self.critic, self.critic_optimizer, checkpoint):
+            if "optimizer" not in state:
+                raise InputError(
+                    f"The checkpoint '{folder}' is one of a sharded run; resume it sharded in the same way."
+                )
             load_weights(self.accelerator.unwrap_model(self.critic), folder / CRITIC)
             self.critic_optimizer.load_state_dict(state["optimizer"])
         self.critic_scheduler.load_state_dict(state["scheduler"])
@@ -380,20 +381,25 @@ def _checked(reward: Any) -> Any:
     if not callable(reward) or isinstance(reward, nn.Module):
         return reward
     function: Callable[..., Any] = reward
-    name = getattr(function, "__name__", type(function).__name__)
+    inner: Any = function
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    name = getattr(inner, "__name__", type(inner).__name__)  # as TRL names it
 
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+    if inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(type(inner).__call__):
 
-        @functools.wraps(function)
         async def checked_later(*args: Any, **kwargs: Any) -> list[float | None]:
             return _finite(name, await function(*args, **kwargs), len(kwargs["completions"]))
 
-        return checked_later
+        checked: Callable[..., Any] = checked_later
+    else:
 
-    @functools.wraps(function)
-    def checked(*args: Any, **kwargs: Any) -> list[float | None]:
-        return _finite(name, function(*args, **kwargs), len(kwargs["completions"]))
+        def checked_now(*args: Any, **kwargs: Any) -> list[float | None]:
+            return _finite(name, function(*args, **kwargs), len(kwargs["completions"]))
 
+        checked = checked_now
+    checked = functools.update_wrapper(checked, function)
+    checked.__name__ = name  # a partial and an instance of a class have none
     return checked
 
 
