@@ -44,7 +44,7 @@ quickstart: $(VENV)/.train
 
 test: $(VENV)/.dev $(VENV)/trl-oldest
 	$(BIN)/python -m pytest -n 2 $(ARGS)
-	PYTHONPATH=$(CURDIR)/$(VENV)/trl-oldest FORKWISE_EXPECTED_TRL=$(OLDEST_TRL) $(BIN)/python -m pytest -n 2 tests/engines tests/training/test_grpo.py $(ARGS)
+	PYTHONPATH=$(CURDIR)/$(VENV)/trl-oldest FORKWISE_EXPECTED_TRL=$(OLDEST_TRL) $(BIN)/python -m pytest -n 2 tests/engines tests/training/test_grpo.py tests/training/test_ppo.py $(ARGS)
 
 ifeq ($(shell $(PYTHON) -c 'import sys; print((3, 11) <= sys.version_info < (3, 13))'),True)
 test: test-verl
