@@ -427,7 +427,11 @@ def doctor_run(
 
 @app.command()
 def explore(
-    samples: Annotated[list[Path], typer.Argument(help="Samples tables: a Parquet shard or a folder of shards each.")],
+    tables: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="TABLE", help="Samples tables: a Parquet shard or a folder of shards each."),
+    ] = None,
+    samples: Annotated[list[Path] | None, typer.Option(help="The same, named; once for each table.")] = None,
     base: Annotated[Path | None, typer.Option(help="Table of the base model: which sentences are rare.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for explore.json, and for what --model computes.")] = None,
     model: Annotated[str | None, typer.Option(help="Hub id, folder or 'embedded': compute exact entropies.")] = None,
@@ -458,7 +462,7 @@ def explore(
 
         run_explore(
             Options(
-                samples,
+                [*(tables or ()), *(samples or ())],
                 base=base,
                 out=out,
                 model=model,

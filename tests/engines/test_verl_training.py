@@ -57,6 +57,7 @@ class Given(PPOTrainer):
 
     worker = ActorRolloutRefWorker
     rounds = 1  # batches of the given trajectories that a step consumes
+    workers = 1  # that share the actor
 
     def _setup(self) -> None:
         self.tokenizer = SimpleNamespace(eos_token_id=1)
@@ -66,6 +67,7 @@ class Given(PPOTrainer):
         self.actor_rollout_wg = self._group(
             self.worker,
             config=self.config.actor_rollout_ref,
+            workers=self.workers,
             distillation_config=self.config.distillation,
             role="actor",
         )
@@ -85,8 +87,8 @@ class Given(PPOTrainer):
             self.critic_wg.reset()
             self.critic_wg.set_loss_fn(partial(value_loss, config=config))
 
-    def _group(self, worker: type, **settings: Any) -> RayWorkerGroup:
-        pool = RayResourcePool([1], use_gpu=False, max_colocate_count=1)
+    def _group(self, worker: type, workers: int = 1, **settings: Any) -> RayWorkerGroup:
+        pool = RayResourcePool([workers], use_gpu=False, max_colocate_count=1)
         with_init = RayClassWithInitArgs(ray.remote(worker), **settings)
         return RayWorkerGroup(resource_pool=pool, ray_cls_with_init=with_init, device_name="cpu")
 
@@ -135,6 +137,10 @@ class OnCPU(Given, PPOTrainerSync):
 
 class Shaped(EntropyShapingMixin, OnCPU):
     mode = "sync"
+
+
+class ShapedOverTwo(Shaped):
+    workers = 2
 
 
 class ShapedColocateAsync(EntropyShapingMixin, Given, PPOTrainerColocateAsync):
@@ -224,13 +230,17 @@ def check(metrics: dict[str, Any], advantages: list[list[float]], *, gradient: b
     if not gradient:
         assert metrics["actor/grad_norm"] > 0
         return shaped
+    assert metrics["actor/grad_norm"] == pytest.approx(backward(model, shaped), rel=1e-4)
+    return shaped
+
+
+def backward(model: torch.nn.Module, shaped: list[list[float]]) -> float:
+    """Adds the gradient of the first loss after a rollout to the model's; the norm of all."""
     for row, mask, prompt, response in zip(shaped, tiny.MASK, tiny.PROMPTS, tiny.RESPONSES, strict=False):
         logits = model(input_ids=torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1] / tiny.TEMPERATURE
         logp = logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None])[:, 0]
         (-(torch.tensor(row) * torch.tensor(mask) * logp).sum() / 9).backward()
-    norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm().item()
-    assert metrics["actor/grad_norm"] == pytest.approx(norm, rel=1e-4)
-    return shaped
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm().item()
 
 
 def close(rows: list[list[float]]) -> list[Any]:
@@ -273,6 +283,45 @@ class TestATrainingStep:
         check(metrics, PER_TOKEN)
         assert queue["advantages"] == close(PER_TOKEN)  # the queue keeps verl's
         assert not any("totals" in name for name in metrics)
+
+    def test_takes_the_entropy_of_the_policy_under_update(self, folder: Path) -> None:
+        """Two epochs that learn: the second sees the entropies that the first has left."""
+        learning = ["actor_rollout_ref.actor.optim.lr=0.1", "actor_rollout_ref.actor.ppo_epochs=2"]
+        config = tiny.on_cpu(folder, *learning).actor_rollout_ref.actor.optim
+        metrics, _ = run(folder, *GRPO, *tiny.CURRENT, *CONSTANTS, *learning)
+
+        model = tiny.policy()
+        before = tiny.exact_entropy(model)[:ROWS]
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.lr, betas=tuple(config.betas), weight_decay=config.weight_decay
+        )
+        backward(model, tiny.shaped(PER_TOKEN, before, ALPHA, 2.0))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
+        optimizer.step()
+        after = tiny.exact_entropy(model)[:ROWS]
+        first, second = (tiny.metrics(PER_TOKEN, entropy, ALPHA, 2.0) for entropy in (before, after))
+        want = {name: (first[name] + second[name]) / 2 for name in first}  # as many tokens in each
+        assert {name: metrics[name] for name in want} == pytest.approx(want, rel=1e-3)
+        assert want["shaping/psi_over_adv"] < 0.95 * first["shaping/psi_over_adv"]  # else this would show nothing
+
+    @pytest.mark.parametrize("entropy", ["old", "current"])
+    def test_over_two_workers_with_the_memory_settings_of_the_examples(self, folder: Path, entropy: str) -> None:
+        """Two ranks of FSDP2, micro-batches by tokens: sums of unequal parts make the loss and the log.
+
+        The row that verl adds has 128 tokens, and a micro-batch of its own.
+        """
+        settings = [
+            "trainer.n_gpus_per_node=2",
+            "actor_rollout_ref.actor.use_dynamic_bsz=True",
+            "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=128",
+            "actor_rollout_ref.model.enable_gradient_checkpointing=True",
+            "actor_rollout_ref.actor.fsdp_config.param_offload=True",
+            "actor_rollout_ref.actor.fsdp_config.optimizer_offload=True",
+        ]
+        shaping = tiny.SHAPED if entropy == "old" else tiny.CURRENT
+        metrics, queue = run(folder, *GRPO, *shaping, *CONSTANTS, *settings, trainer_class=ShapedOverTwo)
+        shaped = check(metrics, PER_TOKEN)
+        assert queue["advantages"] == close(shaped if entropy == "old" else PER_TOKEN)
 
     @pytest.mark.parametrize("entropy", ["old", "current"])
     def test_of_ppo_with_its_critic(self, folder: Path, entropy: str) -> None:

@@ -70,8 +70,8 @@ def test_a_sampled_token_added_to_the_list_does_not_cap_the_tail() -> None:
 def test_bounds_hold_where_a_server_adds_sampled_tokens_to_most_lists(seed: int, k: int, flat: float, n: int) -> None:
     rng = np.random.default_rng(seed)
     top, sampled, exact = [], [], []
-    for p in rng.dirichlet(np.full(12, flat), size=n):
-        p = np.maximum(p, 1e-9) / np.maximum(p, 1e-9).sum()
+    weights = np.maximum(rng.dirichlet(np.full(12, flat), size=n), 1e-9)
+    for p in weights / weights.sum(axis=1, keepdims=True):
         best, drawn = np.argsort(-p)[:k].tolist(), int(rng.choice(12, p=p))
         top.append(np.log(p[best if drawn in best else [*best, drawn]]).tolist())
         sampled.append(math.log(p[drawn]))

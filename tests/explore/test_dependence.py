@@ -52,13 +52,16 @@ def test_a_collapsed_model_shows_no_information_though_its_entropy_is_high() -> 
     assert strong.information.value <= math.log(12) + 1e-12
 
 
-def test_ties_count_half_in_retrieval() -> None:
-    # All prompts fit equally well: the own one has n - 1 equals, so its rank is (n - 1) / 2.
+def test_ties_count_as_any_order_of_them_in_retrieval() -> None:
+    # All four prompts fit equally well: in a random order the own one is first, or among two, as often as chance.
     cross = CrossLogprobs(np.full((8, 4), -5.0), np.arange(8) % 4)
     found = from_cross(cross, FEW)
-    assert [r.accuracy.value for r in found.retrieval] == [0.0, 1.0]  # rank 1.5: not below 1, below 2
+    assert [r.accuracy.value for r in found.retrieval] == [0.25, 0.5]
     assert [r.chance for r in found.retrieval] == [0.25, 0.5]
     assert found.p > 0.9
+    # One prompt fits better, and the own one as well as one other: never first, second in half of the orders.
+    found = from_cross(CrossLogprobs(np.tile([-5.0, -5.0, -1.0, -9.0], (2, 1)), np.array([0, 1])), FEW)
+    assert [r.accuracy.value for r in found.retrieval] == [0.0, 0.5]
 
 
 def test_text_tells_a_healthy_run_from_a_collapsed_one() -> None:

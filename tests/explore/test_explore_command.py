@@ -88,6 +88,25 @@ def test_planted_pivotal_entropy_is_found_with_interval_null_and_match(table: Pa
     assert "Marked against other units" in done.output
 
 
+def test_high_entropy_is_above_the_quantile_of_all_tokens_at_once(tmp_path: Path) -> None:
+    # 400 traces are more than one batch of the reader. Entropies of later traces are larger, so no part has the
+    # quantile of the whole.
+    entropies = np.arange(400 * 5).reshape(400, 5) / 1000
+    for shard in range(2):
+        rows = [
+            row(f"p{i % 7}", i, "so x is a y", tokens=["so", " x", " is", " a", " y"], entropies=entropies[i].tolist())
+            for i in range(200 * shard, 200 * shard + 200)
+        ]
+        write_shard(tmp_path / "s", str(shard), rows)
+    for quantile in (0.8, 0.9):
+        done = invoke(tmp_path / "s", "--out", tmp_path / str(quantile), "--quantile", quantile, *FAST)
+        assert done.exit_code == 0, done.output
+        entropy = results.read(tmp_path / str(quantile)).runs[0].entropy
+        assert entropy is not None
+        assert entropy.threshold == pytest.approx(quantile * 1.999)
+        assert sum(t.tokens * t.high_share for t in entropy.types) == pytest.approx(2000 * (1 - quantile))
+
+
 def test_the_file_reads_back_equal(table: Path, tmp_path: Path) -> None:
     assert invoke(table, "--out", tmp_path / "out", *FAST).exit_code == 0
     found = results.read(tmp_path / "out")
@@ -323,6 +342,19 @@ def test_options_that_cannot_be(table: Path, options: list[str], message: str) -
 def test_a_base_of_several_runs_is_refused(table: Path, tmp_path: Path) -> None:
     write_shard(tmp_path / "b", "a", [row("p", 0, "x is 3.", run=run) for run in ("one", "two")])
     assert "holds 2 runs (one, two)" in refused(table, "--base", tmp_path / "b")
+
+
+def test_tables_may_be_named_and_there_must_be_one(table: Path, tmp_path: Path) -> None:
+    for name, options in (("a", [table]), ("b", ["--samples", table])):
+        assert invoke(*options, "--out", tmp_path / name, *FAST).exit_code == 0
+    assert (tmp_path / "a" / "explore.json").read_bytes() == (tmp_path / "b" / "explore.json").read_bytes()
+    assert "nothing to explore" in refused()
+
+
+def test_a_cross_matrix_is_of_one_run(tmp_path: Path) -> None:
+    np.savez(tmp_path / "c.npz", logprobs=np.log([[0.9, 0.1], [0.1, 0.9]]), own=np.array([0, 1]))
+    write_shard(tmp_path / "s", "a", [row(p, 0, "x is 3.", run=run) for run in ("one", "two") for p in "pq"])
+    assert "one run, but" in refused(tmp_path / "s", "--cross", tmp_path / "c.npz")
 
 
 def test_model_text_cannot_move_the_cursor(tmp_path: Path) -> None:

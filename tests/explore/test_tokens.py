@@ -12,12 +12,17 @@ from forkwise.explore.tokens import TYPES, fork_tokens, sentence_table, token_ta
 from forkwise.explore.traces import Tokens, Trace
 
 
-def trace(tokens: list[str], entropy: list[float], problem: str = "p", text: str | None = None) -> Trace:
+def trace(
+    tokens: list[str],
+    entropy: list[float],
+    problem: str = "p",
+    text: str | None = None,
+    upper: list[float] | None = None,
+) -> Trace:
     text = "".join(tokens) if text is None else text
-    spans = token_spans(tokens, text)
-    return Trace(
-        "r", problem, 0, None, text, None, None, split_sentences(text), Tokens(tokens, spans, np.array(entropy))
-    )
+    high = None if upper is None else np.array(upper)
+    found = Tokens(tokens, token_spans(tokens, text), np.array(entropy), high)
+    return Trace("r", problem, 0, None, text, None, None, split_sentences(text), found)
 
 
 WORDS = [" So", " the", " rest", "less", " 12", " +", " \\", "frac", ".", " There", "fore", " it", "'s", "\n", "<eos>"]
@@ -57,6 +62,16 @@ def test_a_sentence_s_entropy_is_the_mean_of_its_tokens_with_and_without_the_fir
     assert table.units.value_N.tolist() == pytest.approx([0.75, 0.3])
     assert table.rest_units.value_N.tolist() == pytest.approx([1 / 3, 0.1])
     assert table.index_N.tolist() == [0, 1]
+
+
+def test_upper_bounds_of_a_sentence_are_means_too() -> None:
+    low, high = [2.0, 0.0, 1.0, 0.0, 0.5, 0.1], [2.5, 0.5, 1.0, 0.5, 0.5, 0.7]
+    table = sentence_table([trace(["Wait", ",", " no", ".", " Fine", "."], low, upper=high)], {"p": 0})
+    assert table.units.upper_N is not None
+    assert table.rest_units.upper_N is not None
+    assert table.units.upper_N.tolist() == pytest.approx([4.5 / 4, 0.6])
+    assert table.rest_units.upper_N.tolist() == pytest.approx([2 / 3, 0.7])
+    assert table.rest_units.value_N.tolist() == pytest.approx([1 / 3, 0.1])
 
 
 def test_fork_tokens_are_counted_without_their_blanks() -> None:

@@ -257,8 +257,8 @@ def exploration(samples: str, run: str = "r", **more: Any) -> explored.Explorati
     estimate = explored.Estimate(0.25, 0.125, 0.5)
     null = explored.Null(0.001, -0.05, 0.06, 0.002, 500)
     contrasts = [
-        explored.Contrast(version, strata, 40, 400, 1.0, 9, 0.75, 0.5, estimate, estimate, null)
-        for version, strata in (("raw", ""), ("matched", "same tenth of the trace"))
+        explored.Contrast(version, strata, 40, 400, supported, 9, 0.75, 0.5, estimate, estimate, null)
+        for version, strata, supported in (("raw", "", 1.0), ("matched", "same tenth of the trace", 0.076))
     ]
     histogram = explored.Histogram([0.0, 1.0, 2.0], [30, 10])
     entropy = explored.EntropySummary(
@@ -311,7 +311,7 @@ def test_an_exploration_fills_its_sections_and_marks_rare_sentences(tmp_path: Pa
         "tokens most often above 1.500 nats",
         "a rare sentence",
         "saturated",
-        "minus matched others +0.250 [+0.125, +0.500]",
+        "minus matched others +0.250 [+0.125, +0.500] (8% of them have a match)",
         "a note of the exploration",
         "Traces are marked with forkwise's own lexicon.yaml",
     ):

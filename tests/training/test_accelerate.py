@@ -104,7 +104,7 @@ COMMON: dict[str, Any] = {
     "max_completion_length": 16,
     "optim": "sgd",  # Adam's first step is the sign of the gradient, which rounding may flip where it is near 0
     "learning_rate": 0.1,
-    "lr_scheduler_type": "constant",
+    "lr_scheduler_type": "linear",
     "max_steps": 4,
     "save_steps": 1,
     "logging_steps": 1,

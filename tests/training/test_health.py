@@ -45,6 +45,18 @@ class WatchedTrainer(FiniteMixin, EntropyShapingMixin, SickTrainer):
     pass
 
 
+class SickLossTrainer(GRPOTrainer):
+    """In its second update the loss alone is not a number."""
+
+    def _compute_loss(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss: torch.Tensor = super()._compute_loss(*args, **kwargs)
+        return loss * NAN if self.state.global_step == 1 else loss
+
+
+class WatchedLossTrainer(FiniteMixin, EntropyShapingMixin, SickLossTrainer):
+    pass
+
+
 def make(where: Path, cls: type = RunTrainer, **options: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -73,6 +85,16 @@ def test_an_entropy_that_shaping_refuses_stops_the_run_too(tmp_path: Path) -> No
     with pytest.raises(RunError, match=r"Step 2: not finite: entropy; the run stops before .* The batch is in"):
         make(tmp_path, WatchedTrainer).train()
     assert (tmp_path / "non_finite" / "step_2_process_0.pt").exists()
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_before_its_gradients(tmp_path: Path) -> None:
+    once = make(tmp_path / "once", max_steps=1, lr_scheduler_type="constant")
+    once.train()
+    trainer = make(tmp_path / "run", WatchedLossTrainer, lr_scheduler_type="constant")
+    with pytest.raises(RunError, match=r"Step 2: not finite: loss \(1 of 1 values\); the run stops before .*batch"):
+        trainer.train()
+    assert (tmp_path / "run" / "non_finite" / "step_2_process_0.pt").exists()
+    assert all(torch.equal(a, b) for a, b in zip(weights(once), weights(trainer), strict=True))
 
 
 def test_padding_may_hold_anything(tmp_path: Path) -> None:

@@ -97,6 +97,8 @@ def check_killed_run(tmp_path: Path, kills: list[tuple[int, float]]) -> None:
     assert process.returncode == 0, errors[-2000:]
     ours, theirs = rows(killed), rows(tmp_path / "whole")
     assert [row["step"] for row in ours] == list(range(1, 11))
+    learned = [(row["grad_norm"] > 0, row["critic/grad_norm"] > 0) for row in ours[1:]]  # values and some returns are 0
+    assert learned == [(step > COMMON["critic_warmup_steps"], True) for step in range(2, 11)]
     # Tolerance: none. The same operations run on the same numbers in the same order.
     assert ours == theirs
     for name in ("model.safetensors", "critic/model.safetensors"):

@@ -91,7 +91,10 @@ def run_explore(options: Options, console: Console | None = None) -> Exploration
         source: Source = "stored" if scorer is None else "model"
         there = table if scorer is None else _teacher_force(table, scorer, options)
         token_data.append(there)
-        for traces in load_traces(there, breaks=breaks, vocabulary=settings.vocabulary, source=source):
+        loaded = load_traces(there, breaks=breaks, vocabulary=settings.vocabulary, source=source)
+        if options.cross and len(loaded) > 1:
+            raise InputError(f"--cross holds the responses of one run, but '{table}' has {len(loaded)}: give one run.")
+        for traces in loaded:
             cross = _cross(traces, scorer, options)
             found = explore_run(traces, settings, base=base, encoder=encoder, cross=cross)
             runs.append(found)
@@ -120,6 +123,8 @@ def run_explore(options: Options, console: Console | None = None) -> Exploration
 
 
 def _check(options: Options) -> None:
+    if not options.samples:
+        raise InputError("There is nothing to explore: name a samples table, such as the folder of forkwise sample.")
     check_level(options.level)
     if options.vocabulary is not None:
         check_vocabulary(options.vocabulary)

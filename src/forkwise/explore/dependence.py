@@ -92,7 +92,6 @@ def from_cross(cross: CrossLogprobs, resampling: Resampling | None = None) -> De
     marginal_M = logsumexp(cross.logprob_MN, axis=1) - math.log(n)
     information = mean_interval(matched_M - marginal_M, cross.own_M, n, resampling)
     assert information.value is not None
-    rank_M = _ranks(cross.logprob_MN, cross.own_M)
     p, retrieval_p = _permuted(cross.logprob_MN - marginal_M[:, None], cross.own_M, resampling)
     return Dependence(
         method="model",
@@ -101,7 +100,7 @@ def from_cross(cross: CrossLogprobs, resampling: Resampling | None = None) -> De
         information=information,
         ceiling=math.log(n),
         saturated=information.value >= _SATURATED * math.log(n),
-        retrieval=_retrieval(rank_M, cross.own_M, n, resampling),
+        retrieval=_retrieval(cross.logprob_MN, cross.own_M, resampling),
         p=p,
         retrieval_p=retrieval_p,
         permutations=resampling.resamples,
@@ -141,23 +140,23 @@ def from_texts(prompts: Sequence[str], responses: Sequence[str], resampling: Res
         information=information,
         ceiling=math.log(n),
         saturated=information.value >= _SATURATED * math.log(n),
-        retrieval=_retrieval(_ranks(similarity_MN, own_M), own_M, n, resampling),
+        retrieval=_retrieval(similarity_MN, own_M, resampling),
         p=p,
         retrieval_p=retrieval_p,
         permutations=resampling.resamples,
     )
 
 
-def _ranks(score_MN: FloatArray, own_M: IntArray) -> FloatArray:
-    """How many prompts fit a response better than its own; prompts that fit as well count half."""
+def _retrieval(score_MN: FloatArray, own_M: IntArray, resampling: Resampling) -> list[Retrieval]:
+    """Share of responses whose own prompt is among the k that fit best; where prompts fit as well, its expectation over
+    their order, so that scores which tell nothing give chance."""
+    n = score_MN.shape[1]
     own = score_MN[np.arange(own_M.size), own_M][:, None]
-    rank: FloatArray = (score_MN > own).sum(axis=1) + ((score_MN == own).sum(axis=1) - 1) / 2
-    return rank
-
-
-def _retrieval(rank_M: FloatArray, own_M: IntArray, n: int, resampling: Resampling) -> list[Retrieval]:
+    better_M, equal_M = (score_MN > own).sum(axis=1), (score_MN == own).sum(axis=1)
     return [
-        Retrieval(k, mean_interval((rank_M < k).astype(np.float64), own_M, n, resampling), k / n) for k in _KS if k < n
+        Retrieval(k, mean_interval(np.clip((k - better_M) / equal_M, 0.0, 1.0), own_M, n, resampling), k / n)
+        for k in _KS
+        if k < n
     ]
 
 

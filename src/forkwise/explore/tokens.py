@@ -188,7 +188,6 @@ def _type(text: str, token: str, span: Span) -> int:
 def sentence_table(traces: Sequence[Trace], problem_of: dict[str, int]) -> SentenceTable:
     """The sentences of the traces that have entropies."""
     columns: dict[str, list[npt.NDArray[np.generic]]] = {}
-    uppers: list[FloatArray] = []
     for t, trace in enumerate(traces):
         if trace.tokens is None or not trace.sentences:
             continue
@@ -196,31 +195,29 @@ def sentence_table(traces: Sequence[Trace], problem_of: dict[str, int]) -> Sente
         inside = owner >= 0
         size = np.bincount(owner[inside], minlength=len(trace.sentences))
         there = np.flatnonzero(size)
-        entropy = trace.tokens.entropy
-        total = np.bincount(owner[inside], weights=entropy[inside], minlength=size.size)
         first = np.searchsorted(np.maximum.accumulate(owner), there)  # owners rise along the trace
-        rest = np.where(size[there] > 1, (total[there] - entropy[first]) / np.maximum(size[there] - 1, 1), total[there])
-        decile = first * 10 // entropy.size
+        bounds = {"": trace.tokens.entropy} | ({} if trace.tokens.upper is None else {"upper ": trace.tokens.upper})
+        for bound, entropy in bounds.items():
+            total = np.bincount(owner[inside], weights=entropy[inside], minlength=size.size)[there]
+            rest = np.where(size[there] > 1, (total - entropy[first]) / np.maximum(size[there] - 1, 1), total)
+            columns.setdefault(f"{bound}value", []).append(total / size[there])
+            columns.setdefault(f"{bound}rest", []).append(rest)
+        decile = first * 10 // owner.size
         length = np.searchsorted(_SENTENCE_EDGES, size[there], side="right")
         for name, column in {
-            "value": total[there] / size[there],
-            "rest": rest,
             "problem": np.full(there.size, problem_of[trace.problem_id]),
             "trace": np.full(there.size, t),
             "index": there,
             "stratum": decile * (_SENTENCE_EDGES.size + 1) + length,
         }.items():
             columns.setdefault(name, []).append(column)
-        if trace.tokens.upper is not None:
-            high = np.bincount(owner[inside], weights=trace.tokens.upper[inside], minlength=size.size)
-            uppers.append(high[there] / size[there])
     flat = {name: np.concatenate(parts) for name, parts in columns.items()} if columns else {}
     empty = np.zeros(0, dtype=np.int64)
     value, rest = (flat.get(name, np.zeros(0)) for name in ("value", "rest"))
     problem, trace_N = flat.get("problem", empty), flat.get("trace", empty)
     return SentenceTable(
-        units=Units(value, problem, trace_N, np.concatenate(uppers) if uppers else None),
-        rest_units=Units(rest, problem, trace_N),
+        units=Units(value, problem, trace_N, flat.get("upper value")),
+        rest_units=Units(rest, problem, trace_N, flat.get("upper rest")),
         stratum_N=flat.get("stratum", empty),
         trace_N=trace_N,
         index_N=flat.get("index", empty),

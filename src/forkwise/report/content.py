@@ -216,7 +216,8 @@ def _explored_sentence(run: RunExploration) -> str:
         if matched is not None and matched.difference.value is not None:
             d = matched.difference
             bounds = f" [{d.low:+.3f}, {d.high:+.3f}]" if d.low is not None and d.high is not None else ""
-            said += f", minus matched others {d.value:+.3f}{bounds}"
+            few = f" ({matched.supported:.0%} of them have a match)" if round(matched.supported, 2) < 1 else ""
+            said += f", minus matched others {d.value:+.3f}{bounds}{few}"
         parts.append(said)
     return f"{run.run}: mean entropy of {'; of '.join(parts)}." if parts else ""
 

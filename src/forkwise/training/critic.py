@@ -35,7 +35,7 @@ def make_critic(
 
     Raises:
         InputError: no such model, another tokenizer, several labels, an architecture without token classification, an
-            adapter in place of a model.
+            adapter in place of a model, fewer embeddings than tokens.
     """
     if shares_base and not hasattr(policy, "peft_config"):
         raise InputError("critic_shares_base=True needs a LoRA policy: add --use_peft, or leave it out.")
@@ -45,17 +45,13 @@ def make_critic(
         critic = _over(_base(policy, shared=shares_base), policy.config, trust_remote_code)
     critic.config.pad_token_id = tokenizer.pad_token_id
     critic.config.use_cache = False
-    for module in critic.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
     if not shares_base:
         trainable: nn.Module = critic.requires_grad_(True)
-        return trainable
+        return _without_dropout(trainable)
     lora = copy.deepcopy(policy.peft_config[policy.active_adapter])
     lora.task_type, lora.inference_mode = "TOKEN_CLS", False
     lora.modules_to_save = [_head(critic)[0]]
-    adapted: nn.Module = get_peft_model(critic, lora)
-    return adapted
+    return _without_dropout(get_peft_model(critic, lora))
 
 
 def token_values(critic: nn.Module, batch: dict[str, Any]) -> Tensor:
@@ -120,12 +116,20 @@ def _loaded(name: str, policy: Any, tokenizer: Any, trust_remote_code: bool) -> 
             f"The value model '{name}' has another tokenizer than the policy; a critic must read the same tokens."
         )
     try:
-        critic = AutoModelForTokenClassification.from_pretrained(path, num_labels=1, dtype=policy.dtype, **options)
+        critic, loading = AutoModelForTokenClassification.from_pretrained(
+            path, num_labels=1, dtype=policy.dtype, output_loading_info=True, **options
+        )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"The value model '{name}' cannot be loaded for token classification: {reason}") from error
-    if not has_head:
-        _zero(_head(critic)[1])
+    rows = [model.get_input_embeddings().num_embeddings for model in (critic, policy)]
+    if rows[0] < min(rows[1], len(tokenizer)):
+        raise InputError(
+            f"The value model '{name}' knows {rows[0]} tokens and its tokenizer has {len(tokenizer)}; give another."
+        )
+    attribute, head = _head(critic)
+    if f"{attribute}.weight" in loading["missing_keys"]:  # a classifier's, too, may have another name there
+        _zero(head)
     return critic
 
 
@@ -170,6 +174,17 @@ def _head(critic: nn.Module) -> tuple[str, nn.Linear]:
         if isinstance(module, nn.Linear) and module.out_features == 1:
             return name, module
     raise InputError(f"{type(critic).__name__} has no linear head of one output to serve as a value head.")
+
+
+def _without_dropout(critic: nn.Module) -> nn.Module:
+    for module in critic.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        # Attention keeps its rate as a number.
+        rates = [name for name, value in vars(module).items() if "dropout" in name and isinstance(value, float)]
+        for name in rates:
+            setattr(module, name, 0.0)
+    return critic
 
 
 def _zero(head: nn.Linear) -> None:

@@ -182,6 +182,8 @@ class EntropyShapedPPOTrainer(RunTrainer):
 
         around = self._rollout_values(batch)  # (B, T + 1)
         values, mask = around[:, :-1], _policy_mask(batch)
+        if self.check_finite:
+            self.require_finite({"values of the critic": torch.where(mask.bool(), values, 0)})
         bootstrap = None
         if self.args.truncated_completions == "bootstrap":
             cut, length = self._truncated(batch)
@@ -277,7 +279,8 @@ class EntropyShapedPPOTrainer(RunTrainer):
         logged = self._metrics["train"]
         logged["critic/learning_rate"].append(self.critic_scheduler.get_last_lr()[0])
         for epoch in range(self.args.critic_epochs):
-            found = [self._critic_backward(batch, last=batch is batches[-1]) for batch in batches]
+            # By number: an update that goes twice over its rollout meets the same micro-batch again.
+            found = [self._critic_backward(batch, last=i == len(batches)) for i, batch in enumerate(batches, start=1)]
             norm = self._step_critic()
             if epoch == 0:  # what the critic knew before this update
                 if norm is not None:
@@ -318,7 +321,8 @@ class EntropyShapedPPOTrainer(RunTrainer):
         kept_by_engine = self.is_deepspeed_enabled  # which has stepped with the last backward pass
         if not kept_by_engine and all(p.grad is None for p in self.critic.parameters()):
             raise RuntimeError("No gradient reached the critic in this training step.")
-        norm = critic_engine.clip(self.accelerator, self.critic, self.args.max_grad_norm or math.inf)
+        limit = self.args.max_grad_norm or 0  # for the policy, too, what is not above 0 clips nothing
+        norm = critic_engine.clip(self.accelerator, self.critic, limit if limit > 0 else math.inf)
         self.critic_optimizer.step()
         self.critic_optimizer.zero_grad()
         return norm

@@ -1,0 +1,125 @@
+"""The analysis of a run as a whole, on traces whose answers follow from how they were made."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from forkwise.explore.analysis import Settings, explore_run
+from forkwise.explore.contrast import Resampling, benjamini_hochberg
+from forkwise.explore.lexicon import load_lexicon, load_reflective
+from forkwise.explore.results import Contrast, RunExploration
+from forkwise.explore.sentences import split_sentences
+from forkwise.explore.spans import token_spans
+from forkwise.explore.traces import RunTraces, Tokens, Trace
+
+LOW, HIGH = 0.1, 1.1
+
+
+def settings() -> Settings:
+    return Settings(load_lexicon(), load_reflective(), resampling=Resampling(resamples=200))
+
+
+def trace(problem: int, sample: int, sentences: Sequence[str], entropies: Sequence[float]) -> Trace:
+    """Words are tokens; all those of a sentence have its entropy."""
+    words = [(word, h) for text, h in zip(sentences, entropies, strict=True) for word in text.split()]
+    text = " ".join(word for word, _ in words)
+    tokens = [f" {word}" if i else word for i, (word, _) in enumerate(words)]
+    found = Tokens(tokens, token_spans(tokens, text), np.array([h for _, h in words]))
+    return Trace("r", f"p{problem}", sample, None, text, None, len(tokens), split_sentences(text), found)
+
+
+def contrasts(found: RunExploration, name: str) -> dict[str, Contrast]:
+    return {c.version: c for b in found.behaviours if b.name == name for c in b.contrasts}
+
+
+@pytest.fixture(scope="module")
+def placed() -> RunExploration:
+    """Twenty sentences of three words, the later ten of high entropy whatever they say; two to a tenth of the trace."""
+    traces = []
+    for i in range(16):
+        sentences = ["We do it."] * 20
+        sentences[14:16] = ["We check it.", "So do it."]
+        sentences[4] = "Then do it."
+        sentences[6 if i % 2 else 18] = "But do it."
+        traces.append(trace(i // 2, i % 2, sentences, [LOW] * 10 + [HIGH] * 10))
+    return explore_run(RunTraces("r", "m", traces, source="stored"), settings())
+
+
+def test_an_effect_of_the_place_alone_is_gone_once_tokens_are_matched(placed: RunExploration) -> None:
+    found = contrasts(placed, "pivotal")
+    # Of three pivotal words in each trace one and a half are in the high half, of the other 57 words 28.5.
+    assert found["raw"].difference.value == pytest.approx(0, abs=1e-9)
+    (so,) = (entry for entry in placed.entries if entry.entry == "so")
+    assert so.difference.value == pytest.approx(HIGH - (LOW + HIGH) / 2, abs=0.02)
+    assert so.matched_difference.value == pytest.approx(0, abs=1e-9)
+    # The pivotal words of each half have neighbours of their tenth, distance and length with the same entropy.
+    assert found["matched"].supported > 0.3
+    assert found["matched"].mean_marked == pytest.approx(found["matched"].mean_other)
+    assert found["matched"].others < found["raw"].others / 5
+
+
+def test_an_effect_of_the_place_alone_is_gone_once_sentences_are_matched(placed: RunExploration) -> None:
+    found = contrasts(placed, "reflective")
+    assert found["raw"].difference.value == pytest.approx(HIGH - (10 * LOW + 9 * HIGH) / 19)
+    for version in ("matched", "matched, first token left out"):
+        assert found[version].supported == 1
+        assert found[version].difference.value == pytest.approx(0, abs=1e-9)
+        # One other sentence in the same tenth of each of the 16 traces.
+        assert found[version].others == 16
+
+
+def test_entries_carry_the_adjusted_p_of_the_whole_lexicon(placed: RunExploration) -> None:
+    entries = {entry.entry: entry for entry in placed.entries}
+    assert set(entries) == {"so", "then", "but"}
+    p = [entry.p for entry in entries.values() if entry.p is not None]
+    assert [entry.q for entry in entries.values()] == pytest.approx(benjamini_hochberg(p))
+    assert entries["so"].p == pytest.approx(1 / 201)
+    assert entries["so"].q == pytest.approx(3 / 2 / 201)  # two of three are as small
+    assert entries["but"].q is not None
+    assert entries["but"].q > 0.2  # as often in the low half as in the high one
+
+
+class Animals:
+    """Sentences of zebras point one way, all others nearly the same other way."""
+
+    name = "animals"
+
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        rows = [
+            [float("zebra" in text), float("zebra" not in text), zlib.crc32(text.encode()) / 2**35] for text in texts
+        ]
+        vectors = np.array(rows)
+        unit: npt.NDArray[np.float32] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+        return unit
+
+
+def test_rare_sentences_are_compared_with_others_like_the_rest() -> None:
+    def made(odd: str, high: float) -> list[Trace]:
+        out = []
+        for i in range(16):
+            sentences = [f"We take {100 * i + j} apples." for j in range(20)]
+            entropies = [LOW] * 20
+            for j in (9, 19):
+                sentences[j], entropies[j] = odd.format(100 * i + j), high
+            out.append(trace(i // 2, i % 2, sentences, entropies))
+        return out
+
+    run = RunTraces("r", "m", made("That zebra eats {}.", HIGH), source="stored")
+    found = explore_run(run, settings(), base=made("They take {} pears.", LOW), encoder=Animals())
+    (rare,) = (behaviour for behaviour in found.behaviours if behaviour.name == "rare")
+    assert (rare.count, rare.total) == (32, 320)
+    assert all("zebra" in text for text in rare.examples)
+    assert [c.version for c in rare.contrasts] == ["raw", "matched", "matched, first token left out"]
+    for c in rare.contrasts:
+        assert c.difference.value == pytest.approx(HIGH - LOW)
+        assert c.auc.value == 1.0
+        assert c.null is not None
+        assert c.null.p == pytest.approx(1 / 201)
+        assert c.null.mean == pytest.approx(0, abs=1e-9)  # every trace has as many
+    # One other sentence in the same tenth as each.
+    assert [(c.supported, c.others) for c in rare.contrasts] == [(1, 288), (1, 32), (1, 32)]
