@@ -188,9 +188,13 @@ def test_another_number_of_processes_or_of_updates_is_refused(tmp_path: Path, wh
     mark_complete(out / "checkpoint-3")
     with pytest.raises(InputError, match="has 6 micro-batches per rollout and this run 4; resume with the same"):
         resume(out)
-    path.unlink()
+    path.rename(path.with_name("rollout_1.pt"))
     mark_complete(out / "checkpoint-3")
     with pytest.raises(InputError, match="holds nothing of process 0 of 1"):
+        resume(out)
+    path.with_name("rollout_1.pt").unlink()
+    mark_complete(out / "checkpoint-3")
+    with pytest.raises(InputError, match="a model and no training state, as save_only_model"):
         resume(out)
 
 

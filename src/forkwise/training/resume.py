@@ -90,6 +90,11 @@ class ExactResumeMixin(_Trainer):
             return
         path = Path(checkpoint) / self._rollout_file()
         processes = self.accelerator.num_processes
+        if not any(path.parent.glob("rollout_*.pt")):
+            raise InputError(
+                f"The checkpoint '{checkpoint}' holds a model and no training state, as save_only_model writes it: "
+                "there is nothing to resume."
+            )
         if not path.exists():
             raise InputError(
                 f"The checkpoint '{checkpoint}' holds nothing of process {self.accelerator.process_index} of "
