@@ -474,15 +474,21 @@ class TestRefused:
         ("constants", "message"),
         [
             ({"kappa": 1.0}, "kappa must be a finite number greater than 1, got 1.0"),
+            ({"temperature": 0.0}, "temperature must be a finite number greater than 0"),
+            ({"learning_rate": float("nan")}, "learning_rate must be a finite number of at least 0"),
+            ({"epsilon": -0.2}, "epsilon must be a finite number of at least 0"),
+            ({"reward_weights": [float("nan")]}, "reward_weights must be finite"),
+            ({"num_iterations": 0}, "num_iterations must be at least 1"),
+            ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps must be at least 1"),
             ({"kappa": float("nan")}, "kappa .* got nan"),
             ({"kappa": float("inf")}, "kappa .* got inf"),
             ({"alpha": -0.1}, "alpha must be a finite number of at least 0, got -0.1"),
             ({"alpha": float("nan")}, "alpha .* got nan"),
         ],
     )
-    def test_constants_outside_their_range(self, tmp_path: Path, constants: dict[str, float], message: str) -> None:
+    def test_constants_outside_their_range(self, tmp_path: Path, constants: dict[str, Any], message: str) -> None:
         with pytest.raises(InputError, match=message):
-            EntropyShapedGRPOConfig(str(tmp_path), **tiny.QUIET, **constants)
+            EntropyShapedGRPOConfig(str(tmp_path), **{**tiny.QUIET, **constants})
 
     @pytest.mark.parametrize("release", ["1.9.0", "1.13.0"])
     def test_liger_where_its_loss_has_no_entropies(

@@ -104,6 +104,7 @@ class EntropyShapedGRPOConfig(GRPOConfig):
     has_groups: ClassVar[bool] = True  # whether advantages come from groups, which a critic's do not
 
     def __post_init__(self) -> None:
+        self._check_numbers()
         self._resolve_methods()
         if not 0 <= self.alpha < math.inf:
             raise InputError(f"alpha must be a finite number of at least 0, got {self.alpha}.")
@@ -129,6 +130,19 @@ class EntropyShapedGRPOConfig(GRPOConfig):
                 "selectivity. Use importance_sampling_level='token' and another loss_type to keep it.",
                 stacklevel=3,
             )
+
+    def _check_numbers(self) -> None:
+        """Refuses what torch and TRL refuse late, with a traceback, or not at all."""
+        if not 0 < self.temperature < math.inf:
+            raise InputError(f"temperature must be a finite number greater than 0, got {self.temperature}.")
+        for name in ("learning_rate", "weight_decay", "beta", "epsilon"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be a finite number of at least 0, got {getattr(self, name)}.")
+        if not all(math.isfinite(weight) for weight in self.reward_weights or []):
+            raise InputError(f"reward_weights must be finite numbers, got {self.reward_weights}.")
+        for name in ("num_iterations", "steps_per_generation", "gradient_accumulation_steps"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
     @property
     def methods(self) -> tuple[Method, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -79,6 +78,7 @@ class EntropyShapedPPOConfig(EntropyShapedGRPOConfig):
 
     def __post_init__(self) -> None:
         self._resolve_methods()  # before the checks, because methods may set the fields that are checked
+        self._check_numbers()
         self._check()
         if self.truncated_completions == "mask":
             self.mask_truncated_completions = True
@@ -111,25 +111,14 @@ class EntropyShapedPPOConfig(EntropyShapedGRPOConfig):
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} must lie in [0, 1], got {getattr(self, name)}; the paper uses 1.")
-        for name in ("cliprange_value", "critic_learning_rate", "temperature"):
+        for name in ("cliprange_value", "critic_learning_rate"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise InputError(f"{name} must be a finite number greater than 0, got {getattr(self, name)}.")
-        for name in (
-            "learning_rate",
-            "weight_decay",
-            "beta",
-            "epsilon",
-        ):  # torch and TRL refuse them late, or not at all
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise InputError(f"{name} must be a finite number of at least 0, got {getattr(self, name)}.")
-        if not all(math.isfinite(weight) for weight in self.reward_weights or []):
-            raise InputError(f"reward_weights must be finite numbers, got {self.reward_weights}.")
         for name in ("critic_warmup_steps", "critic_lr_warmup_steps"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be at least 0, got {getattr(self, name)}.")
-        for name in ("num_generations", "num_iterations", "steps_per_generation", "gradient_accumulation_steps"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.num_generations < 1:
+            raise InputError(f"num_generations must be at least 1, got {self.num_generations}.")
         policy_schedule = str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type))
         if "reduce_lr_on_plateau" in (self.critic_lr_scheduler_type, policy_schedule):
             raise InputError("lr_scheduler_type 'reduce_lr_on_plateau' follows one model's metric; PPO trains two.")
