@@ -1,4 +1,4 @@
-"""verl's plugin: trainer modes that shape advantages by entropy (arXiv 2506.14758, Eq. 5-7), for verl 0.9 and 0.10.
+"""verl's plugin: trainer modes that shape advantages by entropy (arXiv 2506.14758, Eq. 5-7), for verl 0.9.
 
 verl imports this module at the end of `import verl`, in every process (entry point group `verl.plugins`). Trainers
 are registered later, when verl imports its own: in most processes that is never, and it would take seconds.

@@ -53,7 +53,7 @@ def _verl_version() -> str:
         ) from None
     major, minor = (int(part) for part in found.split(".")[:2])
     if (major, minor) < (0, 9):
-        raise InputError(f"verl {found} has no plugins: install verl 0.9 or 0.10.")
+        raise InputError(f"verl {found} has no plugins: install verl 0.9.")
     return found
 
 
@@ -87,12 +87,12 @@ def _check_trainers(found: str) -> None:
     if missing:
         raise InputError(
             f"verl {found} loaded the plugin, but {', '.join(missing)} could not be registered: "
-            f"{verl.registration_errors[0]!r}; install verl 0.9 or 0.10."
+            f"{verl.registration_errors[0]!r}; install verl 0.9."
         )
     if verl.registration_errors:
         raise InputError(
             f"verl {found} has the trainer modes, but trainers that do not shape would ignore the keys without a word: "
-            f"{verl.registration_errors[0]!r}; install verl 0.9 or 0.10."
+            f"{verl.registration_errors[0]!r}; install verl 0.9."
         )
 
 
