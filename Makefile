@@ -51,7 +51,7 @@ test: test-verl
 endif
 
 test-verl: $(VENV)/verl
-	PYTHONPATH=$(CURDIR)/$(VENV)/verl FORKWISE_EXPECTED_VERL=$(shell sed -n 's/^verl==//p' constraints-verl.txt) $(BIN)/python -m pytest -n 2 --dist loadfile $(wildcard tests/engines/test_verl_*.py) $(ARGS)
+	PYTHONPATH=$(CURDIR)/$(VENV)/verl FORKWISE_EXPECTED_VERL=$(shell sed -n 's/^verl==//p' constraints-verl.txt) $(BIN)/python -m pytest -n 2 --dist loadfile $(wildcard tests/engines/test_verl_*.py) tests/core/test_gae.py tests/methods/test_against_packages.py::TestVerl $(ARGS)
 
 test-oldest-transformers: $(VENV)/transformers-oldest
 	PYTHONPATH=$(CURDIR)/$< FORKWISE_EXPECTED_TRL=$(OLDEST_TRL) $(BIN)/python -m pytest tests/training/test_resume.py $(ARGS)
