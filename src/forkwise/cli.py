@@ -136,16 +136,21 @@ def lab_compare(
     reuse: Annotated[
         list[Path] | None, typer.Option(help="Folder of another experiment whose equal runs are taken; repeatable.")
     ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: the GPUs if there are any.")] = "auto",
     jobs: Annotated[int, typer.Option(min=0, help="Processes side by side (0: one per core).")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the experiment in --out, or start it.")] = False,
 ) -> None:
     """Train arms x seeds on the embedded model with equal rollouts, and compare them by Pass@K."""
     with _long_command():
-        from forkwise.lab import experiment
+        from forkwise.lab import arms, experiment
         from forkwise.lab.study import choose
 
+        if device == "auto":
+            device = "cuda" if arms.gpus() else "cpu"
         sizes = {"seeds": seeds, "steps": steps, "problems": problems, "samples": samples}
-        wanted = choose(study, methods or [], algorithm, only or [], **sizes, split=split.value if split else None)
+        wanted = choose(
+            study, methods or [], algorithm, only or [], **sizes, device=device, split=split.value if split else None
+        )
         experiment.run(out, wanted, jobs=jobs or _cores(), resume=resume, reuse=reuse or [])
 
 

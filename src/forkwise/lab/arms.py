@@ -1,8 +1,8 @@
 """Arms of an experiment: training runs side by side in processes of their own, and samples of what they learned.
 
 An arm is the recipe and what it changes in it. Every run is an ordinary `forkwise grpo` or `forkwise ppo` run, on one
-thread, from the embedded base model. All arms see the same problems and seeds. Each stage leaves whole files behind,
-so that an interrupted experiment continues where it stopped.
+thread or one GPU, from the embedded base model. All arms see the same problems and seeds. Each stage leaves whole files
+behind, so that an interrupted experiment continues where it stopped.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -37,6 +38,8 @@ from forkwise.tasks import Problem, load_task
 from forkwise.training.folder import COMPLETE, read_metrics
 
 TASK = "countdown:4"
+
+Device = Literal["cpu", "cuda"]
 
 # Found by hand on the embedded model: learns in minutes on one core, and does not collapse.
 RECIPE: dict[str, Any] = {
@@ -62,7 +65,6 @@ RECIPE: dict[str, Any] = {
     "lr_scheduler_type": "constant",
     "adam_beta2": 0.95,
     "max_grad_norm": 1.0,
-    "use_cpu": True,
     "bf16": False,
     "gradient_checkpointing": False,
     "dataloader_pin_memory": False,
@@ -115,7 +117,7 @@ def train_problems(steps: int) -> int:
     return max(1, steps * int(completions) // int(RECIPE["num_generations"]))
 
 
-def recipe(arm: TrainingArm, seed: int, steps: int, folder: Path) -> dict[str, Any]:
+def recipe(arm: TrainingArm, seed: int, steps: int, folder: Path, device: Device = "cpu") -> dict[str, Any]:
     """The configuration of one training run, as it goes to `forkwise grpo --config`.
 
     Where a method sets a field of TRL that the recipe sets too, the method wins.
@@ -124,6 +126,7 @@ def recipe(arm: TrainingArm, seed: int, steps: int, folder: Path) -> dict[str, A
     methods = parse_methods([named] if isinstance(named, str) else named)
     return {
         **RECIPE,
+        "use_cpu": device == "cpu",
         **(PPO_RECIPE if arm.algorithm == "ppo" else {}),
         **settings_of(methods),
         "max_steps": steps,
@@ -159,19 +162,38 @@ def finished(folder: Path) -> bool:
 # ---------------------------------------------------------------------------------------------------------- training
 
 
-def _launch(folder: Path, arm: TrainingArm, seed: int, steps: int) -> subprocess.Popen[bytes]:
+def gpus() -> list[str]:
+    """The GPUs that this process may use, each as CUDA_VISIBLE_DEVICES names it."""
+    import torch
+
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return named[:count] if named[0] else [str(i) for i in range(count)]
+
+
+def _launch(
+    folder: Path, arm: TrainingArm, seed: int, steps: int, device: Device, gpu: str | None
+) -> subprocess.Popen[bytes]:
     file = folder.with_name(f"{folder.name}.yaml")  # a name may hold dots
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump(recipe(arm, seed, steps, folder), sort_keys=False), encoding="utf-8")
+    file.write_text(yaml.safe_dump(recipe(arm, seed, steps, folder, device), sort_keys=False), encoding="utf-8")
+    # One GPU per run: with several, transformers would spread one run over all of them.
+    visible = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
     with _log(folder).open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "forkwise", arm.algorithm, "--config", str(file)],
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, **_QUIET},
+            env={**os.environ, **_QUIET, **visible},
             start_new_session=True,  # Ctrl-C reaches us alone; we end the arms ourselves
         )
+
+
+def _places(device: Device, jobs: int) -> list[str | None]:
+    """The GPU of each of `jobs` processes, as evenly as they go; None for the CPU."""
+    found = gpus() if device == "cuda" else []
+    return [found[i % len(found)] if found else None for i in range(jobs)]
 
 
 def _log(folder: Path) -> Path:
@@ -202,8 +224,19 @@ def _progress_table(folder: Path, runs: Sequence[tuple[TrainingArm, int]], steps
     return table
 
 
-def train(folder: Path, arms: Sequence[TrainingArm], seeds: int, steps: int, *, jobs: int, console: Console) -> None:
+def train(
+    folder: Path,
+    arms: Sequence[TrainingArm],
+    seeds: int,
+    steps: int,
+    *,
+    jobs: int,
+    console: Console,
+    device: Device = "cpu",
+) -> None:
     """Trains every arm with every seed that has not finished yet, `jobs` at a time, in `folder/<run>`.
+
+    On `cuda` the runs are spread over the GPUs that there are, each on one of them.
 
     Raises:
         InputError: an arm stopped before its end; the others are ended too, and all can be resumed.
@@ -211,13 +244,17 @@ def train(folder: Path, arms: Sequence[TrainingArm], seeds: int, steps: int, *, 
     runs = [(arm, seed) for seed in range(seeds) for arm in arms]
     waiting = [run for run in runs if not finished(folder / run[0].run(run[1]))]
     running: dict[str, tuple[TrainingArm, subprocess.Popen[bytes]]] = {}
+    places = _places(device, jobs)
+    place: dict[str, str | None] = {}  # of the runs that are running
     last_said = 0.0
     try:
         with Live(console=console, refresh_per_second=1, transient=True) as live:
             while waiting or running:
                 while waiting and len(running) < jobs:
                     arm, seed = waiting.pop(0)
-                    running[arm.run(seed)] = arm, _launch(folder / arm.run(seed), arm, seed, steps)
+                    run = arm.run(seed)
+                    place[run] = places.pop()
+                    running[run] = arm, _launch(folder / run, arm, seed, steps, device, place[run])
                 time.sleep(0.5)
                 if console.is_terminal:
                     live.update(_progress_table(folder, runs, steps))
@@ -228,6 +265,7 @@ def train(folder: Path, arms: Sequence[TrainingArm], seeds: int, steps: int, *, 
                 for run, (arm, process) in list(running.items()):
                     if process.poll() is not None:
                         del running[run]
+                        places.append(place.pop(run))
                         if process.returncode != 0 or not finished(folder / run):
                             log = _log(folder / run)
                             lines = log.read_text(errors="replace").strip().splitlines()
@@ -250,7 +288,7 @@ def train(folder: Path, arms: Sequence[TrainingArm], seeds: int, steps: int, *, 
 
 
 @lru_cache(maxsize=1)
-def _load(model: str) -> tuple[Any, Any]:
+def _load(model: str, device: Device) -> tuple[Any, Any]:
     import torch
     import transformers
 
@@ -258,20 +296,28 @@ def _load(model: str) -> tuple[Any, Any]:
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
     policy = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager")
-    return policy.eval(), transformers.AutoTokenizer.from_pretrained(model)
+    return policy.eval().to(device), transformers.AutoTokenizer.from_pretrained(model)
 
 
 _BATCH = 256  # samples drawn at once; the draws do not depend on it
 
 
-def _sample_shard(model: str, run: str, problem: Problem, n: int, traces: int, folder: Path, name: str) -> None:
-    policy, tokenizer = _load(model)
+def _sample_shard(
+    model: str, run: str, problem: Problem, n: int, traces: int, folder: Path, name: str, device: Device
+) -> None:
+    policy, tokenizer = _load(model, device)
     sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=MAX_NEW_TOKENS, batch_size=min(n, _BATCH))
     # One sampling seed for all arms: common random numbers cost nothing and pair the draws.
     rows = sample_problem(
         policy, tokenizer, problem, load_task(TASK), n, run=run, seed=0, sampling=sampling, traces=traces
     )
     write_shard(folder, name, [{**row, "model": Path(model).name} for row in rows])
+
+
+def _take_place(places: SimpleQueue[str | None]) -> None:
+    gpu = places.get()
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 
 
 @contextmanager
@@ -295,6 +341,7 @@ def sample(
     jobs: int,
     console: Console,
     traces: int,
+    device: Device = "cpu",
 ) -> None:
     """Draws `n` completions of every problem from every model into `folder/<run>`, one shard per problem.
 
@@ -303,7 +350,7 @@ def sample(
         traces: of how many samples per problem tokens, log-probabilities and entropies are kept.
     """
     work = [
-        (model, run, problem, n, traces, folder / run, f"{i:04d}")
+        (model, run, problem, n, traces, folder / run, f"{i:04d}", device)
         for run, model in models.items()
         for i, problem in enumerate(problems)
         if not (folder / run / f"{i:04d}.parquet").exists()
@@ -317,7 +364,11 @@ def sample(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    places = context.SimpleQueue()
+    for gpu in _places(device, jobs):
+        places.put(gpu)
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_take_place, initargs=(places,))
     with _worker_environment(), Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("sampling", total=len(work), per=n)
         try:

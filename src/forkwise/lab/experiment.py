@@ -12,14 +12,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.table import Table
 
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
-from forkwise.lab.arms import TASK, TrainingArm, check, recipe, sample, train, train_problems
+from forkwise.lab.arms import TASK, Device, TrainingArm, check, gpus, recipe, sample, train, train_problems
 from forkwise.lab.reuse import take
 from forkwise.lab.tables import markdown
 from forkwise.lab.traces import CLAUSES
@@ -47,6 +47,7 @@ class Experiment:
     traces: int = 16
     """Samples per problem whose tokens, log-probabilities and entropies are kept."""
     title: str = "experiment"
+    device: Device = "cpu"
 
     def __post_init__(self) -> None:
         names = [arm.slug for arm in self.arms]
@@ -57,6 +58,8 @@ class Experiment:
         for name in ("seeds", "steps", "problems", "samples"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}: it must be at least 1.")
+        if self.device not in get_args(Device):
+            raise InputError(f"device is '{self.device}': it must be {' or '.join(get_args(Device))}.")
 
     def runs(self) -> list[tuple[TrainingArm, int]]:
         """Every arm with every seed."""
@@ -105,6 +108,8 @@ def run(
     start = time.monotonic()
     settings = folder / "settings.json"
     check_folder(folder, resume=resume, mark=settings.name, flag=flag)
+    if experiment.device == "cuda" and not gpus():
+        raise InputError("There is no GPU that CUDA can use: give --device cpu.")
     # Refuse now, not after the training, what the task cannot give, and what would leave an arm untrained.
     for arm in experiment.arms:
         check(arm, experiment.steps)
@@ -122,7 +127,15 @@ def run(
     for other in reuse:
         taken = take(folder, experiment, other)
         console.print(f"from {other}: {', '.join(taken) or 'no training run'}", soft_wrap=True, markup=False)
-    train(folder / "arms", experiment.arms, experiment.seeds, experiment.steps, jobs=jobs, console=console)
+    train(
+        folder / "arms",
+        experiment.arms,
+        experiment.seeds,
+        experiment.steps,
+        jobs=jobs,
+        console=console,
+        device=experiment.device,
+    )
     models = {BASE: str(EMBEDDED_MODEL)}
     models |= {arm.run(seed): str(folder / "arms" / arm.run(seed)) for arm, seed in experiment.runs()}
     sample(
@@ -133,6 +146,7 @@ def run(
         jobs=jobs,
         console=console,
         traces=experiment.traces,
+        device=experiment.device,
     )
     results = analyse(folder, experiment)
     _write(folder, experiment, results, time.monotonic() - start, console)
@@ -144,7 +158,7 @@ def _same_settings(file: Path, experiment: Experiment) -> None:
     if not file.exists():
         write_text(file, json.dumps(wanted, indent=1))
         return
-    found = json.loads(file.read_text(encoding="utf-8"))
+    found = {"device": "cpu", **json.loads(file.read_text(encoding="utf-8"))}  # what there was before GPUs
     if found != wanted:
         changed = ", ".join(f"{k} {found.get(k)} -> {v}" for k, v in wanted.items() if found.get(k) != v)
         raise InputError(f"'{file.parent}' holds a run with other settings ({changed}): give another --out.")

@@ -43,14 +43,15 @@ def take(folder: Path, experiment: Experiment, other: Path) -> list[str]:
         for file in sorted((other / "arms").glob("*.yaml"))
         if finished(other / "arms" / file.stem)
     }
-    same_problems = all(theirs.get(key) == getattr(experiment, key) for key in ("problems", "split", "traces"))
-    samples = same_problems and theirs.get("samples", 0) >= experiment.samples
+    equal = all(theirs.get(key) == getattr(experiment, key) for key in ("problems", "split", "traces"))
+    equal &= theirs.get("device", "cpu") == experiment.device
+    samples = equal and theirs.get("samples", 0) >= experiment.samples
     if samples:
         _copy_samples(other / "samples" / "base", folder / "samples" / "base", EMBEDDED_MODEL.name, experiment.samples)
     taken = []
     for arm, seed in experiment.runs():
         run = arm.run(seed)
-        settings = recipe(arm, seed, experiment.steps, folder / "arms" / run)
+        settings = recipe(arm, seed, experiment.steps, folder / "arms" / run, experiment.device)
         source = trained.get(_key(settings))
         if source is None:
             continue

@@ -29,7 +29,7 @@ from forkwise.errors import InputError, nearest
 from forkwise.lab.arms import TrainingArm
 from forkwise.lab.experiment import Experiment
 
-_SETTINGS = {f.name for f in fields(Experiment)} - {"arms"}
+_SETTINGS = {f.name for f in fields(Experiment)} - {"arms", "device"}
 
 
 def studies() -> list[str]:
