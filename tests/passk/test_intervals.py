@@ -37,6 +37,33 @@ def test_constant_values_have_a_point_interval() -> None:
     np.testing.assert_allclose([got.low, got.high], 0.25)
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e-110, 1e-160, 1e-250, 1e200])
+def test_the_interval_has_no_scale(scale: float) -> None:
+    """Pass^1024 of hard problems is far below the square root of the smallest number there is."""
+    values = np.random.default_rng(1).beta(0.2, 2.0, size=(60, 2))
+    plain = bootstrap_interval(values)
+    scaled = bootstrap_interval(values * scale)
+    np.testing.assert_allclose(scaled.low / scale, plain.low, rtol=1e-9)
+    np.testing.assert_allclose(scaled.high / scale, plain.high, rtol=1e-9)
+
+
+def test_problems_of_very_different_sizes() -> None:
+    """Pass^k: a few problems at 0.5^k and all others at almost nothing."""
+    rate = np.r_[0.5, 0.3, np.full(58, 1e-3)]
+    for k in (1, 16, 256, 1024):
+        got = bootstrap_interval(rate**k)
+        assert 0 <= got.low <= got.mean <= got.high <= 0.5**k
+
+
+def test_extreme_levels_end_at_the_extreme_draws() -> None:
+    """One problem in 20 solved: acceleration 0.15, and the quantile of level 1 - 1e-12 has a pole below it."""
+    values = np.r_[1.0, np.zeros(19)]
+    got = bootstrap_interval(values, level=1 - 1e-12, resamples=2000)
+    draws = np.random.default_rng(5).multinomial(20, np.full(20, 1 / 20), size=20_000)[:, 0] / 20
+    assert got.low == 0
+    assert 0.2 <= got.high <= draws.max() + 0.05
+
+
 def test_coverage_of_the_paired_difference() -> None:
     rng = np.random.default_rng(3)
     hits = 0

@@ -88,19 +88,23 @@ def bootstrap_interval(
     mean_K = data_QK.mean(axis=0)
 
     # Bias correction from the share of draws below the mean (ties count half), acceleration from the jackknife.
-    tolerance = 1e-9 * np.maximum(1.0, np.abs(mean_K))
+    tolerance = 1e-9 * np.abs(data_QK).max(axis=0)
     below = (draws_RK < mean_K - tolerance).mean(axis=0)
     ties = (np.abs(draws_RK - mean_K) <= tolerance).mean(axis=0)
     z0 = stats.norm.ppf(np.clip(below + ties / 2, 1 / (resamples + 1), resamples / (resamples + 1)))
     centred = data_QK - mean_K
-    spread = (centred**2).sum(axis=0)
-    safe = np.where(spread > 0, spread, 1.0)
-    acceleration = np.where(spread > 0, (centred**3).sum(axis=0) / (6 * safe**1.5), 0.0)
+    largest = np.abs(centred).max(axis=0)
+    # The acceleration has no scale; divided by the largest, powers of values such as 1e-200 (Pass^K) do not underflow.
+    centred = np.divide(centred, largest, out=np.zeros_like(centred), where=largest > 0)
+    spread = np.where(largest > 0, (centred**2).sum(axis=0), 1.0)
+    acceleration = (centred**3).sum(axis=0) / (6 * spread**1.5)
     draws_RK.sort(axis=0)
     bounds = []
     for tail in ((1 - level) / 2, (1 + level) / 2):
         z = z0 + stats.norm.ppf(tail)
-        position = stats.norm.cdf(z0 + z / (1 - acceleration * z)) * (resamples - 1)
+        room = 1 - acceleration * z  # 0 and below: the quantile has run off to the end of the draws
+        moved = np.where(room > 0, z0 + z / np.where(room > 0, room, 1.0), np.sign(z) * np.inf)
+        position = stats.norm.cdf(moved) * (resamples - 1)
         lower = np.floor(position).astype(int)
         upper = np.minimum(lower + 1, resamples - 1)
         columns = np.arange(mean_K.size)
