@@ -229,6 +229,21 @@ def test_published_means_are_pass_at_1_and_at_n(step: int, benchmark: str) -> No
     assert curve.interval.mean[1] == pytest.approx(np.mean(best), abs=1e-12)
 
 
+def test_more_arms_than_colours_are_drawn_as_rows() -> None:
+    rng = np.random.default_rng(0)
+    problem = np.repeat(["p", "q", "r"], 8)
+    arms = [make_arm(f"arm {i}", problem, rng.random(24) < 0.5, length=rng.integers(1, 9, 24)) for i in range(9)]
+    few, many = (compare(*arms[:n], ks=[1, 2, 4, 8], resamples=50) for n in (3, 9))
+    assert len(comparison_figure(few).axes) == 3
+    drawn = comparison_figure(many).axes
+    assert [axis.get_xlabel() for axis in drawn] == [
+        f"Pass@{k} minus arm 0 ({many.arms[0].pass_at_k.mean[i]:.3f})" for i, k in ((0, 1), (2, 4), (3, 8))
+    ]
+    assert [text.get_text() for text in drawn[0].get_yticklabels()] == [f"arm {i}" for i in range(1, 9)]
+    dots = [line.get_xdata()[0] for line in drawn[2].lines if line.get_marker() == "o"]
+    assert dots == [float(d.interval.mean[3]) for d in many.differences]
+
+
 def test_two_checkpoints_of_one_run(tmp_path: Path) -> None:
     before, after = public(400, "amc23_40x50"), public(800, "amc23_40x50")
     result = compare(before, after, resamples=2000)

@@ -134,6 +134,36 @@ def test_matching_refuses_where_the_support_is_empty() -> None:
     assert np.isfinite(got.pass_at_k).tolist() == [True, False]
 
 
+def test_runs_are_matched_one_by_one_and_never_pooled() -> None:
+    """Run 1 solves p alone, run 2 solves q alone: each has Pass@K 1/2, and the mixture has 5/6 at K = 2."""
+    rows = [("1", "p", 1), ("1", "p", 1), ("1", "q", 0), ("1", "q", 0), ("2", "p", 0), ("2", "p", 0)]
+    rows += [("2", "q", 1), ("2", "q", 1)]
+    run, problem, correct = (list(column) for column in zip(*rows, strict=True))
+    arm = make_arm("a", problem, correct, run=run, length=[5] * 8)
+    matched, effective = match_curves(arm, arm, [1, 2])
+    np.testing.assert_allclose(matched, 0.5)
+    np.testing.assert_allclose(effective, 2)
+    # Against three runs, each with each: run 1 at lengths 5, 5, 9 has one long sample, which is right on p.
+    other = make_arm("b", ["p"] * 6, [0] * 6, run=list("112233"), length=[5, 5, 5, 9, 9, 9])
+    own = make_arm("a", ["p"] * 4, [0, 1, 1, 1], run=list("1122"), length=[5, 9, 5, 9])
+    got, _ = match_curves(own, other, [1], bins=2)
+    # run 1: 0, 1/2, 1; run 2: 1, 1, 1
+    assert got[0, 0] == pytest.approx((0 + 0.5 + 1 + 3) / 6)
+
+
+def test_matching_several_runs_to_themselves_changes_nothing() -> None:
+    rng = np.random.default_rng(3)
+    run, problem = np.repeat([0, 1, 2], 128), np.tile(np.repeat([0, 1], 64), 3)
+    correct = rng.random(384) < np.array([[0.1, 0.5], [0.3, 0.2], [0.05, 0.9]])[run, problem]
+    arm = make_arm("a", list(map(str, problem)), correct, run=list(map(str, run)), length=rng.integers(5, 50, 384))
+    matched, _ = match_curves(arm, arm, [1, 8, 64])
+    by_hand = [
+        np.mean([pass_at_k(64, [int(correct[(run == s) & (problem == q)].sum())], [1, 8, 64])[0] for s in range(3)], 0)
+        for q in range(2)
+    ]
+    np.testing.assert_allclose(matched, by_hand, atol=1e-9)
+
+
 def test_curves_of_an_arm() -> None:
     a = make_arm("a", list("ppqq"), [1, 0, 1, 1], length=[5, 9, 4, 8])
     b = make_arm("b", list("ppqq"), [0, 0, 1, 0], length=[5, 9, 40, 80])

@@ -63,7 +63,7 @@ def _difference(d: Difference, shown: Sequence[int]) -> list[list[str]]:
 
 def _lengths(differences: Sequence[Difference]) -> str:
     found = {(d.arm, row.k): row for d in differences for row in d.length if row.control == MATCHED}
-    ks = sorted({k for _, k in found if k is not None and k in KS})
+    ks = sorted({k for _, k in found if k is not None})
     rows = [
         [
             d.arm,

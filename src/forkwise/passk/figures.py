@@ -12,7 +12,7 @@ from forkwise.errors import InputError
 from forkwise.passk.comparison import Comparison
 from forkwise.passk.estimator import k_grid
 from forkwise.passk.evaluation import Evaluation
-from forkwise.passk.length import BUDGET, CAP
+from forkwise.passk.length import BUDGET, CAP, shown_ks
 
 # Okabe and Ito's palette.
 COLOURS = ("#555555", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -73,8 +73,11 @@ def evaluation_figure(evaluations: Sequence[Evaluation]) -> Figure:
 def comparison_figure(comparison: Comparison, *, beside: Sequence[Evaluation] = (), caption: str = "") -> Figure:
     """Pass@K of all arms; the paired differences with interval and simultaneous band; the difference under a cap.
 
-    `beside` are evaluations to draw with the arms that are not compared, such as the base model's.
+    `beside` are evaluations to draw with the arms that are not compared, such as the base model's. More arms than there
+    are colours become one row each, with their differences at three K.
     """
+    if len(comparison.differences) >= len(COLOURS):
+        return _rows_figure(comparison, caption)
     capped = all(any(row.control == CAP for row in d.length) for d in comparison.differences)
     figure = Figure(figsize=(14 if capped else 10, 4.2), layout="constrained")
     axes = figure.subplots(1, 3 if capped else 2)
@@ -84,7 +87,7 @@ def comparison_figure(comparison: Comparison, *, beside: Sequence[Evaluation] = 
         colour = COLOURS[i % len(COLOURS)]
         _draw(axes[1], d.ks, d.interval.mean, d.interval.low, d.interval.high, colour, d.arm)
         axes[1].fill_between(d.ks, d.band.low, d.band.high, color=colour, alpha=0.1, linewidth=0)
-    axes[1].set_title("dark: interval at each K; light: band for all K", fontsize=9)
+    axes[1].set_title("dark: interval at each K; light: band for all K and arms", fontsize=9)
     _k_axis(axes[1], comparison.differences[0].ks, f"Pass@K minus {comparison.reference}")
     if capped:
         axes[2].axhline(0, color="black", linewidth=0.8)
@@ -93,16 +96,38 @@ def comparison_figure(comparison: Comparison, *, beside: Sequence[Evaluation] = 
             ks = sorted({row.k for row in rows if row.k is not None})
             for style, k in zip(("-", "--", ":"), ks, strict=False):
                 at = [row for row in rows if row.k == k]
-                label = f"{d.arm}, K = {k}"
+                label = f"K = {k}" if i == 1 else None  # colours are those of the panels beside it
                 colour = COLOURS[i % len(COLOURS)]
                 places = [r.at for r in at]
                 low, high = [r.low for r in at], [r.high for r in at]
                 axes[2].fill_between(places, low, high, color=colour, alpha=0.1, linewidth=0)
                 axes[2].plot(places, [r.difference for r in at], style, color=colour, label=label)
         _length_axis(axes[2], sorted({row.at for row in rows if row.at is not None}))
-        axes[2].legend(frameon=False, fontsize=8)
+        for handle in axes[2].legend(frameon=False, fontsize=8).legend_handles:
+            handle.set_color("black")
         _finish(axes[2], f"cap ({comparison.length_unit}): longer is wrong", f"Pass@K minus {comparison.reference}")
     figure.suptitle(caption, fontsize=9)
+    return figure
+
+
+def _rows_figure(comparison: Comparison, caption: str) -> Figure:
+    differences = comparison.differences
+    ks = differences[0].ks
+    shown = [ks.index(k) for k in shown_ks(ks[-1]) if k in ks] or [len(ks) - 1]
+    places = range(len(differences))
+    figure = Figure(figsize=(3.4 * len(shown) + 2, 1.6 + 0.3 * len(differences)), layout="constrained")
+    for axis, i in zip(figure.subplots(1, len(shown), sharey=True, squeeze=False)[0], shown, strict=True):
+        axis.axvline(0, color="black", linewidth=0.8)
+        for place, d in zip(places, differences, strict=True):
+            axis.plot([d.band.low[i], d.band.high[i]], [place] * 2, color=COLOURS[1], linewidth=6, alpha=0.2)
+            axis.plot([d.interval.low[i], d.interval.high[i]], [place] * 2, color=COLOURS[1], linewidth=2)
+            axis.plot([d.interval.mean[i]], [place], "o", color=COLOURS[1], markersize=5)
+        axis.set_yticks(places, [d.arm for d in differences])
+        axis.set_ylim(len(differences) - 0.5, -0.5)
+        level = comparison.arms[0].pass_at_k
+        at = comparison.arms[0].ks.index(ks[i])
+        _finish(axis, f"Pass@{ks[i]} minus {comparison.reference} ({level.mean[at]:.3f})", "")
+    figure.suptitle(f"{caption}\nline: interval; light: band for all K and arms", fontsize=9)
     return figure
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from scipy import stats
 
 from forkwise.errors import InputError
 from forkwise.passk.estimator import FloatArray, k_grid
-from forkwise.passk.outcomes import Arm, BoolArray
+from forkwise.passk.outcomes import Arm
 
 CAP, BUDGET, MATCHED = "cap", "budget", "matched"
 
@@ -160,21 +161,26 @@ def match_lengths(
 
 
 def match_curves(arm: Arm, reference: Arm, ks: Sequence[int], *, bins: int = 4) -> tuple[FloatArray, FloatArray]:
-    """`match_lengths` per problem of runs pooled: Pass@K `(Q, K)`, NaN without support, and effective n `(Q,)`."""
+    """`match_lengths` per problem: Pass@K `(Q, K)`, NaN without support, and effective n `(Q,)`, means over runs.
+
+    Runs are matched one to one, in their order, and each with each where the arms have different numbers of them. They
+    are never pooled: the Pass@K of a mixture of runs exceeds the mean of theirs.
+    """
     matched = np.full((len(arm.problems), len(ks)), np.nan)
     effective = np.full(len(arm.problems), np.nan)
-    ours, theirs = _pooled(arm), _pooled(reference)
-    for q, ((length, correct), (other, _)) in enumerate(zip(ours, theirs, strict=True)):
-        match = match_lengths(length, correct, other, ks, bins=bins)
-        if match is not None:
-            matched[q], effective[q] = match.pass_at_k, match.effective_n
+    own_N, other_N = arm.lengths(), reference.lengths()
+    ours, theirs = arm.groups(), reference.groups()
+    pairs = list(zip(ours, theirs, strict=True) if len(ours) == len(theirs) else product(ours, theirs))
+    for q in range(len(arm.problems)):
+        found = [
+            match_lengths(own_N[own[q]], arm.correct_N[own[q]], other_N[other[q]], ks, bins=bins)
+            for own, other in pairs
+        ]
+        matches = [match for match in found if match is not None]
+        if len(matches) == len(pairs):
+            matched[q] = np.mean([match.pass_at_k for match in matches], axis=0)
+            effective[q] = np.mean([match.effective_n for match in matches])
     return matched, effective
-
-
-def _pooled(arm: Arm) -> list[tuple[FloatArray, BoolArray]]:
-    order = np.argsort(arm.problem_N, kind="stable")
-    parts = np.split(order, np.searchsorted(arm.problem_N[order], np.arange(1, len(arm.problems))))
-    return [(arm.lengths()[i], arm.correct_N[i]) for i in parts]
 
 
 def shown_ks(largest: int) -> list[int]:
