@@ -417,8 +417,15 @@ def holm(adjusted: Sequence[FloatArray]) -> list[FloatArray]:
 
 
 def _length_rows(
-    arm: Arm, reference: Arm, caps: Sequence[int], budgets: Sequence[int], ks: list[int], level: float, seed: int
+    arm: Arm,
+    reference: Arm,
+    caps: Sequence[int],
+    budgets: Sequence[int],
+    within: tuple[tuple[FloatArray, float], tuple[FloatArray, float]] | None,
+    ks: list[int],
+    level: float,
 ) -> list[LengthDifference]:
+    """`within`: `budget_curves` of arm and reference at `budgets`."""
     rows = []
 
     def add(
@@ -432,8 +439,8 @@ def _length_rows(
 
     for cap in caps:
         add(CAP, [int(cap)] * len(ks), ks, arm.curves(ks, cap).mean(axis=0), reference.curves(ks, cap).mean(axis=0))
-    if budgets:
-        (ours, error), (theirs, other_error) = (budget_curves(x, budgets, seed=seed) for x in (arm, reference))
+    if within is not None:
+        (ours, error), (theirs, other_error) = within
         start = len(rows)
         add(BUDGET, list(map(int, budgets)), [None] * len(budgets), ours.mean(axis=0), theirs.mean(axis=0))
         rows[start:] = [replace(row, error=float(np.hypot(error, other_error))) for row in rows[start:]]
@@ -578,10 +585,11 @@ def compare(
         at = [k for k in shown_ks(largest) if k in grid] or [grid[-1]]
         caps = default_caps(arms) if caps is None else caps
         budgets = default_budgets(arms) if budgets is None else budgets
-        differences = [
-            replace(d, length=_length_rows(arm, arms[0], caps, budgets, at, level, seed))
-            for d, arm in zip(differences, arms[1:], strict=True)
-        ]
+        curves = [budget_curves(arm, budgets, seed=seed) for arm in arms] if budgets else []
+        for i, arm in enumerate(arms[1:], start=1):
+            within = (curves[i], curves[0]) if curves else None
+            rows = _length_rows(arm, arms[0], caps, budgets, within, at, level)
+            differences[i - 1] = replace(differences[i - 1], length=rows)
         q = len(arms[0].problems)
         for d in differences:
             matched = [row for row in d.length if row.control == MATCHED]
