@@ -86,7 +86,15 @@ PPO_RECIPE: dict[str, Any] = {
 ALPHA = {"grpo": 0.4, "ppo": 0.1}
 """The paper's, by algorithm."""
 
-_QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # glibc keeps the memory of large tensors: giving it back and getting it again is a tenth of the CPU time.
+    "MALLOC_MMAP_THRESHOLD_": "4294967295",
+    "MALLOC_TRIM_THRESHOLD_": "4294967295",
+    "MALLOC_TOP_PAD_": "67108864",
+}
 
 
 @dataclass(frozen=True)
@@ -185,7 +193,7 @@ def _launch(
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, **_QUIET, **visible},
+            env={**os.environ, **_ENVIRONMENT, **visible},
             start_new_session=True,  # Ctrl-C reaches us alone; we end the arms ourselves
         )
 
@@ -323,8 +331,8 @@ def _take_place(places: SimpleQueue[str | None]) -> None:
 @contextmanager
 def _worker_environment() -> Iterator[None]:
     """Worker processes inherit one thread each, and no attempt to reach a hub."""
-    before = {key: os.environ.get(key) for key in _QUIET}
-    os.environ.update(_QUIET)
+    before = {key: os.environ.get(key) for key in _ENVIRONMENT}
+    os.environ.update(_ENVIRONMENT)
     try:
         yield
     finally:
