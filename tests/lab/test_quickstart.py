@@ -20,7 +20,7 @@ pytest.importorskip("trl")
 from rich.console import Console
 
 from forkwise.errors import InputError
-from forkwise.lab import arms
+from forkwise.lab import arms, tables
 from forkwise.lab.experiment import Experiment, analyse, run
 from forkwise.lab.quickstart import quickstart
 from forkwise.lab.reuse import take
@@ -269,6 +269,9 @@ def test_several_seeds_are_compared_as_runs(tmp_path: Path) -> None:
     assert difference.runs == (2, 2)
     assert difference.run_p is not None
     assert "other seeds may say otherwise" not in results.verdict()
+    # GRPO's seeds pass 0 and 1/2 at K = 1, the other arm's 1 and 1/2.
+    _, _, header, _, *rows = tables._over_seeds(tmp_path, settings, [1]).splitlines()
+    assert (header, rows) == ("| arm | Pass@1 |", ["| GRPO | 0.354 |", "| GRPO + entropy advantage | 0.354 |"])
 
 
 def test_an_experiment_needs_arms_that_can_be_told_apart() -> None:

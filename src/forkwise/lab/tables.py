@@ -32,7 +32,7 @@ _SHIFT = re.compile("method/.+/shift")
 
 
 def markdown(folder: Path, experiment: Experiment, results: Results) -> str:
-    """Four tables: Pass@K, differences from the first arm, the same at equal lengths, training and diversity."""
+    """Pass@K and its spread over seeds, differences from the first arm, also at equal lengths, training, diversity."""
     ks = results.comparison.differences[0].ks
     shown = [i for i, k in enumerate(ks) if k in KS]
     names = [f"Pass@{ks[i]}" for i in shown]
@@ -42,6 +42,7 @@ def markdown(folder: Path, experiment: Experiment, results: Results) -> str:
         f"{results.comparison.problems} problems x {experiment.samples} samples, {experiment.seeds} training seed(s) "
         f"per arm, {experiment.steps} steps. {results.verdict()}",
         _table("Pass@K, mean [95 % BCa over problems]", ["arm", *names], arms),
+        _over_seeds(folder, experiment, [ks[i] for i in shown]),
         _table(
             f"Minus {results.comparison.reference}, paired: mean [95 % band, simultaneous over K and arms]",
             ["arm", *names],
@@ -51,6 +52,23 @@ def markdown(folder: Path, experiment: Experiment, results: Results) -> str:
         _beside(folder, experiment, results),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _over_seeds(folder: Path, experiment: Experiment, ks: Sequence[int]) -> str:
+    if experiment.seeds < 2:
+        return ""
+    rows = []
+    for arm in experiment.arms:
+        tables = [
+            read_samples(folder / "samples" / arm.run(seed), ["run", "problem_id", "correct"])
+            for seed in range(experiment.seeds)
+        ]
+        run, problem, correct = (
+            [x for table in tables for x in table[key].to_pylist()] for key in ("run", "problem_id", "correct")
+        )
+        by_run = make_arm(arm.name, problem, correct, run=run).curves(ks).mean(axis=1)
+        rows.append([arm.name, *(f"{sd:.3f}" for sd in by_run.std(axis=0, ddof=1))])
+    return _table("Standard deviation of Pass@K over training seeds", ["arm", *(f"Pass@{k}" for k in ks)], rows)
 
 
 def _difference(d: Difference, shown: Sequence[int]) -> list[list[str]]:
