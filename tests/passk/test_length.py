@@ -134,34 +134,48 @@ def test_matching_refuses_where_the_support_is_empty() -> None:
     assert np.isfinite(got.pass_at_k).tolist() == [True, False]
 
 
-def test_runs_are_matched_one_by_one_and_never_pooled() -> None:
-    """Run 1 solves p alone, run 2 solves q alone: each has Pass@K 1/2, and the mixture has 5/6 at K = 2."""
+def test_at_k_1_both_sides_are_at_the_mean_of_their_lengths() -> None:
+    """Kitagawa (1955): the sum over bins of the mean share times the difference of the rates."""
+    # Bins: up to 5, and 9. Shares 3/4, 1/4 against 1/4, 3/4; rates 1/3, 1 against 0, 2/3.
+    ours = make_arm("a", ["p"] * 4, [1, 0, 0, 1], length=[1, 5, 5, 9])
+    theirs = make_arm("b", ["p"] * 4, [0, 1, 1, 0], length=[1, 9, 9, 9])
+    # The edges of `ours` are 1, 5, 9; those of `theirs` 1, 9: one bin, in which a direction changes nothing.
+    a, b, _ = match_curves(ours, theirs, [1], bins=2)
+    assert a[0, 0] == pytest.approx((1 / 2 + 1 / 2) / 2)
+    assert b[0, 0] == pytest.approx((1 / 2 + (3 / 4 * 0 + 1 / 4 * 2 / 3)) / 2)
+    other, own, _ = match_curves(theirs, ours, [1], bins=2)
+    assert (own[0, 0], other[0, 0]) == (pytest.approx(a[0, 0]), pytest.approx(b[0, 0]))
+
+
+def test_every_run_is_matched_with_every_other_and_runs_are_never_pooled() -> None:
+    # Run 1 solves p alone, run 2 solves q alone: each has Pass@K 1/2, and the mixture has 5/6 at K = 2.
     rows = [("1", "p", 1), ("1", "p", 1), ("1", "q", 0), ("1", "q", 0), ("2", "p", 0), ("2", "p", 0)]
     rows += [("2", "q", 1), ("2", "q", 1)]
     run, problem, correct = (list(column) for column in zip(*rows, strict=True))
     arm = make_arm("a", problem, correct, run=run, length=[5] * 8)
-    matched, effective = match_curves(arm, arm, [1, 2])
-    np.testing.assert_allclose(matched, 0.5)
+    ours, theirs, effective = match_curves(arm, arm, [1, 2])
+    np.testing.assert_allclose(ours, 0.5)
+    np.testing.assert_allclose(theirs, 0.5)
     np.testing.assert_allclose(effective, 2)
-    # Against three runs, each with each: run 1 at lengths 5, 5, 9 has one long sample, which is right on p.
-    other = make_arm("b", ["p"] * 6, [0] * 6, run=list("112233"), length=[5, 5, 5, 9, 9, 9])
+    # Bins: up to 5, and 9, of which the two runs of `other` have 3 and 1, and 2 and 2.
+    other = make_arm("b", ["p"] * 8, [0] * 8, run=list("11112222"), length=[1, 5, 5, 9, 1, 5, 9, 9])
     own = make_arm("a", ["p"] * 4, [0, 1, 1, 1], run=list("1122"), length=[5, 9, 5, 9])
-    got, _ = match_curves(own, other, [1], bins=2)
-    # run 1: 0, 1/2, 1; run 2: 1, 1, 1
-    assert got[0, 0] == pytest.approx((0 + 0.5 + 1 + 3) / 6)
+    ours, theirs, _ = match_curves(own, other, [1], bins=2)
+    first, second = ((1 / 2 + 1 / 4) / 2, (1 / 2 + 1 / 2) / 2), (1, 1)
+    assert ours[0, 0] == pytest.approx(np.mean([*first, *second]))
+    assert theirs[0, 0] == 0
 
 
-def test_matching_several_runs_to_themselves_changes_nothing() -> None:
+def test_runs_of_one_model_do_not_differ_at_equal_lengths() -> None:
+    """Whatever lengths have to do with success: an arm against its own runs, in any order, is exactly 0."""
     rng = np.random.default_rng(3)
     run, problem = np.repeat([0, 1, 2], 128), np.tile(np.repeat([0, 1], 64), 3)
-    correct = rng.random(384) < np.array([[0.1, 0.5], [0.3, 0.2], [0.05, 0.9]])[run, problem]
-    arm = make_arm("a", list(map(str, problem)), correct, run=list(map(str, run)), length=rng.integers(5, 50, 384))
-    matched, _ = match_curves(arm, arm, [1, 8, 64])
-    by_hand = [
-        np.mean([pass_at_k(64, [int(correct[(run == s) & (problem == q)].sum())], [1, 8, 64])[0] for s in range(3)], 0)
-        for q in range(2)
-    ]
-    np.testing.assert_allclose(matched, by_hand, atol=1e-9)
+    rate = np.array([[0.1, 0.5], [0.3, 0.2], [0.05, 0.9]])[run, problem]
+    length = np.ceil(45 * rng.random(384) ** np.array([1, 1.4, 0.7])[run])
+    arm = make_arm("a", list(map(str, problem)), rng.random(384) < rate, run=list(map(str, run)), length=length)
+    ours, theirs, _ = match_curves(arm, arm, [1, 8])
+    assert np.isfinite(ours).all()
+    np.testing.assert_allclose(ours, theirs, atol=1e-12)
 
 
 def test_curves_of_an_arm() -> None:
@@ -173,7 +187,7 @@ def test_curves_of_an_arm() -> None:
     assert largest_budget([a, b]) == 12
     assert default_budgets([a, b])[-1] == 12
     assert default_caps([a, b])[-1] == 80
-    matched, effective = match_curves(a, b, [1], bins=1)
-    assert np.isnan(matched[1, 0])  # problem q: none of ours is as long as theirs
-    assert matched[0, 0] == pytest.approx(0.5)
+    matched, theirs, effective = match_curves(a, b, [1], bins=1)
+    assert np.isnan([matched[1, 0], theirs[1, 0]]).all()  # problem q: none of ours is as long as theirs
+    assert (matched[0, 0], theirs[0, 0]) == (pytest.approx(0.5), 0)
     assert effective[0] == pytest.approx(2)

@@ -89,7 +89,9 @@ def _lengths(differences: Sequence[Difference]) -> str:
         ]
         for d in differences
     ]
-    title = "The same with the arm's samples reweighted to the reference's lengths, pointwise intervals"
+    title = (
+        "The same at equal lengths: arm and reference each at its own and at the other's, averaged; pointwise intervals"
+    )
     return _table(title, ["arm", *(f"Pass@{k}" for k in ks)], rows) if ks else ""
 
 

@@ -444,13 +444,12 @@ def _length_rows(
         start = len(rows)
         add(BUDGET, list(map(int, budgets)), [None] * len(budgets), ours.mean(axis=0), theirs.mean(axis=0))
         rows[start:] = [replace(row, error=float(np.hypot(error, other_error))) for row in rows[start:]]
-    matched, effective = match_curves(arm, reference, ks)
-    plain = reference.curves(ks).mean(axis=0)
+    ours_QK, theirs_QK, effective = match_curves(arm, reference, ks)
     for i, k in enumerate(ks):
-        use = np.isfinite(matched[:, i])
+        use = np.isfinite(ours_QK[:, i])
         # A number over a minority of the problems would be about other problems than the raw one.
         if use.sum() >= max(2, len(use) / 2):
-            add(MATCHED, [None], [k], matched[use, i : i + 1], plain[use, i : i + 1])
+            add(MATCHED, [None], [k], ours_QK[use, i : i + 1], theirs_QK[use, i : i + 1])
             rows[-1] = replace(rows[-1], effective_n=float(effective[use].mean()))
     return rows
 
@@ -595,13 +594,13 @@ def compare(
             matched = [row for row in d.length if row.control == MATCHED]
             if not matched:
                 notes.append(
-                    f"Length matching is refused: in most problems {d.arm} has no samples of some lengths that "
-                    f"{d.reference} has."
+                    f"Length matching is refused: in most problems one of {d.arm} and {d.reference} has no samples of "
+                    "some lengths that the other has."
                 )
             elif matched[0].problems < q:
                 notes.append(
-                    f"Length matching leaves out {q - matched[0].problems} of {q} problems, where {d.arm} has no "
-                    f"samples of some lengths that {d.reference} has."
+                    f"Length matching leaves out {q - matched[0].problems} of {q} problems, where one of {d.arm} and "
+                    f"{d.reference} has no samples of some lengths that the other has."
                 )
     else:
         notes.append("Some arm has no lengths in the common unit, so nothing here is controlled for length.")

@@ -5,6 +5,7 @@ Each holds length still in its own way, and none of them is causal: the length o
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -160,27 +161,38 @@ def match_lengths(
     return Match(value, float(1.0 / (share**2 / have).sum()))
 
 
-def match_curves(arm: Arm, reference: Arm, ks: Sequence[int], *, bins: int = 4) -> tuple[FloatArray, FloatArray]:
-    """`match_lengths` per problem: Pass@K `(Q, K)`, NaN without support, and effective n `(Q,)`, means over runs.
+def match_curves(
+    arm: Arm, reference: Arm, ks: Sequence[int], *, bins: int = 4
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Pass@K of arm and reference at equal lengths, each `(Q, K)` and NaN without support, and effective n `(Q,)`.
 
-    Runs are matched one to one, in their order, and each with each where the arms have different numbers of them. They
-    are never pooled: the Pass@K of a mixture of runs exceeds the mean of theirs.
+    Each is the mean of Pass@K at its own lengths and at the other's (`match_lengths`); at K = 1 that is both at the
+    mean of the two length distributions (Kitagawa 1955). One direction alone would favour the arm even against itself
+    trained again: where a model writes more of some length, it is usually right less often there.
+
+    Every run is matched with every run of the other, and the pairs that have support both ways are averaged. Runs are
+    never pooled: the Pass@K of a mixture of runs exceeds the mean of theirs.
     """
-    matched = np.full((len(arm.problems), len(ks)), np.nan)
-    effective = np.full(len(arm.problems), np.nan)
-    own_N, other_N = arm.lengths(), reference.lengths()
-    ours, theirs = arm.groups(), reference.groups()
-    pairs = list(zip(ours, theirs, strict=True) if len(ours) == len(theirs) else product(ours, theirs))
-    for q in range(len(arm.problems)):
-        found = [
-            match_lengths(own_N[own[q]], arm.correct_N[own[q]], other_N[other[q]], ks, bins=bins)
-            for own, other in pairs
-        ]
-        matches = [match for match in found if match is not None]
-        if len(matches) == len(pairs):
-            matched[q] = np.mean([match.pass_at_k for match in matches], axis=0)
-            effective[q] = np.mean([match.effective_n for match in matches])
-    return matched, effective
+    shape = len(arm.runs), len(reference.runs), len(arm.problems)
+    matched = np.full((2, *shape, len(ks)), np.nan)
+    effective = np.full((2, *shape), np.nan)
+    sides = (arm, reference)
+    lengths = [side.lengths() for side in sides]
+    plain = [side.curves(ks) for side in sides]
+    for (s, own), (t, other) in product(enumerate(arm.groups()), enumerate(reference.groups())):
+        for q, index in enumerate(zip(own, other, strict=True)):
+            for i, run in enumerate((s, t)):
+                here, there = index[i], index[1 - i]
+                correct = sides[i].correct_N[here]
+                match = match_lengths(lengths[i][here], correct, lengths[1 - i][there], ks, bins=bins)
+                if match is not None:
+                    matched[i, s, t, q] = (plain[i][run, q] + match.pass_at_k) / 2
+                    effective[i, s, t, q] = match.effective_n
+    matched[:, np.isnan(matched).any(axis=0)] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of no pair is NaN
+        ours_QK, theirs_QK = np.nanmean(matched, axis=(1, 2))
+        return ours_QK, theirs_QK, np.nanmean(effective, axis=(0, 1, 2))
 
 
 def shown_ks(largest: int) -> list[int]:

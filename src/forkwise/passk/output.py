@@ -157,7 +157,7 @@ def _print_length(d: Difference, unit: str, console: Console) -> None:
     for control, title in (
         (CAP, f"Longer than the cap counts as wrong for both ({unit}); pointwise intervals"),
         (BUDGET, f"Pass within an equal budget per problem ({unit})"),
-        (MATCHED, f"{d.arm} reweighted to the lengths of {d.reference}"),
+        (MATCHED, f"{d.arm} and {d.reference} at equal lengths: each at its own and at the other's, averaged"),
     ):
         rows = [row for row in d.length if row.control == control]
         if not rows:

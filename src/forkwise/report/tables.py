@@ -67,7 +67,7 @@ def passk_tables(content: Content) -> list[Table]:
         for control, title in (
             (CAP, "longer than the cap is wrong"),
             (BUDGET, "equal budget per problem"),
-            (MATCHED, f"{d.arm} reweighted to the lengths of {d.reference}"),
+            (MATCHED, f"{d.arm} and {d.reference} at equal lengths: each at its own and at the other's, averaged"),
         ):
             rows = [
                 [

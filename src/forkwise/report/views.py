@@ -96,15 +96,15 @@ def _passk_views(evaluations: Sequence[Evaluation], comparison: Comparison | Non
     if any(rows for _, rows in matched):
         views.append(
             {
-                "name": f"matched: reweighted to the lengths of {reference}",
+                "name": f"matched: at the lengths of both, with {reference}",
                 "title": "Pass@K at equal lengths",
                 "paired": f"{paired}, at equal lengths",
                 "x": "K (samples per problem)",
                 "y": "Pass@K",
                 "log": 2,
                 "points": True,
-                "note": f"Each arm's samples are weighted so that their lengths are distributed as those of "
-                f"{reference} on the same problem; problems without such samples are left out.",
+                "note": f"Each arm and {reference} at its own and at the other's lengths on the same problem, "
+                "averaged; problems without such samples are left out.",
                 "values": [
                     line
                     for d, rows in matched
@@ -112,11 +112,15 @@ def _passk_views(evaluations: Sequence[Evaluation], comparison: Comparison | Non
                     for line in (
                         {
                             "arm": d.arm,
-                            "name": f"{d.arm}, reweighted",
+                            "name": f"{d.arm}, at equal lengths",
                             "x": [r.k for r in rows],
                             "mean": [r.value for r in rows],
                         },
-                        {"arm": reference, "name": f"{reference}, same problems", "x": [r.k for r in rows]}
+                        {
+                            "arm": reference,
+                            "name": f"{reference}, at the lengths with {d.arm}",
+                            "x": [r.k for r in rows],
+                        }
                         | {"mean": [r.reference_value for r in rows]},
                     )
                 ],
