@@ -40,7 +40,7 @@ def main() -> None:
         use = np.isfinite(pairs).any(axis=1)
         mean = np.nanmean(pairs[use], axis=1)
         error = mean.std(ddof=1) / np.sqrt(mean.size)
-        print(f"{k:>4}  {mean.mean():+.4f} +- {error:.4f}  {np.nanmean(ours[:, i] - theirs[:, i]):+.4f}")
+        print(f"{k:>4}  {mean.mean():+.4f} +- {error:.4f}  {np.nanmean(ours[..., i] - theirs[..., i]):+.4f}")
 
 
 if __name__ == "__main__":

@@ -359,17 +359,27 @@ def difference_intervals(
         arms: comparisons made at once; the band of each is widened (Bonferroni) so that all hold together.
     """
     resamples = default_resamples(ours_SQK.shape[1]) if resamples is None else resamples
-    paired_QK = ours_SQK.mean(axis=0) - theirs_SQK.mean(axis=0)
-    mean = paired_QK.mean(axis=0)
-    if min(ours_SQK.shape[0], theirs_SQK.shape[0]) == 1:  # one run says nothing about its arm's spread: fix them all
-        ours_SQK, theirs_SQK = (x.mean(axis=0, keepdims=True) for x in (ours_SQK, theirs_SQK))
+    ours_SQK, theirs_SQK = _fixed_runs(ours_SQK, theirs_SQK)
+    pointwise = _pointwise(ours_SQK, theirs_SQK, level)
     draws = _draws(ours_SQK, theirs_SQK, resamples, seed)
     se, freedom = _standard_error(ours_SQK, theirs_SQK)
-    half = stats.t.ppf((1 + level) / 2, freedom) * se
-    half[se == 0] = _unseen(len(paired_QK), level)
-    pointwise = _within(mean, half, level)
-    band = _band(mean, se, freedom, draws, len(paired_QK), 1 - (1 - level) / arms)
+    band = _band(pointwise.mean, se, freedom, draws, ours_SQK.shape[1], 1 - (1 - level) / arms)
     return pointwise, replace(band, level=level), draws
+
+
+def _fixed_runs(ours_SQK: FloatArray, theirs_SQK: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """One run says nothing about its arm's spread: then the runs of both arms are taken as fixed, by their mean."""
+    if min(ours_SQK.shape[0], theirs_SQK.shape[0]) > 1:
+        return ours_SQK, theirs_SQK
+    return ours_SQK.mean(axis=0, keepdims=True), theirs_SQK.mean(axis=0, keepdims=True)
+
+
+def _pointwise(ours_SQK: FloatArray, theirs_SQK: FloatArray, level: float) -> Interval:
+    ours_SQK, theirs_SQK = _fixed_runs(ours_SQK, theirs_SQK)
+    se, freedom = _standard_error(ours_SQK, theirs_SQK)
+    half = stats.t.ppf((1 + level) / 2, freedom) * se
+    half[se == 0] = _unseen(ours_SQK.shape[1], level)
+    return _within((ours_SQK.mean(axis=0) - theirs_SQK.mean(axis=0)).mean(axis=0), half, level)
 
 
 def _difference(
@@ -429,28 +439,49 @@ def _length_rows(
     rows = []
 
     def add(
-        control: str, at: Sequence[int | None], k: Sequence[int | None], ours_QX: FloatArray, theirs_QX: FloatArray
+        control: str, at: Sequence[int | None], k: Sequence[int | None], ours_SQX: FloatArray, theirs_SQX: FloatArray
     ) -> None:
-        d = student_interval(ours_QX - theirs_QX, level=level)
-        for i in range(ours_QX.shape[1]):
-            means = float(theirs_QX[:, i].mean()), float(ours_QX[:, i].mean())
+        d = _pointwise(ours_SQX, theirs_SQX, level)
+        ours_X, theirs_X = ours_SQX.mean(axis=(0, 1)), theirs_SQX.mean(axis=(0, 1))
+        for i in range(len(ours_X)):
             bounds = float(d.mean[i]), float(d.low[i]), float(d.high[i])
-            rows.append(LengthDifference(control, at[i], k[i], len(ours_QX), *means, *bounds))
+            values = float(theirs_X[i]), float(ours_X[i])
+            rows.append(LengthDifference(control, at[i], k[i], ours_SQX.shape[1], *values, *bounds))
 
     for cap in caps:
-        add(CAP, [int(cap)] * len(ks), ks, arm.curves(ks, cap).mean(axis=0), reference.curves(ks, cap).mean(axis=0))
+        add(CAP, [int(cap)] * len(ks), ks, arm.curves(ks, cap), reference.curves(ks, cap))
     if within is not None:
         (ours, error), (theirs, other_error) = within
         start = len(rows)
-        add(BUDGET, list(map(int, budgets)), [None] * len(budgets), ours.mean(axis=0), theirs.mean(axis=0))
+        add(BUDGET, list(map(int, budgets)), [None] * len(budgets), ours, theirs)
         rows[start:] = [replace(row, error=float(np.hypot(error, other_error))) for row in rows[start:]]
-    ours_QK, theirs_QK, effective = match_curves(arm, reference, ks)
+    ours_STQK, theirs_STQK, effective = match_curves(arm, reference, ks)
+    # Where some run has no match, nothing can be said about runs.
+    supported = np.isfinite(ours_STQK)
+    known_QK = np.all(supported.any(axis=1), axis=0) & np.all(supported.any(axis=0), axis=0)
     for i, k in enumerate(ks):
-        use = np.isfinite(ours_QK[:, i])
+        use = known_QK[:, i]
         # A number over a minority of the problems would be about other problems than the raw one.
         if use.sum() >= max(2, len(use) / 2):
-            add(MATCHED, [None], [k], ours_QK[use, i : i + 1], theirs_QK[use, i : i + 1])
-            rows[-1] = replace(rows[-1], effective_n=float(effective[use].mean()))
+            ours, theirs = (x[:, :, use, i : i + 1] for x in (ours_STQK, theirs_STQK))
+            change = ours - theirs
+            mean_Q = np.nanmean(change, axis=(0, 1))
+            # The runs of both arms move the change of a pair: its mean for each of the one's, and of the other's.
+            interval = _pointwise(np.nanmean(change, axis=1), mean_Q - np.nanmean(change, axis=0), level)
+            centre, half = float(mean_Q.mean()), float(interval.high[0] - interval.low[0]) / 2
+            row = LengthDifference(
+                MATCHED,
+                None,
+                k,
+                int(use.sum()),
+                float(np.nanmean(theirs, axis=(0, 1)).mean()),
+                float(np.nanmean(ours, axis=(0, 1)).mean()),
+                centre,
+                max(centre - half, -1.0),
+                min(centre + half, 1.0),
+                float(effective[use].mean()),
+            )
+            rows.append(row)
     return rows
 
 

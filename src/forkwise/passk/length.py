@@ -164,14 +164,14 @@ def match_lengths(
 def match_curves(
     arm: Arm, reference: Arm, ks: Sequence[int], *, bins: int = 4
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Pass@K of arm and reference at equal lengths, each `(Q, K)` and NaN without support, and effective n `(Q,)`.
+    """Pass@K of arm and reference at equal lengths, each `(S, T, Q, K)`, and effective n `(Q,)`; NaN without support.
 
     Each is the mean of Pass@K at its own lengths and at the other's (`match_lengths`); at K = 1 that is both at the
     mean of the two length distributions (Kitagawa 1955). One direction alone would favour the arm even against itself
     trained again: where a model writes more of some length, it is usually right less often there.
 
-    Every run is matched with every run of the other, and the pairs that have support both ways are averaged. Runs are
-    never pooled: the Pass@K of a mixture of runs exceeds the mean of theirs.
+    Each of the arm's S runs is matched with each of the reference's T, which needs support both ways. Runs are never
+    pooled: the Pass@K of a mixture of runs exceeds the mean of theirs.
     """
     shape = len(arm.runs), len(reference.runs), len(arm.problems)
     matched = np.full((2, *shape, len(ks)), np.nan)
@@ -191,8 +191,7 @@ def match_curves(
     matched[:, np.isnan(matched).any(axis=0)] = np.nan
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the mean of no pair is NaN
-        ours_QK, theirs_QK = np.nanmean(matched, axis=(1, 2))
-        return ours_QK, theirs_QK, np.nanmean(effective, axis=(0, 1, 2))
+        return matched[0], matched[1], np.nanmean(effective, axis=(0, 1, 2))
 
 
 def shown_ks(largest: int) -> list[int]:
