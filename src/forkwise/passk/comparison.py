@@ -638,6 +638,8 @@ def compare(
     if texts:
         if embed is not None:
             notes.append(EMBED_NOTE)
+        if max(len(arm.runs) for arm in arms) > 1:
+            notes.append("The intervals of diversity cover problems, not training runs.")
         measured = diversity(arms, embed=embed)
         for i, d in enumerate(differences):
             found = {}
