@@ -167,14 +167,14 @@ def test_the_numbers_are_those_of_compare(folder: Path) -> None:
 
 
 def test_the_charts_hold_every_arm_control_and_seed(tmp_path: Path) -> None:
-    text = render(gather(find_sources([made.experiment(tmp_path / "run", seeds=2)])))
+    text = render(gather(find_sources([made.experiment(tmp_path / "run", seeds=2, samples=32)])))
     data = json.loads(Document(text).texts["script"][0])
     views = {view["name"].split(":")[0].split(" ")[0]: view for view in data["passk"]["views"]}
     assert set(views) == {"none", "cap", "budget", "matched"}
     assert [line["arm"] for line in views["none"]["values"]] == ["base", "GRPO", "GRPO + entropy advantage"]
-    assert views["none"]["values"][0]["x"] == [1, 2, 4, 8]
+    assert views["none"]["values"][0]["x"] == [1, 2, 4, 8, 16, 32]
     assert views["none"]["points"]
-    assert views["cap"]["ks"] == [1, 4, 8]
+    assert views["cap"]["ks"] == [1, 8, 32]
     assert len(views["cap"]["values"]) == 9
     reward = next(panel for panel in data["training"] if panel["label"].startswith("reward"))
     assert [line.get("thin", False) for line in reward["lines"]] == [True, True, False] * 2
