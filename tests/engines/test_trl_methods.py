@@ -203,6 +203,20 @@ class TestTheLossIsFedWithWhatTheMethodMakes:
         assert torch.equal(loss, want_loss)
         assert torch.equal(gradient, want)
 
+    @pytest.mark.parametrize(
+        ("options", "logged"),
+        [("sign=positive", ["psi_pos"]), ("sign=negative", ["psi_neg"]), ("entropy=old", ["psi_pos", "psi_neg"])],
+    )
+    def test_the_switches_log_psi_too(self, tmp_path: Path, options: str, logged: list[str]) -> None:
+        trainer = make(
+            EntropyShapedGRPOTrainer, tmp_path, method=[f"entropy_advantage:{options}"], max_steps=2, **REUSED
+        )
+        trainer.train()
+        rows = [row for row in trainer.state.log_history if "shaping/capped_frac" in row]
+        assert len(rows) == 2
+        assert 0 < max(row["shaping/psi_over_adv"] for row in rows) <= 0.5
+        assert [k for k in ("psi_pos", "psi_neg") if max(row[f"shaping/{k}"] for row in rows) > 0] == logged
+
     def test_presets_alone_are_stock_trl(self, tmp_path: Path) -> None:
         steps = {"max_steps": 2}
         ours = make(EntropyShapedGRPOTrainer, tmp_path, method=["dr_grpo", "clip_higher"], **steps)
@@ -224,7 +238,8 @@ def right_or_wrong(completion_ids: list[list[int]], **_: Any) -> list[float]:
 def test_two_real_steps_with_every_method(tmp_path: Path, name: str) -> None:
     method = parse_method(name)
     options = {"max_steps": 2, "learning_rate": 1e-3, "per_device_train_batch_size": 8, "num_generations": 8}
-    trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=[name], **options, **REUSED)
+    narrow = {"erc": "erc:low=0.9999,high=1.0001"}  # entropies move little in one step
+    trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=[narrow.get(name, name)], **options, **REUSED)
     trainer.reward_funcs = [right_or_wrong]
     assert float(updates_of(trainer).norm()) > 0
     if isinstance(method, SettingsMethod):
@@ -234,7 +249,9 @@ def test_two_real_steps_with_every_method(tmp_path: Path, name: str) -> None:
     # Of the two, only the second differs from the policy that sampled; methods of the rollout act once, before both.
     assert len(steps) == (1 if method.scope is Scope.ROLLOUT else 2)
     changed = [row[f"method/{name}/changed"] for row in steps]
-    if name not in ("erc", "clip_cov"):  # entropies move little in a step; covariances above 1 are rare
+    if name == "erc":
+        assert changed[0] == 0 < changed[1]  # the policy that sampled has the same entropies
+    elif name != "clip_cov":  # covariances above 1 are rare
         assert max(changed) > 0
     assert all(0 <= share <= 1 for share in changed)
 
@@ -261,6 +278,13 @@ class TestRefused:
             (["clip_higher"], {"epsilon_high": 0.3}, "sets epsilon_high to 0.28, but it is given as 0.3"),
             (["clipcov"], {}, "Did you mean 'clip_cov'"),
             (["passk_training"], {}, "k of the method 'passk_training' is 4, but groups have 4 completions"),
+            (
+                ["kl_cov"],
+                {"loss_type": "sapo", **REUSED},
+                "right only where the loss weighs each token by its own ratio",
+            ),
+            (["kl_cov", "gspo"], REUSED, "importance_sampling_level='sequence' does not"),
+            (["gtpo:bonus=0"], {}, "bonus of the method 'gtpo' must be greater than 0, got 0"),
             (["rloo"], {"multi_objective_aggregation": "normalize_then_sum"}, "leave multi_objective_aggregation"),
         ],
     )

@@ -91,11 +91,31 @@ def test_every_setting_of_our_studies_is_one_of_the_command(name: str, tmp_path:
         ("seeds: 0\narms: {a: {}, b: {}}", "seeds is 0"),
         ("a: [", "not YAML"),
         ("[]", "no arms"),
+        ("seeds: five\narms: {a: {}, b: {}}", "seeds is five: it must be a whole number"),
+        ("seeds: 2.5\narms: {a: {}, b: {}}", "seeds is 2.5: it must be a whole number"),
+        ("steps:\narms: {a: {}, b: {}}", "steps is None"),
+        ("traces: -1\narms: {a: {}, b: {}}", "traces is -1: .* at least 0"),
+        ("split: tset\narms: {a: {}, b: {}}", "split is 'tset': it must be one of train, validation, test"),
+        ("title: [1]\narms: {a: {}, b: {}}", "title is .*: it must be text"),
+        ("algorithm: [grpo]\narms: {a: {}, b: {}}", "no algorithm '.'grpo'.'"),
+        ("3: 4\nx: 5\narms: {a: {}, b: {}}", "unknown setting '3'"),
+        ("arms: {a: {}, b: {method: 3}}", "method of the arm 'b' must be a text"),
+        ("arms: {a: {}, b: {method: }}", "method of the arm 'b' must be a text"),
+        ("arms: {a: {}, b: {num_generations: 8}}", "'b' sets num_generations, which has to be the same in all arms"),
+        ("arms: {a: {}, b: {seed: 9}}", "'b' sets seed"),
     ],
 )
 def test_what_is_no_study(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "s.yaml").write_text(text)
     with pytest.raises(InputError, match=said):
+        load_study(str(tmp_path / "s.yaml"))
+
+
+def test_a_study_in_another_encoding_and_one_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(TEXT, encoding="utf-16")
+    assert load_study(str(tmp_path / "s.yaml")).title == "two ways"
+    (tmp_path / "s.yaml").write_bytes(b"title: \xff\xfe\xfa")
+    with pytest.raises(InputError, match="not YAML"):
         load_study(str(tmp_path / "s.yaml"))
 
 

@@ -63,6 +63,27 @@ class TestEntropyAdvantage:
     def test_switches(self, options: str, expected: list[float]) -> None:
         assert acted(f"entropy_advantage:{options}", tokens(**self.BATCH)) == row(*expected)
 
+    @pytest.mark.parametrize(
+        ("options", "psi_over_adv", "capped"),
+        [
+            ("", 1.2 / 3, 2 / 3),
+            ("multiplicative=true", 1.2 / 3, 2 / 3),
+            ("sign=positive", 0.7 / 2, 1 / 2),  # of the two tokens with A > 0
+            ("sign=negative", 0.5, 1.0),
+            ("entropy=old", 0.8 / 3, 1 / 3),
+        ],
+    )
+    def test_what_it_says_of_psi(self, options: str, psi_over_adv: float, capped: float) -> None:
+        method = parse_method(f"entropy_advantage:{options}")
+        assert isinstance(method, EntropyAdvantage)
+        stats = method.stats(tokens(**self.BATCH))
+        assert stats is not None
+        found = stats.as_dict()
+        assert (found["psi_over_adv"], found["capped_frac"]) == (pytest.approx(psi_over_adv), pytest.approx(capped))
+
+    def test_without_a_cap_it_says_nothing_of_one(self) -> None:
+        assert EntropyAdvantage(cap=False).stats(tokens(**self.BATCH)) is None
+
     def test_the_published_form_is_the_core_function(self) -> None:
         batch = tokens(**self.BATCH)
         assert torch.equal(EntropyAdvantage().advantages(batch), shape_advantages(batch.advantages, batch.entropy))

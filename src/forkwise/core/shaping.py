@@ -1,4 +1,4 @@
-"""Entropy-shaped advantages: A + min(alpha * H, |A| / kappa), arXiv 2506.14758, Eq. 5-6."""
+"""Entropy-shaped advantages: A + min(alpha * H, |A| / kappa), arXiv 2506.14758, Eq. 5-7."""
 
 from __future__ import annotations
 

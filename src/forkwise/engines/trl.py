@@ -1,4 +1,4 @@
-"""Entropy-shaped advantages in TRL's GRPO: `A + min(alpha * H.detach(), |A| / kappa)` (arXiv 2506.14758, Eq. 5-6).
+"""Entropy-shaped advantages in TRL's GRPO: `A + min(alpha * H.detach(), |A| / kappa)` (arXiv 2506.14758, Eq. 5-7).
 
 Everything but the advantages is TRL's. TRL's loss first asks for the log-probabilities and entropies of the current
 policy and then reads `inputs["advantages"]`; between the two, the mixin puts the shaped advantages, shape `(B, T)`,
@@ -27,7 +27,7 @@ from packaging.version import Version
 from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer
 
-from forkwise.core import ShapingStats, shaping_stats
+from forkwise.core import ShapingStats
 from forkwise.engines.trl_methods import (
     CORRECT,
     GROUPS,
@@ -44,7 +44,17 @@ from forkwise.engines.trl_methods import (
     update_methods,
 )
 from forkwise.errors import InputError
-from forkwise.methods import Method, Need, Rollout, Scope, SettingsMethod, Tokens, parse_methods, settings_of
+from forkwise.methods import (
+    LossMethod,
+    Method,
+    Need,
+    Rollout,
+    Scope,
+    SettingsMethod,
+    Tokens,
+    parse_methods,
+    settings_of,
+)
 from forkwise.methods.chain import act_on_rollout, act_on_tokens, shares
 from forkwise.methods.entropy_advantage import EntropyAdvantage
 
@@ -63,6 +73,7 @@ _LOGGED = ("psi_over_adv", "capped_frac", "psi_pos", "psi_neg")
 _ENTROPIES = {Need.ENTROPY, Need.OLD_ENTROPY}
 _LOGPROBS = {Need.SEQUENCE_LOGPROBS, Need.LOGPROBS, Need.OLD_LOGPROBS}
 _OF_ROLLOUTS = {Need.OLD_ENTROPY, Need.GROUPS, Need.CORRECT}
+_OTHER_WEIGHTS = ("sapo", "vespo")  # losses of TRL whose weight of a token is not its ratio
 _MOSTLY_CAPPED = 0.9  # above it psi is |A| / kappa nearly everywhere: a constant factor, not entropy, shapes the update
 
 
@@ -123,13 +134,18 @@ class EntropyShapedGRPOConfig(GRPOConfig):
             raise InputError(f"trl 1.15.0 cannot compute the GRPO loss on {self.device.type}; install trl>=1.16.")
         self._check_methods()
         per_token = update_methods(self.methods) or rollout_methods(self.methods)
-        if per_token and (self.importance_sampling_level == "sequence" or self.loss_type == "luspo"):
+        if per_token and self._per_sequence:
             warnings.warn(
                 f"With loss_type={self.loss_type!r} and importance_sampling_level={self.importance_sampling_level!r} "
                 "the importance ratio or the weight is per sequence: the shaped advantages lose their token "
                 "selectivity. Use importance_sampling_level='token' and another loss_type to keep it.",
                 stacklevel=3,
             )
+
+    @property
+    def _per_sequence(self) -> bool:
+        """Whether the importance ratio, or the weight of a token, is one of its whole sequence."""
+        return bool(self.importance_sampling_level == "sequence" or self.loss_type == "luspo")
 
     def _check_numbers(self) -> None:
         """Refuses what torch and TRL refuse late, with a traceback, or not at all."""
@@ -203,6 +219,12 @@ class EntropyShapedGRPOConfig(GRPOConfig):
                 raise InputError(
                     f"The method '{method.name}' adds up the weighted rewards: leave multi_objective_aggregation at "
                     "'sum_then_normalize'."
+                )
+            if isinstance(method, LossMethod) and (self._per_sequence or self.loss_type in _OTHER_WEIGHTS):
+                raise InputError(
+                    f"The method '{method.name}' adds a term whose gradient is right only where the loss weighs each "
+                    f"token by its own ratio, which loss_type={self.loss_type!r} with importance_sampling_level="
+                    f"{self.importance_sampling_level!r} does not: use 'dapo' (or another of GRPO's) and 'token'."
                 )
             steps, updates = self.gradient_accumulation_steps, self.steps_per_generation * self.num_iterations
             if Need.OFF_POLICY in method.needs() and steps % updates == 0:
@@ -471,11 +493,11 @@ class EntropyShapingMixin(_Trainer):
         else:
             batch.shape(self._planned(batch, logprobs, entropy))
         first = methods[0]
-        if isinstance(first, EntropyAdvantage) and first.published:
-            constants = {"alpha": first.alpha, "kappa": first.kappa}
-            stats = shaping_stats(batch.unshaped, entropy, **constants, mask=token_mask(batch))
-            sums = self._sum_over_processes(stats.totals)
-            self._shaping_totals = sums if self._shaping_totals is None else self._shaping_totals + sums
+        if isinstance(first, EntropyAdvantage):
+            tokens = local_tokens(batch, batch.unshaped, logprobs, entropy, needs([first]), self._method_seed())
+            if (stats := first.stats(tokens)) is not None:
+                sums = self._sum_over_processes(stats.totals)
+                self._shaping_totals = sums if self._shaping_totals is None else self._shaping_totals + sums
 
     def _planned(self, batch: _GuardedBatch, logprobs: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
         """The advantages `(B, T)` of this micro-batch, made together with those of the whole update."""

@@ -86,6 +86,15 @@ PPO_RECIPE: dict[str, Any] = {
 ALPHA = {"grpo": 0.4, "ppo": 0.1}
 """The paper's, by algorithm."""
 
+# What an arm cannot set: start, problems, and how much is drawn from how many prompts are the same for all.
+_EQUAL = frozenset(
+    {
+        *("model", "task", "seed", "data_seed", "max_steps", "num_train_epochs", "train_problems", "num_iterations"),
+        *("num_generations", "per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation"),
+        *("generation_batch_size", "use_cpu", "output_dir", "resume"),
+    }
+)
+
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
@@ -106,8 +115,20 @@ class TrainingArm:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.algorithm not in ALPHA:
+        if not isinstance(self.algorithm, str) or self.algorithm not in ALPHA:
             raise InputError(f"There is no algorithm '{self.algorithm}': use {' or '.join(ALPHA)}.")
+        for name in self.settings:
+            if name in _EQUAL:
+                raise InputError(
+                    f"The arm '{self.name}' sets {name}, which has to be the same in all arms: leave it out."
+                )
+        methods = self.settings.get("method", [])
+        if not isinstance(methods, str) and not (
+            isinstance(methods, list | tuple) and all(isinstance(method, str) for method in methods)
+        ):
+            raise InputError(
+                f"method of the arm '{self.name}' must be a text, NAME[:key=value,...], or a list of them."
+            )
 
     @property
     def slug(self) -> str:

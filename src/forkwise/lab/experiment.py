@@ -55,9 +55,14 @@ class Experiment:
             raise InputError("A comparison needs at least two arms.")
         if len(set(names)) < len(names):
             raise InputError(f"Two arms have the same name ({', '.join(names)}): name them apart.")
-        for name in ("seeds", "steps", "problems", "samples"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}: it must be at least 1.")
+        for name, least in {"seeds": 1, "steps": 1, "problems": 1, "samples": 1, "traces": 0}.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise InputError(f"{name} is {value}: it must be a whole number, at least {least}.")
+        if self.split not in get_args(Split):
+            raise InputError(f"split is '{self.split}': it must be one of {', '.join(get_args(Split))}.")
+        if not isinstance(self.title, str):
+            raise InputError(f"title is {self.title}: it must be text, in quotes if need be.")
         if self.device not in get_args(Device):
             raise InputError(f"device is '{self.device}': it must be {' or '.join(get_args(Device))}.")
 

@@ -45,14 +45,14 @@ def load_study(name: str) -> Experiment:
         InputError: no such study or file, not YAML, unknown settings, arms that are none.
     """
     if name in studies():
-        text = (resources.files("forkwise.lab") / "studies" / f"{name}.yaml").read_text(encoding="utf-8")
+        text = (resources.files("forkwise.lab") / "studies" / f"{name}.yaml").read_bytes()
     elif Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
+        text = Path(name).read_bytes()
     else:
         raise InputError(f"There is no study '{name}': give a YAML file, or one of {', '.join(studies())}.")
     try:
         found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"The study '{name}' is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(found, dict) or not isinstance(found.get("arms"), dict):
         raise InputError(f"The study '{name}' has no arms: it needs a mapping 'arms' of names to settings.")
@@ -60,7 +60,7 @@ def load_study(name: str) -> Experiment:
 
 
 def _experiment(name: str, found: Mapping[str, Any]) -> Experiment:
-    unknown = sorted(set(found) - _SETTINGS - {"arms", "algorithm"})
+    unknown = [str(key) for key in found if key not in {*_SETTINGS, "arms", "algorithm"}]
     if unknown:
         hint = nearest(unknown[0], [*_SETTINGS, "arms", "algorithm"])
         raise InputError(f"The study '{name}' has an unknown setting '{unknown[0]}'.{hint}")

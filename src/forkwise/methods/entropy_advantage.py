@@ -14,6 +14,8 @@ from forkwise.methods.base import Need, Scope, TokenMethod, Tokens, check_range,
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from forkwise.core import ShapingStats
+
 Sign = Literal["both", "positive", "negative"]
 Policy = Literal["current", "old"]
 
@@ -58,11 +60,25 @@ class EntropyAdvantage(TokenMethod):
         """Whether this is the paper's form: none of the switches is used."""
         return self == EntropyAdvantage(self.alpha, self.kappa)
 
+    def stats(self, tokens: Tokens) -> ShapingStats | None:
+        """What psi is at the tokens where the method acts (of one sign of A, with `sign`); None without a cap."""
+        from forkwise.core import shaping_stats
+
+        if not self.cap:
+            return None
+        mask, a = tokens.mask, tokens.advantages
+        if self.sign != "both":
+            mask = mask & (a > 0 if self.sign == "positive" else a < 0)
+        return shaping_stats(a, self._entropy(tokens), alpha=self.alpha, kappa=self.kappa, mask=mask)
+
+    def _entropy(self, tokens: Tokens) -> Tensor:
+        return given(tokens.entropy if self.entropy == "current" else tokens.old_entropy)
+
     def advantages(self, tokens: Tokens) -> Tensor:
         """The shaped advantages, `(B, T)`."""
         from forkwise.core import shape_advantages
 
-        entropy = given(tokens.entropy if self.entropy == "current" else tokens.old_entropy)
+        entropy = self._entropy(tokens)
         if self.published:
             return shape_advantages(tokens.advantages, entropy, alpha=self.alpha, kappa=self.kappa, mask=tokens.mask)
         psi = ablated_psi(

@@ -26,7 +26,7 @@ class Gtpo(TokenMethod):
 
     Args:
         base: the reward itself, > 0.
-        bonus: weight of the entropy, >= 0.
+        bonus: weight of the entropy, > 0: without it both sides are constant, and nothing is left after normalisation.
     """
 
     base: float = 1.0
@@ -42,6 +42,7 @@ class Gtpo(TokenMethod):
 
     def __post_init__(self) -> None:
         _check(self)
+        check_range(self, "bonus", 0, float("inf"), open_low=True)
 
     def advantages(self, tokens: Tokens) -> Tensor:
         """Advantages per token, `(B, T)`."""
