@@ -278,7 +278,21 @@ def test_many_arms_widen_the_bands_and_raise_p() -> None:
     assert (with_others.adjusted_p >= alone.adjusted_p).all()
     assert with_others.adjusted_p[0] == pytest.approx(min(1, 4 * alone.adjusted_p[0]))
     np.testing.assert_allclose(with_others.interval.low, alone.interval.low)
-    assert crowd.sentence.count("against base") == 4
+    assert "none of the others (y0, y1, y2) shows a difference from base" in crowd.sentence
+
+
+def test_of_many_arms_those_without_a_difference_are_said_together() -> None:
+    others = [arm(name, RATES) for name in ("b", "c", "d")]
+    better = arm("e", np.clip(RATES + 0.25, 0, 1))
+    quiet = compare(arm("a", RATES), *others, arm("f", RATES), ks=[1, 8], resamples=500)
+    largest = max((abs(d.interval.mean[i]), d.arm, d.ks[i]) for d in quiet.differences for i in range(2))
+    assert quiet.sentence.startswith("On 120 problems, none of 4 arms shows a difference from a that can be told from")
+    assert f"at K = {largest[2]}, {largest[1]})" in quiet.sentence
+    found = compare(arm("a", RATES), *others, better, ks=[1, 8], resamples=500).sentence
+    assert "e against a is better at K = 1–8" in found
+    assert "none of the others (b, c, d) shows a difference" in found
+    same = compare(*(exact(name, [2, 1] * 30, 4) for name in "abcde"), ks=[1, 4], resamples=500, margin=0.3)
+    assert same.sentence.endswith("and all are equivalent to it within ±0.3 at every K.")
 
 
 def test_length_control_stands_beside_the_raw_number() -> None:

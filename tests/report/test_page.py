@@ -346,6 +346,14 @@ def test_training_figure_draws_the_mean_over_seeds_at_common_steps() -> None:
     assert list(lines[-1].get_xdata()) == [1, 2]
 
 
+def test_lines_of_many_arms_can_be_told_apart() -> None:
+    runs = [[{"step": s, "reward": 0.5} for s in range(3)]] * 2
+    figure = training_figure({f"arm {i}": runs for i in range(20)})
+    looks = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].get_lines()}
+    assert len(looks) == len(figure.axes[0].get_lines()) == 20
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"arm {i}" for i in range(20)]
+
+
 def test_an_exploration_beside_a_run_changes_nothing_about_the_comparison(folder: Path, tmp_path: Path) -> None:
     explored.write(tmp_path, exploration(str(folder / "samples" / "grpo-seed0"), run="grpo-seed0"))
     content = gather(find_sources([folder, tmp_path]))

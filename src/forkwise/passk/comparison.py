@@ -39,6 +39,8 @@ from forkwise.passk.length import (
 )
 from forkwise.passk.outcomes import Arm, check_ks, common_problems
 
+_MANY = 3  # differences; of more, the sentence lumps those that are none
+
 MARGIN = 0.05
 """Default equivalence margin: differences of Pass@K within ±0.05 count as none."""
 
@@ -105,6 +107,15 @@ class Difference:
     length: list[LengthDifference]
     diversity: dict[str, Interval]
 
+    @property
+    def claim_p(self) -> FloatArray:
+        """The adjusted p at each k of a claim: over problems, and over runs too where there are several."""
+        return self.adjusted_p if self.run_p is None else np.maximum(self.adjusted_p, self.run_p)
+
+    def found(self, alpha: float) -> npt.NDArray[np.bool_]:
+        """At which k there is a difference."""
+        return self.claim_p <= alpha
+
     def sentence(self, alpha: float) -> str:
         """What was found, in one sentence."""
         return _sentence(self, alpha)
@@ -124,8 +135,12 @@ class Comparison:
 
     @property
     def sentence(self) -> str:
-        """The conclusion in one plain sentence."""
-        parts = [d.sentence(1 - self.level) for d in self.differences]
+        """The conclusion in one plain sentence; of many arms, those that show no difference are said together."""
+        alpha, many = 1 - self.level, len(self.differences) > _MANY
+        parts = [d.sentence(alpha) for d in self.differences if d.found(alpha).any() or not many]
+        if len(parts) < len(self.differences):
+            quiet = [d for d in self.differences if not d.found(alpha).any()]
+            parts.append(_no_difference(quiet, len(self.differences)))
         return f"On {self.problems} problems, " + "; ".join(parts) + "."
 
     def rows(self) -> list[dict[str, Any]]:
@@ -500,9 +515,28 @@ def _edge(value: float, last: int) -> str:
     return "before 1" if value == 0 else f"beyond {last}" if np.isinf(value) else f"{value:.3g}"
 
 
+def _no_difference(quiet: Sequence[Difference], arms: int) -> str:
+    """What is to be said of arms that show none."""
+    reference, margin = quiet[0].reference, quiet[0].margin
+    who = f"none of {arms} arms" if len(quiet) == arms else f"none of the others ({', '.join(d.arm for d in quiet)})"
+    lowest = min(quiet, key=lambda d: float(d.claim_p.min()))
+    far = max(quiet, key=lambda d: float(np.abs(d.interval.mean).max()))
+    i = int(np.abs(far.interval.mean).argmax())
+    largest = f"{far.interval.mean[i]:+.3f} [{far.band.low[i]:+.3f}, {far.band.high[i]:+.3f}] at K = {far.ks[i]}"
+    text = (
+        f"{who} shows a difference from {reference} that can be told from luck at any K (smallest adjusted p "
+        f"{lowest.claim_p.min():.2g}, {lowest.arm}; largest difference {largest}, {far.arm})"
+    )
+    equal = [d.arm for d in quiet if d.equivalent_up_to == d.ks[-1]]
+    if len(equal) == len(quiet):
+        return f"{text}, and all are equivalent to it within ±{margin:g} at every K"
+    if equal:
+        return f"{text}; equivalent to it within ±{margin:g} at every K: {', '.join(equal)}"
+    return f"{text}, but no band is narrow enough to call an arm equivalent to it within ±{margin:g} at every K"
+
+
 def _sentence(d: Difference, alpha: float) -> str:
-    p = d.adjusted_p if d.run_p is None else np.maximum(d.adjusted_p, d.run_p)
-    found = p <= alpha
+    p, found = d.claim_p, d.found(alpha)
     mean, band = d.interval.mean, d.band
 
     def at(i: int) -> str:

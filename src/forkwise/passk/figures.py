@@ -126,6 +126,7 @@ def _rows_figure(comparison: Comparison, caption: str) -> Figure:
         axis.set_ylim(len(differences) - 0.5, -0.5)
         level = comparison.arms[0].pass_at_k
         at = comparison.arms[0].ks.index(ks[i])
+        axis.locator_params(axis="x", nbins=6)
         _finish(axis, f"Pass@{ks[i]} minus {comparison.reference} ({level.mean[at]:.3f})", "")
     figure.suptitle(f"{caption}\nline: interval; light: band for all K and arms", fontsize=9)
     return figure

@@ -19,6 +19,8 @@ from forkwise.report.visible import one_line
 
 FloatArray = npt.NDArray[np.float64]
 
+_STYLES = ("-", "--", ":")
+
 WINDOW = 5
 """Logged steps in the moving average of training curves."""
 
@@ -106,7 +108,8 @@ def _label(text: str) -> str:
 def training_figure(
     arms: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], window: int = WINDOW, panels: int | None = 4
 ) -> Figure:
-    """Metrics over steps; thin lines are raw values, thick ones a moving average.
+    """Metrics over steps; thin lines are raw values, thick ones a moving average. More arms than there are colours have
+    their averages alone, in other line styles.
 
     Args:
         arms, window: as in `training_panels`.
@@ -117,16 +120,22 @@ def training_figure(
     figure = Figure(figsize=(10, 3 * rows), layout="constrained")
     axes = list(figure.subplots(rows, 2, squeeze=False).flat)
     places = {name: i for i, name in enumerate(arms, start=1)}
+    many = len(arms) >= len(COLOURS)
     for axis, panel in zip(axes, found, strict=False):
         for series in panel.series:
-            colour = COLOURS[places[series.arm] % len(COLOURS)]
-            for row in series.runs:
+            place = places[series.arm]
+            colour, style = COLOURS[place % len(COLOURS)], _STYLES[place // len(COLOURS) % len(_STYLES)]
+            for row in [] if many else series.runs:
                 axis.plot(series.steps, row, color=colour, alpha=0.25, linewidth=0.8)
-            axis.plot(series.steps, series.smooth, color=colour, linewidth=2, label=_label(series.arm))
+            axis.plot(series.steps, series.smooth, style, color=colour, linewidth=2, label=_label(series.arm))
         _finish(axis, "training step", panel.label)
     for axis in axes[len(found) :]:
         axis.remove()
-    if found:
+    if many and found:
+        most = max(range(len(found)), key=lambda i: len(found[i].series))
+        handles = axes[most].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    elif found:
         axes[0].legend(frameon=False)
     return figure
 

@@ -8,6 +8,7 @@ const Charts = (() => {
 
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const colour = (arm) => css(`--arm${arm % 7}`);
+  const dashes = (arm) => DASHES[(arm + 2 * Math.floor(arm / 7)) % 7]; // where colours come again, dashes differ
   const faint = (arm, share) => colour(arm) + Math.round(share * 255).toString(16).padStart(2, "0");
   const number = (value, digits = 3) => (value == null || Number.isNaN(value) ? "–" : value.toFixed(digits));
 
@@ -99,7 +100,7 @@ const Charts = (() => {
       series.push({
         label: line.name, class: line.thin ? "quiet" : "arm", show: !hidden.has(line.group), value: said, spanGaps: true,
         stroke: () => (line.thin ? faint(line.arm, 0.4) : colour(line.arm)), width: line.whiskers ? 0 : line.thin ? 1 : 2.2,
-        dash: line.dash ?? DASHES[line.arm % 7],
+        dash: line.dash ?? dashes(line.arm),
         points: {
           show: (!!line.points || !!line.whiskers) && !line.null, size: line.whiskers ? 9 : 6, stroke: () => colour(line.arm),
           fill: () => (line.hollow ? css("--paper") : colour(line.arm)),
@@ -185,7 +186,7 @@ const Charts = (() => {
 
   const repaint = () => { for (const { chart } of charts) chart.redraw(false, true); };
   const powers = (xs) => { const out = []; for (let k = 1; k <= Math.max(...xs); k *= 2) out.push([k, String(k)]); return out; };
-  const dashStyle = (arm) => { const d = DASHES[arm % 7]; return !d.length ? "" : d[0] <= 3 ? "dotted" : "dashed"; };
+  const dashStyle = (arm) => { const d = dashes(arm); return !d.length ? "" : d[0] <= 3 ? "dotted" : "dashed"; };
 
   return { draw, toggle, repaint, powers, colour, dashStyle, number, css };
 })();
