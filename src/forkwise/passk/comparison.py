@@ -521,11 +521,12 @@ def _no_difference(quiet: Sequence[Difference], arms: int) -> str:
     who = f"none of {arms} arms" if len(quiet) == arms else f"none of the others ({', '.join(d.arm for d in quiet)})"
     lowest = min(quiet, key=lambda d: float(d.claim_p.min()))
     far = max(quiet, key=lambda d: float(np.abs(d.interval.mean).max()))
+    named = f", {lowest.arm}" if lowest.claim_p.min() < 1 else ""
     i = int(np.abs(far.interval.mean).argmax())
     largest = f"{far.interval.mean[i]:+.3f} [{far.band.low[i]:+.3f}, {far.band.high[i]:+.3f}] at K = {far.ks[i]}"
     text = (
         f"{who} shows a difference from {reference} that can be told from luck at any K (smallest adjusted p "
-        f"{lowest.claim_p.min():.2g}, {lowest.arm}; largest difference {largest}, {far.arm})"
+        f"{lowest.claim_p.min():.2g}{named}; largest difference {largest}, {far.arm})"
     )
     equal = [d.arm for d in quiet if d.equivalent_up_to == d.ks[-1]]
     if len(equal) == len(quiet):
