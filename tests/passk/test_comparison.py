@@ -216,7 +216,12 @@ def test_runs_that_differ_make_the_interval_wider_and_the_claim_harder() -> None
     assert d.run_p[0] > 0.05  # ... but three runs a side say nothing about training them again
     assert "no difference that can be told from luck" in d.sentence(0.05)
     result = compare(a, b, ks=[1, 4])
-    assert any("cannot give a p below 0.1" in note for note in result.notes)
+    assert any(
+        note.endswith("cannot give a p below 0.1, so that no difference could have been claimed.")
+        for note in result.notes
+    )
+    third = arm("c", wobbly[0], runs=3)
+    assert any("below 0.1, 0.2 with Holm's correction for 2 arms, so" in n for n in compare(a, b, third, ks=[1]).notes)
 
 
 def test_one_run_against_several_is_said_to_cover_problems_only() -> None:

@@ -9,7 +9,14 @@ import pytest
 from scipy import stats
 
 from forkwise.errors import InputError
-from forkwise.passk import bootstrap_interval, paired_difference, sign_flip_p_values, student_interval
+from forkwise.passk import (
+    bootstrap_interval,
+    evaluate,
+    make_arm,
+    paired_difference,
+    sign_flip_p_values,
+    student_interval,
+)
 from forkwise.passk.intervals import default_resamples
 
 
@@ -156,3 +163,13 @@ def test_student_interval_agrees_with_scipy() -> None:
     np.testing.assert_allclose([got.low, got.high], [peer.low, peer.high])
     with pytest.raises(InputError, match="at least two problems"):
         student_interval([0.1])
+
+
+@pytest.mark.parametrize(("solved", "level"), [(8, 0.95), (0, 0.95), (8, 0.9)])
+def test_problems_that_are_all_alike_leave_the_exact_binomial_interval(solved: int, level: float) -> None:
+    problem = [f"p{q}" for q in range(40) for _ in range(8)]
+    arm = make_arm("a", problem, [i < solved for _ in range(40) for i in range(8)])
+    found = evaluate(arm, ks=[1, 8], level=level, caps=(), budgets=()).pass_at_k
+    exact = stats.binomtest(40 if solved else 0, 40).proportion_ci(level, method="exact")
+    np.testing.assert_allclose(found.low, exact.low, atol=1e-12)
+    np.testing.assert_allclose(found.high, exact.high, atol=1e-12)

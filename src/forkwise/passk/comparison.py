@@ -26,6 +26,7 @@ from forkwise.passk.intervals import (
     problem_weights,
     sign_flip_p_values,
     student_interval,
+    unseen,
 )
 from forkwise.passk.length import (
     BUDGET,
@@ -238,14 +239,6 @@ def _standard_error(arm_SQK: FloatArray, other_SQK: FloatArray) -> tuple[FloatAr
     return np.sqrt(total), freedom
 
 
-def _unseen(problems: int, level: float) -> float:
-    """Half-width where every problem has the same difference, so that a resample or a t interval has no width.
-
-    The exact binomial upper bound on the share of problems with another difference; no difference exceeds 1.
-    """
-    return float(1 - ((1 - level) / 2) ** (1 / problems))
-
-
 def _within(mean_K: FloatArray, half_K: FloatArray, level: float) -> Interval:
     """Differences of probabilities stay within ±1."""
     return Interval(mean_K, np.maximum(mean_K - half_K, -1.0), np.minimum(mean_K + half_K, 1.0), level)
@@ -262,7 +255,7 @@ def _band(
     spread = draws_RK.std(axis=0)
     moves = spread > 1e-12
     tail = (1 + level) / 2
-    half = np.full(mean_K.size, _unseen(problems, level))
+    half = np.full(mean_K.size, unseen(problems, level))
     if moves.any():
         t_R = (np.abs(draws_RK[:, moves] - mean_K[moves]) / spread[moves]).max(axis=1)
         student = stats.t.ppf(tail, freedom_K[moves]) / stats.norm.ppf(tail)
@@ -393,7 +386,7 @@ def _pointwise(ours_SQK: FloatArray, theirs_SQK: FloatArray, level: float) -> In
     ours_SQK, theirs_SQK = _fixed_runs(ours_SQK, theirs_SQK)
     se, freedom = _standard_error(ours_SQK, theirs_SQK)
     half = stats.t.ppf((1 + level) / 2, freedom) * se
-    half[se == 0] = _unseen(ours_SQK.shape[1], level)
+    half[se == 0] = unseen(ours_SQK.shape[1], level)
     return _within((ours_SQK.mean(axis=0) - theirs_SQK.mean(axis=0)).mean(axis=0), half, level)
 
 
@@ -691,9 +684,12 @@ def compare(
             )
         elif d.run_p is not None:
             floor = 2 / comb(sum(d.runs), d.runs[0]) if d.runs[0] == d.runs[1] else 1 / comb(sum(d.runs), d.runs[0])
+            corrected = min(1.0, floor * len(differences))
             notes.append(
                 f"{d.arm}: the interval covers problems and training runs ({d.runs[1]} and {d.runs[0]}); relabelling "
-                f"that many runs cannot give a p below {floor:.2g}."
+                f"that many runs cannot give a p below {floor:.2g}"
+                + (f", {corrected:.2g} with Holm's correction for {len(differences)} arms" if len(others) > 1 else "")
+                + (", so that no difference could have been claimed." if corrected > 1 - level else ".")
             )
     if all(max(d.runs) == 1 for d in differences):
         notes.append("One run per arm: this compares these models, and says nothing about training them again.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from forkwise.passk.diversity import EMBED_NOTE, Embed, diversity
 from forkwise.passk.estimator import FloatArray, curve_grid, g_pass_at_k, k_grid, mg_pass_at_k, pass_pow_k
 from forkwise.passk.extrapolation import Extrapolation, extrapolate
-from forkwise.passk.intervals import Interval, bootstrap_interval
+from forkwise.passk.intervals import Interval, bootstrap_interval, unseen
 from forkwise.passk.length import BUDGET, CAP, budget_curves, default_budgets, default_caps, shown_ks
 from forkwise.passk.majority import EXACT_UP_TO, count_votes, maj_at_k, normalise_answer
 from forkwise.passk.outcomes import Arm, check_ks
@@ -122,8 +122,17 @@ def _bounds(interval: Interval) -> dict[str, float]:
 
 
 def over_problems(values_SQ: FloatArray, *, level: float, resamples: int | None, seed: int) -> Interval:
-    """Mean over runs, then interval over problems; `(S, Q, ...)`. It covers the choice of problems, not of runs."""
-    return bootstrap_interval(values_SQ.mean(axis=0), level=level, resamples=resamples, seed=seed)
+    """Mean over runs, then interval over problems; `(S, Q, ...)`, shares. It covers the choice of problems, not runs.
+
+    Where all problems have the same value it is the exact binomial one: that no other was seen does not exclude any.
+    """
+    values_Q = values_SQ.mean(axis=0)
+    found = bootstrap_interval(values_Q, level=level, resamples=resamples, seed=seed)
+    same = np.ptp(values_Q, axis=0) == 0
+    off = unseen(values_Q.shape[0], level)
+    low = np.where(same, found.mean * (1 - off), found.low)
+    high = np.where(same, found.mean + (1 - found.mean) * off, found.high)
+    return replace(found, low=low, high=high)
 
 
 def majority_curves(arm: Arm, ks: Sequence[int], *, seed: int = 0) -> tuple[FloatArray, FloatArray]:

@@ -113,6 +113,15 @@ def bootstrap_interval(
     return Interval(mean_K.reshape(shape), bounds[0].reshape(shape), bounds[1].reshape(shape), level, resamples)
 
 
+def unseen(problems: int, level: float) -> float:
+    """How far the mean over problems may be off where all have the same value, so that a resample has no width.
+
+    The exact binomial (Clopper-Pearson) upper bound on the share of problems with another value, for values that differ
+    by at most 1.
+    """
+    return float(1 - ((1 - level) / 2) ** (1 / problems))
+
+
 def paired_difference(
     a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = 0.95, resamples: int | None = None, seed: int = 0
 ) -> Interval:
