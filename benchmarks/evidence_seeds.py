@@ -1,0 +1,79 @@
+"""What docs/evidence.md says of single seeds, of two halves of the problems, and of p-values before Holm's correction.
+
+    python benchmarks/evidence_seeds.py --central runs/central-grpo --ablations runs/ablations
+
+Reads the samples that `forkwise lab compare` left there.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from forkwise.passk import Arm, compare, k_grid, make_arm
+from forkwise.samples import read_samples
+
+METHOD = "grpo-entropy-advantage"
+PLACEBOS = ("placebo--permuted", "placebo--constant", "placebo--scaling")
+OTHERS = ("entropy-advantage", "positive-only", "negative-only", "multiplicative", "no-cap", "old-entropy", *PLACEBOS)
+QUICKSTART = 64  # its problems are the first of the task's test problems, its samples the first 256
+
+
+def seeds(folder: Path, arm: str) -> Arm:
+    runs = sorted(path.name for path in (folder / "samples").glob(f"{arm}-seed*"))
+    return part(folder, runs, 10**9, slice(None))
+
+
+def part(folder: Path, runs: list[str], samples: int, problems: slice) -> Arm:
+    """Some problems, in the task's order, by the first samples of each run; without lengths."""
+    columns: dict[str, list[Any]] = {"run": [], "problem_id": [], "correct": []}
+    for run in runs:
+        for shard in sorted((folder / "samples" / run).glob("*.parquet"))[problems]:
+            table = read_samples(shard, [*columns, "sample_id"])
+            table = table.filter(pc.less(table["sample_id"], samples))
+            for key in columns:
+                columns[key] += table[key].to_pylist()
+    return make_arm(runs[0], columns["problem_id"], columns["correct"], run=columns["run"])
+
+
+def signed(values: np.ndarray) -> str:
+    return "  ".join(f"{value:+.3f}" for value in values)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--central", type=Path, default=Path("runs/central-grpo"))
+    parser.add_argument("--ablations", type=Path, default=Path("runs/ablations"))
+    args = parser.parse_args()
+
+    ks = [1, 4, 16, 64, 256, 1024]
+    print(f"Entropy advantage minus GRPO, K = {', '.join(map(str, ks))}")
+    difference = (seeds(args.central, METHOD).curves(ks) - seeds(args.central, "grpo").curves(ks)).mean(axis=1)
+    for seed, row in enumerate(difference):
+        print(f"seed {seed}                        {signed(row)}")
+    for samples in (256, 1024):
+        shown = [k for k in ks if k <= samples]
+        for name, which in ((f"first {QUICKSTART}", slice(QUICKSTART)), ("the other", slice(QUICKSTART, None))):
+            method, plain = (part(args.central, [f"{arm}-seed0"], samples, which) for arm in (METHOD, "grpo"))
+            row = (method.curves(shown) - plain.curves(shown)).mean(axis=(0, 1))
+            print(f"seed 0, {name:9} x {samples:4}     {signed(row)}")
+
+    print("\nAblations: smallest p over runs at any K, before Holm's correction for the number of arms")
+    grpo, shaped = seeds(args.ablations, "grpo"), seeds(args.ablations, "entropy-advantage")
+    grid = k_grid(256)
+    for arm in OTHERS:
+        against = {"GRPO": grpo} | ({"the method": shaped} if arm in PLACEBOS else {})
+        for name, reference in against.items():
+            found = compare(reference, seeds(args.ablations, arm), ks=grid).differences[0]
+            assert found.run_p is not None
+            at = [grid.index(k) for k in (1, 16, 256)]
+            means = signed(found.interval.mean[at])
+            print(f"{arm:20} against {name:10}  {found.run_p.min():.3f}   K = 1, 16, 256: {means}")
+
+
+if __name__ == "__main__":
+    main()
