@@ -247,6 +247,24 @@ class TestGtpo:
         want = group_advantages(torch.tensor([1.1, -1 - 0.4 / 3, -1 - 0.2 / 3, -1.0]), 4, eps=1e-6)
         assert acted("grpo_s", batch)[:3] == [pytest.approx([float(x)], abs=1e-5) for x in want[:3]]
 
+    @pytest.mark.parametrize("name", ["gtpo", "grpo_s"])
+    def test_groups_without_a_contrast_can_be_left_out(self, name: str) -> None:
+        # Group 7 is all wrong, 2 all right, and 5 mixed: its advantages are what it has alone.
+        five = {"old_entropy": [[1.0], [3.0], [2.0]], "groups": [5] * 3, "correct": [True, True, False]}
+        alone = acted(name, tokens([[0.0]] * 3, **five))
+        batch = tokens(
+            [[0.0]] * 7,
+            old_entropy=[[1.0], [1.0], [3.0], [4.0], [2.0], [2.0], [6.0]],
+            groups=[7, 5, 5, 7, 5, 2, 2],
+            correct=[False, True, True, False, False, True, True],
+        )
+        made = acted(f"{name}:mixed_only=true", batch)
+        assert [made[i] for i in (1, 2, 4)] == alone
+        assert [made[i] for i in (0, 3, 5, 6)] == [[0.0]] * 4
+        assert all(made[i] != [0.0] for i in (1, 2))
+        everywhere = acted(name, batch)
+        assert all(everywhere[i] != [0.0] for i in (0, 3, 5, 6))
+
     def test_groups_are_apart(self) -> None:
         batch = tokens([[0.0]] * 2, old_entropy=[[1.0], [3.0]], groups=[0, 1], correct=[False, False])
         assert acted("gtpo", batch) == [[0.0], [0.0]]  # each is the only wrong one of its group: -1.1 both

@@ -27,10 +27,12 @@ class Gtpo(TokenMethod):
     Args:
         base: the reward itself, > 0.
         bonus: weight of the entropy, > 0: without it both sides are constant, and nothing is left after normalisation.
+        mixed_only: advantages of 0 in groups that are all right or all wrong, as if dynamic sampling had dropped them.
     """
 
     base: float = 1.0
     bonus: float = 0.1
+    mixed_only: bool = False
 
     name = "gtpo"
     title = "GTPO and GRPO-S: Token and Sequence-Level Reward Shaping with Policy Entropy"
@@ -50,11 +52,10 @@ class Gtpo(TokenMethod):
 
         from forkwise.core import whiten
 
-        right = given(tokens.correct)[:, None].expand_as(tokens.mask)
-        rewards = gtpo_rewards(
-            given(tokens.old_entropy), tokens.mask, given(tokens.groups), given(tokens.correct), self.base, self.bonus
-        )
-        sides = (tokens.mask & right, tokens.mask & ~right)
+        groups, correct = given(tokens.groups), given(tokens.correct)
+        rewards = gtpo_rewards(given(tokens.old_entropy), tokens.mask, groups, correct, self.base, self.bonus)
+        counted = tokens.mask & mixed(groups, correct)[:, None] if self.mixed_only else tokens.mask
+        sides = (counted & correct[:, None], counted & ~correct[:, None])
         total = sum((whiten(rewards, side) for side in sides), torch.zeros_like(rewards))
         return total.to(tokens.advantages.dtype)
 
@@ -76,6 +77,16 @@ def gtpo_rewards(
     return torch.where(mask, torch.where(correct[:, None], base + bonus * share, -base - bonus * share), 0)
 
 
+def mixed(groups: Tensor, correct: Tensor) -> Tensor:
+    """Whether the completion's group has right and wrong ones, `(B,)` bool."""
+    import torch
+
+    ids = groups.unique(return_inverse=True)[1]
+    zeros = torch.zeros(len(ids), dtype=torch.int64, device=groups.device)
+    right, wrong = (zeros.index_add(0, ids, side.to(zeros.dtype))[ids] for side in (correct, ~correct))
+    return (right > 0) & (wrong > 0)
+
+
 @dataclass(frozen=True)
 class GrpoS(TokenMethod):
     """The same with the mean entropy of each completion, normalised within the group as in GRPO.
@@ -83,10 +94,12 @@ class GrpoS(TokenMethod):
     Args:
         base: the reward itself, > 0.
         bonus: weight of the entropy, >= 0.
+        mixed_only: advantages of 0 in groups that are all right or all wrong, as if dynamic sampling had dropped them.
     """
 
     base: float = 1.0
     bonus: float = 0.1
+    mixed_only: bool = False
 
     name = "grpo_s"
     title = "GTPO and GRPO-S: Token and Sequence-Level Reward Shaping with Policy Entropy"
@@ -112,6 +125,8 @@ class GrpoS(TokenMethod):
         shaped = gtpo_rewards(h[:, None], some[:, None], groups, correct, self.base, self.bonus)[:, 0]
         rewards = torch.where(some, shaped, torch.where(correct, self.base, -self.base).to(shaped))
         advantages = group_advantages(rewards, group_ids=groups, eps=EPS)
+        if self.mixed_only:
+            advantages = torch.where(mixed(groups, correct), advantages, 0)
         return advantages[:, None].expand_as(tokens.mask).to(tokens.advantages.dtype)
 
 

@@ -565,7 +565,7 @@ def _sentence(d: Difference, alpha: float) -> str:
         text += (
             f"; the curves cross near K = {crossing.k:.3g} {where}, with a proved lead on either side"
             if proved
-            else f", and their crossing near K = {crossing.k:.3g} {where} is no evidence of a real one "
+            else f", and their crossing near K = {crossing.k:.3g} {where} is not proved "
             f"({crossing.no_crossing:.0%} of the resamples do not cross)"
         )
     return text
