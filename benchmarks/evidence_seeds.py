@@ -1,8 +1,8 @@
 """What docs/evidence.md says of single seeds, of two halves of the problems, and of p-values before Holm's correction.
 
-    python benchmarks/evidence_seeds.py --central runs/central-grpo --ablations runs/ablations
+    python benchmarks/evidence_seeds.py
 
-Reads the samples that `forkwise lab compare` left there.
+Reads the samples that `forkwise lab compare` left in runs/central-grpo, runs/ablations and runs/followers.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+from scipy.stats import t as student
 
 from forkwise.passk import Arm, compare, k_grid, make_arm
 from forkwise.samples import read_samples
@@ -44,10 +45,18 @@ def signed(values: np.ndarray) -> str:
     return "  ".join(f"{value:+.3f}" for value in values)
 
 
+def one_more(runs_SK: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of the runs, and how far from it one further run of the arm would be, `(K,)`: Student's prediction interval."""
+    n = len(runs_SK)
+    spread = runs_SK.std(axis=0, ddof=1) * np.sqrt(1 + 1 / n)
+    return runs_SK.mean(axis=0), student.ppf((1 + level) / 2, n - 1) * spread
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--central", type=Path, default=Path("runs/central-grpo"))
     parser.add_argument("--ablations", type=Path, default=Path("runs/ablations"))
+    parser.add_argument("--followers", type=Path, default=Path("runs/followers"))
     args = parser.parse_args()
 
     ks = [1, 4, 16, 64, 256, 1024]
@@ -73,6 +82,16 @@ def main() -> None:
             at = [grid.index(k) for k in (1, 16, 256)]
             means = signed(found.interval.mean[at])
             print(f"{arm:20} against {name:10}  {found.run_p.min():.3f}   K = 1, 16, 256: {means}")
+
+    ks = [1, 4, 16, 64, 256]
+    mean, width = one_more(grpo.curves(ks).mean(axis=1))
+    print(f"\nOne run of each method minus the mean of GRPO's five (by 256 samples, K = {', '.join(map(str, ks))})")
+    print(f"{'one more run of GRPO, 95 %':26} {'  '.join(f'+-{x:.3f}' for x in width)}")
+    for path in sorted((args.followers / "samples").glob("*-seed0")):
+        arm = path.name.removesuffix("-seed0")
+        row = seeds(args.followers, arm).curves(ks).mean(axis=(0, 1)) - mean
+        outside = [str(k) for k, far in zip(ks, np.abs(row) > width, strict=True) if far]
+        print(f"{arm:26} {signed(row)}  {'outside at K = ' + ', '.join(outside) if outside else ''}".rstrip())
 
 
 if __name__ == "__main__":
