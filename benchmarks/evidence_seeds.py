@@ -46,7 +46,7 @@ def signed(values: np.ndarray) -> str:
 
 
 def one_more(runs_SK: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of the runs, and how far from it one further run of the arm would be, `(K,)`: Student's prediction interval."""
+    """Mean of the runs, and how far from it one more would be by Student's prediction interval, `(K,)` both."""
     n = len(runs_SK)
     spread = runs_SK.std(axis=0, ddof=1) * np.sqrt(1 + 1 / n)
     return runs_SK.mean(axis=0), student.ppf((1 + level) / 2, n - 1) * spread
