@@ -2,7 +2,7 @@
 
     python benchmarks/evidence_seeds.py
 
-Reads the samples that `forkwise lab compare` left in runs/central-grpo, runs/ablations and runs/followers.
+Reads the samples that `forkwise lab compare` left in runs/central-grpo, runs/ablations, runs/followers and runs/grid.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ def seeds(folder: Path, arm: str) -> Arm:
     return part(folder, runs, 10**9, slice(None))
 
 
+def seed_zero(folder: Path) -> list[str]:
+    return sorted(path.name.removesuffix("-seed0") for path in (folder / "samples").glob("*-seed0"))
+
+
 def part(folder: Path, runs: list[str], samples: int, problems: slice) -> Arm:
     """Some problems, in the task's order, by the first samples of each run; without lengths."""
     columns: dict[str, list[Any]] = {"run": [], "problem_id": [], "correct": []}
@@ -52,46 +56,67 @@ def one_more(runs_SK: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.n
     return runs_SK.mean(axis=0), student.ppf((1 + level) / 2, n - 1) * spread
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--central", type=Path, default=Path("runs/central-grpo"))
-    parser.add_argument("--ablations", type=Path, default=Path("runs/ablations"))
-    parser.add_argument("--followers", type=Path, default=Path("runs/followers"))
-    args = parser.parse_args()
-
+def single_seeds(central: Path) -> None:
     ks = [1, 4, 16, 64, 256, 1024]
     print(f"Entropy advantage minus GRPO, K = {', '.join(map(str, ks))}")
-    difference = (seeds(args.central, METHOD).curves(ks) - seeds(args.central, "grpo").curves(ks)).mean(axis=1)
+    difference = (seeds(central, METHOD).curves(ks) - seeds(central, "grpo").curves(ks)).mean(axis=1)
     for seed, row in enumerate(difference):
         print(f"seed {seed}                        {signed(row)}")
     for samples in (256, 1024):
         shown = [k for k in ks if k <= samples]
         for name, which in ((f"first {QUICKSTART}", slice(QUICKSTART)), ("the other", slice(QUICKSTART, None))):
-            method, plain = (part(args.central, [f"{arm}-seed0"], samples, which) for arm in (METHOD, "grpo"))
+            method, plain = (part(central, [f"{arm}-seed0"], samples, which) for arm in (METHOD, "grpo"))
             row = (method.curves(shown) - plain.curves(shown)).mean(axis=(0, 1))
             print(f"seed 0, {name:9} x {samples:4}     {signed(row)}")
 
+
+def before_holm(ablations: Path) -> None:
     print("\nAblations: smallest p over runs at any K, before Holm's correction for the number of arms")
-    grpo, shaped = seeds(args.ablations, "grpo"), seeds(args.ablations, "entropy-advantage")
-    grid = k_grid(256)
+    grpo, shaped = seeds(ablations, "grpo"), seeds(ablations, "entropy-advantage")
+    ks = k_grid(256)
     for arm in OTHERS:
         against = {"GRPO": grpo} | ({"the method": shaped} if arm in PLACEBOS else {})
         for name, reference in against.items():
-            found = compare(reference, seeds(args.ablations, arm), ks=grid).differences[0]
+            found = compare(reference, seeds(ablations, arm), ks=ks).differences[0]
             assert found.run_p is not None
-            at = [grid.index(k) for k in (1, 16, 256)]
+            at = [ks.index(k) for k in (1, 16, 256)]
             means = signed(found.interval.mean[at])
             print(f"{arm:20} against {name:10}  {found.run_p.min():.3f}   K = 1, 16, 256: {means}")
 
+
+def followers_beside(grpo: Arm, followers: Path) -> None:
     ks = [1, 4, 16, 64, 256]
     mean, width = one_more(grpo.curves(ks).mean(axis=1))
     print(f"\nOne run of each method minus the mean of GRPO's five (by 256 samples, K = {', '.join(map(str, ks))})")
     print(f"{'one more run of GRPO, 95 %':26} {'  '.join(f'+-{x:.3f}' for x in width)}")
-    for path in sorted((args.followers / "samples").glob("*-seed0")):
-        arm = path.name.removesuffix("-seed0")
-        row = seeds(args.followers, arm).curves(ks).mean(axis=(0, 1)) - mean
+    for arm in seed_zero(followers):
+        row = seeds(followers, arm).curves(ks).mean(axis=(0, 1)) - mean
         outside = [str(k) for k, far in zip(ks, np.abs(row) > width, strict=True) if far]
         print(f"{arm:26} {signed(row)}  {'outside at K = ' + ', '.join(outside) if outside else ''}".rstrip())
+
+
+def grid_choice(grpo: Arm, grid: Path) -> None:
+    ks = [2**i for i in range(9)]
+    print(f"\nGrid: mean of Pass@K over K = {', '.join(map(str, ks))} on the validation problems")
+    means = {arm: float(seeds(grid, arm).curves(ks).mean()) for arm in seed_zero(grid)}
+    for arm, value in sorted(means.items(), key=lambda item: -item[1]):
+        print(f"{arm:14} {value:.4f}")
+    cells = [value for arm, value in means.items() if arm != "grpo"]
+    runs_S = grpo.curves(ks).mean(axis=(1, 2))
+    print(f"Standard deviation of the {len(cells)} cells {np.std(cells, ddof=1):.4f};", end=" ")
+    print(f"of GRPO's {len(runs_S)} seeds on the test problems {runs_S.std(ddof=1):.4f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("central-grpo", "ablations", "followers", "grid"):
+        parser.add_argument(f"--{name}", type=Path, default=Path("runs") / name)
+    args = parser.parse_args()
+    single_seeds(args.central_grpo)
+    before_holm(args.ablations)
+    grpo = seeds(args.ablations, "grpo")
+    followers_beside(grpo, args.followers)
+    grid_choice(grpo, args.grid)
 
 
 if __name__ == "__main__":
