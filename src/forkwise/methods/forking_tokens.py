@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class ForkingTokens(TokenMethod):
     """Advantages only at the `ceil(share * n)` tokens of an update with the highest entropy, 0 at the others.
 
-    The loss still counts all tokens: at `share` 0.2 its gradient is about a fifth.
+    The loss still counts all tokens: its gradient is `share` times that of a mean over the kept ones.
 
     Args:
         share: of the update's tokens that are kept, in (0, 1].
