@@ -49,11 +49,11 @@ def signed(values: np.ndarray) -> str:
     return "  ".join(f"{value:+.3f}" for value in values)
 
 
-def one_more(runs_SK: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of the runs, and how far from it one more would be by Student's prediction interval, `(K,)` both."""
+def one_more(runs_SK: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean of the runs, half-width of Student's interval for one more, and the standard error in it, each `(K,)`."""
     n = len(runs_SK)
-    spread = runs_SK.std(axis=0, ddof=1) * np.sqrt(1 + 1 / n)
-    return runs_SK.mean(axis=0), student.ppf((1 + level) / 2, n - 1) * spread
+    error = runs_SK.std(axis=0, ddof=1) * np.sqrt(1 + 1 / n)
+    return runs_SK.mean(axis=0), student.ppf((1 + level) / 2, n - 1) * error, error
 
 
 def single_seeds(central: Path) -> None:
@@ -86,13 +86,18 @@ def before_holm(ablations: Path) -> None:
 
 def followers_beside(grpo: Arm, followers: Path) -> None:
     ks = [1, 4, 16, 64, 256]
-    mean, width = one_more(grpo.curves(ks).mean(axis=1))
+    five = grpo.curves(ks).mean(axis=1)
+    mean, width, error = one_more(five)
+    arms = seed_zero(followers)
+    rows = (len(arms) - 1) * len(ks)  # without GRPO's own
     print(f"\nOne run of each method minus the mean of GRPO's five (by 256 samples, K = {', '.join(map(str, ks))})")
     print(f"{'one more run of GRPO, 95 %':26} {'  '.join(f'+-{x:.3f}' for x in width)}")
-    for arm in seed_zero(followers):
+    for arm in arms:
         row = seeds(followers, arm).curves(ks).mean(axis=(0, 1)) - mean
-        outside = [str(k) for k, far in zip(ks, np.abs(row) > width, strict=True) if far]
-        print(f"{arm:26} {signed(row)}  {'outside at K = ' + ', '.join(outside) if outside else ''}".rstrip())
+        outside = ", ".join(str(k) for k, far in zip(ks, np.abs(row) > width, strict=True) if far)
+        p = 2 * student.sf(np.abs(row) / error, len(five) - 1).min()
+        note = f"outside at {outside}; p x {rows}: {p * rows:.2g}" if outside else ""
+        print(f"{arm:26} {signed(row)}  {note}".rstrip())
 
 
 def grid_choice(grpo: Arm, grid: Path) -> None:
