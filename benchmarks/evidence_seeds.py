@@ -8,6 +8,7 @@ Reads the samples that `forkwise lab compare` left in runs/central-grpo, runs/ab
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,39 @@ def grid_choice(grpo: Arm, grid: Path) -> None:
     print(f"of GRPO's {len(runs_S)} seeds on the test problems {runs_S.std(ddof=1):.4f}")
 
 
+def training(folder: Path, run: str) -> None:
+    """A line about one run: results, and means of what its training logged."""
+    text = (folder / "arms" / run / "metrics.jsonl").read_text(encoding="utf-8")
+    logged = [row for row in map(json.loads, text.splitlines()) if "entropy" in row]
+
+    def mean(key: str, rows: list[dict[str, Any]]) -> float:
+        return float(np.mean([row[key] for row in rows if key in row] or [np.nan]))
+
+    first, last = logged[:10], logged[-10:]
+    passed = part(folder, [run], 256, slice(None)).curves([1, 256]).mean(axis=(0, 1))
+    shown = (
+        *passed,
+        *(mean("entropy", rows) for rows in (first, last)),
+        min(row["entropy"] for row in logged),
+        mean("completions/clipped_ratio", last),
+        mean("clip_ratio/region_mean", last),
+        mean("frac_reward_zero_std", first),
+        mean("grad_norm", logged),
+    )
+    print(f"{run:30} {'  '.join(f'{value:8.4f}' for value in shown)}")
+
+
+def trainings(central: Path, followers: Path) -> None:
+    columns = ("Pass@1", "Pass@256", "H first", "H last", "H least", "cut off", "clipped", "no contr.", "gradient")
+    print("\nTrainings: first and last 10 updates; answers cut off, ratios clipped, groups without contrast, mean norm")
+    print(f"{'':30} {'  '.join(f'{name:>8}' for name in columns)}")
+    for seed in range(5):
+        training(central, f"grpo-seed{seed}")
+    for arm in seed_zero(followers):
+        if arm != "grpo":
+            training(followers, f"{arm}-seed0")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("central-grpo", "ablations", "followers", "grid"):
@@ -122,6 +156,7 @@ def main() -> None:
     grpo = seeds(args.ablations, "grpo")
     followers_beside(grpo, args.followers)
     grid_choice(grpo, args.grid)
+    trainings(args.central_grpo, args.followers)
 
 
 if __name__ == "__main__":
