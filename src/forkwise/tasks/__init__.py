@@ -9,7 +9,7 @@ from forkwise.errors import InputError, nearest
 from forkwise.tasks.base import Problem, Prompt, Split, Task, Verdict
 
 if TYPE_CHECKING:
-    from forkwise.tasks.verification import MathVerifier
+    from forkwise.tasks.answers import MathVerifier
 
 __all__ = ["Problem", "Prompt", "Split", "Task", "Verdict", "load_task"]
 

@@ -15,7 +15,7 @@ from forkwise.errors import InputError
 from forkwise.tasks.base import Problem, Split, Verdict, question_id
 from forkwise.tasks.dataset import DatasetTask
 from forkwise.tasks.math import TEMPLATES, question
-from forkwise.tasks.verification import MathVerifier, extract_answer
+from forkwise.tasks.answers import MathVerifier, extract_answer
 
 
 @dataclass(frozen=True)

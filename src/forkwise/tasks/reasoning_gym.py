@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from forkwise.errors import InputError, nearest
 from forkwise.tasks.base import Problem, Split, Verdict
-from forkwise.tasks.verification import extract_answer
+from forkwise.tasks.answers import extract_answer
 from forkwise.tasks.verify_worker import question_hash
 from forkwise.tasks.workers import Reply, WorkerPool
 

@@ -43,7 +43,7 @@ def main(settings: dict[str, Any]) -> None:
 
     try:
         if settings["kind"] == "math":
-            from forkwise.tasks.math_worker import make_handler
+            from forkwise.tasks.answers.worker import make_handler
 
             handler: Handler = make_handler()
         else:

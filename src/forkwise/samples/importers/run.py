@@ -28,7 +28,7 @@ from forkwise.samples.importers import (
 from forkwise.samples.importers.base import Importer, Options, Row, Source, counted
 from forkwise.samples.importers.reader import Record, read_records
 from forkwise.samples.store import ShardWriter
-from forkwise.tasks.verification import extract_answer
+from forkwise.tasks.answers import extract_answer
 
 FORMATS: dict[str, Importer] = {
     "qwen-math": qwen_math,

@@ -1,0 +1,15 @@
+"""Finding the answer that a completion states, and deciding whether it is the gold answer."""
+
+from forkwise.tasks.answers.finding import LONGEST_ANSWER, Finding, extract_answer, extract_boxed, find_answer
+from forkwise.tasks.answers.verifier import MathVerifier, compare_exactly, require_math_verify
+
+__all__ = [
+    "LONGEST_ANSWER",
+    "Finding",
+    "MathVerifier",
+    "compare_exactly",
+    "extract_answer",
+    "extract_boxed",
+    "find_answer",
+    "require_math_verify",
+]

@@ -1,0 +1,446 @@
+r"""Whether an answer is the gold answer: exactly where both are numbers, by value where both are formulas, part by part.
+
+Numbers are compared exactly. Rounding counts only where the gold answer is itself a decimal number, and only at its own
+precision. Units, currency and number bases count where both sides name them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+
+from forkwise.tasks.answers.expressions import Expression, equal, ratio_is_constant, rational_value, read_expression, real_value
+from forkwise.tasks.answers.notation import tidy
+from forkwise.tasks.answers.quantities import Quantity, read_quantity
+from forkwise.tasks.answers.shapes import Choice, Collection, Colons, Equation, Interval, Matrix, Relation, Shape, Union, Value, Words, interval_of, read
+
+_NAME = re.compile(r"\s*(?:[A-Za-z]{1,3}|\\[A-Za-z]+(?:\s?\{?[A-Za-z]+\}?)?|\|[A-Z]+\||\\text\{[^{}]*\})(?:_\{?[^{}=]*\}?)?'?(?:\([^()=]*\))?\s*")
+_FUNCTION_NAME = re.compile(r"\s*(?:y|z|[fghFGPQpq](?:_\{?\w+\}?)?\s?\([^()=]*\))\s*")
+_BESIDE = re.compile(r"[%°]|\\text")  # may be a unit beside the number
+_EMPTY = frozenset(
+    ("emptyset", "empty set", "the empty set", "no solution", "no solutions", "no real solution", "no real solutions", "none", "null set", "no such value exists")
+)
+_YES_NO = {"yes", "no", "true", "false"}
+
+
+def compare(gold: str, answer: str) -> bool | None:
+    """Whether `answer` says what `gold` says; None where the grammar of this package cannot tell."""
+    if letters_only(gold) and letters_only(gold) == letters_only(answer) and tidy(gold) == tidy(answer):
+        return True
+    return same(read(gold), read(answer))
+
+
+def letters_only(text: str) -> str:
+    """`text` without blanks."""
+    return "".join(text.split())
+
+
+def same(gold: Shape, answer: Shape) -> bool | None:
+    """Whether two shapes say the same; None where that is not known."""
+    if isinstance(gold, Choice) or isinstance(answer, Choice):
+        return _same_choice(gold, answer)
+    if isinstance(gold, Equation) or isinstance(answer, Equation):
+        return _same_equation(gold, answer)
+    if isinstance(gold, Words) or isinstance(answer, Words):
+        return _same_words(gold, answer)
+    if isinstance(gold, Colons) or isinstance(answer, Colons):
+        return _same_colons(gold, answer)
+    if isinstance(gold, Interval | Union) or isinstance(answer, Interval | Union):
+        return _same_intervals(gold, answer)
+    if isinstance(gold, Relation) or isinstance(answer, Relation):
+        return _same_relation(gold, answer)
+    if isinstance(gold, Matrix) or isinstance(answer, Matrix):
+        return _same_matrix(gold, answer)
+    if isinstance(gold, Collection) or isinstance(answer, Collection):
+        return _same_collection(gold, answer)
+    return same_value(gold.text, answer.text)
+
+
+def _all(verdicts: Sequence[bool | None]) -> bool | None:
+    if False in verdicts:
+        return False
+    return None if None in verdicts else True
+
+
+# One value ------------------------------------------------------------------------------------------------------------
+
+
+def same_value(gold: str, answer: str) -> bool | None:
+    """Whether two single values are the same: as formulas, or as quantities."""
+    if gold == answer:
+        return True
+    ours, theirs = read_expression(gold), read_expression(answer)
+    if ours is not None and theirs is not None:
+        verdict = _same_formula(ours, theirs)
+        if verdict or not (ours.symbols or theirs.symbols or _BESIDE.search(gold + answer)):
+            return verdict
+    letters = ours is None or not ours.symbols
+    gold_quantity = read_quantity(gold)
+    quantity = read_quantity(answer, letters_are_units=letters)
+    if gold_quantity is None and theirs is not None:
+        gold_quantity = read_quantity(gold, letters_are_units=not theirs.symbols)
+    if gold_quantity is None or quantity is None:
+        if ours is not None and theirs is not None:
+            return _same_formula(ours, theirs)
+        return None
+    if gold_quantity.unit is None and quantity.unit is None and ours is not None and theirs is not None and not _BESIDE.search(gold + answer):
+        return _same_formula(ours, theirs)
+    return _same_quantity(gold_quantity, quantity)
+
+
+def _same_quantity(gold: Quantity, answer: Quantity) -> bool | None:
+    if gold.base is not None and answer.base is not None and gold.base != answer.base:
+        return False
+    ours, theirs = gold.unit, answer.unit
+    if ours is not None and theirs is not None:
+        if ours.name == theirs.name and ours.dimensions == theirs.dimensions:
+            if ours.factor == theirs.factor:
+                return _same_formula(gold.value, answer.value)
+            return _same_multiple(gold.value, answer.value, theirs.factor / ours.factor)
+        if "degree" in (ours.name, theirs.name):
+            other = (theirs if ours.name else ours).dimensions
+            if other in ((("celsius", 1),), (("fahrenheit", 1),)):
+                return _same_formula(gold.value, answer.value)
+            if other == (("rad", 1),):
+                return _same_angle(*((gold.value, answer.value) if ours.name else (answer.value, gold.value)))
+        return False
+    verdict = _same_formula(gold.value, answer.value)
+    if verdict or (ours is None and theirs is None):
+        return verdict
+    named = ours or theirs
+    assert named is not None
+    with_unit, without = (gold.value, answer.value) if ours else (answer.value, gold.value)
+    if named.name == "percent":
+        return _same_multiple(without, with_unit, Fraction(1, 100))
+    if named.name == "degree":
+        return _same_angle(with_unit, without)
+    if named.dimensions == (("rad", 1),):
+        return verdict
+    return verdict
+
+
+def _same_multiple(gold: Expression, answer: Expression, factor: Fraction) -> bool | None:
+    scaled = Expression(("mul", answer.node, ("num", factor, "decimal")), answer.symbols)
+    return equal(gold, scaled)
+
+
+def _same_angle(degrees: Expression, radians: Expression) -> bool | None:
+    half_turn = ("div", ("const", "pi"), ("num", Fraction(180), "int"))
+    return equal(Expression(("mul", degrees.node, half_turn), degrees.symbols), radians)
+
+
+def _same_formula(gold: Expression, answer: Expression) -> bool | None:
+    verdict = equal(gold, answer)
+    if verdict is False and gold.decimals is not None and _rounds_to(gold, answer):
+        return True
+    return verdict
+
+
+def _rounds_to(gold: Expression, answer: Expression) -> bool:
+    """Whether a number rounds to a gold answer that is a decimal number, at the last of its digits.
+
+    Asked for are three significant digits of the gold answer, or two where it is in scientific notation or where the
+    answer is a fraction without a finite decimal; and an answer that is no shorter.
+    """
+    exact, value = rational_value(gold), rational_value(answer)
+    if exact is None or value is None or gold.decimals is None:
+        return False
+    if answer.decimals is None:
+        denominator = value.denominator
+        for prime in (2, 5):
+            while denominator % prime == 0:
+                denominator //= prime
+        if denominator == 1 or gold.digits < 2:
+            return False
+    elif gold.digits < (2 if gold.scientific else 3) or answer.digits <= gold.digits:
+        return False
+    return abs(value - exact) * 2 <= Fraction(10) ** -gold.decimals
+
+
+# Several values -------------------------------------------------------------------------------------------------------
+
+
+def _same_collection(gold: Shape, answer: Shape) -> bool | None:
+    if isinstance(gold, Collection) and isinstance(answer, Collection):
+        kinds = {gold.kind, answer.kind}
+        if kinds <= {"list", "set"}:
+            return _same_items(gold.items, answer.items)
+        if len(gold.items) == len(answer.items) == 2 and "interval" in kinds and kinds <= {"interval", "tuple"}:
+            if gold.brackets != answer.brackets:
+                return False
+        elif "set" in kinds or len(gold.items) != len(answer.items):
+            return False
+        if "list" in kinds and any(isinstance(item, Equation) for item in (*gold.items, *answer.items)):
+            return _same_in_order(gold.items, answer.items)
+        return _all([same(g, a) for g, a in zip(gold.items, answer.items, strict=True)])
+    several, one = (gold, answer) if isinstance(gold, Collection) else (answer, gold)
+    assert isinstance(several, Collection)
+    if several.kind in ("set", "list", "interval") and len(several.items) == 1:
+        return same(several.items[0], one) if several is gold else same(one, several.items[0])
+    if several.kind == "list" and len(several.items) > 1 and all(isinstance(item, Value) for item in several.items):
+        # A value and the same value again: 0.5, 1/2.
+        verdicts = [same(item, one) if several is gold else same(one, item) for item in several.items]
+        if several is answer and all(verdict is True for verdict in verdicts):
+            return True
+        if isinstance(one, Value) and read_quantity(one.text) is None:
+            return None
+    return False
+
+
+def _same_in_order(gold: Sequence[Shape], answer: Sequence[Shape]) -> bool | None:
+    """`x = 1, y = 2` against `(1, 2)`: by position, names sorted."""
+
+    def values(items: Sequence[Shape]) -> list[Shape]:
+        if all(isinstance(item, Equation) for item in items):
+            items = sorted(items, key=lambda item: item.left.strip() if isinstance(item, Equation) else "")
+        return [item.right if isinstance(item, Equation) else item for item in items]
+
+    return _all([same(g, a) for g, a in zip(values(gold), values(answer), strict=True)])
+
+
+def _same_items(gold: Sequence[Shape], answer: Sequence[Shape]) -> bool | None:
+    """Whether each item has exactly one that equals it on the other side; repetitions on one side do not count."""
+    gold, answer = _distinct(gold), _distinct(answer)
+    if len(gold) != len(answer):
+        return False
+    named = [[isinstance(item, Equation) for item in items] for items in (gold, answer)]
+    if any(map(any, named)) and not all(map(all, named)):
+        if any(map(all, named)) and not any(map(any, [n for n in named if not all(n)])):
+            names = {item.left.strip() for item in (gold if all(named[0]) else answer) if isinstance(item, Equation)}
+            if len(names) > 1:
+                return _same_in_order(gold, answer)
+    left = list(answer)
+    unknown = False
+    for item in gold:
+        verdicts = [same(item, other) for other in left]
+        if True in verdicts:
+            left.pop(verdicts.index(True))
+        elif None in verdicts:
+            unknown = True
+        else:
+            return False
+    return None if unknown else True
+
+
+def _distinct(items: Sequence[Shape]) -> list[Shape]:
+    kept: list[Shape] = []
+    for item in items:
+        if not any(item == other or (isinstance(item, Value) and isinstance(other, Value) and same(item, other)) for other in kept):
+            kept.append(item)
+    return kept
+
+
+def _same_matrix(gold: Shape, answer: Shape) -> bool | None:
+    rows = []
+    for shape in (gold, answer):
+        if isinstance(shape, Matrix):
+            rows.append(shape.rows)
+        elif isinstance(shape, Collection) and shape.kind in ("tuple", "interval"):
+            if all(isinstance(item, Collection) for item in shape.items):
+                rows.append(tuple(item.items for item in shape.items if isinstance(item, Collection)))
+            else:
+                rows.append(tuple((item,) for item in shape.items))
+        else:
+            return False
+    ours, theirs = rows
+    if isinstance(gold, Matrix) != isinstance(answer, Matrix):  # a tuple may be a row as well as a column
+        ours, theirs = (tuple((cell,) for cell in r[0]) if len(r) == 1 else r for r in (ours, theirs))
+    if [len(row) for row in ours] != [len(row) for row in theirs]:
+        return False
+    return _all([same(g, a) for r, s in zip(ours, theirs, strict=True) for g, a in zip(r, s, strict=True)])
+
+
+# Intervals and relations ----------------------------------------------------------------------------------------------
+
+
+def _as_intervals(shape: Shape) -> list[Interval] | None:
+    if isinstance(shape, Interval):
+        return [shape]
+    if isinstance(shape, Collection) and shape.kind in ("tuple", "interval") and len(shape.items) == 2:
+        interval = interval_of(shape)
+        return None if interval is None else [interval]
+    if isinstance(shape, Collection) and shape.kind in ("list", "set"):
+        return [Interval(i.text, i.text, (True, True)) for i in shape.items] if all(isinstance(i, Value) for i in shape.items) else None  # type: ignore[union-attr]
+    if isinstance(shape, Union):
+        parts = [_as_intervals(part) for part in shape.parts]
+        return None if None in parts else [interval for part in parts for interval in part or []]
+    return None
+
+
+def _same_intervals(gold: Shape, answer: Shape) -> bool | None:
+    ours, theirs = _as_intervals(gold), _as_intervals(answer)
+    if ours is None or theirs is None:
+        if isinstance(gold, Value | Words) or isinstance(answer, Value | Words):
+            return None if any(isinstance(s, Value) and read_quantity(s.text) is None for s in (gold, answer)) else False
+        return None
+    if len(ours) != len(theirs):
+        return None if len(ours) > 1 and len(theirs) > 1 else False
+    if len(ours) > 1:
+        ours, theirs = _sorted(ours), _sorted(theirs)
+    return _all([_same_interval(g, a) for g, a in zip(ours, theirs, strict=True)])
+
+
+def _sorted(intervals: list[Interval]) -> list[Interval]:
+    def low(interval: Interval) -> float:
+        expression = read_expression(interval.low) if interval.low else None
+        value = real_value(expression) if expression else None
+        return float("-inf") if value is None else value
+
+    return sorted(intervals, key=low)
+
+
+def _same_interval(gold: Interval, answer: Interval) -> bool | None:
+    verdicts: list[bool | None] = []
+    for ours, theirs, closed, also in zip((gold.low, gold.high), (answer.low, answer.high), gold.closed, answer.closed, strict=True):
+        if not ours or not theirs:
+            verdicts.append(ours == theirs)
+        else:
+            verdicts.append(same_value(ours, theirs) if closed == also else False)
+    return _all(verdicts)
+
+
+def _same_relation(gold: Shape, answer: Shape) -> bool | None:
+    if not isinstance(gold, Relation) or not isinstance(answer, Relation):
+        other = answer if isinstance(gold, Relation) else gold
+        return None if isinstance(other, Interval | Union) else False
+    if gold.strict != answer.strict:
+        return False
+    ours, theirs = (read_expression(f"({r.right}) - ({r.left})") for r in (gold, answer))
+    if ours is None or theirs is None:
+        return None
+    return True if ratio_is_constant(ours, theirs, positive=True) else None
+
+
+# Equations ------------------------------------------------------------------------------------------------------------
+
+
+def _same_equation(gold: Shape, answer: Shape) -> bool | None:
+    if isinstance(gold, Equation) and isinstance(answer, Equation):
+        left, other = gold.left.strip(), answer.left.strip()
+        if left == other or (_FUNCTION_NAME.fullmatch(left) and _FUNCTION_NAME.fullmatch(other)):
+            verdict = same(gold.right, answer.right)
+            if verdict is not False or _NAME.fullmatch(left):
+                return verdict
+        texts = [f"({e.left}) - ({e.right.text})" if isinstance(e.right, Value) else "" for e in (gold, answer)]
+        ours, theirs = (read_expression(text) if text else None for text in texts)
+        if ours is not None and theirs is not None:
+            return True if ratio_is_constant(ours, theirs) else _unlike(gold, answer)
+        return None
+    if isinstance(answer, Equation):
+        if isinstance(gold, Value) and not _NAME.fullmatch(answer.left):
+            right = read_expression(answer.right.text) if isinstance(answer.right, Value) else None
+            if right is not None and right.symbols:
+                return None
+        if isinstance(gold, Choice | Colons | Words):
+            return same(gold, answer.right)
+        return same(gold, answer.right)
+    assert isinstance(gold, Equation)
+    if not _NAME.fullmatch(gold.left):
+        return False if isinstance(answer, Value) and read_expression(answer.text) is not None else None
+    return same(gold.right, answer)
+
+
+def _unlike(gold: Equation, answer: Equation) -> bool | None:
+    """False where both equations give a number to a name, and not the same; None where algebra must say."""
+    if all(_NAME.fullmatch(e.left) for e in (gold, answer)) and gold.left.strip() != answer.left.strip():
+        values = [read_expression(e.right.text) if isinstance(e.right, Value) else None for e in (gold, answer)]
+        if all(v is not None and not v.symbols for v in values):
+            return False
+    return None
+
+
+# Choices, words, colons -----------------------------------------------------------------------------------------------
+
+
+def _same_choice(gold: Shape, answer: Shape) -> bool | None:
+    if isinstance(gold, Choice) and isinstance(answer, Choice):
+        if gold.letter != answer.letter:
+            return False
+        if gold.value and answer.value:
+            return same(read(gold.value), read(answer.value)) is not False
+        return True
+    if isinstance(gold, Choice):
+        if isinstance(answer, Equation):
+            return same(gold, answer.right)
+        text = answer.text if isinstance(answer, Value | Words) else ""
+        if re.fullmatch(r"[a-j]", text.strip()):
+            return text.strip().upper() == gold.letter
+        words = re.match(r"\s*(?:option|choice)?\s*\(?([A-J])\)?(?![A-Za-z'])[\s.,:;-]*(?!\s*(?:and|or)\b)", text)
+        if words and len(text) > 1 and not re.match(r"[A-J]\s*(?:[,=+*/^<>]|and\b|or\b)", text.strip()):
+            return words[1] == gold.letter if words[1] != "A" or not re.match(r"A\s+[a-z]", text.strip()) else False
+        return same(read(gold.value), answer) if gold.value else (None if isinstance(answer, Collection) and False else False)
+    assert isinstance(answer, Choice)
+    if isinstance(gold, Collection):
+        return False
+    if isinstance(gold, Value | Words) and not answer.value:
+        return same_value(gold.text, answer.letter) if isinstance(gold, Value) else gold.text.strip().upper() == answer.letter
+    return same(gold, read(answer.value)) if answer.value else False
+
+
+def _canonical(text: str) -> str:
+    words = re.sub(r"[^a-z0-9 ]+", " ", text.casefold().replace("'", "")).split()
+    while words and words[0] in ("the", "a", "an", "it", "is", "its", "on", "in", "at", "by", "to", "they", "are", "he", "she", "was", "this", "that"):
+        words = words[1:]
+    return " ".join(words)
+
+
+def _same_words(gold: Shape, answer: Shape) -> bool | None:
+    if isinstance(gold, Words):
+        ours = _canonical(gold.text)
+        if isinstance(answer, Words):
+            theirs = _canonical(answer.text)
+            if ours == theirs or (ours in _EMPTY and theirs in _EMPTY):
+                return True
+            first = _canonical(re.split(r"[,.;(]|\bbecause\b|\bsince\b", answer.text)[0])
+            if first == ours:
+                return True
+            if ours in _YES_NO and theirs.split()[:1] == [ours]:
+                return True
+            if len(ours.split()) == 1 and len(theirs.split()) == 1:
+                number, also = (read_quantity(w) for w in (ours, theirs))
+                if number is not None and also is not None:
+                    return _same_quantity(number, also)
+            return False
+        quantity = read_quantity(gold.text)
+        if quantity is not None and isinstance(answer, Value):
+            return same_value(gold.text, answer.text)
+        if isinstance(answer, Value):
+            if _canonical(re.split(r"[,.;(:]|\bbecause\b|\bsince\b", re.sub(r"\\text\s?\{([^{}]*)\}", r"\1", answer.text))[0]) == ours:
+                return True
+            return False if read_expression(answer.text) is not None or ours in _YES_NO else None
+        return same(gold, answer.right) if isinstance(answer, Equation) else False
+    assert isinstance(answer, Words)
+    if isinstance(gold, Value):
+        quantity = read_quantity(answer.text)
+        if quantity is not None:
+            return same_value(gold.text, answer.text)
+        return False if read_expression(gold.text) is not None or read_quantity(gold.text) is not None else None
+    return False
+
+
+def _same_colons(gold: Shape, answer: Shape) -> bool | None:
+    if isinstance(gold, Colons) and isinstance(answer, Colons):
+        if len(gold.parts) != len(answer.parts) or (gold.half and answer.half and gold.half != answer.half):
+            return False
+        ours, theirs = ([Fraction(part) for part in shape.parts] for shape in (gold, answer))
+        if ours == theirs:
+            return True
+        if _is_time(gold) or _is_time(answer) or 0 in ours or 0 in theirs:
+            return False
+        return all(o * theirs[0] == t * ours[0] for o, t in zip(ours, theirs, strict=True))
+    colons, other = (gold, answer) if isinstance(gold, Colons) else (answer, gold)
+    assert isinstance(colons, Colons)
+    if isinstance(other, Equation):
+        return same(gold, other.right) if other is answer else same(other.right, answer)
+    if len(colons.parts) == 2 and isinstance(other, Value) and not colons.half:
+        top, bottom = map(Fraction, colons.parts)
+        expression = read_expression(re.sub(r"\\text\s?\{\s*to\s*\}|\bto\b", "/", other.text))
+        if expression is None:
+            return None
+        return rational_value(expression) == top / bottom if bottom and not colons.parts[1].startswith("0") else False
+    return None if isinstance(other, Value | Words) else False
+
+
+def _is_time(shape: Colons) -> bool:
+    return bool(shape.half) or any(part.startswith("0") and part != "0" for part in shape.parts[1:])
