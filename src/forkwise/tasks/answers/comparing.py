@@ -10,9 +10,9 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from forkwise.tasks.answers.expressions import Expression, equal, ratio_is_constant, rational_value, read_expression, real_value
+from forkwise.tasks.answers.expressions import Expression, equal, ratio_is_constant, rational_value, read_expression, real_value, same_solutions
 from forkwise.tasks.answers.notation import tidy
-from forkwise.tasks.answers.quantities import Quantity, read_quantity
+from forkwise.tasks.answers.quantities import Quantity, Unit, read_quantity
 from forkwise.tasks.answers.shapes import Choice, Collection, Colons, Equation, Interval, Matrix, Relation, Shape, Union, Value, Words, interval_of, read
 
 _NAME = re.compile(r"\s*(?:[A-Za-z]{1,3}|\\[A-Za-z]+(?:\s?\{?[A-Za-z]+\}?)?|\|[A-Z]+\||\\text\{[^{}]*\})(?:_\{?[^{}=]*\}?)?'?(?:\([^()=]*\))?\s*")
@@ -21,6 +21,9 @@ _BESIDE = re.compile(r"[%°]|\\text")  # may be a unit beside the number
 _EMPTY = frozenset(
     ("emptyset", "empty set", "the empty set", "no solution", "no solutions", "no real solution", "no real solutions", "none", "null set", "no such value exists")
 )
+_OF_TIME = re.compile(r"(?<=[A-Za-z}])\(([tx])\)")
+_DERIVATIVE = re.compile(r"d\s?\{?[tx](?![a-z])|'|prime|dot")
+_CURRENCIES = {"usd", "eur", "gbp", "yen", "yuan", "inr", "peso"}
 _YES_NO = {"yes", "no", "true", "false"}
 
 
@@ -28,7 +31,15 @@ def compare(gold: str, answer: str) -> bool | None:
     """Whether `answer` says what `gold` says; None where the grammar of this package cannot tell."""
     if letters_only(gold) and letters_only(gold) == letters_only(answer) and tidy(gold) == tidy(answer):
         return True
+    for name in _OF_TIME.findall(gold) + _OF_TIME.findall(answer):
+        argument = f"({name})"
+        if (argument in gold) != (argument in answer):  # x(t) is the x of an equation without it
+            gold, answer = (_dropped(text, argument) for text in (gold, answer))
     return same(read(gold), read(answer))
+
+
+def _dropped(text: str, argument: str) -> str:
+    return re.sub(r"(?<=[A-Za-z}])\s?" + re.escape(argument), "", text) if _DERIVATIVE.search(text) else text
 
 
 def letters_only(text: str) -> str:
@@ -71,21 +82,17 @@ def same_value(gold: str, answer: str) -> bool | None:
     if gold == answer:
         return True
     ours, theirs = read_expression(gold), read_expression(answer)
+    verdict: bool | None = None
     if ours is not None and theirs is not None:
         verdict = _same_formula(ours, theirs)
-        if verdict or not (ours.symbols or theirs.symbols or _BESIDE.search(gold + answer)):
+        beside = _BESIDE.search(gold) or _BESIDE.search(answer)
+        if verdict or not (ours.symbols or theirs.symbols or beside) or (ours.symbols & theirs.symbols and not beside):
             return verdict
-    letters = ours is None or not ours.symbols
-    gold_quantity = read_quantity(gold)
-    quantity = read_quantity(answer, letters_are_units=letters)
-    if gold_quantity is None and theirs is not None:
-        gold_quantity = read_quantity(gold, letters_are_units=not theirs.symbols)
+    gold_quantity, quantity = read_quantity(gold), read_quantity(answer)
     if gold_quantity is None or quantity is None:
-        if ours is not None and theirs is not None:
-            return _same_formula(ours, theirs)
-        return None
-    if gold_quantity.unit is None and quantity.unit is None and ours is not None and theirs is not None and not _BESIDE.search(gold + answer):
-        return _same_formula(ours, theirs)
+        return verdict
+    if gold_quantity.unit is None and quantity.unit is None and verdict is not None:
+        return verdict
     return _same_quantity(gold_quantity, quantity)
 
 
@@ -104,6 +111,8 @@ def _same_quantity(gold: Quantity, answer: Quantity) -> bool | None:
                 return _same_formula(gold.value, answer.value)
             if other == (("rad", 1),):
                 return _same_angle(*((gold.value, answer.value) if ours.name else (answer.value, gold.value)))
+        if _is_rate_of_money(ours, theirs):
+            return _same_formula(gold.value, answer.value)
         return False
     verdict = _same_formula(gold.value, answer.value)
     if verdict or (ours is None and theirs is None):
@@ -118,6 +127,16 @@ def _same_quantity(gold: Quantity, answer: Quantity) -> bool | None:
     if named.dimensions == (("rad", 1),):
         return verdict
     return verdict
+
+
+def _is_rate_of_money(a: Unit, b: Unit) -> bool:
+    """Whether one says dollars and the other dollars per something."""
+    return a.dimensions != b.dimensions and all(
+        [power for _, power in unit.dimensions if power > 0] == [1] and {n for n, p in unit.dimensions if p > 0} <= _CURRENCIES
+        for unit in (a, b)
+    ) and {n for n, p in a.dimensions if p > 0} == {n for n, p in b.dimensions if p > 0} and () in [
+        tuple(n for n, p in unit.dimensions if p < 0) for unit in (a, b)
+    ]
 
 
 def _same_multiple(gold: Expression, answer: Expression, factor: Fraction) -> bool | None:
@@ -140,12 +159,12 @@ def _same_formula(gold: Expression, answer: Expression) -> bool | None:
 def _rounds_to(gold: Expression, answer: Expression) -> bool:
     """Whether a number rounds to a gold answer that is a decimal number, at the last of its digits.
 
-    Asked for are three significant digits of the gold answer, or two where it is in scientific notation or where the
-    answer is a fraction without a finite decimal; and an answer that is no shorter.
+    Asked for are two significant digits of the gold answer, and an answer that is longer, or a fraction without a finite
+    decimal.
     """
     exact, value = rational_value(gold), rational_value(answer)
-    if exact is None or value is None or gold.decimals is None:
-        return False
+    if exact is None or value is None or gold.decimals is None or (exact.denominator == 1 and not gold.scientific):
+        return False  # 27.0 is how a table stores 27
     if answer.decimals is None:
         denominator = value.denominator
         for prime in (2, 5):
@@ -153,7 +172,7 @@ def _rounds_to(gold: Expression, answer: Expression) -> bool:
                 denominator //= prime
         if denominator == 1 or gold.digits < 2:
             return False
-    elif gold.digits < (2 if gold.scientific else 3) or answer.digits <= gold.digits:
+    elif gold.digits < 2 or answer.digits <= gold.digits:
         return False
     return abs(value - exact) * 2 <= Fraction(10) ** -gold.decimals
 
@@ -325,20 +344,29 @@ def _same_equation(gold: Shape, answer: Shape) -> bool | None:
         texts = [f"({e.left}) - ({e.right.text})" if isinstance(e.right, Value) else "" for e in (gold, answer)]
         ours, theirs = (read_expression(text) if text else None for text in texts)
         if ours is not None and theirs is not None:
-            return True if ratio_is_constant(ours, theirs) else _unlike(gold, answer)
+            return True if ratio_is_constant(ours, theirs) or same_solutions(ours, theirs) else _unlike(gold, answer)
         return None
     if isinstance(answer, Equation):
-        if isinstance(gold, Value) and not _NAME.fullmatch(answer.left):
-            right = read_expression(answer.right.text) if isinstance(answer.right, Value) else None
-            if right is not None and right.symbols:
-                return None
-        if isinstance(gold, Choice | Colons | Words):
-            return same(gold, answer.right)
-        return same(gold, answer.right)
+        return _same_as_right_side(gold, answer)
     assert isinstance(gold, Equation)
     if not _NAME.fullmatch(gold.left):
         return False if isinstance(answer, Value) and read_expression(answer.text) is not None else None
     return same(gold.right, answer)
+
+
+def _same_as_right_side(gold: Shape, answer: Equation) -> bool | None:
+    """What an equation gives: `x = 5`, `6 + 12 = 18`; of `exact \\approx rounded` the exact side counts."""
+    left = read_expression(answer.left)
+    if answer.approximate and left is not None and not left.symbols:
+        exact = same(gold, Value(answer.left))
+        return exact or same(gold, answer.right)
+    if left is not None and len(left.symbols) == 1 and left.node[0] != "sym" and isinstance(answer.right, Value):
+        right = read_expression(answer.right.text)
+        if right is not None and not right.symbols and "pow" in str(left.node):
+            return False if isinstance(gold, Value) and read_expression(gold.text) is not None else None  # x^2 = 36
+        if right is not None and right.symbols and not equal(left, right):
+            return None
+    return same(gold, answer.right)
 
 
 def _unlike(gold: Equation, answer: Equation) -> bool | None:

@@ -399,9 +399,7 @@ class _Parser:
                 return ("const", content)
             if content.lower() in _FUNCTIONS:
                 return self.function(content.lower())
-            if not content or len(content) > 12:
-                raise Unreadable
-            return self.symbol("text " + content + self.subscript())
+            raise Unreadable  # a unit, or prose
         raise Unreadable
 
     def function(self, name: str) -> Node:
@@ -727,6 +725,33 @@ def ratio_is_constant(a: Expression, b: Expression, *, positive: bool = False) -
     if len(ratios) < 2 or not all(_agree(ratios[0], ratio, 50) for ratio in ratios[1:]):
         return False
     return not positive or (_is_real(ratios[0]) and (ratios[0] if isinstance(ratios[0], Fraction) else ratios[0].real) > 0)
+
+
+def same_solutions(a: Expression, b: Expression) -> bool:
+    """Whether `a = 0` and `b = 0` are solved by the same points, tried where both are linear in a variable they share."""
+    for name in sorted(a.symbols & b.symbols):
+        agreed = 0
+        for number in range(3):
+            at = point(a.symbols | b.symbols, number)
+            roots = [_linear_root(e, name, at) for e in (a, b)]
+            if None in roots:
+                break
+            if roots[0] != roots[1]:
+                return False
+            agreed += 1
+        if agreed == 3:
+            return True
+    return False
+
+
+def _linear_root(expression: Expression, name: str, at: Mapping[str, Fraction]) -> Fraction | None:
+    """Where an expression that is linear in one variable is 0, the others held; None where it is not linear."""
+    try:
+        y = [_exact(expression.node, {**at, name: Fraction(x)}) for x in (1, 2, 3)]
+    except (_Irrational, NoValue, KeyError):
+        return None
+    slope = y[1] - y[0]
+    return 1 - y[0] / slope if slope and y[2] - y[1] == slope else None
 
 
 def _is_real(value: Any) -> bool:

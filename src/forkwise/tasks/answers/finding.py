@@ -11,7 +11,8 @@ question. Then the first rule that applies decides:
 5. `statement`: what follows the last "the answer is", "Answer:" or the heading "Final Answer".
 6. `choice`: a letter in its usual dress, as in "option (B)", or alone on the last line.
 7. `formula`: the last formula of the last lines.
-8. `number`: the last number, only where a task says so.
+8. `conclusion`: the only number of a last sentence that concludes ("Therefore, she has 7 nickels.").
+9. `number`: the last number, only where a task says so.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Finding:
 
     Attributes:
         answer: the answer as it is written, None if there is none.
-        rule: which rule took it: `"tags"`, `"box"`, `"hash"`, `"statement"`, `"choice"`, `"formula"`, `"number"`; for
+        rule: which rule took it: `"tags"`, `"box"`, `"hash"`, `"statement"`, `"choice"`, `"formula"`, `"conclusion"`, `"number"`; for
             no answer `"none"` or, where the completion ends inside its reasoning, `"unfinished"`.
     """
 
@@ -52,7 +53,7 @@ def find_answer(text: str, *, last_number: bool = False) -> Finding:
     if reply is None:
         return Finding(None, "unfinished")
     reply = before_next_question(reply)
-    for rule in (_tagged, _stated_below_box, _boxed, _hashed, _stated, _chosen, _formula):
+    for rule in (_tagged, _stated_below_box, _boxed, _hashed, _stated, _chosen, _formula, _concluded):
         finding = rule(reply)
         if finding is not None:
             return finding
@@ -121,9 +122,14 @@ _NEXT = re.compile(
     r"|^[ \t]{0,4}(?:[#*>]{1,4}[ \t]{0,4}){0,2}"
     r"(?:(?:new|next|another|follow-up|similar|practice)[ \t]{1,4})?"
     r"(?:question|q|problem|exercise|example|human|user|instruction|input|student|task|prompt|问题|题目)"
-    r"(?:[ \t]{0,4}(?:\#?\d{1,4}|[IVX]{1,4}))?[ \t]{0,4}(?:\*\*)?[ \t]{0,4}[:：]"
+    r"(?:[ \t]{0,4}(?:\*\*)?[ \t]{0,4}[:：]|[ \t]{0,4}(?:\#?\d{1,4}|[IVX]{1,4})[ \t]{0,4}(?:\*\*)?[ \t]{0,4}[:：.])"
     r"|^[ \t]{0,4}#{1,4}[ \t]{1,4}(?:instruction|question|problem|exercise|input|user|human)\b[^\n]{0,40}$",
     re.IGNORECASE | re.MULTILINE,
+)
+_NEXT_TASK = re.compile(
+    r"(?:\}[.$)\s]{0,6}|^\#{4}[^\n]{1,40}|\banswer is[^\n]{1,60})\n\s{0,4}\n\s{0,4}"
+    r"(?=(?:Determine|Find|Calculate|Compute|Evaluate|Simplify|Solve|What (?:is|are)|How (?:many|much|long|far)|Which of)\b[^\n]{10,})",
+    re.MULTILINE,
 )
 _SAYS_SOMETHING = re.compile(r"[0-9]|\\[a-zA-Z(\[]|\$|=|answer|<", re.IGNORECASE)
 
@@ -132,13 +138,17 @@ def before_next_question(text: str) -> str:
     """`text` up to where the turn ends or another question begins, if anything was said before that."""
     for mark in _NEXT.finditer(text):
         if _SAYS_SOMETHING.search(text, 0, mark.start()):
-            return text[: mark.start()]
+            text = text[: mark.start()]
+            break
+    for mark in _NEXT_TASK.finditer(text):
+        if _full_boxes(text[: mark.end()]) or not mark[0].startswith("}"):
+            return text[: mark.end()]
     return text
 
 
 # Tags -----------------------------------------------------------------------------------------------------------------
 
-_ANSWER_TAG = re.compile(r"<(/?)(?:final_|final)?(?:answer|ans)>", re.IGNORECASE)
+_ANSWER_TAG = re.compile(r"<(/?)(?:final_|final)?(?:answer|ans)>|(?<![</\w])answer>", re.IGNORECASE)
 
 
 def _tagged(text: str) -> Finding | None:
@@ -176,6 +186,11 @@ _ECHO = re.compile(
 )
 _LIST = r"[\s$,;.&\\()\[\]]|\b(?:and|or)\b|\\(?:text|quad|qquad|mathrm|,|;)|\{|\}|[A-Za-z](?:_\{?[0-9a-z]\}?)?\s{0,3}="
 _BETWEEN = re.compile(rf"(?:{_LIST}){{0,60}}")
+_AND = re.compile(r"\b(?:and|or)\b")
+_REVISION = re.compile(
+    r"\b(?:so|then|thus|hence|therefore|total|gives?|giving|makes?|but|not|no|wait|actually|instead|rather|which|if|because|since|get|check|i\.e|or\s+simply)\b|=",
+    re.IGNORECASE,
+)
 _SENTENCE = re.compile(r"\.\s|\n\s*\n")
 
 
@@ -244,7 +259,12 @@ def _listed(places: list[tuple[int, int, str]], text: str) -> str:
     for (_, end, content), (start, _, _) in zip(reversed(places[:-1]), reversed(places[1:]), strict=True):
         between = text[end:start]
         named = re.search(r"([A-Za-z](?:_\{?[0-9a-z]\}?)?\s{0,3}=)\W*$", between)
-        is_list = between.strip() and len(between) < 60 and _BETWEEN.fullmatch(between) and not _SENTENCE.search(between)
+        is_list = (
+            between.strip()
+            and len(between) < 100
+            and not _SENTENCE.search(between)
+            and (_BETWEEN.fullmatch(between) or (_AND.search(between) and not _REVISION.search(between)))
+        )
         if not is_list:
             break
         if named:
@@ -267,11 +287,15 @@ _STATES = re.compile(
     r"(?:\s{1,3}(?:choice|option))?"
     r"[\s*_]{0,8}(?:is|are|was|would\s{1,3}be|should\s{1,3}be|must\s{1,3}be|will\s{1,3}be|becomes|:|：|=)"
     r"|(?:final|correct)\s{1,3}(?:result|value|choice|option|solution)s?[\s*_]{0,8}(?:is|are|:|=)"
+    r"|answer\s{1,3}[-—–]{1,2}(?=\s)|ans\s?[.:]"
     r"|答案(?:是|为|[:：])"
     r")(?![a-z])[\s*_:：]{0,8}",
     re.IGNORECASE,
 )
-_HEADING = re.compile(r"^[#*_ \t]{0,8}(?:the\s{1,3})?final[ \t]{1,3}answer[*_: \t]{0,8}$\s{0,8}", re.IGNORECASE | re.MULTILINE)
+_HEADING = re.compile(
+    r"^[#*_ \t]{0,8}(?:the\s{1,3})?(?:final[ \t]{1,3})?answer[*_: \t]{0,8}$\s{0,8}|(?<=\n)A:[ \t]{1,4}",
+    re.IGNORECASE | re.MULTILINE,
+)
 _LINE_STATES = re.compile(
     r"^[#*_> \t]{0,8}(?:the[ \t]{1,3})?(?:(?:final|correct)[ \t]{1,3})?answer[ \t*_]{0,8}(?:is\b|:|：|=)[\s*_:：]{0,8}",
     re.IGNORECASE | re.MULTILINE,
@@ -287,7 +311,7 @@ _FORMULA = re.compile(
     r"|(?<![\\$])\$(?P<d>(?![\s])[^$\n]{1,2000}?(?<![\s\\]))\$(?![0-9])",
     re.DOTALL,
 )
-_SENTENCE_END = re.compile(r"(?<![0-9)\]}])[!?](?=\s|\Z)|[.。](?=\s|\Z|\*|\"|<)|[.](?=[A-Z][a-z])|\n")
+_SENTENCE_END = re.compile(r"(?<![0-9)\]}])[!?](?=\s|\Z)|(?<!\.\.)[.。](?=\s|\Z|\*|\"|<)|[.](?=[A-Z][a-z])|\n")
 _PROSE_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _IN_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname|begin|end)\s?\{[^{}]*\}|\\[A-Za-z]+")
 _NAMES_IN_FORMULAS = frozenset("sin cos tan cot sec csc log exp lim max min gcd lcm mod det and for all deg arcsin arccos arctan sinh cosh tanh".split())
@@ -308,7 +332,7 @@ def formulas(text: str) -> Iterator[tuple[int, int, str]]:
     while (match := _FORMULA.search(text, start)) is not None:
         content = match["a"] or match["b"] or match["c"] or match["d"]
         if match["d"] is None or is_formula(content):
-            yield match.start(), match.end(), content.strip()
+            yield match.start(), match.end(), content.strip().rstrip(".,;")
             start = match.end()
         else:
             start = match.start() + 1
@@ -336,7 +360,10 @@ def _value(text: str) -> str:
     end_of_sentence = _SENTENCE_END.search("".join(masked))
     sentence = text[: end_of_sentence.start() if end_of_sentence else None]
     full = _full_boxes(sentence)
-    return unboxed(full[-1][2]) if full else _plain(sentence).strip(" \t*`,;:.")
+    if full:
+        return unboxed(full[-1][2])
+    sentence = re.split(r",?\s+(?:and\s+)?not\s", _plain(sentence).strip(" \t*`,;:"), maxsplit=1)[0]
+    return sentence if sentence.endswith("...") else sentence.rstrip(".")
 
 
 def _hashed(text: str) -> Finding | None:
@@ -382,13 +409,25 @@ def _last_value(text: str, pattern: re.Pattern[str], rule: str) -> Finding | Non
 # Choices, formulas, numbers -------------------------------------------------------------------------------------------
 
 _CHOICE = re.compile(
-    r"\b(?:option|choice|alternative|letter)s?\s{0,3}(?:is|:)?[\s*:(]{0,6}(?:\\text(?:bf)?\{)?\(?([A-J])\b"
+    r"^\W{0,4}([A-J])[.)][ \t]{1,4}\S[^\n]{0,60}\Z"
+    r"|\b(?:option|choice|alternative|letter)s?\s{0,3}(?:is|:)?[\s*:(]{0,6}(?:\\text(?:bf)?\{)?\(?([A-J])\b"
     r"|\b(?:choose|select|pick)\s{1,3}[*(]{0,4}([A-J])\b(?!\s+[a-z])"
     r"|^[ \t*_$#>\\]{0,8}(?:text(?:bf)?\{)?\(?([A-J])\)?\}?[.)*_$ \t]{0,6}\Z"
     r"|\(([A-J])\)[.*_$ \t}]{0,6}\Z",
     re.MULTILINE,
 )
-_PLAIN_EQUATION = re.compile(r"(?:^|[\s:,])((?:[A-Za-z](?:_?[0-9])?|[A-Z]{2})\s?=\s?[^=\n]{1,80}?)[.\s*]*\Z")
+_PLAIN_EQUATION = re.compile(r"(?:^|[\s:,])((?:[A-Za-zα-ωΔ](?:_?[0-9])?|[A-Z]{2})\s?=\s?[^\n]{1,80}?)(?<!\.)[.\s*]*\Z")
+_ASIDE = re.compile(r"\s\((?:check|verify|since|because|note|as|we|this|which|here|indeed)\b[^\n]{0,200}\)[.\s]*\Z", re.IGNORECASE)
+_MENTION = re.compile(r"\b(?:not|for|every|all|any|each|some|where|if|when|with|of|let|given|than|instead of|variable|in terms of)\s*\Z", re.IGNORECASE)
+_AFTERWARDS = re.compile(r"[.!?]\s+\S|\n\s*\S")
+_CONCLUDES = re.compile(r"\b(?:therefore|thus|hence|so|in total|altogether|finally|in conclusion|consequently|overall|in all)\b", re.IGNORECASE)
+_COPULA = re.compile(
+    r"(?:\A|[.,:]\s)(?:\W{0,4})(?:the|his|her|its|their|our|this|that|it)\b[^.!?\n]{0,120}?\b(?:is|are|was|equals?|totals?|turns out to be|comes? to|rises to|will be|would be)\b[^.!?\n]{0,60}\Z",
+    re.IGNORECASE,
+)
+_BOLD_LINE = re.compile(r"\*\*\s?([^*\n]{1,60}?)\s?\*\*[.\s]*")
+_END_TOKENS = re.compile(r"\s*(?:<\|?[a-z_]+\|?>|</s>)\s*\Z")
+_ANY_NUMBER = re.compile(r"(?<![A-Za-z_])-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?")
 _NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?")
 
 
@@ -401,13 +440,36 @@ def _chosen(text: str) -> Finding | None:
 
 def _formula(text: str) -> Finding | None:
     """The last formula of the last two lines that say anything, or the list of formulas that it ends."""
-    text = text.rstrip()[-4 * LONGEST_ANSWER :]
-    places = list(formulas(text))[-40:]
+    text = _ASIDE.sub("", text.rstrip()[-4 * LONGEST_ANSWER :])
     last_line = text.rsplit("\n", 1)[-1]
-    if places and text.count("\n", places[-1][1]) <= 1 and len(text) - places[-1][1] < 200:
+    bold = _BOLD_LINE.fullmatch(last_line)
+    if bold:
+        return _finding(_plain(bold[1]), "formula")
+    places = [place for place in formulas(text) if not _MENTION.search(text, max(0, place[0] - 20), place[0])][-40:]
+    if places and not _AFTERWARDS.search(text, places[-1][1]) and not re.search(r"[0-9]", text[places[-1][1] :]):
         return _finding(_listed(places, text), "formula")
     equation = _PLAIN_EQUATION.search(last_line)
     return _finding(_plain(equation[1]), "formula") if equation else None
+
+
+def _concluded(text: str) -> Finding | None:
+    """The only number of a last sentence that concludes: "Therefore, she has 7 nickels.", "The total is **72**."."""
+    text = _ASIDE.sub("", _END_TOKENS.sub("", text.rstrip()[-2 * LONGEST_ANSWER :]).rstrip())
+    if not text.endswith((".", "*", "$", "!", ")")) and "\n" in text.strip():
+        return None
+    sentence = re.split(r"(?<![0-9A-Z])[.!?]\s+|(?<=[0-9)])[.]\s+|\n", text.strip().rstrip(".!"))[-1]
+    plain = _plain(sentence)
+    if len(plain) > 250 or re.search(r"\b(?:not|if|maybe|perhaps|suppose|let|between|more|less|least|most|try|would)\b", plain, re.IGNORECASE):
+        return None
+    if not (_CONCLUDES.search(plain) or _COPULA.search(plain)):
+        return None
+    numbers = list(_ANY_NUMBER.finditer(plain))
+    if len(numbers) != 1:
+        return None
+    start = numbers[0].start()
+    if start and plain[start - 1] == "$":
+        start -= 1
+    return _finding(plain[start:], "conclusion")
 
 
 def _last_number(text: str) -> Finding | None:

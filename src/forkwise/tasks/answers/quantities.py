@@ -141,10 +141,11 @@ _FILLER = re.compile(
     r"|answer|final|result|value|=|:|~|\\sim)(?![A-Za-z])[\s,:]*",
     re.IGNORECASE,
 )
+_SUBJECT = re.compile(r"^(?:the|its|his|her|their|this|that|our|your)\b[A-Za-z\s]{0,80}?\b(?:is|are|was|equals?|be)\s+(?=[-+(\\0-9¤])", re.IGNORECASE)
 _TEXT_COMMAND = re.compile(r"\\text\s?\{([^{}]*)\}|\\(?:quad|qquad)")
 _PROSE = re.compile(
     r"(?<![\\A-Za-z])(?!(?:arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|abs|floor|ceil|pi|mod|gcd)(?![A-Za-z]))"
-    r"[A-Za-z]{2,}(?![A-Za-z]*[({_^])|°|%|¢|€|£|¥|₹|¤|[(\[](?=\s*(?:¤|[A-Za-z]{3,}|[A-Za-z]{2,}\s))|[,;:.!?](?=\s|$)|\"|(?<=[0-9}\s])-(?=[a-zA-Z]{2,})"
+    r"[A-Za-z]{2,}(?![A-Za-z]*[({_])|°|%|¢|€|£|¥|₹|¤|[(\[](?=\s*(?:¤|[A-Za-z]{3,}|[A-Za-z]{2,}\s))|[,;:.!?](?=\s|$)|\"|(?<=[0-9}\s])-(?=[a-zA-Z]{2,})"
 )
 _SINGLE_UNIT = re.compile(r"(?<=[0-9)}])\s+([mgshlLNJWVAKCB])(?=$|[\s/^.,;)·*])|(?<=[0-9])\s?([mgshL])$")
 _CAUTION = re.compile(
@@ -154,8 +155,8 @@ _CAUTION = re.compile(
 _BASE = re.compile(r"(-?[0-9A-Za-z]+(?:\.[0-9A-Za-z]+)?)\s?_\s?(?:\{\s?(?:\\text\{)?\s?([0-9]{1,2}|[a-z]+)\s?\}{1,2}|([0-9]{1,2}))")
 _BASE_WORDS = re.compile(r"(-?[0-9A-F]+)\s+(?:\(\s*)?(?:in\s+)?base[\s-]+([0-9]{1,2}|two|eight|ten|sixteen)\)?", re.IGNORECASE)
 _BASE_NAMES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "twelve": 12, "sixteen": 16}
-_ORDINAL_SUFFIX = re.compile(r"([0-9])\s?\^?\s?\{?\s?(?:\\text\s?\{)?\s?(?:st|nd|rd|th)(?![A-Za-z])\s?\}?\s?\}?")
 _SINGLE_NUMBER = re.compile(r"(?<![\w.,])-?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?(?![0-9])")
+_UNIT_POWER = re.compile(r"([A-Za-z])\s+\^\s?(\{?\s?-?[0-9]\s?\}?)")
 _UNIT_TOKEN = re.compile(r"\s*(?:(?P<word>[A-Za-z]+\.?|°\s?[CF](?![A-Za-z])|[°%¢€£¥₹¤])|(?P<op>/|\\cdot|\*|·|\\times|-)|\^\s?\{?\s?(?P<power>-?[0-9])\s?\}?)")
 
 
@@ -252,7 +253,8 @@ def read_quantity(text: str, *, letters_are_units: bool = True) -> Quantity | No
         text: such as `18 eggs`, `¤64, because ...`, `3 million`, `5 hours 30 minutes`, `12\\text{ cm}^2`.
         letters_are_units: whether `12 m` is 12 meters (and not 12 times m).
     """
-    based = _BASE.fullmatch(text) or _BASE_WORDS.fullmatch(text)
+    unwrapped = " ".join(_TEXT_COMMAND.sub(lambda m: f" {m[1] or ''} ", text).split())
+    based = _BASE.fullmatch(text) or _BASE_WORDS.fullmatch(unwrapped)
     if based:
         name = next(group for group in based.groups()[1:] if group)
         base = int(name) if name.isdigit() else _BASE_NAMES.get(name.lower(), 0)
@@ -260,14 +262,13 @@ def read_quantity(text: str, *, letters_are_units: bool = True) -> Quantity | No
         if 2 <= base <= 36 and (digits.lstrip("-").isdigit() or base > 10):
             value = read_expression(digits if digits.lstrip("-").isdigit() else f"\\text{{{digits.upper()[:12]}}}")
             return Quantity(value, None, base) if value else None
-    text = _ORDINAL_SUFFIX.sub(r"\1", text)
-    plain = _TEXT_COMMAND.sub(lambda m: f" {m[1] or ''} ", text)
-    plain = " ".join(plain.split())
+    plain = _UNIT_POWER.sub(r"\1^\2", " ".join(_TEXT_COMMAND.sub(lambda m: f" {m[1] or ''} ", text).split()))
     if plain.lower() in _ORDINAL:
         plain = str(_ORDINAL[plain.lower()])
     spelled = words_of_number(plain)
     if spelled is not None:
         plain = str(spelled)
+    plain = _SUBJECT.sub("", plain, count=1)
     for _ in range(6):
         filler = _FILLER.match(plain)
         if filler is None or filler.end() == len(plain):
@@ -324,7 +325,7 @@ def _head_and_tail(text: str, letters_are_units: bool) -> Quantity | None:
             return Quantity(summed or value, unit)
     elif re.match(r"(?:[+*/^=<>]|\\(?:times|cdot|frac|sqrt|le|ge))", tail):
         return None
-    if re.search(r"\b(?:or|and)\s+[-¤]?[0-9]", tail) and unit is None:
+    if re.match(r"(?:or|and)\s+[-¤]?[0-9]", tail):
         return None
     return Quantity(value, unit)
 

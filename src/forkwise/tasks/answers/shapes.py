@@ -59,10 +59,11 @@ class Union:
 
 @dataclass(frozen=True)
 class Equation:
-    """`left = right`; of a chain the first and the last member."""
+    """`left = right`; of a chain its last two members, or its first and last where the first is a name."""
 
     left: str
     right: Shape
+    approximate: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ _COLONS = re.compile(r"(-?[0-9.]+(?:\s*:\s*[0-9.]+)+)\s*(?:\\text\s?\{)?\s*([ap]
 _TIME_WORDS = re.compile(r"\\text\s?\{([^{}]*[0-9]:[0-9][^{}]*)\}")
 _WORDS = re.compile(r"(?:\\text\s?\{[^{}]*\}|[A-Za-z\s,.'\"()-])+")
 _EQUALS = re.compile(r"\s*(?<![<>!:\\])(?:=|\\equiv|\\approx|\\Leftrightarrow|\\Rightarrow|\\implies)(?!=)\s*")
-_ONLY_LETTERS = re.compile(r"[A-Za-z]")
+_CAPITALISED = re.compile(r"[A-Z][a-z]{1,2}|yes|no")
 
 
 @lru_cache(50_000)
@@ -122,7 +123,7 @@ def _read(text: str, depth: int) -> Shape:
     if depth > 6 or len(text) > 1500:
         return Value(text)
     wrapped = re.fullmatch(r"\\text\s?\{([^{}]*)\}", text)
-    if wrapped and re.search(r"[0-9:]", wrapped[1]):
+    if wrapped and re.search(r"[0-9:]|^\s*[A-Z](?:\s*,\s*[A-Z])*\s*,?\s*and\s+[A-Z]\s*$", wrapped[1]):
         text = wrapped[1].strip()
     for reader in (_choice, _matrix, _builder, _member, _union, _relation, _plus_minus, _colons, _list, _bracketed, _equation, _words):
         shape = reader(text, depth)
@@ -368,6 +369,8 @@ def _bracketed(text: str, depth: int) -> Shape | None:
             shape = _read(item, depth + 1)
             shapes += shape.items if isinstance(shape, Collection) and shape.kind == "list" else (shape,)
         return Collection("set", tuple(shapes))
+    if text[:1] == "]" and text[-1:] == "[":
+        text = f"({text[1:-1]})"  # the French open interval
     if text[:1] in ("(", "[") and text[-1:] in (")", "]") and matching_end(text) == len(text) - 1:
         items = split_at_top(text[1:-1].strip(), _INNER_COMMA)
         if len(items) > 1 and all(items):
@@ -386,7 +389,7 @@ def _equation(text: str, depth: int) -> Shape | None:
         return None
     right = _read(parts[-1], depth + 1)
     left = parts[0] if len(parts) == 2 or _is_variable(parts[0]) else parts[-2]
-    return Equation(left, right) if left else right
+    return Equation(left, right, bool(re.search(r"\\approx[^=]*$", text))) if left else right
 
 
 def _words(text: str, depth: int) -> Shape | None:
@@ -398,6 +401,6 @@ def _words(text: str, depth: int) -> Shape | None:
     words = plain.split()
     if not words or (len(max(words, key=len)) < 2 and len(words) == 1):
         return None
-    if r"\text" not in text and all(len(word) < 4 for word in words) and read_expression(text) is not None:
+    if r"\text" not in text and all(len(word) < 4 for word in words) and not _CAPITALISED.fullmatch(text) and read_expression(text) is not None:
         return None
     return Words(" ".join(words))
