@@ -24,7 +24,7 @@ from forkwise.samples import read_samples, write_shard
 from forkwise.samples.sampling import MANIFEST
 from forkwise.samples.verify import Judge, find_judge, verify
 from forkwise.tasks import Problem, Verdict, load_task
-from forkwise.tasks.verification import MathVerifier
+from forkwise.tasks.answers import MathVerifier
 
 SHARED = Path(os.environ.get("FORKWISE_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 SLOW = r"9^{9^{9^{9}}}"

@@ -73,7 +73,7 @@ def test_real_files_of_the_same_shape_become_problems(name, file, column, size, 
     wrong = task.verify(["\\boxed{-987654321}"] * 20, problems[:20])
     assert not any(verdict.correct for verdict in wrong)
     if name in ("aime24", "amc23", "gsm8k"):
-        assert {verdict.by for verdict in right} == {"integer"}
+        assert {verdict.by for verdict in right} == {"box/integer"}
 
 
 def test_answers_of_gsm8k_are_what_stands_behind_the_four_hashes(tmp_path):

@@ -17,7 +17,7 @@ from forkwise.passk.intervals import (
     sign_flip_p_values,
     student_interval,
 )
-from forkwise.passk.majority import maj_at_k, normalise_answer
+from forkwise.passk.majority import maj_at_k
 from forkwise.passk.outcomes import Arm, load_arm, make_arm
 
 __all__ = [
@@ -42,7 +42,6 @@ __all__ = [
     "maj_at_k",
     "make_arm",
     "mg_pass_at_k",
-    "normalise_answer",
     "paired_difference",
     "pass_at_k",
     "pass_pow_k",

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from forkwise.errors import InputError
 from forkwise.passk.estimator import FloatArray
-from forkwise.passk.majority import normalise_answer
+from forkwise.tasks.answers.classes import answer_classes
 from forkwise.passk.outcomes import Arm
 
 Tokens = Sequence[str]
@@ -103,12 +103,12 @@ def repetition_rate(samples: Sequence[Tokens], n: int = 4) -> float:
 
 
 def answer_entropy(answers: Sequence[str | None]) -> float:
-    """Entropy (nats) of the normalised answers, with the Miller–Madow correction `+ (distinct - 1) / (2 n)`.
+    """Entropy (nats) of the answers, with the Miller–Madow correction `+ (distinct - 1) / (2 n)`.
 
-    Samples without an answer are left out; NaN when there is no answer at all. (Miller 1955, "Note on the bias of
+    Equal answers count as one, see `answer_classes`. Samples without an answer are left out; NaN when there is no answer at all. (Miller 1955, "Note on the bias of
     information estimates".)
     """
-    votes = Counter(a for a in map(normalise_answer, answers) if a is not None)
+    votes = Counter(a for a in answer_classes(answers) if a is not None)
     n = sum(votes.values())
     if n == 0:
         return float("nan")
@@ -208,13 +208,11 @@ def diversity(arms: Sequence[Arm], *, budget: int | None = None, embed: Embed | 
                     "distinct correct texts": float(len({tuple(words[a][i]) for i in right})),
                 }
                 if arm.answer_N is not None:
+                    given = answer_classes([arm.answer_N[i] for i in index])
+                    class_of = dict(zip(index, given, strict=True))
                     measures["answer entropy (nats)"] = answer_entropy([arm.answer_N[i] for i in index])
-                    measures["distinct correct answers"] = float(
-                        len({normalise_answer(arm.answer_N[i]) for i in right} - {None})
-                    )
-                    measures["no answer (share)"] = float(
-                        np.mean([normalise_answer(arm.answer_N[i]) is None for i in index])
-                    )
+                    measures["distinct correct answers"] = float(len({class_of[i] for i in right} - {None}))
+                    measures["no answer (share)"] = float(np.mean([found is None for found in given]))
                 if embed is not None:
                     vectors = embed([str(arm.completion_N[i]) for i in index])  # type: ignore[index]
                     measures["mean pairwise cosine"] = mean_pairwise_cosine(vectors)

@@ -13,7 +13,7 @@ from forkwise.passk.estimator import FloatArray, curve_grid, g_pass_at_k, k_grid
 from forkwise.passk.extrapolation import Extrapolation, extrapolate
 from forkwise.passk.intervals import Interval, bootstrap_interval, unseen
 from forkwise.passk.length import BUDGET, CAP, budget_curves, default_budgets, default_caps, shown_ks
-from forkwise.passk.majority import EXACT_UP_TO, count_votes, maj_at_k, normalise_answer
+from forkwise.passk.majority import EXACT_UP_TO, count_votes, maj_at_k
 from forkwise.passk.outcomes import Arm, check_ks
 
 
@@ -203,7 +203,7 @@ def evaluate(
     if arm.answer_N is not None:
         value, error = majority_curves(arm, few, seed=seed)
         curves["maj@k"] = Curve("maj@k", few, interval(value), error)
-        no_answer = float(np.mean([normalise_answer(a) is None for a in arm.answer_N]))
+        no_answer = float(np.mean([not (a or "").strip() for a in arm.answer_N]))
         if (error > 0).any():
             notes.append(
                 f"maj@K is exact up to {EXACT_UP_TO} samples per problem; here it is simulated, "

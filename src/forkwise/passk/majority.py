@@ -2,48 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
 from forkwise.passk.estimator import FloatArray
+from forkwise.tasks.answers.classes import answer_classes
 
 EXACT_UP_TO = 64
 """Samples per problem up to which maj@K is computed exactly."""
-
-_BOXED = re.compile(r"\\boxed\{(.*)\}", re.DOTALL)
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
-_FRACTION = re.compile(r"([+-]?\d{1,400})/(\d{1,400})")
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(\D|$))")
-
-
-def normalise_answer(answer: str | None) -> str | None:
-    """One spelling per answer, so that votes meet: `"27.0"`, `"$27$"` and `"\\boxed{27}."` are all `"27"`.
-
-    Cuts math delimiters, one \\boxed{}, blanks, a final full stop and thousands separators, folds case, and brings
-    plain decimals and fractions to lowest terms. It does no algebra: `2x` and `x+x` stay different votes. Blank text
-    and None are "no answer" (None).
-    """
-    if answer is None:
-        return None
-    text = answer.strip().strip("$").strip()
-    boxed = _BOXED.fullmatch(text.rstrip("."))
-    text = (boxed.group(1) if boxed else text).replace("\\!", "").replace("\\,", "").replace("\\ ", " ")
-    text = "".join(_THOUSANDS.sub("", text).split()).rstrip(".").casefold()
-    if not text:
-        return None
-    if len(text) <= 400:  # no arithmetic on numbers of unbounded size
-        if _NUMBER.fullmatch(text):
-            return str(Fraction(text))
-        fraction = _FRACTION.fullmatch(text)
-        if fraction and int(fraction.group(2)):
-            return str(Fraction(int(fraction.group(1)), int(fraction.group(2))))
-    return text
 
 
 @dataclass(frozen=True)
@@ -56,10 +26,10 @@ class Votes:
 
 
 def count_votes(answers: Sequence[str | None], correct: Sequence[bool] | npt.NDArray[np.bool_]) -> Votes:
-    """Votes over normalised answers. A sample without an answer casts no vote."""
-    tally: dict[str, list[int]] = {}
+    """Votes over classes of equal answers, see `answer_classes`. A sample without an answer casts no vote."""
+    tally: dict[int, list[int]] = {}
     none = 0
-    for answer, verdict in zip(map(normalise_answer, answers), correct, strict=True):
+    for answer, verdict in zip(answer_classes(answers), correct, strict=True):
         if answer is None:
             none += 1
             continue

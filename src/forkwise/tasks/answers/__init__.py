@@ -1,5 +1,6 @@
 """Finding the answer that a completion states, and deciding whether it is the gold answer."""
 
+from forkwise.tasks.answers.classes import answer_classes
 from forkwise.tasks.answers.finding import LONGEST_ANSWER, Finding, extract_answer, extract_boxed, find_answer
 from forkwise.tasks.answers.verifier import MathVerifier, compare_exactly, require_math_verify
 
@@ -7,6 +8,7 @@ __all__ = [
     "LONGEST_ANSWER",
     "Finding",
     "MathVerifier",
+    "answer_classes",
     "compare_exactly",
     "extract_answer",
     "extract_boxed",

@@ -10,10 +10,9 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from forkwise.tasks.answers.expressions import Expression, equal, ratio_is_constant, rational_value, read_expression, real_value, same_solutions
-from forkwise.tasks.answers.notation import tidy
-from forkwise.tasks.answers.quantities import Quantity, Unit, read_quantity
-from forkwise.tasks.answers.shapes import Choice, Collection, Colons, Equation, Interval, Matrix, Relation, Shape, Union, Value, Words, interval_of, read
+from forkwise.tasks.answers.expressions import Expression, equal, rational_value, read_expression, real_value, same_zeros
+from forkwise.tasks.answers.quantities import UNITS, Quantity, Unit, read_quantity
+from forkwise.tasks.answers.shapes import Choice, Collection, Colons, Equation, Interval, Matrix, Relation, Shape, Union, Value, Words, interval_of, read, read_part
 
 _NAME = re.compile(r"\s*(?:[A-Za-z]{1,3}|\\[A-Za-z]+(?:\s?\{?[A-Za-z]+\}?)?|\|[A-Z]+\||\\text\{[^{}]*\})(?:_\{?[^{}=]*\}?)?'?(?:\([^()=]*\))?\s*")
 _FUNCTION_NAME = re.compile(r"\s*(?:y|z|[fghFGPQpq](?:_\{?\w+\}?)?\s?\([^()=]*\))\s*")
@@ -24,27 +23,27 @@ _EMPTY = frozenset(
 _OF_TIME = re.compile(r"(?<=[A-Za-z}])\(([tx])\)")
 _DERIVATIVE = re.compile(r"d\s?\{?[tx](?![a-z])|'|prime|dot")
 _CURRENCIES = {"usd", "eur", "gbp", "yen", "yuan", "inr", "peso"}
+_OPENING_WORDS = frozenset("the a an it is its on in at by to they are he she was this that".split())
 _YES_NO = {"yes", "no", "true", "false"}
 
 
 def compare(gold: str, answer: str) -> bool | None:
-    """Whether `answer` says what `gold` says; None where the grammar of this package cannot tell."""
-    if letters_only(gold) and letters_only(gold) == letters_only(answer) and tidy(gold) == tidy(answer):
-        return True
+    """Whether `answer` says what `gold` says; None where the grammar of this package cannot tell.
+
+    Irrational numbers need mpmath, which math-verify brings; without it they are not told apart or equal (None).
+    """
     for name in _OF_TIME.findall(gold) + _OF_TIME.findall(answer):
         argument = f"({name})"
         if (argument in gold) != (argument in answer):  # x(t) is the x of an equation without it
             gold, answer = (_dropped(text, argument) for text in (gold, answer))
-    return same(read(gold), read(answer))
+    try:
+        return same(read(gold), read(answer))
+    except ModuleNotFoundError:  # mpmath
+        return None
 
 
 def _dropped(text: str, argument: str) -> str:
     return re.sub(r"(?<=[A-Za-z}])\s?" + re.escape(argument), "", text) if _DERIVATIVE.search(text) else text
-
-
-def letters_only(text: str) -> str:
-    """`text` without blanks."""
-    return "".join(text.split())
 
 
 def same(gold: Shape, answer: Shape) -> bool | None:
@@ -86,9 +85,11 @@ def same_value(gold: str, answer: str) -> bool | None:
     if ours is not None and theirs is not None:
         verdict = _same_formula(ours, theirs)
         beside = _BESIDE.search(gold) or _BESIDE.search(answer)
+        if verdict is None and not (ours.symbols or theirs.symbols):
+            return False  # numbers without a value, or beyond all bounds
         if verdict or not (ours.symbols or theirs.symbols or beside) or (ours.symbols & theirs.symbols and not beside):
             return verdict
-    gold_quantity, quantity = read_quantity(gold), read_quantity(answer)
+    gold_quantity, quantity = read_quantity(gold, adjacent_letters=False), read_quantity(answer)
     if gold_quantity is None or quantity is None:
         return verdict
     if gold_quantity.unit is None and quantity.unit is None and verdict is not None:
@@ -111,7 +112,7 @@ def _same_quantity(gold: Quantity, answer: Quantity) -> bool | None:
                 return _same_formula(gold.value, answer.value)
             if other == (("rad", 1),):
                 return _same_angle(*((gold.value, answer.value) if ours.name else (answer.value, gold.value)))
-        if _is_rate_of_money(ours, theirs):
+        if _is_rate_of_money(ours, theirs) or {ours, theirs} == {UNITS["£"], UNITS["pounds"]}:
             return _same_formula(gold.value, answer.value)
         return False
     verdict = _same_formula(gold.value, answer.value)
@@ -310,6 +311,8 @@ def _sorted(intervals: list[Interval]) -> list[Interval]:
 
 
 def _same_interval(gold: Interval, answer: Interval) -> bool | None:
+    if gold.variable and answer.variable and gold.variable != answer.variable:
+        return False
     verdicts: list[bool | None] = []
     for ours, theirs, closed, also in zip((gold.low, gold.high), (answer.low, answer.high), gold.closed, answer.closed, strict=True):
         if not ours or not theirs:
@@ -328,7 +331,7 @@ def _same_relation(gold: Shape, answer: Shape) -> bool | None:
     ours, theirs = (read_expression(f"({r.right}) - ({r.left})") for r in (gold, answer))
     if ours is None or theirs is None:
         return None
-    return True if ratio_is_constant(ours, theirs, positive=True) else None
+    return True if same_zeros(ours, theirs, positive=True) else None
 
 
 # Equations ------------------------------------------------------------------------------------------------------------
@@ -337,6 +340,8 @@ def _same_relation(gold: Shape, answer: Shape) -> bool | None:
 def _same_equation(gold: Shape, answer: Shape) -> bool | None:
     if isinstance(gold, Equation) and isinstance(answer, Equation):
         left, other = gold.left.strip(), answer.left.strip()
+        if left.count("'") != other.count("'") and re.match(r"[A-Za-z]'*(?:\(|$)", left) and re.match(r"[A-Za-z]'*(?:\(|$)", other):
+            return False  # f and its derivative
         if left == other or (_FUNCTION_NAME.fullmatch(left) and _FUNCTION_NAME.fullmatch(other)):
             verdict = same(gold.right, answer.right)
             if verdict is not False or _NAME.fullmatch(left):
@@ -344,7 +349,7 @@ def _same_equation(gold: Shape, answer: Shape) -> bool | None:
         texts = [f"({e.left}) - ({e.right.text})" if isinstance(e.right, Value) else "" for e in (gold, answer)]
         ours, theirs = (read_expression(text) if text else None for text in texts)
         if ours is not None and theirs is not None:
-            return True if ratio_is_constant(ours, theirs) or same_solutions(ours, theirs) else _unlike(gold, answer)
+            return True if same_zeros(ours, theirs) else _unlike(gold, answer)
         return None
     if isinstance(answer, Equation):
         return _same_as_right_side(gold, answer)
@@ -386,7 +391,7 @@ def _same_choice(gold: Shape, answer: Shape) -> bool | None:
         if gold.letter != answer.letter:
             return False
         if gold.value and answer.value:
-            return same(read(gold.value), read(answer.value)) is not False
+            return same(read_part(gold.value), read_part(answer.value)) is not False
         return True
     if isinstance(gold, Choice):
         if isinstance(answer, Equation):
@@ -397,18 +402,18 @@ def _same_choice(gold: Shape, answer: Shape) -> bool | None:
         words = re.match(r"\s*(?:option|choice)?\s*\(?([A-J])\)?(?![A-Za-z'])[\s.,:;-]*(?!\s*(?:and|or)\b)", text)
         if words and len(text) > 1 and not re.match(r"[A-J]\s*(?:[,=+*/^<>]|and\b|or\b)", text.strip()):
             return words[1] == gold.letter if words[1] != "A" or not re.match(r"A\s+[a-z]", text.strip()) else False
-        return same(read(gold.value), answer) if gold.value else (None if isinstance(answer, Collection) and False else False)
+        return same(read_part(gold.value), answer) if gold.value else False
     assert isinstance(answer, Choice)
     if isinstance(gold, Collection):
         return False
     if isinstance(gold, Value | Words) and not answer.value:
         return same_value(gold.text, answer.letter) if isinstance(gold, Value) else gold.text.strip().upper() == answer.letter
-    return same(gold, read(answer.value)) if answer.value else False
+    return same(gold, read_part(answer.value)) if answer.value else False
 
 
 def _canonical(text: str) -> str:
-    words = re.sub(r"[^a-z0-9 ]+", " ", text.casefold().replace("'", "")).split()
-    while words and words[0] in ("the", "a", "an", "it", "is", "its", "on", "in", "at", "by", "to", "they", "are", "he", "she", "was", "this", "that"):
+    words = re.sub(r"[.,;:!?'\"()*]+", " ", text.casefold().replace("'", "")).split()
+    while len(words) > 1 and words[0] in _OPENING_WORDS:
         words = words[1:]
     return " ".join(words)
 

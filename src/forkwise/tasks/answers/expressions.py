@@ -19,7 +19,7 @@ from typing import Any
 
 Node = tuple[Any, ...]
 
-_LARGEST_BITS = 40_000  # of a number in exact arithmetic
+_LARGEST_BITS = 100_000  # of a number in exact arithmetic
 _DEEPEST = 60  # brackets within brackets
 
 
@@ -242,7 +242,7 @@ class _Parser:
     def postfix(self, node: Node) -> Node:
         while True:
             if self.take("!"):
-                node = ("fact", node)
+                node = ("fact2" if self.take("!") else "fact", node)
             elif self.take("°"):
                 node = ("div", ("mul", node, ("const", "pi")), ("num", Fraction(180), "int"))
             elif self.take("%"):
@@ -491,6 +491,11 @@ def _exact(node: Node, at: Mapping[str, Fraction]) -> Fraction:
         if number.denominator != 1 or not 0 <= number <= 3000:
             raise NoValue
         return _bounded(Fraction(math.factorial(int(number))))
+    if kind == "fact2":
+        number = _exact(node[1], at)
+        if number.denominator != 1 or not 0 <= number <= 3000:
+            raise NoValue
+        return _bounded(Fraction(math.prod(range(int(number), 1, -2))))
     if kind == "binom":
         top, bottom = _exact(node[1], at), _exact(node[2], at)
         if top.denominator != 1 or bottom.denominator != 1 or not 0 <= bottom <= 20_000 or not 0 <= top <= 100_000:
@@ -544,30 +549,18 @@ def _integer_root(number: int, index: int) -> int:
     return root
 
 
-def _size(node: Node, worst: list[int]) -> None:
-    """Records the bits of the largest number in `node`; what it holds is bounded by its length."""
-    if node[0] == "num":
-        worst[0] = max(worst[0], node[1].numerator.bit_length(), node[1].denominator.bit_length())
-    if node[0] in ("pow", "fact", "binom"):
-        try:
-            value = _exact(node, {})
-            worst[0] = max(worst[0], value.numerator.bit_length(), value.denominator.bit_length())
-        except (_Irrational, NoValue, KeyError):
-            pass
-    for child in node[1:]:
-        if isinstance(child, tuple):
-            _size(child, worst)
+def _numeric(node: Node, at: Mapping[str, Any], mp: Any, magnitudes: list[float]) -> Any:
+    """The value as a real or complex number of `mp`; `NoValue` where it is undefined, infinite or out of bounds.
+
+    `magnitudes[0]` becomes the largest |log10| of a value on the way.
+    """
+    value = _numeric_node(node, at, mp, magnitudes)
+    if value != 0:
+        magnitudes[0] = max(magnitudes[0], abs(float(mp.log10(abs(value)))))
+    return value
 
 
-def _digits_needed(*nodes: Node) -> int:
-    worst = [0]
-    for node in nodes:
-        _size(node, worst)
-    return 120 + worst[0]  # more than three times the decimal digits of the largest number
-
-
-def _numeric(node: Node, at: Mapping[str, Any], mp: Any) -> Any:
-    """The value as a real or complex number of `mp`; `NoValue` where it is undefined, infinite or out of bounds."""
+def _numeric_node(node: Node, at: Mapping[str, Any], mp: Any, magnitudes: list[float]) -> Any:
     kind = node[0]
     if kind == "num":
         return mp.mpf(node[1].numerator) / node[1].denominator
@@ -577,7 +570,7 @@ def _numeric(node: Node, at: Mapping[str, Any], mp: Any) -> Any:
         if node[1] == "inf":
             raise NoValue
         return {"pi": mp.pi, "e": mp.e, "i": mp.mpc(0, 1)}[node[1]] * 1
-    arguments = [_numeric(child, at, mp) for child in node[1:] if isinstance(child, tuple)]
+    arguments = [_numeric(child, at, mp, magnitudes) for child in node[1:] if isinstance(child, tuple)]
     if kind == "neg":
         return -arguments[0]
     if kind == "add":
@@ -607,6 +600,8 @@ def _numeric(node: Node, at: Mapping[str, Any], mp: Any) -> Any:
         if mp.im(arguments[0]) != 0 or not 0 <= mp.re(arguments[0]) <= 3000:
             raise NoValue
         return mp.factorial(arguments[0])
+    if kind == "fact2":
+        raise NoValue
     if kind == "binom":
         if any(mp.im(a) != 0 or not -3000 <= mp.re(a) <= 3000 for a in arguments):
             raise NoValue
@@ -629,7 +624,7 @@ def _function(name: str, x: Any, mp: Any) -> Any:
     return getattr(mp, names.get(name, name))(x)
 
 
-def _evaluate(node: Node, at: Mapping[str, Fraction], digits: int) -> Any:
+def _evaluate(node: Node, at: Mapping[str, Fraction], digits: int, magnitudes: list[float] | None = None) -> Any:
     """The value to `digits` digits, or exactly where it is a fraction."""
     try:
         return _exact(node, at)
@@ -639,7 +634,8 @@ def _evaluate(node: Node, at: Mapping[str, Fraction], digits: int) -> Any:
 
     with mp.workdps(digits + 20):
         try:
-            value = _numeric(node, {name: mp.mpf(v.numerator) / v.denominator for name, v in at.items()}, mp)
+            numbers = {name: mp.mpf(v.numerator) / v.denominator for name, v in at.items()}
+            value = _numeric(node, numbers, mp, [0.0] if magnitudes is None else magnitudes)
             if not mp.isfinite(value):
                 raise NoValue
             return value
@@ -647,7 +643,8 @@ def _evaluate(node: Node, at: Mapping[str, Fraction], digits: int) -> Any:
             raise NoValue from error
 
 
-def _agree(a: Any, b: Any, digits: int) -> bool:
+def _agree(a: Any, b: Any, digits: int, magnitude: float) -> bool:
+    """Whether two values are the same to `digits` digits, or both nothing beside the values that they came from."""
     if isinstance(a, Fraction) and isinstance(b, Fraction):
         return a == b
     from mpmath import mp
@@ -655,7 +652,24 @@ def _agree(a: Any, b: Any, digits: int) -> bool:
     with mp.workdps(digits + 20):
         x, y = (mp.mpf(v.numerator) / v.denominator if isinstance(v, Fraction) else v for v in (a, b))
         scale = max(abs(x), abs(y))
-        return bool(abs(x - y) <= scale * mp.mpf(10) ** -(digits - 10)) or bool(scale < mp.mpf(10) ** -(digits - 10))
+        return bool(abs(x - y) <= scale * mp.mpf(10) ** (10 - digits)) or bool(scale < mp.mpf(10) ** (magnitude + 10 - digits))
+
+
+def _equal_at(a: Node, b: Node, at: Mapping[str, Fraction]) -> bool | None:
+    """Whether two values are equal; `NoValue` where there are none, None where too many digits would be needed."""
+    magnitudes = [0.0]
+    x, y = (_evaluate(node, at, 30, magnitudes) for node in (a, b))
+    if not _agree(x, y, 30, magnitudes[0]):
+        return False
+    if isinstance(x, Fraction) and isinstance(y, Fraction):
+        return True
+    for exact in (x, y):
+        if isinstance(exact, Fraction) and exact:
+            magnitudes[0] = max(magnitudes[0], abs(exact.numerator.bit_length() - exact.denominator.bit_length()) / 3.3)
+    digits = 120 + 3 * math.ceil(magnitudes[0])
+    if digits > 6000:
+        return None
+    return _agree(*(_evaluate(node, at, digits) for node in (a, b)), digits, magnitudes[0])
 
 
 def point(symbols: frozenset[str], number: int) -> dict[str, Fraction]:
@@ -676,82 +690,57 @@ def equal(a: Expression, b: Expression) -> bool | None:
     infinite = [_infinite(e.node) for e in (a, b)]
     if any(infinite):
         return infinite[0] == infinite[1] if all(infinite) or not symbols else False
-    digits = 30
     compared = 0
     for number in range(4 if symbols else 1):
         at = point(symbols, number)
         try:
-            values = [_evaluate(e.node, at, digits) for e in (a, b)]
+            if number == 2 and not all(_is_real(_evaluate(e.node, at, 30)) for e in (a, b)):
+                continue
+            verdict = _equal_at(a.node, b.node, at)
         except NoValue:
             continue
-        if number == 2 and not all(_is_real(value) for value in values):
-            continue
-        if not _agree(*values, digits):
-            if number == 2 and _has_root(a.node) != _has_root(b.node):
-                return None
-            return False
+        if verdict is False and number == 2 and _has_root(a.node) != _has_root(b.node):
+            return None
+        if not verdict:
+            return verdict
         compared += 1
-        if not all(isinstance(value, Fraction) for value in values):
-            needed = _digits_needed(a.node, b.node)
-            if needed > 3000:
-                return None
-            try:
-                if not _agree(_evaluate(a.node, at, needed), _evaluate(b.node, at, needed), needed):
-                    return False
-            except NoValue:
-                return None
-    if compared == 0:
-        return None
-    return True
+    return True if compared else None
 
 
-def ratio_is_constant(a: Expression, b: Expression, *, positive: bool = False) -> bool:
-    """Whether `a / b` is the same number, not 0, at every point: then `a = 0` and `b = 0` say the same."""
-    symbols = a.symbols | b.symbols
-    ratios = []
-    for number in range(3):
-        try:
-            x, y = (_evaluate(e.node, point(symbols, number), 60) for e in (a, b))
-        except NoValue:
-            continue
-        if x == 0 or y == 0:
-            return False
-        if isinstance(x, Fraction) != isinstance(y, Fraction):
-            from mpmath import mp
+def _ratio(a: Expression, b: Expression, at: Mapping[str, Fraction]) -> Any:
+    x, y = (_evaluate(e.node, at, 60) for e in (a, b))
+    if x == 0 or y == 0:
+        raise NoValue
+    if isinstance(x, Fraction) and isinstance(y, Fraction):
+        return x / y
+    from mpmath import mp
 
-            with mp.workdps(80):
-                x, y = (mp.mpf(v.numerator) / v.denominator if isinstance(v, Fraction) else v for v in (x, y))
-        ratios.append(x / y)
-    if len(ratios) < 2 or not all(_agree(ratios[0], ratio, 50) for ratio in ratios[1:]):
-        return False
-    return not positive or (_is_real(ratios[0]) and (ratios[0] if isinstance(ratios[0], Fraction) else ratios[0].real) > 0)
+    with mp.workdps(80):
+        x, y = (mp.mpf(v.numerator) / v.denominator if isinstance(v, Fraction) else v for v in (x, y))
+        return x / y
 
 
-def same_solutions(a: Expression, b: Expression) -> bool:
-    """Whether `a = 0` and `b = 0` are solved by the same points, tried where both are linear in a variable they share."""
-    for name in sorted(a.symbols & b.symbols):
-        agreed = 0
-        for number in range(3):
-            at = point(a.symbols | b.symbols, number)
-            roots = [_linear_root(e, name, at) for e in (a, b)]
-            if None in roots:
-                break
-            if roots[0] != roots[1]:
-                return False
-            agreed += 1
-        if agreed == 3:
-            return True
-    return False
+def same_zeros(a: Expression, b: Expression, *, positive: bool = False) -> bool:
+    """Whether `a / b` is a number times powers of variables: then `a = 0` and `b = 0` say the same.
 
-
-def _linear_root(expression: Expression, name: str, at: Mapping[str, Fraction]) -> Fraction | None:
-    """Where an expression that is linear in one variable is 0, the others held; None where it is not linear."""
+    With `positive`, whether it is a positive number: then `a > 0` and `b > 0` say the same.
+    """
+    symbols = sorted(a.symbols | b.symbols)
+    first, second = (point(frozenset(symbols), number) for number in (0, 1))
     try:
-        y = [_exact(expression.node, {**at, name: Fraction(x)}) for x in (1, 2, 3)]
-    except (_Irrational, NoValue, KeyError):
-        return None
-    slope = y[1] - y[0]
-    return 1 - y[0] / slope if slope and y[2] - y[1] == slope else None
+        start, end = _ratio(a, b, first), _ratio(a, b, second)
+        expected = Fraction(1)
+        for name in symbols:
+            doubled = _ratio(a, b, {**first, name: 2 * first[name]}) / start
+            power = next((k for k in range(-4, 5) if _agree(doubled, Fraction(2) ** k, 50, 0.0)), None)
+            if power is None or (positive and power):
+                return False
+            expected *= (second[name] / first[name]) ** power
+        if not _agree(end / start, expected, 50, 0.0):
+            return False
+    except NoValue:
+        return False
+    return not positive or (_is_real(start) and (start if isinstance(start, Fraction) else start.real) > 0)
 
 
 def _is_real(value: Any) -> bool:

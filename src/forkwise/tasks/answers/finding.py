@@ -419,6 +419,7 @@ _CHOICE = re.compile(
 _PLAIN_EQUATION = re.compile(r"(?:^|[\s:,])((?:[A-Za-zα-ωΔ](?:_?[0-9])?|[A-Z]{2})\s?=\s?[^\n]{1,80}?)(?<!\.)[.\s*]*\Z")
 _ASIDE = re.compile(r"\s\((?:check|verify|since|because|note|as|we|this|which|here|indeed)\b[^\n]{0,200}\)[.\s]*\Z", re.IGNORECASE)
 _MENTION = re.compile(r"\b(?:not|for|every|all|any|each|some|where|if|when|with|of|let|given|than|instead of|variable|in terms of)\s*\Z", re.IGNORECASE)
+_HYPOTHESIS = re.compile(r"\b(?:not|if|when|where|than|instead of|let|given|for)\s*\Z", re.IGNORECASE)
 _AFTERWARDS = re.compile(r"[.!?]\s+\S|\n\s*\S")
 _CONCLUDES = re.compile(r"\b(?:therefore|thus|hence|so|in total|altogether|finally|in conclusion|consequently|overall|in all)\b", re.IGNORECASE)
 _COPULA = re.compile(
@@ -445,7 +446,7 @@ def _formula(text: str) -> Finding | None:
     bold = _BOLD_LINE.fullmatch(last_line)
     if bold:
         return _finding(_plain(bold[1]), "formula")
-    places = [place for place in formulas(text) if not _MENTION.search(text, max(0, place[0] - 20), place[0])][-40:]
+    places = [place for place in formulas(text) if not _MENTION.search(text, max(0, place[0] - 20), place[0]) or ("=" in place[2] and not _HYPOTHESIS.search(text, max(0, place[0] - 20), place[0]))][-40:]
     if places and not _AFTERWARDS.search(text, places[-1][1]) and not re.search(r"[0-9]", text[places[-1][1] :]):
         return _finding(_listed(places, text), "formula")
     equation = _PLAIN_EQUATION.search(last_line)
@@ -459,7 +460,7 @@ def _concluded(text: str) -> Finding | None:
         return None
     sentence = re.split(r"(?<![0-9A-Z])[.!?]\s+|(?<=[0-9)])[.]\s+|\n", text.strip().rstrip(".!"))[-1]
     plain = _plain(sentence)
-    if len(plain) > 250 or re.search(r"\b(?:not|if|maybe|perhaps|suppose|let|between|more|less|least|most|try|would)\b", plain, re.IGNORECASE):
+    if len(plain) > 250 or re.search(r"\b(?:not|if|maybe|perhaps|suppose|let|between|more than|less than|at least|at most|try|would)\b", plain, re.IGNORECASE):
         return None
     if not (_CONCLUDES.search(plain) or _COPULA.search(plain)):
         return None

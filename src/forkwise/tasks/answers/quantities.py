@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from forkwise.tasks.answers.expressions import Expression, read_expression
+from forkwise.tasks.answers.expressions import Expression, Node, read_expression
 from forkwise.tasks.answers.notation import MONEY
 
 Dimensions = tuple[tuple[str, int], ...]
@@ -37,95 +37,123 @@ class Quantity:
     base: int | None = None
 
 
+# Each row: how many of which base units, then symbols and names; a plural in s is understood. Rows that begin with a
+# star take SI prefixes. pint would read these too, but neither money nor percent, and it takes a second to start.
+_ROWS = """
+* 1 m: m | meter metre
+* 1 g: g | gram gramme
+* 1 s: s | second
+* 1/1000 m^3: L l | liter litre
+* 1 N: N | newton Newton
+* 1 J: J | joule Joule
+* 1 W: W | watt Watt
+* 1 Pa: Pa | pascal Pascal
+* 1 Hz: Hz | hertz Hertz
+* 1 V: V | volt Volt
+* 1 A: A | amp ampere
+* 1 C: | coulomb
+* 1 F: F | farad
+* 1 ohm: Ω | ohm
+* 1 mol: mol | mole
+* 1 eV: eV | electronvolt
+* 1 cal: cal | calorie
+* 1 B: B | byte
+* 1 bit: | bit
+* 1 T: | tesla
+* 1 pc: pc | parsec
+1000 g: | kilo
+1/1000000 m: µm μm | micron
+127/5000 m: in | inch inches
+381/1250 m: ft | foot feet
+1143/1250 m: yd | yard
+201168/125 m: mi | mile
+201168/1000 m: | furlong
+1852 m: nmi | nauticalmile
+1/10000000000 m: Å | angstrom Angstrom
+149597870700 m: AU au | astronomicalunit
+9460730472580800 m: ly | lightyear
+45359237/100000 g: lb lbs | pound
+45359237/1600000 g: oz | ounce
+635029318/100000 g: | stone
+1000000 g: | tonne
+1 ton: | ton
+1 M_sun: | solarmass solarmasses
+1 s: sec secs |
+60 s: min mins | minute
+3600 s: h hr hrs | hour
+86400 s: d | day
+604800 s: wk wks | week
+1209600 s: | fortnight
+1 month: | month
+12 month: yr yrs | year
+120 month: | decade
+1200 month: | century centuries
+1/1000000 m^3: cc |
+473176473/125000000000 m^3: gal | gallon
+473176473/500000000000 m^3: qt | quart
+473176473/1000000000000 m^3: pt | pint
+473176473/2000000000000 m^3: | cup
+473176473/16000000000000 m^3: | fluidounce
+473176473/32000000000000 m^3: tbsp | tablespoon
+473176473/96000000000000 m^3: tsp | teaspoon
+100 m^2: | are
+10000 m^2: ha | hectare
+316160658/78125 m^2: | acre
+1397/3125 m s^-1: mph |
+5/18 m s^-1: kph kmh kmph |
+463/900 m s^-1: | knot
+1 usd: ¤ | dollar usd USD buck
+1/100 usd: ¢ | cent
+1 eur: € | euro EUR
+1 gbp: £ \\pounds | GBP
+1 yen: ¥ | yen JPY
+1 yuan: RMB CNY | yuan
+1 inr: ₹ Rs INR | rupee
+1 peso: | peso
+1 penny: | penny pennies
+1 nickel: | nickel
+1 dime: | dime
+1 rad: rad | radian
+6283185307179586/1000000000000000 rad: rev | revolution
+1 rpm: rpm |
+1 celsius: °C | celsius Celsius
+1 fahrenheit: °F | fahrenheit Fahrenheit
+1 kelvin: K | kelvin Kelvin
+1 atm: atm | atmosphere
+100000 Pa: bar | bar
+1/10000000 J: erg | erg
+3600 J: Wh |
+3600000 J: kWh | kilowatthour
+1000 kcal: Calorie |
+1 dB: dB | decibel
+1 M: | molar
+1/100 one percent: % | percent percentage pct
+1 one degree: ° | degree deg
+"""
+_PREFIXES = {
+    "k": 3, "M": 6, "G": 9, "T": 12, "m": -3, "µ": -6, "μ": -6, "u": -6, "n": -9, "p": -12, "c": -2, "d": -1,
+    "kilo": 3, "mega": 6, "giga": 9, "tera": 12, "milli": -3, "micro": -6, "nano": -9, "pico": -12, "centi": -2, "deci": -1,
+}  # fmt: skip
+
+
 def _table() -> dict[str, Unit]:
-    rows = """
-    1 m: m meter meters metre metres
-    1000 m: km kilometer kilometers kilometre kilometres
-    1/100 m: cm centimeter centimeters centimetre centimetres
-    1/1000 m: mm millimeter millimeters millimetre millimetres
-    1/1000000000 m: nm nanometer nanometers nanometre nanometres
-    1/1000000 m: micron microns micrometer micrometers
-    127/5000 m: in inch inches
-    381/1250 m: ft foot feet
-    1143/1250 m: yd yard yards
-    201168/125 m: mi mile miles
-    1 g: g gram grams gramme grammes
-    1000 g: kg kilogram kilograms kilo kilos
-    1/1000 g: mg milligram milligrams
-    45359237/100000 g: lb lbs pound pounds
-    45359237/1600000 g: oz ounce ounces
-    1000000 g: tonne tonnes
-    1 ton: ton tons
-    1 s: s sec secs second seconds
-    1/1000 s: ms millisecond milliseconds
-    60 s: min mins minute minutes
-    3600 s: h hr hrs hour hours
-    86400 s: day days
-    604800 s: week weeks wk wks
-    1 month: month months
-    12 month: year years yr yrs
-    1/1000 m^3: l L liter liters litre litres
-    1/1000000 m^3: ml mL milliliter milliliters millilitre millilitres cc
-    1/100000 m^3: cl cL centiliter centiliters
-    473176473/125000000000 m^3: gal gallon gallons
-    473176473/500000000000 m^3: quart quarts qt
-    473176473/1000000000000 m^3: pint pints pt
-    1397/3125 m s^-1: mph
-    5/18 m s^-1: kph kmh kmph
-    1 usd: ¤ dollar dollars usd USD buck bucks
-    1/100 usd: cent cents ¢
-    1 eur: € euro euros EUR
-    1 gbp: £ GBP
-    1 yen: ¥ yen JPY
-    1 yuan: yuan RMB CNY
-    1 inr: ₹ rupee rupees Rs INR
-    1 peso: peso pesos
-    1 penny: penny pennies
-    1 nickel: nickel nickels
-    1 dime: dime dimes
-    1 quarter: quarter quarters
-    1 rad: rad radian radians
-    1 celsius: celsius Celsius °C
-    1 fahrenheit: fahrenheit Fahrenheit °F
-    1 kelvin: K kelvin kelvins Kelvin
-    1 N: N newton newtons Newton Newtons
-    1 J: J joule joules Joule Joules
-    1000 J: kJ kilojoule kilojoules
-    1 W: W watt watts Watt Watts
-    1000 W: kW kilowatt kilowatts
-    3600000 J: kWh
-    1 Pa: Pa pascal pascals
-    1000 Pa: kPa
-    1 atm: atm
-    1 Hz: Hz hertz Hertz
-    1000 Hz: kHz
-    1000000 Hz: MHz
-    1 V: V volt volts Volt Volts
-    1 A: A amp amps ampere amperes
-    1/1000 A: mA
-    1 C: coulomb coulombs
-    1 ohm: ohm ohms
-    1 mol: mol mole moles
-    1 eV: eV
-    1000 eV: keV
-    1000000 eV: MeV
-    1 cal: cal calorie calories
-    1000 cal: kcal
-    1 bit: bit bits
-    8 bit: byte bytes B
-    """
     units: dict[str, Unit] = {}
-    for row in rows.strip().splitlines():
+    for row in _ROWS.strip().splitlines():
         definition, _, names = row.partition(":")
-        factor, *parts = definition.split()
-        powers = [part.partition("^") for part in parts]
-        dimensions = tuple(sorted((name, int(power or 1)) for name, _, power in powers))
-        for name in names.split():
-            units[name] = Unit(Fraction(factor), dimensions)
-    for name in ("%", "percent", "percents", "percentage", "pct"):
-        units[name] = Unit(Fraction(1, 100), (), "percent")
-    for name in ("°", "degree", "degrees", "deg", "degs"):
-        units[name] = Unit(Fraction(1), (), "degree")
+        starred = definition.startswith("*")
+        factor, *parts = definition.lstrip("* ").split()
+        if parts[0] == "one":
+            unit = Unit(Fraction(factor), (), parts[1])
+        else:
+            powers = [part.partition("^") for part in parts]
+            unit = Unit(Fraction(factor), tuple(sorted((base, int(power or 1)) for base, _, power in powers)))
+        symbols, _, words = names.partition("|")
+        spelled = [word for name in words.split() for word in (name, name + "s")]
+        for name in (*symbols.split(), *spelled):
+            units[name] = unit
+        for prefix, power in _PREFIXES.items() if starred else ():
+            for name in spelled if len(prefix) > 1 else symbols.split():
+                units.setdefault(prefix + name, Unit(unit.factor * Fraction(10) ** power, unit.dimensions))
     return units
 
 
@@ -135,6 +163,25 @@ _SMALL = "zero one two three four five six seven eight nine ten eleven twelve th
 _WORDS = {word: value for value, word in enumerate(_SMALL.split())}
 _WORDS |= {word: 10 * value for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)}
 _ORDINAL = {"first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10, "twelfth": 12}  # fmt: skip
+_PARTS = {"half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10, "twelfth": 12, "twentieth": 20, "hundredth": 100, "thousandth": 1000}  # fmt: skip
+_SPOKEN = [
+    (re.compile(r"\b(?:negative|minus)\s+(?=[0-9])", re.IGNORECASE), "-"),
+    (re.compile(r"(?<=[0-9])\s+squared\b", re.IGNORECASE), "^2"),
+    (re.compile(r"(?<=[0-9])\s+cubed\b", re.IGNORECASE), "^3"),
+    (re.compile(r"(?<=[0-9])\s+(?:to the power of|to the power)\s+(?=-?[0-9])", re.IGNORECASE), "^"),
+    (re.compile(r"(?<=[0-9])\s+(?:times|multiplied by)\s+(?=-?[0-9])", re.IGNORECASE), r"\\times "),
+    (re.compile(r"(?<=[0-9])\s+(?:over|divided by|out of(?: every)?)\s+(?=[0-9])", re.IGNORECASE), "/"),
+    (re.compile(r"(?<=[0-9])\s+plus\s+(?=[0-9])", re.IGNORECASE), "+"),
+    (re.compile(r"(?<=[0-9])\s+minus\s+(?=[0-9])", re.IGNORECASE), "-"),
+    (re.compile(r"\s+factorial\b", re.IGNORECASE), "!"),
+]
+_NO_VALUE = re.compile(
+    r"\b(?:times|squared|cubed|power|powers|over\s+[0-9]|divided|minus|plus|factorial|choose|half|out\s+of|or|to\s+-?[0-9]|root|roots|reciprocal|twice|double|thrice"
+    r"|triple|negative|except|multiples?|factors?|divisors?|but|square\s+root|cube|modulo|mod|remainder|in\s+[0-9]|not|no|never|neither|than|at\s+least|at\s+most"
+    r"|between|below|above|either|from\s+[0-9]|cannot|thirds?|fourths?|quarters?|fifths?|sixths?|sevenths?|eighths?|ninths?"
+    r"|tenths?|halves|hundredths?|thousandths?|nor|without|instead|and\s+(?:a|one|two|three)\s)\b|can't|isn't",
+    re.IGNORECASE,
+)
 _FILLER = re.compile(
     r"(?:\\approx|approximately|approx\.?|about|around|roughly|exactly|only|just|is|are|was|equals?|equal to|a total of|total|the answer is|it is|it's"
     r"|there (?:are|is|were|will be)|she|he|they|we|you|i|it|has|have|had|will|would be|be|need|needs|get|gets|got|paid|pays|spent|earns?|makes?|the|an?"
@@ -145,17 +192,17 @@ _SUBJECT = re.compile(r"^(?:the|its|his|her|their|this|that|our|your)\b[A-Za-z\s
 _TEXT_COMMAND = re.compile(r"\\text\s?\{([^{}]*)\}|\\(?:quad|qquad)")
 _PROSE = re.compile(
     r"(?<![\\A-Za-z])(?!(?:arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|abs|floor|ceil|pi|mod|gcd)(?![A-Za-z]))"
-    r"[A-Za-z]{2,}(?![A-Za-z]*[({_])|°|%|¢|€|£|¥|₹|¤|[(\[](?=\s*(?:¤|[A-Za-z]{3,}|[A-Za-z]{2,}\s))|[,;:.!?](?=\s|$)|\"|(?<=[0-9}\s])-(?=[a-zA-Z]{2,})"
+    r"[A-Za-z]{2,}(?![A-Za-z]*[({_])|°|%|¢|€|£|¥|₹|¤|[(\[](?=\s*(?:¤|[A-Za-z]{3,}|[A-Za-z]{2,}\s))|[,;:.?](?=\s|$)|\"|(?<=[0-9}\s])-(?=[a-zA-Z]{2,})"
 )
-_SINGLE_UNIT = re.compile(r"(?<=[0-9)}])\s+([mgshlLNJWVAKCB])(?=$|[\s/^.,;)·*])|(?<=[0-9])\s?([mgshL])$")
-_CAUTION = re.compile(
-    r"\b(?:not|no|never|neither|more|less|greater|fewer|smaller|larger|least|most|than|over|under|between|below|above|or|either|from|to|cannot|can't|isn't|plus|minus|times|divided)\b",
-    re.IGNORECASE,
-)
+_SINGLE_UNIT = re.compile(r"(?<=[0-9)}])\s+([mgshdlLNJWVAKB])(?=$|[\s/^.,;)·*])")
+_ADJACENT_UNIT = re.compile(r"(?<=[0-9])([mgshL])$")
+_MINUTES = re.compile(r"(-?[0-9]+)\s?°\s?([0-9]+(?:\.[0-9]+)?)\s?'(?:\s?([0-9]+(?:\.[0-9]+)?)\s?(?:''|\"))?")
+_FEET = re.compile(r"([0-9]+)\s?'\s?(?:([0-9]+(?:\.[0-9]+)?)\s?(?:''|\"))?")
 _BASE = re.compile(r"(-?[0-9A-Za-z]+(?:\.[0-9A-Za-z]+)?)\s?_\s?(?:\{\s?(?:\\text\{)?\s?([0-9]{1,2}|[a-z]+)\s?\}{1,2}|([0-9]{1,2}))")
 _BASE_WORDS = re.compile(r"(-?[0-9A-F]+)\s+(?:\(\s*)?(?:in\s+)?base[\s-]+([0-9]{1,2}|two|eight|ten|sixteen)\)?", re.IGNORECASE)
 _BASE_NAMES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "twelve": 12, "sixteen": 16}
 _SINGLE_NUMBER = re.compile(r"(?<![\w.,])-?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?(?![0-9])")
+_TWO_WORDS = re.compile(r"\b(light|fluid|solar|nautical|astronomical|kilowatt)[ -](?=(?:year|ounce|mass|mile|unit|hour))(\w+)")
 _UNIT_POWER = re.compile(r"([A-Za-z])\s+\^\s?(\{?\s?-?[0-9]\s?\}?)")
 _UNIT_TOKEN = re.compile(r"\s*(?:(?P<word>[A-Za-z]+\.?|°\s?[CF](?![A-Za-z])|[°%¢€£¥₹¤])|(?P<op>/|\\cdot|\*|·|\\times|-)|\^\s?\{?\s?(?P<power>-?[0-9])\s?\}?)")
 
@@ -245,24 +292,39 @@ def read_unit(text: str) -> tuple[Unit | None, str]:
     return Unit(factor, dimensions, name), text[end:]
 
 
+def _spoken(text: str) -> str:
+    """`text` with arithmetic in words as signs: `5 squared`, `2 thirds`, `one half`, `3 and a half`, `5 out of 8`."""
+    words = text.split()
+    for place, word in enumerate(words):
+        if word.lower() in _WORDS and place + 1 < len(words) and words[place + 1].lower().removesuffix("s") in _PARTS:
+            words[place] = str(_WORDS[word.lower()])
+    text = " ".join(words)
+    text = re.sub(r"(?<=[0-9]) and (?:a|one)(?= (?:half|third|quarter|fourth|fifth))", " 1", text)
+
+    def part(match: re.Match[str]) -> str:
+        name = match[2].lower()
+        return f"{match[1] or '1'}/{_PARTS[name if name in _PARTS else name.removesuffix('s')]}"
+
+    names = "|".join(_PARTS)
+    text = re.sub(rf"\b(?:([0-9]+)[ -]|a )?({names})(?:s)?\b(?! (?:of|the|a)\b)", part, text, flags=re.IGNORECASE)
+    for pattern, sign in _SPOKEN:
+        text = pattern.sub(sign, text)
+    return text
+
+
 @lru_cache(20_000)
-def read_quantity(text: str, *, letters_are_units: bool = True) -> Quantity | None:
+def read_quantity(text: str, *, adjacent_letters: bool = True) -> Quantity | None:
     """The number that `text` (tidied) names, with its unit and whatever prose is around it; None if that is not clear.
 
     Args:
         text: such as `18 eggs`, `¤64, because ...`, `3 million`, `5 hours 30 minutes`, `12\\text{ cm}^2`.
-        letters_are_units: whether `12 m` is 12 meters (and not 12 times m).
+        adjacent_letters: whether `12m` is 12 meters (`12 m` always is) and not 12 times m.
     """
-    unwrapped = " ".join(_TEXT_COMMAND.sub(lambda m: f" {m[1] or ''} ", text).split())
-    based = _BASE.fullmatch(text) or _BASE_WORDS.fullmatch(unwrapped)
-    if based:
-        name = next(group for group in based.groups()[1:] if group)
-        base = int(name) if name.isdigit() else _BASE_NAMES.get(name.lower(), 0)
-        digits = based[1]
-        if 2 <= base <= 36 and (digits.lstrip("-").isdigit() or base > 10):
-            value = read_expression(digits if digits.lstrip("-").isdigit() else f"\\text{{{digits.upper()[:12]}}}")
-            return Quantity(value, None, base) if value else None
-    plain = _UNIT_POWER.sub(r"\1^\2", " ".join(_TEXT_COMMAND.sub(lambda m: f" {m[1] or ''} ", text).split()))
+    plain = " ".join(_TEXT_COMMAND.sub(lambda m: f" {m[1] or ''} ", text).split())
+    plain = _UNIT_POWER.sub(r"\1^\2", _TWO_WORDS.sub(r"\1\2", plain))
+    special = _in_base(text, plain) or _in_minutes(plain)
+    if special is not None:
+        return special
     if plain.lower() in _ORDINAL:
         plain = str(_ORDINAL[plain.lower()])
     spelled = words_of_number(plain)
@@ -274,44 +336,71 @@ def read_quantity(text: str, *, letters_are_units: bool = True) -> Quantity | No
         if filler is None or filler.end() == len(plain):
             break
         plain = plain[filler.end() :]
-    quantity = _head_and_tail(plain, letters_are_units)
-    if quantity is None and spelled is None:
+    if re.search(r"[A-Za-z]{3}", plain):
+        plain = _spoken(plain)
         first, _, rest = plain.partition(" ")
-        if first.lower() in _WORDS and len(plain) < 60 and words_of_number(" ".join(plain.split()[:2])) is None:
-            quantity = _head_and_tail(f"{_WORDS[first.lower()]} {rest}", letters_are_units)
-    if quantity is None and not _CAUTION.search(plain) and len(plain) < 200 and not set("=<>\\") & set(plain):
+        if first.lower() in _WORDS and len(plain) < 60:
+            plain = f"{_WORDS[first.lower()]} {rest}"
+    quantity = _head_and_tail(plain, adjacent_letters)
+    if quantity is None and not _NO_VALUE.search(plain) and len(plain) < 200 and not set("=<>\\") & set(plain):
         numbers = _SINGLE_NUMBER.findall(plain)
-        if len(numbers) == 1 and re.search(r"[A-Za-z]{2,}", plain):
+        if len(numbers) == 1 and re.match(r"[A-Za-z]{2,}", plain):
             place = plain.index(numbers[0])
             money = place > 0 and plain[place - 1] == MONEY
-            return _head_and_tail((MONEY if money else "") + plain[place:].rstrip(",."), letters_are_units)
+            return _head_and_tail((MONEY if money else "") + plain[place:].rstrip(",."), adjacent_letters)
     return quantity
 
 
-def _head_and_tail(text: str, letters_are_units: bool) -> Quantity | None:
-    currency = re.match(r"(-?)\s?([¤€£¥₹]|USD|US¤|Rs\.?)\s?(-?)", text)
+def _in_base(text: str, plain: str) -> Quantity | None:
+    match = _BASE.fullmatch(text) or _BASE_WORDS.fullmatch(plain)
+    if match is None:
+        return None
+    name = next(group for group in match.groups()[1:] if group)
+    base = int(name) if name.isdigit() else _BASE_NAMES.get(name.lower(), 0)
+    digits = match[1].lstrip("-")
+    if not 2 <= base <= 36 or not (digits.isdigit() or base > 10):
+        return None
+    # The digits are compared as they stand: letters as symbols of their own.
+    node: Node = ("num", Fraction(digits), "int") if digits.isdigit() else ("sym", "digits " + digits.upper().lstrip("0"))
+    symbols = frozenset() if digits.isdigit() else frozenset((node[1],))
+    return Quantity(Expression(("neg", node) if match[1].startswith("-") else node, symbols), None, base)
+
+
+def _in_minutes(plain: str) -> Quantity | None:
+    """Degrees and minutes of arc, or feet and inches, as one quantity."""
+    match, unit, step = _MINUTES.fullmatch(plain), UNITS["°"], 60
+    if match is None:
+        match, unit, step = _FEET.fullmatch(plain), UNITS["ft"], 12
+    if match is None:
+        return None
+    value = sum((Fraction(group or 0) / step**place for place, group in enumerate(match.groups())), Fraction(0))
+    return Quantity(Expression(("num", value, "decimal"), frozenset()), unit)
+
+
+def _head_and_tail(text: str, adjacent_letters: bool) -> Quantity | None:
+    """A number, perhaps with currency before it, and after it a unit, a noun or prose that does not change it."""
+    currency = re.match(r"(-?)\s?([¤€£¥₹]|USD|US¤|Rs\.?|\\pounds)\s?(-?)", text)
     unit: Unit | None = None
     if currency:
         unit = UNITS["¤" if "¤" in currency[2] else currency[2].rstrip(".")]
         text = currency[1] + currency[3] + text[currency.end() :]
     cut = _PROSE.search(text, 1 if text[:1] in "([" else 0)
-    single = _SINGLE_UNIT.search(text) if letters_are_units else None
     places = [cut.start()] if cut else []
+    single = _SINGLE_UNIT.search(text) or (_ADJACENT_UNIT.search(text) if adjacent_letters else None)
     if single:
-        places.append(single.start(1) if single[1] else single.start(2))
+        places.append(single.start(1))
     if not places:
         value = read_expression(text)
         return Quantity(value, unit) if value else None
-    place = min(places)
-    head, tail = text[:place].strip(" ,;:"), text[place:]
+    head, tail = text[: min(places)].strip(" ,;:"), text[min(places) :].strip()
     if head.startswith("(") and head.count("(") > head.count(")"):
-        head, tail = head[1:].strip(), tail
+        head = head[1:].strip()
     value = read_expression(head) if head else None
     if value is None:
         return None
-    tail = tail.strip()
-    if tail.startswith("-"):
-        tail = tail[1:]
+    tail = tail.removeprefix("-")
+    if re.match(r"in\s+[0-9]", tail):
+        return None
     multiple = re.match(r"([A-Za-z]+)\b\s*", tail)
     if multiple and multiple[1].lower() in _MULTIPLES:
         value = read_expression(f"({head}) \\times {_MULTIPLES[multiple[1].lower()]}") or value
@@ -325,7 +414,8 @@ def _head_and_tail(text: str, letters_are_units: bool) -> Quantity | None:
             return Quantity(summed or value, unit)
     elif re.match(r"(?:[+*/^=<>]|\\(?:times|cdot|frac|sqrt|le|ge))", tail):
         return None
-    if re.match(r"(?:or|and)\s+[-¤]?[0-9]", tail):
+    clause = re.split(r"[,.;:(](?:\s|$)|\b(?:because|since|as|so|which)\b", rest, maxsplit=1)[0]
+    if rest[:1] not in (",", ".", ";", ":", "(") and (_NO_VALUE.search(clause) or re.match(r"\s*and\s+[-¤0-9]", clause)):
         return None
     return Quantity(value, unit)
 

@@ -43,11 +43,12 @@ class Collection:
 
 @dataclass(frozen=True)
 class Interval:
-    """A set of real numbers from `low` to `high`; the texts are empty for an infinite end."""
+    """A set of real numbers from `low` to `high`; the texts are empty for an infinite end, `variable` where none is named."""
 
     low: str
     high: str
     closed: tuple[bool, bool]
+    variable: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,11 @@ _CAPITALISED = re.compile(r"[A-Z][a-z]{1,2}|yes|no")
 def read(text: str) -> Shape:
     """The shape of an answer as somebody wrote it; what is not understood is a `Value`."""
     return _read(tidy(text), 0)
+
+
+def read_part(text: str) -> Shape:
+    """The shape of a part of an answer, such as the value beside a letter of multiple choice."""
+    return _read(tidy(text), 1)
 
 
 def _read(text: str, depth: int) -> Shape:
@@ -203,11 +209,16 @@ def interval_of(pair: Collection) -> Interval | None:
     low, high = pair.items
     if not (isinstance(low, Value) and isinstance(high, Value)):
         return None
+    if low.text.strip() in _PLUS_INFINITY or re.fullmatch(r"-\s*\\infty", high.text):
+        return None
     return Interval(
         "" if _is_infinity(low.text) else low.text,
         "" if _is_infinity(high.text) else high.text,
         (pair.brackets[0] == "[", pair.brackets[1] == "]"),
     )
+
+
+_PLUS_INFINITY = frozenset((r"\infty", r"+\infty", r"+ \infty"))
 
 
 def _is_infinity(text: str) -> bool:
@@ -252,12 +263,12 @@ def _relation(text: str, depth: int) -> Shape | None:
         return None
     if len(parts) == 3 and _is_variable(parts[1]):
         low, high = ("" if _is_infinity(part) else part for part in (parts[0], parts[2]))
-        return Interval(low, high, (signs[0] == "<=" and bool(low), signs[1] == "<=" and bool(high)))
+        return Interval(low, high, (signs[0] == "<=" and bool(low), signs[1] == "<=" and bool(high)), parts[1].strip())
     if len(parts) == 2:
         if _is_variable(parts[0]) and _is_constant(parts[1]):
-            return Interval("", parts[1], (False, signs[0] == "<="))
+            return Interval("", parts[1], (False, signs[0] == "<="), parts[0].strip())
         if _is_variable(parts[1]) and _is_constant(parts[0]):
-            return Interval(parts[0], "", (signs[0] == "<=", False))
+            return Interval(parts[0], "", (signs[0] == "<=", False), parts[1].strip())
         return Relation(parts[0], parts[1], signs[0] == "<")
     return None
 
@@ -265,7 +276,8 @@ def _relation(text: str, depth: int) -> Shape | None:
 def _several_relations(parts: list[str], depth: int) -> Shape | None:
     """`x < 1, x > 3` is a union, `x > 1, x < 3` an interval, `x > 1, x \\ne 3` a union of two."""
     shapes = [_read(part, depth + 1) for part in parts]
-    if not all(isinstance(shape, Interval | Union) for shape in shapes):
+    variables = {shape.variable for shape in shapes if isinstance(shape, Interval)}
+    if len(variables) > 1 or not all(isinstance(shape, Interval | Union) for shape in shapes):
         return Collection("list", tuple(shapes))
     if len(shapes) == 2 and all(isinstance(shape, Interval) for shape in shapes):
         first, second = shapes
@@ -280,7 +292,7 @@ def _several_relations(parts: list[str], depth: int) -> Shape | None:
             values = [real_value(end) for end in ends if end is not None]
             if len(values) == 2 and None not in values:
                 if values[0] > values[1]:  # type: ignore[operator]  # they overlap: both hold
-                    return Interval(second.low, first.high, (second.closed[0], first.closed[1]))
+                    return Interval(second.low, first.high, (second.closed[0], first.closed[1]), first.variable)
                 return Union((first, second))
     return Union(tuple(shapes))
 

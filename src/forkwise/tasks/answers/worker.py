@@ -1,7 +1,8 @@
-"""What the `math` workers do: math-verify without its extractors that evaluate, and with three short cuts.
+"""What the `math` workers do: math-verify without its extractors that evaluate, and compared relative to size.
 
-None of them changes a verdict: a grammar that is tried in its fast mode first, and two tests by numbers that spare
-sympy the work of proving what one point already refutes.
+Three short cuts change no verdict: a grammar that is tried in its fast mode first, and two tests by numbers that spare
+sympy the work of proving what one point already refutes. One change does: math-verify takes numbers for equal that
+agree to six decimals, however small they are (1.6e-19 and 9.1e-31).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ def make_handler() -> Callable[[dict[str, Any]], dict[str, Any]]:
 
     _parse_in_two_stages()
     _refute_by_numbers()
+    _compare_relative_to_size()
     # LaTeX only: the other extractor of math-verify ends in sympy's parse_expr, which evaluates.
     extraction = [LatexExtractionConfig(boxed_match_priority=0)]
 
@@ -79,6 +81,31 @@ def _refute_by_numbers() -> None:
 
     grader.sympy_symbolic_eq = symbolic_eq
     grader.sympy_solve_and_compare = solve_and_compare
+
+
+def _compare_relative_to_size() -> None:
+    """Let math-verify not take two numbers for equal whose difference is more than 1e-15 of their size."""
+    from math_verify import grader
+
+    within_six_decimals = grader.sympy_numeric_eq
+
+    def numeric_eq(a: Any, b: Any, *precision: Any) -> bool:
+        return bool(within_six_decimals(a, b, *precision)) and not _far_apart(a, b)
+
+    grader.sympy_numeric_eq = numeric_eq
+
+
+def _far_apart(a: Any, b: Any) -> bool:
+    """Whether two numbers differ by more than 1e-15 of the larger; False where one is no number."""
+    from sympy import Expr, Float
+
+    if not (isinstance(a, Expr) and isinstance(b, Expr)) or a.free_symbols or b.free_symbols:
+        return False
+    try:
+        x, y = a.doit().evalf(30), b.doit().evalf(30)
+        return bool(abs(x - y) > (abs(x) + abs(y)) * Float("1e-15", 30))
+    except Exception:  # whatever sympy stumbles on: then math-verify's word stands
+        return False
 
 
 def differ_somewhere(a: Any, b: Any) -> bool:

@@ -22,14 +22,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forkwise.errors import InputError
-from forkwise.tasks import verification
-from forkwise.tasks.verification import MathVerifier, extract_answer, extract_boxed
+from forkwise.tasks.answers import LONGEST_ANSWER, MathVerifier, verifier as verifier_module
 from forkwise.tasks.workers import WorkerPool
 
 needs_math_verify = pytest.mark.skipif(
     importlib.util.find_spec("math_verify") is None, reason="math-verify is not installed"
 )
 SHARED = Path(os.environ.get("FORKWISE_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+SUM = r"\sum_{k=1}^{3} k"  # what the grammar of this package does not read
 SLOW = r"9^{9^{9^{9}}}"  # math-verify works on this for as long as it is allowed to
 
 
@@ -49,88 +49,22 @@ def wait_until_dead(pid: int, seconds: float) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("text", "boxed"),
-    [
-        (r"so \boxed{1}, no, \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
-        (r"\boxed{1} and then \boxed{2", "1"),  # cut off
-        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
-        (r"\boxed{\left\{ x \right.}", r"\left\{ x \right."),  # one escaped brace alone
-        (r"\boxed{\boxed{5}}", "5"),
-        (r"\boxed {7}", "7"),
-        (r"\boxed{}", ""),
-        (r"\boxed{1} }}} {", "1"),
-        ("no box, 5", None),
-        (r"\boxed{", None),
-        ("", None),
-    ],
-)
-def test_the_last_closed_box_is_taken(text, boxed):
-    assert extract_boxed(text) == boxed
-
-
-balanced = st.recursive(
-    st.text(st.characters(exclude_characters="\\{}"), max_size=8),
-    lambda inner: st.builds("{0}{{{1}}}\\{{{2}".format, inner, inner, inner),
-    max_leaves=8,
-)
-
-
-@given(balanced, st.text(max_size=20), st.text(st.characters(exclude_characters="\\"), max_size=20))
-def test_whatever_is_boxed_comes_out_again(content, before, after):
-    assert extract_boxed(before + r" \boxed{" + content + "}" + after) == content.strip()
-
-
-@given(st.lists(st.sampled_from(["\\boxed{", "\\boxed", "{", "}", "\\", "1", " ", "answer is", "####", "\n", "$"])))
-def test_extraction_never_raises(pieces):
-    text = "".join(pieces)
-    extract_boxed(text)
-    extract_answer(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("The answer is 3.5. I am sure.", "3.5"),
-        ("Answer: **42**", "42"),
-        ("**Answer**: 5", "5"),
-        ("Answer:\n\n42", "42"),
-        ("Answer: $42", "42"),  # the DAPO prompt says $Answer
-        ("the final answer is: $\\frac12$. I hope it is correct.", r"\frac12"),
-        (r"the answer is \[ x + 1 \]", "x + 1"),
-        ("She sold 5.\n#### 1,234", "1,234"),
-        ("The answer is 1. No, the answer is 2.", "2"),
-        (r"\boxed{1}, so the answer is 2", "1"),  # a box wins, wherever it is
-        ("#### Step 2: think", None),
-        ("the answer to life is 42", None),
-        (r"\boxed{ }", None),
-        ("", None),
-        ("answer is \ud800 7", "? 7"),  # what comes out can be stored as UTF-8
-    ],
-)
-def test_an_answer_is_a_box_or_else_the_last_statement(text, answer):
-    assert extract_answer(text) == answer
-
-
-@pytest.mark.parametrize(
     ("gold", "completion", "correct", "by"),
     [
-        ("42", r"\boxed{042}", True, "integer"),
-        ("-1234", r"\boxed{-1,234}", True, "integer"),
-        ("0", r"\boxed{-0}", True, "integer"),
-        ("1234", r"\boxed{1{,}234}", True, "integer"),
-        ("42", r"\boxed{43}", False, "integer"),
-        ("#### 72", "so 72.\n#### 72", True, "integer"),  # a gold of GSM8K
-        ("1" * 1999, r"\boxed{" + "1" * 1999 + "}", True, "integer"),
-        (
-            "1" * 5000,
-            r"\boxed{" + "1" * 5000 + "}",
-            True,
-            "exact",
-        ),  # beyond int's limit of 4,300 digits, and parsed by nobody
-        (r"\left( 3, \frac{\pi}{2} \right)", r"\boxed{(3,\dfrac{\pi}{2})}", True, "exact"),
-        (r"\text{Evelyn}", r"\boxed{Evelyn}", True, "exact"),
+        ("42", r"\boxed{042}", True, "box/integer"),
+        ("-1234", r"\boxed{-1,234}", True, "box/integer"),
+        ("0", r"\boxed{-0}", True, "box/integer"),
+        ("1234", r"\boxed{1{,}234}", True, "box/integer"),
+        ("42", r"\boxed{43}", False, "box/integer"),
+        ("#### 72", "so 72.\n#### 72", True, "hash/integer"),  # a gold of GSM8K
+        ("1" * 1999, r"\boxed{" + "1" * 1999 + "}", True, "box/integer"),
+        ("1" * 3000, "the answer is " + "1" * 3000, True, "statement/exact"),  # too long to be parsed
+        (r"\left( 3, \frac{\pi}{2} \right)", r"\boxed{(3,\dfrac{\pi}{2})}", True, "box/exact"),
+        (r"\text{Evelyn}", r"\boxed{Evelyn}", True, "box/value"),
+        ("0.5", r"<answer>\frac12</answer>", True, "tags/value"),
         ("5", "no answer here, 5", False, "no-answer"),
         ("5", r"\boxed{}", False, "no-answer"),
+        ("5", "<think>it is 5, the answer is 5", False, "unfinished"),
         ("5", r"\boxed{" + "(" * 3000 + "}", False, "too-long"),
     ],
 )
@@ -141,74 +75,14 @@ def test_what_needs_no_algebra_is_decided_without_a_worker(gold, completion, cor
         assert verifier.stats.started == 0
 
 
-def test_rows_of_a_matrix_are_not_spacing():
-    assert verification.normalize(r"1 \\ 2") == r"1\\2"  # two rows
-    assert verification.normalize(r"1 \ \,~ 2") == "1 2"  # and not 12
-
-
-@pytest.mark.parametrize(
-    ("gold", "answer", "correct"),
-    [
-        ("0.5", r"\frac{1}{2}", True),
-        ("27.0", "27", True),  # how AMC answers are stored
-        (r"-\dfrac{3}{4}", r"$-0.750$", True),
-        (r"\frac{-3}{4}", "-3/4", True),
-        (r"\frac12", "6/12", True),
-        ("1,000", "1000.", True),
-        ("27.0", "28", False),
-        (r"\frac{1}{3}", "0.33", False),
-        (r"\frac{1}{3}", "0.333333", None),  # whether that is enough is for math-verify to say
-        ("1/2", "50\\%", None),
-        ("1/2", r"\frac{1}{0}", None),
-        ("1/2", r"1\frac{1}{2}", None),
-        ("0.5", "1" * 50 + ".0", None),
-    ],
-)
-def test_plain_numbers_are_compared_exactly_here_unless_rounding_could_matter(gold, answer, correct):
-    verdict = verification.compare_exactly(gold, answer)
-    assert (verdict and verdict.correct) == correct
-
-
-def number_in_words_of_latex(value: Fraction, form: int) -> str:
-    """`value` written in one of seven ways; exact wherever the way can be."""
-    sign, p, q = "-" if value < 0 else "", abs(value.numerator), value.denominator
-    forms = [
-        rf"{sign}\frac{{{p}}}{{{q}}}",
-        rf"\dfrac{{{sign}{p}}}{{{q}}}",
-        f"{sign}{p}/{q}",
-        rf"{sign}\frac{{{3 * p}}}{{{3 * q}}}",
-    ]
-    forms += [f"{float(value):.6f}", f"{float(value):.3f}", rf"\left({sign}{p}/{q}\right)"]
-    return forms[form]
-
-
-@needs_math_verify
-def test_verdicts_on_plain_numbers_are_those_of_math_verify():
-    rng = Random(0)
-    values = [Fraction(rng.randint(-40, 40), rng.choice([1, 2, 3, 4, 5, 8, 16, 25])) for _ in range(60)]
-    pairs = []
-    for value in values:
-        for other in (value, value, value + Fraction(rng.randint(-2, 2), rng.choice([1, 6, 1000]))):
-            pairs.append([number_in_words_of_latex(v, rng.randrange(7)) for v in (value, other)])
-    ours = [verification.compare_exactly(gold, answer) for gold, answer in pairs]
-    decided = [
-        (pair, verdict) for pair, verdict in zip(pairs, ours, strict=True) if verdict and verdict.by == "rational"
-    ]
-    with WorkerPool("math") as pool:
-        theirs = pool.map([{"gold": gold, "prediction": answer} for (gold, answer), _ in decided])
-    assert [verdict.correct for _, verdict in decided] == [reply["correct"] for reply in theirs]
-    found = [verdict.correct for _, verdict in decided]
-    assert min(found.count(True), found.count(False)) > 15
-
-
 @needs_math_verify
 @pytest.mark.parametrize("workers", [1, 2])
 def test_algebra_is_done_by_workers_in_order(workers):
-    golds = ["x/2", "x+1", r"\sqrt{8}", "(1,2)", "1"]
-    answers = [r"\frac{x}{2}", "1+x", r"2\sqrt{2}", "(2,1)", "\0\ud800("]
+    golds = [SUM, "6", SUM, r"\lim_{x\to 0} x", SUM]
+    answers = ["6", SUM, "7", "0", "\0\ud800("]
     with MathVerifier(workers=workers) as verifier:
         verdicts = verifier.compare(golds, answers)
-        assert [verdict.correct for verdict in verdicts] == [True, True, True, False, False]
+        assert [verdict.correct for verdict in verdicts] == [True, True, False, True, False]
         assert {verdict.by for verdict in verdicts} == {"math-verify"}
         assert [verdict.answer for verdict in verdicts] == answers
         assert verifier.stats.started == workers
@@ -217,30 +91,30 @@ def test_algebra_is_done_by_workers_in_order(workers):
 @needs_math_verify
 def test_equal_pairs_are_verified_once_within_and_across_calls():
     with MathVerifier() as verifier:
-        first = verifier.compare(["x/2"] * 50, [r"\frac{x}{2}"] * 25 + [r"\frac{x}{3}"] * 25)
+        first = verifier.compare([SUM] * 50, ["6"] * 25 + ["7"] * 25)
         assert verifier.stats.requests == 2
-        again = verifier.compare(["x/2"] * 50, [r"\frac{x}{3}"] * 25 + [r"\frac{x}{2}"] * 25)
+        again = verifier.compare([SUM] * 50, ["7"] * 25 + ["6"] * 25)
         assert verifier.stats.requests == 2
         assert [v.correct for v in first] == [True] * 25 + [False] * 25
         assert [v.correct for v in again] == [False] * 25 + [True] * 25
-        verifier.compare([r"\frac{x}{3}"], ["x/2"])  # gold and prediction are not interchangeable
+        verifier.compare(["7"], [SUM])  # gold and prediction are not interchangeable
         assert verifier.stats.requests == 3
 
 
 @needs_math_verify
 def test_the_cache_forgets_what_was_used_least_recently():
     with MathVerifier(cache_size=2) as verifier:
-        for answer in ["x", "y", "x", "z", "x", "y"]:  # z drives out y, so y is asked again
-            verifier.compare(["w"], [answer])
+        for answer in ["1", "2", "1", "3", "1", "2"]:  # 3 drives out 2, so 2 is asked again
+            verifier.compare([SUM], [answer])
         assert verifier.stats.requests == 4
 
 
 @needs_math_verify
 def test_an_answer_that_overruns_is_wrong_and_its_worker_replaced():
     with MathVerifier(timeout=0.5) as verifier:
-        verifier.compare(["x"], ["y"])
+        verifier.compare([SUM], ["1"])
         (first,) = verifier.pids()
-        slow, fast = verifier.compare(["0", "x/2"], [SLOW, r"\frac{x}{2}"])  # in this order
+        slow, fast = verifier.compare(["0", SUM], [SLOW, "6"])  # in this order
         assert (slow.correct, slow.by, slow.answer) == (False, "timeout", SLOW)
         assert (fast.correct, fast.by) == (True, "math-verify")
         assert not is_alive(first)
@@ -280,17 +154,17 @@ def test_ten_megabytes_are_not_read_to_the_end(unit):
         (verdict,) = verifier.verify(["7"], [unit * (10_000_000 // len(unit))])
         assert verdict.correct is False
         assert time.process_time() - began < 5  # measured: below 0.1
-        assert len(verdict.answer or "") <= verification.LONGEST_ANSWER
+        assert len(verdict.answer or "") <= LONGEST_ANSWER
 
 
 @needs_math_verify
 def test_a_worker_that_dies_between_calls_is_replaced_unnoticed():
     with MathVerifier() as verifier:
-        verifier.compare(["x"], ["y"])
+        verifier.compare([SUM], ["1"])
         (pid,) = verifier.pids()
         os.kill(pid, signal.SIGKILL)
         assert wait_until_dead(pid, 10)
-        (verdict,) = verifier.compare(["x/2"], [r"\frac{x}{2}"])
+        (verdict,) = verifier.compare([SUM], ["6"])
         assert (verdict.correct, verdict.by) == (True, "math-verify")
         assert verifier.stats.started == 2
 
@@ -299,16 +173,16 @@ def test_a_worker_that_dies_between_calls_is_replaced_unnoticed():
 @pytest.mark.skipif(sys.platform != "linux", reason="reads processor time from /proc")
 def test_a_worker_that_got_no_processor_time_is_waited_for():
     with MathVerifier(timeout=0.5) as verifier:
-        verifier.compare(["x"], ["y"])
+        verifier.compare([SUM], ["1"])
         (pid,) = verifier.pids()
         os.kill(pid, signal.SIGSTOP)  # as on a machine that is busy with something else
         Timer(1.2, os.kill, (pid, signal.SIGCONT)).start()
-        (verdict,) = verifier.compare(["x/2"], [r"\frac{x}{2}"])
+        (verdict,) = verifier.compare([SUM], ["6"])
         assert (verdict.correct, verdict.by) == (True, "math-verify")
         assert verifier.pids() == [pid]
         os.kill(pid, signal.SIGSTOP)  # but not for ever: ten times the limit
         start = time.monotonic()
-        assert verifier.compare(["x/3"], [r"\frac{x}{3}"])[0].by == "timeout"
+        assert verifier.compare(["x/3"], ["7"])[0].by == "timeout"
         assert 5 <= time.monotonic() - start < 20
 
 
@@ -316,7 +190,7 @@ def test_a_worker_that_got_no_processor_time_is_waited_for():
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the limits of a process from /proc")
 def test_a_worker_has_a_limit_on_memory_and_on_processor_time():
     with MathVerifier(memory_mb=600) as verifier:
-        verifier.compare(["x"], ["y"])
+        verifier.compare([SUM], ["1"])
         (pid,) = verifier.pids()
         limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
         limit = {line[:26].strip(): line[26:].split()[0] for line in limits}
@@ -326,7 +200,7 @@ def test_a_worker_has_a_limit_on_memory_and_on_processor_time():
 
 def test_too_little_memory_to_start_is_said_in_a_sentence():
     with MathVerifier(memory_mb=16) as verifier, pytest.raises(InputError, match="math worker did not start"):
-        verifier.compare(["x"], ["y"])
+        verifier.compare([SUM], ["1"])
 
 
 @needs_math_verify
@@ -336,7 +210,7 @@ def test_an_alarm_of_the_caller_neither_reaches_the_worker_nor_is_cancelled():
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.2)
         with MathVerifier(timeout=1.0) as verifier:
-            slow, fast = verifier.compare(["1", "x/2"], [SLOW, r"\frac{x}{2}"])
+            slow, fast = verifier.compare(["1", SUM], [SLOW, "6"])
         assert (slow.by, fast.correct) == ("timeout", True)
         assert len(rang) == 1
     finally:
@@ -355,20 +229,15 @@ def test_an_interrupted_call_leaves_no_worker_with_a_stale_request():
     before = signal.signal(signal.SIGALRM, ring)
     try:
         with MathVerifier(timeout=60) as verifier:
-            verifier.compare(["x"], ["y"])
+            verifier.compare([SUM], ["1"])
             signal.setitimer(signal.ITIMER_REAL, 0.3)
             with pytest.raises(Alarm):
                 verifier.compare(["1"], [SLOW])
             assert verifier.pids() == []
-            assert [v.correct for v in verifier.compare(["x/2", "x"], [r"\frac{x}{2}", "y"])] == [True, False]
+            assert [v.correct for v in verifier.compare([SUM, SUM], ["6", "7"])] == [True, False]
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-def test_an_answer_is_looked_for_in_the_last_200_000_characters():
-    assert extract_boxed(r"\boxed{1}" + " " * 190_000) == "1"
-    assert extract_boxed(r"\boxed{1}" + " " * 200_000) is None
 
 
 BUSY = f"threading.Thread(target=verifier.compare, args=(['1'], ['{SLOW}']), daemon=True).start(); time.sleep(0.5)"
@@ -380,9 +249,9 @@ def test_no_worker_outlives_its_caller(ending):
     # The script has no `if __name__ == "__main__"`: workers must not import it.
     script = f"""
         import os, threading, time
-        from forkwise.tasks.verification import MathVerifier
+        from forkwise.tasks.answers import MathVerifier
         verifier = MathVerifier(timeout=60)
-        assert verifier.compare(["x/2"], ["\\\\frac x2"])[0].correct
+        assert verifier.compare([r"\\sum_{{k=1}}^{{3}} k"], ["6"])[0].correct
         print(*verifier.pids(), flush=True)
         {ending}
     """
@@ -394,19 +263,19 @@ def test_no_worker_outlives_its_caller(ending):
 
 @needs_math_verify
 def test_the_exit_of_a_forked_child_leaves_the_workers_of_its_parent_alone():
-    script = r"""
+    script = """
         import os, sys
-        from forkwise.tasks.verification import MathVerifier
+        from forkwise.tasks.answers import MathVerifier
         verifier = MathVerifier()
-        verifier.compare(["x"], ["y"])
+        verifier.compare(["\\sum_{k=1}^{3} k"], ["1"])
         pids = verifier.pids()
         child = os.fork()
         if child == 0:
-            assert verifier.compare(["x/2"], ["\\frac{x}{2}"])[0].correct
+            assert verifier.compare(["\\sum_{k=1}^{3} k"], ["6"])[0].correct
             assert verifier.pids() != pids
             sys.exit(0)  # runs the exit handlers
         assert os.waitpid(child, 0)[1] == 0
-        assert verifier.compare(["x/2"], ["\\frac{x}{2}"])[0].correct
+        assert verifier.compare(["\\sum_{k=1}^{3} k"], ["6"])[0].correct
         assert verifier.pids() == pids and verifier.stats.started == 1
         print("ok")
     """
@@ -421,7 +290,7 @@ def test_verification_works_in_a_thread():
     from concurrent.futures import ThreadPoolExecutor
 
     with MathVerifier() as verifier, ThreadPoolExecutor(4) as threads:
-        verdicts = list(threads.map(lambda a: verifier.compare(["x/2"], [a])[0], [r"\frac{x}{2}", r"\frac{x}{3}"] * 4))
+        verdicts = list(threads.map(lambda a: verifier.compare([SUM], [a])[0], ["6", "7"] * 4))
     assert [verdict.correct for verdict in verdicts] == [True, False] * 4
 
 
@@ -429,8 +298,9 @@ def test_without_math_verify_integers_still_work_and_the_rest_says_what_to_insta
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with MathVerifier() as verifier:
         assert verifier.compare(["42"], ["43"])[0].by == "integer"
+        assert verifier.compare(["1/2"], ["0.5"])[0].by == "value"
         with pytest.raises(InputError, match=r'pip install "forkwise\[math\]"'):
-            verifier.compare(["x/2"], [r"\frac{x}{2}"])
+            verifier.compare([SUM], ["6"])
 
 
 def test_bad_arguments_are_refused():
@@ -445,7 +315,7 @@ def test_bad_arguments_are_refused():
 def test_tasks_import_nothing_heavy():
     script = """
         import sys
-        import forkwise.tasks, forkwise.tasks.verification, forkwise.tasks.math, forkwise.tasks.reasoning_gym
+        import forkwise.tasks, forkwise.tasks.answers, forkwise.tasks.math, forkwise.tasks.reasoning_gym
         print(sorted({"torch", "datasets", "math_verify", "sympy", "reasoning_gym", "pyarrow"} & set(sys.modules)))
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
@@ -469,10 +339,11 @@ def test_every_gold_of_math500_equals_its_own_solution():
 @needs_math_verify
 def test_algebra_agrees_with_math500_when_it_decides_alone(monkeypatch):
     rows = [row for row in math500() if not row["answer"].isdigit()][:60]
-    monkeypatch.setattr(verification, "compare_exactly", lambda gold, answer: None)
+    monkeypatch.setattr(verifier_module, "compare_exactly", lambda gold, answer: None)
+    monkeypatch.setattr(verifier_module, "compare_by_value", lambda gold, answer: None)
     with MathVerifier() as verifier:
         verdicts = verifier.verify([row["answer"] for row in rows], [row["solution"] for row in rows])
-    assert [verdict.by for verdict in verdicts] == ["math-verify"] * 60
+    assert [verdict.by for verdict in verdicts] == ["box/math-verify"] * 60
     assert all(verdict.correct for verdict in verdicts)
 
 

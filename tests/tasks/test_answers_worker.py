@@ -19,8 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sympy import Abs, Eq, Float, Function, I, Rational, cos, exp, log, oo, pi, sin, sqrt
 
-from forkwise.tasks.math_worker import differ_somewhere, share_no_solution
-from forkwise.tasks.verification import MathVerifier, compare_exactly, extract_answer
+from forkwise.tasks.answers.worker import differ_somewhere, share_no_solution
+from forkwise.tasks.answers import compare_exactly, extract_answer
+from forkwise.tasks.workers import WorkerPool
 
 SHARED = Path(os.environ.get("FORKWISE_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 x, y = sympy.symbols("x y", real=True)
@@ -151,10 +152,10 @@ def published(names: Sequence[str]) -> list[tuple[str, str]]:
 def check(names: Sequence[str], at_least: int) -> None:
     pairs = published(names)
     assert len(pairs) >= at_least
-    with MathVerifier() as verifier:
-        ours = verifier.compare([gold for gold, _ in pairs], [answer for _, answer in pairs])
+    with WorkerPool("math") as pool:
+        ours = pool.map([{"gold": gold, "prediction": answer} for gold, answer in pairs])
     theirs = as_released(pairs)
-    decided = [(o.correct, t, pair) for o, t, pair in zip(ours, theirs, pairs, strict=True) if o.by == "math-verify"]
+    decided = [(o["correct"], t, p) for o, t, p in zip(ours, theirs, pairs, strict=True) if "correct" in o]
     assert [row for row in decided if row[0] != row[1]] == []
     assert len(decided) >= at_least - 5
 

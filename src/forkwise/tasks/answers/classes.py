@@ -1,0 +1,62 @@
+"""Classes of equal answers: what votes together in maj@K and counts once among distinct answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import lru_cache
+
+from forkwise.tasks.answers.comparing import compare
+from forkwise.tasks.answers.expressions import rational_value, read_expression
+from forkwise.tasks.answers.finding import LONGEST_ANSWER
+from forkwise.tasks.answers.notation import tidy
+
+
+def answer_classes(answers: Sequence[str | None]) -> list[int | None]:
+    r"""One number per answer, the same for answers that are equal, such as `\\frac12`, `0.5` and `1/2`.
+
+    Two answers are equal where each is right if the other is the gold answer, by the comparison that verdicts use; what
+    that cannot tell without algebra counts as different. None and blank text are no answer (None).
+    """
+    texts = [None if answer is None or not answer.strip() else answer for answer in answers]
+    classes = _classes(frozenset(text for text in texts if text is not None))
+    return [None if text is None else classes[text] for text in texts]
+
+
+@lru_cache(256)
+def _classes(texts: frozenset[str]) -> dict[str, int]:
+    classes: dict[str, int] = {}
+    spellings: dict[str, int] = {}
+    numbers: dict[Fraction, int] = {}
+    representatives: list[tuple[str, bool]] = []  # the first text of each class, and whether it is a plain number
+    for text in sorted(texts, key=lambda text: (len(text), text)):
+        spelling = tidy(text) if len(text) <= LONGEST_ANSWER else text.strip()
+        number = _plain_number(spelling)
+        known = spellings.get(spelling) if number is None else numbers.get(number)
+        if known is None:
+            known = _equal_to(spelling, number is not None, representatives)
+        if known is None:
+            known = len(representatives)
+            representatives.append((spelling, number is not None))
+        classes[text] = spellings[spelling] = known
+        if number is not None:
+            numbers.setdefault(number, known)
+    return classes
+
+
+def _plain_number(spelling: str) -> Fraction | None:
+    if "%" in spelling or "°" in spelling or len(spelling) > 200:
+        return None
+    expression = read_expression(spelling)
+    return None if expression is None else rational_value(expression)
+
+
+def _equal_to(text: str, is_number: bool, representatives: Sequence[tuple[str, bool]]) -> int | None:
+    if len(text) > LONGEST_ANSWER:
+        return None
+    for place, (other, other_is_number) in enumerate(representatives):
+        if is_number and other_is_number:
+            continue  # different numbers
+        if len(other) <= LONGEST_ANSWER and compare(other, text) and compare(text, other):
+            return place
+    return None
