@@ -17,7 +17,10 @@ from forkwise.tasks.answers import extract_answer, extract_boxed, find_answer
         (r"\boxed{\left\{ x \right.}", r"\left\{ x \right."),  # one escaped brace alone
         (r"\boxed{\boxed{5}}", "5"),
         (r"\boxed {7}", "7"),
-        (r"\boxed{}", ""),
+        (r"\boxed{}", None),
+        (r"\boxed{3}, as asked within \boxed{}", "3"),  # an echo of the instruction
+        (r"\fbox{3}", "3"),
+        (r"so \boxed 25.", "25"),
         (r"\boxed{1} }}} {", "1"),
         ("no box, 5", None),
         (r"\boxed{", None),
@@ -37,7 +40,8 @@ balanced = st.recursive(
 
 @given(balanced, st.text(max_size=20), st.text(st.characters(exclude_characters="\\"), max_size=20))
 def test_whatever_is_boxed_comes_out_again(content, before, after):
-    assert extract_boxed(before + r" \boxed{" + content + "}" + after) == content.strip()
+    content = f"7{content}7"  # no echo of the instruction
+    assert extract_boxed(before + r" \boxed{" + content + "}" + after) == content
 
 
 @given(st.lists(st.sampled_from(["\\boxed{", "\\boxed", "{", "}", "\\", "1", " ", "answer is", "####", "\n", "$"])))
@@ -48,27 +52,114 @@ def test_extraction_never_raises(pieces):
 
 
 @pytest.mark.parametrize(
-    ("text", "answer"),
+    ("text", "answer", "rule"),
     [
-        ("The answer is 3.5. I am sure.", "3.5"),
-        ("Answer: **42**", "42"),
-        ("**Answer**: 5", "5"),
-        ("Answer:\n\n42", "42"),
-        ("Answer: $42", "42"),  # the DAPO prompt says $Answer
-        ("the final answer is: $\\frac12$. I hope it is correct.", r"\frac12"),
-        (r"the answer is \[ x + 1 \]", "x + 1"),
-        ("She sold 5.\n#### 1,234", "1,234"),
-        ("The answer is 1. No, the answer is 2.", "2"),
-        (r"\boxed{1}, so the answer is 2", "1"),  # a box wins, wherever it is
-        ("#### Step 2: think", None),
-        ("the answer to life is 42", None),
-        (r"\boxed{ }", None),
-        ("", None),
-        ("answer is \ud800 7", "? 7"),  # what comes out can be stored as UTF-8
+        # 1. tags
+        ("<answer>7</answer>", "7", "tags"),
+        ("<answer>7</answer> and so on <answer>8</answer>", "8", "tags"),
+        (r"<answer>So \boxed{7}.</answer>", "7", "tags"),
+        (r"\boxed{6} <answer>7</answer>", "7", "tags"),
+        ("<answer>7", "7", "tags"),  # the closing tag was a stop sequence
+        ("<answer>your answer here</answer> The answer is 7.", "7", "statement"),
+        # 2. a statement on its own line below the last box
+        ("So \\boxed{x \\ll y}\n\n**Answer: D**", "D", "statement"),
+        # 3. boxes
+        (r"\boxed{1}, so the answer is 2", "1", "box"),
+        (r"\boxed{2}, \boxed{3} and \boxed{4}", "2, 3, 4", "box"),
+        (r"$x = \boxed{2}$ and $y = \boxed{3}$", "x =2, y =3", "box"),
+        (r"\boxed{24}. Wait, recheck. \boxed{25}", "25", "box"),
+        (r"It is \boxed{24}, no, \boxed{25}", "25", "box"),
+        (r"There are \boxed{3} ways, so the total is \boxed{12}", "12", "box"),
+        (r"within \boxed{}: \boxed{\text{your answer}}, the answer is 5", "5", "statement"),
+        # 4. ####
+        ("She sold 5.\n#### 1,234", "1,234", "hash"),
+        ("#### **18**", "18", "hash"),
+        ("#### Step 2: think", None, "none"),
+        # 5. statements
+        ("The answer is 3.5. I am sure.", "3.5", "statement"),
+        ("Answer: **42**", "42", "statement"),
+        ("**Answer**: 5", "5", "statement"),
+        ("Answer:\n\n42", "42", "statement"),
+        ("### Final Answer\n\n**73**", "73", "statement"),
+        ("Thus the final answer is:\n\n$$\n73\n$$", "73", "statement"),
+        ("the final answer is: $\\frac12$. I hope it is correct.", r"\frac12", "statement"),
+        (r"the answer is \[ x + 1 \]", "x + 1", "statement"),
+        ("The answer is 1. No, the answer is 2.", "2", "statement"),
+        ("The answer is 2. If the answer is 3, we are lost.", "2", "statement"),
+        ("The answer is 2. I hope this answer is correct.", "2", "statement"),
+        ("The answer is $18 and she had $5.", "$18 and she had $5", "statement"),  # money, no formula
+        ("The answer is $18 + x$ then.", "18 + x then", "statement"),  # a formula
+        ("The answer is 4, not 5.", "4", "statement"),
+        ("答案是 42", "42", "statement"),
+        ("answer is \ud800 7", "? 7", "statement"),  # what comes out can be stored as UTF-8
+        # 6. choices
+        ("The correct option is **B**", "B", "statement"),
+        ("I choose option (C)", "C", "choice"),
+        ("It cannot be A.\n\n(B)", "B", "choice"),
+        # 7. formulas
+        ("Therefore, $x = 5$.", "x = 5", "formula"),
+        ("The solutions are $x=2$ and $x=3$.", "x=2, x=3", "formula"),
+        ("It is $4$, not $5$.", "4", "formula"),
+        ("We start from $x^2 = 36$. Next, we", None, "none"),
+        ("Therefore, x = 5.", "x = 5", "formula"),
+        # 8. conclusions
+        ("She had 5 and found 2.\nTherefore, she has 7 nickels.", "7 nickels", "conclusion"),
+        ("The total is **72**.", "72", "conclusion"),
+        ("Therefore 3 of 7 remain.", None, "none"),  # which of the two?
+        ("Let us see, 5", None, "none"),
+        ("", None, "none"),
     ],
 )
-def test_an_answer_is_a_box_or_else_the_last_statement(text, answer):
+def test_the_first_rule_that_applies_decides(text, answer, rule):
+    finding = find_answer(text)
+    assert (finding.answer, finding.rule) == (answer, rule)
     assert extract_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"<think>\boxed{7}? no.</think>The final answer is $5$.", "5"),
+        (r"\boxed{7}? no.</think>The final answer is $5$.", "5"),  # the prompt opened it
+        ("<thinking>the answer is 7</thinking><answer>5</answer>", "5"),
+        ("<|begin_of_thought|>answer: 7<|end_of_thought|>Answer: 5", "5"),
+        ("[THINK]answer: 7[/THINK]Answer: 5", "5"),
+        ("<|channel|>analysis<|message|>answer: 7<|end|><|start|>assistant<|channel|>final<|message|>Answer: 5", "5"),
+        ("The answer is 5.<reflection>the answer is 7</reflection>", "5"),
+        ("<think>the answer is 7</think>", None),
+        ("<think>the answer is 7", None),
+        (r"\boxed{5} <think>the answer is 7", None),
+        ("<think>" + "the answer is 7. " * 20_000, None),  # the tag is farther back than what is read
+    ],
+)
+def test_reasoning_never_decides(text, answer):
+    assert extract_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    "following",
+    [
+        "\n\nQuestion: what is 3 + 4?\nThe answer is 7.",
+        "\n\nQ: what is 3 + 4?\nA: The answer is 7.",
+        "\n\n### Problem 2\nWhat is 3 + 4? The answer is 7.",
+        "\nHuman: what is 3 + 4?\nAssistant: The answer is 7.",
+        "<|im_end|>\n<|im_start|>assistant\nThe answer is 7.",
+        "</s>The answer is 7.",
+        "\n\nExample 2. What is 3 + 4? The answer is 7.",
+    ],
+)
+def test_what_follows_the_next_question_is_not_the_answer(following):
+    assert extract_answer("2 + 3 makes 5, so the answer is 5." + following) == "5"
+    assert extract_answer("2 + 3 makes five or so (2 + 3)" + following) is None
+
+
+def test_a_question_that_is_only_restated_cuts_nothing():
+    assert extract_answer("Sure.\n\nProblem: two and three.\n\nSolution: The answer is 5.") == "5"
+
+
+def test_the_last_number_is_an_answer_only_where_the_task_says_so():
+    assert find_answer("3 apples, then 4").answer is None
+    assert find_answer("3 apples, then 4", last_number=True).answer == "4"
 
 
 def test_an_answer_is_looked_for_in_the_last_200_000_characters():

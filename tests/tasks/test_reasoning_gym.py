@@ -158,7 +158,7 @@ def test_without_reasoning_gym_the_sentence_names_the_extra(monkeypatch):
     [
         ("<answer>1</answer> no <answer>\n2 3\n</answer>", "2 3"),
         ("<ANSWER>1</ANSWER>", "1"),
-        ("<answer>1</answer> <answer>cut", "<answer>1</answer> <answer>cut"),
+        ("<answer>1</answer> <answer>cut", "cut"),
         (r"\boxed{4}", "4"),
         (" 5 ", "5"),
         ("\ud800", "?"),

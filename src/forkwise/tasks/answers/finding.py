@@ -446,11 +446,19 @@ def _formula(text: str) -> Finding | None:
     bold = _BOLD_LINE.fullmatch(last_line)
     if bold:
         return _finding(_plain(bold[1]), "formula")
-    places = [place for place in formulas(text) if not _MENTION.search(text, max(0, place[0] - 20), place[0]) or ("=" in place[2] and not _HYPOTHESIS.search(text, max(0, place[0] - 20), place[0]))][-40:]
-    if places and not _AFTERWARDS.search(text, places[-1][1]) and not re.search(r"[0-9]", text[places[-1][1] :]):
-        return _finding(_listed(places, text), "formula")
+    places = [place for place in formulas(text) if not _is_mention(text, place)][-40:]
+    if places:
+        afterwards = _FORMULA.sub(" ", text[places[-1][1] :])
+        if not _AFTERWARDS.search(afterwards) and not re.search(r"[0-9]", afterwards):
+            return _finding(_listed(places, text), "formula")
     equation = _PLAIN_EQUATION.search(last_line)
     return _finding(_plain(equation[1]), "formula") if equation else None
+
+
+def _is_mention(text: str, place: tuple[int, int, str]) -> bool:
+    """Whether a formula is only spoken about: "not $5$", "for every $n$", "if $x = 2$"."""
+    pattern = _HYPOTHESIS if "=" in place[2] else _MENTION
+    return pattern.search(text, max(0, place[0] - 20), place[0]) is not None
 
 
 def _concluded(text: str) -> Finding | None:
