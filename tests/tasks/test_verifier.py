@@ -183,7 +183,7 @@ def test_a_worker_that_got_no_processor_time_is_waited_for():
         assert verifier.pids() == [pid]
         os.kill(pid, signal.SIGSTOP)  # but not for ever: ten times the limit
         start = time.monotonic()
-        assert verifier.compare(["x/3"], ["7"])[0].by == "timeout"
+        assert verifier.compare([SUM], ["8"])[0].by == "timeout"
         assert 5 <= time.monotonic() - start < 20
 
 

@@ -10,12 +10,13 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from forkwise.tasks.answers.expressions import Expression, equal, rational_value, read_expression, real_value, same_zeros
+from forkwise.tasks.answers.expressions import Expression, equal, rational_value, read_expression, real_value, refuted, same_zeros
 from forkwise.tasks.answers.quantities import UNITS, Quantity, Unit, read_quantity
 from forkwise.tasks.answers.shapes import Choice, Collection, Colons, Equation, Interval, Matrix, Relation, Shape, Union, Value, Words, interval_of, read, read_part
 
-_NAME = re.compile(r"\s*(?:[A-Za-z]{1,3}|\\[A-Za-z]+(?:\s?\{?[A-Za-z]+\}?)?|\|[A-Z]+\||\\text\{[^{}]*\})(?:_\{?[^{}=]*\}?)?'?(?:\([^()=]*\))?\s*")
-_FUNCTION_NAME = re.compile(r"\s*(?:y|z|[fghFGPQpq](?:_\{?\w+\}?)?\s?\([^()=]*\))\s*")
+_NAME = re.compile(r"\s*(?:[A-Za-z]{1,3}(?:\^\{?-1\}?)?|\\[A-Za-z]+(?:\s?\{?[A-Za-z]+\}?)?|\|[A-Z]+\||\\text\{[^{}]*\})(?:_\{?[^{}=]*\}?)?'?(?:\([^()=]*\))?\s*")
+_FUNCTION_NAME = re.compile(r"\s*(?:y|z|[fghFGPQpq](?:_\{?\w+\}?)?\s?\([a-zA-Z](?:\s?,\s?[a-zA-Z])*\))\s*")
+_CALL = re.compile(r"\s*([A-Za-z])(?:_\{?\w+\}?)?'*\s?\(([^()=]*)\)\s*")
 _BESIDE = re.compile(r"[%°]|\\text")  # may be a unit beside the number
 _EMPTY = frozenset(
     ("emptyset", "empty set", "the empty set", "no solution", "no solutions", "no real solution", "no real solutions", "none", "null set", "no such value exists")
@@ -23,7 +24,7 @@ _EMPTY = frozenset(
 _OF_TIME = re.compile(r"(?<=[A-Za-z}])\(([tx])\)")
 _DERIVATIVE = re.compile(r"d\s?\{?[tx](?![a-z])|'|prime|dot")
 _CURRENCIES = {"usd", "eur", "gbp", "yen", "yuan", "inr", "peso"}
-_OPENING_WORDS = frozenset("the a an it is its on in at by to they are he she was this that".split())
+_OPENING_WORDS = frozenset("the a an it is its on in at by to they are he she was this that there".split())
 _YES_NO = {"yes", "no", "true", "false"}
 
 
@@ -224,6 +225,7 @@ def _same_items(gold: Sequence[Shape], answer: Sequence[Shape]) -> bool | None:
     gold, answer = _distinct(gold), _distinct(answer)
     if len(gold) != len(answer):
         return False
+    gold, answer = (_without_indices(items) for items in (gold, answer))
     named = [[isinstance(item, Equation) for item in items] for items in (gold, answer)]
     if any(map(any, named)) and not all(map(all, named)):
         if any(map(all, named)) and not any(map(any, [n for n in named if not all(n)])):
@@ -233,7 +235,7 @@ def _same_items(gold: Sequence[Shape], answer: Sequence[Shape]) -> bool | None:
     left = list(answer)
     unknown = False
     for item in gold:
-        verdicts = [same(item, other) for other in left]
+        verdicts = [same(item, other) and not (_noun(item) and _noun(other) and _noun(item) != _noun(other)) for other in left]
         if True in verdicts:
             left.pop(verdicts.index(True))
         elif None in verdicts:
@@ -241,6 +243,18 @@ def _same_items(gold: Sequence[Shape], answer: Sequence[Shape]) -> bool | None:
         else:
             return False
     return None if unknown else True
+
+
+def _without_indices(items: Sequence[Shape]) -> Sequence[Shape]:
+    """`x_1 = 2, x_2 = 1` as the list of values that it is."""
+    if all(isinstance(item, Equation) and re.fullmatch(r"([a-zA-Z])_\{?[0-9]\}?", item.left.strip()) for item in items):
+        return [item.right for item in items if isinstance(item, Equation)]
+    return items
+
+
+def _noun(item: Shape) -> str:
+    match = re.match(r"[-0-9.,/]+\s+(?:\\text\{\s*)?([A-Za-z]{3,})", item.text) if isinstance(item, Value) else None
+    return match[1].lower().removesuffix("s") if match else ""
 
 
 def _distinct(items: Sequence[Shape]) -> list[Shape]:
@@ -262,7 +276,7 @@ def _same_matrix(gold: Shape, answer: Shape) -> bool | None:
             else:
                 rows.append(tuple((item,) for item in shape.items))
         else:
-            return False
+            return None if isinstance(shape, Value) and r"\begin" in shape.text else False
     ours, theirs = rows
     if isinstance(gold, Matrix) != isinstance(answer, Matrix):  # a tuple may be a row as well as a column
         ours, theirs = (tuple((cell,) for cell in r[0]) if len(r) == 1 else r for r in (ours, theirs))
@@ -281,7 +295,10 @@ def _as_intervals(shape: Shape) -> list[Interval] | None:
         interval = interval_of(shape)
         return None if interval is None else [interval]
     if isinstance(shape, Collection) and shape.kind in ("list", "set"):
-        return [Interval(i.text, i.text, (True, True)) for i in shape.items] if all(isinstance(i, Value) for i in shape.items) else None  # type: ignore[union-attr]
+        if all(isinstance(item, Value) for item in shape.items):
+            return [Interval(item.text, item.text, (True, True)) for item in shape.items if isinstance(item, Value)]
+        parts = [_as_intervals(item) for item in shape.items]
+        return None if None in parts else [interval for part in parts for interval in part or []]
     if isinstance(shape, Union):
         parts = [_as_intervals(part) for part in shape.parts]
         return None if None in parts else [interval for part in parts for interval in part or []]
@@ -294,10 +311,10 @@ def _same_intervals(gold: Shape, answer: Shape) -> bool | None:
         if isinstance(gold, Value | Words) or isinstance(answer, Value | Words):
             return None if any(isinstance(s, Value) and read_quantity(s.text) is None for s in (gold, answer)) else False
         return None
+    if len(ours) > 1 or len(theirs) > 1:
+        ours, theirs = _merged(_sorted(ours)), _merged(_sorted(theirs))
     if len(ours) != len(theirs):
-        return None if len(ours) > 1 and len(theirs) > 1 else False
-    if len(ours) > 1:
-        ours, theirs = _sorted(ours), _sorted(theirs)
+        return False
     return _all([_same_interval(g, a) for g, a in zip(ours, theirs, strict=True)])
 
 
@@ -308,6 +325,18 @@ def _sorted(intervals: list[Interval]) -> list[Interval]:
         return float("-inf") if value is None else value
 
     return sorted(intervals, key=low)
+
+
+def _merged(intervals: list[Interval]) -> list[Interval]:
+    """Sorted intervals, those that touch in one point put together."""
+    merged = intervals[:1]
+    for interval in intervals[1:]:
+        last = merged[-1]
+        if last.high and interval.low and same_value(last.high, interval.low) and (last.closed[1] or interval.closed[0]):
+            merged[-1] = Interval(last.low, interval.high, (last.closed[0], interval.closed[1]), last.variable)
+        else:
+            merged.append(interval)
+    return merged
 
 
 def _same_interval(gold: Interval, answer: Interval) -> bool | None:
@@ -342,6 +371,13 @@ def _same_equation(gold: Shape, answer: Shape) -> bool | None:
         left, other = gold.left.strip(), answer.left.strip()
         if left.count("'") != other.count("'") and re.match(r"[A-Za-z]'*(?:\(|$)", left) and re.match(r"[A-Za-z]'*(?:\(|$)", other):
             return False  # f and its derivative
+        calls = _CALL.fullmatch(left), _CALL.fullmatch(other)
+        if calls[0] and calls[1] and calls[0][1] == calls[1][1] and calls[0][2] != calls[1][2]:
+            names = calls[0][2].strip(), calls[1][2].strip()
+            if not all(len(name) == 1 and name.isalpha() for name in names) or not isinstance(answer.right, Value):
+                return False  # f(x + 1) and f(x)
+            renamed = re.sub(rf"(?<![A-Za-z\\]){names[1]}(?![A-Za-z])", names[0], answer.right.text)
+            return same(gold.right, Value(renamed))
         if left == other or (_FUNCTION_NAME.fullmatch(left) and _FUNCTION_NAME.fullmatch(other)):
             verdict = same(gold.right, answer.right)
             if verdict is not False or _NAME.fullmatch(left):
@@ -349,7 +385,9 @@ def _same_equation(gold: Shape, answer: Shape) -> bool | None:
         texts = [f"({e.left}) - ({e.right.text})" if isinstance(e.right, Value) else "" for e in (gold, answer)]
         ours, theirs = (read_expression(text) if text else None for text in texts)
         if ours is not None and theirs is not None:
-            return True if same_zeros(ours, theirs) else _unlike(gold, answer)
+            if same_zeros(ours, theirs):
+                return True
+            return False if refuted(ours, theirs) or refuted(theirs, ours) else _unlike(gold, answer)
         return None
     if isinstance(answer, Equation):
         return _same_as_right_side(gold, answer)
@@ -399,9 +437,9 @@ def _same_choice(gold: Shape, answer: Shape) -> bool | None:
         text = answer.text if isinstance(answer, Value | Words) else ""
         if re.fullmatch(r"[a-j]", text.strip()):
             return text.strip().upper() == gold.letter
-        words = re.match(r"\s*(?:option|choice)?\s*\(?([A-J])\)?(?![A-Za-z'])[\s.,:;-]*(?!\s*(?:and|or)\b)", text)
-        if words and len(text) > 1 and not re.match(r"[A-J]\s*(?:[,=+*/^<>]|and\b|or\b)", text.strip()):
-            return words[1] == gold.letter if words[1] != "A" or not re.match(r"A\s+[a-z]", text.strip()) else False
+        words = re.match(r"\s*(?:option|choice)?\s*\(?([A-J])\)?\s*(?:$|[.:)]|(?:because|since|is correct)\b)", text, re.IGNORECASE)
+        if words:
+            return words[1].upper() == gold.letter
         return same(read_part(gold.value), answer) if gold.value else False
     assert isinstance(answer, Choice)
     if isinstance(gold, Collection):
@@ -412,7 +450,7 @@ def _same_choice(gold: Shape, answer: Shape) -> bool | None:
 
 
 def _canonical(text: str) -> str:
-    words = re.sub(r"[.,;:!?'\"()*]+", " ", text.casefold().replace("'", "")).split()
+    words = re.sub(r"[.,;:!?'\"()*]+", " ", re.sub(r"(?<=[a-z])-(?=[a-z])", "", text.casefold()).replace("'", "")).split()
     while len(words) > 1 and words[0] in _OPENING_WORDS:
         words = words[1:]
     return " ".join(words)
@@ -437,7 +475,8 @@ def _same_words(gold: Shape, answer: Shape) -> bool | None:
             return False
         quantity = read_quantity(gold.text)
         if quantity is not None and isinstance(answer, Value):
-            return same_value(gold.text, answer.text)
+            other = read_quantity(answer.text)
+            return None if other is None else _same_quantity(quantity, other)
         if isinstance(answer, Value):
             if _canonical(re.split(r"[,.;(:]|\bbecause\b|\bsince\b", re.sub(r"\\text\s?\{([^{}]*)\}", r"\1", answer.text))[0]) == ours:
                 return True
@@ -447,7 +486,8 @@ def _same_words(gold: Shape, answer: Shape) -> bool | None:
     if isinstance(gold, Value):
         quantity = read_quantity(answer.text)
         if quantity is not None:
-            return same_value(gold.text, answer.text)
+            other = read_quantity(gold.text)
+            return None if other is None else _same_quantity(other, quantity)
         return False if read_expression(gold.text) is not None or read_quantity(gold.text) is not None else None
     return False
 
@@ -459,6 +499,9 @@ def _same_colons(gold: Shape, answer: Shape) -> bool | None:
         ours, theirs = ([Fraction(part) for part in shape.parts] for shape in (gold, answer))
         if ours == theirs:
             return True
+        if len(ours) == 2 and bool(gold.half) != bool(answer.half):  # 5:30 p.m. and 17:30
+            (hour, minute), (other, other_minute), half = (ours, theirs, gold.half) if gold.half else (theirs, ours, answer.half)
+            return minute == other_minute and other == hour % 12 + (12 if half == "p" else 0)
         if _is_time(gold) or _is_time(answer) or 0 in ours or 0 in theirs:
             return False
         return all(o * theirs[0] == t * ours[0] for o, t in zip(ours, theirs, strict=True))

@@ -20,6 +20,7 @@ from typing import Any
 Node = tuple[Any, ...]
 
 _LARGEST_BITS = 100_000  # of a number in exact arithmetic
+_INTEGERS = 4  # the point whose values are whole numbers
 _DEEPEST = 60  # brackets within brackets
 
 
@@ -44,7 +45,9 @@ _TOKEN = re.compile(
     r"|\\(?P<command>[A-Za-z]+)|(?P<word>[A-Za-z]+)|(?P<other>\*\*|\\\{|\\\}|\\\\|[^\sA-Za-z0-9])"
 )
 _REPEATING = re.compile(r"([0-9]*)\.([0-9]*)(?:\\overline\s?\{\s?([0-9]+)\s?\}|\\dot\s?\{?([0-9])\}?|\(([0-9]+)\)|\\bar\s?\{?([0-9]+)\}?)(?:\s?\\(?:ldots|dots|cdots))?")
-_ELLIPSIS = re.compile(r"([0-9]*)\.([0-9]*?)([0-9]{1,6}?)\3{2,}\s?(?:\.\.\.|\\(?:ldots|dots|cdots))")
+_TWO_DOTS = re.compile(r"([0-9]*)\.([0-9]*)\\dot\s?\{?([0-9])\}?([0-9]*)\\dot\s?\{?([0-9])\}?")
+_IN_WORDS = re.compile(r"([0-9]*)\.()([0-9])\s?\(?(?:repeating|recurring)\)?")
+_ELLIPSIS = re.compile(r"([0-9]*)\.([0-9]*?)(?:([0-9])\3{2,}|([0-9]{2,6}?)\4+)\s?(?:\.\.\.|\\(?:ldots|dots|cdots))")
 _THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:(,| |')[0-9]{3})(?:\1[0-9]{3})*(?![0-9]|[,'][0-9])")
 _POINTS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:\.[0-9]{3}){2,}(?![0-9.])")
 
@@ -69,9 +72,11 @@ class Expression:
 
 
 def _repeating(match: re.Match[str]) -> str:
-    whole, fixed = match[1] or "0", match[2]
-    period = next(group for group in match.groups()[2:] if group)
-    value = Fraction(int(whole + fixed or "0")) + Fraction(int(period), 10 ** len(period) - 1)
+    return _fraction(match[1], match[2], next(group for group in match.groups()[2:] if group))
+
+
+def _fraction(whole: str, fixed: str, period: str) -> str:
+    value = Fraction(int((whole or "0") + fixed)) + Fraction(int(period), 10 ** len(period) - 1)
     value /= 10 ** len(fixed)
     return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
@@ -79,7 +84,10 @@ def _repeating(match: re.Match[str]) -> str:
 def plain_numbers(text: str) -> str:
     """`text` with numbers as a parser wants them: no thousands separators, repeating decimals as fractions."""
     if "." in text and ("overline" in text or "dot" in text or "bar" in text or "(" in text):
+        text = _TWO_DOTS.sub(lambda m: _fraction(m[1], m[2], m[3] + m[4] + m[5]), text)
         text = _REPEATING.sub(_repeating, text)
+    if "r" in text:
+        text = _IN_WORDS.sub(_repeating, text)
     if "..." in text or "dots" in text:
         text = _ELLIPSIS.sub(_repeating, text)
     text = _POINTS.sub(lambda m: m[0].replace(".", ""), text)
@@ -249,7 +257,8 @@ class _Parser:
                 node = ("div", node, ("num", Fraction(100), "int"))
             elif self.peek()[1] == "'" and node[0] == "sym":
                 self.place += 1
-                node = self.symbol(node[1] + "'")
+                self.symbols.add(node[1] + "'")
+                node = self.named(node[1] + "'")
             else:
                 return node
 
@@ -321,7 +330,21 @@ class _Parser:
     def letter(self, name: str) -> Node:
         if name in ("e", "i") and self.peek()[1] != "_":
             return ("const", name)
-        return self.symbol(name + self.subscript())
+        return self.named(name + self.subscript())
+
+    def named(self, name: str) -> Node:
+        """A variable, or the value of a function that nobody defines: `f(x)`, `u(t)`, `I(0)`."""
+        if self.peek()[1] == "(" and not self.peek()[2]:
+            argument = self.peek(1)[1]
+            alone = self.peek(2)[1] == ")" and argument in ("t", "x", "0") and argument != name
+            if name[:1] in "fghFGH" or alone:
+                self.place += 1
+                arguments = [self.sum()]
+                while self.take(","):
+                    arguments.append(self.sum())
+                self.need(")")
+                return ("call", name, *arguments)
+        return self.symbol(name)
 
     def symbol(self, name: str) -> Node:
         self.symbols.add(name)
@@ -382,7 +405,7 @@ class _Parser:
         if name in _FUNCTIONS:
             return self.function(name)
         if name in _GREEK:
-            return self.symbol("\\" + name + self.subscript())
+            return self.named("\\" + name + self.subscript())
         if name in _ACCENTS:
             self.need("{") if self.peek()[1] == "{" else None
             if self.tokens[self.place - 1][1] == "{":
@@ -441,7 +464,7 @@ class _Parser:
             if text in _FUNCTIONS or text in ("(", "{", "[") or (kind == "word" and text.lower() in _FUNCTIONS):
                 break
             node = self.beside(node)
-        if self.peek()[1] == "/" and self.peek(1)[0] == "number":
+        if self.peek()[1] == "/" and self.peek(1)[0] == "number" and ("pi" in str(node) or "sym" in str(node)):
             self.place += 1
             node = ("div", node, self.power())
         self.depth -= 1
@@ -488,7 +511,9 @@ def _exact(node: Node, at: Mapping[str, Fraction]) -> Fraction:
         return _exact_root(_exact(node[1], at), int(index))
     if kind == "fact":
         number = _exact(node[1], at)
-        if number.denominator != 1 or not 0 <= number <= 3000:
+        if number.denominator != 1:
+            raise _Irrational
+        if not 0 <= number <= 3000:
             raise NoValue
         return _bounded(Fraction(math.factorial(int(number))))
     if kind == "fact2":
@@ -498,12 +523,20 @@ def _exact(node: Node, at: Mapping[str, Fraction]) -> Fraction:
         return _bounded(Fraction(math.prod(range(int(number), 1, -2))))
     if kind == "binom":
         top, bottom = _exact(node[1], at), _exact(node[2], at)
-        if top.denominator != 1 or bottom.denominator != 1 or not 0 <= bottom <= 20_000 or not 0 <= top <= 100_000:
+        if top.denominator != 1 or bottom.denominator != 1:
+            raise _Irrational
+        if not 0 <= bottom <= 20_000 or not 0 <= top <= 100_000:
             raise NoValue
         return _bounded(Fraction(math.comb(int(top), int(bottom))))
     if kind == "fn" and node[1] in ("abs", "floor", "ceil"):
         value = _exact(node[2], at)
         return {"abs": abs, "floor": lambda v: Fraction(math.floor(v)), "ceil": lambda v: Fraction(math.ceil(v))}[node[1]](value)
+    if kind == "call":  # some polynomial that its name determines
+        arguments = [_exact(child, at) for child in node[2:]]
+        weights = point(frozenset(f"{node[1]} {n}" for n in range(2 + 2 * len(arguments))), 3)
+        w = [weights[f"{node[1]} {n}"] for n in range(2 + 2 * len(arguments))]
+        powers = sum((w[2 + 2 * n] * x + w[3 + 2 * n] * x**2 for n, x in enumerate(arguments)), Fraction(0))
+        return _bounded(w[0] + powers + w[1] * math.prod(arguments))
     raise _Irrational
 
 
@@ -570,6 +603,8 @@ def _numeric_node(node: Node, at: Mapping[str, Any], mp: Any, magnitudes: list[f
         if node[1] == "inf":
             raise NoValue
         return {"pi": mp.pi, "e": mp.e, "i": mp.mpc(0, 1)}[node[1]] * 1
+    if kind == "call":
+        raise NoValue
     arguments = [_numeric(child, at, mp, magnitudes) for child in node[1:] if isinstance(child, tuple)]
     if kind == "neg":
         return -arguments[0]
@@ -677,6 +712,9 @@ def point(symbols: frozenset[str], number: int) -> dict[str, Fraction]:
     values = {}
     for name in symbols:
         seed = int.from_bytes(hashlib.sha256(f"{number} {name}".encode()).digest()[:8], "big")
+        if number == _INTEGERS:
+            values[name] = Fraction(seed % 40 + 2)
+            continue
         value = Fraction(seed % 100_003 + 30_011, 60_013 + seed % 4099)
         values[name] = -value if number == 2 else value
     return values
@@ -691,7 +729,8 @@ def equal(a: Expression, b: Expression) -> bool | None:
     if any(infinite):
         return infinite[0] == infinite[1] if all(infinite) or not symbols else False
     compared = 0
-    for number in range(4 if symbols else 1):
+    steps = any("'floor'" in str(e.node) or "'ceil'" in str(e.node) for e in (a, b))
+    for number in (0, 1, 2, 3, *([_INTEGERS] if steps else [])) if symbols else (0,):
         at = point(symbols, number)
         try:
             if number == 2 and not all(_is_real(_evaluate(e.node, at, 30)) for e in (a, b)):
@@ -741,6 +780,24 @@ def same_zeros(a: Expression, b: Expression, *, positive: bool = False) -> bool:
     except NoValue:
         return False
     return not positive or (_is_real(start) and (start if isinstance(start, Fraction) else start.real) > 0)
+
+
+def refuted(a: Expression, b: Expression) -> bool:
+    """Whether some point solves `a = 0` and not `b = 0`, found where `a` is linear in a variable."""
+    symbols = a.symbols | b.symbols
+    for name in sorted(a.symbols):
+        for number in (0, 1):
+            at = point(symbols, number)
+            try:
+                y = [_exact(a.node, {**at, name: Fraction(x)}) for x in (1, 2, 3)]
+                slope = y[1] - y[0]
+                if not slope or y[2] - y[1] != slope:
+                    break
+                if _exact(b.node, {**at, name: 1 - y[0] / slope}) != 0:
+                    return True
+            except (_Irrational, NoValue, KeyError):
+                break
+    return False
 
 
 def _is_real(value: Any) -> bool:

@@ -73,10 +73,10 @@ def _finding(answer: str, rule: str) -> Finding | None:
 
 # Reasoning ------------------------------------------------------------------------------------------------------------
 
-_NAMES = "think|thinking|thought|thoughts|reasoning|reason|reflection|scratchpad|analysis|seed:think|longcat_think"
+_NAMES = "internal|inner_monologue|deliberation|scratch|think|thinking|thought|thoughts|reasoning|reason|reflection|scratchpad|analysis|seed:think|longcat_think"
 _REASONING = re.compile(
     rf"<(?P<open>{_NAMES})>|</(?P<close>{_NAMES})>"
-    r"|(?P<open_thought><\|begin_of_thought\|>)|(?P<close_thought><\|end_of_thought\|>)"
+    r"|(?P<open_thought><[|｜]begin[_▁]of[_▁]thought[|｜]>)|(?P<close_thought><[|｜]end[_▁]of[_▁]thought[|｜]>)"
     r"|(?P<open_start><\|start_thinking\|>)|(?P<close_start><\|end_thinking\|>)"
     r"|(?P<open_square>\[think\])|(?P<close_square>\[/think\])"
     r"|(?P<open_kimi>◁think▷)|(?P<close_kimi>◁/think▷)"
@@ -148,7 +148,9 @@ def before_next_question(text: str) -> str:
 
 # Tags -----------------------------------------------------------------------------------------------------------------
 
-_ANSWER_TAG = re.compile(r"<(/?)(?:final_|final)?(?:answer|ans)>|(?<![</\w])answer>", re.IGNORECASE)
+_ANSWER_TAG = re.compile(
+    r"</?(?:final_|final)?(?:answer|ans|solution|result)>|<\|/?answer\|>|\[/?answer\]|(?<![</\w])answer>", re.IGNORECASE
+)
 
 
 def _tagged(text: str) -> Finding | None:
@@ -156,7 +158,7 @@ def _tagged(text: str) -> Finding | None:
     opened: int | None = None
     content = ""
     for tag in _ANSWER_TAG.finditer(text):
-        if not tag[1]:
+        if "/" not in tag[0]:
             opened = tag.end()
         elif opened is not None:
             if not is_echo(text[opened : tag.start()]):
@@ -174,7 +176,7 @@ def _tagged(text: str) -> Finding | None:
 
 # Boxes ----------------------------------------------------------------------------------------------------------------
 
-_BOX = r"(?:\\|\x08|(?<![A-Za-z]))(?:b?oxed|fbox)"
+_BOX = r"(?:\\|\x08|(?<![A-Za-z]))(?:b?oxed|fbox|framebox)"
 _OPENS_BOX = re.compile(_BOX + r"\s{0,8}\{")
 _BRACE = re.compile(_BOX + r"\s{0,8}\{|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s{0,8}(-?[0-9][0-9.,]{0,30}[0-9]|-?[0-9]|\\d?frac\s?\{[^{}]{1,40}\}\{[^{}]{1,40}\}|[A-Za-z]\b)")
@@ -196,7 +198,7 @@ _SENTENCE = re.compile(r"\.\s|\n\s*\n")
 
 def is_echo(content: str) -> bool:
     """Whether a box or tag holds nothing, or repeats the instruction ("your answer", "...")."""
-    return len(content) < 120 and _ECHO.fullmatch(content) is not None
+    return len(content) < 120 and content.strip() not in (r"\{\}", "{}") and _ECHO.fullmatch(content) is not None
 
 
 def boxes(text: str) -> Iterator[tuple[int, int, str]]:
@@ -225,7 +227,7 @@ def boxes(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def _full_boxes(text: str) -> list[tuple[int, int, str]]:
-    if "oxed" not in text and "fbox" not in text:
+    if "oxed" not in text and "fbox" not in text and "framebox" not in text:
         return []
     return [box for box in boxes(text) if not is_echo(unboxed(box[2]))]
 
@@ -285,10 +287,11 @@ _STATES = re.compile(
     r"answers?(?:[\s*_]{0,4}\((?:[^()\n]{0,40})\))?"
     r"(?:\s{1,3}(?:to|of|for)\s{1,3}(?:the|this|your|our)\s{1,3}(?:\w{1,20}\s{1,3}){0,3}?(?:problem|question|exercise|puzzle|equation))?"
     r"(?:\s{1,3}(?:choice|option))?"
-    r"[\s*_]{0,8}(?:is|are|was|would\s{1,3}be|should\s{1,3}be|must\s{1,3}be|will\s{1,3}be|becomes|:|：|=)"
+    r"[\s*_]{0,8}(?:is|are|would\s{1,3}be|should\s{1,3}be|must\s{1,3}be|will\s{1,3}be|becomes|:|：|=|->|→|⇒)"
     r"|(?:final|correct)\s{1,3}(?:result|value|choice|option|solution)s?[\s*_]{0,8}(?:is|are|:|=)"
     r"|answer\s{1,3}[-—–]{1,2}(?=\s)|ans\s?[.:]"
-    r"|答案(?:是|为|[:：])"
+    r"|答案(?:是|为|[:：])|respuesta(?:\s{1,3}final)?\s{1,3}es|réponse(?:\s{1,3}finale)?\s{1,3}est|antwort\s{1,3}(?:ist|lautet)|ответ\s?[:—-]"
+    r"|(?<=\n)\W{0,4}result\W{0,3}[:=]"
     r")(?![a-z])[\s*_:：]{0,8}",
     re.IGNORECASE,
 )
@@ -300,10 +303,11 @@ _LINE_STATES = re.compile(
     r"^[#*_> \t]{0,8}(?:the[ \t]{1,3})?(?:(?:final|correct)[ \t]{1,3})?answer[ \t*_]{0,8}(?:is\b|:|：|=)[\s*_:：]{0,8}",
     re.IGNORECASE | re.MULTILINE,
 )
+_CORRECTS = re.compile(r"\b(?:wait|actually|mistake|wrong|incorrect|correction|oops)\b", re.IGNORECASE)
 _DOUBTED = re.compile(r"\b(?:if|whether|unless|suppose|assume|assuming|that an?|claims?|wrong|incorrect)\s+(?:\w+\s+){0,2}\Z", re.IGNORECASE)
 _NO_VALUE = re.compile(
     r"(?:not\b(?!\s+(?:possible|defined|unique|enough|real))|in\s+the\s+(?:form|format)|correct\b|incorrect\b|wrong\b|right\b|that\b|as\s+follows|given\s+(?:by|below|above)"
-    r"|below\b|above\b|obtained\b|therefore\b|clear\b|found\b|your\b|indeed\s+correct|supposed\b|expected\b|to\s+be\b|<)",
+    r"|unknown\b|unclear\b|below\b|above\b|obtained\b|therefore\b|clear\b|found\b|your\b|indeed\s+correct|supposed\b|expected\b|to\s+be\b|<)",
     re.IGNORECASE,
 )
 _FORMULA = re.compile(
@@ -362,8 +366,10 @@ def _value(text: str) -> str:
     full = _full_boxes(sentence)
     if full:
         return unboxed(full[-1][2])
+    if re.fullmatch(r"[^$\\]*[0-9]!", sentence.strip(" *")):
+        sentence = sentence.replace("!", "")  # a cheerful writer, no factorial
     sentence = re.split(r",?\s+(?:and\s+)?not\s", _plain(sentence).strip(" \t*`,;:"), maxsplit=1)[0]
-    return sentence if sentence.endswith("...") else sentence.rstrip(".")
+    return sentence if re.search(r"\.[0-9]+\.\.\.$", sentence) else sentence.rstrip(".")
 
 
 def _hashed(text: str) -> Finding | None:
@@ -380,18 +386,20 @@ def _stated(text: str) -> Finding | None:
 
 
 def _stated_below_box(text: str) -> Finding | None:
-    """An "Answer: ..." that stands on its own line below the last box: the box held a step."""
+    """An "Answer: ..." on its own line below the last box, which held a step, or a statement that corrects the box."""
     full = _full_boxes(text)
     if not full:
         return None
     below = text[full[-1][1] :]
+    if _CORRECTS.search(below):
+        return _stated(below)
     match = None
     for match in _LINE_STATES.finditer(below):
         pass
     if match is None:
         return None
     value = _value(below[match.end() :])
-    if not value or _NO_VALUE.match(value) or len(value) > 60:
+    if not value or _NO_VALUE.match(value) or len(value) > 60 or is_echo(value) or "\\boxed" in value:
         return None
     return _finding(value, "statement")
 
@@ -410,7 +418,8 @@ def _last_value(text: str, pattern: re.Pattern[str], rule: str) -> Finding | Non
 
 _CHOICE = re.compile(
     r"^\W{0,4}([A-J])[.)][ \t]{1,4}\S[^\n]{0,60}\Z"
-    r"|\b(?:option|choice|alternative|letter)s?\s{0,3}(?:is|:)?[\s*:(]{0,6}(?:\\text(?:bf)?\{)?\(?([A-J])\b"
+    r"|\b(?:[Oo]ption|[Cc]hoice|[Aa]lternative|[Ll]etter)s?\s{0,3}(?:is|:)?[\s*:(\"]{0,6}(?:\\text(?:bf)?\{)?\(?([A-Ja-j])\b(?!\s+(?:is|can|must|would)\s+(?:in|not|wrong|be ))"
+    r"|\b([A-J])\s+is\s+(?:the\s+)?(?:correct|right|best)\b|\bso\s+([A-J])[.\s]*\Z"
     r"|\b(?:choose|select|pick)\s{1,3}[*(]{0,4}([A-J])\b(?!\s+[a-z])"
     r"|^[ \t*_$#>\\]{0,8}(?:text(?:bf)?\{)?\(?([A-J])\)?\}?[.)*_$ \t]{0,6}\Z"
     r"|\(([A-J])\)[.*_$ \t}]{0,6}\Z",
@@ -418,8 +427,9 @@ _CHOICE = re.compile(
 )
 _PLAIN_EQUATION = re.compile(r"(?:^|[\s:,])((?:[A-Za-zα-ωΔ](?:_?[0-9])?|[A-Z]{2})\s?=\s?[^\n]{1,80}?)(?<!\.)[.\s*]*\Z")
 _ASIDE = re.compile(r"\s\((?:check|verify|since|because|note|as|we|this|which|here|indeed)\b[^\n]{0,200}\)[.\s]*\Z", re.IGNORECASE)
-_MENTION = re.compile(r"\b(?:not|for|every|all|any|each|some|where|if|when|with|of|let|given|than|instead of|variable|in terms of)\s*\Z", re.IGNORECASE)
-_HYPOTHESIS = re.compile(r"\b(?:not|if|when|where|than|instead of|let|given|for)\s*\Z", re.IGNORECASE)
+_MENTION = re.compile(r"\b(?:not|for|every|all|any|each|some|whether|where|if|when|with|of|let|given|than|instead of|variable|in terms of)\s*\Z", re.IGNORECASE)
+_HYPOTHESIS = re.compile(r"\b(?:not|if|when|where|than|instead of|let|given|for|whether|(?:suppose|assume|assuming)(?:\s+that)?|that)\s*\Z", re.IGNORECASE)
+_DENIED = re.compile(r"\b(?:wrong|incorrect|not|false|impossible|too)\b", re.IGNORECASE)
 _AFTERWARDS = re.compile(r"[.!?]\s+\S|\n\s*\S")
 _CONCLUDES = re.compile(r"\b(?:therefore|thus|hence|so|in total|altogether|finally|in conclusion|consequently|overall|in all)\b", re.IGNORECASE)
 _COPULA = re.compile(
@@ -436,7 +446,7 @@ def _chosen(text: str) -> Finding | None:
     match = None
     for match in _CHOICE.finditer(text.rstrip()[-600:]):
         pass
-    return None if match is None else _finding(next(letter for letter in match.groups() if letter), "choice")
+    return None if match is None else _finding(next(letter for letter in match.groups() if letter).upper(), "choice")
 
 
 def _formula(text: str) -> Finding | None:
@@ -449,10 +459,12 @@ def _formula(text: str) -> Finding | None:
     places = [place for place in formulas(text) if not _is_mention(text, place)][-40:]
     if places:
         afterwards = _FORMULA.sub(" ", text[places[-1][1] :])
-        if not _AFTERWARDS.search(afterwards) and not re.search(r"[0-9]", afterwards):
+        if not _AFTERWARDS.search(afterwards) and not _DENIED.search(afterwards) and not re.search(r"[0-9]", afterwards):
             return _finding(_listed(places, text), "formula")
     equation = _PLAIN_EQUATION.search(last_line)
-    return _finding(_plain(equation[1]), "formula") if equation else None
+    if equation is None or _HYPOTHESIS.search(last_line, 0, equation.start(1)):
+        return None
+    return _finding(_plain(equation[1]), "formula")
 
 
 def _is_mention(text: str, place: tuple[int, int, str]) -> bool:
@@ -468,7 +480,7 @@ def _concluded(text: str) -> Finding | None:
         return None
     sentence = re.split(r"(?<![0-9A-Z])[.!?]\s+|(?<=[0-9)])[.]\s+|\n", text.strip().rstrip(".!"))[-1]
     plain = _plain(sentence)
-    if len(plain) > 250 or re.search(r"\b(?:not|if|maybe|perhaps|suppose|let|between|more than|less than|at least|at most|try|would)\b", plain, re.IGNORECASE):
+    if len(plain) > 250 or re.search(r"\b(?:not|if|maybe|perhaps|suppose|let|between|more than|less than|at least|at most|try|would|may|might|could|impossible|cannot)\b", plain, re.IGNORECASE):
         return None
     if not (_CONCLUDES.search(plain) or _COPULA.search(plain)):
         return None

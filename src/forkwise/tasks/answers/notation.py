@@ -19,14 +19,15 @@ _UNICODE = {
     "】": "]", "。": ".", "∖": r"\setminus ", "∧": r"\land ", "∨": r"\lor ", "¬": r"\neg ", "…": r"\dots ", "⋯": r"\dots ", "θ": r"\theta ", "α": r"\alpha ",
     "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "λ": r"\lambda ", "μ": r"\mu ", "µ": r"\mu ", "σ": r"\sigma ", "φ": r"\phi ", "ω": r"\omega ", "ρ": r"\rho ",
     "ε": r"\epsilon ", "Δ": r"\Delta ", "Σ": r"\Sigma ", "Ω": r"\Omega ", "ℓ": r"\ell ", "ℏ": r"\hbar ", "∠": r"\angle ", "∆": r"\Delta ",
-    "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅕": r"\frac{1}{5}", "⅖": r"\frac{2}{5}", "⅗": r"\frac{3}{5}", "⅘": r"\frac{4}{5}",
+    "｛": r"\{", "｝": r"\}", "∜": r"\sqrt[4]", "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅕": r"\frac{1}{5}", "⅖": r"\frac{2}{5}", "⅗": r"\frac{3}{5}", "⅘": r"\frac{4}{5}",
     "⅙": r"\frac{1}{6}", "⅚": r"\frac{5}{6}", "⅐": r"\frac{1}{7}", "⅛": r"\frac{1}{8}", "⅜": r"\frac{3}{8}", "⅝": r"\frac{5}{8}", "⅞": r"\frac{7}{8}", "⅑": r"\frac{1}{9}", "⅒": r"\frac{1}{10}",
     "\xa0": " ", "\u2009": " ", "\u202f": " ", "\u2002": " ", "\u2003": " ", "\u200b": "", "\ufeff": "", "％": "%", "＄": "$",
 }  # fmt: skip
 _UNICODE_TABLE = str.maketrans(_UNICODE)
 _RAISED = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
 _LOWERED = re.compile(f"[{''.join(_SUBSCRIPTS)}]+")
-_ROOT_OF_WORD = re.compile(r"\\sqrt (\d+(?:\.\d+)?)")
+_ROOT_OF_WORD = re.compile(r"\\sqrt(\[\d\])? ?(\d+(?:\.\d+)?)")
+_SMALL_FRACTION = re.compile(r"\^\{([0-9]+)\}/_\{([0-9]+)\}")
 
 _REPLACED = [
     (re.compile(r"\\(?:boxed|fbox)\s?\{((?:[^{}]|\{[^{}]*\})*)\}"), r"\1"),
@@ -53,13 +54,25 @@ _REPLACED = [
     (re.compile(r"\\(?:mathbf|boldsymbol|bm|mathit|textit|emph|textbf|mathsf|mathtt|texttt|mathop|operatorname\*?|mbox|textrm|textnormal|rm|mathrm|text)(?=\s?\{)"), r"\\text"),
     (re.compile(r"\\(?:bf|rm|it|large|Large|LARGE|huge|Huge|small|normalsize|tiny|color\s?\{[a-z]+\}|textcolor\s?\{[a-z]+\})(?![a-zA-Z])"), ""),
     (re.compile(r"(?<![A-Za-z])(?:np|numpy|math|sympy|sp)\.(?=[a-z])"), ""),
-    (re.compile(r"(?<=[0-9])\s?(?:\^\s?\{?\s?)?(?:\\text\s?\{\s?)?(?<![A-Za-z])(?:st|nd|rd|th)(?![A-Za-z])(?:\s?\})*"), ""),
-    (re.compile(r"\*\*(?!\s?[0-9(\-])"), ""),
+    (re.compile(r"(?<=[0-9])\s?\^\s?\{\s?(?:\\text\s?\{\s?(?:st|nd|rd|th)\s?\}|(?:st|nd|rd|th))\s?\}"), ""),
+    (re.compile(r"(?<=[0-9])\s?\^?\s?\\text\s?\{\s?(?:st|nd|rd|th)\s?\}"), ""),
+    (re.compile(r"(?<=[0-9])(?:st|nd|rd|th)(?![A-Za-z])"), ""),
+    (re.compile(r"\*\*([^*]+)\*\*"), r"\1"),
+    (re.compile(r"\\(?:underline|overset\s?\{[^{}]*\})(?=\s?\{)"), ""),
+    (re.compile(r"\\checkmark(?![a-zA-Z])|[✓✔✅]"), ""),
+    (re.compile(r"\\text\{\s?([,:])\s?\}"), r"\1"),
+    (re.compile(r"(?<=[0-9])\s?\^\s?\{?\s?o\s?\}?(?![a-zA-Z])"), "°"),
+    (re.compile(r"\bper cent\b"), "percent"),
+    (re.compile(r"(?<=[0-9])\s?[xX]\s?(?=10\s?(?:\^|\*\*))"), r"\\times "),
+    (re.compile(r"(?<![A-Za-z\\])sqrt\s?(?=[0-9])([0-9]+)"), r"\\sqrt{\1}"),
+    (re.compile(r"(?<![A-Za-z\\_])C\(\s?([0-9n]+)\s?,\s?([0-9k]+)\s?\)"), r"\\binom{\1}{\2}"),
+    (re.compile(r"\\pmod\s?([0-9a-z])(?![0-9a-z])"), r"\\pmod{\1}"),
     (re.compile(r"\\%"), "%"),
     (re.compile(r"\\(?:exp|e)xp(?![a-zA-Z])"), r"\\exp"),
 ]  # fmt: skip
 _TEXT = re.compile(r"\\text\s?\{([^{}]*)\}")
 _DELIMITERS = ((r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"), ("$", "$"))
+_ALIGNED = re.compile(r"\\begin\{(?:aligned|align\*?|gathered|split)\}(.*)\\end\{(?:aligned|align\*?|gathered|split)\}", re.DOTALL)
 _MONEY = re.compile(r"\\\$|\$(?=\s?-?[0-9.])|(?<=[0-9])\s?\$(?![A-Za-z0-9\\])")
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
@@ -68,11 +81,14 @@ def tidy(text: str) -> str:
     r"""`text` in one spelling; `\text{...}` is kept around words and taken off single letters and numbers."""
     text = text.strip()
     if not text.isascii():
+        text = re.sub("((?:[0-9]\u0305)+)", lambda m: rf"\overline{{{m[1].replace(chr(0x305), '')}}}", text)
+        text = r"\emptyset" if text in ("Ø", "ø") else text
         text = _RAISED.sub(lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m[0]) + "}", text)
         text = _LOWERED.sub(lambda m: "_{" + "".join(_SUBSCRIPTS[c] for c in m[0]) + "}", text)
         text = re.sub(r"(?<=[0-9])(?=[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒])", " ", text)
         text = unicodedata.normalize("NFKC", text.translate(_UNICODE_TABLE))
-        text = _ROOT_OF_WORD.sub(r"\\sqrt{\1}", text)
+        text = _ROOT_OF_WORD.sub(lambda m: rf"\sqrt{m[1] or ''}{{{m[2]}}}", text)
+        text = _SMALL_FRACTION.sub(r"\\frac{\1}{\2}", text)
     for opening, closing in _DELIMITERS:
         if text.startswith(opening) and text.endswith(closing) and len(text) >= len(opening) + len(closing):
             inner = text[len(opening) : -len(closing)]
@@ -80,6 +96,9 @@ def tidy(text: str) -> str:
                 text = inner.strip()
     for pattern, spelling in _REPLACED:
         text = pattern.sub(spelling, text)  # type: ignore[arg-type]
+    aligned = _ALIGNED.fullmatch(text)
+    if aligned and r"\\" not in aligned[1]:
+        text = aligned[1].replace("&", "").strip()
     text = _MONEY.sub(MONEY, text).replace("$", " ")
     text = _TEXT.sub(_bare_text, text)
     text = " ".join(text.split())

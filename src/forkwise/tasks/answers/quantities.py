@@ -162,7 +162,8 @@ _MULTIPLES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10*
 _SMALL = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
 _WORDS = {word: value for value, word in enumerate(_SMALL.split())}
 _WORDS |= {word: 10 * value for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)}
-_ORDINAL = {"first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10, "twelfth": 12}  # fmt: skip
+_ORDINALS = {word + "th": value for word, value in _WORDS.items()} | {word[:-1] + "ieth": value for word, value in _WORDS.items() if word.endswith("ty")}
+_ORDINAL = _ORDINALS | {"first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10, "twelfth": 12}  # fmt: skip
 _PARTS = {"half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10, "twelfth": 12, "twentieth": 20, "hundredth": 100, "thousandth": 1000}  # fmt: skip
 _SPOKEN = [
     (re.compile(r"\b(?:negative|minus)\s+(?=[0-9])", re.IGNORECASE), "-"),
@@ -198,7 +199,9 @@ _SINGLE_UNIT = re.compile(r"(?<=[0-9)}])\s+([mgshdlLNJWVAKB])(?=$|[\s/^.,;)·*])
 _ADJACENT_UNIT = re.compile(r"(?<=[0-9])([mgshL])$")
 _MINUTES = re.compile(r"(-?[0-9]+)\s?°\s?([0-9]+(?:\.[0-9]+)?)\s?'(?:\s?([0-9]+(?:\.[0-9]+)?)\s?(?:''|\"))?")
 _FEET = re.compile(r"([0-9]+)\s?'\s?(?:([0-9]+(?:\.[0-9]+)?)\s?(?:''|\"))?")
-_BASE = re.compile(r"(-?[0-9A-Za-z]+(?:\.[0-9A-Za-z]+)?)\s?_\s?(?:\{\s?(?:\\text\{)?\s?([0-9]{1,2}|[a-z]+)\s?\}{1,2}|([0-9]{1,2}))")
+_BASE = re.compile(
+    r"\(?(?:\\overline\s?\{)?(-?[0-9A-Za-z,]+(?:\.[0-9A-Za-z]+)?)\}?\)?\s?_\s?(?:\{\s?(?:\\text\s?\{)?\s?((?:base\s*)?(?:[0-9]{1,2}|[a-z]*))\s?\}?\s?(?(2)([0-9]{1,2})?)\}|([0-9]{1,2}))"
+)
 _BASE_WORDS = re.compile(r"(-?[0-9A-F]+)\s+(?:\(\s*)?(?:in\s+)?base[\s-]+([0-9]{1,2}|two|eight|ten|sixteen)\)?", re.IGNORECASE)
 _BASE_NAMES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "twelve": 12, "sixteen": 16}
 _SINGLE_NUMBER = re.compile(r"(?<![\w.,])-?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?(?![0-9])")
@@ -210,13 +213,19 @@ _UNIT_TOKEN = re.compile(r"\s*(?:(?P<word>[A-Za-z]+\.?|°\s?[CF](?![A-Za-z])|[°
 def words_of_number(text: str) -> int | None:
     """The number that English words say, up to 99 or as a round multiple; None for anything else."""
     words = re.split(r"[\s-]+", text.strip().lower())
-    if not 1 <= len(words) <= 3 or any(word not in _WORDS and word not in _MULTIPLES for word in words):
+    if words and words[-1] in _ORDINAL:
+        number = _ORDINAL[words[-1]]
+        words[-1] = next((word for word, value in _WORDS.items() if value == number), words[-1])
+    if words[:1] == ["a"]:
+        words = words[1:]
+    words = [word for word in words if word != "and"]
+    if not 1 <= len(words) <= 5 or any(word not in _WORDS and word not in _MULTIPLES for word in words):
         return None
     total = 0
     for word in words:
         if word in _MULTIPLES:
             total = max(total, 1) * _MULTIPLES[word]
-        elif total and not (total % 10 == 0 and 20 <= total and _WORDS[word] < 10):
+        elif total and not (total % 100 == 0 or (total % 10 == 0 and 20 <= total % 100 and _WORDS[word] < 10)):
             return None
         else:
             total += _WORDS[word]
@@ -303,6 +312,8 @@ def _spoken(text: str) -> str:
 
     def part(match: re.Match[str]) -> str:
         name = match[2].lower()
+        if match[1] is None and not match[0].startswith("a ") and name not in ("half", "quarter"):
+            return match[0]  # the third day
         return f"{match[1] or '1'}/{_PARTS[name if name in _PARTS else name.removesuffix('s')]}"
 
     names = "|".join(_PARTS)
@@ -325,8 +336,6 @@ def read_quantity(text: str, *, adjacent_letters: bool = True) -> Quantity | Non
     special = _in_base(text, plain) or _in_minutes(plain)
     if special is not None:
         return special
-    if plain.lower() in _ORDINAL:
-        plain = str(_ORDINAL[plain.lower()])
     spelled = words_of_number(plain)
     if spelled is not None:
         plain = str(spelled)
@@ -339,12 +348,13 @@ def read_quantity(text: str, *, adjacent_letters: bool = True) -> Quantity | Non
     if re.search(r"[A-Za-z]{3}", plain):
         plain = _spoken(plain)
         first, _, rest = plain.partition(" ")
-        if first.lower() in _WORDS and len(plain) < 60:
-            plain = f"{_WORDS[first.lower()]} {rest}"
+        number = _WORDS.get(first.lower(), _ORDINAL.get(first.lower()))
+        if number is not None and rest and len(plain) < 60:
+            plain = f"{number} {rest}"
     quantity = _head_and_tail(plain, adjacent_letters)
     if quantity is None and not _NO_VALUE.search(plain) and len(plain) < 200 and not set("=<>\\") & set(plain):
         numbers = _SINGLE_NUMBER.findall(plain)
-        if len(numbers) == 1 and re.match(r"[A-Za-z]{2,}", plain):
+        if len(numbers) == 1 and re.match(r"[A-Za-z]{2,} [a-z]{2,}", plain):
             place = plain.index(numbers[0])
             money = place > 0 and plain[place - 1] == MONEY
             return _head_and_tail((MONEY if money else "") + plain[place:].rstrip(",."), adjacent_letters)
@@ -355,14 +365,15 @@ def _in_base(text: str, plain: str) -> Quantity | None:
     match = _BASE.fullmatch(text) or _BASE_WORDS.fullmatch(plain)
     if match is None:
         return None
-    name = next(group for group in match.groups()[1:] if group)
+    name = next(group for group in match.groups()[1:] if group).removeprefix("base").strip()
     base = int(name) if name.isdigit() else _BASE_NAMES.get(name.lower(), 0)
-    digits = match[1].lstrip("-")
-    if not 2 <= base <= 36 or not (digits.isdigit() or base > 10):
+    digits = match[1].lstrip("-").replace(",", "")
+    if not 2 <= base <= 36 or not (digits.replace(".", "", 1).isdigit() or base > 10):
         return None
     # The digits are compared as they stand: letters as symbols of their own.
-    node: Node = ("num", Fraction(digits), "int") if digits.isdigit() else ("sym", "digits " + digits.upper().lstrip("0"))
-    symbols = frozenset() if digits.isdigit() else frozenset((node[1],))
+    is_number = digits.replace(".", "", 1).isdigit()
+    node: Node = ("num", Fraction(digits), "int") if is_number else ("sym", "digits " + digits.upper().lstrip("0"))
+    symbols = frozenset() if is_number else frozenset((node[1],))
     return Quantity(Expression(("neg", node) if match[1].startswith("-") else node, symbols), None, base)
 
 
@@ -412,6 +423,8 @@ def _head_and_tail(text: str, adjacent_letters: bool) -> Quantity | None:
         if more is not None:
             summed = read_expression(f"({head}) + {more.numerator}/{more.denominator}")
             return Quantity(summed or value, unit)
+    elif re.match(r",\s?(?:-?[0-9\\¤]|\.\.\.)", tail):
+        return None  # a list
     elif re.match(r"(?:[+*/^=<>]|\\(?:times|cdot|frac|sqrt|le|ge))", tail):
         return None
     clause = re.split(r"[,.;:(](?:\s|$)|\b(?:because|since|as|so|which)\b", rest, maxsplit=1)[0]

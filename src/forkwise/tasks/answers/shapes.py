@@ -94,8 +94,8 @@ class Colons:
 Shape = Value | Words | Choice | Collection | Interval | Union | Equation | Relation | Matrix | Colons
 
 _CHOICE = re.compile(
-    r"(?:(?:option|choice|answer|letter)\s*:?\s*)?[\s{]*(?:\\text\s?\{)?\s*"
-    r"(?:\(([A-J])\)|([A-J])\)|([A-J])(?=\s*[.:](?:\s|\\|$|\}))|([A-J])(?=\s*\}?\s*$))\s*[.:)]?\s*\}?\s*[.:]?\s*(.*)",
+    r"(?:(?:option|choice|answer|letter)\s*:?\s*)?[\s{]*(?:\\text\s?\{)?\s*(?:(?:option|choice)\s*:?\s*\"?)?"
+    r"(?:[(\[]([A-J])[)\]]|([A-J])\)|([A-J])(?=\s*[.:](?:\s|\\|$|\}))|([A-J])(?=\s*\}?\s*$))\s*[.:)]?\s*\}?\s*[.:]?\s*(.*)",
     re.DOTALL | re.IGNORECASE,
 )
 _MATRIX = re.compile(r"\\begin\s?\{([pbvBV]?matrix|array|smallmatrix)\}\s?(?:\{[^{}]*\})?(.*)\\end\s?\{\1\}", re.DOTALL)
@@ -108,6 +108,13 @@ _BUILDER = re.compile(r"\\\{\s*\(?\s*([A-Za-z])\s*\)?(?:\s*\\in\s*\\mathbb\s?\{?
 _REALS = re.compile(r"(?:\\text\{\s*)?(?:\\mathbb\s?\{?\s?R\s?\}?|\\text\{R\}|all real numbers|all reals|\(\s*-\s*\\infty\s*,\s*\+?\s*\\infty\s*\))(?:\s*\})?", re.IGNORECASE)
 _WITHOUT = re.compile(r"(.*?)\s*(?:\\setminus|\\backslash|-)\s*(\\\{.*\\\})", re.DOTALL)
 _COLONS = re.compile(r"(-?[0-9.]+(?:\s*:\s*[0-9.]+)+)\s*(?:\\text\s?\{)?\s*([ap])?\.?\s*(?:m\.?)?(?:\s*\})?", re.IGNORECASE)
+_YES_OR_NO = re.compile(r"(?:\\text\s?\{)?\s*(yes|no|true|false)\b(?:\s*[,.;:(-]|\s*\}\s*[,.;:(-]|\s+(?:because|since|it|they|the)\b)", re.IGNORECASE)
+_POINT = re.compile(r"^(?:[A-Z]\s?=?\s?(?=\(\s?[^()]*,)|\\text\s?\{[^{}]* (?:is|are|at)\s*\}\s*(?=[(\[\\]))")
+_LETTERS = re.compile(r"\s*[A-Z]+(?:\s*,\s*[A-Z]+)*(?:\s*,?\s*and\s+|\s*,\s*)[A-Z]+\s*")
+_WORD_LIST = re.compile(r"\s*[A-Za-z]+(?: [A-Za-z]+)?(?:\s*(?:,\s*and\b|,|\band\b)\s*[A-Za-z]+(?: [A-Za-z]+)?)+\s*")
+_NAMED_BY_LETTERS = re.compile(r"(?:\\(?:triangle|angle|square|measuredangle)\s?)?[A-Z]{2,8}")
+_DOTS = re.compile(r"\\(?:l|c)?dots|\.\.\.")
+_EXCEPT = re.compile(r"(?:\\text\s?\{)?\s*(?:all|every)\s+reals?(?:\s+numbers?)?\s*,?\s*(?:except|but|other than)(?:\s+for)?\s*\}?\s*(?:[a-z]\s*=\s*)?(.*?)\}?")
 _TIME_WORDS = re.compile(r"\\text\s?\{([^{}]*[0-9]:[0-9][^{}]*)\}")
 _WORDS = re.compile(r"(?:\\text\s?\{[^{}]*\}|[A-Za-z\s,.'\"()-])+")
 _EQUALS = re.compile(r"\s*(?<![<>!:\\])(?:=|\\equiv|\\approx|\\Leftrightarrow|\\Rightarrow|\\implies)(?!=)\s*")
@@ -128,8 +135,13 @@ def read_part(text: str) -> Shape:
 def _read(text: str, depth: int) -> Shape:
     if depth > 6 or len(text) > 1500:
         return Value(text)
+    if depth == 0:
+        yes_or_no = _YES_OR_NO.match(text)
+        if yes_or_no:
+            return Words(yes_or_no[1])
+        text = _POINT.sub("", text)
     wrapped = re.fullmatch(r"\\text\s?\{([^{}]*)\}", text)
-    if wrapped and re.search(r"[0-9:]|^\s*[A-Z](?:\s*,\s*[A-Z])*\s*,?\s*and\s+[A-Z]\s*$", wrapped[1]):
+    if wrapped and (_LETTERS.fullmatch(wrapped[1]) or _WORD_LIST.fullmatch(wrapped[1]) or re.search(r"[0-9:]", wrapped[1])):
         text = wrapped[1].strip()
     for reader in (_choice, _matrix, _builder, _member, _union, _relation, _plus_minus, _colons, _list, _bracketed, _equation, _words):
         shape = reader(text, depth)
@@ -152,6 +164,8 @@ def _choice(text: str, depth: int) -> Shape | None:
 
 
 def _matrix(text: str, depth: int) -> Shape | None:
+    if "{vmatrix" in text:
+        return Value(text)  # a determinant
     match = _MATRIX.fullmatch(text)
     if match is None:
         return None
@@ -173,6 +187,12 @@ def _member(text: str, depth: int) -> Shape | None:
 def _union(text: str, depth: int) -> Shape | None:
     if _REALS.fullmatch(text):
         return Interval("", "", (False, False))
+    half = re.fullmatch(r"\\mathbb\s?\{?R\}?\s?[_^]\s?\{?\s?([+-])\s?\}?", text)
+    if half:
+        return Interval("0", "", (False, False)) if half[1] == "+" else Interval("", "0", (False, False))
+    excepted = _EXCEPT.fullmatch(text)
+    if excepted:
+        return _all_but([p for p in split_at_top(excepted[1].strip(), _COMMA) if p])
     without = _WITHOUT.fullmatch(text)
     if without and _REALS.fullmatch(without[1]):
         inside = without[2][2:-2]
@@ -265,6 +285,13 @@ def _relation(text: str, depth: int) -> Shape | None:
         low, high = ("" if _is_infinity(part) else part for part in (parts[0], parts[2]))
         return Interval(low, high, (signs[0] == "<=" and bool(low), signs[1] == "<=" and bool(high)), parts[1].strip())
     if len(parts) == 2:
+        inside = re.fullmatch(r"\|\s*([a-zA-Z])\s*\|", parts[0]) or re.fullmatch(r"\|\s*([a-zA-Z])\s*\|", parts[1])
+        if inside and _is_constant(parts[1] if "|" in parts[0] else parts[0]):
+            bound = parts[1] if "|" in parts[0] else parts[0]
+            closed = signs[0] == "<="
+            if "|" in parts[0]:
+                return Interval(f"-({bound})", bound, (closed, closed), inside[1])
+            return Union((Interval("", f"-({bound})", (False, closed), inside[1]), Interval(bound, "", (closed, False), inside[1])))
         if _is_variable(parts[0]) and _is_constant(parts[1]):
             return Interval("", parts[1], (False, signs[0] == "<="), parts[0].strip())
         if _is_variable(parts[1]) and _is_constant(parts[0]):
@@ -310,6 +337,12 @@ def _plus_minus(text: str, depth: int) -> Shape | None:
     if r"\pm" not in text and r"\mp" not in text and "+/-" not in text:
         return None
     text = text.replace("+/-", r"\pm ")
+    if len(text) > 200:
+        return None
+    if len(re.findall(r"\\pm", text)) > 1 and r"\mp" not in text and not split_at_top(text, _COMMA)[1:]:
+        signs = [_plus_minus(re.sub(r"\\pm(?![a-z])", sign, text, count=1), depth + 1) for sign in "+-"]
+        if all(isinstance(shape, Collection) for shape in signs):
+            return Collection("list", tuple(item for shape in signs if isinstance(shape, Collection) for item in shape.items))
     if len(re.findall(r"\\pm|\\mp", text)) > 4 or split_at_top(text, _COMMA)[1:]:
         return None
     plus, minus = (
@@ -322,6 +355,9 @@ def _plus_minus(text: str, depth: int) -> Shape | None:
 
 def _colons(text: str, depth: int) -> Shape | None:
     text = _TIME_WORDS.sub(r"\1", text)
+    hour = re.fullmatch(r"([0-9]{1,2})\s*(?:\\text\s?\{)?\s*([apAP])\.?\s?[mM]\.?\s*\}?", text)
+    if hour:
+        return Colons((hour[1], "00"), hour[2].lower())
     match = _COLONS.fullmatch(text)
     if match is None:
         return None
@@ -354,6 +390,8 @@ def _is_prose(parts: list[str]) -> bool:
             return True
         if re.match(r"[-+¤(\\.]*\s?[0-9]", part) and len(re.sub(r"\\[A-Za-z]+", "", part).split()) <= 5:
             continue
+        if _DOTS.fullmatch(part):
+            continue
         if read_expression(part) is None and not re.match(r"\\begin|\\\{|[(\[]", part) and "=" not in part and r"\pm" not in part and not re.match(r"\\text\{[^{}]*\}$", part):
             return True
     first = read_quantity(parts[0])
@@ -375,14 +413,14 @@ def _bracketed(text: str, depth: int) -> Shape | None:
         plus_minus = _plus_minus(inside, depth)
         if isinstance(plus_minus, Collection):
             return Collection("set", plus_minus.items)
-        items = [item for item in split_at_top(inside, _INNER_COMMA) if item and not re.fullmatch(r"\\?l?dots", item)]
+        items = [item for item in split_at_top(inside, _INNER_COMMA) if item]
         shapes: list[Shape] = []
         for item in items:
             shape = _read(item, depth + 1)
             shapes += shape.items if isinstance(shape, Collection) and shape.kind == "list" else (shape,)
         return Collection("set", tuple(shapes))
-    if text[:1] == "]" and text[-1:] == "[":
-        text = f"({text[1:-1]})"  # the French open interval
+    if len(text) > 2 and text[0] in "[](" and text[-1] in "[])" and (text[0] == "]" or text[-1] == "["):
+        text = text[0].replace("]", "(") + text[1:-1] + text[-1].replace("[", ")")  # the French open interval
     if text[:1] in ("(", "[") and text[-1:] in (")", "]") and matching_end(text) == len(text) - 1:
         items = split_at_top(text[1:-1].strip(), _INNER_COMMA)
         if len(items) > 1 and all(items):
@@ -405,6 +443,10 @@ def _equation(text: str, depth: int) -> Shape | None:
 
 
 def _words(text: str, depth: int) -> Shape | None:
+    if _DOTS.fullmatch(text):
+        return Words("dots")
+    if _NAMED_BY_LETTERS.fullmatch(text):
+        return Words(text.replace("\\", " "))  # ABC is not BCA
     if text in (r"\emptyset", r"\{\}", "{}"):
         return Words("emptyset")
     if not _WORDS.fullmatch(text):
