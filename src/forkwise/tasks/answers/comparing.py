@@ -7,16 +7,16 @@ precision. Units, currency and number bases count where both sides name them.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
-from forkwise.tasks.answers.expressions import Expression, equal, rational_value, read_expression, real_value, refuted, same_zeros
+from forkwise.tasks.answers.expressions import Expression, Node, equal, rational_value, read_expression, real_value, refuted, same_zeros
 from forkwise.tasks.answers.quantities import UNITS, Quantity, Unit, read_quantity
 from forkwise.tasks.answers.shapes import Choice, Collection, Colons, Equation, Interval, Matrix, Relation, Shape, Union, Value, Words, interval_of, read, read_part
 
 _NAME = re.compile(r"\s*(?:[A-Za-z]{1,3}(?:\^\{?-1\}?)?|\\[A-Za-z]+(?:\s?\{?[A-Za-z]+\}?)?|\|[A-Z]+\||\\text\{[^{}]*\})(?:_\{?[^{}=]*\}?)?'?(?:\([^()=]*\))?\s*")
 _FUNCTION_NAME = re.compile(r"\s*(?:y|z|[fghFGPQpq](?:_\{?\w+\}?)?\s?\([a-zA-Z](?:\s?,\s?[a-zA-Z])*\))\s*")
-_CALL = re.compile(r"\s*([A-Za-z])(?:_\{?\w+\}?)?'*\s?\(([^()=]*)\)\s*")
+_CALL = re.compile(r"\s*([A-Za-z])(?:_\{?\w+\}?)?'*\s?\(([^()]*)\)\s*")
 _BESIDE = re.compile(r"[%°]|\\text")  # may be a unit beside the number
 _EMPTY = frozenset(
     ("emptyset", "empty set", "the empty set", "no solution", "no solutions", "no real solution", "no real solutions", "none", "null set", "no such value exists")
@@ -90,6 +90,9 @@ def same_value(gold: str, answer: str) -> bool | None:
             return False  # numbers without a value, or beyond all bounds
         if verdict or not (ours.symbols or theirs.symbols or beside) or (ours.symbols & theirs.symbols and not beside):
             return verdict
+    based = read_quantity(gold)
+    if based is not None and based.base is not None and based.base > 10 and answer.isalnum():
+        return answer.upper() == re.sub(r"[^0-9A-Za-z]", "", gold.partition("_")[0]).upper()
     gold_quantity, quantity = read_quantity(gold, adjacent_letters=False), read_quantity(answer)
     if gold_quantity is None or quantity is None:
         return verdict
@@ -103,6 +106,10 @@ def _same_quantity(gold: Quantity, answer: Quantity) -> bool | None:
         return False
     ours, theirs = gold.unit, answer.unit
     if ours is not None and theirs is not None:
+        generic = [[power for base, power in unit.dimensions if base == "unit"] for unit in (ours, theirs)]
+        if any(generic):  # "square units" names no unit, only its power
+            powers = [sum(power for _, power in unit.dimensions) for unit in (ours, theirs)]
+            return _same_formula(gold.value, answer.value) if powers[0] == powers[1] else False
         if ours.name == theirs.name and ours.dimensions == theirs.dimensions:
             if ours.factor == theirs.factor:
                 return _same_formula(gold.value, answer.value)
@@ -232,6 +239,11 @@ def _same_items(gold: Sequence[Shape], answer: Sequence[Shape]) -> bool | None:
             names = {item.left.strip() for item in (gold if all(named[0]) else answer) if isinstance(item, Equation)}
             if len(names) > 1:
                 return _same_in_order(gold, answer)
+    ordered = [_by_value(items) for items in (gold, answer)]
+    if ordered[0] is not None and ordered[1] is not None:
+        return _all([same_value(g, a) for g, a in zip(ordered[0], ordered[1], strict=True)])
+    if len(gold) > 60:
+        return None
     left = list(answer)
     unknown = False
     for item in gold:
@@ -243,6 +255,18 @@ def _same_items(gold: Sequence[Shape], answer: Sequence[Shape]) -> bool | None:
         else:
             return False
     return None if unknown else True
+
+
+def _by_value(items: Sequence[Shape]) -> list[str] | None:
+    """The texts of numbers, sorted by value; None where one is no plain number."""
+    values = []
+    for item in items:
+        expression = read_expression(item.text) if isinstance(item, Value) else None
+        value = None if expression is None or _BESIDE.search(item.text) else real_value(expression)  # type: ignore[union-attr]
+        if value is None:
+            return None
+        values.append((value, item.text))  # type: ignore[union-attr]
+    return [text for _, text in sorted(values)]
 
 
 def _without_indices(items: Sequence[Shape]) -> Sequence[Shape]:
@@ -258,6 +282,8 @@ def _noun(item: Shape) -> str:
 
 
 def _distinct(items: Sequence[Shape]) -> list[Shape]:
+    if len(items) > 60:
+        return list(dict.fromkeys(items))
     kept: list[Shape] = []
     for item in items:
         if not any(item == other or (isinstance(item, Value) and isinstance(other, Value) and same(item, other)) for other in kept):
@@ -403,13 +429,21 @@ def _same_as_right_side(gold: Shape, answer: Equation) -> bool | None:
     if answer.approximate and left is not None and not left.symbols:
         exact = same(gold, Value(answer.left))
         return exact or same(gold, answer.right)
-    if left is not None and len(left.symbols) == 1 and left.node[0] != "sym" and isinstance(answer.right, Value):
+    if left is not None and left.symbols and left.node[0] not in ("sym", "call") and isinstance(answer.right, Value):
         right = read_expression(answer.right.text)
-        if right is not None and not right.symbols and "pow" in str(left.node):
-            return False if isinstance(gold, Value) and read_expression(gold.text) is not None else None  # x^2 = 36
         if right is not None and right.symbols and not equal(left, right):
             return None
+        asked_for = len(left.symbols) > 1 and not {"pow", "div", "root", "neg", "fn"} & set(_kinds(left.node))  # m + n = 25
+        if right is not None and not right.symbols and (not asked_for or rational_value(right) == 0):
+            return False if isinstance(gold, Value) and read_expression(gold.text) is not None else None  # x^2 = 36
     return same(gold, answer.right)
+
+
+def _kinds(node: Node) -> Iterator[str]:
+    yield node[0]
+    for child in node[1:]:
+        if isinstance(child, tuple):
+            yield from _kinds(child)
 
 
 def _unlike(gold: Equation, answer: Equation) -> bool | None:

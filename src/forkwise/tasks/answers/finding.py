@@ -123,27 +123,36 @@ _NEXT = re.compile(
     r"(?:(?:new|next|another|follow-up|similar|practice)[ \t]{1,4})?"
     r"(?:question|q|problem|exercise|example|human|user|instruction|input|student|task|prompt|问题|题目)"
     r"(?:[ \t]{0,4}(?:\*\*)?[ \t]{0,4}[:：]|[ \t]{0,4}(?:\#?\d{1,4}|[IVX]{1,4})[ \t]{0,4}(?:\*\*)?[ \t]{0,4}[:：.])"
-    r"|^[ \t]{0,4}#{1,4}[ \t]{1,4}(?:instruction|question|problem|exercise|input|user|human)\b[^\n]{0,40}$",
+    r"|^[ \t]{0,4}(?:#{1,4}[ \t]{1,4})?\[?(?:instruction|question|problem|exercise|input|user|human)\]?[ \t]{0,4}\#?\d{1,4}?[ \t:]{0,4}$"
+    r"|^[ \t]{0,4}(?:#{1,4}[ \t]{1,4})?(?:\[question\]|(?:instruction|question|problem|exercise)[ \t]{1,4}\d{1,4})[ \t]{0,4}$",
     re.IGNORECASE | re.MULTILINE,
 )
 _NEXT_TASK = re.compile(
     r"(?:\}[.$)\s]{0,6}|^\#{4}[^\n]{1,40}|\banswer is[^\n]{1,60})\n\s{0,4}\n\s{0,4}"
-    r"(?=(?:Determine|Find|Calculate|Compute|Evaluate|Simplify|Solve|What (?:is|are)|How (?:many|much|long|far)|Which of)\b[^\n]{10,})",
+    r"(?=(?:(?!Wait|Let|Is |Are |But|Hmm|Does|Did|So |Can|Now|Check)[A-Z][^\n?]{20,400}\?|Determine|Find|Calculate|Compute|Evaluate|Simplify|Solve|What (?:is|are)|How (?:many|much|long|far)|Which of)\b[^\n]{10,})",
     re.MULTILINE,
 )
-_SAYS_SOMETHING = re.compile(r"[0-9]|\\[a-zA-Z(\[]|\$|=|answer|<", re.IGNORECASE)
+_TURN = re.compile(r"<|\[INST|\W*(?:human|user|student|instruction)\b", re.IGNORECASE)
+_LONGEST_PREAMBLE = 120  # characters before a question that is still the one that was asked
 
 
 def before_next_question(text: str) -> str:
-    """`text` up to where the turn ends or another question begins, if anything was said before that."""
+    """`text` up to where the turn ends or another question begins; a question that is only restated cuts nothing."""
     for mark in _NEXT.finditer(text):
-        if _SAYS_SOMETHING.search(text, 0, mark.start()):
-            text = text[: mark.start()]
+        before = text[: mark.start()]
+        if not before.strip():
+            continue
+        if _TURN.match(mark[0]) or len(before.strip()) >= _LONGEST_PREAMBLE or _states_answer(before) or _concluded(before):
+            text = before
             break
     for mark in _NEXT_TASK.finditer(text):
         if _full_boxes(text[: mark.end()]) or not mark[0].startswith("}"):
             return text[: mark.end()]
     return text
+
+
+def _states_answer(text: str) -> bool:
+    return any(rule(text) is not None for rule in (_tagged, _boxed, _hashed, _stated))
 
 
 # Tags -----------------------------------------------------------------------------------------------------------------
@@ -181,13 +190,14 @@ _OPENS_BOX = re.compile(_BOX + r"\s{0,8}\{")
 _BRACE = re.compile(_BOX + r"\s{0,8}\{|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s{0,8}(-?[0-9][0-9.,]{0,30}[0-9]|-?[0-9]|\\d?frac\s?\{[^{}]{1,40}\}\{[^{}]{1,40}\}|[A-Za-z]\b)")
 _ECHO = re.compile(
-    r"(?:[\s.…?_*$,:;<>\[\]{}()\\]|\\(?:ldots|dots|cdots|text|quad)"
+    r"(?:[\s.…?_*$,:;<>\[\]{}()\\]|\\(?:ldots|dots|cdots|text|quad)|\\phantom\{[^{}]*\}"
     r"|\b(?:your|the|final|answer|answers|here|insert|result|number|solution|goes|put|as|latex|is|correct"
     r"|expression|choice|option|letter|numerical|value|only)\b)*",
     re.IGNORECASE,
 )
 _LIST = r"[\s$,;.&\\()\[\]]|\b(?:and|or)\b|\\(?:text|quad|qquad|mathrm|,|;)|\{|\}|[A-Za-z](?:_\{?[0-9a-z]\}?)?\s{0,3}="
 _BETWEEN = re.compile(rf"(?:{_LIST}){{0,60}}")
+_REJECTED = re.compile(r"\b(?:not|instead of|rather than|mistake (?:is|would be)|wrong answer(?: is)?)\s*[$*]{0,3}\Z", re.IGNORECASE)
 _AND = re.compile(r"\b(?:and|or)\b")
 _REVISION = re.compile(
     r"\b(?:so|then|thus|hence|therefore|total|gives?|giving|makes?|but|not|no|wait|actually|instead|rather|which|if|because|since|get|check|i\.e|or\s+simply)\b|=",
@@ -229,7 +239,7 @@ def boxes(text: str) -> Iterator[tuple[int, int, str]]:
 def _full_boxes(text: str) -> list[tuple[int, int, str]]:
     if "oxed" not in text and "fbox" not in text and "framebox" not in text:
         return []
-    return [box for box in boxes(text) if not is_echo(unboxed(box[2]))]
+    return [b for b in boxes(text) if not is_echo(unboxed(b[2])) and not _REJECTED.search(text, max(0, b[0] - 40), b[0])]
 
 
 def unboxed(content: str) -> str:
@@ -304,12 +314,13 @@ _LINE_STATES = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _CORRECTS = re.compile(r"\b(?:wait|actually|mistake|wrong|incorrect|correction|oops)\b", re.IGNORECASE)
-_DOUBTED = re.compile(r"\b(?:if|whether|unless|suppose|assume|assuming|that an?|claims?|wrong|incorrect)\s+(?:\w+\s+){0,2}\Z", re.IGNORECASE)
+_DOUBTED = re.compile(r"\b(?:if|whether|unless|suppose|assume|assuming|that an?|claims?|wrong|incorrect|think|thinks|thought|say|said|guess)\s+(?:\w+\s+){0,2}\Z", re.IGNORECASE)
 _NO_VALUE = re.compile(
     r"(?:not\b(?!\s+(?:possible|defined|unique|enough|real))|in\s+the\s+(?:form|format)|correct\b|incorrect\b|wrong\b|right\b|that\b|as\s+follows|given\s+(?:by|below|above)"
     r"|unknown\b|unclear\b|below\b|above\b|obtained\b|therefore\b|clear\b|found\b|your\b|indeed\s+correct|supposed\b|expected\b|to\s+be\b|<)",
     re.IGNORECASE,
 )
+_WITHDRAWN = re.compile(r"\b(?:was|is) (?:wrong|incorrect|not right|a mistake)\b", re.IGNORECASE)
 _FORMULA = re.compile(
     r"\$\$(?P<a>.{1,4000}?)\$\$|\\\[(?P<b>.{1,4000}?)\\\]|\\\((?P<c>.{1,4000}?)\\\)"
     r"|(?<![\\$])\$(?P<d>(?![\s])[^$\n]{1,2000}?(?<![\s\\]))\$(?![0-9])",
@@ -409,7 +420,7 @@ def _last_value(text: str, pattern: re.Pattern[str], rule: str) -> Finding | Non
         if rule == "statement" and _DOUBTED.search(text, max(0, match.start() - 40), match.start()):
             continue
         value = _value(text[match.end() : match.end() + 2 * LONGEST_ANSWER])
-        if value and not is_echo(value) and not _NO_VALUE.match(value):
+        if value and not is_echo(value) and not _NO_VALUE.match(value) and not _WITHDRAWN.search(value):
             return _finding(value, rule)
     return None
 
@@ -425,7 +436,7 @@ _CHOICE = re.compile(
     r"|\(([A-J])\)[.*_$ \t}]{0,6}\Z",
     re.MULTILINE,
 )
-_PLAIN_EQUATION = re.compile(r"(?:^|[\s:,])((?:[A-Za-zα-ωΔ](?:_?[0-9])?|[A-Z]{2})\s?=\s?[^\n]{1,80}?)(?<!\.)[.\s*]*\Z")
+_PLAIN_EQUATION = re.compile(r"(?:^|[\s:,])((?:[A-Za-zα-ωΔ](?:_?[0-9])?|[A-Z]{2})\s?=\s?(?:(?!\.\s)[^\n]){1,80}?)(?<!\.)[.\s*]*\Z")
 _ASIDE = re.compile(r"\s\((?:check|verify|since|because|note|as|we|this|which|here|indeed)\b[^\n]{0,200}\)[.\s]*\Z", re.IGNORECASE)
 _MENTION = re.compile(r"\b(?:not|for|every|all|any|each|some|whether|where|if|when|with|of|let|given|than|instead of|variable|in terms of)\s*\Z", re.IGNORECASE)
 _HYPOTHESIS = re.compile(r"\b(?:not|if|when|where|than|instead of|let|given|for|whether|(?:suppose|assume|assuming)(?:\s+that)?|that)\s*\Z", re.IGNORECASE)
@@ -442,16 +453,24 @@ _ANY_NUMBER = re.compile(r"(?<![A-Za-z_])-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?
 _NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?")
 
 
+_DISCARDED = re.compile(r"\b(?:not|cannot|can't|isn't|eliminate|rule|consider|incorrect|wrong|exclude|discard|options? are)\b", re.IGNORECASE)
+
+
 def _chosen(text: str) -> Finding | None:
+    tail = text.rstrip()[-600:]
     match = None
-    for match in _CHOICE.finditer(text.rstrip()[-600:]):
-        pass
+    for candidate in _CHOICE.finditer(tail):
+        sentence = re.split(r"[.!?\n]", tail[: candidate.start()])[-1]
+        if not _DISCARDED.search(sentence):
+            match = candidate
     return None if match is None else _finding(next(letter for letter in match.groups() if letter).upper(), "choice")
 
 
 def _formula(text: str) -> Finding | None:
     """The last formula of the last two lines that say anything, or the list of formulas that it ends."""
     text = _ASIDE.sub("", text.rstrip()[-4 * LONGEST_ANSWER :])
+    if text.endswith("?"):
+        return None
     last_line = text.rsplit("\n", 1)[-1]
     bold = _BOLD_LINE.fullmatch(last_line)
     if bold:
@@ -475,12 +494,14 @@ def _is_mention(text: str, place: tuple[int, int, str]) -> bool:
 
 def _concluded(text: str) -> Finding | None:
     """The only number of a last sentence that concludes: "Therefore, she has 7 nickels.", "The total is **72**."."""
+    if len(text) < 80 and _ANY_NUMBER.fullmatch(text.strip(" .\n*$")):
+        return _finding(text.strip(" .\n*$"), "conclusion")  # the whole reply is a number
     text = _ASIDE.sub("", _END_TOKENS.sub("", text.rstrip()[-2 * LONGEST_ANSWER :]).rstrip())
     if not text.endswith((".", "*", "$", "!", ")")) and "\n" in text.strip():
         return None
     sentence = re.split(r"(?<![0-9A-Z])[.!?]\s+|(?<=[0-9)])[.]\s+|\n", text.strip().rstrip(".!"))[-1]
     plain = _plain(sentence)
-    if len(plain) > 250 or re.search(r"\b(?:not|if|maybe|perhaps|suppose|let|between|more than|less than|at least|at most|try|would|may|might|could|impossible|cannot)\b", plain, re.IGNORECASE):
+    if len(plain) > 250 or re.search(r"\b(?:not|if|maybe|perhaps|suppose|let|between|more than|less than|at least|at most|try|would|may|might|could|impossible|cannot|wrong|incorrect|guess|unknown|mistake)\b", plain, re.IGNORECASE):
         return None
     if not (_CONCLUDES.search(plain) or _COPULA.search(plain)):
         return None

@@ -53,13 +53,16 @@ _ROWS = """
 * 1 A: A | amp ampere
 * 1 C: | coulomb
 * 1 F: F | farad
-* 1 ohm: Ω | ohm
+* 1 ohm: Ω Ω \\Omega | ohm
 * 1 mol: mol | mole
 * 1 eV: eV | electronvolt
 * 1 cal: cal | calorie
 * 1 B: B | byte
+1000 B: KB |
 * 1 bit: | bit
-* 1 T: | tesla
+* 1 T: | tesla Tesla
+1/10000 T: | gauss Gauss
+1 unit: | unit
 * 1 pc: pc | parsec
 1000 g: | kilo
 1/1000000 m: µm μm | micron
@@ -69,7 +72,7 @@ _ROWS = """
 201168/125 m: mi | mile
 201168/1000 m: | furlong
 1852 m: nmi | nauticalmile
-1/10000000000 m: Å | angstrom Angstrom
+1/10000000000 m: Å Å \\AA | angstrom Angstrom
 149597870700 m: AU au | astronomicalunit
 9460730472580800 m: ly | lightyear
 45359237/100000 g: lb lbs | pound
@@ -180,7 +183,7 @@ _NO_VALUE = re.compile(
     r"\b(?:times|squared|cubed|power|powers|over\s+[0-9]|divided|minus|plus|factorial|choose|half|out\s+of|or|to\s+-?[0-9]|root|roots|reciprocal|twice|double|thrice"
     r"|triple|negative|except|multiples?|factors?|divisors?|but|square\s+root|cube|modulo|mod|remainder|in\s+[0-9]|not|no|never|neither|than|at\s+least|at\s+most"
     r"|between|below|above|either|from\s+[0-9]|cannot|thirds?|fourths?|quarters?|fifths?|sixths?|sevenths?|eighths?|ninths?"
-    r"|tenths?|halves|hundredths?|thousandths?|nor|without|instead|and\s+(?:a|one|two|three)\s)\b|can't|isn't",
+    r"|tenths?|halves|hundredths?|thousandths?|nor|digits?|prime|divisible|wrong|incorrect|false|undefined|page|th|without|instead|and\s+(?:a|one|two|three)\s)\b|can't|isn't",
     re.IGNORECASE,
 )
 _FILLER = re.compile(
@@ -190,12 +193,17 @@ _FILLER = re.compile(
     re.IGNORECASE,
 )
 _SUBJECT = re.compile(r"^(?:the|its|his|her|their|this|that|our|your)\b[A-Za-z\s]{0,80}?\b(?:is|are|was|equals?|be)\s+(?=[-+(\\0-9¤])", re.IGNORECASE)
+_LEADS_TO_NUMBER = re.compile(
+    r"\b(?:is|are|was|were|be|equals?|equal\s+to|has|have|had|needs?|pays?|paid|makes?|made|costs?|gets?|got|earns?|earned|sold|sells?|spent|spends?|ate|eats?"
+    r"|takes?|took|buys?|bought|left|total(?:s|\s+of)?|exactly|about|approximately|only|reaches|becomes|the\s+answer|value)\s*[:=]?\s*¤?\Z",
+    re.IGNORECASE,
+)
 _TEXT_COMMAND = re.compile(r"\\text\s?\{([^{}]*)\}|\\(?:quad|qquad)")
 _PROSE = re.compile(
     r"(?<![\\A-Za-z])(?!(?:arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|abs|floor|ceil|pi|mod|gcd)(?![A-Za-z]))"
     r"[A-Za-z]{2,}(?![A-Za-z]*[({_])|°|%|¢|€|£|¥|₹|¤|[(\[](?=\s*(?:¤|[A-Za-z]{3,}|[A-Za-z]{2,}\s))|[,;:.?](?=\s|$)|\"|(?<=[0-9}\s])-(?=[a-zA-Z]{2,})"
 )
-_SINGLE_UNIT = re.compile(r"(?<=[0-9)}])\s+([mgshdlLNJWVAKB])(?=$|[\s/^.,;)·*])")
+_SINGLE_UNIT = re.compile(r"(?<=[0-9)}])\s+([mgshdlLNJWVAKB])(?=$|[\s/^.,;)·*\\])")
 _ADJACENT_UNIT = re.compile(r"(?<=[0-9])([mgshL])$")
 _MINUTES = re.compile(r"(-?[0-9]+)\s?°\s?([0-9]+(?:\.[0-9]+)?)\s?'(?:\s?([0-9]+(?:\.[0-9]+)?)\s?(?:''|\"))?")
 _FEET = re.compile(r"([0-9]+)\s?'\s?(?:([0-9]+(?:\.[0-9]+)?)\s?(?:''|\"))?")
@@ -207,7 +215,7 @@ _BASE_NAMES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7,
 _SINGLE_NUMBER = re.compile(r"(?<![\w.,])-?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?(?![0-9])")
 _TWO_WORDS = re.compile(r"\b(light|fluid|solar|nautical|astronomical|kilowatt)[ -](?=(?:year|ounce|mass|mile|unit|hour))(\w+)")
 _UNIT_POWER = re.compile(r"([A-Za-z])\s+\^\s?(\{?\s?-?[0-9]\s?\}?)")
-_UNIT_TOKEN = re.compile(r"\s*(?:(?P<word>[A-Za-z]+\.?|°\s?[CF](?![A-Za-z])|[°%¢€£¥₹¤])|(?P<op>/|\\cdot|\*|·|\\times|-)|\^\s?\{?\s?(?P<power>-?[0-9])\s?\}?)")
+_UNIT_TOKEN = re.compile(r"\s*(?:(?P<word>\\(?:Omega|AA)|[A-Za-zµμΩÅ]+\.?|°\s?[CF](?![A-Za-z])|[°%¢€£¥₹¤])|(?P<op>/|\\cdot|\*|·|\\times|-)|\^\s?\{?\s?(?P<power>-?[0-9])\s?\}?)")
 
 
 def words_of_number(text: str) -> int | None:
@@ -354,15 +362,16 @@ def read_quantity(text: str, *, adjacent_letters: bool = True) -> Quantity | Non
     quantity = _head_and_tail(plain, adjacent_letters)
     if quantity is None and not _NO_VALUE.search(plain) and len(plain) < 200 and not set("=<>\\") & set(plain):
         numbers = _SINGLE_NUMBER.findall(plain)
-        if len(numbers) == 1 and re.match(r"[A-Za-z]{2,} [a-z]{2,}", plain):
-            place = plain.index(numbers[0])
+        place = plain.index(numbers[0]) if len(numbers) == 1 else 0
+        if place and _LEADS_TO_NUMBER.search(plain, 0, place):
             money = place > 0 and plain[place - 1] == MONEY
             return _head_and_tail((MONEY if money else "") + plain[place:].rstrip(",."), adjacent_letters)
     return quantity
 
 
 def _in_base(text: str, plain: str) -> Quantity | None:
-    match = _BASE.fullmatch(text) or _BASE_WORDS.fullmatch(plain)
+    text = text.replace("0x", "0") + "_{16}" if re.fullmatch(r"0x[0-9A-Fa-f]+", text) else text
+    match = _BASE.fullmatch(re.sub(r"\\text\s?\{\s*base\s*\}\s?([0-9]+)", r"\1", text)) or _BASE_WORDS.fullmatch(plain)
     if match is None:
         return None
     name = next(group for group in match.groups()[1:] if group).removeprefix("base").strip()

@@ -141,7 +141,7 @@ def _read(text: str, depth: int) -> Shape:
             return Words(yes_or_no[1])
         text = _POINT.sub("", text)
     wrapped = re.fullmatch(r"\\text\s?\{([^{}]*)\}", text)
-    if wrapped and (_LETTERS.fullmatch(wrapped[1]) or _WORD_LIST.fullmatch(wrapped[1]) or re.search(r"[0-9:]", wrapped[1])):
+    if wrapped and (_LETTERS.fullmatch(wrapped[1]) or _WORD_LIST.fullmatch(wrapped[1]) or re.search(r"[0-9:]|^\s*\([A-J]\)", wrapped[1])):
         text = wrapped[1].strip()
     for reader in (_choice, _matrix, _builder, _member, _union, _relation, _plus_minus, _colons, _list, _bracketed, _equation, _words):
         shape = reader(text, depth)
@@ -158,7 +158,7 @@ def _choice(text: str, depth: int) -> Shape | None:
     value = match[5].strip()
     if re.match(r"\s*(?:,|and\b|or\b|[+*/^=<>_-])", value) or (match[1] is None and letter.islower() and not match[2]):
         return None
-    if match[1] and letter.islower() and value:
+    if (match[1] and letter.islower() and value) or re.match(r"\(?[A-J]\)", value):
         return None
     return Choice(letter.upper(), value.strip(" ."))
 
@@ -453,8 +453,9 @@ def _words(text: str, depth: int) -> Shape | None:
         return None
     plain = re.sub(r"\\text\s?\{([^{}]*)\}", r" \1 ", text)
     words = plain.split()
+    pieces = re.split(r"[\s-]+", plain)
     if not words or (len(max(words, key=len)) < 2 and len(words) == 1):
         return None
-    if r"\text" not in text and all(len(word) < 4 for word in words) and not _CAPITALISED.fullmatch(text) and read_expression(text) is not None:
+    if r"\text" not in text and all(len(word) < 4 for word in pieces) and not _CAPITALISED.fullmatch(text) and read_expression(text) is not None:
         return None
     return Words(" ".join(words))
