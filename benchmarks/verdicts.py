@@ -88,7 +88,9 @@ def main() -> None:
             print(f"| {name} | " + " | ".join(str(counter[name]) for counter in counts) + " |")
         for row, verdict in zip(rows, verdicts, strict=True):
             if verdict != row["right"]:
-                print(f"\ndisagree: {row['gold'][-100:]!r} {row['completion'][-200:]!r} labelled {row['right']}, judged {verdict}")
+                print(
+                    f"\ndisagree: {row['gold'][-100:]!r} {row['completion'][-200:]!r} labelled {row['right']}, judged {verdict}"
+                )
 
 
 if __name__ == "__main__":

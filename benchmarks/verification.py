@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from forkwise.tasks.answers import MathVerifier, compare_exactly, extract_answer
 from forkwise.tasks.answers import verifier as verification
 from forkwise.tasks.base import Verdict
-from forkwise.tasks.answers import MathVerifier, compare_exactly, extract_answer
 
 SHARED = Path(os.environ.get("FORKWISE_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 Pair = tuple[str, str]

@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sympy import Abs, Eq, Float, Function, I, Rational, cos, exp, log, oo, pi, sin, sqrt
 
-from forkwise.tasks.answers.worker import differ_somewhere, share_no_solution
 from forkwise.tasks.answers import compare_exactly, extract_answer
+from forkwise.tasks.answers.worker import differ_somewhere, share_no_solution
 from forkwise.tasks.workers import WorkerPool
 
 SHARED = Path(os.environ.get("FORKWISE_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))

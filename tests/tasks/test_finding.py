@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from forkwise.tasks.answers import extract_answer, extract_boxed, find_answer
 
+
 @pytest.mark.parametrize(
     ("text", "boxed"),
     [
@@ -165,5 +166,3 @@ def test_the_last_number_is_an_answer_only_where_the_task_says_so():
 def test_an_answer_is_looked_for_in_the_last_200_000_characters():
     assert extract_boxed(r"\boxed{1}" + " " * 190_000) == "1"
     assert extract_boxed(r"\boxed{1}" + " " * 200_000) is None
-
-

@@ -12,18 +12,14 @@ import subprocess
 import sys
 import textwrap
 import time
-from fractions import Fraction
 from pathlib import Path
-from random import Random
 from threading import Timer
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from forkwise.errors import InputError
-from forkwise.tasks.answers import LONGEST_ANSWER, MathVerifier, verifier as verifier_module
-from forkwise.tasks.workers import WorkerPool
+from forkwise.tasks.answers import LONGEST_ANSWER, MathVerifier
+from forkwise.tasks.answers import verifier as verifier_module
 
 needs_math_verify = pytest.mark.skipif(
     importlib.util.find_spec("math_verify") is None, reason="math-verify is not installed"

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from forkwise.errors import InputError
 from forkwise.passk.estimator import FloatArray
-from forkwise.tasks.answers.classes import answer_classes
 from forkwise.passk.outcomes import Arm
+from forkwise.tasks.answers.classes import answer_classes
 
 Tokens = Sequence[str]
 Embed = Callable[[Sequence[str]], npt.ArrayLike]

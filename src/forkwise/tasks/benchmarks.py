@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 from forkwise.errors import InputError
+from forkwise.tasks.answers import MathVerifier, extract_answer
 from forkwise.tasks.base import Problem, Split, Verdict, question_id
 from forkwise.tasks.dataset import DatasetTask
 from forkwise.tasks.math import TEMPLATES, question
-from forkwise.tasks.answers import MathVerifier, extract_answer
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from random import Random
 from typing import IO, Any, Literal, get_args
 
 from forkwise.errors import InputError, nearest
-from forkwise.tasks.base import Problem, Prompt, Split, Verdict
 from forkwise.tasks.answers import MathVerifier, compare_exactly, extract_answer, require_math_verify
+from forkwise.tasks.base import Problem, Prompt, Split, Verdict
 
 PROMPT_COLUMNS = ("prompt", "problem", "question")
 ANSWER_COLUMNS = ("answer", "ground_truth", "reward_model.ground_truth")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from forkwise.errors import InputError
+from forkwise.tasks.answers import MathVerifier
 from forkwise.tasks.base import Problem, Prompt, Split, Verdict
 from forkwise.tasks.dataset import DatasetTask
-from forkwise.tasks.answers import MathVerifier
 
 TRAIN = "BytedTsinghua-SIA/DAPO-Math-17k"
 TEST = "HuggingFaceH4/MATH-500"

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from forkwise.errors import InputError, nearest
-from forkwise.tasks.base import Problem, Split, Verdict
 from forkwise.tasks.answers import extract_answer
+from forkwise.tasks.base import Problem, Split, Verdict
 from forkwise.tasks.verify_worker import question_hash
 from forkwise.tasks.workers import Reply, WorkerPool
 

@@ -10,21 +10,71 @@ import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
-from forkwise.tasks.answers.expressions import Expression, Node, equal, rational_value, read_expression, real_value, refuted, same_zeros
+from forkwise.tasks.answers.expressions import (
+    Expression,
+    Node,
+    equal,
+    rational_value,
+    read_expression,
+    real_value,
+    refuted,
+    same_zeros,
+)
+from forkwise.tasks.answers.notation import tidy
 from forkwise.tasks.answers.quantities import UNITS, Quantity, Unit, read_quantity
-from forkwise.tasks.answers.shapes import Choice, Collection, Colons, Equation, Interval, Matrix, Relation, Shape, Union, Value, Words, interval_of, read, read_part
+from forkwise.tasks.answers.shapes import (
+    Choice,
+    Collection,
+    Colons,
+    Equation,
+    Interval,
+    Matrix,
+    Relation,
+    Shape,
+    Union,
+    Value,
+    Words,
+    interval_of,
+    read,
+    read_part,
+)
 
-_NAME = re.compile(r"\s*(?:[A-Za-z]{1,3}(?:\^\{?-1\}?)?|\\[A-Za-z]+(?:\s?\{?[A-Za-z]+\}?)?|\|[A-Z]+\||\\text\{[^{}]*\})(?:_\{?[^{}=]*\}?)?'?(?:\([^()=]*\))?\s*")
+_NAME = re.compile(
+    r"\s*(?:[A-Za-z]{1,3}(?:\^\{?-1\}?)?|\\[A-Za-z]+(?:\s?\{?[A-Za-z]+\}?)?|\|[A-Z]+\||\\text\{[^{}]*\})(?:_\{?[^{}=]*\}?)?'?(?:\([^()=]*\))?\s*"
+)
 _FUNCTION_NAME = re.compile(r"\s*(?:y|z|[fghFGPQpq](?:_\{?\w+\}?)?\s?\([a-zA-Z](?:\s?,\s?[a-zA-Z])*\))\s*")
-_CALL = re.compile(r"\s*([A-Za-z])(?:_\{?\w+\}?)?'*\s?\(([^()]*)\)\s*")
+_CALL = re.compile(r"\s*([A-Za-z](?:_\{?\w+\}?)?)'*\s?\(([^()]*)\)\s*")
 _BESIDE = re.compile(r"[%°]|\\text")  # may be a unit beside the number
 _EMPTY = frozenset(
-    ("emptyset", "empty set", "the empty set", "no solution", "no solutions", "no real solution", "no real solutions", "none", "null set", "no such value exists")
+    (
+        "emptyset",
+        "empty set",
+        "the empty set",
+        "no solution",
+        "no solutions",
+        "no real solution",
+        "no real solutions",
+        "none",
+        "null set",
+        "no such value exists",
+    )
 )
 _OF_TIME = re.compile(r"(?<=[A-Za-z}])\(([tx])\)")
 _DERIVATIVE = re.compile(r"d\s?\{?[tx](?![a-z])|'|prime|dot")
+_MODULUS = re.compile(r"\s*\(?\s*\\?(?:pmod|bmod|mod)\s?\{?\s?[0-9]+\s?\}?\s?\)?")
+_IN_BASE = re.compile(r"\(?([0-9A-Fa-f]*[0-9][0-9A-Fa-f]*|[A-F]{2,})\)?_\{?([0-9]{1,2}|[a-z](?:\s?[-+]\s?[0-9])?)\}?")
+_OPPOSED = [
+    frozenset(words.split())
+    for words in (
+        "north south east west northeast northwest southeast southwest n s e w",
+        "profit loss gain", "increase decrease", "above below", "left right", "up down", "clockwise counterclockwise anticlockwise",
+        "ago later now", "bc ad bce ce", "win lose wins losses", "am pm", "forward backward",
+        "january february march april may june july august september october november december",
+        "monday tuesday wednesday thursday friday saturday sunday",
+    )
+]  # fmt: skip
 _CURRENCIES = {"usd", "eur", "gbp", "yen", "yuan", "inr", "peso"}
-_OPENING_WORDS = frozenset("the a an it is its on in at by to they are he she was this that there".split())
+_OPENING_WORDS = frozenset(["the", "a", "an", "it", "is", "its", "on", "in", "at", "by", "to", "they", "are", "he", "she", "was", "this", "that", "there"])
 _YES_NO = {"yes", "no", "true", "false"}
 
 
@@ -33,6 +83,13 @@ def compare(gold: str, answer: str) -> bool | None:
 
     Irrational numbers need mpmath, which math-verify brings; without it they are not told apart or equal (None).
     """
+    if "mod" in answer and "mod" not in gold:
+        answer = _MODULUS.sub("", answer)
+    digits = _same_digits(tidy(gold), tidy(answer))
+    if digits is not None:
+        return digits
+    if gold.count(",") > 1 and re.sub(r"\s", "", gold) == re.sub(r"\s", "", answer):
+        return True  # 100, 200, 300 with and without blanks
     for name in _OF_TIME.findall(gold) + _OF_TIME.findall(answer):
         argument = f"({name})"
         if (argument in gold) != (argument in answer):  # x(t) is the x of an equation without it
@@ -41,6 +98,21 @@ def compare(gold: str, answer: str) -> bool | None:
         return same(read(gold), read(answer))
     except ModuleNotFoundError:  # mpmath
         return None
+
+
+def _same_digits(gold: str, answer: str) -> bool | None:
+    """The verdict on numbers in a base above ten or in a base with a letter, which are no plain numbers."""
+    ours, theirs = _IN_BASE.fullmatch(gold), _IN_BASE.fullmatch(answer)
+    if ours is None:
+        return None
+    base = ours[2]
+    if theirs is None:
+        if not base.isdigit() or int(base) <= 10 or not re.fullmatch(r"(?:0x)?[0-9A-Za-z]+", answer):
+            return None
+        return answer.lower().removeprefix("0x").upper() == ours[1].upper()
+    if base.isdigit() and int(base) <= 10 and theirs[2].isdigit():
+        return None
+    return ours[1].upper() == theirs[1].upper() and base.replace(" ", "") == theirs[2].replace(" ", "")
 
 
 def _dropped(text: str, argument: str) -> str:
@@ -81,6 +153,8 @@ def same_value(gold: str, answer: str) -> bool | None:
     """Whether two single values are the same: as formulas, or as quantities."""
     if gold == answer:
         return True
+    if _are_opposed(gold, answer):
+        return False
     ours, theirs = read_expression(gold), read_expression(answer)
     verdict: bool | None = None
     if ours is not None and theirs is not None:
@@ -90,15 +164,22 @@ def same_value(gold: str, answer: str) -> bool | None:
             return False  # numbers without a value, or beyond all bounds
         if verdict or not (ours.symbols or theirs.symbols or beside) or (ours.symbols & theirs.symbols and not beside):
             return verdict
-    based = read_quantity(gold)
-    if based is not None and based.base is not None and based.base > 10 and answer.isalnum():
-        return answer.upper() == re.sub(r"[^0-9A-Za-z]", "", gold.partition("_")[0]).upper()
     gold_quantity, quantity = read_quantity(gold, adjacent_letters=False), read_quantity(answer)
     if gold_quantity is None or quantity is None:
         return verdict
     if gold_quantity.unit is None and quantity.unit is None and verdict is not None:
         return verdict
     return _same_quantity(gold_quantity, quantity)
+
+
+def _are_opposed(gold: str, answer: str) -> bool:
+    """Whether the words beside two numbers contradict each other: east and west, profit and loss, June and July."""
+    if not re.search(r"[A-Za-z]{2}|°", gold) or not re.search(r"[A-Za-z]{2}|°", answer):
+        return False
+    ours, theirs = (
+        set(re.findall(r"[a-z]{2,}|(?<=[°} ])[nsew]\b", text.lower().replace("text", " "))) for text in (gold, answer)
+    )
+    return any(ours & group and theirs & group and ours & group != theirs & group for group in _OPPOSED)
 
 
 def _same_quantity(gold: Quantity, answer: Quantity) -> bool | None:
@@ -140,12 +221,16 @@ def _same_quantity(gold: Quantity, answer: Quantity) -> bool | None:
 
 def _is_rate_of_money(a: Unit, b: Unit) -> bool:
     """Whether one says dollars and the other dollars per something."""
-    return a.dimensions != b.dimensions and all(
-        [power for _, power in unit.dimensions if power > 0] == [1] and {n for n, p in unit.dimensions if p > 0} <= _CURRENCIES
-        for unit in (a, b)
-    ) and {n for n, p in a.dimensions if p > 0} == {n for n, p in b.dimensions if p > 0} and () in [
-        tuple(n for n, p in unit.dimensions if p < 0) for unit in (a, b)
-    ]
+    return (
+        a.dimensions != b.dimensions
+        and all(
+            [power for _, power in unit.dimensions if power > 0] == [1]
+            and {n for n, p in unit.dimensions if p > 0} <= _CURRENCIES
+            for unit in (a, b)
+        )
+        and {n for n, p in a.dimensions if p > 0} == {n for n, p in b.dimensions if p > 0}
+        and () in [tuple(n for n, p in unit.dimensions if p < 0) for unit in (a, b)]
+    )
 
 
 def _same_multiple(gold: Expression, answer: Expression, factor: Fraction) -> bool | None:
@@ -229,6 +314,13 @@ def _same_in_order(gold: Sequence[Shape], answer: Sequence[Shape]) -> bool | Non
 
 def _same_items(gold: Sequence[Shape], answer: Sequence[Shape]) -> bool | None:
     """Whether each item has exactly one that equals it on the other side; repetitions on one side do not count."""
+    ordered = [_by_value(items) for items in (gold, answer)]
+    if ordered[0] is not None and ordered[1] is not None:
+        if len(ordered[0]) != len(ordered[1]):
+            return False
+        return _all([same_value(g, a) for g, a in zip(ordered[0], ordered[1], strict=True)])
+    if max(len(gold), len(answer)) > 40:
+        return None
     gold, answer = _distinct(gold), _distinct(answer)
     if len(gold) != len(answer):
         return False
@@ -239,15 +331,12 @@ def _same_items(gold: Sequence[Shape], answer: Sequence[Shape]) -> bool | None:
             names = {item.left.strip() for item in (gold if all(named[0]) else answer) if isinstance(item, Equation)}
             if len(names) > 1:
                 return _same_in_order(gold, answer)
-    ordered = [_by_value(items) for items in (gold, answer)]
-    if ordered[0] is not None and ordered[1] is not None:
-        return _all([same_value(g, a) for g, a in zip(ordered[0], ordered[1], strict=True)])
-    if len(gold) > 60:
-        return None
     left = list(answer)
     unknown = False
     for item in gold:
-        verdicts = [same(item, other) and not (_noun(item) and _noun(other) and _noun(item) != _noun(other)) for other in left]
+        verdicts = [
+            same(item, other) and not (_noun(item) and _noun(other) and _noun(item) != _noun(other)) for other in left
+        ]
         if True in verdicts:
             left.pop(verdicts.index(True))
         elif None in verdicts:
@@ -258,15 +347,21 @@ def _same_items(gold: Sequence[Shape], answer: Sequence[Shape]) -> bool | None:
 
 
 def _by_value(items: Sequence[Shape]) -> list[str] | None:
-    """The texts of numbers, sorted by value; None where one is no plain number."""
-    values = []
+    """The texts of different numbers, sorted by value; None where one is no plain number."""
+    values: list[tuple[float, str]] = []
     for item in items:
         expression = read_expression(item.text) if isinstance(item, Value) else None
         value = None if expression is None or _BESIDE.search(item.text) else real_value(expression)  # type: ignore[union-attr]
         if value is None:
             return None
         values.append((value, item.text))  # type: ignore[union-attr]
-    return [text for _, text in sorted(values)]
+    values.sort()
+    # Neighbours that look equal are compared exactly.
+    return [
+        text
+        for (v, text), (w, other) in zip(values, [(float("nan"), ""), *values], strict=False)
+        if v != w or not same_value(text, other)
+    ]
 
 
 def _without_indices(items: Sequence[Shape]) -> Sequence[Shape]:
@@ -282,11 +377,12 @@ def _noun(item: Shape) -> str:
 
 
 def _distinct(items: Sequence[Shape]) -> list[Shape]:
-    if len(items) > 60:
-        return list(dict.fromkeys(items))
     kept: list[Shape] = []
     for item in items:
-        if not any(item == other or (isinstance(item, Value) and isinstance(other, Value) and same(item, other)) for other in kept):
+        if not any(
+            item == other or (isinstance(item, Value) and isinstance(other, Value) and same(item, other))
+            for other in kept
+        ):
             kept.append(item)
     return kept
 
@@ -335,7 +431,9 @@ def _same_intervals(gold: Shape, answer: Shape) -> bool | None:
     ours, theirs = _as_intervals(gold), _as_intervals(answer)
     if ours is None or theirs is None:
         if isinstance(gold, Value | Words) or isinstance(answer, Value | Words):
-            return None if any(isinstance(s, Value) and read_quantity(s.text) is None for s in (gold, answer)) else False
+            return (
+                None if any(isinstance(s, Value) and read_quantity(s.text) is None for s in (gold, answer)) else False
+            )
         return None
     if len(ours) > 1 or len(theirs) > 1:
         ours, theirs = _merged(_sorted(ours)), _merged(_sorted(theirs))
@@ -358,7 +456,12 @@ def _merged(intervals: list[Interval]) -> list[Interval]:
     merged = intervals[:1]
     for interval in intervals[1:]:
         last = merged[-1]
-        if last.high and interval.low and same_value(last.high, interval.low) and (last.closed[1] or interval.closed[0]):
+        if (
+            last.high
+            and interval.low
+            and same_value(last.high, interval.low)
+            and (last.closed[1] or interval.closed[0])
+        ):
             merged[-1] = Interval(last.low, interval.high, (last.closed[0], interval.closed[1]), last.variable)
         else:
             merged.append(interval)
@@ -369,7 +472,9 @@ def _same_interval(gold: Interval, answer: Interval) -> bool | None:
     if gold.variable and answer.variable and gold.variable != answer.variable:
         return False
     verdicts: list[bool | None] = []
-    for ours, theirs, closed, also in zip((gold.low, gold.high), (answer.low, answer.high), gold.closed, answer.closed, strict=True):
+    for ours, theirs, closed, also in zip(
+        (gold.low, gold.high), (answer.low, answer.high), gold.closed, answer.closed, strict=True
+    ):
         if not ours or not theirs:
             verdicts.append(ours == theirs)
         else:
@@ -395,12 +500,22 @@ def _same_relation(gold: Shape, answer: Shape) -> bool | None:
 def _same_equation(gold: Shape, answer: Shape) -> bool | None:
     if isinstance(gold, Equation) and isinstance(answer, Equation):
         left, other = gold.left.strip(), answer.left.strip()
-        if left.count("'") != other.count("'") and re.match(r"[A-Za-z]'*(?:\(|$)", left) and re.match(r"[A-Za-z]'*(?:\(|$)", other):
+        if (
+            left.count("'") != other.count("'")
+            and re.match(r"[A-Za-z]'*(?:\(|$)", left)
+            and re.match(r"[A-Za-z]'*(?:\(|$)", other)
+        ):
             return False  # f and its derivative
         calls = _CALL.fullmatch(left), _CALL.fullmatch(other)
+        if calls[0] and calls[1] and "_" in left + other and calls[0][1] != calls[1][1]:
+            return False  # f_1 and f_2
         if calls[0] and calls[1] and calls[0][1] == calls[1][1] and calls[0][2] != calls[1][2]:
             names = calls[0][2].strip(), calls[1][2].strip()
-            if not all(len(name) == 1 and name.isalpha() for name in names) or not isinstance(answer.right, Value):
+            if (
+                names[0] in getattr(answer.right, "text", "")
+                or not all(len(name) == 1 and name.isalpha() for name in names)
+                or not isinstance(answer.right, Value)
+            ):
                 return False  # f(x + 1) and f(x)
             renamed = re.sub(rf"(?<![A-Za-z\\]){names[1]}(?![A-Za-z])", names[0], answer.right.text)
             return same(gold.right, Value(renamed))
@@ -433,7 +548,9 @@ def _same_as_right_side(gold: Shape, answer: Equation) -> bool | None:
         right = read_expression(answer.right.text)
         if right is not None and right.symbols and not equal(left, right):
             return None
-        asked_for = len(left.symbols) > 1 and not {"pow", "div", "root", "neg", "fn"} & set(_kinds(left.node))  # m + n = 25
+        asked_for = len(left.symbols) > 1 and not {"pow", "div", "root", "neg", "fn"} & set(
+            _kinds(left.node)
+        )  # m + n = 25
         if right is not None and not right.symbols and (not asked_for or rational_value(right) == 0):
             return False if isinstance(gold, Value) and read_expression(gold.text) is not None else None  # x^2 = 36
     return same(gold, answer.right)
@@ -471,20 +588,32 @@ def _same_choice(gold: Shape, answer: Shape) -> bool | None:
         text = answer.text if isinstance(answer, Value | Words) else ""
         if re.fullmatch(r"[a-j]", text.strip()):
             return text.strip().upper() == gold.letter
-        words = re.match(r"\s*(?:option|choice)?\s*\(?([A-J])\)?\s*(?:$|[.:)]|(?:because|since|is correct)\b)", text, re.IGNORECASE)
+        words = re.match(
+            r"\s*(?:option|choice)?\s*(?:\(([A-J])\)|([A-J])\)?)\s*(?:$|[.:]|(?:because|since|is correct)\b)",
+            text,
+            re.IGNORECASE,
+        )
         if words:
-            return words[1].upper() == gold.letter
+            return (words[1] or words[2]).upper() == gold.letter
         return same(read_part(gold.value), answer) if gold.value else False
     assert isinstance(answer, Choice)
     if isinstance(gold, Collection):
         return False
     if isinstance(gold, Value | Words) and not answer.value:
-        return same_value(gold.text, answer.letter) if isinstance(gold, Value) else gold.text.strip().upper() == answer.letter
+        return (
+            same_value(gold.text, answer.letter)
+            if isinstance(gold, Value)
+            else gold.text.strip().upper() == answer.letter
+        )
     return same(gold, read_part(answer.value)) if answer.value else False
 
 
 def _canonical(text: str) -> str:
-    words = re.sub(r"[.,;:!?'\"()*]+", " ", re.sub(r"(?<=[a-z])-(?=[a-z])", "", text.casefold()).replace("'", "")).split()
+    words = re.sub(
+        r"[.,;:!?\"()*]+|(?<![a-z])'",
+        " ",
+        re.sub(r"(?<=[a-z])-(?=[a-z])", "", re.sub(r"'(?=[a-z])", "", text.casefold())),
+    ).split()
     while len(words) > 1 and words[0] in _OPENING_WORDS:
         words = words[1:]
     return " ".join(words)
@@ -500,7 +629,11 @@ def _same_words(gold: Shape, answer: Shape) -> bool | None:
             first = _canonical(re.split(r"[,.;(]|\bbecause\b|\bsince\b", answer.text)[0])
             if first == ours:
                 return True
-            if ours in _YES_NO and theirs.split()[:1] == [ours]:
+            if (
+                ours in _YES_NO
+                and theirs.split()[:1] == [ours]
+                and not {"and", "or", "no", "not"} & set(theirs.split()[1:])
+            ):
                 return True
             if len(ours.split()) == 1 and len(theirs.split()) == 1:
                 number, also = (read_quantity(w) for w in (ours, theirs))
@@ -512,7 +645,12 @@ def _same_words(gold: Shape, answer: Shape) -> bool | None:
             other = read_quantity(answer.text)
             return None if other is None else _same_quantity(quantity, other)
         if isinstance(answer, Value):
-            if _canonical(re.split(r"[,.;(:]|\bbecause\b|\bsince\b", re.sub(r"\\text\s?\{([^{}]*)\}", r"\1", answer.text))[0]) == ours:
+            if (
+                _canonical(
+                    re.split(r"[,.;(:]|\bbecause\b|\bsince\b", re.sub(r"\\text\s?\{([^{}]*)\}", r"\1", answer.text))[0]
+                )
+                == ours
+            ):
                 return True
             return False if read_expression(answer.text) is not None or ours in _YES_NO else None
         return same(gold, answer.right) if isinstance(answer, Equation) else False
@@ -534,7 +672,9 @@ def _same_colons(gold: Shape, answer: Shape) -> bool | None:
         if ours == theirs:
             return True
         if len(ours) == 2 and bool(gold.half) != bool(answer.half):  # 5:30 p.m. and 17:30
-            (hour, minute), (other, other_minute), half = (ours, theirs, gold.half) if gold.half else (theirs, ours, answer.half)
+            (hour, minute), (other, other_minute), half = (
+                (ours, theirs, gold.half) if gold.half else (theirs, ours, answer.half)
+            )
             return minute == other_minute and other == hour % 12 + (12 if half == "p" else 0)
         if _is_time(gold) or _is_time(answer) or 0 in ours or 0 in theirs:
             return False

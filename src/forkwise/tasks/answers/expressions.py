@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -32,19 +32,18 @@ class NoValue(Exception):
     """An expression has no value at this point, or none that can be computed."""
 
 
-_FUNCTIONS = (
-    "arcsin arccos arctan arccot sinh cosh tanh sin cos tan cot sec csc ln log lg exp floor ceil asin acos atan sqrt gcd lcm max min abs"
-).split()
+_FUNCTIONS = ["arcsin", "arccos", "arctan", "arccot", "sinh", "cosh", "tanh", "sin", "cos", "tan", "cot", "sec", "csc", "ln", "log", "lg", "exp", "floor", "ceil", "asin", "acos", "atan", "sqrt", "gcd", "lcm", "max", "min", "abs"]
 _ACCENTS = ("vec", "hat", "bar", "tilde", "dot", "ddot", "overrightarrow", "widehat", "mathcal", "mathbb", "overline")
 _GREEK = frozenset(
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau phi chi psi omega Gamma Delta Theta Lambda Xi Sigma"
-    " Phi Psi Omega hbar ell partial nabla angle triangle vartheta varrho".split()
+    ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Phi", "Psi", "Omega", "hbar", "ell", "partial", "nabla", "angle", "triangle", "vartheta", "varrho"]
 )
 _TOKEN = re.compile(
     r"(?P<number>[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]{1,6}(?![0-9.A-Za-z]))?|\.[0-9]+(?:[eE][-+]?[0-9]{1,6}(?![0-9.A-Za-z]))?)"
     r"|\\(?P<command>[A-Za-z]+)|(?P<word>[A-Za-z]+)|(?P<other>\*\*|\\\{|\\\}|\\\\|[^\sA-Za-z0-9])"
 )
-_REPEATING = re.compile(r"([0-9]*)\.([0-9]*)(?:\\overline\s?\{\s?([0-9]+)\s?\}|\\dot\s?\{?([0-9])\}?|\(([0-9]+)\)|\\bar\s?\{?([0-9]+)\}?)(?:\s?\\(?:ldots|dots|cdots))?")
+_REPEATING = re.compile(
+    r"([0-9]*)\.([0-9]*)(?:\\overline\s?\{\s?([0-9]+)\s?\}|\\dot\s?\{?([0-9])\}?|\(([0-9]+)\)|\\bar\s?\{?([0-9]+)\}?)(?:\s?\\(?:ldots|dots|cdots))?"
+)
 _TWO_DOTS = re.compile(r"([0-9]*)\.([0-9]*)\\dot\s?\{?([0-9])\}?([0-9]*)\\dot\s?\{?([0-9])\}?")
 _IN_WORDS = re.compile(r"([0-9]*)\.()([0-9])\s?\(?(?:repeating|recurring)\)?")
 _ELLIPSIS = re.compile(r"([0-9]*)\.([0-9]*?)(?:([0-9])\3{2,}|([0-9]{2,6}?)\4+)\s?(?:\.\.\.|\\(?:ldots|dots|cdots))")
@@ -133,6 +132,7 @@ class _Parser:
         if len(self.tokens) > 300:
             raise Unreadable
         self.place = 0
+        self.is_one_word = " " not in text.strip()
         self.depth = 0
         self.symbols: set[str] = set()
 
@@ -183,10 +183,10 @@ class _Parser:
         node = self.power()
         while True:
             kind, text, _ = self.peek()
-            if kind == "command" and text in ("times", "cdot") or text == "*":
+            if (kind == "command" and text in ("times", "cdot")) or text == "*":
                 self.place += 1
                 node = ("mul", node, self.signed())
-            elif text == "/" or kind == "command" and text == "div":
+            elif text == "/" or (kind == "command" and text == "div"):
                 self.place += 1
                 node = ("div", node, self.signed())
             elif self.starts_factor():
@@ -209,7 +209,12 @@ class _Parser:
             raise Unreadable  # x 2
         right = self.power()
         if left[0] == "num" and left[1].denominator == 1 and left[2] == "int":
-            if text == "frac" and right[0] == "div" and right[1][0] == right[2][0] == "num" and right[1][1] < right[2][1]:
+            if (
+                text == "frac"
+                and right[0] == "div"
+                and right[1][0] == right[2][0] == "num"
+                and right[1][1] < right[2][1]
+            ):
                 return ("add", left, right)
             if right[0] == "num" and kind == "number":
                 if blank and right[2] == "int" and self.take("/"):
@@ -226,7 +231,12 @@ class _Parser:
         if kind in ("number", "word"):
             return True
         if kind == "command":
-            return text in ("frac", "sqrt", "pi", "binom", "infty", "text", "lfloor", "lceil", "mathrm") or text in _FUNCTIONS or text in _GREEK or text in _ACCENTS
+            return (
+                text in ("frac", "sqrt", "pi", "binom", "infty", "text", "lfloor", "lceil", "mathrm")
+                or text in _FUNCTIONS
+                or text in _GREEK
+                or text in _ACCENTS
+            )
         return text in ("(", "{", "[")
 
     def power(self) -> Node:
@@ -320,7 +330,7 @@ class _Parser:
         if lower in ("inf", "infinity", "oo"):
             return ("const", "inf")
         if len(text) > 1:
-            if len(text) > 3:
+            if len(text) > (6 if self.is_one_word else 3):
                 raise Unreadable  # a word of prose
             self.place -= 1
             self.tokens[self.place] = ("word", text[1:], False)
@@ -336,7 +346,11 @@ class _Parser:
         """A variable, or the value of a function that nobody defines: `f(x)`, `u(t)`, `I(0)`."""
         if self.peek()[1] == "(" and not self.peek()[2]:
             argument = self.peek(1)[1]
-            alone = self.peek(2)[1] == ")" and argument in ("t", "x", "0") and argument != name
+            alone = (
+                self.peek(2)[1] == ")"
+                and (argument in ("t", "x", "0") or (argument == "n" and name[:1].isupper()))
+                and argument != name
+            )
             if name[:1] in "fghFGH" or alone:
                 self.place += 1
                 arguments = [self.sum()]
@@ -525,19 +539,28 @@ def _exact(node: Node, at: Mapping[str, Fraction]) -> Fraction:
         top, bottom = _exact(node[1], at), _exact(node[2], at)
         if top.denominator != 1 or bottom.denominator != 1:
             raise _Irrational
-        if not 0 <= bottom <= 20_000 or not 0 <= top <= 100_000:
+        if not 0 <= bottom <= top <= 20_000 or min(bottom, top - bottom) > 5000:
             raise NoValue
         return _bounded(Fraction(math.comb(int(top), int(bottom))))
     if kind == "fn" and node[1] in ("abs", "floor", "ceil"):
         value = _exact(node[2], at)
-        return {"abs": abs, "floor": lambda v: Fraction(math.floor(v)), "ceil": lambda v: Fraction(math.ceil(v))}[node[1]](value)
-    if kind == "call":  # some polynomial that its name determines
-        arguments = [_exact(child, at) for child in node[2:]]
-        weights = point(frozenset(f"{node[1]} {n}" for n in range(2 + 2 * len(arguments))), 3)
-        w = [weights[f"{node[1]} {n}"] for n in range(2 + 2 * len(arguments))]
-        powers = sum((w[2 + 2 * n] * x + w[3 + 2 * n] * x**2 for n, x in enumerate(arguments)), Fraction(0))
-        return _bounded(w[0] + powers + w[1] * math.prod(arguments))
+        return {"abs": abs, "floor": lambda v: Fraction(math.floor(v)), "ceil": lambda v: Fraction(math.ceil(v))}[
+            node[1]
+        ](value)
+    if kind == "call":
+        return _bounded(Fraction(_some_polynomial(node[1], [_exact(child, at) for child in node[2:]], lambda w: w)))
     raise _Irrational
+
+
+def _some_polynomial(name: str, arguments: Sequence[Any], number: Callable[[Fraction], Any]) -> Any:
+    """The value of a function that nobody defines: of a polynomial that its name determines."""
+    names = [f"{name} {n}" for n in range(2 + 2 * len(arguments))]
+    values = point(frozenset(names), 3)
+    weights = [number(values[n]) for n in names]
+    total = weights[0] + weights[1] * math.prod(arguments, start=number(Fraction(1)))
+    for n, x in enumerate(arguments):
+        total = total + weights[2 + 2 * n] * x + weights[3 + 2 * n] * x**2
+    return total
 
 
 def _exact_power(base: Fraction, exponent: Fraction) -> Fraction:
@@ -604,7 +627,8 @@ def _numeric_node(node: Node, at: Mapping[str, Any], mp: Any, magnitudes: list[f
             raise NoValue
         return {"pi": mp.pi, "e": mp.e, "i": mp.mpc(0, 1)}[node[1]] * 1
     if kind == "call":
-        raise NoValue
+        values = [_numeric(child, at, mp, magnitudes) for child in node[2:]]
+        return _some_polynomial(node[1], values, lambda w: mp.mpf(w.numerator) / w.denominator)
     arguments = [_numeric(child, at, mp, magnitudes) for child in node[1:] if isinstance(child, tuple)]
     if kind == "neg":
         return -arguments[0]
@@ -641,10 +665,10 @@ def _numeric_node(node: Node, at: Mapping[str, Any], mp: Any, magnitudes: list[f
         if any(mp.im(a) != 0 or not -3000 <= mp.re(a) <= 3000 for a in arguments):
             raise NoValue
         return mp.binomial(*arguments)
-    return _function(node[1], arguments[0], mp)
+    return _function(node[1], arguments[0], mp, magnitudes)
 
 
-def _function(name: str, x: Any, mp: Any) -> Any:
+def _function(name: str, x: Any, mp: Any, magnitudes: list[float]) -> Any:
     if mp.im(x) == 0:
         x = mp.re(x)
     if name in ("ln", "lg"):
@@ -653,6 +677,8 @@ def _function(name: str, x: Any, mp: Any) -> Any:
         return mp.log(x) if name == "ln" else mp.log(x) / mp.log(10)
     if abs(x) > 1e6:
         raise NoValue
+    if name == "tanh" and abs(x) > 30:
+        magnitudes[0] = max(magnitudes[0], float(abs(x)))  # 1 - 2 exp(-2 x)
     if name in ("floor", "ceil", "abs"):
         return {"floor": mp.floor, "ceil": mp.ceil, "abs": abs}[name](x)
     names = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot"}
@@ -687,7 +713,9 @@ def _agree(a: Any, b: Any, digits: int, magnitude: float) -> bool:
     with mp.workdps(digits + 20):
         x, y = (mp.mpf(v.numerator) / v.denominator if isinstance(v, Fraction) else v for v in (a, b))
         scale = max(abs(x), abs(y))
-        return bool(abs(x - y) <= scale * mp.mpf(10) ** (10 - digits)) or bool(scale < mp.mpf(10) ** (magnitude + 10 - digits))
+        return bool(abs(x - y) <= scale * mp.mpf(10) ** (10 - digits)) or bool(
+            scale < mp.mpf(10) ** (magnitude + 10 - digits)
+        )
 
 
 def _equal_at(a: Node, b: Node, at: Mapping[str, Fraction]) -> bool | None:
@@ -759,12 +787,32 @@ def _ratio(a: Expression, b: Expression, at: Mapping[str, Fraction]) -> Any:
         return x / y
 
 
+def _divisors(node: Node) -> Iterator[str]:
+    """The variables that something is divided by."""
+    if node[0] == "sym":
+        return
+    for child in node[1:]:
+        if isinstance(child, tuple):
+            yield from _divisors(child)
+    if node[0] == "div" or (node[0] == "pow" and node[2][0] == "neg"):
+        yield from _symbols(node[2] if node[0] == "div" else node[1])
+
+
+def _symbols(node: Node) -> Iterator[str]:
+    if node[0] == "sym":
+        yield node[1]
+    for child in node[1:]:
+        if isinstance(child, tuple):
+            yield from _symbols(child)
+
+
 def same_zeros(a: Expression, b: Expression, *, positive: bool = False) -> bool:
     """Whether `a / b` is a number times powers of variables: then `a = 0` and `b = 0` say the same.
 
     With `positive`, whether it is a positive number: then `a > 0` and `b > 0` say the same.
     """
     symbols = sorted(a.symbols | b.symbols)
+    divisors = set(_divisors(a.node)) | set(_divisors(b.node))  # never 0: an equation may be multiplied by them
     first, second = (point(frozenset(symbols), number) for number in (0, 1))
     try:
         start, end = _ratio(a, b, first), _ratio(a, b, second)
@@ -772,7 +820,7 @@ def same_zeros(a: Expression, b: Expression, *, positive: bool = False) -> bool:
         for name in symbols:
             doubled = _ratio(a, b, {**first, name: 2 * first[name]}) / start
             power = next((k for k in range(-4, 5) if _agree(doubled, Fraction(2) ** k, 50, 0.0)), None)
-            if power is None or (positive and power):
+            if power is None or (power and (positive or name not in divisors)):
                 return False
             expected *= (second[name] / first[name]) ** power
         if not _agree(end / start, expected, 50, 0.0):
@@ -836,6 +884,10 @@ def real_value(expression: Expression) -> float | None:
         return None
     try:
         value = _evaluate(expression.node, {}, 30)
-        return float(value) if _is_real(value) and not hasattr(value, "imag") or isinstance(value, Fraction) else float(value.real)
+        return (
+            float(value)
+            if (_is_real(value) and not hasattr(value, "imag")) or isinstance(value, Fraction)
+            else float(value.real)
+        )
     except (NoValue, OverflowError, TypeError, ValueError):
         return None

@@ -142,7 +142,12 @@ def before_next_question(text: str) -> str:
         before = text[: mark.start()]
         if not before.strip():
             continue
-        if _TURN.match(mark[0]) or len(before.strip()) >= _LONGEST_PREAMBLE or _states_answer(before) or _concluded(before):
+        if (
+            _TURN.match(mark[0])
+            or len(before.strip()) >= _LONGEST_PREAMBLE
+            or _states_answer(before)
+            or _concluded(before)
+        ):
             text = before
             break
     for mark in _NEXT_TASK.finditer(text):
@@ -188,7 +193,9 @@ def _tagged(text: str) -> Finding | None:
 _BOX = r"(?:\\|\x08|(?<![A-Za-z]))(?:b?oxed|fbox|framebox)"
 _OPENS_BOX = re.compile(_BOX + r"\s{0,8}\{")
 _BRACE = re.compile(_BOX + r"\s{0,8}\{|\\.|[{}]", re.DOTALL)
-_BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s{0,8}(-?[0-9][0-9.,]{0,30}[0-9]|-?[0-9]|\\d?frac\s?\{[^{}]{1,40}\}\{[^{}]{1,40}\}|[A-Za-z]\b)")
+_BARE_BOX = re.compile(
+    r"\\(?:boxed|fbox)\s{0,8}(-?[0-9][0-9.,]{0,30}[0-9]|-?[0-9]|\\d?frac\s?\{[^{}]{1,40}\}\{[^{}]{1,40}\}|[A-Za-z]\b)"
+)
 _ECHO = re.compile(
     r"(?:[\s.…?_*$,:;<>\[\]{}()\\]|\\(?:ldots|dots|cdots|text|quad)|\\phantom\{[^{}]*\}"
     r"|\b(?:your|the|final|answer|answers|here|insert|result|number|solution|goes|put|as|latex|is|correct"
@@ -197,7 +204,9 @@ _ECHO = re.compile(
 )
 _LIST = r"[\s$,;.&\\()\[\]]|\b(?:and|or)\b|\\(?:text|quad|qquad|mathrm|,|;)|\{|\}|[A-Za-z](?:_\{?[0-9a-z]\}?)?\s{0,3}="
 _BETWEEN = re.compile(rf"(?:{_LIST}){{0,60}}")
-_REJECTED = re.compile(r"\b(?:not|instead of|rather than|mistake (?:is|would be)|wrong answer(?: is)?)\s*[$*]{0,3}\Z", re.IGNORECASE)
+_REJECTED = re.compile(
+    r"\b(?:not|instead of|rather than|mistake (?:is|would be)|wrong answer(?: is)?)\s*[$*]{0,3}\Z", re.IGNORECASE
+)
 _AND = re.compile(r"\b(?:and|or)\b")
 _REVISION = re.compile(
     r"\b(?:so|then|thus|hence|therefore|total|gives?|giving|makes?|but|not|no|wait|actually|instead|rather|which|if|because|since|get|check|i\.e|or\s+simply)\b|=",
@@ -239,7 +248,9 @@ def boxes(text: str) -> Iterator[tuple[int, int, str]]:
 def _full_boxes(text: str) -> list[tuple[int, int, str]]:
     if "oxed" not in text and "fbox" not in text and "framebox" not in text:
         return []
-    return [b for b in boxes(text) if not is_echo(unboxed(b[2])) and not _REJECTED.search(text, max(0, b[0] - 40), b[0])]
+    return [
+        b for b in boxes(text) if not is_echo(unboxed(b[2])) and not _REJECTED.search(text, max(0, b[0] - 40), b[0])
+    ]
 
 
 def unboxed(content: str) -> str:
@@ -301,7 +312,7 @@ _STATES = re.compile(
     r"|(?:final|correct)\s{1,3}(?:result|value|choice|option|solution)s?[\s*_]{0,8}(?:is|are|:|=)"
     r"|answer\s{1,3}[-—–]{1,2}(?=\s)|ans\s?[.:]"
     r"|答案(?:是|为|[:：])|respuesta(?:\s{1,3}final)?\s{1,3}es|réponse(?:\s{1,3}finale)?\s{1,3}est|antwort\s{1,3}(?:ist|lautet)|ответ\s?[:—-]"
-    r"|(?<=\n)\W{0,4}result\W{0,3}[:=]"
+    r"|(?:(?<=\n)|\A)\W{0,4}(?:result|total|final)\W{0,3}[:=]"
     r")(?![a-z])[\s*_:：]{0,8}",
     re.IGNORECASE,
 )
@@ -314,7 +325,10 @@ _LINE_STATES = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _CORRECTS = re.compile(r"\b(?:wait|actually|mistake|wrong|incorrect|correction|oops)\b", re.IGNORECASE)
-_DOUBTED = re.compile(r"\b(?:if|whether|unless|suppose|assume|assuming|that an?|claims?|wrong|incorrect|think|thinks|thought|say|said|guess)\s+(?:\w+\s+){0,2}\Z", re.IGNORECASE)
+_DOUBTED = re.compile(
+    r"\b(?:if|whether|unless|suppose|assume|assuming|that an?|claims?|wrong|incorrect|think|thinks|thought|say|said|guess)\s+(?:\w+\s+){0,2}\Z",
+    re.IGNORECASE,
+)
 _NO_VALUE = re.compile(
     r"(?:not\b(?!\s+(?:possible|defined|unique|enough|real))|in\s+the\s+(?:form|format)|correct\b|incorrect\b|wrong\b|right\b|that\b|as\s+follows|given\s+(?:by|below|above)"
     r"|unknown\b|unclear\b|below\b|above\b|obtained\b|therefore\b|clear\b|found\b|your\b|indeed\s+correct|supposed\b|expected\b|to\s+be\b|<)",
@@ -329,7 +343,9 @@ _FORMULA = re.compile(
 _SENTENCE_END = re.compile(r"(?<![0-9)\]}])[!?](?=\s|\Z)|(?<!\.\.)[.。](?=\s|\Z|\*|\"|<)|[.](?=[A-Z][a-z])|\n")
 _PROSE_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _IN_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname|begin|end)\s?\{[^{}]*\}|\\[A-Za-z]+")
-_NAMES_IN_FORMULAS = frozenset("sin cos tan cot sec csc log exp lim max min gcd lcm mod det and for all deg arcsin arccos arctan sinh cosh tanh".split())
+_NAMES_IN_FORMULAS = frozenset(
+    ["sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "lim", "max", "min", "gcd", "lcm", "mod", "det", "and", "for", "all", "deg", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh"]
+)
 
 
 def is_formula(content: str) -> bool:
@@ -338,7 +354,11 @@ def is_formula(content: str) -> bool:
     if not content or content[-1] in "+=-*,(" or content[0] in "*,;)":
         return False
     words = _PROSE_WORD.findall(_IN_TEXT.sub(" ", content))
-    return not any(len(word) > 2 and word.lower() not in _NAMES_IN_FORMULAS for word in words) or len(words) <= 1 and "=" in content
+    return (
+        not any(len(word) > 2 and word.lower() not in _NAMES_IN_FORMULAS for word in words)
+        or (len(words) <= 1
+        and "=" in content)
+    )
 
 
 def formulas(text: str) -> Iterator[tuple[int, int, str]]:
@@ -360,12 +380,13 @@ def _plain(text: str) -> str:
         pieces += [text[start:begin], content]
         start = end
     text = "".join((*pieces, text[start:]))
-    return re.sub(r"\*\*|__|`", "", text).strip(" \t\r\n*\"“”")
+    return re.sub(r"\*\*|__|`", "", text).strip(' \t\r\n*"“”')
 
 
 def _value(text: str) -> str:
     """The value with which `text` begins: its first sentence, or its first formula where that stands alone."""
-    text = text[: 2 * LONGEST_ANSWER].lstrip(" \t\r\n*_:：\"“”'")
+    text = text[: 2 * LONGEST_ANSWER].lstrip(" \t\r\n*_:：\"“”'…")
+    text = text[3:].lstrip() if text.startswith("... ") else text
     first = next(formulas(text), None)
     if first is not None and first[0] == 0 and text.startswith(("$$", r"\[")):
         return first[2]
@@ -380,6 +401,8 @@ def _value(text: str) -> str:
     if re.fullmatch(r"[^$\\]*[0-9]!", sentence.strip(" *")):
         sentence = sentence.replace("!", "")  # a cheerful writer, no factorial
     sentence = re.split(r",?\s+(?:and\s+)?not\s", _plain(sentence).strip(" \t*`,;:"), maxsplit=1)[0]
+    if "\\boxed" in sentence:
+        return ""  # the box holds nothing
     return sentence if re.search(r"\.[0-9]+\.\.\.$", sentence) else sentence.rstrip(".")
 
 
@@ -436,15 +459,32 @@ _CHOICE = re.compile(
     r"|\(([A-J])\)[.*_$ \t}]{0,6}\Z",
     re.MULTILINE,
 )
-_PLAIN_EQUATION = re.compile(r"(?:^|[\s:,])((?:[A-Za-zα-ωΔ](?:_?[0-9])?|[A-Z]{2})\s?=\s?(?:(?!\.\s)[^\n]){1,80}?)(?<!\.)[.\s*]*\Z")
-_ASIDE = re.compile(r"\s\((?:check|verify|since|because|note|as|we|this|which|here|indeed)\b[^\n]{0,200}\)[.\s]*\Z", re.IGNORECASE)
-_MENTION = re.compile(r"\b(?:not|for|every|all|any|each|some|whether|where|if|when|with|of|let|given|than|instead of|variable|in terms of)\s*\Z", re.IGNORECASE)
-_HYPOTHESIS = re.compile(r"\b(?:not|if|when|where|than|instead of|let|given|for|whether|(?:suppose|assume|assuming)(?:\s+that)?|that)\s*\Z", re.IGNORECASE)
+_PLAIN_EQUATION = re.compile(
+    r"(?:^|[\s:,])((?:[A-Za-zα-ωΔ](?:_?[0-9])?|[A-Z]{2})\s?=\s?(?:(?!\.\s)[^\n]){1,80}?)(?<!\.)[.\s*]*\Z"
+)
+_ASIDE = re.compile(
+    r"\s\((?:check|verify|since|because|note|as|we|this|which|here|indeed)\b[^\n]{0,200}\)[.\s]*\Z", re.IGNORECASE
+)
+_MENTION = re.compile(
+    r"\b(?:not|for|every|all|any|each|some|whether|where|if|when|with|of|let|given|than|instead of|variable|in terms of)\s*\Z",
+    re.IGNORECASE,
+)
+_HYPOTHESIS = re.compile(
+    r"\b(?:not|if|when|where|than|instead of|let|given|for|whether|(?:suppose|assume|assuming)(?:\s+that)?|that)\s*\Z",
+    re.IGNORECASE,
+)
 _DENIED = re.compile(r"\b(?:wrong|incorrect|not|false|impossible|too)\b", re.IGNORECASE)
 _AFTERWARDS = re.compile(r"[.!?]\s+\S|\n\s*\S")
-_CONCLUDES = re.compile(r"\b(?:therefore|thus|hence|so|in total|altogether|finally|in conclusion|consequently|overall|in all)\b", re.IGNORECASE)
+_UNDECIDED = re.compile(
+    r"\b(?:not|if|maybe|perhaps|suppose|let|between|more than|less than|at least|at most|try|would|may|might|could|impossible|cannot|wrong|incorrect|guess|unknown|mistake)\b",
+    re.IGNORECASE,
+)
+_CONCLUDES = re.compile(
+    r"\b(?:therefore|thus|hence|so|in total|altogether|finally|in conclusion|consequently|overall|in all)\b",
+    re.IGNORECASE,
+)
 _COPULA = re.compile(
-    r"(?:\A|[.,:]\s)(?:\W{0,4})(?:the|his|her|its|their|our|this|that|it)\b[^.!?\n]{0,120}?\b(?:is|are|was|equals?|totals?|turns out to be|comes? to|rises to|will be|would be)\b[^.!?\n]{0,60}\Z",
+    r"(?:\A|[.,:]\s)(?:\W{0,4})(?:the|his|her|its|their|our|this|that|it|she|he|they)\b[^.!?\n]{0,120}?\b(?:is|are|was|equals?|totals?|turns out to be|comes? to|rises to|will be|would be|costs?|pays?|needs?|has|earns?|gets?|makes?)\b[^.!?\n]{0,60}\Z",
     re.IGNORECASE,
 )
 _BOLD_LINE = re.compile(r"\*\*\s?([^*\n]{1,60}?)\s?\*\*[.\s]*")
@@ -453,7 +493,10 @@ _ANY_NUMBER = re.compile(r"(?<![A-Za-z_])-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?
 _NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?")
 
 
-_DISCARDED = re.compile(r"\b(?:not|cannot|can't|isn't|eliminate|rule|consider|incorrect|wrong|exclude|discard|options? are)\b", re.IGNORECASE)
+_DISCARDED = re.compile(
+    r"\b(?:not|cannot|can't|isn't|eliminate|rule|consider|incorrect|wrong|exclude|discard|options? are)\b",
+    re.IGNORECASE,
+)
 
 
 def _chosen(text: str) -> Finding | None:
@@ -478,7 +521,11 @@ def _formula(text: str) -> Finding | None:
     places = [place for place in formulas(text) if not _is_mention(text, place)][-40:]
     if places:
         afterwards = _FORMULA.sub(" ", text[places[-1][1] :])
-        if not _AFTERWARDS.search(afterwards) and not _DENIED.search(afterwards) and not re.search(r"[0-9]", afterwards):
+        if (
+            not _AFTERWARDS.search(afterwards)
+            and not _DENIED.search(afterwards)
+            and not re.search(r"[0-9]", afterwards)
+        ):
             return _finding(_listed(places, text), "formula")
     equation = _PLAIN_EQUATION.search(last_line)
     if equation is None or _HYPOTHESIS.search(last_line, 0, equation.start(1)):
@@ -494,17 +541,20 @@ def _is_mention(text: str, place: tuple[int, int, str]) -> bool:
 
 def _concluded(text: str) -> Finding | None:
     """The only number of a last sentence that concludes: "Therefore, she has 7 nickels.", "The total is **72**."."""
-    if len(text) < 80 and _ANY_NUMBER.fullmatch(text.strip(" .\n*$")):
-        return _finding(text.strip(" .\n*$"), "conclusion")  # the whole reply is a number
+    whole = text.strip(" .\n*$")
+    if len(whole) < 60 and re.fullmatch(r"-?[0-9][0-9,./]*(?:\s+[A-Za-z]+){0,3}", whole):
+        return _finding(whole, "conclusion")  # the whole reply is a number
     text = _ASIDE.sub("", _END_TOKENS.sub("", text.rstrip()[-2 * LONGEST_ANSWER :]).rstrip())
     if not text.endswith((".", "*", "$", "!", ")")) and "\n" in text.strip():
         return None
     sentence = re.split(r"(?<![0-9A-Z])[.!?]\s+|(?<=[0-9)])[.]\s+|\n", text.strip().rstrip(".!"))[-1]
     plain = _plain(sentence)
-    if len(plain) > 250 or re.search(r"\b(?:not|if|maybe|perhaps|suppose|let|between|more than|less than|at least|at most|try|would|may|might|could|impossible|cannot|wrong|incorrect|guess|unknown|mistake)\b", plain, re.IGNORECASE):
+    if len(plain) > 250 or "oxed" in plain or _UNDECIDED.search(plain):
         return None
     if not (_CONCLUDES.search(plain) or _COPULA.search(plain)):
         return None
+    if "=" in plain:
+        plain = plain[plain.rindex("=") + 1 :]
     numbers = list(_ANY_NUMBER.finditer(plain))
     if len(numbers) != 1:
         return None

@@ -55,6 +55,8 @@ _REPLACED = [
     (re.compile(r"(?<=[0-9\s~])\\frac\s?\{((?:\\text\s?\{[^{}]*\}|[A-Za-z]{1,4})(?:\^\{?[0-9]\}?)?)\}\s?\{(\\text\s?\{[^{}]*\}(?:\^\{?[0-9]\}?)?)\}"), r" \1/\2"),
     (re.compile(r"\^\s?\{?\s?\\text\s?\{\s?o\s?\}\s?\}?"), "°"),
     (re.compile(r"(?<=[0-9])\\text\s?\{\s?,\s?\}(?=[0-9]{3})"), ","),
+    (re.compile(r"\\(?:mathbf|mathrm|textbf|bf)\s+(?=[0-9A-Za-z])"), ""),
+    (re.compile(r"(?:\\\\|\{\}|\\\s)\s*$|^\{\}(?=[^_^])|\\ensuremath(?=\{)"), ""),
     (re.compile(r"(?<=[0-9])_(?=[0-9]{3}(?![0-9]))"), ""),
     (re.compile(r"\\(?:bf|rm|it|large|Large|LARGE|huge|Huge|small|normalsize|tiny|color\s?\{[a-z]+\}|textcolor\s?\{[a-z]+\})(?![a-zA-Z])"), ""),
     (re.compile(r"(?<![A-Za-z])(?:np|numpy|math|sympy|sp)\.(?=[a-z])"), ""),
@@ -76,7 +78,10 @@ _REPLACED = [
 ]  # fmt: skip
 _TEXT = re.compile(r"\\text\s?\{([^{}]*)\}")
 _DELIMITERS = ((r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"), ("$", "$"))
-_ALIGNED = re.compile(r"\\begin\{(?:aligned|align\*?|gathered|split)\}(.*)\\end\{(?:aligned|align\*?|gathered|split)\}", re.DOTALL)
+_ALIGNED = re.compile(
+    r"\\begin\{(?:aligned|align\*?|gathered|split|cases)\}(.*)\\end\{(?:aligned|align\*?|gathered|split|cases)\}",
+    re.DOTALL,
+)
 _MONEY = re.compile(r"\\\$|\$(?=\s?-?[0-9.])|(?<=[0-9])\s?\$(?![A-Za-z0-9\\])")
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
@@ -101,8 +106,8 @@ def tidy(text: str) -> str:
     for pattern, spelling in _REPLACED:
         text = pattern.sub(spelling, text)  # type: ignore[arg-type]
     aligned = _ALIGNED.fullmatch(text)
-    if aligned and r"\\" not in aligned[1]:
-        text = aligned[1].replace("&", "").strip()
+    if aligned and (r"\\" not in aligned[1] or ("cases" in text and "&" not in text)):
+        text = aligned[1].replace(r"\\", ", ").replace("&", "").strip()
     text = _MONEY.sub(MONEY, text).replace("$", " ")
     text = _TEXT.sub(_bare_text, text)
     text = " ".join(text.split())

@@ -164,8 +164,13 @@ UNITS = _table()
 _MULTIPLES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 _SMALL = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
 _WORDS = {word: value for value, word in enumerate(_SMALL.split())}
-_WORDS |= {word: 10 * value for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)}
-_ORDINALS = {word + "th": value for word, value in _WORDS.items()} | {word[:-1] + "ieth": value for word, value in _WORDS.items() if word.endswith("ty")}
+_WORDS |= {
+    word: 10 * value
+    for value, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], start=2)
+}
+_ORDINALS = {word + "th": value for word, value in _WORDS.items()} | {
+    word[:-1] + "ieth": value for word, value in _WORDS.items() if word.endswith("ty")
+}
 _ORDINAL = _ORDINALS | {"first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10, "twelfth": 12}  # fmt: skip
 _PARTS = {"half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10, "twelfth": 12, "twentieth": 20, "hundredth": 100, "thousandth": 1000}  # fmt: skip
 _SPOKEN = [
@@ -187,12 +192,15 @@ _NO_VALUE = re.compile(
     re.IGNORECASE,
 )
 _FILLER = re.compile(
-    r"(?:\\approx|approximately|approx\.?|about|around|roughly|exactly|only|just|is|are|was|equals?|equal to|a total of|total|the answer is|it is|it's"
+    r"(?:equal to|\\approx|approximately|approx\.?|about|around|roughly|exactly|only|just|is|are|was|equals?|equal to|a total of|total|the answer is|it is|it's"
     r"|there (?:are|is|were|will be)|she|he|they|we|you|i|it|has|have|had|will|would be|be|need|needs|get|gets|got|paid|pays|spent|earns?|makes?|the|an?"
     r"|answer|final|result|value|=|:|~|\\sim)(?![A-Za-z])[\s,:]*",
     re.IGNORECASE,
 )
-_SUBJECT = re.compile(r"^(?:the|its|his|her|their|this|that|our|your)\b[A-Za-z\s]{0,80}?\b(?:is|are|was|equals?|be)\s+(?=[-+(\\0-9¤])", re.IGNORECASE)
+_SUBJECT = re.compile(
+    r"^(?:the|its|his|her|their|this|that|our|your)\b[A-Za-z\s]{0,80}?\b(?:is|are|was|equals?|be)\s+(?=[-+(\\0-9¤])",
+    re.IGNORECASE,
+)
 _LEADS_TO_NUMBER = re.compile(
     r"\b(?:is|are|was|were|be|equals?|equal\s+to|has|have|had|needs?|pays?|paid|makes?|made|costs?|gets?|got|earns?|earned|sold|sells?|spent|spends?|ate|eats?"
     r"|takes?|took|buys?|bought|left|total(?:s|\s+of)?|exactly|about|approximately|only|reaches|becomes|the\s+answer|value)\s*[:=]?\s*¤?\Z",
@@ -203,24 +211,47 @@ _PROSE = re.compile(
     r"(?<![\\A-Za-z])(?!(?:arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|abs|floor|ceil|pi|mod|gcd)(?![A-Za-z]))"
     r"[A-Za-z]{2,}(?![A-Za-z]*[({_])|°|%|¢|€|£|¥|₹|¤|[(\[](?=\s*(?:¤|[A-Za-z]{3,}|[A-Za-z]{2,}\s))|[,;:.?](?=\s|$)|\"|(?<=[0-9}\s])-(?=[a-zA-Z]{2,})"
 )
-_SINGLE_UNIT = re.compile(r"(?<=[0-9)}])\s+([mgshdlLNJWVAKB])(?=$|[\s/^.,;)·*\\])")
+_SINGLE_UNIT = re.compile(r"(?<=[0-9)}])\s+([mgshdlLNJWVAKB]|\\Omega)(?=$|[\s/^.,;)·*\\])")
 _ADJACENT_UNIT = re.compile(r"(?<=[0-9])([mgshL])$")
 _MINUTES = re.compile(r"(-?[0-9]+)\s?°\s?([0-9]+(?:\.[0-9]+)?)\s?'(?:\s?([0-9]+(?:\.[0-9]+)?)\s?(?:''|\"))?")
 _FEET = re.compile(r"([0-9]+)\s?'\s?(?:([0-9]+(?:\.[0-9]+)?)\s?(?:''|\"))?")
 _BASE = re.compile(
     r"\(?(?:\\overline\s?\{)?(-?[0-9A-Za-z,]+(?:\.[0-9A-Za-z]+)?)\}?\)?\s?_\s?(?:\{\s?(?:\\text\s?\{)?\s?((?:base\s*)?(?:[0-9]{1,2}|[a-z]*))\s?\}?\s?(?(2)([0-9]{1,2})?)\}|([0-9]{1,2}))"
 )
-_BASE_WORDS = re.compile(r"(-?[0-9A-F]+)\s+(?:\(\s*)?(?:in\s+)?base[\s-]+([0-9]{1,2}|two|eight|ten|sixteen)\)?", re.IGNORECASE)
-_BASE_NAMES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "twelve": 12, "sixteen": 16}
+_BASE_WORDS = re.compile(
+    r"(-?[0-9A-F]+)\s+(?:\(\s*)?(?:in\s+)?base[\s-]+([0-9]{1,2}|two|eight|ten|sixteen)\)?", re.IGNORECASE
+)
+_BASE_NAMES = {
+    "two": 2,
+    "three": 3,
+    "four": 4,
+    "five": 5,
+    "six": 6,
+    "seven": 7,
+    "eight": 8,
+    "nine": 9,
+    "ten": 10,
+    "twelve": 12,
+    "sixteen": 16,
+}
 _SINGLE_NUMBER = re.compile(r"(?<![\w.,])-?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?(?![0-9])")
-_TWO_WORDS = re.compile(r"\b(light|fluid|solar|nautical|astronomical|kilowatt)[ -](?=(?:year|ounce|mass|mile|unit|hour))(\w+)")
+_TWO_WORDS = re.compile(
+    r"\b(light|fluid|solar|nautical|astronomical|kilowatt)[ -](?=(?:year|ounce|mass|mile|unit|hour))(\w+)"
+)
 _UNIT_POWER = re.compile(r"([A-Za-z])\s+\^\s?(\{?\s?-?[0-9]\s?\}?)")
-_UNIT_TOKEN = re.compile(r"\s*(?:(?P<word>\\(?:Omega|AA)|[A-Za-zµμΩÅ]+\.?|°\s?[CF](?![A-Za-z])|[°%¢€£¥₹¤])|(?P<op>/|\\cdot|\*|·|\\times|-)|\^\s?\{?\s?(?P<power>-?[0-9])\s?\}?)")
+_UNIT_TOKEN = re.compile(
+    r"\s*(?:(?P<word>\\(?:Omega|AA)|[A-Za-zµμΩÅ]+\.?|°\s?[CF](?![A-Za-z])|[°%¢€£¥₹¤])|(?P<op>/|\\cdot|\*|·|\\times|-)|\^\s?\{?\s?(?P<power>-?[0-9])\s?\}?)"
+)
 
 
 def words_of_number(text: str) -> int | None:
-    """The number that English words say, up to 99 or as a round multiple; None for anything else."""
+    """The number that English words say, such as `twenty-one` or `one hundred and five`; None for anything else."""
+    if len(text) > 60:
+        return None
     words = re.split(r"[\s-]+", text.strip().lower())
+    if words[0] in ("negative", "minus"):
+        number = words_of_number(" ".join(words[1:])) if words[1:] else None
+        return None if number is None else -number
     if words and words[-1] in _ORDINAL:
         number = _ORDINAL[words[-1]]
         words[-1] = next((word for word, value in _WORDS.items() if value == number), words[-1])
@@ -233,7 +264,7 @@ def words_of_number(text: str) -> int | None:
     for word in words:
         if word in _MULTIPLES:
             total = max(total, 1) * _MULTIPLES[word]
-        elif total and not (total % 100 == 0 or (total % 10 == 0 and 20 <= total % 100 and _WORDS[word] < 10)):
+        elif total and not (total % 100 == 0 or (total % 10 == 0 and total % 100 >= 20 and _WORDS[word] < 10)):
             return None
         else:
             total += _WORDS[word]
@@ -241,6 +272,15 @@ def words_of_number(text: str) -> int | None:
 
 
 def _unit_word(word: str) -> Unit | None:
+    unit = _known_unit(word)
+    if unit is None and re.search(
+        r"[a-z](?:met(?:er|re)|gram|lit(?:er|re)|second|watt|volt|joule|newton|byte)s?$", word
+    ):
+        return Unit(Fraction(1), ((word.removesuffix("s"), 1),))  # a misspelt unit is another one
+    return unit
+
+
+def _known_unit(word: str) -> Unit | None:
     word = word.replace(" ", "")
     for spelling in (word, word.rstrip("."), word.rstrip(".").lower()):
         if spelling in UNITS and not (len(spelling) == 1 and spelling != word.rstrip(".")):
@@ -291,6 +331,8 @@ def read_unit(text: str) -> tuple[Unit | None, str]:
         if unit_found is None or (count and sign == 1 and not text[:position].rstrip().endswith(word)):
             break
         power, pending = pending * sign, 1
+        if count > 8:
+            return None, text
         if unit_found.name:
             if count:
                 break
@@ -412,7 +454,7 @@ def _head_and_tail(text: str, adjacent_letters: bool) -> Quantity | None:
     if not places:
         value = read_expression(text)
         return Quantity(value, unit) if value else None
-    head, tail = text[: min(places)].strip(" ,;:"), text[min(places) :].strip()
+    head, tail = text[: min(places)].strip(" ,;:").rstrip("/"), text[min(places) :].strip()
     if head.startswith("(") and head.count("(") > head.count(")"):
         head = head[1:].strip()
     value = read_expression(head) if head else None
@@ -436,8 +478,12 @@ def _head_and_tail(text: str, adjacent_letters: bool) -> Quantity | None:
         return None  # a list
     elif re.match(r"(?:[+*/^=<>]|\\(?:times|cdot|frac|sqrt|le|ge))", tail):
         return None
+    if re.search(r"\b(?:but|and) also\b", rest):
+        return None
     clause = re.split(r"[,.;:(](?:\s|$)|\b(?:because|since|as|so|which)\b", rest, maxsplit=1)[0]
-    if rest[:1] not in (",", ".", ";", ":", "(") and (_NO_VALUE.search(clause) or re.match(r"\s*and\s+[-¤0-9]", clause)):
+    if rest[:1] not in (",", ".", ";", ":", "(") and (
+        _NO_VALUE.search(clause) or re.match(r"\s*and\s+[-¤0-9]", clause)
+    ):
         return None
     return Quantity(value, unit)
 

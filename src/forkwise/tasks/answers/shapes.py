@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from forkwise.tasks.answers.expressions import plain_numbers, read_expression
+from forkwise.tasks.answers.expressions import plain_numbers, read_expression, real_value
 from forkwise.tasks.answers.notation import matching_end, split_at_top, tidy
+from forkwise.tasks.answers.quantities import read_quantity, words_of_number
 
 
 @dataclass(frozen=True)
@@ -94,27 +95,47 @@ class Colons:
 Shape = Value | Words | Choice | Collection | Interval | Union | Equation | Relation | Matrix | Colons
 
 _CHOICE = re.compile(
-    r"(?:(?:option|choice|answer|letter)\s*:?\s*)?[\s{]*(?:\\text\s?\{)?\s*(?:(?:option|choice)\s*:?\s*\"?)?"
+    r"(?:(?:option|choice|answer|letter)\s*:?\s*)?[\s{]*(?:\\text\s?\{)?\s*(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?\s*:?\s*\"?)?"
     r"(?:[(\[]([A-J])[)\]]|([A-J])\)|([A-J])(?=\s*[.:](?:\s|\\|$|\}))|([A-J])(?=\s*\}?\s*$))\s*[.:)]?\s*\}?\s*[.:]?\s*(.*)",
     re.DOTALL | re.IGNORECASE,
 )
 _MATRIX = re.compile(r"\\begin\s?\{([pbvBV]?matrix|array|smallmatrix)\}\s?(?:\{[^{}]*\})?(.*)\\end\s?\{\1\}", re.DOTALL)
 _RELATION = re.compile(r"\\(?:le|ge|ne)(?![A-Za-z])|<|>")
-_COMMA = re.compile(r"\s*(?:[,;]\s*(?:\\text\s?\{\s*(?:and|or)\s*\}|(?:and|or)\b)?|\\text\s?\{\s*,?\s*(?:and|or)\s*,?\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\land|\\lor)\s*")
+_COMMA = re.compile(
+    r"\s*(?:[,;]\s*(?:\\text\s?\{\s*(?:and|or)\s*\}|(?:and|or)\b)?|\\text\s?\{\s*,?\s*(?:and|or)\s*,?\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\land|\\lor)\s*"
+)
 _INNER_COMMA = re.compile(r"\s*[,;]\s*")
-_UNION = re.compile(r"\s*(?:\\cup|∪|\\bigcup|(?<![A-Za-z\\])U(?=\s*[(\[])|\\text\s?\{\s*(?:or|and)\s*\}|(?<![A-Za-z\\])or(?![A-Za-z])|\\lor)\s*")
-_MEMBER = re.compile(r"\s*\(?\s*(?:[A-Za-z](?:_\{?\w+\}?)?(?:\([a-z]\))?|\\[a-z]+)(?:\s*,\s*[A-Za-z])*\s*\)?\s*(?:\\in(?![a-z])|\\text\{ in \})\s*(.*)", re.DOTALL)
-_BUILDER = re.compile(r"\\\{\s*\(?\s*([A-Za-z])\s*\)?(?:\s*\\in\s*\\mathbb\s?\{?R\}?)?\s*(?:\||:|\\text\{ such that \})\s*(.*)\\\}", re.DOTALL)
-_REALS = re.compile(r"(?:\\text\{\s*)?(?:\\mathbb\s?\{?\s?R\s?\}?|\\text\{R\}|all real numbers|all reals|\(\s*-\s*\\infty\s*,\s*\+?\s*\\infty\s*\))(?:\s*\})?", re.IGNORECASE)
+_UNION = re.compile(
+    r"\s*(?:\\cup|∪|\\bigcup|(?<![A-Za-z\\])U(?=\s*[(\[])|\\text\s?\{\s*(?:or|and)\s*\}|(?<![A-Za-z\\])or(?![A-Za-z])|\\lor)\s*"
+)
+_MEMBER = re.compile(
+    r"\s*\(?\s*(?:[A-Za-z](?:_\{?\w+\}?)?(?:\([a-z]\))?|\\[a-z]+)(?:\s*,\s*[A-Za-z])*\s*\)?\s*(?:\\in(?![a-z])|\\text\{ in \})\s*(.*)",
+    re.DOTALL,
+)
+_BUILDER = re.compile(
+    r"\\\{\s*\(?\s*([A-Za-z])\s*\)?(?:\s*\\in\s*\\mathbb\s?\{?R\}?)?\s*(?:\||:|\\text\{ such that \})\s*(.*)\\\}",
+    re.DOTALL,
+)
+_REALS = re.compile(
+    r"(?:\\text\{\s*)?(?:\\mathbb\s?\{?\s?R\s?\}?|\\text\{R\}|all real numbers|all reals|\(\s*-\s*\\infty\s*,\s*\+?\s*\\infty\s*\))(?:\s*\})?",
+    re.IGNORECASE,
+)
 _WITHOUT = re.compile(r"(.*?)\s*(?:\\setminus|\\backslash|-)\s*(\\\{.*\\\})", re.DOTALL)
-_COLONS = re.compile(r"(-?[0-9.]+(?:\s*:\s*[0-9.]+)+)\s*(?:\\text\s?\{)?\s*([ap])?\.?\s*(?:m\.?)?(?:\s*\})?", re.IGNORECASE)
-_YES_OR_NO = re.compile(r"(?:\\text\s?\{)?\s*(yes|no|true|false)\b(?:\s*[,.;:(-]|\s*\}\s*[,.;:(-]|\s+(?:because|since|it|they|the)\b)", re.IGNORECASE)
+_COLONS = re.compile(
+    r"(-?[0-9.]+(?:\s*:\s*[0-9.]+)+)\s*(?:\\text\s?\{)?\s*([ap])?\.?\s*(?:m\.?)?(?:\s*\})?", re.IGNORECASE
+)
+_YES_OR_NO = re.compile(
+    r"(?:\\text\s?\{)?\s*(yes|no|true|false)\b(?:\s*[,.;:(-]|\s*\}\s*[,.;:(-]|\s+(?:because|since|it|they|the)\b)",
+    re.IGNORECASE,
+)
 _POINT = re.compile(r"^(?:[A-Z]\s?=?\s?(?=\(\s?[^()]*,)|\\text\s?\{[^{}]* (?:is|are|at)\s*\}\s*(?=[(\[\\]))")
 _LETTERS = re.compile(r"\s*[A-Z]+(?:\s*,\s*[A-Z]+)*(?:\s*,?\s*and\s+|\s*,\s*)[A-Z]+\s*")
 _WORD_LIST = re.compile(r"\s*[A-Za-z]+(?: [A-Za-z]+)?(?:\s*(?:,\s*and\b|,|\band\b)\s*[A-Za-z]+(?: [A-Za-z]+)?)+\s*")
 _NAMED_BY_LETTERS = re.compile(r"(?:\\(?:triangle|angle|square|measuredangle)\s?)?[A-Z]{2,8}")
 _DOTS = re.compile(r"\\(?:l|c)?dots|\.\.\.")
-_EXCEPT = re.compile(r"(?:\\text\s?\{)?\s*(?:all|every)\s+reals?(?:\s+numbers?)?\s*,?\s*(?:except|but|other than)(?:\s+for)?\s*\}?\s*(?:[a-z]\s*=\s*)?(.*?)\}?")
+_EXCEPT = re.compile(
+    r"(?:\\text\s?\{)?\s*(?:all|every)\s+reals?(?:\s+numbers?)?\s*,?\s*(?:except|but|other than)(?:\s+for)?\s*\}?\s*(?:[a-z]\s*=\s*)?(.*?)\}?"
+)
 _TIME_WORDS = re.compile(r"\\text\s?\{([^{}]*[0-9]:[0-9][^{}]*)\}")
 _WORDS = re.compile(r"(?:\\text\s?\{[^{}]*\}|[A-Za-z\s,.'\"()-])+")
 _EQUALS = re.compile(r"\s*(?<![<>!:\\])(?:=|\\equiv|\\approx|\\Leftrightarrow|\\Rightarrow|\\implies)(?!=)\s*")
@@ -136,14 +157,34 @@ def _read(text: str, depth: int) -> Shape:
     if depth > 6 or len(text) > 1500:
         return Value(text)
     if depth == 0:
+        number = words_of_number(re.sub(r"\\text\s?\{([^{}]*)\}", r" \1 ", text))
+        if number is not None:
+            return Value(str(number))
         yes_or_no = _YES_OR_NO.match(text)
         if yes_or_no:
             return Words(yes_or_no[1])
         text = _POINT.sub("", text)
     wrapped = re.fullmatch(r"\\text\s?\{([^{}]*)\}", text)
-    if wrapped and (_LETTERS.fullmatch(wrapped[1]) or _WORD_LIST.fullmatch(wrapped[1]) or re.search(r"[0-9:]|^\s*\([A-J]\)", wrapped[1])):
+    if wrapped and (
+        _LETTERS.fullmatch(wrapped[1])
+        or _WORD_LIST.fullmatch(wrapped[1])
+        or re.search(r"[0-9:]|^\s*\([A-J]\)", wrapped[1])
+    ):
         text = wrapped[1].strip()
-    for reader in (_choice, _matrix, _builder, _member, _union, _relation, _plus_minus, _colons, _list, _bracketed, _equation, _words):
+    for reader in (
+        _choice,
+        _matrix,
+        _builder,
+        _member,
+        _union,
+        _relation,
+        _plus_minus,
+        _colons,
+        _list,
+        _bracketed,
+        _equation,
+        _words,
+    ):
         shape = reader(text, depth)
         if shape is not None:
             return shape
@@ -170,7 +211,13 @@ def _matrix(text: str, depth: int) -> Shape | None:
     if match is None:
         return None
     rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2]) if row.strip()]
-    cells = tuple(tuple(_read(cell.strip(), depth + 1) for cell in row.split("&")) for row in rows)
+    cells = tuple(
+        tuple(
+            _read(cell.strip(), depth + 1)
+            for cell in (row.split("&") if "&" in match[2] else split_at_top(row, _INNER_COMMA))
+        )
+        for row in rows
+    )
     return Matrix(cells)
 
 
@@ -251,8 +298,6 @@ def _all_but(points: list[str]) -> Shape | None:
         expression = read_expression(text)
         if expression is None:
             return None
-        from forkwise.tasks.answers.expressions import real_value
-
         value = real_value(expression)
         if value is None:
             return None
@@ -291,7 +336,12 @@ def _relation(text: str, depth: int) -> Shape | None:
             closed = signs[0] == "<="
             if "|" in parts[0]:
                 return Interval(f"-({bound})", bound, (closed, closed), inside[1])
-            return Union((Interval("", f"-({bound})", (False, closed), inside[1]), Interval(bound, "", (closed, False), inside[1])))
+            return Union(
+                (
+                    Interval("", f"-({bound})", (False, closed), inside[1]),
+                    Interval(bound, "", (closed, False), inside[1]),
+                )
+            )
         if _is_variable(parts[0]) and _is_constant(parts[1]):
             return Interval("", parts[1], (False, signs[0] == "<="), parts[0].strip())
         if _is_variable(parts[1]) and _is_constant(parts[0]):
@@ -313,8 +363,6 @@ def _several_relations(parts: list[str], depth: int) -> Shape | None:
         if first.high == "" and second.low == "":
             first, second = second, first
         if first.low == "" and second.high == "":
-            from forkwise.tasks.answers.expressions import real_value
-
             ends = [read_expression(text) for text in (first.high, second.low)]
             values = [real_value(end) for end in ends if end is not None]
             if len(values) == 2 and None not in values:
@@ -325,7 +373,11 @@ def _several_relations(parts: list[str], depth: int) -> Shape | None:
 
 
 def _is_variable(text: str) -> bool:
-    return re.fullmatch(r"(?:[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?(?:\([a-z]\))?", text.strip()) is not None and not _is_infinity(text) and text.strip() not in (r"\pi", "e", "i")
+    return (
+        re.fullmatch(r"(?:[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?(?:\([a-z]\))?", text.strip()) is not None
+        and not _is_infinity(text)
+        and text.strip() not in (r"\pi", "e", "i")
+    )
 
 
 def _is_constant(text: str) -> bool:
@@ -342,11 +394,14 @@ def _plus_minus(text: str, depth: int) -> Shape | None:
     if len(re.findall(r"\\pm", text)) > 1 and r"\mp" not in text and not split_at_top(text, _COMMA)[1:]:
         signs = [_plus_minus(re.sub(r"\\pm(?![a-z])", sign, text, count=1), depth + 1) for sign in "+-"]
         if all(isinstance(shape, Collection) for shape in signs):
-            return Collection("list", tuple(item for shape in signs if isinstance(shape, Collection) for item in shape.items))
+            return Collection(
+                "list", tuple(item for shape in signs if isinstance(shape, Collection) for item in shape.items)
+            )
     if len(re.findall(r"\\pm|\\mp", text)) > 4 or split_at_top(text, _COMMA)[1:]:
         return None
     plus, minus = (
-        _read(re.sub(r"\\pm(?![a-z])", a, re.sub(r"\\mp(?![a-z])", b, text)).strip(), depth + 1) for a, b in ("+-", "-+")
+        _read(re.sub(r"\\pm(?![a-z])", a, re.sub(r"\\mp(?![a-z])", b, text)).strip(), depth + 1)
+        for a, b in ("+-", "-+")
     )
     if isinstance(plus, Collection) and isinstance(minus, Collection) and plus.kind in ("set", "list"):
         return Collection(plus.kind, plus.items + minus.items)
@@ -373,16 +428,22 @@ def _list(text: str, depth: int) -> Shape | None:
     if len(parts) < 2 or _is_prose(parts):
         return None
     shapes = [_read(part, depth + 1) for part in parts]
-    if isinstance(shapes[0], Equation) and not any(isinstance(shape, Equation) for shape in shapes[1:]) and re.fullmatch(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?", shapes[0].left):
+    if (
+        isinstance(shapes[0], Equation)
+        and not any(isinstance(shape, Equation) for shape in shapes[1:])
+        and re.fullmatch(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?", shapes[0].left)
+    ):
         shapes[0] = shapes[0].right  # n = 2, 3, 4
-    shapes = [s for shape in shapes for s in (shape.items if isinstance(shape, Collection) and shape.kind == "list" else (shape,))]
+    shapes = [
+        s
+        for shape in shapes
+        for s in (shape.items if isinstance(shape, Collection) and shape.kind == "list" else (shape,))
+    ]
     return Collection("list", tuple(shapes))
 
 
 def _is_prose(parts: list[str]) -> bool:
     """Whether a comma or "and" stands in a sentence and not between values: some piece has neither number nor formula."""
-    from forkwise.tasks.answers.quantities import read_quantity, read_unit
-
     if all(_WORDS.fullmatch(part) and len(part.split()) <= 3 for part in parts):
         return False  # red, green and blue
     for part in parts:
@@ -392,12 +453,23 @@ def _is_prose(parts: list[str]) -> bool:
             continue
         if _DOTS.fullmatch(part):
             continue
-        if read_expression(part) is None and not re.match(r"\\begin|\\\{|[(\[]", part) and "=" not in part and r"\pm" not in part and not re.match(r"\\text\{[^{}]*\}$", part):
+        if (
+            read_expression(part) is None
+            and not re.match(r"\\begin|\\\{|[(\[]", part)
+            and "=" not in part
+            and r"\pm" not in part
+            and not re.match(r"\\text\{[^{}]*\}$", part)
+        ):
             return True
     first = read_quantity(parts[0])
     if first is not None and first.unit is not None and first.unit.dimensions and len(parts) == 2:
         second = read_quantity(parts[1])
-        if second is not None and second.unit is not None and second.unit.dimensions == first.unit.dimensions and second.unit.factor < first.unit.factor:
+        if (
+            second is not None
+            and second.unit is not None
+            and second.unit.dimensions == first.unit.dimensions
+            and second.unit.factor < first.unit.factor
+        ):
             return True  # 2 hours and 30 minutes
     return False
 
@@ -456,6 +528,18 @@ def _words(text: str, depth: int) -> Shape | None:
     pieces = re.split(r"[\s-]+", plain)
     if not words or (len(max(words, key=len)) < 2 and len(words) == 1):
         return None
-    if r"\text" not in text and all(len(word) < 4 for word in pieces) and not _CAPITALISED.fullmatch(text) and read_expression(text) is not None:
+    if (
+        r"\text" not in text
+        and " " not in text
+        and re.search(r"[-()]|'(?![a-z])|^[a-z]'", text)
+        and min(map(len, pieces)) < 6
+    ):
+        return None  # a product of letters
+    if (
+        r"\text" not in text
+        and all(len(word) < 4 for word in pieces)
+        and not _CAPITALISED.fullmatch(text)
+        and read_expression(text) is not None
+    ):
         return None
     return Words(" ".join(words))
