@@ -19,7 +19,9 @@ import dataclasses
 import math
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -116,6 +118,7 @@ class EntropyShapedGRPOConfig(GRPOConfig):
     )
 
     has_groups: ClassVar[bool] = True  # whether advantages come from groups, which a critic's do not
+    trainer_class: ClassVar[str] = "EntropyShapedGRPOTrainer"  # that does what this config says
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -149,6 +152,21 @@ class EntropyShapedGRPOConfig(GRPOConfig):
     def _per_sequence(self) -> bool:
         """Whether the importance ratio, or the weight of a token, is one of its whole sequence."""
         return bool(self.importance_sampling_level == "sequence" or self.loss_type == "luspo")
+
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        """As in transformers, where every trainer asks for it when training starts; not every trainer may.
+
+        Raises:
+            InputError: a trainer asks that would train without what this config says, and without a word.
+        """
+        if (self.methods or not self.has_groups) and not _SHAPES.get():
+            raise InputError(
+                f"This {type(self).__name__} is in the hands of a trainer that would ignore its alpha, kappa and "
+                f"method: train with forkwise's {self.trainer_class}, or put EntropyShapingMixin before your trainer "
+                "class."
+            )
+        steps: int = super().get_warmup_steps(num_training_steps)
+        return steps
 
     def _check_numbers(self) -> None:
         """Refuses what torch and TRL refuse late, with a traceback, or not at all."""
@@ -244,6 +262,22 @@ class EntropyShapedGRPOConfig(GRPOConfig):
                 )
 
 
+_SHAPES: ContextVar[bool] = ContextVar("a trainer that shapes is at work", default=False)
+
+
+@contextmanager
+def _shaping() -> Iterator[None]:
+    """While it lasts, whoever asks a config of ours is a trainer that does what it says.
+
+    A mark in the config itself would go along when it is copied, pickled, or handed to another trainer.
+    """
+    token = _SHAPES.set(True)
+    try:
+        yield
+    finally:
+        _SHAPES.reset(token)
+
+
 class _GuardedBatch(dict[str, Any]):
     """A micro-batch that holds no `"advantages"` until they are shaped, and notes whether the loss read them.
 
@@ -307,6 +341,7 @@ class EntropyShapingMixin(_Trainer):
     _plan: Plan | None = None
     _scored_rewards: torch.Tensor | None = None  # (completions of all processes, functions) of the newest rollout
     _head_is_checked = False
+    _has_critic = False  # else a PPO config would train GRPO
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -323,7 +358,17 @@ class EntropyShapingMixin(_Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._method_totals: dict[str, torch.Tensor] = {}  # since the last log, over processes
         super().__init__(*args, **kwargs)
-        _require_config(self.args)
+        _require_config(self.args, critic=self._has_critic)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's `train`."""
+        with _shaping():
+            return super().train(*args, **kwargs)
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's schedule of the learning rate."""
+        with _shaping():
+            return super().create_scheduler(*args, **kwargs)
 
     # ------------------------------------------------------------------------------------------------------- rollouts
 
@@ -640,15 +685,20 @@ class EntropyShapedGRPOTrainer(EntropyShapingMixin, GRPOTrainer):
         if args is None:
             name = model if isinstance(model, str) else model.config.name_or_path
             args = EntropyShapedGRPOConfig(f"{name.split('/')[-1]}-GRPO")
-        _require_config(args)  # before the model is loaded
+        _require_config(args, critic=self._has_critic)  # before the model is loaded
         super().__init__(model, reward_funcs, args, *more, **kwargs)
 
 
-def _require_config(args: object) -> None:
+def _require_config(args: object, *, critic: bool) -> None:
     if not isinstance(args, EntropyShapedGRPOConfig):
         raise TypeError(
             f"args is a {type(args).__name__}, which has no alpha and kappa; make it an EntropyShapedGRPOConfig (or a "
             "subclass of it), which takes every field of GRPOConfig."
+        )
+    if not args.has_groups and not critic:
+        raise TypeError(
+            f"args is a {type(args).__name__}, whose critic this trainer does not have: use {args.trainer_class}, or "
+            "make it an EntropyShapedGRPOConfig."
         )
 
 
