@@ -19,7 +19,7 @@ import dataclasses
 import math
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 else:
     _Trainer = object
 
-__all__ = ["EntropyShapedGRPOConfig", "EntropyShapedGRPOTrainer", "EntropyShapingMixin"]
+__all__ = ["EntropyShapedGRPOConfig", "EntropyShapedGRPOTrainer", "EntropyShapingMixin", "check_rollout"]
 
 _TRL = Version(trl.__version__)
 if Version("1.9") > _TRL:
@@ -361,7 +361,9 @@ class EntropyShapingMixin(_Trainer):
         _require_config(self.args, critic=self._has_critic)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """The trainer's `train`."""
+        """The trainer's `train`; a dataset of which it would not train a single step is refused."""
+        if isinstance(self.train_dataset, Sized):
+            check_rollout(self.args, len(self.train_dataset))
         with _shaping():
             return super().train(*args, **kwargs)
 
@@ -687,6 +689,18 @@ class EntropyShapedGRPOTrainer(EntropyShapingMixin, GRPOTrainer):
             args = EntropyShapedGRPOConfig(f"{name.split('/')[-1]}-GRPO")
         _require_config(args, critic=self._has_critic)  # before the model is loaded
         super().__init__(model, reward_funcs, args, *more, **kwargs)
+
+
+def check_rollout(args: EntropyShapedGRPOConfig, prompts: int) -> None:
+    """Refuses a number of prompts that does not fill one rollout: TRL leaves the rest out, and would train 0 steps."""
+    assert args.generation_batch_size is not None  # TRL fills it in
+    needed = args.generation_batch_size // args.num_generations
+    if prompts < needed:
+        raise InputError(
+            f"A rollout takes {needed} prompts ({args.generation_batch_size} completions, {args.num_generations} of "
+            f"each), and there are {prompts}, so that nothing would be trained: give more prompts, or make "
+            "per_device_train_batch_size or steps_per_generation smaller."
+        )
 
 
 def _require_config(args: object, *, critic: bool) -> None:

@@ -7,6 +7,7 @@ behind, so that an interrupted experiment continues where it stopped.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import subprocess
@@ -35,7 +36,7 @@ from forkwise.methods import parse_methods, settings_of
 from forkwise.samples import write_shard
 from forkwise.samples.generate import Sampling, sample_problem
 from forkwise.tasks import Problem, load_task
-from forkwise.training.folder import COMPLETE, read_metrics
+from forkwise.training.folder import finished, read_metrics
 
 TASK = "countdown:4"
 
@@ -141,9 +142,11 @@ class TrainingArm:
 
 
 def train_problems(steps: int) -> int:
-    """Enough problems that none is met twice in `steps` steps of the recipe."""
-    completions = RECIPE["per_device_train_batch_size"] * RECIPE["gradient_accumulation_steps"]
-    return max(1, steps * int(completions) // int(RECIPE["num_generations"]))
+    """Enough problems that none is met twice in `steps` steps of the recipe, and whole rollouts of them."""
+    size, groups = int(RECIPE["per_device_train_batch_size"]), int(RECIPE["num_generations"])
+    completions = steps * size * int(RECIPE["gradient_accumulation_steps"])
+    rollout = size * int(RECIPE["steps_per_generation"])
+    return math.ceil(completions / rollout) * rollout // groups
 
 
 def recipe(arm: TrainingArm, seed: int, steps: int, folder: Path, device: Device = "cpu") -> dict[str, Any]:
@@ -181,11 +184,6 @@ def check(arm: TrainingArm, steps: int) -> None:
             parse_run(["--config", str(file)], config, arm.algorithm)
         except InputError as error:
             raise InputError(f"The arm '{arm.name}' cannot be trained: {error}") from error
-
-
-def finished(folder: Path) -> bool:
-    """Whether the training run in `folder` has come to its end."""
-    return (folder / COMPLETE).exists()
 
 
 # ---------------------------------------------------------------------------------------------------------- training
@@ -271,7 +269,7 @@ def train(
         InputError: an arm stopped before its end; the others are ended too, and all can be resumed.
     """
     runs = [(arm, seed) for seed in range(seeds) for arm in arms]
-    waiting = [run for run in runs if not finished(folder / run[0].run(run[1]))]
+    waiting = [run for run in runs if not finished(folder / run[0].run(run[1]), steps)]
     running: dict[str, tuple[TrainingArm, subprocess.Popen[bytes]]] = {}
     places = _places(device, jobs)
     place: dict[str, str | None] = {}  # of the runs that are running
@@ -295,7 +293,7 @@ def train(
                     if process.poll() is not None:
                         del running[run]
                         places.append(place.pop(run))
-                        if process.returncode != 0 or not finished(folder / run):
+                        if process.returncode != 0 or not finished(folder / run, steps):
                             log = _log(folder / run)
                             lines = log.read_text(errors="replace").strip().splitlines()
                             raise InputError(

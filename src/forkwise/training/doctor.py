@@ -19,7 +19,7 @@ import yaml
 from scipy import stats
 
 from forkwise.errors import InputError
-from forkwise.training.folder import COMPLETE, SETTINGS, checkpoints, damage, read_metrics
+from forkwise.training.folder import SETTINGS, checkpoints, damage, finished, read_metrics
 
 __all__ = ["Finding", "Trend", "report", "series", "trend"]
 
@@ -132,14 +132,14 @@ def _locked(folder: Path) -> bool:
 
 
 def _state(folder: Path, settings: dict[str, Any], steps: list[Row]) -> Iterator[Finding]:
-    if (folder / COMPLETE).exists():
+    planned = settings.get("max_steps", -1)
+    if finished(folder, max(planned, 1)):
         yield Finding("state", "finished.")
         return
     if _locked(folder):
         yield Finding("state", "still running.")
         return
     last = steps[-1]["step"] if steps else 0
-    planned = settings.get("max_steps", -1)
     of = f" of {planned}" if planned > 0 else ""
     whole = None
     for checkpoint in checkpoints(folder):

@@ -31,6 +31,7 @@ __all__ = [
     "checkpoints",
     "create_folder",
     "damage",
+    "finished",
     "mark_complete",
     "mend_metrics",
     "newest_complete_checkpoint",
@@ -74,6 +75,15 @@ def _crc32(path: Path) -> int:
         while block := file.read(1 << 20):
             value = zlib.crc32(block, value)
     return value
+
+
+def finished(folder: Path, steps: int) -> bool:
+    """Whether the training run in `folder` has come to its end, and that after at least so many steps."""
+    try:
+        word, _, number = (folder / COMPLETE).read_text(encoding="utf-8").strip().partition(" ")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return word == "step" and number.isdecimal() and int(number) >= steps
 
 
 def mark_complete(checkpoint: Path) -> None:
