@@ -1,6 +1,6 @@
 """TRL's fused head against the policy's own logits: models that it does not know are found by their numbers.
 
-Which heads TRL 1.16 computes wrongly was found with float64 softmax of unpatched models, not with `forkwise.core.heads`.
+Which heads TRL 1.16 computes wrongly was found with float64 softmax of unpatched models, not with our comparison.
 """
 
 from __future__ import annotations

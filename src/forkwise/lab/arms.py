@@ -33,12 +33,15 @@ from rich.table import Table
 from forkwise.errors import InputError
 from forkwise.lab.base_model import MAX_NEW_TOKENS
 from forkwise.methods import parse_methods, settings_of
+from forkwise.processes import PARENT_PIPE, end_with
 from forkwise.samples import write_shard
 from forkwise.samples.generate import Sampling, sample_problem
 from forkwise.tasks import Problem, load_task
-from forkwise.training.folder import finished, read_metrics
+from forkwise.training.folder import being_written, finished, read_metrics
 
 TASK = "countdown:4"
+
+_WAIT = 60.0  # seconds for an arm of an interrupted experiment to end
 
 Device = Literal["cpu", "cuda"]
 
@@ -211,10 +214,19 @@ def _launch(
             [sys.executable, "-m", "forkwise", arm.algorithm, "--config", str(file)],
             stdout=log,
             stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **_ENVIRONMENT, **visible},
+            stdin=subprocess.PIPE,  # never written to: it closes when we end, and so does the arm
+            env={**os.environ, **_ENVIRONMENT, **visible, PARENT_PIPE: "0"},
             start_new_session=True,  # Ctrl-C reaches us alone; we end the arms ourselves
         )
+
+
+def _wait_for_writer(folder: Path, console: Console) -> None:
+    """Waits for a process that trains in the folder, such as one that has just been killed, but not for ever."""
+    deadline = time.monotonic() + _WAIT
+    if being_written(folder):
+        console.print(f"Another process is training in '{folder}': waiting for its end.", soft_wrap=True, markup=False)
+    while being_written(folder) and time.monotonic() < deadline:
+        time.sleep(0.5)
 
 
 def _places(device: Device, jobs: int) -> list[str | None]:
@@ -280,6 +292,7 @@ def train(
                 while waiting and len(running) < jobs:
                     arm, seed = waiting.pop(0)
                     run = arm.run(seed)
+                    _wait_for_writer(folder / run, console)
                     place[run] = places.pop()
                     running[run] = arm, _launch(folder / run, arm, seed, steps, device, place[run])
                 time.sleep(0.5)
@@ -342,6 +355,9 @@ def _sample_shard(
 
 
 def _take_place(places: SimpleQueue[str | None]) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    end_with(parent.sentinel)
     gpu = places.get()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu

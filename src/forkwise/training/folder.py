@@ -27,6 +27,7 @@ __all__ = [
     "METRICS",
     "SETTINGS",
     "append_metrics",
+    "being_written",
     "check_folder",
     "checkpoints",
     "create_folder",
@@ -265,6 +266,18 @@ def only_writer(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise InputError(f"Another process is training in '{folder}': wait for it, or end it.") from error
         yield
+
+
+def being_written(folder: Path) -> bool:
+    """Whether a process is training in the folder."""
+    try:
+        with (folder / ".lock").open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def mend_metrics(folder: Path) -> None:
