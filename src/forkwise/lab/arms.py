@@ -32,6 +32,7 @@ from rich.table import Table
 
 from forkwise.errors import InputError
 from forkwise.lab.base_model import MAX_NEW_TOKENS
+from forkwise.loading import load_tokenizer, load_weights
 from forkwise.methods import parse_methods, settings_of
 from forkwise.processes import PARENT_PIPE, end_with
 from forkwise.samples import write_shard
@@ -335,8 +336,8 @@ def _load(model: str, device: Device) -> tuple[Any, Any]:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
-    policy = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager")
-    return policy.eval().to(device), transformers.AutoTokenizer.from_pretrained(model)
+    policy = load_weights(model, dtype=torch.float32, attn_implementation="eager")
+    return policy.eval().to(device), load_tokenizer(model)
 
 
 _BATCH = 256  # samples drawn at once; the draws do not depend on it

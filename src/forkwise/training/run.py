@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
+from forkwise.core import causal_model
 from forkwise.engines.trl import EntropyShapedGRPOConfig, check_rollout
 from forkwise.errors import InputError, RunError
 from forkwise.tasks import Problem, Task, load_task
@@ -39,7 +40,7 @@ from forkwise.training.folder import (
     writing,
 )
 from forkwise.training.health import HealthLimits, HealthWarnings
-from forkwise.training.models import resolve_model
+from forkwise.training.models import check_prompts, check_rows, resolve_model
 from forkwise.training.rewards import load_reward, training_dataset
 from forkwise.training.trainer import RunTrainer
 
@@ -180,6 +181,8 @@ def train(
         print(task.summary(), flush=True)
     if run.chat:
         problems, validation = _chat(problems, tokenizer, model), _chat(validation, tokenizer, model)
+    template_options = getattr(config, "chat_template_kwargs", None) or {}
+    check_prompts([*problems, *validation], tokenizer, model, **template_options)
     config.model_init_kwargs = {
         "revision": model_config.model_revision,
         "attn_implementation": model_config.attn_implementation,
@@ -206,6 +209,7 @@ def train(
             raise
         # What only the trainer can find out: damaged weights, a tracker that is not there, settings that do not fit.
         raise InputError(f"The run cannot start: {str(error).strip().splitlines()[0]}") from error
+    check_rows([*problems, *validation], tokenizer, causal_model(trainer.model))
     trainer.check_finite = run.health
     trainer.log_behaviours = run.log_behaviours
     trainer.behaviour_breaks = [word.strip() for word in run.behaviour_breaks.split(",") if word.strip()]
