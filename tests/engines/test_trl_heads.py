@@ -96,6 +96,8 @@ def test_a_head_that_trl_computes_wrongly_is_refused_before_it_is_trained(
     model = model_with(name, scale)
     trainer = trainer_of(model, tmp_path, num_iterations=2)  # so that log-probs are wanted with the first rollout
     before = [p.detach().clone() for p in model.parameters()]
+    if name == "recurrent_gemma" and Version(transformers.__version__) < Version("5"):
+        pytest.skip("it keeps states of the last batch in itself there")
     if HEADS[name][2] or not FUSED:
         trainer.train()
         assert trainer.state.global_step == 1
