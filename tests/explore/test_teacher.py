@@ -66,7 +66,6 @@ def reference(model: Any, item: Item) -> tuple[np.ndarray, np.ndarray]:
 def test_scores_are_those_of_the_logits(family: str, tiled: bool, budget: int) -> None:
     model = tiny(family)
     scorer = Scorer(model, None, budget=budget)
-    assert (scorer._head is not None) is tiled
     rng = np.random.default_rng(0)
     items = [
         Item(rng.integers(1, 40, p).tolist(), rng.integers(1, 40, c).tolist(), t)
@@ -76,6 +75,8 @@ def test_scores_are_those_of_the_logits(family: str, tiled: bool, budget: int) -
         logprob, entropy = reference(model, item)
         np.testing.assert_allclose(scores.logprobs, logprob, atol=2e-5)
         np.testing.assert_allclose(scores.entropies, entropy, atol=2e-5)
+    assert (scorer._head is not None) is tiled
+    assert (scorer.note is None) is tiled
 
 
 @pytest.fixture(scope="module")

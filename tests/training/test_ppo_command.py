@@ -156,7 +156,7 @@ def test_two_processes(tmp_path: Path) -> None:
     [
         (["--lam", "1.5"], r"lam must lie in \[0, 1\]"),
         (["--critic_learning_rat", "1"], "Did you mean 'critic_learning_rate'"),
-        (["--value-model", "no/such/model"], "value model 'no/such/model' cannot be loaded"),
+        (["--value-model", "no/such/model"], "model 'no/such/model' cannot be loaded"),
         (["--critic_shares_base", "true"], "needs a LoRA policy"),
         (["--reward", "test_ppo_command:too_few"], "returned 1 numbers for"),
         (["--reward", "test_ppo_command:not_a_number"], "returned nan for completion 0"),

@@ -3,15 +3,20 @@
 from forkwise.core.advantages import group_advantages, leave_one_out
 from forkwise.core.entropy import LogprobEntropy, logprob_and_entropy, token_entropy
 from forkwise.core.gae import Gae, ValueLoss, clipped_value_loss, explained_variance, gae, whiten
+from forkwise.core.heads import HeadMismatch, causal_model, compare_head, few_tokens
 from forkwise.core.shaping import ShapingStats, shape_advantages, shaping_stats
 
 __all__ = [
     "Gae",
+    "HeadMismatch",
     "LogprobEntropy",
     "ShapingStats",
     "ValueLoss",
+    "causal_model",
     "clipped_value_loss",
+    "compare_head",
     "explained_variance",
+    "few_tokens",
     "gae",
     "group_advantages",
     "leave_one_out",

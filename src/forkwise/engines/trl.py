@@ -9,6 +9,8 @@ act when TRL has scored a rollout. Those that select among the tokens of an upda
 micro-batches and processes; further micro-batches are then scored once more beforehand, without gradient.
 
 A training step in which that did not happen raises `RuntimeError`. At `alpha = 0` the trainer is TRL's, bit for bit.
+Log-probs and entropies as TRL computes them are compared, once, with those of the policy's own logits: TRL's fused head
+does not know every model's.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ import dataclasses
 import math
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,7 +31,7 @@ from packaging.version import Version
 from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer
 
-from forkwise.core import ShapingStats
+from forkwise.core import ShapingStats, causal_model, compare_head, few_tokens
 from forkwise.engines.trl_methods import (
     CORRECT,
     GROUPS,
@@ -63,12 +67,13 @@ if TYPE_CHECKING:
 else:
     _Trainer = object
 
-__all__ = ["EntropyShapedGRPOConfig", "EntropyShapedGRPOTrainer", "EntropyShapingMixin"]
+__all__ = ["EntropyShapedGRPOConfig", "EntropyShapedGRPOTrainer", "EntropyShapingMixin", "check_rollout"]
 
 _TRL = Version(trl.__version__)
 if Version("1.9") > _TRL:
     raise ImportError(f"forkwise.engines.trl needs trl>=1.9, found {_TRL}: pip install 'forkwise[train]'")
 
+_REMEDY = "install trl==1.14.2, which goes by the logits" if Version("1.15") <= _TRL else "train another model"
 _LOGGED = ("psi_over_adv", "capped_frac", "psi_pos", "psi_neg")
 _ENTROPIES = {Need.ENTROPY, Need.OLD_ENTROPY}
 _LOGPROBS = {Need.SEQUENCE_LOGPROBS, Need.LOGPROBS, Need.OLD_LOGPROBS}
@@ -113,6 +118,7 @@ class EntropyShapedGRPOConfig(GRPOConfig):
     )
 
     has_groups: ClassVar[bool] = True  # whether advantages come from groups, which a critic's do not
+    trainer_class: ClassVar[str] = "EntropyShapedGRPOTrainer"  # that does what this config says
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -146,6 +152,21 @@ class EntropyShapedGRPOConfig(GRPOConfig):
     def _per_sequence(self) -> bool:
         """Whether the importance ratio, or the weight of a token, is one of its whole sequence."""
         return bool(self.importance_sampling_level == "sequence" or self.loss_type == "luspo")
+
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        """As in transformers, where every trainer asks for it when training starts; not every trainer may.
+
+        Raises:
+            InputError: a trainer asks that would train without what this config says, and without a word.
+        """
+        if (self.methods or not self.has_groups) and not _SHAPES.get():
+            raise InputError(
+                f"This {type(self).__name__} is in the hands of a trainer that would ignore its alpha, kappa and "
+                f"method: train with forkwise's {self.trainer_class}, or put EntropyShapingMixin before your trainer "
+                "class."
+            )
+        steps: int = super().get_warmup_steps(num_training_steps)
+        return steps
 
     def _check_numbers(self) -> None:
         """Refuses what torch and TRL refuse late, with a traceback, or not at all."""
@@ -241,6 +262,22 @@ class EntropyShapedGRPOConfig(GRPOConfig):
                 )
 
 
+_SHAPES: ContextVar[bool] = ContextVar("a trainer that shapes is at work", default=False)
+
+
+@contextmanager
+def _shaping() -> Iterator[None]:
+    """While it lasts, whoever asks a config of ours is a trainer that does what it says.
+
+    A mark in the config itself would go along when it is copied, pickled, or handed to another trainer.
+    """
+    token = _SHAPES.set(True)
+    try:
+        yield
+    finally:
+        _SHAPES.reset(token)
+
+
 class _GuardedBatch(dict[str, Any]):
     """A micro-batch that holds no `"advantages"` until they are shaped, and notes whether the loss read them.
 
@@ -290,7 +327,8 @@ class EntropyShapingMixin(_Trainer):
         TypeError: when the class is defined, for trainers whose loss cannot use per-token advantages, and when the
             mixin stands after the trainer; when it is constructed, for a config without `alpha` and `kappa`.
         RuntimeError: in the first training step in which shaped advantages did not reach the loss.
-        InputError: completions without a reward, or with images, for methods that cannot do without or with.
+        InputError: in the first rollout, if TRL's log-probs or entropies are not those of the policy's own logits;
+            completions without a reward, or with images, for methods that cannot do without or with.
 
     Warns:
         UserWarning: once, when more than 90 % of the tokens of a logging window are at the cap.
@@ -302,6 +340,8 @@ class EntropyShapingMixin(_Trainer):
     _warned_of_cap = False
     _plan: Plan | None = None
     _scored_rewards: torch.Tensor | None = None  # (completions of all processes, functions) of the newest rollout
+    _head_is_checked = False
+    _has_critic = False  # else a PPO config would train GRPO
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -318,7 +358,19 @@ class EntropyShapingMixin(_Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._method_totals: dict[str, torch.Tensor] = {}  # since the last log, over processes
         super().__init__(*args, **kwargs)
-        _require_config(self.args)
+        _require_config(self.args, critic=self._has_critic)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's `train`; a dataset of which it would not train a single step is refused."""
+        if isinstance(self.train_dataset, Sized):
+            check_rollout(self.args, len(self.train_dataset))
+        with _shaping():
+            return super().train(*args, **kwargs)
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's schedule of the learning rate."""
+        with _shaping():
+            return super().create_scheduler(*args, **kwargs)
 
     # ------------------------------------------------------------------------------------------------------- rollouts
 
@@ -329,10 +381,53 @@ class EntropyShapingMixin(_Trainer):
 
     def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         batch: dict[str, Any] = super()._generate_and_score_completions(*args, **kwargs)
+        if not self._head_is_checked:
+            ids, mask = _whole(batch)
+            self._check_head(ids, mask, batch["completion_ids"].size(1), images="pixel_values" in batch)
         if self.model.training and _sees_rollouts(self.args.methods):
             with torch.no_grad():
                 self._act_on_rollout(batch, self.args.methods)
         return batch
+
+    @torch.no_grad()
+    def _check_head(self, ids: torch.Tensor, mask: torch.Tensor, completion_length: int, *, images: bool) -> None:
+        """Raises unless TRL computes what the policy's own logits say, on a few tokens of one of these completions.
+
+        All processes compare, since a sharded model needs them all, and all stop if one finds a difference.
+        """
+        row = int(mask[:, -completion_length:].sum(dim=1).argmax())
+        real = mask[row].bool()
+        prompt, completion = (
+            ids[row, part][real[part]] for part in (slice(-completion_length), slice(-completion_length, None))
+        )
+        # In a prompt with images, tokens stand for them, which mean nothing without.
+        few = few_tokens(prompt[:0] if images else prompt, completion)
+        if self._any_process(few.shape[1] < 2):
+            return  # the next rollout will do
+        self._head_is_checked = True
+
+        def by_trl(ids: torch.Tensor) -> list[torch.Tensor]:
+            numbers = self._get_per_token_logps_and_entropies(
+                self.model, ids, torch.ones_like(ids), ids.shape[1] - 1, compute_entropy=True
+            )
+            return [n for n in numbers[:2] if n is not None]  # without entropies (Unsloth) the loss will raise
+
+        precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
+        try:
+            mismatch = compare_head(self.model, few, by_trl, temperature=self.temperature, precision=precision)
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, RuntimeError, TypeError) as error:
+            name = type(causal_model(self.model)).__name__
+            raise InputError(
+                f"trl {_TRL} cannot compute the log-probs of {name} ({str(error).splitlines()[0]}); {_REMEDY}."
+            ) from error
+        if self._any_process(mismatch is not None):
+            what = str(mismatch or "another process found a log-prob or an entropy that is not the logits'")
+            raise InputError(f"trl {_TRL} would train on wrong numbers: {what}; {_REMEDY}.")
+
+    def _any_process(self, flag: bool) -> bool:
+        return bool(self._sum_over_processes(torch.tensor(float(flag), device=self.accelerator.device)) > 0)
 
     def _act_on_rollout(self, batch: dict[str, Any], methods: Sequence[Method]) -> None:
         """Runs the methods that need whole rollouts, and notes what the others will need of this one."""
@@ -424,8 +519,7 @@ class EntropyShapingMixin(_Trainer):
     @torch.no_grad()
     def _score(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probs and entropies `(B, T)` of a batch under the current weights, as TRL computes them in its loss."""
-        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
-        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        ids, mask = _whole(batch)
         rows = self.args.per_device_train_batch_size
         out = self._get_per_token_logps_and_entropies(
             self.model, ids, mask, batch["completion_ids"].size(1), batch_size=rows, compute_entropy=True
@@ -472,6 +566,8 @@ class EntropyShapingMixin(_Trainer):
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         # Arguments are passed through unnamed and the result is indexed: both change between TRL releases.
+        if not self._head_is_checked and len(args) > 3:  # before the log-probs of the first rollout
+            self._check_head(*args[1:4], images=kwargs.get("pixel_values") is not None)
         out = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         batch = self._shaping_batch
         # Within the loss, a reference policy would be scored without gradient; H is that of the policy under update.
@@ -591,21 +687,46 @@ class EntropyShapedGRPOTrainer(EntropyShapingMixin, GRPOTrainer):
         if args is None:
             name = model if isinstance(model, str) else model.config.name_or_path
             args = EntropyShapedGRPOConfig(f"{name.split('/')[-1]}-GRPO")
-        _require_config(args)  # before the model is loaded
+        _require_config(args, critic=self._has_critic)  # before the model is loaded
         super().__init__(model, reward_funcs, args, *more, **kwargs)
 
 
-def _require_config(args: object) -> None:
+def check_rollout(args: EntropyShapedGRPOConfig, prompts: int) -> None:
+    """Refuses a number of prompts that does not fill one rollout: TRL leaves the rest out, and would train 0 steps."""
+    assert args.generation_batch_size is not None  # TRL fills it in
+    needed = args.generation_batch_size // args.num_generations
+    if prompts < needed:
+        raise InputError(
+            f"A rollout takes {needed} prompts ({args.generation_batch_size} completions, {args.num_generations} of "
+            f"each), and there are {prompts}, so that nothing would be trained: give more prompts, or make "
+            "per_device_train_batch_size or steps_per_generation smaller."
+        )
+
+
+def _require_config(args: object, *, critic: bool) -> None:
     if not isinstance(args, EntropyShapedGRPOConfig):
         raise TypeError(
             f"args is a {type(args).__name__}, which has no alpha and kappa; make it an EntropyShapedGRPOConfig (or a "
             "subclass of it), which takes every field of GRPOConfig."
+        )
+    if not args.has_groups and not critic:
+        raise TypeError(
+            f"args is a {type(args).__name__}, whose critic this trainer does not have: use {args.trainer_class}, or "
+            "make it an EntropyShapedGRPOConfig."
         )
 
 
 def _default(config: EntropyShapedGRPOConfig, name: str) -> Any:
     """What the field is if nobody says anything, in this class of config."""
     return next(f.default for f in dataclasses.fields(config) if f.name == name)
+
+
+def _whole(batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask of prompts and completions, `(B, P + T)`."""
+    return (
+        torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+        torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+    )
 
 
 def _sees_rollouts(methods: Sequence[Method]) -> bool:

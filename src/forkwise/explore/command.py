@@ -100,6 +100,8 @@ def run_explore(options: Options, console: Console | None = None) -> Exploration
             runs.append(found)
             step = _STEP.search(f"{traces.run} {table.name}")
             series.append(checkpoint(traces, found, int(step[1]) if step else None))
+    if scorer is not None and scorer.note:
+        notes.append(scorer.note)
     exploration = Exploration(
         samples=[str(path) for path in options.samples],
         token_data=[_relative(path, options.out) for path in token_data],

@@ -1,8 +1,8 @@
 """Teacher forcing: exact log-probability and entropy of stored completions under any causal language model.
 
 The logits exist only as tiles (`forkwise.core.logprob_and_entropy` on the last hidden states). Models whose logits are
-more than `hidden @ head` (soft caps, scales) are found out by comparing both on a few tokens, and go through their own
-logits.
+more than `hidden @ head` (soft caps, scales) are found out by comparing both on a few tokens of the first sample, and
+go through their own logits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 
-from forkwise.core import logprob_and_entropy, token_entropy
+from forkwise.core import compare_head, few_tokens, logprob_and_entropy, token_entropy
 from forkwise.errors import InputError
 from forkwise.explore.spans import MisfitError, token_spans
 from forkwise.samples.generate import fingerprint, load_model
@@ -59,16 +59,23 @@ class Scorer:
         model, tokenizer: as transformers loads them.
         budget: tokens of a batch, padding included; larger is faster where there is memory for it. A longer sequence is
             a batch of its own.
+
+    Attributes:
+        note: why the model is scored by its full logits; None where it is not, and before the first sample.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, budget: int = BUDGET) -> None:
         if budget < 1:
             raise InputError(f"The token budget is {budget}: it must be at least 1.")
         self.model, self.tokenizer, self.budget = model, tokenizer, budget
-        self._head = self._linear_head()
+        self.note: str | None = None
+        self._head: tuple[Any, Any] | None = None  # weight and bias, where the logits are nothing else
+        self._head_is_known = False
 
     def score(self, items: Sequence[Item]) -> list[Scores]:
         """Scores in the order of `items`. An item's batch, and so its rounding, depends on these items alone."""
+        if items:
+            self.choose_path(items[0])
         order = sorted(range(len(items)), key=lambda i: (len(items[i].prompt) + len(items[i].completion), i))
         found: dict[int, Scores] = {}
         batch: list[int] = []
@@ -133,24 +140,35 @@ class Scorer:
         return self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
 
     @torch.inference_mode()
-    def _linear_head(self) -> tuple[Any, Any] | None:
-        """Weight and bias of the head, if the logits are nothing but the head on the last hidden states."""
+    def choose_path(self, item: Item) -> None:
+        """Decides, once, by the numbers on a few tokens of `item`: the head on the last hidden states, or the logits.
+
+        All later scores take that path; whoever continues an interrupted table chooses by the same item.
+        """
+        if self._head_is_known:
+            return
+        self._head_is_known = True
         head = self.model.get_output_embeddings()
+        name = type(self.model).__name__
         if not isinstance(head, torch.nn.Linear):
-            return None
-        ids = torch.arange(8, device=self.model.device)[None] % head.weight.shape[0]
-        mask = torch.ones_like(ids)
+            self.note = f"{name} is scored by its full logits, which need more memory: its head is no linear layer."
+            return
+
+        def by_head(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            hidden = self._hidden(ids, torch.ones_like(ids))[0, :-1]
+            return logprob_and_entropy(hidden, head.weight, ids[0, 1:], bias=head.bias)
+
+        prompt, completion = (torch.tensor(part, device=self.model.device) for part in (item.prompt, item.completion))
         try:
-            hidden = self._hidden(ids, mask)
-            ours = torch.nn.functional.linear(hidden, head.weight, head.bias)
-        except (AttributeError, RuntimeError, TypeError):  # a base model of another shape
-            return None
-        theirs = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        tolerance = 1e-4 if ours.dtype == torch.float32 else 2e-2
-        same = ours.shape == theirs.shape and torch.allclose(
-            ours.float(), theirs.float(), rtol=tolerance, atol=tolerance * float(theirs.float().abs().max())
-        )
-        return (head.weight, head.bias) if same else None
+            mismatch: Any = compare_head(self.model, few_tokens(prompt, completion), by_head)
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, RuntimeError, TypeError) as error:  # a base model of another shape
+            mismatch = f"its last hidden states cannot be had ({str(error).splitlines()[0]})"
+        if mismatch is None:
+            self._head = head.weight, head.bias
+        else:
+            self.note = f"{name} is scored by its full logits, which need more memory: by its head alone, {mismatch}."
 
 
 # ------------------------------------------------------------------------------------------------------- tokenisation
@@ -290,8 +308,10 @@ def write_entropies(
             for shard, rows in _chunks(samples):
                 path = out / f"{shard}.parquet"
                 there = _rows_in(path)
+                kept = [row for row in rows if (row["completion"] or "").strip()]
+                if kept:
+                    scorer.choose_path(_item(kept[0], scorer, temperature, samples))  # the first sample's, done or not
                 if there is None:
-                    kept = [row for row in rows if (row["completion"] or "").strip()]
                     if kept:
                         write_shard(out, shard, _scored(kept, scorer, temperature, samples))
                     computed += len(kept)
@@ -324,20 +344,17 @@ def _rows_in(path: Path) -> int | None:
         raise InputError(f"'{path}' is damaged: delete it, and the same command computes it again.") from error
 
 
+def _item(row: Mapping[str, Any], scorer: Scorer, temperature: float | None, samples: Path) -> Item:
+    where = f"'{samples}', sample {row['sample_id']} of problem '{row['problem_id']}'"
+    own = (row.get("sampling") or {}).get("temperature") or 1.0
+    completion = completion_ids(scorer.tokenizer, row, where)
+    return Item(prompt_ids(scorer.tokenizer, row["prompt"]), completion, temperature or own)
+
+
 def _scored(
     rows: Sequence[Mapping[str, Any]], scorer: Scorer, temperature: float | None, samples: Path
 ) -> Iterator[dict[str, Any]]:
-    items = []
-    for row in rows:
-        where = f"'{samples}', sample {row['sample_id']} of problem '{row['problem_id']}'"
-        own = (row.get("sampling") or {}).get("temperature") or 1.0
-        items.append(
-            Item(
-                prompt_ids(scorer.tokenizer, row["prompt"]),
-                completion_ids(scorer.tokenizer, row, where),
-                temperature or own,
-            )
-        )
+    items = [_item(row, scorer, temperature, samples) for row in rows]
     for row, item, scores in zip(rows, items, scorer.score(items), strict=True):
         tokens = [scorer.tokenizer.decode([i]) for i in item.completion]
         try:

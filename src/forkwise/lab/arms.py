@@ -7,6 +7,7 @@ behind, so that an interrupted experiment continues where it stopped.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import subprocess
@@ -31,13 +32,17 @@ from rich.table import Table
 
 from forkwise.errors import InputError
 from forkwise.lab.base_model import MAX_NEW_TOKENS
+from forkwise.loading import load_tokenizer, load_weights
 from forkwise.methods import parse_methods, settings_of
+from forkwise.processes import PARENT_PIPE, end_with
 from forkwise.samples import write_shard
 from forkwise.samples.generate import Sampling, sample_problem
 from forkwise.tasks import Problem, load_task
-from forkwise.training.folder import COMPLETE, read_metrics
+from forkwise.training.folder import being_written, finished, read_metrics
 
 TASK = "countdown:4"
+
+_WAIT = 60.0  # seconds for an arm of an interrupted experiment to end
 
 Device = Literal["cpu", "cuda"]
 
@@ -141,9 +146,11 @@ class TrainingArm:
 
 
 def train_problems(steps: int) -> int:
-    """Enough problems that none is met twice in `steps` steps of the recipe."""
-    completions = RECIPE["per_device_train_batch_size"] * RECIPE["gradient_accumulation_steps"]
-    return max(1, steps * int(completions) // int(RECIPE["num_generations"]))
+    """Enough problems that none is met twice in `steps` steps of the recipe, and whole rollouts of them."""
+    size, groups = int(RECIPE["per_device_train_batch_size"]), int(RECIPE["num_generations"])
+    completions = steps * size * int(RECIPE["gradient_accumulation_steps"])
+    rollout = size * int(RECIPE["steps_per_generation"])
+    return math.ceil(completions / rollout) * rollout // groups
 
 
 def recipe(arm: TrainingArm, seed: int, steps: int, folder: Path, device: Device = "cpu") -> dict[str, Any]:
@@ -183,11 +190,6 @@ def check(arm: TrainingArm, steps: int) -> None:
             raise InputError(f"The arm '{arm.name}' cannot be trained: {error}") from error
 
 
-def finished(folder: Path) -> bool:
-    """Whether the training run in `folder` has come to its end."""
-    return (folder / COMPLETE).exists()
-
-
 # ---------------------------------------------------------------------------------------------------------- training
 
 
@@ -213,10 +215,19 @@ def _launch(
             [sys.executable, "-m", "forkwise", arm.algorithm, "--config", str(file)],
             stdout=log,
             stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **_ENVIRONMENT, **visible},
+            stdin=subprocess.PIPE,  # never written to: it closes when we end, and so does the arm
+            env={**os.environ, **_ENVIRONMENT, **visible, PARENT_PIPE: "0"},
             start_new_session=True,  # Ctrl-C reaches us alone; we end the arms ourselves
         )
+
+
+def _wait_for_writer(folder: Path, console: Console) -> None:
+    """Waits for a process that trains in the folder, such as one that has just been killed, but not for ever."""
+    deadline = time.monotonic() + _WAIT
+    if being_written(folder):
+        console.print(f"Another process is training in '{folder}': waiting for its end.", soft_wrap=True, markup=False)
+    while being_written(folder) and time.monotonic() < deadline:
+        time.sleep(0.5)
 
 
 def _places(device: Device, jobs: int) -> list[str | None]:
@@ -271,7 +282,7 @@ def train(
         InputError: an arm stopped before its end; the others are ended too, and all can be resumed.
     """
     runs = [(arm, seed) for seed in range(seeds) for arm in arms]
-    waiting = [run for run in runs if not finished(folder / run[0].run(run[1]))]
+    waiting = [run for run in runs if not finished(folder / run[0].run(run[1]), steps)]
     running: dict[str, tuple[TrainingArm, subprocess.Popen[bytes]]] = {}
     places = _places(device, jobs)
     place: dict[str, str | None] = {}  # of the runs that are running
@@ -282,6 +293,7 @@ def train(
                 while waiting and len(running) < jobs:
                     arm, seed = waiting.pop(0)
                     run = arm.run(seed)
+                    _wait_for_writer(folder / run, console)
                     place[run] = places.pop()
                     running[run] = arm, _launch(folder / run, arm, seed, steps, device, place[run])
                 time.sleep(0.5)
@@ -295,7 +307,7 @@ def train(
                     if process.poll() is not None:
                         del running[run]
                         places.append(place.pop(run))
-                        if process.returncode != 0 or not finished(folder / run):
+                        if process.returncode != 0 or not finished(folder / run, steps):
                             log = _log(folder / run)
                             lines = log.read_text(errors="replace").strip().splitlines()
                             raise InputError(
@@ -324,8 +336,8 @@ def _load(model: str, device: Device) -> tuple[Any, Any]:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
-    policy = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager")
-    return policy.eval().to(device), transformers.AutoTokenizer.from_pretrained(model)
+    policy = load_weights(model, dtype=torch.float32, attn_implementation="eager")
+    return policy.eval().to(device), load_tokenizer(model)
 
 
 _BATCH = 256  # samples drawn at once; the draws do not depend on it
@@ -344,6 +356,9 @@ def _sample_shard(
 
 
 def _take_place(places: SimpleQueue[str | None]) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    end_with(parent.sentinel)
     gpu = places.get()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu

@@ -12,8 +12,9 @@ import yaml
 
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
-from forkwise.lab.arms import finished, recipe
+from forkwise.lab.arms import recipe
 from forkwise.samples import read_samples, write_shard
+from forkwise.training.folder import finished
 
 if TYPE_CHECKING:
     from forkwise.lab.experiment import Experiment
@@ -38,11 +39,11 @@ def take(folder: Path, experiment: Experiment, other: Path) -> list[str]:
         theirs: dict[str, Any] = json.loads((other / "settings.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"'{other}' is no folder of an experiment: --reuse takes the --out of another one.") from error
-    trained = {
-        _key(yaml.safe_load(file.read_text(encoding="utf-8"))): other / "arms" / file.stem
-        for file in sorted((other / "arms").glob("*.yaml"))
-        if finished(other / "arms" / file.stem)
-    }
+    trained = {}
+    for file in sorted((other / "arms").glob("*.yaml")):
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if finished(other / "arms" / file.stem, settings["max_steps"]):
+            trained[_key(settings)] = other / "arms" / file.stem
     equal = all(theirs.get(key) == getattr(experiment, key) for key in ("problems", "split", "traces"))
     equal &= theirs.get("device", "cpu") == experiment.device
     samples = equal and theirs.get("samples", 0) >= experiment.samples

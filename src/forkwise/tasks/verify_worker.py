@@ -18,6 +18,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from forkwise.processes import end_with
+
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -30,6 +32,7 @@ def main(settings: dict[str, Any]) -> None:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(what, (amount, resource.getrlimit(what)[1]))
 
+    end_with(0)  # also in the middle of a request
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # whatever a library prints must not be taken for a reply
     logging.disable(logging.CRITICAL)
@@ -53,7 +56,7 @@ def main(settings: dict[str, Any]) -> None:
         return
     send({"ready": True})
     for line in sys.stdin.buffer:
-        # If the caller is killed during a request, nobody is left to kill us: the kernel does.
+        # If the caller is killed during a request that keeps our watch waiting, too, the kernel ends us.
         spent = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
         limit(resource.RLIMIT_CPU, math.ceil(spent + 60 + 2 * settings["timeout"]))
         try:

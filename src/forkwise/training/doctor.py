@@ -7,7 +7,6 @@ the dependence between neighbouring steps out; it is said to be one at p < 0.05,
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import yaml
 from scipy import stats
 
 from forkwise.errors import InputError
-from forkwise.training.folder import COMPLETE, SETTINGS, checkpoints, damage, read_metrics
+from forkwise.training.folder import SETTINGS, being_written, checkpoints, damage, finished, read_metrics
 
 __all__ = ["Finding", "Trend", "report", "series", "trend"]
 
@@ -119,27 +118,15 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[Row]]:
     return settings if isinstance(settings, dict) else {}, read_metrics(folder)
 
 
-def _locked(folder: Path) -> bool:
-    """Whether a process is training in the folder."""
-    try:
-        with (folder / ".lock").open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
 def _state(folder: Path, settings: dict[str, Any], steps: list[Row]) -> Iterator[Finding]:
-    if (folder / COMPLETE).exists():
+    planned = settings.get("max_steps", -1)
+    if finished(folder, max(planned, 1)):
         yield Finding("state", "finished.")
         return
-    if _locked(folder):
+    if being_written(folder):
         yield Finding("state", "still running.")
         return
     last = steps[-1]["step"] if steps else 0
-    planned = settings.get("max_steps", -1)
     of = f" of {planned}" if planned > 0 else ""
     whole = None
     for checkpoint in checkpoints(folder):

@@ -27,10 +27,12 @@ __all__ = [
     "METRICS",
     "SETTINGS",
     "append_metrics",
+    "being_written",
     "check_folder",
     "checkpoints",
     "create_folder",
     "damage",
+    "finished",
     "mark_complete",
     "mend_metrics",
     "newest_complete_checkpoint",
@@ -74,6 +76,15 @@ def _crc32(path: Path) -> int:
         while block := file.read(1 << 20):
             value = zlib.crc32(block, value)
     return value
+
+
+def finished(folder: Path, steps: int) -> bool:
+    """Whether the training run in `folder` has come to its end, and that after at least so many steps."""
+    try:
+        word, _, number = (folder / COMPLETE).read_text(encoding="utf-8").strip().partition(" ")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return word == "step" and number.isdecimal() and int(number) >= steps
 
 
 def mark_complete(checkpoint: Path) -> None:
@@ -255,6 +266,18 @@ def only_writer(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise InputError(f"Another process is training in '{folder}': wait for it, or end it.") from error
         yield
+
+
+def being_written(folder: Path) -> bool:
+    """Whether a process is training in the folder."""
+    try:
+        with (folder / ".lock").open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def mend_metrics(folder: Path) -> None:

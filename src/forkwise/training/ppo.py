@@ -59,6 +59,7 @@ class EntropyShapedPPOTrainer(RunTrainer):
             the critic.
     """
 
+    _has_critic = True
     _tag_names = ["trl", "ppo", "forkwise"]  # noqa: RUF012  (TRL's attribute)
     _name = "PPO with a critic and entropy-shaped advantages"
 

@@ -75,6 +75,7 @@ class EntropyShapedPPOConfig(EntropyShapedGRPOConfig):
     )
 
     has_groups: ClassVar[bool] = False
+    trainer_class: ClassVar[str] = "EntropyShapedPPOTrainer"
 
     def __post_init__(self) -> None:
         self._resolve_methods()  # before the checks, because methods may set the fields that are checked

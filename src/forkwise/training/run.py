@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import platform
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -17,8 +18,9 @@ from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
-from forkwise.engines.trl import EntropyShapedGRPOConfig
-from forkwise.errors import InputError
+from forkwise.core import causal_model
+from forkwise.engines.trl import EntropyShapedGRPOConfig, check_rollout
+from forkwise.errors import InputError, RunError
 from forkwise.tasks import Problem, Task, load_task
 from forkwise.tasks.dataset import DatasetTask
 from forkwise.training.arguments import RunArguments
@@ -29,6 +31,7 @@ from forkwise.training.folder import (
     check_folder,
     checkpoints,
     create_folder,
+    finished,
     mend_metrics,
     newest_complete_checkpoint,
     only_writer,
@@ -37,7 +40,7 @@ from forkwise.training.folder import (
     writing,
 )
 from forkwise.training.health import HealthLimits, HealthWarnings
-from forkwise.training.models import resolve_model
+from forkwise.training.models import check_prompts, check_rows, resolve_model
 from forkwise.training.rewards import load_reward, training_dataset
 from forkwise.training.trainer import RunTrainer
 
@@ -130,7 +133,7 @@ def _checkpoint_to_resume(folder: Path) -> Path | None:
     checkpoint = found[0]
     if checkpoint is not None and not checkpoint.is_dir():
         raise InputError(f"This process does not see '{checkpoint}': put output_dir on a file system that all share.")
-    if checkpoint is None and (folder / COMPLETE).exists():
+    if checkpoint is None and finished(folder, 1):
         raise InputError(f"The run in '{folder}' is finished and kept no checkpoint to go on from.")
     if checkpoint is None and any((path / COMPLETE).exists() for path in checkpoints(folder)):
         raise InputError(f"Every checkpoint in '{folder}' is damaged: give another --output_dir.")
@@ -147,6 +150,7 @@ def train(
 
     Raises:
         InputError: anything that the user should change, before anything is written.
+        RunError: training ended before its last step; the run folder does not count as complete.
     """
     if config.save_total_limit == 1:
         raise InputError(
@@ -155,6 +159,11 @@ def train(
     for name in ("train_problems", "eval_problems"):
         if (count := getattr(run, name)) is not None and count < 1:
             raise InputError(f"{name} is {count}; it must be at least 1.")
+    if config.max_steps == 0 or (config.max_steps < 0 and not 0 < config.num_train_epochs < math.inf):
+        raise InputError(
+            f"With max_steps={config.max_steps} and num_train_epochs={config.num_train_epochs} nothing would be "
+            "trained: give a positive number of one of them."
+        )
     limits = HealthLimits(run.health_window, run.health_min_entropy, run.health_max_length, run.health_max_truncated)
     state = PartialState()
     folder = Path(config.output_dir)
@@ -166,11 +175,14 @@ def train(
     rewards = [load_reward(spec, task) for spec in run.reward]
     endless = GENERATED_PROBLEMS if (run.task or "").startswith("reasoning-gym") else None
     problems = task.problems("train", endless if run.train_problems is None else run.train_problems, seed=config.seed)
+    check_rollout(config, len(problems))
     validation = task.problems("validation", run.eval_problems) if config.eval_strategy != "no" else []
     if isinstance(task, DatasetTask) and state.is_main_process:
         print(task.summary(), flush=True)
     if run.chat:
         problems, validation = _chat(problems, tokenizer, model), _chat(validation, tokenizer, model)
+    template_options = getattr(config, "chat_template_kwargs", None) or {}
+    check_prompts([*problems, *validation], tokenizer, model, **template_options)
     config.model_init_kwargs = {
         "revision": model_config.model_revision,
         "attn_implementation": model_config.attn_implementation,
@@ -197,6 +209,7 @@ def train(
             raise
         # What only the trainer can find out: damaged weights, a tracker that is not there, settings that do not fit.
         raise InputError(f"The run cannot start: {str(error).strip().splitlines()[0]}") from error
+    check_rows([*problems, *validation], tokenizer, causal_model(trainer.model))
     trainer.check_finite = run.health
     trainer.log_behaviours = run.log_behaviours
     trainer.behaviour_breaks = [word.strip() for word in run.behaviour_breaks.split(",") if word.strip()]
@@ -214,6 +227,12 @@ def train(
                 set_aside_newer(folder, checkpoint)
         state.wait_for_everyone()
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        reached, planned = trainer.state.global_step, max(trainer.state.max_steps, 1)
+        if reached < planned:
+            raise RunError(
+                f"The run in '{folder}' ended at step {reached} of {planned}, so it is not complete; the same command "
+                "with --resume goes on from its newest checkpoint."
+            )
         with writing(folder, "The trained model"):
             if trainer.is_fsdp_enabled:  # a folder of shards is no model that from_pretrained reads
                 trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")

@@ -1,0 +1,34 @@
+"""Child processes that end with the process that started them, however that one ends."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+
+PARENT_PIPE = "FORKWISE_PARENT_PIPE"
+"""Environment variable: the descriptor of a pipe that the parent holds open."""
+
+
+def end_with(pipe: int) -> None:
+    """Ends this process, from a thread, once nobody holds the other end of `pipe`; nothing is read from it.
+
+    A pipe closes even when its holder is killed, on every system. The exit is immediate: files that count are written
+    whole or not at all, and locks and children go with the process.
+    """
+    own = os.dup(pipe)  # whoever closes `pipe` here has not ended
+
+    def watch() -> None:
+        closed = select.poll()
+        closed.register(own, 0)  # hang-ups are reported unasked
+        closed.poll()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="ends with its parent", daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """Does so if the parent has asked for it; children of this process are not meant."""
+    pipe = os.environ.pop(PARENT_PIPE, None)
+    if pipe is not None:
+        end_with(int(pipe))
