@@ -11,36 +11,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from importing import jsonl, refused, run_import
 
 from forkwise.errors import InputError
 from forkwise.samples import read_samples, write_shard
-from forkwise.samples.importers import FileReport, Options, import_files, parse_columns
+from forkwise.samples.importers import Options, import_files, parse_columns
 
 FIXTURES = Path(__file__).parent / "fixtures"
 LM_EVAL = FIXTURES / "samples_arithmetic_2026-11-20T16-15-43.201295.jsonl"
 REPEATS = FIXTURES / "samples_repeats_2026-11-20T16-15-43.201295.jsonl"
-
-
-def run_import(tmp_path: Path, *files: Path, format_: str = "auto", **options: Any) -> tuple[list[Any], FileReport]:
-    """The rows of the files' samples, and the last file's report."""
-    out = tmp_path / "out"
-    reports = list(import_files(files, out, format_=format_, options=Options(**options)))
-    return read_samples(out).to_pylist(), reports[-1]
-
-
-def jsonl(path: Path, *records: dict[str, Any]) -> Path:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path
-
-
-def refused(tmp_path: Path, file: Path, message: str, **options: Any) -> str:
-    """The sentence with which `file` is refused; nothing of it may be written."""
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(InputError, match=message) as caught:
-        run_import(tmp_path, file, **options)
-    assert sorted(tmp_path.rglob("*")) == before
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # ---- one format after the other

@@ -102,10 +102,14 @@ class Documents:
         return "-".join([problem_id, *(part for part in (*apart, *([document[1]] if len(same) > 1 else [])) if part)])
 
     def settle(self) -> bool:
-        """Whether there are ids that several documents share and that were not told apart yet; from now on they are."""
-        new = self._shared.keys() - self._settled.keys()
+        """Tells apart the documents that share an id, from now on; whether that is new."""
+        new = self.open()
         self._settled = {problem_id: set(documents) for problem_id, documents in self._shared.items()}
-        return bool(new)
+        return new
+
+    def open(self) -> bool:
+        """Whether `settle` would change ids."""
+        return self._shared.keys() != self._settled.keys()
 
     def shared(self) -> tuple[int, int]:
         """How many documents share an id with others, and how many ids those are."""
@@ -319,16 +323,17 @@ def token_columns(
     own: list[float | None] = []
     candidates: list[list[tuple[str, float | None]]] = []
     for i, token in enumerate(tokens):
-        own.append(_logprob(token, logprobs[i], source))
+        value = _logprob(token, logprobs[i], source)
+        own.append(value)
         candidates.append(
-            [(text, _logprob(text, value, source)) for text, value in (top[i] if top is not None else ())]
+            [(text, _logprob(text, given, source)) for text, given in (top[i] if top is not None else ())]
         )
-        known = [value for _, value in candidates[i] if value is not None]
+        known = [given for _, given in candidates[i] if given is not None]
         # Rounded log-probs go up to some 1e-6 above; raw logits are off by units.
-        highest = max([*known, -math.inf if own[i] is None else own[i]], default=-math.inf)
+        highest = max([*known, -math.inf if value is None else value])
         if highest > 1e-3:
             raise source.error(f"the log-prob at token {token!r} is {highest:.4g}, above 0: {_RAW_LOGITS}")
-        mass = sum(math.exp(value) for value in known)
+        mass = sum(math.exp(given) for given in known)
         if mass > 1.01:
             raise source.error(f"the candidates at token {token!r} have a probability of {mass:.3g}: {_RAW_LOGITS}")
     unknown = sum(value is None for value in own)

@@ -122,8 +122,11 @@ def _problem(values: Row, record: Record, source: Source, *, whole: bool) -> str
     prompt, gold = chat_text(values.get("prompt")), gold_text(values.get("gold"))
     if values.get("problem_id") not in (None, ""):
         problem = str(values["problem_id"])
-        for kind, text in (("gold answer", gold), ("prompt", prompt and question_id(prompt))):
-            if text is not None and source.memo.setdefault(f"{kind} of {problem}", text) != text:
+        for kind, text in (("gold answer", gold), ("prompt", prompt)):
+            if text is None:
+                continue
+            digest = question_id(text)
+            if source.memo.setdefault(f"{kind} of {problem}", digest) != digest:
                 source.notes[f"whose {kind} is not that of the first sample with its problem id"] += 1
         return problem
     if prompt is None:

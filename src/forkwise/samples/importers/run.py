@@ -345,7 +345,7 @@ class _Ledger:
             self._next[key] += 1
             return self._next[key] - 1
         taken = self._taken.setdefault(key, set())
-        if sample_id in taken:
+        if sample_id in taken and not source.documents.open():  # else the file is read again, with other ids
             raise source.error(f"sample {sample_id} of problem {problem} is there twice: remove one of the two.")
         taken.add(sample_id)
         return sample_id
