@@ -159,6 +159,9 @@ class Source:
     remarks: list[str] = field(default_factory=list)
     """Sentences about the file as a whole."""
 
+    used: set[str] = field(default_factory=set)
+    """Fields that were used besides the format's usual ones."""
+
     def restart(self) -> None:
         """Forgets what was counted; what a survey decided and which documents there are stays."""
         self.place, self.names_runs = "", False

@@ -113,8 +113,12 @@ def _is_chat(value: Any) -> bool:
 def _gold(record: Record, source: Source) -> str | None:
     """The gold answer under one of its usual names, unless that field was mapped to something else."""
     mapped = set(source.options.columns.values())
-    texts = (gold_text(_field(record, name)) for name in _GOLDS if name not in mapped)
-    return next((text for text in texts if text is not None), None)
+    for name in _GOLDS:
+        text = None if name in mapped else gold_text(_field(record, name))
+        if text is not None:
+            source.used.add(name.split(".")[0])
+            return text
+    return None
 
 
 def _problem(values: Row, record: Record, source: Source, *, whole: bool) -> str:
@@ -135,8 +139,9 @@ def _problem(values: Row, record: Record, source: Source, *, whole: bool) -> str
     content = {name: record[name] for name in _IDS if record.get(name) is not None and name not in mapped}
     if gold is not None:
         content["gold"] = gold
-    number = next((record[name] for name in _NUMBERS if record.get(name) is not None), None) if whole else None
-    return source.problem(question_id(prompt), content or None, number)
+    numbered = next((name for name in _NUMBERS if record.get(name) is not None), None) if whole else None
+    source.used.update(content, [numbered] if numbered else [])
+    return source.problem(question_id(prompt), content or None, record[numbered] if numbered else None)
 
 
 def _row(values: Row, source: Source) -> Row | None:

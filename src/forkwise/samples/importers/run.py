@@ -166,7 +166,6 @@ def _write(source: Source, name: str, out: Path, ledger: _Ledger) -> FileReport:
     runs: dict[str, RunReport] = {}
     left_out: dict[str, None] = {}
     used = importer.USES | {column.split(".")[0] for column in source.options.columns.values()}
-    used |= set(source.readings)
 
     def rows() -> Iterator[Row]:
         for record in _records(source):
@@ -193,7 +192,16 @@ def _write(source: Source, name: str, out: Path, ledger: _Ledger) -> FileReport:
         ) from error
     except OSError as error:
         raise InputError(f"'{out}' cannot be written: {error.strerror}.") from error
-    return FileReport(path, name, shard.target, runs, source.dropped, source.notes, _remarks(source), sorted(left_out))
+    return FileReport(
+        path,
+        name,
+        shard.target,
+        runs,
+        source.dropped,
+        source.notes,
+        _remarks(source),
+        sorted(left_out.keys() - source.used),
+    )
 
 
 def _records(source: Source) -> Iterator[Record]:

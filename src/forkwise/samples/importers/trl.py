@@ -53,6 +53,7 @@ def survey(records: Iterable[Record], source: Source) -> None:
     if wanted and wanted not in rewards:
         raise source.error(f"there is no reward '{wanted}': choose --score from {', '.join(rewards) or 'none'}.")
     source.readings = dict.fromkeys(rewards, "reward")
+    source.used.update(rewards)
     if wanted:
         source.readings[wanted] = _DECIDES
     elif len(rewards) == 1:
