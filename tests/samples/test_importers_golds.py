@@ -105,6 +105,18 @@ def test_the_user_s_word_counts(tmp_path: Path) -> None:
     assert "'answer' is read" not in str(report)
 
 
+def test_another_field_was_named_for_the_answers(tmp_path: Path) -> None:
+    boxes = [box for boxes in BOXES for box in boxes]
+    records = [{**record, "pred": box} for record, box in zip(lines(answer="3"), boxes, strict=True)]
+    rows, _ = run_import(tmp_path, jsonl(tmp_path / "a.jsonl", *records), columns={"answer": "pred"})
+    assert {row["gold"] for row in rows} == {"3"}
+    assert sorted(row["answer"] for row in rows) == sorted(boxes)
+    records = [{**record, "pred": "9"} for record in own(lines())]
+    rows, report = run_import(tmp_path, jsonl(tmp_path / "b.jsonl", *records), columns={"answer": "pred"})
+    assert {(row["answer"], row["gold"]) for row in rows if row["run"] == "b"} == {("9", None)}
+    assert "'answer' is left out" in str(report)
+
+
 def test_open_r1_has_lists_of_generations_beside_the_gold(tmp_path: Path) -> None:
     record = {
         "problem": "Q",

@@ -23,11 +23,7 @@ _OURS = frozenset({"run", "model", "problem_id", "sample_id", "verdict_by"})
 
 def is_undecided(record: Record, columns: Mapping[str, str]) -> bool:
     """Whether a record has a column `answer` of which nobody said what it is; in a samples table it is the sample's."""
-    return record.get("answer") is not None and not _named(columns) and not record.keys() >= _OURS
-
-
-def _named(columns: Mapping[str, str]) -> bool:
-    return "answer" in columns or "answer" in columns.values()
+    return record.get("answer") is not None and "answer" not in columns.values() and not record.keys() >= _OURS
 
 
 @dataclass
@@ -67,11 +63,13 @@ def survey(records: Iterable[Record], source: Source) -> None:
         _look(record, source, problems, evidence)
     reading, why = _decide(list(problems.values()), evidence)
     source.readings["answer"] = reading
-    source.remarks.append(
-        f"'answer' is read as the gold answer ({why}); --map answer=answer takes it as what each sample answered"
-        if reading == "gold"
-        else f"'answer' is read as what each sample answered ({why}); --map gold=answer takes it as the gold answer"
-    )
+    if reading == "gold":
+        said = f"is read as the gold answer ({why}); --map answer=answer takes it as what each sample answered"
+    elif "answer" in source.options.columns:  # another field was named for that
+        said = f"is left out ({why}); --map gold=answer takes it as the gold answer"
+    else:
+        said = f"is read as what each sample answered ({why}); --map gold=answer takes it as the gold answer"
+    source.remarks.append(f"'answer' {said}")
 
 
 def _look(record: Record, source: Source, problems: dict[str, _Problem], evidence: _Evidence) -> None:
