@@ -141,14 +141,15 @@ def test_a_list_of_answers_is_one_for_each_sample(tmp_path: Path) -> None:
     assert [(row["answer"], row["gold"]) for row in rows] == [("3", "5")] * 2
 
 
-def test_gold_answers_that_differ_under_one_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [(), ("completion",)])
+def test_gold_answers_that_differ_under_one_text(tmp_path: Path, names: tuple[str, ...]) -> None:
     """Two problems of one text; nearly all others show that the column is the gold."""
     records = lines(answer="3") + [
         {"prompt": "Same?", "completion": f"\\boxed{{{box}}}", "correct": box == gold, "answer": gold}
         for gold in ("1", "2")
         for box in ("1", "2")
     ]
-    rows, report = run_import(tmp_path, jsonl(tmp_path / "a.jsonl", *records))
+    rows, report = run_import(tmp_path, jsonl(tmp_path / "a.jsonl", *without(records, *names)))
     problems = {(row["problem_id"], row["gold"]) for row in rows if row["prompt"] == "Same?"}
     assert len({problem for problem, _ in problems}) == len(problems) == 2
     assert "2 documents share 1 problem id" in str(report)
