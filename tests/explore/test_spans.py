@@ -41,6 +41,24 @@ def test_special_tokens_inside_get_an_empty_span() -> None:
     assert pieces(["a", "<|think|>", "b"], "ab") == ["a", "", "b"]
 
 
+def test_a_think_tag_of_the_prompt_is_no_token_s() -> None:
+    """A template that opens the reasoning, and a server that splits it off: the tag is in the text alone."""
+    text = "<think>\nhm 4\n</think>\n\n4"
+    assert pieces(["hm", " 4", "\n", "</think>", "\n\n", "4", "<|im_end|>"], text) == [
+        "hm",
+        " 4",
+        "\n",
+        "</think>",
+        "\n\n",
+        "4",
+        "",
+    ]
+    assert pieces(["<think>", "\n", "hm 4", "\n", "</think>", "\n\n", "4"], text)[0] == "<think>"
+    assert pieces(["<", "think", ">\n", "hm 4", "\n", "</think>", "\n\n", "4"], text)[:2] == ["<", "think"]
+    with pytest.raises(MisfitError):
+        token_spans(["4"], text)  # of the answer alone
+
+
 @pytest.mark.parametrize(
     ("tokens", "text", "message"),
     [

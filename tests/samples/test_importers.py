@@ -11,36 +11,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from importing import jsonl, refused, run_import
 
 from forkwise.errors import InputError
 from forkwise.samples import read_samples, write_shard
-from forkwise.samples.importers import FileReport, Options, import_files, parse_columns
+from forkwise.samples.importers import Options, import_files, parse_columns
 
 FIXTURES = Path(__file__).parent / "fixtures"
 LM_EVAL = FIXTURES / "samples_arithmetic_2026-11-20T16-15-43.201295.jsonl"
 REPEATS = FIXTURES / "samples_repeats_2026-11-20T16-15-43.201295.jsonl"
-
-
-def run_import(tmp_path: Path, *files: Path, format_: str = "auto", **options: Any) -> tuple[list[Any], FileReport]:
-    """The rows of the files' samples, and the last file's report."""
-    out = tmp_path / "out"
-    reports = list(import_files(files, out, format_=format_, options=Options(**options)))
-    return read_samples(out).to_pylist(), reports[-1]
-
-
-def jsonl(path: Path, *records: dict[str, Any]) -> Path:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path
-
-
-def refused(tmp_path: Path, file: Path, message: str, **options: Any) -> str:
-    """The sentence with which `file` is refused; nothing of it may be written."""
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(InputError, match=message) as caught:
-        run_import(tmp_path, file, **options)
-    assert sorted(tmp_path.rglob("*")) == before
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # ---- one format after the other
@@ -121,7 +100,8 @@ def test_gsm8k_solutions_are_four_runs(tmp_path: Path) -> None:
         "175b_verification": ("18", True),
     }
     assert len({r["problem_id"] for r in ducks.values()}) == 1
-    assert report.fields_left_out == ["ground_truth"]
+    assert report.fields_left_out == []
+    assert {r["gold"].rpartition("A: ")[2] for r in ducks.values()} == {"18"}
     rows, _ = run_import(tmp_path, FIXTURES / "gsm8k_model_solutions.jsonl", run="again")
     assert "again/6b_finetuning" in {r["run"] for r in rows}
 
@@ -337,7 +317,7 @@ def test_a_batch_output_file_has_problems_samples_and_failures(tmp_path: Path) -
     rows, report = run_import(tmp_path, jsonl(tmp_path / "batch.jsonl", *lines))
     assert [(r["problem_id"], r["sample_id"], r["completion"]) for r in rows] == [
         ("p1", 0, "a"),
-        ("p1", 1, "<think>hm</think>b"),
+        ("p1", 1, "<think>\nhm\n</think>\n\nb"),
     ]
     # The usage is that of both choices together; nobody knows each one's.
     assert {r["n_tokens"] for r in rows} == {None}
@@ -510,7 +490,8 @@ DEEP = b"[" * 100_000
             GOOD + b'{"problem_id": "p", "completion": 5, "seed": 1e30}\n',
             "line 2: seed is 1e.30: give a whole",
         ),
-        ("a.jsonl", GOOD + b'{"problem_id": "p", "completion": "x", "logprobs": "x"}\n', "wrong type"),
+        ("a.jsonl", GOOD + b'{"problem_id": "p", "completion": "x", "logprobs": "x"}\n', "logprobs is 'x': it must be"),
+        ("a.jsonl", GOOD + b'{"problem_id": "p", "completion": "x", "token_ids": ["x"]}\n', "wrong type"),
     ],
 )
 def test_bad_files_are_refused_in_one_sentence(tmp_path: Path, name: str, data: bytes, message: str) -> None:

@@ -256,8 +256,10 @@ def test_what_cannot_be_verified_is_said_before_anything_is_written(tmp_path: Pa
             find_judge(table, **options)
     with pytest.raises(InputError, match="it has '0', they are called 'p'; give --answers"):
         verify(table, find_judge(table, answers=gold), console=SILENT)
-    with pytest.raises(InputError, match="no column 'gold'"):
+    with pytest.raises(InputError, match="has a gold answer in the column 'gold'"):
         verify(table, find_judge(table, gold_column="gold"), console=SILENT)
+    with pytest.raises(InputError, match="no column 'solution'"):
+        verify(table, find_judge(table, gold_column="solution"), console=SILENT)
     assert (table / "a.parquet").read_bytes() == stamp
     (tmp_path / "cut.parquet").write_bytes(stamp[:-9])
     with pytest.raises(InputError, match="cut off"):

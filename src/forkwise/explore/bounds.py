@@ -1,16 +1,18 @@
-"""Rigorous bounds of a token's entropy from its top-k log-probabilities and the mass that they miss.
+"""Rigorous bounds of a token's entropy from log-probabilities of some candidates and the mass that they miss.
 
-With candidates p_1 >= ... >= p_k, m = 1 - sum p_i and V tokens in the vocabulary, the entropy is
-`sum -p_i log p_i` plus what the unseen tail contributes: at least as much as if its mass sat on as few tokens as
-possible, none likelier than p_k, and at most `m log((V - k) / m)`, as if it were spread evenly. This is exact for the
-numbers as given; servers round them to some 1e-7, which moves the bounds by as little.
+With k candidates p_i, m = 1 - sum p_i and V tokens in the vocabulary, the entropy is `sum -p_i log p_i` plus what the
+unseen tail contributes: at most `m log((V - k) / m)`, as if it were spread evenly, and at least as much as if its mass
+sat on as few tokens as possible. Where the candidates are the k likeliest, none of these is likelier than p_k. Often
+they are not: vLLM lists the sampled token and the k - 1 likeliest; candidates with one string share one entry of a text
+completion's list; a log-prob may be null. Then nothing caps the tail, which may be a single token.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +24,12 @@ FloatArray = npt.NDArray[np.float64]
 ASSUMED_VOCABULARY = 1 << 18
 """Tokens, where nobody says how many: not below any vocabulary in common use (Gemma's has 262,144)."""
 
-_ROUNDING = 1e-3  # log-probs come rounded, up to some 1e-6 above 0; raw logits are off by units
+_TOO_HIGH = 1e-3  # log-probs come rounded, up to some 1e-6 above 0; raw logits are off by units
 _MASS_ROUNDING = 0.01
-_SAME = 1e-6  # a log-prob of the list that is the sampled token's
+_SAME = 0.01  # nats: a candidate this near to the sampled token may be it, rounded otherwise
 _FLOOR = -1000.0  # OpenAI writes -9999 for "very unlikely": no information on the tail
-_COMPLETE = 1e-3  # a list that misses less than this may be shorter than the others: there is hardly anything else
+_FEWEST_DECIMALS = 2
+_STORED = 1e-6  # nats: what float32 leaves of a log-prob whose token matters
 
 
 class LogprobError(ValueError):
@@ -46,85 +49,146 @@ class Bounds:
 
 
 def entropy_bounds(
-    top: Sequence[Sequence[float]], vocabulary: int = ASSUMED_VOCABULARY, sampled: Sequence[float | None] | None = None
+    top: Sequence[Sequence[float | None]],
+    vocabulary: int = ASSUMED_VOCABULARY,
+    sampled: Sequence[float | None] | None = None,
+    rounding: float = 0.0,
 ) -> Bounds:
     """Bounds of the entropy at each position.
 
     Args:
-        top: log-probs (nats) of the candidates at each position, in any order; -inf is allowed.
+        top: log-probs (nats) of the candidates at each position, in any order. None and NaN stand for a candidate whose
+            log-prob is unknown, -9999 and -inf for one below all others. Positions may have fewer than usual, or none.
         vocabulary: number of tokens; a larger one gives a higher upper bound, by `m log` of the ratio.
-        sampled: log-prob of the token at each position. vLLM adds a sampled token that is not among the k likeliest to
-            the list; where the sampled one is the least likely of the list, the tail is capped by the one before it.
+        sampled: log-prob of the token at each position, None where it is unknown. A list whose least likely candidate
+            is the sampled one need not be the k likeliest. Without `sampled`, the longest lists are taken for that.
+        rounding: how far a log-prob may be from what it was before it was written, nats.
 
     Raises:
-        LogprobError: log-probs above 0, raw logits, or truncated lists.
+        LogprobError: log-probs above 0, or raw logits.
     """
     if sampled is not None and len(sampled) != len(top):
         raise LogprobError(
             f"there are {len(sampled)} tokens but {len(top)} lists of candidates: the lists are truncated"
         )
-    lists = [np.sort(np.asarray(c, dtype=np.float64))[::-1] for c in top]
-    usual, certain = _usual(lists, sampled)
-    low, high, missing = np.zeros(len(lists)), np.zeros(len(lists)), np.zeros(len(lists))
-    for t, candidates in enumerate(lists):
-        own = None if sampled is None else sampled[t]
-        mass = _check(candidates, t, usual, vocabulary, own)
-        told = candidates[candidates > _FLOOR]
-        p = np.exp(told)
-        partial = float(-(p * told).sum())
-        m = max(0.0, 1.0 - mass)
-        last = own is not None and told.size > 1 and abs(told[-1] - own) < _SAME
-        appended = last and (candidates.size > usual or not certain)
-        cap = float(p[-2] if appended else p[-1])
-        low[t] = partial + _concentrated(m, cap)
-        spread = vocabulary - told.size
-        high[t] = max(low[t], partial + (m * math.log(spread / m) if m > 0 and spread > 0 else 0.0))
-        missing[t] = m
-    return Bounds(low, high, missing, usual)
-
-
-def _usual(lists: Sequence[FloatArray], sampled: Sequence[float | None] | None) -> tuple[int, bool]:
-    """The k of the lists, and whether it is certain: a list that ends with the sampled token may be one longer."""
-    certain = [
-        c.size
-        for c, own in zip(lists, sampled or [None] * len(lists), strict=True)
-        if c.size < 2 or own is None or abs(c[-1] - own) >= _SAME
+    lists = [np.array([math.nan if v is None else v for v in place], dtype=np.float64) for place in top]
+    own = [None if sampled is None else sampled[t] for t in range(len(lists))]
+    told = [np.sort(place[place > _FLOOR])[::-1] for place in lists]
+    first = [told[t].size > 0 and (sampled is None or _apart(told[t][-1], own[t])) for t in range(len(lists))]
+    # A placeholder may be the sampled token's, which then does not count as one of the k.
+    sizes = [
+        told[t].size if _is_placeholder(own[t]) else int((~np.isnan(place)).sum()) for t, place in enumerate(lists)
     ]
-    if certain:
-        return int(np.median(certain)), True
-    return min((c.size for c in lists), default=0), not lists
+    # Elsewhere the sampled token may come on top of the k.
+    usual = max((size if whole else size - 1 for size, whole in zip(sizes, first, strict=True)), default=0)
+    masses = [_check(told[t], t, own[t]) for t in range(len(lists))]
+    likeliest = [whole and sizes[t] >= usual and not np.isnan(lists[t]).any() for t, whole in enumerate(first)]
+    _check_likeliest([float(p[0]) if p.size else None for p in told], likeliest, vocabulary)
+    found = [_bounds(p, whole, vocabulary, rounding) for p, whole in zip(told, likeliest, strict=True)]
+    low, high = np.array(found, dtype=np.float64).reshape(-1, 2).T
+    missing = np.maximum(0.0, 1.0 - np.array(masses, dtype=np.float64))
+    return Bounds(low, high, missing, usual if any(first) else max(sizes, default=0))
 
 
-def _check(candidates: FloatArray, t: int, usual: int, vocabulary: int, own: float | None) -> float:
+def candidate_logprobs(place: Sequence[Mapping[str, Any]] | None) -> list[float | None]:
+    """The log-probs of a stored list of candidates, with None for one that is there twice or may have been lost.
+
+    A text completion's list is an object whose keys are the candidates' texts: parts of characters, which all read
+    `U+FFFD`, and tokens without any text share one entry. Some servers write the sampled token into its own list again.
+    """
+    values: list[float | None] = []
+    pairs: set[tuple[str, float | None]] = set()
+    for candidate in place or ():
+        pair = (candidate["token"] or "", candidate["logprob"])
+        values.append(None if pair in pairs else pair[1])
+        pairs.add(pair)
+    texts = {text for text, _ in pairs}
+    if len(texts) == len(values) and any(not text or "\N{REPLACEMENT CHARACTER}" in text for text in texts):
+        values.append(None)
+    return values
+
+
+def written_rounding(values: Sequence[float | None]) -> float:
+    """How far each log-prob may be from what it was before a server rounded it, nats: by the decimals they all have."""
+    known = np.array([v for v in values if v is not None and v != 0 and v > _FLOOR], dtype=np.float64)
+    if not known.size:
+        return _STORED + 0.5 * 10.0**-_FEWEST_DECIMALS  # zeros alone do not tell
+    for decimals in range(_FEWEST_DECIMALS, 6):
+        scaled = known * 10.0**decimals
+        exact = scaled[np.abs(scaled) * 2**-23 < 0.1]  # float32 keeps these decimals
+        if exact.size and (np.abs(exact - np.round(exact)) <= np.abs(exact) * 2**-23 + 1e-9).all():
+            return _STORED + 0.5 * 10.0**-decimals
+    return _STORED
+
+
+def _is_placeholder(logprob: float | None) -> bool:
+    return logprob is not None and logprob <= _FLOOR
+
+
+def _apart(last: float, own: float | None) -> bool:
+    """Whether the least likely candidate is certainly not the sampled token, so that the list holds the likeliest."""
+    return own is not None and abs(own - last) > _SAME
+
+
+def _check(told: FloatArray, t: int, own: float | None) -> float:
     """The mass of the candidates of position `t`, or an error."""
     place = f"position {t + 1}"
-    if candidates.size == 0:
-        raise LogprobError(f"{place} has no candidates: the lists are truncated")
-    if np.isnan(candidates).any():
-        raise LogprobError(f"{place} has a log-prob that is not a number")
-    highest = float(candidates[0]) if own is None else max(float(candidates[0]), own)
-    if highest > _ROUNDING:
+    highest = max([*told[:1], -math.inf if own is None or math.isnan(own) else own])
+    if highest > _TOO_HIGH:
         raise LogprobError(f"{place} has a log-prob of {highest:.4g}, above 0: these are raw logits, or no log-probs")
-    mass = float(np.exp(candidates).sum())
+    mass = float(np.exp(told).sum())
     if mass > 1 + _MASS_ROUNDING:
         raise LogprobError(f"the candidates at {place} have a probability of {mass:.3g}: these are raw logits")
-    # The likeliest of V tokens has at least 1/V; candidates below that are not the likeliest, or no log-probs.
-    if candidates[0] < -math.log(vocabulary) - _ROUNDING:
-        raise LogprobError(
-            f"the likeliest candidate at {place} has a log-prob of {candidates[0]:.4g}, which no distribution over "
-            f"{vocabulary:,} tokens allows: these are raw logits"
-        )
-    if candidates.size < usual and 1 - mass > _COMPLETE:
-        raise LogprobError(
-            f"{place} has {candidates.size} candidates where {usual} are usual, and they miss {1 - mass:.1%} of the "
-            "probability: the lists are truncated"
-        )
     return mass
+
+
+def _check_likeliest(best: Sequence[float | None], likeliest: Sequence[bool], vocabulary: int) -> None:
+    """Refuses candidates that no distribution allows as its likeliest, which has at least 1 / V."""
+    least = -math.log(vocabulary) - _TOO_HIGH
+    low = [value is not None and value < least for value in best]
+    known = [value is not None for value in best]
+    wrong = [t for t, whole in enumerate(likeliest) if whole and low[t]]
+    if not wrong and sum(known) > 1 and low.count(True) == sum(known):  # sampled tokens are not that unlikely each time
+        wrong = [known.index(True)]
+    if wrong:
+        raise LogprobError(
+            f"the likeliest candidate at position {wrong[0] + 1} has a log-prob of {best[wrong[0]]:.4g}, which no "
+            f"distribution over {vocabulary:,} tokens allows: these are raw logits"
+        )
+
+
+def _bounds(told: FloatArray, likeliest: bool, vocabulary: int, rounding: float) -> tuple[float, float]:
+    """The bounds at one position; `likeliest`: no other token is likelier than the last one told."""
+    below, above = told - rounding, np.minimum(told + rounding, 0.0)
+    tail = (max(0.0, 1.0 - float(np.exp(above).sum())), max(0.0, 1.0 - float(np.exp(below).sum())))
+    others = vocabulary - told.size
+    cap = math.exp(above[-1]) if likeliest else 1.0
+    if others * cap < tail[0]:  # the others cannot hold the tail, each below this candidate: some must lie above it
+        cap = 1.0
+    low = float(np.minimum(_surprise(below), _surprise(above)).sum()) + _least_concentrated(*tail, cap)
+    high = float(_surprise(np.clip(-1.0, below, above)).sum())  # -p log p is largest at p = 1/e
+    if others > 0 and tail[1] > 0:
+        mass = min(tail[1], max(tail[0], others / math.e))  # where m log(others / m) is largest
+        high += mass * math.log(others / mass)
+    return low, max(low, min(high, math.log(vocabulary)))
+
+
+def _surprise(logprobs: FloatArray) -> FloatArray:
+    """`-p log p` of each."""
+    return -np.exp(logprobs) * logprobs
+
+
+def _least_concentrated(least: float, most: float, cap: float) -> float:
+    """The smallest `_concentrated` of any mass in between; it is concave between two multiples of the cap."""
+    if least <= 0 or cap <= 0:
+        return 0.0
+    multiple = math.ceil(least / cap) * cap
+    return min(_concentrated(mass, cap) for mass in ([least, most, multiple] if multiple < most else [least, most]))
 
 
 def _concentrated(mass: float, cap: float) -> float:
     """The smallest `sum -p log p` of numbers that add up to `mass`, none above `cap`: as many at the cap as fit."""
-    if mass <= 0 or cap <= 0:
+    if mass <= 0:
         return 0.0
     full = math.floor(mass / cap)
     rest = mass - full * cap

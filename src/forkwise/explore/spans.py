@@ -15,6 +15,7 @@ IntArray = npt.NDArray[np.int64]
 _SPECIAL = re.compile(r"<[^<>\s][^<>]*>|\[[A-Z_/0-9]+\]|")
 _UNREADABLE = "�"
 _BYTES = re.compile(r"bytes:|<0x[0-9A-Fa-f]{2}>")
+_OPENING = re.compile(r"<think>\s*")
 _LOOK_AHEAD = 16  # characters that a run of tokens with parts of characters may stand for, beyond one each
 
 
@@ -27,13 +28,14 @@ def token_spans(tokens: Sequence[str], text: str) -> list[Span]:
 
     Tokens are taken as decoded one by one: white space between them may be missing (word-level and SentencePiece
     tokenizers), parts of a character are `U+FFFD`, and special tokens need not be in the text; those get an empty span.
-    Tokens that share a character share its span.
+    Tokens that share a character share its span. An opening think tag may belong to the prompt, not to the tokens.
 
     Raises:
         MisfitError: the tokens do not join to the text; says at which token.
     """
     spans: list[Span] = []
-    at = 0
+    tag = _OPENING.match(text)
+    at = tag.end() if tag and not "".join(tokens[:_LOOK_AHEAD]).lstrip().startswith(tag[0].strip()) else 0
     waiting = 0  # tokens with parts of characters, whose span ends where the next readable token begins
     for i, token in enumerate(tokens):
         if _UNREADABLE in token or _BYTES.match(token):

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forkwise.errors import InputError
-from forkwise.explore.bounds import LogprobError, entropy_bounds
+from forkwise.explore.bounds import LogprobError, candidate_logprobs, entropy_bounds, written_rounding
 from forkwise.explore.sentences import Span, split_sentences
 from forkwise.explore.spans import MisfitError, token_spans
 from forkwise.samples import read_samples
@@ -130,6 +130,7 @@ def _trace(
 def _tokens(row: dict[str, Any], run: RunTraces, vocabulary: int | None, source: Source, where: str) -> Tokens | None:
     tokens: list[str] | None = row.get("tokens")
     exact, top = row.get("entropies"), row.get("top_logprobs") or []
+    top = top if any(top) else []
     if not tokens or (exact is None and (not top or vocabulary is None)):
         return None
     kind: Source = "top-k" if exact is None else source
@@ -147,11 +148,11 @@ def _tokens(row: dict[str, Any], run: RunTraces, vocabulary: int | None, source:
             raise InputError(f"{where}: an entropy is negative or not a number; give --model to compute them anew.")
     else:
         assert vocabulary is not None
+        lists = [candidate_logprobs(place) for place in top]
+        sampled = row.get("logprobs") or [None] * len(tokens)
         try:
             bounds = entropy_bounds(
-                [[c["logprob"] for c in place or ()] for place in top],
-                vocabulary,
-                row.get("logprobs") or [None] * len(tokens),
+                lists, vocabulary, sampled, written_rounding([*sampled, *(v for place in lists for v in place)])
             )
         except LogprobError as error:
             raise InputError(f"{where}: {error}; import log-probs as the model gave them.") from error

@@ -42,6 +42,7 @@ SCHEMA = pa.schema(
         pa.field("answer", pa.string()),
         pa.field("correct", pa.bool_()),  # null: no verdict yet, which is not "wrong"
         pa.field("verdict_by", pa.string()),
+        pa.field("gold", pa.string()),  # the gold answer or solution, where the file has one
         pa.field("n_tokens", pa.int64()),
         pa.field("finish_reason", pa.string()),  # "stop" or "length"; other tools know more
         pa.field("seed", pa.int64()),
@@ -55,6 +56,9 @@ SCHEMA = pa.schema(
                 ]
             ),
         ),
+        pa.field("step", pa.int64()),  # of the training that drew the sample
+        pa.field("rewards", pa.list_(pa.struct([pa.field("name", pa.string()), pa.field("value", pa.float64())]))),
+        pa.field("advantage", pa.float64()),
         *TOKEN_COLUMNS,
     ]
 )

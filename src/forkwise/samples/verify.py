@@ -237,11 +237,18 @@ def _check_problems(path: Path, shards: Sequence[Path], judge: Judge) -> None:
                         f"'{shard}' is no samples table ({name} is not {kind}): use forkwise import first."
                     )
             if judge.gold_column is not None:
+                golds = iter_batches(file, shard, 1 << 16, [judge.gold_column])
+                known = known or any(batch.column(0).null_count < batch.num_rows for batch in golds)
                 continue
             for batch in iter_batches(file, shard, 1 << 16, ["problem_id"]):
                 ids = [str(value) for value in batch.column(0).unique().to_pylist()]
                 known = known or any(problem_id in judge.problems for problem_id in ids)
                 seen += ids[: 3 - len(seen)] if len(seen) < 3 else []
+    if judge.gold_column is not None and not known:
+        raise InputError(
+            f"No sample of '{path}' has a gold answer in the column '{judge.gold_column}': give --answers, --task or "
+            "--dataset, or name another column."
+        )
     if seen and not known:
         theirs = ", ".join(f"'{problem_id}'" for problem_id in seen)
         ours = ", ".join(f"'{problem_id}'" for problem_id in list(judge.problems)[:3])

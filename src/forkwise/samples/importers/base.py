@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +14,7 @@ from typing import Any, Protocol
 
 from forkwise.errors import InputError
 from forkwise.samples.importers.reader import Record
+from forkwise.samples.reasoning import join_reasoning
 
 Row = dict[str, Any]
 """A row of the samples table. Without `sample_id` it is numbered within its problem; without `answer`, it is extracted
@@ -62,7 +66,62 @@ class Importer(Protocol):
         """Whether a record has this format's shape."""
 
     def rows(self, record: Record, source: Source) -> Iterator[Row]:
-        """The samples in a record."""
+        """The samples in a record. May raise `Undecided`; then there is a survey of all records first."""
+
+
+class Undecided(Exception):
+    """What a column means shows only over the whole file: the importer's `survey` must see it first."""
+
+
+@dataclass
+class Documents:
+    """Which documents of a file share a problem id, so that they can be told apart.
+
+    A document is known by what the file says of it besides the text that gave the id (gold answer, options, a hash),
+    and by its number there. Alone in its file it keeps the plain id, so that runs of other tools pair with it; all
+    documents that share one get what tells them apart behind it, whatever their order.
+    """
+
+    _first: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _shared: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
+    _settled: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
+
+    def name(self, problem_id: str, content: Any, number: Any) -> str:
+        """The id of a document, as far as the documents are known."""
+        known = {} if content is None else {"content": content}
+        digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()[:8]
+        document = (digest if known else "", "" if number is None else str(number))
+        first = self._first.setdefault(problem_id, document)
+        if document != first:
+            self._shared.setdefault(problem_id, {first}).add(document)
+        others = self._settled.get(problem_id)
+        if others is None:
+            return problem_id
+        same = [other for other in others if other[0] == document[0]]
+        apart = [document[0]] if len(same) < len(others) else []
+        return "-".join([problem_id, *(part for part in (*apart, *([document[1]] if len(same) > 1 else [])) if part)])
+
+    def settle(self) -> bool:
+        """Tells apart the documents that share an id, from now on; whether that is new."""
+        new = self.open()
+        self._settled = {problem_id: set(documents) for problem_id, documents in self._shared.items()}
+        return new
+
+    def open(self) -> bool:
+        """Whether `settle` would change ids."""
+        return self._shared.keys() != self._settled.keys()
+
+    def shared(self) -> tuple[int, int]:
+        """How many documents share an id with others, and how many ids those are."""
+        return sum(map(len, self._settled.values())), len(self._settled)
+
+    def contents(self) -> dict[str, str]:
+        """Problem id -> digest of what the file says of it, for documents that share their id with none."""
+        return {
+            problem_id: digest
+            for problem_id, (digest, _) in self._first.items()
+            if digest and problem_id not in self._shared
+        }
 
 
 @dataclass
@@ -88,6 +147,36 @@ class Source:
 
     memo: dict[str, str] = field(default_factory=dict)
     """What an importer remembers from record to record."""
+
+    documents: Documents = field(default_factory=Documents)
+
+    surveyed: bool = False
+    """Whether the importer's `survey` saw the file."""
+
+    readings: dict[str, str] = field(default_factory=dict)
+    """What the survey decided, by column."""
+
+    remarks: list[str] = field(default_factory=list)
+    """Sentences about the file as a whole."""
+
+    used: set[str] = field(default_factory=set)
+    """Fields that were used besides the format's usual ones."""
+
+    def restart(self) -> None:
+        """Forgets what was counted; what a survey decided and which documents there are stays."""
+        self.place, self.names_runs = "", False
+        for counter in (self.dropped, self.notes, self.scores, self.memo):
+            counter.clear()
+
+    def problem(self, problem_id: str, content: Any = None, number: Any = None) -> str:
+        """`problem_id`, or one that tells apart the documents of this file which share it.
+
+        Args:
+            problem_id: from the text that is asked, or the file's own.
+            content: what else the file says of the document: gold answer, options, a hash. None: nothing.
+            number: of the document in the file.
+        """
+        return self.documents.name(problem_id, content, number)
 
     @property
     def stem(self) -> str:
@@ -138,29 +227,62 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def harmless(text: str) -> str:
+    """`text` with control and formatting characters as escape sequences, so that printing it does nothing else."""
+    return "".join(c if not unicodedata.category(c).startswith("C") else ascii(c)[1:-1] for c in text)
+
+
+def gold_text(gold: Any) -> str | None:
+    """A gold answer as text: a string or number, or the only entry of a list; None for anything else."""
+    if isinstance(gold, list | tuple) and len(gold) == 1:
+        gold = gold[0]
+    if isinstance(gold, bool) or not isinstance(gold, str | int | float):
+        return None
+    return str(gold) if str(gold).strip() else None
+
+
 def chat_text(messages: Any) -> str | None:
-    """A prompt as one text: itself, the only message's content, or all messages with their roles."""
+    """A prompt as one text: itself, the only message's text, or all messages with their roles."""
     if isinstance(messages, str) or not isinstance(messages, list):
         return messages if isinstance(messages, str) else None
-    texts = [(str(m.get("role", "")), content_text(m.get("content"))) for m in messages if isinstance(m, dict)]
+    texts = [(str(m.get("role", "")), message_text(m)) for m in messages if isinstance(m, dict)]
     if len(texts) == 1:
         return texts[0][1]
     return "\n\n".join(f"{role}: {text or ''}" for role, text in texts) or None
 
 
+def message_text(message: Mapping[str, Any]) -> str | None:
+    """The text of a message, with the reasoning that a server split off; None where there is neither."""
+    reasoning = next((message[key] for key in _REASONING if isinstance(message.get(key), str) and message[key]), None)
+    text = content_text(message.get("content"))
+    return text if reasoning is None else join_reasoning(reasoning, text)
+
+
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+
+
 def content_text(content: Any) -> str | None:
-    """The text of a message: a string, or a list of parts of which text and reasoning count."""
+    """The text of a message's content: a string, or a list of parts of which text and reasoning count."""
     if isinstance(content, str) or not isinstance(content, list):
         return content if isinstance(content, str) else None
     parts = [part for part in content if isinstance(part, dict)]
-    reasoning = "".join(str(part["reasoning"]) for part in parts if part.get("type") == "reasoning")
-    text = "".join(str(part["text"]) for part in parts if isinstance(part.get("text"), str))
-    return with_reasoning(reasoning, text)
+    reasoning = "".join(part["reasoning"] for part in parts if isinstance(part.get("reasoning"), str))
+    return join_reasoning(reasoning, "".join(part["text"] for part in parts if isinstance(part.get("text"), str)))
 
 
-def with_reasoning(reasoning: Any, text: str | None) -> str | None:
-    """The completion as a reasoning model wrote it, where a server split it in two."""
-    return f"<think>{reasoning}</think>{text or ''}" if isinstance(reasoning, str) and reasoning else text
+def covers(tokens: Sequence[str], text: str) -> bool:
+    """Whether tokens begin as the text does, white space and an opening think tag aside, and reach its end.
+
+    Tokens that are unreadable alone end the comparison.
+    """
+    joined, squeezed = "".join("".join(tokens).split()), "".join(text.split())
+    readable = joined.partition("\N{REPLACEMENT CHARACTER}")[0]
+    for whole in (squeezed, squeezed.removeprefix("<think>")):
+        if readable == joined and joined.startswith(whole):
+            return True
+        if readable != joined and whole.startswith(readable):
+            return True
+    return False
 
 
 def finish_reason(reason: Any) -> str | None:
@@ -186,34 +308,60 @@ def sampling(record: Mapping[str, Any], **names: str) -> Row | None:
 
 def token_columns(
     source: Source,
-    tokens: Sequence[str],
-    logprobs: Sequence[float | None],
-    top: Sequence[Sequence[tuple[str, float]]] | None = None,
+    tokens: Sequence[Any],
+    logprobs: Sequence[Any],
+    top: Sequence[Sequence[tuple[Any, Any]]] | None = None,
     token_ids: Sequence[int] | None = None,
 ) -> Row:
-    """The token-level columns: log-probs in nats, `top` the candidates of each position with theirs.
+    """The token-level columns: log-probs in nats, `top` the candidates of each position with theirs; null is unknown.
 
     Raises:
-        InputError: raw logits where log-probs should be (a value above 0, or candidates with a mass above 1).
+        InputError: raw logits where log-probs should be (a value above 0, or candidates with a mass above 1), or what
+            is neither a token nor a number.
     """
     if len(tokens) != len(logprobs) or (top is not None and len(top) != len(tokens)):
-        raise source.error(f"there are {len(tokens)} tokens but {len(logprobs)} log-probs: the file is inconsistent.")
+        sizes = f"{len(tokens)} tokens, {len(logprobs)} log-probs"
+        sizes += "" if top is None else f" and {len(top)} lists of candidates"
+        raise source.error(f"there are {sizes}: the file is inconsistent; remove the record.")
+    own: list[float | None] = []
+    candidates: list[list[tuple[str, float | None]]] = []
     for i, token in enumerate(tokens):
-        candidates = [value for _, value in top[i]] if top is not None else []
-        own = logprobs[i]
+        value = _logprob(token, logprobs[i], source)
+        own.append(value)
+        candidates.append(
+            [(text, _logprob(text, given, source)) for text, given in (top[i] if top is not None else ())]
+        )
+        known = [given for _, given in candidates[i] if given is not None]
         # Rounded log-probs go up to some 1e-6 above; raw logits are off by units.
-        highest = max([*candidates, -math.inf if own is None else own], default=-math.inf)
+        highest = max([*known, -math.inf if value is None else value])
         if highest > 1e-3:
             raise source.error(f"the log-prob at token {token!r} is {highest:.4g}, above 0: {_RAW_LOGITS}")
-        mass = sum(math.exp(value) for value in candidates)
+        mass = sum(math.exp(given) for given in known)
         if mass > 1.01:
             raise source.error(f"the candidates at token {token!r} have a probability of {mass:.3g}: {_RAW_LOGITS}")
-    columns: Row = {"tokens": list(tokens), "logprobs": list(logprobs)}
-    if top is not None and any(top):
-        columns["top_logprobs"] = [[{"token": t, "logprob": v} for t, v in candidates] for candidates in top]
+    unknown = sum(value is None for value in own)
+    if unknown == len(own) and not any(value is not None for place in candidates for _, value in place):
+        source.notes["whose log-probs are all null, kept without them"] += bool(own)
+        return {}
+    if unknown or any(value is None for place in candidates for _, value in place):
+        source.notes["with a null among the log-probs, which tells nothing there"] += 1
+    columns: Row = {"tokens": list(tokens), "logprobs": own}
+    if any(candidates):
+        columns["top_logprobs"] = [[{"token": t, "logprob": v} for t, v in place] for place in candidates]
     if token_ids is not None:
         columns["token_ids"] = list(token_ids)
     return columns
+
+
+def _logprob(token: Any, value: Any, source: Source) -> float | None:
+    """A log-prob of a token; None where it is null or NaN."""
+    if not isinstance(token, str):
+        raise source.error(f"a token is {token!r:.40}: it must be text.")
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise source.error(f"the log-prob of token {token!r:.40} is {value!r:.40}: it must be a number.")
+    return float(max(-9999, min(value, 9999)))
 
 
 _RAW_LOGITS = "these are raw logits; apply log_softmax before you write them."

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from forkwise.samples.importers.base import Row, Source, finish_reason, token_columns, with_reasoning
+from forkwise.samples.importers.base import Row, Source, finish_reason, token_columns
 from forkwise.samples.importers.openai import problem_of
 from forkwise.samples.importers.reader import Record
+from forkwise.samples.reasoning import join_reasoning
 
 USES = frozenset({"candidates", "modelVersion", "usageMetadata", "prompt"})
 
@@ -33,7 +34,7 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
             "model": record.get("modelVersion"),
             "problem_id": problem_of(record, prompt, source),
             "prompt": prompt,
-            "completion": with_reasoning(thoughts, "".join(part["text"] for part in parts if not part.get("thought"))),
+            "completion": join_reasoning(thoughts, "".join(part["text"] for part in parts if not part.get("thought"))),
             # The count adds up all candidates.
             "n_tokens": usage.get("candidatesTokenCount") if len(candidates) == 1 else None,
             "finish_reason": finish_reason(candidate.get("finishReason")),

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from forkwise.samples.importers.base import Row, Source
+from forkwise.samples.importers.base import Row, Source, gold_text
 from forkwise.samples.importers.reader import Record
 from forkwise.tasks.base import question_id
 
-USES = frozenset({"question", "6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification"})
+USES = frozenset(
+    {"question", "ground_truth", "6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification"}
+)
 
 
 def matches(record: Record) -> bool:
@@ -25,15 +27,17 @@ def _models(record: Record) -> list[str]:
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
     """One row per model, each model its own run. The answer is what stands after the last `A: `."""
+    problem = source.problem(question_id(record["question"]), record["ground_truth"])
     for model in _models(record):
         solution = record[model]["solution"]
         _, found, answer = solution.rpartition("A: ")
         yield {
             "run": source.run(model),
             "model": model,
-            "problem_id": question_id(record["question"]),
+            "problem_id": problem,
             "prompt": record["question"],
             "completion": solution,
+            "gold": gold_text(record["ground_truth"]),
             "answer": answer.strip() or None if found else None,
             "correct": source.verdict(record[model]["is_correct"]),
             "verdict_by": "grade-school-math",

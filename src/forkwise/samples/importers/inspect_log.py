@@ -5,14 +5,18 @@ UKGovernmentBEIS/inspect_ai, src/inspect_ai/log/_log.py and scorer/_metric.py, c
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
-from forkwise.samples.importers.base import Row, Source, chat_text, content_text, finish_reason, sampling
+from forkwise.samples.importers.base import Row, Source, chat_text, finish_reason, gold_text, message_text, sampling
 from forkwise.samples.importers.openai import logprob_columns
 from forkwise.samples.importers.reader import Record
 
 USES = frozenset({"eval", "plan", "samples", "status"})
+
+_ATTACHMENT = re.compile(r"attachment://([0-9a-zA-Z]+)")
 
 _LETTERS = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
 """inspect_ai's own reading of correct, incorrect, partial and no answer (`value_to_float`)."""
@@ -44,10 +48,11 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
         row: Row = {
             "run": source.run(),
             "model": header["model"],
-            "problem_id": f"{header['task']}/{sample['id']}",
+            "problem_id": source.problem(f"{header['task']}/{sample['id']}", number=json.dumps(sample["id"])),
             "sample_id": int(sample["epoch"]) - 1,
             "prompt": _attached(chat_text(sample.get("input")), attachments),
-            "completion": _attached(content_text((choice.get("message") or {}).get("content")), attachments),
+            "completion": _attached(message_text(choice.get("message") or {}), attachments),
+            "gold": gold_text(sample.get("target")),
             "correct": source.verdict(_LETTERS.get(value, value) if isinstance(value, str) else value),
             "verdict_by": f"inspect:{name}",
             "n_tokens": (output.get("usage") or {}).get("output_tokens"),
@@ -84,6 +89,5 @@ def _score(scores: dict[str, Any], source: Source) -> tuple[str, Record]:
 
 
 def _attached(text: str | None, attachments: dict[str, str]) -> str | None:
-    """`text`, or what it points to: inspect_ai stores long texts once, as `attachment://HASH`."""
-    prefix = "attachment://"
-    return attachments.get(text.removeprefix(prefix), text) if text and text.startswith(prefix) else text
+    """`text` with what it points to: inspect_ai stores long texts once, as `attachment://HASH`."""
+    return text and _ATTACHMENT.sub(lambda match: attachments.get(match[1], match[0]), text)

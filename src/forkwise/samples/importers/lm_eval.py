@@ -1,7 +1,8 @@
 """lm-evaluation-harness, `--log_samples`: `samples_TASK_DATE.jsonl`, a line per document and filter.
 
-A line holds all `repeats` responses of a document but one score, which belongs to what its filter made of them. So only
-documents with a single response, or with a list of scores, are scored here; `forkwise verify` scores the others.
+A line holds all `repeats` responses of a document but usually one score, which belongs to what its filter made of them.
+So documents with a single response, or with a score of each (`exact_match: [...]`, or `exact_matches` as forks of the
+harness write beside it), are scored here; `forkwise verify` scores the others.
 EleutherAI/lm-evaluation-harness, lm_eval/evaluator.py and lm_eval/result_schema.py, commit 4e7e0d4.
 """
 
@@ -10,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from forkwise.samples.importers.base import Row, Source, sampling
+from forkwise.samples.importers.base import Row, Source, gold_text, sampling
 from forkwise.samples.importers.reader import Record
 from forkwise.tasks.base import question_id
 
-USES = frozenset({"doc_id", "doc", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash"})
-_FIXED = USES | {"target", "prompt_hash", "target_hash"}
+USES = frozenset({"doc_id", "doc", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash", "target"})
+_FIXED = USES | {"prompt_hash", "target_hash"}
 _QUESTION = ("question", "problem", "Problem", "Question", "prompt", "input", "text")  # where tasks keep it in `doc`
 
 
@@ -30,38 +31,66 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
     if not chosen:
         source.dropped["lines of other filters, which hold the same samples"] += 1
         return
-    responses = record["resps"]
-    if len(responses) != 1 or not all(isinstance(text, str) for text in responses[0]):
+    completions = _responses(record)
+    if completions is None:
         source.dropped["lines of multiple-choice or log-likelihood requests, for which nothing was sampled"] += 1
         return
-    completions = responses[0]
-    score = None if metric is None or metric == "bypass" else record.get(metric)
-    if not isinstance(score, list):
-        if len(completions) > 1 and score is not None:
-            source.notes["left unscored, since the file has one score for several samples"] += len(completions)
-        score = [score if len(completions) == 1 else None] * len(completions)
-    if len(score) != len(completions):
-        raise source.error(f"there are {len(completions)} responses but {len(score)} scores: remove the line.")
+    scores = _scores(record, metric, len(completions), source)
     prompt, settings = _request(record.get("arguments"))
     answers = _answers(record, completions)
-    doc_id = record.get("doc_hash") or f"doc {record['doc_id']}"
-    question = next((record["doc"][key] for key in _QUESTION if isinstance(record["doc"].get(key), str)), doc_id)
+    document: Any = record["doc"] if isinstance(record["doc"], dict) else {}
+    name = record.get("doc_hash") or f"doc {record['doc_id']}"
+    question = next((document[key] for key in _QUESTION if isinstance(document.get(key), str)), name)
     place = f"doc_id {record['doc_id']}"
     if source.memo.setdefault(place, source.place) != source.place:
         raise source.error(f"{place} was on {source.memo[place]} already: remove one of the two.")
+    # Several lines may tell of one document, so its number is part of it.
+    problem = source.problem(question_id(question), record.get("doc_hash") or record["doc"], record["doc_id"])
     for i, completion in enumerate(completions):
         row: Row = {
             "run": source.run(),
-            "problem_id": question_id(question),
+            "problem_id": problem,
             "prompt": prompt,
             "completion": completion,
-            "correct": source.verdict(score[i]),
+            "gold": gold_text(record.get("target")),
+            "correct": source.verdict(scores[i]),
             "verdict_by": f"lm-eval:{metric}",
             "sampling": sampling(settings, max_tokens="max_gen_toks"),
         }
         if answers is not None:
             row["answer"] = answers[i]
         yield row
+
+
+def _responses(record: Record) -> list[str] | None:
+    """All texts that were sampled for the document; None where requests were scored, not answered."""
+    requests = record["resps"]
+    if not all(isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in requests):
+        return None
+    if len(requests) == 1:
+        return list(requests[0])
+    # Repeats that were asked as requests of their own are answers to one prompt.
+    arguments = record.get("arguments")
+    asked = list(arguments.values()) if isinstance(arguments, dict) else arguments
+    same = isinstance(asked, list) and len(asked) == len(requests) and all(request == asked[0] for request in asked)
+    return [text for texts in requests for text in texts] if same else None
+
+
+def _scores(record: Record, metric: str | None, n: int, source: Source) -> list[Any]:
+    """The score of each response; None for all where one score is there for several."""
+    if metric is None or metric == "bypass":
+        return [None] * n
+    score = record.get(metric)
+    for name in (metric, f"{metric}es", f"{metric}s"):
+        if n > 1 and isinstance(record.get(name), list):
+            score = record[name]
+    if isinstance(score, list):
+        if len(score) != n:
+            raise source.error(f"there are {n} responses but {len(score)} scores: remove the line.")
+        return score
+    if n > 1 and score is not None:
+        source.notes["left unscored, since the file has one score for several samples"] += n
+    return [score if n == 1 else None] * n
 
 
 def _decide(record: Record, source: Source) -> tuple[str | None, bool]:

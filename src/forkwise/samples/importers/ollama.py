@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from forkwise.samples.importers.base import Row, Source, chat_text, finish_reason, with_reasoning
+from forkwise.samples.importers.base import Row, Source, chat_text, finish_reason
 from forkwise.samples.importers.openai import logprob_columns, problem_of
 from forkwise.samples.importers.reader import Record
+from forkwise.samples.reasoning import join_reasoning
 
 USES = frozenset(
     {"model", "response", "message", "thinking", "done", "done_reason", "logprobs", "eval_count", "prompt", "messages"}
@@ -32,7 +33,7 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
         "model": record["model"],
         "problem_id": problem_of(record, prompt, source),
         "prompt": prompt,
-        "completion": with_reasoning(message.get("thinking"), message.get("content")),
+        "completion": join_reasoning(message.get("thinking"), message.get("content")),
         "n_tokens": record.get("eval_count"),
         "finish_reason": finish_reason(record.get("done_reason")),
     }

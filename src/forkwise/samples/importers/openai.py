@@ -6,17 +6,10 @@ Shapes: platform.openai.com/docs/api-reference/chat/object and /completions/obje
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
-from forkwise.samples.importers.base import (
-    Row,
-    Source,
-    chat_text,
-    content_text,
-    finish_reason,
-    token_columns,
-    with_reasoning,
-)
+from forkwise.samples.importers.base import Row, Source, chat_text, finish_reason, message_text, token_columns
 from forkwise.samples.importers.reader import Record
 from forkwise.tasks.base import question_id
 
@@ -28,7 +21,7 @@ def matches(record: Record) -> bool:
     if "custom_id" in record and "response" in record:
         return True
     choices = record.get("choices")
-    return isinstance(choices, list) and bool(choices) and bool({"message", "text"} & set(choices[0]))
+    return isinstance(choices, list) and bool(choices) and bool({"message", "text"} & choices[0].keys())
 
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
@@ -40,27 +33,35 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
             source.dropped["requests that failed"] += 1
             return
     prompt = record.get("prompt") if isinstance(record.get("prompt"), str) else chat_text(record.get("messages"))
-    choices, usage = response["choices"], response.get("usage") or {}
+    usage = response.get("usage") or {}
+    choices = without_echo(response["choices"], usage, prompt, source)
     for choice in choices:
-        message = choice.get("message") or {}
-        completion = choice["text"] if "text" in choice else content_text(message.get("content"))
         tokens = _tokens(choice, source)
-        row: Row = {
+        n_tokens = usage.get("completion_tokens") if len(response["choices"]) == 1 else None  # of all choices
+        yield {
             "run": source.run(),
             "model": response.get("model"),
             "problem_id": problem_of(record, prompt, source),
             "prompt": prompt,
-            "completion": with_reasoning(message.get("reasoning_content") or message.get("reasoning"), completion),
-            # `usage` adds up all choices.
-            "n_tokens": usage.get("completion_tokens")
-            if len(choices) == 1 and usage
-            else len(tokens["tokens"])
-            if tokens
-            else None,
+            "completion": _completion(choice, source),
+            "n_tokens": len(tokens["tokens"]) if n_tokens is None and tokens else n_tokens,
             "finish_reason": finish_reason(choice.get("finish_reason")),
             **tokens,
         }
-        yield row
+
+
+def _completion(choice: Record, source: Source) -> str:
+    """The text of a choice; a message without content is an empty one."""
+    if "text" in choice:
+        text = choice["text"]
+    else:
+        message = choice["message"]
+        text = message_text(message)
+        if text is None:
+            text = "" if message.get("content") is None else message["content"]
+    if not isinstance(text, str):
+        raise source.error(f"the completion is {text!r:.40}: it must be text.")
+    return text
 
 
 def problem_of(record: Record, prompt: str | None, source: Source) -> str:
@@ -71,6 +72,85 @@ def problem_of(record: Record, prompt: str | None, source: Source) -> str:
         return question_id(prompt)
     source.notes["without a prompt or a custom_id: every response counts as its own problem"] += 1
     return f"{source.stem}:{source.place.removeprefix('line ')}" if source.place else source.stem
+
+
+def without_echo(choices: Sequence[Record], usage: Record, prompt: str | None, source: Source) -> list[Record]:
+    """The choices of a text completion without the prompt in front, which `echo` put there.
+
+    Raises:
+        InputError: the prompt is there, and nothing says where it ends.
+    """
+    numbers = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
+    before, after = numbers if all(type(n) is int for n in numbers) else (None, None)
+    lists = [choice["logprobs"] for choice in choices if isinstance(choice.get("logprobs"), dict)]
+    if len(lists) == len(choices) and all(isinstance(lp.get("tokens"), list) and lp["tokens"] for lp in lists):
+        echoed = _lists_hold_the_prompt(lists, before, after)
+    else:
+        echoed = _texts_hold_the_prompt(choices, before, after, prompt, source)
+        lists = []
+    if not echoed:
+        return list(choices)
+    source.notes["with the prompt in front (echo), which was cut off"] += len(choices)
+    if not lists:
+        return [{**choice, "text": choice["text"][len(prompt or "") :]} for choice in choices]
+    cut = [_behind(choice, before or _tokens_of(prompt, choice), prompt, source) for choice in choices]
+    if None in cut:
+        source.dropped["completions of which only the prompt was scored"] += cut.count(None)
+    return [choice for choice in cut if choice is not None]
+
+
+def _lists_hold_the_prompt(lists: Sequence[Record], before: int | None, after: int | None) -> bool:
+    """By the number of tokens, or by a first one without a log-prob, which had nothing before it."""
+    unknown = all(lp["token_logprobs"][:1] == [None] for lp in lists)
+    if before is None or after is None:
+        return unknown and any(len(lp["tokens"]) > 1 for lp in lists)
+    extra = sum(len(lp["tokens"]) for lp in lists) - after
+    # An end token may be counted and not listed.
+    as_many = len(lists) * (before - 1) <= extra <= len(lists) * before
+    return (as_many and (extra > 0 or unknown)) or (unknown and extra > 0)
+
+
+def _texts_hold_the_prompt(
+    choices: Sequence[Record], before: int | None, after: int | None, prompt: str | None, source: Source
+) -> bool:
+    """By beginning with it and being too long for their tokens, at the prompt's characters per token."""
+    if not prompt or not all(isinstance(c.get("text"), str) and c["text"].startswith(prompt) for c in choices):
+        return False
+    if before is None or after is None:
+        source.notes["whose text begins with its prompt, kept as it is (if that is echo, ask without)"] += len(choices)
+        return False
+    characters = sum(len(choice["text"]) for choice in choices)
+    per_token = len(prompt) / max(1, before)
+    return abs(characters / per_token - after) > abs((characters - len(choices) * len(prompt)) / per_token - after)
+
+
+def _tokens_of(prompt: str | None, choice: Record) -> int | None:
+    """How many tokens the prompt has in a choice that begins with it; None where nobody can tell."""
+    tokens = choice["logprobs"]["tokens"]
+    if not prompt or not choice["text"].startswith(prompt):
+        return None
+    ends = list(accumulate(len(token) for token in tokens))
+    return ends.index(len(prompt)) + 1 if len(prompt) in ends else None
+
+
+def _behind(choice: Record, n: int | None, prompt: str | None, source: Source) -> Record | None:
+    """A choice without its first `n` tokens and their text; None if nothing is left."""
+    logprobs, text = choice["logprobs"], choice.get("text")
+    tokens = logprobs["tokens"]
+    if n is not None and n >= len(tokens):
+        return None
+    if n is not None and isinstance(text, str):
+        head, tail = "".join(tokens[:n]), "".join(tokens[n:])
+        begin = len(prompt) if prompt and text.startswith(prompt) else len(head) if text.startswith(head) else None
+        if begin is None and tail and text.endswith(tail):  # tokens such as <s> stand in the list alone
+            begin = len(text) - len(tail)
+        if begin is not None:
+            parallel = {key: value[n:] for key, value in logprobs.items() if isinstance(value, list)}
+            return {**choice, "text": text[begin:], "logprobs": {**logprobs, **parallel}}
+    raise source.error(
+        "the prompt is part of the completion (echo), and nothing says where it ends: ask the server without echo, or "
+        "give each response its prompt."
+    )
 
 
 def _tokens(choice: Record, source: Source) -> Row:

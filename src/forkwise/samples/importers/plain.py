@@ -6,21 +6,46 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from forkwise.errors import InputError, nearest
-from forkwise.samples.importers.base import Row, Source, chat_text, finish_reason
+from forkwise.samples.importers import golds, trl
+from forkwise.samples.importers.base import (
+    Row,
+    Source,
+    Undecided,
+    chat_text,
+    finish_reason,
+    gold_text,
+    message_text,
+    token_columns,
+)
 from forkwise.samples.importers.reader import Record
-from forkwise.samples.store import SCHEMA
+from forkwise.samples.store import SCHEMA, TOKEN_COLUMNS
 from forkwise.tasks.base import question_id
+from forkwise.tasks.dataset import PROMPT_COLUMNS
 
 _SAMPLING = ("temperature", "top_p", "max_tokens")
 COLUMNS = (*(name for name in SCHEMA.names if name != "sampling"), *_SAMPLING, "score")
 """What `--map` can name: the columns of the samples table, the sampling settings, and `score` for a number."""
 
-USES = frozenset({*COLUMNS, "sampling"})
+_GOLDS = (
+    *("gold", "gold_answer", "golden_answer", "ground_truth", "gt", "reference_answer", "expected_answer", "target"),
+    *("reward_model.ground_truth", "solution"),
+)
+"""Fields that hold the gold answer, where nothing else was named."""
+
+_IDS = ("doc_hash", "doc_id", "question_id", "unique_id", "task_id", "problem_idx", "options", "choices")
+"""Fields that belong to the problem and tell apart those of one text."""
+
+_NUMBERS = ("id", "uuid", "idx", "index")
+"""The same in a record that holds all samples of a problem; elsewhere they may number the samples."""
+
+USES = frozenset({*COLUMNS, *PROMPT_COLUMNS, "sampling"})
 
 _PER_SAMPLE = ("sample_id", "completion", "answer", "correct", "score", "n_tokens", "finish_reason", "seed")
 """Columns of which a record may hold a list, one entry per sample of its problem."""
 
-_WHOLE = ("sample_id", "n_tokens", "seed", "max_tokens")
+_WHOLE = ("sample_id", "n_tokens", "seed", "max_tokens", "step")
+
+survey = golds.survey
 
 
 def check_columns(columns: Mapping[str, str]) -> None:
@@ -35,23 +60,37 @@ def check_columns(columns: Mapping[str, str]) -> None:
 
 def matches(record: Record) -> bool:
     """Our own names: a problem, and a completion or a verdict."""
-    return bool({"problem_id", "prompt"} & record.keys()) and bool({"completion", "correct"} & record.keys())
+    if trl.matches(record):
+        return False
+    return bool({"problem_id", *PROMPT_COLUMNS} & record.keys()) and bool({"completion", "correct"} & record.keys())
 
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
     """One row per sample. `problem_id` may be left out where there is a prompt, `sample_id` always."""
-    given = {name: _field(record, source.options.columns.get(name, name)) for name in COLUMNS}
+    columns = dict(source.options.columns)
+    if golds.is_undecided(record, columns) and not source.surveyed:
+        raise Undecided
+    if source.readings.get("answer") == "gold":
+        columns |= {"answer": columns.get("answer", ""), "gold": columns.get("gold", "answer")}
+    given = {name: _field(record, columns.get(name, name)) for name in COLUMNS}
     for name, path in source.options.columns.items():
         if given[name] is _ABSENT:
             raise source.error(f"there is no field '{path}' for {name}: its fields are {', '.join(record)}.")
     nested: Row = record["sampling"] if isinstance(record.get("sampling"), dict) else {}
     values = {name: value for name, value in given.items() if value is not _ABSENT}
-    lists = {k: v for k, v in values.items() if k in _PER_SAMPLE and isinstance(v, list)}
+    lists = {k: v for k, v in values.items() if k in _PER_SAMPLE and isinstance(v, list) and not _is_chat(v)}
     if len({len(v) for v in lists.values()}) > 1:
         sizes = ", ".join(f"{len(v)} of {k}" for k, v in lists.items())
         raise source.error(f"the lists differ in length ({sizes}): remove the record.")
+    if "prompt" not in values:
+        values["prompt"] = next((record[name] for name in PROMPT_COLUMNS if record.get(name) is not None), None)
+    if gold_text(values.get("gold")) is None:
+        values["gold"] = _gold(record, source)
+    values["problem_id"] = _problem(values, record, source, whole="completion" in lists)
     for i in range(len(next(iter(lists.values()))) if lists else 1):
-        yield _row({**nested, **values, **{k: v[i] for k, v in lists.items()}}, source)
+        row = _row({**nested, **values, **{k: v[i] for k, v in lists.items()}}, source)
+        if row is not None:
+            yield row
 
 
 _ABSENT = object()
@@ -66,27 +105,64 @@ def _field(record: Record, path: str) -> Any:
     return value
 
 
-def _row(values: Row, source: Source) -> Row:
-    values = {k: None if v == "" else v for k, v in values.items()}
+def _is_chat(value: Any) -> bool:
+    """Whether a list is one conversation, not a list of samples."""
+    return isinstance(value, list) and bool(value) and all(isinstance(m, dict) and "role" in m for m in value)
+
+
+def _gold(record: Record, source: Source) -> str | None:
+    """The gold answer under one of its usual names, unless that field was mapped to something else."""
+    mapped = set(source.options.columns.values())
+    for name in _GOLDS:
+        text = None if name in mapped else gold_text(_field(record, name))
+        if text is not None:
+            source.used.add(name.split(".")[0])
+            return text
+    return None
+
+
+def _problem(values: Row, record: Record, source: Source, *, whole: bool) -> str:
+    """The file's id, else that of the prompt, with what else the record says of its problem."""
+    prompt, gold = chat_text(values.get("prompt")), gold_text(values.get("gold"))
+    if values.get("problem_id") not in (None, ""):
+        problem = str(values["problem_id"])
+        for kind, text in (("gold answer", gold), ("prompt", prompt)):
+            if text is None:
+                continue
+            digest = question_id(text)
+            if source.memo.setdefault(f"{kind} of {problem}", digest) != digest:
+                source.notes[f"whose {kind} is not that of the first sample with its problem id"] += 1
+        return problem
+    if prompt is None:
+        raise source.error("there is no problem id and no prompt: name them with --map problem_id=FIELD.")
+    mapped = set(source.options.columns.values())
+    content = {name: record[name] for name in _IDS if record.get(name) is not None and name not in mapped}
+    if gold is not None:
+        content["gold"] = gold
+    numbered = next((name for name in _NUMBERS if record.get(name) is not None), None) if whole else None
+    source.used.update(content, [numbered] if numbered else [])
+    return source.problem(question_id(prompt), content or None, record[numbered] if numbered else None)
+
+
+def _row(values: Row, source: Source) -> Row | None:
+    values = {k: None if v == "" and k != "completion" else v for k, v in values.items()}
     source.names_runs = values.get("run") is not None
-    prompt = chat_text(values.get("prompt"))
-    problem = values.get("problem_id")
-    if problem is None:
-        if prompt is None:
-            raise source.error("there is no problem id and no prompt: name them with --map problem_id=FIELD.")
-        problem = question_id(prompt)
-    if values.get("correct") is None and values.get("completion") is None and values.get("score") is None:
+    verdict = next((values[name] for name in ("correct", "score") if values.get(name) is not None), None)
+    completion = _completion(values.get("completion"), source)
+    if verdict is None and completion is None:
+        if "completion" in values:
+            source.dropped["samples without a completion and without a verdict"] += 1
+            return None
         raise source.error("there is neither a completion nor a verdict: name them with --map completion=FIELD.")
     row: Row = {name: values[name] for name in SCHEMA.names if name in values}
     for name in _WHOLE:
         if values.get(name) is not None:
             values[name] = row[name] = _whole(values[name], name, source)
     row |= {
-        "problem_id": str(problem),
-        "prompt": prompt,
-        "correct": source.verdict(
-            values["score"] if values.get("correct") is None and "score" in values else values.get("correct")
-        ),
+        "prompt": chat_text(values.get("prompt")),
+        "completion": completion,
+        "gold": gold_text(values.get("gold")),
+        "correct": source.verdict(verdict),
         "finish_reason": finish_reason(values.get("finish_reason")),
         "run": source.run(str(values["run"])) if values.get("run") is not None else source.run(),
         "model": values.get("model"),
@@ -94,12 +170,42 @@ def _row(values: Row, source: Source) -> Row:
     settings = {name: _number(values.get(name), name, source) for name in _SAMPLING}
     if any(v is not None for v in settings.values()):
         row["sampling"] = settings
-    for name in ("completion", "answer"):
-        if row.get(name) is not None:
-            row[name] = chat_text(row[name]) if isinstance(row[name], list) else str(row[name])
+    if row.get("answer") is not None:
+        row["answer"] = chat_text(row["answer"]) if isinstance(row["answer"], list) else str(row["answer"])
     if row.get("sample_id") is None:
         row.pop("sample_id", None)
     row.pop("max_tokens", None)
+    return _checked_tokens(row, source)
+
+
+def _completion(value: Any, source: Source) -> str | None:
+    """The text of a completion: itself, a number, a message or several."""
+    if _is_chat(value):
+        return chat_text(value) or ""
+    if isinstance(value, dict) and "content" in value:
+        value = message_text(value) or ""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, str | int | float)):
+        raise source.error(f"the completion is {value!r:.40}: it must be text or messages.")
+    return None if value is None else str(value)
+
+
+def _checked_tokens(row: Row, source: Source) -> Row:
+    """The row with token-level columns of one length each and of numbers, as other importers leave them."""
+    lists = {name: row[name] for name in TOKEN_COLUMNS.names if row.get(name) is not None}
+    for name, value in lists.items():
+        if not isinstance(value, list):
+            raise source.error(f"{name} is {value!r:.40}: it must be a list with an entry per token.")
+    sizes = {name: len(value) for name, value in lists.items()}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{size} of {name}" for name, size in sizes.items())
+        raise source.error(f"the token-level lists differ in length ({listed}): remove the record.")
+    if "tokens" in lists and ("logprobs" in lists or "top_logprobs" in lists):
+        top = lists.get("top_logprobs")
+        pairs = top and [[(c["token"], c["logprob"]) for c in place or ()] for place in top]
+        checked = token_columns(source, lists["tokens"], lists.get("logprobs") or [None] * len(lists["tokens"]), pairs)
+        for name in ("logprobs", "top_logprobs"):
+            if name in lists:
+                row[name] = checked.get(name)
     return row
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from forkwise.samples.importers.base import Row, Source, sampling
+from forkwise.samples.importers.base import Row, Source, gold_text, sampling
 from forkwise.samples.importers.reader import Record
 from forkwise.tasks.base import question_id
 
-USES = frozenset({"idx", "question", "code", "pred", "score"})
+USES = frozenset({"idx", "question", "code", "pred", "score", "gt", "answer"})
 
 # math_eval.py names its files test_PROMPT_-1_seed0_t0.6_s0_e-1.jsonl
 _SETTINGS = re.compile(r"_seed(\d+)_t(\d+\.?\d*)_s\d+_e-?\d+$")
@@ -27,7 +27,7 @@ def matches(record: Record) -> bool:
 
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
-    """One row per completion. Problems are told apart by their text, because `idx` restarts in every file."""
+    """One row per completion. Problems are told apart by text, and within the file by `idx` and gold answer."""
     question, completions, answers = record["question"], record["code"], record["pred"]
     scores = record.get("score") or [None] * len(completions)
     if not len(completions) == len(answers) == len(scores):
@@ -38,13 +38,16 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
     idx = f"idx {record.get('idx')}"
     if "idx" in record and source.memo.setdefault(idx, source.place) != source.place:
         raise source.error(f"{idx} was on {source.memo[idx]} already: remove one of the two.")
+    gold = record.get("gt", record.get("answer"))
+    problem = source.problem(question_id(question), gold, record.get("idx"))
     named = _SETTINGS.search(source.stem)
     for completion, answer, score in zip(completions, answers, scores, strict=True):
         yield {
             "run": source.run(),
-            "problem_id": question_id(question),
+            "problem_id": problem,
             "prompt": question,
             "completion": completion,
+            "gold": gold_text(gold),
             "answer": answer or None,
             "correct": source.verdict(score),
             "verdict_by": "qwen-math",

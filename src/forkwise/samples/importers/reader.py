@@ -9,6 +9,7 @@ import csv
 import gzip
 import io
 import json
+import lzma
 import re
 import zipfile
 import zlib
@@ -192,7 +193,7 @@ def _csv_rows(path: Path, stream: BinaryIO) -> Iterator[tuple[str, Record]]:
             place = f"row {reader.line_num:,}"
             if None in record or None in record.values():
                 raise InputError(f"'{path}', {place} has another number of cells than the header: correct it there.")
-            yield place, dict(record)
+            yield place, {key: cell or None for key, cell in record.items()}  # a cell cannot be null
     except UnicodeDecodeError as error:
         raise InputError(
             f"'{path}' is not UTF-8 text (after row {reader.line_num:,}): convert it, for example with iconv -t UTF-8."
@@ -223,7 +224,9 @@ def _inspect_samples(path: Path) -> Iterator[tuple[str, Record]]:
     """Each sample of an inspect_ai `.eval` file as a log of its own: the log's header with this one sample."""
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-            members = [info for info in archive.infolist() if re.fullmatch(r"samples/[^/]+\.json", info.filename)]
+            members = [
+                info for info in archive.infolist() if re.fullmatch(r"samples/.+\.json", info.filename, re.DOTALL)
+            ]
             # A log that was cut short by a kill has no header yet, only the journal's first page.
             headers = {info.filename: info for info in archive.infolist()}
             header = headers.get("header.json") or headers.get("_journal/start.json")
@@ -235,8 +238,10 @@ def _inspect_samples(path: Path) -> Iterator[tuple[str, Record]]:
             for info in members:
                 sample = _parse(path, _member(path, archive, file, info), info.filename)
                 yield info.filename, {**log, "samples": [sample]}
-    except (zipfile.BadZipFile, zlib.error, pa.ArrowException, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, pa.ArrowException, EOFError, OSError) as error:
         raise InputError(f"'{path}' is a zip file that is damaged or cut off: copy it again.") from error
+    except (NotImplementedError, RuntimeError) as error:  # another compression, or a password
+        raise InputError(f"'{path}' is a zip file that cannot be unpacked ({error}): pack it again.") from error
     except ValueError as error:
         if isinstance(error, InputError):
             raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from forkwise.samples.importers.base import Row, Source, sampling
+from forkwise.samples.importers.base import Row, Source, gold_text, sampling
 from forkwise.samples.importers.reader import Record
 from forkwise.tasks.base import question_id
 
@@ -39,12 +39,15 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
             completions = result.get("completions", [result])
             if not completions:
                 source.dropped["problems without completions"] += 1
+            gold = result.get("expected_answer")
+            problem = source.problem(question_id(result["question"]), gold)
             for completion in completions:
                 yield {
                     "run": source.run(),
                     "model": settings.get("model"),
-                    "problem_id": question_id(result["question"]),
+                    "problem_id": problem,
                     "prompt": result["question"],
+                    "gold": gold_text(gold),
                     "completion": completion.get("full_model_response"),
                     "answer": completion.get("model_answer"),
                     "correct": source.verdict(completion.get("score")),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,11 +24,12 @@ from forkwise.samples.importers import (
     plain,
     qwen_math,
     reasoning_gym,
+    trl,
     verl,
 )
-from forkwise.samples.importers.base import Importer, Options, Row, Source, counted
+from forkwise.samples.importers.base import Importer, Options, Row, Source, Undecided, counted, covers, harmless
 from forkwise.samples.importers.reader import Record, read_records
-from forkwise.samples.store import ShardWriter
+from forkwise.samples.store import TOKEN_COLUMNS, ShardWriter
 from forkwise.tasks.answers import extract_answer
 
 FORMATS: dict[str, Importer] = {
@@ -36,6 +38,7 @@ FORMATS: dict[str, Importer] = {
     "lm-eval": lm_eval,
     "inspect": inspect_log,
     "verl": verl,
+    "trl": trl,
     "openai": openai,
     "ollama": ollama,
     "gemini": gemini,
@@ -43,6 +46,9 @@ FORMATS: dict[str, Importer] = {
     "plain": plain,
 }
 """Name of the format, as `--format` takes it -> its importer."""
+
+_SURVEYS: dict[str, Callable[[Iterable[Record], Source], None]] = {"plain": plain.survey, "trl": trl.survey}
+"""Of the formats whose columns do not say alone what they are."""
 
 _SCORES_CHECKED_EVERY = 4096  # rows: a file of fractional scores is refused long before its end
 
@@ -81,6 +87,7 @@ class FileReport:
     runs: dict[str, RunReport]
     dropped: Counter[str]
     notes: Counter[str]
+    remarks: list[str]
     fields_left_out: list[str]
 
     def __str__(self) -> str:
@@ -89,10 +96,11 @@ class FileReport:
         if len(self.runs) > 20:
             lines.append(f"  and {len(self.runs) - 20} more runs")
         lines += [f"  dropped: {count:,} {reason}" for reason, count in self.dropped.items()]
+        lines += [f"  note: {remark}" for remark in self.remarks]
         lines += [f"  note: {counted(count, 'sample')} {remark}" for remark, count in self.notes.items()]
         if self.fields_left_out:
             lines.append(f"  fields left out: {', '.join(self.fields_left_out)}")
-        return "\n".join(lines)
+        return "\n".join(map(harmless, lines))
 
 
 def import_files(
@@ -116,47 +124,67 @@ def import_files(
         raise InputError(f"'{twice[0]}' is given twice: give every file once.")
     ledger = _Ledger(_problems_in(out), explicit=options.run is not None)
     for path in files:
-        yield _import_file(path, out, format_, options, ledger)
+        try:
+            yield _import_file(path, out, format_, options, ledger)
+        except InputError as error:
+            raise InputError(harmless(str(error))) from error
 
 
 def _import_file(path: Path, out: Path, format_: str, options: Options, ledger: _Ledger) -> FileReport:
     source = Source(path, options)
-    records = read_records(path)
-    first = next(records, None)
+    first = next(read_records(path), None)
     if first is None:
         raise InputError(f"'{path}' is empty: it holds no records.")
     name = _detect(path, first[1], options) if format_ == "auto" else format_
-    importer = FORMATS[name]
-    if not (format_ == "plain" or importer.matches(first[1])):
+    importer, source.place = FORMATS[name], first[0]
+    if not (format_ == "plain" or _fits(importer, first[1])):
         raise source.error(f"this is not the format {name}: leave out --format, or choose another.")
+    ledger.start(path)
+    while True:
+        try:
+            report = _write(source, name, out, ledger)
+        except Undecided:
+            with _shape(source, name):
+                _SURVEYS[name](_records(source), source)
+            source.surveyed = True
+        except _ToldApart:
+            pass
+        else:
+            ledger.finish(source, report)
+            return report
+        source.restart()
+        ledger.restart()
+
+
+class _ToldApart(Exception):
+    """Documents turned out to share an id: the file is read once more, with ids that tell them apart."""
+
+
+def _write(source: Source, name: str, out: Path, ledger: _Ledger) -> FileReport:
+    """One pass over the file into a shard."""
+    path, importer = source.path, FORMATS[name]
     runs: dict[str, RunReport] = {}
     left_out: dict[str, None] = {}
-    used = importer.USES | {field.split(".")[0] for field in options.columns.values()}
+    used = importer.USES | {column.split(".")[0] for column in source.options.columns.values()}
 
     def rows() -> Iterator[Row]:
-        record: Record
-        for source.place, record in _chain(first, records):
+        for record in _records(source):
             left_out.update(dict.fromkeys(record.keys() - used))
-            try:
+            with _shape(source, name):
                 for row in importer.rows(record, source):
                     yield _finish(row, source, runs, ledger)
-            except (LookupError, TypeError, AttributeError, ValueError) as error:
-                if isinstance(error, InputError):
-                    raise
-                # The shape was checked on the first record only.
-                raise source.error(
-                    f"this record is not of the format {name} ({type(error).__name__}: {error}): correct or remove it."
-                ) from error
 
     shard_name = _free_name(out, re.sub(r"[^\w.+-]+", "_", source.stem) or "samples")
-    ledger.start(path)
     try:
         with ShardWriter(out, shard_name) as shard:
             shard.write(rows())
+            if source.documents.settle():
+                raise _ToldApart
             source.check_scores()
             if not runs:
                 reasons = "; ".join(f"{count} {reason}" for reason, count in source.dropped.items())
                 raise InputError(f"'{path}' has no samples to import{f' ({reasons})' if reasons else ''}.")
+            ledger.check_documents(source, runs)
     except (pa.ArrowException, OverflowError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
@@ -164,16 +192,51 @@ def _import_file(path: Path, out: Path, format_: str, options: Options, ledger: 
         ) from error
     except OSError as error:
         raise InputError(f"'{out}' cannot be written: {error.strerror}.") from error
-    return FileReport(path, name, shard.target, runs, source.dropped, source.notes, sorted(left_out))
+    return FileReport(
+        path,
+        name,
+        shard.target,
+        runs,
+        source.dropped,
+        source.notes,
+        _remarks(source),
+        sorted(left_out.keys() - source.used),
+    )
 
 
-def _chain(first: tuple[str, Record], rest: Iterator[tuple[str, Record]]) -> Iterator[tuple[str, Record]]:
-    yield first
-    yield from rest
+def _records(source: Source) -> Iterator[Record]:
+    """The records of the file; `source.place` says where the present one stands."""
+    for place, record in read_records(source.path):
+        source.place = place
+        yield record
+
+
+@contextmanager
+def _shape(source: Source, name: str) -> Iterator[None]:
+    """Makes a sentence of what an importer stumbles over: the shape was checked on the first record only."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise source.error(
+            f"this record is not of the format {name} ({type(error).__name__}: {error}): correct or remove it."
+        ) from error
+
+
+def _remarks(source: Source) -> list[str]:
+    documents, ids = source.documents.shared()
+    if not documents:
+        return source.remarks
+    return [
+        f"{counted(documents, 'document')} share {counted(ids, 'problem id')} (a text, or an id of the file) but have "
+        "numbers, hashes, options or gold answers of their own: they are told apart by what is added to the id",
+        *source.remarks,
+    ]
 
 
 def _detect(path: Path, record: Record, options: Options) -> str:
-    found = [name for name, importer in FORMATS.items() if importer.matches(record)]
+    found = [name for name, importer in FORMATS.items() if _fits(importer, record)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -185,6 +248,13 @@ def _detect(path: Path, record: Record, options: Options) -> str:
     )
 
 
+def _fits(importer: Importer, record: Record) -> bool:
+    try:
+        return importer.matches(record)
+    except (LookupError, TypeError, AttributeError, ValueError):  # it looked into values of other shapes
+        return False
+
+
 def _finish(row: Row, source: Source, runs: dict[str, RunReport], ledger: _Ledger) -> Row:
     """Fills in what every row has, numbers the sample, and counts it."""
     options = source.options
@@ -194,6 +264,10 @@ def _finish(row: Row, source: Source, runs: dict[str, RunReport], ledger: _Ledge
     completion = row.get("completion")
     if completion is not None and not isinstance(completion, str):
         raise source.error(f"the completion is {completion!r:.40}: it must be text.")
+    if completion and completion.startswith("<think>") and row.get("tokens") and not covers(row["tokens"], completion):
+        source.notes["whose log-probs do not cover the text with its reasoning, kept without them"] += 1
+        for column in TOKEN_COLUMNS.names:
+            row.pop(column, None)
     if completion == "":
         source.notes["with an empty completion, kept with the file's verdict"] += 1
     if "answer" not in row:
@@ -222,9 +296,41 @@ class _Ledger:
         self._next: Counter[tuple[str, str]] = Counter()
         self._taken: dict[tuple[str, str], set[int]] = {}
         self._path = Path()
+        self._imported: list[tuple[Path, set[str], dict[str, str]]] = []  # file, its runs, `Documents.contents`
 
     def start(self, path: Path) -> None:
+        """Begins with a file; `restart` goes back to here."""
         self._path = path
+        taken = {key: set(numbers) for key, numbers in self._taken.items()}
+        self._before = (dict(self._file_of_run), Counter(self._next), taken)
+
+    def restart(self) -> None:
+        """Forgets what the present file brought."""
+        file_of_run, following, taken = self._before
+        self._file_of_run, self._next = dict(file_of_run), Counter(following)
+        self._taken = {key: set(numbers) for key, numbers in taken.items()}
+
+    def finish(self, source: Source, report: FileReport) -> None:
+        """Remembers the documents of a file that was imported."""
+        self._imported.append((self._path, set(report.runs), source.documents.contents()))
+
+    def check_documents(self, source: Source, runs: Iterable[str]) -> None:
+        """Refuses a document that would join the samples of another file's in one run; between runs it is said."""
+        contents = source.documents.contents()
+        for path, theirs, other in self._imported:
+            clashes = [problem for problem in contents.keys() & other.keys() if contents[problem] != other[problem]]
+            if not clashes:
+                continue
+            if theirs & set(runs):
+                raise InputError(
+                    f"'{path}' and '{self._path}' have another gold answer, other options or another hash for the "
+                    f"same question in {counted(len(clashes), 'problem')}, such as {min(clashes)}: give each file a "
+                    "--run of its own."
+                )
+            source.remarks.append(
+                f"{counted(len(clashes), 'problem')}, such as {min(clashes)}, with another gold answer, other options or "
+                f"another hash than in '{path}': they pair all the same"
+            )
 
     def number(self, run: str, problem: str, sample_id: int | None, source: Source) -> int:
         """The sample's number within its problem: the file's, else the next."""
@@ -239,11 +345,15 @@ class _Ledger:
             raise source.error(
                 f"the folder holds samples of run '{run}' for problem {problem} already: choose another --run or --out."
             )
+        if (key in self._taken) if sample_id is None else (key in self._next):
+            raise source.error(
+                f"some samples of problem {problem} have a sample_id and others have none: number all of them, or none."
+            )
         if sample_id is None:
             self._next[key] += 1
             return self._next[key] - 1
         taken = self._taken.setdefault(key, set())
-        if sample_id in taken:
+        if sample_id in taken and not source.documents.open():  # else the file is read again, with other ids
             raise source.error(f"sample {sample_id} of problem {problem} is there twice: remove one of the two.")
         taken.add(sample_id)
         return sample_id

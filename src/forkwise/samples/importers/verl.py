@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from forkwise.samples.importers.base import Row, Source
+from forkwise.samples.importers.base import Row, Source, gold_text
 from forkwise.samples.importers.reader import Record
 from forkwise.tasks.base import question_id
 
-USES = frozenset({"input", "output", "score", "acc", "pred", "step"})
+USES = frozenset({"input", "output", "gts", "score", "acc", "pred", "step"})
 
 
 def matches(record: Record) -> bool:
@@ -23,16 +23,19 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
     """One row per line; each step is a run, because it is another policy.
 
     `acc` decides where it is there (verl's own main metric), else `score`, which may be a reward such as -1 and 1.
-    Problems are told apart by the decoded prompt, so checkpoints pair when they share the chat template.
+    Problems are told apart by the decoded prompt, so checkpoints pair when they share the chat template, and by the
+    gold answer where that differs.
     """
     name = source.options.score or ("acc" if "acc" in record else "score")
     if name not in record:
         raise source.error(f"there is no field '{name}': choose --score from the fields {', '.join(record)}.")
     row: Row = {
         "run": source.run(f"step{record['step']}"),
-        "problem_id": question_id(record["input"]),
+        "problem_id": source.problem(question_id(record["input"]), record.get("gts")),
         "prompt": record["input"],
         "completion": record["output"],
+        "gold": gold_text(record.get("gts")),
+        "step": record["step"],
         "correct": source.verdict(record[name]),
         "verdict_by": f"verl:{name}",
     }
