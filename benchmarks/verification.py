@@ -124,7 +124,7 @@ def published(names: str = "") -> list[Pair]:
 
 def show(name: str, pairs: Sequence[Pair], seconds: float, verdicts: Sequence[Verdict]) -> None:
     """One row of the table."""
-    slow = sum(verdict.by == "timeout" for verdict in verdicts)
+    slow = sum(verdict.by.endswith("timeout") for verdict in verdicts)
     rate = len(pairs) / seconds
     print(f"| {name} | {len(pairs):,} | {seconds:.2f} | {rate:,.0f} | {slow} |", flush=True)
 
