@@ -71,6 +71,12 @@ def test_wrong_samples_that_all_say_the_same_keep_their_own_answer(tmp_path: Pat
     assert "it is what wrong samples say" in str(report)
 
 
+def test_a_gold_that_wrong_completions_mention_is_still_the_gold(tmp_path: Path) -> None:
+    records = [{"prompt": "Q", "completion": f"1 2 3 {i}", "answer": "3", "correct": False} for i in range(4)]
+    rows, _ = run_import(tmp_path, jsonl(tmp_path / "a.jsonl", *records))
+    assert {row["gold"] for row in rows} == {"3"}
+
+
 @pytest.mark.parametrize(
     ("answers", "verdicts", "reading"),
     [

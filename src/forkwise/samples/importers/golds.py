@@ -94,6 +94,8 @@ def _look(record: Record, source: Source, problems: dict[str, _Problem], evidenc
         if gold is not None and text and evidence.compared < _COMPARED:
             same = _says(text, gold)
             evidence.compared += 1
+            if same is None:
+                continue
             evidence.other += not same
             evidence.right_same += right and same
             evidence.right_other += right and not same
@@ -105,11 +107,11 @@ def _entry(value: Any, i: int) -> Any:
     return value[i] if isinstance(value, list) and i < len(value) and not isinstance(value[i], dict) else value
 
 
-def _says(text: str, answer: str) -> bool:
-    """Whether the completion gives this answer, or, where none can be taken from it, mentions it."""
+def _says(text: str, answer: str) -> bool | None:
+    """Whether the completion gives this answer; None where no answer can be taken from it."""
     own = extract_answer(text)
     if own is None:
-        return answer.strip() in text
+        return None
     return _bare(own) == _bare(extract_answer(answer) or answer)
 
 
@@ -131,14 +133,14 @@ def _decide(problems: list[_Problem], evidence: _Evidence) -> tuple[str, str]:
         if evidence.wrong_other > evidence.wrong_same and evidence.right_same > evidence.right_other:
             return "gold", "right samples say the same and wrong ones something else"
         return "own", "it differs between samples of a problem"
-    if evidence.wrong_same > evidence.wrong_other:
-        return "own", "it is what wrong samples say"
     if mixed:
         return "gold", "it is the same for right and wrong samples of a problem"
+    if evidence.wrong_same > evidence.wrong_other:
+        return "own", "it is what wrong samples say"
     if any(problem.several for problem in problems):
         return "gold", "it is the same for all samples of a problem"
     if evidence.wrong_other:
         return "gold", "wrong samples say something else"
     if evidence.other:
         return "gold", "some completions say something else"
-    return "own", "nothing else in the file could be the answer, or every completion says the same"
+    return "own", "nothing in the file says that it is anything else"

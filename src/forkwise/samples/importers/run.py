@@ -328,8 +328,8 @@ class _Ledger:
                     "--run of its own."
                 )
             source.remarks.append(
-                f"{counted(len(clashes), 'problem')}, such as {min(clashes)}, with another gold answer, other options or "
-                f"another hash than in '{path}': they pair all the same"
+                f"{counted(len(clashes), 'problem')}, such as {min(clashes)}, with another gold answer, options or "
+                f"hash than in '{path}': they pair all the same"
             )
 
     def number(self, run: str, problem: str, sample_id: int | None, source: Source) -> int:
