@@ -24,17 +24,18 @@ from typing import Any, Literal
 
 import numpy as np
 import yaml
-from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from forkwise.errors import InputError
+from forkwise.folders import write_text
 from forkwise.lab.base_model import MAX_NEW_TOKENS
 from forkwise.methods import parse_methods, settings_of
 from forkwise.samples import write_shard
 from forkwise.samples.generate import Sampling, sample_problem
 from forkwise.tasks import Problem, load_task
+from forkwise.terminal import Console
 from forkwise.training.folder import COMPLETE, read_metrics
 
 TASK = "countdown:4"
@@ -204,8 +205,7 @@ def _launch(
     folder: Path, arm: TrainingArm, seed: int, steps: int, device: Device, gpu: str | None
 ) -> subprocess.Popen[bytes]:
     file = folder.with_name(f"{folder.name}.yaml")  # a name may hold dots
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump(recipe(arm, seed, steps, folder, device), sort_keys=False), encoding="utf-8")
+    write_text(file, yaml.safe_dump(recipe(arm, seed, steps, folder, device), sort_keys=False))
     # One GPU per run: with several, transformers would spread one run over all of them.
     visible = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
     with _log(folder).open("ab") as log:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +13,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from forkwise.errors import InputError
+from forkwise.folders import whole_file
 
 TOKEN_COLUMNS = pa.schema(
     [
@@ -64,31 +62,27 @@ KEYS = ("run", "problem_id", "sample_id")
 
 _BATCH_ROWS = 1024
 _BATCH_CHARACTERS = 16 << 20  # of text; as Python objects and as Arrow that is below 200 MB
-_PARTIAL = ".forkwise-tmp"
-_ABANDONED_AFTER = 24 * 3600  # seconds without a write, after which a temporary file of another machine is removed
 
 
 class ShardWriter:
     """Writes one shard in batches; it appears under its name when the `with` block ends without an exception.
 
-    The rows go to a temporary file, which is flushed to disk and renamed into place, and the folder is flushed too: a
-    kill at any moment leaves either no shard or a whole one. Memory is bounded by a batch, whatever the number of rows.
+    A kill at any moment leaves either no shard or a whole one, see `forkwise.folders`. Memory is bounded by a batch,
+    whatever the number of rows.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
         self.target = folder / f"{name}.parquet"
         self.rows = 0
-        self._partial = folder / f".{name}.{socket.gethostname()}.{os.getpid()}{_PARTIAL}"
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        with whole_file(self.target) as file, pq.ParquetWriter(file, SCHEMA, compression="zstd") as self._parquet:
+            yield
 
     def __enter__(self) -> ShardWriter:
-        self._made_folder = not self.target.parent.exists()
-        try:
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(self.target.parent)
-            self._file = self._partial.open("wb")
-        except OSError as error:
-            raise InputError(f"'{self.target.parent}' cannot be written: {error.strerror}.") from error
-        self._parquet = pq.ParquetWriter(self._file, SCHEMA, compression="zstd")
+        self._context = self._open()
+        self._context.__enter__()
         return self
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -111,60 +105,13 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            with self._file:
-                self._parquet.close()
-                self._file.flush()
-                os.fsync(self._file.fileno())
-            if error is None:
-                self._partial.replace(self.target)
-                _flush_folder(self.target.parent)
-        finally:
-            self._partial.unlink(missing_ok=True)
-            if error is not None and self._made_folder:
-                with suppress(OSError):  # somebody else writes there by now
-                    self.target.parent.rmdir()
+        self._context.__exit__(kind, error, trace)
 
 
 def _characters(row: Mapping[str, Any]) -> int:
     top = row.get("top_logprobs") or ()
     # A candidate of `top_logprobs` costs as much memory as some 100 characters.
     return len(row.get("prompt") or "") + len(row.get("completion") or "") + 100 * sum(len(t or ()) for t in top)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Makes a rename in `folder` survive a power cut; Windows neither needs nor allows it."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Removes what killed writers left: temporary files whose process is gone, or that nobody wrote to for a day."""
-    for partial in folder.glob(f".*{_PARTIAL}"):
-        owner, pid = partial.name.removesuffix(_PARTIAL).rsplit(".", 1)
-        ours = owner.endswith(f".{socket.gethostname()}")
-        try:
-            silent = time.time() - partial.stat().st_mtime > _ABANDONED_AFTER
-        except FileNotFoundError:
-            continue
-        if silent or (ours and pid.isdigit() and not _is_alive(int(pid))):
-            partial.unlink(missing_ok=True)
-
-
-def _is_alive(pid: int) -> bool:
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def write_shard(folder: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:

@@ -15,10 +15,10 @@ from statistics import fmean, median
 from typing import Any
 
 import numpy as np
-import yaml
 from scipy import stats
 
 from forkwise.errors import InputError
+from forkwise.reading import read_yaml
 from forkwise.training.folder import COMPLETE, SETTINGS, checkpoints, damage, read_metrics
 
 __all__ = ["Finding", "Trend", "report", "series", "trend"]
@@ -112,10 +112,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[Row]]:
         raise InputError(
             f"'{folder}' holds no training run (it has no {SETTINGS}); give the --output_dir of forkwise grpo or ppo."
         )
-    try:
-        settings = yaml.safe_load((folder / SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"'{folder / SETTINGS}' cannot be read: {str(error).splitlines()[0]}.") from error
+    settings = read_yaml(folder / SETTINGS)
     return settings if isinstance(settings, dict) else {}, read_metrics(folder)
 
 

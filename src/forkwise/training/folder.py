@@ -7,7 +7,6 @@ the disk, and lists size and CRC-32 of every file, so that damage done later is 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import re
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from forkwise.errors import InputError, RunError
+from forkwise.folders import only_process, write_bytes, write_text
 from forkwise.metrics import METRICS, read_metrics
 
 __all__ = [
@@ -50,16 +50,6 @@ _FILE_ERRORS = {
 }
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a small file whole or not at all, and to the disk."""
-    partial = path.with_name(f".{path.name}.tmp")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
 def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -86,7 +76,7 @@ def mark_complete(checkpoint: Path) -> None:
         lines.append(f"{_crc32(path):08x} {path.stat().st_size} {path.relative_to(checkpoint).as_posix()}")
     for path in {path.parent for path in files} | {checkpoint}:
         _fsync(path)
-    write_text(checkpoint / COMPLETE, "\n".join(lines) + "\n")
+    write_bytes(checkpoint / COMPLETE, ("\n".join(lines) + "\n").encode())
     _fsync(checkpoint)
     _fsync(checkpoint.parent)
 
@@ -167,7 +157,7 @@ def writing(folder: Path, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError, _safetensors_error()) as error:
-        if isinstance(error, RunError | InputError):
+        if isinstance(error, RunError) or (isinstance(error, InputError) and not isinstance(error.__cause__, OSError)):
             raise
         reason = _why_not_written(folder, error)
         if reason is None:
@@ -249,11 +239,7 @@ def only_writer(folder: Path) -> Iterator[None]:
     Raises:
         InputError: another process holds it.
     """
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"Another process is training in '{folder}': wait for it, or end it.") from error
+    with only_process(folder, "training in"):
         yield
 
 

@@ -19,8 +19,10 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from forkwise.engines.trl import EntropyShapedGRPOConfig
 from forkwise.errors import InputError
+from forkwise.reading import read_yaml
 from forkwise.tasks import Problem, Task, load_task
 from forkwise.tasks.dataset import DatasetTask
+from forkwise.terminal import echo
 from forkwise.training.arguments import RunArguments
 from forkwise.training.folder import (
     COMPLETE,
@@ -94,10 +96,12 @@ def _record(settings: dict[str, Any], folder: Path) -> None:
 
 def _check_same(settings: dict[str, Any], folder: Path) -> None:
     """Refuses to continue a run with settings that would make it another run."""
-    before = yaml.safe_load((folder / SETTINGS).read_text(encoding="utf-8")) or {}
+    before = read_yaml(folder / SETTINGS) or {}
+    if not isinstance(before, dict):
+        raise InputError(f"'{folder / SETTINGS}' holds no settings: give another --output_dir.")
     changed = [
         f"{key} {before.get(key)} -> {settings.get(key)}"
-        for key in sorted({*before, *settings})
+        for key in sorted({*map(str, before), *settings})
         if before.get(key) != settings.get(key) and not key.startswith(_MAY_CHANGE)
     ]
     if changed:
@@ -168,7 +172,7 @@ def train(
     problems = task.problems("train", endless if run.train_problems is None else run.train_problems, seed=config.seed)
     validation = task.problems("validation", run.eval_problems) if config.eval_strategy != "no" else []
     if isinstance(task, DatasetTask) and state.is_main_process:
-        print(task.summary(), flush=True)
+        echo(task.summary())
     if run.chat:
         problems, validation = _chat(problems, tokenizer, model), _chat(validation, tokenizer, model)
     config.model_init_kwargs = {

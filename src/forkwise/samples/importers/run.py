@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from forkwise.errors import InputError, nearest
+from forkwise.folders import only_process
 from forkwise.samples.importers import (
     gemini,
     grade_school_math,
@@ -103,7 +104,7 @@ def import_files(
     A file is imported whole or not at all; when one is refused, those before it stay.
 
     Raises:
-        InputError: a file cannot be used, or its samples are in `out` already.
+        InputError: a file cannot be used, its samples are in `out` already, or another process is writing there.
     """
     options = options or Options()
     if format_ not in ("auto", *FORMATS):
@@ -114,9 +115,12 @@ def import_files(
     twice = [path for path, count in Counter(path.resolve() for path in files).items() if count > 1]
     if twice:
         raise InputError(f"'{twice[0]}' is given twice: give every file once.")
-    ledger = _Ledger(_problems_in(out), explicit=options.run is not None)
-    for path in files:
-        yield _import_file(path, out, format_, options, ledger)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"'{out}' is a file: give a folder with --out.")
+    with only_process(out):
+        ledger = _Ledger(_problems_in(out), explicit=options.run is not None)
+        for path in files:
+            yield _import_file(path, out, format_, options, ledger)
 
 
 def _import_file(path: Path, out: Path, format_: str, options: Options, ledger: _Ledger) -> FileReport:
@@ -162,8 +166,6 @@ def _import_file(path: Path, out: Path, format_: str, options: Options, ledger: 
         raise InputError(
             f"'{path}' has a value of the wrong type near {source.place or 'its end'}: {reason}"
         ) from error
-    except OSError as error:
-        raise InputError(f"'{out}' cannot be written: {error.strerror}.") from error
     return FileReport(path, name, shard.target, runs, source.dropped, source.notes, sorted(left_out))
 
 
@@ -251,8 +253,6 @@ class _Ledger:
 
 def _problems_in(out: Path) -> set[tuple[str, str]]:
     """The pairs (run, problem_id) that the folder holds."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"'{out}' is a file: give a folder with --out.")
     shards = sorted(out.glob("*.parquet"))
     pairs: set[tuple[str, str]] = set()
     for shard in shards:
