@@ -177,6 +177,20 @@ def only_process(folder: Path, doing: str = "writing to") -> Iterator[None]:
             remove_empty(made)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process is working in the folder under `only_process`."""
+    import fcntl
+
+    try:
+        with (folder / LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # noqa: TID251
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _lock(path: Path) -> BinaryIO:
     """The lock file, locked; BlockingIOError where somebody else has it."""
     import fcntl
@@ -184,7 +198,7 @@ def _lock(path: Path) -> BinaryIO:
     while True:
         file = path.open("wb")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # noqa: TID251
         except BlockingIOError:
             file.close()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,12 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
             row = parse_json(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
+        if isinstance(row, dict) and isinstance(row.get("step"), int) and 0 <= row["step"] < 1 << 53:
+            row = {key: math.inf if _is_huge(value) else value for key, value in row.items()}
             rows[row["step"]] = {**rows.get(row["step"], {}), **row}
     return [rows[step] for step in sorted(rows)]
+
+
+def _is_huge(value: Any) -> bool:
+    """Whether it is a whole number that no float of NumPy holds."""
+    return isinstance(value, int) and abs(value) >= 1 << 63

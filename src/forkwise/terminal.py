@@ -53,7 +53,7 @@ def complain(error: BaseException | str) -> None:
     echo(f"forkwise: {one_line(str(error), _LONGEST_SENTENCE)}", error=True)
 
 
-class Console(rich_console.Console):
+class Console(rich_console.Console):  # noqa: TID251
     """Rich's console, whose own control sequences are the only ones that it writes."""
 
     def render_str(self, text: str, **settings: Any) -> Text:

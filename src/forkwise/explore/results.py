@@ -393,7 +393,9 @@ def from_json(text: str) -> Exploration:
         raise InputError(f"{FILE} has schema {schema}, not {SCHEMA}: run forkwise explore again.")
     try:
         exploration: Exploration = _build(Exploration, data)
-    except (KeyError, TypeError, ValueError) as error:
+        if len(exploration.token_data) != len(exploration.samples):
+            raise ValueError("it has another number of tables with tokens than with samples")
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise InputError(f"{FILE} is damaged ({error}): run forkwise explore again.") from error
     return exploration
 
@@ -432,10 +434,17 @@ def _build(kind: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         return kind(**{name: _build(hints[name], item) for name, item in value.items() if name in hints})  # type: ignore[operator]
+    if origin in (list, tuple) and not isinstance(value, list):
+        raise ValueError(f"there is {value!r:.40} in the place of a list")
     if origin is list:
         return [_build(arguments[0], item) for item in value]
     if origin is tuple:
         return tuple(_build(a, item) for a, item in zip(arguments, value, strict=True))
     if origin is dict:
         return {key: _build(arguments[1], item) for key, item in value.items()}
-    return kind(value) if kind is float and value is not None else value
+    if kind is float and value is not None:
+        return float(value)
+    wrong = value not in arguments if origin is typing.Literal else kind in (str, int, bool) and type(value) is not kind
+    if wrong:
+        raise ValueError(f"there is {value!r:.40} in the place of {kind}")
+    return value

@@ -485,8 +485,13 @@ def read_manifest(out: Path) -> dict[str, Any]:
     """The `sampling.json` of a samples folder; InputError where it cannot be read."""
     try:
         manifest: dict[str, Any] = parse_json((out / MANIFEST).read_bytes())
-        manifest["settings"]["sampling"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        settings = manifest["settings"]
+        _flat(settings["sampling"])
+        kinds = {"task": str | None, "dataset": str | None, "split": str, "problems": int}
+        wrong = [name for name, kind in kinds.items() if not isinstance(settings[name], kind)]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is {settings[wrong[0]]}")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"'{out / MANIFEST}' cannot be read ({error}): restore it, or give another --out.") from error
     return manifest
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
@@ -111,7 +113,8 @@ class ShardWriter:
 def _characters(row: Mapping[str, Any]) -> int:
     top = row.get("top_logprobs") or ()
     # A candidate of `top_logprobs` costs as much memory as some 100 characters.
-    return len(row.get("prompt") or "") + len(row.get("completion") or "") + 100 * sum(len(t or ()) for t in top)
+    candidates = sum(len(place) for place in top if isinstance(place, list)) if isinstance(top, list) else 0
+    return len(row.get("prompt") or "") + len(row.get("completion") or "") + 100 * candidates
 
 
 def write_shard(folder: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
@@ -147,13 +150,14 @@ def read_samples(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     if unknown:
         raise InputError(f"The samples table has no column '{unknown[0]}': its columns are {', '.join(SCHEMA.names)}.")
     for shard in shards:
-        _check_shard(shard)
+        check_shard(shard)
     try:
         dataset = pads.dataset([str(s) for s in shards], format="parquet", schema=SCHEMA)
         table = dataset.to_table(columns=list(dict.fromkeys([*KEYS, *wanted])))
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"'{path}' is not a samples table, or was cut off: {reason}") from error
+    check_values(table, path)
     table = table.sort_by([(key, "ascending") for key in KEYS])
     distinct = table.group_by(list(KEYS)).aggregate([])
     if distinct.num_rows != table.num_rows:
@@ -179,7 +183,9 @@ def iter_batches(
     """
     try:
         # Threads read ahead until they hold the whole file.
-        yield from file.iter_batches(rows, columns=columns, use_threads=False)
+        for batch in file.iter_batches(rows, columns=columns, use_threads=False):
+            batch.validate(full=True)  # text that is not UTF-8
+            yield batch
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"'{shard}' is damaged ({str(error).splitlines()[0].rstrip('.')}).") from error
 
@@ -195,7 +201,7 @@ def count_words(path: Path) -> pa.ChunkedArray:
     schema = pa.schema([*(SCHEMA.field(key) for key in KEYS), pa.field("words", pa.int64())])
     counted = [schema.empty_table()]
     for shard in find_shards(path):
-        _check_shard(shard)
+        check_shard(shard)
         with open_parquet(shard) as file:
             names = [name for name in (*KEYS, "completion") if name in file.schema_arrow.names]
             for batch in iter_batches(file, shard, columns=names):
@@ -206,7 +212,8 @@ def count_words(path: Path) -> pa.ChunkedArray:
     return pa.concat_tables(counted).sort_by([(key, "ascending") for key in KEYS])["words"]
 
 
-def _check_shard(shard: Path) -> None:
+def check_shard(shard: Path) -> None:
+    """Raises an InputError unless `shard` is Parquet with the columns that every samples table has, each once."""
     try:
         names = pq.read_schema(shard).names
     except (pa.ArrowException, OSError) as error:
@@ -219,3 +226,27 @@ def _check_shard(shard: Path) -> None:
             f"'{shard}' is not a samples table, it lacks {', '.join(missing)}: "
             "turn it into one with forkwise import --map column=field."
         )
+    check_names(names, shard)
+
+
+def check_names(names: Sequence[str], shard: Path) -> None:
+    """Raises an InputError where two columns have the same name."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InputError(f"'{shard}' has the column '{twice[0]}' twice: remove or rename one of the two.")
+
+
+def check_values(rows: pa.Table | pa.RecordBatch, path: Path) -> None:
+    """Raises an InputError for values that fit the type of their column and mean nothing there."""
+    try:
+        rows.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"'{path}' is damaged ({str(error).splitlines()[0].rstrip('.')}).") from error
+    for name in set(KEYS) & set(rows.column_names):
+        if rows.column(name).null_count:
+            raise InputError(f"'{path}' has samples without a {name}: give each one.")
+    if "n_tokens" in rows.column_names:
+        ends = pc.min_max(rows.column("n_tokens")).as_py()
+        for value in ends.values():
+            if value is not None and not 0 <= value < 1 << 53:
+                raise InputError(f"'{path}' has a sample with n_tokens = {value}: it must be a count of tokens.")

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from forkwise.errors import InputError
 from forkwise.folders import only_process, whole_file
 from forkwise.samples.sampling import MANIFEST, Meter, duration, open_task, read_manifest
-from forkwise.samples.store import find_shards, iter_batches, open_parquet
+from forkwise.samples.store import check_names, find_shards, iter_batches, open_parquet
 from forkwise.tasks import Problem, Split, Verdict
 from forkwise.tasks.dataset import ANSWER_COLUMNS, ID_COLUMNS, gold_answer, read_rows, verify_exactly
 from forkwise.tasks.verification import MathVerifier, require_math_verify
@@ -212,10 +212,12 @@ def verify(path: Path, judge: Judge, *, force: bool = False, console: Console | 
 
 def _open(shard: Path) -> pq.ParquetFile:
     try:
-        return open_parquet(shard)
+        file = open_parquet(shard)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(f"'{shard}' is not Parquet, or was cut off ({reason}).") from error
+    check_names(file.schema_arrow.names, shard)
+    return file
 
 
 def _check_problems(path: Path, shards: Sequence[Path], judge: Judge) -> None:

@@ -7,7 +7,7 @@ the dependence between neighbouring steps out; it is said to be one at p < 0.05,
 
 from __future__ import annotations
 
-import fcntl
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 from scipy import stats
 
 from forkwise.errors import InputError
+from forkwise.folders import is_held
 from forkwise.reading import read_yaml
 from forkwise.training.folder import COMPLETE, SETTINGS, checkpoints, damage, read_metrics
 
@@ -29,6 +30,7 @@ SIGNIFICANT = 0.05
 KEPT = "non_finite"  # written by forkwise.training.health
 
 Row = dict[str, Any]
+_NUMBERS = ("alpha", "kappa", "max_steps", "max_grad_norm", "health_min_entropy", "health_max_length")
 
 
 @dataclass(frozen=True)
@@ -113,26 +115,22 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[Row]]:
             f"'{folder}' holds no training run (it has no {SETTINGS}); give the --output_dir of forkwise grpo or ppo."
         )
     settings = read_yaml(folder / SETTINGS)
-    return settings if isinstance(settings, dict) else {}, read_metrics(folder)
-
-
-def _locked(folder: Path) -> bool:
-    """Whether a process is training in the folder."""
-    try:
-        with (folder / ".lock").open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    if not isinstance(settings, dict):
+        raise InputError(f"'{folder / SETTINGS}' holds no settings: restore it.")
+    for name in _NUMBERS:
+        value = settings.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value)):
+            raise InputError(f"'{folder / SETTINGS}' has {name}: {value}, which is no number: restore it.")
+    numbers = {name: settings[name] for name in _NUMBERS if settings.get(name) is not None}
+    others = {name: value for name, value in settings.items() if name not in _NUMBERS}
+    return {**others, **numbers}, read_metrics(folder)
 
 
 def _state(folder: Path, settings: dict[str, Any], steps: list[Row]) -> Iterator[Finding]:
     if (folder / COMPLETE).exists():
         yield Finding("state", "finished.")
         return
-    if _locked(folder):
+    if is_held(folder):
         yield Finding("state", "still running.")
         return
     last = steps[-1]["step"] if steps else 0
@@ -223,9 +221,7 @@ def _shaping(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
             yield Finding("shaping", "off (alpha 0).")
         return
     mean, share = fmean(values), fmean(series(rows, "shaping/psi_over_adv") or [0.0])
-    text = (
-        f"adds {share:.1%} of |A| on average (at most {1 / settings.get('kappa', 2):.0%}); {mean:.0%} of tokens capped."
-    )
+    text = f"adds {share:.1%} of |A| on average (at most {1 / (settings.get('kappa', 2) or math.inf):.0%}); {mean:.0%} of tokens capped."
     if mean > 0.9:
         text += " Entropy hardly matters there: lower alpha, or start from a policy with less entropy."
     yield Finding("shaping", text, warning=mean > 0.9)

@@ -81,7 +81,7 @@ def _settings(run: RunArguments, config: EntropyShapedGRPOConfig, model: ModelCo
     settings = {**dataclasses.asdict(run), **config.to_dict(), **dataclasses.asdict(model)}
     del settings["generation_batch_size"]  # TRL derives it from steps_per_generation, and refuses both
     plain = {k: v for k, v in settings.items() if isinstance(v, str | int | float | bool | list | dict)}
-    recorded: dict[str, Any] = yaml.safe_load(yaml.safe_dump(plain))
+    recorded: dict[str, Any] = yaml.safe_load(yaml.safe_dump(plain))  # noqa: TID251
     return recorded
 
 

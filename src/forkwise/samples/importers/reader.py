@@ -9,6 +9,7 @@ import csv
 import gzip
 import io
 import json
+import lzma
 import re
 import zipfile
 import zlib
@@ -235,8 +236,10 @@ def _inspect_samples(path: Path) -> Iterator[tuple[str, Record]]:
             for info in members:
                 sample = _parse(path, _member(path, archive, file, info), info.filename)
                 yield info.filename, {**log, "samples": [sample]}
-    except (zipfile.BadZipFile, zlib.error, pa.ArrowException, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, pa.ArrowException, EOFError, OSError) as error:
         raise InputError(f"'{path}' is a zip file that is damaged or cut off: copy it again.") from error
+    except (NotImplementedError, RuntimeError) as error:  # another compression, or a password
+        raise InputError(f"'{path}' is a zip file that cannot be unpacked ({error}): pack it again.") from error
     except ValueError as error:
         if isinstance(error, InputError):
             raise

@@ -131,7 +131,7 @@ def _import_file(path: Path, out: Path, format_: str, options: Options, ledger: 
         raise InputError(f"'{path}' is empty: it holds no records.")
     name = _detect(path, first[1], options) if format_ == "auto" else format_
     importer = FORMATS[name]
-    if not (format_ == "plain" or importer.matches(first[1])):
+    if not (format_ == "plain" or _fits(importer, first[1])):
         raise source.error(f"this is not the format {name}: leave out --format, or choose another.")
     runs: dict[str, RunReport] = {}
     left_out: dict[str, None] = {}
@@ -175,7 +175,7 @@ def _chain(first: tuple[str, Record], rest: Iterator[tuple[str, Record]]) -> Ite
 
 
 def _detect(path: Path, record: Record, options: Options) -> str:
-    found = [name for name, importer in FORMATS.items() if importer.matches(record)]
+    found = [name for name, importer in FORMATS.items() if _fits(importer, record)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -185,6 +185,13 @@ def _detect(path: Path, record: Record, options: Options) -> str:
         f"'{path}' is of no known format; its fields are {fields}: name them, for example "
         "--map problem_id=FIELD --map completion=FIELD --map correct=FIELD."
     )
+
+
+def _fits(importer: Importer, record: Record) -> bool:
+    try:
+        return importer.matches(record)
+    except (LookupError, TypeError, AttributeError, ValueError):  # it looked into values of other shapes
+        return False
 
 
 def _finish(row: Row, source: Source, runs: dict[str, RunReport], ledger: _Ledger) -> Row:
