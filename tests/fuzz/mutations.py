@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import random
 import signal
@@ -141,7 +142,7 @@ def damaged_yaml(content: Any, draw: Draw) -> bytes:
 
     def bomb(first: str, many: Callable[[str], str]) -> str:
         letters = "abcdefghij"
-        later = (f"{b}: &{b} {many('*' + a)}\n" for a, b in zip(letters, letters[1:], strict=False))
+        later = (f"{b}: &{b} {many('*' + a)}\n" for a, b in itertools.pairwise(letters))
         return f"a: &a {first}\n" + "".join(later)
 
     kind = draw.randrange(4)
@@ -237,7 +238,7 @@ def _other_value(table: pa.Table, draw: Draw) -> pa.Table:
             elif kind == 1:
                 row[key] = [*value[:-1], None]
             elif kind == 2 and isinstance(value[0], float):
-                row[key] = [draw.choice([float("nan"), float("inf"), -float("inf"), 5.0, -9999.0])] + value[1:]
+                row[key] = [draw.choice([float("nan"), float("inf"), -float("inf"), 5.0, -9999.0]), *value[1:]]
             elif kind == 3:
                 row[key] = []
             else:

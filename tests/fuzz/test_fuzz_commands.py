@@ -50,8 +50,9 @@ def good(tmp_path: Path) -> Path:
     (tmp_path / "answers.jsonl").write_text("".join(f'{{"id": "p{i}", "answer": "{i}"}}\n' for i in range(4)))
     run = tmp_path / "run"
     run.mkdir()
-    lines = [{"step": i, "loss": 0.1, "reward": 0.2 * i, "entropy": 1.0, "grad_norm": 1.0, "shaping/capped_frac": 0.1,
-              "completions/mean_length": 20.0, "completions/clipped_ratio": 0.1, "kl": 0.0} for i in range(1, 8)]  # fmt: skip
+    line = {"loss": 0.1, "entropy": 1.0, "grad_norm": 1.0, "shaping/capped_frac": 0.1, "kl": 0.0}
+    line |= {"completions/mean_length": 20.0, "completions/clipped_ratio": 0.1}
+    lines = [{"step": i, "reward": 0.2 * i, **line} for i in range(1, 10)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (run / "run.yaml").write_text(json.dumps(RUN))
     assert command("explore", tmp_path / "good", "--out", run, "--resamples", 100)[0] == 0

@@ -221,7 +221,8 @@ def _shaping(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
             yield Finding("shaping", "off (alpha 0).")
         return
     mean, share = fmean(values), fmean(series(rows, "shaping/psi_over_adv") or [0.0])
-    text = f"adds {share:.1%} of |A| on average (at most {1 / (settings.get('kappa', 2) or math.inf):.0%}); {mean:.0%} of tokens capped."
+    most = 1 / (settings.get("kappa", 2) or math.inf)
+    text = f"adds {share:.1%} of |A| on average (at most {most:.0%}); {mean:.0%} of tokens capped."
     if mean > 0.9:
         text += " Entropy hardly matters there: lower alpha, or start from a policy with less entropy."
     yield Finding("shaping", text, warning=mean > 0.9)
