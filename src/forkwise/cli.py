@@ -294,7 +294,7 @@ _Embed = Annotated[
 ]
 _Level = Annotated[float, typer.Option(help="Coverage of the intervals.")]
 _Resamples = Annotated[
-    int | None, typer.Option(min=100, help="Resamples (default: 10,000; fewer above 2,000 problems).")
+    int | None, typer.Option(min=100, max=1_000_000, help="Resamples (default: 10,000; fewer above 2,000 problems).")
 ]
 _Seed = Annotated[int, typer.Option(min=0, help="Seed of the resamples.")]
 _Json = Annotated[Path | None, typer.Option("--json", help="Write every number here as JSON; - prints JSON only.")]
@@ -455,7 +455,7 @@ def explore(
     rare: Annotated[float, typer.Option(help="Share of sentences that count as rare.")] = 0.1,
     max_sentences: Annotated[int, typer.Option(min=100, help="Distinct sentences per model; more: a draw.")] = 50_000,
     level: _Level = 0.95,
-    resamples: Annotated[int, typer.Option(min=100, help="Resamples and circular shifts.")] = 2000,
+    resamples: Annotated[int, typer.Option(min=100, max=1_000_000, help="Resamples and circular shifts.")] = 2000,
     seed: _Seed = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "auto",

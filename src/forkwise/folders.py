@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -40,7 +41,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         if error.errno is None:  # a library's, about something else
             raise
-        raise InputError(f"'{path}' cannot be written: {error.strerror}.") from error
+        reason = os.strerror(errno.ENOTDIR) if isinstance(error, FileExistsError) else error.strerror
+        raise InputError(f"'{path}' cannot be written: {reason}.") from error
     finally:
         remove_empty(made)  # those with something in them stay
 
@@ -59,7 +61,7 @@ def _beside(path: Path) -> Iterator[BinaryIO]:
     partial = path.with_name(f".{name}.{socket.gethostname()[:60]}.{os.getpid()}{_PARTIAL}")
     before = path.stat() if path.exists() else None
     if before is not None and not os.access(path, os.W_OK):
-        raise PermissionError(13, os.strerror(13), str(path))
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     try:
         with partial.open("wb") as file:
             if before is not None:

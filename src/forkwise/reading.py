@@ -12,6 +12,8 @@ import yaml
 
 from forkwise.errors import InputError
 
+_TAG = "tag:yaml.org,2002:"
+_KINDS = ("str", "int", "float", "bool", "null", "merge", "value")
 _LARGEST = 1 << 18  # bytes of a YAML file
 _EXPANDED = 1 << 20  # values and their characters in a YAML file, each alias counted as what it stands for
 _DEEPEST = 50  # levels of nesting
@@ -62,7 +64,8 @@ def parse_yaml(data: bytes, name: str) -> Any:
     except (yaml.YAMLError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" (line {mark.line + 1})" if mark else ""
-        reason = getattr(error, "problem", None) or str(error) or type(error).__name__
+        known = isinstance(error, yaml.YAMLError | ValueError)
+        reason = getattr(error, "problem", None) or (str(error) if known else "a value does not fit its tag")
         raise InputError(f"'{name}' is not YAML{line}: {' '.join(reason.split())}.") from error
 
 
@@ -98,6 +101,10 @@ def _below(node: yaml.Node) -> list[yaml.Node]:
         return [part for pair in node.value for part in pair]
     if isinstance(node, yaml.SequenceNode):
         return list(node.value)
+    if node.tag == _TAG + "timestamp":
+        node.tag = _TAG + "str"  # nothing here is a date: 2026-01-02 is a name
+    if node.tag.removeprefix(_TAG) not in _KINDS:
+        raise ValueError(f"the tag {node.tag} means nothing here")
     if node.tag.endswith((":int", ":float")) and len(node.value) > _LONGEST_NUMBER:
         raise ValueError(f"a number has more than {_LONGEST_NUMBER} characters")
     return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,92 @@ def on_yaml(good: Path, draw: Draw) -> None:
         command("verify", good / "good", "--verifier", "exact", "--force")
 
 
-KINDS = {"tables": on_tables, "json": on_json, "yaml": on_yaml}
+WHOLE = ["0", "-1", "1", "2", "3", "100", "9" * 12, "9" * 30, "-" + "9" * 25]
+REAL = ["0", "-1", "1", "0.5", "0.9999", "2", "nan", "inf", "-inf", "1e-300", "1e300", "1e999"]
+LISTS = [
+    "1,2",
+    "1",
+    "4",
+    "0",
+    "-1",
+    "all",
+    "1,2,x",
+    "",
+    ",",
+    "1,,2",
+    "9" * 30,
+    "1" * 5000,
+    HOSTILE,
+    "3,3",
+    "64,100000000",
+]
+NAMES = [
+    "",
+    "x",
+    "math",
+    "exact",
+    "countdown",
+    "answer",
+    "completion=answer",
+    "correct=run",
+    "reasoning-gym:x",
+    HOSTILE,
+]
+PATHS = [
+    "",
+    ".",
+    "absent",
+    "absent/x.json",
+    "/dev/full",
+    "\0",
+    "x" * 300 + ".json",
+    "good",
+    "run/metrics.jsonl",
+    HOSTILE,
+]
+OPTIONS = {
+    "passk": "k:l tau:r extrapolate:l caps:l budgets:l level:r resamples:w seed:w json:p csv:p figure:p",
+    "compare": "k:l margin:r caps:l budgets:l level:r resamples:w seed:w json:p csv:p figure:p",
+    "explore": "out:p quantile:r cross:p cross-prompts:w vocabulary:w lexicon:p breaks:n k:w rare:r level:r seed:w "
+    "max-sentences:w resamples:w",
+    "report": "out:p figures:p",
+    "verify": "task:n dataset:p answers:p gold-column:n verifier:n problems:w timeout:r memory-mb:w workers:w",
+    "import": "format:n run:n model:n threshold:r score:n map:n",
+    "sample": "task:n dataset:p temperature:r top-p:r max-tokens:w problems:w batch-size:w engine:n preset:n seed:w",
+    "quickstart": "algorithm:n alpha:r kappa:r steps:w problems:w samples:w seeds:w",
+    "methods": "",
+}
+
+
+def on_words(good: Path, draw: Draw) -> None:
+    name = draw.choice(list(OPTIONS))
+    values = {"l": LISTS, "r": REAL, "w": WHOLE, "n": NAMES, "p": [*PATHS, *(good / p for p in PATHS if "\0" not in p)]}
+    place = str(draw.choice([good / "good", good / "good", good / "good" / "0.parquet", good / "run", *values["p"]]))
+    words: dict[str, list[object]] = {
+        "compare": [good / "good", draw.choice([f"a={place}", f"b={place}"])],
+        "import": [place, "--out", good / "imported"],
+        "sample": ["--model", place, "--out", good / "sampled", "--task", draw.choice(["countdown", place, HOSTILE])],
+        "quickstart": ["--out", good / "good"],
+    }
+    options: list[object] = []
+    known = OPTIONS[name].split()
+    for option in draw.sample(known, min(len(known), draw.randrange(4))):
+        flag, kind = option.split(":")
+        options += [f"--{flag}", draw.choice(values[kind])]
+    if name in ("passk", "compare", "explore") and "--resamples" not in options:
+        options += ["--resamples", 100]
+    command(name, *words.get(name, [place]), *options)
+
+
+KINDS = {"tables": on_tables, "json": on_json, "yaml": on_yaml, "words": on_words}
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_sampled_or_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forkwise.samples.sampling.sample", lambda *_: "nothing")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    if "huggingface_hub.constants" in sys.modules:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 def fuzz(kind: str, good: Path, first: int, seconds: float) -> None:

@@ -7,7 +7,6 @@ The folder of an experiment holds `settings.json`, the training runs in `arms/`,
 from __future__ import annotations
 
 import io
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from rich.table import Table
 
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
-from forkwise.folders import only_process, write_json, write_text
+from forkwise.folders import json_text, only_process, write_json, write_text
 from forkwise.lab.arms import TASK, Device, TrainingArm, check, gpus, recipe, sample, train, train_problems
 from forkwise.lab.reuse import take
 from forkwise.lab.tables import markdown
@@ -173,7 +172,10 @@ def _stages(
 
 
 def _same_settings(file: Path, experiment: Experiment) -> None:
-    wanted: dict[str, Any] = json.loads(json.dumps(asdict(experiment)))
+    try:
+        wanted: dict[str, Any] = parse_json(json_text(asdict(experiment)))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"The experiment has a setting that cannot be recorded ({error}): change it.") from error
     if not file.exists():
         write_json(file, wanted)
         return

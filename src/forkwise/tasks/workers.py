@@ -29,6 +29,7 @@ _START_LIMIT = 120.0  # seconds; importing sympy takes one, on a machine that sw
 _PATIENCE = (
     10  # a worker on a busy machine may take so many times its limit of wall time, if it had less processor time
 )
+_LONGEST = 1_000_000  # seconds per request
 _START_TRIES = 5  # for each worker of a pool; one that says that it cannot start has only one
 _TRIES = 2  # a worker may die for reasons that are not the request's (the machine's memory killer)
 _CHILD = (
@@ -133,8 +134,10 @@ class WorkerPool:
     ) -> None:
         if workers < 1:
             raise InputError(f"workers must be at least 1, not {workers}.")
-        if not timeout > 0:
-            raise InputError(f"timeout must be a positive number of seconds, not {timeout}.")
+        if not 0 < timeout <= _LONGEST:
+            raise InputError(f"timeout must be a positive number of seconds, at most {_LONGEST:,}, not {timeout}.")
+        if not 1 <= memory_mb < 1 << 30:
+            raise InputError(f"memory_mb must be a number of MiB, at least 1, not {memory_mb}.")
         self.kind, self.size, self.timeout, self.memory_mb, self.hash_seed = (
             kind,
             workers,
