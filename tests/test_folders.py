@@ -141,6 +141,7 @@ def in_one_process(folder: Path, commands: list[list[str]], limit: int = resourc
 def table(tmp_path: Path) -> Path:
     write_shard(tmp_path / "samples", "a", rows("r", 40))
     (tmp_path / "gold.jsonl").write_text("".join(json.dumps({"id": f"p{i}", "answer": "0"}) + "\n" for i in range(10)))
+    (tmp_path / "null.html").symlink_to("/dev/null")
     lines = [{"problem_id": f"p{i}", "completion": os.urandom(300).hex(), "correct": True} for i in range(200)]
     (tmp_path / "plain.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return tmp_path
@@ -154,6 +155,7 @@ WRITERS = {
     "compare-svg": ["compare", "a=samples", "b=samples", "--figure", "out/o.svg"],
     "explore": ["explore", "samples", "--out", "out"],
     "report": ["report", "samples", "--out", "out/o.html"],
+    "report-figures": ["report", "samples", "--out", "null.html", "--figures", "out"],
     "import": ["import", "plain.jsonl", "--out", "out"],
     "verify": ["verify", "samples", "--answers", "gold.jsonl", "--verifier", "exact", "--force"],
 }
@@ -165,7 +167,7 @@ def test_a_disk_that_fills_up_costs_one_sentence_and_no_file(table: Path) -> Non
     before = {path: path.read_bytes() for path in table.rglob("*") if path.is_file()}
     for said, name in zip(in_one_process(table, words, 1500), WRITERS, strict=True):
         assert "File too large" in said, (name, said)
-    assert names(table) == sorted([str(path.relative_to(table)) for path in before] + ["samples"])
+    assert names(table) == sorted(["null.html", "samples", *(str(path.relative_to(table)) for path in before)])
     assert {path: path.read_bytes() for path in before} == before
 
 
