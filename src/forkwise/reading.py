@@ -13,7 +13,7 @@ import yaml
 from forkwise.errors import InputError
 
 _TAG = "tag:yaml.org,2002:"
-_KINDS = ("str", "int", "float", "bool", "null", "merge", "value")
+_KINDS = ("map", "seq", "str", "int", "float", "bool", "null", "merge", "value")
 _LARGEST = 1 << 18  # bytes of a YAML file
 _EXPANDED = 1 << 20  # values and their characters in a YAML file, each alias counted as what it stands for
 _DEEPEST = 50  # levels of nesting
@@ -94,6 +94,10 @@ def _check(root: yaml.Node) -> None:
 
 
 def _below(node: yaml.Node) -> list[yaml.Node]:
+    if node.tag == _TAG + "timestamp":
+        node.tag = _TAG + "str"  # nothing here is a date: 2026-01-02 is a name
+    if node.tag.removeprefix(_TAG) not in _KINDS:
+        raise ValueError(f"the tag {node.tag} means nothing here")
     if isinstance(node, yaml.MappingNode):
         names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         if twice := [name for name, count in names.items() if count > 1]:
@@ -101,10 +105,6 @@ def _below(node: yaml.Node) -> list[yaml.Node]:
         return [part for pair in node.value for part in pair]
     if isinstance(node, yaml.SequenceNode):
         return list(node.value)
-    if node.tag == _TAG + "timestamp":
-        node.tag = _TAG + "str"  # nothing here is a date: 2026-01-02 is a name
-    if node.tag.removeprefix(_TAG) not in _KINDS:
-        raise ValueError(f"the tag {node.tag} means nothing here")
     if node.tag.endswith((":int", ":float")) and len(node.value) > _LONGEST_NUMBER:
         raise ValueError(f"a number has more than {_LONGEST_NUMBER} characters")
     return []
