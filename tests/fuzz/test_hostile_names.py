@@ -105,7 +105,8 @@ def test_a_console_measures_what_it_prints() -> None:
 
 def test_on_a_terminal_only_richs_own_sequences_remain() -> None:
     file = io.StringIO()
-    Console(file=file, width=60, force_terminal=True, color_system="standard").print("[bold]\x1b[31mx[/bold]")
+    console = Console(file=file, width=60, force_terminal=True, color_system="standard")
+    console.print("[bold]\x1b[31mx[/bold]", highlight=False)
     assert file.getvalue() == "\x1b[1m⟨U+001B⟩[31mx\x1b[0m\n"
 
 
@@ -148,6 +149,7 @@ def test_no_module_prints_past_the_one_way_out() -> None:
     found = [
         f"{path.name}: {line.strip()}"
         for path in source.rglob("*.py")
+        if path.name != "terminal.py"
         for line in path.read_text(encoding="utf-8").splitlines()
         if past.search(line) and "noqa" not in line
     ]
