@@ -322,7 +322,7 @@ def _rows_in(path: Path) -> int | None:
         return None
     try:
         return int(pq.read_metadata(path).num_rows)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"'{path}' is damaged: delete it, and the same command computes it again.") from error
 
 

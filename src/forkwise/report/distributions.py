@@ -61,7 +61,7 @@ def batches(tables: Sequence[Path], columns: Sequence[str], runs: Sequence[str])
         ):
             check_values(batch, tables[0])
             yield batch
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(f"The samples of '{', '.join(runs)}' cannot be read ({reason}).") from error
 

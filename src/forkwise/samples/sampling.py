@@ -517,7 +517,7 @@ def _missing(out: Path, blocks: Sequence[Block]) -> list[Block]:
             continue
         try:
             whole = pq.read_metadata(shard).num_rows == len(block.sample_ids)
-        except (pa.ArrowInvalid, OSError):
+        except (pa.ArrowException, OSError, UnicodeDecodeError):
             whole = False
         if not whole:
             raise InputError(f"'{shard}' is damaged: delete it, and the same command draws its samples again.")

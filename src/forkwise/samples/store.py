@@ -154,7 +154,7 @@ def read_samples(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     try:
         dataset = pads.dataset([str(s) for s in shards], format="parquet", schema=SCHEMA)
         table = dataset.to_table(columns=list(dict.fromkeys([*KEYS, *wanted])))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"'{path}' is not a samples table, or was cut off: {reason}") from error
     check_values(table, path)
@@ -186,7 +186,7 @@ def iter_batches(
         for batch in file.iter_batches(rows, columns=columns, use_threads=False):
             batch.validate(full=True)  # text that is not UTF-8
             yield batch
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"'{shard}' is damaged ({str(error).splitlines()[0].rstrip('.')}).") from error
 
 
@@ -216,7 +216,7 @@ def check_shard(shard: Path) -> None:
     """Raises an InputError unless `shard` is Parquet with the columns that every samples table has, each once."""
     try:
         names = pq.read_schema(shard).names
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"'{shard}' is not a samples table, or was cut off: turn another tool's file into one with forkwise import."
         ) from error

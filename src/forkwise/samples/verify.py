@@ -213,7 +213,7 @@ def verify(path: Path, judge: Judge, *, force: bool = False, console: Console | 
 def _open(shard: Path) -> pq.ParquetFile:
     try:
         file = open_parquet(shard)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(f"'{shard}' is not Parquet, or was cut off ({reason}).") from error
     check_names(file.schema_arrow.names, shard)

@@ -217,7 +217,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Record]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number:,}", row
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"'{path}' is a Parquet file that is damaged or cut off: copy it again ({reason})") from error
 

@@ -265,7 +265,7 @@ def _problems_in(out: Path) -> set[tuple[str, str]]:
     for shard in shards:
         try:
             table = pads.dataset(str(shard), format="parquet").to_table(columns=["run", "problem_id"])
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(f"'{shard}' is no shard of a samples table: choose another --out.") from error
         distinct = table.group_by(["run", "problem_id"]).aggregate([])
         pairs.update(zip(*(pc.cast(distinct[c], pa.string()).to_pylist() for c in ("run", "problem_id")), strict=True))
