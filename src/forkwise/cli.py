@@ -6,16 +6,17 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from forkwise import __version__
 from forkwise.errors import InputError, RunError
+from forkwise.terminal import complain, echo, guard_libraries
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,7 +57,7 @@ def _long_command(again: str = "the same command with --resume continues") -> It
             f'This command needs packages that are not installed ({error}): pip install "forkwise[{extra}]".'
         ) from error
     except KeyboardInterrupt:
-        print(f"\nforkwise: interrupted; {again}.", file=sys.stderr)
+        echo(f"\nforkwise: interrupted; {again}.", error=True)
         raise typer.Exit(130) from None
 
 
@@ -68,7 +69,7 @@ def _cores() -> int:
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
     if version:
-        print(f"forkwise {__version__}")
+        echo(f"forkwise {__version__}")
         raise typer.Exit
 
 
@@ -171,7 +172,7 @@ def import_(
 
         options = Options(run, model, threshold, score, parse_columns(map_ or []))
         for report in import_files(files, out, format_=format_, options=options):
-            print(report, flush=True)
+            echo(str(report))
 
 
 @app.command()
@@ -245,7 +246,7 @@ def sample(
             ),
             out,
         )
-        print(f"{out}: {summary}")
+        echo(f"{out}: {summary}")
 
 
 @app.command()
@@ -280,7 +281,7 @@ def verify(
             timeout=timeout,
             memory_mb=memory_mb,
         )
-        print(f"{samples}: {verification.verify(samples, judge, force=force)}")
+        echo(f"{samples}: {verification.verify(samples, judge, force=force)}")
 
 
 _Samples = Annotated[list[str], typer.Argument(help="Samples tables: a Parquet shard or a folder of shards each.")]
@@ -293,7 +294,7 @@ _Embed = Annotated[
 ]
 _Level = Annotated[float, typer.Option(help="Coverage of the intervals.")]
 _Resamples = Annotated[
-    int | None, typer.Option(min=100, help="Resamples (default: 10,000; fewer above 2,000 problems).")
+    int | None, typer.Option(min=100, max=1_000_000, help="Resamples (default: 10,000; fewer above 2,000 problems).")
 ]
 _Seed = Annotated[int, typer.Option(min=0, help="Seed of the resamples.")]
 _Json = Annotated[Path | None, typer.Option("--json", help="Write every number here as JSON; - prints JSON only.")]
@@ -391,7 +392,7 @@ def methods(
     """List the methods for --method of grpo and ppo: paper, formula, what they require, options with defaults."""
     from forkwise.methods import listing
 
-    print(listing.as_json(names or []) if json else listing.as_table(names or []), end="")
+    echo(listing.as_json(names or []) if json else listing.as_table(names or []), end="")
 
 
 @app.command()
@@ -417,7 +418,7 @@ def doctor_verl() -> None:
     """Say whether verl finds the forkwise plugin, with which verl, and why not; exit code 2 if not."""
     from forkwise.engines import verl_doctor
 
-    print(verl_doctor.report())
+    echo(verl_doctor.report())
 
 
 @doctor_app.command("run")
@@ -427,7 +428,7 @@ def doctor_run(
     """Explain a run's curves in words: what they say, what is alarming, what to try, and how to go on."""
     from forkwise.training import doctor
 
-    print(doctor.report(folder))
+    echo(doctor.report(folder))
 
 
 @app.command()
@@ -454,7 +455,7 @@ def explore(
     rare: Annotated[float, typer.Option(help="Share of sentences that count as rare.")] = 0.1,
     max_sentences: Annotated[int, typer.Option(min=100, help="Distinct sentences per model; more: a draw.")] = 50_000,
     level: _Level = 0.95,
-    resamples: Annotated[int, typer.Option(min=100, help="Resamples and circular shifts.")] = 2000,
+    resamples: Annotated[int, typer.Option(min=100, max=1_000_000, help="Resamples and circular shifts.")] = 2000,
     seed: _Seed = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "auto",
@@ -507,11 +508,27 @@ def main() -> None:
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _interrupt)
+    guard_libraries()
+    run()
+
+
+def run(argv: Sequence[str] | None = None) -> NoReturn:
+    """Ends with the exit code of the command with the words `argv` (default: those of the process)."""
     try:
-        app()
+        try:
+            app(argv)
+        finally:
+            sys.stdout.flush()
     except InputError as error:
-        print(f"forkwise: {error}", file=sys.stderr)
+        complain(error)
         sys.exit(2)
     except RunError as error:
-        print(f"forkwise: {error}", file=sys.stderr)
+        complain(error)
         sys.exit(1)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        # Nothing but the standard output is written to without a sentence of its own.
+        complain(f"{error.filename or 'The standard output'} cannot be used: {error.strerror}.")
+        sys.exit(2)
+    sys.exit(0)

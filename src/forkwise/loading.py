@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from forkwise.errors import InputError
+from forkwise.terminal import echo
 
 _TOKENIZER = re.compile(r"token|vocab|spiece|merges|\.model$|\.py$|tekken")
 _OBJECTS = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
@@ -101,10 +101,10 @@ def load_weights(model: str, name: str | None = None, **options: Any) -> Any:
         )
     unused = sorted(report["unexpected_keys"])
     if unused:
-        print(
+        echo(
             f"forkwise: the model '{model}' is used without {len(unused):,} tensors of its files that its config.json "
             f"has no place for, such as '{unused[0]}'.",
-            file=sys.stderr,
+            error=True,
         )
     return loaded
 

@@ -18,8 +18,9 @@ if not Path("/proc/self/task").exists():
 
 from rich.console import Console
 
+from forkwise.folders import is_held
 from forkwise.lab import arms
-from forkwise.training.folder import being_written, only_writer
+from forkwise.training.folder import only_writer
 
 SAMPLING = """
 import sys
@@ -104,11 +105,11 @@ def test_arms_end_with_the_command_and_the_next_one_finds_them_gone(tmp_path: Pa
     arm = tmp_path / "grpo-seed0"
     assert until(lambda: (arm / "run.yaml").exists() or process.poll() is not None, 120)
     assert process.poll() is None, process.stdout.read() if process.stdout else ""
-    assert being_written(arm)
+    assert is_held(arm)
     below = kill(process)
     assert below
     assert ended(below)
-    assert until(lambda: not being_written(arm), 10)  # the last thread holds the lock a little longer
+    assert until(lambda: not is_held(arm), 10)  # the last thread holds the lock a little longer
     assert not (arm / "complete").exists()
 
 

@@ -19,8 +19,8 @@ from forkwise.report.distributions import stored_entropies
 from forkwise.report.selection import Sample, _advantage, choose, list_samples
 from forkwise.report.sources import find_source
 from forkwise.report.traces import Marker, Traces, _ranges, pack_traces
-from forkwise.report.visible import one_line, visible
 from forkwise.samples import write_shard
+from forkwise.terminal import one_line, visible
 
 MARKER = Marker(load_lexicon(), load_reflective())
 

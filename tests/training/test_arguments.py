@@ -109,11 +109,11 @@ class TestMethods:
     ("text", "message"),
     [
         ("learning_rat: 1e-6\n", "unknown key 'learning_rat'. Did you mean 'learning_rate'"),
-        ("a: [1\n", r"not valid YAML \(line"),
+        ("a: [1\n", r"not YAML \(line"),
         ("- 1\n", "must hold 'key: value' lines"),
         ("learning_rate: fast\n", "fast"),
-        ("max_steps: " + "9" * 5000 + "\n", "not valid YAML"),
-        ("[" * 100_000, "not valid YAML"),
+        ("max_steps: " + "9" * 5000 + "\n", "not YAML"),
+        ("[" * 100_000, "not YAML"),
     ],
 )
 def test_a_wrong_file_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
 
 from forkwise import __version__
 from forkwise.errors import InputError
@@ -24,6 +23,7 @@ from forkwise.explore.rarity import Encoder, load_encoder, remembering
 from forkwise.explore.results import Checkpoint, Exploration, RunExploration, write
 from forkwise.explore.traces import RunTraces, Source, load_traces
 from forkwise.passk.intervals import check_level
+from forkwise.terminal import Console
 
 if TYPE_CHECKING:
     from forkwise.explore.teacher import Scorer

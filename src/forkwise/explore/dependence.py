@@ -28,6 +28,7 @@ from scipy.special import logsumexp
 from forkwise.errors import InputError
 from forkwise.explore.contrast import FloatArray, IntArray, Resampling, mean_interval
 from forkwise.explore.results import Dependence, Retrieval
+from forkwise.folders import whole_file
 
 _SATURATED = 0.95  # of log N
 _KS = (1, 2, 4, 8)
@@ -76,8 +77,7 @@ def read_cross(path: Path) -> CrossLogprobs:
 
 def write_cross(path: Path, cross: CrossLogprobs) -> None:
     """Writes what `read_cross` reads."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
+    with whole_file(path) as file:
         np.savez_compressed(file, logprobs=cross.logprob_MN, own=cross.own_M)
 
 

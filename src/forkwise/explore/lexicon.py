@@ -10,11 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from forkwise.errors import InputError
 from forkwise.explore.sentences import Span, split_sentences
 from forkwise.explore.spans import first_token, token_spans
+from forkwise.reading import parse_yaml, read_bytes
 
 SHIPPED = Path(__file__).parent
 
@@ -135,13 +134,8 @@ def load_reflective(path: Path | None = None) -> ReflectivePatterns:
 
 
 def _load(path: Path) -> tuple[dict[str, Any], str]:
-    try:
-        data = path.read_bytes()
-        content = yaml.safe_load(data.decode("utf-8"))
-    except OSError as error:
-        raise InputError(f"'{path}' cannot be read ({error.strerror}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"'{path}' is not YAML ({str(error).splitlines()[0]}).") from error
+    data = read_bytes(path)
+    content = parse_yaml(data, str(path))
     if not isinstance(content, dict):
         raise InputError(f"'{path}' must be a YAML mapping, such as the {path.suffix[1:]} file that forkwise ships.")
     return content, f"{path.name} {hashlib.sha256(data).hexdigest()[:8]}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -21,6 +20,7 @@ from forkwise.explore.results import (
     Rarity,
     RunExploration,
 )
+from forkwise.terminal import Console
 
 _ENTRIES, _FORKS, _FARTHEST = 15, 15, 8
 

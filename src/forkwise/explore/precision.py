@@ -21,11 +21,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
 from forkwise.explore.lexicon import Lexicon, ReflectivePatterns, load_lexicon, load_reflective
+from forkwise.terminal import Console
 
 LABELS = Path(__file__).parent / "labels.jsonl"
 

@@ -7,7 +7,6 @@ number that does not exist (no interval with one problem, no entropy without tok
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import types
 import typing
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from forkwise.errors import InputError
+from forkwise.folders import json_text, write_bytes
+from forkwise.reading import parse_json
 
 SCHEMA = 1
 """Version of `explore.json`. It grows when a field changes its meaning or goes; new optional fields do not count."""
@@ -374,7 +375,7 @@ class Exploration:
 
 def to_json(exploration: Exploration) -> str:
     """`explore.json` as text: valid JSON, NaN and infinity as null."""
-    return json.dumps(_finite(dataclasses.asdict(exploration)), indent=1, ensure_ascii=False, allow_nan=False)
+    return json_text(_finite(dataclasses.asdict(exploration)))
 
 
 def from_json(text: str) -> Exploration:
@@ -384,7 +385,7 @@ def from_json(text: str) -> Exploration:
         InputError: not such a file, or one of another schema version.
     """
     try:
-        data = json.loads(text)
+        data = parse_json(text)
         schema = data["schema"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"This is not an {FILE} ({error}): write one with forkwise explore --out.") from error
@@ -392,20 +393,17 @@ def from_json(text: str) -> Exploration:
         raise InputError(f"{FILE} has schema {schema}, not {SCHEMA}: run forkwise explore again.")
     try:
         exploration: Exploration = _build(Exploration, data)
-    except (KeyError, TypeError, ValueError) as error:
+        if len(exploration.token_data) != len(exploration.samples):
+            raise ValueError("it has another number of tables with tokens than with samples")
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise InputError(f"{FILE} is damaged ({error}): run forkwise explore again.") from error
     return exploration
 
 
 def write(folder: Path, exploration: Exploration) -> Path:
     """Writes `folder/explore.json`, whole or not at all."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path, partial = folder / FILE, folder / f".{FILE}.tmp"
-        partial.write_bytes(to_json(exploration).encode("utf-8", "replace") + b"\n")
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"'{folder}' cannot be written ({error.strerror}): give another --out.") from error
+    path = folder / FILE
+    write_bytes(path, to_json(exploration).encode())
     return path
 
 
@@ -413,7 +411,7 @@ def read(path: Path) -> Exploration:
     """The exploration in a file, or in a folder's `explore.json`."""
     path = path / FILE if path.is_dir() else path
     try:
-        return from_json(path.read_text(encoding="utf-8"))
+        return from_json(path.read_text(encoding="utf-8", errors="replace"))
     except OSError as error:
         raise InputError(f"'{path}' cannot be read ({error.strerror}): write it with forkwise explore.") from error
 
@@ -436,10 +434,17 @@ def _build(kind: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         return kind(**{name: _build(hints[name], item) for name, item in value.items() if name in hints})  # type: ignore[operator]
+    if origin in (list, tuple) and not isinstance(value, list):
+        raise ValueError(f"there is {value!r:.40} in the place of a list")
     if origin is list:
         return [_build(arguments[0], item) for item in value]
     if origin is tuple:
         return tuple(_build(a, item) for a, item in zip(arguments, value, strict=True))
     if origin is dict:
         return {key: _build(arguments[1], item) for key, item in value.items()}
-    return kind(value) if kind is float and value is not None else value
+    if kind is float and value is not None:
+        return float(value)
+    wrong = value not in arguments if origin is typing.Literal else kind in (str, int, bool) and type(value) is not kind
+    if wrong:
+        raise ValueError(f"there is {value!r:.40} in the place of {kind}")
+    return value

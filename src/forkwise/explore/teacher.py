@@ -19,14 +19,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from rich.console import Console
 
 from forkwise.core import compare_head, few_tokens, logprob_and_entropy, token_entropy
 from forkwise.errors import InputError
 from forkwise.explore.spans import MisfitError, token_spans
+from forkwise.folders import only_process, write_json
+from forkwise.reading import parse_json
 from forkwise.samples.generate import fingerprint, load_model
-from forkwise.samples.sampling import Meter, only_process
+from forkwise.samples.sampling import Meter
 from forkwise.samples.store import find_shards, iter_batches, open_parquet, read_samples, write_shard
+from forkwise.terminal import Console
 
 MANIFEST = "entropies.json"
 BUDGET = 16_384
@@ -340,7 +342,7 @@ def _rows_in(path: Path) -> int | None:
         return None
     try:
         return int(pq.read_metadata(path).num_rows)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"'{path}' is damaged: delete it, and the same command computes it again.") from error
 
 
@@ -384,13 +386,11 @@ def _check_manifest(out: Path, manifest: Mapping[str, Any]) -> None:
     if not path.exists():
         if any(out.glob("*.parquet")):
             raise InputError(f"'{out}' holds Parquet files but no {MANIFEST}: give another --out.")
-        partial = path.with_name(f".{path.name}.tmp")
-        partial.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-        partial.replace(path)
+        write_json(path, manifest, indent=2)
         return
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        there = dict(parse_json(path.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(f"'{path}' cannot be read ({error}): delete the folder, or give another --out.") from error
     for key, value in manifest.items():
         if there.get(key) != value:

@@ -133,6 +133,8 @@ def _tokens(row: dict[str, Any], run: RunTraces, vocabulary: int | None, source:
     top = top if any(top) else []
     if not tokens or (exact is None and (not top or vocabulary is None)):
         return None
+    if None in tokens:
+        raise InputError(f"{where}: a token is null; give --model to compute tokens and entropies anew.")
     kind: Source = "top-k" if exact is None else source
     if run.source is not None and run.source != kind:
         raise InputError(

@@ -25,12 +25,12 @@ from typing import Any, Literal
 
 import numpy as np
 import yaml
-from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from forkwise.errors import InputError
+from forkwise.folders import is_held, write_text
 from forkwise.lab.base_model import MAX_NEW_TOKENS
 from forkwise.loading import load_tokenizer, load_weights
 from forkwise.methods import parse_methods, settings_of
@@ -38,7 +38,8 @@ from forkwise.processes import PARENT_PIPE, end_with
 from forkwise.samples import write_shard
 from forkwise.samples.generate import Sampling, sample_problem
 from forkwise.tasks import Problem, load_task
-from forkwise.training.folder import being_written, finished, read_metrics
+from forkwise.terminal import Console
+from forkwise.training.folder import finished, read_metrics
 
 TASK = "countdown:4"
 
@@ -206,8 +207,7 @@ def _launch(
     folder: Path, arm: TrainingArm, seed: int, steps: int, device: Device, gpu: str | None
 ) -> subprocess.Popen[bytes]:
     file = folder.with_name(f"{folder.name}.yaml")  # a name may hold dots
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump(recipe(arm, seed, steps, folder, device), sort_keys=False), encoding="utf-8")
+    write_text(file, yaml.safe_dump(recipe(arm, seed, steps, folder, device), sort_keys=False))
     # One GPU per run: with several, transformers would spread one run over all of them.
     visible = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
     with _log(folder).open("ab") as log:
@@ -224,9 +224,9 @@ def _launch(
 def _wait_for_writer(folder: Path, console: Console) -> None:
     """Waits for a process that trains in the folder, such as one that has just been killed, but not for ever."""
     deadline = time.monotonic() + _WAIT
-    if being_written(folder):
+    if is_held(folder):
         console.print(f"Another process is training in '{folder}': waiting for its end.", soft_wrap=True, markup=False)
-    while being_written(folder) and time.monotonic() < deadline:
+    while is_held(folder) and time.monotonic() < deadline:
         time.sleep(0.5)
 
 

@@ -39,10 +39,12 @@ from transformers import (
 )
 
 from forkwise.errors import InputError
+from forkwise.folders import write_json
 from forkwise.lab.traces import MAX_TOKENS, VOCABULARY, trace
 from forkwise.passk import bootstrap_interval, pass_at_k
 from forkwise.tasks.base import Problem, Task
 from forkwise.tasks.countdown import Countdown
+from forkwise.terminal import echo
 
 MAX_NEW_TOKENS = MAX_TOKENS + 4
 """Generation limit that fits every trace of the training data, its end-of-sequence token included."""
@@ -219,7 +221,7 @@ def train_base(
             tokens += int((ids != tokenizer.pad_token_id).sum())
             if log_every and len(losses) % log_every == 0:
                 recent, seconds = float(np.mean(losses[-log_every:])), time.perf_counter() - start
-                print(f"step {len(losses)}  loss {recent:.4f} nats  {seconds:.0f} s", flush=True)
+                echo(f"step {len(losses)}  loss {recent:.4f} nats  {seconds:.0f} s")
     model.float().cpu().save_pretrained(out)
     save_tokenizer(tokenizer, out)
     return {
@@ -248,7 +250,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     saved = json.loads(path.read_text())
     # transformers 5 writes a class name that transformers 4 does not know; both know this one.
     saved["tokenizer_class"] = "PreTrainedTokenizerFast"
-    path.write_text(json.dumps(saved, indent=2) + "\n")
+    write_json(path, saved, indent=2)
 
 
 @dataclass(frozen=True)
@@ -371,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.out:
         facts = train_base(args.out, config=args.config, seed=args.seed, steps=args.steps, device=args.device)
-        print(json.dumps(facts))
+        echo(json.dumps(facts))
         return
     problems = Countdown(sizes=(4,)).problems("test", args.problems)
     start = time.process_time()
@@ -380,9 +382,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ks = [k for k in (1, 4, 16, 64, 256) if k <= args.samples]
     curve = bootstrap_interval(pass_at_k(args.samples, found.correct_Q, ks))
     for k, mean, low, high in zip(ks, curve.mean, curve.low, curve.high, strict=True):
-        print(f"Pass@{k:<4d} {mean:.3f}  [{low:.3f}, {high:.3f}]")
-    print(f"{args.problems} problems x {args.samples} samples, {found.mean_tokens:.1f} tokens, ", end="")
-    print(f"{found.mean_entropy:.3f} nats per token, {found.finished:.3f} finished, {seconds:.0f} CPU seconds")
+        echo(f"Pass@{k:<4d} {mean:.3f}  [{low:.3f}, {high:.3f}]")
+    echo(f"{args.problems} problems x {args.samples} samples, {found.mean_tokens:.1f} tokens, ", end="")
+    echo(f"{found.mean_entropy:.3f} nats per token, {found.finished:.3f} finished, {seconds:.0f} CPU seconds")
 
 
 if __name__ == "__main__":

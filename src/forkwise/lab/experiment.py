@@ -7,29 +7,30 @@ The folder of an experiment holds `settings.json`, the training runs in `arms/`,
 from __future__ import annotations
 
 import io
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from rich.console import Console
 from rich.table import Table
 
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
+from forkwise.folders import json_text, only_process, write_json, write_text
 from forkwise.lab.arms import TASK, Device, TrainingArm, check, gpus, recipe, sample, train, train_problems
 from forkwise.lab.reuse import take
 from forkwise.lab.tables import markdown
 from forkwise.lab.traces import CLAUSES
-from forkwise.passk import Arm, Comparison, Evaluation, Interval, compare, evaluate, k_grid, load_arm
+from forkwise.passk import Arm, Comparison, Evaluation, Interval, compare, evaluate, k_grid, load_arm, output
 from forkwise.passk.figures import comparison_figure, save
-from forkwise.passk.output import comparison_content, print_comparison, write_csv, write_json
+from forkwise.passk.output import comparison_content, print_comparison, write_csv
+from forkwise.reading import parse_json
 from forkwise.report import training_figure, write_report
-from forkwise.tasks import load_task
+from forkwise.tasks import Problem, load_task
 from forkwise.tasks.base import Split
-from forkwise.training.folder import check_folder, create_folder, read_metrics, write_text
+from forkwise.terminal import Console
+from forkwise.training.folder import check_folder, create_folder, read_metrics
 
 BASE = "base"
 
@@ -111,8 +112,7 @@ def run(
     """
     console = console or Console()
     start = time.monotonic()
-    settings = folder / "settings.json"
-    check_folder(folder, resume=resume, mark=settings.name, flag=flag)
+    check_folder(folder, resume=resume, mark="settings.json", flag=flag)
     if experiment.device == "cuda" and not gpus():
         raise InputError("There is no GPU that CUDA can use: give --device cpu.")
     # Refuse now, not after the training, what the task cannot give, and what would leave an arm untrained.
@@ -128,7 +128,20 @@ def run(
     problems = task.problems(experiment.split, experiment.problems)
     task.problems("train", train_problems(experiment.steps))
     create_folder(folder)
-    _same_settings(settings, experiment)
+    with only_process(folder, "running an experiment in"):
+        return _stages(folder, experiment, problems, start, jobs, reuse, console)
+
+
+def _stages(
+    folder: Path,
+    experiment: Experiment,
+    problems: Sequence[Problem],
+    start: float,
+    jobs: int,
+    reuse: Sequence[Path],
+    console: Console,
+) -> Results:
+    _same_settings(folder / "settings.json", experiment)
     for other in reuse:
         taken = take(folder, experiment, other)
         console.print(f"from {other}: {', '.join(taken) or 'no training run'}", soft_wrap=True, markup=False)
@@ -159,11 +172,18 @@ def run(
 
 
 def _same_settings(file: Path, experiment: Experiment) -> None:
-    wanted: dict[str, Any] = json.loads(json.dumps(asdict(experiment)))
+    try:
+        wanted: dict[str, Any] = parse_json(json_text(asdict(experiment)))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"The experiment has a setting that cannot be recorded ({error}): change it.") from error
     if not file.exists():
-        write_text(file, json.dumps(wanted, indent=1))
+        write_json(file, wanted)
         return
-    found = {"device": "cpu", **json.loads(file.read_text(encoding="utf-8"))}  # what there was before GPUs
+    try:
+        there = dict(parse_json(file.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"'{file}' cannot be read ({error}): restore it, or give another --out.") from error
+    found = {"device": "cpu", **there}  # what there was before GPUs
     if found != wanted:
         changed = ", ".join(f"{k} {found.get(k)} -> {v}" for k, v in wanted.items() if found.get(k) != v)
         raise InputError(f"'{file.parent}' holds a run with other settings ({changed}): give another --out.")
@@ -227,11 +247,11 @@ def _write(folder: Path, experiment: Experiment, results: Results, seconds: floa
         print_comparison(results.comparison, wide)
     write_text(folder / "summary.txt", wide.export_text())
     write_text(folder / "summary.md", markdown(folder, experiment, results))
-    write_json(folder / "comparison.json", comparison_content(results.comparison))
+    output.write_json(folder / "comparison.json", comparison_content(results.comparison))
     write_csv(folder / "comparison.csv", [*results.base.rows(), *results.comparison.rows()])
     runs = {BASE: [BASE]} | {arm.name: [arm.run(seed) for seed in range(experiment.seeds)] for arm in experiment.arms}
     found = {"seconds": round(seconds, 1), "verdict": results.verdict(), "runs": runs, "breaks": CLAUSES}
-    write_text(folder / "results.json", json.dumps({"settings": asdict(experiment), **found}, indent=1))
+    write_json(folder / "results.json", {"settings": asdict(experiment), **found})
 
     caption = (
         f"{results.comparison.problems} held-out {TASK} problems x {experiment.samples} samples, T = 1; "

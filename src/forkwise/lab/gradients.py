@@ -9,7 +9,6 @@ compared: norm and cosine, by sign of A and by decile of the entropy. Derivation
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,9 +21,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from forkwise.core import group_advantages, shape_advantages
 from forkwise.embedded import EMBEDDED_MODEL
+from forkwise.folders import write_json
 from forkwise.lab.base_model import MAX_NEW_TOKENS
 from forkwise.samples.generate import Sampling, sample_problem
 from forkwise.tasks import load_task
+from forkwise.terminal import echo
 
 DECILES = 10
 
@@ -210,21 +211,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
     data = list(batches(model, tokenizer, args.task, args.problems, args.group, args.per_batch, args.seed))
     expectations, directions = measure(model, data, alpha=args.alpha, kappa=args.kappa)
-    print(f"{len(data)} batches of {args.per_batch} problems x {args.group} completions")
-    print("\nexpected gradient    |E g|^2      s.e.         one batch's |g|^2   z")
+    echo(f"{len(data)} batches of {args.per_batch} problems x {args.group} completions")
+    echo("\nexpected gradient    |E g|^2      s.e.         one batch's |g|^2   z")
     for e in expectations:
         z = e.squared_norm / e.standard_error if e.standard_error else np.nan
-        print(f"{e.name:18s} {e.squared_norm:+.3e}  {e.standard_error:.3e}  {e.within:.3e}  {z:+.1f}")
-    print("\ncosine: of g(psi), and of the shaped g(A + psi), with g(A)")
-    print("part                  tokens  psi/|A|  |g(A)|     |g(psi)|   cosine  |g(A+psi)|  cosine")
+        echo(f"{e.name:18s} {e.squared_norm:+.3e}  {e.standard_error:.3e}  {e.within:.3e}  {z:+.1f}")
+    echo("\ncosine: of g(psi), and of the shaped g(A + psi), with g(A)")
+    echo("part                  tokens  psi/|A|  |g(A)|     |g(psi)|   cosine  |g(A+psi)|  cosine")
     for d in directions:
-        print(
+        echo(
             f"{d.name:20s} {d.tokens:7d}  {d.psi_over_adv:.3f}    "
             f"{d.plain_norm:.3e}  {d.added_norm:.3e}  {d.cosine:+.3f}  {d.shaped_norm:.3e}   {d.shaped_cosine:+.3f}"
         )
     if args.json:
         content = {"expectations": [asdict(e) for e in expectations], "directions": [asdict(d) for d in directions]}
-        args.json.write_text(json.dumps({**{k: str(v) for k, v in vars(args).items()}, **content}, indent=1))
+        write_json(args.json, {**{k: str(v) for k, v in vars(args).items()}, **content})
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ import yaml
 
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
+from forkwise.folders import write_text
 from forkwise.lab.arms import recipe
+from forkwise.reading import parse_json, read_yaml
 from forkwise.samples import read_samples, write_shard
 from forkwise.training.folder import finished
 
@@ -36,12 +38,12 @@ def take(folder: Path, experiment: Experiment, other: Path) -> list[str]:
         InputError: `other` is no experiment.
     """
     try:
-        theirs: dict[str, Any] = json.loads((other / "settings.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        theirs: dict[str, Any] = dict(parse_json((other / "settings.json").read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(f"'{other}' is no folder of an experiment: --reuse takes the --out of another one.") from error
     trained = {}
     for file in sorted((other / "arms").glob("*.yaml")):
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+        settings = read_yaml(file)
         if finished(other / "arms" / file.stem, settings["max_steps"]):
             trained[_key(settings)] = other / "arms" / file.stem
     equal = all(theirs.get(key) == getattr(experiment, key) for key in ("problems", "split", "traces"))
@@ -58,8 +60,7 @@ def take(folder: Path, experiment: Experiment, other: Path) -> list[str]:
             continue
         if not (folder / "arms" / run).exists():
             _copy_folder(source, folder / "arms" / run)
-            text = yaml.safe_dump(settings, sort_keys=False)
-            (folder / "arms" / f"{run}.yaml").write_text(text, encoding="utf-8")
+            write_text(folder / "arms" / f"{run}.yaml", yaml.safe_dump(settings, sort_keys=False))
             taken.append(run)
         if samples:
             _copy_samples(other / "samples" / source.name, folder / "samples" / run, run, experiment.samples)

@@ -23,11 +23,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from forkwise.errors import InputError, nearest
 from forkwise.lab.arms import TrainingArm
 from forkwise.lab.experiment import Experiment
+from forkwise.reading import parse_yaml, read_bytes
 
 _SETTINGS = {f.name for f in fields(Experiment)} - {"arms", "device"}
 
@@ -45,15 +44,12 @@ def load_study(name: str) -> Experiment:
         InputError: no such study or file, not YAML, unknown settings, arms that are none.
     """
     if name in studies():
-        text = (resources.files("forkwise.lab") / "studies" / f"{name}.yaml").read_bytes()
+        data = (resources.files("forkwise.lab") / "studies" / f"{name}.yaml").read_bytes()
     elif Path(name).is_file():
-        text = Path(name).read_bytes()
+        data = read_bytes(Path(name))
     else:
         raise InputError(f"There is no study '{name}': give a YAML file, or one of {', '.join(studies())}.")
-    try:
-        found = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"The study '{name}' is not YAML: {' '.join(str(error).split())}.") from error
+    found = parse_yaml(data, name)
     if not isinstance(found, dict) or not isinstance(found.get("arms"), dict):
         raise InputError(f"The study '{name}' has no arms: it needs a mapping 'arms' of names to settings.")
     return _experiment(name, found)

@@ -8,12 +8,12 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from forkwise.errors import InputError, nearest
 from forkwise.methods.registry import describe
+from forkwise.terminal import Console
 
 
 def as_json(names: Sequence[str]) -> str:
@@ -33,7 +33,7 @@ def as_table(names: Sequence[str], width: int | None = None) -> str:
         cells = (entry["name"], entry["paper"] or entry["title"], entry["formula"], acts, options)
         table.add_row(*map(Text, cells))
     out = io.StringIO()
-    console = Console(file=out, width=width or max(100, shutil.get_terminal_size().columns))
+    console = Console(file=out, force_terminal=False, width=width or max(100, shutil.get_terminal_size().columns))
     console.print(table)
     console.print(
         "Use: forkwise grpo --method NAME[:key=value,...] (repeatable; in YAML a list 'method'). Named methods act and "

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
-
 from forkwise.errors import InputError
 from forkwise.passk.comparison import compare
 from forkwise.passk.diversity import Embed
@@ -23,6 +21,7 @@ from forkwise.passk.output import (
     write_csv,
     write_json,
 )
+from forkwise.terminal import Console
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,25 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from forkwise.errors import InputError
+from forkwise.folders import write_bytes
 from forkwise.passk.comparison import Comparison
 from forkwise.passk.estimator import k_grid
 from forkwise.passk.evaluation import Evaluation
 from forkwise.passk.length import BUDGET, CAP, shown_ks
+from forkwise.terminal import one_line, visible
 
 # Okabe and Ito's palette.
 COLOURS = ("#555555", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib neither reads as a formula nor writes into an SVG as a control character."""
+    return visible(text).replace("$", r"\$")
+
+
+def name_label(text: str) -> str:
+    """A name as it stands in a figure: on one line, and not left out of the legend for an underscore in front."""
+    return _plain(one_line(text, 60)).lstrip("_")
 
 
 def _k_axis(axis: Any, ks: Sequence[int], ylabel: str) -> None:
@@ -47,7 +60,7 @@ def _draw(axis: Any, ks: Sequence[Any], mean: Any, low: Any, high: Any, colour: 
 def _pass_panel(axis: Any, evaluations: Sequence[Evaluation]) -> None:
     for i, e in enumerate(evaluations):
         band = e.pass_at_k
-        _draw(axis, e.ks, band.mean, band.low, band.high, COLOURS[i % len(COLOURS)], e.arm)
+        _draw(axis, e.ks, band.mean, band.low, band.high, COLOURS[i % len(COLOURS)], name_label(e.arm))
     axis.set_ylim(0, 1)
     axis.legend(frameon=False, loc="best")
     _k_axis(axis, evaluations[0].ks, "Pass@K")
@@ -63,7 +76,7 @@ def evaluation_figure(evaluations: Sequence[Evaluation]) -> Figure:
         for i, e in enumerate(evaluations):
             rows = [row for row in e.length if row.control == BUDGET]
             values = ([r.at for r in rows], [r.value for r in rows], [r.low for r in rows], [r.high for r in rows])
-            _draw(axes[1], *values, COLOURS[i % len(COLOURS)], e.arm)
+            _draw(axes[1], *values, COLOURS[i % len(COLOURS)], name_label(e.arm))
         _length_axis(axes[1], [row.at for row in evaluations[0].length if row.control == BUDGET])
         axes[1].set_ylim(0, 1)
         _finish(axes[1], f"budget per problem ({evaluations[0].length_unit})", "pass within the budget")
@@ -83,12 +96,13 @@ def comparison_figure(comparison: Comparison, *, beside: Sequence[Evaluation] = 
     axes = figure.subplots(1, 3 if capped else 2)
     _pass_panel(axes[0], [*comparison.arms, *beside])
     axes[1].axhline(0, color="black", linewidth=0.8)
+    reference = name_label(comparison.reference)
     for i, d in enumerate(comparison.differences, start=1):
         colour = COLOURS[i % len(COLOURS)]
-        _draw(axes[1], d.ks, d.interval.mean, d.interval.low, d.interval.high, colour, d.arm)
+        _draw(axes[1], d.ks, d.interval.mean, d.interval.low, d.interval.high, colour, name_label(d.arm))
         axes[1].fill_between(d.ks, d.band.low, d.band.high, color=colour, alpha=0.1, linewidth=0)
     axes[1].set_title("dark: interval at each K; light: band for all K and arms", fontsize=9)
-    _k_axis(axes[1], comparison.differences[0].ks, f"Pass@K minus {comparison.reference}")
+    _k_axis(axes[1], comparison.differences[0].ks, f"Pass@K minus {reference}")
     if capped:
         axes[2].axhline(0, color="black", linewidth=0.8)
         for i, d in enumerate(comparison.differences, start=1):
@@ -105,8 +119,8 @@ def comparison_figure(comparison: Comparison, *, beside: Sequence[Evaluation] = 
         _length_axis(axes[2], sorted({row.at for row in rows if row.at is not None}))
         for handle in axes[2].legend(frameon=False, fontsize=8).legend_handles:
             handle.set_color("black")
-        _finish(axes[2], f"cap ({comparison.length_unit}): longer is wrong", f"Pass@K minus {comparison.reference}")
-    figure.suptitle(caption, fontsize=9)
+        _finish(axes[2], f"cap ({comparison.length_unit}): longer is wrong", f"Pass@K minus {reference}")
+    figure.suptitle(_plain(caption), fontsize=9)
     return figure
 
 
@@ -115,6 +129,7 @@ def _rows_figure(comparison: Comparison, caption: str) -> Figure:
     ks = differences[0].ks
     shown = [ks.index(k) for k in shown_ks(ks[-1]) if k in ks] or [len(ks) - 1]
     places = range(len(differences))
+    reference = name_label(comparison.reference)
     figure = Figure(figsize=(3.4 * len(shown) + 2, 1.6 + 0.3 * len(differences)), layout="constrained")
     for axis, i in zip(figure.subplots(1, len(shown), sharey=True, squeeze=False)[0], shown, strict=True):
         axis.axvline(0, color="black", linewidth=0.8)
@@ -122,13 +137,13 @@ def _rows_figure(comparison: Comparison, caption: str) -> Figure:
             axis.plot([d.band.low[i], d.band.high[i]], [place] * 2, color=COLOURS[1], linewidth=6, alpha=0.2)
             axis.plot([d.interval.low[i], d.interval.high[i]], [place] * 2, color=COLOURS[1], linewidth=2)
             axis.plot([d.interval.mean[i]], [place], "o", color=COLOURS[1], markersize=5)
-        axis.set_yticks(places, [d.arm for d in differences])
+        axis.set_yticks(places, [name_label(d.arm) for d in differences])
         axis.set_ylim(len(differences) - 0.5, -0.5)
         level = comparison.arms[0].pass_at_k
         at = comparison.arms[0].ks.index(ks[i])
         axis.locator_params(axis="x", nbins=6)
-        _finish(axis, f"Pass@{ks[i]} minus {comparison.reference} ({level.mean[at]:.3f})", "")
-    figure.suptitle(f"{caption}\nline: interval; light: band for all K and arms", fontsize=9)
+        _finish(axis, f"Pass@{ks[i]} minus {reference} ({level.mean[at]:.3f})", "")
+    figure.suptitle(f"{_plain(caption)}\nline: interval; light: band for all K and arms", fontsize=9)
     return figure
 
 
@@ -136,12 +151,11 @@ def save(figure: Figure, path: Path) -> None:
     """Writes the figure as what its name ends with.
 
     Raises:
-        InputError: a file type that matplotlib does not write.
+        InputError: a file type that matplotlib does not write, or a file that cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        figure.savefig(path, dpi=150)
-    except ValueError as error:
-        raise InputError(
-            f"'{path}' is not a figure that can be written: let its name end with .png or .svg."
-        ) from error
+    ending = path.suffix[1:].lower()
+    if ending not in figure.canvas.get_supported_filetypes():
+        raise InputError(f"'{path}' is not a figure that can be written: let its name end with .png or .svg.")
+    drawn = io.BytesIO()  # matplotlib's writers hide what the file system says
+    figure.savefig(drawn, format=ending, dpi=150)
+    write_bytes(path, drawn.getvalue())

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from forkwise import folders
+from forkwise.folders import json_text, write_text
 from forkwise.passk.comparison import Comparison, Difference
 from forkwise.passk.estimator import k_grid
 from forkwise.passk.evaluation import Evaluation
 from forkwise.passk.intervals import Interval
 from forkwise.passk.length import BUDGET, CAP, MATCHED
+from forkwise.terminal import Console, echo
 
 COLUMNS = [
     *("arm", "reference", "metric", "k", "at", "value", "low", "high", "band_low", "band_high"),
@@ -29,11 +30,11 @@ COLUMNS = [
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """One line per number, at full precision."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, table.getvalue())
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -43,12 +44,10 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     content = {**content, "rows": [{key: finite(value) for key, value in row.items()} for row in content["rows"]]}
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     if str(path) == "-":
-        sys.stdout.write(text + "\n")
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
+        echo(json_text(content), end="")
+    else:
+        folders.write_json(path, content)
 
 
 def evaluations_content(evaluations: Sequence[Evaluation]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from forkwise.report.figures import figures
 from forkwise.report.page import write_page
 from forkwise.report.sources import find_sources
 from forkwise.report.text import summary
+from forkwise.terminal import complain, echo
 
 PAGE = "report.html"
 _OURS = b'<meta name="generator" content="forkwise'
@@ -48,11 +48,11 @@ def run_report(
             written.append(Path(figure_folder or ".", f"{name}.{ending}"))
             save(figure, written[-1])
     if text:
-        sys.stdout.write(summary(content))
+        echo(summary(content), end="")
     for file in written:
-        print(f"{file} ({file.stat().st_size / 1000:,.0f} kB)")
+        echo(f"{file} ({file.stat().st_size / 1000:,.0f} kB)")
     if open_page and not webbrowser.open(path.resolve().as_uri()):
-        print(f"forkwise: no browser could be opened; the report is {path.resolve().as_uri()}", file=sys.stderr)
+        complain(f"no browser could be opened; the report is {path.resolve().as_uri()}")
 
 
 def _page_file(out: Path) -> Path:

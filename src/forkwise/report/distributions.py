@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
+from forkwise.errors import InputError
 from forkwise.explore.results import EntropySummary
 from forkwise.report.sources import SampleArm
-from forkwise.samples.store import SCHEMA, find_shards
+from forkwise.samples.store import SCHEMA, check_shard, check_values, find_shards
 
 FloatArray = npt.NDArray[np.float64]
 Key = tuple[str, str, int]
@@ -50,11 +51,19 @@ class Distribution:
 
 def batches(tables: Sequence[Path], columns: Sequence[str], runs: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """The wanted columns of the rows of these runs, a bounded number of rows at a time."""
-    shards = [str(shard) for table in tables for shard in find_shards(table)]
-    dataset = pads.dataset(shards, format="parquet", schema=SCHEMA)
-    yield from dataset.to_batches(
-        columns=list(columns), filter=pads.field("run").isin(list(runs)), batch_size=512, batch_readahead=2
-    )
+    shards = [shard for table in tables for shard in find_shards(table)]
+    for shard in shards:
+        check_shard(shard)
+    try:
+        dataset = pads.dataset(list(map(str, shards)), format="parquet", schema=SCHEMA)
+        for batch in dataset.to_batches(
+            columns=list(columns), filter=pads.field("run").isin(list(runs)), batch_size=512, batch_readahead=2
+        ):
+            check_values(batch, tables[0])
+            yield batch
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"The samples of '{', '.join(runs)}' cannot be read ({reason}).") from error
 
 
 def stored_entropies(arm: SampleArm) -> tuple[Distribution | None, set[Key]]:

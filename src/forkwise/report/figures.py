@@ -11,11 +11,10 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from forkwise.explore.results import RunExploration
-from forkwise.passk.figures import COLOURS, comparison_figure, evaluation_figure
+from forkwise.passk.figures import COLOURS, comparison_figure, evaluation_figure, name_label
 from forkwise.report.content import Content
 from forkwise.report.distributions import Distribution
 from forkwise.report.series import SeriesPanel, series_panels
-from forkwise.report.visible import one_line
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -100,11 +99,6 @@ def _finish(axis: Any, xlabel: str, ylabel: str) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _label(text: str) -> str:
-    """A name from a file for matplotlib, where a dollar begins mathematics and an underscore hides a legend entry."""
-    return one_line(text, 60).replace("$", r"\$").lstrip("_")
-
-
 def training_figure(
     arms: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], window: int = WINDOW, panels: int | None = 4
 ) -> Figure:
@@ -127,7 +121,7 @@ def training_figure(
             colour, style = COLOURS[place % len(COLOURS)], _STYLES[place // len(COLOURS) % len(_STYLES)]
             for row in [] if many else series.runs:
                 axis.plot(series.steps, row, color=colour, alpha=0.25, linewidth=0.8)
-            axis.plot(series.steps, series.smooth, style, color=colour, linewidth=2, label=_label(series.arm))
+            axis.plot(series.steps, series.smooth, style, color=colour, linewidth=2, label=name_label(series.arm))
         _finish(axis, "training step", panel.label)
     for axis in axes[len(found) :]:
         axis.remove()
@@ -146,10 +140,10 @@ def entropy_figure(distributions: Mapping[str, Distribution]) -> Figure:
     left, right = figure.subplots(1, 2)
     for i, (name, d) in enumerate(distributions.items()):
         colour = COLOURS[i % len(COLOURS)]
-        left.plot(d.above_x, d.above, color=colour, label=_label(name))
+        left.plot(d.above_x, d.above, color=colour, label=name_label(name))
         if d.position_low is not None and d.position_high is not None:
             right.fill_between(d.position, d.position_low, d.position_high, color=colour, alpha=0.15, linewidth=0)
-        right.plot(d.position, d.position_mean, color=colour, label=_label(name))
+        right.plot(d.position, d.position_mean, color=colour, label=name_label(name))
     left.set_ylim(0, 1)
     left.legend(frameon=False)
     _finish(left, "entropy (nats)", "share of tokens above")
@@ -172,7 +166,9 @@ def behaviour_figure(runs: Sequence[RunExploration]) -> Figure:
         if d.low is not None and d.high is not None:
             axis.plot([d.low, d.high], [place, place], color=colour, linewidth=2)
         axis.plot([d.value or 0.0], [place], "o" if c.version == "raw" else "s", color=colour, markersize=5)
-    axis.set_yticks(range(len(rows)), [_label(f"{run.run}: {b.name}, {c.version}") for run, b, c in rows], fontsize=8)
+    axis.set_yticks(
+        range(len(rows)), [name_label(f"{run.run}: {b.name}, {c.version}") for run, b, c in rows], fontsize=8
+    )
     axis.invert_yaxis()
     _finish(axis, "difference in entropy (nats); grey: 95 % of circular shifts within traces", "")
     return figure
@@ -187,7 +183,9 @@ def series_figure(panels: Sequence[SeriesPanel]) -> Figure:
     for axis, panel in zip(axes, panels, strict=False):
         for line in panel.lines:
             colour = COLOURS[(names.index(line.name) + 1) % len(COLOURS)]
-            axis.plot(line.steps, line.values, "o-", color=colour, linewidth=2, markersize=4, label=_label(line.name))
+            axis.plot(
+                line.steps, line.values, "o-", color=colour, linewidth=2, markersize=4, label=name_label(line.name)
+            )
         axis.set_ylim(bottom=0)
         _finish(axis, "training step", panel.label)
     for axis in axes[len(panels) :]:

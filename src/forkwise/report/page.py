@@ -21,7 +21,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from forkwise import __version__
-from forkwise.errors import InputError
+from forkwise.folders import write_bytes
 from forkwise.report.content import Content
 from forkwise.report.figures import WINDOW
 from forkwise.report.tables import (
@@ -34,7 +34,7 @@ from forkwise.report.tables import (
     training_table,
 )
 from forkwise.report.views import charts
-from forkwise.report.visible import visible
+from forkwise.terminal import visible
 
 UPLOT = "1.6.32"
 STYLES = ("uPlot.min.css", "style.css")
@@ -194,10 +194,4 @@ def write_page(path: Path, content: Content) -> None:
     Raises:
         InputError: the file system says no.
     """
-    partial = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(render(content).encode("utf-8"))
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"'{path}' cannot be written ({error.strerror}): give another --out.") from error
+    write_bytes(path, render(content).encode("utf-8"))

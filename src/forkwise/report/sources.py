@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from forkwise.errors import InputError
 from forkwise.explore.results import FILE as EXPLORE
 from forkwise.metrics import METRICS
+from forkwise.reading import parse_json, read_yaml
 from forkwise.samples import read_samples
 
 BASE = "base"
@@ -197,7 +195,7 @@ def _position(run: str, names: Mapping[str, str]) -> int:
 def _json(path: Path) -> dict[str, Any]:
     """The object in a file that a run left, or nothing: a report does not fail over a damaged note."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -205,7 +203,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        content = read_yaml(path)
+    except InputError:
         return {}
     return content if isinstance(content, dict) else {}

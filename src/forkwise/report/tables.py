@@ -11,7 +11,7 @@ from forkwise.passk import Interval
 from forkwise.passk.estimator import k_grid
 from forkwise.passk.length import BUDGET, CAP, MATCHED
 from forkwise.report.content import Content
-from forkwise.report.visible import one_line
+from forkwise.terminal import one_line
 
 _FORKS = 20
 _ENTRIES = 25

@@ -13,7 +13,7 @@ from forkwise.report.tables import (
     summary_tables,
     training_table,
 )
-from forkwise.report.visible import visible
+from forkwise.terminal import visible
 
 _WIDTH = 120
 _FORKS = 10

@@ -25,7 +25,7 @@ from forkwise.explore.spans import MisfitError, token_spans
 from forkwise.report.distributions import FloatArray, Key, batches
 from forkwise.report.selection import Sample, choose
 from forkwise.report.sources import SampleArm
-from forkwise.report.visible import one_line, visible
+from forkwise.terminal import one_line, visible
 
 _CHUNK = 6000  # pieces after which a new chunk begins; a trace is never split
 _ALTERNATIVES = 5

@@ -10,10 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -21,13 +20,15 @@ from typing import Any, NamedTuple, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from forkwise import __version__
 from forkwise.errors import InputError
+from forkwise.folders import only_process, write_json
+from forkwise.reading import parse_json
 from forkwise.samples.store import read_samples, write_shard
 from forkwise.tasks import Problem, Split, Task, Verdict, load_task
+from forkwise.terminal import Console
 
 MANIFEST = "sampling.json"
 _SAY_EVERY = 30.0  # seconds between two lines of progress where there is no terminal
@@ -413,11 +414,11 @@ def sample(
     if missing:
         made = engine()
         manifest = {"settings": settings, "engine": dict(made.settings())}
-        _check(out, manifest)
         with only_process(out):
-            missing = _missing(out, blocks)  # another process may have just left
+            _check(out, manifest)  # again: another process may have just left
+            missing = _missing(out, blocks)
             if not (out / MANIFEST).exists():
-                _write(out / MANIFEST, {**manifest, "forkwise": __version__, "versions": _versions()})
+                write_json(out / MANIFEST, {**manifest, "forkwise": __version__, "versions": _versions()}, indent=2)
             total = sum(len(block.sample_ids) for block in blocks)
             left = sum(len(block.sample_ids) for block in missing)
             try:
@@ -483,9 +484,14 @@ def _check(out: Path, manifest: Mapping[str, Any]) -> None:
 def read_manifest(out: Path) -> dict[str, Any]:
     """The `sampling.json` of a samples folder; InputError where it cannot be read."""
     try:
-        manifest: dict[str, Any] = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-        manifest["settings"]["sampling"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        manifest: dict[str, Any] = parse_json((out / MANIFEST).read_bytes())
+        settings = manifest["settings"]
+        _flat(settings["sampling"])
+        kinds = {"task": str | None, "dataset": str | None, "split": str, "problems": int}
+        wrong = [name for name, kind in kinds.items() if not isinstance(settings[name], kind)]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is {settings[wrong[0]]}")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"'{out / MANIFEST}' cannot be read ({error}): restore it, or give another --out.") from error
     return manifest
 
@@ -511,40 +517,11 @@ def _missing(out: Path, blocks: Sequence[Block]) -> list[Block]:
             continue
         try:
             whole = pq.read_metadata(shard).num_rows == len(block.sample_ids)
-        except (pa.ArrowInvalid, OSError):
+        except (pa.ArrowException, OSError, UnicodeDecodeError):
             whole = False
         if not whole:
             raise InputError(f"'{shard}' is damaged: delete it, and the same command draws its samples again.")
     return missing
-
-
-@contextmanager
-def only_process(out: Path) -> Iterator[None]:
-    """Holds the folder, made if need be, against a second process. The kernel lets go of it however this one ends."""
-    import fcntl
-
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("w")
-    except OSError as error:
-        raise InputError(f"'{out}' cannot be written ({error.strerror}): give another --out.") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"Another process is writing to '{out}': wait for it, or give another --out.") from None
-        except OSError:
-            pass  # some network file systems have no locks
-        yield
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.tmp")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _summary(out: Path, drawn: int, seconds: float) -> Summary:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from forkwise.errors import InputError
+from forkwise.folders import whole_file
 
 TOKEN_COLUMNS = pa.schema(
     [
@@ -68,31 +68,27 @@ KEYS = ("run", "problem_id", "sample_id")
 
 _BATCH_ROWS = 1024
 _BATCH_CHARACTERS = 16 << 20  # of text; as Python objects and as Arrow that is below 200 MB
-_PARTIAL = ".forkwise-tmp"
-_ABANDONED_AFTER = 24 * 3600  # seconds without a write, after which a temporary file of another machine is removed
 
 
 class ShardWriter:
     """Writes one shard in batches; it appears under its name when the `with` block ends without an exception.
 
-    The rows go to a temporary file, which is flushed to disk and renamed into place, and the folder is flushed too: a
-    kill at any moment leaves either no shard or a whole one. Memory is bounded by a batch, whatever the number of rows.
+    A kill at any moment leaves either no shard or a whole one, see `forkwise.folders`. Memory is bounded by a batch,
+    whatever the number of rows.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
         self.target = folder / f"{name}.parquet"
         self.rows = 0
-        self._partial = folder / f".{name}.{socket.gethostname()}.{os.getpid()}{_PARTIAL}"
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        with whole_file(self.target) as file, pq.ParquetWriter(file, SCHEMA, compression="zstd") as self._parquet:
+            yield
 
     def __enter__(self) -> ShardWriter:
-        self._made_folder = not self.target.parent.exists()
-        try:
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(self.target.parent)
-            self._file = self._partial.open("wb")
-        except OSError as error:
-            raise InputError(f"'{self.target.parent}' cannot be written: {error.strerror}.") from error
-        self._parquet = pq.ParquetWriter(self._file, SCHEMA, compression="zstd")
+        self._context = self._open()
+        self._context.__enter__()
         return self
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -115,60 +111,14 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            with self._file:
-                self._parquet.close()
-                self._file.flush()
-                os.fsync(self._file.fileno())
-            if error is None:
-                self._partial.replace(self.target)
-                _flush_folder(self.target.parent)
-        finally:
-            self._partial.unlink(missing_ok=True)
-            if error is not None and self._made_folder:
-                with suppress(OSError):  # somebody else writes there by now
-                    self.target.parent.rmdir()
+        self._context.__exit__(kind, error, trace)
 
 
 def _characters(row: Mapping[str, Any]) -> int:
     top = row.get("top_logprobs") or ()
     # A candidate of `top_logprobs` costs as much memory as some 100 characters.
-    return len(row.get("prompt") or "") + len(row.get("completion") or "") + 100 * sum(len(t or ()) for t in top)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Makes a rename in `folder` survive a power cut; Windows neither needs nor allows it."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Removes what killed writers left: temporary files whose process is gone, or that nobody wrote to for a day."""
-    for partial in folder.glob(f".*{_PARTIAL}"):
-        owner, pid = partial.name.removesuffix(_PARTIAL).rsplit(".", 1)
-        ours = owner.endswith(f".{socket.gethostname()}")
-        try:
-            silent = time.time() - partial.stat().st_mtime > _ABANDONED_AFTER
-        except FileNotFoundError:
-            continue
-        if silent or (ours and pid.isdigit() and not _is_alive(int(pid))):
-            partial.unlink(missing_ok=True)
-
-
-def _is_alive(pid: int) -> bool:
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+    candidates = sum(len(place) for place in top if isinstance(place, list)) if isinstance(top, list) else 0
+    return len(row.get("prompt") or "") + len(row.get("completion") or "") + 100 * candidates
 
 
 def write_shard(folder: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
@@ -204,13 +154,14 @@ def read_samples(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     if unknown:
         raise InputError(f"The samples table has no column '{unknown[0]}': its columns are {', '.join(SCHEMA.names)}.")
     for shard in shards:
-        _check_shard(shard)
+        check_shard(shard)
     try:
         dataset = pads.dataset([str(s) for s in shards], format="parquet", schema=SCHEMA)
         table = dataset.to_table(columns=list(dict.fromkeys([*KEYS, *wanted])))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"'{path}' is not a samples table, or was cut off: {reason}") from error
+    check_values(table, path)
     table = table.sort_by([(key, "ascending") for key in KEYS])
     distinct = table.group_by(list(KEYS)).aggregate([])
     if distinct.num_rows != table.num_rows:
@@ -236,8 +187,10 @@ def iter_batches(
     """
     try:
         # Threads read ahead until they hold the whole file.
-        yield from file.iter_batches(rows, columns=columns, use_threads=False)
-    except (pa.ArrowException, OSError) as error:
+        for batch in file.iter_batches(rows, columns=columns, use_threads=False):
+            batch.validate(full=True)  # text that is not UTF-8
+            yield batch
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"'{shard}' is damaged ({str(error).splitlines()[0].rstrip('.')}).") from error
 
 
@@ -252,7 +205,7 @@ def count_words(path: Path) -> pa.ChunkedArray:
     schema = pa.schema([*(SCHEMA.field(key) for key in KEYS), pa.field("words", pa.int64())])
     counted = [schema.empty_table()]
     for shard in find_shards(path):
-        _check_shard(shard)
+        check_shard(shard)
         with open_parquet(shard) as file:
             names = [name for name in (*KEYS, "completion") if name in file.schema_arrow.names]
             for batch in iter_batches(file, shard, columns=names):
@@ -263,10 +216,11 @@ def count_words(path: Path) -> pa.ChunkedArray:
     return pa.concat_tables(counted).sort_by([(key, "ascending") for key in KEYS])["words"]
 
 
-def _check_shard(shard: Path) -> None:
+def check_shard(shard: Path) -> None:
+    """Raises an InputError unless `shard` is Parquet with the columns that every samples table has, each once."""
     try:
         names = pq.read_schema(shard).names
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"'{shard}' is not a samples table, or was cut off: turn another tool's file into one with forkwise import."
         ) from error
@@ -276,3 +230,27 @@ def _check_shard(shard: Path) -> None:
             f"'{shard}' is not a samples table, it lacks {', '.join(missing)}: "
             "turn it into one with forkwise import --map column=field."
         )
+    check_names(names, shard)
+
+
+def check_names(names: Sequence[str], shard: Path) -> None:
+    """Raises an InputError where two columns have the same name."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InputError(f"'{shard}' has the column '{twice[0]}' twice: remove or rename one of the two.")
+
+
+def check_values(rows: pa.Table | pa.RecordBatch, path: Path) -> None:
+    """Raises an InputError for values that fit the type of their column and mean nothing there."""
+    try:
+        rows.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"'{path}' is damaged ({str(error).splitlines()[0].rstrip('.')}).") from error
+    for name in set(KEYS) & set(rows.column_names):
+        if rows.column(name).null_count:
+            raise InputError(f"'{path}' has samples without a {name}: give each one.")
+    if "n_tokens" in rows.column_names:
+        ends = pc.min_max(rows.column("n_tokens")).as_py()
+        for value in ends.values():
+            if value is not None and not 0 <= value < 1 << 53:
+                raise InputError(f"'{path}' has a sample with n_tokens = {value}: it must be a count of tokens.")

@@ -6,7 +6,6 @@ on one shard, and the same command goes on: what has a verdict is left alone.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,16 +15,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
 
 from forkwise.errors import InputError
-from forkwise.samples.sampling import MANIFEST, Meter, duration, only_process, open_task, read_manifest
-from forkwise.samples.store import find_shards, iter_batches, open_parquet
+from forkwise.folders import only_process, whole_file
+from forkwise.samples.sampling import MANIFEST, Meter, duration, open_task, read_manifest
+from forkwise.samples.store import check_names, find_shards, iter_batches, open_parquet
 from forkwise.tasks import Problem, Split, Verdict
-from forkwise.tasks.dataset import ANSWER_COLUMNS, ID_COLUMNS, gold_answer, read_rows, verify_exactly
 from forkwise.tasks.answers import MathVerifier, require_math_verify
+from forkwise.tasks.dataset import ANSWER_COLUMNS, ID_COLUMNS, gold_answer, read_rows, verify_exactly
+from forkwise.terminal import Console
 
-_PARTIAL = ".verifying"  # how the names of unfinished copies end
 _WRITTEN = {"answer": pa.string(), "correct": pa.bool_(), "verdict_by": pa.string()}
 
 Verifier = Callable[[Sequence[str], Sequence[Problem]], Sequence[Verdict]]
@@ -198,8 +197,6 @@ def verify(path: Path, judge: Judge, *, force: bool = False, console: Console | 
     by: Counter[str] = Counter()
     folder = path if path.is_dir() else path.parent
     with only_process(folder), Meter(rows, 0, console or Console(stderr=True), "verifying") as meter:
-        for leftover in folder.glob(f".*{_PARTIAL}"):  # of a process that was killed
-            leftover.unlink(missing_ok=True)
         for shard in shards:
             _verify_shard(shard, judge, force, tally, by, meter)
     return Report(
@@ -215,10 +212,12 @@ def verify(path: Path, judge: Judge, *, force: bool = False, console: Console | 
 
 def _open(shard: Path) -> pq.ParquetFile:
     try:
-        return open_parquet(shard)
-    except (pa.ArrowException, OSError) as error:
+        file = open_parquet(shard)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(f"'{shard}' is not Parquet, or was cut off ({reason}).") from error
+    check_names(file.schema_arrow.names, shard)
+    return file
 
 
 def _check_problems(path: Path, shards: Sequence[Path], judge: Judge) -> None:
@@ -259,30 +258,20 @@ def _check_problems(path: Path, shards: Sequence[Path], judge: Judge) -> None:
 
 
 def _verify_shard(shard: Path, judge: Judge, force: bool, tally: Counter[str], by: Counter[str], meter: Meter) -> None:
-    partial = shard.with_name(f".{shard.name}{_PARTIAL}")
-    try:
-        with _open(shard) as file:
-            schema = file.schema_arrow
-            for name, kind in _WRITTEN.items():
-                place = schema.get_field_index(name)
-                new = pa.field(name, kind)
-                schema = schema.append(new) if place < 0 else schema.set(place, new)
-            if not force and not _any_open(file, shard):
-                tally["kept"] += file.metadata.num_rows
-                meter.add(samples=file.metadata.num_rows)
-                return
-            with partial.open("wb") as out:
-                with pq.ParquetWriter(out, schema, compression="zstd") as writer:
-                    for batch in iter_batches(file, shard):
-                        writer.write_batch(_judged(batch, schema, judge, force, tally, by))
-                        meter.add(samples=batch.num_rows)
-                out.flush()
-                os.fsync(out.fileno())
-        partial.replace(shard)
-    except OSError as error:
-        raise InputError(f"'{shard}' cannot be replaced ({error.strerror or error}).") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with _open(shard) as file:
+        schema = file.schema_arrow
+        for name, kind in _WRITTEN.items():
+            place = schema.get_field_index(name)
+            new = pa.field(name, kind)
+            schema = schema.append(new) if place < 0 else schema.set(place, new)
+        if not force and not _any_open(file, shard):
+            tally["kept"] += file.metadata.num_rows
+            meter.add(samples=file.metadata.num_rows)
+            return
+        with whole_file(shard) as out, pq.ParquetWriter(out, schema, compression="zstd") as writer:
+            for batch in iter_batches(file, shard):
+                writer.write_batch(_judged(batch, schema, judge, force, tally, by))
+                meter.add(samples=batch.num_rows)
 
 
 def _any_open(file: pq.ParquetFile, shard: Path) -> bool:

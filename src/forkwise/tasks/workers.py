@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal
 
-from forkwise.errors import InputError
+from forkwise.errors import InputError, RunError
 
 Reply = dict[str, Any]
 
@@ -29,6 +29,8 @@ _START_LIMIT = 120.0  # seconds; importing sympy takes one, on a machine that sw
 _PATIENCE = (
     10  # a worker on a busy machine may take so many times its limit of wall time, if it had less processor time
 )
+_LONGEST = 1_000_000  # seconds per request
+_START_TRIES = 5  # for each worker of a pool; one that says that it cannot start has only one
 _TRIES = 2  # a worker may die for reasons that are not the request's (the machine's memory killer)
 _CHILD = (
     "import json, sys; settings = json.loads(sys.argv[1]); sys.path[:] = settings['path'];"
@@ -89,6 +91,10 @@ class _Worker:
                     pipe.close()
 
 
+def _exit(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
 def _cpu_seconds(pid: int) -> float | None:
     """Processor time that a process has used; None where the system does not tell, as outside Linux."""
     try:
@@ -128,8 +134,10 @@ class WorkerPool:
     ) -> None:
         if workers < 1:
             raise InputError(f"workers must be at least 1, not {workers}.")
-        if not timeout > 0:
-            raise InputError(f"timeout must be a positive number of seconds, not {timeout}.")
+        if not 0 < timeout <= _LONGEST:
+            raise InputError(f"timeout must be a positive number of seconds, at most {_LONGEST:,}, not {timeout}.")
+        if not 1 <= memory_mb < 1 << 30:
+            raise InputError(f"memory_mb must be a number of MiB, at least 1, not {memory_mb}.")
         self.kind, self.size, self.timeout, self.memory_mb, self.hash_seed = (
             kind,
             workers,
@@ -168,6 +176,7 @@ class WorkerPool:
 
         Raises:
             InputError: a worker cannot start, for example because the package it needs does not import.
+            RunError: workers die while they start, again and again.
         """
         if os.getpid() != self._owner:
             self._adopt()  # after a fork: two processes must not talk to one worker
@@ -185,6 +194,7 @@ class WorkerPool:
         replies: dict[int, Reply] = {}
         waiting = deque(range(len(requests)))
         deaths: Counter[int] = Counter()
+        failed_starts = 0
         while len(replies) < len(requests):
             while len(self._workers) < min(self.size, len(requests) - len(replies)):
                 self._start()
@@ -203,10 +213,8 @@ class WorkerPool:
                     self._workers.remove(worker)
                     worker.kill()
                 if not worker.ready:
-                    if reply.get("ready"):
-                        worker.ready = True
-                        continue
-                    raise InputError(f"The {self.kind} worker did not start: {reply.get('detail', reply)}.")
+                    failed_starts = self._started(worker, reply, failed_starts)
+                    continue
                 assert asked is not None  # a ready worker speaks only when asked
                 worker.request = None
                 if reply.get("failure") == "death":
@@ -219,18 +227,44 @@ class WorkerPool:
                 self.stats.requests += 1
         return [replies[i] for i in range(len(requests))]
 
+    def _started(self, worker: _Worker, reply: Reply, failed: int) -> int:
+        """Takes the first reply of a worker; the number of starts that have failed since one went well.
+
+        Raises:
+            InputError: the worker says that it cannot start.
+            RunError: too many were killed, or said nothing, while they started.
+        """
+        if reply.get("ready"):
+            worker.ready = True
+            return 0
+        if "failure" not in reply:
+            self._workers.remove(worker)
+            worker.kill()
+            raise InputError(f"The {self.kind} worker did not start: {reply.get('detail', reply)}.")
+        if failed + 1 >= _START_TRIES * self.size:
+            code = worker.process.returncode
+            how = "took too long" if reply["failure"] == "timeout" else f"died ({_exit(code)})"
+            raise RunError(
+                f"The {self.kind} worker did not start: {failed + 1} times a process {how} before it was ready; see "
+                "whether the machine is short of memory, and run the same command again."
+            )
+        return failed + 1
+
     def _start(self) -> None:
         settings = {"kind": self.kind, "path": sys.path, "memory_mb": self.memory_mb, "timeout": self.timeout}
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        process = subprocess.Popen(
-            [sys.executable, "-c", _CHILD, json.dumps(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            start_new_session=True,  # Ctrl-C in the terminal is for the caller
-            env={**os.environ, **one_thread, "PYTHONHASHSEED": self.hash_seed},
-        )
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _CHILD, json.dumps(settings)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                start_new_session=True,  # Ctrl-C in the terminal is for the caller
+                env={**os.environ, **one_thread, "PYTHONHASHSEED": self.hash_seed},
+            )
+        except OSError as error:
+            raise RunError(f"No {self.kind} worker can be started: {error.strerror}.") from error
         assert process.stdin is not None
         assert process.stdout is not None
         os.set_blocking(process.stdin.fileno(), False)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from trl import ModelConfig
 
 from forkwise.errors import InputError, nearest
+from forkwise.reading import read_yaml
 
 # Names that TRL users know, for the same thing here.
 ALIASES = {"model_name_or_path": "model", "dataset_name": "dataset", "reward_funcs": "reward"}
@@ -102,16 +102,7 @@ class _Parser(HfArgumentParser):
 
 
 def _read_config(path: str) -> dict[str, Any]:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"The config file '{path}' cannot be read: {error}.") from error
-    try:
-        config = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" (line {where.line + 1})" if where else ""
-        raise InputError(f"The config file '{path}' is not valid YAML{line}.") from error
+    config = read_yaml(Path(path))
     if not isinstance(config, dict):
         raise InputError(f"The config file '{path}' must hold 'key: value' lines.")
     return config

@@ -7,6 +7,7 @@ the dependence between neighbouring steps out; it is said to be one at p < 0.05,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,12 @@ from statistics import fmean, median
 from typing import Any
 
 import numpy as np
-import yaml
 from scipy import stats
 
 from forkwise.errors import InputError
-from forkwise.training.folder import SETTINGS, being_written, checkpoints, damage, finished, read_metrics
+from forkwise.folders import is_held
+from forkwise.reading import read_yaml
+from forkwise.training.folder import SETTINGS, checkpoints, damage, finished, read_metrics
 
 __all__ = ["Finding", "Trend", "report", "series", "trend"]
 
@@ -28,6 +30,7 @@ SIGNIFICANT = 0.05
 KEPT = "non_finite"  # written by forkwise.training.health
 
 Row = dict[str, Any]
+_NUMBERS = ("alpha", "kappa", "max_steps", "max_grad_norm", "health_min_entropy", "health_max_length")
 
 
 @dataclass(frozen=True)
@@ -111,11 +114,16 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[Row]]:
         raise InputError(
             f"'{folder}' holds no training run (it has no {SETTINGS}); give the --output_dir of forkwise grpo or ppo."
         )
-    try:
-        settings = yaml.safe_load((folder / SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"'{folder / SETTINGS}' cannot be read: {str(error).splitlines()[0]}.") from error
-    return settings if isinstance(settings, dict) else {}, read_metrics(folder)
+    settings = read_yaml(folder / SETTINGS)
+    if not isinstance(settings, dict):
+        raise InputError(f"'{folder / SETTINGS}' holds no settings: restore it.")
+    for name in _NUMBERS:
+        value = settings.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value)):
+            raise InputError(f"'{folder / SETTINGS}' has {name}: {value}, which is no number: restore it.")
+    numbers = {name: settings[name] for name in _NUMBERS if settings.get(name) is not None}
+    others = {name: value for name, value in settings.items() if name not in _NUMBERS}
+    return {**others, **numbers}, read_metrics(folder)
 
 
 def _state(folder: Path, settings: dict[str, Any], steps: list[Row]) -> Iterator[Finding]:
@@ -123,7 +131,7 @@ def _state(folder: Path, settings: dict[str, Any], steps: list[Row]) -> Iterator
     if finished(folder, max(planned, 1)):
         yield Finding("state", "finished.")
         return
-    if being_written(folder):
+    if is_held(folder):
         yield Finding("state", "still running.")
         return
     last = steps[-1]["step"] if steps else 0
@@ -213,9 +221,8 @@ def _shaping(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
             yield Finding("shaping", "off (alpha 0).")
         return
     mean, share = fmean(values), fmean(series(rows, "shaping/psi_over_adv") or [0.0])
-    text = (
-        f"adds {share:.1%} of |A| on average (at most {1 / settings.get('kappa', 2):.0%}); {mean:.0%} of tokens capped."
-    )
+    most = 1 / (settings.get("kappa", 2) or math.inf)
+    text = f"adds {share:.1%} of |A| on average (at most {most:.0%}); {mean:.0%} of tokens capped."
     if mean > 0.9:
         text += " Entropy hardly matters there: lower alpha, or start from a policy with less entropy."
     yield Finding("shaping", text, warning=mean > 0.9)

@@ -7,7 +7,6 @@ the disk, and lists size and CRC-32 of every file, so that damage done later is 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import re
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from forkwise.errors import InputError, RunError
+from forkwise.folders import only_process, write_bytes, write_text
 from forkwise.metrics import METRICS, read_metrics
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "METRICS",
     "SETTINGS",
     "append_metrics",
-    "being_written",
     "check_folder",
     "checkpoints",
     "create_folder",
@@ -50,16 +49,6 @@ _FILE_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
     *(errno.ENOENT, errno.ENOTDIR, errno.ESTALE),
 }
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a small file whole or not at all, and to the disk."""
-    partial = path.with_name(f".{path.name}.tmp")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _fsync(path: Path) -> None:
@@ -97,7 +86,7 @@ def mark_complete(checkpoint: Path) -> None:
         lines.append(f"{_crc32(path):08x} {path.stat().st_size} {path.relative_to(checkpoint).as_posix()}")
     for path in {path.parent for path in files} | {checkpoint}:
         _fsync(path)
-    write_text(checkpoint / COMPLETE, "\n".join(lines) + "\n")
+    write_bytes(checkpoint / COMPLETE, ("\n".join(lines) + "\n").encode())
     _fsync(checkpoint)
     _fsync(checkpoint.parent)
 
@@ -178,7 +167,7 @@ def writing(folder: Path, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError, _safetensors_error()) as error:
-        if isinstance(error, RunError | InputError):
+        if isinstance(error, RunError) or (isinstance(error, InputError) and not isinstance(error.__cause__, OSError)):
             raise
         reason = _why_not_written(folder, error)
         if reason is None:
@@ -260,24 +249,8 @@ def only_writer(folder: Path) -> Iterator[None]:
     Raises:
         InputError: another process holds it.
     """
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"Another process is training in '{folder}': wait for it, or end it.") from error
+    with only_process(folder, "training in"):
         yield
-
-
-def being_written(folder: Path) -> bool:
-    """Whether a process is training in the folder."""
-    try:
-        with (folder / ".lock").open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def mend_metrics(folder: Path) -> None:

@@ -21,8 +21,10 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 from forkwise.core import causal_model
 from forkwise.engines.trl import EntropyShapedGRPOConfig, check_rollout
 from forkwise.errors import InputError, RunError
+from forkwise.reading import read_yaml
 from forkwise.tasks import Problem, Task, load_task
 from forkwise.tasks.dataset import DatasetTask
+from forkwise.terminal import echo
 from forkwise.training.arguments import RunArguments
 from forkwise.training.folder import (
     COMPLETE,
@@ -82,7 +84,7 @@ def _settings(run: RunArguments, config: EntropyShapedGRPOConfig, model: ModelCo
     settings = {**dataclasses.asdict(run), **config.to_dict(), **dataclasses.asdict(model)}
     del settings["generation_batch_size"]  # TRL derives it from steps_per_generation, and refuses both
     plain = {k: v for k, v in settings.items() if isinstance(v, str | int | float | bool | list | dict)}
-    recorded: dict[str, Any] = yaml.safe_load(yaml.safe_dump(plain))
+    recorded: dict[str, Any] = yaml.safe_load(yaml.safe_dump(plain))  # noqa: TID251
     return recorded
 
 
@@ -97,10 +99,12 @@ def _record(settings: dict[str, Any], folder: Path) -> None:
 
 def _check_same(settings: dict[str, Any], folder: Path) -> None:
     """Refuses to continue a run with settings that would make it another run."""
-    before = yaml.safe_load((folder / SETTINGS).read_text(encoding="utf-8")) or {}
+    before = read_yaml(folder / SETTINGS) or {}
+    if not isinstance(before, dict):
+        raise InputError(f"'{folder / SETTINGS}' holds no settings: give another --output_dir.")
     changed = [
         f"{key} {before.get(key)} -> {settings.get(key)}"
-        for key in sorted({*before, *settings})
+        for key in sorted({*map(str, before), *settings})
         if before.get(key) != settings.get(key) and not key.startswith(_MAY_CHANGE)
     ]
     if changed:
@@ -178,7 +182,7 @@ def train(
     check_rollout(config, len(problems))
     validation = task.problems("validation", run.eval_problems) if config.eval_strategy != "no" else []
     if isinstance(task, DatasetTask) and state.is_main_process:
-        print(task.summary(), flush=True)
+        echo(task.summary())
     if run.chat:
         problems, validation = _chat(problems, tokenizer, model), _chat(validation, tokenizer, model)
     template_options = getattr(config, "chat_template_kwargs", None) or {}

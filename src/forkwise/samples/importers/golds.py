@@ -12,9 +12,9 @@ from typing import Any
 
 from forkwise.samples.importers.base import Source, chat_text, gold_text
 from forkwise.samples.importers.reader import Record
+from forkwise.tasks.answers import extract_answer
 from forkwise.tasks.base import question_id
 from forkwise.tasks.dataset import PROMPT_COLUMNS
-from forkwise.tasks.answers import extract_answer
 
 _COMPARED = 2000  # samples whose completion is compared with the column; all are looked at otherwise
 _RIGHT, _WRONG = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no")

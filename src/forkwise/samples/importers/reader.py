@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from forkwise.errors import InputError
-from forkwise.samples.store import open_parquet
+from forkwise.samples.store import check_names, open_parquet
 
 Record = dict[str, Any]
 
@@ -210,12 +210,14 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Record]]:
     try:
         number = 0
         with open_parquet(path) as file:
+            check_names(file.schema_arrow.names, path)
             # Threads read ahead until they hold the whole file.
             for batch in file.iter_batches(batch_size=256, use_threads=False):
+                batch.validate(full=True)  # text that is not UTF-8
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number:,}", row
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"'{path}' is a Parquet file that is damaged or cut off: copy it again ({reason})") from error
 

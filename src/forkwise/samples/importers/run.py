@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from forkwise.errors import InputError, nearest
+from forkwise.folders import only_process
 from forkwise.samples.importers import (
     gemini,
     grade_school_math,
@@ -111,7 +112,7 @@ def import_files(
     A file is imported whole or not at all; when one is refused, those before it stay.
 
     Raises:
-        InputError: a file cannot be used, or its samples are in `out` already.
+        InputError: a file cannot be used, its samples are in `out` already, or another process is writing there.
     """
     options = options or Options()
     if format_ not in ("auto", *FORMATS):
@@ -122,12 +123,12 @@ def import_files(
     twice = [path for path, count in Counter(path.resolve() for path in files).items() if count > 1]
     if twice:
         raise InputError(f"'{twice[0]}' is given twice: give every file once.")
-    ledger = _Ledger(_problems_in(out), explicit=options.run is not None)
-    for path in files:
-        try:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"'{out}' is a file: give a folder with --out.")
+    with only_process(out):
+        ledger = _Ledger(_problems_in(out), explicit=options.run is not None)
+        for path in files:
             yield _import_file(path, out, format_, options, ledger)
-        except InputError as error:
-            raise InputError(harmless(str(error))) from error
 
 
 def _import_file(path: Path, out: Path, format_: str, options: Options, ledger: _Ledger) -> FileReport:
@@ -190,8 +191,6 @@ def _write(source: Source, name: str, out: Path, ledger: _Ledger) -> FileReport:
         raise InputError(
             f"'{path}' has a value of the wrong type near {source.place or 'its end'}: {reason}"
         ) from error
-    except OSError as error:
-        raise InputError(f"'{out}' cannot be written: {error.strerror}.") from error
     return FileReport(
         path,
         name,
@@ -361,14 +360,12 @@ class _Ledger:
 
 def _problems_in(out: Path) -> set[tuple[str, str]]:
     """The pairs (run, problem_id) that the folder holds."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"'{out}' is a file: give a folder with --out.")
     shards = sorted(out.glob("*.parquet"))
     pairs: set[tuple[str, str]] = set()
     for shard in shards:
         try:
             table = pads.dataset(str(shard), format="parquet").to_table(columns=["run", "problem_id"])
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(f"'{shard}' is no shard of a samples table: choose another --out.") from error
         distinct = table.group_by(["run", "problem_id"]).aggregate([])
         pairs.update(zip(*(pc.cast(distinct[c], pa.string()).to_pylist() for c in ("run", "problem_id")), strict=True))

@@ -74,7 +74,29 @@ _OPPOSED = [
     )
 ]  # fmt: skip
 _CURRENCIES = {"usd", "eur", "gbp", "yen", "yuan", "inr", "peso"}
-_OPENING_WORDS = frozenset(["the", "a", "an", "it", "is", "its", "on", "in", "at", "by", "to", "they", "are", "he", "she", "was", "this", "that", "there"])
+_OPENING_WORDS = frozenset(
+    [
+        "the",
+        "a",
+        "an",
+        "it",
+        "is",
+        "its",
+        "on",
+        "in",
+        "at",
+        "by",
+        "to",
+        "they",
+        "are",
+        "he",
+        "she",
+        "was",
+        "this",
+        "that",
+        "there",
+    ]
+)
 _YES_NO = {"yes", "no", "true", "false"}
 
 

@@ -344,7 +344,33 @@ _SENTENCE_END = re.compile(r"(?<![0-9)\]}])[!?](?=\s|\Z)|(?<!\.\.)[.。](?=\s|\Z
 _PROSE_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _IN_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname|begin|end)\s?\{[^{}]*\}|\\[A-Za-z]+")
 _NAMES_IN_FORMULAS = frozenset(
-    ["sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "lim", "max", "min", "gcd", "lcm", "mod", "det", "and", "for", "all", "deg", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh"]
+    [
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "log",
+        "exp",
+        "lim",
+        "max",
+        "min",
+        "gcd",
+        "lcm",
+        "mod",
+        "det",
+        "and",
+        "for",
+        "all",
+        "deg",
+        "arcsin",
+        "arccos",
+        "arctan",
+        "sinh",
+        "cosh",
+        "tanh",
+    ]
 )
 
 
@@ -354,10 +380,8 @@ def is_formula(content: str) -> bool:
     if not content or content[-1] in "+=-*,(" or content[0] in "*,;)":
         return False
     words = _PROSE_WORD.findall(_IN_TEXT.sub(" ", content))
-    return (
-        not any(len(word) > 2 and word.lower() not in _NAMES_IN_FORMULAS for word in words)
-        or (len(words) <= 1
-        and "=" in content)
+    return not any(len(word) > 2 and word.lower() not in _NAMES_IN_FORMULAS for word in words) or (
+        len(words) <= 1 and "=" in content
     )
 
 

@@ -166,7 +166,9 @@ _SMALL = "zero one two three four five six seven eight nine ten eleven twelve th
 _WORDS = {word: value for value, word in enumerate(_SMALL.split())}
 _WORDS |= {
     word: 10 * value
-    for value, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], start=2)
+    for value, word in enumerate(
+        ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], start=2
+    )
 }
 _ORDINALS = {word + "th": value for word, value in _WORDS.items()} | {
     word[:-1] + "ieth": value for word, value in _WORDS.items() if word.endswith("ty")

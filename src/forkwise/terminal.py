@@ -1,0 +1,87 @@
+"""The one way out to a terminal, a log or a text file: hostile characters of names and texts do not get through.
+
+Everything that a command prints goes through `echo` or `Console`. Model output, and names in files, may hold escape
+sequences, control characters and characters that hide or reorder other text; they are printed as `⟨U+001B⟩`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from rich import console as rich_console
+from rich.segment import Segment
+from rich.text import Text
+
+_HIDING = re.compile(
+    "["
+    "\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f"  # control characters but tab, line feed, carriage return
+    "\\u061c\\u200b\\u200e\\u200f\\u202a-\\u202e\\u2060-\\u206f\\ufeff"  # direction, zero width
+    "\\u2028\\u2029\\ufff9-\\ufffb"  # separators, annotations
+    "\\ud800-\\udfff"  # lone surrogates: no valid text holds one
+    "\\U000e0000-\\U000e007f"  # tags: text in an invisible alphabet
+    "]|\\r(?!\\n)"
+)
+_LONGEST_SENTENCE = 2000  # characters; what it quotes from a file may be of any length
+
+
+def visible(text: str) -> str:
+    """`text` with each such character as `⟨U+202E⟩`; what is left can be encoded as UTF-8 and shown anywhere."""
+    return _HIDING.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)
+
+
+def one_line(text: str, width: int = 100) -> str:
+    """`visible(text)` on one line, shortened in the middle to `width` characters."""
+    line = " ".join(visible(text).split())
+    if len(line) <= width:
+        return line
+    head = (width - 1) // 2
+    return f"{line[:head]}…{line[-(width - 1 - head) :]}"
+
+
+def echo(text: str, *, error: bool = False, end: str = "\n") -> None:
+    """Prints `visible(text)` to the standard output, or to the standard error."""
+    print(visible(text), file=sys.stderr if error else sys.stdout, end=end, flush=True)
+
+
+def complain(error: BaseException | str) -> None:
+    """Prints the sentence of an error to the standard error, on one line."""
+    echo(f"forkwise: {one_line(str(error), _LONGEST_SENTENCE)}", error=True)
+
+
+class Console(rich_console.Console):  # noqa: TID251
+    """Rich's console, whose own control sequences are the only ones that it writes."""
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """Text from a string; made visible here, so that tables measure what will be printed."""
+        return super().render_str(visible(text), **settings)
+
+    def render(
+        self, renderable: rich_console.RenderableType, options: rich_console.ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Segments of anything, among them `Text` that was made elsewhere."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+
+def guard_libraries() -> None:
+    """Makes visible what libraries log or warn of, and lets no character fail that the terminal cannot encode."""
+    make_record, format_warning = logging.getLogRecordFactory(), warnings.formatwarning
+
+    def visible_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make_record(*args, **kwargs)
+        try:
+            record.msg, record.args = visible(record.getMessage()), None
+        except Exception:  # a log call that does not fit its arguments: logging reports it by itself
+            return record
+        return record
+
+    logging.setLogRecordFactory(visible_record)
+    warnings.formatwarning = lambda *args, **kwargs: visible(format_warning(*args, **kwargs))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
