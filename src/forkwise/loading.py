@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from forkwise.errors import InputError
 
+_TOKENIZER = re.compile(r"token|vocab|spiece|merges|\.model$|\.py$|tekken")
+_OBJECTS = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
 _NO_TRAINING = {"inv_freq", "position_ids", "masked_bias", "bias"}  # names of buffers that older checkpoints lack
 
 
@@ -41,7 +45,7 @@ def one_sentence(model: str, name: str | None = None) -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """What an exception says, without its last full stop and whatever follows the first line."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip(" -=|")]
-    return (lines[0].rstrip(".:") if lines else "")[:300] or type(error).__name__
+    return (lines[0].rstrip(".:") if lines else "")[:200] or type(error).__name__
 
 
 def load_tokenizer(model: str, name: str | None = None, **options: Any) -> Any:
@@ -52,6 +56,9 @@ def load_tokenizer(model: str, name: str | None = None, **options: Any) -> Any:
     """
     from transformers import AutoTokenizer
 
+    folder = _folder(name or model)
+    if folder is not None and not any(_TOKENIZER.search(path.name) for path in folder.iterdir()):
+        raise InputError(f"The model '{model}' has no tokenizer: save one beside it.")
     with one_sentence(model, name):
         tokenizer = AutoTokenizer.from_pretrained(name or model, **options)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
@@ -60,7 +67,7 @@ def load_tokenizer(model: str, name: str | None = None, **options: Any) -> Any:
 
 
 def load_weights(model: str, name: str | None = None, **options: Any) -> Any:
-    """A causal language model with all its weights.
+    """A causal language model with all its weights; weights that its config has no place for are said.
 
     Raises:
         InputError: it cannot be loaded, or files lack tensors, which transformers would fill with random numbers.
@@ -68,14 +75,42 @@ def load_weights(model: str, name: str | None = None, **options: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     with one_sentence(model, name):
-        loaded, report = AutoModelForCausalLM.from_pretrained(name or model, output_loading_info=True, **options)
+        loaded, report = AutoModelForCausalLM.from_pretrained(
+            name or model, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+        ends = loaded.generation_config.eos_token_id
+        _read_object(
+            (_folder(name or model) or Path()) / "generation_config.json"
+        )  # transformers passes over a bad one
+    if not all(isinstance(end, int) for end in (ends if isinstance(ends, list) else [ends or 0])):
+        raise InputError(
+            f"The model '{model}' ends its texts with {ends!r}: eos_token_id must be a number, or several."
+        )
+    wrong = sorted(report["mismatched_keys"])
+    if wrong:
+        key, there, wanted = wrong[0][:3]
+        raise InputError(
+            f"The weights of the model '{model}' do not fit its config.json, {_shape(there)} for {_shape(wanted)} in "
+            f"'{key}': get the config that belongs to them."
+        )
     missing = sorted(key for key in report["missing_keys"] if key.rsplit(".", 1)[-1] not in _NO_TRAINING)
     if missing:
         raise InputError(
             f"The files of the model '{model}' lack {len(missing):,} of the tensors that its config.json asks for "
             f"('{missing[0]}'), and they would be random numbers: get the weights again, or the config that fits."
         )
+    unused = sorted(report["unexpected_keys"])
+    if unused:
+        print(
+            f"forkwise: the model '{model}' is used without {len(unused):,} tensors of its files that its config.json "
+            f"has no place for, such as '{unused[0]}'.",
+            file=sys.stderr,
+        )
     return loaded
+
+
+def _shape(size: Sequence[int]) -> str:
+    return "x".join(str(n) for n in size)
 
 
 def _folder(name: str) -> Path | None:
@@ -95,15 +130,13 @@ def damaged_file(folder: Path | None) -> tuple[str, str] | None:
     """The first file of a model folder that cannot be read, and why."""
     if folder is None:
         return None
+    if not (folder / "config.json").exists():
+        return str(folder / "config.json"), "it is not there"
     for path in sorted(folder.glob("*.json")):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = _read_object(path)
         except (ValueError, OSError, RecursionError) as error:
             return str(path), first_line(error)
-        if not isinstance(content, dict):
-            if path.name in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"):
-                return str(path), "it holds no JSON object"
-            continue
         if path.name.endswith(".index.json"):
             shards = content.get("weight_map")
             if not isinstance(shards, dict):
@@ -134,3 +167,15 @@ def damaged_file(folder: Path | None) -> tuple[str, str] | None:
         except Exception as error:  # pickle, zip and torch have kinds of their own
             return str(path), first_line(error)
     return None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; {} without the file, or where it is one of the lists that old tokenizers have."""
+    if not path.exists():
+        return {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(content, dict):
+        return content
+    if path.name in _OBJECTS:
+        raise ValueError("it holds no JSON object")
+    return {}

@@ -15,11 +15,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from forkwise.core import token_entropy
 from forkwise.errors import InputError
+from forkwise.samples.decoding import Decoder, uniforms
 from forkwise.samples.generate import (
     Sampling,
     TransformersEngine,
     _complete,
-    _uniforms,
+    _end_tokens,
+    _Vocabulary,
     sample_problem,
     sample_seed,
 )
@@ -70,12 +72,18 @@ def draw(policy: tuple[Any, Any], n: int, problem: str = "p", **sampling: Any) -
     )
 
 
+def complete(policy: tuple[Any, Any], problem: Problem, seeds: Any, sampling: Sampling, **options: Any) -> list[Any]:
+    model, tokenizer = policy
+    decoder = Decoder(model, _end_tokens(model, tokenizer))
+    return _complete(decoder, _Vocabulary(tokenizer, model), problem, seeds, sampling, **options)
+
+
 @torch.no_grad()
 def plain_loop(policy: tuple[Any, Any], sample_id: int, temperature: float) -> str:
     """One sample, one token at a time, no cache, no batch: numpy inverts the distribution function."""
     model, tokenizer = policy
     ids = tokenizer(PROMPT)["input_ids"]
-    u = _uniforms([sample_seed(5, "p", sample_id)], MAX_TOKENS)[0].numpy()
+    u = uniforms([sample_seed(5, "p", sample_id)], MAX_TOKENS)[0].numpy()
     new: list[int] = []
     while len(new) < MAX_TOKENS:
         logits = model(torch.tensor([ids + new])).logits[0, -1].double().numpy() / temperature
@@ -134,7 +142,7 @@ def test_log_probs_and_entropies_are_those_of_one_forward_pass_over_the_whole_te
 ) -> None:
     model, tokenizer = policy
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=MAX_TOKENS)
-    completions = _complete(model, tokenizer, Problem("p", PROMPT), range(20), sampling, token_data=True)
+    completions = complete(policy, Problem("p", PROMPT), range(20), sampling, token_data=True)
     ids = tokenizer(PROMPT)["input_ids"]
     assert len({completion.n_tokens for completion in completions}) > 2 or temperature == 0
     for completion in completions:
@@ -166,11 +174,10 @@ def test_the_generation_config_of_a_checkpoint_changes_nothing(policy: tuple[Any
 
 
 def test_a_prompt_of_one_token_and_one_of_none(policy: tuple[Any, Any]) -> None:
-    model, tokenizer = policy
     sampling = Sampling(max_tokens=3)
-    assert len(_complete(model, tokenizer, Problem("p", "a"), [1, 2], sampling)) == 2
+    assert len(complete(policy, Problem("p", "a"), [1, 2], sampling)) == 2
     with pytest.raises(InputError, match="prompt of problem 'p' is empty"):
-        _complete(model, tokenizer, Problem("p", ""), [1, 2], sampling)
+        complete(policy, Problem("p", ""), [1, 2], sampling)
 
 
 def test_logits_that_are_no_numbers_are_said(policy: tuple[Any, Any]) -> None:
@@ -182,7 +189,7 @@ def test_logits_that_are_no_numbers_are_said(policy: tuple[Any, Any]) -> None:
     broken = transformers.LlamaForCausalLM(config)
     broken.lm_head.weight.data[3] = float("nan")
     with pytest.raises(InputError, match="not numbers"):
-        _complete(broken, tokenizer, Problem("p", PROMPT), [1], Sampling(max_tokens=3))
+        complete((broken, tokenizer), Problem("p", PROMPT), [1], Sampling(max_tokens=3))
 
 
 @pytest.mark.parametrize(

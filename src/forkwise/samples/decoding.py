@@ -140,11 +140,12 @@ class Decoder:
         Raises:
             InputError: the model's prediction of a token changes with what follows it, or no way works.
         """
-        ids = tokenizer(_PROBE, return_tensors="pt")["input_ids"][:, :_PROBE_TOKENS].to(self.model.device)
+        length = min(_PROBE_TOKENS, 3 * (self._limit or _PROBE_TOKENS) // 4)
+        ids = tokenizer(_PROBE, return_tensors="pt")["input_ids"][:, :length].to(self.model.device)
         if ids.shape[1] == 0:
             return
         self._check_causal(ids)
-        sampling = Sampling(max_tokens=_PROBE_STEPS)
+        sampling = Sampling(max_tokens=min(_PROBE_STEPS, max(1, length // 4)))
         _, self.way = self._first_right(ids, (0, 1, 2), sampling, (), Way.SHARED, lambda tokens: None)
 
     def draw(
@@ -203,14 +204,20 @@ class Decoder:
     def _name(self) -> str:
         return type(self.model).__name__
 
+    @property
+    def _limit(self) -> int | None:
+        """Tokens that the model can hold, where its config says."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return limit if isinstance(limit, int) and limit > 0 else None
+
     def _cannot(self, prompt: torch.Tensor, sampling: Sampling, reason: str) -> InputError:
         longest = prompt.shape[1] + sampling.max_tokens
-        limit = getattr(self.model.config, "max_position_embeddings", None)
-        length = f"; its config allows {limit:,} tokens, and prompt and completion may have {longest:,} here"
-        too_long = isinstance(limit, int) and longest > limit
+        what = f"{self._name} fails on a prompt of {prompt.shape[1]:,} tokens ({reason})"
+        if self._limit is None or longest <= self._limit:
+            return InputError(f"{what}: choose another model.")
         return InputError(
-            f"{self._name} fails on a prompt of {prompt.shape[1]:,} tokens ({reason}){length if too_long else ''}: "
-            f"{'lower --max-tokens' if too_long else 'choose another model'}."
+            f"{what}; its config allows {self._limit:,} tokens, and prompt and completion may have {longest:,} here: "
+            "lower --max-tokens."
         )
 
     def _check_causal(self, ids: torch.Tensor) -> None:
