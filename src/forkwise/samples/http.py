@@ -90,10 +90,12 @@ class Address:
             with error:
                 self._raise_status(error)
         except (OSError, http.client.HTTPException, ValueError) as error:  # refused, reset, timed out, cut off
-            reason = deadline.reason or str(getattr(error, "reason", None) or error) or type(error).__name__
-            raise FailedTry(self.clean(reason)) from error
-        if deadline.reason:  # a body without length ends where the connection does
-            raise FailedTry(deadline.reason)
+            cause = getattr(error, "reason", None) or error
+            if deadline.over or isinstance(cause, TimeoutError):
+                raise FailedTry(deadline.sentence) from error
+            raise FailedTry(self.clean(cause) or type(cause).__name__) from error
+        if deadline.over:  # a body without length ends where the connection does
+            raise FailedTry(deadline.sentence)
         return data
 
     def clean(self, text: object) -> str:
@@ -128,13 +130,12 @@ class _Deadline:
     """A time limit that shuts the connection down, whatever it is waiting for."""
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
         self._end = time.monotonic() + seconds
         self._socket: socket.socket | None = None
         self._timer = threading.Timer(seconds, self._shut)
         self._timer.daemon = True
-        self.reason = ""
-        """What is to be said once the time is over."""
+        self.over = False
+        self.sentence = f"no whole reply within {seconds:g} s"
 
     def __enter__(self) -> _Deadline:
         self._timer.start()
@@ -162,7 +163,7 @@ class _Deadline:
         raise refused or OSError("the host has no address")
 
     def _shut(self) -> None:
-        self.reason = f"no whole reply within {self._seconds:g} s"
+        self.over = True
         if self._socket is not None:
             with suppress(OSError):  # closed already
                 self._socket.shutdown(socket.SHUT_RDWR)
