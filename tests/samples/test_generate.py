@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import stats
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from tiny_decoders import ROWS, byte_tokenizer, save_decoder, tiny_decoder
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from forkwise.core import token_entropy
 from forkwise.errors import InputError
+from forkwise.explore.teacher import completion_ids
 from forkwise.samples.decoding import Decoder, uniforms
 from forkwise.samples.generate import (
     Sampling,
@@ -25,6 +30,7 @@ from forkwise.samples.generate import (
     sample_problem,
     sample_seed,
 )
+from forkwise.samples.sampling import Block, Meter
 from forkwise.tasks import Problem, Verdict
 
 WORDS = ["<eos>", *"abcdefghijk"]
@@ -214,3 +220,58 @@ def test_another_checkpoint_has_another_fingerprint() -> None:
     engine._model.lm_head.weight.data.mul_(1.0001)
     assert engine.settings()["weights"] != first["weights"]
     assert first["device"] == "cpu" or torch.cuda.is_available()
+
+
+def tiny(rows: int = ROWS, *more: str, template: str | None = None) -> tuple[Any, Any]:
+    return tiny_decoder("llama", vocab_size=rows), byte_tokenizer(*more, template=template)
+
+
+def test_rows_beyond_the_tokenizer_stand_for_no_text_and_are_said(tmp_path: Path) -> None:
+    save_decoder(tmp_path)
+    said = io.StringIO()
+    sampling = Sampling(max_tokens=60)
+    engine = TransformersEngine(str(tmp_path), 0, sampling, device="cpu")
+    with torch.no_grad():
+        engine._model.lm_head.weight[260:] *= 3  # so that they are drawn
+    with Meter(8, 0, Console(file=said, width=400)) as meter:
+        ((_, completions),) = engine.draw([Block(0, Problem("p", "abc"), range(8))], meter)
+    assert said.getvalue().count("The model has 272 rows, more than its tokenizer has tokens") == 1
+    drawn = [i for completion in completions for i in completion.token_ids or ()]
+    assert sum(i >= 260 for i in drawn) > 3
+    tokenizer = byte_tokenizer()
+    for completion in completions:
+        ids, tokens = completion.token_ids, completion.tokens
+        assert ids is not None
+        assert tokens is not None
+        assert all(token == "" for i, token in zip(ids, tokens, strict=True) if i >= 260)
+        ours = tokenizer.decode([i for i in ids if i < 260], skip_special_tokens=True)
+        assert completion.text == ours
+        # explore reads such samples again
+        row = {"completion": completion.text, "token_ids": ids}
+        assert completion_ids(tokenizer, row, "here", rows=272) == ids
+    with pytest.raises(InputError, match="it has no token 300"):
+        completion_ids(tokenizer, {"completion": "", "token_ids": [300]}, "here", rows=272)
+
+
+def test_a_prompt_with_tokens_that_the_model_lacks_is_said() -> None:
+    with pytest.raises(InputError, match=r"token 272 \('<new>'\), and the model has 272 rows"):
+        complete(tiny(ROWS, *(f"<{i}>" for i in range(12)), "<new>"), Problem("p", "a<new>"), [1], Sampling())
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        (None, "has no chat template, and problem 'p' is a conversation"),
+        (
+            "{{ raise_exception('System role not supported') }}",
+            r"of problem 'p' .System role not supported",
+        ),
+        ("{% for %}", "refuses the conversation of problem 'p'"),
+        ("{{ messages[7].content.strip() }}", "refuses the conversation of problem 'p'"),
+    ],
+)
+def test_a_conversation_without_a_template_that_takes_it_is_said(template: str | None, sentence: str) -> None:
+    talk = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    with pytest.raises(InputError, match=sentence) as caught:
+        complete(tiny(template=template), Problem("p", talk), [1], Sampling())
+    assert "\n" not in str(caught.value)

@@ -192,17 +192,19 @@ def _messages(prompt: str | None) -> list[dict[str, str]] | None:
     return messages if all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages) else None
 
 
-def completion_ids(tokenizer: Any, row: Mapping[str, Any], where: str) -> list[int]:
+def completion_ids(tokenizer: Any, row: Mapping[str, Any], where: str, rows: int = 0) -> list[int]:
     """The ids of a stored completion: the stored ones, or its text tokenised; with the end token where it stopped.
+
+    `rows` are those of the model, which may have more than its tokenizer has tokens, and draw them.
 
     Raises:
         InputError: the tokenizer does not reproduce what is stored, so it is not the samples'.
     """
     text, stored = row["completion"], row.get("token_ids")
     if stored:
-        if max(stored) >= len(tokenizer) or min(stored) < 0:
+        if max(stored) >= max(len(tokenizer), rows) or min(stored) < 0:
             raise _another(where, f"it has no token {max(stored)}")
-        decoded = tokenizer.decode(stored, skip_special_tokens=True)
+        decoded = tokenizer.decode([i for i in stored if i < len(tokenizer)], skip_special_tokens=True)
         if _plain(decoded) != _plain(text):
             raise _another(where, f"it turns the stored token ids into {decoded[:30]!r}, not into {text[:30]!r}")
         return list(stored)
@@ -334,12 +336,12 @@ def _scored(
         items.append(
             Item(
                 prompt_ids(scorer.tokenizer, row["prompt"]),
-                completion_ids(scorer.tokenizer, row, where),
+                completion_ids(scorer.tokenizer, row, where, scorer.model.get_input_embeddings().weight.shape[0]),
                 temperature or own,
             )
         )
     for row, item, scores in zip(rows, items, scorer.score(items), strict=True):
-        tokens = [scorer.tokenizer.decode([i]) for i in item.completion]
+        tokens = [scorer.tokenizer.decode([i]) if i < len(scorer.tokenizer) else "" for i in item.completion]
         try:
             token_spans(tokens, row["completion"])
         except MisfitError as error:

@@ -1,13 +1,10 @@
-"""Reasoning that a server or another tool split off an answer, put back in front of it."""
+"""Reasoning and answer of a reply that came in two fields, as the one text that the model wrote."""
 
 from __future__ import annotations
 
 
 def join_reasoning(reasoning: str | None, content: str | None) -> str:
-    """The completion as the model wrote it: reasoning between `<think>` tags, then the answer.
-
-    Reasoning without an answer stays open, so that nothing in it is taken for one.
-    """
+    """The completion: reasoning between think tags, then the answer; a reasoning without an answer stays open."""
     if not reasoning:
         return content or ""
     if not content:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
+from forkwise.loading import load_tokenizer, one_sentence, refuse_damaged
 
 _GENERATES = ("CausalLM", "LMHeadModel", "ConditionalGeneration")
 
@@ -24,11 +25,8 @@ def resolve_model(name: str | None, *, revision: str | None = None, trust_remote
     if name == "embedded":
         name = str(EMBEDDED_MODEL)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
+    with one_sentence(name):
         config = AutoConfig.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"The model '{name}' cannot be loaded as a hub id or a folder: {reason}") from error
     architectures = config.architectures or []
     fits = any(kind in a for a in architectures for kind in _GENERATES)
     if not architectures:
@@ -38,11 +36,6 @@ def resolve_model(name: str | None, *, revision: str | None = None, trust_remote
         raise InputError(
             f"The model '{name}' ({what}) has no language-model head: choose a causal language model (...ForCausalLM)."
         )
-    without = f"The model '{name}' has no tokenizer that can be loaded; save one beside it."
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(without) from error
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up where no files are
-        raise InputError(without)
+    tokenizer = load_tokenizer(name, **options)
+    refuse_damaged(name)  # trainers load the weights themselves, and end in a traceback
     return name, tokenizer
