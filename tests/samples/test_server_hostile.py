@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -538,3 +542,52 @@ def test_an_address_that_is_none_is_said(url: str) -> None:
     with pytest.raises(InputError, match="not the address of") as caught:
         base_url(url)
     assert str(caught.value).isprintable()
+
+
+# --------------------------------------------------------------------------------------------------------------- TLS
+
+
+@pytest.fixture
+def certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A certificate for localhost, which clients of this test trust, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    key, chain = tmp_path / "key.pem", tmp_path / "chain.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2"]
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(chain)]
+    subprocess.run([*make, *subject], check=True, capture_output=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(chain))
+    return chain, key
+
+
+def test_over_tls_a_request_ends_in_time_too(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    for name, answer in [("slow", slow_body), ("good", lambda handler, _: handler.send(completion()))]:
+        with serve(answer) as server:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+            url = server.url.replace("http://127.0.0.1", "https://localhost")
+            if name == "good":
+                assert len(run(url, tmp_path / name)[0]) == 2
+            else:
+                start = time.monotonic()
+                assert "no whole reply within 0.7 s" in refusal(url, tmp_path / name, timeout=0.7, retries=0)
+                assert time.monotonic() - start < 2.5
+
+
+def test_a_tls_handshake_without_end_is_ended(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def shake() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                connection.sendall(b"\x16\x03\x03\x40\x00")
+                for _ in range(40):
+                    connection.sendall(b"\x00")
+                    time.sleep(0.1)
+
+        threading.Thread(target=shake, daemon=True).start()
+        start = time.monotonic()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        assert "no whole reply within 0.5 s" in refusal(url, tmp_path, timeout=0.5, retries=0, concurrency=1)
+        assert time.monotonic() - start < 2.5

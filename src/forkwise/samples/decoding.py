@@ -270,7 +270,8 @@ class Decoder:
 
 def last_logits(model: Any, ids: torch.Tensor, kept: int) -> torch.Tensor:
     """Logits at the last `kept` positions of one forward pass without cache, `(n, kept, V)`."""
-    return _forward(model, ids, kept, use_cache=False).logits[:, -kept:]
+    logits: torch.Tensor = _forward(model, ids, kept, use_cache=False).logits
+    return logits[:, -kept:]
 
 
 def _forward(model: Any, ids: torch.Tensor, kept: int, **options: Any) -> Any:

@@ -24,7 +24,7 @@ def resolve_model(name: str | None, *, revision: str | None = None, trust_remote
         raise InputError("Say which model to train with --model: a hub id, a folder, or 'embedded'.")
     if name == "embedded":
         name = str(EMBEDDED_MODEL)
-    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     with one_sentence(name):
         config = AutoConfig.from_pretrained(name, **options)
     architectures = config.architectures or []
