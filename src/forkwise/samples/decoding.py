@@ -38,8 +38,8 @@ _SAID = {
 
 _PROBE = "What is 17 + 25? Let us think step by step. First, 7 + 5 = 12, so we write 2 and carry 1. Then 1 + 2 + 1 = 4."
 _PROBE_TOKENS, _PROBE_STEPS = 48, 12
-_CHECKED = 256
-"""Most tokens per completion that are compared: logits over a long text and a large vocabulary fill the memory."""
+_CHECKED, _AT_ONCE = 256, 64
+"""Most tokens per completion that are compared, and at a time: large vocabularies fill the memory."""
 
 _TOLERANCES = {torch.float32: (3e-5, 0.02), torch.float16: (3e-3, 0.1), torch.bfloat16: (2e-2, 0.1)}
 """How far rounding may move a log-probability, in parts of the largest logit, and the share of tokens that it may move
@@ -254,18 +254,29 @@ class Decoder:
         text = torch.cat([prompt, drawn.ids[row : row + 1, : length - 1]], dim=1)
         logits = last_logits(self.model, text, kept)[0]
         scale = drawn.sampling.temperature or 1.0
-        logprobs = torch.log_softmax(logits.double() / scale, dim=-1)
         at = slice(length - kept, length)
-        ids = drawn.ids[row, at]
-        apart = (logprobs.gather(1, ids[:, None]).squeeze(1) - drawn.logprobs[row, at].double()).abs()
-        apart = torch.maximum(
-            apart, (torch.special.entr(logprobs.exp()).sum(-1) - drawn.entropies[row, at].double()).abs()
+        recorded = zip(
+            (logits / scale).split(_AT_ONCE),
+            drawn.ids[row, at].split(_AT_ONCE),
+            drawn.logprobs[row, at].split(_AT_ONCE),
+            drawn.entropies[row, at].split(_AT_ONCE),
+            strict=True,
         )
+        apart = torch.cat([_apart(*piece) for piece in recorded])
         tolerance, share = self._tolerance(logits / scale)
         wrong = int((~(apart <= tolerance)).sum())
         if wrong <= share * kept:
             return ""
         return f"{wrong} of {kept} log-probs differ from one forward pass, by up to {float(apart.max()):.2g} nats"
+
+
+def _apart(logits: torch.Tensor, ids: torch.Tensor, logprobs: torch.Tensor, entropies: torch.Tensor) -> torch.Tensor:
+    """By how much recorded log-probs or entropies, whichever is worse, differ from those of the logits; nats."""
+    expected = torch.log_softmax(logits.double(), dim=-1)
+    entropy = torch.special.entr(expected.exp()).sum(-1)
+    return torch.maximum(
+        (expected.gather(1, ids[:, None]).squeeze(1) - logprobs.double()).abs(), (entropy - entropies.double()).abs()
+    )
 
 
 def last_logits(model: Any, ids: torch.Tensor, kept: int) -> torch.Tensor:
