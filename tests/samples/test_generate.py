@@ -261,7 +261,7 @@ def test_a_prompt_with_tokens_that_the_model_lacks_is_said() -> None:
 @pytest.mark.parametrize(
     ("template", "sentence"),
     [
-        (None, "has no chat template, and problem 'p' is a conversation"),
+        (None, "has no chat template for the conversation of problem 'p'"),
         (
             "{{ raise_exception('System role not supported') }}",
             r"of problem 'p' .System role not supported",

@@ -1,7 +1,7 @@
 """Sampling over HTTP, against a real server on this machine that answers in the shape of vLLM, llama.cpp and OpenAI.
 
 It can fail in every way that servers do: too many requests, internal errors, connections dropped before and within the
-reply. Not covered: TLS, and a real model behind the server.
+reply. TLS and hostile servers are in test_server_hostile. Not covered: a real model behind the server.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from forkwise.core import logprob_and_entropy, token_entropy
 from forkwise.errors import InputError
 from forkwise.explore.spans import MisfitError, token_spans
 from forkwise.samples.generate import fingerprint, load_model
-from forkwise.samples.sampling import Meter, only_process
+from forkwise.samples.sampling import Meter, only_process, render_chat
 from forkwise.samples.store import find_shards, iter_batches, open_parquet, read_samples, write_shard
 
 MANIFEST = "entropies.json"
@@ -166,9 +166,7 @@ def prompt_ids(tokenizer: Any, prompt: str | None) -> list[int]:
     """
     messages = _messages(prompt)
     if messages is not None:
-        if not tokenizer.chat_template:
-            raise InputError("The prompts are conversations, and the model's tokenizer has no chat template.")
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = render_chat(tokenizer, messages, "the stored conversations")
     else:
         text = prompt or ""
     templated = messages is not None or any(token in text for token in tokenizer.all_special_tokens)

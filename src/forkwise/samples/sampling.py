@@ -176,17 +176,26 @@ def prompt_text(problem: Problem, tokenizer: Any, chat: bool) -> tuple[str, bool
     if messages is None:
         assert isinstance(problem.prompt, str)
         return problem.prompt, False
+    return render_chat(tokenizer, messages, f"the conversation of problem '{problem.id}'"), True
+
+
+def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], what: str) -> str:
+    """A conversation as the text that the model continues; `what` is what messages to the user call it.
+
+    Raises:
+        InputError: there is no chat template, or it refuses the conversation.
+    """
     if not tokenizer.chat_template:
         raise InputError(
-            f"The tokenizer has no chat template, and problem '{problem.id}' is a conversation: leave out --chat, or "
-            "choose a model that was tuned on conversations."
+            f"The tokenizer has no chat template for {what}: leave out --chat, or choose a model that was tuned on "
+            "conversations."
         )
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True), True
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     except Exception as error:  # a template refuses what it likes, in kinds of its own
         raise InputError(
-            f"The tokenizer's chat template refuses the conversation of problem '{problem.id}' ({first_line(error)}): "
-            "change the prompt, or choose another model."
+            f"The tokenizer's chat template refuses {what} ({first_line(error)}): change the prompt, or choose another "
+            "model."
         ) from error
 
 
