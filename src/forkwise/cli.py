@@ -194,8 +194,11 @@ def sample(
     engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
     server: Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible server.")] = None,
     concurrency: Annotated[int, typer.Option(help="Requests at a time.")] = 32,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for one reply of the server.")] = 1800.0,
+    timeout: Annotated[float, typer.Option(help="Seconds for one request to the server, all in all.")] = 1800.0,
     retries: Annotated[int, typer.Option(help="Further tries when the server fails.")] = 6,
+    extra: Annotated[
+        list[str] | None, typer.Option(help="key=value for the server's requests, as --extra top_k=20; repeatable.")
+    ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Send prompts through the chat template.")] = False,
     token_data: Annotated[bool, typer.Option(help="Store tokens with log-probs and entropies.")] = True,
     top_logprobs: Annotated[int, typer.Option(help="Candidates per token; vllm and servers.")] = 20,
@@ -208,7 +211,9 @@ def sample(
     """Draw completions of a task's problems into a samples table; killed anywhere, the same command continues."""
     with _long_command(_CONTINUES):
         from forkwise.samples import sampling
+        from forkwise.samples.server import parse_extra
 
+        further = parse_extra(extra or [])
         job = sampling.plan(
             model=model,
             task=task,
@@ -242,6 +247,7 @@ def sample(
                 concurrency=concurrency,
                 timeout=timeout,
                 retries=retries,
+                extra=further,
                 trust_remote_code=trust_remote_code,
             ),
             out,

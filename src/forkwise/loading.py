@@ -32,14 +32,23 @@ def one_sentence(model: str, name: str | None = None) -> Iterator[None]:
     except Exception as error:  # tokenizers and safetensors raise kinds of their own, transformers whatever it meets
         if type(error).__name__ == "OutOfMemoryError":
             raise
-        damaged = damaged_file(_folder(name or model))
-        if damaged is not None:
-            path, reason = damaged
-            raise InputError(
-                f"The model '{model}' cannot be loaded: '{path}' is damaged or missing ({reason}): get it again."
-            ) from error
+        refuse_damaged(model, name)
         reason = first_line(error)
         raise InputError(f"The model '{model}' cannot be loaded as a Hub id or a folder ({reason}).") from error
+
+
+def refuse_damaged(model: str, name: str | None = None) -> None:
+    """Looks through the files of a model that lie on this machine, without loading it.
+
+    Raises:
+        InputError: one of them cannot be read, or is named by an index and not there.
+    """
+    damaged = _damaged_file(_folder(name or model))
+    if damaged is not None:
+        path, reason = damaged
+        raise InputError(
+            f"The model '{model}' cannot be loaded: '{path}' is damaged or missing ({reason}): get it again."
+        )
 
 
 def first_line(error: BaseException) -> str:
@@ -78,14 +87,12 @@ def load_weights(model: str, name: str | None = None, **options: Any) -> Any:
         loaded, report = AutoModelForCausalLM.from_pretrained(
             name or model, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
-        ends = loaded.generation_config.eos_token_id
-        _read_object(
-            (_folder(name or model) or Path()) / "generation_config.json"
-        )  # transformers passes over a bad one
+        folder = _folder(name or model)
+        if folder is not None:
+            _read_object(folder / "generation_config.json")  # transformers passes over a damaged one
+    ends = loaded.generation_config.eos_token_id
     if not all(isinstance(end, int) for end in (ends if isinstance(ends, list) else [ends or 0])):
-        raise InputError(
-            f"The model '{model}' ends its texts with {ends!r}: eos_token_id must be a number, or several."
-        )
+        raise InputError(f"The model '{model}' has the eos_token_id {ends!r}: it must be a number, or several.")
     wrong = sorted(report["mismatched_keys"])
     if wrong:
         key, there, wanted = wrong[0][:3]
@@ -126,7 +133,7 @@ def _folder(name: str) -> Path | None:
     return Path(config).parent if isinstance(config, str) else None
 
 
-def damaged_file(folder: Path | None) -> tuple[str, str] | None:
+def _damaged_file(folder: Path | None) -> tuple[str, str] | None:
     """The first file of a model folder that cannot be read, and why."""
     if folder is None:
         return None

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import stats
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from tiny_decoders import ROWS, byte_tokenizer, save_decoder, tiny_decoder
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from forkwise.core import token_entropy
 from forkwise.errors import InputError
+from forkwise.explore.teacher import completion_ids
+from forkwise.samples.decoding import Decoder, uniforms
 from forkwise.samples.generate import (
     Sampling,
     TransformersEngine,
     _complete,
-    _uniforms,
+    _end_tokens,
+    _Vocabulary,
     sample_problem,
     sample_seed,
 )
+from forkwise.samples.sampling import Block, Meter
 from forkwise.tasks import Problem, Verdict
 
 WORDS = ["<eos>", *"abcdefghijk"]
@@ -70,12 +78,18 @@ def draw(policy: tuple[Any, Any], n: int, problem: str = "p", **sampling: Any) -
     )
 
 
+def complete(policy: tuple[Any, Any], problem: Problem, seeds: Any, sampling: Sampling, **options: Any) -> list[Any]:
+    model, tokenizer = policy
+    decoder = Decoder(model, _end_tokens(model, tokenizer))
+    return _complete(decoder, _Vocabulary(tokenizer, model), problem, seeds, sampling, **options)
+
+
 @torch.no_grad()
 def plain_loop(policy: tuple[Any, Any], sample_id: int, temperature: float) -> str:
     """One sample, one token at a time, no cache, no batch: numpy inverts the distribution function."""
     model, tokenizer = policy
     ids = tokenizer(PROMPT)["input_ids"]
-    u = _uniforms([sample_seed(5, "p", sample_id)], MAX_TOKENS)[0].numpy()
+    u = uniforms([sample_seed(5, "p", sample_id)], MAX_TOKENS)[0].numpy()
     new: list[int] = []
     while len(new) < MAX_TOKENS:
         logits = model(torch.tensor([ids + new])).logits[0, -1].double().numpy() / temperature
@@ -134,7 +148,7 @@ def test_log_probs_and_entropies_are_those_of_one_forward_pass_over_the_whole_te
 ) -> None:
     model, tokenizer = policy
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=MAX_TOKENS)
-    completions = _complete(model, tokenizer, Problem("p", PROMPT), range(20), sampling, token_data=True)
+    completions = complete(policy, Problem("p", PROMPT), range(20), sampling, token_data=True)
     ids = tokenizer(PROMPT)["input_ids"]
     assert len({completion.n_tokens for completion in completions}) > 2 or temperature == 0
     for completion in completions:
@@ -166,11 +180,10 @@ def test_the_generation_config_of_a_checkpoint_changes_nothing(policy: tuple[Any
 
 
 def test_a_prompt_of_one_token_and_one_of_none(policy: tuple[Any, Any]) -> None:
-    model, tokenizer = policy
     sampling = Sampling(max_tokens=3)
-    assert len(_complete(model, tokenizer, Problem("p", "a"), [1, 2], sampling)) == 2
+    assert len(complete(policy, Problem("p", "a"), [1, 2], sampling)) == 2
     with pytest.raises(InputError, match="prompt of problem 'p' is empty"):
-        _complete(model, tokenizer, Problem("p", ""), [1, 2], sampling)
+        complete(policy, Problem("p", ""), [1, 2], sampling)
 
 
 def test_logits_that_are_no_numbers_are_said(policy: tuple[Any, Any]) -> None:
@@ -182,7 +195,7 @@ def test_logits_that_are_no_numbers_are_said(policy: tuple[Any, Any]) -> None:
     broken = transformers.LlamaForCausalLM(config)
     broken.lm_head.weight.data[3] = float("nan")
     with pytest.raises(InputError, match="not numbers"):
-        _complete(broken, tokenizer, Problem("p", PROMPT), [1], Sampling(max_tokens=3))
+        complete((broken, tokenizer), Problem("p", PROMPT), [1], Sampling(max_tokens=3))
 
 
 @pytest.mark.parametrize(
@@ -207,3 +220,58 @@ def test_another_checkpoint_has_another_fingerprint() -> None:
     engine._model.lm_head.weight.data.mul_(1.0001)
     assert engine.settings()["weights"] != first["weights"]
     assert first["device"] == "cpu" or torch.cuda.is_available()
+
+
+def tiny(rows: int = ROWS, *more: str, template: str | None = None) -> tuple[Any, Any]:
+    return tiny_decoder("llama", vocab_size=rows), byte_tokenizer(*more, template=template)
+
+
+def test_rows_beyond_the_tokenizer_stand_for_no_text_and_are_said(tmp_path: Path) -> None:
+    save_decoder(tmp_path)
+    said = io.StringIO()
+    sampling = Sampling(max_tokens=60)
+    engine = TransformersEngine(str(tmp_path), 0, sampling, device="cpu")
+    with torch.no_grad():
+        engine._model.lm_head.weight[260:] *= 3  # so that they are drawn
+    with Meter(8, 0, Console(file=said, width=400)) as meter:
+        ((_, completions),) = engine.draw([Block(0, Problem("p", "abc"), range(8))], meter)
+    assert said.getvalue().count("The model has 272 rows, more than its tokenizer has tokens") == 1
+    drawn = [i for completion in completions for i in completion.token_ids or ()]
+    assert sum(i >= 260 for i in drawn) > 3
+    tokenizer = byte_tokenizer()
+    for completion in completions:
+        ids, tokens = completion.token_ids, completion.tokens
+        assert ids is not None
+        assert tokens is not None
+        assert all(token == "" for i, token in zip(ids, tokens, strict=True) if i >= 260)
+        ours = tokenizer.decode([i for i in ids if i < 260], skip_special_tokens=True)
+        assert completion.text == ours
+        # explore reads such samples again
+        row = {"completion": completion.text, "token_ids": ids}
+        assert completion_ids(tokenizer, row, "here", rows=272) == ids
+    with pytest.raises(InputError, match="it has no token 300"):
+        completion_ids(tokenizer, {"completion": "", "token_ids": [300]}, "here", rows=272)
+
+
+def test_a_prompt_with_tokens_that_the_model_lacks_is_said() -> None:
+    with pytest.raises(InputError, match=r"token 272 \('<new>'\), and the model has 272 rows"):
+        complete(tiny(ROWS, *(f"<{i}>" for i in range(12)), "<new>"), Problem("p", "a<new>"), [1], Sampling())
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        (None, "has no chat template for the conversation of problem 'p'"),
+        (
+            "{{ raise_exception('System role not supported') }}",
+            r"of problem 'p' .System role not supported",
+        ),
+        ("{% for %}", "refuses the conversation of problem 'p'"),
+        ("{{ messages[7].content.strip() }}", "refuses the conversation of problem 'p'"),
+    ],
+)
+def test_a_conversation_without_a_template_that_takes_it_is_said(template: str | None, sentence: str) -> None:
+    talk = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    with pytest.raises(InputError, match=sentence) as caught:
+        complete(tiny(template=template), Problem("p", talk), [1], Sampling())
+    assert "\n" not in str(caught.value)

@@ -26,7 +26,7 @@ from forkwise.explore.spans import MisfitError, token_spans
 from forkwise.folders import only_process, write_json
 from forkwise.reading import parse_json
 from forkwise.samples.generate import fingerprint, load_model
-from forkwise.samples.sampling import Meter
+from forkwise.samples.sampling import Meter, render_chat
 from forkwise.samples.store import find_shards, iter_batches, open_parquet, read_samples, write_shard
 from forkwise.terminal import Console
 
@@ -186,9 +186,7 @@ def prompt_ids(tokenizer: Any, prompt: str | None) -> list[int]:
     """
     messages = _messages(prompt)
     if messages is not None:
-        if not tokenizer.chat_template:
-            raise InputError("The prompts are conversations, and the model's tokenizer has no chat template.")
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = render_chat(tokenizer, messages, "the stored conversations")
     else:
         text = prompt or ""
     templated = messages is not None or any(token in text for token in tokenizer.all_special_tokens)
@@ -212,17 +210,19 @@ def _messages(prompt: str | None) -> list[dict[str, str]] | None:
     return messages if all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages) else None
 
 
-def completion_ids(tokenizer: Any, row: Mapping[str, Any], where: str) -> list[int]:
+def completion_ids(tokenizer: Any, row: Mapping[str, Any], where: str, rows: int = 0) -> list[int]:
     """The ids of a stored completion: the stored ones, or its text tokenised; with the end token where it stopped.
+
+    `rows` are those of the model, which may have more than its tokenizer has tokens, and draw them.
 
     Raises:
         InputError: the tokenizer does not reproduce what is stored, so it is not the samples'.
     """
     text, stored = row["completion"], row.get("token_ids")
     if stored:
-        if max(stored) >= len(tokenizer) or min(stored) < 0:
+        if max(stored) >= max(len(tokenizer), rows) or min(stored) < 0:
             raise _another(where, f"it has no token {max(stored)}")
-        decoded = tokenizer.decode(stored, skip_special_tokens=True)
+        decoded = tokenizer.decode([i for i in stored if i < len(tokenizer)], skip_special_tokens=True)
         if _plain(decoded) != _plain(text):
             raise _another(where, f"it turns the stored token ids into {decoded[:30]!r}, not into {text[:30]!r}")
         return list(stored)
@@ -349,7 +349,8 @@ def _rows_in(path: Path) -> int | None:
 def _item(row: Mapping[str, Any], scorer: Scorer, temperature: float | None, samples: Path) -> Item:
     where = f"'{samples}', sample {row['sample_id']} of problem '{row['problem_id']}'"
     own = (row.get("sampling") or {}).get("temperature") or 1.0
-    completion = completion_ids(scorer.tokenizer, row, where)
+    rows = scorer.model.get_input_embeddings().weight.shape[0]
+    completion = completion_ids(scorer.tokenizer, row, where, rows)
     return Item(prompt_ids(scorer.tokenizer, row["prompt"]), completion, temperature or own)
 
 
@@ -358,7 +359,7 @@ def _scored(
 ) -> Iterator[dict[str, Any]]:
     items = [_item(row, scorer, temperature, samples) for row in rows]
     for row, item, scores in zip(rows, items, scorer.score(items), strict=True):
-        tokens = [scorer.tokenizer.decode([i]) for i in item.completion]
+        tokens = [scorer.tokenizer.decode([i]) if i < len(scorer.tokenizer) else "" for i in item.completion]
         try:
             token_spans(tokens, row["completion"])
         except MisfitError as error:

@@ -10,98 +10,12 @@ import torch
 
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
+from forkwise.loading import first_line, load_tokenizer, load_weights
+from forkwise.samples.decoding import Decoder
 from forkwise.samples.sampling import Block, Completion, Job, Meter, Sampling, prompt_text, sample_seed, table_row
 from forkwise.tasks import Problem, Task
 
 __all__ = ["Sampling", "TransformersEngine", "sample_problem", "sample_seed"]
-
-
-def _uniforms(seeds: Sequence[int], tokens: int) -> torch.Tensor:
-    """(samples, tokens) numbers in [0, 1), float64; row i depends on seeds[i] alone."""
-    return torch.stack(
-        [torch.rand(tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds]
-    )
-
-
-def _draw(logits: torch.Tensor, u: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """For each row of `logits` (n, V): the token that `u` (n,) picks, its log-probability, and the entropy; float64.
-
-    The token is drawn from softmax(logits / temperature) cut to the nucleus, by inverting its distribution function, so
-    that a row's draw does not depend on the rows beside it. Log-probability and entropy, in nats, are those of the full
-    softmax(logits / temperature), before the cut. Greedy decoding (temperature 0) has them at temperature 1.
-    """
-    logprobs = torch.log_softmax(logits.double() / (sampling.temperature or 1.0), dim=-1)
-    probs = logprobs.exp()
-    entropy = torch.special.entr(probs).sum(dim=-1)
-    if sampling.temperature == 0:
-        token = logits.argmax(dim=-1, keepdim=True)
-    else:
-        if sampling.top_p < 1:
-            ordered, index = probs.sort(dim=-1, descending=True, stable=True)
-            outside = ordered.cumsum(dim=-1) - ordered >= sampling.top_p  # the first token always stays
-            probs = torch.zeros_like(probs).scatter(1, index, ordered.masked_fill(outside, 0.0))
-        cdf = probs.cumsum(dim=-1)
-        # The first token whose cdf exceeds u, so never one with p = 0.
-        token = torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True).clamp_(max=logits.shape[-1] - 1)
-    return token, logprobs.gather(1, token).squeeze(1), entropy
-
-
-class _Drawn:
-    """Generated tokens of n samples with log-probabilities and entropies, `(n, max_tokens)`, and their `lengths`."""
-
-    def __init__(self, n: int, tokens: int, device: torch.device) -> None:
-        self.ids = torch.zeros(n, tokens, dtype=torch.int64, device=device)
-        self.logprobs = torch.zeros(n, tokens, dtype=torch.float32, device=device)
-        self.entropies = torch.zeros(n, tokens, dtype=torch.float32, device=device)
-        self.lengths = torch.full((n,), tokens, device=device)
-        self.stopped = torch.zeros(n, dtype=torch.bool, device=device)
-
-
-@torch.inference_mode()
-def _generate(
-    model: Any,
-    prompt: torch.Tensor,
-    seeds: Sequence[int],
-    sampling: Sampling,
-    eos: Sequence[int],
-    progress: Callable[[int], None] = lambda tokens: None,
-) -> _Drawn:
-    """Completions of one prompt `(1, length)`, one per seed; its keys and values are computed once for all of them.
-
-    All rows are equally long, so there is no padding and no mask. Rows that have ended leave the batch whenever half of
-    it has; which do depends on the seeds alone. This is a loop of our own because `model.generate` lets the
-    checkpoint's generation_config change the logits (repetition penalty, minimum length).
-    """
-    n = len(seeds)
-    cache = None
-    if prompt.shape[1] > 1:
-        cache = model(prompt[:, :-1], use_cache=True).past_key_values
-        cache.batch_repeat_interleave(n)
-    uniforms = _uniforms(seeds, sampling.max_tokens).to(prompt.device)
-    ends = torch.tensor(list(eos), dtype=torch.int64, device=prompt.device)
-    drawn = _Drawn(n, sampling.max_tokens, prompt.device)
-    rows = torch.arange(n, device=prompt.device)  # the samples in the batch
-    step = prompt[:, -1:].repeat(n, 1)
-    for t in range(sampling.max_tokens):
-        output = model(step, past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
-        step, logprob, entropy = _draw(output.logits[:, -1], uniforms[rows, t], sampling)
-        drawn.ids[rows, t] = step.squeeze(1)
-        drawn.logprobs[rows, t] = logprob.float()
-        drawn.entropies[rows, t] = entropy.float()
-        ended = torch.isin(step.squeeze(1), ends) & ~drawn.stopped[rows]
-        drawn.lengths[rows[ended]] = t + 1
-        drawn.stopped[rows] |= ended
-        going = (~drawn.stopped[rows]).nonzero().squeeze(1)
-        progress(len(going) + int(ended.sum()))
-        if not bool(torch.isfinite(logprob).all()):
-            raise InputError("The model's logits are not numbers: try --dtype float32, or another checkpoint.")
-        if len(going) == 0:
-            break
-        if len(going) <= len(rows) // 2:
-            cache.batch_select_indices(going)
-            rows, step = rows[going], step[going]
-    return drawn
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
@@ -111,9 +25,40 @@ def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
     return [] if ids is None else torch.atleast_1d(torch.as_tensor(ids)).tolist()
 
 
+class _Vocabulary:
+    """A tokenizer beside the rows of a model, which often has more than the tokenizer has tokens."""
+
+    def __init__(self, tokenizer: Any, model: Any) -> None:
+        self.tokenizer = tokenizer
+        self.rows = int(model.get_input_embeddings().weight.shape[0])
+        self._known = frozenset(tokenizer.get_vocab().values())
+
+    def encode(self, problem: Problem, chat: bool) -> tuple[str, torch.Tensor]:
+        """The text that is continued and its ids, `(1, length)`."""
+        text, templated = prompt_text(problem, self.tokenizer, chat)
+        ids = self.tokenizer(text, return_tensors="pt", add_special_tokens=not templated)["input_ids"]
+        if ids.shape[1] == 0:
+            raise InputError(f"The prompt of problem '{problem.id}' is empty: there is nothing to continue.")
+        if int(ids.max()) >= self.rows:
+            token = self.tokenizer.decode([int(ids.max())])
+            raise InputError(
+                f"The prompt of problem '{problem.id}' has the token {int(ids.max())} ({token!r}), and the model has "
+                f"{self.rows:,} rows of embeddings: it needs the tokenizer that it was trained with."
+            )
+        return text, ids
+
+    def decode(self, ids: Sequence[int], **options: bool) -> str:
+        """The text of ids; those that the tokenizer lacks stand for none."""
+        return str(self.tokenizer.decode([i for i in ids if i in self._known], **options))
+
+    def unknown(self, ids: Sequence[int]) -> int:
+        """How many of the ids the tokenizer lacks."""
+        return sum(i not in self._known for i in ids)
+
+
 def _complete(
-    model: Any,
-    tokenizer: Any,
+    decoder: Decoder,
+    vocabulary: _Vocabulary,
     problem: Problem,
     seeds: Sequence[int],
     sampling: Sampling,
@@ -122,12 +67,9 @@ def _complete(
     token_data: bool = False,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> list[Completion]:
-    text, templated = prompt_text(problem, tokenizer, chat)
-    prompt = tokenizer(text, return_tensors="pt", add_special_tokens=not templated)["input_ids"].to(model.device)
-    if prompt.shape[1] == 0:
-        raise InputError(f"The prompt of problem '{problem.id}' is empty: there is nothing to continue.")
+    text, prompt = vocabulary.encode(problem, chat)
     try:
-        drawn = _generate(model, prompt, seeds, sampling, _end_tokens(model, tokenizer), progress)
+        drawn = decoder.draw(prompt.to(decoder.model.device), seeds, sampling, progress)
     except torch.OutOfMemoryError as error:
         raise InputError(
             f"The device has too little memory for {len(seeds)} completions side by side: use a smaller --batch-size, "
@@ -137,13 +79,18 @@ def _complete(
     lengths, stopped = drawn.lengths.tolist(), drawn.stopped.tolist()
     for i, (length, stop) in enumerate(zip(lengths, stopped, strict=True)):
         ids = drawn.ids[i, :length].tolist()
+        if vocabulary.unknown(ids):
+            decoder.say(
+                f"The model has {vocabulary.rows:,} rows, more than its tokenizer has tokens, and some of the others "
+                "were drawn: they stand for no text, and log-probs and entropies are over all rows."
+            )
         completion = Completion(
-            text=tokenizer.decode(ids[: length - stop], skip_special_tokens=True),
+            text=vocabulary.decode(ids[: length - stop], skip_special_tokens=True),
             prompt=text,
             n_tokens=length,
             finish_reason="stop" if stop else "length",
             token_ids=ids if token_data else None,
-            tokens=[tokenizer.decode([token]) for token in ids] if token_data else None,
+            tokens=[vocabulary.decode([token]) for token in ids] if token_data else None,
             logprobs=drawn.logprobs[i, :length].tolist() if token_data else None,
             entropies=drawn.entropies[i, :length].tolist() if token_data else None,
         )
@@ -169,12 +116,13 @@ def sample_problem(
     """
     name = str(getattr(model.config, "_name_or_path", ""))
     job = Job(run=run, model=name, task=task.name, n=n, seed=seed, sampling=sampling)
+    decoder, vocabulary = Decoder(model, _end_tokens(model, tokenizer)), _Vocabulary(tokenizer, model)
     completions: list[Completion] = []
     for first, end in ((0, min(traces, n)), (traces, n)):
         for start in range(first, end, sampling.batch_size):
             ids = range(start, min(start + sampling.batch_size, end))
             seeds = [sample_seed(seed, problem.id, i) for i in ids]
-            completions += _complete(model, tokenizer, problem, seeds, sampling, token_data=start < traces)
+            completions += _complete(decoder, vocabulary, problem, seeds, sampling, token_data=start < traces)
     verdicts = task.verify([completion.text for completion in completions], [problem] * n)
     for i, (completion, verdict) in enumerate(zip(completions, verdicts, strict=True)):
         yield table_row(job, problem.id, i, completion, verdict)
@@ -224,11 +172,14 @@ class TransformersEngine:
 
     def draw(self, blocks: Sequence[Block], meter: Meter) -> Iterator[tuple[Block, list[Completion]]]:
         """Block by block; the completions of a block are generated side by side."""
+        decoder = Decoder(self._model, _end_tokens(self._model, self._tokenizer), meter.say)
+        decoder.probe(self._tokenizer)
+        vocabulary = _Vocabulary(self._tokenizer, self._model)
         for block in blocks:
             seeds = [sample_seed(self._seed, block.problem.id, i) for i in block.sample_ids]
             completions = _complete(
-                self._model,
-                self._tokenizer,
+                decoder,
+                vocabulary,
                 block.problem,
                 seeds,
                 self._sampling,
@@ -258,21 +209,14 @@ def load_model(model: str, device: str, dtype: str, trust_remote_code: bool) -> 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     name = str(EMBEDDED_MODEL) if model == "embedded" else model
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-        loaded = transformers.AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise InputError(f"The model '{model}' cannot be loaded as a Hub id or a folder ({reason}).") from error
+    tokenizer = load_tokenizer(model, name, trust_remote_code=trust_remote_code)
+    loaded = load_weights(model, name, dtype=dtype, trust_remote_code=trust_remote_code)
     try:
         return loaded.eval().to(device), tokenizer
     except torch.OutOfMemoryError as error:
         raise InputError(f"The device '{device}' has too little memory for the model '{model}'.") from error
     except (RuntimeError, AssertionError) as error:  # torch has no kind of its own for a device that is not there
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise InputError(f"The model cannot be moved to the device '{device}' ({reason}).") from error
+        raise InputError(f"The model cannot be moved to the device '{device}' ({first_line(error)}).") from error
 
 
 def fingerprint(model: Any) -> str:

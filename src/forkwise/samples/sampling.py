@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from forkwise import __version__
 from forkwise.errors import InputError
 from forkwise.folders import only_process, write_json
+from forkwise.loading import first_line
 from forkwise.reading import parse_json
 from forkwise.samples.store import read_samples, write_shard
 from forkwise.tasks import Problem, Split, Task, Verdict, load_task
@@ -176,12 +177,27 @@ def prompt_text(problem: Problem, tokenizer: Any, chat: bool) -> tuple[str, bool
     if messages is None:
         assert isinstance(problem.prompt, str)
         return problem.prompt, False
+    return render_chat(tokenizer, messages, f"the conversation of problem '{problem.id}'"), True
+
+
+def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], what: str) -> str:
+    """A conversation as the text that the model continues; `what` is what messages to the user call it.
+
+    Raises:
+        InputError: there is no chat template, or it refuses the conversation.
+    """
     if not tokenizer.chat_template:
         raise InputError(
-            f"The tokenizer has no chat template, and problem '{problem.id}' is a conversation: leave out --chat, or "
-            "choose a model that was tuned on conversations."
+            f"The tokenizer has no chat template for {what}: leave out --chat, or choose a model that was tuned on "
+            "conversations."
         )
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True), True
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # a template refuses what it likes, in kinds of its own
+        raise InputError(
+            f"The tokenizer's chat template refuses {what} ({first_line(error)}): change the prompt, or choose another "
+            "model."
+        ) from error
 
 
 def open_task(task: str | None, dataset: str | None, verifier: Any = None) -> Task:
@@ -300,6 +316,7 @@ def make_engine(
     concurrency: int = 32,
     timeout: float = 1800.0,
     retries: int = 6,
+    extra: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
 ) -> Engine:
     """The engine that `job.engine` names (`"transformers"`, `"vllm"`, or `"server"` at the address `server`).
@@ -319,7 +336,10 @@ def make_engine(
             top_logprobs=top_logprobs if token_data else 0,
             concurrency=concurrency,
             patience=Patience(timeout=timeout, retries=retries),
+            extra=extra,
         )
+    if extra:
+        raise InputError("--extra goes into the requests to a server: give --server too, or leave it out.")
     if job.engine == "vllm":
         from forkwise.samples.vllm import VllmEngine
 
@@ -549,6 +569,7 @@ class Meter:
         self._total, self._done, self._console = total, done, console
         self._before = done
         self._tokens = 0
+        self._lines: set[str] = set()
         self._start = self._said = time.monotonic()
         self._bar = Progress(
             TextColumn(what),
@@ -583,6 +604,12 @@ class Meter:
         if not self._console.is_terminal and now - self._said >= _SAY_EVERY:
             self._said = now
             self._console.print(f"{self._done:,} of {self._total:,} samples, {rate}{self._left(now)}")
+
+    def say(self, line: str) -> None:
+        """Prints a line for the user, the same one only once."""
+        if line not in self._lines:
+            self._lines.add(line)
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _left(self, now: float) -> str:
         made = self._done - self._before

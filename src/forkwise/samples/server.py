@@ -5,39 +5,78 @@ One request per sample, each with its own seed; a fixed number of them at a time
 
 from __future__ import annotations
 
-import email.utils
-import http.client
 import json
-import os
 import queue
 import random
+import re
 import threading
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from forkwise.errors import InputError
-from forkwise.samples.sampling import Block, Completion, Meter, Sampling, TopToken, chat_messages, request_seed
+from forkwise.samples.http import API_KEY, Address, FailedTry, RefusedError, is_secret
+from forkwise.samples.replies import read_reply
+from forkwise.samples.sampling import Block, Completion, Meter, Sampling, chat_messages, request_seed
 from forkwise.tasks import Problem
 
-API_KEY = "FORKWISE_API_KEY"
-"""Environment variable whose value is sent as the bearer token, where it is set."""
+__all__ = ["API_KEY", "Patience", "ServerEngine", "parse_extra"]
 
-_AGAIN = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))  # statuses that may pass
 _LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for: a run must not sleep for hours unseen
-_LARGEST_REPLY = 1 << 28  # bytes
+
+_OWN = {
+    "model": "--model",
+    "prompt": "--task or --dataset",
+    "messages": "--task or --dataset",
+    "max_tokens": "--max-tokens",
+    "max_completion_tokens": "--max-tokens",
+    "temperature": "--temperature",
+    "top_p": "--top-p",
+    "seed": "--seed",
+    "n": "-n",
+    "best_of": "-n",
+    "logprobs": "--top-logprobs",
+    "top_logprobs": "--top-logprobs",
+    "stream": "",
+    "stream_options": "",
+    "echo": "",
+}
+"""Keys of the request that forkwise sets, or that would change what a reply is; and the flag that sets them."""
+
+_UNSUPPORTED = re.compile(r"unsupported|not support|unrecogni[sz]ed|unknown|not permitted", re.IGNORECASE)
+_NEUTRAL = {"temperature": 1.0, "top_p": 1.0}
+"""Values that say nothing: a server that takes no such parameter does the same without it."""
 
 
-class _Failed(Exception):
-    """A try that may work when repeated; `wait` is what the server asked for, in seconds."""
+def parse_extra(pairs: Sequence[str]) -> dict[str, Any]:
+    """`key=value` pairs for the request; a value is JSON where it can be read as such, else text.
 
-    def __init__(self, reason: str, wait: float | None = None) -> None:
-        super().__init__(reason)
-        self.wait = wait
+    Raises:
+        InputError: not of that form, the same key twice, or one that forkwise sets.
+    """
+    extra: dict[str, Any] = {}
+    for pair in pairs:
+        if is_secret(pair):
+            raise InputError(f"--extra holds the key of {API_KEY}, and would be stored with the samples: leave it out.")
+        key, equals, text = pair.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise InputError(f"--extra {pair!r} has no key or no value: write it like --extra top_k=20.")
+        if key in _OWN:
+            flag = f"use {_OWN[key]}" if _OWN[key] else "samples need it as it is"
+            raise InputError(f"--extra cannot set '{key}', which forkwise sets itself: {flag}.")
+        if key in extra:
+            raise InputError(f"--extra gives '{key}' twice: give it once.")
+        try:
+            extra[key] = json.loads(text, parse_constant=_no_constant)
+        except (ValueError, RecursionError):
+            extra[key] = text
+    return extra
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 @dataclass(frozen=True)
@@ -45,8 +84,8 @@ class Patience:
     """How long to insist.
 
     Attributes:
-        timeout: seconds without a byte from the server before a try counts as failed. Servers answer when the whole
-            completion is there, so it must cover the slowest one.
+        timeout: seconds for a whole request, from the connection to the last byte; then a try counts as failed.
+            Servers answer when the whole completion is there, so it must cover the slowest one.
         retries: tries after the first.
         first_wait: seconds before the second try; doubles with every further one, up to a minute, with random jitter.
     """
@@ -56,7 +95,7 @@ class Patience:
     first_wait: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.timeout > 0 or self.retries < 0 or self.first_wait < 0:
+        if not 0 < self.timeout <= threading.TIMEOUT_MAX or self.retries < 0 or self.first_wait < 0:
             raise InputError("The timeout must be positive, and retries and waits not negative.")
 
 
@@ -77,9 +116,10 @@ class ServerEngine:
             20; OpenAI's `/v1/completions` allows 5.
         concurrency: requests at a time.
         patience: timeouts and retries.
+        extra: further keys of the request, see `parse_extra`.
 
     Raises:
-        InputError: the URL cannot be used.
+        InputError: the URL or the key cannot be used.
     """
 
     def __init__(
@@ -93,17 +133,24 @@ class ServerEngine:
         top_logprobs: int = 20,
         concurrency: int = 32,
         patience: Patience | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
         if concurrency < 1 or top_logprobs < 0:
             raise InputError("The concurrency must be at least 1, and the number of top log-probs not negative.")
-        self._base = _base_url(url)
         self._model, self._seed, self._sampling = model, seed, sampling
         self._chat, self._top, self._concurrency = chat, top_logprobs, concurrency
         self._patience = patience or Patience()
+        self._extra = dict(extra or {})
+        self._address = Address(url, self._patience.timeout)
+        self._limit = "max_tokens"
+        self._refused: set[str] = set()  # parameters that the server does not take
+        self._changing = threading.Lock()
+        self._left_out: Counter[str] = Counter()
 
     def settings(self) -> Mapping[str, Any]:
         """What is asked for. The address is left out: the same server may come back at another one."""
-        return {"chat": self._chat, "top_logprobs": self._top}
+        settings = {"chat": self._chat, "top_logprobs": self._top}
+        return settings | ({"extra": json.dumps(self._extra, sort_keys=True)} if self._extra else {})
 
     def draw(self, blocks: Sequence[Block], meter: Meter) -> Iterator[tuple[Block, list[Completion]]]:
         """Requests in the order of the blocks, `concurrency` at a time; a block is done with its last reply."""
@@ -120,7 +167,7 @@ class ServerEngine:
                     return
                 block, sample_id = item
                 try:
-                    replies.put((block, sample_id, self._complete(block.problem, sample_id, stop)))
+                    replies.put((block, sample_id, self._complete(block.problem, sample_id, stop, meter.say)))
                 except BaseException as error:
                     replies.put((block, sample_id, error))
                     return
@@ -141,147 +188,96 @@ class ServerEngine:
                     yield block, [complete[i] for i in block.sample_ids]
         finally:
             stop.set()
+            if self._left_out.total() > 1:
+                meter.say(f"{self._left_out.total():,} replies had fields that were left out.")
 
-    def _complete(self, problem: Problem, sample_id: int, stop: threading.Event) -> Completion:
+    def _complete(
+        self, problem: Problem, sample_id: int, stop: threading.Event, say: Callable[[str], None]
+    ) -> Completion:
         messages = chat_messages(problem, self._chat)
+        path = "completions" if messages is None else "chat/completions"
+        failed = None
+        attempt = 0
+        while attempt <= self._patience.retries:
+            if failed is not None and stop.wait(self._wait(attempt, failed)):
+                break
+            body = self._body(problem, messages, sample_id)
+            try:
+                reply = read_reply(self._address.post(path, body), problem.prompt if messages is None else messages)
+            except FailedTry as error:
+                failed = error
+                attempt += 1
+            except RefusedError as error:
+                self._adapt(error, body, problem, say)
+                failed = None
+            else:
+                for what in reply.left_out:
+                    self._say_left_out(what, problem, say)
+                return reply.completion
+        tries = "once" if self._patience.retries == 0 else f"{self._patience.retries + 1} times in a row"
+        raise InputError(
+            f"The server at {self._address.base} failed {tries} ({failed}): start it again, or look into what it says."
+        )
+
+    def _body(self, problem: Problem, messages: Sequence[Mapping[str, str]] | None, sample_id: int) -> dict[str, Any]:
         body: dict[str, Any] = {
+            **self._extra,
             "model": self._model,
-            "max_tokens": self._sampling.max_tokens,
+            self._limit: self._sampling.max_tokens,
             "temperature": self._sampling.temperature,
             "top_p": self._sampling.top_p,
             "seed": request_seed(self._seed, problem.id, sample_id),
         }
         if messages is None:
-            path = "completions"
             body["prompt"] = problem.prompt
             if self._top:
                 body["logprobs"] = self._top
         else:
-            path = "chat/completions"
             body["messages"] = messages
             if self._top:
                 body |= {"logprobs": True, "top_logprobs": self._top}
-        failed = None
-        for attempt in range(self._patience.retries + 1):
-            if failed is not None and stop.wait(self._wait(attempt, failed)):
-                break
-            try:
-                return read_reply(self._post(path, body, problem.id), problem.prompt if messages is None else messages)
-            except _Failed as error:
-                failed = error
-        tries = "once" if self._patience.retries == 0 else f"{self._patience.retries + 1} times in a row"
-        raise InputError(f"The server at {self._base} failed {tries} ({failed}): start it again.")
+        return {key: value for key, value in body.items() if key not in self._refused}
 
-    def _wait(self, attempt: int, failed: _Failed) -> float:
+    def _adapt(
+        self, error: RefusedError, body: Mapping[str, Any], problem: Problem, say: Callable[[str], None]
+    ) -> None:
+        """Changes the requests to what the server takes, where that changes no sample; each parameter once.
+
+        Raises:
+            InputError: what the server refuses is needed.
+        """
+        message = str(error.content.get("message") or "")
+        unsupported = error.status in (400, 422) and _UNSUPPORTED.search(f"{message} {error.content.get('code')}")
+        where = f"The server at {self._address.base}"
+        with self._changing:
+            if unsupported and "max_tokens" in body and "max_completion_tokens" in message:
+                self._limit = "max_completion_tokens"
+                say(f"{where} wants max_completion_tokens in place of max_tokens, and gets it.")
+                return
+            parameter = error.content.get("param")
+            if parameter not in body:
+                parameter = next((name for name in body if re.search(rf"\b{name}\b", message)), None)
+            if unsupported and parameter in _NEUTRAL and body[parameter] == _NEUTRAL[parameter]:
+                self._refused.add(parameter)
+                say(f"{where} takes no {parameter}; it is left out, as 1 changes nothing.")
+                return
+            if unsupported and parameter == "seed":
+                self._refused.add(parameter)
+                say(f"{where} takes no seed; it is left out, so the samples cannot be drawn again.")
+                return
+        hint = "; --no-token-data asks for no log-probs" if "logprobs" in body and "logprobs" in message else ""
+        raise InputError(f"{where} refuses problem '{problem.id}' ({error}){hint}.") from error
+
+    def _say_left_out(self, what: str, problem: Problem, say: Callable[[str], None]) -> None:
+        kind = re.sub(r"-?\d[\d.e+]*", "#", what)
+        with self._changing:
+            self._left_out[kind] += 1
+            first = self._left_out[kind] == 1
+        if first:
+            say(f"Left out of the reply to problem '{problem.id}', and of others like it: {what}.")
+
+    def _wait(self, attempt: int, failed: FailedTry) -> float:
         """Seconds before try number `attempt` (1 is the second)."""
         if failed.wait is not None:
             return min(failed.wait, _LONGEST_WAIT)
         return min(self._patience.first_wait * 2.0 ** (attempt - 1), _LONGEST_WAIT) * random.uniform(0.5, 1.0)
-
-    def _post(self, path: str, body: Mapping[str, Any], problem_id: str) -> Any:
-        request = urllib.request.Request(
-            f"{self._base}/{path}", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
-        )
-        key = os.environ.get(API_KEY)
-        if key:
-            request.add_unredirected_header("Authorization", f"Bearer {key}")  # for this host alone
-        try:
-            with urllib.request.urlopen(request, timeout=self._patience.timeout) as response:
-                data = response.read(_LARGEST_REPLY)
-        except urllib.error.HTTPError as error:
-            with error:
-                reason = _reason(error)
-            if error.code in _AGAIN:
-                raise _Failed(reason, _retry_after(error.headers.get("Retry-After"))) from error
-            raise InputError(f"The server at {self._base} refuses problem '{problem_id}' ({reason}).") from error
-        except (OSError, http.client.HTTPException) as error:  # refused, reset, timed out, cut off
-            raise _Failed(str(getattr(error, "reason", None) or error) or type(error).__name__) from error
-        try:
-            return json.loads(data)
-        except ValueError as error:
-            raise _Failed("its reply is not JSON") from error
-
-
-def _base_url(url: str) -> str:
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(f"'{url}' is not the address of a server: write it like http://localhost:8000.")
-    if parts.username or parts.password or parts.query:
-        raise InputError(f"Put no user, password or query into the address of the server: a key goes into {API_KEY}.")
-    path = parts.path.rstrip("/").removesuffix("/completions").removesuffix("/chat")
-    return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
-
-
-def _reason(error: urllib.error.HTTPError) -> str:
-    """Status and, as far as the server gives one, its message."""
-    try:
-        content = json.loads(error.read(1 << 16))
-        content = content.get("error", content)
-        message = content if isinstance(content, str) else content.get("message") or ""
-    except (OSError, http.client.HTTPException, ValueError, AttributeError):
-        message = ""
-    return f"{error.code} {' '.join(str(message).split())[:300] or error.reason}"
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds to wait by a Retry-After header, which holds seconds or a date."""
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
-
-
-def read_reply(reply: Any, prompt: str | Sequence[Mapping[str, str]]) -> Completion:
-    """The completion in a reply of `/v1/completions` or `/v1/chat/completions`.
-
-    Reasoning that a server splits off a chat message is put back in front of it, between `<think>` tags.
-
-    Raises:
-        _Failed: the reply is not of that form.
-    """
-    try:
-        choice = reply["choices"][0]
-        logprobs = choice.get("logprobs") or {}
-        if "message" in choice:
-            message = choice["message"]
-            text = message.get("content") or ""
-            reasoning = message.get("reasoning_content") or message.get("reasoning")
-            if reasoning:
-                text = f"<think>\n{reasoning}\n</think>\n\n{text}"
-            places = logprobs.get("content") or []
-            tokens = [str(place["token"]) for place in places]
-            values = [float(place["logprob"]) for place in places]
-            tops = [
-                [TopToken(str(t["token"]), float(t["logprob"])) for t in place.get("top_logprobs") or []]
-                for place in places
-            ]
-        elif "content" in logprobs:  # llama.cpp's /v1/completions answers in the form of chat
-            return read_reply({**reply, "choices": [{**choice, "message": {"content": choice["text"]}}]}, prompt)
-        else:
-            text = choice["text"]
-            tokens = [str(token) for token in logprobs.get("tokens") or []]
-            values = [float(value) for value in logprobs.get("token_logprobs") or []]
-            tops = [
-                [TopToken(str(token), float(value)) for token, value in (place or {}).items()]
-                for place in logprobs.get("top_logprobs") or []
-            ]
-        n_tokens = (reply.get("usage") or {}).get("completion_tokens")
-        if n_tokens is None:
-            n_tokens = len(tokens) or None
-        return Completion(
-            text=str(text),
-            prompt=prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False),
-            n_tokens=n_tokens,
-            finish_reason=choice.get("finish_reason"),
-            tokens=tokens or None,
-            logprobs=values or None,
-            top_logprobs=tops if any(tops) else None,
-        )
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise _Failed("its reply has another form than that of an OpenAI-compatible server") from error

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from forkwise.errors import InputError
+from forkwise.loading import first_line
 from forkwise.samples.sampling import Block, Completion, Meter, Sampling, TopToken, prompt_text, request_seed
 
 _AT_ONCE = 1024  # requests handed over together: enough to keep a GPU busy, few enough to lose little when killed
@@ -99,7 +101,10 @@ class VllmEngine:
                         logprobs=self._top or None,
                     )
                 )
-        outputs = self._llm.generate(prompts, params, use_tqdm=False)
+        try:
+            outputs = self._llm.generate(prompts, params, use_tqdm=False)
+        except ValueError as error:  # a prompt that is longer than the model can hold
+            raise InputError(f"vLLM refuses the prompts ({first_line(error)}).") from error
         completions = [_completion(text, output.outputs[0]) for text, output in zip(texts, outputs, strict=True)]
         for block in blocks:
             mine, completions = completions[: len(block.sample_ids)], completions[len(block.sample_ids) :]
@@ -116,6 +121,8 @@ def _completion(prompt: str, output: Any) -> Completion:
     if output.logprobs is None:
         return completion
     drawn = [place[token] for token, place in zip(ids, output.logprobs, strict=True)]
+    if not all(math.isfinite(candidate.logprob) for candidate in drawn):
+        raise InputError("vLLM gives log-probs that are not numbers: try --dtype float32, or another checkpoint.")
     return Completion(
         text=output.text,
         prompt=prompt,
@@ -125,7 +132,11 @@ def _completion(prompt: str, output: Any) -> Completion:
         tokens=[candidate.decoded_token or "" for candidate in drawn],
         logprobs=[float(candidate.logprob) for candidate in drawn],
         top_logprobs=[
-            [TopToken(candidate.decoded_token or "", float(candidate.logprob)) for candidate in _ranked(place)]
+            [
+                TopToken(candidate.decoded_token or "", float(candidate.logprob))
+                for candidate in _ranked(place)
+                if math.isfinite(candidate.logprob)
+            ]
             for place in output.logprobs
         ],
     )

@@ -1,0 +1,392 @@
+"""Ways to draw completions of one prompt from any decoder of transformers, and the proof that the numbers are right.
+
+Caches differ from model to model, and not all of them can be shared, repeated or reordered. So no list of architectures
+is kept: the fastest way is tried, what it recorded is compared with one forward pass over the whole text, and the next
+way takes over where that fails.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any
+
+import torch
+
+from forkwise.errors import InputError
+from forkwise.loading import first_line
+from forkwise.samples.sampling import Sampling
+
+
+class Way(IntEnum):
+    """How completions are drawn, the fastest first; all ways draw the same tokens, up to float rounding."""
+
+    SHARED = 0
+    """The prompt's cache is computed once and repeated for all samples; ended ones leave it."""
+    PLAIN = 1
+    """A plain batch, every row with the whole prompt: `model.generate` keeps whatever the model calls its state."""
+    WHOLE = 2
+    """No cache at all: every token costs a forward pass over the whole text."""
+
+
+_SAID = {
+    Way.PLAIN: "samples of a prompt cannot share its cache, so they are drawn in plain batches",
+    Way.WHOLE: "no cache gives right numbers, so every token costs a pass over the whole text, which is slow",
+}
+
+_PROBE = "What is 17 + 25? Let us think step by step. First, 7 + 5 = 12, so we write 2 and carry 1. Then 1 + 2 + 1 = 4."
+_PROBE_TOKENS, _PROBE_STEPS = 48, 12
+_CHECKED, _AT_ONCE = 256, 64
+"""Most tokens per completion that are compared, and at a time: large vocabularies fill the memory."""
+
+_TOLERANCES = {torch.float32: (3e-5, 0.02), torch.float16: (3e-3, 0.1), torch.bfloat16: (2e-2, 0.1)}
+"""How far rounding may move a log-probability, in parts of the largest logit, and the share of tokens that it may move
+further: where experts are chosen, rounding changes a choice now and then. A wrong cache moves most tokens behind it."""
+
+
+class Drawn:
+    """Generated tokens of n samples with log-probabilities and entropies, `(n, max_tokens)`, and their `lengths`.
+
+    Each way hands over logits and gets tokens back, so that all of them draw alike.
+    """
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        sampling: Sampling,
+        eos: Sequence[int],
+        device: torch.device,
+        progress: Callable[[int], None],
+    ) -> None:
+        n, tokens = len(seeds), sampling.max_tokens
+        self.ids = torch.zeros(n, tokens, dtype=torch.int64, device=device)
+        self.logprobs = torch.zeros(n, tokens, dtype=torch.float32, device=device)
+        self.entropies = torch.zeros(n, tokens, dtype=torch.float32, device=device)
+        self.lengths = torch.full((n,), tokens, device=device)
+        self.stopped = torch.zeros(n, dtype=torch.bool, device=device)
+        self.sampling = sampling
+        self._uniforms = uniforms(seeds, tokens).to(device)
+        self._ends = torch.tensor(list(eos), dtype=torch.int64, device=device)
+        self._progress = progress
+
+    def take(self, t: int, rows: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Draws and records token `t` of the samples `rows` from their `logits`; returns the tokens, `(rows,)`."""
+        token, logprob, entropy = draw_tokens(logits, self._uniforms[rows, t], self.sampling)
+        token = token.squeeze(1)
+        self.ids[rows, t] = token
+        self.logprobs[rows, t] = logprob.float()
+        self.entropies[rows, t] = entropy.float()
+        going = ~self.stopped[rows]
+        if not bool(torch.isfinite(logprob[going]).all()):
+            raise InputError("The model's logits are not numbers: try --dtype float32, or another checkpoint.")
+        ended = torch.isin(token, self._ends) & going
+        self.lengths[rows[ended]] = t + 1
+        self.stopped[rows] |= ended
+        self._progress(int(going.sum()))
+        return token
+
+
+def uniforms(seeds: Sequence[int], tokens: int) -> torch.Tensor:
+    """(samples, tokens) numbers in [0, 1), float64; row i depends on seeds[i] alone."""
+    return torch.stack(
+        [torch.rand(tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds]
+    )
+
+
+def draw_tokens(
+    logits: torch.Tensor, u: torch.Tensor, sampling: Sampling
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For each row of `logits` (n, V): the token that `u` (n,) picks, its log-probability, and the entropy; float64.
+
+    The token is drawn from softmax(logits / temperature) cut to the nucleus, by inverting its distribution function, so
+    that a row's draw does not depend on the rows beside it. Log-probability and entropy, in nats, are those of the full
+    softmax(logits / temperature), before the cut. Greedy decoding (temperature 0) has them at temperature 1.
+    """
+    logprobs = torch.log_softmax(logits.double() / (sampling.temperature or 1.0), dim=-1)
+    probs = logprobs.exp()
+    entropy = torch.special.entr(probs).sum(dim=-1)
+    if sampling.temperature == 0:
+        token = logits.argmax(dim=-1, keepdim=True)
+    else:
+        if sampling.top_p < 1:
+            ordered, index = probs.sort(dim=-1, descending=True, stable=True)
+            outside = ordered.cumsum(dim=-1) - ordered >= sampling.top_p  # the first token always stays
+            probs = torch.zeros_like(probs).scatter(1, index, ordered.masked_fill(outside, 0.0))
+        cdf = probs.cumsum(dim=-1)
+        # The first token whose cdf exceeds u, so never one with p = 0.
+        token = torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True).clamp_(max=logits.shape[-1] - 1)
+    return token, logprobs.gather(1, token).squeeze(1), entropy
+
+
+class Decoder:
+    """A model with the ways that work for it.
+
+    Args:
+        model: a causal language model of transformers.
+        eos: ids that end a completion.
+        say: prints a line for the user.
+    """
+
+    def __init__(self, model: Any, eos: Sequence[int], say: Callable[[str], None] = lambda line: None) -> None:
+        self.model, self.eos, self.say = model, eos, say
+        self.way = Way.SHARED
+        self._said: set[Way] = set()
+
+    def probe(self, tokenizer: Any) -> None:
+        """Finds the fastest way that is right for this model, on a short text that is the same in every run.
+
+        Raises:
+            InputError: the model's prediction of a token changes with what follows it, or no way works.
+        """
+        length = min(_PROBE_TOKENS, 3 * (self._limit or _PROBE_TOKENS) // 4)
+        ids = tokenizer(_PROBE, return_tensors="pt")["input_ids"][:, :length].to(self.model.device)
+        if ids.shape[1] == 0:
+            return
+        self._check_causal(ids)
+        sampling = Sampling(max_tokens=min(_PROBE_STEPS, max(1, length // 4)))
+        _, self.way = self._first_right(ids, (0, 1, 2), sampling, (), Way.SHARED, lambda tokens: None)
+
+    def draw(
+        self,
+        prompt: torch.Tensor,
+        seeds: Sequence[int],
+        sampling: Sampling,
+        progress: Callable[[int], None] = lambda tokens: None,
+    ) -> Drawn:
+        """Completions of one prompt `(1, length)`, one per seed.
+
+        The longest of them is compared with one forward pass over its whole text. What is drawn depends on the
+        arguments and the model alone, not on what was drawn before.
+
+        Raises:
+            InputError: the model fails on this prompt in every way, or its logits are not numbers.
+        """
+        drawn, _ = self._first_right(prompt, seeds, sampling, self.eos, self.way, progress)
+        return drawn
+
+    @torch.inference_mode()
+    def _first_right(
+        self,
+        prompt: torch.Tensor,
+        seeds: Sequence[int],
+        sampling: Sampling,
+        eos: Sequence[int],
+        first: Way,
+        progress: Callable[[int], None],
+    ) -> tuple[Drawn, Way]:
+        failed = ""
+        for way in Way:
+            if way < first:
+                continue
+            drawn = Drawn(seeds, sampling, eos, prompt.device, progress)
+            try:
+                _WAYS[way](self.model, prompt, drawn)
+                difference = self._difference(prompt, drawn) if way is not Way.WHOLE else ""
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # models fail in kinds of their own
+                difference = f"{type(error).__name__}: {first_line(error)}"
+                if way is Way.WHOLE:
+                    raise (
+                        error if isinstance(error, InputError) else self._cannot(prompt, sampling, difference)
+                    ) from error
+            if not difference:
+                if way is not first and way not in self._said:
+                    self._said.add(way)
+                    self.say(f"{self._name}: {_SAID[way]} ({failed}).")
+                return drawn, way
+            failed = difference
+        raise AssertionError("the last way returns or raises")
+
+    @property
+    def _name(self) -> str:
+        return type(self.model).__name__
+
+    @property
+    def _limit(self) -> int | None:
+        """Tokens that the model can hold, where its config says."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return limit if isinstance(limit, int) and limit > 0 else None
+
+    def _cannot(self, prompt: torch.Tensor, sampling: Sampling, reason: str) -> InputError:
+        longest = prompt.shape[1] + sampling.max_tokens
+        what = f"{self._name} fails on a prompt of {prompt.shape[1]:,} tokens ({reason})"
+        if self._limit is None or longest <= self._limit:
+            return InputError(f"{what}: choose another model.")
+        return InputError(
+            f"{what}; its config allows {self._limit:,} tokens, and prompt and completion may have {longest:,} here: "
+            "lower --max-tokens."
+        )
+
+    def _check_causal(self, ids: torch.Tensor) -> None:
+        half = max(1, ids.shape[1] // 2)
+        with torch.inference_mode():
+            try:
+                whole = last_logits(self.model, ids, ids.shape[1])[:, half - 1]
+                alone = last_logits(self.model, ids[:, :half], half)[:, -1]
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                raise self._cannot(
+                    ids, Sampling(max_tokens=1), f"{type(error).__name__}: {first_line(error)}"
+                ) from error
+        if not bool(torch.isfinite(whole).all()):
+            raise InputError("The model's logits are not numbers: try --dtype float32, or another checkpoint.")
+        tolerance, _ = self._tolerance(whole)
+        apart = (torch.log_softmax(whole.double(), -1) - torch.log_softmax(alone.double(), -1)).abs()
+        if ids.shape[1] > 1 and float(apart.median()) > tolerance:
+            raise InputError(
+                f"{self._name} sees the tokens that follow the one it predicts (by up to {float(apart.max()):.2g} "
+                "nats): it is no decoder; set is_decoder in its config.json, or choose another model."
+            )
+
+    def _tolerance(self, logits: torch.Tensor) -> tuple[float, float]:
+        part, share = _TOLERANCES.get(self.model.dtype, _TOLERANCES[torch.float32])
+        return part * max(1.0, float(logits.abs().max())), share
+
+    def _difference(self, prompt: torch.Tensor, drawn: Drawn) -> str:
+        """How what was recorded differs from one forward pass over the longest completion; "" if it does not."""
+        row = int(drawn.lengths.argmax())
+        length = int(drawn.lengths[row])
+        kept = min(length, _CHECKED)
+        text = torch.cat([prompt, drawn.ids[row : row + 1, : length - 1]], dim=1)
+        logits = last_logits(self.model, text, kept)[0]
+        scale = drawn.sampling.temperature or 1.0
+        at = slice(length - kept, length)
+        recorded = zip(
+            (logits / scale).split(_AT_ONCE),
+            drawn.ids[row, at].split(_AT_ONCE),
+            drawn.logprobs[row, at].split(_AT_ONCE),
+            drawn.entropies[row, at].split(_AT_ONCE),
+            strict=True,
+        )
+        apart = torch.cat([_apart(*piece) for piece in recorded])
+        tolerance, share = self._tolerance(logits / scale)
+        wrong = int((~(apart <= tolerance)).sum())
+        if wrong <= share * kept:
+            return ""
+        return f"{wrong} of {kept} log-probs differ from one forward pass, by up to {float(apart.max()):.2g} nats"
+
+
+def _apart(logits: torch.Tensor, ids: torch.Tensor, logprobs: torch.Tensor, entropies: torch.Tensor) -> torch.Tensor:
+    """By how much recorded log-probs or entropies, whichever is worse, differ from those of the logits; nats."""
+    expected = torch.log_softmax(logits.double(), dim=-1)
+    entropy = torch.special.entr(expected.exp()).sum(-1)
+    return torch.maximum(
+        (expected.gather(1, ids[:, None]).squeeze(1) - logprobs.double()).abs(), (entropy - entropies.double()).abs()
+    )
+
+
+def last_logits(model: Any, ids: torch.Tensor, kept: int) -> torch.Tensor:
+    """Logits at the last `kept` positions of one forward pass without cache, `(n, kept, V)`."""
+    logits: torch.Tensor = _forward(model, ids, kept, use_cache=False).logits
+    return logits[:, -kept:]
+
+
+def _forward(model: Any, ids: torch.Tensor, kept: int, **options: Any) -> Any:
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        options["logits_to_keep"] = kept
+    return model(ids, **options)
+
+
+def _shared(model: Any, prompt: torch.Tensor, drawn: Drawn) -> None:
+    """All rows are equally long, so there is no padding and no mask. Rows that have ended leave the batch whenever half
+    of it has; which do depends on the seeds alone."""
+    n, tokens = drawn.ids.shape
+    state: dict[str, Any] = {}
+    if prompt.shape[1] > 1:
+        state = _cache(_forward(model, prompt[:, :-1], 1, use_cache=True))
+        _reorder(state, torch.zeros(n, dtype=torch.int64, device=prompt.device))
+    rows = torch.arange(n, device=prompt.device)  # the samples in the batch
+    step = prompt[:, -1:].repeat(n, 1)
+    for t in range(tokens):
+        output = model(step, use_cache=True, **state)
+        state = _cache(output)
+        step = drawn.take(t, rows, output.logits[:, -1])[:, None]
+        going = (~drawn.stopped[rows]).nonzero().squeeze(1)
+        if len(going) == 0:
+            break
+        if len(going) <= len(rows) // 2:
+            _reorder(state, going)
+            rows, step = rows[going], step[going]
+
+
+def _cache(output: Any) -> dict[str, Any]:
+    for name in ("past_key_values", "cache_params"):  # the second is what state-space models call it
+        cache = output.get(name)
+        if cache is not None:
+            return {name: cache}
+    raise TypeError("the model returns no cache")
+
+
+def _reorder(state: dict[str, Any], index: torch.Tensor) -> None:
+    for cache in state.values():
+        cache.reorder_cache(index)
+
+
+def _plain(model: Any, prompt: torch.Tensor, drawn: Drawn) -> None:
+    """The loop is transformers' own, with tokens that are drawn here: it knows how every model carries its state."""
+    from transformers import (
+        GenerationConfig,
+        LogitsProcessor,
+        LogitsProcessorList,
+        StoppingCriteria,
+        StoppingCriteriaList,
+    )
+
+    n, tokens = drawn.ids.shape
+    rows = torch.arange(n, device=prompt.device)
+
+    class Draw(LogitsProcessor):  # type: ignore[misc]
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            t = input_ids.shape[1] - prompt.shape[1]
+            if t == tokens:  # on some devices `generate` hears of the end one step late
+                return scores
+            return torch.full_like(scores, -torch.inf).scatter_(1, drawn.take(t, rows, scores)[:, None], 0.0)
+
+    class Ended(StoppingCriteria):  # type: ignore[misc]
+        def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+            return drawn.stopped
+
+    config = GenerationConfig(max_new_tokens=tokens, do_sample=False, use_cache=True, pad_token_id=0)
+    with _blank_generation_config(model, GenerationConfig):
+        model.generate(
+            prompt.repeat(n, 1),
+            attention_mask=torch.ones(n, prompt.shape[1], dtype=torch.int64, device=prompt.device),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([Draw()]),
+            stopping_criteria=StoppingCriteriaList([Ended()]),
+        )
+
+
+@contextmanager
+def _blank_generation_config(model: Any, kind: Any) -> Iterator[None]:
+    """A checkpoint's generation config would change the logits (repetition penalty, minimum length)."""
+    own = model.generation_config
+    model.generation_config = kind()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def _whole(model: Any, prompt: torch.Tensor, drawn: Drawn) -> None:
+    n, tokens = drawn.ids.shape
+    rows = torch.arange(n, device=prompt.device)
+    ids = prompt.repeat(n, 1)
+    for t in range(tokens):
+        step = drawn.take(t, rows, last_logits(model, ids, 1)[:, -1])
+        going = (~drawn.stopped[rows]).nonzero().squeeze(1)
+        if len(going) == 0:
+            break
+        rows = rows[going]
+        ids = torch.cat([ids[going], step[going, None]], dim=1)
+
+
+_WAYS: dict[Way, Callable[[Any, torch.Tensor, Drawn], None]] = {
+    Way.SHARED: _shared,
+    Way.PLAIN: _plain,
+    Way.WHOLE: _whole,
+}

@@ -1,0 +1,226 @@
+"""Reading the reply of an OpenAI-compatible server field by field: what is there is checked, never assumed."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from forkwise.samples.http import FailedTry
+from forkwise.samples.reasoning import join_reasoning
+from forkwise.samples.sampling import Completion, TopToken
+
+_MOST_TOKENS = 1 << 31
+_ROUNDING = 1e-3  # nats above 0 that a log-probability may have
+_SPECIAL = re.compile(r"<[^<>\s]*>|\[[A-Z_/0-9]+\]|")
+_BYTES = re.compile(r"bytes:|<0x[0-9A-Fa-f]{2}>|.*\ufffd", re.DOTALL)
+_REACH = 16  # characters that tokens with parts of characters may stand for, beyond one each
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A completion, and in words what the server sent beside it that cannot be used."""
+
+    completion: Completion
+    left_out: tuple[str, ...] = ()
+
+
+class _Unusable(ValueError):
+    """A field that is left out; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class _TokenData:
+    tokens: list[str]
+    logprobs: list[float]
+    tops: list[list[TopToken]]
+
+
+def read_reply(reply: Any, prompt: str | Sequence[Mapping[str, str]]) -> Reply:
+    """The completion in a reply of `/v1/completions` or `/v1/chat/completions`.
+
+    Reasoning that a server splits off a chat message is put back in front of it. Log-probs are kept only where their
+    tokens join to the whole completion.
+
+    Raises:
+        FailedTry: there is no completion in it.
+    """
+    choices = _field(reply, "choices", list, "")
+    if not choices:
+        raise FailedTry("its reply is of another form than an OpenAI-compatible server's: 'choices' is empty")
+    choice = choices[0]
+    left_out: list[str] = []
+    if isinstance(choice, dict) and "message" in choice:
+        text, was_split = _message_text(_field(choice, "message", dict, "choices[0]."))
+    else:
+        text, was_split = _field(choice, "text", str, "choices[0]."), False
+    n_tokens = finish = data = None
+    try:
+        n_tokens = _n_tokens(reply)
+    except _Unusable as error:
+        left_out.append(str(error))
+    try:
+        finish = _finish_reason(choice)
+    except _Unusable as error:
+        left_out.append(str(error))
+    try:
+        data = _token_data(choice.get("logprobs"))
+        if data is not None and not tokens_fit(data.tokens, text):
+            where = "the answer without its reasoning" if was_split else "another text than the completion"
+            raise _Unusable(f"the tokens with log-probs join to {where}")
+    except _Unusable as error:
+        left_out.append(str(error))
+        data = None
+    completion = Completion(
+        text=text,
+        prompt=prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False),
+        n_tokens=n_tokens,
+        finish_reason=finish,
+    )
+    if data is not None:
+        completion = replace(
+            completion,
+            n_tokens=len(data.tokens) if n_tokens is None else n_tokens,
+            tokens=data.tokens,
+            logprobs=data.logprobs,
+            top_logprobs=data.tops if any(data.tops) else None,
+        )
+    return Reply(completion, tuple(left_out))
+
+
+def _field(owner: Any, name: str, kind: type, where: str) -> Any:
+    """A field without which there is no completion."""
+    value = owner.get(name) if isinstance(owner, dict) else owner
+    wrong = f"'{where.rstrip('.') or 'it'}'" if not isinstance(owner, dict) else f"'{where}{name}'"
+    if not isinstance(value, kind) or not isinstance(owner, dict):
+        wanted = "an object" if not isinstance(owner, dict) else _WORDS[kind]
+        there = "missing" if isinstance(owner, dict) and name not in owner else _word(value)
+        raise FailedTry(
+            f"its reply is of another form than an OpenAI-compatible server's: {wrong} is {there}, not {wanted}"
+        )
+    return value
+
+
+_WORDS: dict[type, str] = {list: "a list", dict: "an object", str: "text"}
+
+
+def _word(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return next((word for kind, word in _WORDS.items() if isinstance(value, kind)), "a number")
+
+
+def _message_text(message: Mapping[str, Any]) -> tuple[str, bool]:
+    """The completion in a chat message, and whether the server had split reasoning off it."""
+    parts: dict[str, str] = {}
+    for name in ("reasoning_content", "reasoning"):
+        if message.get(name) is not None:
+            parts[name] = _field(message, name, str, "choices[0].message.")
+    reasoning = next((text for text in parts.values() if text), None)
+    if reasoning is None or message.get("content") is not None:
+        content = _field(message, "content", str, "choices[0].message.")
+    else:
+        content = None
+    return join_reasoning(reasoning, content), reasoning is not None
+
+
+def _n_tokens(reply: Mapping[str, Any]) -> int | None:
+    usage = reply.get("usage")
+    if usage is None:
+        return None
+    count = usage.get("completion_tokens") if isinstance(usage, dict) else usage
+    if count is None:
+        return None
+    if isinstance(count, float) and count.is_integer():
+        count = int(count)
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < _MOST_TOKENS:
+        raise _Unusable("'usage.completion_tokens' is no number of tokens")
+    return count
+
+
+def _finish_reason(choice: Mapping[str, Any]) -> str | None:
+    reason = choice.get("finish_reason")
+    if reason is None or (isinstance(reason, str) and re.fullmatch(r"\w{1,40}", reason)):
+        return reason
+    raise _Unusable("'finish_reason' is no word")
+
+
+def _token_data(logprobs: Any) -> _TokenData | None:
+    """Tokens, log-probs and candidates of either endpoint; None where the server sent none."""
+    if not logprobs:
+        return None
+    if not isinstance(logprobs, dict):
+        raise _Unusable("'logprobs' is no object")
+    if logprobs.get("content") is not None:  # of chats, and of llama.cpp everywhere
+        places = _list(logprobs["content"], "'logprobs.content'")
+        if not all(isinstance(place, dict) for place in places):
+            raise _Unusable("'logprobs.content' holds more than objects")
+        tokens, values = [place.get("token") for place in places], [place.get("logprob") for place in places]
+        tops = [_list(place.get("top_logprobs") or [], "'top_logprobs'") for place in places]
+        if not all(isinstance(top, dict) for place in tops for top in place):
+            raise _Unusable("'top_logprobs' holds more than objects")
+        pairs = [[(top.get("token"), top.get("logprob")) for top in place] for place in tops]
+    else:
+        tokens = _list(logprobs.get("tokens") or [], "'logprobs.tokens'")
+        values = _list(logprobs.get("token_logprobs") or [], "'logprobs.token_logprobs'")
+        raw = _list(logprobs.get("top_logprobs") or [], "'logprobs.top_logprobs'")
+        if not all(place is None or isinstance(place, dict) for place in raw):
+            raise _Unusable("'logprobs.top_logprobs' holds more than objects")
+        pairs = [list((place or {}).items()) for place in raw] or [[] for _ in tokens]
+    if not len(tokens) == len(values) == len(pairs):
+        raise _Unusable(f"there are {len(tokens)} tokens, {len(values)} log-probs and {len(pairs)} lists of candidates")
+    if not tokens:
+        return None
+    if not all(isinstance(token, str) for token in tokens):
+        raise _Unusable("a token is no text")
+    return _TokenData(
+        tokens,
+        [_logprob(value) for value in values],
+        [_candidates(place) for place in pairs],
+    )
+
+
+def _list(value: Any, name: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise _Unusable(f"{name} is no list")
+    return value
+
+
+def _candidates(pairs: Sequence[tuple[Any, Any]]) -> list[TopToken]:
+    """Candidates at one position; those of probability 0 are left out, which changes no statement about the others."""
+    if not all(isinstance(token, str) for token, _ in pairs):
+        raise _Unusable("a candidate is no text")
+    return [TopToken(token, _logprob(value)) for token, value in pairs if value != -math.inf]
+
+
+def _logprob(value: Any) -> float:
+    """One that can be: a finite number, not above 0 by more than rounding."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1e30 < value <= _ROUNDING:
+        shown = f"{value:.3g}" if isinstance(value, float) else _word(value)
+        raise _Unusable(f"a log-prob is {shown}")
+    return min(float(value), 0.0)
+
+
+def tokens_fit(tokens: Sequence[str], text: str) -> bool:
+    """Whether the tokens join to the text, blanks aside; special tokens may be missing in it.
+
+    Parts of a character are not compared with the characters they stand for.
+    """
+    squeezed = "".join(text.split())
+    at = parts = 0
+    for token in tokens:
+        word = "".join(token.split())
+        if _BYTES.match(word):
+            parts += 1
+            continue
+        begin = squeezed.find(word, at, at + len(word) + (parts + _REACH if parts else 0))
+        if begin < 0:
+            if _SPECIAL.fullmatch(word):
+                continue
+            return False
+        at, parts = begin + len(word), 0
+    left = len(squeezed) - at
+    return left == 0 or (parts > 0 and left <= parts + _REACH)
