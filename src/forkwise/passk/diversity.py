@@ -105,8 +105,8 @@ def repetition_rate(samples: Sequence[Tokens], n: int = 4) -> float:
 def answer_entropy(answers: Sequence[str | None]) -> float:
     """Entropy (nats) of the answers, with the Miller–Madow correction `+ (distinct - 1) / (2 n)`.
 
-    Equal answers count as one, see `answer_classes`. Samples without an answer are left out; NaN when there is no answer at all. (Miller 1955, "Note on the bias of
-    information estimates".)
+    Equal answers count as one, see `answer_classes`. Samples without an answer are left out; NaN when there is no
+    answer at all. (Miller 1955, "Note on the bias of information estimates".)
     """
     votes = Counter(a for a in answer_classes(answers) if a is not None)
     n = sum(votes.values())

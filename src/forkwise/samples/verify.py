@@ -22,8 +22,8 @@ from forkwise.errors import InputError
 from forkwise.samples.sampling import MANIFEST, Meter, duration, only_process, open_task, read_manifest
 from forkwise.samples.store import find_shards, iter_batches, open_parquet
 from forkwise.tasks import Problem, Split, Verdict
-from forkwise.tasks.dataset import ANSWER_COLUMNS, ID_COLUMNS, gold_answer, read_rows, verify_exactly
 from forkwise.tasks.answers import MathVerifier, require_math_verify
+from forkwise.tasks.dataset import ANSWER_COLUMNS, ID_COLUMNS, gold_answer, read_rows, verify_exactly
 
 _PARTIAL = ".verifying"  # how the names of unfinished copies end
 _WRITTEN = {"answer": pa.string(), "correct": pa.bool_(), "verdict_by": pa.string()}

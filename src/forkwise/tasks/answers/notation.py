@@ -40,8 +40,10 @@ _REPLACED = [
     (re.compile(r"\\lt(?![a-zA-Z])|&lt;"), "<"),
     (re.compile(r"\\gt(?![a-zA-Z])|&gt;"), ">"),
     (re.compile(r"\\(?:varnothing)(?![a-zA-Z])"), r"\\emptyset "),
-    (re.compile(r"\\(?:lbrace|lbrack)(?![a-zA-Z])"), lambda m: r"\{" if "brace" in m[0] else "["),
-    (re.compile(r"\\(?:rbrace|rbrack)(?![a-zA-Z])"), lambda m: r"\}" if "brace" in m[0] else "]"),
+    (re.compile(r"\\lbrace(?![a-zA-Z])"), r"\\{"),
+    (re.compile(r"\\rbrace(?![a-zA-Z])"), r"\\}"),
+    (re.compile(r"\\lbrack(?![a-zA-Z])"), "["),
+    (re.compile(r"\\rbrack(?![a-zA-Z])"), "]"),
     (re.compile(r"\\(?:lvert|rvert|vert|mid)(?![a-zA-Z])"), "|"),
     (re.compile(r"\\(?:lVert|rVert|Vert)(?![a-zA-Z])|\\\|"), "‖"),
     (re.compile(r"\\(?:varphi)(?![a-zA-Z])"), r"\\phi "),
@@ -104,7 +106,7 @@ def tidy(text: str) -> str:
             if opening not in inner and not inner.endswith("\\"):
                 text = inner.strip()
     for pattern, spelling in _REPLACED:
-        text = pattern.sub(spelling, text)  # type: ignore[arg-type]
+        text = pattern.sub(spelling, text)
     aligned = _ALIGNED.fullmatch(text)
     if aligned and (r"\\" not in aligned[1] or ("cases" in text and "&" not in text)):
         text = aligned[1].replace(r"\\", ", ").replace("&", "").strip()

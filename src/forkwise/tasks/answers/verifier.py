@@ -14,9 +14,12 @@ from dataclasses import replace
 from types import TracebackType
 
 from forkwise.errors import InputError
+from forkwise.tasks.answers.boxes import boxed
 from forkwise.tasks.answers.comparing import compare
-from forkwise.tasks.answers.finding import LONGEST_ANSWER, Finding, _boxed, _hashed, _stated, _tagged, find_answer
+from forkwise.tasks.answers.finding import Finding, find_answer
+from forkwise.tasks.answers.limits import LONGEST_ANSWER
 from forkwise.tasks.answers.notation import tidy
+from forkwise.tasks.answers.statements import hashed, stated, tagged
 from forkwise.tasks.base import Verdict
 from forkwise.tasks.workers import WorkerPool, WorkerStats
 
@@ -47,8 +50,7 @@ def gold_answer_of(gold: str) -> str:
     if len(gold) < _SHORT_GOLD and "\n" not in gold.strip():
         if not any(mark in gold for mark in ("oxed", "fbox", "####", "nswer", "<")):
             return gold
-        stated = _tagged(gold) or _boxed(gold) or _hashed(gold) or _stated(gold)
-        return stated.answer if stated is not None and stated.answer else gold
+        return tagged(gold) or boxed(gold) or hashed(gold) or stated(gold) or gold
     return find_answer(gold).answer or gold
 
 

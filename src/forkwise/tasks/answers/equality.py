@@ -1,0 +1,187 @@
+r"""Two formulas are equal where their values are, at several points if they have variables.
+
+Exact fractions are compared as they are. Other values are computed with so many digits that numbers of this size cannot
+agree by accident (at least 120, more for larger numbers), relative to their size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from typing import Any
+
+from forkwise.tasks.answers.grammar import Expression, Node
+from forkwise.tasks.answers.values import INTEGERS, Irrational, NoValue, evaluate, exact_value, is_real, point
+
+
+def _agree(a: Any, b: Any, digits: int, magnitude: float) -> bool:
+    """Whether two values are the same to `digits` digits, or both nothing beside the values that they came from."""
+    if isinstance(a, Fraction) and isinstance(b, Fraction):
+        return a == b
+    from mpmath import mp
+
+    with mp.workdps(digits + 20):
+        x, y = (mp.mpf(v.numerator) / v.denominator if isinstance(v, Fraction) else v for v in (a, b))
+        scale = max(abs(x), abs(y))
+        return bool(abs(x - y) <= scale * mp.mpf(10) ** (10 - digits)) or bool(
+            scale < mp.mpf(10) ** (magnitude + 10 - digits)
+        )
+
+
+def _equal_at(a: Node, b: Node, at: Mapping[str, Fraction]) -> bool | None:
+    """Whether two values are equal; `NoValue` where there are none, None where too many digits would be needed."""
+    magnitudes = [0.0]
+    x, y = (evaluate(node, at, 30, magnitudes) for node in (a, b))
+    if not _agree(x, y, 30, magnitudes[0]):
+        return False
+    if isinstance(x, Fraction) and isinstance(y, Fraction):
+        return True
+    for exact in (x, y):
+        if isinstance(exact, Fraction) and exact:
+            magnitudes[0] = max(magnitudes[0], abs(exact.numerator.bit_length() - exact.denominator.bit_length()) / 3.3)
+    digits = 120 + 3 * math.ceil(magnitudes[0])
+    if digits > 6000:
+        return None
+    return _agree(evaluate(a, at, digits), evaluate(b, at, digits), digits, magnitudes[0])
+
+
+def equal(a: Expression, b: Expression) -> bool | None:
+    """Whether two formulas have the same value wherever both have one; None where that cannot be found out."""
+    if a.node == b.node:
+        return True
+    symbols = a.symbols | b.symbols
+    infinite = [_infinite(e.node) for e in (a, b)]
+    if any(infinite):
+        return infinite[0] == infinite[1] if all(infinite) or not symbols else False
+    compared = 0
+    steps = any("'floor'" in str(e.node) or "'ceil'" in str(e.node) for e in (a, b))
+    for number in (0, 1, 2, 3, *([INTEGERS] if steps else [])) if symbols else (0,):
+        at = point(symbols, number)
+        try:
+            if number == 2 and not all(is_real(evaluate(e.node, at, 30)) for e in (a, b)):
+                continue
+            verdict = _equal_at(a.node, b.node, at)
+        except NoValue:
+            continue
+        if verdict is False and number == 2 and _has_root(a.node) != _has_root(b.node):
+            return None
+        if not verdict:
+            return verdict
+        compared += 1
+    return True if compared else None
+
+
+def _ratio(a: Expression, b: Expression, at: Mapping[str, Fraction]) -> Any:
+    x, y = (evaluate(e.node, at, 60) for e in (a, b))
+    if x == 0 or y == 0:
+        raise NoValue
+    if isinstance(x, Fraction) and isinstance(y, Fraction):
+        return x / y
+    from mpmath import mp
+
+    with mp.workdps(80):
+        x, y = (mp.mpf(v.numerator) / v.denominator if isinstance(v, Fraction) else v for v in (x, y))
+        return x / y
+
+
+def _divisors(node: Node) -> Iterator[str]:
+    """The variables that something is divided by."""
+    if node[0] == "sym":
+        return
+    for child in node[1:]:
+        if isinstance(child, tuple):
+            yield from _divisors(child)
+    if node[0] == "div" or (node[0] == "pow" and node[2][0] == "neg"):
+        yield from _symbols(node[2] if node[0] == "div" else node[1])
+
+
+def _symbols(node: Node) -> Iterator[str]:
+    if node[0] == "sym":
+        yield node[1]
+    for child in node[1:]:
+        if isinstance(child, tuple):
+            yield from _symbols(child)
+
+
+def same_zeros(a: Expression, b: Expression, *, positive: bool = False) -> bool:
+    """Whether `a / b` is a number times powers of variables: then `a = 0` and `b = 0` say the same.
+
+    With `positive`, whether it is a positive number: then `a > 0` and `b > 0` say the same.
+    """
+    symbols = sorted(a.symbols | b.symbols)
+    divisors = set(_divisors(a.node)) | set(_divisors(b.node))  # never 0: an equation may be multiplied by them
+    first, second = (point(frozenset(symbols), number) for number in (0, 1))
+    try:
+        start, end = _ratio(a, b, first), _ratio(a, b, second)
+        expected = Fraction(1)
+        for name in symbols:
+            doubled = _ratio(a, b, {**first, name: 2 * first[name]}) / start
+            power = next((k for k in range(-4, 5) if _agree(doubled, Fraction(2) ** k, 50, 0.0)), None)
+            if power is None or (power and (positive or name not in divisors)):
+                return False
+            expected *= (second[name] / first[name]) ** power
+        if not _agree(end / start, expected, 50, 0.0):
+            return False
+    except NoValue:
+        return False
+    return not positive or (is_real(start) and (start if isinstance(start, Fraction) else start.real) > 0)
+
+
+def refuted(a: Expression, b: Expression) -> bool:
+    """Whether some point solves `a = 0` and not `b = 0`, found where `a` is linear in a variable."""
+    symbols = a.symbols | b.symbols
+    for name in sorted(a.symbols):
+        for number in (0, 1):
+            at = point(symbols, number)
+            try:
+                y = [exact_value(a.node, {**at, name: Fraction(x)}) for x in (1, 2, 3)]
+                slope = y[1] - y[0]
+                if not slope or y[2] - y[1] != slope:
+                    break
+                if exact_value(b.node, {**at, name: 1 - y[0] / slope}) != 0:
+                    return True
+            except (Irrational, NoValue, KeyError):
+                break
+    return False
+
+
+def _infinite(node: Node) -> str:
+    """`"+"` or `"-"` for an infinity, else nothing."""
+    if node == ("const", "inf"):
+        return "+"
+    if node[0] == "neg" and node[1] == ("const", "inf"):
+        return "-"
+    return ""
+
+
+def _has_root(node: Node) -> bool:
+    return node[0] in ("root", "pow") or any(_has_root(child) for child in node[1:] if isinstance(child, tuple))
+
+
+def rational_value(expression: Expression) -> Fraction | None:
+    """The value where it is a rational number without variables, else None."""
+    if expression.symbols:
+        return None
+    try:
+        return exact_value(expression.node, {})
+    except (Irrational, NoValue, KeyError):
+        return None
+
+
+def real_value(expression: Expression) -> float | None:
+    """The value as a float, to sort by; None where it is no real number."""
+    infinity = _infinite(expression.node)
+    if infinity:
+        return math.inf if infinity == "+" else -math.inf
+    if expression.symbols:
+        return None
+    try:
+        value = evaluate(expression.node, {}, 30)
+        return (
+            float(value)
+            if (is_real(value) and not hasattr(value, "imag")) or isinstance(value, Fraction)
+            else float(value.real)
+        )
+    except (NoValue, OverflowError, TypeError, ValueError):
+        return None

@@ -1,0 +1,501 @@
+r"""Formulas read by a small grammar: LaTeX, and what people type. What it does not know is None."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+from forkwise.tasks.answers.numerals import DECIMAL, SCIENTIFIC, plain_numbers
+
+Node = tuple[Any, ...]
+_DEEPEST = 60  # brackets within brackets
+
+
+class Unreadable(Exception):
+    """The grammar does not know this, or it is too large."""
+
+
+_FUNCTIONS = [
+    "arcsin",
+    "arccos",
+    "arctan",
+    "arccot",
+    "sinh",
+    "cosh",
+    "tanh",
+    "sin",
+    "cos",
+    "tan",
+    "cot",
+    "sec",
+    "csc",
+    "ln",
+    "log",
+    "lg",
+    "exp",
+    "floor",
+    "ceil",
+    "asin",
+    "acos",
+    "atan",
+    "sqrt",
+    "gcd",
+    "lcm",
+    "max",
+    "min",
+    "abs",
+]
+_ACCENTS = ("vec", "hat", "bar", "tilde", "dot", "ddot", "overrightarrow", "widehat", "mathcal", "mathbb", "overline")
+_GREEK = frozenset(
+    [
+        "alpha",
+        "beta",
+        "gamma",
+        "delta",
+        "epsilon",
+        "zeta",
+        "eta",
+        "theta",
+        "iota",
+        "kappa",
+        "lambda",
+        "mu",
+        "nu",
+        "xi",
+        "rho",
+        "sigma",
+        "tau",
+        "phi",
+        "chi",
+        "psi",
+        "omega",
+        "Gamma",
+        "Delta",
+        "Theta",
+        "Lambda",
+        "Xi",
+        "Sigma",
+        "Phi",
+        "Psi",
+        "Omega",
+        "hbar",
+        "ell",
+        "partial",
+        "nabla",
+        "angle",
+        "triangle",
+        "vartheta",
+        "varrho",
+    ]
+)
+_TOKEN = re.compile(
+    r"(?P<number>[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]{1,6}(?![0-9.A-Za-z]))?|\.[0-9]+(?:[eE][-+]?[0-9]{1,6}(?![0-9.A-Za-z]))?)"
+    r"|\\(?P<command>[A-Za-z]+)|(?P<word>[A-Za-z]+)|(?P<other>\*\*|\\\{|\\\}|\\\\|[^\sA-Za-z0-9])"
+)
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A formula that was read.
+
+    Attributes:
+        node: its tree.
+        symbols: the names of its variables.
+        decimals: digits after the point where it is one plain decimal number, None otherwise; with `exponent`.
+        digits: significant digits of that decimal number.
+        scientific: whether that decimal has a power of ten.
+    """
+
+    node: Node
+    symbols: frozenset[str]
+    decimals: int | None = None
+    digits: int = 0
+    scientific: bool = False
+
+
+@lru_cache(20_000)
+def read_expression(text: str) -> Expression | None:
+    """The formula that `text` (tidied) is, or None where the grammar does not know it."""
+    if len(text) > 600:
+        return None
+    number = SCIENTIFIC.fullmatch(text) or DECIMAL.fullmatch(text)
+    try:
+        parser = _Parser(plain_numbers(text))
+        node = parser.whole()
+    except (Unreadable, RecursionError):
+        return None
+    if number is None:
+        return Expression(node, frozenset(parser.symbols))
+    power = number.groupdict().get("t") or number["e"] or "0"
+    part = number["part"] or ""
+    significant = ((number["whole"] or "") + part).lstrip("0")
+    exponent = int(power.replace(" ", ""))
+    return Expression(node, frozenset(), len(part) - exponent, len(significant), power != "0")
+
+
+class _Parser:
+    """A recursive descent over `text`; every method consumes what it understands or raises `Unreadable`."""
+
+    def __init__(self, text: str) -> None:
+        self.tokens: list[tuple[str, str, bool]] = []  # kind, text, whether a blank stands before it
+        end = 0
+        for match in _TOKEN.finditer(text):
+            self.tokens.append((match.lastgroup or "", match[match.lastgroup or 0], match.start() > end))
+            end = match.end()
+        if len(self.tokens) > 300:
+            raise Unreadable
+        self.place = 0
+        self.is_one_word = " " not in text.strip()
+        self.depth = 0
+        self.symbols: set[str] = set()
+
+    def peek(self, ahead: int = 0) -> tuple[str, str, bool]:
+        place = self.place + ahead
+        return self.tokens[place] if place < len(self.tokens) else ("end", "", False)
+
+    def take(self, *texts: str) -> bool:
+        if self.peek()[1] in texts and self.peek()[0] != "end":
+            self.place += 1
+            return True
+        return False
+
+    def need(self, text: str) -> None:
+        if not self.take(text):
+            raise Unreadable
+
+    def whole(self) -> Node:
+        node = self.sum()
+        if self.peek()[0] != "end":
+            raise Unreadable
+        return node
+
+    def sum(self) -> Node:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise Unreadable
+        negative = False
+        while self.peek()[1] in ("+", "-"):
+            negative ^= self.take("-")
+            self.take("+")
+        node = self.product()
+        terms = [("neg", node) if negative else node]
+        while self.peek()[1] in ("+", "-"):
+            minus = self.take("-")
+            if not minus:
+                self.take("+")
+            negative = minus
+            while self.peek()[1] in ("+", "-"):  # 3 - -2
+                negative ^= self.take("-")
+                self.take("+")
+            term = self.product()
+            terms.append(("neg", term) if negative else term)
+        self.depth -= 1
+        return terms[0] if len(terms) == 1 else ("add", *terms)
+
+    def product(self) -> Node:
+        node = self.power()
+        while True:
+            kind, text, _ = self.peek()
+            if (kind == "command" and text in ("times", "cdot")) or text == "*":
+                self.place += 1
+                node = ("mul", node, self.signed())
+            elif text == "/" or (kind == "command" and text == "div"):
+                self.place += 1
+                node = ("div", node, self.signed())
+            elif self.starts_factor():
+                node = self.beside(node)
+            else:
+                return node
+
+    def signed(self) -> Node:
+        negative = False
+        while self.peek()[1] in ("+", "-"):
+            negative ^= self.take("-")
+            self.take("+")
+        node = self.power()
+        return ("neg", node) if negative else node
+
+    def beside(self, left: Node) -> Node:
+        r"""A factor without a sign before it: a product, or a mixed number (`1\frac{3}{4}`, `1 3/4`)."""
+        kind, text, blank = self.peek()
+        if kind == "number" and left[0] != "num":
+            raise Unreadable  # x 2
+        right = self.power()
+        if left[0] == "num" and left[1].denominator == 1 and left[2] == "int":
+            if (
+                text == "frac"
+                and right[0] == "div"
+                and right[1][0] == right[2][0] == "num"
+                and right[1][1] < right[2][1]
+            ):
+                return ("add", left, right)
+            if right[0] == "num" and kind == "number":
+                if blank and right[2] == "int" and self.take("/"):
+                    bottom = self.power()
+                    if bottom[0] == "num" and right[1] < bottom[1]:
+                        return ("add", left, ("div", right, bottom))
+                raise Unreadable  # 1 2 is not 12
+        elif right[0] == "num" and kind == "number":
+            raise Unreadable
+        return ("mul", left, right)
+
+    def starts_factor(self) -> bool:
+        kind, text, _ = self.peek()
+        if kind in ("number", "word"):
+            return True
+        if kind == "command":
+            return (
+                text in ("frac", "sqrt", "pi", "binom", "infty", "text", "lfloor", "lceil", "mathrm")
+                or text in _FUNCTIONS
+                or text in _GREEK
+                or text in _ACCENTS
+            )
+        return text in ("(", "{", "[")
+
+    def power(self) -> Node:
+        node = self.postfix(self.atom())
+        if self.take("^", "**"):
+            if self.take("{"):
+                exponent = self.sum()
+                self.need("}")
+            elif self.peek()[1] in ("+", "-"):
+                exponent = self.signed()
+            elif self.peek()[0] == "number" and len(self.peek()[1]) > 1 and self.tokens[self.place - 1][1] == "^":
+                exponent = ("num", Fraction(self.peek()[1]), "int")  # 2^10 as people type it, not LaTeX's 2^1 0
+                self.place += 1
+            else:
+                exponent = self.power() if self.tokens[self.place - 1][1] == "**" else self.atom()
+            node = self.postfix(("pow", node, exponent))
+            if self.peek()[1] == "^":
+                raise Unreadable
+        return node
+
+    def postfix(self, node: Node) -> Node:
+        while True:
+            if self.take("!"):
+                node = ("fact2" if self.take("!") else "fact", node)
+            elif self.take("°"):
+                node = ("div", ("mul", node, ("const", "pi")), ("num", Fraction(180), "int"))
+            elif self.take("%"):
+                node = ("div", node, ("num", Fraction(100), "int"))
+            elif self.peek()[1] == "'" and node[0] == "sym":
+                self.place += 1
+                self.symbols.add(node[1] + "'")
+                node = self.named(node[1] + "'")
+            else:
+                return node
+
+    def group(self) -> Node:
+        """What a LaTeX argument holds: `{...}`, or the next digit or letter alone."""
+        if self.take("{"):
+            node = self.sum()
+            self.need("}")
+            return node
+        kind, text, blank = self.peek()
+        if kind == "number" and text.isdigit() and len(text) > 1:
+            self.tokens[self.place] = (kind, text[1:], False)
+            return ("num", Fraction(text[0]), "int")
+        if kind == "word" and len(text) > 1:
+            self.tokens[self.place] = (kind, text[1:], False)
+            return self.letter(text[0])
+        return self.atom()
+
+    def atom(self) -> Node:
+        kind, text, _ = self.peek()
+        self.place += 1
+        if kind == "number":
+            if len(text) > 1500:
+                raise Unreadable
+            value = Fraction(text) if len(text.lower().partition("e")[2]) < 5 else None
+            if value is None:
+                raise Unreadable
+            if self.peek()[1] == "_":
+                raise Unreadable  # a number base: no plain number
+            return ("num", value, "int" if text.isdigit() else "decimal")
+        if kind == "word":
+            return self.word(text)
+        if kind == "command":
+            return self.command(text)
+        if text == "(" or text == "[":
+            node = self.sum()
+            self.need(")" if text == "(" else "]")
+            return node
+        if text == "{":
+            node = self.sum()
+            if self.peek()[1] == "choose":
+                self.place += 1
+                node = ("binom", node, self.sum())
+            self.need("}")
+            return node
+        if text == "|":
+            node = self.sum()
+            self.need("|")
+            return ("fn", "abs", node)
+        raise Unreadable
+
+    def word(self, text: str) -> Node:
+        """Letters: a function's name as people type it, or variables side by side."""
+        lower = text.lower()
+        if lower in _FUNCTIONS and (lower != "sqrt" or self.peek()[1] in ("(", "{")):
+            return self.function(lower)
+        if lower == "pi":
+            return ("const", "pi")
+        if lower in ("inf", "infinity", "oo"):
+            return ("const", "inf")
+        if len(text) > 1:
+            if len(text) > (6 if self.is_one_word else 3):
+                raise Unreadable  # a word of prose
+            self.place -= 1
+            self.tokens[self.place] = ("word", text[1:], False)
+            return self.letter(text[0])
+        return self.letter(text)
+
+    def letter(self, name: str) -> Node:
+        if name in ("e", "i") and self.peek()[1] != "_":
+            return ("const", name)
+        return self.named(name + self.subscript())
+
+    def named(self, name: str) -> Node:
+        """A variable, or the value of a function that nobody defines: `f(x)`, `u(t)`, `I(0)`."""
+        if self.peek()[1] == "(" and not self.peek()[2]:
+            argument = self.peek(1)[1]
+            alone = (
+                self.peek(2)[1] == ")"
+                and (argument in ("t", "x", "0") or (argument == "n" and name[:1].isupper()))
+                and argument != name
+            )
+            if name[:1] in "fghFGH" or alone:
+                self.place += 1
+                arguments = [self.sum()]
+                while self.take(","):
+                    arguments.append(self.sum())
+                self.need(")")
+                return ("call", name, *arguments)
+        return self.symbol(name)
+
+    def symbol(self, name: str) -> Node:
+        self.symbols.add(name)
+        return ("sym", name)
+
+    def subscript(self) -> str:
+        if not self.take("_"):
+            return ""
+        if not self.take("{"):
+            kind, text, _ = self.peek()
+            if kind not in ("number", "word", "command"):
+                raise Unreadable
+            self.place += 1
+            if kind == "word" and len(text) > 1:
+                self.place -= 1
+                self.tokens[self.place] = (kind, text[1:], False)
+            elif kind == "number" and len(text) > 1:
+                raise Unreadable
+            if kind == "command" and text == "text":
+                self.need("{")
+                return "_" + self.until_brace()
+            return "_" + text[:1] if kind == "word" else "_" + text
+        return "_" + self.until_brace()
+
+    def until_brace(self) -> str:
+        content, depth = "", 1
+        while depth:
+            kind, text, _ = self.peek()
+            if kind == "end":
+                raise Unreadable
+            self.place += 1
+            depth += (text == "{") - (text == "}")
+            if text not in ("{", "}", "text"):
+                content += text
+        return content
+
+    def command(self, name: str) -> Node:
+        if name == "frac":
+            top = self.group()
+            return ("div", top, self.group())
+        if name == "binom":
+            top = self.group()
+            return ("binom", top, self.group())
+        if name == "sqrt":
+            index: Node = ("num", Fraction(2), "int")
+            if self.take("["):
+                index = self.sum()
+                self.need("]")
+            return ("root", self.atom() if self.peek()[1] == "(" else self.group(), index)
+        if name == "pi":
+            return ("const", "pi")
+        if name == "infty":
+            return ("const", "inf")
+        if name in ("lfloor", "lceil"):
+            node = self.sum()
+            self.need("rfloor" if name == "lfloor" else "rceil")
+            return ("fn", "floor" if name == "lfloor" else "ceil", node)
+        if name in _FUNCTIONS:
+            return self.function(name)
+        if name in _GREEK:
+            return self.named("\\" + name + self.subscript())
+        if name in _ACCENTS:
+            self.need("{") if self.peek()[1] == "{" else None
+            if self.tokens[self.place - 1][1] == "{":
+                return self.symbol(f"\\{name} " + self.until_brace() + self.subscript())
+            kind, text, _ = self.peek()
+            self.place += 1
+            if kind not in ("word", "command"):
+                raise Unreadable
+            return self.symbol(f"\\{name} {text}" + self.subscript())
+        if name == "text":
+            self.need("{")
+            content = self.until_brace()
+            if content in ("e", "i"):
+                return ("const", content)
+            if content.lower() in _FUNCTIONS:
+                return self.function(content.lower())
+            raise Unreadable  # a unit, or prose
+        raise Unreadable
+
+    def function(self, name: str) -> Node:
+        base: Node | None = None
+        if name == "log" and self.take("_"):
+            base = self.group()
+        exponent: Node | None = None
+        if self.take("^"):
+            exponent = self.group()
+        arguments = [self.argument()]
+        if name in ("gcd", "lcm", "max", "min"):
+            raise Unreadable
+        if base is not None:
+            node: Node = ("div", ("fn", "ln", arguments[0]), ("fn", "ln", base))
+        elif name == "sqrt":
+            node = ("root", arguments[0], ("num", Fraction(2), "int"))
+        else:
+            name = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "log": "ln"}.get(name, name)
+            node = ("fn", name, arguments[0])
+        if exponent is None:
+            return node
+        if exponent == ("neg", ("num", Fraction(1), "int")) and name in ("sin", "cos", "tan"):
+            return ("fn", "arc" + name, arguments[0])
+        return ("pow", node, exponent)
+
+    def argument(self) -> Node:
+        r"""What a function is of: brackets, or the product up to the next sign or function (`\sin 2x \cos x`)."""
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise Unreadable
+        if self.peek()[1] in ("(", "{", "["):
+            node = self.postfix(self.atom())
+            self.depth -= 1
+            return node
+        negative = self.take("-")
+        node = self.power()
+        while self.starts_factor():
+            kind, text, _ = self.peek()
+            if text in _FUNCTIONS or text in ("(", "{", "[") or (kind == "word" and text.lower() in _FUNCTIONS):
+                break
+            node = self.beside(node)
+        if self.peek()[1] == "/" and self.peek(1)[0] == "number" and ("pi" in str(node) or "sym" in str(node)):
+            self.place += 1
+            node = ("div", node, self.power())
+        self.depth -= 1
+        return ("neg", node) if negative else node

@@ -1,0 +1,250 @@
+r"""Whether lists, sets, tuples, matrices, intervals and inequalities say the same.
+
+`same` decides on two parts of any shape; it is passed in, as it needs the functions of this module itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from forkwise.tasks.answers.equality import real_value, same_zeros
+from forkwise.tasks.answers.grammar import read_expression
+from forkwise.tasks.answers.intervals import interval_of
+from forkwise.tasks.answers.quantities import read_quantity
+from forkwise.tasks.answers.shapes import (
+    Collection,
+    Equation,
+    Interval,
+    Matrix,
+    Relation,
+    Same,
+    Shape,
+    Union,
+    Value,
+    Words,
+)
+from forkwise.tasks.answers.single import BESIDE, same_value
+
+
+def _all(verdicts: Sequence[bool | None]) -> bool | None:
+    if False in verdicts:
+        return False
+    return None if None in verdicts else True
+
+
+def same_collection(same: Same, gold: Shape, answer: Shape) -> bool | None:
+    if isinstance(gold, Collection) and isinstance(answer, Collection):
+        kinds = {gold.kind, answer.kind}
+        if kinds <= {"list", "set"}:
+            return _same_items(same, gold.items, answer.items)
+        if len(gold.items) == len(answer.items) == 2 and "interval" in kinds and kinds <= {"interval", "tuple"}:
+            if gold.brackets != answer.brackets:
+                return False
+        elif "set" in kinds or len(gold.items) != len(answer.items):
+            return False
+        if "list" in kinds and any(isinstance(item, Equation) for item in (*gold.items, *answer.items)):
+            return _same_in_order(same, gold.items, answer.items)
+        return _all([same(g, a) for g, a in zip(gold.items, answer.items, strict=True)])
+    several, one = (gold, answer) if isinstance(gold, Collection) else (answer, gold)
+    assert isinstance(several, Collection)
+    if several.kind in ("set", "list", "interval") and len(several.items) == 1:
+        return same(several.items[0], one) if several is gold else same(one, several.items[0])
+    if several.kind == "list" and len(several.items) > 1 and all(isinstance(item, Value) for item in several.items):
+        # A value and the same value again: 0.5, 1/2.
+        verdicts = [same(item, one) if several is gold else same(one, item) for item in several.items]
+        if several is answer and all(verdict is True for verdict in verdicts):
+            return True
+        if isinstance(one, Value) and read_quantity(one.text) is None:
+            return None
+    return False
+
+
+def _same_in_order(same: Same, gold: Sequence[Shape], answer: Sequence[Shape]) -> bool | None:
+    """`x = 1, y = 2` against `(1, 2)`: by position, names sorted."""
+
+    def values(items: Sequence[Shape]) -> list[Shape]:
+        if all(isinstance(item, Equation) for item in items):
+            items = sorted(items, key=lambda item: item.left.strip() if isinstance(item, Equation) else "")
+        return [item.right if isinstance(item, Equation) else item for item in items]
+
+    return _all([same(g, a) for g, a in zip(values(gold), values(answer), strict=True)])
+
+
+def _same_items(same: Same, gold: Sequence[Shape], answer: Sequence[Shape]) -> bool | None:
+    """Whether each item has exactly one that equals it on the other side; repetitions on one side do not count."""
+    ordered = [_by_value(items) for items in (gold, answer)]
+    if ordered[0] is not None and ordered[1] is not None:
+        if len(ordered[0]) != len(ordered[1]):
+            return False
+        return _all([same_value(g, a) for g, a in zip(ordered[0], ordered[1], strict=True)])
+    if max(len(gold), len(answer)) > 40:
+        return None
+    gold, answer = _distinct(same, gold), _distinct(same, answer)
+    if len(gold) != len(answer):
+        return False
+    gold, answer = (_without_indices(items) for items in (gold, answer))
+    named = [[isinstance(item, Equation) for item in items] for items in (gold, answer)]
+    if any(map(any, named)) and not all(map(all, named)):
+        if any(map(all, named)) and not any(map(any, [n for n in named if not all(n)])):
+            names = {item.left.strip() for item in (gold if all(named[0]) else answer) if isinstance(item, Equation)}
+            if len(names) > 1:
+                return _same_in_order(same, gold, answer)
+    left = list(answer)
+    unknown = False
+    for item in gold:
+        verdicts = [
+            same(item, other) and not (_noun(item) and _noun(other) and _noun(item) != _noun(other)) for other in left
+        ]
+        if True in verdicts:
+            left.pop(verdicts.index(True))
+        elif None in verdicts:
+            unknown = True
+        else:
+            return False
+    return None if unknown else True
+
+
+def _by_value(items: Sequence[Shape]) -> list[str] | None:
+    """The texts of different numbers, sorted by value; None where one is no plain number."""
+    values: list[tuple[float, str]] = []
+    for item in items:
+        expression = read_expression(item.text) if isinstance(item, Value) else None
+        value = None if expression is None or BESIDE.search(item.text) else real_value(expression)  # type: ignore[union-attr]
+        if value is None:
+            return None
+        values.append((value, item.text))  # type: ignore[union-attr]
+    values.sort()
+    # Neighbours that look equal are compared exactly.
+    return [
+        text
+        for (v, text), (w, other) in zip(values, [(float("nan"), ""), *values], strict=False)
+        if v != w or not same_value(text, other)
+    ]
+
+
+def _without_indices(items: Sequence[Shape]) -> Sequence[Shape]:
+    """`x_1 = 2, x_2 = 1` as the list of values that it is."""
+    if all(isinstance(item, Equation) and re.fullmatch(r"([a-zA-Z])_\{?[0-9]\}?", item.left.strip()) for item in items):
+        return [item.right for item in items if isinstance(item, Equation)]
+    return items
+
+
+def _noun(item: Shape) -> str:
+    match = re.match(r"[-0-9.,/]+\s+(?:\\text\{\s*)?([A-Za-z]{3,})", item.text) if isinstance(item, Value) else None
+    return match[1].lower().removesuffix("s") if match else ""
+
+
+def _distinct(same: Same, items: Sequence[Shape]) -> list[Shape]:
+    kept: list[Shape] = []
+    for item in items:
+        if not any(
+            item == other or (isinstance(item, Value) and isinstance(other, Value) and same(item, other))
+            for other in kept
+        ):
+            kept.append(item)
+    return kept
+
+
+def same_matrix(same: Same, gold: Shape, answer: Shape) -> bool | None:
+    rows = []
+    for shape in (gold, answer):
+        if isinstance(shape, Matrix):
+            rows.append(shape.rows)
+        elif isinstance(shape, Collection) and shape.kind in ("tuple", "interval"):
+            if all(isinstance(item, Collection) for item in shape.items):
+                rows.append(tuple(item.items for item in shape.items if isinstance(item, Collection)))
+            else:
+                rows.append(tuple((item,) for item in shape.items))
+        else:
+            return None if isinstance(shape, Value) and r"\begin" in shape.text else False
+    ours, theirs = rows
+    if isinstance(gold, Matrix) != isinstance(answer, Matrix):  # a tuple may be a row as well as a column
+        ours, theirs = (tuple((cell,) for cell in r[0]) if len(r) == 1 else r for r in (ours, theirs))
+    if [len(row) for row in ours] != [len(row) for row in theirs]:
+        return False
+    return _all([same(g, a) for r, s in zip(ours, theirs, strict=True) for g, a in zip(r, s, strict=True)])
+
+
+def _as_intervals(shape: Shape) -> list[Interval] | None:
+    if isinstance(shape, Interval):
+        return [shape]
+    if isinstance(shape, Collection) and shape.kind in ("tuple", "interval") and len(shape.items) == 2:
+        interval = interval_of(shape)
+        return None if interval is None else [interval]
+    if isinstance(shape, Collection) and shape.kind in ("list", "set"):
+        if all(isinstance(item, Value) for item in shape.items):
+            return [Interval(item.text, item.text, (True, True)) for item in shape.items if isinstance(item, Value)]
+        parts = [_as_intervals(item) for item in shape.items]
+        return None if None in parts else [interval for part in parts for interval in part or []]
+    if isinstance(shape, Union):
+        parts = [_as_intervals(part) for part in shape.parts]
+        return None if None in parts else [interval for part in parts for interval in part or []]
+    return None
+
+
+def same_intervals(gold: Shape, answer: Shape) -> bool | None:
+    ours, theirs = _as_intervals(gold), _as_intervals(answer)
+    if ours is None or theirs is None:
+        if isinstance(gold, Value | Words) or isinstance(answer, Value | Words):
+            return (
+                None if any(isinstance(s, Value) and read_quantity(s.text) is None for s in (gold, answer)) else False
+            )
+        return None
+    if len(ours) > 1 or len(theirs) > 1:
+        ours, theirs = _merged(_sorted(ours)), _merged(_sorted(theirs))
+    if len(ours) != len(theirs):
+        return False
+    return _all([_same_interval(g, a) for g, a in zip(ours, theirs, strict=True)])
+
+
+def _sorted(intervals: list[Interval]) -> list[Interval]:
+    def low(interval: Interval) -> float:
+        expression = read_expression(interval.low) if interval.low else None
+        value = real_value(expression) if expression else None
+        return float("-inf") if value is None else value
+
+    return sorted(intervals, key=low)
+
+
+def _merged(intervals: list[Interval]) -> list[Interval]:
+    """Sorted intervals, those that touch in one point put together."""
+    merged = intervals[:1]
+    for interval in intervals[1:]:
+        last = merged[-1]
+        if (
+            last.high
+            and interval.low
+            and same_value(last.high, interval.low)
+            and (last.closed[1] or interval.closed[0])
+        ):
+            merged[-1] = Interval(last.low, interval.high, (last.closed[0], interval.closed[1]), last.variable)
+        else:
+            merged.append(interval)
+    return merged
+
+
+def _same_interval(gold: Interval, answer: Interval) -> bool | None:
+    if gold.variable and answer.variable and gold.variable != answer.variable:
+        return False
+    verdicts: list[bool | None] = []
+    for ours, theirs, closed, also in zip(
+        (gold.low, gold.high), (answer.low, answer.high), gold.closed, answer.closed, strict=True
+    ):
+        if not ours or not theirs:
+            verdicts.append(ours == theirs)
+        else:
+            verdicts.append(same_value(ours, theirs) if closed == also else False)
+    return _all(verdicts)
+
+
+def same_relation(gold: Shape, answer: Shape) -> bool | None:
+    if not isinstance(gold, Relation) or not isinstance(answer, Relation):
+        other = answer if isinstance(gold, Relation) else gold
+        return None if isinstance(other, Interval | Union) else False
+    if gold.strict != answer.strict:
+        return False
+    ours, theirs = (read_expression(f"({r.right}) - ({r.left})") for r in (gold, answer))
+    if ours is None or theirs is None:
+        return None
+    return True if same_zeros(ours, theirs, positive=True) else None

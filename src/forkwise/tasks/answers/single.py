@@ -1,0 +1,146 @@
+r"""Whether two single values are the same: as formulas, or as quantities with units, rounded where the gold answer is."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from forkwise.tasks.answers.equality import equal, rational_value
+from forkwise.tasks.answers.grammar import Expression, read_expression
+from forkwise.tasks.answers.quantities import Quantity, read_quantity
+from forkwise.tasks.answers.units import UNITS, Unit
+
+BESIDE = re.compile(r"[%°]|\\text")  # may be a unit beside the number
+_OPPOSED = [
+    frozenset(words.split())
+    for words in (
+        "north south east west northeast northwest southeast southwest n s e w",
+        "profit loss gain", "increase decrease", "above below", "left right", "up down", "clockwise counterclockwise anticlockwise",
+        "ago later now", "bc ad bce ce", "win lose wins losses", "am pm", "forward backward",
+        "january february march april may june july august september october november december",
+        "monday tuesday wednesday thursday friday saturday sunday",
+    )
+]  # fmt: skip
+_CURRENCIES = {"usd", "eur", "gbp", "yen", "yuan", "inr", "peso"}
+
+
+def same_value(gold: str, answer: str) -> bool | None:
+    """Whether two single values are the same: as formulas, or as quantities."""
+    if gold == answer:
+        return True
+    if _are_opposed(gold, answer):
+        return False
+    ours, theirs = read_expression(gold), read_expression(answer)
+    verdict: bool | None = None
+    if ours is not None and theirs is not None:
+        verdict = _same_formula(ours, theirs)
+        beside = BESIDE.search(gold) or BESIDE.search(answer)
+        if verdict is None and not (ours.symbols or theirs.symbols):
+            return False  # numbers without a value, or beyond all bounds
+        if verdict or not (ours.symbols or theirs.symbols or beside) or (ours.symbols & theirs.symbols and not beside):
+            return verdict
+    gold_quantity, quantity = read_quantity(gold, adjacent_letters=False), read_quantity(answer)
+    if gold_quantity is None or quantity is None:
+        return verdict
+    if gold_quantity.unit is None and quantity.unit is None and verdict is not None:
+        return verdict
+    return same_quantity(gold_quantity, quantity)
+
+
+def _are_opposed(gold: str, answer: str) -> bool:
+    """Whether the words beside two numbers contradict each other: east and west, profit and loss, June and July."""
+    if not re.search(r"[A-Za-z]{2}|°", gold) or not re.search(r"[A-Za-z]{2}|°", answer):
+        return False
+    ours, theirs = (
+        set(re.findall(r"[a-z]{2,}|(?<=[°} ])[nsew]\b", text.lower().replace("text", " "))) for text in (gold, answer)
+    )
+    return any(ours & group and theirs & group and ours & group != theirs & group for group in _OPPOSED)
+
+
+def same_quantity(gold: Quantity, answer: Quantity) -> bool | None:
+    if gold.base is not None and answer.base is not None and gold.base != answer.base:
+        return False
+    ours, theirs = gold.unit, answer.unit
+    if ours is not None and theirs is not None:
+        generic = [[power for base, power in unit.dimensions if base == "unit"] for unit in (ours, theirs)]
+        if any(generic):  # "square units" names no unit, only its power
+            powers = [sum(power for _, power in unit.dimensions) for unit in (ours, theirs)]
+            return _same_formula(gold.value, answer.value) if powers[0] == powers[1] else False
+        if ours.name == theirs.name and ours.dimensions == theirs.dimensions:
+            if ours.factor == theirs.factor:
+                return _same_formula(gold.value, answer.value)
+            return _same_multiple(gold.value, answer.value, theirs.factor / ours.factor)
+        if "degree" in (ours.name, theirs.name):
+            other = (theirs if ours.name else ours).dimensions
+            if other in ((("celsius", 1),), (("fahrenheit", 1),)):
+                return _same_formula(gold.value, answer.value)
+            if other == (("rad", 1),):
+                return _same_angle(*((gold.value, answer.value) if ours.name else (answer.value, gold.value)))
+        if _is_rate_of_money(ours, theirs) or {ours, theirs} == {UNITS["£"], UNITS["pounds"]}:
+            return _same_formula(gold.value, answer.value)
+        return False
+    verdict = _same_formula(gold.value, answer.value)
+    if verdict or (ours is None and theirs is None):
+        return verdict
+    named = ours or theirs
+    assert named is not None
+    with_unit, without = (gold.value, answer.value) if ours else (answer.value, gold.value)
+    if named.name == "percent":
+        return _same_multiple(without, with_unit, Fraction(1, 100))
+    if named.name == "degree":
+        return _same_angle(with_unit, without)
+    if named.dimensions == (("rad", 1),):
+        return verdict
+    return verdict
+
+
+def _is_rate_of_money(a: Unit, b: Unit) -> bool:
+    """Whether one says dollars and the other dollars per something."""
+    return (
+        a.dimensions != b.dimensions
+        and all(
+            [power for _, power in unit.dimensions if power > 0] == [1]
+            and {n for n, p in unit.dimensions if p > 0} <= _CURRENCIES
+            for unit in (a, b)
+        )
+        and {n for n, p in a.dimensions if p > 0} == {n for n, p in b.dimensions if p > 0}
+        and () in [tuple(n for n, p in unit.dimensions if p < 0) for unit in (a, b)]
+    )
+
+
+def _same_multiple(gold: Expression, answer: Expression, factor: Fraction) -> bool | None:
+    scaled = Expression(("mul", answer.node, ("num", factor, "decimal")), answer.symbols)
+    return equal(gold, scaled)
+
+
+def _same_angle(degrees: Expression, radians: Expression) -> bool | None:
+    half_turn = ("div", ("const", "pi"), ("num", Fraction(180), "int"))
+    return equal(Expression(("mul", degrees.node, half_turn), degrees.symbols), radians)
+
+
+def _same_formula(gold: Expression, answer: Expression) -> bool | None:
+    verdict = equal(gold, answer)
+    if verdict is False and gold.decimals is not None and _rounds_to(gold, answer):
+        return True
+    return verdict
+
+
+def _rounds_to(gold: Expression, answer: Expression) -> bool:
+    """Whether a number rounds to a gold answer that is a decimal number, at the last of its digits.
+
+    Asked for are two significant digits of the gold answer, and an answer that is longer, or a fraction without a finite
+    decimal.
+    """
+    exact, value = rational_value(gold), rational_value(answer)
+    if exact is None or value is None or gold.decimals is None or (exact.denominator == 1 and not gold.scientific):
+        return False  # 27.0 is how a table stores 27
+    if answer.decimals is None:
+        denominator = value.denominator
+        for prime in (2, 5):
+            while denominator % prime == 0:
+                denominator //= prime
+        if denominator == 1 or gold.digits < 2:
+            return False
+    elif gold.digits < 2 or answer.digits <= gold.digits:
+        return False
+    return abs(value - exact) * 2 <= Fraction(10) ** -gold.decimals
