@@ -30,7 +30,7 @@ from forkwise.tasks.answers.wording import same_choice, same_colons, same_words
 _OF_TIME = re.compile(r"(?<=[A-Za-z}])\(([tx])\)")
 _DERIVATIVE = re.compile(r"d\s?\{?[tx](?![a-z])|'|prime|dot")
 _MODULUS = re.compile(r"\s*\(?\s*\\?(?:pmod|bmod|mod)\s?\{?\s?[0-9]+\s?\}?\s?\)?")
-_IN_BASE = re.compile(r"\(?([0-9A-Fa-f]*[0-9][0-9A-Fa-f]*|[A-F]{2,})\)?_\{?([0-9]{1,2}|[a-z](?:\s?[-+]\s?[0-9])?)\}?")
+_IN_BASE = re.compile(r"\(?((?=[A-Fa-f]*[0-9])[0-9A-Fa-f]+|[A-F]{2,})\)?_\{?([0-9]{1,2}|[a-z](?:\s?[-+]\s?[0-9])?)\}?")
 
 
 def compare(gold: str, answer: str) -> bool | None:

@@ -11,8 +11,22 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
-from forkwise.tasks.answers.grammar import Expression, Node
-from forkwise.tasks.answers.values import INTEGERS, Irrational, NoValue, evaluate, exact_value, is_real, point
+from forkwise.tasks.answers.grammar import Expression, Node, has_kind, symbols_of
+from forkwise.tasks.answers.values import (
+    INTEGERS,
+    NEGATIVE,
+    SAMPLE_DIGITS,
+    Irrational,
+    NoValue,
+    evaluate,
+    exact_value,
+    is_real,
+    point,
+    sample,
+)
+
+_MOST_DIGITS = 6000  # what would need more is left open
+_ROOTS = ("root", "pow")  # of a negative number they have several values
 
 
 def _agree(a: Any, b: Any, digits: int, magnitude: float) -> bool:
@@ -29,21 +43,26 @@ def _agree(a: Any, b: Any, digits: int, magnitude: float) -> bool:
         )
 
 
-def _equal_at(a: Node, b: Node, at: Mapping[str, Fraction]) -> bool | None:
+def _equal_at(a: Expression, b: Expression, number: int) -> bool | None:
     """Whether two values are equal; `NoValue` where there are none, None where too many digits would be needed."""
-    magnitudes = [0.0]
-    x, y = (evaluate(node, at, 30, magnitudes) for node in (a, b))
-    if not _agree(x, y, 30, magnitudes[0]):
+    first, second = sample(a, number), sample(b, number)
+    if first is None or second is None:
+        raise NoValue
+    if number == NEGATIVE and not (is_real(first.value) and is_real(second.value)):
+        raise NoValue
+    magnitude = max(first.magnitude, second.magnitude)
+    if not _agree(first.value, second.value, SAMPLE_DIGITS, magnitude):
         return False
-    if isinstance(x, Fraction) and isinstance(y, Fraction):
+    if isinstance(first.value, Fraction) and isinstance(second.value, Fraction):
         return True
-    for exact in (x, y):
-        if isinstance(exact, Fraction) and exact:
-            magnitudes[0] = max(magnitudes[0], abs(exact.numerator.bit_length() - exact.denominator.bit_length()) / 3.3)
-    digits = 120 + 3 * math.ceil(magnitudes[0])
-    if digits > 6000:
+    for value in (first.value, second.value):
+        if isinstance(value, Fraction) and value:
+            magnitude = max(magnitude, abs(value.numerator.bit_length() - value.denominator.bit_length()) / 3.3)
+    digits = 120 + 3 * math.ceil(magnitude)
+    if digits > _MOST_DIGITS:
         return None
-    return _agree(evaluate(a, at, digits), evaluate(b, at, digits), digits, magnitudes[0])
+    at = point(a.symbols | b.symbols, number)
+    return _agree(evaluate(a.node, at, digits), evaluate(b.node, at, digits), digits, magnitude)
 
 
 def equal(a: Expression, b: Expression) -> bool | None:
@@ -55,16 +74,13 @@ def equal(a: Expression, b: Expression) -> bool | None:
     if any(infinite):
         return infinite[0] == infinite[1] if all(infinite) or not symbols else False
     compared = 0
-    steps = any("'floor'" in str(e.node) or "'ceil'" in str(e.node) for e in (a, b))
-    for number in (0, 1, 2, 3, *([INTEGERS] if steps else [])) if symbols else (0,):
-        at = point(symbols, number)
+    steps = bool(symbols) and any(has_kind(e.node, "floor", "ceil") for e in (a, b))
+    for number in (0, 1, NEGATIVE, 3, *([INTEGERS] if steps else [])) if symbols else (0,):
         try:
-            if number == 2 and not all(is_real(evaluate(e.node, at, 30)) for e in (a, b)):
-                continue
-            verdict = _equal_at(a.node, b.node, at)
+            verdict = _equal_at(a, b, number)
         except NoValue:
             continue
-        if verdict is False and number == 2 and _has_root(a.node) != _has_root(b.node):
+        if verdict is False and number == NEGATIVE and has_kind(a.node, *_ROOTS) != has_kind(b.node, *_ROOTS):
             return None
         if not verdict:
             return verdict
@@ -93,15 +109,7 @@ def _divisors(node: Node) -> Iterator[str]:
         if isinstance(child, tuple):
             yield from _divisors(child)
     if node[0] == "div" or (node[0] == "pow" and node[2][0] == "neg"):
-        yield from _symbols(node[2] if node[0] == "div" else node[1])
-
-
-def _symbols(node: Node) -> Iterator[str]:
-    if node[0] == "sym":
-        yield node[1]
-    for child in node[1:]:
-        if isinstance(child, tuple):
-            yield from _symbols(child)
+        yield from symbols_of(node[2] if node[0] == "div" else node[1])
 
 
 def same_zeros(a: Expression, b: Expression, *, positive: bool = False) -> bool:
@@ -153,10 +161,6 @@ def _infinite(node: Node) -> str:
     if node[0] == "neg" and node[1] == ("const", "inf"):
         return "-"
     return ""
-
-
-def _has_root(node: Node) -> bool:
-    return node[0] in ("root", "pow") or any(_has_root(child) for child in node[1:] if isinstance(child, tuple))
 
 
 def rational_value(expression: Expression) -> Fraction | None:

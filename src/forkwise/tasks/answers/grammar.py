@@ -3,6 +3,7 @@ r"""Formulas read by a small grammar: LaTeX, and what people type. What it does 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -95,6 +96,24 @@ _TOKEN = re.compile(
     r"(?P<number>[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]{1,6}(?![0-9.A-Za-z]))?|\.[0-9]+(?:[eE][-+]?[0-9]{1,6}(?![0-9.A-Za-z]))?)"
     r"|\\(?P<command>[A-Za-z]+)|(?P<word>[A-Za-z]+)|(?P<other>\*\*|\\\{|\\\}|\\\\|[^\sA-Za-z0-9])"
 )
+
+
+def has_kind(node: Node, *kinds: str) -> bool:
+    """Whether a part of a tree is of one of these kinds, or is one of these functions."""
+    return (
+        node[0] in kinds
+        or (node[0] == "fn" and node[1] in kinds)
+        or any(has_kind(child, *kinds) for child in node[1:] if isinstance(child, tuple))
+    )
+
+
+def symbols_of(node: Node) -> Iterator[str]:
+    """The names of the variables in a tree, as often as they occur."""
+    if node[0] == "sym":
+        yield node[1]
+    for child in node[1:]:
+        if isinstance(child, tuple):
+            yield from symbols_of(child)
 
 
 @dataclass(frozen=True)

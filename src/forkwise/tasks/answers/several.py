@@ -5,8 +5,9 @@ r"""Whether lists, sets, tuples, matrices, intervals and inequalities say the sa
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from forkwise.tasks.answers.equality import real_value, same_zeros
 from forkwise.tasks.answers.grammar import read_expression
@@ -25,6 +26,10 @@ from forkwise.tasks.answers.shapes import (
     Words,
 )
 from forkwise.tasks.answers.single import BESIDE, same_value
+
+_MOST_COMPARISONS = 1000  # of items with items, in one list
+_INDEXED = re.compile(r"[a-zA-Z]_\{?[0-9]\}?")
+_COUNTED = re.compile(r"[-0-9.,/]+\s+(?:\\text\{\s*)?([A-Za-z]{3,})")
 
 
 def _all(verdicts: Sequence[bool | None]) -> bool | None:
@@ -73,29 +78,29 @@ def _same_in_order(same: Same, gold: Sequence[Shape], answer: Sequence[Shape]) -
 
 def _same_items(same: Same, gold: Sequence[Shape], answer: Sequence[Shape]) -> bool | None:
     """Whether each item has exactly one that equals it on the other side; repetitions on one side do not count."""
-    ordered = [_by_value(items) for items in (gold, answer)]
-    if ordered[0] is not None and ordered[1] is not None:
-        if len(ordered[0]) != len(ordered[1]):
+    numbers, others = _by_value(gold), _by_value(answer)
+    if numbers is not None and others is not None:
+        if len(numbers) != len(others):
             return False
-        return _all([same_value(g, a) for g, a in zip(ordered[0], ordered[1], strict=True)])
-    if max(len(gold), len(answer)) > 40:
+        return _all([same_value(g, a) for g, a in zip(numbers, others, strict=True)])
+    both = set(gold) & set(answer)
+    gold, answer = ([item for item in dict.fromkeys(items) if item not in both] for items in (gold, answer))
+    if max(len(gold), len(answer)) * (len(both) + max(len(gold), len(answer))) > _MOST_COMPARISONS:
         return None
-    gold, answer = _distinct(same, gold), _distinct(same, answer)
+    gold, answer = (_distinct(same, items, both) for items in (gold, answer))
     if len(gold) != len(answer):
         return False
-    gold, answer = (_without_indices(items) for items in (gold, answer))
-    named = [[isinstance(item, Equation) for item in items] for items in (gold, answer)]
-    if any(map(any, named)) and not all(map(all, named)):
-        if any(map(all, named)) and not any(map(any, [n for n in named if not all(n)])):
-            names = {item.left.strip() for item in (gold if all(named[0]) else answer) if isinstance(item, Equation)}
-            if len(names) > 1:
-                return _same_in_order(same, gold, answer)
+    gold, answer = _without_indices(gold), _without_indices(answer)
+    if _names_on_one_side(gold, answer):
+        return _same_in_order(same, gold, answer)
+    return _matched(same, gold, answer)
+
+
+def _matched(same: Same, gold: Sequence[Shape], answer: Sequence[Shape]) -> bool | None:
     left = list(answer)
     unknown = False
     for item in gold:
-        verdicts = [
-            same(item, other) and not (_noun(item) and _noun(other) and _noun(item) != _noun(other)) for other in left
-        ]
+        verdicts = [False if _nouns_differ(item, other) else same(item, other) for other in left]
         if True in verdicts:
             left.pop(verdicts.index(True))
         elif None in verdicts:
@@ -109,40 +114,55 @@ def _by_value(items: Sequence[Shape]) -> list[str] | None:
     """The texts of different numbers, sorted by value; None where one is no plain number."""
     values: list[tuple[float, str]] = []
     for item in items:
-        expression = read_expression(item.text) if isinstance(item, Value) else None
-        value = None if expression is None or BESIDE.search(item.text) else real_value(expression)  # type: ignore[union-attr]
+        if not isinstance(item, Value) or BESIDE.search(item.text):
+            return None
+        expression = read_expression(item.text)
+        value = None if expression is None else real_value(expression)
         if value is None:
             return None
-        values.append((value, item.text))  # type: ignore[union-attr]
+        values.append((value, item.text))
     values.sort()
     # Neighbours that look equal are compared exactly.
     return [
         text
-        for (v, text), (w, other) in zip(values, [(float("nan"), ""), *values], strict=False)
+        for (v, text), (w, other) in zip(values, [(math.nan, ""), *values], strict=False)
         if v != w or not same_value(text, other)
     ]
 
 
+def _names_on_one_side(gold: Sequence[Shape], answer: Sequence[Shape]) -> bool:
+    """Whether one side gives values to several names, and the other values without names."""
+    for named, unnamed in ((gold, answer), (answer, gold)):
+        names = [item.left.strip() for item in named if isinstance(item, Equation)]
+        if len(names) == len(named) and not any(isinstance(item, Equation) for item in unnamed):
+            return len(set(names)) > 1
+    return False
+
+
 def _without_indices(items: Sequence[Shape]) -> Sequence[Shape]:
     """`x_1 = 2, x_2 = 1` as the list of values that it is."""
-    if all(isinstance(item, Equation) and re.fullmatch(r"([a-zA-Z])_\{?[0-9]\}?", item.left.strip()) for item in items):
+    if all(isinstance(item, Equation) and _INDEXED.fullmatch(item.left.strip()) for item in items):
         return [item.right for item in items if isinstance(item, Equation)]
     return items
 
 
-def _noun(item: Shape) -> str:
-    match = re.match(r"[-0-9.,/]+\s+(?:\\text\{\s*)?([A-Za-z]{3,})", item.text) if isinstance(item, Value) else None
-    return match[1].lower().removesuffix("s") if match else ""
+def _nouns_differ(a: Shape, b: Shape) -> bool:
+    """Whether two items count different things: 3 apples and 3 pears."""
+    nouns = [_COUNTED.match(item.text) if isinstance(item, Value) else None for item in (a, b)]
+    names = {noun[1].lower().removesuffix("s") for noun in nouns if noun}
+    return len(names) == 2
 
 
-def _distinct(same: Same, items: Sequence[Shape]) -> list[Shape]:
+def _distinct(same: Same, items: Sequence[Shape], others: Iterable[Shape]) -> list[Shape]:
+    """The items without values that equal an earlier one or one of `others`."""
     kept: list[Shape] = []
+    known = [other for other in others if isinstance(other, Value)]
     for item in items:
-        if not any(
-            item == other or (isinstance(item, Value) and isinstance(other, Value) and same(item, other))
-            for other in kept
-        ):
+        if not isinstance(item, Value):
             kept.append(item)
+        elif not any(same(item, other) for other in known):
+            kept.append(item)
+            known.append(item)
     return kept
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
-from forkwise.tasks.answers.grammar import Node
+from forkwise.tasks.answers.grammar import Expression, Node
 
 _LARGEST_BITS = 100_000  # of a number in exact arithmetic
-INTEGERS = 4  # the point whose values are whole numbers
+SAMPLE_DIGITS = 30
+NEGATIVE, INTEGERS = 2, 4  # the points whose values are negative, or whole numbers
 
 
 class NoValue(Exception):
@@ -23,7 +26,7 @@ class Irrational(Exception):
 
 
 def point(symbols: frozenset[str], number: int) -> dict[str, Fraction]:
-    """One value per variable, always the same for its name: of no special form; of point 2, negative."""
+    """One value per variable, always the same for its name: of no special form."""
     values = {}
     for name in symbols:
         seed = int.from_bytes(hashlib.sha256(f"{number} {name}".encode()).digest()[:8], "big")
@@ -31,12 +34,12 @@ def point(symbols: frozenset[str], number: int) -> dict[str, Fraction]:
             values[name] = Fraction(seed % 40 + 2)
             continue
         value = Fraction(seed % 100_003 + 30_011, 60_013 + seed % 4099)
-        values[name] = -value if number == 2 else value
+        values[name] = -value if number == NEGATIVE else value
     return values
 
 
-def _bounded(value: Fraction) -> Fraction:
-    if value.numerator.bit_length() > _LARGEST_BITS or value.denominator.bit_length() > _LARGEST_BITS:
+def _bounded(value: Fraction, most_bits: int = _LARGEST_BITS) -> Fraction:
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) > most_bits:
         raise NoValue
     return value
 
@@ -157,7 +160,7 @@ def _numeric(node: Node, at: Mapping[str, Any], mp: Any, magnitudes: list[float]
     """
     value = _numeric_node(node, at, mp, magnitudes)
     if value != 0:
-        magnitudes[0] = max(magnitudes[0], abs(float(mp.log10(abs(value)))))
+        magnitudes[0] = max(magnitudes[0], abs(mp.mag(value)) * math.log10(2))
     return value
 
 
@@ -247,6 +250,25 @@ def evaluate(node: Node, at: Mapping[str, Fraction], digits: int, magnitudes: li
             return value
         except (ArithmeticError, ValueError, TypeError, KeyError, AttributeError, mp.NoConvergence) as error:
             raise NoValue from error
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The value of a formula at one point, and the largest |log10| of a value on the way to it."""
+
+    value: Any
+    magnitude: float
+
+
+@lru_cache(1000)
+def sample(expression: Expression, number: int) -> Sample | None:
+    """The value at point `number` to `SAMPLE_DIGITS` digits; None where there is none."""
+    magnitudes = [0.0]
+    try:
+        value = evaluate(expression.node, point(expression.symbols, number), SAMPLE_DIGITS, magnitudes)
+    except NoValue:
+        return None
+    return Sample(value, magnitudes[0])
 
 
 def is_real(value: Any) -> bool:
