@@ -26,7 +26,8 @@ _REJECTED = re.compile(
 )
 _AND = re.compile(r"\b(?:and|or)\b")
 _REVISION = re.compile(
-    r"\b(?:so|then|thus|hence|therefore|total|gives?|giving|makes?|but|not|no|wait|actually|instead|rather|which|if|because|since|get|check|i\.e|or\s+simply)\b|=",
+    r"\b(?:so|then|thus|hence|therefore|total|gives?|giving|makes?|but|not|no|wait|actually|instead|rather|which"
+    r"|if|because|since|get|check|i\.e|or\s+simply)\b|=",
     re.IGNORECASE,
 )
 _SENTENCE = re.compile(r"\.\s|\n\s*\n")

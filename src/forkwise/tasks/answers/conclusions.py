@@ -10,7 +10,8 @@ from forkwise.tasks.answers.limits import LONGEST_ANSWER
 
 _CHOICE = re.compile(
     r"^\W{0,4}([A-J])[.)][ \t]{1,4}\S[^\n]{0,60}\Z"
-    r"|\b(?:[Oo]ption|[Cc]hoice|[Aa]lternative|[Ll]etter)s?\s{0,3}(?:is|:)?[\s*:(\"]{0,6}(?:\\text(?:bf)?\{)?\(?([A-Ja-j])\b(?!\s+(?:is|can|must|would)\s+(?:in|not|wrong|be ))"
+    r"|\b(?:[Oo]ption|[Cc]hoice|[Aa]lternative|[Ll]etter)s?\s{0,3}(?:is"
+    r"|:)?[\s*:(\"]{0,6}(?:\\text(?:bf)?\{)?\(?([A-Ja-j])\b(?!\s+(?:is|can|must|would)\s+(?:in|not|wrong|be ))"
     r"|\b([A-J])\s+is\s+(?:the\s+)?(?:correct|right|best)\b|\bso\s+([A-J])[.\s]*\Z"
     r"|\b(?:choose|select|pick)\s{1,3}[*(]{0,4}([A-J])\b(?!\s+[a-z])"
     r"|^[ \t*_$#>\\]{0,8}(?:text(?:bf)?\{)?\(?([A-J])\)?\}?[.)*_$ \t]{0,6}\Z"
@@ -24,7 +25,8 @@ _ASIDE = re.compile(
     r"\s\((?:check|verify|since|because|note|as|we|this|which|here|indeed)\b[^\n]{0,200}\)[.\s]*\Z", re.IGNORECASE
 )
 _MENTION = re.compile(
-    r"\b(?:not|for|every|all|any|each|some|whether|where|if|when|with|of|let|given|than|instead of|variable|in terms of)\s*\Z",
+    r"\b(?:not|for|every|all|any|each|some|whether|where|if|when|with|of|let|given|than|instead of|variable"
+    r"|in terms of)\s*\Z",
     re.IGNORECASE,
 )
 _HYPOTHESIS = re.compile(
@@ -34,7 +36,8 @@ _HYPOTHESIS = re.compile(
 _DENIED = re.compile(r"\b(?:wrong|incorrect|not|false|impossible|too)\b", re.IGNORECASE)
 _AFTERWARDS = re.compile(r"[.!?]\s+\S|\n\s*\S")
 _UNDECIDED = re.compile(
-    r"\b(?:not|if|maybe|perhaps|suppose|let|between|more than|less than|at least|at most|try|would|may|might|could|impossible|cannot|wrong|incorrect|guess|unknown|mistake)\b",
+    r"\b(?:not|if|maybe|perhaps|suppose|let|between|more than|less than|at least|at most|try|would|may|might|could"
+    r"|impossible|cannot|wrong|incorrect|guess|unknown|mistake)\b",
     re.IGNORECASE,
 )
 _CONCLUDES = re.compile(
@@ -42,7 +45,9 @@ _CONCLUDES = re.compile(
     re.IGNORECASE,
 )
 _COPULA = re.compile(
-    r"(?:\A|[.,:]\s)(?:\W{0,4})(?:the|his|her|its|their|our|this|that|it|she|he|they)\b[^.!?\n]{0,120}?\b(?:is|are|was|equals?|totals?|turns out to be|comes? to|rises to|will be|would be|costs?|pays?|needs?|has|earns?|gets?|makes?)\b[^.!?\n]{0,60}\Z",
+    r"(?:\A|[.,:]\s)(?:\W{0,4})(?:the|his|her|its|their|our|this|that|it|she|he|they)\b[^.!?\n]{0,120}?\b(?:is|are"
+    r"|was|equals?|totals?|turns out to be|comes? to|rises to|will be|would be|costs?|pays?|needs?|has|earns?"
+    r"|gets?|makes?)\b[^.!?\n]{0,60}\Z",
     re.IGNORECASE,
 )
 _BOLD_LINE = re.compile(r"\*\*\s?([^*\n]{1,60}?)\s?\*\*[.\s]*")

@@ -9,7 +9,8 @@ from forkwise.tasks.answers.grammar import Expression, has_kind, read_expression
 from forkwise.tasks.answers.shapes import Equation, Same, Shape, Value
 
 _NAME = re.compile(
-    r"\s*(?:[A-Za-z]{1,3}(?:\^\{?-1\}?)?|\\[A-Za-z]+(?:\s?\{?[A-Za-z]+\}?)?|\|[A-Z]+\||\\text\{[^{}]*\})(?:_\{?[^{}=]*\}?)?'?(?:\([^()=]*\))?\s*"
+    r"\s*(?:[A-Za-z]{1,3}(?:\^\{?-1\}?)?|\\[A-Za-z]+(?:\s?\{?[A-Za-z]+\}?)?|\|[A-Z]+\|"
+    r"|\\text\{[^{}]*\})(?:_\{?[^{}=]*\}?)?'?(?:\([^()=]*\))?\s*"
 )
 _FUNCTION_NAME = re.compile(r"\s*(?:y|z|[fghFGPQpq](?:_\{?\w+\}?)?\s?\([a-zA-Z](?:\s?,\s?[a-zA-Z])*\))\s*")
 _DIFFERENTIATED = re.compile(r"[A-Za-z]'*(?:\(|$)")

@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator
 
 FORMULA = re.compile(
-    r"\$\$(?P<a>.{1,4000}?)\$\$|\\\[(?P<b>.{1,4000}?)\\\]|\\\((?P<c>.{1,4000}?)\\\)"
+    r"\$\$(?P<a>.{1,4000}?)\$\$"
+    r"|\\\[(?P<b>(?:(?!\\\[).){1,4000}?)\\\]"  # another opening within would cost time in the square of the length
+    r"|\\\((?P<c>(?:(?!\\\().){1,4000}?)\\\)"
     r"|(?<![\\$])\$(?P<d>(?![\s])[^$\n]{1,2000}?(?<![\s\\]))\$(?![0-9])",
     re.DOTALL,
 )

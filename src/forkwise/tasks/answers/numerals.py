@@ -6,7 +6,8 @@ import re
 from fractions import Fraction
 
 _REPEATING = re.compile(
-    r"([0-9]*)\.([0-9]*)(?:\\overline\s?\{\s?([0-9]+)\s?\}|\\dot\s?\{?([0-9])\}?|\(([0-9]+)\)|\\bar\s?\{?([0-9]+)\}?)(?:\s?\\(?:ldots|dots|cdots))?"
+    r"([0-9]*)\.([0-9]*)(?:\\overline\s?\{\s?([0-9]+)\s?\}|\\dot\s?\{?([0-9])\}?|\(([0-9]+)\)"
+    r"|\\bar\s?\{?([0-9]+)\}?)(?:\s?\\(?:ldots|dots|cdots))?"
 )
 _TWO_DOTS = re.compile(r"([0-9]*)\.([0-9]*)\\dot\s?\{?([0-9])\}?([0-9]*)\\dot\s?\{?([0-9])\}?")
 _IN_WORDS = re.compile(r"([0-9]*)\.()([0-9])\s?\(?(?:repeating|recurring)\)?")

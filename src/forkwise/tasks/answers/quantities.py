@@ -23,15 +23,21 @@ class Quantity:
 
 
 _NO_VALUE = re.compile(
-    r"\b(?:times|squared|cubed|power|powers|over\s+[0-9]|divided|minus|plus|factorial|choose|half|out\s+of|or|to\s+-?[0-9]|root|roots|reciprocal|twice|double|thrice"
-    r"|triple|negative|except|multiples?|factors?|divisors?|but|square\s+root|cube|modulo|mod|remainder|in\s+[0-9]|not|no|never|neither|than|at\s+least|at\s+most"
-    r"|between|below|above|either|from\s+[0-9]|cannot|thirds?|fourths?|quarters?|fifths?|sixths?|sevenths?|eighths?|ninths?"
-    r"|tenths?|halves|hundredths?|thousandths?|nor|digits?|prime|divisible|wrong|incorrect|false|undefined|page|th|without|instead|and\s+(?:a|one|two|three)\s)\b|can't|isn't",
+    r"\b(?:times|squared|cubed|power|powers|over\s+[0-9]|divided|minus|plus|factorial|choose|half|out\s+of|or"
+    r"|to\s+-?[0-9]|root|roots|reciprocal|twice|double|thrice"
+    r"|triple|negative|except|multiples?|factors?|divisors?|but|square\s+root|cube|modulo|mod|remainder|in\s+[0-9]"
+    r"|not|no|never|neither|than|at\s+least|at\s+most"
+    r"|between|below|above|either|from\s+[0-9]|cannot|thirds?|fourths?|quarters?|fifths?|sixths?|sevenths?"
+    r"|eighths?|ninths?"
+    r"|tenths?|halves|hundredths?|thousandths?|nor|digits?|prime|divisible|wrong|incorrect|false|undefined|page|th"
+    r"|without|instead|and\s+(?:a|one|two|three)\s)\b|can't|isn't",
     re.IGNORECASE,
 )
 _FILLER = re.compile(
-    r"(?:equal to|\\approx|approximately|approx\.?|about|around|roughly|exactly|only|just|is|are|was|equals?|equal to|a total of|total|the answer is|it is|it's"
-    r"|there (?:are|is|were|will be)|she|he|they|we|you|i|it|has|have|had|will|would be|be|need|needs|get|gets|got|paid|pays|spent|earns?|makes?|the|an?"
+    r"(?:equal to|\\approx|approximately|approx\.?|about|around|roughly|exactly|only|just|is|are|was|equals?"
+    r"|equal to|a total of|total|the answer is|it is|it's"
+    r"|there (?:are|is|were|will be)|she|he|they|we|you|i|it|has|have|had|will|would be|be|need|needs|get|gets|got"
+    r"|paid|pays|spent|earns?|makes?|the|an?"
     r"|answer|final|result|value|=|:|~|\\sim)(?![A-Za-z])[\s,:]*",
     re.IGNORECASE,
 )
@@ -40,21 +46,26 @@ _SUBJECT = re.compile(
     re.IGNORECASE,
 )
 _LEADS_TO_NUMBER = re.compile(
-    r"\b(?:is|are|was|were|be|equals?|equal\s+to|has|have|had|needs?|pays?|paid|makes?|made|costs?|gets?|got|earns?|earned|sold|sells?|spent|spends?|ate|eats?"
-    r"|takes?|took|buys?|bought|left|total(?:s|\s+of)?|exactly|about|approximately|only|reaches|becomes|the\s+answer|value)\s*[:=]?\s*¤?\Z",
+    r"\b(?:is|are|was|were|be|equals?|equal\s+to|has|have|had|needs?|pays?|paid|makes?|made|costs?|gets?|got"
+    r"|earns?|earned|sold|sells?|spent|spends?|ate|eats?"
+    r"|takes?|took|buys?|bought|left|total(?:s|\s+of)?|exactly|about|approximately|only|reaches|becomes"
+    r"|the\s+answer|value)\s*[:=]?\s*¤?\Z",
     re.IGNORECASE,
 )
 _TEXT_COMMAND = re.compile(r"\\text\s?\{([^{}]*)\}|\\(?:quad|qquad)")
 _PROSE = re.compile(
-    r"(?<![\\A-Za-z])(?!(?:arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|abs|floor|ceil|pi|mod|gcd)(?![A-Za-z]))"
-    r"[A-Za-z]{2,}(?![A-Za-z]*[({_])|°|%|¢|€|£|¥|₹|¤|[(\[](?=\s*(?:¤|[A-Za-z]{3,}|[A-Za-z]{2,}\s))|[,;:.?](?=\s|$)|\"|(?<=[0-9}\s])-(?=[a-zA-Z]{2,})"
+    r"(?<![\\A-Za-z])(?!(?:arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|abs|floor"
+    r"|ceil|pi|mod|gcd)(?![A-Za-z]))"
+    r"[A-Za-z]{2,}(?![A-Za-z]*[({_])|°|%|¢|€|£|¥|₹|¤|[(\[](?=\s*(?:¤|[A-Za-z]{3,}|[A-Za-z]{2,}\s))|[,;:.?](?=\s|$)"
+    r"|\"|(?<=[0-9}\s])-(?=[a-zA-Z]{2,})"
 )
 _SINGLE_UNIT = re.compile(r"(?<=[0-9)}])\s+([mgshdlLNJWVAKB]|\\Omega)(?=$|[\s/^.,;)·*\\])")
 _ADJACENT_UNIT = re.compile(r"(?<=[0-9])([mgshL])$")
 _MINUTES = re.compile(r"(-?[0-9]+)\s?°\s?([0-9]+(?:\.[0-9]+)?)\s?'(?:\s?([0-9]+(?:\.[0-9]+)?)\s?(?:''|\"))?")
 _FEET = re.compile(r"([0-9]+)\s?'\s?(?:([0-9]+(?:\.[0-9]+)?)\s?(?:''|\"))?")
 _BASE = re.compile(
-    r"\(?(?:\\overline\s?\{)?(-?[0-9A-Za-z,]+(?:\.[0-9A-Za-z]+)?)\}?\)?\s?_\s?(?:\{\s?(?:\\text\s?\{)?\s?((?:base\s*)?(?:[0-9]{1,2}|[a-z]*))\s?\}?\s?(?(2)([0-9]{1,2})?)\}|([0-9]{1,2}))"
+    r"\(?(?:\\overline\s?\{)?(-?[0-9A-Za-z,]+(?:\.[0-9A-Za-z]+)?)\}?\)?\s?_\s?(?:\{\s?(?:\\text\s?\{)?\s?((?:base\s"
+    r"*)?(?:[0-9]{1,2}|[a-z]*))\s?\}?\s?(?(2)([0-9]{1,2})?)\}|([0-9]{1,2}))"
 )
 _BASE_WORDS = re.compile(
     r"(-?[0-9A-F]+)\s+(?:\(\s*)?(?:in\s+)?base[\s-]+([0-9]{1,2}|two|eight|ten|sixteen)\)?", re.IGNORECASE

@@ -27,20 +27,25 @@ from forkwise.tasks.answers.shapes import (
 )
 
 _CHOICE = re.compile(
-    r"(?:(?:option|choice|answer|letter)\s*:?\s*)?[\s{]*(?:\\text\s?\{)?\s*(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?\s*:?\s*\"?)?"
-    r"(?:[(\[]([A-J])[)\]]|([A-J])\)|([A-J])(?=\s*[.:](?:\s|\\|$|\}))|([A-J])(?=\s*\}?\s*$))\s*[.:)]?\s*\}?\s*[.:]?\s*(.*)",
+    r"(?:(?:option|choice|answer|letter)\s*:?\s*)?[\s{]*(?:\\text\s?\{)?\s*(?:(?:the )?(?:correct )?(?:option"
+    r"|choice|answer)(?: is)?\s*:?\s*\"?)?"
+    r"(?:[(\[]([A-J])[)\]]|([A-J])\)|([A-J])(?=\s*[.:](?:\s|\\|$|\}))"
+    r"|([A-J])(?=\s*\}?\s*$))\s*[.:)]?\s*\}?\s*[.:]?\s*(.*)",
     re.DOTALL | re.IGNORECASE,
 )
 _MATRIX = re.compile(r"\\begin\s?\{([pbvBV]?matrix|array|smallmatrix)\}\s?(?:\{[^{}]*\})?(.*)\\end\s?\{\1\}", re.DOTALL)
 _COMMA = re.compile(
-    r"\s*(?:[,;]\s*(?:\\text\s?\{\s*(?:and|or)\s*\}|(?:and|or)\b)?|\\text\s?\{\s*,?\s*(?:and|or)\s*,?\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\land|\\lor)\s*"
+    r"\s*(?:[,;]\s*(?:\\text\s?\{\s*(?:and|or)\s*\}|(?:and|or)\b)?|\\text\s?\{\s*,?\s*(?:and|or)\s*,?\s*\}"
+    r"|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\land|\\lor)\s*"
 )
 _INNER_COMMA = re.compile(r"\s*[,;]\s*")
 _UNION = re.compile(
-    r"\s*(?:\\cup|∪|\\bigcup|(?<![A-Za-z\\])U(?=\s*[(\[])|\\text\s?\{\s*(?:or|and)\s*\}|(?<![A-Za-z\\])or(?![A-Za-z])|\\lor)\s*"
+    r"\s*(?:\\cup|∪|\\bigcup|(?<![A-Za-z\\])U(?=\s*[(\[])|\\text\s?\{\s*(?:or|and)\s*\}"
+    r"|(?<![A-Za-z\\])or(?![A-Za-z])|\\lor)\s*"
 )
 _MEMBER = re.compile(
-    r"\s*\(?\s*(?:[A-Za-z](?:_\{?\w+\}?)?(?:\([a-z]\))?|\\[a-z]+)(?:\s*,\s*[A-Za-z])*\s*\)?\s*(?:\\in(?![a-z])|\\text\{ in \})\s*(.*)",
+    r"\s*\(?\s*(?:[A-Za-z](?:_\{?\w+\}?)?(?:\([a-z]\))?|\\[a-z]+)(?:\s*,\s*[A-Za-z])*\s*\)?\s*(?:\\in(?![a-z])"
+    r"|\\text\{ in \})\s*(.*)",
     re.DOTALL,
 )
 _BUILDER = re.compile(
@@ -48,7 +53,8 @@ _BUILDER = re.compile(
     re.DOTALL,
 )
 _REALS = re.compile(
-    r"(?:\\text\{\s*)?(?:\\mathbb\s?\{?\s?R\s?\}?|\\text\{R\}|all real numbers|all reals|\(\s*-\s*\\infty\s*,\s*\+?\s*\\infty\s*\))(?:\s*\})?",
+    r"(?:\\text\{\s*)?(?:\\mathbb\s?\{?\s?R\s?\}?|\\text\{R\}|all real numbers|all reals"
+    r"|\(\s*-\s*\\infty\s*,\s*\+?\s*\\infty\s*\))(?:\s*\})?",
     re.IGNORECASE,
 )
 _WITHOUT = re.compile(r"(.*?)\s*(?:\\setminus|\\backslash|-)\s*(\\\{.*\\\})", re.DOTALL)
@@ -65,7 +71,8 @@ _WORD_LIST = re.compile(r"\s*[A-Za-z]+(?: [A-Za-z]+)?(?:\s*(?:,\s*and\b|,|\band\
 _NAMED_BY_LETTERS = re.compile(r"(?:\\(?:triangle|angle|square|measuredangle)\s?)?[A-Z]{2,8}")
 _DOTS = re.compile(r"\\(?:l|c)?dots|\.\.\.")
 _EXCEPT = re.compile(
-    r"(?:\\text\s?\{)?\s*(?:all|every)\s+reals?(?:\s+numbers?)?\s*,?\s*(?:except|but|other than)(?:\s+for)?\s*\}?\s*(?:[a-z]\s*=\s*)?(.*?)\}?"
+    r"(?:\\text\s?\{)?\s*(?:all|every)\s+reals?(?:\s+numbers?)?\s*,?\s*(?:except|but"
+    r"|other than)(?:\s+for)?\s*\}?\s*(?:[a-z]\s*=\s*)?(.*?)\}?"
 )
 _TIME_WORDS = re.compile(r"\\text\s?\{([^{}]*[0-9]:[0-9][^{}]*)\}")
 _WORDS = re.compile(r"(?:\\text\s?\{[^{}]*\}|[A-Za-z\s,.'\"()-])+")

@@ -32,19 +32,21 @@ def tagged(text: str) -> str | None:
     inner = boxed(content) or hashed(content) or stated(content)
     if inner is None and len(content) > 200:
         inner = chosen(content) or last_formula(content)
-    return clean(inner or without_markup(content))
+    return clean(inner or without_markup(content.strip()[: 4 * LONGEST_ANSWER]))
 
 
 _HASH = re.compile(r"^[ \t]{0,4}####[ \t]{0,8}(?=[-+−$£€¥\\.(*]{0,6}[0-9]|[$\\*]|[A-Ja-z(])", re.MULTILINE)
 _STATES = re.compile(
     r"(?<![a-z])(?:"
     r"answers?(?:[\s*_]{0,4}\((?:[^()\n]{0,40})\))?"
-    r"(?:\s{1,3}(?:to|of|for)\s{1,3}(?:the|this|your|our)\s{1,3}(?:\w{1,20}\s{1,3}){0,3}?(?:problem|question|exercise|puzzle|equation))?"
+    r"(?:\s{1,3}(?:to|of|for)\s{1,3}(?:the|this|your|our)\s{1,3}(?:\w{1,20}\s{1,3}){0,3}?(?:problem|question"
+    r"|exercise|puzzle|equation))?"
     r"(?:\s{1,3}(?:choice|option))?"
     r"[\s*_]{0,8}(?:is|are|would\s{1,3}be|should\s{1,3}be|must\s{1,3}be|will\s{1,3}be|becomes|:|：|=|->|→|⇒)"
     r"|(?:final|correct)\s{1,3}(?:result|value|choice|option|solution)s?[\s*_]{0,8}(?:is|are|:|=)"
     r"|answer\s{1,3}[-—–]{1,2}(?=\s)|ans\s?[.:]"
-    r"|答案(?:是|为|[:：])|respuesta(?:\s{1,3}final)?\s{1,3}es|réponse(?:\s{1,3}finale)?\s{1,3}est|antwort\s{1,3}(?:ist|lautet)|ответ\s?[:—-]"
+    r"|答案(?:是|为|[:：])|respuesta(?:\s{1,3}final)?\s{1,3}es|réponse(?:\s{1,3}finale)?\s{1,3}est|antwort\s{1,3}(?:ist"
+    r"|lautet)|ответ\s?[:—-]"
     r"|(?:(?<=\n)|\A)\W{0,4}(?:result|total|final)\W{0,3}[:=]"
     r")(?![a-z])[\s*_:：]{0,8}",
     re.IGNORECASE,
@@ -59,12 +61,15 @@ _LINE_STATES = re.compile(
 )
 _CORRECTS = re.compile(r"\b(?:wait|actually|mistake|wrong|incorrect|correction|oops)\b", re.IGNORECASE)
 _DOUBTED = re.compile(
-    r"\b(?:if|whether|unless|suppose|assume|assuming|that an?|claims?|wrong|incorrect|think|thinks|thought|say|said|guess)\s+(?:\w+\s+){0,2}\Z",
+    r"\b(?:if|whether|unless|suppose|assume|assuming|that an?|claims?|wrong|incorrect|think|thinks|thought|say"
+    r"|said|guess)\s+(?:\w+\s+){0,2}\Z",
     re.IGNORECASE,
 )
 _NO_VALUE = re.compile(
-    r"(?:not\b(?!\s+(?:possible|defined|unique|enough|real))|in\s+the\s+(?:form|format)|correct\b|incorrect\b|wrong\b|right\b|that\b|as\s+follows|given\s+(?:by|below|above)"
-    r"|unknown\b|unclear\b|below\b|above\b|obtained\b|therefore\b|clear\b|found\b|your\b|indeed\s+correct|supposed\b|expected\b|to\s+be\b|<)",
+    r"(?:not\b(?!\s+(?:possible|defined|unique|enough|real))|in\s+the\s+(?:form|format)|correct\b|incorrect\b"
+    r"|wrong\b|right\b|that\b|as\s+follows|given\s+(?:by|below|above)"
+    r"|unknown\b|unclear\b|below\b|above\b|obtained\b|therefore\b|clear\b|found\b|your\b|indeed\s+correct"
+    r"|supposed\b|expected\b|to\s+be\b|<)",
     re.IGNORECASE,
 )
 _WITHDRAWN = re.compile(r"\b(?:was|is) (?:wrong|incorrect|not right|a mistake)\b", re.IGNORECASE)

@@ -149,7 +149,8 @@ def _table() -> dict[str, Unit]:
 
 UNITS = _table()
 _UNIT_TOKEN = re.compile(
-    r"\s*(?:(?P<word>\\(?:Omega|AA)|[A-Za-zµμΩÅ]+\.?|°\s?[CF](?![A-Za-z])|[°%¢€£¥₹¤])|(?P<op>/|\\cdot|\*|·|\\times|-)|\^\s?\{?\s?(?P<power>-?[0-9])\s?\}?)"
+    r"\s*(?:(?P<word>\\(?:Omega|AA)|[A-Za-zµμΩÅ]+\.?|°\s?[CF](?![A-Za-z])|[°%¢€£¥₹¤])|(?P<op>/|\\cdot|\*|·|\\times"
+    r"|-)|\^\s?\{?\s?(?P<power>-?[0-9])\s?\}?)"
 )
 
 

@@ -27,7 +27,8 @@ _INTEGER = re.compile(r"([+-]?)([0-9]+|[0-9]{1,3}(?:(?:,|\{,\}|,\\!)[0-9]{3})+)"
 _NEEDLESS_BLANK = re.compile(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])")  # 1 2 is not 12
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _COMMAND = re.compile(
-    r"\\(?:begin|end)\s?\{[^{}]*\}|\\[A-Za-z]+|[_^]\s?\{[^{}]*\}|(?<![A-Za-z])(?:sin|cos|tan|log|ln|exp|lim|max|min|mod)(?![A-Za-z])"
+    r"\\(?:begin|end)\s?\{[^{}]*\}|\\[A-Za-z]+|[_^]\s?\{[^{}]*\}|(?<![A-Za-z])(?:sin|cos|tan|log|ln|exp|lim|max"
+    r"|min|mod)(?![A-Za-z])"
 )
 _SHORT_GOLD = 150  # characters: a gold answer, not a solution, of one line
 
