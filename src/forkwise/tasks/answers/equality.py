@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
-from forkwise.tasks.answers.grammar import Expression, Node, has_kind, symbols_of
+from forkwise.tasks.answers.trees import Expression, Node, has_kind, symbols_of
 from forkwise.tasks.answers.values import (
     INTEGERS,
     NEGATIVE,

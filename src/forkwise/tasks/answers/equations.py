@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from forkwise.tasks.answers.equality import equal, rational_value, refuted, same_zeros
-from forkwise.tasks.answers.grammar import Expression, has_kind, read_expression
+from forkwise.tasks.answers.grammar import read_expression
 from forkwise.tasks.answers.shapes import Equation, Same, Shape, Value
+from forkwise.tasks.answers.trees import Expression, has_kind
 
 _NAME = re.compile(
     r"\s*(?:[A-Za-z]{1,3}(?:\^\{?-1\}?)?|\\[A-Za-z]+(?:\s?\{?[A-Za-z]+\}?)?|\|[A-Z]+\|"

@@ -3,137 +3,35 @@ r"""Formulas read by a small grammar: LaTeX, and what people type. What it does 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
 
 from forkwise.tasks.answers.numerals import DECIMAL, SCIENTIFIC, plain_numbers
+from forkwise.tasks.answers.trees import Expression, Node, integer
 
-Node = tuple[Any, ...]
 _DEEPEST = 60  # brackets within brackets
+_MOST_POSTFIXES = 8
 
 
 class Unreadable(Exception):
     """The grammar does not know this, or it is too large."""
 
 
-_FUNCTIONS = [
-    "arcsin",
-    "arccos",
-    "arctan",
-    "arccot",
-    "sinh",
-    "cosh",
-    "tanh",
-    "sin",
-    "cos",
-    "tan",
-    "cot",
-    "sec",
-    "csc",
-    "ln",
-    "log",
-    "lg",
-    "exp",
-    "floor",
-    "ceil",
-    "asin",
-    "acos",
-    "atan",
-    "sqrt",
-    "gcd",
-    "lcm",
-    "max",
-    "min",
-    "abs",
-]
-_ACCENTS = ("vec", "hat", "bar", "tilde", "dot", "ddot", "overrightarrow", "widehat", "mathcal", "mathbb", "overline")
-_GREEK = frozenset(
-    [
-        "alpha",
-        "beta",
-        "gamma",
-        "delta",
-        "epsilon",
-        "zeta",
-        "eta",
-        "theta",
-        "iota",
-        "kappa",
-        "lambda",
-        "mu",
-        "nu",
-        "xi",
-        "rho",
-        "sigma",
-        "tau",
-        "phi",
-        "chi",
-        "psi",
-        "omega",
-        "Gamma",
-        "Delta",
-        "Theta",
-        "Lambda",
-        "Xi",
-        "Sigma",
-        "Phi",
-        "Psi",
-        "Omega",
-        "hbar",
-        "ell",
-        "partial",
-        "nabla",
-        "angle",
-        "triangle",
-        "vartheta",
-        "varrho",
-    ]
+_FUNCTIONS = frozenset(
+    "arcsin arccos arctan arccot sinh cosh tanh sin cos tan cot sec csc ln log lg exp floor ceil asin acos atan sqrt gcd"
+    " lcm max min abs".split()
 )
+_ACCENTS = frozenset("vec hat bar tilde dot ddot overrightarrow widehat mathcal mathbb overline".split())
+_LETTERS = frozenset(
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau phi chi psi omega Gamma Delta"
+    " Theta Lambda Xi Sigma Phi Psi Omega hbar ell partial nabla angle triangle vartheta varrho".split()
+)
+_FACTORS = frozenset("frac sqrt pi binom infty text lfloor lceil".split()) | _FUNCTIONS | _LETTERS | _ACCENTS
+_EXPONENT = r"(?:[eE][-+]?[0-9]{1,6}(?![0-9.A-Za-z]))?"
 _TOKEN = re.compile(
-    r"(?P<number>[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]{1,6}(?![0-9.A-Za-z]))?"
-    r"|\.[0-9]+(?:[eE][-+]?[0-9]{1,6}(?![0-9.A-Za-z]))?)"
+    rf"(?P<number>[0-9]+(?:\.[0-9]*)?{_EXPONENT}|\.[0-9]+{_EXPONENT})"
     r"|\\(?P<command>[A-Za-z]+)|(?P<word>[A-Za-z]+)|(?P<other>\*\*|\\\{|\\\}|\\\\|[^\sA-Za-z0-9])"
 )
-
-
-def has_kind(node: Node, *kinds: str) -> bool:
-    """Whether a part of a tree is of one of these kinds, or is one of these functions."""
-    return (
-        node[0] in kinds
-        or (node[0] == "fn" and node[1] in kinds)
-        or any(has_kind(child, *kinds) for child in node[1:] if isinstance(child, tuple))
-    )
-
-
-def symbols_of(node: Node) -> Iterator[str]:
-    """The names of the variables in a tree, as often as they occur."""
-    if node[0] == "sym":
-        yield node[1]
-    for child in node[1:]:
-        if isinstance(child, tuple):
-            yield from symbols_of(child)
-
-
-@dataclass(frozen=True)
-class Expression:
-    """A formula that was read.
-
-    Attributes:
-        node: its tree.
-        symbols: the names of its variables.
-        decimals: digits after the point where it is one plain decimal number, None otherwise; with `exponent`.
-        digits: significant digits of that decimal number.
-        scientific: whether that decimal has a power of ten.
-    """
-
-    node: Node
-    symbols: frozenset[str]
-    decimals: int | None = None
-    digits: int = 0
-    scientific: bool = False
 
 
 @lru_cache(20_000)
@@ -154,6 +52,10 @@ def read_expression(text: str) -> Expression | None:
     significant = ((number["whole"] or "") + part).lstrip("0")
     exponent = int(power.replace(" ", ""))
     return Expression(node, frozenset(), len(part) - exponent, len(significant), power != "0")
+
+
+def _product(left: Node, right: Node) -> Node:
+    return (*left, right) if left[0] == "mul" else ("mul", left, right)
 
 
 class _Parser:
@@ -192,24 +94,25 @@ class _Parser:
             raise Unreadable
         return node
 
-    def sum(self) -> Node:
+    def nest(self) -> None:
+        """Count one more level of brackets."""
         self.depth += 1
         if self.depth > _DEEPEST:
             raise Unreadable
+
+    def minus(self) -> bool:
+        """Take the signs that come next; whether they make a minus, as in `3 - -2` they do not."""
         negative = False
         while self.peek()[1] in ("+", "-"):
             negative ^= self.take("-")
             self.take("+")
-        node = self.product()
-        terms = [("neg", node) if negative else node]
-        while self.peek()[1] in ("+", "-"):
-            minus = self.take("-")
-            if not minus:
-                self.take("+")
-            negative = minus
-            while self.peek()[1] in ("+", "-"):  # 3 - -2
-                negative ^= self.take("-")
-                self.take("+")
+        return negative
+
+    def sum(self) -> Node:
+        self.nest()
+        terms: list[Node] = []
+        while not terms or self.peek()[1] in ("+", "-"):
+            negative = self.minus()
             term = self.product()
             terms.append(("neg", term) if negative else term)
         self.depth -= 1
@@ -221,7 +124,7 @@ class _Parser:
             kind, text, _ = self.peek()
             if (kind == "command" and text in ("times", "cdot")) or text == "*":
                 self.place += 1
-                node = ("mul", node, self.signed())
+                node = _product(node, self.signed())
             elif text == "/" or (kind == "command" and text == "div"):
                 self.place += 1
                 node = ("div", node, self.signed())
@@ -231,10 +134,7 @@ class _Parser:
                 return node
 
     def signed(self) -> Node:
-        negative = False
-        while self.peek()[1] in ("+", "-"):
-            negative ^= self.take("-")
-            self.take("+")
+        negative = self.minus()
         node = self.power()
         return ("neg", node) if negative else node
 
@@ -260,19 +160,14 @@ class _Parser:
                 raise Unreadable  # 1 2 is not 12
         elif right[0] == "num" and kind == "number":
             raise Unreadable
-        return ("mul", left, right)
+        return _product(left, right)
 
     def starts_factor(self) -> bool:
         kind, text, _ = self.peek()
         if kind in ("number", "word"):
             return True
         if kind == "command":
-            return (
-                text in ("frac", "sqrt", "pi", "binom", "infty", "text", "lfloor", "lceil", "mathrm")
-                or text in _FUNCTIONS
-                or text in _GREEK
-                or text in _ACCENTS
-            )
+            return text in _FACTORS
         return text in ("(", "{", "[")
 
     def power(self) -> Node:
@@ -284,7 +179,7 @@ class _Parser:
             elif self.peek()[1] in ("+", "-"):
                 exponent = self.signed()
             elif self.peek()[0] == "number" and len(self.peek()[1]) > 1 and self.tokens[self.place - 1][1] == "^":
-                exponent = ("num", Fraction(self.peek()[1]), "int")  # 2^10 as people type it, not LaTeX's 2^1 0
+                exponent = integer(self.peek()[1])  # 2^10 as people type it, not LaTeX's 2^1 0
                 self.place += 1
             else:
                 exponent = self.power() if self.tokens[self.place - 1][1] == "**" else self.atom()
@@ -294,19 +189,19 @@ class _Parser:
         return node
 
     def postfix(self, node: Node) -> Node:
-        while True:
+        """What stands behind a value: factorials, degrees, percent, primes."""
+        for _ in range(_MOST_POSTFIXES):
             if self.take("!"):
                 node = ("fact2" if self.take("!") else "fact", node)
             elif self.take("°"):
-                node = ("div", ("mul", node, ("const", "pi")), ("num", Fraction(180), "int"))
+                node = ("div", ("mul", node, ("const", "pi")), integer(180))
             elif self.take("%"):
-                node = ("div", node, ("num", Fraction(100), "int"))
-            elif self.peek()[1] == "'" and node[0] == "sym":
-                self.place += 1
-                self.symbols.add(node[1] + "'")
+                node = ("div", node, integer(100))
+            elif node[0] == "sym" and self.take("'"):
                 node = self.named(node[1] + "'")
             else:
                 return node
+        raise Unreadable
 
     def group(self) -> Node:
         """What a LaTeX argument holds: `{...}`, or the next digit or letter alone."""
@@ -314,10 +209,10 @@ class _Parser:
             node = self.sum()
             self.need("}")
             return node
-        kind, text, blank = self.peek()
+        kind, text, _ = self.peek()
         if kind == "number" and text.isdigit() and len(text) > 1:
             self.tokens[self.place] = (kind, text[1:], False)
-            return ("num", Fraction(text[0]), "int")
+            return integer(text[0])
         if kind == "word" and len(text) > 1:
             self.tokens[self.place] = (kind, text[1:], False)
             return self.letter(text[0])
@@ -327,19 +222,14 @@ class _Parser:
         kind, text, _ = self.peek()
         self.place += 1
         if kind == "number":
-            if len(text) > 1500:
-                raise Unreadable
-            value = Fraction(text) if len(text.lower().partition("e")[2]) < 5 else None
-            if value is None:
-                raise Unreadable
-            if self.peek()[1] == "_":
-                raise Unreadable  # a number base: no plain number
-            return ("num", value, "int" if text.isdigit() else "decimal")
+            if len(text.lower().partition("e")[2]) > 4 or self.peek()[1] == "_":
+                raise Unreadable  # too large, or in a number base
+            return ("num", Fraction(text), "int" if text.isdigit() else "decimal")
         if kind == "word":
             return self.word(text)
         if kind == "command":
             return self.command(text)
-        if text == "(" or text == "[":
+        if text in ("(", "["):
             node = self.sum()
             self.need(")" if text == "(" else "]")
             return node
@@ -439,7 +329,7 @@ class _Parser:
             top = self.group()
             return ("binom", top, self.group())
         if name == "sqrt":
-            index: Node = ("num", Fraction(2), "int")
+            index: Node = integer(2)
             if self.take("["):
                 index = self.sum()
                 self.need("]")
@@ -454,11 +344,10 @@ class _Parser:
             return ("fn", "floor" if name == "lfloor" else "ceil", node)
         if name in _FUNCTIONS:
             return self.function(name)
-        if name in _GREEK:
+        if name in _LETTERS:
             return self.named("\\" + name + self.subscript())
         if name in _ACCENTS:
-            self.need("{") if self.peek()[1] == "{" else None
-            if self.tokens[self.place - 1][1] == "{":
+            if self.take("{"):
                 return self.symbol(f"\\{name} " + self.until_brace() + self.subscript())
             kind, text, _ = self.peek()
             self.place += 1
@@ -488,21 +377,19 @@ class _Parser:
         if base is not None:
             node: Node = ("div", ("fn", "ln", arguments[0]), ("fn", "ln", base))
         elif name == "sqrt":
-            node = ("root", arguments[0], ("num", Fraction(2), "int"))
+            node = ("root", arguments[0], integer(2))
         else:
             name = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "log": "ln"}.get(name, name)
             node = ("fn", name, arguments[0])
         if exponent is None:
             return node
-        if exponent == ("neg", ("num", Fraction(1), "int")) and name in ("sin", "cos", "tan"):
+        if exponent == ("neg", integer(1)) and name in ("sin", "cos", "tan"):
             return ("fn", "arc" + name, arguments[0])
         return ("pow", node, exponent)
 
     def argument(self) -> Node:
         r"""What a function is of: brackets, or the product up to the next sign or function (`\sin 2x \cos x`)."""
-        self.depth += 1
-        if self.depth > _DEEPEST:
-            raise Unreadable
+        self.nest()
         if self.peek()[1] in ("(", "{", "["):
             node = self.postfix(self.atom())
             self.depth -= 1

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from forkwise.tasks.answers.grammar import Expression, Node, read_expression
+from forkwise.tasks.answers.grammar import read_expression
 from forkwise.tasks.answers.notation import MONEY
 from forkwise.tasks.answers.number_words import MULTIPLES, ORDINALS, WORDS, spoken, words_of_number
+from forkwise.tasks.answers.trees import Expression, Node
 from forkwise.tasks.answers.units import UNITS, Unit, read_unit
 
 

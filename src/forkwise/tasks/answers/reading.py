@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from forkwise.tasks.answers.equality import real_value
 from forkwise.tasks.answers.grammar import read_expression
-from forkwise.tasks.answers.intervals import RELATION, all_but, as_interval, is_constant, is_infinity, is_variable
+from forkwise.tasks.answers.intervals import RELATION, all_but, as_interval, inequality, is_variable, joined
 from forkwise.tasks.answers.notation import matching_end, split_at_top, tidy
 from forkwise.tasks.answers.number_words import words_of_number
 from forkwise.tasks.answers.numerals import plain_numbers
@@ -19,7 +18,6 @@ from forkwise.tasks.answers.shapes import (
     Equation,
     Interval,
     Matrix,
-    Relation,
     Shape,
     Union,
     Value,
@@ -58,6 +56,8 @@ _REALS = re.compile(
     re.IGNORECASE,
 )
 _WITHOUT = re.compile(r"(.*?)\s*(?:\\setminus|\\backslash|-)\s*(\\\{.*\\\})", re.DOTALL)
+_PLUS_MINUS = re.compile(r"\\pm(?![a-z])")
+_MINUS_PLUS = re.compile(r"\\mp(?![a-z])")
 _COLONS = re.compile(
     r"(-?[0-9.]+(?:\s*:\s*[0-9.]+)+)\s*(?:\\text\s?\{)?\s*([ap])?\.?\s*(?:m\.?)?(?:\s*\})?", re.IGNORECASE
 )
@@ -74,6 +74,7 @@ _EXCEPT = re.compile(
     r"(?:\\text\s?\{)?\s*(?:all|every)\s+reals?(?:\s+numbers?)?\s*,?\s*(?:except|but"
     r"|other than)(?:\s+for)?\s*\}?\s*(?:[a-z]\s*=\s*)?(.*?)\}?"
 )
+_TEXT = re.compile(r"\\text\s?\{([^{}]*)\}")
 _TIME_WORDS = re.compile(r"\\text\s?\{([^{}]*[0-9]:[0-9][^{}]*)\}")
 _WORDS = re.compile(r"(?:\\text\s?\{[^{}]*\}|[A-Za-z\s,.'\"()-])+")
 _EQUALS = re.compile(r"\s*(?<![<>!:\\])(?:=|\\equiv|\\approx|\\Leftrightarrow|\\Rightarrow|\\implies)(?!=)\s*")
@@ -95,7 +96,7 @@ def _read(text: str, depth: int) -> Shape:
     if depth > 6 or len(text) > 1500:
         return Value(text)
     if depth == 0:
-        number = words_of_number(re.sub(r"\\text\s?\{([^{}]*)\}", r" \1 ", text))
+        number = words_of_number(_TEXT.sub(r" \1 ", text))
         if number is not None:
             return Value(str(number))
         yes_or_no = _YES_OR_NO.match(text)
@@ -180,9 +181,7 @@ def _union(text: str, depth: int) -> Shape | None:
         return all_but([p for p in split_at_top(excepted[1].strip(), _COMMA) if p])
     without = _WITHOUT.fullmatch(text)
     if without and _REALS.fullmatch(without[1]):
-        inside = without[2][2:-2]
-        points = [p for p in split_at_top(inside, _INNER_COMMA) if p]
-        return all_but(points)
+        return all_but([p for p in split_at_top(without[2][2:-2], _INNER_COMMA) if p])
     if "cup" not in text and "U" not in text and not RELATION.search(text):
         return None
     parts = split_at_top(text, _UNION)
@@ -202,84 +201,21 @@ def _relation(text: str, depth: int) -> Shape | None:
         return None
     parts = [part for part in split_at_top(text, _COMMA) if part]
     if len(parts) > 1:
-        return _several_relations(parts, depth)
-    parts = split_at_top(text, RELATION)
-    signs = [match[0] for match in RELATION.finditer(text)]
-    if len(parts) != len(signs) + 1 or not all(parts):
-        return None
-    if signs == [r"\ne"]:
-        return all_but([parts[1]]) if is_variable(parts[0]) else None
-    signs = [{r"\le": "<=", r"\ge": ">="}.get(sign, sign) for sign in signs]
-    if r"\ne" in signs:
-        return None
-    if all(sign[0] == ">" for sign in signs):
-        parts.reverse()
-        signs = [sign.replace(">", "<") for sign in reversed(signs)]
-    if not all(sign[0] == "<" for sign in signs):
-        return None
-    if len(parts) == 3 and is_variable(parts[1]):
-        low, high = ("" if is_infinity(part) else part for part in (parts[0], parts[2]))
-        return Interval(low, high, (signs[0] == "<=" and bool(low), signs[1] == "<=" and bool(high)), parts[1].strip())
-    if len(parts) == 2:
-        inside = re.fullmatch(r"\|\s*([a-zA-Z])\s*\|", parts[0]) or re.fullmatch(r"\|\s*([a-zA-Z])\s*\|", parts[1])
-        if inside and is_constant(parts[1] if "|" in parts[0] else parts[0]):
-            bound = parts[1] if "|" in parts[0] else parts[0]
-            closed = signs[0] == "<="
-            if "|" in parts[0]:
-                return Interval(f"-({bound})", bound, (closed, closed), inside[1])
-            return Union(
-                (
-                    Interval("", f"-({bound})", (False, closed), inside[1]),
-                    Interval(bound, "", (closed, False), inside[1]),
-                )
-            )
-        if is_variable(parts[0]) and is_constant(parts[1]):
-            return Interval("", parts[1], (False, signs[0] == "<="), parts[0].strip())
-        if is_variable(parts[1]) and is_constant(parts[0]):
-            return Interval(parts[0], "", (signs[0] == "<=", False), parts[1].strip())
-        return Relation(parts[0], parts[1], signs[0] == "<")
-    return None
-
-
-def _several_relations(parts: list[str], depth: int) -> Shape | None:
-    """`x < 1, x > 3` is a union, `x > 1, x < 3` an interval, `x > 1, x \\ne 3` a union of two."""
-    shapes = [_read(part, depth + 1) for part in parts]
-    variables = {shape.variable for shape in shapes if isinstance(shape, Interval)}
-    if len(variables) > 1 or not all(isinstance(shape, Interval | Union) for shape in shapes):
-        return Collection("list", tuple(shapes))
-    if len(shapes) == 2 and all(isinstance(shape, Interval) for shape in shapes):
-        first, second = shapes
-        assert isinstance(first, Interval)
-        assert isinstance(second, Interval)
-        if first.high == "" and second.low == "":
-            first, second = second, first
-        if first.low == "" and second.high == "":
-            ends = [read_expression(text) for text in (first.high, second.low)]
-            values = [real_value(end) for end in ends if end is not None]
-            if len(values) == 2 and None not in values:
-                if values[0] > values[1]:  # type: ignore[operator]  # they overlap: both hold
-                    return Interval(second.low, first.high, (second.closed[0], first.closed[1]), first.variable)
-                return Union((first, second))
-    return Union(tuple(shapes))
+        return joined([_read(part, depth + 1) for part in parts])
+    return inequality(text)
 
 
 def _plus_minus(text: str, depth: int) -> Shape | None:
-    if r"\pm" not in text and r"\mp" not in text and "+/-" not in text:
-        return None
+    r"""The list of the values that `\pm` stands for; with `\mp`, opposite signs go together."""
     text = text.replace("+/-", r"\pm ")
-    if len(text) > 200:
+    count, opposite = len(_PLUS_MINUS.findall(text)), len(_MINUS_PLUS.findall(text))
+    if not 1 <= count + opposite <= 4 or len(text) > 200 or split_at_top(text, _COMMA)[1:]:
         return None
-    if len(re.findall(r"\\pm", text)) > 1 and r"\mp" not in text and not split_at_top(text, _COMMA)[1:]:
-        signs = [_plus_minus(re.sub(r"\\pm(?![a-z])", sign, text, count=1), depth + 1) for sign in "+-"]
-        if all(isinstance(shape, Collection) for shape in signs):
-            return Collection(
-                "list", tuple(item for shape in signs if isinstance(shape, Collection) for item in shape.items)
-            )
-    if len(re.findall(r"\\pm|\\mp", text)) > 4 or split_at_top(text, _COMMA)[1:]:
-        return None
+    if count > 1 and not opposite:
+        signs = [_plus_minus(_PLUS_MINUS.sub(sign, text, count=1), depth + 1) for sign in "+-"]
+        return Collection("list", tuple(item for c in signs if isinstance(c, Collection) for item in c.items))
     plus, minus = (
-        _read(re.sub(r"\\pm(?![a-z])", a, re.sub(r"\\mp(?![a-z])", b, text)).strip(), depth + 1)
-        for a, b in ("+-", "-+")
+        _read(_PLUS_MINUS.sub(sign, _MINUS_PLUS.sub(other, text)).strip(), depth + 1) for sign, other in ("+-", "-+")
     )
     if isinstance(plus, Collection) and isinstance(minus, Collection) and plus.kind in ("set", "list"):
         return Collection(plus.kind, plus.items + minus.items)
@@ -299,10 +235,7 @@ def _colons(text: str, depth: int) -> Shape | None:
 
 def _list(text: str, depth: int) -> Shape | None:
     text = plain_numbers(text)
-    parts = [part for part in split_at_top(text, _COMMA)]
-    if len(parts) < 2:
-        return None
-    parts = [part for part in parts if part]
+    parts = [part for part in split_at_top(text, _COMMA) if part]
     if len(parts) < 2 or _is_prose(parts):
         return None
     shapes = [_read(part, depth + 1) for part in parts]
@@ -321,7 +254,7 @@ def _list(text: str, depth: int) -> Shape | None:
 
 
 def _is_prose(parts: list[str]) -> bool:
-    """Whether a comma or "and" stands in a sentence and not between values: some piece has neither number nor formula."""
+    """Whether a comma or "and" stands in a sentence and not between values: a piece has neither number nor formula."""
     if all(_WORDS.fullmatch(part) and len(part.split()) <= 3 for part in parts):
         return False  # red, green and blue
     for part in parts:
@@ -401,7 +334,7 @@ def _words(text: str, depth: int) -> Shape | None:
         return Words("emptyset")
     if not _WORDS.fullmatch(text):
         return None
-    plain = re.sub(r"\\text\s?\{([^{}]*)\}", r" \1 ", text)
+    plain = _TEXT.sub(r" \1 ", text)
     words = plain.split()
     pieces = re.split(r"[\s-]+", plain)
     if not words or (len(max(words, key=len)) < 2 and len(words) == 1):

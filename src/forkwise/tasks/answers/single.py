@@ -6,8 +6,9 @@ import re
 from fractions import Fraction
 
 from forkwise.tasks.answers.equality import equal, rational_value
-from forkwise.tasks.answers.grammar import Expression, read_expression
+from forkwise.tasks.answers.grammar import read_expression
 from forkwise.tasks.answers.quantities import Quantity, read_quantity
+from forkwise.tasks.answers.trees import Expression, integer
 from forkwise.tasks.answers.units import UNITS, Unit
 
 BESIDE = re.compile(r"[%°]|\\text")  # may be a unit beside the number
@@ -114,7 +115,7 @@ def _same_multiple(gold: Expression, answer: Expression, factor: Fraction) -> bo
 
 
 def _same_angle(degrees: Expression, radians: Expression) -> bool | None:
-    half_turn = ("div", ("const", "pi"), ("num", Fraction(180), "int"))
+    half_turn = ("div", ("const", "pi"), integer(180))
     return equal(Expression(("mul", degrees.node, half_turn), degrees.symbols), radians)
 
 

@@ -10,7 +10,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from forkwise.tasks.answers.grammar import Expression, Node
+from forkwise.tasks.answers.trees import Expression, Node
 
 _LARGEST_BITS = 100_000  # of a number in exact arithmetic
 SAMPLE_DIGITS = 30
@@ -56,7 +56,10 @@ def exact_value(node: Node, at: Mapping[str, Fraction]) -> Fraction:
     if kind == "add":
         return _bounded(sum((exact_value(term, at) for term in node[1:]), Fraction(0)))
     if kind == "mul":
-        return _bounded(exact_value(node[1], at) * exact_value(node[2], at))
+        product = Fraction(1)
+        for factor in node[1:]:
+            product = _bounded(product * exact_value(factor, at))
+        return product
     if kind == "div":
         bottom = exact_value(node[2], at)
         if bottom == 0:
@@ -183,7 +186,7 @@ def _numeric_node(node: Node, at: Mapping[str, Any], mp: Any, magnitudes: list[f
     if kind == "add":
         return sum(arguments[1:], arguments[0])
     if kind == "mul":
-        return arguments[0] * arguments[1]
+        return math.prod(arguments[1:], start=arguments[0])
     if kind == "div":
         if arguments[1] == 0:
             raise NoValue
