@@ -82,7 +82,7 @@ def unboxed(content: str) -> str:
 
 
 def extract_boxed(text: str) -> str | None:
-    r"""What the last closed `\boxed{...}` holds that is no echo, stripped, its braces balanced; None if there is none."""
+    r"""What the last closed `\boxed{...}` that is no echo holds, stripped and its braces balanced, or None."""
     full = full_boxes(text[-LONGEST_TEXT:])
     return unboxed(full[-1][2]) if full else None
 

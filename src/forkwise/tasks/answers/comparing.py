@@ -1,4 +1,4 @@
-r"""Whether an answer is the gold answer: exactly where both are numbers, by value where both are formulas, part by part.
+r"""Whether an answer is the gold answer: numbers exactly, formulas by their values, everything else part by part.
 
 Numbers are compared exactly. Rounding counts only where the gold answer is itself a decimal number, and only at its own
 precision. Units, currency and number bases count where both sides name them.
@@ -81,9 +81,9 @@ def same(gold: Shape, answer: Shape) -> bool | None:
     if isinstance(gold, Equation) or isinstance(answer, Equation):
         return same_equation(same, gold, answer)
     if isinstance(gold, Words) or isinstance(answer, Words):
-        return same_words(same, gold, answer)
+        return same_words(gold, answer)
     if isinstance(gold, Colons) or isinstance(answer, Colons):
-        return same_colons(same, gold, answer)
+        return same_colons(gold, answer)
     if isinstance(gold, Interval | Union) or isinstance(answer, Interval | Union):
         return same_intervals(gold, answer)
     if isinstance(gold, Relation) or isinstance(answer, Relation):

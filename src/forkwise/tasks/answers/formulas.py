@@ -14,35 +14,10 @@ FORMULA = re.compile(
 )
 _PROSE_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _IN_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname|begin|end)\s?\{[^{}]*\}|\\[A-Za-z]+")
-_NAMES_IN_FORMULAS = frozenset(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "log",
-        "exp",
-        "lim",
-        "max",
-        "min",
-        "gcd",
-        "lcm",
-        "mod",
-        "det",
-        "and",
-        "for",
-        "all",
-        "deg",
-        "arcsin",
-        "arccos",
-        "arctan",
-        "sinh",
-        "cosh",
-        "tanh",
-    ]
-)
+_NAMES_IN_FORMULAS = frozenset((
+    "sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "lim", "max", "min", "gcd", "lcm", "mod", "det", "and",
+    "for", "all", "deg", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh",
+))  # fmt: skip
 
 
 def is_formula(content: str) -> bool:
@@ -50,10 +25,8 @@ def is_formula(content: str) -> bool:
     content = content.strip()
     if not content or content[-1] in "+=-*,(" or content[0] in "*,;)":
         return False
-    words = _PROSE_WORD.findall(_IN_TEXT.sub(" ", content))
-    return not any(len(word) > 2 and word.lower() not in _NAMES_IN_FORMULAS for word in words) or (
-        len(words) <= 1 and "=" in content
-    )
+    words = [word.lower() for word in _PROSE_WORD.findall(_IN_TEXT.sub(" ", content))]
+    return _NAMES_IN_FORMULAS.issuperset(words) or (len(words) == 1 and "=" in content)
 
 
 def formulas(text: str) -> Iterator[tuple[int, int, str]]:

@@ -17,16 +17,21 @@ class Unreadable(Exception):
     """The grammar does not know this, or it is too large."""
 
 
-_FUNCTIONS = frozenset(
-    "arcsin arccos arctan arccot sinh cosh tanh sin cos tan cot sec csc ln log lg exp floor ceil asin acos atan sqrt gcd"
-    " lcm max min abs".split()
+_FUNCTIONS = frozenset((
+    "arcsin", "sin", "arccos", "cos", "arctan", "tan", "arccot", "cot", "sinh", "cosh", "tanh", "sec", "csc", "ln",
+    "log", "lg", "exp", "floor", "ceil", "asin", "acos", "atan", "sqrt", "gcd", "lcm", "max", "min", "abs",
+))  # fmt: skip
+_ACCENTS = frozenset((
+    "vec", "hat", "bar", "tilde", "dot", "ddot", "overrightarrow", "widehat", "mathcal", "mathbb", "overline",
+))  # fmt: skip
+_LETTERS = frozenset((
+    "alpha", "beta", "eta", "gamma", "delta", "epsilon", "psi", "zeta", "theta", "iota", "kappa", "lambda", "mu",
+    "nu", "xi", "rho", "sigma", "tau", "phi", "chi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma",
+    "Phi", "Psi", "Omega", "hbar", "ell", "partial", "nabla", "angle", "triangle", "vartheta", "varrho",
+))  # fmt: skip
+_FACTORS = (
+    frozenset(("frac", "sqrt", "pi", "binom", "infty", "text", "lfloor", "lceil")) | _FUNCTIONS | _LETTERS | _ACCENTS
 )
-_ACCENTS = frozenset("vec hat bar tilde dot ddot overrightarrow widehat mathcal mathbb overline".split())
-_LETTERS = frozenset(
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau phi chi psi omega Gamma Delta"
-    " Theta Lambda Xi Sigma Phi Psi Omega hbar ell partial nabla angle triangle vartheta varrho".split()
-)
-_FACTORS = frozenset("frac sqrt pi binom infty text lfloor lceil".split()) | _FUNCTIONS | _LETTERS | _ACCENTS
 _EXPONENT = r"(?:[eE][-+]?[0-9]{1,6}(?![0-9.A-Za-z]))?"
 _TOKEN = re.compile(
     rf"(?P<number>[0-9]+(?:\.[0-9]*)?{_EXPONENT}|\.[0-9]+{_EXPONENT})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from fractions import Fraction
+from functools import lru_cache
 
 MONEY = "¤"
 """Stands for a dollar sign that is money."""
@@ -92,8 +93,8 @@ _SIZES = "left right bigl bigr Bigl Bigr biggl biggr big Big bigg Bigg"
 _LAYOUT = "displaystyle textstyle limits mathstrut nolimits"
 _STYLES = "bf rm it large Large LARGE huge Huge small normalsize tiny"
 _FONTS = (
-    "mathbf boldsymbol bm mathit textit emph textbf mathsf mathtt texttt mathop operatorname operatorname\\* mbox textrm"
-    " textnormal rm mathrm text"
+    "mathbf boldsymbol bm mathit textit emph textbf mathsf mathtt texttt mathop operatorname operatorname\\* mbox"
+    " textrm textnormal rm mathrm text"
 )
 _BLANK = _commands("quad", "qquad", "enspace", "thinspace", r"hspace\s?\{[^{}]*\}")
 _ORDINAL_SUFFIX = r"(?:st|nd|rd|th)"
@@ -166,6 +167,7 @@ _MONEY = re.compile(r"\\\$|\$(?=\s?-?[0-9.])|(?<=[0-9])\s?\$(?![A-Za-z0-9\\])")
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
 
+@lru_cache(10_000)
 def tidy(text: str) -> str:
     r"""`text` in one spelling; `\text{...}` is kept around words and taken off single letters and numbers."""
     text = text.strip()

@@ -5,19 +5,21 @@ from __future__ import annotations
 import re
 
 MULTIPLES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
-_SMALL = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+_SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+    " eighteen nineteen"
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 WORDS = {word: value for value, word in enumerate(_SMALL.split())}
-WORDS |= {
-    word: 10 * value
-    for value, word in enumerate(
-        ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], start=2
-    )
+WORDS |= {word: 10 * value for value, word in enumerate(_TENS.split(), start=2)}
+_IRREGULAR = {1: "first", 2: "second", 3: "third", 5: "fifth", 8: "eighth", 9: "ninth", 12: "twelfth"}
+ORDINALS = {
+    _IRREGULAR.get(value, word[:-1] + "ieth" if word.endswith("ty") else word + "th"): value
+    for word, value in WORDS.items()
 }
-_REGULAR_ORDINALS = {word + "th": value for word, value in WORDS.items()} | {
-    word[:-1] + "ieth": value for word, value in WORDS.items() if word.endswith("ty")
+_PARTS = {"half": 2, "halves": 2, "quarter": 4, "hundredth": 100, "thousandth": 1000} | {
+    word: value for word, value in ORDINALS.items() if 3 <= value <= 10 or value in (12, 20)
 }
-ORDINALS = _REGULAR_ORDINALS | {"first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10, "twelfth": 12}  # fmt: skip
-_PARTS = {"half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10, "twelfth": 12, "twentieth": 20, "hundredth": 100, "thousandth": 1000}  # fmt: skip
 _SPOKEN = [
     (re.compile(r"\b(?:negative|minus)\s+(?=[0-9])", re.IGNORECASE), "-"),
     (re.compile(r"(?<=[0-9])\s+squared\b", re.IGNORECASE), "^2"),

@@ -9,7 +9,10 @@ from forkwise.tasks.answers.conclusions import concluded
 from forkwise.tasks.answers.limits import LONGEST_TEXT
 from forkwise.tasks.answers.statements import hashed, stated, tagged
 
-_NAMES = "internal|inner_monologue|deliberation|scratch|think|thinking|thought|thoughts|reasoning|reason|reflection|scratchpad|analysis|seed:think|longcat_think"
+_NAMES = (
+    "internal|inner_monologue|deliberation|scratch|think|thinking|thought|thoughts|reasoning|reason|reflection|scratchpad"
+    "|analysis|seed:think|longcat_think"
+)
 _REASONING = re.compile(
     rf"<(?P<open>{_NAMES})>|</(?P<close>{_NAMES})>"
     r"|(?P<open_thought><[|｜]begin[_▁]of[_▁]thought[|｜]>)|(?P<close_thought><[|｜]end[_▁]of[_▁]thought[|｜]>)"

@@ -1,4 +1,4 @@
-r"""What an answer is made of: one value, a list, a set, a tuple, an interval, a relation, a matrix, a choice or words."""
+r"""What an answer may be made of: a value, a list, a set, a tuple, an interval, a matrix, a choice, words and more."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Collection:
 
 @dataclass(frozen=True)
 class Interval:
-    """A set of real numbers from `low` to `high`; the texts are empty for an infinite end, `variable` where none is named."""
+    """Real numbers from `low` to `high`, empty for an infinite end; `variable` is empty where none is named."""
 
     low: str
     high: str

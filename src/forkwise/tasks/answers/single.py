@@ -1,4 +1,4 @@
-r"""Whether two single values are the same: as formulas, or as quantities with units, rounded where the gold answer is."""
+r"""Whether two single values are the same: as formulas, or as quantities with units."""
 
 from __future__ import annotations
 
@@ -12,17 +12,28 @@ from forkwise.tasks.answers.trees import Expression, integer
 from forkwise.tasks.answers.units import UNITS, Unit
 
 BESIDE = re.compile(r"[%°]|\\text")  # may be a unit beside the number
+_HAS_WORD = re.compile(r"[A-Za-z]{2}|°")
+_WORD = re.compile(r"[a-z]{2,}|(?<=[°} ])[nsew]\b")
 _OPPOSED = [
     frozenset(words.split())
     for words in (
         "north south east west northeast northwest southeast southwest n s e w",
-        "profit loss gain", "increase decrease", "above below", "left right", "up down", "clockwise counterclockwise anticlockwise",
-        "ago later now", "bc ad bce ce", "win lose wins losses", "am pm", "forward backward",
+        "profit loss gain",
+        "increase decrease",
+        "above below",
+        "left right",
+        "up down",
+        "clockwise counterclockwise anticlockwise",
+        "ago later now",
+        "bc ad bce ce",
+        "win lose wins losses",
+        "am pm",
+        "forward backward",
         "january february march april may june july august september october november december",
         "monday tuesday wednesday thursday friday saturday sunday",
     )
-]  # fmt: skip
-_CURRENCIES = {"usd", "eur", "gbp", "yen", "yuan", "inr", "peso"}
+]
+_CURRENCIES = {((name, 1),) for name in ("usd", "eur", "gbp", "yen", "yuan", "inr", "peso")}
 
 
 def same_value(gold: str, answer: str) -> bool | None:
@@ -50,63 +61,52 @@ def same_value(gold: str, answer: str) -> bool | None:
 
 def _are_opposed(gold: str, answer: str) -> bool:
     """Whether the words beside two numbers contradict each other: east and west, profit and loss, June and July."""
-    if not re.search(r"[A-Za-z]{2}|°", gold) or not re.search(r"[A-Za-z]{2}|°", answer):
+    if not _HAS_WORD.search(gold) or not _HAS_WORD.search(answer):
         return False
-    ours, theirs = (
-        set(re.findall(r"[a-z]{2,}|(?<=[°} ])[nsew]\b", text.lower().replace("text", " "))) for text in (gold, answer)
-    )
+    ours, theirs = (set(_WORD.findall(text.lower().replace("text", " "))) for text in (gold, answer))
     return any(ours & group and theirs & group and ours & group != theirs & group for group in _OPPOSED)
 
 
 def same_quantity(gold: Quantity, answer: Quantity) -> bool | None:
+    """Whether two quantities are the same; a unit counts where both sides name one."""
     if gold.base is not None and answer.base is not None and gold.base != answer.base:
         return False
-    ours, theirs = gold.unit, answer.unit
-    if ours is not None and theirs is not None:
-        generic = [[power for base, power in unit.dimensions if base == "unit"] for unit in (ours, theirs)]
-        if any(generic):  # "square units" names no unit, only its power
-            powers = [sum(power for _, power in unit.dimensions) for unit in (ours, theirs)]
-            return _same_formula(gold.value, answer.value) if powers[0] == powers[1] else False
-        if ours.name == theirs.name and ours.dimensions == theirs.dimensions:
-            if ours.factor == theirs.factor:
-                return _same_formula(gold.value, answer.value)
-            return _same_multiple(gold.value, answer.value, theirs.factor / ours.factor)
-        if "degree" in (ours.name, theirs.name):
-            other = (theirs if ours.name else ours).dimensions
-            if other in ((("celsius", 1),), (("fahrenheit", 1),)):
-                return _same_formula(gold.value, answer.value)
-            if other == (("rad", 1),):
-                return _same_angle(*((gold.value, answer.value) if ours.name else (answer.value, gold.value)))
-        if _is_rate_of_money(ours, theirs) or {ours, theirs} == {UNITS["£"], UNITS["pounds"]}:
-            return _same_formula(gold.value, answer.value)
-        return False
+    if gold.unit is not None and answer.unit is not None:
+        return _same_in_units(gold.value, gold.unit, answer.value, answer.unit)
     verdict = _same_formula(gold.value, answer.value)
-    if verdict or (ours is None and theirs is None):
+    unit = gold.unit or answer.unit
+    if verdict or unit is None:
         return verdict
-    named = ours or theirs
-    assert named is not None
-    with_unit, without = (gold.value, answer.value) if ours else (answer.value, gold.value)
-    if named.name == "percent":
+    with_unit, without = (gold.value, answer.value) if gold.unit else (answer.value, gold.value)
+    if unit.name == "percent":
         return _same_multiple(without, with_unit, Fraction(1, 100))
-    if named.name == "degree":
-        return _same_angle(with_unit, without)
-    if named.dimensions == (("rad", 1),):
-        return verdict
-    return verdict
+    return _same_angle(with_unit, without) if unit.name == "degree" else verdict
+
+
+def _same_in_units(gold: Expression, ours: Unit, answer: Expression, theirs: Unit) -> bool | None:
+    if any(base == "unit" for unit in (ours, theirs) for base, _ in unit.dimensions):
+        # "square units" names no unit, only its power
+        powers = [sum(power for _, power in unit.dimensions) for unit in (ours, theirs)]
+        return _same_formula(gold, answer) if powers[0] == powers[1] else False
+    if ours.name == theirs.name and ours.dimensions == theirs.dimensions:
+        if ours.factor == theirs.factor:
+            return _same_formula(gold, answer)
+        return _same_multiple(gold, answer, theirs.factor / ours.factor)
+    if "degree" in (ours.name, theirs.name):
+        other = (theirs if ours.name else ours).dimensions
+        if other in ((("celsius", 1),), (("fahrenheit", 1),)):
+            return _same_formula(gold, answer)
+        if other == (("rad", 1),):
+            return _same_angle(gold, answer) if ours.name else _same_angle(answer, gold)
+    if _is_rate_of_money(ours, theirs) or {ours, theirs} == {UNITS["£"], UNITS["pounds"]}:
+        return _same_formula(gold, answer)
+    return False
 
 
 def _is_rate_of_money(a: Unit, b: Unit) -> bool:
     """Whether one says dollars and the other dollars per something."""
-    return (
-        a.dimensions != b.dimensions
-        and all(
-            [power for _, power in unit.dimensions if power > 0] == [1]
-            and {n for n, p in unit.dimensions if p > 0} <= _CURRENCIES
-            for unit in (a, b)
-        )
-        and {n for n, p in a.dimensions if p > 0} == {n for n, p in b.dimensions if p > 0}
-        and () in [tuple(n for n, p in unit.dimensions if p < 0) for unit in (a, b)]
-    )
+    money, other = (tuple((base, power) for base, power in unit.dimensions if power > 0) for unit in (a, b))
+    return money == other and money in _CURRENCIES and money in (a.dimensions, b.dimensions)
 
 
 def _same_multiple(gold: Expression, answer: Expression, factor: Fraction) -> bool | None:
@@ -129,19 +129,18 @@ def _same_formula(gold: Expression, answer: Expression) -> bool | None:
 def _rounds_to(gold: Expression, answer: Expression) -> bool:
     """Whether a number rounds to a gold answer that is a decimal number, at the last of its digits.
 
-    Asked for are two significant digits of the gold answer, and an answer that is longer, or a fraction without a finite
-    decimal.
+    Asked for are two significant digits of the gold answer, and an answer that is longer, or a fraction without a
+    finite decimal.
     """
     exact, value = rational_value(gold), rational_value(answer)
-    if exact is None or value is None or gold.decimals is None or (exact.denominator == 1 and not gold.scientific):
+    if exact is None or value is None or gold.decimals is None or gold.digits < 2:
+        return False
+    if exact.denominator == 1 and not gold.scientific:
         return False  # 27.0 is how a table stores 27
     if answer.decimals is None:
-        denominator = value.denominator
-        for prime in (2, 5):
-            while denominator % prime == 0:
-                denominator //= prime
-        if denominator == 1 or gold.digits < 2:
+        has_finite_decimal = pow(10, value.denominator.bit_length(), value.denominator) == 0
+        if has_finite_decimal:
             return False
-    elif gold.digits < 2 or answer.digits <= gold.digits:
+    elif answer.digits <= gold.digits:
         return False
     return abs(value - exact) * 2 <= Fraction(10) ** -gold.decimals

@@ -120,12 +120,10 @@ def stated_below_box(text: str) -> str | None:
     below = text[full[-1][1] :]
     if _CORRECTS.search(below):
         return stated(below)
-    match = None
-    for match in _LINE_STATES.finditer(below):
-        pass
-    if match is None:
+    matches = list(_LINE_STATES.finditer(below))
+    if not matches:
         return None
-    value = _value(below[match.end() :])
+    value = _value(below[matches[-1].end() :])
     if not value or _NO_VALUE.match(value) or len(value) > 60 or is_echo(value) or "\\boxed" in value:
         return None
     return clean(value)

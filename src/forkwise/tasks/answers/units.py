@@ -3,7 +3,8 @@ r"""Units of measure: a table of them, and products and powers of units as peopl
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 Dimensions = tuple[tuple[str, int], ...]
@@ -122,7 +123,8 @@ _ROWS = """
 """
 _PREFIXES = {
     "k": 3, "M": 6, "G": 9, "T": 12, "m": -3, "µ": -6, "μ": -6, "u": -6, "n": -9, "p": -12, "c": -2, "d": -1,
-    "kilo": 3, "mega": 6, "giga": 9, "tera": 12, "milli": -3, "micro": -6, "nano": -9, "pico": -12, "centi": -2, "deci": -1,
+    "kilo": 3, "mega": 6, "giga": 9, "tera": 12,
+    "milli": -3, "micro": -6, "nano": -9, "pico": -12, "centi": -2, "deci": -1,
 }  # fmt: skip
 
 
@@ -149,86 +151,77 @@ def _table() -> dict[str, Unit]:
 
 UNITS = _table()
 _UNIT_TOKEN = re.compile(
-    r"\s*(?:(?P<word>\\(?:Omega|AA)|[A-Za-zµμΩÅ]+\.?|°\s?[CF](?![A-Za-z])|[°%¢€£¥₹¤])|(?P<op>/|\\cdot|\*|·|\\times"
-    r"|-)|\^\s?\{?\s?(?P<power>-?[0-9])\s?\}?)"
+    r"\s*(?:"
+    r"(?P<word>\\(?:Omega|AA)|[A-Za-zµμΩÅ]+\.?|°\s?[CF](?![A-Za-z])|[°%¢€£¥₹¤])"
+    r"|(?P<sign>/|\\cdot|\*|·|\\times|-)"
+    r"|\^\s?\{?\s?(?P<power>-?[0-9])\s?\}?"
+    r")"
 )
+_LIKE_A_UNIT = re.compile(r"[a-z](?:met(?:er|re)|gram|lit(?:er|re)|second|watt|volt|joule|newton|byte)s?$")
+_POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cubed": 3}
+_MOST_FACTORS = 9
 
 
 def _unit_word(word: str) -> Unit | None:
-    unit = _known_unit(word)
-    if unit is None and re.search(
-        r"[a-z](?:met(?:er|re)|gram|lit(?:er|re)|second|watt|volt|joule|newton|byte)s?$", word
-    ):
-        return Unit(Fraction(1), ((word.removesuffix("s"), 1),))  # a misspelt unit is another one
-    return unit
-
-
-def _known_unit(word: str) -> Unit | None:
-    word = word.replace(" ", "")
-    for spelling in (word, word.rstrip("."), word.rstrip(".").lower()):
+    for spelling in (word.replace(" ", ""), word.rstrip("."), word.rstrip(".").lower()):
         if spelling in UNITS and not (len(spelling) == 1 and spelling != word.rstrip(".")):
             return UNITS[spelling]
+    if _LIKE_A_UNIT.search(word):
+        return Unit(Fraction(1), ((word.removesuffix("s"), 1),))  # a misspelt unit is another one
     return None
+
+
+@dataclass
+class _Product:
+    """A product of powers of units that grows."""
+
+    factor: Fraction = Fraction(1)
+    powers: Counter[str] = field(default_factory=Counter)
+
+    def multiply(self, unit: Unit, power: int) -> None:
+        """Multiply by a power of a unit."""
+        self.factor *= unit.factor**power
+        for base, exponent in unit.dimensions:
+            self.powers[base] += exponent * power
+
+    def unit(self, name: str) -> Unit:
+        """The product as a unit."""
+        return Unit(self.factor, tuple(sorted((base, power) for base, power in self.powers.items() if power)), name)
 
 
 def read_unit(text: str) -> tuple[Unit | None, str]:
     """The unit with which `text` begins, such as `km/h`, `square meters` or `dollars per hour`, and what follows it."""
-    factor, powers, name = Fraction(1), dict[str, int](), ""
-    position, sign, pending, count = 0, 1, 1, 0
-    end = 0
+    product, name = _Product(), ""
+    position = end = count = 0
+    sign = pending = 1  # of the power of the next unit
     last: tuple[Unit, int] | None = None
-    while (token := _UNIT_TOKEN.match(text, position)) is not None:
+    while not name and (token := _UNIT_TOKEN.match(text, position)) is not None:
         position = token.end()
+        word = (token["word"] or "").lower().rstrip(".")
         if token["power"]:
             if last is None:
                 break
-            unit, before = last
-            extra = int(token["power"]) * (1 if before > 0 else -1) - before
-            factor *= unit.factor**extra
-            for base, power in unit.dimensions:
-                powers[base] = powers.get(base, 0) + power * extra
+            unit, power = last
+            product.multiply(unit, int(token["power"]) * (1 if power > 0 else -1) - power)
             end, last = position, None
-            continue
-        if token["op"]:
+        elif token["sign"]:
             if not count:
                 break
-            sign = -1 if token["op"] == "/" else sign if token["op"] != "-" else 1
-            continue
-        word = token["word"]
-        lower = word.lower().rstrip(".")
-        if lower in ("square", "sq", "squared", "cubic", "cubed"):
-            power = 2 if lower.startswith("sq") else 3
-            if lower in ("squared", "cubed") and last is not None:
-                unit, before = last
-                factor *= unit.factor ** (before * (power - 1))
-                for base, exponent in unit.dimensions:
-                    powers[base] = powers.get(base, 0) + exponent * before * (power - 1)
-                end = position
-            else:
-                pending = power
-            continue
-        if lower in ("per", "each", "every") or (lower in ("a", "an") and count):
+            sign = {"/": -1, "-": 1}.get(token["sign"], sign)
+        elif word in ("squared", "cubed") and last is not None:
+            product.multiply(last[0], last[1] * (_POWERS[word] - 1))
+            end = position
+        elif word in _POWERS:
+            pending = _POWERS[word]
+        elif word in ("per", "each", "every") or (word in ("a", "an") and count):
             sign = -1
-            continue
-        unit_found = _unit_word(word)
-        if unit_found is None or (count and sign == 1 and not text[:position].rstrip().endswith(word)):
-            break
-        power, pending = pending * sign, 1
-        if count > 8:
-            return None, text
-        if unit_found.name:
-            if count:
+        else:
+            known = _unit_word(token["word"])
+            if known is None or (known.name and count):
                 break
-            name = unit_found.name
-        factor *= unit_found.factor**power
-        for base, exponent in unit_found.dimensions:
-            powers[base] = powers.get(base, 0) + exponent * power
-        last, count, end = (unit_found, power), count + 1, position
-        if sign == -1 or name:
-            sign = 1
-            if name:
-                break
-    if not count:
-        return None, text
-    dimensions = tuple(sorted((base, power) for base, power in powers.items() if power))
-    return Unit(factor, dimensions, name), text[end:]
+            if count == _MOST_FACTORS:
+                return None, text
+            product.multiply(known, pending * sign)
+            last, name, count, end = (known, pending * sign), known.name, count + 1, position
+            sign = pending = 1
+    return (product.unit(name), text[end:]) if count else (None, text)

@@ -145,15 +145,15 @@ def _exact_root(value: Fraction, index: int) -> Fraction:
 def _integer_root(number: int, index: int) -> int:
     if number.bit_length() > 4000:
         raise NoValue
-    root = math.isqrt(number) if index == 2 else round(number ** (1 / index)) if number < 2**1000 else 0
-    if index != 2:
-        for guess in (root - 1, root, root + 1):
-            if guess >= 0 and guess**index == number:
-                return guess
-        raise Irrational
-    if root * root != number:
-        raise Irrational
-    return root
+    if index == 2:
+        guesses = [math.isqrt(number)]
+    else:
+        guess = round(number ** (1 / index)) if number < 2**1000 else 0
+        guesses = list(range(max(guess - 1, 0), guess + 2))
+    for root in guesses:
+        if root**index == number:
+            return root
+    raise Irrational
 
 
 def _numeric(node: Node, at: Mapping[str, Any], mp: Any, magnitudes: list[float]) -> Any:

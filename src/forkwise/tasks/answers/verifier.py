@@ -1,4 +1,4 @@
-r"""Verdicts: is the answer of a completion the gold answer? Own rules decide nearly all, math-verify in workers the rest.
+r"""Verdicts: is the answer of a completion the gold answer? Own rules decide, math-verify in workers the rest.
 
 `forkwise.tasks.answers.finding` finds the answer, `comparing` decides by exact arithmetic and by values. What its
 grammar cannot read goes to math-verify, which is the last resort: its numeric comparison is made relative to size.

@@ -12,47 +12,27 @@ from forkwise.tasks.answers.reading import read_part
 from forkwise.tasks.answers.shapes import Choice, Collection, Colons, Equation, Same, Shape, Value, Words
 from forkwise.tasks.answers.single import same_quantity, same_value
 
-_EMPTY = frozenset(
-    (
-        "emptyset",
-        "empty set",
-        "the empty set",
-        "no solution",
-        "no solutions",
-        "no real solution",
-        "no real solutions",
-        "none",
-        "null set",
-        "no such value exists",
-    )
+_EMPTY = frozenset((
+    "emptyset", "empty set", "the empty set", "no solution", "no solutions", "no real solution", "no real solutions",
+    "none", "null set", "no such value exists",
+))  # fmt: skip
+_OPENING_WORDS = frozenset((
+    "the", "he", "a", "an", "it", "is", "its", "on", "in", "at", "by", "to", "they", "are", "she", "was", "this",
+    "that", "there",
+))  # fmt: skip
+_YES_NO = frozenset(("yes", "no", "true", "false"))
+_LETTER = re.compile(
+    r"\s*(?:option|choice)?\s*(?:\(([A-J])\)|([A-J])\)?)\s*(?:$|[.:]|(?:because|since|is correct)\b)", re.IGNORECASE
 )
-_OPENING_WORDS = frozenset(
-    [
-        "the",
-        "a",
-        "an",
-        "it",
-        "is",
-        "its",
-        "on",
-        "in",
-        "at",
-        "by",
-        "to",
-        "they",
-        "are",
-        "he",
-        "she",
-        "was",
-        "this",
-        "that",
-        "there",
-    ]
-)
-_YES_NO = {"yes", "no", "true", "false"}
+_WITHIN_WORD = re.compile(r"'(?=[a-z])|(?<=[a-z])-(?=[a-z])")
+_PUNCTUATION = re.compile(r"[.,;:!?\"()*]+|(?<![a-z])'")
+_EXPLAINS = re.compile(r"[,.;(:]|\bbecause\b|\bsince\b")
+_TEXT = re.compile(r"\\text\s?\{([^{}]*)\}")
+_TO = re.compile(r"\\text\s?\{\s*to\s*\}|\bto\b")
 
 
 def same_choice(same: Same, gold: Shape, answer: Shape) -> bool | None:
+    """Whether a letter of multiple choice, or the value beside it, is the other answer."""
     if isinstance(gold, Choice) and isinstance(answer, Choice):
         if gold.letter != answer.letter:
             return False
@@ -65,11 +45,7 @@ def same_choice(same: Same, gold: Shape, answer: Shape) -> bool | None:
         text = answer.text if isinstance(answer, Value | Words) else ""
         if re.fullmatch(r"[a-j]", text.strip()):
             return text.strip().upper() == gold.letter
-        words = re.match(
-            r"\s*(?:option|choice)?\s*(?:\(([A-J])\)|([A-J])\)?)\s*(?:$|[.:]|(?:because|since|is correct)\b)",
-            text,
-            re.IGNORECASE,
-        )
+        words = _LETTER.match(text)
         if words:
             return (words[1] or words[2]).upper() == gold.letter
         return same(read_part(gold.value), answer) if gold.value else False
@@ -86,87 +62,77 @@ def same_choice(same: Same, gold: Shape, answer: Shape) -> bool | None:
 
 
 def _canonical(text: str) -> str:
-    words = re.sub(
-        r"[.,;:!?\"()*]+|(?<![a-z])'",
-        " ",
-        re.sub(r"(?<=[a-z])-(?=[a-z])", "", re.sub(r"'(?=[a-z])", "", text.casefold())),
-    ).split()
+    words = _PUNCTUATION.sub(" ", _WITHIN_WORD.sub("", text.casefold())).split()
     while len(words) > 1 and words[0] in _OPENING_WORDS:
         words = words[1:]
     return " ".join(words)
 
 
-def same_words(same: Same, gold: Shape, answer: Shape) -> bool | None:
-    if isinstance(gold, Words):
-        ours = _canonical(gold.text)
-        if isinstance(answer, Words):
-            theirs = _canonical(answer.text)
-            if ours == theirs or (ours in _EMPTY and theirs in _EMPTY):
-                return True
-            first = _canonical(re.split(r"[,.;(]|\bbecause\b|\bsince\b", answer.text)[0])
-            if first == ours:
-                return True
-            if (
-                ours in _YES_NO
-                and theirs.split()[:1] == [ours]
-                and not {"and", "or", "no", "not"} & set(theirs.split()[1:])
-            ):
-                return True
-            if len(ours.split()) == 1 and len(theirs.split()) == 1:
-                number, also = (read_quantity(w) for w in (ours, theirs))
-                if number is not None and also is not None:
-                    return same_quantity(number, also)
-            return False
-        quantity = read_quantity(gold.text)
-        if quantity is not None and isinstance(answer, Value):
-            other = read_quantity(answer.text)
-            return None if other is None else same_quantity(quantity, other)
-        if isinstance(answer, Value):
-            if (
-                _canonical(
-                    re.split(r"[,.;(:]|\bbecause\b|\bsince\b", re.sub(r"\\text\s?\{([^{}]*)\}", r"\1", answer.text))[0]
-                )
-                == ours
-            ):
-                return True
-            return False if read_expression(answer.text) is not None or ours in _YES_NO else None
-        return same(gold, answer.right) if isinstance(answer, Equation) else False
-    assert isinstance(answer, Words)
+def _first_clause(text: str) -> str:
+    return _canonical(_EXPLAINS.split(text, maxsplit=1)[0])
+
+
+def same_words(gold: Shape, answer: Shape) -> bool | None:
+    """Whether words say the same as other words, or name the number that is the other answer."""
+    if isinstance(gold, Words) and isinstance(answer, Words):
+        return _same_wording(gold, answer)
+    if not isinstance(gold, Value | Words) or not isinstance(answer, Value | Words):
+        return False
+    ours, theirs = read_quantity(gold.text), read_quantity(answer.text)
+    words, value = (ours, theirs) if isinstance(gold, Words) else (theirs, ours)
+    if words is not None:
+        return None if ours is None or theirs is None else same_quantity(ours, theirs)
     if isinstance(gold, Value):
-        quantity = read_quantity(answer.text)
-        if quantity is not None:
-            other = read_quantity(gold.text)
-            return None if other is None else same_quantity(other, quantity)
-        return False if read_expression(gold.text) is not None or read_quantity(gold.text) is not None else None
+        return False if value is not None or read_expression(gold.text) is not None else None
+    wording = _canonical(gold.text)
+    if _first_clause(_TEXT.sub(r"\1", answer.text)) == wording:
+        return True
+    return False if wording in _YES_NO or read_expression(answer.text) is not None else None
+
+
+def _same_wording(gold: Words, answer: Words) -> bool | None:
+    ours, theirs = _canonical(gold.text), _canonical(answer.text)
+    if ours == theirs or (ours in _EMPTY and theirs in _EMPTY) or _first_clause(answer.text) == ours:
+        return True
+    if ours in _YES_NO and theirs.startswith(ours + " "):
+        return not {"and", "or", "no", "not"} & set(theirs.split()[1:])
+    if " " not in ours and " " not in theirs:
+        quantity, other = read_quantity(ours), read_quantity(theirs)
+        if quantity is not None and other is not None:
+            return same_quantity(quantity, other)
     return False
 
 
-def same_colons(same: Same, gold: Shape, answer: Shape) -> bool | None:
+def same_colons(gold: Shape, answer: Shape) -> bool | None:
+    """Whether two times of day or two ratios are the same, or a ratio and a fraction."""
     if isinstance(gold, Colons) and isinstance(answer, Colons):
-        if len(gold.parts) != len(answer.parts) or (gold.half and answer.half and gold.half != answer.half):
-            return False
-        ours, theirs = ([Fraction(part) for part in shape.parts] for shape in (gold, answer))
-        if ours == theirs:
-            return True
-        if len(ours) == 2 and bool(gold.half) != bool(answer.half):  # 5:30 p.m. and 17:30
-            (hour, minute), (other, other_minute), half = (
-                (ours, theirs, gold.half) if gold.half else (theirs, ours, answer.half)
-            )
-            return minute == other_minute and other == hour % 12 + (12 if half == "p" else 0)
-        if _is_time(gold) or _is_time(answer) or 0 in ours or 0 in theirs:
-            return False
-        return all(o * theirs[0] == t * ours[0] for o, t in zip(ours, theirs, strict=True))
-    colons, beside = (gold, answer) if isinstance(gold, Colons) else (answer, gold)
+        return _same_times_or_ratios(gold, answer)
+    colons, other = (gold, answer) if isinstance(gold, Colons) else (answer, gold)
     assert isinstance(colons, Colons)
-    if isinstance(beside, Equation):
-        return same(gold, beside.right) if beside is answer else same(beside.right, answer)
-    if len(colons.parts) == 2 and isinstance(beside, Value) and not colons.half:
-        top, bottom = map(Fraction, colons.parts)
-        expression = read_expression(re.sub(r"\\text\s?\{\s*to\s*\}|\bto\b", "/", beside.text))
-        if expression is None:
-            return None
-        return rational_value(expression) == top / bottom if bottom and not colons.parts[1].startswith("0") else False
-    return None if isinstance(beside, Value | Words) else False
+    if not isinstance(other, Value):
+        return False
+    if len(colons.parts) != 2 or colons.half:
+        return None
+    expression = read_expression(_TO.sub("/", other.text))
+    if expression is None:
+        return None
+    top, bottom = map(Fraction, colons.parts)
+    return not colons.parts[1].startswith("0") and bottom != 0 and rational_value(expression) == top / bottom
+
+
+def _same_times_or_ratios(gold: Colons, answer: Colons) -> bool:
+    if len(gold.parts) != len(answer.parts) or (gold.half and answer.half and gold.half != answer.half):
+        return False
+    ours, theirs = ([Fraction(part) for part in shape.parts] for shape in (gold, answer))
+    if ours == theirs:
+        return True
+    if len(ours) == 2 and bool(gold.half) != bool(answer.half):  # 5:30 p.m. and 17:30
+        half = gold.half or answer.half
+        (hour, minute), (other, other_minute) = (ours, theirs) if gold.half else (theirs, ours)
+        return minute == other_minute and other == hour % 12 + (12 if half == "p" else 0)
+    if _is_time(gold) or _is_time(answer) or 0 in ours or 0 in theirs:
+        return False
+    return all(o * theirs[0] == t * ours[0] for o, t in zip(ours, theirs, strict=True))
 
 
 def _is_time(shape: Colons) -> bool:
