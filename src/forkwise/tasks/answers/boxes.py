@@ -19,6 +19,7 @@ _ECHO = re.compile(
     r"|expression|choice|option|letter|numerical|value|only)\b)*",
     re.IGNORECASE,
 )
+_NAME_BEFORE = re.compile(r"([A-Za-z](?:_\{?[0-9a-z]\}?)?\s{0,3}=)\W{0,20}\Z")
 _LIST = r"[\s$,;.&\\()\[\]]|\b(?:and|or)\b|\\(?:text|quad|qquad|mathrm|,|;)|\{|\}|[A-Za-z](?:_\{?[0-9a-z]\}?)?\s{0,3}="
 _BETWEEN = re.compile(rf"(?:{_LIST}){{0,60}}")
 _REJECTED = re.compile(
@@ -64,6 +65,7 @@ def boxes(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def full_boxes(text: str) -> list[tuple[int, int, str]]:
+    """The boxes that hold an answer: no echo, and none that the words before it reject."""
     if "oxed" not in text and "fbox" not in text and "framebox" not in text:
         return []
     return [
@@ -94,6 +96,7 @@ def clean(answer: str) -> str | None:
 
 
 def boxed(text: str) -> str | None:
+    """What the last full box holds, or the list that the last boxes make."""
     full = full_boxes(text)
     if not full:
         return None
@@ -105,7 +108,7 @@ def listed(places: list[tuple[int, int, str]], text: str) -> str:
     contents = [places[-1][2]]
     for (_, end, content), (start, _, _) in zip(reversed(places[:-1]), reversed(places[1:]), strict=True):
         between = text[end:start]
-        named = re.search(r"([A-Za-z](?:_\{?[0-9a-z]\}?)?\s{0,3}=)\W*$", between)
+        named = _NAME_BEFORE.search(between)
         is_list = (
             between.strip()
             and len(between) < 100
@@ -118,7 +121,8 @@ def listed(places: list[tuple[int, int, str]], text: str) -> str:
             contents[0] = named[1] + contents[0]
         contents.insert(0, content)
     if len(contents) > 1 and "=" in contents[1]:
-        name = re.search(r"([A-Za-z](?:_\{?[0-9a-z]\}?)?\s{0,3}=)\W*$", text[: places[-len(contents)][0]])
+        start = places[-len(contents)][0]
+        name = _NAME_BEFORE.search(text, max(0, start - 40), start)
         if name and "=" not in contents[0]:
             contents[0] = name[1] + contents[0]
     return ", ".join(dict.fromkeys(contents))

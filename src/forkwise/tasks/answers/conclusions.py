@@ -9,11 +9,16 @@ from forkwise.tasks.answers.formulas import FORMULA, formulas, without_markup
 from forkwise.tasks.answers.limits import LONGEST_ANSWER
 
 _CHOICE = re.compile(
+    # "B. Paris" as the whole last line
     r"^\W{0,4}([A-J])[.)][ \t]{1,4}\S[^\n]{0,60}\Z"
-    r"|\b(?:[Oo]ption|[Cc]hoice|[Aa]lternative|[Ll]etter)s?\s{0,3}(?:is"
-    r"|:)?[\s*:(\"]{0,6}(?:\\text(?:bf)?\{)?\(?([A-Ja-j])\b(?!\s+(?:is|can|must|would)\s+(?:in|not|wrong|be ))"
+    # "option (B)"
+    r"|\b(?:[Oo]ption|[Cc]hoice|[Aa]lternative|[Ll]etter)s?\s{0,3}(?:is|:)?[\s*:(\"]{0,6}(?:\\text(?:bf)?\{)?\(?"
+    r"([A-Ja-j])\b(?!\s+(?:is|can|must|would)\s+(?:in|not|wrong|be ))"
+    # "B is correct", "so B."
     r"|\b([A-J])\s+is\s+(?:the\s+)?(?:correct|right|best)\b|\bso\s+([A-J])[.\s]*\Z"
+    # "choose B"
     r"|\b(?:choose|select|pick)\s{1,3}[*(]{0,4}([A-J])\b(?!\s+[a-z])"
+    # the letter alone on a line, or in brackets at the end
     r"|^[ \t*_$#>\\]{0,8}(?:text(?:bf)?\{)?\(?([A-J])\)?\}?[.)*_$ \t]{0,6}\Z"
     r"|\(([A-J])\)[.*_$ \t}]{0,6}\Z",
     re.MULTILINE,
@@ -50,6 +55,9 @@ _COPULA = re.compile(
     r"|gets?|makes?)\b[^.!?\n]{0,60}\Z",
     re.IGNORECASE,
 )
+_CLAUSE_END = re.compile(r"[.!?\n]")
+_SENTENCE_END = re.compile(r"(?<![0-9A-Z])[.!?]\s+|(?<=[0-9)])[.]\s+|\n")
+_ONLY_NUMBER = re.compile(r"-?[0-9][0-9,./]*(?:\s+[A-Za-z]+){0,3}")
 _BOLD_LINE = re.compile(r"\*\*\s?([^*\n]{1,60}?)\s?\*\*[.\s]*")
 _END_TOKENS = re.compile(r"\s*(?:<\|?[a-z_]+\|?>|</s>)\s*\Z")
 _ANY_NUMBER = re.compile(r"(?<![A-Za-z_])-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?")
@@ -61,10 +69,11 @@ _DISCARDED = re.compile(
 
 
 def chosen(text: str) -> str | None:
+    """The last letter of multiple choice that is chosen, and not discarded."""
     tail = text.rstrip()[-600:]
     match = None
     for candidate in _CHOICE.finditer(tail):
-        sentence = re.split(r"[.!?\n]", tail[: candidate.start()])[-1]
+        sentence = _CLAUSE_END.split(tail[: candidate.start()])[-1]
         if not _DISCARDED.search(sentence):
             match = candidate
     return None if match is None else clean(next(letter for letter in match.groups() if letter).upper())
@@ -103,12 +112,12 @@ def _is_mention(text: str, place: tuple[int, int, str]) -> bool:
 def concluded(text: str) -> str | None:
     """The only number of a last sentence that concludes: "Therefore, she has 7 nickels.", "The total is **72**."."""
     whole = text.strip(" .\n*$")
-    if len(whole) < 60 and re.fullmatch(r"-?[0-9][0-9,./]*(?:\s+[A-Za-z]+){0,3}", whole):
+    if len(whole) < 60 and _ONLY_NUMBER.fullmatch(whole):
         return clean(whole)  # the whole reply is a number
     text = _ASIDE.sub("", _END_TOKENS.sub("", text.rstrip()[-2 * LONGEST_ANSWER :]).rstrip())
     if not text.endswith((".", "*", "$", "!", ")")) and "\n" in text.strip():
         return None
-    sentence = re.split(r"(?<![0-9A-Z])[.!?]\s+|(?<=[0-9)])[.]\s+|\n", text.strip().rstrip(".!"))[-1]
+    sentence = _SENTENCE_END.split(text.strip().rstrip(".!"))[-1]
     clause = without_markup(sentence)
     if len(clause) > 250 or "oxed" in clause or _UNDECIDED.search(clause):
         return None
@@ -126,5 +135,6 @@ def concluded(text: str) -> str | None:
 
 
 def last_number_of(text: str) -> str | None:
+    """The last number of a text."""
     numbers = _NUMBER.findall(text[-4 * LONGEST_ANSWER :])
     return clean(numbers[-1]) if numbers else None

@@ -89,6 +89,7 @@ def equal(a: Expression, b: Expression) -> bool | None:
 
 
 def _ratio(a: Expression, b: Expression, at: Mapping[str, Fraction]) -> Any:
+    """The quotient of two values; `NoValue` where one of them is 0."""
     x, y = (evaluate(e.node, at, 60) for e in (a, b))
     if x == 0 or y == 0:
         raise NoValue

@@ -12,6 +12,7 @@ FORMULA = re.compile(
     r"|(?<![\\$])\$(?P<d>(?![\s])[^$\n]{1,2000}?(?<![\s\\]))\$(?![0-9])",
     re.DOTALL,
 )
+_EMPHASIS = re.compile(r"\*\*|__|`")
 _PROSE_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _IN_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname|begin|end)\s?\{[^{}]*\}|\\[A-Za-z]+")
 _NAMES_IN_FORMULAS = frozenset((
@@ -48,4 +49,4 @@ def without_markup(text: str) -> str:
         pieces += [text[start:begin], content]
         start = end
     text = "".join((*pieces, text[start:]))
-    return re.sub(r"\*\*|__|`", "", text).strip(' \t\r\n*"“”')
+    return _EMPHASIS.sub("", text).strip(' \t\r\n*"“”')

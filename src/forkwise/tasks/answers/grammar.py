@@ -6,8 +6,8 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from forkwise.tasks.answers.numerals import DECIMAL, SCIENTIFIC, plain_numbers
-from forkwise.tasks.answers.trees import Expression, Node, integer
+from forkwise.tasks.answers.numerals import plain_numbers, precision
+from forkwise.tasks.answers.trees import Expression, Node, integer, product_of
 
 _DEEPEST = 60  # brackets within brackets
 _MOST_POSTFIXES = 8
@@ -44,23 +44,12 @@ def read_expression(text: str) -> Expression | None:
     """The formula that `text` (tidied) is, or None where the grammar does not know it."""
     if len(text) > 600:
         return None
-    number = SCIENTIFIC.fullmatch(text) or DECIMAL.fullmatch(text)
     try:
         parser = _Parser(plain_numbers(text))
         node = parser.whole()
     except (Unreadable, RecursionError):
         return None
-    if number is None:
-        return Expression(node, frozenset(parser.symbols))
-    power = number.groupdict().get("t") or number["e"] or "0"
-    part = number["part"] or ""
-    significant = ((number["whole"] or "") + part).lstrip("0")
-    exponent = int(power.replace(" ", ""))
-    return Expression(node, frozenset(), len(part) - exponent, len(significant), power != "0")
-
-
-def _product(left: Node, right: Node) -> Node:
-    return (*left, right) if left[0] == "mul" else ("mul", left, right)
+    return Expression(node, frozenset(parser.symbols), *(precision(text) or ()))
 
 
 class _Parser:
@@ -129,7 +118,7 @@ class _Parser:
             kind, text, _ = self.peek()
             if (kind == "command" and text in ("times", "cdot")) or text == "*":
                 self.place += 1
-                node = _product(node, self.signed())
+                node = product_of(node, self.signed())
             elif text == "/" or (kind == "command" and text == "div"):
                 self.place += 1
                 node = ("div", node, self.signed())
@@ -150,12 +139,8 @@ class _Parser:
             raise Unreadable  # x 2
         right = self.power()
         if left[0] == "num" and left[1].denominator == 1 and left[2] == "int":
-            if (
-                text == "frac"
-                and right[0] == "div"
-                and right[1][0] == right[2][0] == "num"
-                and right[1][1] < right[2][1]
-            ):
+            is_fraction = text == "frac" and right[0] == "div" and right[1][0] == right[2][0] == "num"
+            if is_fraction and right[1][1] < right[2][1]:
                 return ("add", left, right)
             if right[0] == "num" and kind == "number":
                 if blank and right[2] == "int" and self.take("/"):
@@ -165,7 +150,7 @@ class _Parser:
                 raise Unreadable  # 1 2 is not 12
         elif right[0] == "num" and kind == "number":
             raise Unreadable
-        return _product(left, right)
+        return product_of(left, right)
 
     def starts_factor(self) -> bool:
         kind, text, _ = self.peek()
@@ -184,8 +169,7 @@ class _Parser:
             elif self.peek()[1] in ("+", "-"):
                 exponent = self.signed()
             elif self.peek()[0] == "number" and len(self.peek()[1]) > 1 and self.tokens[self.place - 1][1] == "^":
-                exponent = integer(self.peek()[1])  # 2^10 as people type it, not LaTeX's 2^1 0
-                self.place += 1
+                exponent = self.number()  # 2^10 as people type it, not LaTeX's 2^1 0
             else:
                 exponent = self.power() if self.tokens[self.place - 1][1] == "**" else self.atom()
             node = self.postfix(("pow", node, exponent))
@@ -216,20 +200,16 @@ class _Parser:
             return node
         kind, text, _ = self.peek()
         if kind == "number" and text.isdigit() and len(text) > 1:
-            self.tokens[self.place] = (kind, text[1:], False)
-            return integer(text[0])
+            return integer(self.first_character())
         if kind == "word" and len(text) > 1:
-            self.tokens[self.place] = (kind, text[1:], False)
-            return self.letter(text[0])
+            return self.letter(self.first_character())
         return self.atom()
 
     def atom(self) -> Node:
         kind, text, _ = self.peek()
-        self.place += 1
         if kind == "number":
-            if len(text.lower().partition("e")[2]) > 4 or self.peek()[1] == "_":
-                raise Unreadable  # too large, or in a number base
-            return ("num", Fraction(text), "int" if text.isdigit() else "decimal")
+            return self.number()
+        self.place += 1
         if kind == "word":
             return self.word(text)
         if kind == "command":
@@ -251,6 +231,22 @@ class _Parser:
             return ("fn", "abs", node)
         raise Unreadable
 
+    def number(self) -> Node:
+        text = self.peek()[1]
+        self.place += 1
+        if len(text.lower().partition("e")[2]) > 4 or self.peek()[1] == "_":
+            raise Unreadable  # too large, or in a number base
+        return ("num", Fraction(text), "int" if text.isdigit() else "decimal")
+
+    def first_character(self) -> str:
+        """Take the first letter or digit of the next token, as LaTeX does."""
+        kind, text, _ = self.peek()
+        if len(text) > 1:
+            self.tokens[self.place] = (kind, text[1:], False)
+        else:
+            self.place += 1
+        return text[0]
+
     def word(self, text: str) -> Node:
         """Letters: a function's name as people type it, or variables side by side."""
         lower = text.lower()
@@ -260,13 +256,10 @@ class _Parser:
             return ("const", "pi")
         if lower in ("inf", "infinity", "oo"):
             return ("const", "inf")
-        if len(text) > 1:
-            if len(text) > (6 if self.is_one_word else 3):
-                raise Unreadable  # a word of prose
-            self.place -= 1
-            self.tokens[self.place] = ("word", text[1:], False)
-            return self.letter(text[0])
-        return self.letter(text)
+        if len(text) > (6 if self.is_one_word else 3):
+            raise Unreadable  # a word of prose
+        self.place -= 1
+        return self.letter(self.first_character())
 
     def letter(self, name: str) -> Node:
         if name in ("e", "i") and self.peek()[1] != "_":
@@ -277,11 +270,8 @@ class _Parser:
         """A variable, or the value of a function that nobody defines: `f(x)`, `u(t)`, `I(0)`."""
         if self.peek()[1] == "(" and not self.peek()[2]:
             argument = self.peek(1)[1]
-            alone = (
-                self.peek(2)[1] == ")"
-                and (argument in ("t", "x", "0") or (argument == "n" and name[:1].isupper()))
-                and argument != name
-            )
+            usual = argument in ("t", "x", "0") or (argument == "n" and name[:1].isupper())
+            alone = usual and self.peek(2)[1] == ")" and argument != name
             if name[:1] in "fghFGH" or alone:
                 self.place += 1
                 arguments = [self.sum()]
@@ -298,21 +288,18 @@ class _Parser:
     def subscript(self) -> str:
         if not self.take("_"):
             return ""
-        if not self.take("{"):
-            kind, text, _ = self.peek()
-            if kind not in ("number", "word", "command"):
-                raise Unreadable
-            self.place += 1
-            if kind == "word" and len(text) > 1:
-                self.place -= 1
-                self.tokens[self.place] = (kind, text[1:], False)
-            elif kind == "number" and len(text) > 1:
-                raise Unreadable
-            if kind == "command" and text == "text":
-                self.need("{")
-                return "_" + self.until_brace()
-            return "_" + text[:1] if kind == "word" else "_" + text
-        return "_" + self.until_brace()
+        if self.take("{"):
+            return "_" + self.until_brace()
+        kind, text, _ = self.peek()
+        if kind == "word":
+            return "_" + self.first_character()
+        self.place += 1
+        if kind == "command" and text == "text":
+            self.need("{")
+            return "_" + self.until_brace()
+        if kind == "command" or (kind == "number" and len(text) == 1):
+            return "_" + text
+        raise Unreadable
 
     def until_brace(self) -> str:
         content, depth = "", 1
@@ -370,26 +357,23 @@ class _Parser:
         raise Unreadable
 
     def function(self, name: str) -> Node:
-        base: Node | None = None
-        if name == "log" and self.take("_"):
-            base = self.group()
-        exponent: Node | None = None
-        if self.take("^"):
-            exponent = self.group()
-        arguments = [self.argument()]
+        """A function with its base and power, of the argument that follows."""
         if name in ("gcd", "lcm", "max", "min"):
             raise Unreadable
+        base = self.group() if name == "log" and self.take("_") else None
+        exponent = self.group() if self.take("^") else None
+        argument = self.argument()
         if base is not None:
-            node: Node = ("div", ("fn", "ln", arguments[0]), ("fn", "ln", base))
+            node: Node = ("div", ("fn", "ln", argument), ("fn", "ln", base))
         elif name == "sqrt":
-            node = ("root", arguments[0], integer(2))
+            node = ("root", argument, integer(2))
         else:
             name = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "log": "ln"}.get(name, name)
-            node = ("fn", name, arguments[0])
+            node = ("fn", name, argument)
         if exponent is None:
             return node
         if exponent == ("neg", integer(1)) and name in ("sin", "cos", "tan"):
-            return ("fn", "arc" + name, arguments[0])
+            return ("fn", "arc" + name, argument)
         return ("pow", node, exponent)
 
     def argument(self) -> Node:

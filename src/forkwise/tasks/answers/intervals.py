@@ -111,7 +111,7 @@ def _of_two_sides(left: str, right: str, *, closed: bool) -> Interval | Union | 
 
 
 def joined(shapes: Sequence[Shape]) -> Interval | Union | Collection:
-    r"""Inequalities side by side: `x < 1, x > 3` is a union, `x > 1, x < 3` an interval; of other shapes, their list."""
+    r"""Inequalities side by side: `x < 1, x > 3` is a union, `x > 1, x < 3` an interval; others are a list."""
     sets = [shape for shape in shapes if isinstance(shape, Interval | Union)]
     if len(sets) < len(shapes) or len({shape.variable for shape in sets if isinstance(shape, Interval)}) > 1:
         return Collection("list", tuple(shapes))
@@ -119,9 +119,8 @@ def joined(shapes: Sequence[Shape]) -> Interval | Union | Collection:
     if len(sets) == len(intervals) == 2:
         below, above = intervals if intervals[0].low == "" else reversed(intervals)
         if below.low == "" and above.high == "" and below.high and above.low:
-            high, low = (
-                None if end is None else real_value(end) for end in map(read_expression, (below.high, above.low))
-            )
+            ends = map(read_expression, (below.high, above.low))
+            high, low = (None if end is None else real_value(end) for end in ends)
             if high is not None and low is not None:
                 if high > low:  # they overlap: both hold
                     return Interval(above.low, below.high, (above.closed[0], below.closed[1]), below.variable)

@@ -14,6 +14,11 @@ _IN_WORDS = re.compile(r"([0-9]*)\.()([0-9])\s?\(?(?:repeating|recurring)\)?")
 _ELLIPSIS = re.compile(r"([0-9]*)\.([0-9]*?)(?:([0-9])\3{2,}|([0-9]{2,6}?)\4+)\s?(?:\.\.\.|\\(?:ldots|dots|cdots))")
 _THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:(,| |')[0-9]{3})(?:\1[0-9]{3})*(?![0-9]|[,'][0-9])")
 _POINTS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:\.[0-9]{3}){2,}(?![0-9.])")
+_DECIMAL = re.compile(r"[-+]?\s?(?P<whole>[0-9]*)\.(?P<part>[0-9]*)(?:[eE](?P<e>[-+]?[0-9]{1,6}))?")
+_SCIENTIFIC = re.compile(
+    r"[-+]?\s?(?P<whole>[0-9]+)(?:\.(?P<part>[0-9]*))?\s?(?:[eE](?P<e>[-+]?[0-9]{1,6})"
+    r"|(?:\\times|\\cdot|\*|x)\s?10\s?(?:\^|\*\*)\s?\{?\s?(?P<t>[-+]?\s?[0-9]{1,6})\s?\}?)"
+)
 
 
 def _repeating(match: re.Match[str]) -> str:
@@ -39,8 +44,12 @@ def plain_numbers(text: str) -> str:
     return _THOUSANDS.sub(lambda m: re.sub(r"[, ']", "", m[0]), text)
 
 
-DECIMAL = re.compile(r"[-+]?\s?(?P<whole>[0-9]*)\.(?P<part>[0-9]*)(?:[eE](?P<e>[-+]?[0-9]{1,6}))?")
-SCIENTIFIC = re.compile(
-    r"[-+]?\s?(?P<whole>[0-9]+)(?:\.(?P<part>[0-9]*))?\s?(?:[eE](?P<e>[-+]?[0-9]{1,6})"
-    r"|(?:\\times|\\cdot|\*|x)\s?10\s?(?:\^|\*\*)\s?\{?\s?(?P<t>[-+]?\s?[0-9]{1,6})\s?\}?)"
-)
+def precision(text: str) -> tuple[int, int, bool] | None:
+    """Digits after the point, significant digits, and whether there is a power of ten; None for no plain decimal."""
+    number = _SCIENTIFIC.fullmatch(text) or _DECIMAL.fullmatch(text)
+    if number is None:
+        return None
+    power = number.groupdict().get("t") or number["e"] or "0"
+    part = number["part"] or ""
+    significant = ((number["whole"] or "") + part).lstrip("0")
+    return len(part) - int(power.replace(" ", "")), len(significant), power != "0"

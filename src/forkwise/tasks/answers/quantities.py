@@ -55,35 +55,35 @@ _LEADS_TO_NUMBER = re.compile(
 )
 _TEXT_COMMAND = re.compile(r"\\text\s?\{([^{}]*)\}|\\(?:quad|qquad)")
 _PROSE = re.compile(
-    r"(?<![\\A-Za-z])(?!(?:arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|abs|floor"
-    r"|ceil|pi|mod|gcd)(?![A-Za-z]))"
-    r"[A-Za-z]{2,}(?![A-Za-z]*[({_])|°|%|¢|€|£|¥|₹|¤|[(\[](?=\s*(?:¤|[A-Za-z]{3,}|[A-Za-z]{2,}\s))|[,;:.?](?=\s|$)"
-    r"|\"|(?<=[0-9}\s])-(?=[a-zA-Z]{2,})"
+    # a word that is no function
+    r"(?<![\\A-Za-z])(?!(?:arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|abs|floor|ceil"
+    r"|pi|mod|gcd)(?![A-Za-z]))[A-Za-z]{2,}(?![A-Za-z]*[({_])"
+    # a sign that is a unit, a bracket before words, punctuation, the hyphen of "3-digit"
+    r"|[°%¢€£¥₹¤]|[(\[](?=\s*(?:¤|[A-Za-z]{3,}|[A-Za-z]{2,}\s))|[,;:.?](?=\s|$)|\"|(?<=[0-9}\s])-(?=[a-zA-Z]{2,})"
 )
 _SINGLE_UNIT = re.compile(r"(?<=[0-9)}])\s+([mgshdlLNJWVAKB]|\\Omega)(?=$|[\s/^.,;)·*\\])")
 _ADJACENT_UNIT = re.compile(r"(?<=[0-9])([mgshL])$")
 _MINUTES = re.compile(r"(-?[0-9]+)\s?°\s?([0-9]+(?:\.[0-9]+)?)\s?'(?:\s?([0-9]+(?:\.[0-9]+)?)\s?(?:''|\"))?")
 _FEET = re.compile(r"([0-9]+)\s?'\s?(?:([0-9]+(?:\.[0-9]+)?)\s?(?:''|\"))?")
 _BASE = re.compile(
-    r"\(?(?:\\overline\s?\{)?(-?[0-9A-Za-z,]+(?:\.[0-9A-Za-z]+)?)\}?\)?\s?_\s?(?:\{\s?(?:\\text\s?\{)?\s?((?:base\s"
-    r"*)?(?:[0-9]{1,2}|[a-z]*))\s?\}?\s?(?(2)([0-9]{1,2})?)\}|([0-9]{1,2}))"
+    r"\(?(?:\\overline\s?\{)?(-?[0-9A-Za-z,]+(?:\.[0-9A-Za-z]+)?)\}?\)?\s?_\s?"  # the digits
+    r"(?:\{\s?(?:\\text\s?\{)?\s?((?:base\s*)?(?:[0-9]{1,2}|[a-z]*))\s?\}?\s?(?(2)([0-9]{1,2})?)\}|([0-9]{1,2}))"
 )
 _BASE_WORDS = re.compile(
     r"(-?[0-9A-F]+)\s+(?:\(\s*)?(?:in\s+)?base[\s-]+([0-9]{1,2}|two|eight|ten|sixteen)\)?", re.IGNORECASE
 )
-_BASE_NAMES = {
-    "two": 2,
-    "three": 3,
-    "four": 4,
-    "five": 5,
-    "six": 6,
-    "seven": 7,
-    "eight": 8,
-    "nine": 9,
-    "ten": 10,
-    "twelve": 12,
-    "sixteen": 16,
-}
+_HEXADECIMAL = re.compile(r"0x[0-9A-Fa-f]+")
+_TEXT_BASE = re.compile(r"\\text\s?\{\s*base\s*\}\s?([0-9]+)")
+_CURRENCY = re.compile(r"(-?)\s?([¤€£¥₹]|USD|US¤|Rs\.?|\\pounds)\s?(-?)")
+_WORD = re.compile(r"[A-Za-z]{3}")
+_FIRST_WORD = re.compile(r"([A-Za-z]+)\b\s*")
+_GOES_ON = re.compile(r",\s?(?:-?[0-9\\¤]|\.\.\.)|[+*/^=<>]|\\(?:times|cdot|frac|sqrt|le|ge)")  # a list, a formula
+_PUNCTUATION = frozenset((",", ".", ";", ":", "("))
+_CLAUSE_END = re.compile(r"[,.;:(](?:\s|$)|\b(?:because|since|as|so|which)\b")
+_ALSO = re.compile(r"\b(?:but|and) also\b")
+_IN_NUMBER = re.compile(r"in\s+[0-9]")  # 1 in 6: no inches
+_AND_NUMBER = re.compile(r"\s*and\s+[-¤0-9]")
+_AND_MORE = re.compile(r"\s*(?:,|and)?\s*([0-9]+(?:\.[0-9]+)?)\s*(?=[A-Za-z])")
 _SINGLE_NUMBER = re.compile(r"(?<![\w.,])-?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?(?![0-9])")
 _TWO_WORDS = re.compile(
     r"\b(light|fluid|solar|nautical|astronomical|kilowatt)[ -](?=(?:year|ounce|mass|mile|unit|hour))(\w+)"
@@ -113,7 +113,7 @@ def read_quantity(text: str, *, adjacent_letters: bool = True) -> Quantity | Non
         if filler is None or filler.end() == len(plain):
             break
         plain = plain[filler.end() :]
-    if re.search(r"[A-Za-z]{3}", plain):
+    if _WORD.search(plain):
         plain = spoken(plain)
         first, _, rest = plain.partition(" ")
         number = WORDS.get(first.lower(), ORDINALS.get(first.lower()))
@@ -130,16 +130,16 @@ def read_quantity(text: str, *, adjacent_letters: bool = True) -> Quantity | Non
 
 
 def _in_base(text: str, plain: str) -> Quantity | None:
-    text = text.replace("0x", "0") + "_{16}" if re.fullmatch(r"0x[0-9A-Fa-f]+", text) else text
-    match = _BASE.fullmatch(re.sub(r"\\text\s?\{\s*base\s*\}\s?([0-9]+)", r"\1", text)) or _BASE_WORDS.fullmatch(plain)
+    """A number whose base is named, its digits as they stand: `101_2`, `1A_{16}`, `101 in base 2`."""
+    text = text.replace("0x", "0") + "_{16}" if _HEXADECIMAL.fullmatch(text) else text
+    match = _BASE.fullmatch(_TEXT_BASE.sub(r"\1", text)) or _BASE_WORDS.fullmatch(plain)
     if match is None:
         return None
     name = next(group for group in match.groups()[1:] if group).removeprefix("base").strip()
-    base = int(name) if name.isdigit() else _BASE_NAMES.get(name.lower(), 0)
+    base = int(name) if name.isdigit() else WORDS.get(name.lower(), 0)
     digits = match[1].lstrip("-").replace(",", "")
     if not 2 <= base <= 36 or not (digits.replace(".", "", 1).isdigit() or base > 10):
         return None
-    # The digits are compared as they stand: letters as symbols of their own.
     is_number = digits.replace(".", "", 1).isdigit()
     node: Node = ("num", Fraction(digits), "int") if is_number else ("sym", "digits " + digits.upper().lstrip("0"))
     symbols = frozenset() if is_number else frozenset((node[1],))
@@ -159,7 +159,7 @@ def _in_minutes(plain: str) -> Quantity | None:
 
 def _head_and_tail(text: str, adjacent_letters: bool) -> Quantity | None:
     """A number, perhaps with currency before it, and after it a unit, a noun or prose that does not change it."""
-    currency = re.match(r"(-?)\s?([¤€£¥₹]|USD|US¤|Rs\.?|\\pounds)\s?(-?)", text)
+    currency = _CURRENCY.match(text)
     unit: Unit | None = None
     if currency:
         unit = UNITS["¤" if "¤" in currency[2] else currency[2].rstrip(".")]
@@ -179,9 +179,9 @@ def _head_and_tail(text: str, adjacent_letters: bool) -> Quantity | None:
     if value is None:
         return None
     tail = tail.removeprefix("-")
-    if re.match(r"in\s+[0-9]", tail):
+    if _IN_NUMBER.match(tail):
         return None
-    multiple = re.match(r"([A-Za-z]+)\b\s*", tail)
+    multiple = _FIRST_WORD.match(tail)
     if multiple and multiple[1].lower() in MULTIPLES:
         value = read_expression(f"({head}) \\times {MULTIPLES[multiple[1].lower()]}") or value
         tail = tail[multiple.end() :].removeprefix("of ")
@@ -192,23 +192,24 @@ def _head_and_tail(text: str, adjacent_letters: bool) -> Quantity | None:
         if more is not None:
             summed = read_expression(f"({head}) + {more.numerator}/{more.denominator}")
             return Quantity(summed or value, unit)
-    elif re.match(r",\s?(?:-?[0-9\\¤]|\.\.\.)", tail):
-        return None  # a list
-    elif re.match(r"(?:[+*/^=<>]|\\(?:times|cdot|frac|sqrt|le|ge))", tail):
+    elif _GOES_ON.match(tail):
         return None
-    if re.search(r"\b(?:but|and) also\b", rest):
-        return None
-    clause = re.split(r"[,.;:(](?:\s|$)|\b(?:because|since|as|so|which)\b", rest, maxsplit=1)[0]
-    if rest[:1] not in (",", ".", ";", ":", "(") and (
-        _NO_VALUE.search(clause) or re.match(r"\s*and\s+[-¤0-9]", clause)
-    ):
+    if not _keeps_value(rest):
         return None
     return Quantity(value, unit)
 
 
+def _keeps_value(text: str) -> bool:
+    """Whether words behind a number leave it as it is: `eggs`, and not `or more`."""
+    clause = _CLAUSE_END.split(text, maxsplit=1)[0]
+    return not _ALSO.search(text) and (
+        text[:1] in _PUNCTUATION or not (_NO_VALUE.search(clause) or _AND_NUMBER.match(clause))
+    )
+
+
 def _more_of_the_same(rest: str, unit: Unit) -> Fraction | None:
     """What `30 minutes` adds, in the unit of the `2 hours` that it follows."""
-    match = re.match(r"\s*(?:,|and)?\s*([0-9]+(?:\.[0-9]+)?)\s*(?=[A-Za-z])", rest)
+    match = _AND_MORE.match(rest)
     if match is None or not unit.dimensions:
         return None
     smaller, _ = read_unit(rest[match.end() :])

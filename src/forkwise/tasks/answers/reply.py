@@ -54,23 +54,28 @@ def without_reasoning(text: str) -> str | None:
 
 
 _NEXT = re.compile(
+    # tokens that end a turn
     r"<\|(?:im_end|im_start|endoftext|end_of_text|eot_id|end|return|user|start_header_id)\|>|</s>|<end_of_turn>"
-    r"|\[INST\]"
-    r"|<｜end▁of▁sentence｜>"
+    r"|\[INST\]|<｜end▁of▁sentence｜>"
+    # "### Next question:", "Problem 2."
     r"|^[ \t]{0,4}(?:[#*>]{1,4}[ \t]{0,4}){0,2}"
     r"(?:(?:new|next|another|follow-up|similar|practice)[ \t]{1,4})?"
     r"(?:question|q|problem|exercise|example|human|user|instruction|input|student|task|prompt|问题|题目)"
     r"(?:[ \t]{0,4}(?:\*\*)?[ \t]{0,4}[:：]|[ \t]{0,4}(?:\#?\d{1,4}|[IVX]{1,4})[ \t]{0,4}(?:\*\*)?[ \t]{0,4}[:：.])"
-    r"|^[ \t]{0,4}(?:#{1,4}[ \t]{1,4})?\[?(?:instruction|question|problem|exercise|input|user"
-    r"|human)\]?[ \t]{0,4}\#?\d{1,4}?[ \t:]{0,4}$"
-    r"|^[ \t]{0,4}(?:#{1,4}[ \t]{1,4})?(?:\[question\]|(?:instruction|question|problem"
-    r"|exercise)[ \t]{1,4}\d{1,4})[ \t]{0,4}$",
+    # "## Exercise 3" alone on its line
+    r"|^[ \t]{0,4}(?:#{1,4}[ \t]{1,4})?\[?(?:instruction|question|problem|exercise|input|user|human)\]?"
+    r"[ \t]{0,4}\#?\d{1,4}?[ \t:]{0,4}$"
+    r"|^[ \t]{0,4}(?:#{1,4}[ \t]{1,4})?"
+    r"(?:\[question\]|(?:instruction|question|problem|exercise)[ \t]{1,4}\d{1,4})[ \t]{0,4}$",
     re.IGNORECASE | re.MULTILINE,
 )
 _NEXT_TASK = re.compile(
+    # an answer, an empty line
     r"(?:\}[.$)\s]{0,6}|^\#{4}[^\n]{1,40}|\banswer is[^\n]{1,60})\n\s{0,4}\n\s{0,4}"
-    r"(?=(?:(?!Wait|Let|Is |Are |But|Hmm|Does|Did|So |Can|Now|Check)[A-Z][^\n?]{20,400}\?|Determine|Find|Calculate"
-    r"|Compute|Evaluate|Simplify|Solve|What (?:is|are)|How (?:many|much|long|far)|Which of)\b[^\n]{10,})",
+    # a paragraph that asks something or tells to do something
+    r"(?=(?:(?!Wait|Let|Is |Are |But|Hmm|Does|Did|So |Can|Now|Check)[A-Z][^\n?]{20,400}\?"
+    r"|Determine|Find|Calculate|Compute|Evaluate|Simplify|Solve"
+    r"|What (?:is|are)|How (?:many|much|long|far)|Which of)\b[^\n]{10,})",
     re.MULTILINE,
 )
 _TURN = re.compile(r"<|\[INST|\W*(?:human|user|student|instruction)\b", re.IGNORECASE)

@@ -38,15 +38,19 @@ def tagged(text: str) -> str | None:
 _HASH = re.compile(r"^[ \t]{0,4}####[ \t]{0,8}(?=[-+−$£€¥\\.(*]{0,6}[0-9]|[$\\*]|[A-Ja-z(])", re.MULTILINE)
 _STATES = re.compile(
     r"(?<![a-z])(?:"
+    # "the answer (in cm) to this problem is", "answer choice is"
     r"answers?(?:[\s*_]{0,4}\((?:[^()\n]{0,40})\))?"
-    r"(?:\s{1,3}(?:to|of|for)\s{1,3}(?:the|this|your|our)\s{1,3}(?:\w{1,20}\s{1,3}){0,3}?(?:problem|question"
-    r"|exercise|puzzle|equation))?"
+    r"(?:\s{1,3}(?:to|of|for)\s{1,3}(?:the|this|your|our)\s{1,3}(?:\w{1,20}\s{1,3}){0,3}?"
+    r"(?:problem|question|exercise|puzzle|equation))?"
     r"(?:\s{1,3}(?:choice|option))?"
     r"[\s*_]{0,8}(?:is|are|would\s{1,3}be|should\s{1,3}be|must\s{1,3}be|will\s{1,3}be|becomes|:|：|=|->|→|⇒)"
+    # "the correct option is", "answer - ", "ans."
     r"|(?:final|correct)\s{1,3}(?:result|value|choice|option|solution)s?[\s*_]{0,8}(?:is|are|:|=)"
     r"|answer\s{1,3}[-—–]{1,2}(?=\s)|ans\s?[.:]"
-    r"|答案(?:是|为|[:：])|respuesta(?:\s{1,3}final)?\s{1,3}es|réponse(?:\s{1,3}finale)?\s{1,3}est|antwort\s{1,3}(?:ist"
-    r"|lautet)|ответ\s?[:—-]"
+    # other languages
+    r"|答案(?:是|为|[:：])|respuesta(?:\s{1,3}final)?\s{1,3}es|réponse(?:\s{1,3}finale)?\s{1,3}est"
+    r"|antwort\s{1,3}(?:ist|lautet)|ответ\s?[:—-]"
+    # "Result:" at the beginning of a line
     r"|(?:(?<=\n)|\A)\W{0,4}(?:result|total|final)\W{0,3}[:=]"
     r")(?![a-z])[\s*_:：]{0,8}",
     re.IGNORECASE,
@@ -73,6 +77,9 @@ _NO_VALUE = re.compile(
     re.IGNORECASE,
 )
 _WITHDRAWN = re.compile(r"\b(?:was|is) (?:wrong|incorrect|not right|a mistake)\b", re.IGNORECASE)
+_CHEERFUL = re.compile(r"[^$\\]*[0-9]!")
+_AND_NOT = re.compile(r",?\s+(?:and\s+)?not\s")
+_GOES_ON = re.compile(r"\.[0-9]{1,100}\.\.\.$")
 _SENTENCE_END = re.compile(r"(?<![0-9)\]}])[!?](?=\s|\Z)|(?<!\.\.)[.。](?=\s|\Z|\*|\"|<)|[.](?=[A-Z][a-z])|\n")
 
 
@@ -91,20 +98,22 @@ def _value(text: str) -> str:
     full = full_boxes(sentence)
     if full:
         return unboxed(full[-1][2])
-    if re.fullmatch(r"[^$\\]*[0-9]!", sentence.strip(" *")):
+    if _CHEERFUL.fullmatch(sentence.strip(" *")):
         sentence = sentence.replace("!", "")  # a cheerful writer, no factorial
-    sentence = re.split(r",?\s+(?:and\s+)?not\s", without_markup(sentence).strip(" \t*`,;:"), maxsplit=1)[0]
+    sentence = _AND_NOT.split(without_markup(sentence).strip(" \t*`,;:"), maxsplit=1)[0]
     if "\\boxed" in sentence:
         return ""  # the box holds nothing
-    return sentence if re.search(r"\.[0-9]+\.\.\.$", sentence) else sentence.rstrip(".")
+    return sentence if _GOES_ON.search(sentence) else sentence.rstrip(".")
 
 
 def hashed(text: str) -> str | None:
-    return _last_value(text, _HASH, "hash")
+    """What follows the last `####`."""
+    return _last_value(text, _HASH)
 
 
 def stated(text: str) -> str | None:
-    statement, heading = _last_value(text, _STATES, "statement"), _last_value(text, _HEADING, "statement")
+    """What follows the last "the answer is", or the last heading "Answer" if that comes later."""
+    statement, heading = _last_value(text, _STATES, unless=_DOUBTED), _last_value(text, _HEADING, unless=_DOUBTED)
     if heading is None or statement is None:
         return heading or statement
     last_heading = max(match.end() for match in _HEADING.finditer(text))
@@ -129,9 +138,10 @@ def stated_below_box(text: str) -> str | None:
     return clean(value)
 
 
-def _last_value(text: str, pattern: re.Pattern[str], rule: str) -> str | None:
+def _last_value(text: str, pattern: re.Pattern[str], unless: re.Pattern[str] | None = None) -> str | None:
+    """The value that follows the last match with one, unless the words before it match."""
     for match in reversed(list(pattern.finditer(text))[-200:]):
-        if rule == "statement" and _DOUBTED.search(text, max(0, match.start() - 40), match.start()):
+        if unless is not None and unless.search(text, max(0, match.start() - 40), match.start()):
             continue
         value = _value(text[match.end() : match.end() + 2 * LONGEST_ANSWER])
         if value and not is_echo(value) and not _NO_VALUE.match(value) and not _WITHDRAWN.search(value):

@@ -50,3 +50,8 @@ def symbols_of(node: Node) -> Iterator[str]:
 def integer(value: int | str) -> Node:
     """The tree of a whole number."""
     return ("num", Fraction(value), "int")
+
+
+def product_of(left: Node, right: Node) -> Node:
+    """The tree of a product; three factors make one product, not two."""
+    return (*left, right) if left[0] == "mul" else ("mul", left, right)

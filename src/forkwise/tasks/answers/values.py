@@ -97,9 +97,8 @@ def exact_value(node: Node, at: Mapping[str, Fraction]) -> Fraction:
             return abs(value)
         return Fraction(math.floor(value) if node[1] == "floor" else math.ceil(value))
     if kind == "call":
-        return _bounded(
-            Fraction(_some_polynomial(node[1], [exact_value(child, at) for child in node[2:]], lambda w: w))
-        )
+        value = Fraction(_some_polynomial(node[1], [exact_value(child, at) for child in node[2:]], lambda w: w))
+        return _bounded(value, _LARGEST_BITS // 10)  # f(f(f(x))) grows fast
     raise Irrational
 
 
@@ -115,6 +114,7 @@ def _some_polynomial(name: str, arguments: Sequence[Any], number: Callable[[Frac
 
 
 def _exact_power(base: Fraction, exponent: Fraction) -> Fraction:
+    """The power where it is a fraction, of roots too (`4^{3/2}`)."""
     if exponent.denominator != 1:
         if base < 0 or exponent.denominator > 60:
             raise Irrational
@@ -168,6 +168,7 @@ def _numeric(node: Node, at: Mapping[str, Any], mp: Any, magnitudes: list[float]
 
 
 def _numeric_node(node: Node, at: Mapping[str, Any], mp: Any, magnitudes: list[float]) -> Any:
+    """The value of a node from the values of its parts."""
     kind = node[0]
     if kind == "num":
         return mp.mpf(node[1].numerator) / node[1].denominator
@@ -275,4 +276,5 @@ def sample(expression: Expression, number: int) -> Sample | None:
 
 
 def is_real(value: Any) -> bool:
+    """Whether a value has no imaginary part beyond the error of computing it."""
     return isinstance(value, Fraction) or abs(value.imag) <= abs(value.real) * 1e-25
