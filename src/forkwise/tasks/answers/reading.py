@@ -25,16 +25,18 @@ from forkwise.tasks.answers.shapes import (
 )
 
 _CHOICE = re.compile(
-    r"(?:(?:option|choice|answer|letter)\s*:?\s*)?[\s{]*(?:\\text\s?\{)?\s*(?:(?:the )?(?:correct )?(?:option"
-    r"|choice|answer)(?: is)?\s*:?\s*\"?)?"
-    r"(?:[(\[]([A-J])[)\]]|([A-J])\)|([A-J])(?=\s*[.:](?:\s|\\|$|\}))"
-    r"|([A-J])(?=\s*\}?\s*$))\s*[.:)]?\s*\}?\s*[.:]?\s*(.*)",
+    r"(?:(?:option|choice|answer|letter)\s*:?\s*)?[\s{]*(?:\\text\s?\{)?\s*"
+    r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?\s*:?\s*\"?)?"
+    r"(?:[(\[]([A-J])[)\]]|([A-J])\)|([A-J])(?=\s*[.:](?:\s|\\|$|\}))|([A-J])(?=\s*\}?\s*$))"  # (B), B), B., B
+    r"\s*[.:)]?\s*\}?\s*[.:]?\s*(.*)",  # the value beside it
     re.DOTALL | re.IGNORECASE,
 )
 _MATRIX = re.compile(r"\\begin\s?\{([pbvBV]?matrix|array|smallmatrix)\}\s?(?:\{[^{}]*\})?(.*)\\end\s?\{\1\}", re.DOTALL)
 _COMMA = re.compile(
-    r"\s*(?:[,;]\s*(?:\\text\s?\{\s*(?:and|or)\s*\}|(?:and|or)\b)?|\\text\s?\{\s*,?\s*(?:and|or)\s*,?\s*\}"
-    r"|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\land|\\lor)\s*"
+    r"\s*(?:"
+    r"[,;]\s*(?:\\text\s?\{\s*(?:and|or)\s*\}|(?:and|or)\b)?"  # a comma, and perhaps "and" after it
+    r"|\\text\s?\{\s*,?\s*(?:and|or)\s*,?\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\land|\\lor"
+    r")\s*"
 )
 _INNER_COMMA = re.compile(r"\s*[,;]\s*")
 _UNION = re.compile(
@@ -58,6 +60,12 @@ _REALS = re.compile(
 _WITHOUT = re.compile(r"(.*?)\s*(?:\\setminus|\\backslash|-)\s*(\\\{.*\\\})", re.DOTALL)
 _PLUS_MINUS = re.compile(r"\\pm(?![a-z])")
 _MINUS_PLUS = re.compile(r"\\mp(?![a-z])")
+_NUMBER_OR_CHOICE = re.compile(r"[0-9:]|^\s*\([A-J]\)")
+_HALF_LINE = re.compile(r"\\mathbb\s?\{?R\}?\s?[_^]\s?\{?\s?([+-])\s?\}?")
+_HOUR = re.compile(r"([0-9]{1,2})\s*(?:\\text\s?\{)?\s*([apAP])\.?\s?[mM]\.?\s*\}?")
+_NO_CHOICE = re.compile(r"\s*(?:,|and\b|or\b|[+*/^=<>_-])")
+_ROW_END = re.compile(r"\\\\(?:\[[^\]]*\])?")
+_NAME = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?")
 _COLONS = re.compile(
     r"(-?[0-9.]+(?:\s*:\s*[0-9.]+)+)\s*(?:\\text\s?\{)?\s*([ap])?\.?\s*(?:m\.?)?(?:\s*\})?", re.IGNORECASE
 )
@@ -93,6 +101,7 @@ def read_part(text: str) -> Shape:
 
 
 def _read(text: str, depth: int) -> Shape:
+    """The shape of tidied text, by the first reader that knows it."""
     if depth > 6 or len(text) > 1500:
         return Value(text)
     if depth == 0:
@@ -103,11 +112,9 @@ def _read(text: str, depth: int) -> Shape:
         if yes_or_no:
             return Words(yes_or_no[1])
         text = _POINT.sub("", text)
-    wrapped = re.fullmatch(r"\\text\s?\{([^{}]*)\}", text)
+    wrapped = _TEXT.fullmatch(text)
     if wrapped and (
-        _LETTERS.fullmatch(wrapped[1])
-        or _WORD_LIST.fullmatch(wrapped[1])
-        or re.search(r"[0-9:]|^\s*\([A-J]\)", wrapped[1])
+        _LETTERS.fullmatch(wrapped[1]) or _WORD_LIST.fullmatch(wrapped[1]) or _NUMBER_OR_CHOICE.search(wrapped[1])
     ):
         text = wrapped[1].strip()
     for reader in (
@@ -131,12 +138,13 @@ def _read(text: str, depth: int) -> Shape:
 
 
 def _choice(text: str, depth: int) -> Shape | None:
+    """A letter of multiple choice, alone or with the value beside it; of small letters, only in brackets or alone."""
     match = _CHOICE.fullmatch(text)
     if match is None or depth:
         return None
     letter = next(group for group in match.groups()[:4] if group)
     value = match[5].strip()
-    if re.match(r"\s*(?:,|and\b|or\b|[+*/^=<>_-])", value) or (match[1] is None and letter.islower() and not match[2]):
+    if _NO_CHOICE.match(value) or (match[1] is None and letter.islower() and not match[2]):
         return None
     if (match[1] and letter.islower() and value) or re.match(r"\(?[A-J]\)", value):
         return None
@@ -144,12 +152,13 @@ def _choice(text: str, depth: int) -> Shape | None:
 
 
 def _matrix(text: str, depth: int) -> Shape | None:
+    """A matrix; a determinant is a value."""
     if "{vmatrix" in text:
         return Value(text)  # a determinant
     match = _MATRIX.fullmatch(text)
     if match is None:
         return None
-    rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2]) if row.strip()]
+    rows = [row for row in _ROW_END.split(match[2]) if row.strip()]
     cells = tuple(
         tuple(
             _read(cell.strip(), depth + 1)
@@ -171,9 +180,10 @@ def _member(text: str, depth: int) -> Shape | None:
 
 
 def _union(text: str, depth: int) -> Shape | None:
+    """The real numbers, all but some of them, or a union of sets of them."""
     if _REALS.fullmatch(text):
         return Interval("", "", (False, False))
-    half = re.fullmatch(r"\\mathbb\s?\{?R\}?\s?[_^]\s?\{?\s?([+-])\s?\}?", text)
+    half = _HALF_LINE.fullmatch(text)
     if half:
         return Interval("0", "", (False, False)) if half[1] == "+" else Interval("", "0", (False, False))
     excepted = _EXCEPT.fullmatch(text)
@@ -224,7 +234,7 @@ def _plus_minus(text: str, depth: int) -> Shape | None:
 
 def _colons(text: str, depth: int) -> Shape | None:
     text = _TIME_WORDS.sub(r"\1", text)
-    hour = re.fullmatch(r"([0-9]{1,2})\s*(?:\\text\s?\{)?\s*([apAP])\.?\s?[mM]\.?\s*\}?", text)
+    hour = _HOUR.fullmatch(text)
     if hour:
         return Colons((hour[1], "00"), hour[2].lower())
     match = _COLONS.fullmatch(text)
@@ -234,6 +244,7 @@ def _colons(text: str, depth: int) -> Shape | None:
 
 
 def _list(text: str, depth: int) -> Shape | None:
+    """Values side by side, without brackets around them; a list in the list is part of it."""
     text = plain_numbers(text)
     parts = [part for part in split_at_top(text, _COMMA) if part]
     if len(parts) < 2 or _is_prose(parts):
@@ -242,7 +253,7 @@ def _list(text: str, depth: int) -> Shape | None:
     if (
         isinstance(shapes[0], Equation)
         and not any(isinstance(shape, Equation) for shape in shapes[1:])
-        and re.fullmatch(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?", shapes[0].left)
+        and _NAME.fullmatch(shapes[0].left)
     ):
         shapes[0] = shapes[0].right  # n = 2, 3, 4
     shapes = [
@@ -286,6 +297,7 @@ def _is_prose(parts: list[str]) -> bool:
 
 
 def _bracketed(text: str, depth: int) -> Shape | None:
+    """A set, a tuple, or a pair that may be an interval; of brackets around one value, the value."""
     if text.startswith(r"\langle") and text.endswith(r"\rangle"):
         items = split_at_top(text[7:-7].strip(), _INNER_COMMA)
         return Collection("tuple", tuple(_read(item, depth + 1) for item in items), "()")
@@ -315,6 +327,7 @@ def _bracketed(text: str, depth: int) -> Shape | None:
 
 
 def _equation(text: str, depth: int) -> Shape | None:
+    """An equation, or an arrow to a value."""
     if "=" not in text and r"\approx" not in text and r"\equiv" not in text and "rrow" not in text:
         return None
     parts = split_at_top(text, _EQUALS)
@@ -326,6 +339,7 @@ def _equation(text: str, depth: int) -> Shape | None:
 
 
 def _words(text: str, depth: int) -> Shape | None:
+    """Words, told from products of letters."""
     if _DOTS.fullmatch(text):
         return Words("dots")
     if _NAMED_BY_LETTERS.fullmatch(text):

@@ -39,6 +39,7 @@ def _all(verdicts: Sequence[bool | None]) -> bool | None:
 
 
 def same_collection(same: Same, gold: Shape, answer: Shape) -> bool | None:
+    """Whether two collections hold the same: lists and sets in any order, tuples in theirs; or one value is meant."""
     if isinstance(gold, Collection) and isinstance(answer, Collection):
         kinds = {gold.kind, answer.kind}
         if kinds <= {"list", "set"}:
@@ -167,6 +168,7 @@ def _distinct(same: Same, items: Sequence[Shape], others: Iterable[Shape]) -> li
 
 
 def same_matrix(same: Same, gold: Shape, answer: Shape) -> bool | None:
+    """Whether two matrices, or a matrix and a tuple, hold the same values."""
     rows = []
     for shape in (gold, answer):
         if isinstance(shape, Matrix):
@@ -187,25 +189,29 @@ def same_matrix(same: Same, gold: Shape, answer: Shape) -> bool | None:
 
 
 def _as_intervals(shape: Shape) -> list[Interval] | None:
+    """The intervals and points of which a shape consists; None where it is no set of real numbers."""
     if isinstance(shape, Interval):
         return [shape]
-    if isinstance(shape, Collection) and shape.kind in ("tuple", "interval") and len(shape.items) == 2:
-        interval = interval_of(shape)
+    if isinstance(shape, Value):
+        return [Interval(shape.text, shape.text, (True, True))]
+    if isinstance(shape, Collection) and shape.kind in ("tuple", "interval"):
+        interval = interval_of(shape) if len(shape.items) == 2 else None
         return None if interval is None else [interval]
-    if isinstance(shape, Collection) and shape.kind in ("list", "set"):
-        if all(isinstance(item, Value) for item in shape.items):
-            return [Interval(item.text, item.text, (True, True)) for item in shape.items if isinstance(item, Value)]
-        parts = [_as_intervals(item) for item in shape.items]
-        return None if None in parts else [interval for part in parts for interval in part or []]
-    if isinstance(shape, Union):
-        parts = [_as_intervals(part) for part in shape.parts]
-        return None if None in parts else [interval for part in parts for interval in part or []]
-    return None
+    if not isinstance(shape, Collection | Union):
+        return None
+    intervals: list[Interval] = []
+    for part in shape.items if isinstance(shape, Collection) else shape.parts:
+        inner = _as_intervals(part)
+        if inner is None:
+            return None
+        intervals += inner
+    return intervals
 
 
 def same_intervals(gold: Shape, answer: Shape) -> bool | None:
+    """Whether two sets of real numbers are the same, however they are cut into pieces."""
     ours, theirs = _as_intervals(gold), _as_intervals(answer)
-    if ours is None or theirs is None:
+    if ours is None or theirs is None or isinstance(gold, Value) or isinstance(answer, Value):
         if isinstance(gold, Value | Words) or isinstance(answer, Value | Words):
             return (
                 None if any(isinstance(s, Value) and read_quantity(s.text) is None for s in (gold, answer)) else False
@@ -259,6 +265,7 @@ def _same_interval(gold: Interval, answer: Interval) -> bool | None:
 
 
 def same_relation(gold: Shape, answer: Shape) -> bool | None:
+    """Whether two inequalities between formulas say the same."""
     if not isinstance(gold, Relation) or not isinstance(answer, Relation):
         other = answer if isinstance(gold, Relation) else gold
         return None if isinstance(other, Interval | Union) else False
