@@ -22,6 +22,7 @@ from forkwise.tasks.answers.values import (
     exact_value,
     is_real,
     point,
+    rounded,
     sample,
 )
 
@@ -36,7 +37,7 @@ def _agree(a: Any, b: Any, digits: int, magnitude: float) -> bool:
     from mpmath import mp
 
     with mp.workdps(digits + 20):
-        x, y = (mp.mpf(v.numerator) / v.denominator if isinstance(v, Fraction) else v for v in (a, b))
+        x, y = rounded(a, mp), rounded(b, mp)
         scale = max(abs(x), abs(y))
         return bool(abs(x - y) <= scale * mp.mpf(10) ** (10 - digits)) or bool(
             scale < mp.mpf(10) ** (magnitude + 10 - digits)
@@ -98,8 +99,7 @@ def _ratio(a: Expression, b: Expression, at: Mapping[str, Fraction]) -> Any:
     from mpmath import mp
 
     with mp.workdps(80):
-        x, y = (mp.mpf(v.numerator) / v.denominator if isinstance(v, Fraction) else v for v in (x, y))
-        return x / y
+        return rounded(x, mp) / rounded(y, mp)
 
 
 def _divisors(node: Node) -> Iterator[str]:
@@ -134,7 +134,7 @@ def same_zeros(a: Expression, b: Expression, *, positive: bool = False) -> bool:
             return False
     except NoValue:
         return False
-    return not positive or (is_real(start) and (start if isinstance(start, Fraction) else start.real) > 0)
+    return not positive or (is_real(start) and start.real > 0)
 
 
 def refuted(a: Expression, b: Expression) -> bool:
@@ -175,18 +175,13 @@ def rational_value(expression: Expression) -> Fraction | None:
 
 
 def real_value(expression: Expression) -> float | None:
-    """The value as a float, to sort by; None where it is no real number."""
+    """The real part of the value as a float, to sort by; None where there is no value without variables."""
     infinity = _infinite(expression.node)
     if infinity:
         return math.inf if infinity == "+" else -math.inf
     if expression.symbols:
         return None
     try:
-        value = evaluate(expression.node, {}, 30)
-        return (
-            float(value)
-            if (is_real(value) and not hasattr(value, "imag")) or isinstance(value, Fraction)
-            else float(value.real)
-        )
+        return float(evaluate(expression.node, {}, SAMPLE_DIGITS).real)
     except (NoValue, OverflowError, TypeError, ValueError):
         return None

@@ -156,6 +156,11 @@ def _integer_root(number: int, index: int) -> int:
     raise Irrational
 
 
+def rounded(value: Any, mp: Any) -> Any:
+    """A value as a number of `mp`, to the digits that it works with now."""
+    return mp.mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
+
+
 def _numeric(node: Node, at: Mapping[str, Any], mp: Any, magnitudes: list[float]) -> Any:
     """The value as a real or complex number of `mp`; `NoValue` where it is undefined, infinite or out of bounds.
 
@@ -171,16 +176,16 @@ def _numeric_node(node: Node, at: Mapping[str, Any], mp: Any, magnitudes: list[f
     """The value of a node from the values of its parts."""
     kind = node[0]
     if kind == "num":
-        return mp.mpf(node[1].numerator) / node[1].denominator
+        return rounded(node[1], mp)
     if kind == "sym":
         return at[node[1]]
     if kind == "const":
         if node[1] == "inf":
             raise NoValue
-        return {"pi": mp.pi, "e": mp.e, "i": mp.mpc(0, 1)}[node[1]] * 1
+        return {"pi": mp.pi, "e": mp.e, "i": mp.mpc(0, 1)}[node[1]] * 1  # of constants, numbers
     if kind == "call":
         values = [_numeric(child, at, mp, magnitudes) for child in node[2:]]
-        return _some_polynomial(node[1], values, lambda w: mp.mpf(w.numerator) / w.denominator)
+        return _some_polynomial(node[1], values, lambda w: rounded(w, mp))
     arguments = [_numeric(child, at, mp, magnitudes) for child in node[1:] if isinstance(child, tuple)]
     if kind == "neg":
         return -arguments[0]
@@ -247,7 +252,7 @@ def evaluate(node: Node, at: Mapping[str, Fraction], digits: int, magnitudes: li
 
     with mp.workdps(digits + 20):
         try:
-            numbers = {name: mp.mpf(v.numerator) / v.denominator for name, v in at.items()}
+            numbers = {name: rounded(value, mp) for name, value in at.items()}
             value = _numeric(node, numbers, mp, [0.0] if magnitudes is None else magnitudes)
             if not mp.isfinite(value):
                 raise NoValue
