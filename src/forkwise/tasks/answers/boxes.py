@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from forkwise.tasks.answers.limits import LONGEST_ANSWER, LONGEST_TEXT
 
 _BOX = r"(?:\\|\x08|(?<![A-Za-z]))(?:b?oxed|fbox|framebox)"
-_OPENS_BOX = re.compile(_BOX + r"\s{0,8}\{")
 _BRACE = re.compile(_BOX + r"\s{0,8}\{|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(
     r"\\(?:boxed|fbox)\s{0,8}(-?[0-9][0-9.,]{0,30}[0-9]|-?[0-9]|\\d?frac\s?\{[^{}]{1,40}\}\{[^{}]{1,40}\}|[A-Za-z]\b)"

@@ -164,7 +164,6 @@ _ALIGNED = re.compile(
     re.DOTALL,
 )
 _MONEY = re.compile(r"\\\$|\$(?=\s?-?[0-9.])|(?<=[0-9])\s?\$(?![A-Za-z0-9\\])")
-_BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
 
 @lru_cache(10_000)
