@@ -307,6 +307,7 @@ def items(pattern: str, count: int) -> str:
         "9^{9^{9^{9}}}",
         "e^{-2000} + 1",
         "2^1e999999",
+        r"\sin 1e9999/2",
         "1" * 1999,
     ],
     ids=lambda text: text[:20],

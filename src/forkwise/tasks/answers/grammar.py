@@ -7,7 +7,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from forkwise.tasks.answers.numerals import plain_numbers, precision
-from forkwise.tasks.answers.trees import Expression, Node, integer, product_of
+from forkwise.tasks.answers.trees import Expression, Node, has_kind, integer, product_of
 
 _DEEPEST = 60  # brackets within brackets
 _MOST_POSTFIXES = 8
@@ -390,7 +390,7 @@ class _Parser:
             if text in _FUNCTIONS or text in ("(", "{", "[") or (kind == "word" and text.lower() in _FUNCTIONS):
                 break
             node = self.beside(node)
-        if self.peek()[1] == "/" and self.peek(1)[0] == "number" and ("pi" in str(node) or "sym" in str(node)):
+        if self.peek()[1] == "/" and self.peek(1)[0] == "number" and has_kind(node, "sym", "pi"):
             self.place += 1
             node = ("div", node, self.power())
         self.depth -= 1

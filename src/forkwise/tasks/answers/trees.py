@@ -30,10 +30,10 @@ class Expression:
 
 
 def has_kind(node: Node, *kinds: str) -> bool:
-    """Whether a part of a tree is of one of these kinds, or is one of these functions."""
+    """Whether a part of a tree is of one of these kinds, or is one of these functions or constants."""
     return (
         node[0] in kinds
-        or (node[0] == "fn" and node[1] in kinds)
+        or (node[0] in ("fn", "const") and node[1] in kinds)
         or any(has_kind(child, *kinds) for child in node[1:] if isinstance(child, tuple))
     )
 
