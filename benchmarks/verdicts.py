@@ -88,9 +88,8 @@ def main() -> None:
             print(f"| {name} | " + " | ".join(str(counter[name]) for counter in counts) + " |")
         for row, verdict in zip(rows, verdicts, strict=True):
             if verdict != row["right"]:
-                print(
-                    f"\ndisagree: {row['gold'][-100:]!r} {row['completion'][-200:]!r} labelled {row['right']}, judged {verdict}"
-                )
+                texts = f"{row['gold'][-100:]!r} {row['completion'][-200:]!r}"
+                print(f"\ndisagree: {texts} labelled {row['right']}, judged {verdict}")
 
 
 if __name__ == "__main__":

@@ -21,10 +21,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from forkwise.tasks.answers import MathVerifier, compare_exactly, extract_answer
-from forkwise.tasks.answers import verifier as verification
 from forkwise.tasks.base import Verdict
 
 SHARED = Path(os.environ.get("FORKWISE_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -140,7 +138,7 @@ def main() -> None:
     with MathVerifier() as verifier:
         seconds, verdicts = cpu_seconds(lambda: verifier.verify([g for g, _ in made], [text for _, text in made]))
     show("integers in completions, all different", made, seconds, verdicts)
-    show("starting a worker, and one pair", [("x", "y")], *through([("x", "y")]))
+    show("starting a worker, and one pair", [("x", "y")], *through([(r"\sum_{k=1}^{3} k", "6")]))  # beyond our grammar
     solutions = math500()
     show("MATH-500 against its own solutions", solutions, *through(solutions))
     everything = published()
@@ -152,10 +150,9 @@ def main() -> None:
         latex = [pair for pair in pairs if not pair[0].lstrip("-").isdigit()]
         show(name, latex, *through(latex, timeout=timeout))
 
-    with mock.patch.object(verification, "_compare_rationals", return_value=None):
-        undecided = [pair for pair in dict.fromkeys(everything) if compare_exactly(*pair) is None]
+    undecided = [pair for pair in dict.fromkeys(everything) if compare_exactly(*pair) is None]
     ours, theirs = through(undecided, timeout=timeout), as_released(undecided, timeout=timeout)
-    show("the hardest: all different, not equal as text", undecided, *ours)
+    show("the hardest: all different, no integers, not equal as text", undecided, *ours)
     show("the same, math-verify as released", undecided, *theirs)
     again = undecided * 50
     show("the same, 50 times each", again, *through(again, timeout=timeout))

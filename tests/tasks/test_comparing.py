@@ -175,6 +175,30 @@ def test_powers_are_compared_whatever_their_size(base, m, n):
         ("1 23", "12 3", False),
         ("1 11/12", "11 1/12", False),
         ("10 080", "10080", True),
+        # further functions and signs
+        ("7!!", "105", True),
+        (r"\sin^{-1} 1", r"\frac{\pi}{2}", True),
+        (r"\sin \pi/6", "1/2", True),
+        (r"{5 \choose 2}", "10", True),
+        ("|-3|", "3", True),
+        (r"\sqrt[3]{-\pi}", r"-\sqrt[3]{\pi}", True),
+        ("(-1)^{10000001}", "-1", True),
+        (r"a \pm b \pm c", "a+b+c, a+b-c, a-b+c, a-b-c", True),
+        (r"3 \pmod{5} \pmod{5}", r"4 \pmod{5} \pmod{5}", False),
+        ("5 meters squared", "5 m^2", True),
+        # one value, and several in other brackets
+        ("(5 apples)", "5", True),
+        ("seven and eleven", "7, 11", True),
+        (r"\{5\}", "5", True),
+        ("5", r"\{5\}", True),
+        ("0.5", "0.5, 1/2", True),
+        (r"\{\pm 2\}", "-2, 2", True),
+        ("x = 1, y = 2", "1, 2", True),
+        ("x = 1, y = 2", "2, 1", False),
+        (r"\langle 1, 2 \rangle", "(1, 2)", True),
+        (r"\{1, 2\} \cup \{3\}", r"\{1, 2, 3\}", True),
+        ("1/2, 0.5, x", "x, 1/2", True),
+        ("Yes", "Yes and no", False),
     ],
 )
 def test_by_hand(gold, answer, equal):
@@ -253,6 +277,48 @@ def test_hostile_answers_are_read_in_bounded_time(unit):
     for gold, answer in (("3", text), (text, "3"), (text, text + "1")):
         compare(gold, answer)
     assert time.process_time() - began < 2  # measured: below 0.1
+
+
+def items(pattern: str, count: int) -> str:
+    return ", ".join(pattern.replace("N", str(n)) for n in range(1, count + 1))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        items(r"\pi+N", 149),
+        items("x^N", 149),
+        items(r"\sqrt{N}", 149),
+        items("N!", 149),
+        items("x_{N} = N", 40),
+        items(r"[N, \pi+N]", 40),
+        items(r"(N, e^N)", 60),
+        "A, " * 300 + "and B",
+        r"\binom{20000}{10000}",
+        r"\sqrt{\binom{20000}{10000}}",
+        "5 km^9/mi^9" * 30,
+        "5 km^9/mi^9 " * 30,
+        r"\boxed{" + "\nA: " * 400 + "}",
+        r"1 \pm " * 28 + "2",
+        "f(" * 50 + "x" + ")" * 50,
+        "abc " * 150,
+        "x" + "°" * 500,
+        r"x \pmod 2 \pmod 2",
+        "9^{9^{9^{9}}}",
+        "e^{-2000} + 1",
+        "2^1e999999",
+        r"\sin 1e9999/2",
+        "1" * 1999,
+    ],
+    ids=lambda text: text[:20],
+)
+def test_large_numbers_and_long_lists_are_compared_in_bounded_time(text):
+    pytest.importorskip("mpmath")
+    reverse = ", ".join(reversed(text.split(", ")))
+    for gold, answer in (("3", text), (text, "3"), (text, text + "1"), (text, reverse), (r"\{1,2\}", text)):
+        began = time.process_time()
+        compare(gold, answer)
+        assert time.process_time() - began < 2  # measured: below 0.1
 
 
 # Classes --------------------------------------------------------------------------------------------------------------

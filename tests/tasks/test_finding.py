@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -166,3 +168,14 @@ def test_the_last_number_is_an_answer_only_where_the_task_says_so():
 def test_an_answer_is_looked_for_in_the_last_200_000_characters():
     assert extract_boxed(r"\boxed{1}" + " " * 190_000) == "1"
     assert extract_boxed(r"\boxed{1}" + " " * 200_000) is None
+
+
+@pytest.mark.parametrize("head", ["", "<answer>", r"\boxed{1} "])
+@pytest.mark.parametrize(
+    "unit", [r"\(", r"\[", "$", r"\boxed{", "<answer>", "answer: ", "\n", "Q: ", "1 ", "not ", "**"]
+)
+def test_the_answer_of_a_long_completion_is_found_in_bounded_time(head, unit):
+    text = (head + unit * 200_000)[:200_000]
+    began = time.process_time()
+    find_answer(text, last_number=True)
+    assert time.process_time() - began < 5  # measured: below 1 on an idle machine

@@ -7,8 +7,9 @@ from fractions import Fraction
 from functools import lru_cache
 
 from forkwise.tasks.answers.comparing import compare
-from forkwise.tasks.answers.expressions import rational_value, read_expression
-from forkwise.tasks.answers.finding import LONGEST_ANSWER
+from forkwise.tasks.answers.equality import rational_value
+from forkwise.tasks.answers.grammar import read_expression
+from forkwise.tasks.answers.limits import LONGEST_ANSWER
 from forkwise.tasks.answers.notation import tidy
 
 

@@ -4,78 +4,159 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from fractions import Fraction
+from functools import lru_cache
 
 MONEY = "¤"
 """Stands for a dollar sign that is money."""
 
 _SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ", "0123456789+-=()ni", strict=True))
 _SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋ₙₓₐₘ", "0123456789+-nxam", strict=True))
-_UNICODE = {
-    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "﹣": "-", "－": "-", "×": r"\times ", "✕": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
-    "∙": r"\cdot ", "•": r"\cdot ", "÷": r"\div ", "∕": "/", "⁄": "/", "√": r"\sqrt ", "∛": r"\sqrt[3]", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ",
-    "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∓": r"\mp ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ",
-    "⟨": r"\langle ", "⟩": r"\rangle ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "≈": r"\approx ", "∼": r"\sim ", "°": r"\degree ", "º": r"\degree ",
-    "˚": r"\degree ", "′": "'", "’": "'", "‘": "'", "“": '"', "”": '"', "，": ",", "；": ";", "：": ":", "（": "(", "）": ")", "【": "[",
-    "】": "]", "。": ".", "∖": r"\setminus ", "∧": r"\land ", "∨": r"\lor ", "¬": r"\neg ", "…": r"\dots ", "⋯": r"\dots ", "θ": r"\theta ", "α": r"\alpha ",
-    "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "λ": r"\lambda ", "μ": r"\mu ", "µ": r"\mu ", "σ": r"\sigma ", "φ": r"\phi ", "ω": r"\omega ", "ρ": r"\rho ",
-    "ε": r"\epsilon ", "Δ": r"\Delta ", "Σ": r"\Sigma ", "Ω": r"\Omega ", "ℓ": r"\ell ", "ℏ": r"\hbar ", "∠": r"\angle ", "∆": r"\Delta ",
-    "｛": r"\{", "｝": r"\}", "∜": r"\sqrt[4]", "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅕": r"\frac{1}{5}", "⅖": r"\frac{2}{5}", "⅗": r"\frac{3}{5}", "⅘": r"\frac{4}{5}",
-    "⅙": r"\frac{1}{6}", "⅚": r"\frac{5}{6}", "⅐": r"\frac{1}{7}", "⅛": r"\frac{1}{8}", "⅜": r"\frac{3}{8}", "⅝": r"\frac{5}{8}", "⅞": r"\frac{7}{8}", "⅑": r"\frac{1}{9}", "⅒": r"\frac{1}{10}",
-    "\xa0": " ", "\u2009": " ", "\u202f": " ", "\u2002": " ", "\u2003": " ", "\u200b": "", "\ufeff": "", "％": "%", "＄": "$",
-}  # fmt: skip
+_FRACTIONS = "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"
+_GREEK = "αβγδεθλμπρσφωΔΣΩ"
+_SYMBOLS = {
+    "-": "−–—‐‑﹣－",
+    "/": "∕⁄",
+    "'": "′’‘",
+    '"': "“”",
+    ",": "，",
+    ";": "；",
+    ":": "：",
+    "(": "（",
+    ")": "）",
+    "[": "【",
+    "]": "】",
+    ".": "。",
+    "%": "％",
+    "$": "＄",
+    " ": "\xa0\u2009\u202f\u2002\u2003",
+    "": "\u200b\ufeff",
+    r"\{": "｛",
+    r"\}": "｝",
+    r"\times ": "×✕",
+    r"\cdot ": "·⋅∙•",
+    r"\div ": "÷",
+    r"\pm ": "±",
+    r"\mp ": "∓",
+    r"\sqrt ": "√",
+    r"\sqrt[3]": "∛",
+    r"\sqrt[4]": "∜",
+    r"\infty ": "∞",
+    r"\le ": "≤⩽",
+    r"\ge ": "≥⩾",
+    r"\ne ": "≠",
+    r"\approx ": "≈",
+    r"\sim ": "∼",
+    r"\cup ": "∪",
+    r"\cap ": "∩",
+    r"\in ": "∈",
+    r"\emptyset ": "∅",
+    r"\setminus ": "∖",
+    r"\langle ": "⟨",
+    r"\rangle ": "⟩",
+    r"\mathbb{R}": "ℝ",
+    r"\mathbb{Z}": "ℤ",
+    r"\mathbb{N}": "ℕ",
+    r"\land ": "∧",
+    r"\lor ": "∨",
+    r"\neg ": "¬",
+    r"\dots ": "…⋯",
+    r"\degree ": "°º˚",
+    r"\angle ": "∠",
+    r"\ell ": "ℓ",
+    r"\hbar ": "ℏ",
+    r"\mu ": "µ",  # the micro sign
+    r"\Delta ": "∆",  # the increment
+}
+_UNICODE = {character: spelling for spelling, characters in _SYMBOLS.items() for character in characters}
+for _letter in _GREEK:
+    _name = unicodedata.name(_letter).split()[-1]
+    _UNICODE[_letter] = f"\\{_name.lower() if _letter.islower() else _name.capitalize()} ".replace("lamda", "lambda")
+for _character in _FRACTIONS:
+    _top, _bottom = Fraction(unicodedata.numeric(_character)).limit_denominator(10).as_integer_ratio()
+    _UNICODE[_character] = rf"\frac{{{_top}}}{{{_bottom}}}"
 _UNICODE_TABLE = str.maketrans(_UNICODE)
+_MIXED_NUMBER = re.compile(f"(?<=[0-9])(?=[{_FRACTIONS}])")
+_OVERLINED = re.compile("((?:[0-9]\u0305)+)")
 _RAISED = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
 _LOWERED = re.compile(f"[{''.join(_SUBSCRIPTS)}]+")
 _ROOT_OF_WORD = re.compile(r"\\sqrt(\[\d\])? ?(\d+(?:\.\d+)?)")
 _SMALL_FRACTION = re.compile(r"\^\{([0-9]+)\}/_\{([0-9]+)\}")
 
-_REPLACED = [
-    (re.compile(r"\\(?:boxed|fbox)\s?\{((?:[^{}]|\{[^{}]*\})*)\}"), r"\1"),
-    (re.compile(r"\\(?:d|t|c)frac(?![a-zA-Z])"), r"\\frac"),
-    (re.compile(r"\\(?:d|t)binom(?![a-zA-Z])"), r"\\binom"),
-    (re.compile(r"\\(?:left|right|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg|displaystyle|textstyle|limits|mathstrut|nolimits)(?![a-zA-Z])\.?"), ""),
-    (re.compile(r"\\(?:leq|leqslant)(?![a-zA-Z])|<=|=<|&lt;="), r"\\le "),
-    (re.compile(r"\\(?:geq|geqslant)(?![a-zA-Z])|>=|=>|&gt;="), r"\\ge "),
-    (re.compile(r"\\(?:neq|not\s?=)|!=|\\not="), r"\\ne "),
-    (re.compile(r"\\lt(?![a-zA-Z])|&lt;"), "<"),
-    (re.compile(r"\\gt(?![a-zA-Z])|&gt;"), ">"),
-    (re.compile(r"\\(?:varnothing)(?![a-zA-Z])"), r"\\emptyset "),
-    (re.compile(r"\\(?:lbrace|lbrack)(?![a-zA-Z])"), lambda m: r"\{" if "brace" in m[0] else "["),
-    (re.compile(r"\\(?:rbrace|rbrack)(?![a-zA-Z])"), lambda m: r"\}" if "brace" in m[0] else "]"),
-    (re.compile(r"\\(?:lvert|rvert|vert|mid)(?![a-zA-Z])"), "|"),
-    (re.compile(r"\\(?:lVert|rVert|Vert)(?![a-zA-Z])|\\\|"), "‖"),
-    (re.compile(r"\\(?:varphi)(?![a-zA-Z])"), r"\\phi "),
-    (re.compile(r"\\(?:varepsilon)(?![a-zA-Z])"), r"\\epsilon "),
-    (re.compile(r"\^\s?\{\s?\\(?:circ|degree)\s?\}|\^\s?\\(?:circ|degree)(?![a-zA-Z])|\\degree(?![a-zA-Z])|\\textdegree"), "°"),
-    (re.compile(r"\^\s?\{\s?\\(?:prime)\s?\}|\^\s?\\prime(?![a-zA-Z])|\\prime(?![a-zA-Z])"), "'"),
-    (re.compile(r"(?<=[0-9])(?:\{,\}|,?\\[,!]\s?|\{\\,\})(?=[0-9]{3}(?![0-9]))"), ","),
-    (re.compile(r"\{,\}"), ","),
-    (re.compile(r"(?<!\\)\\[,!;: ]|(?<!\\)\\(?:quad|qquad|enspace|thinspace|hspace\s?\{[^{}]*\})(?![a-zA-Z])|~|&nbsp;"), " "),
-    (re.compile(r"\\(?:mathbf|boldsymbol|bm|mathit|textit|emph|textbf|mathsf|mathtt|texttt|mathop|operatorname\*?|mbox|textrm|textnormal|rm|mathrm|text)(?=\s?\{)"), r"\\text"),
-    (re.compile(r"(?<=[0-9\s~])\\frac\s?\{((?:\\text\s?\{[^{}]*\}|[A-Za-z]{1,4})(?:\^\{?[0-9]\}?)?)\}\s?\{(\\text\s?\{[^{}]*\}(?:\^\{?[0-9]\}?)?)\}"), r" \1/\2"),
-    (re.compile(r"\^\s?\{?\s?\\text\s?\{\s?o\s?\}\s?\}?"), "°"),
-    (re.compile(r"(?<=[0-9])\\text\s?\{\s?,\s?\}(?=[0-9]{3})"), ","),
-    (re.compile(r"\\(?:mathbf|mathrm|textbf|bf)\s+(?=[0-9A-Za-z])"), ""),
-    (re.compile(r"(?:\\\\|\{\}|\\\s)\s*$|^\{\}(?=[^_^])|\\ensuremath(?=\{)"), ""),
-    (re.compile(r"(?<=[0-9])_(?=[0-9]{3}(?![0-9]))"), ""),
-    (re.compile(r"\\(?:bf|rm|it|large|Large|LARGE|huge|Huge|small|normalsize|tiny|color\s?\{[a-z]+\}|textcolor\s?\{[a-z]+\})(?![a-zA-Z])"), ""),
-    (re.compile(r"(?<![A-Za-z])(?:np|numpy|math|sympy|sp)\.(?=[a-z])"), ""),
-    (re.compile(r"(?<=[0-9])\s?\^\s?\{\s?(?:\\text\s?\{\s?(?:st|nd|rd|th)\s?\}|(?:st|nd|rd|th))\s?\}"), ""),
-    (re.compile(r"(?<=[0-9])\s?\^?\s?\\text\s?\{\s?(?:st|nd|rd|th)\s?\}"), ""),
-    (re.compile(r"(?<=[0-9])(?:st|nd|rd|th)(?![A-Za-z])"), ""),
-    (re.compile(r"\*\*([^*]+)\*\*"), r"\1"),
-    (re.compile(r"\\(?:underline|overset\s?\{[^{}]*\})(?=\s?\{)"), ""),
-    (re.compile(r"\\checkmark(?![a-zA-Z])|[✓✔✅]"), ""),
-    (re.compile(r"\\text\{\s?([,:])\s?\}"), r"\1"),
-    (re.compile(r"(?<=[0-9])\s?\^\s?\{?\s?o\s?\}?(?![a-zA-Z])"), "°"),
-    (re.compile(r"\bper cent\b"), "percent"),
-    (re.compile(r"(?<=[0-9])\s?[xX]\s?(?=10\s?(?:\^|\*\*))"), r"\\times "),
-    (re.compile(r"(?<![A-Za-z\\])sqrt\s?(?=[0-9])([0-9]+)"), r"\\sqrt{\1}"),
-    (re.compile(r"(?<![A-Za-z\\_])C\(\s?([0-9n]+)\s?,\s?([0-9k]+)\s?\)"), r"\\binom{\1}{\2}"),
-    (re.compile(r"\\pmod\s?([0-9a-z])(?![0-9a-z])"), r"\\pmod{\1}"),
-    (re.compile(r"\\%"), "%"),
-    (re.compile(r"\\(?:exp|e)xp(?![a-zA-Z])"), r"\\exp"),
-]  # fmt: skip
+
+def _commands(*names: str) -> str:
+    """A pattern for these commands of LaTeX, and for none of which they are the beginning."""
+    return rf"\\(?:{'|'.join(names)})(?![a-zA-Z])"
+
+
+_SIZES = "left right bigl bigr Bigl Bigr biggl biggr big Big bigg Bigg"
+_LAYOUT = "displaystyle textstyle limits mathstrut nolimits"
+_STYLES = "bf rm it large Large LARGE huge Huge small normalsize tiny"
+_FONTS = (
+    "mathbf boldsymbol bm mathit textit emph textbf mathsf mathtt texttt mathop operatorname operatorname\\* mbox"
+    " textrm textnormal rm mathrm text"
+)
+_BLANK = _commands("quad", "qquad", "enspace", "thinspace", r"hspace\s?\{[^{}]*\}")
+_ORDINAL_SUFFIX = r"(?:st|nd|rd|th)"
+_UNIT_OR_LETTERS = r"(?:\\text\s?\{[^{}]*\}|[A-Za-z]{1,4})(?:\^\{?[0-9]\}?)?"
+_UNIT = r"\\text\s?\{[^{}]*\}(?:\^\{?[0-9]\}?)?"
+_SPELLINGS = [
+    # synonyms
+    (r"\\(?:boxed|fbox)\s?\{((?:[^{}]|\{[^{}]*\})*)\}", r"\1"),
+    (_commands("dfrac", "tfrac", "cfrac"), r"\\frac"),
+    (_commands("dbinom", "tbinom"), r"\\binom"),
+    (_commands(*_SIZES.split(), *_LAYOUT.split()) + r"\.?", ""),
+    (_commands("leq", "leqslant") + "|<=|=<|&lt;=", r"\\le "),
+    (_commands("geq", "geqslant") + "|>=|=>|&gt;=", r"\\ge "),
+    (r"\\(?:neq|not\s?=)|!=", r"\\ne "),
+    (_commands("lt") + "|&lt;", "<"),
+    (_commands("gt") + "|&gt;", ">"),
+    (_commands("varnothing"), r"\\emptyset "),
+    (_commands("lbrace"), r"\\{"),
+    (_commands("rbrace"), r"\\}"),
+    (_commands("lbrack"), "["),
+    (_commands("rbrack"), "]"),
+    (_commands("lvert", "rvert", "vert", "mid"), "|"),
+    (_commands("lVert", "rVert", "Vert") + r"|\\\|", "‖"),
+    (_commands("varphi"), r"\\phi "),
+    (_commands("varepsilon"), r"\\epsilon "),
+    # degrees and primes
+    (rf"\^\s?\{{\s?\\(?:circ|degree)\s?\}}|\^\s?{_commands('circ', 'degree')}|{_commands('degree')}|\\textdegree", "°"),
+    (rf"\^\s?\{{\s?\\prime\s?\}}|\^\s?{_commands('prime')}|{_commands('prime')}", "'"),
+    # commas within numbers, blanks
+    (r"(?<=[0-9])(?:\{,\}|,?\\[,!]\s?|\{\\,\})(?=[0-9]{3}(?![0-9]))", ","),
+    (r"\{,\}", ","),
+    (rf"(?<!\\)(?:\\[,!;: ]|{_BLANK})|~|&nbsp;", " "),
+    # fonts, and units as fractions
+    (rf"\\(?:{'|'.join(_FONTS.split())})(?=\s?\{{)", r"\\text"),
+    (rf"(?<=[0-9\s~])\\frac\s?\{{({_UNIT_OR_LETTERS})\}}\s?\{{({_UNIT})\}}", r" \1/\2"),
+    (r"\^\s?\{?\s?\\text\s?\{\s?o\s?\}\s?\}?", "°"),
+    (r"(?<=[0-9])\\text\s?\{\s?,\s?\}(?=[0-9]{3})", ","),
+    (r"\\(?:mathbf|mathrm|textbf|bf)\s+(?=[0-9A-Za-z])", ""),
+    # what shows nothing
+    (r"(?:\\\\|\{\}|\\\s)\s*$|^\{\}(?=[^_^])|\\ensuremath(?=\{)", ""),
+    (r"(?<=[0-9])_(?=[0-9]{3}(?![0-9]))", ""),
+    (_commands(*_STYLES.split(), r"(?:text)?color\s?\{[a-z]+\}"), ""),
+    (r"(?<![A-Za-z])(?:np|numpy|math|sympy|sp)\.(?=[a-z])", ""),
+    # ordinals
+    (rf"(?<=[0-9])\s?\^\s?\{{\s?(?:\\text\s?\{{\s?{_ORDINAL_SUFFIX}\s?\}}|{_ORDINAL_SUFFIX})\s?\}}", ""),
+    (rf"(?<=[0-9])\s?\^?\s?\\text\s?\{{\s?{_ORDINAL_SUFFIX}\s?\}}", ""),
+    (rf"(?<=[0-9]){_ORDINAL_SUFFIX}(?![A-Za-z])", ""),
+    # emphasis, marks
+    (r"\*\*([^*]+)\*\*", r"\1"),
+    (r"\\(?:underline|overset\s?\{[^{}]*\})(?=\s?\{)", ""),
+    (_commands("checkmark") + "|[✓✔✅]", ""),
+    (r"\\text\{\s?([,:])\s?\}", r"\1"),
+    # what people type
+    (r"(?<=[0-9])\s?\^\s?\{?\s?o\s?\}?(?![a-zA-Z])", "°"),
+    (r"\bper cent\b", "percent"),
+    (r"(?<=[0-9])\s?[xX]\s?(?=10\s?(?:\^|\*\*))", r"\\times "),
+    (r"(?<![A-Za-z\\])sqrt\s?([0-9]+)", r"\\sqrt{\1}"),
+    (r"(?<![A-Za-z\\_])C\(\s?([0-9n]+)\s?,\s?([0-9k]+)\s?\)", r"\\binom{\1}{\2}"),
+    (r"\\pmod\s?([0-9a-z])(?![0-9a-z])", r"\\pmod{\1}"),
+    (r"\\%", "%"),
+]
+_REPLACED = [(re.compile(pattern), spelling) for pattern, spelling in _SPELLINGS]
 _TEXT = re.compile(r"\\text\s?\{([^{}]*)\}")
 _DELIMITERS = ((r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"), ("$", "$"))
 _ALIGNED = re.compile(
@@ -83,18 +164,18 @@ _ALIGNED = re.compile(
     re.DOTALL,
 )
 _MONEY = re.compile(r"\\\$|\$(?=\s?-?[0-9.])|(?<=[0-9])\s?\$(?![A-Za-z0-9\\])")
-_BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
 
+@lru_cache(10_000)
 def tidy(text: str) -> str:
     r"""`text` in one spelling; `\text{...}` is kept around words and taken off single letters and numbers."""
     text = text.strip()
     if not text.isascii():
-        text = re.sub("((?:[0-9]\u0305)+)", lambda m: rf"\overline{{{m[1].replace(chr(0x305), '')}}}", text)
+        text = _OVERLINED.sub(lambda m: rf"\overline{{{m[1].replace(chr(0x305), '')}}}", text)
         text = r"\emptyset" if text in ("Ø", "ø") else text
         text = _RAISED.sub(lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m[0]) + "}", text)
         text = _LOWERED.sub(lambda m: "_{" + "".join(_SUBSCRIPTS[c] for c in m[0]) + "}", text)
-        text = re.sub(r"(?<=[0-9])(?=[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒])", " ", text)
+        text = _MIXED_NUMBER.sub(" ", text)
         text = unicodedata.normalize("NFKC", text.translate(_UNICODE_TABLE))
         text = _ROOT_OF_WORD.sub(lambda m: rf"\sqrt{m[1] or ''}{{{m[2]}}}", text)
         text = _SMALL_FRACTION.sub(r"\\frac{\1}{\2}", text)
@@ -104,7 +185,7 @@ def tidy(text: str) -> str:
             if opening not in inner and not inner.endswith("\\"):
                 text = inner.strip()
     for pattern, spelling in _REPLACED:
-        text = pattern.sub(spelling, text)  # type: ignore[arg-type]
+        text = pattern.sub(spelling, text)
     aligned = _ALIGNED.fullmatch(text)
     if aligned and (r"\\" not in aligned[1] or ("cases" in text and "&" not in text)):
         text = aligned[1].replace(r"\\", ", ").replace("&", "").strip()

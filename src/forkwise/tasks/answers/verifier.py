@@ -1,4 +1,4 @@
-r"""Verdicts: is the answer of a completion the gold answer? Own rules decide nearly all, math-verify in workers the rest.
+r"""Verdicts: is the answer of a completion the gold answer? Own rules decide, math-verify in workers the rest.
 
 `forkwise.tasks.answers.finding` finds the answer, `comparing` decides by exact arithmetic and by values. What its
 grammar cannot read goes to math-verify, which is the last resort: its numeric comparison is made relative to size.
@@ -14,9 +14,12 @@ from dataclasses import replace
 from types import TracebackType
 
 from forkwise.errors import InputError
+from forkwise.tasks.answers.boxes import boxed
 from forkwise.tasks.answers.comparing import compare
-from forkwise.tasks.answers.finding import LONGEST_ANSWER, Finding, _boxed, _hashed, _stated, _tagged, find_answer
+from forkwise.tasks.answers.finding import Finding, find_answer
+from forkwise.tasks.answers.limits import LONGEST_ANSWER
 from forkwise.tasks.answers.notation import tidy
+from forkwise.tasks.answers.statements import hashed, stated, tagged
 from forkwise.tasks.base import Verdict
 from forkwise.tasks.workers import WorkerPool, WorkerStats
 
@@ -24,7 +27,8 @@ _INTEGER = re.compile(r"([+-]?)([0-9]+|[0-9]{1,3}(?:(?:,|\{,\}|,\\!)[0-9]{3})+)"
 _NEEDLESS_BLANK = re.compile(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])")  # 1 2 is not 12
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _COMMAND = re.compile(
-    r"\\(?:begin|end)\s?\{[^{}]*\}|\\[A-Za-z]+|[_^]\s?\{[^{}]*\}|(?<![A-Za-z])(?:sin|cos|tan|log|ln|exp|lim|max|min|mod)(?![A-Za-z])"
+    r"\\(?:begin|end)\s?\{[^{}]*\}|\\[A-Za-z]+|[_^]\s?\{[^{}]*\}|(?<![A-Za-z])(?:sin|cos|tan|log|ln|exp|lim|max"
+    r"|min|mod)(?![A-Za-z])"
 )
 _SHORT_GOLD = 150  # characters: a gold answer, not a solution, of one line
 
@@ -47,8 +51,7 @@ def gold_answer_of(gold: str) -> str:
     if len(gold) < _SHORT_GOLD and "\n" not in gold.strip():
         if not any(mark in gold for mark in ("oxed", "fbox", "####", "nswer", "<")):
             return gold
-        stated = _tagged(gold) or _boxed(gold) or _hashed(gold) or _stated(gold)
-        return stated.answer if stated is not None and stated.answer else gold
+        return tagged(gold) or boxed(gold) or hashed(gold) or stated(gold) or gold
     return find_answer(gold).answer or gold
 
 

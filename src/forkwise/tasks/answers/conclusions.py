@@ -1,0 +1,140 @@
+r"""Answers that are not announced: a letter of multiple choice, the last formula, the number of a last sentence."""
+
+from __future__ import annotations
+
+import re
+
+from forkwise.tasks.answers.boxes import clean, listed
+from forkwise.tasks.answers.formulas import FORMULA, formulas, without_markup
+from forkwise.tasks.answers.limits import LONGEST_ANSWER
+
+_CHOICE = re.compile(
+    # "B. Paris" as the whole last line
+    r"^\W{0,4}([A-J])[.)][ \t]{1,4}\S[^\n]{0,60}\Z"
+    # "option (B)"
+    r"|\b(?:[Oo]ption|[Cc]hoice|[Aa]lternative|[Ll]etter)s?\s{0,3}(?:is|:)?[\s*:(\"]{0,6}(?:\\text(?:bf)?\{)?\(?"
+    r"([A-Ja-j])\b(?!\s+(?:is|can|must|would)\s+(?:in|not|wrong|be ))"
+    # "B is correct", "so B."
+    r"|\b([A-J])\s+is\s+(?:the\s+)?(?:correct|right|best)\b|\bso\s+([A-J])[.\s]*\Z"
+    # "choose B"
+    r"|\b(?:choose|select|pick)\s{1,3}[*(]{0,4}([A-J])\b(?!\s+[a-z])"
+    # the letter alone on a line, or in brackets at the end
+    r"|^[ \t*_$#>\\]{0,8}(?:text(?:bf)?\{)?\(?([A-J])\)?\}?[.)*_$ \t]{0,6}\Z"
+    r"|\(([A-J])\)[.*_$ \t}]{0,6}\Z",
+    re.MULTILINE,
+)
+_PLAIN_EQUATION = re.compile(
+    r"(?:^|[\s:,])((?:[A-Za-zα-ωΔ](?:_?[0-9])?|[A-Z]{2})\s?=\s?(?:(?!\.\s)[^\n]){1,80}?)(?<!\.)[.\s*]*\Z"
+)
+_ASIDE = re.compile(
+    r"\s\((?:check|verify|since|because|note|as|we|this|which|here|indeed)\b[^\n]{0,200}\)[.\s]*\Z", re.IGNORECASE
+)
+_MENTION = re.compile(
+    r"\b(?:not|for|every|all|any|each|some|whether|where|if|when|with|of|let|given|than|instead of|variable"
+    r"|in terms of)\s*\Z",
+    re.IGNORECASE,
+)
+_HYPOTHESIS = re.compile(
+    r"\b(?:not|if|when|where|than|instead of|let|given|for|whether|(?:suppose|assume|assuming)(?:\s+that)?|that)\s*\Z",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(r"\b(?:wrong|incorrect|not|false|impossible|too)\b", re.IGNORECASE)
+_AFTERWARDS = re.compile(r"[.!?]\s+\S|\n\s*\S")
+_UNDECIDED = re.compile(
+    r"\b(?:not|if|maybe|perhaps|suppose|let|between|more than|less than|at least|at most|try|would|may|might|could"
+    r"|impossible|cannot|wrong|incorrect|guess|unknown|mistake)\b",
+    re.IGNORECASE,
+)
+_CONCLUDES = re.compile(
+    r"\b(?:therefore|thus|hence|so|in total|altogether|finally|in conclusion|consequently|overall|in all)\b",
+    re.IGNORECASE,
+)
+_COPULA = re.compile(
+    r"(?:\A|[.,:]\s)(?:\W{0,4})(?:the|his|her|its|their|our|this|that|it|she|he|they)\b[^.!?\n]{0,120}?\b(?:is|are"
+    r"|was|equals?|totals?|turns out to be|comes? to|rises to|will be|would be|costs?|pays?|needs?|has|earns?"
+    r"|gets?|makes?)\b[^.!?\n]{0,60}\Z",
+    re.IGNORECASE,
+)
+_CLAUSE_END = re.compile(r"[.!?\n]")
+_SENTENCE_END = re.compile(r"(?<![0-9A-Z])[.!?]\s+|(?<=[0-9)])[.]\s+|\n")
+_ONLY_NUMBER = re.compile(r"-?[0-9][0-9,./]*(?:\s+[A-Za-z]+){0,3}")
+_BOLD_LINE = re.compile(r"\*\*\s?([^*\n]{1,60}?)\s?\*\*[.\s]*")
+_END_TOKENS = re.compile(r"\s*(?:<\|?[a-z_]+\|?>|</s>)\s*\Z")
+_ANY_NUMBER = re.compile(r"(?<![A-Za-z_])-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?")
+_NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?")
+_DISCARDED = re.compile(
+    r"\b(?:not|cannot|can't|isn't|eliminate|rule|consider|incorrect|wrong|exclude|discard|options? are)\b",
+    re.IGNORECASE,
+)
+
+
+def chosen(text: str) -> str | None:
+    """The last letter of multiple choice that is chosen, and not discarded."""
+    tail = text.rstrip()[-600:]
+    match = None
+    for candidate in _CHOICE.finditer(tail):
+        sentence = _CLAUSE_END.split(tail[: candidate.start()])[-1]
+        if not _DISCARDED.search(sentence):
+            match = candidate
+    return None if match is None else clean(next(letter for letter in match.groups() if letter).upper())
+
+
+def last_formula(text: str) -> str | None:
+    """The last formula of the last two lines that say anything, or the list of formulas that it ends."""
+    text = _ASIDE.sub("", text.rstrip()[-4 * LONGEST_ANSWER :])
+    if text.endswith("?"):
+        return None
+    last_line = text.rsplit("\n", 1)[-1]
+    bold = _BOLD_LINE.fullmatch(last_line)
+    if bold:
+        return clean(without_markup(bold[1]))
+    places = [place for place in formulas(text) if not _is_mention(text, place)][-40:]
+    if places:
+        afterwards = FORMULA.sub(" ", text[places[-1][1] :])
+        if (
+            not _AFTERWARDS.search(afterwards)
+            and not _DENIED.search(afterwards)
+            and not re.search(r"[0-9]", afterwards)
+        ):
+            return clean(listed(places, text))
+    equation = _PLAIN_EQUATION.search(last_line)
+    if equation is None or _HYPOTHESIS.search(last_line, 0, equation.start(1)):
+        return None
+    return clean(without_markup(equation[1]))
+
+
+def _is_mention(text: str, place: tuple[int, int, str]) -> bool:
+    """Whether a formula is only spoken about: "not $5$", "for every $n$", "if $x = 2$"."""
+    pattern = _HYPOTHESIS if "=" in place[2] else _MENTION
+    return pattern.search(text, max(0, place[0] - 20), place[0]) is not None
+
+
+def concluded(text: str) -> str | None:
+    """The only number of a last sentence that concludes: "Therefore, she has 7 nickels.", "The total is **72**."."""
+    whole = text.strip(" .\n*$")
+    if len(whole) < 60 and _ONLY_NUMBER.fullmatch(whole):
+        return clean(whole)  # the whole reply is a number
+    text = _ASIDE.sub("", _END_TOKENS.sub("", text.rstrip()[-2 * LONGEST_ANSWER :]).rstrip())
+    if not text.endswith((".", "*", "$", "!", ")")) and "\n" in text.strip():
+        return None
+    sentence = _SENTENCE_END.split(text.strip().rstrip(".!"))[-1]
+    clause = without_markup(sentence)
+    if len(clause) > 250 or "oxed" in clause or _UNDECIDED.search(clause):
+        return None
+    if not (_CONCLUDES.search(clause) or _COPULA.search(clause)):
+        return None
+    if "=" in clause:
+        clause = clause[clause.rindex("=") + 1 :]
+    numbers = list(_ANY_NUMBER.finditer(clause))
+    if len(numbers) != 1:
+        return None
+    start = numbers[0].start()
+    if start and clause[start - 1] == "$":
+        start -= 1
+    return clean(clause[start:])
+
+
+def last_number_of(text: str) -> str | None:
+    """The last number of a text."""
+    numbers = _NUMBER.findall(text[-4 * LONGEST_ANSWER :])
+    return clean(numbers[-1]) if numbers else None

@@ -1,0 +1,91 @@
+r"""Whether two equations say the same, and which value an equation gives."""
+
+from __future__ import annotations
+
+import re
+
+from forkwise.tasks.answers.equality import equal, rational_value, refuted, same_zeros
+from forkwise.tasks.answers.grammar import read_expression
+from forkwise.tasks.answers.shapes import Equation, Same, Shape, Value
+from forkwise.tasks.answers.trees import Expression, has_kind
+
+_NAME = re.compile(
+    r"\s*(?:[A-Za-z]{1,3}(?:\^\{?-1\}?)?|\\[A-Za-z]+(?:\s?\{?[A-Za-z]+\}?)?|\|[A-Z]+\|"
+    r"|\\text\{[^{}]*\})(?:_\{?[^{}=]*\}?)?'?(?:\([^()=]*\))?\s*"
+)
+_FUNCTION_NAME = re.compile(r"\s*(?:y|z|[fghFGPQpq](?:_\{?\w+\}?)?\s?\([a-zA-Z](?:\s?,\s?[a-zA-Z])*\))\s*")
+_DIFFERENTIATED = re.compile(r"[A-Za-z]'*(?:\(|$)")
+_CALL = re.compile(r"\s*([A-Za-z](?:_\{?\w+\}?)?)'*\s?\(([^()]*)\)\s*")
+
+
+def same_equation(same: Same, gold: Shape, answer: Shape) -> bool | None:
+    """Whether two equations say the same, or an equation and what is no equation."""
+    if isinstance(gold, Equation) and isinstance(answer, Equation):
+        return _same_equations(same, gold, answer)
+    if isinstance(answer, Equation):
+        return _same_as_right_side(same, gold, answer)
+    assert isinstance(gold, Equation)
+    if not _NAME.fullmatch(gold.left):
+        return False if isinstance(answer, Value) and read_expression(answer.text) is not None else None
+    return same(gold.right, answer)
+
+
+def _same_equations(same: Same, gold: Equation, answer: Equation) -> bool | None:
+    left, other = gold.left.strip(), answer.left.strip()
+    if left.count("'") != other.count("'") and _DIFFERENTIATED.match(left) and _DIFFERENTIATED.match(other):
+        return False  # f and its derivative
+    call, other_call = _CALL.fullmatch(left), _CALL.fullmatch(other)
+    if call and other_call:
+        if "_" in left + other and call[1] != other_call[1]:
+            return False  # f_1 and f_2
+        if call[1] == other_call[1] and call[2] != other_call[2]:
+            renamed = _renamed(answer.right, other_call[2].strip(), call[2].strip())
+            return same(gold.right, renamed) if renamed is not None else False  # f(x + 1) and f(x)
+    if left == other or (_FUNCTION_NAME.fullmatch(left) and _FUNCTION_NAME.fullmatch(other)):
+        verdict = same(gold.right, answer.right)
+        if verdict is not False or _NAME.fullmatch(left):
+            return verdict
+    ours, theirs = _difference(gold), _difference(answer)
+    if ours is None or theirs is None:
+        return None
+    unlike = _give_numbers(gold, answer) and left != other
+    if unlike and not ours.symbols & theirs.symbols:
+        return False
+    if same_zeros(ours, theirs):
+        return True
+    return False if refuted(ours, theirs) or refuted(theirs, ours) or unlike else None
+
+
+def _renamed(shape: Shape, name: str, new: str) -> Shape | None:
+    """`shape` with one letter for another; None where these are no letters, or the new one is taken."""
+    if not isinstance(shape, Value) or new in shape.text or not all(len(n) == 1 and n.isalpha() for n in (name, new)):
+        return None
+    return Value(re.sub(rf"(?<![A-Za-z\\]){name}(?![A-Za-z])", new, shape.text))
+
+
+def _difference(equation: Equation) -> Expression | None:
+    if not isinstance(equation.right, Value):
+        return None
+    return read_expression(f"({equation.left}) - ({equation.right.text})")
+
+
+def _give_numbers(*equations: Equation) -> bool:
+    """Whether each equation gives a number to a name."""
+    values = [read_expression(e.right.text) if isinstance(e.right, Value) else None for e in equations]
+    return all(_NAME.fullmatch(e.left) for e in equations) and all(v is not None and not v.symbols for v in values)
+
+
+def _same_as_right_side(same: Same, gold: Shape, answer: Equation) -> bool | None:
+    """What an equation gives: `x = 5`, `6 + 12 = 18`; of `exact \\approx rounded` the exact side counts."""
+    left = read_expression(answer.left)
+    if answer.approximate and left is not None and not left.symbols:
+        exact = same(gold, Value(answer.left))
+        return exact or same(gold, answer.right)
+    if left is not None and left.symbols and left.node[0] not in ("sym", "call") and isinstance(answer.right, Value):
+        right = read_expression(answer.right.text)
+        if right is not None and right.symbols and not equal(left, right):
+            return None
+        asked_for = len(left.symbols) > 1 and not has_kind(left.node, "pow", "div", "root", "neg", "fn")  # m + n = 25
+        if right is not None and not right.symbols and (not asked_for or rational_value(right) == 0):
+            return False if isinstance(gold, Value) and read_expression(gold.text) is not None else None  # x^2 = 36
+    return same(gold, answer.right)

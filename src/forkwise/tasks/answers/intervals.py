@@ -1,0 +1,128 @@
+r"""Sets of real numbers as intervals: from pairs in brackets, from inequalities, from excepted points."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+
+from forkwise.tasks.answers.equality import real_value
+from forkwise.tasks.answers.grammar import read_expression
+from forkwise.tasks.answers.notation import split_at_top
+from forkwise.tasks.answers.shapes import Collection, Interval, Relation, Shape, Union, Value
+
+RELATION = re.compile(r"\\(?:le|ge|ne)(?![A-Za-z])|<|>")
+_SIGNS = {r"\le": "<=", r"\ge": ">=", r"\ne": "!="}
+_INFINITY = re.compile(r"[-+]?\s*(?:\\infty|inf|infinity|oo)")
+_PLUS_INFINITY = re.compile(r"\s*\+? ?\\infty\s*")
+_MINUS_INFINITY = re.compile(r"-\s*\\infty")
+_VARIABLE = re.compile(r"(?:[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?(?:\([a-z]\))?")
+_ABSOLUTE = re.compile(r"\|\s*([a-zA-Z])\s*\|")
+
+
+def as_interval(shape: Shape) -> Interval | Union | None:
+    """A shape as the set of real numbers that it may mean: a pair in brackets, or the points of a set."""
+    if isinstance(shape, Interval | Union):
+        return shape
+    if isinstance(shape, Collection) and len(shape.items) == 2 and shape.kind in ("tuple", "interval"):
+        return interval_of(shape)
+    if isinstance(shape, Collection) and shape.kind == "set":
+        texts = [item.text for item in shape.items if isinstance(item, Value)]
+        if len(texts) == len(shape.items):
+            return Union(tuple(Interval(t, t, (True, True)) for t in texts))
+    return None
+
+
+def interval_of(pair: Collection) -> Interval | None:
+    """A pair in brackets read as an interval; None where its ends are no plain values."""
+    low, high = pair.items
+    if not (isinstance(low, Value) and isinstance(high, Value)):
+        return None
+    if _PLUS_INFINITY.fullmatch(low.text) or _MINUS_INFINITY.fullmatch(high.text):
+        return None
+    return Interval(
+        "" if is_infinity(low.text) else low.text,
+        "" if is_infinity(high.text) else high.text,
+        (pair.brackets[0] == "[", pair.brackets[1] == "]"),
+    )
+
+
+def is_infinity(text: str) -> bool:
+    """Whether a text is an infinity of either sign."""
+    return _INFINITY.fullmatch(text.strip()) is not None
+
+
+def is_variable(text: str) -> bool:
+    """Whether a text is the name of one variable, or `f(x)`."""
+    text = text.strip()
+    return _VARIABLE.fullmatch(text) is not None and not is_infinity(text) and text not in (r"\pi", "e", "i")
+
+
+def is_constant(text: str) -> bool:
+    """Whether a text is a number or an infinity."""
+    expression = read_expression(text)
+    return is_infinity(text) or (expression is not None and not expression.symbols)
+
+
+def all_but(points: list[str]) -> Union | None:
+    """The real numbers without these points; None where one of them is no number."""
+    values = []
+    for text in points:
+        expression = read_expression(text)
+        value = None if expression is None else real_value(expression)
+        if value is None:
+            return None
+        values.append((value, text))
+    ends = ["", *[text for _, text in sorted(values)], ""]
+    return Union(tuple(Interval(a, b, (False, False)) for a, b in pairwise(ends)))
+
+
+def inequality(text: str) -> Interval | Union | Relation | None:
+    r"""What one inequality says, such as `1 \le x < 2`, `|x| > 3`, `x \ne 1` or `a < b`."""
+    parts = split_at_top(text, RELATION)
+    signs = [_SIGNS.get(match[0], match[0]) for match in RELATION.finditer(text)]
+    if len(parts) != len(signs) + 1 or not all(parts):
+        return None
+    if signs == ["!="]:
+        return all_but([parts[1]]) if is_variable(parts[0]) else None
+    if all(sign[0] == ">" for sign in signs):
+        parts.reverse()
+        signs = [sign.replace(">", "<") for sign in reversed(signs)]
+    if not all(sign[0] == "<" for sign in signs):
+        return None
+    if len(parts) == 3 and is_variable(parts[1]):
+        low, high = ("" if is_infinity(part) else part for part in (parts[0], parts[2]))
+        return Interval(low, high, (signs[0] == "<=" and bool(low), signs[1] == "<=" and bool(high)), parts[1].strip())
+    return _of_two_sides(*parts, closed=signs[0] == "<=") if len(parts) == 2 else None
+
+
+def _of_two_sides(left: str, right: str, *, closed: bool) -> Interval | Union | Relation:
+    below, above = _ABSOLUTE.fullmatch(left), _ABSOLUTE.fullmatch(right)
+    if below and is_constant(right):
+        return Interval(f"-({right})", right, (closed, closed), below[1])
+    if above and is_constant(left):
+        low, high = Interval("", f"-({left})", (False, closed), above[1]), Interval(left, "", (closed, False), above[1])
+        return Union((low, high))
+    if is_variable(left) and is_constant(right):
+        return Interval("", right, (False, closed), left.strip())
+    if is_variable(right) and is_constant(left):
+        return Interval(left, "", (closed, False), right.strip())
+    return Relation(left, right, not closed)
+
+
+def joined(shapes: Sequence[Shape]) -> Interval | Union | Collection:
+    r"""Inequalities side by side: `x < 1, x > 3` is a union, `x > 1, x < 3` an interval; others are a list."""
+    sets = [shape for shape in shapes if isinstance(shape, Interval | Union)]
+    if len(sets) < len(shapes) or len({shape.variable for shape in sets if isinstance(shape, Interval)}) > 1:
+        return Collection("list", tuple(shapes))
+    intervals = [shape for shape in sets if isinstance(shape, Interval)]
+    if len(sets) == len(intervals) == 2:
+        below, above = intervals if intervals[0].low == "" else reversed(intervals)
+        if below.low == "" and above.high == "" and below.high and above.low:
+            ends = map(read_expression, (below.high, above.low))
+            high, low = (None if end is None else real_value(end) for end in ends)
+            if high is not None and low is not None:
+                if high > low:  # they overlap: both hold
+                    return Interval(above.low, below.high, (above.closed[0], below.closed[1]), below.variable)
+                return Union((below, above))
+    return Union(tuple(sets))

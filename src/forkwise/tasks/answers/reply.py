@@ -1,0 +1,106 @@
+r"""The reply within a completion: without reasoning in tags, and without what a base model writes after it."""
+
+from __future__ import annotations
+
+import re
+
+from forkwise.tasks.answers.boxes import boxed, full_boxes
+from forkwise.tasks.answers.conclusions import concluded
+from forkwise.tasks.answers.limits import LONGEST_TEXT
+from forkwise.tasks.answers.statements import hashed, stated, tagged
+
+_NAMES = (
+    "internal|inner_monologue|deliberation|scratch|think|thinking|thought|thoughts|reasoning|reason|reflection|scratchpad"
+    "|analysis|seed:think|longcat_think"
+)
+_REASONING = re.compile(
+    rf"<(?P<open>{_NAMES})>|</(?P<close>{_NAMES})>"
+    r"|(?P<open_thought><[|｜]begin[_▁]of[_▁]thought[|｜]>)|(?P<close_thought><[|｜]end[_▁]of[_▁]thought[|｜]>)"
+    r"|(?P<open_start><\|start_thinking\|>)|(?P<close_start><\|end_thinking\|>)"
+    r"|(?P<open_square>\[think\])|(?P<close_square>\[/think\])"
+    r"|(?P<open_kimi>◁think▷)|(?P<close_kimi>◁/think▷)"
+    r"|(?P<open_channel><\|channel\|>(?:analysis|commentary))|(?P<close_channel><\|channel\|>final(?:<\|message\|>)?)",
+    re.IGNORECASE,
+)
+_BARE_CHANNELS = re.compile(r"\Aanalysis.*assistantfinal", re.DOTALL)  # gpt-oss, its special tokens left out
+
+
+def without_reasoning(text: str) -> str | None:
+    """`text` without reasoning in tags; None if a reasoning begins that never ends.
+
+    A closing tag without an opening one ends a reasoning that the prompt began.
+    """
+    bare = _BARE_CHANNELS.match(text[-LONGEST_TEXT:]) if text.startswith("analysis") else None
+    if bare is not None:
+        return text[-LONGEST_TEXT:][bare.end() :]
+    if len(text) > LONGEST_TEXT and "<think>" in text and "</think>" not in text:
+        return None
+    text = text[-LONGEST_TEXT:]
+    kept: list[str] = []
+    start, opened = 0, ""
+    for tag in _REASONING.finditer(text):
+        kind, _, family = (tag.lastgroup or "").partition("_")
+        name = family or tag[0].strip("</>").lower()
+        if kind == "open" and not opened:
+            kept.append(text[start : tag.start()])
+            opened = name
+        elif kind == "close" and opened in ("", name):
+            if not opened:
+                kept.clear()
+            start, opened = tag.end(), ""
+    if opened:
+        return None
+    return "".join((*kept, text[start:]))
+
+
+_NEXT = re.compile(
+    # tokens that end a turn
+    r"<\|(?:im_end|im_start|endoftext|end_of_text|eot_id|end|return|user|start_header_id)\|>|</s>|<end_of_turn>"
+    r"|\[INST\]|<｜end▁of▁sentence｜>"
+    # "### Next question:", "Problem 2."
+    r"|^[ \t]{0,4}(?:[#*>]{1,4}[ \t]{0,4}){0,2}"
+    r"(?:(?:new|next|another|follow-up|similar|practice)[ \t]{1,4})?"
+    r"(?:question|q|problem|exercise|example|human|user|instruction|input|student|task|prompt|问题|题目)"
+    r"(?:[ \t]{0,4}(?:\*\*)?[ \t]{0,4}[:：]|[ \t]{0,4}(?:\#?\d{1,4}|[IVX]{1,4})[ \t]{0,4}(?:\*\*)?[ \t]{0,4}[:：.])"
+    # "## Exercise 3" alone on its line
+    r"|^[ \t]{0,4}(?:#{1,4}[ \t]{1,4})?\[?(?:instruction|question|problem|exercise|input|user|human)\]?"
+    r"[ \t]{0,4}\#?\d{1,4}?[ \t:]{0,4}$"
+    r"|^[ \t]{0,4}(?:#{1,4}[ \t]{1,4})?"
+    r"(?:\[question\]|(?:instruction|question|problem|exercise)[ \t]{1,4}\d{1,4})[ \t]{0,4}$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_NEXT_TASK = re.compile(
+    # an answer, an empty line
+    r"(?:\}[.$)\s]{0,6}|^\#{4}[^\n]{1,40}|\banswer is[^\n]{1,60})\n\s{0,4}\n\s{0,4}"
+    # a paragraph that asks something or tells to do something
+    r"(?=(?:(?!Wait|Let|Is |Are |But|Hmm|Does|Did|So |Can|Now|Check)[A-Z][^\n?]{20,400}\?"
+    r"|Determine|Find|Calculate|Compute|Evaluate|Simplify|Solve"
+    r"|What (?:is|are)|How (?:many|much|long|far)|Which of)\b[^\n]{10,})",
+    re.MULTILINE,
+)
+_TURN = re.compile(r"<|\[INST|\W*(?:human|user|student|instruction)\b", re.IGNORECASE)
+_LONGEST_PREAMBLE = 120  # characters before a question that is still the one that was asked
+
+
+def before_next_question(text: str) -> str:
+    """`text` up to where the turn ends or another question begins; a question that is only restated cuts nothing."""
+    for mark in _NEXT.finditer(text):
+        before = text[: mark.start()]
+        if not before.strip():
+            continue
+        if (
+            _TURN.match(mark[0])
+            or len(before.strip()) >= _LONGEST_PREAMBLE
+            or _states_answer(before)
+            or concluded(before)
+        ):
+            text = before
+            break
+    for mark in _NEXT_TASK.finditer(text):
+        if full_boxes(text[: mark.end()]) or not mark[0].startswith("}"):
+            return text[: mark.end()]
+    return text
+
+
+def _states_answer(text: str) -> bool:
+    return any(rule(text) is not None for rule in (tagged, boxed, hashed, stated))

@@ -1,0 +1,146 @@
+r"""Whether two single values are the same: as formulas, or as quantities with units."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from forkwise.tasks.answers.equality import equal, rational_value
+from forkwise.tasks.answers.grammar import read_expression
+from forkwise.tasks.answers.quantities import Quantity, read_quantity
+from forkwise.tasks.answers.trees import Expression, integer
+from forkwise.tasks.answers.units import UNITS, Unit
+
+BESIDE = re.compile(r"[%°]|\\text")  # may be a unit beside the number
+_HAS_WORD = re.compile(r"[A-Za-z]{2}|°")
+_WORD = re.compile(r"[a-z]{2,}|(?<=[°} ])[nsew]\b")
+_OPPOSED = [
+    frozenset(words.split())
+    for words in (
+        "north south east west northeast northwest southeast southwest n s e w",
+        "profit loss gain",
+        "increase decrease",
+        "above below",
+        "left right",
+        "up down",
+        "clockwise counterclockwise anticlockwise",
+        "ago later now",
+        "bc ad bce ce",
+        "win lose wins losses",
+        "am pm",
+        "forward backward",
+        "january february march april may june july august september october november december",
+        "monday tuesday wednesday thursday friday saturday sunday",
+    )
+]
+_CURRENCIES = {((name, 1),) for name in ("usd", "eur", "gbp", "yen", "yuan", "inr", "peso")}
+
+
+def same_value(gold: str, answer: str) -> bool | None:
+    """Whether two single values are the same: as formulas, or as quantities."""
+    if gold == answer:
+        return True
+    if _are_opposed(gold, answer):
+        return False
+    ours, theirs = read_expression(gold), read_expression(answer)
+    verdict: bool | None = None
+    if ours is not None and theirs is not None:
+        verdict = _same_formula(ours, theirs)
+        beside = BESIDE.search(gold) or BESIDE.search(answer)
+        if verdict is None and not (ours.symbols or theirs.symbols):
+            return False  # numbers without a value, or beyond all bounds
+        if verdict or not (ours.symbols or theirs.symbols or beside) or (ours.symbols & theirs.symbols and not beside):
+            return verdict
+    gold_quantity, quantity = read_quantity(gold, adjacent_letters=False), read_quantity(answer)
+    if gold_quantity is None or quantity is None:
+        return verdict
+    if gold_quantity.unit is None and quantity.unit is None and verdict is not None:
+        return verdict
+    return same_quantity(gold_quantity, quantity)
+
+
+def _are_opposed(gold: str, answer: str) -> bool:
+    """Whether the words beside two numbers contradict each other: east and west, profit and loss, June and July."""
+    if not _HAS_WORD.search(gold) or not _HAS_WORD.search(answer):
+        return False
+    ours, theirs = (set(_WORD.findall(text.lower().replace("text", " "))) for text in (gold, answer))
+    return any(ours & group and theirs & group and ours & group != theirs & group for group in _OPPOSED)
+
+
+def same_quantity(gold: Quantity, answer: Quantity) -> bool | None:
+    """Whether two quantities are the same; a unit counts where both sides name one."""
+    if gold.base is not None and answer.base is not None and gold.base != answer.base:
+        return False
+    if gold.unit is not None and answer.unit is not None:
+        return _same_in_units(gold.value, gold.unit, answer.value, answer.unit)
+    verdict = _same_formula(gold.value, answer.value)
+    unit = gold.unit or answer.unit
+    if verdict or unit is None:
+        return verdict
+    with_unit, without = (gold.value, answer.value) if gold.unit else (answer.value, gold.value)
+    if unit.name == "percent":
+        return _same_multiple(without, with_unit, Fraction(1, 100))
+    return _same_angle(with_unit, without) if unit.name == "degree" else verdict
+
+
+def _same_in_units(gold: Expression, ours: Unit, answer: Expression, theirs: Unit) -> bool | None:
+    if any(base == "unit" for unit in (ours, theirs) for base, _ in unit.dimensions):
+        # "square units" names no unit, only its power
+        powers = [sum(power for _, power in unit.dimensions) for unit in (ours, theirs)]
+        return _same_formula(gold, answer) if powers[0] == powers[1] else False
+    if ours.name == theirs.name and ours.dimensions == theirs.dimensions:
+        if ours.factor == theirs.factor:
+            return _same_formula(gold, answer)
+        return _same_multiple(gold, answer, theirs.factor / ours.factor)
+    if "degree" in (ours.name, theirs.name):
+        other = (theirs if ours.name else ours).dimensions
+        if other in ((("celsius", 1),), (("fahrenheit", 1),)):
+            return _same_formula(gold, answer)
+        if other == (("rad", 1),):
+            return _same_angle(gold, answer) if ours.name else _same_angle(answer, gold)
+    if _is_rate_of_money(ours, theirs) or {ours, theirs} == {UNITS["£"], UNITS["pounds"]}:
+        return _same_formula(gold, answer)
+    return False
+
+
+def _is_rate_of_money(a: Unit, b: Unit) -> bool:
+    """Whether one says dollars and the other dollars per something."""
+    money, other = (tuple((base, power) for base, power in unit.dimensions if power > 0) for unit in (a, b))
+    return money == other and money in _CURRENCIES and money in (a.dimensions, b.dimensions)
+
+
+def _same_multiple(gold: Expression, answer: Expression, factor: Fraction) -> bool | None:
+    scaled = Expression(("mul", answer.node, ("num", factor, "decimal")), answer.symbols)
+    return equal(gold, scaled)
+
+
+def _same_angle(degrees: Expression, radians: Expression) -> bool | None:
+    half_turn = ("div", ("const", "pi"), integer(180))
+    return equal(Expression(("mul", degrees.node, half_turn), degrees.symbols), radians)
+
+
+def _same_formula(gold: Expression, answer: Expression) -> bool | None:
+    verdict = equal(gold, answer)
+    if verdict is False and gold.decimals is not None and _rounds_to(gold, answer):
+        return True
+    return verdict
+
+
+def _rounds_to(gold: Expression, answer: Expression) -> bool:
+    """Whether a number rounds to a gold answer that is a decimal number, at the last of its digits.
+
+    Asked for are two significant digits of the gold answer, and an answer that is longer, or a fraction without a
+    finite decimal.
+    """
+    exact, value = rational_value(gold), rational_value(answer)
+    if exact is None or value is None or gold.decimals is None or gold.digits < 2:
+        return False
+    if exact.denominator == 1 and not gold.scientific:
+        return False  # 27.0 is how a table stores 27
+    if answer.decimals is None:
+        has_finite_decimal = pow(10, value.denominator.bit_length(), value.denominator) == 0
+        if has_finite_decimal:
+            return False
+    elif answer.digits <= gold.digits:
+        return False
+    return abs(value - exact) * 2 <= Fraction(10) ** -gold.decimals

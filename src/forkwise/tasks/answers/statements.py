@@ -1,0 +1,149 @@
+r"""Answers that are announced: in tags, after `####`, by "the answer is" or under a heading."""
+
+from __future__ import annotations
+
+import re
+
+from forkwise.tasks.answers.boxes import boxed, clean, full_boxes, is_echo, unboxed
+from forkwise.tasks.answers.conclusions import chosen, last_formula
+from forkwise.tasks.answers.formulas import formulas, without_markup
+from forkwise.tasks.answers.limits import LONGEST_ANSWER
+
+_ANSWER_TAG = re.compile(
+    r"</?(?:final_|final)?(?:answer|ans|solution|result)>|<\|/?answer\|>|\[/?answer\]|(?<![</\w])answer>", re.IGNORECASE
+)
+
+
+def tagged(text: str) -> str | None:
+    """What the last pair of answer tags holds; inside it a box or a statement counts before the whole."""
+    opened: int | None = None
+    content = ""
+    for tag in _ANSWER_TAG.finditer(text):
+        if "/" not in tag[0]:
+            opened = tag.end()
+        elif opened is not None:
+            if not is_echo(text[opened : tag.start()]):
+                content = text[opened : tag.start()]
+            opened = None
+    if opened is not None and not is_echo(text[opened:]) and "\n\n" not in text[opened:].strip():
+        content = text[opened:]  # the closing tag was a stop sequence
+    if not content:
+        return None
+    inner = boxed(content) or hashed(content) or stated(content)
+    if inner is None and len(content) > 200:
+        inner = chosen(content) or last_formula(content)
+    return clean(inner or without_markup(content.strip()[: 4 * LONGEST_ANSWER]))
+
+
+_HASH = re.compile(r"^[ \t]{0,4}####[ \t]{0,8}(?=[-+−$£€¥\\.(*]{0,6}[0-9]|[$\\*]|[A-Ja-z(])", re.MULTILINE)
+_STATES = re.compile(
+    r"(?<![a-z])(?:"
+    # "the answer (in cm) to this problem is", "answer choice is"
+    r"answers?(?:[\s*_]{0,4}\((?:[^()\n]{0,40})\))?"
+    r"(?:\s{1,3}(?:to|of|for)\s{1,3}(?:the|this|your|our)\s{1,3}(?:\w{1,20}\s{1,3}){0,3}?"
+    r"(?:problem|question|exercise|puzzle|equation))?"
+    r"(?:\s{1,3}(?:choice|option))?"
+    r"[\s*_]{0,8}(?:is|are|would\s{1,3}be|should\s{1,3}be|must\s{1,3}be|will\s{1,3}be|becomes|:|：|=|->|→|⇒)"
+    # "the correct option is", "answer - ", "ans."
+    r"|(?:final|correct)\s{1,3}(?:result|value|choice|option|solution)s?[\s*_]{0,8}(?:is|are|:|=)"
+    r"|answer\s{1,3}[-—–]{1,2}(?=\s)|ans\s?[.:]"
+    # other languages
+    r"|答案(?:是|为|[:：])|respuesta(?:\s{1,3}final)?\s{1,3}es|réponse(?:\s{1,3}finale)?\s{1,3}est"
+    r"|antwort\s{1,3}(?:ist|lautet)|ответ\s?[:—-]"
+    # "Result:" at the beginning of a line
+    r"|(?:(?<=\n)|\A)\W{0,4}(?:result|total|final)\W{0,3}[:=]"
+    r")(?![a-z])[\s*_:：]{0,8}",
+    re.IGNORECASE,
+)
+_HEADING = re.compile(
+    r"^[#*_ \t]{0,8}(?:the\s{1,3})?(?:final[ \t]{1,3})?answer[*_: \t]{0,8}$\s{0,8}|(?<=\n)A:[ \t]{1,4}",
+    re.IGNORECASE | re.MULTILINE,
+)
+_LINE_STATES = re.compile(
+    r"^[#*_> \t]{0,8}(?:the[ \t]{1,3})?(?:(?:final|correct)[ \t]{1,3})?answer[ \t*_]{0,8}(?:is\b|:|：|=)[\s*_:：]{0,8}",
+    re.IGNORECASE | re.MULTILINE,
+)
+_CORRECTS = re.compile(r"\b(?:wait|actually|mistake|wrong|incorrect|correction|oops)\b", re.IGNORECASE)
+_DOUBTED = re.compile(
+    r"\b(?:if|whether|unless|suppose|assume|assuming|that an?|claims?|wrong|incorrect|think|thinks|thought|say"
+    r"|said|guess)\s+(?:\w+\s+){0,2}\Z",
+    re.IGNORECASE,
+)
+_NO_VALUE = re.compile(
+    r"(?:not\b(?!\s+(?:possible|defined|unique|enough|real))|in\s+the\s+(?:form|format)|correct\b|incorrect\b"
+    r"|wrong\b|right\b|that\b|as\s+follows|given\s+(?:by|below|above)"
+    r"|unknown\b|unclear\b|below\b|above\b|obtained\b|therefore\b|clear\b|found\b|your\b|indeed\s+correct"
+    r"|supposed\b|expected\b|to\s+be\b|<)",
+    re.IGNORECASE,
+)
+_WITHDRAWN = re.compile(r"\b(?:was|is) (?:wrong|incorrect|not right|a mistake)\b", re.IGNORECASE)
+_CHEERFUL = re.compile(r"[^$\\]*[0-9]!")
+_AND_NOT = re.compile(r",?\s+(?:and\s+)?not\s")
+_GOES_ON = re.compile(r"\.[0-9]{1,100}\.\.\.$")
+_SENTENCE_END = re.compile(r"(?<![0-9)\]}])[!?](?=\s|\Z)|(?<!\.\.)[.。](?=\s|\Z|\*|\"|<)|[.](?=[A-Z][a-z])|\n")
+
+
+def _value(text: str) -> str:
+    """The value with which `text` begins: its first sentence, or its first formula where that stands alone."""
+    text = text[: 2 * LONGEST_ANSWER].lstrip(" \t\r\n*_:：\"“”'…")
+    text = text[3:].lstrip() if text.startswith("... ") else text
+    first = next(formulas(text), None)
+    if first is not None and first[0] == 0 and text.startswith(("$$", r"\[")):
+        return first[2]
+    masked = list(text)
+    for begin, end, _ in formulas(text):
+        masked[begin:end] = "0" * (end - begin)
+    end_of_sentence = _SENTENCE_END.search("".join(masked))
+    sentence = text[: end_of_sentence.start() if end_of_sentence else None]
+    full = full_boxes(sentence)
+    if full:
+        return unboxed(full[-1][2])
+    if _CHEERFUL.fullmatch(sentence.strip(" *")):
+        sentence = sentence.replace("!", "")  # a cheerful writer, no factorial
+    sentence = _AND_NOT.split(without_markup(sentence).strip(" \t*`,;:"), maxsplit=1)[0]
+    if "\\boxed" in sentence:
+        return ""  # the box holds nothing
+    return sentence if _GOES_ON.search(sentence) else sentence.rstrip(".")
+
+
+def hashed(text: str) -> str | None:
+    """What follows the last `####`."""
+    return _last_value(text, _HASH)
+
+
+def stated(text: str) -> str | None:
+    """What follows the last "the answer is", or the last heading "Answer" if that comes later."""
+    statement, heading = _last_value(text, _STATES, unless=_DOUBTED), _last_value(text, _HEADING, unless=_DOUBTED)
+    if heading is None or statement is None:
+        return heading or statement
+    last_heading = max(match.end() for match in _HEADING.finditer(text))
+    last_statement = max(match.end() for match in _STATES.finditer(text))
+    return heading if last_heading > last_statement else statement
+
+
+def stated_below_box(text: str) -> str | None:
+    """An "Answer: ..." on its own line below the last box, which held a step, or a statement that corrects the box."""
+    full = full_boxes(text)
+    if not full:
+        return None
+    below = text[full[-1][1] :]
+    if _CORRECTS.search(below):
+        return stated(below)
+    matches = list(_LINE_STATES.finditer(below))
+    if not matches:
+        return None
+    value = _value(below[matches[-1].end() :])
+    if not value or _NO_VALUE.match(value) or len(value) > 60 or is_echo(value) or "\\boxed" in value:
+        return None
+    return clean(value)
+
+
+def _last_value(text: str, pattern: re.Pattern[str], unless: re.Pattern[str] | None = None) -> str | None:
+    """The value that follows the last match with one, unless the words before it match."""
+    for match in reversed(list(pattern.finditer(text))[-200:]):
+        if unless is not None and unless.search(text, max(0, match.start() - 40), match.start()):
+            continue
+        value = _value(text[match.end() : match.end() + 2 * LONGEST_ANSWER])
+        if value and not is_echo(value) and not _NO_VALUE.match(value) and not _WITHDRAWN.search(value):
+            return clean(value)
+    return None
