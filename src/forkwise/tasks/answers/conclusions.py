@@ -38,7 +38,7 @@ _HYPOTHESIS = re.compile(
     r"\b(?:not|if|when|where|than|instead of|let|given|for|whether|(?:suppose|assume|assuming)(?:\s+that)?|that)\s*\Z",
     re.IGNORECASE,
 )
-_DENIED = re.compile(r"\b(?:wrong|incorrect|not|false|impossible|too)\b", re.IGNORECASE)
+_DENIED = re.compile(r"\b(?:wrong|incorrect|false|impossible|too)\b|\b(?:is|was|are)\s+not\b", re.IGNORECASE)
 _AFTERWARDS = re.compile(r"[.!?]\s+\S|\n\s*\S")
 _UNDECIDED = re.compile(
     r"\b(?:not|if|maybe|perhaps|suppose|let|between|more than|less than|at least|at most|try|would|may|might|could"

@@ -25,7 +25,7 @@ from forkwise.tasks.workers import WorkerPool, WorkerStats
 
 _INTEGER = re.compile(r"([+-]?)([0-9]+|[0-9]{1,3}(?:(?:,|\{,\}|,\\!)[0-9]{3})+)")
 _NEEDLESS_BLANK = re.compile(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])")  # 1 2 is not 12
-_WORD = re.compile(r"[^\W\d_]{2,}")
+_WORD = re.compile(r"(?!d[a-z](?![^\W\d_]))[^\W\d_]{2,}")  # dx is no word
 _COMMAND = re.compile(
     r"\\(?:begin|end)\s?\{[^{}]*\}|\\[A-Za-z]+|[_^]\s?\{[^{}]*\}|(?<![A-Za-z])(?:sin|cos|tan|log|ln|exp|lim|max"
     r"|min|mod)(?![A-Za-z])"
