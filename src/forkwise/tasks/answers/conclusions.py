@@ -57,7 +57,7 @@ _COPULA = re.compile(
 )
 _CLAUSE_END = re.compile(r"[.!?\n]")
 _SENTENCE_END = re.compile(r"(?<![0-9A-Z])[.!?]\s+|(?<=[0-9)])[.]\s+|\n")
-_ONLY_NUMBER = re.compile(r"-?[0-9][0-9,./]*(?:\s+[A-Za-z]+){0,3}")
+_ONLY_NUMBER = re.compile(r"(?:[a-z]\s?(?:[<>=≤≥]=?|\\[lg]eq?)\s?)?-?[0-9][0-9,./]*(?:\s+[A-Za-z]+){0,3}")
 _BOLD_LINE = re.compile(r"\*\*\s?([^*\n]{1,60}?)\s?\*\*[.\s]*")
 _END_TOKENS = re.compile(r"\s*(?:<\|?[a-z_]+\|?>|</s>)\s*\Z")
 _ANY_NUMBER = re.compile(r"(?<![A-Za-z_])-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?")

@@ -35,7 +35,7 @@ def tagged(text: str) -> str | None:
     return clean(inner or without_markup(content.strip()[: 4 * LONGEST_ANSWER]))
 
 
-_HASH = re.compile(r"^[ \t]{0,4}####[ \t]{0,8}(?=[-+−$£€¥\\.(*]{0,6}[0-9]|[$\\*]|[A-Ja-z(])", re.MULTILINE)
+_HASH = re.compile(r"^[ \t]{0,4}####[ \t]{0,8}(?=[-+−$£€¥\\.(*_]{0,6}[0-9]|[$\\*]|[A-Ja-z(])", re.MULTILINE)
 _STATES = re.compile(
     r"(?<![a-z])(?:"
     # "the answer (in cm) to this problem is", "answer choice is"
@@ -100,7 +100,7 @@ def _value(text: str) -> str:
         return unboxed(full[-1][2])
     if _CHEERFUL.fullmatch(sentence.strip(" *")):
         sentence = sentence.replace("!", "")  # a cheerful writer, no factorial
-    sentence = _AND_NOT.split(without_markup(sentence).strip(" \t*`,;:"), maxsplit=1)[0]
+    sentence = _AND_NOT.split(without_markup(sentence).strip(" \t*_`,;:"), maxsplit=1)[0]
     if "\\boxed" in sentence:
         return ""  # the box holds nothing
     return sentence if _GOES_ON.search(sentence) else sentence.rstrip(".")
