@@ -477,7 +477,11 @@ DEEP = b"[" * 100_000
         ("a.csv", b'problem_id,correct\n"p,1\n', "is not CSV"),
         ("a.jsonl.gz", gzip.compress(GOOD * 5000, mtime=0)[:-30], "gzip file that is damaged or cut off after line"),
         ("a.json.gz", gzip.compress(b'{"a":\n' + b"1" * 5000, mtime=0)[:-12], "gzip file that is damaged or cut off"),
-        ("a.csv.gz", gzip.compress(b"problem_id,correct\n" + b"p,1\n" * 9, mtime=0)[:-9], "damaged or cut off after row"),
+        (
+            "a.csv.gz",
+            gzip.compress(b"problem_id,correct\n" + b"p,1\n" * 9, mtime=0)[:-9],
+            "damaged or cut off after row",
+        ),
         ("a.eval", b"PK\x03\x04" + bytes(100), "is a zip file that is damaged or cut off"),
         ("a.parquet", b"PAR1" + bytes(100), "is a Parquet file that is damaged or cut off"),
         ("a.jsonl", DEEP + b"\n", "nested too deeply"),

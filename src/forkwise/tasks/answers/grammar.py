@@ -39,6 +39,19 @@ _TOKEN = re.compile(
 )
 
 
+_GLUED = re.compile(r"\\([A-Za-z]{3,20})")
+_KNOWN = _FACTORS | {"times", "cdot", "div", "rfloor", "rceil", "choose", "left", "right"}
+
+
+def _unglued(match: re.Match[str]) -> str:
+    r"""A command and the letters that lost their blank after it, as in `\omegat`."""
+    name = match[1]
+    if name in _KNOWN:
+        return match[0]
+    known = next((name[:end] for end in range(len(name) - 1, 1, -1) if name[:end] in _KNOWN - {"text"}), None)
+    return match[0] if known is None or len(name) - len(known) > 2 else f"\\{known} {name[len(known) :]}"
+
+
 @lru_cache(20_000)
 def read_expression(text: str) -> Expression | None:
     """The formula that `text` (tidied) is, or None where the grammar does not know it."""
@@ -58,7 +71,7 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self.tokens: list[tuple[str, str, bool]] = []  # kind, text, whether a blank stands before it
         end = 0
-        for match in _TOKEN.finditer(text):
+        for match in _TOKEN.finditer(_GLUED.sub(_unglued, text) if "\\" in text else text):
             self.tokens.append((match.lastgroup or "", match[match.lastgroup or 0], match.start() > end))
             end = match.end()
         if len(self.tokens) > 300:

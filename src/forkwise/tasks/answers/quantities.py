@@ -59,7 +59,7 @@ _PROSE = re.compile(
     r"(?<![\\A-Za-z])(?!(?:arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|abs|floor|ceil"
     r"|pi|mod|gcd)(?![A-Za-z]))[A-Za-z]{2,}(?![A-Za-z]*[({_])"
     # a sign that is a unit, a bracket before words, punctuation, the hyphen of "3-digit"
-    r"|[°%¢€£¥₹¤]|[(\[](?=\s*(?:¤|[A-Za-z]{3,}|[A-Za-z]{2,}\s))|[,;:.?](?=\s|$)|\"|(?<=[0-9}\s])-(?=[a-zA-Z]{2,})"
+    r"|[°%¢€£¥₹¤Å]|[(\[](?=\s*(?:¤|[A-Za-z]{3,}|[A-Za-z]{2,}\s))|[,;:.?](?=\s|$)|\"|(?<=[0-9}\s])-(?=[a-zA-Z]{2,})"
 )
 _SINGLE_UNIT = re.compile(r"(?<=[0-9)}])\s+([mgshdlLNJWVAKB]|\\Omega)(?=$|[\s/^.,;)·*\\])")
 _ADJACENT_UNIT = re.compile(r"(?<=[0-9])([mgshL])$")
