@@ -273,3 +273,15 @@ def test_tables_without_any_candidates_have_no_entropies(tmp_path: Path) -> None
     write_shard(tmp_path, "b", [{**row, "sample_id": 1, "top_logprobs": [[{"token": "a", "logprob": 2.0}], []]}])
     with pytest.raises(InputError, match="above 0"):
         load_traces(tmp_path, vocabulary=1000)
+
+
+def test_the_sampled_token_written_into_its_own_list_again_is_no_raw_logit(tmp_path: Path) -> None:
+    """Twice 0.9 is more than 1, and yet one candidate; two of one text with values of their own are two."""
+    twice = place("a", math.log(0.9), math.log(0.05))
+    twice["top_logprobs"].append({"token": "a", "logprob": math.log(0.9)})
+    run_import(tmp_path, jsonl(tmp_path / "twice.jsonl", chat({"content": "a"}, [twice])))
+    low, high = entropies(tmp_path / "out")
+    true = -(0.9 * math.log(0.9) + 0.05 * math.log(0.05) + 0.05 * math.log(0.05))  # the rest on one token
+    assert low[0] <= true <= high[0]
+    twice["top_logprobs"][-1]["logprob"] = math.log(0.8)
+    refused(tmp_path, jsonl(tmp_path / "raw.jsonl", chat({"content": "a"}, [twice])), "raw logits")

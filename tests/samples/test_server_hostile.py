@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -506,6 +507,39 @@ def test_a_key_that_the_server_echoes_is_neither_printed_nor_stored(
         assert server.requests[0][3]["Authorization"] == f"Bearer {KEY}"
     assert KEY[:14] not in said + "".join(capfd.readouterr())
     assert KEY.encode() not in stored(tmp_path)
+
+
+@pytest.mark.parametrize("escaped", ["slashes", "codes", "utf-16", "redirection"])
+def test_a_key_that_the_server_echoes_in_another_spelling_is_hidden_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, escaped: str
+) -> None:
+    key = "sk-SE/CRET+SE/CRET"
+    monkeypatch.setenv(API_KEY, key)
+
+    def answer(handler: Handler, _: Any) -> None:
+        data = json.dumps(completion(text=f"You sent {key}."))
+        if escaped == "redirection":
+            handler.send_response(302)
+            handler.send_header("Location", f"http://h/{urllib.parse.quote(key, safe='')}/x")
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            return
+        if escaped == "slashes":
+            data = data.replace("/", "\\/")
+        if escaped == "codes":
+            data = data.replace(key, "".join(f"\\u{ord(letter):04x}" for letter in key))
+        sent = data.encode("utf-16" if escaped == "utf-16" else "ascii")
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(sent)))
+        handler.end_headers()
+        handler.wfile.write(sent)
+
+    with serve(answer) as server:
+        if escaped == "redirection":
+            assert "to http://h/[the key]/x" in refusal(server.url, tmp_path)
+        else:
+            rows, _ = run(server.url, tmp_path)
+            assert rows[0]["completion"] == "You sent [the key]."
 
 
 @pytest.mark.parametrize("key", ["sk-SE CRET", "sk-SECR\u00c9T", "sk-SEC\nRET", "sk-SEC\x1bRET"])

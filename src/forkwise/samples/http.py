@@ -77,9 +77,13 @@ class Address:
             data = self._exchange(request, deadline)
         if len(data) > _LARGEST_REPLY:
             raise InputError(f"The server at {self.base} sends replies of more than {_LARGEST_REPLY >> 20} MB.")
+        content = _parsed(data)
         if self._key and len(self._key) >= _SECRET:
-            data = data.replace(self._key.encode(), _HIDDEN.encode())
-        return _parsed(data)
+            try:
+                return _without(content, self._key)
+            except RecursionError as error:
+                raise FailedTry("its reply is nested too deeply") from error
+        return content
 
     def _exchange(self, request: urllib.request.Request, deadline: _Deadline) -> bytes:
         opener = urllib.request.build_opener(_Http(deadline), _Https(deadline), _NoRedirect)
@@ -103,7 +107,8 @@ class Address:
         line = str(text)
         line = " ".join("".join(c if c.isprintable() else " " for c in line).split())
         if self._key:
-            line = line.replace(self._key, _HIDDEN)
+            for written in (self._key, urllib.parse.quote(self._key, safe=""), urllib.parse.quote(self._key)):
+                line = line.replace(written, _HIDDEN)
         return line[:300]
 
     def _raise_status(self, error: urllib.error.HTTPError) -> NoReturn:
@@ -257,6 +262,17 @@ def _parsed(data: bytes) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise FailedTry("its reply is not JSON") from error
+
+
+def _without(content: Any, key: str) -> Any:
+    """Parsed JSON with `_HIDDEN` for the key, however its texts were escaped."""
+    if isinstance(content, str):
+        return content.replace(key, _HIDDEN)
+    if isinstance(content, list):
+        return [_without(value, key) for value in content]
+    if isinstance(content, dict):
+        return {_without(name, key): _without(value, key) for name, value in content.items()}
+    return content
 
 
 def retry_after(value: str | None) -> float | None:

@@ -188,7 +188,7 @@ class Source:
 
     def error(self, what: str) -> InputError:
         """An InputError that begins with the file and the place in it."""
-        return InputError(f"'{self.path}', {self.place}: {what}" if self.place else f"'{self.path}': {what}")
+        return InputError(harmless(f"'{self.path}', {self.place}: {what}" if self.place else f"'{self.path}': {what}"))
 
     def run(self, own: str | None = None) -> str:
         """The run's name: the user's, else the file's own, else the file's name."""
@@ -336,7 +336,8 @@ def token_columns(
         highest = max([*known, -math.inf if value is None else value])
         if highest > 1e-3:
             raise source.error(f"the log-prob at token {token!r} is {highest:.4g}, above 0: {_RAW_LOGITS}")
-        mass = sum(math.exp(given) for given in known)
+        # Some servers write the sampled token into its own list again.
+        mass = sum(math.exp(given) for _, given in set(candidates[i]) if given is not None)
         if mass > 1.01:
             raise source.error(f"the candidates at token {token!r} have a probability of {mass:.3g}: {_RAW_LOGITS}")
     unknown = sum(value is None for value in own)

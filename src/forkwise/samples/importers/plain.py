@@ -35,8 +35,10 @@ _GOLDS = (
 _IDS = ("doc_hash", "doc_id", "question_id", "unique_id", "task_id", "problem_idx", "options", "choices")
 """Fields that belong to the problem and tell apart those of one text."""
 
-_NUMBERS = ("id", "uuid", "idx", "index")
+_NUMBERS = ("id", "uuid", "idx", "index", "qid", "hash", "example_id")
 """The same in a record that holds all samples of a problem; elsewhere they may number the samples."""
+
+_REMEMBERED = 200_000  # ids, beyond which new ones are not checked any more: memory stays bounded
 
 USES = frozenset({*COLUMNS, *PROMPT_COLUMNS, "sampling"})
 
@@ -141,7 +143,26 @@ def _problem(values: Row, record: Record, source: Source, *, whole: bool) -> str
         content["gold"] = gold
     numbered = next((name for name in _NUMBERS if record.get(name) is not None), None) if whole else None
     source.used.update(content, [numbered] if numbered else [])
+    if not whole and not content:
+        _check_numbers(question_id(prompt), record, values.get("run"), source)
     return source.problem(question_id(prompt), content or None, record[numbered] if numbered else None)
+
+
+def _check_numbers(problem: str, record: Record, run: Any, source: Source) -> None:
+    """Says where an id that several samples have in common, so that it hardly numbers samples, splits a prompt's."""
+    mapped = set(source.options.columns.values())
+    for name in _NUMBERS:
+        if record.get(name) is None or name in mapped:
+            continue
+        first = source.memo.setdefault(f"{name} of {problem} in {run}", str(record[name]))
+        place = f"{name} {record[name]} of {problem} in {run}"
+        if first != str(record[name]) and place in source.memo:
+            source.notes[
+                f"with the prompt of others but another '{name}', which more samples share: they count as samples of "
+                f"one problem; --map problem_id={name} tells them apart"
+            ] += 1
+        if len(source.memo) < _REMEMBERED:
+            source.memo[place] = ""
 
 
 def _row(values: Row, source: Source) -> Row | None:

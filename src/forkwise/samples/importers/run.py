@@ -240,7 +240,7 @@ def _detect(path: Path, record: Record, options: Options) -> str:
         return found[0]
     if found:
         raise InputError(f"'{path}' may be {' or '.join(found)}: choose with --format {found[0]}.")
-    fields = ", ".join(list(record)[:12])
+    fields = harmless(", ".join(list(record)[:12]))
     raise InputError(
         f"'{path}' is of no known format; its fields are {fields}: name them, for example "
         "--map problem_id=FIELD --map completion=FIELD --map correct=FIELD."
