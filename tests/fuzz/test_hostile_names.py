@@ -77,7 +77,7 @@ def test_what_is_wrong_with_hostile_names_is_said_without_them(table: Path) -> N
     pq.write_table(
         pq.read_table(samples).rename_columns([EVIL, *pq.read_table(samples).column_names[1:]]), table / "b.parquet"
     )
-    assert "has no column 'gold'" in said("verify", table / "b.parquet", "--gold-column", "gold", "--verifier", "exact")
+    assert "has no column 'key'" in said("verify", table / "b.parquet", "--gold-column", "key", "--verifier", "exact")
     said("compare", f"{EVIL}={samples}", f"b={samples}", "--k", "99")
     run = table / "run"
     run.mkdir()

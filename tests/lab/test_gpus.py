@@ -19,6 +19,7 @@ from forkwise.errors import InputError
 from forkwise.lab import arms
 from forkwise.lab.experiment import Experiment, run
 from forkwise.lab.quickstart import quickstart
+from forkwise.training.folder import COMPLETE
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ class _Finished:
         settings = yaml.safe_load(Path(command[-1]).read_text())
         started.append((env.get("CUDA_VISIBLE_DEVICES"), settings["use_cpu"]))
         Path(settings["output_dir"]).mkdir()
-        (Path(settings["output_dir"]) / arms.COMPLETE).touch()
+        (Path(settings["output_dir"]) / COMPLETE).write_text(f"step {settings['max_steps']}\n")
 
     def poll(self) -> int:
         return 0

@@ -258,8 +258,8 @@ def test_known_fields_with_other_values_are_of_no_known_format(tmp_path: Path, c
 def test_names_from_files_print_harmlessly(tmp_path: Path) -> None:
     line = {"run": "\x1b[2Jrun\x07", "problem_id": "p\u202e", "completion": "a", "\x1b[31mfield": 1, "correct": True}
     _, report = run_import(tmp_path, jsonl(tmp_path / "a.jsonl", line))
-    assert "\\x1b[2Jrun\\x07" in str(report)
-    assert "\\x1b[31mfield" in str(report)
+    assert "⟨U+001B⟩[2Jrun⟨U+0007⟩" in str(report)
+    assert "⟨U+001B⟩[31mfield" in str(report)
     twice = jsonl(tmp_path / "b.jsonl", {**line, "sample_id": 0}, {**line, "sample_id": 0})
     for said in (str(report), refused(tmp_path, twice, "is there twice", run="b")):
         assert all(c.isprintable() or c == "\n" for c in said)

@@ -157,7 +157,7 @@ def stored(out: Path) -> bytes:
         (completion(text={"a": 1}), "'choices[0].text' is an object, not text"),
         (completion(message=None), "'choices[0].message' is null, not an object"),
         (chat({"content": None}), "'choices[0].message.content' is null, not text"),
-        (chat({"content": [{"type": "text", "text": "4"}]}), "'choices[0].message.content' is a list, not text"),
+        (chat({"content": [{"type": "image_url"}]}), "'choices[0].message.content' is a list, not text"),
         (chat({"content": "4", "reasoning": {"effort": 1}}), "'choices[0].message.reasoning' is an object, not text"),
         (chat({}), "'choices[0].message.content' is missing, not text"),
         ({"choices": []}, "'choices' is empty"),

@@ -2,6 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+_FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
+
+
+def reasoning_of(message: Mapping[str, Any]) -> str | None:
+    """The reasoning that a server split off a chat message, from whichever field holds it; None where none does.
+
+    vLLM, DeepSeek, Ollama and others have a text field, OpenRouter a list `reasoning_details`, Mistral and Anthropic
+    parts of the content whose type is `thinking`.
+    """
+    text = next((message[name] for name in _FIELDS if isinstance(message.get(name), str) and message[name]), None)
+    if text is not None:
+        return str(text)
+    content = message.get("content")
+    return _texts(message.get("reasoning_details")) or _texts([part for part in _parts(content) if _is_reasoning(part)])
+
+
+def answer_of(content: Any) -> str | None:
+    """The text of a message's content: a string, or a list of parts without those that are reasoning."""
+    if isinstance(content, str):
+        return content
+    return _texts([part for part in _parts(content) if not _is_reasoning(part)]) if isinstance(content, list) else None
+
+
+def _parts(content: Any) -> list[Mapping[str, Any]]:
+    return [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
+
+
+def _is_reasoning(part: Mapping[str, Any]) -> bool:
+    return any(isinstance(part.get(name), str | list) for name in ("thinking", "reasoning"))
+
+
+def _texts(parts: Any) -> str:
+    """The texts of parts put together; a part may hold a list of parts."""
+    texts = []
+    for part in _parts(parts):
+        value = next((part[name] for name in ("text", "thinking", "reasoning", "summary") if part.get(name)), "")
+        texts.append(value if isinstance(value, str) else _texts(value))
+    return "".join(texts)
+
 
 def join_reasoning(reasoning: str | None, content: str | None) -> str:
     """The completion: reasoning between think tags, then the answer; a reasoning without an answer stays open."""

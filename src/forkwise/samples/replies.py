@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from forkwise.samples.http import FailedTry
-from forkwise.samples.reasoning import join_reasoning
+from forkwise.samples.reasoning import answer_of, join_reasoning, reasoning_of
 from forkwise.samples.sampling import Completion, TopToken
 
 _MOST_TOKENS = 1 << 31
@@ -115,16 +115,17 @@ def _word(value: Any) -> str:
 
 def _message_text(message: Mapping[str, Any]) -> tuple[str, bool]:
     """The completion in a chat message, and whether the server had split reasoning off it."""
-    parts: dict[str, str] = {}
     for name in ("reasoning_content", "reasoning"):
         if message.get(name) is not None:
-            parts[name] = _field(message, name, str, "choices[0].message.")
-    reasoning = next((text for text in parts.values() if text), None)
-    if reasoning is None or message.get("content") is not None:
+            _field(message, name, str, "choices[0].message.")
+    reasoning = reasoning_of(message)
+    if isinstance(message.get("content"), list) and (reasoning or answer_of(message["content"])):
+        content = answer_of(message["content"])
+    elif not reasoning or message.get("content") is not None:
         content = _field(message, "content", str, "choices[0].message.")
     else:
         content = None
-    return join_reasoning(reasoning, content), reasoning is not None
+    return join_reasoning(reasoning, content), bool(reasoning)
 
 
 def _n_tokens(reply: Mapping[str, Any]) -> int | None:

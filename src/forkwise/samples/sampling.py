@@ -188,8 +188,8 @@ def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], what: str
     """
     if not tokenizer.chat_template:
         raise InputError(
-            f"The tokenizer has no chat template for {what}: leave out --chat, or choose a model that was tuned on "
-            "conversations."
+            f"The tokenizer has no chat template for {what}: choose a model that was tuned on conversations, or give "
+            "prompts as text without --chat."
         )
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))

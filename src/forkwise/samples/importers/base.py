@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,8 @@ from typing import Any, Protocol
 
 from forkwise.errors import InputError
 from forkwise.samples.importers.reader import Record
-from forkwise.samples.reasoning import join_reasoning
+from forkwise.samples.reasoning import answer_of, join_reasoning, reasoning_of
+from forkwise.terminal import visible
 
 Row = dict[str, Any]
 """A row of the samples table. Without `sample_id` it is numbered within its problem; without `answer`, it is extracted
@@ -188,7 +188,7 @@ class Source:
 
     def error(self, what: str) -> InputError:
         """An InputError that begins with the file and the place in it."""
-        return InputError(harmless(f"'{self.path}', {self.place}: {what}" if self.place else f"'{self.path}': {what}"))
+        return InputError(visible(f"'{self.path}', {self.place}: {what}" if self.place else f"'{self.path}': {what}"))
 
     def run(self, own: str | None = None) -> str:
         """The run's name: the user's, else the file's own, else the file's name."""
@@ -227,11 +227,6 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def harmless(text: str) -> str:
-    """`text` with control and formatting characters as escape sequences, so that printing it does nothing else."""
-    return "".join(c if not unicodedata.category(c).startswith("C") else ascii(c)[1:-1] for c in text)
-
-
 def gold_text(gold: Any) -> str | None:
     """A gold answer as text: a string or number, or the only entry of a list; None for anything else."""
     if isinstance(gold, list | tuple) and len(gold) == 1:
@@ -253,21 +248,8 @@ def chat_text(messages: Any) -> str | None:
 
 def message_text(message: Mapping[str, Any]) -> str | None:
     """The text of a message, with the reasoning that a server split off; None where there is neither."""
-    reasoning = next((message[key] for key in _REASONING if isinstance(message.get(key), str) and message[key]), None)
-    text = content_text(message.get("content"))
-    return text if reasoning is None else join_reasoning(reasoning, text)
-
-
-_REASONING = ("reasoning_content", "reasoning", "thinking")
-
-
-def content_text(content: Any) -> str | None:
-    """The text of a message's content: a string, or a list of parts of which text and reasoning count."""
-    if isinstance(content, str) or not isinstance(content, list):
-        return content if isinstance(content, str) else None
-    parts = [part for part in content if isinstance(part, dict)]
-    reasoning = "".join(part["reasoning"] for part in parts if isinstance(part.get("reasoning"), str))
-    return join_reasoning(reasoning, "".join(part["text"] for part in parts if isinstance(part.get("text"), str)))
+    reasoning, text = reasoning_of(message), answer_of(message.get("content"))
+    return join_reasoning(reasoning, text) if reasoning else text
 
 
 def covers(tokens: Sequence[str], text: str) -> bool:

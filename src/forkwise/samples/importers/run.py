@@ -28,10 +28,11 @@ from forkwise.samples.importers import (
     trl,
     verl,
 )
-from forkwise.samples.importers.base import Importer, Options, Row, Source, Undecided, counted, covers, harmless
+from forkwise.samples.importers.base import Importer, Options, Row, Source, Undecided, counted, covers
 from forkwise.samples.importers.reader import Record, read_records
 from forkwise.samples.store import TOKEN_COLUMNS, ShardWriter
 from forkwise.tasks.answers import extract_answer
+from forkwise.terminal import visible
 
 FORMATS: dict[str, Importer] = {
     "qwen-math": qwen_math,
@@ -101,7 +102,7 @@ class FileReport:
         lines += [f"  note: {counted(count, 'sample')} {remark}" for remark, count in self.notes.items()]
         if self.fields_left_out:
             lines.append(f"  fields left out: {', '.join(self.fields_left_out)}")
-        return "\n".join(map(harmless, lines))
+        return "\n".join(map(visible, lines))
 
 
 def import_files(
@@ -240,7 +241,7 @@ def _detect(path: Path, record: Record, options: Options) -> str:
         return found[0]
     if found:
         raise InputError(f"'{path}' may be {' or '.join(found)}: choose with --format {found[0]}.")
-    fields = harmless(", ".join(list(record)[:12]))
+    fields = visible(", ".join(list(record)[:12]))
     raise InputError(
         f"'{path}' is of no known format; its fields are {fields}: name them, for example "
         "--map problem_id=FIELD --map completion=FIELD --map correct=FIELD."

@@ -51,7 +51,9 @@ def survey(records: Iterable[Record], source: Source) -> None:
     rewards = {name: seen for name, seen in values.items() if seen is not None}
     wanted = source.options.score
     if wanted and wanted not in rewards:
-        raise source.error(f"there is no reward '{wanted}': choose --score from {', '.join(rewards) or 'none'}.")
+        raise source.error(
+            f"there is no reward '{wanted}': choose --score from {', '.join(sorted(rewards)) or 'none'}."
+        )
     source.readings = dict.fromkeys(rewards, "reward")
     source.used.update(rewards)
     if wanted:
@@ -68,8 +70,8 @@ def survey(records: Iterable[Record], source: Source) -> None:
             )
     elif rewards:
         source.remarks.append(
-            f"there are several rewards, so none decides what is correct: choose --score from {', '.join(rewards)}, or "
-            "run forkwise verify"
+            "there are several rewards, so none decides what is correct: choose --score from "
+            f"{', '.join(sorted(rewards))}, or run forkwise verify"
         )
 
 
