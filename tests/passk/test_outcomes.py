@@ -128,3 +128,9 @@ def test_refusals_of_tables(tmp_path: Path) -> None:
 def write_copy(folder: Path) -> bool:
     write_shard(folder / "ok2", "0", [row("a", 0, True), row("a", 1, True)])
     return True
+
+
+@pytest.mark.parametrize(("judge", "by_text"), [("countdown", True), ("box/value", False), (None, False)])
+def test_answers_of_countdown_are_solutions_and_not_values(tmp_path: Path, judge: str | None, by_text: bool) -> None:
+    write_shard(tmp_path / "t", "0", [row(p, i, i == 0, verdict_by=judge) for p in "ab" for i in range(2)])
+    assert load_arm(tmp_path / "t").by_text is by_text

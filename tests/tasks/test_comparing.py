@@ -352,3 +352,8 @@ def test_equal_answers_are_one_class():
 
 def test_rounded_answers_are_classes_of_their_own():
     assert len(set(answer_classes(["1/3", "0.333", "0.3333"]))) == 3
+
+
+def test_solutions_are_equal_only_as_texts_where_the_verifier_checks_solutions():
+    assert answer_classes(["3*4+5", "3 * 4 + 5", "5+3*4", None], by_text=True) == [0, 0, 1, None]
+    assert len(set(answer_classes(["3*4+5", "5+3*4", "17"]))) == 1

@@ -102,13 +102,13 @@ def repetition_rate(samples: Sequence[Tokens], n: int = 4) -> float:
     return float(np.mean(rates))
 
 
-def answer_entropy(answers: Sequence[str | None]) -> float:
+def answer_entropy(answers: Sequence[str | None], *, by_text: bool = False) -> float:
     """Entropy (nats) of the answers, with the Miller–Madow correction `+ (distinct - 1) / (2 n)`.
 
     Equal answers count as one, see `answer_classes`. Samples without an answer are left out; NaN when there is
     no answer at all. (Miller 1955, "Note on the bias of information estimates".)
     """
-    votes = Counter(a for a in answer_classes(answers) if a is not None)
+    votes = Counter(a for a in answer_classes(answers, by_text=by_text) if a is not None)
     n = sum(votes.values())
     if n == 0:
         return float("nan")
@@ -208,9 +208,10 @@ def diversity(arms: Sequence[Arm], *, budget: int | None = None, embed: Embed | 
                     "distinct correct texts": float(len({tuple(words[a][i]) for i in right})),
                 }
                 if arm.answer_N is not None:
-                    given = answer_classes([arm.answer_N[i] for i in index])
+                    answers = [arm.answer_N[i] for i in index]
+                    given = answer_classes(answers, by_text=arm.by_text)
                     class_of = dict(zip(index, given, strict=True))
-                    measures["answer entropy (nats)"] = answer_entropy([arm.answer_N[i] for i in index])
+                    measures["answer entropy (nats)"] = answer_entropy(answers, by_text=arm.by_text)
                     measures["distinct correct answers"] = float(len({class_of[i] for i in right} - {None}))
                     measures["no answer (share)"] = float(np.mean([found is None for found in given]))
                 if embed is not None:

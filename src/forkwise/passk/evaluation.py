@@ -142,7 +142,7 @@ def majority_curves(arm: Arm, ks: Sequence[int], *, seed: int = 0) -> tuple[Floa
     error = np.empty_like(value)
     for s, row in enumerate(arm.groups()):
         for q, index in enumerate(row):
-            votes = count_votes([arm.answer_N[i] for i in index], arm.correct_N[index])
+            votes = count_votes([arm.answer_N[i] for i in index], arm.correct_N[index], by_text=arm.by_text)
             value[s, q], error[s, q] = maj_at_k(votes, ks, seed=seed + q)
     return value, np.sqrt((error**2).sum(axis=(0, 1))) / (value.shape[0] * value.shape[1])
 

@@ -25,11 +25,13 @@ class Votes:
     none: int
 
 
-def count_votes(answers: Sequence[str | None], correct: Sequence[bool] | npt.NDArray[np.bool_]) -> Votes:
+def count_votes(
+    answers: Sequence[str | None], correct: Sequence[bool] | npt.NDArray[np.bool_], *, by_text: bool = False
+) -> Votes:
     """Votes over classes of equal answers, see `answer_classes`. A sample without an answer casts no vote."""
     tally: dict[int, list[int]] = {}
     none = 0
-    for answer, verdict in zip(answer_classes(answers), correct, strict=True):
+    for answer, verdict in zip(answer_classes(answers, by_text=by_text), correct, strict=True):
         if answer is None:
             none += 1
             continue

@@ -41,6 +41,8 @@ class Arm:
     """Length of each sample in `length_unit`, or None where it is not known of all."""
     length_unit: str = "tokens"
     answer_N: Texts | None = None
+    by_text: bool = False
+    """Whether answers are equal only as texts: those of a verifier that checks solutions, as Countdown's does."""
     completion_N: Texts | None = None
     notes: tuple[str, ...] = ()
     """What a reader must know about these samples: left-out ones, unequal n, and so on."""
@@ -267,7 +269,7 @@ def load_arm(
         InputError: what `read_samples` and `make_arm` refuse, a run unknown to the tables, or mixed sampling settings.
     """
     sources = [Path(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
-    columns = ["run", "problem_id", "correct", "answer", "n_tokens", "sampling"]
+    columns = ["run", "problem_id", "correct", "answer", "verdict_by", "n_tokens", "sampling"]
     tables = []
     for source in sources:
         table = read_samples(source, [*columns, "completion"] if texts else columns)
@@ -313,7 +315,7 @@ def load_arm(
     else:
         notes.append("The samples carry neither token counts nor texts, so there is no length control.")
     answer = table["answer"].to_numpy() if table["answer"].null_count < table.num_rows else None
-    return _build(
+    arm = _build(
         name,
         problems,
         run_names,
@@ -326,6 +328,9 @@ def load_arm(
         completion=completion if texts else None,
         notes=notes,
     )
+    # Two expressions that reach the target are two solutions, though they have one value.
+    judges = set(table["verdict_by"].unique().to_pylist()) - {None, "no-answer"}
+    return replace(arm, by_text=bool(judges) and judges <= {"countdown", "reasoning-gym"})
 
 
 def common_problems(arms: Sequence[Arm], *, intersect: bool = False) -> tuple[list[Arm], list[str]]:

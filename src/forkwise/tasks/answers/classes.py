@@ -13,14 +13,24 @@ from forkwise.tasks.answers.limits import LONGEST_ANSWER
 from forkwise.tasks.answers.notation import tidy
 
 
-def answer_classes(answers: Sequence[str | None]) -> list[int | None]:
+def answer_classes(answers: Sequence[str | None], *, by_text: bool = False) -> list[int | None]:
     r"""One number per answer, the same for answers that are equal, such as `\\frac12`, `0.5` and `1/2`.
 
     Two answers are equal where each is right if the other is the gold answer, by the comparison that verdicts use; what
     that cannot tell without algebra counts as different. None and blank text are no answer (None).
+
+    Args:
+        answers: of samples of one problem.
+        by_text: answers are equal only where their texts are, blanks aside.
     """
     texts = [None if answer is None or not answer.strip() else answer for answer in answers]
-    classes = _classes(frozenset(text for text in texts if text is not None))
+    distinct = frozenset(text for text in texts if text is not None)
+    if by_text:
+        spellings = {text: "".join(text.split()) for text in distinct}
+        numbers = {spelling: number for number, spelling in enumerate(sorted(set(spellings.values())))}
+        classes = {text: numbers[spelling] for text, spelling in spellings.items()}
+    else:
+        classes = _classes(distinct)
     return [None if text is None else classes[text] for text in texts]
 
 
