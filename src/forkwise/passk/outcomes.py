@@ -41,11 +41,11 @@ class Arm:
     """Length of each sample in `length_unit`, or None where it is not known of all."""
     length_unit: str = "tokens"
     answer_N: Texts | None = None
-    by_text: bool = False
-    """Whether answers are equal only as texts: those of a verifier that checks solutions, as Countdown's does."""
     completion_N: Texts | None = None
     notes: tuple[str, ...] = ()
     """What a reader must know about these samples: left-out ones, unequal n, and so on."""
+    by_text: bool = False
+    """Whether answers are equal only as texts: those of a verifier that checks solutions, as Countdown's does."""
 
     def _cells(self) -> IntArray:
         return self.run_N * len(self.problems) + self.problem_N
