@@ -330,7 +330,7 @@ def load_arm(
     )
     # Two expressions that reach the target are two solutions, though they have one value.
     judges = set(table["verdict_by"].unique().to_pylist()) - {None, "no-answer"}
-    return replace(arm, by_text=bool(judges) and judges <= {"countdown", "reasoning-gym"})
+    return replace(arm, by_text=bool(judges) and judges == {"countdown"})
 
 
 def common_problems(arms: Sequence[Arm], *, intersect: bool = False) -> tuple[list[Arm], list[str]]:
