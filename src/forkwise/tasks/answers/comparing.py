@@ -30,6 +30,7 @@ from forkwise.tasks.answers.wording import same_choice, same_colons, same_words
 _OF_TIME = re.compile(r"(?<=[A-Za-z}])\(([tx])\)")
 _DERIVATIVE = re.compile(r"d\s?\{?[tx](?![a-z])|'|prime|dot")
 _MODULUS = re.compile(r"\s*\(?\s*\\?(?:pmod|bmod|mod)\s?\{?\s?[0-9]+\s?\}?\s?\)?")
+_SEVERAL_NUMBERS = re.compile(r"[0-9]+\.[0-9]+(?:[eE][-+]?[0-9]+)?(?: [0-9]+\.[0-9]+(?:[eE][-+]?[0-9]+)?)+")
 _IN_BASE = re.compile(r"\(?((?=[A-Fa-f]*[0-9])[0-9A-Fa-f]+|[A-F]{2,})\)?_\{?([0-9]{1,2}|[a-z](?:\s?[-+]\s?[0-9])?)\}?")
 
 
@@ -45,6 +46,8 @@ def compare(gold: str, answer: str) -> bool | None:
         return digits
     if gold.count(",") > 1 and re.sub(r"\s", "", gold) == re.sub(r"\s", "", answer):
         return True  # 100, 200, 300 with and without blanks
+    if _SEVERAL_NUMBERS.fullmatch(tidy(answer)) and tidy(gold) != tidy(answer) and " " not in tidy(gold):
+        return False
     for name in _OF_TIME.findall(gold) + _OF_TIME.findall(answer):
         argument = f"({name})"
         if (argument in gold) != (argument in answer):  # x(t) is the x of an equation without it

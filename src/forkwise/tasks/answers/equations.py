@@ -43,7 +43,7 @@ def _same_equations(same: Same, gold: Equation, answer: Equation) -> bool | None
             return same(gold.right, renamed) if renamed is not None else False  # f(x + 1) and f(x)
     if left == other or (_FUNCTION_NAME.fullmatch(left) and _FUNCTION_NAME.fullmatch(other)):
         verdict = same(gold.right, answer.right)
-        if verdict is not False or _NAME.fullmatch(left):
+        if verdict is not False or left == other or _NAME.fullmatch(left):
             return verdict
     ours, theirs = _difference(gold), _difference(answer)
     if ours is None or theirs is None:
@@ -75,13 +75,17 @@ def _give_numbers(*equations: Equation) -> bool:
     return all(_NAME.fullmatch(e.left) for e in equations) and all(v is not None and not v.symbols for v in values)
 
 
+_OF_VARIABLE = re.compile(r"\s*[A-Za-z]\w*\s?\([a-zA-Z]\)\s*")  # v(r)
+
+
 def _same_as_right_side(same: Same, gold: Shape, answer: Equation) -> bool | None:
     """What an equation gives: `x = 5`, `6 + 12 = 18`; of `exact \\approx rounded` the exact side counts."""
     left = read_expression(answer.left)
     if answer.approximate and left is not None and not left.symbols:
         exact = same(gold, Value(answer.left))
         return exact or same(gold, answer.right)
-    if left is not None and left.symbols and left.node[0] not in ("sym", "call") and isinstance(answer.right, Value):
+    named = left is not None and (left.node[0] in ("sym", "call") or _OF_VARIABLE.fullmatch(answer.left))
+    if left is not None and left.symbols and not named and isinstance(answer.right, Value):
         right = read_expression(answer.right.text)
         if right is not None and right.symbols and not equal(left, right):
             return None
