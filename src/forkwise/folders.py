@@ -155,7 +155,7 @@ def _is_alive(pid: int) -> bool:
 def only_process(folder: Path, doing: str = "writing to") -> Iterator[None]:
     """Holds the folder, made if need be, against a second process; the kernel lets go of it however this one ends.
 
-    A lock file and folders that were made for it are removed at the end, folders only where nothing is in them.
+    The lock file is removed at the end, and so are folders that were made for it and hold nothing.
 
     Raises:
         InputError: another process holds it, or it cannot be written.
@@ -163,7 +163,6 @@ def only_process(folder: Path, doing: str = "writing to") -> Iterator[None]:
     made = _missing_folders(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        there = (folder / LOCK).exists()
         lock = _lock(folder / LOCK)
     except BlockingIOError:
         raise InputError(f"Another process is {doing} '{folder}': wait for it, or give another folder.") from None
@@ -173,9 +172,8 @@ def only_process(folder: Path, doing: str = "writing to") -> Iterator[None]:
         try:
             yield
         finally:
-            if not there:
-                with suppress(OSError):
-                    (folder / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):  # also one that a killed process left
+                (folder / LOCK).unlink(missing_ok=True)
             remove_empty(made)
 
 
