@@ -263,6 +263,9 @@ def verify(
     answers: Annotated[Path | None, typer.Option(help="File with problem_id and answer.")] = None,
     gold_column: Annotated[str | None, typer.Option(help="Column of the table with gold answers.")] = None,
     verifier: Annotated[str | None, typer.Option(help="math, exact, or the name of a task.")] = None,
+    last_number: Annotated[
+        bool, typer.Option("--last-number", help="Where no answer is stated, the last number is the answer.")
+    ] = False,
     split: Annotated[Split | None, typer.Option(help="Of the task (default test).")] = None,
     problems: Annotated[int | None, typer.Option(min=1, help="How many, for generated tasks.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Verify again what has a verdict.")] = False,
@@ -281,6 +284,7 @@ def verify(
             answers=answers,
             gold_column=gold_column,
             verifier=verifier,
+            last_number=last_number,
             split=split.value if split else None,
             n_problems=problems,
             workers=workers,

@@ -300,3 +300,16 @@ def test_verdicts_of_this_path_are_those_of_the_verifier_on_real_samples(tmp_pat
         for r in lines:
             verdicts = verifier.verify([r["answer"]] * len(r["code"]), r["code"])
             assert [found[str(r["idx"]), i] for i in range(len(verdicts))] == [(v.correct, v.answer) for v in verdicts]
+
+
+def test_the_last_number_is_an_answer_only_where_that_is_said(tmp_path: Path) -> None:
+    pytest.importorskip("math_verify")
+    golds = answers(tmp_path, p="11")
+    guesses = ["5 + 6 makes 11 apples.", "5 + 6 makes 12 apples.", "She has many apples."]
+    for settings, right in (({}, [False] * 3), ({"last_number": True}, [True, False, False])):
+        for verifier in ("math", "exact"):
+            judge = find_judge(tmp_path, answers=golds, verifier=verifier, **settings)
+            verdicts = judge.verify(guesses, [judge.problems["p"]] * 3)
+            assert [verdict.correct for verdict in verdicts] == right
+    with pytest.raises(InputError, match="the task 'gsm8k' says itself what an answer is"):
+        find_judge(tmp_path, task="gsm8k", last_number=True)

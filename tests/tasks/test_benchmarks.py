@@ -170,3 +170,12 @@ def test_problems_pair_with_the_imported_samples_of_other_tools(tmp_path):
     ours = {problem.id for problem in BenchmarkTask("math500", source=local("math500_test.jsonl")).problems("test")}
     list(import_files([path], tmp_path))
     assert ours == set(read_samples(tmp_path, ["problem_id"])["problem_id"].to_pylist())
+
+
+def test_gsm8k_takes_the_last_number_where_no_answer_is_stated(tmp_path: Path) -> None:
+    row = {"question": "How many apples are 5 and 6?", "answer": "5 + 6 = 11.\n#### 11"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    for name, verdict in (("gsm8k", (True, "number/integer")), ("math500", (False, "no-answer"))):
+        task = BenchmarkTask(name, source=tmp_path / "rows.jsonl")
+        (found,) = task.verify(["5 + 6 makes 11 apples."], task.problems("test"))
+        assert (found.correct, found.by) == verdict

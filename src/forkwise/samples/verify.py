@@ -105,6 +105,7 @@ def find_judge(
     answers: Path | None = None,
     gold_column: str | None = None,
     verifier: str | None = None,
+    last_number: bool = False,
     split: Split | None = None,
     n_problems: int | None = None,
     workers: int = 1,
@@ -120,12 +121,14 @@ def find_judge(
         gold_column: column of the table itself.
         verifier: `"math"`, or `"exact"` for text and numbers alone; by default what the task has, else `"math"`. The
             name of a task is taken for `task`.
+        last_number: whether the last number of a completion is its answer where it states none. A task says this
+            itself.
         split: of the task.
         n_problems: how many of them; needed only for generated tasks.
         workers, timeout, memory_mb: as for `MathVerifier`.
 
     Raises:
-        InputError: no source of gold answers, more than one, or it cannot be read.
+        InputError: no source of gold answers, more than one, it cannot be read, or `last_number` with a task.
     """
     if verifier not in (None, "math", "exact"):
         if task not in (None, verifier):
@@ -143,24 +146,38 @@ def find_judge(
         settings = read_manifest(path)["settings"]
         task, dataset = settings["task"], settings["dataset"]
         split, n_problems = split or settings["split"], n_problems or settings["problems"]
+    if last_number and task is not None:
+        raise InputError(
+            f"--last-number is for --dataset, --answers and --gold-column: the task '{task}' says itself what an "
+            "answer is."
+        )
     math_verifier = MathVerifier(workers=workers, timeout=timeout, memory_mb=memory_mb)
-    compare = _math(math_verifier) if verifier != "exact" else _exact
+    compare = _math(math_verifier, last_number) if verifier != "exact" else _exact(last_number)
     if gold_column is not None:
         return Judge(compare, gold_column=gold_column)
     if answers is not None:
         return Judge(compare, _read_answers(answers))
     source = open_task(task, dataset, math_verifier)
     problems = {problem.id: problem for problem in source.problems(split or "test", n_problems)}
-    return Judge(source.verify if verifier is None else compare, problems)
+    return Judge(source.verify if verifier is None and not last_number else compare, problems)
 
 
-def _math(verifier: MathVerifier) -> Verifier:
+def _math(verifier: MathVerifier, last_number: bool) -> Verifier:
     require_math_verify()  # now, and not in the middle of a table
-    return lambda completions, problems: verifier.verify([gold_answer(problem) for problem in problems], completions)
+
+    def verify(completions: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
+        golds = [gold_answer(problem) for problem in problems]
+        return verifier.verify(golds, completions, last_number=last_number)
+
+    return verify
 
 
-def _exact(completions: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
-    return [verify_exactly(gold_answer(problem), text) for text, problem in zip(completions, problems, strict=True)]
+def _exact(last_number: bool) -> Verifier:
+    def verify(completions: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
+        pairs = zip(problems, completions, strict=True)
+        return [verify_exactly(gold_answer(problem), text, last_number) for problem, text in pairs]
+
+    return verify
 
 
 def _read_answers(path: Path) -> dict[str, Problem]:

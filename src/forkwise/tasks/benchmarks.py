@@ -20,11 +20,15 @@ from forkwise.tasks.math import TEMPLATES, question
 
 @dataclass(frozen=True)
 class Source:
-    """Where a benchmark lies: its Hub id, its configuration there, and how many different problems it has."""
+    """Where a benchmark lies: its Hub id, its configuration there, and how many different problems it has.
+
+    `last_number`: whether the last number of a completion is its answer where it states none.
+    """
 
     hub_id: str
     size: int
     config: str | None = None
+    last_number: bool = False
 
 
 BENCHMARKS = {
@@ -32,7 +36,7 @@ BENCHMARKS = {
     "aime25": Source("math-ai/aime25", 30),
     "amc23": Source("AI-MO/aimo-validation-amc", 83),  # AMC 12 of 2022 and 2023: the 83 problems of the paper
     "math500": Source("HuggingFaceH4/MATH-500", 500),
-    "gsm8k": Source("openai/gsm8k", 1319, config="main"),
+    "gsm8k": Source("openai/gsm8k", 1319, config="main", last_number=True),
     "minerva": Source("math-ai/minervamath", 272),
 }
 
@@ -105,6 +109,7 @@ class BenchmarkTask:
             source or BENCHMARKS[name].hub_id,
             config=None if source else BENCHMARKS[name].config,
             answer_column=answer_column,
+            last_number=BENCHMARKS[name].last_number,
             test_fraction=1.0,  # some sets call their only split "train"
             math_verifier=verifier,
         )

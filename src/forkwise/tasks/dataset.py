@@ -15,7 +15,7 @@ from random import Random
 from typing import IO, Any, Literal, get_args
 
 from forkwise.errors import InputError, nearest
-from forkwise.tasks.answers import MathVerifier, compare_exactly, extract_answer, require_math_verify
+from forkwise.tasks.answers import MathVerifier, compare_exactly, extract_answer, find_answer, require_math_verify
 from forkwise.tasks.base import Problem, Prompt, Split, Verdict
 
 PROMPT_COLUMNS = ("prompt", "problem", "question")
@@ -51,6 +51,7 @@ class DatasetTask:
             `answer`, `ground_truth`, `reward_model.ground_truth`.
         verifier: `"math"` compares as `MathVerifier` does; `"exact"` compares text and integers only and needs no
             extra package. Without a stated answer ("answer: ...") the whole completion is the answer of `"exact"`.
+        last_number: whether the last number of a completion is its answer where it states none (GSM8K's habit).
         test_fraction, validation_fraction: of the prompts, for what has to be cut. `test_fraction=1.0` evaluates on
             a whole file.
 
@@ -65,6 +66,7 @@ class DatasetTask:
         prompt_column: str | None = None,
         answer_column: str | None = None,
         verifier: Literal["math", "exact"] = "math",
+        last_number: bool = False,
         test_fraction: float = 0.1,
         validation_fraction: float = 0.1,
         math_verifier: MathVerifier | None = None,
@@ -78,6 +80,7 @@ class DatasetTask:
         self.name = self.source = str(source)
         self.config = config
         self.prompt_column, self.answer_column = prompt_column, answer_column
+        self.last_number = last_number
         self.test_fraction, self.validation_fraction = test_fraction, validation_fraction
         self._verifier = None if verifier == "exact" else math_verifier or MathVerifier()
         self._splits: dict[Split, list[Problem]] | None = None
@@ -113,8 +116,8 @@ class DatasetTask:
         """One verdict per completion; see `MathVerifier` for what `Verdict.by` says."""
         golds = [gold_answer(problem) for problem in problems]
         if self._verifier is not None:
-            return self._verifier.verify(golds, completions)
-        return [verify_exactly(gold, text) for gold, text in zip(golds, completions, strict=True)]
+            return self._verifier.verify(golds, completions, last_number=self.last_number)
+        return [verify_exactly(gold, text, self.last_number) for gold, text in zip(golds, completions, strict=True)]
 
     def _read(self) -> dict[Split, list[Problem]]:
         tables = dict(_tables(self.source, self.config))
@@ -196,10 +199,10 @@ def gold_answer(problem: Problem) -> str:
     return problem.answer
 
 
-def verify_exactly(gold: str, completion: str) -> Verdict:
+def verify_exactly(gold: str, completion: str, last_number: bool = False) -> Verdict:
     """The verdict by comparing text and numbers alone; a completion that states no answer is one as a whole."""
     gold = extract_answer(gold) or gold
-    answer = extract_answer(completion) or completion.strip().encode("utf-8", "replace").decode()
+    answer = find_answer(completion, last_number=last_number).answer or completion.strip().encode("utf-8", "replace").decode()
     if not answer:
         return Verdict(False, None, "no-answer")
     return compare_exactly(gold, answer) or Verdict(False, answer, "exact")
