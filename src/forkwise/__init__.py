@@ -1,4 +1,4 @@
-"""Entropy-shaped advantages for reinforcement learning of reasoning models, and the proof of what they do.
+"""Entropy-shaped advantages for reinforcement learning of reasoning models, and measurements of what they do.
 
 The public names are loaded when first used, so that `import forkwise` stays light and needs no torch.
 """

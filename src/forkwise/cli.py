@@ -22,7 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Entropy-shaped advantages for reasoning models, and the proof of what they do.",
+    help="Entropy-shaped advantages for reasoning models, and measurements of what they do.",
 )
 
 

@@ -202,7 +202,10 @@ def gold_answer(problem: Problem) -> str:
 def verify_exactly(gold: str, completion: str, last_number: bool = False) -> Verdict:
     """The verdict by comparing text and numbers alone; a completion that states no answer is one as a whole."""
     gold = extract_answer(gold) or gold
-    answer = find_answer(completion, last_number=last_number).answer or completion.strip().encode("utf-8", "replace").decode()
+    answer = (
+        find_answer(completion, last_number=last_number).answer
+        or completion.strip().encode("utf-8", "replace").decode()
+    )
     if not answer:
         return Verdict(False, None, "no-answer")
     return compare_exactly(gold, answer) or Verdict(False, answer, "exact")

@@ -137,9 +137,7 @@ class MathVerifier:
     ) -> None:
         self.close()
 
-    def verify(
-        self, golds: Sequence[str], completions: Sequence[str], *, last_number: bool = False
-    ) -> list[Verdict]:
+    def verify(self, golds: Sequence[str], completions: Sequence[str], *, last_number: bool = False) -> list[Verdict]:
         """One verdict per completion, on the answer that `find_answer` finds in it."""
         findings = [find_answer(completion, last_number=last_number) for completion in completions]
         verdicts = self.compare(golds, [finding.answer for finding in findings])
