@@ -1,7 +1,8 @@
 """The one way out to a terminal, a log or a text file: hostile characters of names and texts do not get through.
 
-Everything that a command prints goes through `echo` or `Console`. Model output, and names in files, may hold escape
-sequences, control characters and characters that hide or reorder other text; they are printed as `⟨U+001B⟩`.
+Everything that a command prints goes through `echo` or through `forkwise.progress.Console`. Model output, and names in
+files, may hold escape sequences, control characters and characters that hide or reorder other text; they are printed as
+`⟨U+001B⟩`.
 """
 
 from __future__ import annotations
@@ -10,12 +11,7 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Iterable
 from typing import Any
-
-from rich import console as rich_console
-from rich.segment import Segment
-from rich.text import Text
 
 _HIDING = re.compile(
     "["
@@ -51,21 +47,6 @@ def echo(text: str, *, error: bool = False, end: str = "\n") -> None:
 def complain(error: BaseException | str) -> None:
     """Prints the sentence of an error to the standard error, on one line."""
     echo(f"forkwise: {one_line(str(error), _LONGEST_SENTENCE)}", error=True)
-
-
-class Console(rich_console.Console):  # noqa: TID251
-    """Rich's console, whose own control sequences are the only ones that it writes."""
-
-    def render_str(self, text: str, **settings: Any) -> Text:
-        """Text from a string; made visible here, so that tables measure what will be printed."""
-        return super().render_str(visible(text), **settings)
-
-    def render(
-        self, renderable: rich_console.RenderableType, options: rich_console.ConsoleOptions | None = None
-    ) -> Iterable[Segment]:
-        """Segments of anything, among them `Text` that was made elsewhere."""
-        for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=visible(segment.text))
 
 
 def guard_libraries() -> None:

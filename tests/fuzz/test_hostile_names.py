@@ -15,8 +15,9 @@ from mutations import command
 from rich.table import Table
 from rich.text import Text
 
+from forkwise.progress import Console
 from forkwise.samples import write_shard
-from forkwise.terminal import Console, complain
+from forkwise.terminal import complain
 
 EVIL = "\x1b]0;pwned\x07\x1b[2J\x9b31m\u202egnp\u2066\u200b\x7f\x00\r[/red][bold]$x^{ \\ 名"
 # By the names of the Unicode standard: Cc but tab and line ends, bidirectional controls, and what has no width.

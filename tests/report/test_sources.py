@@ -73,7 +73,7 @@ def test_refusals_say_what_a_report_takes(tmp_path: Path) -> None:
 
 
 def test_metrics_survive_a_line_that_was_cut_short_and_lines_that_are_no_rows(tmp_path: Path) -> None:
-    from forkwise.metrics import read_metrics
+    from forkwise.folders.metrics import read_metrics
 
     lines = ['{"step": 2, "x": 1}', "[]", '{"step": "3"}', '{"step": 1}', '{"step": 2, "y": 2}', '{"step": 3, "x"']
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from forkwise.core import token_entropy
 from forkwise.errors import InputError
 from forkwise.explore.teacher import completion_ids
+from forkwise.progress import Meter
 from forkwise.samples.decoding import Decoder, uniforms
 from forkwise.samples.generate import (
     Sampling,
@@ -30,7 +31,7 @@ from forkwise.samples.generate import (
     sample_problem,
     sample_seed,
 )
-from forkwise.samples.sampling import Block, Meter
+from forkwise.samples.sampling import Block
 from forkwise.tasks import Problem, Verdict
 
 WORDS = ["<eos>", *"abcdefghijk"]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from forkwise.explore.lexicon import load_lexicon, load_reflective
 from forkwise.explore.sentences import split_sentences
-from forkwise.metrics import read_metrics
+from forkwise.folders.metrics import read_metrics
 from forkwise.training import trainer as training
 from forkwise.training.grpo import main
 

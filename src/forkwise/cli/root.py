@@ -10,10 +10,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from forkwise import __version__
 from forkwise.cli import doctor, explore, importing, lab, methods, passk, quickstart, report, sample, train, verify
 from forkwise.errors import InputError, RunError
 from forkwise.terminal import complain, echo, guard_libraries
+from forkwise.version import __version__
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from forkwise import __version__
 from forkwise.errors import InputError
 from forkwise.explore.analysis import Settings, checkpoint, explore_run
 from forkwise.explore.bounds import ASSUMED_VOCABULARY, check_vocabulary
@@ -23,7 +22,8 @@ from forkwise.explore.rarity import Encoder, load_encoder, remembering
 from forkwise.explore.results import Checkpoint, Exploration, RunExploration, write
 from forkwise.explore.traces import RunTraces, Source, load_traces
 from forkwise.passk.intervals import check_level
-from forkwise.terminal import Console
+from forkwise.progress import Console
+from forkwise.version import __version__
 
 if TYPE_CHECKING:
     from forkwise.explore.teacher import Scorer

@@ -20,7 +20,7 @@ from forkwise.explore.results import (
     Rarity,
     RunExploration,
 )
-from forkwise.terminal import Console
+from forkwise.progress import Console
 
 _ENTRIES, _FORKS, _FARTHEST = 15, 15, 8
 

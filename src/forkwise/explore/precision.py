@@ -25,7 +25,7 @@ from rich.table import Table
 from scipy import stats
 
 from forkwise.explore.lexicon import Lexicon, ReflectivePatterns, load_lexicon, load_reflective
-from forkwise.terminal import Console
+from forkwise.progress import Console
 
 LABELS = Path(__file__).parent / "labels.jsonl"
 

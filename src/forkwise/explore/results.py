@@ -6,22 +6,17 @@ number that does not exist (no interval with one problem, no entropy without tok
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from forkwise.errors import InputError
-from forkwise.folders import json_text, write_bytes
-from forkwise.reading import parse_json
+from forkwise.folders.results import parse_result, read_result, result_text, write_result
 
 SCHEMA = 1
 """Version of `explore.json`. It grows when a field changes its meaning or goes; new optional fields do not count."""
 
 FILE = "explore.json"
+_COMMAND = "forkwise explore --out"
 
 
 @dataclass(frozen=True)
@@ -375,76 +370,32 @@ class Exploration:
 
 def to_json(exploration: Exploration) -> str:
     """`explore.json` as text: valid JSON, NaN and infinity as null."""
-    return json_text(_finite(dataclasses.asdict(exploration)))
+    return result_text(exploration)
 
 
-def from_json(text: str) -> Exploration:
+def from_json(text: str | bytes) -> Exploration:
     """What `to_json` wrote.
 
     Raises:
         InputError: not such a file, or one of another schema version.
     """
-    try:
-        data = parse_json(text)
-        schema = data["schema"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"This is not an {FILE} ({error}): write one with forkwise explore --out.") from error
-    if schema != SCHEMA:
-        raise InputError(f"{FILE} has schema {schema}, not {SCHEMA}: run forkwise explore again.")
-    try:
-        exploration: Exploration = _build(Exploration, data)
-        if len(exploration.token_data) != len(exploration.samples):
-            raise ValueError("it has another number of tables with tokens than with samples")
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise InputError(f"{FILE} is damaged ({error}): run forkwise explore again.") from error
-    return exploration
+    return _whole(parse_result(text, Exploration, schema=SCHEMA, name=FILE, command=_COMMAND))
 
 
 def write(folder: Path, exploration: Exploration) -> Path:
     """Writes `folder/explore.json`, whole or not at all."""
-    path = folder / FILE
-    write_bytes(path, to_json(exploration).encode())
-    return path
+    return write_result(folder / FILE, exploration)
 
 
 def read(path: Path) -> Exploration:
     """The exploration in a file, or in a folder's `explore.json`."""
     path = path / FILE if path.is_dir() else path
-    try:
-        return from_json(path.read_text(encoding="utf-8", errors="replace"))
-    except OSError as error:
-        raise InputError(f"'{path}' cannot be read ({error.strerror}): write it with forkwise explore.") from error
+    return _whole(read_result(path, Exploration, schema=SCHEMA, command=_COMMAND))
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value
-
-
-def _build(kind: Any, value: Any) -> Any:
-    """`value`, made of JSON's types, as the annotated type `kind`."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        return None if value is None else _build(next(a for a in arguments if a is not type(None)), value)
-    if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        return kind(**{name: _build(hints[name], item) for name, item in value.items() if name in hints})  # type: ignore[operator]
-    if origin in (list, tuple) and not isinstance(value, list):
-        raise ValueError(f"there is {value!r:.40} in the place of a list")
-    if origin is list:
-        return [_build(arguments[0], item) for item in value]
-    if origin is tuple:
-        return tuple(_build(a, item) for a, item in zip(arguments, value, strict=True))
-    if origin is dict:
-        return {key: _build(arguments[1], item) for key, item in value.items()}
-    if kind is float and value is not None:
-        return float(value)
-    wrong = value not in arguments if origin is typing.Literal else kind in (str, int, bool) and type(value) is not kind
-    if wrong:
-        raise ValueError(f"there is {value!r:.40} in the place of {kind}")
-    return value
+def _whole(exploration: Exploration) -> Exploration:
+    if len(exploration.token_data) != len(exploration.samples):
+        raise InputError(
+            f"{FILE} is damaged (it has another number of tables with tokens than with samples): run {_COMMAND} again."
+        )
+    return exploration

@@ -35,10 +35,10 @@ from forkwise.lab.base_model import MAX_NEW_TOKENS
 from forkwise.loading import load_tokenizer, load_weights
 from forkwise.methods import parse_methods, settings_of
 from forkwise.processes import PARENT_PIPE, end_with
+from forkwise.progress import Console
 from forkwise.samples import write_shard
 from forkwise.samples.generate import Sampling, sample_problem
 from forkwise.tasks import Problem, load_task
-from forkwise.terminal import Console
 from forkwise.training.folder import finished, read_metrics
 
 TASK = "countdown:4"

@@ -25,11 +25,11 @@ from forkwise.lab.traces import CLAUSES
 from forkwise.passk import Arm, Comparison, Evaluation, Interval, compare, evaluate, k_grid, load_arm, output
 from forkwise.passk.figures import comparison_figure, save
 from forkwise.passk.output import comparison_content, print_comparison, write_csv
+from forkwise.progress import Console
 from forkwise.reading import parse_json
 from forkwise.report import training_figure, write_report
 from forkwise.tasks import Problem, load_task
 from forkwise.tasks.base import Split
-from forkwise.terminal import Console
 from forkwise.training.folder import check_folder, create_folder, read_metrics
 
 BASE = "base"

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from forkwise.errors import InputError, nearest
 from forkwise.methods.registry import describe
-from forkwise.terminal import Console
+from forkwise.progress import Console
 
 
 def as_json(names: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from forkwise.passk.output import (
     write_csv,
     write_json,
 )
-from forkwise.terminal import Console
+from forkwise.progress import Console
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from forkwise.passk.estimator import k_grid
 from forkwise.passk.evaluation import Evaluation
 from forkwise.passk.intervals import Interval
 from forkwise.passk.length import BUDGET, CAP, MATCHED
-from forkwise.terminal import Console, echo
+from forkwise.progress import Console
+from forkwise.terminal import echo
 
 COLUMNS = [
     *("arm", "reference", "metric", "k", "at", "value", "low", "high", "band_low", "band_high"),

@@ -14,7 +14,7 @@ from forkwise.errors import InputError
 from forkwise.explore import results as explored
 from forkwise.explore.lexicon import load_lexicon, load_reflective
 from forkwise.explore.results import Exploration, RunExploration
-from forkwise.metrics import read_metrics
+from forkwise.folders.metrics import read_metrics
 from forkwise.passk import Arm, Comparison, Evaluation, compare, evaluate, k_grid, load_arm
 from forkwise.passk.length import default_budgets, default_caps
 from forkwise.report.distributions import Distribution, Key, explored_entropies, stored_entropies

@@ -20,7 +20,6 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from forkwise import __version__
 from forkwise.folders import write_bytes
 from forkwise.report.content import Content
 from forkwise.report.figures import WINDOW
@@ -35,6 +34,7 @@ from forkwise.report.tables import (
 )
 from forkwise.report.views import charts
 from forkwise.terminal import visible
+from forkwise.version import __version__
 
 UPLOT = "1.6.32"
 STYLES = ("uPlot.min.css", "style.css")

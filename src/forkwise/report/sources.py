@@ -10,7 +10,7 @@ from typing import Any
 
 from forkwise.errors import InputError
 from forkwise.explore.results import FILE as EXPLORE
-from forkwise.metrics import METRICS
+from forkwise.folders.metrics import METRICS
 from forkwise.reading import parse_json, read_yaml
 from forkwise.samples import read_samples
 

@@ -11,8 +11,9 @@ import torch
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
 from forkwise.loading import first_line, load_tokenizer, load_weights
+from forkwise.progress import Meter
 from forkwise.samples.decoding import Decoder
-from forkwise.samples.sampling import Block, Completion, Job, Meter, Sampling, prompt_text, sample_seed, table_row
+from forkwise.samples.sampling import Block, Completion, Job, Sampling, prompt_text, sample_seed, table_row
 from forkwise.tasks import Problem, Task
 
 __all__ = ["Sampling", "TransformersEngine", "sample_problem", "sample_seed"]

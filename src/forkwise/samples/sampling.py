@@ -20,19 +20,17 @@ from typing import Any, NamedTuple, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from forkwise import __version__
 from forkwise.errors import InputError
 from forkwise.folders import only_process, write_json
 from forkwise.loading import first_line
+from forkwise.progress import Console, Meter, duration
 from forkwise.reading import parse_json
 from forkwise.samples.store import read_samples, write_shard
 from forkwise.tasks import Problem, Split, Task, Verdict, load_task
-from forkwise.terminal import Console
+from forkwise.version import __version__
 
 MANIFEST = "sampling.json"
-_SAY_EVERY = 30.0  # seconds between two lines of progress where there is no terminal
 
 
 @dataclass(frozen=True)
@@ -560,66 +558,3 @@ def _summary(out: Path, drawn: int, seconds: float) -> Summary:
 
 
 # ------------------------------------------------------------------------------------------------------------ progress
-
-
-class Meter:
-    """Progress with rate and time left: a bar on a terminal, elsewhere a line every half minute."""
-
-    def __init__(self, total: int, done: int, console: Console, what: str = "sampling") -> None:
-        self._total, self._done, self._console = total, done, console
-        self._before = done
-        self._tokens = 0
-        self._lines: set[str] = set()
-        self._start = self._said = time.monotonic()
-        self._bar = Progress(
-            TextColumn(what),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._id = self._bar.add_task(what, total=total, completed=done, rate="")
-
-    def __enter__(self) -> Meter:
-        self._bar.start()
-        if self._before:
-            self._console.print(f"{self._before:,} of {self._total:,} samples are there already.")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def add(self, *, samples: int = 0, tokens: int = 0) -> None:
-        """So many more samples are finished, so many more tokens generated."""
-        self._done += samples
-        self._tokens += tokens
-        now = time.monotonic()
-        amount, unit = (self._tokens, "tokens") if self._tokens else (self._done - self._before, "samples")
-        rate = f"{amount / max(now - self._start, 1e-9):,.0f} {unit}/s"
-        self._bar.update(self._id, completed=self._done, rate=rate)
-        if not self._console.is_terminal and now - self._said >= _SAY_EVERY:
-            self._said = now
-            self._console.print(f"{self._done:,} of {self._total:,} samples, {rate}{self._left(now)}")
-
-    def say(self, line: str) -> None:
-        """Prints a line for the user, the same one only once."""
-        if line not in self._lines:
-            self._lines.add(line)
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    def _left(self, now: float) -> str:
-        made = self._done - self._before
-        if not made:
-            return ""
-        return f", about {duration((now - self._start) / made * (self._total - self._done))} left"
-
-
-def duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

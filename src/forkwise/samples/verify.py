@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 
 from forkwise.errors import InputError
 from forkwise.folders import only_process, whole_file
-from forkwise.samples.sampling import MANIFEST, Meter, duration, open_task, read_manifest
+from forkwise.progress import Console, Meter, duration
+from forkwise.samples.sampling import MANIFEST, open_task, read_manifest
 from forkwise.samples.store import check_names, find_shards, iter_batches, open_parquet
 from forkwise.tasks import Problem, Split, Verdict
 from forkwise.tasks.answers import MathVerifier, require_math_verify
 from forkwise.tasks.dataset import ANSWER_COLUMNS, ID_COLUMNS, gold_answer, read_rows, verify_exactly
-from forkwise.terminal import Console
 
 _WRITTEN = {"answer": pa.string(), "correct": pa.bool_(), "verdict_by": pa.string()}
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from forkwise.errors import InputError, RunError
 from forkwise.folders import only_process, write_bytes, write_text
-from forkwise.metrics import METRICS, read_metrics
+from forkwise.folders.metrics import METRICS, read_metrics
 
 __all__ = [
     "COMPLETE",

@@ -1,4 +1,4 @@
-"""Writing: files appear whole or not at all, and a folder is held against a second process. Needs no torch."""
+"""Files appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from typing import Any, BinaryIO
 from forkwise.errors import InputError
 from forkwise.terminal import visible
 
-LOCK = ".lock"
 _PARTIAL = ".forkwise-tmp"
 _ABANDONED_AFTER = 24 * 3600  # seconds without a write, after which a temporary file of another machine is removed
 _STREAMS = ("/dev", "/dev/fd", "/proc/self/fd")  # what lies here is written to, never replaced
@@ -34,7 +33,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         InputError: in the place of what the file system says, with the file and the reason.
     """
-    made = _missing_folders(path.parent)
+    made = missing_folders(path.parent)
     try:
         with _direct(path) if _is_stream(path) else _beside(Path(os.path.realpath(path))) as file:
             yield file
@@ -116,7 +115,7 @@ def flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _missing_folders(folder: Path) -> list[Path]:
+def missing_folders(folder: Path) -> list[Path]:
     """The folder and those above it that are not there, the lowest first."""
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
@@ -149,64 +148,3 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         pass
     return True
-
-
-@contextmanager
-def only_process(folder: Path, doing: str = "writing to") -> Iterator[None]:
-    """Holds the folder, made if need be, against a second process; the kernel lets go of it however this one ends.
-
-    The lock file is removed at the end, and so are folders that were made for it and hold nothing.
-
-    Raises:
-        InputError: another process holds it, or it cannot be written.
-    """
-    made = _missing_folders(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock(folder / LOCK)
-    except BlockingIOError:
-        raise InputError(f"Another process is {doing} '{folder}': wait for it, or give another folder.") from None
-    except OSError as error:
-        raise InputError(f"'{folder}' cannot be written ({error.strerror}): give another folder.") from error
-    with lock:
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # also one that a killed process left
-                (folder / LOCK).unlink(missing_ok=True)
-            remove_empty(made)
-
-
-def is_held(folder: Path) -> bool:
-    """Whether a process is working in the folder under `only_process`."""
-    import fcntl
-
-    try:
-        with (folder / LOCK).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # noqa: TID251
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _lock(path: Path) -> BinaryIO:
-    """The lock file, locked; BlockingIOError where somebody else has it."""
-    import fcntl
-
-    while True:
-        file = path.open("wb")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # noqa: TID251
-        except BlockingIOError:
-            file.close()
-            raise
-        except OSError:
-            return file  # some network file systems have no locks
-        try:
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        except FileNotFoundError:
-            pass
-        file.close()  # its holder removed it between our two calls

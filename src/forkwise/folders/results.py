@@ -1,0 +1,84 @@
+"""Result files: a frozen dataclass as strict JSON, with a schema version, and back.
+
+A number that is not finite is null in the file. `msgspec` checks types while it reads.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from forkwise.errors import InputError
+from forkwise.folders.whole import json_text, write_bytes
+from forkwise.reading import parse_json
+
+Result = TypeVar("Result")
+
+
+def result_text(result: Any) -> str:
+    """The dataclass as JSON text; NumPy's arrays and numbers become lists and numbers."""
+    return json_text(_finite(msgspec.to_builtins(result, enc_hook=_plain)))
+
+
+def write_result(path: Path, result: Any) -> Path:
+    """Writes the dataclass to `path`, whole or not at all."""
+    write_bytes(path, result_text(result).encode())
+    return path
+
+
+def parse_result(text: str | bytes, kind: type[Result], *, schema: int, name: str, command: str) -> Result:
+    """What `result_text` wrote, as the dataclass `kind`.
+
+    Args:
+        schema: the version that the field `schema` must have.
+        name: of the file, for messages.
+        command: what writes such a file, for messages.
+
+    Raises:
+        InputError: not such a file, or one of another schema version.
+    """
+    try:
+        content = parse_json(text)
+        found_schema = content["schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"This is not a {name} ({error}): write one with {command}.") from error
+    if found_schema != schema:
+        raise InputError(f"{name} has schema {found_schema}, not {schema}: run {command} again.")
+    try:
+        return msgspec.convert(content, kind, dec_hook=_array)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(f"{name} is damaged ({error}): run {command} again.") from error
+
+
+def read_result(path: Path, kind: type[Result], *, schema: int, command: str) -> Result:
+    """The result in a file; see `parse_result`."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be read ({error.strerror}): write it with {command}.") from error
+    return parse_result(content, kind, schema=schema, name=path.name, command=command)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is nothing that a result file holds")
+
+
+def _array(kind: Any, value: Any) -> Any:
+    """An array of float64 from nested lists, null as NaN."""
+    return np.array(value, dtype=np.float64)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,53 @@
+"""How a number, an interval and a p-value are written, and which K are shown: one rule each, for every sink."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from forkwise.explore.results import Estimate
+from forkwise.passk import Interval
+
+
+def number(value: float | None, digits: int = 3, sign: str = "") -> str:
+    """A number with so many digits after the point; empty where there is none. `sign` is `"+"` for a difference."""
+    return "" if value is None or not math.isfinite(value) else f"{value:{sign}.{digits}f}"
+
+
+def interval(value: float | None, low: float | None, high: float | None, digits: int = 3, sign: str = "") -> str:
+    """A number with its interval, as far as there is one: `0.512 [0.441, 0.583]`."""
+    text = number(value, digits, sign)
+    if not text or low is None or high is None:
+        return text
+    return f"{text} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+
+
+def at(values: Interval, i: int, sign: str = "") -> str:
+    """Entry `i` of an interval over K."""
+    return interval(float(values.mean[i]), float(values.low[i]), float(values.high[i]), sign=sign)
+
+
+def estimate(value: Estimate, digits: int = 3, sign: str = "") -> str:
+    """An estimate with its interval."""
+    return interval(value.value, value.low, value.high, digits, sign)
+
+
+def percent(value: Estimate) -> str:
+    """An estimated share in per cent, without the sign, with its interval."""
+    scaled = [None if part is None else 100 * part for part in (value.value, value.low, value.high)]
+    return interval(*scaled, digits=1)
+
+
+def p_value(p: float | None) -> str:
+    """A p-value with as many digits as mean something."""
+    return "" if p is None else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
+
+
+def shown_ks(ks: Sequence[int], most: int) -> list[int]:
+    """At most `most` of the K: all if they fit, else the powers of 2, else of 4, ..., and always the largest."""
+    shown, base = list(ks), 2
+    while len(shown) > max(most, 2):
+        powers = {base**i for i in range(ks[-1].bit_length())}
+        shown = [k for k in ks if k in powers or k == ks[-1]]
+        base *= 2
+    return shown

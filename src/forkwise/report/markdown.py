@@ -1,0 +1,28 @@
+"""Markdown as a sink: tables and sentences whose text cannot act as markup."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from forkwise.report.table import Table
+from forkwise.terminal import one_line
+
+_ACTING = re.compile(r"[\\`*<|]|\](?=[(\[])")  # a bracket acts before another one: "[0.1, 0.2]" stays
+_LONGEST_CELL = 2000  # characters
+
+
+def markdown_table(table: Table) -> str:
+    """The table under its caption in bold."""
+    rules = ["---", *("---:" for _ in table.header[1:])]
+    lines = [_cells(table.header), rules, *map(_cells, table.rows)]
+    return f"**{plain(table.caption)}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def plain(text: str) -> str:
+    """Text on one line that Markdown shows as it is."""
+    return _ACTING.sub(r"\\\g<0>", one_line(text, _LONGEST_CELL))
+
+
+def _cells(row: Sequence[str]) -> list[str]:
+    return [plain(cell) for cell in row]

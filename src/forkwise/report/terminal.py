@@ -1,0 +1,39 @@
+"""The terminal as a sink: tables and sentences through rich, whose console lets no control character through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich import table as rich_table
+from rich.text import Text
+
+from forkwise.progress import Console
+from forkwise.report.table import Table
+
+_WIDEST = 180  # columns; a table cut at the terminal's edge would lose numbers
+
+
+def wide_console(width: int = _WIDEST) -> Console:
+    """A console at least so many columns wide."""
+    return Console(width=max(Console().width, width))
+
+
+def print_tables(tables: Iterable[Table], console: Console) -> None:
+    """Prints each table under its caption; those without rows are left out."""
+    for table in tables:
+        if not table.rows:
+            continue
+        grid = rich_table.Table()
+        for i, name in enumerate(table.header):
+            grid.add_column(Text(name), justify="right" if i else "left", no_wrap=True)
+        for row in table.rows:
+            grid.add_row(*map(Text, row))
+        console.print()
+        console.print(Text(table.caption, style="bold"), soft_wrap=True)
+        console.print(grid)
+
+
+def print_sentences(sentences: Iterable[str], console: Console, bullet: str = "") -> None:
+    """Prints each sentence on a line of its own."""
+    for sentence in sentences:
+        console.print(Text(f"{bullet}{sentence}"), soft_wrap=True)
