@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from forkwise.cli import run
+
 
 def forkwise(*argv: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -89,9 +91,8 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("argv", "message"), MISTAKES, ids=[" ".join(argv[:7]) for argv, _ in MISTAKES])
-def test_a_mistake_is_one_sentence_and_writes_nothing(tmp_path: Path, argv: list[str], message: str) -> None:
-    pytest.importorskip("trl")
+def mistaken(tmp_path: Path) -> list[Path]:
+    """Puts the files that the mistakes are about into a folder, and lists everything that is in it."""
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "columns.jsonl").write_text('{"question": "1+1", "solution": "2"}\n')
     (tmp_path / "used").mkdir()
@@ -100,11 +101,35 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(tmp_path: Path, argv: list
     (tmp_path / "list.yaml").write_text("model: embedded\ntask: countdown\nalpha: [1]\n")
     (tmp_path / "float.yaml").write_text("model: embedded\ntask: countdown\ntrain_problems: 12.5\n")
     (tmp_path / "used" / "precious").write_text("keep")
-    before = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*"))
+    return sorted(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(("argv", "message"), MISTAKES, ids=[" ".join(argv[:7]) for argv, _ in MISTAKES])
+def test_a_mistake_is_one_sentence_and_writes_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    argv: list[str],
+    message: str,
+) -> None:
+    pytest.importorskip("trl")
+    before = mistaken(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ending:  # any other exception would be a traceback
+        run(argv)
+    assert ending.value.code == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("forkwise: ")]
+    assert len(said) == 1
+    assert message in said[0]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_mistake_ends_the_process_with_exit_code_2(tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    before = mistaken(tmp_path)
+    argv, message = MISTAKES[6]
     result = forkwise(*argv, cwd=tmp_path)
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr
-    said = [line for line in result.stderr.splitlines() if line.startswith("forkwise: ")]
-    assert len(said) == 1
-    assert message in said[0]
-    assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
+    assert [message in line for line in result.stderr.splitlines() if line.startswith("forkwise: ")] == [True]
+    assert sorted(tmp_path.rglob("*")) == before

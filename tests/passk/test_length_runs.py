@@ -60,7 +60,7 @@ def test_intervals_cover_the_luck_of_training(
 def test_matched_covers_equal_arms_whose_runs_differ() -> None:
     """Arms of one distribution: 0 is in nearly all 95 % intervals; over problems alone it would be in a third."""
     hits = 0
-    for seed in range(40):
+    for seed in range(16):
         result = compare(
             trained("a", 2 * seed, luck=0.1),
             trained("b", 2 * seed + 1, luck=0.1),
@@ -71,4 +71,4 @@ def test_matched_covers_equal_arms_whose_runs_differ() -> None:
         )
         (row,) = result.differences[0].length
         hits += row.low <= 0 <= row.high
-    assert hits >= 35
+    assert hits >= 13
