@@ -132,10 +132,6 @@ def test_files_that_are_none_of_ours(tmp_path: Path) -> None:
         results.read(tmp_path / "nowhere.json")
 
 
-def test_numbers_that_are_none_become_null() -> None:
-    assert results._finite({"a": [math.nan, math.inf, 1.0]}) == {"a": [None, None, 1.0]}
-
-
 def test_top_k_log_probs_give_bounds_and_say_so(tmp_path: Path) -> None:
     rows = []
     for q in range(4):
