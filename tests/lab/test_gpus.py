@@ -17,8 +17,9 @@ pytest.importorskip("trl")
 
 from forkwise.errors import InputError
 from forkwise.lab import arms
-from forkwise.lab.experiment import Experiment, run
+from forkwise.lab.experiment import run
 from forkwise.lab.quickstart import quickstart
+from forkwise.lab.spec import Device, Experiment
 from forkwise.training.folder import COMPLETE
 
 
@@ -69,7 +70,7 @@ started: list[tuple[str | None, bool]] = []
     ],
 )
 def test_runs_side_by_side_are_spread_over_the_gpus(
-    device: arms.Device, expected: list[tuple[str | None, bool]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    device: Device, expected: list[tuple[str | None, bool]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

@@ -76,7 +76,8 @@ def parse_result(text: str | bytes, kind: type[Result], *, schema: int, name: st
         content = parse_json(text)
         found_schema = content["schema"]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"This is not {'an' if name[0] in 'aeiou' else 'a'} {name} ({error}): write one with {command}.") from error
+        article = "an" if name[0] in "aeiou" else "a"
+        raise InputError(f"This is not {article} {name} ({error}): write one with {command}.") from error
     if found_schema != schema:
         raise InputError(f"{name} has schema {found_schema}, not {schema}: run {command} again.")
     try:

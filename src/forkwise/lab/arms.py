@@ -17,11 +17,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import lru_cache
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import yaml
@@ -32,6 +31,7 @@ from rich.table import Table
 from forkwise.errors import InputError
 from forkwise.folders import is_held, write_text
 from forkwise.lab.base_model import MAX_NEW_TOKENS
+from forkwise.lab.spec import TASK, Device, TrainingArm
 from forkwise.loading import load_tokenizer, load_weights
 from forkwise.methods import parse_methods, settings_of
 from forkwise.processes import PARENT_PIPE, end_with
@@ -41,11 +41,7 @@ from forkwise.samples.generate import Sampling, sample_problem
 from forkwise.tasks import Problem, load_task
 from forkwise.training.folder import finished, read_metrics
 
-TASK = "countdown:4"
-
 _WAIT = 60.0  # seconds for an arm of an interrupted experiment to end
-
-Device = Literal["cpu", "cuda"]
 
 # Found by hand on the embedded model: learns in minutes on one core, and does not collapse.
 RECIPE: dict[str, Any] = {
@@ -89,18 +85,6 @@ PPO_RECIPE: dict[str, Any] = {
     "critic_warmup_steps": 10,
     "critic_epochs": 3,
 }
-ALPHA = {"grpo": 0.4, "ppo": 0.1}
-"""The paper's, by algorithm."""
-
-# What an arm cannot set: start, problems, and how much is drawn from how many prompts are the same for all.
-_EQUAL = frozenset(
-    {
-        *("model", "task", "seed", "data_seed", "max_steps", "num_train_epochs", "train_problems", "num_iterations"),
-        *("num_generations", "per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation"),
-        *("generation_batch_size", "use_cpu", "output_dir", "resume"),
-    }
-)
-
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
@@ -110,40 +94,6 @@ _ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": "4294967295",
     "MALLOC_TOP_PAD_": "67108864",
 }
-
-
-@dataclass(frozen=True)
-class TrainingArm:
-    """A name, `grpo` or `ppo`, and the settings in which the arm differs from the recipe."""
-
-    name: str
-    algorithm: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.algorithm, str) or self.algorithm not in ALPHA:
-            raise InputError(f"There is no algorithm '{self.algorithm}': use {' or '.join(ALPHA)}.")
-        for name in self.settings:
-            if name in _EQUAL:
-                raise InputError(
-                    f"The arm '{self.name}' sets {name}, which has to be the same in all arms: leave it out."
-                )
-        methods = self.settings.get("method", [])
-        if not isinstance(methods, str) and not (
-            isinstance(methods, list | tuple) and all(isinstance(method, str) for method in methods)
-        ):
-            raise InputError(
-                f"method of the arm '{self.name}' must be a text, NAME[:key=value,...], or a list of them."
-            )
-
-    @property
-    def slug(self) -> str:
-        """The name for folders."""
-        return "".join(c if c.isalnum() or c in ".+=" else "-" for c in self.name.lower().replace(" + ", "-"))
-
-    def run(self, seed: int) -> str:
-        """The name of the run with this seed."""
-        return f"{self.slug}-seed{seed}"
 
 
 def train_problems(steps: int) -> int:

@@ -34,8 +34,8 @@ def estimate(value: Estimate, digits: int = 3, sign: str = "") -> str:
 
 def percent(value: Estimate) -> str:
     """An estimated share in per cent, without the sign, with its interval."""
-    scaled = [None if part is None else 100 * part for part in (value.value, value.low, value.high)]
-    return interval(*scaled, digits=1)
+    share, low, high = (None if part is None else 100 * part for part in (value.value, value.low, value.high))
+    return interval(share, low, high, digits=1)
 
 
 def p_value(p: float | None) -> str:
