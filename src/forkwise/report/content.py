@@ -17,11 +17,12 @@ from forkwise.explore.results import Exploration, RunExploration
 from forkwise.folders.metrics import read_metrics
 from forkwise.passk import Arm, Comparison, Evaluation, compare, evaluate, k_grid, load_arm
 from forkwise.passk.length import default_budgets, default_caps
-from forkwise.report.distributions import Distribution, Key, explored_entropies, stored_entropies
+from forkwise.report.distributions import Distribution, explored_entropies, stored_entropies
 from forkwise.report.selection import list_samples
 from forkwise.report.series import series_panels
 from forkwise.report.sources import BASE, SampleArm, Source
 from forkwise.report.traces import Marker, Traces, pack_traces
+from forkwise.samples.store import Key
 
 TRACE_BYTES = 2_000_000
 """Of packed traces in a page, which keeps the quickstart's below 3 MB."""
