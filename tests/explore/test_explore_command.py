@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import subprocess
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from forkwise.cli import app
@@ -122,8 +120,9 @@ def test_the_file_reads_back_equal(table: Path, tmp_path: Path) -> None:
 def test_files_that_are_none_of_ours(tmp_path: Path) -> None:
     for text, message in (
         ("[]", "This is not an explore.json"),
-        ('{"schema": 99}', "schema 99, not 1"),
-        ('{"schema": 1}', "is damaged"),
+        ('{"schema": 99}', "schema 99, not 2: run forkwise explore --out again"),
+        ('{"schema": 1}', "schema 1, not 2: run forkwise explore --out again"),
+        ('{"schema": 2}', "is damaged"),
     ):
         (tmp_path / "explore.json").write_text(text)
         with pytest.raises(InputError, match=message):
@@ -208,7 +207,7 @@ def test_rarity_against_a_base_with_an_encoder_of_ones_own(tmp_path: Path) -> No
     options = Options(
         [tmp_path / "ours"], base=tmp_path / "base", encoder=str(folder), k=2, max_sentences=40, resamples=99
     )
-    (run,) = run_explore(options, Console(file=io.StringIO())).runs
+    (run,) = run_explore(options).runs
     assert (run.rarity.distinct, run.rarity.base_distinct) == (40, 40)
     assert any("among 40 distinct sentences of a model, drawn at random" in note for note in run.notes)
 
@@ -248,7 +247,6 @@ def test_the_embedded_model_scores_its_own_samples_and_sees_its_prompts(tmp_path
 
 _WITHOUT_TORCH = """
 import sys
-from pathlib import Path
 
 class Block:
     def find_spec(self, name, *_):
@@ -256,8 +254,8 @@ class Block:
             raise ImportError(name)
 
 sys.meta_path.insert(0, Block())
-from forkwise.explore.command import Options, run_explore
-run_explore(Options([Path(sys.argv[1])], resamples=100))
+from forkwise.cli import run
+run(["explore", sys.argv[1], "--resamples", "100"])
 """
 
 

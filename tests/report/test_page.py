@@ -291,7 +291,7 @@ def exploration(samples: str, run: str = "r", **more: Any) -> explored.Explorati
         notes=["a note of the exploration"],
     )
     content = explored.Exploration(
-        *([samples], [samples], None, "other.yaml 00000000", "other", [], 0.95, 500, 0, [found], [], []), forkwise="0.1"
+        *([samples], [samples], [], {}, "other.yaml 00000000", "other", [], [found], [], []), forkwise="0.1"
     )
     return replace(content, **more)
 
@@ -308,7 +308,7 @@ def test_an_exploration_fills_its_sections_and_marks_rare_sentences(tmp_path: Pa
     for expected in (
         "+0.250 [+0.125, +0.500]",
         "+0.001 [-0.050, +0.060]",
-        "tokens most often above 1.500 nats",
+        "fork tokens, most often above 1.500 nats",
         "a rare sentence",
         "saturated",
         "minus matched others +0.250 [+0.125, +0.500] (8% of them have a match)",

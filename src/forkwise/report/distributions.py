@@ -31,7 +31,7 @@ class Distribution:
     tokens: int
     mean: float
     threshold: float
-    """The quantile `QUANTILE`, or the exploration's."""
+    """The quantile `quantile` of all its tokens."""
     above_x: list[float]
     above: list[float]
     """Share of tokens with more than `above_x` nats."""
@@ -40,6 +40,10 @@ class Distribution:
     position_mean: list[float]
     position_low: list[float] | None = None
     position_high: list[float] | None = None
+    low: float | None = None
+    """Of the mean, with `high`: its interval over problems, where there is one."""
+    high: float | None = None
+    quantile: float = QUANTILE
 
 
 def stored_entropies(arm: SampleArm) -> tuple[Distribution | None, set[Key]]:
@@ -110,6 +114,9 @@ def explored_entropies(summary: EntropySummary) -> Distribution:
         position_mean=[point.mean for point in points],
         position_low=[low for low, _ in bounded] if with_bounds else None,
         position_high=[high for _, high in bounded] if with_bounds else None,
+        low=summary.mean.low,
+        high=summary.mean.high,
+        quantile=summary.quantile,
     )
 
 

@@ -22,16 +22,11 @@ from markupsafe import Markup
 
 from forkwise.folders import write_bytes
 from forkwise.report.content import Content
+from forkwise.report.explore import behaviours, dependence, entropy, forks, rarity, series, sizes
 from forkwise.report.figures import WINDOW
-from forkwise.report.tables import (
-    Table,
-    behaviour_tables,
-    entropy_tables,
-    fork_tables,
-    passk_tables,
-    summary_tables,
-    training_table,
-)
+from forkwise.report.table import Block
+from forkwise.report.tables import passk_tables, summary_tables
+from forkwise.report.training import training_table
 from forkwise.report.views import charts
 from forkwise.terminal import visible
 from forkwise.version import __version__
@@ -140,23 +135,27 @@ def _traces_note(content: Content) -> str:
 def render(content: Content) -> str:
     """The page as text that is valid UTF-8."""
     environment = _environment()
-    table = environment.get_template("table.html")
+    template = environment.get_template("table.html")
 
-    def show(item: Table) -> Markup:
-        return Markup(table.render(table=item))
+    def show(block: Block) -> Markup:
+        return Markup(template.render(block=block))
 
     data = charts(content)
     traces = _trace_data(content)
     styles = [_asset(name) for name in STYLES]
     scripts = [_asset(name) for name in SCRIPTS]
     chunks = content.traces.chunks if content.traces is not None else []
-    tables = {
+    runs = content.explored()
+    tables: dict[str, Sequence[Block]] = {
         "summary": summary_tables(content),
         "passk": passk_tables(content),
-        "training": training_table(content),
-        "entropy": entropy_tables(content),
-        "behaviours": behaviour_tables(content),
-        "forks": fork_tables(content),
+        "training": training_table(content.training),
+        "entropy": entropy(content.distributions, runs),
+        "behaviours": [
+            *(sizes(runs) + behaviours(runs) + rarity(runs) + dependence(runs)),
+            *series(content.explorations),
+        ],
+        "forks": forks(runs),
     }
     has = {name: bool(tables.get(name)) for name in SECTIONS} | {
         "traces": traces is not None,

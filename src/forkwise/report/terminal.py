@@ -8,7 +8,7 @@ from rich import table as rich_table
 from rich.text import Text
 
 from forkwise.progress import Console
-from forkwise.report.table import Table
+from forkwise.report.table import Block, Table
 
 _WIDEST = 180  # columns; a table cut at the terminal's edge would lose numbers
 
@@ -16,6 +16,15 @@ _WIDEST = 180  # columns; a table cut at the terminal's edge would lose numbers
 def wide_console(width: int = _WIDEST) -> Console:
     """A console at least so many columns wide."""
     return Console(width=max(Console().width, width))
+
+
+def print_blocks(blocks: Iterable[Block], console: Console) -> None:
+    """Prints tables and sentences in their order."""
+    for block in blocks:
+        if isinstance(block, Table):
+            print_tables([block], console)
+        else:
+            print_sentences([block], console)
 
 
 def print_tables(tables: Iterable[Table], console: Console) -> None:
