@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import subprocess
@@ -115,6 +116,26 @@ def test_the_file_reads_back_equal(table: Path, tmp_path: Path) -> None:
     assert found.run("r") is found.runs[0]
     with pytest.raises(InputError, match="no run 'x'"):
         found.run("x")
+
+
+def test_the_conclusion_comes_first_and_brief_prints_nothing_else(table: Path, tmp_path: Path) -> None:
+    long, brief = invoke(table, *FAST).output.splitlines(), invoke(table, "--brief", *FAST).output.splitlines()
+    assert long[0].startswith("r: mean entropy of pivotal tokens minus others +")
+    assert "24 samples of 8 problems" in long[2]
+    assert brief == long[:1]
+    written = invoke(table, "--brief", "--out", tmp_path / "out", *FAST).output
+    assert written.splitlines() == brief
+    assert (tmp_path / "out" / "explore.json").exists()
+
+
+def test_the_file_says_what_it_was_made_from_and_how(table: Path, tmp_path: Path) -> None:
+    write_shard(table, "b", [row("p0", 9, TEXTS[0])])
+    assert invoke(table, "--out", tmp_path / "out", "--quantile", 0.9, *FAST).exit_code == 0
+    found = results.read(tmp_path / "out")
+    shards = [table / "a.parquet", table / "b.parquet"]
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in shards]
+    assert [(i.path, i.sha256) for i in found.inputs] == list(zip(map(str, shards), digests, strict=True))
+    assert (found.settings["quantile"], found.settings["resamples"], found.settings["base"]) == (0.9, 100, None)
 
 
 def test_files_that_are_none_of_ours(tmp_path: Path) -> None:

@@ -46,8 +46,9 @@ def explore(
     with long_command(CONTINUES):
         from forkwise.explore.command import Options, run_explore
         from forkwise.explore.results import FILE
+        from forkwise.progress import Console
         from forkwise.report import explore as said
-        from forkwise.report.terminal import print_blocks, print_sentences, wide_console
+        from forkwise.report.terminal import print_blocks, print_sentences
 
         explored = run_explore(
             Options(
@@ -77,11 +78,12 @@ def explore(
                 trust_remote_code=trust_remote_code,
             )
         )
-        console = wide_console()
+        console = Console()
         print_sentences(map(said.conclusion, explored.runs), console)
-        if not brief:
-            console.print()
-            print_blocks(said.exploration(explored), console)
-            print_sentences(said.notes(explored), console, "- ")
+        if brief:
+            return
+        console.print()
+        print_blocks(said.exploration(explored), console)
+        print_sentences(said.notes(explored), console, "- ")
         if out is not None:
             print_sentences([f"\nWritten: {out / FILE}"], console)

@@ -203,9 +203,7 @@ def _entries(run: RunExploration) -> list[Table]:
 
 
 def _list(caption: str, texts: Sequence[str]) -> list[Table]:
-    return filled(
-        caption, ["", "text"], [[str(i), one_line(text, 150)] for i, text in enumerate(texts, 1)], folded=True
-    )
+    return filled(caption, ["text"], [[one_line(text, 150)] for text in texts], folded=True)
 
 
 def rarity(runs: Runs) -> list[Block]:
