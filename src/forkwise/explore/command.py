@@ -22,6 +22,7 @@ from forkwise.explore.results import Checkpoint, Exploration, RunExploration, wr
 from forkwise.explore.traces import RunTraces, Source, load_traces
 from forkwise.folders.results import inputs_of
 from forkwise.passk.intervals import check_level
+from forkwise.progress import Meter
 from forkwise.samples import find_shards
 from forkwise.version import __version__
 
@@ -91,12 +92,15 @@ def run_explore(options: Options) -> Exploration:
         source: Source = "stored" if scorer is None else "model"
         with_tokens = table if scorer is None else _teacher_force(table, scorer, options)
         token_data.append(with_tokens)
-        loaded = load_traces(with_tokens, breaks=breaks, vocabulary=settings.vocabulary, source=source)
+        which = f"table {len(token_data)} of {len(options.samples)}"
+        with Meter(what=f"reading {which}"):
+            loaded = load_traces(with_tokens, breaks=breaks, vocabulary=settings.vocabulary, source=source)
         if options.cross and len(loaded) > 1:
             raise InputError(f"--cross holds the responses of one run, but '{table}' has {len(loaded)}: give one run.")
         for traces in loaded:
             cross = _cross(traces, scorer, options)
-            explored = explore_run(traces, settings, base=base, encoder=encoder, cross=cross)
+            with Meter(what=f"exploring run {traces.run}, {which}"):
+                explored = explore_run(traces, settings, base=base, encoder=encoder, cross=cross)
             runs.append(explored)
             step = _STEP.search(f"{traces.run} {table.name}")
             series.append(checkpoint(traces, explored, int(step[1]) if step else None))
@@ -152,7 +156,8 @@ def _base(options: Options, breaks: Sequence[str], notes: list[str]) -> tuple[li
             raise InputError("--encoder compares sentences with a base model's: give --base.")
         notes.append("Without --base there is nothing that sentences could be rare against.")
         return None, None
-    runs = load_traces(options.base, breaks=breaks, token_data=False)
+    with Meter(what="reading the base's table"):
+        runs = load_traces(options.base, breaks=breaks, token_data=False)
     if len(runs) > 1:
         raise InputError(
             f"'{options.base}' holds {len(runs)} runs ({', '.join(run.run for run in runs[:4])}): give a table of the "
@@ -166,13 +171,14 @@ def _scorer(options: Options) -> Scorer | None:
         return None
     from forkwise.explore.teacher import load_scorer
 
-    return load_scorer(
-        options.model,
-        device=options.device,
-        dtype=options.dtype,
-        budget=options.token_budget,
-        trust_remote_code=options.trust_remote_code,
-    )
+    with Meter(what="loading the model"):
+        return load_scorer(
+            options.model,
+            device=options.device,
+            dtype=options.dtype,
+            budget=options.token_budget,
+            trust_remote_code=options.trust_remote_code,
+        )
 
 
 def _teacher_force(table: Path, scorer: Scorer, options: Options) -> Path:

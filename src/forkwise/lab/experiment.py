@@ -26,7 +26,7 @@ from forkwise.lab.traces import CLAUSES
 from forkwise.passk import Arm, Interval, compare, evaluate, k_grid, load_arm, output
 from forkwise.passk.figures import comparison_figure, save
 from forkwise.passk.output import comparison_content, print_comparison, write_csv
-from forkwise.progress import Console
+from forkwise.progress import Console, Meter
 from forkwise.reading import parse_json
 from forkwise.report import training_figure, write_report
 from forkwise.tasks import Problem, load_task
@@ -108,7 +108,8 @@ def _stages(
         traces=experiment.traces,
         device=experiment.device,
     )
-    results = analyse(folder, experiment)
+    with Meter(None, 0, console, "comparing (3 of 3)"):
+        results = analyse(folder, experiment)
     _write(folder, experiment, results, time.monotonic() - start, console)
     return results
 
