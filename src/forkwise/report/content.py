@@ -22,7 +22,7 @@ from forkwise.report.explore import conclusion
 from forkwise.report.explore import notes as explored_notes
 from forkwise.report.selection import list_samples
 from forkwise.report.series import series_panels
-from forkwise.report.sources import BASE, SampleArm, Source
+from forkwise.report.sources import BASE, SampleArm, Shaping, Source
 from forkwise.report.traces import Marker, Traces, pack_traces
 from forkwise.samples.store import Key
 
@@ -46,8 +46,8 @@ class Content:
     distributions: dict[str, Distribution]
     explorations: list[Exploration]
     traces: Traces | None
-    shaping: tuple[float, float]
-    """alpha and kappa of the runs; the paper's where they say nothing."""
+    shaping: dict[str, Shaping | None]
+    """What each arm with samples was trained with; None where nobody knows."""
     notes: list[str]
     sources: list[str]
 
@@ -79,7 +79,6 @@ def gather(sources: Sequence[Source], *, trace_bytes: int = TRACE_BYTES) -> Cont
     evaluations, comparison = _passk(arms, run is not None and run.experiment, notes)
     training = {arm.name: [read_metrics(f) for f in arm.folders] for s in sources for arm in s.training}
     distributions, traced = _distributions(arms, explorations)
-    rate = [source.settings for source in sources]
     traces = _traces(arms, traced, sources, explorations, trace_bytes, notes) if arms else None
     recorded = run.verdict if run is not None else None
     concluded = [recorded or _conclusion(evaluations, comparison, training)]
@@ -92,7 +91,7 @@ def gather(sources: Sequence[Source], *, trace_bytes: int = TRACE_BYTES) -> Cont
         distributions=distributions,
         explorations=explorations,
         traces=traces,
-        shaping=_shaping(rate),
+        shaping={arm.name: arm.shaping for arm in arms},
         notes=list(dict.fromkeys(notes)),
         sources=[str(source.path) for source in sources],
     )
@@ -263,21 +262,3 @@ def _traces(
     marker = Marker(lexicon, reflective, breaks, rare)
     traces = pack_traces(arms, list_samples(arms, traced), marker, limit=limit, token_tables=tables)
     return traces if traces.shown else None
-
-
-def _shaping(settings: Any) -> tuple[float, float]:
-    """alpha > 0 and kappa anywhere in the settings of the runs."""
-    found: dict[str, float] = {}
-
-    def walk(value: Any) -> None:
-        if isinstance(value, dict):
-            for key, item in value.items():
-                if key in ("alpha", "kappa") and _is_number(item) and item > (0 if key == "alpha" else 1):
-                    found.setdefault(key, float(item))
-                walk(item)
-        elif isinstance(value, list):
-            for item in value:
-                walk(item)
-
-    walk(settings)
-    return found.get("alpha", 0.4), found.get("kappa", 2.0)

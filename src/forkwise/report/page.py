@@ -24,11 +24,12 @@ from forkwise.folders import write_bytes
 from forkwise.report.content import Content
 from forkwise.report.explore import behaviours, dependence, entropy, forks, rarity, series, sizes
 from forkwise.report.figures import WINDOW
+from forkwise.report.sources import PAPER, Shaping
 from forkwise.report.table import Block
 from forkwise.report.tables import passk_tables, summary_tables
 from forkwise.report.training import training_table
 from forkwise.report.views import charts
-from forkwise.terminal import visible
+from forkwise.terminal import one_line, visible
 from forkwise.version import __version__
 
 UPLOT = "1.6.32"
@@ -105,7 +106,6 @@ def _trace_data(content: Content) -> dict[str, Any] | None:
     traces = content.traces
     if traces is None:
         return None
-    alpha, kappa = content.shaping
     arms: list[str] = traces.index["arms"]
     names = list(traces.names)
     thresholds = [content.distributions[name].threshold if name in content.distributions else None for name in names]
@@ -116,8 +116,21 @@ def _trace_data(content: Content) -> dict[str, Any] | None:
         "top": max(0.5, round(traces.highest, 1)),
         "thresholds": thresholds,
         "colours": [known.index(name) if name in known else 0 for name in names],
-        "shaping": {"alpha": alpha, "kappa": kappa},
+        "shaping": [_shaping(content.shaping.get(name)) for name in names],
     }
+
+
+def _shaping(shaping: Shaping | None) -> dict[str, Any]:
+    """What the viewer computes psi with, and what it says about that."""
+    if shaping is None:
+        said = "Nobody knows how this model was trained: α and κ are the paper's, and ψ is what they would give."
+    elif shaping.alpha > 0:
+        said = "α and κ are those that this arm was trained with."
+    else:
+        methods = f" Its methods: {one_line(', '.join(shaping.methods))}." if shaping.methods else ""
+        said = f"This arm was trained without the entropy advantage: α is 0.{methods}"
+    used = shaping or PAPER
+    return {"alpha": used.alpha, "kappa": used.kappa, "said": said}
 
 
 def _traces_note(content: Content) -> str:
@@ -127,8 +140,8 @@ def _traces_note(content: Content) -> str:
     which = "all" if t.problems == t.all_problems else f"{t.problems} of {t.all_problems}"
     return (
         f"{t.shown:,} of {t.available:,} samples on {which} problems: of each arm right and wrong ones in turn, those "
-        "with token data first, so their mix is not the arm's. ψ = min(α·H, |A|/κ) is the bonus that a token would get "
-        "with the advantage A of its sample in the group of all samples of its run and problem."
+        "with token data first, so their mix is not the arm's. ψ = min(α·H, |A|/κ), with the arm's own α and κ, is the "
+        "bonus of a token with the advantage A of its sample in the group of all samples of its run and problem."
     )
 
 
