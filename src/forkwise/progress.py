@@ -5,6 +5,7 @@ This is the one file outside `report` and `cli` that imports rich: what computes
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterable
@@ -76,6 +77,7 @@ class Meter:
             *([TimeRemainingColumn()] if total is not None else []),
             console=self._console,
             transient=True,
+            redirect_stdout=sys.stdout.isatty(),  # else results would go where the bar goes
             disable=not self._console.is_terminal,
         )
         self._id = self._bar.add_task(what, total=total, completed=done, note="")
