@@ -77,8 +77,11 @@ def test_runs_side_by_side_are_spread_over_the_gpus(
     monkeypatch.setattr(subprocess, "Popen", _Finished)
     started.clear()
     both = quickstart(seeds=2).arms
-    arms.train(tmp_path, both, 2, 3, jobs=4, console=Console(file=StringIO()), device=device)
+    said = StringIO()
+    arms.train(tmp_path, both, 2, 3, jobs=4, console=Console(file=said), device=device)
     assert sorted(started, key=str) == expected
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.getvalue().splitlines() if "seed" in line]
+    assert rows == [[f"{arm.name}, seed {seed}", "1", "0"] for seed in range(2) for arm in both]
 
 
 def test_a_device_that_is_not_there_is_refused_before_anything_is_written(
