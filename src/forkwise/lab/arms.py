@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -32,6 +33,7 @@ from forkwise.loading import load_tokenizer, load_weights
 from forkwise.methods import parse_methods, settings_of
 from forkwise.processes import PARENT_PIPE, end_with
 from forkwise.progress import Console, Meter
+from forkwise.report.formats import number
 from forkwise.report.terminal import print_tables
 from forkwise.report.training import training_table
 from forkwise.samples import write_shard
@@ -223,7 +225,8 @@ def train(
                     running[run] = arm, _launch(folder / run, arm, seed, steps, device, place[run])
                 time.sleep(0.5)
                 logs |= {run: read_metrics(folder / run) for run in running}
-                meter.reach(sum(map(_steps, logs.values())), f"{len(running)} runs at work, {len(waiting)} wait")
+                note = f"{len(running)} runs at work{_reward([logs[run] for run in running])}, {len(waiting)} wait"
+                meter.reach(sum(map(_steps, logs.values())), note)
                 for run, (arm, process) in list(running.items()):
                     if process.poll() is not None:
                         del running[run]
@@ -247,6 +250,12 @@ def train(
 def _steps(log: Sequence[Mapping[str, Any]]) -> int:
     """The last step that was logged."""
     return log[-1]["step"] if log else 0
+
+
+def _reward(logs: Sequence[Sequence[Mapping[str, Any]]]) -> str:
+    """The mean of the last rewards that were logged, in words."""
+    rewards = [log[-1]["reward"] for log in logs if log and "reward" in log[-1]]
+    return f" with reward {number(fmean(rewards))}" if rewards else ""
 
 
 def _why(process: subprocess.Popen[bytes], log: Path) -> str:
