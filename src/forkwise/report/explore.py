@@ -38,7 +38,7 @@ def conclusion(run: RunExploration) -> str:
         parts.append(said)
     if parts:
         return f"{run.run}: mean entropy of {'; of '.join(parts)}."
-    often = " and ".join(f"{number(b.per_response, 2)} {b.name} {b.unit}s" for b in run.behaviours)
+    often = ", ".join(f"{number(b.per_response, 2)} {b.name} {b.unit}s" for b in run.behaviours)
     why = "no token entropies are there" if run.entropy is None else "too few were found"
     return f"{run.run}: {often} per response; {why} to compare their entropy with that of others."
 
