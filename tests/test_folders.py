@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import resource
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,6 +20,7 @@ import pytest
 
 from forkwise.errors import InputError
 from forkwise.folders import is_held, only_process, whole_file, write_bytes, write_json, write_text
+from forkwise.folders.results import Input, inputs_of, result_text
 from forkwise.samples import read_samples, write_shard
 
 FORKWISE = [sys.executable, "-m", "forkwise"]
@@ -295,3 +298,25 @@ def test_an_import_waits_for_no_one_and_writes_nothing_beside_another(tmp_path: 
     assert (done.returncode, done.stderr.count("forkwise: Another process is writing")) == (2, 1)
     assert names(tmp_path / "out") == ["a.parquet"]
     assert pq.read_metadata(tmp_path / "out" / "a.parquet").num_rows == 8
+
+
+def test_inputs_are_named_with_the_sha256_of_their_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    (tmp_path / "b").write_bytes(b"a" * 1_000_000)
+    # FIPS 180-2, appendices B.1 and B.3.
+    assert inputs_of([tmp_path / "a", tmp_path / "b", tmp_path / "a"]) == [
+        Input(str(tmp_path / "a"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+        Input(str(tmp_path / "b"), "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"),
+    ]
+    with pytest.raises(InputError, match="cannot be read"):
+        inputs_of([tmp_path / "nowhere"])
+
+
+@dataclass
+class _Found:
+    a: list[float]
+    schema: int = 1
+
+
+def test_numbers_that_are_none_become_null() -> None:
+    assert json.loads(result_text(_Found([math.nan, math.inf, 1.0]))) == {"a": [None, None, 1.0], "schema": 1}

@@ -1,22 +1,33 @@
-"""How far long work is: a bar on a terminal, and elsewhere a line every half minute.
+"""How far long work is: a bar on a terminal, and elsewhere a sentence every ten seconds.
 
 This is the one file outside `report` and `cli` that imports rich: what computes does not print.
 """
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from rich import console as rich_console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.segment import Segment
 from rich.text import Text
 
 from forkwise.terminal import visible
 
-_SAY_EVERY = 30.0  # seconds
+_SAY_EVERY = 10.0  # seconds
 
 
 class Console(rich_console.Console):  # noqa: TID251
@@ -35,47 +46,70 @@ class Console(rich_console.Console):  # noqa: TID251
 
 
 class Meter:
-    """Progress with rate and time left: a bar on a terminal, elsewhere a line every half minute."""
+    """Progress of long work: a bar on a terminal, and elsewhere a sentence at least every ten seconds.
 
-    def __init__(self, total: int, done: int, console: Console, what: str = "sampling") -> None:
-        self._total, self._done, self._console = total, done, console
-        self._before = done
-        self._tokens = 0
+    Args:
+        total: units of work in all; None where nobody knows.
+        done: units that were there before.
+        what: the phase, such as "sampling (2 of 3)".
+        unit: what is counted, in the plural.
+    """
+
+    def __init__(
+        self,
+        total: int | None = None,
+        done: int = 0,
+        console: Console | None = None,
+        what: str = "sampling",
+        unit: str = "samples",
+    ) -> None:
+        self._console = console or Console(stderr=True)
+        self._total, self._done, self._what, self._unit = total, done, what, unit
+        self._before, self._tokens, self._note = done, 0, ""
         self._lines: set[str] = set()
         self._start = self._said = time.monotonic()
         self._bar = Progress(
-            TextColumn(what),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
+            *([MofNCompleteColumn(), TaskProgressColumn()] if total is not None else []),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
+            *([TimeRemainingColumn()] if total is not None else []),
+            console=self._console,
             transient=True,
-            disable=not console.is_terminal,
+            redirect_stdout=sys.stdout.isatty(),  # else results would go where the bar goes
+            disable=not self._console.is_terminal,
         )
-        self._id = self._bar.add_task(what, total=total, completed=done, rate="")
+        self._id = self._bar.add_task(what, total=total, completed=done, note="")
+        self._lock, self._ended = threading.RLock(), threading.Event()
+        self._speaker = threading.Thread(target=self._speak, daemon=True)
 
     def __enter__(self) -> Meter:
         self._bar.start()
         if self._before:
-            self._console.print(f"{self._before:,} of {self._total:,} samples are there already.")
+            self._console.print(f"{self._before:,} of {self._total:,} {self._unit} are there already.")
+        if not self._console.is_terminal:
+            self._speaker.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+        self._ended.set()
+        if self._speaker.is_alive():
+            self._speaker.join()
 
     def add(self, *, samples: int = 0, tokens: int = 0) -> None:
-        """So many more samples are finished, so many more tokens generated."""
-        self._done += samples
-        self._tokens += tokens
-        now = time.monotonic()
-        amount, unit = (self._tokens, "tokens") if self._tokens else (self._done - self._before, "samples")
-        rate = f"{amount / max(now - self._start, 1e-9):,.0f} {unit}/s"
-        self._bar.update(self._id, completed=self._done, rate=rate)
-        if not self._console.is_terminal and now - self._said >= _SAY_EVERY:
-            self._said = now
-            self._console.print(f"{self._done:,} of {self._total:,} samples, {rate}{self._left(now)}")
+        """So many more units are done, so many more tokens generated."""
+        with self._lock:
+            self._tokens += tokens
+            self.reach(self._done + samples)
+
+    def reach(self, done: int, note: str = "") -> None:
+        """So many units are done by now; `note` says more about it."""
+        with self._lock:
+            self._done, self._note = done, note
+            self._bar.update(self._id, completed=done, note="; ".join(filter(None, [self._rate(), note])))
+            self._say_if_due()
 
     def say(self, line: str) -> None:
         """Prints a line for the user, the same one only once."""
@@ -83,14 +117,37 @@ class Meter:
             self._lines.add(line)
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def _left(self, now: float) -> str:
+    def _speak(self) -> None:
+        """Speaks up while the work is silent."""
+        while not self._ended.wait(max(0.1, self._said + _SAY_EVERY - time.monotonic())):
+            with self._lock, suppress(OSError):
+                self._say_if_due()
+
+    def _say_if_due(self) -> None:
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._said >= _SAY_EVERY:
+            self._said = now
+            sentence = f"{self._what[:1].upper()}{self._what[1:]}: {self._progress(now)}."
+            self._console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+    def _progress(self, now: float) -> str:
+        if self._total is None:
+            return f"{duration(now - self._start)} so far"
+        share = f"{100 * self._done / max(self._total, 1):.0f} %"
         made = self._done - self._before
-        if not made:
-            return ""
-        return f", about {duration((now - self._start) / made * (self._total - self._done))} left"
+        left = f"about {duration((now - self._start) / made * (self._total - self._done))} left" if made else ""
+        parts = filter(None, [self._rate(), left or f"{duration(now - self._start)} so far"])
+        done = f"{self._done:,} of {self._total:,} {self._unit} are done ({share}), {', '.join(parts)}"
+        return "; ".join(filter(None, [done, self._note]))
+
+    def _rate(self) -> str:
+        amount, unit = (self._tokens, "tokens") if self._tokens else (self._done - self._before, self._unit)
+        rate = amount / max(time.monotonic() - self._start, 1e-9)
+        return f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.2g} {unit}/s" if amount else ""
 
 
 def duration(seconds: float) -> str:
+    """A time span in words, such as `5 min`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

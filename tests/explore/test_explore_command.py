@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import hashlib
 import json
 import math
 import subprocess
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from forkwise.cli import app
@@ -119,21 +118,38 @@ def test_the_file_reads_back_equal(table: Path, tmp_path: Path) -> None:
         found.run("x")
 
 
+def test_the_conclusion_comes_first_and_brief_prints_nothing_else(table: Path, tmp_path: Path) -> None:
+    long, brief = invoke(table, *FAST).output.splitlines(), invoke(table, "--brief", *FAST).output.splitlines()
+    assert long[0].startswith("r: mean entropy of pivotal tokens minus others +")
+    assert "24 samples of 8 problems" in long[2]
+    assert brief == long[:1]
+    written = invoke(table, "--brief", "--out", tmp_path / "out", *FAST).output
+    assert written.splitlines() == brief
+    assert (tmp_path / "out" / "explore.json").exists()
+
+
+def test_the_file_says_what_it_was_made_from_and_how(table: Path, tmp_path: Path) -> None:
+    write_shard(table, "b", [row("p0", 9, TEXTS[0])])
+    assert invoke(table, "--out", tmp_path / "out", "--quantile", 0.9, *FAST).exit_code == 0
+    found = results.read(tmp_path / "out")
+    shards = [table / "a.parquet", table / "b.parquet"]
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in shards]
+    assert [(i.path, i.sha256) for i in found.inputs] == list(zip(map(str, shards), digests, strict=True))
+    assert (found.settings["quantile"], found.settings["resamples"], found.settings["base"]) == (0.9, 100, None)
+
+
 def test_files_that_are_none_of_ours(tmp_path: Path) -> None:
     for text, message in (
         ("[]", "This is not an explore.json"),
-        ('{"schema": 99}', "schema 99, not 1"),
-        ('{"schema": 1}', "is damaged"),
+        ('{"schema": 99}', "schema 99, not 2: run forkwise explore --out again"),
+        ('{"schema": 1}', "schema 1, not 2: run forkwise explore --out again"),
+        ('{"schema": 2}', "is damaged"),
     ):
         (tmp_path / "explore.json").write_text(text)
         with pytest.raises(InputError, match=message):
             results.read(tmp_path)
     with pytest.raises(InputError, match="cannot be read"):
         results.read(tmp_path / "nowhere.json")
-
-
-def test_numbers_that_are_none_become_null() -> None:
-    assert results._finite({"a": [math.nan, math.inf, 1.0]}) == {"a": [None, None, 1.0]}
 
 
 def test_top_k_log_probs_give_bounds_and_say_so(tmp_path: Path) -> None:
@@ -212,7 +228,7 @@ def test_rarity_against_a_base_with_an_encoder_of_ones_own(tmp_path: Path) -> No
     options = Options(
         [tmp_path / "ours"], base=tmp_path / "base", encoder=str(folder), k=2, max_sentences=40, resamples=99
     )
-    (run,) = run_explore(options, Console(file=io.StringIO())).runs
+    (run,) = run_explore(options).runs
     assert (run.rarity.distinct, run.rarity.base_distinct) == (40, 40)
     assert any("among 40 distinct sentences of a model, drawn at random" in note for note in run.notes)
 
@@ -252,7 +268,6 @@ def test_the_embedded_model_scores_its_own_samples_and_sees_its_prompts(tmp_path
 
 _WITHOUT_TORCH = """
 import sys
-from pathlib import Path
 
 class Block:
     def find_spec(self, name, *_):
@@ -260,8 +275,8 @@ class Block:
             raise ImportError(name)
 
 sys.meta_path.insert(0, Block())
-from forkwise.explore.command import Options, run_explore
-run_explore(Options([Path(sys.argv[1])], resamples=100))
+from forkwise.cli import run
+run(["explore", sys.argv[1], "--resamples", "100"])
 """
 
 

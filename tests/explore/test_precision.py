@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from forkwise.cli.precision import main
 from forkwise.explore.lexicon import load_reflective
 from forkwise.explore.precision import Label, Share, precision, read_labels
 
@@ -52,3 +53,9 @@ def test_an_edited_list_is_measured_on_what_it_matches() -> None:
     shares = {share.what: (share.hits, share.total) for share in precision(labels, None, patterns)}
     assert shares["reflective matches that are right"] == (1, 2)
     assert shares["sentences without a match that are reflective"] == (1, 1)
+
+
+def test_the_command_prints_every_share_with_its_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    main([])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "pivotal matches that are right" in line]
+    assert "│   119 │ 120 │ 0.992 [0.954, 0.999] │" in line  # Wilson: 0.9543, 0.9985

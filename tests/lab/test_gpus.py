@@ -17,8 +17,9 @@ pytest.importorskip("trl")
 
 from forkwise.errors import InputError
 from forkwise.lab import arms
-from forkwise.lab.experiment import Experiment, run
+from forkwise.lab.experiment import run
 from forkwise.lab.quickstart import quickstart
+from forkwise.lab.spec import Device, Experiment
 from forkwise.training.folder import COMPLETE
 
 
@@ -69,15 +70,18 @@ started: list[tuple[str | None, bool]] = []
     ],
 )
 def test_runs_side_by_side_are_spread_over_the_gpus(
-    device: arms.Device, expected: list[tuple[str | None, bool]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    device: Device, expected: list[tuple[str | None, bool]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(subprocess, "Popen", _Finished)
     started.clear()
     both = quickstart(seeds=2).arms
-    arms.train(tmp_path, both, 2, 3, jobs=4, console=Console(file=StringIO()), device=device)
+    said = StringIO()
+    arms.train(tmp_path, both, 2, 3, jobs=4, console=Console(file=said), device=device)
     assert sorted(started, key=str) == expected
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.getvalue().splitlines() if "seed" in line]
+    assert rows == [[f"{arm.name}, seed {seed}", "1", "0"] for seed in range(2) for arm in both]
 
 
 def test_a_device_that_is_not_there_is_refused_before_anything_is_written(

@@ -21,9 +21,10 @@ from rich.console import Console
 
 from forkwise.errors import InputError
 from forkwise.lab import arms, tables
-from forkwise.lab.experiment import Experiment, analyse, run
+from forkwise.lab.experiment import analyse, run
 from forkwise.lab.quickstart import quickstart
 from forkwise.lab.reuse import take
+from forkwise.lab.spec import Experiment, TrainingArm
 from forkwise.samples import read_samples, write_shard
 from forkwise.training.folder import only_writer
 
@@ -128,8 +129,8 @@ def test_equal_runs_of_another_experiment_are_taken(
     small = {"num_generations": 4, "per_device_train_batch_size": 8, "steps_per_generation": 2}
     monkeypatch.setattr(arms, "RECIPE", {**arms.RECIPE, **small})
     plain, shaped = TOY.arms
-    renamed = arms.TrainingArm("shaped", shaped.algorithm, shaped.settings)
-    other = arms.TrainingArm("other", shaped.algorithm, {**shaped.settings, "alpha": 0.1})
+    renamed = TrainingArm("shaped", shaped.algorithm, shaped.settings)
+    other = TrainingArm("other", shaped.algorithm, {**shaped.settings, "alpha": 0.1})
     wanted = replace(TOY, arms=(plain, renamed, other), samples=4)
     out = tmp_path / "out"
     out.mkdir()
@@ -275,13 +276,13 @@ def test_several_seeds_are_compared_as_runs(tmp_path: Path) -> None:
 
 
 def test_an_experiment_needs_arms_that_can_be_told_apart() -> None:
-    arm = arms.TrainingArm("A", "grpo")
+    arm = TrainingArm("A", "grpo")
     with pytest.raises(InputError, match="at least two"):
         Experiment(arms=(arm,))
     with pytest.raises(InputError, match="same name"):
-        Experiment(arms=(arm, arms.TrainingArm("a", "ppo")))
+        Experiment(arms=(arm, TrainingArm("a", "ppo")))
     with pytest.raises(InputError, match="no algorithm 'sac'"):
-        arms.TrainingArm("A", "sac")
+        TrainingArm("A", "sac")
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from forkwise.cli import app
 from forkwise.errors import InputError
-from forkwise.methods import Method, Need, Scope, Stage, all_methods, listing, parse_method, parse_methods, settings_of
+from forkwise.methods import Method, Need, Scope, Stage, all_methods, describe, parse_method, parse_methods, settings_of
 from forkwise.methods import registry as registry_module
 
 NAMES = sorted(all_methods())
@@ -175,22 +177,25 @@ def test_other_packages_can_add_methods(monkeypatch: pytest.MonkeyPatch, found: 
 
 class TestListing:
     def test_json(self) -> None:
-        found = {entry["name"]: entry for entry in json.loads(listing.as_json([]))}
+        done = CliRunner().invoke(app, ["methods", "--json"])
+        found = {entry["name"]: entry for entry in json.loads(done.output)}
         assert sorted(found) == NAMES
         assert found["kl_cov"]["paper"] == "2505.22617"
         assert found["kl_cov"]["defaults"] == {"share": 0.002, "coef": 1.0}
         assert found["kl_cov"]["requires"] == ["log-probs", "old log-probs", "several updates per rollout"]
         assert (found["erc"]["stage"], found["erc"]["scope"]) == ("token", "token")
 
-    def test_table(self) -> None:
-        table = listing.as_table([], width=120)
+    def test_table(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "120")
+        table = CliRunner().invoke(app, ["methods"]).output
         assert all(name in table for name in NAMES)
-        assert max(map(len, table.splitlines())) <= 120
+        assert max(map(len, table.splitlines())) == 120
+        assert "NAME[:key=value,...]" in table
 
     def test_only_some(self) -> None:
-        assert [entry["name"] for entry in json.loads(listing.as_json(["erc", "grpo"]))] == ["grpo", "erc"]
+        assert [entry["name"] for entry in describe(["erc", "grpo"])] == ["grpo", "erc"]
         with pytest.raises(InputError, match="There is no method 'ecr'. Did you mean 'erc'?"):
-            listing.as_table(["ecr"])
+            describe(["ecr"])
 
     def test_works_without_torch(self) -> None:
         code = (

@@ -91,14 +91,11 @@ def experiment(folder: Path, *, seeds: int = 1, problems: int = 4, samples: int 
                     else:
                         rows.append(sample(run, f"p{p}", i, correct=right, completion="".join(words)))
                 write_shard(folder / "samples" / run, f"{p:04d}", rows)
-    for names in list(runs.values())[1:]:
+    for alpha, names in zip((0.0, 0.3), list(runs.values())[1:], strict=True):
         for run in names:
             metrics(folder / "arms" / run)
-    settings = {
-        "title": "quickstart",
-        "arms": [{"settings": {"alpha": 0.0}}, {"settings": {"alpha": 0.3, "kappa": 2.5}}],
-    }
-    record = {"settings": settings, "verdict": "No evidence of a difference.", "runs": runs}
+            (folder / "arms" / run / "run.yaml").write_text(f"alpha: {alpha}\nkappa: 2.5\nmethod: []\n")
+    record = {"settings": {"title": "quickstart"}, "verdict": "No evidence of a difference.", "runs": runs}
     (folder / "results.json").write_text(json.dumps(record), encoding="utf-8")
     return folder
 

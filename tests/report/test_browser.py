@@ -131,6 +131,8 @@ def test_the_viewer_follows_clicks(browser: Browser, report: Path) -> None:
     opened = open_page(browser, report)
     page = opened.page
     assert page.locator("#trace i").count() >= 20
+    page.locator("#arm").select_option(label="GRPO + entropy advantage")
+    until(page, "document.querySelector('#trace-facts').textContent.includes('GRPO + entropy advantage, sample')")
     page.locator("#trace i").nth(7).click()
     card = page.locator("#token").inner_text()
     # Sample 0: entropy 0.1 * 7 = 0.7 nats, log p = -0.35.
@@ -153,6 +155,10 @@ def test_the_viewer_follows_clicks(browser: Browser, report: Path) -> None:
     page.locator("#filter").select_option("all")
     page.locator("#arm").select_option(label="GRPO")
     until(page, "document.querySelector('#trace-facts').textContent.includes('GRPO, sample')")
+    page.locator("#trace i").nth(7).click()
+    card = page.locator("#token").inner_text()
+    assert "min(0 × 0.700" in card
+    assert "trained without the entropy advantage" in card
     first = page.locator("#trace").text_content()
     before = page.locator("#sample").input_value()
     page.get_by_label("Next sample").click()

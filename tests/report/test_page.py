@@ -23,6 +23,7 @@ from forkwise.passk import compare, load_arm
 from forkwise.report import find_sources, gather, render, summary, training_figure, write_report
 from forkwise.report.command import run_report
 from forkwise.report.page import SECTIONS
+from forkwise.report.sources import Shaping
 from forkwise.report.tables import summary_tables
 from forkwise.samples import write_shard
 
@@ -163,7 +164,9 @@ def test_the_numbers_are_those_of_compare(folder: Path) -> None:
     row = next(row for row in table.rows if row[0] == "GRPO + entropy advantage − GRPO")
     assert row[1].startswith(f"{expected.interval.mean[0]:+.3f} [")
     assert content.verdict == ["No evidence of a difference."]  # what the run itself concluded
-    assert content.shaping == (0.3, 2.5)
+    assert content.shaping == {
+        **{"base": None, "GRPO": Shaping(0.0, 2.5), "GRPO + entropy advantage": Shaping(0.3, 2.5)}
+    }
 
 
 def test_the_charts_hold_every_arm_control_and_seed(tmp_path: Path) -> None:
@@ -174,6 +177,11 @@ def test_the_charts_hold_every_arm_control_and_seed(tmp_path: Path) -> None:
     assert [line["arm"] for line in views["none"]["values"]] == ["base", "GRPO", "GRPO + entropy advantage"]
     assert views["none"]["values"][0]["x"] == [1, 2, 4, 8, 16, 32]
     assert views["none"]["points"]
+    unknown, plain, shaped = data["traces"]["shaping"]
+    assert (unknown["alpha"], unknown["kappa"]) == (0.4, 2.0)  # the paper's
+    assert unknown["said"].startswith("Nobody knows how this model was trained")
+    assert (plain["alpha"], plain["said"]) == (0.0, "This arm was trained without the entropy advantage: α is 0.")
+    assert (shaped["alpha"], shaped["kappa"]) == (0.3, 2.5)
     assert views["cap"]["ks"] == [1, 8, 32]
     assert len(views["cap"]["values"]) == 9
     reward = next(panel for panel in data["training"] if panel["label"].startswith("reward"))
@@ -291,7 +299,7 @@ def exploration(samples: str, run: str = "r", **more: Any) -> explored.Explorati
         notes=["a note of the exploration"],
     )
     content = explored.Exploration(
-        *([samples], [samples], None, "other.yaml 00000000", "other", [], 0.95, 500, 0, [found], [], []), forkwise="0.1"
+        *([samples], [samples], [], {}, "other.yaml 00000000", "other", [], [found], [], []), forkwise="0.1"
     )
     return replace(content, **more)
 
@@ -308,7 +316,7 @@ def test_an_exploration_fills_its_sections_and_marks_rare_sentences(tmp_path: Pa
     for expected in (
         "+0.250 [+0.125, +0.500]",
         "+0.001 [-0.050, +0.060]",
-        "tokens most often above 1.500 nats",
+        "fork tokens, most often above 1.500 nats",
         "a rare sentence",
         "saturated",
         "minus matched others +0.250 [+0.125, +0.500] (8% of them have a match)",

@@ -9,7 +9,7 @@ import made
 import pytest
 
 from forkwise.errors import InputError
-from forkwise.report.sources import find_source, find_sources
+from forkwise.report.sources import Shaping, find_source, find_sources
 from forkwise.samples import write_shard
 
 
@@ -79,3 +79,25 @@ def test_metrics_survive_a_line_that_was_cut_short_and_lines_that_are_no_rows(tm
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     assert read_metrics(tmp_path) == [{"step": 1}, {"step": 2, "x": 1, "y": 2}]
     assert json.dumps(read_metrics(tmp_path / "nowhere")) == "[]"
+
+
+def test_shaping_is_what_the_runs_of_an_arm_say_if_they_agree(tmp_path: Path) -> None:
+    folder = made.experiment(tmp_path / "run", seeds=2)
+    base, plain, shaped = find_source(folder).samples
+    assert (base.shaping, plain.shaping, shaped.shaping) == (None, Shaping(0.0, 2.5), Shaping(0.3, 2.5))
+    (folder / "arms" / "grpo-seed1" / "run.yaml").write_text("alpha: 0.1\nkappa: 2.5\n")
+    assert find_source(folder).samples[1].shaping is None
+    alone = made.metrics(tmp_path / "alone")
+    write_shard(alone / "samples", "0000", [made.sample("any\0/../name", "p", 0, completion="x")])
+    for text, expected in (
+        ("alpha: 0\nkappa: 3\nmethod: ['gtpo:base=1.0']", Shaping(0.0, 3.0, ("gtpo:base=1.0",))),
+        ("alpha: yes\nkappa: 2", None),
+        ("alpha: .inf\nkappa: 2", None),
+        ("alpha: 0.4\nkappa: 1", None),
+        ("- 0.4", None),
+        ("alpha: [", None),
+    ):
+        (alone / "run.yaml").write_text(text)
+        assert find_source(alone).samples[0].shaping == expected, text
+    (other,) = find_source(alone / "samples").samples
+    assert other.shaping is None

@@ -296,17 +296,3 @@ def test_prompts_become_conversations_only_when_asked() -> None:
     without.chat_template = None
     with pytest.raises(InputError, match="no chat template"):
         prompt_text(Problem("p", talk), without, chat=False)
-
-
-def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr("forkwise.samples.sampling.time.monotonic", lambda: now[0])
-    file = io.StringIO()
-    with Meter(1000, 200, Console(file=file, width=200)) as meter:
-        meter.add(tokens=500)
-        now[0] += 40
-        meter.add(samples=100, tokens=1500)  # 100 in 40 s: 700 more take 280 s
-    assert file.getvalue().splitlines() == [
-        "200 of 1,000 samples are there already.",
-        "300 of 1,000 samples, 50 tokens/s, about 5 min left",
-    ]

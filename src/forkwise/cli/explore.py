@@ -40,12 +40,17 @@ def explore(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "auto",
     token_budget: Annotated[int, typer.Option(help="Tokens of a batch of --model, padding included.")] = 16_384,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the checkpoint's code.")] = False,
+    brief: Annotated[bool, typer.Option("--brief", help="Print the conclusion alone.")] = False,
 ) -> None:
     """Where a model forks, whether it reflects, whether anything is new: each against its null and matched controls."""
     with long_command(CONTINUES):
         from forkwise.explore.command import Options, run_explore
+        from forkwise.explore.results import FILE
+        from forkwise.progress import Console
+        from forkwise.report import explore as said
+        from forkwise.report.terminal import print_blocks, print_sentences
 
-        run_explore(
+        explored = run_explore(
             Options(
                 [*(tables or ()), *(samples or ())],
                 base=base,
@@ -73,3 +78,12 @@ def explore(
                 trust_remote_code=trust_remote_code,
             )
         )
+        console = Console()
+        print_sentences(map(said.conclusion, explored.runs), console)
+        if brief:
+            return
+        console.print()
+        print_blocks(said.exploration(explored), console)
+        print_sentences(said.notes(explored), console, "- ")
+        if out is not None:
+            print_sentences([f"\nWritten: {out / FILE}"], console)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from json import dumps
 from typing import Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
+from forkwise.progress import Console
 from forkwise.terminal import echo
+
+_LEAST_WIDTH = 100  # columns
 
 
 def methods(
@@ -14,6 +20,29 @@ def methods(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the methods for --method of grpo and ppo: paper, formula, what they require, options with defaults."""
-    from forkwise.methods import listing
+    from forkwise.methods import describe
 
-    echo(listing.as_json(names or []) if json else listing.as_table(names or []), end="")
+    entries = describe(names or [])
+    if json:
+        echo(dumps(entries, indent=2))
+        return
+    table = Table(show_lines=True, expand=True)
+    table.add_column("method", no_wrap=True)
+    for column, ratio in (("arXiv", 2), ("formula", 5), ("requires", 2), ("options and defaults", 3)):
+        table.add_column(column, ratio=ratio, overflow="fold")
+    for entry in entries:
+        options = "\n".join(f"{key}={_text(value)}" for key, value in entry["defaults"].items())
+        requires = "TRL's own" if entry["stage"] == "settings" else ", ".join(entry["requires"]) or "nothing"
+        cells = (entry["name"], entry["paper"] or entry["title"], entry["formula"], requires, options)
+        table.add_row(*map(Text, cells))
+    console = Console(width=max(_LEAST_WIDTH, Console().width))
+    console.print(table)
+    console.print(
+        "Use: forkwise grpo --method NAME[:key=value,...] (repeatable; in YAML a list 'method'). Named methods act and "
+        "no others: alpha counts only with entropy_advantage. docs/papers.md has a section on each.",
+        markup=False,
+    )
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

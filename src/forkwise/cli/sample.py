@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from forkwise.cli.common import CONTINUES, Split, long_command
+from forkwise.progress import Meter
 from forkwise.terminal import echo
 
 
@@ -66,25 +67,24 @@ def sample(
             verify=verify,
         )
         source = sampling.open_task(task, dataset)
-        summary = sampling.sample(
-            job,
-            source,
-            source.problems(split.value, problems),
-            lambda: sampling.make_engine(
-                job,
-                server=server,
-                chat=chat,
-                token_data=token_data,
-                top_logprobs=top_logprobs,
-                device=device,
-                dtype=dtype,
-                tensor_parallel=tensor_parallel,
-                concurrency=concurrency,
-                timeout=timeout,
-                retries=retries,
-                extra=further,
-                trust_remote_code=trust_remote_code,
-            ),
-            out,
-        )
+
+        def load() -> sampling.Engine:
+            with Meter(what="loading the model"):
+                return sampling.make_engine(
+                    job,
+                    server=server,
+                    chat=chat,
+                    token_data=token_data,
+                    top_logprobs=top_logprobs,
+                    device=device,
+                    dtype=dtype,
+                    tensor_parallel=tensor_parallel,
+                    concurrency=concurrency,
+                    timeout=timeout,
+                    retries=retries,
+                    extra=further,
+                    trust_remote_code=trust_remote_code,
+                )
+
+        summary = sampling.sample(job, source, source.problems(split.value, problems), load, out)
         echo(f"{out}: {summary}")

@@ -1,11 +1,11 @@
-"""The command `forkwise explore`: from what was typed to tables and `explore.json`."""
+"""The command `forkwise explore`: from what was typed to an exploration and `explore.json`."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,13 @@ from forkwise.explore.bounds import ASSUMED_VOCABULARY, check_vocabulary
 from forkwise.explore.contrast import Resampling
 from forkwise.explore.dependence import CrossLogprobs, read_cross, write_cross
 from forkwise.explore.lexicon import load_lexicon, load_reflective
-from forkwise.explore.output import print_exploration
 from forkwise.explore.rarity import Encoder, load_encoder, remembering
 from forkwise.explore.results import Checkpoint, Exploration, RunExploration, write
 from forkwise.explore.traces import RunTraces, Source, load_traces
+from forkwise.folders.results import inputs_of
 from forkwise.passk.intervals import check_level
-from forkwise.progress import Console
+from forkwise.progress import Meter
+from forkwise.samples import find_shards
 from forkwise.version import __version__
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ class Options:
     trust_remote_code: bool = False
 
 
-def run_explore(options: Options, console: Console | None = None) -> Exploration:
-    """Explores every run of every table, prints the tables and writes `explore.json` to `--out`.
+def run_explore(options: Options) -> Exploration:
+    """Explores every run of every table, and writes `explore.json` to `--out`.
 
     Raises:
         InputError: something given cannot be used.
@@ -89,38 +90,38 @@ def run_explore(options: Options, console: Console | None = None) -> Exploration
     token_data: list[Path] = []
     for table in options.samples:
         source: Source = "stored" if scorer is None else "model"
-        there = table if scorer is None else _teacher_force(table, scorer, options)
-        token_data.append(there)
-        loaded = load_traces(there, breaks=breaks, vocabulary=settings.vocabulary, source=source)
+        with_tokens = table if scorer is None else _teacher_force(table, scorer, options)
+        token_data.append(with_tokens)
+        which = f"table {len(token_data)} of {len(options.samples)}"
+        with Meter(what=f"reading {which}"):
+            loaded = load_traces(with_tokens, breaks=breaks, vocabulary=settings.vocabulary, source=source)
         if options.cross and len(loaded) > 1:
             raise InputError(f"--cross holds the responses of one run, but '{table}' has {len(loaded)}: give one run.")
         for traces in loaded:
             cross = _cross(traces, scorer, options)
-            found = explore_run(traces, settings, base=base, encoder=encoder, cross=cross)
-            runs.append(found)
+            with Meter(what=f"exploring run {traces.run}, {which}"):
+                explored = explore_run(traces, settings, base=base, encoder=encoder, cross=cross)
+            runs.append(explored)
             step = _STEP.search(f"{traces.run} {table.name}")
-            series.append(checkpoint(traces, found, int(step[1]) if step else None))
+            series.append(checkpoint(traces, explored, int(step[1]) if step else None))
     if scorer is not None and scorer.note:
         notes.append(scorer.note)
+    tables = [*options.samples, *([options.base] if options.base else [])]
     exploration = Exploration(
         samples=[str(path) for path in options.samples],
         token_data=[_relative(path, options.out) for path in token_data],
-        base=str(options.base) if options.base else None,
+        inputs=inputs_of(shard for table in tables for shard in find_shards(table)),
+        settings=_settings(options),
         lexicon=settings.lexicon.name,
         reflective=settings.reflective.name,
         breaks=breaks,
-        level=options.level,
-        resamples=options.resamples,
-        seed=options.seed,
         runs=runs,
         series=series,
         notes=notes,
         forkwise=__version__,
     )
-    console = console or Console(width=max(Console().width, 180))  # a table cut at the edge would lose numbers
-    print_exploration(exploration, console)
     if options.out:
-        console.print(f"\nWritten: {write(options.out, exploration)}", soft_wrap=True, markup=False)
+        write(options.out, exploration)
     return exploration
 
 
@@ -142,13 +143,21 @@ def _check(options: Options) -> None:
         raise InputError("--cross holds the responses of one run: give one table.")
 
 
+def _settings(options: Options) -> dict[str, Any]:
+    """What `explore.json` records of the options: all but the places of what was read and written."""
+    given = {field.name: getattr(options, field.name) for field in fields(options)}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    return {name: value for name, value in plain.items() if name not in ("samples", "out", "breaks")}
+
+
 def _base(options: Options, breaks: Sequence[str], notes: list[str]) -> tuple[list[Any] | None, Encoder | None]:
     if options.base is None:
         if options.encoder:
             raise InputError("--encoder compares sentences with a base model's: give --base.")
         notes.append("Without --base there is nothing that sentences could be rare against.")
         return None, None
-    runs = load_traces(options.base, breaks=breaks, token_data=False)
+    with Meter(what="reading the base's table"):
+        runs = load_traces(options.base, breaks=breaks, token_data=False)
     if len(runs) > 1:
         raise InputError(
             f"'{options.base}' holds {len(runs)} runs ({', '.join(run.run for run in runs[:4])}): give a table of the "
@@ -162,13 +171,14 @@ def _scorer(options: Options) -> Scorer | None:
         return None
     from forkwise.explore.teacher import load_scorer
 
-    return load_scorer(
-        options.model,
-        device=options.device,
-        dtype=options.dtype,
-        budget=options.token_budget,
-        trust_remote_code=options.trust_remote_code,
-    )
+    with Meter(what="loading the model"):
+        return load_scorer(
+            options.model,
+            device=options.device,
+            dtype=options.dtype,
+            budget=options.token_budget,
+            trust_remote_code=options.trust_remote_code,
+        )
 
 
 def _teacher_force(table: Path, scorer: Scorer, options: Options) -> Path:

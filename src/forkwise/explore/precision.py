@@ -1,4 +1,4 @@
-"""How often a match of the lists is what it is taken for: `python -m forkwise.explore.precision [LEXICON REFLECTIVE]`.
+"""How often a match of the lists is what it is taken for; `python -m forkwise.cli.precision` prints it.
 
 `labels.jsonl` holds 300 sentences from public traces, labelled by one reader: 120 drawn among those that the reflective
 patterns matched and 60 among those that they did not, both labelled without knowing which, and 120 matches of the
@@ -16,16 +16,13 @@ open-thought/reasoning-gym-eval (Apache-2.0), QwenLM/Qwen2.5-Math (MIT).
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.table import Table
 from scipy import stats
 
 from forkwise.explore.lexicon import Lexicon, ReflectivePatterns, load_lexicon, load_reflective
-from forkwise.progress import Console
 
 LABELS = Path(__file__).parent / "labels.jsonl"
 
@@ -99,21 +96,3 @@ def _places(label: Label, lexicon: Lexicon) -> set[tuple[int | None, str | None]
 
 def _share(what: str, labels: Sequence[Label]) -> Share:
     return Share(what, sum(label.label for label in labels), len(labels))
-
-
-def main(argv: Sequence[str]) -> None:
-    """Prints the table; lists of one's own come as two paths, lexicon and patterns."""
-    paths = [Path(argument) for argument in argv]
-    lexicon = load_lexicon(paths[0] if paths else None)
-    reflective = load_reflective(paths[1] if len(paths) > 1 else None)
-    table = Table("", "right", "of", "share", "95 % interval")
-    for share in precision(read_labels(), lexicon, reflective):
-        low, high = share.interval
-        table.add_row(
-            share.what, str(share.hits), str(share.total), f"{share.hits / share.total:.3f}", f"{low:.3f}–{high:.3f}"
-        )
-    Console().print(table)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

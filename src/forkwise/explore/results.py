@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from forkwise.errors import InputError
-from forkwise.folders.results import parse_result, read_result, result_text, write_result
+from forkwise.folders.results import Input, parse_result, read_result, result_text, write_result
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of `explore.json`. It grows when a field changes its meaning or goes; new optional fields do not count."""
 
 FILE = "explore.json"
@@ -340,15 +341,15 @@ class Exploration:
     """The tables that were analysed, paths as given."""
     token_data: list[str]
     """Tables with exact entropies, parallel to `samples`: the same, or what `--model` wrote (relative to the file)."""
-    base: str | None
+    inputs: list[Input]
+    """Every shard that was read, of the base too."""
+    settings: dict[str, Any]
+    """The other options of the command, by name."""
     lexicon: str
     """Name of the file, and the first digits of its hash."""
     reflective: str
     breaks: list[str]
     """Words that begin a sentence besides punctuation (`--breaks`); a viewer that splits sentences needs them."""
-    level: float
-    resamples: int
-    seed: int
     runs: list[RunExploration]
     series: list[Checkpoint]
     """One row per run, in the order given."""

@@ -306,7 +306,7 @@ def write_entropies(
     computed = done = 0
     with only_process(out):
         _check_manifest(out, manifest)
-        with Meter(table.num_rows, 0, console or Console(stderr=True), "entropies") as meter:
+        with Meter(table.num_rows, 0, console, "computing entropies") as meter:
             for shard, rows in _chunks(samples):
                 path = out / f"{shard}.parquet"
                 there = _rows_in(path)
@@ -410,7 +410,7 @@ def cross_logprobs(
     """Log-probability (nats, temperature 1) of every response under every prompt, `(responses, prompts)`."""
     matrix = np.empty((len(responses), len(prompts)))
     pairs = [(i, j) for j in range(len(prompts)) for i in range(len(responses))]
-    with Meter(len(pairs), 0, console or Console(stderr=True), "cross log-probs") as meter:
+    with Meter(len(pairs), 0, console, "computing cross log-probs", "pairs") as meter:
         for first in range(0, len(pairs), _CROSS_BLOCK):
             block = pairs[first : first + _CROSS_BLOCK]
             scores = scorer.score([Item(prompts[j], responses[i]) for i, j in block])

@@ -5,7 +5,10 @@ A number that is not finite is null in the file. `msgspec` checks types while it
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +20,34 @@ from forkwise.folders.whole import json_text, write_bytes
 from forkwise.reading import parse_json
 
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file that a result was computed from: its path as given, and the SHA-256 of its bytes."""
+
+    path: str
+    sha256: str
+
+
+def inputs_of(paths: Iterable[Path]) -> list[Input]:
+    """The files with their hashes, each once.
+
+    Raises:
+        InputError: one of them cannot be read.
+    """
+    return [Input(str(path), _sha256(path)) for path in dict.fromkeys(paths)]
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be read ({error.strerror}).") from error
+    return digest.hexdigest()
 
 
 def result_text(result: Any) -> str:
@@ -45,7 +76,8 @@ def parse_result(text: str | bytes, kind: type[Result], *, schema: int, name: st
         content = parse_json(text)
         found_schema = content["schema"]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"This is not a {name} ({error}): write one with {command}.") from error
+        article = "an" if name[0] in "aeiou" else "a"
+        raise InputError(f"This is not {article} {name} ({error}): write one with {command}.") from error
     if found_schema != schema:
         raise InputError(f"{name} has schema {found_schema}, not {schema}: run {command} again.")
     try:

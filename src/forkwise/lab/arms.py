@@ -17,35 +17,31 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import lru_cache
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Any, Literal
+from statistics import fmean
+from typing import Any
 
-import numpy as np
 import yaml
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from forkwise.errors import InputError
 from forkwise.folders import is_held, write_text
 from forkwise.lab.base_model import MAX_NEW_TOKENS
+from forkwise.lab.spec import TASK, Device, TrainingArm
 from forkwise.loading import load_tokenizer, load_weights
 from forkwise.methods import parse_methods, settings_of
 from forkwise.processes import PARENT_PIPE, end_with
-from forkwise.progress import Console
+from forkwise.progress import Console, Meter
+from forkwise.report.formats import number
+from forkwise.report.terminal import print_tables
+from forkwise.report.training import training_table
 from forkwise.samples import write_shard
 from forkwise.samples.generate import Sampling, sample_problem
 from forkwise.tasks import Problem, load_task
 from forkwise.training.folder import finished, read_metrics
 
-TASK = "countdown:4"
-
 _WAIT = 60.0  # seconds for an arm of an interrupted experiment to end
-
-Device = Literal["cpu", "cuda"]
 
 # Found by hand on the embedded model: learns in minutes on one core, and does not collapse.
 RECIPE: dict[str, Any] = {
@@ -89,18 +85,6 @@ PPO_RECIPE: dict[str, Any] = {
     "critic_warmup_steps": 10,
     "critic_epochs": 3,
 }
-ALPHA = {"grpo": 0.4, "ppo": 0.1}
-"""The paper's, by algorithm."""
-
-# What an arm cannot set: start, problems, and how much is drawn from how many prompts are the same for all.
-_EQUAL = frozenset(
-    {
-        *("model", "task", "seed", "data_seed", "max_steps", "num_train_epochs", "train_problems", "num_iterations"),
-        *("num_generations", "per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation"),
-        *("generation_batch_size", "use_cpu", "output_dir", "resume"),
-    }
-)
-
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
@@ -110,40 +94,6 @@ _ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": "4294967295",
     "MALLOC_TOP_PAD_": "67108864",
 }
-
-
-@dataclass(frozen=True)
-class TrainingArm:
-    """A name, `grpo` or `ppo`, and the settings in which the arm differs from the recipe."""
-
-    name: str
-    algorithm: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.algorithm, str) or self.algorithm not in ALPHA:
-            raise InputError(f"There is no algorithm '{self.algorithm}': use {' or '.join(ALPHA)}.")
-        for name in self.settings:
-            if name in _EQUAL:
-                raise InputError(
-                    f"The arm '{self.name}' sets {name}, which has to be the same in all arms: leave it out."
-                )
-        methods = self.settings.get("method", [])
-        if not isinstance(methods, str) and not (
-            isinstance(methods, list | tuple) and all(isinstance(method, str) for method in methods)
-        ):
-            raise InputError(
-                f"method of the arm '{self.name}' must be a text, NAME[:key=value,...], or a list of them."
-            )
-
-    @property
-    def slug(self) -> str:
-        """The name for folders."""
-        return "".join(c if c.isalnum() or c in ".+=" else "-" for c in self.name.lower().replace(" + ", "-"))
-
-    def run(self, seed: int) -> str:
-        """The name of the run with this seed."""
-        return f"{self.slug}-seed{seed}"
 
 
 def train_problems(steps: int) -> int:
@@ -240,30 +190,6 @@ def _log(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.log")
 
 
-def _progress_table(folder: Path, runs: Sequence[tuple[TrainingArm, int]], steps: int) -> Table:
-    table = Table(title="Training (mean of the last 5 steps)")
-    for column in ("arm", "seed", "step", "reward", "entropy (nats)", "length", "at the cap"):
-        table.add_column(column, justify="left" if column == "arm" else "right")
-    for arm, seed in runs:
-        rows = read_metrics(folder / arm.run(seed))
-        last = rows[-5:]
-
-        def mean(key: str, digits: int, last: list[dict[str, Any]] = last) -> str:
-            values = [row[key] for row in last if key in row]
-            return f"{np.mean(values):.{digits}f}" if values else "-"
-
-        table.add_row(
-            arm.name,
-            str(seed),
-            f"{rows[-1]['step'] if rows else 0}/{steps}",
-            mean("reward", 3),
-            mean("entropy", 3),
-            mean("completions/mean_length", 0),
-            mean("shaping/capped_frac", 3),
-        )
-    return table
-
-
 def train(
     folder: Path,
     arms: Sequence[TrainingArm],
@@ -282,13 +208,14 @@ def train(
         InputError: an arm stopped before its end; the others are ended too, and all can be resumed.
     """
     runs = [(arm, seed) for seed in range(seeds) for arm in arms]
-    waiting = [run for run in runs if not finished(folder / run[0].run(run[1]), steps)]
+    waiting = [(arm, seed) for arm, seed in runs if not finished(folder / arm.run(seed), steps)]
     running: dict[str, tuple[TrainingArm, subprocess.Popen[bytes]]] = {}
     places = _places(device, jobs)
     place: dict[str, str | None] = {}  # of the runs that are running
-    last_said = 0.0
-    try:
-        with Live(console=console, refresh_per_second=1, transient=True) as live:
+    logs = {arm.run(seed): read_metrics(folder / arm.run(seed)) for arm, seed in runs}
+    done = sum(map(_steps, logs.values()))
+    with Meter(len(runs) * steps, done, console, "training (1 of 3)", "steps") as meter:
+        try:
             while waiting or running:
                 while waiting and len(running) < jobs:
                     arm, seed = waiting.pop(0)
@@ -297,32 +224,43 @@ def train(
                     place[run] = places.pop()
                     running[run] = arm, _launch(folder / run, arm, seed, steps, device, place[run])
                 time.sleep(0.5)
-                if console.is_terminal:
-                    live.update(_progress_table(folder, runs, steps))
-                elif time.monotonic() - last_said > 30:
-                    last_said = time.monotonic()
-                    done = {run: len(read_metrics(folder / run)) for run in running}
-                    console.print(f"training: {len(waiting)} runs wait; steps logged {done} of {steps}", soft_wrap=True)
+                logs |= {run: read_metrics(folder / run) for run in running}
+                note = f"{len(running)} runs at work{_reward([logs[run] for run in running])}, {len(waiting)} wait"
+                meter.reach(sum(map(_steps, logs.values())), note)
                 for run, (arm, process) in list(running.items()):
                     if process.poll() is not None:
                         del running[run]
                         places.append(place.pop(run))
                         if process.returncode != 0 or not finished(folder / run, steps):
-                            log = _log(folder / run)
-                            lines = log.read_text(errors="replace").strip().splitlines()
                             raise InputError(
-                                f"The arm '{arm.name}' ({run}) stopped with exit code {process.returncode}: "
-                                f"{lines[-1] if lines else 'no output'} (whole log: {log})"
+                                f"The arm '{arm.name}' ({run}) stopped {_why(process, _log(folder / run))}"
                             )
-    finally:
-        for _, process in running.values():
-            process.terminate()
-        for _, process in running.values():
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-    console.print(_progress_table(folder, runs, steps))
+        finally:
+            for _, process in running.values():
+                process.terminate()
+            for _, process in running.values():
+                try:
+                    process.wait(timeout=10)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+    table = training_table({f"{arm.name}, seed {seed}": [read_metrics(folder / arm.run(seed))] for arm, seed in runs})
+    print_tables(table, console)
+
+
+def _steps(log: Sequence[Mapping[str, Any]]) -> int:
+    """The last step that was logged."""
+    return log[-1]["step"] if log else 0
+
+
+def _reward(logs: Sequence[Sequence[Mapping[str, Any]]]) -> str:
+    """The mean of the last rewards that were logged, in words."""
+    rewards = [log[-1]["reward"] for log in logs if log and "reward" in log[-1]]
+    return f" with reward {number(fmean(rewards))}" if rewards else ""
+
+
+def _why(process: subprocess.Popen[bytes], log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return f"with exit code {process.returncode}: {lines[-1] if lines else 'no output'} (whole log: {log})"
 
 
 # ---------------------------------------------------------------------------------------------------------- sampling
@@ -393,31 +331,24 @@ def sample(
         models: run -> folder of the model.
         traces: of how many samples per problem tokens, log-probabilities and entropies are kept.
     """
+    shards = [(run, model, i) for run, model in models.items() for i in range(len(problems))]
     work = [
-        (model, run, problem, n, traces, folder / run, f"{i:04d}", device)
-        for run, model in models.items()
-        for i, problem in enumerate(problems)
+        (model, run, problems[i], n, traces, folder / run, f"{i:04d}", device)
+        for run, model, i in shards
         if not (folder / run / f"{i:04d}.parquet").exists()
     ]
     if not work:
         return
-    columns = (
-        TextColumn("sampling {task.fields[per]} completions per problem"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
     context = multiprocessing.get_context("spawn")
     places = context.SimpleQueue()
     for gpu in _places(device, jobs):
         places.put(gpu)
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_take_place, initargs=(places,))
-    with _worker_environment(), Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("sampling", total=len(work), per=n)
+    total, left = n * len(shards), n * len(work)
+    with _worker_environment(), Meter(total, total - left, console, "sampling (2 of 3)") as meter:
         try:
             for future in as_completed([pool.submit(_sample_shard, *item) for item in work]):
                 future.result()
-                progress.advance(bar)
+                meter.add(samples=n)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -9,86 +9,28 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from rich.table import Table
 
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
 from forkwise.folders import json_text, only_process, write_json, write_text
-from forkwise.lab.arms import TASK, Device, TrainingArm, check, gpus, recipe, sample, train, train_problems
+from forkwise.lab.arms import check, gpus, recipe, sample, train, train_problems
 from forkwise.lab.reuse import take
+from forkwise.lab.spec import BASE, TASK, Experiment, Results
 from forkwise.lab.tables import markdown
 from forkwise.lab.traces import CLAUSES
-from forkwise.passk import Arm, Comparison, Evaluation, Interval, compare, evaluate, k_grid, load_arm, output
+from forkwise.passk import Arm, Interval, compare, evaluate, k_grid, load_arm, output
 from forkwise.passk.figures import comparison_figure, save
 from forkwise.passk.output import comparison_content, print_comparison, write_csv
-from forkwise.progress import Console
+from forkwise.progress import Console, Meter
 from forkwise.reading import parse_json
 from forkwise.report import training_figure, write_report
 from forkwise.tasks import Problem, load_task
-from forkwise.tasks.base import Split
 from forkwise.training.folder import check_folder, create_folder, read_metrics
-
-BASE = "base"
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What is compared, and on what; the first arm is the reference. Two runs with the same settings do the same."""
-
-    arms: tuple[TrainingArm, ...]
-    seeds: int = 1
-    steps: int = 70
-    problems: int = 64
-    samples: int = 256
-    split: Split = "test"
-    traces: int = 16
-    """Samples per problem whose tokens, log-probabilities and entropies are kept."""
-    title: str = "experiment"
-    device: Device = "cpu"
-
-    def __post_init__(self) -> None:
-        names = [arm.slug for arm in self.arms]
-        if len(names) < 2:
-            raise InputError("A comparison needs at least two arms.")
-        if len(set(names)) < len(names):
-            raise InputError(f"Two arms have the same name ({', '.join(names)}): name them apart.")
-        for name, least in {"seeds": 1, "steps": 1, "problems": 1, "samples": 1, "traces": 0}.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise InputError(f"{name} is {value}: it must be a whole number, at least {least}.")
-        if self.split not in get_args(Split):
-            raise InputError(f"split is '{self.split}': it must be one of {', '.join(get_args(Split))}.")
-        if not isinstance(self.title, str):
-            raise InputError(f"title is {self.title}: it must be text, in quotes if need be.")
-        if self.device not in get_args(Device):
-            raise InputError(f"device is '{self.device}': it must be {' or '.join(get_args(Device))}.")
-
-    def runs(self) -> list[tuple[TrainingArm, int]]:
-        """Every arm with every seed."""
-        return [(arm, seed) for arm in self.arms for seed in range(self.seeds)]
-
-
-@dataclass(frozen=True)
-class Results:
-    """What an experiment found. The seeds of an arm are averaged per problem."""
-
-    base: Evaluation
-    comparison: Comparison
-    seeds: int
-
-    def evaluations(self) -> list[Evaluation]:
-        """Base model and arms."""
-        return [self.base, *self.comparison.arms]
-
-    def verdict(self) -> str:
-        """What the paired differences are, and whether they are evidence of anything."""
-        if self.seeds > 1:
-            return self.comparison.sentence
-        return f"{self.comparison.sentence} Each arm was trained with one seed: other seeds may say otherwise."
 
 
 def run(
@@ -166,7 +108,8 @@ def _stages(
         traces=experiment.traces,
         device=experiment.device,
     )
-    results = analyse(folder, experiment)
+    with Meter(None, 0, console, "comparing (3 of 3)"):
+        results = analyse(folder, experiment)
     _write(folder, experiment, results, time.monotonic() - start, console)
     return results
 

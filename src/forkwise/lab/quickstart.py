@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 
 from forkwise.errors import InputError
-from forkwise.lab.arms import ALPHA, TrainingArm
-from forkwise.lab.experiment import Experiment
+from forkwise.lab.spec import ALPHA, Experiment, TrainingArm
 
 
 def quickstart(

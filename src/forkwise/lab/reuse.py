@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -14,12 +14,10 @@ from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
 from forkwise.folders import write_text
 from forkwise.lab.arms import recipe
+from forkwise.lab.spec import Experiment
 from forkwise.reading import parse_json, read_yaml
 from forkwise.samples import read_samples, write_shard
 from forkwise.training.folder import finished
-
-if TYPE_CHECKING:
-    from forkwise.lab.experiment import Experiment
 
 _PLACE = ("output_dir", "resume")  # what two configurations of the same training may differ in
 

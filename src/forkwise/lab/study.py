@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from forkwise.errors import InputError, nearest
-from forkwise.lab.arms import TrainingArm
-from forkwise.lab.experiment import Experiment
+from forkwise.lab.spec import Experiment, TrainingArm
 from forkwise.reading import parse_yaml, read_bytes
 
 _SETTINGS = {f.name for f in fields(Experiment)} - {"arms", "device"}

@@ -5,18 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
+from forkwise.lab.spec import Experiment, Results
 from forkwise.passk import Difference, Interval, diversity, make_arm
 from forkwise.passk.length import MATCHED
 from forkwise.samples import read_samples
 from forkwise.training.folder import read_metrics
-
-if TYPE_CHECKING:
-    from forkwise.lab.experiment import Experiment, Results
 
 KS = (1, 4, 16, 64, 256, 1024)
 LAST = 10  # training steps averaged

@@ -114,8 +114,16 @@ def settings_of(methods: Sequence[Method]) -> dict[str, Any]:
     return {key: value for key, (value, _) in found.items()}
 
 
-def describe() -> list[dict[str, Any]]:
-    """One entry per method, for tables and JSON."""
+def describe(names: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """One entry per method, or per method named, for tables and JSON.
+
+    Raises:
+        InputError: a name that no method has.
+    """
+    known = all_methods()
+    for name in names:
+        if name not in known:
+            raise InputError(f"There is no method '{name}'.{nearest(name, list(known))}")
     return [
         {
             "name": kind.name,
@@ -127,7 +135,8 @@ def describe() -> list[dict[str, Any]]:
             "requires": sorted(need.value for need in kind.requires),
             "defaults": {field.name: field.default for field in dataclasses.fields(kind)},
         }
-        for kind in all_methods().values()
+        for kind in known.values()
+        if not names or kind.name in names
     ]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from forkwise.errors import InputError
 from forkwise.passk.figures import save
+from forkwise.progress import Meter
 from forkwise.report.content import Content, gather
 from forkwise.report.figures import figures
 from forkwise.report.page import write_page
@@ -41,7 +42,8 @@ def run_report(
         open_page: show the page in the default browser.
     """
     path = _default_page(runs[0]) if out is None else _page_file(out)
-    content = write_report(runs, path)
+    with Meter(what="putting the report together"):
+        content = write_report(runs, path)
     written = [path]
     for name, figure in figures(content).items() if figure_folder else ():
         for ending in ("png", "svg"):

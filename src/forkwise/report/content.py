@@ -17,11 +17,14 @@ from forkwise.explore.results import Exploration, RunExploration
 from forkwise.folders.metrics import read_metrics
 from forkwise.passk import Arm, Comparison, Evaluation, compare, evaluate, k_grid, load_arm
 from forkwise.passk.length import default_budgets, default_caps
-from forkwise.report.distributions import Distribution, Key, explored_entropies, stored_entropies
+from forkwise.report.distributions import Distribution, explored_entropies, stored_entropies
+from forkwise.report.explore import conclusion
+from forkwise.report.explore import notes as explored_notes
 from forkwise.report.selection import list_samples
 from forkwise.report.series import series_panels
-from forkwise.report.sources import BASE, SampleArm, Source
+from forkwise.report.sources import BASE, SampleArm, Shaping, Source
 from forkwise.report.traces import Marker, Traces, pack_traces
+from forkwise.samples.store import Key
 
 TRACE_BYTES = 2_000_000
 """Of packed traces in a page, which keeps the quickstart's below 3 MB."""
@@ -43,8 +46,8 @@ class Content:
     distributions: dict[str, Distribution]
     explorations: list[Exploration]
     traces: Traces | None
-    shaping: tuple[float, float]
-    """alpha and kappa of the runs; the paper's where they say nothing."""
+    shaping: dict[str, Shaping | None]
+    """What each arm with samples was trained with; None where nobody knows."""
     notes: list[str]
     sources: list[str]
 
@@ -68,8 +71,7 @@ def gather(sources: Sequence[Source], *, trace_bytes: int = TRACE_BYTES) -> Cont
     """
     notes: list[str] = []
     explorations = [explored.read(path) for source in sources for path in source.explorations]
-    notes += [note for e in explorations for note in e.notes]
-    notes += [f"{run.run}: {note}" for e in explorations for run in e.runs for note in run.notes]
+    notes += [note for exploration in explorations for note in explored_notes(exploration)]
     arms = [arm for source in sources for arm in source.samples] or _explored_arms(sources, explorations, notes)
     explorations = [_renamed(exploration, arms) for exploration in explorations]
     holding = [source for source in sources if source.samples or source.training]
@@ -77,20 +79,19 @@ def gather(sources: Sequence[Source], *, trace_bytes: int = TRACE_BYTES) -> Cont
     evaluations, comparison = _passk(arms, run is not None and run.experiment, notes)
     training = {arm.name: [read_metrics(f) for f in arm.folders] for s in sources for arm in s.training}
     distributions, traced = _distributions(arms, explorations)
-    rate = [source.settings for source in sources]
     traces = _traces(arms, traced, sources, explorations, trace_bytes, notes) if arms else None
     recorded = run.verdict if run is not None else None
-    conclusion = [recorded or _conclusion(evaluations, comparison, training)]
+    concluded = [recorded or _conclusion(evaluations, comparison, training)]
     return Content(
         title="forkwise: " + ", ".join(dict.fromkeys(source.title for source in holding or sources)),
-        verdict=[sentence for sentence in [*conclusion, *map(_explored_sentence, _runs(explorations))] if sentence],
+        verdict=[sentence for sentence in [*concluded, *map(conclusion, _runs(explorations))] if sentence],
         evaluations=evaluations,
         comparison=comparison,
         training={name: runs for name, runs in training.items() if any(runs)},
         distributions=distributions,
         explorations=explorations,
         traces=traces,
-        shaping=_shaping(rate),
+        shaping={arm.name: arm.shaping for arm in arms},
         notes=list(dict.fromkeys(notes)),
         sources=[str(source.path) for source in sources],
     )
@@ -204,24 +205,6 @@ def _conclusion(
     return ""
 
 
-def _explored_sentence(run: RunExploration) -> str:
-    """What is left of the entropy of marked tokens and sentences after matching; empty without entropies."""
-    parts = []
-    for behaviour in run.behaviours:
-        raw = next((c for c in behaviour.contrasts if c.version == "raw"), None)
-        matched = next((c for c in behaviour.contrasts if c.version == "matched"), None)
-        if raw is None or raw.difference.value is None:
-            continue
-        said = f"{behaviour.name} {behaviour.unit}s minus others {raw.difference.value:+.3f} nats"
-        if matched is not None and matched.difference.value is not None:
-            d = matched.difference
-            bounds = f" [{d.low:+.3f}, {d.high:+.3f}]" if d.low is not None and d.high is not None else ""
-            few = f" ({matched.supported:.0%} of them have a match)" if round(matched.supported, 2) < 1 else ""
-            said += f", minus matched others {d.value:+.3f}{bounds}{few}"
-        parts.append(said)
-    return f"{run.run}: mean entropy of {'; of '.join(parts)}." if parts else ""
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -279,21 +262,3 @@ def _traces(
     marker = Marker(lexicon, reflective, breaks, rare)
     traces = pack_traces(arms, list_samples(arms, traced), marker, limit=limit, token_tables=tables)
     return traces if traces.shown else None
-
-
-def _shaping(settings: Any) -> tuple[float, float]:
-    """alpha > 0 and kappa anywhere in the settings of the runs."""
-    found: dict[str, float] = {}
-
-    def walk(value: Any) -> None:
-        if isinstance(value, dict):
-            for key, item in value.items():
-                if key in ("alpha", "kappa") and _is_number(item) and item > (0 if key == "alpha" else 1):
-                    found.setdefault(key, float(item))
-                walk(item)
-        elif isinstance(value, list):
-            for item in value:
-                walk(item)
-
-    walk(settings)
-    return found.get("alpha", 0.4), found.get("kappa", 2.0)

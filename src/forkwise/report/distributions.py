@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 
-from forkwise.errors import InputError
 from forkwise.explore.results import EntropySummary
 from forkwise.report.sources import SampleArm
-from forkwise.samples.store import SCHEMA, check_shard, check_values, find_shards
+from forkwise.samples.store import Key, read_batches
 
 FloatArray = npt.NDArray[np.float64]
-Key = tuple[str, str, int]
-"""`(run, problem_id, sample_id)`."""
 
 QUANTILE = 0.8
 """Tokens above this quantile of all tokens of an arm count as high-entropy (arXiv 2506.01939, arXiv 2506.14758)."""
@@ -38,7 +31,7 @@ class Distribution:
     tokens: int
     mean: float
     threshold: float
-    """The quantile `QUANTILE`, or the exploration's."""
+    """The quantile `quantile` of all its tokens."""
     above_x: list[float]
     above: list[float]
     """Share of tokens with more than `above_x` nats."""
@@ -47,23 +40,10 @@ class Distribution:
     position_mean: list[float]
     position_low: list[float] | None = None
     position_high: list[float] | None = None
-
-
-def batches(tables: Sequence[Path], columns: Sequence[str], runs: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The wanted columns of the rows of these runs, a bounded number of rows at a time."""
-    shards = [shard for table in tables for shard in find_shards(table)]
-    for shard in shards:
-        check_shard(shard)
-    try:
-        dataset = pads.dataset(list(map(str, shards)), format="parquet", schema=SCHEMA)
-        for batch in dataset.to_batches(
-            columns=list(columns), filter=pads.field("run").isin(list(runs)), batch_size=512, batch_readahead=2
-        ):
-            check_values(batch, tables[0])
-            yield batch
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise InputError(f"The samples of '{', '.join(runs)}' cannot be read ({reason}).") from error
+    low: float | None = None
+    """Of the mean, with `high`: its interval over problems, where there is one."""
+    high: float | None = None
+    quantile: float = QUANTILE
 
 
 def stored_entropies(arm: SampleArm) -> tuple[Distribution | None, set[Key]]:
@@ -72,7 +52,7 @@ def stored_entropies(arm: SampleArm) -> tuple[Distribution | None, set[Key]]:
     place_sum, place_count = np.zeros(_PLACES), np.zeros(_PLACES)
     total = 0.0
     keys: set[Key] = set()
-    for rows in batches(arm.tables, ["run", "problem_id", "sample_id", "entropies"], arm.runs):
+    for rows in read_batches(arm.tables, ["run", "problem_id", "sample_id", "entropies"], arm.runs):
         batch = rows.filter(pc.is_valid(rows["entropies"]))
         if not batch.num_rows:
             continue
@@ -134,6 +114,9 @@ def explored_entropies(summary: EntropySummary) -> Distribution:
         position_mean=[point.mean for point in points],
         position_low=[low for low, _ in bounded] if with_bounds else None,
         position_high=[high for _, high in bounded] if with_bounds else None,
+        low=summary.mean.low,
+        high=summary.mean.high,
+        quantile=summary.quantile,
     )
 
 

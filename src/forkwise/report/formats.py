@@ -32,10 +32,25 @@ def estimate(value: Estimate, digits: int = 3, sign: str = "") -> str:
     return interval(value.value, value.low, value.high, digits, sign)
 
 
+def count(value: int) -> str:
+    """A whole number with a comma between thousands."""
+    return f"{value:,}"
+
+
+def share(value: float | None, digits: int = 1) -> str:
+    """A share in per cent, without the sign; empty where there is none."""
+    return number(None if value is None else 100 * value, digits)
+
+
+def quantile(q: float) -> str:
+    """A quantile in per cent, with as many digits as it was given with."""
+    return f"{100 * q:g}"
+
+
 def percent(value: Estimate) -> str:
     """An estimated share in per cent, without the sign, with its interval."""
-    scaled = [None if part is None else 100 * part for part in (value.value, value.low, value.high)]
-    return interval(*scaled, digits=1)
+    share, low, high = (None if part is None else 100 * part for part in (value.value, value.low, value.high))
+    return interval(share, low, high, digits=1)
 
 
 def p_value(p: float | None) -> str:

@@ -22,18 +22,14 @@ from markupsafe import Markup
 
 from forkwise.folders import write_bytes
 from forkwise.report.content import Content
+from forkwise.report.explore import behaviours, dependence, entropy, forks, rarity, series, sizes
 from forkwise.report.figures import WINDOW
-from forkwise.report.tables import (
-    Table,
-    behaviour_tables,
-    entropy_tables,
-    fork_tables,
-    passk_tables,
-    summary_tables,
-    training_table,
-)
+from forkwise.report.sources import PAPER, Shaping
+from forkwise.report.table import Block
+from forkwise.report.tables import passk_tables, summary_tables
+from forkwise.report.training import training_table
 from forkwise.report.views import charts
-from forkwise.terminal import visible
+from forkwise.terminal import one_line, visible
 from forkwise.version import __version__
 
 UPLOT = "1.6.32"
@@ -110,7 +106,6 @@ def _trace_data(content: Content) -> dict[str, Any] | None:
     traces = content.traces
     if traces is None:
         return None
-    alpha, kappa = content.shaping
     arms: list[str] = traces.index["arms"]
     names = list(traces.names)
     thresholds = [content.distributions[name].threshold if name in content.distributions else None for name in names]
@@ -121,8 +116,21 @@ def _trace_data(content: Content) -> dict[str, Any] | None:
         "top": max(0.5, round(traces.highest, 1)),
         "thresholds": thresholds,
         "colours": [known.index(name) if name in known else 0 for name in names],
-        "shaping": {"alpha": alpha, "kappa": kappa},
+        "shaping": [_shaping(content.shaping.get(name)) for name in names],
     }
+
+
+def _shaping(shaping: Shaping | None) -> dict[str, Any]:
+    """What the viewer computes psi with, and what it says about that."""
+    if shaping is None:
+        said = "Nobody knows how this model was trained: α and κ are the paper's, and ψ is what they would give."
+    elif shaping.alpha > 0:
+        said = "α and κ are those that this arm was trained with."
+    else:
+        methods = f" Its methods: {one_line(', '.join(shaping.methods))}." if shaping.methods else ""
+        said = f"This arm was trained without the entropy advantage: α is 0.{methods}"
+    used = shaping or PAPER
+    return {"alpha": used.alpha, "kappa": used.kappa, "said": said}
 
 
 def _traces_note(content: Content) -> str:
@@ -132,31 +140,35 @@ def _traces_note(content: Content) -> str:
     which = "all" if t.problems == t.all_problems else f"{t.problems} of {t.all_problems}"
     return (
         f"{t.shown:,} of {t.available:,} samples on {which} problems: of each arm right and wrong ones in turn, those "
-        "with token data first, so their mix is not the arm's. ψ = min(α·H, |A|/κ) is the bonus that a token would get "
-        "with the advantage A of its sample in the group of all samples of its run and problem."
+        "with token data first, so their mix is not the arm's. ψ = min(α·H, |A|/κ), with the arm's own α and κ, is the "
+        "bonus of a token with the advantage A of its sample in the group of all samples of its run and problem."
     )
 
 
 def render(content: Content) -> str:
     """The page as text that is valid UTF-8."""
     environment = _environment()
-    table = environment.get_template("table.html")
+    template = environment.get_template("table.html")
 
-    def show(item: Table) -> Markup:
-        return Markup(table.render(table=item))
+    def show(block: Block) -> Markup:
+        return Markup(template.render(block=block))
 
     data = charts(content)
     traces = _trace_data(content)
     styles = [_asset(name) for name in STYLES]
     scripts = [_asset(name) for name in SCRIPTS]
     chunks = content.traces.chunks if content.traces is not None else []
-    tables = {
+    runs = content.explored()
+    tables: dict[str, Sequence[Block]] = {
         "summary": summary_tables(content),
         "passk": passk_tables(content),
-        "training": training_table(content),
-        "entropy": entropy_tables(content),
-        "behaviours": behaviour_tables(content),
-        "forks": fork_tables(content),
+        "training": training_table(content.training),
+        "entropy": entropy(content.distributions, runs),
+        "behaviours": [
+            *(sizes(runs) + behaviours(runs) + rarity(runs) + dependence(runs)),
+            *series(content.explorations),
+        ],
+        "forks": forks(runs),
     }
     has = {name: bool(tables.get(name)) for name in SECTIONS} | {
         "traces": traces is not None,

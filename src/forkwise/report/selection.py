@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forkwise.report.distributions import Key, batches
 from forkwise.report.sources import SampleArm
+from forkwise.samples.store import Key, read_batches
 
 _EPSILON = 1e-4  # of TRL's group normalisation
 
@@ -33,7 +33,7 @@ def list_samples(arms: Sequence[SampleArm], traced: Mapping[int, set[Key]]) -> l
     out: list[Sample] = []
     for a, arm in enumerate(arms):
         rows: list[tuple[Key, bool | None, int | None]] = []
-        for batch in batches(arm.tables, ["run", "problem_id", "sample_id", "correct", "n_tokens"], arm.runs):
+        for batch in read_batches(arm.tables, ["run", "problem_id", "sample_id", "correct", "n_tokens"], arm.runs):
             columns = [batch[name].to_pylist() for name in ("run", "problem_id", "sample_id", "correct", "n_tokens")]
             rows += [((run, problem, i), correct, n) for run, problem, i, correct, n in zip(*columns, strict=True)]
         groups: dict[tuple[str, str], list[bool]] = {}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from forkwise.errors import InputError
 from forkwise.explore.results import FILE as EXPLORE
@@ -15,7 +16,22 @@ from forkwise.reading import parse_json, read_yaml
 from forkwise.samples import read_samples
 
 BASE = "base"
+_RUN = "run.yaml"
 _SEED = re.compile(r"-seed\d+$")
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """What an arm was trained with, as its `run.yaml` says."""
+
+    alpha: float
+    """0 where the entropy advantage did not act."""
+    kappa: float
+    methods: tuple[str, ...] = ()
+
+
+PAPER = Shaping(0.4, 2.0)
+"""The paper's values for GRPO, for samples of which nobody knows how their model was trained."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +42,8 @@ class SampleArm:
     tables: tuple[Path, ...]
     runs: tuple[str, ...]
     """Values of `run` in the tables that belong to the arm."""
+    shaping: Shaping | None = None
+    """None where nobody knows."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +67,6 @@ class Source:
     """Paths of `explore.json`."""
     verdict: str | None = None
     """What the run itself concluded."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
     breaks: tuple[str, ...] = ()
     """Words that begin a sentence in its samples besides punctuation."""
     experiment: bool = False
@@ -140,20 +157,40 @@ def _training(folder: Path) -> list[TrainingArm]:
 def _with_record(source: Source) -> Source:
     """The source with what the run recorded about itself: names of its arms, settings, verdict."""
     results = _json(source.path / "results.json")
-    settings = results.get("settings") or _json(source.path / "settings.json") or _yaml(source.path / "run.yaml")
+    settings = results.get("settings") or _json(source.path / "settings.json")
     experiment = bool(source.samples and source.training and (source.path / "arms").is_dir())
     names = _names(source, results) if experiment else {}
-    title = settings.get("title") if isinstance(settings.get("title"), str) else None
+    samples = _grouped_samples(source.samples, names)
+    title = settings.get("title") if isinstance(settings, dict) else None
     return replace(
         source,
-        title=title or source.title,
-        samples=tuple(_grouped_samples(source.samples, names)),
+        title=title if isinstance(title, str) else source.title,
+        samples=tuple(replace(arm, shaping=_shaping(source, arm.runs)) for arm in samples),
         training=tuple(_grouped_training(source.training, names)),
         verdict=verdict if isinstance(verdict := results.get("verdict"), str) else None,
-        settings=settings,
         breaks=tuple(map(str, breaks)) if isinstance(breaks := results.get("breaks"), list) else (),
         experiment=experiment,
     )
+
+
+def _shaping(source: Source, runs: Sequence[str]) -> Shaping | None:
+    """What all these runs were trained with; None where that is not known, or not the same."""
+    folders = {folder.name: folder for arm in source.training for folder in arm.folders}
+    own = source.path if folders.get(source.path.resolve().name) == source.path else None  # samples in a run's folder
+    places = [folders.get(run, own) for run in runs]
+    known = {None if folder is None else _shaping_of(_yaml(folder / _RUN)) for folder in places}
+    return known.pop() if len(known) == 1 else None
+
+
+def _shaping_of(record: Mapping[str, Any]) -> Shaping | None:
+    alpha, kappa, methods = record.get("alpha"), record.get("kappa"), record.get("method") or []
+    if not _is_number(alpha) or not _is_number(kappa) or alpha < 0 or kappa <= 1 or not isinstance(methods, list):
+        return None
+    return Shaping(float(alpha), float(kappa), tuple(map(str, methods)))
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _names(source: Source, results: Mapping[str, Any]) -> dict[str, str]:

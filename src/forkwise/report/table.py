@@ -1,4 +1,4 @@
-"""A table of text cells, which every sink shows: terminal, Markdown, plain text, page."""
+"""Tables of text cells and sentences, which every sink shows: terminal, Markdown, plain text, page."""
 
 from __future__ import annotations
 
@@ -21,3 +21,15 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     folded: bool = False
+
+
+Block = Table | str
+"""What every sink shows: a table, or a sentence."""
+
+
+def filled(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, folded: bool = False) -> list[Table]:
+    """The table without columns that are empty in every row; no table where there is no row."""
+    if not rows:
+        return []
+    kept = [i for i in range(len(header)) if i == 0 or any(row[i] for row in rows)]
+    return [Table(caption, [header[i] for i in kept], [[row[i] for i in kept] for row in rows], folded)]

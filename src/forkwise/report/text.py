@@ -1,40 +1,43 @@
-"""The report as plain text, for the logs of continuous integration and for terminals without a browser."""
+"""Plain text as a sink, and the summary of a report in it: for the logs of continuous integration."""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable
 
 from forkwise.report.content import Content
-from forkwise.report.tables import (
-    Table,
-    behaviour_tables,
-    entropy_tables,
-    fork_tables,
-    summary_tables,
-    training_table,
-)
+from forkwise.report.explore import behaviours, dependence, entropy, forks, rarity, series, sizes
+from forkwise.report.table import Block, Table
+from forkwise.report.tables import summary_tables
+from forkwise.report.training import training_table
 from forkwise.terminal import visible
 
 _WIDTH = 120
-_FORKS = 10
 
 
 def summary(content: Content) -> str:
     """Verdict, tables and notes; no line depends on the terminal, and no control character gets through."""
-    tables = [*summary_tables(content), *training_table(content), *entropy_tables(content), *behaviour_tables(content)]
-    tables += [Table(t.caption, t.header, t.rows[:_FORKS]) for t in fork_tables(content)]
-    parts = [content.title, *(_wrap(sentence) for sentence in content.verdict)]
-    parts += [_table(table) for table in tables if not table.folded]
-    parts += [_wrap(note, "- ") for note in content.notes]
+    runs = content.explored()
+    blocks: list[Block] = [content.title, *content.verdict]
+    blocks += [*summary_tables(content), *training_table(content.training), *sizes(runs)]
+    blocks += [*entropy(content.distributions, runs), *behaviours(runs), *rarity(runs), *dependence(runs)]
+    blocks += [*series(content.explorations), *forks(runs)]
+    parts = [text(blocks), *(_wrap(note, "- ") for note in content.notes)]
     if content.traces is not None:
         t = content.traces
         parts.append(f"{t.shown} of {t.available} traces on {t.problems} of {t.all_problems} problems are in the page.")
     return visible("\n\n".join(parts)) + "\n"
 
 
-def _wrap(text: str, bullet: str = "") -> str:
+def text(blocks: Iterable[Block]) -> str:
+    """Tables and sentences as text for people; long tables are left out."""
+    shown = (block for block in blocks if isinstance(block, str) or not block.folded)
+    return visible("\n\n".join(_wrap(block) if isinstance(block, str) else _table(block) for block in shown))
+
+
+def _wrap(sentence: str, bullet: str = "") -> str:
     return textwrap.fill(
-        text, _WIDTH, initial_indent=bullet, subsequent_indent=" " * len(bullet), break_on_hyphens=False
+        sentence, _WIDTH, initial_indent=bullet, subsequent_indent=" " * len(bullet), break_on_hyphens=False
     )
 
 

@@ -22,9 +22,10 @@ import pyarrow as pa
 
 from forkwise.explore.lexicon import Lexicon, ReflectivePatterns, reflective_spans
 from forkwise.explore.spans import MisfitError, token_spans
-from forkwise.report.distributions import FloatArray, Key, batches
+from forkwise.report.distributions import FloatArray
 from forkwise.report.selection import Sample, choose
 from forkwise.report.sources import SampleArm
+from forkwise.samples.store import Key, read_batches
 from forkwise.terminal import one_line, visible
 
 _CHUNK = 6000  # pieces after which a new chunk begins; a trace is never split
@@ -123,7 +124,7 @@ def _read(
 def _rows(
     tables: Sequence[Path], columns: Sequence[str], runs: Sequence[str], wanted: set[Key]
 ) -> Iterator[tuple[Key, _Row]]:
-    for batch in batches(tables, ["run", "problem_id", "sample_id", *columns], runs):
+    for batch in read_batches(tables, ["run", "problem_id", "sample_id", *columns], runs):
         keys = list(zip(*(batch[name].to_pylist() for name in ("run", "problem_id", "sample_id")), strict=True))
         at = [i for i, key in enumerate(keys) if key in wanted]
         if at:

@@ -440,7 +440,7 @@ def sample(
             total = sum(len(block.sample_ids) for block in blocks)
             left = sum(len(block.sample_ids) for block in missing)
             try:
-                with Meter(total, total - left, console or Console(stderr=True)) as meter:
+                with Meter(total, total - left, console) as meter:
                     for block, completions in made.draw(missing, meter):
                         write_shard(out, block.name, _rows(job, task, block, completions))
                         drawn += len(block.sample_ids)

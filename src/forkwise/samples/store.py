@@ -17,6 +17,9 @@ import pyarrow.parquet as pq
 from forkwise.errors import InputError
 from forkwise.folders import whole_file
 
+Key = tuple[str, str, int]
+"""`(run, problem_id, sample_id)` of a sample."""
+
 TOKEN_COLUMNS = pa.schema(
     [
         pa.field("token_ids", pa.list_(pa.int32())),
@@ -170,6 +173,27 @@ def read_samples(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
             "remove the copies, or give different runs different names."
         )
     return table.select(wanted)
+
+
+def read_batches(tables: Sequence[Path], columns: Sequence[str], runs: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The wanted columns of the samples of these runs, in any order, a bounded number at a time.
+
+    Raises:
+        InputError: as `read_samples`, but for the same sample twice.
+    """
+    shards = [shard for table in tables for shard in find_shards(table)]
+    for shard in shards:
+        check_shard(shard)
+    try:
+        dataset = pads.dataset(list(map(str, shards)), format="parquet", schema=SCHEMA)
+        for batch in dataset.to_batches(
+            columns=list(columns), filter=pads.field("run").isin(list(runs)), batch_size=512, batch_readahead=2
+        ):
+            check_values(batch, tables[0])
+            yield batch
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"The samples of '{', '.join(runs)}' cannot be read ({reason}).") from error
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:

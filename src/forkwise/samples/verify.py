@@ -213,7 +213,7 @@ def verify(path: Path, judge: Judge, *, force: bool = False, console: Console | 
     tally: Counter[str] = Counter()
     by: Counter[str] = Counter()
     folder = path if path.is_dir() else path.parent
-    with only_process(folder), Meter(rows, 0, console or Console(stderr=True), "verifying") as meter:
+    with only_process(folder), Meter(rows, 0, console, "verifying") as meter:
         for shard in shards:
             _verify_shard(shard, judge, force, tally, by, meter)
     return Report(

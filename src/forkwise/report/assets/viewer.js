@@ -39,7 +39,7 @@ const Viewer = (() => {
     const { rows, problems, arms, top, shaping } = data;
     const count = rows.problem.length;
     const root = $("viewer"), pane = $("trace"), card = $("token");
-    const state = { problem: 0, arm: 0, row: -1, token: -1, ask: 0, trace: null, chunk: null, elements: [], strip: null, alpha: shaping.alpha, kappa: shaping.kappa };
+    const state = { problem: 0, arm: 0, row: -1, token: -1, ask: 0, trace: null, chunk: null, elements: [], strip: null };
     const number = Charts.number;
     const threshold = () => data.thresholds[rows.arm[state.row]];
 
@@ -231,24 +231,25 @@ const Viewer = (() => {
     function shapingOf(h) {
       const a = rows.advantage[state.row];
       if (h == null || a == null) return [make("p", { class: "hint" }, a == null ? "No advantage: its group has no verdicts." : "No entropy, so no ψ.")];
-      const bonus = state.alpha * h, cap = Math.abs(a) / state.kappa, psi = Math.min(bonus, cap);
+      const mine = shaping[rows.arm[state.row]];
+      const bonus = mine.alpha * h, cap = Math.abs(a) / mine.kappa, psi = Math.min(bonus, cap);
       const list = make("dl");
       const add = (name, value) => list.append(make("dt", {}, name), make("dd", {}, value));
       add("advantage A", number(a));
-      add("ψ", `min(${state.alpha} × ${number(h)}, ${number(Math.abs(a))} / ${state.kappa}) = ${number(psi)}${a !== 0 && cap < bonus ? ", capped" : ""}`);
+      add("ψ", `min(${mine.alpha} × ${number(h)}, ${number(Math.abs(a))} / ${mine.kappa}) = ${number(psi)}${a !== 0 && cap < bonus ? ", capped" : ""}`);
       add("A + ψ", number(a + psi));
       const field = (key, low, name) => {
         const input = make("input", { type: "number", step: "0.1", min: String(low), "aria-label": name, id: `shaping-${key}` });
-        input.value = state[key];
+        input.value = mine[key];
         input.addEventListener("change", () => {
           const value = Number(input.value);
-          if (Number.isFinite(value) && value > low - 1e-9 && (key === "alpha" || value > 1)) state[key] = value;
+          if (Number.isFinite(value) && value > low - 1e-9 && (key === "alpha" || value > 1)) mine[key] = value;
           say();
           $(`shaping-${key}`)?.focus();
         });
         return make("label", {}, `${name} `, input);
       };
-      return [list, make("div", { class: "controls" }, field("alpha", 0, "α"), field("kappa", 1, "κ"))];
+      return [list, make("p", { class: "hint" }, mine.said), make("div", { class: "controls" }, field("alpha", 0, "α"), field("kappa", 1, "κ"))];
     }
 
     function alternatives(pairs) {

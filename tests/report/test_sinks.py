@@ -1,0 +1,98 @@
+"""One result, several sinks: no number is cut, no column is empty, nothing hidden gets through."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import replace
+
+import pytest
+from test_page import exploration
+
+from forkwise.explore.results import Estimate
+from forkwise.progress import Console
+from forkwise.report import explore, formats
+from forkwise.report.table import Table, filled
+from forkwise.report.terminal import print_blocks
+from forkwise.report.text import text
+from forkwise.report.training import training_table
+
+
+def printed(*blocks: Table | str, width: int = 20) -> list[str]:
+    file = io.StringIO()
+    print_blocks(blocks, Console(file=file, width=width))
+    return file.getvalue().splitlines()
+
+
+def test_a_terminal_that_is_too_narrow_cuts_no_number() -> None:
+    name = "x" * 40
+    lines = printed("Before.", Table("A caption that is longer than the line", ["", "value"], [[name, "0.123456"]]))
+    assert lines[0] == "Before."
+    assert "A caption that is longer than the line" in lines
+    assert [line.split() for line in lines if name in line] == [["│", name, "│", "0.123456", "│"]]
+
+
+def test_cells_are_as_wide_as_what_is_printed_and_very_long_ones_are_shortened() -> None:
+    lines = printed(Table("c", ["\x1b[2J", "value"], [["\u202eab", "1"], ["y" * 5000, "2"]]))
+    assert "⟨U+202E⟩ab" in "".join(lines)
+    assert "\x1b" not in "".join(lines)
+    assert len({len(line) for line in lines[2:]}) == 1
+    assert max(map(len, lines)) < 250
+
+
+def test_text_leaves_out_what_is_folded_and_tables_have_no_empty_column() -> None:
+    (table,) = filled("c", ["", "a", "b"], [["x", "", "1"], ["y", "", ""]])
+    assert (table.header, table.rows) == (["", "b"], [["x", "1"], ["y", ""]])
+    assert filled("c", ["", "a"], []) == []
+    said = text(["One sentence.", table, replace(table, caption="long", folded=True)])
+    assert said.splitlines() == ["One sentence.", "", "c", "   b", "x  1", "y"]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (formats.percent(Estimate(0.5, 0.25, 0.75)), "50.0 [25.0, 75.0]"),
+        (formats.percent(Estimate(0.5)), "50.0"),
+        (formats.percent(Estimate(None)), ""),
+        (formats.share(0.075), "7.5"),
+        (formats.share(None), ""),
+        (formats.quantile(0.995), "99.5"),
+        (formats.quantile(1 - 0.9), "10"),
+        (formats.count(1234567), "1,234,567"),
+    ],
+)
+def test_formats(value: str, expected: str) -> None:
+    assert value == expected
+
+
+def test_an_exploration_without_entropies_concludes_how_often_and_says_what_is_missing() -> None:
+    run = exploration("s").runs[0]
+    without = replace(
+        run, entropy=None, behaviours=[replace(b, contrasts=[], mean_entropy=None) for b in run.behaviours]
+    )
+    assert explore.conclusion(without) == (
+        "r: 2.20 pivotal tokens per response; no token entropies are there to compare their entropy with that of "
+        "others."
+    )
+    assert explore.conclusion(run) == (
+        "r: mean entropy of pivotal tokens minus others +0.250 nats, "
+        "minus matched others +0.250 [+0.125, +0.500] (8% of them have a match)."
+    )
+    tables = {block.caption: block for block in explore.exploration(replace(exploration("s"), runs=[without]))
+              if isinstance(block, Table)}  # fmt: skip
+    assert tables["Behaviours"].header[-1] == "per 1,000 words"
+    assert not any("ntropy" in caption for caption in tables)
+
+
+def test_training_ends_where_its_last_five_rows_are() -> None:
+    # Rewards 1 to 7: the last five have the mean 5; of the second run, 3 rows with the mean 2.
+    logs = [
+        [{"step": i, "reward": float(i)} for i in range(1, 8)],
+        [{"step": i, "reward": float(i)} for i in (1, 2, 3)],
+    ]
+    (table,) = training_table(
+        {"a": logs, "b": [[{"step": 2, "reward": math.nan, "shaping/capped_frac": 0.25}]], "c": []}
+    )
+    assert table.header == ["", "runs", "step", "reward", "at the cap"]
+    assert table.rows == [["a", "2", "7", "3.500", ""], ["b", "1", "2", "nan", "0.250"], ["c", "0", "0", "", ""]]
+    assert training_table({}) == []

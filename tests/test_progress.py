@@ -1,0 +1,74 @@
+"""Where there is no terminal, long work says in sentences how far it is, also while it is silent."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+
+import pytest
+from rich.console import Console
+
+from forkwise import progress
+from forkwise.progress import Meter
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr("forkwise.progress.time.monotonic", lambda: now[0])
+    return now
+
+
+def test_a_sentence_has_phase_share_rate_and_time_left(clock: list[float]) -> None:
+    file = io.StringIO()
+    with Meter(1000, 200, Console(file=file, width=40), "sampling (2 of 3)") as meter:
+        meter.add(tokens=500)
+        clock[0] += 40
+        meter.add(samples=100, tokens=1500)  # 2,000 tokens and 100 samples in 40 s: 700 more take 280 s
+        clock[0] += 9
+        meter.add(samples=1)  # not yet
+    assert file.getvalue().splitlines() == [
+        "200 of 1,000 samples are there already.",
+        "Sampling (2 of 3): 300 of 1,000 samples are done (30 %), 50 tokens/s, about 5 min left.",
+    ]
+
+
+def test_slow_work_has_a_rate_too_and_a_note(clock: list[float]) -> None:
+    file = io.StringIO()
+    with Meter(8, 0, Console(file=file, width=40), "training", "steps") as meter:
+        clock[0] += 10
+        meter.reach(0)
+        clock[0] += 10
+        meter.reach(5, "2 runs at work [1]")
+    assert file.getvalue().splitlines() == [
+        "Training: 0 of 8 steps are done (0 %), 10 s so far.",
+        "Training: 5 of 8 steps are done (62 %), 0.25 steps/s, about 12 s left; 2 runs at work [1].",
+    ]
+
+
+def test_it_speaks_while_the_work_is_silent_and_stops_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_SAY_EVERY", 0.2)
+    file = io.StringIO()
+    with Meter(None, 0, Console(file=file), "loading the model"):
+        deadline = time.monotonic() + 20
+        while len(file.getvalue().splitlines()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    said = file.getvalue().splitlines()
+    assert len(said) >= 2
+    assert all(re.fullmatch(r"Loading the model: \d+ s so far\.", line) for line in said)
+    time.sleep(0.5)
+    assert file.getvalue().splitlines() == said
+
+
+def test_a_terminal_has_a_bar_and_no_sentences(clock: list[float]) -> None:
+    file = io.StringIO()
+    with Meter(4, 0, Console(file=file, width=120, force_terminal=True), "sampling [1]") as meter:
+        clock[0] += 60
+        meter.reach(1, "note [2]")
+        meter._bar.refresh()
+    assert "sampling [1]" in file.getvalue()
+    assert "1/4" in file.getvalue()
+    assert "25%" in file.getvalue()
+    assert "note [2]" in file.getvalue()
+    assert "are done" not in file.getvalue()
