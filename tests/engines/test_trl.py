@@ -302,7 +302,7 @@ class TestMetrics:
         windows = [entry for entry in trainer.state.log_history if "shaping/psi_pos" in entry]
         assert len(windows) == 2
         assert windows[0]["shaping/psi_pos"] != windows[1]["shaping/psi_pos"]
-        assert trainer._shaping_totals is None
+        assert trainer._action_log.totals == {}
 
     def test_a_mostly_capped_policy_is_warned_of_once_per_run(self, tmp_path: Path) -> None:
         trainer = make(EntropyShapedGRPOTrainer, tmp_path, alpha=50.0, max_steps=3)
@@ -494,12 +494,12 @@ class TestRefused:
     def test_liger_where_its_loss_has_no_entropies(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: str
     ) -> None:
-        monkeypatch.setattr(engine, "_TRL", Version(release))
+        monkeypatch.setattr(engine.config, "TRL", Version(release))
         with pytest.raises(InputError, match=r"use_liger_kernel=True in trl 1\.\d+\.0 .*would not be shaped"):
             EntropyShapedGRPOConfig(str(tmp_path), **tiny.QUIET, use_liger_kernel=True)
 
     def test_trl_1_15_0_on_a_cpu(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(engine, "_TRL", Version("1.15.0"))
+        monkeypatch.setattr(engine.config, "TRL", Version("1.15.0"))
         with pytest.raises(InputError, match=r"trl 1\.15\.0 cannot compute the GRPO loss on cpu"):
             EntropyShapedGRPOConfig(str(tmp_path), **tiny.QUIET)
 
@@ -571,7 +571,7 @@ class TestConfig:
             use_cpu: bool = True
 
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(engine, "EntropyShapedGRPOConfig", OnCpu)
+        monkeypatch.setattr(engine.trainer, "EntropyShapedGRPOConfig", OnCpu)
         model = tiny.policy()
         model.config.name_or_path = "someone/tiny"
         trainer = EntropyShapedGRPOTrainer(

@@ -40,7 +40,7 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker, TrainingWorkerConfig
 from verl.workers.utils.losses import value_loss
 
-from forkwise.engines.verl_trainer import EntropyShapingMixin
+from forkwise.engines.verl.trainer import EntropyShapingMixin
 
 ROWS = 3  # of tiny_verl: the fourth is added by verl
 SCORES = [1.0, -1.0, 0.3]

@@ -29,7 +29,8 @@ def as_table(names: Sequence[str], width: int | None = None) -> str:
         table.add_column(column, ratio=share, overflow="fold")
     for entry in _chosen(names):
         options = "\n".join(f"{key}={_text(value)}" for key, value in entry["defaults"].items())
-        acts = "TRL's own" if entry["stage"] == "settings" else ", ".join(entry["requires"]) or "nothing"
+        needed = ", ".join([*entry["requires"], *entry["conditions"]])
+        acts = "TRL's own" if entry["stage"] == "settings" else needed or "nothing"
         cells = (entry["name"], entry["paper"] or entry["title"], entry["formula"], acts, options)
         table.add_row(*map(Text, cells))
     out = io.StringIO()
