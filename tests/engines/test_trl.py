@@ -35,6 +35,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOTrainer, TrlParser
 from trl.experimental.gmpo import GMPOTrainer
 from trl.trainer.base_trainer import _BaseTrainer
 
+from forkwise.core import shaping
 from forkwise.engines import trl as engine
 from forkwise.engines.trl import EntropyShapedGRPOConfig, EntropyShapedGRPOTrainer, EntropyShapingMixin
 from forkwise.errors import InputError
@@ -296,6 +297,21 @@ class TestMetrics:
         assert 0.1 < want["shaping/capped_frac"] < 0.9
         logged = {name: value for name, value in trainer.state.log_history[0].items() if name in want}
         assert logged == pytest.approx(want, rel=1e-5)
+
+    def test_cost_no_second_psi(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each psi looks for values that are not finite, which waits for the device."""
+        calls = []
+        psi = shaping._terms
+
+        def counted(*args: Any) -> Any:
+            calls.append(args)
+            return psi(*args)
+
+        monkeypatch.setattr(shaping, "_terms", counted)
+        trainer = make(EntropyShapedGRPOTrainer, tmp_path, max_steps=1, gradient_accumulation_steps=2)
+        trainer.train()
+        assert len(calls) == 2  # micro-batches
+        assert "shaping/psi_over_adv" in trainer.state.log_history[0]
 
     def test_of_a_logging_window_start_anew_after_each_log(self, tmp_path: Path) -> None:
         trainer = make(EntropyShapedGRPOTrainer, tmp_path, max_steps=4, logging_steps=2)

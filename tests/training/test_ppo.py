@@ -578,6 +578,12 @@ class TestGuards:
 
 
 class TestMistakes:
+    def test_completions_without_a_reward(self, tmp_path: Path) -> None:
+        trainer = make(tmp_path, max_steps=1)
+        trainer.reward_funcs = [lambda completion_ids, **_: [1.0, None] * (len(completion_ids) // 2)]
+        with pytest.raises(InputError, match=r"gave a number for 2 of 4 completions; PPO needs a reward for each\."):
+            trainer.train()
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -142,7 +142,7 @@ def rows_of(batch: Batch, rows: Tensor) -> Batch:
 
 def padded(batch: Tokens, columns: int) -> Tokens:
     """The same tokens with rubbish behind them."""
-    wider = {}
+    wider: dict[str, Any] = {}
     for name, tensor in _tensors(batch).items():
         if tensor.dim() == 2:
             rubbish = torch.full((len(tensor), columns), False if name == "mask" else 0.77, dtype=tensor.dtype)
@@ -157,7 +157,7 @@ def _check_unchanged(method: Method, batch: Tokens | Rollout) -> None:
     _hold(same, method, "changes the tensors that it is given")
 
 
-def _tensors(batch: Tokens | Rollout) -> dict[str, Tensor]:
+def _tensors(batch: Tokens | Rollout) -> dict[str, Any]:
     values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
     return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
