@@ -31,7 +31,7 @@ from verl.utils import tensordict_utils as tu  # noqa: E402
 from verl.workers.engine_workers import ActorRolloutRefWorker  # noqa: E402
 from verl.workers.utils.losses import ppo_loss  # noqa: E402
 
-from forkwise.engines.verl_loss import entropy_shaped_ppo_loss, shape_jagged  # noqa: E402
+from forkwise.engines.verl.loss import entropy_shaped_ppo_loss, shape_jagged  # noqa: E402
 
 WORDS, ROWS, PROMPT, RESPONSE = 32768, 4, 32, 224
 UPDATES = 5

@@ -62,8 +62,8 @@ def test_version_and_help() -> None:
 MISTAKES = [
     (["methods", "clipcov"], "Did you mean 'clip_cov'"),
     (["ppo", "--method", "rloo", "--output_dir", "out"], "PPO has a critic"),
-    (["quickstart", "--kappa", "1"], "kappa is 1.0"),
-    (["quickstart", "--alpha", "0"], "alpha is 0.0"),
+    (["quickstart", "--kappa", "1"], "kappa must be a finite number greater than 1, got 1.0"),
+    (["quickstart", "--alpha", "0"], "alpha of the shaped arm must be a finite number greater than 0, got 0.0"),
     (["grpo", "--model", "embedded", "--output_dir", "out"], "Give either --task"),
     (["grpo", "--model", "embedded", "--task", "countdwn", "--output_dir", "out"], "Did you mean 'countdown'"),
     (["grpo", "--model", "absent/model", "--task", "countdown", "--output_dir", "out"], "'absent/model' cannot be"),
@@ -86,7 +86,7 @@ MISTAKES = [
     (["grpo", "--config", "list.yaml", "--output_dir", "o"], "'alpha' takes one value"),
     (["grpo", "--config", "float.yaml", "--output_dir", "o"], "invalid"),
     (["quickstart", "--problems", "100000", "--out", "o"], "test problems"),
-    (["quickstart", "--kappa", "inf", "--out", "o"], "kappa is inf"),
+    (["quickstart", "--kappa", "inf", "--out", "o"], "kappa must be a finite number greater than 1, got inf"),
     (["quickstart", "--out", "used", "--resume"], "holds no run to resume"),
 ]
 

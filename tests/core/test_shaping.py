@@ -107,11 +107,11 @@ def test_rounding_to_bfloat16_stays_under_the_cap() -> None:
 @pytest.mark.parametrize(
     ("args", "kwargs", "error", "message"),
     [
-        ((ADVANTAGES, ENTROPY), {"kappa": 1.0}, ValueError, "kappa must be finite and > 1"),
+        ((ADVANTAGES, ENTROPY), {"kappa": 1.0}, ValueError, "kappa must be a finite number greater than 1, got 1.0: "),
         ((ADVANTAGES, ENTROPY), {"kappa": 0.0}, ValueError, "kappa must be"),
         ((ADVANTAGES, ENTROPY), {"kappa": INF}, ValueError, "kappa must be"),
         ((ADVANTAGES, ENTROPY), {"kappa": NAN}, ValueError, "kappa must be"),
-        ((ADVANTAGES, ENTROPY), {"alpha": -0.1}, ValueError, "alpha must be finite and >= 0"),
+        ((ADVANTAGES, ENTROPY), {"alpha": -0.1}, ValueError, "alpha must be a finite number of at least 0, got -0.1; "),
         ((ADVANTAGES, ENTROPY), {"alpha": NAN}, ValueError, "alpha must be"),
         ((ADVANTAGES.long(), ENTROPY), {}, TypeError, "advantages must be floating point"),
         ((ADVANTAGES, ENTROPY.long()), {}, TypeError, "entropy must be floating point"),

@@ -25,9 +25,9 @@ from test_trl import GRADIENT_TOLERANCE, loss_and_gradient, make, parameters, re
 from trl import GRPOTrainer
 
 from forkwise.engines.trl import EntropyShapedGRPOConfig, EntropyShapedGRPOTrainer
-from forkwise.engines.trl_methods import ROWS, act_on_update
+from forkwise.engines.trl.update import ROWS, act_on_update
 from forkwise.errors import InputError
-from forkwise.methods import Need, Scope, SettingsMethod, Stage, TokenMethod, Tokens, all_methods, parse_method
+from forkwise.methods import Need, Scope, SettingsMethod, TokenMethod, Tokens, all_methods, describe, parse_method
 from forkwise.training.ppo_config import EntropyShapedPPOConfig
 
 # Several updates per rollout, for methods that compare with the policy that sampled.
@@ -443,4 +443,4 @@ def test_a_method_is_given_all_that_it_requires(tmp_path: Path, scope: Scope) ->
 
 
 def test_stages_are_all_used() -> None:
-    assert {kind.stage for kind in all_methods().values()} == set(Stage)
+    assert {entry["stage"] for entry in describe()} == {"settings", "reward", "token", "loss"}

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from forkwise.cli import app
-from forkwise.engines import verl_doctor
+from forkwise.engines.verl import doctor
 from forkwise.errors import InputError
 
 needs_verl = pytest.mark.skipif(
@@ -27,7 +27,7 @@ def test_the_suite_runs_on_the_verl_that_it_was_asked_to_run_on() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("verl") is not None, reason="verl is installed")
 def test_without_verl_says_how_to_install_it() -> None:
     with pytest.raises(InputError, match=r'verl is not installed .*pip install "forkwise\[verl\]"'):
-        verl_doctor.report()
+        doctor.report()
 
 
 @needs_verl
@@ -46,57 +46,57 @@ def test_reports_version_and_modes() -> None:
 def test_says_that_plugins_are_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VERL_USE_EXTERNAL_PLUGINS", "other")
     with pytest.raises(InputError, match="VERL_USE_EXTERNAL_PLUGINS=other keeps verl from loading .* add forkwise"):
-        verl_doctor.report()
+        doctor.report()
 
 
 @needs_verl
 def test_says_that_an_old_installation_declares_no_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verl_doctor, "entry_points", lambda group: [])
+    monkeypatch.setattr(doctor, "entry_points", lambda group: [])
     with pytest.raises(InputError, match=r"declares no entry point in verl\.plugins.*install forkwise again"):
-        verl_doctor.report()
+        doctor.report()
 
 
 @needs_verl
 def test_says_why_the_plugin_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = EntryPoint("forkwise", "forkwise.engines.no_such_module", "verl.plugins")
-    monkeypatch.setattr(verl_doctor, "entry_points", lambda group: [broken])
+    monkeypatch.setattr(doctor, "entry_points", lambda group: [broken])
     with pytest.raises(InputError, match="cannot load it: ModuleNotFoundError.*no_such_module"):
-        verl_doctor.report()
+        doctor.report()
 
 
 @needs_verl
 def test_says_why_trainers_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     from verl.trainer.ppo.v1 import trainer_base
 
-    from forkwise.engines import verl
+    from forkwise.engines.verl import plugin
 
     monkeypatch.setattr(trainer_base, "TRAINER_REGISTRY", {"sync": None})
-    monkeypatch.setattr(verl, "registration_errors", [AttributeError("PPOTrainerSync")])
+    monkeypatch.setattr(plugin, "registration_errors", [AttributeError("PPOTrainerSync")])
     with pytest.raises(InputError, match=r"entropy_sync.* could not be registered: AttributeError\('PPOTrainerSync'\)"):
-        verl_doctor.report()
+        doctor.report()
 
 
 @needs_verl
 def test_says_that_our_keys_could_be_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    from forkwise.engines import verl
+    from forkwise.engines.verl import plugin
 
-    monkeypatch.setattr(verl, "registration_errors", [AttributeError("compute_advantage")])
+    monkeypatch.setattr(plugin, "registration_errors", [AttributeError("compute_advantage")])
     with pytest.raises(InputError, match=r"ignore the keys without a word: AttributeError\('compute_advantage'\)"):
-        verl_doctor.report()
+        doctor.report()
 
 
 @needs_verl
 def test_says_that_verl_cannot_build_actors_beside_a_newer_trl(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verl_doctor, "_VALUE_HEAD", "AClassThatTRLHasNoMore")
+    monkeypatch.setattr(doctor, "_VALUE_HEAD", "AClassThatTRLHasNoMore")
     with pytest.raises(InputError, match=r"cannot build actors beside trl 0\.27\.0.*pip install trl==0\.27\.0"):
-        verl_doctor.report()
+        doctor.report()
 
 
 @pytest.mark.parametrize(("found", "accepted"), [("0.8.0", False), ("0.9.1", True), ("0.10.0.dev0", True)])
 def test_knows_which_versions_have_plugins(monkeypatch: pytest.MonkeyPatch, found: str, accepted: bool) -> None:
-    monkeypatch.setattr(verl_doctor, "version", lambda _: found)
+    monkeypatch.setattr(doctor, "version", lambda _: found)
     if accepted:
-        assert verl_doctor._verl_version() == found
+        assert doctor._verl_version() == found
     else:
         with pytest.raises(InputError, match=r"verl 0\.8\.0 has no plugins"):
-            verl_doctor._verl_version()
+            doctor._verl_version()

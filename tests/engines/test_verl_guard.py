@@ -28,7 +28,7 @@ from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.trainer.ppo.v1 import PPOTrainerSync, get_trainer_cls
 from verl.utils.config import validate_config
 
-from forkwise.engines.verl_guard import advantages_are_shaped
+from forkwise.engines.verl.guard import advantages_are_shaped
 from forkwise.errors import InputError
 
 KEYS = ["+algorithm.entropy_shaping.alpha=0.4"]
@@ -57,7 +57,7 @@ class TestTheCheckOfAConfiguration:
             (KEYS, f"trainer.v1.trainer_mode=sync {REFUSED}"),
             ([*KEYS, "trainer.v1.trainer_mode=colocate_async"], f"trainer_mode=colocate_async {REFUSED}"),
             ([*tiny.SHAPED, "trainer.use_v1=False"], f"trainer.use_v1=False {REFUSED}"),
-            ([*tiny.SHAPED, "+algorithm.entropy_shaping.kappa=1"], "kappa must be finite and greater than 1"),
+            ([*tiny.SHAPED, "+algorithm.entropy_shaping.kappa=1"], "kappa must be a finite number greater than 1"),
             (["trainer.v1.trainer_mode=entropy_sync"], "needs an alpha"),
         ],
     )

@@ -16,7 +16,7 @@ import tiny_verl as tiny
 import torch
 from verl.workers.utils.losses import ppo_loss
 
-from forkwise.engines.verl_loss import PREFIX, TOTALS, entropy_shaped_ppo_loss, shape_jagged
+from forkwise.engines.verl.loss import PREFIX, TOTALS, entropy_shaped_ppo_loss, shape_jagged
 
 # nats; with alpha 0.4 and kappa 2, the cap binds above 1.25 |A|: in the first row only at 2.0
 ENTROPY = [[0.0, 0.5, 1.0, 2.0], [1.0, 3.0], [0.2, 7.0, 7.0, 0.5, 0.1], [4.0, 4.0, 4.0]]

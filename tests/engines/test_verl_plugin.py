@@ -18,7 +18,7 @@ from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync, PPOTrainerSync, get_trainer_cls
 from verl.utils.config import validate_config
 
-from forkwise.engines.verl_settings import EntropyShaping, read_settings
+from forkwise.engines.verl.settings import EntropyShaping, read_settings
 from forkwise.errors import InputError
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -53,13 +53,13 @@ class TestThePlugin:
             ("entropy_separate_async", PPOTrainerSeparateAsync),
         ]:
             assert issubclass(get_trainer_cls(mode), base)
-            assert get_trainer_cls(mode).__module__ == "forkwise.engines.verl_trainer"
+            assert get_trainer_cls(mode).__module__ == "forkwise.engines.verl.trainer"
 
     def test_imports_no_trainer_with_verl(self) -> None:
         """It would cost every Ray worker seconds."""
         code = (
             "import sys, verl; assert 'forkwise.engines.verl' in sys.modules;"
-            "heavy = 'verl.trainer', 'forkwise.core', 'forkwise.engines.verl_trainer', 'forkwise.engines.verl_loss';"
+            "heavy = 'verl.trainer', 'forkwise.core', 'forkwise.engines.verl.trainer', 'forkwise.engines.verl.loss';"
             "print([m for m in sys.modules if m.startswith(heavy)])"
         )
         assert python(code).splitlines()[-1] == "[]"
@@ -70,7 +70,7 @@ class TestThePlugin:
 
     def test_registers_its_trainers_too_if_they_are_imported_before_verl(self) -> None:
         code = (
-            "import forkwise.engines.verl_trainer; from verl.trainer.ppo.v1 import get_trainer_cls;"
+            "import forkwise.engines.verl.trainer; from verl.trainer.ppo.v1 import get_trainer_cls;"
             "print(get_trainer_cls('entropy_sync'))"
         )
         assert "EntropyShapedSync" in python(code).splitlines()[-1]
@@ -99,10 +99,16 @@ class TestConfiguration:
             ([], r"needs an alpha: the paper has .*0\.4 for GRPO and 0\.1 for PPO"),
             (["+algorithm.entropy_shaping.kappa=2"], "needs an alpha"),
             (["+algorithm.entropy_shaping=0.4"], "needs an alpha"),
-            (["+algorithm.entropy_shaping.alpha=-1"], "alpha must be finite and at least 0, not -1"),
-            (["+algorithm.entropy_shaping.alpha=inf"], "alpha must be finite"),
+            (
+                ["+algorithm.entropy_shaping.alpha=-1"],
+                r"shaping\.alpha must be a finite number of at least 0, got -1",
+            ),
+            (["+algorithm.entropy_shaping.alpha=inf"], "alpha must be a finite number"),
             (["+algorithm.entropy_shaping.alpha=high"], "alpha must be a number, not 'high'"),
-            ([*tiny.SHAPED, "+algorithm.entropy_shaping.kappa=1"], "kappa must be finite and greater than 1, not 1"),
+            (
+                [*tiny.SHAPED, "+algorithm.entropy_shaping.kappa=1"],
+                "kappa must be a finite number greater than 1, got",
+            ),
             ([*tiny.SHAPED, "+algorithm.entropy_shaping.entropy=new"], "must be old or current, not 'new'"),
             ([*tiny.SHAPED, "+algorithm.entropy_shaping.kapa=2"], r"kapa does not exist: .*Did you mean 'kappa'"),
             (

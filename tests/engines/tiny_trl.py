@@ -12,6 +12,8 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from forkwise.testing.engines import expected_advantages, expected_metrics
+
 WORDS = ["<pad>", "<eos>", "<unk>", "+", "=", *map(str, range(10)), *"abcdefghi"]
 PAD, EOS = 0, 1
 TEMPERATURE = 0.7
@@ -117,27 +119,13 @@ def shaped(advantages: torch.Tensor, entropy: torch.Tensor, alpha: float = 0.4, 
     """Eq. 5-7 of the paper, token by token in Python; (B, T) float32."""
     if advantages.dim() == 1:
         advantages = advantages[:, None].expand_as(entropy)
-    rows = [
-        [a + min(alpha * h, abs(a) / kappa) for a, h in zip(row_a, row_h, strict=True)]
-        for row_a, row_h in zip(advantages.tolist(), entropy.tolist(), strict=True)
-    ]
-    return torch.tensor(rows, dtype=torch.float32)
+    ones = torch.ones_like(entropy).tolist()
+    return torch.tensor(expected_advantages(advantages.tolist(), entropy.tolist(), ones, alpha=alpha, kappa=kappa))
 
 
 def shaping_metrics(
     advantages: torch.Tensor, entropy: torch.Tensor, mask: torch.Tensor, alpha: float = 0.4, kappa: float = 2.0
 ) -> dict[str, float]:
     """What the adapter logs for these (B,) advantages, from the definitions in `docs/trl.md`, token by token."""
-    tokens = [
-        (a, min(alpha * h, abs(a) / kappa), abs(a) / kappa < alpha * h)
-        for a, row, kept in zip(advantages.tolist(), entropy.tolist(), mask.tolist(), strict=True)
-        for h, m in zip(row, kept, strict=True)
-        if m and a != 0
-    ]
-    positive, negative = [psi for a, psi, _ in tokens if a > 0], [psi for a, psi, _ in tokens if a < 0]
-    return {
-        "shaping/psi_over_adv": sum(psi / abs(a) for a, psi, _ in tokens) / len(tokens),
-        "shaping/capped_frac": sum(capped for *_, capped in tokens) / len(tokens),
-        "shaping/psi_pos": sum(positive) / len(positive),
-        "shaping/psi_neg": sum(negative) / len(negative),
-    }
+    rows = advantages[:, None].expand_as(entropy).tolist()
+    return expected_metrics(rows, entropy.tolist(), mask.tolist(), alpha=alpha, kappa=kappa)

@@ -18,6 +18,8 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM,
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 
+from forkwise.testing.engines import expected_advantages, expected_metrics
+
 SHAPED = ["trainer.v1.trainer_mode=entropy_sync", "+algorithm.entropy_shaping.alpha=0.4"]
 CURRENT = [
     *SHAPED,
@@ -80,27 +82,12 @@ def of_sequences(rows: list[list[float]]) -> list[list[float]]:
 
 def shaped(advantages: list[list[float]], entropy: list[list[float]], alpha: float, kappa: float) -> list[list[float]]:
     """Eq. 5-7 of the paper where the mask is 1, token by token in Python."""
-    return [
-        [a + min(alpha * h, abs(a) / kappa) if m else a for a, h, m in zip(*row, strict=True)]
-        for row in zip(advantages, entropy, MASK, strict=False)
-    ]
+    return expected_advantages(advantages, entropy, MASK[: len(advantages)], alpha=alpha, kappa=kappa)
 
 
 def metrics(advantages: list[list[float]], entropy: list[list[float]], alpha: float, kappa: float) -> dict[str, float]:
     """What is logged for them, from the definitions in `docs/trl.md`, token by token."""
-    tokens = [
-        (a, min(alpha * h, abs(a) / kappa), abs(a) / kappa < alpha * h)
-        for row in zip(advantages, entropy, MASK, strict=False)
-        for a, h, m in zip(*row, strict=True)
-        if m and a
-    ]
-    positive, negative = [psi for a, psi, _ in tokens if a > 0], [psi for a, psi, _ in tokens if a < 0]
-    return {
-        "shaping/psi_over_adv": sum(psi / abs(a) for a, psi, _ in tokens) / len(tokens),
-        "shaping/capped_frac": sum(capped for *_, capped in tokens) / len(tokens),
-        "shaping/psi_pos": sum(positive) / len(positive),
-        "shaping/psi_neg": sum(negative) / len(negative),
-    }
+    return expected_metrics(advantages, entropy, MASK[: len(advantages)], alpha=alpha, kappa=kappa)
 
 
 def _settings() -> Qwen2Config:

@@ -287,7 +287,11 @@ def test_an_experiment_needs_arms_that_can_be_told_apart() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
-    [({"algorithm": "sac"}, "no algorithm"), ({"alpha": 0.0}, "alpha > 0"), ({"kappa": 1.0}, "exceed 1")],
+    [
+        ({"algorithm": "sac"}, "no algorithm"),
+        ({"alpha": 0.0}, "alpha of the shaped arm .* greater than 0"),
+        ({"kappa": 1.0}, "greater than 1"),
+    ],
 )
 def test_a_quickstart_that_would_compare_nothing(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):

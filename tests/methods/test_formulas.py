@@ -16,7 +16,7 @@ from batches import rollout, tokens
 
 from forkwise.core import group_advantages, shape_advantages
 from forkwise.errors import InputError
-from forkwise.methods import Need, RewardMethod, TokenMethod, Tokens, all_methods, parse_method
+from forkwise.methods import RewardMethod, Rollout, TokenMethod, Tokens, all_methods, parse_method
 from forkwise.methods.entropy_advantage import EntropyAdvantage
 
 
@@ -76,13 +76,13 @@ class TestEntropyAdvantage:
     def test_what_it_says_of_psi(self, options: str, psi_over_adv: float, capped: float) -> None:
         method = parse_method(f"entropy_advantage:{options}")
         assert isinstance(method, EntropyAdvantage)
-        stats = method.stats(tokens(**self.BATCH))
+        stats = method.change(tokens(**self.BATCH)).shaping
         assert stats is not None
         found = stats.as_dict()
         assert (found["psi_over_adv"], found["capped_frac"]) == (pytest.approx(psi_over_adv), pytest.approx(capped))
 
     def test_without_a_cap_it_says_nothing_of_one(self) -> None:
-        assert EntropyAdvantage(cap=False).stats(tokens(**self.BATCH)) is None
+        assert EntropyAdvantage(cap=False).change(tokens(**self.BATCH)).shaping is None
 
     def test_the_published_form_is_the_core_function(self) -> None:
         batch = tokens(**self.BATCH)
@@ -326,13 +326,12 @@ class TestRewardMethods:
         assert made.tolist() == pytest.approx([0.866, -0.866, -0.866, 0.866], abs=1e-3)
 
 
-@pytest.mark.parametrize("name", [name for name, kind in all_methods().items() if issubclass(kind, TokenMethod)])
+@pytest.mark.parametrize("name", [name for name, kind in all_methods().items() if kind.requires])
 def test_a_method_that_is_not_given_what_it_requires_stops(name: str) -> None:
     method = parse_method(name)
-    assert isinstance(method, TokenMethod)
-    if method.requires - {Need.OFF_POLICY}:
-        with pytest.raises(RuntimeError, match="was not given a tensor that it requires"):
-            method.advantages(tokens([[1.0]]))
+    batch = Rollout(torch.ones(1)) if isinstance(method, RewardMethod) else tokens([[1.0]])
+    with pytest.raises(RuntimeError, match="was not given a tensor that it requires"):
+        method.advantages(batch)
 
 
 def test_the_example_in_the_docs_is_a_method() -> None:

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from forkwise.methods import RewardMethod, TokenMethod, Tokens, all_methods, parse_method
-from forkwise.methods.chain import act_on_tokens, counts, shares
+from forkwise.methods.chain import counts, shares
 from forkwise.methods.clip_cov import covariance
 from forkwise.methods.steer import entropy_change
+from forkwise.testing.methods import acted, check_method, check_rollout, check_tokens
 
 TOKEN_METHODS = [name for name, kind in all_methods().items() if issubclass(kind, TokenMethod)]
 REWARD_METHODS = [name for name, kind in all_methods().items() if issubclass(kind, RewardMethod)]
@@ -29,47 +30,22 @@ quick = settings(max_examples=25, deadline=None)
 
 
 def advantages(spec: str, batch: Tokens) -> Tensor:
-    method = parse_method(spec)
-    assert isinstance(method, TokenMethod)
-    return act_on_tokens([method], batch)[0]
+    return acted(parse_method(spec), batch)
 
 
-def take(batch: Tokens, rows: Tensor) -> Tokens:
-    columns = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    return Tokens(**{name: v[rows] if isinstance(v, Tensor) else v for name, v in columns.items()})
-
-
-def padded(batch: Tokens, columns: int) -> Tokens:
-    """The same tokens with rubbish behind them."""
-    columns_of = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    rubbish = {}
-    for name, value in columns_of.items():
-        wide = isinstance(value, Tensor) and value.dim() == 2
-        fill = False if name == "mask" else (0.77 if wide else None)
-        rubbish[name] = (
-            torch.cat([value, torch.full((len(value), columns), fill, dtype=value.dtype)], dim=1) if wide else value
-        )
-    return Tokens(**rubbish)
+@pytest.mark.parametrize("name", list(all_methods()))
+def test_every_method_passes_the_kit(name: str) -> None:
+    check_method(parse_method(name), random=name in RANDOM)
 
 
 @pytest.mark.parametrize("name", TOKEN_METHODS)
 class TestEveryTokenMethod:
     @quick
     @any_tokens
-    def test_ignores_padding(self, name: str, batch: Tokens) -> None:
-        made = advantages(name, batch)
-        again = advantages(name, padded(batch, 3))[:, : batch.mask.shape[1]]
-        torch.testing.assert_close(again[batch.mask], made[batch.mask], rtol=1e-9, atol=1e-9)
-
-    @quick
-    @any_tokens
-    def test_gives_every_row_the_same_wherever_it_stands(self, name: str, batch: Tokens) -> None:
-        if name in RANDOM:
-            pytest.skip("random choices follow the order, which the engine fixes")
-        assume(int(batch.mask.sum()) > 2)  # two tokens have one covariance, and of equals the first is taken
-        order = torch.arange(len(batch.mask)).flip(0)
-        made, again = advantages(name, batch), advantages(name, take(batch, order))[order]
-        torch.testing.assert_close(again[batch.mask], made[batch.mask], rtol=1e-9, atol=1e-9)
+    def test_passes_the_kit_on_any_batch(self, name: str, batch: Tokens) -> None:
+        method = parse_method(name)
+        assert isinstance(method, TokenMethod)
+        check_tokens(method, batch, random=name in RANDOM)
 
     @quick
     @any_tokens
@@ -246,14 +222,11 @@ class TestEveryRewardMethod:
 
     @quick
     @given(groups_of_binary_rewards())
-    def test_order_of_completions_does_not_matter(self, name: str, case: tuple[list[float], list[int]]) -> None:
+    def test_passes_the_kit(self, name: str, case: tuple[list[float], list[int]]) -> None:
         method = parse_method(name)
         assert isinstance(method, RewardMethod)
         logprobs = [-0.1 - 0.37 * ((7 * i) % 5) for i in range(len(case[0]))]
-        whole = rollout(*case, logprobs)
-        order = torch.arange(len(case[0])).flip(0)
-        turned = rollout(*([column[i] for i in order.tolist()] for column in (*case, logprobs)))
-        torch.testing.assert_close(method.advantages(turned)[order], method.advantages(whole))
+        check_rollout(method, rollout(*case, logprobs))
 
 
 @quick

@@ -8,14 +8,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from forkwise.cli import app
 from forkwise.errors import InputError
-from forkwise.methods import Method, Need, Scope, Stage, all_methods, describe, parse_method, parse_methods, settings_of
-from forkwise.methods import registry as registry_module
+from forkwise.methods import Need, Scope, all_methods, describe, parse_method, parse_methods, settings_of
 
 NAMES = sorted(all_methods())
 PAPERS = Path(__file__).parents[2] / "docs" / "papers.md"
@@ -39,7 +39,6 @@ class TestEveryMethod:
         assert kind.title
         assert kind.formula
         assert kind.paper == "" or re.fullmatch(r"\d{4}\.\d{5}", kind.paper)
-        assert isinstance(kind.stage, Stage)
         assert isinstance(kind.scope, Scope)
         assert all(isinstance(need, Need) for need in kind.requires)
 
@@ -76,8 +75,11 @@ class TestEveryMethod:
         ("entropy_advantage:alpha", "'alpha' in the method 'entropy_advantage:alpha' is not of the form key=value."),
         ("entropy_advantage:alpha=1,alpha=2", "gives 'alpha' twice"),
         ("entropy_advantage:alpha=big", "alpha of the method 'entropy_advantage' must be a number, got 'big'."),
-        ("entropy_advantage:alpha=0", "must be greater than 0, got 0.0"),
-        ("entropy_advantage:kappa=1", "kappa of the method 'entropy_advantage' must be greater than 1, got 1.0"),
+        ("entropy_advantage:alpha=0", "must be a finite number greater than 0, got 0.0"),
+        (
+            "entropy_advantage:kappa=1",
+            "kappa of the method 'entropy_advantage' must be a finite number greater than 1, got 1.0",
+        ),
         ("entropy_advantage:kappa=nan", "greater than 1, got nan"),
         ("entropy_advantage:kappa=inf", "greater than 1, got inf"),
         ("entropy_advantage:sign=up", "must be one of both, positive, negative, got 'up'"),
@@ -143,34 +145,52 @@ def test_two_settings_of_one_field_must_agree() -> None:
         settings_of(parse_methods(["dr_grpo", "token_level_loss"]))
 
 
-class Stranger(Method):
-    name = "stranger"
+STRANGER = """
+from forkwise.methods import Method, SettingsMethod
 
+class Stranger(SettingsMethod):
+    name, title, formula = "stranger", "A method of another package", "A"
+    def settings(self):
+        return {}
 
-class _Point:
-    value = "elsewhere:Stranger"
+class Double(Stranger):
+    name = "grpo"
 
-    def __init__(self, found: object) -> None:
-        self.found = found
+class Nameless(SettingsMethod):
+    title = "It"
 
-    def load(self) -> object:
-        return self.found
+class Idle(Method):
+    name, title, formula = "idle", "Derives from no stage", "A"
+"""
 
 
 @pytest.mark.parametrize(
-    ("found", "message"),
-    [(Stranger, None), (object, "is no subclass of forkwise.methods.Method"), ("grpo", "brings a second method")],
+    ("place", "message"),
+    [
+        ("its_module:Stranger", None),
+        ("pathlib:Path", "The entry point 'pathlib:Path' is no subclass of forkwise.methods.Method."),
+        ("its_module:Double", "The entry point 'its_module:Double' brings a second method named 'grpo'."),
+        ("its_module:Nameless", "'its_module:Nameless' brings a method without name and formula."),
+        ("its_module:Idle", "brings a method that would never act: derive it from one of SettingsMethod, RewardMethod"),
+        (
+            "its_module:Absent",
+            "The entry point 'stranger = its_module:Absent' of the group forkwise.methods cannot be loaded "
+            "(AttributeError: module 'its_module' has no attribute 'Absent'): repair or uninstall the package",
+        ),
+        ("absent_module", "cannot be loaded (ModuleNotFoundError: No module named 'absent_module')"),
+    ],
 )
-def test_other_packages_can_add_methods(monkeypatch: pytest.MonkeyPatch, found: object, message: str | None) -> None:
-    point = _Point(type("Double", (Method,), {"name": "grpo"}) if found == "grpo" else found)
-    monkeypatch.setattr(registry_module, "entry_points", lambda group: [point] if group == "forkwise.methods" else [])
+def test_other_packages_can_add_methods(installed: Any, place: str, message: str | None) -> None:
+    installed("forkwise.methods", f"stranger = {place}", STRANGER)
     all_methods.cache_clear()
     try:
         if message is None:
-            assert all_methods()["stranger"] is Stranger
+            assert all_methods()["stranger"].__module__ == "its_module"
+            assert describe()[-1]["stage"] == "settings"
         else:
-            with pytest.raises(InputError, match=message):
+            with pytest.raises(InputError, match=re.escape(message)) as caught:
                 all_methods()
+            assert "\n" not in str(caught.value)
     finally:
         all_methods.cache_clear()
 
@@ -182,7 +202,8 @@ class TestListing:
         assert sorted(found) == NAMES
         assert found["kl_cov"]["paper"] == "2505.22617"
         assert found["kl_cov"]["defaults"] == {"share": 0.002, "coef": 1.0}
-        assert found["kl_cov"]["requires"] == ["log-probs", "old log-probs", "several updates per rollout"]
+        assert found["kl_cov"]["requires"] == ["log-probs", "old log-probs"]
+        assert found["kl_cov"]["conditions"] == ["several updates per rollout"]
         assert (found["erc"]["stage"], found["erc"]["scope"]) == ("token", "token")
 
     def test_table(self, monkeypatch: pytest.MonkeyPatch) -> None:

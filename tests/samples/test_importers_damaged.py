@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 import zipfile
@@ -17,7 +16,8 @@ from importing import jsonl, refused
 from forkwise.errors import InputError
 from forkwise.explore.traces import load_traces
 from forkwise.samples import read_samples
-from forkwise.samples.importers import FileReport, Options, import_files
+from forkwise.samples.importers import Options, import_files
+from forkwise.testing.importers import check_damaged
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -90,11 +90,6 @@ for name, file in {
     text = (FIXTURES / file).read_text()
     RECORDS[name] = [json.loads(line) for line in text.splitlines()] if file.endswith("l") else [json.loads(text)]
 
-ODD: list[Any] = [
-    *(None, True, 0, -1, 3.5, 2**70, 1e308, float("nan"), float("inf"), "", "x", "\x1b[2J\n\x00", "\ud800", "None"),
-    *([], {}, [None], [[]], {"a": None}, [1, "x"], "y" * 5000, {"\x1b]0;": 1}, -9999.0, [{"role": 3}]),
-]
-
 
 def said(action: Callable[[], Any]) -> str | None:
     """The sentence with which `action` refuses; None if it goes well."""
@@ -105,55 +100,17 @@ def said(action: Callable[[], Any]) -> str | None:
     return None
 
 
-def damage(value: Any, rng: random.Random) -> Any:
-    """`value` with one thing in it replaced, removed or doubled."""
-    value = copy.deepcopy(value)
-    places: list[tuple[Any, Any]] = []
-
-    def collect(part: Any) -> None:
-        for key in list(part) if isinstance(part, dict) else range(len(part)) if isinstance(part, list) else ():
-            places.append((part, key))
-            collect(part[key])
-
-    collect(value)
-    if places:
-        part, key = rng.choice(places)
-        kind = rng.random()
-        if kind < 0.7:
-            part[key] = copy.deepcopy(rng.choice(ODD))
-        elif kind < 0.85:
-            del part[key]
-        elif isinstance(part, list):
-            part.insert(key, copy.deepcopy(part[key]))
-        else:
-            part[f"{key}\x1b"] = part.pop(key)
-    return value
-
-
 @pytest.mark.parametrize("name", sorted(RECORDS))
 @pytest.mark.parametrize("seed", range(3))
 def test_damaged_records(tmp_path: Path, name: str, seed: int) -> None:
     rng = random.Random(f"{name}{seed}")
     taken = 0
     for i in range(30):
-        records = copy.deepcopy(RECORDS[name])
-        for _ in range(rng.choice([1, 1, 2, 4])):
-            at = rng.randrange(len(records))
-            records[at] = damage(records[at], rng)
-        file, out = jsonl(tmp_path / f"{i}.jsonl", *records), tmp_path / f"out{i}"
         options = Options(threshold=rng.choice([None, 1.0]))
-        reports: list[FileReport] = []
-        work = import_files([file], out, format_=rng.choice(["auto", name]), options=options)
-        sentence = said(lambda work=work, reports=reports: reports.extend(work))
-        if sentence is not None:
-            assert sentence.isprintable()
-            assert not out.exists()
-            continue
-        taken += 1
-        [report] = reports
-        assert all(line.isprintable() for line in str(report).split("\n"))
-        assert read_samples(out).num_rows == sum(run.samples for run in report.runs.values())
-        assert "\n" not in (said(lambda out=out: load_traces(out, vocabulary=1000)) or "")
+        table = check_damaged(name, RECORDS[name], tmp_path / str(i), rng, options)
+        if table is not None:
+            taken += 1
+            assert "\n" not in (said(lambda table=table: load_traces(table, vocabulary=1000)) or "")
     assert taken
 
 

@@ -23,7 +23,7 @@ def main(out: Path) -> None:
         if name not in ("advantages", "old_per_token_logps")
     }
     trainer.model.train()
-    trainer._rewards = torch.linspace(-1, 1, 8)  # of all processes, as TRL gathers them
+    trainer._scored_rewards = torch.linspace(-1, 1, 8)[:, None]  # of all processes, as TRL gathers them
     trainer._credit(batch)
     trainer.create_optimizer_and_scheduler(num_training_steps=1)
     assert isinstance(trainer.critic, torch.nn.parallel.DistributedDataParallel)

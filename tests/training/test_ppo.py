@@ -134,7 +134,7 @@ class TestCredit:
         batch = {k: v for k, v in tiny.microbatch(4).items() if k not in ("advantages", "old_per_token_logps")}
         batch["tool_mask"] = torch.ones_like(batch["completion_mask"])
         batch["tool_mask"][0, 2:6] = 0  # a tool answers last: tokens 0 and 1 of row 0 are the policy's
-        trainer._rewards = torch.tensor([1.0, 1.0, 1.0, 1.0])
+        trainer._scored_rewards = torch.ones(4, 1)
         trainer._credit(batch)
         assert batch["returns"][0].tolist() == [0.5, 1.0, 0, 0, 0, 0]
         assert batch["returns"][2].tolist() == [0.5, 1.0, 0, 0, 0, 0]  # two tokens long
@@ -508,7 +508,7 @@ class TestRuns:
         one = make(tmp_path, optim="sgd", critic_learning_rate=0.1, max_grad_norm=0.0, per_device_train_batch_size=8)
         ppo.stir(one.critic)
         batch = fixed_batch()
-        one._rewards = torch.linspace(-1, 1, 8)
+        one._scored_rewards = torch.linspace(-1, 1, 8)[:, None]
         one.model.train()
         one._credit(batch)
         both = torch.cat([first["advantages"], second["advantages"]])
@@ -578,6 +578,12 @@ class TestGuards:
 
 
 class TestMistakes:
+    def test_completions_without_a_reward(self, tmp_path: Path) -> None:
+        trainer = make(tmp_path, max_steps=1)
+        trainer.reward_funcs = [lambda completion_ids, **_: [1.0, None] * (len(completion_ids) // 2)]
+        with pytest.raises(InputError, match=r"gave a number for 2 of 4 completions; PPO needs a reward for each\."):
+            trainer.train()
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [

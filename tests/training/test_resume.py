@@ -124,6 +124,20 @@ def test_a_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, whole: Path, s
     same_runs(out, whole)
 
 
+def test_totals_that_an_older_forkwise_kept_apart_are_taken_up(tmp_path: Path, whole: Path) -> None:
+    out = interrupted(whole, tmp_path / "run", 7)
+    checkpoint = out / "checkpoint-7"
+    rollout = torch.load(checkpoint / "rollout_0.pt", weights_only=True)
+    totals = rollout["unlogged"].pop("totals")
+    rollout["unlogged"]["shaping"] = totals.pop("shaping")
+    rollout["unlogged"]["methods"] = {name.removeprefix("method/"): total for name, total in totals.items()}
+    assert list(rollout["unlogged"]["methods"]) == ["entropy_advantage"]
+    torch.save(rollout, checkpoint / "rollout_0.pt")
+    mark_complete(checkpoint)
+    resume(out)
+    same_runs(out, whole)
+
+
 def shorten(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
 

@@ -15,9 +15,9 @@ app = typer.Typer(no_args_is_help=True, help="Says what is wrong, and what to do
 @app.command("verl")
 def doctor_verl() -> None:
     """Say whether verl finds the forkwise plugin, with which verl, and why not; exit code 2 if not."""
-    from forkwise.engines import verl_doctor
+    from forkwise.engines.verl import doctor
 
-    echo(verl_doctor.report())
+    echo(doctor.report())
 
 
 @app.command("run")

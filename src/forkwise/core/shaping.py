@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from forkwise.constants import check_alpha, check_kappa
 
 # An entropy below this is not rounding (uncentred formulas reach -0.01): it is a log-probability, or minus an entropy.
 _LOWEST_ENTROPY = -0.05
@@ -45,15 +46,7 @@ def shape_advantages(
             kappa out of range.
         TypeError: integer tensors.
     """
-    terms = _terms(advantages, entropy, alpha, kappa, mask)
-    a, psi = terms.advantages, terms.psi
-    shaped = (a + psi).to(advantages.dtype)
-    # Rounding to nearest may land beyond the cap, even on 0 where A is subnormal: such a value goes one step back to A.
-    finfo = torch.finfo(advantages.dtype)
-    step = finfo.eps * a.abs().clamp(min=finfo.smallest_normal)
-    beyond = (shaped.to(a.dtype) - a).clamp(min=0) * kappa > a.abs()
-    shaped = torch.where(beyond, (a + (psi - step).clamp(min=0)).to(advantages.dtype), shaped)
-    return torch.where(psi > 0, shaped, terms.unshaped)
+    return _shaped(_terms(advantages, entropy, alpha, kappa, mask))
 
 
 @dataclass(frozen=True)
@@ -105,7 +98,46 @@ def shaping_stats(
     mask: Tensor | None = None,
 ) -> ShapingStats:
     """What `shape_advantages` with the same arguments does, over response tokens: see `ShapingStats`."""
+    return _stats(_terms(advantages, entropy, alpha, kappa, mask))
+
+
+@torch.no_grad()
+def shape_and_measure(
+    advantages: Tensor,
+    entropy: Tensor,
+    *,
+    alpha: float = 0.4,
+    kappa: float = 2.0,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, ShapingStats]:
+    """What `shape_advantages` and `shaping_stats` return for these arguments; psi is computed once."""
     terms = _terms(advantages, entropy, alpha, kappa, mask)
+    return _shaped(terms), _stats(terms)
+
+
+class _Terms(NamedTuple):
+    """All of the shape of the entropy; float64, since B * T numbers cost nothing (float32 on MPS, which lacks it)."""
+
+    unshaped: Tensor  # the advantages, broadcast, in their own dtype
+    advantages: Tensor
+    psi: Tensor  # 0 outside the mask
+    capped: Tensor
+    valid: Tensor  # the mask
+    kappa: float
+
+
+def _shaped(terms: _Terms) -> Tensor:
+    a, psi, dtype = terms.advantages, terms.psi, terms.unshaped.dtype
+    shaped = (a + psi).to(dtype)
+    # Rounding to nearest may land beyond the cap, even on 0 where A is subnormal: such a value goes one step back to A.
+    finfo = torch.finfo(dtype)
+    step = finfo.eps * a.abs().clamp(min=finfo.smallest_normal)
+    beyond = (shaped.to(a.dtype) - a).clamp(min=0) * terms.kappa > a.abs()
+    shaped = torch.where(beyond, (a + (psi - step).clamp(min=0)).to(dtype), shaped)
+    return torch.where(psi > 0, shaped, terms.unshaped)
+
+
+def _stats(terms: _Terms) -> ShapingStats:
     pos, neg = terms.valid & (terms.advantages > 0), terms.valid & (terms.advantages < 0)
     psi, size = terms.psi, terms.advantages.abs()
     ratio = torch.where(pos | neg, psi / size, 0)
@@ -123,21 +155,9 @@ def shaping_stats(
     )
 
 
-class _Terms(NamedTuple):
-    """All of the shape of the entropy; float64, since B * T numbers cost nothing (float32 on MPS, which lacks it)."""
-
-    unshaped: Tensor  # the advantages, broadcast, in their own dtype
-    advantages: Tensor
-    psi: Tensor  # 0 outside the mask
-    capped: Tensor
-    valid: Tensor  # the mask
-
-
 def _terms(advantages: Tensor, entropy: Tensor, alpha: float, kappa: float, mask: Tensor | None) -> _Terms:
-    if not (math.isfinite(alpha) and alpha >= 0):
-        raise ValueError(f"alpha must be finite and >= 0, not {alpha}: the paper uses 0.4 for GRPO and 0.1 for PPO.")
-    if not (math.isfinite(kappa) and kappa > 1):
-        raise ValueError(f"kappa must be finite and > 1, not {kappa}: at 1 or below, psi can flip the sign of A.")
+    check_alpha(alpha)
+    check_kappa(kappa)
     for name, tensor in (("advantages", advantages), ("entropy", entropy)):
         if not tensor.is_floating_point():
             raise TypeError(f"{name} must be floating point, not {tensor.dtype}: call .float() on it.")
@@ -159,7 +179,7 @@ def _terms(advantages: Tensor, entropy: Tensor, alpha: float, kappa: float, mask
     bonus = alpha * torch.where(valid, entropy.to(wide), 0).clamp_(min=0)
     cap = a.abs() / kappa
     psi = torch.where(valid, torch.minimum(bonus, cap), 0)
-    return _Terms(unshaped, a, psi, cap < bonus, valid)
+    return _Terms(unshaped, a, psi, cap < bonus, valid, kappa)
 
 
 def _check_values(advantages: Tensor, entropy: Tensor, mask: Tensor | None, valid: Tensor) -> None:

@@ -5,8 +5,7 @@ Both arms start from the embedded base model with the same seeds, data and setti
 
 from __future__ import annotations
 
-import math
-
+from forkwise.constants import check_alpha, check_kappa
 from forkwise.errors import InputError
 from forkwise.lab.spec import ALPHA, Experiment, TrainingArm
 
@@ -35,13 +34,8 @@ def quickstart(
     if algorithm not in ALPHA:
         raise InputError(f"There is no algorithm '{algorithm}': use {' or '.join(ALPHA)}.")
     alpha = ALPHA[algorithm] if alpha is None else alpha
-    if not 0 < alpha < math.inf:
-        raise InputError(
-            f"alpha is {alpha}: the shaped arm needs alpha > 0 (the paper's {algorithm.upper()} value is "
-            f"{ALPHA[algorithm]})."
-        )
-    if not 1 < kappa < math.inf:
-        raise InputError(f"kappa is {kappa}: it must exceed 1, or the bonus could flip an advantage's sign.")
+    check_alpha(alpha, "alpha of the shaped arm", above_zero=True)
+    check_kappa(kappa)
     name = algorithm.upper()
     return Experiment(
         arms=(

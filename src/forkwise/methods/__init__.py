@@ -1,6 +1,7 @@
 """Published methods of the family, each one file: a frozen config and a pure function on whole-batch tensors."""
 
 from forkwise.methods.base import (
+    Condition,
     LossMethod,
     Method,
     Need,
@@ -8,13 +9,13 @@ from forkwise.methods.base import (
     Rollout,
     Scope,
     SettingsMethod,
-    Stage,
     TokenMethod,
     Tokens,
 )
 from forkwise.methods.registry import all_methods, describe, parse_method, parse_methods, settings_of
 
 __all__ = [
+    "Condition",
     "LossMethod",
     "Method",
     "Need",
@@ -22,7 +23,6 @@ __all__ = [
     "Rollout",
     "Scope",
     "SettingsMethod",
-    "Stage",
     "TokenMethod",
     "Tokens",
     "all_methods",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from forkwise.methods.base import Need, RewardMethod, Rollout, check_range, wide
+from forkwise.methods.base import Need, RewardMethod, Rollout, check_range, given, wide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,10 +40,11 @@ class AsymGrpo(RewardMethod):
         """`(N,)`."""
         import torch
 
-        ids = rollout.groups.unique(return_inverse=True)[1]
+        correct = given(rollout.correct)
+        ids = given(rollout.groups).unique(return_inverse=True)[1]
         size = wide(ids.bincount())
-        p = (torch.zeros_like(size).index_add_(0, ids, wide(rollout.correct)) / size)[ids]
+        p = (torch.zeros_like(size).index_add_(0, ids, wide(correct)) / size)[ids]
         mixed = (p > 0) & (p < 1)
         odds = torch.where(mixed, p / (1 - p), 1)
-        signed = torch.where(rollout.correct, odds**-self.positive, -(odds**self.negative))
-        return torch.where(mixed, signed, 0).to(rollout.advantages.dtype)
+        signed = torch.where(correct, odds**-self.positive, -(odds**self.negative))
+        return torch.where(mixed, signed, 0)

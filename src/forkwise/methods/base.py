@@ -1,6 +1,6 @@
 """What a method is: a frozen config, a pure function on whole-batch tensors, and what it says about itself.
 
-The engine gives each method the tensors that it `requires` and nothing else. A function is global over the batch that
+A method is given the tensors that it `requires` and nothing else. A function is global over the batch that
 it is given, so that the engine alone decides what "the batch" is, and gathers it: one token at a time, all tokens of an
 optimizer update, or all completions of a rollout (`Scope`), over every micro-batch and process, in one order.
 
@@ -12,26 +12,20 @@ from __future__ import annotations
 import dataclasses
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from forkwise.errors import InputError, nearest
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+    from typing_extensions import Self
 
-
-class Stage(str, Enum):
-    """Where in a training step a method acts."""
-
-    SETTINGS = "settings"  # nowhere: the trainer has it, the method only sets the trainer's own fields
-    REWARD = "reward"  # rewards of groups -> advantages, one per completion
-    TOKEN = "token"  # advantages -> advantages per token; a token mask is advantages of 0
-    LOSS = "loss"  # a term of the loss per token, a function of the log-probability under update
+    from forkwise.core import ShapingStats
 
 
 class Scope(str, Enum):
@@ -43,7 +37,7 @@ class Scope(str, Enum):
 
 
 class Need(str, Enum):
-    """What a method asks the engine for."""
+    """A tensor that a method asks for: the field of `Tokens` or `Rollout` of the same name."""
 
     ENTROPY = "entropy"
     OLD_ENTROPY = "old entropy"
@@ -52,33 +46,51 @@ class Need(str, Enum):
     SEQUENCE_LOGPROBS = "sequence log-probs"
     GROUPS = "groups"
     CORRECT = "correctness"
-    ADVANTAGES = "the trainer's advantages"  # those of a group, which it changes instead of making its own
-    OFF_POLICY = "several updates per rollout"  # with one, old and current policy are the same and it does nothing
+    ADVANTAGES = "the trainer's advantages"  # for a method of the reward stage that changes them
+
+
+class Condition(str, Enum):
+    """What must hold of a run for a method to do anything."""
+
+    OFF_POLICY = "several updates per rollout"  # with one, old and current policy are the same
 
 
 @dataclass(frozen=True)
-class Rollout:
+class _Given:
+    """A batch of tensors, of which those with the default None are given to methods that require them."""
+
+    def only(self, needs: Iterable[Need]) -> Self:
+        """The batch without the tensors that none of `needs` asks for."""
+        kept = {need.name.lower() for need in needs}
+        optional = [field.name for field in dataclasses.fields(self) if field.default is None]
+        return dataclasses.replace(self, **{name: None for name in optional if name not in kept})
+
+
+@dataclass(frozen=True)
+class Rollout(_Given):
     """What a method of the reward stage sees: the N completions of a rollout, over all processes.
+
+    Tensors that no method requires are None.
 
     Attributes:
         rewards: `(N,)`, the weighted sum of the reward functions.
         groups: `(N,)` int64, the prompt of each completion.
         correct: `(N,)` bool, reward above 0: right for rewards of 1/0 and of +1/-1.
         advantages: `(N,)`, those of the engine (GRPO's).
-        logprobs: `(N,)`, mean log-probability of the completion's tokens under the policy that drew it, nats per
-            token; NaN for a completion without tokens (truncated and masked); None where no method requires it.
+        sequence_logprobs: `(N,)`, mean log-probability of the completion's tokens under the policy that drew it, nats
+            per token; NaN for a completion without tokens (truncated and masked).
     """
 
     rewards: Tensor
-    groups: Tensor
-    correct: Tensor
-    advantages: Tensor
-    logprobs: Tensor | None = None
+    groups: Tensor | None = None
+    correct: Tensor | None = None
+    advantages: Tensor | None = None
+    sequence_logprobs: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """What a method of the token or loss stage sees. None where no method requires it.
+class Tokens(_Given):
+    """What a method of the token or loss stage sees. Tensors that no method requires are None.
 
     Attributes:
         advantages: `(B, T)`.
@@ -110,6 +122,13 @@ class Tokens:
         return torch.Generator().manual_seed((self.seed * (2**31 - 1) + salt) % (2**63))
 
 
+class Change(NamedTuple):
+    """What a method made of the advantages of a batch, and what psi was there if it adds one."""
+
+    advantages: Tensor
+    shaping: ShapingStats | None = None
+
+
 @dataclass(frozen=True)
 class Method(ABC):
     """One published method (or placebo). A subclass adds fields, checks them, and computes.
@@ -119,9 +138,9 @@ class Method(ABC):
         title: of the paper, or what it is.
         paper: arXiv number, or "" where there is none.
         formula: in one line.
-        stage: see `Stage`.
         scope: see `Scope`.
         requires: see `Need`.
+        conditions: see `Condition`.
         slot: two methods of one slot do the same job and cannot be combined; None for those that always can.
     """
 
@@ -129,14 +148,18 @@ class Method(ABC):
     title: ClassVar[str]
     paper: ClassVar[str] = ""
     formula: ClassVar[str]
-    stage: ClassVar[Stage]
     scope: ClassVar[Scope] = Scope.TOKEN
     requires: ClassVar[frozenset[Need]] = frozenset()
+    conditions: ClassVar[frozenset[Condition]] = frozenset()
     slot: ClassVar[str | None] = None
 
     def needs(self) -> frozenset[Need]:
         """`requires`, where it depends on the fields."""
         return self.requires
+
+    def holds_under(self) -> frozenset[Condition]:
+        """`conditions`, where they depend on the fields."""
+        return self.conditions
 
     def check_group_size(self, size: int) -> None:  # noqa: B027  (most methods have nothing to say)
         """Raises `InputError` where the method could do nothing with groups of so many completions."""
@@ -150,7 +173,6 @@ class Method(ABC):
 class RewardMethod(Method):
     """Advantages from the rewards of groups."""
 
-    stage = Stage.REWARD
     scope = Scope.ROLLOUT
     slot = "advantages"
 
@@ -160,13 +182,15 @@ class RewardMethod(Method):
 
 
 class TokenMethod(Method):
-    """Advantages per token."""
-
-    stage = Stage.TOKEN
+    """Advantages per token; a token mask is advantages of 0."""
 
     @abstractmethod
     def advantages(self, tokens: Tokens) -> Tensor:
         """`(B, T)`; where the mask is False, any finite number. The input stays as it is."""
+
+    def change(self, tokens: Tokens) -> Change:
+        """`advantages`, with statistics where the method has some that cost nothing beside them."""
+        return Change(self.advantages(tokens))
 
 
 class LossMethod(TokenMethod):
@@ -177,8 +201,8 @@ class LossMethod(TokenMethod):
     of ours. Where the trainer clips a ratio it clips the combined direction, and its logged loss shows `-r A` only.
     """
 
-    stage = Stage.LOSS
-    requires = frozenset({Need.LOGPROBS, Need.OLD_LOGPROBS, Need.OFF_POLICY})
+    requires = frozenset({Need.LOGPROBS, Need.OLD_LOGPROBS})
+    conditions = frozenset({Condition.OFF_POLICY})
 
     @abstractmethod
     def term(self, logprobs: Tensor, tokens: Tokens) -> Tensor:
@@ -198,8 +222,6 @@ class LossMethod(TokenMethod):
 
 class SettingsMethod(Method):
     """What the trainer has itself: the method only sets the trainer's fields."""
-
-    stage = Stage.SETTINGS
 
     @abstractmethod
     def settings(self) -> Mapping[str, Any]:

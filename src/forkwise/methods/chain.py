@@ -6,35 +6,47 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from forkwise.methods.base import RewardMethod, Rollout, TokenMethod, Tokens, wide
+from forkwise.methods.base import RewardMethod, Rollout, TokenMethod, Tokens, given, wide
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+SHAPING = "shaping"
+
+
 def act_on_rollout(methods: Sequence[RewardMethod], rollout: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
-    """The advantages `(N,)` after the methods of the reward stage, and `name -> totals` (see `counts`)."""
+    """The advantages `(N,)` after the methods of the reward stage, and their `counts` as `method/NAME`."""
     import torch
 
     totals = {}
-    everywhere = torch.ones_like(rollout.correct)
+    advantages = given(rollout.advantages)
+    everywhere = torch.ones_like(advantages, dtype=torch.bool)
     with torch.no_grad():
         for method in methods:
-            made = _checked(method, method.advantages(rollout), rollout.advantages, everywhere)
-            totals[method.name] = counts(rollout.advantages, made, everywhere)
-            rollout = dataclasses.replace(rollout, advantages=made)
-    return rollout.advantages, totals
+            seen = dataclasses.replace(rollout, advantages=advantages).only(method.needs())
+            made = _checked(method, method.advantages(seen), advantages, everywhere)
+            totals[f"method/{method.name}"] = counts(advantages, made, everywhere)
+            advantages = made
+    return advantages, totals
 
 
 def act_on_tokens(methods: Sequence[TokenMethod], tokens: Tokens) -> tuple[Tensor, dict[str, Tensor]]:
-    """The advantages `(B, T)` after the methods, and `name -> totals` (see `counts`)."""
+    """The advantages `(B, T)` after the methods, and sums over tokens of what was done to them.
+
+    The sums are each method's `counts` as `method/NAME`, and `ShapingStats.totals` as `SHAPING` if the first method
+    adds a psi. All add up over micro-batches and processes.
+    """
     import torch
 
     totals = {}
     with torch.no_grad():
-        for method in methods:
-            made = _checked(method, method.advantages(tokens), tokens.advantages, tokens.mask)
-            totals[method.name] = counts(tokens.advantages, made, tokens.mask)
+        for i, method in enumerate(methods):
+            change = method.change(tokens.only(method.needs()))
+            made = _checked(method, change.advantages, tokens.advantages, tokens.mask)
+            totals[f"method/{method.name}"] = counts(tokens.advantages, made, tokens.mask)
+            if i == 0 and change.shaping is not None:
+                totals[SHAPING] = change.shaping.totals
             tokens = dataclasses.replace(tokens, advantages=made)
     return tokens.advantages, totals
 

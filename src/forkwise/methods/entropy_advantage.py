@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from forkwise.methods.base import Need, Scope, TokenMethod, Tokens, check_range, given
+from forkwise.constants import check_alpha, check_kappa
+from forkwise.methods.base import Change, Condition, Need, Scope, TokenMethod, Tokens, given
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from forkwise.core import ShapingStats
 
 Sign = Literal["both", "positive", "negative"]
 Policy = Literal["current", "old"]
@@ -52,39 +51,37 @@ class EntropyAdvantage(TokenMethod):
         check_shaping(self)
 
     def needs(self) -> frozenset[Need]:
-        """The old entropy instead of the current one, where it is asked for; which then must be another one."""
-        return frozenset({Need.OLD_ENTROPY, Need.OFF_POLICY}) if self.entropy == "old" else self.requires
+        """The old entropy instead of the current one, where it is asked for."""
+        return frozenset({Need.OLD_ENTROPY}) if self.entropy == "old" else self.requires
+
+    def holds_under(self) -> frozenset[Condition]:
+        """The old entropy must be another one than the current."""
+        return frozenset({Condition.OFF_POLICY}) if self.entropy == "old" else self.conditions
 
     @property
     def published(self) -> bool:
         """Whether this is the paper's form: none of the switches is used."""
         return self == EntropyAdvantage(self.alpha, self.kappa)
 
-    def stats(self, tokens: Tokens) -> ShapingStats | None:
-        """What psi is at the tokens where the method acts (of one sign of A, with `sign`); None without a cap."""
-        from forkwise.core import shaping_stats
-
-        if not self.cap:
-            return None
-        mask, a = tokens.mask, tokens.advantages
-        if self.sign != "both":
-            mask = mask & (a > 0 if self.sign == "positive" else a < 0)
-        return shaping_stats(a, self._entropy(tokens), alpha=self.alpha, kappa=self.kappa, mask=mask)
-
-    def _entropy(self, tokens: Tokens) -> Tensor:
-        return given(tokens.entropy if self.entropy == "current" else tokens.old_entropy)
-
     def advantages(self, tokens: Tokens) -> Tensor:
         """The shaped advantages, `(B, T)`."""
-        from forkwise.core import shape_advantages
+        return self.change(tokens).advantages
 
-        entropy = self._entropy(tokens)
+    def change(self, tokens: Tokens) -> Change:
+        """The shaped advantages, and psi where the method acts (at one sign of A, with `sign`); none without a cap."""
+        from forkwise.core import shape_and_measure, shaping_stats
+
+        a, mask = tokens.advantages, tokens.mask
+        entropy = given(tokens.entropy if self.entropy == "current" else tokens.old_entropy)
         if self.published:
-            return shape_advantages(tokens.advantages, entropy, alpha=self.alpha, kappa=self.kappa, mask=tokens.mask)
-        psi = ablated_psi(
-            tokens.advantages, entropy, tokens.mask, self.alpha, self.kappa if self.cap else None, self.sign
-        )
-        return tokens.advantages + (tokens.advantages * psi if self.multiplicative else psi)
+            return Change(*shape_and_measure(a, entropy, alpha=self.alpha, kappa=self.kappa, mask=mask))
+        psi = ablated_psi(a, entropy, mask, self.alpha, self.kappa if self.cap else None, self.sign)
+        shaped = a + (a * psi if self.multiplicative else psi)
+        if not self.cap:
+            return Change(shaped)
+        if self.sign != "both":
+            mask = mask & (a > 0 if self.sign == "positive" else a < 0)
+        return Change(shaped, shaping_stats(a, entropy, alpha=self.alpha, kappa=self.kappa, mask=mask))
 
 
 def ablated_psi(
@@ -108,9 +105,9 @@ def check_shaping(method: TokenMethod) -> None:
     """Refuses alpha and kappa outside their ranges.
 
     Raises:
-        InputError: see `check_range`.
+        InputError: naming method, constant and value.
     """
-    infinity = float("inf")
     if hasattr(method, "alpha"):
-        check_range(method, "alpha", 0, infinity, open_low=True)
-    check_range(method, "kappa", 1, infinity, open_low=True)
+        check_alpha(method.alpha, f"alpha of the method '{method.name}'", above_zero=True)
+    if hasattr(method, "kappa"):
+        check_kappa(method.kappa, f"kappa of the method '{method.name}'")

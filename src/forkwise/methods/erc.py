@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from forkwise.methods.base import Need, TokenMethod, Tokens, check_range, given, wide
+from forkwise.methods.base import Condition, Need, TokenMethod, Tokens, check_range, given, wide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +32,8 @@ class Erc(TokenMethod):
     title = "Entropy Ratio Clipping as a Soft Global Constraint for Stable RL"
     paper = "2512.05591"
     formula = "A where low <= (H + 1e-8)/(H_old + 1e-8) <= high, else 0"
-    requires = frozenset({Need.ENTROPY, Need.OLD_ENTROPY, Need.OFF_POLICY})
+    requires = frozenset({Need.ENTROPY, Need.OLD_ENTROPY})
+    conditions = frozenset({Condition.OFF_POLICY})
 
     def __post_init__(self) -> None:
         check_range(self, "low", 0, 1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from forkwise.errors import InputError
-from forkwise.methods.base import Need, RewardMethod, Rollout, check_range, wide
+from forkwise.methods.base import Need, RewardMethod, Rollout, check_range, given, wide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +46,7 @@ class PasskTraining(RewardMethod):
 
     def advantages(self, rollout: Rollout) -> Tensor:
         """`(N,)`."""
-        return passk_advantages(rollout.correct, rollout.groups, self.k).to(rollout.advantages.dtype)
+        return passk_advantages(given(rollout.correct), given(rollout.groups), self.k)
 
 
 def passk_advantages(correct: Tensor, groups: Tensor, k: int) -> Tensor:

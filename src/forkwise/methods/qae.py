@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from forkwise.methods.base import Need, RewardMethod, Rollout, check_range, wide
+from forkwise.methods.base import Need, RewardMethod, Rollout, check_range, given, wide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ class Qae(RewardMethod):
 
     def advantages(self, rollout: Rollout) -> Tensor:
         """`(N,)`."""
-        return qae_advantages(rollout.rewards, rollout.groups, self.quantile).to(rollout.advantages.dtype)
+        return qae_advantages(rollout.rewards, given(rollout.groups), self.quantile)
 
 
 def qae_advantages(rewards: Tensor, groups: Tensor, quantile: float) -> Tensor:

@@ -3,38 +3,55 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from importlib.metadata import entry_points
 from typing import Any
 
 from forkwise.errors import InputError, nearest
-from forkwise.methods.base import LossMethod, Method, Need, RewardMethod, Scope, SettingsMethod, make
+from forkwise.methods.asym_grpo import AsymGrpo
+from forkwise.methods.base import LossMethod, Method, Need, RewardMethod, Scope, SettingsMethod, TokenMethod, make
+from forkwise.methods.clip_cov import ClipCov
+from forkwise.methods.entropy_advantage import EntropyAdvantage
+from forkwise.methods.erc import Erc
+from forkwise.methods.forking_tokens import ForkingTokens
+from forkwise.methods.gtpo import GrpoS, Gtpo
+from forkwise.methods.kl_cov import KlCov
+from forkwise.methods.passk_training import PasskTraining
+from forkwise.methods.placebos import PlaceboConstant, PlaceboPermuted, PlaceboScaling
+from forkwise.methods.presets import (
+    AdaptiveEntropyBonus,
+    Cispo,
+    ClipHigher,
+    DrGrpo,
+    EntropyBonus,
+    Grpo,
+    Gspo,
+    TokenLevelLoss,
+)
+from forkwise.methods.qae import Qae
+from forkwise.methods.rloo import Rloo
+from forkwise.methods.steer import Steer
+from forkwise.methods.ucpo import Ucpo
+from forkwise.plugins import plugins
 
 ENTRY_POINTS = "forkwise.methods"
 """Group of entry points by which another package adds methods; each names a subclass of `Method`."""
 
-# Module -> its methods, in the order in which they are listed.
-_OURS = {
-    "presets": (
-        *("Grpo", "DrGrpo", "ClipHigher", "TokenLevelLoss", "Gspo", "Cispo"),
-        *("EntropyBonus", "AdaptiveEntropyBonus"),
-    ),
-    "rloo": ("Rloo",),
-    "entropy_advantage": ("EntropyAdvantage",),
-    "placebos": ("PlaceboPermuted", "PlaceboConstant", "PlaceboScaling"),
-    "forking_tokens": ("ForkingTokens",),
-    "clip_cov": ("ClipCov",),
-    "kl_cov": ("KlCov",),
-    "gtpo": ("Gtpo", "GrpoS"),
-    "erc": ("Erc",),
-    "passk_training": ("PasskTraining",),
-    "ucpo": ("Ucpo",),
-    "asym_grpo": ("AsymGrpo",),
-    "qae": ("Qae",),
-    "steer": ("Steer",),
+_OURS: tuple[type[Method], ...] = (
+    *(Grpo, DrGrpo, ClipHigher, TokenLevelLoss, Gspo, Cispo, EntropyBonus, AdaptiveEntropyBonus),
+    *(Rloo, EntropyAdvantage, PlaceboPermuted, PlaceboConstant, PlaceboScaling),
+    *(ForkingTokens, ClipCov, KlCov, Gtpo, GrpoS, Erc),
+    *(PasskTraining, Ucpo, AsymGrpo, Qae, Steer),
+)
+"""Our methods, in the order in which they are listed."""
+
+_STAGES: dict[str, type[Method]] = {
+    "settings": SettingsMethod,
+    "reward": RewardMethod,
+    "loss": LossMethod,
+    "token": TokenMethod,
 }
+"""Where in a training step a method acts, by its class; the first that fits."""
 
 
 @lru_cache(maxsize=1)
@@ -44,20 +61,21 @@ def all_methods() -> dict[str, type[Method]]:
     Raises:
         InputError: another package brings something that is no method, or a name that is taken.
     """
-    found: dict[str, type[Method]] = {}
-    for module, names in _OURS.items():
-        home = importlib.import_module(f"forkwise.methods.{module}")
-        for name in names:
-            kind = getattr(home, name)
-            found[kind.name] = kind
-    for point in entry_points(group=ENTRY_POINTS):
-        kind = point.load()
+    methods = {kind.name: kind for kind in _OURS}
+    for point, kind in plugins(ENTRY_POINTS):
         if not (isinstance(kind, type) and issubclass(kind, Method)):
             raise InputError(f"The entry point '{point.value}' is no subclass of forkwise.methods.Method.")
-        if kind.name in found:
+        if not issubclass(kind, tuple(_STAGES.values())):
+            raise InputError(
+                f"The entry point '{point.value}' brings a method that would never act: derive it from one of "
+                f"{', '.join(stage.__name__ for stage in _STAGES.values())}."
+            )
+        if unsaid := [name for name in ("name", "title", "formula") if not hasattr(kind, name)]:
+            raise InputError(f"The entry point '{point.value}' brings a method without {' and '.join(unsaid)}.")
+        if kind.name in methods:
             raise InputError(f"The entry point '{point.value}' brings a second method named '{kind.name}'.")
-        found[kind.name] = kind
-    return found
+        methods[kind.name] = kind
+    return methods
 
 
 def parse_method(spec: str, defaults: Mapping[str, Any] | None = None) -> Method:
@@ -130,9 +148,10 @@ def describe(names: Sequence[str] = ()) -> list[dict[str, Any]]:
             "title": kind.title,
             "paper": kind.paper,
             "formula": kind.formula,
-            "stage": kind.stage.value,
+            "stage": next(stage for stage, base in _STAGES.items() if issubclass(kind, base)),
             "scope": kind.scope.value,
             "requires": sorted(need.value for need in kind.requires),
+            "conditions": sorted(condition.value for condition in kind.conditions),
             "defaults": {field.name: field.default for field in dataclasses.fields(kind)},
         }
         for kind in known.values()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from forkwise.methods.base import Need, RewardMethod, Rollout
+from forkwise.methods.base import Need, RewardMethod, Rollout, given
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,4 +25,4 @@ class Rloo(RewardMethod):
         """The rewards less those of the others, `(N,)`."""
         from forkwise.core import leave_one_out
 
-        return leave_one_out(rollout.rewards, group_ids=rollout.groups)
+        return leave_one_out(rollout.rewards, group_ids=given(rollout.groups))

@@ -37,8 +37,9 @@ class Ucpo(RewardMethod):
 
     def advantages(self, rollout: Rollout) -> Tensor:
         """The re-weighted advantages, `(N,)`."""
-        weight = ucpo_weights(given(rollout.logprobs), rollout.groups, rollout.correct, self.tau)
-        return rollout.advantages * weight.to(rollout.advantages.dtype)
+        logprobs, groups, correct = given(rollout.sequence_logprobs), given(rollout.groups), given(rollout.correct)
+        advantages = given(rollout.advantages)
+        return advantages * ucpo_weights(logprobs, groups, correct, self.tau).to(advantages.dtype)
 
 
 def ucpo_weights(logprobs: Tensor, groups: Tensor, correct: Tensor, tau: float) -> Tensor:

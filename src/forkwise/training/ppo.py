@@ -96,7 +96,6 @@ class EntropyShapedPPOTrainer(RunTrainer):
             self._checkpoint_activations()
         self.critic_optimizer: Any = None
         self.critic_scheduler: Any = None
-        self._rewards: Tensor | None = None  # (completions of all processes,), of the rollout that is being scored
         self._micro_batch: dict[str, Any] | None = None  # what the policy loss has just been computed on
         self._update_batches: list[dict[str, Any]] = []  # micro-batches of the update that is being accumulated
 
@@ -154,18 +153,6 @@ class EntropyShapedPPOTrainer(RunTrainer):
 
     # ---------------------------------------------------------------------------------------- rollouts: credit (B, T)
 
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
-        rewards: Tensor = super()._calculate_rewards(*args, **kwargs)  # (completions of all processes, functions)
-        if self.model.training:
-            unscored = rewards.isnan().all(dim=1)
-            if bool(unscored.any()):
-                raise InputError(
-                    f"No reward function gave a number for {int(unscored.sum())} of {len(rewards)} completions; PPO "
-                    "needs a reward for each."
-                )
-            self._rewards = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
-        return rewards
-
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         if self.model.training:  # evaluation stays TRL's
@@ -175,11 +162,9 @@ class EntropyShapedPPOTrainer(RunTrainer):
     @torch.no_grad()
     def _credit(self, batch: dict[str, Any]) -> None:
         """Replaces the group's advantages `(B,)` by the critic's `(B, T)`, and adds `old_values` and `returns`."""
-        if self._rewards is None:
-            raise RuntimeError("TRL's rollout did not call `_calculate_rewards`; PPO has no rewards to work with.")
         size = len(batch["completion_ids"])
         start = self.accelerator.process_index * size
-        rewards, self._rewards = self._rewards[start : start + size], None
+        rewards = self._total_rewards("PPO needs")[start : start + size]
 
         around = self._rollout_values(batch)  # (B, T + 1)
         values, mask = around[:, :-1], _policy_mask(batch)
@@ -195,17 +180,20 @@ class EntropyShapedPPOTrainer(RunTrainer):
         token_rewards = torch.zeros_like(values).scatter_(1, last, rewards[:, None].to(values))
         credit = gae(token_rewards, values, mask, gamma=self.args.gamma, lam=self.args.lam, bootstrap=bootstrap)
 
-        batch["advantages"] = whiten(credit.advantages, mask, reduce=self._sum)
+        over_all = self._sum_over_processes
+        batch["advantages"] = whiten(credit.advantages, mask, reduce=over_all)
         batch["old_values"], batch["returns"] = values, credit.returns
         logged = self._metrics["train"]
         for name, tensor in (("return", credit.returns), ("value", values)):
-            logged[f"critic/{name}_mean"].append(masked_moments(tensor, mask, reduce=self._sum)[0].item())
-        spread = masked_moments(credit.advantages, mask, reduce=self._sum)[1].sqrt()
+            logged[f"critic/{name}_mean"].append(masked_moments(tensor, mask, reduce=over_all)[0].item())
+        spread = masked_moments(credit.advantages, mask, reduce=over_all)[1].sqrt()
         logged["critic/advantage_std"].append(spread.item())
-        explained = explained_variance(values, credit.returns, mask, reduce=self._sum)
+        explained = explained_variance(values, credit.returns, mask, reduce=over_all)
         if not math.isnan(explained):
             logged["critic/explained_variance"].append(explained)
-        self._show_advantages(batch["advantages"], mask)
+        # TRL's table of completions has one number for each: the mean.
+        means = (batch["advantages"] * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+        self._show_advantages(self.accelerator.gather(means))
 
     def _rollout_values(self, batch: dict[str, Any]) -> Tensor:
         self.critic.eval()
@@ -226,18 +214,6 @@ class EntropyShapedPPOTrainer(RunTrainer):
         length = batch["completion_mask"].sum(dim=1)
         final = batch["completion_ids"].gather(1, (length - 1).clamp(min=0)[:, None])[:, 0]
         return ~torch.isin(final, torch.tensor(sorted(ends), device=final.device)), length
-
-    def _show_advantages(self, advantages: Tensor, mask: Tensor) -> None:
-        """TRL's table of completions shows their mean advantage instead of the group's."""
-        means = self.accelerator.gather((advantages * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)).tolist()
-        shown = self._logs["advantages"]
-        for _ in range(min(len(means), len(shown))):
-            shown.pop()
-        shown.extend(means)
-
-    def _sum(self, tensor: Tensor) -> Tensor:
-        total: Tensor = self.accelerator.reduce(tensor, reduction="sum")
-        return total
 
     # ------------------------------------------------------------------------------------------------------- updates
 
@@ -313,7 +289,7 @@ class EntropyShapedPPOTrainer(RunTrainer):
         if self.check_finite:
             gradients = ((f"critic.{name}", p.grad) for name, p in self.critic.named_parameters() if p.grad is not None)
             self.require_finite_tensors("gradient", gradients)
-        totals = self._sum(torch.stack([losses.detach().sum(), clipped.sum(), mask.sum().to(losses)]))
+        totals = self._sum_over_processes(torch.stack([losses.detach().sum(), clipped.sum(), mask.sum().to(losses)]))
         loss, share = (totals[:2] / totals[2].clamp(min=1)).tolist()
         return loss, share
 

@@ -76,8 +76,7 @@ class ExactResumeMixin(_Trainer):
             "buffer": self._buffered_inputs if self._step % every else None,
             "unlogged": {
                 "metrics": {name: list(values) for name, values in self._metrics["train"].items()},
-                "shaping": getattr(self, "_shaping_totals", None),
-                "methods": getattr(self, "_method_totals", {}),
+                "totals": self._action_log.totals if hasattr(self, "_action_log") else {},
                 "loss": getattr(self, "_tr_loss", self._running_loss),
                 "since": getattr(self, "_globalstep_last_logged", None),
             },
@@ -140,10 +139,12 @@ class ExactResumeMixin(_Trainer):
         if unlogged is None:
             return
         self._metrics["train"].update(unlogged["metrics"])
-        if unlogged["shaping"] is not None:
-            self._shaping_totals: Any = unlogged["shaping"].to(self.accelerator.device)
-        if unlogged["methods"]:
-            self._method_totals: Any = send_to_device(unlogged["methods"], self.accelerator.device)
+        totals = unlogged.get("totals")
+        if totals is None:  # a checkpoint of forkwise from before they were one
+            totals = {f"method/{name}": total for name, total in unlogged["methods"].items()}
+            totals |= {} if unlogged["shaping"] is None else {"shaping": unlogged["shaping"]}
+        if totals:
+            self._action_log.totals = send_to_device(totals, self.accelerator.device)
         if unlogged["loss"] is not None:
             loss = unlogged["loss"].to(self.accelerator.device)
             if hasattr(self, "_tr_loss"):

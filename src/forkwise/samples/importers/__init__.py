@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from forkwise.samples.importers.base import Options, parse_columns
-from forkwise.samples.importers.run import FORMATS, FileReport, RunReport, import_files
+from forkwise.samples.importers.run import FORMATS, FileReport, RunReport, all_formats, import_files
 
-__all__ = ["FORMATS", "FileReport", "Options", "RunReport", "import_files", "parse_columns"]
+__all__ = ["FORMATS", "FileReport", "Options", "RunReport", "all_formats", "import_files", "parse_columns"]

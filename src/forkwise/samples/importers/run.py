@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pyarrow.dataset as pads
 
 from forkwise.errors import InputError, nearest
 from forkwise.folders import only_process
+from forkwise.plugins import plugins
 from forkwise.samples.importers import (
     gemini,
     grade_school_math,
@@ -49,8 +51,8 @@ FORMATS: dict[str, Importer] = {
 }
 """Name of the format, as `--format` takes it -> its importer."""
 
-_SURVEYS: dict[str, Callable[[Iterable[Record], Source], None]] = {"plain": plain.survey, "trl": trl.survey}
-"""Of the formats whose columns do not say alone what they are."""
+ENTRY_POINTS = "forkwise.importers"
+"""Group of entry points by which another package adds a format: its name, and a module or object like ours."""
 
 _SCORES_CHECKED_EVERY = 4096  # rows: a file of fractional scores is refused long before its end
 
@@ -105,6 +107,23 @@ class FileReport:
         return "\n".join(map(visible, lines))
 
 
+@lru_cache(maxsize=1)
+def all_formats() -> dict[str, Importer]:
+    """Name -> importer, ours and those that other packages add.
+
+    Raises:
+        InputError: another package brings something that is no importer, or a name that is taken.
+    """
+    formats = dict(FORMATS)
+    for point, importer in plugins(ENTRY_POINTS):
+        if missing := [name for name in ("USES", "matches", "rows") if not hasattr(importer, name)]:
+            raise InputError(f"The entry point '{point.value}' is no importer: it has no {' and no '.join(missing)}.")
+        if point.name in formats:
+            raise InputError(f"The entry point '{point.value}' brings a second format named '{point.name}'.")
+        formats[point.name] = importer
+    return formats
+
+
 def import_files(
     files: Sequence[Path], out: Path, *, format_: str = "auto", options: Options | None = None
 ) -> Iterator[FileReport]:
@@ -116,8 +135,9 @@ def import_files(
         InputError: a file cannot be used, its samples are in `out` already, or another process is writing there.
     """
     options = options or Options()
-    if format_ not in ("auto", *FORMATS):
-        raise InputError(f"There is no format '{format_}'.{nearest(format_, FORMATS)} Formats: {', '.join(FORMATS)}.")
+    formats = all_formats()
+    if format_ not in ("auto", *formats):
+        raise InputError(f"There is no format '{format_}'.{nearest(format_, formats)} Formats: {', '.join(formats)}.")
     plain.check_columns(options.columns)
     if options.columns and format_ == "auto":
         format_ = "plain"
@@ -138,7 +158,7 @@ def _import_file(path: Path, out: Path, format_: str, options: Options, ledger: 
     if first is None:
         raise InputError(f"'{path}' is empty: it holds no records.")
     name = _detect(path, first[1], options) if format_ == "auto" else format_
-    importer, source.place = FORMATS[name], first[0]
+    importer, source.place = all_formats()[name], first[0]
     if not (format_ == "plain" or _fits(importer, first[1])):
         raise source.error(f"this is not the format {name}: leave out --format, or choose another.")
     ledger.start(path)
@@ -147,7 +167,8 @@ def _import_file(path: Path, out: Path, format_: str, options: Options, ledger: 
             report = _write(source, name, out, ledger)
         except Undecided:
             with _shape(source, name):
-                _SURVEYS[name](_records(source), source)
+                survey = getattr(importer, "survey")  # noqa: B009  (only importers that may be `Undecided` have one)
+                survey(_records(source), source)
             source.surveyed = True
         except _ToldApart:
             pass
@@ -164,7 +185,7 @@ class _ToldApart(Exception):
 
 def _write(source: Source, name: str, out: Path, ledger: _Ledger) -> FileReport:
     """One pass over the file into a shard."""
-    path, importer = source.path, FORMATS[name]
+    path, importer = source.path, all_formats()[name]
     runs: dict[str, RunReport] = {}
     left_out: dict[str, None] = {}
     used = importer.USES | {column.split(".")[0] for column in source.options.columns.values()}
@@ -236,7 +257,7 @@ def _remarks(source: Source) -> list[str]:
 
 
 def _detect(path: Path, record: Record, options: Options) -> str:
-    found = [name for name, importer in FORMATS.items() if _fits(importer, record)]
+    found = [name for name, importer in all_formats().items() if _fits(importer, record)]
     if len(found) == 1:
         return found[0]
     if found:

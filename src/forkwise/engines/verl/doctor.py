@@ -6,6 +6,8 @@ import importlib
 import os
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 
+from forkwise.engines.verl import plugin
+from forkwise.engines.verl.settings import MODES
 from forkwise.errors import InputError
 
 _GROUP = "verl.plugins"
@@ -28,8 +30,6 @@ def report() -> str:
         raise InputError(f"verl {found} finds the plugin {point.value} but cannot load it: {error!r}.") from error
     _check_trainers(found)
     _check_trl(found)
-    from forkwise.engines.verl import MODES
-
     return "\n".join(
         [
             f"verl {found}: the plugin {point.value} of forkwise {version('forkwise')} is loaded.",
@@ -81,18 +81,16 @@ def _check_trainers(found: str) -> None:
             f"verl {found} cannot import its own V1 trainers here: {error!r}; install what it misses (verl's extra "
             "verl-core has it)."
         ) from error
-    from forkwise.engines import verl
-
-    missing = [mode for mode in verl.MODES if mode not in registry]
+    missing = [mode for mode in MODES if mode not in registry]
     if missing:
         raise InputError(
             f"verl {found} loaded the plugin, but {', '.join(missing)} could not be registered: "
-            f"{verl.registration_errors[0]!r}; install verl 0.9."
+            f"{plugin.registration_errors[0]!r}; install verl 0.9."
         )
-    if verl.registration_errors:
+    if plugin.registration_errors:
         raise InputError(
             f"verl {found} has the trainer modes, but trainers that do not shape would ignore the keys without a word: "
-            f"{verl.registration_errors[0]!r}; install verl 0.9."
+            f"{plugin.registration_errors[0]!r}; install verl 0.9."
         )
 
 

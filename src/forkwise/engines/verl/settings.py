@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from typing import Any
 
+from forkwise.constants import check_alpha, check_kappa
 from forkwise.errors import InputError, nearest
 
 MODES = {
@@ -41,13 +41,8 @@ class EntropyShaping:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise InputError(f"algorithm.entropy_shaping.{name} must be a number, not {value!r}.")
-        if not 0 <= self.alpha < math.inf:
-            raise InputError(f"algorithm.entropy_shaping.alpha must be finite and at least 0, not {self.alpha}.")
-        if not 1 < self.kappa < math.inf:
-            raise InputError(
-                f"algorithm.entropy_shaping.kappa must be finite and greater than 1, not {self.kappa}: a smaller one "
-                "could cancel or flip the sign of an advantage; the paper has 2."
-            )
+        check_alpha(self.alpha, "algorithm.entropy_shaping.alpha")
+        check_kappa(self.kappa, "algorithm.entropy_shaping.kappa")
         if self.entropy not in ("old", "current"):
             raise InputError(f"algorithm.entropy_shaping.entropy must be old or current, not {self.entropy!r}.")
 

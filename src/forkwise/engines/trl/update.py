@@ -34,12 +34,10 @@ class Plan:
     Attributes:
         step: of the trainer, in which the plan holds.
         left: micro-batches (their completion ids, by identity) that have not taken theirs, with their advantages.
-        totals: see `forkwise.methods.chain.counts`; already over all processes.
     """
 
     step: int
     left: list[tuple[Tensor, Tensor]]
-    totals: dict[str, Tensor]
 
     def take(self, step: int, completion_ids: Tensor) -> Tensor | None:
         """The advantages of a micro-batch, once; None where this is not the update that was planned."""
@@ -79,21 +77,17 @@ def local_tokens(
     """
     entropy, logprobs = entropy.detach(), logprobs.detach()
     old_logprobs, old_entropy = batch.get("old_per_token_logps"), batch.get(OLD_ENTROPY)
-    if old_logprobs is None:
-        old_logprobs = logprobs
-    if old_entropy is None:
-        old_entropy = entropy
     return Tokens(
         (advantages[:, None] if advantages.dim() == 1 else advantages).expand_as(entropy),
         token_mask(batch),
-        entropy=entropy if Need.ENTROPY in wanted else None,
-        old_entropy=old_entropy if Need.OLD_ENTROPY in wanted else None,
-        logprobs=logprobs if Need.LOGPROBS in wanted else None,
-        old_logprobs=old_logprobs if Need.OLD_LOGPROBS in wanted else None,
-        groups=batch[GROUPS] if Need.GROUPS in wanted else None,
-        correct=batch[CORRECT] if Need.CORRECT in wanted else None,
+        entropy=entropy,
+        old_entropy=entropy if old_entropy is None else old_entropy,
+        logprobs=logprobs,
+        old_logprobs=logprobs if old_logprobs is None else old_logprobs,
+        groups=batch.get(GROUPS),
+        correct=batch.get(CORRECT),
         seed=seed,
-    )
+    ).only(wanted)
 
 
 def token_mask(batch: dict[str, Any]) -> Tensor:
@@ -114,7 +108,7 @@ def act_on_update(
         accelerator: gathers over processes, all of which must call this.
 
     Returns:
-        The advantages of each part, and what the methods did, over all processes.
+        The advantages of each part, and the totals of `act_on_tokens`, over all processes.
     """
     columns = {
         field.name: torch.cat([getattr(part, field.name) for part in parts])

@@ -10,7 +10,7 @@ from verl.utils.metric import AggregationType, Metric
 from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding, response_to_nested
 
-from forkwise.core import ShapingStats, shape_advantages, shaping_stats
+from forkwise.core import ShapingStats, shape_and_measure
 
 TOTALS = ("n_pos", "n_neg", "psi_pos", "psi_neg", "psi_over_adv", "capped")
 """Names of `ShapingStats.totals`; verl takes the largest or smallest of metrics with max or min in their name."""
@@ -45,8 +45,7 @@ def shape_jagged(
             if not tensor.is_nested or not torch.equal(tensor.offsets().diff(), lengths):
                 raise ValueError(f"{name} has other response lengths than the advantages, {lengths.tolist()}.")
         a, h, mask = (tensor.values() for tensor in tensors.values())
-    shaped = shape_advantages(a, h, alpha=alpha, kappa=kappa, mask=mask)
-    stats = shaping_stats(a, h, alpha=alpha, kappa=kappa, mask=mask)
+    shaped, stats = shape_and_measure(a, h, alpha=alpha, kappa=kappa, mask=mask)
     if advantages.is_nested:
         shaped = torch.nested.as_nested_tensor(list(shaped.split(lengths.tolist())), layout=torch.jagged)
     return shaped, stats

@@ -1,9 +1,10 @@
-"""verl's PPO trainers with entropy-shaped advantages; importing this module registers them (see `engines.verl`)."""
+"""verl's PPO trainers with entropy-shaped advantages; importing this module registers them (see `plugin`)."""
 
 from __future__ import annotations
 
 import logging
 from functools import partial
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,18 +17,24 @@ from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.config import omega_conf_to_dataclass
 
-from forkwise.core import ShapingStats
-from forkwise.engines.verl_guard import advantages_are_shaped, guard_trainer
-from forkwise.engines.verl_loss import PREFIX, TOTALS, entropy_shaped_ppo_loss, shape_jagged
-from forkwise.engines.verl_settings import MODES, read_settings
+from forkwise.engines.base import ActionLog, Host
+from forkwise.engines.verl.guard import advantages_are_shaped, guard_trainer
+from forkwise.engines.verl.loss import PREFIX, TOTALS, entropy_shaped_ppo_loss, shape_jagged
+from forkwise.engines.verl.settings import MODES, read_settings
+from forkwise.methods.chain import SHAPING
 
 if TYPE_CHECKING:
     from verl.trainer.ppo.v1.trainer_base import PPOTrainer as _Trainer
 else:
     _Trainer = object
 
-_LOGGED = ("psi_over_adv", "capped_frac", "psi_pos", "psi_neg")
-_MOSTLY_CAPPED = 0.9  # above it psi is |A| / kappa nearly everywhere: a constant factor, not entropy, shapes the update
+_HOST = Host(
+    name="verl",
+    release=f"verl {version('verl')}",
+    page="docs/scaling.md",
+    alpha="algorithm.entropy_shaping.alpha",
+    without="set algorithm.entropy_shaping.alpha=0",
+)
 _FIELDS = ["advantages", "entropy", "response_mask"]
 
 logger = logging.getLogger(__name__)
@@ -50,11 +57,10 @@ class EntropyShapingMixin(_Trainer):
     """The mode of verl that this trainer extends: verl reads the settings of a mode by its name."""
 
     _shaped: Tensor | None = None  # totals of the advantages in the queue that are shaped and not yet learned from
-    _totals: Tensor | None = None  # of the step
-    _warned_of_cap = False
 
     def __init__(self, config: Any) -> None:
         self.shaping = read_settings(config)
+        self._action_log = ActionLog(_HOST.alpha)
         config.trainer.v1.trainer_mode = self.mode
         super().__init__(config)
 
@@ -74,7 +80,7 @@ class EntropyShapingMixin(_Trainer):
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=_FIELDS)
         for field in _FIELDS:
             if field not in data:
-                raise _not_shaped(f"TransferQueue holds no {field!r} after the advantage stage")
+                raise _HOST.not_shaped(f"TransferQueue holds no {field!r} after the advantage stage")
         fields = (data[field] for field in _FIELDS)
         shaped, stats = shape_jagged(*fields, alpha=self.shaping.alpha, kappa=self.shaping.kappa)
         self._shaped = stats.totals
@@ -84,44 +90,28 @@ class EntropyShapingMixin(_Trainer):
     def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
         if self.shaping.at_advantages:
             if self._shaped is None:
-                raise _not_shaped(
+                raise _HOST.not_shaped(
                     "the advantage stage of this batch bypassed the mixin; a method overridden without super()?"
                 )
-            self._count(self._shaped)
+            self._action_log.add({SHAPING: self._shaped})
             self._shaped = None
         batch = super()._update_actor(batch, metrics)
         if self.shaping.in_loss:
             totals = [metrics.pop(f"actor/{PREFIX}{name}", None) for name in TOTALS]
             if None in totals:
-                raise _not_shaped("the actor's workers used another loss")
-            self._count(torch.tensor(totals, dtype=torch.float64))
+                raise _HOST.not_shaped("the actor's workers used another loss")
+            self._action_log.add({SHAPING: torch.tensor(totals, dtype=torch.float64)})
         return batch
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, Any]) -> Any:
         """verl's step: sample, advantages, updates; with the shaping metrics."""
-        self._totals = self._shaped = None
+        self._action_log.totals, self._shaped = {}, None
         batch = super().step(metrics, timing_raw)
-        if self._totals is not None:
-            stats = ShapingStats.from_totals(self._totals).as_dict()
-            metrics.update({f"shaping/{name}": stats[name] for name in _LOGGED})
-            if stats["capped_frac"] > _MOSTLY_CAPPED and not self._warned_of_cap:
-                self._warned_of_cap = True
-                logger.warning(
-                    "%.0f %% of the tokens are at the cap |A| / kappa, so their entropy hardly matters. Lower "
-                    "algorithm.entropy_shaping.alpha, or start from a policy with less entropy (after SFT).",
-                    100 * stats["capped_frac"],
-                )
+        shaping, warning = self._action_log.take()
+        metrics.update(shaping)
+        if warning:
+            logger.warning(warning)
         return batch
-
-    def _count(self, totals: Tensor) -> None:
-        self._totals = totals if self._totals is None else self._totals + totals
-
-
-def _not_shaped(what: str) -> RuntimeError:
-    return RuntimeError(
-        f"Advantages were not entropy-shaped: {what}. Train with a verl release that forkwise is tested with "
-        "(docs/scaling.md), or with algorithm.entropy_shaping.alpha=0."
-    )
 
 
 class EntropyShapedSync(EntropyShapingMixin, PPOTrainerSync):

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
-from forkwise.engines.verl_settings import MODES, read_settings
+from forkwise.engines.verl.settings import MODES, read_settings
 from forkwise.errors import InputError
 
 _shaping_now: ContextVar[bool] = ContextVar("forkwise_shapes_these_advantages", default=False)

@@ -1,10 +1,10 @@
-"""verl's plugin: trainer modes that shape advantages by entropy (arXiv 2506.14758, Eq. 5-7), for verl 0.9.
+"""Trainer modes for verl that shape advantages by entropy (arXiv 2506.14758, Eq. 5-7), for verl 0.9.
 
-verl imports this module at the end of `import verl`, in every process (entry point group `verl.plugins`). Trainers
-are registered later, when verl imports its own: in most processes that is never, and it would take seconds.
+verl imports this package at the end of `import verl`, in every process (entry point group `verl.plugins`). Trainers are
+registered later, when verl imports its own: in most processes that is never, and it would take seconds.
 
 A configuration with `algorithm.entropy_shaping` under a trainer that does not shape raises `InputError` (see
-`engines.verl_guard`). `forkwise doctor verl` says whether all this works in an installation, since verl keeps errors of
+`engines.verl.guard`). `forkwise doctor verl` says whether all this works in an installation, since verl keeps errors of
 plugins to itself.
 """
 
@@ -18,8 +18,8 @@ import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
-from forkwise.engines.verl_guard import guard_advantages, guard_config, guard_trainer
-from forkwise.engines.verl_settings import MODES
+from forkwise.engines.verl.guard import guard_advantages, guard_config, guard_trainer
+from forkwise.engines.verl.settings import MODES
 
 __all__ = ["MODES", "registration_errors"]
 
@@ -41,7 +41,7 @@ def _noted(action: Callable[[], object]) -> None:
 
 
 def _register() -> None:
-    _noted(lambda: importlib.import_module("forkwise.engines.verl_trainer"))
+    _noted(lambda: importlib.import_module("forkwise.engines.verl.trainer"))
 
 
 def _guard_checks() -> None:

@@ -1,0 +1,98 @@
+"""What the adapters of all engines share: what they log of what was done to advantages, and what they say.
+
+An adapter puts methods into the training loop of an engine (TRL, verl). It checks alpha and kappa with
+`forkwise.constants`, adds the totals of each loss to an `ActionLog`, logs its metrics, and raises `Host.not_shaped` in
+a step that no method reached. `forkwise.testing.engines` holds the checks that every adapter must pass.
+
+Nothing here imports torch when the module is loaded: verl loads it in every process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from forkwise.methods import Method
+
+LOGGED = ("psi_over_adv", "capped_frac", "psi_pos", "psi_neg")
+"""The numbers of `forkwise.core.ShapingStats` that are logged, as `shaping/NAME`."""
+
+_MOSTLY_CAPPED = 0.9  # above it psi is |A| / kappa nearly everywhere: a constant factor, not entropy, shapes the update
+
+
+@dataclass(frozen=True)
+class Host:
+    """The engine that an adapter works in, as its messages name it.
+
+    Attributes:
+        name: of the engine.
+        release: package and version that are installed.
+        page: of the documentation, with the releases that forkwise is tested with.
+        alpha: the engine's name of the setting alpha.
+        without: how to train without shaping.
+    """
+
+    name: str
+    release: str
+    page: str
+    alpha: str
+    without: str
+
+    def not_shaped(self, what: str, methods: Sequence[Method] = ()) -> RuntimeError:
+        """The error of a training step whose loss did not get what the methods made; `what` says where it was lost."""
+        only_shaping = all(method.name == "entropy_advantage" for method in methods)
+        failure = "Advantages were not entropy-shaped" if only_shaping else f"The methods {quoted(methods)} did not act"
+        return RuntimeError(f"{failure}: {what}. {self.remedy}")
+
+    @property
+    def remedy(self) -> str:
+        """What to do about an engine that has changed."""
+        return (
+            f"{self.release}; train with a {self.name} release that forkwise is tested with ({self.page}), or "
+            f"{self.without}."
+        )
+
+
+def quoted(methods: Sequence[Method]) -> str:
+    """Their names, for messages."""
+    return ", ".join(f"'{method.name}'" for method in methods)
+
+
+class ActionLog:
+    """Totals of what was done to advantages since the last log, which all processes add up in step."""
+
+    def __init__(self, alpha: str) -> None:
+        """`alpha` is the engine's name of the setting."""
+        self.totals: dict[str, Tensor] = {}
+        self._alpha = alpha
+        self._warned = False
+
+    def add(self, totals: Mapping[str, Tensor]) -> None:
+        """Adds totals over all processes, named as `forkwise.methods.chain.act_on_tokens` names them."""
+        for name, total in totals.items():
+            before = self.totals.get(name)
+            self.totals[name] = total if before is None else before + total
+
+    def take(self) -> tuple[dict[str, float], str | None]:
+        """The metrics since the last call; and once per run, where nearly all tokens are at the cap, a warning."""
+        from forkwise.core import ShapingStats
+        from forkwise.methods.chain import SHAPING, shares
+
+        metrics: dict[str, float] = {}
+        warning = None
+        totals, self.totals = self.totals, {}
+        for name, total in totals.items():
+            numbers = ShapingStats.from_totals(total).as_dict() if name == SHAPING else shares(total)
+            metrics |= {f"{name}/{key}": value for key, value in numbers.items() if name != SHAPING or key in LOGGED}
+        capped = metrics.get("shaping/capped_frac", 0.0)
+        if capped > _MOSTLY_CAPPED and not self._warned:
+            self._warned = True
+            warning = (
+                f"{capped:.0%} of the tokens are at the cap |A| / kappa, so their entropy hardly matters. Lower "
+                f"{self._alpha}, or start from a policy with less entropy (after SFT)."
+            )
+        return metrics, warning

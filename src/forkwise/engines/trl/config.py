@@ -1,0 +1,245 @@
+"""The config of a GRPO trainer that shapes: two constants and a list of methods beside TRL's fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from packaging.version import Version
+from trl import GRPOConfig
+
+from forkwise.constants import check_alpha, check_kappa
+from forkwise.engines.trl.release import TRL
+from forkwise.engines.trl.update import rollout_methods, update_methods
+from forkwise.errors import InputError
+from forkwise.methods import Condition, LossMethod, Method, Scope, SettingsMethod, parse_methods, settings_of
+from forkwise.methods.entropy_advantage import EntropyAdvantage
+
+_OTHER_WEIGHTS = ("sapo", "vespo")  # losses of TRL whose weight of a token is not its ratio
+
+
+@dataclass
+class EntropyShapedGRPOConfig(GRPOConfig):
+    """`GRPOConfig` with the two constants of the method; every other field is TRL's, defaults included.
+
+    Args:
+        alpha: weight of the entropy (nats), at least 0. Larger values favour uncertain tokens more, until the cap
+            binds at `H = |A| / (alpha * kappa)`; 0 turns shaping off. The paper uses 0.4 for GRPO, 0.1 for PPO.
+        kappa: cap of the added term as a fraction of the advantage, `|A| / kappa`, above 1 so that no advantage
+            changes its sign. Larger values mean a smaller cap. The paper uses 2.
+        method: methods as text, `NAME[:key=value,...]` (`forkwise methods` lists them). alpha and kappa are the
+            shorthand of the one method `entropy_advantage:alpha=...,kappa=...`; where methods are named, exactly those
+            act, and alpha becomes 0 unless that method is among them. Methods that TRL has itself set its fields.
+
+    Raises:
+        InputError: for constants outside these ranges, for methods that do not exist or do not go together, and for
+            settings under which TRL cannot shape.
+
+    Warns:
+        UserWarning: for losses whose ratio is per sequence; only the mean shaped advantage reaches their gradient.
+    """
+
+    alpha: float = field(
+        default=0.4, metadata={"help": "Weight of the entropy term added to the advantages; 0 turns shaping off."}
+    )
+    kappa: float = field(
+        default=2.0, metadata={"help": "The entropy term is capped at |advantage| / kappa; must be greater than 1."}
+    )
+    method: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Methods to train with, NAME[:key=value,...]; may be repeated. 'forkwise methods' lists them. "
+            "alpha and kappa then count only as options of entropy_advantage."
+        },
+    )
+
+    has_groups: ClassVar[bool] = True  # whether advantages come from groups, which a critic's do not
+    trainer_class: ClassVar[str] = "EntropyShapedGRPOTrainer"  # that does what this config says
+
+    def __post_init__(self) -> None:
+        self._check_numbers()
+        self._resolve_methods()
+        check_alpha(self.alpha)
+        check_kappa(self.kappa)
+        super().__post_init__()
+        if Version("1.14") > TRL and self.use_liger_kernel:
+            raise InputError(
+                f"use_liger_kernel=True in trl {TRL} computes the loss without entropies, so advantages would not be "
+                "shaped; set it to False or install trl>=1.16."
+            )
+        if Version("1.15.0") == TRL and self.device.type not in ("cuda", "xpu"):
+            raise InputError(f"trl 1.15.0 cannot compute the GRPO loss on {self.device.type}; install trl>=1.16.")
+        self._check_methods()
+        per_token = update_methods(self.methods) or rollout_methods(self.methods)
+        if per_token and self._per_sequence:
+            warnings.warn(
+                f"With loss_type={self.loss_type!r} and importance_sampling_level={self.importance_sampling_level!r} "
+                "the importance ratio or the weight is per sequence: the shaped advantages lose their token "
+                "selectivity. Use importance_sampling_level='token' and another loss_type to keep it.",
+                stacklevel=3,
+            )
+
+    @property
+    def _per_sequence(self) -> bool:
+        """Whether the importance ratio, or the weight of a token, is one of its whole sequence."""
+        return bool(self.importance_sampling_level == "sequence" or self.loss_type == "luspo")
+
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        """As in transformers, where every trainer asks for it when training starts; not every trainer may.
+
+        Raises:
+            InputError: a trainer asks that would train without what this config says, and without a word.
+        """
+        if (self.methods or not self.has_groups) and not _SHAPES.get():
+            raise InputError(
+                f"This {type(self).__name__} is in the hands of a trainer that would ignore its alpha, kappa and "
+                f"method: train with forkwise's {self.trainer_class}, or put EntropyShapingMixin before your trainer "
+                "class."
+            )
+        steps: int = super().get_warmup_steps(num_training_steps)
+        return steps
+
+    def _check_numbers(self) -> None:
+        """Refuses what torch and TRL refuse late, with a traceback, or not at all."""
+        if not 0 < self.temperature < math.inf:
+            raise InputError(f"temperature must be a finite number greater than 0, got {self.temperature}.")
+        for name in ("learning_rate", "weight_decay", "beta", "epsilon"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be a finite number of at least 0, got {getattr(self, name)}.")
+        if not all(math.isfinite(weight) for weight in self.reward_weights or []):
+            raise InputError(f"reward_weights must be finite numbers, got {self.reward_weights}.")
+        for name in ("num_iterations", "steps_per_generation", "gradient_accumulation_steps"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """The methods that act, in their order; `alpha > 0` alone is the entropy-shaped advantage.
+
+        Those that only set fields of TRL are not among them.
+        """
+        if self.method:
+            return tuple(m for m in self._methods if not isinstance(m, SettingsMethod))
+        return (EntropyAdvantage(self.alpha, self.kappa),) if self.alpha != 0 else ()
+
+    def _resolve_methods(self) -> None:
+        """Reads `method`, sets the fields of TRL that it asks for, and says it all in full. Harmless a second time."""
+        self._methods: tuple[Method, ...] = ()
+        if isinstance(self.method, str):
+            self.method = [self.method]
+        if not self.method:
+            return
+        defaults = {name: _default(self, name) for name in ("alpha", "kappa")}
+        self._methods = parse_methods(self.method, defaults)
+        shaped = [method for method in self._methods if hasattr(method, "kappa")]
+        for name, off in (("alpha", 0), ("kappa", None)):
+            used = [getattr(method, name) for method in shaped if hasattr(method, name)]
+            if getattr(self, name) not in (off, defaults[name], *used):
+                raise InputError(
+                    f"{name} is the shorthand of a method; beside --method write it there, as in "
+                    f"entropy_advantage:{name}={getattr(self, name)}."
+                )
+        entropy = [method for method in shaped if isinstance(method, EntropyAdvantage)]
+        self.alpha = entropy[0].alpha if entropy else 0.0
+        self.kappa = shaped[0].kappa if shaped else defaults["kappa"]
+        self._apply_settings()
+        self.method = [str(method) for method in self._methods]
+
+    def _apply_settings(self) -> None:
+        for name, value in settings_of(self._methods).items():
+            by = next(m.name for m in self._methods if name in settings_of([m]))
+            if not hasattr(self, name):
+                raise InputError(f"The method '{by}' needs {name}, which trl {TRL} does not have: install trl>=1.16.")
+            # TRL takes True and False, from before there were names.
+            now = {True: "group", False: "none"}.get(getattr(self, name)) if name == "scale_rewards" else None
+            now = now or getattr(self, name)
+            if now not in (value, _default(self, name)):
+                raise InputError(
+                    f"The method '{by}' sets {name} to {value}, but it is given as {now}: leave one of them out."
+                )
+            setattr(self, name, value)
+
+    def _check_methods(self) -> None:
+        """Refuses settings under which a method could not act as it should."""
+        for method in self._methods or self.methods:
+            if self.has_groups:
+                method.check_group_size(int(self.num_generations))
+            group = method.slot == "advantages" or "scale_rewards" in settings_of([method])
+            if group and not self.has_groups:
+                raise InputError(f"The method '{method.name}' compares the answers of a group; PPO has a critic.")
+            if method.slot == "advantages" and self.multi_objective_aggregation != "sum_then_normalize":
+                raise InputError(
+                    f"The method '{method.name}' adds up the weighted rewards: leave multi_objective_aggregation at "
+                    "'sum_then_normalize'."
+                )
+            if isinstance(method, LossMethod) and (self._per_sequence or self.loss_type in _OTHER_WEIGHTS):
+                raise InputError(
+                    f"The method '{method.name}' adds a term whose gradient is right only where the loss weighs each "
+                    f"token by its own ratio, which loss_type={self.loss_type!r} with importance_sampling_level="
+                    f"{self.importance_sampling_level!r} does not: use 'dapo' (or another of GRPO's) and 'token'."
+                )
+            steps, updates = self.gradient_accumulation_steps, self.steps_per_generation * self.num_iterations
+            if Condition.OFF_POLICY in method.holds_under() and steps % updates == 0:
+                raise InputError(
+                    f"The method '{method.name}' compares the policy with the one that drew the rollout, which in a "
+                    "run with one update per rollout is the same, so it would do nothing: set num_iterations to 2, or "
+                    "steps_per_generation to twice gradient_accumulation_steps."
+                )
+            if method.scope is Scope.UPDATE and self.steps_per_generation % steps != 0:
+                raise InputError(
+                    f"The method '{method.name}' selects among all tokens of an update, which must come from one "
+                    f"rollout: set steps_per_generation ({self.steps_per_generation}) to a multiple of "
+                    f"gradient_accumulation_steps ({steps})."
+                )
+
+
+def _default(config: EntropyShapedGRPOConfig, name: str) -> Any:
+    """What the field is if nobody says anything, in this class of config."""
+    return next(f.default for f in dataclasses.fields(config) if f.name == name)
+
+
+_SHAPES: ContextVar[bool] = ContextVar("a trainer that shapes is at work", default=False)
+
+
+@contextmanager
+def shaping() -> Iterator[None]:
+    """While it lasts, whoever asks a config of ours is a trainer that does what it says.
+
+    A mark in the config itself would go along when it is copied, pickled, or handed to another trainer.
+    """
+    token = _SHAPES.set(True)
+    try:
+        yield
+    finally:
+        _SHAPES.reset(token)
+
+
+def check_rollout(args: EntropyShapedGRPOConfig, prompts: int) -> None:
+    """Refuses a number of prompts that does not fill one rollout: TRL leaves the rest out, and would train 0 steps."""
+    assert args.generation_batch_size is not None  # TRL fills it in
+    needed = args.generation_batch_size // args.num_generations
+    if prompts < needed:
+        raise InputError(
+            f"A rollout takes {needed} prompts ({args.generation_batch_size} completions, {args.num_generations} of "
+            f"each), and there are {prompts}, so that nothing would be trained: give more prompts, or make "
+            "per_device_train_batch_size or steps_per_generation smaller."
+        )
+
+
+def require_config(args: object, *, critic: bool) -> None:
+    if not isinstance(args, EntropyShapedGRPOConfig):
+        raise TypeError(
+            f"args is a {type(args).__name__}, which has no alpha and kappa; make it an EntropyShapedGRPOConfig (or a "
+            "subclass of it), which takes every field of GRPOConfig."
+        )
+    if not args.has_groups and not critic:
+        raise TypeError(
+            f"args is a {type(args).__name__}, whose critic this trainer does not have: use {args.trainer_class}, or "
+            "make it an EntropyShapedGRPOConfig."
+        )

@@ -1,0 +1,64 @@
+"""Guards on the way from a rollout to TRL's loss: nothing reads advantages that the methods have not made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from forkwise.engines.trl.release import not_shaped
+from forkwise.engines.trl.update import MADE, ROWS, reward_methods, rollout_methods
+from forkwise.methods import Method, Need, Scope
+
+_OF_ROLLOUTS = {Need.OLD_ENTROPY, Need.GROUPS, Need.CORRECT}
+
+
+class GuardedBatch(dict[str, Any]):
+    """A micro-batch that holds no `"advantages"` until they are shaped, and notes whether the loss read them.
+
+    Taking the key out, instead of hiding it, makes `dict(batch)`, `**batch` and `.items()` as safe as indexing.
+    The batch it is made from is never written to: TRL reuses it for `num_iterations` updates.
+    """
+
+    def __init__(self, batch: dict[str, Any], methods: Sequence[Method]) -> None:
+        if "advantages" not in batch:
+            raise not_shaped("TRL's micro-batch has no 'advantages'", methods)
+        super().__init__(batch)
+        self.methods = methods
+        self.unshaped: torch.Tensor = self.pop("advantages")
+        self.shaped = self.read = False
+        self.why_not = "no per-token entropies were computed before, by `_get_per_token_logps_and_entropies`"
+
+    def shape(self, advantages: torch.Tensor) -> None:
+        super().__setitem__("advantages", advantages)
+        self.shaped = True
+
+    def __getitem__(self, key: str) -> Any:
+        if key == "advantages":
+            if not self.shaped:
+                raise not_shaped(f"the loss read the advantages, but {self.why_not}", self.methods)
+            self.read = True
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key == "advantages" else super().get(key, default)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key == "advantages":
+            raise not_shaped("the loss replaced the advantages; change them before the loss", self.methods)
+        super().__setitem__(key, value)
+
+
+def sees_rollouts(methods: Sequence[Method]) -> bool:
+    """Whether any of the methods is about more than one token at a time, or about how and by whom it was drawn."""
+    return any(m.scope is not Scope.TOKEN or m.needs() & _OF_ROLLOUTS for m in methods)
+
+
+def check_rollout_acted(batch: dict[str, Any], methods: Sequence[Method]) -> None:
+    """Raises unless the methods of the rollout made the advantages of this micro-batch."""
+    if sees_rollouts(methods) and ROWS not in batch:
+        raise not_shaped("the rollout bypassed the mixin; a method overridden without super()?", methods)
+    early = [*reward_methods(methods), *rollout_methods(methods)]
+    if early and not (MADE in batch and torch.equal(batch[MADE], batch["advantages"])):
+        raise not_shaped("the advantages were replaced after the rollout", methods)

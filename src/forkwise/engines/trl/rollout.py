@@ -1,0 +1,178 @@
+"""The part of the mixin that acts when TRL has scored a rollout, and that notes what the loss will need of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from forkwise.engines.base import ActionLog, quoted
+from forkwise.engines.trl.guard import sees_rollouts
+from forkwise.engines.trl.head import check_head
+from forkwise.engines.trl.release import HOST, not_shaped
+from forkwise.engines.trl.update import (
+    CORRECT,
+    GROUPS,
+    MADE,
+    OLD_ENTROPY,
+    ROWS,
+    act_on_update,
+    needs,
+    reward_methods,
+    rollout_methods,
+    token_mask,
+    update_methods,
+)
+from forkwise.errors import InputError
+from forkwise.methods import Method, Need, Rollout, Tokens
+from forkwise.methods.chain import act_on_rollout
+
+if TYPE_CHECKING:
+    from trl import GRPOTrainer as _Trainer
+else:
+    _Trainer = object
+
+_ENTROPIES = {Need.ENTROPY, Need.OLD_ENTROPY}
+_LOGPROBS = {Need.SEQUENCE_LOGPROBS, Need.LOGPROBS, Need.OLD_LOGPROBS}
+
+
+class RolloutMixin(_Trainer):
+    """Runs the methods that work on rewards or need whole rollouts; see `EntropyShapingMixin`."""
+
+    _scored_rewards: torch.Tensor | None = None  # (completions of all processes, functions) of the newest rollout
+    _head_is_checked = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._action_log = ActionLog(HOST.alpha)
+        super().__init__(*args, **kwargs)
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        rewards: torch.Tensor = super()._calculate_rewards(*args, **kwargs)
+        self._scored_rewards = rewards if self.model.training else None
+        return rewards
+
+    def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        self._scored_rewards = None
+        batch: dict[str, Any] = super()._generate_and_score_completions(*args, **kwargs)
+        if not self._head_is_checked:
+            ids, mask = _whole(batch)
+            self._check_head(ids, mask, batch["completion_ids"].size(1), images="pixel_values" in batch)
+        if self.model.training and sees_rollouts(self.args.methods):
+            with torch.no_grad():
+                self._act_on_rollout(batch, self.args.methods)
+        return batch
+
+    def _check_head(self, *args: Any, images: bool) -> None:
+        self._head_is_checked = True  # what is compared comes from a method that calls this
+        self._head_is_checked = check_head(self, *args, images=images)
+
+    def _act_on_rollout(self, batch: dict[str, Any], methods: Sequence[Method]) -> None:
+        """Runs the methods that need whole rollouts, and notes what the others will need of this one."""
+        if "pixel_values" in batch:
+            raise InputError("Methods that select among tokens or act on rollouts train text models only, not images.")
+        size = len(batch["completion_ids"])
+        start = self.accelerator.process_index * size
+        rows = torch.arange(start, start + size, device=batch["completion_ids"].device)
+        batch[ROWS] = rows
+        early = [*reward_methods(methods), *rollout_methods(methods)]
+        wanted = needs(early)
+        logprobs, entropy = batch.get("old_per_token_logps"), None
+        off_policy = logprobs is not None
+        later = needs(update_methods(methods))
+        keep = Need.OLD_ENTROPY in later and off_policy
+        if keep or wanted & _ENTROPIES or (wanted & _LOGPROBS and logprobs is None):
+            logprobs, entropy = self._score(batch)
+        if keep:
+            batch[OLD_ENTROPY] = entropy
+        if Need.GROUPS in later:
+            batch[GROUPS] = rows // self.num_generations
+        if not (early or Need.CORRECT in later):
+            return
+        rewards = self._total_rewards(f"the methods {quoted(methods)} need")
+        if Need.CORRECT in later:
+            batch[CORRECT] = (rewards > 0)[rows]
+        if early:
+            batch["advantages"] = batch[MADE] = self._early_advantages(batch, methods, rewards, logprobs, entropy)
+
+    def _early_advantages(
+        self, batch: dict[str, Any], methods: Sequence[Method], rewards: torch.Tensor, logprobs: Any, entropy: Any
+    ) -> torch.Tensor:
+        """The advantages of this process's completions after the methods of the rollout; `(B,)` or `(B, T)`."""
+        gather, mask, rows = self.accelerator.gather, token_mask(batch), batch[ROWS]
+        mean_logprobs = None
+        if Need.SEQUENCE_LOGPROBS in needs(reward_methods(methods)):
+            mean_logprobs = gather(torch.where(mask, logprobs, 0).sum(dim=1) / mask.sum(dim=1))  # NaN without tokens
+        groups, correct = torch.arange(len(rewards), device=rewards.device) // self.num_generations, rewards > 0
+        rollout = Rollout(rewards, groups, correct, gather(batch["advantages"]), mean_logprobs)
+        made, totals = act_on_rollout(reward_methods(methods), rollout)
+        if totals:
+            self._action_log.add(totals)
+            self._show_advantages(made)
+        advantages = made[rows]
+        if token_methods := rollout_methods(methods):
+            tokens = Tokens(
+                advantages[:, None].expand_as(mask),
+                mask,
+                entropy=entropy,
+                old_entropy=entropy,
+                logprobs=logprobs,
+                old_logprobs=logprobs,
+                groups=groups[rows],
+                correct=correct[rows],
+                seed=self._method_seed(),
+            ).only(needs(token_methods))
+            (advantages,), totals = act_on_update(token_methods, [tokens], [rows], self.accelerator)
+            self._action_log.add(totals)
+        return advantages
+
+    def _total_rewards(self, who_needs: str) -> torch.Tensor:
+        """`(completions of all processes,)`, weighted; `who_needs` begins the sentence that refuses one without."""
+        rewards = self._scored_rewards
+        if rewards is None:
+            raise RuntimeError(
+                f"TRL's rollout did not call `_calculate_rewards`; {who_needs} its rewards. {HOST.remedy}"
+            )
+        unscored = rewards.isnan().all(dim=1)
+        if bool(unscored.any()):
+            raise InputError(
+                f"No reward function gave a number for {int(unscored.sum())} of {len(rewards)} completions; "
+                f"{who_needs} a reward for each."
+            )
+        total: torch.Tensor = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
+        return total
+
+    def _show_advantages(self, advantages: torch.Tensor) -> None:
+        """TRL's table of completions shows these, one per completion of all processes, instead of the group's."""
+        shown = self._logs["advantages"]
+        values = advantages.tolist()
+        for _ in range(min(len(values), len(shown))):
+            shown.pop()
+        shown.extend(values)
+
+    @torch.no_grad()
+    def _score(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probs and entropies `(B, T)` of a batch under the current weights, as TRL computes them in its loss."""
+        ids, mask = _whole(batch)
+        rows = self.args.per_device_train_batch_size
+        out = self._get_per_token_logps_and_entropies(
+            self.model, ids, mask, batch["completion_ids"].size(1), batch_size=rows, compute_entropy=True
+        )
+        if out[1] is None:
+            raise not_shaped("the per-token entropies are None (as with Unsloth's patched trainer)", self.args.methods)
+        return out[0], out[1]
+
+    def _method_seed(self) -> int:
+        return int(self.args.seed) * 2**24 + int(self.state.global_step)
+
+    def _sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
+        total: torch.Tensor = self.accelerator.reduce(tensor, reduction="sum")
+        return total
+
+
+def _whole(batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask of prompts and completions, `(B, P + T)`."""
+    return (
+        torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+        torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+    )

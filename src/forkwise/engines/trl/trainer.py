@@ -1,0 +1,207 @@
+"""Trainers whose loss gets the advantages that methods make: a mixin for any `GRPOTrainer`, and TRL's own with it."""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from collections.abc import Sized
+from typing import Any
+
+import torch
+from transformers import Trainer
+from trl import GRPOConfig, GRPOTrainer
+
+from forkwise.engines.trl.config import EntropyShapedGRPOConfig, check_rollout, require_config, shaping
+from forkwise.engines.trl.guard import GuardedBatch, check_rollout_acted
+from forkwise.engines.trl.release import not_shaped
+from forkwise.engines.trl.rollout import RolloutMixin
+from forkwise.engines.trl.update import ROWS, Plan, act_on_update, local_tokens, needs, update_methods
+from forkwise.methods import Scope, Tokens
+from forkwise.methods.chain import act_on_tokens
+
+
+class EntropyShapingMixin(RolloutMixin):
+    """Shapes the advantages of any `GRPOTrainer` subclass: `class Mine(EntropyShapingMixin, MyGRPOTrainer)`.
+
+    The trainer's `args` must be an `EntropyShapedGRPOConfig` (or a subclass of it). Advantages `(B,)` or `(B, T)`
+    are shaped with the entropy of the policy that is being updated, in every training loss; evaluation is TRL's.
+    Logged with TRL's metrics, over all tokens of all processes since the last log: `shaping/psi_over_adv`,
+    `shaping/capped_frac`, `shaping/psi_pos`, `shaping/psi_neg` (see `forkwise.core.ShapingStats`), and for each method
+    `method/NAME/changed` and `method/NAME/shift` (see `forkwise.methods.chain.shares`).
+
+    Raises:
+        TypeError: when the class is defined, for trainers whose loss cannot use per-token advantages, and when the
+            mixin stands after the trainer; when it is constructed, for a config without `alpha` and `kappa`.
+        RuntimeError: in the first training step in which shaped advantages did not reach the loss.
+        InputError: in the first rollout, if TRL's log-probs or entropies are not those of the policy's own logits;
+            completions without a reward, or with images, for methods that cannot do without or with.
+
+    Warns:
+        UserWarning: once, when more than 90 % of the tokens of a logging window are at the cap.
+    """
+
+    _shaping_batch: GuardedBatch | None = None  # set only while a training loss is being computed
+    _shaped_losses = 0
+    _plan: Plan | None = None
+    _has_critic = False  # else a PPO config would train GRPO
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not issubclass(cls, Trainer):
+            return  # still a mixin
+        if not issubclass(cls, GRPOTrainer) or any(base.__name__ == "GMPOTrainer" for base in cls.__mro__):
+            raise TypeError(
+                f"{cls.__name__}: entropy-shaped advantages need TRL's GRPOTrainer or a subclass with its token-level "
+                "loss; RLOO, GMPO and AsyncGRPO have one advantage per sequence or a loss of their own."
+            )
+        if cls.__mro__.index(EntropyShapingMixin) > cls.__mro__.index(GRPOTrainer):
+            raise TypeError(f"{cls.__name__}: name EntropyShapingMixin before the trainer, or it would do nothing.")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        require_config(self.args, critic=self._has_critic)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's `train`; a dataset of which it would not train a single step is refused."""
+        if isinstance(self.train_dataset, Sized):
+            check_rollout(self.args, len(self.train_dataset))
+        with shaping():
+            return super().train(*args, **kwargs)
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's schedule of the learning rate."""
+        with shaping():
+            return super().create_scheduler(*args, **kwargs)
+
+    # -------------------------------------------------------------------------------------------------------- updates
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """TRL's training step; raises `RuntimeError` if its loss was computed without shaped advantages."""
+        before = self._shaped_losses
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        if self.args.methods and self._shaped_losses == before:
+            raise not_shaped(
+                "the loss of this training step bypassed the mixin; a method overridden without super()?",
+                self.args.methods,
+            )
+        return loss
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        loss: torch.Tensor
+        methods = self.args.methods
+        if not methods or not self.model.training:
+            loss = super()._compute_loss(model, inputs)
+            return loss
+        self._shaping_batch = batch = GuardedBatch(inputs, methods)
+        check_rollout_acted(inputs, methods)
+        if not update_methods(methods):
+            batch.shape(batch.unshaped)
+        try:
+            loss = super()._compute_loss(model, batch)
+        except KeyError as error:
+            if error.args == ("advantages",):
+                raise not_shaped("the loss read the advantages from a copy of the micro-batch", methods) from error
+            raise
+        finally:
+            self._shaping_batch = None
+        if not batch.read:
+            raise not_shaped("the loss did not read the shaped advantages", methods)
+        self._shaped_losses += 1
+        return loss
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        # Arguments are passed through unnamed and the result is indexed: both change between TRL releases.
+        if not self._head_is_checked and len(args) > 3:  # before the log-probs of the first rollout
+            self._check_head(*args[1:4], images=kwargs.get("pixel_values") is not None)
+        out = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        batch = self._shaping_batch
+        # Within the loss, a reference policy would be scored without gradient; H is that of the policy under update.
+        if batch is not None and not batch.shaped and torch.is_grad_enabled():
+            if out[1] is None:
+                batch.why_not = "the per-token entropies are None (as with Unsloth's patched trainer)"
+            else:
+                with torch.no_grad():  # since 1.15 TRL's entropies carry gradient; psi must not
+                    self._shape(batch, out[0].detach(), out[1].detach())
+        return out
+
+    def _shape(self, batch: GuardedBatch, logprobs: torch.Tensor, entropy: torch.Tensor) -> None:
+        methods = update_methods(batch.methods)
+        if all(method.scope is Scope.TOKEN for method in methods):
+            tokens = local_tokens(batch, batch.unshaped, logprobs, entropy, needs(methods), self._method_seed())
+            advantages, totals = act_on_tokens(methods, tokens)
+            batch.shape(advantages)
+            self._action_log.add({name: self._sum_over_processes(total) for name, total in totals.items()})
+        else:
+            batch.shape(self._planned(batch, logprobs, entropy))
+
+    def _planned(self, batch: GuardedBatch, logprobs: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
+        """The advantages `(B, T)` of this micro-batch, made together with those of the whole update."""
+        step, ids = int(self.state.global_step), batch["completion_ids"]
+        advantages = self._plan.take(step, ids) if self._plan is not None else None
+        if advantages is None:
+            methods = update_methods(batch.methods)
+            parts: list[Tokens] = []
+            window = self._window(ids)
+            for part in window:
+                scored = (logprobs, entropy) if part["completion_ids"] is ids else self._score(part)
+                parts.append(local_tokens(part, part["advantages"], *scored, needs(methods), self._method_seed()))
+            made, totals = act_on_update(methods, parts, [part[ROWS] for part in window], self.accelerator)
+            self._action_log.add(totals)
+            self._plan = Plan(step, [(part["completion_ids"], a) for part, a in zip(window, made, strict=True)])
+            advantages = self._plan.take(step, ids)
+        assert advantages is not None
+        return advantages
+
+    def _window(self, completion_ids: torch.Tensor) -> list[dict[str, Any]]:
+        """The micro-batches of the update that begins with this one, on this process."""
+        buffer: list[dict[str, Any]] = self._buffered_inputs or []
+        places = [i for i, part in enumerate(buffer) if part["completion_ids"] is completion_ids]
+        count = self.current_gradient_accumulation_steps
+        window = buffer[places[0] : places[0] + count] if places else []
+        if len(window) != count:
+            raise not_shaped("the micro-batches of this update are not in TRL's buffer", self.args.methods)
+        return window
+
+    # -------------------------------------------------------------------------------------------------------- metrics
+
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        """TRL's log, with the metrics of the methods over the window, in training."""
+        if self.model.training:
+            metrics, warning = self._action_log.take()
+            for name, value in metrics.items():
+                self._metrics["train"][name].append(value)
+            if warning and self.is_world_process_zero():
+                warnings.warn(warning, stacklevel=2)
+        super().log(*args, **kwargs)
+
+
+class EntropyShapedGRPOTrainer(EntropyShapingMixin, GRPOTrainer):
+    """`GRPOTrainer` with entropy-shaped advantages; `args` is an `EntropyShapedGRPOConfig`, the default if None.
+
+    All else, parameters included, is TRL's; what is added is described in `EntropyShapingMixin`.
+    """
+
+    _tag_names = ["trl", "grpo", "forkwise"]  # noqa: RUF012  (TRL's attribute)
+    _name = "GRPO with entropy-shaped advantages"
+    _paper = {  # noqa: RUF012
+        "title": "Reasoning with Exploration: An Entropy Perspective on Reinforcement Learning for LLMs",
+        "id": "2506.14758",
+        "citation": textwrap.dedent("""\
+            @inproceedings{cheng2026reasoning,
+                title     = {{Reasoning with Exploration: An Entropy Perspective on Reinforcement Learning for LLMs}},
+                author    = {Cheng, Daixuan and Huang, Shaohan and Zhu, Xuekai and Dai, Bo and Zhao, Wayne Xin and
+                             Zhang, Zhenliang and Wei, Furu},
+                booktitle = {Proceedings of the AAAI Conference on Artificial Intelligence},
+                year      = 2026,
+                eprint    = {arXiv:2506.14758},
+            }"""),
+    }
+
+    def __init__(
+        self, model: Any, reward_funcs: Any = None, args: GRPOConfig | None = None, *more: Any, **kwargs: Any
+    ) -> None:
+        if args is None:
+            name = model if isinstance(model, str) else model.config.name_or_path
+            args = EntropyShapedGRPOConfig(f"{name.split('/')[-1]}-GRPO")
+        require_config(args, critic=self._has_critic)  # before the model is loaded
+        super().__init__(model, reward_funcs, args, *more, **kwargs)

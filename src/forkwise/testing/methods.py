@@ -1,0 +1,171 @@
+"""Checks that every method must pass, whatever the batch.
+
+from forkwise.testing.methods import check_method
+
+def test_skip_certain() -> None:
+    check_method(SkipCertain(below=0.1))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from forkwise.errors import InputError
+from forkwise.methods import Method, RewardMethod, Rollout, TokenMethod, Tokens
+from forkwise.methods.base import make
+from forkwise.methods.chain import act_on_rollout, act_on_tokens
+
+Batch = TypeVar("Batch", Rollout, Tokens)
+
+
+def check_method(method: Method, *, random: bool = False, batches: int = 25) -> None:
+    """Runs every check on random batches, and reads the method back from its own text.
+
+    Args:
+        method: with the options to check it with.
+        random: whether it makes random choices, which may follow the order of the rows: that order is not checked.
+        batches: how many.
+
+    Raises:
+        AssertionError: naming the method and what does not hold.
+    """
+    pairs = (pair.partition("=") for pair in str(method).partition(":")[2].split(",") if pair)
+    try:
+        again = make(type(method), {key: value for key, _, value in pairs})
+    except (InputError, TypeError):
+        again = None
+    _hold(again == method, method, f"is not what its own text says, {method}")
+    for seed in range(batches):
+        if isinstance(method, TokenMethod):
+            check_tokens(method, token_batch(seed, rows=2 + seed % 5, columns=2 + seed % 6), random=random)
+        elif isinstance(method, RewardMethod):
+            check_rollout(method, rollout_batch(seed), random=random)
+
+
+def check_tokens(method: TokenMethod, batch: Tokens, *, random: bool = False) -> None:
+    """Checks a method of the token or loss stage on one batch: padding, order, finite numbers, its needs."""
+    _check_unchanged(method, batch)
+    mask = batch.mask
+    made = acted(method, batch)
+    wider = acted(method, padded(batch, 3))[:, : mask.shape[1]]
+    _hold(_close(wider[mask], made[mask]), method, "gives other advantages when rows are padded with other values")
+    if not random and int(mask.sum()) > 2:  # two tokens have one covariance, and of equals the first is taken
+        order = torch.arange(len(mask)).flip(0)
+        turned = acted(method, rows_of(batch, order))[order]
+        _hold(_close(turned[mask], made[mask]), method, "gives other advantages when the rows stand in another order")
+
+
+def check_rollout(method: RewardMethod, batch: Rollout, *, random: bool = False) -> None:
+    """Checks a method of the reward stage on one rollout: order, finite numbers, its needs."""
+    _check_unchanged(method, batch)
+    if not random:
+        order = torch.arange(len(batch.rewards)).flip(0)
+        turned = acted(method, rows_of(batch, order))[order]
+        same = _close(turned, acted(method, batch))
+        _hold(same, method, "gives other advantages when the completions stand in another order")
+
+
+def acted(method: Method, batch: Tokens | Rollout) -> Tensor:
+    """The advantages that the method makes of a batch of which it is given only what it requires."""
+    try:
+        if isinstance(method, RewardMethod) and isinstance(batch, Rollout):
+            return act_on_rollout([method], batch)[0]
+        if isinstance(method, TokenMethod) and isinstance(batch, Tokens):
+            return act_on_tokens([method], batch)[0]
+    except (AttributeError, RuntimeError, TypeError) as error:
+        needs = ", ".join(sorted(need.name for need in method.needs())) or "nothing"
+        raise AssertionError(
+            f"The method '{method.name}' failed on a batch with what it requires ({needs}) and no more: {error}"
+        ) from error
+    raise AssertionError(f"The method '{method.name}' does not act on {type(batch).__name__}.")
+
+
+def token_batch(seed: int, *, rows: int = 4, columns: int = 6) -> Tokens:
+    """A batch with every tensor: groups of two or three, ragged lengths, entropies and log-probs that fit together."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(rows, columns, generator=generator, dtype=torch.float64)
+
+    lengths = torch.randint(1, columns + 1, (rows,), generator=generator)
+    logprobs = uniform(math.log(1e-3), -1e-3)
+    correct = torch.rand(rows, generator=generator) < 0.5
+    size = torch.where(correct, 1.0, -1.0).double() * (0.1 + 2 * torch.rand(rows, generator=generator).double())
+    advantages = size[:, None].expand(rows, columns).clone()
+    advantages[torch.rand(rows, generator=generator) < 0.15] = 0.0
+    return Tokens(
+        advantages,
+        torch.arange(columns) < lengths[:, None],
+        entropy=uniform(0, 3),
+        old_entropy=uniform(0, 3),
+        logprobs=logprobs,
+        old_logprobs=logprobs + uniform(-0.4, 0.4),
+        groups=torch.arange(rows) // 2,
+        correct=correct,
+        seed=seed % 1000,
+    )
+
+
+def rollout_batch(seed: int) -> Rollout:
+    """A rollout with every tensor: one to three groups of four to six completions, rewards of 1 and 0."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def whole(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (1,), generator=generator))
+
+    groups = [group for group in range(whole(1, 3)) for _ in range(whole(4, 6))]
+    logprobs = [-0.1 - 0.37 * ((7 * i) % 5) for i in range(len(groups))]
+    return rollout_of([float(whole(0, 1)) for _ in groups], groups, logprobs)
+
+
+def rollout_of(rewards: Sequence[float], groups: Sequence[int], logprobs: Sequence[float] | None = None) -> Rollout:
+    """The completions of a rollout, with GRPO's advantages by population deviation."""
+    r, ids = torch.tensor(rewards, dtype=torch.float64), torch.tensor(groups)
+    advantages = torch.zeros_like(r)
+    for group in set(groups):
+        inside = r[ids == group]
+        spread = inside.std(correction=0)
+        advantages[ids == group] = (inside - inside.mean()) / spread if spread > 0 else 0.0
+    return Rollout(r, ids, r > 0, advantages, None if logprobs is None else torch.tensor(logprobs, dtype=torch.float64))
+
+
+def rows_of(batch: Batch, rows: Tensor) -> Batch:
+    """The batch with these rows in this order."""
+    return dataclasses.replace(batch, **{name: tensor[rows] for name, tensor in _tensors(batch).items()})
+
+
+def padded(batch: Tokens, columns: int) -> Tokens:
+    """The same tokens with rubbish behind them."""
+    wider: dict[str, Any] = {}
+    for name, tensor in _tensors(batch).items():
+        if tensor.dim() == 2:
+            rubbish = torch.full((len(tensor), columns), False if name == "mask" else 0.77, dtype=tensor.dtype)
+            wider[name] = torch.cat([tensor, rubbish], dim=1)
+    return dataclasses.replace(batch, **wider)
+
+
+def _check_unchanged(method: Method, batch: Tokens | Rollout) -> None:
+    before = {name: tensor.clone() for name, tensor in _tensors(batch).items()}
+    acted(method, batch)
+    same = all(torch.equal(tensor, before[name]) for name, tensor in _tensors(batch).items())
+    _hold(same, method, "changes the tensors that it is given")
+
+
+def _tensors(batch: Tokens | Rollout) -> dict[str, Any]:
+    values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+def _hold(holds: bool, method: Method, what: str) -> None:
+    if not holds:
+        raise AssertionError(f"The method '{method.name}' {what}.")

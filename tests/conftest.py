@@ -1,0 +1,26 @@
+"""What tests of several rooms share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str, str], None]]:
+    """Installs a distribution with one module `its_module` and one entry point: `(group, "name = place", source)`."""
+
+    def install(group: str, entry_point: str, source: str) -> None:
+        site = tmp_path / "site"
+        metadata = site / "its_package-1.0.dist-info"
+        metadata.mkdir(parents=True)
+        (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: its-package\nVersion: 1.0\n")
+        (metadata / "entry_points.txt").write_text(f"[{group}]\n{entry_point}\n")
+        (site / "its_module.py").write_text(source)
+        monkeypatch.syspath_prepend(site)
+
+    yield install
+    sys.modules.pop("its_module", None)
