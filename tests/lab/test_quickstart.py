@@ -49,8 +49,8 @@ def test_everything_promised_is_there(finished: Path) -> None:
         "passk.png",
         "training.png",
         "report.html",
-        "comparison.csv",
-        "comparison.json",
+        "compare.csv",
+        "compare.json",
         "results.json",
     ):
         assert (finished / name).stat().st_size > 0, name
@@ -61,7 +61,7 @@ def test_everything_promised_is_there(finished: Path) -> None:
     assert verdict in (finished / "summary.txt").read_text()
     page = (finished / "report.html").read_text()
     assert "Pass@8" in page
-    with (finished / "comparison.csv").open() as file:
+    with (finished / "compare.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["arm"] for row in rows} == {"base", "GRPO", "GRPO + entropy advantage"}
     assert {row["reference"] for row in rows} == {"", "GRPO"}
@@ -74,7 +74,7 @@ def test_the_tables_say_what_was_sampled_and_logged(finished: Path) -> None:
         rows.setdefault(name, []).append(cells)
     samples = read_samples(finished / "samples" / "grpo-entropy-advantage-seed0").to_pylist()
     name = "GRPO + entropy advantage"
-    passed, _, *_, beside = rows[name]
+    passed, *_, beside = rows[name]
     assert passed[0].startswith(f"{np.mean([row['correct'] for row in samples]):.3f} [")
     right = {(row["problem_id"], *row["completion"].split()) for row in samples if row["correct"]}
     log = [json.loads(line) for line in (finished / "arms" / f"{samples[0]['run']}" / "metrics.jsonl").open()]
@@ -271,8 +271,8 @@ def test_several_seeds_are_compared_as_runs(tmp_path: Path) -> None:
     assert difference.run_p is not None
     assert "other seeds may say otherwise" not in results.verdict()
     # GRPO's seeds pass 0 and 1/2 at K = 1, the other arm's 1 and 1/2.
-    _, _, header, _, *rows = tables._over_seeds(tmp_path, settings, [1]).splitlines()
-    assert (header, rows) == ("| arm | Pass@1 |", ["| GRPO | 0.354 |", "| GRPO + entropy advantage | 0.354 |"])
+    (table,) = tables._over_seeds(tmp_path, settings, [1])
+    assert (table.header, table.rows) == (["arm", "Pass@1"], [["GRPO", "0.354"], ["GRPO + entropy advantage", "0.354"]])
 
 
 def test_an_experiment_needs_arms_that_can_be_told_apart() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from forkwise.passk import compare, make_arm
-from forkwise.passk.comparison import difference_intervals
+from forkwise.passk.two_way import difference_intervals
 from forkwise.passk.outcomes import Arm
 
 RUNS, PROBLEMS, N = 5, 20, 32
