@@ -338,20 +338,31 @@ File = TypeVar("File", PasskFile, CompareFile)
 
 
 def _checked(path: Path, file: File) -> File:
-    """The file, if its arrays fit together; msgspec has checked the types alone."""
-    curves = [curve for e in file.evaluations for curve in e.curves.values()]
-    intervals = [(len(curve.ks), curve.interval) for curve in curves]
-    whole = bool(file.evaluations) and all("pass@k" in e.curves and e.ks for e in file.evaluations)
-    for d in file.comparison.differences if isinstance(file, CompareFile) else ():
-        intervals += [(len(d.ks), d.interval), (len(d.ks), d.band)]
-        intervals += [(len(curve.ks), curve.interval) for curve in d.others.values()]
-        whole &= all(p.shape == (len(d.ks),) for p in (d.p, d.adjusted_p, d.claim_p))
-    for size, interval in intervals:
-        whole &= all(part.shape == (size,) for part in (interval.mean, interval.low, interval.high))
+    """The file, if its parts fit together; msgspec has checked the types alone.
+
+    Raises:
+        InputError: they do not.
+    """
+    names = [e.arm for e in file.evaluations]
+    fit = (
+        bool(names)
+        and len(set(names)) == len(names)
+        and all({"pass@k", "mean@n"} <= set(e.curves) for e in file.evaluations)
+    )
+    curves = [(c.ks, c.interval) for e in file.evaluations for c in e.curves.values()]
+    curves += [(e.extrapolation.ks, e.extrapolation.pass_at_k) for e in file.evaluations if e.extrapolation]
+    single = [v for e in file.evaluations for v in e.diversity.values()]
     if isinstance(file, CompareFile):
-        whole &= bool(file.comparison.differences)
-    if not whole:
-        raise InputError(f"'{path}' is damaged (its curves do not fit together): write it again.")
+        differences = file.comparison.differences
+        fit &= bool(differences) and {name for d in differences for name in (d.arm, d.reference)} <= set(names)
+        fit &= all(p.shape == (len(d.ks),) for d in differences for p in (d.p, d.adjusted_p, d.claim_p))
+        curves += [pair for d in differences for pair in ((d.ks, d.interval), (d.ks, d.band))]
+        curves += [(c.ks, c.interval) for d in differences for c in d.others.values()]
+        single += [v for d in differences for v in d.diversity.values()]
+    fit &= all(ks and ks[0] > 0 and ks == sorted(set(ks)) for ks, _ in curves)
+    shapes = [((len(ks),), interval) for ks, interval in curves] + [((), interval) for interval in single]
+    if not fit or any(x.shape != shape for shape, i in shapes for x in (i.mean, i.low, i.high)):
+        raise InputError(f"'{path}' is damaged (its parts do not fit together): write it again.")
     return file
 
 
