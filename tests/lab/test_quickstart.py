@@ -25,6 +25,7 @@ from forkwise.lab.experiment import analyse, run
 from forkwise.lab.quickstart import quickstart
 from forkwise.lab.reuse import take
 from forkwise.lab.spec import Experiment, TrainingArm
+from forkwise.passk.results import read_compare
 from forkwise.samples import read_samples, write_shard
 from forkwise.training.folder import only_writer
 
@@ -61,6 +62,11 @@ def test_everything_promised_is_there(finished: Path) -> None:
     assert verdict in (finished / "summary.txt").read_text()
     page = (finished / "report.html").read_text()
     assert "Pass@8" in page
+    assert f"{finished}/compare.json" in page  # the numbers are read, not computed again
+    stored = read_compare(finished / "compare.json")
+    assert [e.arm for e in stored.evaluations] == ["base", "GRPO", "GRPO + entropy advantage"]
+    assert len(stored.inputs) == 3 * 3  # a shard per run and problem
+    assert verdict == stored.sentence
     with (finished / "compare.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["arm"] for row in rows} == {"base", "GRPO", "GRPO + entropy advantage"}
@@ -231,6 +237,13 @@ def test_analysis_of_samples_made_by_hand(tmp_path: Path) -> None:
     np.testing.assert_allclose(plain.pass_at_k.mean, [0.5, 1.0])
     np.testing.assert_allclose(difference.interval.mean, [0.25, 0.0])
     assert plain.mean_length == 15
+    # What is there is read, unless it is about other samples.
+    file = tmp_path / "compare.json"
+    file.write_text(file.read_text().replace('"margin": 0.05', '"margin": 0.0625'))
+    assert analyse(tmp_path, settings).comparison.differences[0].margin == 0.0625
+    write_shard(tmp_path / "samples" / "grpo-seed0", "0000", [{**row, "run": "grpo-seed0"} for row in rows])
+    again = analyse(tmp_path, settings).comparison.differences[0]
+    assert (again.margin, again.interval.mean.tolist()) == (0.05, [0.0, 0.0])
     assert "other seeds may say otherwise" in results.verdict()
 
 

@@ -168,8 +168,9 @@ def _runs(experiment: Experiment) -> dict[str, list[str]]:
 
 
 def _settings(experiment: Experiment) -> dict[str, Any]:
-    """The options of `compare`; its other ones have their defaults."""
-    return {"k": k_grid(experiment.samples), "arms": [arm.name for arm in experiment.arms]}
+    """The options of `compare`; null is the default."""
+    defaults = {"margin": None, "caps": None, "budgets": None, "level": None, "resamples": None, "seed": None}
+    return {"arms": [arm.name for arm in experiment.arms], "k": k_grid(experiment.samples), **defaults}
 
 
 def _write(folder: Path, experiment: Experiment, results: Results, seconds: float, console: Console) -> None:
