@@ -96,6 +96,7 @@ def test_damaged_files_end_in_one_sentence(tmp_path: Path, comparison: Any) -> N
     difference = whole["comparison"]["differences"][0]
     assert "has schema 2, not 1" in refused(lambda c: c.update(schema=2))
     assert "damaged" in refused(lambda c: c["comparison"]["differences"][0].update(p=[0.5]))
+    assert "damaged" in refused(lambda c: c["comparison"]["differences"][0].update(run_p=[0.5, 0.5]))
     assert "damaged" in refused(lambda c: c["comparison"]["differences"][0]["band"].update(low=difference["ks"][:-1]))
     assert "damaged" in refused(lambda c: c["comparison"]["differences"][0].update(arm="nobody"))
     assert "damaged" in refused(lambda c: c["comparison"]["arms"][0]["curves"].pop("pass@k"))

@@ -20,11 +20,13 @@ from forkwise.cli import app
 from forkwise.errors import InputError
 from forkwise.explore import results as explored
 from forkwise.passk import compare, load_arm
-from forkwise.report import find_sources, gather, render, summary, training_figure, write_report
-from forkwise.report.command import run_report
-from forkwise.report.page import SECTIONS
+from forkwise.report.command import run_report, write_report
+from forkwise.report.content import gather
+from forkwise.report.figures import training_figure
+from forkwise.report.page import SECTIONS, render
 from forkwise.report.passk import overview
-from forkwise.report.sources import Shaping
+from forkwise.report.sources import Shaping, find_sources
+from forkwise.report.text import summary
 from forkwise.samples import write_shard
 
 

@@ -13,7 +13,10 @@ from typer.testing import CliRunner
 
 from forkwise.cli import app
 from forkwise.errors import InputError
-from forkwise.report import Content, find_sources, gather, render, summary
+from forkwise.report.content import Content, gather
+from forkwise.report.page import render
+from forkwise.report.sources import find_sources
+from forkwise.report.text import summary
 from forkwise.samples import write_shard
 
 

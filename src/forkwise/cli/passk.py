@@ -13,8 +13,6 @@ from forkwise.cli.common import long_command
 from forkwise.terminal import echo
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from forkwise.passk import Arm
     from forkwise.passk.results import CompareFile, PasskFile
     from forkwise.report.table import Block
@@ -68,7 +66,6 @@ def passk(
         from forkwise.passk.length import default_budgets, default_caps, have_common_lengths
         from forkwise.passk.results import passk_file
         from forkwise.report import passk as report
-        from forkwise.report.passk_figures import evaluation_figure
 
         arms = parse_runs(samples, texts=diversity or embed)
         common, encode = have_common_lengths(arms), _encoder() if embed else None
@@ -93,7 +90,7 @@ def passk(
             [block for e in evaluations for block in (*report.details([e]), *(f"- {note}" for note in e.notes))],
             lambda: passk_file(evaluations, settings, _tables(arms)),
             [row for evaluation in evaluations for row in evaluation.rows()],
-            lambda: evaluation_figure(evaluations),
+            lambda figures: figures.evaluation_figure(evaluations),
         )
 
 
@@ -126,7 +123,6 @@ def compare(
         from forkwise.passk.arguments import parse_arms, parse_ks
         from forkwise.passk.results import compare_file
         from forkwise.report import passk as report
-        from forkwise.report.passk_figures import comparison_figure
 
         loaded = parse_arms(arms, texts=diversity or embed)
         comparison = numbers.compare(
@@ -150,7 +146,7 @@ def compare(
             [*tables, *(f"- {note}" for note in comparison.notes)],
             lambda: compare_file(comparison, sentence, settings, _tables(loaded)),
             comparison.rows(),
-            lambda: comparison_figure(comparison),
+            lambda figures: figures.comparison_figure(comparison),
         )
 
 
@@ -169,12 +165,11 @@ class _Outputs:
         blocks: Sequence[Block],
         result: Callable[[], PasskFile | CompareFile],
         rows: list[dict[str, Any]],
-        draw: Callable[[], Figure],
+        draw: Callable[[Any], Any],
     ) -> None:
         """Prints the conclusion first, then tables and notes unless it shall be brief, and writes the files."""
         from forkwise.folders.results import result_text, write_result
         from forkwise.passk.results import write_csv
-        from forkwise.report.passk_figures import save
         from forkwise.report.terminal import print_blocks, print_sentences, wide_console
 
         if str(self.json) == "-":
@@ -188,7 +183,9 @@ class _Outputs:
         if self.csv:
             write_csv(self.csv, rows)
         if self.figure:
-            save(draw(), self.figure)
+            from forkwise.report import passk_figures
+
+            passk_figures.save(draw(passk_figures), self.figure)
 
 
 def _numbers(text: str | None, option: str) -> list[int] | None:

@@ -28,7 +28,8 @@ from forkwise.passk.length import default_budgets, default_caps, have_common_len
 from forkwise.passk.results import COMPARE, compare_file, is_about, read_compare, write_csv
 from forkwise.progress import Console, Meter
 from forkwise.reading import parse_json
-from forkwise.report import training_figure, write_report
+from forkwise.report.command import write_report
+from forkwise.report.figures import training_figure
 from forkwise.report.passk import FEW, details, overview
 from forkwise.report.passk_figures import comparison_figure, save
 from forkwise.report.table import Table
@@ -146,9 +147,9 @@ def analyse(folder: Path, experiment: Experiment) -> Results:
     if file.exists():
         with suppress(InputError):  # damaged, or of another version: written again
             stored = read_compare(file)
-            if is_about(stored, tables, runs) and stored.settings == _settings(experiment):
-                (base,) = stored.beside
-                return Results(base, stored.comparison, experiment.seeds)
+            fits = is_about(stored, tables, runs) and stored.settings == _settings(experiment)
+            if fits and [e.arm for e in stored.beside] == [BASE]:
+                return Results(stored.beside[0], stored.comparison, experiment.seeds)
     base_arm, *arms = (load_arm([folder / "samples" / run for run in arm], name=name) for name, arm in runs.items())
     ks = k_grid(experiment.samples)
     common = have_common_lengths([base_arm, *arms])
@@ -156,9 +157,9 @@ def analyse(folder: Path, experiment: Experiment) -> Results:
     comparison = compare(*arms, ks=ks, caps=caps, budgets=budgets)
     affordable = [budget for budget in budgets if budget <= largest_budget([base_arm])]
     results = Results(evaluate(base_arm, ks=ks, caps=caps, budgets=affordable), comparison, experiment.seeds)
+    write_csv(folder / "compare.csv", [*results.base.rows(), *comparison.rows()])
     content = compare_file(comparison, results.verdict(), _settings(experiment), tables, [results.base])
     write_result(file, content)
-    write_csv(folder / "compare.csv", [*results.base.rows(), *comparison.rows()])
     return results
 
 

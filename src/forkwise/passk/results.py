@@ -355,7 +355,8 @@ def _checked(path: Path, file: File) -> File:
     if isinstance(file, CompareFile):
         differences = file.comparison.differences
         fit &= bool(differences) and {name for d in differences for name in (d.arm, d.reference)} <= set(names)
-        fit &= all(p.shape == (len(d.ks),) for d in differences for p in (d.p, d.adjusted_p, d.claim_p))
+        p_values = [(d.ks, p) for d in differences for p in (d.p, d.adjusted_p, d.run_p) if p is not None]
+        fit &= all(p.shape == (len(ks),) for ks, p in p_values)
         curves += [pair for d in differences for pair in ((d.ks, d.interval), (d.ks, d.band))]
         curves += [(c.ks, c.interval) for d in differences for c in d.others.values()]
         single += [v for d in differences for v in d.diversity.values()]
