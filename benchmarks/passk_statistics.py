@@ -22,8 +22,9 @@ import numpy.typing as npt
 from scipy import special, stats
 
 from forkwise.passk import bootstrap_interval, k_grid, paired_difference, pass_at_k, sign_flip_p_values
-from forkwise.passk.comparison import difference_intervals, find_crossing
+from forkwise.passk.crossing import find_crossing
 from forkwise.passk.intervals import bootstrap_means, student_interval
+from forkwise.passk.two_way import difference_intervals
 
 Floats = npt.NDArray[np.float64]
 Rng = np.random.Generator
@@ -217,10 +218,11 @@ def crossing_interval(runs: int, resamples: int, sizes: Sequence[int]) -> None:
             found = find_crossing(KS, (b - a).mean(axis=0), draws)
             if found.k is not None:
                 seen += 1
-                covered += found.low <= place <= found.high
-                if found.low > 0 and np.isfinite(found.high):
+                low, high = (np.inf if end is None else end for end in (found.low, found.high))
+                covered += low <= place <= high
+                if low > 0 and np.isfinite(high):
                     bounded += 1
-                    widths.append(np.log2(found.high / found.low))
+                    widths.append(np.log2(high / low))
             rng = np.random.default_rng([5, q, r])
             a, b = (curves(rng, rates) for rates in exchangeable(rng, q))
             d = (b - a).mean(axis=0)

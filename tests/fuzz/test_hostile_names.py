@@ -56,9 +56,11 @@ def test_every_command_on_a_table_of_hostile_names(table: Path) -> None:
     assert "⟨U+001B⟩" in said("compare", samples, *few, *options[1])
     assert "⟨U+009B⟩31m" in said("explore", samples, *few, "--out", table / "x")
     assert "⟨U+202E⟩" in said("report", samples, table / "x", "--out", table / "o.html", "--text")
+    assert "⟨U+001B⟩" in said("report", table / "c.json", "--out", table / "c.html", "--text")
+    assert "⟨U+001B⟩" in said("compare", samples, *few, "--brief")
     for file in files:
         assert not HIDDEN.search(file.read_text(encoding="utf-8")), file
-    assert json.loads(files[1].read_text())["arms"][0]["arm"] == f"a{EVIL}"  # JSON keeps every name as it is
+    assert json.loads(files[1].read_text())["evaluations"][0]["arm"] == f"a{EVIL}"  # JSON keeps every name as it is
     assert said("passk", samples, *few, "--json", "-").isascii()
 
 

@@ -25,6 +25,7 @@ from forkwise.lab.experiment import analyse, run
 from forkwise.lab.quickstart import quickstart
 from forkwise.lab.reuse import take
 from forkwise.lab.spec import Experiment, TrainingArm
+from forkwise.passk.results import read_compare
 from forkwise.samples import read_samples, write_shard
 from forkwise.training.folder import only_writer
 
@@ -49,8 +50,8 @@ def test_everything_promised_is_there(finished: Path) -> None:
         "passk.png",
         "training.png",
         "report.html",
-        "comparison.csv",
-        "comparison.json",
+        "compare.csv",
+        "compare.json",
         "results.json",
     ):
         assert (finished / name).stat().st_size > 0, name
@@ -61,7 +62,12 @@ def test_everything_promised_is_there(finished: Path) -> None:
     assert verdict in (finished / "summary.txt").read_text()
     page = (finished / "report.html").read_text()
     assert "Pass@8" in page
-    with (finished / "comparison.csv").open() as file:
+    assert f"{finished}/compare.json" in page  # the numbers are read, not computed again
+    stored = read_compare(finished / "compare.json")
+    assert [e.arm for e in stored.evaluations] == ["base", "GRPO", "GRPO + entropy advantage"]
+    assert len(stored.inputs) == 3 * 3  # a shard per run and problem
+    assert verdict == stored.sentence
+    with (finished / "compare.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["arm"] for row in rows} == {"base", "GRPO", "GRPO + entropy advantage"}
     assert {row["reference"] for row in rows} == {"", "GRPO"}
@@ -74,7 +80,7 @@ def test_the_tables_say_what_was_sampled_and_logged(finished: Path) -> None:
         rows.setdefault(name, []).append(cells)
     samples = read_samples(finished / "samples" / "grpo-entropy-advantage-seed0").to_pylist()
     name = "GRPO + entropy advantage"
-    passed, _, *_, beside = rows[name]
+    passed, *_, beside = rows[name]
     assert passed[0].startswith(f"{np.mean([row['correct'] for row in samples]):.3f} [")
     right = {(row["problem_id"], *row["completion"].split()) for row in samples if row["correct"]}
     log = [json.loads(line) for line in (finished / "arms" / f"{samples[0]['run']}" / "metrics.jsonl").open()]
@@ -231,6 +237,13 @@ def test_analysis_of_samples_made_by_hand(tmp_path: Path) -> None:
     np.testing.assert_allclose(plain.pass_at_k.mean, [0.5, 1.0])
     np.testing.assert_allclose(difference.interval.mean, [0.25, 0.0])
     assert plain.mean_length == 15
+    # What is there is read, unless it is about other samples.
+    file = tmp_path / "compare.json"
+    file.write_text(file.read_text().replace('"margin": 0.05', '"margin": 0.0625'))
+    assert analyse(tmp_path, settings).comparison.differences[0].margin == 0.0625
+    write_shard(tmp_path / "samples" / "grpo-seed0", "0000", [{**row, "run": "grpo-seed0"} for row in rows])
+    again = analyse(tmp_path, settings).comparison.differences[0]
+    assert (again.margin, again.interval.mean.tolist()) == (0.05, [0.0, 0.0])
     assert "other seeds may say otherwise" in results.verdict()
 
 
@@ -271,8 +284,8 @@ def test_several_seeds_are_compared_as_runs(tmp_path: Path) -> None:
     assert difference.run_p is not None
     assert "other seeds may say otherwise" not in results.verdict()
     # GRPO's seeds pass 0 and 1/2 at K = 1, the other arm's 1 and 1/2.
-    _, _, header, _, *rows = tables._over_seeds(tmp_path, settings, [1]).splitlines()
-    assert (header, rows) == ("| arm | Pass@1 |", ["| GRPO | 0.354 |", "| GRPO + entropy advantage | 0.354 |"])
+    (table,) = tables._over_seeds(tmp_path, settings, [1])
+    assert (table.header, table.rows) == (["arm", "Pass@1"], [["GRPO", "0.354"], ["GRPO + entropy advantage", "0.354"]])
 
 
 def test_an_experiment_needs_arms_that_can_be_told_apart() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -16,8 +17,10 @@ from typer.testing import CliRunner, Result
 from forkwise.cli import app
 from forkwise.errors import InputError
 from forkwise.passk import compare, diversity, evaluate, make_arm
-from forkwise.passk.command import parse_arm, parse_numbers
-from forkwise.passk.figures import comparison_figure, save
+from forkwise.passk.arguments import parse_arm, parse_numbers
+from forkwise.passk.results import read_compare, read_passk
+from forkwise.report.passk import conclusion
+from forkwise.report.passk_figures import comparison_figure, save
 from forkwise.samples import write_shard
 
 
@@ -71,8 +74,14 @@ def test_passk_prints_tables_and_writes_files(tables: Path) -> None:
     ):
         assert text in result.output
     numbers = list(csv.DictReader(files["csv"].open(encoding="utf-8")))
-    again = json.loads(files["json"].read_text(encoding="utf-8"))["rows"]
+    stored = read_passk(files["json"])
+    again = [row for evaluation in stored.evaluations for row in evaluation.rows()]
     assert len(numbers) == len(again)
+    assert [float(row["value"]) for row in numbers] == [row["value"] for row in again]  # both to the last digit
+    assert stored.settings["extrapolate"] == "16"
+    assert [Path(i.path) for i in stored.inputs] == [tables / "a/0.parquet", tables / "b/0.parquet"]
+    shard = (tables / "a/0.parquet").read_bytes()
+    assert stored.inputs[0].sha256 == hashlib.sha256(shard).hexdigest()
     (first,) = [r for r in again if r["arm"] == "a" and r["metric"] == "pass@k" and r["k"] == 1]
     assert first["value"] == pytest.approx(18 / 48)
     assert {r["metric"] for r in again} >= {
@@ -95,17 +104,18 @@ def test_passk_shows_every_run_on_its_own(tables: Path) -> None:
     assert "s1: 6 problems" in output
 
 
-def test_compare_ends_with_its_sentence(tables: Path) -> None:
+def test_compare_begins_with_its_sentence(tables: Path) -> None:
     result = run(
         "compare", f"base={tables / 'a'}", tables / "b", "--resamples", 500, "--diversity",
         "--csv", tables / "x.csv", "--figure", tables / "x.svg",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    last = result.output.strip().splitlines()[-1]
-    assert last.startswith("On 6 problems, b against base shows no difference")
-    assert last.endswith(".")
+    first = result.output.splitlines()[0]
+    assert first.startswith("On 6 problems, b against base shows no difference")
+    assert first.endswith(".")
     assert "b minus base, paired by problem" in result.output
-    assert "Longer than the cap" in result.output
+    assert "longer than the cap" in result.output
+    assert run("compare", f"base={tables / 'a'}", tables / "b", "--resamples", 500, "--brief").output == f"{first}\n"
     differences = [r for r in csv.DictReader((tables / "x.csv").open(encoding="utf-8")) if r["reference"] == "base"]
     assert {r["metric"] for r in differences} >= {"pass@k", "pass@k, cap", "pass@k, budget", "self-BLEU"}
 
@@ -122,7 +132,11 @@ def test_json_alone_is_json(tables: Path) -> None:
     result = run("compare", tables / "a", tables / "b", "--json", "-", "--resamples", 200, "--k", "all")
     content = json.loads(result.stdout)
     assert content["sentence"].startswith("On 6 problems")
-    assert max(r["k"] for r in content["rows"] if r["metric"] == "pass@k" and "adjusted_p" in r) == 8
+    assert content["comparison"]["differences"][0]["ks"] == list(range(1, 9))
+    (tables / "compare.json").write_text(result.stdout)
+    again = read_compare(tables / "compare.json").comparison
+    direct = compare(parse_arm(str(tables / "a")), parse_arm(str(tables / "b")), ks=range(1, 9), resamples=200)
+    assert repr(again.rows()) == repr(direct.rows())
 
 
 def test_runs_of_one_table_are_arms_or_seeds(tables: Path) -> None:
@@ -252,7 +266,7 @@ def test_two_checkpoints_of_one_run(tmp_path: Path) -> None:
     assert result.arms[0].pass_at_k.mean[0] == pytest.approx(0.144)
     assert result.arms[1].pass_at_k.mean[0] == pytest.approx(0.1415)
     assert d.adjusted_p.min() > 0.5
-    assert "no difference that can be told from luck" in result.sentence
+    assert "no difference that can be told from luck" in conclusion(result.arms, result)
     # The later checkpoint writes shorter: it leads under a cap that the earlier one's answers exceed.
     assert result.arms[1].mean_length < 0.85 * result.arms[0].mean_length  # type: ignore[operator]
     raw, capped = d.interval.mean[0], next(r for r in d.length if r.control == "cap" and r.at == 194 and r.k == 1)

@@ -116,8 +116,13 @@ def test_the_commands_measure_the_embeddings_of_every_problem(folder: Path, tmp_
         result = CliRunner().invoke(app, [*map(str, argv), "--embed", "--resamples", "100", "--json", "-"])
         assert result.exit_code == 0, result.output
         assert "does not count" in result.output  # the limit of 256 tokens is said
-        rows = json.loads(result.output)["rows"]
-        return {(row["metric"], row["arm"] == "other"): row["value"] for row in rows if "k" not in row}
+        content = json.loads(result.output)
+        measured = content["evaluations"] if "evaluations" in content else content["comparison"]["differences"]
+        return {
+            (name, part["arm"] == "other"): value["mean"]
+            for part in measured
+            for name, value in part["diversity"].items()
+        }
 
     found = measured("passk", *tables)
     assert found["mean pairwise cosine", False] == pytest.approx(1, abs=1e-6)

@@ -7,7 +7,9 @@ import pytest
 from scipy import optimize, stats
 
 from forkwise.errors import InputError
-from forkwise.passk import extrapolate, pass_at_k
+from forkwise.passk import evaluate, extrapolate, make_arm, pass_at_k
+from forkwise.report.passk import details
+from forkwise.report.table import Table
 
 
 def test_recovers_the_distribution_it_assumes() -> None:
@@ -38,7 +40,9 @@ def test_maximises_scipys_likelihood() -> None:
 
 def test_says_that_it_is_a_model() -> None:
     fit = extrapolate(8, [0, 1, 8, 3], [100], resamples=5)
-    assert "not an estimate" in fit.note
+    arm = make_arm("a", np.repeat([0, 1, 2, 3], 8), [i < c for c in (0, 1, 8, 3) for i in range(8)])
+    captions = [block.caption for block in details([evaluate(arm, beyond=[100])]) if isinstance(block, Table)]
+    assert "not an estimate" in captions[-1]
     assert fit.pass_at_k.mean[0] > pass_at_k(8, [0, 1, 8, 3], 8).mean()
 
 

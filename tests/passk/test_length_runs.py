@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from forkwise.passk import compare, make_arm
-from forkwise.passk.comparison import difference_intervals
 from forkwise.passk.outcomes import Arm
+from forkwise.passk.two_way import difference_intervals
 
 RUNS, PROBLEMS, N = 5, 20, 32
 

@@ -25,7 +25,7 @@ from playwright.sync_api import Browser, Error, Page, sync_playwright
 from test_page import exploration, hostile_folder
 
 from forkwise.explore import results as explored
-from forkwise.report import write_report
+from forkwise.report.command import write_report
 from forkwise.samples import write_shard
 
 

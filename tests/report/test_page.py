@@ -20,11 +20,13 @@ from forkwise.cli import app
 from forkwise.errors import InputError
 from forkwise.explore import results as explored
 from forkwise.passk import compare, load_arm
-from forkwise.report import find_sources, gather, render, summary, training_figure, write_report
-from forkwise.report.command import run_report
-from forkwise.report.page import SECTIONS
-from forkwise.report.sources import Shaping
-from forkwise.report.tables import summary_tables
+from forkwise.report.command import run_report, write_report
+from forkwise.report.content import gather
+from forkwise.report.figures import training_figure
+from forkwise.report.page import SECTIONS, render
+from forkwise.report.passk import overview
+from forkwise.report.sources import Shaping, find_sources
+from forkwise.report.text import summary
 from forkwise.samples import write_shard
 
 
@@ -160,9 +162,13 @@ def test_the_numbers_are_those_of_compare(folder: Path) -> None:
     np.testing.assert_allclose(found.interval.mean, expected.interval.mean)
     np.testing.assert_allclose(found.adjusted_p, expected.adjusted_p)
     assert [e.arm for e in content.evaluations] == ["base", "GRPO", "GRPO + entropy advantage"]
-    (table,) = summary_tables(content)
-    row = next(row for row in table.rows if row[0] == "GRPO + entropy advantage − GRPO")
-    assert row[1].startswith(f"{expected.interval.mean[0]:+.3f} [")
+    (table,) = overview(content.evaluations, content.comparison)
+    names = [row[0] for row in table.rows]
+    i = names.index("GRPO + entropy advantage − GRPO")
+    # Beside an adjusted p stands the band, not the pointwise interval.
+    low, high = expected.band.low[0], expected.band.high[0]
+    assert table.rows[i][1] == f"{expected.interval.mean[0]:+.3f} [{low:+.3f}, {high:+.3f}]"
+    assert names[i + 1] == "  adjusted p, problems"
     assert content.verdict == ["No evidence of a difference."]  # what the run itself concluded
     assert content.shaping == {
         **{"base": None, "GRPO": Shaping(0.0, 2.5), "GRPO + entropy advantage": Shaping(0.3, 2.5)}

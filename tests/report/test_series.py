@@ -10,9 +10,10 @@ from test_page import exploration
 
 from forkwise.explore import results as explored
 from forkwise.explore.results import Checkpoint
-from forkwise.report import find_sources, gather
+from forkwise.report.content import gather
 from forkwise.report.figures import figures
 from forkwise.report.series import UNNAMED, series_name, series_panels
+from forkwise.report.sources import find_sources
 from forkwise.report.views import charts
 
 

@@ -1,13 +1,21 @@
-"""The commands `forkwise passk` and `forkwise compare`."""
+"""The commands `forkwise passk` and `forkwise compare`: they load arms, compute, print and write files."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from forkwise.cli.common import long_command
+from forkwise.terminal import echo
+
+if TYPE_CHECKING:
+    from forkwise.passk import Arm
+    from forkwise.passk.results import CompareFile, PasskFile
+    from forkwise.report.table import Block
 
 _Samples = Annotated[list[str], typer.Argument(help="Samples tables: a Parquet shard or a folder of shards each.")]
 _K = Annotated[str | None, typer.Option("--k", help="Values of K, such as 1,8,64, or all (default: all up to 100).")]
@@ -22,15 +30,12 @@ _Resamples = Annotated[
     int | None, typer.Option(min=100, max=1_000_000, help="Resamples (default: 10,000; fewer above 2,000 problems).")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the resamples.")]
-_Json = Annotated[Path | None, typer.Option("--json", help="Write every number here as JSON; - prints JSON only.")]
+_Brief = Annotated[bool, typer.Option("--brief", help="Print the conclusion alone.")]
+_Json = Annotated[
+    Path | None, typer.Option("--json", help="Write the result here, for forkwise report; - prints it alone.")
+]
 _Csv = Annotated[Path | None, typer.Option("--csv", help="Write every number here as CSV.")]
 _Figure = Annotated[Path | None, typer.Option(help="Write the curves with their bands here (.png or .svg).")]
-
-
-def _encoder() -> Any:
-    from forkwise.samples.embed import SentenceEncoder
-
-    return SentenceEncoder().encode
 
 
 def passk(
@@ -47,33 +52,54 @@ def passk(
     level: Level = 0.95,
     resamples: _Resamples = None,
     seed: Seed = 0,
+    brief: _Brief = False,
     json: _Json = None,
     csv: _Csv = None,
     figure: _Figure = None,
 ) -> None:
     """Pass@K, Pass^K, G-Pass@K, maj@K of scored samples, with intervals over problems and length control."""
+    settings = {"samples": samples, "k": k, "tau": tau, "extrapolate": extrapolate, "caps": caps, "budgets": budgets}
+    settings |= {"diversity": diversity, "embed": embed, "level": level, "resamples": resamples, "seed": seed}
     with long_command("run it again"):
-        from forkwise.passk.command import Files, run_passk
+        from forkwise.passk import evaluate
+        from forkwise.passk.arguments import parse_ks, parse_numbers, parse_runs
+        from forkwise.passk.length import default_budgets, default_caps, have_common_lengths
+        from forkwise.passk.results import passk_file
+        from forkwise.report import passk as report
 
-        run_passk(
-            samples,
-            k=k,
-            tau=tau,
-            beyond=extrapolate,
-            caps=caps,
-            budgets=budgets,
-            texts=diversity or embed,
-            embed=_encoder() if embed else None,
-            level=level,
-            resamples=resamples,
-            seed=seed,
-            files=Files(json, csv, figure),
+        arms = parse_runs(samples, texts=diversity or embed)
+        common, encode = have_common_lengths(arms), _encoder() if embed else None
+        evaluations = [
+            evaluate(
+                arm,
+                ks=parse_ks(k, [arm]),
+                tau=tau,
+                beyond=_numbers(extrapolate, "--extrapolate") or (),
+                caps=parse_numbers(caps, "--caps") if caps else default_caps(arms) if common else None,
+                budgets=parse_numbers(budgets, "--budgets") if budgets else default_budgets(arms) if common else None,
+                texts=diversity or embed,
+                embed=encode,
+                level=level,
+                resamples=resamples,
+                seed=seed,
+            )
+            for arm in arms
+        ]
+        _Outputs(brief, json, csv, figure).give(
+            report.conclusion(evaluations),
+            [block for e in evaluations for block in (*report.details([e]), *(f"- {note}" for note in e.notes))],
+            lambda: passk_file(evaluations, settings, _tables(arms)),
+            [row for evaluation in evaluations for row in evaluation.rows()],
+            lambda figures: figures.evaluation_figure(evaluations),
         )
 
 
 def compare(
     arms: Annotated[list[str], typer.Argument(help="[NAME=]TABLE[,TABLE...] per arm, the reference first.")],
     k: _K = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Pair this statistic beside Pass@K, such as pass^k; repeatable.")
+    ] = None,
     intersect: Annotated[bool, typer.Option("--intersect", help="Compare on the shared problems.")] = False,
     margin: Annotated[float, typer.Option(help="Differences within +-margin count as equivalent.")] = 0.05,
     caps: _Caps = None,
@@ -83,25 +109,97 @@ def compare(
     level: Level = 0.95,
     resamples: _Resamples = None,
     seed: Seed = 0,
+    brief: _Brief = False,
     json: _Json = None,
     csv: _Csv = None,
     figure: _Figure = None,
 ) -> None:
     """Whether arms differ in Pass@K: paired differences, simultaneous band, adjusted p, length control."""
+    settings = {"arms": arms, "k": k, "metric": metric, "intersect": intersect, "margin": margin, "caps": caps}
+    settings |= {"budgets": budgets, "diversity": diversity, "embed": embed, "level": level, "resamples": resamples}
+    settings |= {"seed": seed}
     with long_command("run it again"):
-        from forkwise.passk.command import Files, run_compare
+        from forkwise import passk as numbers
+        from forkwise.passk.arguments import parse_arms, parse_ks
+        from forkwise.passk.results import compare_file
+        from forkwise.report import passk as report
 
-        run_compare(
-            arms,
-            k=k,
+        loaded = parse_arms(arms, texts=diversity or embed)
+        comparison = numbers.compare(
+            *loaded,
+            ks=parse_ks(k, loaded),
+            metrics=metric,
             intersect=intersect,
             margin=margin,
-            caps=caps,
-            budgets=budgets,
+            caps=_numbers(caps, "--caps"),
+            budgets=_numbers(budgets, "--budgets"),
             texts=diversity or embed,
             embed=_encoder() if embed else None,
             level=level,
             resamples=resamples,
             seed=seed,
-            files=Files(json, csv, figure),
         )
+        sentence = report.conclusion(comparison.arms, comparison)
+        tables = [*report.overview(comparison.arms, comparison), *report.details([], comparison)]
+        _Outputs(brief, json, csv, figure).give(
+            sentence,
+            [*tables, *(f"- {note}" for note in comparison.notes)],
+            lambda: compare_file(comparison, sentence, settings, _tables(loaded)),
+            comparison.rows(),
+            lambda figures: figures.comparison_figure(comparison),
+        )
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """Where results go; None is nowhere, and a JSON path of `-` is the standard output, which then holds that alone."""
+
+    brief: bool
+    json: Path | None
+    csv: Path | None
+    figure: Path | None
+
+    def give(
+        self,
+        conclusion: str,
+        blocks: Sequence[Block],
+        result: Callable[[], PasskFile | CompareFile],
+        rows: list[dict[str, Any]],
+        draw: Callable[[Any], Any],
+    ) -> None:
+        """Prints the conclusion first, then tables and notes unless it shall be brief, and writes the files."""
+        from forkwise.folders.results import result_text, write_result
+        from forkwise.passk.results import write_csv
+        from forkwise.report.terminal import print_blocks, print_sentences, wide_console
+
+        if str(self.json) == "-":
+            echo(result_text(result()), end="")
+        else:
+            console = wide_console()
+            print_sentences([conclusion], console)
+            print_blocks([] if self.brief else blocks, console)
+            if self.json:
+                write_result(self.json, result())
+        if self.csv:
+            write_csv(self.csv, rows)
+        if self.figure:
+            from forkwise.report import passk_figures
+
+            passk_figures.save(draw(passk_figures), self.figure)
+
+
+def _numbers(text: str | None, option: str) -> list[int] | None:
+    from forkwise.passk.arguments import parse_numbers
+
+    return parse_numbers(text, option) if text else None
+
+
+def _tables(arms: Sequence[Arm]) -> list[Path]:
+    """Every samples table that the arms were read from, once."""
+    return list(dict.fromkeys(table for arm in arms for table in arm.tables))
+
+
+def _encoder() -> Any:
+    from forkwise.samples.embed import SentenceEncoder
+
+    return SentenceEncoder().encode

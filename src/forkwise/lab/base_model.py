@@ -41,7 +41,9 @@ from transformers import (
 from forkwise.errors import InputError
 from forkwise.folders import write_json
 from forkwise.lab.traces import MAX_TOKENS, VOCABULARY, trace
-from forkwise.passk import bootstrap_interval, pass_at_k
+from forkwise.passk import bootstrap_interval, k_grid, pass_at_k
+from forkwise.passk.estimator import shown_ks
+from forkwise.report import formats
 from forkwise.tasks.base import Problem, Task
 from forkwise.tasks.countdown import Countdown
 from forkwise.terminal import echo
@@ -379,10 +381,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     start = time.process_time()
     found = evaluate(args.evaluate, problems, args.samples, seed=args.seed, device=_device(args.device))
     seconds = time.process_time() - start
-    ks = [k for k in (1, 4, 16, 64, 256) if k <= args.samples]
+    ks = shown_ks(k_grid(args.samples), 5)
     curve = bootstrap_interval(pass_at_k(args.samples, found.correct_Q, ks))
-    for k, mean, low, high in zip(ks, curve.mean, curve.low, curve.high, strict=True):
-        echo(f"Pass@{k:<4d} {mean:.3f}  [{low:.3f}, {high:.3f}]")
+    for i, k in enumerate(ks):
+        echo(f"Pass@{k:<4d} {formats.at(curve, i)}")
     echo(f"{args.problems} problems x {args.samples} samples, {found.mean_tokens:.1f} tokens, ", end="")
     echo(f"{found.mean_entropy:.3f} nats per token, {found.finished:.3f} finished, {seconds:.0f} CPU seconds")
 

@@ -1,7 +1,7 @@
 """An experiment: arms x seeds from the embedded base model, sampled on the same problems and compared by Pass@K.
 
 The folder of an experiment holds `settings.json`, the training runs in `arms/`, the samples table of every run in
-`samples/`, and what was found: `summary.txt` and `.md`, `comparison.json`, `comparison.csv`, figures and one HTML page.
+`samples/`, and what was found: `summary.txt` and `.md`, `compare.json`, `compare.csv`, figures and one HTML page.
 """
 
 from __future__ import annotations
@@ -9,28 +9,35 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
 from forkwise.folders import json_text, only_process, write_json, write_text
+from forkwise.folders.results import write_result
 from forkwise.lab.arms import check, gpus, recipe, sample, train, train_problems
 from forkwise.lab.reuse import take
 from forkwise.lab.spec import BASE, TASK, Experiment, Results
 from forkwise.lab.tables import markdown
 from forkwise.lab.traces import CLAUSES
-from forkwise.passk import Arm, Interval, compare, evaluate, k_grid, load_arm, output
-from forkwise.passk.figures import comparison_figure, save
-from forkwise.passk.output import comparison_content, print_comparison, write_csv
+from forkwise.passk import compare, evaluate, k_grid, load_arm
+from forkwise.passk.length import default_budgets, default_caps, have_common_lengths, largest_budget
+from forkwise.passk.results import COMPARE, compare_file, is_about, read_compare, write_csv
 from forkwise.progress import Console, Meter
 from forkwise.reading import parse_json
-from forkwise.report import training_figure, write_report
+from forkwise.report.command import write_report
+from forkwise.report.figures import training_figure
+from forkwise.report.passk import FEW, details, overview
+from forkwise.report.passk_figures import comparison_figure, save
+from forkwise.report.table import Table
+from forkwise.report.terminal import print_blocks, print_sentences, print_tables
 from forkwise.tasks import Problem, load_task
 from forkwise.training.folder import check_folder, create_folder, read_metrics
+
+_WIDE = 170  # columns of a terminal that has room for every K that is shown
 
 
 def run(
@@ -133,83 +140,66 @@ def _same_settings(file: Path, experiment: Experiment) -> None:
 
 
 def analyse(folder: Path, experiment: Experiment) -> Results:
-    """Pass@K of base and arms from the stored samples, and the paired comparison of the arms with the first."""
+    """Pass@K of base and arms, and the paired comparison of the arms with the first, from compare.json if it fits."""
+    runs = _runs(experiment)
+    tables = [folder / "samples" / run for arm in runs.values() for run in arm]
+    file = folder / COMPARE
+    if file.exists():
+        with suppress(InputError):  # damaged, or of another version: written again
+            stored = read_compare(file)
+            fits = is_about(stored, tables, runs) and stored.settings == _settings(experiment)
+            if fits and [e.arm for e in stored.beside] == [BASE]:
+                return Results(stored.beside[0], stored.comparison, experiment.seeds)
+    base_arm, *arms = (load_arm([folder / "samples" / run for run in arm], name=name) for name, arm in runs.items())
     ks = k_grid(experiment.samples)
-    arms = [
-        _load(arm.name, [folder / "samples" / arm.run(seed) for seed in range(experiment.seeds)])
-        for arm in experiment.arms
-    ]
-    base = evaluate(_load(BASE, [folder / "samples" / BASE]), ks=ks, caps=(), budgets=())
-    return Results(base, compare(*arms, ks=ks), experiment.seeds)
+    common = have_common_lengths([base_arm, *arms])
+    caps, budgets = (default_caps(arms), default_budgets(arms)) if common else ([], [])
+    comparison = compare(*arms, ks=ks, caps=caps, budgets=budgets)
+    affordable = [budget for budget in budgets if budget <= largest_budget([base_arm])]
+    results = Results(evaluate(base_arm, ks=ks, caps=caps, budgets=affordable), comparison, experiment.seeds)
+    write_csv(folder / "compare.csv", [*results.base.rows(), *comparison.rows()])
+    content = compare_file(comparison, results.verdict(), _settings(experiment), tables, [results.base])
+    write_result(file, content)
+    return results
 
 
-def _load(name: str, folders: Sequence[Path]) -> Arm:
-    return load_arm([str(folder) for folder in folders], name=name)
+def _runs(experiment: Experiment) -> dict[str, list[str]]:
+    """The runs of the base model and of every arm."""
+    return {BASE: [BASE]} | {arm.name: [arm.run(seed) for seed in range(experiment.seeds)] for arm in experiment.arms}
 
 
-# ------------------------------------------------------------------------------------------------------------ output
-
-
-def cells(results: Results, wanted: Sequence[int] = (1, 4, 16, 64)) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the result table, at the wanted k and the largest one."""
-    ks = results.base.ks
-    shown = [i for i, k in enumerate(ks) if k in wanted or i == len(ks) - 1]
-    header = ["", *(f"Pass@{ks[i]}" for i in shown), "tokens"]
-
-    def row(name: str, interval: Interval, sign: str, tokens: float | None) -> list[str]:
-        numbers = [
-            f"{interval.mean[i]:{sign}.3f} [{interval.low[i]:{sign}.3f}, {interval.high[i]:{sign}.3f}]" for i in shown
-        ]
-        return [name, *numbers, f"{tokens:{sign}.1f}" if tokens is not None else ""]
-
-    length = {e.arm: e.mean_length or float("nan") for e in results.evaluations()}
-    rows = [row(e.arm, e.pass_at_k, "", length[e.arm]) for e in results.evaluations()]
-    for d in results.comparison.differences:
-        rows.append(row(f"{d.arm} - {d.reference}", d.interval, "+", length[d.arm] - length[d.reference]))
-        rows.append(["  adjusted p, problems", *(f"{d.adjusted_p[i]:.3f}" for i in shown), ""])
-        if d.run_p is not None:
-            rows.append(["  adjusted p, runs", *(f"{d.run_p[i]:.3f}" for i in shown), ""])
-    return header, rows
-
-
-def _table(header: list[str], rows: list[list[str]]) -> Table:
-    table = Table(title="Pass@K on held-out problems, mean [95 % interval]")
-    for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i else "left", no_wrap=bool(i))
-    for row in rows:
-        table.add_row(*row)
-    return table
+def _settings(experiment: Experiment) -> dict[str, Any]:
+    """The options of `compare`; null is the default."""
+    defaults = {"margin": None, "caps": None, "budgets": None, "level": None, "resamples": None, "seed": None}
+    return {"arms": [arm.name for arm in experiment.arms], "k": k_grid(experiment.samples), **defaults}
 
 
 def _write(folder: Path, experiment: Experiment, results: Results, seconds: float, console: Console) -> None:
-    header, rows = cells(results)
-    wide = Console(width=170, record=True, file=io.StringIO())
-    wide.print(_table(header, rows))
-    wide.print(results.verdict(), soft_wrap=True, markup=False)  # "[before 1, 7]" is no markup
+    tables = overview(results.evaluations(), results.comparison)
     if len(experiment.arms) > 2 or experiment.seeds > 1:
-        print_comparison(results.comparison, wide)
-    write_text(folder / "summary.txt", wide.export_text())
+        tables += [block for block in details([], results.comparison) if isinstance(block, Table)]
+    notes = [f"- {note}" for note in results.comparison.notes]
+    text = io.StringIO()
+    print_blocks([results.verdict(), *tables, *notes], Console(width=_WIDE, file=text))
+    write_text(folder / "summary.txt", text.getvalue())
     write_text(folder / "summary.md", markdown(folder, experiment, results))
-    output.write_json(folder / "comparison.json", comparison_content(results.comparison))
-    write_csv(folder / "comparison.csv", [*results.base.rows(), *results.comparison.rows()])
-    runs = {BASE: [BASE]} | {arm.name: [arm.run(seed) for seed in range(experiment.seeds)] for arm in experiment.arms}
-    found = {"seconds": round(seconds, 1), "verdict": results.verdict(), "runs": runs, "breaks": CLAUSES}
-    write_json(folder / "results.json", {"settings": asdict(experiment), **found})
+    record = {"seconds": round(seconds, 1), "verdict": results.verdict(), "runs": _runs(experiment), "breaks": CLAUSES}
+    write_json(folder / "results.json", {"settings": asdict(experiment), **record})
 
     caption = (
         f"{results.comparison.problems} held-out {TASK} problems x {experiment.samples} samples, T = 1; "
         f"{experiment.steps} steps, {experiment.seeds} seed(s)"
     )
-    passk = comparison_figure(results.comparison, beside=[results.base], caption=caption)
+    save(comparison_figure(results.comparison, beside=[results.base], caption=caption), folder / "passk.png")
     training = training_figure(
         {
-            arm.name: [read_metrics(folder / "arms" / arm.run(seed)) for seed in range(experiment.seeds)]
-            for arm in experiment.arms
+            name: [read_metrics(folder / "arms" / run) for run in runs]
+            for name, runs in _runs(experiment).items()
+            if name != BASE
         }
     )
-    save(passk, folder / "passk.png")
     save(training, folder / "training.png")
     write_report([folder], folder / "report.html")
-    console.print(_table(*(cells(results) if console.width >= 150 else cells(results, (1,)))))
-    console.print(results.verdict(), soft_wrap=True, markup=False)
-    console.print(f"\nReport: {folder / 'report.html'}   ({seconds:.0f} s)", soft_wrap=True)
+    print_sentences([results.verdict()], console)
+    print_tables(overview(results.evaluations(), results.comparison, FEW if console.width >= _WIDE else 2), console)
+    print_sentences([f"\nReport: {folder / 'report.html'}   ({seconds:.0f} s)"], console)

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from forkwise.errors import InputError
 from forkwise.passk import Comparison, Evaluation
+from forkwise.report.passk import conclusion
 from forkwise.tasks.base import Split
 
 BASE = "base"
@@ -115,6 +116,7 @@ class Results:
 
     def verdict(self) -> str:
         """What the paired differences are, and whether they are evidence of anything."""
+        sentence = conclusion(self.evaluations(), self.comparison)
         if self.seeds > 1:
-            return self.comparison.sentence
-        return f"{self.comparison.sentence} Each arm was trained with one seed: other seeds may say otherwise."
+            return sentence
+        return f"{sentence} Each arm was trained with one seed: other seeds may say otherwise."

@@ -1,14 +1,14 @@
-"""Pass@K and its statistics: numpy and scipy only, never torch.
+"""Pass@K and its statistics: numpy and scipy only, never torch, and nothing here prints.
 
-`evaluate` and `compare` are what the commands `forkwise passk` and `forkwise compare` print; the rest are their parts.
+`evaluate` and `compare` are what the commands `forkwise passk` and `forkwise compare` report; the rest are their parts.
 """
 
 from __future__ import annotations
 
-from forkwise.passk.comparison import Comparison, Crossing, Difference, compare
+from forkwise.passk.comparison import compare
 from forkwise.passk.diversity import Diversity, diversity
 from forkwise.passk.estimator import counts, curve_grid, g_pass_at_k, k_grid, mg_pass_at_k, pass_at_k, pass_pow_k
-from forkwise.passk.evaluation import Evaluation, evaluate
+from forkwise.passk.evaluation import evaluate
 from forkwise.passk.extrapolation import Extrapolation, extrapolate
 from forkwise.passk.intervals import (
     Interval,
@@ -19,11 +19,13 @@ from forkwise.passk.intervals import (
 )
 from forkwise.passk.majority import maj_at_k
 from forkwise.passk.outcomes import Arm, load_arm, make_arm
+from forkwise.passk.results import Comparison, Crossing, Curve, Difference, Evaluation
 
 __all__ = [
     "Arm",
     "Comparison",
     "Crossing",
+    "Curve",
     "Difference",
     "Diversity",
     "Evaluation",

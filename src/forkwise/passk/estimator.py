@@ -19,7 +19,8 @@ IntArray = npt.NDArray[np.int64]
 _BLOCK = 1 << 18  # numbers held at a time in the running product: 2 MB, which stays in the cache
 
 
-def _checked(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int]) -> tuple[IntArray, IntArray, IntArray]:
+def check_counts(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int]) -> tuple[IntArray, IntArray, IntArray]:
+    """n, c and K as arrays of whole numbers, checked against each other; InputError says what does not fit."""
     c_Q = np.atleast_1d(np.asarray(c))
     n_Q = np.broadcast_to(np.asarray(n), c_Q.shape)
     ks = np.atleast_1d(np.asarray(k))
@@ -42,7 +43,7 @@ def _checked(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int]) -> tupl
     return n_Q.astype(np.int64), c_Q.astype(np.int64), ks.astype(np.int64)
 
 
-def _distinct(n_Q: IntArray, c_Q: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+def distinct_counts(n_Q: IntArray, c_Q: IntArray) -> tuple[IntArray, IntArray, IntArray]:
     """The distinct (n, c) and where each problem finds its own: problems that share (n, c) share the whole curve."""
     pairs, where = np.unique(np.stack([n_Q, c_Q], axis=1), axis=0, return_inverse=True)
     return pairs[:, 0], pairs[:, 1], where.reshape(-1)
@@ -87,8 +88,8 @@ def pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int]) -> Flo
     Raises:
         InputError: if some `k` exceeds some `n` (there is no unbiased estimate), or `c` lies outside `[0, n]`.
     """
-    n_Q, c_Q, ks = _checked(n, c, k)
-    n_P, c_P, where = _distinct(n_Q, c_Q)
+    n_Q, c_Q, ks = check_counts(n, c, k)
+    n_P, c_P, where = distinct_counts(n_Q, c_Q)
     table = (1.0 - _all_alike(n_P - c_P, n_P, ks))[where]
     return table[:, 0] if np.ndim(k) == 0 else table
 
@@ -98,8 +99,8 @@ def pass_pow_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int]) -> Fl
 
     Arguments, shapes and errors as in `pass_at_k`.
     """
-    n_Q, c_Q, ks = _checked(n, c, k)
-    n_P, c_P, where = _distinct(n_Q, c_Q)
+    n_Q, c_Q, ks = check_counts(n, c, k)
+    n_P, c_P, where = distinct_counts(n_Q, c_Q)
     table = _all_alike(c_P, n_P, ks)[where]
     return table[:, 0] if np.ndim(k) == 0 else table
 
@@ -132,8 +133,8 @@ def g_pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int], tau:
     """
     if not 0 < tau <= 1:
         raise InputError(f"tau is {tau}: it is the share of the k samples that must be correct, in (0, 1].")
-    n_Q, c_Q, ks = _checked(n, c, k)
-    n_P, c_P, where = _distinct(n_Q, c_Q)
+    n_Q, c_Q, ks = check_counts(n, c, k)
+    n_P, c_P, where = distinct_counts(n_Q, c_Q)
     columns = []
     for size in ks.tolist():
         needed = max(1, int(np.ceil(tau * size - 1e-9)))  # 0.6 * 5 must need 3 samples, not 4
@@ -148,8 +149,8 @@ def mg_pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int]) -> 
     arXiv 2412.13147, eq. 6. At k = 1 the sum is empty and the value 0, as in the paper's formula. Arguments, shapes and
     errors as in `pass_at_k`.
     """
-    n_Q, c_Q, ks = _checked(n, c, k)
-    n_P, c_P, where = _distinct(n_Q, c_Q)
+    n_Q, c_Q, ks = check_counts(n, c, k)
+    n_P, c_P, where = distinct_counts(n_Q, c_Q)
     columns = []
     for size in ks.tolist():
         half = (size + 1) // 2
@@ -185,3 +186,18 @@ def curve_grid(n: int, most: int = 100) -> list[int]:
         return list(range(1, n + 1))
     spaced = np.unique(np.round(np.geomspace(1, n, most)).astype(int)).tolist()
     return sorted({*spaced, *k_grid(n)})
+
+
+def grid_of(ks: Sequence[int]) -> list[int]:
+    """Those of the K, which rise, that are powers of two, and the largest."""
+    return [k for k in ks if k in k_grid(ks[-1])]
+
+
+def shown_ks(ks: Sequence[int], most: int) -> list[int]:
+    """At most `most` of the K: all if they fit, else the powers of 2, else of 4, ..., and always the largest."""
+    shown, base = list(ks), 2
+    while len(shown) > max(most, 2):
+        powers = {base**i for i in range(ks[-1].bit_length())}
+        shown = [k for k in ks if k in powers or k == ks[-1]]
+        base *= 2
+    return shown

@@ -1,124 +1,71 @@
-"""What `forkwise passk` reports about one arm."""
+"""What `forkwise passk` finds out about one arm."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from forkwise.passk.diversity import EMBED_NOTE, Embed, diversity
-from forkwise.passk.estimator import FloatArray, curve_grid, g_pass_at_k, k_grid, mg_pass_at_k, pass_pow_k
-from forkwise.passk.extrapolation import Extrapolation, extrapolate
+from forkwise.passk.estimator import FloatArray, curve_grid
+from forkwise.passk.extrapolation import extrapolate
 from forkwise.passk.intervals import Interval, bootstrap_interval, unseen
-from forkwise.passk.length import BUDGET, CAP, budget_curves, default_budgets, default_caps, shown_ks
-from forkwise.passk.majority import EXACT_UP_TO, count_votes, maj_at_k
+from forkwise.passk.length import BUDGET, CAP, budget_curves, control_ks, default_budgets, default_caps
+from forkwise.passk.metrics import METRICS, Metric, MetricOptions
 from forkwise.passk.outcomes import Arm, check_ks
+from forkwise.passk.results import Curve, Evaluation, LengthRow
 
 
 @dataclass(frozen=True)
-class Curve:
-    """A quantity along k, with its interval over problems."""
+class MeasuredCurve:
+    """A statistic of one arm at some K: values `(S, Q, K)`, and the Monte-Carlo error `(K,)` of their mean, if any."""
 
-    metric: str
+    metric: Metric
     ks: list[int]
-    interval: Interval
-    error: FloatArray | None = None
-    """Monte-Carlo standard error of the mean at each k, where the value is not exact."""
+    values_SQK: FloatArray
+    error_K: FloatArray | None
 
 
 @dataclass(frozen=True)
-class LengthRow:
-    """Pass@k with longer answers counted wrong (`cap`), or the pass rate within a length budget (`budget`)."""
+class Measured:
+    """One arm, every run and problem apart: what `evaluate` averages, and `compare` pairs too.
 
-    control: str
-    at: int
-    """The cap or the budget, in the arm's length unit."""
-    k: int | None
-    value: float
-    low: float
-    high: float
-    error: float = 0.0
+    Attributes:
+        curves: by the name of their statistic.
+        control_ks: the K of length control.
+        capped: Pass@K `(S, Q, K)` under each cap.
+        within: the chance `(S, Q, B)` to pass within each of the `budgets`; None where there are none.
+        within_error: Monte-Carlo standard error of its mean, the largest of all budgets.
+    """
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Pass@K of one arm and what belongs beside it. Intervals are BCa over problems unless said otherwise."""
-
-    arm: str
-    runs: int
-    problems: int
-    samples: tuple[int, int]
-    """Fewest and most scored samples of a problem."""
-    curves: dict[str, Curve]
-    mean_length: float | None
-    length_unit: str
-    no_answer: float | None
-    """Share of samples without a final answer; None where answers were not recorded."""
-    length: list[LengthRow]
-    diversity: dict[str, Interval]
-    extrapolation: Extrapolation | None
-    notes: list[str]
-
-    @property
-    def pass_at_k(self) -> Interval:
-        return self.curves["pass@k"].interval
-
-    @property
-    def ks(self) -> list[int]:
-        return self.curves["pass@k"].ks
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Every number as one row: `arm, metric, k, at, value, low, high, error`; what --csv and --json hold."""
-        out: list[dict[str, Any]] = []
-        for curve in self.curves.values():
-            for i, k in enumerate(curve.ks):
-                out.append(
-                    {
-                        "arm": self.arm,
-                        "metric": curve.metric,
-                        "k": k,
-                        "value": float(curve.interval.mean[i]),
-                        "low": float(curve.interval.low[i]),
-                        "high": float(curve.interval.high[i]),
-                        "error": 0.0 if curve.error is None else float(curve.error[i]),
-                    }
-                )
-        for row in self.length:
-            out.append(
-                {
-                    "arm": self.arm,
-                    "metric": f"pass@k, {row.control}",
-                    "k": row.k,
-                    "at": row.at,
-                    "value": row.value,
-                    "low": row.low,
-                    "high": row.high,
-                    "error": row.error,
-                }
-            )
-        for name, interval in self.diversity.items():
-            out.append({"arm": self.arm, "metric": name, **_bounds(interval)})
-        if self.extrapolation is not None:
-            model = self.extrapolation
-            for i, k in enumerate(model.ks):
-                at_k = {"value": model.pass_at_k.mean, "low": model.pass_at_k.low, "high": model.pass_at_k.high}
-                row_k = {name: float(values[i]) for name, values in at_k.items()}
-                out.append({"arm": self.arm, "metric": "pass@k, beta-binomial model", "k": k, **row_k})
-        if self.mean_length is not None:
-            out.append({"arm": self.arm, "metric": f"mean length ({self.length_unit})", "value": self.mean_length})
-        return out
-
-    def to_pandas(self) -> Any:
-        """`rows()` as a pandas DataFrame; needs pandas."""
-        import pandas
-
-        return pandas.DataFrame(self.rows())
+    arm: Arm
+    options: MetricOptions
+    curves: dict[str, MeasuredCurve]
+    control_ks: list[int]
+    capped: dict[int, FloatArray]
+    budgets: list[int]
+    within: FloatArray | None
+    within_error: float
 
 
-def _bounds(interval: Interval) -> dict[str, float]:
-    return {"value": float(interval.mean), "low": float(interval.low), "high": float(interval.high)}
+def measure(
+    arm: Arm, ks: Sequence[int], options: MetricOptions, *, caps: Sequence[int] | None, budgets: Sequence[int] | None
+) -> Measured:
+    """Every statistic that the arm's samples allow, at the K of a curve that are its own; see `evaluate`."""
+    largest = arm.largest_k()
+    curves = {}
+    for metric in METRICS:
+        if not metric.answers or arm.answer_N is not None:
+            at = metric.ks(ks, largest)
+            curves[metric.name] = MeasuredCurve(metric, at, *metric.values(arm, at, options))
+    known = arm.length_N is not None
+    caps = (default_caps([arm]) if known else ()) if caps is None else caps
+    budgets = (default_budgets([arm]) if known else ()) if budgets is None else budgets
+    at = control_ks(ks)
+    capped = {int(cap): arm.curves(at, cap) for cap in caps} if known else {}
+    within, error = budget_curves(arm, budgets, seed=options.seed) if known and budgets else (None, 0.0)
+    return Measured(arm, options, curves, at, capped, [int(b) for b in budgets], within, error)
 
 
 def over_problems(values_SQ: FloatArray, *, level: float, resamples: int | None, seed: int) -> Interval:
@@ -127,24 +74,12 @@ def over_problems(values_SQ: FloatArray, *, level: float, resamples: int | None,
     Where all problems have the same value it is the exact binomial one: that no other was seen does not exclude any.
     """
     values_Q = values_SQ.mean(axis=0)
-    found = bootstrap_interval(values_Q, level=level, resamples=resamples, seed=seed)
+    bootstrap = bootstrap_interval(values_Q, level=level, resamples=resamples, seed=seed)
     same = np.ptp(values_Q, axis=0) == 0
     off = unseen(values_Q.shape[0], level)
-    low = np.where(same, found.mean * (1 - off), found.low)
-    high = np.where(same, found.mean + (1 - found.mean) * off, found.high)
-    return replace(found, low=low, high=high)
-
-
-def majority_curves(arm: Arm, ks: Sequence[int], *, seed: int = 0) -> tuple[FloatArray, FloatArray]:
-    """maj@K `(S, Q, K)`, and the Monte-Carlo standard error `(K,)` of its mean over runs and problems."""
-    assert arm.answer_N is not None
-    value = np.empty((len(arm.runs), len(arm.problems), len(ks)))
-    error = np.empty_like(value)
-    for s, row in enumerate(arm.groups()):
-        for q, index in enumerate(row):
-            votes = count_votes([arm.answer_N[i] for i in index], arm.correct_N[index], by_text=arm.by_text)
-            value[s, q], error[s, q] = maj_at_k(votes, ks, seed=seed + q)
-    return value, np.sqrt((error**2).sum(axis=(0, 1))) / (value.shape[0] * value.shape[1])
+    low = np.where(same, bootstrap.mean * (1 - off), bootstrap.low)
+    high = np.where(same, bootstrap.mean + (1 - bootstrap.mean) * off, bootstrap.high)
+    return replace(bootstrap, low=low, high=high)
 
 
 def evaluate(
@@ -161,7 +96,7 @@ def evaluate(
     resamples: int | None = None,
     seed: int = 0,
 ) -> Evaluation:
-    """Pass@K, Pass^K, G-Pass@K, mG-Pass@K, maj@K and mean@n of one arm, with length control beside them.
+    """Every statistic of `forkwise.passk.metrics` of one arm, with length control beside them.
 
     Several runs in the arm are averaged per problem first.
 
@@ -177,48 +112,81 @@ def evaluate(
     Raises:
         InputError: a k above the samples of some problem, or fewer than two problems.
     """
-    largest = arm.largest_k()
-    ks = curve_grid(largest) if ks is None else check_ks([arm], ks)
-    notes = list(arm.notes)
-    n_SQ, c_SQ = arm.counts()
+    ks = curve_grid(arm.largest_k()) if ks is None else check_ks([arm], ks)
+    measured = measure(arm, ks, MetricOptions(tau, seed), caps=caps, budgets=budgets)
+    evaluation = summarise(measured, level=level, resamples=resamples)
+    notes, diversities, model = list(evaluation.notes), {}, None
+    if texts:
+        if embed is not None:
+            notes.append(EMBED_NOTE)
+        for name, values in diversity([arm], embed=embed)[0].values.items():
+            known = values[np.isfinite(values)]
+            if known.size >= 2:
+                diversities[name] = bootstrap_interval(known, level=level, resamples=resamples, seed=seed)
+    if beyond:
+        # Runs of one arm are pooled: the model describes problems, not runs.
+        n_Q, c_Q = (counts.sum(axis=0) for counts in arm.counts())
+        model = extrapolate(n_Q, c_Q, sorted(beyond), level=level, seed=seed)
+    return replace(evaluation, diversity=diversities, extrapolation=model, notes=notes)
+
+
+def summarise(measured: Measured, *, level: float, resamples: int | None) -> Evaluation:
+    """Means and intervals over problems of what was measured."""
+    arm, seed = measured.arm, measured.options.seed
 
     def interval(values_SQ: FloatArray) -> Interval:
         return over_problems(values_SQ, level=level, resamples=resamples, seed=seed)
 
-    def flat(function: Any, ks: Sequence[int], *extra: float) -> FloatArray:
-        values: FloatArray = function(n_SQ.ravel(), c_SQ.ravel(), ks, *extra)
-        return values.reshape(*n_SQ.shape, -1)
-
-    # Pass@K and Pass^K have a product form and cost the same at every k; the others are computed where curves are read.
-    few = [k for k in k_grid(largest) if k in ks] or ks
-
     curves = {
-        "mean@n": Curve("mean@n", [largest], interval((c_SQ / n_SQ)[..., None])),
-        "pass@k": Curve("pass@k", ks, interval(arm.curves(ks))),
-        "pass^k": Curve("pass^k", ks, interval(flat(pass_pow_k, ks))),
-        "g-pass@k": Curve(f"g-pass@k, tau {tau:g}", few, interval(flat(g_pass_at_k, few, tau))),
-        "mg-pass@k": Curve("mg-pass@k", few, interval(flat(mg_pass_at_k, few))),
+        name: Curve(*c.metric.labels(measured.options), c.ks, interval(c.values_SQK), c.error_K, c.metric.shown)
+        for name, c in measured.curves.items()
     }
-    no_answer = None
-    if arm.answer_N is not None:
-        value, error = majority_curves(arm, few, seed=seed)
-        curves["maj@k"] = Curve("maj@k", few, interval(value), error)
-        no_answer = float(np.mean([not (a or "").strip() for a in arm.answer_N]))
-        if (error > 0).any():
+    length = []
+    for cap, values in measured.capped.items():
+        at_cap = interval(values)
+        bounds = zip(at_cap.mean.tolist(), at_cap.low.tolist(), at_cap.high.tolist(), strict=True)
+        length += [LengthRow(CAP, cap, k, *row) for k, row in zip(measured.control_ks, bounds, strict=True)]
+    if measured.within is not None:
+        at = interval(measured.within)
+        bounds = zip(at.mean.tolist(), at.low.tolist(), at.high.tolist(), strict=True)
+        error = measured.within_error
+        length += [LengthRow(BUDGET, b, None, *row, error) for b, row in zip(measured.budgets, bounds, strict=True)]
+    n_SQ, _ = arm.counts()
+    return Evaluation(
+        arm.name,
+        len(arm.runs),
+        len(arm.problems),
+        (arm.largest_k(), int(n_SQ.max())),
+        curves,
+        None if arm.length_N is None else float(arm.length_N.mean()),
+        arm.length_unit,
+        None if arm.answer_N is None else float(np.mean([not (a or "").strip() for a in arm.answer_N])),
+        length,
+        {},
+        None,
+        _notes(measured, level),
+    )
+
+
+def _notes(measured: Measured, level: float) -> list[str]:
+    """What a reader must know about the arm and its intervals."""
+    arm = measured.arm
+    notes = list(arm.notes)
+    for curve in measured.curves.values():
+        if curve.error_K is not None and (curve.error_K > 0).any():
             notes.append(
-                f"maj@K is exact up to {EXACT_UP_TO} samples per problem; here it is simulated, "
-                f"with a standard error of at most {error.max():.4f}."
+                f"{curve.metric.title} is {curve.metric.exact}; here it is simulated, with a standard error of at most "
+                f"{curve.error_K.max():.4f}."
             )
-    solved = int((c_SQ.sum(axis=0) > 0).sum())
-    q = len(arm.problems)
+    n_SQ, c_SQ = arm.counts()
+    solved, q = int((c_SQ.sum(axis=0) > 0).sum()), len(arm.problems)
     if solved == 0 or (c_SQ == n_SQ).all():
         kind, counted = ("wrong", "solved") if solved == 0 else ("right", "failed")
-        bound = 1 - ((1 - level) / 2) ** (1 / q)
         notes.append(
             f"Every sample is {kind}, so the bootstrap interval has no width; by the exact binomial bound up to "
-            f"{bound:.1%} of such problems could still be {counted}."
+            f"{unseen(q, level):.1%} of such problems could still be {counted}."
         )
-    if largest == 1:
+    if n_SQ.min() == 1:
         notes.append("There is one sample per problem, so only Pass@1 can be estimated.")
     if q < 100:
         notes.append(
@@ -227,50 +195,4 @@ def evaluate(
         )
     if len(arm.runs) > 1:
         notes.append(f"Mean of {len(arm.runs)} runs; the intervals cover the choice of problems, not of runs.")
-
-    length: list[LengthRow] = []
-    if arm.length_N is not None:
-        at = [k for k in shown_ks(largest) if k in ks] or [ks[-1]]
-        for cap in default_caps([arm]) if caps is None else caps:
-            at_cap = interval(arm.curves(at, cap))
-            length += [
-                LengthRow(CAP, int(cap), k, float(at_cap.mean[i]), float(at_cap.low[i]), float(at_cap.high[i]))
-                for i, k in enumerate(at)
-            ]
-        budgets = default_budgets([arm]) if budgets is None else budgets
-        if budgets:
-            value, worst = budget_curves(arm, budgets, seed=seed)
-            within = interval(value)
-            length += [
-                LengthRow(
-                    BUDGET, int(b), None, float(within.mean[i]), float(within.low[i]), float(within.high[i]), worst
-                )
-                for i, b in enumerate(budgets)
-            ]
-    measured = {}
-    if texts:
-        if embed is not None:
-            notes.append(EMBED_NOTE)
-        for name, values in diversity([arm], embed=embed)[0].values.items():
-            if np.isfinite(values).sum() >= 2:
-                measured[name] = bootstrap_interval(
-                    values[np.isfinite(values)], level=level, resamples=resamples, seed=seed
-                )
-    model = None
-    if beyond:
-        # Runs of one arm are pooled: the model describes problems, not runs.
-        model = extrapolate(n_SQ.sum(axis=0), c_SQ.sum(axis=0), sorted(beyond), level=level, seed=seed)
-    return Evaluation(
-        arm.name,
-        len(arm.runs),
-        q,
-        (largest, int(n_SQ.max())),
-        curves,
-        None if arm.length_N is None else float(arm.length_N.mean()),
-        arm.length_unit,
-        no_answer,
-        length,
-        measured,
-        model,
-        notes,
-    )
+    return notes

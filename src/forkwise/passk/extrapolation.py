@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy import optimize, special
 
 from forkwise.errors import InputError
-from forkwise.passk.estimator import FloatArray, _checked, _distinct, k_grid, pass_at_k
+from forkwise.passk.estimator import FloatArray, check_counts, distinct_counts, k_grid, pass_at_k
 from forkwise.passk.intervals import Interval, problem_weights
 
 
@@ -25,11 +25,6 @@ class Extrapolation:
     """Percentile bootstrap over problems, refitted each time; it assumes that the model is right."""
     misfit: float
     """Largest distance between the model and the unbiased estimate at the powers of two up to n."""
-
-    note = (
-        "model, not an estimate: beta-binomial success rates. It has no unsolvable problems, so it climbs to 1 "
-        "whatever the data say."
-    )
 
 
 def _fit(n_P: FloatArray, c_P: FloatArray, weight_P: FloatArray, start: FloatArray) -> FloatArray:
@@ -65,7 +60,7 @@ def extrapolate(
     Raises:
         InputError: fewer than two problems, or counts that are all 0 or all n, which fix no distribution.
     """
-    n_Q, c_Q, _ = _checked(n, c, 1)
+    n_Q, c_Q, _ = check_counts(n, c, 1)
     if n_Q.size < 2:
         raise InputError("Extrapolation fits a distribution over problems, so it needs at least two.")
     if (c_Q == 0).all() or (c_Q == n_Q).all():
@@ -73,7 +68,7 @@ def extrapolate(
             f"Every sample is {'wrong' if (c_Q == 0).all() else 'right'}, so nothing says how Pass@K would grow: "
             "there is no extrapolation from these samples."
         )
-    n_P, c_P, where = _distinct(n_Q, c_Q)
+    n_P, c_P, where = distinct_counts(n_Q, c_Q)
     n_F, c_F = n_P.astype(np.float64), c_P.astype(np.float64)
     weight: FloatArray = np.bincount(where, minlength=n_P.size) / n_Q.size
     rate = float((c_Q / n_Q).mean())

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from forkwise.errors import InputError
-from forkwise.passk.estimator import FloatArray, k_grid
+from forkwise.passk.estimator import FloatArray, grid_of, shown_ks
 from forkwise.passk.outcomes import Arm
 
 CAP, BUDGET, MATCHED = "cap", "budget", "matched"
@@ -194,7 +194,11 @@ def match_curves(
         return matched[0], matched[1], np.nanmean(effective, axis=(0, 1, 2))
 
 
-def shown_ks(largest: int) -> list[int]:
-    """The k at which length control is reported: 1, the middle power of two, and the largest."""
-    grid = k_grid(largest)
-    return sorted({1, grid[len(grid) // 2], largest})
+def control_ks(ks: Sequence[int]) -> list[int]:
+    """Those of a curve's K at which length control is computed: three that span them."""
+    return shown_ks(grid_of(ks), 3)
+
+
+def have_common_lengths(arms: Sequence[Arm]) -> bool:
+    """Whether the lengths of all samples are known, in one unit."""
+    return all(arm.length_N is not None for arm in arms) and len({arm.length_unit for arm in arms}) == 1

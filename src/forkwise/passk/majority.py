@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy import special
 
 from forkwise.passk.estimator import FloatArray
+from forkwise.passk.outcomes import Arm
 from forkwise.tasks.answers.classes import answer_classes
 
 EXACT_UP_TO = 64
@@ -103,3 +104,15 @@ def maj_at_k(votes: Votes, ks: Sequence[int], *, draws: int = 2000, seed: int = 
         prize = (leading @ votes.correct) / np.maximum(leading.sum(axis=1), 1)
         value[i], error[i] = prize.mean(), prize.std(ddof=1) / np.sqrt(draws)
     return value, error
+
+
+def majority_curves(arm: Arm, ks: Sequence[int], *, seed: int = 0) -> tuple[FloatArray, FloatArray]:
+    """maj@K `(S, Q, K)`, and the Monte-Carlo standard error `(K,)` of its mean over runs and problems."""
+    assert arm.answer_N is not None
+    value = np.empty((len(arm.runs), len(arm.problems), len(ks)))
+    error = np.empty_like(value)
+    for s, row in enumerate(arm.groups()):
+        for q, index in enumerate(row):
+            votes = count_votes([arm.answer_N[i] for i in index], arm.correct_N[index], by_text=arm.by_text)
+            value[s, q], error[s, q] = maj_at_k(votes, ks, seed=seed + q)
+    return value, np.sqrt((error**2).sum(axis=(0, 1))) / (value.shape[0] * value.shape[1])

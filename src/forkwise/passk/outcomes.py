@@ -46,6 +46,8 @@ class Arm:
     """What a reader must know about these samples: left-out ones, unequal n, and so on."""
     by_text: bool = False
     """Whether answers are equal only as texts: those of a verifier that checks solutions, as Countdown's does."""
+    tables: tuple[Path, ...] = ()
+    """The samples tables that the arm was read from."""
 
     def _cells(self) -> IntArray:
         return self.run_N * len(self.problems) + self.problem_N
@@ -330,7 +332,7 @@ def load_arm(
     )
     # Two expressions that reach the target are two solutions, though they have one value.
     judges = set(table["verdict_by"].unique().to_pylist()) - {None, "no-answer"}
-    return replace(arm, by_text=bool(judges) and judges == {"countdown"})
+    return replace(arm, by_text=judges == {"countdown"}, tables=tuple(sources))
 
 
 def common_problems(arms: Sequence[Arm], *, intersect: bool = False) -> tuple[list[Arm], list[str]]:

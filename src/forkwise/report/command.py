@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from forkwise.errors import InputError
-from forkwise.passk.figures import save
 from forkwise.progress import Meter
 from forkwise.report.content import Content, gather
 from forkwise.report.figures import figures
 from forkwise.report.page import write_page
+from forkwise.report.passk_figures import save
 from forkwise.report.sources import find_sources
 from forkwise.report.text import summary
 from forkwise.terminal import complain, echo

@@ -10,19 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from forkwise.errors import InputError
 from forkwise.explore import results as explored
 from forkwise.explore.lexicon import load_lexicon, load_reflective
 from forkwise.explore.results import Exploration, RunExploration
 from forkwise.folders.metrics import read_metrics
-from forkwise.passk import Arm, Comparison, Evaluation, compare, evaluate, k_grid, load_arm
-from forkwise.passk.length import default_budgets, default_caps
+from forkwise.passk import Comparison, Evaluation
+from forkwise.report import explore, passk
 from forkwise.report.distributions import Distribution, explored_entropies, stored_entropies
-from forkwise.report.explore import conclusion
-from forkwise.report.explore import notes as explored_notes
+from forkwise.report.passk_source import PasskNumbers, passk_numbers
 from forkwise.report.selection import list_samples
 from forkwise.report.series import series_panels
-from forkwise.report.sources import BASE, SampleArm, Shaping, Source
+from forkwise.report.sources import SampleArm, Shaping, Source
 from forkwise.report.traces import Marker, Traces, pack_traces
 from forkwise.samples.store import Key
 
@@ -71,29 +69,30 @@ def gather(sources: Sequence[Source], *, trace_bytes: int = TRACE_BYTES) -> Cont
     """
     notes: list[str] = []
     explorations = [explored.read(path) for source in sources for path in source.explorations]
-    notes += [note for exploration in explorations for note in explored_notes(exploration)]
+    notes += [note for exploration in explorations for note in explore.notes(exploration)]
     arms = [arm for source in sources for arm in source.samples] or _explored_arms(sources, explorations, notes)
     explorations = [_renamed(exploration, arms) for exploration in explorations]
     holding = [source for source in sources if source.samples or source.training]
     run = holding[0] if len(holding) == 1 else None  # what the run itself says holds for it alone
-    evaluations, comparison = _passk(arms, run is not None and run.experiment, notes)
+    numbers = passk_numbers(sources, arms, run is not None and run.experiment)
+    notes += numbers.notes
     training = {arm.name: [read_metrics(f) for f in arm.folders] for s in sources for arm in s.training}
     distributions, traced = _distributions(arms, explorations)
     traces = _traces(arms, traced, sources, explorations, trace_bytes, notes) if arms else None
     recorded = run.verdict if run is not None else None
-    concluded = [recorded or _conclusion(evaluations, comparison, training)]
+    concluded = [recorded or _conclusion(numbers, training)]
     return Content(
         title="forkwise: " + ", ".join(dict.fromkeys(source.title for source in holding or sources)),
-        verdict=[sentence for sentence in [*concluded, *map(conclusion, _runs(explorations))] if sentence],
-        evaluations=evaluations,
-        comparison=comparison,
+        verdict=[sentence for sentence in [*concluded, *map(explore.conclusion, _runs(explorations))] if sentence],
+        evaluations=numbers.evaluations,
+        comparison=numbers.comparison,
         training={name: runs for name, runs in training.items() if any(runs)},
         distributions=distributions,
         explorations=explorations,
         traces=traces,
         shaping={arm.name: arm.shaping for arm in arms},
         notes=list(dict.fromkeys(notes)),
-        sources=[str(source.path) for source in sources],
+        sources=list(dict.fromkeys(map(str, [*(source.path for source in sources), *numbers.files]))),
     )
 
 
@@ -133,64 +132,9 @@ def _explored_arms(sources: Sequence[Source], explorations: Sequence[Exploration
     return list(found.values())
 
 
-# ------------------------------------------------------------------------------------------------------------ Pass@K
-
-
-def _passk(
-    sample_arms: Sequence[SampleArm], experiment: bool, notes: list[str]
-) -> tuple[list[Evaluation], Comparison | None]:
-    arms: list[Arm] = []
-    for sample_arm in sample_arms:
-        try:
-            arm = load_arm(list(sample_arm.tables), name=sample_arm.name, runs=sample_arm.runs)
-        except InputError as error:
-            notes.append(f"No Pass@K of {sample_arm.name}: {error}")
-            continue
-        if len(arm.problems) < 2:
-            notes.append(f"No Pass@K of {sample_arm.name}: an interval needs at least two problems.")
-            continue
-        # Majority votes are simulated for long, and forkwise passk has them.
-        arms.append(replace(arm, answer_N=None))
-    if not arms:
-        return [], None
-    # An experiment adjusts its p-values for these k; the same k give the same p here.
-    ks = k_grid(min(arm.largest_k() for arm in arms)) if experiment else None
-    shared = all(arm.length_N is not None for arm in arms) and len({arm.length_unit for arm in arms}) == 1
-    caps = default_caps(arms) if shared else ()
-    budgets = default_budgets(arms) if shared else ()
-    evaluations = [evaluate(arm, ks=ks, caps=caps, budgets=budgets) for arm in arms]
-    compared = [arm for arm in arms if not (experiment and arm.name == BASE)]
-    comparison = None
-    if len(compared) > 1:
-        try:
-            comparison = compare(*compared, ks=ks, caps=caps, budgets=budgets, intersect=True)
-        except InputError as error:
-            notes.append(f"The arms are not compared: {error}")
-    if comparison is not None:
-        notes += comparison.notes
-    else:
-        for e in evaluations:
-            notes += [f"{e.arm}: {note}" if len(evaluations) > 1 else note for note in e.notes]
-    return evaluations, comparison
-
-
-def _conclusion(
-    evaluations: Sequence[Evaluation], comparison: Comparison | None, training: dict[str, list[Rows]]
-) -> str:
-    if comparison is not None:
-        return comparison.sentence
-    if evaluations:
-        parts = []
-        for e in evaluations:
-            first, last = (
-                f"Pass@{e.ks[i]} {e.pass_at_k.mean[i]:.3f} [{e.pass_at_k.low[i]:.3f}, {e.pass_at_k.high[i]:.3f}]"
-                for i in (0, len(e.ks) - 1)
-            )
-            parts.append(
-                f"{e.arm} has {first}" + (f" and {last}" if len(e.ks) > 1 else "") + f" on {e.problems} problems"
-            )
-        level = f"{evaluations[0].pass_at_k.level:.0%} intervals over problems"
-        return f"{'; '.join(parts)} ({level}). Nothing is compared here, so this says nothing about a difference."
+def _conclusion(numbers: PasskNumbers, training: dict[str, list[Rows]]) -> str:
+    if numbers.evaluations:
+        return passk.conclusion(numbers.evaluations, numbers.comparison)
     parts = []
     for name, runs in training.items():
         rewards = [[row["reward"] for row in rows if _is_number(row.get("reward"))] for rows in runs]

@@ -11,9 +11,9 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from forkwise.explore.results import RunExploration
-from forkwise.passk.figures import COLOURS, comparison_figure, evaluation_figure, name_label
 from forkwise.report.content import Content
 from forkwise.report.distributions import Distribution
+from forkwise.report.passk_figures import COLOURS, comparison_figure, evaluation_figure, finish_axis, name_label
 from forkwise.report.series import SeriesPanel, series_panels
 
 FloatArray = npt.NDArray[np.float64]
@@ -92,13 +92,6 @@ def _smooth(values: FloatArray, window: int) -> FloatArray:
     return np.array([values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))])
 
 
-def _finish(axis: Any, xlabel: str, ylabel: str) -> None:
-    axis.set_xlabel(xlabel)
-    axis.set_ylabel(ylabel)
-    axis.grid(alpha=0.25, linewidth=0.6)
-    axis.spines[["top", "right"]].set_visible(False)
-
-
 def training_figure(
     arms: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], window: int = WINDOW, panels: int | None = 4
 ) -> Figure:
@@ -122,7 +115,7 @@ def training_figure(
             for row in [] if many else series.runs:
                 axis.plot(series.steps, row, color=colour, alpha=0.25, linewidth=0.8)
             axis.plot(series.steps, series.smooth, style, color=colour, linewidth=2, label=name_label(series.arm))
-        _finish(axis, "training step", panel.label)
+        finish_axis(axis, "training step", panel.label)
     for axis in axes[len(found) :]:
         axis.remove()
     if many and found:
@@ -146,8 +139,8 @@ def entropy_figure(distributions: Mapping[str, Distribution]) -> Figure:
         right.plot(d.position, d.position_mean, color=colour, label=name_label(name))
     left.set_ylim(0, 1)
     left.legend(frameon=False)
-    _finish(left, "entropy (nats)", "share of tokens above")
-    _finish(right, "share of the trace (%)", "mean entropy (nats)")
+    finish_axis(left, "entropy (nats)", "share of tokens above")
+    finish_axis(right, "share of the trace (%)", "mean entropy (nats)")
     return figure
 
 
@@ -170,7 +163,7 @@ def behaviour_figure(runs: Sequence[RunExploration]) -> Figure:
         range(len(rows)), [name_label(f"{run.run}: {b.name}, {c.version}") for run, b, c in rows], fontsize=8
     )
     axis.invert_yaxis()
-    _finish(axis, "difference in entropy (nats); grey: 95 % of circular shifts within traces", "")
+    finish_axis(axis, "difference in entropy (nats); grey: 95 % of circular shifts within traces", "")
     return figure
 
 
@@ -187,7 +180,7 @@ def series_figure(panels: Sequence[SeriesPanel]) -> Figure:
                 line.steps, line.values, "o-", color=colour, linewidth=2, markersize=4, label=name_label(line.name)
             )
         axis.set_ylim(bottom=0)
-        _finish(axis, "training step", panel.label)
+        finish_axis(axis, "training step", panel.label)
     for axis in axes[len(panels) :]:
         axis.remove()
     if panels:

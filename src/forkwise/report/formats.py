@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from forkwise.explore.results import Estimate
 from forkwise.passk import Interval
@@ -56,13 +55,3 @@ def percent(value: Estimate) -> str:
 def p_value(p: float | None) -> str:
     """A p-value with as many digits as mean something."""
     return "" if p is None else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
-
-
-def shown_ks(ks: Sequence[int], most: int) -> list[int]:
-    """At most `most` of the K: all if they fit, else the powers of 2, else of 4, ..., and always the largest."""
-    shown, base = list(ks), 2
-    while len(shown) > max(most, 2):
-        powers = {base**i for i in range(ks[-1].bit_length())}
-        shown = [k for k in ks if k in powers or k == ks[-1]]
-        base *= 2
-    return shown

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from forkwise.report.table import Table
-from forkwise.terminal import one_line
+from forkwise.terminal import one_line, visible
 
 _ACTING = re.compile(r"[\\`*<|]|\](?=[(\[])")  # a bracket acts before another one: "[0.1, 0.2]" stays
 _LONGEST_CELL = 2000  # characters
@@ -19,9 +19,14 @@ def markdown_table(table: Table) -> str:
     return f"**{plain(table.caption)}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def paragraph(text: str) -> str:
+    """Text of any length that Markdown shows as it is."""
+    return _ACTING.sub(r"\\\g<0>", " ".join(visible(text).split()))
+
+
 def plain(text: str) -> str:
-    """Text on one line that Markdown shows as it is."""
-    return _ACTING.sub(r"\\\g<0>", one_line(text, _LONGEST_CELL))
+    """Text on one line, not too long for a cell, that Markdown shows as it is."""
+    return paragraph(one_line(text, _LONGEST_CELL))
 
 
 def _cells(row: Sequence[str]) -> list[str]:

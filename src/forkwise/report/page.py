@@ -24,9 +24,9 @@ from forkwise.folders import write_bytes
 from forkwise.report.content import Content
 from forkwise.report.explore import behaviours, dependence, entropy, forks, rarity, series, sizes
 from forkwise.report.figures import WINDOW
+from forkwise.report.passk import details, overview
 from forkwise.report.sources import PAPER, Shaping
 from forkwise.report.table import Block
-from forkwise.report.tables import passk_tables, summary_tables
 from forkwise.report.training import training_table
 from forkwise.report.views import charts
 from forkwise.terminal import one_line, visible
@@ -160,8 +160,8 @@ def render(content: Content) -> str:
     chunks = content.traces.chunks if content.traces is not None else []
     runs = content.explored()
     tables: dict[str, Sequence[Block]] = {
-        "summary": summary_tables(content),
-        "passk": passk_tables(content),
+        "summary": overview(content.evaluations, content.comparison),
+        "passk": details(content.evaluations, content.comparison),
         "training": training_table(content.training),
         "entropy": entropy(content.distributions, runs),
         "behaviours": [

@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 from forkwise.errors import InputError
 from forkwise.explore.results import FILE as EXPLORE
 from forkwise.folders.metrics import METRICS
+from forkwise.passk.results import COMPARE, PASSK
 from forkwise.reading import parse_json, read_yaml
 from forkwise.samples import read_samples
 
@@ -65,6 +66,8 @@ class Source:
     training: tuple[TrainingArm, ...] = ()
     explorations: tuple[Path, ...] = ()
     """Paths of `explore.json`."""
+    results: tuple[tuple[Path, str], ...] = ()
+    """Paths of files with Pass@K, each with what it is: `PASSK` or `COMPARE`."""
     verdict: str | None = None
     """What the run itself concluded."""
     breaks: tuple[str, ...] = ()
@@ -88,7 +91,9 @@ def find_source(path: Path) -> Source:
         if path.name == EXPLORE:
             return Source(path, path.resolve().parent.name, explorations=(path,))
         if path.suffix == ".parquet":
-            return Source(path, path.stem, samples=tuple(_tables([path])))
+            return Source(path, path.stem, samples=tuple(_tables([path])), results=_results(path.parent))
+        if path.suffix == ".json" and (kind := _kind(path)) is not None:
+            return Source(path, path.resolve().parent.name, results=((path, kind),))
     else:
         source = Source(
             path,
@@ -96,12 +101,13 @@ def find_source(path: Path) -> Source:
             samples=tuple(_samples(path)),
             training=tuple(_training(path)),
             explorations=tuple(file for file in (path / EXPLORE, path / "explore" / EXPLORE) if file.exists()),
+            results=_results(path),
         )
-        if source.samples or source.training or source.explorations:
+        if source.samples or source.training or source.explorations or source.results:
             return _with_record(source)
     raise InputError(
         f"'{path}' holds nothing to report on: a report takes a folder with {METRICS}, with samples (*.parquet), with "
-        f"{EXPLORE}, or one that forkwise quickstart wrote."
+        f"{EXPLORE}, {COMPARE} or {PASSK}, or one that forkwise quickstart wrote."
     )
 
 
@@ -152,6 +158,20 @@ def _training(folder: Path) -> list[TrainingArm]:
     if (folder / METRICS).exists():
         return [TrainingArm(folder.resolve().name, (folder,))]
     return [TrainingArm(file.parent.name, (file.parent,)) for file in sorted((folder / "arms").glob(f"*/{METRICS}"))]
+
+
+def _results(folder: Path) -> tuple[tuple[Path, str], ...]:
+    return tuple((folder / name, name) for name in (COMPARE, PASSK) if (folder / name).exists())
+
+
+def _kind(path: Path) -> str | None:
+    """Which result a JSON file holds, whatever its name."""
+    content = _json(path)
+    return (
+        path.name
+        if path.name in (COMPARE, PASSK)
+        else (COMPARE if "comparison" in content else PASSK if "evaluations" in content else None)
+    )
 
 
 def _with_record(source: Source) -> Source:

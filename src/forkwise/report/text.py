@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from forkwise.report.content import Content
 from forkwise.report.explore import behaviours, dependence, entropy, forks, rarity, series, sizes
+from forkwise.report.passk import overview
 from forkwise.report.table import Block, Table
-from forkwise.report.tables import summary_tables
 from forkwise.report.training import training_table
 from forkwise.terminal import visible
 
@@ -19,7 +19,7 @@ def summary(content: Content) -> str:
     """Verdict, tables and notes; no line depends on the terminal, and no control character gets through."""
     runs = content.explored()
     blocks: list[Block] = [content.title, *content.verdict]
-    blocks += [*summary_tables(content), *training_table(content.training), *sizes(runs)]
+    blocks += [*overview(content.evaluations, content.comparison), *training_table(content.training), *sizes(runs)]
     blocks += [*entropy(content.distributions, runs), *behaviours(runs), *rarity(runs), *dependence(runs)]
     blocks += [*series(content.explorations), *forks(runs)]
     parts = [text(blocks), *(_wrap(note, "- ") for note in content.notes)]

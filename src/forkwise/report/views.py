@@ -10,6 +10,7 @@ from forkwise.passk import Comparison, Evaluation, Interval
 from forkwise.passk.length import BUDGET, CAP, MATCHED
 from forkwise.report.content import Content
 from forkwise.report.figures import training_panels
+from forkwise.report.passk import CONTROLS
 from forkwise.report.series import series_panels
 
 _POINTS = 500  # logged steps that a training curve keeps
@@ -61,15 +62,9 @@ def _passk_views(evaluations: Sequence[Evaluation], comparison: Comparison | Non
         ],
     }
     views = [raw]
-    for control, name, x, y, note in (
-        (CAP, f"cap: longer than so many {unit} is wrong", f"cap ({unit})", "Pass@K", "The largest cap caps nothing."),
-        (
-            BUDGET,
-            f"budget: so many {unit} per problem",
-            f"budget per problem ({unit})",
-            "pass within the budget",
-            "Samples are drawn one after another until the budget is spent, so who writes shorter gets more tries.",
-        ),
+    for control, x, y, note in (
+        (CAP, f"cap ({unit})", "Pass@K", "The largest cap caps nothing."),
+        (BUDGET, f"budget per problem ({unit})", "pass within the budget", "Who writes shorter gets more tries."),
     ):
         values = [line for e in evaluations for line in _length_lines(e.arm, e.length, control, "value")]
         if values:
@@ -78,7 +73,7 @@ def _passk_views(evaluations: Sequence[Evaluation], comparison: Comparison | Non
             places = sorted({at for line in values for at in line["x"]})
             views.append(
                 {
-                    "name": name,
+                    "name": f"{control}: {CONTROLS[control]}",
                     "title": y,
                     "paired": f"{y} minus {reference}, paired",
                     "x": x,
@@ -96,15 +91,14 @@ def _passk_views(evaluations: Sequence[Evaluation], comparison: Comparison | Non
     if any(rows for _, rows in matched):
         views.append(
             {
-                "name": f"matched: at the lengths of both, with {reference}",
+                "name": f"{MATCHED}: {CONTROLS[MATCHED]}",
                 "title": "Pass@K at equal lengths",
                 "paired": f"{paired}, at equal lengths",
                 "x": "K (samples per problem)",
                 "y": "Pass@K",
                 "log": 2,
                 "points": True,
-                "note": f"Each arm and {reference} at its own and at the other's lengths on the same problem, "
-                "averaged; problems without such samples are left out.",
+                "note": f"The reference is {reference}. Problems without samples of the other's lengths are left out.",
                 "values": [
                     line
                     for d, rows in matched

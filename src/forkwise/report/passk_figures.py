@@ -11,10 +11,9 @@ from matplotlib.figure import Figure
 
 from forkwise.errors import InputError
 from forkwise.folders import write_bytes
-from forkwise.passk.comparison import Comparison
-from forkwise.passk.estimator import k_grid
-from forkwise.passk.evaluation import Evaluation
-from forkwise.passk.length import BUDGET, CAP, shown_ks
+from forkwise.passk import Comparison, Evaluation
+from forkwise.passk.estimator import k_grid, shown_ks
+from forkwise.passk.length import BUDGET, CAP
 from forkwise.terminal import one_line, visible
 
 # Okabe and Ito's palette.
@@ -36,7 +35,7 @@ def _k_axis(axis: Any, ks: Sequence[int], ylabel: str) -> None:
     ticks = [k for k in k_grid(ks[-1]) if k >= ks[0]]
     axis.set_xticks(ticks, [str(k) for k in ticks])
     axis.minorticks_off()
-    _finish(axis, "K (samples per problem)", ylabel)
+    finish_axis(axis, "K (samples per problem)", ylabel)
 
 
 def _length_axis(axis: Any, values: Sequence[int]) -> None:
@@ -45,7 +44,8 @@ def _length_axis(axis: Any, values: Sequence[int]) -> None:
     axis.minorticks_off()
 
 
-def _finish(axis: Any, xlabel: str, ylabel: str) -> None:
+def finish_axis(axis: Any, xlabel: str, ylabel: str) -> None:
+    """Labels, a faint grid, and no frame above and to the right."""
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
     axis.grid(alpha=0.25, linewidth=0.6)
@@ -79,7 +79,7 @@ def evaluation_figure(evaluations: Sequence[Evaluation]) -> Figure:
             _draw(axes[1], *values, COLOURS[i % len(COLOURS)], name_label(e.arm))
         _length_axis(axes[1], [row.at for row in evaluations[0].length if row.control == BUDGET])
         axes[1].set_ylim(0, 1)
-        _finish(axes[1], f"budget per problem ({evaluations[0].length_unit})", "pass within the budget")
+        finish_axis(axes[1], f"budget per problem ({evaluations[0].length_unit})", "pass within the budget")
     return figure
 
 
@@ -119,7 +119,7 @@ def comparison_figure(comparison: Comparison, *, beside: Sequence[Evaluation] = 
         _length_axis(axes[2], sorted({row.at for row in rows if row.at is not None}))
         for handle in axes[2].legend(frameon=False, fontsize=8).legend_handles:
             handle.set_color("black")
-        _finish(axes[2], f"cap ({comparison.length_unit}): longer is wrong", f"Pass@K minus {reference}")
+        finish_axis(axes[2], f"cap ({comparison.length_unit}): longer is wrong", f"Pass@K minus {reference}")
     figure.suptitle(_plain(caption), fontsize=9)
     return figure
 
@@ -127,7 +127,7 @@ def comparison_figure(comparison: Comparison, *, beside: Sequence[Evaluation] = 
 def _rows_figure(comparison: Comparison, caption: str) -> Figure:
     differences = comparison.differences
     ks = differences[0].ks
-    shown = [ks.index(k) for k in shown_ks(ks[-1]) if k in ks] or [len(ks) - 1]
+    shown = [ks.index(k) for k in shown_ks(ks, 3)]
     places = range(len(differences))
     reference = name_label(comparison.reference)
     figure = Figure(figsize=(3.4 * len(shown) + 2, 1.6 + 0.3 * len(differences)), layout="constrained")
@@ -142,7 +142,7 @@ def _rows_figure(comparison: Comparison, caption: str) -> Figure:
         level = comparison.arms[0].pass_at_k
         at = comparison.arms[0].ks.index(ks[i])
         axis.locator_params(axis="x", nbins=6)
-        _finish(axis, f"Pass@{ks[i]} minus {reference} ({level.mean[at]:.3f})", "")
+        finish_axis(axis, f"Pass@{ks[i]} minus {reference} ({level.mean[at]:.3f})", "")
     figure.suptitle(f"{_plain(caption)}\nline: interval; light: band for all K and arms", fontsize=9)
     return figure
 

@@ -1,0 +1,68 @@
+"""What the words of `forkwise passk` and `forkwise compare` mean: arms, and whole numbers such as K."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from forkwise.errors import InputError
+from forkwise.passk.outcomes import Arm, load_arm
+
+
+def parse_numbers(text: str, option: str) -> list[int]:
+    """`"1,8,64"` as numbers.
+
+    Raises:
+        InputError: anything else.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"{option} takes whole numbers with commas, such as 1,8,64, not '{text}'.") from error
+
+
+def parse_ks(text: str | None, arms: Sequence[Arm]) -> list[int] | None:
+    """`--k` as numbers: `all` is every K that all arms can answer, None stays None."""
+    if text == "all":
+        return list(range(1, min(arm.largest_k() for arm in arms) + 1))
+    return None if text is None else parse_numbers(text, "--k")
+
+
+def parse_arm(text: str, *, texts: bool = False) -> Arm:
+    """`[NAME=]PATH[,PATH...]` as an arm; several paths, or several runs in one, are its training runs."""
+    name, equals, rest = text.partition("=")
+    if not equals or Path(text).exists():
+        name, rest = "", text
+    paths = [rest] if Path(rest).exists() else rest.split(",")
+    return load_arm(paths, name=name or None, texts=texts)
+
+
+def parse_runs(arguments: Sequence[str], *, texts: bool = False) -> list[Arm]:
+    """Every run of every argument as an arm of its own."""
+    runs = [(text, run) for text in arguments for run in parse_arm(text, texts=texts).split()]
+    return _apart([run for _, run in runs], [text for text, _ in runs])
+
+
+def parse_arms(arguments: Sequence[str], *, texts: bool = False) -> list[Arm]:
+    """Each argument as an arm; the runs of a single one are the arms.
+
+    Raises:
+        InputError: there is one run in all.
+    """
+    arms = [parse_arm(text, texts=texts) for text in arguments]
+    if len(arms) > 1:
+        return _apart(arms, arguments)
+    if len(arms[0].runs) == 1:
+        raise InputError("A comparison needs at least two arms: name two tables, or one that holds several runs.")
+    return arms[0].split()
+
+
+def _apart(arms: Sequence[Arm], arguments: Sequence[str]) -> list[Arm]:
+    """The arms, those of one name told apart by where they came from."""
+    seen = Counter(arm.name for arm in arms)
+    return [
+        replace(arm, name=f"{Path(text).stem}/{arm.name}") if seen[arm.name] > 1 else arm
+        for arm, text in zip(arms, arguments, strict=True)
+    ]

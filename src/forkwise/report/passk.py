@@ -1,0 +1,301 @@
+"""Pass@K in words: what an evaluation and a comparison say, as sentences and tables for every sink."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from forkwise.passk import Comparison, Difference, Evaluation, Interval
+from forkwise.passk.estimator import shown_ks
+from forkwise.passk.length import BUDGET, CAP, MATCHED
+from forkwise.passk.results import Curve, LengthDifference, LengthRow
+from forkwise.report.formats import at, count, interval, number, p_value, share
+from forkwise.report.table import Block, Table, filled
+
+FEW, MANY = 6, 12
+"""Most K beside each other, and below each other."""
+
+CONTROLS = {
+    CAP: "longer than the cap counts as wrong",
+    BUDGET: "pass within a budget per problem, samples in random order",
+    MATCHED: "arm and reference at equal lengths: each at its own and at the other's, averaged",
+}
+"""What each length control does."""
+
+_MODEL = (
+    "model, not an estimate: beta-binomial success rates. It has no unsolvable problems, so it climbs to 1 whatever "
+    "the data say."
+)
+_LUMPED = 3  # differences; of more, the sentence lumps those that are none
+
+
+def conclusion(evaluations: Sequence[Evaluation], comparison: Comparison | None = None) -> str:
+    """The answer: what the comparison found, or how good the arms are where nothing is compared."""
+    if comparison is not None:
+        return _compared(comparison)
+    parts = []
+    for e in evaluations:
+        ends = [f"Pass@{e.ks[i]} {at(e.pass_at_k, i)}" for i in sorted({0, len(e.ks) - 1})]
+        parts.append(f"{e.arm} has {' and '.join(ends)} on {e.problems} problems")
+    level = f"{evaluations[0].pass_at_k.level:.0%} intervals over problems"
+    return f"{'; '.join(parts)} ({level}). Nothing is compared here, so this says nothing about a difference."
+
+
+def overview(evaluations: Sequence[Evaluation], comparison: Comparison | None = None, most: int = FEW) -> list[Table]:
+    """Pass@K of every arm at a few K, and the paired differences with their band and adjusted p."""
+    if not evaluations:
+        return []
+    first, differences = evaluations[0], comparison.differences if comparison else []
+    ks = shown_ks(differences[0].ks if differences else first.ks, most)
+    rows = [[e.arm, *(_cell(e.ks, e.pass_at_k, k) for k in ks), number(e.mean_length, 1)] for e in evaluations]
+    length = {e.arm: e.mean_length for e in evaluations}
+    for d in differences:
+        ours, theirs = length[d.arm], length[d.reference]
+        longer = None
+        if comparison and comparison.length_unit and ours is not None and theirs is not None:
+            longer = ours - theirs
+        rows.append([f"{d.arm} − {d.reference}", *(_cell(d.ks, d.band, k, "+") for k in ks), number(longer, 1, "+")])
+        for name, p in (("problems", d.adjusted_p), ("runs", d.run_p)):
+            if p is not None:
+                rows.append([f"  adjusted p, {name}", *(p_value(p[d.ks.index(k)]) for k in ks), ""])
+    level = f"{first.pass_at_k.level:.0%}"
+    caption = f"Pass@K, mean [{level} BCa interval over problems]"
+    if differences:
+        caption += f"; differences are paired by problem [{level} band over all K and arms]"
+    return filled(caption, ["", *(f"Pass@{k}" for k in ks), f"mean {first.length_unit}"], rows)
+
+
+def details(evaluations: Sequence[Evaluation], comparison: Comparison | None = None) -> list[Block]:
+    """Every other table; long, hence folded."""
+    blocks = [block for e in evaluations for block in _evaluation(e)]
+    if comparison is not None:
+        blocks += [table for d in comparison.differences for table in _difference(d, comparison)]
+    return blocks
+
+
+def _cell(ks: Sequence[int], values: Interval, k: int, sign: str = "") -> str:
+    return at(values, list(ks).index(k), sign) if k in ks else ""
+
+
+# --------------------------------------------------------------------------------------------------------- evaluation
+
+
+def _evaluation(e: Evaluation) -> list[Block]:
+    samples = f"{e.samples[0]}" if e.samples[0] == e.samples[1] else f"{e.samples[0]}–{e.samples[1]}"
+    level = f"{e.pass_at_k.level:.0%}"
+    caption = f"{e.arm}: {e.problems} problems x {samples} samples; mean [{level} BCa interval over problems]"
+    curves = {c.title: (c.ks, c.interval) for c in e.curves.values() if c.shown}
+    blocks: list[Block] = [*_by_k(caption, curves, e.ks), _facts(e), *_capped(e)]
+    budget = [row for row in e.length if row.control == BUDGET]
+    caption = f"{e.arm}, {CONTROLS[BUDGET]} ({e.length_unit}); pointwise intervals{_simulated(budget)}"
+    rows = [[str(row.at), interval(row.value, row.low, row.high)] for row in budget]
+    blocks += [*_folded(caption, [BUDGET, "pass"], rows), *_diversity(f"{e.arm}, diversity in a problem", e.diversity)]
+    if e.extrapolation is not None:
+        model = e.extrapolation
+        caption = f"{e.arm}, extrapolation: {_MODEL} Misfit up to n: {model.misfit:.3f}"
+        blocks += _by_k(caption, {"Pass@K (model)": (model.ks, model.pass_at_k)}, model.ks)
+    return blocks
+
+
+def _facts(e: Evaluation) -> str:
+    mean = e.curves["mean@n"]
+    facts = [f"{_title(mean)} {at(mean.interval, 0)}"]
+    if e.mean_length is not None:
+        facts.append(f"mean length {number(e.mean_length, 1)} {e.length_unit}")
+    if e.no_answer is not None:
+        facts.append(f"no answer in {share(e.no_answer)} % of the samples")
+    return f"{e.arm}: {'; '.join([*facts, f'{count(e.pass_at_k.resamples)} resamples of problems'])}."
+
+
+def _capped(e: Evaluation) -> list[Table]:
+    cells = {(row.at, row.k): interval(row.value, row.low, row.high) for row in e.length if row.control == CAP}
+    ks = sorted({k for _, k in cells if k is not None})
+    rows = [[str(cap), *(cells.get((cap, k), "") for k in ks)] for cap in dict.fromkeys(cap for cap, _ in cells)]
+    caption = f"{e.arm}, {CONTROLS[CAP]} ({e.length_unit}); pointwise intervals"
+    return _folded(caption, [CAP, *(f"Pass@{k}" for k in ks)], rows)
+
+
+def _by_k(caption: str, curves: Mapping[str, tuple[Sequence[int], Interval]], ks: Sequence[int]) -> list[Table]:
+    """One row per K; a curve leaves empty the K that it does not have."""
+    rows = [[str(k), *(_cell(own, values, k) for own, values in curves.values())] for k in shown_ks(ks, MANY)]
+    return _folded(caption, ["K", *curves], rows)
+
+
+def _folded(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Table]:
+    return filled(caption, header, rows, folded=True)
+
+
+def _diversity(caption: str, measures: Mapping[str, Interval], sign: str = "") -> list[Table]:
+    rows = [[name, interval(float(v.mean), float(v.low), float(v.high), sign=sign)] for name, v in measures.items()]
+    return _folded(f"{caption}; pointwise intervals", ["measure", "difference" if sign else "mean"], rows)
+
+
+def _simulated(rows: Sequence[LengthRow] | Sequence[LengthDifference]) -> str:
+    error = max((row.error for row in rows), default=0.0)
+    return f"; simulation error <= {error:.4f}" if error else ""
+
+
+# --------------------------------------------------------------------------------------------------------- comparison
+
+
+def _difference(d: Difference, c: Comparison) -> list[Table]:
+    pair = f"{d.arm} minus {d.reference}"
+    tables = [*_tests(d, pair, c.level), *_others(d, pair)]
+    for control in CONTROLS:
+        tables += _controlled(d, pair, control, c.length_unit)
+    return [*tables, *_diversity(f"{pair}, diversity", d.diversity, "+")]
+
+
+def _tests(d: Difference, pair: str, level: float) -> list[Table]:
+    header = ["K", f"difference [{level:.0%} band, all K]", "adjusted p", "adjusted p, runs"]
+    header += [f"pointwise {level:.0%} interval", "p at this K alone"]
+    rows = []
+    for k in shown_ks(d.ks, MANY):
+        i = d.ks.index(k)
+        p, adjusted_p, run_p = (None if x is None else float(x[i]) for x in (d.p, d.adjusted_p, d.run_p))
+        alone = at(d.interval, i, "+").partition(" ")[2]
+        rows.append([str(k), at(d.band, i, "+"), *map(p_value, (adjusted_p, run_p)), alone, p_value(p)])
+    return _folded(f"{pair}, paired by problem", header, rows)
+
+
+def _others(d: Difference, pair: str) -> list[Table]:
+    ks = shown_ks(sorted({k for curve in d.others.values() for k in curve.ks}), FEW) if d.others else []
+    rows = [[_title(c), *(_cell(c.ks, c.interval, k, "+") for k in ks)] for c in d.others.values()]
+    return _folded(f"{pair}, other statistics; pointwise intervals", ["", *(f"K = {k}" for k in ks)], rows)
+
+
+def _title(curve: Curve) -> str:
+    """The statistic's title; one that is taken at n alone names it."""
+    return curve.title.replace("@n", f"@{curve.ks[-1]}")
+
+
+def _controlled(d: Difference, pair: str, control: str, unit: str) -> list[Table]:
+    chosen = [row for row in d.length if row.control == control]
+    header = [control, "K", d.reference, d.arm, "difference", "problems", "effective n"]
+    rows = [
+        [
+            "" if row.at is None else str(row.at),
+            "" if row.k is None else str(row.k),
+            number(row.reference_value),
+            number(row.value),
+            _change(row),
+            str(row.problems) if control == MATCHED else "",
+            number(row.effective_n, 1),
+        ]
+        for row in chosen
+    ]
+    if control == MATCHED:  # at no length of its own
+        header, rows, unit = header[1:], [row[1:] for row in rows], ""
+    caption = f"{pair}, {CONTROLS[control]}{unit and f' ({unit})'}; pointwise intervals{_simulated(chosen)}"
+    return _folded(caption, header, rows)
+
+
+def _change(row: LengthDifference) -> str:
+    return interval(row.difference, row.low, row.high, sign="+")
+
+
+def matched(c: Comparison) -> list[Table]:
+    """The differences of all arms at equal lengths, one row per arm; no table where nothing could be matched."""
+    cells = {(d.arm, row.k): _change(row) for d in c.differences for row in d.length if row.control == MATCHED}
+    ks = sorted({k for _, k in cells if k is not None})
+    rows = [[d.arm, *(cells.get((d.arm, k), "") for k in ks)] for d in c.differences] if ks else []
+    caption = f"Minus {c.reference}, {CONTROLS[MATCHED]}; pointwise intervals"
+    return filled(caption, ["arm", *(f"Pass@{k}" for k in ks)], rows)
+
+
+# --------------------------------------------------------------------------------------------------------- conclusion
+
+
+def _compared(c: Comparison) -> str:
+    """What was found, in one plain sentence; of many arms, those that show no difference are said together."""
+    alpha, many = 1 - c.level, len(c.differences) > _LUMPED
+    parts = [_sentence(d, alpha) for d in c.differences if d.claimed(alpha).any() or not many]
+    if len(parts) < len(c.differences):
+        quiet = [d for d in c.differences if not d.claimed(alpha).any()]
+        parts.append(_no_difference(quiet, len(c.differences)))
+    return f"On {c.problems} problems, {'; '.join(parts)}."
+
+
+def _sentence(d: Difference, alpha: float) -> str:
+    """What was found about one arm, without a full stop."""
+    claimed = d.claimed(alpha)
+    text = f"{d.arm} against {d.reference} "
+    if claimed.any():
+        both = " and for other training runs" if d.run_p is not None else ""
+        text += f"is {_leads(d, claimed)}, adjusted p <= {alpha:.2g}{both}"
+    else:
+        ends = ", ".join(_at(d, i) for i in sorted({0, len(d.ks) - 1}))
+        smallest = d.claim_p.min()
+        text += f"shows no difference that can be told from luck at any K (smallest adjusted p {smallest:.2g}; {ends})"
+    if d.equivalent_up_to == d.ks[-1]:
+        text += f", and the two are equivalent within ±{d.margin:g} at every K"
+    elif not claimed.any():
+        text += f", but the band is too wide to call them equivalent within ±{d.margin:g}"
+        if d.equivalent_up_to is not None:
+            text += f" beyond K = {d.equivalent_up_to}"
+    return text + _crossing(d, claimed)
+
+
+def _at(d: Difference, i: int) -> str:
+    return f"Pass@{d.ks[i]} {at(d.band, i, '+')}"
+
+
+def _leads(d: Difference, claimed: npt.NDArray[np.bool_]) -> str:
+    """Where the arm is better and where it is worse, each with the K of the smallest p."""
+    parts = []
+    for word, where in (("better", claimed & (d.band.mean > 0)), ("worse", claimed & (d.band.mean < 0))):
+        if where.any():
+            surest = int(np.flatnonzero(where)[np.argmin(d.claim_p[where])])
+            parts.append(f"{word} at K = {_span(d.ks, where)} ({_at(d, surest)})")
+    return " and ".join(parts)
+
+
+def _crossing(d: Difference, claimed: npt.NDArray[np.bool_]) -> str:
+    """Where the curves cross, and whether that is proved; empty where they do not."""
+    if d.crossing.k is None:
+        return ""
+    edges = ", ".join(_edge(end, d.ks[-1]) for end in (d.crossing.low, d.crossing.high))
+    mean = d.band.mean
+    if (claimed & (np.sign(mean) == np.sign(mean[0]))).any() and (claimed & (mean * mean[0] < 0)).any():
+        return f"; the curves cross near K = {d.crossing.k:.3g} [{edges}], with a proved lead on either side"
+    return (
+        f", and their crossing near K = {d.crossing.k:.3g} [{edges}] is not proved "
+        f"({d.crossing.no_crossing:.0%} of the resamples do not cross)"
+    )
+
+
+def _edge(end: float | None, last: int) -> str:
+    return f"beyond {last}" if end is None else "before 1" if end == 0 else f"{end:.3g}"
+
+
+def _span(ks: Sequence[int], chosen: npt.NDArray[np.bool_]) -> str:
+    """The chosen K as ranges of neighbours on the grid: `1–8, 32`."""
+    runs: list[list[int]] = []
+    for i in np.flatnonzero(chosen):
+        if runs and runs[-1][-1] == i - 1:
+            runs[-1].append(int(i))
+        else:
+            runs.append([int(i)])
+    return ", ".join(str(ks[r[0]]) if len(r) == 1 else f"{ks[r[0]]}–{ks[r[-1]]}" for r in runs)
+
+
+def _no_difference(quiet: Sequence[Difference], arms: int) -> str:
+    """What is said together of the arms that show no difference."""
+    reference, margin = quiet[0].reference, quiet[0].margin
+    who = f"none of {arms} arms" if len(quiet) == arms else f"none of the others ({', '.join(d.arm for d in quiet)})"
+    lowest = min(quiet, key=lambda d: float(d.claim_p.min()))
+    far = max(quiet, key=lambda d: float(np.abs(d.band.mean).max()))
+    named = f", {lowest.arm}" if lowest.claim_p.min() < 1 else ""
+    i = int(np.abs(far.band.mean).argmax())
+    text = (
+        f"{who} shows a difference from {reference} that can be told from luck at any K (smallest adjusted p "
+        f"{lowest.claim_p.min():.2g}{named}; largest difference {at(far.band, i, '+')} at K = {far.ks[i]}, {far.arm})"
+    )
+    equal = [d.arm for d in quiet if d.equivalent_up_to == d.ks[-1]]
+    if len(equal) == len(quiet):
+        return f"{text}, and all are equivalent to it within ±{margin:g} at every K"
+    if equal:
+        return f"{text}; equivalent to it within ±{margin:g} at every K: {', '.join(equal)}"
+    return f"{text}, but no band is narrow enough to call an arm equivalent to it within ±{margin:g} at every K"

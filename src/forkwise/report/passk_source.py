@@ -1,0 +1,132 @@
+"""Where the Pass@K of a report comes from: a result file about the same samples, or else the samples themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from forkwise.errors import InputError
+from forkwise.passk import Arm, Comparison, Evaluation, compare, evaluate, k_grid, load_arm
+from forkwise.passk.length import default_budgets, default_caps, have_common_lengths
+from forkwise.passk.results import COMPARE, CompareFile, PasskFile, is_about, read_compare, read_passk
+from forkwise.report.sources import BASE, SampleArm, Source
+
+
+@dataclass(frozen=True)
+class PasskNumbers:
+    """Pass@K of the arms of a report.
+
+    Attributes:
+        evaluations: of every arm.
+        comparison: of those that are compared; None if none are.
+        files: the result files that it was read from.
+        notes: what a reader must know.
+    """
+
+    evaluations: list[Evaluation]
+    comparison: Comparison | None
+    files: list[Path]
+    notes: list[str]
+
+
+def passk_numbers(sources: Sequence[Source], arms: Sequence[SampleArm], experiment: bool) -> PasskNumbers:
+    """Pass@K of the arms; without arms, of what the result files are about.
+
+    Args:
+        experiment: the arms were trained side by side from one base model, which is not compared.
+
+    Raises:
+        InputError: a result file that was given as a RUN and is damaged.
+    """
+    notes: list[str] = []
+    files = _result_files(sources, notes)
+    used = dict(files)
+    if arms:
+        tables = list(dict.fromkeys(table for arm in arms for table in arm.tables))
+        used = {path: file for path, file in files.items() if is_about(file, tables, [arm.name for arm in arms])}
+        notes += [
+            f"'{path}' is not about the samples that are here (they, or the names of the arms, are others), so Pass@K "
+            "was computed again."
+            for path in files
+            if path not in used
+        ]
+    compared = {path: file for path, file in used.items() if isinstance(file, CompareFile)}
+    if len(compared) > 1:
+        kept = next(iter(compared))
+        notes.append(f"A report shows one comparison, that of '{kept}'; those of the other files are left out.")
+        compared = {kept: compared[kept]}
+    if compared:
+        ((path, file),) = compared.items()
+        return PasskNumbers(file.evaluations, file.comparison, [path], [*notes, *file.comparison.notes])
+    evaluations = {e.arm: e for file in used.values() for e in file.evaluations}
+    loaded = _load(arms, notes)
+    comparison = None
+    if loaded:
+        evaluations, comparison = _compute(loaded, evaluations, experiment, notes)
+    if comparison is not None:
+        notes += comparison.notes
+    else:
+        for e in evaluations.values():
+            notes += [f"{e.arm}: {note}" if len(evaluations) > 1 else note for note in e.notes]
+    return PasskNumbers(list(evaluations.values()), comparison, list(used), notes)
+
+
+def _result_files(sources: Sequence[Source], notes: list[str]) -> dict[Path, PasskFile | CompareFile]:
+    """Every result file of the sources; one that only lies beside samples and is damaged becomes a note."""
+    files: dict[Path, PasskFile | CompareFile] = {}
+    for source in sources:
+        for path, kind in source.results:
+            try:
+                files[path] = read_compare(path) if kind == COMPARE else read_passk(path)
+            except InputError as error:
+                if path == source.path:
+                    raise
+                notes.append(str(error))
+    return files
+
+
+def _load(sample_arms: Sequence[SampleArm], notes: list[str]) -> list[Arm]:
+    arms = []
+    for sample_arm in sample_arms:
+        try:
+            arm = load_arm(list(sample_arm.tables), name=sample_arm.name, runs=sample_arm.runs)
+        except InputError as error:
+            notes.append(f"No Pass@K of {sample_arm.name}: {error}")
+            continue
+        if len(arm.problems) < 2:
+            notes.append(f"No Pass@K of {sample_arm.name}: an interval needs at least two problems.")
+            continue
+        # Majority votes are simulated for long, and forkwise passk has them.
+        arms.append(replace(arm, answer_N=None))
+    return arms
+
+
+def _compute(
+    arms: Sequence[Arm], known: dict[str, Evaluation], experiment: bool, notes: list[str]
+) -> tuple[dict[str, Evaluation], Comparison | None]:
+    """Evaluations by arm, except those that are known, and the comparison."""
+    # An experiment adjusts its p-values for these k; the same k give the same p here.
+    ks = k_grid(min(arm.largest_k() for arm in arms)) if experiment else None
+    common = have_common_lengths(arms)
+    caps = default_caps(arms) if common else ()
+    budgets = default_budgets(arms) if common else ()
+    compared = [arm for arm in arms if not (experiment and arm.name == BASE)]
+    comparison = None
+    if len(compared) > 1:
+        try:
+            comparison = compare(*compared, ks=ks, caps=caps, budgets=budgets, intersect=True)
+        except InputError as error:
+            notes.append(f"The arms are not compared: {error}")
+    evaluations = {}
+    for arm in arms:
+        same = [
+            e
+            for e in (comparison.arms if comparison else ())
+            if (e.arm, e.problems, e.ks[-1]) == (arm.name, len(arm.problems), arm.largest_k())
+        ]
+        # One that was compared on fewer problems or up to a smaller K has more to show.
+        evaluations[arm.name] = known.get(arm.name) or (
+            same[0] if same else evaluate(arm, ks=ks, caps=caps, budgets=budgets)
+        )
+    return evaluations, comparison
