@@ -1,4 +1,4 @@
-"""The ranges of alpha and kappa, the constants of the entropy-shaped advantage, are checked here and nowhere else."""
+"""Ranges of numbers; those of alpha and kappa, the constants of the entropy-shaped advantage, stand only here."""
 
 from __future__ import annotations
 
@@ -7,27 +7,23 @@ import math
 from forkwise.errors import InputError
 
 
-def check_alpha(alpha: float, name: str = "alpha", *, above_zero: bool = False) -> None:
-    """Refuses an alpha that is negative or not finite, and 0 too where `above_zero`.
+def check_number(name: str, value: float, bound: float, *, above: bool = False, why: str = ".") -> None:
+    """Refuses a number below `bound` (or equal to it, where it must be `above`), and one that is not finite.
 
     Raises:
-        InputError: naming `name` and value.
+        InputError: naming `name` and value; it ends in `why`.
     """
-    bound = "greater than 0" if above_zero else "of at least 0"
-    if not (0 <= alpha < math.inf) or (above_zero and alpha == 0):
-        raise InputError(
-            f"{name} must be a finite number {bound}, got {alpha}; the paper uses 0.4 for GRPO and 0.1 for PPO."
-        )
+    if not (bound < value if above else bound <= value) or math.isinf(value):
+        side = "greater than" if above else "of at least"
+        raise InputError(f"{name} must be a finite number {side} {bound}, got {value}{why}")
+
+
+def check_alpha(alpha: float, name: str = "alpha", *, above_zero: bool = False) -> None:
+    """Refuses an alpha out of range; 0, which turns shaping off, where it must be `above_zero`."""
+    check_number(name, alpha, 0, above=above_zero, why="; the paper uses 0.4 for GRPO and 0.1 for PPO.")
 
 
 def check_kappa(kappa: float, name: str = "kappa") -> None:
-    """Refuses a kappa that is not finite and above 1.
-
-    Raises:
-        InputError: naming `name` and value.
-    """
-    if not 1 < kappa < math.inf:
-        raise InputError(
-            f"{name} must be a finite number greater than 1, got {kappa}: a smaller one could cancel or flip the sign "
-            "of an advantage. The paper uses 2."
-        )
+    """Refuses a kappa out of range."""
+    why = ": a smaller one could cancel or flip the sign of an advantage. The paper uses 2."
+    check_number(name, kappa, 1, above=True, why=why)

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from transformers import SchedulerType
 
+from forkwise.constants import check_number
 from forkwise.engines.trl import EntropyShapedGRPOConfig
 from forkwise.errors import InputError
 
@@ -113,8 +114,7 @@ class EntropyShapedPPOConfig(EntropyShapedGRPOConfig):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} must lie in [0, 1], got {getattr(self, name)}; the paper uses 1.")
         for name in ("cliprange_value", "critic_learning_rate"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise InputError(f"{name} must be a finite number greater than 0, got {getattr(self, name)}.")
+            check_number(name, getattr(self, name), 0, above=True)
         for name in ("critic_warmup_steps", "critic_lr_warmup_steps"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be at least 0, got {getattr(self, name)}.")

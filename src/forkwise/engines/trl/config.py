@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from packaging.version import Version
 from trl import GRPOConfig
 
-from forkwise.constants import check_alpha, check_kappa
+from forkwise.constants import check_alpha, check_kappa, check_number
 from forkwise.engines.trl.release import TRL
 from forkwise.engines.trl.update import rollout_methods, update_methods
 from forkwise.errors import InputError
@@ -107,11 +107,9 @@ class EntropyShapedGRPOConfig(GRPOConfig):
 
     def _check_numbers(self) -> None:
         """Refuses what torch and TRL refuse late, with a traceback, or not at all."""
-        if not 0 < self.temperature < math.inf:
-            raise InputError(f"temperature must be a finite number greater than 0, got {self.temperature}.")
+        check_number("temperature", self.temperature, 0, above=True)
         for name in ("learning_rate", "weight_decay", "beta", "epsilon"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be a finite number of at least 0, got {getattr(self, name)}.")
+            check_number(name, getattr(self, name), 0)
         if not all(math.isfinite(weight) for weight in self.reward_weights or []):
             raise InputError(f"reward_weights must be finite numbers, got {self.reward_weights}.")
         for name in ("num_iterations", "steps_per_generation", "gradient_accumulation_steps"):
