@@ -60,7 +60,7 @@ def test_every_command_on_a_table_of_hostile_names(table: Path) -> None:
     assert "⟨U+001B⟩" in said("compare", samples, *few, "--brief")
     for file in files:
         assert not HIDDEN.search(file.read_text(encoding="utf-8")), file
-    assert json.loads(files[1].read_text())["evaluations"][0]["arm"] == f"a{EVIL}"  # JSON keeps every name as it is
+    assert json.loads(files[1].read_text())["single"][0]["arm"] == f"a{EVIL}"  # JSON keeps every name as it is
     assert said("passk", samples, *few, "--json", "-").isascii()
 
 

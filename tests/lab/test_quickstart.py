@@ -25,7 +25,7 @@ from forkwise.lab.experiment import analyse, run
 from forkwise.lab.quickstart import quickstart
 from forkwise.lab.reuse import take
 from forkwise.lab.spec import Experiment, TrainingArm
-from forkwise.passk.results import read_compare
+from forkwise.passk.files import read_results
 from forkwise.samples import read_samples, write_shard
 from forkwise.training.folder import only_writer
 
@@ -63,7 +63,7 @@ def test_everything_promised_is_there(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     assert "Pass@8" in page
     assert f"{finished}/compare.json" in page  # the numbers are read, not computed again
-    stored = read_compare(finished / "compare.json")
+    stored = read_results(finished / "compare.json")
     assert [e.arm for e in stored.evaluations] == ["base", "GRPO", "GRPO + entropy advantage"]
     assert len(stored.inputs) == 3 * 3  # a shard per run and problem
     assert verdict == stored.sentence

@@ -18,7 +18,7 @@ from forkwise.cli import app
 from forkwise.errors import InputError
 from forkwise.passk import compare, diversity, evaluate, make_arm
 from forkwise.passk.arguments import parse_arm, parse_numbers
-from forkwise.passk.results import read_compare, read_passk
+from forkwise.passk.files import read_results
 from forkwise.report.passk import conclusion
 from forkwise.report.passk_figures import comparison_figure, save
 from forkwise.samples import write_shard
@@ -74,7 +74,7 @@ def test_passk_prints_tables_and_writes_files(tables: Path) -> None:
     ):
         assert text in result.output
     numbers = list(csv.DictReader(files["csv"].open(encoding="utf-8")))
-    stored = read_passk(files["json"])
+    stored = read_results(files["json"])
     again = [row for evaluation in stored.evaluations for row in evaluation.rows()]
     assert len(numbers) == len(again)
     assert [float(row["value"]) for row in numbers] == [row["value"] for row in again]  # both to the last digit
@@ -134,7 +134,8 @@ def test_json_alone_is_json(tables: Path) -> None:
     assert content["sentence"].startswith("On 6 problems")
     assert content["comparison"]["differences"][0]["ks"] == list(range(1, 9))
     (tables / "compare.json").write_text(result.stdout)
-    again = read_compare(tables / "compare.json").comparison
+    again = read_results(tables / "compare.json").comparison
+    assert again is not None
     direct = compare(parse_arm(str(tables / "a")), parse_arm(str(tables / "b")), ks=range(1, 9), resamples=200)
     assert repr(again.rows()) == repr(direct.rows())
 

@@ -117,7 +117,7 @@ def test_the_commands_measure_the_embeddings_of_every_problem(folder: Path, tmp_
         assert result.exit_code == 0, result.output
         assert "does not count" in result.output  # the limit of 256 tokens is said
         content = json.loads(result.output)
-        measured = content["evaluations"] if "evaluations" in content else content["comparison"]["differences"]
+        measured = content["single"] or content["comparison"]["differences"]
         return {
             (name, part["arm"] == "other"): value["mean"]
             for part in measured

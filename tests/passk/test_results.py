@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,7 @@ import pytest
 from forkwise.errors import InputError
 from forkwise.folders.results import result_text, write_result
 from forkwise.passk import Arm, compare, evaluate, make_arm
-from forkwise.passk.results import (
-    compare_file,
-    is_about,
-    passk_file,
-    read_compare,
-    read_passk,
-    write_csv,
-)
+from forkwise.passk.files import read_results, result_file, write_csv
 from forkwise.samples import write_shard
 
 
@@ -47,9 +39,10 @@ def test_a_comparison_read_is_the_one_that_was_written(tmp_path: Path, compariso
     assert comparison.differences[0].crossing.high is None  # infinity has no place in a file
     table = write_shard(tmp_path / "s", "0", []).parent
     base = evaluate(arm("base", [0, 1, 1, 0, 1, 1]), resamples=200, beyond=[8])
-    file = compare_file(comparison, "On 6 problems, ...", {"k": None, "level": 0.95}, [table], [base])
+    file = result_file({"k": None, "level": 0.95}, [table], "On 6 problems, ...", [base], comparison)
     path = write_result(tmp_path / "compare.json", file)
-    again = read_compare(path)
+    again = read_results(path)
+    assert again.comparison is not None
     assert result_text(again) == result_text(file)
     assert again.comparison.rows() == comparison.rows()
     assert [e.arm for e in again.evaluations] == ["base", "a", "b"]
@@ -71,17 +64,17 @@ def test_a_file_is_about_its_samples_and_its_names(tmp_path: Path) -> None:
     record = {"run": "a", "model": "m", "problem_id": "p", "sample_id": 0, "correct": True}
     table = write_shard(tmp_path / "s", "0", [record]).parent
     write_shard(tmp_path / "copy", "renamed", [record])
-    file = passk_file([evaluate(arm("a", [1, 2]), resamples=100)], {}, [table])
-    assert is_about(file, [table], ["a"])
-    assert is_about(file, [tmp_path / "copy"], ["a"])  # the bytes count, not where they lie
-    assert not is_about(file, [table], ["b"])
+    file = result_file({}, [table], "", [evaluate(arm("a", [1, 2]), resamples=100)])
+    assert file.is_about([table], ["a"])
+    assert file.is_about([tmp_path / "copy"], ["a"])  # the bytes count, not where they lie
+    assert not file.is_about([table], ["b"])
     write_shard(tmp_path / "s", "1", [{**record, "sample_id": 1}])
-    assert not is_about(file, [table], ["a"])
+    assert not file.is_about([table], ["a"])
 
 
 def test_damaged_files_end_in_one_sentence(tmp_path: Path, comparison: Any) -> None:
     path = tmp_path / "compare.json"
-    write_result(path, compare_file(comparison, "", {}, []))
+    write_result(path, result_file({}, [], "", [], comparison))
     whole = json.loads(path.read_text())
 
     def refused(change: Any) -> str:
@@ -89,7 +82,7 @@ def test_damaged_files_end_in_one_sentence(tmp_path: Path, comparison: Any) -> N
         change(content)
         path.write_text(json.dumps(content))
         with pytest.raises(InputError) as error:
-            read_compare(path)
+            read_results(path)
         assert "\n" not in str(error.value)
         return str(error.value)
 
@@ -105,8 +98,8 @@ def test_damaged_files_end_in_one_sentence(tmp_path: Path, comparison: Any) -> N
     assert "damaged" in refused(lambda c: c["comparison"].update(differences=[]))
     path.write_text("{")
     with pytest.raises(InputError, match=r"not a compare\.json"):
-        read_compare(path)
+        read_results(path)
     with pytest.raises(InputError, match="cannot be read"):
-        read_passk(tmp_path / "nowhere.json")
+        read_results(tmp_path / "nowhere.json")
     with pytest.raises(InputError, match="damaged"):
-        read_passk(write_result(tmp_path / "p.json", replace(passk_file([], {}, []), evaluations=[])))
+        read_results(write_result(tmp_path / "p.json", result_file({}, [], "", [])))

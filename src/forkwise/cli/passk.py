@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,8 +13,8 @@ from forkwise.cli.common import long_command
 from forkwise.terminal import echo
 
 if TYPE_CHECKING:
-    from forkwise.passk import Arm
-    from forkwise.passk.results import CompareFile, PasskFile
+    from forkwise.passk import Arm, Comparison, Evaluation
+    from forkwise.passk.results import Row
     from forkwise.report.table import Block
 
 _Samples = Annotated[list[str], typer.Argument(help="Samples tables: a Parquet shard or a folder of shards each.")]
@@ -64,7 +64,6 @@ def passk(
         from forkwise.passk import evaluate
         from forkwise.passk.arguments import parse_ks, parse_numbers, parse_runs
         from forkwise.passk.length import default_budgets, default_caps, have_common_lengths
-        from forkwise.passk.results import passk_file
         from forkwise.report import passk as report
 
         arms = parse_runs(samples, texts=diversity or embed)
@@ -85,13 +84,11 @@ def passk(
             )
             for arm in arms
         ]
-        _Outputs(brief, json, csv, figure).give(
-            report.conclusion(evaluations),
-            [block for e in evaluations for block in (*report.details([e]), *(f"- {note}" for note in e.notes))],
-            lambda: passk_file(evaluations, settings, _tables(arms)),
-            [row for evaluation in evaluations for row in evaluation.rows()],
-            lambda figures: figures.evaluation_figure(evaluations),
-        )
+        sentence = report.conclusion(evaluations)
+        blocks = [block for e in evaluations for block in (*report.details([e]), *(f"- {note}" for note in e.notes))]
+        rows = [row for evaluation in evaluations for row in evaluation.rows()]
+        outputs = _Outputs(settings, arms, brief, json, csv, figure)
+        outputs.give(sentence, blocks, rows, evaluations, None)
 
 
 def compare(
@@ -121,7 +118,6 @@ def compare(
     with long_command("run it again"):
         from forkwise import passk as numbers
         from forkwise.passk.arguments import parse_arms, parse_ks
-        from forkwise.passk.results import compare_file
         from forkwise.report import passk as report
 
         loaded = parse_arms(arms, texts=diversity or embed)
@@ -141,19 +137,17 @@ def compare(
         )
         sentence = report.conclusion(comparison.arms, comparison)
         tables = [*report.overview(comparison.arms, comparison), *report.details([], comparison)]
-        _Outputs(brief, json, csv, figure).give(
-            sentence,
-            [*tables, *(f"- {note}" for note in comparison.notes)],
-            lambda: compare_file(comparison, sentence, settings, _tables(loaded)),
-            comparison.rows(),
-            lambda figures: figures.comparison_figure(comparison),
-        )
+        blocks = [*tables, *(f"- {note}" for note in comparison.notes)]
+        outputs = _Outputs(settings, loaded, brief, json, csv, figure)
+        outputs.give(sentence, blocks, comparison.rows(), [], comparison)
 
 
 @dataclass(frozen=True)
 class _Outputs:
     """Where results go; None is nowhere, and a JSON path of `-` is the standard output, which then holds that alone."""
 
+    settings: dict[str, Any]
+    arms: Sequence[Arm]
     brief: bool
     json: Path | None
     csv: Path | None
@@ -161,42 +155,40 @@ class _Outputs:
 
     def give(
         self,
-        conclusion: str,
+        sentence: str,
         blocks: Sequence[Block],
-        result: Callable[[], PasskFile | CompareFile],
-        rows: list[dict[str, Any]],
-        draw: Callable[[Any], Any],
+        rows: list[Row],
+        single: list[Evaluation],
+        comparison: Comparison | None,
     ) -> None:
         """Prints the conclusion first, then tables and notes unless it shall be brief, and writes the files."""
         from forkwise.folders.results import result_text, write_result
-        from forkwise.passk.results import write_csv
+        from forkwise.passk.files import result_file, write_csv
         from forkwise.report.terminal import print_blocks, print_sentences, wide_console
 
-        if str(self.json) == "-":
-            echo(result_text(result()), end="")
-        else:
+        if str(self.json) != "-":
             console = wide_console()
-            print_sentences([conclusion], console)
+            print_sentences([sentence], console)
             print_blocks([] if self.brief else blocks, console)
-            if self.json:
-                write_result(self.json, result())
+        if self.json:
+            tables = dict.fromkeys(table for arm in self.arms for table in arm.tables)
+            content = result_file(self.settings, tables, sentence, single, comparison)
+            if str(self.json) == "-":
+                echo(result_text(content), end="")
+            else:
+                write_result(self.json, content)
         if self.csv:
             write_csv(self.csv, rows)
         if self.figure:
-            from forkwise.report import passk_figures
+            from forkwise.report.passk_figures import comparison_figure, evaluation_figure, save
 
-            passk_figures.save(draw(passk_figures), self.figure)
+            save(comparison_figure(comparison) if comparison else evaluation_figure(single), self.figure)
 
 
 def _numbers(text: str | None, option: str) -> list[int] | None:
     from forkwise.passk.arguments import parse_numbers
 
     return parse_numbers(text, option) if text else None
-
-
-def _tables(arms: Sequence[Arm]) -> list[Path]:
-    """Every samples table that the arms were read from, once."""
-    return list(dict.fromkeys(table for arm in arms for table in arm.tables))
 
 
 def _encoder() -> Any:

@@ -24,8 +24,8 @@ from forkwise.lab.spec import BASE, TASK, Experiment, Results
 from forkwise.lab.tables import markdown
 from forkwise.lab.traces import CLAUSES
 from forkwise.passk import compare, evaluate, k_grid, load_arm
+from forkwise.passk.files import COMPARE, read_results, result_file, write_csv
 from forkwise.passk.length import default_budgets, default_caps, have_common_lengths, largest_budget
-from forkwise.passk.results import COMPARE, compare_file, is_about, read_compare, write_csv
 from forkwise.progress import Console, Meter
 from forkwise.reading import parse_json
 from forkwise.report.command import write_report
@@ -146,10 +146,10 @@ def analyse(folder: Path, experiment: Experiment) -> Results:
     file = folder / COMPARE
     if file.exists():
         with suppress(InputError):  # damaged, or of another version: written again
-            stored = read_compare(file)
-            fits = is_about(stored, tables, runs) and stored.settings == _settings(experiment)
-            if fits and [e.arm for e in stored.beside] == [BASE]:
-                return Results(stored.beside[0], stored.comparison, experiment.seeds)
+            stored = read_results(file)
+            fits = stored.is_about(tables, runs) and stored.settings == _settings(experiment)
+            if fits and stored.comparison is not None and [e.arm for e in stored.single] == [BASE]:
+                return Results(stored.single[0], stored.comparison, experiment.seeds)
     base_arm, *arms = (load_arm([folder / "samples" / run for run in arm], name=name) for name, arm in runs.items())
     ks = k_grid(experiment.samples)
     common = have_common_lengths([base_arm, *arms])
@@ -158,8 +158,7 @@ def analyse(folder: Path, experiment: Experiment) -> Results:
     affordable = [budget for budget in budgets if budget <= largest_budget([base_arm])]
     results = Results(evaluate(base_arm, ks=ks, caps=caps, budgets=affordable), comparison, experiment.seeds)
     write_csv(folder / "compare.csv", [*results.base.rows(), *comparison.rows()])
-    content = compare_file(comparison, results.verdict(), _settings(experiment), tables, [results.base])
-    write_result(file, content)
+    write_result(file, result_file(_settings(experiment), tables, results.verdict(), [results.base], comparison))
     return results
 
 

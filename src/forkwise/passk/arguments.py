@@ -32,10 +32,10 @@ def parse_ks(text: str | None, arms: Sequence[Arm]) -> list[int] | None:
 
 def parse_arm(text: str, *, texts: bool = False) -> Arm:
     """`[NAME=]PATH[,PATH...]` as an arm; several paths, or several runs in one, are its training runs."""
-    name, equals, rest = text.partition("=")
+    name, equals, location = text.partition("=")
     if not equals or Path(text).exists():
-        name, rest = "", text
-    paths = [rest] if Path(rest).exists() else rest.split(",")
+        name, location = "", text
+    paths = [location] if Path(location).exists() else location.split(",")
     return load_arm(paths, name=name or None, texts=texts)
 
 

@@ -1,33 +1,17 @@
-"""What `forkwise passk` and `forkwise compare` find, as numbers, and the files that hold them.
-
-`passk.json` and `compare.json` are these dataclasses as JSON; `forkwise report` reads them. Tidy rows, one per number,
-are what `--csv` writes.
-"""
+"""What `forkwise passk` and `forkwise compare` find, as numbers: see `forkwise.passk.files` for what is on disk."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from forkwise.errors import InputError
-from forkwise.folders import write_text
-from forkwise.folders.results import Input, inputs_of, read_result
 from forkwise.passk.estimator import FloatArray
 from forkwise.passk.extrapolation import Extrapolation
 from forkwise.passk.intervals import Interval
-from forkwise.samples.store import find_shards
-from forkwise.version import __version__
-
-PASSK = "passk.json"
-COMPARE = "compare.json"
-SCHEMA = 1
 
 COLUMNS = [
     *("arm", "reference", "metric", "k", "at", "value", "low", "high", "band_low", "band_high"),
@@ -250,130 +234,6 @@ class Comparison:
     def to_pandas(self) -> Any:
         """`rows()` as a pandas DataFrame; needs pandas."""
         return _to_pandas(self.rows())
-
-
-@dataclass(frozen=True)
-class PasskFile:
-    """The content of `passk.json`: arms evaluated one by one.
-
-    Attributes:
-        schema: version of this layout.
-        forkwise: version of forkwise that wrote the file.
-        settings: the options that were used; null is the default.
-        inputs: every shard that was read.
-        evaluations: one per run.
-    """
-
-    schema: int
-    forkwise: str
-    settings: dict[str, Any]
-    inputs: list[Input]
-    evaluations: list[Evaluation]
-
-
-@dataclass(frozen=True)
-class CompareFile:
-    """The content of `compare.json`: arms against a reference.
-
-    Attributes:
-        schema, forkwise, settings, inputs: as in `PasskFile`.
-        sentence: the conclusion in words.
-        comparison: the numbers.
-        beside: arms that were evaluated and not compared, such as the base model of all of them.
-    """
-
-    schema: int
-    forkwise: str
-    settings: dict[str, Any]
-    inputs: list[Input]
-    sentence: str
-    comparison: Comparison
-    beside: list[Evaluation]
-
-    @property
-    def evaluations(self) -> list[Evaluation]:
-        """Every arm: those that are not compared, then the reference and the others."""
-        return [*self.beside, *self.comparison.arms]
-
-
-def passk_file(evaluations: list[Evaluation], settings: dict[str, Any], tables: list[Path]) -> PasskFile:
-    """What `passk.json` holds; `tables` are the samples tables that the evaluations are of."""
-    return PasskFile(SCHEMA, __version__, settings, _inputs(tables), evaluations)
-
-
-def compare_file(
-    comparison: Comparison,
-    sentence: str,
-    settings: dict[str, Any],
-    tables: list[Path],
-    beside: list[Evaluation] | None = None,
-) -> CompareFile:
-    """What `compare.json` holds; `tables` are the samples tables that it is about."""
-    return CompareFile(SCHEMA, __version__, settings, _inputs(tables), sentence, comparison, beside or [])
-
-
-def _inputs(tables: Iterable[Path]) -> list[Input]:
-    """Every shard of the tables with its SHA-256."""
-    return inputs_of(shard for table in tables for shard in find_shards(table))
-
-
-def is_about(file: PasskFile | CompareFile, tables: Iterable[Path], names: Iterable[str]) -> bool:
-    """Whether the file was computed from just these samples tables, and its arms have just these names."""
-    if {e.arm for e in file.evaluations} != set(names):
-        return False
-    return {i.sha256 for i in file.inputs} == {i.sha256 for i in _inputs(tables)}
-
-
-def read_passk(path: Path) -> PasskFile:
-    """What `forkwise passk --json` wrote; InputError if the file is none or damaged."""
-    return _checked(path, read_result(path, PasskFile, schema=SCHEMA, command="forkwise passk --json"))
-
-
-def read_compare(path: Path) -> CompareFile:
-    """What `forkwise compare --json` wrote; InputError if the file is none or damaged."""
-    return _checked(path, read_result(path, CompareFile, schema=SCHEMA, command="forkwise compare --json"))
-
-
-File = TypeVar("File", PasskFile, CompareFile)
-
-
-def _checked(path: Path, file: File) -> File:
-    """The file, if its parts fit together; msgspec has checked the types alone.
-
-    Raises:
-        InputError: they do not.
-    """
-    names = [e.arm for e in file.evaluations]
-    fit = (
-        bool(names)
-        and len(set(names)) == len(names)
-        and all({"pass@k", "mean@n"} <= set(e.curves) for e in file.evaluations)
-    )
-    curves = [(c.ks, c.interval) for e in file.evaluations for c in e.curves.values()]
-    curves += [(e.extrapolation.ks, e.extrapolation.pass_at_k) for e in file.evaluations if e.extrapolation]
-    single = [v for e in file.evaluations for v in e.diversity.values()]
-    if isinstance(file, CompareFile):
-        differences = file.comparison.differences
-        fit &= bool(differences) and {name for d in differences for name in (d.arm, d.reference)} <= set(names)
-        p_values = [(d.ks, p) for d in differences for p in (d.p, d.adjusted_p, d.run_p) if p is not None]
-        fit &= all(p.shape == (len(ks),) for ks, p in p_values)
-        curves += [pair for d in differences for pair in ((d.ks, d.interval), (d.ks, d.band))]
-        curves += [(c.ks, c.interval) for d in differences for c in d.others.values()]
-        single += [v for d in differences for v in d.diversity.values()]
-    fit &= all(ks and ks[0] > 0 and ks == sorted(set(ks)) for ks, _ in curves)
-    shapes = [((len(ks),), interval) for ks, interval in curves] + [((), interval) for interval in single]
-    if not fit or any(x.shape != shape for shape, i in shapes for x in (i.mean, i.low, i.high)):
-        raise InputError(f"'{path}' is damaged (its parts do not fit together): write it again.")
-    return file
-
-
-def write_csv(path: Path, rows: list[Row]) -> None:
-    """One line per number, at full precision."""
-    table = io.StringIO()
-    writer = csv.DictWriter(table, COLUMNS)
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, table.getvalue())
 
 
 def _to_pandas(rows: list[Row]) -> Any:

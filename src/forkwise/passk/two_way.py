@@ -33,17 +33,17 @@ def mean_draws(arm_SQK: FloatArray, other_SQK: FloatArray, resamples: int, seed:
     """Bootstrap draws of the mean difference, `(R, K)`: problems resampled jointly, runs of each arm on their own."""
     rng = np.random.default_rng([seed, 1])
     v_RS, u_RS = (run_weights(x.shape[0], resamples, rng) for x in (arm_SQK, other_SQK))
-    out, first = np.empty((resamples, arm_SQK.shape[2])), 0
+    draws_RK, first = np.empty((resamples, arm_SQK.shape[2])), 0
     for w_RQ in problem_weights(arm_SQK.shape[1], resamples, seed):
         rows = slice(first, first + w_RQ.shape[0])
         if arm_SQK.shape[0] == other_SQK.shape[0] == 1:
-            out[rows] = w_RQ @ (arm_SQK[0] - other_SQK[0])
+            draws_RK[rows] = w_RQ @ (arm_SQK[0] - other_SQK[0])
         else:
             ours = sum(v_RS[rows, s, None] * (w_RQ @ arm_SQK[s]) for s in range(arm_SQK.shape[0]))
             theirs = sum(u_RS[rows, s, None] * (w_RQ @ other_SQK[s]) for s in range(other_SQK.shape[0]))
-            out[rows] = ours - theirs
+            draws_RK[rows] = ours - theirs
         first += w_RQ.shape[0]
-    return out
+    return draws_RK
 
 
 def _run_variance(x_SQK: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -52,8 +52,8 @@ def _run_variance(x_SQK: FloatArray) -> tuple[FloatArray, FloatArray]:
     if s == 1:
         return np.zeros(x_SQK.shape[2]), np.zeros(x_SQK.shape[2])
     by_run = x_SQK.mean(axis=1)
-    rest = x_SQK - by_run[:, None] - x_SQK.mean(axis=0)[None] + by_run.mean(axis=0)
-    interaction = (rest**2).sum(axis=(0, 1)) / ((s - 1) * (q - 1)) / (s * q)
+    residual = x_SQK - by_run[:, None] - x_SQK.mean(axis=0)[None] + by_run.mean(axis=0)
+    interaction = (residual**2).sum(axis=(0, 1)) / ((s - 1) * (q - 1)) / (s * q)
     return by_run.var(axis=0, ddof=1) / s, interaction
 
 
@@ -173,9 +173,9 @@ def holm(adjusted: Sequence[FloatArray]) -> list[FloatArray]:
     below the smallest adjusted p of an arm before it.
     """
     smallest = np.array([p.min() for p in adjusted])
-    out: list[FloatArray] = list(adjusted)
+    corrected: list[FloatArray] = list(adjusted)
     floor = 0.0
     for rank, a in enumerate(np.argsort(smallest, kind="stable")):
-        out[a] = np.minimum(1.0, np.maximum(floor, (len(adjusted) - rank) * adjusted[a]))
-        floor = float(out[a].min())
-    return out
+        corrected[a] = np.minimum(1.0, np.maximum(floor, (len(adjusted) - rank) * adjusted[a]))
+        floor = float(corrected[a].min())
+    return corrected

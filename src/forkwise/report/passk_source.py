@@ -8,8 +8,8 @@ from pathlib import Path
 
 from forkwise.errors import InputError
 from forkwise.passk import Arm, Comparison, Evaluation, compare, evaluate, k_grid, load_arm
+from forkwise.passk.files import ResultFile, read_results
 from forkwise.passk.length import default_budgets, default_caps, have_common_lengths
-from forkwise.passk.results import COMPARE, CompareFile, PasskFile, is_about, read_compare, read_passk
 from forkwise.report.sources import BASE, SampleArm, Source
 
 
@@ -41,25 +41,22 @@ def passk_numbers(sources: Sequence[Source], arms: Sequence[SampleArm], experime
     """
     notes: list[str] = []
     files = _result_files(sources, notes)
-    used = dict(files)
     if arms:
-        tables = list(dict.fromkeys(table for arm in arms for table in arm.tables))
-        used = {path: file for path, file in files.items() if is_about(file, tables, [arm.name for arm in arms])}
+        tables, names = {table for arm in arms for table in arm.tables}, [arm.name for arm in arms]
+        others = [path for path, file in files.items() if not file.is_about(tables, names)]
         notes += [
             f"'{path}' is not about the samples that are here (they, or the names of the arms, are others), so Pass@K "
             "was computed again."
-            for path in files
-            if path not in used
+            for path in others
         ]
-    compared = {path: file for path, file in used.items() if isinstance(file, CompareFile)}
-    if len(compared) > 1:
-        kept = next(iter(compared))
-        notes.append(f"A report shows one comparison, that of '{kept}'; those of the other files are left out.")
-        compared = {kept: compared[kept]}
+        files = {path: file for path, file in files.items() if path not in others}
+    compared = [(path, file, file.comparison) for path, file in files.items() if file.comparison is not None]
     if compared:
-        ((path, file),) = compared.items()
-        return PasskNumbers(file.evaluations, file.comparison, [path], [*notes, *file.comparison.notes])
-    evaluations = {e.arm: e for file in used.values() for e in file.evaluations}
+        path, file, stored = compared[0]
+        if len(compared) > 1:
+            notes.append(f"A report shows one comparison, that of '{path}'; those of the other files are left out.")
+        return PasskNumbers(file.evaluations, stored, [path], [*notes, *stored.notes])
+    evaluations = {e.arm: e for file in files.values() for e in file.evaluations}
     loaded = _load(arms, notes)
     comparison = None
     if loaded:
@@ -69,20 +66,19 @@ def passk_numbers(sources: Sequence[Source], arms: Sequence[SampleArm], experime
     else:
         for e in evaluations.values():
             notes += [f"{e.arm}: {note}" if len(evaluations) > 1 else note for note in e.notes]
-    return PasskNumbers(list(evaluations.values()), comparison, list(used), notes)
+    return PasskNumbers(list(evaluations.values()), comparison, list(files), notes)
 
 
-def _result_files(sources: Sequence[Source], notes: list[str]) -> dict[Path, PasskFile | CompareFile]:
+def _result_files(sources: Sequence[Source], notes: list[str]) -> dict[Path, ResultFile]:
     """Every result file of the sources; one that only lies beside samples and is damaged becomes a note."""
-    files: dict[Path, PasskFile | CompareFile] = {}
-    for source in sources:
-        for path, kind in source.results:
-            try:
-                files[path] = read_compare(path) if kind == COMPARE else read_passk(path)
-            except InputError as error:
-                if path == source.path:
-                    raise
-                notes.append(str(error))
+    files = {}
+    for path in (path for source in sources for path in source.results):
+        try:
+            files[path] = read_results(path)
+        except InputError as error:
+            if path in (source.path for source in sources):
+                raise
+            notes.append(str(error))
     return files
 
 

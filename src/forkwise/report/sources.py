@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 from forkwise.errors import InputError
 from forkwise.explore.results import FILE as EXPLORE
 from forkwise.folders.metrics import METRICS
-from forkwise.passk.results import COMPARE, PASSK
+from forkwise.passk.files import COMPARE, PASSK
 from forkwise.reading import parse_json, read_yaml
 from forkwise.samples import read_samples
 
@@ -66,8 +66,8 @@ class Source:
     training: tuple[TrainingArm, ...] = ()
     explorations: tuple[Path, ...] = ()
     """Paths of `explore.json`."""
-    results: tuple[tuple[Path, str], ...] = ()
-    """Paths of files with Pass@K, each with what it is: `PASSK` or `COMPARE`."""
+    results: tuple[Path, ...] = ()
+    """Files with Pass@K."""
     verdict: str | None = None
     """What the run itself concluded."""
     breaks: tuple[str, ...] = ()
@@ -92,8 +92,8 @@ def find_source(path: Path) -> Source:
             return Source(path, path.resolve().parent.name, explorations=(path,))
         if path.suffix == ".parquet":
             return Source(path, path.stem, samples=tuple(_tables([path])), results=_results(path.parent))
-        if path.suffix == ".json" and (kind := _kind(path)) is not None:
-            return Source(path, path.resolve().parent.name, results=((path, kind),))
+        if path.name in (COMPARE, PASSK) or (path.suffix == ".json" and {"single", "inputs"} <= set(_json(path))):
+            return Source(path, path.resolve().parent.name, results=(path,))
     else:
         source = Source(
             path,
@@ -160,18 +160,8 @@ def _training(folder: Path) -> list[TrainingArm]:
     return [TrainingArm(file.parent.name, (file.parent,)) for file in sorted((folder / "arms").glob(f"*/{METRICS}"))]
 
 
-def _results(folder: Path) -> tuple[tuple[Path, str], ...]:
-    return tuple((folder / name, name) for name in (COMPARE, PASSK) if (folder / name).exists())
-
-
-def _kind(path: Path) -> str | None:
-    """Which result a JSON file holds, whatever its name."""
-    content = _json(path)
-    return (
-        path.name
-        if path.name in (COMPARE, PASSK)
-        else (COMPARE if "comparison" in content else PASSK if "evaluations" in content else None)
-    )
+def _results(folder: Path) -> tuple[Path, ...]:
+    return tuple(folder / name for name in (COMPARE, PASSK) if (folder / name).exists())
 
 
 def _with_record(source: Source) -> Source:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from forkwise.passk import Comparison, Evaluation, Interval
+from forkwise.passk import Comparison, Difference, Evaluation, Interval
 from forkwise.passk.length import BUDGET, CAP, MATCHED
 from forkwise.report.content import Content
 from forkwise.report.figures import training_panels
@@ -44,11 +44,10 @@ def _passk_views(evaluations: Sequence[Evaluation], comparison: Comparison | Non
     reference = comparison.reference if comparison else ""
     level = f"{evaluations[0].pass_at_k.level:.0%}"
     unit = evaluations[0].length_unit
-    paired = f"Pass@K minus {reference}, paired by problem"
     raw: View = {
         "name": "none (raw Pass@K)",
         "title": "Pass@K",
-        "paired": paired,
+        "paired": f"Pass@K minus {reference}, paired by problem",
         "x": "K (samples per problem)",
         "y": "Pass@K",
         "log": 2,
@@ -87,51 +86,35 @@ def _passk_views(evaluations: Sequence[Evaluation], comparison: Comparison | Non
                     **({"ks": ks} if ks else {}),
                 }
             )
-    matched = [(d, [r for r in d.length if r.control == MATCHED]) for d in differences]
-    if any(rows for _, rows in matched):
-        views.append(
-            {
-                "name": f"{MATCHED}: {CONTROLS[MATCHED]}",
-                "title": "Pass@K at equal lengths",
-                "paired": f"{paired}, at equal lengths",
-                "x": "K (samples per problem)",
-                "y": "Pass@K",
-                "log": 2,
-                "points": True,
-                "note": f"The reference is {reference}. Problems without samples of the other's lengths are left out.",
-                "values": [
-                    line
-                    for d, rows in matched
-                    if rows
-                    for line in (
-                        {
-                            "arm": d.arm,
-                            "name": f"{d.arm}, at equal lengths",
-                            "x": [r.k for r in rows],
-                            "mean": [r.value for r in rows],
-                        },
-                        {
-                            "arm": reference,
-                            "name": f"{reference}, at the lengths with {d.arm}",
-                            "x": [r.k for r in rows],
-                        }
-                        | {"mean": [r.reference_value for r in rows]},
-                    )
-                ],
-                "differences": [
-                    {
-                        "arm": d.arm,
-                        "x": [r.k for r in rows],
-                        "mean": _numbers(r.difference for r in rows),
-                        "low": _numbers(r.low for r in rows),
-                        "high": _numbers(r.high for r in rows),
-                    }
-                    for d, rows in matched
-                    if rows
-                ],
-            }
-        )
-    return views
+    return [*views, *_matched_view(differences, reference)]
+
+
+def _matched_view(differences: Sequence[Difference], reference: str) -> list[View]:
+    """Both arms of every difference at equal lengths; no view where nothing could be matched."""
+    values: list[View] = []
+    changes: list[View] = []
+    for d in differences:
+        rows = [row for row in d.length if row.control == MATCHED]
+        if rows:
+            ks = [row.k for row in rows]
+            ours, theirs = [row.value for row in rows], [row.reference_value for row in rows]
+            change, low, high = (_numbers(getattr(row, key) for row in rows) for key in ("difference", "low", "high"))
+            values.append({"arm": d.arm, "name": f"{d.arm}, at equal lengths", "x": ks, "mean": ours})
+            values.append(
+                {"arm": reference, "name": f"{reference}, at the lengths with {d.arm}", "x": ks, "mean": theirs}
+            )
+            changes.append({"arm": d.arm, "x": ks, "mean": change, "low": low, "high": high})
+    view = {
+        "name": f"{MATCHED}: {CONTROLS[MATCHED]}",
+        "title": "Pass@K at equal lengths",
+        "paired": f"Pass@K minus {reference}, paired by problem, at equal lengths",
+        "x": "K (samples per problem)",
+        "y": "Pass@K",
+        "log": 2,
+        "points": True,
+        "note": f"The reference is {reference}. Problems without samples of the other's lengths are left out.",
+    }
+    return [{**view, "values": values, "differences": changes}] if values else []
 
 
 def _length_lines(arm: str, rows: Sequence[Any], control: str, value: str) -> list[View]:
