@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -32,6 +32,7 @@ from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer
 
 from forkwise.core import ShapingStats, causal_model, compare_head, few_tokens
+from forkwise.engines.settings import ShapingSettings
 from forkwise.engines.trl_methods import (
     CORRECT,
     GROUPS,
@@ -83,7 +84,7 @@ _MOSTLY_CAPPED = 0.9  # above it psi is |A| / kappa nearly everywhere: a constan
 
 
 @dataclass
-class EntropyShapedGRPOConfig(GRPOConfig):
+class EntropyShapedGRPOConfig(ShapingSettings, GRPOConfig):
     """`GRPOConfig` with the two constants of the method; every other field is TRL's, defaults included.
 
     Args:
@@ -102,20 +103,6 @@ class EntropyShapedGRPOConfig(GRPOConfig):
     Warns:
         UserWarning: for losses whose ratio is per sequence; only the mean shaped advantage reaches their gradient.
     """
-
-    alpha: float = field(
-        default=0.4, metadata={"help": "Weight of the entropy term added to the advantages; 0 turns shaping off."}
-    )
-    kappa: float = field(
-        default=2.0, metadata={"help": "The entropy term is capped at |advantage| / kappa; must be greater than 1."}
-    )
-    method: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Methods to train with, NAME[:key=value,...]; may be repeated. 'forkwise methods' lists them. "
-            "alpha and kappa then count only as options of entropy_advantage."
-        },
-    )
 
     has_groups: ClassVar[bool] = True  # whether advantages come from groups, which a critic's do not
     trainer_class: ClassVar[str] = "EntropyShapedGRPOTrainer"  # that does what this config says

@@ -25,7 +25,6 @@ from forkwise.reading import read_yaml
 from forkwise.tasks import Problem, Task, load_task
 from forkwise.tasks.dataset import DatasetTask
 from forkwise.terminal import echo
-from forkwise.training.arguments import RunArguments
 from forkwise.training.folder import (
     COMPLETE,
     SETTINGS,
@@ -44,6 +43,7 @@ from forkwise.training.folder import (
 from forkwise.training.health import HealthLimits, HealthWarnings
 from forkwise.training.models import check_prompts, check_rows, resolve_model
 from forkwise.training.rewards import load_reward, training_dataset
+from forkwise.training.settings import RunArguments
 from forkwise.training.trainer import RunTrainer
 
 GENERATED_PROBLEMS = 20_000
