@@ -76,13 +76,12 @@ def _from_flags(argv: Sequence[str], parser: _Parser, command: str) -> dict[str,
         words.append(f"--{alias}{equals}{value}" if alias else word)
     given, unknown = parser.parse_known_args(words)
     if unknown:
-        flag = next((word for word in unknown if word.startswith("-")), None)
-        if flag is None:
+        flag = next((word for word in unknown if word.startswith("-")), "").partition("=")[0]
+        if not flag:
             raise InputError(f"'{unknown[0]}' belongs to no flag. 'forkwise {command} --help' lists them.")
-        flag = flag.partition("=")[0]
         hint = nearest(flag.lstrip("-").replace("-", "_"), [*parser.settings, *ALIASES])
         raise InputError(f"There is no flag '{flag}'.{hint} 'forkwise {command} --help' lists them.")
-    return vars(given)
+    return dict(vars(given))
 
 
 def parse_run(
