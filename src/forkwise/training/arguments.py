@@ -18,10 +18,7 @@ from trl import ModelConfig
 
 from forkwise.errors import InputError, nearest
 from forkwise.reading import read_yaml
-from forkwise.training.settings import RunArguments
-
-# Names that TRL users know, for the same thing here.
-ALIASES = {"model_name_or_path": "model", "dataset_name": "dataset", "reward_funcs": "reward"}
+from forkwise.training.settings import ALIASES, RunArguments
 
 
 class _Parser(HfArgumentParser):

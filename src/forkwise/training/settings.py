@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+# Names that TRL users know, for the same thing here.
+ALIASES = {"model_name_or_path": "model", "dataset_name": "dataset", "reward_funcs": "reward"}
+
 
 @dataclass
 class RunArguments:
