@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import json
+import re
+import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from packaging.requirements import Requirement
 
-from forkwise.cli import run
+from forkwise.cli import app, run
+from forkwise.cli.environment import _group
 
 
 def forkwise(*argv: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -59,6 +67,98 @@ def test_version_and_help() -> None:
         assert flag in text
 
 
+HELP = [
+    *("grpo", "ppo", "quickstart", "lab compare", "sample", "import", "verify", "passk", "compare", "explore"),
+    *("report", "methods", "doctor", "doctor run", "doctor verl"),
+]
+
+
+def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What a command prints, in this process; it must end with code 0."""
+    with pytest.raises(SystemExit) as ended:
+        run(list(words))
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+def example_in(help_text: str) -> list[str]:
+    """The words of the worked example at the end of a help text."""
+    assert help_text.count("Example:\n") == 1
+    return shlex.split(help_text.partition("Example:\n")[2].replace("\\\n", ""))
+
+
+def test_help_is_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(capsys, "--help")
+    groups = {
+        "Train": ["grpo", "ppo", "quickstart", "lab"],
+        "Sample": ["sample", "import", "verify"],
+        "Measure": ["passk", "compare", "explore"],
+        "Look": ["report", "doctor", "methods"],
+    }
+    for heading, commands in groups.items():
+        section = text.partition(f"\n{heading}:\n")[2].partition("\n\n")[0]
+        assert sorted(line.split()[0] for line in section.splitlines() if line[2] != " ") == sorted(commands)
+
+
+@pytest.mark.parametrize("command", HELP)
+def test_help_fits_80_columns_and_ends_with_an_example(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = shown(capsys, *command.split(), "--help")
+    assert max(map(len, text.splitlines())) <= 80
+    words = example_in(text)
+    assert words[: 1 + len(command.split())] == ["forkwise", *command.split()]
+    parser: Any = typer.main.get_command(app)
+    for name in command.split():
+        parser = parser.commands[name]
+    parser.make_context(command, words[1 + len(command.split()) :])  # raises for a flag that is not there
+
+
+@pytest.mark.parametrize(("command", "ours"), [("grpo", "--kappa"), ("ppo", "--critic_warmup_steps")])
+def test_help_of_training_is_short_and_ours_first(command: str, ours: str) -> None:
+    pytest.importorskip("trl")
+    code = (
+        f"import sys, time; sys.argv = ['forkwise', '{command}', '--help']\n"
+        "from forkwise.cli import main\n"
+        "try:\n    main()\nfinally:\n    print(time.process_time(), {'torch', 'trl'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *lines, last = done.stdout.splitlines()
+    seconds, _, heavy = last.partition(" ")
+    assert (float(seconds) < 2, heavy) == (True, "set()")
+    assert len(lines) < 120
+    assert "--output_dir" in lines[5]
+    text = "\n".join(lines)
+    assert ours in text
+    assert ("0.1" if command == "ppo" else "0.4") in text.partition("--alpha")[2].partition("--kappa")[0]
+    if command == "grpo":
+        return  # the rest is the same code, and takes seconds to load TRL
+    full = forkwise(command, "--help-all").stdout
+    assert full.partition("\nRun:\n")[2].startswith("\n".join(lines[5:60]))
+    named = re.findall(r"--\w+", text.partition("\nTRL:\n")[2].partition("--help-all")[0])
+    assert len(named) > 10
+    example = [word for word in example_in(text) if word.startswith("--")]
+    for flag in [*named, *example, "--vllm_mode", "--lora_r"]:
+        assert f"\n  {flag} " in full or f"\n  {flag}\n" in full, flag
+    assert full.count("\n  --alpha ") == 1
+    assert "--model_name_or_path" not in full  # --model is its name here
+
+
+def test_doctor_alone_names_versions_and_what_to_install(capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(capsys, "doctor")
+    assert f"Python {sys.version.split()[0]}" in text.splitlines()[0]
+    assert f"numpy {version('numpy')}" in " ".join(text.split())
+    assert "GPU" in text
+    shown_of = [
+        str(f) for f in _group("vllm", "sampling", [Requirement("numpy>=999"), Requirement("no-such-thing>=1")])
+    ]
+    assert shown_of[0] == f"  vllm       numpy {version('numpy')}"
+    assert shown_of[1] == '  vllm       no-such-thing missing, for sampling: pip install "forkwise[vllm]"'
+    assert shown_of[2].startswith("! vllm       numpy ")
+    assert 'does not fit >=999: pip install --upgrade "forkwise[vllm]"' in shown_of[2]
+
+
 MISTAKES = [
     (["methods", "clipcov"], "Did you mean 'clip_cov'"),
     (["ppo", "--method", "rloo", "--output_dir", "out"], "PPO has a critic"),
@@ -85,6 +185,7 @@ MISTAKES = [
     (["grpo", "--model", "embedded", "--dataset", "prompts.jsonl", "--output_dir", "o"], "no usable prompt"),
     (["grpo", "--config", "list.yaml", "--output_dir", "o"], "'alpha' takes one value"),
     (["grpo", "--config", "float.yaml", "--output_dir", "o"], "invalid"),
+    (["ppo", "--alpha", "0.1"], "--output_dir FOLDER"),
     (["quickstart", "--problems", "100000", "--out", "o"], "test problems"),
     (["quickstart", "--kappa", "inf", "--out", "o"], "kappa must be a finite number greater than 1, got inf"),
     (["quickstart", "--out", "used", "--resume"], "holds no run to resume"),
@@ -133,3 +234,21 @@ def test_a_mistake_ends_the_process_with_exit_code_2(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
     assert [message in line for line in result.stderr.splitlines() if line.startswith("forkwise: ")] == [True]
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_every_example_runs(tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    rows = [{"problem_id": "p", "sample_id": i, "completion": f"So \\\\boxed{{{i}}}"} for i in range(3)]
+    (tmp_path / "samples.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (tmp_path / "gold.jsonl").write_text('{"problem_id": "p", "answer": "2"}\n')
+    drawn = example_in(forkwise("sample", "--help").stdout)[1:]
+    other = [{"base": "trained"}.get(word, word) for word in drawn]
+    for words in (drawn, [*other, "--seed", "1", "--run", "trained"]):
+        assert forkwise(*words, cwd=tmp_path).returncode == 0
+    for command in ("grpo", "ppo", *(command for command in HELP if command not in ("grpo", "ppo", "doctor verl"))):
+        words = example_in(forkwise(*command.split(), "--help").stdout)[1:]
+        done = subprocess.run(
+            [sys.executable, "-m", "forkwise", *words], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, (words, done.stderr[-2000:])

@@ -10,6 +10,7 @@ from importing import jsonl, run_import
 
 from forkwise.passk import evaluate, load_arm
 from forkwise.samples.verify import find_judge, verify
+from forkwise.sampling.options import JudgeOptions
 
 BOXES = [["4", "4", "4", "3"], ["3", "3", "5", "6"], ["7", "3", "3", "7"]]
 """Of three problems, whose gold answer is 3."""
@@ -137,7 +138,7 @@ def test_open_r1_has_lists_of_generations_beside_the_gold(tmp_path: Path) -> Non
     rows, _ = run_import(tmp_path, file, columns={"completion": "generations", "finish_reason": "finish_reasons"})
     assert [(r["answer"], r["gold"], r["finish_reason"]) for r in rows] == [("3", "3", "stop"), ("4", "3", "length")]
     # The gold is of use as it stands.
-    report = verify(tmp_path / "out", find_judge(tmp_path / "out", gold_column="gold", verifier="exact"))
+    report = verify(tmp_path / "out", find_judge(tmp_path / "out", JudgeOptions(gold_column="gold", verifier="exact")))
     assert (report.correct, report.wrong) == (1, 1)
 
 

@@ -12,6 +12,7 @@ import pytest
 from importing import jsonl, refused, run_import
 
 from forkwise.samples.verify import find_judge, verify
+from forkwise.sampling.options import JudgeOptions
 from forkwise.tasks.base import question_id
 
 
@@ -122,7 +123,7 @@ def test_steps_are_runs_and_other_containers_are_fine(tmp_path: Path) -> None:
 def test_the_gold_that_was_kept_verifies_the_samples(tmp_path: Path) -> None:
     file = completions(tmp_path / "completions_00005.parquet", f=[0.1] * 4, solution=["3", "3", "3", "3"])
     run_import(tmp_path, file)
-    report = verify(tmp_path / "out", find_judge(tmp_path / "out", gold_column="gold", verifier="exact"))
+    report = verify(tmp_path / "out", find_judge(tmp_path / "out", JudgeOptions(gold_column="gold", verifier="exact")))
     assert (report.correct, report.wrong) == (1, 3)
 
 

@@ -30,6 +30,7 @@ from forkwise.samples.sampling import (
     sample,
     sample_seed,
 )
+from forkwise.sampling.options import SamplingOptions
 from forkwise.tasks import Problem, Verdict
 
 
@@ -236,15 +237,15 @@ def test_seeds_depend_on_run_problem_and_index_alone() -> None:
 
 
 def test_a_plan_takes_what_was_left_out_from_the_preset() -> None:
-    paper = plan(model="org/m", task="amc23", preset="paper")
+    paper = plan(SamplingOptions(model="org/m", task="amc23", preset="paper"))
     assert (paper.n, paper.run) == (128, "m")
     assert paper.sampling == Sampling(temperature=0.6, top_p=0.95, max_tokens=8192, batch_size=64)
-    own = plan(model="m", task="aime24:dapo", preset="paper", n=4, temperature=0.0)
+    own = plan(SamplingOptions(model="m", task="aime24:dapo", preset="paper", n=4, temperature=0.0))
     assert (own.n, own.sampling.temperature, own.sampling.top_p) == (4, 0.0, 0.95)
-    assert plan(model="m", task="countdown").n == 16
+    assert plan(SamplingOptions(model="m", task="countdown")).n == 16
     for preset, task, sentence in [("papr", "aime24", "no preset"), ("paper", "countdown", "says nothing of the task")]:
         with pytest.raises(InputError, match=sentence):
-            plan(model="m", task=task, preset=preset)
+            plan(SamplingOptions(model="m", task=task, preset=preset))
 
 
 @pytest.mark.parametrize(
@@ -260,14 +261,14 @@ def test_a_plan_takes_what_was_left_out_from_the_preset() -> None:
 )
 def test_values_out_of_range_are_refused(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
-        plan(model="m", task="countdown", **changes)
+        plan(SamplingOptions(model="m", task="countdown", **changes))
 
 
 def test_an_unknown_engine_and_an_unknown_source_are_refused() -> None:
     with pytest.raises(InputError, match="no engine 'vlm'"):
-        make_engine(make_job(engine="vlm"))
+        make_engine(make_job(engine="vlm"), SamplingOptions(model="m"))
     with pytest.raises(InputError, match="not the address of a server"):
-        make_engine(make_job(engine="server"))
+        make_engine(make_job(engine="server"), SamplingOptions(model="m"))
     for task, dataset in [(None, None), ("countdown", "x.jsonl")]:
         with pytest.raises(InputError, match="either --task or --dataset"):
             open_task(task, dataset)

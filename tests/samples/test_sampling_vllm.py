@@ -21,6 +21,7 @@ from forkwise.errors import InputError
 from forkwise.samples import read_samples
 from forkwise.samples.sampling import Job, Sampling, make_engine, sample
 from forkwise.samples.vllm import _completion
+from forkwise.sampling.options import SamplingOptions
 from forkwise.tasks import Problem, Verdict
 
 
@@ -110,7 +111,14 @@ def run(out: Path, **options: Any) -> list[dict[str, Any]]:
     job = Job("r", options.pop("model", "m"), "any", 5, 1, Sampling(batch_size=3), engine="vllm")
     task = Any_()
     console = Console(file=io.StringIO())
-    sample(job, task, task.problems("test"), lambda: make_engine(job, **options), out, console=console)
+    sample(
+        job,
+        task,
+        task.problems("test"),
+        lambda: make_engine(job, SamplingOptions(job.model, **options)),
+        out,
+        console=console,
+    )
     rows: list[dict[str, Any]] = read_samples(out).to_pylist()
     return rows
 

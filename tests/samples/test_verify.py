@@ -23,6 +23,7 @@ from forkwise.errors import InputError
 from forkwise.samples import read_samples, write_shard
 from forkwise.samples.sampling import MANIFEST
 from forkwise.samples.verify import Judge, find_judge, verify
+from forkwise.sampling.options import JudgeOptions
 from forkwise.tasks import Problem, Verdict, load_task
 from forkwise.tasks.answers import MathVerifier
 
@@ -65,7 +66,7 @@ def test_verdicts_are_filled_in_and_everything_else_is_kept(tmp_path: Path) -> N
     write_shard(table, "a", rows[:4])
     write_shard(table, "b", rows[4:])
     before = read_samples(table)
-    report = verify(table, find_judge(table, answers=answers(tmp_path, p="42", q="0.5")), console=SILENT)
+    report = verify(table, find_judge(table, JudgeOptions(answers=answers(tmp_path, p="42", q="0.5"))), console=SILENT)
     found = {(r["problem_id"], r["sample_id"]): (r["correct"], r["verdict_by"], r["answer"]) for r in read(table)}
     assert found == {
         ("p", 0): (True, "box/integer", "042"),
@@ -133,7 +134,7 @@ def test_a_table_of_somebody_else_brings_its_gold_answers_and_keeps_its_columns(
         "mine": ["a", "b", "c"],
     }
     pq.write_table(pa.table({**columns, "target": pa.array([5, 7, None])}), path)
-    report = verify(path, find_judge(path, gold_column="target"), console=SILENT)
+    report = verify(path, find_judge(path, JudgeOptions(gold_column="target")), console=SILENT)
     table = pq.read_table(path)
     assert table["correct"].to_pylist() == [True, False, None]
     assert table["mine"].to_pylist() == ["a", "b", "c"]
@@ -158,11 +159,11 @@ def test_a_task_is_the_judge_of_its_own_samples_and_a_sampled_folder_knows_its_t
         [row(problem.id, 0, solved), row(problem.id, 1, "answer: 1"), row(problem.id, 2, None, answer=solved[8:])],
     )
     for options in ({"task": "countdown"}, {"verifier": "countdown:3"}):
-        verify(tmp_path, find_judge(tmp_path, **options), force=True, console=SILENT)
+        verify(tmp_path, find_judge(tmp_path, JudgeOptions(**options)), force=True, console=SILENT)
         assert [r["correct"] for r in read(tmp_path)] == [True, False, True]
     settings = {"task": "countdown:3", "dataset": None, "split": "test", "problems": 1, "sampling": {}}
     (tmp_path / MANIFEST).write_text(json.dumps({"settings": settings}))
-    assert set(find_judge(tmp_path).problems) == {problem.id}
+    assert set(find_judge(tmp_path, JudgeOptions()).problems) == {problem.id}
 
 
 def test_a_dataset_gives_gold_answers_by_id_and_exact_needs_no_algebra(tmp_path: Path) -> None:
@@ -170,9 +171,11 @@ def test_a_dataset_gives_gold_answers_by_id_and_exact_needs_no_algebra(tmp_path:
     data = tmp_path / "d.jsonl"
     data.write_text('{"id": "p", "prompt": "?", "answer": "x+1"}\n')
     write_shard(tmp_path / "s", "a", [row("p", 0, r"\boxed{1+x}"), row("p", 1, r"\boxed{x + 1}")])
-    verify(tmp_path / "s", find_judge(tmp_path / "s", dataset=str(data), verifier="exact"), console=SILENT)
+    verify(
+        tmp_path / "s", find_judge(tmp_path / "s", JudgeOptions(dataset=str(data), verifier="exact")), console=SILENT
+    )
     assert [r["correct"] for r in read(tmp_path / "s")] == [False, True]
-    verify(tmp_path / "s", find_judge(tmp_path / "s", dataset=str(data)), force=True, console=SILENT)
+    verify(tmp_path / "s", find_judge(tmp_path / "s", JudgeOptions(dataset=str(data))), force=True, console=SILENT)
     assert [r["correct"] for r in read(tmp_path / "s")] == [True, True]
 
 
@@ -253,20 +256,20 @@ def test_what_cannot_be_verified_is_said_before_anything_is_written(tmp_path: Pa
     ]
     for options, sentence in cases:
         with pytest.raises(InputError, match=sentence):
-            find_judge(table, **options)
+            find_judge(table, JudgeOptions(**options))
     with pytest.raises(InputError, match="it has '0', they are called 'p'; give --answers"):
-        verify(table, find_judge(table, answers=gold), console=SILENT)
+        verify(table, find_judge(table, JudgeOptions(answers=gold)), console=SILENT)
     with pytest.raises(InputError, match="has a gold answer in the column 'gold'"):
-        verify(table, find_judge(table, gold_column="gold"), console=SILENT)
+        verify(table, find_judge(table, JudgeOptions(gold_column="gold")), console=SILENT)
     with pytest.raises(InputError, match="no column 'solution'"):
-        verify(table, find_judge(table, gold_column="solution"), console=SILENT)
+        verify(table, find_judge(table, JudgeOptions(gold_column="solution")), console=SILENT)
     assert (table / "a.parquet").read_bytes() == stamp
     (tmp_path / "cut.parquet").write_bytes(stamp[:-9])
     with pytest.raises(InputError, match="cut off"):
-        verify(tmp_path / "cut.parquet", find_judge(table, answers=gold), console=SILENT)
+        verify(tmp_path / "cut.parquet", find_judge(table, JudgeOptions(answers=gold)), console=SILENT)
     pq.write_table(pa.table({"problem_id": ["p"], "correct": [1]}), tmp_path / "ints.parquet")
     with pytest.raises(InputError, match="correct is not bool"):
-        verify(tmp_path / "ints.parquet", find_judge(table, answers=gold), console=SILENT)
+        verify(tmp_path / "ints.parquet", find_judge(table, JudgeOptions(answers=gold)), console=SILENT)
 
 
 def test_a_damaged_shard_stops_the_run_and_loses_nothing(tmp_path: Path) -> None:
@@ -294,7 +297,7 @@ def test_verdicts_of_this_path_are_those_of_the_verifier_on_real_samples(tmp_pat
     (tmp_path / "gold.jsonl").write_text(
         "".join(json.dumps({"id": r["idx"], "answer": r["answer"]}) + "\n" for r in lines)
     )
-    verify(tmp_path / "s", find_judge(tmp_path / "s", answers=tmp_path / "gold.jsonl"), console=SILENT)
+    verify(tmp_path / "s", find_judge(tmp_path / "s", JudgeOptions(answers=tmp_path / "gold.jsonl")), console=SILENT)
     found = {(r["problem_id"], r["sample_id"]): (r["correct"], r["answer"]) for r in read(tmp_path / "s")}
     with MathVerifier() as verifier:
         for r in lines:
@@ -308,8 +311,8 @@ def test_the_last_number_is_an_answer_only_where_that_is_said(tmp_path: Path) ->
     guesses = ["5 + 6 makes 11 apples.", "5 + 6 makes 12 apples.", "She has many apples."]
     for settings, right in (({}, [False] * 3), ({"last_number": True}, [True, False, False])):
         for verifier in ("math", "exact"):
-            judge = find_judge(tmp_path, answers=golds, verifier=verifier, **settings)
+            judge = find_judge(tmp_path, JudgeOptions(answers=golds, verifier=verifier, **settings))
             verdicts = judge.verify(guesses, [judge.problems["p"]] * 3)
             assert [verdict.correct for verdict in verdicts] == right
     with pytest.raises(InputError, match="the task 'gsm8k' says itself what an answer is"):
-        find_judge(tmp_path, task="gsm8k", last_number=True)
+        find_judge(tmp_path, JudgeOptions(task="gsm8k", last_number=True))

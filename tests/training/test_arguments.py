@@ -47,6 +47,10 @@ def test_flags_win_over_the_file_and_trl_names_are_understood(tmp_path: Path) ->
         (["--output_dir", "x", "--alpha", "-1"], "alpha"),
         (["--output_dir", "x", "--num_generations", "7"], "num_generations"),
         (["--config", "absent.yaml"], "cannot be read"),
+        (["--config"], "expected one argument"),
+        (["--alpha", "0.1"], "--output_dir FOLDER"),
+        (["--output_dir", "x", "countdown"], "'countdown' belongs to no flag"),
+        (["-x", "--output_dir", "x"], "There is no flag '-x'"),
     ],
 )
 def test_a_wrong_flag_is_one_sentence(argv: list[str], message: str) -> None:
@@ -103,6 +107,32 @@ class TestMethods:
             with pytest.raises(InputError, match=message) as caught:
                 parse("--output_dir", str(tmp_path), *words)
             assert "\n" not in str(caught.value).strip()
+
+
+def test_a_list_may_come_in_several_parts_and_flags_win_as_a_whole(tmp_path: Path) -> None:
+    flags = ("--reward", "correct", "--output_dir", str(tmp_path), "--reward", "signed", "a:b")
+    assert parse(*flags)[0].reward == ["correct", "signed", "a:b"]
+    path = config_file(tmp_path, f"reward: [signed, a:b]\nreward_weights: [1e-3, 2]\noutput_dir: {tmp_path}/out\n")
+    run, config, _ = parse("--config", path)
+    assert (run.reward, config.reward_weights) == (["signed", "a:b"], [0.001, 2.0])  # YAML 1.1 reads 1e-3 as text
+    assert parse(f"--config={path}", "--reward", "correct")[0].reward == ["correct"]
+
+
+def test_what_is_not_given_is_what_the_classes_say(tmp_path: Path) -> None:
+    import dataclasses
+
+    from trl import ModelConfig
+
+    from forkwise.training.settings import RunArguments
+
+    _, config, model = parse("--output_dir", str(tmp_path))
+    assert dataclasses.asdict(model) == dataclasses.asdict(ModelConfig())
+    direct = EntropyShapedGRPOConfig(output_dir=str(tmp_path), use_cpu=config.use_cpu, bf16=config.bf16)
+    same = {"logging_dir", "run_name"}
+    assert {k: v for k, v in config.to_dict().items() if k not in same} == {
+        k: v for k, v in direct.to_dict().items() if k not in same
+    }
+    assert parse("--output_dir", str(tmp_path))[0] == RunArguments()
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,45 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
         report(tmp_path)
 
 
+def trainer_state(where: Path, step: int, planned: int) -> Path:
+    """A folder of any transformers trainer: what it logged every other step, in its words."""
+    where.mkdir(parents=True)
+    rows = [{"loss": 0.1, "reward": 0.1 * i, "grad_norm": 0.5, "step": i, "epoch": 0.1} for i in range(2, step + 1, 2)]
+    history = [*rows, {"eval_loss": 0.2, "step": step}, {"train_runtime": 9.0, "train_loss": 0.1, "step": step}]
+    state = {"global_step": step, "max_steps": planned, "log_history": history}
+    (where / "trainer_state.json").write_text(json.dumps(state))
+    return where
+
+
+def test_the_folder_of_another_trainer(tmp_path: Path) -> None:
+    trainer_state(tmp_path / "run" / "checkpoint-2", 2, 20)
+    trainer_state(tmp_path / "run" / "checkpoint-10", 10, 20)
+    text = report(tmp_path / "run")
+    assert text.startswith(f"{tmp_path}/run: another trainer's run, 10 steps logged; nothing alarming")
+    assert "at step 10 of 20 when" in line(text, "state")
+    assert "checkpoint-10/trainer_state.json" in line(text, "state")
+    assert "from 0.4 to 0.8" in line(text, "reward")  # means of 0.2, 0.4, 0.6 and of 0.6, 0.8, 1.0
+    assert "norm 0.5 (median)" in line(text, "gradient")
+    assert "shaping" not in text
+    assert "finished at step 20" in report(trainer_state(tmp_path / "done", 20, 20))
+    (tmp_path / "done" / "trainer_state.json").write_text('{"log_history": 3}')
+    with pytest.raises(InputError, match="is not the state of a trainer"):
+        report(tmp_path / "done")
+    (tmp_path / "done" / "trainer_state.json").write_text("{")
+    with pytest.raises(InputError, match="trainer_state.json' cannot be read"):
+        report(tmp_path / "done")
+
+
+def test_a_folder_with_arms(tmp_path: Path) -> None:
+    (tmp_path / "arms").mkdir()
+    (tmp_path / "arms" / "grpo-seed0.yaml").write_text("alpha: 0\n")
+    for name, alpha in (("grpo-seed0", 0.0), ("shaped-seed0", 0.4)):
+        folder(tmp_path / "arms" / name, [{"reward": 0.1}] * 3, alpha=alpha)
+    heads = [row for row in report(tmp_path).splitlines() if "steps logged" in row]
+    assert [row.partition(": ")[0] for row in heads] == [f"{tmp_path}/arms/{n}-seed0" for n in ("grpo", "shaped")]
+    assert ["alpha 0.0" in row for row in heads] == [True, False]
+
+
 def test_the_command_needs_no_torch(tmp_path: Path) -> None:
     run = folder(tmp_path / "run", [{"reward": 0.1 * i} for i in range(9)])
     code = (

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from forkwise.cli.common import Split, cores, long_command
+from forkwise.cli.layout import example, make_app
 
-app = typer.Typer(no_args_is_help=True, help="Experiments on the embedded model.")
+app = make_app("Experiments on the embedded model.")
 
 
-@app.command("compare")
+@app.command("compare", epilog=example("forkwise lab compare --methods steer --seeds 2 --steps 20 --out runs/steer"))
 def lab_compare(
     out: Annotated[Path, typer.Option(help="Folder of the experiment to write.")],
     study: Annotated[str | None, typer.Option(help="A YAML file, or the name of a study of ours.")] = None,

@@ -5,38 +5,52 @@ from __future__ import annotations
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, NoReturn
 
 import typer
 
 from forkwise.cli import doctor, explore, importing, lab, methods, passk, quickstart, report, sample, train, verify
+from forkwise.cli.layout import example, make_app
 from forkwise.errors import InputError, RunError
 from forkwise.terminal import complain, echo, guard_libraries
 from forkwise.version import __version__
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Entropy-shaped advantages for reasoning models, and measurements of what they do.",
-)
+app = make_app("Entropy-shaped advantages for reasoning models, and measurements of what they do.")
 
 _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-
-app.command(context_settings=_PASS_THROUGH)(train.grpo)
-app.command(context_settings=_PASS_THROUGH)(train.ppo)
-app.command()(quickstart.quickstart)
-app.add_typer(lab.app, name="lab")
-app.command("import")(importing.import_)
-app.command()(sample.sample)
-app.command()(verify.verify)
-app.command()(passk.passk)
-app.command()(passk.compare)
-app.command()(explore.explore)
-app.command()(methods.methods)
-app.command()(report.report)
-app.add_typer(doctor.app, name="doctor")
+_FIRST = "--model embedded --task countdown --max_steps 9"
+_COMMANDS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
+    "Train": [
+        ("grpo", train.grpo, f"forkwise grpo {_FIRST} \\\n  --output_dir runs/grpo"),
+        ("ppo", train.ppo, f"forkwise ppo {_FIRST} \\\n  --output_dir runs/ppo"),
+        ("quickstart", quickstart.quickstart, "forkwise quickstart --steps 20 --out runs/quickstart"),
+    ],
+    "Sample": [
+        ("sample", sample.sample, "forkwise sample --model embedded --task countdown --problems 9 --out base"),
+        ("import", importing.import_, "forkwise import samples.jsonl --out imported"),
+        ("verify", verify.verify, "forkwise verify imported --answers gold.jsonl"),
+    ],
+    "Measure": [
+        ("passk", passk.passk, "forkwise passk base --k 1,4,16"),
+        ("compare", passk.compare, "forkwise compare base=base trained=trained"),
+        ("explore", explore.explore, "forkwise explore base --model embedded"),
+    ],
+    "Look": [
+        ("report", report.report, "forkwise report runs/grpo base --out report.html"),
+        ("methods", methods.methods, "forkwise methods clip_cov"),
+    ],
+}
+for _heading, _commands in _COMMANDS.items():
+    for _name, _command, _example in _commands:
+        app.command(
+            _name,
+            rich_help_panel=_heading,
+            epilog=example(_example),
+            context_settings=_PASS_THROUGH if _heading == "Train" and _name != "quickstart" else None,
+        )(_command)
+app.add_typer(lab.app, name="lab", rich_help_panel="Train")
+app.add_typer(doctor.app, name="doctor", rich_help_panel="Look")
 
 
 @app.callback(invoke_without_command=True)

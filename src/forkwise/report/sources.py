@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 
 from forkwise.errors import InputError
 from forkwise.explore.results import FILE as EXPLORE
-from forkwise.folders.metrics import METRICS
+from forkwise.folders.metrics import METRICS, STATE, metrics_file
 from forkwise.passk.files import COMPARE, PASSK
 from forkwise.reading import parse_json, read_yaml
 from forkwise.samples import read_samples
@@ -53,7 +53,7 @@ class TrainingArm:
 
     name: str
     folders: tuple[Path, ...]
-    """Each with a `metrics.jsonl`."""
+    """Each with the metrics of one run."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ def find_source(path: Path) -> Source:
         if source.samples or source.training or source.explorations or source.results:
             return _with_record(source)
     raise InputError(
-        f"'{path}' holds nothing to report on: a report takes a folder with {METRICS}, with samples (*.parquet), with "
-        f"{EXPLORE}, {COMPARE} or {PASSK}, or one that forkwise quickstart wrote."
+        f"'{path}' holds nothing to report on: a report takes a folder with {METRICS} or {STATE}, with samples "
+        f"(*.parquet), with {EXPLORE}, {COMPARE} or {PASSK}, or one that forkwise quickstart wrote."
     )
 
 
@@ -155,9 +155,9 @@ def _samples(folder: Path) -> list[SampleArm]:
 
 
 def _training(folder: Path) -> list[TrainingArm]:
-    if (folder / METRICS).exists():
+    if metrics_file(folder):
         return [TrainingArm(folder.resolve().name, (folder,))]
-    return [TrainingArm(file.parent.name, (file.parent,)) for file in sorted((folder / "arms").glob(f"*/{METRICS}"))]
+    return [TrainingArm(arm.name, (arm,)) for arm in sorted((folder / "arms").glob("*")) if metrics_file(arm)]
 
 
 def _results(folder: Path) -> tuple[Path, ...]:

@@ -27,6 +27,7 @@ from forkwise.loading import first_line
 from forkwise.progress import Console, Meter, duration
 from forkwise.reading import parse_json
 from forkwise.samples.store import read_samples, write_shard
+from forkwise.sampling.options import SamplingOptions
 from forkwise.tasks import Problem, Split, Task, Verdict, load_task
 from forkwise.version import __version__
 
@@ -252,23 +253,7 @@ def _storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()  # a lone surrogate cannot be stored as UTF-8
 
 
-def plan(
-    *,
-    model: str,
-    task: str | None = None,
-    dataset: str | None = None,
-    preset: str | None = None,
-    n: int | None = None,
-    temperature: float | None = None,
-    top_p: float | None = None,
-    max_tokens: int | None = None,
-    batch_size: int = 64,
-    seed: int = 0,
-    split: Split = "test",
-    run: str | None = None,
-    engine: str = "transformers",
-    verify: bool = True,
-) -> Job:
+def plan(options: SamplingOptions) -> Job:
     """A job from what the user gave; what was left out comes from the preset, or from the defaults.
 
     Without a preset: 16 completions, temperature 1, the whole distribution, up to 1,024 tokens. The run is named after
@@ -277,92 +262,79 @@ def plan(
     Raises:
         InputError: no such preset, or it says nothing of this task; or a value is out of range.
     """
+    from forkwise.samples.server import parse_extra
     from forkwise.tasks.benchmarks import Protocol, protocol
 
+    parse_extra(options.extra)  # refused now, and not when the engine is made
     settled = Protocol(n=16, temperature=1.0, top_p=1.0, max_tokens=1024)
-    if preset is not None:
-        settled = protocol(preset, task or str(dataset))
+    if options.preset is not None:
+        settled = protocol(options.preset, options.task or str(options.dataset))
+
+    def chosen(name: str) -> Any:
+        return getattr(settled if getattr(options, name) is None else options, name)
+
     return Job(
-        run=run or Path(model).name or model,
-        model=model,
-        task=task,
-        dataset=dataset,
-        split=split,
-        n=settled.n if n is None else n,
-        seed=seed,
+        run=options.run or Path(options.model).name or options.model,
+        model=options.model,
+        task=options.task,
+        dataset=options.dataset,
+        split=options.split,
+        n=chosen("n"),
+        seed=options.seed,
         sampling=Sampling(
-            temperature=settled.temperature if temperature is None else temperature,
-            top_p=settled.top_p if top_p is None else top_p,
-            max_tokens=settled.max_tokens if max_tokens is None else max_tokens,
-            batch_size=batch_size,
+            temperature=chosen("temperature"),
+            top_p=chosen("top_p"),
+            max_tokens=chosen("max_tokens"),
+            batch_size=options.batch_size,
         ),
-        engine=engine,
-        verify=verify,
+        engine=options.engine if options.server is None else "server",
+        verify=options.verify,
     )
 
 
-def make_engine(
-    job: Job,
-    *,
-    server: str | None = None,
-    chat: bool = False,
-    token_data: bool = True,
-    top_logprobs: int = 20,
-    device: str = "auto",
-    dtype: str = "auto",
-    tensor_parallel: int = 1,
-    concurrency: int = 32,
-    timeout: float = 1800.0,
-    retries: int = 6,
-    extra: Mapping[str, Any] | None = None,
-    trust_remote_code: bool = False,
-) -> Engine:
+def make_engine(job: Job, options: SamplingOptions) -> Engine:
     """The engine that `job.engine` names (`"transformers"`, `"vllm"`, or `"server"` at the address `server`).
 
     Raises:
         InputError: no such engine, its package is missing, or it cannot load the model.
     """
+    what = (job.model, job.seed, job.sampling)
+    top_logprobs = options.top_logprobs if options.token_data else 0
     if job.engine == "server":
-        from forkwise.samples.server import Patience, ServerEngine
+        from forkwise.samples.server import Patience, ServerEngine, parse_extra
 
         return ServerEngine(
-            server or "",
-            job.model,
-            job.seed,
-            job.sampling,
-            chat=chat,
-            top_logprobs=top_logprobs if token_data else 0,
-            concurrency=concurrency,
-            patience=Patience(timeout=timeout, retries=retries),
-            extra=extra,
+            options.server or "",
+            *what,
+            chat=options.chat,
+            top_logprobs=top_logprobs,
+            concurrency=options.concurrency,
+            patience=Patience(timeout=options.timeout, retries=options.retries),
+            extra=parse_extra(options.extra),
         )
-    if extra:
+    if options.extra:
         raise InputError("--extra goes into the requests to a server: give --server too, or leave it out.")
     if job.engine == "vllm":
         from forkwise.samples.vllm import VllmEngine
 
         return VllmEngine(
-            job.model,
-            job.seed,
-            job.sampling,
-            chat=chat,
-            top_logprobs=top_logprobs if token_data else 0,
-            dtype=dtype,
-            tensor_parallel=tensor_parallel,
+            *what,
+            chat=options.chat,
+            top_logprobs=top_logprobs,
+            dtype=options.dtype,
+            tensor_parallel=options.tensor_parallel,
         )
     if job.engine != "transformers":
         raise InputError(f"There is no engine '{job.engine}': use transformers or vllm, or --server URL.")
     from forkwise.samples.generate import TransformersEngine
 
     return TransformersEngine(
-        job.model,
-        job.seed,
-        job.sampling,
-        chat=chat,
-        token_data=token_data,
-        device=device,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
+        *what,
+        chat=options.chat,
+        token_data=options.token_data,
+        device=options.device,
+        dtype=options.dtype,
+        trust_remote_code=options.trust_remote_code,
     )
 
 

@@ -21,7 +21,8 @@ from forkwise.folders import only_process, whole_file
 from forkwise.progress import Console, Meter, duration
 from forkwise.samples.sampling import MANIFEST, open_task, read_manifest
 from forkwise.samples.store import check_names, find_shards, iter_batches, open_parquet
-from forkwise.tasks import Problem, Split, Verdict
+from forkwise.sampling.options import JudgeOptions
+from forkwise.tasks import Problem, Verdict
 from forkwise.tasks.answers import MathVerifier, require_math_verify
 from forkwise.tasks.dataset import ANSWER_COLUMNS, ID_COLUMNS, gold_answer, read_rows, verify_exactly
 
@@ -97,39 +98,15 @@ class Report:
         return "; ".join(parts) + "."
 
 
-def find_judge(
-    path: Path,
-    *,
-    task: str | None = None,
-    dataset: str | None = None,
-    answers: Path | None = None,
-    gold_column: str | None = None,
-    verifier: str | None = None,
-    last_number: bool = False,
-    split: Split | None = None,
-    n_problems: int | None = None,
-    workers: int = 1,
-    timeout: float = 5.0,
-    memory_mb: int = 1024,
-) -> Judge:
+def find_judge(path: Path, options: JudgeOptions) -> Judge:
     """The judge for the samples at `path`; without a source of gold answers, the one that its `sampling.json` names.
-
-    Args:
-        path: of the samples.
-        task, dataset: a task, or a file or Hub id with prompts and answers; problems are paired by id.
-        answers: file with the columns `problem_id` (or `id`) and `answer`.
-        gold_column: column of the table itself.
-        verifier: `"math"`, or `"exact"` for text and numbers alone; by default what the task has, else `"math"`. The
-            name of a task is taken for `task`.
-        last_number: whether the last number of a completion is its answer where it states none. A task says this
-            itself.
-        split: of the task.
-        n_problems: how many of them; needed only for generated tasks.
-        workers, timeout, memory_mb: as for `MathVerifier`.
 
     Raises:
         InputError: no source of gold answers, more than one, it cannot be read, or `last_number` with a task.
     """
+    task, dataset, split, n_problems = options.task, options.dataset, options.split, options.problems
+    answers, gold_column, verifier = options.answers, options.gold_column, options.verifier
+    last_number = options.last_number
     if verifier not in (None, "math", "exact"):
         if task not in (None, verifier):
             raise InputError(f"--task {task} and --verifier {verifier} contradict each other: give one of them.")
@@ -151,7 +128,7 @@ def find_judge(
             f"--last-number is for --dataset, --answers and --gold-column: the task '{task}' says itself what an "
             "answer is."
         )
-    math_verifier = MathVerifier(workers=workers, timeout=timeout, memory_mb=memory_mb)
+    math_verifier = MathVerifier(workers=options.workers, timeout=options.timeout, memory_mb=options.memory_mb)
     compare = _math(math_verifier, last_number) if verifier != "exact" else _exact(last_number)
     if gold_column is not None:
         return Judge(compare, gold_column=gold_column)

@@ -1,4 +1,4 @@
-"""`forkwise doctor run FOLDER`: what a run's curves say, in words. Reads the run folder; needs no torch.
+"""`forkwise doctor run FOLDER`: what a run's curves say, in words. It reads the folder and needs no torch.
 
 "Start" and "end" are means over the first and the last tenth of the logged values (at least 3, if there are 6). A trend
 is Kendall's tau between time and value (Mann-Kendall), over at most 30 means of successive blocks, which takes most of
@@ -19,8 +19,9 @@ from scipy import stats
 
 from forkwise.errors import InputError
 from forkwise.folders import is_held
+from forkwise.folders.metrics import STATE, checkpoints, metrics_file, read_metrics, read_state
 from forkwise.reading import read_yaml
-from forkwise.training.folder import SETTINGS, checkpoints, damage, finished, read_metrics
+from forkwise.training.folder import SETTINGS, damage, finished
 
 __all__ = ["Finding", "Trend", "report", "series", "trend"]
 
@@ -91,11 +92,24 @@ def series(rows: Sequence[Row], key: str) -> list[float]:
 
 
 def report(folder: Path) -> str:
-    """All findings on the run in `folder`, a line each, under a headline.
+    """All findings on the run in `folder`, a line each, under a headline; on each run of a quickstart or a study.
 
     Raises:
         InputError: the folder holds no run.
     """
+    arms = [path for path in sorted((folder / "arms").glob("*")) if (path / SETTINGS).is_file()]
+    if not _is_run(folder) and arms:
+        return "\n\n".join(map(_report, arms))
+    return _report(folder)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether it is a run of ours, or of any trainer that writes `trainer_state.json`."""
+    path = metrics_file(folder)
+    return (folder / SETTINGS).is_file() or (path is not None and path.name == STATE)
+
+
+def _report(folder: Path) -> str:
     settings, rows = _read(folder)
     steps = [row for row in rows if "loss" in row]
     findings = [*_state(folder, settings, steps), *_not_finite(folder, steps)]
@@ -103,17 +117,21 @@ def report(folder: Path) -> str:
         findings += [f for look in _LOOKS for f in look(steps, settings)]
     alarms = sum(finding.warning for finding in findings)
     kind = "PPO" if "critic_learning_rate" in settings else "GRPO"
+    kind = f"{kind}, alpha {settings.get('alpha', '?')}" if (folder / SETTINGS).is_file() else "another trainer's run"
     last = steps[-1]["step"] if steps else 0
-    head = f"{folder}: {kind}, alpha {settings.get('alpha', '?')}, {last} steps logged; "
+    head = f"{folder}: {kind}, {last} steps logged; "
     head += f"{alarms} thing{'s' if alarms > 1 else ''} to look at (!)" if alarms else "nothing alarming"
     return "\n".join([head, *map(str, findings)])
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], list[Row]]:
-    if not (folder / SETTINGS).is_file():
+    if not _is_run(folder):
         raise InputError(
-            f"'{folder}' holds no training run (it has no {SETTINGS}); give the --output_dir of forkwise grpo or ppo."
+            f"'{folder}' holds no training run (it has no {SETTINGS}); give the --output_dir of forkwise grpo or ppo, "
+            f"the folder of a quickstart or study, or that of another trainer (with {STATE})."
         )
+    if not (folder / SETTINGS).is_file():
+        return {}, read_metrics(folder)
     settings = read_yaml(folder / SETTINGS)
     if not isinstance(settings, dict):
         raise InputError(f"'{folder / SETTINGS}' holds no settings: restore it.")
@@ -127,6 +145,9 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[Row]]:
 
 
 def _state(folder: Path, settings: dict[str, Any], steps: list[Row]) -> Iterator[Finding]:
+    if not (folder / SETTINGS).is_file():
+        yield _state_of_another_trainer(folder)
+        return
     planned = settings.get("max_steps", -1)
     if finished(folder, max(planned, 1)):
         yield Finding("state", "finished.")
@@ -147,6 +168,15 @@ def _state(folder: Path, settings: dict[str, Any], steps: list[Row]) -> Iterator
     again = f"forkwise {command} --config {folder / SETTINGS} --output_dir {folder} --resume"
     place = f"continues after {whole.name}" if whole else "starts over (there is no whole checkpoint)"
     yield Finding("state", f"stopped at step {last}{of} without finishing. This {place}: {again}", warning=True)
+
+
+def _state_of_another_trainer(folder: Path) -> Finding:
+    path = metrics_file(folder) or folder / STATE
+    state = read_state(path)
+    reached, planned = state.get("global_step"), state.get("max_steps")
+    if isinstance(reached, int) and isinstance(planned, int) and reached >= planned > 0:
+        return Finding("state", f"finished at step {reached} ({path}).")
+    return Finding("state", f"at step {reached} of {planned} when {path} was written.")
 
 
 def _not_finite(folder: Path, steps: list[Row]) -> Iterator[Finding]:
@@ -217,7 +247,7 @@ def _length(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
 def _shaping(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
     values = series(rows, "shaping/capped_frac")
     if not values:
-        if settings.get("alpha", 0) == 0:
+        if settings.get("alpha") == 0:
             yield Finding("shaping", "off (alpha 0).")
         return
     mean, share = fmean(values), fmean(series(rows, "shaping/psi_over_adv") or [0.0])

@@ -20,7 +20,7 @@ from typing import Any
 
 from forkwise.errors import InputError, RunError
 from forkwise.folders import only_process, write_bytes, write_text
-from forkwise.folders.metrics import METRICS, read_metrics
+from forkwise.folders.metrics import METRICS, checkpoints, read_metrics
 
 __all__ = [
     "COMPLETE",
@@ -117,12 +117,6 @@ def damage(checkpoint: Path) -> str | None:
 
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """All `checkpoint-N` of a run, the newest first, whole or not."""
-    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(found, key=_step, reverse=True)
 
 
 def newest_complete_checkpoint(folder: Path) -> Path | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from transformers import SchedulerType
@@ -11,12 +11,13 @@ from transformers import SchedulerType
 from forkwise.constants import check_number
 from forkwise.engines.trl import EntropyShapedGRPOConfig
 from forkwise.errors import InputError
+from forkwise.training.settings import CriticSettings
 
 TRUNCATED = ("score", "bootstrap", "mask")
 
 
 @dataclass
-class EntropyShapedPPOConfig(EntropyShapedGRPOConfig):
+class EntropyShapedPPOConfig(CriticSettings, EntropyShapedGRPOConfig):
     """`EntropyShapedGRPOConfig` with a critic; `alpha` defaults to the paper's 0.1 for PPO, and 0 is plain PPO.
 
     TRL's fields keep their meaning where PPO has the same thing: `epsilon` and `epsilon_high` clip the policy's ratio,
@@ -43,37 +44,6 @@ class EntropyShapedPPOConfig(EntropyShapedGRPOConfig):
     Raises:
         InputError: for values out of range and for settings under which advantages per token mean nothing.
     """
-
-    alpha: float = field(
-        default=0.1, metadata={"help": "Weight of the entropy term added to the advantages; 0 is plain PPO."}
-    )
-    gamma: float = field(default=1.0, metadata={"help": "Discount per token, in [0, 1]."})
-    lam: float = field(default=1.0, metadata={"help": "Lambda of generalized advantage estimation, in [0, 1]."})
-    cliprange_value: float = field(
-        default=0.5, metadata={"help": "Clip range of the value loss around the rollout's values, in reward units."}
-    )
-    value_model: str | None = field(
-        default=None, metadata={"help": "Critic to start from: a hub id or a folder (default: a copy of the policy)."}
-    )
-    critic_shares_base: bool = field(
-        default=False,
-        metadata={"help": "With LoRA: critic as a second adapter and a value head over the policy's frozen base."},
-    )
-    critic_learning_rate: float = field(default=2e-6, metadata={"help": "Learning rate of the critic."})
-    critic_lr_scheduler_type: str | None = field(
-        default=None, metadata={"help": "Learning-rate schedule of the critic (default: that of the policy)."}
-    )
-    critic_lr_warmup_steps: int = field(
-        default=0, metadata={"help": "Steps in which the critic's learning rate rises from 0."}
-    )
-    critic_warmup_steps: int = field(
-        default=10, metadata={"help": "First optimizer steps, in which only the critic learns."}
-    )
-    critic_epochs: int = field(default=1, metadata={"help": "Steps of the critic for each of the policy's."})
-    truncated_completions: str = field(
-        default="score",
-        metadata={"help": "Completions cut off at max_completion_length: 'score', 'bootstrap' or 'mask'."},
-    )
 
     has_groups: ClassVar[bool] = False
     trainer_class: ClassVar[str] = "EntropyShapedPPOTrainer"

@@ -25,7 +25,6 @@ from forkwise.reading import read_yaml
 from forkwise.tasks import Problem, Task, load_task
 from forkwise.tasks.dataset import DatasetTask
 from forkwise.terminal import echo
-from forkwise.training.arguments import RunArguments
 from forkwise.training.folder import (
     COMPLETE,
     SETTINGS,
@@ -42,8 +41,10 @@ from forkwise.training.folder import (
     writing,
 )
 from forkwise.training.health import HealthLimits, HealthWarnings
+from forkwise.training.lines import StepLines
 from forkwise.training.models import check_prompts, check_rows, resolve_model
 from forkwise.training.rewards import load_reward, training_dataset
+from forkwise.training.settings import RunArguments
 from forkwise.training.trainer import RunTrainer
 
 GENERATED_PROBLEMS = 20_000
@@ -213,6 +214,7 @@ def train(
             raise
         # What only the trainer can find out: damaged weights, a tracker that is not there, settings that do not fit.
         raise InputError(f"The run cannot start: {str(error).strip().splitlines()[0]}") from error
+    StepLines.take_over(trainer)
     check_rows([*problems, *validation], tokenizer, causal_model(trainer.model))
     trainer.check_finite = run.health
     trainer.log_behaviours = run.log_behaviours

@@ -8,13 +8,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from packaging.version import Version
 from trl import GRPOConfig
 
 from forkwise.constants import check_alpha, check_kappa, check_number
+from forkwise.engines.settings import ShapingSettings
 from forkwise.engines.trl.release import TRL
 from forkwise.engines.trl.update import rollout_methods, update_methods
 from forkwise.errors import InputError
@@ -25,7 +26,7 @@ _OTHER_WEIGHTS = ("sapo", "vespo")  # losses of TRL whose weight of a token is n
 
 
 @dataclass
-class EntropyShapedGRPOConfig(GRPOConfig):
+class EntropyShapedGRPOConfig(ShapingSettings, GRPOConfig):
     """`GRPOConfig` with the two constants of the method; every other field is TRL's, defaults included.
 
     Args:
@@ -44,20 +45,6 @@ class EntropyShapedGRPOConfig(GRPOConfig):
     Warns:
         UserWarning: for losses whose ratio is per sequence; only the mean shaped advantage reaches their gradient.
     """
-
-    alpha: float = field(
-        default=0.4, metadata={"help": "Weight of the entropy term added to the advantages; 0 turns shaping off."}
-    )
-    kappa: float = field(
-        default=2.0, metadata={"help": "The entropy term is capped at |advantage| / kappa; must be greater than 1."}
-    )
-    method: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Methods to train with, NAME[:key=value,...]; may be repeated. 'forkwise methods' lists them. "
-            "alpha and kappa then count only as options of entropy_advantage."
-        },
-    )
 
     has_groups: ClassVar[bool] = True  # whether advantages come from groups, which a critic's do not
     trainer_class: ClassVar[str] = "EntropyShapedGRPOTrainer"  # that does what this config says

@@ -1,0 +1,92 @@
+"""What `forkwise doctor` says of the environment: versions, extras that are missing, GPUs, and what to install."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from shutil import get_terminal_size, which
+from textwrap import TextWrapper
+
+from packaging.requirements import Requirement
+
+from forkwise.cli.common import cores
+from forkwise.training.doctor import Finding
+from forkwise.version import __version__
+
+# What each extra is for; `docs` and `dev` are for those who work on forkwise.
+_EXTRAS = {
+    "train": "grpo, ppo, quickstart, lab, sample, explore --model",
+    "math": "mathematical answers",
+    "tasks": "the tasks of Reasoning Gym",
+    "verl": "entropy-shaped advantages in verl",
+    "vllm": "sample --engine vllm",
+    "sbert": "passk --embed, explore --base",
+}
+
+
+def report() -> str:
+    """All findings on the environment, a line each, under a headline."""
+    head = f"forkwise {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    lines = [f"{head}, {cores()} cores", *map(str, [*_packages(), *_gpus()])]
+    wrap = TextWrapper(get_terminal_size().columns, subsequent_indent=" " * 13, break_on_hyphens=False)
+    return "\n".join(map(wrap.fill, lines))
+
+
+def _packages() -> Iterator[Finding]:
+    try:
+        declared = [Requirement(line) for line in requires("forkwise") or []]
+    except PackageNotFoundError:
+        yield Finding("packages", "forkwise itself is not installed: pip install it, not only its sources.", True)
+        return
+    for extra, use in {"": "", **_EXTRAS}.items():
+        wanted = [
+            requirement
+            for requirement in declared
+            if bool(requirement.marker and "extra" in str(requirement.marker)) == bool(extra)
+            and (requirement.marker is None or requirement.marker.evaluate({"extra": extra}))
+        ]
+        yield from _group(extra, use, wanted)
+
+
+def _group(extra: str, use: str, wanted: list[Requirement]) -> Iterator[Finding]:
+    package = f"forkwise[{extra}]" if extra else "forkwise"
+    topic = extra or "evaluation"
+    present, missing = {}, []
+    for requirement in wanted:
+        try:
+            present[requirement.name] = version(requirement.name)
+        except PackageNotFoundError:
+            missing.append(requirement.name)
+    if present:
+        yield Finding(topic, ", ".join(f"{name} {release}" for name, release in present.items()))
+    if missing:
+        what = "not installed" if len(missing) == len(wanted) else f"{', '.join(missing)} missing"
+        purpose = f", for {use}" if use else ""
+        yield Finding(topic, f'{what}{purpose}: pip install "{package}"', warning=not extra)
+    for requirement in wanted:
+        release = present.get(requirement.name)
+        if release is not None and not requirement.specifier.contains(release, prereleases=True):
+            text = f"{requirement.name} {release} does not fit {requirement.specifier}"
+            yield Finding(topic, f'{text}: pip install --upgrade "{package}"', warning=True)
+
+
+def _gpus() -> Iterator[Finding]:
+    try:
+        import torch
+    except ImportError:
+        yield Finding("GPU", "not looked for, because torch is not installed.")
+        return
+    except Exception as error:  # a broken installation fails in ways of its own
+        yield Finding("GPU", f"torch cannot be loaded ({str(error).strip().splitlines()[0]}): install it again.", True)
+        return
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        yield Finding("GPU", f"cuda:{index} {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
+    if torch.cuda.device_count():
+        return
+    if which("nvidia-smi"):
+        text = f"there is an NVIDIA driver, but torch {torch.__version__} sees no GPU: install a torch built for it"
+        yield Finding("GPU", f"{text} (https://pytorch.org/get-started).", warning=True)
+    else:
+        yield Finding("GPU", "none: training and sampling run on the CPU, which is enough for the embedded model.")

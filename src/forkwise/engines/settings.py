@@ -1,0 +1,24 @@
+"""The settings that forkwise adds to an engine's own, with their help; loaded without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class ShapingSettings:
+    """The two constants of the entropy-shaped advantage, and the methods to train with."""
+
+    alpha: float = field(
+        default=0.4, metadata={"help": "Weight of the entropy term added to the advantages; 0 turns shaping off."}
+    )
+    kappa: float = field(
+        default=2.0, metadata={"help": "The entropy term is capped at |advantage| / kappa; must be greater than 1."}
+    )
+    method: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Methods to train with, NAME[:key=value,...]; may be repeated. 'forkwise methods' lists them. "
+            "alpha and kappa then count only as options of entropy_advantage."
+        },
+    )

@@ -1,0 +1,1 @@
+"""Drawing completions, and verifying them: what a user may choose."""

@@ -1,0 +1,77 @@
+"""What a training run prints: one short sentence for each logged step, in a terminal and in a pipe alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers import TrainerControl as Control
+from transformers import TrainerState as State
+from transformers import TrainingArguments as Arguments
+
+from forkwise.progress import duration
+from forkwise.terminal import echo
+
+_SILENCE = 10.0  # seconds after which a step that is not logged gets a line, too
+_SHOWN = {
+    "reward": "reward {:.3f}",
+    "entropy": "entropy {:.3f} nats",
+    "shaping/psi_over_adv": "psi/|A| {:.3f}",
+    "shaping/capped_frac": "{:.0%} at the cap",
+    "critic/explained_variance": "critic explains {:.0%}",
+}
+
+
+def step_line(step: int, planned: int, logs: Mapping[str, Any], left: str = "") -> str:
+    """The sentence for one step, from what TRL logs of it; what is not logged is left out."""
+    prefix = "eval_" if any(key.startswith("eval_") for key in logs) else ""
+    numbers = {key: logs.get(prefix + key) for key in _SHOWN}
+    parts = [_SHOWN[key].format(value) for key, value in numbers.items() if isinstance(value, int | float)]
+    where = " on validation problems" if prefix else ""
+    said = ", ".join([*parts, *([left] if left else [])])
+    return f"step {step} of {planned}{where}{': ' if said else ''}{said}"
+
+
+class StepLines(TrainerCallback):
+    """Prints the lines of the main process, in the place of the dictionaries and the bar of transformers."""
+
+    def __init__(self) -> None:
+        self._began = self._said = time.monotonic()
+        self._first = 0
+
+    @classmethod
+    def take_over(cls, trainer: Trainer) -> None:
+        """Makes these lines all that the trainer prints."""
+        for theirs in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(theirs)
+        trainer.add_callback(cls())
+
+    def on_train_begin(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
+        """Starts the clock; a resumed run starts at a later step."""
+        self._began = self._said = time.monotonic()
+        self._first = state.global_step
+
+    def on_log(
+        self, args: Arguments, state: State, control: Control, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        """Prints the line of a logged step, or the last one of the run."""
+        if logs and "train_runtime" in logs:
+            self._print(state, f"Trained to step {state.global_step} in {duration(logs['train_runtime'])}.")
+        elif logs:
+            self._print(state, step_line(state.global_step, state.max_steps, logs, self._left(state)))
+
+    def on_step_end(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
+        """Prints how far the run is where nothing is logged for long."""
+        if not control.should_log and time.monotonic() - self._said > _SILENCE:
+            self._print(state, step_line(state.global_step, state.max_steps, {}, self._left(state)))
+
+    def _left(self, state: State) -> str:
+        done, todo = state.global_step - self._first, state.max_steps - state.global_step
+        return f"{duration((time.monotonic() - self._began) / done * todo)} left" if done > 0 and todo > 0 else ""
+
+    def _print(self, state: State, line: str) -> None:
+        self._said = time.monotonic()
+        if state.is_world_process_zero:
+            echo(line)
