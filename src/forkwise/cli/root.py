@@ -19,7 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Entropy-shaped advantages for reasoning models, and measurements of what they do.",
+    help="Train reasoning models with methods meant to keep them exploring, and measure whether they do.",
 )
 
 _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
