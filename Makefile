@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: quickstart test test-verl test-slow test-oldest-transformers lint bench docs clean
+.PHONY: quickstart test test-verl test-slow test-oldest-transformers lint bench docs docs-check wheel clean
 .DEFAULT_GOAL := quickstart
 
 $(BIN)/pip:
@@ -60,8 +60,8 @@ test-slow: $(VENV)/.dev test-oldest-transformers
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check src tests benchmarks examples
-	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples docs/*.py
+	$(BIN)/ruff format --check src tests benchmarks examples docs/*.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -74,6 +74,14 @@ $(VENV)/.docs: $(BIN)/pip pyproject.toml constraints.txt
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
+
+# Runs the commands whose output the docs show; DATA=FOLDER holds the public files that some of them need.
+docs-check: $(VENV)/.dev
+	$(BIN)/python benchmarks/docs_outputs.py $(if $(DATA),--data $(DATA)) $(ARGS)
+
+wheel: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

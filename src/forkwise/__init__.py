@@ -1,4 +1,4 @@
-"""Entropy-shaped advantages for reinforcement learning of reasoning models, and measurements of what they do.
+"""Trains reasoning language models with methods meant to keep them exploring, and measures whether they do.
 
 The public names are loaded when first used, so that `import forkwise` stays light and needs no torch.
 """

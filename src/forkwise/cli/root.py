@@ -16,7 +16,7 @@ from forkwise.errors import InputError, RunError
 from forkwise.terminal import complain, echo, guard_libraries
 from forkwise.version import __version__
 
-app = make_app("Entropy-shaped advantages for reasoning models, and measurements of what they do.")
+app = make_app("Train reasoning models with methods meant to keep them exploring, and measure whether they do.")
 
 _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 _FIRST = "--model embedded --task countdown --max_steps 9"

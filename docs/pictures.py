@@ -1,0 +1,189 @@
+"""Draws the pictures of the docs from forkwise's own code and data.
+
+    python docs/pictures.py                                         # docs/img/concept-*.svg, for docs/concepts.md
+    python docs/pictures.py --viewer runs/quickstart/report.html    # docs/img/trace-viewer.png; needs a Chromium
+
+The numbers are those of the embedded model and of the samples in examples/data; the same call draws the same pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rcParams
+from matplotlib.figure import Figure
+
+DOCS = Path(__file__).parent
+IMAGES = DOCS / "img"
+DATA = DOCS.parent / "examples" / "data"
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # Okabe-Ito: told apart with any colour vision
+ALPHA, KAPPA = 0.4, 2.0  # the paper's, for GRPO
+
+
+def fork() -> Figure:
+    """Entropy at each token of one completion of the embedded model, drawn at temperature 1."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from forkwise.core import token_entropy
+    from forkwise.lab import BASE_MODEL
+    from forkwise.tasks.countdown import Countdown
+
+    tokenizer = AutoTokenizer.from_pretrained(BASE_MODEL)
+    model = AutoModelForCausalLM.from_pretrained(BASE_MODEL, dtype=torch.float32)
+    prompt = tokenizer(Countdown().problems("test", 1)[0].prompt, return_tensors="pt").input_ids
+    torch.manual_seed(3)
+    with torch.no_grad():
+        ids = model.generate(prompt, do_sample=True, top_k=0, max_new_tokens=48, pad_token_id=0)
+        logits = model(ids).logits[0, prompt.shape[1] - 1 : -1]
+    entropy = token_entropy(logits).numpy()
+    words = [tokenizer.decode([token]).replace("\n", "↵") for token in ids[0, prompt.shape[1] :].tolist()]
+
+    figure = Figure(figsize=(9, 2.9), layout="constrained")
+    axis = figure.subplots()
+    is_fork = entropy >= np.quantile(entropy, 0.8)
+    axis.bar(range(len(words)), entropy, color=np.where(is_fork, ORANGE, BLUE))
+    axis.set_xticks(range(len(words)), words, fontfamily="monospace", fontsize=8, rotation=90)
+    axis.set_ylabel("entropy (nats)")
+    axis.set_xlim(-0.7, len(words) - 0.3)
+    axis.set_title(
+        "One completion, token by token: the fifth of the tokens with the most entropy in orange", fontsize=10
+    )
+    return figure
+
+
+def psi() -> Figure:
+    """The term that is added to the advantage, against entropy, for three sizes of the advantage."""
+    import torch
+
+    from forkwise.core import shape_advantages
+
+    entropy = torch.linspace(0, 3, 301)
+    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    axis = figure.subplots()
+    for size, dash, colour in ((2.0, "-", BLUE), (1.0, "--", ORANGE), (0.4, ":", GREY)):
+        added = shape_advantages(torch.full_like(entropy, size), entropy, alpha=ALPHA, kappa=KAPPA) - size
+        axis.plot(entropy, added, dash, color=colour, lw=2)
+        axis.annotate(
+            f"|A| = {size:g}, cap {size / KAPPA:g}",
+            (3, float(added[-1])),
+            (-4, -12),
+            textcoords="offset points",
+            ha="right",
+            color=colour,
+            fontsize=9,
+        )
+        bend = size / KAPPA / ALPHA
+        if bend < 3:
+            axis.plot(bend, size / KAPPA, "o", color=colour)
+    axis.set(xlabel="entropy H of the token (nats)", ylabel="psi = min(alpha H, |A| / kappa)", ylim=(0, 1.15))
+    axis.set_title(f"alpha = {ALPHA}, kappa = {KAPPA:g}: the dot is where the cap begins", fontsize=10)
+    return figure
+
+
+def pass_at_k() -> Figure:
+    """Pass@K of each of 40 problems, and their mean."""
+    arm = _arm("step400")
+    ks = list(range(1, arm.largest_k() + 1))
+    curves_QK = arm.curves(ks)[0]
+    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(ks, curves_QK.T, color=GREY, lw=0.7, alpha=0.5)
+    axis.plot(ks, curves_QK.mean(0), color=BLUE, lw=3)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks([1, 2, 4, 8, 16, 32, 50], ["1", "2", "4", "8", "16", "32", "50"])
+    axis.set(xlabel="K", ylabel="chance that one of K is right", ylim=(-0.02, 1.02))
+    axis.set_title("Pass@K: the mean (blue) of a curve per problem (grey)", fontsize=10)
+    return figure
+
+
+def band() -> Figure:
+    """The paired difference of two checkpoints: interval at each K, and band over all K."""
+    from forkwise.passk import compare
+
+    ks = list(range(1, 51))
+    [difference] = compare(_arm("step400"), _arm("step800"), ks=ks).differences
+    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    axis = figure.subplots()
+    axis.axhline(0, color="black", lw=0.8)
+    axis.fill_between(ks, difference.band.low, difference.band.high, color=BLUE, alpha=0.15, lw=0)
+    axis.fill_between(ks, difference.interval.low, difference.interval.high, color=BLUE, alpha=0.3, lw=0)
+    axis.plot(ks, difference.interval.mean, color=BLUE, lw=2)
+    place = ks.index(5)
+    axis.annotate(
+        "band: all K at once",
+        (5, difference.band.high[place]),
+        (0, 14),
+        textcoords="offset points",
+        fontsize=9,
+        ha="center",
+        arrowprops={"arrowstyle": "-", "color": GREY},
+    )
+    axis.annotate(
+        "interval: one K",
+        (5, difference.interval.low[place]),
+        (0, -34),
+        textcoords="offset points",
+        fontsize=9,
+        ha="center",
+        arrowprops={"arrowstyle": "-", "color": GREY},
+    )
+    axis.set_xscale("log", base=2)
+    axis.set_xticks([1, 2, 4, 8, 16, 32, 50], ["1", "2", "4", "8", "16", "32", "50"])
+    axis.set(xlabel="K", ylabel="Pass@K, step 800 minus step 400")
+    axis.set_title("Both hold 0 everywhere: nothing is shown", fontsize=10)
+    return figure
+
+
+def _arm(name: str) -> Any:
+    """The samples of one checkpoint in examples/data."""
+    from forkwise.passk import make_arm
+
+    problems = [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text().splitlines()]
+    ids = [problem["problem_id"] for problem in problems for _ in problem["correct"]]
+    return make_arm(name, problem_id=ids, correct=[verdict for problem in problems for verdict in problem["correct"]])
+
+
+def viewer(report: Path, target: Path) -> None:
+    """A screenshot of the trace viewer of a report, with a token of high entropy chosen."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # A Chromium on the PATH, else Playwright's own.
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"))
+        page = browser.new_page(viewport={"width": 1100, "height": 900}, device_scale_factor=2)
+        page.goto(report.resolve().as_uri())
+        page.wait_for_selector("#trace i")
+        page.locator("#filter").select_option("correct")
+        page.locator("#arm").select_option(index=page.locator("#arm option").count() - 1)
+        page.wait_for_selector("#trace i")
+        page.locator("#trace").focus()
+        for _ in range(7):
+            page.keyboard.press(".")  # the next token of high entropy
+        page.wait_for_selector("#trace .on")
+        page.locator("#viewer").evaluate("viewer => { viewer.style.padding = '12px' }")
+        page.locator("#viewer").screenshot(path=target)
+        browser.close()
+
+
+def main() -> None:
+    """Draws the concepts, or with --viewer the viewer."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--viewer", metavar="REPORT", type=Path, help="page of a quickstart: draw the viewer only")
+    parser.add_argument("--out", type=Path, default=IMAGES, help="folder of the pictures")
+    given = parser.parse_args()
+    if given.viewer is not None:
+        viewer(given.viewer, given.out / "trace-viewer.png")
+        return
+    rcParams.update({"svg.hashsalt": "forkwise", "axes.spines.top": False, "axes.spines.right": False})
+    for name, draw in {"fork": fork, "psi": psi, "passk": pass_at_k, "band": band}.items():
+        draw().savefig(given.out / f"concept-{name}.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The outputs that README.md shows are those of today, and the script that compares them notices when they are not."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import docs_outputs
+
+PAGE = """Text.
+
+```console
+$ echo one; echo two
+one
+...
+$ printf 'a\\n' \\
+    b
+a
+```
+
+<!-- data: here.txt=there.txt -->
+```console
+$ cat here.txt
+of the folder
+```
+
+```
+$ not run
+```
+"""
+
+
+def page(folder: Path, text: str = PAGE) -> Path:
+    path = folder / "page.md"
+    path.write_text(text)
+    return path
+
+
+def test_a_page_says_what_is_run_and_what_it_prints() -> None:
+    first, second = docs_outputs.blocks_of(PAGE)
+    assert first.commands == [
+        ("echo one; echo two", ["one", "..."]),
+        ("printf 'a\\n' \\\n    b", ["a"]),
+    ]
+    assert second.files == {"here.txt": "there.txt"}
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "agree"),
+    [
+        (["a", "b"], ["a", "b  "], True),
+        (["a", "..."], ["a", "b", "c"], True),
+        (["...", "c"], ["a", "c", "b", "c"], True),
+        (["..."], [], True),
+        (["a"], ["a", "b"], False),
+        (["...", "c"], ["a", "b"], False),
+        ([], ["a"], False),
+    ],
+)
+def test_dots_stand_for_any_lines(shown: list[str], printed: list[str], agree: bool) -> None:
+    assert docs_outputs.agrees(shown, printed) is agree
+
+
+def test_what_a_command_no_longer_prints_is_a_difference(tmp_path: Path) -> None:
+    assert docs_outputs.check_page(page(tmp_path), None) == (2, 1, [])
+    ran, left_out, drifts = docs_outputs.check_page(page(tmp_path, PAGE.replace("echo one", "echo 1")), None)
+    assert (ran, left_out, len(drifts)) == (2, 1, 1)
+    assert "-one" in drifts[0]
+    assert "+1" in drifts[0]
+
+
+def test_writing_renews_blocks_without_dots(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "there.txt").write_text("new\n")
+    path = page(tmp_path, PAGE.replace("echo one", "echo 1"))
+    ran, left_out, drifts = docs_outputs.check_page(path, tmp_path / "data", write=True)
+    assert (ran, left_out, len(drifts)) == (3, 0, 2)
+    assert path.read_text() == PAGE.replace("echo one", "echo 1").replace("of the folder", "new")
+
+
+def test_the_outputs_of_the_readme_are_those_of_today() -> None:
+    assert docs_outputs.check_page(ROOT / "README.md", None) == (3, 0, [])
