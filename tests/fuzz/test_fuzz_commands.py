@@ -230,7 +230,7 @@ RUNS = {"tables": 25, "json": 60, "yaml": 60, "words": 25}
 
 @pytest.fixture(autouse=True)
 def nothing_is_sampled_or_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forkwise.samples.sampling.sample", lambda *_: "nothing")
+    monkeypatch.setattr("forkwise.sampling.run.sample", lambda *_: "nothing")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     if "huggingface_hub.constants" in sys.modules:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

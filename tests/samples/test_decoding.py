@@ -13,8 +13,8 @@ transformers = pytest.importorskip("transformers")
 from tiny_decoders import ARCHITECTURES, byte_tokenizer, tiny_decoder
 
 from forkwise.errors import InputError
-from forkwise.samples.decoding import Decoder, Way
-from forkwise.samples.sampling import Sampling
+from forkwise.sampling.decoding import Decoder, Way
+from forkwise.sampling.run import Sampling
 
 PROMPT = "The sum of 17 and 25"
 """Twenty tokens: longer than the windows of the tiny models."""

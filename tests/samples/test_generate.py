@@ -21,8 +21,8 @@ from forkwise.core import token_entropy
 from forkwise.errors import InputError
 from forkwise.explore.teacher import completion_ids
 from forkwise.progress import Meter
-from forkwise.samples.decoding import Decoder, uniforms
-from forkwise.samples.generate import (
+from forkwise.sampling.decoding import Decoder, uniforms
+from forkwise.sampling.generate import (
     Sampling,
     TransformersEngine,
     _complete,
@@ -31,7 +31,7 @@ from forkwise.samples.generate import (
     sample_problem,
     sample_seed,
 )
-from forkwise.samples.sampling import Block
+from forkwise.sampling.run import Block
 from forkwise.tasks import Problem, Verdict
 
 WORDS = ["<eos>", *"abcdefghijk"]

@@ -9,8 +9,8 @@ import pytest
 from importing import jsonl, run_import
 
 from forkwise.passk import evaluate, load_arm
-from forkwise.samples.verify import find_judge, verify
 from forkwise.sampling.options import JudgeOptions
+from forkwise.sampling.verify import find_judge, verify
 
 BOXES = [["4", "4", "4", "3"], ["3", "3", "5", "6"], ["7", "3", "3", "7"]]
 """Of three problems, whose gold answer is 3."""

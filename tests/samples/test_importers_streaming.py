@@ -26,7 +26,7 @@ TABLE = """
 import resource, sys
 from pathlib import Path
 from forkwise.samples.store import count_words
-from forkwise.samples.verify import Judge, verify
+from forkwise.sampling.verify import Judge, verify
 from forkwise.tasks import Verdict
 judge = Judge(lambda texts, problems: [Verdict(True, None, "test") for _ in texts], gold_column="problem_id")
 rows = len(count_words(Path(sys.argv[1])))

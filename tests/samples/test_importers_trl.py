@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from importing import jsonl, refused, run_import
 
-from forkwise.samples.verify import find_judge, verify
 from forkwise.sampling.options import JudgeOptions
+from forkwise.sampling.verify import find_judge, verify
 from forkwise.tasks.base import question_id
 
 

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from forkwise.errors import InputError
 from forkwise.samples import read_samples
-from forkwise.samples.sampling import (
+from forkwise.sampling.options import SamplingOptions
+from forkwise.sampling.run import (
     MANIFEST,
     Block,
     Completion,
@@ -30,7 +31,6 @@ from forkwise.samples.sampling import (
     sample,
     sample_seed,
 )
-from forkwise.sampling.options import SamplingOptions
 from forkwise.tasks import Problem, Verdict
 
 

@@ -26,7 +26,8 @@ HELPER = """
     from pathlib import Path
     import torch
     from rich.console import Console
-    from forkwise.samples import generate, sampling
+    from forkwise.sampling import generate
+    from forkwise.sampling import run as sampling
     from forkwise.sampling.options import SamplingOptions
     from forkwise.tasks import load_task
 

@@ -19,9 +19,9 @@ from rich.console import Console
 
 from forkwise.errors import InputError
 from forkwise.samples import read_samples
-from forkwise.samples.sampling import Job, Sampling, make_engine, sample
-from forkwise.samples.vllm import _completion
 from forkwise.sampling.options import SamplingOptions
+from forkwise.sampling.run import Job, Sampling, make_engine, sample
+from forkwise.sampling.vllm import _completion
 from forkwise.tasks import Problem, Verdict
 
 
@@ -103,7 +103,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("vllm")
     module.LLM, module.SamplingParams = LLM, SamplingParams  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vllm", module)
-    monkeypatch.setattr("forkwise.samples.vllm._AT_ONCE", 4)
+    monkeypatch.setattr("forkwise.sampling.vllm._AT_ONCE", 4)
     LLM.made, LLM.calls = [], []
 
 

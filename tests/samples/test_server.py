@@ -26,10 +26,10 @@ from rich.console import Console
 
 from forkwise.errors import InputError
 from forkwise.samples import read_samples
-from forkwise.samples.http import API_KEY, FailedTry, base_url, retry_after
-from forkwise.samples.replies import read_reply
-from forkwise.samples.sampling import Job, Sampling, sample
-from forkwise.samples.server import Patience, ServerEngine
+from forkwise.sampling.http import API_KEY, FailedTry, base_url, retry_after
+from forkwise.sampling.replies import read_reply
+from forkwise.sampling.run import Job, Sampling, sample
+from forkwise.sampling.server import Patience, ServerEngine
 from forkwise.tasks import Problem, Verdict
 
 Fault = Callable[[int, int], Any]

@@ -22,11 +22,11 @@ from rich.console import Console
 
 from forkwise.errors import InputError
 from forkwise.samples import read_samples
-from forkwise.samples.http import API_KEY, base_url
 from forkwise.samples.reasoning import join_reasoning
-from forkwise.samples.replies import tokens_fit
-from forkwise.samples.sampling import MANIFEST, Job, Sampling, sample
-from forkwise.samples.server import Patience, ServerEngine, parse_extra
+from forkwise.sampling.http import API_KEY, base_url
+from forkwise.sampling.replies import tokens_fit
+from forkwise.sampling.run import MANIFEST, Job, Sampling, sample
+from forkwise.sampling.server import Patience, ServerEngine, parse_extra
 from forkwise.tasks import Problem, Verdict
 
 KEY = "sk-SECRET-0123456789"
@@ -461,7 +461,7 @@ def test_a_slow_reply_is_tried_again(tmp_path: Path) -> None:
 
 
 def test_a_reply_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forkwise.samples.http._LARGEST_REPLY", 1 << 20)
+    monkeypatch.setattr("forkwise.sampling.http._LARGEST_REPLY", 1 << 20)
     with serve(lambda handler, _: handler.send(b" " * (1 << 21))) as server:
         assert "replies of more than 1 MB" in refusal(server.url, tmp_path)
 

@@ -29,7 +29,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.lab import arms
 from forkwise.passk.two_way import difference_intervals
-from forkwise.samples.generate import Sampling, sample_problem
+from forkwise.sampling.generate import Sampling, sample_problem
 from forkwise.tasks import load_task
 from forkwise.training.folder import read_metrics
 

@@ -192,6 +192,6 @@ def _numbers(text: str | None, option: str) -> list[int] | None:
 
 
 def _encoder() -> Any:
-    from forkwise.samples.embed import SentenceEncoder
+    from forkwise.explore.encoder import SentenceEncoder
 
     return SentenceEncoder().encode

@@ -21,7 +21,7 @@ def sample(
 ) -> None:
     """Draw completions of a task's problems into a samples table; killed anywhere, the same command continues."""
     with long_command(CONTINUES):
-        from forkwise.samples import sampling
+        from forkwise.sampling import run as sampling
 
         job = sampling.plan(options)
         task = sampling.open_task(options.task, options.dataset)

@@ -21,7 +21,7 @@ def verify(
 ) -> None:
     """Verify the samples of any table against gold answers; killed anywhere, the same command continues."""
     with long_command(CONTINUES):
-        from forkwise.samples import verify as verification
+        from forkwise.sampling import verify as verification
 
         judge = verification.find_judge(samples, options)
         echo(f"{samples}: {verification.verify(samples, judge, force=force)}")

@@ -83,7 +83,7 @@ def load_encoder(name: str | None = None, dtype: str = "auto") -> Encoder:
     Raises:
         InputError: its package or the model is not there.
     """
-    from forkwise.samples.embed import SentenceEncoder
+    from forkwise.explore.encoder import SentenceEncoder
 
     if dtype not in ("auto", "float32", "bfloat16"):
         raise InputError(f"There is no encoder dtype '{dtype}': use auto, float32 or bfloat16.")

@@ -26,9 +26,9 @@ from forkwise.explore.spans import MisfitError, token_spans
 from forkwise.folders import only_process, write_json
 from forkwise.progress import Console, Meter
 from forkwise.reading import parse_json
-from forkwise.samples.generate import fingerprint, load_model
-from forkwise.samples.sampling import render_chat
 from forkwise.samples.store import find_shards, iter_batches, open_parquet, read_samples, write_shard
+from forkwise.sampling.generate import fingerprint, load_model
+from forkwise.sampling.run import render_chat
 
 MANIFEST = "entropies.json"
 BUDGET = 16_384

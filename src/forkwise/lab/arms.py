@@ -37,7 +37,7 @@ from forkwise.report.formats import number
 from forkwise.report.terminal import print_tables
 from forkwise.report.training import training_table
 from forkwise.samples import write_shard
-from forkwise.samples.generate import Sampling, sample_problem
+from forkwise.sampling.generate import Sampling, sample_problem
 from forkwise.tasks import Problem, load_task
 from forkwise.training.folder import finished, read_metrics
 

@@ -23,7 +23,7 @@ from forkwise.core import group_advantages, shape_advantages
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.folders import write_json
 from forkwise.lab.base_model import MAX_NEW_TOKENS
-from forkwise.samples.generate import Sampling, sample_problem
+from forkwise.sampling.generate import Sampling, sample_problem
 from forkwise.tasks import load_task
 from forkwise.terminal import echo
 

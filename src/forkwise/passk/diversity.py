@@ -16,7 +16,7 @@ from forkwise.tasks.answers.classes import answer_classes
 
 Tokens = Sequence[str]
 Embed = Callable[[Sequence[str]], npt.ArrayLike]
-"""Texts in, one row per text out: `forkwise.samples.embed.SentenceEncoder().encode`, or any other."""
+"""Texts in, one row per text out: `forkwise.explore.encoder.SentenceEncoder().encode`, or any other."""
 
 
 def _ngrams(tokens: Tokens, n: int) -> list[tuple[str, ...]]:

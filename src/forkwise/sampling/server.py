@@ -17,9 +17,9 @@ from typing import Any
 
 from forkwise.errors import InputError
 from forkwise.progress import Meter
-from forkwise.samples.http import API_KEY, Address, FailedTry, RefusedError, is_secret
-from forkwise.samples.replies import read_reply
-from forkwise.samples.sampling import Block, Completion, Sampling, chat_messages, request_seed
+from forkwise.sampling.http import API_KEY, Address, FailedTry, RefusedError, is_secret
+from forkwise.sampling.replies import read_reply
+from forkwise.sampling.run import Block, Completion, Sampling, chat_messages, request_seed
 from forkwise.tasks import Problem
 
 __all__ = ["API_KEY", "Patience", "ServerEngine", "parse_extra"]

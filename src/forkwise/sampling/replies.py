@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from forkwise.samples.http import FailedTry
 from forkwise.samples.reasoning import answer_of, join_reasoning, reasoning_of
-from forkwise.samples.sampling import Completion, TopToken
+from forkwise.sampling.http import FailedTry
+from forkwise.sampling.run import Completion, TopToken
 
 _MOST_TOKENS = 1 << 31
 _ROUNDING = 1e-3  # nats above 0 that a log-probability may have

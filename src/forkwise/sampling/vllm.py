@@ -9,7 +9,7 @@ from typing import Any
 from forkwise.errors import InputError
 from forkwise.loading import first_line
 from forkwise.progress import Meter
-from forkwise.samples.sampling import Block, Completion, Sampling, TopToken, prompt_text, request_seed
+from forkwise.sampling.run import Block, Completion, Sampling, TopToken, prompt_text, request_seed
 
 _AT_ONCE = 1024  # requests handed over together: enough to keep a GPU busy, few enough to lose little when killed
 

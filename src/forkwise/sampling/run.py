@@ -262,7 +262,7 @@ def plan(options: SamplingOptions) -> Job:
     Raises:
         InputError: no such preset, or it says nothing of this task; or a value is out of range.
     """
-    from forkwise.samples.server import parse_extra
+    from forkwise.sampling.server import parse_extra
     from forkwise.tasks.benchmarks import Protocol, protocol
 
     parse_extra(options.extra)  # refused now, and not when the engine is made
@@ -301,7 +301,7 @@ def make_engine(job: Job, options: SamplingOptions) -> Engine:
     what = (job.model, job.seed, job.sampling)
     top_logprobs = options.top_logprobs if options.token_data else 0
     if job.engine == "server":
-        from forkwise.samples.server import Patience, ServerEngine, parse_extra
+        from forkwise.sampling.server import Patience, ServerEngine, parse_extra
 
         return ServerEngine(
             options.server or "",
@@ -315,7 +315,7 @@ def make_engine(job: Job, options: SamplingOptions) -> Engine:
     if options.extra:
         raise InputError("--extra goes into the requests to a server: give --server too, or leave it out.")
     if job.engine == "vllm":
-        from forkwise.samples.vllm import VllmEngine
+        from forkwise.sampling.vllm import VllmEngine
 
         return VllmEngine(
             *what,
@@ -326,7 +326,7 @@ def make_engine(job: Job, options: SamplingOptions) -> Engine:
         )
     if job.engine != "transformers":
         raise InputError(f"There is no engine '{job.engine}': use transformers or vllm, or --server URL.")
-    from forkwise.samples.generate import TransformersEngine
+    from forkwise.sampling.generate import TransformersEngine
 
     return TransformersEngine(
         *what,

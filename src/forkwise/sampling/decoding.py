@@ -17,7 +17,7 @@ import torch
 
 from forkwise.errors import InputError
 from forkwise.loading import first_line
-from forkwise.samples.sampling import Sampling
+from forkwise.sampling.run import Sampling
 
 
 class Way(IntEnum):

@@ -12,8 +12,8 @@ from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
 from forkwise.loading import first_line, load_tokenizer, load_weights
 from forkwise.progress import Meter
-from forkwise.samples.decoding import Decoder
-from forkwise.samples.sampling import Block, Completion, Job, Sampling, prompt_text, sample_seed, table_row
+from forkwise.sampling.decoding import Decoder
+from forkwise.sampling.run import Block, Completion, Job, Sampling, prompt_text, sample_seed, table_row
 from forkwise.tasks import Problem, Task
 
 __all__ = ["Sampling", "TransformersEngine", "sample_problem", "sample_seed"]
