@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from forkwise.errors import InputError, nearest
-from forkwise.samples.importers import golds, trl
+from forkwise.samples.fields import ABSENT, field_at
+from forkwise.samples.importers import golds, identity, trl
+from forkwise.samples.importers import survey as surveys
 from forkwise.samples.importers.base import (
     Row,
     Source,
@@ -18,6 +20,7 @@ from forkwise.samples.importers.base import (
     token_columns,
 )
 from forkwise.samples.importers.reader import Record
+from forkwise.samples.importers.survey import is_chat, prompt_of
 from forkwise.samples.store import SCHEMA, TOKEN_COLUMNS
 from forkwise.tasks.base import question_id
 from forkwise.tasks.dataset import PROMPT_COLUMNS
@@ -26,20 +29,6 @@ _SAMPLING = ("temperature", "top_p", "max_tokens")
 COLUMNS = (*(name for name in SCHEMA.names if name != "sampling"), *_SAMPLING, "score")
 """What `--map` can name: the columns of the samples table, the sampling settings, and `score` for a number."""
 
-_GOLDS = (
-    *("gold", "gold_answer", "golden_answer", "ground_truth", "gt", "reference_answer", "expected_answer", "target"),
-    *("reward_model.ground_truth", "solution"),
-)
-"""Fields that hold the gold answer, where nothing else was named."""
-
-_IDS = ("doc_hash", "doc_id", "question_id", "unique_id", "task_id", "problem_idx", "options", "choices")
-"""Fields that belong to the problem and tell apart those of one text."""
-
-_NUMBERS = ("id", "uuid", "idx", "index", "qid", "hash", "example_id")
-"""The same in a record that holds all samples of a problem; elsewhere they may number the samples."""
-
-_REMEMBERED = 200_000  # ids, beyond which new ones are not checked any more: memory stays bounded
-
 USES = frozenset({*COLUMNS, *PROMPT_COLUMNS, "sampling"})
 
 _PER_SAMPLE = ("sample_id", "completion", "answer", "correct", "score", "n_tokens", "finish_reason", "seed")
@@ -47,7 +36,7 @@ _PER_SAMPLE = ("sample_id", "completion", "answer", "correct", "score", "n_token
 
 _WHOLE = ("sample_id", "n_tokens", "seed", "max_tokens", "step")
 
-survey = golds.survey
+survey = surveys.survey
 
 
 def check_columns(columns: Mapping[str, str]) -> None:
@@ -70,64 +59,37 @@ def matches(record: Record) -> bool:
 def rows(record: Record, source: Source) -> Iterator[Row]:
     """One row per sample. `problem_id` may be left out where there is a prompt, `sample_id` always."""
     columns = dict(source.options.columns)
-    if golds.is_undecided(record, columns) and not source.surveyed:
+    if surveys.is_undecided(record, columns) and not source.surveyed:
         raise Undecided
     if source.readings.get("answer") == "gold":
         columns |= {"answer": columns.get("answer", ""), "gold": columns.get("gold", "answer")}
-    given = {name: _field(record, columns.get(name, name)) for name in COLUMNS}
+    given = {name: field_at(record, columns.get(name, name)) for name in COLUMNS}
     for name, path in source.options.columns.items():
-        if given[name] is _ABSENT:
+        if given[name] is ABSENT:
             raise source.error(f"there is no field '{path}' for {name}: its fields are {', '.join(record)}.")
     nested: Row = record["sampling"] if isinstance(record.get("sampling"), dict) else {}
-    values = {name: value for name, value in given.items() if value is not _ABSENT}
-    lists = {k: v for k, v in values.items() if k in _PER_SAMPLE and isinstance(v, list) and not _is_chat(v)}
+    values = {name: value for name, value in given.items() if value is not ABSENT}
+    lists = {k: v for k, v in values.items() if k in _PER_SAMPLE and isinstance(v, list) and not is_chat(v)}
     if len({len(v) for v in lists.values()}) > 1:
         sizes = ", ".join(f"{len(v)} of {k}" for k, v in lists.items())
         raise source.error(f"the lists differ in length ({sizes}): remove the record.")
-    if "prompt" not in values:
-        values["prompt"] = next((record[name] for name in PROMPT_COLUMNS if record.get(name) is not None), None)
+    values["prompt"] = prompt_of(record, columns)[0]
     if gold_text(values.get("gold")) is None:
-        values["gold"] = _gold(record, source)
-    values["problem_id"] = _problem(values, record, source, whole="completion" in lists)
+        values["gold"], name = golds.gold_of(record, source.options.columns)
+        source.used.add(name)
+    values["problem_id"] = _problem(values, record, source)
     for i in range(len(next(iter(lists.values()))) if lists else 1):
         row = _row({**nested, **values, **{k: v[i] for k, v in lists.items()}}, source)
         if row is not None:
             yield row
 
 
-_ABSENT = object()
-
-
-def _field(record: Record, path: str) -> Any:
-    if path in record:
-        return record[path]
-    value: Any = record
-    for key in path.split("."):
-        value = value.get(key, _ABSENT) if isinstance(value, dict) else _ABSENT
-    return value
-
-
-def _is_chat(value: Any) -> bool:
-    """Whether a list is one conversation, not a list of samples."""
-    return isinstance(value, list) and bool(value) and all(isinstance(m, dict) and "role" in m for m in value)
-
-
-def _gold(record: Record, source: Source) -> str | None:
-    """The gold answer under one of its usual names, unless that field was mapped to something else."""
-    mapped = set(source.options.columns.values())
-    for name in _GOLDS:
-        text = None if name in mapped else gold_text(_field(record, name))
-        if text is not None:
-            source.used.add(name.split(".")[0])
-            return text
-    return None
-
-
-def _problem(values: Row, record: Record, source: Source, *, whole: bool) -> str:
+def _problem(values: Row, record: Record, source: Source) -> str:
     """The file's id, else that of the prompt, with what else the record says of its problem."""
     prompt, gold = chat_text(values.get("prompt")), gold_text(values.get("gold"))
     if values.get("problem_id") not in (None, ""):
-        problem = str(values["problem_id"])
+        by_prompt = source.options.columns.get("problem_id") == prompt_of(record, source.options.columns)[1]
+        problem = question_id(prompt or "") if by_prompt else str(values["problem_id"])
         for kind, text in (("gold answer", gold), ("prompt", prompt)):
             if text is None:
                 continue
@@ -137,32 +99,10 @@ def _problem(values: Row, record: Record, source: Source, *, whole: bool) -> str
         return problem
     if prompt is None:
         raise source.error("there is no problem id and no prompt: name them with --map problem_id=FIELD.")
-    mapped = set(source.options.columns.values())
-    content = {name: record[name] for name in _IDS if record.get(name) is not None and name not in mapped}
+    content, number = identity.document_of(record, source)
     if gold is not None:
         content["gold"] = gold
-    numbered = next((name for name in _NUMBERS if record.get(name) is not None), None) if whole else None
-    source.used.update(content, [numbered] if numbered else [])
-    if not whole and not content:
-        _check_numbers(question_id(prompt), record, values.get("run"), source)
-    return source.problem(question_id(prompt), content or None, record[numbered] if numbered else None)
-
-
-def _check_numbers(problem: str, record: Record, run: Any, source: Source) -> None:
-    """Says where an id that several samples have in common, so that it hardly numbers samples, splits a prompt's."""
-    mapped = set(source.options.columns.values())
-    for name in _NUMBERS:
-        if record.get(name) is None or name in mapped:
-            continue
-        first = source.memo.setdefault(f"{name} of {problem} in {run}", str(record[name]))
-        place = f"{name} {record[name]} of {problem} in {run}"
-        if first != str(record[name]) and place in source.memo:
-            source.notes[
-                f"with the prompt of others but another '{name}', which more samples share: they count as samples of "
-                f"one problem; --map problem_id={name} tells them apart"
-            ] += 1
-        if len(source.memo) < _REMEMBERED:
-            source.memo[place] = ""
+    return source.problem(question_id(prompt), content or None, number)
 
 
 def _row(values: Row, source: Source) -> Row | None:
@@ -201,7 +141,7 @@ def _row(values: Row, source: Source) -> Row | None:
 
 def _completion(value: Any, source: Source) -> str | None:
     """The text of a completion: itself, a number, a message or several."""
-    if _is_chat(value):
+    if is_chat(value):
         return chat_text(value) or ""
     if isinstance(value, dict) and "content" in value:
         value = message_text(value) or ""
