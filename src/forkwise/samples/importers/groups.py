@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
-_MOST_GROUPS = 1 << 16
+_MOST_GROUPS = 1 << 15
 _MOST_IDS = 256  # of one prompt; more say nothing new
 
 NOTHING = 0

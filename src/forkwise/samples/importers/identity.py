@@ -91,7 +91,7 @@ def decide(groupings: Mapping[str, Grouping], source: Source, prompt: str, *, an
     matter = [name for name, grouping in groupings.items() if grouping.shares_prompts()]
     if number in matter:
         source.remarks.append(
-            f"'{number}' is read as the problem's ({readings[number].why}); --map problem_id={prompt} takes all samples "
+            f"'{number}' is read as the problem's id ({readings[number].why}); --map problem_id={prompt} takes all samples "
             "of one prompt for one problem"
         )
         return
@@ -102,7 +102,7 @@ def decide(groupings: Mapping[str, Grouping], source: Source, prompt: str, *, an
     for why, names in names_of.items():
         listed = ", ".join(f"'{name}'" for name in names)
         source.remarks.append(
-            f"{listed} {'is' if len(names) == 1 else 'are'} not read as the problem's ({why}); --map "
+            f"{listed} {'is' if len(names) == 1 else 'are'} not read as the problem's id ({why}); --map "
             f"problem_id={names[0]} takes each value for a problem of its own"
         )
 
@@ -139,13 +139,15 @@ def _reading(grouping: Grouping, *, answers: bool, names: bool) -> _Reading:
     # The hash of a completion comes back with the same completion, and with no other value does.
     copies = not grouping.crosses and not any(group.several or group.first.listed for group in groups)
     if groups and not copies and 2 * sum(group.repeated for group in groups) >= len(groups):
-        return _Reading(True, "its values come back, each with one prompt")
-    ids = Counter((group.prompt, content) for group in groups if (content := group.content(answers=answers, names=names)))
+        return _Reading(True, "its values come back in several samples, each with one prompt")
+    ids = Counter(
+        (group.prompt, content) for group in groups if (content := group.content(answers=answers, names=names))
+    )
     alone = sum(count == 1 for count in ids.values())
     differing = any(count > 1 for count in Counter(prompt for prompt, _ in ids).values())
     if differing and 2 * alone > len(ids):
         return _Reading(True, "gold answers or options differ with it where the prompt is the same")
     if len(ids) > alone:
-        why = "its values differ where the prompt and what is said of the problem are the same"
+        why = "it differs where prompt, gold answer and options are the same, as the number of a sample does"
         return _Reading(False, why, certain=not differing and not alone)
     return _Reading(False, "nothing in the file says whether it numbers problems or samples", certain=False)
