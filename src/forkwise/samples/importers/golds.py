@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from forkwise.samples.importers.base import Source, gold_text
 from forkwise.samples.fields import field_at
+from forkwise.samples.importers.base import Source, gold_text
 from forkwise.samples.importers.groups import Group, Sample
 from forkwise.samples.importers.reader import Record
 from forkwise.tasks.answers import extract_answer

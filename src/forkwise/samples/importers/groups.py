@@ -1,4 +1,4 @@
-"""The samples of a whole plain file put into groups, by what may be their problem, in memory that does not grow with it."""
+"""The samples of a plain file in groups, by what may be their problem; memory does not grow with the file."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Group:
     wrong: bool = False
 
     def content(self, *, answers: bool, names: bool) -> tuple[int, ...]:
-        """What is said of the problem, with the column `answer` and the ids that have a name if wanted; () is nothing."""
+        """What is said of the problem, if wanted with the column `answer` and the named ids; () is nothing."""
         first = self.first
         parts = (first.content, first.answer if answers else NOTHING, first.named if names else NOTHING)
         return parts if any(parts) else ()

@@ -91,8 +91,8 @@ def decide(groupings: Mapping[str, Grouping], source: Source, prompt: str, *, an
     matter = [name for name, grouping in groupings.items() if grouping.shares_prompts()]
     if number in matter:
         source.remarks.append(
-            f"'{number}' is read as the problem's id ({readings[number].why}); --map problem_id={prompt} takes all samples "
-            "of one prompt for one problem"
+            f"'{number}' is read as the problem's id ({readings[number].why}); --map problem_id={prompt} takes all "
+            "samples of one prompt for one problem"
         )
         return
     names_of: dict[str, list[str]] = defaultdict(list)
@@ -140,9 +140,8 @@ def _reading(grouping: Grouping, *, answers: bool, names: bool) -> _Reading:
     copies = not grouping.crosses and not any(group.several or group.first.listed for group in groups)
     if groups and not copies and 2 * sum(group.repeated for group in groups) >= len(groups):
         return _Reading(True, "its values come back in several samples, each with one prompt")
-    ids = Counter(
-        (group.prompt, content) for group in groups if (content := group.content(answers=answers, names=names))
-    )
+    contents = [(group.prompt, group.content(answers=answers, names=names)) for group in groups]
+    ids = Counter(place for place in contents if place[1])
     alone = sum(count == 1 for count in ids.values())
     differing = any(count > 1 for count in Counter(prompt for prompt, _ in ids).values())
     if differing and 2 * alone > len(ids):

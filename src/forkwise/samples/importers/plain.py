@@ -6,21 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from forkwise.errors import InputError, nearest
-from forkwise.samples.fields import ABSENT, field_at
+from forkwise.samples.fields import ABSENT, field_at, objects, optional
 from forkwise.samples.importers import golds, identity, trl
 from forkwise.samples.importers import survey as surveys
-from forkwise.samples.importers.base import (
-    Row,
-    Source,
-    Undecided,
-    chat_text,
-    finish_reason,
-    gold_text,
-    message_text,
-    token_columns,
-)
+from forkwise.samples.importers.base import Row, Source, Undecided, gold_text, scored, token_columns
 from forkwise.samples.importers.reader import Record
 from forkwise.samples.importers.survey import is_chat, prompt_of
+from forkwise.samples.importers.texts import chat_text, finish_reason, message_text
 from forkwise.samples.store import SCHEMA, TOKEN_COLUMNS
 from forkwise.tasks.base import question_id
 from forkwise.tasks.dataset import PROMPT_COLUMNS
@@ -67,14 +59,17 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
     for name, path in source.options.columns.items():
         if given[name] is ABSENT:
             raise source.error(f"there is no field '{path}' for {name}: its fields are {', '.join(record)}.")
-    nested: Row = record["sampling"] if isinstance(record.get("sampling"), dict) else {}
+    nested = optional(record, "sampling", dict) or {}
     values = {name: value for name, value in given.items() if value is not ABSENT}
     lists = {k: v for k, v in values.items() if k in _PER_SAMPLE and isinstance(v, list) and not is_chat(v)}
     if len({len(v) for v in lists.values()}) > 1:
         sizes = ", ".join(f"{len(v)} of {k}" for k, v in lists.items())
         raise source.error(f"the lists differ in length ({sizes}): remove the record.")
-    values["prompt"] = prompt_of(record, columns)[0]
+    values["prompt"], prompt_field = prompt_of(record, columns)
+    values["prompt"] = chat_text(values["prompt"], prompt_field)
     if gold_text(values.get("gold")) is None:
+        if values.get("gold") not in (None, ""):
+            source.notes["whose gold answer is neither text nor a number, kept without it"] += 1
         values["gold"], name = golds.gold_of(record, source.options.columns)
         source.used.add(name)
     values["problem_id"] = _problem(values, record, source)
@@ -86,7 +81,7 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
 
 def _problem(values: Row, record: Record, source: Source) -> str:
     """The file's id, else that of the prompt, with what else the record says of its problem."""
-    prompt, gold = chat_text(values.get("prompt")), gold_text(values.get("gold"))
+    prompt, gold = values["prompt"], gold_text(values.get("gold"))
     if values.get("problem_id") not in (None, ""):
         by_prompt = source.options.columns.get("problem_id") == prompt_of(record, source.options.columns)[1]
         problem = question_id(prompt or "") if by_prompt else str(values["problem_id"])
@@ -120,11 +115,11 @@ def _row(values: Row, source: Source) -> Row | None:
         if values.get(name) is not None:
             values[name] = row[name] = _whole(values[name], name, source)
     row |= {
-        "prompt": chat_text(values.get("prompt")),
+        "prompt": values["prompt"],
         "completion": completion,
         "gold": gold_text(values.get("gold")),
         "correct": source.verdict(verdict),
-        "finish_reason": finish_reason(values.get("finish_reason")),
+        "finish_reason": finish_reason(values, "finish_reason", source),
         "run": source.run(str(values["run"])) if values.get("run") is not None else source.run(),
         "model": values.get("model"),
     }
@@ -132,7 +127,7 @@ def _row(values: Row, source: Source) -> Row | None:
     if any(v is not None for v in settings.values()):
         row["sampling"] = settings
     if row.get("answer") is not None:
-        row["answer"] = chat_text(row["answer"]) if isinstance(row["answer"], list) else str(row["answer"])
+        row["answer"] = chat_text(row["answer"], "answer") if is_chat(row["answer"]) else row["answer"]
     if row.get("sample_id") is None:
         row.pop("sample_id", None)
     row.pop("max_tokens", None)
@@ -142,9 +137,9 @@ def _row(values: Row, source: Source) -> Row | None:
 def _completion(value: Any, source: Source) -> str | None:
     """The text of a completion: itself, a number, a message or several."""
     if is_chat(value):
-        return chat_text(value) or ""
+        return chat_text(value, "completion") or ""
     if isinstance(value, dict) and "content" in value:
-        value = message_text(value) or ""
+        value = message_text(value, "completion.") or ""
     if value is not None and (isinstance(value, bool) or not isinstance(value, str | int | float)):
         raise source.error(f"the completion is {value!r:.40}: it must be text or messages.")
     return None if value is None else str(value)
@@ -152,6 +147,9 @@ def _completion(value: Any, source: Source) -> str | None:
 
 def _checked_tokens(row: Row, source: Source) -> Row:
     """The row with token-level columns of one length each and of numbers, as other importers leave them."""
+    for i, reward in enumerate(objects(row, "rewards")):
+        optional(reward, "name", str, f"rewards[{i}].")
+        optional(reward, "value", float, f"rewards[{i}].")
     lists = {name: row[name] for name in TOKEN_COLUMNS.names if row.get(name) is not None}
     for name, value in lists.items():
         if not isinstance(value, list):
@@ -161,13 +159,22 @@ def _checked_tokens(row: Row, source: Source) -> Row:
         listed = ", ".join(f"{size} of {name}" for name, size in sizes.items())
         raise source.error(f"the token-level lists differ in length ({listed}): remove the record.")
     if "tokens" in lists and ("logprobs" in lists or "top_logprobs" in lists):
-        top = lists.get("top_logprobs")
-        pairs = top and [[(c["token"], c["logprob"]) for c in place or ()] for place in top]
-        checked = token_columns(source, lists["tokens"], lists.get("logprobs") or [None] * len(lists["tokens"]), pairs)
+        own = lists.get("logprobs") or [None] * len(lists["tokens"])
+        columns = token_columns(source, lists["tokens"], own, _candidates(lists.get("top_logprobs")))
         for name in ("logprobs", "top_logprobs"):
             if name in lists:
-                row[name] = checked.get(name)
+                row[name] = columns.get(name)
     return row
+
+
+def _candidates(top: list[Any] | None) -> list[list[tuple[Any, Any]]] | None:
+    return top and [
+        [
+            scored(candidate, f"top_logprobs[{i}][{j}].")
+            for j, candidate in enumerate(objects({f"top_logprobs[{i}]": place}, f"top_logprobs[{i}]"))
+        ]
+        for i, place in enumerate(top)
+    ]
 
 
 def _number(value: Any, name: str, source: Source) -> float | None:

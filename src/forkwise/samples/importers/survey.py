@@ -8,9 +8,10 @@ from typing import Any
 
 from forkwise.samples.fields import ABSENT, field_at
 from forkwise.samples.importers import golds, identity
-from forkwise.samples.importers.base import Source, chat_text, gold_text
+from forkwise.samples.importers.base import Source, gold_text
 from forkwise.samples.importers.groups import NOTHING, Grouping, Sample, digest
 from forkwise.samples.importers.reader import Record
+from forkwise.samples.importers.texts import chat_text
 from forkwise.tasks.base import question_id
 from forkwise.tasks.dataset import PROMPT_COLUMNS
 
@@ -52,7 +53,11 @@ class _Seen:
         self.undecided = self.undecided or golds.is_undecided(record, columns)
         prompt, self.prompt_field = prompt_of(record, columns)
         problem_id = get(record, "problem_id")
-        key = question_id(chat_text(prompt) or "") if problem_id in (None, "") else question_id(str(problem_id))
+        key = (
+            question_id(chat_text(prompt, self.prompt_field) or "")
+            if problem_id in (None, "")
+            else question_id(str(problem_id))
+        )
         ids = identity.ids_of(record, columns)
         gold = gold_text(get(record, "gold")) or golds.gold_of(record, columns)[0]
         content = identity.content_of(record, columns) | ({"gold": gold} if gold else {})
@@ -64,7 +69,8 @@ class _Seen:
         self.evidence.scalar = self.evidence.scalar or (n > 1 and answer is not None and not isinstance(answer, list))
         for i in range(n):
             text, own, verdict = (_entry(value, i) for value in (texts, answer, verdicts))
-            text, own = text if isinstance(text, str) else chat_text(text), gold_text(own)
+            text, own = chat_text(text, "completion") if is_chat(text) else text, gold_text(own)
+            text = text if isinstance(text, str) else None
             sample = Sample(
                 prompt=int(key, 16),
                 run=digest(f"{get(record, 'run')} {get(record, 'model')}"),
