@@ -6,8 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from forkwise.errors import InputError
-from forkwise.loading import first_line
+from forkwise.errors import InputError, first_line
 from forkwise.samples.sampling import Block, Completion, Meter, Sampling, TopToken, prompt_text, request_seed
 
 _AT_ONCE = 1024  # requests handed over together: enough to keep a GPU busy, few enough to lose little when killed
