@@ -98,7 +98,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "nothing": (remove("*"), "has no tokenizer|config.json' is damaged or missing"),
 }
 ONLY_LOADING: dict[str, tuple[Callable[[Path], None], str]] = {
-    "no weights": (remove("*.safetensors"), "no file named model.safetensors"),
+    "no weights": (remove("*.safetensors"), r"model\.safetensors' is damaged or missing \(it is not there"),
     "more layers than weights": (configure(num_hidden_layers=4), r"lack 18 of the tensors .*'model\.layers\.2\."),
     "other sizes": (configure(intermediate_size=64), r"do not fit its config\.json, 32x48 for 32x64 in 'model\.layers"),
     "a size of no kind": (configure(hidden_size="abc"), "hidden_size"),

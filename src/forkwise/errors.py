@@ -6,6 +6,7 @@ Both messages are one sentence that says what to do.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -21,3 +22,12 @@ def nearest(word: str, candidates: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the candidate most like `word`, or `""` when none is close."""
     close = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, without its last full stop and whatever follows the first line that says something."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip(" -=|")]
+    text = lines[0] if lines else ""
+    if text.endswith(":") and len(lines) > 1:
+        text += " " + re.sub(r"^\w+Error: ", "", lines[1])
+    return text.rstrip(".:")[:200] or type(error).__name__

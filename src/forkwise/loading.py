@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from forkwise.errors import InputError
+from forkwise.errors import InputError, first_line
+from forkwise.model_files import damaged, damaged_file, model_folder, read_object, refuse_at_once, whole_number
 from forkwise.terminal import echo
 
 _TOKENIZER = re.compile(r"token|vocab|spiece|merges|\.model$|\.py$|tekken")
-_OBJECTS = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
-_NO_TRAINING = {"inv_freq", "position_ids", "masked_bias", "bias"}  # names of buffers that older checkpoints lack
+_BUFFERS = {"inv_freq", "position_ids", "masked_bias", "bias"}  # that older checkpoints lack
+_DROPOUT = re.compile(r"drop(out)?(_\w+)?$")
+_OF_PYTHON = re.compile(
+    r"'\w+' object|NoneType|argument|operand|not supported between|unhashable|out of range|no attribute|not a mapping"
+)
 
 
 @contextmanager
-def one_sentence(model: str, name: str | None = None) -> Iterator[None]:
+def one_sentence(
+    model: str, name: str | None = None, file: str = "config.json", *, trust_remote_code: bool = False
+) -> Iterator[None]:
     """Turns what a `from_pretrained` inside raises into an InputError; a missing package stays an ImportError.
 
     Args:
         model: Hub id or folder, as the user gave it.
         name: what is loaded, where it is not that.
+        file: what is at fault where every file can be read.
+        trust_remote_code: code of the checkpoint's runs inside, so that errors of Python say something.
     """
+    refuse_at_once(model, model_folder(name or model))
     try:
         yield
     except (InputError, ImportError):
@@ -32,29 +41,53 @@ def one_sentence(model: str, name: str | None = None) -> Iterator[None]:
     except Exception as error:  # tokenizers and safetensors raise kinds of their own, transformers whatever it meets
         if type(error).__name__ == "OutOfMemoryError":
             raise
-        refuse_damaged(model, name)
-        reason = first_line(error)
-        raise InputError(f"The model '{model}' cannot be loaded as a Hub id or a folder ({reason}).") from error
+        folder = model_folder(name or model)
+        fault = damaged_file(folder)
+        if fault is not None:
+            raise damaged(model, *fault) from error
+        reason = f"{type(error).__name__}: {first_line(error)}" if trust_remote_code else _reason(error)
+        if folder is None:
+            raise InputError(f"The model '{model}' cannot be loaded as a Hub id or a folder ({reason}).") from error
+        raise InputError(
+            f"The model '{model}' cannot be loaded from '{folder / file}' ({reason}): correct it, or get it again."
+        ) from error
 
 
-def refuse_damaged(model: str, name: str | None = None) -> None:
-    """Looks through the files of a model that lie on this machine, without loading it.
+def named(model: Any) -> str:
+    """The class of a model of transformers, and where it came from if that is known."""
+    place = getattr(model, "name_or_path", "")
+    return f"{type(model).__name__} '{place}'" if place else type(model).__name__
+
+
+def load_config(model: str, name: str | None = None, **options: Any) -> Any:
+    """The config of a model.
 
     Raises:
-        InputError: one of them cannot be read, or is named by an index and not there.
+        InputError: it cannot be loaded, or has settings that nothing here can work with.
     """
-    damaged = _damaged_file(_folder(name or model))
-    if damaged is not None:
-        path, reason = damaged
+    from transformers import AutoConfig
+    from transformers.quantizers.auto import AutoHfQuantizer, AutoQuantizationConfig
+
+    folder, adapter = _place(name or model)
+    if adapter and folder is not None and not (folder / "config.json").exists():
         raise InputError(
-            f"The model '{model}' cannot be loaded: '{path}' is damaged or missing ({reason}): get it again."
+            f"The model '{model}' is an adapter, by its adapter_config.json: merge it into its base model, and give "
+            "the folder of that."
         )
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, without its last full stop and whatever follows the first line."""
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip(" -=|")]
-    return (lines[0].rstrip(".:") if lines else "")[:200] or type(error).__name__
+    with one_sentence(model, name, trust_remote_code=options.get("trust_remote_code", False)):
+        config = AutoConfig.from_pretrained(name or model, **options)
+        names = config.architectures
+        if names is not None and not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
+            raise ValueError(f"architectures is {names!r}, not a list of names")
+        if not getattr(config, "return_dict", True):
+            raise ValueError("return_dict is false, and outputs must have names")
+        for key, rate in config.to_dict().items():
+            if _DROPOUT.search(key) and isinstance(rate, int | float) and not 0 <= rate <= 1:
+                raise ValueError(f"{key} is {rate}, which is no share")
+        quantized = getattr(config, "quantization_config", None)
+        if quantized is not None and AutoHfQuantizer.supports_quant_method(quantized):
+            AutoQuantizationConfig.from_dict(dict(quantized))
+    return config
 
 
 def load_tokenizer(model: str, name: str | None = None, **options: Any) -> Any:
@@ -65,11 +98,15 @@ def load_tokenizer(model: str, name: str | None = None, **options: Any) -> Any:
     """
     from transformers import AutoTokenizer
 
-    folder = _folder(name or model)
+    folder, adapter = _place(name or model)
     if folder is not None and not any(_TOKENIZER.search(path.name) for path in folder.iterdir()):
         raise InputError(f"The model '{model}' has no tokenizer: save one beside it.")
-    with one_sentence(model, name):
+    if not adapter:  # a tokenizer reads the config, and would be blamed for it
+        load_config(model, name, **_for_config(options))
+    trust = options.get("trust_remote_code", False)
+    with one_sentence(model, name, "tokenizer_config.json", trust_remote_code=trust):
         tokenizer = AutoTokenizer.from_pretrained(name or model, **options)
+        tokenizer.decode(tokenizer("1 + 1 = 2")["input_ids"])  # some settings are looked at only now
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(f"The model '{model}' has no tokenizer that can be loaded: save one beside it.")
     return tokenizer
@@ -81,108 +118,145 @@ def load_weights(model: str, name: str | None = None, **options: Any) -> Any:
     Raises:
         InputError: it cannot be loaded, or files lack tensors, which transformers would fill with random numbers.
     """
-    from transformers import AutoModelForCausalLM
+    return read_weights(model, name, **options)[0]
 
-    with one_sentence(model, name):
-        loaded, report = AutoModelForCausalLM.from_pretrained(
-            name or model, output_loading_info=True, ignore_mismatched_sizes=True, **options
+
+def read_weights(
+    model: str,
+    name: str | None = None,
+    *,
+    auto: str = "AutoModelForCausalLM",
+    new: tuple[str, ...] = (),
+    what: str = "model",
+    **options: Any,
+) -> tuple[Any, set[str]]:
+    """A model with its weights, and the names of those that no file has.
+
+    Args:
+        model, name: as for `one_sentence`.
+        auto: class of transformers that loads it.
+        new: beginnings of names that files may lack.
+        what: how messages call it.
+        options: of `from_pretrained`.
+
+    Raises:
+        InputError: as for `load_weights`.
+    """
+    plain = False
+    if not _place(name or model)[1]:
+        config = load_config(model, name, **_for_config(options))
+        plain = can_be_checked(config, bool(options.get("trust_remote_code")))
+    if plain:
+        check_weights(model, name, auto=auto, new=new, what=what, **options)
+    return _from_pretrained(model, name, auto, new, what, options, say=not plain)
+
+
+def can_be_checked(config: Any, trust_remote_code: bool) -> bool:
+    """Whether the tensors of a model can be compared with its config without loading them."""
+    return getattr(config, "quantization_config", None) is None and not trust_remote_code and not sharded()
+
+
+def sharded() -> bool:
+    """Whether models that are loaded lie on several devices, as DeepSpeed and FSDP have them."""
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    return is_deepspeed_zero3_enabled() or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
+def check_weights(
+    model: str,
+    name: str | None = None,
+    *,
+    auto: str = "AutoModelForCausalLM",
+    new: tuple[str, ...] = (),
+    what: str = "model",
+    **options: Any,
+) -> Any:
+    """Compares the files of a model with its config, in next to no memory; the model without its weights.
+
+    A damaged config may ask for more memory than there is, so this comes before they are loaded.
+
+    Args:
+        model, name, auto, new, what, options: as for `read_weights`.
+
+    Raises:
+        InputError: as for `load_weights`.
+    """
+    loaded, _ = _from_pretrained(model, name, auto, new, what, {**options, "device_map": "meta"})
+    folder, _ = _place(name or model)
+    for path in sorted(folder.glob("*.safetensors")) if folder is not None else ():
+        whole = whole_number(path)
+        if whole is not None:
+            raise damaged(model, path, f"'{whole}' holds whole numbers, and config.json has no quantization_config")
+    return loaded
+
+
+def _from_pretrained(
+    model: str,
+    name: str | None,
+    auto: str,
+    new: tuple[str, ...],
+    what: str,
+    options: dict[str, Any],
+    *,
+    say: bool = True,
+) -> tuple[Any, set[str]]:
+    import transformers
+
+    path, trust = name or model, options.get("trust_remote_code", False)
+    with one_sentence(model, name, "generation_config.json", trust_remote_code=trust):
+        folder, adapter = _place(path)
+        if folder is not None and read_object(folder / "generation_config.json"):
+            transformers.GenerationConfig.from_pretrained(folder)  # loading a model passes over a damaged one
+    file = "adapter_config.json" if adapter else "config.json"
+    with one_sentence(model, name, file, trust_remote_code=trust):
+        loaded, report = getattr(transformers, auto).from_pretrained(
+            path, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
-        folder = _folder(name or model)
-        if folder is not None:
-            _read_object(folder / "generation_config.json")  # transformers passes over a damaged one
-    ends = loaded.generation_config.eos_token_id
+    ends = loaded.generation_config.eos_token_id if loaded.can_generate() else None
     if not all(isinstance(end, int) for end in (ends if isinstance(ends, list) else [ends or 0])):
         raise InputError(f"The model '{model}' has the eos_token_id {ends!r}: it must be a number, or several.")
-    wrong = sorted(report["mismatched_keys"])
-    if wrong:
-        key, there, wanted = wrong[0][:3]
-        raise InputError(
-            f"The weights of the model '{model}' do not fit its config.json, {_shape(there)} for {_shape(wanted)} in "
-            f"'{key}': get the config that belongs to them."
+    for wrong in sorted(report["mismatched_keys"]):
+        key, *shapes = (wrong,) if isinstance(wrong, str) else wrong  # transformers 4 gives names alone
+        sizes = "".join(
+            f"{'x'.join(map(str, shape))} {word} " for shape, word in zip(shapes, ("for", "in"), strict=False)
         )
-    missing = sorted(key for key in report["missing_keys"] if key.rsplit(".", 1)[-1] not in _NO_TRAINING)
+        raise InputError(
+            f"The weights of the {what} '{model}' do not fit its {file}, {sizes or 'in '}'{key}': get the config "
+            "that belongs to them."
+        )
+    weights = {key for key, _ in loaded.named_parameters(remove_duplicate=False)}
+    lacking = {key for key in report["missing_keys"] if key in weights or key.rsplit(".", 1)[-1] not in _BUFFERS}
+    missing = sorted(key for key in lacking if not key.startswith(new)) if new else sorted(lacking)
     if missing:
         raise InputError(
-            f"The files of the model '{model}' lack {len(missing):,} of the tensors that its config.json asks for "
+            f"The files of the {what} '{model}' lack {len(missing):,} of the tensors that its {file} asks for "
             f"('{missing[0]}'), and they would be random numbers: get the weights again, or the config that fits."
         )
     unused = sorted(report["unexpected_keys"])
-    if unused:
+    if unused and say and not new:
         echo(
             f"forkwise: the model '{model}' is used without {len(unused):,} tensors of its files that its config.json "
             f"has no place for, such as '{unused[0]}'.",
             error=True,
         )
-    return loaded
+    return loaded, lacking
 
 
-def _shape(size: Sequence[int]) -> str:
-    return "x".join(str(n) for n in size)
+def _place(name: str) -> tuple[Path | None, bool]:
+    """The folder of a model on this machine, and whether it is an adapter of another model."""
+    folder = model_folder(name)
+    return folder, folder is not None and (folder / "adapter_config.json").exists()
 
 
-def _folder(name: str) -> Path | None:
-    """Where the files of a model lie on this machine, or None."""
-    if Path(name).is_dir():
-        return Path(name)
-    from huggingface_hub import try_to_load_from_cache
-
-    try:
-        config = try_to_load_from_cache(name, "config.json")
-    except ValueError:  # not the form of an id
-        return None
-    return Path(config).parent if isinstance(config, str) else None
+def _for_config(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: options[key] for key in ("revision", "trust_remote_code") if key in options}
 
 
-def _damaged_file(folder: Path | None) -> tuple[str, str] | None:
-    """The first file of a model folder that cannot be read, and why."""
-    if folder is None:
-        return None
-    if not (folder / "config.json").exists():
-        return str(folder / "config.json"), "it is not there"
-    for path in sorted(folder.glob("*.json")):
-        try:
-            content = _read_object(path)
-        except (ValueError, OSError, RecursionError) as error:
-            return str(path), first_line(error)
-        if path.name.endswith(".index.json"):
-            shards = content.get("weight_map")
-            if not isinstance(shards, dict):
-                return str(path), "it has no weight_map"
-            for shard in sorted({str(shard) for shard in shards.values()}):
-                if not (folder / shard).is_file():
-                    return str(folder / shard), f"'{path.name}' names it"
-        if path.name == "tokenizer.json":
-            from tokenizers import Tokenizer
-
-            try:
-                Tokenizer.from_file(str(path))
-            except Exception as error:  # of a kind that tokenizers does not name
-                return str(path), first_line(error)
-    for path in sorted(folder.glob("*.safetensors")):
-        from safetensors import safe_open
-
-        try:
-            with safe_open(str(path), framework="np"):
-                pass
-        except Exception as error:  # a SafetensorError, or an OSError
-            return str(path), first_line(error)
-    for path in sorted(folder.glob("*.bin")):
-        import torch
-
-        try:
-            torch.load(path, map_location="meta", weights_only=True)
-        except Exception as error:  # pickle, zip and torch have kinds of their own
-            return str(path), first_line(error)
-    return None
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; {} without the file, or where it is one of the lists that old tokenizers have."""
-    if not path.exists():
-        return {}
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if isinstance(content, dict):
-        return content
-    if path.name in _OBJECTS:
-        raise ValueError("it holds no JSON object")
-    return {}
+def _reason(error: BaseException) -> str:
+    """What an exception says to somebody who does not read Python."""
+    if isinstance(error, KeyError):
+        return f"{error} is missing, or unknown"
+    if isinstance(error, AttributeError | TypeError | IndexError) and _OF_PYTHON.search(str(error)):
+        return "something in it is missing, or of the wrong kind"
+    return first_line(error).replace("NoneType", "null")

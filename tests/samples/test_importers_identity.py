@@ -234,22 +234,3 @@ def test_samples_are_numbered_all_or_not_at_all(tmp_path: Path) -> None:
         run_import(tmp_path / "two", *files, run="r")
     rows, _ = run_import(tmp_path, jsonl(tmp_path / "ok.jsonl", line("p", sample_id=3), line("q"), line("q")))
     assert [(row["problem_id"], row["sample_id"]) for row in rows] == [("p", 3), ("q", 0), ("q", 1)]
-
-
-@pytest.mark.parametrize("name", ["id", "idx", "uuid", "qid", "hash"])
-def test_an_id_that_samples_of_one_prompt_share_is_said(tmp_path: Path, name: str) -> None:
-    """It may number problems or samples; only where several samples have it, it hardly numbers these."""
-    lines = [{name: f"q{i}", "prompt": ASKED, "completion": c, "correct": c == "A"} for i in range(3) for c in "AB"]
-    rows, report = run_import(tmp_path, jsonl(tmp_path / "a.jsonl", *lines))
-    assert len(rows) == 6
-    assert f"2 samples with the prompt of others but another '{name}'" in str(report)
-    assert f"--map problem_id={name} tells them apart" in str(report)
-
-
-def test_an_id_of_each_sample_or_of_each_run_is_not_said(tmp_path: Path) -> None:
-    samples = [{"id": i, "prompt": ASKED, "completion": "A", "correct": True} for i in range(4)]
-    _, report = run_import(tmp_path, jsonl(tmp_path / "a.jsonl", *samples))
-    assert "another 'id'" not in str(report)
-    runs = [{**line, "run": run} for run in "xy" for line in samples]
-    _, report = run_import(tmp_path, jsonl(tmp_path / "b.jsonl", *runs))
-    assert "another 'id'" not in str(report)

@@ -217,13 +217,23 @@ def test_log_probs_that_cannot_be_are_left_out_and_said(tmp_path: Path, broken: 
     assert "2 replies had fields that were left out" in said
 
 
-@pytest.mark.parametrize("usage", ["twelve", 2**70, -5, 3.7, True, [1]])
-def test_a_usage_that_is_no_number_of_tokens_is_left_out_and_said(tmp_path: Path, usage: Any) -> None:
-    content = completion(usage=usage if isinstance(usage, list) else {"completion_tokens": usage})
-    with serve(lambda handler, _: handler.send(content)) as server:
+@pytest.mark.parametrize(
+    ("usage", "fault"),
+    [
+        *(
+            ({"completion_tokens": number}, "'usage.completion_tokens' is no number of tokens")
+            for number in ("twelve", 2**70, -5, 3.7, True)
+        ),
+        ([1], "'usage' is a list, not an object"),
+        (3, "'usage' is a number, not an object"),
+        ("x", "'usage' is text, not an object"),
+    ],
+)
+def test_a_usage_that_is_no_number_of_tokens_is_left_out_and_said(tmp_path: Path, usage: Any, fault: str) -> None:
+    with serve(lambda handler, _: handler.send(completion(usage=usage))) as server:
         rows, said = run(server.url, tmp_path)
     assert [row["n_tokens"] for row in rows] == [5, 5]  # the tokens that came
-    assert "'usage.completion_tokens' is no number of tokens" in said
+    assert fault in said
 
 
 @pytest.mark.parametrize("reason", [3, {"a": 1}, ["stop"], "stop\x1b[31m", "x" * 1000])

@@ -27,6 +27,7 @@ from forkwise.folders import only_process, write_json
 from forkwise.progress import Console, Meter
 from forkwise.reading import parse_json
 from forkwise.samples.store import find_shards, iter_batches, open_parquet, read_samples, write_shard
+from forkwise.sampling.forward import cannot, check_causal, check_rows, embedding_rows, not_numbers
 from forkwise.sampling.generate import fingerprint, load_model
 from forkwise.sampling.run import render_chat
 
@@ -76,6 +77,7 @@ class Scorer:
 
     def score(self, items: Sequence[Item]) -> list[Scores]:
         """Scores in the order of `items`. An item's batch, and so its rounding, depends on these items alone."""
+        check_rows(self.model, self.tokenizer, [i for item in items for i in item.prompt + item.completion], "A sample")
         if items:
             self.choose_path(items[0])
         order = sorted(range(len(items)), key=lambda i: (len(items[i].prompt) + len(items[i].completion), i))
@@ -115,8 +117,11 @@ class Scorer:
                 f"The device has too little memory for {len(rows)} sequences of {width:,} tokens: use a smaller "
                 "--token-budget."
             ) from error
+        except Exception as error:  # models fail in kinds of their own
+            what = f"samples of {width:,} tokens, prompt included"
+            raise cannot(self.model, what, width, error, "choose another model, or shorter samples") from error
         if not bool(torch.isfinite(entropy).all()):
-            raise InputError("The model's logits are not numbers: try --dtype float32, or another checkpoint.")
+            raise not_numbers(self.model)
         ends = np.cumsum([len(item.completion) for item in items])[:-1]
         return [
             Scores(*pair)
@@ -150,6 +155,10 @@ class Scorer:
         if self._head_is_known:
             return
         self._head_is_known = True
+        prompt, completion = (torch.tensor(part, device=self.model.device) for part in (item.prompt, item.completion))
+        few = few_tokens(prompt, completion)
+        check_rows(self.model, self.tokenizer, few[0].tolist(), "A sample")
+        check_causal(self.model, few)
         head = self.model.get_output_embeddings()
         name = type(self.model).__name__
         if not isinstance(head, torch.nn.Linear):
@@ -160,12 +169,11 @@ class Scorer:
             hidden = self._hidden(ids, torch.ones_like(ids))[0, :-1]
             return logprob_and_entropy(hidden, head.weight, ids[0, 1:], bias=head.bias)
 
-        prompt, completion = (torch.tensor(part, device=self.model.device) for part in (item.prompt, item.completion))
         try:
-            mismatch: Any = compare_head(self.model, few_tokens(prompt, completion), by_head)
+            mismatch: Any = compare_head(self.model, few, by_head)
         except torch.OutOfMemoryError:
             raise
-        except (AttributeError, RuntimeError, TypeError) as error:  # a base model of another shape
+        except Exception as error:  # a base model of another shape
             mismatch = f"its last hidden states cannot be had ({str(error).splitlines()[0]})"
         if mismatch is None:
             self._head = head.weight, head.bias
@@ -349,8 +357,7 @@ def _rows_in(path: Path) -> int | None:
 def _item(row: Mapping[str, Any], scorer: Scorer, temperature: float | None, samples: Path) -> Item:
     where = f"'{samples}', sample {row['sample_id']} of problem '{row['problem_id']}'"
     own = (row.get("sampling") or {}).get("temperature") or 1.0
-    rows = scorer.model.get_input_embeddings().weight.shape[0]
-    completion = completion_ids(scorer.tokenizer, row, where, rows)
+    completion = completion_ids(scorer.tokenizer, row, where, embedding_rows(scorer.model))
     return Item(prompt_ids(scorer.tokenizer, row["prompt"]), completion, temperature or own)
 
 

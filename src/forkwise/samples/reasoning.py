@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from forkwise.samples.fields import checked, optional
+
 _FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
 
 
@@ -19,6 +21,21 @@ def reasoning_of(message: Mapping[str, Any]) -> str | None:
         return str(text)
     content = message.get("content")
     return _texts(message.get("reasoning_details")) or _texts([part for part in _parts(content) if _is_reasoning(part)])
+
+
+def check_message(message: Mapping[str, Any], where: str) -> None:
+    """Refuses what would be passed over: reasoning that is no text, parts that are no objects, texts that are none.
+
+    Raises:
+        WrongField: names the field; `where` is the path to the message.
+    """
+    for name in _FIELDS:
+        optional(message, name, str, where)
+    content = message.get("content")
+    for i, part in enumerate(content if isinstance(content, list) else ()):
+        text = checked(part, dict, f"{where}content[{i}]").get("text")
+        if not isinstance(text, list):
+            optional(part, "text", str, f"{where}content[{i}].")
 
 
 def answer_of(content: Any) -> str | None:

@@ -7,16 +7,25 @@ way takes over where that fails.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any
 
 import torch
 
-from forkwise.errors import InputError
-from forkwise.loading import first_line
+from forkwise.errors import InputError, first_line
+from forkwise.loading import named
+from forkwise.sampling.forward import (
+    cannot,
+    check_causal,
+    check_rows,
+    forward,
+    last_logits,
+    no_generation_settings,
+    not_numbers,
+    rounding,
+    token_limit,
+)
 from forkwise.sampling.run import Sampling
 
 
@@ -41,10 +50,6 @@ _PROBE_TOKENS, _PROBE_STEPS = 48, 12
 _CHECKED, _AT_ONCE = 256, 64
 """Most tokens per completion that are compared, and at a time: large vocabularies fill the memory."""
 
-_TOLERANCES = {torch.float32: (3e-5, 0.02), torch.float16: (3e-3, 0.1), torch.bfloat16: (2e-2, 0.1)}
-"""How far rounding may move a log-probability, in parts of the largest logit, and the share of tokens that it may move
-further: where experts are chosen, rounding changes a choice now and then. A wrong cache moves most tokens behind it."""
-
 
 class Drawn:
     """Generated tokens of n samples with log-probabilities and entropies, `(n, max_tokens)`, and their `lengths`.
@@ -57,16 +62,16 @@ class Drawn:
         seeds: Sequence[int],
         sampling: Sampling,
         eos: Sequence[int],
-        device: torch.device,
+        model: Any,
         progress: Callable[[int], None],
     ) -> None:
-        n, tokens = len(seeds), sampling.max_tokens
+        n, tokens, device = len(seeds), sampling.max_tokens, model.device
         self.ids = torch.zeros(n, tokens, dtype=torch.int64, device=device)
         self.logprobs = torch.zeros(n, tokens, dtype=torch.float32, device=device)
         self.entropies = torch.zeros(n, tokens, dtype=torch.float32, device=device)
         self.lengths = torch.full((n,), tokens, device=device)
         self.stopped = torch.zeros(n, dtype=torch.bool, device=device)
-        self.sampling = sampling
+        self.sampling, self._model = sampling, model
         self._uniforms = uniforms(seeds, tokens).to(device)
         self._ends = torch.tensor(list(eos), dtype=torch.int64, device=device)
         self._progress = progress
@@ -80,7 +85,7 @@ class Drawn:
         self.entropies[rows, t] = entropy.float()
         going = ~self.stopped[rows]
         if not bool(torch.isfinite(logprob[going]).all()):
-            raise InputError("The model's logits are not numbers: try --dtype float32, or another checkpoint.")
+            raise not_numbers(self._model)
         ended = torch.isin(token, self._ends) & going
         self.lengths[rows[ended]] = t + 1
         self.stopped[rows] |= ended
@@ -140,11 +145,12 @@ class Decoder:
         Raises:
             InputError: the model's prediction of a token changes with what follows it, or no way works.
         """
-        length = min(_PROBE_TOKENS, 3 * (self._limit or _PROBE_TOKENS) // 4)
+        length = min(_PROBE_TOKENS, 3 * (token_limit(self.model) or _PROBE_TOKENS) // 4)
         ids = tokenizer(_PROBE, return_tensors="pt")["input_ids"][:, :length].to(self.model.device)
         if ids.shape[1] == 0:
             return
-        self._check_causal(ids)
+        check_rows(self.model, tokenizer, ids[0].tolist(), "A text of digits and letters")
+        check_causal(self.model, ids)
         sampling = Sampling(max_tokens=min(_PROBE_STEPS, max(1, length // 4)))
         _, self.way = self._first_right(ids, (0, 1, 2), sampling, (), Way.SHARED, lambda tokens: None)
 
@@ -180,7 +186,7 @@ class Decoder:
         for way in Way:
             if way < first:
                 continue
-            drawn = Drawn(seeds, sampling, eos, prompt.device, progress)
+            drawn = Drawn(seeds, sampling, eos, self.model, progress)
             try:
                 _WAYS[way](self.model, prompt, drawn)
                 difference = self._difference(prompt, drawn) if way is not Way.WHOLE else ""
@@ -189,62 +195,22 @@ class Decoder:
             except Exception as error:  # models fail in kinds of their own
                 difference = f"{type(error).__name__}: {first_line(error)}"
                 if way is Way.WHOLE:
+                    tokens = prompt.shape[1]
                     raise (
-                        error if isinstance(error, InputError) else self._cannot(prompt, sampling, difference)
+                        error
+                        if isinstance(error, InputError)
+                        else cannot(
+                            *(self.model, f"a prompt of {tokens:,} tokens", tokens + sampling.max_tokens, error),
+                            "lower --max-tokens",
+                        )
                     ) from error
             if not difference:
                 if way is not first and way not in self._said:
                     self._said.add(way)
-                    self.say(f"{self._name}: {_SAID[way]} ({failed}).")
+                    self.say(f"{named(self.model)}: {_SAID[way]} ({failed}).")
                 return drawn, way
             failed = difference
         raise AssertionError("the last way returns or raises")
-
-    @property
-    def _name(self) -> str:
-        return type(self.model).__name__
-
-    @property
-    def _limit(self) -> int | None:
-        """Tokens that the model can hold, where its config says."""
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return limit if isinstance(limit, int) and limit > 0 else None
-
-    def _cannot(self, prompt: torch.Tensor, sampling: Sampling, reason: str) -> InputError:
-        longest = prompt.shape[1] + sampling.max_tokens
-        what = f"{self._name} fails on a prompt of {prompt.shape[1]:,} tokens ({reason})"
-        if self._limit is None or longest <= self._limit:
-            return InputError(f"{what}: choose another model.")
-        return InputError(
-            f"{what}; its config allows {self._limit:,} tokens, and prompt and completion may have {longest:,} here: "
-            "lower --max-tokens."
-        )
-
-    def _check_causal(self, ids: torch.Tensor) -> None:
-        half = max(1, ids.shape[1] // 2)
-        with torch.inference_mode():
-            try:
-                whole = last_logits(self.model, ids, ids.shape[1])[:, half - 1]
-                alone = last_logits(self.model, ids[:, :half], half)[:, -1]
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:
-                raise self._cannot(
-                    ids, Sampling(max_tokens=1), f"{type(error).__name__}: {first_line(error)}"
-                ) from error
-        if not bool(torch.isfinite(whole).all()):
-            raise InputError("The model's logits are not numbers: try --dtype float32, or another checkpoint.")
-        tolerance, _ = self._tolerance(whole)
-        apart = (torch.log_softmax(whole.double(), -1) - torch.log_softmax(alone.double(), -1)).abs()
-        if ids.shape[1] > 1 and float(apart.median()) > tolerance:
-            raise InputError(
-                f"{self._name} sees the tokens that follow the one it predicts (by up to {float(apart.max()):.2g} "
-                "nats): it is no decoder; set is_decoder in its config.json, or choose another model."
-            )
-
-    def _tolerance(self, logits: torch.Tensor) -> tuple[float, float]:
-        part, share = _TOLERANCES.get(self.model.dtype, _TOLERANCES[torch.float32])
-        return part * max(1.0, float(logits.abs().max())), share
 
     def _difference(self, prompt: torch.Tensor, drawn: Drawn) -> str:
         """How what was recorded differs from one forward pass over the longest completion; "" if it does not."""
@@ -263,7 +229,7 @@ class Decoder:
             strict=True,
         )
         apart = torch.cat([_apart(*piece) for piece in recorded])
-        tolerance, share = self._tolerance(logits / scale)
+        tolerance, share = rounding(self.model, logits / scale)
         wrong = int((~(apart <= tolerance)).sum())
         if wrong <= share * kept:
             return ""
@@ -279,25 +245,13 @@ def _apart(logits: torch.Tensor, ids: torch.Tensor, logprobs: torch.Tensor, entr
     )
 
 
-def last_logits(model: Any, ids: torch.Tensor, kept: int) -> torch.Tensor:
-    """Logits at the last `kept` positions of one forward pass without cache, `(n, kept, V)`."""
-    logits: torch.Tensor = _forward(model, ids, kept, use_cache=False).logits
-    return logits[:, -kept:]
-
-
-def _forward(model: Any, ids: torch.Tensor, kept: int, **options: Any) -> Any:
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        options["logits_to_keep"] = kept
-    return model(ids, **options)
-
-
 def _shared(model: Any, prompt: torch.Tensor, drawn: Drawn) -> None:
     """All rows are equally long, so there is no padding and no mask. Rows that have ended leave the batch whenever half
     of it has; which do depends on the seeds alone."""
     n, tokens = drawn.ids.shape
     state: dict[str, Any] = {}
     if prompt.shape[1] > 1:
-        state = _cache(_forward(model, prompt[:, :-1], 1, use_cache=True))
+        state = _cache(forward(model, prompt[:, :-1], 1, use_cache=True))
         _reorder(state, torch.zeros(n, dtype=torch.int64, device=prompt.device))
     rows = torch.arange(n, device=prompt.device)  # the samples in the batch
     step = prompt[:, -1:].repeat(n, 1)
@@ -351,7 +305,7 @@ def _plain(model: Any, prompt: torch.Tensor, drawn: Drawn) -> None:
             return drawn.stopped
 
     config = GenerationConfig(max_new_tokens=tokens, do_sample=False, use_cache=True, pad_token_id=0)
-    with _blank_generation_config(model, GenerationConfig):
+    with no_generation_settings(model):
         model.generate(
             prompt.repeat(n, 1),
             attention_mask=torch.ones(n, prompt.shape[1], dtype=torch.int64, device=prompt.device),
@@ -359,17 +313,6 @@ def _plain(model: Any, prompt: torch.Tensor, drawn: Drawn) -> None:
             logits_processor=LogitsProcessorList([Draw()]),
             stopping_criteria=StoppingCriteriaList([Ended()]),
         )
-
-
-@contextmanager
-def _blank_generation_config(model: Any, kind: Any) -> Iterator[None]:
-    """A checkpoint's generation config would change the logits (repetition penalty, minimum length)."""
-    own = model.generation_config
-    model.generation_config = kind()
-    try:
-        yield
-    finally:
-        model.generation_config = own
 
 
 def _whole(model: Any, prompt: torch.Tensor, drawn: Drawn) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from forkwise.embedded import EMBEDDED_MODEL
-from forkwise.errors import InputError
-from forkwise.loading import first_line, load_tokenizer, load_weights
+from forkwise.errors import InputError, first_line
+from forkwise.loading import load_tokenizer, load_weights
 from forkwise.progress import Meter
 from forkwise.sampling.decoding import Decoder
+from forkwise.sampling.forward import check_rows, embedding_rows
 from forkwise.sampling.run import Block, Completion, Job, Sampling, prompt_text, sample_seed, table_row
 from forkwise.tasks import Problem, Task
 
@@ -30,8 +31,8 @@ class _Vocabulary:
     """A tokenizer beside the rows of a model, which often has more than the tokenizer has tokens."""
 
     def __init__(self, tokenizer: Any, model: Any) -> None:
-        self.tokenizer = tokenizer
-        self.rows = int(model.get_input_embeddings().weight.shape[0])
+        self.tokenizer, self.model = tokenizer, model
+        self.rows = embedding_rows(model)
         self._known = frozenset(tokenizer.get_vocab().values())
 
     def encode(self, problem: Problem, chat: bool) -> tuple[str, torch.Tensor]:
@@ -40,12 +41,7 @@ class _Vocabulary:
         ids = self.tokenizer(text, return_tensors="pt", add_special_tokens=not templated)["input_ids"]
         if ids.shape[1] == 0:
             raise InputError(f"The prompt of problem '{problem.id}' is empty: there is nothing to continue.")
-        if int(ids.max()) >= self.rows:
-            token = self.tokenizer.decode([int(ids.max())])
-            raise InputError(
-                f"The prompt of problem '{problem.id}' has the token {int(ids.max())} ({token!r}), and the model has "
-                f"{self.rows:,} rows of embeddings: it needs the tokenizer that it was trained with."
-            )
+        check_rows(self.model, self.tokenizer, ids[0].tolist(), f"The prompt of problem '{problem.id}'")
         return text, ids
 
     def decode(self, ids: Sequence[int], **options: bool) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from forkwise.samples.reasoning import answer_of, join_reasoning, reasoning_of
+from forkwise.samples.fields import T, WrongField, optional, required, word
+from forkwise.samples.reasoning import answer_of, check_message, join_reasoning, reasoning_of
 from forkwise.sampling.http import FailedTry
 from forkwise.sampling.run import Completion, TopToken
 
@@ -91,33 +92,29 @@ def read_reply(reply: Any, prompt: str | Sequence[Mapping[str, str]]) -> Reply:
     return Reply(completion, tuple(left_out))
 
 
-def _field(owner: Any, name: str, kind: type, where: str) -> Any:
+def _field(owner: Any, name: str, kind: type[T], where: str) -> T:
     """A field without which there is no completion."""
-    value = owner.get(name) if isinstance(owner, dict) else owner
-    wrong = f"'{where.rstrip('.') or 'it'}'" if not isinstance(owner, dict) else f"'{where}{name}'"
-    if not isinstance(value, kind) or not isinstance(owner, dict):
-        wanted = "an object" if not isinstance(owner, dict) else _WORDS[kind]
-        there = "missing" if isinstance(owner, dict) and name not in owner else _word(value)
-        raise FailedTry(
-            f"its reply is of another form than an OpenAI-compatible server's: {wrong} is {there}, not {wanted}"
-        )
-    return value
+    try:
+        return required(owner, name, kind, where)
+    except WrongField as error:
+        raise _no_reply(error) from error
 
 
-_WORDS: dict[type, str] = {list: "a list", dict: "an object", str: "text"}
+def _no_reply(error: WrongField) -> FailedTry:
+    return FailedTry(f"its reply is of another form than an OpenAI-compatible server's: {_what(error)}")
 
 
-def _word(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    return next((word for kind, word in _WORDS.items() if isinstance(value, kind)), "a number")
+def _what(error: WrongField) -> str:
+    """What is wrong, in words that quote nothing of what a stranger sent."""
+    return f"'{error.path}' is {error.kind}, not {error.wanted}"
 
 
 def _message_text(message: Mapping[str, Any]) -> tuple[str, bool]:
     """The completion in a chat message, and whether the server had split reasoning off it."""
-    for name in ("reasoning_content", "reasoning"):
-        if message.get(name) is not None:
-            _field(message, name, str, "choices[0].message.")
+    try:
+        check_message(message, "choices[0].message.")
+    except WrongField as error:
+        raise _no_reply(error) from error
     reasoning = reasoning_of(message)
     if isinstance(message.get("content"), list) and (reasoning or answer_of(message["content"])):
         content = answer_of(message["content"])
@@ -129,15 +126,12 @@ def _message_text(message: Mapping[str, Any]) -> tuple[str, bool]:
 
 
 def _n_tokens(reply: Mapping[str, Any]) -> int | None:
-    usage = reply.get("usage")
-    if usage is None:
-        return None
-    count = usage.get("completion_tokens") if isinstance(usage, dict) else usage
-    if count is None:
-        return None
-    if isinstance(count, float) and count.is_integer():
-        count = int(count)
-    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < _MOST_TOKENS:
+    try:
+        count = optional(optional(reply, "usage", dict) or {}, "completion_tokens", int, "usage.")
+    except WrongField as error:
+        fault = "'usage.completion_tokens' is no number of tokens" if "." in error.path else _what(error)
+        raise _Unusable(fault) from error
+    if count is not None and not 0 <= count < _MOST_TOKENS:
         raise _Unusable("'usage.completion_tokens' is no number of tokens")
     return count
 
@@ -151,7 +145,7 @@ def _finish_reason(choice: Mapping[str, Any]) -> str | None:
 
 def _token_data(logprobs: Any) -> _TokenData | None:
     """Tokens, log-probs and candidates of either endpoint; None where the server sent none."""
-    if not logprobs:
+    if logprobs is None:
         return None
     if not isinstance(logprobs, dict):
         raise _Unusable("'logprobs' is no object")
@@ -160,14 +154,14 @@ def _token_data(logprobs: Any) -> _TokenData | None:
         if not all(isinstance(place, dict) for place in places):
             raise _Unusable("'logprobs.content' holds more than objects")
         tokens, values = [place.get("token") for place in places], [place.get("logprob") for place in places]
-        tops = [_list(place.get("top_logprobs") or [], "'top_logprobs'") for place in places]
+        tops = [_list(place.get("top_logprobs"), "'top_logprobs'") for place in places]
         if not all(isinstance(top, dict) for place in tops for top in place):
             raise _Unusable("'top_logprobs' holds more than objects")
         pairs = [[(top.get("token"), top.get("logprob")) for top in place] for place in tops]
     else:
-        tokens = _list(logprobs.get("tokens") or [], "'logprobs.tokens'")
-        values = _list(logprobs.get("token_logprobs") or [], "'logprobs.token_logprobs'")
-        raw = _list(logprobs.get("top_logprobs") or [], "'logprobs.top_logprobs'")
+        tokens = _list(logprobs.get("tokens"), "'logprobs.tokens'")
+        values = _list(logprobs.get("token_logprobs"), "'logprobs.token_logprobs'")
+        raw = _list(logprobs.get("top_logprobs"), "'logprobs.top_logprobs'")
         if not all(place is None or isinstance(place, dict) for place in raw):
             raise _Unusable("'logprobs.top_logprobs' holds more than objects")
         pairs = [list((place or {}).items()) for place in raw] or [[] for _ in tokens]
@@ -185,6 +179,9 @@ def _token_data(logprobs: Any) -> _TokenData | None:
 
 
 def _list(value: Any, name: str) -> list[Any]:
+    """A list; the empty one for null."""
+    if value is None:
+        return []
     if not isinstance(value, list):
         raise _Unusable(f"{name} is no list")
     return value
@@ -200,7 +197,7 @@ def _candidates(pairs: Sequence[tuple[Any, Any]]) -> list[TopToken]:
 def _logprob(value: Any) -> float:
     """One that can be: a finite number, not above 0 by more than rounding."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1e30 < value <= _ROUNDING:
-        shown = f"{value:.3g}" if isinstance(value, float) else _word(value)
+        shown = f"{value:.3g}" if isinstance(value, float) else word(value)
         raise _Unusable(f"a log-prob is {shown}")
     return min(float(value), 0.0)
 

@@ -21,9 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from forkwise.errors import InputError
+from forkwise.bounded import bounded
+from forkwise.errors import InputError, first_line
 from forkwise.folders import only_process, write_json
-from forkwise.loading import first_line
 from forkwise.progress import Console, Meter, duration
 from forkwise.reading import parse_json
 from forkwise.samples.store import read_samples, write_shard
@@ -179,22 +179,30 @@ def prompt_text(problem: Problem, tokenizer: Any, chat: bool) -> tuple[str, bool
     return render_chat(tokenizer, messages, f"the conversation of problem '{problem.id}'"), True
 
 
-def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], what: str) -> str:
-    """A conversation as the text that the model continues; `what` is what messages to the user call it.
+def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], what: str, **options: Any) -> str:
+    """A conversation as the text that the model continues.
+
+    Args:
+        tokenizer: the model's.
+        messages: the conversation.
+        what: how messages to the user call it.
+        options: of the template.
 
     Raises:
-        InputError: there is no chat template, or it refuses the conversation.
+        InputError: there is no chat template, it refuses the conversation, or it does not come to an end.
     """
+    name = getattr(tokenizer, "name_or_path", "") or "the model"
     if not tokenizer.chat_template:
         raise InputError(
-            f"The tokenizer has no chat template for {what}: choose a model that was tuned on conversations, or give "
-            "prompts as text without --chat."
+            f"The tokenizer of '{name}' has no chat template for {what}: choose a model that was tuned on "
+            "conversations, or give prompts as text without --chat."
         )
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        with bounded():
+            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options))
     except Exception as error:  # a template refuses what it likes, in kinds of its own
         raise InputError(
-            f"The tokenizer's chat template refuses {what} ({first_line(error)}): change the prompt, or choose another "
+            f"The chat template of '{name}' refuses {what} ({first_line(error)}): change the prompt, or choose another "
             "model."
         ) from error
 

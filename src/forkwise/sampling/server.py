@@ -256,7 +256,7 @@ class ServerEngine:
                 say(f"{where} wants max_completion_tokens in place of max_tokens, and gets it.")
                 return
             parameter = error.content.get("param")
-            if parameter not in body:
+            if not isinstance(parameter, str) or parameter not in body:
                 parameter = next((name for name in body if re.search(rf"\b{name}\b", message)), None)
             if unsupported and parameter in _NEUTRAL and body[parameter] == _NEUTRAL[parameter]:
                 self._refused.add(parameter)

@@ -6,8 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from forkwise.errors import InputError
-from forkwise.loading import first_line
+from forkwise.errors import InputError, first_line
 from forkwise.progress import Meter
 from forkwise.sampling.run import Block, Completion, Sampling, TopToken, prompt_text, request_seed
 

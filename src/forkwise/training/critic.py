@@ -10,13 +10,14 @@ import torch
 from peft import get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForTokenClassification
+from transformers import AutoModelForTokenClassification
 
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
-from forkwise.loading import load_tokenizer, one_sentence
+from forkwise.loading import load_config, load_tokenizer, read_weights
 
 _HAS_HEAD = ("ForTokenClassification", "ForSequenceClassification")
+_HEADS = ("score.", "classifier.")
 
 
 def make_critic(
@@ -97,8 +98,7 @@ def _loaded(name: str, policy: Any, tokenizer: Any, trust_remote_code: bool) -> 
             f"The value model '{name}' is an adapter (critic_shares_base saves one), which is no model of its own: "
             "give a whole critic, or leave value_model out."
         )
-    with one_sentence(name, path):
-        config = AutoConfig.from_pretrained(path, **options)
+    config = load_config(name, path, **options)
     has_head = any(kind in a for a in config.architectures or [] for kind in _HAS_HEAD)
     if has_head and config.num_labels != 1:
         raise InputError(f"The value model '{name}' has {config.num_labels} labels; a critic has one.")
@@ -107,22 +107,17 @@ def _loaded(name: str, policy: Any, tokenizer: Any, trust_remote_code: bool) -> 
         raise InputError(
             f"The value model '{name}' has another tokenizer than the policy; a critic must read the same tokens."
         )
-    with one_sentence(name, path):
-        critic, loading = AutoModelForTokenClassification.from_pretrained(
-            path, num_labels=1, dtype=policy.dtype, output_loading_info=True, **options
-        )
+    critic, lacking = read_weights(
+        name, path, auto="AutoModelForTokenClassification", new=_HEADS, what="value model", num_labels=1,
+        dtype=policy.dtype, **options,
+    )  # fmt: skip
     rows = [model.get_input_embeddings().num_embeddings for model in (critic, policy)]
     if rows[0] < min(rows[1], len(tokenizer)):
         raise InputError(
             f"The value model '{name}' knows {rows[0]} tokens and its tokenizer has {len(tokenizer)}; give another."
         )
     attribute, head = _head(critic)
-    if missing := sorted(key for key in loading["missing_keys"] if not key.startswith(f"{attribute}.")):
-        raise InputError(
-            f"The files of the value model '{name}' lack {len(missing)} of the tensors that its config.json asks for "
-            f"('{missing[0]}'), and they would be random numbers: get the weights again."
-        )
-    if f"{attribute}.weight" in loading["missing_keys"]:  # a classifier's, too, may have another name there
+    if f"{attribute}.weight" in lacking:  # a classifier's, too, may have another name there
         _zero(head)
     return critic
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import AutoConfig
-from transformers.integrations import is_deepspeed_zero3_enabled
+import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
-from forkwise.loading import first_line, load_tokenizer, load_weights, one_sentence
+from forkwise.loading import can_be_checked, check_weights, load_config, load_tokenizer, sharded
+from forkwise.sampling.forward import check_causal, embedding_rows
+from forkwise.sampling.forward import check_rows as refuse_rows
+from forkwise.sampling.run import render_chat
 from forkwise.tasks import Problem
 
 _GENERATES = ("CausalLM", "LMHeadModel", "ConditionalGeneration")
+_TRIED = 48  # tokens of a prompt
 
 
 def resolve_model(name: str | None, *, revision: str | None = None, trust_remote_code: bool = False) -> tuple[str, Any]:
@@ -30,8 +32,7 @@ def resolve_model(name: str | None, *, revision: str | None = None, trust_remote
     if name == "embedded":
         name = str(EMBEDDED_MODEL)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    with one_sentence(name):
-        config = AutoConfig.from_pretrained(name, **options)
+    config = load_config(name, **options)
     architectures = config.architectures or []
     fits = any(kind in a for a in architectures for kind in _GENERATES)
     if not architectures:
@@ -41,48 +42,78 @@ def resolve_model(name: str | None, *, revision: str | None = None, trust_remote
         raise InputError(
             f"The model '{name}' ({what}) has no language-model head: choose a causal language model (...ForCausalLM)."
         )
+    if config.is_encoder_decoder:
+        raise InputError(f"The model '{name}' has an encoder, by its config.json: choose one that is a decoder alone.")
+    if not architectures:  # by which TRL chooses the class
+        raise InputError(
+            f"The config.json of the model '{name}' names no architecture: add architectures with the class that it "
+            f"is, such as {MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]}."
+        )
     tokenizer = load_tokenizer(name, **options)
-    if _can_be_checked(config, architectures, trust_remote_code):
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            f"The tokenizer of '{name}' has no token that ends a text: set eos_token in its tokenizer_config.json."
+        )
+    images = any("ConditionalGeneration" in a for a in architectures)
+    if not images and can_be_checked(config, trust_remote_code):
         # TRL loads the model, and would train what the files lack from random numbers.
-        load_weights(name, device_map="meta", **options)
+        kind = type(check_weights(name, **options)).__name__
+        if kind != architectures[0] and hasattr(transformers, architectures[0]):
+            raise InputError(
+                f"The config.json of the model '{name}' names the architecture {architectures[0]}, and its model_type "
+                f"'{config.model_type}' is a {kind}: get the config again."
+            )
     return name, tokenizer
 
 
-def _can_be_checked(config: Any, architectures: Sequence[str], trust_remote_code: bool) -> bool:
-    """Whether the tensors can be compared with the config without loading them."""
-    sharded = is_deepspeed_zero3_enabled() or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    plain = getattr(config, "quantization_config", None) is None and not trust_remote_code
-    return plain and not sharded and not any("ConditionalGeneration" in a for a in architectures)
-
-
 def check_prompts(problems: Sequence[Problem], tokenizer: Any, model: str, **template_options: Any) -> None:
-    """Refuses conversations that the tokenizer cannot write as text.
+    """Refuses prompts that the tokenizer makes nothing of.
 
     Raises:
-        InputError: there is no chat template, or it refuses a sequence of roles that occurs.
+        InputError: a text has no tokens; there is no chat template, or it refuses a sequence of roles that occurs.
     """
+    texts: dict[str, str] = {}
     tried = set()
     for problem in problems:
         if isinstance(problem.prompt, str):
+            texts[problem.id] = problem.prompt
             continue
-        if not getattr(tokenizer, "chat_template", None):
+        roles = ", ".join(str(message.get("role")) for message in problem.prompt)
+        if roles not in tried:
+            tried.add(roles)
+            what = f"the prompt of problem '{problem.id}', messages of {roles}"
+            texts[problem.id] = render_chat(tokenizer, problem.prompt, what, **template_options)
+    for problem_id, ids in zip(texts, tokenizer(list(texts.values()))["input_ids"], strict=True):
+        if not ids:
             raise InputError(
-                f"The prompts are conversations, and the tokenizer of '{model}' has no chat template: choose a chat "
-                "model, or give the prompts as text."
+                f"The prompt of problem '{problem_id}' has no tokens by the tokenizer of '{model}': there is nothing "
+                "to continue."
             )
-        roles = tuple(message.get("role") for message in problem.prompt)
-        if roles in tried:
-            continue
-        tried.add(roles)
-        try:
-            tokenizer.apply_chat_template(
-                problem.prompt, tokenize=False, add_generation_prompt=True, **template_options
-            )
-        except Exception as error:  # a template raises what it likes
-            raise InputError(
-                f"The chat template of '{model}' cannot write the prompt of problem '{problem.id}' (messages of "
-                f"{', '.join(map(str, roles))}): {first_line(error)}."
-            ) from error
+
+
+def try_model(problems: Sequence[Problem], tokenizer: Any, model: Any) -> None:
+    """Tries a model on the beginning of the first prompt, if it is whole on this device.
+
+    Raises:
+        InputError: it fails, sees the tokens that it predicts, or gives no numbers.
+    """
+    images = any("ConditionalGeneration" in name for name in model.config.architectures or [])
+    if images or sharded():
+        return
+    ids = tokenizer(_text(problems[0], tokenizer), return_tensors="pt")["input_ids"][:, :_TRIED]
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        check_causal(model, ids.to(model.device))
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _text(problem: Problem, tokenizer: Any) -> str:
+    if isinstance(problem.prompt, str):
+        return problem.prompt
+    return str(tokenizer.apply_chat_template(problem.prompt, tokenize=False, add_generation_prompt=True))
 
 
 def check_rows(problems: Sequence[Problem], tokenizer: Any, model: Any) -> None:
@@ -90,21 +121,10 @@ def check_rows(problems: Sequence[Problem], tokenizer: Any, model: Any) -> None:
 
     The other way round is common and harmless: rows that stand for no token are drawn hardly ever, and have no text.
     """
-    rows = int(model.get_input_embeddings().num_embeddings)
-    if max(tokenizer.get_vocab().values()) < rows:
+    if max(tokenizer.get_vocab().values()) < embedding_rows(model):
         return
-    wanted = {"its padding": tokenizer.pad_token_id, "its end of a text": tokenizer.eos_token_id}
+    for what, token in (("padding", tokenizer.pad_token_id), ("end of a text", tokenizer.eos_token_id)):
+        refuse_rows(model, tokenizer, [] if token is None else [token], f"The {what}")
     for problem in problems:
-        text = problem.prompt
-        if not isinstance(text, str):
-            text = tokenizer.apply_chat_template(text, tokenize=False, add_generation_prompt=True)
-        ids = tokenizer(text)["input_ids"]
-        wanted[f"the prompt of problem '{problem.id}'"] = max(ids, default=None)
-        if ids and max(ids) >= rows:
-            break
-    for what, token in wanted.items():
-        if token is not None and token >= rows:
-            raise InputError(
-                f"The tokenizer needs the token {token} for {what}, and the model has {rows:,} rows of embeddings: it "
-                "needs the tokenizer that it was trained with."
-            )
+        ids = tokenizer(_text(problem, tokenizer))["input_ids"]
+        refuse_rows(model, tokenizer, ids, f"The prompt of problem '{problem.id}'")

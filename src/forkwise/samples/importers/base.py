@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 from forkwise.errors import InputError
+from forkwise.samples.fields import ABSENT, WrongField, checked, optional
 from forkwise.samples.importers.reader import Record
-from forkwise.samples.reasoning import answer_of, join_reasoning, reasoning_of
+from forkwise.samples.store import SCHEMA
 from forkwise.terminal import visible
 
 Row = dict[str, Any]
@@ -236,56 +239,19 @@ def gold_text(gold: Any) -> str | None:
     return str(gold) if str(gold).strip() else None
 
 
-def chat_text(messages: Any) -> str | None:
-    """A prompt as one text: itself, the only message's text, or all messages with their roles."""
-    if isinstance(messages, str) or not isinstance(messages, list):
-        return messages if isinstance(messages, str) else None
-    texts = [(str(m.get("role", "")), message_text(m)) for m in messages if isinstance(m, dict)]
-    if len(texts) == 1:
-        return texts[0][1]
-    return "\n\n".join(f"{role}: {text or ''}" for role, text in texts) or None
-
-
-def message_text(message: Mapping[str, Any]) -> str | None:
-    """The text of a message, with the reasoning that a server split off; None where there is neither."""
-    reasoning, text = reasoning_of(message), answer_of(message.get("content"))
-    return join_reasoning(reasoning, text) if reasoning else text
-
-
-def covers(tokens: Sequence[str], text: str) -> bool:
-    """Whether tokens begin as the text does, white space and an opening think tag aside, and reach its end.
-
-    Tokens that are unreadable alone end the comparison.
-    """
-    joined, squeezed = "".join("".join(tokens).split()), "".join(text.split())
-    readable = joined.partition("\N{REPLACEMENT CHARACTER}")[0]
-    for whole in (squeezed, squeezed.removeprefix("<think>")):
-        if readable == joined and joined.startswith(whole):
-            return True
-        if readable != joined and whole.startswith(readable):
-            return True
-    return False
-
-
-def finish_reason(reason: Any) -> str | None:
-    """`stop` or `length` under whatever name; other reasons in lower case as they are."""
-    if not isinstance(reason, str):
-        return None
-    known = {
-        "max_tokens": "length",
-        "model_length": "length",
-        "end_turn": "stop",
-        "eos": "stop",
-        "stop_sequence": "stop",
-    }
-    return known.get(reason.lower(), reason.lower())
-
-
-def sampling(record: Mapping[str, Any], **names: str) -> Row | None:
+def sampling(record: Mapping[str, Any], where: str = "", **names: str) -> Row | None:
     """The `sampling` column from fields of `record`, `names` where they are called otherwise; None if none is there."""
-    values = {key: record.get(names.get(key, key)) for key in ("temperature", "top_p", "max_tokens")}
-    values = {key: v if isinstance(v, (int, float)) and not isinstance(v, bool) else None for key, v in values.items()}
+    values: Row = {key: optional(record, names.get(key, key), float, where) for key in ("temperature", "top_p")}
+    values["max_tokens"] = optional(record, names.get("max_tokens", "max_tokens"), int, where)
     return values if any(v is not None for v in values.values()) else None
+
+
+def scored(entry: Mapping[str, Any], where: str, token: str = "token", logprob: str = "logprob") -> tuple[Any, Any]:
+    """A token and its log-prob, which `token_columns` checks further; null is a value, but a missing field is none."""
+    for name, wanted in ((token, "text"), (logprob, "a number")):
+        if name not in entry:
+            raise WrongField(f"{where}{name}", wanted, ABSENT)
+    return entry[token], entry[logprob]
 
 
 def token_columns(
@@ -338,13 +304,38 @@ def token_columns(
 
 def _logprob(token: Any, value: Any, source: Source) -> float | None:
     """A log-prob of a token; None where it is null or NaN."""
-    if not isinstance(token, str):
-        raise source.error(f"a token is {token!r:.40}: it must be text.")
+    check_token(token, source)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise source.error(f"the log-prob of token {token!r:.40} is {value!r:.40}: it must be a number.")
     return float(max(-9999, min(value, 9999)))
+
+
+_KINDS: dict[str, type] = {
+    field.name: kind
+    for kind, type_ in ((str, pa.string()), (int, pa.int64()), (float, pa.float64()))
+    for field in SCHEMA
+    if field.type == type_
+}
+
+
+def check_types(row: Row, source: Source) -> None:
+    """Refuses a value of another type than its column's; an answer may be a number."""
+    if isinstance(row.get("answer"), int | float):
+        row["answer"] = str(row["answer"])
+    for column, kind in _KINDS.items():
+        if row.get(column) is not None:
+            try:
+                row[column] = checked(row[column], kind, column)
+            except WrongField as error:
+                raise source.error(f"the {column} is {row[column]!r:.40}: it must be {error.wanted}.") from error
+
+
+def check_token(token: Any, source: Source) -> None:
+    """Refuses a token that is no text."""
+    if not isinstance(token, str):
+        raise source.error(f"a token is {token!r:.40}: it must be text.")
 
 
 _RAW_LOGITS = "these are raw logits; apply log_softmax before you write them."

@@ -6,10 +6,13 @@ Shape: ai.google.dev/api/generate-content.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from forkwise.samples.importers.base import Row, Source, finish_reason, token_columns
+from forkwise.samples.fields import checked, objects, optional
+from forkwise.samples.importers.base import Row, Source, scored, token_columns
 from forkwise.samples.importers.openai import problem_of
 from forkwise.samples.importers.reader import Record
+from forkwise.samples.importers.texts import finish_reason, logged_prompt
 from forkwise.samples.reasoning import join_reasoning
 
 USES = frozenset({"candidates", "modelVersion", "usageMetadata", "prompt"})
@@ -23,30 +26,50 @@ def matches(record: Record) -> bool:
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
     """One row per candidate."""
-    candidates = record["candidates"]
-    prompt = record["prompt"] if isinstance(record.get("prompt"), str) else None
-    for candidate in candidates:
-        parts = [p for p in candidate.get("content", {}).get("parts") or [] if isinstance(p.get("text"), str)]
-        thoughts = "".join(part["text"] for part in parts if part.get("thought"))
-        usage = record.get("usageMetadata") or {}
+    candidates = objects(record, "candidates")
+    if not candidates:
+        source.dropped["responses without a candidate"] += 1
+    prompt, usage = logged_prompt(record, source), optional(record, "usageMetadata", dict) or {}
+    n_tokens = optional(usage, "candidatesTokenCount", int, "usageMetadata.")
+    for i, candidate in enumerate(candidates):
+        where = f"candidates[{i}]."
+        parts = objects(optional(candidate, "content", dict, where) or {}, "parts", f"{where}content.")
+        texts = [optional(part, "text", str, f"{where}content.parts[{j}].") or "" for j, part in enumerate(parts)]
+        thoughts, answer = (
+            "".join(text for text, part in zip(texts, parts, strict=True) if bool(part.get("thought")) == thought)
+            for thought in (True, False)
+        )
         row: Row = {
             "run": source.run(),
-            "model": record.get("modelVersion"),
+            "model": optional(record, "modelVersion", str),
             "problem_id": problem_of(record, prompt, source),
             "prompt": prompt,
-            "completion": join_reasoning(thoughts, "".join(part["text"] for part in parts if not part.get("thought"))),
+            "completion": join_reasoning(thoughts, answer),
             # The count adds up all candidates.
-            "n_tokens": usage.get("candidatesTokenCount") if len(candidates) == 1 else None,
-            "finish_reason": finish_reason(candidate.get("finishReason")),
+            "n_tokens": n_tokens if len(candidates) == 1 else None,
+            "finish_reason": finish_reason(candidate, "finishReason", source, where),
         }
-        result = candidate.get("logprobsResult") or {}
-        chosen, top = result.get("chosenCandidates"), result.get("topCandidates")
-        if chosen:
-            row |= token_columns(
-                source,
-                [c["token"] for c in chosen],
-                [c["logProbability"] for c in chosen],
-                [[(c["token"], c["logProbability"]) for c in t.get("candidates") or []] for t in top] if top else None,
-                [c["tokenId"] for c in chosen] if all("tokenId" in c for c in chosen) else None,
-            )
-        yield row
+        yield row | _tokens(optional(candidate, "logprobsResult", dict, where) or {}, f"{where}logprobsResult.", source)
+
+
+def _tokens(result: Record, where: str, source: Source) -> Row:
+    chosen, top = objects(result, "chosenCandidates", where), objects(result, "topCandidates", where)
+    if not chosen:
+        return {}
+    ids = [optional(place, "tokenId", int, f"{where}chosenCandidates[{i}].") for i, place in enumerate(chosen)]
+    own = _scored(chosen, f"{where}chosenCandidates")
+    candidates = [
+        _scored(objects(place, "candidates", f"{where}topCandidates[{i}]."), f"{where}topCandidates[{i}].candidates")
+        for i, place in enumerate(top)
+    ]
+    return token_columns(
+        source,
+        [token for token, _ in own],
+        [logprob for _, logprob in own],
+        candidates or None,
+        None if None in ids else [checked(number, int, "tokenId") for number in ids],
+    )
+
+
+def _scored(places: list[Record], path: str) -> list[tuple[Any, Any]]:
+    return [scored(place, f"{path}[{i}].", "token", "logProbability") for i, place in enumerate(places)]

@@ -1,4 +1,4 @@
-"""Whether a column named `answer` holds the gold answer of each problem, or the answer that each sample gave.
+"""Which column holds the gold answers, and whether one named `answer` does or tells what each sample answered.
 
 Both are common. The gold is the same for all samples of a problem and for right and wrong ones alike; a sample's own
 answer is what its completion says. The whole file is looked at before a row is written.
@@ -6,19 +6,32 @@ answer is what its completion says. The whole file is looked at before a row is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from forkwise.samples.importers.base import Source, chat_text, gold_text
+from forkwise.samples.fields import field_at
+from forkwise.samples.importers.base import Source, gold_text
+from forkwise.samples.importers.groups import Group, Sample
 from forkwise.samples.importers.reader import Record
 from forkwise.tasks.answers import extract_answer
-from forkwise.tasks.base import question_id
-from forkwise.tasks.dataset import PROMPT_COLUMNS
+
+_NAMES = (
+    *("gold", "gold_answer", "golden_answer", "ground_truth", "gt", "reference_answer", "expected_answer", "target"),
+    *("reward_model.ground_truth", "solution"),
+)
+"""Fields that hold the gold answer, where nothing else was named."""
 
 _COMPARED = 2000  # samples whose completion is compared with the column; all are looked at otherwise
-_RIGHT, _WRONG = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no")
 _OURS = frozenset({"run", "model", "problem_id", "sample_id", "verdict_by"})
+
+
+def gold_of(record: Record, columns: Mapping[str, str]) -> tuple[str | None, str]:
+    """The gold answer and the field where it stands, unless that was mapped to something else; None for no gold."""
+    for name in _NAMES:
+        text = None if name in columns.values() else gold_text(field_at(record, name))
+        if text is not None:
+            return text, name.split(".")[0]
+    return None, ""
 
 
 def is_undecided(record: Record, columns: Mapping[str, str]) -> bool:
@@ -27,20 +40,7 @@ def is_undecided(record: Record, columns: Mapping[str, str]) -> bool:
 
 
 @dataclass
-class _Problem:
-    """What is known of the samples of one problem."""
-
-    answer: str | None
-    completion: str | None
-    varies: bool = False
-    several: bool = False
-    """Whether there are different completions."""
-    right: bool = False
-    wrong: bool = False
-
-
-@dataclass
-class _Evidence:
+class Evidence:
     """Over the file: samples whose completion says what the column says, or something else, by their verdict."""
 
     listed: bool = False
@@ -54,14 +54,24 @@ class _Evidence:
     wrong_same: int = 0
     wrong_other: int = 0
 
+    def look(self, sample: Sample, text: str | None, gold: str | None) -> None:
+        """Compares a completion with the column, for the first samples."""
+        if gold is None or not text or self.compared >= _COMPARED:
+            return
+        same = _says(text, gold)
+        self.compared += 1
+        if same is None:
+            return
+        self.other += not same
+        self.right_same += sample.right and same
+        self.right_other += sample.right and not same
+        self.wrong_same += sample.wrong and same
+        self.wrong_other += sample.wrong and not same
 
-def survey(records: Iterable[Record], source: Source) -> None:
+
+def decide(problems: Collection[Group], evidence: Evidence, source: Source) -> None:
     """Decides how `answer` is read, and says so."""
-    problems: dict[str, _Problem] = {}
-    evidence = _Evidence()
-    for record in records:
-        _look(record, source, problems, evidence)
-    reading, why = _decide(list(problems.values()), evidence)
+    reading, why = _reading(problems, evidence)
     source.readings["answer"] = reading
     if reading == "gold":
         said = f"is read as the gold answer ({why}); --map answer=answer takes it as what each sample answered"
@@ -70,41 +80,6 @@ def survey(records: Iterable[Record], source: Source) -> None:
     else:
         said = f"is read as what each sample answered ({why}); --map gold=answer takes it as the gold answer"
     source.remarks.append(f"'answer' {said}")
-
-
-def _look(record: Record, source: Source, problems: dict[str, _Problem], evidence: _Evidence) -> None:
-    columns = source.options.columns
-    prompt = next((record[name] for name in (columns.get("prompt", "prompt"), *PROMPT_COLUMNS) if name in record), None)
-    problem_id = record.get(columns.get("problem_id", "problem_id"))
-    key = str(problem_id) if problem_id is not None else question_id(chat_text(prompt) or "")
-    answer, texts = record.get("answer"), record.get(columns.get("completion", "completion"))
-    verdicts = record.get(columns.get("correct", "correct"), record.get(columns.get("score", "score")))
-    n = max((len(v) for v in (texts, verdicts, answer) if isinstance(v, list)), default=1)
-    evidence.listed = evidence.listed or (isinstance(answer, list) and len(answer) == n > 1)
-    evidence.scalar = evidence.scalar or (n > 1 and not isinstance(answer, list))
-    for i in range(n):
-        text, own, verdict = (_entry(value, i) for value in (texts, answer, verdicts))
-        text = text if isinstance(text, str) else chat_text(text)
-        gold = gold_text(own)
-        known = problems.setdefault(key, _Problem(gold, text))
-        known.varies = known.varies or gold != known.answer
-        known.several = known.several or text != known.completion
-        right, wrong = (str(verdict).lower() in values for values in (_RIGHT, _WRONG))
-        known.right, known.wrong = known.right or right, known.wrong or wrong
-        if gold is not None and text and evidence.compared < _COMPARED:
-            same = _says(text, gold)
-            evidence.compared += 1
-            if same is None:
-                continue
-            evidence.other += not same
-            evidence.right_same += right and same
-            evidence.right_other += right and not same
-            evidence.wrong_same += wrong and same
-            evidence.wrong_other += wrong and not same
-
-
-def _entry(value: Any, i: int) -> Any:
-    return value[i] if isinstance(value, list) and i < len(value) and not isinstance(value[i], dict) else value
 
 
 def _says(text: str, answer: str) -> bool | None:
@@ -120,7 +95,7 @@ def _bare(answer: str) -> str:
     return "".join(answer.split()).strip("$.").replace(",", "").replace("\\dfrac", "\\frac").casefold()
 
 
-def _decide(problems: list[_Problem], evidence: _Evidence) -> tuple[str, str]:
+def _reading(problems: Collection[Group], evidence: Evidence) -> tuple[str, str]:
     varied = sum(problem.varies for problem in problems)
     mixed = sum(problem.right and problem.wrong and not problem.varies for problem in problems)
     if evidence.listed:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from forkwise.samples.fields import ABSENT, WrongField, required
 from forkwise.samples.importers.base import Row, Source, gold_text
 from forkwise.samples.importers.reader import Record
 from forkwise.tasks.base import question_id
@@ -27,17 +28,21 @@ def _models(record: Record) -> list[str]:
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
     """One row per model, each model its own run. The answer is what stands after the last `A: `."""
-    problem = source.problem(question_id(record["question"]), record["ground_truth"])
+    question = required(record, "question", str)
+    gold = gold_text(record.get("ground_truth"))
+    if gold is None:
+        raise WrongField("ground_truth", "text", record.get("ground_truth", ABSENT))
+    problem = source.problem(question_id(question), gold)
     for model in _models(record):
-        solution = record[model]["solution"]
+        solution = required(record[model], "solution", str, f"{model}.")
         _, found, answer = solution.rpartition("A: ")
         yield {
             "run": source.run(model),
             "model": model,
             "problem_id": problem,
-            "prompt": record["question"],
+            "prompt": question,
             "completion": solution,
-            "gold": gold_text(record["ground_truth"]),
+            "gold": gold,
             "answer": answer.strip() or None if found else None,
             "correct": source.verdict(record[model]["is_correct"]),
             "verdict_by": "grade-school-math",

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
 
-from forkwise.samples.importers.base import Row, Source, chat_text, finish_reason, gold_text, message_text, sampling
+from forkwise.samples.fields import ABSENT, WrongField, objects, optional, required
+from forkwise.samples.importers.base import Row, Source, gold_text, sampling
 from forkwise.samples.importers.openai import logprob_columns
 from forkwise.samples.importers.reader import Record
+from forkwise.samples.importers.texts import chat_text, finish_reason, message_text
 
 USES = frozenset({"eval", "plan", "samples", "status"})
 
@@ -29,10 +30,15 @@ def matches(record: Record) -> bool:
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
     """One row per sample and epoch. Ids are the log's own, `TASK/ID`; NaN and missing scores mean unscored."""
-    header = record["eval"]
-    settings = {**((record.get("plan") or {}).get("config") or {}), **(header.get("model_generate_config") or {})}
+    header = required(record, "eval", dict)
+    plan = optional(record, "plan", dict) or {}
+    settings = {
+        **(optional(plan, "config", dict, "plan.") or {}),
+        **(optional(header, "model_generate_config", dict, "eval.") or {}),
+    }
     status = record.get("status", "unfinished")
-    for sample in record.get("samples") or []:
+    for i, sample in enumerate(objects(record, "samples")):
+        where = f"samples[{i}]."
         if status != "success":
             source.notes[f"of a log whose status is '{status}'"] += 1
         if sample.get("invalidation"):
@@ -40,35 +46,48 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
             continue
         if sample.get("error"):
             source.notes["that ended in an error, taken as unscored unless scored"] += 1
-        output = sample.get("output") or {}
-        choice = (output.get("choices") or [{}])[0]
-        attachments = sample.get("attachments") or {}
-        name, score = _score(sample.get("scores") or {}, source)
+        name, score = _score(optional(sample, "scores", dict, where) or {}, f"{where}scores.", source)
         value = score.get("value")
+        number = sample.get("id")
+        if isinstance(number, bool) or not isinstance(number, str | int):
+            raise WrongField(f"{where}id", "text or a whole number", sample.get("id", ABSENT))
         row: Row = {
             "run": source.run(),
-            "model": header["model"],
-            "problem_id": source.problem(f"{header['task']}/{sample['id']}", number=json.dumps(sample["id"])),
-            "sample_id": int(sample["epoch"]) - 1,
-            "prompt": _attached(chat_text(sample.get("input")), attachments),
-            "completion": _attached(message_text(choice.get("message") or {}), attachments),
+            "model": required(header, "model", str, "eval."),
+            "problem_id": source.problem(f"{header['task']}/{number}", number=json.dumps(number)),
+            "sample_id": required(sample, "epoch", int, where) - 1,
             "gold": gold_text(sample.get("target")),
             "correct": source.verdict(_LETTERS.get(value, value) if isinstance(value, str) else value),
             "verdict_by": f"inspect:{name}",
-            "n_tokens": (output.get("usage") or {}).get("output_tokens"),
-            "finish_reason": finish_reason(choice.get("stop_reason")),
-            "seed": settings.get("seed"),
-            "sampling": sampling(settings),
+            "seed": optional(settings, "seed", int, "plan.config."),
+            "sampling": sampling(settings, "plan.config."),
+            **_output(sample, where, source),
         }
         if score.get("answer") is not None:
-            row["answer"] = str(score["answer"])
-        content = (choice.get("logprobs") or {}).get("content")
-        if content:
-            row |= logprob_columns(content, source)
+            row["answer"] = score["answer"]
         yield row
 
 
-def _score(scores: dict[str, Any], source: Source) -> tuple[str, Record]:
+def _output(sample: Record, where: str, source: Source) -> Row:
+    """What a sample was asked, and what came of it."""
+    output = optional(sample, "output", dict, where) or {}
+    usage = optional(output, "usage", dict, f"{where}output.") or {}
+    choice = next(iter(objects(output, "choices", f"{where}output.")), {})
+    path = f"{where}output.choices[0]."
+    message = optional(choice, "message", dict, path) or {}
+    logprobs = optional(choice, "logprobs", dict, path) or {}
+    content = objects(logprobs, "content", f"{path}logprobs.")
+    attachments = optional(sample, "attachments", dict, where) or {}
+    return {
+        "prompt": _attached(chat_text(sample.get("input"), f"{where}input"), attachments, where),
+        "completion": _attached(message_text(message, f"{path}message."), attachments, where),
+        "n_tokens": optional(usage, "output_tokens", int, f"{where}output.usage."),
+        "finish_reason": finish_reason(choice, "stop_reason", source, path),
+        **(logprob_columns(content, source, f"{path}logprobs.content") if content else {}),
+    }
+
+
+def _score(scores: Record, where: str, source: Source) -> tuple[str, Record]:
     """The deciding scorer's name and score; `SCORER/KEY` chooses one value of a score that has several."""
     wanted = source.options.score
     if not scores:
@@ -79,7 +98,7 @@ def _score(scores: dict[str, Any], source: Source) -> tuple[str, Record]:
     if scorer not in scores:
         problem = f"there is no scorer '{scorer}'" if wanted else "the log has several scorers"
         raise source.error(f"{problem}: choose --score from {', '.join(scores)}.")
-    score = scores[scorer]
+    score = required(scores, scorer, dict, where)
     if not isinstance(score.get("value"), dict):
         return scorer, score
     if key not in score["value"]:
@@ -88,6 +107,8 @@ def _score(scores: dict[str, Any], source: Source) -> tuple[str, Record]:
     return wanted or scorer, {**score, "value": score["value"][key]}
 
 
-def _attached(text: str | None, attachments: dict[str, str]) -> str | None:
+def _attached(text: str | None, attachments: Record, where: str) -> str | None:
     """`text` with what it points to: inspect_ai stores long texts once, as `attachment://HASH`."""
-    return text and _ATTACHMENT.sub(lambda match: attachments.get(match[1], match[0]), text)
+    return text and _ATTACHMENT.sub(
+        lambda match: optional(attachments, match[1], str, f"{where}attachments.") or match[0], text
+    )

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from forkwise.samples.fields import ABSENT, WrongField, checked, optional, required
 from forkwise.samples.importers.base import Row, Source, gold_text, sampling
 from forkwise.samples.importers.reader import Record
 from forkwise.tasks.base import question_id
@@ -27,6 +28,9 @@ def matches(record: Record) -> bool:
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
     """One row per response. The problem is the document, so runs with other prompts or templates pair."""
+    for field in ("doc_id", "doc"):
+        if record.get(field) is None:
+            raise WrongField(field, "there", record.get(field, ABSENT))
     metric, chosen = _decide(record, source)
     if not chosen:
         source.dropped["lines of other filters, which hold the same samples"] += 1
@@ -37,6 +41,8 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
         return
     scores = _scores(record, metric, len(completions), source)
     prompt, settings = _request(record.get("arguments"))
+    if prompt is None:
+        source.notes["whose prompt is not in the file as text"] += len(completions)
     answers = _answers(record, completions)
     document: Any = record["doc"] if isinstance(record["doc"], dict) else {}
     name = record.get("doc_hash") or f"doc {record['doc_id']}"
@@ -55,7 +61,7 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
             "gold": gold_text(record.get("target")),
             "correct": source.verdict(scores[i]),
             "verdict_by": f"lm-eval:{metric}",
-            "sampling": sampling(settings, max_tokens="max_gen_toks"),
+            "sampling": sampling(settings, "arguments[0].settings.", max_tokens="max_gen_toks"),
         }
         if answers is not None:
             row["answer"] = answers[i]
@@ -64,7 +70,7 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
 
 def _responses(record: Record) -> list[str] | None:
     """All texts that were sampled for the document; None where requests were scored, not answered."""
-    requests = record["resps"]
+    requests = required(record, "resps", list)
     if not all(isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in requests):
         return None
     if len(requests) == 1:
@@ -96,7 +102,9 @@ def _scores(record: Record, metric: str | None, n: int, source: Source) -> list[
 def _decide(record: Record, source: Source) -> tuple[str | None, bool]:
     """The metric that decides, and whether this line is of the chosen filter."""
     here = str(record.get("filter", "none"))
-    metrics = record.get("metrics")
+    metrics = optional(record, "metrics", list)
+    for i, metric in enumerate(metrics or ()):
+        checked(metric, str, f"metrics[{i}]")
     if metrics is None:  # up to 0.4.3
         metrics = [k for k, v in record.items() if k not in _FIXED and isinstance(v, (int, float))]
     wanted, _, filter_ = (source.options.score or "").partition(",")
@@ -120,21 +128,23 @@ def _decide(record: Record, source: Source) -> tuple[str | None, bool]:
 
 def _request(arguments: Any) -> tuple[str | None, Record]:
     """The prompt and the generation settings of the first request, from either shape that lm-eval has written."""
-    first: Any = arguments
-    if isinstance(first, dict):
-        first = first.get("gen_args_0") or {}
-        first = [first.get("arg_0"), first.get("arg_1")]
-    elif isinstance(first, list) and first:
-        first = first[0]
-    if not isinstance(first, list):
-        return None, {}
+    if isinstance(arguments, dict):
+        request = optional(arguments, "gen_args_0", dict, "arguments.") or {}
+        first = [request.get("arg_0"), request.get("arg_1")]
+    elif arguments is None or isinstance(arguments, list):
+        first = checked(arguments[0], list, "arguments[0]") if arguments else []
+    else:
+        raise WrongField("arguments", "an object or a list", arguments)
     prompt, settings = [*first, None, None][:2]
-    return prompt if isinstance(prompt, str) else None, settings if isinstance(settings, dict) else {}
+    if isinstance(prompt, list) and len(prompt) == 1:  # as for chat interfaces
+        prompt = prompt[0]
+    settings = optional({"settings": settings}, "settings", dict, "arguments[0].")
+    return prompt if isinstance(prompt, str) else None, settings or {}
 
 
 def _answers(record: Record, completions: list[str]) -> list[str | None] | None:
     """What the filter took from each response; None when it left them as they are."""
-    filtered = record["filtered_resps"]
+    filtered = required(record, "filtered_resps", list)
     if len(filtered) == 1 and isinstance(filtered[0], list):
         filtered = filtered[0]
     if len(filtered) != len(completions) or filtered == completions:

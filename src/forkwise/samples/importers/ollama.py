@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from forkwise.samples.importers.base import Row, Source, chat_text, finish_reason
+from forkwise.samples.fields import objects, optional, required
+from forkwise.samples.importers.base import Row, Source
 from forkwise.samples.importers.openai import logprob_columns, problem_of
 from forkwise.samples.importers.reader import Record
-from forkwise.samples.reasoning import join_reasoning
+from forkwise.samples.importers.texts import finish_reason, logged_prompt, message_text
 
 USES = frozenset(
     {"model", "response", "message", "thinking", "done", "done_reason", "logprobs", "eval_count", "prompt", "messages"}
@@ -24,19 +25,20 @@ def matches(record: Record) -> bool:
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
     """One row per response; `eval_count` is the number of tokens generated."""
-    if not record["done"]:
+    if not required(record, "done", bool):
         raise source.error('this is a piece of a streamed answer: ask Ollama with "stream": false.')
-    message = record.get("message") or {"content": record.get("response"), "thinking": record.get("thinking")}
-    prompt = record.get("prompt") if isinstance(record.get("prompt"), str) else chat_text(record.get("messages"))
+    message, where = optional(record, "message", dict), "message."
+    if message is None:
+        message, where = {"content": required(record, "response", str), "thinking": record.get("thinking")}, ""
+    prompt = logged_prompt(record, source)
     row: Row = {
         "run": source.run(),
-        "model": record["model"],
+        "model": optional(record, "model", str),
         "problem_id": problem_of(record, prompt, source),
         "prompt": prompt,
-        "completion": join_reasoning(message.get("thinking"), message.get("content")),
-        "n_tokens": record.get("eval_count"),
-        "finish_reason": finish_reason(record.get("done_reason")),
+        "completion": message_text(message, where) or "",
+        "n_tokens": optional(record, "eval_count", int),
+        "finish_reason": finish_reason(record, "done_reason", source),
     }
-    if record.get("logprobs"):
-        row |= logprob_columns(record["logprobs"], source)
-    yield row
+    places = objects(record, "logprobs")
+    yield row | (logprob_columns(places, source, "logprobs") if places else {})

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import Any
 
-from forkwise.samples.importers.base import Row, Source, chat_text, finish_reason, message_text, token_columns
+from forkwise.samples.fields import objects, optional, required
+from forkwise.samples.importers.base import Row, Source, check_token, scored, token_columns
 from forkwise.samples.importers.reader import Record
+from forkwise.samples.importers.texts import finish_reason, logged_prompt, message_text
 from forkwise.tasks.base import question_id
 
 USES = frozenset({"custom_id", "response", "error", "choices", "model", "usage", "prompt", "messages"})
@@ -26,39 +27,62 @@ def matches(record: Record) -> bool:
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
     """One row per choice. A response does not repeat its prompt: see `problem_of`."""
-    response = record
+    response, where = record, ""
     if "custom_id" in record and "choices" not in record:
-        response = (record.get("response") or {}).get("body") or {}
-        if record.get("error") or not response.get("choices"):
+        envelope, where = optional(record, "response", dict) or {}, "response.body."
+        response = optional(envelope, "body", dict, "response.") or {}
+        if record.get("error") or response.get("choices") in (None, []):
             source.dropped["requests that failed"] += 1
             return
-    prompt = record.get("prompt") if isinstance(record.get("prompt"), str) else chat_text(record.get("messages"))
-    usage = response.get("usage") or {}
-    choices = without_echo(response["choices"], usage, prompt, source)
-    for choice in choices:
-        tokens = _tokens(choice, source)
-        n_tokens = usage.get("completion_tokens") if len(response["choices"]) == 1 else None  # of all choices
+    required(response, "choices", list, where)
+    choices = objects(response, "choices", where)
+    if not choices:
+        source.dropped["responses without a choice"] += 1
+    prompt, usage = logged_prompt(record, source), optional(response, "usage", dict, where) or {}
+    before, after = (optional(usage, f"{kind}_tokens", int, f"{where}usage.") for kind in ("prompt", "completion"))
+    for i, whole in enumerate(choices):
+        _check_lists(whole, f"{where}choices[{i}].", source)
+    for i, choice in enumerate(without_echo(choices, before, after, prompt, source)):
+        if choice is None:
+            continue
+        tokens = _tokens(choice, f"{where}choices[{i}].", source)
+        n_tokens = after if len(choices) == 1 else None  # of all choices
         yield {
             "run": source.run(),
-            "model": response.get("model"),
+            "model": optional(response, "model", str, where),
             "problem_id": problem_of(record, prompt, source),
             "prompt": prompt,
-            "completion": _completion(choice, source),
+            "completion": _completion(choice, f"{where}choices[{i}].", source),
             "n_tokens": len(tokens["tokens"]) if n_tokens is None and tokens else n_tokens,
-            "finish_reason": finish_reason(choice.get("finish_reason")),
+            "finish_reason": finish_reason(choice, "finish_reason", source, f"{where}choices[{i}]."),
             **tokens,
         }
 
 
-def _completion(choice: Record, source: Source) -> str:
+def _check_lists(choice: Record, where: str, source: Source) -> None:
+    """Refuses log-probs in another shape than that of chats or text completions."""
+    logprobs = optional(choice, "logprobs", dict, where)
+    if not logprobs:
+        return
+    if not logprobs.keys() & {"content", "refusal", "tokens"}:
+        raise source.error(f"'{where}logprobs' has neither 'content' nor 'tokens': remove it, or the record.")
+    if optional(logprobs, "content", list, f"{where}logprobs.") is None and logprobs.get("tokens") is not None:
+        for token in required(logprobs, "tokens", list, f"{where}logprobs."):
+            check_token(token, source)
+        required(logprobs, "token_logprobs", list, f"{where}logprobs.")
+        for i, place in enumerate(optional(logprobs, "top_logprobs", list, f"{where}logprobs.") or ()):
+            optional({f"top_logprobs[{i}]": place}, f"top_logprobs[{i}]", dict, f"{where}logprobs.")
+
+
+def _completion(choice: Record, where: str, source: Source) -> str:
     """The text of a choice; a message without content is an empty one."""
     if "text" in choice:
         text = choice["text"]
     else:
-        message = choice["message"]
-        text = message_text(message)
-        if text is None:
-            text = "" if message.get("content") is None else message["content"]
+        message = required(choice, "message", dict, where)
+        text = message.get("content")
+        if text is None or isinstance(text, str | list):
+            text = message_text(message, f"{where}message.") or ""
     if not isinstance(text, str):
         raise source.error(f"the completion is {text!r:.40}: it must be text.")
     return text
@@ -74,14 +98,23 @@ def problem_of(record: Record, prompt: str | None, source: Source) -> str:
     return f"{source.stem}:{source.place.removeprefix('line ')}" if source.place else source.stem
 
 
-def without_echo(choices: Sequence[Record], usage: Record, prompt: str | None, source: Source) -> list[Record]:
+def without_echo(
+    choices: Sequence[Record], before: int | None, after: int | None, prompt: str | None, source: Source
+) -> Sequence[Record | None]:
     """The choices of a text completion without the prompt in front, which `echo` put there.
+
+    Args:
+        choices: all of a response; None comes back for one that holds nothing else.
+        before: tokens of the prompt.
+        after: tokens of all completions.
+        prompt: its text.
+        source: is told.
 
     Raises:
         InputError: the prompt is there, and nothing says where it ends.
     """
-    numbers = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
-    before, after = numbers if all(type(n) is int for n in numbers) else (None, None)
+    if before is None or after is None:
+        before = after = None
     lists = [choice["logprobs"] for choice in choices if isinstance(choice.get("logprobs"), dict)]
     if len(lists) == len(choices) and all(isinstance(lp.get("tokens"), list) and lp["tokens"] for lp in lists):
         echoed = _lists_hold_the_prompt(lists, before, after)
@@ -89,14 +122,14 @@ def without_echo(choices: Sequence[Record], usage: Record, prompt: str | None, s
         echoed = _texts_hold_the_prompt(choices, before, after, prompt, source)
         lists = []
     if not echoed:
-        return list(choices)
+        return choices
     source.notes["with the prompt in front (echo), which was cut off"] += len(choices)
     if not lists:
         return [{**choice, "text": choice["text"][len(prompt or "") :]} for choice in choices]
     cut = [_behind(choice, before or _tokens_of(prompt, choice), prompt, source) for choice in choices]
     if None in cut:
         source.dropped["completions of which only the prompt was scored"] += cut.count(None)
-    return [choice for choice in cut if choice is not None]
+    return cut
 
 
 def _lists_hold_the_prompt(lists: Sequence[Record], before: int | None, after: int | None) -> bool:
@@ -126,8 +159,8 @@ def _texts_hold_the_prompt(
 
 def _tokens_of(prompt: str | None, choice: Record) -> int | None:
     """How many tokens the prompt has in a choice that begins with it; None where nobody can tell."""
-    tokens = choice["logprobs"]["tokens"]
-    if not prompt or not choice["text"].startswith(prompt):
+    tokens, text = choice["logprobs"]["tokens"], choice.get("text")
+    if not prompt or not isinstance(text, str) or not text.startswith(prompt):
         return None
     ends = list(accumulate(len(token) for token in tokens))
     return ends.index(len(prompt)) + 1 if len(prompt) in ends else None
@@ -153,22 +186,25 @@ def _behind(choice: Record, n: int | None, prompt: str | None, source: Source) -
     )
 
 
-def _tokens(choice: Record, source: Source) -> Row:
-    logprobs = choice.get("logprobs")
-    if not isinstance(logprobs, dict):
-        return {}
-    if isinstance(logprobs.get("content"), list):
-        return logprob_columns(logprobs["content"], source)
-    if isinstance(logprobs.get("tokens"), list):  # text completions: parallel lists, candidates as objects
+def _tokens(choice: Record, where: str, source: Source) -> Row:
+    logprobs = choice.get("logprobs") or {}
+    if logprobs.get("content") is not None:
+        return logprob_columns(objects(logprobs, "content", f"{where}logprobs."), source, f"{where}logprobs.content")
+    if logprobs.get("tokens") is not None:  # text completions: parallel lists, candidates as objects
         top = logprobs.get("top_logprobs")
         candidates = [list((position or {}).items()) for position in top] if top else None
         return token_columns(source, logprobs["tokens"], logprobs["token_logprobs"], candidates)
     return {}
 
 
-def logprob_columns(content: Sequence[Record], source: Source) -> Row:
+def logprob_columns(content: Sequence[Record], source: Source, path: str) -> Row:
     """The token-level columns from chat completions' `logprobs.content`, which Ollama and inspect_ai share."""
-    top: list[list[tuple[str, Any]]] = [
-        [(c["token"], c["logprob"]) for c in position.get("top_logprobs") or []] for position in content
+    own = [scored(place, f"{path}[{i}].") for i, place in enumerate(content)]
+    top = [
+        [
+            scored(candidate, f"{path}[{i}].top_logprobs[{j}].")
+            for j, candidate in enumerate(objects(place, "top_logprobs", f"{path}[{i}]."))
+        ]
+        for i, place in enumerate(content)
     ]
-    return token_columns(source, [p["token"] for p in content], [p["logprob"] for p in content], top)
+    return token_columns(source, [token for token, _ in own], [logprob for _, logprob in own], top)

@@ -6,18 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from forkwise.errors import InputError, nearest
-from forkwise.samples.importers import golds, trl
-from forkwise.samples.importers.base import (
-    Row,
-    Source,
-    Undecided,
-    chat_text,
-    finish_reason,
-    gold_text,
-    message_text,
-    token_columns,
-)
+from forkwise.samples.fields import ABSENT, field_at, objects, optional
+from forkwise.samples.importers import golds, identity, trl
+from forkwise.samples.importers import survey as surveys
+from forkwise.samples.importers.base import Row, Source, Undecided, gold_text, scored, token_columns
 from forkwise.samples.importers.reader import Record
+from forkwise.samples.importers.survey import is_chat, prompt_of
+from forkwise.samples.importers.texts import chat_text, finish_reason, message_text
 from forkwise.samples.store import SCHEMA, TOKEN_COLUMNS
 from forkwise.tasks.base import question_id
 from forkwise.tasks.dataset import PROMPT_COLUMNS
@@ -26,20 +21,6 @@ _SAMPLING = ("temperature", "top_p", "max_tokens")
 COLUMNS = (*(name for name in SCHEMA.names if name != "sampling"), *_SAMPLING, "score")
 """What `--map` can name: the columns of the samples table, the sampling settings, and `score` for a number."""
 
-_GOLDS = (
-    *("gold", "gold_answer", "golden_answer", "ground_truth", "gt", "reference_answer", "expected_answer", "target"),
-    *("reward_model.ground_truth", "solution"),
-)
-"""Fields that hold the gold answer, where nothing else was named."""
-
-_IDS = ("doc_hash", "doc_id", "question_id", "unique_id", "task_id", "problem_idx", "options", "choices")
-"""Fields that belong to the problem and tell apart those of one text."""
-
-_NUMBERS = ("id", "uuid", "idx", "index", "qid", "hash", "example_id")
-"""The same in a record that holds all samples of a problem; elsewhere they may number the samples."""
-
-_REMEMBERED = 200_000  # ids, beyond which new ones are not checked any more: memory stays bounded
-
 USES = frozenset({*COLUMNS, *PROMPT_COLUMNS, "sampling"})
 
 _PER_SAMPLE = ("sample_id", "completion", "answer", "correct", "score", "n_tokens", "finish_reason", "seed")
@@ -47,7 +28,7 @@ _PER_SAMPLE = ("sample_id", "completion", "answer", "correct", "score", "n_token
 
 _WHOLE = ("sample_id", "n_tokens", "seed", "max_tokens", "step")
 
-survey = golds.survey
+survey = surveys.survey
 
 
 def check_columns(columns: Mapping[str, str]) -> None:
@@ -70,64 +51,40 @@ def matches(record: Record) -> bool:
 def rows(record: Record, source: Source) -> Iterator[Row]:
     """One row per sample. `problem_id` may be left out where there is a prompt, `sample_id` always."""
     columns = dict(source.options.columns)
-    if golds.is_undecided(record, columns) and not source.surveyed:
+    if surveys.is_undecided(record, columns) and not source.surveyed:
         raise Undecided
     if source.readings.get("answer") == "gold":
         columns |= {"answer": columns.get("answer", ""), "gold": columns.get("gold", "answer")}
-    given = {name: _field(record, columns.get(name, name)) for name in COLUMNS}
+    given = {name: field_at(record, columns.get(name, name)) for name in COLUMNS}
     for name, path in source.options.columns.items():
-        if given[name] is _ABSENT:
+        if given[name] is ABSENT:
             raise source.error(f"there is no field '{path}' for {name}: its fields are {', '.join(record)}.")
-    nested: Row = record["sampling"] if isinstance(record.get("sampling"), dict) else {}
-    values = {name: value for name, value in given.items() if value is not _ABSENT}
-    lists = {k: v for k, v in values.items() if k in _PER_SAMPLE and isinstance(v, list) and not _is_chat(v)}
+    nested = optional(record, "sampling", dict) or {}
+    values = {name: value for name, value in given.items() if value is not ABSENT}
+    lists = {k: v for k, v in values.items() if k in _PER_SAMPLE and isinstance(v, list) and not is_chat(v)}
     if len({len(v) for v in lists.values()}) > 1:
         sizes = ", ".join(f"{len(v)} of {k}" for k, v in lists.items())
         raise source.error(f"the lists differ in length ({sizes}): remove the record.")
-    if "prompt" not in values:
-        values["prompt"] = next((record[name] for name in PROMPT_COLUMNS if record.get(name) is not None), None)
+    values["prompt"], prompt_field = prompt_of(record, columns)
+    values["prompt"] = chat_text(values["prompt"], prompt_field)
     if gold_text(values.get("gold")) is None:
-        values["gold"] = _gold(record, source)
-    values["problem_id"] = _problem(values, record, source, whole="completion" in lists)
+        if values.get("gold") not in (None, ""):
+            source.notes["whose gold answer is neither text nor a number, kept without it"] += 1
+        values["gold"], name = golds.gold_of(record, source.options.columns)
+        source.used.add(name)
+    values["problem_id"] = _problem(values, record, source)
     for i in range(len(next(iter(lists.values()))) if lists else 1):
         row = _row({**nested, **values, **{k: v[i] for k, v in lists.items()}}, source)
         if row is not None:
             yield row
 
 
-_ABSENT = object()
-
-
-def _field(record: Record, path: str) -> Any:
-    if path in record:
-        return record[path]
-    value: Any = record
-    for key in path.split("."):
-        value = value.get(key, _ABSENT) if isinstance(value, dict) else _ABSENT
-    return value
-
-
-def _is_chat(value: Any) -> bool:
-    """Whether a list is one conversation, not a list of samples."""
-    return isinstance(value, list) and bool(value) and all(isinstance(m, dict) and "role" in m for m in value)
-
-
-def _gold(record: Record, source: Source) -> str | None:
-    """The gold answer under one of its usual names, unless that field was mapped to something else."""
-    mapped = set(source.options.columns.values())
-    for name in _GOLDS:
-        text = None if name in mapped else gold_text(_field(record, name))
-        if text is not None:
-            source.used.add(name.split(".")[0])
-            return text
-    return None
-
-
-def _problem(values: Row, record: Record, source: Source, *, whole: bool) -> str:
+def _problem(values: Row, record: Record, source: Source) -> str:
     """The file's id, else that of the prompt, with what else the record says of its problem."""
-    prompt, gold = chat_text(values.get("prompt")), gold_text(values.get("gold"))
+    prompt, gold = values["prompt"], gold_text(values.get("gold"))
     if values.get("problem_id") not in (None, ""):
-        problem = str(values["problem_id"])
+        by_prompt = source.options.columns.get("problem_id") == prompt_of(record, source.options.columns)[1]
+        problem = question_id(prompt or "") if by_prompt else str(values["problem_id"])
         for kind, text in (("gold answer", gold), ("prompt", prompt)):
             if text is None:
                 continue
@@ -137,32 +94,10 @@ def _problem(values: Row, record: Record, source: Source, *, whole: bool) -> str
         return problem
     if prompt is None:
         raise source.error("there is no problem id and no prompt: name them with --map problem_id=FIELD.")
-    mapped = set(source.options.columns.values())
-    content = {name: record[name] for name in _IDS if record.get(name) is not None and name not in mapped}
+    content, number = identity.document_of(record, source)
     if gold is not None:
         content["gold"] = gold
-    numbered = next((name for name in _NUMBERS if record.get(name) is not None), None) if whole else None
-    source.used.update(content, [numbered] if numbered else [])
-    if not whole and not content:
-        _check_numbers(question_id(prompt), record, values.get("run"), source)
-    return source.problem(question_id(prompt), content or None, record[numbered] if numbered else None)
-
-
-def _check_numbers(problem: str, record: Record, run: Any, source: Source) -> None:
-    """Says where an id that several samples have in common, so that it hardly numbers samples, splits a prompt's."""
-    mapped = set(source.options.columns.values())
-    for name in _NUMBERS:
-        if record.get(name) is None or name in mapped:
-            continue
-        first = source.memo.setdefault(f"{name} of {problem} in {run}", str(record[name]))
-        place = f"{name} {record[name]} of {problem} in {run}"
-        if first != str(record[name]) and place in source.memo:
-            source.notes[
-                f"with the prompt of others but another '{name}', which more samples share: they count as samples of "
-                f"one problem; --map problem_id={name} tells them apart"
-            ] += 1
-        if len(source.memo) < _REMEMBERED:
-            source.memo[place] = ""
+    return source.problem(question_id(prompt), content or None, number)
 
 
 def _row(values: Row, source: Source) -> Row | None:
@@ -180,11 +115,11 @@ def _row(values: Row, source: Source) -> Row | None:
         if values.get(name) is not None:
             values[name] = row[name] = _whole(values[name], name, source)
     row |= {
-        "prompt": chat_text(values.get("prompt")),
+        "prompt": values["prompt"],
         "completion": completion,
         "gold": gold_text(values.get("gold")),
         "correct": source.verdict(verdict),
-        "finish_reason": finish_reason(values.get("finish_reason")),
+        "finish_reason": finish_reason(values, "finish_reason", source),
         "run": source.run(str(values["run"])) if values.get("run") is not None else source.run(),
         "model": values.get("model"),
     }
@@ -192,7 +127,7 @@ def _row(values: Row, source: Source) -> Row | None:
     if any(v is not None for v in settings.values()):
         row["sampling"] = settings
     if row.get("answer") is not None:
-        row["answer"] = chat_text(row["answer"]) if isinstance(row["answer"], list) else str(row["answer"])
+        row["answer"] = chat_text(row["answer"], "answer") if is_chat(row["answer"]) else row["answer"]
     if row.get("sample_id") is None:
         row.pop("sample_id", None)
     row.pop("max_tokens", None)
@@ -201,10 +136,10 @@ def _row(values: Row, source: Source) -> Row | None:
 
 def _completion(value: Any, source: Source) -> str | None:
     """The text of a completion: itself, a number, a message or several."""
-    if _is_chat(value):
-        return chat_text(value) or ""
+    if is_chat(value):
+        return chat_text(value, "completion") or ""
     if isinstance(value, dict) and "content" in value:
-        value = message_text(value) or ""
+        value = message_text(value, "completion.") or ""
     if value is not None and (isinstance(value, bool) or not isinstance(value, str | int | float)):
         raise source.error(f"the completion is {value!r:.40}: it must be text or messages.")
     return None if value is None else str(value)
@@ -212,6 +147,9 @@ def _completion(value: Any, source: Source) -> str | None:
 
 def _checked_tokens(row: Row, source: Source) -> Row:
     """The row with token-level columns of one length each and of numbers, as other importers leave them."""
+    for i, reward in enumerate(objects(row, "rewards")):
+        optional(reward, "name", str, f"rewards[{i}].")
+        optional(reward, "value", float, f"rewards[{i}].")
     lists = {name: row[name] for name in TOKEN_COLUMNS.names if row.get(name) is not None}
     for name, value in lists.items():
         if not isinstance(value, list):
@@ -221,13 +159,22 @@ def _checked_tokens(row: Row, source: Source) -> Row:
         listed = ", ".join(f"{size} of {name}" for name, size in sizes.items())
         raise source.error(f"the token-level lists differ in length ({listed}): remove the record.")
     if "tokens" in lists and ("logprobs" in lists or "top_logprobs" in lists):
-        top = lists.get("top_logprobs")
-        pairs = top and [[(c["token"], c["logprob"]) for c in place or ()] for place in top]
-        checked = token_columns(source, lists["tokens"], lists.get("logprobs") or [None] * len(lists["tokens"]), pairs)
+        own = lists.get("logprobs") or [None] * len(lists["tokens"])
+        columns = token_columns(source, lists["tokens"], own, _candidates(lists.get("top_logprobs")))
         for name in ("logprobs", "top_logprobs"):
             if name in lists:
-                row[name] = checked.get(name)
+                row[name] = columns.get(name)
     return row
+
+
+def _candidates(top: list[Any] | None) -> list[list[tuple[Any, Any]]] | None:
+    return top and [
+        [
+            scored(candidate, f"top_logprobs[{i}][{j}].")
+            for j, candidate in enumerate(objects({f"top_logprobs[{i}]": place}, f"top_logprobs[{i}]"))
+        ]
+        for i, place in enumerate(top)
+    ]
 
 
 def _number(value: Any, name: str, source: Source) -> float | None:

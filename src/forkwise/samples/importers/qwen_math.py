@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from forkwise.samples.fields import optional, required
 from forkwise.samples.importers.base import Row, Source, gold_text, sampling
 from forkwise.samples.importers.reader import Record
 from forkwise.tasks.base import question_id
@@ -28,8 +29,9 @@ def matches(record: Record) -> bool:
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
     """One row per completion. Problems are told apart by text, and within the file by `idx` and gold answer."""
-    question, completions, answers = record["question"], record["code"], record["pred"]
-    scores = record.get("score") or [None] * len(completions)
+    question = required(record, "question", str)
+    completions, answers = (required(record, name, list) for name in ("code", "pred"))
+    scores = optional(record, "score", list) or [None] * len(completions)
     if not len(completions) == len(answers) == len(scores):
         raise source.error(
             f"there are {len(completions)} completions, {len(answers)} answers and {len(scores)} scores: "

@@ -17,6 +17,7 @@ import pyarrow.dataset as pads
 from forkwise.errors import InputError, nearest
 from forkwise.folders import only_process
 from forkwise.plugins import plugins
+from forkwise.samples.fields import WrongField
 from forkwise.samples.importers import (
     gemini,
     grade_school_math,
@@ -30,8 +31,9 @@ from forkwise.samples.importers import (
     trl,
     verl,
 )
-from forkwise.samples.importers.base import Importer, Options, Row, Source, Undecided, counted, covers
+from forkwise.samples.importers.base import Importer, Options, Row, Source, Undecided, check_types, counted
 from forkwise.samples.importers.reader import Record, read_records
+from forkwise.samples.importers.texts import covers
 from forkwise.samples.store import TOKEN_COLUMNS, ShardWriter
 from forkwise.tasks.answers import extract_answer
 from forkwise.terminal import visible
@@ -237,12 +239,14 @@ def _shape(source: Source, name: str) -> Iterator[None]:
     """Makes a sentence of what an importer stumbles over: the shape was checked on the first record only."""
     try:
         yield
+    except InputError:
+        raise
+    except WrongField as error:
+        raise source.error(f"this record is not of the format {name}: {error}; correct or remove it.") from error
+    except RecursionError as error:
+        raise source.error("this record is nested too deeply: correct or remove it.") from error
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise source.error(
-            f"this record is not of the format {name} ({type(error).__name__}: {error}): correct or remove it."
-        ) from error
+        raise source.error(f"this record is not of the format {name}: correct or remove it.") from error
 
 
 def _remarks(source: Source) -> list[str]:
@@ -282,9 +286,8 @@ def _finish(row: Row, source: Source, runs: dict[str, RunReport], ledger: _Ledge
     run, problem = row["run"], row["problem_id"]
     row["model"] = options.model or row.get("model") or "unknown"
     row["sample_id"] = ledger.number(run, problem, row.get("sample_id"), source)
+    check_types(row, source)
     completion = row.get("completion")
-    if completion is not None and not isinstance(completion, str):
-        raise source.error(f"the completion is {completion!r:.40}: it must be text.")
     if completion and completion.startswith("<think>") and row.get("tokens") and not covers(row["tokens"], completion):
         source.notes["whose log-probs do not cover the text with its reasoning, kept without them"] += 1
         for column in TOKEN_COLUMNS.names:
@@ -293,8 +296,6 @@ def _finish(row: Row, source: Source, runs: dict[str, RunReport], ledger: _Ledge
         source.notes["with an empty completion, kept with the file's verdict"] += 1
     if "answer" not in row:
         row["answer"] = extract_answer(completion) if completion else None
-    elif row["answer"] is not None:
-        row["answer"] = str(row["answer"])
     if row.get("correct") is None:
         row["verdict_by"] = None
     report = runs.setdefault(run, RunReport())

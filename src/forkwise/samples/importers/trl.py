@@ -11,8 +11,10 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from forkwise.samples.importers.base import Row, Source, Undecided, chat_text, gold_text
+from forkwise.samples.fields import optional, required
+from forkwise.samples.importers.base import Row, Source, Undecided, gold_text
 from forkwise.samples.importers.reader import Record
+from forkwise.samples.importers.texts import chat_text
 from forkwise.tasks.base import question_id
 
 _NAMED = frozenset({"step", "prompt", "completion", "advantage"})
@@ -82,26 +84,28 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
     """One row per line; each step is a run, because it is another policy. Problems are told apart by their prompt."""
     if not source.surveyed:
         raise Undecided
-    prompt = chat_text(record["prompt"])
+    prompt = chat_text(record.get("prompt"), "prompt")
     if prompt is None:
-        raise source.error(f"the prompt is {record['prompt']!r:.40}: it must be text or a list of messages.")
-    completion = record["completion"]
+        raise source.error(f"the prompt is {record.get('prompt')!r:.40}: it must be text or a list of messages.")
+    completion = record.get("completion")
     gold = next((text for name in _GOLDS if (text := gold_text(record.get(name))) is not None), None)
     decides = next((name for name, reading in source.readings.items() if reading == _DECIDES), None)
-    step = int(record["step"])
+    step = record.get("step")
+    step = required({"step": int(step) if isinstance(step, str) and step.isdecimal() else step}, "step", int)
     yield {
         "run": source.run(f"step{step}"),
         "problem_id": source.problem(question_id(prompt), gold),
         "prompt": prompt,
-        "completion": (chat_text(completion) or "") if isinstance(completion, list) else completion,
+        "completion": (chat_text(completion, "completion") or "") if isinstance(completion, list) else completion,
         "gold": gold,
         "correct": None if decides is None else source.verdict(record.get(decides)),
         "verdict_by": f"trl:{decides}",
         "step": step,
-        "rewards": [{"name": name, "value": _known(record.get(name))} for name in source.readings],
-        "advantage": _known(record.get("advantage")),
+        "rewards": [{"name": name, "value": _known(record, name)} for name in source.readings],
+        "advantage": _known(record, "advantage"),
     }
 
 
-def _known(value: Any) -> float | None:
+def _known(record: Record, name: str) -> float | None:
+    value = optional(record, name, float)
     return None if value is None or math.isnan(value) else float(value)

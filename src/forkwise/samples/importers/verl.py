@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from forkwise.samples.fields import required
 from forkwise.samples.importers.base import Row, Source, gold_text
 from forkwise.samples.importers.reader import Record
 from forkwise.tasks.base import question_id
@@ -29,16 +30,17 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
     name = source.options.score or ("acc" if "acc" in record else "score")
     if name not in record:
         raise source.error(f"there is no field '{name}': choose --score from the fields {', '.join(record)}.")
+    step, prompt = required(record, "step", int), required(record, "input", str)
     row: Row = {
-        "run": source.run(f"step{record['step']}"),
-        "problem_id": source.problem(question_id(record["input"]), record.get("gts")),
-        "prompt": record["input"],
-        "completion": record["output"],
+        "run": source.run(f"step{step}"),
+        "problem_id": source.problem(question_id(prompt), record.get("gts")),
+        "prompt": prompt,
+        "completion": required(record, "output", str),
         "gold": gold_text(record.get("gts")),
-        "step": record["step"],
+        "step": step,
         "correct": source.verdict(record[name]),
         "verdict_by": f"verl:{name}",
     }
-    if isinstance(record.get("pred"), str):
+    if record.get("pred") is not None:
         row["answer"] = record["pred"]
     yield row
