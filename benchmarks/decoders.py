@@ -23,7 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from forkwise.errors import InputError
 from forkwise.sampling.decoding import Decoder
-from forkwise.sampling.run import Sampling
+from forkwise.sampling.recipe import Sampling
 
 PROMPT = "The sum of 17 and 25 is what? Think, then answer with a number. One two three."
 LARGEST = 3_000_000  # parameters; larger ones need a configuration of their own

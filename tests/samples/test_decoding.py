@@ -14,7 +14,7 @@ from tiny_decoders import ARCHITECTURES, byte_tokenizer, tiny_decoder
 
 from forkwise.errors import InputError
 from forkwise.sampling.decoding import Decoder, Way
-from forkwise.sampling.run import Sampling
+from forkwise.sampling.recipe import Sampling
 
 PROMPT = "The sum of 17 and 25"
 """Twenty tokens: longer than the windows of the tiny models."""

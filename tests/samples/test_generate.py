@@ -22,6 +22,7 @@ from forkwise.errors import InputError
 from forkwise.explore.teacher import completion_ids
 from forkwise.progress import Meter
 from forkwise.sampling.decoding import Decoder, uniforms
+from forkwise.sampling.engine import Block
 from forkwise.sampling.generate import (
     Sampling,
     TransformersEngine,
@@ -31,7 +32,6 @@ from forkwise.sampling.generate import (
     sample_problem,
     sample_seed,
 )
-from forkwise.sampling.run import Block
 from forkwise.tasks import Problem, Verdict
 
 WORDS = ["<eos>", *"abcdefghijk"]

@@ -14,23 +14,13 @@ from rich.console import Console
 
 from forkwise.errors import InputError
 from forkwise.samples import read_samples
+from forkwise.sampling.engine import Block, Completion, TopToken, request_seed, sample_seed
+from forkwise.sampling.engines import make_engine
+from forkwise.sampling.manifest import MANIFEST
 from forkwise.sampling.options import SamplingOptions
-from forkwise.sampling.run import (
-    MANIFEST,
-    Block,
-    Completion,
-    Job,
-    Meter,
-    Sampling,
-    TopToken,
-    make_engine,
-    open_task,
-    plan,
-    prompt_text,
-    request_seed,
-    sample,
-    sample_seed,
-)
+from forkwise.sampling.prompts import prompt_text
+from forkwise.sampling.recipe import Job, Sampling, open_task, plan
+from forkwise.sampling.run import Meter, sample
 from forkwise.tasks import Problem, Verdict
 
 

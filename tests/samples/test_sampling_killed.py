@@ -27,20 +27,21 @@ HELPER = """
     import torch
     from rich.console import Console
     from forkwise.sampling import generate
-    from forkwise.sampling import run as sampling
+    from forkwise.sampling.recipe import plan
+    from forkwise.sampling.run import sample
     from forkwise.sampling.options import SamplingOptions
     from forkwise.tasks import load_task
 
     torch.set_num_threads(1)
     how = {"n": 5, "max_tokens": 24, "batch_size": 2, "temperature": 0.7, "top_p": 0.9}
-    job = sampling.plan(SamplingOptions(model="embedded", task="countdown:3", **how))
+    job = plan(SamplingOptions(model="embedded", task="countdown:3", **how))
     task = load_task("countdown:3")
     problems = task.problems("test", 10)
     engine = generate.TransformersEngine("embedded", job.seed, job.sampling)
     silent = Console(file=io.StringIO())
 
     def run(out):
-        sampling.sample(job, task, problems, lambda: engine, Path(out), console=silent)
+        sample(job, task, problems, lambda: engine, Path(out), console=silent)
 
     start = time.monotonic()
     run("whole")

@@ -19,8 +19,10 @@ from rich.console import Console
 
 from forkwise.errors import InputError
 from forkwise.samples import read_samples
+from forkwise.sampling.engines import make_engine
 from forkwise.sampling.options import SamplingOptions
-from forkwise.sampling.run import Job, Sampling, make_engine, sample
+from forkwise.sampling.recipe import Job, Sampling
+from forkwise.sampling.run import sample
 from forkwise.sampling.vllm import _completion
 from forkwise.tasks import Problem, Verdict
 

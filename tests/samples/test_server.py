@@ -27,8 +27,9 @@ from rich.console import Console
 from forkwise.errors import InputError
 from forkwise.samples import read_samples
 from forkwise.sampling.http import API_KEY, FailedTry, base_url, retry_after
+from forkwise.sampling.recipe import Job, Sampling
 from forkwise.sampling.replies import read_reply
-from forkwise.sampling.run import Job, Sampling, sample
+from forkwise.sampling.run import sample
 from forkwise.sampling.server import Patience, ServerEngine
 from forkwise.tasks import Problem, Verdict
 

@@ -23,10 +23,13 @@ from rich.console import Console
 from forkwise.errors import InputError
 from forkwise.samples import read_samples
 from forkwise.samples.reasoning import join_reasoning
+from forkwise.sampling.extra import parse_extra
 from forkwise.sampling.http import API_KEY, base_url
+from forkwise.sampling.manifest import MANIFEST
+from forkwise.sampling.recipe import Job, Sampling
 from forkwise.sampling.replies import tokens_fit
-from forkwise.sampling.run import MANIFEST, Job, Sampling, sample
-from forkwise.sampling.server import Patience, ServerEngine, parse_extra
+from forkwise.sampling.run import sample
+from forkwise.sampling.server import Patience, ServerEngine
 from forkwise.tasks import Problem, Verdict
 
 KEY = "sk-SECRET-0123456789"

@@ -21,8 +21,8 @@ from rich.console import Console
 
 from forkwise.errors import InputError
 from forkwise.samples import read_samples, write_shard
+from forkwise.sampling.manifest import MANIFEST
 from forkwise.sampling.options import JudgeOptions
-from forkwise.sampling.run import MANIFEST
 from forkwise.sampling.verify import Judge, find_judge, verify
 from forkwise.tasks import Problem, Verdict, load_task
 from forkwise.tasks.answers import MathVerifier

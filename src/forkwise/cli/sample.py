@@ -21,15 +21,18 @@ def sample(
 ) -> None:
     """Draw completions of a task's problems into a samples table; killed anywhere, the same command continues."""
     with long_command(CONTINUES):
-        from forkwise.sampling import run as sampling
+        from forkwise.sampling.engine import Engine
+        from forkwise.sampling.engines import make_engine
+        from forkwise.sampling.recipe import open_task, plan
+        from forkwise.sampling.run import sample as draw
 
-        job = sampling.plan(options)
-        task = sampling.open_task(options.task, options.dataset)
+        job = plan(options)
+        task = open_task(options.task, options.dataset)
         problems = task.problems(options.split, options.problems)
 
-        def load() -> sampling.Engine:
+        def load() -> Engine:
             with Meter(what="loading the model"):
-                return sampling.make_engine(job, options)
+                return make_engine(job, options)
 
-        summary = sampling.sample(job, task, problems, load, out)
+        summary = draw(job, task, problems, load, out)
         echo(f"{out}: {summary}")

@@ -29,7 +29,7 @@ from forkwise.reading import parse_json
 from forkwise.samples.store import find_shards, iter_batches, open_parquet, read_samples, write_shard
 from forkwise.sampling.forward import cannot, check_causal, check_rows, embedding_rows, not_numbers
 from forkwise.sampling.generate import fingerprint, load_model
-from forkwise.sampling.run import render_chat
+from forkwise.sampling.prompts import render_chat
 
 MANIFEST = "entropies.json"
 BUDGET = 16_384

@@ -26,7 +26,7 @@ from forkwise.sampling.forward import (
     rounding,
     token_limit,
 )
-from forkwise.sampling.run import Sampling
+from forkwise.sampling.recipe import Sampling
 
 
 class Way(IntEnum):

@@ -13,8 +13,11 @@ from forkwise.errors import InputError, first_line
 from forkwise.loading import load_tokenizer, load_weights
 from forkwise.progress import Meter
 from forkwise.sampling.decoding import Decoder
+from forkwise.sampling.engine import Block, Completion, sample_seed
 from forkwise.sampling.forward import check_rows, embedding_rows
-from forkwise.sampling.run import Block, Completion, Job, Sampling, prompt_text, sample_seed, table_row
+from forkwise.sampling.prompts import prompt_text
+from forkwise.sampling.recipe import Job, Sampling
+from forkwise.sampling.rows import table_row
 from forkwise.tasks import Problem, Task
 
 __all__ = ["Sampling", "TransformersEngine", "sample_problem", "sample_seed"]

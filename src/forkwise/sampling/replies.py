@@ -11,8 +11,8 @@ from typing import Any
 
 from forkwise.samples.fields import T, WrongField, optional, required, word
 from forkwise.samples.reasoning import answer_of, check_message, join_reasoning, reasoning_of
+from forkwise.sampling.engine import Completion, TopToken
 from forkwise.sampling.http import FailedTry
-from forkwise.sampling.run import Completion, TopToken
 
 _MOST_TOKENS = 1 << 31
 _ROUNDING = 1e-3  # nats above 0 that a log-probability may have

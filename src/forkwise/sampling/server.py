@@ -17,67 +17,21 @@ from typing import Any
 
 from forkwise.errors import InputError
 from forkwise.progress import Meter
-from forkwise.sampling.http import API_KEY, Address, FailedTry, RefusedError, is_secret
+from forkwise.sampling.engine import Block, Completion, request_seed
+from forkwise.sampling.http import API_KEY, Address, FailedTry, RefusedError
+from forkwise.sampling.prompts import chat_messages
+from forkwise.sampling.recipe import Sampling
 from forkwise.sampling.replies import read_reply
-from forkwise.sampling.run import Block, Completion, Sampling, chat_messages, request_seed
 from forkwise.tasks import Problem
 
-__all__ = ["API_KEY", "Patience", "ServerEngine", "parse_extra"]
+__all__ = ["API_KEY", "Patience", "ServerEngine"]
 
 _LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for: a run must not sleep for hours unseen
 
-_OWN = {
-    "model": "--model",
-    "prompt": "--task or --dataset",
-    "messages": "--task or --dataset",
-    "max_tokens": "--max-tokens",
-    "max_completion_tokens": "--max-tokens",
-    "temperature": "--temperature",
-    "top_p": "--top-p",
-    "seed": "--seed",
-    "n": "-n",
-    "best_of": "-n",
-    "logprobs": "--top-logprobs",
-    "top_logprobs": "--top-logprobs",
-    "stream": "",
-    "stream_options": "",
-    "echo": "",
-}
-"""Keys of the request that forkwise sets, or that would change what a reply is; and the flag that sets them."""
 
 _UNSUPPORTED = re.compile(r"unsupported|not support|unrecogni[sz]ed|unknown|not permitted", re.IGNORECASE)
 _NEUTRAL = {"temperature": 1.0, "top_p": 1.0}
 """Values that say nothing: a server that takes no such parameter does the same without it."""
-
-
-def parse_extra(pairs: Sequence[str]) -> dict[str, Any]:
-    """`key=value` pairs for the request; a value is JSON where it can be read as such, else text.
-
-    Raises:
-        InputError: not of that form, the same key twice, or one that forkwise sets.
-    """
-    extra: dict[str, Any] = {}
-    for pair in pairs:
-        if is_secret(pair):
-            raise InputError(f"--extra holds the key of {API_KEY}, and would be stored with the samples: leave it out.")
-        key, equals, text = pair.partition("=")
-        key = key.strip()
-        if not equals or not key:
-            raise InputError(f"--extra {pair!r} has no key or no value: write it like --extra top_k=20.")
-        if key in _OWN:
-            flag = f"use {_OWN[key]}" if _OWN[key] else "samples need it as it is"
-            raise InputError(f"--extra cannot set '{key}', which forkwise sets itself: {flag}.")
-        if key in extra:
-            raise InputError(f"--extra gives '{key}' twice: give it once.")
-        try:
-            extra[key] = json.loads(text, parse_constant=_no_constant)
-        except (ValueError, RecursionError):
-            extra[key] = text
-    return extra
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
 
 
 @dataclass(frozen=True)

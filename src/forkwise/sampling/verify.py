@@ -20,8 +20,9 @@ from forkwise.errors import InputError
 from forkwise.folders import only_process, whole_file
 from forkwise.progress import Console, Meter, duration
 from forkwise.samples.store import check_names, find_shards, iter_batches, open_parquet
+from forkwise.sampling.manifest import MANIFEST, read_manifest
 from forkwise.sampling.options import JudgeOptions
-from forkwise.sampling.run import MANIFEST, open_task, read_manifest
+from forkwise.sampling.recipe import open_task
 from forkwise.tasks import Problem, Verdict
 from forkwise.tasks.answers import MathVerifier, require_math_verify
 from forkwise.tasks.dataset import ANSWER_COLUMNS, ID_COLUMNS, gold_answer, read_rows, verify_exactly

@@ -8,7 +8,9 @@ from typing import Any
 
 from forkwise.errors import InputError, first_line
 from forkwise.progress import Meter
-from forkwise.sampling.run import Block, Completion, Sampling, TopToken, prompt_text, request_seed
+from forkwise.sampling.engine import Block, Completion, TopToken, request_seed
+from forkwise.sampling.prompts import prompt_text
+from forkwise.sampling.recipe import Sampling
 
 _AT_ONCE = 1024  # requests handed over together: enough to keep a GPU busy, few enough to lose little when killed
 

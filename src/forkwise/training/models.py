@@ -13,7 +13,7 @@ from forkwise.errors import InputError
 from forkwise.loading import can_be_checked, check_weights, load_config, load_tokenizer, sharded
 from forkwise.sampling.forward import check_causal, embedding_rows
 from forkwise.sampling.forward import check_rows as refuse_rows
-from forkwise.sampling.run import render_chat
+from forkwise.sampling.prompts import render_chat
 from forkwise.tasks import Problem
 
 _GENERATES = ("CausalLM", "LMHeadModel", "ConditionalGeneration")

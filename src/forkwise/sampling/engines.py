@@ -1,0 +1,55 @@
+"""The engine that a recipe names: transformers, vLLM, or a server."""
+
+from __future__ import annotations
+
+from forkwise.errors import InputError
+from forkwise.sampling.engine import Engine
+from forkwise.sampling.options import SamplingOptions
+from forkwise.sampling.recipe import Job
+
+
+def make_engine(job: Job, options: SamplingOptions) -> Engine:
+    """The engine that `job.engine` names (`"transformers"`, `"vllm"`, or `"server"` at the address `server`).
+
+    Raises:
+        InputError: no such engine, its package is missing, or it cannot load the model.
+    """
+    what = (job.model, job.seed, job.sampling)
+    top_logprobs = options.top_logprobs if options.token_data else 0
+    if job.engine == "server":
+        from forkwise.sampling.extra import parse_extra
+        from forkwise.sampling.server import Patience, ServerEngine
+
+        return ServerEngine(
+            options.server or "",
+            *what,
+            chat=options.chat,
+            top_logprobs=top_logprobs,
+            concurrency=options.concurrency,
+            patience=Patience(timeout=options.timeout, retries=options.retries),
+            extra=parse_extra(options.extra),
+        )
+    if options.extra:
+        raise InputError("--extra goes into the requests to a server: give --server too, or leave it out.")
+    if job.engine == "vllm":
+        from forkwise.sampling.vllm import VllmEngine
+
+        return VllmEngine(
+            *what,
+            chat=options.chat,
+            top_logprobs=top_logprobs,
+            dtype=options.dtype,
+            tensor_parallel=options.tensor_parallel,
+        )
+    if job.engine != "transformers":
+        raise InputError(f"There is no engine '{job.engine}': use transformers or vllm, or --server URL.")
+    from forkwise.sampling.generate import TransformersEngine
+
+    return TransformersEngine(
+        *what,
+        chat=options.chat,
+        token_data=options.token_data,
+        device=options.device,
+        dtype=options.dtype,
+        trust_remote_code=options.trust_remote_code,
+    )

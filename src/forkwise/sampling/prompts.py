@@ -1,0 +1,54 @@
+"""The text that a model continues: plain, or made by a chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from forkwise.bounded import bounded
+from forkwise.errors import InputError, first_line
+from forkwise.tasks import Problem
+
+
+def chat_messages(problem: Problem, chat: bool) -> list[dict[str, str]] | None:
+    """The conversation to continue; None for a problem that is plain text, unless `chat` asks for a conversation."""
+    if isinstance(problem.prompt, str):
+        return [{"role": "user", "content": problem.prompt}] if chat else None
+    return problem.prompt
+
+
+def prompt_text(problem: Problem, tokenizer: Any, chat: bool) -> tuple[str, bool]:
+    """The text to continue, and whether a chat template made it (so that its special tokens are already there)."""
+    messages = chat_messages(problem, chat)
+    if messages is None:
+        assert isinstance(problem.prompt, str)
+        return problem.prompt, False
+    return render_chat(tokenizer, messages, f"the conversation of problem '{problem.id}'"), True
+
+
+def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], what: str, **options: Any) -> str:
+    """A conversation as the text that the model continues.
+
+    Args:
+        tokenizer: the model's.
+        messages: the conversation.
+        what: how messages to the user call it.
+        options: of the template.
+
+    Raises:
+        InputError: there is no chat template, it refuses the conversation, or it does not come to an end.
+    """
+    name = getattr(tokenizer, "name_or_path", "") or "the model"
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"The tokenizer of '{name}' has no chat template for {what}: choose a model that was tuned on "
+            "conversations, or give prompts as text without --chat."
+        )
+    try:
+        with bounded():
+            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options))
+    except Exception as error:  # a template refuses what it likes, in kinds of its own
+        raise InputError(
+            f"The chat template of '{name}' refuses {what} ({first_line(error)}): change the prompt, or choose another "
+            "model."
+        ) from error
