@@ -16,7 +16,8 @@ tokenizers = pytest.importorskip("tokenizers", reason="the sentence encoder need
 
 from forkwise.cli import app
 from forkwise.errors import InputError
-from forkwise.samples import embed, write_shard
+from forkwise.explore import encoder as embed
+from forkwise.samples import write_shard
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from forkwise.errors import InputError
+from forkwise.progress import Meter
 from forkwise.samples import read_samples
 from forkwise.sampling.engine import Block, Completion, TopToken, request_seed, sample_seed
 from forkwise.sampling.engines import make_engine
@@ -20,7 +21,7 @@ from forkwise.sampling.manifest import MANIFEST
 from forkwise.sampling.options import SamplingOptions
 from forkwise.sampling.prompts import prompt_text
 from forkwise.sampling.recipe import Job, Sampling, open_task, plan
-from forkwise.sampling.run import Meter, sample
+from forkwise.sampling.run import sample
 from forkwise.tasks import Problem, Verdict
 
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
 from forkwise.loading import can_be_checked, check_weights, load_config, load_tokenizer, sharded
-from forkwise.sampling.forward import check_causal, embedding_rows
+from forkwise.sampling.forward import cannot, check_causal, embedding_rows, no_generation_settings, token_limit
 from forkwise.sampling.forward import check_rows as refuse_rows
 from forkwise.sampling.prompts import render_chat
 from forkwise.tasks import Problem
 
 _GENERATES = ("CausalLM", "LMHeadModel", "ConditionalGeneration")
 _TRIED = 48  # tokens of a prompt
+_GLANCE = 40  # characters in which there is a token, as a rule: whole prompts take long
 
 
 def resolve_model(name: str | None, *, revision: str | None = None, trust_remote_code: bool = False) -> tuple[str, Any]:
@@ -83,16 +85,19 @@ def check_prompts(problems: Sequence[Problem], tokenizer: Any, model: str, **tem
             tried.add(roles)
             what = f"the prompt of problem '{problem.id}', messages of {roles}"
             texts[problem.id] = render_chat(tokenizer, problem.prompt, what, **template_options)
-    for problem_id, ids in zip(texts, tokenizer(list(texts.values()))["input_ids"], strict=True):
-        if not ids:
+    glances = tokenizer([text[:_GLANCE] for text in texts.values()])["input_ids"] if texts else []
+    for (problem_id, text), ids in zip(texts.items(), glances, strict=True):
+        if not ids and not tokenizer(text)["input_ids"]:
             raise InputError(
                 f"The prompt of problem '{problem_id}' has no tokens by the tokenizer of '{model}': there is nothing "
                 "to continue."
             )
 
 
-def try_model(problems: Sequence[Problem], tokenizer: Any, model: Any) -> None:
+def try_model(problems: Sequence[Problem], tokenizer: Any, model: Any, *, generates: bool) -> None:
     """Tries a model on the beginning of the first prompt, if it is whole on this device.
+
+    `generates` says whether its rollouts come from transformers.
 
     Raises:
         InputError: it fails, sees the tokens that it predicts, or gives no numbers.
@@ -100,11 +105,20 @@ def try_model(problems: Sequence[Problem], tokenizer: Any, model: Any) -> None:
     images = any("ConditionalGeneration" in name for name in model.config.architectures or [])
     if images or sharded():
         return
-    ids = tokenizer(_text(problems[0], tokenizer), return_tensors="pt")["input_ids"][:, :_TRIED]
+    length = min(_TRIED, (token_limit(model) or _TRIED) // 2 + 1)
+    text = _text(problems[0], tokenizer)
+    ids = tokenizer(text, return_tensors="pt")["input_ids"][:, :length].to(model.device)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        check_causal(model, ids.to(model.device))
+        check_causal(model, ids)
+        if generates:
+            with no_generation_settings(model):
+                model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=2, do_sample=False)
+    except (InputError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # models fail in kinds of their own
+        raise cannot(model, f"a prompt of {ids.shape[1]:,} tokens", ids.shape[1] + 2, error) from error
     finally:
         for module, training in modes:
             module.training = training

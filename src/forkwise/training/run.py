@@ -216,7 +216,7 @@ def train(
         raise InputError(f"The run cannot start: {str(error).strip().splitlines()[0]}") from error
     StepLines.take_over(trainer)
     check_rows([*problems, *validation], tokenizer, causal_model(trainer.model))
-    try_model(problems, tokenizer, causal_model(trainer.model))
+    try_model(problems, tokenizer, causal_model(trainer.model), generates=not config.use_vllm)
     trainer.check_finite = run.health
     trainer.log_behaviours = run.log_behaviours
     trainer.behaviour_breaks = [word.strip() for word in run.behaviour_breaks.split(",") if word.strip()]
