@@ -18,6 +18,7 @@ import pytest
 
 from forkwise.errors import InputError
 from forkwise.folders import is_held, only_process, whole_file, write_bytes, write_json, write_text
+from forkwise.folders.metrics import metrics_file, read_metrics
 from forkwise.samples import read_samples, write_shard
 
 FORKWISE = [sys.executable, "-m", "forkwise"]
@@ -295,3 +296,18 @@ def test_an_import_waits_for_no_one_and_writes_nothing_beside_another(tmp_path: 
     assert (done.returncode, done.stderr.count("forkwise: Another process is writing")) == (2, 1)
     assert names(tmp_path / "out") == ["a.parquet"]
     assert pq.read_metadata(tmp_path / "out" / "a.parquet").num_rows == 8
+
+
+def test_metrics_are_ours_or_those_of_the_trainers_newest_state(tmp_path: Path) -> None:
+    assert (read_metrics(tmp_path), metrics_file(tmp_path)) == ([], None)
+    for step, loss in ((9, 0.9), (10, 0.1)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        history = [{"step": step, "loss": loss}, {"step": 2, "loss": 0.5}, {"step": 2, "eval_loss": 0.7}, {"loss": 1}]
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    (tmp_path / "checkpoint-11").mkdir()  # just being written
+    (tmp_path / "checkpoint-best").mkdir()
+    assert read_metrics(tmp_path) == [{"step": 2, "loss": 0.5, "eval_loss": 0.7}, {"step": 10, "loss": 0.1}]
+    (tmp_path / "trainer_state.json").write_text('{"log_history": [{"step": 12, "loss": NaN}]}')
+    assert [row["step"] for row in read_metrics(tmp_path)] == [12]
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.0}\n{"step": 2, "lo')
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 0.0}]

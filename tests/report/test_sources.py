@@ -79,3 +79,16 @@ def test_metrics_survive_a_line_that_was_cut_short_and_lines_that_are_no_rows(tm
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     assert read_metrics(tmp_path) == [{"step": 1}, {"step": 2, "x": 1, "y": 2}]
     assert json.dumps(read_metrics(tmp_path / "nowhere")) == "[]"
+
+
+def test_the_folder_of_any_trainer_is_a_training_run(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "sft" / "checkpoint-8"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "trainer_state.json").write_text('{"log_history": [{"step": 8, "loss": 0.5}]}')
+    [arm] = find_source(tmp_path / "sft").training
+    assert (arm.name, arm.folders) == ("sft", (tmp_path / "sft",))
+    arms = tmp_path / "study" / "arms"
+    arms.mkdir(parents=True)
+    (tmp_path / "sft").rename(arms / "a-seed0")
+    (arms / "a-seed0.yaml").write_text("alpha: 0\n")
+    assert [arm.name for arm in find_source(tmp_path / "study").training] == ["a-seed0"]
