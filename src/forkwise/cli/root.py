@@ -27,7 +27,7 @@ _COMMANDS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
         (
             "quickstart",
             quickstart.quickstart,
-            "forkwise quickstart --steps 5 --problems 8 --samples 16 --out runs/quick",
+            "forkwise quickstart --steps 5 --problems 8 --samples 16 --out runs/q",
         ),
     ],
     "Sample": [
