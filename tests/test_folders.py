@@ -20,6 +20,7 @@ import pytest
 
 from forkwise.errors import InputError
 from forkwise.folders import is_held, only_process, whole_file, write_bytes, write_json, write_text
+from forkwise.folders.metrics import metrics_file, read_metrics
 from forkwise.folders.results import Input, inputs_of, result_text
 from forkwise.samples import read_samples, write_shard
 
@@ -320,3 +321,18 @@ class _Found:
 
 def test_numbers_that_are_none_become_null() -> None:
     assert json.loads(result_text(_Found([math.nan, math.inf, 1.0]))) == {"a": [None, None, 1.0], "schema": 1}
+
+
+def test_metrics_are_ours_or_those_of_the_trainers_newest_state(tmp_path: Path) -> None:
+    assert (read_metrics(tmp_path), metrics_file(tmp_path)) == ([], None)
+    for step, loss in ((9, 0.9), (10, 0.1)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        history = [{"step": step, "loss": loss}, {"step": 2, "loss": 0.5}, {"step": 2, "eval_loss": 0.7}, {"loss": 1}]
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    (tmp_path / "checkpoint-11").mkdir()  # just being written
+    (tmp_path / "checkpoint-best").mkdir()
+    assert read_metrics(tmp_path) == [{"step": 2, "loss": 0.5, "eval_loss": 0.7}, {"step": 10, "loss": 0.1}]
+    (tmp_path / "trainer_state.json").write_text('{"log_history": [{"step": 12, "loss": NaN}]}')
+    assert [row["step"] for row in read_metrics(tmp_path)] == [12]
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.0}\n{"step": 2, "lo')
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 0.0}]

@@ -101,3 +101,16 @@ def test_shaping_is_what_the_runs_of_an_arm_say_if_they_agree(tmp_path: Path) ->
         assert find_source(alone).samples[0].shaping == expected, text
     (other,) = find_source(alone / "samples").samples
     assert other.shaping is None
+
+
+def test_the_folder_of_any_trainer_is_a_training_run(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "sft" / "checkpoint-8"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "trainer_state.json").write_text('{"log_history": [{"step": 8, "loss": 0.5}]}')
+    [arm] = find_source(tmp_path / "sft").training
+    assert (arm.name, arm.folders) == ("sft", (tmp_path / "sft",))
+    arms = tmp_path / "study" / "arms"
+    arms.mkdir(parents=True)
+    (tmp_path / "sft").rename(arms / "a-seed0")
+    (arms / "a-seed0.yaml").write_text("alpha: 0\n")
+    assert [arm.name for arm in find_source(tmp_path / "study").training] == ["a-seed0"]

@@ -13,7 +13,10 @@ from forkwise.cli.layout import example, make_app
 app = make_app("Experiments on the embedded model.")
 
 
-@app.command("compare", epilog=example("forkwise lab compare --methods steer --seeds 2 --steps 20 --out runs/steer"))
+@app.command(
+    "compare",
+    epilog=example("forkwise lab compare --methods steer --steps 5 --problems 8 \\\n  --samples 16 --out runs/steer"),
+)
 def lab_compare(
     out: Annotated[Path, typer.Option(help="Folder of the experiment to write.")],
     study: Annotated[str | None, typer.Option(help="A YAML file, or the name of a study of ours.")] = None,

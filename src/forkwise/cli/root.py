@@ -19,12 +19,16 @@ from forkwise.version import __version__
 app = make_app("Train reasoning models with methods meant to keep them exploring, and measure whether they do.")
 
 _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-_FIRST = "--model embedded --task countdown --max_steps 9"
+_FIRST = "--model embedded --task countdown --max_steps 5"
 _COMMANDS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
     "Train": [
         ("grpo", train.grpo, f"forkwise grpo {_FIRST} \\\n  --output_dir runs/grpo"),
         ("ppo", train.ppo, f"forkwise ppo {_FIRST} \\\n  --output_dir runs/ppo"),
-        ("quickstart", quickstart.quickstart, "forkwise quickstart --steps 20 --out runs/quickstart"),
+        (
+            "quickstart",
+            quickstart.quickstart,
+            "forkwise quickstart --steps 5 --problems 8 --samples 16 --out runs/q",
+        ),
     ],
     "Sample": [
         ("sample", sample.sample, "forkwise sample --model embedded --task countdown --problems 9 --out base"),
