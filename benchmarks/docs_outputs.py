@@ -5,7 +5,7 @@
     python benchmarks/docs_outputs.py --write                  # puts today's output into the pages
 
 Checked are blocks marked `console`: lines that begin with `$ ` are run by bash, in one folder for each page that holds
-`examples`, and the lines below are what they print. A line `...` stands for any lines; a block that has one is not
+`examples`, and the lines below are what they print. A line `...` stands for any lines; output shown with one is not
 rewritten. `<!-- data: NAME=FILE, ... -->` above a block says which files of --data it needs, and their names there.
 """
 
@@ -106,12 +106,12 @@ def check_page(page: Path, data: Path | None, *, write: bool = False) -> tuple[i
             for command, shown in block.commands:
                 printed = run(command, folder)
                 ran += 1
-                said += [f"$ {command}", *printed]
+                abridged = any(line.strip() == _ANY for line in shown)
+                said += [f"$ {command}", *(shown if abridged else printed)]
                 if not agrees(shown, printed):
                     lines = difflib.unified_diff(shown, printed, f"{page.name}: {command}", "today", lineterm="")
                     drifts.append("\n".join(lines))
-            if not any(line.strip() == _ANY for _, shown in block.commands for line in shown):
-                renewed = renewed.replace(text[block.start : block.end], "\n".join(said) + "\n")
+            renewed = renewed.replace(text[block.start : block.end], "\n".join(said) + "\n")
     if write and renewed != text:
         page.write_text(renewed, encoding="utf-8")
     return ran, left_out, drifts

@@ -167,6 +167,7 @@ def viewer(report: Path, target: Path) -> None:
             page.keyboard.press(".")  # the next token of high entropy
         page.wait_for_selector("#trace .on")
         page.locator("#viewer").evaluate("viewer => { viewer.style.padding = '12px' }")
+        page.locator("#viewer details").evaluate_all("folded => folded.forEach(part => part.remove())")
         page.locator("#viewer").screenshot(path=target)
         browser.close()
 

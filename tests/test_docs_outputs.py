@@ -74,12 +74,12 @@ def test_what_a_command_no_longer_prints_is_a_difference(tmp_path: Path) -> None
     assert "+1" in drifts[0]
 
 
-def test_writing_renews_blocks_without_dots(tmp_path: Path) -> None:
+def test_writing_renews_what_is_shown_in_full(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "there.txt").write_text("new\n")
-    path = page(tmp_path, PAGE.replace("echo one", "echo 1"))
+    path = page(tmp_path, PAGE.replace("echo one", "echo 1").replace("    b\na\n", "    b\nold\n"))
     ran, left_out, drifts = docs_outputs.check_page(path, tmp_path / "data", write=True)
-    assert (ran, left_out, len(drifts)) == (3, 0, 2)
+    assert (ran, left_out, len(drifts)) == (3, 0, 3)
     assert path.read_text() == PAGE.replace("echo one", "echo 1").replace("of the folder", "new")
 
 
