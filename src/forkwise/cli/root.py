@@ -38,7 +38,7 @@ _COMMANDS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
     "Measure": [
         ("passk", passk.passk, "forkwise passk base --k 1,4,16"),
         ("compare", passk.compare, "forkwise compare base=base trained=trained"),
-        ("explore", explore.explore, "forkwise explore base --model embedded"),
+        ("explore", explore.explore, "forkwise explore base --model embedded --out explored"),
     ],
     "Look": [
         ("report", report.report, "forkwise report runs/grpo base --out report.html"),
