@@ -26,8 +26,8 @@ USES = frozenset({*COLUMNS, *PROMPT_COLUMNS, "sampling"})
 _PER_SAMPLE = ("sample_id", "completion", "answer", "correct", "score", "n_tokens", "finish_reason", "seed")
 """Columns of which a record may hold a list, one entry per sample of its problem."""
 
-_ENTRIES: dict[str, type] = {"token_ids": int, "tokens": str, "entropies": float}
-"""What the token-level lists hold whose entries are not checked elsewhere."""
+_ENTRIES: dict[str, type] = {"token_ids": int, "tokens": str, "logprobs": float, "entropies": float}
+"""What the token-level lists hold; candidates are checked elsewhere."""
 
 _WHOLE = ("sample_id", "n_tokens", "seed", "max_tokens", "step")
 
