@@ -162,6 +162,9 @@ def stored(out: Path) -> bytes:
         (chat({"content": None}), "'choices[0].message.content' is null, not text"),
         (chat({"content": [{"type": "image_url"}]}), "'choices[0].message.content' is a list, not text"),
         (chat({"content": "4", "reasoning": {"effort": 1}}), "'choices[0].message.reasoning' is an object, not text"),
+        (chat({"content": "4", "thinking": 3}), "'choices[0].message.thinking' is a number, not text"),
+        (chat({"content": ["4"]}), "'choices[0].message.content[0]' is text, not an object"),
+        (chat({"content": [{"text": 4}]}), "'choices[0].message.content[0].text' is a number, not text"),
         (chat({}), "'choices[0].message.content' is missing, not text"),
         ({"choices": []}, "'choices' is empty"),
         ({"choices": None}, "'choices' is null, not a list"),
@@ -202,6 +205,7 @@ BROKEN_LOGPROBS: list[tuple[dict[str, Any], str]] = [
     ({"tokens": ["The", " answer", " is", " 5", "."]}, "join to another text"),
     ({"tokens": TOKENS[:4], "token_logprobs": [-0.25] * 4, "top_logprobs": []}, "join to another text"),
     ({"tokens": 3}, "'logprobs.tokens' is no list"),
+    ({"tokens": 0}, "'logprobs.tokens' is no list"),
     ({"content": 3}, "'logprobs.content' is no list"),
     ({"content": [3]}, "'logprobs.content' holds more than objects"),
 ]
@@ -245,6 +249,14 @@ def test_a_finish_reason_that_is_no_word_is_left_out_and_said(tmp_path: Path, re
         rows, said = run(server.url, tmp_path)
     assert [row["finish_reason"] for row in rows] == [None, None]
     assert "'finish_reason' is no word" in said
+
+
+@pytest.mark.parametrize("logprobs", [0, [], "", [1], False])
+def test_log_probs_that_are_no_object_are_left_out_and_said(tmp_path: Path, logprobs: Any) -> None:
+    with serve(lambda handler, _: handler.send(completion(logprobs=logprobs))) as server:
+        rows, said = run(server.url, tmp_path)
+    assert [row["tokens"] for row in rows] == [None, None]
+    assert "'logprobs' is no object" in said
 
 
 def test_rounding_above_zero_and_impossible_candidates_are_no_fault(tmp_path: Path) -> None:
@@ -350,6 +362,18 @@ def test_a_parameter_that_says_nothing_is_left_out_where_it_is_refused(tmp_path:
         rows, said = run(server.url, tmp_path, chat=True, retries=0)
     assert len(rows) == 2
     assert f"takes no {name}; it is left out" in said
+
+
+@pytest.mark.parametrize("odd", [["seed"], {"seed": 1}, 3])
+def test_a_refused_parameter_that_is_no_text(tmp_path: Path, odd: Any) -> None:
+    def answer(handler: Handler, body: dict[str, Any]) -> None:
+        refused = {"error": {"message": "Unsupported value: 'seed'.", "param": odd, "code": odd}}
+        handler.send(*((refused, 400) if "seed" in body else (completion(),)))
+
+    with serve(answer) as server:
+        rows, said = run(server.url, tmp_path, retries=0)
+    assert len(rows) == 2
+    assert "takes no seed; it is left out" in said  # the message names it
 
 
 @pytest.mark.parametrize(

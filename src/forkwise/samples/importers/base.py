@@ -239,6 +239,14 @@ def gold_text(gold: Any) -> str | None:
     return str(gold) if str(gold).strip() else None
 
 
+def gold_of(value: Any, source: Source) -> str | None:
+    """`gold_text`; what is left out is said."""
+    text = gold_text(value)
+    if text is None and value not in (None, "", []):
+        source.notes["whose gold answer is neither text nor a number, kept without it"] += 1
+    return text
+
+
 def sampling(record: Mapping[str, Any], where: str = "", **names: str) -> Row | None:
     """The `sampling` column from fields of `record`, `names` where they are called otherwise; None if none is there."""
     values: Row = {key: optional(record, names.get(key, key), float, where) for key in ("temperature", "top_p")}

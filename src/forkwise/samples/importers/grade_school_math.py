@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from forkwise.samples.fields import ABSENT, WrongField, required
+from forkwise.samples.fields import ABSENT, WrongField, optional, required
 from forkwise.samples.importers.base import Row, Source, gold_text
 from forkwise.samples.importers.reader import Record
 from forkwise.tasks.base import question_id
 
-USES = frozenset(
-    {"question", "ground_truth", "6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification"}
-)
+_NAMES = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
+USES = frozenset({"question", "ground_truth", *_NAMES})
 
 
 def matches(record: Record) -> bool:
@@ -33,6 +32,8 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
     if gold is None:
         raise WrongField("ground_truth", "text", record.get("ground_truth", ABSENT))
     problem = source.problem(question_id(question), gold)
+    for model in _NAMES:
+        optional(record, model, dict)
     for model in _models(record):
         solution = required(record[model], "solution", str, f"{model}.")
         _, found, answer = solution.rpartition("A: ")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from forkwise.samples.fields import ABSENT, WrongField, objects, optional, required
-from forkwise.samples.importers.base import Row, Source, gold_text, sampling
+from forkwise.samples.importers.base import Row, Source, gold_of, sampling
 from forkwise.samples.importers.openai import logprob_columns
 from forkwise.samples.importers.reader import Record
 from forkwise.samples.importers.texts import chat_text, finish_reason, message_text
@@ -56,7 +56,7 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
             "model": required(header, "model", str, "eval."),
             "problem_id": source.problem(f"{header['task']}/{number}", number=json.dumps(number)),
             "sample_id": required(sample, "epoch", int, where) - 1,
-            "gold": gold_text(sample.get("target")),
+            "gold": gold_of(sample.get("target"), source),
             "correct": source.verdict(_LETTERS.get(value, value) if isinstance(value, str) else value),
             "verdict_by": f"inspect:{name}",
             "seed": optional(settings, "seed", int, "plan.config."),

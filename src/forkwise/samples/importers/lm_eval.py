@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from forkwise.samples.fields import ABSENT, WrongField, checked, optional, required
-from forkwise.samples.importers.base import Row, Source, gold_text, sampling
+from forkwise.samples.importers.base import Row, Source, gold_of, sampling
 from forkwise.samples.importers.reader import Record
 from forkwise.tasks.base import question_id
 
@@ -58,10 +58,10 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
             "problem_id": problem,
             "prompt": prompt,
             "completion": completion,
-            "gold": gold_text(record.get("target")),
+            "gold": gold_of(record.get("target"), source),
             "correct": source.verdict(scores[i]),
             "verdict_by": f"lm-eval:{metric}",
-            "sampling": sampling(settings, "arguments[0].settings.", max_tokens="max_gen_toks"),
+            "sampling": settings,
         }
         if answers is not None:
             row["answer"] = answers[i]
@@ -126,20 +126,20 @@ def _decide(record: Record, source: Source) -> tuple[str | None, bool]:
     return (metrics[0] if metrics else None), True
 
 
-def _request(arguments: Any) -> tuple[str | None, Record]:
-    """The prompt and the generation settings of the first request, from either shape that lm-eval has written."""
+def _request(arguments: Any) -> tuple[str | None, Row | None]:
+    """The prompt of the first request and the `sampling` column, from either shape that lm-eval has written."""
     if isinstance(arguments, dict):
-        request = optional(arguments, "gen_args_0", dict, "arguments.") or {}
-        first = [request.get("arg_0"), request.get("arg_1")]
+        request, path = optional(arguments, "gen_args_0", dict, "arguments.") or {}, "arguments.gen_args_0.arg_1"
+        prompt, settings = request.get("arg_0"), request.get("arg_1")
     elif arguments is None or isinstance(arguments, list):
-        first = checked(arguments[0], list, "arguments[0]") if arguments else []
+        first, path = checked(arguments[0], list, "arguments[0]") if arguments else [], "arguments[0][1]"
+        prompt, settings = [*first, None, None][:2]
     else:
         raise WrongField("arguments", "an object or a list", arguments)
-    prompt, settings = [*first, None, None][:2]
     if isinstance(prompt, list) and len(prompt) == 1:  # as for chat interfaces
         prompt = prompt[0]
-    settings = optional({"settings": settings}, "settings", dict, "arguments[0].")
-    return prompt if isinstance(prompt, str) else None, settings or {}
+    settings = {} if settings is None else checked(settings, dict, path)
+    return prompt if isinstance(prompt, str) else None, sampling(settings, f"{path}.", max_tokens="max_gen_toks")
 
 
 def _answers(record: Record, completions: list[str]) -> list[str | None] | None:

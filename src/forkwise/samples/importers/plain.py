@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from forkwise.errors import InputError, nearest
-from forkwise.samples.fields import ABSENT, field_at, objects, optional
+from forkwise.samples.fields import ABSENT, WrongField, field_at, objects, optional
 from forkwise.samples.importers import golds, identity, trl
 from forkwise.samples.importers import survey as surveys
-from forkwise.samples.importers.base import Row, Source, Undecided, gold_text, scored, token_columns
+from forkwise.samples.importers.base import Row, Source, Undecided, gold_of, gold_text, scored, token_columns
 from forkwise.samples.importers.reader import Record
 from forkwise.samples.importers.survey import is_chat, prompt_of
 from forkwise.samples.importers.texts import chat_text, finish_reason, message_text
@@ -25,6 +25,9 @@ USES = frozenset({*COLUMNS, *PROMPT_COLUMNS, "sampling"})
 
 _PER_SAMPLE = ("sample_id", "completion", "answer", "correct", "score", "n_tokens", "finish_reason", "seed")
 """Columns of which a record may hold a list, one entry per sample of its problem."""
+
+_ENTRIES: dict[str, type] = {"token_ids": int, "tokens": str, "logprobs": float, "entropies": float}
+"""What the token-level lists hold; candidates are checked elsewhere."""
 
 _WHOLE = ("sample_id", "n_tokens", "seed", "max_tokens", "step")
 
@@ -68,8 +71,7 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
     values["prompt"], prompt_field = prompt_of(record, columns)
     values["prompt"] = chat_text(values["prompt"], prompt_field)
     if gold_text(values.get("gold")) is None:
-        if values.get("gold") not in (None, ""):
-            source.notes["whose gold answer is neither text nor a number, kept without it"] += 1
+        gold_of(values.get("gold"), source)
         values["gold"], name = golds.gold_of(record, source.options.columns)
         source.used.add(name)
     values["problem_id"] = _problem(values, record, source)
@@ -84,7 +86,7 @@ def _problem(values: Row, record: Record, source: Source) -> str:
     prompt, gold = values["prompt"], gold_text(values.get("gold"))
     if values.get("problem_id") not in (None, ""):
         by_prompt = source.options.columns.get("problem_id") == prompt_of(record, source.options.columns)[1]
-        problem = question_id(prompt or "") if by_prompt else str(values["problem_id"])
+        problem = question_id(prompt or "") if by_prompt else _name(values["problem_id"], "problem_id", source)
         for kind, text in (("gold answer", gold), ("prompt", prompt)):
             if text is None:
                 continue
@@ -120,7 +122,7 @@ def _row(values: Row, source: Source) -> Row | None:
         "gold": gold_text(values.get("gold")),
         "correct": source.verdict(verdict),
         "finish_reason": finish_reason(values, "finish_reason", source),
-        "run": source.run(str(values["run"])) if values.get("run") is not None else source.run(),
+        "run": source.run(_name(values["run"], "run", source)) if values.get("run") is not None else source.run(),
         "model": values.get("model"),
     }
     settings = {name: _number(values.get(name), name, source) for name in _SAMPLING}
@@ -154,6 +156,11 @@ def _checked_tokens(row: Row, source: Source) -> Row:
     for name, value in lists.items():
         if not isinstance(value, list):
             raise source.error(f"{name} is {value!r:.40}: it must be a list with an entry per token.")
+        for i, entry in enumerate(value if name in _ENTRIES else ()):
+            try:
+                optional({name: entry}, name, _ENTRIES[name])
+            except WrongField as error:
+                raise source.error(f"entry {i} of {name} is of the wrong type: it must be {error.wanted}.") from error
     sizes = {name: len(value) for name, value in lists.items()}
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{size} of {name}" for name, size in sizes.items())
@@ -175,6 +182,12 @@ def _candidates(top: list[Any] | None) -> list[list[tuple[Any, Any]]] | None:
         ]
         for i, place in enumerate(top)
     ]
+
+
+def _name(value: Any, name: str, source: Source) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise source.error(f"{name} is {value!r:.40}: it must be text or a number.")
+    return str(value)
 
 
 def _number(value: Any, name: str, source: Source) -> float | None:

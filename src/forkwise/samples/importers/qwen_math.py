@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from forkwise.samples.fields import optional, required
-from forkwise.samples.importers.base import Row, Source, gold_text, sampling
+from forkwise.samples.importers.base import Row, Source, gold_of, sampling
 from forkwise.samples.importers.reader import Record
 from forkwise.tasks.base import question_id
 
@@ -49,7 +49,7 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
             "problem_id": problem,
             "prompt": question,
             "completion": completion,
-            "gold": gold_text(gold),
+            "gold": gold_of(gold, source),
             "answer": answer or None,
             "correct": source.verdict(score),
             "verdict_by": "qwen-math",

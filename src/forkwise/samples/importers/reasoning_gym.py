@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from forkwise.samples.fields import objects, optional, required
-from forkwise.samples.importers.base import Row, Source, gold_text, sampling
+from forkwise.samples.importers.base import Row, Source, gold_of, sampling
 from forkwise.samples.importers.reader import Record
 from forkwise.tasks.base import question_id
 
@@ -52,7 +52,7 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
                     "model": optional(settings, "model", str, "metadata."),
                     "problem_id": problem,
                     "prompt": question,
-                    "gold": gold_text(gold),
+                    "gold": gold_of(gold, source),
                     "completion": completion.get("full_model_response"),
                     "answer": completion.get("model_answer"),
                     "correct": source.verdict(completion.get("score")),

@@ -243,8 +243,6 @@ def _shape(source: Source, name: str) -> Iterator[None]:
         raise
     except WrongField as error:
         raise source.error(f"this record is not of the format {name}: {error}; correct or remove it.") from error
-    except RecursionError as error:
-        raise source.error("this record is nested too deeply: correct or remove it.") from error
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise source.error(f"this record is not of the format {name}: correct or remove it.") from error
 

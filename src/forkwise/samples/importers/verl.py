@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from forkwise.samples.fields import required
-from forkwise.samples.importers.base import Row, Source, gold_text
+from forkwise.samples.importers.base import Row, Source, gold_of
 from forkwise.samples.importers.reader import Record
 from forkwise.tasks.base import question_id
 
@@ -36,7 +36,7 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
         "problem_id": source.problem(question_id(prompt), record.get("gts")),
         "prompt": prompt,
         "completion": required(record, "output", str),
-        "gold": gold_text(record.get("gts")),
+        "gold": gold_of(record.get("gts"), source),
         "step": step,
         "correct": source.verdict(record[name]),
         "verdict_by": f"verl:{name}",
