@@ -52,7 +52,7 @@ def test_a_format_of_another_package_is_found_and_named(tmp_path: Path, installe
         rows, report = run_import(where, file, format_=format_)
         assert (report.format, report.fields_left_out) == ("puzzles", ["extra"])
         assert [(r["problem_id"], r["sample_id"], r["correct"]) for r in rows] == [("a", 0, True), ("a", 1, False)]
-    refused(tmp_path, jsonl(tmp_path / "b.jsonl", {"puzzle": "a"}), r"not of the format puzzles \(KeyError: 'reply'\)")
+    refused(tmp_path, jsonl(tmp_path / "b.jsonl", {"puzzle": "a"}), r"not of the format puzzles: correct or remove it")
     with pytest.raises(InputError, match="There is no format 'puzles'. Did you mean 'puzzles'"):
         list(import_files([file], tmp_path / "out", format_="puzles", options=Options()))
 
