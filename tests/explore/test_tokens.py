@@ -9,7 +9,7 @@ from forkwise.explore.lexicon import load_lexicon
 from forkwise.explore.sentences import split_sentences
 from forkwise.explore.spans import token_spans
 from forkwise.explore.tokens import TYPES, fork_tokens, sentence_table, token_table, token_types
-from forkwise.explore.traces import Tokens, Trace
+from forkwise.explore.traces import Trace, TraceTokens
 
 
 def trace(
@@ -21,7 +21,7 @@ def trace(
 ) -> Trace:
     text = "".join(tokens) if text is None else text
     high = None if upper is None else np.array(upper)
-    found = Tokens(tokens, token_spans(tokens, text), np.array(entropy), high)
+    found = TraceTokens(tokens, token_spans(tokens, text), np.array(entropy), high)
     return Trace("r", problem, 0, None, text, None, None, split_sentences(text), found)
 
 

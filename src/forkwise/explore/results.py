@@ -288,7 +288,7 @@ class Dependence:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class TrainingRow:
     """One row of the figures over training (the paper's Figure 8)."""
 
     run: str
@@ -351,7 +351,7 @@ class Exploration:
     breaks: list[str]
     """Words that begin a sentence besides punctuation (`--breaks`); a viewer that splits sentences needs them."""
     runs: list[RunExploration]
-    series: list[Checkpoint]
+    series: list[TrainingRow]
     """One row per run, in the order given."""
     notes: list[str]
     schema: int = SCHEMA

@@ -17,13 +17,13 @@ from forkwise.explore.spans import MisfitError, token_spans
 from forkwise.samples import read_samples
 
 FloatArray = npt.NDArray[np.float64]
-Source = Literal["stored", "model", "top-k"]
+EntropySource = Literal["stored", "model", "top-k"]
 
 _COLUMNS = ("run", "model", "problem_id", "sample_id", "prompt", "completion", "correct", "n_tokens", "tokens")
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TraceTokens:
     """The tokens of one trace, `(T,)` each.
 
     Attributes:
@@ -51,7 +51,7 @@ class Trace:
     correct: bool | None
     n_tokens: int | None
     sentences: list[Span]
-    tokens: Tokens | None
+    tokens: TraceTokens | None
 
 
 @dataclass
@@ -63,7 +63,7 @@ class RunTraces:
     traces: list[Trace] = field(default_factory=list)
     empty: int = 0
     """Samples without text, left out."""
-    source: Source | None = None
+    source: EntropySource | None = None
     """Where the entropies come from; None without any."""
     candidates: int | None = None
     without_tokens: int = 0
@@ -75,7 +75,7 @@ def load_traces(
     *,
     breaks: Sequence[str] = (),
     vocabulary: int | None = None,
-    source: Source = "stored",
+    source: EntropySource = "stored",
     token_data: bool = True,
 ) -> list[RunTraces]:
     """The runs of a samples table.
@@ -110,7 +110,12 @@ def load_traces(
 
 
 def _trace(
-    row: dict[str, Any], run: RunTraces, breaks: Sequence[str], vocabulary: int | None, source: Source, path: Path
+    row: dict[str, Any],
+    run: RunTraces,
+    breaks: Sequence[str],
+    vocabulary: int | None,
+    source: EntropySource,
+    path: Path,
 ) -> Trace:
     text = row["completion"]
     where = f"'{path}', sample {row['sample_id']} of problem '{row['problem_id']}' in run '{run.run}'"
@@ -127,7 +132,9 @@ def _trace(
     )
 
 
-def _tokens(row: dict[str, Any], run: RunTraces, vocabulary: int | None, source: Source, where: str) -> Tokens | None:
+def _tokens(
+    row: dict[str, Any], run: RunTraces, vocabulary: int | None, source: EntropySource, where: str
+) -> TraceTokens | None:
     tokens: list[str] | None = row.get("tokens")
     exact, top = row.get("entropies"), row.get("top_logprobs") or []
     top = top if any(top) else []
@@ -135,7 +142,7 @@ def _tokens(row: dict[str, Any], run: RunTraces, vocabulary: int | None, source:
         return None
     if None in tokens:
         raise InputError(f"{where}: a token is null; give --model to compute tokens and entropies anew.")
-    kind: Source = "top-k" if exact is None else source
+    kind: EntropySource = "top-k" if exact is None else source
     if run.source is not None and run.source != kind:
         raise InputError(
             f"The run '{run.run}' mixes samples with exact entropies and samples with top-k log-probs: give --model to "
@@ -169,4 +176,4 @@ def _tokens(row: dict[str, Any], run: RunTraces, vocabulary: int | None, source:
             f"{where}: the tokens do not join to the text ({error}); give --model to compute tokens and entropies anew."
         ) from error
     run.source = kind
-    return Tokens(tokens, spans, entropy, upper)
+    return TraceTokens(tokens, spans, entropy, upper)

@@ -81,7 +81,7 @@ def compare(
     """
     check_level(level)
     paired = compared_metrics(metrics)
-    arms, notes = common_problems(_checked([reference, *others], margin), intersect=intersect)
+    arms, notes = common_problems(_comparable([reference, *others], margin), intersect=intersect)
     largest = min(arm.largest_k() for arm in arms)
     grid = curve_grid(largest) if ks is None else check_ks(arms, ks)
     problems = len(arms[0].problems)
@@ -117,7 +117,7 @@ def compare(
     return Comparison(reference.name, evaluations, differences, problems, level, unit, notes)
 
 
-def _checked(arms: list[Arm], margin: float) -> list[Arm]:
+def _comparable(arms: list[Arm], margin: float) -> list[Arm]:
     if len(arms) < 2:
         raise InputError("A comparison needs at least two arms.")
     if len({arm.name for arm in arms}) < len(arms):

@@ -14,16 +14,16 @@ from forkwise.passk.estimator import FloatArray
 from forkwise.passk.outcomes import Arm
 from forkwise.tasks.answers.classes import answer_classes
 
-Tokens = Sequence[str]
+TokenTexts = Sequence[str]
 Embed = Callable[[Sequence[str]], npt.ArrayLike]
 """Texts in, one row per text out: `forkwise.explore.encoder.SentenceEncoder().encode`, or any other."""
 
 
-def _ngrams(tokens: Tokens, n: int) -> list[tuple[str, ...]]:
+def _ngrams(tokens: TokenTexts, n: int) -> list[tuple[str, ...]]:
     return list(zip(*(tokens[i:] for i in range(n)), strict=False))
 
 
-def distinct_n(samples: Sequence[Tokens], n: int, budget: int | None = None) -> float:
+def distinct_n(samples: Sequence[TokenTexts], n: int, budget: int | None = None) -> float:
     """Expected share of distinct n-grams among `budget` n-grams drawn without replacement from all samples.
 
     The plain ratio distinct/total falls with the amount of text; at a fixed budget it does not. The expectation is
@@ -49,7 +49,7 @@ def distinct_n(samples: Sequence[Tokens], n: int, budget: int | None = None) -> 
     return float(sum(many * (1 - unseen[f]) for f, many in repeats.items()) / budget)
 
 
-def self_bleu(samples: Sequence[Tokens], max_n: int = 4) -> float:
+def self_bleu(samples: Sequence[TokenTexts], max_n: int = 4) -> float:
     """Mean BLEU of each sample against all the others: 1 when all are equal, near 0 when they share nothing.
 
     Equal to nltk's `sentence_bleu(others, sample, smoothing_function=SmoothingFunction().method1)` with uniform weights
@@ -93,7 +93,7 @@ def self_bleu(samples: Sequence[Tokens], max_n: int = 4) -> float:
     return float(scores.mean())
 
 
-def repetition_rate(samples: Sequence[Tokens], n: int = 4) -> float:
+def repetition_rate(samples: Sequence[TokenTexts], n: int = 4) -> float:
     """Mean over samples of the share of n-grams that already occurred in the same sample; 0 for texts too short."""
     rates = []
     for tokens in samples:

@@ -160,7 +160,7 @@ def mg_pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int]) -> 
     return table[:, 0] if np.ndim(k) == 0 else table
 
 
-def counts(problem_ids: Sequence[Hashable], correct: Iterable[bool | None]) -> tuple[list[Hashable], IntArray]:
+def sample_counts(problem_ids: Sequence[Hashable], correct: Iterable[bool | None]) -> tuple[list[Hashable], IntArray]:
     """Samples and correct samples per problem: ids in order of first appearance, and an int array `(Q, 2)` of (n, c).
 
     Samples without a verdict (None) are left out: unscored is not wrong.

@@ -22,7 +22,7 @@ CAP, BUDGET, MATCHED = "cap", "budget", "matched"
 
 
 @dataclass(frozen=True)
-class Match:
+class LengthMatch:
     """Length-matched Pass@K of one problem: K samples whose lengths are distributed as the reference's."""
 
     pass_at_k: FloatArray
@@ -115,7 +115,7 @@ def budget_curves(arm: Arm, budgets: Sequence[float], *, orders: int = 200, seed
 
 def match_lengths(
     lengths: npt.ArrayLike, correct: npt.ArrayLike, reference: npt.ArrayLike, ks: Sequence[int], *, bins: int = 4
-) -> Match | None:
+) -> LengthMatch | None:
     """Pass@K of one problem if its K samples had the lengths of K of the reference's samples.
 
     The reference's lengths are cut into `bins` quantile bins. K samples of the reference, drawn without replacement,
@@ -158,7 +158,7 @@ def match_lengths(
             all_wrong = np.concatenate([[1.0], np.cumprod(np.clip(f - j[:-1], 0, None) / (h - j[:-1]))])
             product = np.convolve(product, stats.binom.pmf(j, w, theta) * all_wrong)[: k + 1]
         value[i] = 1.0 - product[k] / stats.binom.pmf(k, theirs.size, theta)
-    return Match(value, float(1.0 / (share**2 / have).sum()))
+    return LengthMatch(value, float(1.0 / (share**2 / have).sum()))
 
 
 def match_curves(

@@ -20,7 +20,7 @@ from forkwise.report.distributions import Distribution, explored_entropies, stor
 from forkwise.report.passk_source import PasskNumbers, passk_numbers
 from forkwise.report.selection import list_samples
 from forkwise.report.series import series_panels
-from forkwise.report.sources import SampleArm, Shaping, Source
+from forkwise.report.sources import ReportSource, SampleArm, Shaping
 from forkwise.report.traces import Marker, Traces, pack_traces
 from forkwise.samples.store import Key
 
@@ -61,7 +61,7 @@ class Content:
         return [run for exploration in self.explorations for run in exploration.runs]
 
 
-def gather(sources: Sequence[Source], *, trace_bytes: int = TRACE_BYTES) -> Content:
+def gather(sources: Sequence[ReportSource], *, trace_bytes: int = TRACE_BYTES) -> Content:
     """Reads and computes everything that the sources allow; what cannot be computed becomes a note.
 
     Raises:
@@ -113,7 +113,9 @@ def _runs(explorations: Sequence[Exploration]) -> list[RunExploration]:
     return [run for exploration in explorations for run in exploration.runs]
 
 
-def _explored_arms(sources: Sequence[Source], explorations: Sequence[Exploration], notes: list[str]) -> list[SampleArm]:
+def _explored_arms(
+    sources: Sequence[ReportSource], explorations: Sequence[Exploration], notes: list[str]
+) -> list[SampleArm]:
     """The samples that the explorations read, where they still are."""
     from forkwise.report.sources import find_source
 
@@ -176,7 +178,7 @@ def _distributions(
 def _traces(
     arms: Sequence[SampleArm],
     traced: dict[int, set[Key]],
-    sources: Sequence[Source],
+    sources: Sequence[ReportSource],
     explorations: Sequence[Exploration],
     limit: int,
     notes: list[str],

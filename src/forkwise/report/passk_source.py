@@ -10,7 +10,7 @@ from forkwise.errors import InputError
 from forkwise.passk import Arm, Comparison, Evaluation, compare, evaluate, k_grid, load_arm
 from forkwise.passk.files import ResultFile, read_results
 from forkwise.passk.length import default_budgets, default_caps, have_common_lengths
-from forkwise.report.sources import BASE, SampleArm, Source
+from forkwise.report.sources import BASE, ReportSource, SampleArm
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class PasskNumbers:
     notes: list[str]
 
 
-def passk_numbers(sources: Sequence[Source], arms: Sequence[SampleArm], experiment: bool) -> PasskNumbers:
+def passk_numbers(sources: Sequence[ReportSource], arms: Sequence[SampleArm], experiment: bool) -> PasskNumbers:
     """Pass@K of the arms; without arms, of what the result files are about.
 
     Args:
@@ -69,7 +69,7 @@ def passk_numbers(sources: Sequence[Source], arms: Sequence[SampleArm], experime
     return PasskNumbers(list(evaluations.values()), comparison, list(files), notes)
 
 
-def _result_files(sources: Sequence[Source], notes: list[str]) -> dict[Path, ResultFile]:
+def _result_files(sources: Sequence[ReportSource], notes: list[str]) -> dict[Path, ResultFile]:
     """Every result file of the sources; one that only lies beside samples and is damaged becomes a note."""
     files = {}
     for path in (path for source in sources for path in source.results):

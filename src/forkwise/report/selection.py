@@ -15,7 +15,7 @@ _EPSILON = 1e-4  # of TRL's group normalisation
 
 
 @dataclass(frozen=True)
-class Sample:
+class ListedSample:
     """A sample that may be shown."""
 
     arm: int
@@ -28,9 +28,9 @@ class Sample:
     """Has entropies."""
 
 
-def list_samples(arms: Sequence[SampleArm], traced: Mapping[int, set[Key]]) -> list[Sample]:
+def list_samples(arms: Sequence[SampleArm], traced: Mapping[int, set[Key]]) -> list[ListedSample]:
     """Every sample of every arm, without texts."""
-    out: list[Sample] = []
+    out: list[ListedSample] = []
     for a, arm in enumerate(arms):
         rows: list[tuple[Key, bool | None, int | None]] = []
         for batch in read_batches(arm.tables, ["run", "problem_id", "sample_id", "correct", "n_tokens"], arm.runs):
@@ -42,7 +42,7 @@ def list_samples(arms: Sequence[SampleArm], traced: Mapping[int, set[Key]]) -> l
                 groups.setdefault((run, problem), []).append(correct)
         have = traced.get(a, set())
         out += [
-            Sample(a, key, correct, n, _advantage(correct, groups.get(key[:2], [])), key in have)
+            ListedSample(a, key, correct, n, _advantage(correct, groups.get(key[:2], [])), key in have)
             for key, correct, n in rows
         ]
     return out
@@ -57,7 +57,7 @@ def _advantage(correct: bool | None, group: Sequence[bool]) -> float | None:
     return (correct - mean) / (std + _EPSILON)
 
 
-def choose(samples: Sequence[Sample], problems: int, per_problem: int) -> list[Sample]:
+def choose(samples: Sequence[ListedSample], problems: int, per_problem: int) -> list[ListedSample]:
     """At most `per_problem` samples of each arm on `problems` problems, spread evenly over the sorted problem ids.
 
     Of each arm and problem those with entropies come first, right and wrong ones in turn, lowest sample ids first.
@@ -66,14 +66,14 @@ def choose(samples: Sequence[Sample], problems: int, per_problem: int) -> list[S
     wanted = (
         {ids[i] for i in np.unique(np.linspace(0, len(ids) - 1, min(problems, len(ids))).astype(int))} if ids else ()
     )
-    groups: dict[tuple[str, int], list[Sample]] = {}
+    groups: dict[tuple[str, int], list[ListedSample]] = {}
     for sample in samples:
         if sample.key[1] in wanted:
             groups.setdefault((sample.key[1], sample.arm), []).append(sample)
-    out: list[Sample] = []
+    out: list[ListedSample] = []
     for group in (groups[key] for key in sorted(groups)):
         ordered = sorted(group, key=lambda s: (not s.traced, s.key[2], s.key[0]))
-        kinds: dict[bool | None, list[Sample]] = {}
+        kinds: dict[bool | None, list[ListedSample]] = {}
         for sample in ordered:
             kinds.setdefault(sample.correct, []).append(sample)
         turns = [(not s.traced, i, s.key[2], s.key[0], s) for kind in kinds.values() for i, s in enumerate(kind)]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from forkwise.explore.results import Checkpoint, Exploration
+from forkwise.explore.results import Exploration, TrainingRow
 
 UNNAMED = "checkpoints"
 """Of runs whose names are a step and nothing else."""
@@ -38,7 +38,7 @@ def series_name(run: str) -> str:
 
 def series_panels(explorations: Sequence[Exploration]) -> list[SeriesPanel]:
     """The figures over training of all explorations together; runs without a step in their name have no place here."""
-    points: dict[str, dict[int, Checkpoint]] = {}
+    points: dict[str, dict[int, TrainingRow]] = {}
     for exploration in explorations:
         for row in exploration.series:
             if row.step is not None:

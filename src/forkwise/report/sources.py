@@ -48,7 +48,7 @@ class SampleArm:
 
 
 @dataclass(frozen=True)
-class TrainingArm:
+class LoggedArm:
     """Training runs (seeds) of one method."""
 
     name: str
@@ -57,13 +57,13 @@ class TrainingArm:
 
 
 @dataclass(frozen=True)
-class Source:
+class ReportSource:
     """What one RUN holds; any part may be empty."""
 
     path: Path
     title: str
     samples: tuple[SampleArm, ...] = ()
-    training: tuple[TrainingArm, ...] = ()
+    training: tuple[LoggedArm, ...] = ()
     explorations: tuple[Path, ...] = ()
     """Paths of `explore.json`."""
     results: tuple[Path, ...] = ()
@@ -76,7 +76,7 @@ class Source:
     """Arms trained side by side from one base model, which is shown beside them and not compared."""
 
 
-def find_source(path: Path) -> Source:
+def find_source(path: Path) -> ReportSource:
     """Recognises `path`.
 
     Raises:
@@ -89,13 +89,13 @@ def find_source(path: Path) -> Source:
         )
     if path.is_file():
         if path.name == EXPLORE:
-            return Source(path, path.resolve().parent.name, explorations=(path,))
+            return ReportSource(path, path.resolve().parent.name, explorations=(path,))
         if path.suffix == ".parquet":
-            return Source(path, path.stem, samples=tuple(_tables([path])), results=_results(path.parent))
+            return ReportSource(path, path.stem, samples=tuple(_tables([path])), results=_results(path.parent))
         if path.name in (COMPARE, PASSK) or (path.suffix == ".json" and {"single", "inputs"} <= set(_json(path))):
-            return Source(path, path.resolve().parent.name, results=(path,))
+            return ReportSource(path, path.resolve().parent.name, results=(path,))
     else:
-        source = Source(
+        source = ReportSource(
             path,
             path.resolve().name,
             samples=tuple(_samples(path)),
@@ -111,7 +111,7 @@ def find_source(path: Path) -> Source:
     )
 
 
-def find_sources(paths: Sequence[Path]) -> list[Source]:
+def find_sources(paths: Sequence[Path]) -> list[ReportSource]:
     """All RUNs, their arms told apart where names repeat.
 
     Raises:
@@ -132,7 +132,7 @@ def find_sources(paths: Sequence[Path]) -> list[Source]:
     ]
 
 
-def _apart(name: str, source: Source, repeated: set[str]) -> str:
+def _apart(name: str, source: ReportSource, repeated: set[str]) -> str:
     return f"{source.path}: {name}" if name in repeated else name
 
 
@@ -154,17 +154,17 @@ def _samples(folder: Path) -> list[SampleArm]:
     return _tables(sorted(path for path in below.glob("*") if any(path.glob("*.parquet"))))
 
 
-def _training(folder: Path) -> list[TrainingArm]:
+def _training(folder: Path) -> list[LoggedArm]:
     if metrics_file(folder):
-        return [TrainingArm(folder.resolve().name, (folder,))]
-    return [TrainingArm(arm.name, (arm,)) for arm in sorted((folder / "arms").glob("*")) if metrics_file(arm)]
+        return [LoggedArm(folder.resolve().name, (folder,))]
+    return [LoggedArm(arm.name, (arm,)) for arm in sorted((folder / "arms").glob("*")) if metrics_file(arm)]
 
 
 def _results(folder: Path) -> tuple[Path, ...]:
     return tuple(folder / name for name in (COMPARE, PASSK) if (folder / name).exists())
 
 
-def _with_record(source: Source) -> Source:
+def _with_record(source: ReportSource) -> ReportSource:
     """The source with what the run recorded about itself: names of its arms, settings, verdict."""
     results = _json(source.path / "results.json")
     settings = results.get("settings") or _json(source.path / "settings.json")
@@ -183,7 +183,7 @@ def _with_record(source: Source) -> Source:
     )
 
 
-def _shaping(source: Source, runs: Sequence[str]) -> Shaping | None:
+def _shaping(source: ReportSource, runs: Sequence[str]) -> Shaping | None:
     """What all these runs were trained with; None where that is not known, or not the same."""
     folders = {folder.name: folder for arm in source.training for folder in arm.folders}
     own = source.path if folders.get(source.path.resolve().name) == source.path else None  # samples in a run's folder
@@ -203,7 +203,7 @@ def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _names(source: Source, results: Mapping[str, Any]) -> dict[str, str]:
+def _names(source: ReportSource, results: Mapping[str, Any]) -> dict[str, str]:
     """Run -> name of its arm, in the order in which arms are to be shown."""
     recorded = results.get("runs")
     if isinstance(recorded, dict):
@@ -228,11 +228,11 @@ def _grouped_samples(arms: Sequence[SampleArm], names: Mapping[str, str]) -> lis
     ]
 
 
-def _grouped_training(arms: Sequence[TrainingArm], names: Mapping[str, str]) -> list[TrainingArm]:
+def _grouped_training(arms: Sequence[LoggedArm], names: Mapping[str, str]) -> list[LoggedArm]:
     groups: dict[str, list[Path]] = {}
     for arm in sorted(arms, key=lambda arm: _position(arm.name, names)):
         groups.setdefault(names.get(arm.name, arm.name), []).extend(arm.folders)
-    return [TrainingArm(name, tuple(folders)) for name, folders in groups.items()]
+    return [LoggedArm(name, tuple(folders)) for name, folders in groups.items()]
 
 
 def _position(run: str, names: Mapping[str, str]) -> int:

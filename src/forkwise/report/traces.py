@@ -23,7 +23,7 @@ import pyarrow as pa
 from forkwise.explore.lexicon import Lexicon, ReflectivePatterns, reflective_spans
 from forkwise.explore.spans import MisfitError, token_spans
 from forkwise.report.distributions import FloatArray
-from forkwise.report.selection import Sample, choose
+from forkwise.report.selection import ListedSample, choose
 from forkwise.report.sources import SampleArm
 from forkwise.samples.store import Key, read_batches
 from forkwise.terminal import one_line, visible
@@ -63,7 +63,7 @@ class Traces:
 
 def pack_traces(
     arms: Sequence[SampleArm],
-    samples: Sequence[Sample],
+    samples: Sequence[ListedSample],
     marker: Marker,
     *,
     limit: int,
@@ -109,7 +109,7 @@ _Row = tuple[pa.RecordBatch, int]
 
 
 def _read(
-    arms: Sequence[SampleArm], chosen: Sequence[Sample], token_tables: Sequence[Path]
+    arms: Sequence[SampleArm], chosen: Sequence[ListedSample], token_tables: Sequence[Path]
 ) -> Iterator[tuple[tuple[int, Key], list[_Row]]]:
     """The rows of the chosen samples, in any order, each with that of the token tables where there is one."""
     for a, arm in enumerate(arms):
@@ -162,7 +162,7 @@ _COLUMNS_OF_INDEX = (
 class _Packer:
     """Fills chunks trace by trace."""
 
-    def __init__(self, arms: Sequence[SampleArm], chosen: Sequence[Sample], marker: Marker) -> None:
+    def __init__(self, arms: Sequence[SampleArm], chosen: Sequence[ListedSample], marker: Marker) -> None:
         self.problems = sorted({sample.key[1] for sample in chosen})
         self.runs = sorted({sample.key[0] for sample in chosen})
         self.finishes: list[str] = []
@@ -176,7 +176,7 @@ class _Packer:
         self._words, self._size = _Words(), 0
         self._traces: list[dict[str, Any]] = []
 
-    def add(self, sample: Sample, row: Mapping[str, Any]) -> None:
+    def add(self, sample: ListedSample, row: Mapping[str, Any]) -> None:
         """Packs one more trace."""
         pieces = len(row["tokens"] or (row["completion"] or "").split())
         if self._size + pieces > _CHUNK:
@@ -223,8 +223,8 @@ class _Packer:
 
 def _pack(
     arms: Sequence[SampleArm],
-    samples: Sequence[Sample],
-    chosen: Sequence[Sample],
+    samples: Sequence[ListedSample],
+    chosen: Sequence[ListedSample],
     marker: Marker,
     token_tables: Sequence[Path],
     limit: int,
