@@ -55,8 +55,8 @@ def one_sentence(
 
 def named(model: Any) -> str:
     """The class of a model of transformers, and where it came from if that is known."""
-    place = getattr(model, "name_or_path", "")
-    return f"{type(model).__name__} '{place}'" if place else type(model).__name__
+    origin = getattr(model, "name_or_path", "")
+    return f"{type(model).__name__} '{origin}'" if origin else type(model).__name__
 
 
 def load_config(model: str, name: str | None = None, **options: Any) -> Any:
@@ -185,9 +185,9 @@ def check_weights(
     loaded, _ = _from_pretrained(model, name, auto, new, what, {**options, "device_map": "meta"})
     folder, _ = _place(name or model)
     for path in sorted(folder.glob("*.safetensors")) if folder is not None else ():
-        whole = whole_number(path)
-        if whole is not None:
-            raise damaged(model, path, f"'{whole}' holds whole numbers, and config.json has no quantization_config")
+        weight = whole_number(path)
+        if weight is not None:
+            raise damaged(model, path, f"'{weight}' holds whole numbers, and config.json has no quantization_config")
     return loaded
 
 

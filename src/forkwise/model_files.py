@@ -105,8 +105,8 @@ def damaged_file(folder: Path | None) -> tuple[Path, str] | None:
 def _damaged_weights(folder: Path) -> tuple[Path, str] | None:
     tensors, pickles = sorted(folder.glob("*.safetensors")), sorted(folder.glob("*model*.bin"))
     if not tensors and not pickles:
-        whole = "model.safetensors" if (folder / "config.json").exists() else "adapter_model.safetensors"
-        return folder / whole, "it is not there"
+        expected = "model.safetensors" if (folder / "config.json").exists() else "adapter_model.safetensors"
+        return folder / expected, "it is not there"
     for path in tensors:
         try:
             whole_number(path)

@@ -16,11 +16,11 @@ def end_with(pipe: int) -> None:
     A pipe closes even when its holder is killed, on every system. The exit is immediate: files that count are written
     whole or not at all, and locks and children go with the process.
     """
-    own = os.dup(pipe)  # whoever closes `pipe` here has not ended
+    descriptor = os.dup(pipe)  # whoever closes `pipe` here has not ended
 
     def watch() -> None:
         closed = select.poll()
-        closed.register(own, 0)  # hang-ups are reported unasked
+        closed.register(descriptor, 0)  # hang-ups are reported unasked
         closed.poll()
         os._exit(1)
 

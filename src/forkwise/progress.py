@@ -134,9 +134,11 @@ class Meter:
         if self._total is None:
             return f"{duration(now - self._start)} so far"
         share = f"{100 * self._done / max(self._total, 1):.0f} %"
-        made = self._done - self._before
-        left = f"about {duration((now - self._start) / made * (self._total - self._done))} left" if made else ""
-        parts = filter(None, [self._rate(), left or f"{duration(now - self._start)} so far"])
+        worked = self._done - self._before
+        time_left = (
+            f"about {duration((now - self._start) / worked * (self._total - self._done))} left" if worked else ""
+        )
+        parts = filter(None, [self._rate(), time_left or f"{duration(now - self._start)} so far"])
         done = f"{self._done:,} of {self._total:,} {self._unit} are done ({share}), {', '.join(parts)}"
         return "; ".join(filter(None, [done, self._note]))
 

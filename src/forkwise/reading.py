@@ -64,30 +64,30 @@ def parse_yaml(data: bytes, name: str) -> Any:
     except (yaml.YAMLError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" (line {mark.line + 1})" if mark else ""
-        known = isinstance(error, yaml.YAMLError | ValueError)
-        reason = getattr(error, "problem", None) or (str(error) if known else "a value does not fit its tag")
+        explains = isinstance(error, yaml.YAMLError | ValueError)
+        reason = getattr(error, "problem", None) or (str(error) if explains else "a value does not fit its tag")
         raise InputError(f"'{name}' is not YAML{line}: {' '.join(reason.split())}.") from error
 
 
 def _check(root: yaml.Node) -> None:
     """Raises ValueError for a graph of nodes that would be too much as a tree, merged keys included."""
     sizes: dict[int, int] = {}  # of the nodes whose children are done
-    above = {id(root)}
+    open_nodes = {id(root)}
     path = [(root, iter(_below(root)))]
     while path:
         node, children = path[-1]
         child = next(children, None)
         if child is None:
-            own = len(node.value) if isinstance(node, yaml.ScalarNode) else 0
-            sizes[id(node)] = 1 + own + sum(sizes[id(other)] for other in _below(node))
+            characters = len(node.value) if isinstance(node, yaml.ScalarNode) else 0
+            sizes[id(node)] = 1 + characters + sum(sizes[id(child_node)] for child_node in _below(node))
             if sizes[id(node)] > _EXPANDED:
                 raise ValueError("its aliases stand for too much")
-            above.discard(id(node))
+            open_nodes.discard(id(node))
             path.pop()
-        elif id(child) in above:
+        elif id(child) in open_nodes:
             raise ValueError("an alias stands for something that holds it")
         elif id(child) not in sizes:
-            above.add(id(child))
+            open_nodes.add(id(child))
             path.append((child, iter(_below(child))))
             if len(path) > _DEEPEST:
                 raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
@@ -102,7 +102,7 @@ def _below(node: yaml.Node) -> list[yaml.Node]:
         names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         if twice := [name for name, count in names.items() if count > 1]:
             raise ValueError(f"the key '{twice[0]}' is there twice in one mapping")
-        return [part for pair in node.value for part in pair]
+        return [entry for pair in node.value for entry in pair]
     if isinstance(node, yaml.SequenceNode):
         return list(node.value)
     if node.tag.endswith((":int", ":float")) and len(node.value) > _LONGEST_NUMBER:

@@ -51,8 +51,8 @@ def _help(ctx: typer.Context) -> None:
     rows = {"Run": [_FOLDER, _FILE, *map(setting, run.values())], "Method": [*map(setting, method.values())]}
     rows |= {"Critic": [*map(setting, critic.values())]} if critic else {}
     if "--help-all" in ctx.args:
-        ours = {*run, *method, *ALIASES, "output_dir"}
-        rows["TRL"] = [setting(field) for field in _fields_of_trl() if field.name not in ours]
+        own_names = {*run, *method, *ALIASES, "output_dir"}
+        rows["TRL"] = [setting(field) for field in _fields_of_trl() if field.name not in own_names]
     formatter: Any = ctx.make_formatter()
     formatter.write_usage(ctx.command_path, "--output_dir <path> [SETTINGS]")
     command: Any = ctx.command

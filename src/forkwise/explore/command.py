@@ -1,4 +1,4 @@
-"""The command `forkwise explore`: from what was typed to an exploration and `explore.json`."""
+"""The command `forkwise explore`: it loads traces, explores each run, and writes `explore.json`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _RESPONSES_PER_PROMPT = 4
 
 @dataclass(frozen=True)
 class ExploreOptions:
-    """What the user said; defaults are those of the command."""
+    """Options of the command, with its defaults."""
 
     samples: Sequence[Path]
     base: Path | None = None
@@ -144,9 +144,9 @@ def _check(options: ExploreOptions) -> None:
 
 
 def _settings(options: ExploreOptions) -> dict[str, Any]:
-    """What `explore.json` records of the options: all but the places of what was read and written."""
-    given = {field.name: getattr(options, field.name) for field in fields(options)}
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    """Returns the options that `explore.json` records: all but `samples`, `out` and `breaks`."""
+    options_by_name = {field.name: getattr(options, field.name) for field in fields(options)}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in options_by_name.items()}
     return {name: value for name, value in plain.items() if name not in ("samples", "out", "breaks")}
 
 
@@ -186,14 +186,14 @@ def _teacher_force(table: Path, scorer: Scorer, options: ExploreOptions) -> Path
 
     assert options.out is not None
     assert options.model is not None
-    place = options.out / "tokens"
+    folder = options.out / "tokens"
     if len(options.samples) > 1:
         number = list(options.samples).index(table)
-        place = place / f"{number:02d}-{table.stem}"
-    forced = write_entropies(table, place, scorer, name=options.model, temperature=options.temperature)
+        folder = folder / f"{number:02d}-{table.stem}"
+    forced = write_entropies(table, folder, scorer, name=options.model, temperature=options.temperature)
     if forced.samples == 0:
         raise InputError(f"'{table}': every sample is empty, so there is nothing to explore.")
-    return place
+    return folder
 
 
 def _cross(traces: RunTraces, scorer: Scorer | None, options: ExploreOptions) -> CrossLogprobs | None:
@@ -223,5 +223,5 @@ def _cross(traces: RunTraces, scorer: Scorer | None, options: ExploreOptions) ->
 
 
 def _relative(path: Path, out: Path | None) -> str:
-    """The path as seen from the folder of `explore.json`."""
+    """Returns the path as seen from the folder of `explore.json`."""
     return str(path) if out is None else os.path.relpath(path, out)

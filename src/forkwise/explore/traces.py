@@ -41,7 +41,7 @@ class TraceTokens:
 
 @dataclass(frozen=True)
 class Trace:
-    """One completion that is not empty."""
+    """One completion that is not empty, with its sentences and perhaps its tokens."""
 
     run: str
     problem_id: str
@@ -62,12 +62,12 @@ class RunTraces:
     model: str
     traces: list[Trace] = field(default_factory=list)
     empty: int = 0
-    """Samples without text, left out."""
+    """Number of samples without text, which are left out."""
     source: EntropySource | None = None
-    """Where the entropies come from; None without any."""
+    """Origin of the entropies; None without any."""
     candidates: int | None = None
     without_tokens: int = 0
-    """Traces that lack what most have."""
+    """Number of traces without tokens, although others of the run have them."""
 
 
 def load_traces(
@@ -78,7 +78,7 @@ def load_traces(
     source: EntropySource = "stored",
     token_data: bool = True,
 ) -> list[RunTraces]:
-    """The runs of a samples table.
+    """Loads the runs of a samples table.
 
     Args:
         path: a Parquet shard, or a folder of them.
@@ -157,11 +157,14 @@ def _tokens(
             raise InputError(f"{where}: an entropy is negative or not a number; give --model to compute them anew.")
     else:
         assert vocabulary is not None
-        lists = [candidate_logprobs(place) for place in top]
+        lists = [candidate_logprobs(listed) for listed in top]
         sampled = row.get("logprobs") or [None] * len(tokens)
         try:
             bounds = entropy_bounds(
-                lists, vocabulary, sampled, written_rounding([*sampled, *(v for place in lists for v in place)])
+                lists,
+                vocabulary,
+                sampled,
+                written_rounding([*sampled, *(v for listed in lists for v in listed)]),
             )
         except LogprobError as error:
             raise InputError(f"{where}: {error}; import log-probs as the model gave them.") from error

@@ -23,7 +23,7 @@ def only_process(folder: Path, doing: str = "writing to") -> Iterator[None]:
     Raises:
         InputError: another process holds it, or it cannot be written.
     """
-    made = missing_folders(folder)
+    new_folders = missing_folders(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(folder / LOCK)
@@ -37,7 +37,7 @@ def only_process(folder: Path, doing: str = "writing to") -> Iterator[None]:
         finally:
             with suppress(OSError):  # also one that a killed process left
                 (folder / LOCK).unlink(missing_ok=True)
-            remove_empty(made)
+            remove_empty(new_folders)
 
 
 def is_held(folder: Path) -> bool:

@@ -33,7 +33,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         InputError: in the place of what the file system says, with the file and the reason.
     """
-    made = missing_folders(path.parent)
+    new_folders = missing_folders(path.parent)
     try:
         with _direct(path) if _is_stream(path) else _beside(Path(os.path.realpath(path))) as file:
             yield file
@@ -43,7 +43,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         reason = os.strerror(errno.ENOTDIR) if isinstance(error, FileExistsError) else error.strerror
         raise InputError(f"'{path}' cannot be written: {reason}.") from error
     finally:
-        remove_empty(made)  # those with something in them stay
+        remove_empty(new_folders)  # those with something in them stay
 
 
 @contextmanager
@@ -58,14 +58,14 @@ def _beside(path: Path) -> Iterator[BinaryIO]:
     _remove_abandoned(path.parent)
     name = path.name if len(os.fsencode(path.name)) < 150 else hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
     partial = path.with_name(f".{name}.{socket.gethostname()[:60]}.{os.getpid()}{_PARTIAL}")
-    before = path.stat() if path.exists() else None
-    if before is not None and not os.access(path, os.W_OK):
+    replaced = path.stat() if path.exists() else None
+    if replaced is not None and not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     try:
         with partial.open("wb") as file:
-            if before is not None:
+            if replaced is not None:
                 with suppress(OSError):
-                    partial.chmod(stat.S_IMODE(before.st_mode))
+                    partial.chmod(stat.S_IMODE(replaced.st_mode))
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -131,10 +131,10 @@ def _remove_abandoned(folder: Path) -> None:
     """Removes what killed writers left: temporary files whose process is gone, or that nobody wrote to for a day."""
     for partial in folder.glob(f".*{_PARTIAL}"):
         owner, _, pid = partial.name.removesuffix(_PARTIAL).rpartition(".")
-        ours = owner.endswith(f".{socket.gethostname()[:60]}")
+        is_local = owner.endswith(f".{socket.gethostname()[:60]}")
         with suppress(OSError):  # gone by now, or not ours to remove
             silent = time.time() - partial.stat().st_mtime > _ABANDONED_AFTER
-            if silent or (ours and pid.isdigit() and not _is_alive(int(pid))):
+            if silent or (is_local and pid.isdigit() and not _is_alive(int(pid))):
                 partial.unlink(missing_ok=True)
 
 

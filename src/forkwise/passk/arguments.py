@@ -61,8 +61,8 @@ def parse_arms(arguments: Sequence[str], *, texts: bool = False) -> list[Arm]:
 
 def _apart(arms: Sequence[Arm], arguments: Sequence[str]) -> list[Arm]:
     """The arms, those of one name told apart by where they came from."""
-    seen = Counter(arm.name for arm in arms)
+    uses = Counter(arm.name for arm in arms)
     return [
-        replace(arm, name=f"{Path(text).stem}/{arm.name}") if seen[arm.name] > 1 else arm
+        replace(arm, name=f"{Path(text).stem}/{arm.name}") if uses[arm.name] > 1 else arm
         for arm, text in zip(arms, arguments, strict=True)
     ]

@@ -265,10 +265,10 @@ def _diversity_differences(arms: list[Arm], embed: Embed | None, level: float) -
     for other in others:
         change = {}
         for name, theirs_Q in reference.values.items():
-            both_Q = other.values.get(name, np.full(1, np.nan)) - theirs_Q
-            both_Q = both_Q[np.isfinite(both_Q)]
-            if both_Q.size >= 2:
-                change[name] = student_interval(both_Q, level=level)
+            change_Q = other.values.get(name, np.full(1, np.nan)) - theirs_Q
+            change_Q = change_Q[np.isfinite(change_Q)]
+            if change_Q.size >= 2:
+                change[name] = student_interval(change_Q, level=level)
         changes.append(change)
     return changes
 

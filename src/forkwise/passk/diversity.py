@@ -193,7 +193,7 @@ def diversity(arms: Sequence[Arm], *, budget: int | None = None, embed: Embed | 
         for index in row
     )
     budget = smallest if budget is None else budget
-    found = []
+    measured = []
     for a, arm in enumerate(arms):
         per_run: dict[str, list[list[float]]] = {}
         for row in chosen[a]:
@@ -209,11 +209,11 @@ def diversity(arms: Sequence[Arm], *, budget: int | None = None, embed: Embed | 
                 }
                 if arm.answer_N is not None:
                     answers = [arm.answer_N[i] for i in index]
-                    given = answer_classes(answers, by_text=arm.by_text)
-                    class_of = dict(zip(index, given, strict=True))
+                    classes = answer_classes(answers, by_text=arm.by_text)
+                    class_of = dict(zip(index, classes, strict=True))
                     measures["answer entropy (nats)"] = answer_entropy(answers, by_text=arm.by_text)
                     measures["distinct correct answers"] = float(len({class_of[i] for i in right} - {None}))
-                    measures["no answer (share)"] = float(np.mean([found is None for found in given]))
+                    measures["no answer (share)"] = float(np.mean([c is None for c in classes]))
                 if embed is not None:
                     vectors = embed([str(arm.completion_N[i]) for i in index])  # type: ignore[index]
                     measures["mean pairwise cosine"] = mean_pairwise_cosine(vectors)
@@ -223,5 +223,5 @@ def diversity(arms: Sequence[Arm], *, budget: int | None = None, embed: Embed | 
             for name, column in columns.items():
                 per_run.setdefault(name, []).append(column)
         values = {name: np.mean(np.array(rows), axis=0) for name, rows in per_run.items()}
-        found.append(Diversity(arm.name, samples, budget, values))
-    return found
+        measured.append(Diversity(arm.name, samples, budget, values))
+    return measured

@@ -54,21 +54,21 @@ def _all_alike(m_P: IntArray, n_P: IntArray, ks: IntArray) -> FloatArray:
 
     A running product over k, in blocks of columns so that memory does not grow with n.
     """
-    out = np.empty((m_P.size, ks.size))
-    last = np.ones(m_P.size)
+    chance_PK = np.empty((m_P.size, ks.size))
+    product = np.ones(m_P.size)
     width = max(1, _BLOCK // m_P.size)
     n = n_P[0] if (n_P == n_P[0]).all() else n_P[:, None]  # a common n needs one row of divisors instead of a block
-    for first in range(0, int(ks.max()), width):
-        j = np.arange(first, min(first + width, int(ks.max())), dtype=np.float64)
+    for start in range(0, int(ks.max()), width):
+        j = np.arange(start, min(start + width, int(ks.max())), dtype=np.float64)
         block = m_P[:, None] - j
         np.maximum(block, 0.0, out=block)  # beyond m the product stays 0, and must not become -0
         block /= n - j
-        block[:, 0] *= last
+        block[:, 0] *= product
         np.cumprod(block, axis=1, out=block)
-        inside = (ks > first) & (ks <= first + j.size)
-        out[:, inside] = block[:, ks[inside] - first - 1]
-        last = block[:, -1].copy()
-    return out
+        inside = (ks > start) & (ks <= start + j.size)
+        chance_PK[:, inside] = block[:, ks[inside] - start - 1]
+        product = block[:, -1].copy()
+    return chance_PK
 
 
 def pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int]) -> FloatArray:
@@ -112,7 +112,7 @@ def _tail_sum(n_P: IntArray, c_P: IntArray, k: int, first: int, weight_X: FloatA
     """
     log_factorial = special.gammaln(np.arange(int(n_P.max()) + 1) + 1.0)
     x = np.arange(first, k + 1)
-    out = np.empty(n_P.size)
+    sum_P = np.empty(n_P.size)
     step = max(1, _BLOCK // max(x.size, 1))
     for start in range(0, n_P.size, step):
         n, c = n_P[start : start + step, None], c_P[start : start + step, None]
@@ -121,8 +121,8 @@ def _tail_sum(n_P: IntArray, c_P: IntArray, k: int, first: int, weight_X: FloatA
         log_p = log_factorial[c] - log_factorial[np.where(possible, c - x, 0)] - log_factorial[x]
         log_p += log_factorial[n - c] - log_factorial[wrong_left] - log_factorial[k - x]
         log_p -= log_factorial[n] - log_factorial[k] - log_factorial[n - k]
-        out[start : start + step] = np.exp(np.where(possible, log_p, -np.inf)) @ weight_X
-    return out
+        sum_P[start : start + step] = np.exp(np.where(possible, log_p, -np.inf)) @ weight_X
+    return sum_P
 
 
 def g_pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int], tau: float) -> FloatArray:
@@ -137,8 +137,8 @@ def g_pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int], tau:
     n_P, c_P, where = distinct_counts(n_Q, c_Q)
     columns = []
     for size in ks.tolist():
-        needed = max(1, int(np.ceil(tau * size - 1e-9)))  # 0.6 * 5 must need 3 samples, not 4
-        columns.append(_tail_sum(n_P, c_P, size, needed, np.ones(size - needed + 1)))
+        required = max(1, int(np.ceil(tau * size - 1e-9)))  # 0.6 * 5 must need 3 samples, not 4
+        columns.append(_tail_sum(n_P, c_P, size, required, np.ones(size - required + 1)))
     table = np.stack(columns, axis=1)[where]
     return table[:, 0] if np.ndim(k) == 0 else table
 

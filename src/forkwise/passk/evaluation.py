@@ -59,12 +59,12 @@ def measure(
         if not metric.answers or arm.answer_N is not None:
             at = metric.ks(ks, largest)
             curves[metric.name] = MeasuredCurve(metric, at, *metric.values(arm, at, options))
-    known = arm.length_N is not None
-    caps = (default_caps([arm]) if known else ()) if caps is None else caps
-    budgets = (default_budgets([arm]) if known else ()) if budgets is None else budgets
+    has_lengths = arm.length_N is not None
+    caps = (default_caps([arm]) if has_lengths else ()) if caps is None else caps
+    budgets = (default_budgets([arm]) if has_lengths else ()) if budgets is None else budgets
     at = control_ks(ks)
-    capped = {int(cap): arm.curves(at, cap) for cap in caps} if known else {}
-    within, error = budget_curves(arm, budgets, seed=options.seed) if known and budgets else (None, 0.0)
+    capped = {int(cap): arm.curves(at, cap) for cap in caps} if has_lengths else {}
+    within, error = budget_curves(arm, budgets, seed=options.seed) if has_lengths and budgets else (None, 0.0)
     return Measured(arm, options, curves, at, capped, [int(b) for b in budgets], within, error)
 
 
@@ -75,10 +75,10 @@ def over_problems(values_SQ: FloatArray, *, level: float, resamples: int | None,
     """
     values_Q = values_SQ.mean(axis=0)
     bootstrap = bootstrap_interval(values_Q, level=level, resamples=resamples, seed=seed)
-    same = np.ptp(values_Q, axis=0) == 0
+    constant = np.ptp(values_Q, axis=0) == 0
     off = unseen(values_Q.shape[0], level)
-    low = np.where(same, bootstrap.mean * (1 - off), bootstrap.low)
-    high = np.where(same, bootstrap.mean + (1 - bootstrap.mean) * off, bootstrap.high)
+    low = np.where(constant, bootstrap.mean * (1 - off), bootstrap.low)
+    high = np.where(constant, bootstrap.mean + (1 - bootstrap.mean) * off, bootstrap.high)
     return replace(bootstrap, low=low, high=high)
 
 
@@ -120,9 +120,9 @@ def evaluate(
         if embed is not None:
             notes.append(EMBED_NOTE)
         for name, values in diversity([arm], embed=embed)[0].values.items():
-            known = values[np.isfinite(values)]
-            if known.size >= 2:
-                diversities[name] = bootstrap_interval(known, level=level, resamples=resamples, seed=seed)
+            defined = values[np.isfinite(values)]
+            if defined.size >= 2:
+                diversities[name] = bootstrap_interval(defined, level=level, resamples=resamples, seed=seed)
     if beyond:
         # Runs of one arm are pooled: the model describes problems, not runs.
         n_Q, c_Q = (counts.sum(axis=0) for counts in arm.counts())

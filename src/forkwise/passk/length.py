@@ -176,15 +176,15 @@ def match_curves(
     shape = len(arm.runs), len(reference.runs), len(arm.problems)
     matched = np.full((2, *shape, len(ks)), np.nan)
     effective = np.full((2, *shape), np.nan)
-    sides = (arm, reference)
-    lengths = [side.lengths() for side in sides]
-    plain = [side.curves(ks) for side in sides]
-    for (s, own), (t, other) in product(enumerate(arm.groups()), enumerate(reference.groups())):
-        for q, index in enumerate(zip(own, other, strict=True)):
+    arms = (arm, reference)
+    lengths = [side.lengths() for side in arms]
+    plain = [side.curves(ks) for side in arms]
+    for (s, arm_row), (t, reference_row) in product(enumerate(arm.groups()), enumerate(reference.groups())):
+        for q, index in enumerate(zip(arm_row, reference_row, strict=True)):
             for i, run in enumerate((s, t)):
-                here, there = index[i], index[1 - i]
-                correct = sides[i].correct_N[here]
-                match = match_lengths(lengths[i][here], correct, lengths[1 - i][there], ks, bins=bins)
+                matched_index, target_index = index[i], index[1 - i]
+                correct = arms[i].correct_N[matched_index]
+                match = match_lengths(lengths[i][matched_index], correct, lengths[1 - i][target_index], ks, bins=bins)
                 if match is not None:
                     matched[i, s, t, q] = (plain[i][run, q] + match.pass_at_k) / 2
                     effective[i, s, t, q] = match.effective_n

@@ -45,11 +45,11 @@ def count_votes(
 
 def _times(poly_GK: FloatArray, coefficients: Sequence[FloatArray | float]) -> FloatArray:
     """Product of polynomials in x, cut at the degree of the first; a coefficient may differ per row."""
-    out = np.zeros_like(poly_GK)
+    product = np.zeros_like(poly_GK)
     width = poly_GK.shape[1]
     for j, coefficient in enumerate(coefficients[:width]):
-        out[:, j:] += np.reshape(coefficient, (-1, 1)) * poly_GK[:, : width - j]
-    return out
+        product[:, j:] += np.reshape(coefficient, (-1, 1)) * poly_GK[:, : width - j]
+    return product
 
 
 def _win_counts(votes: Votes, winner: int, largest: int) -> FloatArray:
@@ -83,7 +83,7 @@ def maj_at_k(votes: Votes, ks: Sequence[int], *, draws: int = 2000, seed: int = 
     K samples without a single answer are wrong. Exact for up to `EXACT_UP_TO` samples, else `draws` seeded draws per K.
 
     Returns:
-        `(value, error)`, each `(len(ks),)`; `error` is the Monte-Carlo standard error, 0 where exact.
+        `(chance, error)`, each `(len(ks),)`; `error` is the Monte-Carlo standard error, 0 where exact.
     """
     n = int(votes.counts.sum()) + votes.none
     k = np.asarray(ks)
@@ -96,14 +96,14 @@ def maj_at_k(votes: Votes, ks: Sequence[int], *, draws: int = 2000, seed: int = 
         return won[k] / special.comb(n, k), np.zeros(k.size)
     rng = np.random.default_rng(seed)
     urn = np.append(votes.counts, votes.none)
-    value, error = np.empty(k.size), np.empty(k.size)
+    chance, error = np.empty(k.size), np.empty(k.size)
     for i, size in enumerate(k):
         drawn = rng.multivariate_hypergeometric(urn, int(size), size=draws, method="marginals")[:, :-1]
         top = drawn.max(axis=1, keepdims=True)
         leading = (drawn == top) & (top > 0)
         prize = (leading @ votes.correct) / np.maximum(leading.sum(axis=1), 1)
-        value[i], error[i] = prize.mean(), prize.std(ddof=1) / np.sqrt(draws)
-    return value, error
+        chance[i], error[i] = prize.mean(), prize.std(ddof=1) / np.sqrt(draws)
+    return chance, error
 
 
 def majority_curves(arm: Arm, ks: Sequence[int], *, seed: int = 0) -> tuple[FloatArray, FloatArray]:

@@ -67,8 +67,8 @@ class Metric:
 
     def labels(self, options: MetricOptions) -> tuple[str, str]:
         """Its name in the tidy rows and its title in tables, with the options that it depends on."""
-        said = self.option.format(tau=options.tau)
-        return self.name + said, self.title + said
+        options_text = self.option.format(tau=options.tau)
+        return self.name + options_text, self.title + options_text
 
 
 def _of_counts(estimator: Callable[..., FloatArray]) -> Callable[[Arm, Sequence[int], MetricOptions], Values]:
@@ -109,9 +109,9 @@ def compared_metrics(names: Sequence[str] | None) -> list[Metric]:
     Raises:
         InputError: there is no such statistic.
     """
-    known = {metric.name: metric for metric in METRICS}
+    by_name = {metric.name: metric for metric in METRICS}
     for name in names or ():
-        if name not in known:
-            raise InputError(f"There is no statistic '{name}': there are {', '.join(known)}.{nearest(name, known)}")
-    wanted = names if names is not None else [metric.name for metric in METRICS if metric.compared]
-    return [metric for name, metric in known.items() if name in wanted and name != "pass@k"]
+        if name not in by_name:
+            raise InputError(f"There is no statistic '{name}': there are {', '.join(by_name)}.{nearest(name, by_name)}")
+    chosen = names if names is not None else [metric.name for metric in METRICS if metric.compared]
+    return [metric for name, metric in by_name.items() if name in chosen and name != "pass@k"]

@@ -82,9 +82,9 @@ class Arm:
         cells = self._cells()
         order = np.argsort(cells, kind="stable")
         ends = np.searchsorted(cells[order], np.arange(1, len(self.runs) * len(self.problems)))
-        parts = np.split(order, ends)
+        indices = np.split(order, ends)
         q = len(self.problems)
-        return [parts[s * q : (s + 1) * q] for s in range(len(self.runs))]
+        return [indices[s * q : (s + 1) * q] for s in range(len(self.runs))]
 
     def _take(self, chosen_N: BoolArray) -> dict[str, Any]:
         columns = ("problem_N", "run_N", "correct_N", "length_N", "answer_N", "completion_N")
@@ -92,21 +92,21 @@ class Arm:
 
     def keep(self, problems: Iterable[str]) -> Arm:
         """The same arm on some of its problems."""
-        kept = sorted(set(problems) & set(self.problems))
+        shared = sorted(set(problems) & set(self.problems))
         position = np.full(len(self.problems), -1)
-        position[[self.problems.index(p) for p in kept]] = np.arange(len(kept))
+        position[[self.problems.index(p) for p in shared]] = np.arange(len(shared))
         fields = self._take(position[self.problem_N] >= 0)
         fields["problem_N"] = position[fields["problem_N"]]
-        return replace(self, problems=tuple(kept), **fields)
+        return replace(self, problems=tuple(shared), **fields)
 
     def split(self) -> list[Arm]:
         """One arm per run, named after it."""
-        parts = []
+        arms = []
         for s, run in enumerate(self.runs):
             fields = self._take(self.run_N == s)
             fields["run_N"] = np.zeros_like(fields["run_N"])
-            parts.append(replace(self, name=run, runs=(run,), **fields))
-        return parts
+            arms.append(replace(self, name=run, runs=(run,), **fields))
+        return arms
 
 
 def _texts(values: Sequence[Any] | npt.NDArray[Any] | None) -> Texts | None:
@@ -118,7 +118,7 @@ def _verdicts(correct: Sequence[Any] | npt.NDArray[Any]) -> npt.NDArray[np.int8]
     values = correct if isinstance(correct, np.ndarray) else np.array(list(correct), dtype=object)
     if values.dtype == bool:
         return values.astype(np.int8)
-    out = np.full(values.shape, -1, dtype=np.int8)
+    verdict_N = np.full(values.shape, -1, dtype=np.int8)
     for i, value in enumerate(values.tolist()):
         if value is None:
             continue
@@ -128,8 +128,8 @@ def _verdicts(correct: Sequence[Any] | npt.NDArray[Any]) -> npt.NDArray[np.int8]
             raise InputError(
                 f"A score is {value!r}, neither right nor wrong: set a threshold when you import the samples."
             )
-        out[i] = int(value)
-    return out
+        verdict_N[i] = int(value)
+    return verdict_N
 
 
 def make_arm(
@@ -249,10 +249,10 @@ def _check_sampling(table: pa.Table, where: str) -> None:
         for field in fields:
             values = sorted({row[field] for row in rows if row[field] is not None})
             if len(values) > 1:
-                found = " and ".join(f"{value:g}" for value in values)
+                drawn_at = " and ".join(f"{value:g}" for value in values)
                 raise InputError(
-                    f"Run '{run}' in '{where}' mixes samples drawn at {field} {found}: give each setting a run name of "
-                    "its own."
+                    f"Run '{run}' in '{where}' mixes samples drawn at {field} {drawn_at}: give each setting a run "
+                    "name of its own."
                 )
 
 
@@ -284,14 +284,14 @@ def load_arm(
     ):
         raise InputError("Two of the tables of one arm hold a run of the same name: rename one, or leave it out.")
     table = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
-    known = sorted(set(table["run"].unique().to_pylist()))
+    chosen_runs = sorted(set(table["run"].unique().to_pylist()))
     if runs:
-        unknown = sorted(set(runs) - set(known))
+        unknown = sorted(set(runs) - set(chosen_runs))
         if unknown:
-            raise InputError(f"There is no run '{unknown[0]}' in the samples; there are {', '.join(known)}.")
+            raise InputError(f"There is no run '{unknown[0]}' in the samples; there are {', '.join(chosen_runs)}.")
         table = table.filter(pc.is_in(table["run"], pa.array(list(runs))))
-        known = sorted(runs)
-    name = name or (known[0] if len(known) == 1 else sources[0].stem)
+        chosen_runs = sorted(runs)
+    name = name or (chosen_runs[0] if len(chosen_runs) == 1 else sources[0].stem)
     if table.num_rows == 0:
         raise InputError(f"'{name}' holds no samples.")
     if table["correct"].null_count == table.num_rows:
@@ -362,12 +362,12 @@ def common_problems(arms: Sequence[Arm], *, intersect: bool = False) -> tuple[li
 def check_ks(arms: Sequence[Arm], ks: Sequence[int]) -> list[int]:
     """`ks` sorted and without repeats; InputError when one lies outside what all the arms can answer."""
     largest = min(arm.largest_k() for arm in arms)
-    wanted = sorted({int(k) for k in ks})
-    if not wanted or wanted[0] < 1:
+    distinct = sorted({int(k) for k in ks})
+    if not distinct or distinct[0] < 1:
         raise InputError("k must be at least 1.")
-    if wanted[-1] > largest:
+    if distinct[-1] > largest:
         raise InputError(
-            f"Pass@{wanted[-1]} needs at least {wanted[-1]} samples of every problem, but one has only {largest}: "
+            f"Pass@{distinct[-1]} needs at least {distinct[-1]} samples of every problem, but one has only {largest}: "
             "draw more samples, ask for a smaller k, or use --extrapolate for a labelled model."
         )
-    return wanted
+    return distinct

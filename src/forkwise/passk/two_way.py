@@ -33,16 +33,16 @@ def mean_draws(arm_SQK: FloatArray, other_SQK: FloatArray, resamples: int, seed:
     """Bootstrap draws of the mean difference, `(R, K)`: problems resampled jointly, runs of each arm on their own."""
     rng = np.random.default_rng([seed, 1])
     v_RS, u_RS = (run_weights(x.shape[0], resamples, rng) for x in (arm_SQK, other_SQK))
-    draws_RK, first = np.empty((resamples, arm_SQK.shape[2])), 0
+    draws_RK, start = np.empty((resamples, arm_SQK.shape[2])), 0
     for w_RQ in problem_weights(arm_SQK.shape[1], resamples, seed):
-        rows = slice(first, first + w_RQ.shape[0])
+        rows = slice(start, start + w_RQ.shape[0])
         if arm_SQK.shape[0] == other_SQK.shape[0] == 1:
             draws_RK[rows] = w_RQ @ (arm_SQK[0] - other_SQK[0])
         else:
             ours = sum(v_RS[rows, s, None] * (w_RQ @ arm_SQK[s]) for s in range(arm_SQK.shape[0]))
             theirs = sum(u_RS[rows, s, None] * (w_RQ @ other_SQK[s]) for s in range(other_SQK.shape[0]))
             draws_RK[rows] = ours - theirs
-        first += w_RQ.shape[0]
+        start += w_RQ.shape[0]
     return draws_RK
 
 
@@ -68,10 +68,10 @@ def standard_error(arm_SQK: FloatArray, other_SQK: FloatArray) -> tuple[FloatArr
     (ours, overlap), (theirs, other_overlap) = _run_variance(arm_SQK), _run_variance(other_SQK)
     total = np.maximum(problems + ours + theirs - overlap - other_overlap, np.maximum(problems, ours + theirs))
     spread = problems**2 / (q - 1)
-    for part, x in ((ours, arm_SQK), (theirs, other_SQK)):
-        spread = spread + part**2 / max(x.shape[0] - 1, 1)
-    parts = problems + ours + theirs
-    freedom = np.where(spread > 0, parts**2 / np.where(spread > 0, spread, 1), q - 1)
+    for component, x in ((ours, arm_SQK), (theirs, other_SQK)):
+        spread = spread + component**2 / max(x.shape[0] - 1, 1)
+    components = problems + ours + theirs
+    freedom = np.where(spread > 0, components**2 / np.where(spread > 0, spread, 1), q - 1)
     return np.sqrt(total), freedom
 
 

@@ -20,14 +20,14 @@ PAGE = "report.html"
 _OURS = b'<meta name="generator" content="forkwise'
 
 
-def write_report(runs: Sequence[Path], out: Path) -> Content:
+def write_report(runs: Sequence[Path], path: Path) -> Content:
     """Writes the page about the RUNs to `out`, and returns what is in it.
 
     Raises:
         InputError: a RUN that is nothing to report on, or a file that cannot be written.
     """
     content = gather(find_sources(runs))
-    write_page(out, content)
+    write_page(path, content)
     return content
 
 
@@ -44,25 +44,25 @@ def run_report(
     path = _default_page(runs[0]) if out is None else _page_file(out)
     with Meter(what="putting the report together"):
         content = write_report(runs, path)
-    written = [path]
+    paths = [path]
     for name, figure in figures(content).items() if figure_folder else ():
         for ending in ("png", "svg"):
-            written.append(Path(figure_folder or ".", f"{name}.{ending}"))
-            save(figure, written[-1])
+            paths.append(Path(figure_folder or ".", f"{name}.{ending}"))
+            save(figure, paths[-1])
     if text:
         echo(summary(content), end="")
-    for file in written:
+    for file in paths:
         echo(f"{file} ({file.stat().st_size / 1000:,.0f} kB)")
     if open_page and not webbrowser.open(path.resolve().as_uri()):
         complain(f"no browser could be opened; the report is {path.resolve().as_uri()}")
 
 
-def _page_file(out: Path) -> Path:
-    if out.is_dir():
-        return out / PAGE
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"--out is '{out}': give a name that ends with .html, or a folder.")
-    return out
+def _page_file(path: Path) -> Path:
+    if path.is_dir():
+        return path / PAGE
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--out is '{path}': give a name that ends with .html, or a folder.")
+    return path
 
 
 def _default_page(run: Path) -> Path:

@@ -120,7 +120,7 @@ def _explored_arms(
     from forkwise.report.sources import find_source
 
     files = [path for source in sources for path in source.explorations]
-    found: dict[str, SampleArm] = {}
+    arms: dict[str, SampleArm] = {}
     for file, exploration in zip(files, explorations, strict=True):
         for table in exploration.samples:
             place = next((p for p in (Path(table), file.parent / table) if p.exists()), None)
@@ -130,22 +130,22 @@ def _explored_arms(
                 )
                 continue
             for arm in find_source(place).samples:
-                found.setdefault(arm.name, arm)
-    return list(found.values())
+                arms.setdefault(arm.name, arm)
+    return list(arms.values())
 
 
 def _conclusion(numbers: PasskNumbers, training: dict[str, list[Rows]]) -> str:
     if numbers.evaluations:
         return passk.conclusion(numbers.evaluations, numbers.comparison)
-    parts = []
+    trends = []
     for name, runs in training.items():
         rewards = [[row["reward"] for row in rows if _is_number(row.get("reward"))] for rows in runs]
         if all(rewards):
-            start, end = (float(np.mean([np.mean(r[part]) for r in rewards])) for part in (slice(5), slice(-5, None)))
-            parts.append(f"{name} went from reward {start:.3f} to {end:.3f} in {max(map(len, rewards))} logged steps")
-    if parts:
+            start, end = (float(np.mean([np.mean(r[steps]) for r in rewards])) for steps in (slice(5), slice(-5, None)))
+            trends.append(f"{name} went from reward {start:.3f} to {end:.3f} in {max(map(len, rewards))} logged steps")
+    if trends:
         return (
-            f"{'; '.join(parts)} (means of the first and last five). Rewards in training are no evidence about a "
+            f"{'; '.join(trends)} (means of the first and last five). Rewards in training are no evidence about a "
             "method: sample held-out problems, and compare Pass@K."
         )
     return ""
@@ -163,16 +163,16 @@ def _distributions(
 ) -> tuple[dict[str, Distribution], dict[int, set[Key]]]:
     """Of every run that was explored, else of the entropies that lie with the samples; and which samples have some."""
     from_explore = {run.run: run.entropy for run in _runs(explorations) if run.entropy is not None}
-    found: dict[str, Distribution] = {}
+    distributions: dict[str, Distribution] = {}
     traced: dict[int, set[Key]] = {}
     for a, arm in enumerate(arms):
-        own, traced[a] = stored_entropies(arm)
+        stored, traced[a] = stored_entropies(arm)
         summary = from_explore.pop(arm.name, None)
         if summary is not None:
-            found[arm.name] = explored_entropies(summary)
-        elif own is not None:
-            found[arm.name] = own
-    return {**found, **{run: explored_entropies(summary) for run, summary in from_explore.items()}}, traced
+            distributions[arm.name] = explored_entropies(summary)
+        elif stored is not None:
+            distributions[arm.name] = stored
+    return {**distributions, **{run: explored_entropies(summary) for run, summary in from_explore.items()}}, traced
 
 
 def _traces(

@@ -60,12 +60,12 @@ def stored_entropies(arm: SampleArm) -> tuple[Distribution | None, set[Key]]:
         lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
         values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float64)
         starts = np.cumsum(lengths) - lengths
-        place = ((np.arange(values.size) - np.repeat(starts, lengths)) * _PLACES) // np.repeat(lengths, lengths)
-        known = np.isfinite(values)
-        values, place = np.maximum(values[known], 0.0), place[known]
+        tenth = ((np.arange(values.size) - np.repeat(starts, lengths)) * _PLACES) // np.repeat(lengths, lengths)
+        finite = np.isfinite(values)
+        values, tenth = np.maximum(values[finite], 0.0), tenth[finite]
         counts += np.bincount(np.minimum((values / _BIN).astype(np.int64), _BINS - 1), minlength=_BINS)
-        place_sum += np.bincount(place, weights=values, minlength=_PLACES)
-        place_count += np.bincount(place, minlength=_PLACES)
+        place_sum += np.bincount(tenth, weights=values, minlength=_PLACES)
+        place_count += np.bincount(tenth, minlength=_PLACES)
         total += float(values.sum())
         names = (batch[name].to_pylist() for name in ("run", "problem_id", "sample_id"))
         keys |= set(zip(*names, strict=True))
@@ -74,7 +74,7 @@ def stored_entropies(arm: SampleArm) -> tuple[Distribution | None, set[Key]]:
         return None, keys
     edges: FloatArray = np.arange(_BINS + 1, dtype=np.float64) * _BIN
     x, above = _survival(edges, counts)
-    seen = place_count > 0
+    reached = place_count > 0
     return (
         Distribution(
             source="exact, stored with the samples",
@@ -83,8 +83,8 @@ def stored_entropies(arm: SampleArm) -> tuple[Distribution | None, set[Key]]:
             threshold=_quantile(edges, counts, QUANTILE),
             above_x=x,
             above=above,
-            position=[100 * (i + 0.5) / _PLACES for i in np.flatnonzero(seen)],
-            position_mean=[float(v) for v in place_sum[seen] / place_count[seen]],
+            position=[100 * (i + 0.5) / _PLACES for i in np.flatnonzero(reached)],
+            position_mean=[float(v) for v in place_sum[reached] / place_count[reached]],
         ),
         keys,
     )
@@ -128,6 +128,6 @@ def _quantile(edges: FloatArray, counts: npt.NDArray[np.int64], q: float) -> flo
 def _survival(edges: FloatArray, counts: npt.NDArray[np.int64], points: int = 80) -> tuple[list[float], list[float]]:
     """Share of values above x, at about `points` places up to where one in 100,000 is left."""
     above = 1 - np.concatenate([[0], np.cumsum(counts)]) / max(int(counts.sum()), 1)
-    last = int(np.searchsorted(-above, -1e-5)) + 1
-    at = np.unique(np.linspace(0, min(last, len(edges) - 1), points).astype(np.int64))
+    most = int(np.searchsorted(-above, -1e-5)) + 1
+    at = np.unique(np.linspace(0, min(most, len(edges) - 1), points).astype(np.int64))
     return [float(x) for x in edges[at]], [float(y) for y in np.maximum(above[at], 0)]

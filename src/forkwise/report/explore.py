@@ -19,25 +19,25 @@ def exploration(explored: Exploration) -> list[Block]:
     """Every table of an exploration and every sentence but its conclusion."""
     runs = explored.runs
     distributions = {run.run: explored_entropies(run.entropy) for run in runs if run.entropy is not None}
-    parts = (entropy(distributions, runs), forks(runs), behaviours(runs), rarity(runs), dependence(runs))
-    return [*sizes(runs), *(block for part in parts for block in part), *series([explored])]
+    groups = (entropy(distributions, runs), forks(runs), behaviours(runs), rarity(runs), dependence(runs))
+    return [*sizes(runs), *(block for group in groups for block in group), *series([explored])]
 
 
 def conclusion(run: RunExploration) -> str:
     """What is left of the entropy of marked tokens and sentences after matching, or how often they occur."""
-    parts = []
+    phrases = []
     for behaviour in run.behaviours:
         raw = next((c for c in behaviour.contrasts if c.version == "raw"), None)
         matched = next((c for c in behaviour.contrasts if c.version == "matched"), None)
         if raw is None or raw.difference.value is None:
             continue
-        said = f"{behaviour.name} {behaviour.unit}s minus others {number(raw.difference.value, sign='+')} nats"
+        phrase = f"{behaviour.name} {behaviour.unit}s minus others {number(raw.difference.value, sign='+')} nats"
         if matched is not None and matched.difference.value is not None:
             few = f" ({matched.supported:.0%} of them have a match)" if round(matched.supported, 2) < 1 else ""
-            said += f", minus matched others {estimate(matched.difference, sign='+')}{few}"
-        parts.append(said)
-    if parts:
-        return f"{run.run}: mean entropy of {'; of '.join(parts)}."
+            phrase += f", minus matched others {estimate(matched.difference, sign='+')}{few}"
+        phrases.append(phrase)
+    if phrases:
+        return f"{run.run}: mean entropy of {'; of '.join(phrases)}."
     often = ", ".join(f"{number(b.per_response, 2)} {b.name} {b.unit}s" for b in run.behaviours)
     why = "no token entropies are there" if run.entropy is None else "too few were found"
     return f"{run.run}: {often} per response; {why} to compare their entropy with that of others."
@@ -197,8 +197,8 @@ def _entries(run: RunExploration) -> list[Table]:
         for e in run.entries[:_ENTRIES]
     ]
     header = ["entry", "group", "found", "problems", "mean (nats)", "difference", "matched difference"]
-    more = f", {len(rows)} of {len(run.entries)}" if len(rows) < len(run.entries) else ""
-    caption = f"{run.run}: entries of the lexicon, most frequent first{more}"
+    shown = f", {len(rows)} of {len(run.entries)}" if len(rows) < len(run.entries) else ""
+    caption = f"{run.run}: entries of the lexicon, most frequent first{shown}"
     return filled(caption, [*header, "with match %", "q (BH)"], rows, folded=True)
 
 

@@ -109,13 +109,13 @@ def _trace_data(content: Content) -> dict[str, Any] | None:
     arms: list[str] = traces.index["arms"]
     names = list(traces.names)
     thresholds = [content.distributions[name].threshold if name in content.distributions else None for name in names]
-    known = content.arms()
+    names_shown = content.arms()
     return {
         **traces.index,
         "arms": arms,
         "top": max(0.5, round(traces.highest, 1)),
         "thresholds": thresholds,
-        "colours": [known.index(name) if name in known else 0 for name in names],
+        "colours": [names_shown.index(name) if name in names_shown else 0 for name in names],
         "shaping": [_shaping(content.shaping.get(name)) for name in names],
     }
 

@@ -35,36 +35,36 @@ def conclusion(evaluations: Sequence[Evaluation], comparison: Comparison | None 
     """The answer: what the comparison found, or how good the arms are where nothing is compared."""
     if comparison is not None:
         return _compared(comparison)
-    parts = []
+    phrases = []
     for e in evaluations:
         ends = [f"Pass@{e.ks[i]} {at(e.pass_at_k, i)}" for i in sorted({0, len(e.ks) - 1})]
-        parts.append(f"{e.arm} has {' and '.join(ends)} on {e.problems} problems")
+        phrases.append(f"{e.arm} has {' and '.join(ends)} on {e.problems} problems")
     level = f"{evaluations[0].pass_at_k.level:.0%} intervals over problems"
-    return f"{'; '.join(parts)} ({level}). Nothing is compared here, so this says nothing about a difference."
+    return f"{'; '.join(phrases)} ({level}). Nothing is compared here, so this says nothing about a difference."
 
 
 def overview(evaluations: Sequence[Evaluation], comparison: Comparison | None = None, most: int = FEW) -> list[Table]:
     """Pass@K of every arm at a few K, and the paired differences with their band and adjusted p."""
     if not evaluations:
         return []
-    first, differences = evaluations[0], comparison.differences if comparison else []
-    ks = shown_ks(differences[0].ks if differences else first.ks, most)
+    evaluation, differences = evaluations[0], comparison.differences if comparison else []
+    ks = shown_ks(differences[0].ks if differences else evaluation.ks, most)
     rows = [[e.arm, *(_cell(e.ks, e.pass_at_k, k) for k in ks), number(e.mean_length, 1)] for e in evaluations]
     length = {e.arm: e.mean_length for e in evaluations}
     for d in differences:
-        ours, theirs = length[d.arm], length[d.reference]
+        arm_length, reference_length = length[d.arm], length[d.reference]
         longer = None
-        if comparison and comparison.length_unit and ours is not None and theirs is not None:
-            longer = ours - theirs
+        if comparison and comparison.length_unit and arm_length is not None and reference_length is not None:
+            longer = arm_length - reference_length
         rows.append([f"{d.arm} − {d.reference}", *(_cell(d.ks, d.band, k, "+") for k in ks), number(longer, 1, "+")])
         for name, p in (("problems", d.adjusted_p), ("runs", d.run_p)):
             if p is not None:
                 rows.append([f"  adjusted p, {name}", *(p_value(p[d.ks.index(k)]) for k in ks), ""])
-    level = f"{first.pass_at_k.level:.0%}"
+    level = f"{evaluation.pass_at_k.level:.0%}"
     caption = f"Pass@K, mean [{level} BCa interval over problems]"
     if differences:
         caption += f"; differences are paired by problem [{level} band over all K and arms]"
-    return filled(caption, ["", *(f"Pass@{k}" for k in ks), f"mean {first.length_unit}"], rows)
+    return filled(caption, ["", *(f"Pass@{k}" for k in ks), f"mean {evaluation.length_unit}"], rows)
 
 
 def details(evaluations: Sequence[Evaluation], comparison: Comparison | None = None) -> list[Block]:
@@ -119,7 +119,7 @@ def _capped(e: Evaluation) -> list[Table]:
 
 def _by_k(caption: str, curves: Mapping[str, tuple[Sequence[int], Interval]], ks: Sequence[int]) -> list[Table]:
     """One row per K; a curve leaves empty the K that it does not have."""
-    rows = [[str(k), *(_cell(own, values, k) for own, values in curves.values())] for k in shown_ks(ks, MANY)]
+    rows = [[str(k), *(_cell(curve_ks, values, k) for curve_ks, values in curves.values())] for k in shown_ks(ks, MANY)]
     return _folded(caption, ["K", *curves], rows)
 
 
@@ -211,11 +211,11 @@ def matched(c: Comparison) -> list[Table]:
 def _compared(c: Comparison) -> str:
     """What was found, in one plain sentence; of many arms, those that show no difference are said together."""
     alpha, many = 1 - c.level, len(c.differences) > _LUMPED
-    parts = [_sentence(d, alpha) for d in c.differences if d.claimed(alpha).any() or not many]
-    if len(parts) < len(c.differences):
+    phrases = [_sentence(d, alpha) for d in c.differences if d.claimed(alpha).any() or not many]
+    if len(phrases) < len(c.differences):
         quiet = [d for d in c.differences if not d.claimed(alpha).any()]
-        parts.append(_no_difference(quiet, len(c.differences)))
-    return f"On {c.problems} problems, {'; '.join(parts)}."
+        phrases.append(_no_difference(quiet, len(c.differences)))
+    return f"On {c.problems} problems, {'; '.join(phrases)}."
 
 
 def _sentence(d: Difference, alpha: float) -> str:
@@ -223,8 +223,8 @@ def _sentence(d: Difference, alpha: float) -> str:
     claimed = d.claimed(alpha)
     text = f"{d.arm} against {d.reference} "
     if claimed.any():
-        both = " and for other training runs" if d.run_p is not None else ""
-        text += f"is {_leads(d, claimed)}, adjusted p <= {alpha:.2g}{both}"
+        scope = " and for other training runs" if d.run_p is not None else ""
+        text += f"is {_leads(d, claimed)}, adjusted p <= {alpha:.2g}{scope}"
     else:
         ends = ", ".join(_at(d, i) for i in sorted({0, len(d.ks) - 1}))
         smallest = d.claim_p.min()
@@ -244,12 +244,12 @@ def _at(d: Difference, i: int) -> str:
 
 def _leads(d: Difference, claimed: npt.NDArray[np.bool_]) -> str:
     """Where the arm is better and where it is worse, each with the K of the smallest p."""
-    parts = []
+    phrases = []
     for word, where in (("better", claimed & (d.band.mean > 0)), ("worse", claimed & (d.band.mean < 0))):
         if where.any():
             surest = int(np.flatnonzero(where)[np.argmin(d.claim_p[where])])
-            parts.append(f"{word} at K = {_span(d.ks, where)} ({_at(d, surest)})")
-    return " and ".join(parts)
+            phrases.append(f"{word} at K = {_span(d.ks, where)} ({_at(d, surest)})")
+    return " and ".join(phrases)
 
 
 def _crossing(d: Difference, claimed: npt.NDArray[np.bool_]) -> str:

@@ -43,13 +43,13 @@ def passk_numbers(sources: Sequence[ReportSource], arms: Sequence[SampleArm], ex
     files = _result_files(sources, notes)
     if arms:
         tables, names = {table for arm in arms for table in arm.tables}, [arm.name for arm in arms]
-        others = [path for path, file in files.items() if not file.is_about(tables, names)]
+        outdated = [path for path, file in files.items() if not file.is_about(tables, names)]
         notes += [
             f"'{path}' is not about the samples that are here (they, or the names of the arms, are others), so Pass@K "
             "was computed again."
-            for path in others
+            for path in outdated
         ]
-        files = {path: file for path, file in files.items() if path not in others}
+        files = {path: file for path, file in files.items() if path not in outdated}
     compared = [(path, file, file.comparison) for path, file in files.items() if file.comparison is not None]
     if compared:
         path, file, stored = compared[0]
@@ -99,7 +99,7 @@ def _load(sample_arms: Sequence[SampleArm], notes: list[str]) -> list[Arm]:
 
 
 def _compute(
-    arms: Sequence[Arm], known: dict[str, Evaluation], experiment: bool, notes: list[str]
+    arms: Sequence[Arm], stored: dict[str, Evaluation], experiment: bool, notes: list[str]
 ) -> tuple[dict[str, Evaluation], Comparison | None]:
     """Evaluations by arm, except those that are known, and the comparison."""
     # An experiment adjusts its p-values for these k; the same k give the same p here.
@@ -116,13 +116,13 @@ def _compute(
             notes.append(f"The arms are not compared: {error}")
     evaluations = {}
     for arm in arms:
-        same = [
+        reusable = [
             e
             for e in (comparison.arms if comparison else ())
             if (e.arm, e.problems, e.ks[-1]) == (arm.name, len(arm.problems), arm.largest_k())
         ]
         # One that was compared on fewer problems or up to a smaller K has more to show.
-        evaluations[arm.name] = known.get(arm.name) or (
-            same[0] if same else evaluate(arm, ks=ks, caps=caps, budgets=budgets)
+        evaluations[arm.name] = stored.get(arm.name) or (
+            reusable[0] if reusable else evaluate(arm, ks=ks, caps=caps, budgets=budgets)
         )
     return evaluations, comparison

@@ -30,7 +30,7 @@ class ListedSample:
 
 def list_samples(arms: Sequence[SampleArm], traced: Mapping[int, set[Key]]) -> list[ListedSample]:
     """Every sample of every arm, without texts."""
-    out: list[ListedSample] = []
+    listed: list[ListedSample] = []
     for a, arm in enumerate(arms):
         rows: list[tuple[Key, bool | None, int | None]] = []
         for batch in read_batches(arm.tables, ["run", "problem_id", "sample_id", "correct", "n_tokens"], arm.runs):
@@ -41,11 +41,11 @@ def list_samples(arms: Sequence[SampleArm], traced: Mapping[int, set[Key]]) -> l
             if correct is not None:
                 groups.setdefault((run, problem), []).append(correct)
         have = traced.get(a, set())
-        out += [
+        listed += [
             ListedSample(a, key, correct, n, _advantage(correct, groups.get(key[:2], [])), key in have)
             for key, correct, n in rows
         ]
-    return out
+    return listed
 
 
 def _advantage(correct: bool | None, group: Sequence[bool]) -> float | None:
@@ -63,14 +63,14 @@ def choose(samples: Sequence[ListedSample], problems: int, per_problem: int) -> 
     Of each arm and problem those with entropies come first, right and wrong ones in turn, lowest sample ids first.
     """
     ids = sorted({sample.key[1] for sample in samples})
-    wanted = (
+    chosen_ids = (
         {ids[i] for i in np.unique(np.linspace(0, len(ids) - 1, min(problems, len(ids))).astype(int))} if ids else ()
     )
     groups: dict[tuple[str, int], list[ListedSample]] = {}
     for sample in samples:
-        if sample.key[1] in wanted:
+        if sample.key[1] in chosen_ids:
             groups.setdefault((sample.key[1], sample.arm), []).append(sample)
-    out: list[ListedSample] = []
+    chosen_samples: list[ListedSample] = []
     for group in (groups[key] for key in sorted(groups)):
         ordered = sorted(group, key=lambda s: (not s.traced, s.key[2], s.key[0]))
         kinds: dict[bool | None, list[ListedSample]] = {}
@@ -78,5 +78,5 @@ def choose(samples: Sequence[ListedSample], problems: int, per_problem: int) -> 
             kinds.setdefault(sample.correct, []).append(sample)
         turns = [(not s.traced, i, s.key[2], s.key[0], s) for kind in kinds.values() for i, s in enumerate(kind)]
         chosen = [turn[-1] for turn in sorted(turns, key=lambda turn: turn[:-1])[:per_problem]]
-        out += sorted(chosen, key=lambda s: (s.key[2], s.key[0]))
-    return out
+        chosen_samples += sorted(chosen, key=lambda s: (s.key[2], s.key[0]))
+    return chosen_samples

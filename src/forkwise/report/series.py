@@ -58,9 +58,9 @@ def series_panels(explorations: Sequence[Exploration]) -> list[SeriesPanel]:
     for key, label in labels.items():
         lines = []
         for name, rows in points.items():
-            known = {step: value for step in sorted(rows) if (value := getattr(rows[step], key)) is not None}
-            if len(known) > 1:
-                lines.append(Line(name, list(known), list(known.values())))
+            by_step = {step: value for step in sorted(rows) if (value := getattr(rows[step], key)) is not None}
+            if len(by_step) > 1:
+                lines.append(Line(name, list(by_step), list(by_step.values())))
         if lines:
             panels.append(SeriesPanel(label, lines))
     return panels

@@ -121,7 +121,9 @@ def find_sources(paths: Sequence[Path]) -> list[ReportSource]:
         raise InputError("The same RUN is given twice: name each one once.")
     sources = [find_source(path) for path in paths]
     names = [{arm.name for arm in s.samples} | {arm.name for arm in s.training} for s in sources]
-    repeated = {name for i, some in enumerate(names) for name in some if any(name in other for other in names[:i])}
+    repeated = {
+        name for i, arm_names in enumerate(names) for name in arm_names if any(name in earlier for earlier in names[:i])
+    }
     return [
         replace(
             source,
@@ -138,20 +140,20 @@ def _apart(name: str, source: ReportSource, repeated: set[str]) -> str:
 
 def _tables(paths: Iterable[Path]) -> list[SampleArm]:
     """One arm per run in the tables."""
-    found: dict[str, list[Path]] = {}
+    tables_of: dict[str, list[Path]] = {}
     for path in paths:
         for run in read_samples(path, ["run"])["run"].unique().to_pylist():
-            found.setdefault(str(run), []).append(path)
-    return [SampleArm(run, tuple(tables), (run,)) for run, tables in found.items()]
+            tables_of.setdefault(str(run), []).append(path)
+    return [SampleArm(run, tuple(tables), (run,)) for run, tables in tables_of.items()]
 
 
 def _samples(folder: Path) -> list[SampleArm]:
     if any(folder.glob("*.parquet")):
         return _tables([folder])
-    below = folder / "samples"
-    if any(below.glob("*.parquet")):
-        return _tables([below])
-    return _tables(sorted(path for path in below.glob("*") if any(path.glob("*.parquet"))))
+    subfolder = folder / "samples"
+    if any(subfolder.glob("*.parquet")):
+        return _tables([subfolder])
+    return _tables(sorted(path for path in subfolder.glob("*") if any(path.glob("*.parquet"))))
 
 
 def _training(folder: Path) -> list[LoggedArm]:
@@ -186,10 +188,12 @@ def _with_record(source: ReportSource) -> ReportSource:
 def _shaping(source: ReportSource, runs: Sequence[str]) -> Shaping | None:
     """What all these runs were trained with; None where that is not known, or not the same."""
     folders = {folder.name: folder for arm in source.training for folder in arm.folders}
-    own = source.path if folders.get(source.path.resolve().name) == source.path else None  # samples in a run's folder
-    places = [folders.get(run, own) for run in runs]
-    known = {None if folder is None else _shaping_of(_yaml(folder / _RUN)) for folder in places}
-    return known.pop() if len(known) == 1 else None
+    run_folder = (
+        source.path if folders.get(source.path.resolve().name) == source.path else None
+    )  # samples in a run's folder
+    run_folders = [folders.get(run, run_folder) for run in runs]
+    shapings = {None if folder is None else _shaping_of(_yaml(folder / _RUN)) for folder in run_folders}
+    return shapings.pop() if len(shapings) == 1 else None
 
 
 def _shaping_of(record: Mapping[str, Any]) -> Shaping | None:

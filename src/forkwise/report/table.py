@@ -31,5 +31,5 @@ def filled(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], *
     """The table without columns that are empty in every row; no table where there is no row."""
     if not rows:
         return []
-    kept = [i for i in range(len(header)) if i == 0 or any(row[i] for row in rows)]
-    return [Table(caption, [header[i] for i in kept], [[row[i] for i in kept] for row in rows], folded)]
+    columns = [i for i in range(len(header)) if i == 0 or any(row[i] for row in rows)]
+    return [Table(caption, [header[i] for i in columns], [[row[i] for i in columns] for row in rows], folded)]

@@ -22,11 +22,11 @@ def summary(content: Content) -> str:
     blocks += [*overview(content.evaluations, content.comparison), *training_table(content.training), *sizes(runs)]
     blocks += [*entropy(content.distributions, runs), *behaviours(runs), *rarity(runs), *dependence(runs)]
     blocks += [*series(content.explorations), *forks(runs)]
-    parts = [text(blocks), *(_wrap(note, "- ") for note in content.notes)]
+    texts = [text(blocks), *(_wrap(note, "- ") for note in content.notes)]
     if content.traces is not None:
         t = content.traces
-        parts.append(f"{t.shown} of {t.available} traces on {t.problems} of {t.all_problems} problems are in the page.")
-    return visible("\n\n".join(parts)) + "\n"
+        texts.append(f"{t.shown} of {t.available} traces on {t.problems} of {t.all_problems} problems are in the page.")
+    return visible("\n\n".join(texts)) + "\n"
 
 
 def text(blocks: Iterable[Block]) -> str:

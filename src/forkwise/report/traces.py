@@ -77,9 +77,9 @@ def pack_traces(
         token_tables: further tables with token columns of the same samples, used where the samples have none.
         per_problem: samples of one arm on one problem, at most.
     """
-    shown, each = len({sample.key[1] for sample in samples}), per_problem
+    shown, per_arm = len({sample.key[1] for sample in samples}), per_problem
     while shown:
-        chosen = choose(samples, shown, each)
+        chosen = choose(samples, shown, per_arm)
         # No token takes less than a byte, so do not even read what cannot fit.
         share = limit / max(sum(sample.n_tokens or 0 for sample in chosen), 1)
         if share >= 1:
@@ -87,12 +87,12 @@ def pack_traces(
                 return _pack(arms, samples, chosen, marker, token_tables, limit)
             except _TooLargeError as error:
                 share = error.share
-        if each > 2:
-            each = max(2, min(each - 1, int(each * share)))
+        if per_arm > 2:
+            per_arm = max(2, min(per_arm - 1, int(per_arm * share)))
         elif shown > 1:
             shown = max(1, min(shown - 1, int(shown * share)))
         else:
-            shown, each = each - 1, 1
+            shown, per_arm = per_arm - 1, 1
     return _pack(arms, samples, [], marker, (), limit)
 
 
@@ -113,11 +113,11 @@ def _read(
 ) -> Iterator[tuple[tuple[int, Key], list[_Row]]]:
     """The rows of the chosen samples, in any order, each with that of the token tables where there is one."""
     for a, arm in enumerate(arms):
-        wanted = {sample.key for sample in chosen if sample.arm == a}
-        if not wanted:
+        keys = {sample.key for sample in chosen if sample.arm == a}
+        if not keys:
             continue
-        extra = dict(_rows(token_tables, _TOKEN_COLUMNS, arm.runs, wanted)) if token_tables else {}
-        for key, row in _rows(arm.tables, _COLUMNS, arm.runs, wanted):
+        extra = dict(_rows(token_tables, _TOKEN_COLUMNS, arm.runs, keys)) if token_tables else {}
+        for key, row in _rows(arm.tables, _COLUMNS, arm.runs, keys):
             yield (a, key), [row, extra[key]] if key in extra else [row]
 
 
@@ -128,15 +128,15 @@ def _rows(
         keys = list(zip(*(batch[name].to_pylist() for name in ("run", "problem_id", "sample_id")), strict=True))
         at = [i for i, key in enumerate(keys) if key in wanted]
         if at:
-            taken = batch.select(list(columns)).take(at)
-            yield from ((keys[i], (taken, j)) for j, i in enumerate(at))
+            rows = batch.select(list(columns)).take(at)
+            yield from ((keys[i], (rows, j)) for j, i in enumerate(at))
 
 
 def _python(rows: Sequence[_Row]) -> dict[str, Any]:
     """The row as Python objects; tokens come from the second one where the first has no entropies."""
-    first, *rest = (batch.slice(i, 1).to_pylist()[0] for batch, i in rows)
-    found: dict[str, Any] = first
-    return {**found, **rest[0]} if rest and found["entropies"] is None else found
+    own, *token_rows = (batch.slice(i, 1).to_pylist()[0] for batch, i in rows)
+    row: dict[str, Any] = own
+    return {**row, **token_rows[0]} if token_rows and row["entropies"] is None else row
 
 
 class _Words:
@@ -315,12 +315,12 @@ def _token_pieces(tokens: Sequence[str], text: str) -> tuple[list[str], list[tup
 def _ranges(spans: Sequence[tuple[int, int]], marks: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Pieces `[first, last)` that hold a character of each mark."""
     starts, ends = [start for start, _ in spans], [end for _, end in spans]
-    found = []
+    ranges = []
     for start, end in marks:
         first, last = bisect_right(ends, start), bisect_left(starts, end)
         if first < last:
-            found.append((first, last))
-    return found
+            ranges.append((first, last))
+    return ranges
 
 
 def _thousandths(values: Sequence[float | None] | None, pieces: int) -> list[int | None] | None:
@@ -334,9 +334,9 @@ def _alternatives(
 ) -> list[list[int]] | None:
     if lists is None or len(lists) != pieces:
         return None
-    out = []
+    packed = []
     for candidates in lists:
-        known = [c for c in candidates or () if c["logprob"] is not None and c["logprob"] > _LEAST]
-        best = sorted(known, key=lambda c: -c["logprob"])[:_ALTERNATIVES]
-        out.append([x for c in best for x in (words.place(c["token"] or ""), round(1000 * c["logprob"]))])
-    return out if any(out) else None
+        likely = [c for c in candidates or () if c["logprob"] is not None and c["logprob"] > _LEAST]
+        best = sorted(likely, key=lambda c: -c["logprob"])[:_ALTERNATIVES]
+        packed.append([x for c in best for x in (words.place(c["token"] or ""), round(1000 * c["logprob"]))])
+    return packed if any(packed) else None

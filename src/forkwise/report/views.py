@@ -97,11 +97,11 @@ def _matched_view(differences: Sequence[Difference], reference: str) -> list[Vie
         rows = [row for row in d.length if row.control == MATCHED]
         if rows:
             ks = [row.k for row in rows]
-            ours, theirs = [row.value for row in rows], [row.reference_value for row in rows]
+            own, base = [row.value for row in rows], [row.reference_value for row in rows]
             change, low, high = (_numbers(getattr(row, key) for row in rows) for key in ("difference", "low", "high"))
-            values.append({"arm": d.arm, "name": f"{d.arm}, at equal lengths", "x": ks, "mean": ours})
+            values.append({"arm": d.arm, "name": f"{d.arm}, at equal lengths", "x": ks, "mean": own})
             values.append(
-                {"arm": reference, "name": f"{reference}, at the lengths with {d.arm}", "x": ks, "mean": theirs}
+                {"arm": reference, "name": f"{reference}, at the lengths with {d.arm}", "x": ks, "mean": base}
             )
             changes.append({"arm": d.arm, "x": ks, "mean": change, "low": low, "high": high})
     view = {
@@ -187,20 +187,22 @@ def _behaviours(content: Content) -> View | None:
             line: View = {"name": f"{run.run}, {version}", "group": run.run, "null": version == "null"}
             line |= {"x": [], "mean": [], "low": [], "high": [], "hollow": version != "raw"}
             for b in run.behaviours:
-                found = next((c for c in b.contrasts if c.version == (version if version != "null" else "raw")), None)
-                if found is None or b.name not in names:
+                contrast = next(
+                    (c for c in b.contrasts if c.version == (version if version != "null" else "raw")), None
+                )
+                if contrast is None or b.name not in names:
                     continue
                 if version == "null":
-                    if found.null is None:
+                    if contrast.null is None:
                         continue
-                    values = (found.null.mean, found.null.low, found.null.high)
+                    values = (contrast.null.mean, contrast.null.low, contrast.null.high)
                 else:
-                    d = found.difference
+                    d = contrast.difference
                     if d.value is None:
                         continue
                     values = (d.value, d.value if d.low is None else d.low, d.value if d.high is None else d.high)
-                place = (r * (len(versions) + 1) + v + 0.5) / slots
-                line["x"].append(round(names.index(b.name) + 0.8 * (place - 0.5), 4))
+                offset = (r * (len(versions) + 1) + v + 0.5) / slots
+                line["x"].append(round(names.index(b.name) + 0.8 * (offset - 0.5), 4))
                 for key, value in zip(("mean", "low", "high"), values, strict=True):
                     line[key].append(round(value, 5))
             if line["x"]:
