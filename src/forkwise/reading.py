@@ -1,4 +1,4 @@
-"""Reading the small files that people write or edit, within bounds: one sentence says what is wrong with them."""
+"""Reads the small files that people write or edit, within bounds: one sentence says what is wrong with a file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LONGEST_NUMBER = 400  # characters of a number in YAML
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds: mappings, lists and plain values.
+    """Reads a YAML file: mappings, lists and plain values.
 
     Raises:
         InputError: it cannot be read, is no YAML, or is huge or endless once its aliases are followed.
@@ -31,10 +31,10 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_bytes(path: Path) -> bytes:
-    """What a file of settings holds.
+    """Reads the bytes of a file of settings.
 
     Raises:
-        InputError: it cannot be read, or is too large for one.
+        InputError: the file cannot be read, or is too large for one of settings.
     """
     try:
         with path.open("rb") as file:
@@ -47,7 +47,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def parse_yaml(data: bytes, name: str) -> Any:
-    """What YAML in UTF-8 or UTF-16 holds; `name` is what messages call it.
+    """Parses YAML in UTF-8 or UTF-16; `name` is what messages call it.
 
     Raises:
         InputError: as `read_yaml`.
@@ -70,8 +70,8 @@ def parse_yaml(data: bytes, name: str) -> Any:
 
 
 def _check(root: yaml.Node) -> None:
-    """Raises ValueError for a graph of nodes that would be too much as a tree, merged keys included."""
-    sizes: dict[int, int] = {}  # of the nodes whose children are done
+    """Raises ValueError for nodes that would be too many once aliases and merged keys are followed."""
+    sizes: dict[int, int] = {}  # nodes whose children are done -> characters and values under them
     open_nodes = {id(root)}
     path = [(root, iter(_below(root)))]
     while path:
@@ -111,7 +111,7 @@ def _below(node: yaml.Node) -> list[yaml.Node]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """`json.loads` that raises nothing but ValueError, whatever the text; what is no UTF-8 and too deep, too."""
+    """Parses JSON, and raises nothing but ValueError whatever the text, also if it is no UTF-8 or nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError as error:

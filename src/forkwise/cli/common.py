@@ -1,4 +1,4 @@
-"""What the commands share: how they end when interrupted or when a package is missing."""
+"""Parts that the commands share, such as how they end when interrupted or when a package is missing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from forkwise.terminal import echo
 
 
 class Split(str, Enum):
-    """What `--split` takes."""
+    """The splits that `--split` takes."""
 
     train = "train"
     validation = "validation"
@@ -47,5 +47,5 @@ def long_command(again: str = "the same command with --resume continues") -> Ite
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Counts the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

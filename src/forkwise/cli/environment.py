@@ -1,4 +1,4 @@
-"""What `forkwise doctor` says of the environment: versions, extras that are missing, GPUs, and what to install."""
+"""Checks the environment for `forkwise doctor`: versions, missing extras, GPUs, and what to install."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EXTRAS = {
 
 
 def report() -> str:
-    """All findings on the environment, a line each, under a headline."""
+    """Writes all findings on the environment, a line each, under a headline."""
     head = f"forkwise {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     lines = [f"{head}, {cores()} cores", *map(str, [*_packages(), *_gpus()])]
     wrap = TextWrapper(get_terminal_size().columns, subsequent_indent=" " * 13, break_on_hyphens=False)

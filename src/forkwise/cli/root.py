@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def run(argv: Sequence[str] | None = None) -> NoReturn:
-    """Ends with the exit code of the command with the words `argv` (default: those of the process)."""
+    """Runs the command with the arguments `argv` (default: the process's), and exits with its code."""
     try:
         try:
             app(argv)

@@ -44,7 +44,7 @@ def _train(ctx: typer.Context, module: str) -> None:
 
 
 def _help(ctx: typer.Context) -> None:
-    """Prints ours first, and TRL's settings only where they are asked for: to read them takes many seconds."""
+    """Prints forkwise's settings, and TRL's only where they are asked for: to read those takes many seconds."""
     critic = {field.name: field for field in fields(CriticSettings)} if ctx.command.name == "ppo" else {}
     method = {field.name: critic.pop(field.name, field) for field in fields(ShapingSettings)}
     run = {field.name: field for field in fields(RunArguments)}

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Writes files so that they appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         reason = os.strerror(errno.ENOTDIR) if isinstance(error, FileExistsError) else error.strerror
         raise InputError(f"'{path}' cannot be written: {reason}.") from error
     finally:
-        remove_empty(new_folders)  # those with something in them stay
+        remove_empty(new_folders)  # folders with something in them stay
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def _beside(path: Path) -> Iterator[BinaryIO]:
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether something is there that must not be replaced by a file; a folder is, and opening it says so."""
+    """Whether `path` is something that a file must not replace, such as a pipe; of a folder, opening it says so."""
     try:
         return os.path.dirname(path) in _STREAMS or not stat.S_ISREG(path.stat().st_mode)
     except OSError:
@@ -101,7 +101,7 @@ def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
 
 
 def json_text(content: Any, *, indent: int | None = 1) -> str:
-    """Strict JSON in ASCII, without a control character; text that is read from it is what went in."""
+    """Writes strict JSON in ASCII, without a control character; what is read from it is what went in."""
     return json.dumps(content, indent=indent, allow_nan=False).replace("\x7f", "\\u007f") + "\n"
 
 
@@ -116,7 +116,7 @@ def flush_folder(folder: Path) -> None:
 
 
 def missing_folders(folder: Path) -> list[Path]:
-    """The folder and those above it that are not there, the lowest first."""
+    """Lists the folder and those above it that do not exist, the lowest first."""
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
@@ -132,7 +132,7 @@ def _remove_abandoned(folder: Path) -> None:
     for partial in folder.glob(f".*{_PARTIAL}"):
         owner, _, pid = partial.name.removesuffix(_PARTIAL).rpartition(".")
         is_local = owner.endswith(f".{socket.gethostname()[:60]}")
-        with suppress(OSError):  # gone by now, or not ours to remove
+        with suppress(OSError):  # another process removed it, or this one may not
             silent = time.time() - partial.stat().st_mtime > _ABANDONED_AFTER
             if silent or (is_local and pid.isdigit() and not _is_alive(int(pid))):
                 partial.unlink(missing_ok=True)

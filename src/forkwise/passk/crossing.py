@@ -15,7 +15,7 @@ from forkwise.passk.results import Crossing
 
 
 def _last_sign_change(curve_K: FloatArray, log_k: FloatArray) -> float:
-    """log2 k at which the curve takes its final sign, interpolated; NaN if it has one sign throughout or none."""
+    """Interpolates log2 k where the curve takes its final sign; NaN if it has one sign throughout or none."""
     nonzero = np.flatnonzero(np.abs(curve_K) > 1e-12)
     signs = np.sign(curve_K[nonzero])
     changes = np.flatnonzero(signs[1:] != signs[:-1])
@@ -27,7 +27,7 @@ def _last_sign_change(curve_K: FloatArray, log_k: FloatArray) -> float:
 
 
 def _end_signs(draws_RK: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """First and last sign of each draw that is not zero (0 for a draw that is zero throughout)."""
+    """Returns the first and last sign that is not zero of each draw (0 for a draw that is zero throughout)."""
     signs = np.where(np.abs(draws_RK) > 1e-12, np.sign(draws_RK), 0.0)
     rows = np.arange(len(signs))
     first_sign = signs[rows, (signs != 0).argmax(axis=1)]
@@ -36,7 +36,7 @@ def _end_signs(draws_RK: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def find_crossing(ks: Sequence[int], mean_K: npt.ArrayLike, draws_RK: npt.ArrayLike, level: float = 0.95) -> Crossing:
-    """Where two Pass@K curves cross, with a percentile interval over bootstrap draws of their difference.
+    """Finds where two Pass@K curves cross, with a percentile interval over bootstrap draws of their difference.
 
     A curve crosses when it ends with the other sign than it begins with; the place is its last change of sign. A draw
     that has the observed final sign throughout has crossed before k = 1, one that has the observed first sign
@@ -45,7 +45,7 @@ def find_crossing(ks: Sequence[int], mean_K: npt.ArrayLike, draws_RK: npt.ArrayL
     Args:
         ks: the k of the columns.
         mean_K: the observed difference.
-        draws_RK: the bootstrap draws of it.
+        draws_RK: the bootstrap draws of the difference.
     """
     mean, draws = np.asarray(mean_K, dtype=np.float64), np.asarray(draws_RK, dtype=np.float64)
     log_k = np.log2(np.asarray(ks, dtype=np.float64))

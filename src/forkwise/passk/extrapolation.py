@@ -28,7 +28,7 @@ class Extrapolation:
 
 
 def _fit(n_P: FloatArray, c_P: FloatArray, weight_P: FloatArray, start: FloatArray) -> FloatArray:
-    """Maximum-likelihood log(alpha), log(beta)."""
+    """Fits log(alpha) and log(beta) by maximum likelihood."""
 
     def loss(x: FloatArray) -> tuple[float, FloatArray]:
         a, b = np.exp(x)
@@ -43,7 +43,7 @@ def _fit(n_P: FloatArray, c_P: FloatArray, weight_P: FloatArray, start: FloatArr
 
 
 def _curve(x: FloatArray, ks: npt.ArrayLike) -> FloatArray:
-    """`1 - E[(1 - p)^k] = 1 - B(a, b + k) / B(a, b)` for p ~ Beta(a, b)."""
+    """Returns Pass@K for p ~ Beta(a, b): `1 - E[(1 - p)^k] = 1 - B(a, b + k) / B(a, b)`."""
     a, b = np.exp(x)
     return np.asarray(-np.expm1(special.betaln(a, b + np.asarray(ks, dtype=np.float64)) - special.betaln(a, b)))
 

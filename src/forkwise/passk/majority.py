@@ -29,7 +29,7 @@ class Votes:
 def count_votes(
     answers: Sequence[str | None], correct: Sequence[bool] | npt.NDArray[np.bool_], *, by_text: bool = False
 ) -> Votes:
-    """Votes over classes of equal answers, see `answer_classes`. A sample without an answer casts no vote."""
+    """Counts votes over classes of equal answers (`answer_classes`). A sample without an answer casts no vote."""
     tally: dict[int, list[int]] = {}
     none = 0
     for answer, verdict in zip(answer_classes(answers, by_text=by_text), correct, strict=True):
@@ -44,7 +44,7 @@ def count_votes(
 
 
 def _times(poly_GK: FloatArray, coefficients: Sequence[FloatArray | float]) -> FloatArray:
-    """Product of polynomials in x, cut at the degree of the first; a coefficient may differ per row."""
+    """Multiplies polynomials in x, cut at the degree of the first; a coefficient may differ per row."""
     product = np.zeros_like(poly_GK)
     width = poly_GK.shape[1]
     for j, coefficient in enumerate(coefficients[:width]):
@@ -53,7 +53,7 @@ def _times(poly_GK: FloatArray, coefficients: Sequence[FloatArray | float]) -> F
 
 
 def _win_counts(votes: Votes, winner: int, largest: int) -> FloatArray:
-    """Over all K-subsets, the summed share of the vote's prize that `winner` takes; index K = 0..largest.
+    """Sums the share of the vote's prize that `winner` takes over all K-subsets; index K = 0..largest.
 
     With v votes for the winner, the subsets are counted by the generating function
     `C(m, v) x^v * prod_rivals (sum_{j<v} C(m_b, j) x^j + s C(m_b, v) x^v)`: the power of s is the number t of rivals
@@ -78,7 +78,7 @@ def _win_counts(votes: Votes, winner: int, largest: int) -> FloatArray:
 
 
 def maj_at_k(votes: Votes, ks: Sequence[int], *, draws: int = 2000, seed: int = 0) -> tuple[FloatArray, FloatArray]:
-    """Chance that the most frequent answer among K samples drawn without replacement is correct; ties share.
+    """Computes the chance that the most frequent answer of K samples drawn without replacement is correct; ties share.
 
     K samples without a single answer are wrong. Exact for up to `EXACT_UP_TO` samples, else `draws` seeded draws per K.
 
@@ -107,7 +107,7 @@ def maj_at_k(votes: Votes, ks: Sequence[int], *, draws: int = 2000, seed: int = 
 
 
 def majority_curves(arm: Arm, ks: Sequence[int], *, seed: int = 0) -> tuple[FloatArray, FloatArray]:
-    """maj@K `(S, Q, K)`, and the Monte-Carlo standard error `(K,)` of its mean over runs and problems."""
+    """Computes maj@K `(S, Q, K)`, and the Monte-Carlo standard error `(K,)` of its mean over runs and problems."""
     assert arm.answer_N is not None
     value = np.empty((len(arm.runs), len(arm.problems), len(ks)))
     error = np.empty_like(value)

@@ -43,7 +43,7 @@ class Arm:
     answer_N: Texts | None = None
     completion_N: Texts | None = None
     notes: tuple[str, ...] = ()
-    """What a reader must know about these samples: left-out ones, unequal n, and so on."""
+    """Notes for readers about the samples: left-out ones, unequal n, and so on."""
     by_text: bool = False
     """Whether answers are equal only as texts: those of a verifier that checks solutions, as Countdown's does."""
     tables: tuple[Path, ...] = ()
@@ -53,7 +53,7 @@ class Arm:
         return self.run_N * len(self.problems) + self.problem_N
 
     def counts(self, max_length: float | None = None) -> tuple[IntArray, IntArray]:
-        """`(n, c)`, each `(S, Q)`: samples, and correct ones no longer than `max_length`."""
+        """Counts samples, and correct ones no longer than `max_length`: `(n, c)`, each `(S, Q)`."""
         shape = (len(self.runs), len(self.problems))
         passed = self.correct_N
         if max_length is not None:
@@ -64,12 +64,12 @@ class Arm:
         return n, c
 
     def curves(self, ks: Sequence[int], max_length: float | None = None) -> FloatArray:
-        """Pass@K of every run and problem, `(S, Q, K)`."""
+        """Computes Pass@K of every run and problem, `(S, Q, K)`."""
         n_SQ, c_SQ = self.counts(max_length)
         return pass_at_k(n_SQ.ravel(), c_SQ.ravel(), ks).reshape(*n_SQ.shape, len(ks))
 
     def largest_k(self) -> int:
-        """The smallest number of samples that any problem has in any run."""
+        """Returns the smallest number of samples that any problem has in any run."""
         return int(self.counts()[0].min())
 
     def lengths(self) -> FloatArray:
@@ -78,7 +78,7 @@ class Arm:
         return self.length_N
 
     def groups(self) -> list[list[IntArray]]:
-        """Sample indices in order, by run and then by problem."""
+        """Groups the indices of samples by run and then by problem, in order."""
         cells = self._cells()
         order = np.argsort(cells, kind="stable")
         ends = np.searchsorted(cells[order], np.arange(1, len(self.runs) * len(self.problems)))
@@ -91,7 +91,7 @@ class Arm:
         return {c: None if getattr(self, c) is None else getattr(self, c)[chosen_N] for c in columns}
 
     def keep(self, problems: Iterable[str]) -> Arm:
-        """The same arm on some of its problems."""
+        """Returns the arm on some of its problems."""
         shared = sorted(set(problems) & set(self.problems))
         position = np.full(len(self.problems), -1)
         position[[self.problems.index(p) for p in shared]] = np.arange(len(shared))
@@ -100,7 +100,7 @@ class Arm:
         return replace(self, problems=tuple(shared), **fields)
 
     def split(self) -> list[Arm]:
-        """One arm per run, named after it."""
+        """Splits the arm into one for each run, named after the run."""
         arms = []
         for s, run in enumerate(self.runs):
             fields = self._take(self.run_N == s)
@@ -114,7 +114,7 @@ def _texts(values: Sequence[Any] | npt.NDArray[Any] | None) -> Texts | None:
 
 
 def _verdicts(correct: Sequence[Any] | npt.NDArray[Any]) -> npt.NDArray[np.int8]:
-    """1 correct, 0 wrong, -1 unscored; refuses anything that is not a verdict."""
+    """Turns verdicts into 1 (correct), 0 (wrong) and -1 (unscored); refuses anything that is not a verdict."""
     values = correct if isinstance(correct, np.ndarray) else np.array(list(correct), dtype=object)
     if values.dtype == bool:
         return values.astype(np.int8)
@@ -144,7 +144,7 @@ def make_arm(
     completion: Sequence[str | None] | npt.NDArray[Any] | None = None,
     notes: Iterable[str] = (),
 ) -> Arm:
-    """An arm from columns, one entry per sample.
+    """Makes an arm from columns with one entry per sample.
 
     Args:
         problem_id: which problem each sample answers; the ids pair arms in `compare`.
@@ -259,7 +259,7 @@ def _check_sampling(table: pa.Table, where: str) -> None:
 def load_arm(
     paths: Path | str | Sequence[Path | str], *, name: str | None = None, runs: Sequence[str] = (), texts: bool = False
 ) -> Arm:
-    """The scored samples of one or several samples tables (Parquet shard or folder), as one arm.
+    """Loads the scored samples of one or several samples tables (Parquet shard or folder) as one arm.
 
     Args:
         paths: tables of the arm; every distinct `run` in them is one training run of it.
@@ -336,7 +336,7 @@ def load_arm(
 
 
 def common_problems(arms: Sequence[Arm], *, intersect: bool = False) -> tuple[list[Arm], list[str]]:
-    """The arms on one problem set, and a note on what was dropped.
+    """Brings the arms to one set of problems, and notes what was dropped.
 
     Raises:
         InputError: the sets differ and `intersect` is False, or nothing is shared.
@@ -360,7 +360,7 @@ def common_problems(arms: Sequence[Arm], *, intersect: bool = False) -> tuple[li
 
 
 def check_ks(arms: Sequence[Arm], ks: Sequence[int]) -> list[int]:
-    """`ks` sorted and without repeats; InputError when one lies outside what all the arms can answer."""
+    """Returns `ks` sorted and without repeats; InputError where an arm cannot answer one."""
     largest = min(arm.largest_k() for arm in arms)
     distinct = sorted({int(k) for k in ks})
     if not distinct or distinct[0] < 1:

@@ -1,4 +1,4 @@
-"""The command `forkwise report`: from what was typed to a page, figures and a summary."""
+"""The command `forkwise report`: it writes a page and figures, and prints a summary."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def write_report(runs: Sequence[Path], path: Path) -> Content:
 def run_report(
     runs: Sequence[Path], *, out: Path | None, figure_folder: Path | None, text: bool, open_page: bool
 ) -> None:
-    """Writes the page, the figures if wanted, and says where they are; `text` prints the summary.
+    """Writes the page and perhaps figures, and says where they are; `text` prints the summary.
 
     Args:
-        out: of the page; None is `report.html` in the first RUN, which replaces only what a report wrote.
+        out: where the page goes; None is `report.html` in the first RUN, which replaces only what a report wrote.
         figure_folder: where figures go, as PNG and SVG; None is nowhere.
         open_page: show the page in the default browser.
     """
@@ -66,7 +66,7 @@ def _page_file(path: Path) -> Path:
 
 
 def _default_page(run: Path) -> Path:
-    """`report.html` beside the RUN's files; something else of that name is not overwritten without being asked to."""
+    """Returns `report.html` beside the RUN's files; refuses where that is a file that no report wrote."""
     path = (run if run.is_dir() else run.parent) / PAGE
     if path.exists() and _OURS not in path.read_bytes()[:4096] and b"<title>forkwise" not in path.read_bytes()[:4096]:
         raise InputError(f"'{path}' is there already and was not written by forkwise: give another --out.")

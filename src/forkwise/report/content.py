@@ -25,7 +25,7 @@ from forkwise.report.traces import Marker, Traces, pack_traces
 from forkwise.samples.store import Key
 
 TRACE_BYTES = 2_000_000
-"""Of packed traces in a page, which keeps the quickstart's below 3 MB."""
+"""Most bytes of packed traces in a page, which keeps the quickstart's below 3 MB."""
 
 Rows = list[dict[str, Any]]
 
@@ -36,28 +36,28 @@ class Content:
 
     title: str
     verdict: list[str]
-    """The conclusion, and what the exploration adds to it; sentences."""
+    """Sentences of the conclusion, and those that the exploration adds."""
     evaluations: list[Evaluation]
     comparison: Comparison | None
     training: dict[str, list[Rows]]
-    """Logged rows of each run (seed) of an arm."""
+    """Logged rows of each run (seed) of each arm."""
     distributions: dict[str, Distribution]
     explorations: list[Exploration]
     traces: Traces | None
     shaping: dict[str, Shaping | None]
-    """What each arm with samples was trained with; None where nobody knows."""
+    """Entropy-shaping settings of each arm with samples; None where they are not known."""
     notes: list[str]
     sources: list[str]
 
     def arms(self) -> list[str]:
-        """Every name that a chart may show."""
+        """Returns every name that a chart may show."""
         names = [e.arm for e in self.evaluations] + list(self.training) + list(self.distributions)
         names += [run.run for run in self.explored()]
         names += [line.name for panel in series_panels(self.explorations) for line in panel.lines]
         return list(dict.fromkeys(names))
 
     def explored(self) -> list[RunExploration]:
-        """The runs of all explorations."""
+        """Returns the runs of all explorations."""
         return [run for exploration in self.explorations for run in exploration.runs]
 
 
@@ -97,7 +97,7 @@ def gather(sources: Sequence[ReportSource], *, trace_bytes: int = TRACE_BYTES) -
 
 
 def _renamed(exploration: Exploration, arms: Sequence[SampleArm]) -> Exploration:
-    """The exploration with its runs called as the arms that they are."""
+    """Renames the runs of an exploration after their arms."""
     names = {}
     for arm in arms:
         for run in arm.runs:
@@ -116,7 +116,7 @@ def _runs(explorations: Sequence[Exploration]) -> list[RunExploration]:
 def _explored_arms(
     sources: Sequence[ReportSource], explorations: Sequence[Exploration], notes: list[str]
 ) -> list[SampleArm]:
-    """The samples that the explorations read, where they still are."""
+    """Finds the samples that the explorations read, as far as they are still there."""
     from forkwise.report.sources import find_source
 
     files = [path for source in sources for path in source.explorations]
@@ -161,7 +161,7 @@ def _is_number(value: Any) -> bool:
 def _distributions(
     arms: Sequence[SampleArm], explorations: Sequence[Exploration]
 ) -> tuple[dict[str, Distribution], dict[int, set[Key]]]:
-    """Of every run that was explored, else of the entropies that lie with the samples; and which samples have some."""
+    """Returns the distribution of each run, explored or from stored entropies, and which samples have entropies."""
     from_explore = {run.run: run.entropy for run in _runs(explorations) if run.entropy is not None}
     distributions: dict[str, Distribution] = {}
     traced: dict[int, set[Key]] = {}

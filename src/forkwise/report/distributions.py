@@ -15,7 +15,7 @@ from forkwise.samples.store import Key, read_batches
 FloatArray = npt.NDArray[np.float64]
 
 QUANTILE = 0.8
-"""Tokens above this quantile of all tokens of an arm count as high-entropy (arXiv 2506.01939, arXiv 2506.14758)."""
+"""Quantile of an arm's tokens above which a token counts as high-entropy (arXiv 2506.01939, arXiv 2506.14758)."""
 
 _BIN = 0.005  # nats
 _BINS = 5000  # up to 25 nats: no vocabulary has more
@@ -27,27 +27,27 @@ class Distribution:
     """Token entropies of one arm, in nats."""
 
     source: str
-    """How they were got, in words."""
+    """How the entropies were got, in words."""
     tokens: int
     mean: float
     threshold: float
-    """The quantile `quantile` of all its tokens."""
+    """The quantile `quantile` of all tokens of the arm."""
     above_x: list[float]
     above: list[float]
-    """Share of tokens with more than `above_x` nats."""
+    """Share of tokens with more nats than each of `above_x`."""
     position: list[float]
-    """Middle of a part of the trace, in percent of its length."""
+    """Middle of each part of the trace, in percent of its length."""
     position_mean: list[float]
     position_low: list[float] | None = None
     position_high: list[float] | None = None
     low: float | None = None
-    """Of the mean, with `high`: its interval over problems, where there is one."""
+    """Lower end of the mean's interval over problems, where there is one; `high` is the upper end."""
     high: float | None = None
     quantile: float = QUANTILE
 
 
 def stored_entropies(arm: SampleArm) -> tuple[Distribution | None, set[Key]]:
-    """The distribution of the entropies that lie with the samples, and which samples have them."""
+    """Reads the distribution of the entropies that lie with the samples, and which samples have them."""
     counts = np.zeros(_BINS, dtype=np.int64)
     place_sum, place_count = np.zeros(_PLACES), np.zeros(_PLACES)
     total = 0.0
@@ -98,7 +98,7 @@ _SOURCES = {
 
 
 def explored_entropies(summary: EntropySummary) -> Distribution:
-    """The distribution that `forkwise explore` wrote."""
+    """Takes the distribution from a result of `forkwise explore`."""
     x, above = _survival(np.array(summary.histogram.edges), np.array(summary.histogram.counts))
     points = [point for point in summary.relative_profile if point.tokens]
     bounded = [(p.low, p.high) for p in points if p.low is not None and p.high is not None]
@@ -121,12 +121,12 @@ def explored_entropies(summary: EntropySummary) -> Distribution:
 
 
 def _quantile(edges: FloatArray, counts: npt.NDArray[np.int64], q: float) -> float:
-    """To the width of a bin."""
+    """Finds a quantile to the width of a bin."""
     return float(edges[1:][np.searchsorted(np.cumsum(counts), q * counts.sum())])
 
 
 def _survival(edges: FloatArray, counts: npt.NDArray[np.int64], points: int = 80) -> tuple[list[float], list[float]]:
-    """Share of values above x, at about `points` places up to where one in 100,000 is left."""
+    """Returns x and the share of values above x, at about `points` x up to where one value in 100,000 is left."""
     above = 1 - np.concatenate([[0], np.cumsum(counts)]) / max(int(counts.sum()), 1)
     most = int(np.searchsorted(-above, -1e-5)) + 1
     at = np.unique(np.linspace(0, min(most, len(edges) - 1), points).astype(np.int64))

@@ -1,4 +1,4 @@
-"""What an exploration found, one function per result: the terminal, the text summary and the page show the same."""
+"""An exploration in words, one function per result: the terminal, the text summary and the page show the same."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Runs = Sequence[RunExploration]
 
 
 def exploration(explored: Exploration) -> list[Block]:
-    """Every table of an exploration and every sentence but its conclusion."""
+    """Makes every table of an exploration and every sentence but its conclusion."""
     runs = explored.runs
     distributions = {run.run: explored_entropies(run.entropy) for run in runs if run.entropy is not None}
     groups = (entropy(distributions, runs), forks(runs), behaviours(runs), rarity(runs), dependence(runs))
@@ -24,7 +24,7 @@ def exploration(explored: Exploration) -> list[Block]:
 
 
 def conclusion(run: RunExploration) -> str:
-    """What is left of the entropy of marked tokens and sentences after matching, or how often they occur."""
+    """Says what is left of the entropy of marked tokens and sentences after matching, or how often they occur."""
     phrases = []
     for behaviour in run.behaviours:
         raw = next((c for c in behaviour.contrasts if c.version == "raw"), None)
@@ -44,12 +44,12 @@ def conclusion(run: RunExploration) -> str:
 
 
 def notes(explored: Exploration) -> list[str]:
-    """What to know about the numbers."""
+    """Collects the notes on the numbers."""
     return [*explored.notes, *(f"{run.run}: {note}" for run in explored.runs for note in run.notes)]
 
 
 def sizes(runs: Runs) -> list[Block]:
-    """How much was explored."""
+    """Says how much was explored."""
     return [
         f"{run.run}: {count(run.samples)} samples of {count(run.problems)} problems, {count(run.words)} words, "
         f"{count(run.sentences)} sentences."
@@ -58,7 +58,7 @@ def sizes(runs: Runs) -> list[Block]:
 
 
 def entropy(distributions: Mapping[str, Distribution], runs: Runs) -> list[Block]:
-    """How much entropy the tokens of each arm have, of which type they are, and where in a sentence they stand."""
+    """Shows how much entropy tokens have: of each arm, by type, and by place in the sentence."""
     arms = [
         [name, count(d.tokens), interval(d.mean, d.low, d.high), number(d.threshold), quantile(d.quantile), d.source]
         for name, d in distributions.items()
@@ -92,7 +92,7 @@ def _distance(start: float, end: float) -> str:
 
 
 def forks(runs: Runs) -> list[Block]:
-    """The tokens that are most often of high entropy."""
+    """Lists the tokens that are most often of high entropy."""
     tables: list[Block] = []
     for run in runs:
         if run.entropy is None:
@@ -118,7 +118,7 @@ def forks(runs: Runs) -> list[Block]:
 
 
 def behaviours(runs: Runs) -> list[Block]:
-    """How often each behaviour occurs, its entropy against its nulls, examples, and the entries of the lexicon."""
+    """Shows how often each behaviour occurs, its entropy against its nulls, examples, and entries of the lexicon."""
     often = [
         [
             run.run,
@@ -207,7 +207,7 @@ def _list(caption: str, texts: Sequence[str]) -> list[Table]:
 
 
 def rarity(runs: Runs) -> list[Block]:
-    """How far sentences are from the base model's, and what the rare ones are like."""
+    """Shows how far sentences are from the base model's, and what the rare ones are like."""
     blocks: list[Block] = []
     for run in runs:
         r = run.rarity
@@ -238,7 +238,7 @@ def rarity(runs: Runs) -> list[Block]:
 
 
 def dependence(runs: Runs) -> list[Block]:
-    """Whether responses depend on their prompts."""
+    """Shows whether responses depend on their prompts."""
     rows = [[run.run, *_dependence_row(d)] for run in runs for d in run.dependence]
     header = ["", "from", "responses x prompts", "information (nats)", "at most (log N)", "p"]
     header += ["own prompt fits best %", "chance %", "p", "H(Z)", "H(Z|X)"]
@@ -262,7 +262,7 @@ def _dependence_row(d: Dependence) -> list[str]:
 
 
 def series(explorations: Sequence[Exploration]) -> list[Block]:
-    """Runs, or checkpoints of one run, side by side."""
+    """Shows runs, or checkpoints of one run, side by side."""
     points = [point for explored in explorations for point in explored.series]
     rows = [
         [

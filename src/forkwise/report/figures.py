@@ -38,7 +38,7 @@ PANELS = {
     "behaviours/reflective_entropy": "entropy of reflective sentences (nats)",
     "behaviours/repetition": "repeated 4-grams (share)",
 }
-"""Logged metrics that are shown where they were logged."""
+"""Label of each logged metric that a figure shows."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Panel:
 
 
 def training_panels(arms: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], window: int = WINDOW) -> list[Panel]:
-    """The metrics of `PANELS` that any arm logged.
+    """Makes a panel for each metric of `PANELS` that any arm logged.
 
     Args:
         arms: for each arm its runs (one per seed), each a list of logged rows with `step`.
@@ -87,7 +87,7 @@ def _series(name: str, runs: Sequence[Sequence[Mapping[str, Any]]], key: str, wi
 
 
 def _smooth(values: FloatArray, window: int) -> FloatArray:
-    """Centred moving average; at the ends the window is cut to what there is."""
+    """Returns the centred moving average; at the ends the window is cut."""
     half = window // 2
     return np.array([values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))])
 
@@ -95,8 +95,9 @@ def _smooth(values: FloatArray, window: int) -> FloatArray:
 def training_figure(
     arms: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], window: int = WINDOW, panels: int | None = 4
 ) -> Figure:
-    """Metrics over steps; thin lines are raw values, thick ones a moving average. More arms than there are colours have
-    their averages alone, in other line styles.
+    """Draws metrics over steps; thin lines are raw values, thick ones a moving average.
+
+    More arms than there are colours have their averages alone, in other line styles.
 
     Args:
         arms, window: as in `training_panels`.
@@ -128,7 +129,7 @@ def training_figure(
 
 
 def entropy_figure(distributions: Mapping[str, Distribution]) -> Figure:
-    """Left: share of tokens above each entropy. Right: mean entropy along the trace."""
+    """Draws the share of tokens above each entropy (left) and the mean entropy along the trace (right)."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for i, (name, d) in enumerate(distributions.items()):
@@ -145,7 +146,7 @@ def entropy_figure(distributions: Mapping[str, Distribution]) -> Figure:
 
 
 def behaviour_figure(runs: Sequence[RunExploration]) -> Figure:
-    """Difference in entropy of marked units against others, raw and matched, beside what shifting gives by chance."""
+    """Draws the entropy of marked units minus that of others, raw and matched, beside what shifting gives by chance."""
     rows = [(run, b, c) for run in runs for b in run.behaviours for c in b.contrasts if c.difference.value is not None]
     figure = Figure(figsize=(9, 1 + 0.34 * max(len(rows), 1)), layout="constrained")
     axis = figure.subplots()
@@ -168,7 +169,7 @@ def behaviour_figure(runs: Sequence[RunExploration]) -> Figure:
 
 
 def series_figure(panels: Sequence[SeriesPanel]) -> Figure:
-    """Figures over training, one point per explored checkpoint."""
+    """Draws the figures over training, one point per explored checkpoint."""
     rows = max(1, -(-len(panels) // 2))
     figure = Figure(figsize=(10, 2.6 * rows), layout="constrained")
     axes = list(figure.subplots(rows, 2, squeeze=False).flat)
@@ -189,7 +190,7 @@ def series_figure(panels: Sequence[SeriesPanel]) -> Figure:
 
 
 def figures(content: Content) -> dict[str, Figure]:
-    """Every figure that there is data for, by file name without ending."""
+    """Draws every figure that there is data for, by file name without ending."""
     by_name: dict[str, Figure] = {}
     if content.comparison is not None:
         compared = {e.arm for e in content.comparison.arms}

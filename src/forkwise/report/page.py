@@ -74,7 +74,7 @@ def _environment() -> Environment:
 
 
 def policy(styles: Sequence[str], scripts: Sequence[str]) -> str:
-    """A content security policy under which these styles and scripts work, and nothing else does."""
+    """Writes a content security policy that allows these styles and scripts, and nothing else."""
 
     def sources(texts: Sequence[str]) -> str:
         digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts)
@@ -87,7 +87,7 @@ def policy(styles: Sequence[str], scripts: Sequence[str]) -> str:
 
 
 def embed(value: Any) -> Markup:
-    """JSON that can stand in a script element: no character of it can end one, or be taken for markup."""
+    """Writes JSON that can stand in a script element: no character can end the element or be taken for markup."""
     text = json.dumps(_shown(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
@@ -121,7 +121,7 @@ def _trace_data(content: Content) -> dict[str, Any] | None:
 
 
 def _shaping(shaping: Shaping | None) -> dict[str, Any]:
-    """What the viewer computes psi with, and what it says about that."""
+    """Returns the alpha and kappa with which the viewer computes psi, and its sentence about them."""
     if shaping is None:
         said = "Nobody knows how this model was trained: α and κ are the paper's, and ψ is what they would give."
     elif shaping.alpha > 0:
@@ -146,7 +146,7 @@ def _traces_note(content: Content) -> str:
 
 
 def render(content: Content) -> str:
-    """The page as text that is valid UTF-8."""
+    """Renders the page as text that is valid UTF-8."""
     environment = _environment()
     template = environment.get_template("table.html")
 

@@ -15,14 +15,14 @@ from forkwise.report.formats import at, count, interval, number, p_value, share
 from forkwise.report.table import Block, Table, filled
 
 FEW, MANY = 6, 12
-"""Most K beside each other, and below each other."""
+"""Most K in the columns and in the rows of a table."""
 
 CONTROLS = {
     CAP: "longer than the cap counts as wrong",
     BUDGET: "pass within a budget per problem, samples in random order",
     MATCHED: "arm and reference at equal lengths: each at its own and at the other's, averaged",
 }
-"""What each length control does."""
+"""What each length control does, in words."""
 
 _MODEL = (
     "model, not an estimate: beta-binomial success rates. It has no unsolvable problems, so it climbs to 1 whatever "
@@ -32,7 +32,7 @@ _LUMPED = 3  # differences; of more, the sentence lumps those that are none
 
 
 def conclusion(evaluations: Sequence[Evaluation], comparison: Comparison | None = None) -> str:
-    """The answer: what the comparison found, or how good the arms are where nothing is compared."""
+    """Says what the comparison found, or how good the arms are where nothing is compared."""
     if comparison is not None:
         return _compared(comparison)
     phrases = []
@@ -44,7 +44,7 @@ def conclusion(evaluations: Sequence[Evaluation], comparison: Comparison | None 
 
 
 def overview(evaluations: Sequence[Evaluation], comparison: Comparison | None = None, most: int = FEW) -> list[Table]:
-    """Pass@K of every arm at a few K, and the paired differences with their band and adjusted p."""
+    """Makes the table of Pass@K of every arm at a few K, and of the paired differences with band and adjusted p."""
     if not evaluations:
         return []
     evaluation, differences = evaluations[0], comparison.differences if comparison else []
@@ -68,7 +68,7 @@ def overview(evaluations: Sequence[Evaluation], comparison: Comparison | None = 
 
 
 def details(evaluations: Sequence[Evaluation], comparison: Comparison | None = None) -> list[Block]:
-    """Every other table; long, hence folded."""
+    """Makes every other table; they are long, hence folded."""
     blocks = [block for e in evaluations for block in _evaluation(e)]
     if comparison is not None:
         blocks += [table for d in comparison.differences for table in _difference(d, comparison)]
@@ -118,7 +118,7 @@ def _capped(e: Evaluation) -> list[Table]:
 
 
 def _by_k(caption: str, curves: Mapping[str, tuple[Sequence[int], Interval]], ks: Sequence[int]) -> list[Table]:
-    """One row per K; a curve leaves empty the K that it does not have."""
+    """Makes a table with one row per K; a curve leaves empty the K that it does not have."""
     rows = [[str(k), *(_cell(curve_ks, values, k) for curve_ks, values in curves.values())] for k in shown_ks(ks, MANY)]
     return _folded(caption, ["K", *curves], rows)
 
@@ -167,7 +167,7 @@ def _others(d: Difference, pair: str) -> list[Table]:
 
 
 def _title(curve: Curve) -> str:
-    """The statistic's title; one that is taken at n alone names it."""
+    """Returns the statistic's title, with the number in the place of n for one that is taken at n alone."""
     return curve.title.replace("@n", f"@{curve.ks[-1]}")
 
 
@@ -197,7 +197,7 @@ def _change(row: LengthDifference) -> str:
 
 
 def matched(c: Comparison) -> list[Table]:
-    """The differences of all arms at equal lengths, one row per arm; no table where nothing could be matched."""
+    """Makes the table of the differences at equal lengths, one row per arm; none where nothing could be matched."""
     cells = {(d.arm, row.k): _change(row) for d in c.differences for row in d.length if row.control == MATCHED}
     ks = sorted({k for _, k in cells if k is not None})
     rows = [[d.arm, *(cells.get((d.arm, k), "") for k in ks)] for d in c.differences] if ks else []
@@ -209,7 +209,7 @@ def matched(c: Comparison) -> list[Table]:
 
 
 def _compared(c: Comparison) -> str:
-    """What was found, in one plain sentence; of many arms, those that show no difference are said together."""
+    """Says in one plain sentence what was found; with many arms, those that show no difference share a clause."""
     alpha, many = 1 - c.level, len(c.differences) > _LUMPED
     phrases = [_sentence(d, alpha) for d in c.differences if d.claimed(alpha).any() or not many]
     if len(phrases) < len(c.differences):
@@ -219,7 +219,7 @@ def _compared(c: Comparison) -> str:
 
 
 def _sentence(d: Difference, alpha: float) -> str:
-    """What was found about one arm, without a full stop."""
+    """Says what was found about one arm, without a full stop."""
     claimed = d.claimed(alpha)
     text = f"{d.arm} against {d.reference} "
     if claimed.any():
@@ -243,7 +243,7 @@ def _at(d: Difference, i: int) -> str:
 
 
 def _leads(d: Difference, claimed: npt.NDArray[np.bool_]) -> str:
-    """Where the arm is better and where it is worse, each with the K of the smallest p."""
+    """Says where the arm is better and where it is worse, each with the K of the smallest p."""
     phrases = []
     for word, where in (("better", claimed & (d.band.mean > 0)), ("worse", claimed & (d.band.mean < 0))):
         if where.any():
@@ -253,7 +253,7 @@ def _leads(d: Difference, claimed: npt.NDArray[np.bool_]) -> str:
 
 
 def _crossing(d: Difference, claimed: npt.NDArray[np.bool_]) -> str:
-    """Where the curves cross, and whether that is proved; empty where they do not."""
+    """Says where the curves cross, and whether that is proved; empty where they do not."""
     if d.crossing.k is None:
         return ""
     edges = ", ".join(_edge(end, d.ks[-1]) for end in (d.crossing.low, d.crossing.high))
@@ -271,7 +271,7 @@ def _edge(end: float | None, last: int) -> str:
 
 
 def _span(ks: Sequence[int], chosen: npt.NDArray[np.bool_]) -> str:
-    """The chosen K as ranges of neighbours on the grid: `1–8, 32`."""
+    """Writes the chosen K as ranges of neighbours on the grid: `1–8, 32`."""
     runs: list[list[int]] = []
     for i in np.flatnonzero(chosen):
         if runs and runs[-1][-1] == i - 1:
@@ -282,7 +282,7 @@ def _span(ks: Sequence[int], chosen: npt.NDArray[np.bool_]) -> str:
 
 
 def _no_difference(quiet: Sequence[Difference], arms: int) -> str:
-    """What is said together of the arms that show no difference."""
+    """Says, in one clause for all of them, that these arms show no difference."""
     reference, margin = quiet[0].reference, quiet[0].margin
     who = f"none of {arms} arms" if len(quiet) == arms else f"none of the others ({', '.join(d.arm for d in quiet)})"
     lowest = min(quiet, key=lambda d: float(d.claim_p.min()))

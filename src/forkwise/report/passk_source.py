@@ -18,9 +18,9 @@ class PasskNumbers:
     """Pass@K of the arms of a report.
 
     Attributes:
-        evaluations: of every arm.
-        comparison: of those that are compared; None if none are.
-        files: the result files that it was read from.
+        evaluations: one for every arm.
+        comparison: the comparison of the arms that are compared; None if none are.
+        files: the result files that the numbers were read from.
         notes: what a reader must know.
     """
 
@@ -31,7 +31,7 @@ class PasskNumbers:
 
 
 def passk_numbers(sources: Sequence[ReportSource], arms: Sequence[SampleArm], experiment: bool) -> PasskNumbers:
-    """Pass@K of the arms; without arms, of what the result files are about.
+    """Reads or computes Pass@K of the arms; without arms, reads what the result files are about.
 
     Args:
         experiment: the arms were trained side by side from one base model, which is not compared.
@@ -70,7 +70,7 @@ def passk_numbers(sources: Sequence[ReportSource], arms: Sequence[SampleArm], ex
 
 
 def _result_files(sources: Sequence[ReportSource], notes: list[str]) -> dict[Path, ResultFile]:
-    """Every result file of the sources; one that only lies beside samples and is damaged becomes a note."""
+    """Reads every result file of the sources; a damaged one that only lies beside samples becomes a note."""
     files = {}
     for path in (path for source in sources for path in source.results):
         try:
@@ -101,7 +101,7 @@ def _load(sample_arms: Sequence[SampleArm], notes: list[str]) -> list[Arm]:
 def _compute(
     arms: Sequence[Arm], stored: dict[str, Evaluation], experiment: bool, notes: list[str]
 ) -> tuple[dict[str, Evaluation], Comparison | None]:
-    """Evaluations by arm, except those that are known, and the comparison."""
+    """Computes the evaluations that are not stored, and the comparison."""
     # An experiment adjusts its p-values for these k; the same k give the same p here.
     ks = k_grid(min(arm.largest_k() for arm in arms)) if experiment else None
     common = have_common_lengths(arms)

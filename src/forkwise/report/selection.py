@@ -23,13 +23,13 @@ class ListedSample:
     correct: bool | None
     n_tokens: int | None
     advantage: float | None
-    """Group-normalised over the samples of its run and problem."""
+    """Advantage, normalised over the group: the samples of one run and problem."""
     traced: bool
-    """Has entropies."""
+    """Whether the sample has entropies."""
 
 
 def list_samples(arms: Sequence[SampleArm], traced: Mapping[int, set[Key]]) -> list[ListedSample]:
-    """Every sample of every arm, without texts."""
+    """Lists every sample of every arm, without texts."""
     listed: list[ListedSample] = []
     for a, arm in enumerate(arms):
         rows: list[tuple[Key, bool | None, int | None]] = []
@@ -49,7 +49,7 @@ def list_samples(arms: Sequence[SampleArm], traced: Mapping[int, set[Key]]) -> l
 
 
 def _advantage(correct: bool | None, group: Sequence[bool]) -> float | None:
-    """`(r - mean) / (std + eps)` of the group, as TRL's `scale_rewards="group"` has it; None without a verdict."""
+    """Computes `(r - mean) / (std + eps)` in the group, as TRL's `scale_rewards="group"`; None without a verdict."""
     if correct is None:
         return None
     n, mean = len(group), sum(group) / len(group)
@@ -58,7 +58,7 @@ def _advantage(correct: bool | None, group: Sequence[bool]) -> float | None:
 
 
 def choose(samples: Sequence[ListedSample], problems: int, per_problem: int) -> list[ListedSample]:
-    """At most `per_problem` samples of each arm on `problems` problems, spread evenly over the sorted problem ids.
+    """Chooses at most `per_problem` samples of each arm on `problems` problems, evenly over the sorted problem ids.
 
     Of each arm and problem those with entropies come first, right and wrong ones in turn, lowest sample ids first.
     """

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from forkwise.explore.results import Exploration, TrainingRow
 
 UNNAMED = "checkpoints"
-"""Of runs whose names are a step and nothing else."""
+"""Name of the series of runs whose names are a step and nothing else."""
 
 _STEP = re.compile(r"[-_. /]*\(?(?:step|checkpoint)[-_ ]?\d+\)?", re.IGNORECASE)
 
@@ -32,12 +32,12 @@ class SeriesPanel:
 
 
 def series_name(run: str) -> str:
-    """What the checkpoints of one training run have in common: their names without the step."""
+    """Returns the name that the checkpoints of one training run have in common: theirs without the step."""
     return _STEP.sub("", run).strip("-_. /") or UNNAMED
 
 
 def series_panels(explorations: Sequence[Exploration]) -> list[SeriesPanel]:
-    """The figures over training of all explorations together; runs without a step in their name have no place here."""
+    """Makes the panels of the figures over training from all explorations; runs without a step are left out."""
     points: dict[str, dict[int, TrainingRow]] = {}
     for exploration in explorations:
         for row in exploration.series:

@@ -1,4 +1,4 @@
-"""What `forkwise report` was given: run folders, samples and explorations, recognised by the files they hold."""
+"""Recognises what `forkwise report` was given by its files: run folders, samples, explorations and results."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _SEED = re.compile(r"-seed\d+$")
 
 @dataclass(frozen=True)
 class Shaping:
-    """What an arm was trained with, as its `run.yaml` says."""
+    """Entropy-shaping settings that an arm was trained with, from its `run.yaml`."""
 
     alpha: float
-    """0 where the entropy advantage did not act."""
+    """Weight of the entropy; 0 where the entropy advantage did not act."""
     kappa: float
     methods: tuple[str, ...] = ()
 
 
 PAPER = Shaping(0.4, 2.0)
-"""The paper's values for GRPO, for samples of which nobody knows how their model was trained."""
+"""The paper's values for GRPO, used for samples of a model whose training is not known."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class SampleArm:
     runs: tuple[str, ...]
     """Values of `run` in the tables that belong to the arm."""
     shaping: Shaping | None = None
-    """None where nobody knows."""
+    """Entropy-shaping settings; None where they are not known."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class LoggedArm:
 
     name: str
     folders: tuple[Path, ...]
-    """Each with the metrics of one run."""
+    """Folders that hold the metrics of one run each."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,15 @@ class ReportSource:
     results: tuple[Path, ...] = ()
     """Files with Pass@K."""
     verdict: str | None = None
-    """What the run itself concluded."""
+    """Conclusion that the run itself recorded."""
     breaks: tuple[str, ...] = ()
-    """Words that begin a sentence in its samples besides punctuation."""
+    """Words that begin a sentence in the samples, besides punctuation."""
     experiment: bool = False
-    """Arms trained side by side from one base model, which is shown beside them and not compared."""
+    """Whether arms were trained side by side from one base model, which is shown beside them and not compared."""
 
 
 def find_source(path: Path) -> ReportSource:
-    """Recognises `path`.
+    """Finds out what the RUN at `path` holds.
 
     Raises:
         InputError: nothing is there, or nothing that a report can show.
@@ -112,7 +112,7 @@ def find_source(path: Path) -> ReportSource:
 
 
 def find_sources(paths: Sequence[Path]) -> list[ReportSource]:
-    """All RUNs, their arms told apart where names repeat.
+    """Finds out what all RUNs hold, and tells their arms apart where names repeat.
 
     Raises:
         InputError: as `find_source`; or a RUN that is given twice.
@@ -139,7 +139,7 @@ def _apart(name: str, source: ReportSource, repeated: set[str]) -> str:
 
 
 def _tables(paths: Iterable[Path]) -> list[SampleArm]:
-    """One arm per run in the tables."""
+    """Makes one arm per run in the tables."""
     tables_of: dict[str, list[Path]] = {}
     for path in paths:
         for run in read_samples(path, ["run"])["run"].unique().to_pylist():
@@ -167,7 +167,7 @@ def _results(folder: Path) -> tuple[Path, ...]:
 
 
 def _with_record(source: ReportSource) -> ReportSource:
-    """The source with what the run recorded about itself: names of its arms, settings, verdict."""
+    """Adds to the source what the run recorded about itself: names of its arms, settings, verdict."""
     results = _json(source.path / "results.json")
     settings = results.get("settings") or _json(source.path / "settings.json")
     experiment = bool(source.samples and source.training and (source.path / "arms").is_dir())
@@ -186,7 +186,7 @@ def _with_record(source: ReportSource) -> ReportSource:
 
 
 def _shaping(source: ReportSource, runs: Sequence[str]) -> Shaping | None:
-    """What all these runs were trained with; None where that is not known, or not the same."""
+    """Returns the entropy-shaping settings of all these runs; None where not known, or not the same."""
     folders = {folder.name: folder for arm in source.training for folder in arm.folders}
     run_folder = (
         source.path if folders.get(source.path.resolve().name) == source.path else None
@@ -208,7 +208,7 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 
 def _names(source: ReportSource, results: Mapping[str, Any]) -> dict[str, str]:
-    """Run -> name of its arm, in the order in which arms are to be shown."""
+    """Maps each run to the name of its arm, in the order in which arms are to be shown."""
     recorded = results.get("runs")
     if isinstance(recorded, dict):
         return {str(run): str(arm) for arm, runs in recorded.items() if isinstance(runs, list) for run in runs}
@@ -244,7 +244,7 @@ def _position(run: str, names: Mapping[str, str]) -> int:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """The object in a file that a run left, or nothing: a report does not fail over a damaged note."""
+    """Reads the object in a file that a run left, or nothing: a report does not fail over a damaged record."""
     try:
         content = parse_json(path.read_bytes())
     except (OSError, ValueError):

@@ -24,11 +24,11 @@ class Table:
 
 
 Block = Table | str
-"""What every sink shows: a table, or a sentence."""
+"""A part of a report that every sink can show: a table, or a sentence."""
 
 
 def filled(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, folded: bool = False) -> list[Table]:
-    """The table without columns that are empty in every row; no table where there is no row."""
+    """Makes a table without the columns that are empty in every row; no table where there is no row."""
     if not rows:
         return []
     columns = [i for i in range(len(header)) if i == 0 or any(row[i] for row in rows)]

@@ -16,7 +16,7 @@ _WIDTH = 120
 
 
 def summary(content: Content) -> str:
-    """Verdict, tables and notes; no line depends on the terminal, and no control character gets through."""
+    """Writes verdict, tables and notes; no line depends on the terminal, and no control character gets through."""
     runs = content.explored()
     blocks: list[Block] = [content.title, *content.verdict]
     blocks += [*overview(content.evaluations, content.comparison), *training_table(content.training), *sizes(runs)]
@@ -30,7 +30,7 @@ def summary(content: Content) -> str:
 
 
 def text(blocks: Iterable[Block]) -> str:
-    """Tables and sentences as text for people; long tables are left out."""
+    """Writes tables and sentences as text for people; long tables are left out."""
     shown = (block for block in blocks if isinstance(block, str) or not block.folded)
     return visible("\n\n".join(_wrap(block) if isinstance(block, str) else _table(block) for block in shown))
 

@@ -37,7 +37,7 @@ _TOKEN_COLUMNS = ("tokens", "logprobs", "entropies", "top_logprobs")
 
 @dataclass(frozen=True)
 class Marker:
-    """What is marked in the traces."""
+    """Lexicon, patterns and rare sentences that are marked in the traces."""
 
     lexicon: Lexicon
     reflective: ReflectivePatterns
@@ -54,11 +54,11 @@ class Traces:
     shown: int
     available: int
     names: tuple[str, ...]
-    """Of the arms, in the order of the index."""
+    """Names of the arms, in the order of the index."""
     problems: int
     all_problems: int
     highest: float
-    """99.5 % quantile of what colours the tokens, entropies or else -log p, nats; 0 without any."""
+    """99.5 % quantile of the numbers that colour tokens, entropies or else -log p, nats; 0 without any."""
 
 
 def pack_traces(
@@ -70,7 +70,7 @@ def pack_traces(
     token_tables: Sequence[Path] = (),
     per_problem: int = 16,
 ) -> Traces:
-    """As many traces as `limit` bytes of base64 hold, every arm and problem alike.
+    """Packs as many traces as `limit` bytes of base64 hold, every arm and problem alike.
 
     Args:
         samples: from `list_samples`.
@@ -97,7 +97,7 @@ def pack_traces(
 
 
 class _TooLargeError(Exception):
-    """What was chosen exceeds the limit; about `share` of it fits."""
+    """The chosen traces exceed the limit; about `share` of them fits."""
 
     def __init__(self, share: float) -> None:
         super().__init__(share)
@@ -105,13 +105,13 @@ class _TooLargeError(Exception):
 
 
 _Row = tuple[pa.RecordBatch, int]
-"""A row as Arrow holds it: Python objects of its candidates would take twenty times the memory."""
+"""A row as Arrow holds it: as Python objects, its candidates would take twenty times the memory."""
 
 
 def _read(
     arms: Sequence[SampleArm], chosen: Sequence[ListedSample], token_tables: Sequence[Path]
 ) -> Iterator[tuple[tuple[int, Key], list[_Row]]]:
-    """The rows of the chosen samples, in any order, each with that of the token tables where there is one."""
+    """Reads the rows of the chosen samples, in any order, each with that of the token tables where there is one."""
     for a, arm in enumerate(arms):
         keys = {sample.key for sample in chosen if sample.arm == a}
         if not keys:
@@ -133,14 +133,14 @@ def _rows(
 
 
 def _python(rows: Sequence[_Row]) -> dict[str, Any]:
-    """The row as Python objects; tokens come from the second one where the first has no entropies."""
+    """Turns a row into Python objects, with the columns of the second where the first has no entropies."""
     own, *token_rows = (batch.slice(i, 1).to_pylist()[0] for batch, i in rows)
     row: dict[str, Any] = own
     return {**row, **token_rows[0]} if token_rows and row["entropies"] is None else row
 
 
 class _Words:
-    """Texts of a chunk, each once."""
+    """Every text of a chunk, once."""
 
     def __init__(self) -> None:
         self.list: list[str] = []
@@ -169,7 +169,7 @@ class _Packer:
         self.index: dict[str, list[Any]] = {name: [] for name in _COLUMNS_OF_INDEX}
         self.chunks: list[str] = []
         self.used = 0
-        """Bytes of the closed chunks."""
+        """Number of bytes in the closed chunks."""
         self._several = {a for a, arm in enumerate(arms) if len(arm.runs) > 1}
         self._marker = marker
         self._colours: list[FloatArray] = []
@@ -229,7 +229,7 @@ def _pack(
     token_tables: Sequence[Path],
     limit: int,
 ) -> Traces:
-    """The chosen samples, packed.
+    """Packs the chosen samples.
 
     Raises:
         _TooLargeError: they exceed the limit.
@@ -262,7 +262,7 @@ def _pack(
 
 
 def _trace(row: Mapping[str, Any], key: Key, marker: Marker, words: _Words) -> dict[str, Any]:
-    """Texts `t`, entropies `h` and log-probs `l` in thousandths of a nat, alternatives `a`, marks `p`, `r` and `q`."""
+    """Makes a trace: texts `t`, entropies `h` and log-probs `l` (1/1000 nat), alternatives `a`, marks `p`, `r`, `q`."""
     tokens, completion = row["tokens"], row["completion"]
     note = ""
     if tokens:
@@ -299,7 +299,7 @@ def _trace(row: Mapping[str, Any], key: Key, marker: Marker, words: _Words) -> d
 
 
 def _token_pieces(tokens: Sequence[str], text: str) -> tuple[list[str], list[tuple[int, int]]]:
-    """The text in front of and of each token, so that the pieces join to the text; tokens that have none as stored."""
+    """Cuts the text into a piece for each token; the pieces join to the text, and a token without text is as stored."""
     pieces, spans, at = [], [], 0
     for token, span in zip(tokens, token_spans(tokens, text), strict=True):
         end = max(at, span.end)
@@ -313,7 +313,7 @@ def _token_pieces(tokens: Sequence[str], text: str) -> tuple[list[str], list[tup
 
 
 def _ranges(spans: Sequence[tuple[int, int]], marks: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Pieces `[first, last)` that hold a character of each mark."""
+    """Finds the pieces `[first, last)` that hold a character of each mark."""
     starts, ends = [start for start, _ in spans], [end for _, end in spans]
     ranges = []
     for start, end in marks:

@@ -1,4 +1,4 @@
-"""What the page's charts draw: plain numbers for JSON, each line with an x of its own."""
+"""Makes what the page's charts draw: plain numbers for JSON, each line with an x of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ View = dict[str, Any]
 
 
 def charts(content: Content) -> dict[str, Any]:
-    """Everything the charts need; a part that there is nothing for is None."""
+    """Makes everything that the charts need; a part without data is None."""
     return {
         "arms": content.arms(),
         "passk": {"views": _passk_views(content.evaluations, content.comparison)} if content.evaluations else None,
@@ -90,7 +90,7 @@ def _passk_views(evaluations: Sequence[Evaluation], comparison: Comparison | Non
 
 
 def _matched_view(differences: Sequence[Difference], reference: str) -> list[View]:
-    """Both arms of every difference at equal lengths; no view where nothing could be matched."""
+    """Shows both arms of every difference at equal lengths; no view where nothing could be matched."""
     values: list[View] = []
     changes: list[View] = []
     for d in differences:
@@ -118,7 +118,7 @@ def _matched_view(differences: Sequence[Difference], reference: str) -> list[Vie
 
 
 def _length_lines(arm: str, rows: Sequence[Any], control: str, value: str) -> list[View]:
-    """One line for each k."""
+    """Makes one line for each k."""
     chosen = [row for row in rows if row.control == control]
     lines = []
     for k in dict.fromkeys(row.k for row in chosen):
@@ -174,7 +174,7 @@ def _entropy(content: Content) -> View | None:
 
 
 def _behaviours(content: Content) -> View | None:
-    """Differences of each behaviour, raw and matched, beside the null; runs stand side by side."""
+    """Shows the differences of each behaviour, raw and matched, beside the null; runs stand side by side."""
     runs = [run for run in content.explored() if any(b.contrasts for b in run.behaviours)]
     if not runs:
         return None
