@@ -14,8 +14,8 @@ def check_number(name: str, value: float, bound: float, *, above: bool = False, 
         InputError: the number is out of range; the sentence gives `name` and `value`, and ends in `why`.
     """
     if not (bound < value if above else bound <= value) or math.isinf(value):
-        side = "greater than" if above else "of at least"
-        raise InputError(f"{name} must be a finite number {side} {bound}, got {value}{why}")
+        limit = "greater than" if above else "of at least"
+        raise InputError(f"{name} must be a finite number {limit} {bound}, got {value}{why}")
 
 
 def check_alpha(alpha: float, name: str = "alpha", *, above_zero: bool = False) -> None:

@@ -92,7 +92,7 @@ def damaged_file(folder: Path | None) -> tuple[Path, str] | None:
 
             try:
                 Tokenizer.from_file(str(path))
-            except Exception as error:  # of a kind that tokenizers does not name
+            except Exception as error:  # tokenizers raises exceptions without a class of their own
                 return path, first_line(error)
     for path in sorted(folder.glob("*.jinja")):
         try:

@@ -22,7 +22,7 @@ _HIDING = re.compile(
     "\\U000e0000-\\U000e007f"  # tags: text in an invisible alphabet
     "]|\\r(?!\\n)"
 )
-_LONGEST_SENTENCE = 2000  # characters; what it quotes from a file may be of any length
+_LONGEST_SENTENCE = 2000  # characters; a quotation from a file may be of any length
 
 
 def visible(text: str) -> str:

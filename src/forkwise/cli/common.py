@@ -36,7 +36,7 @@ def long_command(again: str = "the same command with --resume continues") -> Ite
         if (error.name or "").startswith("forkwise"):
             raise
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:  # a library misses one of its own, and says which
+        if extra is None:  # a library lacks a package that no extra of forkwise has, and names it
             raise InputError(f"A package is missing: {str(error).strip().splitlines()[0]}") from error
         raise InputError(
             f'This command needs packages that are not installed ({error}): pip install "forkwise[{extra}]".'

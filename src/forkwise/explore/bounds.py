@@ -24,12 +24,12 @@ FloatArray = npt.NDArray[np.float64]
 ASSUMED_VOCABULARY = 1 << 18
 """Size of the vocabulary where nobody gives it: not below any in common use (Gemma's has 262,144 tokens)."""
 
-_TOO_HIGH = 1e-3  # log-probs come rounded, up to some 1e-6 above 0; raw logits are off by units
+_TOO_HIGH = 1e-3  # nats above 0: rounded log-probs reach some 1e-6, raw logits several whole nats
 _MASS_ROUNDING = 0.01
 _SAME = 0.01  # nats: a candidate this near to the sampled token may be it, rounded otherwise
 _FLOOR = -1000.0  # OpenAI writes -9999 for "very unlikely": no information on the tail
 _FEWEST_DECIMALS = 2
-_STORED = 1e-6  # nats: what float32 leaves of a log-prob whose token matters
+_STORED = 1e-6  # nats: rounding of float32 in a log-prob whose token matters
 
 
 class LogprobError(ValueError):
@@ -77,12 +77,12 @@ def entropy_bounds(
     complete = [
         logprobs[t].size > 0 and (sampled is None or _apart(logprobs[t][-1], drawn[t])) for t in range(len(lists))
     ]
-    # A placeholder may be the sampled token's, which then does not count as one of the k.
+    # A placeholder may stand for the sampled token, which then is not one of the k candidates.
     sizes = [
         logprobs[t].size if _is_placeholder(drawn[t]) else int((~np.isnan(candidates)).sum())
         for t, candidates in enumerate(lists)
     ]
-    # Elsewhere the sampled token may come on top of the k.
+    # In lists that are not complete, the sampled token may come on top of the k.
     usual = max((size if whole else size - 1 for size, whole in zip(sizes, complete, strict=True)), default=0)
     masses = [_check(logprobs[t], t, drawn[t]) for t in range(len(lists))]
     likeliest = [whole and sizes[t] >= usual and not np.isnan(lists[t]).any() for t, whole in enumerate(complete)]
@@ -113,11 +113,11 @@ def candidate_logprobs(candidates: Sequence[Mapping[str, Any]] | None) -> list[f
 
 def written_rounding(values: Sequence[float | None]) -> float:
     """Says how far a server's rounding may have moved each log-prob, nats, by the decimals that all of them have."""
-    known = np.array([v for v in values if v is not None and v != 0 and v > _FLOOR], dtype=np.float64)
-    if not known.size:
+    logprobs = np.array([v for v in values if v is not None and v != 0 and v > _FLOOR], dtype=np.float64)
+    if not logprobs.size:
         return _STORED + 0.5 * 10.0**-_FEWEST_DECIMALS  # zeros alone do not tell
     for decimals in range(_FEWEST_DECIMALS, 6):
-        scaled = known * 10.0**decimals
+        scaled = logprobs * 10.0**decimals
         exact = scaled[np.abs(scaled) * 2**-23 < 0.1]  # float32 keeps these decimals
         if exact.size and (np.abs(exact - np.round(exact)) <= np.abs(exact) * 2**-23 + 1e-9).all():
             return _STORED + 0.5 * 10.0**-decimals

@@ -151,8 +151,8 @@ def _retrieval(score_MN: FloatArray, own_M: IntArray, resampling: Resampling) ->
     """Returns the share of responses whose own prompt is among the k that fit best; of prompts that fit as well, it is
     the expectation over their order, so that scores which tell nothing give chance."""
     n = score_MN.shape[1]
-    own = score_MN[np.arange(own_M.size), own_M][:, None]
-    better_M, equal_M = (score_MN > own).sum(axis=1), (score_MN == own).sum(axis=1)
+    own_score = score_MN[np.arange(own_M.size), own_M][:, None]
+    better_M, equal_M = (score_MN > own_score).sum(axis=1), (score_MN == own_score).sum(axis=1)
     return [
         Retrieval(k, mean_interval(np.clip((k - better_M) / equal_M, 0.0, 1.0), own_M, n, resampling), k / n)
         for k in _KS

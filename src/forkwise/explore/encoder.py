@@ -76,7 +76,7 @@ class SentenceEncoder:
         """Returns the embeddings of `texts`, `(len(texts), d)`, in unit rows. Equal texts are encoded once.
 
         Args:
-            batch_tokens: most tokens in a batch, padding included; a longer text is a batch of its own.
+            batch_tokens: largest number of tokens in a batch, padding included; a longer text is a batch of its own.
         """
         import torch
 

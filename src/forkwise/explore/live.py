@@ -54,9 +54,9 @@ class BehaviourCounter:
         }
         spans = None if entropies is None else self._spans(ids, text)
         if entropies is not None and spans is not None:
-            first = first_token(spans, [Span(m.start, m.end) for m in matches])
+            first_tokens = first_token(spans, [Span(m.start, m.end) for m in matches])
             pivotal = np.zeros(len(ids), dtype=bool)
-            pivotal[first[first >= 0]] = True
+            pivotal[first_tokens[first_tokens >= 0]] = True
             owner = tokens_in(spans, sentences)
             size = np.bincount(owner[owner >= 0], minlength=len(sentences))
             sums = np.bincount(owner[owner >= 0], weights=entropies[owner >= 0], minlength=len(sentences))

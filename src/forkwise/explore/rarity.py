@@ -38,7 +38,7 @@ from forkwise.explore.results import Estimate, Histogram, RareGroup, Rarity, Sen
 from forkwise.explore.traces import Trace
 
 _LENGTH_BINS = 8
-_LEAST_IN_BIN = 40  # base sentences, for a quantile to mean something
+_LEAST_IN_BIN = 40  # base sentences in a bin; with fewer, its quantile means little
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
@@ -259,7 +259,7 @@ def rarity(
     farthest_N, *_, controlled_N = rare_sets.values()
     edges = np.linspace(0.0, float(max(distance_N.max(), null_N.max())) + 1e-9, 41)
     farthest = np.argsort(-distance_N, kind="stable")[:30]
-    result = Rarity(
+    measured = Rarity(
         encoder=encoder.name,
         k=k,
         quantile=quantile,
@@ -279,7 +279,7 @@ def rarity(
         rare=_occurrences(traces, pool, distance_N, farthest_N, controlled_N),
         farthest=[pool.texts[i] for i in farthest],
     )
-    return result, {pool.texts[i] for i in np.flatnonzero(farthest_N)}
+    return measured, {pool.texts[i] for i in np.flatnonzero(farthest_N)}
 
 
 def _references(

@@ -31,7 +31,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Null:
-    """What the same statistic is when entropies are shifted circularly within each trace, and its two-sided p."""
+    """A statistic when entropies are shifted circularly within each trace, and the two-sided p of the observed one."""
 
     mean: float
     low: float
@@ -335,7 +335,7 @@ class RunExploration:
 
 @dataclass(frozen=True)
 class Exploration:
-    """The content of `explore.json`."""
+    """Everything that `explore.json` holds: one or more runs, and what they were explored with."""
 
     samples: list[str]
     """The tables that were analysed, paths as given."""

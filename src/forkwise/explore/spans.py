@@ -123,9 +123,9 @@ def tokens_in(spans: Sequence[Span], pieces: Sequence[Span]) -> IntArray:
     starts = np.array([piece.start for piece in pieces])
     ends = np.array([piece.end for piece in pieces])
     # A token that begins with the blank in front of a sentence belongs to it, so its last character decides.
-    last = np.array([span.end - 1 if span.end > span.start else -1 for span in spans], dtype=np.int64)
-    at = np.searchsorted(starts, last, side="right") - 1
-    inside = (last >= 0) & (at >= 0)
-    inside[inside] = last[inside] < ends[at[inside]]
+    last_character = np.array([span.end - 1 if span.end > span.start else -1 for span in spans], dtype=np.int64)
+    at = np.searchsorted(starts, last_character, side="right") - 1
+    inside = (last_character >= 0) & (at >= 0)
+    inside[inside] = last_character[inside] < ends[at[inside]]
     owner[inside] = at[inside]
     return owner

@@ -34,7 +34,7 @@ from forkwise.sampling.prompts import render_chat
 MANIFEST = "entropies.json"
 BUDGET = 16_384
 """Default number of tokens in a batch, padding included."""
-_ROWS = 64  # of the table per shard that is written: what a kill can lose
+_ROWS = 64  # samples in a shard that is written, which is what a kill can lose
 _CROSS_BLOCK = 256  # pairs scored at a time
 
 
@@ -72,7 +72,7 @@ class Scorer:
             raise InputError(f"The token budget is {budget}: it must be at least 1.")
         self.model, self.tokenizer, self.budget = model, tokenizer, budget
         self.note: str | None = None
-        self._head: tuple[Any, Any] | None = None  # weight and bias, where the logits are nothing else
+        self._head: tuple[Any, Any] | None = None  # weight and bias, where they alone make the logits
         self._head_is_known = False
 
     def score(self, items: Sequence[Item]) -> list[Scores]:
@@ -317,17 +317,17 @@ def write_entropies(
         with Meter(table.num_rows, 0, console, "computing entropies") as meter:
             for shard, rows in _chunks(samples):
                 path = out / f"{shard}.parquet"
-                written = _rows_in(path)
+                n_written = _rows_in(path)
                 with_text = [row for row in rows if (row["completion"] or "").strip()]
                 if with_text:
                     # The first sample decides, whether or not its shard is done.
                     scorer.choose_path(_item(with_text[0], scorer, temperature, samples))
-                if written is None:
+                if n_written is None:
                     if with_text:
                         write_shard(out, shard, _scored(with_text, scorer, temperature, samples))
                     computed += len(with_text)
-                    written = len(with_text)
-                done += written
+                    n_written = len(with_text)
+                done += n_written
                 meter.add(samples=len(rows))
     return Forced(done, computed)
 

@@ -102,10 +102,10 @@ def token_table(traces: Sequence[Trace], problem_of: dict[str, int], lexicon: Le
             continue
         n = len(tokens.text)
         matches = lexicon.matches(trace.text)
-        first = first_token(tokens.spans, [Span(m.start, m.end) for m in matches])
+        first_tokens = first_token(tokens.spans, [Span(m.start, m.end) for m in matches])
         entry = np.full(n, -1)
         inside = np.zeros(n, dtype=bool)
-        for match, i in zip(matches, first, strict=True):
+        for match, i in zip(matches, first_tokens, strict=True):
             if i < 0:
                 continue
             entry[i] = number[match.entry]
@@ -211,7 +211,7 @@ def sentence_table(traces: Sequence[Trace], problem_of: dict[str, int]) -> Sente
             "stratum": decile * (_SENTENCE_EDGES.size + 1) + length,
         }.items():
             columns.setdefault(name, []).append(column)
-    flat = {name: np.concatenate(parts) for name, parts in columns.items()} if columns else {}
+    flat = {name: np.concatenate(pieces) for name, pieces in columns.items()} if columns else {}
     empty = np.zeros(0, dtype=np.int64)
     value, later = (flat.get(name, np.zeros(0)) for name in ("value", "rest"))
     problem, trace_N = flat.get("problem", empty), flat.get("trace", empty)

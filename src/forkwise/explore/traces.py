@@ -24,7 +24,7 @@ _COLUMNS = ("run", "model", "problem_id", "sample_id", "prompt", "completion", "
 
 @dataclass(frozen=True)
 class TraceTokens:
-    """The tokens of one trace, `(T,)` each.
+    """The tokens of one trace, with `(T,)` texts, spans and entropies.
 
     Attributes:
         text: of each token.

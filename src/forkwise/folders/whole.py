@@ -38,7 +38,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         with _direct(path) if _is_stream(path) else _beside(Path(os.path.realpath(path))) as file:
             yield file
     except OSError as error:
-        if error.errno is None:  # a library's, about something else
+        if error.errno is None:  # a library raised it, about something else than the file
             raise
         reason = os.strerror(errno.ENOTDIR) if isinstance(error, FileExistsError) else error.strerror
         raise InputError(f"'{path}' cannot be written: {reason}.") from error

@@ -132,7 +132,7 @@ def _comparable(arms: list[Arm], margin: float) -> list[Arm]:
 
 @dataclass(frozen=True)
 class _Test:
-    """How every difference is tested: the statistics paired besides Pass@K, and the settings of `compare`."""
+    """Settings of every test: the statistics paired besides Pass@K, and the settings of `compare`."""
 
     paired: list[Metric]
     level: float
@@ -239,7 +239,7 @@ def _matched_rows(arm: Arm, reference: Arm, ks: list[int], level: float) -> list
         arm_STQ1, reference_STQ1 = (x[:, :, use, i : i + 1] for x in (arm_STQK, reference_STQK))
         change = arm_STQ1 - reference_STQ1
         mean_Q = np.nanmean(change, axis=(0, 1))
-        # The runs of both arms move the change of a pair: its mean for each of the one's, and of the other's.
+        # Runs of either arm move the change of a pair: its mean for each run of the arm, and of the reference.
         interval = pointwise_interval(np.nanmean(change, axis=1), mean_Q - np.nanmean(change, axis=0), level)
         centre, half = float(mean_Q.mean()), float(interval.high[0] - interval.low[0]) / 2
         row = LengthDifference(

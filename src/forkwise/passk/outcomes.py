@@ -330,7 +330,7 @@ def load_arm(
         completion=completion if texts else None,
         notes=notes,
     )
-    # Two expressions that reach the target are two solutions, though they have one value.
+    # In Countdown, two expressions that reach the target are two solutions, though their value is one.
     judges = set(table["verdict_by"].unique().to_pylist()) - {None, "no-answer"}
     return replace(arm, by_text=judges == {"countdown"}, tables=tuple(sources))
 

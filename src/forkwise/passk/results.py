@@ -99,7 +99,7 @@ class Evaluation:
         return self.curves["pass@k"].ks
 
     def rows(self) -> list[Row]:
-        """Every number as one row of `COLUMNS`."""
+        """Returns every number as one row of `COLUMNS`."""
         names = {"arm": self.arm}
         rows = [row for curve in self.curves.values() for row in curve.rows(names)]
         for r in self.length:
@@ -137,7 +137,7 @@ class Crossing:
 
 @dataclass(frozen=True)
 class LengthDifference:
-    """A difference with length held still. `control` is cap, budget or matched; see docs/passk.md."""
+    """A difference in Pass@K with length held still. `control` is cap, budget or matched; see docs/passk.md."""
 
     control: str
     at: int | None
@@ -193,7 +193,7 @@ class Difference:
         return self.claim_p <= alpha
 
     def rows(self) -> list[Row]:
-        """Every number as one row of `COLUMNS`."""
+        """Returns every number as one row of `COLUMNS`."""
         names = {"arm": self.arm, "reference": self.reference}
         rows: list[Row] = []
         for i, k in enumerate(self.ks):

@@ -73,7 +73,7 @@ def gather(sources: Sequence[ReportSource], *, trace_bytes: int = TRACE_BYTES) -
     arms = [arm for source in sources for arm in source.samples] or _explored_arms(sources, explorations, notes)
     explorations = [_renamed(exploration, arms) for exploration in explorations]
     holding = [source for source in sources if source.samples or source.training]
-    run = holding[0] if len(holding) == 1 else None  # what the run itself says holds for it alone
+    run = holding[0] if len(holding) == 1 else None  # what a run says of itself holds for no other
     numbers = passk_numbers(sources, arms, run is not None and run.experiment)
     notes += numbers.notes
     training = {arm.name: [read_metrics(f) for f in arm.folders] for s in sources for arm in s.training}
@@ -123,13 +123,13 @@ def _explored_arms(
     arms: dict[str, SampleArm] = {}
     for file, exploration in zip(files, explorations, strict=True):
         for table in exploration.samples:
-            place = next((p for p in (Path(table), file.parent / table) if p.exists()), None)
-            if place is None:
+            found_at = next((p for p in (Path(table), file.parent / table) if p.exists()), None)
+            if found_at is None:
                 notes.append(
                     f"The samples '{table}' that were explored are not there any more, so no traces are shown."
                 )
                 continue
-            for arm in find_source(place).samples:
+            for arm in find_source(found_at).samples:
                 arms.setdefault(arm.name, arm)
     return list(arms.values())
 
@@ -197,9 +197,9 @@ def _traces(
             if used != shipped:
                 notes.append(f"Traces are marked with forkwise's own {shipped}; the figures of {file} used {used}.")
         for samples, table in zip(exploration.samples, exploration.token_data, strict=True):
-            place = next((p for p in (file.parent / table, Path(table)) if p.exists()), None)
-            if table != samples and place is not None:
-                tables.append(place)
+            found_at = next((p for p in (file.parent / table, Path(table)) if p.exists()), None)
+            if table != samples and found_at is not None:
+                tables.append(found_at)
     if tables:
         traced = {
             a: keys | stored_entropies(SampleArm(arm.name, tuple(tables), arm.runs))[1]

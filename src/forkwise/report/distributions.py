@@ -19,7 +19,7 @@ QUANTILE = 0.8
 
 _BIN = 0.005  # nats
 _BINS = 5000  # up to 25 nats: no vocabulary has more
-_PLACES = 20  # parts of a trace
+_PLACES = 20  # parts into which a trace is cut
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def quantile(q: float) -> str:
 
 def percent(value: Estimate) -> str:
     """Writes an estimated share in per cent, without the sign, with its interval."""
-    share, low, high = (None if part is None else 100 * part for part in (value.value, value.low, value.high))
+    share, low, high = (None if x is None else 100 * x for x in (value.value, value.low, value.high))
     return interval(share, low, high, digits=1)
 
 

@@ -123,14 +123,14 @@ def _trace_data(content: Content) -> dict[str, Any] | None:
 def _shaping(shaping: Shaping | None) -> dict[str, Any]:
     """Returns the alpha and kappa with which the viewer computes psi, and its sentence about them."""
     if shaping is None:
-        said = "Nobody knows how this model was trained: α and κ are the paper's, and ψ is what they would give."
+        sentence = "Nobody knows how this model was trained: α and κ are the paper's, and ψ is what they would give."
     elif shaping.alpha > 0:
-        said = "α and κ are those that this arm was trained with."
+        sentence = "α and κ are those that this arm was trained with."
     else:
         methods = f" Its methods: {one_line(', '.join(shaping.methods))}." if shaping.methods else ""
-        said = f"This arm was trained without the entropy advantage: α is 0.{methods}"
+        sentence = f"This arm was trained without the entropy advantage: α is 0.{methods}"
     used = shaping or PAPER
-    return {"alpha": used.alpha, "kappa": used.kappa, "said": said}
+    return {"alpha": used.alpha, "kappa": used.kappa, "said": sentence}
 
 
 def _traces_note(content: Content) -> str:
@@ -153,7 +153,7 @@ def render(content: Content) -> str:
     def show(block: Block) -> Markup:
         return Markup(template.render(block=block))
 
-    data = charts(content)
+    page_data = charts(content)
     traces = _trace_data(content)
     styles = [_asset(name) for name in STYLES]
     scripts = [_asset(name) for name in SCRIPTS]
@@ -172,8 +172,8 @@ def render(content: Content) -> str:
     }
     has = {name: bool(tables.get(name)) for name in SECTIONS} | {
         "traces": traces is not None,
-        "contrasts": data["behaviours"] is not None,
-        "series": data["series"] is not None,
+        "contrasts": page_data["behaviours"] is not None,
+        "series": page_data["series"] is not None,
     }
     return environment.get_template("page.html").render(
         title=content.title,
@@ -185,7 +185,7 @@ def render(content: Content) -> str:
         sections=SECTIONS.items(),
         verdict=content.verdict,
         notes=content.notes,
-        arms=data["arms"],
+        arms=page_data["arms"],
         tables=tables,
         show=show,
         has=has,
@@ -194,7 +194,7 @@ def render(content: Content) -> str:
         traces_note=_traces_note(content),
         footer=f"Made from {', '.join(content.sources)}.",
         data=[
-            ("data", embed({**data, "traces": traces})),
+            ("data", embed({**page_data, "traces": traces})),
             *((f"chunk-{i}", embed(chunk)) for i, chunk in enumerate(chunks)),
         ],
     )

@@ -28,7 +28,7 @@ _MODEL = (
     "model, not an estimate: beta-binomial success rates. It has no unsolvable problems, so it climbs to 1 whatever "
     "the data say."
 )
-_LUMPED = 3  # differences; of more, the sentence lumps those that are none
+_LUMPED = 3  # differences; with more, the sentence puts the arms without one together
 
 
 def conclusion(evaluations: Sequence[Evaluation], comparison: Comparison | None = None) -> str:
@@ -186,7 +186,7 @@ def _controlled(d: Difference, pair: str, control: str, unit: str) -> list[Table
         ]
         for row in chosen
     ]
-    if control == MATCHED:  # at no length of its own
+    if control == MATCHED:  # no row has a length of its own
         header, rows, unit = header[1:], [row[1:] for row in rows], ""
     caption = f"{pair}, {CONTROLS[control]}{unit and f' ({unit})'}; pointwise intervals{_simulated(chosen)}"
     return _folded(caption, header, rows)

@@ -128,16 +128,16 @@ def _rows_figure(comparison: Comparison, caption: str) -> Figure:
     differences = comparison.differences
     ks = differences[0].ks
     shown = [ks.index(k) for k in shown_ks(ks, 3)]
-    places = range(len(differences))
+    heights = range(len(differences))
     reference = name_label(comparison.reference)
     figure = Figure(figsize=(3.4 * len(shown) + 2, 1.6 + 0.3 * len(differences)), layout="constrained")
     for axis, i in zip(figure.subplots(1, len(shown), sharey=True, squeeze=False)[0], shown, strict=True):
         axis.axvline(0, color="black", linewidth=0.8)
-        for place, d in zip(places, differences, strict=True):
-            axis.plot([d.band.low[i], d.band.high[i]], [place] * 2, color=COLOURS[1], linewidth=6, alpha=0.2)
-            axis.plot([d.interval.low[i], d.interval.high[i]], [place] * 2, color=COLOURS[1], linewidth=2)
-            axis.plot([d.interval.mean[i]], [place], "o", color=COLOURS[1], markersize=5)
-        axis.set_yticks(places, [name_label(d.arm) for d in differences])
+        for height, d in zip(heights, differences, strict=True):
+            axis.plot([d.band.low[i], d.band.high[i]], [height] * 2, color=COLOURS[1], linewidth=6, alpha=0.2)
+            axis.plot([d.interval.low[i], d.interval.high[i]], [height] * 2, color=COLOURS[1], linewidth=2)
+            axis.plot([d.interval.mean[i]], [height], "o", color=COLOURS[1], markersize=5)
+        axis.set_yticks(heights, [name_label(d.arm) for d in differences])
         axis.set_ylim(len(differences) - 0.5, -0.5)
         level = comparison.arms[0].pass_at_k
         at = comparison.arms[0].ks.index(ks[i])

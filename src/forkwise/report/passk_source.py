@@ -93,7 +93,7 @@ def _load(sample_arms: Sequence[SampleArm], notes: list[str]) -> list[Arm]:
         if len(arm.problems) < 2:
             notes.append(f"No Pass@K of {sample_arm.name}: an interval needs at least two problems.")
             continue
-        # Majority votes are simulated for long, and forkwise passk has them.
+        # Majority votes take long to simulate, and `forkwise passk` shows them.
         arms.append(replace(arm, answer_N=None))
     return arms
 
@@ -121,7 +121,7 @@ def _compute(
             for e in (comparison.arms if comparison else ())
             if (e.arm, e.problems, e.ks[-1]) == (arm.name, len(arm.problems), arm.largest_k())
         ]
-        # One that was compared on fewer problems or up to a smaller K has more to show.
+        # An arm that was compared on fewer problems or up to a smaller K has more to show.
         evaluations[arm.name] = stored.get(arm.name) or (
             reusable[0] if reusable else evaluate(arm, ks=ks, caps=caps, budgets=budgets)
         )

@@ -188,10 +188,9 @@ def _with_record(source: ReportSource) -> ReportSource:
 def _shaping(source: ReportSource, runs: Sequence[str]) -> Shaping | None:
     """Returns the entropy-shaping settings of all these runs; None where not known, or not the same."""
     folders = {folder.name: folder for arm in source.training for folder in arm.folders}
-    run_folder = (
-        source.path if folders.get(source.path.resolve().name) == source.path else None
-    )  # samples in a run's folder
-    run_folders = [folders.get(run, run_folder) for run in runs]
+    # Samples may lie in the folder of their run.
+    own_folder = source.path if folders.get(source.path.resolve().name) == source.path else None
+    run_folders = [folders.get(run, own_folder) for run in runs]
     shapings = {None if folder is None else _shaping_of(_yaml(folder / _RUN)) for folder in run_folders}
     return shapings.pop() if len(shapings) == 1 else None
 
@@ -213,7 +212,7 @@ def _names(source: ReportSource, results: Mapping[str, Any]) -> dict[str, str]:
     if isinstance(recorded, dict):
         return {str(run): str(arm) for arm, runs in recorded.items() if isinstance(runs, list) for run in runs}
     runs = {arm.name for arm in source.samples} | {arm.name for arm in source.training}
-    # Shorter first: what is added to a method is added to its name.
+    # Shorter names first: a method with an addition has a longer name.
     ordered = sorted(runs, key=lambda run: (run != BASE, len(_SEED.sub("", run)), run))
     return {run: _SEED.sub("", run) for run in ordered}
 

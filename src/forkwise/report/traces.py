@@ -122,11 +122,11 @@ def _read(
 
 
 def _rows(
-    tables: Sequence[Path], columns: Sequence[str], runs: Sequence[str], wanted: set[Key]
+    tables: Sequence[Path], columns: Sequence[str], runs: Sequence[str], keys_wanted: set[Key]
 ) -> Iterator[tuple[Key, _Row]]:
     for batch in read_batches(tables, ["run", "problem_id", "sample_id", *columns], runs):
         keys = list(zip(*(batch[name].to_pylist() for name in ("run", "problem_id", "sample_id")), strict=True))
-        at = [i for i, key in enumerate(keys) if key in wanted]
+        at = [i for i, key in enumerate(keys) if key in keys_wanted]
         if at:
             rows = batch.select(list(columns)).take(at)
             yield from ((keys[i], (rows, j)) for j, i in enumerate(at))
@@ -217,8 +217,8 @@ class _Packer:
         self._words, self._size, self._traces = _Words(), 0, []
 
     def highest(self) -> float:
-        known = np.concatenate(self._colours) if self._colours else np.zeros(0)
-        return float(np.quantile(known, 0.995)) if known.size else 0.0
+        colours = np.concatenate(self._colours) if self._colours else np.zeros(0)
+        return float(np.quantile(colours, 0.995)) if colours.size else 0.0
 
 
 def _pack(
