@@ -207,8 +207,7 @@ def _from_pretrained(
     with one_sentence(model, name, "generation_config.json", trust_remote_code=trust):
         folder, adapter = _place(path)
         if folder is not None and read_object(folder / "generation_config.json"):
-            # Loading a model passes over a damaged generation config.
-            transformers.GenerationConfig.from_pretrained(folder)
+            transformers.GenerationConfig.from_pretrained(folder)  # a model would load with a damaged one
     file = "adapter_config.json" if adapter else "config.json"
     with one_sentence(model, name, file, trust_remote_code=trust):
         loaded, report = getattr(transformers, auto).from_pretrained(

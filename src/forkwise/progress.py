@@ -135,10 +135,8 @@ class Meter:
             return f"{duration(now - self._start)} so far"
         share = f"{100 * self._done / max(self._total, 1):.0f} %"
         worked = self._done - self._before
-        time_left = (
-            f"about {duration((now - self._start) / worked * (self._total - self._done))} left" if worked else ""
-        )
-        parts = filter(None, [self._rate(), time_left or f"{duration(now - self._start)} so far"])
+        eta = f"about {duration((now - self._start) / worked * (self._total - self._done))} left" if worked else ""
+        parts = filter(None, [self._rate(), eta or f"{duration(now - self._start)} so far"])
         done = f"{self._done:,} of {self._total:,} {self._unit} are done ({share}), {', '.join(parts)}"
         return "; ".join(filter(None, [done, self._note]))
 

@@ -71,23 +71,18 @@ def entropy_bounds(
         raise LogprobError(
             f"there are {len(sampled)} tokens but {len(top)} lists of candidates: the lists are truncated"
         )
-    lists = [np.array([math.nan if v is None else v for v in candidates], dtype=np.float64) for candidates in top]
+    lists = [np.array([math.nan if v is None else v for v in row], dtype=np.float64) for row in top]
     drawn = [None if sampled is None else sampled[t] for t in range(len(lists))]
-    logprobs = [np.sort(candidates[candidates > _FLOOR])[::-1] for candidates in lists]
-    complete = [
-        logprobs[t].size > 0 and (sampled is None or _apart(logprobs[t][-1], drawn[t])) for t in range(len(lists))
-    ]
+    known = [np.sort(row[row > _FLOOR])[::-1] for row in lists]
+    complete = [known[t].size > 0 and (sampled is None or _apart(known[t][-1], drawn[t])) for t in range(len(lists))]
     # A placeholder may stand for the sampled token, which then is not one of the k candidates.
-    sizes = [
-        logprobs[t].size if _is_placeholder(drawn[t]) else int((~np.isnan(candidates)).sum())
-        for t, candidates in enumerate(lists)
-    ]
+    sizes = [known[t].size if _is_placeholder(drawn[t]) else int((~np.isnan(row)).sum()) for t, row in enumerate(lists)]
     # In lists that are not complete, the sampled token may come on top of the k.
     usual = max((size if whole else size - 1 for size, whole in zip(sizes, complete, strict=True)), default=0)
-    masses = [_check(logprobs[t], t, drawn[t]) for t in range(len(lists))]
+    masses = [_check(known[t], t, drawn[t]) for t in range(len(lists))]
     likeliest = [whole and sizes[t] >= usual and not np.isnan(lists[t]).any() for t, whole in enumerate(complete)]
-    _check_likeliest([float(p[0]) if p.size else None for p in logprobs], likeliest, vocabulary)
-    bounds = [_bounds(p, whole, vocabulary, rounding) for p, whole in zip(logprobs, likeliest, strict=True)]
+    _check_likeliest([float(p[0]) if p.size else None for p in known], likeliest, vocabulary)
+    bounds = [_bounds(p, whole, vocabulary, rounding) for p, whole in zip(known, likeliest, strict=True)]
     low, high = np.array(bounds, dtype=np.float64).reshape(-1, 2).T
     missing = np.maximum(0.0, 1.0 - np.array(masses, dtype=np.float64))
     return Bounds(low, high, missing, usual if any(complete) else max(sizes, default=0))

@@ -19,7 +19,7 @@ from forkwise.explore.dependence import CrossLogprobs, read_cross, write_cross
 from forkwise.explore.lexicon import load_lexicon, load_reflective
 from forkwise.explore.rarity import Encoder, load_encoder, remembering
 from forkwise.explore.results import Exploration, RunExploration, TrainingRow, write
-from forkwise.explore.traces import EntropySource, RunTraces, load_traces
+from forkwise.explore.traces import Origin, RunTraces, load_traces
 from forkwise.folders.results import inputs_of
 from forkwise.passk.intervals import check_level
 from forkwise.progress import Meter
@@ -89,7 +89,7 @@ def run_explore(options: ExploreOptions) -> Exploration:
     series: list[TrainingRow] = []
     token_data: list[Path] = []
     for table in options.samples:
-        source: EntropySource = "stored" if scorer is None else "model"
+        source: Origin = "stored" if scorer is None else "model"
         with_tokens = table if scorer is None else _teacher_force(table, scorer, options)
         token_data.append(with_tokens)
         which = f"table {len(token_data)} of {len(options.samples)}"

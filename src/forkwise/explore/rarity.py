@@ -282,15 +282,13 @@ def rarity(
     return measured, {pool.texts[i] for i in np.flatnonzero(farthest_N)}
 
 
-def _references(
-    base: Sequence[Trace], folds: Sequence[int], texts_of_pool: set[str], seed: int
-) -> tuple[list[str], list[str]]:
+def _references(base: Sequence[Trace], folds: Sequence[int], pool: set[str], seed: int) -> tuple[list[str], list[str]]:
     """Draws distinct sentences of either half of the base, as many from both. A sentence may be in both halves."""
     halves: tuple[dict[str, None], dict[str, None]] = ({}, {})
     for trace, fold in zip(base, folds, strict=True):
         for span in trace.sentences:
             text = " ".join(trace.text[span.start : span.end].split())
-            if text in texts_of_pool:
+            if text in pool:
                 halves[fold][text] = None
     size = min(len(half) for half in halves)
     rng = np.random.default_rng([seed, 6])

@@ -320,8 +320,7 @@ def write_entropies(
                 n_written = _rows_in(path)
                 with_text = [row for row in rows if (row["completion"] or "").strip()]
                 if with_text:
-                    # The first sample decides, whether or not its shard is done.
-                    scorer.choose_path(_item(with_text[0], scorer, temperature, samples))
+                    scorer.choose_path(_item(with_text[0], scorer, temperature, samples))  # even if the shard is done
                 if n_written is None:
                     if with_text:
                         write_shard(out, shard, _scored(with_text, scorer, temperature, samples))

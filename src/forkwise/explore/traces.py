@@ -17,7 +17,7 @@ from forkwise.explore.spans import MisfitError, token_spans
 from forkwise.samples import read_samples
 
 FloatArray = npt.NDArray[np.float64]
-EntropySource = Literal["stored", "model", "top-k"]
+Origin = Literal["stored", "model", "top-k"]
 
 _COLUMNS = ("run", "model", "problem_id", "sample_id", "prompt", "completion", "correct", "n_tokens", "tokens")
 
@@ -63,7 +63,7 @@ class RunTraces:
     traces: list[Trace] = field(default_factory=list)
     empty: int = 0
     """Number of samples without text, which are left out."""
-    source: EntropySource | None = None
+    source: Origin | None = None
     """Origin of the entropies; None without any."""
     candidates: int | None = None
     without_tokens: int = 0
@@ -75,7 +75,7 @@ def load_traces(
     *,
     breaks: Sequence[str] = (),
     vocabulary: int | None = None,
-    source: EntropySource = "stored",
+    source: Origin = "stored",
     token_data: bool = True,
 ) -> list[RunTraces]:
     """Loads the runs of a samples table.
@@ -110,12 +110,7 @@ def load_traces(
 
 
 def _trace(
-    row: dict[str, Any],
-    run: RunTraces,
-    breaks: Sequence[str],
-    vocabulary: int | None,
-    source: EntropySource,
-    path: Path,
+    row: dict[str, Any], run: RunTraces, breaks: Sequence[str], vocabulary: int | None, source: Origin, path: Path
 ) -> Trace:
     text = row["completion"]
     where = f"'{path}', sample {row['sample_id']} of problem '{row['problem_id']}' in run '{run.run}'"
@@ -133,7 +128,7 @@ def _trace(
 
 
 def _tokens(
-    row: dict[str, Any], run: RunTraces, vocabulary: int | None, source: EntropySource, where: str
+    row: dict[str, Any], run: RunTraces, vocabulary: int | None, source: Origin, where: str
 ) -> TraceTokens | None:
     tokens: list[str] | None = row.get("tokens")
     exact, top = row.get("entropies"), row.get("top_logprobs") or []
@@ -142,7 +137,7 @@ def _tokens(
         return None
     if None in tokens:
         raise InputError(f"{where}: a token is null; give --model to compute tokens and entropies anew.")
-    kind: EntropySource = "top-k" if exact is None else source
+    kind: Origin = "top-k" if exact is None else source
     if run.source is not None and run.source != kind:
         raise InputError(
             f"The run '{run.run}' mixes samples with exact entropies and samples with top-k log-probs: give --model to "
@@ -157,14 +152,11 @@ def _tokens(
             raise InputError(f"{where}: an entropy is negative or not a number; give --model to compute them anew.")
     else:
         assert vocabulary is not None
-        lists = [candidate_logprobs(listed) for listed in top]
+        lists = [candidate_logprobs(c) for c in top]
         sampled = row.get("logprobs") or [None] * len(tokens)
         try:
             bounds = entropy_bounds(
-                lists,
-                vocabulary,
-                sampled,
-                written_rounding([*sampled, *(v for listed in lists for v in listed)]),
+                lists, vocabulary, sampled, written_rounding([*sampled, *(v for c in lists for v in c)])
             )
         except LogprobError as error:
             raise InputError(f"{where}: {error}; import log-probs as the model gave them.") from error

@@ -95,9 +95,7 @@ def pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int]) -> Flo
 
 
 def pass_pow_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int]) -> FloatArray:
-    """Estimates Pass^K without bias: the probability that all `k` samples are correct (arXiv 2406.12045, sec. 3).
-
-    `C(c, k) / C(n, k)`.
+    """Estimates Pass^K: the chance that all `k` samples are correct, `C(c, k) / C(n, k)` (arXiv 2406.12045, sec. 3).
 
     Arguments, shapes and errors as in `pass_at_k`.
     """

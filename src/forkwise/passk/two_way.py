@@ -65,15 +65,12 @@ def standard_error(arm_SQK: FloatArray, reference_SQK: FloatArray) -> tuple[Floa
     """
     q = arm_SQK.shape[1]
     problems = (arm_SQK.mean(axis=0) - reference_SQK.mean(axis=0)).var(axis=0, ddof=1) / q
-    (by_arm, overlap), (by_other, other_overlap) = _run_variance(arm_SQK), _run_variance(reference_SQK)
-    total = np.maximum(
-        problems + by_arm + by_other - overlap - other_overlap,
-        np.maximum(problems, by_arm + by_other),
-    )
+    (arm, overlap), (other, other_overlap) = _run_variance(arm_SQK), _run_variance(reference_SQK)
+    total = np.maximum(problems + arm + other - overlap - other_overlap, np.maximum(problems, arm + other))
     spread = problems**2 / (q - 1)
-    for component, x in ((by_arm, arm_SQK), (by_other, reference_SQK)):
+    for component, x in ((arm, arm_SQK), (other, reference_SQK)):
         spread = spread + component**2 / max(x.shape[0] - 1, 1)
-    components = problems + by_arm + by_other
+    components = problems + arm + other
     freedom = np.where(spread > 0, components**2 / np.where(spread > 0, spread, 1), q - 1)
     return np.sqrt(total), freedom
 

@@ -95,9 +95,8 @@ def _smooth(values: FloatArray, window: int) -> FloatArray:
 def training_figure(
     arms: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], window: int = WINDOW, panels: int | None = 4
 ) -> Figure:
-    """Draws metrics over steps; thin lines are raw values, thick ones a moving average.
-
-    More arms than there are colours have their averages alone, in other line styles.
+    """Draws metrics over steps; thin lines are raw values, thick ones a moving average. More arms than there are
+    colours have their averages alone, in other line styles.
 
     Args:
         arms, window: as in `training_panels`.

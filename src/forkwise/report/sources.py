@@ -121,9 +121,7 @@ def find_sources(paths: Sequence[Path]) -> list[ReportSource]:
         raise InputError("The same RUN is given twice: name each one once.")
     sources = [find_source(path) for path in paths]
     names = [{arm.name for arm in s.samples} | {arm.name for arm in s.training} for s in sources]
-    repeated = {
-        name for i, arm_names in enumerate(names) for name in arm_names if any(name in earlier for earlier in names[:i])
-    }
+    repeated = {name for i, arms in enumerate(names) for name in arms if any(name in earlier for earlier in names[:i])}
     return [
         replace(
             source,
@@ -188,9 +186,8 @@ def _with_record(source: ReportSource) -> ReportSource:
 def _shaping(source: ReportSource, runs: Sequence[str]) -> Shaping | None:
     """Returns the entropy-shaping settings of all these runs; None where not known, or not the same."""
     folders = {folder.name: folder for arm in source.training for folder in arm.folders}
-    # Samples may lie in the folder of their run.
-    own_folder = source.path if folders.get(source.path.resolve().name) == source.path else None
-    run_folders = [folders.get(run, own_folder) for run in runs]
+    parent = source.path if folders.get(source.path.resolve().name) == source.path else None  # samples in its folder
+    run_folders = [folders.get(run, parent) for run in runs]
     shapings = {None if folder is None else _shaping_of(_yaml(folder / _RUN)) for folder in run_folders}
     return shapings.pop() if len(shapings) == 1 else None
 

@@ -187,9 +187,8 @@ def _behaviours(content: Content) -> View | None:
             line: View = {"name": f"{run.run}, {version}", "group": run.run, "null": version == "null"}
             line |= {"x": [], "mean": [], "low": [], "high": [], "hollow": version != "raw"}
             for b in run.behaviours:
-                contrast = next(
-                    (c for c in b.contrasts if c.version == (version if version != "null" else "raw")), None
-                )
+                of = "raw" if version == "null" else version
+                contrast = next((c for c in b.contrasts if c.version == of), None)
                 if contrast is None or b.name not in names:
                     continue
                 if version == "null":
