@@ -1,4 +1,4 @@
-"""A bound in time and memory for what other people wrote and this process runs, such as chat templates."""
+"""Bounds the time and memory of code that other people wrote and this process runs, such as chat templates."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _BYTES = 2**30  # more than the process has
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Ends what runs inside, after 10 seconds or with a gigabyte more of memory.
+    """Ends the block that it guards after 10 seconds, or when it takes a gigabyte more of memory.
 
     Raises:
-        TimeoutError: it takes longer. Where the system has no such clock (Windows, threads), it may.
-        MemoryError: it wants more. Where the system does not say what a process has (other than Linux), it may.
+        TimeoutError: the block takes longer. On Windows and in threads, which have no such clock, nothing is bounded.
+        MemoryError: the block wants more. Only Linux says how much a process has; elsewhere memory is not bounded.
     """
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""Ranges of numbers; those of alpha and kappa, the constants of the entropy-shaped advantage, stand only here."""
+"""Checks ranges of numbers, such as alpha and kappa of the entropy-shaped advantage, which stand only here."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ def check_number(name: str, value: float, bound: float, *, above: bool = False, 
     """Refuses a number below `bound` (or equal to it, where it must be `above`), and one that is not finite.
 
     Raises:
-        InputError: naming `name` and value; it ends in `why`.
+        InputError: the number is out of range; the sentence gives `name` and `value`, and ends in `why`.
     """
     if not (bound < value if above else bound <= value) or math.isinf(value):
-        side = "greater than" if above else "of at least"
-        raise InputError(f"{name} must be a finite number {side} {bound}, got {value}{why}")
+        limit = "greater than" if above else "of at least"
+        raise InputError(f"{name} must be a finite number {limit} {bound}, got {value}{why}")
 
 
 def check_alpha(alpha: float, name: str = "alpha", *, above_zero: bool = False) -> None:
-    """Refuses an alpha out of range; 0, which turns shaping off, where it must be `above_zero`."""
+    """Refuses an alpha out of range, and also 0, which turns shaping off, where it must be `above_zero`."""
     check_number(name, alpha, 0, above=above_zero, why="; the paper uses 0.4 for GRPO and 0.1 for PPO.")
 
 

@@ -1,4 +1,4 @@
-"""Where the embedded base model lies: a Hugging Face checkpoint inside the package."""
+"""The folder of the embedded base model: a Hugging Face checkpoint inside the package."""
 
 from __future__ import annotations
 

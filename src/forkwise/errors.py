@@ -19,13 +19,13 @@ class RunError(RuntimeError):
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:
-    """`" Did you mean 'x'?"` for the candidate most like `word`, or `""` when none is close."""
+    """Returns `" Did you mean 'x'?"` for the candidate most like `word`, or `""` when none is close."""
     close = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, without its last full stop and whatever follows the first line that says something."""
+    """Returns the first line of an exception that says something, without its last full stop."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip(" -=|")]
     text = lines[0] if lines else ""
     if text.endswith(":") and len(lines) > 1:

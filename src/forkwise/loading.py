@@ -1,4 +1,4 @@
-"""Loading models of other people: whatever transformers raises becomes one sentence that names the damaged file."""
+"""Loads models of other people, and turns whatever transformers raises into a sentence that names the damaged file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from forkwise.model_files import damaged, damaged_file, model_folder, read_objec
 from forkwise.terminal import echo
 
 _TOKENIZER = re.compile(r"token|vocab|spiece|merges|\.model$|\.py$|tekken")
-_BUFFERS = {"inv_freq", "position_ids", "masked_bias", "bias"}  # that older checkpoints lack
+_BUFFERS = {"inv_freq", "position_ids", "masked_bias", "bias"}  # buffers that older checkpoints lack
 _DROPOUT = re.compile(r"drop(out)?(_\w+)?$")
 _OF_PYTHON = re.compile(
     r"'\w+' object|NoneType|argument|operand|not supported between|unhashable|out of range|no attribute|not a mapping"
@@ -29,9 +29,9 @@ def one_sentence(
 
     Args:
         model: Hub id or folder, as the user gave it.
-        name: what is loaded, where it is not that.
-        file: what is at fault where every file can be read.
-        trust_remote_code: code of the checkpoint's runs inside, so that errors of Python say something.
+        name: Hub id or folder that is loaded, where it is not `model`.
+        file: the file that is blamed where every file can be read.
+        trust_remote_code: the checkpoint's own code may run, so Python's errors are worth showing.
     """
     refuse_at_once(model, model_folder(name or model))
     try:
@@ -54,16 +54,16 @@ def one_sentence(
 
 
 def named(model: Any) -> str:
-    """The class of a model of transformers, and where it came from if that is known."""
-    place = getattr(model, "name_or_path", "")
-    return f"{type(model).__name__} '{place}'" if place else type(model).__name__
+    """Names a model of transformers by its class, and by its origin if that is known."""
+    origin = getattr(model, "name_or_path", "")
+    return f"{type(model).__name__} '{origin}'" if origin else type(model).__name__
 
 
 def load_config(model: str, name: str | None = None, **options: Any) -> Any:
-    """The config of a model.
+    """Loads the config of a model.
 
     Raises:
-        InputError: it cannot be loaded, or has settings that nothing here can work with.
+        InputError: the config cannot be loaded, or has settings that forkwise cannot work with.
     """
     from transformers import AutoConfig
     from transformers.quantizers.auto import AutoHfQuantizer, AutoQuantizationConfig
@@ -91,32 +91,32 @@ def load_config(model: str, name: str | None = None, **options: Any) -> Any:
 
 
 def load_tokenizer(model: str, name: str | None = None, **options: Any) -> Any:
-    """The tokenizer of a model.
+    """Loads the tokenizer of a model.
 
     Raises:
-        InputError: it cannot be loaded, or there is none: transformers makes up an empty one where files are missing.
+        InputError: it cannot be loaded, or is missing: transformers makes up an empty one where files are missing.
     """
     from transformers import AutoTokenizer
 
     folder, adapter = _place(name or model)
     if folder is not None and not any(_TOKENIZER.search(path.name) for path in folder.iterdir()):
         raise InputError(f"The model '{model}' has no tokenizer: save one beside it.")
-    if not adapter:  # a tokenizer reads the config, and would be blamed for it
+    if not adapter:  # the tokenizer reads the config too, and would be blamed for its faults
         load_config(model, name, **_for_config(options))
     trust = options.get("trust_remote_code", False)
     with one_sentence(model, name, "tokenizer_config.json", trust_remote_code=trust):
         tokenizer = AutoTokenizer.from_pretrained(name or model, **options)
-        tokenizer.decode(tokenizer("1 + 1 = 2")["input_ids"])  # some settings are looked at only now
+        tokenizer.decode(tokenizer("1 + 1 = 2")["input_ids"])  # some settings are read only when it is used
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(f"The model '{model}' has no tokenizer that can be loaded: save one beside it.")
     return tokenizer
 
 
 def load_weights(model: str, name: str | None = None, **options: Any) -> Any:
-    """A causal language model with all its weights; weights that its config has no place for are said.
+    """Loads a causal language model with all its weights, and prints which weights its config has no place for.
 
     Raises:
-        InputError: it cannot be loaded, or files lack tensors, which transformers would fill with random numbers.
+        InputError: the model cannot be loaded, or lacks tensors, which transformers would fill with random numbers.
     """
     return read_weights(model, name, **options)[0]
 
@@ -130,14 +130,14 @@ def read_weights(
     what: str = "model",
     **options: Any,
 ) -> tuple[Any, set[str]]:
-    """A model with its weights, and the names of those that no file has.
+    """Loads a model with its weights, and returns it with the names of the weights that no file has.
 
     Args:
         model, name: as for `one_sentence`.
-        auto: class of transformers that loads it.
-        new: beginnings of names that files may lack.
-        what: how messages call it.
-        options: of `from_pretrained`.
+        auto: class of transformers that loads the model.
+        new: beginnings of the names of weights that files may lack.
+        what: how messages call the model.
+        options: options of `from_pretrained`.
 
     Raises:
         InputError: as for `load_weights`.
@@ -157,7 +157,7 @@ def can_be_checked(config: Any, trust_remote_code: bool) -> bool:
 
 
 def sharded() -> bool:
-    """Whether models that are loaded lie on several devices, as DeepSpeed and FSDP have them."""
+    """Whether models are loaded onto several devices, as DeepSpeed and FSDP do."""
     from transformers.integrations import is_deepspeed_zero3_enabled
 
     return is_deepspeed_zero3_enabled() or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
@@ -172,9 +172,9 @@ def check_weights(
     what: str = "model",
     **options: Any,
 ) -> Any:
-    """Compares the files of a model with its config, in next to no memory; the model without its weights.
+    """Compares the files of a model with its config, in next to no memory, and returns the model without weights.
 
-    A damaged config may ask for more memory than there is, so this comes before they are loaded.
+    A damaged config may ask for more memory than there is, so this comes before the weights are loaded.
 
     Args:
         model, name, auto, new, what, options: as for `read_weights`.
@@ -185,9 +185,9 @@ def check_weights(
     loaded, _ = _from_pretrained(model, name, auto, new, what, {**options, "device_map": "meta"})
     folder, _ = _place(name or model)
     for path in sorted(folder.glob("*.safetensors")) if folder is not None else ():
-        whole = whole_number(path)
-        if whole is not None:
-            raise damaged(model, path, f"'{whole}' holds whole numbers, and config.json has no quantization_config")
+        weight = whole_number(path)
+        if weight is not None:
+            raise damaged(model, path, f"'{weight}' holds whole numbers, and config.json has no quantization_config")
     return loaded
 
 
@@ -207,7 +207,7 @@ def _from_pretrained(
     with one_sentence(model, name, "generation_config.json", trust_remote_code=trust):
         folder, adapter = _place(path)
         if folder is not None and read_object(folder / "generation_config.json"):
-            transformers.GenerationConfig.from_pretrained(folder)  # loading a model passes over a damaged one
+            transformers.GenerationConfig.from_pretrained(folder)  # a model would load with a damaged one
     file = "adapter_config.json" if adapter else "config.json"
     with one_sentence(model, name, file, trust_remote_code=trust):
         loaded, report = getattr(transformers, auto).from_pretrained(
@@ -244,7 +244,7 @@ def _from_pretrained(
 
 
 def _place(name: str) -> tuple[Path | None, bool]:
-    """The folder of a model on this machine, and whether it is an adapter of another model."""
+    """Returns the folder of a model on this machine, and whether it is an adapter of another model."""
     folder = model_folder(name)
     return folder, folder is not None and (folder / "adapter_config.json").exists()
 
@@ -254,7 +254,7 @@ def _for_config(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reason(error: BaseException) -> str:
-    """What an exception says to somebody who does not read Python."""
+    """Rewords an exception for somebody who does not read Python."""
     if isinstance(error, KeyError):
         return f"{error} is missing, or unknown"
     if isinstance(error, AttributeError | TypeError | IndexError) and _OF_PYTHON.search(str(error)):

@@ -1,4 +1,4 @@
-"""The files of a model on this machine: where they lie, which is damaged, and what is not even to be loaded."""
+"""Finds the files of a model on this machine, says which is damaged, and refuses what must not be loaded."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ _OBJECTS = (
 )
 _READ = (".json", ".jinja", ".model", ".safetensors", ".bin")
 _COUNT = re.compile(r"(layer|block|expert|label|head)s?$|(head|rotary)_dim$|^r$")
-_MOST = 10_000  # of such things; what they stand for is made before any weight is looked at
+_MOST = 10_000  # layers, heads and so on, which transformers makes before it reads any weight
 
 
 def model_folder(name: str) -> Path | None:
-    """Where the files of a model lie on this machine, or None."""
+    """Returns the folder of a model's files on this machine, or None."""
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import try_to_load_from_cache
 
     try:
         config = try_to_load_from_cache(name, "config.json")
-    except ValueError:  # not the form of an id
+    except ValueError:  # the name has not the form of an id
         return None
     return Path(config).parent if isinstance(config, str) else None
 
 
 def damaged(model: str, path: Path, reason: str) -> InputError:
-    """The sentence about a file of a model that cannot be used."""
+    """Makes the error about a file of a model that cannot be used."""
     return InputError(f"The model '{model}' cannot be loaded: '{path}' is damaged or missing ({reason}): get it again.")
 
 
@@ -48,7 +48,7 @@ def refuse_at_once(model: str, folder: Path | None) -> None:
             continue
         try:
             content = read_object(path)
-        except (ValueError, OSError, RecursionError):  # said where it is needed
+        except (ValueError, OSError, RecursionError):  # whoever needs the file refuses it
             continue
         for key, value in _settings(content):
             if _COUNT.search(key) and isinstance(value, int) and not 0 <= value <= _MOST:
@@ -60,7 +60,7 @@ def refuse_at_once(model: str, folder: Path | None) -> None:
 
 
 def _settings(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The settings of a config and of the configs in it."""
+    """Yields the settings of a config and of the configs in it."""
     for key, value in content.items():
         yield key, value
         if isinstance(value, dict):
@@ -68,7 +68,7 @@ def _settings(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def damaged_file(folder: Path | None) -> tuple[Path, str] | None:
-    """The first file of a model folder that cannot be read, and why."""
+    """Finds the first file of a model folder that cannot be read, and why."""
     if folder is None:
         return None
     if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
@@ -92,7 +92,7 @@ def damaged_file(folder: Path | None) -> tuple[Path, str] | None:
 
             try:
                 Tokenizer.from_file(str(path))
-            except Exception as error:  # of a kind that tokenizers does not name
+            except Exception as error:  # tokenizers raises exceptions without a class of their own
                 return path, first_line(error)
     for path in sorted(folder.glob("*.jinja")):
         try:
@@ -105,8 +105,8 @@ def damaged_file(folder: Path | None) -> tuple[Path, str] | None:
 def _damaged_weights(folder: Path) -> tuple[Path, str] | None:
     tensors, pickles = sorted(folder.glob("*.safetensors")), sorted(folder.glob("*model*.bin"))
     if not tensors and not pickles:
-        whole = "model.safetensors" if (folder / "config.json").exists() else "adapter_model.safetensors"
-        return folder / whole, "it is not there"
+        expected = "model.safetensors" if (folder / "config.json").exists() else "adapter_model.safetensors"
+        return folder / expected, "it is not there"
     for path in tensors:
         try:
             whole_number(path)
@@ -125,7 +125,7 @@ def _damaged_weights(folder: Path) -> tuple[Path, str] | None:
 
 
 def whole_number(path: Path) -> str | None:
-    """The first weight of a file that is of whole numbers, as quantized ones are."""
+    """Finds the first weight in a file that holds whole numbers, as quantized weights do."""
     from safetensors import safe_open
 
     with safe_open(str(path), framework="np") as file:
@@ -136,7 +136,7 @@ def whole_number(path: Path) -> str | None:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; {} without the file, or where it is one of the lists that old tokenizers have."""
+    """Reads the JSON object in a file; {} without the file, or where it holds a list, as old tokenizers' files do."""
     if not path.exists():
         return {}
     content = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What other packages add to forkwise by entry points: methods and importers."""
+"""Loads what other packages add to forkwise by entry points: methods and importers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from forkwise.errors import InputError
 
 
 def plugins(group: str) -> Iterator[tuple[EntryPoint, Any]]:
-    """Each entry point of the group, with what it names.
+    """Yields each entry point of the group with the object that it names.
 
     Raises:
-        InputError: one of them cannot be loaded.
+        InputError: an entry point cannot be loaded.
     """
     for point in entry_points(group=group):
         try:

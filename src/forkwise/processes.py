@@ -1,4 +1,4 @@
-"""Child processes that end with the process that started them, however that one ends."""
+"""Ends child processes with the process that started them, however the parent ends."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ PARENT_PIPE = "FORKWISE_PARENT_PIPE"
 
 
 def end_with(pipe: int) -> None:
-    """Ends this process, from a thread, once nobody holds the other end of `pipe`; nothing is read from it.
+    """Ends this process, from a thread, once nobody holds the other end of `pipe`; nothing is read from the pipe.
 
     A pipe closes even when its holder is killed, on every system. The exit is immediate: files that count are written
     whole or not at all, and locks and children go with the process.
     """
-    own = os.dup(pipe)  # whoever closes `pipe` here has not ended
+    descriptor = os.dup(pipe)  # if this process closes `pipe`, the parent has not ended
 
     def watch() -> None:
         closed = select.poll()
-        closed.register(own, 0)  # hang-ups are reported unasked
+        closed.register(descriptor, 0)  # hang-ups are reported unasked
         closed.poll()
         os._exit(1)
 
@@ -28,7 +28,7 @@ def end_with(pipe: int) -> None:
 
 
 def end_with_parent() -> None:
-    """Does so if the parent has asked for it; children of this process are not meant."""
+    """Ends this process with its parent if the parent set `PARENT_PIPE`, which its own children do not inherit."""
     pipe = os.environ.pop(PARENT_PIPE, None)
     if pipe is not None:
         end_with(int(pipe))

@@ -1,6 +1,6 @@
-"""How far long work is: a bar on a terminal, and elsewhere a sentence every ten seconds.
+"""Shows how far long work is: by a bar on a terminal, and elsewhere by a sentence every ten seconds.
 
-This is the one file outside `report` and `cli` that imports rich: what computes does not print.
+This is the one file outside `report` and `cli` that imports rich: code that computes does not print.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Console(rich_console.Console):  # noqa: TID251
     """Rich's console, whose own control sequences are the only ones that it writes."""
 
     def render_str(self, text: str, **settings: Any) -> Text:
-        """Text from a string; made visible here, so that tables measure what will be printed."""
+        """Makes text from a string, with hidden characters visible, so that tables measure what will be printed."""
         return super().render_str(visible(text), **settings)
 
     def render(
         self, renderable: rich_console.RenderableType, options: rich_console.ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Segments of anything, among them `Text` that was made elsewhere."""
+        """Makes the segments of anything visible, among them `Text` that was made elsewhere."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=visible(segment.text))
 
@@ -99,26 +99,26 @@ class Meter:
             self._speaker.join()
 
     def add(self, *, samples: int = 0, tokens: int = 0) -> None:
-        """So many more units are done, so many more tokens generated."""
+        """Adds units that are done and tokens that were generated."""
         with self._lock:
             self._tokens += tokens
             self.reach(self._done + samples)
 
     def reach(self, done: int, note: str = "") -> None:
-        """So many units are done by now; `note` says more about it."""
+        """Sets the number of units that are done; `note` is printed beside it."""
         with self._lock:
             self._done, self._note = done, note
             self._bar.update(self._id, completed=done, note="; ".join(filter(None, [self._rate(), note])))
             self._say_if_due()
 
     def say(self, line: str) -> None:
-        """Prints a line for the user, the same one only once."""
+        """Prints a line for the user; the same line is printed only once."""
         if line not in self._lines:
             self._lines.add(line)
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _speak(self) -> None:
-        """Speaks up while the work is silent."""
+        """Prints progress every ten seconds, from a thread, also while the work does not report."""
         while not self._ended.wait(max(0.1, self._said + _SAY_EVERY - time.monotonic())):
             with self._lock, suppress(OSError):
                 self._say_if_due()
@@ -134,9 +134,9 @@ class Meter:
         if self._total is None:
             return f"{duration(now - self._start)} so far"
         share = f"{100 * self._done / max(self._total, 1):.0f} %"
-        made = self._done - self._before
-        left = f"about {duration((now - self._start) / made * (self._total - self._done))} left" if made else ""
-        parts = filter(None, [self._rate(), left or f"{duration(now - self._start)} so far"])
+        worked = self._done - self._before
+        eta = f"about {duration((now - self._start) / worked * (self._total - self._done))} left" if worked else ""
+        parts = filter(None, [self._rate(), eta or f"{duration(now - self._start)} so far"])
         done = f"{self._done:,} of {self._total:,} {self._unit} are done ({share}), {', '.join(parts)}"
         return "; ".join(filter(None, [done, self._note]))
 
@@ -147,7 +147,7 @@ class Meter:
 
 
 def duration(seconds: float) -> str:
-    """A time span in words, such as `5 min`."""
+    """Writes a time span in words, such as `5 min`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

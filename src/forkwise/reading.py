@@ -1,4 +1,4 @@
-"""Reading the small files that people write or edit, within bounds: one sentence says what is wrong with them."""
+"""Reads the small files that people write or edit, within bounds: one sentence says what is wrong with a file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LONGEST_NUMBER = 400  # characters of a number in YAML
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds: mappings, lists and plain values.
+    """Reads a YAML file: mappings, lists and plain values.
 
     Raises:
         InputError: it cannot be read, is no YAML, or is huge or endless once its aliases are followed.
@@ -31,10 +31,10 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_bytes(path: Path) -> bytes:
-    """What a file of settings holds.
+    """Reads the bytes of a file of settings.
 
     Raises:
-        InputError: it cannot be read, or is too large for one.
+        InputError: the file cannot be read, or is too large for one of settings.
     """
     try:
         with path.open("rb") as file:
@@ -47,7 +47,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def parse_yaml(data: bytes, name: str) -> Any:
-    """What YAML in UTF-8 or UTF-16 holds; `name` is what messages call it.
+    """Parses YAML in UTF-8 or UTF-16; `name` is what messages call it.
 
     Raises:
         InputError: as `read_yaml`.
@@ -64,30 +64,30 @@ def parse_yaml(data: bytes, name: str) -> Any:
     except (yaml.YAMLError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" (line {mark.line + 1})" if mark else ""
-        known = isinstance(error, yaml.YAMLError | ValueError)
-        reason = getattr(error, "problem", None) or (str(error) if known else "a value does not fit its tag")
+        explains = isinstance(error, yaml.YAMLError | ValueError)
+        reason = getattr(error, "problem", None) or (str(error) if explains else "a value does not fit its tag")
         raise InputError(f"'{name}' is not YAML{line}: {' '.join(reason.split())}.") from error
 
 
 def _check(root: yaml.Node) -> None:
-    """Raises ValueError for a graph of nodes that would be too much as a tree, merged keys included."""
-    sizes: dict[int, int] = {}  # of the nodes whose children are done
-    above = {id(root)}
+    """Raises ValueError for nodes that would be too many once aliases and merged keys are followed."""
+    sizes: dict[int, int] = {}  # nodes whose children are done -> characters and values under them
+    open_nodes = {id(root)}
     path = [(root, iter(_below(root)))]
     while path:
         node, children = path[-1]
         child = next(children, None)
         if child is None:
-            own = len(node.value) if isinstance(node, yaml.ScalarNode) else 0
-            sizes[id(node)] = 1 + own + sum(sizes[id(other)] for other in _below(node))
+            characters = len(node.value) if isinstance(node, yaml.ScalarNode) else 0
+            sizes[id(node)] = 1 + characters + sum(sizes[id(child_node)] for child_node in _below(node))
             if sizes[id(node)] > _EXPANDED:
                 raise ValueError("its aliases stand for too much")
-            above.discard(id(node))
+            open_nodes.discard(id(node))
             path.pop()
-        elif id(child) in above:
+        elif id(child) in open_nodes:
             raise ValueError("an alias stands for something that holds it")
         elif id(child) not in sizes:
-            above.add(id(child))
+            open_nodes.add(id(child))
             path.append((child, iter(_below(child))))
             if len(path) > _DEEPEST:
                 raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
@@ -102,7 +102,7 @@ def _below(node: yaml.Node) -> list[yaml.Node]:
         names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         if twice := [name for name, count in names.items() if count > 1]:
             raise ValueError(f"the key '{twice[0]}' is there twice in one mapping")
-        return [part for pair in node.value for part in pair]
+        return [entry for pair in node.value for entry in pair]
     if isinstance(node, yaml.SequenceNode):
         return list(node.value)
     if node.tag.endswith((":int", ":float")) and len(node.value) > _LONGEST_NUMBER:
@@ -111,7 +111,7 @@ def _below(node: yaml.Node) -> list[yaml.Node]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """`json.loads` that raises nothing but ValueError, whatever the text; what is no UTF-8 and too deep, too."""
+    """Parses JSON, and raises nothing but ValueError whatever the text, also if it is no UTF-8 or nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError as error:

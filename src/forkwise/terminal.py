@@ -1,4 +1,4 @@
-"""The one way out to a terminal, a log or a text file: hostile characters of names and texts do not get through.
+"""Writes to a terminal, a log or a text file, and lets no hostile character of a name or text through.
 
 Everything that a command prints goes through `echo` or through `forkwise.progress.Console`. Model output, and names in
 files, may hold escape sequences, control characters and characters that hide or reorder other text; they are printed as
@@ -22,16 +22,16 @@ _HIDING = re.compile(
     "\\U000e0000-\\U000e007f"  # tags: text in an invisible alphabet
     "]|\\r(?!\\n)"
 )
-_LONGEST_SENTENCE = 2000  # characters; what it quotes from a file may be of any length
+_LONGEST_SENTENCE = 2000  # characters; a quotation from a file may be of any length
 
 
 def visible(text: str) -> str:
-    """`text` with each such character as `⟨U+202E⟩`; what is left can be encoded as UTF-8 and shown anywhere."""
+    """Replaces each hostile character of `text`, as by `⟨U+202E⟩`, so that it is UTF-8 and can be shown anywhere."""
     return _HIDING.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)
 
 
 def one_line(text: str, width: int = 100) -> str:
-    """`visible(text)` on one line, shortened in the middle to `width` characters."""
+    """Puts `visible(text)` on one line, shortened in the middle to `width` characters."""
     line = " ".join(visible(text).split())
     if len(line) <= width:
         return line
@@ -50,7 +50,7 @@ def complain(error: BaseException | str) -> None:
 
 
 def guard_libraries() -> None:
-    """Makes visible what libraries log or warn of, and lets no character fail that the terminal cannot encode."""
+    """Makes visible what libraries log or warn of, and escapes characters that the terminal cannot encode."""
     make_record, format_warning = logging.getLogRecordFactory(), warnings.formatwarning
 
     def visible_record(*args: Any, **kwargs: Any) -> logging.LogRecord:

@@ -15,7 +15,7 @@ from forkwise.explore.lexicon import load_lexicon, load_reflective
 from forkwise.explore.results import Contrast, RunExploration
 from forkwise.explore.sentences import split_sentences
 from forkwise.explore.spans import token_spans
-from forkwise.explore.traces import RunTraces, Tokens, Trace
+from forkwise.explore.traces import RunTraces, Trace, TraceTokens
 
 LOW, HIGH = 0.1, 1.1
 
@@ -29,7 +29,7 @@ def trace(problem: int, sample: int, sentences: Sequence[str], entropies: Sequen
     words = [(word, h) for text, h in zip(sentences, entropies, strict=True) for word in text.split()]
     text = " ".join(word for word, _ in words)
     tokens = [f" {word}" if i else word for i, (word, _) in enumerate(words)]
-    found = Tokens(tokens, token_spans(tokens, text), np.array([h for _, h in words]))
+    found = TraceTokens(tokens, token_spans(tokens, text), np.array([h for _, h in words]))
     return Trace("r", f"p{problem}", sample, None, text, None, len(tokens), split_sentences(text), found)
 
 

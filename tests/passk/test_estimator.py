@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from forkwise.errors import InputError
-from forkwise.passk import counts, curve_grid, g_pass_at_k, k_grid, mg_pass_at_k, pass_at_k, pass_pow_k
+from forkwise.passk import curve_grid, g_pass_at_k, k_grid, mg_pass_at_k, pass_at_k, pass_pow_k, sample_counts
 
 
 @st.composite
@@ -145,7 +145,7 @@ def test_tau_outside_its_range(tau: float) -> None:
 
 
 def test_counts_leave_out_the_unscored() -> None:
-    ids, table = counts(["b", "a", "b", "b"], [True, False, None, False])
+    ids, table = sample_counts(["b", "a", "b", "b"], [True, False, None, False])
     assert ids == ["b", "a"]
     assert table.tolist() == [[2, 1], [1, 0]]
 

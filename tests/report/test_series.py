@@ -9,7 +9,7 @@ import pytest
 from test_page import exploration
 
 from forkwise.explore import results as explored
-from forkwise.explore.results import Checkpoint
+from forkwise.explore.results import TrainingRow
 from forkwise.report.content import gather
 from forkwise.report.figures import figures
 from forkwise.report.series import UNNAMED, series_name, series_panels
@@ -17,14 +17,14 @@ from forkwise.report.sources import find_sources
 from forkwise.report.views import charts
 
 
-def point(run: str, step: int | None, **more: Any) -> Checkpoint:
+def point(run: str, step: int | None, **more: Any) -> TrainingRow:
     values: dict[str, Any] = {
         "run": run, "step": step, "samples": 8, "accuracy": 0.25, "mean_length": 60.0, "length_unit": "tokens",
         "mean_entropy": None, "pivotal": 16, "pivotal_per_response": 2.0, "pivotal_per_1000_words": 30.0,
         "pivotal_entropy": None, "reflective": 8, "reflective_per_response": 1.0, "reflective_share": 0.5,
         "reflective_entropy": None, "repetition": 0.1,
     }  # fmt: skip
-    return Checkpoint(**(values | more))
+    return TrainingRow(**(values | more))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from forkwise.explore.lexicon import load_lexicon, load_reflective
 from forkwise.report.distributions import stored_entropies
-from forkwise.report.selection import Sample, _advantage, choose, list_samples
+from forkwise.report.selection import ListedSample, _advantage, choose, list_samples
 from forkwise.report.sources import find_source
 from forkwise.report.traces import Marker, Traces, _ranges, pack_traces
 from forkwise.samples import write_shard
@@ -62,8 +62,8 @@ def test_the_advantage_agrees_with_the_one_that_trains() -> None:
 
 
 def test_samples_are_chosen_right_and_wrong_in_turn_and_with_entropies_first() -> None:
-    def some(i: int, correct: bool, traced: bool) -> Sample:
-        return Sample(0, ("r", "p", i), correct, 10, 0.0, traced)
+    def some(i: int, correct: bool, traced: bool) -> ListedSample:
+        return ListedSample(0, ("r", "p", i), correct, 10, 0.0, traced)
 
     samples = [
         some(0, False, False),
@@ -79,7 +79,7 @@ def test_samples_are_chosen_right_and_wrong_in_turn_and_with_entropies_first() -
 
 
 def test_problems_are_spread_evenly() -> None:
-    samples = [Sample(0, ("r", f"p{q}", 0), True, 1, 0.0, False) for q in range(9)]
+    samples = [ListedSample(0, ("r", f"p{q}", 0), True, 1, 0.0, False) for q in range(9)]
     assert [s.key[1] for s in choose(samples, 3, 1)] == ["p0", "p4", "p8"]
 
 

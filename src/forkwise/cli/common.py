@@ -1,4 +1,4 @@
-"""What the commands share: how they end when interrupted or when a package is missing."""
+"""Parts that the commands share, such as how they end when interrupted or when a package is missing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from forkwise.terminal import echo
 
 
 class Split(str, Enum):
-    """What `--split` takes."""
+    """The splits that `--split` takes."""
 
     train = "train"
     validation = "validation"
@@ -36,7 +36,7 @@ def long_command(again: str = "the same command with --resume continues") -> Ite
         if (error.name or "").startswith("forkwise"):
             raise
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:  # a library misses one of its own, and says which
+        if extra is None:  # a library lacks a package that no extra of forkwise has, and names it
             raise InputError(f"A package is missing: {str(error).strip().splitlines()[0]}") from error
         raise InputError(
             f'This command needs packages that are not installed ({error}): pip install "forkwise[{extra}]".'
@@ -47,5 +47,5 @@ def long_command(again: str = "the same command with --resume continues") -> Ite
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Counts the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

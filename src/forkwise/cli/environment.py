@@ -1,4 +1,4 @@
-"""What `forkwise doctor` says of the environment: versions, extras that are missing, GPUs, and what to install."""
+"""Checks the environment for `forkwise doctor`: versions, missing extras, GPUs, and what to install."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EXTRAS = {
 
 
 def report() -> str:
-    """All findings on the environment, a line each, under a headline."""
+    """Writes all findings on the environment, a line each, under a headline."""
     head = f"forkwise {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     lines = [f"{head}, {cores()} cores", *map(str, [*_packages(), *_gpus()])]
     wrap = TextWrapper(get_terminal_size().columns, subsequent_indent=" " * 13, break_on_hyphens=False)
@@ -40,20 +40,20 @@ def _packages() -> Iterator[Finding]:
         yield Finding("packages", "forkwise itself is not installed: pip install it, not only its sources.", True)
         return
     for extra, use in {"": "", **_EXTRAS}.items():
-        wanted = [
+        of_extra = [
             requirement
             for requirement in declared
             if bool(requirement.marker and "extra" in str(requirement.marker)) == bool(extra)
             and (requirement.marker is None or requirement.marker.evaluate({"extra": extra}))
         ]
-        yield from _group(extra, use, wanted)
+        yield from _group(extra, use, of_extra)
 
 
-def _group(extra: str, use: str, wanted: list[Requirement]) -> Iterator[Finding]:
+def _group(extra: str, use: str, requirements: list[Requirement]) -> Iterator[Finding]:
     package = f"forkwise[{extra}]" if extra else "forkwise"
     topic = extra or "evaluation"
     present, missing = {}, []
-    for requirement in wanted:
+    for requirement in requirements:
         try:
             present[requirement.name] = version(requirement.name)
         except PackageNotFoundError:
@@ -61,10 +61,10 @@ def _group(extra: str, use: str, wanted: list[Requirement]) -> Iterator[Finding]
     if present:
         yield Finding(topic, ", ".join(f"{name} {release}" for name, release in present.items()))
     if missing:
-        what = "not installed" if len(missing) == len(wanted) else f"{', '.join(missing)} missing"
+        state = "not installed" if len(missing) == len(requirements) else f"{', '.join(missing)} missing"
         purpose = f", for {use}" if use else ""
-        yield Finding(topic, f'{what}{purpose}: pip install "{package}"', warning=not extra)
-    for requirement in wanted:
+        yield Finding(topic, f'{state}{purpose}: pip install "{package}"', warning=not extra)
+    for requirement in requirements:
         release = present.get(requirement.name)
         if release is not None and not requirement.specifier.contains(release, prereleases=True):
             text = f"{requirement.name} {release} does not fit {requirement.specifier}"

@@ -44,14 +44,14 @@ def explore(
 ) -> None:
     """Where a model forks, whether it reflects, whether anything is new: each against its null and matched controls."""
     with long_command(CONTINUES):
-        from forkwise.explore.command import Options, run_explore
+        from forkwise.explore.command import ExploreOptions, run_explore
         from forkwise.explore.results import FILE
         from forkwise.progress import Console
         from forkwise.report import explore as said
         from forkwise.report.terminal import print_blocks, print_sentences
 
         explored = run_explore(
-            Options(
+            ExploreOptions(
                 [*(tables or ()), *(samples or ())],
                 base=base,
                 out=out,

@@ -45,7 +45,7 @@ def lab_compare(
         if device == "auto":
             device = "cuda" if arms.gpus() else "cpu"
         sizes = {"seeds": seeds, "steps": steps, "problems": problems, "samples": samples}
-        wanted = choose(
+        spec = choose(
             study, methods or [], algorithm, only or [], **sizes, device=device, split=split.value if split else None
         )
-        experiment.run(out, wanted, jobs=jobs or cores(), resume=resume, reuse=reuse or [])
+        experiment.run(out, spec, jobs=jobs or cores(), resume=resume, reuse=reuse or [])

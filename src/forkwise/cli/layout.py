@@ -26,7 +26,7 @@ class Headings(TyperGroup):
 
 
 def make_app(text: str, *, alone: bool = False) -> typer.Typer:
-    """An empty group of commands with this help; `alone` where the group's own name is a command too."""
+    """Makes an empty group of commands with this help; `alone` where the group's own name is a command too."""
     return typer.Typer(
         cls=Headings,
         no_args_is_help=not alone,
@@ -39,7 +39,7 @@ def make_app(text: str, *, alone: bool = False) -> typer.Typer:
 
 
 def example(command: str) -> str:
-    """The end of a command's help; `\\b` keeps the lines as they are."""
+    """Makes the end of a command's help; `\\b` keeps the lines as they are."""
     return "\n".join(("\b", "Example:", *(f"  {line}" for line in command.splitlines())))
 
 
@@ -47,7 +47,7 @@ _VALUES = {"dict": " <json>", "list": " <str> ...", "str": " <str>", "int": " <i
 
 
 def setting(field: Field[Any]) -> tuple[str, str]:
-    """A row of help for a field of a config class: its flag and what it does."""
+    """Makes the row of help for a field of a config class: its flag and what it does."""
     default = field.default if field.default_factory is MISSING else field.default_factory()
     text = " ".join(str(field.metadata.get("help", "")).split())
     kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))

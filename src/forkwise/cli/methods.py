@@ -32,8 +32,8 @@ def methods(
         table.add_column(column, ratio=ratio, overflow="fold")
     for entry in entries:
         options = "\n".join(f"{key}={_text(value)}" for key, value in entry["defaults"].items())
-        needed = ", ".join([*entry["requires"], *entry["conditions"]]) or "nothing"
-        requires = "TRL's own" if entry["stage"] == "settings" else needed
+        requirements = ", ".join([*entry["requires"], *entry["conditions"]]) or "nothing"
+        requires = "TRL's own" if entry["stage"] == "settings" else requirements
         cells = (entry["name"], entry["paper"] or entry["title"], entry["formula"], requires, options)
         table.add_row(*map(Text, cells))
     console = Console(width=max(_LEAST_WIDTH, Console().width))

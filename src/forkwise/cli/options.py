@@ -16,7 +16,7 @@ import typer
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with each parameter that is a dataclass of options replaced by one parameter per field."""
+    """Replaces each parameter of the command that is a dataclass of options by one parameter per field."""
     parameters = inspect.signature(command, eval_str=True).parameters.values()
     groups: dict[str, Any] = {p.name: p.annotation for p in parameters if is_dataclass(p.annotation)}
     flat: list[inspect.Parameter] = []

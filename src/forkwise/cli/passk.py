@@ -144,7 +144,7 @@ def compare(
 
 @dataclass(frozen=True)
 class _Outputs:
-    """Where results go; None is nowhere, and a JSON path of `-` is the standard output, which then holds that alone."""
+    """Where results go. None is nowhere; with `-` as JSON path, the standard output holds the JSON alone."""
 
     settings: dict[str, Any]
     arms: Sequence[Arm]
@@ -161,7 +161,7 @@ class _Outputs:
         single: list[Evaluation],
         comparison: Comparison | None,
     ) -> None:
-        """Prints the conclusion first, then tables and notes unless it shall be brief, and writes the files."""
+        """Prints the conclusion, then tables and notes unless `brief` is set, and writes the files."""
         from forkwise.folders.results import result_text, write_result
         from forkwise.passk.files import result_file, write_csv
         from forkwise.report.terminal import print_blocks, print_sentences, wide_console

@@ -30,5 +30,5 @@ def quickstart(
         from forkwise.lab import experiment
         from forkwise.lab.quickstart import quickstart as arms
 
-        wanted = arms(algorithm, alpha=alpha, kappa=kappa, seeds=seeds, steps=steps, problems=problems, samples=samples)
-        experiment.run(out, wanted, jobs=jobs or min(cores(), 8), resume=resume)
+        spec = arms(algorithm, alpha=alpha, kappa=kappa, seeds=seeds, steps=steps, problems=problems, samples=samples)
+        experiment.run(out, spec, jobs=jobs or min(cores(), 8), resume=resume)

@@ -72,7 +72,7 @@ def main() -> None:
     """Runs the command; exit codes: 0 done, 1 a run cannot go on, 2 the user must change something, 130 interrupted."""
     # TRL's own defaults set a field that transformers has renamed; nothing that a user of forkwise could change.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
-    # A closed terminal or a batch system's end is handled like Ctrl-C: child processes are ended, and a word is said.
+    # The end of a terminal or batch job is handled like Ctrl-C: its child processes end, and a sentence says so.
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _interrupt)
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def run(argv: Sequence[str] | None = None) -> NoReturn:
-    """Ends with the exit code of the command with the words `argv` (default: those of the process)."""
+    """Runs the command with the arguments `argv` (default: the process's), and exits with its code."""
     try:
         try:
             app(argv)
@@ -96,7 +96,7 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
     except OSError as error:
         if error.errno is None:
             raise
-        # Nothing but the standard output is written to without a sentence of its own.
+        # Only writing to the standard output can fail without a sentence of its own.
         complain(f"{error.filename or 'The standard output'} cannot be used: {error.strerror}.")
         sys.exit(2)
     sys.exit(0)

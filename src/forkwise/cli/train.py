@@ -44,15 +44,15 @@ def _train(ctx: typer.Context, module: str) -> None:
 
 
 def _help(ctx: typer.Context) -> None:
-    """Prints ours first, and TRL's settings only where they are asked for: to read them takes many seconds."""
+    """Prints forkwise's settings, and TRL's only where they are asked for: to read those takes many seconds."""
     critic = {field.name: field for field in fields(CriticSettings)} if ctx.command.name == "ppo" else {}
     method = {field.name: critic.pop(field.name, field) for field in fields(ShapingSettings)}
     run = {field.name: field for field in fields(RunArguments)}
     rows = {"Run": [_FOLDER, _FILE, *map(setting, run.values())], "Method": [*map(setting, method.values())]}
     rows |= {"Critic": [*map(setting, critic.values())]} if critic else {}
     if "--help-all" in ctx.args:
-        ours = {*run, *method, *ALIASES, "output_dir"}
-        rows["TRL"] = [setting(field) for field in _fields_of_trl() if field.name not in ours]
+        own_names = {*run, *method, *ALIASES, "output_dir"}
+        rows["TRL"] = [setting(field) for field in _fields_of_trl() if field.name not in own_names]
     formatter: Any = ctx.make_formatter()
     formatter.write_usage(ctx.command_path, "--output_dir <path> [SETTINGS]")
     command: Any = ctx.command

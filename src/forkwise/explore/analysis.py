@@ -23,7 +23,6 @@ from forkwise.explore.lexicon import Lexicon, ReflectivePatterns
 from forkwise.explore.rarity import Encoder, rarity
 from forkwise.explore.results import (
     Behaviour,
-    Checkpoint,
     Contrast,
     Dependence,
     EntropySummary,
@@ -31,6 +30,7 @@ from forkwise.explore.results import (
     Estimate,
     Rarity,
     RunExploration,
+    TrainingRow,
 )
 from forkwise.explore.tokens import (
     STRATA_SENTENCES,
@@ -56,7 +56,7 @@ _FEW = 10  # problems, below which a bootstrap over problems falls well short of
 
 @dataclass(frozen=True)
 class Settings:
-    """What the analysis uses.
+    """Settings of the analysis.
 
     Attributes:
         lexicon, reflective: what counts as pivotal and reflective.
@@ -94,7 +94,7 @@ def explore_run(
     encoder: Encoder | None = None,
     cross: CrossLogprobs | None = None,
 ) -> RunExploration:
-    """Everything about one run.
+    """Explores one run: entropy, behaviours, rarity and dependence, as far as the data allow.
 
     Args:
         base: traces of the base model, for rarity.
@@ -113,11 +113,11 @@ def explore_run(
             "There are no entropies: what follows counts words and sentences. --model computes them for any causal "
             "language model."
         )
-    found: Rarity | None = None
+    rare_result: Rarity | None = None
     rare_texts: set[str] = set()
     if base is not None and encoder is not None:
         try:
-            found, rare_texts = rarity(
+            rare_result, rare_texts = rarity(
                 traces,
                 base,
                 encoder,
@@ -128,7 +128,7 @@ def explore_run(
                 limit=settings.limit,
                 resampling=settings.resampling,
             )
-            if settings.limit in (found.distinct, found.base_distinct):
+            if settings.limit in (rare_result.distinct, rare_result.base_distinct):
                 notes.append(
                     f"Rare sentences were looked for among {settings.limit:,} distinct sentences of a model, drawn at "
                     "random; occurrences of all others do not count as rare (--max-sentences)."
@@ -138,7 +138,7 @@ def explore_run(
     behaviours = [
         _pivotal(traces, tokens, settings),
         _reflective(traces, sentences, settings),
-        *([_rare(traces, sentences, rare_texts, settings)] if found else []),
+        *([_rare(traces, sentences, rare_texts, settings)] if rare_result else []),
     ]
     return RunExploration(
         run=run.run,
@@ -151,7 +151,7 @@ def explore_run(
         entropy=_entropy(run, tokens, settings) if tokens else None,
         behaviours=behaviours,
         entries=_entries(traces, tokens, settings),
-        rarity=found,
+        rarity=rare_result,
         dependence=_dependence(traces, cross, settings, notes),
         notes=notes,
     )
@@ -221,11 +221,11 @@ def _per(count: int, traces: Sequence[Trace]) -> tuple[float, float]:
 def _versions(
     versions: Sequence[tuple[str, str, Units, BoolArray, BoolArray, np.ndarray | None]], resampling: Resampling
 ) -> list[Contrast]:
-    made = [
+    contrasts = [
         contrast(units, marked, other, stratum_N=stratum, version=version, strata=strata, resampling=resampling)
         for version, strata, units, marked, other, stratum in versions
     ]
-    return [version for version in made if version is not None]
+    return [version for version in contrasts if version is not None]
 
 
 def _pivotal(traces: Sequence[Trace], table: TokenTable | None, settings: Settings) -> Behaviour:
@@ -316,15 +316,15 @@ def _sentence_contrasts(
 ) -> list[Contrast]:
     if table is None or table.units.value_N.size == 0:
         return []
-    places = zip(table.trace_N.tolist(), table.index_N.tolist(), strict=True)
-    marked_N = np.array([place in marked for place in places], dtype=bool)
+    sentences = zip(table.trace_N.tolist(), table.index_N.tolist(), strict=True)
+    marked_N = np.array([sentence in marked for sentence in sentences], dtype=bool)
     rows = [
         ("raw", "", table.units, marked_N, ~marked_N, None),
         ("matched", STRATA_SENTENCES, table.units, marked_N, ~marked_N, table.stratum_N),
         (
             "matched, first token left out",
             f"{STRATA_SENTENCES}; the mean leaves out each sentence's first token",
-            table.rest_units,
+            table.later_units,
             marked_N,
             ~marked_N,
             table.stratum_N,
@@ -334,13 +334,13 @@ def _sentence_contrasts(
 
 
 def _spread(texts: Sequence[str]) -> list[str]:
-    """Some of them, evenly spread; long ones cut."""
+    """Picks some of the texts, evenly spread, and cuts long ones."""
     step = max(1, len(texts) // _EXAMPLES)
     return [text if len(text) <= 200 else text[:199] + "…" for text in texts[::step][:_EXAMPLES]]
 
 
 def _entries(traces: Sequence[Trace], table: TokenTable | None, settings: Settings) -> list[Entry]:
-    """Every entry of the lexicon that occurs, tested against all other tokens where there are enough of it."""
+    """Returns every entry of the lexicon that occurs, tested against all other tokens if it occurs often enough."""
     count: Counter[str] = Counter()
     problems: dict[str, set[str]] = {}
     for trace in traces:
@@ -392,30 +392,30 @@ def _entry(entry: str, count: int, problems: int, table: TokenTable | None, sett
     )
 
 
-# --------------------------------------------------------------------------------------------------------- the others
+# ------------------------------------------------------------------------------------------- dependence, training row
 
 
 def _dependence(
     traces: Sequence[Trace], cross: CrossLogprobs | None, settings: Settings, notes: list[str]
 ) -> list[Dependence]:
-    found = [from_cross(cross, settings.resampling)] if cross is not None else []
+    measured = [from_cross(cross, settings.resampling)] if cross is not None else []
     prompted = [trace for trace in traces if trace.prompt]
     if len({trace.prompt for trace in prompted}) < 2:
         notes.append("There are fewer than two different prompts, so input dependence cannot be measured.")
-        return found
+        return measured
     texts = from_texts([str(t.prompt) for t in prompted], [t.text for t in prompted], settings.resampling)
-    return [*found, texts]
+    return [*measured, texts]
 
 
-def checkpoint(run: RunTraces, exploration: RunExploration, step: int | None = None) -> Checkpoint:
-    """The figures over training of one run (arXiv 2506.14758, Figure 8)."""
+def training_row(run: RunTraces, exploration: RunExploration, step: int | None = None) -> TrainingRow:
+    """Returns the run's point in the figures over training (arXiv 2506.14758, Figure 8)."""
     traces = run.traces
     scored = [trace.correct for trace in traces if trace.correct is not None]
     in_tokens = all(trace.n_tokens is not None for trace in traces)
     lengths = [trace.n_tokens if in_tokens else len(trace.text.split()) for trace in traces]
     by_name = {behaviour.name: behaviour for behaviour in exploration.behaviours}
     pivotal, reflective = by_name["pivotal"], by_name["reflective"]
-    return Checkpoint(
+    return TrainingRow(
         run=run.run,
         step=step,
         samples=len(traces),

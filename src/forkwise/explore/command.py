@@ -1,4 +1,4 @@
-"""The command `forkwise explore`: from what was typed to an exploration and `explore.json`."""
+"""The command `forkwise explore`: it loads traces, explores each run, and writes `explore.json`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from forkwise.errors import InputError
-from forkwise.explore.analysis import Settings, checkpoint, explore_run
+from forkwise.explore.analysis import Settings, explore_run, training_row
 from forkwise.explore.bounds import ASSUMED_VOCABULARY, check_vocabulary
 from forkwise.explore.contrast import Resampling
 from forkwise.explore.dependence import CrossLogprobs, read_cross, write_cross
 from forkwise.explore.lexicon import load_lexicon, load_reflective
 from forkwise.explore.rarity import Encoder, load_encoder, remembering
-from forkwise.explore.results import Checkpoint, Exploration, RunExploration, write
-from forkwise.explore.traces import RunTraces, Source, load_traces
+from forkwise.explore.results import Exploration, RunExploration, TrainingRow, write
+from forkwise.explore.traces import Origin, RunTraces, load_traces
 from forkwise.folders.results import inputs_of
 from forkwise.passk.intervals import check_level
 from forkwise.progress import Meter
@@ -34,8 +34,8 @@ _RESPONSES_PER_PROMPT = 4
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the user said; defaults are those of the command."""
+class ExploreOptions:
+    """Options of the command, with its defaults."""
 
     samples: Sequence[Path]
     base: Path | None = None
@@ -63,7 +63,7 @@ class Options:
     trust_remote_code: bool = False
 
 
-def run_explore(options: Options) -> Exploration:
+def run_explore(options: ExploreOptions) -> Exploration:
     """Explores every run of every table, and writes `explore.json` to `--out`.
 
     Raises:
@@ -86,10 +86,10 @@ def run_explore(options: Options) -> Exploration:
     base, encoder = _base(options, breaks, notes)
     scorer = _scorer(options)
     runs: list[RunExploration] = []
-    series: list[Checkpoint] = []
+    series: list[TrainingRow] = []
     token_data: list[Path] = []
     for table in options.samples:
-        source: Source = "stored" if scorer is None else "model"
+        source: Origin = "stored" if scorer is None else "model"
         with_tokens = table if scorer is None else _teacher_force(table, scorer, options)
         token_data.append(with_tokens)
         which = f"table {len(token_data)} of {len(options.samples)}"
@@ -103,7 +103,7 @@ def run_explore(options: Options) -> Exploration:
                 explored = explore_run(traces, settings, base=base, encoder=encoder, cross=cross)
             runs.append(explored)
             step = _STEP.search(f"{traces.run} {table.name}")
-            series.append(checkpoint(traces, explored, int(step[1]) if step else None))
+            series.append(training_row(traces, explored, int(step[1]) if step else None))
     if scorer is not None and scorer.note:
         notes.append(scorer.note)
     tables = [*options.samples, *([options.base] if options.base else [])]
@@ -125,7 +125,7 @@ def run_explore(options: Options) -> Exploration:
     return exploration
 
 
-def _check(options: Options) -> None:
+def _check(options: ExploreOptions) -> None:
     if not options.samples:
         raise InputError("There is nothing to explore: name a samples table, such as the folder of forkwise sample.")
     check_level(options.level)
@@ -143,14 +143,14 @@ def _check(options: Options) -> None:
         raise InputError("--cross holds the responses of one run: give one table.")
 
 
-def _settings(options: Options) -> dict[str, Any]:
-    """What `explore.json` records of the options: all but the places of what was read and written."""
-    given = {field.name: getattr(options, field.name) for field in fields(options)}
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+def _settings(options: ExploreOptions) -> dict[str, Any]:
+    """Returns the options that `explore.json` records: all but `samples`, `out` and `breaks`."""
+    options_by_name = {field.name: getattr(options, field.name) for field in fields(options)}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in options_by_name.items()}
     return {name: value for name, value in plain.items() if name not in ("samples", "out", "breaks")}
 
 
-def _base(options: Options, breaks: Sequence[str], notes: list[str]) -> tuple[list[Any] | None, Encoder | None]:
+def _base(options: ExploreOptions, breaks: Sequence[str], notes: list[str]) -> tuple[list[Any] | None, Encoder | None]:
     if options.base is None:
         if options.encoder:
             raise InputError("--encoder compares sentences with a base model's: give --base.")
@@ -166,7 +166,7 @@ def _base(options: Options, breaks: Sequence[str], notes: list[str]) -> tuple[li
     return runs[0].traces, remembering(load_encoder(options.encoder, options.encoder_dtype))
 
 
-def _scorer(options: Options) -> Scorer | None:
+def _scorer(options: ExploreOptions) -> Scorer | None:
     if options.model is None:
         return None
     from forkwise.explore.teacher import load_scorer
@@ -181,22 +181,22 @@ def _scorer(options: Options) -> Scorer | None:
         )
 
 
-def _teacher_force(table: Path, scorer: Scorer, options: Options) -> Path:
+def _teacher_force(table: Path, scorer: Scorer, options: ExploreOptions) -> Path:
     from forkwise.explore.teacher import write_entropies
 
     assert options.out is not None
     assert options.model is not None
-    place = options.out / "tokens"
+    folder = options.out / "tokens"
     if len(options.samples) > 1:
         number = list(options.samples).index(table)
-        place = place / f"{number:02d}-{table.stem}"
-    forced = write_entropies(table, place, scorer, name=options.model, temperature=options.temperature)
+        folder = folder / f"{number:02d}-{table.stem}"
+    forced = write_entropies(table, folder, scorer, name=options.model, temperature=options.temperature)
     if forced.samples == 0:
         raise InputError(f"'{table}': every sample is empty, so there is nothing to explore.")
-    return place
+    return folder
 
 
-def _cross(traces: RunTraces, scorer: Scorer | None, options: Options) -> CrossLogprobs | None:
+def _cross(traces: RunTraces, scorer: Scorer | None, options: ExploreOptions) -> CrossLogprobs | None:
     if options.cross is not None:
         return read_cross(options.cross)
     if not options.cross_prompts or scorer is None:
@@ -223,5 +223,5 @@ def _cross(traces: RunTraces, scorer: Scorer | None, options: Options) -> CrossL
 
 
 def _relative(path: Path, out: Path | None) -> str:
-    """The path as seen from the folder of `explore.json`."""
+    """Returns the path as seen from the folder of `explore.json`."""
     return str(path) if out is None else os.path.relpath(path, out)

@@ -1,4 +1,4 @@
-"""Do marked units (tokens, sentences) have more entropy than others: effect, interval, null, and matched controls.
+"""Whether marked units (tokens, sentences) have more entropy than others: effect, interval, null, matched controls.
 
 Units of a trace depend on each other, and traces of a problem too. So intervals resample problems (cluster bootstrap),
 and the null shifts the entropies of each trace circularly against its marks, which keeps the dependence inside the
@@ -77,7 +77,7 @@ def contrast(
     resampling: Resampling | None = None,
     null: bool = True,
 ) -> Contrast | None:
-    """Entropy of marked units minus others; with strata, each marked unit against the others of its stratum.
+    """Compares the entropy of marked units with that of others; with strata, with the others of the same stratum.
 
     Matched versions standardise directly: the difference is the mean over marked units of (own value - mean of the
     others in its stratum), and the AUC the mean over marked units of the share of those others below it.
@@ -125,7 +125,7 @@ def contrast(
 
 
 def _weights(stratum_N: IntArray, a: BoolArray, b: BoolArray) -> FloatArray:
-    """Weights whose product with the values is the difference: 1/M on marked units, -m_s/(M n_s) on the others."""
+    """Gives the weights whose product with the values is the difference: 1/M if marked, -m_s/(M n_s) if another."""
     m_S = np.bincount(stratum_N[a], minlength=int(stratum_N.max()) + 1)
     n_S = np.bincount(stratum_N[b], minlength=m_S.size)
     weight_N = np.zeros(stratum_N.size)
@@ -135,21 +135,21 @@ def _weights(stratum_N: IntArray, a: BoolArray, b: BoolArray) -> FloatArray:
 
 
 def _placements(value_N: FloatArray, stratum_N: IntArray, a: BoolArray, b: BoolArray) -> FloatArray:
-    """For a marked unit the share of the others of its stratum below it (ties half); for another the share of marked
-    ones above it. Both average to the AUC, the second under the weights of the others."""
+    """Places each unit in the other side of its stratum: a marked one by the share of others below it (ties half), an
+    other one by the share of marked ones above it. Both average to the AUC, the second under the others' weights."""
     placement_N = np.zeros(value_N.size)
     index = np.flatnonzero(a | b)
     order = np.argsort(stratum_N[index], kind="stable")
     index = index[order]
-    for part in np.split(index, np.flatnonzero(np.diff(stratum_N[index])) + 1):
-        is_a = a[part]
+    for stratum in np.split(index, np.flatnonzero(np.diff(stratum_N[index])) + 1):
+        is_a = a[stratum]
         m, n = int(is_a.sum()), int((~is_a).sum())
         if m == 0 or n == 0:
             continue
-        ranks = stats.rankdata(value_N[part])
-        placement_N[part[is_a]] = (ranks[is_a] - stats.rankdata(value_N[part[is_a]])) / n
-        below = (ranks[~is_a] - stats.rankdata(value_N[part[~is_a]])) / m  # marked units below an other one
-        placement_N[part[~is_a]] = 1 - below
+        ranks = stats.rankdata(value_N[stratum])
+        placement_N[stratum[is_a]] = (ranks[is_a] - stats.rankdata(value_N[stratum[is_a]])) / n
+        marked_below = (ranks[~is_a] - stats.rankdata(value_N[stratum[~is_a]])) / m  # marked units below an other one
+        placement_N[stratum[~is_a]] = 1 - marked_below
     return placement_N
 
 
@@ -158,7 +158,7 @@ def _by_problem(problem_N: IntArray, q: int, weights: FloatArray | None = None) 
 
 
 def _interval(value: float, draws: FloatArray, level: float) -> Estimate:
-    """Percentile interval; of these ratios over unequal problems BCa covers less (benchmarks/explore_intervals.py)."""
+    """Takes percentiles: for ratios over unequal problems, BCa covers less (benchmarks/explore_intervals.py)."""
     draws = draws[np.isfinite(draws)]
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(value, float(low), float(high))
@@ -167,7 +167,7 @@ def _interval(value: float, draws: FloatArray, level: float) -> Estimate:
 def _difference_interval(
     units: Units, stratum_N: IntArray, a: BoolArray, b: BoolArray, value: float, resampling: Resampling
 ) -> Estimate:
-    """Percentile interval of the (matched) difference over problems; strata without support drop out of a draw."""
+    """Bootstraps the (matched) difference over problems; strata without support drop out of a draw."""
     q = units.problems
     if q < 2:
         return Estimate(value)
@@ -182,10 +182,10 @@ def _difference_interval(
     draws = []
     for w_RQ in problem_weights(q, resampling.resamples, resampling.seed):
         count_a, sum_a, count_b, sum_b = (w_RQ @ x_QS for x_QS in sums)
-        both = (count_a > 0) & (count_b > 0)
+        supported = (count_a > 0) & (count_b > 0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            gap = np.where(both, sum_a - count_a * sum_b / count_b, 0.0)
-            draws.append(gap.sum(axis=1) / np.where(both, count_a, 0.0).sum(axis=1))
+            gap = np.where(supported, sum_a - count_a * sum_b / count_b, 0.0)
+            draws.append(gap.sum(axis=1) / np.where(supported, count_a, 0.0).sum(axis=1))
     drawn = np.concatenate(draws)
     if np.isfinite(drawn).mean() < _ENOUGH:
         return Estimate(value)
@@ -195,7 +195,7 @@ def _difference_interval(
 def _auc_interval(
     units: Units, placement_N: FloatArray, weight_N: FloatArray, a: BoolArray, b: BoolArray, resampling: Resampling
 ) -> Estimate:
-    """Interval of the AUC from the placement values of both sides summed by problem.
+    """Bootstraps the AUC from the placement values of both sides, summed by problem.
 
     DeLong et al. 1988 (Biometrics 44:837) with the clusters of Obuchowski 1997 (Biometrics 53:567), drawn instead of
     assumed normal: AUC* = mean* of the marked placements + weighted mean* of the others' - AUC.
@@ -219,7 +219,7 @@ def _auc_interval(
 
 
 def shift_null(units: Units, weight_N: FloatArray, observed: float, resampling: Resampling) -> Null:
-    """The statistic `sum weight_N value_N` when each trace's values are shifted circularly by a random amount.
+    """Draws the statistic `sum weight_N value_N` with each trace's values shifted circularly by a random amount.
 
     p is two-sided about the mean over all shifts, which is known exactly: it is not 0 where marks are more frequent in
     traces of high entropy. The smallest p is 1 / (draws + 1).
@@ -246,7 +246,7 @@ def _null(drawn: FloatArray, centre: float, observed: float) -> Null:
 
 
 def trace_slices(trace_N: IntArray) -> list[slice]:
-    """The rows of each trace."""
+    """Returns the rows of each trace."""
     if trace_N.size == 0:
         return []
     edges = [0, *(np.flatnonzero(np.diff(trace_N)) + 1).tolist(), trace_N.size]
@@ -254,7 +254,7 @@ def trace_slices(trace_N: IntArray) -> list[slice]:
 
 
 def entry_null(units: Units, marked: IntArray, resampling: Resampling) -> Null:
-    """`shift_null` of few marked units (their indices) against all others; its cost grows with the marks alone."""
+    """Draws `shift_null` for few marked units (their indices) against all others, at a cost that grows with them."""
     rng = np.random.default_rng([resampling.seed, 3])
     n, m = units.value_N.size, marked.size
     total = float(units.value_N.sum())
@@ -268,8 +268,8 @@ def entry_null(units: Units, marked: IntArray, resampling: Resampling) -> Null:
     for first in range(0, sums.size, block):
         r = min(block, sums.size - first)
         shift = rng.integers(0, length[traces], size=(r, traces.size))[:, inverse]
-        place = start[of_trace] + (marked - start[of_trace] + shift) % length[of_trace]
-        sums[first : first + r] = units.value_N[place].sum(axis=1)
+        shifted = start[of_trace] + (marked - start[of_trace] + shift) % length[of_trace]
+        sums[first : first + r] = units.value_N[shifted].sum(axis=1)
     mean_T = np.add.reduceat(units.value_N, start) / length
     centre = float(mean_T[of_trace].sum())
 
@@ -281,21 +281,21 @@ def entry_null(units: Units, marked: IntArray, resampling: Resampling) -> Null:
 
 
 def benjamini_hochberg(p: Sequence[float]) -> list[float]:
-    """Adjusted p-values of a family of tests; Benjamini & Hochberg 1995."""
+    """Adjusts the p-values of a family of tests (Benjamini & Hochberg 1995)."""
     return [float(q) for q in stats.false_discovery_control(np.asarray(p))] if p else []
 
 
 def share_interval(
     hit_N: BoolArray, member_N: BoolArray, problem_N: IntArray, problems: int, resampling: Resampling
 ) -> Estimate:
-    """Share of members that are hits, with its interval over problems; None without members."""
+    """Returns the share of members that are hits, with its interval over problems; None without members."""
     if not member_N.any():
         return Estimate(None)
     return mean_interval(hit_N[member_N].astype(np.float64), problem_N[member_N], problems, resampling)
 
 
 def mean_interval(value_N: FloatArray, problem_N: IntArray, problems: int, resampling: Resampling) -> Estimate:
-    """Mean over units with its interval over problems."""
+    """Returns the mean over units with its interval over problems."""
     if value_N.size == 0:
         return Estimate(None)
     value = float(value_N.mean())

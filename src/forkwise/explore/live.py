@@ -17,7 +17,7 @@ TOTALS = (
     *("responses", "words", "pivotal", "pivotal_tokens", "pivotal_entropy", "other_tokens", "other_entropy"),
     *("sentences", "reflective", "reflective_measured", "reflective_entropy", "repetition"),
 )
-"""What is summed, in this order."""
+"""Names of the counts and sums of a completion, in the order of the array that holds them."""
 
 
 @dataclass
@@ -38,7 +38,7 @@ class BehaviourCounter:
     _texts: dict[int, str] = field(default_factory=dict)
 
     def count(self, ids: Sequence[int], entropies: npt.NDArray[np.floating] | None) -> npt.NDArray[np.float64]:
-        """`TOTALS` of one completion; `entropies` (T,) in nats, one per id. A sum, so completions add up."""
+        """Returns `TOTALS` of one completion, which add up over several; `entropies` (T,) are in nats, one per id."""
         text = self.decode(ids)
         matches = self.lexicon.matches(text)
         sentences = split_sentences(text, self.breaks)
@@ -54,9 +54,9 @@ class BehaviourCounter:
         }
         spans = None if entropies is None else self._spans(ids, text)
         if entropies is not None and spans is not None:
-            first = first_token(spans, [Span(m.start, m.end) for m in matches])
+            first_tokens = first_token(spans, [Span(m.start, m.end) for m in matches])
             pivotal = np.zeros(len(ids), dtype=bool)
-            pivotal[first[first >= 0]] = True
+            pivotal[first_tokens[first_tokens >= 0]] = True
             owner = tokens_in(spans, sentences)
             size = np.bincount(owner[owner >= 0], minlength=len(sentences))
             sums = np.bincount(owner[owner >= 0], weights=entropies[owner >= 0], minlength=len(sentences))
@@ -72,7 +72,7 @@ class BehaviourCounter:
         return np.array([float(total[name]) for name in TOTALS])
 
     def _spans(self, ids: Sequence[int], text: str) -> list[Span] | None:
-        """None where tokens do not join to the text (a tokenizer that normalises): then there are counts alone."""
+        """Returns the tokens' spans; None, so that only counts are logged, where tokens do not join to the text."""
         for i in ids:
             if i not in self._texts:
                 self._texts[i] = self.decode_one(i)
@@ -83,10 +83,10 @@ class BehaviourCounter:
 
 
 def metrics(totals: npt.NDArray[np.float64]) -> dict[str, float]:
-    """What is logged from summed `TOTALS`; entropies only where there are any."""
+    """Turns summed `TOTALS` into the metrics that are logged; entropies only where there are any."""
     t = dict(zip(TOTALS, totals.tolist(), strict=True))
     responses = max(t["responses"], 1.0)
-    found = {
+    logged = {
         "pivotal_per_response": t["pivotal"] / responses,
         "pivotal_per_1000_words": 1000 * t["pivotal"] / max(t["words"], 1.0),
         "reflective_per_response": t["reflective"] / responses,
@@ -99,5 +99,5 @@ def metrics(totals: npt.NDArray[np.float64]) -> dict[str, float]:
         ("reflective_entropy", "reflective_entropy", "reflective_measured"),
     ):
         if t[size]:
-            found[name] = t[total] / t[size]
-    return found
+            logged[name] = t[total] / t[size]
+    return logged

@@ -15,7 +15,7 @@ _ROWS, _COLUMNS = 2048, 16384  # a tile of similarities: 128 MiB
 def mean_distances(
     queries: Vectors, reference: Vectors, k: int = 5, *, faiss: bool | None = None
 ) -> npt.NDArray[np.float64]:
-    """Mean cosine distance `1 - cos` of each query to its `k` nearest reference vectors, `(queries,)`.
+    """Returns the mean cosine distance `1 - cos` of each query to its `k` nearest reference vectors, `(queries,)`.
 
     Args:
         queries, reference: unit rows, float32, `(n, d)` and `(m, d)`.
@@ -30,9 +30,9 @@ def mean_distances(
     queries = np.ascontiguousarray(queries, dtype=np.float32)
     reference = np.ascontiguousarray(reference, dtype=np.float32)
     if faiss is not False:
-        found = _faiss(queries, reference, k, required=faiss is True)
-        if found is not None:
-            return found
+        distances = _faiss(queries, reference, k, required=faiss is True)
+        if distances is not None:
+            return distances
     nearest = np.empty((queries.shape[0], k), dtype=np.float32)
     for first in range(0, queries.shape[0], _ROWS):
         rows = queries[first : first + _ROWS]

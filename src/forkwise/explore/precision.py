@@ -50,15 +50,15 @@ class Share:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Both ends; (0, 1) without any."""
+        """Both ends of the interval; (0, 1) where `total` is 0."""
         if self.total == 0:
             return 0.0, 1.0
-        found = stats.binomtest(self.hits, self.total).proportion_ci(method="wilson")
-        return float(found.low), float(found.high)
+        wilson = stats.binomtest(self.hits, self.total).proportion_ci(method="wilson")
+        return float(wilson.low), float(wilson.high)
 
 
 def read_labels(path: Path = LABELS) -> list[Label]:
-    """The labelled sentences."""
+    """Reads the labelled sentences."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [Label(**{name: row.get(name) for name in Label.__dataclass_fields__}) for row in rows]
 
@@ -66,7 +66,7 @@ def read_labels(path: Path = LABELS) -> list[Label]:
 def precision(
     labels: Sequence[Label], lexicon: Lexicon | None = None, reflective: ReflectivePatterns | None = None
 ) -> list[Share]:
-    """How many of the labelled matches are right, in all and per pattern, and what the patterns leave out.
+    """Counts how many of the labelled matches are right, in all and per pattern, and what the patterns leave out.
 
     Lists that were edited are measured on the labelled sentences that they still match.
     """

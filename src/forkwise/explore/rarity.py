@@ -38,17 +38,17 @@ from forkwise.explore.results import Estimate, Histogram, RareGroup, Rarity, Sen
 from forkwise.explore.traces import Trace
 
 _LENGTH_BINS = 8
-_LEAST_IN_BIN = 40  # base sentences, for a quantile to mean something
+_LEAST_IN_BIN = 40  # base sentences in a bin; with fewer, its quantile means little
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 class Encoder(Protocol):
-    """Texts in, unit vectors out."""
+    """Encoder that turns texts into unit vectors."""
 
     name: str
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        """`(len(texts), d)`, unit rows."""
+        """Returns the embeddings, `(len(texts), d)`, in unit rows."""
         ...
 
 
@@ -64,7 +64,7 @@ class _Named:
 
 
 def _fast_dtype() -> str:
-    """`bfloat16` where the processor multiplies in it, which only Linux tells without a trial."""
+    """Returns `bfloat16` where the processor multiplies in it, which only Linux tells without a trial."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -73,12 +73,12 @@ def _fast_dtype() -> str:
 
 
 def load_encoder(name: str | None = None, dtype: str = "auto") -> Encoder:
-    """The encoder of the `sbert` extra, or any sentence-transformers model by Hub id or folder.
+    """Loads the encoder of the `sbert` extra, or any sentence-transformers model by Hub id or folder.
 
     A folder with a BERT checkpoint needs no sentence-transformers: mean pooling and unit length are assumed then.
 
     Args:
-        dtype: of the first; `"auto"` is bfloat16 where the processor has it, `"float32"` is the same everywhere.
+        dtype: of the `sbert` encoder; `"auto"` is bfloat16 where the processor has it, `"float32"` the same everywhere.
 
     Raises:
         InputError: its package or the model is not there.
@@ -125,16 +125,16 @@ class _Remembering:
     rows: dict[str, npt.NDArray[np.float32]]
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        new = list(dict.fromkeys(text for text in texts if text not in self.rows))
-        fresh = dict(zip(new, self.encoder.encode(new), strict=True)) if new else {}
+        unknown = list(dict.fromkeys(text for text in texts if text not in self.rows))
+        fresh = dict(zip(unknown, self.encoder.encode(unknown), strict=True)) if unknown else {}
         vectors = np.stack([fresh[text] if text in fresh else self.rows[text] for text in texts])
-        for text in new[: max(0, self.capacity - len(self.rows))]:
+        for text in unknown[: max(0, self.capacity - len(self.rows))]:
             self.rows[text] = fresh[text].copy()  # a view would keep its whole batch
         return vectors
 
 
 def remembering(encoder: Encoder, capacity: int = 100_000) -> Encoder:
-    """The encoder, with the vectors of the first `capacity` texts kept: runs share their base and many a sentence.
+    """Wraps the encoder to keep the vectors of the first `capacity` texts: runs share their base and many a sentence.
 
     100,000 vectors of 384 dimensions are 0.15 GB.
     """
@@ -154,7 +154,7 @@ class _Pool:
     fold_N: IntArray
     problem_N: IntArray
     places: dict[str, list[tuple[int, int]]]
-    """Text -> (trace, sentence) of every occurrence."""
+    """Every occurrence of a text, as (trace, sentence)."""
     occurrences: int
 
     @property
@@ -173,27 +173,27 @@ def _pool(traces: Sequence[Trace], fold_of: Sequence[int], problem_of: dict[str,
                 occurrences += 1
     texts = list(places)
     if len(texts) > limit:
-        kept = np.sort(np.random.default_rng([seed, 5]).choice(len(texts), limit, replace=False))
-        texts = [texts[i] for i in kept]
-    first = [places[text][0][0] for text in texts]
+        drawn = np.sort(np.random.default_rng([seed, 5]).choice(len(texts), limit, replace=False))
+        texts = [texts[i] for i in drawn]
+    first_trace = [places[text][0][0] for text in texts]
     return _Pool(
         texts=texts,
-        fold_N=np.array([fold_of[t] for t in first], dtype=np.int64),
-        problem_N=np.array([problem_of[traces[t].problem_id] for t in first], dtype=np.int64),
+        fold_N=np.array([fold_of[t] for t in first_trace], dtype=np.int64),
+        problem_N=np.array([problem_of[traces[t].problem_id] for t in first_trace], dtype=np.int64),
         places=places,
         occurrences=occurrences,
     )
 
 
 def _folds(traces: Sequence[Trace], unit: str, fold_of_problem: dict[str, int]) -> list[int]:
-    """The half of each trace: every second sample of a problem, or every second problem."""
+    """Deals each trace to one of two halves: every second sample of a problem, or every second problem."""
     if unit == "problem":
         return [fold_of_problem[trace.problem_id] for trace in traces]
-    seen: dict[str, int] = {}
+    samples_so_far: dict[str, int] = {}
     folds = []
     for trace in traces:
-        i = seen.get(trace.problem_id, 0)
-        seen[trace.problem_id] = i + 1
+        i = samples_so_far.get(trace.problem_id, 0)
+        samples_so_far[trace.problem_id] = i + 1
         # Problems with an odd number of samples alternate in which half gets the larger part.
         folds.append((i + fold_of_problem[trace.problem_id]) % 2)
     return folds
@@ -218,7 +218,7 @@ def rarity(
     limit: int = 50_000,
     resampling: Resampling | None = None,
 ) -> tuple[Rarity, set[str]]:
-    """Which sentences of `traces` are far from those of `base`, and how far base sentences are from each other.
+    """Finds sentences of `traces` that are far from those of `base`, and how far base sentences are from each other.
 
     Args:
         limit: most distinct sentences of each model; more are drawn from at random.
@@ -238,57 +238,57 @@ def rarity(
     order = sorted(problems, key=lambda p: (p not in in_base, shuffled[problem_of[p]]))
     fold_of_problem = {problem: i % 2 for i, problem in enumerate(order)}
     unit = _fold_unit(base)
-    ours = _pool(traces, _folds(traces, unit, fold_of_problem), problem_of, limit, resampling.seed)
-    theirs = _pool(base, _folds(base, unit, fold_of_problem), problem_of, limit, resampling.seed)
-    references = _references(base, _folds(base, unit, fold_of_problem), set(theirs.texts), resampling.seed)
+    pool = _pool(traces, _folds(traces, unit, fold_of_problem), problem_of, limit, resampling.seed)
+    base_pool = _pool(base, _folds(base, unit, fold_of_problem), problem_of, limit, resampling.seed)
+    references = _references(base, _folds(base, unit, fold_of_problem), set(base_pool.texts), resampling.seed)
     size = len(references[0])
-    if size < max(k, 2) or len(ours.texts) < 10:
+    if size < max(k, 2) or len(pool.texts) < 10:
         raise InputError(
-            f"Rarity needs more sentences: the base has {len(theirs.texts)} distinct ones of three words or more in "
-            f"{len(base)} samples, and the run {len(ours.texts)}; draw more samples."
+            f"Rarity needs more sentences: the base has {len(base_pool.texts)} distinct ones of three words or more in "
+            f"{len(base)} samples, and the run {len(pool.texts)}; draw more samples."
         )
-    vectors = _encode(encoder, theirs.texts, *references, ours.texts)
-    distance_N = _distances(ours, references, vectors, k)
-    null_N = _distances(theirs, references, vectors, k)
-    rare_sets = _definitions(distance_N, null_N, ours.words_N, theirs.words_N, quantile)
+    vectors = _encode(encoder, base_pool.texts, *references, pool.texts)
+    distance_N = _distances(pool, references, vectors, k)
+    null_N = _distances(base_pool, references, vectors, k)
+    rare_sets = _definitions(distance_N, null_N, pool.words_N, base_pool.words_N, quantile)
     marks = _Marks(
-        np.array([bool(reflective.names(text)) for text in ours.texts]),
-        np.array([bool(lexicon.matches(text)) for text in ours.texts]),
+        np.array([bool(reflective.names(text)) for text in pool.texts]),
+        np.array([bool(lexicon.matches(text)) for text in pool.texts]),
     )
-    groups = [_group(name, rare_N, ours, marks, len(problems), resampling) for name, rare_N in rare_sets.items()]
-    first, *_, last = rare_sets.values()
+    groups = [_group(name, rare_N, pool, marks, len(problems), resampling) for name, rare_N in rare_sets.items()]
+    farthest_N, *_, controlled_N = rare_sets.values()
     edges = np.linspace(0.0, float(max(distance_N.max(), null_N.max())) + 1e-9, 41)
     farthest = np.argsort(-distance_N, kind="stable")[:30]
-    result = Rarity(
+    measured = Rarity(
         encoder=encoder.name,
         k=k,
         quantile=quantile,
-        sentences=ours.occurrences,
-        distinct=len(ours.texts),
-        base_sentences=theirs.occurrences,
-        base_distinct=len(theirs.texts),
+        sentences=pool.occurrences,
+        distinct=len(pool.texts),
+        base_sentences=base_pool.occurrences,
+        base_distinct=len(base_pool.texts),
         reference=size,
         folds=unit,
         mean_distance=float(distance_N.mean()),
         base_mean_distance=float(null_N.mean()),
-        difference=_gap(distance_N, ours.problem_N, null_N, theirs.problem_N, len(problems), resampling),
+        difference=_gap(distance_N, pool.problem_N, null_N, base_pool.problem_N, len(problems), resampling),
         auc=_auc(distance_N, null_N),
         distances=_histogram(distance_N, edges),
         base_distances=_histogram(null_N, edges),
         groups=groups,
-        rare=_occurrences(traces, ours, distance_N, first, last),
-        farthest=[ours.texts[i] for i in farthest],
+        rare=_occurrences(traces, pool, distance_N, farthest_N, controlled_N),
+        farthest=[pool.texts[i] for i in farthest],
     )
-    return result, {ours.texts[i] for i in np.flatnonzero(first)}
+    return measured, {pool.texts[i] for i in np.flatnonzero(farthest_N)}
 
 
-def _references(base: Sequence[Trace], folds: Sequence[int], kept: set[str], seed: int) -> tuple[list[str], list[str]]:
-    """The distinct sentences of either half of the base, as many in both. A sentence may be in both halves."""
+def _references(base: Sequence[Trace], folds: Sequence[int], pool: set[str], seed: int) -> tuple[list[str], list[str]]:
+    """Draws distinct sentences of either half of the base, as many from both. A sentence may be in both halves."""
     halves: tuple[dict[str, None], dict[str, None]] = ({}, {})
     for trace, fold in zip(base, folds, strict=True):
         for span in trace.sentences:
             text = " ".join(trace.text[span.start : span.end].split())
-            if text in kept:
+            if text in pool:
                 halves[fold][text] = None
     size = min(len(half) for half in halves)
     rng = np.random.default_rng([seed, 6])
@@ -307,7 +307,7 @@ def _encode(encoder: Encoder, *groups: Sequence[str]) -> dict[str, npt.NDArray[n
 def _distances(
     pool: _Pool, references: Sequence[Sequence[str]], vectors: dict[str, npt.NDArray[np.float32]], k: int
 ) -> FloatArray:
-    """Distance of each sentence of the pool to the half of the base that its trace is not in."""
+    """Measures the distance of each sentence of the pool to the half of the base that its trace is not in."""
     distance_N = np.empty(len(pool.texts))
     for fold in (0, 1):
         rows = np.flatnonzero(pool.fold_N == fold)
@@ -321,7 +321,7 @@ def _distances(
 def _definitions(
     distance_N: FloatArray, null_M: FloatArray, words_N: FloatArray, null_words_M: FloatArray, quantile: float
 ) -> dict[str, BoolArray]:
-    """The three ways to be rare; each names its sentences."""
+    """Returns which sentences are rare by each of the three definitions."""
     percent = round(100 * (1 - quantile), 1)
     beyond = np.full(distance_N.size, np.nan)
     bin_N, bin_M = _length_bins(words_N, null_words_M)
@@ -335,8 +335,8 @@ def _definitions(
 
 
 def _length_bins(words_N: FloatArray, null_words_M: FloatArray) -> tuple[IntArray, IntArray]:
-    """Bins of words with at least `_LEAST_IN_BIN` base sentences each; sentences longer or shorter than those of the
-    base go to the outer bins."""
+    """Bins sentences by words, with at least `_LEAST_IN_BIN` base sentences in each; sentences longer or shorter than
+    those of the base go to the outer bins."""
     bins = max(1, min(_LENGTH_BINS, null_words_M.size // _LEAST_IN_BIN))
     edges = np.unique(np.quantile(null_words_M, np.linspace(0, 1, bins + 1)[1:-1]))
     return np.searchsorted(edges, words_N, side="right"), np.searchsorted(edges, null_words_M, side="right")
@@ -372,13 +372,13 @@ def _group(
 def _gap(
     a_N: FloatArray, problem_a: IntArray, b_M: FloatArray, problem_b: IntArray, problems: int, resampling: Resampling
 ) -> Estimate:
-    """Difference of means, both pools resampled by the same problems."""
+    """Returns the difference of means, with both pools resampled by the same problems."""
     marked = np.concatenate([np.ones(a_N.size, dtype=bool), np.zeros(b_M.size, dtype=bool)])
     problem_N = np.concatenate([problem_a, problem_b])
     units = Units(np.concatenate([a_N, b_M]), problem_N, np.arange(marked.size))
-    found = contrast(units, marked, ~marked, resampling=resampling, null=False)
-    assert found is not None
-    return found.difference
+    distance_contrast = contrast(units, marked, ~marked, resampling=resampling, null=False)
+    assert distance_contrast is not None
+    return distance_contrast.difference
 
 
 def _auc(a_N: FloatArray, b_M: FloatArray) -> float:
@@ -394,11 +394,11 @@ def _histogram(values: FloatArray, edges: FloatArray) -> Histogram:
 def _occurrences(
     traces: Sequence[Trace], pool: _Pool, distance_N: FloatArray, rare_N: BoolArray, controlled_N: BoolArray
 ) -> list[SentenceSpan]:
-    found = []
+    spans = []
     for i in np.flatnonzero(rare_N):
         for t, s in pool.places[pool.texts[i]]:
             trace, span = traces[t], traces[t].sentences[s]
-            found.append(
+            spans.append(
                 SentenceSpan(
                     trace.run,
                     trace.problem_id,
@@ -409,4 +409,4 @@ def _occurrences(
                     bool(controlled_N[i]),
                 )
             )
-    return sorted(found, key=lambda span: (span.problem_id, span.sample_id, span.start))
+    return sorted(spans, key=lambda span: (span.problem_id, span.sample_id, span.start))

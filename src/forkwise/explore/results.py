@@ -31,7 +31,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Null:
-    """What the same statistic is when entropies are shifted circularly within each trace, and its two-sided p."""
+    """A statistic when entropies are shifted circularly within each trace, and the two-sided p of the observed one."""
 
     mean: float
     low: float
@@ -49,11 +49,11 @@ class Contrast:
     version: str
     """`raw`; `matched`: against others of the same stratum; `matched, words`: and both sides begin a word."""
     strata: str
-    """What is held equal, in words; empty for `raw`."""
+    """What the strata hold equal, in words; empty for `raw`."""
     marked: int
     others: int
     supported: float
-    """Share of all marked units that have others in their stratum; the rest is left out. 1 for `raw`."""
+    """Share of all marked units that have others in their stratum; units without are left out. 1 for `raw`."""
     problems: int
     """Problems with at least one marked unit."""
     mean_marked: float
@@ -64,14 +64,14 @@ class Contrast:
     auc: Estimate
     """Chance that a marked unit has more entropy than another (of its stratum); ties count half; 0.5 is none."""
     null: Null | None
-    """Of `difference`."""
+    """The circular-shift null of `difference`."""
     identified: tuple[float, float] | None = None
-    """Only from top-k log-probs: the range in which `difference` must lie whatever the unseen tail looks like."""
+    """Range in which `difference` must lie whatever the unseen tail looks like; only from top-k log-probs."""
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """A kind of unit that was looked for."""
+    """One kind of marked unit: how often it occurs, and its entropy against that of others."""
 
     name: str
     """`pivotal`, `reflective` or `rare`."""
@@ -83,7 +83,7 @@ class Behaviour:
     per_response: float
     per_1000_words: float
     contrasts: list[Contrast]
-    """Raw first; empty without entropies."""
+    """The versions of the contrast, raw first; empty without entropies."""
     by_group: dict[str, int] = field(default_factory=dict)
     """Matches per group of the lexicon, or per reflective pattern (a sentence may match several)."""
     examples: list[str] = field(default_factory=list)
@@ -92,29 +92,29 @@ class Behaviour:
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of the pivotal lexicon against all other tokens."""
+    """One entry of the pivotal lexicon, compared with all other tokens."""
 
     entry: str
     group: str
     count: int
     problems: int
-    """In which it occurs."""
+    """Number of problems in which the entry occurs."""
     mean_entropy: float | None
     difference: Estimate
-    """Raw, nats."""
+    """Entropy of the entry's tokens minus that of all others, nats."""
     auc: Estimate
     matched_difference: Estimate
-    """Same strata as `Contrast` `matched`."""
+    """Entropy of the entry's tokens minus that of others in the strata of the `matched` version of `Contrast`, nats."""
     supported: float | None
     p: float | None
-    """Circular shift within traces, two-sided."""
+    """Two-sided p of the difference, by circular shifts within traces."""
     q: float | None
-    """Benjamini–Hochberg over the entries that were tested."""
+    """The p adjusted by Benjamini and Hochberg over the entries that were tested."""
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """`counts[i]` values in `[edges[i], edges[i+1])`, the last bin closed."""
+    """Counts of values: `counts[i]` lie in `[edges[i], edges[i+1])`, and the last bin is closed."""
 
     edges: list[float]
     counts: list[int]
@@ -140,7 +140,7 @@ class TokenType:
     tokens: int
     mean: float
     high_share: float
-    """Share of them above the threshold."""
+    """Share of the type's tokens above the threshold."""
 
 
 @dataclass(frozen=True)
@@ -161,26 +161,26 @@ class EntropySummary:
     """Token entropy of one run."""
 
     source: str
-    """`stored` (exact, at sampling), `model` (exact, teacher-forced) or `top-k` (then values are lower bounds)."""
+    """Origin of the entropies: `stored` (exact, at sampling), `model` (exact, teacher-forced), `top-k` (bounds)."""
     tokens: int
     mean: Estimate
     upper_mean: float | None
-    """`top-k` only: mean of the upper bounds."""
+    """Mean of the upper bounds; only with `top-k`."""
     vocabulary: int | None
-    """`top-k` only: tokens assumed in the upper bound."""
+    """Number of tokens assumed in the upper bound; only with `top-k`."""
     vocabulary_source: str | None
     candidates: int | None
-    """`top-k` only: the usual k."""
+    """The usual k; only with `top-k`."""
     quantile: float
     threshold: float
-    """Tokens above it are high-entropy: that quantile of all tokens of the run at once."""
+    """The `quantile` of all tokens of the run at once; a token above it is of high entropy."""
     histogram: Histogram
     pivotal_histogram: Histogram
-    """Same edges, tokens that begin a match of the lexicon."""
+    """Histogram of the tokens that begin a match of the lexicon, with the same edges."""
     relative_profile: list[ProfilePoint]
     absolute_profile: list[ProfilePoint]
     sentence_profile: list[ProfilePoint]
-    """By distance from the start of the sentence, tokens."""
+    """Mean entropy by distance from the start of the sentence, in tokens."""
     types: list[TokenType]
     forks: list[ForkToken]
 
@@ -197,7 +197,7 @@ class SentenceSpan:
     distance: float
     """Mean cosine distance to the k nearest base sentences."""
     length_controlled: bool
-    """Also beyond the null's quantile among base sentences of its length."""
+    """Whether the distance is also beyond the null's quantile among base sentences of its length."""
 
 
 @dataclass(frozen=True)
@@ -206,9 +206,9 @@ class RareGroup:
 
     definition: str
     sentences: int
-    """Distinct ones."""
+    """Number of distinct rare sentences."""
     share: Estimate
-    """Of the distinct sentences. Under the null definitions, base sentences have `1 - quantile`."""
+    """Share of distinct sentences that are rare; of base sentences it is `1 - quantile` by the null definitions."""
     mean_words: float
     rest_mean_words: float
     reflective: Estimate
@@ -221,12 +221,12 @@ class RareGroup:
 
 @dataclass(frozen=True)
 class Rarity:
-    """Distance of sentences to the base model's, and the same distance between base sentences (the null)."""
+    """How far sentences are from the base model's, and base sentences from each other (the null)."""
 
     encoder: str
     k: int
     quantile: float
-    """0.9: the farthest tenth is rare."""
+    """Share of sentences that are not rare: at 0.9, the farthest tenth is."""
     sentences: int
     distinct: int
     base_sentences: int
@@ -238,14 +238,14 @@ class Rarity:
     mean_distance: float
     base_mean_distance: float
     difference: Estimate
-    """Of the two means."""
+    """Mean distance of the sentences minus that of base sentences."""
     auc: float
     """Chance that a sentence is farther from the reference than a held-out base sentence."""
     distances: Histogram
     base_distances: Histogram
-    """Same edges."""
+    """Histogram of the distances of base sentences, with the same edges."""
     groups: list[RareGroup]
-    """`top 10 %` (the paper's), `beyond the null`, `beyond the null of its length`."""
+    """One group for each definition: `top 10 %` (the paper's), `beyond the null`, `beyond the null of its length`."""
     rare: list[SentenceSpan]
     """Every occurrence of a sentence of the first group."""
     farthest: list[str]
@@ -266,19 +266,19 @@ class Dependence:
     """Whether responses depend on their prompts."""
 
     method: str
-    """`model` (cross log-probabilities) or `text` (TF-IDF similarity)."""
+    """How it was measured: `model` (cross log-probabilities) or `text` (TF-IDF similarity)."""
     prompts: int
-    """Distinct ones: N."""
+    """Number N of distinct prompts."""
     responses: int
     information: Estimate
     """Mutual information of response and prompt, nats; of `text`, the InfoNCE lower bound."""
     ceiling: float
-    """log N: no estimate from N prompts can exceed it."""
+    """log N, which no estimate from N prompts can exceed."""
     saturated: bool
-    """Within 5 % of the ceiling: the true value is at least this, and differences up there mean nothing."""
+    """Whether `information` is within 5 % of the ceiling: the true value is at least this, differences mean nothing."""
     retrieval: list[Retrieval]
     p: float
-    """Permutation of prompts: chance of at least this information without any dependence."""
+    """Chance of at least this information without any dependence, by permutation of prompts."""
     retrieval_p: float
     permutations: int
     entropy: float | None = None
@@ -288,8 +288,8 @@ class Dependence:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """One row of the figures over training (the paper's Figure 8)."""
+class TrainingRow:
+    """One point of the figures over training (the paper's Figure 8)."""
 
     run: str
     step: int | None
@@ -305,7 +305,7 @@ class Checkpoint:
     reflective: int
     reflective_per_response: float
     reflective_share: float
-    """Of the sentences."""
+    """Share of reflective sentences."""
     reflective_entropy: float | None
     repetition: float
     """Share of word 4-grams that already occurred in the same response."""
@@ -313,21 +313,21 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class RunExploration:
-    """Everything about one run."""
+    """Everything that was found about one run."""
 
     run: str
     model: str
     samples: int
     empty: int
-    """Samples without text, left out."""
+    """Number of samples without text, which are left out."""
     problems: int
     words: int
     sentences: int
     entropy: EntropySummary | None
     behaviours: list[Behaviour]
-    """Pivotal, reflective and, with a base, rare."""
+    """The behaviours `pivotal`, `reflective` and, with a base, `rare`."""
     entries: list[Entry]
-    """Of the lexicon, those that occur; most frequent first."""
+    """Entries of the lexicon that occur, most frequent first."""
     rarity: Rarity | None
     dependence: list[Dependence]
     notes: list[str]
@@ -335,30 +335,30 @@ class RunExploration:
 
 @dataclass(frozen=True)
 class Exploration:
-    """The content of `explore.json`."""
+    """Everything that `explore.json` holds: one or more runs, and what they were explored with."""
 
     samples: list[str]
     """The tables that were analysed, paths as given."""
     token_data: list[str]
-    """Tables with exact entropies, parallel to `samples`: the same, or what `--model` wrote (relative to the file)."""
+    """Tables with exact entropies, parallel to `samples`: these, or what `--model` wrote (relative to the file)."""
     inputs: list[Input]
-    """Every shard that was read, of the base too."""
+    """Every shard that was read, those of the base too."""
     settings: dict[str, Any]
-    """The other options of the command, by name."""
+    """Options of the command by name, but for `samples`, `out` and `breaks`."""
     lexicon: str
     """Name of the file, and the first digits of its hash."""
     reflective: str
     breaks: list[str]
     """Words that begin a sentence besides punctuation (`--breaks`); a viewer that splits sentences needs them."""
     runs: list[RunExploration]
-    series: list[Checkpoint]
-    """One row per run, in the order given."""
+    series: list[TrainingRow]
+    """One row for each run, in the order of `runs`."""
     notes: list[str]
     schema: int = SCHEMA
     forkwise: str = ""
 
     def run(self, name: str) -> RunExploration:
-        """The run of that name.
+        """Returns the run called `name`.
 
         Raises:
             InputError: there is none.
@@ -370,12 +370,12 @@ class Exploration:
 
 
 def to_json(exploration: Exploration) -> str:
-    """`explore.json` as text: valid JSON, NaN and infinity as null."""
+    """Returns the text of `explore.json`: valid JSON, with NaN and infinity as null."""
     return result_text(exploration)
 
 
 def from_json(text: str | bytes) -> Exploration:
-    """What `to_json` wrote.
+    """Reads the text that `to_json` wrote.
 
     Raises:
         InputError: not such a file, or one of another schema version.
@@ -389,7 +389,7 @@ def write(folder: Path, exploration: Exploration) -> Path:
 
 
 def read(path: Path) -> Exploration:
-    """The exploration in a file, or in a folder's `explore.json`."""
+    """Reads the exploration in a file, or in a folder's `explore.json`."""
     path = path / FILE if path.is_dir() else path
     return _whole(read_result(path, Exploration, schema=SCHEMA, command=_COMMAND))
 

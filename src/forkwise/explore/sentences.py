@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 
 class Span(NamedTuple):
-    """Characters `[start, end)` of a text."""
+    """A piece of a text: its characters `[start, end)`."""
 
     start: int
     end: int
@@ -43,8 +43,8 @@ _OPENS = frozenset("\"'“‘([$\\*_#-<")
 
 
 def split_sentences(text: str, breaks: Sequence[str] = ()) -> list[Span]:
-    """The sentences of `text`, in order, without the white space around them; those without a letter or digit are left
-    out.
+    """Splits `text` into its sentences, in order, without the white space around them. One without a letter or digit is
+    left out.
 
     Args:
         breaks: words that begin a sentence whatever stands before them, for texts without punctuation.

@@ -20,11 +20,11 @@ _LOOK_AHEAD = 16  # characters that a run of tokens with parts of characters may
 
 
 class MisfitError(ValueError):
-    """Tokens that do not join to their text."""
+    """The tokens do not join to their text."""
 
 
 def token_spans(tokens: Sequence[str], text: str) -> list[Span]:
-    """The characters of `text` that each token stands for, in order.
+    """Finds the characters of `text` that each token stands for, in order.
 
     Tokens are taken as decoded one by one: white space between them may be missing (word-level and SentencePiece
     tokenizers), parts of a character are `U+FFFD`, and special tokens need not be in the text; those get an empty span.
@@ -47,11 +47,11 @@ def token_spans(tokens: Sequence[str], text: str) -> list[Span]:
                 raise _misfit(tokens, i, text, at)
             spans += [Span(_skip(text, at, begin), begin)] * waiting
             at, waiting = begin, 0
-        place = _place(text, at, token)
-        if place is None:
+        span = _place(text, at, token)
+        if span is None:
             raise _misfit(tokens, i, text, at)
-        spans.append(place)
-        at = max(at, place.end)
+        spans.append(span)
+        at = max(at, span.end)
     if waiting:
         spans += [Span(at, len(text))] * waiting
         at = len(text)
@@ -79,12 +79,12 @@ def _place(text: str, at: int, token: str) -> Span | None:
 
 
 def _resume(text: str, at: int, token: str, waiting: int) -> int | None:
-    """Where `token`, behind `waiting` unreadable ones, begins: the first place that leaves them a character."""
+    """Finds where `token`, behind `waiting` unreadable ones, begins: the first place that leaves them characters."""
     reach = at + waiting + _LOOK_AHEAD
     for needle in (token, token.strip()):
-        found = text.find(needle, at + 1, reach + len(needle)) if needle else -1
-        if found >= 0:
-            return found
+        begin = text.find(needle, at + 1, reach + len(needle)) if needle else -1
+        if begin >= 0:
+            return begin
     if _SPECIAL.fullmatch(token.strip()):
         return len(text) if len(text) - at <= waiting + _LOOK_AHEAD else None
     return None
@@ -97,25 +97,25 @@ def _misfit(tokens: Sequence[str], i: int, text: str, at: int) -> MisfitError:
 
 
 def first_token(spans: Sequence[Span], pieces: Sequence[Span]) -> IntArray:
-    """For each piece of the text the index of the first token with a character in it; -1 without any. `(pieces,)`."""
+    """Finds the first token with a character in each piece of the text, `(pieces,)`: its index, or -1 without any."""
     ends = np.array([span.end for span in spans], dtype=np.int64)
     starts = np.array([span.start for span in spans], dtype=np.int64)
     # Ends do not fall, so the first token whose end lies behind the piece's start is the first that can overlap it.
     index = np.searchsorted(np.maximum.accumulate(ends) if ends.size else ends, [p.start for p in pieces], side="right")
-    found = np.full(len(pieces), -1, dtype=np.int64)
+    first = np.full(len(pieces), -1, dtype=np.int64)
     for j, piece in enumerate(pieces):
         i = int(index[j])
         while i < len(spans) and starts[i] == ends[i]:
             i += 1
         if i < len(spans) and starts[i] < piece.end:
-            found[j] = i
-    return found
+            first[j] = i
+    return first
 
 
 def tokens_in(spans: Sequence[Span], pieces: Sequence[Span]) -> IntArray:
-    """For each token the piece of the text in which it begins, white space in front of it aside; -1 for none.
+    """Finds the piece of the text in which each token begins, white space aside, `(tokens,)`: its index, or -1.
 
-    `pieces` are in order and do not overlap. `(tokens,)`.
+    `pieces` are in order and do not overlap.
     """
     owner = np.full(len(spans), -1, dtype=np.int64)
     if not pieces:
@@ -123,9 +123,9 @@ def tokens_in(spans: Sequence[Span], pieces: Sequence[Span]) -> IntArray:
     starts = np.array([piece.start for piece in pieces])
     ends = np.array([piece.end for piece in pieces])
     # A token that begins with the blank in front of a sentence belongs to it, so its last character decides.
-    last = np.array([span.end - 1 if span.end > span.start else -1 for span in spans], dtype=np.int64)
-    at = np.searchsorted(starts, last, side="right") - 1
-    inside = (last >= 0) & (at >= 0)
-    inside[inside] = last[inside] < ends[at[inside]]
+    last_character = np.array([span.end - 1 if span.end > span.start else -1 for span in spans], dtype=np.int64)
+    at = np.searchsorted(starts, last_character, side="right") - 1
+    inside = (last_character >= 0) & (at >= 0)
+    inside[inside] = last_character[inside] < ends[at[inside]]
     owner[inside] = at[inside]
     return owner

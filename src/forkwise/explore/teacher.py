@@ -33,14 +33,14 @@ from forkwise.sampling.prompts import render_chat
 
 MANIFEST = "entropies.json"
 BUDGET = 16_384
-"""Default tokens of a batch, padding included."""
-_ROWS = 64  # of the table per shard that is written: what a kill can lose
+"""Default number of tokens in a batch, padding included."""
+_ROWS = 64  # samples in a shard that is written, which is what a kill can lose
 _CROSS_BLOCK = 256  # pairs scored at a time
 
 
 @dataclass(frozen=True)
 class Item:
-    """Token ids of a prompt and of what followed it, and the temperature it was sampled at."""
+    """A completion to score: its token ids, those of its prompt, and the temperature at which it was sampled."""
 
     prompt: list[int]
     completion: list[int]
@@ -49,7 +49,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Scores:
-    """`(T,)` each, float32, nats, at the temperature of sampling."""
+    """Log-probs and entropies of a completion's tokens, `(T,)` each, float32, nats, at the temperature of sampling."""
 
     logprobs: npt.NDArray[np.float32]
     entropies: npt.NDArray[np.float32]
@@ -72,26 +72,26 @@ class Scorer:
             raise InputError(f"The token budget is {budget}: it must be at least 1.")
         self.model, self.tokenizer, self.budget = model, tokenizer, budget
         self.note: str | None = None
-        self._head: tuple[Any, Any] | None = None  # weight and bias, where the logits are nothing else
+        self._head: tuple[Any, Any] | None = None  # weight and bias, where they alone make the logits
         self._head_is_known = False
 
     def score(self, items: Sequence[Item]) -> list[Scores]:
-        """Scores in the order of `items`. An item's batch, and so its rounding, depends on these items alone."""
+        """Scores `items` in their order. An item's batch, and so its rounding, depends on these items alone."""
         check_rows(self.model, self.tokenizer, [i for item in items for i in item.prompt + item.completion], "A sample")
         if items:
             self.choose_path(items[0])
         order = sorted(range(len(items)), key=lambda i: (len(items[i].prompt) + len(items[i].completion), i))
-        found: dict[int, Scores] = {}
+        scores: dict[int, Scores] = {}
         batch: list[int] = []
         for i in order:
             longest = len(items[i].prompt) + len(items[i].completion)
             if batch and longest * (len(batch) + 1) > self.budget:
-                found |= zip(batch, self._batch([items[j] for j in batch]), strict=True)
+                scores |= zip(batch, self._batch([items[j] for j in batch]), strict=True)
                 batch = []
             batch.append(i)
         if batch:
-            found |= zip(batch, self._batch([items[j] for j in batch]), strict=True)
-        return [found[i] for i in range(len(items))]
+            scores |= zip(batch, self._batch([items[j] for j in batch]), strict=True)
+        return [scores[i] for i in range(len(items))]
 
     @torch.inference_mode()
     def _batch(self, items: Sequence[Item]) -> list[Scores]:
@@ -148,7 +148,7 @@ class Scorer:
 
     @torch.inference_mode()
     def choose_path(self, item: Item) -> None:
-        """Decides, once, by the numbers on a few tokens of `item`: the head on the last hidden states, or the logits.
+        """Decides once, by a few tokens of `item`, whether scores come from the last hidden states or from the logits.
 
         All later scores take that path; whoever continues an interrupted table chooses by the same item.
         """
@@ -185,7 +185,7 @@ class Scorer:
 
 
 def prompt_ids(tokenizer: Any, prompt: str | None) -> list[int]:
-    """The ids of a stored prompt: text, or the messages of a conversation as JSON.
+    """Returns the token ids of a stored prompt: text, or the messages of a conversation as JSON.
 
     Special tokens are added unless a chat template has written them into the text.
 
@@ -219,9 +219,9 @@ def _messages(prompt: str | None) -> list[dict[str, str]] | None:
 
 
 def completion_ids(tokenizer: Any, row: Mapping[str, Any], where: str, rows: int = 0) -> list[int]:
-    """The ids of a stored completion: the stored ones, or its text tokenised; with the end token where it stopped.
+    """Returns the ids of a stored completion: the stored ones, or those of its text, with an end token if it stopped.
 
-    `rows` are those of the model, which may have more than its tokenizer has tokens, and draw them.
+    `rows` is the number of tokens that the model can draw, which may be more than its tokenizer has.
 
     Raises:
         InputError: the tokenizer does not reproduce what is stored, so it is not the samples'.
@@ -240,11 +240,11 @@ def completion_ids(tokenizer: Any, row: Mapping[str, Any], where: str, rows: int
         raise _another(where, f"it turns {text[:30]!r} into {decoded[:30]!r}")
     tokens = row.get("tokens")
     if tokens:
-        ours = [tokenizer.decode([i]) for i in ids]
-        theirs = [token for token in tokens if token not in tokenizer.all_special_tokens]
-        if [token.strip() for token in ours] != [token.strip() for token in theirs]:
+        new_texts = [tokenizer.decode([i]) for i in ids]
+        stored_texts = [token for token in tokens if token not in tokenizer.all_special_tokens]
+        if [token.strip() for token in new_texts] != [token.strip() for token in stored_texts]:
             raise _another(
-                where, f"it cuts the text into {len(ours)} tokens that are not the {len(theirs)} stored ones"
+                where, f"it cuts the text into {len(new_texts)} tokens that are not the {len(stored_texts)} stored ones"
             )
     if row.get("finish_reason") == "stop" and tokenizer.eos_token_id is not None:
         ids = [*ids, tokenizer.eos_token_id]
@@ -254,7 +254,7 @@ def completion_ids(tokenizer: Any, row: Mapping[str, Any], where: str, rows: int
 
 
 def _plain(text: str) -> str:
-    """White space aside: word-level and SentencePiece tokenizers do not keep all of it."""
+    """Removes white space, of which word-level and SentencePiece tokenizers do not keep all."""
     return "".join(text.split())
 
 
@@ -269,7 +269,7 @@ def _another(where: str, what: str) -> InputError:
 
 @dataclass(frozen=True)
 class Forced:
-    """What `write_entropies` did: samples with entropies in the folder now, and how many of them by this call."""
+    """What `write_entropies` did: `samples` have entropies in the folder now, `computed` of them by this call."""
 
     samples: int
     computed: int
@@ -317,22 +317,22 @@ def write_entropies(
         with Meter(table.num_rows, 0, console, "computing entropies") as meter:
             for shard, rows in _chunks(samples):
                 path = out / f"{shard}.parquet"
-                there = _rows_in(path)
-                kept = [row for row in rows if (row["completion"] or "").strip()]
-                if kept:
-                    scorer.choose_path(_item(kept[0], scorer, temperature, samples))  # the first sample's, done or not
-                if there is None:
-                    if kept:
-                        write_shard(out, shard, _scored(kept, scorer, temperature, samples))
-                    computed += len(kept)
-                    there = len(kept)
-                done += there
+                n_written = _rows_in(path)
+                with_text = [row for row in rows if (row["completion"] or "").strip()]
+                if with_text:
+                    scorer.choose_path(_item(with_text[0], scorer, temperature, samples))  # even if the shard is done
+                if n_written is None:
+                    if with_text:
+                        write_shard(out, shard, _scored(with_text, scorer, temperature, samples))
+                    computed += len(with_text)
+                    n_written = len(with_text)
+                done += n_written
                 meter.add(samples=len(rows))
     return Forced(done, computed)
 
 
 def _chunks(samples: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The rows of the table as they lie in its shards, `_ROWS` at a time, with a name for each piece."""
+    """Yields the rows of the table as they lie in its shards, `_ROWS` at a time, with a name for each piece."""
     for shard in find_shards(samples):
         rows: list[dict[str, Any]] = []
         piece = 0
@@ -356,9 +356,9 @@ def _rows_in(path: Path) -> int | None:
 
 def _item(row: Mapping[str, Any], scorer: Scorer, temperature: float | None, samples: Path) -> Item:
     where = f"'{samples}', sample {row['sample_id']} of problem '{row['problem_id']}'"
-    own = (row.get("sampling") or {}).get("temperature") or 1.0
+    sample_temperature = (row.get("sampling") or {}).get("temperature") or 1.0
     completion = completion_ids(scorer.tokenizer, row, where, embedding_rows(scorer.model))
-    return Item(prompt_ids(scorer.tokenizer, row["prompt"]), completion, temperature or own)
+    return Item(prompt_ids(scorer.tokenizer, row["prompt"]), completion, temperature or sample_temperature)
 
 
 def _scored(
@@ -397,13 +397,13 @@ def _check_manifest(out: Path, manifest: Mapping[str, Any]) -> None:
         write_json(path, manifest, indent=2)
         return
     try:
-        there = dict(parse_json(path.read_bytes()))
+        stored = dict(parse_json(path.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"'{path}' cannot be read ({error}): delete the folder, or give another --out.") from error
     for key, value in manifest.items():
-        if there.get(key) != value:
+        if stored.get(key) != value:
             raise InputError(
-                f"'{out}' holds entropies with {key} = {there.get(key)}, not {value}: give another --out, or delete "
+                f"'{out}' holds entropies with {key} = {stored.get(key)}, not {value}: give another --out, or delete "
                 "that folder."
             )
 
@@ -414,7 +414,7 @@ def _check_manifest(out: Path, manifest: Mapping[str, Any]) -> None:
 def cross_logprobs(
     scorer: Scorer, prompts: Sequence[list[int]], responses: Sequence[list[int]], *, console: Console | None = None
 ) -> npt.NDArray[np.float64]:
-    """Log-probability (nats, temperature 1) of every response under every prompt, `(responses, prompts)`."""
+    """Scores every response under every prompt: log-probabilities (nats, temperature 1), `(responses, prompts)`."""
     matrix = np.empty((len(responses), len(prompts)))
     pairs = [(i, j) for j in range(len(prompts)) for i in range(len(responses))]
     with Meter(len(pairs), 0, console, "computing cross log-probs", "pairs") as meter:
@@ -430,5 +430,5 @@ def cross_logprobs(
 def load_scorer(
     model: str, *, device: str = "auto", dtype: str = "auto", budget: int = BUDGET, trust_remote_code: bool = False
 ) -> Scorer:
-    """A scorer for a Hub id, a folder, or `"embedded"`."""
+    """Loads a model, named by Hub id, folder or `"embedded"`, and returns its scorer."""
     return Scorer(*load_model(model, device, dtype, trust_remote_code), budget=budget)

@@ -1,4 +1,4 @@
-"""The tokens of a run as flat arrays, with what the matched controls hold equal, and what is told about them alone.
+"""The tokens and sentences of a run as flat arrays, the strata of the matched controls, and tables of the tokens.
 
 Suffixes: N tokens of all traces, T tokens of one.
 """
@@ -38,32 +38,32 @@ class TokenTable:
     units: Units
     text_N: list[str]
     position_N: IntArray
-    """Tokens before it in its trace."""
+    """Number of tokens before this one in its trace."""
     decile_N: IntArray
-    """Tenth of the trace in which it stands, from 0."""
+    """Tenth of the trace in which the token stands, from 0."""
     distance_N: IntArray
-    """Tokens between it and the start of its sentence; -1 outside of any."""
+    """Number of tokens between this one and the start of its sentence; -1 outside of any sentence."""
     type_N: IntArray
-    """Index into `TYPES`."""
+    """Type of the token, as an index into `TYPES`."""
     stratum_N: IntArray
-    """Same tenth of the trace, same distance from the sentence's start, same length in characters (binned)."""
+    """Stratum of the token: its tenth of the trace, distance from the sentence's start and length (binned)."""
     pivotal_N: BoolArray
-    """Tokens with which a match of the lexicon begins."""
+    """Whether a match of the lexicon begins with the token."""
     continued_N: BoolArray
-    """Further tokens of a match: neither pivotal nor others, since the first token has decided them."""
+    """Whether the token continues a match: it is neither pivotal nor another, since the first token has decided it."""
     entry_N: IntArray
-    """Index of the entry that begins here, into `entries`; -1 elsewhere."""
+    """Entry of the lexicon that begins with the token, as an index into `entries`; -1 where none does."""
     entries: list[str]
 
     @property
     def other_N(self) -> BoolArray:
-        """Tokens with text that belong to no match."""
+        """Whether the token has text and belongs to no match."""
         other_N: BoolArray = ~self.pivotal_N & ~self.continued_N & (self.type_N < _SPACE)
         return other_N
 
     @property
     def word_N(self) -> BoolArray:
-        """Tokens that begin a word."""
+        """Whether the token begins a word."""
         word_N: BoolArray = self.type_N == _WORD
         return word_N
 
@@ -73,15 +73,15 @@ class SentenceTable:
     """All sentences of a run that hold tokens, in the order of traces; values are mean token entropies."""
 
     units: Units
-    rest_units: Units
-    """The same with the first token of each sentence left out of its mean (sentences of one token keep it)."""
+    later_units: Units
+    """The sentences with the first token left out of the mean; a sentence of one token keeps it."""
     stratum_N: IntArray
-    """Same tenth of the trace, same number of tokens (binned)."""
+    """Stratum of the sentence: its tenth of the trace and number of tokens (binned)."""
     trace_N: IntArray
-    """Index of the trace in the run, and
+    """Index of the sentence's trace in the run.
     """
     index_N: IntArray
-    """of the sentence in the trace."""
+    """Index of the sentence in its trace."""
 
 
 STRATA_TOKENS = "tenth of the trace, distance from the sentence's start, length in characters"
@@ -89,7 +89,7 @@ STRATA_SENTENCES = "tenth of the trace, length in tokens"
 
 
 def token_table(traces: Sequence[Trace], problem_of: dict[str, int], lexicon: Lexicon) -> TokenTable:
-    """The tokens of the traces that have entropies; `problem_of` numbers the problems."""
+    """Makes the table of the tokens of all traces that have entropies; `problem_of` numbers the problems."""
     entries = list(lexicon.groups)
     number = {entry: i for i, entry in enumerate(entries)}
     columns: dict[str, list[npt.NDArray[np.generic]]] = {}
@@ -102,10 +102,10 @@ def token_table(traces: Sequence[Trace], problem_of: dict[str, int], lexicon: Le
             continue
         n = len(tokens.text)
         matches = lexicon.matches(trace.text)
-        first = first_token(tokens.spans, [Span(m.start, m.end) for m in matches])
+        first_tokens = first_token(tokens.spans, [Span(m.start, m.end) for m in matches])
         entry = np.full(n, -1)
         inside = np.zeros(n, dtype=bool)
-        for match, i in zip(matches, first, strict=True):
+        for match, i in zip(matches, first_tokens, strict=True):
             if i < 0:
                 continue
             entry[i] = number[match.entry]
@@ -137,7 +137,7 @@ def token_table(traces: Sequence[Trace], problem_of: dict[str, int], lexicon: Le
         texts += [text.strip() or text for text in tokens.text]
         if tokens.upper is not None:
             upper.append(tokens.upper)
-    flat = {name: np.concatenate(parts) for name, parts in columns.items()}
+    flat = {name: np.concatenate(pieces) for name, pieces in columns.items()}
     units = Units(flat["value"], flat["problem"], flat["trace"], np.concatenate(upper) if upper else None)
     return TokenTable(
         units=units,
@@ -155,7 +155,7 @@ def token_table(traces: Sequence[Trace], problem_of: dict[str, int], lexicon: Le
 
 
 def _distances(owner: IntArray) -> IntArray:
-    """Tokens since the first one of the same sentence; -1 outside of any."""
+    """Counts the tokens since the first one of the same sentence; -1 outside of any sentence."""
     distance = np.full(owner.size, -1, dtype=np.int64)
     first: dict[int, int] = {}
     for i, sentence in enumerate(owner.tolist()):
@@ -186,7 +186,7 @@ def _type(text: str, token: str, span: Span) -> int:
 
 
 def sentence_table(traces: Sequence[Trace], problem_of: dict[str, int]) -> SentenceTable:
-    """The sentences of the traces that have entropies."""
+    """Makes the table of the sentences of all traces that have entropies."""
     columns: dict[str, list[npt.NDArray[np.generic]]] = {}
     for t, trace in enumerate(traces):
         if trace.tokens is None or not trace.sentences:
@@ -194,30 +194,30 @@ def sentence_table(traces: Sequence[Trace], problem_of: dict[str, int]) -> Sente
         owner = tokens_in(trace.tokens.spans, trace.sentences)
         inside = owner >= 0
         size = np.bincount(owner[inside], minlength=len(trace.sentences))
-        there = np.flatnonzero(size)
-        first = np.searchsorted(np.maximum.accumulate(owner), there)  # owners rise along the trace
+        sentences = np.flatnonzero(size)
+        first = np.searchsorted(np.maximum.accumulate(owner), sentences)  # owners rise along the trace
         bounds = {"": trace.tokens.entropy} | ({} if trace.tokens.upper is None else {"upper ": trace.tokens.upper})
         for bound, entropy in bounds.items():
-            total = np.bincount(owner[inside], weights=entropy[inside], minlength=size.size)[there]
-            rest = np.where(size[there] > 1, (total - entropy[first]) / np.maximum(size[there] - 1, 1), total)
-            columns.setdefault(f"{bound}value", []).append(total / size[there])
-            columns.setdefault(f"{bound}rest", []).append(rest)
+            total = np.bincount(owner[inside], weights=entropy[inside], minlength=size.size)[sentences]
+            later = np.where(size[sentences] > 1, (total - entropy[first]) / np.maximum(size[sentences] - 1, 1), total)
+            columns.setdefault(f"{bound}value", []).append(total / size[sentences])
+            columns.setdefault(f"{bound}rest", []).append(later)
         decile = first * 10 // owner.size
-        length = np.searchsorted(_SENTENCE_EDGES, size[there], side="right")
+        length = np.searchsorted(_SENTENCE_EDGES, size[sentences], side="right")
         for name, column in {
-            "problem": np.full(there.size, problem_of[trace.problem_id]),
-            "trace": np.full(there.size, t),
-            "index": there,
+            "problem": np.full(sentences.size, problem_of[trace.problem_id]),
+            "trace": np.full(sentences.size, t),
+            "index": sentences,
             "stratum": decile * (_SENTENCE_EDGES.size + 1) + length,
         }.items():
             columns.setdefault(name, []).append(column)
-    flat = {name: np.concatenate(parts) for name, parts in columns.items()} if columns else {}
+    flat = {name: np.concatenate(pieces) for name, pieces in columns.items()} if columns else {}
     empty = np.zeros(0, dtype=np.int64)
-    value, rest = (flat.get(name, np.zeros(0)) for name in ("value", "rest"))
+    value, later = (flat.get(name, np.zeros(0)) for name in ("value", "rest"))
     problem, trace_N = flat.get("problem", empty), flat.get("trace", empty)
     return SentenceTable(
         units=Units(value, problem, trace_N, flat.get("upper value")),
-        rest_units=Units(rest, problem, trace_N, flat.get("upper rest")),
+        later_units=Units(later, problem, trace_N, flat.get("upper rest")),
         stratum_N=flat.get("stratum", empty),
         trace_N=trace_N,
         index_N=flat.get("index", empty),
@@ -228,7 +228,7 @@ def sentence_table(traces: Sequence[Trace], problem_of: dict[str, int]) -> Sente
 
 
 def histogram(values: FloatArray, edges: FloatArray) -> Histogram:
-    """Counts between `edges`."""
+    """Counts the values between `edges`."""
     counts, _ = np.histogram(values, edges)
     return Histogram([float(edge) for edge in edges], [int(count) for count in counts])
 
@@ -236,7 +236,7 @@ def histogram(values: FloatArray, edges: FloatArray) -> Histogram:
 def profile(
     table: TokenTable, at_N: IntArray | FloatArray, edges: Sequence[float], resampling: Resampling
 ) -> list[ProfilePoint]:
-    """Mean entropy of the tokens whose `at_N` lies between two edges, with intervals over problems."""
+    """Averages the entropy of the tokens whose `at_N` lies between two edges, with intervals over problems."""
     points = []
     for start, end in pairwise(edges):
         inside = (at_N >= start) & (at_N < end)
@@ -249,17 +249,17 @@ def profile(
 
 
 def token_types(table: TokenTable, threshold: float) -> list[TokenType]:
-    """Entropy by type of token."""
-    found = []
+    """Averages the entropy of each type of token."""
+    types = []
     for i, name in enumerate(TYPES):
         value = table.units.value_N[table.type_N == i]
         if value.size:
-            found.append(TokenType(name, int(value.size), float(value.mean()), float((value > threshold).mean())))
-    return found
+            types.append(TokenType(name, int(value.size), float(value.mean()), float((value > threshold).mean())))
+    return types
 
 
 def fork_tokens(table: TokenTable, threshold: float, top: int = 40) -> list[ForkToken]:
-    """The token texts that are most often above the threshold."""
+    """Finds the token texts that are most often above the threshold."""
     count: Counter[str] = Counter(table.text_N)
     high: Counter[str] = Counter()
     total: Counter[str] = Counter()

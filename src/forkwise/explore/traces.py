@@ -17,14 +17,14 @@ from forkwise.explore.spans import MisfitError, token_spans
 from forkwise.samples import read_samples
 
 FloatArray = npt.NDArray[np.float64]
-Source = Literal["stored", "model", "top-k"]
+Origin = Literal["stored", "model", "top-k"]
 
 _COLUMNS = ("run", "model", "problem_id", "sample_id", "prompt", "completion", "correct", "n_tokens", "tokens")
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """The tokens of one trace, `(T,)` each.
+class TraceTokens:
+    """The tokens of one trace, with `(T,)` texts, spans and entropies.
 
     Attributes:
         text: of each token.
@@ -41,7 +41,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Trace:
-    """One completion that is not empty."""
+    """One completion that is not empty, with its sentences and perhaps its tokens."""
 
     run: str
     problem_id: str
@@ -51,7 +51,7 @@ class Trace:
     correct: bool | None
     n_tokens: int | None
     sentences: list[Span]
-    tokens: Tokens | None
+    tokens: TraceTokens | None
 
 
 @dataclass
@@ -62,12 +62,12 @@ class RunTraces:
     model: str
     traces: list[Trace] = field(default_factory=list)
     empty: int = 0
-    """Samples without text, left out."""
-    source: Source | None = None
-    """Where the entropies come from; None without any."""
+    """Number of samples without text, which are left out."""
+    source: Origin | None = None
+    """Origin of the entropies; None without any."""
     candidates: int | None = None
     without_tokens: int = 0
-    """Traces that lack what most have."""
+    """Number of traces without tokens, although others of the run have them."""
 
 
 def load_traces(
@@ -75,10 +75,10 @@ def load_traces(
     *,
     breaks: Sequence[str] = (),
     vocabulary: int | None = None,
-    source: Source = "stored",
+    source: Origin = "stored",
     token_data: bool = True,
 ) -> list[RunTraces]:
-    """The runs of a samples table.
+    """Loads the runs of a samples table.
 
     Args:
         path: a Parquet shard, or a folder of them.
@@ -110,7 +110,7 @@ def load_traces(
 
 
 def _trace(
-    row: dict[str, Any], run: RunTraces, breaks: Sequence[str], vocabulary: int | None, source: Source, path: Path
+    row: dict[str, Any], run: RunTraces, breaks: Sequence[str], vocabulary: int | None, source: Origin, path: Path
 ) -> Trace:
     text = row["completion"]
     where = f"'{path}', sample {row['sample_id']} of problem '{row['problem_id']}' in run '{run.run}'"
@@ -127,7 +127,9 @@ def _trace(
     )
 
 
-def _tokens(row: dict[str, Any], run: RunTraces, vocabulary: int | None, source: Source, where: str) -> Tokens | None:
+def _tokens(
+    row: dict[str, Any], run: RunTraces, vocabulary: int | None, source: Origin, where: str
+) -> TraceTokens | None:
     tokens: list[str] | None = row.get("tokens")
     exact, top = row.get("entropies"), row.get("top_logprobs") or []
     top = top if any(top) else []
@@ -135,7 +137,7 @@ def _tokens(row: dict[str, Any], run: RunTraces, vocabulary: int | None, source:
         return None
     if None in tokens:
         raise InputError(f"{where}: a token is null; give --model to compute tokens and entropies anew.")
-    kind: Source = "top-k" if exact is None else source
+    kind: Origin = "top-k" if exact is None else source
     if run.source is not None and run.source != kind:
         raise InputError(
             f"The run '{run.run}' mixes samples with exact entropies and samples with top-k log-probs: give --model to "
@@ -150,11 +152,11 @@ def _tokens(row: dict[str, Any], run: RunTraces, vocabulary: int | None, source:
             raise InputError(f"{where}: an entropy is negative or not a number; give --model to compute them anew.")
     else:
         assert vocabulary is not None
-        lists = [candidate_logprobs(place) for place in top]
+        lists = [candidate_logprobs(c) for c in top]
         sampled = row.get("logprobs") or [None] * len(tokens)
         try:
             bounds = entropy_bounds(
-                lists, vocabulary, sampled, written_rounding([*sampled, *(v for place in lists for v in place)])
+                lists, vocabulary, sampled, written_rounding([*sampled, *(v for c in lists for v in c)])
             )
         except LogprobError as error:
             raise InputError(f"{where}: {error}; import log-probs as the model gave them.") from error
@@ -169,4 +171,4 @@ def _tokens(row: dict[str, Any], run: RunTraces, vocabulary: int | None, source:
             f"{where}: the tokens do not join to the text ({error}); give --model to compute tokens and entropies anew."
         ) from error
     run.source = kind
-    return Tokens(tokens, spans, entropy, upper)
+    return TraceTokens(tokens, spans, entropy, upper)

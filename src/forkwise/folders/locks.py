@@ -1,4 +1,4 @@
-"""A folder is held by one process against a second one."""
+"""Lets one process hold a folder, so that a second one cannot write to it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ LOCK = ".lock"
 
 @contextmanager
 def only_process(folder: Path, doing: str = "writing to") -> Iterator[None]:
-    """Holds the folder, made if need be, against a second process; the kernel lets go of it however this one ends.
+    """Holds the folder, made if need be, against a second process. The kernel frees the lock however this process ends.
 
     The lock file is removed at the end, and so are folders that were made for it and hold nothing.
 
     Raises:
         InputError: another process holds it, or it cannot be written.
     """
-    made = missing_folders(folder)
+    new_folders = missing_folders(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(folder / LOCK)
@@ -35,9 +35,9 @@ def only_process(folder: Path, doing: str = "writing to") -> Iterator[None]:
         try:
             yield
         finally:
-            with suppress(OSError):  # also one that a killed process left
+            with suppress(OSError):  # a killed process may have left it there
                 (folder / LOCK).unlink(missing_ok=True)
-            remove_empty(made)
+            remove_empty(new_folders)
 
 
 def is_held(folder: Path) -> bool:
@@ -55,7 +55,7 @@ def is_held(folder: Path) -> bool:
 
 
 def _lock(path: Path) -> BinaryIO:
-    """The lock file, locked; BlockingIOError where somebody else has it."""
+    """Opens the lock file and locks it; BlockingIOError where another process has it."""
     import fcntl
 
     while True:
@@ -72,4 +72,4 @@ def _lock(path: Path) -> BinaryIO:
                 return file
         except FileNotFoundError:
             pass
-        file.close()  # its holder removed it between our two calls
+        file.close()  # the process that held it removed it between `open` and `flock`

@@ -1,4 +1,4 @@
-"""What a training run logs: `metrics.jsonl` of forkwise, or `trainer_state.json` of any trainer of transformers or TRL.
+"""Reads what a training run logs: `metrics.jsonl` of forkwise, or `trainer_state.json` of transformers or TRL.
 
 A line of `metrics.jsonl` is one JSON object with its `step`.
 """
@@ -19,19 +19,19 @@ STATE = "trainer_state.json"
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """All `checkpoint-N` of a run, the newest first, whole or not."""
+    """Lists all `checkpoint-N` of a run, the newest first, whole or not."""
     named = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     return sorted(named, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
 
 
 def metrics_file(folder: Path) -> Path | None:
-    """The file with the metrics of the run in `folder`; without one, that of its newest checkpoint; else None."""
+    """Finds the file with the metrics of the run in `folder`, else that of its newest checkpoint, else None."""
     places = (folder / METRICS, folder / STATE, *(checkpoint / STATE for checkpoint in checkpoints(folder)))
     return next((path for path in places if path.is_file()), None)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Logged metrics in order of step; of a step logged twice (after a resume) the later line counts.
+    """Reads logged metrics in order of step; of a step logged twice (after a resume) the later line counts.
 
     Lines that are no JSON object with a step are left out: a kill may have cut the last one short.
 
@@ -45,7 +45,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What a `trainer_state.json` holds.
+    """Reads a `trainer_state.json`.
 
     Raises:
         InputError: it cannot be read.
@@ -77,5 +77,5 @@ def _in_order(logged: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def _is_huge(value: Any) -> bool:
-    """Whether it is a whole number that no float of NumPy holds."""
+    """Whether the value is a whole number that no float of NumPy holds."""
     return isinstance(value, int) and abs(value) >= 1 << 63

@@ -1,4 +1,4 @@
-"""Result files: a frozen dataclass as strict JSON, with a schema version, and back.
+"""Writes and reads result files: a frozen dataclass as strict JSON, with a schema version.
 
 A number that is not finite is null in the file. `msgspec` checks types while it reads.
 """
@@ -31,7 +31,7 @@ class Input:
 
 
 def inputs_of(paths: Iterable[Path]) -> list[Input]:
-    """The files with their hashes, each once.
+    """Hashes the files, each once.
 
     Raises:
         InputError: one of them cannot be read.
@@ -51,7 +51,7 @@ def _sha256(path: Path) -> str:
 
 
 def result_text(result: Any) -> str:
-    """The dataclass as JSON text; NumPy's arrays and numbers become lists and numbers."""
+    """Writes the dataclass as JSON text; NumPy's arrays and numbers become lists and numbers."""
     return json_text(_finite(msgspec.to_builtins(result, enc_hook=_plain)))
 
 
@@ -62,11 +62,11 @@ def write_result(path: Path, result: Any) -> Path:
 
 
 def parse_result(text: str | bytes, kind: type[Result], *, schema: int, name: str, command: str) -> Result:
-    """What `result_text` wrote, as the dataclass `kind`.
+    """Reads the text that `result_text` wrote, as the dataclass `kind`.
 
     Args:
         schema: the version that the field `schema` must have.
-        name: of the file, for messages.
+        name: the file's name, for messages.
         command: what writes such a file, for messages.
 
     Raises:
@@ -87,7 +87,7 @@ def parse_result(text: str | bytes, kind: type[Result], *, schema: int, name: st
 
 
 def read_result(path: Path, kind: type[Result], *, schema: int, command: str) -> Result:
-    """The result in a file; see `parse_result`."""
+    """Reads the result in a file; see `parse_result`."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -102,7 +102,7 @@ def _plain(value: Any) -> Any:
 
 
 def _array(kind: Any, value: Any) -> Any:
-    """An array of float64 from nested lists, null as NaN."""
+    """Makes an array of float64 from nested lists, null as NaN."""
     return np.array(value, dtype=np.float64)
 
 

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Writes files so that they appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         InputError: in the place of what the file system says, with the file and the reason.
     """
-    made = missing_folders(path.parent)
+    new_folders = missing_folders(path.parent)
     try:
         with _direct(path) if _is_stream(path) else _beside(Path(os.path.realpath(path))) as file:
             yield file
     except OSError as error:
-        if error.errno is None:  # a library's, about something else
+        if error.errno is None:  # a library raised it, about something else than the file
             raise
         reason = os.strerror(errno.ENOTDIR) if isinstance(error, FileExistsError) else error.strerror
         raise InputError(f"'{path}' cannot be written: {reason}.") from error
     finally:
-        remove_empty(made)  # those with something in them stay
+        remove_empty(new_folders)  # folders with something in them stay
 
 
 @contextmanager
@@ -58,14 +58,14 @@ def _beside(path: Path) -> Iterator[BinaryIO]:
     _remove_abandoned(path.parent)
     name = path.name if len(os.fsencode(path.name)) < 150 else hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
     partial = path.with_name(f".{name}.{socket.gethostname()[:60]}.{os.getpid()}{_PARTIAL}")
-    before = path.stat() if path.exists() else None
-    if before is not None and not os.access(path, os.W_OK):
+    replaced = path.stat() if path.exists() else None
+    if replaced is not None and not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     try:
         with partial.open("wb") as file:
-            if before is not None:
+            if replaced is not None:
                 with suppress(OSError):
-                    partial.chmod(stat.S_IMODE(before.st_mode))
+                    partial.chmod(stat.S_IMODE(replaced.st_mode))
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -77,7 +77,7 @@ def _beside(path: Path) -> Iterator[BinaryIO]:
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether something is there that must not be replaced by a file; a folder is, and opening it says so."""
+    """Whether `path` is something that a file must not replace, such as a pipe; of a folder, opening it says so."""
     try:
         return os.path.dirname(path) in _STREAMS or not stat.S_ISREG(path.stat().st_mode)
     except OSError:
@@ -101,7 +101,7 @@ def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
 
 
 def json_text(content: Any, *, indent: int | None = 1) -> str:
-    """Strict JSON in ASCII, without a control character; text that is read from it is what went in."""
+    """Writes strict JSON in ASCII, without a control character; what is read from it is what went in."""
     return json.dumps(content, indent=indent, allow_nan=False).replace("\x7f", "\\u007f") + "\n"
 
 
@@ -116,7 +116,7 @@ def flush_folder(folder: Path) -> None:
 
 
 def missing_folders(folder: Path) -> list[Path]:
-    """The folder and those above it that are not there, the lowest first."""
+    """Lists the folder and those above it that do not exist, the lowest first."""
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
@@ -131,10 +131,10 @@ def _remove_abandoned(folder: Path) -> None:
     """Removes what killed writers left: temporary files whose process is gone, or that nobody wrote to for a day."""
     for partial in folder.glob(f".*{_PARTIAL}"):
         owner, _, pid = partial.name.removesuffix(_PARTIAL).rpartition(".")
-        ours = owner.endswith(f".{socket.gethostname()[:60]}")
-        with suppress(OSError):  # gone by now, or not ours to remove
+        is_local = owner.endswith(f".{socket.gethostname()[:60]}")
+        with suppress(OSError):  # another process removed it, or this one may not
             silent = time.time() - partial.stat().st_mtime > _ABANDONED_AFTER
-            if silent or (ours and pid.isdigit() and not _is_alive(int(pid))):
+            if silent or (is_local and pid.isdigit() and not _is_alive(int(pid))):
                 partial.unlink(missing_ok=True)
 
 

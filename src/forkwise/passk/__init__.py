@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from forkwise.passk.comparison import compare
 from forkwise.passk.diversity import Diversity, diversity
-from forkwise.passk.estimator import counts, curve_grid, g_pass_at_k, k_grid, mg_pass_at_k, pass_at_k, pass_pow_k
+from forkwise.passk.estimator import curve_grid, g_pass_at_k, k_grid, mg_pass_at_k, pass_at_k, pass_pow_k, sample_counts
 from forkwise.passk.evaluation import evaluate
 from forkwise.passk.extrapolation import Extrapolation, extrapolate
 from forkwise.passk.intervals import (
@@ -33,7 +33,6 @@ __all__ = [
     "Interval",
     "bootstrap_interval",
     "compare",
-    "counts",
     "curve_grid",
     "diversity",
     "evaluate",
@@ -47,6 +46,7 @@ __all__ = [
     "paired_difference",
     "pass_at_k",
     "pass_pow_k",
+    "sample_counts",
     "sign_flip_p_values",
     "student_interval",
 ]

@@ -1,4 +1,4 @@
-"""What the words of `forkwise passk` and `forkwise compare` mean: arms, and whole numbers such as K."""
+"""Parses the arguments of `forkwise passk` and `forkwise compare`: arms, and whole numbers such as K."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from forkwise.passk.outcomes import Arm, load_arm
 
 
 def parse_numbers(text: str, option: str) -> list[int]:
-    """`"1,8,64"` as numbers.
+    """Parses numbers such as `"1,8,64"`.
 
     Raises:
-        InputError: anything else.
+        InputError: the text is anything else.
     """
     try:
         return [int(part) for part in text.split(",")]
@@ -24,14 +24,14 @@ def parse_numbers(text: str, option: str) -> list[int]:
 
 
 def parse_ks(text: str | None, arms: Sequence[Arm]) -> list[int] | None:
-    """`--k` as numbers: `all` is every K that all arms can answer, None stays None."""
+    """Parses `--k`: `all` is every K that all arms can answer, None stays None."""
     if text == "all":
         return list(range(1, min(arm.largest_k() for arm in arms) + 1))
     return None if text is None else parse_numbers(text, "--k")
 
 
 def parse_arm(text: str, *, texts: bool = False) -> Arm:
-    """`[NAME=]PATH[,PATH...]` as an arm; several paths, or several runs in one, are its training runs."""
+    """Loads the arm `[NAME=]PATH[,PATH...]`; several paths, or several runs in one, are its training runs."""
     name, equals, location = text.partition("=")
     if not equals or Path(text).exists():
         name, location = "", text
@@ -40,13 +40,13 @@ def parse_arm(text: str, *, texts: bool = False) -> Arm:
 
 
 def parse_runs(arguments: Sequence[str], *, texts: bool = False) -> list[Arm]:
-    """Every run of every argument as an arm of its own."""
+    """Loads every run of every argument as an arm of its own."""
     runs = [(text, run) for text in arguments for run in parse_arm(text, texts=texts).split()]
     return _apart([run for _, run in runs], [text for text, _ in runs])
 
 
 def parse_arms(arguments: Sequence[str], *, texts: bool = False) -> list[Arm]:
-    """Each argument as an arm; the runs of a single one are the arms.
+    """Loads each argument as an arm; of a single argument, each run is one.
 
     Raises:
         InputError: there is one run in all.
@@ -60,9 +60,9 @@ def parse_arms(arguments: Sequence[str], *, texts: bool = False) -> list[Arm]:
 
 
 def _apart(arms: Sequence[Arm], arguments: Sequence[str]) -> list[Arm]:
-    """The arms, those of one name told apart by where they came from."""
-    seen = Counter(arm.name for arm in arms)
+    """Puts the file or folder name before the names of arms that have the same."""
+    uses = Counter(arm.name for arm in arms)
     return [
-        replace(arm, name=f"{Path(text).stem}/{arm.name}") if seen[arm.name] > 1 else arm
+        replace(arm, name=f"{Path(text).stem}/{arm.name}") if uses[arm.name] > 1 else arm
         for arm, text in zip(arms, arguments, strict=True)
     ]

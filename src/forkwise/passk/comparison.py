@@ -1,4 +1,4 @@
-"""What `forkwise compare` finds out: paired differences between arms, and whether they are evidence.
+"""Compares arms, as `forkwise compare` does: paired differences, and whether they are evidence.
 
 Suffixes: S runs (training seeds) of an arm, Q problems, K values of k.
 """
@@ -56,7 +56,7 @@ def compare(
     resamples: int | None = None,
     seed: int = 0,
 ) -> Comparison:
-    """Pass@K of each arm minus the reference's, paired by problem, with what it takes to call it a difference.
+    """Compares Pass@K of each arm with the reference's, paired by problem, with what it takes to call it a difference.
 
     With one run per arm the intervals and p-values cover the choice of problems, for these very models. With several
     runs (training seeds) in both arms the interval and the band cover problems and runs: their standard error is the
@@ -68,7 +68,7 @@ def compare(
         ks: where to compare; `None` is `curve_grid(n)`. p-values and bands are adjusted for all of them.
         metrics: names of the statistics to pair besides Pass@K; `None` takes those that are declared so.
         intersect: compare on the shared problems where the sets differ, and say what was dropped.
-        margin: differences within ±margin count as equivalent. The two are called so where the simultaneous band lies
+        margin: differences within ±margin count as equivalent. Two arms are called so where the simultaneous band lies
             within it, which is stricter than two one-sided tests at the same level.
         caps, budgets: lengths for the length control; `None` chooses them from the samples.
         texts: also compare the diversity of the texts.
@@ -81,7 +81,7 @@ def compare(
     """
     check_level(level)
     paired = compared_metrics(metrics)
-    arms, notes = common_problems(_checked([reference, *others], margin), intersect=intersect)
+    arms, notes = common_problems(_comparable([reference, *others], margin), intersect=intersect)
     largest = min(arm.largest_k() for arm in arms)
     grid = curve_grid(largest) if ks is None else check_ks(arms, ks)
     problems = len(arms[0].problems)
@@ -117,7 +117,7 @@ def compare(
     return Comparison(reference.name, evaluations, differences, problems, level, unit, notes)
 
 
-def _checked(arms: list[Arm], margin: float) -> list[Arm]:
+def _comparable(arms: list[Arm], margin: float) -> list[Arm]:
     if len(arms) < 2:
         raise InputError("A comparison needs at least two arms.")
     if len({arm.name for arm in arms}) < len(arms):
@@ -132,7 +132,7 @@ def _checked(arms: list[Arm], margin: float) -> list[Arm]:
 
 @dataclass(frozen=True)
 class _Test:
-    """How every difference is tested: the statistics paired besides Pass@K, and the settings of `compare`."""
+    """Settings of every test: the statistics paired besides Pass@K, and the settings of `compare`."""
 
     paired: list[Metric]
     level: float
@@ -143,12 +143,12 @@ class _Test:
 
 
 def _difference(arm: Measured, reference: Measured, test: _Test) -> Difference:
-    """The difference with p-values that are not yet corrected for the number of arms."""
+    """Computes the difference, with p-values that are not yet corrected for the number of arms."""
     curve = arm.curves["pass@k"]
-    ours, theirs, ks = curve.values_SQK, reference.curves["pass@k"].values_SQK, curve.ks
+    arm_SQK, reference_SQK, ks = curve.values_SQK, reference.curves["pass@k"].values_SQK, curve.ks
     draw = {"resamples": test.resamples, "seed": test.seed}
-    pointwise, band, draws = difference_intervals(ours, theirs, level=test.level, arms=test.arms, **draw)
-    p, adjusted = sign_flip_p_values(ours.mean(axis=0) - theirs.mean(axis=0), **draw)
+    pointwise, band, draws = difference_intervals(arm_SQK, reference_SQK, level=test.level, arms=test.arms, **draw)
+    p, adjusted = sign_flip_p_values(arm_SQK.mean(axis=0) - reference_SQK.mean(axis=0), **draw)
     inside = (band.low >= -test.margin) & (band.high <= test.margin)
     upto = int(inside.argmin()) if not inside.all() else len(ks)
     return Difference(
@@ -159,7 +159,7 @@ def _difference(arm: Measured, reference: Measured, test: _Test) -> Difference:
         band,
         p,
         adjusted,
-        relabelling_p(ours, theirs, test.resamples, test.seed),
+        relabelling_p(arm_SQK, reference_SQK, test.resamples, test.seed),
         (len(reference.arm.runs), len(arm.arm.runs)),
         find_crossing(ks, pointwise.mean, draws, test.level),
         test.margin,
@@ -173,17 +173,17 @@ def _difference(arm: Measured, reference: Measured, test: _Test) -> Difference:
 
 
 def _paired(metric: Metric, arm: Measured, reference: Measured, level: float) -> Curve:
-    """The paired difference of a statistic; both arms have the same K, but for one that is taken at n."""
-    ours, theirs = arm.curves[metric.name], reference.curves[metric.name]
-    interval = pointwise_interval(ours.values_SQK, theirs.values_SQK, level)
+    """Computes the paired difference of a statistic; arms have the same K, unless the statistic is taken at n."""
+    arm_curve, reference_curve = arm.curves[metric.name], reference.curves[metric.name]
+    interval = pointwise_interval(arm_curve.values_SQK, reference_curve.values_SQK, level)
     error = None
-    if ours.error_K is not None and theirs.error_K is not None:
-        error = np.hypot(ours.error_K, theirs.error_K)
-    return Curve(*metric.labels(arm.options), np.minimum(ours.ks, theirs.ks).tolist(), interval, error)
+    if arm_curve.error_K is not None and reference_curve.error_K is not None:
+        error = np.hypot(arm_curve.error_K, reference_curve.error_K)
+    return Curve(*metric.labels(arm.options), np.minimum(arm_curve.ks, reference_curve.ks).tolist(), interval, error)
 
 
 def _corrected(differences: list[Difference]) -> list[Difference]:
-    """The differences with Holm's correction of their p-values over arms."""
+    """Corrects the p-values of the differences over arms, by Holm's method."""
     over_problems = holm([d.adjusted_p for d in differences])
     over_runs = iter(holm([d.run_p for d in differences if d.run_p is not None]))
     return [
@@ -196,11 +196,11 @@ def _corrected(differences: list[Difference]) -> list[Difference]:
 
 
 def _length_rows(arm: Measured, reference: Measured, level: float) -> list[LengthDifference]:
-    """The difference under each cap, within each budget, and at equal lengths."""
+    """Computes the difference under each cap, within each budget, and at equal lengths."""
     ks = arm.control_ks
     rows = []
-    for cap, ours in arm.capped.items():
-        rows += _controlled(CAP, [cap] * len(ks), ks, ours, reference.capped[cap], level)
+    for cap, capped_SQK in arm.capped.items():
+        rows += _controlled(CAP, [cap] * len(ks), ks, capped_SQK, reference.capped[cap], level)
     if arm.within is not None and reference.within is not None:
         none = [None] * len(arm.budgets)
         error = float(np.hypot(arm.within_error, reference.within_error))
@@ -213,22 +213,22 @@ def _controlled(
     control: str,
     at: Sequence[int],
     ks: Sequence[int | None],
-    ours_SQX: FloatArray,
-    theirs_SQX: FloatArray,
+    arm_SQX: FloatArray,
+    reference_SQX: FloatArray,
     level: float,
 ) -> list[LengthDifference]:
-    d = pointwise_interval(ours_SQX, theirs_SQX, level)
-    numbers = (theirs_SQX.mean(axis=(0, 1)), ours_SQX.mean(axis=(0, 1)), d.mean, d.low, d.high)
+    d = pointwise_interval(arm_SQX, reference_SQX, level)
+    numbers = (reference_SQX.mean(axis=(0, 1)), arm_SQX.mean(axis=(0, 1)), d.mean, d.low, d.high)
     return [
-        LengthDifference(control, at[i], ks[i], ours_SQX.shape[1], *(float(values[i]) for values in numbers))
+        LengthDifference(control, at[i], ks[i], arm_SQX.shape[1], *(float(values[i]) for values in numbers))
         for i in range(len(at))
     ]
 
 
 def _matched_rows(arm: Arm, reference: Arm, ks: list[int], level: float) -> list[LengthDifference]:
-    ours_STQK, theirs_STQK, effective_Q = match_curves(arm, reference, ks)
+    arm_STQK, reference_STQK, effective_Q = match_curves(arm, reference, ks)
     # Where some run has no match, nothing can be said about runs.
-    supported = np.isfinite(ours_STQK)
+    supported = np.isfinite(arm_STQK)
     known_QK = np.all(supported.any(axis=1), axis=0) & np.all(supported.any(axis=0), axis=0)
     rows = []
     for i, k in enumerate(ks):
@@ -236,10 +236,10 @@ def _matched_rows(arm: Arm, reference: Arm, ks: list[int], level: float) -> list
         # A number over a minority of the problems would be about other problems than the raw one.
         if use.sum() < max(2, len(use) / 2):
             continue
-        ours, theirs = (x[:, :, use, i : i + 1] for x in (ours_STQK, theirs_STQK))
-        change = ours - theirs
+        arm_STQ1, reference_STQ1 = (x[:, :, use, i : i + 1] for x in (arm_STQK, reference_STQK))
+        change = arm_STQ1 - reference_STQ1
         mean_Q = np.nanmean(change, axis=(0, 1))
-        # The runs of both arms move the change of a pair: its mean for each of the one's, and of the other's.
+        # Runs of either arm move the change of a pair: its mean for each run of the arm, and of the reference.
         interval = pointwise_interval(np.nanmean(change, axis=1), mean_Q - np.nanmean(change, axis=0), level)
         centre, half = float(mean_Q.mean()), float(interval.high[0] - interval.low[0]) / 2
         row = LengthDifference(
@@ -247,8 +247,8 @@ def _matched_rows(arm: Arm, reference: Arm, ks: list[int], level: float) -> list
             None,
             k,
             int(use.sum()),
-            float(np.nanmean(theirs, axis=(0, 1)).mean()),
-            float(np.nanmean(ours, axis=(0, 1)).mean()),
+            float(np.nanmean(reference_STQ1, axis=(0, 1)).mean()),
+            float(np.nanmean(arm_STQ1, axis=(0, 1)).mean()),
             centre,
             max(centre - half, -1.0),
             min(centre + half, 1.0),
@@ -259,16 +259,16 @@ def _matched_rows(arm: Arm, reference: Arm, ks: list[int], level: float) -> list
 
 
 def _diversity_differences(arms: list[Arm], embed: Embed | None, level: float) -> list[dict[str, Interval]]:
-    """Of each arm but the first: the paired differences of its diversity from the first's."""
+    """Computes the paired differences in diversity of each arm but the first from the first."""
     reference, *others = diversity(arms, embed=embed)
     changes = []
     for other in others:
         change = {}
-        for name, theirs_Q in reference.values.items():
-            both_Q = other.values.get(name, np.full(1, np.nan)) - theirs_Q
-            both_Q = both_Q[np.isfinite(both_Q)]
-            if both_Q.size >= 2:
-                change[name] = student_interval(both_Q, level=level)
+        for name, reference_Q in reference.values.items():
+            change_Q = other.values.get(name, np.full(1, np.nan)) - reference_Q
+            change_Q = change_Q[np.isfinite(change_Q)]
+            if change_Q.size >= 2:
+                change[name] = student_interval(change_Q, level=level)
         changes.append(change)
     return changes
 
@@ -277,7 +277,7 @@ def _diversity_differences(arms: list[Arm], embed: Embed | None, level: float) -
 
 
 def _shared_notes(evaluations: Sequence[Evaluation]) -> list[str]:
-    """The notes of the arms, each once; with names where they are not about all."""
+    """Collects the notes of the arms, each once; a note that is not about all arms gets their names."""
     notes = []
     for note in dict.fromkeys(note for e in evaluations for note in e.notes):
         who = [e.arm for e in evaluations if note in e.notes]
@@ -303,7 +303,7 @@ def _matching_notes(differences: Sequence[Difference], problems: int) -> list[st
 
 
 def _run_notes(differences: Sequence[Difference], level: float) -> list[str]:
-    """What the intervals cover besides problems, and which p the numbers of runs allow."""
+    """Notes what the intervals cover besides problems, and which p the numbers of runs allow."""
     notes = []
     for d in differences:
         if max(d.runs) > 1 and d.run_p is None:

@@ -14,17 +14,17 @@ from forkwise.passk.estimator import FloatArray
 from forkwise.passk.outcomes import Arm
 from forkwise.tasks.answers.classes import answer_classes
 
-Tokens = Sequence[str]
+TokenTexts = Sequence[str]
 Embed = Callable[[Sequence[str]], npt.ArrayLike]
-"""Texts in, one row per text out: `forkwise.explore.encoder.SentenceEncoder().encode`, or any other."""
+"""A function from texts to vectors, one row per text: `forkwise.explore.encoder.SentenceEncoder().encode`."""
 
 
-def _ngrams(tokens: Tokens, n: int) -> list[tuple[str, ...]]:
+def _ngrams(tokens: TokenTexts, n: int) -> list[tuple[str, ...]]:
     return list(zip(*(tokens[i:] for i in range(n)), strict=False))
 
 
-def distinct_n(samples: Sequence[Tokens], n: int, budget: int | None = None) -> float:
-    """Expected share of distinct n-grams among `budget` n-grams drawn without replacement from all samples.
+def distinct_n(samples: Sequence[TokenTexts], n: int, budget: int | None = None) -> float:
+    """Returns the expected share of distinct n-grams among `budget` drawn without replacement from all samples.
 
     The plain ratio distinct/total falls with the amount of text; at a fixed budget it does not. The expectation is
     exact (rarefaction, Hurlbert 1971, Ecology 52(4)): each n-gram with frequency f is seen with probability
@@ -49,8 +49,8 @@ def distinct_n(samples: Sequence[Tokens], n: int, budget: int | None = None) -> 
     return float(sum(many * (1 - unseen[f]) for f, many in repeats.items()) / budget)
 
 
-def self_bleu(samples: Sequence[Tokens], max_n: int = 4) -> float:
-    """Mean BLEU of each sample against all the others: 1 when all are equal, near 0 when they share nothing.
+def self_bleu(samples: Sequence[TokenTexts], max_n: int = 4) -> float:
+    """Returns the mean BLEU of each sample against all others: 1 when all are equal, near 0 when they share nothing.
 
     Equal to nltk's `sentence_bleu(others, sample, smoothing_function=SmoothingFunction().method1)` with uniform weights
     (Zhu et al. 2018, arXiv 1802.01886, sec. 2.3), but in time linear in the text: the clipping count "largest in any
@@ -93,8 +93,8 @@ def self_bleu(samples: Sequence[Tokens], max_n: int = 4) -> float:
     return float(scores.mean())
 
 
-def repetition_rate(samples: Sequence[Tokens], n: int = 4) -> float:
-    """Mean over samples of the share of n-grams that already occurred in the same sample; 0 for texts too short."""
+def repetition_rate(samples: Sequence[TokenTexts], n: int = 4) -> float:
+    """Returns the mean share of n-grams that already occurred in the same sample; 0 for a text that is too short."""
     rates = []
     for tokens in samples:
         grams = _ngrams(tokens, n)
@@ -103,7 +103,7 @@ def repetition_rate(samples: Sequence[Tokens], n: int = 4) -> float:
 
 
 def answer_entropy(answers: Sequence[str | None], *, by_text: bool = False) -> float:
-    """Entropy (nats) of the answers, with the Miller–Madow correction `+ (distinct - 1) / (2 n)`.
+    """Returns the entropy (nats) of the answers, with the Miller–Madow correction `+ (distinct - 1) / (2 n)`.
 
     Equal answers count as one, see `answer_classes`. Samples without an answer are left out; NaN when there is
     no answer at all. (Miller 1955, "Note on the bias of information estimates".)
@@ -117,17 +117,17 @@ def answer_entropy(answers: Sequence[str | None], *, by_text: bool = False) -> f
 
 
 def mean_pairwise_cosine(embeddings: npt.ArrayLike) -> float:
-    """Mean cosine over all pairs of rows, from the sum alone: `(|sum e|^2 - n) / (n (n - 1))` for unit rows."""
+    """Returns the mean cosine over all pairs of unit rows, from the sum alone: `(|sum e|^2 - n) / (n (n - 1))`."""
     unit = _unit_rows(embeddings)
     n = unit.shape[0]
     return float(((unit.sum(axis=0) ** 2).sum() - n) / (n * (n - 1)))
 
 
 def vendi_score(embeddings: npt.ArrayLike) -> float:
-    """Effective number of distinct rows: exp of the entropy of the eigenvalues of the cosine matrix over n.
+    """Returns the effective number of distinct rows: exp of the entropy of the eigenvalues of the cosine matrix over n.
 
-    Friedman & Dieng 2023, arXiv 2210.02410, eq. 2. Of the `n x n` Gram matrix and the `d x d` covariance, which share
-    their non-zero eigenvalues, the smaller is used.
+    Friedman & Dieng 2023, arXiv 2210.02410, eq. 2. The `n x n` Gram matrix and the `d x d` covariance share their
+    non-zero eigenvalues, and the smaller matrix is used.
     """
     unit = _unit_rows(embeddings)
     n, d = unit.shape
@@ -153,9 +153,9 @@ class Diversity:
 
     arm: str
     samples: int
-    """Samples used per problem, the first of each; the same in every arm, since most measures depend on it."""
+    """Number of samples used of each problem, the first; the same in every arm, since most measures depend on it."""
     budget: int
-    """Words n-grams compared by distinct-n, per problem; the same in every arm and problem."""
+    """Number of n-grams of words that distinct-n compares; the same in every arm and problem."""
     values: dict[str, FloatArray]
 
 
@@ -167,7 +167,7 @@ EMBED_NOTE = (
 
 
 def diversity(arms: Sequence[Arm], *, budget: int | None = None, embed: Embed | None = None) -> list[Diversity]:
-    """Diversity per problem of each arm, every arm at the same number of samples and the same n-gram budget.
+    """Measures the diversity of each arm's problems, at the same number of samples and the same n-gram budget.
 
     Runs (seeds) of an arm are measured one by one and averaged. Texts are split at white space.
 
@@ -193,7 +193,7 @@ def diversity(arms: Sequence[Arm], *, budget: int | None = None, embed: Embed | 
         for index in row
     )
     budget = smallest if budget is None else budget
-    found = []
+    measured = []
     for a, arm in enumerate(arms):
         per_run: dict[str, list[list[float]]] = {}
         for row in chosen[a]:
@@ -209,11 +209,11 @@ def diversity(arms: Sequence[Arm], *, budget: int | None = None, embed: Embed | 
                 }
                 if arm.answer_N is not None:
                     answers = [arm.answer_N[i] for i in index]
-                    given = answer_classes(answers, by_text=arm.by_text)
-                    class_of = dict(zip(index, given, strict=True))
+                    classes = answer_classes(answers, by_text=arm.by_text)
+                    class_of = dict(zip(index, classes, strict=True))
                     measures["answer entropy (nats)"] = answer_entropy(answers, by_text=arm.by_text)
                     measures["distinct correct answers"] = float(len({class_of[i] for i in right} - {None}))
-                    measures["no answer (share)"] = float(np.mean([found is None for found in given]))
+                    measures["no answer (share)"] = float(np.mean([c is None for c in classes]))
                 if embed is not None:
                     vectors = embed([str(arm.completion_N[i]) for i in index])  # type: ignore[index]
                     measures["mean pairwise cosine"] = mean_pairwise_cosine(vectors)
@@ -223,5 +223,5 @@ def diversity(arms: Sequence[Arm], *, budget: int | None = None, embed: Embed | 
             for name, column in columns.items():
                 per_run.setdefault(name, []).append(column)
         values = {name: np.mean(np.array(rows), axis=0) for name, rows in per_run.items()}
-        found.append(Diversity(arm.name, samples, budget, values))
-    return found
+        measured.append(Diversity(arm.name, samples, budget, values))
+    return measured

@@ -20,7 +20,7 @@ _BLOCK = 1 << 18  # numbers held at a time in the running product: 2 MB, which s
 
 
 def check_counts(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int]) -> tuple[IntArray, IntArray, IntArray]:
-    """n, c and K as arrays of whole numbers, checked against each other; InputError says what does not fit."""
+    """Turns n, c and K into arrays of whole numbers, checked against each other; InputError says what does not fit."""
     c_Q = np.atleast_1d(np.asarray(c))
     n_Q = np.broadcast_to(np.asarray(n), c_Q.shape)
     ks = np.atleast_1d(np.asarray(k))
@@ -44,35 +44,35 @@ def check_counts(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int]) -> 
 
 
 def distinct_counts(n_Q: IntArray, c_Q: IntArray) -> tuple[IntArray, IntArray, IntArray]:
-    """The distinct (n, c) and where each problem finds its own: problems that share (n, c) share the whole curve."""
+    """Returns the distinct (n, c) and the index of each problem's: problems that share (n, c) share the whole curve."""
     pairs, where = np.unique(np.stack([n_Q, c_Q], axis=1), axis=0, return_inverse=True)
     return pairs[:, 0], pairs[:, 1], where.reshape(-1)
 
 
 def _all_alike(m_P: IntArray, n_P: IntArray, ks: IntArray) -> FloatArray:
-    """`C(m, k) / C(n, k)`, the chance that k draws all fall among m of n; `(P, len(ks))`.
+    """Returns `C(m, k) / C(n, k)`, the chance that k draws all fall among m of n; `(P, len(ks))`.
 
     A running product over k, in blocks of columns so that memory does not grow with n.
     """
-    out = np.empty((m_P.size, ks.size))
-    last = np.ones(m_P.size)
+    chance_PK = np.empty((m_P.size, ks.size))
+    product = np.ones(m_P.size)
     width = max(1, _BLOCK // m_P.size)
     n = n_P[0] if (n_P == n_P[0]).all() else n_P[:, None]  # a common n needs one row of divisors instead of a block
-    for first in range(0, int(ks.max()), width):
-        j = np.arange(first, min(first + width, int(ks.max())), dtype=np.float64)
+    for start in range(0, int(ks.max()), width):
+        j = np.arange(start, min(start + width, int(ks.max())), dtype=np.float64)
         block = m_P[:, None] - j
         np.maximum(block, 0.0, out=block)  # beyond m the product stays 0, and must not become -0
         block /= n - j
-        block[:, 0] *= last
+        block[:, 0] *= product
         np.cumprod(block, axis=1, out=block)
-        inside = (ks > first) & (ks <= first + j.size)
-        out[:, inside] = block[:, ks[inside] - first - 1]
-        last = block[:, -1].copy()
-    return out
+        inside = (ks > start) & (ks <= start + j.size)
+        chance_PK[:, inside] = block[:, ks[inside] - start - 1]
+        product = block[:, -1].copy()
+    return chance_PK
 
 
 def pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int]) -> FloatArray:
-    """Unbiased probability that at least one of `k` samples drawn without replacement is correct.
+    """Estimates, without bias, the probability that at least one of `k` samples drawn without replacement is correct.
 
     `1 - C(n-c, k) / C(n, k)` (Chen et al. 2021, arXiv 2107.03374, eq. 1), as a running product over k, which is exact
     to rounding (the log-gamma form is not). All k cost as much as the largest.
@@ -95,7 +95,7 @@ def pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int]) -> Flo
 
 
 def pass_pow_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int]) -> FloatArray:
-    """Pass^K: unbiased probability that all `k` samples are correct, `C(c, k) / C(n, k)` (arXiv 2406.12045, sec. 3).
+    """Estimates Pass^K: the chance that all `k` samples are correct, `C(c, k) / C(n, k)` (arXiv 2406.12045, sec. 3).
 
     Arguments, shapes and errors as in `pass_at_k`.
     """
@@ -106,13 +106,13 @@ def pass_pow_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int]) -> Fl
 
 
 def _tail_sum(n_P: IntArray, c_P: IntArray, k: int, first: int, weight_X: FloatArray) -> FloatArray:
-    """`sum_x weight(x) P(X = x)` over x = first..k for the number X of correct ones among k samples; `(P,)`.
+    """Returns `sum_x weight(x) P(X = x)` over x = first..k, X being the number correct among k samples; `(P,)`.
 
     From log factorials, whose error (1e-10) no interval notices; the sum over x has no short product form.
     """
     log_factorial = special.gammaln(np.arange(int(n_P.max()) + 1) + 1.0)
     x = np.arange(first, k + 1)
-    out = np.empty(n_P.size)
+    sum_P = np.empty(n_P.size)
     step = max(1, _BLOCK // max(x.size, 1))
     for start in range(0, n_P.size, step):
         n, c = n_P[start : start + step, None], c_P[start : start + step, None]
@@ -121,12 +121,12 @@ def _tail_sum(n_P: IntArray, c_P: IntArray, k: int, first: int, weight_X: FloatA
         log_p = log_factorial[c] - log_factorial[np.where(possible, c - x, 0)] - log_factorial[x]
         log_p += log_factorial[n - c] - log_factorial[wrong_left] - log_factorial[k - x]
         log_p -= log_factorial[n] - log_factorial[k] - log_factorial[n - k]
-        out[start : start + step] = np.exp(np.where(possible, log_p, -np.inf)) @ weight_X
-    return out
+        sum_P[start : start + step] = np.exp(np.where(possible, log_p, -np.inf)) @ weight_X
+    return sum_P
 
 
 def g_pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int], tau: float) -> FloatArray:
-    """G-Pass@K_tau: probability that at least `ceil(tau * k)` of `k` samples are correct (arXiv 2412.13147, eq. 4).
+    """Estimates G-Pass@K_tau: the chance that at least `ceil(tau * k)` of `k` are correct (arXiv 2412.13147, eq. 4).
 
     The upper tail of a hypergeometric distribution; `tau -> 0` is Pass@K and `tau = 1` is Pass^K. Arguments, shapes and
     errors as in `pass_at_k`, and InputError for a `tau` outside (0, 1].
@@ -137,17 +137,17 @@ def g_pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int], tau:
     n_P, c_P, where = distinct_counts(n_Q, c_Q)
     columns = []
     for size in ks.tolist():
-        needed = max(1, int(np.ceil(tau * size - 1e-9)))  # 0.6 * 5 must need 3 samples, not 4
-        columns.append(_tail_sum(n_P, c_P, size, needed, np.ones(size - needed + 1)))
+        required = max(1, int(np.ceil(tau * size - 1e-9)))  # 0.6 * 5 must need 3 samples, not 4
+        columns.append(_tail_sum(n_P, c_P, size, required, np.ones(size - required + 1)))
     table = np.stack(columns, axis=1)[where]
     return table[:, 0] if np.ndim(k) == 0 else table
 
 
 def mg_pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int]) -> FloatArray:
-    """mG-Pass@K: twice the mean of G-Pass@K_tau over tau in [0.5, 1], `2/k * sum_{i=ceil(k/2)+1..k} G-Pass@K_{i/k}`.
+    """Estimates mG-Pass@K: twice the mean of G-Pass@K_tau over tau in [0.5, 1] (arXiv 2412.13147, eq. 6).
 
-    arXiv 2412.13147, eq. 6. At k = 1 the sum is empty and the value 0, as in the paper's formula. Arguments, shapes and
-    errors as in `pass_at_k`.
+    `2/k * sum_{i=ceil(k/2)+1..k} G-Pass@K_{i/k}`. At k = 1 the sum is empty and the value 0, as in the paper's formula.
+    Arguments, shapes and errors as in `pass_at_k`.
     """
     n_Q, c_Q, ks = check_counts(n, c, k)
     n_P, c_P, where = distinct_counts(n_Q, c_Q)
@@ -160,8 +160,8 @@ def mg_pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int | Sequence[int]) -> 
     return table[:, 0] if np.ndim(k) == 0 else table
 
 
-def counts(problem_ids: Sequence[Hashable], correct: Iterable[bool | None]) -> tuple[list[Hashable], IntArray]:
-    """Samples and correct samples per problem: ids in order of first appearance, and an int array `(Q, 2)` of (n, c).
+def sample_counts(problem_ids: Sequence[Hashable], correct: Iterable[bool | None]) -> tuple[list[Hashable], IntArray]:
+    """Counts samples and correct ones: ids of problems in order of appearance, and an int array `(Q, 2)` of (n, c).
 
     Samples without a verdict (None) are left out: unscored is not wrong.
     """
@@ -175,13 +175,13 @@ def counts(problem_ids: Sequence[Hashable], correct: Iterable[bool | None]) -> t
 
 
 def k_grid(n: int) -> list[int]:
-    """Powers of two up to n, and n itself: where Pass@K curves are read."""
+    """Returns the powers of two up to n, and n itself: where Pass@K curves are read."""
     grid = [1 << i for i in range(int(n).bit_length()) if 1 << i <= n]
     return grid if not grid or grid[-1] == n else [*grid, n]
 
 
 def curve_grid(n: int, most: int = 100) -> list[int]:
-    """Every k up to n if those are at most `most`, else about `most` evenly spaced in log k, with `k_grid(n)` in it."""
+    """Returns every k up to n if they are at most `most`, else about `most` evenly spaced in log k and `k_grid(n)`."""
     if n <= most:
         return list(range(1, n + 1))
     spaced = np.unique(np.round(np.geomspace(1, n, most)).astype(int)).tolist()
@@ -189,12 +189,12 @@ def curve_grid(n: int, most: int = 100) -> list[int]:
 
 
 def grid_of(ks: Sequence[int]) -> list[int]:
-    """Those of the K, which rise, that are powers of two, and the largest."""
+    """Picks from rising K the powers of two and the largest."""
     return [k for k in ks if k in k_grid(ks[-1])]
 
 
 def shown_ks(ks: Sequence[int], most: int) -> list[int]:
-    """At most `most` of the K: all if they fit, else the powers of 2, else of 4, ..., and always the largest."""
+    """Picks at most `most` of the K: all if they fit, else the powers of 2, else of 4, ..., and always the largest."""
     shown, base = list(ks), 2
     while len(shown) > max(most, 2):
         powers = {base**i for i in range(ks[-1].bit_length())}

@@ -1,4 +1,4 @@
-"""What `forkwise passk` finds out about one arm."""
+"""Evaluates one arm, as `forkwise passk` does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from forkwise.passk.results import Curve, Evaluation, LengthRow
 
 @dataclass(frozen=True)
 class MeasuredCurve:
-    """A statistic of one arm at some K: values `(S, Q, K)`, and the Monte-Carlo error `(K,)` of their mean, if any."""
+    """One statistic of an arm at some K: values `(S, Q, K)`, and the Monte-Carlo error `(K,)` of their mean, if any."""
 
     metric: Metric
     ks: list[int]
@@ -29,14 +29,14 @@ class MeasuredCurve:
 
 @dataclass(frozen=True)
 class Measured:
-    """One arm, every run and problem apart: what `evaluate` averages, and `compare` pairs too.
+    """Values of one arm for every run and problem, which `evaluate` averages and `compare` pairs.
 
     Attributes:
         curves: by the name of their statistic.
         control_ks: the K of length control.
         capped: Pass@K `(S, Q, K)` under each cap.
         within: the chance `(S, Q, B)` to pass within each of the `budgets`; None where there are none.
-        within_error: Monte-Carlo standard error of its mean, the largest of all budgets.
+        within_error: Monte-Carlo standard error of the mean of `within`, the largest of all budgets.
     """
 
     arm: Arm
@@ -52,33 +52,33 @@ class Measured:
 def measure(
     arm: Arm, ks: Sequence[int], options: MetricOptions, *, caps: Sequence[int] | None, budgets: Sequence[int] | None
 ) -> Measured:
-    """Every statistic that the arm's samples allow, at the K of a curve that are its own; see `evaluate`."""
+    """Computes every statistic that the arm's samples allow, each at its K among `ks`; see `evaluate`."""
     largest = arm.largest_k()
     curves = {}
     for metric in METRICS:
         if not metric.answers or arm.answer_N is not None:
             at = metric.ks(ks, largest)
             curves[metric.name] = MeasuredCurve(metric, at, *metric.values(arm, at, options))
-    known = arm.length_N is not None
-    caps = (default_caps([arm]) if known else ()) if caps is None else caps
-    budgets = (default_budgets([arm]) if known else ()) if budgets is None else budgets
+    has_lengths = arm.length_N is not None
+    caps = (default_caps([arm]) if has_lengths else ()) if caps is None else caps
+    budgets = (default_budgets([arm]) if has_lengths else ()) if budgets is None else budgets
     at = control_ks(ks)
-    capped = {int(cap): arm.curves(at, cap) for cap in caps} if known else {}
-    within, error = budget_curves(arm, budgets, seed=options.seed) if known and budgets else (None, 0.0)
+    capped = {int(cap): arm.curves(at, cap) for cap in caps} if has_lengths else {}
+    within, error = budget_curves(arm, budgets, seed=options.seed) if has_lengths and budgets else (None, 0.0)
     return Measured(arm, options, curves, at, capped, [int(b) for b in budgets], within, error)
 
 
 def over_problems(values_SQ: FloatArray, *, level: float, resamples: int | None, seed: int) -> Interval:
-    """Mean over runs, then interval over problems; `(S, Q, ...)`, shares. It covers the choice of problems, not runs.
+    """Averages shares `(S, Q, ...)` over runs, then gives an interval over problems, which does not cover runs.
 
-    Where all problems have the same value it is the exact binomial one: that no other was seen does not exclude any.
+    Where all problems have the same value, the interval is the exact binomial one: other values may exist unseen.
     """
     values_Q = values_SQ.mean(axis=0)
     bootstrap = bootstrap_interval(values_Q, level=level, resamples=resamples, seed=seed)
-    same = np.ptp(values_Q, axis=0) == 0
+    constant = np.ptp(values_Q, axis=0) == 0
     off = unseen(values_Q.shape[0], level)
-    low = np.where(same, bootstrap.mean * (1 - off), bootstrap.low)
-    high = np.where(same, bootstrap.mean + (1 - bootstrap.mean) * off, bootstrap.high)
+    low = np.where(constant, bootstrap.mean * (1 - off), bootstrap.low)
+    high = np.where(constant, bootstrap.mean + (1 - bootstrap.mean) * off, bootstrap.high)
     return replace(bootstrap, low=low, high=high)
 
 
@@ -96,7 +96,7 @@ def evaluate(
     resamples: int | None = None,
     seed: int = 0,
 ) -> Evaluation:
-    """Every statistic of `forkwise.passk.metrics` of one arm, with length control beside them.
+    """Evaluates every statistic of `forkwise.passk.metrics` for one arm, with length control beside them.
 
     Several runs in the arm are averaged per problem first.
 
@@ -120,9 +120,9 @@ def evaluate(
         if embed is not None:
             notes.append(EMBED_NOTE)
         for name, values in diversity([arm], embed=embed)[0].values.items():
-            known = values[np.isfinite(values)]
-            if known.size >= 2:
-                diversities[name] = bootstrap_interval(known, level=level, resamples=resamples, seed=seed)
+            defined = values[np.isfinite(values)]
+            if defined.size >= 2:
+                diversities[name] = bootstrap_interval(defined, level=level, resamples=resamples, seed=seed)
     if beyond:
         # Runs of one arm are pooled: the model describes problems, not runs.
         n_Q, c_Q = (counts.sum(axis=0) for counts in arm.counts())
@@ -131,7 +131,7 @@ def evaluate(
 
 
 def summarise(measured: Measured, *, level: float, resamples: int | None) -> Evaluation:
-    """Means and intervals over problems of what was measured."""
+    """Turns measured values into means with intervals over problems."""
     arm, seed = measured.arm, measured.options.seed
 
     def interval(values_SQ: FloatArray) -> Interval:
@@ -169,7 +169,7 @@ def summarise(measured: Measured, *, level: float, resamples: int | None) -> Eva
 
 
 def _notes(measured: Measured, level: float) -> list[str]:
-    """What a reader must know about the arm and its intervals."""
+    """Notes what a reader must know about the arm and its intervals."""
     arm = measured.arm
     notes = list(arm.notes)
     for curve in measured.curves.values():

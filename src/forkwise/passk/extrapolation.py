@@ -28,22 +28,22 @@ class Extrapolation:
 
 
 def _fit(n_P: FloatArray, c_P: FloatArray, weight_P: FloatArray, start: FloatArray) -> FloatArray:
-    """Maximum-likelihood log(alpha), log(beta)."""
+    """Fits log(alpha) and log(beta) by maximum likelihood."""
 
     def loss(x: FloatArray) -> tuple[float, FloatArray]:
         a, b = np.exp(x)
-        value = special.betaln(c_P + a, n_P - c_P + b) - special.betaln(a, b)
-        both = special.digamma(a + b) - special.digamma(n_P + a + b)
-        by_a = special.digamma(c_P + a) - special.digamma(a) + both
-        by_b = special.digamma(n_P - c_P + b) - special.digamma(b) + both
-        return -float(weight_P @ value), -np.array([a * (weight_P @ by_a), b * (weight_P @ by_b)])
+        log_likelihood_P = special.betaln(c_P + a, n_P - c_P + b) - special.betaln(a, b)
+        by_both = special.digamma(a + b) - special.digamma(n_P + a + b)
+        by_a = special.digamma(c_P + a) - special.digamma(a) + by_both
+        by_b = special.digamma(n_P - c_P + b) - special.digamma(b) + by_both
+        return -float(weight_P @ log_likelihood_P), -np.array([a * (weight_P @ by_a), b * (weight_P @ by_b)])
 
-    found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(-12, 12)] * 2)
-    return np.asarray(found.x, dtype=np.float64)
+    optimum = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(-12, 12)] * 2)
+    return np.asarray(optimum.x, dtype=np.float64)
 
 
 def _curve(x: FloatArray, ks: npt.ArrayLike) -> FloatArray:
-    """`1 - E[(1 - p)^k] = 1 - B(a, b + k) / B(a, b)` for p ~ Beta(a, b)."""
+    """Returns Pass@K for p ~ Beta(a, b): `1 - E[(1 - p)^k] = 1 - B(a, b + k) / B(a, b)`."""
     a, b = np.exp(x)
     return np.asarray(-np.expm1(special.betaln(a, b + np.asarray(ks, dtype=np.float64)) - special.betaln(a, b)))
 

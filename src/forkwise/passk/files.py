@@ -24,7 +24,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class ResultFile:
-    """What a file with Pass@K holds.
+    """Content of `passk.json` or `compare.json`.
 
     Attributes:
         schema: version of this layout.
@@ -46,11 +46,11 @@ class ResultFile:
 
     @property
     def evaluations(self) -> list[Evaluation]:
-        """Every arm: those that are not compared, then the reference and the others."""
+        """Evaluations of all arms: those that are not compared, then the reference and the others."""
         return [*self.single, *(self.comparison.arms if self.comparison else ())]
 
     def is_about(self, tables: Iterable[Path], names: Iterable[str]) -> bool:
-        """Whether it was computed from just these samples tables, and its arms have just these names."""
+        """Whether the file was computed from just these samples tables, and its arms have just these names."""
         if {e.arm for e in self.evaluations} != set(names):
             return False
         return {i.sha256 for i in self.inputs} == {i.sha256 for i in _inputs(tables)}
@@ -63,7 +63,7 @@ def result_file(
     single: list[Evaluation],
     comparison: Comparison | None = None,
 ) -> ResultFile:
-    """The results with the version and with the hashes of every shard of the samples tables that they are about."""
+    """Adds to results the version and the hashes of every shard of the samples tables that they are about."""
     return ResultFile(SCHEMA, __version__, settings, _inputs(tables), sentence, single, comparison)
 
 
@@ -72,7 +72,7 @@ def _inputs(tables: Iterable[Path]) -> list[Input]:
 
 
 def read_results(path: Path) -> ResultFile:
-    """What `forkwise passk --json` or `forkwise compare --json` wrote.
+    """Reads a file that `forkwise passk --json` or `forkwise compare --json` wrote.
 
     Raises:
         InputError: the file is none, is damaged, or its parts do not fit together.
@@ -107,7 +107,7 @@ def _fits(value: Any, shape: tuple[int, ...] = ()) -> bool:
 
 
 def write_csv(path: Path, rows: list[Row]) -> None:
-    """One line per number, at full precision."""
+    """Writes one line per number, at full precision."""
     table = io.StringIO()
     writer = csv.DictWriter(table, COLUMNS)
     writer.writeheader()

@@ -32,7 +32,7 @@ class Interval:
 
 
 def default_resamples(problems: int) -> int:
-    """10,000 up to 2,000 problems; beyond, as many as 20 million drawn problems allow, but at least 1,000."""
+    """Returns 10,000 up to 2,000 problems; beyond, as many as 20 million drawn problems allow, at least 1,000."""
     return int(min(10_000, max(1_000, 20_000_000 // max(problems, 1))))
 
 
@@ -52,7 +52,7 @@ def check_level(level: float) -> None:
 
 
 def problem_weights(problems: int, resamples: int, seed: int) -> Iterator[FloatArray]:
-    """Bootstrap weights in blocks of rows, `(r, Q)` each: the share of the Q draws that fell on each problem."""
+    """Draws bootstrap weights in blocks of rows, `(r, Q)` each: the share of the Q draws that fell on each problem."""
     rng = np.random.default_rng(seed)
     rows = max(1, _BLOCK // problems)
     for first in range(0, resamples, rows):
@@ -62,14 +62,14 @@ def problem_weights(problems: int, resamples: int, seed: int) -> Iterator[FloatA
 
 
 def bootstrap_means(data_QK: FloatArray, resamples: int, seed: int) -> FloatArray:
-    """Means over resampled problems, `(resamples, K)`; the same draws for every column."""
+    """Draws means over resampled problems, `(resamples, K)`, with the same draws for every column."""
     return np.concatenate([weights @ data_QK for weights in problem_weights(data_QK.shape[0], resamples, seed)])
 
 
 def bootstrap_interval(
     values: npt.ArrayLike, *, level: float = 0.95, resamples: int | None = None, seed: int = 0
 ) -> Interval:
-    """Mean over problems and its BCa bootstrap interval (Efron 1987), one per column.
+    """Returns the mean over problems with its BCa bootstrap interval (Efron 1987), one per column.
 
     Args:
         values: `(Q,)` or `(Q, K)`, one row per problem; e.g. `pass_at_k(n, c, ks)`, or a paired difference.
@@ -114,7 +114,7 @@ def bootstrap_interval(
 
 
 def unseen(problems: int, level: float) -> float:
-    """How far the mean over problems may be off where all have the same value, so that a resample has no width.
+    """Bounds how far off the mean over problems may be where all have the same value, so that resamples have no width.
 
     The exact binomial (Clopper-Pearson) upper bound on the share of problems with another value, for values that differ
     by at most 1.
@@ -125,7 +125,7 @@ def unseen(problems: int, level: float) -> float:
 def paired_difference(
     a: npt.ArrayLike, b: npt.ArrayLike, *, level: float = 0.95, resamples: int | None = None, seed: int = 0
 ) -> Interval:
-    """Mean of `a - b` over the same problems, with its BCa interval; `a`, `b`: `(Q,)` or `(Q, K)`, rows paired.
+    """Returns the mean of `a - b` with its BCa interval; `a`, `b`: `(Q,)` or `(Q, K)`, one row per problem in both.
 
     With few problems `student_interval` of the differences covers better; `compare` uses that.
     """
@@ -136,7 +136,7 @@ def paired_difference(
 
 
 def student_interval(values: npt.ArrayLike, *, level: float = 0.95) -> Interval:
-    """Mean over problems and its Student t interval, one per column; for paired differences.
+    """Returns the mean over problems with its Student t interval, one per column; for paired differences.
 
     Differences are nearly symmetric, and there t keeps its level with few problems, where the bootstraps fall short
     (docs/statistics.md). Arguments and errors as in `bootstrap_interval`.
@@ -152,7 +152,7 @@ def student_interval(values: npt.ArrayLike, *, level: float = 0.95) -> Interval:
 def sign_flip_p_values(
     differences: npt.ArrayLike, *, resamples: int | None = None, seed: int = 0
 ) -> tuple[FloatArray, FloatArray]:
-    """Two-sided sign-flip permutation p-values of "no difference", plain and max-T adjusted over the columns.
+    """Tests "no difference" by sign flips: two-sided permutation p-values, plain and max-T adjusted over the columns.
 
     Args:
         differences: `(Q,)` or `(Q, K)` paired differences, one row per problem.

@@ -22,23 +22,23 @@ CAP, BUDGET, MATCHED = "cap", "budget", "matched"
 
 
 @dataclass(frozen=True)
-class Match:
+class LengthMatch:
     """Length-matched Pass@K of one problem: K samples whose lengths are distributed as the reference's."""
 
     pass_at_k: FloatArray
-    """At each k; NaN where the arm has too few samples in some length bin."""
+    """Pass@K at each k; NaN where the arm has too few samples in some length bin."""
     effective_n: float
     """Kish's effective number of samples after weighting the bins."""
 
 
 def default_caps(arms: Sequence[Arm], points: int = 6) -> list[int]:
-    """Caps at evenly spaced quantiles of the pooled lengths; the last is the longest sample, which caps nothing."""
+    """Chooses caps at even quantiles of the pooled lengths; the last is the longest sample, which caps nothing."""
     pooled = np.concatenate([arm.lengths() for arm in arms])
     return sorted({int(np.ceil(x)) for x in np.quantile(pooled, np.linspace(0, 1, points + 1)[1:])})
 
 
 def largest_budget(arms: Sequence[Arm]) -> int:
-    """The budget that every problem of every run can spend: the smallest total length of a problem's samples."""
+    """Returns what every problem of every run can spend: the smallest total length of a problem's samples."""
     totals = [
         np.bincount(arm.run_N * len(arm.problems) + arm.problem_N, weights=arm.lengths()).min()  # no cell is empty
         for arm in arms
@@ -47,7 +47,7 @@ def largest_budget(arms: Sequence[Arm]) -> int:
 
 
 def default_budgets(arms: Sequence[Arm], points: int = 6) -> list[int]:
-    """Budgets from the median length to `largest_budget`, evenly spaced in the logarithm."""
+    """Chooses budgets from the median length to `largest_budget`, evenly spaced in the logarithm."""
     top = largest_budget(arms)
     median = min(float(np.median(np.concatenate([arm.lengths() for arm in arms]))), top)
     return sorted({int(b) for b in np.round(np.geomspace(max(median, 1), max(top, 1), points)) if b <= top} | {top})
@@ -56,7 +56,7 @@ def default_budgets(arms: Sequence[Arm], points: int = 6) -> list[int]:
 def pass_within_budget(
     lengths: npt.ArrayLike, correct: npt.ArrayLike, budgets: Sequence[float], *, orders: int = 200, seed: int = 0
 ) -> tuple[FloatArray, FloatArray]:
-    """Chance that a correct sample is complete within a budget, when samples are drawn one after another.
+    """Computes the chance that a correct sample is complete within a budget, with samples drawn one after another.
 
     The order is random without replacement. How many wrong samples come before the first correct one, and which correct
     one it is, are averaged exactly; only the lengths of those wrong samples are simulated, by `orders` seeded orders.
@@ -101,7 +101,7 @@ def pass_within_budget(
 
 
 def budget_curves(arm: Arm, budgets: Sequence[float], *, orders: int = 200, seed: int = 0) -> tuple[FloatArray, float]:
-    """Pass within each budget, `(S, Q, B)`, and the largest Monte-Carlo standard error of its mean over S and Q."""
+    """Computes the pass within each budget, `(S, Q, B)`, and the largest Monte-Carlo error of the mean over S and Q."""
     value = np.empty((len(arm.runs), len(arm.problems), len(budgets)))
     variance = np.empty_like(value)
     for s, row in enumerate(arm.groups()):
@@ -115,60 +115,60 @@ def budget_curves(arm: Arm, budgets: Sequence[float], *, orders: int = 200, seed
 
 def match_lengths(
     lengths: npt.ArrayLike, correct: npt.ArrayLike, reference: npt.ArrayLike, ks: Sequence[int], *, bins: int = 4
-) -> Match | None:
-    """Pass@K of one problem if its K samples had the lengths of K of the reference's samples.
+) -> LengthMatch | None:
+    """Computes Pass@K of one problem if its K samples had the lengths of K of the reference's samples.
 
     The reference's lengths are cut into `bins` quantile bins. K samples of the reference, drawn without replacement,
-    fill the bins at random; as many of ours are drawn from the same bins. The average over all such draws is exact.
-    At K = 1 this is direct standardisation: the reference's bin shares times our success rates.
+    fill the bins at random; as many of the arm's are drawn from each. The average over all such draws is exact.
+    At K = 1 this is direct standardisation: the reference's bin shares times the arm's success rates.
 
     Args:
-        lengths, correct: `(n,)`, of our samples. Those longer or shorter than all of the reference's are not used.
+        lengths, correct: `(n,)`, of the arm's samples. Any longer or shorter than all of the reference's is unused.
         reference: `(m,)` lengths of the reference's samples.
 
     Returns:
-        None where the support is empty: the reference has samples in a bin in which we have none.
+        None where the support is empty: the reference has samples in a bin in which the arm has none.
     """
-    ours, verdicts = np.asarray(lengths, dtype=np.float64), np.asarray(correct, dtype=bool)
-    theirs = np.asarray(reference, dtype=np.float64)
-    edges = np.unique(np.quantile(theirs, np.linspace(0, 1, bins + 1), method="inverted_cdf"))
-    inside = (ours >= edges[0]) & (ours <= edges[-1])
+    arm_lengths, verdicts = np.asarray(lengths, dtype=np.float64), np.asarray(correct, dtype=bool)
+    reference_lengths = np.asarray(reference, dtype=np.float64)
+    edges = np.unique(np.quantile(reference_lengths, np.linspace(0, 1, bins + 1), method="inverted_cdf"))
+    inside = (arm_lengths >= edges[0]) & (arm_lengths <= edges[-1])
     cells = max(edges.size - 1, 1)
 
     def bin_of(x: FloatArray) -> npt.NDArray[np.int64]:
         return np.clip(np.searchsorted(edges[1:], x, side="left"), 0, cells - 1)
 
-    want = np.bincount(bin_of(theirs), minlength=cells)
-    have = np.bincount(bin_of(ours[inside]), minlength=cells)
-    wrong = np.bincount(bin_of(ours[inside])[~verdicts[inside]], minlength=cells)
+    want = np.bincount(bin_of(reference_lengths), minlength=cells)
+    have = np.bincount(bin_of(arm_lengths[inside]), minlength=cells)
+    wrong = np.bincount(bin_of(arm_lengths[inside])[~verdicts[inside]], minlength=cells)
     used = want > 0
     want, have, wrong = want[used], have[used], wrong[used]
     if (have == 0).any():
         return None
     share = want / want.sum()
-    value = np.full(len(ks), np.nan)
+    pass_at_k = np.full(len(ks), np.nan)
     for i, k in enumerate(ks):
-        if k > theirs.size or (np.minimum(k, want) > have).any():
+        if k > reference_lengths.size or (np.minimum(k, want) > have).any():
             continue
         # Binomial weights with a common theta turn "j_b of bin b, sum K" into the multivariate hypergeometric.
-        theta = k / theirs.size if k < theirs.size else 0.5
+        theta = k / reference_lengths.size if k < reference_lengths.size else 0.5
         product = np.ones(1)
         for w, h, f in zip(want, have, wrong, strict=True):
             j = np.arange(min(k, w) + 1)
             all_wrong = np.concatenate([[1.0], np.cumprod(np.clip(f - j[:-1], 0, None) / (h - j[:-1]))])
             product = np.convolve(product, stats.binom.pmf(j, w, theta) * all_wrong)[: k + 1]
-        value[i] = 1.0 - product[k] / stats.binom.pmf(k, theirs.size, theta)
-    return Match(value, float(1.0 / (share**2 / have).sum()))
+        pass_at_k[i] = 1.0 - product[k] / stats.binom.pmf(k, reference_lengths.size, theta)
+    return LengthMatch(pass_at_k, float(1.0 / (share**2 / have).sum()))
 
 
 def match_curves(
     arm: Arm, reference: Arm, ks: Sequence[int], *, bins: int = 4
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Pass@K of arm and reference at equal lengths, each `(S, T, Q, K)`, and effective n `(Q,)`; NaN without support.
+    """Computes Pass@K of arm and reference at equal lengths, `(S, T, Q, K)`, and effective n `(Q,)`.
 
-    Each is the mean of Pass@K at its own lengths and at the other's (`match_lengths`); at K = 1 that is both at the
-    mean of the two length distributions (Kitagawa 1955). One direction alone would favour the arm even against itself
-    trained again: where a model writes more of some length, it is usually right less often there.
+    Each is the mean of Pass@K at its own lengths and at the other's (`match_lengths`), or NaN without support. At K = 1
+    both are at the mean of the two length distributions (Kitagawa 1955). One direction alone would favour the arm even
+    against itself trained again: where a model writes more of some length, it is usually right less often there.
 
     Each of the arm's S runs is matched with each of the reference's T, which needs support both ways. Runs are never
     pooled: the Pass@K of a mixture of runs exceeds the mean of theirs.
@@ -176,15 +176,15 @@ def match_curves(
     shape = len(arm.runs), len(reference.runs), len(arm.problems)
     matched = np.full((2, *shape, len(ks)), np.nan)
     effective = np.full((2, *shape), np.nan)
-    sides = (arm, reference)
-    lengths = [side.lengths() for side in sides]
-    plain = [side.curves(ks) for side in sides]
-    for (s, own), (t, other) in product(enumerate(arm.groups()), enumerate(reference.groups())):
-        for q, index in enumerate(zip(own, other, strict=True)):
+    arms = (arm, reference)
+    lengths = [side.lengths() for side in arms]
+    plain = [side.curves(ks) for side in arms]
+    for (s, arm_row), (t, reference_row) in product(enumerate(arm.groups()), enumerate(reference.groups())):
+        for q, index in enumerate(zip(arm_row, reference_row, strict=True)):
             for i, run in enumerate((s, t)):
-                here, there = index[i], index[1 - i]
-                correct = sides[i].correct_N[here]
-                match = match_lengths(lengths[i][here], correct, lengths[1 - i][there], ks, bins=bins)
+                matched_index, target_index = index[i], index[1 - i]
+                correct = arms[i].correct_N[matched_index]
+                match = match_lengths(lengths[i][matched_index], correct, lengths[1 - i][target_index], ks, bins=bins)
                 if match is not None:
                     matched[i, s, t, q] = (plain[i][run, q] + match.pass_at_k) / 2
                     effective[i, s, t, q] = match.effective_n
@@ -195,7 +195,7 @@ def match_curves(
 
 
 def control_ks(ks: Sequence[int]) -> list[int]:
-    """Those of a curve's K at which length control is computed: three that span them."""
+    """Picks the K of a curve at which length control is computed: three that span them."""
     return shown_ks(grid_of(ks), 3)
 
 

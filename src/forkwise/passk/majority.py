@@ -29,7 +29,7 @@ class Votes:
 def count_votes(
     answers: Sequence[str | None], correct: Sequence[bool] | npt.NDArray[np.bool_], *, by_text: bool = False
 ) -> Votes:
-    """Votes over classes of equal answers, see `answer_classes`. A sample without an answer casts no vote."""
+    """Counts votes over classes of equal answers (`answer_classes`). A sample without an answer casts no vote."""
     tally: dict[int, list[int]] = {}
     none = 0
     for answer, verdict in zip(answer_classes(answers, by_text=by_text), correct, strict=True):
@@ -44,16 +44,16 @@ def count_votes(
 
 
 def _times(poly_GK: FloatArray, coefficients: Sequence[FloatArray | float]) -> FloatArray:
-    """Product of polynomials in x, cut at the degree of the first; a coefficient may differ per row."""
-    out = np.zeros_like(poly_GK)
+    """Multiplies polynomials in x, cut at the degree of the first; a coefficient may differ per row."""
+    product = np.zeros_like(poly_GK)
     width = poly_GK.shape[1]
     for j, coefficient in enumerate(coefficients[:width]):
-        out[:, j:] += np.reshape(coefficient, (-1, 1)) * poly_GK[:, : width - j]
-    return out
+        product[:, j:] += np.reshape(coefficient, (-1, 1)) * poly_GK[:, : width - j]
+    return product
 
 
 def _win_counts(votes: Votes, winner: int, largest: int) -> FloatArray:
-    """Over all K-subsets, the summed share of the vote's prize that `winner` takes; index K = 0..largest.
+    """Sums the share of the vote's prize that `winner` takes over all K-subsets; index K = 0..largest.
 
     With v votes for the winner, the subsets are counted by the generating function
     `C(m, v) x^v * prod_rivals (sum_{j<v} C(m_b, j) x^j + s C(m_b, v) x^v)`: the power of s is the number t of rivals
@@ -78,12 +78,12 @@ def _win_counts(votes: Votes, winner: int, largest: int) -> FloatArray:
 
 
 def maj_at_k(votes: Votes, ks: Sequence[int], *, draws: int = 2000, seed: int = 0) -> tuple[FloatArray, FloatArray]:
-    """Chance that the most frequent answer among K samples drawn without replacement is correct; ties share.
+    """Computes the chance that the most frequent answer of K samples drawn without replacement is correct; ties share.
 
     K samples without a single answer are wrong. Exact for up to `EXACT_UP_TO` samples, else `draws` seeded draws per K.
 
     Returns:
-        `(value, error)`, each `(len(ks),)`; `error` is the Monte-Carlo standard error, 0 where exact.
+        `(chance, error)`, each `(len(ks),)`; `error` is the Monte-Carlo standard error, 0 where exact.
     """
     n = int(votes.counts.sum()) + votes.none
     k = np.asarray(ks)
@@ -96,18 +96,18 @@ def maj_at_k(votes: Votes, ks: Sequence[int], *, draws: int = 2000, seed: int = 
         return won[k] / special.comb(n, k), np.zeros(k.size)
     rng = np.random.default_rng(seed)
     urn = np.append(votes.counts, votes.none)
-    value, error = np.empty(k.size), np.empty(k.size)
+    chance, error = np.empty(k.size), np.empty(k.size)
     for i, size in enumerate(k):
         drawn = rng.multivariate_hypergeometric(urn, int(size), size=draws, method="marginals")[:, :-1]
         top = drawn.max(axis=1, keepdims=True)
         leading = (drawn == top) & (top > 0)
         prize = (leading @ votes.correct) / np.maximum(leading.sum(axis=1), 1)
-        value[i], error[i] = prize.mean(), prize.std(ddof=1) / np.sqrt(draws)
-    return value, error
+        chance[i], error[i] = prize.mean(), prize.std(ddof=1) / np.sqrt(draws)
+    return chance, error
 
 
 def majority_curves(arm: Arm, ks: Sequence[int], *, seed: int = 0) -> tuple[FloatArray, FloatArray]:
-    """maj@K `(S, Q, K)`, and the Monte-Carlo standard error `(K,)` of its mean over runs and problems."""
+    """Computes maj@K `(S, Q, K)`, and the Monte-Carlo standard error `(K,)` of its mean over runs and problems."""
     assert arm.answer_N is not None
     value = np.empty((len(arm.runs), len(arm.problems), len(ks)))
     error = np.empty_like(value)

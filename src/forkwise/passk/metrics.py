@@ -18,7 +18,7 @@ from forkwise.passk.outcomes import Arm
 
 @dataclass(frozen=True)
 class MetricOptions:
-    """What a statistic may depend on besides the samples.
+    """Options of the statistics.
 
     Attributes:
         tau: share of the K samples that must be correct in G-Pass@K.
@@ -30,12 +30,12 @@ class MetricOptions:
 
 
 Values = tuple[FloatArray, FloatArray | None]
-"""Values `(S, Q, K)`, and the Monte-Carlo standard error `(K,)` of their mean; None where they are exact."""
+"""Values `(S, Q, K)` of a statistic, and the Monte-Carlo error `(K,)` of their mean; None where they are exact."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One statistic.
+    """One statistic of an arm, as `evaluate` and `compare` need it.
 
     Attributes:
         name: its key in `Evaluation.curves`, and its name in the tidy rows.
@@ -60,19 +60,19 @@ class Metric:
     exact: str = ""
 
     def ks(self, ks: Sequence[int], largest: int) -> list[int]:
-        """Those of a curve's K at which the statistic is computed; `largest` is the arm's n."""
+        """Picks the K of a curve at which the statistic is computed; `largest` is the arm's n."""
         if self.where == "n":
             return [largest]
         return list(ks) if self.where == "every k" else grid_of(ks)
 
     def labels(self, options: MetricOptions) -> tuple[str, str]:
-        """Its name in the tidy rows and its title in tables, with the options that it depends on."""
-        said = self.option.format(tau=options.tau)
-        return self.name + said, self.title + said
+        """Returns the name in the tidy rows and the title in tables, with the options that the statistic depends on."""
+        options_text = self.option.format(tau=options.tau)
+        return self.name + options_text, self.title + options_text
 
 
 def _of_counts(estimator: Callable[..., FloatArray]) -> Callable[[Arm, Sequence[int], MetricOptions], Values]:
-    """The values of a statistic that follows from the numbers of samples and of correct ones."""
+    """Makes `values` of a statistic that follows from the numbers of samples and of correct ones."""
 
     def values(arm: Arm, ks: Sequence[int], options: MetricOptions) -> Values:
         n_SQ, c_SQ = arm.counts()
@@ -104,14 +104,14 @@ METRICS = (
 
 
 def compared_metrics(names: Sequence[str] | None) -> list[Metric]:
-    """The statistics that `compare` pairs beside Pass@K: those named, or those declared so.
+    """Returns the statistics that `compare` pairs beside Pass@K: those named, or those declared so.
 
     Raises:
         InputError: there is no such statistic.
     """
-    known = {metric.name: metric for metric in METRICS}
+    by_name = {metric.name: metric for metric in METRICS}
     for name in names or ():
-        if name not in known:
-            raise InputError(f"There is no statistic '{name}': there are {', '.join(known)}.{nearest(name, known)}")
-    wanted = names if names is not None else [metric.name for metric in METRICS if metric.compared]
-    return [metric for name, metric in known.items() if name in wanted and name != "pass@k"]
+        if name not in by_name:
+            raise InputError(f"There is no statistic '{name}': there are {', '.join(by_name)}.{nearest(name, by_name)}")
+    chosen = names if names is not None else [metric.name for metric in METRICS if metric.compared]
+    return [metric for name, metric in by_name.items() if name in chosen and name != "pass@k"]

@@ -43,7 +43,7 @@ class Arm:
     answer_N: Texts | None = None
     completion_N: Texts | None = None
     notes: tuple[str, ...] = ()
-    """What a reader must know about these samples: left-out ones, unequal n, and so on."""
+    """Notes for readers about the samples: left-out ones, unequal n, and so on."""
     by_text: bool = False
     """Whether answers are equal only as texts: those of a verifier that checks solutions, as Countdown's does."""
     tables: tuple[Path, ...] = ()
@@ -53,7 +53,7 @@ class Arm:
         return self.run_N * len(self.problems) + self.problem_N
 
     def counts(self, max_length: float | None = None) -> tuple[IntArray, IntArray]:
-        """`(n, c)`, each `(S, Q)`: samples, and correct ones no longer than `max_length`."""
+        """Counts samples, and correct ones no longer than `max_length`: `(n, c)`, each `(S, Q)`."""
         shape = (len(self.runs), len(self.problems))
         passed = self.correct_N
         if max_length is not None:
@@ -64,12 +64,12 @@ class Arm:
         return n, c
 
     def curves(self, ks: Sequence[int], max_length: float | None = None) -> FloatArray:
-        """Pass@K of every run and problem, `(S, Q, K)`."""
+        """Computes Pass@K of every run and problem, `(S, Q, K)`."""
         n_SQ, c_SQ = self.counts(max_length)
         return pass_at_k(n_SQ.ravel(), c_SQ.ravel(), ks).reshape(*n_SQ.shape, len(ks))
 
     def largest_k(self) -> int:
-        """The smallest number of samples that any problem has in any run."""
+        """Returns the smallest number of samples that any problem has in any run."""
         return int(self.counts()[0].min())
 
     def lengths(self) -> FloatArray:
@@ -78,35 +78,35 @@ class Arm:
         return self.length_N
 
     def groups(self) -> list[list[IntArray]]:
-        """Sample indices in order, by run and then by problem."""
+        """Groups the indices of samples by run and then by problem, in order."""
         cells = self._cells()
         order = np.argsort(cells, kind="stable")
         ends = np.searchsorted(cells[order], np.arange(1, len(self.runs) * len(self.problems)))
-        parts = np.split(order, ends)
+        indices = np.split(order, ends)
         q = len(self.problems)
-        return [parts[s * q : (s + 1) * q] for s in range(len(self.runs))]
+        return [indices[s * q : (s + 1) * q] for s in range(len(self.runs))]
 
     def _take(self, chosen_N: BoolArray) -> dict[str, Any]:
         columns = ("problem_N", "run_N", "correct_N", "length_N", "answer_N", "completion_N")
         return {c: None if getattr(self, c) is None else getattr(self, c)[chosen_N] for c in columns}
 
     def keep(self, problems: Iterable[str]) -> Arm:
-        """The same arm on some of its problems."""
-        kept = sorted(set(problems) & set(self.problems))
+        """Returns the arm on some of its problems."""
+        shared = sorted(set(problems) & set(self.problems))
         position = np.full(len(self.problems), -1)
-        position[[self.problems.index(p) for p in kept]] = np.arange(len(kept))
+        position[[self.problems.index(p) for p in shared]] = np.arange(len(shared))
         fields = self._take(position[self.problem_N] >= 0)
         fields["problem_N"] = position[fields["problem_N"]]
-        return replace(self, problems=tuple(kept), **fields)
+        return replace(self, problems=tuple(shared), **fields)
 
     def split(self) -> list[Arm]:
-        """One arm per run, named after it."""
-        parts = []
+        """Splits the arm into one for each run, named after the run."""
+        arms = []
         for s, run in enumerate(self.runs):
             fields = self._take(self.run_N == s)
             fields["run_N"] = np.zeros_like(fields["run_N"])
-            parts.append(replace(self, name=run, runs=(run,), **fields))
-        return parts
+            arms.append(replace(self, name=run, runs=(run,), **fields))
+        return arms
 
 
 def _texts(values: Sequence[Any] | npt.NDArray[Any] | None) -> Texts | None:
@@ -114,11 +114,11 @@ def _texts(values: Sequence[Any] | npt.NDArray[Any] | None) -> Texts | None:
 
 
 def _verdicts(correct: Sequence[Any] | npt.NDArray[Any]) -> npt.NDArray[np.int8]:
-    """1 correct, 0 wrong, -1 unscored; refuses anything that is not a verdict."""
+    """Turns verdicts into 1 (correct), 0 (wrong) and -1 (unscored); refuses anything that is not a verdict."""
     values = correct if isinstance(correct, np.ndarray) else np.array(list(correct), dtype=object)
     if values.dtype == bool:
         return values.astype(np.int8)
-    out = np.full(values.shape, -1, dtype=np.int8)
+    verdict_N = np.full(values.shape, -1, dtype=np.int8)
     for i, value in enumerate(values.tolist()):
         if value is None:
             continue
@@ -128,8 +128,8 @@ def _verdicts(correct: Sequence[Any] | npt.NDArray[Any]) -> npt.NDArray[np.int8]
             raise InputError(
                 f"A score is {value!r}, neither right nor wrong: set a threshold when you import the samples."
             )
-        out[i] = int(value)
-    return out
+        verdict_N[i] = int(value)
+    return verdict_N
 
 
 def make_arm(
@@ -144,7 +144,7 @@ def make_arm(
     completion: Sequence[str | None] | npt.NDArray[Any] | None = None,
     notes: Iterable[str] = (),
 ) -> Arm:
-    """An arm from columns, one entry per sample.
+    """Makes an arm from columns with one entry per sample.
 
     Args:
         problem_id: which problem each sample answers; the ids pair arms in `compare`.
@@ -249,17 +249,17 @@ def _check_sampling(table: pa.Table, where: str) -> None:
         for field in fields:
             values = sorted({row[field] for row in rows if row[field] is not None})
             if len(values) > 1:
-                found = " and ".join(f"{value:g}" for value in values)
+                drawn_at = " and ".join(f"{value:g}" for value in values)
                 raise InputError(
-                    f"Run '{run}' in '{where}' mixes samples drawn at {field} {found}: give each setting a run name of "
-                    "its own."
+                    f"Run '{run}' in '{where}' mixes samples drawn at {field} {drawn_at}: give each setting a run "
+                    "name of its own."
                 )
 
 
 def load_arm(
     paths: Path | str | Sequence[Path | str], *, name: str | None = None, runs: Sequence[str] = (), texts: bool = False
 ) -> Arm:
-    """The scored samples of one or several samples tables (Parquet shard or folder), as one arm.
+    """Loads the scored samples of one or several samples tables (Parquet shard or folder) as one arm.
 
     Args:
         paths: tables of the arm; every distinct `run` in them is one training run of it.
@@ -284,14 +284,14 @@ def load_arm(
     ):
         raise InputError("Two of the tables of one arm hold a run of the same name: rename one, or leave it out.")
     table = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
-    known = sorted(set(table["run"].unique().to_pylist()))
+    chosen_runs = sorted(set(table["run"].unique().to_pylist()))
     if runs:
-        unknown = sorted(set(runs) - set(known))
+        unknown = sorted(set(runs) - set(chosen_runs))
         if unknown:
-            raise InputError(f"There is no run '{unknown[0]}' in the samples; there are {', '.join(known)}.")
+            raise InputError(f"There is no run '{unknown[0]}' in the samples; there are {', '.join(chosen_runs)}.")
         table = table.filter(pc.is_in(table["run"], pa.array(list(runs))))
-        known = sorted(runs)
-    name = name or (known[0] if len(known) == 1 else sources[0].stem)
+        chosen_runs = sorted(runs)
+    name = name or (chosen_runs[0] if len(chosen_runs) == 1 else sources[0].stem)
     if table.num_rows == 0:
         raise InputError(f"'{name}' holds no samples.")
     if table["correct"].null_count == table.num_rows:
@@ -330,13 +330,13 @@ def load_arm(
         completion=completion if texts else None,
         notes=notes,
     )
-    # Two expressions that reach the target are two solutions, though they have one value.
+    # In Countdown, two expressions that reach the target are two solutions, though their value is one.
     judges = set(table["verdict_by"].unique().to_pylist()) - {None, "no-answer"}
     return replace(arm, by_text=judges == {"countdown"}, tables=tuple(sources))
 
 
 def common_problems(arms: Sequence[Arm], *, intersect: bool = False) -> tuple[list[Arm], list[str]]:
-    """The arms on one problem set, and a note on what was dropped.
+    """Brings the arms to one set of problems, and notes what was dropped.
 
     Raises:
         InputError: the sets differ and `intersect` is False, or nothing is shared.
@@ -360,14 +360,14 @@ def common_problems(arms: Sequence[Arm], *, intersect: bool = False) -> tuple[li
 
 
 def check_ks(arms: Sequence[Arm], ks: Sequence[int]) -> list[int]:
-    """`ks` sorted and without repeats; InputError when one lies outside what all the arms can answer."""
+    """Returns `ks` sorted and without repeats; InputError where an arm cannot answer one."""
     largest = min(arm.largest_k() for arm in arms)
-    wanted = sorted({int(k) for k in ks})
-    if not wanted or wanted[0] < 1:
+    distinct = sorted({int(k) for k in ks})
+    if not distinct or distinct[0] < 1:
         raise InputError("k must be at least 1.")
-    if wanted[-1] > largest:
+    if distinct[-1] > largest:
         raise InputError(
-            f"Pass@{wanted[-1]} needs at least {wanted[-1]} samples of every problem, but one has only {largest}: "
+            f"Pass@{distinct[-1]} needs at least {distinct[-1]} samples of every problem, but one has only {largest}: "
             "draw more samples, ask for a smaller k, or use --extrapolate for a labelled model."
         )
-    return wanted
+    return distinct

@@ -1,4 +1,4 @@
-"""What `forkwise passk` and `forkwise compare` find, as numbers: see `forkwise.passk.files` for what is on disk."""
+"""Results of `forkwise passk` and `forkwise compare`, as numbers; `forkwise.passk.files` puts them on disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLUMNS = [
     *("arm", "reference", "metric", "k", "at", "value", "low", "high", "band_low", "band_high"),
     *("p", "adjusted_p", "run_p", "problems", "effective_n", "of_reference", "of_arm", "error"),
 ]
-"""Columns of the tidy rows; a row leaves empty what does not apply to it."""
+"""Columns of the tidy rows; a cell that does not apply is empty."""
 
 Row = dict[str, Any]
 
@@ -42,14 +42,14 @@ class Curve:
     shown: bool = True
 
     def rows(self, names: Row) -> Iterator[Row]:
-        """One row per K."""
+        """Makes one row per K."""
         for i, k in enumerate(self.ks):
             error = {} if "reference" in names else {"error": 0.0 if self.error is None else float(self.error[i])}
             yield {**names, "metric": self.metric, "k": k, **bounds_at(self.interval, i), **error}
 
 
 def bounds_at(interval: Interval, i: int | tuple[()] = ()) -> dict[str, float]:
-    """Entry `i` of an interval as plain numbers; without `i`, the interval of a single value."""
+    """Returns entry `i` of an interval as plain numbers; without `i`, the interval of a single value."""
     return {"value": float(interval.mean[i]), "low": float(interval.low[i]), "high": float(interval.high[i])}
 
 
@@ -70,7 +70,7 @@ class LengthRow:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Pass@K of one arm and what belongs beside it. Intervals are BCa over problems unless said otherwise."""
+    """Pass@K and the other statistics of one arm. Intervals are BCa over problems unless said otherwise."""
 
     arm: str
     runs: int
@@ -78,7 +78,7 @@ class Evaluation:
     samples: tuple[int, int]
     """Fewest and most scored samples of a problem."""
     curves: dict[str, Curve]
-    """By the name of their statistic, see `forkwise.passk.metrics`."""
+    """Curves by the names of their statistics, see `forkwise.passk.metrics`."""
     mean_length: float | None
     length_unit: str
     no_answer: float | None
@@ -99,7 +99,7 @@ class Evaluation:
         return self.curves["pass@k"].ks
 
     def rows(self) -> list[Row]:
-        """Every number as one row of `COLUMNS`."""
+        """Returns every number as one row of `COLUMNS`."""
         names = {"arm": self.arm}
         rows = [row for curve in self.curves.values() for row in curve.rows(names)]
         for r in self.length:
@@ -128,7 +128,7 @@ class Crossing:
     low: float | None
     """Lower end of the interval: 0 is "already before K = 1", None is "not up to the largest K"."""
     high: float | None
-    """Upper end, likewise."""
+    """Upper end of the interval, with 0 and None as for `low`."""
     no_crossing: float
     """Share of draws whose curve keeps one sign."""
     reversed: float
@@ -137,7 +137,7 @@ class Crossing:
 
 @dataclass(frozen=True)
 class LengthDifference:
-    """A difference with length held still. `control` is cap, budget or matched; see docs/passk.md."""
+    """A difference in Pass@K with length held still. `control` is cap, budget or matched; see docs/passk.md."""
 
     control: str
     at: int | None
@@ -150,7 +150,7 @@ class LengthDifference:
     low: float
     high: float
     effective_n: float | None = None
-    """matched: mean over problems of Kish's effective number of samples."""
+    """Mean over problems of Kish's effective number of samples; only for matched."""
     error: float = 0.0
     """Monte-Carlo standard error of the difference, 0 where exact."""
 
@@ -163,17 +163,17 @@ class Difference:
     reference: str
     ks: list[int]
     interval: Interval
-    """Pointwise Student t: over problems with one run per arm, over problems and runs with several (see `compare`)."""
+    """Pointwise Student t interval: over problems with one run per arm, over problems and runs with several."""
     band: Interval
-    """Simultaneous: covers the whole curve, and all arms, at once."""
+    """Simultaneous band, which covers the whole curve, and all arms, at once."""
     p: FloatArray
     """Sign-flip permutation p at each K, unadjusted."""
     adjusted_p: FloatArray
-    """Max-T adjusted over K, then Holm over arms."""
+    """The sign-flip p, max-T adjusted over K, then by Holm over arms."""
     run_p: FloatArray | None
-    """p of relabelling the runs, max-T adjusted over K and Holm over arms; None with one run in either arm."""
+    """The p of relabelling the runs, max-T adjusted over K, then by Holm over arms; None with one run in either arm."""
     runs: tuple[int, int]
-    """Runs of the reference and of the arm."""
+    """Numbers of runs of the reference and of the arm."""
     crossing: Crossing
     margin: float
     equivalent_up_to: int | None
@@ -185,15 +185,15 @@ class Difference:
 
     @property
     def claim_p(self) -> FloatArray:
-        """The adjusted p at each K of a claim: over problems, and over runs too where there are several."""
+        """Returns the adjusted p of a claim at each K: over problems, and over runs too where there are several."""
         return self.adjusted_p if self.run_p is None else np.maximum(self.adjusted_p, self.run_p)
 
     def claimed(self, alpha: float) -> npt.NDArray[np.bool_]:
-        """At which K a difference can be claimed."""
+        """Says at which K a difference can be claimed."""
         return self.claim_p <= alpha
 
     def rows(self) -> list[Row]:
-        """Every number as one row of `COLUMNS`."""
+        """Returns every number as one row of `COLUMNS`."""
         names = {"arm": self.arm, "reference": self.reference}
         rows: list[Row] = []
         for i, k in enumerate(self.ks):
@@ -216,7 +216,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All arms against the first."""
+    """The comparison of all arms with the first."""
 
     reference: str
     arms: list[Evaluation]
@@ -224,11 +224,11 @@ class Comparison:
     problems: int
     level: float
     length_unit: str
-    """Of all arms; empty where they have no unit in common."""
+    """Unit of the lengths of all arms; empty where they have none in common."""
     notes: list[str]
 
     def rows(self) -> list[Row]:
-        """Every number as one row of `COLUMNS`; rows with a `reference` are differences."""
+        """Returns every number as one row of `COLUMNS`; rows with a `reference` are differences."""
         return [row for arm in self.arms for row in arm.rows()] + [row for d in self.differences for row in d.rows()]
 
     def to_pandas(self) -> Any:

@@ -18,9 +18,9 @@ from forkwise.passk.intervals import Interval, default_resamples, problem_weight
 
 
 def run_weights(runs: int, resamples: int, rng: np.random.Generator) -> FloatArray:
-    """Bootstrap weights of an arm's runs, `(R, S)`, each row summing to 1.
+    """Draws bootstrap weights of an arm's runs, `(R, S)`, each row summing to 1.
 
-    Drawing S runs from S understates their variance by (S-1)/S; stretching the weights about 1/S makes it right.
+    Drawing S runs from S understates their variance by (S-1)/S; stretching the weights about 1/S corrects this.
     """
     if runs == 1:
         return np.ones((resamples, 1))
@@ -29,25 +29,25 @@ def run_weights(runs: int, resamples: int, rng: np.random.Generator) -> FloatArr
     return weights
 
 
-def mean_draws(arm_SQK: FloatArray, other_SQK: FloatArray, resamples: int, seed: int) -> FloatArray:
-    """Bootstrap draws of the mean difference, `(R, K)`: problems resampled jointly, runs of each arm on their own."""
+def mean_draws(arm_SQK: FloatArray, reference_SQK: FloatArray, resamples: int, seed: int) -> FloatArray:
+    """Draws bootstraps of the mean difference, `(R, K)`: problems resampled jointly, runs of each arm on their own."""
     rng = np.random.default_rng([seed, 1])
-    v_RS, u_RS = (run_weights(x.shape[0], resamples, rng) for x in (arm_SQK, other_SQK))
-    draws_RK, first = np.empty((resamples, arm_SQK.shape[2])), 0
+    v_RS, u_RS = (run_weights(x.shape[0], resamples, rng) for x in (arm_SQK, reference_SQK))
+    draws_RK, start = np.empty((resamples, arm_SQK.shape[2])), 0
     for w_RQ in problem_weights(arm_SQK.shape[1], resamples, seed):
-        rows = slice(first, first + w_RQ.shape[0])
-        if arm_SQK.shape[0] == other_SQK.shape[0] == 1:
-            draws_RK[rows] = w_RQ @ (arm_SQK[0] - other_SQK[0])
+        rows = slice(start, start + w_RQ.shape[0])
+        if arm_SQK.shape[0] == reference_SQK.shape[0] == 1:
+            draws_RK[rows] = w_RQ @ (arm_SQK[0] - reference_SQK[0])
         else:
-            ours = sum(v_RS[rows, s, None] * (w_RQ @ arm_SQK[s]) for s in range(arm_SQK.shape[0]))
-            theirs = sum(u_RS[rows, s, None] * (w_RQ @ other_SQK[s]) for s in range(other_SQK.shape[0]))
-            draws_RK[rows] = ours - theirs
-        first += w_RQ.shape[0]
+            arm_RK = sum(v_RS[rows, s, None] * (w_RQ @ arm_SQK[s]) for s in range(arm_SQK.shape[0]))
+            reference_RK = sum(u_RS[rows, s, None] * (w_RQ @ reference_SQK[s]) for s in range(reference_SQK.shape[0]))
+            draws_RK[rows] = arm_RK - reference_RK
+        start += w_RQ.shape[0]
     return draws_RK
 
 
 def _run_variance(x_SQK: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Variance of an arm's mean from its runs, and the part of it that the problems already carry; each `(K,)`."""
+    """Returns the variance of an arm's mean from its runs, and the part that problems already carry; each `(K,)`."""
     s, q, _ = x_SQK.shape
     if s == 1:
         return np.zeros(x_SQK.shape[2]), np.zeros(x_SQK.shape[2])
@@ -57,33 +57,33 @@ def _run_variance(x_SQK: FloatArray) -> tuple[FloatArray, FloatArray]:
     return by_run.var(axis=0, ddof=1) / s, interaction
 
 
-def standard_error(arm_SQK: FloatArray, other_SQK: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Standard error of the mean difference and its Satterthwaite degrees of freedom, each `(K,)`.
+def standard_error(arm_SQK: FloatArray, reference_SQK: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Returns the standard error of the mean difference and its Satterthwaite degrees of freedom, each `(K,)`.
 
-    Two-way: variance over problems plus variance over the runs of each arm, minus their interaction, which both hold
+    It is two-way: variance over problems plus that over the runs of each arm, minus their interaction, which both hold
     (Cameron, Gelbach & Miller 2011, J. Bus. Econ. Stat. 29(2), eq. 2.10). With one run per arm, the ordinary one.
     """
     q = arm_SQK.shape[1]
-    problems = (arm_SQK.mean(axis=0) - other_SQK.mean(axis=0)).var(axis=0, ddof=1) / q
-    (ours, overlap), (theirs, other_overlap) = _run_variance(arm_SQK), _run_variance(other_SQK)
-    total = np.maximum(problems + ours + theirs - overlap - other_overlap, np.maximum(problems, ours + theirs))
+    problems = (arm_SQK.mean(axis=0) - reference_SQK.mean(axis=0)).var(axis=0, ddof=1) / q
+    (arm, overlap), (other, other_overlap) = _run_variance(arm_SQK), _run_variance(reference_SQK)
+    total = np.maximum(problems + arm + other - overlap - other_overlap, np.maximum(problems, arm + other))
     spread = problems**2 / (q - 1)
-    for part, x in ((ours, arm_SQK), (theirs, other_SQK)):
-        spread = spread + part**2 / max(x.shape[0] - 1, 1)
-    parts = problems + ours + theirs
-    freedom = np.where(spread > 0, parts**2 / np.where(spread > 0, spread, 1), q - 1)
+    for component, x in ((arm, arm_SQK), (other, reference_SQK)):
+        spread = spread + component**2 / max(x.shape[0] - 1, 1)
+    components = problems + arm + other
+    freedom = np.where(spread > 0, components**2 / np.where(spread > 0, spread, 1), q - 1)
     return np.sqrt(total), freedom
 
 
 def _within(mean_K: FloatArray, half_K: FloatArray, level: float) -> Interval:
-    """Differences of probabilities stay within ±1."""
+    """Makes the interval `mean ± half`, cut at ±1, which no difference of probabilities exceeds."""
     return Interval(mean_K, np.maximum(mean_K - half_K, -1.0), np.minimum(mean_K + half_K, 1.0), level)
 
 
 def _band(
     mean_K: FloatArray, se_K: FloatArray, freedom_K: FloatArray, draws_RK: FloatArray, problems: int, level: float
 ) -> Interval:
-    """Sup-t band: `mean ± critical * se`, the critical value being the quantile of the largest |t| over k in the draws.
+    """Makes the sup-t band `mean ± critical * se`; `critical` is the quantile of the largest |t| over k in the draws.
 
     Montiel Olea & Plagborg-Møller 2019, J. Appl. Econometrics 34(1), algorithm 1; widened by the ratio of the Student
     to the normal quantile, because the standard error of few problems or runs is itself uncertain.
@@ -99,16 +99,16 @@ def _band(
     return replace(_within(mean_K, half, level), resamples=draws_RK.shape[0])
 
 
-def relabelling_p(arm_SQK: FloatArray, other_SQK: FloatArray, resamples: int, seed: int) -> FloatArray | None:
-    """Max-T adjusted p of "the runs of both arms are exchangeable", on these problems; `(K,)`.
+def relabelling_p(arm_SQK: FloatArray, reference_SQK: FloatArray, resamples: int, seed: int) -> FloatArray | None:
+    """Tests "the runs of both arms are exchangeable" on these problems: max-T adjusted p, `(K,)`.
 
-    All ways to deal the runs to the two arms, or `resamples` random ones where there are more. With S runs on each side
-    the smallest p is 2 / C(2S, S).
+    The test deals the runs to the two arms in all ways, or in `resamples` random ones where there are more. With S runs
+    on each side the smallest p is 2 / C(2S, S).
     """
-    s, t = arm_SQK.shape[0], other_SQK.shape[0]
+    s, t = arm_SQK.shape[0], reference_SQK.shape[0]
     if min(s, t) < 2:
         return None
-    runs_RK = np.concatenate([arm_SQK.mean(axis=1), other_SQK.mean(axis=1)])
+    runs_RK = np.concatenate([arm_SQK.mean(axis=1), reference_SQK.mean(axis=1)])
     if comb(s + t, s) <= resamples:
         chosen = np.array(list(combinations(range(s + t), s)))  # the first is the observed one
     else:
@@ -125,49 +125,49 @@ def relabelling_p(arm_SQK: FloatArray, other_SQK: FloatArray, resamples: int, se
 
 
 def difference_intervals(
-    ours_SQK: FloatArray,
-    theirs_SQK: FloatArray,
+    arm_SQK: FloatArray,
+    reference_SQK: FloatArray,
     *,
     level: float = 0.95,
     arms: int = 1,
     resamples: int | None = None,
     seed: int = 0,
 ) -> tuple[Interval, Interval, FloatArray]:
-    """Mean difference of two arms' curves with its pointwise interval `(K,)`, its band `(K,)`, and the draws `(R, K)`.
+    """Returns the mean difference of two arms' curves as pointwise interval `(K,)` and band `(K,)`, and draws `(R, K)`.
 
-    The pointwise one is Student t with the two-way standard error, which with one run per arm is the paired t interval.
+    The pointwise one is Student t with the two-way standard error; with one run per arm it is the paired t interval.
 
     Args:
-        ours_SQK, theirs_SQK: Pass@K per run and problem, the same problems in both, any number of runs in each.
+        arm_SQK, reference_SQK: Pass@K per run and problem, the same problems in both, any number of runs in each.
         arms: comparisons made at once; the band of each is widened (Bonferroni) so that all hold together.
     """
-    resamples = default_resamples(ours_SQK.shape[1]) if resamples is None else resamples
-    ours_SQK, theirs_SQK = _fixed_runs(ours_SQK, theirs_SQK)
-    pointwise = pointwise_interval(ours_SQK, theirs_SQK, level)
-    draws = mean_draws(ours_SQK, theirs_SQK, resamples, seed)
-    se, freedom = standard_error(ours_SQK, theirs_SQK)
-    band = _band(pointwise.mean, se, freedom, draws, ours_SQK.shape[1], 1 - (1 - level) / arms)
+    resamples = default_resamples(arm_SQK.shape[1]) if resamples is None else resamples
+    arm_SQK, reference_SQK = _fixed_runs(arm_SQK, reference_SQK)
+    pointwise = pointwise_interval(arm_SQK, reference_SQK, level)
+    draws = mean_draws(arm_SQK, reference_SQK, resamples, seed)
+    se, freedom = standard_error(arm_SQK, reference_SQK)
+    band = _band(pointwise.mean, se, freedom, draws, arm_SQK.shape[1], 1 - (1 - level) / arms)
     return pointwise, replace(band, level=level), draws
 
 
-def _fixed_runs(ours_SQK: FloatArray, theirs_SQK: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """One run says nothing about its arm's spread: then the runs of both arms are taken as fixed, by their mean."""
-    if min(ours_SQK.shape[0], theirs_SQK.shape[0]) > 1:
-        return ours_SQK, theirs_SQK
-    return ours_SQK.mean(axis=0, keepdims=True), theirs_SQK.mean(axis=0, keepdims=True)
+def _fixed_runs(arm_SQK: FloatArray, reference_SQK: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Averages the runs of both arms where one arm has a single run, which says nothing about their spread."""
+    if min(arm_SQK.shape[0], reference_SQK.shape[0]) > 1:
+        return arm_SQK, reference_SQK
+    return arm_SQK.mean(axis=0, keepdims=True), reference_SQK.mean(axis=0, keepdims=True)
 
 
-def pointwise_interval(ours_SQK: FloatArray, theirs_SQK: FloatArray, level: float) -> Interval:
-    """Mean difference with its Student t interval at each K alone; the standard error is the two-way one."""
-    ours_SQK, theirs_SQK = _fixed_runs(ours_SQK, theirs_SQK)
-    se, freedom = standard_error(ours_SQK, theirs_SQK)
+def pointwise_interval(arm_SQK: FloatArray, reference_SQK: FloatArray, level: float) -> Interval:
+    """Returns the mean difference with its Student t interval at each K alone, by the two-way standard error."""
+    arm_SQK, reference_SQK = _fixed_runs(arm_SQK, reference_SQK)
+    se, freedom = standard_error(arm_SQK, reference_SQK)
     half = stats.t.ppf((1 + level) / 2, freedom) * se
-    half[se == 0] = unseen(ours_SQK.shape[1], level)
-    return _within((ours_SQK.mean(axis=0) - theirs_SQK.mean(axis=0)).mean(axis=0), half, level)
+    half[se == 0] = unseen(arm_SQK.shape[1], level)
+    return _within((arm_SQK.mean(axis=0) - reference_SQK.mean(axis=0)).mean(axis=0), half, level)
 
 
 def holm(adjusted: Sequence[FloatArray]) -> list[FloatArray]:
-    """Holm's step-down over arms on p-values that are already adjusted over k within each arm.
+    """Applies Holm's step-down over arms to p-values that are already adjusted over k within each arm.
 
     Arms are ordered by their smallest p; each is multiplied by the number of arms still in play, and none may fall
     below the smallest adjusted p of an arm before it.

@@ -1,4 +1,4 @@
-"""The command `forkwise report`: from what was typed to a page, figures and a summary."""
+"""The command `forkwise report`: it writes a page and figures, and prints a summary."""
 
 from __future__ import annotations
 
@@ -20,53 +20,53 @@ PAGE = "report.html"
 _OURS = b'<meta name="generator" content="forkwise'
 
 
-def write_report(runs: Sequence[Path], out: Path) -> Content:
+def write_report(runs: Sequence[Path], path: Path) -> Content:
     """Writes the page about the RUNs to `out`, and returns what is in it.
 
     Raises:
         InputError: a RUN that is nothing to report on, or a file that cannot be written.
     """
     content = gather(find_sources(runs))
-    write_page(out, content)
+    write_page(path, content)
     return content
 
 
 def run_report(
     runs: Sequence[Path], *, out: Path | None, figure_folder: Path | None, text: bool, open_page: bool
 ) -> None:
-    """Writes the page, the figures if wanted, and says where they are; `text` prints the summary.
+    """Writes the page and perhaps figures, and says where they are; `text` prints the summary.
 
     Args:
-        out: of the page; None is `report.html` in the first RUN, which replaces only what a report wrote.
+        out: where the page goes; None is `report.html` in the first RUN, which replaces only what a report wrote.
         figure_folder: where figures go, as PNG and SVG; None is nowhere.
         open_page: show the page in the default browser.
     """
     path = _default_page(runs[0]) if out is None else _page_file(out)
     with Meter(what="putting the report together"):
         content = write_report(runs, path)
-    written = [path]
+    paths = [path]
     for name, figure in figures(content).items() if figure_folder else ():
         for ending in ("png", "svg"):
-            written.append(Path(figure_folder or ".", f"{name}.{ending}"))
-            save(figure, written[-1])
+            paths.append(Path(figure_folder or ".", f"{name}.{ending}"))
+            save(figure, paths[-1])
     if text:
         echo(summary(content), end="")
-    for file in written:
+    for file in paths:
         echo(f"{file} ({file.stat().st_size / 1000:,.0f} kB)")
     if open_page and not webbrowser.open(path.resolve().as_uri()):
         complain(f"no browser could be opened; the report is {path.resolve().as_uri()}")
 
 
-def _page_file(out: Path) -> Path:
-    if out.is_dir():
-        return out / PAGE
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"--out is '{out}': give a name that ends with .html, or a folder.")
-    return out
+def _page_file(path: Path) -> Path:
+    if path.is_dir():
+        return path / PAGE
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--out is '{path}': give a name that ends with .html, or a folder.")
+    return path
 
 
 def _default_page(run: Path) -> Path:
-    """`report.html` beside the RUN's files; something else of that name is not overwritten without being asked to."""
+    """Returns `report.html` beside the RUN's files; refuses where that is a file that no report wrote."""
     path = (run if run.is_dir() else run.parent) / PAGE
     if path.exists() and _OURS not in path.read_bytes()[:4096] and b"<title>forkwise" not in path.read_bytes()[:4096]:
         raise InputError(f"'{path}' is there already and was not written by forkwise: give another --out.")

@@ -20,12 +20,12 @@ from forkwise.report.distributions import Distribution, explored_entropies, stor
 from forkwise.report.passk_source import PasskNumbers, passk_numbers
 from forkwise.report.selection import list_samples
 from forkwise.report.series import series_panels
-from forkwise.report.sources import SampleArm, Shaping, Source
+from forkwise.report.sources import ReportSource, SampleArm, Shaping
 from forkwise.report.traces import Marker, Traces, pack_traces
 from forkwise.samples.store import Key
 
 TRACE_BYTES = 2_000_000
-"""Of packed traces in a page, which keeps the quickstart's below 3 MB."""
+"""Most bytes of packed traces in a page, which keeps the quickstart's below 3 MB."""
 
 Rows = list[dict[str, Any]]
 
@@ -36,32 +36,32 @@ class Content:
 
     title: str
     verdict: list[str]
-    """The conclusion, and what the exploration adds to it; sentences."""
+    """Sentences of the conclusion, and those that the exploration adds."""
     evaluations: list[Evaluation]
     comparison: Comparison | None
     training: dict[str, list[Rows]]
-    """Logged rows of each run (seed) of an arm."""
+    """Logged rows of each run (seed) of each arm."""
     distributions: dict[str, Distribution]
     explorations: list[Exploration]
     traces: Traces | None
     shaping: dict[str, Shaping | None]
-    """What each arm with samples was trained with; None where nobody knows."""
+    """Entropy-shaping settings of each arm with samples; None where they are not known."""
     notes: list[str]
     sources: list[str]
 
     def arms(self) -> list[str]:
-        """Every name that a chart may show."""
+        """Returns every name that a chart may show."""
         names = [e.arm for e in self.evaluations] + list(self.training) + list(self.distributions)
         names += [run.run for run in self.explored()]
         names += [line.name for panel in series_panels(self.explorations) for line in panel.lines]
         return list(dict.fromkeys(names))
 
     def explored(self) -> list[RunExploration]:
-        """The runs of all explorations."""
+        """Returns the runs of all explorations."""
         return [run for exploration in self.explorations for run in exploration.runs]
 
 
-def gather(sources: Sequence[Source], *, trace_bytes: int = TRACE_BYTES) -> Content:
+def gather(sources: Sequence[ReportSource], *, trace_bytes: int = TRACE_BYTES) -> Content:
     """Reads and computes everything that the sources allow; what cannot be computed becomes a note.
 
     Raises:
@@ -73,7 +73,7 @@ def gather(sources: Sequence[Source], *, trace_bytes: int = TRACE_BYTES) -> Cont
     arms = [arm for source in sources for arm in source.samples] or _explored_arms(sources, explorations, notes)
     explorations = [_renamed(exploration, arms) for exploration in explorations]
     holding = [source for source in sources if source.samples or source.training]
-    run = holding[0] if len(holding) == 1 else None  # what the run itself says holds for it alone
+    run = holding[0] if len(holding) == 1 else None  # what a run says of itself holds for no other
     numbers = passk_numbers(sources, arms, run is not None and run.experiment)
     notes += numbers.notes
     training = {arm.name: [read_metrics(f) for f in arm.folders] for s in sources for arm in s.training}
@@ -97,7 +97,7 @@ def gather(sources: Sequence[Source], *, trace_bytes: int = TRACE_BYTES) -> Cont
 
 
 def _renamed(exploration: Exploration, arms: Sequence[SampleArm]) -> Exploration:
-    """The exploration with its runs called as the arms that they are."""
+    """Renames the runs of an exploration after their arms."""
     names = {}
     for arm in arms:
         for run in arm.runs:
@@ -113,37 +113,39 @@ def _runs(explorations: Sequence[Exploration]) -> list[RunExploration]:
     return [run for exploration in explorations for run in exploration.runs]
 
 
-def _explored_arms(sources: Sequence[Source], explorations: Sequence[Exploration], notes: list[str]) -> list[SampleArm]:
-    """The samples that the explorations read, where they still are."""
+def _explored_arms(
+    sources: Sequence[ReportSource], explorations: Sequence[Exploration], notes: list[str]
+) -> list[SampleArm]:
+    """Finds the samples that the explorations read, as far as they are still there."""
     from forkwise.report.sources import find_source
 
     files = [path for source in sources for path in source.explorations]
-    found: dict[str, SampleArm] = {}
+    arms: dict[str, SampleArm] = {}
     for file, exploration in zip(files, explorations, strict=True):
         for table in exploration.samples:
-            place = next((p for p in (Path(table), file.parent / table) if p.exists()), None)
-            if place is None:
+            found_at = next((p for p in (Path(table), file.parent / table) if p.exists()), None)
+            if found_at is None:
                 notes.append(
                     f"The samples '{table}' that were explored are not there any more, so no traces are shown."
                 )
                 continue
-            for arm in find_source(place).samples:
-                found.setdefault(arm.name, arm)
-    return list(found.values())
+            for arm in find_source(found_at).samples:
+                arms.setdefault(arm.name, arm)
+    return list(arms.values())
 
 
 def _conclusion(numbers: PasskNumbers, training: dict[str, list[Rows]]) -> str:
     if numbers.evaluations:
         return passk.conclusion(numbers.evaluations, numbers.comparison)
-    parts = []
+    trends = []
     for name, runs in training.items():
         rewards = [[row["reward"] for row in rows if _is_number(row.get("reward"))] for rows in runs]
         if all(rewards):
-            start, end = (float(np.mean([np.mean(r[part]) for r in rewards])) for part in (slice(5), slice(-5, None)))
-            parts.append(f"{name} went from reward {start:.3f} to {end:.3f} in {max(map(len, rewards))} logged steps")
-    if parts:
+            start, end = (float(np.mean([np.mean(r[steps]) for r in rewards])) for steps in (slice(5), slice(-5, None)))
+            trends.append(f"{name} went from reward {start:.3f} to {end:.3f} in {max(map(len, rewards))} logged steps")
+    if trends:
         return (
-            f"{'; '.join(parts)} (means of the first and last five). Rewards in training are no evidence about a "
+            f"{'; '.join(trends)} (means of the first and last five). Rewards in training are no evidence about a "
             "method: sample held-out problems, and compare Pass@K."
         )
     return ""
@@ -159,24 +161,24 @@ def _is_number(value: Any) -> bool:
 def _distributions(
     arms: Sequence[SampleArm], explorations: Sequence[Exploration]
 ) -> tuple[dict[str, Distribution], dict[int, set[Key]]]:
-    """Of every run that was explored, else of the entropies that lie with the samples; and which samples have some."""
+    """Returns the distribution of each run, explored or from stored entropies, and which samples have entropies."""
     from_explore = {run.run: run.entropy for run in _runs(explorations) if run.entropy is not None}
-    found: dict[str, Distribution] = {}
+    distributions: dict[str, Distribution] = {}
     traced: dict[int, set[Key]] = {}
     for a, arm in enumerate(arms):
-        own, traced[a] = stored_entropies(arm)
+        stored, traced[a] = stored_entropies(arm)
         summary = from_explore.pop(arm.name, None)
         if summary is not None:
-            found[arm.name] = explored_entropies(summary)
-        elif own is not None:
-            found[arm.name] = own
-    return {**found, **{run: explored_entropies(summary) for run, summary in from_explore.items()}}, traced
+            distributions[arm.name] = explored_entropies(summary)
+        elif stored is not None:
+            distributions[arm.name] = stored
+    return {**distributions, **{run: explored_entropies(summary) for run, summary in from_explore.items()}}, traced
 
 
 def _traces(
     arms: Sequence[SampleArm],
     traced: dict[int, set[Key]],
-    sources: Sequence[Source],
+    sources: Sequence[ReportSource],
     explorations: Sequence[Exploration],
     limit: int,
     notes: list[str],
@@ -195,9 +197,9 @@ def _traces(
             if used != shipped:
                 notes.append(f"Traces are marked with forkwise's own {shipped}; the figures of {file} used {used}.")
         for samples, table in zip(exploration.samples, exploration.token_data, strict=True):
-            place = next((p for p in (file.parent / table, Path(table)) if p.exists()), None)
-            if table != samples and place is not None:
-                tables.append(place)
+            found_at = next((p for p in (file.parent / table, Path(table)) if p.exists()), None)
+            if table != samples and found_at is not None:
+                tables.append(found_at)
     if tables:
         traced = {
             a: keys | stored_entropies(SampleArm(arm.name, tuple(tables), arm.runs))[1]

@@ -15,11 +15,11 @@ from forkwise.samples.store import Key, read_batches
 FloatArray = npt.NDArray[np.float64]
 
 QUANTILE = 0.8
-"""Tokens above this quantile of all tokens of an arm count as high-entropy (arXiv 2506.01939, arXiv 2506.14758)."""
+"""Quantile of an arm's tokens above which a token counts as high-entropy (arXiv 2506.01939, arXiv 2506.14758)."""
 
 _BIN = 0.005  # nats
 _BINS = 5000  # up to 25 nats: no vocabulary has more
-_PLACES = 20  # parts of a trace
+_PLACES = 20  # parts into which a trace is cut
 
 
 @dataclass(frozen=True)
@@ -27,27 +27,27 @@ class Distribution:
     """Token entropies of one arm, in nats."""
 
     source: str
-    """How they were got, in words."""
+    """How the entropies were got, in words."""
     tokens: int
     mean: float
     threshold: float
-    """The quantile `quantile` of all its tokens."""
+    """The quantile `quantile` of all tokens of the arm."""
     above_x: list[float]
     above: list[float]
-    """Share of tokens with more than `above_x` nats."""
+    """Share of tokens with more nats than each of `above_x`."""
     position: list[float]
-    """Middle of a part of the trace, in percent of its length."""
+    """Middle of each part of the trace, in percent of its length."""
     position_mean: list[float]
     position_low: list[float] | None = None
     position_high: list[float] | None = None
     low: float | None = None
-    """Of the mean, with `high`: its interval over problems, where there is one."""
+    """Lower end of the mean's interval over problems, where there is one; `high` is the upper end."""
     high: float | None = None
     quantile: float = QUANTILE
 
 
 def stored_entropies(arm: SampleArm) -> tuple[Distribution | None, set[Key]]:
-    """The distribution of the entropies that lie with the samples, and which samples have them."""
+    """Reads the distribution of the entropies that lie with the samples, and which samples have them."""
     counts = np.zeros(_BINS, dtype=np.int64)
     place_sum, place_count = np.zeros(_PLACES), np.zeros(_PLACES)
     total = 0.0
@@ -60,12 +60,12 @@ def stored_entropies(arm: SampleArm) -> tuple[Distribution | None, set[Key]]:
         lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
         values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float64)
         starts = np.cumsum(lengths) - lengths
-        place = ((np.arange(values.size) - np.repeat(starts, lengths)) * _PLACES) // np.repeat(lengths, lengths)
-        known = np.isfinite(values)
-        values, place = np.maximum(values[known], 0.0), place[known]
+        tenth = ((np.arange(values.size) - np.repeat(starts, lengths)) * _PLACES) // np.repeat(lengths, lengths)
+        finite = np.isfinite(values)
+        values, tenth = np.maximum(values[finite], 0.0), tenth[finite]
         counts += np.bincount(np.minimum((values / _BIN).astype(np.int64), _BINS - 1), minlength=_BINS)
-        place_sum += np.bincount(place, weights=values, minlength=_PLACES)
-        place_count += np.bincount(place, minlength=_PLACES)
+        place_sum += np.bincount(tenth, weights=values, minlength=_PLACES)
+        place_count += np.bincount(tenth, minlength=_PLACES)
         total += float(values.sum())
         names = (batch[name].to_pylist() for name in ("run", "problem_id", "sample_id"))
         keys |= set(zip(*names, strict=True))
@@ -74,7 +74,7 @@ def stored_entropies(arm: SampleArm) -> tuple[Distribution | None, set[Key]]:
         return None, keys
     edges: FloatArray = np.arange(_BINS + 1, dtype=np.float64) * _BIN
     x, above = _survival(edges, counts)
-    seen = place_count > 0
+    reached = place_count > 0
     return (
         Distribution(
             source="exact, stored with the samples",
@@ -83,8 +83,8 @@ def stored_entropies(arm: SampleArm) -> tuple[Distribution | None, set[Key]]:
             threshold=_quantile(edges, counts, QUANTILE),
             above_x=x,
             above=above,
-            position=[100 * (i + 0.5) / _PLACES for i in np.flatnonzero(seen)],
-            position_mean=[float(v) for v in place_sum[seen] / place_count[seen]],
+            position=[100 * (i + 0.5) / _PLACES for i in np.flatnonzero(reached)],
+            position_mean=[float(v) for v in place_sum[reached] / place_count[reached]],
         ),
         keys,
     )
@@ -98,7 +98,7 @@ _SOURCES = {
 
 
 def explored_entropies(summary: EntropySummary) -> Distribution:
-    """The distribution that `forkwise explore` wrote."""
+    """Takes the distribution from a result of `forkwise explore`."""
     x, above = _survival(np.array(summary.histogram.edges), np.array(summary.histogram.counts))
     points = [point for point in summary.relative_profile if point.tokens]
     bounded = [(p.low, p.high) for p in points if p.low is not None and p.high is not None]
@@ -121,13 +121,13 @@ def explored_entropies(summary: EntropySummary) -> Distribution:
 
 
 def _quantile(edges: FloatArray, counts: npt.NDArray[np.int64], q: float) -> float:
-    """To the width of a bin."""
+    """Finds a quantile to the width of a bin."""
     return float(edges[1:][np.searchsorted(np.cumsum(counts), q * counts.sum())])
 
 
 def _survival(edges: FloatArray, counts: npt.NDArray[np.int64], points: int = 80) -> tuple[list[float], list[float]]:
-    """Share of values above x, at about `points` places up to where one in 100,000 is left."""
+    """Returns x and the share of values above x, at about `points` x up to where one value in 100,000 is left."""
     above = 1 - np.concatenate([[0], np.cumsum(counts)]) / max(int(counts.sum()), 1)
-    last = int(np.searchsorted(-above, -1e-5)) + 1
-    at = np.unique(np.linspace(0, min(last, len(edges) - 1), points).astype(np.int64))
+    most = int(np.searchsorted(-above, -1e-5)) + 1
+    at = np.unique(np.linspace(0, min(most, len(edges) - 1), points).astype(np.int64))
     return [float(x) for x in edges[at]], [float(y) for y in np.maximum(above[at], 0)]

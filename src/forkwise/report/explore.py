@@ -1,4 +1,4 @@
-"""What an exploration found, one function per result: the terminal, the text summary and the page show the same."""
+"""An exploration in words, one function per result: the terminal, the text summary and the page show the same."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ Runs = Sequence[RunExploration]
 
 
 def exploration(explored: Exploration) -> list[Block]:
-    """Every table of an exploration and every sentence but its conclusion."""
+    """Makes every table of an exploration and every sentence but its conclusion."""
     runs = explored.runs
     distributions = {run.run: explored_entropies(run.entropy) for run in runs if run.entropy is not None}
-    parts = (entropy(distributions, runs), forks(runs), behaviours(runs), rarity(runs), dependence(runs))
-    return [*sizes(runs), *(block for part in parts for block in part), *series([explored])]
+    groups = (entropy(distributions, runs), forks(runs), behaviours(runs), rarity(runs), dependence(runs))
+    return [*sizes(runs), *(block for group in groups for block in group), *series([explored])]
 
 
 def conclusion(run: RunExploration) -> str:
-    """What is left of the entropy of marked tokens and sentences after matching, or how often they occur."""
-    parts = []
+    """Says what is left of the entropy of marked tokens and sentences after matching, or how often they occur."""
+    phrases = []
     for behaviour in run.behaviours:
         raw = next((c for c in behaviour.contrasts if c.version == "raw"), None)
         matched = next((c for c in behaviour.contrasts if c.version == "matched"), None)
         if raw is None or raw.difference.value is None:
             continue
-        said = f"{behaviour.name} {behaviour.unit}s minus others {number(raw.difference.value, sign='+')} nats"
+        phrase = f"{behaviour.name} {behaviour.unit}s minus others {number(raw.difference.value, sign='+')} nats"
         if matched is not None and matched.difference.value is not None:
             few = f" ({matched.supported:.0%} of them have a match)" if round(matched.supported, 2) < 1 else ""
-            said += f", minus matched others {estimate(matched.difference, sign='+')}{few}"
-        parts.append(said)
-    if parts:
-        return f"{run.run}: mean entropy of {'; of '.join(parts)}."
+            phrase += f", minus matched others {estimate(matched.difference, sign='+')}{few}"
+        phrases.append(phrase)
+    if phrases:
+        return f"{run.run}: mean entropy of {'; of '.join(phrases)}."
     often = ", ".join(f"{number(b.per_response, 2)} {b.name} {b.unit}s" for b in run.behaviours)
     why = "no token entropies are there" if run.entropy is None else "too few were found"
     return f"{run.run}: {often} per response; {why} to compare their entropy with that of others."
 
 
 def notes(explored: Exploration) -> list[str]:
-    """What to know about the numbers."""
+    """Collects the notes on the numbers."""
     return [*explored.notes, *(f"{run.run}: {note}" for run in explored.runs for note in run.notes)]
 
 
 def sizes(runs: Runs) -> list[Block]:
-    """How much was explored."""
+    """Says how much was explored."""
     return [
         f"{run.run}: {count(run.samples)} samples of {count(run.problems)} problems, {count(run.words)} words, "
         f"{count(run.sentences)} sentences."
@@ -58,7 +58,7 @@ def sizes(runs: Runs) -> list[Block]:
 
 
 def entropy(distributions: Mapping[str, Distribution], runs: Runs) -> list[Block]:
-    """How much entropy the tokens of each arm have, of which type they are, and where in a sentence they stand."""
+    """Shows how much entropy tokens have: of each arm, by type, and by place in the sentence."""
     arms = [
         [name, count(d.tokens), interval(d.mean, d.low, d.high), number(d.threshold), quantile(d.quantile), d.source]
         for name, d in distributions.items()
@@ -92,7 +92,7 @@ def _distance(start: float, end: float) -> str:
 
 
 def forks(runs: Runs) -> list[Block]:
-    """The tokens that are most often of high entropy."""
+    """Lists the tokens that are most often of high entropy."""
     tables: list[Block] = []
     for run in runs:
         if run.entropy is None:
@@ -118,7 +118,7 @@ def forks(runs: Runs) -> list[Block]:
 
 
 def behaviours(runs: Runs) -> list[Block]:
-    """How often each behaviour occurs, its entropy against its nulls, examples, and the entries of the lexicon."""
+    """Shows how often each behaviour occurs, its entropy against its nulls, examples, and entries of the lexicon."""
     often = [
         [
             run.run,
@@ -197,8 +197,8 @@ def _entries(run: RunExploration) -> list[Table]:
         for e in run.entries[:_ENTRIES]
     ]
     header = ["entry", "group", "found", "problems", "mean (nats)", "difference", "matched difference"]
-    more = f", {len(rows)} of {len(run.entries)}" if len(rows) < len(run.entries) else ""
-    caption = f"{run.run}: entries of the lexicon, most frequent first{more}"
+    shown = f", {len(rows)} of {len(run.entries)}" if len(rows) < len(run.entries) else ""
+    caption = f"{run.run}: entries of the lexicon, most frequent first{shown}"
     return filled(caption, [*header, "with match %", "q (BH)"], rows, folded=True)
 
 
@@ -207,7 +207,7 @@ def _list(caption: str, texts: Sequence[str]) -> list[Table]:
 
 
 def rarity(runs: Runs) -> list[Block]:
-    """How far sentences are from the base model's, and what the rare ones are like."""
+    """Shows how far sentences are from the base model's, and what the rare ones are like."""
     blocks: list[Block] = []
     for run in runs:
         r = run.rarity
@@ -238,7 +238,7 @@ def rarity(runs: Runs) -> list[Block]:
 
 
 def dependence(runs: Runs) -> list[Block]:
-    """Whether responses depend on their prompts."""
+    """Shows whether responses depend on their prompts."""
     rows = [[run.run, *_dependence_row(d)] for run in runs for d in run.dependence]
     header = ["", "from", "responses x prompts", "information (nats)", "at most (log N)", "p"]
     header += ["own prompt fits best %", "chance %", "p", "H(Z)", "H(Z|X)"]
@@ -262,7 +262,7 @@ def _dependence_row(d: Dependence) -> list[str]:
 
 
 def series(explorations: Sequence[Exploration]) -> list[Block]:
-    """Runs, or checkpoints of one run, side by side."""
+    """Shows runs, or checkpoints of one run, side by side."""
     points = [point for explored in explorations for point in explored.series]
     rows = [
         [

@@ -38,7 +38,7 @@ PANELS = {
     "behaviours/reflective_entropy": "entropy of reflective sentences (nats)",
     "behaviours/repetition": "repeated 4-grams (share)",
 }
-"""Logged metrics that are shown where they were logged."""
+"""Label of each logged metric that a figure shows."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Panel:
 
 
 def training_panels(arms: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], window: int = WINDOW) -> list[Panel]:
-    """The metrics of `PANELS` that any arm logged.
+    """Makes a panel for each metric of `PANELS` that any arm logged.
 
     Args:
         arms: for each arm its runs (one per seed), each a list of logged rows with `step`.
@@ -71,7 +71,7 @@ def training_panels(arms: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], w
     """
     panels = []
     for key, label in PANELS.items():
-        series = [found for name, runs in arms.items() if (found := _series(name, runs, key, window)) is not None]
+        series = [line for name, runs in arms.items() if (line := _series(name, runs, key, window)) is not None]
         if series:
             panels.append(Panel(key, label, series))
     return panels
@@ -87,7 +87,7 @@ def _series(name: str, runs: Sequence[Sequence[Mapping[str, Any]]], key: str, wi
 
 
 def _smooth(values: FloatArray, window: int) -> FloatArray:
-    """Centred moving average; at the ends the window is cut to what there is."""
+    """Returns the centred moving average; at the ends the window is cut."""
     half = window // 2
     return np.array([values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))])
 
@@ -95,40 +95,40 @@ def _smooth(values: FloatArray, window: int) -> FloatArray:
 def training_figure(
     arms: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], window: int = WINDOW, panels: int | None = 4
 ) -> Figure:
-    """Metrics over steps; thin lines are raw values, thick ones a moving average. More arms than there are colours have
-    their averages alone, in other line styles.
+    """Draws metrics over steps; thin lines are raw values, thick ones a moving average. More arms than there are
+    colours have their averages alone, in other line styles.
 
     Args:
         arms, window: as in `training_panels`.
         panels: how many of the metrics that were logged; None draws all.
     """
-    found = training_panels(arms, window)[:panels]
-    rows = max(1, -(-len(found) // 2))
+    drawn = training_panels(arms, window)[:panels]
+    rows = max(1, -(-len(drawn) // 2))
     figure = Figure(figsize=(10, 3 * rows), layout="constrained")
     axes = list(figure.subplots(rows, 2, squeeze=False).flat)
-    places = {name: i for i, name in enumerate(arms, start=1)}
+    index_of = {name: i for i, name in enumerate(arms, start=1)}
     many = len(arms) >= len(COLOURS)
-    for axis, panel in zip(axes, found, strict=False):
+    for axis, panel in zip(axes, drawn, strict=False):
         for series in panel.series:
-            place = places[series.arm]
-            colour, style = COLOURS[place % len(COLOURS)], _STYLES[place // len(COLOURS) % len(_STYLES)]
+            index = index_of[series.arm]
+            colour, style = COLOURS[index % len(COLOURS)], _STYLES[index // len(COLOURS) % len(_STYLES)]
             for row in [] if many else series.runs:
                 axis.plot(series.steps, row, color=colour, alpha=0.25, linewidth=0.8)
             axis.plot(series.steps, series.smooth, style, color=colour, linewidth=2, label=name_label(series.arm))
         finish_axis(axis, "training step", panel.label)
-    for axis in axes[len(found) :]:
+    for axis in axes[len(drawn) :]:
         axis.remove()
-    if many and found:
-        most = max(range(len(found)), key=lambda i: len(found[i].series))
+    if many and drawn:
+        most = max(range(len(drawn)), key=lambda i: len(drawn[i].series))
         handles = axes[most].get_legend_handles_labels()
         figure.legend(*handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
-    elif found:
+    elif drawn:
         axes[0].legend(frameon=False)
     return figure
 
 
 def entropy_figure(distributions: Mapping[str, Distribution]) -> Figure:
-    """Left: share of tokens above each entropy. Right: mean entropy along the trace."""
+    """Draws the share of tokens above each entropy (left) and the mean entropy along the trace (right)."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for i, (name, d) in enumerate(distributions.items()):
@@ -145,20 +145,20 @@ def entropy_figure(distributions: Mapping[str, Distribution]) -> Figure:
 
 
 def behaviour_figure(runs: Sequence[RunExploration]) -> Figure:
-    """Difference in entropy of marked units against others, raw and matched, beside what shifting gives by chance."""
+    """Draws the entropy of marked units minus that of others, raw and matched, beside what shifting gives by chance."""
     rows = [(run, b, c) for run in runs for b in run.behaviours for c in b.contrasts if c.difference.value is not None]
     figure = Figure(figsize=(9, 1 + 0.34 * max(len(rows), 1)), layout="constrained")
     axis = figure.subplots()
     axis.axvline(0, color="black", linewidth=0.8)
     names = list(dict.fromkeys(run.run for run, _, _ in rows))
-    for place, (run, _, c) in enumerate(rows):
+    for height, (run, _, c) in enumerate(rows):
         colour = COLOURS[(names.index(run.run) + 1) % len(COLOURS)]
         if c.null is not None:
-            axis.plot([c.null.low, c.null.high], [place, place], color="0.8", linewidth=7, solid_capstyle="butt")
+            axis.plot([c.null.low, c.null.high], [height, height], color="0.8", linewidth=7, solid_capstyle="butt")
         d = c.difference
         if d.low is not None and d.high is not None:
-            axis.plot([d.low, d.high], [place, place], color=colour, linewidth=2)
-        axis.plot([d.value or 0.0], [place], "o" if c.version == "raw" else "s", color=colour, markersize=5)
+            axis.plot([d.low, d.high], [height, height], color=colour, linewidth=2)
+        axis.plot([d.value or 0.0], [height], "o" if c.version == "raw" else "s", color=colour, markersize=5)
     axis.set_yticks(
         range(len(rows)), [name_label(f"{run.run}: {b.name}, {c.version}") for run, b, c in rows], fontsize=8
     )
@@ -168,7 +168,7 @@ def behaviour_figure(runs: Sequence[RunExploration]) -> Figure:
 
 
 def series_figure(panels: Sequence[SeriesPanel]) -> Figure:
-    """Figures over training, one point per explored checkpoint."""
+    """Draws the figures over training, one point per explored checkpoint."""
     rows = max(1, -(-len(panels) // 2))
     figure = Figure(figsize=(10, 2.6 * rows), layout="constrained")
     axes = list(figure.subplots(rows, 2, squeeze=False).flat)
@@ -189,22 +189,22 @@ def series_figure(panels: Sequence[SeriesPanel]) -> Figure:
 
 
 def figures(content: Content) -> dict[str, Figure]:
-    """Every figure that there is data for, by file name without ending."""
-    out: dict[str, Figure] = {}
+    """Draws every figure that there is data for, by file name without ending."""
+    by_name: dict[str, Figure] = {}
     if content.comparison is not None:
         compared = {e.arm for e in content.comparison.arms}
         beside = [e for e in content.evaluations if e.arm not in compared]
-        out["passk"] = comparison_figure(content.comparison, beside=beside)
+        by_name["passk"] = comparison_figure(content.comparison, beside=beside)
     elif content.evaluations:
-        out["passk"] = evaluation_figure(content.evaluations)
+        by_name["passk"] = evaluation_figure(content.evaluations)
     if content.training:
-        out["training"] = training_figure(content.training, panels=None)
+        by_name["training"] = training_figure(content.training, panels=None)
     if content.distributions:
-        out["entropy"] = entropy_figure(content.distributions)
+        by_name["entropy"] = entropy_figure(content.distributions)
     runs = [run for run in content.explored() if any(b.contrasts for b in run.behaviours)]
     if runs:
-        out["behaviours"] = behaviour_figure(runs)
+        by_name["behaviours"] = behaviour_figure(runs)
     over_training = series_panels(content.explorations)
     if over_training:
-        out["checkpoints"] = series_figure(over_training)
-    return out
+        by_name["checkpoints"] = series_figure(over_training)
+    return by_name

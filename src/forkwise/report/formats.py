@@ -1,4 +1,4 @@
-"""How a number, an interval and a p-value are written, and which K are shown: one rule each, for every sink."""
+"""Writes numbers, intervals and p-values, by one rule each for every sink."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from forkwise.passk import Interval
 
 
 def number(value: float | None, digits: int = 3, sign: str = "") -> str:
-    """A number with so many digits after the point; empty where there is none. `sign` is `"+"` for a difference."""
+    """Writes a number with `digits` after the point; empty where there is none. `sign` is `"+"` for a difference."""
     return "" if value is None or not math.isfinite(value) else f"{value:{sign}.{digits}f}"
 
 
 def interval(value: float | None, low: float | None, high: float | None, digits: int = 3, sign: str = "") -> str:
-    """A number with its interval, as far as there is one: `0.512 [0.441, 0.583]`."""
+    """Writes a number with its interval, as far as there is one: `0.512 [0.441, 0.583]`."""
     text = number(value, digits, sign)
     if not text or low is None or high is None:
         return text
@@ -22,36 +22,36 @@ def interval(value: float | None, low: float | None, high: float | None, digits:
 
 
 def at(values: Interval, i: int, sign: str = "") -> str:
-    """Entry `i` of an interval over K."""
+    """Writes entry `i` of an interval over K."""
     return interval(float(values.mean[i]), float(values.low[i]), float(values.high[i]), sign=sign)
 
 
 def estimate(value: Estimate, digits: int = 3, sign: str = "") -> str:
-    """An estimate with its interval."""
+    """Writes an estimate with its interval."""
     return interval(value.value, value.low, value.high, digits, sign)
 
 
 def count(value: int) -> str:
-    """A whole number with a comma between thousands."""
+    """Writes a whole number with a comma between thousands."""
     return f"{value:,}"
 
 
 def share(value: float | None, digits: int = 1) -> str:
-    """A share in per cent, without the sign; empty where there is none."""
+    """Writes a share in per cent, without the sign; empty where there is none."""
     return number(None if value is None else 100 * value, digits)
 
 
 def quantile(q: float) -> str:
-    """A quantile in per cent, with as many digits as it was given with."""
+    """Writes a quantile in per cent, with as many digits as it was given with."""
     return f"{100 * q:g}"
 
 
 def percent(value: Estimate) -> str:
-    """An estimated share in per cent, without the sign, with its interval."""
-    share, low, high = (None if part is None else 100 * part for part in (value.value, value.low, value.high))
+    """Writes an estimated share in per cent, without the sign, with its interval."""
+    share, low, high = (None if x is None else 100 * x for x in (value.value, value.low, value.high))
     return interval(share, low, high, digits=1)
 
 
 def p_value(p: float | None) -> str:
-    """A p-value with as many digits as mean something."""
+    """Writes a p-value with as many digits as mean something."""
     return "" if p is None else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"

@@ -13,19 +13,19 @@ _LONGEST_CELL = 2000  # characters
 
 
 def markdown_table(table: Table) -> str:
-    """The table under its caption in bold."""
+    """Writes the table under its caption in bold."""
     rules = ["---", *("---:" for _ in table.header[1:])]
     lines = [_cells(table.header), rules, *map(_cells, table.rows)]
     return f"**{plain(table.caption)}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def paragraph(text: str) -> str:
-    """Text of any length that Markdown shows as it is."""
+    """Escapes text of any length, so that Markdown shows it as it is."""
     return _ACTING.sub(r"\\\g<0>", " ".join(visible(text).split()))
 
 
 def plain(text: str) -> str:
-    """Text on one line, not too long for a cell, that Markdown shows as it is."""
+    """Escapes text and puts it on one line, cut for a cell, so that Markdown shows it as it is."""
     return paragraph(one_line(text, _LONGEST_CELL))
 
 

@@ -74,7 +74,7 @@ def _environment() -> Environment:
 
 
 def policy(styles: Sequence[str], scripts: Sequence[str]) -> str:
-    """A content security policy under which these styles and scripts work, and nothing else does."""
+    """Writes a content security policy that allows these styles and scripts, and nothing else."""
 
     def sources(texts: Sequence[str]) -> str:
         digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts)
@@ -87,7 +87,7 @@ def policy(styles: Sequence[str], scripts: Sequence[str]) -> str:
 
 
 def embed(value: Any) -> Markup:
-    """JSON that can stand in a script element: no character of it can end one, or be taken for markup."""
+    """Writes JSON that can stand in a script element: no character can end the element or be taken for markup."""
     text = json.dumps(_shown(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
@@ -109,28 +109,28 @@ def _trace_data(content: Content) -> dict[str, Any] | None:
     arms: list[str] = traces.index["arms"]
     names = list(traces.names)
     thresholds = [content.distributions[name].threshold if name in content.distributions else None for name in names]
-    known = content.arms()
+    names_shown = content.arms()
     return {
         **traces.index,
         "arms": arms,
         "top": max(0.5, round(traces.highest, 1)),
         "thresholds": thresholds,
-        "colours": [known.index(name) if name in known else 0 for name in names],
+        "colours": [names_shown.index(name) if name in names_shown else 0 for name in names],
         "shaping": [_shaping(content.shaping.get(name)) for name in names],
     }
 
 
 def _shaping(shaping: Shaping | None) -> dict[str, Any]:
-    """What the viewer computes psi with, and what it says about that."""
+    """Returns the alpha and kappa with which the viewer computes psi, and its sentence about them."""
     if shaping is None:
-        said = "Nobody knows how this model was trained: α and κ are the paper's, and ψ is what they would give."
+        sentence = "Nobody knows how this model was trained: α and κ are the paper's, and ψ is what they would give."
     elif shaping.alpha > 0:
-        said = "α and κ are those that this arm was trained with."
+        sentence = "α and κ are those that this arm was trained with."
     else:
         methods = f" Its methods: {one_line(', '.join(shaping.methods))}." if shaping.methods else ""
-        said = f"This arm was trained without the entropy advantage: α is 0.{methods}"
+        sentence = f"This arm was trained without the entropy advantage: α is 0.{methods}"
     used = shaping or PAPER
-    return {"alpha": used.alpha, "kappa": used.kappa, "said": said}
+    return {"alpha": used.alpha, "kappa": used.kappa, "said": sentence}
 
 
 def _traces_note(content: Content) -> str:
@@ -146,14 +146,14 @@ def _traces_note(content: Content) -> str:
 
 
 def render(content: Content) -> str:
-    """The page as text that is valid UTF-8."""
+    """Renders the page as text that is valid UTF-8."""
     environment = _environment()
     template = environment.get_template("table.html")
 
     def show(block: Block) -> Markup:
         return Markup(template.render(block=block))
 
-    data = charts(content)
+    page_data = charts(content)
     traces = _trace_data(content)
     styles = [_asset(name) for name in STYLES]
     scripts = [_asset(name) for name in SCRIPTS]
@@ -172,8 +172,8 @@ def render(content: Content) -> str:
     }
     has = {name: bool(tables.get(name)) for name in SECTIONS} | {
         "traces": traces is not None,
-        "contrasts": data["behaviours"] is not None,
-        "series": data["series"] is not None,
+        "contrasts": page_data["behaviours"] is not None,
+        "series": page_data["series"] is not None,
     }
     return environment.get_template("page.html").render(
         title=content.title,
@@ -185,7 +185,7 @@ def render(content: Content) -> str:
         sections=SECTIONS.items(),
         verdict=content.verdict,
         notes=content.notes,
-        arms=data["arms"],
+        arms=page_data["arms"],
         tables=tables,
         show=show,
         has=has,
@@ -194,7 +194,7 @@ def render(content: Content) -> str:
         traces_note=_traces_note(content),
         footer=f"Made from {', '.join(content.sources)}.",
         data=[
-            ("data", embed({**data, "traces": traces})),
+            ("data", embed({**page_data, "traces": traces})),
             *((f"chunk-{i}", embed(chunk)) for i, chunk in enumerate(chunks)),
         ],
     )

@@ -15,60 +15,60 @@ from forkwise.report.formats import at, count, interval, number, p_value, share
 from forkwise.report.table import Block, Table, filled
 
 FEW, MANY = 6, 12
-"""Most K beside each other, and below each other."""
+"""Most K in the columns and in the rows of a table."""
 
 CONTROLS = {
     CAP: "longer than the cap counts as wrong",
     BUDGET: "pass within a budget per problem, samples in random order",
     MATCHED: "arm and reference at equal lengths: each at its own and at the other's, averaged",
 }
-"""What each length control does."""
+"""What each length control does, in words."""
 
 _MODEL = (
     "model, not an estimate: beta-binomial success rates. It has no unsolvable problems, so it climbs to 1 whatever "
     "the data say."
 )
-_LUMPED = 3  # differences; of more, the sentence lumps those that are none
+_LUMPED = 3  # differences; with more, the sentence puts the arms without one together
 
 
 def conclusion(evaluations: Sequence[Evaluation], comparison: Comparison | None = None) -> str:
-    """The answer: what the comparison found, or how good the arms are where nothing is compared."""
+    """Says what the comparison found, or how good the arms are where nothing is compared."""
     if comparison is not None:
         return _compared(comparison)
-    parts = []
+    phrases = []
     for e in evaluations:
         ends = [f"Pass@{e.ks[i]} {at(e.pass_at_k, i)}" for i in sorted({0, len(e.ks) - 1})]
-        parts.append(f"{e.arm} has {' and '.join(ends)} on {e.problems} problems")
+        phrases.append(f"{e.arm} has {' and '.join(ends)} on {e.problems} problems")
     level = f"{evaluations[0].pass_at_k.level:.0%} intervals over problems"
-    return f"{'; '.join(parts)} ({level}). Nothing is compared here, so this says nothing about a difference."
+    return f"{'; '.join(phrases)} ({level}). Nothing is compared here, so this says nothing about a difference."
 
 
 def overview(evaluations: Sequence[Evaluation], comparison: Comparison | None = None, most: int = FEW) -> list[Table]:
-    """Pass@K of every arm at a few K, and the paired differences with their band and adjusted p."""
+    """Makes the table of Pass@K of every arm at a few K, and of the paired differences with band and adjusted p."""
     if not evaluations:
         return []
-    first, differences = evaluations[0], comparison.differences if comparison else []
-    ks = shown_ks(differences[0].ks if differences else first.ks, most)
+    evaluation, differences = evaluations[0], comparison.differences if comparison else []
+    ks = shown_ks(differences[0].ks if differences else evaluation.ks, most)
     rows = [[e.arm, *(_cell(e.ks, e.pass_at_k, k) for k in ks), number(e.mean_length, 1)] for e in evaluations]
     length = {e.arm: e.mean_length for e in evaluations}
     for d in differences:
-        ours, theirs = length[d.arm], length[d.reference]
+        arm_length, reference_length = length[d.arm], length[d.reference]
         longer = None
-        if comparison and comparison.length_unit and ours is not None and theirs is not None:
-            longer = ours - theirs
+        if comparison and comparison.length_unit and arm_length is not None and reference_length is not None:
+            longer = arm_length - reference_length
         rows.append([f"{d.arm} − {d.reference}", *(_cell(d.ks, d.band, k, "+") for k in ks), number(longer, 1, "+")])
         for name, p in (("problems", d.adjusted_p), ("runs", d.run_p)):
             if p is not None:
                 rows.append([f"  adjusted p, {name}", *(p_value(p[d.ks.index(k)]) for k in ks), ""])
-    level = f"{first.pass_at_k.level:.0%}"
+    level = f"{evaluation.pass_at_k.level:.0%}"
     caption = f"Pass@K, mean [{level} BCa interval over problems]"
     if differences:
         caption += f"; differences are paired by problem [{level} band over all K and arms]"
-    return filled(caption, ["", *(f"Pass@{k}" for k in ks), f"mean {first.length_unit}"], rows)
+    return filled(caption, ["", *(f"Pass@{k}" for k in ks), f"mean {evaluation.length_unit}"], rows)
 
 
 def details(evaluations: Sequence[Evaluation], comparison: Comparison | None = None) -> list[Block]:
-    """Every other table; long, hence folded."""
+    """Makes every other table; they are long, hence folded."""
     blocks = [block for e in evaluations for block in _evaluation(e)]
     if comparison is not None:
         blocks += [table for d in comparison.differences for table in _difference(d, comparison)]
@@ -118,8 +118,8 @@ def _capped(e: Evaluation) -> list[Table]:
 
 
 def _by_k(caption: str, curves: Mapping[str, tuple[Sequence[int], Interval]], ks: Sequence[int]) -> list[Table]:
-    """One row per K; a curve leaves empty the K that it does not have."""
-    rows = [[str(k), *(_cell(own, values, k) for own, values in curves.values())] for k in shown_ks(ks, MANY)]
+    """Makes a table with one row per K; a curve leaves empty the K that it does not have."""
+    rows = [[str(k), *(_cell(curve_ks, values, k) for curve_ks, values in curves.values())] for k in shown_ks(ks, MANY)]
     return _folded(caption, ["K", *curves], rows)
 
 
@@ -167,7 +167,7 @@ def _others(d: Difference, pair: str) -> list[Table]:
 
 
 def _title(curve: Curve) -> str:
-    """The statistic's title; one that is taken at n alone names it."""
+    """Returns the statistic's title, with the number in the place of n for one that is taken at n alone."""
     return curve.title.replace("@n", f"@{curve.ks[-1]}")
 
 
@@ -186,7 +186,7 @@ def _controlled(d: Difference, pair: str, control: str, unit: str) -> list[Table
         ]
         for row in chosen
     ]
-    if control == MATCHED:  # at no length of its own
+    if control == MATCHED:  # no row has a length of its own
         header, rows, unit = header[1:], [row[1:] for row in rows], ""
     caption = f"{pair}, {CONTROLS[control]}{unit and f' ({unit})'}; pointwise intervals{_simulated(chosen)}"
     return _folded(caption, header, rows)
@@ -197,7 +197,7 @@ def _change(row: LengthDifference) -> str:
 
 
 def matched(c: Comparison) -> list[Table]:
-    """The differences of all arms at equal lengths, one row per arm; no table where nothing could be matched."""
+    """Makes the table of the differences at equal lengths, one row per arm; none where nothing could be matched."""
     cells = {(d.arm, row.k): _change(row) for d in c.differences for row in d.length if row.control == MATCHED}
     ks = sorted({k for _, k in cells if k is not None})
     rows = [[d.arm, *(cells.get((d.arm, k), "") for k in ks)] for d in c.differences] if ks else []
@@ -209,22 +209,22 @@ def matched(c: Comparison) -> list[Table]:
 
 
 def _compared(c: Comparison) -> str:
-    """What was found, in one plain sentence; of many arms, those that show no difference are said together."""
+    """Says in one plain sentence what was found; with many arms, those that show no difference share a clause."""
     alpha, many = 1 - c.level, len(c.differences) > _LUMPED
-    parts = [_sentence(d, alpha) for d in c.differences if d.claimed(alpha).any() or not many]
-    if len(parts) < len(c.differences):
+    phrases = [_sentence(d, alpha) for d in c.differences if d.claimed(alpha).any() or not many]
+    if len(phrases) < len(c.differences):
         quiet = [d for d in c.differences if not d.claimed(alpha).any()]
-        parts.append(_no_difference(quiet, len(c.differences)))
-    return f"On {c.problems} problems, {'; '.join(parts)}."
+        phrases.append(_no_difference(quiet, len(c.differences)))
+    return f"On {c.problems} problems, {'; '.join(phrases)}."
 
 
 def _sentence(d: Difference, alpha: float) -> str:
-    """What was found about one arm, without a full stop."""
+    """Says what was found about one arm, without a full stop."""
     claimed = d.claimed(alpha)
     text = f"{d.arm} against {d.reference} "
     if claimed.any():
-        both = " and for other training runs" if d.run_p is not None else ""
-        text += f"is {_leads(d, claimed)}, adjusted p <= {alpha:.2g}{both}"
+        scope = " and for other training runs" if d.run_p is not None else ""
+        text += f"is {_leads(d, claimed)}, adjusted p <= {alpha:.2g}{scope}"
     else:
         ends = ", ".join(_at(d, i) for i in sorted({0, len(d.ks) - 1}))
         smallest = d.claim_p.min()
@@ -243,17 +243,17 @@ def _at(d: Difference, i: int) -> str:
 
 
 def _leads(d: Difference, claimed: npt.NDArray[np.bool_]) -> str:
-    """Where the arm is better and where it is worse, each with the K of the smallest p."""
-    parts = []
+    """Says where the arm is better and where it is worse, each with the K of the smallest p."""
+    phrases = []
     for word, where in (("better", claimed & (d.band.mean > 0)), ("worse", claimed & (d.band.mean < 0))):
         if where.any():
             surest = int(np.flatnonzero(where)[np.argmin(d.claim_p[where])])
-            parts.append(f"{word} at K = {_span(d.ks, where)} ({_at(d, surest)})")
-    return " and ".join(parts)
+            phrases.append(f"{word} at K = {_span(d.ks, where)} ({_at(d, surest)})")
+    return " and ".join(phrases)
 
 
 def _crossing(d: Difference, claimed: npt.NDArray[np.bool_]) -> str:
-    """Where the curves cross, and whether that is proved; empty where they do not."""
+    """Says where the curves cross, and whether that is proved; empty where they do not."""
     if d.crossing.k is None:
         return ""
     edges = ", ".join(_edge(end, d.ks[-1]) for end in (d.crossing.low, d.crossing.high))
@@ -271,7 +271,7 @@ def _edge(end: float | None, last: int) -> str:
 
 
 def _span(ks: Sequence[int], chosen: npt.NDArray[np.bool_]) -> str:
-    """The chosen K as ranges of neighbours on the grid: `1–8, 32`."""
+    """Writes the chosen K as ranges of neighbours on the grid: `1–8, 32`."""
     runs: list[list[int]] = []
     for i in np.flatnonzero(chosen):
         if runs and runs[-1][-1] == i - 1:
@@ -282,7 +282,7 @@ def _span(ks: Sequence[int], chosen: npt.NDArray[np.bool_]) -> str:
 
 
 def _no_difference(quiet: Sequence[Difference], arms: int) -> str:
-    """What is said together of the arms that show no difference."""
+    """Says, in one clause for all of them, that these arms show no difference."""
     reference, margin = quiet[0].reference, quiet[0].margin
     who = f"none of {arms} arms" if len(quiet) == arms else f"none of the others ({', '.join(d.arm for d in quiet)})"
     lowest = min(quiet, key=lambda d: float(d.claim_p.min()))

@@ -21,12 +21,12 @@ COLOURS = ("#555555", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#5
 
 
 def _plain(text: str) -> str:
-    """Text that matplotlib neither reads as a formula nor writes into an SVG as a control character."""
+    """Changes text so that matplotlib does not read a formula in it or write a control character into an SVG."""
     return visible(text).replace("$", r"\$")
 
 
 def name_label(text: str) -> str:
-    """A name as it stands in a figure: on one line, and not left out of the legend for an underscore in front."""
+    """Writes a name for a figure: on one line, and such that the legend does not drop it for a leading underscore."""
     return _plain(one_line(text, 60)).lstrip("_")
 
 
@@ -45,7 +45,7 @@ def _length_axis(axis: Any, values: Sequence[int]) -> None:
 
 
 def finish_axis(axis: Any, xlabel: str, ylabel: str) -> None:
-    """Labels, a faint grid, and no frame above and to the right."""
+    """Gives an axis its labels and a faint grid, and no frame above and to the right."""
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
     axis.grid(alpha=0.25, linewidth=0.6)
@@ -67,7 +67,7 @@ def _pass_panel(axis: Any, evaluations: Sequence[Evaluation]) -> None:
 
 
 def evaluation_figure(evaluations: Sequence[Evaluation]) -> Figure:
-    """Pass@K of each arm with its interval; beside it, where lengths are known, the pass rate within a budget."""
+    """Draws Pass@K of each arm with its interval; beside it, where lengths are known, the pass rate within a budget."""
     lengths = all(any(row.control == BUDGET for row in e.length) for e in evaluations)
     figure = Figure(figsize=(10 if lengths else 6, 4.2), layout="constrained")
     axes = figure.subplots(1, 2 if lengths else 1, squeeze=False)[0]
@@ -84,7 +84,7 @@ def evaluation_figure(evaluations: Sequence[Evaluation]) -> Figure:
 
 
 def comparison_figure(comparison: Comparison, *, beside: Sequence[Evaluation] = (), caption: str = "") -> Figure:
-    """Pass@K of all arms; the paired differences with interval and simultaneous band; the difference under a cap.
+    """Draws Pass@K of all arms, the paired differences with interval and band, and the difference under a cap.
 
     `beside` are evaluations to draw with the arms that are not compared, such as the base model's. More arms than there
     are colours become one row each, with their differences at three K.
@@ -128,16 +128,16 @@ def _rows_figure(comparison: Comparison, caption: str) -> Figure:
     differences = comparison.differences
     ks = differences[0].ks
     shown = [ks.index(k) for k in shown_ks(ks, 3)]
-    places = range(len(differences))
+    heights = range(len(differences))
     reference = name_label(comparison.reference)
     figure = Figure(figsize=(3.4 * len(shown) + 2, 1.6 + 0.3 * len(differences)), layout="constrained")
     for axis, i in zip(figure.subplots(1, len(shown), sharey=True, squeeze=False)[0], shown, strict=True):
         axis.axvline(0, color="black", linewidth=0.8)
-        for place, d in zip(places, differences, strict=True):
-            axis.plot([d.band.low[i], d.band.high[i]], [place] * 2, color=COLOURS[1], linewidth=6, alpha=0.2)
-            axis.plot([d.interval.low[i], d.interval.high[i]], [place] * 2, color=COLOURS[1], linewidth=2)
-            axis.plot([d.interval.mean[i]], [place], "o", color=COLOURS[1], markersize=5)
-        axis.set_yticks(places, [name_label(d.arm) for d in differences])
+        for height, d in zip(heights, differences, strict=True):
+            axis.plot([d.band.low[i], d.band.high[i]], [height] * 2, color=COLOURS[1], linewidth=6, alpha=0.2)
+            axis.plot([d.interval.low[i], d.interval.high[i]], [height] * 2, color=COLOURS[1], linewidth=2)
+            axis.plot([d.interval.mean[i]], [height], "o", color=COLOURS[1], markersize=5)
+        axis.set_yticks(heights, [name_label(d.arm) for d in differences])
         axis.set_ylim(len(differences) - 0.5, -0.5)
         level = comparison.arms[0].pass_at_k
         at = comparison.arms[0].ks.index(ks[i])
@@ -148,7 +148,7 @@ def _rows_figure(comparison: Comparison, caption: str) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes the figure as what its name ends with.
+    """Writes the figure in the format that the file's name ends with.
 
     Raises:
         InputError: a file type that matplotlib does not write, or a file that cannot be written.

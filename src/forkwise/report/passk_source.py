@@ -10,7 +10,7 @@ from forkwise.errors import InputError
 from forkwise.passk import Arm, Comparison, Evaluation, compare, evaluate, k_grid, load_arm
 from forkwise.passk.files import ResultFile, read_results
 from forkwise.passk.length import default_budgets, default_caps, have_common_lengths
-from forkwise.report.sources import BASE, SampleArm, Source
+from forkwise.report.sources import BASE, ReportSource, SampleArm
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class PasskNumbers:
     """Pass@K of the arms of a report.
 
     Attributes:
-        evaluations: of every arm.
-        comparison: of those that are compared; None if none are.
-        files: the result files that it was read from.
+        evaluations: one for every arm.
+        comparison: the comparison of the arms that are compared; None if none are.
+        files: the result files that the numbers were read from.
         notes: what a reader must know.
     """
 
@@ -30,8 +30,8 @@ class PasskNumbers:
     notes: list[str]
 
 
-def passk_numbers(sources: Sequence[Source], arms: Sequence[SampleArm], experiment: bool) -> PasskNumbers:
-    """Pass@K of the arms; without arms, of what the result files are about.
+def passk_numbers(sources: Sequence[ReportSource], arms: Sequence[SampleArm], experiment: bool) -> PasskNumbers:
+    """Reads or computes Pass@K of the arms; without arms, reads what the result files are about.
 
     Args:
         experiment: the arms were trained side by side from one base model, which is not compared.
@@ -43,13 +43,13 @@ def passk_numbers(sources: Sequence[Source], arms: Sequence[SampleArm], experime
     files = _result_files(sources, notes)
     if arms:
         tables, names = {table for arm in arms for table in arm.tables}, [arm.name for arm in arms]
-        others = [path for path, file in files.items() if not file.is_about(tables, names)]
+        outdated = [path for path, file in files.items() if not file.is_about(tables, names)]
         notes += [
             f"'{path}' is not about the samples that are here (they, or the names of the arms, are others), so Pass@K "
             "was computed again."
-            for path in others
+            for path in outdated
         ]
-        files = {path: file for path, file in files.items() if path not in others}
+        files = {path: file for path, file in files.items() if path not in outdated}
     compared = [(path, file, file.comparison) for path, file in files.items() if file.comparison is not None]
     if compared:
         path, file, stored = compared[0]
@@ -69,8 +69,8 @@ def passk_numbers(sources: Sequence[Source], arms: Sequence[SampleArm], experime
     return PasskNumbers(list(evaluations.values()), comparison, list(files), notes)
 
 
-def _result_files(sources: Sequence[Source], notes: list[str]) -> dict[Path, ResultFile]:
-    """Every result file of the sources; one that only lies beside samples and is damaged becomes a note."""
+def _result_files(sources: Sequence[ReportSource], notes: list[str]) -> dict[Path, ResultFile]:
+    """Reads every result file of the sources; a damaged one that only lies beside samples becomes a note."""
     files = {}
     for path in (path for source in sources for path in source.results):
         try:
@@ -93,15 +93,15 @@ def _load(sample_arms: Sequence[SampleArm], notes: list[str]) -> list[Arm]:
         if len(arm.problems) < 2:
             notes.append(f"No Pass@K of {sample_arm.name}: an interval needs at least two problems.")
             continue
-        # Majority votes are simulated for long, and forkwise passk has them.
+        # Majority votes take long to simulate, and `forkwise passk` shows them.
         arms.append(replace(arm, answer_N=None))
     return arms
 
 
 def _compute(
-    arms: Sequence[Arm], known: dict[str, Evaluation], experiment: bool, notes: list[str]
+    arms: Sequence[Arm], stored: dict[str, Evaluation], experiment: bool, notes: list[str]
 ) -> tuple[dict[str, Evaluation], Comparison | None]:
-    """Evaluations by arm, except those that are known, and the comparison."""
+    """Computes the evaluations that are not stored, and the comparison."""
     # An experiment adjusts its p-values for these k; the same k give the same p here.
     ks = k_grid(min(arm.largest_k() for arm in arms)) if experiment else None
     common = have_common_lengths(arms)
@@ -116,13 +116,13 @@ def _compute(
             notes.append(f"The arms are not compared: {error}")
     evaluations = {}
     for arm in arms:
-        same = [
+        reusable = [
             e
             for e in (comparison.arms if comparison else ())
             if (e.arm, e.problems, e.ks[-1]) == (arm.name, len(arm.problems), arm.largest_k())
         ]
-        # One that was compared on fewer problems or up to a smaller K has more to show.
-        evaluations[arm.name] = known.get(arm.name) or (
-            same[0] if same else evaluate(arm, ks=ks, caps=caps, budgets=budgets)
+        # An arm that was compared on fewer problems or up to a smaller K has more to show.
+        evaluations[arm.name] = stored.get(arm.name) or (
+            reusable[0] if reusable else evaluate(arm, ks=ks, caps=caps, budgets=budgets)
         )
     return evaluations, comparison

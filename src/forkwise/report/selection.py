@@ -15,7 +15,7 @@ _EPSILON = 1e-4  # of TRL's group normalisation
 
 
 @dataclass(frozen=True)
-class Sample:
+class ListedSample:
     """A sample that may be shown."""
 
     arm: int
@@ -23,14 +23,14 @@ class Sample:
     correct: bool | None
     n_tokens: int | None
     advantage: float | None
-    """Group-normalised over the samples of its run and problem."""
+    """Advantage, normalised over the group: the samples of one run and problem."""
     traced: bool
-    """Has entropies."""
+    """Whether the sample has entropies."""
 
 
-def list_samples(arms: Sequence[SampleArm], traced: Mapping[int, set[Key]]) -> list[Sample]:
-    """Every sample of every arm, without texts."""
-    out: list[Sample] = []
+def list_samples(arms: Sequence[SampleArm], traced: Mapping[int, set[Key]]) -> list[ListedSample]:
+    """Lists every sample of every arm, without texts."""
+    listed: list[ListedSample] = []
     for a, arm in enumerate(arms):
         rows: list[tuple[Key, bool | None, int | None]] = []
         for batch in read_batches(arm.tables, ["run", "problem_id", "sample_id", "correct", "n_tokens"], arm.runs):
@@ -41,15 +41,15 @@ def list_samples(arms: Sequence[SampleArm], traced: Mapping[int, set[Key]]) -> l
             if correct is not None:
                 groups.setdefault((run, problem), []).append(correct)
         have = traced.get(a, set())
-        out += [
-            Sample(a, key, correct, n, _advantage(correct, groups.get(key[:2], [])), key in have)
+        listed += [
+            ListedSample(a, key, correct, n, _advantage(correct, groups.get(key[:2], [])), key in have)
             for key, correct, n in rows
         ]
-    return out
+    return listed
 
 
 def _advantage(correct: bool | None, group: Sequence[bool]) -> float | None:
-    """`(r - mean) / (std + eps)` of the group, as TRL's `scale_rewards="group"` has it; None without a verdict."""
+    """Computes `(r - mean) / (std + eps)` in the group, as TRL's `scale_rewards="group"`; None without a verdict."""
     if correct is None:
         return None
     n, mean = len(group), sum(group) / len(group)
@@ -57,26 +57,26 @@ def _advantage(correct: bool | None, group: Sequence[bool]) -> float | None:
     return (correct - mean) / (std + _EPSILON)
 
 
-def choose(samples: Sequence[Sample], problems: int, per_problem: int) -> list[Sample]:
-    """At most `per_problem` samples of each arm on `problems` problems, spread evenly over the sorted problem ids.
+def choose(samples: Sequence[ListedSample], problems: int, per_problem: int) -> list[ListedSample]:
+    """Chooses at most `per_problem` samples of each arm on `problems` problems, evenly over the sorted problem ids.
 
     Of each arm and problem those with entropies come first, right and wrong ones in turn, lowest sample ids first.
     """
     ids = sorted({sample.key[1] for sample in samples})
-    wanted = (
+    chosen_ids = (
         {ids[i] for i in np.unique(np.linspace(0, len(ids) - 1, min(problems, len(ids))).astype(int))} if ids else ()
     )
-    groups: dict[tuple[str, int], list[Sample]] = {}
+    groups: dict[tuple[str, int], list[ListedSample]] = {}
     for sample in samples:
-        if sample.key[1] in wanted:
+        if sample.key[1] in chosen_ids:
             groups.setdefault((sample.key[1], sample.arm), []).append(sample)
-    out: list[Sample] = []
+    chosen_samples: list[ListedSample] = []
     for group in (groups[key] for key in sorted(groups)):
         ordered = sorted(group, key=lambda s: (not s.traced, s.key[2], s.key[0]))
-        kinds: dict[bool | None, list[Sample]] = {}
+        kinds: dict[bool | None, list[ListedSample]] = {}
         for sample in ordered:
             kinds.setdefault(sample.correct, []).append(sample)
         turns = [(not s.traced, i, s.key[2], s.key[0], s) for kind in kinds.values() for i, s in enumerate(kind)]
         chosen = [turn[-1] for turn in sorted(turns, key=lambda turn: turn[:-1])[:per_problem]]
-        out += sorted(chosen, key=lambda s: (s.key[2], s.key[0]))
-    return out
+        chosen_samples += sorted(chosen, key=lambda s: (s.key[2], s.key[0]))
+    return chosen_samples

@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from forkwise.explore.results import Checkpoint, Exploration
+from forkwise.explore.results import Exploration, TrainingRow
 
 UNNAMED = "checkpoints"
-"""Of runs whose names are a step and nothing else."""
+"""Name of the series of runs whose names are a step and nothing else."""
 
 _STEP = re.compile(r"[-_. /]*\(?(?:step|checkpoint)[-_ ]?\d+\)?", re.IGNORECASE)
 
@@ -32,13 +32,13 @@ class SeriesPanel:
 
 
 def series_name(run: str) -> str:
-    """What the checkpoints of one training run have in common: their names without the step."""
+    """Returns the name that the checkpoints of one training run have in common: theirs without the step."""
     return _STEP.sub("", run).strip("-_. /") or UNNAMED
 
 
 def series_panels(explorations: Sequence[Exploration]) -> list[SeriesPanel]:
-    """The figures over training of all explorations together; runs without a step in their name have no place here."""
-    points: dict[str, dict[int, Checkpoint]] = {}
+    """Makes the panels of the figures over training from all explorations; runs without a step are left out."""
+    points: dict[str, dict[int, TrainingRow]] = {}
     for exploration in explorations:
         for row in exploration.series:
             if row.step is not None:
@@ -58,9 +58,9 @@ def series_panels(explorations: Sequence[Exploration]) -> list[SeriesPanel]:
     for key, label in labels.items():
         lines = []
         for name, rows in points.items():
-            known = {step: value for step in sorted(rows) if (value := getattr(rows[step], key)) is not None}
-            if len(known) > 1:
-                lines.append(Line(name, list(known), list(known.values())))
+            by_step = {step: value for step in sorted(rows) if (value := getattr(rows[step], key)) is not None}
+            if len(by_step) > 1:
+                lines.append(Line(name, list(by_step), list(by_step.values())))
         if lines:
             panels.append(SeriesPanel(label, lines))
     return panels

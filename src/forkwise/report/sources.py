@@ -1,4 +1,4 @@
-"""What `forkwise report` was given: run folders, samples and explorations, recognised by the files they hold."""
+"""Recognises what `forkwise report` was given by its files: run folders, samples, explorations and results."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _SEED = re.compile(r"-seed\d+$")
 
 @dataclass(frozen=True)
 class Shaping:
-    """What an arm was trained with, as its `run.yaml` says."""
+    """Entropy-shaping settings that an arm was trained with, from its `run.yaml`."""
 
     alpha: float
-    """0 where the entropy advantage did not act."""
+    """Weight of the entropy; 0 where the entropy advantage did not act."""
     kappa: float
     methods: tuple[str, ...] = ()
 
 
 PAPER = Shaping(0.4, 2.0)
-"""The paper's values for GRPO, for samples of which nobody knows how their model was trained."""
+"""The paper's values for GRPO, used for samples of a model whose training is not known."""
 
 
 @dataclass(frozen=True)
@@ -44,40 +44,40 @@ class SampleArm:
     runs: tuple[str, ...]
     """Values of `run` in the tables that belong to the arm."""
     shaping: Shaping | None = None
-    """None where nobody knows."""
+    """Entropy-shaping settings; None where they are not known."""
 
 
 @dataclass(frozen=True)
-class TrainingArm:
+class LoggedArm:
     """Training runs (seeds) of one method."""
 
     name: str
     folders: tuple[Path, ...]
-    """Each with the metrics of one run."""
+    """Folders that hold the metrics of one run each."""
 
 
 @dataclass(frozen=True)
-class Source:
+class ReportSource:
     """What one RUN holds; any part may be empty."""
 
     path: Path
     title: str
     samples: tuple[SampleArm, ...] = ()
-    training: tuple[TrainingArm, ...] = ()
+    training: tuple[LoggedArm, ...] = ()
     explorations: tuple[Path, ...] = ()
     """Paths of `explore.json`."""
     results: tuple[Path, ...] = ()
     """Files with Pass@K."""
     verdict: str | None = None
-    """What the run itself concluded."""
+    """Conclusion that the run itself recorded."""
     breaks: tuple[str, ...] = ()
-    """Words that begin a sentence in its samples besides punctuation."""
+    """Words that begin a sentence in the samples, besides punctuation."""
     experiment: bool = False
-    """Arms trained side by side from one base model, which is shown beside them and not compared."""
+    """Whether arms were trained side by side from one base model, which is shown beside them and not compared."""
 
 
-def find_source(path: Path) -> Source:
-    """Recognises `path`.
+def find_source(path: Path) -> ReportSource:
+    """Finds out what the RUN at `path` holds.
 
     Raises:
         InputError: nothing is there, or nothing that a report can show.
@@ -89,13 +89,13 @@ def find_source(path: Path) -> Source:
         )
     if path.is_file():
         if path.name == EXPLORE:
-            return Source(path, path.resolve().parent.name, explorations=(path,))
+            return ReportSource(path, path.resolve().parent.name, explorations=(path,))
         if path.suffix == ".parquet":
-            return Source(path, path.stem, samples=tuple(_tables([path])), results=_results(path.parent))
+            return ReportSource(path, path.stem, samples=tuple(_tables([path])), results=_results(path.parent))
         if path.name in (COMPARE, PASSK) or (path.suffix == ".json" and {"single", "inputs"} <= set(_json(path))):
-            return Source(path, path.resolve().parent.name, results=(path,))
+            return ReportSource(path, path.resolve().parent.name, results=(path,))
     else:
-        source = Source(
+        source = ReportSource(
             path,
             path.resolve().name,
             samples=tuple(_samples(path)),
@@ -111,8 +111,8 @@ def find_source(path: Path) -> Source:
     )
 
 
-def find_sources(paths: Sequence[Path]) -> list[Source]:
-    """All RUNs, their arms told apart where names repeat.
+def find_sources(paths: Sequence[Path]) -> list[ReportSource]:
+    """Finds out what all RUNs hold, and tells their arms apart where names repeat.
 
     Raises:
         InputError: as `find_source`; or a RUN that is given twice.
@@ -121,7 +121,7 @@ def find_sources(paths: Sequence[Path]) -> list[Source]:
         raise InputError("The same RUN is given twice: name each one once.")
     sources = [find_source(path) for path in paths]
     names = [{arm.name for arm in s.samples} | {arm.name for arm in s.training} for s in sources]
-    repeated = {name for i, some in enumerate(names) for name in some if any(name in other for other in names[:i])}
+    repeated = {name for i, arms in enumerate(names) for name in arms if any(name in earlier for earlier in names[:i])}
     return [
         replace(
             source,
@@ -132,40 +132,40 @@ def find_sources(paths: Sequence[Path]) -> list[Source]:
     ]
 
 
-def _apart(name: str, source: Source, repeated: set[str]) -> str:
+def _apart(name: str, source: ReportSource, repeated: set[str]) -> str:
     return f"{source.path}: {name}" if name in repeated else name
 
 
 def _tables(paths: Iterable[Path]) -> list[SampleArm]:
-    """One arm per run in the tables."""
-    found: dict[str, list[Path]] = {}
+    """Makes one arm per run in the tables."""
+    tables_of: dict[str, list[Path]] = {}
     for path in paths:
         for run in read_samples(path, ["run"])["run"].unique().to_pylist():
-            found.setdefault(str(run), []).append(path)
-    return [SampleArm(run, tuple(tables), (run,)) for run, tables in found.items()]
+            tables_of.setdefault(str(run), []).append(path)
+    return [SampleArm(run, tuple(tables), (run,)) for run, tables in tables_of.items()]
 
 
 def _samples(folder: Path) -> list[SampleArm]:
     if any(folder.glob("*.parquet")):
         return _tables([folder])
-    below = folder / "samples"
-    if any(below.glob("*.parquet")):
-        return _tables([below])
-    return _tables(sorted(path for path in below.glob("*") if any(path.glob("*.parquet"))))
+    subfolder = folder / "samples"
+    if any(subfolder.glob("*.parquet")):
+        return _tables([subfolder])
+    return _tables(sorted(path for path in subfolder.glob("*") if any(path.glob("*.parquet"))))
 
 
-def _training(folder: Path) -> list[TrainingArm]:
+def _training(folder: Path) -> list[LoggedArm]:
     if metrics_file(folder):
-        return [TrainingArm(folder.resolve().name, (folder,))]
-    return [TrainingArm(arm.name, (arm,)) for arm in sorted((folder / "arms").glob("*")) if metrics_file(arm)]
+        return [LoggedArm(folder.resolve().name, (folder,))]
+    return [LoggedArm(arm.name, (arm,)) for arm in sorted((folder / "arms").glob("*")) if metrics_file(arm)]
 
 
 def _results(folder: Path) -> tuple[Path, ...]:
     return tuple(folder / name for name in (COMPARE, PASSK) if (folder / name).exists())
 
 
-def _with_record(source: Source) -> Source:
-    """The source with what the run recorded about itself: names of its arms, settings, verdict."""
+def _with_record(source: ReportSource) -> ReportSource:
+    """Adds to the source what the run recorded about itself: names of its arms, settings, verdict."""
     results = _json(source.path / "results.json")
     settings = results.get("settings") or _json(source.path / "settings.json")
     experiment = bool(source.samples and source.training and (source.path / "arms").is_dir())
@@ -183,13 +183,13 @@ def _with_record(source: Source) -> Source:
     )
 
 
-def _shaping(source: Source, runs: Sequence[str]) -> Shaping | None:
-    """What all these runs were trained with; None where that is not known, or not the same."""
+def _shaping(source: ReportSource, runs: Sequence[str]) -> Shaping | None:
+    """Returns the entropy-shaping settings of all these runs; None where not known, or not the same."""
     folders = {folder.name: folder for arm in source.training for folder in arm.folders}
-    own = source.path if folders.get(source.path.resolve().name) == source.path else None  # samples in a run's folder
-    places = [folders.get(run, own) for run in runs]
-    known = {None if folder is None else _shaping_of(_yaml(folder / _RUN)) for folder in places}
-    return known.pop() if len(known) == 1 else None
+    parent = source.path if folders.get(source.path.resolve().name) == source.path else None  # samples in its folder
+    run_folders = [folders.get(run, parent) for run in runs]
+    shapings = {None if folder is None else _shaping_of(_yaml(folder / _RUN)) for folder in run_folders}
+    return shapings.pop() if len(shapings) == 1 else None
 
 
 def _shaping_of(record: Mapping[str, Any]) -> Shaping | None:
@@ -203,13 +203,13 @@ def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _names(source: Source, results: Mapping[str, Any]) -> dict[str, str]:
-    """Run -> name of its arm, in the order in which arms are to be shown."""
+def _names(source: ReportSource, results: Mapping[str, Any]) -> dict[str, str]:
+    """Maps each run to the name of its arm, in the order in which arms are to be shown."""
     recorded = results.get("runs")
     if isinstance(recorded, dict):
         return {str(run): str(arm) for arm, runs in recorded.items() if isinstance(runs, list) for run in runs}
     runs = {arm.name for arm in source.samples} | {arm.name for arm in source.training}
-    # Shorter first: what is added to a method is added to its name.
+    # Shorter names first: a method with an addition has a longer name.
     ordered = sorted(runs, key=lambda run: (run != BASE, len(_SEED.sub("", run)), run))
     return {run: _SEED.sub("", run) for run in ordered}
 
@@ -228,11 +228,11 @@ def _grouped_samples(arms: Sequence[SampleArm], names: Mapping[str, str]) -> lis
     ]
 
 
-def _grouped_training(arms: Sequence[TrainingArm], names: Mapping[str, str]) -> list[TrainingArm]:
+def _grouped_training(arms: Sequence[LoggedArm], names: Mapping[str, str]) -> list[LoggedArm]:
     groups: dict[str, list[Path]] = {}
     for arm in sorted(arms, key=lambda arm: _position(arm.name, names)):
         groups.setdefault(names.get(arm.name, arm.name), []).extend(arm.folders)
-    return [TrainingArm(name, tuple(folders)) for name, folders in groups.items()]
+    return [LoggedArm(name, tuple(folders)) for name, folders in groups.items()]
 
 
 def _position(run: str, names: Mapping[str, str]) -> int:
@@ -240,7 +240,7 @@ def _position(run: str, names: Mapping[str, str]) -> int:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """The object in a file that a run left, or nothing: a report does not fail over a damaged note."""
+    """Reads the object in a file that a run left, or nothing: a report does not fail over a damaged record."""
     try:
         content = parse_json(path.read_bytes())
     except (OSError, ValueError):

@@ -24,12 +24,12 @@ class Table:
 
 
 Block = Table | str
-"""What every sink shows: a table, or a sentence."""
+"""A part of a report that every sink can show: a table, or a sentence."""
 
 
 def filled(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, folded: bool = False) -> list[Table]:
-    """The table without columns that are empty in every row; no table where there is no row."""
+    """Makes a table without the columns that are empty in every row; no table where there is no row."""
     if not rows:
         return []
-    kept = [i for i in range(len(header)) if i == 0 or any(row[i] for row in rows)]
-    return [Table(caption, [header[i] for i in kept], [[row[i] for i in kept] for row in rows], folded)]
+    columns = [i for i in range(len(header)) if i == 0 or any(row[i] for row in rows)]
+    return [Table(caption, [header[i] for i in columns], [[row[i] for i in columns] for row in rows], folded)]

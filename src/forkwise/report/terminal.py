@@ -17,7 +17,7 @@ _LONGEST_CELL = 200  # characters
 
 
 def wide_console(width: int = _WIDEST) -> Console:
-    """A console at least so many columns wide."""
+    """Makes a console that is at least `width` columns wide."""
     return Console(width=max(Console().width, width))
 
 
@@ -49,7 +49,7 @@ def print_tables(tables: Iterable[Table], console: Console) -> None:
 
 
 def _cell(text: str) -> Text:
-    """Text whose width is that of what is printed."""
+    """Makes text whose width is that of the printed text."""
     return Text(one_line(text, _LONGEST_CELL) if len(text) > _LONGEST_CELL else visible(text))
 
 

@@ -16,21 +16,21 @@ _WIDTH = 120
 
 
 def summary(content: Content) -> str:
-    """Verdict, tables and notes; no line depends on the terminal, and no control character gets through."""
+    """Writes verdict, tables and notes; no line depends on the terminal, and no control character gets through."""
     runs = content.explored()
     blocks: list[Block] = [content.title, *content.verdict]
     blocks += [*overview(content.evaluations, content.comparison), *training_table(content.training), *sizes(runs)]
     blocks += [*entropy(content.distributions, runs), *behaviours(runs), *rarity(runs), *dependence(runs)]
     blocks += [*series(content.explorations), *forks(runs)]
-    parts = [text(blocks), *(_wrap(note, "- ") for note in content.notes)]
+    texts = [text(blocks), *(_wrap(note, "- ") for note in content.notes)]
     if content.traces is not None:
         t = content.traces
-        parts.append(f"{t.shown} of {t.available} traces on {t.problems} of {t.all_problems} problems are in the page.")
-    return visible("\n\n".join(parts)) + "\n"
+        texts.append(f"{t.shown} of {t.available} traces on {t.problems} of {t.all_problems} problems are in the page.")
+    return visible("\n\n".join(texts)) + "\n"
 
 
 def text(blocks: Iterable[Block]) -> str:
-    """Tables and sentences as text for people; long tables are left out."""
+    """Writes tables and sentences as text for people; long tables are left out."""
     shown = (block for block in blocks if isinstance(block, str) or not block.folded)
     return visible("\n\n".join(_wrap(block) if isinstance(block, str) else _table(block) for block in shown))
 

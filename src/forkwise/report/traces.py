@@ -23,7 +23,7 @@ import pyarrow as pa
 from forkwise.explore.lexicon import Lexicon, ReflectivePatterns, reflective_spans
 from forkwise.explore.spans import MisfitError, token_spans
 from forkwise.report.distributions import FloatArray
-from forkwise.report.selection import Sample, choose
+from forkwise.report.selection import ListedSample, choose
 from forkwise.report.sources import SampleArm
 from forkwise.samples.store import Key, read_batches
 from forkwise.terminal import one_line, visible
@@ -37,7 +37,7 @@ _TOKEN_COLUMNS = ("tokens", "logprobs", "entropies", "top_logprobs")
 
 @dataclass(frozen=True)
 class Marker:
-    """What is marked in the traces."""
+    """Lexicon, patterns and rare sentences that are marked in the traces."""
 
     lexicon: Lexicon
     reflective: ReflectivePatterns
@@ -54,32 +54,32 @@ class Traces:
     shown: int
     available: int
     names: tuple[str, ...]
-    """Of the arms, in the order of the index."""
+    """Names of the arms, in the order of the index."""
     problems: int
     all_problems: int
     highest: float
-    """99.5 % quantile of what colours the tokens, entropies or else -log p, nats; 0 without any."""
+    """99.5 % quantile of the numbers that colour tokens, entropies or else -log p, nats; 0 without any."""
 
 
 def pack_traces(
     arms: Sequence[SampleArm],
-    samples: Sequence[Sample],
+    samples: Sequence[ListedSample],
     marker: Marker,
     *,
     limit: int,
     token_tables: Sequence[Path] = (),
     per_problem: int = 16,
 ) -> Traces:
-    """As many traces as `limit` bytes of base64 hold, every arm and problem alike.
+    """Packs as many traces as `limit` bytes of base64 hold, every arm and problem alike.
 
     Args:
         samples: from `list_samples`.
         token_tables: further tables with token columns of the same samples, used where the samples have none.
         per_problem: samples of one arm on one problem, at most.
     """
-    shown, each = len({sample.key[1] for sample in samples}), per_problem
+    shown, per_arm = len({sample.key[1] for sample in samples}), per_problem
     while shown:
-        chosen = choose(samples, shown, each)
+        chosen = choose(samples, shown, per_arm)
         # No token takes less than a byte, so do not even read what cannot fit.
         share = limit / max(sum(sample.n_tokens or 0 for sample in chosen), 1)
         if share >= 1:
@@ -87,17 +87,17 @@ def pack_traces(
                 return _pack(arms, samples, chosen, marker, token_tables, limit)
             except _TooLargeError as error:
                 share = error.share
-        if each > 2:
-            each = max(2, min(each - 1, int(each * share)))
+        if per_arm > 2:
+            per_arm = max(2, min(per_arm - 1, int(per_arm * share)))
         elif shown > 1:
             shown = max(1, min(shown - 1, int(shown * share)))
         else:
-            shown, each = each - 1, 1
+            shown, per_arm = per_arm - 1, 1
     return _pack(arms, samples, [], marker, (), limit)
 
 
 class _TooLargeError(Exception):
-    """What was chosen exceeds the limit; about `share` of it fits."""
+    """The chosen traces exceed the limit; about `share` of them fits."""
 
     def __init__(self, share: float) -> None:
         super().__init__(share)
@@ -105,42 +105,42 @@ class _TooLargeError(Exception):
 
 
 _Row = tuple[pa.RecordBatch, int]
-"""A row as Arrow holds it: Python objects of its candidates would take twenty times the memory."""
+"""A row as Arrow holds it: as Python objects, its candidates would take twenty times the memory."""
 
 
 def _read(
-    arms: Sequence[SampleArm], chosen: Sequence[Sample], token_tables: Sequence[Path]
+    arms: Sequence[SampleArm], chosen: Sequence[ListedSample], token_tables: Sequence[Path]
 ) -> Iterator[tuple[tuple[int, Key], list[_Row]]]:
-    """The rows of the chosen samples, in any order, each with that of the token tables where there is one."""
+    """Reads the rows of the chosen samples, in any order, each with that of the token tables where there is one."""
     for a, arm in enumerate(arms):
-        wanted = {sample.key for sample in chosen if sample.arm == a}
-        if not wanted:
+        keys = {sample.key for sample in chosen if sample.arm == a}
+        if not keys:
             continue
-        extra = dict(_rows(token_tables, _TOKEN_COLUMNS, arm.runs, wanted)) if token_tables else {}
-        for key, row in _rows(arm.tables, _COLUMNS, arm.runs, wanted):
+        extra = dict(_rows(token_tables, _TOKEN_COLUMNS, arm.runs, keys)) if token_tables else {}
+        for key, row in _rows(arm.tables, _COLUMNS, arm.runs, keys):
             yield (a, key), [row, extra[key]] if key in extra else [row]
 
 
 def _rows(
-    tables: Sequence[Path], columns: Sequence[str], runs: Sequence[str], wanted: set[Key]
+    tables: Sequence[Path], columns: Sequence[str], runs: Sequence[str], keys_wanted: set[Key]
 ) -> Iterator[tuple[Key, _Row]]:
     for batch in read_batches(tables, ["run", "problem_id", "sample_id", *columns], runs):
         keys = list(zip(*(batch[name].to_pylist() for name in ("run", "problem_id", "sample_id")), strict=True))
-        at = [i for i, key in enumerate(keys) if key in wanted]
+        at = [i for i, key in enumerate(keys) if key in keys_wanted]
         if at:
-            taken = batch.select(list(columns)).take(at)
-            yield from ((keys[i], (taken, j)) for j, i in enumerate(at))
+            rows = batch.select(list(columns)).take(at)
+            yield from ((keys[i], (rows, j)) for j, i in enumerate(at))
 
 
 def _python(rows: Sequence[_Row]) -> dict[str, Any]:
-    """The row as Python objects; tokens come from the second one where the first has no entropies."""
-    first, *rest = (batch.slice(i, 1).to_pylist()[0] for batch, i in rows)
-    found: dict[str, Any] = first
-    return {**found, **rest[0]} if rest and found["entropies"] is None else found
+    """Turns a row into Python objects, with the columns of the second where the first has no entropies."""
+    own, *token_rows = (batch.slice(i, 1).to_pylist()[0] for batch, i in rows)
+    row: dict[str, Any] = own
+    return {**row, **token_rows[0]} if token_rows and row["entropies"] is None else row
 
 
 class _Words:
-    """Texts of a chunk, each once."""
+    """Every text of a chunk, once."""
 
     def __init__(self) -> None:
         self.list: list[str] = []
@@ -162,21 +162,21 @@ _COLUMNS_OF_INDEX = (
 class _Packer:
     """Fills chunks trace by trace."""
 
-    def __init__(self, arms: Sequence[SampleArm], chosen: Sequence[Sample], marker: Marker) -> None:
+    def __init__(self, arms: Sequence[SampleArm], chosen: Sequence[ListedSample], marker: Marker) -> None:
         self.problems = sorted({sample.key[1] for sample in chosen})
         self.runs = sorted({sample.key[0] for sample in chosen})
         self.finishes: list[str] = []
         self.index: dict[str, list[Any]] = {name: [] for name in _COLUMNS_OF_INDEX}
         self.chunks: list[str] = []
         self.used = 0
-        """Bytes of the closed chunks."""
+        """Number of bytes in the closed chunks."""
         self._several = {a for a, arm in enumerate(arms) if len(arm.runs) > 1}
         self._marker = marker
         self._colours: list[FloatArray] = []
         self._words, self._size = _Words(), 0
         self._traces: list[dict[str, Any]] = []
 
-    def add(self, sample: Sample, row: Mapping[str, Any]) -> None:
+    def add(self, sample: ListedSample, row: Mapping[str, Any]) -> None:
         """Packs one more trace."""
         pieces = len(row["tokens"] or (row["completion"] or "").split())
         if self._size + pieces > _CHUNK:
@@ -217,19 +217,19 @@ class _Packer:
         self._words, self._size, self._traces = _Words(), 0, []
 
     def highest(self) -> float:
-        known = np.concatenate(self._colours) if self._colours else np.zeros(0)
-        return float(np.quantile(known, 0.995)) if known.size else 0.0
+        colours = np.concatenate(self._colours) if self._colours else np.zeros(0)
+        return float(np.quantile(colours, 0.995)) if colours.size else 0.0
 
 
 def _pack(
     arms: Sequence[SampleArm],
-    samples: Sequence[Sample],
-    chosen: Sequence[Sample],
+    samples: Sequence[ListedSample],
+    chosen: Sequence[ListedSample],
     marker: Marker,
     token_tables: Sequence[Path],
     limit: int,
 ) -> Traces:
-    """The chosen samples, packed.
+    """Packs the chosen samples.
 
     Raises:
         _TooLargeError: they exceed the limit.
@@ -262,7 +262,7 @@ def _pack(
 
 
 def _trace(row: Mapping[str, Any], key: Key, marker: Marker, words: _Words) -> dict[str, Any]:
-    """Texts `t`, entropies `h` and log-probs `l` in thousandths of a nat, alternatives `a`, marks `p`, `r` and `q`."""
+    """Makes a trace: texts `t`, entropies `h` and log-probs `l` (1/1000 nat), alternatives `a`, marks `p`, `r`, `q`."""
     tokens, completion = row["tokens"], row["completion"]
     note = ""
     if tokens:
@@ -299,7 +299,7 @@ def _trace(row: Mapping[str, Any], key: Key, marker: Marker, words: _Words) -> d
 
 
 def _token_pieces(tokens: Sequence[str], text: str) -> tuple[list[str], list[tuple[int, int]]]:
-    """The text in front of and of each token, so that the pieces join to the text; tokens that have none as stored."""
+    """Cuts the text into a piece for each token; the pieces join to the text, and a token without text is as stored."""
     pieces, spans, at = [], [], 0
     for token, span in zip(tokens, token_spans(tokens, text), strict=True):
         end = max(at, span.end)
@@ -313,14 +313,14 @@ def _token_pieces(tokens: Sequence[str], text: str) -> tuple[list[str], list[tup
 
 
 def _ranges(spans: Sequence[tuple[int, int]], marks: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Pieces `[first, last)` that hold a character of each mark."""
+    """Finds the pieces `[first, last)` that hold a character of each mark."""
     starts, ends = [start for start, _ in spans], [end for _, end in spans]
-    found = []
+    ranges = []
     for start, end in marks:
         first, last = bisect_right(ends, start), bisect_left(starts, end)
         if first < last:
-            found.append((first, last))
-    return found
+            ranges.append((first, last))
+    return ranges
 
 
 def _thousandths(values: Sequence[float | None] | None, pieces: int) -> list[int | None] | None:
@@ -334,9 +334,9 @@ def _alternatives(
 ) -> list[list[int]] | None:
     if lists is None or len(lists) != pieces:
         return None
-    out = []
+    packed = []
     for candidates in lists:
-        known = [c for c in candidates or () if c["logprob"] is not None and c["logprob"] > _LEAST]
-        best = sorted(known, key=lambda c: -c["logprob"])[:_ALTERNATIVES]
-        out.append([x for c in best for x in (words.place(c["token"] or ""), round(1000 * c["logprob"]))])
-    return out if any(out) else None
+        likely = [c for c in candidates or () if c["logprob"] is not None and c["logprob"] > _LEAST]
+        best = sorted(likely, key=lambda c: -c["logprob"])[:_ALTERNATIVES]
+        packed.append([x for c in best for x in (words.place(c["token"] or ""), round(1000 * c["logprob"]))])
+    return packed if any(packed) else None

@@ -1,4 +1,4 @@
-"""Where training ended, as a table."""
+"""Makes the table of the last logged steps of training."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _LOGGED = {
     "psi/|A|": ("shaping/psi_over_adv", 3),
     "at the cap": ("shaping/capped_frac", 3),
 }
-"""Column -> logged metric and its digits."""
+"""Logged metric and number of digits of each column."""
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 def training_table(runs: Mapping[str, Sequence[Rows]]) -> list[Table]:
-    """Means over the last logged steps and the runs of each name; what nobody logged has no column.
+    """Averages over the last logged steps and the runs of each name; a metric that nobody logged has no column.
 
     Args:
         runs: for each name its training runs, each the rows of a `metrics.jsonl`.
@@ -40,6 +40,6 @@ def training_table(runs: Mapping[str, Sequence[Rows]]) -> list[Table]:
 
 
 def _end(logs: Sequence[Rows], key: str) -> float | None:
-    """The mean over runs of the mean over the last rows that have the metric; None where a run has none."""
+    """Averages, over runs, the mean of the last rows that have the metric; None where a run has none."""
     values = [[row[key] for row in log if isinstance(row.get(key), (int, float))][-_LAST:] for log in logs]
     return float(np.mean([np.mean(v) for v in values])) if values and all(values) else None

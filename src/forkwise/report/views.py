@@ -1,4 +1,4 @@
-"""What the page's charts draw: plain numbers for JSON, each line with an x of its own."""
+"""Makes what the page's charts draw: plain numbers for JSON, each line with an x of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ View = dict[str, Any]
 
 
 def charts(content: Content) -> dict[str, Any]:
-    """Everything the charts need; a part that there is nothing for is None."""
+    """Makes everything that the charts need; a part without data is None."""
     return {
         "arms": content.arms(),
         "passk": {"views": _passk_views(content.evaluations, content.comparison)} if content.evaluations else None,
@@ -90,18 +90,18 @@ def _passk_views(evaluations: Sequence[Evaluation], comparison: Comparison | Non
 
 
 def _matched_view(differences: Sequence[Difference], reference: str) -> list[View]:
-    """Both arms of every difference at equal lengths; no view where nothing could be matched."""
+    """Shows both arms of every difference at equal lengths; no view where nothing could be matched."""
     values: list[View] = []
     changes: list[View] = []
     for d in differences:
         rows = [row for row in d.length if row.control == MATCHED]
         if rows:
             ks = [row.k for row in rows]
-            ours, theirs = [row.value for row in rows], [row.reference_value for row in rows]
+            own, base = [row.value for row in rows], [row.reference_value for row in rows]
             change, low, high = (_numbers(getattr(row, key) for row in rows) for key in ("difference", "low", "high"))
-            values.append({"arm": d.arm, "name": f"{d.arm}, at equal lengths", "x": ks, "mean": ours})
+            values.append({"arm": d.arm, "name": f"{d.arm}, at equal lengths", "x": ks, "mean": own})
             values.append(
-                {"arm": reference, "name": f"{reference}, at the lengths with {d.arm}", "x": ks, "mean": theirs}
+                {"arm": reference, "name": f"{reference}, at the lengths with {d.arm}", "x": ks, "mean": base}
             )
             changes.append({"arm": d.arm, "x": ks, "mean": change, "low": low, "high": high})
     view = {
@@ -118,7 +118,7 @@ def _matched_view(differences: Sequence[Difference], reference: str) -> list[Vie
 
 
 def _length_lines(arm: str, rows: Sequence[Any], control: str, value: str) -> list[View]:
-    """One line for each k."""
+    """Makes one line for each k."""
     chosen = [row for row in rows if row.control == control]
     lines = []
     for k in dict.fromkeys(row.k for row in chosen):
@@ -174,7 +174,7 @@ def _entropy(content: Content) -> View | None:
 
 
 def _behaviours(content: Content) -> View | None:
-    """Differences of each behaviour, raw and matched, beside the null; runs stand side by side."""
+    """Shows the differences of each behaviour, raw and matched, beside the null; runs stand side by side."""
     runs = [run for run in content.explored() if any(b.contrasts for b in run.behaviours)]
     if not runs:
         return None
@@ -187,20 +187,21 @@ def _behaviours(content: Content) -> View | None:
             line: View = {"name": f"{run.run}, {version}", "group": run.run, "null": version == "null"}
             line |= {"x": [], "mean": [], "low": [], "high": [], "hollow": version != "raw"}
             for b in run.behaviours:
-                found = next((c for c in b.contrasts if c.version == (version if version != "null" else "raw")), None)
-                if found is None or b.name not in names:
+                of = "raw" if version == "null" else version
+                contrast = next((c for c in b.contrasts if c.version == of), None)
+                if contrast is None or b.name not in names:
                     continue
                 if version == "null":
-                    if found.null is None:
+                    if contrast.null is None:
                         continue
-                    values = (found.null.mean, found.null.low, found.null.high)
+                    values = (contrast.null.mean, contrast.null.low, contrast.null.high)
                 else:
-                    d = found.difference
+                    d = contrast.difference
                     if d.value is None:
                         continue
                     values = (d.value, d.value if d.low is None else d.low, d.value if d.high is None else d.high)
-                place = (r * (len(versions) + 1) + v + 0.5) / slots
-                line["x"].append(round(names.index(b.name) + 0.8 * (place - 0.5), 4))
+                offset = (r * (len(versions) + 1) + v + 0.5) / slots
+                line["x"].append(round(names.index(b.name) + 0.8 * (offset - 0.5), 4))
                 for key, value in zip(("mean", "low", "high"), values, strict=True):
                     line[key].append(round(value, 5))
             if line["x"]:
