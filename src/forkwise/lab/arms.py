@@ -97,7 +97,7 @@ _ENVIRONMENT = {
 
 
 def train_problems(steps: int) -> int:
-    """Enough problems that none is met twice in `steps` steps of the recipe, and whole rollouts of them."""
+    """Counts the problems of `steps` steps of the recipe, none met twice, rounded up to whole rollouts."""
     size, groups = int(RECIPE["per_device_train_batch_size"]), int(RECIPE["num_generations"])
     completions = steps * size * int(RECIPE["gradient_accumulation_steps"])
     rollout = size * int(RECIPE["steps_per_generation"])
@@ -105,7 +105,7 @@ def train_problems(steps: int) -> int:
 
 
 def recipe(arm: TrainingArm, seed: int, steps: int, folder: Path, device: Device = "cpu") -> dict[str, Any]:
-    """The configuration of one training run, as it goes to `forkwise grpo --config`.
+    """Returns the configuration of one training run, as it goes to `forkwise grpo --config`.
 
     Where a method sets a field of TRL that the recipe sets too, the method wins.
     """
@@ -145,7 +145,7 @@ def check(arm: TrainingArm, steps: int) -> None:
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process may use, each as CUDA_VISIBLE_DEVICES names it."""
+    """Returns the GPUs that this process may use, each as CUDA_VISIBLE_DEVICES names it."""
     import torch
 
     count = torch.cuda.device_count()
@@ -181,7 +181,7 @@ def _wait_for_writer(folder: Path, console: Console) -> None:
 
 
 def _places(device: Device, jobs: int) -> list[str | None]:
-    """The GPU of each of `jobs` processes, as evenly as they go; None for the CPU."""
+    """Returns the GPU of each of `jobs` processes, as evenly as they go; None for the CPU."""
     found = gpus() if device == "cuda" else []
     return [found[i % len(found)] if found else None for i in range(jobs)]
 
@@ -248,12 +248,12 @@ def train(
 
 
 def _steps(log: Sequence[Mapping[str, Any]]) -> int:
-    """The last step that was logged."""
+    """Returns the last step that was logged."""
     return log[-1]["step"] if log else 0
 
 
 def _reward(logs: Sequence[Sequence[Mapping[str, Any]]]) -> str:
-    """The mean of the last rewards that were logged, in words."""
+    """Returns the mean of the last rewards that were logged, in words."""
     rewards = [log[-1]["reward"] for log in logs if log and "reward" in log[-1]]
     return f" with reward {number(fmean(rewards))}" if rewards else ""
 
@@ -304,7 +304,7 @@ def _take_place(places: SimpleQueue[str | None]) -> None:
 
 @contextmanager
 def _worker_environment() -> Iterator[None]:
-    """Worker processes inherit one thread each, and no attempt to reach a hub."""
+    """Makes worker processes inherit one thread each, and no attempt to reach a hub."""
     before = {key: os.environ.get(key) for key in _ENVIRONMENT}
     os.environ.update(_ENVIRONMENT)
     try:

@@ -140,7 +140,7 @@ def _same_settings(file: Path, experiment: Experiment) -> None:
 
 
 def analyse(folder: Path, experiment: Experiment) -> Results:
-    """Pass@K of base and arms, and the paired comparison of the arms with the first, from compare.json if it fits."""
+    """Computes Pass@K of all and the comparison with the first arm, or reads them from a compare.json that fits."""
     runs = _runs(experiment)
     tables = [folder / "samples" / run for arm in runs.values() for run in arm]
     file = folder / COMPARE
@@ -163,12 +163,12 @@ def analyse(folder: Path, experiment: Experiment) -> Results:
 
 
 def _runs(experiment: Experiment) -> dict[str, list[str]]:
-    """The runs of the base model and of every arm."""
+    """Returns the runs of the base model and of every arm."""
     return {BASE: [BASE]} | {arm.name: [arm.run(seed) for seed in range(experiment.seeds)] for arm in experiment.arms}
 
 
 def _settings(experiment: Experiment) -> dict[str, Any]:
-    """The options of `compare`; null is the default."""
+    """Returns the options of `compare`; null is the default."""
     defaults = {"margin": None, "caps": None, "budgets": None, "level": None, "resamples": None, "seed": None}
     return {"arms": [arm.name for arm in experiment.arms], "k": k_grid(experiment.samples), **defaults}
 

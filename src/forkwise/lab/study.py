@@ -31,13 +31,13 @@ _SETTINGS = {f.name for f in fields(Experiment)} - {"arms", "device"}
 
 
 def studies() -> list[str]:
-    """Names of the studies that come with forkwise."""
+    """Lists the names of the studies that come with forkwise."""
     folder = resources.files("forkwise.lab") / "studies"
     return sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".yaml"))
 
 
 def load_study(name: str) -> Experiment:
-    """A study of ours by name, or of anyone's by file.
+    """Returns a study of ours by name, or of anyone's by file.
 
     Raises:
         InputError: no such study or file, not YAML, unknown settings, arms that are none.
@@ -73,7 +73,7 @@ def _experiment(name: str, found: Mapping[str, Any]) -> Experiment:
 def choose(
     study: str | None, methods: Sequence[str], algorithm: str, arms: Sequence[str], **settings: int | str | None
 ) -> Experiment:
-    """The experiment that the flags of `forkwise lab compare` ask for; settings that are None stay as they are.
+    """Returns the experiment that the flags of `forkwise lab compare` ask for; settings that are None stay as they are.
 
     Raises:
         InputError: neither a study nor methods, or both; and what `load_study` and `only` raise.
@@ -86,14 +86,14 @@ def choose(
 
 
 def methods_study(methods: Sequence[str], algorithm: str) -> Experiment:
-    """Plain GRPO or PPO against one arm per `--methods` entry, methods of one arm joined by a plus sign."""
+    """Sets plain GRPO or PPO against one arm per `--methods` entry, methods of one arm joined by a plus sign."""
     plain = TrainingArm(algorithm.upper(), algorithm, {"alpha": 0.0})
     arms = [TrainingArm(spec, algorithm, {"alpha": 0.0, "method": spec.split("+")}) for spec in methods]
     return Experiment(arms=(plain, *arms), seeds=5, title=f"{algorithm.upper()} against {', '.join(methods)}")
 
 
 def only(experiment: Experiment, names: Sequence[str]) -> Experiment:
-    """The reference and the arms named, by their own name or by that of their folder.
+    """Returns the reference and the arms named, by their own name or by that of their folder.
 
     Raises:
         InputError: an arm that the study does not have.

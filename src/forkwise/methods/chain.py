@@ -16,7 +16,7 @@ SHAPING = "shaping"
 
 
 def act_on_rollout(methods: Sequence[RewardMethod], rollout: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
-    """The advantages `(N,)` after the methods of the reward stage, and their `counts` as `method/NAME`."""
+    """Returns the advantages `(N,)` after the methods of the reward stage, and their `counts` as `method/NAME`."""
     import torch
 
     totals = {}
@@ -32,7 +32,7 @@ def act_on_rollout(methods: Sequence[RewardMethod], rollout: Rollout) -> tuple[T
 
 
 def act_on_tokens(methods: Sequence[TokenMethod], tokens: Tokens) -> tuple[Tensor, dict[str, Tensor]]:
-    """The advantages `(B, T)` after the methods, and sums over tokens of what was done to them.
+    """Returns the advantages `(B, T)` after the methods, and sums over tokens of what was done to them.
 
     The sums are each method's `counts` as `method/NAME`, and `ShapingStats.totals` as `SHAPING` if the first method
     adds a psi. All add up over micro-batches and processes.
@@ -52,7 +52,7 @@ def act_on_tokens(methods: Sequence[TokenMethod], tokens: Tokens) -> tuple[Tenso
 
 
 def counts(before: Tensor, after: Tensor, mask: Tensor) -> Tensor:
-    """`(4,)` sums in float64 over the mask: how many there are, how many changed, `|after - before|`, `|before|`."""
+    """Sums over the mask, `(4,)` float64: how many there are, how many changed, `|after - before|`, `|before|`."""
     import torch
 
     old, new = (torch.where(mask, wide(x), 0) for x in (before, after))
@@ -60,7 +60,7 @@ def counts(before: Tensor, after: Tensor, mask: Tensor) -> Tensor:
 
 
 def shares(totals: Tensor) -> dict[str, float]:
-    """What a method did, from a sum of `counts`.
+    """Tells how much a method changed, from a sum of `counts`.
 
     - `changed`: share of the tokens (completions, for the reward stage) whose advantage it changed.
     - `shift`: `sum |change| / sum |A|`; 0 where all advantages were 0.
@@ -70,7 +70,7 @@ def shares(totals: Tensor) -> dict[str, float]:
 
 
 def _checked(method: RewardMethod | TokenMethod, made: Tensor, before: Tensor, mask: Tensor) -> Tensor:
-    """Finite advantages of the right shape and dtype, as they were outside the mask."""
+    """Returns a method's advantages as finite numbers of the right shape and dtype, unchanged outside the mask."""
     import torch
 
     if made.shape != before.shape:

@@ -14,7 +14,7 @@ MANIFEST = "sampling.json"
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
-    """The `sampling.json` of a samples folder; InputError where it cannot be read."""
+    """Reads the `sampling.json` of a samples folder; InputError where it cannot be read."""
     try:
         manifest: dict[str, Any] = parse_json((out / MANIFEST).read_bytes())
         settings = manifest["settings"]
@@ -49,7 +49,7 @@ def check_manifest(out: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings under their own names."""
+    """Flattens nested settings under their own names."""
     flat: dict[str, Any] = {}
     for key, value in json.loads(json.dumps(settings)).items():
         flat |= _flat(value) if isinstance(value, dict) else {key: value}

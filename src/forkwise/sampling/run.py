@@ -34,7 +34,7 @@ from forkwise.version import __version__
 
 @dataclass(frozen=True)
 class Summary:
-    """What is in the folder now. `drawn` of its `samples` were drawn by this call, in `seconds`."""
+    """What a samples folder holds now: `samples`, of which this call drew `drawn` in `seconds`."""
 
     samples: int
     drawn: int
@@ -126,13 +126,13 @@ def _rows(job: Job, task: Task, block: Block, completions: Sequence[Completion])
 
 
 def _digest(problems: Sequence[Problem]) -> str:
-    """A name for these problems in this order, prompts included."""
+    """Digests the problems, their order and their prompts into a short name."""
     text = json.dumps([[problem.id, problem.prompt] for problem in problems])
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def _versions() -> dict[str, str]:
-    """What rounding may depend on. Recorded, not compared: an update in the middle of a run is the user's decision."""
+    """Lists the versions that rounding may depend on; recorded, not compared, since updating is up to the user."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}

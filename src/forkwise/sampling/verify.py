@@ -34,11 +34,11 @@ Verifier = Callable[[Sequence[str], Sequence[Problem]], Sequence[Verdict]]
 
 @dataclass(frozen=True)
 class Judge:
-    """Who decides, and against which gold answers.
+    """A judge says who decides, and against which gold answers.
 
     Attributes:
         verify: one verdict per completion.
-        problems: by id; for every sample whose gold answer is not in its own row.
+        problems: the problems by id, for every sample whose gold answer is not in its own row.
         gold_column: column of the table with the gold answer of each row, instead of `problems`.
     """
 
@@ -47,7 +47,7 @@ class Judge:
     gold_column: str | None = None
 
     def problem(self, problem_id: str, gold: Any) -> Problem | None:
-        """The problem of a row; None if nothing is known of it."""
+        """Returns the problem of a row; None if nothing is known of it."""
         if self.gold_column is None:
             return self.problems.get(problem_id)
         return None if gold is None or not str(gold).strip() else Problem(problem_id, "", str(gold))
@@ -55,17 +55,17 @@ class Judge:
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify` found.
+    """The counts that `verify` found.
 
     Attributes:
-        rows: in the table.
-        kept: had a verdict already.
-        unknown: of problems without a gold answer; left as they are.
-        empty: without completion and answer; left as they are.
+        rows: samples in the table.
+        kept: samples that had a verdict already.
+        unknown: samples of problems without a gold answer; left as they are.
+        empty: samples without completion and answer; left as they are.
         correct, wrong, unscored: verdicts of this call.
-        by: how many of them each path decided.
+        by: how many of this call's verdicts each path decided.
         turned_right, turned_wrong: earlier verdicts that this call reversed.
-        seconds: of wall time.
+        seconds: wall time of the call.
     """
 
     rows: int
@@ -100,10 +100,10 @@ class Report:
 
 
 def find_judge(path: Path, options: JudgeOptions) -> Judge:
-    """The judge for the samples at `path`; without a source of gold answers, the one that its `sampling.json` names.
+    """Finds the judge for the samples at `path`; without a source of gold answers, the one in `sampling.json`.
 
     Raises:
-        InputError: no source of gold answers, more than one, it cannot be read, or `last_number` with a task.
+        InputError: no source of gold answers, more than one, one that cannot be read, or `last_number` with a task.
     """
     task, dataset, split, n_problems = options.task, options.dataset, options.split, options.problems
     answers, gold_column, verifier = options.answers, options.gold_column, options.verifier
@@ -181,7 +181,7 @@ def verify(path: Path, judge: Judge, *, force: bool = False, console: Console | 
     Samples that have a verdict are left alone, unless `force`. Other columns are kept, those of other tools too.
 
     Raises:
-        InputError: no table there, none of its problems is known to the judge, or it cannot be written. Shards that
+        InputError: there is no table, its problems are unknown to the judge, or it cannot be written. Shards that
             were replaced before stay replaced.
     """
     shards = find_shards(path)
@@ -270,7 +270,7 @@ def _verify_shard(shard: Path, judge: Judge, force: bool, tally: Counter[str], b
 
 
 def _any_open(file: pq.ParquetFile, shard: Path) -> bool:
-    """Whether any row waits for a verdict."""
+    """Tells whether any row waits for a verdict."""
     if "correct" not in file.schema_arrow.names:
         return True
     return any(batch.column(0).null_count for batch in iter_batches(file, shard, 1 << 16, ["correct"]))
@@ -317,5 +317,5 @@ def _judged(
 
 
 def _restated(answer: str | None) -> str | None:
-    """A completion that states `answer` in every form that a task looks for."""
+    """Writes a completion that states `answer` in every form that a task looks for."""
     return None if answer is None else f"<answer>{answer}</answer> \\boxed{{{answer}}}"

@@ -115,7 +115,7 @@ class BenchmarkTask:
         )
 
     def problems(self, split: Split, n: int | None = None, *, seed: int = 0) -> list[Problem]:
-        """The first `n` problems in the order that `seed` gives (None: all). A larger `n` only appends.
+        """Returns the first `n` problems in the order that `seed` gives (None: all). A larger `n` only appends.
 
         Raises:
             InputError: another split than test, the dataset cannot be loaded, or it has fewer problems than `n`.
@@ -125,7 +125,7 @@ class BenchmarkTask:
         return [self._dress(problem) for problem in self._dataset.problems("test", n, seed=seed)]
 
     def verify(self, completions: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
-        """One verdict per completion; see `MathVerifier` for what `Verdict.by` says."""
+        """Returns one verdict per completion; see `MathVerifier` for what `Verdict.by` says."""
         return self._dataset.verify(completions, problems)
 
     def _dress(self, problem: Problem) -> Problem:

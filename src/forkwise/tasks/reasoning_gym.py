@@ -22,7 +22,7 @@ from forkwise.tasks.workers import Reply, WorkerPool
 PROMPT = "{question}\n\nThink step by step, then give the final answer, and nothing else, as <answer>...</answer>."
 DEFAULT_SIZE: dict[Split, int] = {"train": 5_000, "validation": 500, "test": 500}
 LONGEST_ANSWER = 20_000
-"""Characters; the longest gold answers are grids of a few thousand."""
+"""Longest answer in characters; the longest gold answers are grids of a few thousand."""
 
 _CHUNK = 256  # items of one reasoning-gym dataset; its item i is item 0 of seed + i, so seeds are a chunk apart
 _STEP = 32  # items made at a time; few, because the slowest take half a second each
@@ -43,8 +43,8 @@ class ReasoningGym:
     `"timeout"` (wrong), or `"error"` (unscored: the worker died, or cannot make the question again).
 
     Args:
-        task: name of the dataset, such as `"chain_sum"`.
-        config: its settings, such as `{"max_terms": 3}`; not `seed` and `size`.
+        task: the name of the dataset, such as `"chain_sum"`.
+        config: the settings of the dataset, such as `{"max_terms": 3}`; not `seed` and `size`.
         prompt: template with the field `{question}`.
         workers, timeout, memory_mb: as for `MathVerifier`, per scored answer.
     """
@@ -81,9 +81,9 @@ class ReasoningGym:
             raise InputError(f"{self.name} cannot be made with {self._config}: {check['problem']}.")
 
     def problems(self, split: Split, n: int | None = None, *, seed: int = 0) -> list[Problem]:
-        """The first `n` problems of a split that `seed` generates; a larger `n` only appends.
+        """Returns the first `n` problems of a split that `seed` generates; a larger `n` only appends.
 
-        None: 5,000 for train, 500 for validation and test, or what there is.
+        With None there are 5,000 for train and 500 for validation and test, or as many as can be made.
 
         Raises:
             InputError: there are fewer different questions than `n`, or the dataset has no gold answers.
@@ -130,7 +130,7 @@ class ReasoningGym:
             yield made
 
     def verify(self, completions: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
-        """One verdict per completion; equal answers to a problem are scored once."""
+        """Returns one verdict per completion; equal answers to a problem are scored once."""
         if len(completions) != len(problems):
             raise InputError(f"Give one problem per completion, not {len(problems)} for {len(completions)}.")
         answers = [find_answer(completion) for completion in completions]
@@ -145,7 +145,7 @@ class ReasoningGym:
         ]
 
     def close(self) -> None:
-        """End the worker; it also ends with the interpreter."""
+        """Ends the worker; it also ends with the interpreter."""
         self._pool.close()
 
     def _ask(self, request: Reply) -> Reply:
@@ -156,7 +156,7 @@ class ReasoningGym:
 
 
 def find_answer(completion: str) -> str:
-    """The answer alone, stripped: the last `<answer>...</answer>`, else a box or an "answer:" line, else everything."""
+    """Finds the bare answer: the last `<answer>...</answer>`, a box, an "answer:" line, or else everything."""
     answer = completion
     tags = None
     at = completion.lower().rfind("<answer>")

@@ -38,8 +38,8 @@ def check_importer(importer: Importer, file: Path, *, options: Options | None = 
 
     Args:
         importer: as an entry point of `forkwise.importers` would bring it.
-        file: that it takes, found by its shape alone.
-        options: with which the file is imported.
+        file: a file that the importer takes, found by its shape alone.
+        options: the options with which the file is imported.
         damages: how many damaged copies are tried.
 
     Returns:
@@ -115,7 +115,7 @@ def check_damaged(
 
 
 def damaged(value: Any, rng: random.Random) -> Any:
-    """`value` with one thing in it replaced, removed or doubled."""
+    """Returns `value` with one thing in it replaced, removed or doubled."""
     value = copy.deepcopy(value)
     places: list[tuple[Any, Any]] = []
 

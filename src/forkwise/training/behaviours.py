@@ -21,8 +21,8 @@ __all__ = ["BehavioursMixin"]
 class BehavioursMixin(_Trainer):
     """Counts behaviours in the completions of any `GRPOTrainer`: `class Mine(BehavioursMixin, MyGRPOTrainer)`.
 
-    Off until `log_behaviours` is set. Logged over all completions of all processes since the last log, under
-    `behaviours/`: counts per response, entropies (nats, of the policy under update) and the repetition rate; see
+    Nothing is counted until `log_behaviours` is set. Logged over all completions since the last log, of all processes,
+    under `behaviours/`: counts per response, entropies (nats, of the policy under update) and the repetition rate; see
     `forkwise.explore.live.metrics`. The training itself does not change.
     """
 
@@ -67,7 +67,7 @@ class BehavioursMixin(_Trainer):
         self._behaviour_totals = total
 
     def log(self, *args: Any, **kwargs: Any) -> None:
-        """TRL's log, with the behaviours of the window, in training."""
+        """Logs as TRL does and adds, in training, the behaviours of the window."""
         if self.log_behaviours and self.model.training:
             total = np.zeros(len(TOTALS)) if self._behaviour_totals is None else self._behaviour_totals
             self._behaviour_totals = None

@@ -57,13 +57,13 @@ class Trend:
 
     @property
     def word(self) -> str:
-        """`rose`, `fell`, or `no trend`."""
+        """Names the trend: `rose`, `fell`, or `no trend`."""
         if not self.p < SIGNIFICANT:
             return "no trend"
         return "rose" if self.tau > 0 else "fell"
 
     def describe(self, form: str = ".3g") -> str:
-        """`rose from 0.05 to 0.31 (tau 0.62, p = 0.0001)`."""
+        """Describes the trend: `rose from 0.05 to 0.31 (tau 0.62, p = 0.0001)`."""
         values = f"from {self.start:{form}} to {self.end:{form}}"
         if np.isnan(self.p):
             return f"{values} (too few values for a trend)"
@@ -74,7 +74,7 @@ class Trend:
 
 
 def trend(values: Sequence[float]) -> Trend:
-    """Start, end and trend of values in order of time; p is NaN for fewer than 8."""
+    """Finds start, end and trend of values in order of time; p is NaN for fewer than 8."""
     tenth = max(min(3, (len(values) + 1) // 2), len(values) // 10)
     start, end = fmean(values[:tenth]), fmean(values[-tenth:])
     if len(values) < FEWEST:
@@ -87,12 +87,12 @@ def trend(values: Sequence[float]) -> Trend:
 
 
 def series(rows: Sequence[Row], key: str) -> list[float]:
-    """The finite logged values of one metric, in order of step."""
+    """Returns the finite logged values of one metric, in order of step."""
     return [float(row[key]) for row in rows if isinstance(row.get(key), int | float) and np.isfinite(row[key])]
 
 
 def report(folder: Path) -> str:
-    """All findings on the run in `folder`, a line each, under a headline; on each run of a quickstart or a study.
+    """Reports all findings on the run in `folder`, or on each run of a quickstart or study, under a headline.
 
     Raises:
         InputError: the folder holds no run.
@@ -104,7 +104,7 @@ def report(folder: Path) -> str:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether it is a run of ours, or of any trainer that writes `trainer_state.json`."""
+    """Tells whether it is a run of ours, or of any trainer that writes `trainer_state.json`."""
     path = metrics_file(folder)
     return (folder / SETTINGS).is_file() or (path is not None and path.name == STATE)
 

@@ -64,7 +64,7 @@ class FiniteMixin(_Trainer):
         return batch
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The trainer's step, followed by a look at the gradients."""
+        """Returns the trainer's step, followed by a look at the gradients."""
         loss: Tensor = super().training_step(*args, **kwargs)
         if self.check_finite and self.accelerator.scaler is None:
             gradients = ((name, p.grad) for name, p in self.model.named_parameters() if p.grad is not None)
@@ -215,7 +215,7 @@ class HealthWarnings(TrainerCallback):
 
 
 def alarms(history: list[dict[str, Any]], limits: HealthLimits) -> dict[str, str]:
-    """What is alarming in the logged lines of a run so far: name and sentence."""
+    """Returns what is alarming in the logged lines of a run so far: name and sentence."""
     found: dict[str, str] = {}
     for key in ("entropy", "completions/mean_length", "completions/clipped_ratio"):
         values = [row[key] for row in history if isinstance(row.get(key), int | float)]

@@ -1,4 +1,4 @@
-"""What `forkwise grpo` and `forkwise ppo` share: checks, task, rewards, the run folder; TRL does the training."""
+"""The base of `forkwise grpo` and `forkwise ppo`: checks, task, rewards, the run folder; TRL does the training."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _chat(problems: Sequence[Problem], tokenizer: Any, model: str) -> list[Probl
 
 
 def _settings(run: RunArguments, config: EntropyShapedGRPOConfig, model: ModelConfig) -> dict[str, Any]:
-    """The settings in force, as `--config` reads them."""
+    """Returns the settings in force, as `--config` reads them."""
     settings = {**dataclasses.asdict(run), **config.to_dict(), **dataclasses.asdict(model)}
     del settings["generation_batch_size"]  # TRL derives it from steps_per_generation, and refuses both
     plain = {k: v for k, v in settings.items() if isinstance(v, str | int | float | bool | list | dict)}
@@ -132,7 +132,7 @@ class MetricsFile(TrainerCallback):
 
 
 def _checkpoint_to_resume(folder: Path) -> Path | None:
-    """The newest whole checkpoint; the main process looks for it, since it reads all of it."""
+    """Returns the newest whole checkpoint; the main process looks for it, since it reads all of it."""
     found = [newest_complete_checkpoint(folder) if PartialState().is_main_process else None]
     broadcast_object_list(found)
     checkpoint = found[0]

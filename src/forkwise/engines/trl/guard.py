@@ -51,12 +51,12 @@ class GuardedBatch(dict[str, Any]):
 
 
 def sees_rollouts(methods: Sequence[Method]) -> bool:
-    """Whether any of the methods is about more than one token at a time, or about how and by whom it was drawn."""
+    """Tells whether any method needs more than one token at a time, or how and by which policy tokens were drawn."""
     return any(m.scope is not Scope.TOKEN or m.needs() & _OF_ROLLOUTS for m in methods)
 
 
 def check_rollout_acted(batch: dict[str, Any], methods: Sequence[Method]) -> None:
-    """Raises unless the methods of the rollout made the advantages of this micro-batch."""
+    """Raises an error unless the methods of the rollout made the advantages of this micro-batch."""
     if sees_rollouts(methods) and ROWS not in batch:
         raise not_shaped("the rollout bypassed the mixin; a method overridden without super()?", methods)
     early = [*reward_methods(methods), *rollout_methods(methods)]

@@ -1,4 +1,4 @@
-"""The part of the mixin that acts when TRL has scored a rollout, and that notes what the loss will need of it."""
+"""The part of the mixin that acts when TRL has scored a rollout, and keeps what the loss will need from it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class RolloutMixin(_Trainer):
         self._head_is_checked = check_head(self, *args, images=images)
 
     def _act_on_rollout(self, batch: dict[str, Any], methods: Sequence[Method]) -> None:
-        """Runs the methods that need whole rollouts, and notes what the others will need of this one."""
+        """Runs the methods that need whole rollouts, and keeps what the methods in the loss will need from this one."""
         if "pixel_values" in batch:
             raise InputError("Methods that select among tokens or act on rollouts train text models only, not images.")
         size = len(batch["completion_ids"])
@@ -98,7 +98,7 @@ class RolloutMixin(_Trainer):
     def _early_advantages(
         self, batch: dict[str, Any], methods: Sequence[Method], rewards: torch.Tensor, logprobs: Any, entropy: Any
     ) -> torch.Tensor:
-        """The advantages of this process's completions after the methods of the rollout; `(B,)` or `(B, T)`."""
+        """Returns the advantages of this process's completions after the methods of the rollout; `(B,)` or `(B, T)`."""
         gather, mask, rows = self.accelerator.gather, token_mask(batch), batch[ROWS]
         mean_logprobs = None
         if Need.SEQUENCE_LOGPROBS in needs(reward_methods(methods)):
@@ -127,7 +127,7 @@ class RolloutMixin(_Trainer):
         return advantages
 
     def _total_rewards(self, who_needs: str) -> torch.Tensor:
-        """`(completions of all processes,)`, weighted; `who_needs` begins the sentence that refuses one without."""
+        """Returns the weighted reward of each completion of all processes; refuses missing ones for `who_needs`."""
         rewards = self._scored_rewards
         if rewards is None:
             raise RuntimeError(
@@ -143,7 +143,7 @@ class RolloutMixin(_Trainer):
         return total
 
     def _show_advantages(self, advantages: torch.Tensor) -> None:
-        """TRL's table of completions shows these, one per completion of all processes, instead of the group's."""
+        """Puts these advantages, one per completion of all processes, into TRL's table in place of the group's."""
         shown = self._logs["advantages"]
         values = advantages.tolist()
         for _ in range(min(len(values), len(shown))):
@@ -152,7 +152,7 @@ class RolloutMixin(_Trainer):
 
     @torch.no_grad()
     def _score(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probs and entropies `(B, T)` of a batch under the current weights, as TRL computes them in its loss."""
+        """Computes log-probs and entropies `(B, T)` of a batch under the current weights, as TRL does in its loss."""
         ids, mask = _whole(batch)
         rows = self.args.per_device_train_batch_size
         out = self._get_per_token_logps_and_entropies(
@@ -171,7 +171,7 @@ class RolloutMixin(_Trainer):
 
 
 def _whole(batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask of prompts and completions, `(B, P + T)`."""
+    """Joins prompts and completions: their ids and their mask, `(B, P + T)` each."""
     return (
         torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
         torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),

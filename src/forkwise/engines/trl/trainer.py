@@ -62,21 +62,21 @@ class EntropyShapingMixin(RolloutMixin):
         require_config(self.args, critic=self._has_critic)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """The trainer's `train`; a dataset of which it would not train a single step is refused."""
+        """Trains as the trainer does; a dataset of which it would not train a single step is refused."""
         if isinstance(self.train_dataset, Sized):
             check_rollout(self.args, len(self.train_dataset))
         with shaping():
             return super().train(*args, **kwargs)
 
     def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
-        """The trainer's schedule of the learning rate."""
+        """Returns the trainer's schedule of the learning rate."""
         with shaping():
             return super().create_scheduler(*args, **kwargs)
 
     # -------------------------------------------------------------------------------------------------------- updates
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """TRL's training step; raises `RuntimeError` if its loss was computed without shaped advantages."""
+        """Runs TRL's training step; raises `RuntimeError` if its loss was computed without shaped advantages."""
         before = self._shaped_losses
         loss: torch.Tensor = super().training_step(*args, **kwargs)
         if self.args.methods and self._shaped_losses == before:
@@ -135,7 +135,7 @@ class EntropyShapingMixin(RolloutMixin):
             batch.shape(self._planned(batch, logprobs, entropy))
 
     def _planned(self, batch: GuardedBatch, logprobs: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
-        """The advantages `(B, T)` of this micro-batch, made together with those of the whole update."""
+        """Returns the advantages `(B, T)` of this micro-batch, made together with those of the whole update."""
         step, ids = int(self.state.global_step), batch["completion_ids"]
         advantages = self._plan.take(step, ids) if self._plan is not None else None
         if advantages is None:
@@ -153,7 +153,7 @@ class EntropyShapingMixin(RolloutMixin):
         return advantages
 
     def _window(self, completion_ids: torch.Tensor) -> list[dict[str, Any]]:
-        """The micro-batches of the update that begins with this one, on this process."""
+        """Returns the micro-batches of the update that begins with this one, on this process."""
         buffer: list[dict[str, Any]] = self._buffered_inputs or []
         places = [i for i, part in enumerate(buffer) if part["completion_ids"] is completion_ids]
         count = self.current_gradient_accumulation_steps
@@ -165,7 +165,7 @@ class EntropyShapingMixin(RolloutMixin):
     # -------------------------------------------------------------------------------------------------------- metrics
 
     def log(self, *args: Any, **kwargs: Any) -> None:
-        """TRL's log, with the metrics of the methods over the window, in training."""
+        """Logs as TRL does and adds, in training, the metrics of the methods over the window."""
         if self.model.training:
             metrics, warning = self._action_log.take()
             for name, value in metrics.items():

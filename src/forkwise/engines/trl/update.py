@@ -40,7 +40,7 @@ class Plan:
     left: list[tuple[Tensor, Tensor]]
 
     def take(self, step: int, completion_ids: Tensor) -> Tensor | None:
-        """The advantages of a micro-batch, once; None where this is not the update that was planned."""
+        """Returns the advantages of a micro-batch, once; None where this is not the update that was planned."""
         for i, (ids, advantages) in enumerate(self.left):
             if step == self.step and ids is completion_ids:
                 del self.left[i]
@@ -49,29 +49,29 @@ class Plan:
 
 
 def rollout_methods(methods: Sequence[Method]) -> list[TokenMethod]:
-    """Those that make advantages per token as soon as a rollout is scored."""
+    """Picks the methods that make advantages per token as soon as a rollout is scored."""
     return [m for m in methods if isinstance(m, TokenMethod) and m.scope is Scope.ROLLOUT]
 
 
 def update_methods(methods: Sequence[Method]) -> list[TokenMethod]:
-    """Those that act within the loss."""
+    """Picks the methods that act within the loss."""
     return [m for m in methods if isinstance(m, TokenMethod) and m.scope is not Scope.ROLLOUT]
 
 
 def reward_methods(methods: Sequence[Method]) -> list[RewardMethod]:
-    """Those that make advantages from rewards."""
+    """Picks the methods that make advantages from rewards."""
     return [m for m in methods if isinstance(m, RewardMethod)]
 
 
 def needs(methods: Sequence[Method]) -> frozenset[Need]:
-    """Everything that one of them requires."""
+    """Collects everything that at least one of the methods requires."""
     return frozenset().union(*(method.needs() for method in methods))
 
 
 def local_tokens(
     batch: dict[str, Any], advantages: Tensor, logprobs: Tensor, entropy: Tensor, wanted: frozenset[Need], seed: int
 ) -> Tokens:
-    """One micro-batch as methods see it, with what they require.
+    """Presents one micro-batch as methods see it, with the tensors that they require.
 
     Without log-probs and entropies of an old policy in the batch, the policy under update is the one that sampled.
     """
@@ -91,7 +91,7 @@ def local_tokens(
 
 
 def token_mask(batch: dict[str, Any]) -> Tensor:
-    """The tokens that TRL's loss counts, `(B, T)` bool."""
+    """Returns the tokens that TRL's loss counts, `(B, T)` bool."""
     mask: Tensor = batch["completion_mask"] * batch.get("tool_mask", 1) != 0
     return mask
 
@@ -102,9 +102,9 @@ def act_on_update(
     """Runs the methods on a whole update, or a whole rollout.
 
     Args:
-        methods: in the order in which they act.
+        methods: the methods, in the order in which they act.
         parts: this process's micro-batches, `(B, T)` each.
-        rows: their completions' positions in the rollout, `(B,)` each.
+        rows: for each micro-batch, the positions of its completions in the rollout, `(B,)`.
         accelerator: gathers over processes, all of which must call this.
 
     Returns:
@@ -126,7 +126,7 @@ def act_on_update(
 
 
 def _gather(tensor: Tensor, padded: bool, accelerator: Any) -> Tensor:
-    """Over processes; tokens at different positions are padded with zeros, which a mask reads as False."""
+    """Gathers a tensor over processes, padded with zeros to one length; a mask reads those as False."""
     boolean = tensor.dtype == torch.bool
     values = tensor.to(torch.uint8) if boolean else tensor.contiguous()
     if padded:

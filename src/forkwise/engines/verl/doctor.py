@@ -16,7 +16,7 @@ _VALUE_HEAD = "AutoModelForCausalLMWithValueHead"  # of TRL: verl patches it in 
 
 
 def report() -> str:
-    """What works, as text. Imports verl's trainers, which takes seconds.
+    """Says in text what works. It imports verl's trainers, which takes seconds.
 
     Raises:
         InputError: the first thing that stands in the way, and what to do about it.

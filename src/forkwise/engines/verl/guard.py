@@ -22,7 +22,7 @@ _shaping_now: ContextVar[bool] = ContextVar("forkwise_shapes_these_advantages", 
 
 
 def asks_for_shaping(algorithm: Any) -> bool:
-    """Whether the section `algorithm` of a configuration has our keys; False for anything that is no section."""
+    """Tells whether the section `algorithm` of a configuration has our keys; False for anything that is no section."""
     get = getattr(algorithm, "get", None)
     return callable(get) and get("entropy_shaping") is not None
 
@@ -103,7 +103,7 @@ def guard_advantages(module: ModuleType) -> None:
 
 @contextmanager
 def advantages_are_shaped() -> Iterator[None]:
-    """Within it, advantages are shaped: here, or later in the loss."""
+    """Marks a block of code in which advantages are shaped, either at once or later in the loss."""
     before = _shaping_now.set(True)
     try:
         yield

@@ -19,13 +19,13 @@ USES = frozenset({"candidates", "modelVersion", "usageMetadata", "prompt"})
 
 
 def matches(record: Record) -> bool:
-    """Candidates with content."""
+    """Tells whether a record has candidates with content."""
     candidates = record.get("candidates")
     return isinstance(candidates, list) and bool(candidates) and isinstance(candidates[0].get("content"), dict)
 
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
-    """One row per candidate."""
+    """Yields a row per candidate."""
     candidates = objects(record, "candidates")
     if not candidates:
         source.dropped["responses without a candidate"] += 1

@@ -18,7 +18,7 @@ USES = frozenset(
 
 
 def matches(record: Record) -> bool:
-    """A question, its solution, and at least one model's solution with a verdict."""
+    """Tells whether a record has a question, its solution, and a model's solution with a verdict."""
     return "question" in record and "ground_truth" in record and bool(_models(record))
 
 
@@ -27,7 +27,7 @@ def _models(record: Record) -> list[str]:
 
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
-    """One row per model, each model its own run. The answer is what stands after the last `A: `."""
+    """Yields one row per model, each model its own run. The answer is what stands after the last `A: `."""
     question = required(record, "question", str)
     gold = gold_text(record.get("ground_truth"))
     if gold is None:

@@ -24,12 +24,12 @@ _LETTERS = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
 
 
 def matches(record: Record) -> bool:
-    """A log's header, and samples or their absence."""
+    """Tells whether a record is a log: a header, and samples or their absence."""
     return isinstance(record.get("eval"), dict) and "task" in record["eval"] and "model" in record["eval"]
 
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
-    """One row per sample and epoch. Ids are the log's own, `TASK/ID`; NaN and missing scores mean unscored."""
+    """Yields one row per sample and epoch. Ids are the log's own, `TASK/ID`; NaN and missing scores mean unscored."""
     header = required(record, "eval", dict)
     plan = optional(record, "plan", dict) or {}
     settings = {
@@ -69,7 +69,7 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
 
 
 def _output(sample: Record, where: str, source: Source) -> Row:
-    """What a sample was asked, and what came of it."""
+    """Returns the prompt of a sample and the model's output."""
     output = optional(sample, "output", dict, where) or {}
     usage = optional(output, "usage", dict, f"{where}output.") or {}
     choice = next(iter(objects(output, "choices", f"{where}output.")), {})
@@ -88,7 +88,7 @@ def _output(sample: Record, where: str, source: Source) -> Row:
 
 
 def _score(scores: Record, where: str, source: Source) -> tuple[str, Record]:
-    """The deciding scorer's name and score; `SCORER/KEY` chooses one value of a score that has several."""
+    """Returns the deciding scorer's name and score; `SCORER/KEY` chooses one value of a score that has several."""
     wanted = source.options.score
     if not scores:
         return "", {}
@@ -108,7 +108,7 @@ def _score(scores: Record, where: str, source: Source) -> tuple[str, Record]:
 
 
 def _attached(text: str | None, attachments: Record, where: str) -> str | None:
-    """`text` with what it points to: inspect_ai stores long texts once, as `attachment://HASH`."""
+    """Replaces a pointer by its text: inspect_ai stores long texts once, as `attachment://HASH`."""
     return text and _ATTACHMENT.sub(
         lambda match: optional(attachments, match[1], str, f"{where}attachments.") or match[0], text
     )

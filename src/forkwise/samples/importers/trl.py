@@ -25,7 +25,7 @@ USES = _NAMED | {*_GOLDS}
 
 
 def matches(record: Record) -> bool:
-    """Step, prompt and completion with what training made of them, and without the names of a samples table."""
+    """Tells whether a record has step, prompt, completion and what training adds, and is no row of a samples table."""
     return (
         {"step", "prompt", "completion"} <= record.keys()
         and bool({"advantage", "reward"} & record.keys())
@@ -81,7 +81,7 @@ _DECIDES = "decides"
 
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
-    """One row per line; each step is a run, because it is another policy. Problems are told apart by their prompt."""
+    """Yields a row per line; each step is a run, because it is another policy. Problems are told apart by prompt."""
     if not source.surveyed:
         raise Undecided
     prompt = chat_text(record.get("prompt"), "prompt")
