@@ -72,7 +72,7 @@ class ActionLog:
         self._warned = False
 
     def add(self, totals: Mapping[str, Tensor]) -> None:
-        """Adds totals over all processes, named as `forkwise.methods.chain.act_on_tokens` names them."""
+        """Adds totals over all processes, named as `forkwise.methods.chain.run_token_methods` names them."""
         for name, total in totals.items():
             before = self.totals.get(name)
             self.totals[name] = total if before is None else before + total

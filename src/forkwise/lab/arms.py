@@ -78,7 +78,7 @@ RECIPE: dict[str, Any] = {
     "disable_tqdm": True,
 }
 
-# What PPO has besides.
+# The settings that PPO adds to the recipe.
 PPO_RECIPE: dict[str, Any] = {
     "critic_learning_rate": 1e-3,
     "critic_lr_scheduler_type": "constant",
@@ -182,8 +182,8 @@ def _wait_for_writer(folder: Path, console: Console) -> None:
 
 def _places(device: Device, jobs: int) -> list[str | None]:
     """Returns the GPU of each of `jobs` processes, as evenly as they go; None for the CPU."""
-    found = gpus() if device == "cuda" else []
-    return [found[i % len(found)] if found else None for i in range(jobs)]
+    devices = gpus() if device == "cuda" else []
+    return [devices[i % len(devices)] if devices else None for i in range(jobs)]
 
 
 def _log(folder: Path) -> Path:
@@ -267,7 +267,7 @@ def _why(process: subprocess.Popen[bytes], log: Path) -> str:
 
 
 @lru_cache(maxsize=1)
-def _load(model: str, device: Device) -> tuple[Any, Any]:
+def _load_model(model: str, device: Device) -> tuple[Any, Any]:
     import torch
     import transformers
 
@@ -284,7 +284,7 @@ _BATCH = 256  # samples drawn at once; the draws do not depend on it
 def _sample_shard(
     model: str, run: str, problem: Problem, n: int, traces: int, folder: Path, name: str, device: Device
 ) -> None:
-    policy, tokenizer = _load(model, device)
+    policy, tokenizer = _load_model(model, device)
     sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=MAX_NEW_TOKENS, batch_size=min(n, _BATCH))
     # One sampling seed for all arms: common random numbers cost nothing and pair the draws.
     rows = sample_problem(
@@ -314,7 +314,7 @@ def _worker_environment() -> Iterator[None]:
             os.environ.pop(key) if value is None else os.environ.__setitem__(key, value)
 
 
-def sample(
+def sample_runs(
     folder: Path,
     models: Mapping[str, str],
     problems: Sequence[Problem],
@@ -344,8 +344,8 @@ def sample(
     for gpu in _places(device, jobs):
         places.put(gpu)
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_take_place, initargs=(places,))
-    total, left = n * len(shards), n * len(work)
-    with _worker_environment(), Meter(total, total - left, console, "sampling (2 of 3)") as meter:
+    total, missing = n * len(shards), n * len(work)
+    with _worker_environment(), Meter(total, total - missing, console, "sampling (2 of 3)") as meter:
         try:
             for future in as_completed([pool.submit(_sample_shard, *item) for item in work]):
                 future.result()

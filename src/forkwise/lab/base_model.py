@@ -275,7 +275,7 @@ class Measurement:
 
 
 @torch.inference_mode()
-def sample(
+def draw_completions(
     model: Any, tokenizer: Any, prompts: Sequence[str], *, max_new_tokens: int = MAX_NEW_TOKENS
 ) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
     """Draws one completion per prompt at temperature 1, all in one batch.
@@ -350,7 +350,7 @@ def evaluate(
     for at in range(0, len(rows), batch_size):
         chunk = rows[at : at + batch_size]
         asked = [problems[i] for i in chunk]
-        texts, tokens, entropy, finished = sample(
+        texts, tokens, entropy, finished = draw_completions(
             model, tokenizer, [str(p.prompt) for p in asked], max_new_tokens=max_new_tokens
         )
         for i, verdict in zip(chunk, task.verify(texts, asked), strict=True):
@@ -379,14 +379,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     problems = Countdown(sizes=(4,)).problems("test", args.problems)
     start = time.process_time()
-    found = evaluate(args.evaluate, problems, args.samples, seed=args.seed, device=_device(args.device))
+    measured = evaluate(args.evaluate, problems, args.samples, seed=args.seed, device=_device(args.device))
     seconds = time.process_time() - start
     ks = shown_ks(k_grid(args.samples), 5)
-    curve = bootstrap_interval(pass_at_k(args.samples, found.correct_Q, ks))
+    curve = bootstrap_interval(pass_at_k(args.samples, measured.correct_Q, ks))
     for i, k in enumerate(ks):
         echo(f"Pass@{k:<4d} {formats.at(curve, i)}")
-    echo(f"{args.problems} problems x {args.samples} samples, {found.mean_tokens:.1f} tokens, ", end="")
-    echo(f"{found.mean_entropy:.3f} nats per token, {found.finished:.3f} finished, {seconds:.0f} CPU seconds")
+    echo(f"{args.problems} problems x {args.samples} samples, {measured.mean_tokens:.1f} tokens, ", end="")
+    echo(f"{measured.mean_entropy:.3f} nats per token, {measured.finished:.3f} finished, {seconds:.0f} CPU seconds")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
 from forkwise.folders import json_text, only_process, write_json, write_text
 from forkwise.folders.results import write_result
-from forkwise.lab.arms import check, gpus, recipe, sample, train, train_problems
+from forkwise.lab.arms import check, gpus, recipe, sample_runs, train, train_problems
 from forkwise.lab.reuse import take
 from forkwise.lab.spec import BASE, TASK, Experiment, Results
 from forkwise.lab.tables import markdown
@@ -105,7 +105,7 @@ def _stages(
     )
     models = {BASE: str(EMBEDDED_MODEL)}
     models |= {arm.run(seed): str(folder / "arms" / arm.run(seed)) for arm, seed in experiment.runs()}
-    sample(
+    sample_runs(
         folder / "samples",
         models,
         problems,

@@ -119,12 +119,12 @@ def gradients(model: Any, batch: Batch, weights: Sequence[Tensor]) -> list[Tenso
     logits = model(input_ids=batch.ids, attention_mask=batch.attention, position_ids=positions).logits[:, -t - 1 : -1]
     logps = torch.log_softmax(logits.float(), dim=-1).gather(2, batch.ids[:, -t:, None]).squeeze(2)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    out = []
+    flat_gradients = []
     for weight in weights:
         objective = (logps * weight * batch.mask).sum() / len(batch.ids)
         parts = torch.autograd.grad(objective, parameters, retain_graph=True)
-        out.append(torch.cat([part.double().flatten() for part in parts]))
-    return out
+        flat_gradients.append(torch.cat([part.double().flatten() for part in parts]))
+    return flat_gradients
 
 
 def expectation(name: str, per_batch: Tensor) -> Expectation:
@@ -161,8 +161,8 @@ def measure(
             *((decile == d).float() for d in range(DECILES)),
         ]
         weights = [alpha * h, *(w * x for x in chosen for w in (a, psi))]
-        uncapped, *found = gradients(model, batch, weights)
-        for name, g in zip(names, (found[0], found[1], uncapped), strict=True):
+        uncapped, *per_weight = gradients(model, batch, weights)
+        for name, g in zip(names, (per_weight[0], per_weight[1], uncapped), strict=True):
             per_batch[name].append(g)
         acting = batch.mask * (a != 0)
         ratio = torch.where(acting > 0, psi / a.abs().clamp(min=1e-12), 0.0)
@@ -170,8 +170,8 @@ def measure(
             total = sums[part]
             total[0] += int((acting * chosen[i]).sum())
             total[1] += float((ratio * chosen[i]).sum())
-            total[2] = total[2] + found[2 * i] / len(data)
-            total[3] = total[3] + found[2 * i + 1] / len(data)
+            total[2] = total[2] + per_weight[2 * i] / len(data)
+            total[3] = total[3] + per_weight[2 * i + 1] / len(data)
     directions = [
         Direction(
             part,

@@ -21,12 +21,25 @@ Device = Literal["cpu", "cuda"]
 ALPHA = {"grpo": 0.4, "ppo": 0.1}
 """The paper's alpha, by algorithm."""
 
-# What an arm cannot set: start, problems, and how much is drawn from how many prompts are the same for all.
+# Settings that no arm can change: start, problems, number of prompts and completions are the same for all.
 _EQUAL = frozenset(
     {
-        *("model", "task", "seed", "data_seed", "max_steps", "num_train_epochs", "train_problems", "num_iterations"),
-        *("num_generations", "per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation"),
-        *("generation_batch_size", "use_cpu", "output_dir", "resume"),
+        "model",
+        "task",
+        "seed",
+        "data_seed",
+        "max_steps",
+        "num_train_epochs",
+        "train_problems",
+        "num_iterations",
+        "num_generations",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "steps_per_generation",
+        "generation_batch_size",
+        "use_cpu",
+        "output_dir",
+        "resume",
     }
 )
 

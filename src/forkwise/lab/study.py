@@ -48,26 +48,26 @@ def load_study(name: str) -> Experiment:
         data = read_bytes(Path(name))
     else:
         raise InputError(f"There is no study '{name}': give a YAML file, or one of {', '.join(studies())}.")
-    found = parse_yaml(data, name)
-    if not isinstance(found, dict) or not isinstance(found.get("arms"), dict):
+    study = parse_yaml(data, name)
+    if not isinstance(study, dict) or not isinstance(study.get("arms"), dict):
         raise InputError(f"The study '{name}' has no arms: it needs a mapping 'arms' of names to settings.")
-    return _experiment(name, found)
+    return _experiment(name, study)
 
 
-def _experiment(name: str, found: Mapping[str, Any]) -> Experiment:
-    unknown = [str(key) for key in found if key not in {*_SETTINGS, "arms", "algorithm"}]
+def _experiment(name: str, study: Mapping[str, Any]) -> Experiment:
+    unknown = [str(key) for key in study if key not in {*_SETTINGS, "arms", "algorithm"}]
     if unknown:
         hint = nearest(unknown[0], [*_SETTINGS, "arms", "algorithm"])
         raise InputError(f"The study '{name}' has an unknown setting '{unknown[0]}'.{hint}")
-    default = found.get("algorithm", "grpo")
+    default = study.get("algorithm", "grpo")
     arms = []
-    for arm, settings in found["arms"].items():
+    for arm, settings in study["arms"].items():
         if not isinstance(settings, dict):
             raise InputError(f"The arm '{arm}' of '{name}' must be a mapping of settings, such as {{alpha: 0.4}}.")
         own = {key: value for key, value in settings.items() if key != "algorithm"}
         arms.append(TrainingArm(str(arm), settings.get("algorithm", default), own))
-    rest = {key: found[key] for key in _SETTINGS & set(found)}
-    return Experiment(arms=tuple(arms), **{"title": name, **rest})
+    shared = {key: study[key] for key in _SETTINGS & set(study)}
+    return Experiment(arms=tuple(arms), **{"title": name, **shared})
 
 
 def choose(
@@ -80,9 +80,9 @@ def choose(
     """
     if (study is None) == (not methods):
         raise InputError("Say what to compare: either --study, or --methods once per arm.")
-    wanted = load_study(study) if study is not None else methods_study(methods, algorithm)
+    experiment = load_study(study) if study is not None else methods_study(methods, algorithm)
     given = {key: value for key, value in settings.items() if value is not None}
-    return replace(only(wanted, arms), **given)  # type: ignore[arg-type]
+    return replace(only(experiment, arms), **given)  # type: ignore[arg-type]
 
 
 def methods_study(methods: Sequence[str], algorithm: str) -> Experiment:

@@ -27,8 +27,31 @@ MAX_TOKENS = 100
 """Longest trace in tokens, without the end-of-sequence token."""
 
 WORDS = (
-    *("use", "to", "make", ":", ",", "=", "+", "-", "*", "/", "(", ")"),
-    *("try", "maybe", "because", "need", "check", "yes", "no", "wait", "hmm", "instead", "so", "answer", "none"),
+    "use",
+    "to",
+    "make",
+    ":",
+    ",",
+    "=",
+    "+",
+    "-",
+    "*",
+    "/",
+    "(",
+    ")",
+    "try",
+    "maybe",
+    "because",
+    "need",
+    "check",
+    "yes",
+    "no",
+    "wait",
+    "hmm",
+    "instead",
+    "so",
+    "answer",
+    "none",
 )
 CLAUSES = ("try", "maybe", "because", "check", "wait", "hmm", "instead", "so")
 """Words with which a new step of a trace begins; there is no punctuation that would end a sentence."""
@@ -102,11 +125,11 @@ def _attempt(numbers: Sequence[int], target: int, rng: Random) -> tuple[list[str
 
 def _last_steps(numbers: Sequence[int], target: int) -> list[tuple[int, Step, int]]:
     """Finds steps `number op x` or `x op number` that give the target: `(number used, last step, other operand)`."""
-    found = []
+    steps = []
     for used in sorted(set(numbers)):
         for needed in range(LIMIT):
-            found += [(used, step, needed) for step in steps_of(used, needed) if step[3] == target]
-    return found
+            steps += [(used, step, needed) for step in steps_of(used, needed) if step[3] == target]
+    return steps
 
 
 def _join(numbers: Sequence[int], target: int, rng: Random, *, aim: bool) -> list[Step]:
@@ -130,10 +153,10 @@ def _options(pool: Sequence[int]) -> list[Step]:
 
 
 def _without(pool: Sequence[int], *used: int) -> tuple[int, ...]:
-    rest = list(pool)
+    remaining = list(pool)
     for number in used:
-        rest.remove(number)
-    return tuple(rest)
+        remaining.remove(number)
+    return tuple(remaining)
 
 
 def _after(pool: Sequence[int], step: Step) -> tuple[int, ...]:

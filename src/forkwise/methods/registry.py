@@ -38,10 +38,30 @@ ENTRY_POINTS = "forkwise.methods"
 """Group of entry points by which another package adds methods; each names a subclass of `Method`."""
 
 _OURS: tuple[type[Method], ...] = (
-    *(Grpo, DrGrpo, ClipHigher, TokenLevelLoss, Gspo, Cispo, EntropyBonus, AdaptiveEntropyBonus),
-    *(Rloo, EntropyAdvantage, PlaceboPermuted, PlaceboConstant, PlaceboScaling),
-    *(ForkingTokens, ClipCov, KlCov, Gtpo, GrpoS, Erc),
-    *(PasskTraining, Ucpo, AsymGrpo, Qae, Steer),
+    Grpo,
+    DrGrpo,
+    ClipHigher,
+    TokenLevelLoss,
+    Gspo,
+    Cispo,
+    EntropyBonus,
+    AdaptiveEntropyBonus,
+    Rloo,
+    EntropyAdvantage,
+    PlaceboPermuted,
+    PlaceboConstant,
+    PlaceboScaling,
+    ForkingTokens,
+    ClipCov,
+    KlCov,
+    Gtpo,
+    GrpoS,
+    Erc,
+    PasskTraining,
+    Ucpo,
+    AsymGrpo,
+    Qae,
+    Steer,
 )
 """Our methods, in the order in which they are listed."""
 

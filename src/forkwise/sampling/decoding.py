@@ -216,11 +216,11 @@ class Decoder:
         """Says how the recorded numbers differ from one forward pass over the longest completion; "" if they do not."""
         row = int(drawn.lengths.argmax())
         length = int(drawn.lengths[row])
-        kept = min(length, _CHECKED)
+        compared = min(length, _CHECKED)
         text = torch.cat([prompt, drawn.ids[row : row + 1, : length - 1]], dim=1)
-        logits = last_logits(self.model, text, kept)[0]
+        logits = last_logits(self.model, text, compared)[0]
         scale = drawn.sampling.temperature or 1.0
-        at = slice(length - kept, length)
+        at = slice(length - compared, length)
         recorded = zip(
             (logits / scale).split(_AT_ONCE),
             drawn.ids[row, at].split(_AT_ONCE),
@@ -231,9 +231,9 @@ class Decoder:
         apart = torch.cat([_apart(*piece) for piece in recorded])
         tolerance, share = rounding(self.model, logits / scale)
         wrong = int((~(apart <= tolerance)).sum())
-        if wrong <= share * kept:
+        if wrong <= share * compared:
             return ""
-        return f"{wrong} of {kept} log-probs differ from one forward pass, by up to {float(apart.max()):.2g} nats"
+        return f"{wrong} of {compared} log-probs differ from one forward pass, by up to {float(apart.max()):.2g} nats"
 
 
 def _apart(logits: torch.Tensor, ids: torch.Tensor, logprobs: torch.Tensor, entropies: torch.Tensor) -> torch.Tensor:

@@ -154,11 +154,11 @@ class _Deadline:
     def dial(self, address: tuple[str, int], *_: Any) -> socket.socket:
         """Connects like `socket.create_connection`, with one time limit for all addresses of a host."""
         refused: OSError | None = None
-        for family, kind, protocol, _name, place in socket.getaddrinfo(*address, 0, socket.SOCK_STREAM):
+        for family, kind, protocol, _name, socket_address in socket.getaddrinfo(*address, 0, socket.SOCK_STREAM):
             connection = socket.socket(family, kind, protocol)
             try:
                 connection.settimeout(max(self._end - time.monotonic(), 1e-3))
-                connection.connect(place)
+                connection.connect(socket_address)
             except OSError as error:
                 connection.close()
                 refused = error

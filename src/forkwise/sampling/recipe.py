@@ -82,12 +82,12 @@ def plan(options: SamplingOptions) -> Job:
         InputError: there is no such preset, the preset says nothing of this task, or a value is out of range.
     """
     from forkwise.sampling.extra import parse_extra
-    from forkwise.tasks.benchmarks import Protocol, protocol
+    from forkwise.tasks.benchmarks import SamplingPreset, sampling_preset
 
     parse_extra(options.extra)  # refused now, and not when the engine is made
-    settled = Protocol(n=16, temperature=1.0, top_p=1.0, max_tokens=1024)
+    settled = SamplingPreset(n=16, temperature=1.0, top_p=1.0, max_tokens=1024)
     if options.preset is not None:
-        settled = protocol(options.preset, options.task or str(options.dataset))
+        settled = sampling_preset(options.preset, options.task or str(options.dataset))
 
     def chosen(name: str) -> Any:
         return getattr(settled if getattr(options, name) is None else options, name)

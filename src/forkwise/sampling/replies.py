@@ -151,20 +151,23 @@ def _token_data(logprobs: Any) -> _TokenData | None:
         raise _Unusable("'logprobs' is no object")
     if logprobs.get("content") is not None:  # of chats, and of llama.cpp everywhere
         places = _list(logprobs["content"], "'logprobs.content'")
-        if not all(isinstance(place, dict) for place in places):
+        if not all(isinstance(entry, dict) for entry in places):
             raise _Unusable("'logprobs.content' holds more than objects")
-        tokens, values = [place.get("token") for place in places], [place.get("logprob") for place in places]
-        tops = [_list(place.get("top_logprobs"), "'top_logprobs'") for place in places]
-        if not all(isinstance(top, dict) for place in tops for top in place):
+        tokens, values = (
+            [entry.get("token") for entry in places],
+            [entry.get("logprob") for entry in places],
+        )
+        tops = [_list(entry.get("top_logprobs"), "'top_logprobs'") for entry in places]
+        if not all(isinstance(top, dict) for entry in tops for top in entry):
             raise _Unusable("'top_logprobs' holds more than objects")
-        pairs = [[(top.get("token"), top.get("logprob")) for top in place] for place in tops]
+        pairs = [[(top.get("token"), top.get("logprob")) for top in entry] for entry in tops]
     else:
         tokens = _list(logprobs.get("tokens"), "'logprobs.tokens'")
         values = _list(logprobs.get("token_logprobs"), "'logprobs.token_logprobs'")
         raw = _list(logprobs.get("top_logprobs"), "'logprobs.top_logprobs'")
-        if not all(place is None or isinstance(place, dict) for place in raw):
+        if not all(entry is None or isinstance(entry, dict) for entry in raw):
             raise _Unusable("'logprobs.top_logprobs' holds more than objects")
-        pairs = [list((place or {}).items()) for place in raw] or [[] for _ in tokens]
+        pairs = [list((entry or {}).items()) for entry in raw] or [[] for _ in tokens]
     if not len(tokens) == len(values) == len(pairs):
         raise _Unusable(f"there are {len(tokens)} tokens, {len(values)} log-probs and {len(pairs)} lists of candidates")
     if not tokens:
@@ -174,7 +177,7 @@ def _token_data(logprobs: Any) -> _TokenData | None:
     return _TokenData(
         tokens,
         [_logprob(value) for value in values],
-        [_candidates(place) for place in pairs],
+        [_candidates(entry) for entry in pairs],
     )
 
 
@@ -220,5 +223,5 @@ def tokens_fit(tokens: Sequence[str], text: str) -> bool:
                 continue
             return False
         at, parts = begin + len(word), 0
-    left = len(squeezed) - at
-    return left == 0 or (parts > 0 and left <= parts + _REACH)
+    unmatched = len(squeezed) - at
+    return unmatched == 0 or (parts > 0 and unmatched <= parts + _REACH)

@@ -39,8 +39,8 @@ def table_row(
         row["entropies"] = completion.entropies
     if completion.top_logprobs is not None:
         row["top_logprobs"] = [
-            [{"token": _storable(token), "logprob": logprob} for token, logprob in place]
-            for place in completion.top_logprobs
+            [{"token": _storable(token), "logprob": logprob} for token, logprob in candidates]
+            for candidates in completion.top_logprobs
         ]
     return row
 

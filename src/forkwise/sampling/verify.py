@@ -217,12 +217,12 @@ def _open(shard: Path) -> pq.ParquetFile:
 
 def _check_problems(path: Path, shards: Sequence[Path], judge: Judge) -> None:
     """Refuses a table that this judge can say nothing about, before anything is written."""
-    wanted = ["problem_id"] if judge.gold_column is None else ["problem_id", judge.gold_column]
-    seen: list[str] = []
+    columns = ["problem_id"] if judge.gold_column is None else ["problem_id", judge.gold_column]
+    unknown_ids: list[str] = []
     known = False
     for shard in shards:
         with _open(shard) as file:
-            for name in wanted:
+            for name in columns:
                 if name not in file.schema_arrow.names:
                     raise InputError(f"'{shard}' has no column '{name}', only {', '.join(file.schema_arrow.names)}.")
             for name, kind in _WRITTEN.items():
@@ -237,18 +237,18 @@ def _check_problems(path: Path, shards: Sequence[Path], judge: Judge) -> None:
             for batch in iter_batches(file, shard, 1 << 16, ["problem_id"]):
                 ids = [str(value) for value in batch.column(0).unique().to_pylist()]
                 known = known or any(problem_id in judge.problems for problem_id in ids)
-                seen += ids[: 3 - len(seen)] if len(seen) < 3 else []
+                unknown_ids += ids[: 3 - len(unknown_ids)] if len(unknown_ids) < 3 else []
     if judge.gold_column is not None and not known:
         raise InputError(
             f"No sample of '{path}' has a gold answer in the column '{judge.gold_column}': give --answers, --task or "
             "--dataset, or name another column."
         )
-    if seen and not known:
-        theirs = ", ".join(f"'{problem_id}'" for problem_id in seen)
-        ours = ", ".join(f"'{problem_id}'" for problem_id in list(judge.problems)[:3])
+    if unknown_ids and not known:
+        table_ids = ", ".join(f"'{problem_id}'" for problem_id in unknown_ids)
+        gold_ids = ", ".join(f"'{problem_id}'" for problem_id in list(judge.problems)[:3])
         raise InputError(
-            f"No problem of '{path}' is among those with gold answers: it has {theirs}, they are called {ours}; give "
-            "--answers with the ids of the table."
+            f"No problem of '{path}' is among those with gold answers: it has {table_ids}, they are called {gold_ids}; "
+            "give --answers with the ids of the table."
         )
 
 
@@ -256,9 +256,9 @@ def _verify_shard(shard: Path, judge: Judge, force: bool, tally: Counter[str], b
     with _open(shard) as file:
         schema = file.schema_arrow
         for name, kind in _WRITTEN.items():
-            place = schema.get_field_index(name)
+            index = schema.get_field_index(name)
             new = pa.field(name, kind)
-            schema = schema.append(new) if place < 0 else schema.set(place, new)
+            schema = schema.append(new) if index < 0 else schema.set(index, new)
         if not force and not _any_open(file, shard):
             tally["kept"] += file.metadata.num_rows
             meter.add(samples=file.metadata.num_rows)

@@ -122,7 +122,7 @@ def _completion(prompt: str, output: Any) -> Completion:
     )
     if output.logprobs is None:
         return completion
-    drawn = [place[token] for token, place in zip(ids, output.logprobs, strict=True)]
+    drawn = [candidates[token] for token, candidates in zip(ids, output.logprobs, strict=True)]
     if not all(math.isfinite(candidate.logprob) for candidate in drawn):
         raise InputError("vLLM gives log-probs that are not numbers: try --dtype float32, or another checkpoint.")
     return Completion(
@@ -136,13 +136,13 @@ def _completion(prompt: str, output: Any) -> Completion:
         top_logprobs=[
             [
                 TopToken(candidate.decoded_token or "", float(candidate.logprob))
-                for candidate in _ranked(place)
+                for candidate in _ranked(candidates)
                 if math.isfinite(candidate.logprob)
             ]
-            for place in output.logprobs
+            for candidates in output.logprobs
         ],
     )
 
 
-def _ranked(place: Mapping[int, Any]) -> list[Any]:
-    return sorted(place.values(), key=lambda candidate: -candidate.logprob)
+def _ranked(candidates: Mapping[int, Any]) -> list[Any]:
+    return sorted(candidates.values(), key=lambda candidate: -candidate.logprob)

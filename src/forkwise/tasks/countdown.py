@@ -81,9 +81,9 @@ def solve(numbers: Sequence[int], target: int) -> list[list[Step]]:
     solutions = []
     pairs = {(pool[i], pool[j]): (i, j) for i, j in combinations(range(len(pool)), 2)}
     for i, j in pairs.values():
-        rest = [number for k, number in enumerate(pool) if k not in (i, j)]
+        others = [number for k, number in enumerate(pool) if k not in (i, j)]
         for step in steps_of(pool[i], pool[j]):
-            solutions += [[step, *tail] for tail in solve([*rest, step[3]], target)]
+            solutions += [[step, *tail] for tail in solve([*others, step[3]], target)]
     return solutions
 
 

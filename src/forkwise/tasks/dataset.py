@@ -97,7 +97,7 @@ class DatasetTask:
             self._splits = self._read()
         problems = self._splits[split]
         if not problems:
-            held = ", ".join(f"{len(found)} in {name}" for name, found in self._splits.items() if found)
+            held = ", ".join(f"{len(others)} in {name}" for name, others in self._splits.items() if others)
             raise InputError(f"{self.source} has no problems in its {split} split, but {held}.")
         if n is not None and not 0 <= n <= len(problems):
             raise InputError(f"{self.source} has {len(problems)} {split} problems; ask for at most that many, not {n}.")
@@ -108,7 +108,7 @@ class DatasetTask:
     def summary(self) -> str:
         """Tells how many problems each split has, and what was left out, in one sentence."""
         splits = self._splits = self._splits if self._splits is not None else self._read()
-        sizes = ", ".join(f"{len(found)} {name}" for name, found in splits.items() if found)
+        sizes = ", ".join(f"{len(problems)} {name}" for name, problems in splits.items() if problems)
         left_out = f"; {self._duplicates} rows with a prompt that was there before are left out"
         return f"{self.source}: {sizes} problems{left_out if self._duplicates else ''}."
 
@@ -232,20 +232,20 @@ def _tables(source: str, config: str | None) -> Iterator[tuple[str, Iterable[Row
         return
     looks_like_path = source.endswith(_FORMATS) or source.startswith(("/", ".", "~")) or source.count("/") > 1
     if looks_like_path and not path.exists():
-        there = os.listdir(path.parent) if path.parent.is_dir() else []
-        raise InputError(f"There is no file {source}.{nearest(path.name, there)}")
+        names = os.listdir(path.parent) if path.parent.is_dir() else []
+        raise InputError(f"There is no file {source}.{nearest(path.name, names)}")
     if importlib.util.find_spec("datasets") is None:
         raise InputError(f'Reading {source} needs the datasets library: pip install "forkwise[train]".')
     import datasets
 
     try:
-        found = datasets.load_dataset(source, name=config)
+        dataset = datasets.load_dataset(source, name=config)
     except Exception as error:  # dozens of kinds: no network, no such id, gated, wrong config, broken file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise InputError(
             f"Cannot load the dataset '{source}' ({reason}); check the id, the network and HF_HUB_OFFLINE."
         ) from error
-    for name, table in found.items():
+    for name, table in dataset.items():
         yield str(name), _batched(table)
 
 

@@ -90,31 +90,31 @@ class ReasoningGym:
         """
         if split not in get_args(Split):
             raise InputError(f"There is no split '{split}': use train, validation or test.")
-        wanted = DEFAULT_SIZE[split] if n is None else n
-        found: dict[str, Problem] = {}
+        count = DEFAULT_SIZE[split] if n is None else n
+        by_id: dict[str, Problem] = {}
         dry = 0
-        for made in self._made(seed):
-            if len(found) >= wanted or dry == _DRY_STEPS:
+        for batch in self._batches(seed):
+            if len(by_id) >= count or dry == _DRY_STEPS:
                 break
-            before = len(found)
-            for problem in made:
-                if _split_of(problem.id) == split and len(found) < wanted:
-                    found.setdefault(problem.id, problem)
-            dry = dry + 1 if len(found) == before else 0
-        if n is not None and len(found) < n:
+            before = len(by_id)
+            for problem in batch:
+                if _split_of(problem.id) == split and len(by_id) < count:
+                    by_id.setdefault(problem.id, problem)
+            dry = dry + 1 if len(by_id) == before else 0
+        if n is not None and len(by_id) < n:
             raise InputError(
-                f"{self.name} has only {len(found)} different {split} questions; ask for no more than that."
+                f"{self.name} has only {len(by_id)} different {split} questions; ask for no more than that."
             )
-        return list(found.values())
+        return list(by_id.values())
 
-    def _made(self, seed: int) -> Iterator[list[Problem]]:
+    def _batches(self, seed: int) -> Iterator[list[Problem]]:
         first = seed * 1_000_003
         for start in itertools.count(0, _STEP):
             numbers = range(start, start + _STEP)
             places = [((first + i // _CHUNK * _CHUNK) % 2**31, i % _CHUNK) for i in numbers]
             requests = [{"op": "make", **self._base, "seed": s, "index": i} for s, i in places]
             replies = self._pool.map(requests, timeout=_MAKE_LIMIT)
-            made = []
+            problems = []
             for (s, i), reply in zip(places, replies, strict=True):
                 if "failure" in reply:
                     continue  # a few generators give up on a few seeds
@@ -126,8 +126,8 @@ class ReasoningGym:
                 prompt = self._prompt.replace("{question}", reply["question"])
                 key = question_hash(f"{self.name}\n{reply['question']}")
                 meta = {"seed": s, "index": i, "question_hash": question_hash(reply["question"])}
-                made.append(Problem(f"{self.name}-{key}", prompt, reply["answer"], meta))
-            yield made
+                problems.append(Problem(f"{self.name}-{key}", prompt, reply["answer"], meta))
+            yield problems
 
     def verify(self, completions: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
         """Returns one verdict per completion; equal answers to a problem are scored once."""

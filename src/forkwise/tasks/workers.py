@@ -76,10 +76,10 @@ class _Worker:
         spent = _cpu_seconds(self.process.pid)
         if not self.ready or spent is None or now >= self.last_deadline:
             return True
-        left = self.cpu_limit - spent
-        if left <= 0:
+        remaining = self.cpu_limit - spent
+        if remaining <= 0:
             return True
-        self.deadline = min(now + max(left, 0.01), self.last_deadline)
+        self.deadline = min(now + max(remaining, 0.01), self.last_deadline)
         return False
 
     def kill(self) -> None:

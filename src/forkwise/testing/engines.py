@@ -45,10 +45,10 @@ def check_skipped_step(step: Callable[[], object]) -> str:
     try:
         step()
     except RuntimeError as error:
-        said = str(error)
-        if "were not entropy-shaped" in said or "did not act" in said:
-            return said
-        raise AssertionError(f"A step that was not shaped raises something else: {said}") from error
+        message = str(error)
+        if "were not entropy-shaped" in message or "did not act" in message:
+            return message
+        raise AssertionError(f"A step that was not shaped raises something else: {message}") from error
     raise AssertionError("A step that was not shaped ends without an error: a silent no-op.")
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from forkwise.errors import InputError
 from forkwise.methods import Method, RewardMethod, Rollout, TokenMethod, Tokens
 from forkwise.methods.base import make
-from forkwise.methods.chain import act_on_rollout, act_on_tokens
+from forkwise.methods.chain import run_reward_methods, run_token_methods
 
 Batch = TypeVar("Batch", Rollout, Tokens)
 
@@ -52,13 +52,17 @@ def check_tokens(method: TokenMethod, batch: Tokens, *, random: bool = False) ->
     """Checks a method of the token or loss stage on one batch: padding, order, finite numbers, its needs."""
     _check_unchanged(method, batch)
     mask = batch.mask
-    made = acted(method, batch)
+    plain = acted(method, batch)
     wider = acted(method, padded(batch, 3))[:, : mask.shape[1]]
-    _hold(_close(wider[mask], made[mask]), method, "gives other advantages when rows are padded with other values")
+    _hold(_close(wider[mask], plain[mask]), method, "gives other advantages when rows are padded with other values")
     if not random and int(mask.sum()) > 2:  # two tokens have one covariance, and of equals the first is taken
         order = torch.arange(len(mask)).flip(0)
         turned = acted(method, rows_of(batch, order))[order]
-        _hold(_close(turned[mask], made[mask]), method, "gives other advantages when the rows stand in another order")
+        _hold(
+            _close(turned[mask], plain[mask]),
+            method,
+            "gives other advantages when the rows stand in another order",
+        )
 
 
 def check_rollout(method: RewardMethod, batch: Rollout, *, random: bool = False) -> None:
@@ -75,9 +79,9 @@ def acted(method: Method, batch: Tokens | Rollout) -> Tensor:
     """Returns the advantages that the method makes of a batch cut down to what it requires."""
     try:
         if isinstance(method, RewardMethod) and isinstance(batch, Rollout):
-            return act_on_rollout([method], batch)[0]
+            return run_reward_methods([method], batch)[0]
         if isinstance(method, TokenMethod) and isinstance(batch, Tokens):
-            return act_on_tokens([method], batch)[0]
+            return run_token_methods([method], batch)[0]
     except (AttributeError, RuntimeError, TypeError) as error:
         needs = ", ".join(sorted(need.name for need in method.needs())) or "nothing"
         raise AssertionError(

@@ -42,12 +42,12 @@ class BehavioursMixin(_Trainer):
         return loss
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        out = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        scored = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         batch = self._behaviour_batch
         if batch is not None and torch.is_grad_enabled():
             self._behaviour_batch = None
-            self._count_behaviours(batch, out[1])
-        return out
+            self._count_behaviours(batch, scored[1])
+        return scored
 
     def _count_behaviours(self, batch: Mapping[str, Any], entropies: torch.Tensor | None) -> None:
         if self._behaviour_counter is None:

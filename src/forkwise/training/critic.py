@@ -75,10 +75,10 @@ def load_weights(critic: nn.Module, folder: Path) -> None:
     for file in sorted(folder.glob("*.safetensors")):
         tensors |= load_file(file)
     if hasattr(critic, "peft_config"):
-        found = set_peft_model_state_dict(critic, tensors)
+        loaded = set_peft_model_state_dict(critic, tensors)
         wrong = [
-            *found.unexpected_keys,
-            *(name for name in found.missing_keys if "lora_" in name or "_to_save" in name),
+            *loaded.unexpected_keys,
+            *(name for name in loaded.missing_keys if "lora_" in name or "_to_save" in name),
         ]
         if wrong or not tensors:
             raise InputError(f"'{folder}' holds another critic than this run's ({', '.join(wrong[:3]) or 'nothing'}).")

@@ -70,9 +70,9 @@ def check(accelerator: Accelerator, *, shares_base: bool) -> None:
     if not uses_deepspeed(accelerator):
         return
     plugin = accelerator.state.deepspeed_plugin
-    if found := {"optimizer", "scheduler"} & {*plugin.deepspeed_config}:
+    if parts := {"optimizer", "scheduler"} & {*plugin.deepspeed_config}:
         raise InputError(
-            f"The DeepSpeed configuration has {' and '.join(sorted(found))} of its own, for one model; leave it out: "
+            f"The DeepSpeed configuration has {' and '.join(sorted(parts))} of its own, for one model; leave it out: "
             "PPO makes one for each."
         )
     if plugin.zero_stage == 3 and not plugin.zero3_save_16bit_model:

@@ -167,8 +167,8 @@ def writing(folder: Path, what: str) -> Iterator[None]:
         if reason is None:
             raise
         newest = next((path for path in checkpoints(folder) if (path / COMPLETE).exists()), None)
-        kept = f"{newest.name} is whole, and --resume continues from it" if newest else "there is no checkpoint yet"
-        raise RunError(f"{what} could not be written to '{folder}': {reason}; {kept}.") from error
+        advice = f"{newest.name} is whole, and --resume continues from it" if newest else "there is no checkpoint yet"
+        raise RunError(f"{what} could not be written to '{folder}': {reason}; {advice}.") from error
 
 
 def _safetensors_error() -> type[Exception]:

@@ -44,8 +44,8 @@ class StepLines(TrainerCallback):
     @classmethod
     def take_over(cls, trainer: Trainer) -> None:
         """Makes these lines all that the trainer prints."""
-        for theirs in (PrinterCallback, ProgressCallback):
-            trainer.remove_callback(theirs)
+        for printer in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(printer)
         trainer.add_callback(cls())
 
     def on_train_begin(self, args: Arguments, state: State, control: Control, **_: Any) -> None:

@@ -78,7 +78,7 @@ class EntropyShapedPPOTrainer(RunTrainer):
             raise TypeError(f"args is a {type(args).__name__}; make it an EntropyShapedPPOConfig.")
         if reward_funcs is not None:  # an environment may give the rewards
             functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
-            reward_funcs = [_checked(function) for function in functions]
+            reward_funcs = [_checked_reward(function) for function in functions]
         super().__init__(model, reward_funcs, args, *more, **kwargs)
         critic_engine.check(self.accelerator, shares_base=args.critic_shares_base)
         if isinstance(self.processing_class, ProcessorMixin):
@@ -117,8 +117,8 @@ class EntropyShapedPPOTrainer(RunTrainer):
                 stacklevel=2,
             )
         if self.critic_optimizer is None:
-            made = self._new_critic_optimizer()
-            self.critic, self.critic_optimizer = critic_engine.prepare(self.accelerator, self.critic, made)
+            critics_own = self._new_critic_optimizer()
+            self.critic, self.critic_optimizer = critic_engine.prepare(self.accelerator, self.critic, critics_own)
         policy_schedule = self.args.lr_scheduler_type
         kind = SchedulerType(self.args.critic_lr_scheduler_type or policy_schedule)
         try:
@@ -257,12 +257,12 @@ class EntropyShapedPPOTrainer(RunTrainer):
         logged["critic/learning_rate"].append(self.critic_scheduler.get_last_lr()[0])
         for epoch in range(self.args.critic_epochs):
             # By number: an update that goes twice over its rollout meets the same micro-batch again.
-            found = [self._critic_backward(batch, last=i == len(batches)) for i, batch in enumerate(batches, start=1)]
+            losses = [self._critic_backward(batch, last=i == len(batches)) for i, batch in enumerate(batches, start=1)]
             norm = self._step_critic()
             if epoch == 0:  # what the critic knew before this update
                 if norm is not None:
                     logged["critic/grad_norm"].append(norm)
-                for loss, clipped in found:
+                for loss, clipped in losses:
                     logged["critic/value_loss"].append(loss)
                     logged["critic/value_clip_frac"].append(clipped)
         self.critic_scheduler.step()
@@ -357,7 +357,7 @@ def _policy_mask(batch: dict[str, Any]) -> Tensor:
     return mask
 
 
-def _checked(reward: Any) -> Any:
+def _checked_reward(reward: Any) -> Any:
     """Wraps a reward function: refuses a wrong number of values and values not finite (None is TRL's "n/a")."""
     if not callable(reward) or isinstance(reward, nn.Module):
         return reward

@@ -66,7 +66,7 @@ def load_reward(spec: str, task: Task) -> Reward:
     if spec in REWARDS:
         return _verified_reward(spec, task)
     if ":" in spec:
-        return _checked(_imported(spec), spec)
+        return _checked_reward(_imported(spec), spec)
     raise InputError(
         f"There is no reward '{spec}': use {', '.join(REWARDS)} or package.module:function.{nearest(spec, REWARDS)}"
     )
@@ -132,7 +132,7 @@ def _imported(spec: str) -> Callable[..., Any]:
     return checked
 
 
-def _checked(function: Callable[..., Any], spec: str) -> Reward:
+def _checked_reward(function: Callable[..., Any], spec: str) -> Reward:
     @functools.wraps(function)
     def reward(*args: Any, **kwargs: Any) -> list[float]:
         completions = kwargs["completions"] if "completions" in kwargs else args[1]

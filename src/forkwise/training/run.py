@@ -50,8 +50,24 @@ from forkwise.training.trainer import RunTrainer
 GENERATED_PROBLEMS = 20_000
 # Settings that may differ when a run is resumed: how long it lasts, and what is logged and kept.
 _MAY_CHANGE = (
-    *("max_steps", "num_train_epochs", "resume", "output_dir", "run_name", "logging", "log_", "report_to", "project"),
-    *("save_", "eval", "disable_tqdm", "dataloader_", "push_to_hub", "hub_", "trackio", "health", "behaviour_"),
+    "max_steps",
+    "num_train_epochs",
+    "resume",
+    "output_dir",
+    "run_name",
+    "logging",
+    "log_",
+    "report_to",
+    "project",
+    "save_",
+    "eval",
+    "disable_tqdm",
+    "dataloader_",
+    "push_to_hub",
+    "hub_",
+    "trackio",
+    "health",
+    "behaviour_",
 )
 
 
@@ -133,9 +149,9 @@ class MetricsFile(TrainerCallback):
 
 def _checkpoint_to_resume(folder: Path) -> Path | None:
     """Returns the newest whole checkpoint; the main process looks for it, since it reads all of it."""
-    found = [newest_complete_checkpoint(folder) if PartialState().is_main_process else None]
-    broadcast_object_list(found)
-    checkpoint = found[0]
+    newest = [newest_complete_checkpoint(folder) if PartialState().is_main_process else None]
+    broadcast_object_list(newest)
+    checkpoint = newest[0]
     if checkpoint is not None and not checkpoint.is_dir():
         raise InputError(f"This process does not see '{checkpoint}': put output_dir on a file system that all share.")
     if checkpoint is None and finished(folder, 1):

@@ -15,35 +15,35 @@ import torch
 from torch import Tensor
 
 from forkwise.methods import Method, Need, RewardMethod, Scope, TokenMethod, Tokens
-from forkwise.methods.chain import act_on_tokens
+from forkwise.methods.chain import run_token_methods
 
-# What the mixin adds to TRL's micro-batches.
-ROWS = "forkwise_rows"  # (B,) int64: position of the completion in the rollout, over all processes
+# Keys that the mixin adds to TRL's micro-batches.
+POSITIONS = "forkwise_rows"  # (B,) int64: position of the completion in the rollout, over all processes
 OLD_ENTROPY = "forkwise_old_entropy"  # (B, T)
 GROUPS = "forkwise_groups"  # (B,) int64
 CORRECT = "forkwise_correct"  # (B,) bool
-MADE = "forkwise_advantages"  # the advantages that methods of the rollout made
+EARLY_ADVANTAGES = "forkwise_advantages"  # those that the methods of the rollout made
 
 _PER_TOKEN = ("advantages", "mask", "entropy", "old_entropy", "logprobs", "old_logprobs")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Advantages of an update, made before its first micro-batch is computed.
+class UpdateAdvantages:
+    """The advantages of an update, made for all its micro-batches at the first; each then takes its share.
 
     Attributes:
-        step: of the trainer, in which the plan holds.
-        left: micro-batches (their completion ids, by identity) that have not taken theirs, with their advantages.
+        step: the trainer's step in which the update is made.
+        shares: the shares not taken yet: a micro-batch's completion ids (by identity), and its advantages.
     """
 
     step: int
-    left: list[tuple[Tensor, Tensor]]
+    shares: list[tuple[Tensor, Tensor]]
 
-    def take(self, step: int, completion_ids: Tensor) -> Tensor | None:
-        """Returns the advantages of a micro-batch, once; None where this is not the update that was planned."""
-        for i, (ids, advantages) in enumerate(self.left):
+    def take_share(self, step: int, completion_ids: Tensor) -> Tensor | None:
+        """Returns the advantages of a micro-batch, once; None for a micro-batch of another update."""
+        for i, (ids, advantages) in enumerate(self.shares):
             if step == self.step and ids is completion_ids:
-                del self.left[i]
+                del self.shares[i]
                 return advantages
         return None
 
@@ -96,7 +96,7 @@ def token_mask(batch: dict[str, Any]) -> Tensor:
     return mask
 
 
-def act_on_update(
+def run_on_whole_update(
     methods: Sequence[TokenMethod], parts: Sequence[Tokens], rows: Sequence[Tensor], accelerator: Any
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
     """Runs the methods on a whole update, or a whole rollout.
@@ -108,7 +108,7 @@ def act_on_update(
         accelerator: gathers over processes, all of which must call this.
 
     Returns:
-        The advantages of each part, and the totals of `act_on_tokens`, over all processes.
+        The advantages of each part, and the totals of `run_token_methods`, over all processes.
     """
     columns = {
         field.name: torch.cat([getattr(part, field.name) for part in parts])
@@ -119,7 +119,7 @@ def act_on_update(
     everyone: Tensor = accelerator.gather(local)
     order = everyone.argsort()
     whole = {name: _gather(tensor, name in _PER_TOKEN, accelerator)[order] for name, tensor in columns.items()}
-    advantages, totals = act_on_tokens(methods, Tokens(**whole, seed=parts[0].seed))
+    advantages, totals = run_token_methods(methods, Tokens(**whole, seed=parts[0].seed))
     mine = torch.searchsorted(everyone[order], local)
     sizes = [len(part.mask) for part in parts]
     return list(advantages[mine, : parts[0].mask.shape[1]].split(sizes)), totals

@@ -13,7 +13,7 @@ from verl.workers.utils.padding import no_padding_2_padding, response_to_nested
 from forkwise.core import ShapingStats, shape_and_measure
 
 TOTALS = ("n_pos", "n_neg", "psi_pos", "psi_neg", "psi_over_adv", "capped")
-"""Names of `ShapingStats.totals`; verl takes the largest or smallest of metrics with max or min in their name."""
+"""Names of `ShapingStats.totals`; none has max or min in it, of which verl takes the largest or smallest."""
 
 PREFIX = "shaping_totals/"
 

@@ -68,10 +68,14 @@ def read_settings(config: Any) -> EntropyShaping:
     if section is None or not hasattr(section, "get") or section.get("alpha") is None:
         raise InputError(f"This trainer mode needs an alpha: {_PAPER}.")
     known = [field.name for field in fields(EntropyShaping)]
-    for place, found in (("", config), ("algorithm.", config.algorithm), ("algorithm.entropy_shaping.", section)):
-        if "method" in found:
+    for place, part in (
+        ("", config),
+        ("algorithm.", config.algorithm),
+        ("algorithm.entropy_shaping.", section),
+    ):
+        if "method" in part:
             raise InputError(
-                f"{place}method={found['method']} has no effect under verl, where forkwise has the entropy-shaped "
+                f"{place}method={part['method']} has no effect under verl, where forkwise has the entropy-shaped "
                 "advantage only: remove it, or train with forkwise grpo --method."
             )
     for key in section:

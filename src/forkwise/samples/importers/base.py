@@ -289,14 +289,14 @@ def token_columns(
         if mass > 1.01:
             raise source.error(f"the candidates at token {token!r} have a probability of {mass:.3g}: {_RAW_LOGITS}")
     unknown = sum(value is None for value in own)
-    if unknown == len(own) and not any(value is not None for place in candidates for _, value in place):
+    if unknown == len(own) and not any(value is not None for ranked in candidates for _, value in ranked):
         source.notes["whose log-probs are all null, kept without them"] += bool(own)
         return {}
-    if unknown or any(value is None for place in candidates for _, value in place):
+    if unknown or any(value is None for ranked in candidates for _, value in ranked):
         source.notes["with a null among the log-probs, which tells nothing there"] += 1
     columns: Row = {"tokens": list(tokens), "logprobs": own}
     if any(candidates):
-        columns["top_logprobs"] = [[{"token": t, "logprob": v} for t, v in place] for place in candidates]
+        columns["top_logprobs"] = [[{"token": t, "logprob": v} for t, v in ranked] for ranked in candidates]
     if token_ids is not None:
         columns["token_ids"] = list(token_ids)
     return columns

@@ -56,11 +56,11 @@ def _tokens(result: Record, where: str, source: Source) -> Row:
     chosen, top = objects(result, "chosenCandidates", where), objects(result, "topCandidates", where)
     if not chosen:
         return {}
-    ids = [optional(place, "tokenId", int, f"{where}chosenCandidates[{i}].") for i, place in enumerate(chosen)]
+    ids = [optional(position, "tokenId", int, f"{where}chosenCandidates[{i}].") for i, position in enumerate(chosen)]
     own = _scored(chosen, f"{where}chosenCandidates")
     candidates = [
-        _scored(objects(place, "candidates", f"{where}topCandidates[{i}]."), f"{where}topCandidates[{i}].candidates")
-        for i, place in enumerate(top)
+        _scored(objects(position, "candidates", f"{where}topCandidates[{i}]."), f"{where}topCandidates[{i}].candidates")
+        for i, position in enumerate(top)
     ]
     return token_columns(
         source,
@@ -72,4 +72,4 @@ def _tokens(result: Record, where: str, source: Source) -> Row:
 
 
 def _scored(places: list[Record], path: str) -> list[tuple[Any, Any]]:
-    return [scored(place, f"{path}[{i}].", "token", "logProbability") for i, place in enumerate(places)]
+    return [scored(candidate, f"{path}[{i}].", "token", "logProbability") for i, candidate in enumerate(places)]

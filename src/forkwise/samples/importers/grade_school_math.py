@@ -35,7 +35,7 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
     problem = source.problem(question_id(question), gold)
     for model in _models(record):
         solution = required(record[model], "solution", str, f"{model}.")
-        _, found, answer = solution.rpartition("A: ")
+        _, separator, answer = solution.rpartition("A: ")
         yield {
             "run": source.run(model),
             "model": model,
@@ -43,7 +43,7 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
             "prompt": question,
             "completion": solution,
             "gold": gold,
-            "answer": answer.strip() or None if found else None,
+            "answer": answer.strip() or None if separator else None,
             "correct": source.verdict(record[model]["is_correct"]),
             "verdict_by": "grade-school-math",
         }

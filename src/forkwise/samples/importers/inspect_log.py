@@ -89,14 +89,14 @@ def _output(sample: Record, where: str, source: Source) -> Row:
 
 def _score(scores: Record, where: str, source: Source) -> tuple[str, Record]:
     """Returns the deciding scorer's name and score; `SCORER/KEY` chooses one value of a score that has several."""
-    wanted = source.options.score
+    chosen = source.options.score
     if not scores:
         return "", {}
-    scorer, _, key = (wanted or "").partition("/")
-    if not wanted and len(scores) == 1:
+    scorer, _, key = (chosen or "").partition("/")
+    if not chosen and len(scores) == 1:
         scorer = next(iter(scores))
     if scorer not in scores:
-        problem = f"there is no scorer '{scorer}'" if wanted else "the log has several scorers"
+        problem = f"there is no scorer '{scorer}'" if chosen else "the log has several scorers"
         raise source.error(f"{problem}: choose --score from {', '.join(scores)}.")
     score = required(scores, scorer, dict, where)
     if not isinstance(score.get("value"), dict):
@@ -104,7 +104,7 @@ def _score(scores: Record, where: str, source: Source) -> tuple[str, Record]:
     if key not in score["value"]:
         names = ", ".join(f"{scorer}/{name}" for name in score["value"])
         raise source.error(f"scorer '{scorer}' gives several values: choose --score from {names}.")
-    return wanted or scorer, {**score, "value": score["value"][key]}
+    return chosen or scorer, {**score, "value": score["value"][key]}
 
 
 def _attached(text: str | None, attachments: Record, where: str) -> str | None:

@@ -107,20 +107,20 @@ def _decide(record: Record, source: Source) -> tuple[str | None, bool]:
         checked(metric, str, f"metrics[{i}]")
     if metrics is None:  # up to 0.4.3
         metrics = [k for k, v in record.items() if k not in _FIXED and isinstance(v, (int, float))]
-    wanted, _, filter_ = (source.options.score or "").partition(",")
+    chosen, _, filter_ = (source.options.score or "").partition(",")
     filter_ = filter_ or source.memo.setdefault("filter", here)
     if here != filter_:
         if "," not in (source.options.score or ""):
-            name = wanted or (metrics[0] if metrics else "METRIC")
+            name = chosen or (metrics[0] if metrics else "METRIC")
             raise source.error(
                 f"the file scores the same samples under several filters: choose with --score {name},{filter_} "
                 f"or --score {name},{here}."
             )
         return None, False
-    if wanted:
-        if wanted not in metrics:
-            raise source.error(f"there is no metric '{wanted}': choose --score from {', '.join(metrics)}.")
-        return wanted, True
+    if chosen:
+        if chosen not in metrics:
+            raise source.error(f"there is no metric '{chosen}': choose --score from {', '.join(metrics)}.")
+        return chosen, True
     if len(metrics) > 1:
         raise source.error(f"the file has several metrics: choose --score from {', '.join(metrics)}.")
     return (metrics[0] if metrics else None), True

@@ -261,11 +261,11 @@ def _remarks(source: Source) -> list[str]:
 
 
 def _detect(path: Path, record: Record, options: Options) -> str:
-    found = [name for name, importer in all_formats().items() if _fits(importer, record)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise InputError(f"'{path}' may be {' or '.join(found)}: choose with --format {found[0]}.")
+    formats = [name for name, importer in all_formats().items() if _fits(importer, record)]
+    if len(formats) == 1:
+        return formats[0]
+    if formats:
+        raise InputError(f"'{path}' may be {' or '.join(formats)}: choose with --format {formats[0]}.")
     fields = visible(", ".join(list(record)[:12]))
     raise InputError(
         f"'{path}' is of no known format; its fields are {fields}: name them, for example "

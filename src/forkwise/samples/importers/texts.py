@@ -56,9 +56,27 @@ _FINISHED = {
     **dict.fromkeys(("length", "max_tokens", "model_length", "limit"), "length"),
 }
 _OTHERWISE = {
-    *("content_filter", "tool_calls", "tool_use", "function_call", "abort", "error", "unknown", "other", "refusal"),
-    *("safety", "recitation", "language", "blocklist", "prohibited_content", "spii", "malformed_function_call"),
-    *("finish_reason_unspecified", "insufficient_system_resource", "pause_turn", "load", "unload"),
+    "content_filter",
+    "tool_calls",
+    "tool_use",
+    "function_call",
+    "abort",
+    "error",
+    "unknown",
+    "other",
+    "refusal",
+    "safety",
+    "recitation",
+    "language",
+    "blocklist",
+    "prohibited_content",
+    "spii",
+    "malformed_function_call",
+    "finish_reason_unspecified",
+    "insufficient_system_resource",
+    "pause_turn",
+    "load",
+    "unload",
 }
 """Other reasons to finish that OpenAI, Anthropic, DeepSeek, Gemini, Ollama and vLLM give."""
 
