@@ -74,7 +74,7 @@ def _made(spec: str, out: Path, rank: int, processes: int) -> tuple[torch.Tensor
     trainer._scored_rewards = torch.tensor([1.0, -1, 1, 1, -1, -1, 1, -1])[:, None]
     if spec != "entropy_advantage":  # which needs nothing of the rollout
         with torch.no_grad():
-            trainer._act_on_rollout(mine, args.methods)
+            trainer._run_rollout_methods(mine, args.methods)
     halves = [
         {n: v if v.dim() == 0 else v[i * rows // 2 : (i + 1) * rows // 2] for n, v in mine.items()} for i in (0, 1)
     ]

@@ -25,7 +25,7 @@ from test_trl import GRADIENT_TOLERANCE, loss_and_gradient, make, parameters, re
 from trl import GRPOTrainer
 
 from forkwise.engines.trl import EntropyShapedGRPOConfig, EntropyShapedGRPOTrainer
-from forkwise.engines.trl.update import ROWS, act_on_update
+from forkwise.engines.trl.update import POSITIONS, run_on_whole_update
 from forkwise.errors import InputError
 from forkwise.methods import Need, Scope, SettingsMethod, TokenMethod, Tokens, all_methods, describe, parse_method
 from forkwise.training.ppo_config import EntropyShapedPPOConfig
@@ -44,7 +44,7 @@ def config(where: Path, *specs: str, cls: type = EntropyShapedGRPOConfig, **opti
 def with_rows(*batches: dict[str, Any]) -> list[dict[str, Any]]:
     """Micro-batches as the mixin's rollout leaves them."""
     sizes = [len(batch["completion_ids"]) for batch in batches]
-    return [{**batch, ROWS: torch.arange(sum(sizes[:i]), sum(sizes[: i + 1]))} for i, batch in enumerate(batches)]
+    return [{**batch, POSITIONS: torch.arange(sum(sizes[:i]), sum(sizes[: i + 1]))} for i, batch in enumerate(batches)]
 
 
 class TestIsTheSameHoweverTheUpdateIsCut:
@@ -116,7 +116,7 @@ class TestIsTheSameHoweverTheUpdateIsCut:
         def made(order: torch.Tensor, size: int) -> torch.Tensor:
             rows = order.split(size)
             parts = [Tokens(**{key: value[r] for key, value in values.items()}, mask=mask[r], seed=5) for r in rows]
-            advantages, _ = act_on_update([method], parts, rows, accelerator)
+            advantages, _ = run_on_whole_update([method], parts, rows, accelerator)
             return torch.cat(advantages)[order.argsort()]
 
         plain = made(torch.arange(8), 8)
@@ -432,7 +432,7 @@ def test_a_method_is_given_all_that_it_requires(tmp_path: Path, scope: Scope) ->
     trainer.train()
     (tokens,), (batch,) = seen, batches
     assert all(getattr(tokens, name) is not None for name in given)
-    order = torch.arange(8) if scope is Scope.TOKEN else batch[ROWS].argsort()
+    order = torch.arange(8) if scope is Scope.TOKEN else batch[POSITIONS].argsort()
     rows = zip(batch["completion_ids"][order], batch["completion_mask"][order], strict=True)
     right = torch.tensor(right_or_wrong([ids[mask == 1].tolist() for ids, mask in rows])) > 0
     assert torch.equal(tokens.correct, right)

@@ -179,7 +179,7 @@ def test_shipped_model_writes_parseable_answers(tokenizer) -> None:
     model = AutoModelForCausalLM.from_pretrained(EMBEDDED_MODEL).eval()
     torch.manual_seed(0)
     problems = Countdown().problems("test", 64)
-    texts, tokens, entropy, finished = base_model.sample(model, tokenizer, [p.prompt for p in problems])
+    texts, tokens, entropy, finished = base_model.draw_completions(model, tokenizer, [p.prompt for p in problems])
     verdicts = Countdown().verify(texts, problems)
     assert sum(v.answer is not None for v in verdicts) >= 60
     assert any(v.correct for v in verdicts)

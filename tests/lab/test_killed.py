@@ -33,7 +33,7 @@ from forkwise.tasks import load_task
 if __name__ == "__main__":
     problems = load_task(arms.TASK).problems("train", 5000)
     models = {"base": str(EMBEDDED_MODEL)}
-    arms.sample(Path(sys.argv[1]), models, problems, 4, jobs=2, console=Console(quiet=True), traces=0)
+    arms.sample_runs(Path(sys.argv[1]), models, problems, 4, jobs=2, console=Console(quiet=True), traces=0)
 """
 TRAINING = """
 import sys

@@ -15,7 +15,7 @@ import pytest
 from forkwise.errors import InputError
 from forkwise.tasks import load_task
 from forkwise.tasks.base import question_id
-from forkwise.tasks.benchmarks import BENCHMARKS, PRESETS, BenchmarkTask, protocol
+from forkwise.tasks.benchmarks import BENCHMARKS, PRESETS, BenchmarkTask, sampling_preset
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("math_verify") is None, reason="math-verify is not installed")
 SHARED = Path(os.environ.get("FORKWISE_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
@@ -135,12 +135,12 @@ def test_the_presets_are_those_of_the_paper():
     assert {name: p.n for name, p in PRESETS["paper"].items()} == {
         "aime24": 256, "aime25": 256, "amc23": 128, "math500": 16
     }  # fmt: skip
-    one = protocol("paper", "math500:dapo")
+    one = sampling_preset("paper", "math500:dapo")
     assert (one.temperature, one.top_p, one.max_tokens) == (0.6, 0.95, 8192)
     with pytest.raises(InputError, match="no preset 'peper'"):
-        protocol("peper", "aime24")
+        sampling_preset("peper", "aime24")
     with pytest.raises(InputError, match="says nothing of the task 'gsm8k', only of aime24, aime25, amc23, math500"):
-        protocol("paper", "gsm8k")
+        sampling_preset("paper", "gsm8k")
 
 
 def test_a_wrong_name_is_answered_with_all_of_them():

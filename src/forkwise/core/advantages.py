@@ -17,7 +17,7 @@ def group_advantages(
     scale: Literal["group", "batch", "none"] = "group",
     eps: float = 1e-4,
 ) -> Tensor:
-    """Group-relative advantages `(r - mean) / (std + eps)`, in reward units over std units.
+    """Computes the group-relative advantages `(r - mean) / (std + eps)`, in reward units over std units.
 
     The conventions are those of TRL's `scale_rewards`: the unbiased standard deviation (n - 1), and eps added to it. A
     group whose rewards are all equal gets exactly 0, and so does a group of one.
@@ -49,7 +49,7 @@ def group_advantages(
 
 @torch.no_grad()
 def leave_one_out(rewards: Tensor, group_size: int | None = None, *, group_ids: Tensor | None = None) -> Tensor:
-    """RLOO advantages: each reward minus the mean of the *other* rewards of its group (arXiv 2402.14740).
+    """Computes RLOO advantages: each reward minus the mean of the *other* rewards of its group (arXiv 2402.14740).
 
     Args:
         rewards: `(N,)`, floating point, finite.
@@ -67,7 +67,7 @@ def leave_one_out(rewards: Tensor, group_size: int | None = None, *, group_ids: 
 
 
 def _grouped(rewards: Tensor, group_size: int | None, group_ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Rewards in float64 (equal rewards then centre to exactly 0), their group index, and the size of each group."""
+    """Returns rewards in float64 (equal ones then centre to exactly 0), their group index, and the groups' sizes."""
     if not rewards.is_floating_point():
         raise TypeError(f"rewards must be floating point, not {rewards.dtype}: call .float() on them.")
     if rewards.dim() != 1:

@@ -27,14 +27,14 @@ _MM_OUT_DTYPE = _TORCH >= (2, 8) and torch.version.cuda is not None
 
 
 class LogprobEntropy(NamedTuple):
-    """Per-token statistics of a policy, both `(...)` like the targets, float32 (float64 for float64 input), in nats."""
+    """Log-probs and entropies of tokens, both `(...)` as the targets, float32 (float64 for float64 input), in nats."""
 
     logprob: Tensor
     entropy: Tensor
 
 
 def token_entropy(logits: Tensor, *, temperature: float | Tensor = 1.0) -> Tensor:
-    """Shannon entropy of `softmax(logits / temperature)` at every token, over the whole vocabulary, in nats.
+    """Computes the Shannon entropy of `softmax(logits / temperature)` per token, over the whole vocabulary, in nats.
 
     This is the H of arXiv 2506.14758, Eq. 4. Differentiable in the logits: dH/dz_v = -p_v (log p_v + H) / temperature.
     Arithmetic is float32 (float64 for float64 logits) whatever the input dtype, in blocks of rows, so that the extra
@@ -44,7 +44,7 @@ def token_entropy(logits: Tensor, *, temperature: float | Tensor = 1.0) -> Tenso
         logits: `(..., V)`, floating point, any strides. A logit of -inf is a token of probability 0: it contributes
             nothing and gets gradient 0. A row that is -inf throughout is no distribution: its entropy is NaN and
             its gradient 0. NaN and +inf give NaN.
-        temperature: the one that the tokens were sampled with; a number, or one per token `(...)`. Not differentiated.
+        temperature: the sampling temperature of the tokens; a number, or one per token `(...)`. Not differentiated.
 
     Returns:
         `(...)`, float32 (float64 for float64 logits), >= 0.
@@ -67,7 +67,7 @@ def logprob_and_entropy(
     entropy_grad: bool = False,
     backend: Literal["torch", "liger"] = "torch",
 ) -> LogprobEntropy:
-    """Log-probability of each target and entropy of its distribution, straight from the last hidden states, in nats.
+    """Computes each target's log-probability and its distribution's entropy from the last hidden states, in nats.
 
     The logits `hidden @ weight.T + bias` exist only as tiles of a few million elements, in the forward pass and,
     computed anew, in the backward pass. Gradients reach `hidden`, `weight` and `bias`, as far as they ask for one.
@@ -81,7 +81,7 @@ def logprob_and_entropy(
         weight: `(V, d)`, of the same dtype: the head. Under ZeRO-3 or FSDP, gather it first.
         targets: `(...)`, int64 in `[0, V)`: the tokens that were sampled.
         bias: `(V,)` or None. -inf removes a token from the vocabulary, in values and gradients.
-        temperature: the one that the tokens were sampled with; a number, or one per token `(...)`. Not differentiated.
+        temperature: the sampling temperature of the tokens; a number, or one per token `(...)`. Not differentiated.
         entropy_grad: False for shaping and logging: the entropy is a constant. True for an entropy bonus in the loss.
         backend: `"liger"` runs liger-kernel's fused function instead (no bias, one temperature for all tokens). Its
             entropy is rounded to the input dtype, and on Hopper it takes bfloat16 inputs only.
@@ -110,7 +110,7 @@ def logprob_and_entropy(
 
 
 def _inverse_temperature(temperature: float | Tensor, lead: torch.Size, like: Tensor) -> float | Tensor:
-    """1 / temperature: a float for one temperature, or a flat tensor `(N,)` in the accumulation dtype."""
+    """Returns 1 / temperature: a float for one temperature, or a flat tensor `(N,)` in the accumulation dtype."""
     if isinstance(temperature, Tensor) and temperature.dim() > 0:
         if temperature.shape != lead:
             raise ValueError(
@@ -132,7 +132,7 @@ def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def _bits(z: Tensor, m: Tensor, inv_t: float | Tensor, rows: slice) -> Tensor:
-    """u = (z - m) log2(e) / temperature, in place; `m` is the maximum of the logits before the temperature."""
+    """Turns z in place into u = (z - m) log2(e) / temperature; `m` is the logits' maximum before the temperature."""
     scale = math.log2(math.e) * inv_t
     return z.sub_(m[:, None]).mul_(scale[rows, None] if isinstance(scale, Tensor) else scale).clamp_(min=_FLOOR)
 
@@ -141,12 +141,12 @@ def _bits(z: Tensor, m: Tensor, inv_t: float | Tensor, rows: slice) -> Tensor:
 
 
 def _row_budget(device: torch.device) -> int:
-    """Elements of a row block: it stays in cache on a CPU, and hides the kernel launches elsewhere."""
+    """Returns the elements of a row block: it stays in cache on a CPU, and hides the kernel launches elsewhere."""
     return 1 << 20 if device.type == "cpu" else 1 << 24
 
 
 def _row_blocks(*tensors: Tensor, start: int = 0) -> Iterator[tuple[slice, list[Tensor]]]:
-    """Row blocks `(rows, V)` of tensors of one shape `(..., V)`, as views: `reshape` would copy `logits[:, :-1]`."""
+    """Yields blocks `(rows, V)` of tensors of a shape `(..., V)`, as views: `reshape` would copy `logits[:, :-1]`."""
     shape = tensors[0].shape
     rows = max(1, _row_budget(tensors[0].device) // shape[-1])
     try:
@@ -232,7 +232,7 @@ def _check_head(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | 
 
 
 def _tile_shape(tokens: int, device: torch.device) -> tuple[int, int]:
-    """(tokens, vocabulary) of a tile. A CPU tile stays in the last-level cache; elsewhere it hides kernel launches."""
+    """Returns a tile's (tokens, vocabulary). A CPU tile stays in the last-level cache, others hide kernel launches."""
     token_block = max(1, min(tokens, 2048))
     if device.type == "cpu":
         return token_block, min(2048, (1 << 20) // token_block)
@@ -261,7 +261,7 @@ class _Tiles:
         self._rounded = torch.empty(0 if self.exact else tile, dtype=self.compute_dtype, device=device)
 
     def vocabulary(self) -> Iterator[tuple[slice, Tensor]]:
-        """Vocabulary blocks: indices, and rows of the head in the compute dtype."""
+        """Yields vocabulary blocks: indices, and rows of the head in the compute dtype."""
         for lo in range(0, self.weight.shape[0], self.vocab_block):
             block = slice(lo, min(lo + self.vocab_block, self.weight.shape[0]))
             yield block, self.weight[block].to(self.compute_dtype)
@@ -271,7 +271,7 @@ class _Tiles:
             yield slice(lo, min(lo + self.token_block, self.hidden.shape[0]))
 
     def logits(self, rows: slice, block: slice, w: Tensor) -> tuple[Tensor, Tensor]:
-        """`(tokens, vocabulary)` logits before the temperature, and a buffer of the same shape."""
+        """Returns `(tokens, vocabulary)` logits before the temperature, and a buffer of the same shape."""
         n, v = rows.stop - rows.start, block.stop - block.start
         z, e = self._z[: n * v].view(n, v), self._e[: n * v].view(n, v)
         if self.exact:
@@ -285,11 +285,11 @@ class _Tiles:
         return z, e
 
     def round(self, z: Tensor) -> Tensor:
-        """`z` in the dtype of the products."""
+        """Rounds `z` to the dtype of the products."""
         return z if self.exact else self._rounded[: z.numel()].view_as(z).copy_(z)
 
     def add_product(self, acc: Tensor, a: Tensor, b: Tensor) -> None:
-        """`acc += a @ b`, for an `acc` of the accumulation dtype."""
+        """Computes `acc += a @ b`, for an `acc` of the accumulation dtype."""
         if self.exact:
             acc.addmm_(a, b)
         elif self.fp32_product:
@@ -299,7 +299,7 @@ class _Tiles:
 
 
 def _at_target(targets: Tensor, block: slice) -> tuple[Tensor, Tensor]:
-    """For one vocabulary block: the column of each target `(n, 1)` (any valid one if outside), and whether inside."""
+    """Returns each target's column `(n, 1)` in a vocabulary block (any one if outside), and whether it is inside."""
     column = targets - block.start
     inside = (column >= 0) & (targets < block.stop)
     return column.clamp_(0, block.stop - block.start - 1).unsqueeze(1), inside

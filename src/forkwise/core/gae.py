@@ -17,14 +17,14 @@ Reduce = Callable[[Tensor], Tensor]
 
 
 class Gae(NamedTuple):
-    """Both `(B, T)`, the dtype of the values, in reward units, 0 outside the mask."""
+    """Advantages and returns, both `(B, T)`, the dtype of the values, in reward units, 0 outside the mask."""
 
     advantages: Tensor
     returns: Tensor
 
 
 class ValueLoss(NamedTuple):
-    """Both `(B, T)`, 0 outside the mask: the loss of each token, and 1 where the clipped term is the larger one."""
+    """The loss of each token, and 1 where the clipped term is the larger one; both `(B, T)`, 0 outside the mask."""
 
     loss: Tensor
     clipped: Tensor
@@ -40,7 +40,7 @@ def gae(
     lam: float = 1.0,
     bootstrap: Tensor | None = None,
 ) -> Gae:
-    """Generalized advantage estimates and the returns that the critic learns (arXiv 1506.02438, Eq. 11-12, 16).
+    """Computes generalized advantage estimates and the critic's returns (arXiv 1506.02438, Eq. 11-12, 16).
 
     `delta_t = r_t + gamma V_{t+1} - V_t`, `A_t = delta_t + gamma lam A_{t+1}`, `R_t = A_t + V_t`, where t+1 is the next
     token *inside the mask*: gaps are stepped over, as if the completion had none.
@@ -78,7 +78,7 @@ def gae(
 
 @torch.no_grad()
 def whiten(values: Tensor, mask: Tensor, *, reduce: Reduce | None = None, eps: float = 1e-8) -> Tensor:
-    """`(x - mean) / sqrt(var + eps)` over all tokens of the mask, on all processes; 0 outside it.
+    """Computes `(x - mean) / sqrt(var + eps)` over all tokens of the mask, on all processes; 0 outside it.
 
     Args:
         values: `(B, T)`, floating point.
@@ -98,7 +98,7 @@ def whiten(values: Tensor, mask: Tensor, *, reduce: Reduce | None = None, eps: f
 def clipped_value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, *, clip: float | None = 0.5
 ) -> ValueLoss:
-    """Half the squared error to the returns, at least that of the value kept within `clip` of the old one.
+    """Computes half the squared error to the returns, at least that of the value kept within `clip` of the old one.
 
     `max((V - R)^2, (clamp(V, V_old - clip, V_old + clip) - R)^2) / 2` per token, as in OpenAI's PPO: a value that has
     moved by more than `clip` since the rollout, towards its return, gets no gradient.
@@ -125,7 +125,7 @@ def clipped_value_loss(
 
 @torch.no_grad()
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor, *, reduce: Reduce | None = None) -> float:
-    """`1 - Var(R - V) / Var(R)` over the tokens of the mask: 1 is a perfect critic, 0 one that predicts a constant.
+    """Computes `1 - Var(R - V) / Var(R)` over the mask: 1 is a perfect critic, 0 one that predicts a constant.
 
     NaN where all returns are equal. With lam < 1 the returns contain the values, which flatters the critic.
     """
@@ -137,7 +137,7 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor, *, reduce:
 
 @torch.no_grad()
 def masked_moments(values: Tensor, mask: Tensor, *, reduce: Reduce | None = None) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased variance over the tokens of the mask, scalars in float64; 0 where there is nothing to average.
+    """Computes mean and unbiased variance over the mask, scalars in float64; 0 where there is nothing to average.
 
     Two passes, because the difference of two sums of squares loses its digits.
     """

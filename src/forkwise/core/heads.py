@@ -28,7 +28,7 @@ class HeadMismatch:
     Attributes:
         model: class of the model.
         quantity: `"entropy"` or `"log-probability"`.
-        shortcut, logits: what the shortcut gives for it and what the logits do, in nats.
+        shortcut, logits: the quantity in nats, by the shortcut and by the logits.
         scaled: whether the hidden states had been scaled up, to show a soft cap that does not bind yet.
     """
 
@@ -44,7 +44,7 @@ class HeadMismatch:
 
 
 def few_tokens(prompt: Tensor, completion: Tensor) -> Tensor:
-    """The end of a prompt and the beginning of its completion, `(1, L)`: all that a comparison of heads needs."""
+    """Cuts out the end of a prompt and the beginning of its completion, `(1, L)`: enough to compare heads on."""
     return torch.cat([prompt[-_TOKENS:], completion[:_TOKENS]])[None]
 
 
@@ -66,7 +66,7 @@ def compare_head(
         model: a causal language model of transformers; adapters and sharding may be wrapped around it.
         ids: `(1, L)`, L at least 2, of real tokens.
         shortcut: ids `(1, L)` to log-probs and, if it has them, entropies `(L - 1,)` of `ids[0, 1:]`, in nats.
-        temperature: that the shortcut divides the logits by.
+        temperature: the number that the shortcut divides the logits by.
         precision: of the arithmetic, where neither weights nor logits show it (autocast).
     """
     modes = [(module, module.training) for module in model.modules()]
@@ -93,7 +93,7 @@ def compare_head(
 
 
 def _logits(model: Any, ids: Tensor) -> Tensor:
-    """`(L - 1, V)`. Adapters that put tokens before the prompt lengthen the output."""
+    """Returns the logits `(L - 1, V)`. Adapters that put tokens before the prompt lengthen the output."""
     logits: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
     return logits[0, -ids.shape[1] : -1]
 
@@ -131,7 +131,7 @@ def _farthest(
 
 
 def causal_model(model: Any) -> Any:
-    """The model of transformers inside wrappers and adapters."""
+    """Returns the model of transformers inside wrappers and adapters."""
     while hasattr(model, "module"):  # DDP, FSDP, DeepSpeed
         model = model.module
     return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -23,7 +23,7 @@ def shape_advantages(
     kappa: float = 2.0,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Advantages with the entropy term added: `A + psi`, `psi = min(alpha * H, |A| / kappa)`, a new tensor.
+    """Adds the entropy term to advantages: `A + psi`, `psi = min(alpha * H, |A| / kappa)`, a new tensor.
 
     The result is a constant of the policy gradient: no gradient reaches the entropy or the advantages. psi is never
     negative, never above |A| / kappa and 0 where A = 0, so the sign of A stays; all of it holds in the dtype of the
@@ -62,13 +62,13 @@ class ShapingStats:
 
     @classmethod
     def from_totals(cls, totals: Tensor) -> ShapingStats:
-        """The statistics behind a sum of `totals`."""
+        """Returns the statistics behind a sum of `totals`."""
         if totals.shape != (6,):
             raise ValueError(f"totals must be (6,), a sum of ShapingStats.totals, not {tuple(totals.shape)}.")
         return cls(totals)
 
     def as_dict(self) -> dict[str, float]:
-        """The statistics as numbers, each 0 where there is no token to average over.
+        """Returns the statistics as numbers, each 0 where there is no token to average over.
 
         - `psi_over_adv`: mean of psi / |A| over tokens with A != 0; at most 1 / kappa.
         - `capped_frac`: share of those tokens where |A| / kappa < alpha * H.
@@ -97,7 +97,7 @@ def shaping_stats(
     kappa: float = 2.0,
     mask: Tensor | None = None,
 ) -> ShapingStats:
-    """What `shape_advantages` with the same arguments does, over response tokens: see `ShapingStats`."""
+    """Measures what `shape_advantages` with the same arguments does, over response tokens: see `ShapingStats`."""
     return _stats(_terms(advantages, entropy, alpha, kappa, mask))
 
 
@@ -110,13 +110,13 @@ def shape_and_measure(
     kappa: float = 2.0,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, ShapingStats]:
-    """What `shape_advantages` and `shaping_stats` return for these arguments; psi is computed once."""
+    """Returns the results of `shape_advantages` and `shaping_stats` for these arguments; psi is computed once."""
     terms = _terms(advantages, entropy, alpha, kappa, mask)
     return _shaped(terms), _stats(terms)
 
 
 class _Terms(NamedTuple):
-    """All of the shape of the entropy; float64, since B * T numbers cost nothing (float32 on MPS, which lacks it)."""
+    """The terms of shaping, each of the entropy's shape; float64, since B * T numbers cost nothing (float32 on MPS)."""
 
     unshaped: Tensor  # the advantages, broadcast, in their own dtype
     advantages: Tensor

@@ -1,4 +1,4 @@
-"""What the adapters of all engines share: what they log of what was done to advantages, and what they say.
+"""The base of all engine adapters: what they log about the shaping of advantages, and their messages.
 
 An adapter puts methods into the training loop of an engine (TRL, verl). It checks alpha and kappa with
 `forkwise.constants`, adds the totals of each loss to an `ActionLog`, logs its metrics, and raises `Host.not_shaped` in
@@ -29,11 +29,11 @@ class Host:
     """The engine that an adapter works in, as its messages name it.
 
     Attributes:
-        name: of the engine.
-        release: package and version that are installed.
-        page: of the documentation, with the releases that forkwise is tested with.
-        alpha: the engine's name of the setting alpha.
-        without: how to train without shaping.
+        name: the engine's name.
+        release: the installed package and its version.
+        page: the page of the documentation that lists the releases that forkwise is tested with.
+        alpha: the name that the engine gives to the setting alpha.
+        without: the advice on how to train without shaping.
     """
 
     name: str
@@ -43,14 +43,14 @@ class Host:
     without: str
 
     def not_shaped(self, what: str, methods: Sequence[Method] = ()) -> RuntimeError:
-        """The error of a training step whose loss did not get what the methods made; `what` says where it was lost."""
+        """Returns the error of a step whose loss lacked the methods' advantages; `what` says where they were lost."""
         only_shaping = all(method.name == "entropy_advantage" for method in methods)
         failure = "Advantages were not entropy-shaped" if only_shaping else f"The methods {quoted(methods)} did not act"
         return RuntimeError(f"{failure}: {what}. {self.remedy}")
 
     @property
     def remedy(self) -> str:
-        """What to do about an engine that has changed."""
+        """Says what the user can do about an engine that has changed."""
         return (
             f"{self.release}; train with a {self.name} release that forkwise is tested with ({self.page}), or "
             f"{self.without}."
@@ -58,27 +58,27 @@ class Host:
 
 
 def quoted(methods: Sequence[Method]) -> str:
-    """Their names, for messages."""
+    """Lists the names of the methods in quotes, for messages."""
     return ", ".join(f"'{method.name}'" for method in methods)
 
 
 class ActionLog:
-    """Totals of what was done to advantages since the last log, which all processes add up in step."""
+    """Keeps the totals of what the methods did to advantages since the last log; all processes add them up in step."""
 
     def __init__(self, alpha: str) -> None:
-        """`alpha` is the engine's name of the setting."""
+        """Starts with empty totals; `alpha` is the name that the engine gives to the setting alpha."""
         self.totals: dict[str, Tensor] = {}
         self._alpha = alpha
         self._warned = False
 
     def add(self, totals: Mapping[str, Tensor]) -> None:
-        """Adds totals over all processes, named as `forkwise.methods.chain.act_on_tokens` names them."""
+        """Adds totals over all processes, named as `forkwise.methods.chain.run_token_methods` names them."""
         for name, total in totals.items():
             before = self.totals.get(name)
             self.totals[name] = total if before is None else before + total
 
     def take(self) -> tuple[dict[str, float], str | None]:
-        """The metrics since the last call; and once per run, where nearly all tokens are at the cap, a warning."""
+        """Returns the metrics since the last call, and once per run a warning that nearly all tokens are at the cap."""
         from forkwise.core import ShapingStats
         from forkwise.methods.chain import SHAPING, shares
 

@@ -78,7 +78,7 @@ RECIPE: dict[str, Any] = {
     "disable_tqdm": True,
 }
 
-# What PPO has besides.
+# The settings that PPO adds to the recipe.
 PPO_RECIPE: dict[str, Any] = {
     "critic_learning_rate": 1e-3,
     "critic_lr_scheduler_type": "constant",
@@ -97,7 +97,7 @@ _ENVIRONMENT = {
 
 
 def train_problems(steps: int) -> int:
-    """Enough problems that none is met twice in `steps` steps of the recipe, and whole rollouts of them."""
+    """Counts the problems of `steps` steps of the recipe, none met twice, rounded up to whole rollouts."""
     size, groups = int(RECIPE["per_device_train_batch_size"]), int(RECIPE["num_generations"])
     completions = steps * size * int(RECIPE["gradient_accumulation_steps"])
     rollout = size * int(RECIPE["steps_per_generation"])
@@ -105,7 +105,7 @@ def train_problems(steps: int) -> int:
 
 
 def recipe(arm: TrainingArm, seed: int, steps: int, folder: Path, device: Device = "cpu") -> dict[str, Any]:
-    """The configuration of one training run, as it goes to `forkwise grpo --config`.
+    """Returns the configuration of one training run, as it goes to `forkwise grpo --config`.
 
     Where a method sets a field of TRL that the recipe sets too, the method wins.
     """
@@ -145,7 +145,7 @@ def check(arm: TrainingArm, steps: int) -> None:
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process may use, each as CUDA_VISIBLE_DEVICES names it."""
+    """Returns the GPUs that this process may use, each as CUDA_VISIBLE_DEVICES names it."""
     import torch
 
     count = torch.cuda.device_count()
@@ -181,9 +181,9 @@ def _wait_for_writer(folder: Path, console: Console) -> None:
 
 
 def _places(device: Device, jobs: int) -> list[str | None]:
-    """The GPU of each of `jobs` processes, as evenly as they go; None for the CPU."""
-    found = gpus() if device == "cuda" else []
-    return [found[i % len(found)] if found else None for i in range(jobs)]
+    """Returns the GPU of each of `jobs` processes, as evenly as they go; None for the CPU."""
+    devices = gpus() if device == "cuda" else []
+    return [devices[i % len(devices)] if devices else None for i in range(jobs)]
 
 
 def _log(folder: Path) -> Path:
@@ -248,12 +248,12 @@ def train(
 
 
 def _steps(log: Sequence[Mapping[str, Any]]) -> int:
-    """The last step that was logged."""
+    """Returns the last step that was logged."""
     return log[-1]["step"] if log else 0
 
 
 def _reward(logs: Sequence[Sequence[Mapping[str, Any]]]) -> str:
-    """The mean of the last rewards that were logged, in words."""
+    """Returns the mean of the last rewards that were logged, in words."""
     rewards = [log[-1]["reward"] for log in logs if log and "reward" in log[-1]]
     return f" with reward {number(fmean(rewards))}" if rewards else ""
 
@@ -267,7 +267,7 @@ def _why(process: subprocess.Popen[bytes], log: Path) -> str:
 
 
 @lru_cache(maxsize=1)
-def _load(model: str, device: Device) -> tuple[Any, Any]:
+def _load_model(model: str, device: Device) -> tuple[Any, Any]:
     import torch
     import transformers
 
@@ -284,7 +284,7 @@ _BATCH = 256  # samples drawn at once; the draws do not depend on it
 def _sample_shard(
     model: str, run: str, problem: Problem, n: int, traces: int, folder: Path, name: str, device: Device
 ) -> None:
-    policy, tokenizer = _load(model, device)
+    policy, tokenizer = _load_model(model, device)
     sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=MAX_NEW_TOKENS, batch_size=min(n, _BATCH))
     # One sampling seed for all arms: common random numbers cost nothing and pair the draws.
     rows = sample_problem(
@@ -304,7 +304,7 @@ def _take_place(places: SimpleQueue[str | None]) -> None:
 
 @contextmanager
 def _worker_environment() -> Iterator[None]:
-    """Worker processes inherit one thread each, and no attempt to reach a hub."""
+    """Makes worker processes inherit one thread each, and no attempt to reach a hub."""
     before = {key: os.environ.get(key) for key in _ENVIRONMENT}
     os.environ.update(_ENVIRONMENT)
     try:
@@ -314,7 +314,7 @@ def _worker_environment() -> Iterator[None]:
             os.environ.pop(key) if value is None else os.environ.__setitem__(key, value)
 
 
-def sample(
+def sample_runs(
     folder: Path,
     models: Mapping[str, str],
     problems: Sequence[Problem],
@@ -344,8 +344,8 @@ def sample(
     for gpu in _places(device, jobs):
         places.put(gpu)
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_take_place, initargs=(places,))
-    total, left = n * len(shards), n * len(work)
-    with _worker_environment(), Meter(total, total - left, console, "sampling (2 of 3)") as meter:
+    total, missing = n * len(shards), n * len(work)
+    with _worker_environment(), Meter(total, total - missing, console, "sampling (2 of 3)") as meter:
         try:
             for future in as_completed([pool.submit(_sample_shard, *item) for item in work]):
                 future.result()

@@ -75,7 +75,7 @@ CONFIGS = {
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer over `VOCABULARY`: one token per word, sign or number; decoding joins with spaces."""
+    """Builds a word-level tokenizer over `VOCABULARY`: a token per word, sign or number; decoding joins with spaces."""
     words = [*_SPECIAL.values(), *VOCABULARY]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=_SPECIAL["unk_token"]))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -89,7 +89,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_model(config: TrainingConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A randomly initialised Llama with tied embeddings; torch's global seed decides the weights.
+    """Builds a randomly initialised Llama with tied embeddings; torch's global seed decides the weights.
 
     Not a Qwen2: transformers 5 loads every tokenizer beside a Qwen2 as byte-level BPE, whatever its files say.
     """
@@ -123,7 +123,7 @@ def build_model(config: TrainingConfig, tokenizer: PreTrainedTokenizerFast) -> L
 def training_batches(
     config: TrainingConfig, tokenizer: PreTrainedTokenizerFast, rng: Random, patience: int | None = None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless `(input ids, labels)`, each (batch, length), padded on the right; prompt and padding have no loss.
+    """Yields endless `(input ids, labels)`, (batch, length) each, padded on the right, without loss on the prompt.
 
     `patience` is that of the traces. Four of five problems have four numbers. Batches hold traces of similar length, so
     little is spent on padding.
@@ -167,7 +167,7 @@ def train_base(
         out: new or empty directory.
         config: `"small"` (0.8 M parameters, some ten minutes on one core) or `"large"` (27 M, for a GPU).
         seed: decides the weights and the data; the same seed on the same machine gives the same model.
-        steps: batches of the first stage; None: what the config says. A second stage of a fifth as many follows, on
+        steps: batches of the first stage; None: as the config says. A second stage of a fifth as many follows, on
             traces of more patience.
         device: `"auto"`, `"cpu"`, `"cuda"`, ...
         log_every: prints the mean loss of so many steps; 0 prints nothing.
@@ -236,7 +236,7 @@ def train_base(
 
 
 def _warm_up_and_decay(step: int, steps: int) -> float:
-    """Factor of the learning rate: linear warm-up over 5 % of the steps, then linear decay to nearly zero."""
+    """Returns the learning rate's factor: linear warm-up over 5 % of the steps, then linear decay to nearly zero."""
     warmup = max(1, steps // 20)
     return min((step + 1) / warmup, 1 - max(0, step - warmup) / (steps - warmup + 1))
 
@@ -257,13 +257,13 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What `evaluate` found.
+    """The numbers that `evaluate` measured.
 
     Attributes:
         correct_Q: number of correct completions of each problem.
         n: completions per problem.
-        mean_tokens: of a completion, its end-of-sequence token included.
-        mean_entropy: of the next-token distributions that the completions were sampled from, in nats per token.
+        mean_tokens: mean length of a completion in tokens, its end-of-sequence token included.
+        mean_entropy: mean entropy of the next-token distributions that tokens were sampled from, in nats per token.
         finished: share of completions that ended within the token limit.
     """
 
@@ -275,10 +275,10 @@ class Measurement:
 
 
 @torch.inference_mode()
-def sample(
+def draw_completions(
     model: Any, tokenizer: Any, prompts: Sequence[str], *, max_new_tokens: int = MAX_NEW_TOKENS
 ) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
-    """One completion per prompt at temperature 1, all in one batch.
+    """Draws one completion per prompt at temperature 1, all in one batch.
 
     Generation goes in two legs and finished rows sit out the second one, which saves a third of the time.
 
@@ -350,7 +350,7 @@ def evaluate(
     for at in range(0, len(rows), batch_size):
         chunk = rows[at : at + batch_size]
         asked = [problems[i] for i in chunk]
-        texts, tokens, entropy, finished = sample(
+        texts, tokens, entropy, finished = draw_completions(
             model, tokenizer, [str(p.prompt) for p in asked], max_new_tokens=max_new_tokens
         )
         for i, verdict in zip(chunk, task.verify(texts, asked), strict=True):
@@ -379,14 +379,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     problems = Countdown(sizes=(4,)).problems("test", args.problems)
     start = time.process_time()
-    found = evaluate(args.evaluate, problems, args.samples, seed=args.seed, device=_device(args.device))
+    measured = evaluate(args.evaluate, problems, args.samples, seed=args.seed, device=_device(args.device))
     seconds = time.process_time() - start
     ks = shown_ks(k_grid(args.samples), 5)
-    curve = bootstrap_interval(pass_at_k(args.samples, found.correct_Q, ks))
+    curve = bootstrap_interval(pass_at_k(args.samples, measured.correct_Q, ks))
     for i, k in enumerate(ks):
         echo(f"Pass@{k:<4d} {formats.at(curve, i)}")
-    echo(f"{args.problems} problems x {args.samples} samples, {found.mean_tokens:.1f} tokens, ", end="")
-    echo(f"{found.mean_entropy:.3f} nats per token, {found.finished:.3f} finished, {seconds:.0f} CPU seconds")
+    echo(f"{args.problems} problems x {args.samples} samples, {measured.mean_tokens:.1f} tokens, ", end="")
+    echo(f"{measured.mean_entropy:.3f} nats per token, {measured.finished:.3f} finished, {seconds:.0f} CPU seconds")
 
 
 if __name__ == "__main__":

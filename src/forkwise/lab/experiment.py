@@ -18,7 +18,7 @@ from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
 from forkwise.folders import json_text, only_process, write_json, write_text
 from forkwise.folders.results import write_result
-from forkwise.lab.arms import check, gpus, recipe, sample, train, train_problems
+from forkwise.lab.arms import check, gpus, recipe, sample_runs, train, train_problems
 from forkwise.lab.reuse import take
 from forkwise.lab.spec import BASE, TASK, Experiment, Results
 from forkwise.lab.tables import markdown
@@ -105,7 +105,7 @@ def _stages(
     )
     models = {BASE: str(EMBEDDED_MODEL)}
     models |= {arm.run(seed): str(folder / "arms" / arm.run(seed)) for arm, seed in experiment.runs()}
-    sample(
+    sample_runs(
         folder / "samples",
         models,
         problems,
@@ -140,7 +140,7 @@ def _same_settings(file: Path, experiment: Experiment) -> None:
 
 
 def analyse(folder: Path, experiment: Experiment) -> Results:
-    """Pass@K of base and arms, and the paired comparison of the arms with the first, from compare.json if it fits."""
+    """Computes Pass@K of all and the comparison with the first arm, or reads them from a compare.json that fits."""
     runs = _runs(experiment)
     tables = [folder / "samples" / run for arm in runs.values() for run in arm]
     file = folder / COMPARE
@@ -163,12 +163,12 @@ def analyse(folder: Path, experiment: Experiment) -> Results:
 
 
 def _runs(experiment: Experiment) -> dict[str, list[str]]:
-    """The runs of the base model and of every arm."""
+    """Returns the runs of the base model and of every arm."""
     return {BASE: [BASE]} | {arm.name: [arm.run(seed) for seed in range(experiment.seeds)] for arm in experiment.arms}
 
 
 def _settings(experiment: Experiment) -> dict[str, Any]:
-    """The options of `compare`; null is the default."""
+    """Returns the options of `compare`; null is the default."""
     defaults = {"margin": None, "caps": None, "budgets": None, "level": None, "resamples": None, "seed": None}
     return {"arms": [arm.name for arm in experiment.arms], "k": k_grid(experiment.samples), **defaults}
 

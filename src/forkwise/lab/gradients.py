@@ -43,7 +43,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Direction:
-    """A summed gradient over batches, and what it is beside the plain one."""
+    """A gradient summed over batches, compared with the gradient of the plain advantage A."""
 
     name: str
     tokens: int
@@ -52,13 +52,13 @@ class Direction:
     plain_norm: float
     """Norm of the mean gradient of A over the tokens of this part."""
     added_norm: float
-    """Norm of the mean gradient of psi over them."""
+    """Norm of the mean gradient of psi over the tokens of this part."""
     cosine: float
-    """Between the two."""
+    """Cosine between the gradients of A and of psi."""
     shaped_norm: float
     """Norm of the mean gradient of A + psi."""
     shaped_cosine: float
-    """Between the gradients of A + psi and of A."""
+    """Cosine between the gradients of A + psi and of A."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,13 @@ class Expectation:
     squared_norm: float
     standard_error: float
     within: float
-    """Mean squared norm of the gradient of one batch: what noise alone would leave is this over the batches."""
+    """Mean squared norm of one batch's gradient; pure noise would leave this divided by the number of batches."""
 
 
 def batches(
     model: Any, tokenizer: Any, task_name: str, problems: int, group: int, per_batch: int, seed: int
 ) -> Iterator[Batch]:
-    """On-policy completions at temperature 1, `group` per training problem, `per_batch` problems at a time."""
+    """Yields on-policy completions at temperature 1, `group` per training problem, `per_batch` problems at a time."""
     task = load_task(task_name)
     sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=MAX_NEW_TOKENS, batch_size=group)
     chosen = task.problems("train", problems)
@@ -110,7 +110,7 @@ def _batch(tokenizer: Any, rows: Sequence[dict[str, Any]], group: int) -> Batch:
 
 
 def gradients(model: Any, batch: Batch, weights: Sequence[Tensor]) -> list[Tensor]:
-    """`sum_t w_t grad log pi(token_t)` per completion for each weight `(B, T)`: flat vectors, float64.
+    """Computes `sum_t w_t grad log pi(token_t)` per completion for each weight `(B, T)`: flat vectors, float64.
 
     Dividing by the number of tokens, which the samples decide, would bias the expectation.
     """
@@ -119,16 +119,16 @@ def gradients(model: Any, batch: Batch, weights: Sequence[Tensor]) -> list[Tenso
     logits = model(input_ids=batch.ids, attention_mask=batch.attention, position_ids=positions).logits[:, -t - 1 : -1]
     logps = torch.log_softmax(logits.float(), dim=-1).gather(2, batch.ids[:, -t:, None]).squeeze(2)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    out = []
+    flat_gradients = []
     for weight in weights:
         objective = (logps * weight * batch.mask).sum() / len(batch.ids)
         parts = torch.autograd.grad(objective, parameters, retain_graph=True)
-        out.append(torch.cat([part.double().flatten() for part in parts]))
-    return out
+        flat_gradients.append(torch.cat([part.double().flatten() for part in parts]))
+    return flat_gradients
 
 
 def expectation(name: str, per_batch: Tensor) -> Expectation:
-    """The estimate from the gradients of independent batches, `(B, P)` float64, B at least 3."""
+    """Returns the estimate from the gradients of independent batches, `(B, P)` float64, B at least 3."""
     products = per_batch @ per_batch.T
     n = len(per_batch)
     off = products.sum() - products.diagonal().sum()
@@ -143,7 +143,7 @@ def expectation(name: str, per_batch: Tensor) -> Expectation:
 def measure(
     model: Any, data: Sequence[Batch], *, alpha: float, kappa: float
 ) -> tuple[list[Expectation], list[Direction]]:
-    """Expected gradients of A, psi and uncapped psi, and the gradients of A and psi by part of the tokens."""
+    """Measures the expected gradients of A, psi and uncapped psi, and those of A and psi by part of the tokens."""
     response = torch.cat([b.entropy[b.mask > 0] for b in data])
     edges = torch.quantile(response.double(), torch.linspace(0, 1, DECILES + 1, dtype=torch.float64)[1:-1])
     names = ["A", "psi", "alpha H, uncapped"]
@@ -161,8 +161,8 @@ def measure(
             *((decile == d).float() for d in range(DECILES)),
         ]
         weights = [alpha * h, *(w * x for x in chosen for w in (a, psi))]
-        uncapped, *found = gradients(model, batch, weights)
-        for name, g in zip(names, (found[0], found[1], uncapped), strict=True):
+        uncapped, *per_weight = gradients(model, batch, weights)
+        for name, g in zip(names, (per_weight[0], per_weight[1], uncapped), strict=True):
             per_batch[name].append(g)
         acting = batch.mask * (a != 0)
         ratio = torch.where(acting > 0, psi / a.abs().clamp(min=1e-12), 0.0)
@@ -170,8 +170,8 @@ def measure(
             total = sums[part]
             total[0] += int((acting * chosen[i]).sum())
             total[1] += float((ratio * chosen[i]).sum())
-            total[2] = total[2] + found[2 * i] / len(data)
-            total[3] = total[3] + found[2 * i + 1] / len(data)
+            total[2] = total[2] + per_weight[2 * i] / len(data)
+            total[3] = total[3] + per_weight[2 * i + 1] / len(data)
     directions = [
         Direction(
             part,
@@ -193,7 +193,7 @@ def _cosine(a: Tensor, b: Tensor) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """`python -m forkwise.lab.gradients`: the table of docs/evidence.md."""
+    """Runs `python -m forkwise.lab.gradients`, which prints the table of docs/evidence.md."""
     parser = argparse.ArgumentParser(description="Gradient of the entropy term beside that of the advantages.")
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--task", default="countdown:4")

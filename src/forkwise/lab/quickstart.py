@@ -20,12 +20,12 @@ def quickstart(
     problems: int = 64,
     samples: int = 256,
 ) -> Experiment:
-    """The experiment of `forkwise quickstart`.
+    """Sets up the experiment of `forkwise quickstart`.
 
     Args:
         algorithm: `grpo` or `ppo`.
-        alpha: of the shaped arm; None is the paper's value for the algorithm.
-        kappa: of the shaped arm.
+        alpha: the shaped arm's alpha; None is the paper's value for the algorithm.
+        kappa: the shaped arm's kappa.
         seeds, steps, problems, samples: as in `Experiment`.
 
     Raises:

@@ -19,15 +19,15 @@ from forkwise.reading import parse_json, read_yaml
 from forkwise.samples import read_samples, write_shard
 from forkwise.training.folder import finished
 
-_PLACE = ("output_dir", "resume")  # what two configurations of the same training may differ in
+_PLACE = ("output_dir", "resume")  # settings in which two configurations of one training may differ
 
 
 def take(folder: Path, experiment: Experiment, other: Path) -> list[str]:
-    """Copies into `folder` what the experiment in `other` has of `experiment`: finished training runs whose
-    configuration is the same to the letter, and their samples where problems and traces are the same and there are
-    enough of them. What is in `folder` already stays.
+    """Copies into `folder` the finished runs of `experiment` that the experiment in `other` has.
 
-    Both must come from the same version of forkwise: that is not checked.
+    A run is taken if its configuration is the same to the letter; its samples too, if problems and traces are the
+    same and there are enough of them. The files in `folder` stay. Both must come from the same version of forkwise:
+    that is not checked.
 
     Returns:
         The training runs taken.
@@ -36,7 +36,7 @@ def take(folder: Path, experiment: Experiment, other: Path) -> list[str]:
         InputError: `other` is no experiment.
     """
     try:
-        theirs: dict[str, Any] = dict(parse_json((other / "settings.json").read_bytes()))
+        recorded: dict[str, Any] = dict(parse_json((other / "settings.json").read_bytes()))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"'{other}' is no folder of an experiment: --reuse takes the --out of another one.") from error
     trained = {}
@@ -44,12 +44,12 @@ def take(folder: Path, experiment: Experiment, other: Path) -> list[str]:
         settings = read_yaml(file)
         if finished(other / "arms" / file.stem, settings["max_steps"]):
             trained[_key(settings)] = other / "arms" / file.stem
-    equal = all(theirs.get(key) == getattr(experiment, key) for key in ("problems", "split", "traces"))
-    equal &= theirs.get("device", "cpu") == experiment.device
-    samples = equal and theirs.get("samples", 0) >= experiment.samples
+    equal = all(recorded.get(key) == getattr(experiment, key) for key in ("problems", "split", "traces"))
+    equal &= recorded.get("device", "cpu") == experiment.device
+    samples = equal and recorded.get("samples", 0) >= experiment.samples
     if samples:
         _copy_samples(other / "samples" / "base", folder / "samples" / "base", EMBEDDED_MODEL.name, experiment.samples)
-    taken = []
+    reused = []
     for arm, seed in experiment.runs():
         run = arm.run(seed)
         settings = recipe(arm, seed, experiment.steps, folder / "arms" / run, experiment.device)
@@ -59,10 +59,10 @@ def take(folder: Path, experiment: Experiment, other: Path) -> list[str]:
         if not (folder / "arms" / run).exists():
             _copy_folder(source, folder / "arms" / run)
             write_text(folder / "arms" / f"{run}.yaml", yaml.safe_dump(settings, sort_keys=False))
-            taken.append(run)
+            reused.append(run)
         if samples:
             _copy_samples(other / "samples" / source.name, folder / "samples" / run, run, experiment.samples)
-    return taken
+    return reused
 
 
 def _key(settings: dict[str, Any]) -> str:

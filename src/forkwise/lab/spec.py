@@ -19,14 +19,27 @@ TASK = "countdown:4"
 Device = Literal["cpu", "cuda"]
 
 ALPHA = {"grpo": 0.4, "ppo": 0.1}
-"""The paper's, by algorithm."""
+"""The paper's alpha, by algorithm."""
 
-# What an arm cannot set: start, problems, and how much is drawn from how many prompts are the same for all.
+# Settings that no arm can change: start, problems, number of prompts and completions are the same for all.
 _EQUAL = frozenset(
     {
-        *("model", "task", "seed", "data_seed", "max_steps", "num_train_epochs", "train_problems", "num_iterations"),
-        *("num_generations", "per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation"),
-        *("generation_batch_size", "use_cpu", "output_dir", "resume"),
+        "model",
+        "task",
+        "seed",
+        "data_seed",
+        "max_steps",
+        "num_train_epochs",
+        "train_problems",
+        "num_iterations",
+        "num_generations",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "steps_per_generation",
+        "generation_batch_size",
+        "use_cpu",
+        "output_dir",
+        "resume",
     }
 )
 
@@ -57,17 +70,17 @@ class TrainingArm:
 
     @property
     def slug(self) -> str:
-        """The name for folders."""
+        """Returns the arm's name in the form that folders take."""
         return "".join(c if c.isalnum() or c in ".+=" else "-" for c in self.name.lower().replace(" + ", "-"))
 
     def run(self, seed: int) -> str:
-        """The name of the run with this seed."""
+        """Returns the name of the run with this seed."""
         return f"{self.slug}-seed{seed}"
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is compared, and on what; the first arm is the reference. Two runs with the same settings do the same."""
+    """The arms and problems of a comparison; the first arm is the reference. Equal settings give equal results."""
 
     arms: tuple[TrainingArm, ...]
     seeds: int = 1
@@ -98,7 +111,7 @@ class Experiment:
             raise InputError(f"device is '{self.device}': it must be {' or '.join(get_args(Device))}.")
 
     def runs(self) -> list[tuple[TrainingArm, int]]:
-        """Every arm with every seed."""
+        """Pairs every arm with every seed."""
         return [(arm, seed) for arm in self.arms for seed in range(self.seeds)]
 
 
@@ -111,11 +124,11 @@ class Results:
     seeds: int
 
     def evaluations(self) -> list[Evaluation]:
-        """Base model and arms."""
+        """Returns the evaluations of the base model and of the arms."""
         return [self.base, *self.comparison.arms]
 
     def verdict(self) -> str:
-        """What the paired differences are, and whether they are evidence of anything."""
+        """Says what the paired differences are, and whether they are evidence of anything."""
         sentence = conclusion(self.evaluations(), self.comparison)
         if self.seeds > 1:
             return sentence

@@ -31,13 +31,13 @@ _SETTINGS = {f.name for f in fields(Experiment)} - {"arms", "device"}
 
 
 def studies() -> list[str]:
-    """Names of the studies that come with forkwise."""
+    """Lists the names of the studies that come with forkwise."""
     folder = resources.files("forkwise.lab") / "studies"
     return sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".yaml"))
 
 
 def load_study(name: str) -> Experiment:
-    """A study of ours by name, or of anyone's by file.
+    """Returns a study of ours by name, or of anyone's by file.
 
     Raises:
         InputError: no such study or file, not YAML, unknown settings, arms that are none.
@@ -48,52 +48,52 @@ def load_study(name: str) -> Experiment:
         data = read_bytes(Path(name))
     else:
         raise InputError(f"There is no study '{name}': give a YAML file, or one of {', '.join(studies())}.")
-    found = parse_yaml(data, name)
-    if not isinstance(found, dict) or not isinstance(found.get("arms"), dict):
+    study = parse_yaml(data, name)
+    if not isinstance(study, dict) or not isinstance(study.get("arms"), dict):
         raise InputError(f"The study '{name}' has no arms: it needs a mapping 'arms' of names to settings.")
-    return _experiment(name, found)
+    return _experiment(name, study)
 
 
-def _experiment(name: str, found: Mapping[str, Any]) -> Experiment:
-    unknown = [str(key) for key in found if key not in {*_SETTINGS, "arms", "algorithm"}]
+def _experiment(name: str, study: Mapping[str, Any]) -> Experiment:
+    unknown = [str(key) for key in study if key not in {*_SETTINGS, "arms", "algorithm"}]
     if unknown:
         hint = nearest(unknown[0], [*_SETTINGS, "arms", "algorithm"])
         raise InputError(f"The study '{name}' has an unknown setting '{unknown[0]}'.{hint}")
-    default = found.get("algorithm", "grpo")
+    default = study.get("algorithm", "grpo")
     arms = []
-    for arm, settings in found["arms"].items():
+    for arm, settings in study["arms"].items():
         if not isinstance(settings, dict):
             raise InputError(f"The arm '{arm}' of '{name}' must be a mapping of settings, such as {{alpha: 0.4}}.")
         own = {key: value for key, value in settings.items() if key != "algorithm"}
         arms.append(TrainingArm(str(arm), settings.get("algorithm", default), own))
-    rest = {key: found[key] for key in _SETTINGS & set(found)}
-    return Experiment(arms=tuple(arms), **{"title": name, **rest})
+    shared = {key: study[key] for key in _SETTINGS & set(study)}
+    return Experiment(arms=tuple(arms), **{"title": name, **shared})
 
 
 def choose(
     study: str | None, methods: Sequence[str], algorithm: str, arms: Sequence[str], **settings: int | str | None
 ) -> Experiment:
-    """The experiment that the flags of `forkwise lab compare` ask for; settings that are None stay as they are.
+    """Returns the experiment that the flags of `forkwise lab compare` ask for; settings that are None stay as they are.
 
     Raises:
         InputError: neither a study nor methods, or both; and what `load_study` and `only` raise.
     """
     if (study is None) == (not methods):
         raise InputError("Say what to compare: either --study, or --methods once per arm.")
-    wanted = load_study(study) if study is not None else methods_study(methods, algorithm)
+    experiment = load_study(study) if study is not None else methods_study(methods, algorithm)
     given = {key: value for key, value in settings.items() if value is not None}
-    return replace(only(wanted, arms), **given)  # type: ignore[arg-type]
+    return replace(only(experiment, arms), **given)  # type: ignore[arg-type]
 
 
 def methods_study(methods: Sequence[str], algorithm: str) -> Experiment:
-    """Plain GRPO or PPO against one arm per `--methods` entry, methods of one arm joined by a plus sign."""
+    """Sets plain GRPO or PPO against one arm per `--methods` entry, methods of one arm joined by a plus sign."""
     plain = TrainingArm(algorithm.upper(), algorithm, {"alpha": 0.0})
     arms = [TrainingArm(spec, algorithm, {"alpha": 0.0, "method": spec.split("+")}) for spec in methods]
     return Experiment(arms=(plain, *arms), seeds=5, title=f"{algorithm.upper()} against {', '.join(methods)}")
 
 
 def only(experiment: Experiment, names: Sequence[str]) -> Experiment:
-    """The reference and the arms named, by their own name or by that of their folder.
+    """Returns the reference and the arms named, by their own name or by that of their folder.
 
     Raises:
         InputError: an arm that the study does not have.

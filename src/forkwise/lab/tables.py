@@ -38,7 +38,7 @@ _NOTE = (
 
 
 def markdown(folder: Path, experiment: Experiment, results: Results) -> str:
-    """Pass@K and its spread over seeds, differences from the first arm, also at equal lengths, training, diversity."""
+    """Writes Pass@K and its spread over seeds, differences (also at equal lengths), training, diversity."""
     summary = (
         f"{results.comparison.problems} problems x {experiment.samples} samples, {experiment.seeds} training seed(s) "
         f"per arm, {experiment.steps} steps. {results.verdict()}"

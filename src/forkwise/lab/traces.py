@@ -27,8 +27,31 @@ MAX_TOKENS = 100
 """Longest trace in tokens, without the end-of-sequence token."""
 
 WORDS = (
-    *("use", "to", "make", ":", ",", "=", "+", "-", "*", "/", "(", ")"),
-    *("try", "maybe", "because", "need", "check", "yes", "no", "wait", "hmm", "instead", "so", "answer", "none"),
+    "use",
+    "to",
+    "make",
+    ":",
+    ",",
+    "=",
+    "+",
+    "-",
+    "*",
+    "/",
+    "(",
+    ")",
+    "try",
+    "maybe",
+    "because",
+    "need",
+    "check",
+    "yes",
+    "no",
+    "wait",
+    "hmm",
+    "instead",
+    "so",
+    "answer",
+    "none",
 )
 CLAUSES = ("try", "maybe", "because", "check", "wait", "hmm", "instead", "so")
 """Words with which a new step of a trace begins; there is no punctuation that would end a sentence."""
@@ -51,7 +74,7 @@ _LONGEST_ENDING = 22  # "check yes so answer :" and three steps
 
 
 def trace(problem: Problem, rng: Random, *, patience: int | None = None) -> str:
-    """One trace for a problem: words joined by single spaces, at most `MAX_TOKENS`, decided by the state of `rng`.
+    """Writes a trace for a problem: words joined by single spaces, at most `MAX_TOKENS`, decided by the state of `rng`.
 
     `patience` is the number of attempts before giving up (None: drawn anew for each trace, mostly 2 to 4).
     """
@@ -79,7 +102,7 @@ def trace(problem: Problem, rng: Random, *, patience: int | None = None) -> str:
 
 
 def _attempt(numbers: Sequence[int], target: int, rng: Random) -> tuple[list[str], list[Step]]:
-    """The words of one attempt, and the steps that it would answer with: fewer than needed if it was abandoned."""
+    """Returns one attempt's words and the steps that it would answer with; fewer than needed if it was abandoned."""
     strategy = rng.choices(list(_STRATEGIES), list(_STRATEGIES.values()))[0]
     backward = _last_steps(numbers, target) if strategy == "because" else []
     if not backward:
@@ -101,16 +124,16 @@ def _attempt(numbers: Sequence[int], target: int, rng: Random) -> tuple[list[str
 
 
 def _last_steps(numbers: Sequence[int], target: int) -> list[tuple[int, Step, int]]:
-    """`(number used, last step, other operand)` of all steps `number op x` or `x op number` that give the target."""
-    found = []
+    """Finds steps `number op x` or `x op number` that give the target: `(number used, last step, other operand)`."""
+    steps = []
     for used in sorted(set(numbers)):
         for needed in range(LIMIT):
-            found += [(used, step, needed) for step in steps_of(used, needed) if step[3] == target]
-    return found
+            steps += [(used, step, needed) for step in steps_of(used, needed) if step[3] == target]
+    return steps
 
 
 def _join(numbers: Sequence[int], target: int, rng: Random, *, aim: bool) -> list[Step]:
-    """Steps that join the numbers: all of them at random, or aimed at the target for as long as there is hope."""
+    """Returns steps that join the numbers: all at random, or aimed at the target for as long as there is hope."""
     pool = tuple(numbers)
     steps: list[Step] = []
     while len(pool) > 1:
@@ -130,10 +153,10 @@ def _options(pool: Sequence[int]) -> list[Step]:
 
 
 def _without(pool: Sequence[int], *used: int) -> tuple[int, ...]:
-    rest = list(pool)
+    remaining = list(pool)
     for number in used:
-        rest.remove(number)
-    return tuple(rest)
+        remaining.remove(number)
+    return tuple(remaining)
 
 
 def _after(pool: Sequence[int], step: Step) -> tuple[int, ...]:
@@ -141,7 +164,7 @@ def _after(pool: Sequence[int], step: Step) -> tuple[int, ...]:
 
 
 def _spell(steps: Sequence[Step]) -> list[str]:
-    """`a op b = c , a op b = c`."""
+    """Spells steps out as `a op b = c , a op b = c`."""
     return " , ".join(f"{a} {operator} {b} = {c}" for a, operator, b, c in steps).split(" ")
 
 

@@ -37,7 +37,7 @@ class AsymGrpo(RewardMethod):
             check_range(self, field, 0, float("inf"))
 
     def advantages(self, rollout: Rollout) -> Tensor:
-        """`(N,)`."""
+        """Computes the advantages from the odds of each group, `(N,)`."""
         import torch
 
         correct = given(rollout.correct)

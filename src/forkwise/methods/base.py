@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Scope(str, Enum):
-    """How much a method must see at once."""
+    """The scope of a method: how much it must see at once."""
 
     TOKEN = "token"
     UPDATE = "update"  # all tokens of an optimizer update
@@ -50,17 +50,17 @@ class Need(str, Enum):
 
 
 class Condition(str, Enum):
-    """What must hold of a run for a method to do anything."""
+    """A condition that must hold of a run for a method to do anything."""
 
     OFF_POLICY = "several updates per rollout"  # with one, old and current policy are the same
 
 
 @dataclass(frozen=True)
 class _Given:
-    """A batch of tensors, of which those with the default None are given to methods that require them."""
+    """A batch of tensors; a tensor with the default None is given only to methods that require it."""
 
     def only(self, needs: Iterable[Need]) -> Self:
-        """The batch without the tensors that none of `needs` asks for."""
+        """Returns the batch without the tensors that none of `needs` asks for."""
         kept = {need.name.lower() for need in needs}
         optional = [field.name for field in dataclasses.fields(self) if field.default is None]
         return dataclasses.replace(self, **{name: None for name in optional if name not in kept})
@@ -96,12 +96,12 @@ class Tokens(_Given):
         advantages: `(B, T)`.
         mask: `(B, T)` bool, the tokens that the loss counts. Elsewhere all values are arbitrary.
         entropy: `(B, T)`, nats, of the policy under update at the sampling temperature.
-        old_entropy: the same of the policy that drew the tokens.
+        old_entropy: `(B, T)`, nats, of the policy that drew the tokens.
         logprobs: `(B, T)`, nats, of the chosen tokens under the policy under update.
-        old_logprobs: the same under the policy that drew them.
+        old_logprobs: `(B, T)`, nats, of the chosen tokens under the policy that drew them.
         groups: `(B,)` int64, the prompt of each completion.
         correct: `(B,)` bool, see `Rollout`.
-        seed: of random choices; another one for every update.
+        seed: the seed of random choices; another one for every update.
     """
 
     advantages: Tensor
@@ -115,7 +115,7 @@ class Tokens(_Given):
     seed: int = 0
 
     def generator(self, name: str) -> torch.Generator:
-        """Random numbers for the method `name`, on the CPU: the same wherever and however the batch is laid out."""
+        """Seeds random numbers for the method `name`, on the CPU: the same however the batch is laid out."""
         import torch
 
         salt = int.from_bytes(name.encode(), "big") % (2**31 - 1)
@@ -123,7 +123,7 @@ class Tokens(_Given):
 
 
 class Change(NamedTuple):
-    """What a method made of the advantages of a batch, and what psi was there if it adds one."""
+    """The advantages that a method made of a batch's, and the statistics of its psi if it adds one."""
 
     advantages: Tensor
     shaping: ShapingStats | None = None
@@ -134,13 +134,13 @@ class Method(ABC):
     """One published method (or placebo). A subclass adds fields, checks them, and computes.
 
     Attributes:
-        name: what `--method` calls it.
-        title: of the paper, or what it is.
+        name: the name that `--method` takes.
+        title: the paper's title, or what the method is.
         paper: arXiv number, or "" where there is none.
-        formula: in one line.
-        scope: see `Scope`.
-        requires: see `Need`.
-        conditions: see `Condition`.
+        formula: the formula in one line.
+        scope: how much the method must see at once, see `Scope`.
+        requires: the tensors that the method asks for, see `Need`.
+        conditions: what must hold of a run, see `Condition`.
         slot: two methods of one slot do the same job and cannot be combined; None for those that always can.
     """
 
@@ -154,47 +154,47 @@ class Method(ABC):
     slot: ClassVar[str | None] = None
 
     def needs(self) -> frozenset[Need]:
-        """`requires`, where it depends on the fields."""
+        """Returns `requires`, or what the method's fields make of it."""
         return self.requires
 
     def holds_under(self) -> frozenset[Condition]:
-        """`conditions`, where they depend on the fields."""
+        """Returns `conditions`, or what the method's fields make of them."""
         return self.conditions
 
     def check_group_size(self, size: int) -> None:  # noqa: B027  (most methods have nothing to say)
         """Raises `InputError` where the method could do nothing with groups of so many completions."""
 
     def __str__(self) -> str:
-        """The method as `--method` takes it, every field given."""
+        """Returns the method as `--method` takes it, every field given."""
         pairs = ",".join(f"{key}={_text(value)}" for key, value in dataclasses.asdict(self).items())
         return f"{self.name}:{pairs}" if pairs else self.name
 
 
 class RewardMethod(Method):
-    """Advantages from the rewards of groups."""
+    """A method that makes advantages from the rewards of groups."""
 
     scope = Scope.ROLLOUT
     slot = "advantages"
 
     @abstractmethod
     def advantages(self, rollout: Rollout) -> Tensor:
-        """`(N,)`, for all completions of the rollout."""
+        """Computes the advantages `(N,)` of all completions of the rollout."""
 
 
 class TokenMethod(Method):
-    """Advantages per token; a token mask is advantages of 0."""
+    """A method that makes advantages per token; a token mask is advantages of 0."""
 
     @abstractmethod
     def advantages(self, tokens: Tokens) -> Tensor:
-        """`(B, T)`; where the mask is False, any finite number. The input stays as it is."""
+        """Computes the advantages `(B, T)`; where the mask is False, any finite number. The input stays as it is."""
 
     def change(self, tokens: Tokens) -> Change:
-        """`advantages`, with statistics where the method has some that cost nothing beside them."""
+        """Computes `advantages`, with statistics where the method gets them for nothing."""
         return Change(self.advantages(tokens))
 
 
 class LossMethod(TokenMethod):
-    """A term of the loss per token, `l(log pi)`, folded into the advantages: `A - l'(log pi) / r`, `r = pi / pi_old`.
+    """A method that puts a loss term per token, `l(log pi)`, into advantages: `A - l'(log pi) / r`, `r = pi / pi_old`.
 
     A trainer's policy term `-w r A` has the gradient `-w r A grad(log pi)` whatever weights w it gives the tokens, so
     the folded advantages give exactly the gradient of `sum w (-r A + l)`: the trainer's own normalisation, with no loss
@@ -206,10 +206,10 @@ class LossMethod(TokenMethod):
 
     @abstractmethod
     def term(self, logprobs: Tensor, tokens: Tokens) -> Tensor:
-        """`(B, T)`, differentiable in `logprobs` `(B, T)`; 0 where the method does not act."""
+        """Computes the term `(B, T)`, differentiable in `logprobs` `(B, T)`; 0 where the method does not act."""
 
     def advantages(self, tokens: Tokens) -> Tensor:
-        """The advantages with the term folded in, `(B, T)`."""
+        """Returns the advantages with the term folded in, `(B, T)`."""
         import torch
 
         old = given(tokens.old_logprobs)
@@ -221,22 +221,22 @@ class LossMethod(TokenMethod):
 
 
 class SettingsMethod(Method):
-    """What the trainer has itself: the method only sets the trainer's fields."""
+    """A method that the trainer has itself: only the trainer's fields are set."""
 
     @abstractmethod
     def settings(self) -> Mapping[str, Any]:
-        """TRL's field -> value."""
+        """Returns the values of TRL's fields, by name."""
 
 
 def given(tensor: Tensor | None) -> Tensor:
-    """The tensor, which a method has required; an engine that left it out must not go on."""
+    """Returns a tensor that a method has required; an engine that left it out must not go on."""
     if tensor is None:
         raise RuntimeError("A method was not given a tensor that it requires.")
     return tensor
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """In float64, for sums and differences; in float32 on a device that has no other (MPS)."""
+    """Widens to float64, for sums and differences; to float32 on a device that has no float64 (MPS)."""
     import torch
 
     return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
@@ -246,7 +246,7 @@ def check_range(method: Method, field: str, low: float, high: float, *, open_low
     """Refuses a field outside [low, high], or (low, high] with `open_low`; infinite bounds are never reached.
 
     Raises:
-        InputError: naming method, field and value.
+        InputError: the field is out of range; the sentence names method, field and value.
     """
     value = getattr(method, field)
     inside = (low < value if open_low else low <= value) and value <= high and abs(value) != float("inf")
@@ -260,7 +260,7 @@ def check_range(method: Method, field: str, low: float, high: float, *, open_low
 
 
 def make(kind: type[Method], options: Mapping[str, str], defaults: Mapping[str, Any] | None = None) -> Method:
-    """The method with options given as text; `defaults` are values for fields of these names that are not given.
+    """Makes a method from options given as text; `defaults` are values for fields that the options leave out.
 
     Raises:
         InputError: an unknown key (naming the nearest), a value of the wrong kind, or one that the method refuses.

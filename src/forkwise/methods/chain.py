@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 SHAPING = "shaping"
 
 
-def act_on_rollout(methods: Sequence[RewardMethod], rollout: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
-    """The advantages `(N,)` after the methods of the reward stage, and their `counts` as `method/NAME`."""
+def run_reward_methods(methods: Sequence[RewardMethod], rollout: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
+    """Runs the methods of the reward stage: advantages `(N,)` after them, and their `counts` as `method/NAME`."""
     import torch
 
     totals = {}
@@ -24,15 +24,15 @@ def act_on_rollout(methods: Sequence[RewardMethod], rollout: Rollout) -> tuple[T
     everywhere = torch.ones_like(advantages, dtype=torch.bool)
     with torch.no_grad():
         for method in methods:
-            seen = dataclasses.replace(rollout, advantages=advantages).only(method.needs())
-            made = _checked(method, method.advantages(seen), advantages, everywhere)
-            totals[f"method/{method.name}"] = counts(advantages, made, everywhere)
-            advantages = made
+            visible = dataclasses.replace(rollout, advantages=advantages).only(method.needs())
+            changed = _checked_advantages(method, method.advantages(visible), advantages, everywhere)
+            totals[f"method/{method.name}"] = counts(advantages, changed, everywhere)
+            advantages = changed
     return advantages, totals
 
 
-def act_on_tokens(methods: Sequence[TokenMethod], tokens: Tokens) -> tuple[Tensor, dict[str, Tensor]]:
-    """The advantages `(B, T)` after the methods, and sums over tokens of what was done to them.
+def run_token_methods(methods: Sequence[TokenMethod], tokens: Tokens) -> tuple[Tensor, dict[str, Tensor]]:
+    """Runs the token methods: advantages `(B, T)` after them, and sums over tokens of how they changed.
 
     The sums are each method's `counts` as `method/NAME`, and `ShapingStats.totals` as `SHAPING` if the first method
     adds a psi. All add up over micro-batches and processes.
@@ -43,16 +43,16 @@ def act_on_tokens(methods: Sequence[TokenMethod], tokens: Tokens) -> tuple[Tenso
     with torch.no_grad():
         for i, method in enumerate(methods):
             change = method.change(tokens.only(method.needs()))
-            made = _checked(method, change.advantages, tokens.advantages, tokens.mask)
-            totals[f"method/{method.name}"] = counts(tokens.advantages, made, tokens.mask)
+            changed = _checked_advantages(method, change.advantages, tokens.advantages, tokens.mask)
+            totals[f"method/{method.name}"] = counts(tokens.advantages, changed, tokens.mask)
             if i == 0 and change.shaping is not None:
                 totals[SHAPING] = change.shaping.totals
-            tokens = dataclasses.replace(tokens, advantages=made)
+            tokens = dataclasses.replace(tokens, advantages=changed)
     return tokens.advantages, totals
 
 
 def counts(before: Tensor, after: Tensor, mask: Tensor) -> Tensor:
-    """`(4,)` sums in float64 over the mask: how many there are, how many changed, `|after - before|`, `|before|`."""
+    """Sums over the mask, `(4,)` float64: how many there are, how many changed, `|after - before|`, `|before|`."""
     import torch
 
     old, new = (torch.where(mask, wide(x), 0) for x in (before, after))
@@ -60,7 +60,7 @@ def counts(before: Tensor, after: Tensor, mask: Tensor) -> Tensor:
 
 
 def shares(totals: Tensor) -> dict[str, float]:
-    """What a method did, from a sum of `counts`.
+    """Tells how much a method changed, from a sum of `counts`.
 
     - `changed`: share of the tokens (completions, for the reward stage) whose advantage it changed.
     - `shift`: `sum |change| / sum |A|`; 0 where all advantages were 0.
@@ -69,15 +69,15 @@ def shares(totals: Tensor) -> dict[str, float]:
     return {"changed": changed / n if n else 0.0, "shift": moved / size if size else 0.0}
 
 
-def _checked(method: RewardMethod | TokenMethod, made: Tensor, before: Tensor, mask: Tensor) -> Tensor:
-    """Finite advantages of the right shape and dtype, as they were outside the mask."""
+def _checked_advantages(method: RewardMethod | TokenMethod, advantages: Tensor, before: Tensor, mask: Tensor) -> Tensor:
+    """Returns a method's advantages as finite numbers of the right shape and dtype, unchanged outside the mask."""
     import torch
 
-    if made.shape != before.shape:
+    if advantages.shape != before.shape:
         raise RuntimeError(
-            f"The method '{method.name}' made advantages {tuple(made.shape)} instead of {tuple(before.shape)}."
+            f"The method '{method.name}' made advantages {tuple(advantages.shape)} instead of {tuple(before.shape)}."
         )
-    made = torch.where(mask, made.detach().to(before.dtype), before)
-    if not bool((made.isfinite() | ~mask).all()):
+    advantages = torch.where(mask, advantages.detach().to(before.dtype), before)
+    if not bool((advantages.isfinite() | ~mask).all()):
         raise RuntimeError(f"The method '{method.name}' made advantages that are not finite.")
-    return made
+    return advantages

@@ -23,7 +23,7 @@ class ClipCov(TokenMethod):
     Args:
         share: of the update's tokens, in (0, 1]; at least one token is drawn where there is a candidate.
         low: covariances up to this are left alone; advantage times nats.
-        high: so are those from this on.
+        high: covariances from this on are left alone, too.
     """
 
     share: float = 2e-4
@@ -43,7 +43,7 @@ class ClipCov(TokenMethod):
             raise InputError(f"low of the method 'clip_cov' must be below high, got {self.low} and {self.high}.")
 
     def advantages(self, tokens: Tokens) -> Tensor:
-        """The masked advantages, `(B, T)`."""
+        """Returns the masked advantages, `(B, T)`."""
         import torch
 
         cov = covariance(tokens.advantages, given(tokens.logprobs), tokens.mask)
@@ -53,7 +53,7 @@ class ClipCov(TokenMethod):
 
 
 def covariance(advantages: Tensor, logprobs: Tensor, mask: Tensor) -> Tensor:
-    """`(A - mean A)(log pi - mean log pi)` at each token, means over the mask; `(B, T)` float64, 0 outside."""
+    """Computes `(A - mean A)(log pi - mean log pi)` at each token, means over the mask; `(B, T)` float64, 0 outside."""
     import torch
 
     a, logp = (torch.where(mask, wide(x.detach()), 0) for x in (advantages, logprobs))
@@ -62,7 +62,7 @@ def covariance(advantages: Tensor, logprobs: Tensor, mask: Tensor) -> Tensor:
 
 
 def draw(candidates: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` of the candidates at random (all, where there are fewer), `(B, T)` bool."""
+    """Draws `count` of the candidates at random (all, where there are fewer), `(B, T)` bool."""
     import torch
 
     places = candidates.flatten().nonzero()[:, 0]

@@ -51,24 +51,24 @@ class EntropyAdvantage(TokenMethod):
         check_shaping(self)
 
     def needs(self) -> frozenset[Need]:
-        """The old entropy instead of the current one, where it is asked for."""
+        """Returns the old entropy instead of the current one, where it is asked for."""
         return frozenset({Need.OLD_ENTROPY}) if self.entropy == "old" else self.requires
 
     def holds_under(self) -> frozenset[Condition]:
-        """The old entropy must be another one than the current."""
+        """Requires that the old entropy is another one than the current, where it is used."""
         return frozenset({Condition.OFF_POLICY}) if self.entropy == "old" else self.conditions
 
     @property
     def published(self) -> bool:
-        """Whether this is the paper's form: none of the switches is used."""
+        """Tells whether this is the paper's form: none of the switches is used."""
         return self == EntropyAdvantage(self.alpha, self.kappa)
 
     def advantages(self, tokens: Tokens) -> Tensor:
-        """The shaped advantages, `(B, T)`."""
+        """Returns the shaped advantages, `(B, T)`."""
         return self.change(tokens).advantages
 
     def change(self, tokens: Tokens) -> Change:
-        """The shaped advantages, and psi where the method acts (at one sign of A, with `sign`); none without a cap."""
+        """Returns the shaped advantages, and psi where the method acts (at one sign of A, with `sign`) under a cap."""
         from forkwise.core import shape_and_measure, shaping_stats
 
         a, mask = tokens.advantages, tokens.mask
@@ -87,7 +87,7 @@ class EntropyAdvantage(TokenMethod):
 def ablated_psi(
     advantages: Tensor, entropy: Tensor, mask: Tensor, alpha: float, kappa: float | None, sign: Sign = "both"
 ) -> Tensor:
-    """`min(alpha * H, |A| / kappa)` at the tokens of the mask whose A has the sign, 0 elsewhere; `(B, T)`.
+    """Computes `min(alpha * H, |A| / kappa)` at the tokens of the mask whose A has the sign, 0 elsewhere; `(B, T)`.
 
     `kappa` None means no cap.
     """

@@ -40,7 +40,7 @@ class Erc(TokenMethod):
         check_range(self, "high", 1, float("inf"))
 
     def advantages(self, tokens: Tokens) -> Tensor:
-        """The masked advantages, `(B, T)`."""
+        """Returns the masked advantages, `(B, T)`."""
         import torch
 
         ratio = (wide(given(tokens.entropy)) + EPS) / (wide(given(tokens.old_entropy)) + EPS)

@@ -37,7 +37,7 @@ class ForkingTokens(TokenMethod):
         check_range(self, "share", 0, 1, open_low=True)
 
     def advantages(self, tokens: Tokens) -> Tensor:
-        """The masked advantages, `(B, T)`."""
+        """Returns the masked advantages, `(B, T)`."""
         import torch
 
         kept = highest(given(tokens.entropy), tokens.mask, self.share)
@@ -46,7 +46,7 @@ class ForkingTokens(TokenMethod):
 
 
 def highest(values: Tensor, mask: Tensor, share: float) -> Tensor:
-    """The `ceil(share * n)` of the mask's n tokens with the largest values, `(B, T)` bool; of equals, the first."""
+    """Marks the `ceil(share * n)` of the mask's n tokens with the largest values, `(B, T)` bool; first of equals."""
     import torch
 
     inside = values[mask]

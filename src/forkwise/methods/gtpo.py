@@ -47,7 +47,7 @@ class Gtpo(TokenMethod):
         check_range(self, "bonus", 0, float("inf"), open_low=True)
 
     def advantages(self, tokens: Tokens) -> Tensor:
-        """Advantages per token, `(B, T)`."""
+        """Returns the advantages per token, `(B, T)`."""
         import torch
 
         from forkwise.core import whiten
@@ -63,7 +63,7 @@ class Gtpo(TokenMethod):
 def gtpo_rewards(
     entropy: Tensor, mask: Tensor, groups: Tensor, correct: Tensor, base: float = 1.0, bonus: float = 0.1
 ) -> Tensor:
-    """The rewards per token before normalisation, `(B, T)` float64; 0 outside the mask."""
+    """Returns the rewards per token before normalisation, `(B, T)` float64; 0 outside the mask."""
     import torch
 
     h = torch.where(mask, wide(entropy).clamp(min=0), 0)
@@ -78,7 +78,7 @@ def gtpo_rewards(
 
 
 def mixed(groups: Tensor, correct: Tensor) -> Tensor:
-    """Whether the completion's group has right and wrong ones, `(B,)` bool."""
+    """Tells whether the completion's group has right and wrong ones, `(B,)` bool."""
     import torch
 
     ids = groups.unique(return_inverse=True)[1]
@@ -89,7 +89,7 @@ def mixed(groups: Tensor, correct: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class GrpoS(TokenMethod):
-    """The same with the mean entropy of each completion, normalised within the group as in GRPO.
+    """GTPO with one reward per completion, from its mean entropy, normalised within the group as in GRPO.
 
     Args:
         base: the reward itself, > 0.
@@ -113,7 +113,7 @@ class GrpoS(TokenMethod):
         _check(self)
 
     def advantages(self, tokens: Tokens) -> Tensor:
-        """Advantages, the same at every token of a completion, `(B, T)`."""
+        """Returns the advantages, the same at every token of a completion, `(B, T)`."""
         import torch
 
         from forkwise.core import group_advantages

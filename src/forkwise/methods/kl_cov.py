@@ -38,7 +38,7 @@ class KlCov(LossMethod):
         check_range(self, "coef", 0, float("inf"), open_low=True)
 
     def term(self, logprobs: Tensor, tokens: Tokens) -> Tensor:
-        """The penalty per token, `(B, T)`."""
+        """Returns the penalty per token, `(B, T)`."""
         import torch
 
         chosen = most(covariance(tokens.advantages, logprobs, tokens.mask), tokens.mask, self.share)
@@ -46,7 +46,7 @@ class KlCov(LossMethod):
 
 
 def most(values: Tensor, mask: Tensor, share: float) -> Tensor:
-    """The `max(1, floor(share * n))` of the mask's n tokens with the largest values, `(B, T)` bool."""
+    """Returns the `max(1, floor(share * n))` of the mask's n tokens with the largest values, `(B, T)` bool."""
     import torch
 
     inside = values[mask]

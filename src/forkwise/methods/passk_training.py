@@ -45,12 +45,12 @@ class PasskTraining(RewardMethod):
             )
 
     def advantages(self, rollout: Rollout) -> Tensor:
-        """`(N,)`."""
+        """Computes the advantages of all completions, `(N,)`."""
         return passk_advantages(given(rollout.correct), given(rollout.groups), self.k)
 
 
 def passk_advantages(correct: Tensor, groups: Tensor, k: int) -> Tensor:
-    """Eq. 14 and 15 of the paper, `(N,)` float64; 0 in groups whose every subset of k is right, or every one wrong.
+    """Computes Eq. 14 and 15 of the paper, `(N,)` float64; 0 in groups whose subsets of k are all right or all wrong.
 
     Args:
         correct: `(N,)` bool.
@@ -69,7 +69,7 @@ def passk_advantages(correct: Tensor, groups: Tensor, k: int) -> Tensor:
 
 
 def _subsets(wrong: Tensor, size: Tensor, k: int) -> Tensor:
-    """`C(wrong, k) / C(size, k)` as a product, exact where it is 0 or 1."""
+    """Computes `C(wrong, k) / C(size, k)` as a product, exact where it is 0 or 1."""
     import torch
 
     share = torch.ones_like(size)

@@ -39,7 +39,7 @@ class PlaceboPermuted(TokenMethod):
         check_shaping(self)
 
     def advantages(self, tokens: Tokens) -> Tensor:
-        """The advantages shaped with permuted entropies, `(B, T)`."""
+        """Returns the advantages shaped with permuted entropies, `(B, T)`."""
         from forkwise.core import shape_advantages
 
         entropy = permuted(given(tokens.entropy), tokens.mask, tokens.generator(self.name))
@@ -47,7 +47,7 @@ class PlaceboPermuted(TokenMethod):
 
 
 def permuted(values: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
-    """The values of the mask's tokens in a random order, `(B, T)`; elsewhere as they are."""
+    """Returns the values of the mask's tokens in a random order, `(B, T)`; elsewhere as they are."""
     import torch
 
     inside = values[mask]
@@ -80,7 +80,7 @@ class PlaceboConstant(TokenMethod):
         check_shaping(self)
 
     def advantages(self, tokens: Tokens) -> Tensor:
-        """The shifted advantages, `(B, T)`."""
+        """Returns the shifted advantages, `(B, T)`."""
         import torch
 
         a = tokens.advantages
@@ -111,5 +111,5 @@ class PlaceboScaling(TokenMethod):
         check_shaping(self)
 
     def advantages(self, tokens: Tokens) -> Tensor:
-        """The scaled advantages, `(B, T)`."""
+        """Returns the scaled advantages, `(B, T)`."""
         return tokens.advantages + tokens.advantages.abs() / self.kappa

@@ -23,7 +23,7 @@ class Grpo(SettingsMethod):
     formula = "A = (r - mean)/(std + 1e-4) of the group"
 
     def settings(self) -> Mapping[str, Any]:
-        """Advantages scaled by the group's deviation, ratios per token."""
+        """Sets advantages scaled by the group's deviation, and ratios per token."""
         return {"scale_rewards": "group", "importance_sampling_level": "token"}
 
 
@@ -63,7 +63,7 @@ class ClipHigher(SettingsMethod):
             check_range(self, field, 0, float("inf"), open_low=True)
 
     def settings(self) -> Mapping[str, Any]:
-        """TRL's two clip ranges."""
+        """Sets TRL's two clip ranges."""
         return {"epsilon": self.low, "epsilon_high": self.high}
 
 
@@ -77,7 +77,7 @@ class TokenLevelLoss(SettingsMethod):
     formula = "loss = sum over tokens / tokens of the batch"
 
     def settings(self) -> Mapping[str, Any]:
-        """TRL's default loss."""
+        """Sets TRL's default loss."""
         return {"loss_type": "dapo"}
 
 
@@ -117,7 +117,7 @@ class Cispo(SettingsMethod):
     """CISPO: the ratio is clipped from above and detached, so that no token loses its gradient.
 
     Args:
-        largest: ratio, > 0. TRL clips there and not at 1 + largest; 5 is its recommendation (ScaleRL).
+        largest: largest ratio, > 0. TRL clips there and not at 1 + largest; 5 is its recommendation (ScaleRL).
     """
 
     largest: float = 5.0
@@ -131,7 +131,7 @@ class Cispo(SettingsMethod):
         check_range(self, "largest", 0, float("inf"), open_low=True)
 
     def settings(self) -> Mapping[str, Any]:
-        """TRL's loss of that name."""
+        """Sets TRL's loss of that name."""
         return {"loss_type": "cispo", "epsilon_high": self.largest}
 
 
@@ -140,7 +140,7 @@ class EntropyBonus(SettingsMethod):
     """A fixed entropy bonus. It adds the entropy's gradient, which the entropy-shaped advantage does not.
 
     Args:
-        coef: per nat, > 0. The entropy paper compares with a bonus but does not give its coefficient.
+        coef: weight of the bonus per nat, > 0. The entropy paper compares with a bonus but gives no coefficient.
     """
 
     coef: float = 0.001
@@ -153,7 +153,7 @@ class EntropyBonus(SettingsMethod):
         check_range(self, "coef", 0, float("inf"), open_low=True)
 
     def settings(self) -> Mapping[str, Any]:
-        """TRL's `entropy_coef`."""
+        """Sets TRL's `entropy_coef`."""
         return {"entropy_coef": self.coef}
 
 
@@ -162,9 +162,9 @@ class AdaptiveEntropyBonus(SettingsMethod):
     """Skywork-OR1's controller: the bonus acts, and its weight grows, only while the entropy is below the target.
 
     Args:
-        target: nats, > 0.
+        target: entropy in nats, > 0.
         step: by which the weight grows or shrinks with every update.
-        largest: weight, at least `step`.
+        largest: largest weight, at least `step`.
     """
 
     target: float = 0.2
@@ -186,7 +186,7 @@ class AdaptiveEntropyBonus(SettingsMethod):
             )
 
     def settings(self) -> Mapping[str, Any]:
-        """TRL's adaptive entropy control."""
+        """Sets TRL's adaptive entropy control."""
         return {
             "use_adaptive_entropy": True,
             "entropy_coef": 0.0,

@@ -38,15 +38,15 @@ class Qae(RewardMethod):
         check_range(self, "quantile", 0, 1, open_low=True)
 
     def advantages(self, rollout: Rollout) -> Tensor:
-        """`(N,)`."""
+        """Computes the advantages of all completions, `(N,)`."""
         return qae_advantages(rollout.rewards, given(rollout.groups), self.quantile)
 
 
 def qae_advantages(rewards: Tensor, groups: Tensor, quantile: float) -> Tensor:
-    """`(N,)` float64; 0 in groups of equal rewards."""
+    """Computes the advantages of all completions, `(N,)` float64; 0 in groups of equal rewards."""
     import torch
 
-    out = torch.zeros_like(wide(rewards))
+    advantages = torch.zeros_like(wide(rewards))
     for group in groups.unique():
         inside = groups == group
         r = wide(rewards[inside])
@@ -54,5 +54,5 @@ def qae_advantages(rewards: Tensor, groups: Tensor, quantile: float) -> Tensor:
             continue
         # F at the j-th smallest of n rewards is at least j / n. Rounded, lest 0.55 * 100 be more than 55.
         rank = max(1, math.ceil(round(quantile * len(r), 9)))
-        out[inside] = (r - r.sort().values[rank - 1]) / (r.std() + EPS)
-    return out
+        advantages[inside] = (r - r.sort().values[rank - 1]) / (r.std() + EPS)
+    return advantages

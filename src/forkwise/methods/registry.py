@@ -38,10 +38,30 @@ ENTRY_POINTS = "forkwise.methods"
 """Group of entry points by which another package adds methods; each names a subclass of `Method`."""
 
 _OURS: tuple[type[Method], ...] = (
-    *(Grpo, DrGrpo, ClipHigher, TokenLevelLoss, Gspo, Cispo, EntropyBonus, AdaptiveEntropyBonus),
-    *(Rloo, EntropyAdvantage, PlaceboPermuted, PlaceboConstant, PlaceboScaling),
-    *(ForkingTokens, ClipCov, KlCov, Gtpo, GrpoS, Erc),
-    *(PasskTraining, Ucpo, AsymGrpo, Qae, Steer),
+    Grpo,
+    DrGrpo,
+    ClipHigher,
+    TokenLevelLoss,
+    Gspo,
+    Cispo,
+    EntropyBonus,
+    AdaptiveEntropyBonus,
+    Rloo,
+    EntropyAdvantage,
+    PlaceboPermuted,
+    PlaceboConstant,
+    PlaceboScaling,
+    ForkingTokens,
+    ClipCov,
+    KlCov,
+    Gtpo,
+    GrpoS,
+    Erc,
+    PasskTraining,
+    Ucpo,
+    AsymGrpo,
+    Qae,
+    Steer,
 )
 """Our methods, in the order in which they are listed."""
 
@@ -56,7 +76,7 @@ _STAGES: dict[str, type[Method]] = {
 
 @lru_cache(maxsize=1)
 def all_methods() -> dict[str, type[Method]]:
-    """Name -> method.
+    """Returns all methods by name.
 
     Raises:
         InputError: another package brings something that is no method, or a name that is taken.
@@ -70,8 +90,8 @@ def all_methods() -> dict[str, type[Method]]:
                 f"The entry point '{point.value}' brings a method that would never act: derive it from one of "
                 f"{', '.join(stage.__name__ for stage in _STAGES.values())}."
             )
-        if unsaid := [name for name in ("name", "title", "formula") if not hasattr(kind, name)]:
-            raise InputError(f"The entry point '{point.value}' brings a method without {' and '.join(unsaid)}.")
+        if missing := [name for name in ("name", "title", "formula") if not hasattr(kind, name)]:
+            raise InputError(f"The entry point '{point.value}' brings a method without {' and '.join(missing)}.")
         if kind.name in methods:
             raise InputError(f"The entry point '{point.value}' brings a second method named '{kind.name}'.")
         methods[kind.name] = kind
@@ -79,12 +99,12 @@ def all_methods() -> dict[str, type[Method]]:
 
 
 def parse_method(spec: str, defaults: Mapping[str, Any] | None = None) -> Method:
-    """The method that `NAME[:key=value,...]` names; `defaults` are for fields that the text leaves out.
+    """Returns the method that `NAME[:key=value,...]` names; `defaults` are for fields that the text leaves out.
 
     Raises:
         InputError: unknown names or keys (naming the nearest), values that do not fit.
     """
-    name, _, rest = str(spec).partition(":")
+    name, _, pairs = str(spec).partition(":")
     name = name.strip()
     kinds = all_methods()
     if name not in kinds:
@@ -93,7 +113,7 @@ def parse_method(spec: str, defaults: Mapping[str, Any] | None = None) -> Method
         hint = f" Did you mean '{alike}'?" if alike else nearest(name.lower(), kinds)
         raise InputError(f"There is no method '{name}'.{hint} 'forkwise methods' lists them.")
     options: dict[str, str] = {}
-    for pair in filter(None, rest.split(",")):
+    for pair in filter(None, pairs.split(",")):
         key, equals, value = (part.strip() for part in pair.partition("="))
         if not equals or not key or not value:
             raise InputError(f"'{pair}' in the method '{spec}' is not of the form key=value.")
@@ -104,7 +124,7 @@ def parse_method(spec: str, defaults: Mapping[str, Any] | None = None) -> Method
 
 
 def parse_methods(specs: Iterable[str | Method], defaults: Mapping[str, Any] | None = None) -> tuple[Method, ...]:
-    """The methods of one run, in the order in which they act: rollout before update, and else as given.
+    """Returns the methods of one run, in the order in which they act: rollout before update, and else as given.
 
     Raises:
         InputError: what `parse_method` raises, and methods that cannot be combined.
@@ -115,25 +135,25 @@ def parse_methods(specs: Iterable[str | Method], defaults: Mapping[str, Any] | N
 
 
 def settings_of(methods: Sequence[Method]) -> dict[str, Any]:
-    """The trainer's fields that the methods set.
+    """Returns the trainer's fields that the methods set.
 
     Raises:
         InputError: two of them set one field differently.
     """
-    found: dict[str, tuple[Any, str]] = {}
+    fields: dict[str, tuple[Any, str]] = {}
     for method in methods:
         if isinstance(method, SettingsMethod):
             for key, value in method.settings().items():
-                before, by = found.setdefault(key, (value, method.name))
+                before, by = fields.setdefault(key, (value, method.name))
                 if before != value:
                     raise InputError(
                         f"The methods '{by}' and '{method.name}' set {key} differently ({before}, {value}); use one."
                     )
-    return {key: value for key, (value, _) in found.items()}
+    return {key: value for key, (value, _) in fields.items()}
 
 
 def describe(names: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """One entry per method, or per method named, for tables and JSON.
+    """Describes all methods, or those named, for tables and JSON.
 
     Raises:
         InputError: a name that no method has.
@@ -160,7 +180,7 @@ def describe(names: Sequence[str] = ()) -> list[dict[str, Any]]:
 
 
 def _turn(method: Method) -> int:
-    """REWARD, then what is left of the rollout, then the update."""
+    """Ranks the stages: rewards first, then the rest of the rollout, then the update."""
     if isinstance(method, SettingsMethod | RewardMethod):
         return 0
     if method.scope is Scope.ROLLOUT:

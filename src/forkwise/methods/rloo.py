@@ -22,7 +22,7 @@ class Rloo(RewardMethod):
     requires = frozenset({Need.GROUPS})
 
     def advantages(self, rollout: Rollout) -> Tensor:
-        """The rewards less those of the others, `(N,)`."""
+        """Returns the rewards less those of the others, `(N,)`."""
         from forkwise.core import leave_one_out
 
         return leave_one_out(rollout.rewards, group_ids=given(rollout.groups))

@@ -41,7 +41,7 @@ class Steer(TokenMethod):
         check_range(self, "smallest", 0, 1, open_low=True)
 
     def advantages(self, tokens: Tokens) -> Tensor:
-        """The weighted advantages, `(B, T)`."""
+        """Returns the weighted advantages, `(B, T)`."""
         change = entropy_change(
             tokens.advantages,
             given(tokens.entropy),
@@ -59,7 +59,7 @@ class Steer(TokenMethod):
 
 
 def entropy_change(advantages: Tensor, entropy: Tensor, logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """`|W|`, `W = A (pi/pi_old)(1 - pi)(log pi + H)`: first-order entropy change of a step at each token, `(B, T)`."""
+    """Computes `|W|`, `W = A (pi/pi_old)(1 - pi)(log pi + H)`: first-order entropy change per token, `(B, T)`."""
     import torch
 
     a, h, logp, old = (torch.where(mask, wide(x), 0) for x in (advantages, entropy, logprobs, old_logprobs))

@@ -36,14 +36,14 @@ class Ucpo(RewardMethod):
         check_range(self, "tau", 0, 1)
 
     def advantages(self, rollout: Rollout) -> Tensor:
-        """The re-weighted advantages, `(N,)`."""
+        """Returns the re-weighted advantages, `(N,)`."""
         logprobs, groups, correct = given(rollout.sequence_logprobs), given(rollout.groups), given(rollout.correct)
         advantages = given(rollout.advantages)
         return advantages * ucpo_weights(logprobs, groups, correct, self.tau).to(advantages.dtype)
 
 
 def ucpo_weights(logprobs: Tensor, groups: Tensor, correct: Tensor, tau: float) -> Tensor:
-    """`w_i n_c`, `(N,)` float64: mean 1 over the right answers of a group, 1 for wrong ones and single right ones.
+    """Computes `w_i n_c`, `(N,)` float64: mean 1 over a group's right answers, 1 for wrong and single right ones.
 
     An answer without tokens, whose log-prob is NaN, counts as none.
     """

@@ -25,9 +25,9 @@ class WrongField(ValueError):
     """A field that is of another type than it must be, or missing.
 
     Attributes:
-        path: of the field, such as `choices[0].message`.
+        path: the path of the field, such as `choices[0].message`.
         wanted: the type in words, such as `an object`.
-        kind: what is there, in words that quote nothing.
+        kind: the type of the value there, in words that quote nothing.
     """
 
     def __init__(self, path: str, wanted: str, value: Any) -> None:
@@ -39,7 +39,7 @@ class WrongField(ValueError):
 
 
 def word(value: Any) -> str:
-    """The type of a value in words."""
+    """Returns the type of a value in words."""
     if value is ABSENT:
         return "missing"
     if value is None or isinstance(value, bool):
@@ -50,7 +50,7 @@ def word(value: Any) -> str:
 
 
 def field_at(record: Mapping[str, Any], path: str) -> Any:
-    """The field of that name, or the one that dots lead to; `ABSENT` where there is none."""
+    """Returns the field of that name, or the one that dots lead to; `ABSENT` where there is none."""
     if path in record:
         return record[path]
     value: Any = record
@@ -60,10 +60,10 @@ def field_at(record: Mapping[str, Any], path: str) -> Any:
 
 
 def required(owner: Any, name: str, kind: type[T], where: str = "") -> T:
-    """A field that must be there; `where` is the path to its owner, with a dot behind.
+    """Returns a field that must be there; `where` is the path to its owner, with a dot behind.
 
     Raises:
-        WrongField: it is missing, null or of another type, or its owner is no object.
+        WrongField: the field is missing, null or of another type, or its owner is no object.
     """
     if not isinstance(owner, dict):
         raise WrongField(where.rstrip(".") or "it", _WANTED[dict], owner)
@@ -71,20 +71,20 @@ def required(owner: Any, name: str, kind: type[T], where: str = "") -> T:
 
 
 def optional(owner: Any, name: str, kind: type[T], where: str = "") -> T | None:
-    """A field that may be missing or null, which is None."""
+    """Returns a field that may be missing or null, which is None."""
     if isinstance(owner, dict) and owner.get(name) is None:
         return None
     return required(owner, name, kind, where)
 
 
 def objects(owner: Any, name: str, where: str = "") -> list[dict[str, Any]]:
-    """A list of objects; the empty one where it is missing or null."""
+    """Returns a list of objects; the empty one where it is missing or null."""
     values = optional(owner, name, list, where) or []
     return [checked(value, dict, f"{where}{name}[{i}]") for i, value in enumerate(values)]
 
 
 def checked(value: Any, kind: type[T], path: str) -> T:
-    """The value, if it is of this type. A whole number may be written as 3.0, and fits into 64 bits."""
+    """Returns the value, if it is of this type. A whole number may be written as 3.0, and fits into 64 bits."""
     fits: bool = isinstance(value, kind)
     if kind in (int, float):
         fits = isinstance(value, int | float) and not isinstance(value, bool)

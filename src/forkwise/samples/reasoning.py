@@ -11,7 +11,7 @@ _FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
 
 
 def reasoning_of(message: Mapping[str, Any]) -> str | None:
-    """The reasoning that a server split off a chat message, from whichever field holds it; None where none does.
+    """Returns the reasoning that a server split off a chat message, from whichever field holds it, or None.
 
     vLLM, DeepSeek, Ollama and others have a text field, OpenRouter a list `reasoning_details`, Mistral and Anthropic
     parts of the content whose type is `thinking`.
@@ -39,7 +39,7 @@ def check_message(message: Mapping[str, Any], where: str) -> None:
 
 
 def answer_of(content: Any) -> str | None:
-    """The text of a message's content: a string, or a list of parts without those that are reasoning."""
+    """Returns the text of a message's content: a string, or a list of parts without those that are reasoning."""
     if isinstance(content, str):
         return content
     return _texts([part for part in _parts(content) if not _is_reasoning(part)]) if isinstance(content, list) else None
@@ -54,7 +54,7 @@ def _is_reasoning(part: Mapping[str, Any]) -> bool:
 
 
 def _texts(parts: Any) -> str:
-    """The texts of parts put together; a part may hold a list of parts."""
+    """Returns the texts of parts put together; a part may hold a list of parts."""
     texts = []
     for part in _parts(parts):
         value = next((part[name] for name in ("text", "thinking", "reasoning", "summary") if part.get(name)), "")
@@ -63,7 +63,7 @@ def _texts(parts: Any) -> str:
 
 
 def join_reasoning(reasoning: str | None, content: str | None) -> str:
-    """The completion: reasoning between think tags, then the answer; a reasoning without an answer stays open."""
+    """Joins a completion: reasoning between think tags, then the answer; a reasoning without an answer stays open."""
     if not reasoning:
         return content or ""
     if not content:

@@ -132,10 +132,10 @@ def write_shard(folder: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> P
 
 
 def find_shards(path: Path) -> list[Path]:
-    """The Parquet files at `path`, a file or a folder of them, in the order of their names.
+    """Returns the Parquet files at `path`, a file or a folder of them, in the order of their names.
 
     Raises:
-        InputError: there are none.
+        InputError: there are no Parquet files.
     """
     shards = sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.exists() else []
     if not shards:
@@ -144,7 +144,7 @@ def find_shards(path: Path) -> list[Path]:
 
 
 def read_samples(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """The samples of one shard or of a folder of shards, ordered by run, problem and sample.
+    """Reads the samples of one shard or of a folder of shards, ordered by run, problem and sample.
 
     Only `columns` (default: all) and the keys are read from disk. Optional columns that a shard lacks are null.
 
@@ -176,7 +176,7 @@ def read_samples(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def read_batches(tables: Sequence[Path], columns: Sequence[str], runs: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The wanted columns of the samples of these runs, in any order, a bounded number at a time.
+    """Yields the wanted columns of the samples of these runs, in any order, a bounded number at a time.
 
     Raises:
         InputError: as `read_samples`, but for the same sample twice.
@@ -197,17 +197,17 @@ def read_batches(tables: Sequence[Path], columns: Sequence[str], runs: Sequence[
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
-    """A Parquet file to be read in batches. Buffered ahead, as by default, it would be held whole."""
+    """Opens a Parquet file to be read in batches. Buffered ahead, as by default, it would be held whole."""
     return pq.ParquetFile(path, pre_buffer=False)
 
 
 def iter_batches(
     file: pq.ParquetFile, shard: Path, rows: int = _BATCH_ROWS, columns: Sequence[str] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """Batches of what `open_parquet` opened; `shard` is what messages call it. Memory does not grow with the file.
+    """Yields batches of a file that `open_parquet` opened, `shard` in messages. Memory does not grow with the file.
 
     Raises:
-        InputError: it is damaged.
+        InputError: the file is damaged.
     """
     try:
         # Threads read ahead until they hold the whole file.
@@ -219,7 +219,7 @@ def iter_batches(
 
 
 def count_words(path: Path) -> pa.ChunkedArray:
-    """Words of every completion at `path`, int64, null where there is none, in the order of `read_samples`.
+    """Counts the words of every completion at `path`, int64, null where there is none, ordered as in `read_samples`.
 
     The texts are read in batches, so memory does not grow with their length.
 

@@ -1,1 +1,1 @@
-"""Drawing completions, and verifying them: what a user may choose."""
+"""This room draws completions and verifies them."""

@@ -94,7 +94,7 @@ class Drawn:
 
 
 def uniforms(seeds: Sequence[int], tokens: int) -> torch.Tensor:
-    """(samples, tokens) numbers in [0, 1), float64; row i depends on seeds[i] alone."""
+    """Draws (samples, tokens) numbers in [0, 1), float64; row i depends on seeds[i] alone."""
     return torch.stack(
         [torch.rand(tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds]
     )
@@ -103,7 +103,7 @@ def uniforms(seeds: Sequence[int], tokens: int) -> torch.Tensor:
 def draw_tokens(
     logits: torch.Tensor, u: torch.Tensor, sampling: Sampling
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """For each row of `logits` (n, V): the token that `u` (n,) picks, its log-probability, and the entropy; float64.
+    """Returns per row of `logits` (n, V) the token that `u` (n,) picks, its log-probability and the entropy; float64.
 
     The token is drawn from softmax(logits / temperature) cut to the nucleus, by inverting its distribution function, so
     that a row's draw does not depend on the rows beside it. Log-probability and entropy, in nats, are those of the full
@@ -161,7 +161,7 @@ class Decoder:
         sampling: Sampling,
         progress: Callable[[int], None] = lambda tokens: None,
     ) -> Drawn:
-        """Completions of one prompt `(1, length)`, one per seed.
+        """Draws completions of one prompt `(1, length)`, one per seed.
 
         The longest of them is compared with one forward pass over its whole text. What is drawn depends on the
         arguments and the model alone, not on what was drawn before.
@@ -213,14 +213,14 @@ class Decoder:
         raise AssertionError("the last way returns or raises")
 
     def _difference(self, prompt: torch.Tensor, drawn: Drawn) -> str:
-        """How what was recorded differs from one forward pass over the longest completion; "" if it does not."""
+        """Says how the recorded numbers differ from one forward pass over the longest completion; "" if they do not."""
         row = int(drawn.lengths.argmax())
         length = int(drawn.lengths[row])
-        kept = min(length, _CHECKED)
+        compared = min(length, _CHECKED)
         text = torch.cat([prompt, drawn.ids[row : row + 1, : length - 1]], dim=1)
-        logits = last_logits(self.model, text, kept)[0]
+        logits = last_logits(self.model, text, compared)[0]
         scale = drawn.sampling.temperature or 1.0
-        at = slice(length - kept, length)
+        at = slice(length - compared, length)
         recorded = zip(
             (logits / scale).split(_AT_ONCE),
             drawn.ids[row, at].split(_AT_ONCE),
@@ -231,13 +231,13 @@ class Decoder:
         apart = torch.cat([_apart(*piece) for piece in recorded])
         tolerance, share = rounding(self.model, logits / scale)
         wrong = int((~(apart <= tolerance)).sum())
-        if wrong <= share * kept:
+        if wrong <= share * compared:
             return ""
-        return f"{wrong} of {kept} log-probs differ from one forward pass, by up to {float(apart.max()):.2g} nats"
+        return f"{wrong} of {compared} log-probs differ from one forward pass, by up to {float(apart.max()):.2g} nats"
 
 
 def _apart(logits: torch.Tensor, ids: torch.Tensor, logprobs: torch.Tensor, entropies: torch.Tensor) -> torch.Tensor:
-    """By how much recorded log-probs or entropies, whichever is worse, differ from those of the logits; nats."""
+    """Returns the largest difference, in nats, of recorded log-probs or entropies from those of the logits."""
     expected = torch.log_softmax(logits.double(), dim=-1)
     entropy = torch.special.entr(expected.exp()).sum(-1)
     return torch.maximum(
@@ -246,7 +246,7 @@ def _apart(logits: torch.Tensor, ids: torch.Tensor, logprobs: torch.Tensor, entr
 
 
 def _shared(model: Any, prompt: torch.Tensor, drawn: Drawn) -> None:
-    """All rows are equally long, so there is no padding and no mask. Rows that have ended leave the batch whenever half
+    """Draws from a shared cache, without padding: rows are equally long. Ended rows leave the batch whenever half
     of it has; which do depends on the seeds alone."""
     n, tokens = drawn.ids.shape
     state: dict[str, Any] = {}
@@ -281,7 +281,7 @@ def _reorder(state: dict[str, Any], index: torch.Tensor) -> None:
 
 
 def _plain(model: Any, prompt: torch.Tensor, drawn: Drawn) -> None:
-    """The loop is transformers' own, with tokens that are drawn here: it knows how every model carries its state."""
+    """Draws in transformers' own loop, which knows how every model carries its state; the tokens are drawn here."""
     from transformers import (
         GenerationConfig,
         LogitsProcessor,

@@ -33,16 +33,16 @@ class TopToken(NamedTuple):
 
 @dataclass(frozen=True)
 class Completion:
-    """What an engine drew for one sample. Token-level fields have one entry per generated token, or are None.
+    """A completion that an engine drew for one sample. Token-level fields have an entry per token, or are None.
 
     Attributes:
-        text: without the end-of-sequence token.
+        text: the generated text, without the end-of-sequence token.
         prompt: the text the model continued; of a conversation sent to a server, its messages as JSON.
         n_tokens: generated tokens, the end-of-sequence token included.
         finish_reason: "stop" or "length".
         token_ids, tokens: what was generated, as ids and as text.
-        logprobs: of those tokens, in nats.
-        entropies: of the distributions they were drawn from, in nats.
+        logprobs: log-probabilities of those tokens, in nats.
+        entropies: entropies of the distributions that those tokens were drawn from, in nats.
         top_logprobs: the likeliest candidates at each position.
     """
 
@@ -58,23 +58,23 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Draws completions. The same block gives the same completions, whatever else is asked for before or beside it."""
+    """An engine draws completions. One block always gives the same ones, whatever is asked for before or beside it."""
 
     def settings(self) -> Mapping[str, Any]:
-        """What decides its output besides the job; two runs with different settings are not mixed."""
+        """Returns what decides the output besides the job; two runs with different settings are not mixed."""
         ...
 
     def draw(self, blocks: Sequence[Block], meter: Meter) -> Iterator[tuple[Block, list[Completion]]]:
-        """Each block once, in any order, as soon as it is complete; progress in between goes to `meter`."""
+        """Yields each block once, in any order, as soon as it is complete; progress in between goes to `meter`."""
         ...
 
 
 def sample_seed(seed: int, problem_id: str, sample_id: int) -> int:
-    """The seed of one sample: it depends on the run's seed, the problem and the index, and on nothing else."""
+    """Returns the seed of one sample: it depends on the run's seed, the problem and the index, and on nothing else."""
     digest = hashlib.sha256(f"{seed}\x00{problem_id}\x00{sample_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def request_seed(seed: int, problem_id: str, sample_id: int) -> int:
-    """Like `sample_seed`, in the 31 bits that every server takes; the samples of a problem never share one."""
+    """Returns a `sample_seed` in the 31 bits that every server takes; the samples of a problem never share one."""
     return (sample_seed(seed, problem_id, 0) + sample_id) % 2**31

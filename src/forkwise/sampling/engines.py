@@ -9,7 +9,7 @@ from forkwise.sampling.recipe import Job
 
 
 def make_engine(job: Job, options: SamplingOptions) -> Engine:
-    """The engine that `job.engine` names (`"transformers"`, `"vllm"`, or `"server"` at the address `server`).
+    """Returns the engine that `job.engine` names (`"transformers"`, `"vllm"`, or `"server"` at the address `server`).
 
     Raises:
         InputError: no such engine, its package is missing, or it cannot load the model.

@@ -1,4 +1,4 @@
-"""Fields of `--extra` for the requests to a server."""
+"""Reads `--extra`: further fields of the requests to a server."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _OWN = {
 
 
 def parse_extra(pairs: Sequence[str]) -> dict[str, Any]:
-    """`key=value` pairs for the request; a value is JSON where it can be read as such, else text.
+    """Reads the request's further `key=value` pairs; a value is JSON where it can be read as such, else text.
 
     Raises:
-        InputError: not of that form, the same key twice, or one that forkwise sets.
+        InputError: a text not of that form, a key given twice, or a key that forkwise sets.
     """
     extra: dict[str, Any] = {}
     for pair in pairs:

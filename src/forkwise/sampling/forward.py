@@ -18,13 +18,13 @@ further: where experts are chosen, rounding changes a choice now and then. A wro
 
 
 def last_logits(model: Any, ids: torch.Tensor, kept: int) -> torch.Tensor:
-    """Logits at the last `kept` positions of one forward pass without cache, `(n, kept, V)`."""
+    """Returns the logits at the last `kept` positions of one forward pass without cache, `(n, kept, V)`."""
     logits: torch.Tensor = forward(model, ids, kept, use_cache=False).logits
     return logits[:, -kept:]
 
 
 def forward(model: Any, ids: torch.Tensor, kept: int, **options: Any) -> Any:
-    """The output of one forward pass, with logits at least at the last `kept` positions."""
+    """Returns the output of one forward pass, with logits at least at the last `kept` positions."""
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
         options["logits_to_keep"] = kept
     return model(ids, **options)
@@ -42,14 +42,14 @@ def no_generation_settings(model: Any) -> Iterator[None]:
 
 
 def token_limit(model: Any) -> int | None:
-    """Tokens that the model can hold, where its config says."""
+    """Returns how many tokens the model can hold, where its config says."""
     config = model.config.get_text_config()
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
 def rounding(model: Any, logits: torch.Tensor) -> tuple[float, float]:
-    """How far rounding may move a log-probability, and the share of tokens that it may move further."""
+    """Tells how far rounding may move a log-probability, and the share of tokens that it may move further."""
     part, share = _TOLERANCES.get(model.dtype, _TOLERANCES[torch.float32])
     return part * max(1.0, float(logits.abs().max())), share
 
@@ -82,16 +82,16 @@ def check_causal(model: Any, ids: torch.Tensor) -> None:
 
 
 def embedding_rows(model: Any) -> int:
-    """Tokens that the model has an embedding for; often more than its tokenizer has, for rounder shapes."""
+    """Counts the tokens that the model has an embedding for; often more than its tokenizer has, for rounder shapes."""
     embeddings = model.get_input_embeddings()
     return int(getattr(embeddings, "num_embeddings", None) or embeddings.weight.shape[0])  # no weight under ZeRO-3
 
 
 def check_rows(model: Any, tokenizer: Any, ids: Sequence[int], what: str) -> None:
-    """Refuses tokens for which the model has no embedding; `what` has them, and begins the sentence.
+    """Refuses tokens for which the model has no embedding; `what` names their text and begins the sentence.
 
     Raises:
-        InputError: there is one.
+        InputError: there is such a token.
     """
     rows, token = embedding_rows(model), max(ids, default=0)
     if token >= rows:
@@ -102,24 +102,25 @@ def check_rows(model: Any, tokenizer: Any, ids: Sequence[int], what: str) -> Non
 
 
 def not_numbers(model: Any) -> InputError:
-    """The sentence about logits that are infinite or NaN."""
+    """Returns the sentence about logits that are infinite or NaN."""
     return InputError(f"The logits of {named(model)} are not numbers: try --dtype float32, or another checkpoint.")
 
 
 def cannot(model: Any, what: str, longest: int, error: Exception, remedy: str = "choose another model") -> InputError:
-    """The sentence about a forward pass that fails.
+    """Returns the sentence about a forward pass that fails.
 
     Args:
-        model: that fails.
-        what: it was given.
+        model: the model that fails.
+        what: the text that it was given.
         longest: tokens of the longest text that it is to be given.
-        error: that it raised.
-        remedy: what to do where that is more than its config allows.
+        error: the error that it raised.
+        remedy: what to do where the longest text is more than the model's config allows.
     """
     limit = token_limit(model)
-    said = f"{named(model)} fails on {what} ({first_line(error)})"
+    sentence = f"{named(model)} fails on {what} ({first_line(error)})"
     if limit is None or longest <= limit:
-        return InputError(f"{said}: choose another model.")
+        return InputError(f"{sentence}: choose another model.")
     return InputError(
-        f"{said}; its config allows {limit:,} tokens, and prompt and completion may have {longest:,} here: {remedy}."
+        f"{sentence}; its config allows {limit:,} tokens, and prompt and completion may have {longest:,} here: "
+        f"{remedy}."
     )

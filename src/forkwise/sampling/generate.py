@@ -39,7 +39,7 @@ class _Vocabulary:
         self._known = frozenset(tokenizer.get_vocab().values())
 
     def encode(self, problem: Problem, chat: bool) -> tuple[str, torch.Tensor]:
-        """The text that is continued and its ids, `(1, length)`."""
+        """Returns the text that is continued and its ids, `(1, length)`."""
         text, templated = prompt_text(problem, self.tokenizer, chat)
         ids = self.tokenizer(text, return_tensors="pt", add_special_tokens=not templated)["input_ids"]
         if ids.shape[1] == 0:
@@ -48,11 +48,11 @@ class _Vocabulary:
         return text, ids
 
     def decode(self, ids: Sequence[int], **options: bool) -> str:
-        """The text of ids; those that the tokenizer lacks stand for none."""
+        """Returns the text of ids; those that the tokenizer lacks stand for none."""
         return str(self.tokenizer.decode([i for i in ids if i in self._known], **options))
 
     def unknown(self, ids: Sequence[int]) -> int:
-        """How many of the ids the tokenizer lacks."""
+        """Tells how many of the ids the tokenizer lacks."""
         return sum(i not in self._known for i in ids)
 
 
@@ -110,7 +110,7 @@ def sample_problem(
     sampling: Sampling,
     traces: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """`n` verified completions of one problem, as rows of the samples table; the same for the same arguments.
+    """Draws and verifies `n` completions of one problem, as rows of the samples table; equal arguments, equal rows.
 
     The first `traces` of them have the token-level columns too.
     """
@@ -133,7 +133,7 @@ class TransformersEngine:
 
     Args:
         model: Hub id, folder, or `"embedded"`.
-        seed: of the run.
+        seed: the run's seed.
         sampling: how completions are drawn.
         chat: send plain prompts through the tokenizer's chat template.
         token_data: keep token ids, log-probabilities and entropies.
@@ -161,7 +161,7 @@ class TransformersEngine:
         self._model, self._tokenizer = load_model(model, device, dtype, trust_remote_code)
 
     def settings(self) -> Mapping[str, Any]:
-        """Everything that changes a token or its rounding: device kind, dtype, the weights themselves."""
+        """Returns all that changes a token or its rounding: kind of device, dtype, the weights themselves."""
         return {
             "device": self._model.device.type,
             "dtype": str(self._model.dtype).removeprefix("torch."),
@@ -171,7 +171,7 @@ class TransformersEngine:
         }
 
     def draw(self, blocks: Sequence[Block], meter: Meter) -> Iterator[tuple[Block, list[Completion]]]:
-        """Block by block; the completions of a block are generated side by side."""
+        """Draws block by block; the completions of a block are generated side by side."""
         decoder = Decoder(self._model, _end_tokens(self._model, self._tokenizer), meter.say)
         decoder.probe(self._tokenizer)
         vocabulary = _Vocabulary(self._tokenizer, self._model)
@@ -192,10 +192,10 @@ class TransformersEngine:
 
 
 def load_model(model: str, device: str, dtype: str, trust_remote_code: bool) -> tuple[Any, Any]:
-    """A causal language model and its tokenizer; `model` is a Hub id, a folder, or `"embedded"`.
+    """Loads a causal language model and its tokenizer; `model` is a Hub id, a folder, or `"embedded"`.
 
     Raises:
-        InputError: it cannot be loaded, or there is no such device or dtype.
+        InputError: the model cannot be loaded, or there is no such device or dtype.
     """
     import transformers
 
@@ -220,7 +220,7 @@ def load_model(model: str, device: str, dtype: str, trust_remote_code: bool) -> 
 
 
 def fingerprint(model: Any) -> str:
-    """16 hex digits that change when any tensor of the model does: its name, shape, and some of its values."""
+    """Returns 16 hex digits that change when any tensor of the model does: its name, shape, and some of its values."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         flat = tensor.detach().reshape(-1)

@@ -29,7 +29,7 @@ _SECRET = 12  # characters from which on a key is looked for in whole replies; "
 
 
 class FailedTry(Exception):
-    """A try that may work when repeated; `wait` is what the server asked for, in seconds."""
+    """A failed try that may work when repeated; `wait` is the pause that the server asked for, in seconds."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
@@ -37,7 +37,7 @@ class FailedTry(Exception):
 
 
 class RefusedError(Exception):
-    """The server understood and will not; `status` and `content` (its error object, or {}) say why."""
+    """The server understood and refuses; `status` and `content` (its error object, or {}) say why."""
 
     def __init__(self, reason: str, status: int, content: Mapping[str, Any]) -> None:
         super().__init__(reason)
@@ -48,7 +48,7 @@ class Address:
     """A server with the key for it.
 
     Args:
-        url: with or without `/v1`.
+        url: the server's URL, with or without `/v1`.
         timeout: seconds for a whole request: connection, headers and body together.
 
     Raises:
@@ -61,11 +61,11 @@ class Address:
         self._key = api_key()
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """The JSON that the server answers.
+        """Posts a request and returns the JSON that the server answers.
 
         Raises:
-            FailedTry: it may work when repeated.
-            RefusedError: it will not.
+            FailedTry: the request may work when repeated.
+            RefusedError: the request cannot work.
             InputError: the server sends the request elsewhere, or answers without end.
         """
         request = urllib.request.Request(
@@ -103,7 +103,7 @@ class Address:
         return data
 
     def clean(self, text: object) -> str:
-        """A short line of what the server says: without the key, and without characters that steer a terminal."""
+        """Shortens the server's words to a line without the key and without characters that steer a terminal."""
         line = str(text)
         line = " ".join("".join(c if c.isprintable() else " " for c in line).split())
         if self._key:
@@ -152,13 +152,13 @@ class _Deadline:
             self._socket.close()
 
     def dial(self, address: tuple[str, int], *_: Any) -> socket.socket:
-        """Like `socket.create_connection`, with one time limit for all addresses of a host."""
+        """Connects like `socket.create_connection`, with one time limit for all addresses of a host."""
         refused: OSError | None = None
-        for family, kind, protocol, _name, place in socket.getaddrinfo(*address, 0, socket.SOCK_STREAM):
+        for family, kind, protocol, _name, socket_address in socket.getaddrinfo(*address, 0, socket.SOCK_STREAM):
             connection = socket.socket(family, kind, protocol)
             try:
                 connection.settimeout(max(self._end - time.monotonic(), 1e-3))
-                connection.connect(place)
+                connection.connect(socket_address)
             except OSError as error:
                 connection.close()
                 refused = error
@@ -202,14 +202,14 @@ def _connection(
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
-        """A redirected POST would become a GET without the prompt, and its answer a sample."""
+        """Refuses redirects: a redirected POST would become a GET without the prompt, and its answer a sample."""
 
 
 def base_url(url: str) -> str:
-    """The address that paths are put behind, such as http://localhost:8000/v1.
+    """Returns the address that paths are put behind, such as http://localhost:8000/v1.
 
     Raises:
-        InputError: it is none, or holds a secret.
+        InputError: the text is no address, or holds a secret.
     """
     try:
         parts = urllib.parse.urlsplit(url)
@@ -228,7 +228,7 @@ def base_url(url: str) -> str:
 
 
 def _without_user(url: str) -> str:
-    """A URL without user, password and query, which may hold secrets."""
+    """Returns a URL without user, password and query, which may hold secrets."""
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError:
@@ -237,10 +237,10 @@ def _without_user(url: str) -> str:
 
 
 def api_key() -> str | None:
-    """The user's key, or None. Blanks and line ends around it, which files and shells leave, are no part of it.
+    """Returns the user's key, or None. Blanks and line ends around it, which files and shells leave, are no part of it.
 
     Raises:
-        InputError: it has characters that no header carries; it is not printed.
+        InputError: the key has characters that no header carries; the key itself is not printed.
     """
     key = os.environ.get(API_KEY, "").strip()
     if not all("!" <= character <= "~" for character in key):
@@ -252,7 +252,7 @@ def api_key() -> str | None:
 
 
 def is_secret(text: str) -> bool:
-    """Whether the text holds the user's key."""
+    """Tells whether the text holds the user's key."""
     key = api_key()
     return key is not None and len(key) >= _SECRET and key in text
 
@@ -265,7 +265,7 @@ def _parsed(data: bytes) -> Any:
 
 
 def _without(content: Any, key: str) -> Any:
-    """Parsed JSON with `_HIDDEN` for the key, however its texts were escaped."""
+    """Returns parsed JSON with `_HIDDEN` in place of the key, however the texts were escaped."""
     if isinstance(content, str):
         return content.replace(key, _HIDDEN)
     if isinstance(content, list):
@@ -276,7 +276,7 @@ def _without(content: Any, key: str) -> Any:
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds to wait by a Retry-After header, which holds seconds or a date."""
+    """Returns the seconds to wait by a Retry-After header, which holds seconds or a date."""
     if value is None:
         return None
     try:

@@ -14,7 +14,7 @@ MANIFEST = "sampling.json"
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
-    """The `sampling.json` of a samples folder; InputError where it cannot be read."""
+    """Reads the `sampling.json` of a samples folder; InputError where it cannot be read."""
     try:
         manifest: dict[str, Any] = parse_json((out / MANIFEST).read_bytes())
         settings = manifest["settings"]
@@ -37,19 +37,19 @@ def check_manifest(out: Path, manifest: Mapping[str, Any]) -> None:
         if out.is_dir() and any(out.glob("*.parquet")):
             raise InputError(f"'{out}' holds Parquet files but no {MANIFEST}: give another --out.")
         return
-    there = read_manifest(out)
+    recorded = read_manifest(out)
     for part, wanted in manifest.items():
-        ours, theirs = _flat(wanted), _flat(there.get(part, {}))
-        for key in sorted(ours.keys() | theirs.keys()):
-            if ours.get(key) != theirs.get(key):
+        new, old = _flat(wanted), _flat(recorded.get(part, {}))
+        for key in sorted(new.keys() | old.keys()):
+            if new.get(key) != old.get(key):
                 raise InputError(
-                    f"'{out}' holds samples with {key} = {_short(theirs.get(key))}, not {_short(ours.get(key))}: give "
+                    f"'{out}' holds samples with {key} = {_short(old.get(key))}, not {_short(new.get(key))}: give "
                     f"another --out, or the settings in {path}."
                 )
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings under their own names."""
+    """Flattens nested settings under their own names."""
     flat: dict[str, Any] = {}
     for key, value in json.loads(json.dumps(settings)).items():
         flat |= _flat(value) if isinstance(value, dict) else {key: value}

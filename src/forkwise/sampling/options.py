@@ -48,7 +48,7 @@ class SamplingOptions:
 
 @dataclass(frozen=True)
 class JudgeOptions:
-    """Where the gold answers are and who compares, of `forkwise verify`; without a source, `sampling.json` says it."""
+    """The options of `forkwise verify`: where the gold answers are, and who compares; else `sampling.json` says it."""
 
     task: Annotated[str | None, "Task with the gold answers, paired by problem_id."] = None
     dataset: Annotated[str | None, "Instead of a task: file or Hub id."] = None

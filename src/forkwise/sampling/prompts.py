@@ -11,14 +11,14 @@ from forkwise.tasks import Problem
 
 
 def chat_messages(problem: Problem, chat: bool) -> list[dict[str, str]] | None:
-    """The conversation to continue; None for a problem that is plain text, unless `chat` asks for a conversation."""
+    """Returns the conversation to continue; None for a plain problem, unless `chat` asks for a conversation."""
     if isinstance(problem.prompt, str):
         return [{"role": "user", "content": problem.prompt}] if chat else None
     return problem.prompt
 
 
 def prompt_text(problem: Problem, tokenizer: Any, chat: bool) -> tuple[str, bool]:
-    """The text to continue, and whether a chat template made it (so that its special tokens are already there)."""
+    """Returns the text to continue, and whether a chat template made it (then its special tokens are there)."""
     messages = chat_messages(problem, chat)
     if messages is None:
         assert isinstance(problem.prompt, str)
@@ -27,16 +27,16 @@ def prompt_text(problem: Problem, tokenizer: Any, chat: bool) -> tuple[str, bool
 
 
 def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], what: str, **options: Any) -> str:
-    """A conversation as the text that the model continues.
+    """Renders a conversation as the text that the model continues.
 
     Args:
-        tokenizer: the model's.
-        messages: the conversation.
+        tokenizer: the model's tokenizer.
+        messages: the messages of the conversation.
         what: how messages to the user call it.
-        options: of the template.
+        options: keyword arguments of the template.
 
     Raises:
-        InputError: there is no chat template, it refuses the conversation, or it does not come to an end.
+        InputError: there is no chat template, or one that refuses the conversation or does not come to an end.
     """
     name = getattr(tokenizer, "name_or_path", "") or "the model"
     if not tokenizer.chat_template:

@@ -44,16 +44,16 @@ class Job:
     """What a samples folder holds; recorded in its `sampling.json` and compared before anything is added.
 
     Attributes:
-        run: name of the run, the first key of the samples table.
-        model: as the user gave it.
-        task: name of the task, or None with `dataset`.
-        dataset: file or Hub id, instead of a task.
-        split: of the task.
+        run: the name of the run, the first key of the samples table.
+        model: the model, as the user named it.
+        task: the name of the task, or None with `dataset`.
+        dataset: a file or Hub id, instead of a task.
+        split: the split of the task that the problems are from.
         n: completions per problem.
-        seed: of the run.
-        sampling: how they are drawn.
-        engine: which engine draws them.
-        verify: whether they are verified as they arrive.
+        seed: the run's seed.
+        sampling: how the completions are drawn.
+        engine: the name of the engine that draws.
+        verify: whether completions are verified as they arrive.
     """
 
     run: str
@@ -73,21 +73,21 @@ class Job:
 
 
 def plan(options: SamplingOptions) -> Job:
-    """A job from what the user gave; what was left out comes from the preset, or from the defaults.
+    """Settles a job from what the user gave; options left out come from the preset, or from the defaults.
 
     Without a preset: 16 completions, temperature 1, the whole distribution, up to 1,024 tokens. The run is named after
     the model.
 
     Raises:
-        InputError: no such preset, or it says nothing of this task; or a value is out of range.
+        InputError: there is no such preset, the preset says nothing of this task, or a value is out of range.
     """
     from forkwise.sampling.extra import parse_extra
-    from forkwise.tasks.benchmarks import Protocol, protocol
+    from forkwise.tasks.benchmarks import SamplingPreset, sampling_preset
 
     parse_extra(options.extra)  # refused now, and not when the engine is made
-    settled = Protocol(n=16, temperature=1.0, top_p=1.0, max_tokens=1024)
+    settled = SamplingPreset(n=16, temperature=1.0, top_p=1.0, max_tokens=1024)
     if options.preset is not None:
-        settled = protocol(options.preset, options.task or str(options.dataset))
+        settled = sampling_preset(options.preset, options.task or str(options.dataset))
 
     def chosen(name: str) -> Any:
         return getattr(settled if getattr(options, name) is None else options, name)
@@ -112,10 +112,10 @@ def plan(options: SamplingOptions) -> Job:
 
 
 def open_task(task: str | None, dataset: str | None, verifier: Any = None) -> Task:
-    """The task of that name, or all of a dataset (file or Hub id) as one.
+    """Opens the task of that name, or a whole dataset (file or Hub id) as a task.
 
     Raises:
-        InputError: both or neither is given, or it cannot be found.
+        InputError: both or neither is given, or the one given cannot be found.
     """
     if (task is None) == (dataset is None):
         raise InputError("Give either --task or --dataset.")

@@ -23,14 +23,14 @@ _REACH = 16  # characters that tokens with parts of characters may stand for, be
 
 @dataclass(frozen=True)
 class Reply:
-    """A completion, and in words what the server sent beside it that cannot be used."""
+    """A completion, and in words the fields that the server sent with it and that cannot be used."""
 
     completion: Completion
     left_out: tuple[str, ...] = ()
 
 
 class _Unusable(ValueError):
-    """A field that is left out; the message names it and says why."""
+    """A field of the reply has to be left out; the message names it and says why."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class _TokenData:
 
 
 def read_reply(reply: Any, prompt: str | Sequence[Mapping[str, str]]) -> Reply:
-    """The completion in a reply of `/v1/completions` or `/v1/chat/completions`.
+    """Reads the completion in a reply of `/v1/completions` or `/v1/chat/completions`.
 
     Reasoning that a server splits off a chat message is put back in front of it. Log-probs are kept only where their
     tokens join to the whole completion.
 
     Raises:
-        FailedTry: there is no completion in it.
+        FailedTry: there is no completion in the reply.
     """
     choices = _field(reply, "choices", list, "")
     if not choices:
@@ -93,7 +93,7 @@ def read_reply(reply: Any, prompt: str | Sequence[Mapping[str, str]]) -> Reply:
 
 
 def _field(owner: Any, name: str, kind: type[T], where: str) -> T:
-    """A field without which there is no completion."""
+    """Returns a field without which there is no completion."""
     try:
         return required(owner, name, kind, where)
     except WrongField as error:
@@ -105,12 +105,12 @@ def _no_reply(error: WrongField) -> FailedTry:
 
 
 def _what(error: WrongField) -> str:
-    """What is wrong, in words that quote nothing of what a stranger sent."""
+    """Says what is wrong, in words that quote nothing of what a stranger sent."""
     return f"'{error.path}' is {error.kind}, not {error.wanted}"
 
 
 def _message_text(message: Mapping[str, Any]) -> tuple[str, bool]:
-    """The completion in a chat message, and whether the server had split reasoning off it."""
+    """Returns the completion in a chat message, and whether the server had split reasoning off it."""
     try:
         check_message(message, "choices[0].message.")
     except WrongField as error:
@@ -144,27 +144,30 @@ def _finish_reason(choice: Mapping[str, Any]) -> str | None:
 
 
 def _token_data(logprobs: Any) -> _TokenData | None:
-    """Tokens, log-probs and candidates of either endpoint; None where the server sent none."""
+    """Reads tokens, log-probs and candidates of either endpoint; None where the server sent none."""
     if logprobs is None:
         return None
     if not isinstance(logprobs, dict):
         raise _Unusable("'logprobs' is no object")
     if logprobs.get("content") is not None:  # of chats, and of llama.cpp everywhere
         places = _list(logprobs["content"], "'logprobs.content'")
-        if not all(isinstance(place, dict) for place in places):
+        if not all(isinstance(entry, dict) for entry in places):
             raise _Unusable("'logprobs.content' holds more than objects")
-        tokens, values = [place.get("token") for place in places], [place.get("logprob") for place in places]
-        tops = [_list(place.get("top_logprobs"), "'top_logprobs'") for place in places]
-        if not all(isinstance(top, dict) for place in tops for top in place):
+        tokens, values = (
+            [entry.get("token") for entry in places],
+            [entry.get("logprob") for entry in places],
+        )
+        tops = [_list(entry.get("top_logprobs"), "'top_logprobs'") for entry in places]
+        if not all(isinstance(top, dict) for entry in tops for top in entry):
             raise _Unusable("'top_logprobs' holds more than objects")
-        pairs = [[(top.get("token"), top.get("logprob")) for top in place] for place in tops]
+        pairs = [[(top.get("token"), top.get("logprob")) for top in entry] for entry in tops]
     else:
         tokens = _list(logprobs.get("tokens"), "'logprobs.tokens'")
         values = _list(logprobs.get("token_logprobs"), "'logprobs.token_logprobs'")
         raw = _list(logprobs.get("top_logprobs"), "'logprobs.top_logprobs'")
-        if not all(place is None or isinstance(place, dict) for place in raw):
+        if not all(entry is None or isinstance(entry, dict) for entry in raw):
             raise _Unusable("'logprobs.top_logprobs' holds more than objects")
-        pairs = [list((place or {}).items()) for place in raw] or [[] for _ in tokens]
+        pairs = [list((entry or {}).items()) for entry in raw] or [[] for _ in tokens]
     if not len(tokens) == len(values) == len(pairs):
         raise _Unusable(f"there are {len(tokens)} tokens, {len(values)} log-probs and {len(pairs)} lists of candidates")
     if not tokens:
@@ -174,12 +177,12 @@ def _token_data(logprobs: Any) -> _TokenData | None:
     return _TokenData(
         tokens,
         [_logprob(value) for value in values],
-        [_candidates(place) for place in pairs],
+        [_candidates(entry) for entry in pairs],
     )
 
 
 def _list(value: Any, name: str) -> list[Any]:
-    """A list; the empty one for null."""
+    """Returns the list, or the empty one for null."""
     if value is None:
         return []
     if not isinstance(value, list):
@@ -188,14 +191,14 @@ def _list(value: Any, name: str) -> list[Any]:
 
 
 def _candidates(pairs: Sequence[tuple[Any, Any]]) -> list[TopToken]:
-    """Candidates at one position; those of probability 0 are left out, which changes no statement about the others."""
+    """Reads the candidates at one position; those of probability 0 are left out, which changes no other."""
     if not all(isinstance(token, str) for token, _ in pairs):
         raise _Unusable("a candidate is no text")
     return [TopToken(token, _logprob(value)) for token, value in pairs if value != -math.inf]
 
 
 def _logprob(value: Any) -> float:
-    """One that can be: a finite number, not above 0 by more than rounding."""
+    """Returns a log-probability that can be one: a finite number, not above 0 by more than rounding."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1e30 < value <= _ROUNDING:
         shown = f"{value:.3g}" if isinstance(value, float) else word(value)
         raise _Unusable(f"a log-prob is {shown}")
@@ -203,7 +206,7 @@ def _logprob(value: Any) -> float:
 
 
 def tokens_fit(tokens: Sequence[str], text: str) -> bool:
-    """Whether the tokens join to the text, blanks aside; special tokens may be missing in it.
+    """Tells whether the tokens join to the text, blanks aside; special tokens may be missing in it.
 
     Parts of a character are not compared with the characters they stand for.
     """
@@ -220,5 +223,5 @@ def tokens_fit(tokens: Sequence[str], text: str) -> bool:
                 continue
             return False
         at, parts = begin + len(word), 0
-    left = len(squeezed) - at
-    return left == 0 or (parts > 0 and left <= parts + _REACH)
+    unmatched = len(squeezed) - at
+    return unmatched == 0 or (parts > 0 and unmatched <= parts + _REACH)

@@ -13,7 +13,7 @@ from forkwise.tasks import Verdict
 def table_row(
     job: Job, problem_id: str, sample_id: int, completion: Completion, verdict: Verdict | None
 ) -> dict[str, Any]:
-    """One row of the samples table; token-level columns only where the engine gives them."""
+    """Makes one row of the samples table; token-level columns only where the engine gives them."""
     row = {
         "run": job.run,
         "model": job.model,
@@ -39,8 +39,8 @@ def table_row(
         row["entropies"] = completion.entropies
     if completion.top_logprobs is not None:
         row["top_logprobs"] = [
-            [{"token": _storable(token), "logprob": logprob} for token, logprob in place]
-            for place in completion.top_logprobs
+            [{"token": _storable(token), "logprob": logprob} for token, logprob in candidates]
+            for candidates in completion.top_logprobs
         ]
     return row
 

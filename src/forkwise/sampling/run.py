@@ -34,7 +34,7 @@ from forkwise.version import __version__
 
 @dataclass(frozen=True)
 class Summary:
-    """What is in the folder now. `drawn` of its `samples` were drawn by this call, in `seconds`."""
+    """What a samples folder holds now: `samples`, of which this call drew `drawn` in `seconds`."""
 
     samples: int
     drawn: int
@@ -93,23 +93,23 @@ def sample(
     start = time.monotonic()
     drawn = 0
     if missing:
-        made = engine()
-        manifest = {"settings": settings, "engine": dict(made.settings())}
+        loaded_engine = engine()
+        manifest = {"settings": settings, "engine": dict(loaded_engine.settings())}
         with only_process(out):
             check_manifest(out, manifest)  # again: another process may have just left
             missing = _missing(out, blocks)
             if not (out / MANIFEST).exists():
                 write_json(out / MANIFEST, {**manifest, "forkwise": __version__, "versions": _versions()}, indent=2)
             total = sum(len(block.sample_ids) for block in blocks)
-            left = sum(len(block.sample_ids) for block in missing)
+            todo = sum(len(block.sample_ids) for block in missing)
             try:
-                with Meter(total, total - left, console) as meter:
-                    for block, completions in made.draw(missing, meter):
+                with Meter(total, total - todo, console) as meter:
+                    for block, completions in loaded_engine.draw(missing, meter):
                         write_shard(out, block.name, _rows(job, task, block, completions))
                         drawn += len(block.sample_ids)
             except InputError as error:
                 raise InputError(
-                    f"{error} ({total - left + drawn:,} of {total:,} samples are safe in '{out}'; the same command "
+                    f"{error} ({total - todo + drawn:,} of {total:,} samples are safe in '{out}'; the same command "
                     "draws the rest.)"
                 ) from error
     return _summary(out, drawn, time.monotonic() - start)
@@ -126,20 +126,20 @@ def _rows(job: Job, task: Task, block: Block, completions: Sequence[Completion])
 
 
 def _digest(problems: Sequence[Problem]) -> str:
-    """A name for these problems in this order, prompts included."""
+    """Digests the problems, their order and their prompts into a short name."""
     text = json.dumps([[problem.id, problem.prompt] for problem in problems])
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def _versions() -> dict[str, str]:
-    """What rounding may depend on. Recorded, not compared: an update in the middle of a run is the user's decision."""
+    """Lists the versions that rounding may depend on; recorded, not compared, since updating is up to the user."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {}
+    versions = {}
     for package in ("torch", "transformers", "vllm"):
         with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            versions[package] = version(package)
+    return versions
 
 
 def _missing(out: Path, blocks: Sequence[Block]) -> list[Block]:

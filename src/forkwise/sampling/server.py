@@ -36,7 +36,7 @@ _NEUTRAL = {"temperature": 1.0, "top_p": 1.0}
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to insist.
+    """Patience says how long to wait for a server, and how often to try again.
 
     Attributes:
         timeout: seconds for a whole request, from the connection to the last byte; then a try counts as failed.
@@ -55,16 +55,16 @@ class Patience:
 
 
 class ServerEngine:
-    """Draws completions from a server. They repeat as far as the server honours `seed`.
+    """This engine draws completions from a server. They repeat as far as the server honours `seed`.
 
     Text prompts go to `/v1/completions`, conversations to `/v1/chat/completions`. Log-probabilities are stored as the
     server gives them: vLLM's are of the logits before temperature and nucleus unless started with another
     `--logprobs-mode`.
 
     Args:
-        url: of the server, with or without `/v1`.
-        model: as the server calls it.
-        seed: of the run.
+        url: the server's URL, with or without `/v1`.
+        model: the name that the server gives to the model.
+        seed: the run's seed.
         sampling: how completions are drawn.
         chat: send plain prompts as a conversation, so that the server applies its chat template.
         top_logprobs: how many candidates per position to ask for; 0: no token data at all. vLLM's default maximum is
@@ -103,12 +103,12 @@ class ServerEngine:
         self._left_out: Counter[str] = Counter()
 
     def settings(self) -> Mapping[str, Any]:
-        """What is asked for. The address is left out: the same server may come back at another one."""
+        """Returns what is asked for. The address is left out: the same server may come back at another one."""
         settings = {"chat": self._chat, "top_logprobs": self._top}
         return settings | ({"extra": json.dumps(self._extra, sort_keys=True)} if self._extra else {})
 
     def draw(self, blocks: Sequence[Block], meter: Meter) -> Iterator[tuple[Block, list[Completion]]]:
-        """Requests in the order of the blocks, `concurrency` at a time; a block is done with its last reply."""
+        """Sends requests in the order of the blocks, `concurrency` at a time; a block is done with its last reply."""
         work = ((block, sample_id) for block in blocks for sample_id in block.sample_ids)
         turn = threading.Lock()
         stop = threading.Event()
@@ -199,7 +199,7 @@ class ServerEngine:
         """Changes the requests to what the server takes, where that changes no sample; each parameter once.
 
         Raises:
-            InputError: what the server refuses is needed.
+            InputError: the server refuses a parameter that is needed.
         """
         message = str(error.content.get("message") or "")
         unsupported = error.status in (400, 422) and _UNSUPPORTED.search(f"{message} {error.content.get('code')}")
@@ -232,7 +232,7 @@ class ServerEngine:
             say(f"Left out of the reply to problem '{problem.id}', and of others like it: {what}.")
 
     def _wait(self, attempt: int, failed: FailedTry) -> float:
-        """Seconds before try number `attempt` (1 is the second)."""
+        """Returns the seconds before try number `attempt` (1 is the second)."""
         if failed.wait is not None:
             return min(failed.wait, _LONGEST_WAIT)
         return min(self._patience.first_wait * 2.0 ** (attempt - 1), _LONGEST_WAIT) * random.uniform(0.5, 1.0)

@@ -34,11 +34,11 @@ Verifier = Callable[[Sequence[str], Sequence[Problem]], Sequence[Verdict]]
 
 @dataclass(frozen=True)
 class Judge:
-    """Who decides, and against which gold answers.
+    """A judge says who decides, and against which gold answers.
 
     Attributes:
         verify: one verdict per completion.
-        problems: by id; for every sample whose gold answer is not in its own row.
+        problems: the problems by id, for every sample whose gold answer is not in its own row.
         gold_column: column of the table with the gold answer of each row, instead of `problems`.
     """
 
@@ -47,7 +47,7 @@ class Judge:
     gold_column: str | None = None
 
     def problem(self, problem_id: str, gold: Any) -> Problem | None:
-        """The problem of a row; None if nothing is known of it."""
+        """Returns the problem of a row; None if nothing is known of it."""
         if self.gold_column is None:
             return self.problems.get(problem_id)
         return None if gold is None or not str(gold).strip() else Problem(problem_id, "", str(gold))
@@ -55,17 +55,17 @@ class Judge:
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify` found.
+    """The counts that `verify` found.
 
     Attributes:
-        rows: in the table.
-        kept: had a verdict already.
-        unknown: of problems without a gold answer; left as they are.
-        empty: without completion and answer; left as they are.
+        rows: samples in the table.
+        kept: samples that had a verdict already.
+        unknown: samples of problems without a gold answer; left as they are.
+        empty: samples without completion and answer; left as they are.
         correct, wrong, unscored: verdicts of this call.
-        by: how many of them each path decided.
+        by: how many of this call's verdicts each path decided.
         turned_right, turned_wrong: earlier verdicts that this call reversed.
-        seconds: of wall time.
+        seconds: wall time of the call.
     """
 
     rows: int
@@ -100,10 +100,10 @@ class Report:
 
 
 def find_judge(path: Path, options: JudgeOptions) -> Judge:
-    """The judge for the samples at `path`; without a source of gold answers, the one that its `sampling.json` names.
+    """Finds the judge for the samples at `path`; without a source of gold answers, the one in `sampling.json`.
 
     Raises:
-        InputError: no source of gold answers, more than one, it cannot be read, or `last_number` with a task.
+        InputError: no source of gold answers, more than one, one that cannot be read, or `last_number` with a task.
     """
     task, dataset, split, n_problems = options.task, options.dataset, options.split, options.problems
     answers, gold_column, verifier = options.answers, options.gold_column, options.verifier
@@ -181,7 +181,7 @@ def verify(path: Path, judge: Judge, *, force: bool = False, console: Console | 
     Samples that have a verdict are left alone, unless `force`. Other columns are kept, those of other tools too.
 
     Raises:
-        InputError: no table there, none of its problems is known to the judge, or it cannot be written. Shards that
+        InputError: there is no table, its problems are unknown to the judge, or it cannot be written. Shards that
             were replaced before stay replaced.
     """
     shards = find_shards(path)
@@ -217,12 +217,12 @@ def _open(shard: Path) -> pq.ParquetFile:
 
 def _check_problems(path: Path, shards: Sequence[Path], judge: Judge) -> None:
     """Refuses a table that this judge can say nothing about, before anything is written."""
-    wanted = ["problem_id"] if judge.gold_column is None else ["problem_id", judge.gold_column]
-    seen: list[str] = []
+    columns = ["problem_id"] if judge.gold_column is None else ["problem_id", judge.gold_column]
+    unknown_ids: list[str] = []
     known = False
     for shard in shards:
         with _open(shard) as file:
-            for name in wanted:
+            for name in columns:
                 if name not in file.schema_arrow.names:
                     raise InputError(f"'{shard}' has no column '{name}', only {', '.join(file.schema_arrow.names)}.")
             for name, kind in _WRITTEN.items():
@@ -237,18 +237,18 @@ def _check_problems(path: Path, shards: Sequence[Path], judge: Judge) -> None:
             for batch in iter_batches(file, shard, 1 << 16, ["problem_id"]):
                 ids = [str(value) for value in batch.column(0).unique().to_pylist()]
                 known = known or any(problem_id in judge.problems for problem_id in ids)
-                seen += ids[: 3 - len(seen)] if len(seen) < 3 else []
+                unknown_ids += ids[: 3 - len(unknown_ids)] if len(unknown_ids) < 3 else []
     if judge.gold_column is not None and not known:
         raise InputError(
             f"No sample of '{path}' has a gold answer in the column '{judge.gold_column}': give --answers, --task or "
             "--dataset, or name another column."
         )
-    if seen and not known:
-        theirs = ", ".join(f"'{problem_id}'" for problem_id in seen)
-        ours = ", ".join(f"'{problem_id}'" for problem_id in list(judge.problems)[:3])
+    if unknown_ids and not known:
+        table_ids = ", ".join(f"'{problem_id}'" for problem_id in unknown_ids)
+        gold_ids = ", ".join(f"'{problem_id}'" for problem_id in list(judge.problems)[:3])
         raise InputError(
-            f"No problem of '{path}' is among those with gold answers: it has {theirs}, they are called {ours}; give "
-            "--answers with the ids of the table."
+            f"No problem of '{path}' is among those with gold answers: it has {table_ids}, they are called {gold_ids}; "
+            "give --answers with the ids of the table."
         )
 
 
@@ -256,9 +256,9 @@ def _verify_shard(shard: Path, judge: Judge, force: bool, tally: Counter[str], b
     with _open(shard) as file:
         schema = file.schema_arrow
         for name, kind in _WRITTEN.items():
-            place = schema.get_field_index(name)
+            index = schema.get_field_index(name)
             new = pa.field(name, kind)
-            schema = schema.append(new) if place < 0 else schema.set(place, new)
+            schema = schema.append(new) if index < 0 else schema.set(index, new)
         if not force and not _any_open(file, shard):
             tally["kept"] += file.metadata.num_rows
             meter.add(samples=file.metadata.num_rows)
@@ -270,7 +270,7 @@ def _verify_shard(shard: Path, judge: Judge, force: bool, tally: Counter[str], b
 
 
 def _any_open(file: pq.ParquetFile, shard: Path) -> bool:
-    """Whether any row waits for a verdict."""
+    """Tells whether any row waits for a verdict."""
     if "correct" not in file.schema_arrow.names:
         return True
     return any(batch.column(0).null_count for batch in iter_batches(file, shard, 1 << 16, ["correct"]))
@@ -317,5 +317,5 @@ def _judged(
 
 
 def _restated(answer: str | None) -> str | None:
-    """A completion that states `answer` in every form that a task looks for."""
+    """Writes a completion that states `answer` in every form that a task looks for."""
     return None if answer is None else f"<answer>{answer}</answer> \\boxed{{{answer}}}"

@@ -22,11 +22,11 @@ class VllmEngine:
 
     Args:
         model: Hub id or folder.
-        seed: of the run.
+        seed: the run's seed.
         sampling: how completions are drawn.
         chat: send plain prompts through the tokenizer's chat template.
         top_logprobs: candidates per position; 0: no token data.
-        dtype: as vLLM names it; `"auto"` is the checkpoint's own.
+        dtype: the dtype, as vLLM names it; `"auto"` is the checkpoint's own.
         tensor_parallel: GPUs that share the model.
 
     Raises:
@@ -66,7 +66,7 @@ class VllmEngine:
         self._dtype, self._tensor_parallel = dtype, tensor_parallel
 
     def settings(self) -> Mapping[str, Any]:
-        """What changes a token or its rounding."""
+        """Returns what changes a token or its rounding."""
         return {
             "chat": self._chat,
             "top_logprobs": self._top,
@@ -76,7 +76,7 @@ class VllmEngine:
         }
 
     def draw(self, blocks: Sequence[Block], meter: Meter) -> Iterator[tuple[Block, list[Completion]]]:
-        """Several blocks at a time, so that the batch stays full."""
+        """Draws several blocks at a time, so that the batch stays full."""
         waiting: list[Block] = []
         for i, block in enumerate(blocks):
             waiting.append(block)
@@ -115,14 +115,14 @@ class VllmEngine:
 
 
 def _completion(prompt: str, output: Any) -> Completion:
-    """From a `vllm.CompletionOutput`; its `logprobs` map token ids to `Logprob`s, the drawn token always among them."""
+    """Reads a `vllm.CompletionOutput`; `logprobs` maps token ids to `Logprob`s, always with the drawn token."""
     ids = list(output.token_ids)
     completion = Completion(
         text=output.text, prompt=prompt, n_tokens=len(ids), finish_reason=output.finish_reason, token_ids=ids
     )
     if output.logprobs is None:
         return completion
-    drawn = [place[token] for token, place in zip(ids, output.logprobs, strict=True)]
+    drawn = [candidates[token] for token, candidates in zip(ids, output.logprobs, strict=True)]
     if not all(math.isfinite(candidate.logprob) for candidate in drawn):
         raise InputError("vLLM gives log-probs that are not numbers: try --dtype float32, or another checkpoint.")
     return Completion(
@@ -136,13 +136,13 @@ def _completion(prompt: str, output: Any) -> Completion:
         top_logprobs=[
             [
                 TopToken(candidate.decoded_token or "", float(candidate.logprob))
-                for candidate in _ranked(place)
+                for candidate in _ranked(candidates)
                 if math.isfinite(candidate.logprob)
             ]
-            for place in output.logprobs
+            for candidates in output.logprobs
         ],
     )
 
 
-def _ranked(place: Mapping[int, Any]) -> list[Any]:
-    return sorted(place.values(), key=lambda candidate: -candidate.logprob)
+def _ranked(candidates: Mapping[int, Any]) -> list[Any]:
+    return sorted(candidates.values(), key=lambda candidate: -candidate.logprob)

@@ -23,7 +23,7 @@ _SPECS = {
 
 
 def load_task(spec: str, *, verifier: MathVerifier | None = None) -> Task:
-    """The task that `spec` names, such as `"countdown:4"`, `"aime24:dapo"` or `"reasoning-gym:chain_sum,max_terms=3"`.
+    """Finds a task by its `spec`: `"countdown:4"`, `"aime24:dapo"`, `"reasoning-gym:chain_sum,max_terms=3"`, ...
 
     Args:
         spec: name and, after a colon, options.

@@ -16,8 +16,8 @@ class Problem:
     """One problem.
 
     Attributes:
-        id: the same on every machine and in every run; samples are paired by it.
-        prompt: text that the model continues (a chat template, where wanted, is applied by the engine), or the
+        id: a name that is the same on every machine and in every run; samples are paired by it.
+        prompt: the text that the model continues (a chat template, where wanted, is applied by the engine), or the
             messages of a conversation, `[{"role": ..., "content": ...}]`.
         answer: gold answer as text, or None where only the verifier can tell (Countdown has many solutions).
         meta: JSON-serialisable facts that the verifier needs, e.g. `{"numbers": [3, 7], "target": 21}`.
@@ -31,12 +31,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a verifier found.
+    """The verdict that a verifier reached.
 
     Attributes:
-        correct: None when no verdict could be reached (unscored is not wrong).
+        correct: right or wrong, or None when no verdict could be reached (unscored is not wrong).
         answer: the answer extracted from the completion, None if there is none.
-        by: which path decided: `"countdown"`, `"exact"`, `"integer"`, `"math-verify"`, `"timeout"`, ...
+        by: the path that decided: `"countdown"`, `"exact"`, `"integer"`, `"math-verify"`, `"timeout"`, ...
     """
 
     correct: bool | None
@@ -50,16 +50,16 @@ class Task(Protocol):
     name: str
 
     def problems(self, split: Split, n: int | None = None, *, seed: int = 0) -> list[Problem]:
-        """`n` problems of a split (None: all there are); the same for the same arguments, splits are disjoint."""
+        """Returns `n` problems of a split (None: all); equal arguments, equal problems; splits are disjoint."""
         ...
 
     def verify(self, completions: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
-        """One verdict per completion; `problems[i]` is what `completions[i]` answers."""
+        """Returns one verdict per completion; `problems[i]` is what `completions[i]` answers."""
         ...
 
 
 def question_id(question: str) -> str:
-    """A problem id that depends on the question's text alone, blanks and line ends aside.
+    """Returns a problem id that depends on the question's text alone, blanks and line ends aside.
 
     So samples of different runs, checkpoints and tools pair by problem. 64 bits: a collision among a million problems
     has probability 3e-8.

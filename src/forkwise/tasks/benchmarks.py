@@ -20,9 +20,9 @@ from forkwise.tasks.math import TEMPLATES, question
 
 @dataclass(frozen=True)
 class Source:
-    """Where a benchmark lies: its Hub id, its configuration there, and how many different problems it has.
+    """The source of a benchmark: its Hub id, its configuration there, and how many different problems it has.
 
-    `last_number`: whether the last number of a completion is its answer where it states none.
+    `last_number` tells whether the last number of a completion is its answer where it states none.
     """
 
     hub_id: str
@@ -42,8 +42,8 @@ BENCHMARKS = {
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """How a benchmark is sampled: `n` completions per problem, temperature, nucleus, and length in tokens."""
+class SamplingPreset:
+    """The settings to sample a benchmark with: `n` completions per problem, temperature, nucleus, length in tokens."""
 
     n: int
     temperature: float
@@ -54,13 +54,13 @@ class Protocol:
 # arXiv 2506.14758, evaluation: temperature 0.6, top-p 0.95, 8K tokens; K = 256, 256, 128 and 16.
 PRESETS = {
     "paper": {
-        name: Protocol(k, temperature=0.6, top_p=0.95, max_tokens=8192)
+        name: SamplingPreset(k, temperature=0.6, top_p=0.95, max_tokens=8192)
         for name, k in {"aime24": 256, "aime25": 256, "amc23": 128, "math500": 16}.items()
     }
 }
 
 
-def protocol(preset: str, task: str) -> Protocol:
+def sampling_preset(preset: str, task: str) -> SamplingPreset:
     """The sampling settings that `preset` has for `task` (`"aime24"`, `"aime24:dapo"`).
 
     Raises:
@@ -115,7 +115,7 @@ class BenchmarkTask:
         )
 
     def problems(self, split: Split, n: int | None = None, *, seed: int = 0) -> list[Problem]:
-        """The first `n` problems in the order that `seed` gives (None: all). A larger `n` only appends.
+        """Returns the first `n` problems in the order that `seed` gives (None: all). A larger `n` only appends.
 
         Raises:
             InputError: another split than test, the dataset cannot be loaded, or it has fewer problems than `n`.
@@ -125,7 +125,7 @@ class BenchmarkTask:
         return [self._dress(problem) for problem in self._dataset.problems("test", n, seed=seed)]
 
     def verify(self, completions: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
-        """One verdict per completion; see `MathVerifier` for what `Verdict.by` says."""
+        """Returns one verdict per completion; see `MathVerifier` for what `Verdict.by` says."""
         return self._dataset.verify(completions, problems)
 
     def _dress(self, problem: Problem) -> Problem:

@@ -27,10 +27,10 @@ from forkwise.tasks.base import Problem, Split, Verdict
 LARGEST_NUMBER = 10
 TARGETS = range(10, 41)
 LIMIT = 100
-"""Every result is below this."""
+"""Every result is below this limit."""
 
 PROMPT = "use {numbers} to make {target} :"
-"""What the embedded lab model continues: one word or number per token."""
+"""The prompt that the embedded lab model continues: one word or number per token."""
 INSTRUCTION_PROMPT = (
     "Use each of the numbers {numbers} exactly once, with + - * / and parentheses, to make {target}. "
     "Every intermediate result must be a whole number from 0 to 99. "
@@ -45,11 +45,11 @@ _TOKEN = re.compile(r"\s*([0-9]+|[-+*/()=,])")
 _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-", ";": ","})
 
 Step = tuple[int, str, int, int]
-"""`(8, "-", 5, 3)` reads 8 - 5 = 3."""
+"""A step: `(8, "-", 5, 3)` reads 8 - 5 = 3."""
 
 
 def apply(left: int, operator: str, right: int) -> int | None:
-    """`left operator right`, or None where the rules forbid it (negative, inexact, 100 or more)."""
+    """Computes `left operator right`, or None where the rules forbid it (negative, inexact, 100 or more)."""
     if operator == "+":
         result = left + right
     elif operator == "-":
@@ -64,14 +64,14 @@ def apply(left: int, operator: str, right: int) -> int | None:
 
 
 def steps_of(a: int, b: int) -> list[Step]:
-    """The permitted steps that join two numbers, the larger one written first (the other order gives nothing new)."""
+    """Lists the permitted steps that join two numbers, the larger one first (the other order gives nothing new)."""
     left, right = (a, b) if a >= b else (b, a)
-    found = [(left, operator, right, apply(left, operator, right)) for operator in "+-*/"]
-    return [(x, operator, y, result) for x, operator, y, result in found if result is not None]
+    steps = [(left, operator, right, apply(left, operator, right)) for operator in "+-*/"]
+    return [(x, operator, y, result) for x, operator, y, result in steps if result is not None]
 
 
 def solve(numbers: Sequence[int], target: int) -> list[list[Step]]:
-    """Every solution as a list of steps, by brute force; empty if there is none.
+    """Finds every solution as a list of steps, by brute force; empty if there is none.
 
     The same expression counts several times when its independent steps can be taken in several orders.
     """
@@ -81,15 +81,15 @@ def solve(numbers: Sequence[int], target: int) -> list[list[Step]]:
     solutions = []
     pairs = {(pool[i], pool[j]): (i, j) for i, j in combinations(range(len(pool)), 2)}
     for i, j in pairs.values():
-        rest = [number for k, number in enumerate(pool) if k not in (i, j)]
+        others = [number for k, number in enumerate(pool) if k not in (i, j)]
         for step in steps_of(pool[i], pool[j]):
-            solutions += [[step, *tail] for tail in solve([*rest, step[3]], target)]
+            solutions += [[step, *tail] for tail in solve([*others, step[3]], target)]
     return solutions
 
 
 @cache
 def reachable(numbers: tuple[int, ...]) -> frozenset[int]:
-    """All results that the sorted `numbers` can be joined into; much faster than `solve` for every target."""
+    """Returns all results that the sorted `numbers` can be joined into; much faster than `solve` for every target."""
     if len(numbers) == 1:
         return frozenset(numbers)
     found: set[int] = set()
@@ -106,14 +106,14 @@ def reachable(numbers: tuple[int, ...]) -> frozenset[int]:
 
 
 def _split_of(problem_id: str) -> Split:
-    """The one split a problem belongs to: 80 % train, 10 % validation, 10 % test, by a hash of its content."""
+    """Returns the one split a problem belongs to: 80 % train, 10 % validation, 10 % test, by a hash of its content."""
     digit = int.from_bytes(hashlib.sha256(problem_id.encode()).digest()[:8], "big") % 10
     return "train" if digit < 8 else "validation" if digit == 8 else "test"
 
 
 @cache
 def _solvable(size: int) -> tuple[tuple[str, tuple[int, ...], int], ...]:
-    """`(id, sorted numbers, target)` of all solvable problems with `size` numbers."""
+    """Lists `(id, sorted numbers, target)` of all solvable problems with `size` numbers."""
     return tuple(
         (f"countdown-{'-'.join(map(str, numbers))}={target}", numbers, target)
         for numbers in combinations_with_replacement(range(1, LARGEST_NUMBER + 1), size)
@@ -148,7 +148,7 @@ class Countdown:
         self.prompt = prompt
 
     def problems(self, split: Split, n: int | None = None, *, seed: int = 0) -> list[Problem]:
-        """The first `n` problems of a split in the order that `seed` gives (None: all).
+        """Returns the first `n` problems of a split in the order that `seed` gives (None: all).
 
         A larger `n` only appends. With several sizes, they alternate for as long as there are problems of each.
 
@@ -174,7 +174,7 @@ class Countdown:
         return Problem(problem_id, prompt, None, {"numbers": list(numbers), "target": target})
 
     def verify(self, completions: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
-        """One verdict per completion. Time is linear in the length of the text, whatever it holds."""
+        """Returns one verdict per completion. Time is linear in the length of the text, whatever it holds."""
         if len(completions) != len(problems):
             raise InputError(
                 f"{len(completions)} completions but {len(problems)} problems; give one problem for each completion."
@@ -224,7 +224,7 @@ class _Parser:
         self.depth = 0
 
     def left_over(self) -> Counter[int] | None:
-        """The pool after all statements, None when the answer is wrong in itself."""
+        """Returns the pool after all statements, None when the answer is wrong in itself."""
         if not self.readable:
             return None
         try:
@@ -255,7 +255,7 @@ class _Parser:
         self.pool[value] += 1
 
     def _chain(self, operators: str) -> int:
-        """A sum (`"+-"`) of products (`"*/"`) of atoms, left to right."""
+        """Returns a sum (`"+-"`) of products (`"*/"`) of atoms, left to right."""
         operand = (lambda: self._chain("*/")) if operators == "+-" else self._atom
         value = operand()
         while operator := self._take(*operators):

@@ -97,7 +97,7 @@ class DatasetTask:
             self._splits = self._read()
         problems = self._splits[split]
         if not problems:
-            held = ", ".join(f"{len(found)} in {name}" for name, found in self._splits.items() if found)
+            held = ", ".join(f"{len(others)} in {name}" for name, others in self._splits.items() if others)
             raise InputError(f"{self.source} has no problems in its {split} split, but {held}.")
         if n is not None and not 0 <= n <= len(problems):
             raise InputError(f"{self.source} has {len(problems)} {split} problems; ask for at most that many, not {n}.")
@@ -106,14 +106,14 @@ class DatasetTask:
         return problems[:n]
 
     def summary(self) -> str:
-        """How many problems each split has, and what was left out, in one sentence."""
+        """Tells how many problems each split has, and what was left out, in one sentence."""
         splits = self._splits = self._splits if self._splits is not None else self._read()
-        sizes = ", ".join(f"{len(found)} {name}" for name, found in splits.items() if found)
+        sizes = ", ".join(f"{len(problems)} {name}" for name, problems in splits.items() if problems)
         left_out = f"; {self._duplicates} rows with a prompt that was there before are left out"
         return f"{self.source}: {sizes} problems{left_out if self._duplicates else ''}."
 
     def verify(self, completions: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
-        """One verdict per completion; see `MathVerifier` for what `Verdict.by` says."""
+        """Returns one verdict per completion; see `MathVerifier` for what `Verdict.by` says."""
         golds = [gold_answer(problem) for problem in problems]
         if self._verifier is not None:
             return self._verifier.verify(golds, completions, last_number=self.last_number)
@@ -193,14 +193,14 @@ _MISSING = object()
 
 
 def gold_answer(problem: Problem) -> str:
-    """The gold answer; raises InputError where the problem has none."""
+    """Returns the gold answer; raises InputError where the problem has none."""
     if problem.answer is None:
         raise InputError(f"Problem '{problem.id}' has no gold answer to compare with.")
     return problem.answer
 
 
 def verify_exactly(gold: str, completion: str, last_number: bool = False) -> Verdict:
-    """The verdict by comparing text and numbers alone; a completion that states no answer is one as a whole."""
+    """Returns the verdict by comparing text and numbers alone; a completion that states no answer is one as a whole."""
     gold = extract_answer(gold) or gold
     answer = (
         find_answer(completion, last_number=last_number).answer
@@ -225,27 +225,27 @@ def _prompt(value: Any) -> Prompt | None:
 
 
 def _tables(source: str, config: str | None) -> Iterator[tuple[str, Iterable[Row]]]:
-    """`(split name, rows)`; a file is one table named after nothing: `"all"`."""
+    """Yields `(split name, rows)`; a file is one table by the name of no split, `"all"`."""
     path = Path(source).expanduser()
     if path.is_file():
         yield "all", read_rows(path)
         return
     looks_like_path = source.endswith(_FORMATS) or source.startswith(("/", ".", "~")) or source.count("/") > 1
     if looks_like_path and not path.exists():
-        there = os.listdir(path.parent) if path.parent.is_dir() else []
-        raise InputError(f"There is no file {source}.{nearest(path.name, there)}")
+        names = os.listdir(path.parent) if path.parent.is_dir() else []
+        raise InputError(f"There is no file {source}.{nearest(path.name, names)}")
     if importlib.util.find_spec("datasets") is None:
         raise InputError(f'Reading {source} needs the datasets library: pip install "forkwise[train]".')
     import datasets
 
     try:
-        found = datasets.load_dataset(source, name=config)
+        dataset = datasets.load_dataset(source, name=config)
     except Exception as error:  # dozens of kinds: no network, no such id, gated, wrong config, broken file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise InputError(
             f"Cannot load the dataset '{source}' ({reason}); check the id, the network and HF_HUB_OFFLINE."
         ) from error
-    for name, table in found.items():
+    for name, table in dataset.items():
         yield str(name), _batched(table)
 
 
@@ -256,7 +256,7 @@ def _batched(table: Any) -> Iterator[Row]:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a JSONL, JSON, CSV or Parquet file; InputError where it cannot be read."""
+    """Returns the rows of a JSONL, JSON, CSV or Parquet file; InputError where it cannot be read."""
     name = path.name.removesuffix(".gz")
     if name.endswith(".parquet"):
         import pyarrow.parquet as pq

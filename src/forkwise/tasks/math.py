@@ -74,7 +74,7 @@ class MathTask:
         return [self._dress(problem) for problem in problems[:n]]
 
     def verify(self, completions: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
-        """One verdict per completion; see `MathVerifier` for what `Verdict.by` says."""
+        """Returns one verdict per completion; see `MathVerifier` for what `Verdict.by` says."""
         return self._train.verify(completions, problems)
 
     def _dress(self, problem: Problem) -> Problem:
@@ -82,7 +82,7 @@ class MathTask:
 
 
 def question(prompt: Prompt) -> str:
-    """The problem without a template; of a conversation, the last message of the user."""
+    """Returns the problem without a template; of a conversation, the last message of the user."""
     if not isinstance(prompt, str):
         prompt = next((message["content"] for message in reversed(prompt) if message["role"] == "user"), "")
     prompt = prompt.strip()

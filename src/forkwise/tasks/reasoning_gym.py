@@ -22,7 +22,7 @@ from forkwise.tasks.workers import Reply, WorkerPool
 PROMPT = "{question}\n\nThink step by step, then give the final answer, and nothing else, as <answer>...</answer>."
 DEFAULT_SIZE: dict[Split, int] = {"train": 5_000, "validation": 500, "test": 500}
 LONGEST_ANSWER = 20_000
-"""Characters; the longest gold answers are grids of a few thousand."""
+"""Longest answer in characters; the longest gold answers are grids of a few thousand."""
 
 _CHUNK = 256  # items of one reasoning-gym dataset; its item i is item 0 of seed + i, so seeds are a chunk apart
 _STEP = 32  # items made at a time; few, because the slowest take half a second each
@@ -43,8 +43,8 @@ class ReasoningGym:
     `"timeout"` (wrong), or `"error"` (unscored: the worker died, or cannot make the question again).
 
     Args:
-        task: name of the dataset, such as `"chain_sum"`.
-        config: its settings, such as `{"max_terms": 3}`; not `seed` and `size`.
+        task: the name of the dataset, such as `"chain_sum"`.
+        config: the settings of the dataset, such as `{"max_terms": 3}`; not `seed` and `size`.
         prompt: template with the field `{question}`.
         workers, timeout, memory_mb: as for `MathVerifier`, per scored answer.
     """
@@ -81,40 +81,40 @@ class ReasoningGym:
             raise InputError(f"{self.name} cannot be made with {self._config}: {check['problem']}.")
 
     def problems(self, split: Split, n: int | None = None, *, seed: int = 0) -> list[Problem]:
-        """The first `n` problems of a split that `seed` generates; a larger `n` only appends.
+        """Returns the first `n` problems of a split that `seed` generates; a larger `n` only appends.
 
-        None: 5,000 for train, 500 for validation and test, or what there is.
+        With None there are 5,000 for train and 500 for validation and test, or as many as can be made.
 
         Raises:
             InputError: there are fewer different questions than `n`, or the dataset has no gold answers.
         """
         if split not in get_args(Split):
             raise InputError(f"There is no split '{split}': use train, validation or test.")
-        wanted = DEFAULT_SIZE[split] if n is None else n
-        found: dict[str, Problem] = {}
+        count = DEFAULT_SIZE[split] if n is None else n
+        by_id: dict[str, Problem] = {}
         dry = 0
-        for made in self._made(seed):
-            if len(found) >= wanted or dry == _DRY_STEPS:
+        for batch in self._batches(seed):
+            if len(by_id) >= count or dry == _DRY_STEPS:
                 break
-            before = len(found)
-            for problem in made:
-                if _split_of(problem.id) == split and len(found) < wanted:
-                    found.setdefault(problem.id, problem)
-            dry = dry + 1 if len(found) == before else 0
-        if n is not None and len(found) < n:
+            before = len(by_id)
+            for problem in batch:
+                if _split_of(problem.id) == split and len(by_id) < count:
+                    by_id.setdefault(problem.id, problem)
+            dry = dry + 1 if len(by_id) == before else 0
+        if n is not None and len(by_id) < n:
             raise InputError(
-                f"{self.name} has only {len(found)} different {split} questions; ask for no more than that."
+                f"{self.name} has only {len(by_id)} different {split} questions; ask for no more than that."
             )
-        return list(found.values())
+        return list(by_id.values())
 
-    def _made(self, seed: int) -> Iterator[list[Problem]]:
+    def _batches(self, seed: int) -> Iterator[list[Problem]]:
         first = seed * 1_000_003
         for start in itertools.count(0, _STEP):
             numbers = range(start, start + _STEP)
             places = [((first + i // _CHUNK * _CHUNK) % 2**31, i % _CHUNK) for i in numbers]
             requests = [{"op": "make", **self._base, "seed": s, "index": i} for s, i in places]
             replies = self._pool.map(requests, timeout=_MAKE_LIMIT)
-            made = []
+            problems = []
             for (s, i), reply in zip(places, replies, strict=True):
                 if "failure" in reply:
                     continue  # a few generators give up on a few seeds
@@ -126,11 +126,11 @@ class ReasoningGym:
                 prompt = self._prompt.replace("{question}", reply["question"])
                 key = question_hash(f"{self.name}\n{reply['question']}")
                 meta = {"seed": s, "index": i, "question_hash": question_hash(reply["question"])}
-                made.append(Problem(f"{self.name}-{key}", prompt, reply["answer"], meta))
-            yield made
+                problems.append(Problem(f"{self.name}-{key}", prompt, reply["answer"], meta))
+            yield problems
 
     def verify(self, completions: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
-        """One verdict per completion; equal answers to a problem are scored once."""
+        """Returns one verdict per completion; equal answers to a problem are scored once."""
         if len(completions) != len(problems):
             raise InputError(f"Give one problem per completion, not {len(problems)} for {len(completions)}.")
         answers = [find_answer(completion) for completion in completions]
@@ -145,7 +145,7 @@ class ReasoningGym:
         ]
 
     def close(self) -> None:
-        """End the worker; it also ends with the interpreter."""
+        """Ends the worker; it also ends with the interpreter."""
         self._pool.close()
 
     def _ask(self, request: Reply) -> Reply:
@@ -156,7 +156,7 @@ class ReasoningGym:
 
 
 def find_answer(completion: str) -> str:
-    """The answer alone, stripped: the last `<answer>...</answer>`, else a box or an "answer:" line, else everything."""
+    """Finds the bare answer: the last `<answer>...</answer>`, a box, an "answer:" line, or else everything."""
     answer = completion
     tags = None
     at = completion.lower().rfind("<answer>")

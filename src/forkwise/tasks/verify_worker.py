@@ -1,4 +1,4 @@
-"""What runs inside a worker process: one JSON line in, one JSON line out, until the pipe closes.
+"""The code that runs inside a worker process: one JSON line in, one JSON line out, until the pipe closes.
 
 `math`: `{"gold", "prediction"}` -> `{"correct"}`, see `math_worker.py`.
 `reasoning-gym`: `{"op": "make" | "score" | "names" | "check", ...}`, see `_reasoning_gym`.
@@ -24,7 +24,7 @@ Handler = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def main(settings: dict[str, Any]) -> None:
-    """Serve requests from standard input; `settings` are those of `WorkerPool`."""
+    """Serves requests from standard input; `settings` are those of `WorkerPool`."""
     import resource
 
     def limit(what: int, amount: int) -> None:
@@ -83,7 +83,7 @@ _FUNCTIONS = frozenset(
 
 
 def check_harmless(source: str, *, symbols: bool) -> None:
-    """Raise ValueError unless `source` is a literal or arithmetic; with `symbols`, also names and elementary functions.
+    """Raises ValueError unless `source` is a literal or arithmetic; `symbols` also allows names and functions.
 
     With `symbols` strings are refused: sympy would parse, that is evaluate, their content.
     """
@@ -101,9 +101,9 @@ def check_harmless(source: str, *, symbols: bool) -> None:
 
 
 def _disarm_reasoning_gym() -> None:
-    """Several scorers of reasoning-gym call `eval(answer)` or sympy's `parse_expr(answer)` on the model's text.
+    """Disarms the scorers of reasoning-gym that call `eval` or sympy's `parse_expr` on the model's text.
 
-    They get versions that refuse anything but literals and arithmetic. Must run before its first import.
+    They get versions that refuse anything but literals and arithmetic. Call it before reasoning_gym is imported.
     """
     import sympy
     from sympy.parsing import sympy_parser
@@ -127,7 +127,7 @@ def _disarm_reasoning_gym() -> None:
 
 
 def _reasoning_gym() -> Handler:
-    """`names`: all tasks. `check`: the settings of one. `make`: one item. `score`: of an answer to that item."""
+    """Answers `names` (all tasks), `check` (a task's settings), `make` (an item) and `score` (of an item's answer)."""
     _disarm_reasoning_gym()
     from reasoning_gym.factory import DATASETS, create_dataset
 
@@ -164,5 +164,5 @@ def _reasoning_gym() -> Handler:
 
 
 def question_hash(question: str) -> str:
-    """16 hex digits that name a question on every machine."""
+    """Returns 16 hex digits that name a question on every machine."""
     return hashlib.sha256(question.encode("utf-8", "replace")).hexdigest()[:16]

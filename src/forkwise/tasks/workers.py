@@ -40,7 +40,7 @@ _CHILD = (
 
 @dataclass
 class WorkerStats:
-    """What a pool did so far: `requests` answered or given up, workers `started`, workers `killed` for overrunning."""
+    """A pool's counts so far: `requests` answered or given up, workers `started`, workers `killed` for overrunning."""
 
     requests: int = 0
     started: int = 0
@@ -69,17 +69,17 @@ class _Worker:
         self.cpu_limit = (_cpu_seconds(self.process.pid) or 0.0) + timeout
 
     def has_overrun(self) -> bool:
-        """Whether its time is over: processor time on a busy machine, or verdicts would depend on the load."""
+        """Tells whether the time is over: processor time on a busy machine, or verdicts would depend on the load."""
         now = time.monotonic()
         if now < self.deadline:
             return False
         spent = _cpu_seconds(self.process.pid)
         if not self.ready or spent is None or now >= self.last_deadline:
             return True
-        left = self.cpu_limit - spent
-        if left <= 0:
+        remaining = self.cpu_limit - spent
+        if remaining <= 0:
             return True
-        self.deadline = min(now + max(left, 0.01), self.last_deadline)
+        self.deadline = min(now + max(remaining, 0.01), self.last_deadline)
         return False
 
     def kill(self) -> None:
@@ -96,7 +96,7 @@ def _exit(code: int) -> str:
 
 
 def _cpu_seconds(pid: int) -> float | None:
-    """Processor time that a process has used; None where the system does not tell, as outside Linux."""
+    """Returns the processor time that a process has used; None where the system does not tell, as outside Linux."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -156,11 +156,11 @@ class WorkerPool:
         weakref.finalize(self, _kill_all, self._workers)
 
     def pids(self) -> list[int]:
-        """Process ids of the workers that are alive now."""
+        """Returns the process ids of the workers that are alive now."""
         return [worker.process.pid for worker in self._workers]
 
     def close(self) -> None:
-        """End all workers. The pool can be used again; it starts new ones."""
+        """Ends all workers. The pool can be used again; it starts new ones."""
         _kill_all(self._workers)
 
     def __enter__(self) -> WorkerPool:
@@ -172,7 +172,7 @@ class WorkerPool:
         self.close()
 
     def map(self, requests: Sequence[Reply], *, timeout: float | None = None) -> list[Reply]:
-        """One reply per request, in order. `{"failure": "timeout"}` and `{"failure": "error", ...}` stand for no reply.
+        """Returns a reply per request, in order; `{"failure": "timeout"}` and `{"failure": "error", ...}` are none.
 
         Raises:
             InputError: a worker cannot start, for example because the package it needs does not import.
@@ -228,7 +228,7 @@ class WorkerPool:
         return [replies[i] for i in range(len(requests))]
 
     def _started(self, worker: _Worker, reply: Reply, failed: int) -> int:
-        """Takes the first reply of a worker; the number of starts that have failed since one went well.
+        """Takes a worker's first reply; returns the number of starts that have failed since one went well.
 
         Raises:
             InputError: the worker says that it cannot start.
@@ -273,7 +273,7 @@ class WorkerPool:
         self.stats.started += 1
 
     def _wait(self) -> list[_Worker]:
-        """The busy workers that can read, have written or have overrun."""
+        """Returns the busy workers that can read, have written or have overrun."""
         busy = [worker for worker in self._workers if worker.busy]
         with selectors.DefaultSelector() as selector:
             for worker in busy:
@@ -290,7 +290,7 @@ class WorkerPool:
 
     @staticmethod
     def _pump(worker: _Worker) -> Reply | None:
-        """Move bytes in both directions as far as they go; the reply once it is complete."""
+        """Moves bytes in both directions as far as they go; returns the reply once it is complete."""
         assert worker.process.stdin is not None
         assert worker.process.stdout is not None
         try:

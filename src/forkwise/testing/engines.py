@@ -20,9 +20,9 @@ def check_alpha_zero(adapter: Tensor, engine: Tensor, logs: Iterable[Mapping[str
     """Checks that a run of the adapter with alpha = 0 is one of the engine without it, bit for bit.
 
     Args:
-        adapter: what the adapter's run has added to the parameters.
-        engine: what the engine's run has added to them.
-        logs: metrics of the adapter's run.
+        adapter: the changes of the parameters in the adapter's run.
+        engine: the changes of the parameters in the engine's run.
+        logs: the metrics of the adapter's run.
 
     Raises:
         AssertionError: saying what does not hold.
@@ -40,15 +40,15 @@ def check_skipped_step(step: Callable[[], object]) -> str:
     """Checks that a training step raises in which the adapter's work was bypassed; returns what it says.
 
     Raises:
-        AssertionError: it ends without an error, or with one that does not say that advantages were not shaped.
+        AssertionError: the step ends without an error, or with one that does not say that advantages were not shaped.
     """
     try:
         step()
     except RuntimeError as error:
-        said = str(error)
-        if "were not entropy-shaped" in said or "did not act" in said:
-            return said
-        raise AssertionError(f"A step that was not shaped raises something else: {said}") from error
+        message = str(error)
+        if "were not entropy-shaped" in message or "did not act" in message:
+            return message
+        raise AssertionError(f"A step that was not shaped raises something else: {message}") from error
     raise AssertionError("A step that was not shaped ends without an error: a silent no-op.")
 
 
@@ -58,12 +58,12 @@ def check_metrics(
     """Checks the logged `shaping/*` against the definitions, over all response tokens of all processes.
 
     Args:
-        logged: by the adapter, for one logging window.
-        advantages: of all responses of the window, before they are shaped.
-        entropy: nats, of the policy whose entropy shapes.
+        logged: the adapter's metrics of one logging window.
+        advantages: the advantages of all responses of the window, before they are shaped.
+        entropy: the entropies, in nats, of the policy whose entropy shapes.
         mask: 1 at the tokens that the policy chose.
-        alpha: of the run.
-        kappa: of the run.
+        alpha: the run's alpha.
+        kappa: the run's kappa.
 
     Raises:
         AssertionError: a number is missing or off by more than 1e-4 of itself.
@@ -77,7 +77,7 @@ def check_metrics(
 def expected_advantages(
     advantages: Rows, entropy: Rows, mask: Rows, *, alpha: float, kappa: float
 ) -> list[list[float]]:
-    """Eq. 5-7 of arXiv 2506.14758 where the mask is 1; elsewhere the advantages as they are."""
+    """Computes Eq. 5-7 of arXiv 2506.14758 where the mask is 1; elsewhere the advantages stay as they are."""
     return [
         [a + min(alpha * h, abs(a) / kappa) if m else a for a, h, m in zip(*row, strict=True)]
         for row in zip(advantages, entropy, mask, strict=True)
@@ -85,7 +85,7 @@ def expected_advantages(
 
 
 def expected_metrics(advantages: Rows, entropy: Rows, mask: Rows, *, alpha: float, kappa: float) -> dict[str, float]:
-    """`shaping/*` by the definitions in `docs/trl.md`; there must be tokens with A > 0 and with A < 0."""
+    """Computes `shaping/*` by the definitions in `docs/trl.md`; there must be tokens with A > 0 and with A < 0."""
     tokens = [
         (a, min(alpha * h, abs(a) / kappa), abs(a) / kappa < alpha * h)
         for row in zip(advantages, entropy, mask, strict=True)

@@ -38,8 +38,8 @@ def check_importer(importer: Importer, file: Path, *, options: Options | None = 
 
     Args:
         importer: as an entry point of `forkwise.importers` would bring it.
-        file: that it takes, found by its shape alone.
-        options: with which the file is imported.
+        file: a file that the importer takes, found by its shape alone.
+        options: the options with which the file is imported.
         damages: how many damaged copies are tried.
 
     Returns:
@@ -51,13 +51,13 @@ def check_importer(importer: Importer, file: Path, *, options: Options | None = 
     names = [name for name, known in all_formats().items() if known is importer]
     name = names[0] if names else "the importer under test"
     with patch.dict(all_formats(), {name: importer}), tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "out"
+        table = Path(folder) / "out"
         try:
-            [report] = import_files([file], out, options=options)
+            [report] = import_files([file], table, options=options)
         except Exception as error:
             raise AssertionError(f"The importer refuses its own file: {error!s}") from error
         _hold(report.format == name, f"The file is taken for the format {report.format}")
-        rows: list[Row] = read_samples(out).to_pylist()
+        rows: list[Row] = read_samples(table).to_pylist()
         check_rows(rows)
         records = [record for _, record in islice(read_records(file), _RECORDS)]
         for seed in range(damages):
@@ -98,24 +98,24 @@ def check_damaged(
         at = rng.randrange(len(records))
         records[at] = damaged(records[at], rng)
     folder.mkdir()
-    file, out = folder / "damaged.jsonl", folder / "out"
+    file, table = folder / "damaged.jsonl", folder / "out"
     file.write_text("".join(json.dumps(record, default=str) + "\n" for record in records))
     try:
-        [report] = import_files([file], out, format_=rng.choice(["auto", name]), options=options)
+        [report] = import_files([file], table, format_=rng.choice(["auto", name]), options=options)
     except InputError as error:
         _hold(str(error).isprintable(), f"A damaged file is refused in more than one printable line: {error!r}")
-        _hold(not out.exists(), f"A damaged file is refused, but left something behind ({error})")
+        _hold(not table.exists(), f"A damaged file is refused, but left something behind ({error})")
         return None
     except Exception as error:
         raise AssertionError(f"A damaged file ends in {error!r} and not in a sentence: {records}") from error
     _hold(all(map(str.isprintable, str(report).split("\n"))), f"The report holds control characters: {report!s:.300}")
     count = sum(run.samples for run in report.runs.values())
-    _hold(read_samples(out).num_rows == count, f"The report counts {count} samples, and the table holds others")
-    return out
+    _hold(read_samples(table).num_rows == count, f"The report counts {count} samples, and the table holds others")
+    return table
 
 
 def damaged(value: Any, rng: random.Random) -> Any:
-    """`value` with one thing in it replaced, removed or doubled."""
+    """Returns `value` with one thing in it replaced, removed or doubled."""
     value = copy.deepcopy(value)
     places: list[tuple[Any, Any]] = []
 

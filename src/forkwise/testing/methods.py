@@ -19,7 +19,7 @@ from torch import Tensor
 from forkwise.errors import InputError
 from forkwise.methods import Method, RewardMethod, Rollout, TokenMethod, Tokens
 from forkwise.methods.base import make
-from forkwise.methods.chain import act_on_rollout, act_on_tokens
+from forkwise.methods.chain import run_reward_methods, run_token_methods
 
 Batch = TypeVar("Batch", Rollout, Tokens)
 
@@ -28,12 +28,12 @@ def check_method(method: Method, *, random: bool = False, batches: int = 25) -> 
     """Runs every check on random batches, and reads the method back from its own text.
 
     Args:
-        method: with the options to check it with.
-        random: whether it makes random choices, which may follow the order of the rows: that order is not checked.
-        batches: how many.
+        method: the method, with the options to check it with.
+        random: whether the method makes random choices, which may follow the order of the rows: it is not checked.
+        batches: how many random batches.
 
     Raises:
-        AssertionError: naming the method and what does not hold.
+        AssertionError: a check fails; the sentence names the method and what does not hold.
     """
     pairs = (pair.partition("=") for pair in str(method).partition(":")[2].split(",") if pair)
     try:
@@ -52,13 +52,17 @@ def check_tokens(method: TokenMethod, batch: Tokens, *, random: bool = False) ->
     """Checks a method of the token or loss stage on one batch: padding, order, finite numbers, its needs."""
     _check_unchanged(method, batch)
     mask = batch.mask
-    made = acted(method, batch)
+    plain = acted(method, batch)
     wider = acted(method, padded(batch, 3))[:, : mask.shape[1]]
-    _hold(_close(wider[mask], made[mask]), method, "gives other advantages when rows are padded with other values")
+    _hold(_close(wider[mask], plain[mask]), method, "gives other advantages when rows are padded with other values")
     if not random and int(mask.sum()) > 2:  # two tokens have one covariance, and of equals the first is taken
         order = torch.arange(len(mask)).flip(0)
         turned = acted(method, rows_of(batch, order))[order]
-        _hold(_close(turned[mask], made[mask]), method, "gives other advantages when the rows stand in another order")
+        _hold(
+            _close(turned[mask], plain[mask]),
+            method,
+            "gives other advantages when the rows stand in another order",
+        )
 
 
 def check_rollout(method: RewardMethod, batch: Rollout, *, random: bool = False) -> None:
@@ -72,12 +76,12 @@ def check_rollout(method: RewardMethod, batch: Rollout, *, random: bool = False)
 
 
 def acted(method: Method, batch: Tokens | Rollout) -> Tensor:
-    """The advantages that the method makes of a batch of which it is given only what it requires."""
+    """Returns the advantages that the method makes of a batch cut down to what it requires."""
     try:
         if isinstance(method, RewardMethod) and isinstance(batch, Rollout):
-            return act_on_rollout([method], batch)[0]
+            return run_reward_methods([method], batch)[0]
         if isinstance(method, TokenMethod) and isinstance(batch, Tokens):
-            return act_on_tokens([method], batch)[0]
+            return run_token_methods([method], batch)[0]
     except (AttributeError, RuntimeError, TypeError) as error:
         needs = ", ".join(sorted(need.name for need in method.needs())) or "nothing"
         raise AssertionError(
@@ -87,7 +91,7 @@ def acted(method: Method, batch: Tokens | Rollout) -> Tensor:
 
 
 def token_batch(seed: int, *, rows: int = 4, columns: int = 6) -> Tokens:
-    """A batch with every tensor: groups of two or three, ragged lengths, entropies and log-probs that fit together."""
+    """Makes a batch with every tensor: groups of two or three, ragged lengths, fitting entropies and log-probs."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(low: float, high: float) -> Tensor:
@@ -113,7 +117,7 @@ def token_batch(seed: int, *, rows: int = 4, columns: int = 6) -> Tokens:
 
 
 def rollout_batch(seed: int) -> Rollout:
-    """A rollout with every tensor: one to three groups of four to six completions, rewards of 1 and 0."""
+    """Returns a rollout with every tensor: one to three groups of four to six completions, rewards of 1 and 0."""
     generator = torch.Generator().manual_seed(seed)
 
     def whole(low: int, high: int) -> int:
@@ -125,7 +129,7 @@ def rollout_batch(seed: int) -> Rollout:
 
 
 def rollout_of(rewards: Sequence[float], groups: Sequence[int], logprobs: Sequence[float] | None = None) -> Rollout:
-    """The completions of a rollout, with GRPO's advantages by population deviation."""
+    """Returns the completions of a rollout, with GRPO's advantages by population deviation."""
     r, ids = torch.tensor(rewards, dtype=torch.float64), torch.tensor(groups)
     advantages = torch.zeros_like(r)
     for group in set(groups):
@@ -136,12 +140,12 @@ def rollout_of(rewards: Sequence[float], groups: Sequence[int], logprobs: Sequen
 
 
 def rows_of(batch: Batch, rows: Tensor) -> Batch:
-    """The batch with these rows in this order."""
+    """Returns the batch with these rows in this order."""
     return dataclasses.replace(batch, **{name: tensor[rows] for name, tensor in _tensors(batch).items()})
 
 
 def padded(batch: Tokens, columns: int) -> Tokens:
-    """The same tokens with rubbish behind them."""
+    """Pads tokens with rubbish behind them."""
     wider: dict[str, Any] = {}
     for name, tensor in _tensors(batch).items():
         if tensor.dim() == 2:

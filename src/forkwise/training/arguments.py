@@ -41,7 +41,7 @@ class _Parser(HfArgumentParser):
 
 
 def _from_file(path: str, parser: _Parser, annotations: dict[str, str]) -> dict[str, Any]:
-    """The settings in the file. Text becomes a number as it does in a flag: 1e-6, which is text in YAML 1.1, too."""
+    """Reads the settings in the file. Text becomes a number as it does in a flag: 1e-6, text in YAML 1.1, too."""
     config = read_yaml(Path(path))
     if not isinstance(config, dict):
         raise InputError(f"The config file '{path}' must hold 'key: value' lines.")
@@ -65,7 +65,7 @@ def _from_file(path: str, parser: _Parser, annotations: dict[str, str]) -> dict[
 
 
 def _from_flags(argv: Sequence[str], parser: _Parser, command: str) -> dict[str, Any]:
-    """The settings among the flags."""
+    """Returns the settings among the flags."""
     words = []
     for word in argv:
         flag, equals, value = word.partition("=")
@@ -84,7 +84,7 @@ def _from_flags(argv: Sequence[str], parser: _Parser, command: str) -> dict[str,
 def parse_run(
     argv: Sequence[str], config_class: type[TrainingArguments], command: str
 ) -> tuple[RunArguments, Any, ModelConfig]:
-    """The three groups of settings of one run: from `--config FILE`, from flags, or both; flags win.
+    """Returns the three groups of settings of one run: from `--config FILE`, from flags, or both; flags win.
 
     Raises:
         InputError: unknown keys or flags (naming the nearest), values of the wrong type, no folder for the run, or

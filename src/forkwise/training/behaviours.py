@@ -21,8 +21,8 @@ __all__ = ["BehavioursMixin"]
 class BehavioursMixin(_Trainer):
     """Counts behaviours in the completions of any `GRPOTrainer`: `class Mine(BehavioursMixin, MyGRPOTrainer)`.
 
-    Off until `log_behaviours` is set. Logged over all completions of all processes since the last log, under
-    `behaviours/`: counts per response, entropies (nats, of the policy under update) and the repetition rate; see
+    Nothing is counted until `log_behaviours` is set. Logged over all completions since the last log, of all processes,
+    under `behaviours/`: counts per response, entropies (nats, of the policy under update) and the repetition rate; see
     `forkwise.explore.live.metrics`. The training itself does not change.
     """
 
@@ -42,12 +42,12 @@ class BehavioursMixin(_Trainer):
         return loss
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        out = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        scored = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         batch = self._behaviour_batch
         if batch is not None and torch.is_grad_enabled():
             self._behaviour_batch = None
-            self._count_behaviours(batch, out[1])
-        return out
+            self._count_behaviours(batch, scored[1])
+        return scored
 
     def _count_behaviours(self, batch: Mapping[str, Any], entropies: torch.Tensor | None) -> None:
         if self._behaviour_counter is None:
@@ -67,7 +67,7 @@ class BehavioursMixin(_Trainer):
         self._behaviour_totals = total
 
     def log(self, *args: Any, **kwargs: Any) -> None:
-        """TRL's log, with the behaviours of the window, in training."""
+        """Logs as TRL does and adds, in training, the behaviours of the window."""
         if self.log_behaviours and self.model.training:
             total = np.zeros(len(TOTALS)) if self._behaviour_totals is None else self._behaviour_totals
             self._behaviour_totals = None

@@ -23,7 +23,7 @@ _HEADS = ("score.", "classifier.")
 def make_critic(
     policy: Any, tokenizer: Any, *, value_model: str | None, shares_base: bool, trust_remote_code: bool = False
 ) -> nn.Module:
-    """A critic for this policy: loaded from `value_model`, or else made of the policy's own weights.
+    """Returns a critic for this policy: loaded from `value_model`, or else made of the policy's own weights.
 
     A head that is new is zero, so that the first values are 0 and the first advantages those of the rewards alone.
     Dropout is off, since values are compared with those of the rollout.
@@ -57,7 +57,7 @@ def make_critic(
 
 
 def token_values(critic: nn.Module, batch: dict[str, Any]) -> Tensor:
-    """Values of the text before each completion token, and after the last one: `(B, T + 1)`, float32."""
+    """Computes the values of the text before each completion token, and after the last one: `(B, T + 1)`, float32."""
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
     mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
     tokens = batch["completion_ids"].size(1)
@@ -75,10 +75,10 @@ def load_weights(critic: nn.Module, folder: Path) -> None:
     for file in sorted(folder.glob("*.safetensors")):
         tensors |= load_file(file)
     if hasattr(critic, "peft_config"):
-        found = set_peft_model_state_dict(critic, tensors)
+        loaded = set_peft_model_state_dict(critic, tensors)
         wrong = [
-            *found.unexpected_keys,
-            *(name for name in found.missing_keys if "lora_" in name or "_to_save" in name),
+            *loaded.unexpected_keys,
+            *(name for name in loaded.missing_keys if "lora_" in name or "_to_save" in name),
         ]
         if wrong or not tensors:
             raise InputError(f"'{folder}' holds another critic than this run's ({', '.join(wrong[:3]) or 'nothing'}).")
@@ -123,7 +123,7 @@ def _loaded(name: str, policy: Any, tokenizer: Any, trust_remote_code: bool) -> 
 
 
 def _base(policy: Any, *, shared: bool) -> nn.Module:
-    """The policy's transformer without its language-model head: a copy, or a second tree over the same tensors."""
+    """Returns the policy's transformer without language-model head: a copy, or a second tree over the same tensors."""
     if getattr(policy, "is_quantized", False) and not shared:
         raise InputError("A copy of a quantized policy cannot be trained as its critic; set critic_shares_base=True.")
     memo = {id(tensor): tensor for tensor in policy.parameters() if shared and not tensor.requires_grad}
@@ -135,7 +135,7 @@ def _base(policy: Any, *, shared: bool) -> nn.Module:
 
 
 def _over(base: nn.Module, policy_config: Any, trust_remote_code: bool) -> Any:
-    """A token-classification model with `base` inside and a head of zeros."""
+    """Returns a token-classification model with `base` inside and a head of zeros."""
     config = copy.deepcopy(policy_config)
     config.num_labels = 1
     try:
@@ -158,7 +158,7 @@ def _over(base: nn.Module, policy_config: Any, trust_remote_code: bool) -> Any:
 
 
 def _head(critic: nn.Module) -> tuple[str, nn.Linear]:
-    """The linear layer with one output: `score` or `classifier`, depending on the architecture."""
+    """Returns the linear layer with one output: `score` or `classifier`, depending on the architecture."""
     for name, module in critic.named_children():
         if isinstance(module, nn.Linear) and module.out_features == 1:
             return name, module

@@ -40,14 +40,14 @@ class _NoEngine:
     """Stands in for the policy's engine while the policy must not move."""
 
     def backward(self, loss: Tensor, **_: Any) -> None:
-        """Nothing: DeepSpeed's would step, with weight decay and moments, even without a gradient."""
+        """Does nothing: DeepSpeed's would step, with weight decay and moments, even without a gradient."""
 
     def get_global_grad_norm(self) -> None:
-        """No gradient, no norm."""
+        """Returns nothing: without a gradient there is no norm."""
 
 
 def uses_deepspeed(accelerator: Accelerator) -> bool:
-    """Whether each model is to have a DeepSpeed engine."""
+    """Tells whether each model is to have a DeepSpeed engine."""
     return bool(accelerator.distributed_type == DistributedType.DEEPSPEED)
 
 
@@ -70,9 +70,9 @@ def check(accelerator: Accelerator, *, shares_base: bool) -> None:
     if not uses_deepspeed(accelerator):
         return
     plugin = accelerator.state.deepspeed_plugin
-    if found := {"optimizer", "scheduler"} & {*plugin.deepspeed_config}:
+    if parts := {"optimizer", "scheduler"} & {*plugin.deepspeed_config}:
         raise InputError(
-            f"The DeepSpeed configuration has {' and '.join(sorted(found))} of its own, for one model; leave it out: "
+            f"The DeepSpeed configuration has {' and '.join(sorted(parts))} of its own, for one model; leave it out: "
             "PPO makes one for each."
         )
     if plugin.zero_stage == 3 and not plugin.zero3_save_16bit_model:
@@ -81,7 +81,7 @@ def check(accelerator: Accelerator, *, shares_base: bool) -> None:
 
 @contextmanager
 def whole(accelerator: Accelerator, model: nn.Module) -> Iterator[None]:
-    """Within it the weights of `model` are there on every process, and models that are made are not sharded."""
+    """Marks a block in which every process has the weights of `model`, and new models are not sharded."""
     plugin = accelerator.state.deepspeed_plugin if uses_deepspeed(accelerator) else None
     if plugin is None or plugin.zero_stage != 3:
         yield
@@ -97,7 +97,7 @@ def whole(accelerator: Accelerator, model: nn.Module) -> Iterator[None]:
 
 
 def prepare(accelerator: Accelerator, critic: nn.Module, optimizer: Optimizer) -> tuple[Any, Any]:
-    """The critic and its optimizer, made ready as the policy has been; under DeepSpeed with an engine of its own."""
+    """Makes the critic and its optimizer ready as the policy has been; under DeepSpeed with an engine of its own."""
     if not uses_deepspeed(accelerator):
         prepared: tuple[Any, Any] = accelerator.prepare(critic, optimizer)
         return prepared
@@ -113,12 +113,12 @@ def prepare(accelerator: Accelerator, critic: nn.Module, optimizer: Optimizer) -
 
 
 def unwrapped(accelerator: Accelerator, critic: Any) -> Any:
-    """The critic for passes without gradient, which need no averaging over processes; engines take them themselves."""
+    """Returns the critic for passes without gradient, which need no averaging over processes; engines average."""
     return critic if uses_deepspeed(accelerator) else accelerator.unwrap_model(critic)
 
 
 def policy_stands_still(accelerator: Accelerator) -> AbstractContextManager[None]:
-    """Within it backward passes leave the policy's engine alone; without DeepSpeed they need no such care."""
+    """Marks a block in which backward passes leave the policy's engine alone; only DeepSpeed needs it."""
     return _without_engine(accelerator) if uses_deepspeed(accelerator) else nullcontext()
 
 
@@ -133,7 +133,7 @@ def _without_engine(accelerator: Accelerator) -> Iterator[None]:
 
 
 def accumulating(accelerator: Accelerator, critic: Any) -> AbstractContextManager[None]:
-    """For the micro-batches of an update but its last: gradients need not be averaged over processes yet."""
+    """Marks a block in which gradients are not averaged over processes yet: all micro-batches but an update's last."""
     return nullcontext() if uses_deepspeed(accelerator) else accelerator.no_sync(critic)
 
 
@@ -146,7 +146,7 @@ def backward(accelerator: Accelerator, critic: Any, loss: Tensor, *, last: bool)
 
 
 def clip(accelerator: Accelerator, critic: Any, max_norm: float) -> float | None:
-    """Clips the gradient, unless the engine has done so; its norm before, None where DeepSpeed does not compute it."""
+    """Clips the gradient, unless the engine has; returns its norm before, None where DeepSpeed computes none."""
     if uses_deepspeed(accelerator):
         norm = critic.get_global_grad_norm()
     else:

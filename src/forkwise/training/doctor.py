@@ -57,13 +57,13 @@ class Trend:
 
     @property
     def word(self) -> str:
-        """`rose`, `fell`, or `no trend`."""
+        """Names the trend: `rose`, `fell`, or `no trend`."""
         if not self.p < SIGNIFICANT:
             return "no trend"
         return "rose" if self.tau > 0 else "fell"
 
     def describe(self, form: str = ".3g") -> str:
-        """`rose from 0.05 to 0.31 (tau 0.62, p = 0.0001)`."""
+        """Describes the trend: `rose from 0.05 to 0.31 (tau 0.62, p = 0.0001)`."""
         values = f"from {self.start:{form}} to {self.end:{form}}"
         if np.isnan(self.p):
             return f"{values} (too few values for a trend)"
@@ -74,7 +74,7 @@ class Trend:
 
 
 def trend(values: Sequence[float]) -> Trend:
-    """Start, end and trend of values in order of time; p is NaN for fewer than 8."""
+    """Finds start, end and trend of values in order of time; p is NaN for fewer than 8."""
     tenth = max(min(3, (len(values) + 1) // 2), len(values) // 10)
     start, end = fmean(values[:tenth]), fmean(values[-tenth:])
     if len(values) < FEWEST:
@@ -87,12 +87,12 @@ def trend(values: Sequence[float]) -> Trend:
 
 
 def series(rows: Sequence[Row], key: str) -> list[float]:
-    """The finite logged values of one metric, in order of step."""
+    """Returns the finite logged values of one metric, in order of step."""
     return [float(row[key]) for row in rows if isinstance(row.get(key), int | float) and np.isfinite(row[key])]
 
 
 def report(folder: Path) -> str:
-    """All findings on the run in `folder`, a line each, under a headline; on each run of a quickstart or a study.
+    """Reports all findings on the run in `folder`, or on each run of a quickstart or study, under a headline.
 
     Raises:
         InputError: the folder holds no run.
@@ -104,7 +104,7 @@ def report(folder: Path) -> str:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether it is a run of ours, or of any trainer that writes `trainer_state.json`."""
+    """Tells whether it is a run of ours, or of any trainer that writes `trainer_state.json`."""
     path = metrics_file(folder)
     return (folder / SETTINGS).is_file() or (path is not None and path.name == STATE)
 
@@ -166,8 +166,8 @@ def _state(folder: Path, settings: dict[str, Any], steps: list[Row]) -> Iterator
         yield Finding("state", f"{checkpoint.name} does not count: {why}.", warning=True)
     command = "ppo" if "critic_learning_rate" in settings else "grpo"
     again = f"forkwise {command} --config {folder / SETTINGS} --output_dir {folder} --resume"
-    place = f"continues after {whole.name}" if whole else "starts over (there is no whole checkpoint)"
-    yield Finding("state", f"stopped at step {last}{of} without finishing. This {place}: {again}", warning=True)
+    outcome = f"continues after {whole.name}" if whole else "starts over (there is no whole checkpoint)"
+    yield Finding("state", f"stopped at step {last}{of} without finishing. This {outcome}: {again}", warning=True)
 
 
 def _state_of_another_trainer(folder: Path) -> Finding:
@@ -180,10 +180,10 @@ def _state_of_another_trainer(folder: Path) -> Finding:
 
 
 def _not_finite(folder: Path, steps: list[Row]) -> Iterator[Finding]:
-    if kept := sorted((folder / KEPT).glob("step_*.pt")):
+    if batches := sorted((folder / KEPT).glob("step_*.pt")):
         yield Finding(
             "finite",
-            f"a number was not finite, and the run was stopped; the batch is in {', '.join(map(str, kept))} "
+            f"a number was not finite, and the run was stopped; the batch is in {', '.join(map(str, batches))} "
             "(torch.load). Lower learning_rate or max_grad_norm, or train in float32.",
             warning=True,
         )
@@ -199,16 +199,16 @@ def _reward(rows: list[Row], _: dict[str, Any]) -> Iterator[Finding]:
     values = series(rows, "reward")
     if not values:
         return
-    found = trend(values)
-    text = f"{found.describe()} over {len(values)} rollouts."
+    curve = trend(values)
+    text = f"{curve.describe()} over {len(values)} rollouts."
     if max(values) == min(values):
         text = (
             f"is {values[0]:g} in every rollout: nothing can be learned from it. Look at the reward and the problems."
         )
         yield Finding("reward", text, warning=True)
-    elif found.word == "fell":
+    elif curve.word == "fell":
         yield Finding("reward", f"{text} Try a lower learning_rate or beta > 0.", warning=True)
-    elif found.word == "no trend" and len(values) >= FEWEST:
+    elif curve.word == "no trend" and len(values) >= FEWEST:
         yield Finding("reward", f"{text} More rollouts or a higher learning_rate may show one.")
     else:
         yield Finding("reward", text)
@@ -218,13 +218,13 @@ def _entropy(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
     values = series(rows, "entropy")
     if not values:
         return
-    found = trend(values)
-    text = f"{found.describe()} nats."
-    collapsed = found.end < settings.get("health_min_entropy", 0.1) * found.start
+    curve = trend(values)
+    text = f"{curve.describe()} nats."
+    collapsed = curve.end < settings.get("health_min_entropy", 0.1) * curve.start
     if collapsed:
         text += " It has collapsed: the policy hardly explores. Try a larger alpha or epsilon_high, a lower "
         text += "learning_rate, or beta > 0."
-    elif found.word == "rose" and found.end > 2 * found.start:
+    elif curve.word == "rose" and curve.end > 2 * curve.start:
         collapsed = True
         text += " It has more than doubled, which can end in noise. Lower alpha, or entropy_coef if it is set."
     yield Finding("entropy", text, warning=collapsed)
@@ -233,15 +233,15 @@ def _entropy(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
 def _length(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
     values = series(rows, "completions/mean_length")
     if values:
-        found = trend(values)
-        exploded = found.end > settings.get("health_max_length", 3.0) * found.start
+        curve = trend(values)
+        exploded = curve.end > settings.get("health_max_length", 3.0) * curve.start
         advice = " It has exploded: read some completions (log_completions); try mask_truncated_completions."
-        yield Finding("length", f"{found.describe('.0f')} tokens.{advice if exploded else ''}", warning=exploded)
+        yield Finding("length", f"{curve.describe('.0f')} tokens.{advice if exploded else ''}", warning=exploded)
     if cut := series(rows, "completions/clipped_ratio"):
-        found = trend(cut)
-        many = found.end > 0.3
+        curve = trend(cut)
+        many = curve.end > 0.3
         advice = " Their answers are lost: raise max_completion_length." if many else ""
-        yield Finding("truncated", f"share of completions {found.describe('.0%')}.{advice}", warning=many)
+        yield Finding("truncated", f"share of completions {curve.describe('.0%')}.{advice}", warning=many)
 
 
 def _shaping(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
@@ -273,11 +273,11 @@ def _groups(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
     values = series(rows, "frac_reward_zero_std")
     if not values or settings.get("num_generations") == 1 or "critic_learning_rate" in settings:
         return
-    found = trend(values)
+    curve = trend(values)
     text = f"all completions of a group have the same reward in {fmean(values):.0%} of groups."
-    if found.end > 0.8:
+    if curve.end > 0.8:
         text += " Most of the work teaches nothing: use problems of middling difficulty, or more num_generations."
-    yield Finding("groups", text, warning=found.end > 0.8)
+    yield Finding("groups", text, warning=curve.end > 0.8)
 
 
 def _gradient(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
@@ -307,10 +307,10 @@ def _critic(rows: list[Row], _: dict[str, Any]) -> Iterator[Finding]:
     values = series(rows, "critic/explained_variance")
     if not values:
         return
-    found = trend(values)
-    useless = len(values) >= FEWEST and found.end <= 0
+    curve = trend(values)
+    useless = len(values) >= FEWEST and curve.end <= 0
     advice = " The critic is no better than a constant: raise critic_learning_rate or critic_warmup_steps."
-    yield Finding("critic", f"explained variance {found.describe()}.{advice if useless else ''}", warning=useless)
+    yield Finding("critic", f"explained variance {curve.describe()}.{advice if useless else ''}", warning=useless)
 
 
 _LOOKS = (_reward, _entropy, _length, _shaping, _clipping, _groups, _gradient, _kl, _critic)

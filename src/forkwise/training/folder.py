@@ -68,7 +68,7 @@ def _crc32(path: Path) -> int:
 
 
 def finished(folder: Path, steps: int) -> bool:
-    """Whether the training run in `folder` has come to its end, and that after at least so many steps."""
+    """Tells whether the training run in `folder` has come to its end, and that after at least so many steps."""
     try:
         word, _, number = (folder / COMPLETE).read_text(encoding="utf-8").strip().partition(" ")
     except (OSError, UnicodeDecodeError):
@@ -78,8 +78,8 @@ def finished(folder: Path, steps: int) -> bool:
 
 def mark_complete(checkpoint: Path) -> None:
     """Puts all of a checkpoint on the disk, and then its marker, which lists the files (but model cards)."""
-    found = (path for path in checkpoint.rglob("*") if path.is_file() and path.suffix != ".md")
-    files = sorted(path for path in found if path.name != COMPLETE)
+    listed = (path for path in checkpoint.rglob("*") if path.is_file() and path.suffix != ".md")
+    files = sorted(path for path in listed if path.name != COMPLETE)
     lines = [f"step {_step(checkpoint)} files {len(files)}"]
     for path in files:
         _fsync(path)
@@ -92,7 +92,7 @@ def mark_complete(checkpoint: Path) -> None:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """Why a checkpoint cannot be continued from, or None if it is whole. Reads all of it."""
+    """Says why a checkpoint cannot be continued from, or None if it is whole. It reads all of the checkpoint."""
     try:
         lines = (checkpoint / COMPLETE).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -120,7 +120,7 @@ def _step(checkpoint: Path) -> int:
 
 
 def newest_complete_checkpoint(folder: Path) -> Path | None:
-    """The whole checkpoint with the largest step.
+    """Returns the whole checkpoint with the largest step.
 
     Warns:
         UserWarning: for each newer one that has been damaged since it was written.
@@ -167,8 +167,8 @@ def writing(folder: Path, what: str) -> Iterator[None]:
         if reason is None:
             raise
         newest = next((path for path in checkpoints(folder) if (path / COMPLETE).exists()), None)
-        kept = f"{newest.name} is whole, and --resume continues from it" if newest else "there is no checkpoint yet"
-        raise RunError(f"{what} could not be written to '{folder}': {reason}; {kept}.") from error
+        advice = f"{newest.name} is whole, and --resume continues from it" if newest else "there is no checkpoint yet"
+        raise RunError(f"{what} could not be written to '{folder}': {reason}; {advice}.") from error
 
 
 def _safetensors_error() -> type[Exception]:
@@ -181,15 +181,15 @@ def _safetensors_error() -> type[Exception]:
 
 
 def _why_not_written(folder: Path, error: BaseException) -> str | None:
-    """The file system's reason; libraries that write in C++ and Rust hide it in a sentence, or drop it."""
+    """Returns the file system's reason; libraries that write in C++ and Rust hide it in a sentence, or drop it."""
     chained: BaseException | None = error
     while chained is not None:
         if isinstance(chained, OSError) and chained.errno in _FILE_ERRORS:
             return chained.strerror
         chained = chained.__cause__ or chained.__context__
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if found := re.search(r"No space left on device|File too large|Read-only file system|Disk quota exceeded", text):
-        return found.group()
+    if reason := re.search(r"No space left on device|File too large|Read-only file system|Disk quota exceeded", text):
+        return reason.group()
     # torch reports a failed write as an unexpected position in the file.
     if not re.search(r"inline_container|PytorchStreamWriter|I/O error|IoError|file write failed", str(error)):
         return None
@@ -200,7 +200,7 @@ def _why_not_written(folder: Path, error: BaseException) -> str | None:
 
 
 def check_folder(folder: Path, *, resume: bool, mark: str = SETTINGS, flag: str = "--output_dir") -> bool:
-    """Makes sure that `folder` can take this run, without changing it; whether a run is there to be continued.
+    """Makes sure that `folder` can take this run, without changing it; tells whether there is a run to continue.
 
     Args:
         folder: the run folder, which need not exist.
@@ -241,7 +241,7 @@ def only_writer(folder: Path) -> Iterator[None]:
     """Holds the folder's lock, so that no second process trains in it; the lock ends with the process, however it ends.
 
     Raises:
-        InputError: another process holds it.
+        InputError: another process holds the lock.
     """
     with only_process(folder, "training in"):
         yield

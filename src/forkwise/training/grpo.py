@@ -11,6 +11,6 @@ from forkwise.training.trainer import RunTrainer
 
 
 def main(argv: Sequence[str]) -> None:
-    """`forkwise grpo ARGV`."""
+    """Runs `forkwise grpo ARGV`."""
     run, config, model_config = parse_run(argv, EntropyShapedGRPOConfig, "grpo")
     train(run, config, model_config, RunTrainer)

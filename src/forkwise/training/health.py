@@ -64,7 +64,7 @@ class FiniteMixin(_Trainer):
         return batch
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The trainer's step, followed by a look at the gradients."""
+        """Returns the trainer's step, followed by a look at the gradients."""
         loss: Tensor = super().training_step(*args, **kwargs)
         if self.check_finite and self.accelerator.scaler is None:
             gradients = ((name, p.grad) for name, p in self.model.named_parameters() if p.grad is not None)
@@ -73,10 +73,10 @@ class FiniteMixin(_Trainer):
         return loss
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        out = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        scored = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         if torch.is_grad_enabled() and self.model.training:  # the policy under update, no reference
-            self._scored = out[0].detach(), None if out[1] is None else out[1].detach()
-        return out
+            self._scored = scored[0].detach(), None if scored[1] is None else scored[1].detach()
+        return scored
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         self._scored = None
@@ -86,8 +86,8 @@ class FiniteMixin(_Trainer):
         try:
             loss: Tensor = super()._compute_loss(model, inputs)
         except ValueError as error:
-            name, found, _ = str(error).partition(" holds NaN or infinity")  # what forkwise.core says
-            if not (found and watched):
+            name, marker, _ = str(error).partition(" holds NaN or infinity")  # what forkwise.core says
+            if not (marker and watched):
                 raise
             self._stop([name])
         if watched:
@@ -104,8 +104,8 @@ class FiniteMixin(_Trainer):
 
     def require_finite(self, tensors: Mapping[str, Tensor]) -> None:
         """Stops the run if one of these is not finite on any process; every process must name the same ones."""
-        found = torch.stack([(~tensor.isfinite()).sum() for tensor in tensors.values()])
-        self._stop_if(found, list(tensors), [tensor.numel() for tensor in tensors.values()])
+        counts = torch.stack([(~tensor.isfinite()).sum() for tensor in tensors.values()])
+        self._stop_if(counts, list(tensors), [tensor.numel() for tensor in tensors.values()])
 
     def require_finite_tensors(self, kind: str, named: Iterable[tuple[str, Tensor]]) -> None:
         """Stops the run if one of a model's weights or gradients is not finite; on shards, of any process."""
@@ -215,7 +215,7 @@ class HealthWarnings(TrainerCallback):
 
 
 def alarms(history: list[dict[str, Any]], limits: HealthLimits) -> dict[str, str]:
-    """What is alarming in the logged lines of a run so far: name and sentence."""
+    """Returns what is alarming in the logged lines of a run so far: name and sentence."""
     found: dict[str, str] = {}
     for key in ("entropy", "completions/mean_length", "completions/clipped_ratio"):
         values = [row[key] for row in history if isinstance(row.get(key), int | float)]

@@ -25,13 +25,13 @@ _SHOWN = {
 
 
 def step_line(step: int, planned: int, logs: Mapping[str, Any], left: str = "") -> str:
-    """The sentence for one step, from what TRL logs of it; what is not logged is left out."""
+    """Returns the sentence for one step, from what TRL logs of it; what is not logged is left out."""
     prefix = "eval_" if any(key.startswith("eval_") for key in logs) else ""
     numbers = {key: logs.get(prefix + key) for key in _SHOWN}
     parts = [_SHOWN[key].format(value) for key, value in numbers.items() if isinstance(value, int | float)]
     where = " on validation problems" if prefix else ""
-    said = ", ".join([*parts, *([left] if left else [])])
-    return f"step {step} of {planned}{where}{': ' if said else ''}{said}"
+    sentence = ", ".join([*parts, *([left] if left else [])])
+    return f"step {step} of {planned}{where}{': ' if sentence else ''}{sentence}"
 
 
 class StepLines(TrainerCallback):
@@ -44,8 +44,8 @@ class StepLines(TrainerCallback):
     @classmethod
     def take_over(cls, trainer: Trainer) -> None:
         """Makes these lines all that the trainer prints."""
-        for theirs in (PrinterCallback, ProgressCallback):
-            trainer.remove_callback(theirs)
+        for printer in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(printer)
         trainer.add_callback(cls())
 
     def on_train_begin(self, args: Arguments, state: State, control: Control, **_: Any) -> None:

@@ -23,7 +23,7 @@ _GLANCE = 40  # characters in which there is a token, as a rule: whole prompts t
 
 
 def resolve_model(name: str | None, *, revision: str | None = None, trust_remote_code: bool = False) -> tuple[str, Any]:
-    """The id or folder to load and its tokenizer; `embedded` is the small model that this package ships.
+    """Returns the id or folder to load and its tokenizer; `embedded` is the small model that this package ships.
 
     Raises:
         InputError: no name, nothing there, a damaged file, no tokenizer, tensors that the files lack, or a model

@@ -78,7 +78,7 @@ class EntropyShapedPPOTrainer(RunTrainer):
             raise TypeError(f"args is a {type(args).__name__}; make it an EntropyShapedPPOConfig.")
         if reward_funcs is not None:  # an environment may give the rewards
             functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
-            reward_funcs = [_checked(function) for function in functions]
+            reward_funcs = [_checked_reward(function) for function in functions]
         super().__init__(model, reward_funcs, args, *more, **kwargs)
         critic_engine.check(self.accelerator, shares_base=args.critic_shares_base)
         if isinstance(self.processing_class, ProcessorMixin):
@@ -108,7 +108,7 @@ class EntropyShapedPPOTrainer(RunTrainer):
             model.enable_input_require_grads()  # reentrant checkpointing sees no gradient below a frozen base
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The policy's schedule; the critic, its optimizer and schedule are made ready here, before training starts."""
+        """Returns the policy's schedule, and makes the critic, its optimizer and schedule ready before training."""
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         if num_training_steps <= self.args.critic_warmup_steps and self.is_world_process_zero():
             warnings.warn(
@@ -117,8 +117,8 @@ class EntropyShapedPPOTrainer(RunTrainer):
                 stacklevel=2,
             )
         if self.critic_optimizer is None:
-            made = self._new_critic_optimizer()
-            self.critic, self.critic_optimizer = critic_engine.prepare(self.accelerator, self.critic, made)
+            critics_own = self._new_critic_optimizer()
+            self.critic, self.critic_optimizer = critic_engine.prepare(self.accelerator, self.critic, critics_own)
         policy_schedule = self.args.lr_scheduler_type
         kind = SchedulerType(self.args.critic_lr_scheduler_type or policy_schedule)
         try:
@@ -204,9 +204,9 @@ class EntropyShapedPPOTrainer(RunTrainer):
         return torch.cat([token_values(critic, part) for part in parts])
 
     def _truncated(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Which completions TRL counts as cut off, and all their lengths; both `(B,)`.
+        """Finds the completions that TRL counts as cut off, and the lengths of all; both `(B,)`.
 
-        They end neither in one of the tokens that end a completion (TRL before 1.16 knows the tokenizer's alone) nor in
+        Completions cut off end in no token that ends a completion (TRL before 1.16 knows the tokenizer's alone), nor in
         the padding token.
         """
         tokenizer = self.processing_class
@@ -218,7 +218,7 @@ class EntropyShapedPPOTrainer(RunTrainer):
     # ------------------------------------------------------------------------------------------------------- updates
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """TRL's step on the policy; with the last micro-batch of an update, the critic's on the same ones."""
+        """Runs TRL's step on the policy and, with the last micro-batch of an update, the critic's on the same ones."""
         self._micro_batch = None
         # Without a policy loss there is nothing to shape, which the mixin would take for a failure.
         policy_step: Any = super(EntropyShapingMixin, self) if self._only_critic() else super()
@@ -257,19 +257,19 @@ class EntropyShapedPPOTrainer(RunTrainer):
         logged["critic/learning_rate"].append(self.critic_scheduler.get_last_lr()[0])
         for epoch in range(self.args.critic_epochs):
             # By number: an update that goes twice over its rollout meets the same micro-batch again.
-            found = [self._critic_backward(batch, last=i == len(batches)) for i, batch in enumerate(batches, start=1)]
+            losses = [self._critic_backward(batch, last=i == len(batches)) for i, batch in enumerate(batches, start=1)]
             norm = self._step_critic()
             if epoch == 0:  # what the critic knew before this update
                 if norm is not None:
                     logged["critic/grad_norm"].append(norm)
-                for loss, clipped in found:
+                for loss, clipped in losses:
                     logged["critic/value_loss"].append(loss)
                     logged["critic/value_clip_frac"].append(clipped)
         self.critic_scheduler.step()
         self._micro_batch_seen = None
 
     def _critic_backward(self, batch: dict[str, Any], *, last: bool) -> tuple[float, float]:
-        """Adds a micro-batch's gradient of the value loss; its mean loss and clipped share over all processes."""
+        """Adds a micro-batch's gradient of the value loss; returns mean loss and clipped share over all processes."""
         self.critic.train()
         mask = _policy_mask(batch)
         with nullcontext() if last else critic_engine.accumulating(self.accelerator, self.critic):
@@ -294,7 +294,7 @@ class EntropyShapedPPOTrainer(RunTrainer):
         return loss, share
 
     def _step_critic(self) -> float | None:
-        """One step of the critic's optimizer; the norm of its gradient."""
+        """Makes one step of the critic's optimizer; returns the norm of its gradient."""
         kept_by_engine = self.is_deepspeed_enabled  # which has stepped with the last backward pass
         if not kept_by_engine and all(p.grad is None for p in self.critic.parameters()):
             raise RuntimeError("No gradient reached the critic in this training step.")
@@ -352,13 +352,13 @@ class EntropyShapedPPOTrainer(RunTrainer):
 
 
 def _policy_mask(batch: dict[str, Any]) -> Tensor:
-    """1 at the tokens that the policy chose, `(B, T)`: neither padding nor a tool's answer."""
+    """Marks the tokens that the policy chose with 1, `(B, T)`: neither padding nor a tool's answer."""
     mask: Tensor = batch["completion_mask"] * batch.get("tool_mask", 1)
     return mask
 
 
-def _checked(reward: Any) -> Any:
-    """The reward function, refusing a wrong number of values and values that are not finite (None is TRL's "n/a")."""
+def _checked_reward(reward: Any) -> Any:
+    """Wraps a reward function: refuses a wrong number of values and values not finite (None is TRL's "n/a")."""
     if not callable(reward) or isinstance(reward, nn.Module):
         return reward
     function: Callable[..., Any] = reward
@@ -398,6 +398,6 @@ def _finite(name: str, returned: Any, expected: int) -> list[float | None]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """`forkwise ppo ARGV`."""
+    """Runs `forkwise ppo ARGV`."""
     run, config, model_config = parse_run(argv, EntropyShapedPPOConfig, "ppo")
     train(run, config, model_config, EntropyShapedPPOTrainer)

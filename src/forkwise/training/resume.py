@@ -59,7 +59,7 @@ class ExactResumeMixin(_Trainer):
             raise
 
     def log(self, *args: Any, **kwargs: Any) -> None:
-        """The trainer's log; a log that cannot be written ends in a sentence."""
+        """Returns the trainer's log; a log that cannot be written ends in a sentence."""
         with writing(Path(self.args.output_dir), f"The log of step {self.state.global_step}"):
             super().log(*args, **kwargs)
 
@@ -119,7 +119,7 @@ class ExactResumeMixin(_Trainer):
                 next(iter(self._train_sampler), None)  # TRL's sampler draws each epoch's order from one stream
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """The trainer's batches of an update; none for a run that is resumed at its end.
+        """Returns the trainer's batches of an update; none for a run that is resumed at its end.
 
         It would train one step too many before it looks at `max_steps`.
         """

@@ -27,7 +27,7 @@ REWARDS: dict[str, tuple[float, float]] = {"correct": (1.0, 0.0), "signed": (1.0
 
 
 def training_dataset(problems: Sequence[Problem]) -> Dataset:
-    """The problems as TRL reads them: columns `prompt`, `problem_id`, `answer` and `meta` (JSON text).
+    """Returns the problems as TRL reads them: columns `prompt`, `problem_id`, `answer` and `meta` (JSON text).
 
     Raises:
         InputError: no problems, plain and chat prompts mixed, or `datasets` is not installed.
@@ -52,7 +52,7 @@ def training_dataset(problems: Sequence[Problem]) -> Dataset:
 
 
 def load_reward(spec: str, task: Task) -> Reward:
-    """The reward function that `spec` names; TRL logs it as `rewards/<its __name__>/mean`.
+    """Loads the reward function that `spec` names; TRL logs it as `rewards/<its __name__>/mean`.
 
     `"correct"` gives 1 for a right answer and 0 for a wrong one, `"signed"` +1 and -1. Both give 0 where the verifier
     reached no verdict, log the share of such completions as `unscored`, and need the columns of `training_dataset`.
@@ -66,14 +66,14 @@ def load_reward(spec: str, task: Task) -> Reward:
     if spec in REWARDS:
         return _verified_reward(spec, task)
     if ":" in spec:
-        return _checked(_imported(spec), spec)
+        return _checked_reward(_imported(spec), spec)
     raise InputError(
         f"There is no reward '{spec}': use {', '.join(REWARDS)} or package.module:function.{nearest(spec, REWARDS)}"
     )
 
 
 def completion_text(completion: Completion) -> str:
-    """The text of a completion; of chat messages, the content of the last one."""
+    """Returns the text of a completion; of chat messages, the content of the last one."""
     if isinstance(completion, str):
         return completion
     content = completion[-1].get("content") if completion else None
@@ -132,7 +132,7 @@ def _imported(spec: str) -> Callable[..., Any]:
     return checked
 
 
-def _checked(function: Callable[..., Any], spec: str) -> Reward:
+def _checked_reward(function: Callable[..., Any], spec: str) -> Reward:
     @functools.wraps(function)
     def reward(*args: Any, **kwargs: Any) -> list[float]:
         completions = kwargs["completions"] if "completions" in kwargs else args[1]

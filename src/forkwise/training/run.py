@@ -1,4 +1,4 @@
-"""What `forkwise grpo` and `forkwise ppo` share: checks, task, rewards, the run folder; TRL does the training."""
+"""The base of `forkwise grpo` and `forkwise ppo`: checks, task, rewards, the run folder; TRL does the training."""
 
 from __future__ import annotations
 
@@ -50,8 +50,24 @@ from forkwise.training.trainer import RunTrainer
 GENERATED_PROBLEMS = 20_000
 # Settings that may differ when a run is resumed: how long it lasts, and what is logged and kept.
 _MAY_CHANGE = (
-    *("max_steps", "num_train_epochs", "resume", "output_dir", "run_name", "logging", "log_", "report_to", "project"),
-    *("save_", "eval", "disable_tqdm", "dataloader_", "push_to_hub", "hub_", "trackio", "health", "behaviour_"),
+    "max_steps",
+    "num_train_epochs",
+    "resume",
+    "output_dir",
+    "run_name",
+    "logging",
+    "log_",
+    "report_to",
+    "project",
+    "save_",
+    "eval",
+    "disable_tqdm",
+    "dataloader_",
+    "push_to_hub",
+    "hub_",
+    "trackio",
+    "health",
+    "behaviour_",
 )
 
 
@@ -81,7 +97,7 @@ def _chat(problems: Sequence[Problem], tokenizer: Any, model: str) -> list[Probl
 
 
 def _settings(run: RunArguments, config: EntropyShapedGRPOConfig, model: ModelConfig) -> dict[str, Any]:
-    """The settings in force, as `--config` reads them."""
+    """Returns the settings in force, as `--config` reads them."""
     settings = {**dataclasses.asdict(run), **config.to_dict(), **dataclasses.asdict(model)}
     del settings["generation_batch_size"]  # TRL derives it from steps_per_generation, and refuses both
     plain = {k: v for k, v in settings.items() if isinstance(v, str | int | float | bool | list | dict)}
@@ -132,10 +148,10 @@ class MetricsFile(TrainerCallback):
 
 
 def _checkpoint_to_resume(folder: Path) -> Path | None:
-    """The newest whole checkpoint; the main process looks for it, since it reads all of it."""
-    found = [newest_complete_checkpoint(folder) if PartialState().is_main_process else None]
-    broadcast_object_list(found)
-    checkpoint = found[0]
+    """Returns the newest whole checkpoint; the main process looks for it, since it reads all of it."""
+    newest = [newest_complete_checkpoint(folder) if PartialState().is_main_process else None]
+    broadcast_object_list(newest)
+    checkpoint = newest[0]
     if checkpoint is not None and not checkpoint.is_dir():
         raise InputError(f"This process does not see '{checkpoint}': put output_dir on a file system that all share.")
     if checkpoint is None and finished(folder, 1):

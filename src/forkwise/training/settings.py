@@ -10,7 +10,7 @@ ALIASES = {"model_name_or_path": "model", "dataset_name": "dataset", "reward_fun
 
 @dataclass
 class RunArguments:
-    """What to train, on what, with which reward. Everything else is TRL's or the method's."""
+    """The settings of what to train, on what, with which reward. Everything else is TRL's or the method's."""
 
     model: str | None = field(
         default=None,

@@ -74,14 +74,14 @@ class EntropyShapedGRPOConfig(ShapingSettings, GRPOConfig):
 
     @property
     def _per_sequence(self) -> bool:
-        """Whether the importance ratio, or the weight of a token, is one of its whole sequence."""
+        """Tells whether the importance ratio, or the weight of a token, is one of its whole sequence."""
         return bool(self.importance_sampling_level == "sequence" or self.loss_type == "luspo")
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
-        """As in transformers, where every trainer asks for it when training starts; not every trainer may.
+        """Returns the warm-up steps as transformers does; a trainer that does not shape is refused here.
 
         Raises:
-            InputError: a trainer asks that would train without what this config says, and without a word.
+            InputError: the trainer that asks would silently train without what this config says.
         """
         if (self.methods or not self.has_groups) and not _SHAPES.get():
             raise InputError(
@@ -93,7 +93,7 @@ class EntropyShapedGRPOConfig(ShapingSettings, GRPOConfig):
         return steps
 
     def _check_numbers(self) -> None:
-        """Refuses what torch and TRL refuse late, with a traceback, or not at all."""
+        """Refuses numbers that torch and TRL refuse late, with a traceback, or not at all."""
         check_number("temperature", self.temperature, 0, above=True)
         for name in ("learning_rate", "weight_decay", "beta", "epsilon"):
             check_number(name, getattr(self, name), 0)
@@ -105,16 +105,16 @@ class EntropyShapedGRPOConfig(ShapingSettings, GRPOConfig):
 
     @property
     def methods(self) -> tuple[Method, ...]:
-        """The methods that act, in their order; `alpha > 0` alone is the entropy-shaped advantage.
+        """Returns the methods that act, in their order; `alpha > 0` alone is the entropy-shaped advantage.
 
-        Those that only set fields of TRL are not among them.
+        Methods that only set fields of TRL are left out.
         """
         if self.method:
             return tuple(m for m in self._methods if not isinstance(m, SettingsMethod))
         return (EntropyAdvantage(self.alpha, self.kappa),) if self.alpha != 0 else ()
 
     def _resolve_methods(self) -> None:
-        """Reads `method`, sets the fields of TRL that it asks for, and says it all in full. Harmless a second time."""
+        """Reads `method`, sets the fields of TRL that it asks for, and writes it out in full. Twice is harmless."""
         self._methods: tuple[Method, ...] = ()
         if isinstance(self.method, str):
             self.method = [self.method]
@@ -185,7 +185,7 @@ class EntropyShapedGRPOConfig(ShapingSettings, GRPOConfig):
 
 
 def _default(config: EntropyShapedGRPOConfig, name: str) -> Any:
-    """What the field is if nobody says anything, in this class of config."""
+    """Returns the default that this class of config gives to the field."""
     return next(f.default for f in dataclasses.fields(config) if f.name == name)
 
 
@@ -194,7 +194,7 @@ _SHAPES: ContextVar[bool] = ContextVar("a trainer that shapes is at work", defau
 
 @contextmanager
 def shaping() -> Iterator[None]:
-    """While it lasts, whoever asks a config of ours is a trainer that does what it says.
+    """Marks a block of code in which a trainer that shapes reads its config, which then lets itself be read.
 
     A mark in the config itself would go along when it is copied, pickled, or handed to another trainer.
     """

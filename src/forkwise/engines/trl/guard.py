@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from forkwise.engines.trl.release import not_shaped
-from forkwise.engines.trl.update import MADE, ROWS, reward_methods, rollout_methods
+from forkwise.engines.trl.update import EARLY_ADVANTAGES, POSITIONS, reward_methods, rollout_methods
 from forkwise.methods import Method, Need, Scope
 
 _OF_ROLLOUTS = {Need.OLD_ENTROPY, Need.GROUPS, Need.CORRECT}
@@ -51,14 +51,14 @@ class GuardedBatch(dict[str, Any]):
 
 
 def sees_rollouts(methods: Sequence[Method]) -> bool:
-    """Whether any of the methods is about more than one token at a time, or about how and by whom it was drawn."""
+    """Tells whether any method needs more than one token at a time, or how and by which policy tokens were drawn."""
     return any(m.scope is not Scope.TOKEN or m.needs() & _OF_ROLLOUTS for m in methods)
 
 
 def check_rollout_acted(batch: dict[str, Any], methods: Sequence[Method]) -> None:
-    """Raises unless the methods of the rollout made the advantages of this micro-batch."""
-    if sees_rollouts(methods) and ROWS not in batch:
+    """Raises an error unless the methods of the rollout made the advantages of this micro-batch."""
+    if sees_rollouts(methods) and POSITIONS not in batch:
         raise not_shaped("the rollout bypassed the mixin; a method overridden without super()?", methods)
     early = [*reward_methods(methods), *rollout_methods(methods)]
-    if early and not (MADE in batch and torch.equal(batch[MADE], batch["advantages"])):
+    if early and not (EARLY_ADVANTAGES in batch and torch.equal(batch[EARLY_ADVANTAGES], batch["advantages"])):
         raise not_shaped("the advantages were replaced after the rollout", methods)

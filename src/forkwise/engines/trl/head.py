@@ -21,7 +21,7 @@ _REMEDY = "install trl==1.14.2, which goes by the logits" if Version("1.15") <= 
 def check_head(
     trainer: GRPOTrainer, ids: torch.Tensor, mask: torch.Tensor, completion_length: int, *, images: bool
 ) -> bool:
-    """Compares log-probs and entropies with those of the logits, on a few tokens of one of these completions.
+    """Compares TRL's log-probs and entropies with those of the policy's logits, on a few tokens of one completion.
 
     All processes compare, since a sharded model needs them all, and all stop if one finds a difference.
 

@@ -1,4 +1,4 @@
-"""The part of the mixin that acts when TRL has scored a rollout, and that notes what the loss will need of it."""
+"""The part of the mixin that acts when TRL has scored a rollout, and keeps what the loss will need from it."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from forkwise.engines.trl.head import check_head
 from forkwise.engines.trl.release import HOST, not_shaped
 from forkwise.engines.trl.update import (
     CORRECT,
+    EARLY_ADVANTAGES,
     GROUPS,
-    MADE,
     OLD_ENTROPY,
-    ROWS,
-    act_on_update,
+    POSITIONS,
     needs,
     reward_methods,
     rollout_methods,
+    run_on_whole_update,
     token_mask,
     update_methods,
 )
 from forkwise.errors import InputError
 from forkwise.methods import Method, Need, Rollout, Tokens
-from forkwise.methods.chain import act_on_rollout
+from forkwise.methods.chain import run_reward_methods
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer as _Trainer
@@ -60,28 +60,28 @@ class RolloutMixin(_Trainer):
             self._check_head(ids, mask, batch["completion_ids"].size(1), images="pixel_values" in batch)
         if self.model.training and sees_rollouts(self.args.methods):
             with torch.no_grad():
-                self._act_on_rollout(batch, self.args.methods)
+                self._run_rollout_methods(batch, self.args.methods)
         return batch
 
     def _check_head(self, *args: Any, images: bool) -> None:
         self._head_is_checked = True  # what is compared comes from a method that calls this
         self._head_is_checked = check_head(self, *args, images=images)
 
-    def _act_on_rollout(self, batch: dict[str, Any], methods: Sequence[Method]) -> None:
-        """Runs the methods that need whole rollouts, and notes what the others will need of this one."""
+    def _run_rollout_methods(self, batch: dict[str, Any], methods: Sequence[Method]) -> None:
+        """Runs the methods that need whole rollouts, and keeps what the methods in the loss will need from this one."""
         if "pixel_values" in batch:
             raise InputError("Methods that select among tokens or act on rollouts train text models only, not images.")
         size = len(batch["completion_ids"])
         start = self.accelerator.process_index * size
         rows = torch.arange(start, start + size, device=batch["completion_ids"].device)
-        batch[ROWS] = rows
+        batch[POSITIONS] = rows
         early = [*reward_methods(methods), *rollout_methods(methods)]
-        wanted = needs(early)
+        required = needs(early)
         logprobs, entropy = batch.get("old_per_token_logps"), None
         off_policy = logprobs is not None
         later = needs(update_methods(methods))
         keep = Need.OLD_ENTROPY in later and off_policy
-        if keep or wanted & _ENTROPIES or (wanted & _LOGPROBS and logprobs is None):
+        if keep or required & _ENTROPIES or (required & _LOGPROBS and logprobs is None):
             logprobs, entropy = self._score(batch)
         if keep:
             batch[OLD_ENTROPY] = entropy
@@ -93,23 +93,25 @@ class RolloutMixin(_Trainer):
         if Need.CORRECT in later:
             batch[CORRECT] = (rewards > 0)[rows]
         if early:
-            batch["advantages"] = batch[MADE] = self._early_advantages(batch, methods, rewards, logprobs, entropy)
+            batch["advantages"] = batch[EARLY_ADVANTAGES] = self._early_advantages(
+                batch, methods, rewards, logprobs, entropy
+            )
 
     def _early_advantages(
         self, batch: dict[str, Any], methods: Sequence[Method], rewards: torch.Tensor, logprobs: Any, entropy: Any
     ) -> torch.Tensor:
-        """The advantages of this process's completions after the methods of the rollout; `(B,)` or `(B, T)`."""
-        gather, mask, rows = self.accelerator.gather, token_mask(batch), batch[ROWS]
+        """Returns the advantages of this process's completions after the methods of the rollout; `(B,)` or `(B, T)`."""
+        gather, mask, rows = self.accelerator.gather, token_mask(batch), batch[POSITIONS]
         mean_logprobs = None
         if Need.SEQUENCE_LOGPROBS in needs(reward_methods(methods)):
             mean_logprobs = gather(torch.where(mask, logprobs, 0).sum(dim=1) / mask.sum(dim=1))  # NaN without tokens
         groups, correct = torch.arange(len(rewards), device=rewards.device) // self.num_generations, rewards > 0
         rollout = Rollout(rewards, groups, correct, gather(batch["advantages"]), mean_logprobs)
-        made, totals = act_on_rollout(reward_methods(methods), rollout)
+        per_completion, totals = run_reward_methods(reward_methods(methods), rollout)
         if totals:
             self._action_log.add(totals)
-            self._show_advantages(made)
-        advantages = made[rows]
+            self._show_advantages(per_completion)
+        advantages = per_completion[rows]
         if token_methods := rollout_methods(methods):
             tokens = Tokens(
                 advantages[:, None].expand_as(mask),
@@ -122,12 +124,12 @@ class RolloutMixin(_Trainer):
                 correct=correct[rows],
                 seed=self._method_seed(),
             ).only(needs(token_methods))
-            (advantages,), totals = act_on_update(token_methods, [tokens], [rows], self.accelerator)
+            (advantages,), totals = run_on_whole_update(token_methods, [tokens], [rows], self.accelerator)
             self._action_log.add(totals)
         return advantages
 
     def _total_rewards(self, who_needs: str) -> torch.Tensor:
-        """`(completions of all processes,)`, weighted; `who_needs` begins the sentence that refuses one without."""
+        """Returns the weighted reward of each completion of all processes; refuses missing ones for `who_needs`."""
         rewards = self._scored_rewards
         if rewards is None:
             raise RuntimeError(
@@ -143,7 +145,7 @@ class RolloutMixin(_Trainer):
         return total
 
     def _show_advantages(self, advantages: torch.Tensor) -> None:
-        """TRL's table of completions shows these, one per completion of all processes, instead of the group's."""
+        """Puts these advantages, one per completion of all processes, into TRL's table in place of the group's."""
         shown = self._logs["advantages"]
         values = advantages.tolist()
         for _ in range(min(len(values), len(shown))):
@@ -152,15 +154,15 @@ class RolloutMixin(_Trainer):
 
     @torch.no_grad()
     def _score(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probs and entropies `(B, T)` of a batch under the current weights, as TRL computes them in its loss."""
+        """Computes log-probs and entropies `(B, T)` of a batch under the current weights, as TRL does in its loss."""
         ids, mask = _whole(batch)
         rows = self.args.per_device_train_batch_size
-        out = self._get_per_token_logps_and_entropies(
+        scored = self._get_per_token_logps_and_entropies(
             self.model, ids, mask, batch["completion_ids"].size(1), batch_size=rows, compute_entropy=True
         )
-        if out[1] is None:
+        if scored[1] is None:
             raise not_shaped("the per-token entropies are None (as with Unsloth's patched trainer)", self.args.methods)
-        return out[0], out[1]
+        return scored[0], scored[1]
 
     def _method_seed(self) -> int:
         return int(self.args.seed) * 2**24 + int(self.state.global_step)
@@ -171,7 +173,7 @@ class RolloutMixin(_Trainer):
 
 
 def _whole(batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask of prompts and completions, `(B, P + T)`."""
+    """Joins prompts and completions: their ids and their mask, `(B, P + T)` each."""
     return (
         torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
         torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),

@@ -15,9 +15,16 @@ from forkwise.engines.trl.config import EntropyShapedGRPOConfig, check_rollout, 
 from forkwise.engines.trl.guard import GuardedBatch, check_rollout_acted
 from forkwise.engines.trl.release import not_shaped
 from forkwise.engines.trl.rollout import RolloutMixin
-from forkwise.engines.trl.update import ROWS, Plan, act_on_update, local_tokens, needs, update_methods
+from forkwise.engines.trl.update import (
+    POSITIONS,
+    UpdateAdvantages,
+    local_tokens,
+    needs,
+    run_on_whole_update,
+    update_methods,
+)
 from forkwise.methods import Scope, Tokens
-from forkwise.methods.chain import act_on_tokens
+from forkwise.methods.chain import run_token_methods
 
 
 class EntropyShapingMixin(RolloutMixin):
@@ -42,7 +49,7 @@ class EntropyShapingMixin(RolloutMixin):
 
     _shaping_batch: GuardedBatch | None = None  # set only while a training loss is being computed
     _shaped_losses = 0
-    _plan: Plan | None = None
+    _update_advantages: UpdateAdvantages | None = None
     _has_critic = False  # else a PPO config would train GRPO
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -62,21 +69,21 @@ class EntropyShapingMixin(RolloutMixin):
         require_config(self.args, critic=self._has_critic)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """The trainer's `train`; a dataset of which it would not train a single step is refused."""
+        """Trains as the trainer does; a dataset of which it would not train a single step is refused."""
         if isinstance(self.train_dataset, Sized):
             check_rollout(self.args, len(self.train_dataset))
         with shaping():
             return super().train(*args, **kwargs)
 
     def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
-        """The trainer's schedule of the learning rate."""
+        """Returns the trainer's schedule of the learning rate."""
         with shaping():
             return super().create_scheduler(*args, **kwargs)
 
     # -------------------------------------------------------------------------------------------------------- updates
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """TRL's training step; raises `RuntimeError` if its loss was computed without shaped advantages."""
+        """Runs TRL's training step; raises `RuntimeError` if its loss was computed without shaped advantages."""
         before = self._shaped_losses
         loss: torch.Tensor = super().training_step(*args, **kwargs)
         if self.args.methods and self._shaped_losses == before:
@@ -113,31 +120,31 @@ class EntropyShapingMixin(RolloutMixin):
         # Arguments are passed through unnamed and the result is indexed: both change between TRL releases.
         if not self._head_is_checked and len(args) > 3:  # before the log-probs of the first rollout
             self._check_head(*args[1:4], images=kwargs.get("pixel_values") is not None)
-        out = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        scored = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         batch = self._shaping_batch
         # Within the loss, a reference policy would be scored without gradient; H is that of the policy under update.
         if batch is not None and not batch.shaped and torch.is_grad_enabled():
-            if out[1] is None:
+            if scored[1] is None:
                 batch.why_not = "the per-token entropies are None (as with Unsloth's patched trainer)"
             else:
                 with torch.no_grad():  # since 1.15 TRL's entropies carry gradient; psi must not
-                    self._shape(batch, out[0].detach(), out[1].detach())
-        return out
+                    self._shape(batch, scored[0].detach(), scored[1].detach())
+        return scored
 
     def _shape(self, batch: GuardedBatch, logprobs: torch.Tensor, entropy: torch.Tensor) -> None:
         methods = update_methods(batch.methods)
         if all(method.scope is Scope.TOKEN for method in methods):
             tokens = local_tokens(batch, batch.unshaped, logprobs, entropy, needs(methods), self._method_seed())
-            advantages, totals = act_on_tokens(methods, tokens)
+            advantages, totals = run_token_methods(methods, tokens)
             batch.shape(advantages)
             self._action_log.add({name: self._sum_over_processes(total) for name, total in totals.items()})
         else:
-            batch.shape(self._planned(batch, logprobs, entropy))
+            batch.shape(self._share_of_update(batch, logprobs, entropy))
 
-    def _planned(self, batch: GuardedBatch, logprobs: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
-        """The advantages `(B, T)` of this micro-batch, made together with those of the whole update."""
+    def _share_of_update(self, batch: GuardedBatch, logprobs: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
+        """Returns the advantages `(B, T)` of this micro-batch, made together with those of the whole update."""
         step, ids = int(self.state.global_step), batch["completion_ids"]
-        advantages = self._plan.take(step, ids) if self._plan is not None else None
+        advantages = self._update_advantages.take_share(step, ids) if self._update_advantages is not None else None
         if advantages is None:
             methods = update_methods(batch.methods)
             parts: list[Tokens] = []
@@ -145,15 +152,17 @@ class EntropyShapingMixin(RolloutMixin):
             for part in window:
                 scored = (logprobs, entropy) if part["completion_ids"] is ids else self._score(part)
                 parts.append(local_tokens(part, part["advantages"], *scored, needs(methods), self._method_seed()))
-            made, totals = act_on_update(methods, parts, [part[ROWS] for part in window], self.accelerator)
+            shares, totals = run_on_whole_update(methods, parts, [part[POSITIONS] for part in window], self.accelerator)
             self._action_log.add(totals)
-            self._plan = Plan(step, [(part["completion_ids"], a) for part, a in zip(window, made, strict=True)])
-            advantages = self._plan.take(step, ids)
+            self._update_advantages = UpdateAdvantages(
+                step, [(part["completion_ids"], a) for part, a in zip(window, shares, strict=True)]
+            )
+            advantages = self._update_advantages.take_share(step, ids)
         assert advantages is not None
         return advantages
 
     def _window(self, completion_ids: torch.Tensor) -> list[dict[str, Any]]:
-        """The micro-batches of the update that begins with this one, on this process."""
+        """Returns the micro-batches of the update that begins with this one, on this process."""
         buffer: list[dict[str, Any]] = self._buffered_inputs or []
         places = [i for i, part in enumerate(buffer) if part["completion_ids"] is completion_ids]
         count = self.current_gradient_accumulation_steps
@@ -165,7 +174,7 @@ class EntropyShapingMixin(RolloutMixin):
     # -------------------------------------------------------------------------------------------------------- metrics
 
     def log(self, *args: Any, **kwargs: Any) -> None:
-        """TRL's log, with the metrics of the methods over the window, in training."""
+        """Logs as TRL does and adds, in training, the metrics of the methods over the window."""
         if self.model.training:
             metrics, warning = self._action_log.take()
             for name, value in metrics.items():

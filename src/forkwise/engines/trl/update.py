@@ -15,63 +15,63 @@ import torch
 from torch import Tensor
 
 from forkwise.methods import Method, Need, RewardMethod, Scope, TokenMethod, Tokens
-from forkwise.methods.chain import act_on_tokens
+from forkwise.methods.chain import run_token_methods
 
-# What the mixin adds to TRL's micro-batches.
-ROWS = "forkwise_rows"  # (B,) int64: position of the completion in the rollout, over all processes
+# Keys that the mixin adds to TRL's micro-batches.
+POSITIONS = "forkwise_rows"  # (B,) int64: position of the completion in the rollout, over all processes
 OLD_ENTROPY = "forkwise_old_entropy"  # (B, T)
 GROUPS = "forkwise_groups"  # (B,) int64
 CORRECT = "forkwise_correct"  # (B,) bool
-MADE = "forkwise_advantages"  # the advantages that methods of the rollout made
+EARLY_ADVANTAGES = "forkwise_advantages"  # those that the methods of the rollout made
 
 _PER_TOKEN = ("advantages", "mask", "entropy", "old_entropy", "logprobs", "old_logprobs")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Advantages of an update, made before its first micro-batch is computed.
+class UpdateAdvantages:
+    """The advantages of an update, made for all its micro-batches at the first; each then takes its share.
 
     Attributes:
-        step: of the trainer, in which the plan holds.
-        left: micro-batches (their completion ids, by identity) that have not taken theirs, with their advantages.
+        step: the trainer's step in which the update is made.
+        shares: the shares not taken yet: a micro-batch's completion ids (by identity), and its advantages.
     """
 
     step: int
-    left: list[tuple[Tensor, Tensor]]
+    shares: list[tuple[Tensor, Tensor]]
 
-    def take(self, step: int, completion_ids: Tensor) -> Tensor | None:
-        """The advantages of a micro-batch, once; None where this is not the update that was planned."""
-        for i, (ids, advantages) in enumerate(self.left):
+    def take_share(self, step: int, completion_ids: Tensor) -> Tensor | None:
+        """Returns the advantages of a micro-batch, once; None for a micro-batch of another update."""
+        for i, (ids, advantages) in enumerate(self.shares):
             if step == self.step and ids is completion_ids:
-                del self.left[i]
+                del self.shares[i]
                 return advantages
         return None
 
 
 def rollout_methods(methods: Sequence[Method]) -> list[TokenMethod]:
-    """Those that make advantages per token as soon as a rollout is scored."""
+    """Picks the methods that make advantages per token as soon as a rollout is scored."""
     return [m for m in methods if isinstance(m, TokenMethod) and m.scope is Scope.ROLLOUT]
 
 
 def update_methods(methods: Sequence[Method]) -> list[TokenMethod]:
-    """Those that act within the loss."""
+    """Picks the methods that act within the loss."""
     return [m for m in methods if isinstance(m, TokenMethod) and m.scope is not Scope.ROLLOUT]
 
 
 def reward_methods(methods: Sequence[Method]) -> list[RewardMethod]:
-    """Those that make advantages from rewards."""
+    """Picks the methods that make advantages from rewards."""
     return [m for m in methods if isinstance(m, RewardMethod)]
 
 
 def needs(methods: Sequence[Method]) -> frozenset[Need]:
-    """Everything that one of them requires."""
+    """Collects everything that at least one of the methods requires."""
     return frozenset().union(*(method.needs() for method in methods))
 
 
 def local_tokens(
     batch: dict[str, Any], advantages: Tensor, logprobs: Tensor, entropy: Tensor, wanted: frozenset[Need], seed: int
 ) -> Tokens:
-    """One micro-batch as methods see it, with what they require.
+    """Presents one micro-batch as methods see it, with the tensors that they require.
 
     Without log-probs and entropies of an old policy in the batch, the policy under update is the one that sampled.
     """
@@ -91,24 +91,24 @@ def local_tokens(
 
 
 def token_mask(batch: dict[str, Any]) -> Tensor:
-    """The tokens that TRL's loss counts, `(B, T)` bool."""
+    """Returns the tokens that TRL's loss counts, `(B, T)` bool."""
     mask: Tensor = batch["completion_mask"] * batch.get("tool_mask", 1) != 0
     return mask
 
 
-def act_on_update(
+def run_on_whole_update(
     methods: Sequence[TokenMethod], parts: Sequence[Tokens], rows: Sequence[Tensor], accelerator: Any
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
     """Runs the methods on a whole update, or a whole rollout.
 
     Args:
-        methods: in the order in which they act.
+        methods: the methods, in the order in which they act.
         parts: this process's micro-batches, `(B, T)` each.
-        rows: their completions' positions in the rollout, `(B,)` each.
+        rows: for each micro-batch, the positions of its completions in the rollout, `(B,)`.
         accelerator: gathers over processes, all of which must call this.
 
     Returns:
-        The advantages of each part, and the totals of `act_on_tokens`, over all processes.
+        The advantages of each part, and the totals of `run_token_methods`, over all processes.
     """
     columns = {
         field.name: torch.cat([getattr(part, field.name) for part in parts])
@@ -119,14 +119,14 @@ def act_on_update(
     everyone: Tensor = accelerator.gather(local)
     order = everyone.argsort()
     whole = {name: _gather(tensor, name in _PER_TOKEN, accelerator)[order] for name, tensor in columns.items()}
-    advantages, totals = act_on_tokens(methods, Tokens(**whole, seed=parts[0].seed))
+    advantages, totals = run_token_methods(methods, Tokens(**whole, seed=parts[0].seed))
     mine = torch.searchsorted(everyone[order], local)
     sizes = [len(part.mask) for part in parts]
     return list(advantages[mine, : parts[0].mask.shape[1]].split(sizes)), totals
 
 
 def _gather(tensor: Tensor, padded: bool, accelerator: Any) -> Tensor:
-    """Over processes; tokens at different positions are padded with zeros, which a mask reads as False."""
+    """Gathers a tensor over processes, padded with zeros to one length; a mask reads those as False."""
     boolean = tensor.dtype == torch.bool
     values = tensor.to(torch.uint8) if boolean else tensor.contiguous()
     if padded:

@@ -16,23 +16,23 @@ _VALUE_HEAD = "AutoModelForCausalLMWithValueHead"  # of TRL: verl patches it in 
 
 
 def report() -> str:
-    """What works, as text. Imports verl's trainers, which takes seconds.
+    """Says in text what works. It imports verl's trainers, which takes seconds.
 
     Raises:
         InputError: the first thing that stands in the way, and what to do about it.
     """
-    found = _verl_version()
+    installed = _verl_version()
     point = _entry_point()
     _check_policy(point)
     try:
         point.load()
     except Exception as error:
-        raise InputError(f"verl {found} finds the plugin {point.value} but cannot load it: {error!r}.") from error
-    _check_trainers(found)
-    _check_trl(found)
+        raise InputError(f"verl {installed} finds the plugin {point.value} but cannot load it: {error!r}.") from error
+    _check_trainers(installed)
+    _check_trl(installed)
     return "\n".join(
         [
-            f"verl {found}: the plugin {point.value} of forkwise {version('forkwise')} is loaded.",
+            f"verl {installed}: the plugin {point.value} of forkwise {version('forkwise')} is loaded.",
             f"Trainer modes: {', '.join(MODES)}.",
             "Use: trainer.v1.trainer_mode=entropy_sync +algorithm.entropy_shaping.alpha=0.4 "
             "+algorithm.entropy_shaping.kappa=2.0",
@@ -46,15 +46,15 @@ def report() -> str:
 
 def _verl_version() -> str:
     try:
-        found = version("verl")
+        installed = version("verl")
     except PackageNotFoundError:
         raise InputError(
             'verl is not installed in this environment: pip install "forkwise[verl]" where verl is to run.'
         ) from None
-    major, minor = (int(part) for part in found.split(".")[:2])
+    major, minor = (int(part) for part in installed.split(".")[:2])
     if (major, minor) < (0, 9):
-        raise InputError(f"verl {found} has no plugins: install verl 0.9.")
-    return found
+        raise InputError(f"verl {installed} has no plugins: install verl 0.9.")
+    return installed
 
 
 def _entry_point() -> EntryPoint:

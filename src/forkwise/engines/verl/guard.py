@@ -22,7 +22,7 @@ _shaping_now: ContextVar[bool] = ContextVar("forkwise_shapes_these_advantages", 
 
 
 def asks_for_shaping(algorithm: Any) -> bool:
-    """Whether the section `algorithm` of a configuration has our keys; False for anything that is no section."""
+    """Tells whether the section `algorithm` of a configuration has our keys; False for anything that is no section."""
     get = getattr(algorithm, "get", None)
     return callable(get) and get("entropy_shaping") is not None
 
@@ -61,7 +61,7 @@ def guard_trainer(trainer: Any, shaping: type | tuple[()] = ()) -> None:
 
     Derived classes are guarded themselves, since verl's experimental trainers do not call the constructor they inherit.
     """
-    trainer.__init__ = _checked(trainer.__init__, shaping)
+    trainer.__init__ = _guarded(trainer.__init__, shaping)
     inherited = vars(trainer).get("__init_subclass__")
 
     def guard_derived(cls: Any, /, **kwargs: Any) -> None:
@@ -70,12 +70,12 @@ def guard_trainer(trainer: Any, shaping: type | tuple[()] = ()) -> None:
         else:
             super(trainer, cls).__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
-            cls.__init__ = _checked(cls.__init__, shaping)
+            cls.__init__ = _guarded(cls.__init__, shaping)
 
     trainer.__init_subclass__ = classmethod(guard_derived)
 
 
-def _checked(construct: Callable[..., None], shaping: type | tuple[()]) -> Callable[..., None]:
+def _guarded(construct: Callable[..., None], shaping: type | tuple[()]) -> Callable[..., None]:
     @functools.wraps(construct)
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
         config = kwargs.get("config", args[0] if args else None)
@@ -103,7 +103,7 @@ def guard_advantages(module: ModuleType) -> None:
 
 @contextmanager
 def advantages_are_shaped() -> Iterator[None]:
-    """Within it, advantages are shaped: here, or later in the loss."""
+    """Marks a block of code in which advantages are shaped, either at once or later in the loss."""
     before = _shaping_now.set(True)
     try:
         yield

@@ -13,7 +13,7 @@ from verl.workers.utils.padding import no_padding_2_padding, response_to_nested
 from forkwise.core import ShapingStats, shape_and_measure
 
 TOTALS = ("n_pos", "n_neg", "psi_pos", "psi_neg", "psi_over_adv", "capped")
-"""Names of `ShapingStats.totals`; verl takes the largest or smallest of metrics with max or min in their name."""
+"""Names of `ShapingStats.totals`; none has max or min in it, of which verl takes the largest or smallest."""
 
 PREFIX = "shaping_totals/"
 
@@ -21,14 +21,14 @@ PREFIX = "shaping_totals/"
 def shape_jagged(
     advantages: Any, entropy: Any, response_mask: Any, *, alpha: float, kappa: float
 ) -> tuple[Tensor, ShapingStats]:
-    """Shaped advantages and what shaping did, for responses of different lengths.
+    """Shapes advantages of responses of different lengths, and measures what shaping did.
 
     Args:
         advantages: `(B, j)` jagged, or `(B, T)` padded.
         entropy: the same layout and lengths, nats.
         response_mask: the same; 0 at padding and at tokens that the policy did not choose (a tool's answer).
-        alpha: see `forkwise.core.shape_advantages`.
-        kappa: likewise.
+        alpha: weight of the entropy, see `forkwise.core.shape_advantages`.
+        kappa: divisor of |A| in the cap, see there.
 
     Returns:
         A new tensor with the layout and dtype of the advantages, and the statistics.
@@ -54,7 +54,7 @@ def shape_jagged(
 def entropy_shaped_ppo_loss(
     config: Any, model_output: dict[str, Any], data: Any, dp_group: Any = None, *, alpha: float, kappa: float
 ) -> tuple[Tensor, dict[str, Any]]:
-    """verl's `ppo_loss` on advantages shaped with the entropy of the policy under update.
+    """Computes verl's `ppo_loss` on advantages shaped with the entropy of the policy under update.
 
     The micro-batch stays as it is, so that further epochs shape the same advantages again, not shaped ones. The loss
     of the entropy bonus keeps its gradient if `config.entropy_coeff` is not 0.
@@ -63,9 +63,9 @@ def entropy_shaped_ppo_loss(
         config: verl's `ActorConfig`.
         model_output: `log_probs` and `entropy`, per token of prompts and responses, jagged.
         data: the micro-batch, a TensorDict.
-        dp_group: passed on.
-        alpha: see `forkwise.core.shape_advantages`.
-        kappa: likewise.
+        dp_group: passed on to verl's loss.
+        alpha: weight of the entropy, see `forkwise.core.shape_advantages`.
+        kappa: divisor of |A| in the cap, see there.
 
     Returns:
         Loss and metrics of verl, with the sums of `ShapingStats` under `shaping_totals/`.

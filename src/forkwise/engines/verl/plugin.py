@@ -28,11 +28,11 @@ _TRAINERS = "verl.trainer.ppo.v1"
 _ADVANTAGES = "verl.trainer.ppo.ray_trainer"  # of all trainers; and the old trainer itself
 
 registration_errors: list[Exception] = []
-"""What could not be registered or guarded, and why."""
+"""Errors of the trainers that could not be registered or guarded."""
 
 
 def _noted(action: Callable[[], object]) -> None:
-    """Does it; failing, it leaves verl as it is, for the doctor to tell."""
+    """Runs one step of the registration; a failure leaves verl as it is, and is kept for the doctor to report."""
     try:
         action()
     except Exception as error:

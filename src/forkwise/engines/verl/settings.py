@@ -26,8 +26,8 @@ class EntropyShaping:
         alpha: weight of the entropy (nats), at least 0. Larger values favour uncertain tokens more, until the cap
             binds at `H = |A| / (alpha * kappa)`; 0 is verl without shaping, bit for bit.
         kappa: cap of the added term as a fraction of the advantage, `|A| / kappa`, above 1. The paper has 2.
-        entropy: whose entropy. `"old"`: that of the policy that verl recomputes old log-probabilities with, once per
-            rollout; needs no further forward pass. `"current"`: that of the policy under update, at each micro-batch,
+        entropy: whose entropy is taken. `"old"`: the policy's that verl recomputes old log-probabilities with, once per
+            rollout; it needs no further forward pass. `"current"`: the policy's under update, at each micro-batch,
             as in the paper; needs `actor_rollout_ref.actor.calculate_entropy=True`. They agree in the first update
             after a rollout.
     """
@@ -48,17 +48,17 @@ class EntropyShaping:
 
     @property
     def at_advantages(self) -> bool:
-        """Whether the advantage stage shapes."""
+        """Tells whether the advantage stage shapes."""
         return self.alpha > 0 and self.entropy == "old"
 
     @property
     def in_loss(self) -> bool:
-        """Whether the loss shapes."""
+        """Tells whether the loss shapes."""
         return self.alpha > 0 and self.entropy == "current"
 
 
 def read_settings(config: Any) -> EntropyShaping:
-    """The settings in a whole verl configuration.
+    """Returns the settings in a whole verl configuration.
 
     Raises:
         InputError: keys that are missing, unknown or out of range; and other settings of verl under which shaping
@@ -68,10 +68,14 @@ def read_settings(config: Any) -> EntropyShaping:
     if section is None or not hasattr(section, "get") or section.get("alpha") is None:
         raise InputError(f"This trainer mode needs an alpha: {_PAPER}.")
     known = [field.name for field in fields(EntropyShaping)]
-    for place, found in (("", config), ("algorithm.", config.algorithm), ("algorithm.entropy_shaping.", section)):
-        if "method" in found:
+    for place, part in (
+        ("", config),
+        ("algorithm.", config.algorithm),
+        ("algorithm.entropy_shaping.", section),
+    ):
+        if "method" in part:
             raise InputError(
-                f"{place}method={found['method']} has no effect under verl, where forkwise has the entropy-shaped "
+                f"{place}method={part['method']} has no effect under verl, where forkwise has the entropy-shaped "
                 "advantage only: remove it, or train with forkwise grpo --method."
             )
     for key in section:

@@ -104,7 +104,7 @@ class EntropyShapingMixin(_Trainer):
         return batch
 
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, Any]) -> Any:
-        """verl's step: sample, advantages, updates; with the shaping metrics."""
+        """Runs verl's step (sample, advantages, updates) and adds the shaping metrics."""
         self._action_log.totals, self._shaped = {}, None
         batch = super().step(metrics, timing_raw)
         shaping, warning = self._action_log.take()
@@ -115,19 +115,19 @@ class EntropyShapingMixin(_Trainer):
 
 
 class EntropyShapedSync(EntropyShapingMixin, PPOTrainerSync):
-    """`trainer.v1.trainer_mode=entropy_sync`."""
+    """The trainer of `trainer.v1.trainer_mode=entropy_sync`."""
 
     mode = "sync"
 
 
 class EntropyShapedColocateAsync(EntropyShapingMixin, PPOTrainerColocateAsync):
-    """`trainer.v1.trainer_mode=entropy_colocate_async`."""
+    """The trainer of `trainer.v1.trainer_mode=entropy_colocate_async`."""
 
     mode = "colocate_async"
 
 
 class EntropyShapedSeparateAsync(EntropyShapingMixin, PPOTrainerSeparateAsync):
-    """`trainer.v1.trainer_mode=entropy_separate_async`."""
+    """The trainer of `trainer.v1.trainer_mode=entropy_separate_async`."""
 
     mode = "separate_async"
 

@@ -1,4 +1,4 @@
-"""What the importers share: the place a record comes from, what is said about it, and how its values are read."""
+"""The base of all importers: a record's place in its file, the notes about it, and the reading of its values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from the completion."""
 
 @dataclass(frozen=True)
 class Options:
-    """What the user says beyond the files."""
+    """The options that the user gives beyond the files."""
 
     run: str | None = None
     """Name of the run; default: the file's name. A file of several runs puts it in front of their own names."""
@@ -49,7 +49,7 @@ class Options:
 
 
 def parse_columns(pairs: Sequence[str]) -> dict[str, str]:
-    """`Options.columns` from `COLUMN=FIELD` arguments."""
+    """Reads `Options.columns` from `COLUMN=FIELD` arguments."""
     columns: dict[str, str] = {}
     for pair in pairs:
         column, equals, name = pair.partition("=")
@@ -66,14 +66,14 @@ class Importer(Protocol):
     """Fields of a record that find their way into the table, or decide how."""
 
     def matches(self, record: Record) -> bool:
-        """Whether a record has this format's shape."""
+        """Tells whether a record has this format's shape."""
 
     def rows(self, record: Record, source: Source) -> Iterator[Row]:
-        """The samples in a record. May raise `Undecided`; then there is a survey of all records first."""
+        """Yields the samples in a record. May raise `Undecided`; then there is a survey of all records first."""
 
 
 class Undecided(Exception):
-    """What a column means shows only over the whole file: the importer's `survey` must see it first."""
+    """The meaning of a column shows only over the whole file: the importer's `survey` must see it first."""
 
 
 @dataclass
@@ -90,7 +90,7 @@ class Documents:
     _settled: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
 
     def name(self, problem_id: str, content: Any, number: Any) -> str:
-        """The id of a document, as far as the documents are known."""
+        """Returns the id of a document, as far as the documents are known."""
         known = {} if content is None else {"content": content}
         digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()[:8]
         document = (digest if known else "", "" if number is None else str(number))
@@ -111,15 +111,15 @@ class Documents:
         return new
 
     def open(self) -> bool:
-        """Whether `settle` would change ids."""
+        """Tells whether `settle` would change ids."""
         return self._shared.keys() != self._settled.keys()
 
     def shared(self) -> tuple[int, int]:
-        """How many documents share an id with others, and how many ids those are."""
+        """Tells how many documents share an id with others, and how many ids those are."""
         return sum(map(len, self._settled.values())), len(self._settled)
 
     def contents(self) -> dict[str, str]:
-        """Problem id -> digest of what the file says of it, for documents that share their id with none."""
+        """Maps each problem id of one document alone to the digest of what the file says of that document."""
         return {
             problem_id: digest
             for problem_id, (digest, _) in self._first.items()
@@ -129,7 +129,7 @@ class Documents:
 
 @dataclass
 class Source:
-    """A file being imported, and what is to be said about it when it is done."""
+    """A file that is being imported, with the notes that are printed when it is done."""
 
     path: Path
     options: Options
@@ -149,7 +149,7 @@ class Source:
     """Whether the file itself says which run a sample belongs to, so that a run may be spread over files."""
 
     memo: dict[str, str] = field(default_factory=dict)
-    """What an importer remembers from record to record."""
+    """Facts that an importer remembers from record to record."""
 
     documents: Documents = field(default_factory=Documents)
 
@@ -157,7 +157,7 @@ class Source:
     """Whether the importer's `survey` saw the file."""
 
     readings: dict[str, str] = field(default_factory=dict)
-    """What the survey decided, by column."""
+    """Decisions of the survey, by column."""
 
     remarks: list[str] = field(default_factory=list)
     """Sentences about the file as a whole."""
@@ -166,41 +166,41 @@ class Source:
     """Fields that were used besides the format's usual ones."""
 
     def restart(self) -> None:
-        """Forgets what was counted; what a survey decided and which documents there are stays."""
+        """Forgets the counts; the decisions of a survey and the documents stay."""
         self.place, self.names_runs = "", False
         for counter in (self.dropped, self.notes, self.scores, self.memo):
             counter.clear()
 
     def problem(self, problem_id: str, content: Any = None, number: Any = None) -> str:
-        """`problem_id`, or one that tells apart the documents of this file which share it.
+        """Returns `problem_id`, or an id that tells apart the documents of this file which share it.
 
         Args:
-            problem_id: from the text that is asked, or the file's own.
+            problem_id: the digest of the text that is asked, or the file's own id.
             content: what else the file says of the document: gold answer, options, a hash. None: nothing.
-            number: of the document in the file.
+            number: the document's number in the file.
         """
         return self.documents.name(problem_id, content, number)
 
     @property
     def stem(self) -> str:
-        """The file's name without its endings."""
+        """Returns the file's name without its endings."""
         name = self.path.name
         for ending in (".gz", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".eval"):
             name = name.removesuffix(ending)
         return name
 
     def error(self, what: str) -> InputError:
-        """An InputError that begins with the file and the place in it."""
+        """Returns an InputError that begins with the file and the place in it."""
         return InputError(visible(f"'{self.path}', {self.place}: {what}" if self.place else f"'{self.path}': {what}"))
 
     def run(self, own: str | None = None) -> str:
-        """The run's name: the user's, else the file's own, else the file's name."""
+        """Returns the run's name: the user's, else the file's own, else the file's name."""
         if own is None:
             return self.options.run or self.stem
         return f"{self.options.run}/{own}" if self.options.run else own
 
     def verdict(self, score: Any) -> bool | None:
-        """What a score says: None for no score, NaN included; a fractional one needs the threshold."""
+        """Returns what a score says: None for no score, NaN included; a fractional one needs the threshold."""
         if score is None or score == "" or isinstance(score, bool):
             return score if isinstance(score, bool) else None
         try:
@@ -226,12 +226,12 @@ class Source:
 
 
 def counted(count: int, noun: str) -> str:
-    """`1 sample`, `2 samples`."""
+    """Writes a number with its noun: `1 sample`, `2 samples`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def gold_text(gold: Any) -> str | None:
-    """A gold answer as text: a string or number, or the only entry of a list; None for anything else."""
+    """Returns a gold answer as text: a string or number, or the only entry of a list; None for anything else."""
     if isinstance(gold, list | tuple) and len(gold) == 1:
         gold = gold[0]
     if isinstance(gold, bool) or not isinstance(gold, str | int | float):
@@ -248,14 +248,14 @@ def gold_of(value: Any, source: Source) -> str | None:
 
 
 def sampling(record: Mapping[str, Any], where: str = "", **names: str) -> Row | None:
-    """The `sampling` column from fields of `record`, `names` where they are called otherwise; None if none is there."""
+    """Reads the `sampling` column from fields of `record` (`names`: other names of them); None if none is there."""
     values: Row = {key: optional(record, names.get(key, key), float, where) for key in ("temperature", "top_p")}
     values["max_tokens"] = optional(record, names.get("max_tokens", "max_tokens"), int, where)
     return values if any(v is not None for v in values.values()) else None
 
 
 def scored(entry: Mapping[str, Any], where: str, token: str = "token", logprob: str = "logprob") -> tuple[Any, Any]:
-    """A token and its log-prob, which `token_columns` checks further; null is a value, but a missing field is none."""
+    """Reads a token and its log-prob, checked further by `token_columns`; null is a value, a missing field is none."""
     for name, wanted in ((token, "text"), (logprob, "a number")):
         if name not in entry:
             raise WrongField(f"{where}{name}", wanted, ABSENT)
@@ -269,7 +269,7 @@ def token_columns(
     top: Sequence[Sequence[tuple[Any, Any]]] | None = None,
     token_ids: Sequence[int] | None = None,
 ) -> Row:
-    """The token-level columns: log-probs in nats, `top` the candidates of each position with theirs; null is unknown.
+    """Makes the token-level columns: log-probs in nats, `top` with each position's candidates; null is unknown.
 
     Raises:
         InputError: raw logits where log-probs should be (a value above 0, or candidates with a mass above 1), or what
@@ -297,21 +297,21 @@ def token_columns(
         if mass > 1.01:
             raise source.error(f"the candidates at token {token!r} have a probability of {mass:.3g}: {_RAW_LOGITS}")
     unknown = sum(value is None for value in own)
-    if unknown == len(own) and not any(value is not None for place in candidates for _, value in place):
+    if unknown == len(own) and not any(value is not None for ranked in candidates for _, value in ranked):
         source.notes["whose log-probs are all null, kept without them"] += bool(own)
         return {}
-    if unknown or any(value is None for place in candidates for _, value in place):
+    if unknown or any(value is None for ranked in candidates for _, value in ranked):
         source.notes["with a null among the log-probs, which tells nothing there"] += 1
     columns: Row = {"tokens": list(tokens), "logprobs": own}
     if any(candidates):
-        columns["top_logprobs"] = [[{"token": t, "logprob": v} for t, v in place] for place in candidates]
+        columns["top_logprobs"] = [[{"token": t, "logprob": v} for t, v in ranked] for ranked in candidates]
     if token_ids is not None:
         columns["token_ids"] = list(token_ids)
     return columns
 
 
 def _logprob(token: Any, value: Any, source: Source) -> float | None:
-    """A log-prob of a token; None where it is null or NaN."""
+    """Returns a log-prob of a token; None where it is null or NaN."""
     check_token(token, source)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None

@@ -19,13 +19,13 @@ USES = frozenset({"candidates", "modelVersion", "usageMetadata", "prompt"})
 
 
 def matches(record: Record) -> bool:
-    """Candidates with content."""
+    """Tells whether a record has candidates with content."""
     candidates = record.get("candidates")
     return isinstance(candidates, list) and bool(candidates) and isinstance(candidates[0].get("content"), dict)
 
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
-    """One row per candidate."""
+    """Yields a row per candidate."""
     candidates = objects(record, "candidates")
     if not candidates:
         source.dropped["responses without a candidate"] += 1
@@ -56,11 +56,11 @@ def _tokens(result: Record, where: str, source: Source) -> Row:
     chosen, top = objects(result, "chosenCandidates", where), objects(result, "topCandidates", where)
     if not chosen:
         return {}
-    ids = [optional(place, "tokenId", int, f"{where}chosenCandidates[{i}].") for i, place in enumerate(chosen)]
+    ids = [optional(position, "tokenId", int, f"{where}chosenCandidates[{i}].") for i, position in enumerate(chosen)]
     own = _scored(chosen, f"{where}chosenCandidates")
     candidates = [
-        _scored(objects(place, "candidates", f"{where}topCandidates[{i}]."), f"{where}topCandidates[{i}].candidates")
-        for i, place in enumerate(top)
+        _scored(objects(position, "candidates", f"{where}topCandidates[{i}]."), f"{where}topCandidates[{i}].candidates")
+        for i, position in enumerate(top)
     ]
     return token_columns(
         source,
@@ -72,4 +72,4 @@ def _tokens(result: Record, where: str, source: Source) -> Row:
 
 
 def _scored(places: list[Record], path: str) -> list[tuple[Any, Any]]:
-    return [scored(place, f"{path}[{i}].", "token", "logProbability") for i, place in enumerate(places)]
+    return [scored(candidate, f"{path}[{i}].", "token", "logProbability") for i, candidate in enumerate(places)]

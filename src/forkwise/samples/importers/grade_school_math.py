@@ -17,7 +17,7 @@ USES = frozenset({"question", "ground_truth", *_NAMES})
 
 
 def matches(record: Record) -> bool:
-    """A question, its solution, and at least one model's solution with a verdict."""
+    """Tells whether a record has a question, its solution, and a model's solution with a verdict."""
     return "question" in record and "ground_truth" in record and bool(_models(record))
 
 
@@ -26,7 +26,7 @@ def _models(record: Record) -> list[str]:
 
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
-    """One row per model, each model its own run. The answer is what stands after the last `A: `."""
+    """Yields one row per model, each model its own run. The answer is what stands after the last `A: `."""
     question = required(record, "question", str)
     gold = gold_text(record.get("ground_truth"))
     if gold is None:
@@ -36,7 +36,7 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
         optional(record, model, dict)
     for model in _models(record):
         solution = required(record[model], "solution", str, f"{model}.")
-        _, found, answer = solution.rpartition("A: ")
+        _, separator, answer = solution.rpartition("A: ")
         yield {
             "run": source.run(model),
             "model": model,
@@ -44,7 +44,7 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
             "prompt": question,
             "completion": solution,
             "gold": gold,
-            "answer": answer.strip() or None if found else None,
+            "answer": answer.strip() or None if separator else None,
             "correct": source.verdict(record[model]["is_correct"]),
             "verdict_by": "grade-school-math",
         }

@@ -24,12 +24,12 @@ _LETTERS = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
 
 
 def matches(record: Record) -> bool:
-    """A log's header, and samples or their absence."""
+    """Tells whether a record is a log: a header, and samples or their absence."""
     return isinstance(record.get("eval"), dict) and "task" in record["eval"] and "model" in record["eval"]
 
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
-    """One row per sample and epoch. Ids are the log's own, `TASK/ID`; NaN and missing scores mean unscored."""
+    """Yields one row per sample and epoch. Ids are the log's own, `TASK/ID`; NaN and missing scores mean unscored."""
     header = required(record, "eval", dict)
     plan = optional(record, "plan", dict) or {}
     settings = {
@@ -69,7 +69,7 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
 
 
 def _output(sample: Record, where: str, source: Source) -> Row:
-    """What a sample was asked, and what came of it."""
+    """Returns the prompt of a sample and the model's output."""
     output = optional(sample, "output", dict, where) or {}
     usage = optional(output, "usage", dict, f"{where}output.") or {}
     choice = next(iter(objects(output, "choices", f"{where}output.")), {})
@@ -88,15 +88,15 @@ def _output(sample: Record, where: str, source: Source) -> Row:
 
 
 def _score(scores: Record, where: str, source: Source) -> tuple[str, Record]:
-    """The deciding scorer's name and score; `SCORER/KEY` chooses one value of a score that has several."""
-    wanted = source.options.score
+    """Returns the deciding scorer's name and score; `SCORER/KEY` chooses one value of a score that has several."""
+    chosen = source.options.score
     if not scores:
         return "", {}
-    scorer, _, key = (wanted or "").partition("/")
-    if not wanted and len(scores) == 1:
+    scorer, _, key = (chosen or "").partition("/")
+    if not chosen and len(scores) == 1:
         scorer = next(iter(scores))
     if scorer not in scores:
-        problem = f"there is no scorer '{scorer}'" if wanted else "the log has several scorers"
+        problem = f"there is no scorer '{scorer}'" if chosen else "the log has several scorers"
         raise source.error(f"{problem}: choose --score from {', '.join(scores)}.")
     score = required(scores, scorer, dict, where)
     if not isinstance(score.get("value"), dict):
@@ -104,11 +104,11 @@ def _score(scores: Record, where: str, source: Source) -> tuple[str, Record]:
     if key not in score["value"]:
         names = ", ".join(f"{scorer}/{name}" for name in score["value"])
         raise source.error(f"scorer '{scorer}' gives several values: choose --score from {names}.")
-    return wanted or scorer, {**score, "value": score["value"][key]}
+    return chosen or scorer, {**score, "value": score["value"][key]}
 
 
 def _attached(text: str | None, attachments: Record, where: str) -> str | None:
-    """`text` with what it points to: inspect_ai stores long texts once, as `attachment://HASH`."""
+    """Replaces a pointer by its text: inspect_ai stores long texts once, as `attachment://HASH`."""
     return text and _ATTACHMENT.sub(
         lambda match: optional(attachments, match[1], str, f"{where}attachments.") or match[0], text
     )

@@ -22,12 +22,12 @@ _QUESTION = ("question", "problem", "Problem", "Question", "prompt", "input", "t
 
 
 def matches(record: Record) -> bool:
-    """A document with its responses, raw and filtered."""
+    """Tells whether a record is a document with its responses, raw and filtered."""
     return {"doc_id", "doc", "resps", "filtered_resps"} <= record.keys()
 
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
-    """One row per response. The problem is the document, so runs with other prompts or templates pair."""
+    """Yields one row per response. The problem is the document, so runs with other prompts or templates pair."""
     for field in ("doc_id", "doc"):
         if record.get(field) is None:
             raise WrongField(field, "there", record.get(field, ABSENT))
@@ -69,7 +69,7 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
 
 
 def _responses(record: Record) -> list[str] | None:
-    """All texts that were sampled for the document; None where requests were scored, not answered."""
+    """Returns all texts that were sampled for the document; None where requests were scored, not answered."""
     requests = required(record, "resps", list)
     if not all(isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in requests):
         return None
@@ -83,7 +83,7 @@ def _responses(record: Record) -> list[str] | None:
 
 
 def _scores(record: Record, metric: str | None, n: int, source: Source) -> list[Any]:
-    """The score of each response; None for all where one score is there for several."""
+    """Returns the score of each response; None for all where one score is there for several."""
     if metric is None or metric == "bypass":
         return [None] * n
     score = record.get(metric)
@@ -100,34 +100,34 @@ def _scores(record: Record, metric: str | None, n: int, source: Source) -> list[
 
 
 def _decide(record: Record, source: Source) -> tuple[str | None, bool]:
-    """The metric that decides, and whether this line is of the chosen filter."""
+    """Returns the metric that decides, and whether this line is of the chosen filter."""
     here = str(record.get("filter", "none"))
     metrics = optional(record, "metrics", list)
     for i, metric in enumerate(metrics or ()):
         checked(metric, str, f"metrics[{i}]")
     if metrics is None:  # up to 0.4.3
         metrics = [k for k, v in record.items() if k not in _FIXED and isinstance(v, (int, float))]
-    wanted, _, filter_ = (source.options.score or "").partition(",")
+    chosen, _, filter_ = (source.options.score or "").partition(",")
     filter_ = filter_ or source.memo.setdefault("filter", here)
     if here != filter_:
         if "," not in (source.options.score or ""):
-            name = wanted or (metrics[0] if metrics else "METRIC")
+            name = chosen or (metrics[0] if metrics else "METRIC")
             raise source.error(
                 f"the file scores the same samples under several filters: choose with --score {name},{filter_} "
                 f"or --score {name},{here}."
             )
         return None, False
-    if wanted:
-        if wanted not in metrics:
-            raise source.error(f"there is no metric '{wanted}': choose --score from {', '.join(metrics)}.")
-        return wanted, True
+    if chosen:
+        if chosen not in metrics:
+            raise source.error(f"there is no metric '{chosen}': choose --score from {', '.join(metrics)}.")
+        return chosen, True
     if len(metrics) > 1:
         raise source.error(f"the file has several metrics: choose --score from {', '.join(metrics)}.")
     return (metrics[0] if metrics else None), True
 
 
 def _request(arguments: Any) -> tuple[str | None, Row | None]:
-    """The prompt of the first request and the `sampling` column, from either shape that lm-eval has written."""
+    """Reads the prompt of the first request and the column `sampling`, from either shape that lm-eval has written."""
     if isinstance(arguments, dict):
         request, path = optional(arguments, "gen_args_0", dict, "arguments.") or {}, "arguments.gen_args_0.arg_1"
         prompt, settings = request.get("arg_0"), request.get("arg_1")
@@ -143,7 +143,7 @@ def _request(arguments: Any) -> tuple[str | None, Row | None]:
 
 
 def _answers(record: Record, completions: list[str]) -> list[str | None] | None:
-    """What the filter took from each response; None when it left them as they are."""
+    """Returns what the filter took from each response; None when it left them as they are."""
     filtered = required(record, "filtered_resps", list)
     if len(filtered) == 1 and isinstance(filtered[0], list):
         filtered = filtered[0]

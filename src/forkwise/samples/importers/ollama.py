@@ -19,12 +19,12 @@ USES = frozenset(
 
 
 def matches(record: Record) -> bool:
-    """An answer with `done`."""
+    """Tells whether a record is an answer with `done`."""
     return "done" in record and "model" in record and ("response" in record or "message" in record)
 
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
-    """One row per response; `eval_count` is the number of tokens generated."""
+    """Yields one row per response; `eval_count` is the number of tokens generated."""
     if not required(record, "done", bool):
         raise source.error('this is a piece of a streamed answer: ask Ollama with "stream": false.')
     message, where = optional(record, "message", dict), "message."

@@ -21,14 +21,14 @@ _SETTINGS = re.compile(r"_seed(\d+)_t(\d+\.?\d*)_s\d+_e-?\d+$")
 
 
 def matches(record: Record) -> bool:
-    """Lists of completions and answers beside a question."""
+    """Tells whether a record has lists of completions and answers beside a question."""
     return all(isinstance(record.get(key), list) for key in ("code", "pred")) and isinstance(
         record.get("question"), str
     )
 
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
-    """One row per completion. Problems are told apart by text, and within the file by `idx` and gold answer."""
+    """Yields one row per completion. Problems are told apart by text, and within the file by `idx` and gold answer."""
     question = required(record, "question", str)
     completions, answers = (required(record, name, list) for name in ("code", "pred"))
     scores = optional(record, "score", list) or [None] * len(completions)

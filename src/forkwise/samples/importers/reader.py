@@ -34,7 +34,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_records(path: Path) -> Iterator[tuple[str, Record]]:
-    """The records of a file with the place of each: `line 12` of JSONL, `row 12` of a table, `""` for a document.
+    """Yields a file's records and the place of each: `line 12` of JSONL, `row 12` of a table, `""` for a document.
 
     Raises:
         InputError: the file is absent, empty, cut off, not UTF-8, or of a kind that is not read here.
@@ -157,7 +157,7 @@ def _object(path: Path, place: str, value: Any) -> Record:
 
 
 def _parse(path: Path, text: bytes, place: str) -> Any:
-    """What a piece of JSON holds; ValueError when it is not JSON."""
+    """Returns what a piece of JSON holds; ValueError when it is not JSON."""
     try:
         value = json.loads(text.decode())
     except UnicodeDecodeError as error:
@@ -223,7 +223,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Record]]:
 
 
 def _inspect_samples(path: Path) -> Iterator[tuple[str, Record]]:
-    """Each sample of an inspect_ai `.eval` file as a log of its own: the log's header with this one sample."""
+    """Yields each sample of an inspect_ai `.eval` file as a log of its own: the log's header with this one sample."""
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
             members = [

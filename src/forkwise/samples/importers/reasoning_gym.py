@@ -17,7 +17,7 @@ USES = frozenset({"metadata", "categories", "results"})
 
 
 def matches(record: Record) -> bool:
-    """Results with a question and a score, at the top or in categories of datasets."""
+    """Tells whether a record has results with a question and a score, at the top or in categories of datasets."""
     results = next((dataset["results"] for dataset, _ in _datasets(record) if dataset.get("results")), None)
     if not isinstance(results, list) or not isinstance(results[0], dict):
         return False
@@ -25,7 +25,7 @@ def matches(record: Record) -> bool:
 
 
 def _datasets(record: Record) -> list[tuple[Record, str]]:
-    """The datasets, each with the path to it."""
+    """Returns the datasets, each with the path to it."""
     if record.get("categories") is None:
         return [(record, "")]
     return [
@@ -36,7 +36,7 @@ def _datasets(record: Record) -> list[tuple[Record, str]]:
 
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
-    """One row per completion of every problem of every dataset."""
+    """Yields one row per completion of every problem of every dataset."""
     settings = optional(record, "metadata", dict) or {}
     for dataset, path in _datasets(record):
         for i, result in enumerate(objects(dataset, "results", path)):

@@ -51,7 +51,7 @@ FORMATS: dict[str, Importer] = {
     "grade-school-math": grade_school_math,
     "plain": plain,
 }
-"""Name of the format, as `--format` takes it -> its importer."""
+"""The importers by the name of their format, as `--format` takes it."""
 
 ENTRY_POINTS = "forkwise.importers"
 """Group of entry points by which another package adds a format: its name, and a module or object like ours."""
@@ -61,13 +61,13 @@ _SCORES_CHECKED_EVERY = 4096  # rows: a file of fractional scores is refused lon
 
 @dataclass
 class RunReport:
-    """What a file added to one run."""
+    """The samples that a file added to one run."""
 
     samples: int = 0
     correct: int = 0
     unscored: int = 0
     n_of_problem: Counter[str] = field(default_factory=Counter)
-    """Problem id -> samples."""
+    """Number of samples by problem id."""
 
     def __str__(self) -> str:
         by_n = Counter(self.n_of_problem.values())
@@ -85,7 +85,7 @@ class RunReport:
 
 @dataclass
 class FileReport:
-    """What became of one file. `str()` says it in full."""
+    """The outcome of importing one file. `str()` says it in full."""
 
     path: Path
     format: str
@@ -111,7 +111,7 @@ class FileReport:
 
 @lru_cache(maxsize=1)
 def all_formats() -> dict[str, Importer]:
-    """Name -> importer, ours and those that other packages add.
+    """Returns all importers by name, ours and those that other packages add.
 
     Raises:
         InputError: another package brings something that is no importer, or a name that is taken.
@@ -186,7 +186,7 @@ class _ToldApart(Exception):
 
 
 def _write(source: Source, name: str, out: Path, ledger: _Ledger) -> FileReport:
-    """One pass over the file into a shard."""
+    """Reads the file once and writes it into a shard."""
     path, importer = source.path, all_formats()[name]
     runs: dict[str, RunReport] = {}
     left_out: dict[str, None] = {}
@@ -228,7 +228,7 @@ def _write(source: Source, name: str, out: Path, ledger: _Ledger) -> FileReport:
 
 
 def _records(source: Source) -> Iterator[Record]:
-    """The records of the file; `source.place` says where the present one stands."""
+    """Returns the records of the file; `source.place` says where the present one stands."""
     for place, record in read_records(source.path):
         source.place = place
         yield record
@@ -259,11 +259,11 @@ def _remarks(source: Source) -> list[str]:
 
 
 def _detect(path: Path, record: Record, options: Options) -> str:
-    found = [name for name, importer in all_formats().items() if _fits(importer, record)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise InputError(f"'{path}' may be {' or '.join(found)}: choose with --format {found[0]}.")
+    formats = [name for name, importer in all_formats().items() if _fits(importer, record)]
+    if len(formats) == 1:
+        return formats[0]
+    if formats:
+        raise InputError(f"'{path}' may be {' or '.join(formats)}: choose with --format {formats[0]}.")
     fields = visible(", ".join(list(record)[:12]))
     raise InputError(
         f"'{path}' is of no known format; its fields are {fields}: name them, for example "
@@ -307,7 +307,7 @@ def _finish(row: Row, source: Source, runs: dict[str, RunReport], ledger: _Ledge
 
 
 class _Ledger:
-    """Which samples there are: numbers those without a number, refuses those that are there already."""
+    """The samples of a folder: it numbers those without a number, and refuses those that are there already."""
 
     def __init__(self, existing: set[tuple[str, str]], *, explicit: bool) -> None:
         self._existing = existing
@@ -319,7 +319,7 @@ class _Ledger:
         self._imported: list[tuple[Path, set[str], dict[str, str]]] = []  # file, its runs, `Documents.contents`
 
     def start(self, path: Path) -> None:
-        """Begins with a file; `restart` goes back to here."""
+        """Begins with a file, in the state that `restart` goes back to."""
         self._path = path
         taken = {key: set(numbers) for key, numbers in self._taken.items()}
         self._before = (dict(self._file_of_run), Counter(self._next), taken)
@@ -353,7 +353,7 @@ class _Ledger:
             )
 
     def number(self, run: str, problem: str, sample_id: int | None, source: Source) -> int:
-        """The sample's number within its problem: the file's, else the next."""
+        """Returns the sample's number within its problem: the file's, else the next."""
         key = (run, problem)
         first_file = self._file_of_run.setdefault(run, self._path)
         if first_file != self._path and not self._explicit and not source.names_runs:
@@ -380,7 +380,7 @@ class _Ledger:
 
 
 def _problems_in(out: Path) -> set[tuple[str, str]]:
-    """The pairs (run, problem_id) that the folder holds."""
+    """Returns the pairs (run, problem_id) that the folder holds."""
     shards = sorted(out.glob("*.parquet"))
     pairs: set[tuple[str, str]] = set()
     for shard in shards:
@@ -394,7 +394,7 @@ def _problems_in(out: Path) -> set[tuple[str, str]]:
 
 
 def _free_name(out: Path, stem: str) -> str:
-    """`stem`, or `stem-2` and so on when the folder has that shard."""
+    """Returns `stem`, or `stem-2` and so on when the folder has that shard."""
     name, i = stem, 1
     while (out / f"{name}.parquet").exists():
         i += 1

@@ -19,12 +19,12 @@ _RIGHT, _WRONG = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no")
 
 
 def is_undecided(record: Record, columns: Mapping[str, str]) -> bool:
-    """Whether a record has a column of which only the whole file says what it is."""
+    """Tells whether a record has a column of which only the whole file says what it is."""
     return golds.is_undecided(record, columns) or bool(identity.ids_of(record, columns))
 
 
 def survey(records: Iterable[Record], source: Source) -> None:
-    """Decides how `answer` and ids are read, and says so."""
+    """Decides how `answer` and ids are read, and notes it."""
     seen = _Seen(source.options.columns)
     for record in records:
         seen.look(record)
@@ -36,7 +36,7 @@ def survey(records: Iterable[Record], source: Source) -> None:
 
 
 class _Seen:
-    """What the records so far hold."""
+    """The contents of the records so far."""
 
     def __init__(self, columns: Mapping[str, str]) -> None:
         self._columns = columns
@@ -93,13 +93,13 @@ class _Seen:
 
 
 def prompt_of(record: Record, columns: Mapping[str, str]) -> tuple[Any, str]:
-    """The prompt, and the field where it stands; None without one."""
+    """Returns the prompt, and the field where it stands; None without one."""
     names = (columns.get("prompt", "prompt"), *PROMPT_COLUMNS)
     return next(((v, name) for name in names if (v := field_at(record, name)) not in (ABSENT, None)), (None, names[0]))
 
 
 def is_chat(value: Any) -> bool:
-    """Whether a list is one conversation, not a list of samples."""
+    """Tells whether a list is one conversation, not a list of samples."""
     return isinstance(value, list) and bool(value) and all(isinstance(m, dict) and "role" in m for m in value)
 
 

@@ -12,7 +12,7 @@ from forkwise.samples.reasoning import answer_of, check_message, join_reasoning,
 
 
 def chat_text(messages: Any, path: str) -> str | None:
-    """A prompt as one text: itself, the only message's text, or all messages with their roles; `path` leads to it."""
+    """Joins a prompt to one text: itself, the only message's text, or all messages with roles; `path` leads to it."""
     if messages is None or isinstance(messages, str):
         return messages
     if not isinstance(messages, list):
@@ -27,7 +27,7 @@ def chat_text(messages: Any, path: str) -> str | None:
 
 
 def message_text(message: Mapping[str, Any], where: str) -> str | None:
-    """The text of a message, with the reasoning that a server split off; None where there is neither."""
+    """Returns the text of a message, with the reasoning that a server split off; None where there is neither."""
     check_message(message, where)
     content = message.get("content")
     if content is not None and not isinstance(content, str | list):
@@ -37,7 +37,7 @@ def message_text(message: Mapping[str, Any], where: str) -> str | None:
 
 
 def covers(tokens: Sequence[str], text: str) -> bool:
-    """Whether tokens begin as the text does, white space and an opening think tag aside, and reach its end.
+    """Tells whether tokens begin as the text does, white space and an opening think tag aside, and reach its end.
 
     Tokens that are unreadable alone end the comparison.
     """
@@ -56,15 +56,33 @@ _FINISHED = {
     **dict.fromkeys(("length", "max_tokens", "model_length", "limit"), "length"),
 }
 _OTHERWISE = {
-    *("content_filter", "tool_calls", "tool_use", "function_call", "abort", "error", "unknown", "other", "refusal"),
-    *("safety", "recitation", "language", "blocklist", "prohibited_content", "spii", "malformed_function_call"),
-    *("finish_reason_unspecified", "insufficient_system_resource", "pause_turn", "load", "unload"),
+    "content_filter",
+    "tool_calls",
+    "tool_use",
+    "function_call",
+    "abort",
+    "error",
+    "unknown",
+    "other",
+    "refusal",
+    "safety",
+    "recitation",
+    "language",
+    "blocklist",
+    "prohibited_content",
+    "spii",
+    "malformed_function_call",
+    "finish_reason_unspecified",
+    "insufficient_system_resource",
+    "pause_turn",
+    "load",
+    "unload",
 }
-"""Of OpenAI, Anthropic, DeepSeek, Gemini, Ollama and vLLM."""
+"""Other reasons to finish that OpenAI, Anthropic, DeepSeek, Gemini, Ollama and vLLM give."""
 
 
 def finish_reason(owner: Mapping[str, Any], name: str, source: Source, where: str = "") -> str | None:
-    """`stop` or `length` under whatever name; other reasons in lower case as they are, and unknown ones are said."""
+    """Returns `stop` or `length` for all their names, and other reasons in lower case; unknown ones are noted."""
     reason = (optional(owner, name, str, where) or "").lower()
     if reason and reason not in _FINISHED and reason not in _OTHERWISE:
         first = source.memo.setdefault("finish reason", reason)
@@ -73,7 +91,7 @@ def finish_reason(owner: Mapping[str, Any], name: str, source: Source, where: st
 
 
 def logged_prompt(record: Record, source: Source) -> str | None:
-    """The prompt that a logger kept beside a response: `prompt`, one of token ids aside, or `messages`."""
+    """Returns the prompt that a logger kept beside a response: `prompt`, one of token ids aside, or `messages`."""
     prompt = record.get("prompt")
     if isinstance(prompt, list) and prompt and all(isinstance(part, str) for part in prompt):
         if len(prompt) > 1:

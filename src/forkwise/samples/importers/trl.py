@@ -25,7 +25,7 @@ USES = _NAMED | {*_GOLDS}
 
 
 def matches(record: Record) -> bool:
-    """Step, prompt and completion with what training made of them, and without the names of a samples table."""
+    """Tells whether a record has step, prompt, completion and what training adds, and is no row of a samples table."""
     return (
         {"step", "prompt", "completion"} <= record.keys()
         and bool({"advantage", "reward"} & record.keys())
@@ -45,24 +45,24 @@ def survey(records: Iterable[Record], source: Source) -> None:
             value = record[name]
             if value is None or (isinstance(value, float) and math.isnan(value)):
                 continue
-            seen = values.setdefault(name, set())
+            numbers = values.setdefault(name, set())
             if isinstance(value, bool) or not isinstance(value, int | float):
                 values[name] = None
-            elif seen is not None and len(seen) < 3:
-                seen.add(value)
-    rewards = {name: seen for name, seen in values.items() if seen is not None}
-    wanted = source.options.score
-    if wanted and wanted not in rewards:
+            elif numbers is not None and len(numbers) < 3:
+                numbers.add(value)
+    rewards = {name: numbers for name, numbers in values.items() if numbers is not None}
+    chosen = source.options.score
+    if chosen and chosen not in rewards:
         raise source.error(
-            f"there is no reward '{wanted}': choose --score from {', '.join(sorted(rewards)) or 'none'}."
+            f"there is no reward '{chosen}': choose --score from {', '.join(sorted(rewards)) or 'none'}."
         )
     source.readings = dict.fromkeys(rewards, "reward")
     source.used.update(rewards)
-    if wanted:
-        source.readings[wanted] = _DECIDES
+    if chosen:
+        source.readings[chosen] = _DECIDES
     elif len(rewards) == 1:
-        ((name, seen),) = rewards.items()
-        if seen <= {0, 1} or source.options.threshold is not None:
+        ((name, numbers),) = rewards.items()
+        if numbers <= {0, 1} or source.options.threshold is not None:
             source.readings[name] = _DECIDES
             source.remarks.append(f"'{name}', the only reward, decides what is correct")
         else:
@@ -81,7 +81,7 @@ _DECIDES = "decides"
 
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
-    """One row per line; each step is a run, because it is another policy. Problems are told apart by their prompt."""
+    """Yields a row per line; each step is a run, because it is another policy. Problems are told apart by prompt."""
     if not source.surveyed:
         raise Undecided
     prompt = chat_text(record.get("prompt"), "prompt")

@@ -16,12 +16,12 @@ USES = frozenset({"input", "output", "gts", "score", "acc", "pred", "step"})
 
 
 def matches(record: Record) -> bool:
-    """Prompt and response as text, with a score and the training step."""
+    """Tells whether a record has prompt and response as text, with a score and the training step."""
     return {"input", "output", "score", "step"} <= record.keys() and isinstance(record["output"], str)
 
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
-    """One row per line; each step is a run, because it is another policy.
+    """Yields one row per line; each step is a run, because it is another policy.
 
     `acc` decides where it is there (verl's own main metric), else `score`, which may be a reward such as -1 and 1.
     Problems are told apart by the decoded prompt, so checkpoints pair when they share the chat template, and by the

@@ -34,12 +34,12 @@ _SENTENCE = re.compile(r"\.\s|\n\s*\n")
 
 
 def is_echo(content: str) -> bool:
-    """Whether a box or tag holds nothing, or repeats the instruction ("your answer", "...")."""
+    """Tells whether a box or tag holds nothing, or repeats the instruction ("your answer", "...")."""
     return len(content) < 120 and content.strip() not in (r"\{\}", "{}") and _ECHO.fullmatch(content) is not None
 
 
 def boxes(text: str) -> Iterator[tuple[int, int, str]]:
-    r"""`(start, end, content)` of every closed outermost `\boxed{...}` and `\fbox{...}`, and of `\boxed 25`.
+    r"""Finds `(start, end, content)` of every closed outermost `\boxed{...}` and `\fbox{...}`, and of `\boxed 25`.
 
     An escaped brace (`\{`) is no brace.
     """
@@ -64,7 +64,7 @@ def boxes(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def full_boxes(text: str) -> list[tuple[int, int, str]]:
-    """The boxes that hold an answer: no echo, and none that the words before it reject."""
+    """Returns the boxes that hold an answer: no echo, and none that the words before it reject."""
     if "oxed" not in text and "fbox" not in text and "framebox" not in text:
         return []
     return [
@@ -73,7 +73,7 @@ def full_boxes(text: str) -> list[tuple[int, int, str]]:
 
 
 def unboxed(content: str) -> str:
-    """`content` without boxes around parts of it."""
+    """Returns `content` without boxes around parts of it."""
     for _ in range(4):
         inner = next(boxes(content), None) if "oxed" in content or "fbox" in content else None
         if inner is None:
@@ -83,19 +83,19 @@ def unboxed(content: str) -> str:
 
 
 def extract_boxed(text: str) -> str | None:
-    r"""What the last closed `\boxed{...}` that is no echo holds, stripped and its braces balanced, or None."""
+    r"""Returns what the last closed `\boxed{...}` that is no echo holds, stripped and its braces balanced, or None."""
     full = full_boxes(text[-LONGEST_TEXT:])
     return unboxed(full[-1][2]) if full else None
 
 
 def clean(answer: str) -> str | None:
-    """`answer` as it is stored: stripped and cut; None where nothing is left."""
+    """Returns `answer` as it is stored: stripped and cut; None where nothing is left."""
     # A lone surrogate cannot be stored as UTF-8.
     return answer.strip()[: 2 * LONGEST_ANSWER].encode("utf-8", "replace").decode() or None
 
 
 def boxed(text: str) -> str | None:
-    """What the last full box holds, or the list that the last boxes make."""
+    """Returns what the last full box holds, or the list that the last boxes make."""
     full = full_boxes(text)
     if not full:
         return None
@@ -103,7 +103,7 @@ def boxed(text: str) -> str | None:
 
 
 def listed(places: list[tuple[int, int, str]], text: str) -> str:
-    """The last of these contents or, where only commas and "and" stand between them, the list that it ends."""
+    """Returns the last of these contents or, where only commas and "and" stand between them, the list that it ends."""
     contents = [places[-1][2]]
     for (_, end, content), (start, _, _) in zip(reversed(places[:-1]), reversed(places[1:]), strict=True):
         between = text[end:start]

@@ -14,7 +14,7 @@ from forkwise.tasks.answers.notation import tidy
 
 
 def answer_classes(answers: Sequence[str | None], *, by_text: bool = False) -> list[int | None]:
-    r"""One number per answer, the same for answers that are equal, such as `\\frac12`, `0.5` and `1/2`.
+    r"""Gives each answer a number, the same for answers that are equal, such as `\\frac12`, `0.5` and `1/2`.
 
     Two answers are equal where each is right if the other is the gold answer, by the comparison that verdicts use; what
     that cannot tell without algebra counts as different. None and blank text are no answer (None).

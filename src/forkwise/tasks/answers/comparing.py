@@ -35,7 +35,7 @@ _IN_BASE = re.compile(r"\(?((?=[A-Fa-f]*[0-9])[0-9A-Fa-f]+|[A-F]{2,})\)?_\{?([0-
 
 
 def compare(gold: str, answer: str) -> bool | None:
-    """Whether `answer` says what `gold` says; None where the grammar of this package cannot tell.
+    """Tells whether `answer` says what `gold` says; None where the grammar of this package cannot tell.
 
     Irrational numbers need mpmath, which math-verify brings; without it they are not told apart or equal (None).
     """
@@ -59,7 +59,7 @@ def compare(gold: str, answer: str) -> bool | None:
 
 
 def _same_digits(gold: str, answer: str) -> bool | None:
-    """The verdict on numbers in a base above ten or in a base with a letter, which are no plain numbers."""
+    """Returns the verdict on numbers in a base above ten or in a base with a letter, which are no plain numbers."""
     ours, theirs = _IN_BASE.fullmatch(gold), _IN_BASE.fullmatch(answer)
     if ours is None:
         return None
@@ -78,7 +78,7 @@ def _dropped(text: str, argument: str) -> str:
 
 
 def same(gold: Shape, answer: Shape) -> bool | None:
-    """Whether two shapes say the same; None where that is not known."""
+    """Tells whether two shapes say the same; None where that is not known."""
     if isinstance(gold, Choice) or isinstance(answer, Choice):
         return same_choice(same, gold, answer)
     if isinstance(gold, Equation) or isinstance(answer, Equation):

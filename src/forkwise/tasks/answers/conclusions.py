@@ -69,7 +69,7 @@ _DISCARDED = re.compile(
 
 
 def chosen(text: str) -> str | None:
-    """The last letter of multiple choice that is chosen, and not discarded."""
+    """Returns the last letter of multiple choice that is chosen, and not discarded."""
     tail = text.rstrip()[-600:]
     match = None
     for candidate in _CHOICE.finditer(tail):
@@ -80,7 +80,7 @@ def chosen(text: str) -> str | None:
 
 
 def last_formula(text: str) -> str | None:
-    """The last formula of the last two lines that say anything, or the list of formulas that it ends."""
+    """Returns the last formula of the last two lines that say anything, or the list of formulas that it ends."""
     text = _ASIDE.sub("", text.rstrip()[-4 * LONGEST_ANSWER :])
     if text.endswith("?"):
         return None
@@ -104,13 +104,13 @@ def last_formula(text: str) -> str | None:
 
 
 def _is_mention(text: str, place: tuple[int, int, str]) -> bool:
-    """Whether a formula is only spoken about: "not $5$", "for every $n$", "if $x = 2$"."""
+    """Tells whether a formula is only spoken about: "not $5$", "for every $n$", "if $x = 2$"."""
     pattern = _HYPOTHESIS if "=" in place[2] else _MENTION
     return pattern.search(text, max(0, place[0] - 20), place[0]) is not None
 
 
 def concluded(text: str) -> str | None:
-    """The only number of a last sentence that concludes: "Therefore, she has 7 nickels.", "The total is **72**."."""
+    """Finds the only number of a concluding last sentence: "Therefore, she has 7 nickels.", "The total is **72**."."""
     whole = text.strip(" .\n*$")
     if len(whole) < 60 and _ONLY_NUMBER.fullmatch(whole):
         return clean(whole)  # the whole reply is a number
@@ -135,6 +135,6 @@ def concluded(text: str) -> str | None:
 
 
 def last_number_of(text: str) -> str | None:
-    """The last number of a text."""
+    """Returns the last number of a text."""
     numbers = _NUMBER.findall(text[-4 * LONGEST_ANSWER :])
     return clean(numbers[-1]) if numbers else None

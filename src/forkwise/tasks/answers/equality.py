@@ -31,7 +31,7 @@ _ROOTS = ("root", "pow")  # of a negative number they have several values
 
 
 def _agree(a: Any, b: Any, digits: int, magnitude: float) -> bool:
-    """Whether two values are the same to `digits` digits, or both nothing beside the values that they came from."""
+    """Tells whether two values agree to `digits` digits, or are both nothing beside the values that they came from."""
     if isinstance(a, Fraction) and isinstance(b, Fraction):
         return a == b
     from mpmath import mp
@@ -45,7 +45,7 @@ def _agree(a: Any, b: Any, digits: int, magnitude: float) -> bool:
 
 
 def _equal_at(a: Expression, b: Expression, number: int) -> bool | None:
-    """Whether two values are equal; `NoValue` where there are none, None where too many digits would be needed."""
+    """Tells whether two values are equal; `NoValue` where there are none, None if that took too many digits."""
     first, second = sample(a, number), sample(b, number)
     if first is None or second is None:
         raise NoValue
@@ -67,7 +67,7 @@ def _equal_at(a: Expression, b: Expression, number: int) -> bool | None:
 
 
 def equal(a: Expression, b: Expression) -> bool | None:
-    """Whether two formulas have the same value wherever both have one; None where that cannot be found out."""
+    """Tells whether two formulas have the same value wherever both have one; None where that cannot be found out."""
     if a.node == b.node:
         return True
     symbols = a.symbols | b.symbols
@@ -90,7 +90,7 @@ def equal(a: Expression, b: Expression) -> bool | None:
 
 
 def _ratio(a: Expression, b: Expression, at: Mapping[str, Fraction]) -> Any:
-    """The quotient of two values; `NoValue` where one of them is 0."""
+    """Returns the quotient of two values; `NoValue` where one of them is 0."""
     x, y = (evaluate(e.node, at, 60) for e in (a, b))
     if x == 0 or y == 0:
         raise NoValue
@@ -103,7 +103,7 @@ def _ratio(a: Expression, b: Expression, at: Mapping[str, Fraction]) -> Any:
 
 
 def _divisors(node: Node) -> Iterator[str]:
-    """The variables that something is divided by."""
+    """Collects the variables that something is divided by."""
     if node[0] == "sym":
         return
     for child in node[1:]:
@@ -114,7 +114,7 @@ def _divisors(node: Node) -> Iterator[str]:
 
 
 def same_zeros(a: Expression, b: Expression, *, positive: bool = False) -> bool:
-    """Whether `a / b` is a number times powers of variables: then `a = 0` and `b = 0` say the same.
+    """Tells whether `a / b` is a number times powers of variables: then `a = 0` and `b = 0` say the same.
 
     With `positive`, whether it is a positive number: then `a > 0` and `b > 0` say the same.
     """
@@ -138,7 +138,7 @@ def same_zeros(a: Expression, b: Expression, *, positive: bool = False) -> bool:
 
 
 def refuted(a: Expression, b: Expression) -> bool:
-    """Whether some point solves `a = 0` and not `b = 0`, found where `a` is linear in a variable."""
+    """Tells whether some point solves `a = 0` and not `b = 0`, found where `a` is linear in a variable."""
     symbols = a.symbols | b.symbols
     for name in sorted(a.symbols):
         for number in (0, 1):
@@ -156,7 +156,7 @@ def refuted(a: Expression, b: Expression) -> bool:
 
 
 def _infinite(node: Node) -> str:
-    """`"+"` or `"-"` for an infinity, else nothing."""
+    """Returns `"+"` or `"-"` for an infinity, else nothing."""
     if node == ("const", "inf"):
         return "+"
     if node[0] == "neg" and node[1] == ("const", "inf"):
@@ -165,7 +165,7 @@ def _infinite(node: Node) -> str:
 
 
 def rational_value(expression: Expression) -> Fraction | None:
-    """The value where it is a rational number without variables, else None."""
+    """Returns the value where it is a rational number without variables, else None."""
     if expression.symbols:
         return None
     try:
@@ -175,7 +175,7 @@ def rational_value(expression: Expression) -> Fraction | None:
 
 
 def real_value(expression: Expression) -> float | None:
-    """The real part of the value as a float, to sort by; None where there is no value without variables."""
+    """Returns the real part of the value as a float, to sort by; None where there is no value without variables."""
     infinity = _infinite(expression.node)
     if infinity:
         return math.inf if infinity == "+" else -math.inf

@@ -19,7 +19,7 @@ _CALL = re.compile(r"\s*([A-Za-z](?:_\{?\w+\}?)?)'*\s?\(([^()]*)\)\s*")
 
 
 def same_equation(same: Same, gold: Shape, answer: Shape) -> bool | None:
-    """Whether two equations say the same, or an equation and what is no equation."""
+    """Tells whether two equations say the same, or an equation and what is no equation."""
     if isinstance(gold, Equation) and isinstance(answer, Equation):
         return _same_equations(same, gold, answer)
     if isinstance(answer, Equation):
@@ -57,7 +57,7 @@ def _same_equations(same: Same, gold: Equation, answer: Equation) -> bool | None
 
 
 def _renamed(shape: Shape, name: str, new: str) -> Shape | None:
-    """`shape` with one letter for another; None where these are no letters, or the new one is taken."""
+    """Puts one letter for another in `shape`; None where these are no letters, or the new one is taken."""
     if not isinstance(shape, Value) or new in shape.text or not all(len(n) == 1 and n.isalpha() for n in (name, new)):
         return None
     return Value(re.sub(rf"(?<![A-Za-z\\]){name}(?![A-Za-z])", new, shape.text))
@@ -70,7 +70,7 @@ def _difference(equation: Equation) -> Expression | None:
 
 
 def _give_numbers(*equations: Equation) -> bool:
-    """Whether each equation gives a number to a name."""
+    """Tells whether each equation gives a number to a name."""
     values = [read_expression(e.right.text) if isinstance(e.right, Value) else None for e in equations]
     return all(_NAME.fullmatch(e.left) for e in equations) and all(v is not None and not v.symbols for v in values)
 
@@ -79,7 +79,7 @@ _OF_VARIABLE = re.compile(r"\s*[A-Za-z]\w*\s?\([a-zA-Z]\)\s*")  # v(r)
 
 
 def _same_as_right_side(same: Same, gold: Shape, answer: Equation) -> bool | None:
-    """What an equation gives: `x = 5`, `6 + 12 = 18`; of `exact \\approx rounded` the exact side counts."""
+    """Returns what an equation gives: `x = 5`, `6 + 12 = 18`; of `exact \\approx rounded` the exact side counts."""
     left = read_expression(answer.left)
     if answer.approximate and left is not None and not left.symbols:
         exact = same(gold, Value(answer.left))

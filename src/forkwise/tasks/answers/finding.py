@@ -53,7 +53,7 @@ _RULES: tuple[tuple[str, Callable[[str], str | None]], ...] = (
 
 
 def find_answer(text: str, *, last_number: bool = False) -> Finding:
-    """The final answer that a completion states, and the rule that found it. Time is linear in the text.
+    """Returns the final answer that a completion states, and the rule that found it. Time is linear in the text.
 
     Args:
         text: the completion, of which the last 200,000 characters count.
@@ -71,5 +71,5 @@ def find_answer(text: str, *, last_number: bool = False) -> Finding:
 
 
 def extract_answer(text: str) -> str | None:
-    """The final answer that a completion states, or None if it states none; see `find_answer`."""
+    """Returns the final answer that a completion states, or None if it states none; see `find_answer`."""
     return find_answer(text).answer

@@ -22,7 +22,7 @@ _NAMES_IN_FORMULAS = frozenset((
 
 
 def is_formula(content: str) -> bool:
-    """Whether what stands between two dollar signs is a formula and not prose between two sums of money."""
+    """Tells whether what stands between two dollar signs is a formula and not prose between two sums of money."""
     content = content.strip()
     if not content or content[-1] in "+=-*,(" or content[0] in "*,;)":
         return False
@@ -31,7 +31,7 @@ def is_formula(content: str) -> bool:
 
 
 def formulas(text: str) -> Iterator[tuple[int, int, str]]:
-    """`(start, end, content)` of every formula between dollar signs or LaTeX's brackets."""
+    """Finds `(start, end, content)` of every formula between dollar signs or LaTeX's brackets."""
     start = 0
     while (match := FORMULA.search(text, start)) is not None:
         content = match["a"] or match["b"] or match["c"] or match["d"]
@@ -43,7 +43,7 @@ def formulas(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def without_markup(text: str) -> str:
-    """`text` without emphasis and the delimiters of its formulas; a dollar sign that is money stays."""
+    """Returns `text` without emphasis and the delimiters of its formulas; a dollar sign that is money stays."""
     pieces, start = [], 0
     for begin, end, content in formulas(text):
         pieces += [text[start:begin], content]

@@ -44,7 +44,7 @@ _KNOWN = _FACTORS | {"times", "cdot", "div", "rfloor", "rceil", "choose", "left"
 
 
 def _unglued(match: re.Match[str]) -> str:
-    r"""A command and the letters that lost their blank after it, as in `\omegat`."""
+    r"""Returns a command and the letters that lost their blank after it, as in `\omegat`."""
     name = match[1]
     if name in _KNOWN:
         return match[0]
@@ -54,7 +54,7 @@ def _unglued(match: re.Match[str]) -> str:
 
 @lru_cache(20_000)
 def read_expression(text: str) -> Expression | None:
-    """The formula that `text` (tidied) is, or None where the grammar does not know it."""
+    """Reads `text` (tidied) as a formula, or returns None where the grammar does not know it."""
     if len(text) > 600:
         return None
     try:
@@ -102,13 +102,13 @@ class _Parser:
         return node
 
     def nest(self) -> None:
-        """Count one more level of brackets."""
+        """Counts one more level of brackets."""
         self.depth += 1
         if self.depth > _DEEPEST:
             raise Unreadable
 
     def minus(self) -> bool:
-        """Take the signs that come next; whether they make a minus, as in `3 - -2` they do not."""
+        """Takes the signs that come next and tells whether they make a minus; those of `- -2` do not."""
         negative = False
         while self.peek()[1] in ("+", "-"):
             negative ^= self.take("-")
@@ -146,7 +146,7 @@ class _Parser:
         return ("neg", node) if negative else node
 
     def beside(self, left: Node) -> Node:
-        r"""A factor without a sign before it: a product, or a mixed number (`1\frac{3}{4}`, `1 3/4`)."""
+        r"""Reads a factor without a sign before it: a product, or a mixed number (`1\frac{3}{4}`, `1 3/4`)."""
         kind, text, blank = self.peek()
         if kind == "number" and left[0] != "num":
             raise Unreadable  # x 2
@@ -191,7 +191,7 @@ class _Parser:
         return node
 
     def postfix(self, node: Node) -> Node:
-        """What stands behind a value: factorials, degrees, percent, primes."""
+        """Reads what stands behind a value: factorials, degrees, percent, primes."""
         for _ in range(_MOST_POSTFIXES):
             if self.take("!"):
                 node = ("fact2" if self.take("!") else "fact", node)
@@ -206,7 +206,7 @@ class _Parser:
         raise Unreadable
 
     def group(self) -> Node:
-        """What a LaTeX argument holds: `{...}`, or the next digit or letter alone."""
+        """Reads what a LaTeX argument holds: `{...}`, or the next digit or letter alone."""
         if self.take("{"):
             node = self.sum()
             self.need("}")
@@ -252,7 +252,7 @@ class _Parser:
         return ("num", Fraction(text), "int" if text.isdigit() else "decimal")
 
     def first_character(self) -> str:
-        """Take the first letter or digit of the next token, as LaTeX does."""
+        """Takes the first letter or digit of the next token, as LaTeX does."""
         kind, text, _ = self.peek()
         if len(text) > 1:
             self.tokens[self.place] = (kind, text[1:], False)
@@ -261,7 +261,7 @@ class _Parser:
         return text[0]
 
     def word(self, text: str) -> Node:
-        """Letters: a function's name as people type it, or variables side by side."""
+        """Reads letters: a function's name as people type it, or variables side by side."""
         lower = text.lower()
         if lower in _FUNCTIONS and (lower != "sqrt" or self.peek()[1] in ("(", "{")):
             return self.function(lower)
@@ -280,7 +280,7 @@ class _Parser:
         return self.named(name + self.subscript())
 
     def named(self, name: str) -> Node:
-        """A variable, or the value of a function that nobody defines: `f(x)`, `u(t)`, `I(0)`."""
+        """Reads a variable, or the value of a function that nobody defines: `f(x)`, `u(t)`, `I(0)`."""
         if self.peek()[1] == "(" and not self.peek()[2]:
             argument = self.peek(1)[1]
             usual = argument in ("t", "x", "0") or (argument == "n" and name[:1].isupper())
@@ -370,7 +370,7 @@ class _Parser:
         raise Unreadable
 
     def function(self, name: str) -> Node:
-        """A function with its base and power, of the argument that follows."""
+        """Reads a function with its base and power, and the argument that follows."""
         if name in ("gcd", "lcm", "max", "min"):
             raise Unreadable
         base = self.group() if name == "log" and self.take("_") else None
@@ -390,7 +390,7 @@ class _Parser:
         return ("pow", node, exponent)
 
     def argument(self) -> Node:
-        r"""What a function is of: brackets, or the product up to the next sign or function (`\sin 2x \cos x`)."""
+        r"""Reads a function's argument: brackets, or the product up to the next sign or function (`\sin 2x \cos x`)."""
         self.nest()
         if self.peek()[1] in ("(", "{", "["):
             node = self.postfix(self.atom())

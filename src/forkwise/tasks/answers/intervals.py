@@ -21,7 +21,7 @@ _ABSOLUTE = re.compile(r"\|\s*([a-zA-Z])\s*\|")
 
 
 def as_interval(shape: Shape) -> Interval | Union | None:
-    """A shape as the set of real numbers that it may mean: a pair in brackets, or the points of a set."""
+    """Returns a shape as the set of real numbers that it may mean: a pair in brackets, or the points of a set."""
     if isinstance(shape, Interval | Union):
         return shape
     if isinstance(shape, Collection) and len(shape.items) == 2 and shape.kind in ("tuple", "interval"):
@@ -34,7 +34,7 @@ def as_interval(shape: Shape) -> Interval | Union | None:
 
 
 def interval_of(pair: Collection) -> Interval | None:
-    """A pair in brackets read as an interval; None where its ends are no plain values."""
+    """Returns a pair in brackets read as an interval; None where its ends are no plain values."""
     low, high = pair.items
     if not (isinstance(low, Value) and isinstance(high, Value)):
         return None
@@ -48,24 +48,24 @@ def interval_of(pair: Collection) -> Interval | None:
 
 
 def is_infinity(text: str) -> bool:
-    """Whether a text is an infinity of either sign."""
+    """Tells whether a text is an infinity of either sign."""
     return _INFINITY.fullmatch(text.strip()) is not None
 
 
 def is_variable(text: str) -> bool:
-    """Whether a text is the name of one variable, or `f(x)`."""
+    """Tells whether a text is the name of one variable, or `f(x)`."""
     text = text.strip()
     return _VARIABLE.fullmatch(text) is not None and not is_infinity(text) and text not in (r"\pi", "e", "i")
 
 
 def is_constant(text: str) -> bool:
-    """Whether a text is a number or an infinity."""
+    """Tells whether a text is a number or an infinity."""
     expression = read_expression(text)
     return is_infinity(text) or (expression is not None and not expression.symbols)
 
 
 def all_but(points: list[str]) -> Union | None:
-    """The real numbers without these points; None where one of them is no number."""
+    """Returns the real numbers without these points; None where one of them is no number."""
     values = []
     for text in points:
         expression = read_expression(text)
@@ -78,7 +78,7 @@ def all_but(points: list[str]) -> Union | None:
 
 
 def inequality(text: str) -> Interval | Union | Relation | None:
-    r"""What one inequality says, such as `1 \le x < 2`, `|x| > 3`, `x \ne 1` or `a < b`."""
+    r"""Returns what one inequality says, such as `1 \le x < 2`, `|x| > 3`, `x \ne 1` or `a < b`."""
     parts = split_at_top(text, RELATION)
     signs = [_SIGNS.get(match[0], match[0]) for match in RELATION.finditer(text)]
     if len(parts) != len(signs) + 1 or not all(parts):
@@ -111,7 +111,7 @@ def _of_two_sides(left: str, right: str, *, closed: bool) -> Interval | Union | 
 
 
 def joined(shapes: Sequence[Shape]) -> Interval | Union | Collection:
-    r"""Inequalities side by side: `x < 1, x > 3` is a union, `x > 1, x < 3` an interval; others are a list."""
+    r"""Joins inequalities side by side: `x < 1, x > 3` is a union, `x > 1, x < 3` an interval; others are a list."""
     sets = [shape for shape in shapes if isinstance(shape, Interval | Union)]
     if len(sets) < len(shapes) or len({shape.variable for shape in sets if isinstance(shape, Interval)}) > 1:
         return Collection("list", tuple(shapes))

@@ -8,7 +8,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 MONEY = "¤"
-"""Stands for a dollar sign that is money."""
+"""This sign stands for a dollar sign that is money."""
 
 _SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ", "0123456789+-=()ni", strict=True))
 _SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋ₙₓₐₘ", "0123456789+-nxam", strict=True))
@@ -85,7 +85,7 @@ _SMALL_FRACTION = re.compile(r"\^\{([0-9]+)\}/_\{([0-9]+)\}")
 
 
 def _commands(*names: str) -> str:
-    """A pattern for these commands of LaTeX, and for none of which they are the beginning."""
+    """Returns a pattern for these commands of LaTeX, and for none of which they are the beginning."""
     return rf"\\(?:{'|'.join(names)})(?![a-zA-Z])"
 
 
@@ -168,7 +168,7 @@ _MONEY = re.compile(r"\\\$|\$(?=\s?-?[0-9.])|(?<=[0-9])\s?\$(?![A-Za-z0-9\\])")
 
 @lru_cache(10_000)
 def tidy(text: str) -> str:
-    r"""`text` in one spelling; `\text{...}` is kept around words and taken off single letters and numbers."""
+    r"""Puts `text` in one spelling; `\text{...}` is kept around words and taken off single letters and numbers."""
     text = text.strip()
     if not text.isascii():
         text = _OVERLINED.sub(lambda m: rf"\overline{{{m[1].replace(chr(0x305), '')}}}", text)
@@ -207,7 +207,7 @@ def _bare_text(match: re.Match[str]) -> str:
 
 
 def split_at_top(text: str, separator: re.Pattern[str]) -> list[str]:
-    """The pieces of `text` between the separators that no bracket holds, stripped."""
+    """Returns the pieces of `text` between the separators that no bracket holds, stripped."""
     pieces: list[str] = []
     depth = start = position = 0
     while position < len(text):
@@ -232,7 +232,7 @@ def split_at_top(text: str, separator: re.Pattern[str]) -> list[str]:
 
 
 def matching_end(text: str, start: int = 0) -> int:
-    """Where the bracket that opens at `start` is closed by one of any kind (half-open intervals); -1 if nowhere."""
+    """Finds where the bracket that opens at `start` is closed, by one of any kind (half-open intervals), or -1."""
     depth, position = 0, start
     while position < len(text):
         char = text[position]

@@ -34,7 +34,7 @@ _SPOKEN = [
 
 
 def words_of_number(text: str) -> int | None:
-    """The number that English words say, such as `twenty-one` or `one hundred and five`; None for anything else."""
+    """Reads a number in English words, such as `twenty-one` or `one hundred and five`; None for anything else."""
     if len(text) > 60:
         return None
     words = re.split(r"[\s-]+", text.strip().lower())
@@ -61,7 +61,7 @@ def words_of_number(text: str) -> int | None:
 
 
 def spoken(text: str) -> str:
-    """`text` with arithmetic in words as signs: `5 squared`, `2 thirds`, `one half`, `3 and a half`, `5 out of 8`."""
+    """Respells arithmetic in words as signs: `5 squared`, `2 thirds`, `one half`, `3 and a half`, `5 out of 8`."""
     words = text.split()
     for place, word in enumerate(words):
         if word.lower() in WORDS and place + 1 < len(words) and words[place + 1].lower().removesuffix("s") in _PARTS:

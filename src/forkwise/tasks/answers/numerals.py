@@ -32,7 +32,7 @@ def _fraction(whole: str, fixed: str, period: str) -> str:
 
 
 def plain_numbers(text: str) -> str:
-    """`text` with numbers as a parser wants them: no thousands separators, repeating decimals as fractions."""
+    """Respells numbers as a parser wants them: no thousands separators, repeating decimals as fractions."""
     if "." in text and ("overline" in text or "dot" in text or "bar" in text or "(" in text):
         text = _TWO_DOTS.sub(lambda m: _fraction(m[1], m[2], m[3] + m[4] + m[5]), text)
         text = _REPEATING.sub(_repeating, text)
@@ -45,7 +45,7 @@ def plain_numbers(text: str) -> str:
 
 
 def precision(text: str) -> tuple[int, int, bool] | None:
-    """Digits after the point, significant digits, and whether there is a power of ten; None for no plain decimal."""
+    """Counts digits after the point and significant digits, and sees a power of ten; None for no plain decimal."""
     number = _SCIENTIFIC.fullmatch(text) or _DECIMAL.fullmatch(text)
     if number is None:
         return None

@@ -93,7 +93,7 @@ _UNIT_POWER = re.compile(r"([A-Za-z])\s+\^\s?(\{?\s?-?[0-9]\s?\}?)")
 
 @lru_cache(20_000)
 def read_quantity(text: str, *, adjacent_letters: bool = True) -> Quantity | None:
-    """The number that `text` (tidied) names, with its unit and whatever prose is around it; None if that is not clear.
+    """Reads the number of `text` (tidied), with its unit and whatever prose is around it; None if it is not clear.
 
     Args:
         text: such as `18 eggs`, `¤64, because ...`, `3 million`, `5 hours 30 minutes`, `12\\text{ cm}^2`.
@@ -130,7 +130,7 @@ def read_quantity(text: str, *, adjacent_letters: bool = True) -> Quantity | Non
 
 
 def _in_base(text: str, plain: str) -> Quantity | None:
-    """A number whose base is named, its digits as they stand: `101_2`, `1A_{16}`, `101 in base 2`."""
+    """Reads a number whose base is named, its digits as they stand: `101_2`, `1A_{16}`, `101 in base 2`."""
     text = text.replace("0x", "0") + "_{16}" if _HEXADECIMAL.fullmatch(text) else text
     match = _BASE.fullmatch(_TEXT_BASE.sub(r"\1", text)) or _BASE_WORDS.fullmatch(plain)
     if match is None:
@@ -147,7 +147,7 @@ def _in_base(text: str, plain: str) -> Quantity | None:
 
 
 def _in_minutes(plain: str) -> Quantity | None:
-    """Degrees and minutes of arc, or feet and inches, as one quantity."""
+    """Reads degrees and minutes of arc, or feet and inches, as one quantity."""
     match, unit, step = _MINUTES.fullmatch(plain), UNITS["°"], 60
     if match is None:
         match, unit, step = _FEET.fullmatch(plain), UNITS["ft"], 12
@@ -158,7 +158,7 @@ def _in_minutes(plain: str) -> Quantity | None:
 
 
 def _head_and_tail(text: str, adjacent_letters: bool) -> Quantity | None:
-    """A number, perhaps with currency before it, and after it a unit, a noun or prose that does not change it."""
+    """Reads a number, perhaps with currency before it, and a unit, noun or harmless prose after it."""
     currency = _CURRENCY.match(text)
     unit: Unit | None = None
     if currency:
@@ -200,7 +200,7 @@ def _head_and_tail(text: str, adjacent_letters: bool) -> Quantity | None:
 
 
 def _keeps_value(text: str) -> bool:
-    """Whether words behind a number leave it as it is: `eggs`, and not `or more`."""
+    """Tells whether words behind a number leave it as it is: `eggs`, and not `or more`."""
     clause = _CLAUSE_END.split(text, maxsplit=1)[0]
     return not _ALSO.search(text) and (
         text[:1] in _PUNCTUATION or not (_NO_VALUE.search(clause) or _AND_NUMBER.match(clause))
@@ -208,7 +208,7 @@ def _keeps_value(text: str) -> bool:
 
 
 def _more_of_the_same(rest: str, unit: Unit) -> Fraction | None:
-    """What `30 minutes` adds, in the unit of the `2 hours` that it follows."""
+    """Returns what `30 minutes` adds, in the unit of the `2 hours` that it follows."""
     match = _AND_MORE.match(rest)
     if match is None or not unit.dimensions:
         return None

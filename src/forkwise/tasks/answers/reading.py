@@ -91,17 +91,17 @@ _CAPITALISED = re.compile(r"[A-Z][a-z]{1,2}|yes|no")
 
 @lru_cache(50_000)
 def read(text: str) -> Shape:
-    """The shape of an answer as somebody wrote it; what is not understood is a `Value`."""
+    """Returns the shape of an answer as somebody wrote it; what is not understood is a `Value`."""
     return _read(tidy(text), 0)
 
 
 def read_part(text: str) -> Shape:
-    """The shape of a part of an answer, such as the value beside a letter of multiple choice."""
+    """Returns the shape of a part of an answer, such as the value beside a letter of multiple choice."""
     return _read(tidy(text), 1)
 
 
 def _read(text: str, depth: int) -> Shape:
-    """The shape of tidied text, by the first reader that knows it."""
+    """Returns the shape of tidied text, by the first reader that knows it."""
     if depth > 6 or len(text) > 1500:
         return Value(text)
     if depth == 0:
@@ -138,7 +138,7 @@ def _read(text: str, depth: int) -> Shape:
 
 
 def _choice(text: str, depth: int) -> Shape | None:
-    """A letter of multiple choice, alone or with the value beside it; of small letters, only in brackets or alone."""
+    """Reads a letter of multiple choice, alone or with its value beside it; small letters only in brackets or alone."""
     match = _CHOICE.fullmatch(text)
     if match is None or depth:
         return None
@@ -152,7 +152,7 @@ def _choice(text: str, depth: int) -> Shape | None:
 
 
 def _matrix(text: str, depth: int) -> Shape | None:
-    """A matrix; a determinant is a value."""
+    """Returns a matrix; a determinant is a value."""
     if "{vmatrix" in text:
         return Value(text)  # a determinant
     match = _MATRIX.fullmatch(text)
@@ -180,7 +180,7 @@ def _member(text: str, depth: int) -> Shape | None:
 
 
 def _union(text: str, depth: int) -> Shape | None:
-    """The real numbers, all but some of them, or a union of sets of them."""
+    """Returns the real numbers, all but some of them, or a union of sets of them."""
     if _REALS.fullmatch(text):
         return Interval("", "", (False, False))
     half = _HALF_LINE.fullmatch(text)
@@ -216,7 +216,7 @@ def _relation(text: str, depth: int) -> Shape | None:
 
 
 def _plus_minus(text: str, depth: int) -> Shape | None:
-    r"""The list of the values that `\pm` stands for; with `\mp`, opposite signs go together."""
+    r"""Returns the list of the values that `\pm` stands for; with `\mp`, opposite signs go together."""
     text = text.replace("+/-", r"\pm ")
     count, opposite = len(_PLUS_MINUS.findall(text)), len(_MINUS_PLUS.findall(text))
     if not 1 <= count + opposite <= 4 or len(text) > 200 or split_at_top(text, _COMMA)[1:]:
@@ -244,7 +244,7 @@ def _colons(text: str, depth: int) -> Shape | None:
 
 
 def _list(text: str, depth: int) -> Shape | None:
-    """Values side by side, without brackets around them; a list in the list is part of it."""
+    """Reads values side by side, without brackets around them; a list in the list is part of it."""
     text = plain_numbers(text)
     parts = [part for part in split_at_top(text, _COMMA) if part]
     if len(parts) < 2 or _is_prose(parts):
@@ -265,7 +265,7 @@ def _list(text: str, depth: int) -> Shape | None:
 
 
 def _is_prose(parts: list[str]) -> bool:
-    """Whether a comma or "and" stands in a sentence and not between values: a piece has neither number nor formula."""
+    """Tells whether a comma or "and" belongs to a sentence, not to values: a piece has neither number nor formula."""
     if all(_WORDS.fullmatch(part) and len(part.split()) <= 3 for part in parts):
         return False  # red, green and blue
     for part in parts:
@@ -297,7 +297,7 @@ def _is_prose(parts: list[str]) -> bool:
 
 
 def _bracketed(text: str, depth: int) -> Shape | None:
-    """A set, a tuple, or a pair that may be an interval; of brackets around one value, the value."""
+    """Returns a set, a tuple, or a pair that may be an interval; of brackets around one value, the value."""
     if text.startswith(r"\langle") and text.endswith(r"\rangle"):
         items = split_at_top(text[7:-7].strip(), _INNER_COMMA)
         return Collection("tuple", tuple(_read(item, depth + 1) for item in items), "()")
@@ -327,7 +327,7 @@ def _bracketed(text: str, depth: int) -> Shape | None:
 
 
 def _equation(text: str, depth: int) -> Shape | None:
-    """An equation, or an arrow to a value."""
+    """Returns an equation, or an arrow to a value."""
     if "=" not in text and r"\approx" not in text and r"\equiv" not in text and "rrow" not in text:
         return None
     parts = split_at_top(text, _EQUALS)
@@ -339,7 +339,7 @@ def _equation(text: str, depth: int) -> Shape | None:
 
 
 def _words(text: str, depth: int) -> Shape | None:
-    """Words, told from products of letters."""
+    """Reads words, told from products of letters."""
     if _DOTS.fullmatch(text):
         return Words("dots")
     if _NAMED_BY_LETTERS.fullmatch(text):

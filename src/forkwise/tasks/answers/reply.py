@@ -26,7 +26,7 @@ _BARE_CHANNELS = re.compile(r"\Aanalysis.*assistantfinal", re.DOTALL)  # gpt-oss
 
 
 def without_reasoning(text: str) -> str | None:
-    """`text` without reasoning in tags; None if a reasoning begins that never ends.
+    """Returns `text` without reasoning in tags; None if a reasoning begins that never ends.
 
     A closing tag without an opening one ends a reasoning that the prompt began.
     """
@@ -83,7 +83,7 @@ _LONGEST_PREAMBLE = 120  # characters before a question that is still the one th
 
 
 def before_next_question(text: str) -> str:
-    """`text` up to where the turn ends or another question begins; a question that is only restated cuts nothing."""
+    """Cuts `text` where the turn ends or another question begins; a question that is only restated cuts nothing."""
     for mark in _NEXT.finditer(text):
         before = text[: mark.start()]
         if not before.strip():

@@ -39,7 +39,7 @@ def _all(verdicts: Sequence[bool | None]) -> bool | None:
 
 
 def same_collection(same: Same, gold: Shape, answer: Shape) -> bool | None:
-    """Whether two collections hold the same: lists and sets in any order, tuples in theirs; or one value is meant."""
+    """Tells whether two collections hold the same: tuples in order, lists and sets in any; or one value is meant."""
     if isinstance(gold, Collection) and isinstance(answer, Collection):
         kinds = {gold.kind, answer.kind}
         if kinds <= {"list", "set"}:
@@ -67,7 +67,7 @@ def same_collection(same: Same, gold: Shape, answer: Shape) -> bool | None:
 
 
 def _same_in_order(same: Same, gold: Sequence[Shape], answer: Sequence[Shape]) -> bool | None:
-    """`x = 1, y = 2` against `(1, 2)`: by position, names sorted."""
+    """Compares `x = 1, y = 2` with `(1, 2)`: by position, names sorted."""
 
     def values(items: Sequence[Shape]) -> list[Shape]:
         if all(isinstance(item, Equation) for item in items):
@@ -78,7 +78,7 @@ def _same_in_order(same: Same, gold: Sequence[Shape], answer: Sequence[Shape]) -
 
 
 def _same_items(same: Same, gold: Sequence[Shape], answer: Sequence[Shape]) -> bool | None:
-    """Whether each item has exactly one that equals it on the other side; repetitions on one side do not count."""
+    """Tells whether each item equals exactly one on the other side; repetitions on one side do not count."""
     numbers, others = _by_value(gold), _by_value(answer)
     if numbers is not None and others is not None:
         if len(numbers) != len(others):
@@ -112,7 +112,7 @@ def _matched(same: Same, gold: Sequence[Shape], answer: Sequence[Shape]) -> bool
 
 
 def _by_value(items: Sequence[Shape]) -> list[str] | None:
-    """The texts of different numbers, sorted by value; None where one is no plain number."""
+    """Returns the texts of different numbers, sorted by value; None where one is no plain number."""
     values: list[tuple[float, str]] = []
     for item in items:
         if not isinstance(item, Value) or BESIDE.search(item.text):
@@ -132,7 +132,7 @@ def _by_value(items: Sequence[Shape]) -> list[str] | None:
 
 
 def _names_on_one_side(gold: Sequence[Shape], answer: Sequence[Shape]) -> bool:
-    """Whether one side gives values to several names, and the other values without names."""
+    """Tells whether one side gives values to several names, and the other values without names."""
     for named, unnamed in ((gold, answer), (answer, gold)):
         names = [item.left.strip() for item in named if isinstance(item, Equation)]
         if len(names) == len(named) and not any(isinstance(item, Equation) for item in unnamed):
@@ -141,21 +141,21 @@ def _names_on_one_side(gold: Sequence[Shape], answer: Sequence[Shape]) -> bool:
 
 
 def _without_indices(items: Sequence[Shape]) -> Sequence[Shape]:
-    """`x_1 = 2, x_2 = 1` as the list of values that it is."""
+    """Turns `x_1 = 2, x_2 = 1` into the list of values that it is."""
     if all(isinstance(item, Equation) and _INDEXED.fullmatch(item.left.strip()) for item in items):
         return [item.right for item in items if isinstance(item, Equation)]
     return items
 
 
 def _nouns_differ(a: Shape, b: Shape) -> bool:
-    """Whether two items count different things: 3 apples and 3 pears."""
+    """Tells whether two items count different things: 3 apples and 3 pears."""
     nouns = [_COUNTED.match(item.text) if isinstance(item, Value) else None for item in (a, b)]
     names = {noun[1].lower().removesuffix("s") for noun in nouns if noun}
     return len(names) == 2
 
 
 def _distinct(same: Same, items: Sequence[Shape], others: Iterable[Shape]) -> list[Shape]:
-    """The items without values that equal an earlier one or one of `others`."""
+    """Returns the items without values that equal an earlier one or one of `others`."""
     kept: list[Shape] = []
     known = [other for other in others if isinstance(other, Value)]
     for item in items:
@@ -168,7 +168,7 @@ def _distinct(same: Same, items: Sequence[Shape], others: Iterable[Shape]) -> li
 
 
 def same_matrix(same: Same, gold: Shape, answer: Shape) -> bool | None:
-    """Whether two matrices, or a matrix and a tuple, hold the same values."""
+    """Tells whether two matrices, or a matrix and a tuple, hold the same values."""
     rows = []
     for shape in (gold, answer):
         if isinstance(shape, Matrix):
@@ -189,7 +189,7 @@ def same_matrix(same: Same, gold: Shape, answer: Shape) -> bool | None:
 
 
 def _as_intervals(shape: Shape) -> list[Interval] | None:
-    """The intervals and points of which a shape consists; None where it is no set of real numbers."""
+    """Returns the intervals and points of which a shape consists; None where it is no set of real numbers."""
     if isinstance(shape, Interval):
         return [shape]
     if isinstance(shape, Value):
@@ -209,7 +209,7 @@ def _as_intervals(shape: Shape) -> list[Interval] | None:
 
 
 def same_intervals(gold: Shape, answer: Shape) -> bool | None:
-    """Whether two sets of real numbers are the same, however they are cut into pieces."""
+    """Tells whether two sets of real numbers are the same, however they are cut into pieces."""
     ours, theirs = _as_intervals(gold), _as_intervals(answer)
     if ours is None or theirs is None or isinstance(gold, Value) or isinstance(answer, Value):
         if isinstance(gold, Value | Words) or isinstance(answer, Value | Words):
@@ -234,7 +234,7 @@ def _sorted(intervals: list[Interval]) -> list[Interval]:
 
 
 def _merged(intervals: list[Interval]) -> list[Interval]:
-    """Sorted intervals, those that touch in one point put together."""
+    """Merges sorted intervals that touch in one point."""
     merged = intervals[:1]
     for interval in intervals[1:]:
         last = merged[-1]
@@ -265,7 +265,7 @@ def _same_interval(gold: Interval, answer: Interval) -> bool | None:
 
 
 def same_relation(gold: Shape, answer: Shape) -> bool | None:
-    """Whether two inequalities between formulas say the same."""
+    """Tells whether two inequalities between formulas say the same."""
     if not isinstance(gold, Relation) or not isinstance(answer, Relation):
         other = answer if isinstance(gold, Relation) else gold
         return None if isinstance(other, Interval | Union) else False

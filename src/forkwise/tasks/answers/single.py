@@ -37,7 +37,7 @@ _CURRENCIES = {((name, 1),) for name in ("usd", "eur", "gbp", "yen", "yuan", "in
 
 
 def same_value(gold: str, answer: str) -> bool | None:
-    """Whether two single values are the same: as formulas, or as quantities."""
+    """Tells whether two single values are the same: as formulas, or as quantities."""
     if gold == answer:
         return True
     if _are_opposed(gold, answer):
@@ -60,7 +60,7 @@ def same_value(gold: str, answer: str) -> bool | None:
 
 
 def _are_opposed(gold: str, answer: str) -> bool:
-    """Whether the words beside two numbers contradict each other: east and west, profit and loss, June and July."""
+    """Tells whether words beside two numbers contradict each other: east and west, profit and loss, May and June."""
     if not _HAS_WORD.search(gold) or not _HAS_WORD.search(answer):
         return False
     ours, theirs = (set(_WORD.findall(text.lower().replace("text", " "))) for text in (gold, answer))
@@ -68,7 +68,7 @@ def _are_opposed(gold: str, answer: str) -> bool:
 
 
 def same_quantity(gold: Quantity, answer: Quantity) -> bool | None:
-    """Whether two quantities are the same; a unit counts where both sides name one."""
+    """Tells whether two quantities are the same; a unit counts where both sides name one."""
     if gold.base is not None and answer.base is not None and gold.base != answer.base:
         return False
     if gold.unit is not None and answer.unit is not None:
@@ -104,7 +104,7 @@ def _same_in_units(gold: Expression, ours: Unit, answer: Expression, theirs: Uni
 
 
 def _is_rate_of_money(a: Unit, b: Unit) -> bool:
-    """Whether one says dollars and the other dollars per something."""
+    """Tells whether one says dollars and the other dollars per something."""
     money, other = (tuple((base, power) for base, power in unit.dimensions if power > 0) for unit in (a, b))
     return money == other and money in _CURRENCIES and money in (a.dimensions, b.dimensions)
 
@@ -127,7 +127,7 @@ def _same_formula(gold: Expression, answer: Expression) -> bool | None:
 
 
 def _rounds_to(gold: Expression, answer: Expression) -> bool:
-    """Whether a number rounds to a gold answer that is a decimal number, at the last of its digits.
+    """Tells whether a number rounds to a gold answer that is a decimal number, at the last of its digits.
 
     Asked for are two significant digits of the gold answer, and an answer that is longer, or a fraction without a
     finite decimal.

@@ -15,7 +15,7 @@ _ANSWER_TAG = re.compile(
 
 
 def tagged(text: str) -> str | None:
-    """What the last pair of answer tags holds; inside it a box or a statement counts before the whole."""
+    """Returns what the last pair of answer tags holds; inside it a box or a statement counts before the whole."""
     opened: int | None = None
     content = ""
     for tag in _ANSWER_TAG.finditer(text):
@@ -84,7 +84,7 @@ _SENTENCE_END = re.compile(r"(?<![0-9)\]}])[!?](?=\s|\Z)|(?<!\.\.)[.。](?=\s|\Z
 
 
 def _value(text: str) -> str:
-    """The value with which `text` begins: its first sentence, or its first formula where that stands alone."""
+    """Returns the value with which `text` begins: its first sentence, or its first formula where that stands alone."""
     text = text[: 2 * LONGEST_ANSWER].lstrip(" \t\r\n*_:：\"“”'…")
     text = text[3:].lstrip() if text.startswith("... ") else text
     first = next(formulas(text), None)
@@ -107,12 +107,12 @@ def _value(text: str) -> str:
 
 
 def hashed(text: str) -> str | None:
-    """What follows the last `####`."""
+    """Returns what follows the last `####`."""
     return _last_value(text, _HASH)
 
 
 def stated(text: str) -> str | None:
-    """What follows the last "the answer is", or the last heading "Answer" if that comes later."""
+    """Returns what follows the last "the answer is", or the last heading "Answer" if that comes later."""
     statement, heading = _last_value(text, _STATES, unless=_DOUBTED), _last_value(text, _HEADING, unless=_DOUBTED)
     if heading is None or statement is None:
         return heading or statement
@@ -122,7 +122,7 @@ def stated(text: str) -> str | None:
 
 
 def stated_below_box(text: str) -> str | None:
-    """An "Answer: ..." on its own line below the last box, which held a step, or a statement that corrects the box."""
+    """Finds an "Answer: ..." on its own line below the last box (then a step), or a statement that corrects the box."""
     full = full_boxes(text)
     if not full:
         return None
@@ -139,7 +139,7 @@ def stated_below_box(text: str) -> str | None:
 
 
 def _last_value(text: str, pattern: re.Pattern[str], unless: re.Pattern[str] | None = None) -> str | None:
-    """The value that follows the last match with one, unless the words before it match."""
+    """Returns the value that follows the last match with one, unless the words before it match."""
     for match in reversed(list(pattern.finditer(text))[-200:]):
         if unless is not None and unless.search(text, max(0, match.start() - 40), match.start()):
             continue

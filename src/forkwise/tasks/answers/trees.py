@@ -30,7 +30,7 @@ class Expression:
 
 
 def has_kind(node: Node, *kinds: str) -> bool:
-    """Whether a part of a tree is of one of these kinds, or is one of these functions or constants."""
+    """Tells whether a part of a tree is of one of these kinds, or is one of these functions or constants."""
     return (
         node[0] in kinds
         or (node[0] in ("fn", "const") and node[1] in kinds)
@@ -39,7 +39,7 @@ def has_kind(node: Node, *kinds: str) -> bool:
 
 
 def symbols_of(node: Node) -> Iterator[str]:
-    """The names of the variables in a tree, as often as they occur."""
+    """Returns the names of the variables in a tree, as often as they occur."""
     if node[0] == "sym":
         yield node[1]
     for child in node[1:]:
@@ -48,10 +48,10 @@ def symbols_of(node: Node) -> Iterator[str]:
 
 
 def integer(value: int | str) -> Node:
-    """The tree of a whole number."""
+    """Returns the tree of a whole number."""
     return ("num", Fraction(value), "int")
 
 
 def product_of(left: Node, right: Node) -> Node:
-    """The tree of a product; three factors make one product, not two."""
+    """Returns the tree of a product; three factors make one product, not two."""
     return (*left, right) if left[0] == "mul" else ("mul", left, right)

@@ -179,18 +179,18 @@ class _Product:
     powers: Counter[str] = field(default_factory=Counter)
 
     def multiply(self, unit: Unit, power: int) -> None:
-        """Multiply by a power of a unit."""
+        """Multiplies by a power of a unit."""
         self.factor *= unit.factor**power
         for base, exponent in unit.dimensions:
             self.powers[base] += exponent * power
 
     def unit(self, name: str) -> Unit:
-        """The product as a unit."""
+        """Returns the product as a unit."""
         return Unit(self.factor, tuple(sorted((base, power) for base, power in self.powers.items() if power)), name)
 
 
 def read_unit(text: str) -> tuple[Unit | None, str]:
-    """The unit with which `text` begins, such as `km/h`, `square meters` or `dollars per hour`, and what follows it."""
+    """Reads the first unit of `text`, such as `km/h`, `square meters` or `dollars per hour`, and the text after it."""
     product, name = _Product(), ""
     position = end = count = 0
     sign = pending = 1  # of the power of the next unit

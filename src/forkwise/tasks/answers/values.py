@@ -26,7 +26,7 @@ class Irrational(Exception):
 
 
 def point(symbols: frozenset[str], number: int) -> dict[str, Fraction]:
-    """One value per variable, always the same for its name: of no special form."""
+    """Gives each variable a value, always the same for its name and of no special form."""
     values = {}
     for name in symbols:
         seed = int.from_bytes(hashlib.sha256(f"{number} {name}".encode()).digest()[:8], "big")
@@ -45,7 +45,7 @@ def _bounded(value: Fraction, most_bits: int = _LARGEST_BITS) -> Fraction:
 
 
 def exact_value(node: Node, at: Mapping[str, Fraction]) -> Fraction:
-    """The value in exact arithmetic; `Irrational` where it is none, `NoValue` where it is undefined or too large."""
+    """Computes the exact value; `Irrational` where it is none, `NoValue` where it is undefined or too large."""
     kind = node[0]
     if kind == "num":
         return _bounded(node[1])
@@ -103,7 +103,7 @@ def exact_value(node: Node, at: Mapping[str, Fraction]) -> Fraction:
 
 
 def _some_polynomial(name: str, arguments: Sequence[Any], number: Callable[[Fraction], Any]) -> Any:
-    """The value of a function that nobody defines: of a polynomial that its name determines."""
+    """Returns the value of a function that nobody defines: of a polynomial that its name determines."""
     names = [f"{name} {n}" for n in range(2 + 2 * len(arguments))]
     values = point(frozenset(names), 3)
     weights = [number(values[n]) for n in names]
@@ -114,7 +114,7 @@ def _some_polynomial(name: str, arguments: Sequence[Any], number: Callable[[Frac
 
 
 def _exact_power(base: Fraction, exponent: Fraction) -> Fraction:
-    """The power where it is a fraction, of roots too (`4^{3/2}`)."""
+    """Computes a power where it is a fraction, of roots too (`4^{3/2}`)."""
     if exponent.denominator != 1:
         if base < 0 or exponent.denominator > 60:
             raise Irrational
@@ -157,12 +157,12 @@ def _integer_root(number: int, index: int) -> int:
 
 
 def rounded(value: Any, mp: Any) -> Any:
-    """A value as a number of `mp`, to the digits that it works with now."""
+    """Returns a value as a number of `mp`, to the digits that it works with now."""
     return mp.mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
 
 
 def _numeric(node: Node, at: Mapping[str, Any], mp: Any, magnitudes: list[float]) -> Any:
-    """The value as a real or complex number of `mp`; `NoValue` where it is undefined, infinite or out of bounds.
+    """Computes the value as a number of `mp`, real or complex; `NoValue` where it is undefined or out of bounds.
 
     `magnitudes[0]` becomes the largest |log10| of a value on the way.
     """
@@ -173,7 +173,7 @@ def _numeric(node: Node, at: Mapping[str, Any], mp: Any, magnitudes: list[float]
 
 
 def _numeric_node(node: Node, at: Mapping[str, Any], mp: Any, magnitudes: list[float]) -> Any:
-    """The value of a node from the values of its parts."""
+    """Returns the value of a node from the values of its parts."""
     kind = node[0]
     if kind == "num":
         return rounded(node[1], mp)
@@ -243,7 +243,7 @@ def _function(name: str, x: Any, mp: Any, magnitudes: list[float]) -> Any:
 
 
 def evaluate(node: Node, at: Mapping[str, Fraction], digits: int, magnitudes: list[float] | None = None) -> Any:
-    """The value to `digits` digits, or exactly where it is a fraction."""
+    """Returns the value to `digits` digits, or exactly where it is a fraction."""
     try:
         return exact_value(node, at)
     except Irrational:
@@ -271,7 +271,7 @@ class Sample:
 
 @lru_cache(1000)
 def sample(expression: Expression, number: int) -> Sample | None:
-    """The value at point `number` to `SAMPLE_DIGITS` digits; None where there is none."""
+    """Returns the value at point `number` to `SAMPLE_DIGITS` digits; None where there is none."""
     magnitudes = [0.0]
     try:
         value = evaluate(expression.node, point(expression.symbols, number), SAMPLE_DIGITS, magnitudes)
@@ -281,5 +281,5 @@ def sample(expression: Expression, number: int) -> Sample | None:
 
 
 def is_real(value: Any) -> bool:
-    """Whether a value has no imaginary part beyond the error of computing it."""
+    """Tells whether a value has no imaginary part beyond the error of computing it."""
     return isinstance(value, Fraction) or abs(value.imag) <= abs(value.real) * 1e-25

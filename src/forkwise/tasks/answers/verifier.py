@@ -38,7 +38,7 @@ def _bare(answer: str) -> str:
 
 
 def _integer(answer: str) -> str | None:
-    """The canonical digits of an integer. Text, because `int` refuses more than 4,300 digits."""
+    """Returns the canonical digits of an integer. Text, because `int` refuses more than 4,300 digits."""
     match = _INTEGER.fullmatch(answer)
     if match is None:
         return None
@@ -47,7 +47,7 @@ def _integer(answer: str) -> str | None:
 
 
 def gold_answer_of(gold: str) -> str:
-    """The gold answer where `gold` is a whole solution that states it; a short text is the answer itself."""
+    """Finds the gold answer in `gold`, a whole solution that states it; a short text is the answer itself."""
     if len(gold) < _SHORT_GOLD and "\n" not in gold.strip():
         if not any(mark in gold for mark in ("oxed", "fbox", "####", "nswer", "<")):
             return gold
@@ -56,7 +56,7 @@ def gold_answer_of(gold: str) -> str:
 
 
 def compare_exactly(gold: str, answer: str) -> Verdict | None:
-    """The verdict where no algebra is needed, else None: two integers, or the same text but for notation."""
+    """Decides where no algebra is needed, else gives None: two integers, or the same text but for notation."""
     gold_integer, integer = _integer(_bare(gold)), _integer(_bare(answer))
     if gold_integer is not None and integer is not None:
         return Verdict(gold_integer == integer, answer, "integer")
@@ -71,7 +71,7 @@ def _words(text: str) -> set[str]:
 
 
 def compare_by_value(gold: str, answer: str) -> Verdict | None:
-    """The verdict by exact arithmetic and by values, part by part; None where the grammar does not suffice."""
+    """Returns the verdict by exact arithmetic and by values, part by part; None where the grammar does not suffice."""
     equal = compare(gold, answer)
     if equal is None and _words(gold) != _words(answer):
         equal = False  # math-verify drops words: nanometers would be picometers
@@ -79,7 +79,7 @@ def compare_by_value(gold: str, answer: str) -> Verdict | None:
 
 
 def require_math_verify() -> None:
-    """Raise InputError unless math-verify is installed."""
+    """Raises InputError unless math-verify is installed."""
     if importlib.util.find_spec("math_verify") is None:
         raise InputError('Comparing LaTeX answers needs math-verify: pip install "forkwise[math]".')
 
@@ -118,15 +118,15 @@ class MathVerifier:
 
     @property
     def stats(self) -> WorkerStats:
-        """What the workers did: one request per different pair that text comparison could not decide."""
+        """Returns what the workers did: one request per different pair that text comparison could not decide."""
         return self._pool.stats
 
     def pids(self) -> list[int]:
-        """Process ids of the workers that are alive now."""
+        """Returns the process ids of the workers that are alive now."""
         return self._pool.pids()
 
     def close(self) -> None:
-        """End the workers; they also end with the interpreter."""
+        """Ends the workers; they also end with the interpreter."""
         self._pool.close()
 
     def __enter__(self) -> MathVerifier:
@@ -138,13 +138,13 @@ class MathVerifier:
         self.close()
 
     def verify(self, golds: Sequence[str], completions: Sequence[str], *, last_number: bool = False) -> list[Verdict]:
-        """One verdict per completion, on the answer that `find_answer` finds in it."""
+        """Returns one verdict per completion, on the answer that `find_answer` finds in it."""
         findings = [find_answer(completion, last_number=last_number) for completion in completions]
         verdicts = self.compare(golds, [finding.answer for finding in findings])
         return [_found_and_compared(f, verdict) for f, verdict in zip(findings, verdicts, strict=True)]
 
     def compare(self, golds: Sequence[str], answers: Sequence[str | None]) -> list[Verdict]:
-        """One verdict per answer; None is no answer. A gold may also be a solution that states its answer.
+        """Returns one verdict per answer; None is no answer. A gold may also be a solution that states its answer.
 
         Raises:
             InputError: not as many golds as answers, or a pair needs math-verify and it is not installed.

@@ -32,7 +32,7 @@ _TO = re.compile(r"\\text\s?\{\s*to\s*\}|\bto\b")
 
 
 def same_choice(same: Same, gold: Shape, answer: Shape) -> bool | None:
-    """Whether a letter of multiple choice, or the value beside it, is the other answer."""
+    """Tells whether a letter of multiple choice, or the value beside it, is the other answer."""
     if isinstance(gold, Choice) and isinstance(answer, Choice):
         if gold.letter != answer.letter:
             return False
@@ -73,7 +73,7 @@ def _first_clause(text: str) -> str:
 
 
 def same_words(gold: Shape, answer: Shape) -> bool | None:
-    """Whether words say the same as other words, or name the number that is the other answer."""
+    """Tells whether words say the same as other words, or name the number that is the other answer."""
     if isinstance(gold, Words) and isinstance(answer, Words):
         return _same_wording(gold, answer)
     if not isinstance(gold, Value | Words) or not isinstance(answer, Value | Words):
@@ -104,7 +104,7 @@ def _same_wording(gold: Words, answer: Words) -> bool | None:
 
 
 def same_colons(gold: Shape, answer: Shape) -> bool | None:
-    """Whether two times of day or two ratios are the same, or a ratio and a fraction."""
+    """Tells whether two times of day or two ratios are the same, or a ratio and a fraction."""
     if isinstance(gold, Colons) and isinstance(answer, Colons):
         return _same_times_or_ratios(gold, answer)
     colons, other = (gold, answer) if isinstance(gold, Colons) else (answer, gold)

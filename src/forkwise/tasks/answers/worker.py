@@ -36,7 +36,7 @@ def make_handler() -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 def _parse_in_two_stages() -> None:
-    """Let latex2sympy try ANTLR's fast prediction mode (SLL) first.
+    """Lets latex2sympy try ANTLR's fast prediction mode (SLL) first.
 
     Where SLL parses without an error, the full mode (LL) finds the same tree: this is the two-stage parsing that ANTLR
     recommends. Where it does not, the text is parsed again as before.
@@ -64,7 +64,7 @@ def _parse_in_two_stages() -> None:
 
 
 def _refute_by_numbers() -> None:
-    """Let math-verify neither simplify nor solve where one point shows that the answer is no.
+    """Lets math-verify neither simplify nor solve where one point shows that the answer is no.
 
     `simplify(a - b)` is 0 only if a equals b wherever both are defined, and two equations have the same solutions only
     if a point of one's solutions is one of the other's.
@@ -84,7 +84,7 @@ def _refute_by_numbers() -> None:
 
 
 def _compare_relative_to_size() -> None:
-    """Let math-verify not take two numbers for equal whose difference is more than 1e-15 of their size."""
+    """Keeps math-verify from taking two numbers for equal whose difference is more than 1e-15 of their size."""
     from math_verify import grader
 
     within_six_decimals = grader.sympy_numeric_eq
@@ -96,7 +96,7 @@ def _compare_relative_to_size() -> None:
 
 
 def _far_apart(a: Any, b: Any) -> bool:
-    """Whether two numbers differ by more than 1e-15 of the larger; False where one is no number."""
+    """Tells whether two numbers differ by more than 1e-15 of the larger; False where one is no number."""
     from sympy import Expr, Float
 
     if not (isinstance(a, Expr) and isinstance(b, Expr)) or a.free_symbols or b.free_symbols:
@@ -109,7 +109,7 @@ def _far_apart(a: Any, b: Any) -> bool:
 
 
 def differ_somewhere(a: Any, b: Any) -> bool:
-    """Whether two sympy expressions have clearly different values at a point; False also where that is not found out.
+    """Tells whether two sympy expressions clearly differ at a point; False also where that is not found out.
 
     Only for analytic functions of numbers and symbols. The points are positive, so that roots and logarithms are those
     of real numbers.
@@ -120,7 +120,7 @@ def differ_somewhere(a: Any, b: Any) -> bool:
 
 
 def share_no_solution(a: Any, b: Any) -> bool:
-    """Whether two equations surely have different solutions: of one that reads `symbol = ...`, a point fails the other.
+    """Tells whether two equations surely have different solutions: a point of one, `symbol = ...`, fails the other.
 
     That one's solutions are a graph over the other symbols, so a formula for them cannot solve both equations.
     """
@@ -141,7 +141,7 @@ def share_no_solution(a: Any, b: Any) -> bool:
 
 
 def _is_analytic(expression: Any) -> bool:
-    """Numbers, symbols, arithmetic, powers, exponentials, logarithms, trigonometric and hyperbolic functions."""
+    """Tells whether an expression has arithmetic, powers, exponentials, logarithms, (hyperbolic) trigonometry alone."""
     from sympy import Add, Expr, I, Mul, Number, NumberSymbol, Pow, Symbol, exp, log, preorder_traversal
     from sympy.functions.elementary.hyperbolic import HyperbolicFunction
     from sympy.functions.elementary.trigonometric import InverseTrigonometricFunction, TrigonometricFunction
@@ -155,7 +155,7 @@ def _is_analytic(expression: Any) -> bool:
 
 
 def _points(*expressions: Any) -> Iterator[dict[Any, Any]]:
-    """Two places to look: exact positive values, different for every symbol and of no special form."""
+    """Gives two points to look at: exact positive values, different for every symbol and of no special form."""
     from sympy import Rational
 
     symbols = sorted(set().union(*(e.free_symbols for e in expressions)), key=str)
@@ -164,7 +164,7 @@ def _points(*expressions: Any) -> Iterator[dict[Any, Any]]:
 
 
 def _value(expression: Any, point: dict[Any, Any]) -> Any:
-    """The value to 20 digits, every one of them right; None where there is no number, or fewer digits are sure."""
+    """Computes the value to 20 digits, all of them right; None where there is no number, or fewer are sure."""
     try:
         return expression.evalf(20, subs=point, strict=True)
     except Exception:  # PrecisionExhausted (an expression that is 0, among others), poles, and what sympy stumbles on
