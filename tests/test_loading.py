@@ -100,7 +100,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 ONLY_LOADING: dict[str, tuple[Callable[[Path], None], str]] = {
     "no weights": (remove("*.safetensors"), r"model\.safetensors' is damaged or missing \(it is not there"),
     "more layers than weights": (configure(num_hidden_layers=4), r"lack 18 of the tensors .*'model\.layers\.2\."),
-    "other sizes": (configure(intermediate_size=64), r"do not fit its config\.json, 32x48 for 32x64 in 'model\.layers"),
+    "other sizes": (
+        configure(intermediate_size=64),
+        r"do not fit its config\.json, (32x48 for 32x64 )?in 'model\.layers",
+    ),
+    "biases without weights": (configure(attention_bias=True), r"lack 8 of the tensors .*'model\.layers\.0\..*bias'"),
     "a size of no kind": (configure(hidden_size="abc"), "hidden_size"),
     "a generation config cut off": (write("generation_config.json", "{"), r"generation_config\.json' is damaged"),
     "an end of no kind": (write("generation_config.json", '{"eos_token_id": "x"}'), "eos_token_id 'x'"),

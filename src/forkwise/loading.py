@@ -214,7 +214,8 @@ def _from_pretrained(
             path, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     ends = loaded.generation_config.eos_token_id if loaded.can_generate() else None
-    if not all(isinstance(end, int) for end in (ends if isinstance(ends, list) else [ends or 0])):
+    numbers = ends if isinstance(ends, list) else [ends or 0]
+    if not all(isinstance(end, int) and abs(end) < 2**31 for end in numbers):
         raise InputError(f"The model '{model}' has the eos_token_id {ends!r}: it must be a number, or several.")
     for wrong in sorted(report["mismatched_keys"]):
         key, *shapes = (wrong,) if isinstance(wrong, str) else wrong  # transformers 4 gives names alone

@@ -35,6 +35,13 @@ from forkwise.tasks import load_task
 SMALL = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "eos_token_id": 0}
 
 
+ENCODERS = {
+    "bert": transformers.BertConfig,
+    "roberta": transformers.RobertaConfig,
+    "electra": transformers.ElectraConfig,
+}
+
+
 def tiny(family: str) -> Any:
     torch.manual_seed(0)
     if family == "gpt2":
@@ -49,6 +56,17 @@ def tiny(family: str) -> Any:
             initializer_range=0.5,
         )  # fmt: skip
         return transformers.Gemma2ForCausalLM(config).eval()
+    if family == "mpt":  # its config has scales that it does not use
+        config = transformers.MptConfig(
+            vocab_size=40, d_model=16, n_layers=2, n_heads=2, max_seq_len=64, logit_scale=0.5, initializer_range=0.5
+        )
+        return transformers.MptForCausalLM(config).eval()
+    if family in ENCODERS:  # have layers between the hidden states and the head; electra's head has another width
+        config = ENCODERS[family](**SMALL, intermediate_size=16, is_decoder=True, initializer_range=0.5)
+        model = transformers.AutoModelForCausalLM.from_config(config).eval()
+        with torch.no_grad():
+            model.get_output_embeddings().bias.normal_()
+        return model
     config = transformers.LlamaConfig(**SMALL, intermediate_size=16, num_key_value_heads=2, initializer_range=0.5)
     return transformers.LlamaForCausalLM(config).eval()
 
@@ -61,7 +79,13 @@ def reference(model: Any, item: Item) -> tuple[np.ndarray, np.ndarray]:
     return chosen.numpy(), -(p.exp() * p).sum(-1).numpy()
 
 
-@pytest.mark.parametrize(("family", "tiled"), [("llama", True), ("gpt2", True), ("opt", True), ("gemma2", False)])
+@pytest.mark.parametrize(
+    ("family", "tiled"),
+    [
+        *(("llama", True), ("gpt2", True), ("opt", True), ("mpt", True)),
+        *(("gemma2", False), ("bert", False), ("roberta", False), ("electra", False)),
+    ],
+)
 @pytest.mark.parametrize("budget", [1, 40, 10_000])
 def test_scores_are_those_of_the_logits(family: str, tiled: bool, budget: int) -> None:
     model = tiny(family)
@@ -77,6 +101,28 @@ def test_scores_are_those_of_the_logits(family: str, tiled: bool, budget: int) -
         np.testing.assert_allclose(scores.entropies, entropy, atol=2e-5)
     assert (scorer._head is not None) is tiled
     assert (scorer.note is None) is tiled
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_a_model_that_sees_what_follows_is_refused(family: str) -> None:
+    config = tiny(family).config
+    config.is_decoder = False
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(InputError, match=f"{type(model).__name__} sees the tokens that follow .* set is_decoder"):
+        Scorer(model, None).score([Item([3, 4, 5], [6, 7, 8])])
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert", "roberta"])
+def test_what_a_model_cannot_hold_is_said(family: str) -> None:
+    config = tiny(family).config
+    config.max_position_embeddings = 12
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    scorer = Scorer(model, None)
+    assert len(scorer.score([Item([3, 4], [5] * 7)])[0].entropies) == 7
+    with pytest.raises(InputError, match=r"fails on samples of 22 tokens.* allows 12 tokens.* 22 here: .*shorter"):
+        scorer.score([Item([3, 4], [5] * 20)])
+    with pytest.raises(InputError, match=r"has the token 40 .*, and the model has 40 rows"):
+        Scorer(model, other_tokenizer()).score([Item([3, 4], [5, 40])])
 
 
 @pytest.fixture(scope="module")

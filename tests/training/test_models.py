@@ -184,6 +184,20 @@ def test_a_model_with_another_number_of_rows_than_the_tokenizer(tmp_path: Path, 
     assert not any((tmp_path / "p").iterdir())
 
 
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
+def test_a_generation_config_changes_nothing_that_is_drawn(tmp_path: Path, algorithm: str) -> None:
+    """With every token but the end suppressed, completions of 4 tokens would have one."""
+    model = shutil.copytree(EMBEDDED_MODEL, tmp_path / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    others = [i for i in range(len(tokenizer)) if i != tokenizer.eos_token_id]
+    own = {"eos_token_id": tokenizer.eos_token_id, "suppress_tokens": others}
+    (model / "generation_config.json").write_text(json.dumps(own))
+    train(algorithm, tmp_path, model=str(model))
+    lines = [json.loads(line) for line in (tmp_path / "o" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["completions/mean_length"] for line in lines if "reward" in line] == [4]
+    assert json.loads((tmp_path / "o" / "generation_config.json").read_text())["suppress_tokens"] == others
+
+
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
 def test_a_tracker_that_is_not_installed_ends_in_one_sentence(tmp_path: Path) -> None:
     pytest.importorskip("trl")

@@ -10,7 +10,7 @@ import torch
 
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError, first_line
-from forkwise.loading import load_tokenizer, load_weights
+from forkwise.loading import load_tokenizer, load_weights, named
 from forkwise.progress import Meter
 from forkwise.sampling.decoding import Decoder
 from forkwise.sampling.engine import Block, Completion, sample_seed
@@ -43,7 +43,10 @@ class _Vocabulary:
         text, templated = prompt_text(problem, self.tokenizer, chat)
         ids = self.tokenizer(text, return_tensors="pt", add_special_tokens=not templated)["input_ids"]
         if ids.shape[1] == 0:
-            raise InputError(f"The prompt of problem '{problem.id}' is empty: there is nothing to continue.")
+            raise InputError(
+                f"The prompt of problem '{problem.id}' is empty by the tokenizer of {named(self.model)}: there is "
+                "nothing to continue."
+            )
         check_rows(self.model, self.tokenizer, ids[0].tolist(), f"The prompt of problem '{problem.id}'")
         return text, ids
 

@@ -114,7 +114,7 @@ def try_model(problems: Sequence[Problem], tokenizer: Any, model: Any, *, genera
         check_causal(model, ids)
         if generates:
             with no_generation_settings(model):
-                model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=2, do_sample=False)
+                model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=2, do_sample=False)
     except (InputError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # models fail in kinds of their own
