@@ -54,7 +54,7 @@ test-verl: $(VENV)/verl
 	PYTHONPATH=$(CURDIR)/$(VENV)/verl FORKWISE_EXPECTED_VERL=$(shell sed -n 's/^verl==//p' constraints-verl.txt) $(BIN)/python -m pytest -n 2 --dist loadfile $(wildcard tests/engines/test_verl_*.py) tests/core/test_gae.py tests/methods/test_against_packages.py::TestVerl $(ARGS)
 
 test-oldest-transformers: $(VENV)/transformers-oldest
-	PYTHONPATH=$(CURDIR)/$< FORKWISE_EXPECTED_TRL=$(OLDEST_TRL) $(BIN)/python -m pytest tests/training/test_resume.py $(ARGS)
+	PYTHONPATH=$(CURDIR)/$< FORKWISE_EXPECTED_TRL=$(OLDEST_TRL) $(BIN)/python -m pytest tests/training/test_resume.py tests/training/test_models.py tests/test_loading.py $(ARGS)
 
 test-slow: $(VENV)/.dev test-oldest-transformers
 	$(BIN)/python -m pytest -m slow $(ARGS)

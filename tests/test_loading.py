@@ -105,7 +105,7 @@ ONLY_LOADING: dict[str, tuple[Callable[[Path], None], str]] = {
         r"do not fit its config\.json, (32x48 for 32x64 )?in 'model\.layers",
     ),
     "biases without weights": (configure(attention_bias=True), r"lack 8 of the tensors .*'model\.layers\.0\..*bias'"),
-    "a size of no kind": (configure(hidden_size="abc"), "hidden_size"),
+    "a size of no kind": (configure(hidden_size="abc"), r"config\.json' \("),
     "a generation config cut off": (write("generation_config.json", "{"), r"generation_config\.json' is damaged"),
     "an end of no kind": (write("generation_config.json", '{"eos_token_id": "x"}'), "eos_token_id 'x'"),
 }

@@ -36,7 +36,7 @@ def one_sentence(
     refuse_at_once(model, model_folder(name or model))
     try:
         yield
-    except (InputError, ImportError):
+    except InputError:
         raise
     except Exception as error:  # tokenizers and safetensors raise kinds of their own, transformers whatever it meets
         if type(error).__name__ == "OutOfMemoryError":
@@ -45,6 +45,8 @@ def one_sentence(
         fault = damaged_file(folder)
         if fault is not None:
             raise damaged(model, *fault) from error
+        if isinstance(error, ImportError):
+            raise
         reason = f"{type(error).__name__}: {first_line(error)}" if trust_remote_code else _reason(error)
         if folder is None:
             raise InputError(f"The model '{model}' cannot be loaded as a Hub id or a folder ({reason}).") from error
@@ -69,7 +71,9 @@ def load_config(model: str, name: str | None = None, **options: Any) -> Any:
     from transformers.quantizers.auto import AutoHfQuantizer, AutoQuantizationConfig
 
     folder, adapter = _place(name or model)
-    if adapter and folder is not None and not (folder / "config.json").exists():
+    if folder is not None and not (folder / "config.json").exists():
+        if not adapter:  # transformers 4 guesses by the folder's name
+            raise damaged(model, folder / "config.json", "it is not there")
         raise InputError(
             f"The model '{model}' is an adapter, by its adapter_config.json: merge it into its base model, and give "
             "the folder of that."

@@ -21,6 +21,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
+pytest.importorskip("transformers", minversion="5")  # whose words some sentences quote
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "samples"))
 from mutations import Draw, command, damaged_bytes, damaged_json

@@ -30,8 +30,6 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -41,6 +39,7 @@ from transformers import (
 from forkwise.errors import InputError
 from forkwise.folders import write_json
 from forkwise.lab.traces import MAX_TOKENS, VOCABULARY, trace
+from forkwise.loading import load_tokenizer, load_weights
 from forkwise.passk import bootstrap_interval, k_grid, pass_at_k
 from forkwise.passk.estimator import shown_ks
 from forkwise.report import formats
@@ -340,8 +339,7 @@ def evaluate(
     `task` judges the completions (None: `Countdown()`). The result depends on `seed` and on `batch_size`; about 512
     rows are fastest on a CPU.
     """
-    model = AutoModelForCausalLM.from_pretrained(model_dir).to(device).eval()
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    model, tokenizer = load_weights(str(model_dir)).to(device).eval(), load_tokenizer(str(model_dir))
     task = task or Countdown()
     torch.manual_seed(seed)
     rows = [i for i in range(len(problems)) for _ in range(n)]

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from forkwise.core import group_advantages, shape_advantages
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.folders import write_json
 from forkwise.lab.base_model import MAX_NEW_TOKENS
+from forkwise.loading import load_tokenizer, load_weights
 from forkwise.sampling.generate import Sampling, sample_problem
 from forkwise.tasks import load_task
 from forkwise.terminal import echo
@@ -207,8 +207,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     path = str(EMBEDDED_MODEL) if args.model == "embedded" else args.model
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
+    tokenizer = load_tokenizer(args.model, path)
+    model = load_weights(args.model, path, dtype=torch.float32, attn_implementation="eager").eval()
     data = list(batches(model, tokenizer, args.task, args.problems, args.group, args.per_batch, args.seed))
     expectations, directions = measure(model, data, alpha=args.alpha, kappa=args.kappa)
     echo(f"{len(data)} batches of {args.per_batch} problems x {args.group} completions")
