@@ -17,7 +17,7 @@ _CHOICE = re.compile(
     # "B is correct", "so B."
     r"|\b([A-J])\s+is\s+(?:the\s+)?(?:correct|right|best)\b|\b(?:so|leaving|leaves)\s+([A-J])[.\s]*\Z"
     # "choose B"
-    r"|\b(?:choose|select|pick)\s{1,3}[*(]{0,4}([A-J])\b(?!\s+[a-z])"
+    r"|\b(?:[Cc]hoose|[Ss]elect|[Pp]ick)\s{1,3}[*(]{0,4}([A-J])\b(?!\s+[a-z])"
     # the letter alone on a line, or in brackets at the end
     r"|^[ \t*_$#>\\]{0,8}(?:text(?:bf)?\{)?\(?([A-J])\)?\}?[.)*_$ \t]{0,6}\Z"
     r"|\(([A-J])\)[.*_$ \t}]{0,6}\Z",
@@ -42,7 +42,8 @@ _DENIED = re.compile(r"\b(?:wrong|incorrect|false|impossible|too)\b|\b(?:is|was|
 _AFTERWARDS = re.compile(r"[.!?]\s+\S|\n\s*\S")
 _UNDECIDED = re.compile(
     r"\b(?:not|if|maybe|perhaps|suppose|let|between|more than|less than|at least|at most|try|would|may|might|could"
-    r"|impossible|cannot|wrong|incorrect|guess|unknown|mistake|first|next|recall|remember|given)\b|n['’]t\b",
+    r"|impossible|cannot|wrong|incorrect|guess|unknown|mistake|recall|remember)\b|n['’]t\b"
+    r"|\A\W*(?:first|next)\b|\bwe\s+(?:are|were)\s+(?:given|told)\b",
     re.IGNORECASE,
 )
 _CONCLUDES = re.compile(
@@ -56,11 +57,13 @@ _COPULA = re.compile(
     re.IGNORECASE,
 )
 _VERB = (
-    r"(?:is|are|was|were|be|been|equals?|totals?|(?:comes?|came|adds? up|amounts?|rises?|rose|sums?|grows?|grew|drops?) to"
-    r"|ha[sd]|have|gets?|got|makes?|made|takes?|took|costs?|pays?|paid|needs?|earns?|receives?|gives?|gave|yields?|leaves?"
-    r"|left|sells?|sold|spends?|spent|saves?|buys?|bought|eats?|ate|drinks?|drank|owes?|weighs?|reads?|runs?|ran|walks?"
+    r"(?:is|are|was|were|be|been|equals?|totals?|(?:comes?|came|adds? up|amounts?|rises?|rose|sums?|grows?|grew"
+    r"|drops?)\s+to|ha[sd]|have|gets?|got|makes?|made|takes?|took|costs?|pays?|paid|needs?|earns?|receives?|gives?|gave"
+    r"|yields?|leaves?|left|sells?|sold|spends?|spent|saves?|buys?|bought|eats?|ate|drinks?|drank|owes?|weighs?|reads?"
+    r"|runs?|ran|walks?"
     r"|wins?|won|loses?|lost|uses?|keeps?|kept|drives?|drove|scores?|collects?|holds?|contains?|requires?|remains?|sees?"
-    r"|saw|sends?|sent|brings?|brought|wants?|lasts?"
+    r"|saw|sends?|sent|brings?|brought|travels?|covers?|fills?|produces?|plants?|catch(?:es)?|caught|wants?|lasts?"
+    r"|(?:can|must|will) (?!(?:multiply|divide|add|subtract|check|test|find|consider|compute|solve|try|reduce)\b)\w+"
     r"|(?!(?:multipli|divid|add|subtract|call|nam|number|need|label)ed)\w+ed)"
 )
 _GIVES = re.compile(
@@ -72,23 +75,27 @@ _ELSEWHERE = re.compile(
     r"\b(?:when|once|unless|while|because|since|although|though|whenever|provided|where)\b", re.IGNORECASE
 )
 _CONTINUES = re.compile(
-    r"[^,;:]*?\b(?:must|should|but|then|yet|plus|minus|times|multiplied|divided|is|are|was|were)\b"
+    r"\s*(?:equations|unknowns|conditions)\b"
+    r"|[^,;:]*?\b(?:must|should|but|then|yet|plus|minus|times|multiplied|divided|is|are|was|were)\b"
     r"|[^,;:]*[,;:]?\s(?:so|but|and|then|which)\s(?:\w+\s){0,4}"
     r"(?:is|are|must|should|need|have|has|multiply|divide|add|subtract|still)\b|\s*(?:less|more)\s+than\b",
     re.IGNORECASE,
 )
 _CLAUSE_END = re.compile(
-    r"[.!?;\n]|,\s*\Z|\b(?:so|but|therefore|thus|hence|leaving|leaves|because|since)\b", re.IGNORECASE
+    r"[.!?;\n]|,\s*\Z|,\s(?=(?:it|that|this|the)\b)|\b(?:so|but|therefore|thus|hence|leaving|leaves|because|since)\b",
+    re.IGNORECASE,
 )
 _SAID_OF_LETTER = re.compile(
-    r"[)*}\s]{0,6}(?:is|was|can|cannot|must|would|could|might|may|do|does|did|has|seems?|looks?|\w{2,6}n['’]t)\b"
-    r"(?:(?!\b(?:so|but|therefore|thus|hence|because|since|and not)\b)[^.!?;,\n]){0,120}|[^.!?:\n]{0,120}\?",
+    r"[)*}\s]{0,6}(?:is|was|can|cannot|must|would|could|might|may|do|does|did|has|seems?|looks?|appears?"
+    r"|\w{2,6}n['’]t)\b"
+    r"(?:(?!\b(?:so|but|therefore|thus|hence|because|since|and not)\b)[^.!?;,\n]){0,120}"
+    r"|[^.!?:\n]{0,120}(?:\?|\bbut\s+(?:it|this|that)\b)",
     re.IGNORECASE,
 )
 _LETTERS = r"(?:\s{0,3}(?:,|\band\b|\bor\b|\bnor\b|/|&)\s{0,3}){1,2}(?:[Oo]ption\s)?[(*]{0,3}[A-J]\b"
 _LETTER_AFTER = re.compile(rf"[)*}}]{{0,3}}{_LETTERS}(?!\s+is)")
 _LETTER_BEFORE = re.compile(
-    r"\b[A-J]\b[)*}]{0,3}\s{0,3}(?:,|\b(?:and|or|nor)|,\s?(?:and|or|nor)|/|&)\s{0,3}[(*]{0,3}\Z"
+    r"\b[A-J]\b[)*}]{0,3}\s{0,3}(?:,|\b(?:and|or|nor)|,\s?(?:and|or|nor)|/|&)\s{0,3}(?:[Oo]ption\s)?[(*]{0,3}\Z"
 )
 _NOT_THE_OTHER = re.compile(
     r"(?:,?\s+and)?,?\s+(?:not|rather\s+than|instead\s+of)\s+(?:option\s+)?[(*]{0,3}[A-J]\b[)*.\s]{0,6}\Z",
@@ -103,7 +110,8 @@ _NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-
 _DISCARDED = re.compile(
     r"\b(?:not|cannot|neither|nor|none|eliminat\w*|rul(?:e|es|ed|ing)|consider\w*|incorrect|wrong|false|impossible"
     r"|exclud\w*|discard\w*|reject\w*|options? are|rather than|instead of|unlike|except|if|maybe|perhaps|suppose"
-    r"|whether|might|could|unless|either|seems?)\b|n['’]t\b|\?|\A[)*}\s]+(?:is|can|must|would)\s+(?:in|be) ",
+    r"|whether|might|could|unless|either|seems?|tempting|plausible|unlikely|less|but)\b|n['’]t\b"
+    r"|\?|\A[)*}\s]+(?:is|can|must|would)\s+(?:in|be) ",
     re.IGNORECASE,
 )
 

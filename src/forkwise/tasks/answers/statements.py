@@ -67,9 +67,9 @@ _LINE_STATES = re.compile(
 )
 _CORRECTS = re.compile(r"\b(?:wait|actually|mistake|wrong|incorrect|correction|oops)\b", re.IGNORECASE)
 _CORRECTION = re.compile(
-    r"[.!?;\n(\u2014\u2013]\W{0,6}(?:(?:oh|hmm+|but|no|um|ah|ok|okay|well)\b\W{0,3}){0,2}(?:(?:wait|actually|sorry|apologies|hold\s+on"
+    r"(?:[.!?;\n(\u2014\u2013]|(?<=[}$]))\W{0,6}(?:(?:oh|hmm+|but|no|um|ah|ok|okay|well)\b\W{0,3}){0,2}(?:(?:wait|actually|sorry|apologies|hold\s+on"
     r"|on\s+second\s+thoughts?|no(?=\s?[,.:;]))\b"
-    r"|(?P<withdraws>(?:correction|oops|scratch\s+that|that(?:'s|\s+is|\s+was)\s+(?:wrong|incorrect|not\s+right))\b))"
+    r"|(?P<withdraws>(?:correction|oops|(?:edit|update|errat(?:um|a))(?=\s?:)|scratch\s+that|i\s+take\s+(?:that|it)\s+back|that(?:'s|\s+is|\s+was)\s+(?:wrong|incorrect|not\s+right))\b))"
     r"(?:\W{0,3}that(?:'s|\s+is|\s+was)\s+(?:wrong|incorrect|not\s+right))?"
     r"(?:\W{0,3}i\s+(?:meant?|made\s+an?\s+(?:\w+\s+)?(?:mistake|error))\b)?",
     re.IGNORECASE,
@@ -96,6 +96,9 @@ _NO_VALUE = re.compile(
 _WITHDRAWN = re.compile(r"\b(?:was|is) (?:wrong|incorrect|not right|a mistake)\b", re.IGNORECASE)
 _CHEERFUL = re.compile(r"[^$\\]*[0-9]!")
 _AND_NOT = re.compile(r",?\s+(?:and\s+)?not\s")
+_OR_RATHER = re.compile(
+    r"[\s,(—–-]{1,8}(?:or\s+rather|i\s+mean|no,?\s+wait|no(?=,)|make\s+that)\b[\s,:]{0,4}", re.IGNORECASE
+)
 _GOES_ON = re.compile(r"\.[0-9]{1,100}\.\.\.$")
 _SENTENCE_END = re.compile(r"\?(?=\s|\Z)|(?<![0-9)\]}])!(?=\s|\Z)|(?<!\.\.)[.。](?=\s|\Z|\*|\"|<)|[.](?=[A-Z][a-z])|\n")
 
@@ -122,7 +125,8 @@ def _value(text: str) -> str:
         return unboxed(full[-1][2])
     if _CHEERFUL.fullmatch(sentence.strip(" *")):
         sentence = sentence.replace("!", "")  # a cheerful writer, no factorial
-    sentence = _AND_NOT.split(without_markup(sentence).strip(" \t*_`,;:"), maxsplit=1)[0]
+    sentence = _OR_RATHER.split(without_markup(sentence))[-1]
+    sentence = _AND_NOT.split(sentence.strip(" \t*_`,;:"), maxsplit=1)[0]
     if "\\boxed" in sentence:
         return ""  # the box holds nothing
     return sentence if _GOES_ON.search(sentence) else sentence.rstrip(".")
