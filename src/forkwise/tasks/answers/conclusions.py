@@ -35,14 +35,15 @@ _MENTION = re.compile(
     re.IGNORECASE,
 )
 _HYPOTHESIS = re.compile(
-    r"\b(?:not|if|when|where|than|instead of|let|given|for|whether|(?:suppose|assume|assuming)(?:\s+that)?|that)\s*\Z",
+    r"\b(?:not|if|when|where|than|instead of|let|given|for|whether|reduces?\s+to|cases?"
+    r"|(?:suppose|assume|assuming)(?:\s+that)?|that)\s*\Z",
     re.IGNORECASE,
 )
 _DENIED = re.compile(r"\b(?:wrong|incorrect|false|impossible|too)\b|\b(?:is|was|are)\s+not\b", re.IGNORECASE)
 _AFTERWARDS = re.compile(r"[.!?]\s+\S|\n\s*\S")
 _UNDECIDED = re.compile(
     r"\b(?:not|if|maybe|perhaps|suppose|let|between|more than|less than|at least|at most|try|would|may|might|could"
-    r"|impossible|cannot|wrong|incorrect|guess|unknown|mistake|recall|remember)\b|n['’]t\b"
+    r"|impossible|cannot|wrong|incorrect|guess|unknown|mistake|recall|remember|says?|said|claims?|thinks?|believes?)\b|n['’]t\b"
     r"|\A\W*(?:first|next)\b|\bwe\s+(?:are|were)\s+(?:given|told)\b",
     re.IGNORECASE,
 )
@@ -64,6 +65,8 @@ _VERB = (
     r"|wins?|won|loses?|lost|uses?|keeps?|kept|drives?|drove|scores?|collects?|holds?|contains?|requires?|remains?|sees?"
     r"|saw|sends?|sent|brings?|brought|travels?|covers?|fills?|produces?|plants?|catch(?:es)?|caught|wants?|lasts?"
     r"|(?:can|must|will) (?!(?:multiply|divide|add|subtract|check|test|find|consider|compute|solve|try|reduce)\b)\w+"
+    r"|(?:s?he|it|(?-i:(?!So |Thus |Hence |The |In |On |For |Then )[A-Z][a-z]+)) "
+    r"(?!multiplies|divides|adds|subtracts)\w+s"
     r"|(?!(?:multipli|divid|add|subtract|call|nam|number|need|label)ed)\w+ed)"
 )
 _GIVES = re.compile(
@@ -71,11 +74,14 @@ _GIVES = re.compile(
     r"|about|roughly|around|a total of|equal to|him|her|them|us|you)[\s*:$]{1,4}){0,2}\Z",
     re.IGNORECASE,
 )
+_AND_SO = re.compile(r",\s+(?:and\s+)?(?:so|therefore|thus|hence)\s", re.IGNORECASE)
 _ELSEWHERE = re.compile(
-    r"\b(?:when|once|unless|while|because|since|although|though|whenever|provided|where)\b", re.IGNORECASE
+    r"\b(?:when|once|unless|while|because|since|although|though|whenever|provided|where|reduces? to|cases?)\b",
+    re.IGNORECASE,
 )
 _CONTINUES = re.compile(
-    r"\s*(?:equations|unknowns|conditions)\b"
+    r"\s*(?:in|of|out of) (?:every|two|three|four|five|six|seven|eight|nine|ten|twelve)\b"
+    r"|\s*(?:equations|unknowns|conditions)\b"
     r"|[^,;:]*?\b(?:must|should|but|then|yet|plus|minus|times|multiplied|divided|is|are|was|were)\b"
     r"|[^,;:]*[,;:]?\s(?:so|but|and|then|which)\s(?:\w+\s){0,4}"
     r"(?:is|are|must|should|need|have|has|multiply|divide|add|subtract|still)\b|\s*(?:less|more)\s+than\b",
@@ -86,13 +92,13 @@ _CLAUSE_END = re.compile(
     re.IGNORECASE,
 )
 _SAID_OF_LETTER = re.compile(
-    r"[)*}\s]{0,6}(?:is|was|can|cannot|must|would|could|might|may|do|does|did|has|seems?|looks?|appears?"
+    r"[)*},\s]{0,6}(?:if|unless|though|is|was|can|cannot|must|would|could|might|may|do|does|did|has|seems?|looks?|appears?"
     r"|\w{2,6}n['’]t)\b"
     r"(?:(?!\b(?:so|but|therefore|thus|hence|because|since|and not)\b)[^.!?;,\n]){0,120}"
     r"|[^.!?:\n]{0,120}(?:\?|\bbut\s+(?:it|this|that)\b)",
     re.IGNORECASE,
 )
-_LETTERS = r"(?:\s{0,3}(?:,|\band\b|\bor\b|\bnor\b|/|&)\s{0,3}){1,2}(?:[Oo]ption\s)?[(*]{0,3}[A-J]\b"
+_LETTERS = r"(?:\s{0,3}(?:,|\b(?:and|or|nor|to|through)\b|[-–/&])\s{0,3}){1,2}(?:[Oo]ption\s)?[(*]{0,3}[A-J]\b"
 _LETTER_AFTER = re.compile(rf"[)*}}]{{0,3}}{_LETTERS}(?!\s+is)")
 _LETTER_BEFORE = re.compile(
     r"\b[A-J]\b[)*}]{0,3}\s{0,3}(?:,|\b(?:and|or|nor)|,\s?(?:and|or|nor)|/|&)\s{0,3}(?:[Oo]ption\s)?[(*]{0,3}\Z"
@@ -110,7 +116,7 @@ _NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-
 _DISCARDED = re.compile(
     r"\b(?:not|cannot|neither|nor|none|eliminat\w*|rul(?:e|es|ed|ing)|consider\w*|incorrect|wrong|false|impossible"
     r"|exclud\w*|discard\w*|reject\w*|options? are|rather than|instead of|unlike|except|if|maybe|perhaps|suppose"
-    r"|whether|might|could|unless|either|seems?|tempting|plausible|unlikely|less|but)\b|n['’]t\b"
+    r"|whether|might|could|unless|either|seems?|tempting|plausible|unlikely|less|but|though|nobody|never|no\s+(?:one|reason|need|way))\b|n['’]t\b"
     r"|\?|\A[)*}\s]+(?:is|can|must|would)\s+(?:in|be) ",
     re.IGNORECASE,
 )
@@ -178,7 +184,10 @@ def concluded(text: str) -> str | None:
         return None
     if not (_CONCLUDES.search(clause) or _COPULA.search(clause)):
         return None
+    clause = _AND_SO.split(clause)[-1]
     if "=" in clause:
+        if _ELSEWHERE.search(clause, 0, clause.rindex("=")):
+            return None
         clause = clause[clause.rindex("=") :]
     numbers = list(_ANY_NUMBER.finditer(clause))
     if len(numbers) != 1:

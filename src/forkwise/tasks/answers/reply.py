@@ -75,9 +75,9 @@ _NEXT_TASK = re.compile(
     r"(?:\}[.$)\s]{0,6}|^\#{4}[^\n]{1,40}|\banswer is[^\n]{1,60})\n(?:\s{0,4}\n\s{0,4}|(?=[^\n]{1,400}\?[ \t]*\n))"
     # a paragraph that asks something or tells to do something
     r"(?=[-+*/×÷()0-9. ]{2,60}[=?][ =?]{0,4}\n"
-    r"|(?:(?!Wait|Let|Is |Are |But|Hmm|Does|Did|So |Can|Now|Check)[A-Z][^\n?]{20,400}\?"
-    r"|Determine|Find|Calculate|Compute|Evaluate|Simplify|Solve"
-    r"|What (?:is|are)|How (?:many|much|long|far)|Which of)\b(?:[^\n]{10,}|[^\n]*[0-9$]))",
+    r"|(?!Wait|Let|Is |Are |But|Hmm|Does|Did|So |Can|Now|Check)[A-Z](?=[^\n]{0,400}[0-9$])[^\n]{10,400}\?[ \t]*$"
+    r"|(?:Determine|Find|Calculate|Compute|Evaluate|Simplify|Solve"
+    r"|What(?:'s| is| are)|How (?:many|much|long|far)|Which of)\b(?:[^\n]{10,}|[^\n]*[0-9$]))",
     re.MULTILINE,
 )
 _TURN = re.compile(r"<|\[INST|\[\||\W*(?:human|user|student|instruction)\b", re.IGNORECASE)

@@ -69,7 +69,7 @@ _CORRECTS = re.compile(r"\b(?:wait|actually|mistake|wrong|incorrect|correction|o
 _CORRECTION = re.compile(
     r"(?:[.!?;\n(\u2014\u2013]|(?<=[}$]))\W{0,6}(?:(?:oh|hmm+|but|no|um|ah|ok|okay|well)\b\W{0,3}){0,2}(?:(?:wait|actually|sorry|apologies|hold\s+on"
     r"|on\s+second\s+thoughts?|no(?=\s?[,.:;]))\b"
-    r"|(?P<withdraws>(?:correction|oops|(?:edit|update|errat(?:um|a))(?=\s?:)|scratch\s+that|i\s+take\s+(?:that|it)\s+back|that(?:'s|\s+is|\s+was)\s+(?:wrong|incorrect|not\s+right))\b))"
+    r"|(?P<withdraws>(?:correction|oops|(?:edit|update|errat(?:um|a))(?=\s?:)|scratch\s+that|i\s+(?:misread|miscounted|miscalculated)|i\s+take\s+(?:that|it)\s+back|that(?:'s|\s+is|\s+was)\s+(?:wrong|incorrect|not\s+right))\b))"
     r"(?:\W{0,3}that(?:'s|\s+is|\s+was)\s+(?:wrong|incorrect|not\s+right))?"
     r"(?:\W{0,3}i\s+(?:meant?|made\s+an?\s+(?:\w+\s+)?(?:mistake|error))\b)?",
     re.IGNORECASE,
@@ -97,7 +97,7 @@ _WITHDRAWN = re.compile(r"\b(?:was|is) (?:wrong|incorrect|not right|a mistake)\b
 _CHEERFUL = re.compile(r"[^$\\]*[0-9]!")
 _AND_NOT = re.compile(r",?\s+(?:and\s+)?not\s")
 _OR_RATHER = re.compile(
-    r"[\s,(—–-]{1,8}(?:or\s+rather|i\s+mean|no,?\s+wait|no(?=,)|make\s+that)\b[\s,:]{0,4}", re.IGNORECASE
+    r"[\s,(—–-]{1,8}(?:or\s+rather|i\s+mean|no,?\s+wait|no(?=,)|sorry|make\s+that)\b[\s,:]{0,4}", re.IGNORECASE
 )
 _GOES_ON = re.compile(r"\.[0-9]{1,100}\.\.\.$")
 _SENTENCE_END = re.compile(r"\?(?=\s|\Z)|(?<![0-9)\]}])!(?=\s|\Z)|(?<!\.\.)[.。](?=\s|\Z|\*|\"|<)|[.](?=[A-Z][a-z])|\n")
@@ -125,7 +125,9 @@ def _value(text: str) -> str:
         return unboxed(full[-1][2])
     if _CHEERFUL.fullmatch(sentence.strip(" *")):
         sentence = sentence.replace("!", "")  # a cheerful writer, no factorial
-    sentence = _OR_RATHER.split(without_markup(sentence))[-1]
+    *revised, sentence = _OR_RATHER.split(without_markup(sentence))
+    if revised and ")" in sentence and "(" not in sentence:
+        sentence = sentence.replace(")", "")  # "10 (sorry, 12)"
     sentence = _AND_NOT.split(sentence.strip(" \t*_`,;:"), maxsplit=1)[0]
     if "\\boxed" in sentence:
         return ""  # the box holds nothing
@@ -166,10 +168,10 @@ def corrected(text: str) -> str | None:
 
 def stated_below_box(text: str) -> str | None:
     """Finds an "Answer: ..." on its own line below the last box (then a step), or a statement that corrects the box."""
-    full = full_boxes(text)
-    if not full:
+    ends = [box[1] for box in full_boxes(text)] + [match.end() for match in _HASH.finditer(text)]
+    if not ends:
         return None
-    below = text[full[-1][1] :]
+    below = text[max(ends) :]
     if _CORRECTS.search(below):
         return stated(below)
     matches = list(_LINE_STATES.finditer(below))
