@@ -142,6 +142,31 @@ def test_a_table_of_somebody_else_brings_its_gold_answers_and_keeps_its_columns(
     assert report.unknown == 1
 
 
+@pytest.mark.parametrize("column", ["answer", "completion", "correct", "copy"])
+def test_what_the_samples_answered_is_no_gold_answer(tmp_path: Path, column: str) -> None:
+    rows = [row("p", 0, r"\boxed{5}", answer="5"), row("p", 1, r"\boxed{6}", answer="6")]
+    columns = {name: [r.get(name) for r in rows] for name in ("problem_id", "completion", "answer")}
+    table = pa.table({**columns, "copy": ["5", "6"], "correct": pa.array([None, None], pa.bool_())})
+    path = tmp_path / "table.parquet"
+    pq.write_table(table, path)
+    judge = find_judge(path, JudgeOptions(gold_column=column, verifier="exact"))
+    with pytest.raises(InputError, match=f"'{column}' of .* no gold answer: give another column, or --answers"):
+        verify(path, judge, console=SILENT)
+    pq.write_table(table.append_column("gold", pa.array(["5", "5"])), path)
+    with pytest.raises(InputError, match="no gold answer: give --gold-column gold"):
+        verify(path, judge, console=SILENT)
+    report = verify(path, find_judge(path, JudgeOptions(gold_column="gold", verifier="exact")), console=SILENT)
+    assert (report.correct, report.wrong) == (1, 1)
+
+
+def test_a_model_that_is_always_right_may_agree_with_the_gold_column(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    columns = {"problem_id": ["p", "p"], "completion": [r"\boxed{5}"] * 2, "answer": ["5", "5"], "target": ["5", "5"]}
+    pq.write_table(pa.table(columns), path)
+    judge = find_judge(path, JudgeOptions(gold_column="target", verifier="exact"))
+    assert verify(path, judge, console=SILENT).correct == 2
+
+
 def test_a_task_is_the_judge_of_its_own_samples_and_a_sampled_folder_knows_its_task(tmp_path: Path) -> None:
     problem = load_task("countdown:3").problems("test", 1)[0]
     numbers, target = problem.meta["numbers"], problem.meta["target"]

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
     [
         ("tests/tasks/data/cases.jsonl", 1.0),
         ("tests/tasks/data/adversary.jsonl", 0.96),  # written by a reader who tried to refute the rules
+        ("tests/tasks/data/finding.jsonl", 0.98),  # where the answer is: choices, corrections, next turns, conclusions
         ("benchmarks/data/verdicts.jsonl", 0.98),  # labelled before any rule was tuned on it
     ],
 )

@@ -220,6 +220,8 @@ def _check_problems(path: Path, shards: Sequence[Path], judge: Judge) -> None:
     columns = ["problem_id"] if judge.gold_column is None else ["problem_id", judge.gold_column]
     unknown_ids: list[str] = []
     known = False
+    if judge.gold_column is not None:
+        _refuse_own_answers(path, shards, judge.gold_column)
     for shard in shards:
         with _open(shard) as file:
             for name in columns:
@@ -249,6 +251,36 @@ def _check_problems(path: Path, shards: Sequence[Path], judge: Judge) -> None:
         raise InputError(
             f"No problem of '{path}' is among those with gold answers: it has {table_ids}, they are called {gold_ids}; "
             "give --answers with the ids of the table."
+        )
+
+
+def _refuse_own_answers(path: Path, shards: Sequence[Path], gold_column: str) -> None:
+    """Refuses a column that says what each sample answered: verified against itself, every sample would be right."""
+    is_own = gold_column in (*_WRITTEN, "completion")
+    has_gold, differs, is_restated = False, False, True
+    golds: dict[str, str] = {}  # by problem
+    for shard in shards:
+        with _open(shard) as file:
+            names = file.schema_arrow.names
+            has_gold = has_gold or "gold" in names
+            if is_own or not {gold_column, "answer", "problem_id"}.issubset(names):
+                is_restated = False
+                continue
+            for batch in iter_batches(file, shard, 1 << 16, list(dict.fromkeys(["problem_id", "answer", gold_column]))):
+                ids, answers, own = (batch.column(name).to_pylist() for name in ("problem_id", "answer", gold_column))
+                is_restated = is_restated and answers == own
+                differs = differs or any(
+                    golds.setdefault(str(i), str(gold)) != str(gold) for i, gold in zip(ids, own, strict=True)
+                )
+    if is_own or (is_restated and differs):
+        raise InputError(
+            f"The column '{gold_column}' of '{path}' says what each sample answered or how it was judged, and no gold "
+            "answer: "
+            + (
+                "give --gold-column gold."
+                if has_gold and gold_column != "gold"
+                else "give another column, or --answers."
+            )
         )
 
 

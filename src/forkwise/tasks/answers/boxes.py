@@ -24,6 +24,8 @@ _BETWEEN = re.compile(rf"(?:{_LIST}){{0,60}}")
 _REJECTED = re.compile(
     r"\b(?:not|instead of|rather than|mistake (?:is|would be)|wrong answer(?: is)?)\s*[$*]{0,3}\Z", re.IGNORECASE
 )
+REFUTED = re.compile(r"[\s$).*]{0,6}\?\W{0,6}(?:no|nope|not|wrong)\b", re.IGNORECASE)  # "5? No."
+_ASKED = re.compile(r"[\s$).*]{0,6}\?")
 _AND = re.compile(r"\b(?:and|or)\b")
 _REVISION = re.compile(
     r"\b(?:so|then|thus|hence|therefore|total|gives?|giving|makes?|but|not|no|wait|actually|instead|rather|which"
@@ -64,12 +66,17 @@ def boxes(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def full_boxes(text: str) -> list[tuple[int, int, str]]:
-    """Returns the boxes that hold an answer: no echo, and none that the words before it reject."""
+    """Returns the boxes that hold an answer: no echo, and none that the words beside it reject or ask about."""
     if "oxed" not in text and "fbox" not in text and "framebox" not in text:
         return []
-    return [
-        b for b in boxes(text) if not is_echo(unboxed(b[2])) and not _REJECTED.search(text, max(0, b[0] - 40), b[0])
+    full = [
+        b
+        for b in boxes(text)
+        if not is_echo(unboxed(b[2]))
+        and not _REJECTED.search(text, max(0, b[0] - 40), b[0])
+        and not REFUTED.match(text, b[1])
     ]
+    return [b for b in full if not _ASKED.match(text, b[1])] or full
 
 
 def unboxed(content: str) -> str:

@@ -4,7 +4,8 @@ r"""Where a completion states its final answer: one documented order of rules, o
 question. Then the first rule that applies decides:
 
 1. `tags`: the last `<answer>...</answer>`.
-2. `statement`, where "Answer: ..." stands on a line of its own below the last box.
+2. `statement`, where "Answer: ..." stands on a line of its own below the last box, or a sentence corrects what was
+   announced ("Wait, it is 6."); one that only withdraws it ("Oops.") leaves no answer.
 3. `box`: the last `\boxed{...}` that holds something and does not echo the instruction; several boxes in one list of
    the final sentence are a list.
 4. `hash`: what follows the last `####` (GSM8K).
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from forkwise.tasks.answers.boxes import boxed
 from forkwise.tasks.answers.conclusions import chosen, concluded, last_formula, last_number_of
 from forkwise.tasks.answers.reply import before_next_question, without_reasoning
-from forkwise.tasks.answers.statements import hashed, stated, stated_below_box, tagged
+from forkwise.tasks.answers.statements import corrected, hashed, stated, stated_below_box, tagged
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Finding:
 
 _RULES: tuple[tuple[str, Callable[[str], str | None]], ...] = (
     ("tags", tagged),
+    ("statement", corrected),
     ("statement", stated_below_box),
     ("box", boxed),
     ("hash", hashed),
@@ -65,6 +67,8 @@ def find_answer(text: str, *, last_number: bool = False) -> Finding:
     reply = before_next_question(reply)
     for name, rule in _RULES if not last_number else (*_RULES, ("number", last_number_of)):
         answer = rule(reply)
+        if answer == "":
+            break  # what was announced is withdrawn
         if answer is not None:
             return Finding(answer, name)
     return Finding(None, "none")

@@ -14,7 +14,7 @@ _NAMES = (
     "|analysis|seed:think|longcat_think"
 )
 _REASONING = re.compile(
-    rf"<(?P<open>{_NAMES})>|</(?P<close>{_NAMES})>"
+    rf"<\s{{0,3}}(?P<open>{_NAMES})(?:\s[^<>\n]{{0,60}})?>|<\s{{0,3}}/\s{{0,3}}(?P<close>{_NAMES})\s{{0,3}}>"
     r"|(?P<open_thought><[|｜]begin[_▁]of[_▁]thought[|｜]>)|(?P<close_thought><[|｜]end[_▁]of[_▁]thought[|｜]>)"
     r"|(?P<open_start><\|start_thinking\|>)|(?P<close_start><\|end_thinking\|>)"
     r"|(?P<open_square>\[think\])|(?P<close_square>\[/think\])"
@@ -40,7 +40,7 @@ def without_reasoning(text: str) -> str | None:
     start, opened = 0, ""
     for tag in _REASONING.finditer(text):
         kind, _, family = (tag.lastgroup or "").partition("_")
-        name = family or tag[0].strip("</>").lower()
+        name = family or tag[kind].lower()
         if kind == "open" and not opened:
             kept.append(text[start : tag.start()])
             opened = name
@@ -55,8 +55,9 @@ def without_reasoning(text: str) -> str | None:
 
 _NEXT = re.compile(
     # tokens that end a turn
-    r"<\|(?:im_end|im_start|endoftext|end_of_text|eot_id|end|return|user|start_header_id)\|>|</s>|<end_of_turn>"
-    r"|\[INST\]|<｜end▁of▁sentence｜>"
+    r"</?s>|<eos>|\[INST\]|<(?:start|end)_of_turn>|<turn\|>|<\|turn>|<extra_id_[0-9]>|\[\|(?:human|endofturn)\|\]"
+    r"|<[|｜](?:im_[a-z]+|end(?:of[a-z]+)?|return|eo[tm](?:_id)?|user|human|assistant|system|start_header_id|header_start"
+    r"|(?:begin|start|end)[_▁]of[_▁](?:text|turn|role|sentence)(?:_token)?)[|｜]>"
     # "### Next question:", "Problem 2."
     r"|^[ \t]{0,4}(?:[#*>]{1,4}[ \t]{0,4}){0,2}"
     r"(?:(?:new|next|another|follow-up|similar|practice)[ \t]{1,4})?"
@@ -71,14 +72,15 @@ _NEXT = re.compile(
 )
 _NEXT_TASK = re.compile(
     # an answer, an empty line
-    r"(?:\}[.$)\s]{0,6}|^\#{4}[^\n]{1,40}|\banswer is[^\n]{1,60})\n\s{0,4}\n\s{0,4}"
+    r"(?:\}[.$)\s]{0,6}|^\#{4}[^\n]{1,40}|\banswer is[^\n]{1,60})\n(?:\s{0,4}\n\s{0,4}|(?=[^\n]{1,400}\?[ \t]*\n))"
     # a paragraph that asks something or tells to do something
-    r"(?=(?:(?!Wait|Let|Is |Are |But|Hmm|Does|Did|So |Can|Now|Check)[A-Z][^\n?]{20,400}\?"
-    r"|Determine|Find|Calculate|Compute|Evaluate|Simplify|Solve"
-    r"|What (?:is|are)|How (?:many|much|long|far)|Which of)\b[^\n]{10,})",
+    r"(?=[-+*/×÷()0-9. ]{2,60}[=?][ =?]{0,4}\n"
+    r"|(?!Wait|Let|Is |Are |But|Hmm|Does|Did|So |Can|Now|Check)[A-Z](?=[^\n]{0,400}[0-9$])[^\n]{10,400}\?[ \t]*$"
+    r"|(?:Determine|Find|Calculate|Compute|Evaluate|Simplify|Solve"
+    r"|What(?:'s| is| are)|How (?:many|much|long|far)|Which of)\b(?:[^\n]{10,}|[^\n]*[0-9$]))",
     re.MULTILINE,
 )
-_TURN = re.compile(r"<|\[INST|\W*(?:human|user|student|instruction)\b", re.IGNORECASE)
+_TURN = re.compile(r"<|\[INST|\[\||\W*(?:human|user|student|instruction)\b", re.IGNORECASE)
 _LONGEST_PREAMBLE = 120  # characters before a question that is still the one that was asked
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 
-from forkwise.tasks.answers.boxes import boxed, clean, full_boxes, is_echo, unboxed
-from forkwise.tasks.answers.conclusions import chosen, last_formula
+from forkwise.tasks.answers.boxes import REFUTED, boxed, clean, full_boxes, is_echo, unboxed
+from forkwise.tasks.answers.conclusions import chosen, concluded, last_formula
 from forkwise.tasks.answers.formulas import formulas, without_markup
 from forkwise.tasks.answers.limits import LONGEST_ANSWER
 
 _ANSWER_TAG = re.compile(
-    r"</?(?:final_|final)?(?:answer|ans|solution|result)>|<\|/?answer\|>|\[/?answer\]|(?<![</\w])answer>", re.IGNORECASE
+    r"<\s{0,3}/?\s{0,3}(?:final_|final)?(?:answer|ans|solution|result)\s{0,3}>|<\|/?answer\|>|\[/?answer\]"
+    r"|(?<![</\w])answer>",
+    re.IGNORECASE,
 )
 
 
@@ -64,6 +66,21 @@ _LINE_STATES = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _CORRECTS = re.compile(r"\b(?:wait|actually|mistake|wrong|incorrect|correction|oops)\b", re.IGNORECASE)
+_CORRECTION = re.compile(
+    r"(?:[.!?;\n(\u2014\u2013]|(?<=[}$]))\W{0,6}(?:(?:oh|hmm+|but|no|um|ah|ok|okay|well)\b\W{0,3}){0,2}(?:(?:wait|actually|sorry|apologies|hold\s+on"
+    r"|on\s+second\s+thoughts?|no(?=\s?[,.:;]))\b"
+    r"|(?P<withdraws>(?:correction|oops|(?:edit|update|errat(?:um|a))(?=\s?:)|scratch\s+that|i\s+(?:misread|miscounted|miscalculated)|i\s+take\s+(?:that|it)\s+back|that(?:'s|\s+is|\s+was)\s+(?:wrong|incorrect|not\s+right))\b))"
+    r"(?:\W{0,3}that(?:'s|\s+is|\s+was)\s+(?:wrong|incorrect|not\s+right))?"
+    r"(?:\W{0,3}i\s+(?:meant?|made\s+an?\s+(?:\w+\s+)?(?:mistake|error))\b)?",
+    re.IGNORECASE,
+)
+_CONFIRMED = re.compile(
+    r"(?<!not )\b(?:yes|correct|right|confirm(?:s|ed)?|indeed|holds|checks? out|verified|consistent|match(?:es)?|works"
+    r"|stands)\b[^.!?\n]{0,60}[.!]?\s*\Z",
+    re.IGNORECASE,
+)
+_BARE = r"[-*•]?[ \t]{0,4}\$?(?:-?[0-9][0-9.,/]{0,40}|\(?[A-J]\)?)\$?\.?[ \t]{0,4}"
+_BARE_LINES = re.compile(rf"{_BARE}(?:\n{_BARE}){{1,20}}(?=\n|\Z)")
 _DOUBTED = re.compile(
     r"\b(?:if|whether|unless|suppose|assume|assuming|that an?|claims?|wrong|incorrect|think|thinks|thought|say"
     r"|said|guess)\s+(?:\w+\s+){0,2}\Z",
@@ -79,8 +96,11 @@ _NO_VALUE = re.compile(
 _WITHDRAWN = re.compile(r"\b(?:was|is) (?:wrong|incorrect|not right|a mistake)\b", re.IGNORECASE)
 _CHEERFUL = re.compile(r"[^$\\]*[0-9]!")
 _AND_NOT = re.compile(r",?\s+(?:and\s+)?not\s")
+_OR_RATHER = re.compile(
+    r"[\s,(—–-]{1,8}(?:or\s+rather|i\s+mean|no,?\s+wait|no(?=,)|sorry|make\s+that)\b[\s,:]{0,4}", re.IGNORECASE
+)
 _GOES_ON = re.compile(r"\.[0-9]{1,100}\.\.\.$")
-_SENTENCE_END = re.compile(r"(?<![0-9)\]}])[!?](?=\s|\Z)|(?<!\.\.)[.。](?=\s|\Z|\*|\"|<)|[.](?=[A-Z][a-z])|\n")
+_SENTENCE_END = re.compile(r"\?(?=\s|\Z)|(?<![0-9)\]}])!(?=\s|\Z)|(?<!\.\.)[.。](?=\s|\Z|\*|\"|<)|[.](?=[A-Z][a-z])|\n")
 
 
 def _value(text: str) -> str:
@@ -90,17 +110,25 @@ def _value(text: str) -> str:
     first = next(formulas(text), None)
     if first is not None and first[0] == 0 and text.startswith(("$$", r"\[")):
         return first[2]
+    lines = _BARE_LINES.match(text)
+    if lines:
+        return ", ".join(dict.fromkeys(line.strip(" \t*•$.") for line in lines[0].split("\n")))
     masked = list(text)
     for begin, end, _ in formulas(text):
         masked[begin:end] = "0" * (end - begin)
     end_of_sentence = _SENTENCE_END.search("".join(masked))
     sentence = text[: end_of_sentence.start() if end_of_sentence else None]
+    if REFUTED.match(text, len(sentence)):
+        return ""
     full = full_boxes(sentence)
     if full:
         return unboxed(full[-1][2])
     if _CHEERFUL.fullmatch(sentence.strip(" *")):
         sentence = sentence.replace("!", "")  # a cheerful writer, no factorial
-    sentence = _AND_NOT.split(without_markup(sentence).strip(" \t*_`,;:"), maxsplit=1)[0]
+    *revised, sentence = _OR_RATHER.split(without_markup(sentence))
+    if revised and ")" in sentence and "(" not in sentence:
+        sentence = sentence.replace(")", "")  # "10 (sorry, 12)"
+    sentence = _AND_NOT.split(sentence.strip(" \t*_`,;:"), maxsplit=1)[0]
     if "\\boxed" in sentence:
         return ""  # the box holds nothing
     return sentence if _GOES_ON.search(sentence) else sentence.rstrip(".")
@@ -121,12 +149,29 @@ def stated(text: str) -> str | None:
     return heading if last_heading > last_statement else statement
 
 
+def corrected(text: str) -> str | None:
+    """Returns what corrects the last announced answer ("Wait, it is 6."), "" where it is only withdrawn.
+
+    A correction begins a sentence. One that ends in "that is correct" corrects nothing.
+    """
+    ends = [box[1] for box in full_boxes(text)]
+    ends += [match.end() for pattern in (_HASH, _STATES, _HEADING) for match in pattern.finditer(text)]
+    if not ends:
+        return None
+    marks = list(_CORRECTION.finditer(text, max(ends)))[-20:]
+    if not marks or _CONFIRMED.search(text[-200:]):
+        return None
+    correction = text[marks[-1].end() :].lstrip(" \t\n,.:;!*—")
+    value = concluded(correction) or last_formula(correction) or chosen(correction)
+    return "" if value is None and any(mark["withdraws"] for mark in marks) else value
+
+
 def stated_below_box(text: str) -> str | None:
     """Finds an "Answer: ..." on its own line below the last box (then a step), or a statement that corrects the box."""
-    full = full_boxes(text)
-    if not full:
+    ends = [box[1] for box in full_boxes(text)] + [match.end() for match in _HASH.finditer(text)]
+    if not ends:
         return None
-    below = text[full[-1][1] :]
+    below = text[max(ends) :]
     if _CORRECTS.search(below):
         return stated(below)
     matches = list(_LINE_STATES.finditer(below))
