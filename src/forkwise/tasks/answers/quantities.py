@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
+from forkwise.tasks.answers.equality import equal
 from forkwise.tasks.answers.grammar import read_expression
 from forkwise.tasks.answers.notation import MONEY
-from forkwise.tasks.answers.number_words import MULTIPLES, ORDINALS, WORDS, spoken, words_of_number
+from forkwise.tasks.answers.number_words import MULTIPLES, WORDS, spoken, words_of_number
 from forkwise.tasks.answers.trees import Expression, Node
 from forkwise.tasks.answers.units import UNITS, Unit, read_unit
 
@@ -24,14 +25,14 @@ class Quantity:
 
 
 _NO_VALUE = re.compile(
-    r"\b(?:times|squared|cubed|power|powers|over\s+[0-9]|divided|minus|plus|factorial|choose|half|out\s+of|or"
-    r"|to\s+-?[0-9]|root|roots|reciprocal|twice|double|thrice"
-    r"|triple|negative|except|multiples?|factors?|divisors?|but|square\s+root|cube|modulo|mod|remainder|in\s+[0-9]"
+    r"\b(?:times|squared|cubed|power|powers|divided|minus|plus|factorial|choose|half|out\s+of|or"
+    r"|root|roots|reciprocal|twice|double|thrice"
+    r"|triple|negative|except|multiples?|factors?|divisors?|but|square\s+root|cube|modulo|mod|remainder"
     r"|not|no|never|neither|than|at\s+least|at\s+most"
-    r"|between|below|above|either|from\s+[0-9]|cannot|thirds?|fourths?|quarters?|fifths?|sixths?|sevenths?"
+    r"|between|below|above|either|cannot|thirds?|fourths?|quarters?|fifths?|sixths?|sevenths?"
     r"|eighths?|ninths?"
     r"|tenths?|halves|hundredths?|thousandths?|nor|digits?|prime|divisible|wrong|incorrect|false|undefined|page|th"
-    r"|without|instead|and\s+(?:a|one|two|three)\s)\b|can't|isn't",
+    r"|without|instead|and\s+a\s)\b|can't|isn't",
     re.IGNORECASE,
 )
 _FILLER = re.compile(
@@ -82,7 +83,14 @@ _PUNCTUATION = frozenset((",", ".", ";", ":", "("))
 _CLAUSE_END = re.compile(r"[,.;:(](?:\s|$)|\b(?:because|since|as|so|which)\b")
 _ALSO = re.compile(r"\b(?:but|and) also\b")
 _IN_NUMBER = re.compile(r"in\s+[0-9]")  # 1 in 6: no inches
-_AND_NUMBER = re.compile(r"\s*and\s+[-¤0-9]")
+_ASIDE = re.compile(r"\(([^()]*)\)?")
+_DIFFERENCE = re.compile(r"[-¤0-9.,]+[A-Za-z\s]* (?:more|less|fewer|longer|older|younger) than [A-Za-z\s]*")
+_EXPLAINED = re.compile(r"[.!?]\s|\b(?:because|since|which|due to|and (?:she|he|it|they|we|I) had)\b")
+_ANOTHER_NUMBER = re.compile(
+    r"(?<![A-Za-z0-9_^])(?<![_^]\{)[0-9]"
+    rf"|\b(?:{'|'.join(WORDS)}|hundred|thousand|million|billion)\b(?<!\bone)|\bone\b(?!\s+(?:for|of|each|per|in)\b)",
+    re.IGNORECASE,
+)
 _AND_MORE = re.compile(r"\s*(?:,|and)?\s*([0-9]+(?:\.[0-9]+)?)\s*(?=[A-Za-z])")
 _SINGLE_NUMBER = re.compile(r"(?<![\w.,])-?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?(?![0-9])")
 _TWO_WORDS = re.compile(
@@ -115,10 +123,7 @@ def read_quantity(text: str, *, adjacent_letters: bool = True) -> Quantity | Non
         plain = plain[filler.end() :]
     if _WORD.search(plain):
         plain = spoken(plain)
-        first, _, rest = plain.partition(" ")
-        number = WORDS.get(first.lower(), ORDINALS.get(first.lower()))
-        if number is not None and rest and len(plain) < 60:
-            plain = f"{number} {rest}"
+        plain = _with_digits(plain)
     quantity = _head_and_tail(plain, adjacent_letters)
     if quantity is None and not _NO_VALUE.search(plain) and len(plain) < 200 and not set("=<>\\") & set(plain):
         numbers = _SINGLE_NUMBER.findall(plain)
@@ -127,6 +132,16 @@ def read_quantity(text: str, *, adjacent_letters: bool = True) -> Quantity | Non
             money = place > 0 and plain[place - 1] == MONEY
             return _head_and_tail((MONEY if money else "") + plain[place:].rstrip(",."), adjacent_letters)
     return quantity
+
+
+def _with_digits(text: str) -> str:
+    """Puts digits for the number words with which a short text begins: `sixty-four dollars`."""
+    words = text.split()
+    for count in range(min(5, len(words)) if len(text) < 60 else 0, 0, -1):
+        number = words_of_number(" ".join(words[:count])) if words[count - 1].lower() != "and" else None
+        if number is not None:
+            return " ".join((str(number), *words[count:]))
+    return text
 
 
 def _in_base(text: str, plain: str) -> Quantity | None:
@@ -194,17 +209,32 @@ def _head_and_tail(text: str, adjacent_letters: bool) -> Quantity | None:
             return Quantity(summed or value, unit)
     elif _GOES_ON.match(tail):
         return None
-    if not _keeps_value(rest):
+    if not _keeps_value(rest, value, unit):
         return None
     return Quantity(value, unit)
 
 
-def _keeps_value(text: str) -> bool:
-    """Tells whether words behind a number leave it as it is: `eggs`, and not `or more`."""
+def _keeps_value(text: str, value: Expression, unit: Unit | None) -> bool:
+    """Tells whether words behind a number leave it as it is: `eggs`, and neither `or more` nor `and 6 pears`."""
     clause = _CLAUSE_END.split(text, maxsplit=1)[0]
-    return not _ALSO.search(text) and (
-        text[:1] in _PUNCTUATION or not (_NO_VALUE.search(clause) or _AND_NUMBER.match(clause))
-    )
+    if _ALSO.search(text) or (text[:1] not in _PUNCTUATION and _NO_VALUE.search(clause)):
+        return False
+    text = _ASIDE.sub(lambda aside: " " if _is_harmless(aside[1].strip(), value, unit) else f" {aside[1]} ", text)
+    return not _ANOTHER_NUMBER.search(_EXPLAINED.split(text, maxsplit=1)[0])
+
+
+def _is_harmless(aside: str, value: Expression, unit: Unit | None) -> bool:
+    """Tells whether a text says the same quantity again (`eighteen`, `300 minutes`), or how much more it is."""
+    again = None if _DIFFERENCE.fullmatch(aside) else read_quantity(aside)
+    if again is None:
+        return _DIFFERENCE.fullmatch(aside) is not None
+    factor = Fraction(1)
+    if unit and again.unit and unit.dimensions:
+        if unit.dimensions != again.unit.dimensions:
+            return False
+        factor = again.unit.factor / unit.factor
+    other = Expression(("mul", again.value.node, ("num", factor, "decimal")), again.value.symbols)
+    return equal(value, other) is True
 
 
 def _more_of_the_same(rest: str, unit: Unit) -> Fraction | None:

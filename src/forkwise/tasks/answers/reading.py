@@ -269,7 +269,7 @@ def _is_prose(parts: list[str]) -> bool:
     if all(_WORDS.fullmatch(part) and len(part.split()) <= 3 for part in parts):
         return False  # red, green and blue
     for part in parts:
-        if re.match(r"[A-Za-z]{3,}\s|(?:she|he|it|we|is)\s", part) and not re.match(r"(?:sin|cos|tan|log|exp)", part):
+        if re.match(r"[A-Za-z]{3,}\s|(?:she|he|it|we|is)\s", part) and not re.match(r"(?:sin|cos|tan|log|exp)\b", part):
             return True
         if re.match(r"[-+¤(\\.]*\s?[0-9]", part) and len(re.sub(r"\\[A-Za-z]+", "", part).split()) <= 5:
             continue
