@@ -87,7 +87,7 @@ _ASIDE = re.compile(r"\(([^()]*)\)?")
 _DIFFERENCE = re.compile(r"[-¤0-9.,]+[A-Za-z\s]* (?:more|less|fewer|longer|older|younger) than [A-Za-z\s]*")
 _EXPLAINED = re.compile(r"[.!?]\s|\b(?:because|since|which|due to|and (?:she|he|it|they|we|I) had)\b")
 _ANOTHER_NUMBER = re.compile(
-    r"(?<![A-Za-z0-9_^])(?<![_^]\{)[0-9]"
+    r"(?<![A-Za-z0-9_^])(?<![_^]\{)[0-9]|\\(?:frac|sqrt|pi)(?![a-z])|\b(?:to|per|by)\s+[b-z]\b"
     rf"|\b(?:{'|'.join(WORDS)}|hundred|thousand|million|billion)\b(?<!\bone)|\bone\b(?!\s+(?:for|of|each|per|in)\b)",
     re.IGNORECASE,
 )
