@@ -49,6 +49,8 @@ def same_collection(same: Same, gold: Shape, answer: Shape) -> bool | None:
                 return False
         elif "set" in kinds or len(gold.items) != len(answer.items):
             return False
+        if len(gold.items) == 2 and kinds == {"list", "interval"}:
+            return False  # all numbers from 2 to 5, and two of them
         if "list" in kinds and any(isinstance(item, Equation) for item in (*gold.items, *answer.items)):
             return _same_in_order(same, gold.items, answer.items)
         return _all([same(g, a) for g, a in zip(gold.items, answer.items, strict=True)])
@@ -74,6 +76,10 @@ def _same_in_order(same: Same, gold: Sequence[Shape], answer: Sequence[Shape]) -
             items = sorted(items, key=lambda item: item.left.strip() if isinstance(item, Equation) else "")
         return [item.right if isinstance(item, Equation) else item for item in items]
 
+    for items in (gold, answer):
+        names = [item.left.strip() for item in items if isinstance(item, Equation)]
+        if len(set(names)) < len(names):
+            return False  # x = 1, x = 2: two values of one name
     return _all([same(g, a) for g, a in zip(values(gold), values(answer), strict=True)])
 
 
