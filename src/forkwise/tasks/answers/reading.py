@@ -69,6 +69,7 @@ _NAME = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?")
 _COLONS = re.compile(
     r"(-?[0-9.]+(?:\s*:\s*[0-9.]+)+)\s*(?:\\text\s?\{)?\s*([ap])?\.?\s*(?:m\.?)?(?:\s*\})?", re.IGNORECASE
 )
+_SPOKEN_RATIO = re.compile(r"[0-9.]+(?: to [0-9.]+)+")
 _YES_OR_NO = re.compile(
     r"(?:\\text\s?\{)?\s*(yes|no|true|false)\b(?:\s*[,.;:(-]|\s*\}\s*[,.;:(-]|\s+(?:because|since|it|they|the)\b)",
     re.IGNORECASE,
@@ -237,6 +238,12 @@ def _colons(text: str, depth: int) -> Shape | None:
     hour = _HOUR.fullmatch(text)
     if hour:
         return Colons((hour[1], "00"), hour[2].lower())
+    plain = " ".join(_TEXT.sub(r" \1 ", text).split()) if "to" in text else text
+    words = [words_of_number(part) for part in plain.split(" to ")] if " to " in plain else []
+    if len(words) > 1 and None not in words:
+        plain = " to ".join(map(str, words))
+    if _SPOKEN_RATIO.fullmatch(plain):
+        return Colons(tuple(plain.split(" to ")), spoken=True)
     match = _COLONS.fullmatch(text)
     if match is None:
         return None

@@ -81,10 +81,14 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Colons:
-    """Numbers with colons between them: a ratio or a time of day, with `am` or `pm` where it is said."""
+    """Numbers with colons between them: a ratio or a time of day, with `am` or `pm` where it is said.
+
+    `spoken` ones have "to" in place of the colon: a ratio, or from one number to another.
+    """
 
     parts: tuple[str, ...]
     half: str = ""
+    spoken: bool = False
 
 
 Shape = Value | Words | Choice | Collection | Interval | Union | Equation | Relation | Matrix | Colons
