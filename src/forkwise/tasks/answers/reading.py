@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 
 from forkwise.tasks.answers.grammar import read_expression
-from forkwise.tasks.answers.intervals import RELATION, all_but, as_interval, inequality, is_variable, joined
+from forkwise.tasks.answers.intervals import RELATION, all_but, as_interval, both_hold, inequality, is_variable, joined
 from forkwise.tasks.answers.notation import matching_end, split_at_top, tidy
 from forkwise.tasks.answers.number_words import words_of_number
 from forkwise.tasks.answers.numerals import plain_numbers
@@ -18,6 +18,7 @@ from forkwise.tasks.answers.shapes import (
     Equation,
     Interval,
     Matrix,
+    Relation,
     Shape,
     Union,
     Value,
@@ -40,9 +41,10 @@ _COMMA = re.compile(
 )
 _INNER_COMMA = re.compile(r"\s*[,;]\s*")
 _UNION = re.compile(
-    r"\s*(?:\\cup|∪|\\bigcup|(?<![A-Za-z\\])U(?=\s*[(\[])|\\text\s?\{\s*(?:or|and)\s*\}"
-    r"|(?<![A-Za-z\\])or(?![A-Za-z])|\\lor)\s*"
+    r"\s*(?:\\cup|∪|\\bigcup|(?<![A-Za-z\\])U(?=\s*[(\[])|\\text\s?\{\s*or\s*\}"
+    r"|,?\s*(?<![A-Za-z\\])or(?![A-Za-z])|\\lor)\s*"
 )
+_INTERSECTION = re.compile(r"\s*(?:,?\s*(?<![A-Za-z\\])and(?![A-Za-z])|\\land|\\cap|\\wedge)\s*")
 _MEMBER = re.compile(
     r"\s*\(?\s*(?:[A-Za-z](?:_\{?\w+\}?)?(?:\([a-z]\))?|\\[a-z]+)(?:\s*,\s*[A-Za-z])*\s*\)?\s*(?:\\in(?![a-z])"
     r"|\\text\{ in \})\s*(.*)",
@@ -198,18 +200,20 @@ def _union(text: str, depth: int) -> Shape | None:
     parts = split_at_top(text, _UNION)
     if len(parts) < 2 or not all(parts):
         return None
-    shapes: list[Shape] = []
-    for part in parts:
-        shape = as_interval(_read(part, depth + 1))
-        if shape is None:
-            return None
-        shapes += shape.parts if isinstance(shape, Union) else (shape,)
-    return Union(tuple(shapes))
+    shapes = [_read(part, depth + 1) for part in parts]
+    sets = [as_interval(shape) for shape in shapes]
+    pieces = [p for shape in sets if shape for p in (shape.parts if isinstance(shape, Union) else (shape,))]
+    if None not in sets and len({p.variable for p in pieces if isinstance(p, Interval) and p.variable}) < 2:
+        return Union(tuple(pieces))
+    return Collection("or", tuple(shapes)) if all(isinstance(s, Interval | Union | Relation) for s in shapes) else None
 
 
 def _relation(text: str, depth: int) -> Shape | None:
     if not RELATION.search(text):
         return None
+    parts = split_at_top(text, _INTERSECTION)
+    if len(parts) > 1 and all(parts):
+        return both_hold([_read(part, depth + 1) for part in parts])
     parts = [part for part in split_at_top(text, _COMMA) if part]
     if len(parts) > 1:
         return joined([_read(part, depth + 1) for part in parts])

@@ -30,7 +30,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Collection:
-    """Several values: `kind` is `list` (no brackets, unordered), `set`, `tuple` or `interval` (square brackets)."""
+    """Several values.
+
+    `kind` is `list` (no brackets, unordered), `or` (inequalities of which one holds), `set`, `tuple` or `interval`
+    (square brackets).
+    """
 
     kind: str
     items: tuple[Shape, ...]

@@ -126,7 +126,7 @@ def _same_times_or_ratios(gold: Colons, answer: Colons) -> bool:
         return False
     ours, theirs = ([Fraction(part) for part in shape.parts] for shape in (gold, answer))
     if ours == theirs:
-        return True
+        return [part[:1] == "0" for part in gold.parts[1:]] == [part[:1] == "0" for part in answer.parts[1:]]
     if len(ours) == 2 and bool(gold.half) != bool(answer.half):  # 5:30 p.m. and 17:30
         half = gold.half or answer.half
         (hour, minute), (other, other_minute) = (ours, theirs) if gold.half else (theirs, ours)
