@@ -96,6 +96,8 @@ _SINGLE_NUMBER = re.compile(r"(?<![\w.,])-?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?
 _TWO_WORDS = re.compile(
     r"\b(light|fluid|solar|nautical|astronomical|kilowatt)[ -](?=(?:year|ounce|mass|mile|unit|hour))(\w+)"
 )
+_PER_MILLE = re.compile(r"(?<=[0-9])\s*(?:‰|per[ -]?mill?e?\b)")
+_KILO = re.compile(r"(?<=[0-9])k\b")
 _UNIT_POWER = re.compile(r"([A-Za-z])\s+\^\s?(\{?\s?-?[0-9]\s?\}?)")
 
 
@@ -108,6 +110,7 @@ def read_quantity(text: str, *, adjacent_letters: bool = True) -> Quantity | Non
         adjacent_letters: whether `12m` is 12 meters (`12 m` always is) and not 12 times m.
     """
     plain = " ".join(_TEXT_COMMAND.sub(lambda m: f" {m[1] or ''} ", text).split())
+    plain = _PER_MILLE.sub(r" \\times 0.001", _KILO.sub(r" \\times 1000 ", plain) if adjacent_letters else plain)
     plain = _UNIT_POWER.sub(r"\1^\2", _TWO_WORDS.sub(r"\1\2", plain))
     special = _in_base(text, plain) or _in_minutes(plain)
     if special is not None:

@@ -54,7 +54,8 @@ def same_value(gold: str, answer: str) -> bool | None:
     gold_quantity, quantity = read_quantity(gold, adjacent_letters=False), read_quantity(answer)
     if gold_quantity is None or quantity is None:
         return verdict
-    if gold_quantity.unit is None and quantity.unit is None and verdict is not None:
+    has_same_letters = theirs is not None and quantity.value.symbols == theirs.symbols  # 5k may be 5000
+    if gold_quantity.unit is None and quantity.unit is None and verdict is not None and has_same_letters:
         return verdict
     return same_quantity(gold_quantity, quantity)
 
