@@ -60,8 +60,8 @@ def _same_equations(same: Same, gold: Equation, answer: Equation) -> bool | None
         return False  # f and its derivative
     call, other_call = _CALL.fullmatch(left), _CALL.fullmatch(other)
     if call and other_call:
-        if "_" in left + other and call[1] != other_call[1]:
-            return False  # f_1 and f_2
+        if call[1].lower() != other_call[1].lower() or ("_" in left + other and call[1] != other_call[1]):
+            return False  # f and g, f_1 and f_2
         if call[1] == other_call[1] and call[2] != other_call[2]:
             renamed = _renamed(answer.right, other_call[2].strip(), call[2].strip())
             return same(gold.right, renamed) if renamed is not None else False  # f(x + 1) and f(x)

@@ -17,11 +17,15 @@ from forkwise.tasks.answers.units import UNITS, Unit, read_unit
 
 @dataclass(frozen=True)
 class Quantity:
-    """A value and what stands beside it; `unit` is None where nothing known does, `base` where no number base does."""
+    """A value and what stands beside it; `unit` is None where nothing known does, `base` where no number base does.
+
+    With a base, `value` is the digits as they stand; `is_literal` tells whether they are a programmer's, as `0xFF`.
+    """
 
     value: Expression
     unit: Unit | None = None
     base: int | None = None
+    is_literal: bool = False
 
 
 _NO_VALUE = re.compile(
@@ -31,7 +35,8 @@ _NO_VALUE = re.compile(
     r"|not|no|never|neither|than|at\s+least|at\s+most"
     r"|between|below|above|either|cannot|thirds?|fourths?|quarters?|fifths?|sixths?|sevenths?"
     r"|eighths?|ninths?"
-    r"|tenths?|halves|hundredths?|thousandths?|nor|digits?|prime|divisible|wrong|incorrect|false|undefined|page|th"
+    r"|tenths?|halves|hundredths?|thousandths?|nor|digits?|prime|divisible|wrong|incorrect|false|undefined|page|ths?"
+    r"|[a-z]+illionths?|ppm|ppb|basis|tens"
     r"|without|instead|and\s+a\s)\b|can't|isn't",
     re.IGNORECASE,
 )
@@ -60,11 +65,13 @@ _PROSE = re.compile(
     r"(?<![\\A-Za-z])(?!(?:arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|abs|floor|ceil"
     r"|pi|mod|gcd)(?![A-Za-z]))[A-Za-z]{2,}(?![A-Za-z]*[({_])"
     # a sign that is a unit, a bracket before words, punctuation, the hyphen of "3-digit"
-    r"|[°%¢€£¥₹¤Å]|[(\[](?=\s*(?:¤|[A-Za-z]{3,}|[A-Za-z]{2,}\s))|[,;:.?](?=\s|$)|\"|(?<=[0-9}\s])-(?=[a-zA-Z]{2,})"
+    r"|[°%¢€£¥₹¤Åµ]|[(\[](?=\s*(?:¤|[A-Za-z]{3,}|[A-Za-z]{2,}\s))|[,;:.?](?=\s|$)|\"|(?<=[0-9}\s])-(?=[a-zA-Z]{2,})"
 )
-_SINGLE_UNIT = re.compile(r"(?<=[0-9)}])\s+([mgshdlLNJWVAKB]|\\Omega)(?=$|[\s/^.,;)·*\\])")
+_SINGLE_UNIT = re.compile(r"(?<=[0-9)}])\s+([mgshdlLNJWVAKBM]|\\Omega)(?=$|[\s/^.,;)·*\\])")
 _ADJACENT_UNIT = re.compile(r"(?<=[0-9])([mgshL])$")
 _MINUTES = re.compile(r"(-?[0-9]+)\s?°\s?([0-9]+(?:\.[0-9]+)?)\s?'(?:\s?([0-9]+(?:\.[0-9]+)?)\s?(?:''|\"))?")
+_MICRO = re.compile(r"(?<=[0-9])\s*\\mu\s*(?=[mgsLANVFWJ](?![A-Za-z]))")
+_INCHES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s?(?:''|\")")
 _FEET = re.compile(r"([0-9]+)\s?'\s?(?:([0-9]+(?:\.[0-9]+)?)\s?(?:''|\"))?")
 _BASE = re.compile(
     r"\(?(?:\\overline\s?\{)?(-?[0-9A-Za-z,]+(?:\.[0-9A-Za-z]+)?)\}?\)?\s?_\s?"  # the digits
@@ -73,7 +80,7 @@ _BASE = re.compile(
 _BASE_WORDS = re.compile(
     r"(-?[0-9A-F]+)\s+(?:\(\s*)?(?:in\s+)?base[\s-]+([0-9]{1,2}|two|eight|ten|sixteen)\)?", re.IGNORECASE
 )
-_HEXADECIMAL = re.compile(r"0x[0-9A-Fa-f]+")
+_PREFIXED = re.compile(r"0(?:x([0-9A-Fa-f]+)|b([01]+)|o([0-7]+))")
 _TEXT_BASE = re.compile(r"\\text\s?\{\s*base\s*\}\s?([0-9]+)")
 _CURRENCY = re.compile(r"(-?)\s?([¤€£¥₹]|USD|US¤|Rs\.?|\\pounds)\s?(-?)")
 _WORD = re.compile(r"[A-Za-z]{3}")
@@ -112,6 +119,7 @@ def read_quantity(text: str, *, adjacent_letters: bool = True) -> Quantity | Non
     plain = " ".join(_TEXT_COMMAND.sub(lambda m: f" {m[1] or ''} ", text).split())
     plain = _PER_MILLE.sub(r" \\times 0.001", _KILO.sub(r" \\times 1000 ", plain) if adjacent_letters else plain)
     plain = _UNIT_POWER.sub(r"\1^\2", _TWO_WORDS.sub(r"\1\2", plain))
+    plain = _MICRO.sub(" µ", plain)
     special = _in_base(text, plain) or _in_minutes(plain)
     if special is not None:
         return special
@@ -149,19 +157,22 @@ def _with_digits(text: str) -> str:
 
 def _in_base(text: str, plain: str) -> Quantity | None:
     """Reads a number whose base is named, its digits as they stand: `101_2`, `1A_{16}`, `101 in base 2`."""
-    text = text.replace("0x", "0") + "_{16}" if _HEXADECIMAL.fullmatch(text) else text
+    prefixed = _PREFIXED.fullmatch(text)
+    if prefixed:
+        text = f"{prefixed[prefixed.lastindex or 0]}_{{{(16, 2, 8)[(prefixed.lastindex or 1) - 1]}}}"
     match = _BASE.fullmatch(_TEXT_BASE.sub(r"\1", text)) or _BASE_WORDS.fullmatch(plain)
     if match is None:
         return None
     name = next(group for group in match.groups()[1:] if group).removeprefix("base").strip()
     base = int(name) if name.isdigit() else WORDS.get(name.lower(), 0)
     digits = match[1].lstrip("-").replace(",", "")
-    if not 2 <= base <= 36 or not (digits.replace(".", "", 1).isdigit() or base > 10):
+    if not 2 <= base <= 36 or any(int(digit, 36) >= base for digit in digits.replace(".", "", 1)):
         return None
     is_number = digits.replace(".", "", 1).isdigit()
     node: Node = ("num", Fraction(digits), "int") if is_number else ("sym", "digits " + digits.upper().lstrip("0"))
     symbols = frozenset() if is_number else frozenset((node[1],))
-    return Quantity(Expression(("neg", node) if match[1].startswith("-") else node, symbols), None, base)
+    value = Expression(("neg", node) if match[1].startswith("-") else node, symbols)
+    return Quantity(value, None, base, is_literal=prefixed is not None)
 
 
 def _in_minutes(plain: str) -> Quantity | None:
@@ -169,6 +180,8 @@ def _in_minutes(plain: str) -> Quantity | None:
     match, unit, step = _MINUTES.fullmatch(plain), UNITS["°"], 60
     if match is None:
         match, unit, step = _FEET.fullmatch(plain), UNITS["ft"], 12
+    if match is None:
+        match, unit = _INCHES.fullmatch(plain), UNITS["in"]
     if match is None:
         return None
     value = sum((Fraction(group or 0) / step**place for place, group in enumerate(match.groups())), Fraction(0))

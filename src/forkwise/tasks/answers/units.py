@@ -45,9 +45,12 @@ _ROWS = """
 * 1 mol: mol | mole
 * 1 eV: eV | electronvolt
 * 1 cal: cal | calorie
-* 1 B: B | byte
-1000 B: KB |
+* 8 bit: B | byte
+8000 bit: KB |
 * 1 bit: | bit
+1000 bit: kb Kb |
+1000000 bit: Mb |
+1000000000 bit: Gb |
 * 1 T: | tesla Tesla
 1/10000 T: | gauss Gauss
 1 unit: | unit
@@ -105,7 +108,7 @@ _ROWS = """
 1 nickel: | nickel
 1 dime: | dime
 1 rad: rad | radian
-6283185307179586/1000000000000000 rad: rev | revolution
+6283185307179586/1000000000000000 rad: rev | revolution turn
 1 rpm: rpm |
 1 celsius: °C | celsius Celsius
 1 fahrenheit: °F | fahrenheit Fahrenheit
@@ -117,7 +120,7 @@ _ROWS = """
 3600000 J: kWh | kilowatthour
 1000 kcal: Calorie |
 1 dB: dB | decibel
-1 M: | molar
+* 1000 mol m^-3: M | molar
 1/100 one percent: % | percent percentage pct
 1 one degree: ° | degree deg
 """
