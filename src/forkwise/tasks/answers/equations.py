@@ -60,7 +60,7 @@ def _same_equations(same: Same, gold: Equation, answer: Equation) -> bool | None
         return False  # f and its derivative
     call, other_call = _CALL.fullmatch(left), _CALL.fullmatch(other)
     if call and other_call:
-        if call[1].lower() != other_call[1].lower() or ("_" in left + other and call[1] != other_call[1]):
+        if call[1] != other_call[1]:
             return False  # f and g, f_1 and f_2
         if call[1] == other_call[1] and call[2] != other_call[2]:
             renamed = _renamed(answer.right, other_call[2].strip(), call[2].strip())
@@ -82,7 +82,7 @@ def _same_equations(same: Same, gold: Equation, answer: Equation) -> bool | None
 
 def _renamed(shape: Shape, name: str, new: str) -> Shape | None:
     """Puts one letter for another in `shape`; None where these are no letters, or the new one is taken."""
-    if not isinstance(shape, Value) or new in shape.text or not all(len(n) == 1 and n.isalpha() for n in (name, new)):
+    if not isinstance(shape, Value) or new in shape.text or not all(len(n) == 1 and n.islower() for n in (name, new)):
         return None
     return Value(re.sub(rf"(?<![A-Za-z\\]){name}(?![A-Za-z])", new, shape.text))
 
