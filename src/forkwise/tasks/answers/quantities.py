@@ -93,9 +93,10 @@ _IN_NUMBER = re.compile(r"in\s+[0-9]")  # 1 in 6: no inches
 _ASIDE = re.compile(r"\(([^()]*)\)?")
 _DIFFERENCE = re.compile(r"[-¤0-9.,]+[A-Za-z\s]* (?:more|less|fewer|longer|older|younger) than [A-Za-z\s]*")
 _EXPLAINED = re.compile(r"[.!?]\s|\b(?:because|since|which|due to|and (?:she|he|it|they|we|I) had)\b")
+_YEAR = re.compile(r"\bin\s+[A-Z][a-z]+\s+(?:19|20)[0-9]{2}\b")
 _ANOTHER_NUMBER = re.compile(
     r"(?<![A-Za-z0-9_^])(?<![_^]\{)[0-9]|\\(?:frac|sqrt|pi)(?![a-z])|\b(?:to|per|by)\s+[b-z]\b"
-    rf"|\b(?:{'|'.join(WORDS)}|hundred|thousand|million|billion)\b(?<!\bone)|\bone\b(?!\s+(?:for|of|each|per|in)\b)",
+    rf"|\b(?:{'|'.join(WORDS)}|hundred|thousand|million|billion)\b(?<!\bone)(?!-[a-z])|\bone\b(?!-|\s+(?:for|of|each|per|in)\b)",
     re.IGNORECASE,
 )
 _AND_MORE = re.compile(r"\s*(?:,|and)?\s*([0-9]+(?:\.[0-9]+)?)\s*(?=[A-Za-z])")
@@ -151,7 +152,8 @@ def _with_digits(text: str) -> str:
     for count in range(min(5, len(words)) if len(text) < 60 else 0, 0, -1):
         number = words_of_number(" ".join(words[:count])) if words[count - 1].lower() != "and" else None
         if number is not None:
-            return " ".join((str(number), *words[count:]))
+            again = words[count:] == [f"({number})"]  # forty-two (42)
+            return str(number) if again else " ".join((str(number), *words[count:]))
     return text
 
 
@@ -209,7 +211,7 @@ def _head_and_tail(text: str, adjacent_letters: bool) -> Quantity | None:
     value = read_expression(head) if head else None
     if value is None:
         return None
-    tail = tail.removeprefix("-")
+    tail = _YEAR.sub("", tail.removeprefix("-"))
     if _IN_NUMBER.match(tail):
         return None
     multiple = _FIRST_WORD.match(tail)
