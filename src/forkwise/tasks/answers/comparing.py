@@ -31,6 +31,8 @@ _OF_TIME = re.compile(r"(?<=[A-Za-z}])\(([tx])\)")
 _DERIVATIVE = re.compile(r"d\s?\{?[tx](?![a-z])|'|prime|dot")
 _MODULUS = re.compile(r"\s*\(?\s*\\?(?:pmod|bmod|mod)\s?\{?\s?[0-9]+\s?\}?\s?\)?")
 _SEVERAL_NUMBERS = re.compile(r"[0-9]+\.[0-9]+(?:[eE][-+]?[0-9]+)?(?: [0-9]+\.[0-9]+(?:[eE][-+]?[0-9]+)?)+")
+_GOES_ON = re.compile(r"-?[0-9]+\s*\\[lc]?dots")
+_CONSTANT = re.compile(r"\+\s*[CcKk]\s*\Z")
 _IN_BASE = re.compile(r"\(?((?=[A-Fa-f]*[0-9])[0-9A-Fa-f]+|[A-F]{2,})\)?_\{?([0-9]{1,2}|[a-z](?:\s?[-+]\s?[0-9])?)\}?")
 
 
@@ -48,6 +50,10 @@ def compare(gold: str, answer: str) -> bool | None:
         return True  # 100, 200, 300 with and without blanks
     if _SEVERAL_NUMBERS.fullmatch(tidy(answer)) and tidy(gold) != tidy(answer) and " " not in tidy(gold):
         return False
+    if _GOES_ON.fullmatch(tidy(answer)) and tidy(gold) != tidy(answer):
+        return False
+    if gold.rstrip().endswith("C") and gold.count("C") == 1 and _CONSTANT.search(gold):
+        answer = _CONSTANT.sub("+ C", answer)  # a constant of integration, whose name is free
     for name in _OF_TIME.findall(gold) + _OF_TIME.findall(answer):
         argument = f"({name})"
         if (argument in gold) != (argument in answer):  # x(t) is the x of an equation without it
@@ -61,6 +67,13 @@ def compare(gold: str, answer: str) -> bool | None:
 def _same_digits(gold: str, answer: str) -> bool | None:
     """Returns the verdict on numbers in a base above ten or in a base with a letter, which are no plain numbers."""
     ours, theirs = _IN_BASE.fullmatch(gold), _IN_BASE.fullmatch(answer)
+    if (
+        theirs is not None
+        and theirs[1].isdigit()
+        and theirs[2].isdigit()
+        and max(map(int, theirs[1])) >= int(theirs[2])
+    ):
+        return gold == answer  # 5_3 is no number
     if ours is None:
         return None
     base = ours[2]

@@ -6,7 +6,7 @@ import re
 
 from forkwise.tasks.answers.equality import equal, rational_value, refuted, same_zeros
 from forkwise.tasks.answers.grammar import read_expression
-from forkwise.tasks.answers.shapes import Equation, Same, Shape, Value
+from forkwise.tasks.answers.shapes import Collection, Equation, Same, Shape, Value
 from forkwise.tasks.answers.trees import Expression, has_kind
 
 _NAME = re.compile(
@@ -14,12 +14,22 @@ _NAME = re.compile(
     r"|\\text\{[^{}]*\})(?:_\{?[^{}=]*\}?)?'?(?:\([^()=]*\))?\s*"
 )
 _FUNCTION_NAME = re.compile(r"\s*(?:y|z|[fghFGPQpq](?:_\{?\w+\}?)?\s?\([a-zA-Z](?:\s?,\s?[a-zA-Z])*\))\s*")
+_NAMES = re.compile(r"\s*\((\s*\\?[A-Za-z]+(?:_\{?\w+\}?)?\s*(?:,\s*\\?[A-Za-z]+(?:_\{?\w+\}?)?\s*)+)\)\s*")
 _DIFFERENTIATED = re.compile(r"[A-Za-z]'*(?:\(|$)")
 _CALL = re.compile(r"\s*([A-Za-z](?:_\{?\w+\}?)?)'*\s?\(([^()]*)\)\s*")
 
 
 def same_equation(same: Same, gold: Shape, answer: Shape) -> bool | None:
     """Tells whether two equations say the same, or an equation and what is no equation."""
+    ours, theirs = _by_name(gold), _by_name(answer)
+    if ours is not None and theirs is not None:
+        if ours.keys() != theirs.keys():
+            return False
+        verdicts = [same(ours[name], theirs[name]) for name in ours]
+        return False if False in verdicts else None if None in verdicts else True
+    for named, shape in ((ours, gold), (theirs, answer)):
+        if named is not None and isinstance(shape, Equation):
+            return same(shape.right, answer) if shape is gold else same(gold, shape.right)
     if isinstance(gold, Equation) and isinstance(answer, Equation):
         return _same_equations(same, gold, answer)
     if isinstance(answer, Equation):
@@ -30,14 +40,28 @@ def same_equation(same: Same, gold: Shape, answer: Shape) -> bool | None:
     return same(gold.right, answer)
 
 
+def _by_name(shape: Shape) -> dict[str, Shape] | None:
+    """Returns the values of `(x, y) = (1, 2)` or `x = 1, y = 2` by their names; None for anything else."""
+    if isinstance(shape, Collection):
+        items = {item.left.strip(): item.right for item in shape.items if isinstance(item, Equation)}
+        return items if len(items) == len(shape.items) else None
+    names = _NAMES.fullmatch(shape.left) if isinstance(shape, Equation) else None
+    if names is None or not isinstance(shape, Equation) or not isinstance(shape.right, Collection):
+        return None
+    if shape.right.kind not in ("tuple", "interval"):
+        return None
+    lefts = [name.strip() for name in names[1].split(",")]
+    return dict(zip(lefts, shape.right.items, strict=True)) if len(lefts) == len(shape.right.items) else None
+
+
 def _same_equations(same: Same, gold: Equation, answer: Equation) -> bool | None:
     left, other = gold.left.strip(), answer.left.strip()
     if left.count("'") != other.count("'") and _DIFFERENTIATED.match(left) and _DIFFERENTIATED.match(other):
         return False  # f and its derivative
     call, other_call = _CALL.fullmatch(left), _CALL.fullmatch(other)
     if call and other_call:
-        if "_" in left + other and call[1] != other_call[1]:
-            return False  # f_1 and f_2
+        if call[1] != other_call[1]:
+            return False  # f and g, f_1 and f_2
         if call[1] == other_call[1] and call[2] != other_call[2]:
             renamed = _renamed(answer.right, other_call[2].strip(), call[2].strip())
             return same(gold.right, renamed) if renamed is not None else False  # f(x + 1) and f(x)
@@ -58,7 +82,7 @@ def _same_equations(same: Same, gold: Equation, answer: Equation) -> bool | None
 
 def _renamed(shape: Shape, name: str, new: str) -> Shape | None:
     """Puts one letter for another in `shape`; None where these are no letters, or the new one is taken."""
-    if not isinstance(shape, Value) or new in shape.text or not all(len(n) == 1 and n.isalpha() for n in (name, new)):
+    if not isinstance(shape, Value) or new in shape.text or not all(len(n) == 1 and n.islower() for n in (name, new)):
         return None
     return Value(re.sub(rf"(?<![A-Za-z\\]){name}(?![A-Za-z])", new, shape.text))
 

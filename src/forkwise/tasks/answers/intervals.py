@@ -2,6 +2,7 @@ r"""Sets of real numbers as intervals: from pairs in brackets, from inequalities
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from itertools import pairwise
@@ -9,7 +10,7 @@ from itertools import pairwise
 from forkwise.tasks.answers.equality import real_value
 from forkwise.tasks.answers.grammar import read_expression
 from forkwise.tasks.answers.notation import split_at_top
-from forkwise.tasks.answers.shapes import Collection, Interval, Relation, Shape, Union, Value
+from forkwise.tasks.answers.shapes import Collection, Equation, Interval, Relation, Shape, Union, Value, Words
 
 RELATION = re.compile(r"\\(?:le|ge|ne)(?![A-Za-z])|<|>")
 _SIGNS = {r"\le": "<=", r"\ge": ">=", r"\ne": "!="}
@@ -26,6 +27,8 @@ def as_interval(shape: Shape) -> Interval | Union | None:
         return shape
     if isinstance(shape, Collection) and len(shape.items) == 2 and shape.kind in ("tuple", "interval"):
         return interval_of(shape)
+    if isinstance(shape, Equation) and isinstance(shape.right, Value) and is_variable(shape.left):
+        return Interval(shape.right.text, shape.right.text, (True, True), shape.left.strip())
     if isinstance(shape, Collection) and shape.kind == "set":
         texts = [item.text for item in shape.items if isinstance(item, Value)]
         if len(texts) == len(shape.items):
@@ -110,19 +113,47 @@ def _of_two_sides(left: str, right: str, *, closed: bool) -> Interval | Union | 
     return Relation(left, right, not closed)
 
 
-def joined(shapes: Sequence[Shape]) -> Interval | Union | Collection:
+def joined(shapes: Sequence[Shape]) -> Shape:
     r"""Joins inequalities side by side: `x < 1, x > 3` is a union, `x > 1, x < 3` an interval; others are a list."""
-    sets = [shape for shape in shapes if isinstance(shape, Interval | Union)]
-    if len(sets) < len(shapes) or len({shape.variable for shape in sets if isinstance(shape, Interval)}) > 1:
+    both = both_hold(shapes)
+    if not isinstance(both, Words):
+        return both
+    return Union(tuple(shapes))
+
+
+def both_hold(shapes: Sequence[Shape]) -> Shape:
+    """Returns the numbers that all of some sets have in common; a list where these are not sets of one variable."""
+    pieces = [_intervals_of(as_interval(shape)) for shape in shapes]
+    if (
+        any(None in piece for piece in pieces)
+        or len({i.variable for piece in pieces for i in piece if i and i.variable}) > 1
+    ):
         return Collection("list", tuple(shapes))
-    intervals = [shape for shape in sets if isinstance(shape, Interval)]
-    if len(sets) == len(intervals) == 2:
-        below, above = intervals if intervals[0].low == "" else reversed(intervals)
-        if below.low == "" and above.high == "" and below.high and above.low:
-            ends = map(read_expression, (below.high, above.low))
-            high, low = (None if end is None else real_value(end) for end in ends)
-            if high is not None and low is not None:
-                if high > low:  # they overlap: both hold
-                    return Interval(above.low, below.high, (above.closed[0], below.closed[1]), below.variable)
-                return Union((below, above))
-    return Union(tuple(sets))
+    common = [interval for interval in pieces[0] if interval]
+    for piece in pieces[1:]:
+        common = [c for one in common for other in piece if other and (c := _overlap(one, other)) is not None]
+    if not common:
+        return Words("emptyset")
+    return common[0] if len(common) == 1 else Union(tuple(common))
+
+
+def _intervals_of(shape: Interval | Union | None) -> list[Interval | None]:
+    if not isinstance(shape, Union):
+        return [shape]
+    return [part if isinstance(part, Interval) else None for part in shape.parts]
+
+
+def end_of(text: str, infinite: float) -> float:
+    """Returns the end of an interval as a float; `infinite` where there is none, or it is no number."""
+    expression = read_expression(text) if text else None
+    value = None if expression is None else real_value(expression)
+    return infinite if value is None else value
+
+
+def _overlap(one: Interval, other: Interval) -> Interval | None:
+    """Returns what two intervals have in common, or None."""
+    low = max((end_of(i.low, -math.inf), not i.closed[0], i.low) for i in (one, other))
+    high = min((end_of(i.high, math.inf), i.closed[1], i.high) for i in (one, other))
+    if low[0] > high[0] or (low[0] == high[0] and (low[1] or not high[1])):
+        return None
+    return Interval(low[2], high[2], (not low[1], high[1]), one.variable or other.variable)

@@ -201,8 +201,8 @@ def _bare_text(match: re.Match[str]) -> str:
     content = match[1].strip()
     if re.fullmatch(r"[A-Za-z]|[-+0-9.,/ ]*|[A-Za-z]?[0-9]+", content):
         return f" {content} " if match[1] != content else content
-    if content.lower() in ("and", "or"):
-        return f" {content} "
+    if content.lower().strip(" ,") in ("and", "or"):
+        return f" {content.lower()} "
     return rf"\text{{{match[1]}}}"
 
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import re
 
-MULTIPLES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+MULTIPLES = {
+    "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "quadrillion": 10**15,
+    "mn": 10**6, "mln": 10**6, "bn": 10**9, "bln": 10**9, "tn": 10**12, "trn": 10**12, "lakh": 10**5, "lac": 10**5,
+    "crore": 10**7, "myriad": 10**4, "dozen": 12, "score": 20, "gross": 144,
+}  # fmt: skip
+MULTIPLES |= {word + "s": value for word, value in MULTIPLES.items() if len(word) > 3 and word != "gross"}
 _SMALL = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
     " eighteen nineteen"

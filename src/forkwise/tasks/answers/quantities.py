@@ -7,31 +7,37 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
+from forkwise.tasks.answers.equality import equal
 from forkwise.tasks.answers.grammar import read_expression
 from forkwise.tasks.answers.notation import MONEY
-from forkwise.tasks.answers.number_words import MULTIPLES, ORDINALS, WORDS, spoken, words_of_number
+from forkwise.tasks.answers.number_words import MULTIPLES, WORDS, spoken, words_of_number
 from forkwise.tasks.answers.trees import Expression, Node
 from forkwise.tasks.answers.units import UNITS, Unit, read_unit
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A value and what stands beside it; `unit` is None where nothing known does, `base` where no number base does."""
+    """A value and what stands beside it; `unit` is None where nothing known does, `base` where no number base does.
+
+    With a base, `value` is the digits as they stand; `is_literal` tells whether they are a programmer's, as `0xFF`.
+    """
 
     value: Expression
     unit: Unit | None = None
     base: int | None = None
+    is_literal: bool = False
 
 
 _NO_VALUE = re.compile(
-    r"\b(?:times|squared|cubed|power|powers|over\s+[0-9]|divided|minus|plus|factorial|choose|half|out\s+of|or"
-    r"|to\s+-?[0-9]|root|roots|reciprocal|twice|double|thrice"
-    r"|triple|negative|except|multiples?|factors?|divisors?|but|square\s+root|cube|modulo|mod|remainder|in\s+[0-9]"
+    r"\b(?:times|squared|cubed|power|powers|divided|minus|plus|factorial|choose|half|out\s+of|or"
+    r"|root|roots|reciprocal|twice|double|thrice"
+    r"|triple|negative|except|multiples?|factors?|divisors?|but|square\s+root|cube|modulo|mod|remainder"
     r"|not|no|never|neither|than|at\s+least|at\s+most"
-    r"|between|below|above|either|from\s+[0-9]|cannot|thirds?|fourths?|quarters?|fifths?|sixths?|sevenths?"
+    r"|between|below|above|either|cannot|thirds?|fourths?|quarters?|fifths?|sixths?|sevenths?"
     r"|eighths?|ninths?"
-    r"|tenths?|halves|hundredths?|thousandths?|nor|digits?|prime|divisible|wrong|incorrect|false|undefined|page|th"
-    r"|without|instead|and\s+(?:a|one|two|three)\s)\b|can't|isn't",
+    r"|tenths?|halves|hundredths?|thousandths?|nor|digits?|prime|divisible|wrong|incorrect|false|undefined|page|ths?"
+    r"|[a-z]+illionths?|ppm|ppb|basis|tens"
+    r"|without|instead|and\s+a\s)\b|can't|isn't",
     re.IGNORECASE,
 )
 _FILLER = re.compile(
@@ -59,11 +65,13 @@ _PROSE = re.compile(
     r"(?<![\\A-Za-z])(?!(?:arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|abs|floor|ceil"
     r"|pi|mod|gcd)(?![A-Za-z]))[A-Za-z]{2,}(?![A-Za-z]*[({_])"
     # a sign that is a unit, a bracket before words, punctuation, the hyphen of "3-digit"
-    r"|[°%¢€£¥₹¤Å]|[(\[](?=\s*(?:¤|[A-Za-z]{3,}|[A-Za-z]{2,}\s))|[,;:.?](?=\s|$)|\"|(?<=[0-9}\s])-(?=[a-zA-Z]{2,})"
+    r"|[°%¢€£¥₹¤Åµ]|[(\[](?=\s*(?:¤|[A-Za-z]{3,}|[A-Za-z]{2,}\s))|[,;:.?](?=\s|$)|\"|(?<=[0-9}\s])-(?=[a-zA-Z]{2,})"
 )
-_SINGLE_UNIT = re.compile(r"(?<=[0-9)}])\s+([mgshdlLNJWVAKB]|\\Omega)(?=$|[\s/^.,;)·*\\])")
+_SINGLE_UNIT = re.compile(r"(?<=[0-9)}])\s+([mgshdlLNJWVAKBM]|\\Omega)(?=$|[\s/^.,;)·*\\])")
 _ADJACENT_UNIT = re.compile(r"(?<=[0-9])([mgshL])$")
 _MINUTES = re.compile(r"(-?[0-9]+)\s?°\s?([0-9]+(?:\.[0-9]+)?)\s?'(?:\s?([0-9]+(?:\.[0-9]+)?)\s?(?:''|\"))?")
+_MICRO = re.compile(r"(?<=[0-9])\s*\\mu\s*(?=[mgsLANVFWJ](?![A-Za-z]))")
+_INCHES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s?(?:''|\")")
 _FEET = re.compile(r"([0-9]+)\s?'\s?(?:([0-9]+(?:\.[0-9]+)?)\s?(?:''|\"))?")
 _BASE = re.compile(
     r"\(?(?:\\overline\s?\{)?(-?[0-9A-Za-z,]+(?:\.[0-9A-Za-z]+)?)\}?\)?\s?_\s?"  # the digits
@@ -72,7 +80,7 @@ _BASE = re.compile(
 _BASE_WORDS = re.compile(
     r"(-?[0-9A-F]+)\s+(?:\(\s*)?(?:in\s+)?base[\s-]+([0-9]{1,2}|two|eight|ten|sixteen)\)?", re.IGNORECASE
 )
-_HEXADECIMAL = re.compile(r"0x[0-9A-Fa-f]+")
+_PREFIXED = re.compile(r"0(?:x([0-9A-Fa-f]+)|b([01]+)|o([0-7]+))")
 _TEXT_BASE = re.compile(r"\\text\s?\{\s*base\s*\}\s?([0-9]+)")
 _CURRENCY = re.compile(r"(-?)\s?([¤€£¥₹]|USD|US¤|Rs\.?|\\pounds)\s?(-?)")
 _WORD = re.compile(r"[A-Za-z]{3}")
@@ -82,12 +90,22 @@ _PUNCTUATION = frozenset((",", ".", ";", ":", "("))
 _CLAUSE_END = re.compile(r"[,.;:(](?:\s|$)|\b(?:because|since|as|so|which)\b")
 _ALSO = re.compile(r"\b(?:but|and) also\b")
 _IN_NUMBER = re.compile(r"in\s+[0-9]")  # 1 in 6: no inches
-_AND_NUMBER = re.compile(r"\s*and\s+[-¤0-9]")
+_ASIDE = re.compile(r"\(([^()]*)\)?")
+_DIFFERENCE = re.compile(r"[-¤0-9.,]+[A-Za-z\s]* (?:more|less|fewer|longer|older|younger) than [A-Za-z\s]*")
+_EXPLAINED = re.compile(r"[.!?]\s|\b(?:because|since|which|due to|and (?:she|he|it|they|we|I) had)\b")
+_YEAR = re.compile(r"\bin\s+[A-Z][a-z]+\s+(?:19|20)[0-9]{2}\b")
+_ANOTHER_NUMBER = re.compile(
+    r"(?<![A-Za-z0-9_^])(?<![_^]\{)[0-9]|\\(?:frac|sqrt|pi)(?![a-z])|\b(?:to|per|by)\s+[b-z]\b"
+    rf"|\b(?:{'|'.join(WORDS)}|hundred|thousand|million|billion)\b(?<!\bone)(?!-[a-z])|\bone\b(?!-|\s+(?:for|of|each|per|in)\b)",
+    re.IGNORECASE,
+)
 _AND_MORE = re.compile(r"\s*(?:,|and)?\s*([0-9]+(?:\.[0-9]+)?)\s*(?=[A-Za-z])")
 _SINGLE_NUMBER = re.compile(r"(?<![\w.,])-?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?(?![0-9])")
 _TWO_WORDS = re.compile(
     r"\b(light|fluid|solar|nautical|astronomical|kilowatt)[ -](?=(?:year|ounce|mass|mile|unit|hour))(\w+)"
 )
+_PER_MILLE = re.compile(r"(?<=[0-9])\s*(?:‰|per[ -]?mill?e?\b)")
+_KILO = re.compile(r"(?<=[0-9])k\b")
 _UNIT_POWER = re.compile(r"([A-Za-z])\s+\^\s?(\{?\s?-?[0-9]\s?\}?)")
 
 
@@ -100,7 +118,9 @@ def read_quantity(text: str, *, adjacent_letters: bool = True) -> Quantity | Non
         adjacent_letters: whether `12m` is 12 meters (`12 m` always is) and not 12 times m.
     """
     plain = " ".join(_TEXT_COMMAND.sub(lambda m: f" {m[1] or ''} ", text).split())
+    plain = _PER_MILLE.sub(r" \\times 0.001", _KILO.sub(r" \\times 1000 ", plain) if adjacent_letters else plain)
     plain = _UNIT_POWER.sub(r"\1^\2", _TWO_WORDS.sub(r"\1\2", plain))
+    plain = _MICRO.sub(" µ", plain)
     special = _in_base(text, plain) or _in_minutes(plain)
     if special is not None:
         return special
@@ -115,10 +135,7 @@ def read_quantity(text: str, *, adjacent_letters: bool = True) -> Quantity | Non
         plain = plain[filler.end() :]
     if _WORD.search(plain):
         plain = spoken(plain)
-        first, _, rest = plain.partition(" ")
-        number = WORDS.get(first.lower(), ORDINALS.get(first.lower()))
-        if number is not None and rest and len(plain) < 60:
-            plain = f"{number} {rest}"
+        plain = _with_digits(plain)
     quantity = _head_and_tail(plain, adjacent_letters)
     if quantity is None and not _NO_VALUE.search(plain) and len(plain) < 200 and not set("=<>\\") & set(plain):
         numbers = _SINGLE_NUMBER.findall(plain)
@@ -129,21 +146,35 @@ def read_quantity(text: str, *, adjacent_letters: bool = True) -> Quantity | Non
     return quantity
 
 
+def _with_digits(text: str) -> str:
+    """Puts digits for the number words with which a short text begins: `sixty-four dollars`."""
+    words = text.split()
+    for count in range(min(5, len(words)) if len(text) < 60 else 0, 0, -1):
+        number = words_of_number(" ".join(words[:count])) if words[count - 1].lower() != "and" else None
+        if number is not None:
+            again = words[count:] == [f"({number})"]  # forty-two (42)
+            return str(number) if again else " ".join((str(number), *words[count:]))
+    return text
+
+
 def _in_base(text: str, plain: str) -> Quantity | None:
     """Reads a number whose base is named, its digits as they stand: `101_2`, `1A_{16}`, `101 in base 2`."""
-    text = text.replace("0x", "0") + "_{16}" if _HEXADECIMAL.fullmatch(text) else text
+    prefixed = _PREFIXED.fullmatch(text)
+    if prefixed:
+        text = f"{prefixed[prefixed.lastindex or 0]}_{{{(16, 2, 8)[(prefixed.lastindex or 1) - 1]}}}"
     match = _BASE.fullmatch(_TEXT_BASE.sub(r"\1", text)) or _BASE_WORDS.fullmatch(plain)
     if match is None:
         return None
     name = next(group for group in match.groups()[1:] if group).removeprefix("base").strip()
     base = int(name) if name.isdigit() else WORDS.get(name.lower(), 0)
     digits = match[1].lstrip("-").replace(",", "")
-    if not 2 <= base <= 36 or not (digits.replace(".", "", 1).isdigit() or base > 10):
+    if not 2 <= base <= 36 or any(int(digit, 36) >= base for digit in digits.replace(".", "", 1)):
         return None
     is_number = digits.replace(".", "", 1).isdigit()
     node: Node = ("num", Fraction(digits), "int") if is_number else ("sym", "digits " + digits.upper().lstrip("0"))
     symbols = frozenset() if is_number else frozenset((node[1],))
-    return Quantity(Expression(("neg", node) if match[1].startswith("-") else node, symbols), None, base)
+    value = Expression(("neg", node) if match[1].startswith("-") else node, symbols)
+    return Quantity(value, None, base, is_literal=prefixed is not None)
 
 
 def _in_minutes(plain: str) -> Quantity | None:
@@ -151,6 +182,8 @@ def _in_minutes(plain: str) -> Quantity | None:
     match, unit, step = _MINUTES.fullmatch(plain), UNITS["°"], 60
     if match is None:
         match, unit, step = _FEET.fullmatch(plain), UNITS["ft"], 12
+    if match is None:
+        match, unit = _INCHES.fullmatch(plain), UNITS["in"]
     if match is None:
         return None
     value = sum((Fraction(group or 0) / step**place for place, group in enumerate(match.groups())), Fraction(0))
@@ -178,7 +211,7 @@ def _head_and_tail(text: str, adjacent_letters: bool) -> Quantity | None:
     value = read_expression(head) if head else None
     if value is None:
         return None
-    tail = tail.removeprefix("-")
+    tail = _YEAR.sub("", tail.removeprefix("-"))
     if _IN_NUMBER.match(tail):
         return None
     multiple = _FIRST_WORD.match(tail)
@@ -194,17 +227,32 @@ def _head_and_tail(text: str, adjacent_letters: bool) -> Quantity | None:
             return Quantity(summed or value, unit)
     elif _GOES_ON.match(tail):
         return None
-    if not _keeps_value(rest):
+    if not _keeps_value(rest, value, unit):
         return None
     return Quantity(value, unit)
 
 
-def _keeps_value(text: str) -> bool:
-    """Tells whether words behind a number leave it as it is: `eggs`, and not `or more`."""
+def _keeps_value(text: str, value: Expression, unit: Unit | None) -> bool:
+    """Tells whether words behind a number leave it as it is: `eggs`, and neither `or more` nor `and 6 pears`."""
     clause = _CLAUSE_END.split(text, maxsplit=1)[0]
-    return not _ALSO.search(text) and (
-        text[:1] in _PUNCTUATION or not (_NO_VALUE.search(clause) or _AND_NUMBER.match(clause))
-    )
+    if _ALSO.search(text) or (text[:1] not in _PUNCTUATION and _NO_VALUE.search(clause)):
+        return False
+    text = _ASIDE.sub(lambda aside: " " if _is_harmless(aside[1].strip(), value, unit) else f" {aside[1]} ", text)
+    return not _ANOTHER_NUMBER.search(_EXPLAINED.split(text, maxsplit=1)[0])
+
+
+def _is_harmless(aside: str, value: Expression, unit: Unit | None) -> bool:
+    """Tells whether a text says the same quantity again (`eighteen`, `300 minutes`), or how much more it is."""
+    again = None if _DIFFERENCE.fullmatch(aside) else read_quantity(aside)
+    if again is None:
+        return _DIFFERENCE.fullmatch(aside) is not None
+    factor = Fraction(1)
+    if unit and again.unit and unit.dimensions:
+        if unit.dimensions != again.unit.dimensions:
+            return False
+        factor = again.unit.factor / unit.factor
+    other = Expression(("mul", again.value.node, ("num", factor, "decimal")), again.value.symbols)
+    return equal(value, other) is True
 
 
 def _more_of_the_same(rest: str, unit: Unit) -> Fraction | None:

@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 
 from forkwise.tasks.answers.grammar import read_expression
-from forkwise.tasks.answers.intervals import RELATION, all_but, as_interval, inequality, is_variable, joined
+from forkwise.tasks.answers.intervals import RELATION, all_but, as_interval, both_hold, inequality, is_variable, joined
 from forkwise.tasks.answers.notation import matching_end, split_at_top, tidy
 from forkwise.tasks.answers.number_words import words_of_number
 from forkwise.tasks.answers.numerals import plain_numbers
@@ -18,6 +18,7 @@ from forkwise.tasks.answers.shapes import (
     Equation,
     Interval,
     Matrix,
+    Relation,
     Shape,
     Union,
     Value,
@@ -40,9 +41,10 @@ _COMMA = re.compile(
 )
 _INNER_COMMA = re.compile(r"\s*[,;]\s*")
 _UNION = re.compile(
-    r"\s*(?:\\cup|∪|\\bigcup|(?<![A-Za-z\\])U(?=\s*[(\[])|\\text\s?\{\s*(?:or|and)\s*\}"
-    r"|(?<![A-Za-z\\])or(?![A-Za-z])|\\lor)\s*"
+    r"\s*(?:\\cup|∪|\\bigcup|(?<![A-Za-z\\])U(?=\s*[(\[])|\\text\s?\{\s*or\s*\}"
+    r"|,?\s*(?<![A-Za-z\\])or(?![A-Za-z])|\\lor)\s*"
 )
+_INTERSECTION = re.compile(r"\s*(?:,?\s*(?<![A-Za-z\\])and(?![A-Za-z])|\\land|\\cap|\\wedge)\s*")
 _MEMBER = re.compile(
     r"\s*\(?\s*(?:[A-Za-z](?:_\{?\w+\}?)?(?:\([a-z]\))?|\\[a-z]+)(?:\s*,\s*[A-Za-z])*\s*\)?\s*(?:\\in(?![a-z])"
     r"|\\text\{ in \})\s*(.*)",
@@ -69,6 +71,7 @@ _NAME = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?")
 _COLONS = re.compile(
     r"(-?[0-9.]+(?:\s*:\s*[0-9.]+)+)\s*(?:\\text\s?\{)?\s*([ap])?\.?\s*(?:m\.?)?(?:\s*\})?", re.IGNORECASE
 )
+_SPOKEN_RATIO = re.compile(r"[0-9.]+(?: to [0-9.]+)+")
 _YES_OR_NO = re.compile(
     r"(?:\\text\s?\{)?\s*(yes|no|true|false)\b(?:\s*[,.;:(-]|\s*\}\s*[,.;:(-]|\s+(?:because|since|it|they|the)\b)",
     re.IGNORECASE,
@@ -197,18 +200,20 @@ def _union(text: str, depth: int) -> Shape | None:
     parts = split_at_top(text, _UNION)
     if len(parts) < 2 or not all(parts):
         return None
-    shapes: list[Shape] = []
-    for part in parts:
-        shape = as_interval(_read(part, depth + 1))
-        if shape is None:
-            return None
-        shapes += shape.parts if isinstance(shape, Union) else (shape,)
-    return Union(tuple(shapes))
+    shapes = [_read(part, depth + 1) for part in parts]
+    sets = [as_interval(shape) for shape in shapes]
+    pieces = [p for shape in sets if shape for p in (shape.parts if isinstance(shape, Union) else (shape,))]
+    if None not in sets and len({p.variable for p in pieces if isinstance(p, Interval) and p.variable}) < 2:
+        return Union(tuple(pieces))
+    return Collection("or", tuple(shapes)) if all(isinstance(s, Interval | Union | Relation) for s in shapes) else None
 
 
 def _relation(text: str, depth: int) -> Shape | None:
     if not RELATION.search(text):
         return None
+    parts = split_at_top(text, _INTERSECTION)
+    if len(parts) > 1 and all(parts):
+        return both_hold([_read(part, depth + 1) for part in parts])
     parts = [part for part in split_at_top(text, _COMMA) if part]
     if len(parts) > 1:
         return joined([_read(part, depth + 1) for part in parts])
@@ -237,6 +242,12 @@ def _colons(text: str, depth: int) -> Shape | None:
     hour = _HOUR.fullmatch(text)
     if hour:
         return Colons((hour[1], "00"), hour[2].lower())
+    plain = " ".join(_TEXT.sub(r" \1 ", text).split()) if "to" in text else text
+    words = [words_of_number(part) for part in plain.split(" to ")] if " to " in plain else []
+    if len(words) > 1 and None not in words:
+        plain = " to ".join(map(str, words))
+    if _SPOKEN_RATIO.fullmatch(plain):
+        return Colons(tuple(plain.split(" to ")), spoken=True)
     match = _COLONS.fullmatch(text)
     if match is None:
         return None
@@ -269,7 +280,7 @@ def _is_prose(parts: list[str]) -> bool:
     if all(_WORDS.fullmatch(part) and len(part.split()) <= 3 for part in parts):
         return False  # red, green and blue
     for part in parts:
-        if re.match(r"[A-Za-z]{3,}\s|(?:she|he|it|we|is)\s", part) and not re.match(r"(?:sin|cos|tan|log|exp)", part):
+        if re.match(r"[A-Za-z]{3,}\s|(?:she|he|it|we|is)\s", part) and not re.match(r"(?:sin|cos|tan|log|exp)\b", part):
             return True
         if re.match(r"[-+¤(\\.]*\s?[0-9]", part) and len(re.sub(r"\\[A-Za-z]+", "", part).split()) <= 5:
             continue

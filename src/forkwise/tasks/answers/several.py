@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from forkwise.tasks.answers.equality import real_value, same_zeros
 from forkwise.tasks.answers.grammar import read_expression
-from forkwise.tasks.answers.intervals import interval_of
+from forkwise.tasks.answers.intervals import end_of, interval_of
 from forkwise.tasks.answers.quantities import read_quantity
 from forkwise.tasks.answers.shapes import (
     Collection,
@@ -42,13 +42,17 @@ def same_collection(same: Same, gold: Shape, answer: Shape) -> bool | None:
     """Tells whether two collections hold the same: tuples in order, lists and sets in any; or one value is meant."""
     if isinstance(gold, Collection) and isinstance(answer, Collection):
         kinds = {gold.kind, answer.kind}
-        if kinds <= {"list", "set"}:
+        if "or" in kinds and len(kinds) == 2:
+            return False
+        if kinds <= {"list", "set"} or kinds == {"or"}:
             return _same_items(same, gold.items, answer.items)
         if len(gold.items) == len(answer.items) == 2 and "interval" in kinds and kinds <= {"interval", "tuple"}:
             if gold.brackets != answer.brackets:
                 return False
         elif "set" in kinds or len(gold.items) != len(answer.items):
             return False
+        if len(gold.items) == 2 and kinds == {"list", "interval"}:
+            return False  # all numbers from 2 to 5, and two of them
         if "list" in kinds and any(isinstance(item, Equation) for item in (*gold.items, *answer.items)):
             return _same_in_order(same, gold.items, answer.items)
         return _all([same(g, a) for g, a in zip(gold.items, answer.items, strict=True)])
@@ -74,6 +78,10 @@ def _same_in_order(same: Same, gold: Sequence[Shape], answer: Sequence[Shape]) -
             items = sorted(items, key=lambda item: item.left.strip() if isinstance(item, Equation) else "")
         return [item.right if isinstance(item, Equation) else item for item in items]
 
+    for items in (gold, answer):
+        names = [item.left.strip() for item in items if isinstance(item, Equation)]
+        if len(set(names)) < len(names):
+            return False  # x = 1, x = 2: two values of one name
     return _all([same(g, a) for g, a in zip(values(gold), values(answer), strict=True)])
 
 
@@ -225,26 +233,24 @@ def same_intervals(gold: Shape, answer: Shape) -> bool | None:
 
 
 def _sorted(intervals: list[Interval]) -> list[Interval]:
-    def low(interval: Interval) -> float:
-        expression = read_expression(interval.low) if interval.low else None
-        value = real_value(expression) if expression else None
-        return float("-inf") if value is None else value
-
-    return sorted(intervals, key=low)
+    return sorted(intervals, key=lambda interval: end_of(interval.low, -math.inf))
 
 
 def _merged(intervals: list[Interval]) -> list[Interval]:
-    """Merges sorted intervals that touch in one point."""
+    """Puts together sorted intervals that overlap, or touch in one point."""
     merged = intervals[:1]
     for interval in intervals[1:]:
         last = merged[-1]
-        if (
-            last.high
-            and interval.low
-            and same_value(last.high, interval.low)
-            and (last.closed[1] or interval.closed[0])
-        ):
-            merged[-1] = Interval(last.low, interval.high, (last.closed[0], interval.closed[1]), last.variable)
+        if last.variable and interval.variable and last.variable != interval.variable:
+            merged.append(interval)
+            continue
+        high, low = end_of(last.high, math.inf), end_of(interval.low, -math.inf)
+        touch = last.high and interval.low and same_value(last.high, interval.low)
+        if (touch and (last.closed[1] or interval.closed[0])) or (low < high and not touch):
+            end_of_other = end_of(interval.high, math.inf)
+            ends = [(high, last.closed[1], last.high), (end_of_other, interval.closed[1], interval.high)]
+            _, closed, end = max(ends)
+            merged[-1] = Interval(last.low, end, (last.closed[0], closed), last.variable)
         else:
             merged.append(interval)
     return merged

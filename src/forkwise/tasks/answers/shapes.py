@@ -30,7 +30,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Collection:
-    """Several values: `kind` is `list` (no brackets, unordered), `set`, `tuple` or `interval` (square brackets)."""
+    """Several values.
+
+    `kind` is `list` (no brackets, unordered), `or` (inequalities of which one holds), `set`, `tuple` or `interval`
+    (square brackets).
+    """
 
     kind: str
     items: tuple[Shape, ...]
@@ -81,10 +85,14 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Colons:
-    """Numbers with colons between them: a ratio or a time of day, with `am` or `pm` where it is said."""
+    """Numbers with colons between them: a ratio or a time of day, with `am` or `pm` where it is said.
+
+    `spoken` ones have "to" in place of the colon: a ratio, or from one number to another.
+    """
 
     parts: tuple[str, ...]
     half: str = ""
+    spoken: bool = False
 
 
 Shape = Value | Words | Choice | Collection | Interval | Union | Equation | Relation | Matrix | Colons

@@ -7,8 +7,9 @@ from fractions import Fraction
 
 from forkwise.tasks.answers.equality import equal, rational_value
 from forkwise.tasks.answers.grammar import read_expression
+from forkwise.tasks.answers.powers import same_powers
 from forkwise.tasks.answers.quantities import Quantity, read_quantity
-from forkwise.tasks.answers.trees import Expression, integer
+from forkwise.tasks.answers.trees import Expression, Node, integer
 from forkwise.tasks.answers.units import UNITS, Unit
 
 BESIDE = re.compile(r"[%°]|\\text")  # may be a unit beside the number
@@ -33,6 +34,7 @@ _OPPOSED = [
         "monday tuesday wednesday thursday friday saturday sunday",
     )
 ]
+_TEMPERATURES = {((name, 1),) for name in ("celsius", "fahrenheit", "kelvin")}
 _CURRENCIES = {((name, 1),) for name in ("usd", "eur", "gbp", "yen", "yuan", "inr", "peso")}
 
 
@@ -48,15 +50,24 @@ def same_value(gold: str, answer: str) -> bool | None:
         verdict = _same_formula(ours, theirs)
         beside = BESIDE.search(gold) or BESIDE.search(answer)
         if verdict is None and not (ours.symbols or theirs.symbols):
-            return False  # numbers without a value, or beyond all bounds
-        if verdict or not (ours.symbols or theirs.symbols or beside) or (ours.symbols & theirs.symbols and not beside):
+            return same_powers(ours.node, theirs.node)  # numbers without a value, or too large to compute
+        if verdict or not (ours.symbols or theirs.symbols or beside):
+            return verdict
+        if ours.symbols & theirs.symbols and not beside and not (_has_unit(gold) and _has_unit(answer)):
             return verdict
     gold_quantity, quantity = read_quantity(gold, adjacent_letters=False), read_quantity(answer)
     if gold_quantity is None or quantity is None:
         return verdict
-    if gold_quantity.unit is None and quantity.unit is None and verdict is not None:
+    has_same_letters = theirs is not None and quantity.value.symbols == theirs.symbols  # 5k may be 5000
+    if gold_quantity.unit is None and quantity.unit is None and verdict is not None and has_same_letters:
         return verdict
     return same_quantity(gold_quantity, quantity)
+
+
+def _has_unit(text: str) -> bool:
+    """Tells whether a number without variables and a unit of measure are read, as in `3000 g`."""
+    quantity = read_quantity(text, adjacent_letters=False)
+    return quantity is not None and bool(quantity.unit and quantity.unit.dimensions) and not quantity.value.symbols
 
 
 def _are_opposed(gold: str, answer: str) -> bool:
@@ -74,13 +85,34 @@ def same_quantity(gold: Quantity, answer: Quantity) -> bool | None:
     if gold.unit is not None and answer.unit is not None:
         return _same_in_units(gold.value, gold.unit, answer.value, answer.unit)
     verdict = _same_formula(gold.value, answer.value)
+    if answer.base is not None and answer.is_literal and gold.base is None:
+        verdict = rational_value(gold.value) == _value_in_base(answer.value.node, answer.base)
     unit = gold.unit or answer.unit
+    if unit == UNITS["M"]:
+        return False  # 5 M may be 5 million
     if verdict or unit is None:
         return verdict
     with_unit, without = (gold.value, answer.value) if gold.unit else (answer.value, gold.value)
     if unit.name == "percent":
         return _same_multiple(without, with_unit, Fraction(1, 100))
     return _same_angle(with_unit, without) if unit.name == "degree" else verdict
+
+
+def _value_in_base(node: Node, base: int) -> Fraction:
+    """Returns the value of `0xFF`, of which `Quantity` keeps the digits."""
+    return Fraction(int(str(node[1]).removeprefix("digits "), base))
+
+
+def _kelvins(value: Expression, unit: Unit) -> Expression:
+    """Returns a temperature in kelvins; of other units the value as it is."""
+    if unit == UNITS["°C"]:
+        node: Node = ("add", value.node, ("num", Fraction("273.15"), "decimal"))
+    elif unit == UNITS["°F"]:
+        shifted = ("add", value.node, ("num", Fraction("459.67"), "decimal"))
+        node = ("mul", shifted, ("num", Fraction(5, 9), "decimal"))
+    else:
+        return value
+    return Expression(node, value.symbols)
 
 
 def _same_in_units(gold: Expression, ours: Unit, answer: Expression, theirs: Unit) -> bool | None:
@@ -92,6 +124,8 @@ def _same_in_units(gold: Expression, ours: Unit, answer: Expression, theirs: Uni
         if ours.factor == theirs.factor:
             return _same_formula(gold, answer)
         return _same_multiple(gold, answer, theirs.factor / ours.factor)
+    if {ours.dimensions, theirs.dimensions} <= _TEMPERATURES:
+        return equal(_kelvins(gold, ours), _kelvins(answer, theirs))
     if "degree" in (ours.name, theirs.name):
         other = (theirs if ours.name else ours).dimensions
         if other in ((("celsius", 1),), (("fahrenheit", 1),)):

@@ -32,24 +32,27 @@ _ROWS = """
 * 1 g: g | gram gramme
 * 1 s: s | second
 * 1/1000 m^3: L l | liter litre
-* 1 N: N | newton Newton
-* 1 J: J | joule Joule
-* 1 W: W | watt Watt
-* 1 Pa: Pa | pascal Pascal
-* 1 Hz: Hz | hertz Hertz
-* 1 V: V | volt Volt
 * 1 A: A | amp ampere
-* 1 C: | coulomb
+* 1000 g m s^-2: N | newton Newton
+* 1000 g m^2 s^-2: J | joule Joule
+* 1000 g m^2 s^-3: W | watt Watt
+* 1000 g m^-1 s^-2: Pa | pascal Pascal
+* 1 s^-1: Hz | hertz Hertz
+* 1000 g m^2 s^-3 A^-1: V | volt Volt
+* 1000 g m^2 s^-3 A^-2: Ω Ω \\Omega | ohm
+* 1 A s: | coulomb
 * 1 F: F | farad
-* 1 ohm: Ω Ω \\Omega | ohm
 * 1 mol: mol | mole
 * 1 eV: eV | electronvolt
 * 1 cal: cal | calorie
-* 1 B: B | byte
-1000 B: KB |
+* 8 bit: B | byte
+8000 bit: KB |
 * 1 bit: | bit
-* 1 T: | tesla Tesla
-1/10000 T: | gauss Gauss
+1000 bit: kb Kb |
+1000000 bit: Mb |
+1000000000 bit: Gb |
+* 1000 g s^-2 A^-1: | tesla Tesla
+1/10 g s^-2 A^-1: | gauss Gauss
 1 unit: | unit
 * 1 pc: pc | parsec
 1000 g: | kilo
@@ -105,19 +108,19 @@ _ROWS = """
 1 nickel: | nickel
 1 dime: | dime
 1 rad: rad | radian
-6283185307179586/1000000000000000 rad: rev | revolution
+6283185307179586/1000000000000000 rad: rev | revolution turn
 1 rpm: rpm |
 1 celsius: °C | celsius Celsius
 1 fahrenheit: °F | fahrenheit Fahrenheit
 1 kelvin: K | kelvin Kelvin
-1 atm: atm | atmosphere
+101325 Pa: atm | atmosphere
 100000 Pa: bar | bar
 1/10000000 J: erg | erg
 3600 J: Wh |
 3600000 J: kWh | kilowatthour
-1000 kcal: Calorie |
+1 kcal: Calorie |
 1 dB: dB | decibel
-1 M: | molar
+* 1000 mol m^-3: M | molar
 1/100 one percent: % | percent percentage pct
 1 one degree: ° | degree deg
 """
@@ -126,6 +129,24 @@ _PREFIXES = {
     "kilo": 3, "mega": 6, "giga": 9, "tera": 12,
     "milli": -3, "micro": -6, "nano": -9, "pico": -12, "centi": -2, "deci": -1,
 }  # fmt: skip
+
+
+@dataclass
+class _Product:
+    """A product of powers of units that grows."""
+
+    factor: Fraction = Fraction(1)
+    powers: Counter[str] = field(default_factory=Counter)
+
+    def multiply(self, unit: Unit, power: int) -> None:
+        """Multiplies by a power of a unit."""
+        self.factor *= unit.factor**power
+        for base, exponent in unit.dimensions:
+            self.powers[base] += exponent * power
+
+    def unit(self, name: str) -> Unit:
+        """Returns the product as a unit."""
+        return Unit(self.factor, tuple(sorted((base, power) for base, power in self.powers.items() if power)), name)
 
 
 def _table() -> dict[str, Unit]:
@@ -137,15 +158,17 @@ def _table() -> dict[str, Unit]:
         if parts[0] == "one":
             unit = Unit(Fraction(factor), (), parts[1])
         else:
-            powers = [part.partition("^") for part in parts]
-            unit = Unit(Fraction(factor), tuple(sorted((base, int(power or 1)) for base, _, power in powers)))
+            product = _Product(Fraction(factor))
+            for base, _, power in (part.partition("^") for part in parts):
+                product.multiply(units.get(base, Unit(Fraction(1), ((base, 1),))), int(power or 1))
+            unit = product.unit("")
         symbols, _, words = names.partition("|")
         spelled = [word for name in words.split() for word in (name, name + "s")]
         for name in (*symbols.split(), *spelled):
             units[name] = unit
-        for prefix, power in _PREFIXES.items() if starred else ():
+        for prefix, exponent in _PREFIXES.items() if starred else ():
             for name in spelled if len(prefix) > 1 else symbols.split():
-                units.setdefault(prefix + name, Unit(unit.factor * Fraction(10) ** power, unit.dimensions))
+                units.setdefault(prefix + name, Unit(unit.factor * Fraction(10) ** exponent, unit.dimensions))
     return units
 
 
@@ -169,24 +192,6 @@ def _unit_word(word: str) -> Unit | None:
     if _LIKE_A_UNIT.search(word):
         return Unit(Fraction(1), ((word.removesuffix("s"), 1),))  # a misspelt unit is another one
     return None
-
-
-@dataclass
-class _Product:
-    """A product of powers of units that grows."""
-
-    factor: Fraction = Fraction(1)
-    powers: Counter[str] = field(default_factory=Counter)
-
-    def multiply(self, unit: Unit, power: int) -> None:
-        """Multiplies by a power of a unit."""
-        self.factor *= unit.factor**power
-        for base, exponent in unit.dimensions:
-            self.powers[base] += exponent * power
-
-    def unit(self, name: str) -> Unit:
-        """Returns the product as a unit."""
-        return Unit(self.factor, tuple(sorted((base, power) for base, power in self.powers.items() if power)), name)
 
 
 def read_unit(text: str) -> tuple[Unit | None, str]:

@@ -30,6 +30,7 @@ _COMMAND = re.compile(
     r"\\(?:begin|end)\s?\{[^{}]*\}|\\[A-Za-z]+|[_^]\s?\{[^{}]*\}|(?<![A-Za-z])(?:sin|cos|tan|log|ln|exp|lim|max"
     r"|min|mod)(?![A-Za-z])"
 )
+_NUMBER = re.compile(r"[0-9.]+")
 _SHORT_GOLD = 150  # characters: a gold answer, not a solution, of one line
 
 
@@ -70,11 +71,17 @@ def _words(text: str) -> set[str]:
     return {word.lower() for word in _WORD.findall(_COMMAND.sub(" ", tidy(text)))} - {"and", "or"}
 
 
+def _are_reordered(gold: str, answer: str) -> bool:
+    """Tells whether two texts with words between numbers have the same numbers in another order."""
+    numbers, others = (_NUMBER.findall(tidy(text)) for text in (gold, answer))
+    return bool(_words(gold)) and numbers != others and sorted(numbers) == sorted(others)
+
+
 def compare_by_value(gold: str, answer: str) -> Verdict | None:
     """Returns the verdict by exact arithmetic and by values, part by part; None where the grammar does not suffice."""
     equal = compare(gold, answer)
-    if equal is None and _words(gold) != _words(answer):
-        equal = False  # math-verify drops words: nanometers would be picometers
+    if equal is None and (_words(gold) != _words(answer) or _are_reordered(gold, answer)):
+        equal = False  # math-verify drops words: nanometers would be picometers, 3 against 2 would be 2 against 3
     return None if equal is None else Verdict(equal, answer, "value")
 
 

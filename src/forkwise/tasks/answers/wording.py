@@ -28,7 +28,6 @@ _WITHIN_WORD = re.compile(r"'(?=[a-z])|(?<=[a-z])-(?=[a-z])")
 _PUNCTUATION = re.compile(r"[.,;:!?\"()*]+|(?<![a-z])'")
 _EXPLAINS = re.compile(r"[,.;(:]|\bbecause\b|\bsince\b")
 _TEXT = re.compile(r"\\text\s?\{([^{}]*)\}")
-_TO = re.compile(r"\\text\s?\{\s*to\s*\}|\bto\b")
 
 
 def same_choice(same: Same, gold: Shape, answer: Shape) -> bool | None:
@@ -111,9 +110,11 @@ def same_colons(gold: Shape, answer: Shape) -> bool | None:
     assert isinstance(colons, Colons)
     if not isinstance(other, Value):
         return False
+    if colons.spoken:
+        return False
     if len(colons.parts) != 2 or colons.half:
         return None
-    expression = read_expression(_TO.sub("/", other.text))
+    expression = read_expression(other.text)
     if expression is None:
         return None
     top, bottom = map(Fraction, colons.parts)
@@ -125,12 +126,12 @@ def _same_times_or_ratios(gold: Colons, answer: Colons) -> bool:
         return False
     ours, theirs = ([Fraction(part) for part in shape.parts] for shape in (gold, answer))
     if ours == theirs:
-        return True
+        return [part[:1] == "0" for part in gold.parts[1:]] == [part[:1] == "0" for part in answer.parts[1:]]
     if len(ours) == 2 and bool(gold.half) != bool(answer.half):  # 5:30 p.m. and 17:30
         half = gold.half or answer.half
         (hour, minute), (other, other_minute) = (ours, theirs) if gold.half else (theirs, ours)
         return minute == other_minute and other == hour % 12 + (12 if half == "p" else 0)
-    if _is_time(gold) or _is_time(answer) or 0 in ours or 0 in theirs:
+    if _is_time(gold) or _is_time(answer) or 0 in ours or 0 in theirs or (gold.spoken and answer.spoken):
         return False
     return all(o * theirs[0] == t * ours[0] for o, t in zip(ours, theirs, strict=True))
 
