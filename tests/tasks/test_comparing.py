@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from forkwise.tasks.answers import MathVerifier, answer_classes, compare_exactly
@@ -231,6 +231,7 @@ def test_formulas_are_equal_where_sympy_proves_it():
     @settings(max_examples=60, deadline=None)
     @given(trees, trees)
     def check(a, b):
+        assume(not (a + b).has(sympy.zoo, sympy.nan, sympy.oo))  # a / (x - x) is no number
         product = (a + b) * (a - b)
         assert compare(sympy.latex(product), sympy.latex(sympy.expand(product))) is True
         assert compare(sympy.latex(a), sympy.latex(a + sympy.Rational(1, 10**6))) is not True
