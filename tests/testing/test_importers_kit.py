@@ -85,7 +85,7 @@ def shout(record: dict[str, Any], source: Source) -> Iterator[Row]:
         (importer(change={"problem_id": ""}), "has an empty problem_id"),
         (importer(change={"verdict_by": None}), "has correct (True|False) by None"),
         (importer(change={"tokens": ["x"], "logprobs": [-1.0, -1.0]}), "columns of different lengths"),
-        (importer(change={"n_tokens": "many"}), "refuses its own file: .* wrong type"),
+        (importer(change={"n_tokens": "many"}), "refuses its own file: .* must be a whole number"),
         (importer(rows=lambda record, source: iter(())), "refuses its own file: .* no samples to import"),
         (importer(rows=crash), "ends in NotImplementedError"),
         (importer(rows=shout), "more than one printable line"),

@@ -27,7 +27,7 @@ def forward(model: Any, ids: torch.Tensor, kept: int, **options: Any) -> Any:
     """Returns the output of one forward pass, with logits at least at the last `kept` positions."""
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
         options["logits_to_keep"] = kept
-    return model(ids, **options)
+    return model(input_ids=ids, **options)
 
 
 @contextmanager
