@@ -97,6 +97,15 @@ def compare(
     metric: Annotated[
         list[str] | None, typer.Option(help="Pair this statistic beside Pass@K, such as pass^k; repeatable.")
     ] = None,
+    fixed: Annotated[
+        list[str] | None, typer.Option(help="This arm is the very model, such as a base model; repeatable.")
+    ] = None,
+    paired_seeds: Annotated[
+        bool, typer.Option("--paired-seeds", help="Runs of all arms share seeds, the last numbers in their names.")
+    ] = False,
+    primary: Annotated[
+        str | None, typer.Option(help="The K named beforehand, or curve (mean over K = 1, 2, 4, ...): tested alone.")
+    ] = None,
     intersect: Annotated[bool, typer.Option("--intersect", help="Compare on the shared problems.")] = False,
     margin: Annotated[float, typer.Option(help="Differences within +-margin count as equivalent.")] = 0.05,
     caps: _Caps = None,
@@ -114,10 +123,10 @@ def compare(
     """Whether arms differ in Pass@K: paired differences, simultaneous band, adjusted p, length control."""
     settings = {"arms": arms, "k": k, "metric": metric, "intersect": intersect, "margin": margin, "caps": caps}
     settings |= {"budgets": budgets, "diversity": diversity, "embed": embed, "level": level, "resamples": resamples}
-    settings |= {"seed": seed}
+    settings |= {"seed": seed, "fixed": fixed or [], "paired_seeds": paired_seeds, "primary": primary}
     with long_command("run it again"):
         from forkwise import passk as numbers
-        from forkwise.passk.arguments import parse_arms, parse_ks
+        from forkwise.passk.arguments import parse_arms, parse_ks, parse_primary
         from forkwise.report import passk as report
 
         loaded = parse_arms(arms, texts=diversity or embed)
@@ -125,6 +134,9 @@ def compare(
             *loaded,
             ks=parse_ks(k, loaded),
             metrics=metric,
+            fixed=fixed or (),
+            paired_seeds=paired_seeds,
+            primary=parse_primary(primary),
             intersect=intersect,
             margin=margin,
             caps=_numbers(caps, "--caps"),
