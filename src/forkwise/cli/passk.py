@@ -43,7 +43,7 @@ def passk(
     k: _K = None,
     tau: Annotated[float, typer.Option(help="Share of K that must be correct in G-Pass@K.")] = 0.5,
     extrapolate: Annotated[
-        str | None, typer.Option(help="K above n, such as 1024,4096, answered by a labelled beta-binomial model.")
+        str | None, typer.Option(help="K above n, such as 1024,4096, answered by a model that is labelled as one.")
     ] = None,
     caps: _Caps = None,
     budgets: _Budgets = None,

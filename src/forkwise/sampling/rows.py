@@ -7,17 +7,18 @@ from typing import Any
 
 from forkwise.sampling.engine import Completion
 from forkwise.sampling.recipe import Job
-from forkwise.tasks import Verdict
+from forkwise.tasks import Problem, Verdict
 
 
 def table_row(
-    job: Job, problem_id: str, sample_id: int, completion: Completion, verdict: Verdict | None
+    job: Job, problem: Problem, sample_id: int, completion: Completion, verdict: Verdict | None
 ) -> dict[str, Any]:
     """Makes one row of the samples table; token-level columns only where the engine gives them."""
-    row = {
+    row: dict[str, Any] = {
         "run": job.run,
         "model": job.model,
-        "problem_id": problem_id,
+        "problem_id": problem.id,
+        "cluster": problem.cluster,
         "sample_id": sample_id,
         "prompt": _storable(completion.prompt),
         "completion": _storable(completion.text),
