@@ -108,6 +108,9 @@ def compare(
     ] = None,
     intersect: Annotated[bool, typer.Option("--intersect", help="Compare on the shared problems.")] = False,
     margin: Annotated[float, typer.Option(help="Differences within +-margin count as equivalent.")] = 0.05,
+    gate: Annotated[
+        float | None, typer.Option(help="Exit with 1 unless every arm is shown to be worse by less than this.")
+    ] = None,
     caps: _Caps = None,
     budgets: _Budgets = None,
     diversity: _Texts = False,
@@ -124,6 +127,8 @@ def compare(
     settings = {"arms": arms, "k": k, "metric": metric, "intersect": intersect, "margin": margin, "caps": caps}
     settings |= {"budgets": budgets, "diversity": diversity, "embed": embed, "level": level, "resamples": resamples}
     settings |= {"seed": seed, "fixed": fixed or [], "paired_seeds": paired_seeds, "primary": primary}
+    settings |= {"gate": gate}
+    passed = True
     with long_command("run it again"):
         from forkwise import passk as numbers
         from forkwise.passk.arguments import parse_arms, parse_ks, parse_primary
@@ -148,10 +153,14 @@ def compare(
             seed=seed,
         )
         sentence = report.conclusion(comparison.arms, comparison)
+        if gate is not None:
+            passed, sentence = comparison.not_worse(gate), f"{sentence} {report.gate(comparison, gate)}"
         tables = [*report.overview(comparison.arms, comparison), *report.details([], comparison)]
         blocks = [*tables, *(f"- {note}" for note in comparison.notes)]
         outputs = _Outputs(settings, loaded, brief, json, csv, figure)
         outputs.give(sentence, blocks, comparison.rows(), [], comparison)
+    if not passed:
+        raise typer.Exit(1)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forkwise.errors import InputError
+from forkwise.passk.changes import find_changes
 from forkwise.passk.crossing import find_crossing
 from forkwise.passk.design import Design, make_design
 from forkwise.passk.diversity import EMBED_NOTE, Embed, diversity
@@ -175,6 +176,7 @@ def _differences(
             find_crossing(ks, variation.mean, draws_RK, level),
             test.margin,
             ks[upto - 1] if upto else None,
+            find_changes(arm.arm, reference.arm),
             endpoint,
             {
                 metric.name: _paired(metric, arm, reference, test)

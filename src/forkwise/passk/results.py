@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from forkwise.errors import InputError
 from forkwise.passk.certified import Certified, certify
+from forkwise.passk.changes import Changes
 from forkwise.passk.estimator import FloatArray
 from forkwise.passk.extrapolation import Extrapolation
-from forkwise.passk.intervals import Interval
+from forkwise.passk.intervals import Interval, unseen
 
 COLUMNS = [
     *("arm", "reference", "metric", "k", "at", "value", "low", "high", "band_low", "band_high"),
@@ -201,12 +203,19 @@ class Difference:
     margin: float
     equivalent_up_to: int | None
     """The largest K such that the band lies within ±margin at every evaluated K up to it; None if there is none."""
+    changes: Changes | None = None
+    """Which problems changed hands; None where the arms have different numbers of samples."""
     primary: Endpoint | None = None
     """The primary endpoint; where there is one, all else is exploratory."""
     others: dict[str, Curve] = field(default_factory=dict)
     """Paired differences of the other statistics, with pointwise intervals."""
     length: list[LengthDifference] = field(default_factory=list)
     diversity: dict[str, Interval] = field(default_factory=dict)
+
+    @property
+    def least(self) -> float:
+        """Returns how much worse the arm may be at most, as a difference: of the primary endpoint, or else at any K."""
+        return float(self.band.low.min() if self.primary is None else self.primary.interval.low)
 
     @property
     def certified(self) -> Certified:
@@ -227,6 +236,9 @@ class Difference:
             rows.append(row | {"p": float(self.p[i]), "adjusted_p": float(self.adjusted_p[i])})
         for i, k in enumerate(self.ks):
             rows.append({**names, "metric": "pass@k, these problems", "k": k, **bounds_at(self.same_problems, i)})
+        if self.changes is not None:
+            for who, problems in (("arm", self.changes.by_arm), ("reference", self.changes.by_reference)):
+                rows.append({**names, "metric": f"problems solved by the {who} alone", "value": len(problems)})
         if self.primary is not None:
             metric = f"primary: {self.primary.metric}"
             bounds = bounds_at(self.primary.interval)
@@ -256,6 +268,20 @@ class Comparison:
     length_unit: str
     """Unit of the lengths of all arms; empty where they have none in common."""
     notes: list[str]
+
+    def not_worse(self, margin: float) -> bool:
+        """Says whether every arm is shown to be worse than the reference by less than the margin (non-inferiority).
+
+        It goes by the primary endpoint, or else by the band at every K; as for equivalence, a share of the problems as
+        large as the margin must not have gone unseen.
+
+        Raises:
+            InputError: a margin that is not above 0.
+        """
+        if not margin > 0:
+            raise InputError(f"The gate's margin is {margin}: it is how much worse an arm may be, above 0.")
+        enough = unseen(self.problems, self.level) <= margin
+        return all(d.least > 0 or (d.least > -margin and enough) for d in self.differences)
 
     def rows(self) -> list[Row]:
         """Returns every number as one row of `COLUMNS`; rows with a `reference` are differences."""
