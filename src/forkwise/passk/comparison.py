@@ -100,10 +100,8 @@ def compare(
 
     differences = _differences(measured, evaluations, _Test(design, paired, margin, resamples, seed), primary)
     if common:
-        differences = [
-            replace(d, length=length_rows(arm, measured[0], design))
-            for d, arm in zip(differences, measured[1:], strict=True)
-        ]
+        controlled = length_rows(measured, design, resamples=resamples, seed=seed)
+        differences = [replace(d, length=rows) for d, rows in zip(differences, controlled, strict=True)]
         notes += matching_notes(differences, problems)
     else:
         notes.append("Some arm has no lengths in the common unit, so nothing here is controlled for length.")

@@ -160,6 +160,9 @@ class LengthDifference:
     """Mean over problems of Kish's effective number of samples; only for matched."""
     error: float = 0.0
     """Monte-Carlo standard error of the difference, 0 where exact."""
+    band_low: float | None = None
+    """Lower end of the band that covers all budgets and arms at once; None for the other controls."""
+    band_high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -247,6 +250,8 @@ class Difference:
         for r in self.length:
             row = {**names, "metric": f"pass@k, {r.control}", "k": r.k, "at": r.at}
             row |= {"value": r.difference, "low": r.low, "high": r.high}
+            if r.band_low is not None:
+                row |= {"band_low": r.band_low, "band_high": r.band_high}
             row |= {"problems": r.problems, "effective_n": r.effective_n, "error": r.error}
             rows.append(row | {"of_reference": r.reference_value, "of_arm": r.value})
         rows += [{**names, "metric": name, **bounds_at(interval)} for name, interval in self.diversity.items()]

@@ -227,7 +227,7 @@ def _title(curve: Curve) -> str:
 
 def _controlled(d: Difference, pair: str, control: str, unit: str) -> list[Table]:
     chosen = [row for row in d.length if row.control == control]
-    header = [control, "K", d.reference, d.arm, "difference", "problems", "effective n"]
+    header = [control, "K", d.reference, d.arm, "difference", "band over budgets", "problems", "effective n"]
     rows = [
         [
             "" if row.at is None else str(row.at),
@@ -235,6 +235,7 @@ def _controlled(d: Difference, pair: str, control: str, unit: str) -> list[Table
             number(row.reference_value),
             number(row.value),
             _change(row),
+            "" if row.band_low is None else f"[{row.band_low:+.3f}, {row.band_high:+.3f}]",
             str(row.problems) if control == MATCHED else "",
             number(row.effective_n, 1),
         ]
