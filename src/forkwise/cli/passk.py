@@ -108,6 +108,10 @@ def compare(
     ] = None,
     intersect: Annotated[bool, typer.Option("--intersect", help="Compare on the shared problems.")] = False,
     margin: Annotated[float, typer.Option(help="Differences within +-margin count as equivalent.")] = 0.05,
+    looks: Annotated[
+        str | None,
+        typer.Option(help="Shares of a planned study at its looks, the last now, such as 0.5,1."),
+    ] = None,
     gate: Annotated[
         float | None, typer.Option(help="Exit with 1 unless every arm is shown to be worse by less than this.")
     ] = None,
@@ -127,11 +131,11 @@ def compare(
     settings = {"arms": arms, "k": k, "metric": metric, "intersect": intersect, "margin": margin, "caps": caps}
     settings |= {"budgets": budgets, "diversity": diversity, "embed": embed, "level": level, "resamples": resamples}
     settings |= {"seed": seed, "fixed": fixed or [], "paired_seeds": paired_seeds, "primary": primary}
-    settings |= {"gate": gate}
+    settings |= {"looks": looks, "gate": gate}
     passed = True
     with long_command("run it again"):
         from forkwise import passk as numbers
-        from forkwise.passk.arguments import parse_arms, parse_ks, parse_primary
+        from forkwise.passk.arguments import parse_arms, parse_ks, parse_primary, parse_shares
         from forkwise.report import passk as report
 
         loaded = parse_arms(arms, texts=diversity or embed)
@@ -142,6 +146,7 @@ def compare(
             fixed=fixed or (),
             paired_seeds=paired_seeds,
             primary=parse_primary(primary),
+            looks=parse_shares(looks),
             intersect=intersect,
             margin=margin,
             caps=_numbers(caps, "--caps"),
