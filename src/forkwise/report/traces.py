@@ -265,6 +265,8 @@ def _trace(row: Mapping[str, Any], key: Key, marker: Marker, words: _Words) -> d
     """Makes a trace: texts `t`, entropies `h` and log-probs `l` (1/1000 nat), alternatives `a`, marks `p`, `r`, `q`."""
     tokens, completion = row["tokens"], row["completion"]
     note = ""
+    if tokens and None in tokens:
+        tokens, note = None, "One of its tokens is null, so it is shown in words."
     if tokens:
         text = "".join(tokens) if completion is None else completion
         try:
