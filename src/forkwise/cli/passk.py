@@ -11,6 +11,7 @@ import typer
 
 from forkwise.cli.common import long_command
 from forkwise.cli.options import with_options
+from forkwise.progress import Meter
 from forkwise.terminal import echo
 
 if TYPE_CHECKING:
@@ -127,13 +128,15 @@ def passk(
         from forkwise.passk.length import default_budgets, default_caps, have_common_lengths
         from forkwise.report import passk as report
 
-        arms = parse_runs(samples, texts=options.texts)
+        with Meter(what="reading the samples (1 of 2)"):
+            arms = parse_runs(samples, texts=options.texts)
         arguments = options.arguments()
         if have_common_lengths(arms):
             arguments["caps"] = arguments["caps"] or default_caps(arms)
             arguments["budgets"] = arguments["budgets"] or default_budgets(arms)
         arguments |= {"tau": options.tau, "beyond": _numbers(options.extrapolate, "--extrapolate") or ()}
-        evaluations = [evaluate(arm, ks=parse_ks(options.k, [arm]), **arguments) for arm in arms]
+        with Meter(what="computing (2 of 2)"):
+            evaluations = [evaluate(arm, ks=parse_ks(options.k, [arm]), **arguments) for arm in arms]
         sentence = report.conclusion(evaluations)
         blocks = [block for e in evaluations for block in (*report.details([e]), *(f"- {note}" for note in e.notes))]
         outputs.give({"samples": samples, **asdict(options)}, arms, sentence, blocks, evaluations)
@@ -151,15 +154,17 @@ def compare(
         from forkwise.passk.arguments import parse_arms, parse_ks
         from forkwise.report import passk as report
 
-        loaded = parse_arms(arms, texts=options.texts)
-        comparison = numbers.compare(
-            *loaded,
-            ks=parse_ks(options.k, loaded),
-            metrics=options.metric,
-            intersect=options.intersect,
-            margin=options.margin,
-            **options.arguments(),
-        )
+        with Meter(what="reading the samples (1 of 2)"):
+            loaded = parse_arms(arms, texts=options.texts)
+        with Meter(what="computing (2 of 2)"):
+            comparison = numbers.compare(
+                *loaded,
+                ks=parse_ks(options.k, loaded),
+                metrics=options.metric,
+                intersect=options.intersect,
+                margin=options.margin,
+                **options.arguments(),
+            )
         sentence = report.conclusion(comparison.arms, comparison)
         tables = [*report.overview(comparison.arms, comparison), *report.details([], comparison)]
         blocks = [*tables, *(f"- {note}" for note in comparison.notes)]
