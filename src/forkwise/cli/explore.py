@@ -26,11 +26,12 @@ def explore(
     with long_command(CONTINUES):
         from forkwise.explore.command import run_explore
         from forkwise.explore.results import FILE
-        from forkwise.progress import Console
+        from forkwise.progress import Console, Meter
         from forkwise.report import explore as said
         from forkwise.report.terminal import print_blocks, print_sentences
 
-        explored = run_explore(replace(options, samples=[*(tables or ()), *options.samples]))
+        with Meter(what="exploring"):
+            explored = run_explore(replace(options, samples=[*(tables or ()), *options.samples]))
         console = Console()
         print_sentences(map(said.conclusion, explored.runs), console)
         if brief:

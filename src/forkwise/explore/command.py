@@ -70,7 +70,7 @@ def run_explore(options: ExploreOptions) -> Exploration:
             raise InputError(f"--cross holds the responses of one run, but '{table}' has {len(loaded)}: give one run.")
         for traces in loaded:
             cross = _cross(traces, scorer, options)
-            with Meter(what=f"exploring run {traces.run}, {which}"):
+            with Meter(what=f"run {traces.run}, {which}"):
                 explored = explore_run(traces, settings, base=base, encoder=encoder, cross=cross)
             runs.append(explored)
             step = _STEP.search(f"{traces.run} {table.name}")
