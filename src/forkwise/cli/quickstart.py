@@ -31,4 +31,4 @@ def quickstart(
         from forkwise.lab.quickstart import quickstart as arms
 
         spec = arms(algorithm, alpha=alpha, kappa=kappa, seeds=seeds, steps=steps, problems=problems, samples=samples)
-        experiment.run(out, spec, jobs=jobs or min(cores(), 8), resume=resume)
+        experiment.run(out, spec, jobs=jobs or min(cores(), 8), resume=resume, explore=True)
