@@ -65,7 +65,13 @@ def run_explore(options: ExploreOptions) -> Exploration:
         token_data.append(with_tokens)
         which = f"table {len(token_data)} of {len(options.samples)}"
         with Meter(what=f"reading {which}"):
-            loaded = load_traces(with_tokens, breaks=breaks, vocabulary=settings.vocabulary, source=source)
+            loaded = load_traces(
+                with_tokens,
+                breaks=breaks,
+                vocabulary=settings.vocabulary,
+                source=source,
+                only_exact=options.only_exact,
+            )
         if options.cross and len(loaded) > 1:
             raise InputError(f"--cross holds the responses of one run, but '{table}' has {len(loaded)}: give one run.")
         for traces in loaded:
@@ -75,6 +81,8 @@ def run_explore(options: ExploreOptions) -> Exploration:
             runs.append(explored)
             step = _STEP.search(f"{traces.run} {table.name}")
             series.append(training_row(traces, explored, int(step[1]) if step else None))
+    if options.only_exact:
+        notes.append("Of every run the samples with stored entropies were explored, and no others.")
     if scorer is not None and scorer.note:
         notes.append(scorer.note)
     tables = [*options.samples, *([options.base] if options.base else [])]
