@@ -10,7 +10,20 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from forkwise.cli import doctor, explore, importing, lab, methods, passk, quickstart, report, sample, train, verify
+from forkwise.cli import (
+    doctor,
+    explore,
+    importing,
+    lab,
+    methods,
+    passk,
+    plan,
+    quickstart,
+    report,
+    sample,
+    train,
+    verify,
+)
 from forkwise.cli.layout import example, make_app
 from forkwise.errors import InputError, RunError
 from forkwise.terminal import complain, echo, guard_libraries
@@ -38,6 +51,7 @@ _COMMANDS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
     "Measure": [
         ("passk", passk.passk, "forkwise passk base --k 1,4,16"),
         ("compare", passk.compare, "forkwise compare base=base trained=trained"),
+        ("plan", plan.plan, "forkwise plan base,trained --detect .02 --runs 5"),
         ("explore", explore.explore, "forkwise explore base --model embedded --out explored"),
     ],
     "Look": [
