@@ -27,6 +27,7 @@ from forkwise.lab.spec import BASE, TASK, Experiment, Results
 from forkwise.lab.tables import markdown
 from forkwise.lab.traces import CLAUSES
 from forkwise.passk import compare, evaluate, k_grid, load_arm
+from forkwise.passk.design import FEWEST_RUNS
 from forkwise.passk.files import COMPARE, read_results, result_file, write_csv
 from forkwise.passk.length import default_budgets, default_caps, have_common_lengths, largest_budget
 from forkwise.progress import Console, Meter
@@ -174,7 +175,8 @@ def analyse(folder: Path, experiment: Experiment) -> Results:
     ks = k_grid(experiment.samples)
     common = have_common_lengths([base_arm, *arms])
     caps, budgets = (default_caps(arms), default_budgets(arms)) if common else ([], [])
-    comparison = compare(*arms, ks=ks, caps=caps, budgets=budgets)
+    fixed = [arm.name for arm in arms if len(arm.runs) < FEWEST_RUNS]
+    comparison = compare(*arms, ks=ks, fixed=fixed, caps=caps, budgets=budgets)
     affordable = [budget for budget in budgets if budget <= largest_budget([base_arm])]
     results = Results(evaluate(base_arm, ks=ks, caps=caps, budgets=affordable), comparison, experiment.seeds)
     write_csv(folder / "compare.csv", [*results.base.rows(), *comparison.rows()])

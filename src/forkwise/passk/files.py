@@ -19,7 +19,7 @@ from forkwise.samples.store import find_shards
 from forkwise.version import __version__
 
 PASSK, COMPARE = "passk.json", "compare.json"
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
