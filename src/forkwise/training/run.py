@@ -22,7 +22,7 @@ from forkwise.core import causal_model
 from forkwise.engines.trl import EntropyShapedGRPOConfig, check_rollout
 from forkwise.errors import InputError, RunError
 from forkwise.reading import read_yaml
-from forkwise.tasks import Problem, Task, load_task
+from forkwise.tasks import Problem, Task, load_task, problem_range
 from forkwise.tasks.dataset import DatasetTask
 from forkwise.terminal import echo
 from forkwise.training.folder import (
@@ -195,7 +195,8 @@ def train(
     task = _task(run)
     rewards = [load_reward(spec, task) for spec in run.reward]
     endless = GENERATED_PROBLEMS if (run.task or "").startswith("reasoning-gym") else None
-    problems = task.problems("train", endless if run.train_problems is None else run.train_problems, seed=config.seed)
+    number = endless if run.train_problems is None else run.train_problems
+    problems = problem_range(task, "train", number, first=run.first_problem, seed=config.seed)
     check_rollout(config, len(problems))
     validation = task.problems("validation", run.eval_problems) if config.eval_strategy != "no" else []
     if isinstance(task, DatasetTask) and state.is_main_process:
