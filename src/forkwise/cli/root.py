@@ -10,7 +10,20 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from forkwise.cli import doctor, explore, importing, lab, methods, passk, quickstart, report, sample, train, verify
+from forkwise.cli import (
+    doctor,
+    explore,
+    importing,
+    lab,
+    methods,
+    passk,
+    quickstart,
+    report,
+    sample,
+    study,
+    train,
+    verify,
+)
 from forkwise.cli.layout import example, make_app
 from forkwise.errors import InputError, RunError
 from forkwise.terminal import complain, echo, guard_libraries
@@ -54,6 +67,7 @@ for _heading, _commands in _COMMANDS.items():
             context_settings=_PASS_THROUGH if _heading == "Train" and _name != "quickstart" else None,
         )(_command)
 app.add_typer(lab.app, name="lab", rich_help_panel="Train")
+app.add_typer(study.app, name="study", rich_help_panel="Train")
 app.add_typer(doctor.app, name="doctor", rich_help_panel="Look")
 
 
