@@ -100,7 +100,7 @@ def test_scores_are_those_of_the_logits(family: str, tiled: bool, budget: int) -
         np.testing.assert_allclose(scores.logprobs, logprob, atol=2e-5)
         np.testing.assert_allclose(scores.entropies, entropy, atol=2e-5)
     assert (scorer._head is not None) is tiled
-    assert (scorer.note is None) is tiled
+    assert (scorer.full_logits is None) is tiled
 
 
 @pytest.mark.parametrize("family", ENCODERS)

@@ -64,14 +64,14 @@ class Scorer:
             a batch of its own.
 
     Attributes:
-        note: why the model is scored by its full logits; None where it is not, and before the first sample.
+        full_logits: why the model is scored by its full logits; None where it is not, and before the first sample.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, budget: int = BUDGET) -> None:
         if budget < 1:
             raise InputError(f"The token budget is {budget}: it must be at least 1.")
         self.model, self.tokenizer, self.budget = model, tokenizer, budget
-        self.note: str | None = None
+        self.full_logits: str | None = None
         self._head: tuple[Any, Any] | None = None  # weight and bias, where they alone make the logits
         self._head_is_known = False
 
@@ -162,7 +162,7 @@ class Scorer:
         head = self.model.get_output_embeddings()
         name = type(self.model).__name__
         if not isinstance(head, torch.nn.Linear):
-            self.note = f"{name} is scored by its full logits, which need more memory: its head is no linear layer."
+            self.full_logits = f"the head of {name} is no linear layer"
             return
 
         def by_head(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -178,7 +178,7 @@ class Scorer:
         if mismatch is None:
             self._head = head.weight, head.bias
         else:
-            self.note = f"{name} is scored by its full logits, which need more memory: by its head alone, {mismatch}."
+            self.full_logits = f"by the head of {name} alone, {mismatch}"
 
 
 # ------------------------------------------------------------------------------------------------------- tokenisation
