@@ -209,7 +209,7 @@ def test_an_interrupt_ends_the_arms_and_leaves_a_run_that_resumes(tmp_path: Path
 def test_refusals(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--resume"):
         run(finished, TOY, jobs=1, resume=False)
-    with pytest.raises(InputError, match="other settings .steps 2 -> 3"):
+    with pytest.raises(InputError, match="other settings .steps = 2, not 3"):
         run(finished, quickstart(QuickstartOptions(steps=3, problems=3, samples=8)), jobs=1, resume=True)
     (tmp_path / "precious").write_text("")
     with pytest.raises(InputError, match="holds no run to resume"):

@@ -314,10 +314,10 @@ def exploration(samples: str, run: str = "r", **more: Any) -> explored.Explorati
         entries=[explored.Entry("wait", "contrastive", 9, 5, 1.7, *[estimate] * 3, 0.9, 0.01, 0.02)],
         rarity=rarity,
         dependence=[dependence],
-        notes=["a note of the exploration"],
+        without_tokens=2,
     )
     content = explored.Exploration(
-        *([samples], [samples], [], {}, "other.yaml 00000000", "other", [], [found], [], []), forkwise="0.1"
+        *([samples], [samples], [], {}, "other.yaml 00000000", "other", [], [found], []), forkwise="0.1"
     )
     return replace(content, **more)
 
@@ -338,7 +338,7 @@ def test_an_exploration_fills_its_sections_and_marks_rare_sentences(tmp_path: Pa
         "a rare sentence",
         "saturated",
         "minus matched others +0.250 [+0.125, +0.500] (8% of them have a match)",
-        "a note of the exploration",
+        "r: 2 of 18 samples have no token data",
         "Traces are marked with forkwise's own lexicon.yaml",
     ):
         assert expected in said, expected

@@ -53,8 +53,7 @@ def run_explore(options: ExploreOptions) -> Exploration:
         resampling=Resampling(options.level, options.resamples, options.seed),
     )
     breaks = [word.strip() for word in options.breaks.split(",") if word.strip()]
-    notes: list[str] = []
-    base, encoder = _base(options, breaks, notes)
+    base, encoder = _base(options, breaks)
     scorer = _scorer(options)
     runs: list[RunExploration] = []
     series: list[TrainingRow] = []
@@ -81,10 +80,6 @@ def run_explore(options: ExploreOptions) -> Exploration:
             runs.append(explored)
             step = _STEP.search(f"{traces.run} {table.name}")
             series.append(training_row(traces, explored, int(step[1]) if step else None))
-    if options.only_exact:
-        notes.append("Of every run the samples with stored entropies were explored, and no others.")
-    if scorer is not None and scorer.note:
-        notes.append(scorer.note)
     tables = [*options.samples, *([options.base] if options.base else [])]
     exploration = Exploration(
         samples=[str(path) for path in options.samples],
@@ -96,7 +91,7 @@ def run_explore(options: ExploreOptions) -> Exploration:
         breaks=breaks,
         runs=runs,
         series=series,
-        notes=notes,
+        full_logits=scorer.full_logits if scorer else None,
         forkwise=__version__,
     )
     if options.out:
@@ -129,11 +124,10 @@ def _settings(options: ExploreOptions) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if name not in ("samples", "out", "breaks")}
 
 
-def _base(options: ExploreOptions, breaks: Sequence[str], notes: list[str]) -> tuple[list[Any] | None, Encoder | None]:
+def _base(options: ExploreOptions, breaks: Sequence[str]) -> tuple[list[Any] | None, Encoder | None]:
     if options.base is None:
         if options.encoder:
             raise InputError("--encoder compares sentences with a base model's: give --base.")
-        notes.append("Without --base there is nothing that sentences could be rare against.")
         return None, None
     with Meter(what="reading the base's table"):
         runs = load_traces(options.base, breaks=breaks, token_data=False)

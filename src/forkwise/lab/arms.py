@@ -272,7 +272,6 @@ def _load_model(model: str, device: Device) -> tuple[Any, Any]:
     import transformers
 
     transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
     policy = load_weights(model, dtype=torch.float32, attn_implementation="eager")
     return policy.eval().to(device), load_tokenizer(model)

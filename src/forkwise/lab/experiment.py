@@ -21,6 +21,7 @@ from forkwise.explore.command import run_explore
 from forkwise.explore.options import ExploreOptions
 from forkwise.folders import json_text, only_process, write_json, write_text
 from forkwise.folders.results import write_result
+from forkwise.folders.settings import is_new, read_settings, refuse_other
 from forkwise.lab.arms import check, gpus, recipe, sample_runs, train, train_problems
 from forkwise.lab.reuse import take
 from forkwise.lab.spec import BASE, TASK, Experiment, Results
@@ -147,17 +148,11 @@ def _same_settings(file: Path, experiment: Experiment) -> None:
         wanted: dict[str, Any] = parse_json(json_text(asdict(experiment)))
     except (ValueError, TypeError) as error:
         raise InputError(f"The experiment has a setting that cannot be recorded ({error}): change it.") from error
-    if not file.exists():
+    if is_new(file):
         write_json(file, wanted)
         return
-    try:
-        there = dict(parse_json(file.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"'{file}' cannot be read ({error}): restore it, or give another --out.") from error
-    found = {"device": "cpu", **there}  # what there was before GPUs
-    if found != wanted:
-        changed = ", ".join(f"{k} {found.get(k)} -> {v}" for k, v in wanted.items() if found.get(k) != v)
-        raise InputError(f"'{file.parent}' holds a run with other settings ({changed}): give another --out.")
+    recorded = {"device": "cpu", **read_settings(file)}  # what there was before GPUs
+    refuse_other(file, recorded, wanted, what="a run", remedy="give another --out")
 
 
 def analyse(folder: Path, experiment: Experiment) -> Results:
