@@ -161,7 +161,7 @@ def test_the_viewer_follows_clicks(browser: Browser, report: Path) -> None:
     assert "trained without the entropy advantage" in card
     first = page.locator("#trace").text_content()
     before = page.locator("#sample").input_value()
-    page.get_by_label("Next sample").click()
+    page.get_by_label("Next sample", exact=True).click()
     until(page, "b => document.querySelector('#sample').value !== b", before)
     assert page.locator("#trace").text_content() != first
     page.locator("#problem").select_option("2")
