@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from forkwise.cli import app
 from forkwise.errors import InputError
 from forkwise.explore import results
-from forkwise.explore.command import ExploreOptions, run_explore
+from forkwise.explore.command import run_explore
+from forkwise.explore.options import ExploreOptions
 from forkwise.samples import write_shard
 
 FAST = ["--resamples", "100"]

@@ -240,6 +240,11 @@ def test_tokens_cut_otherwise_are_refused(scorer: Scorer) -> None:
         completion_ids(scorer.tokenizer, row, "here")
 
 
+def test_a_null_among_the_stored_tokens_is_cut_anew(scorer: Scorer) -> None:
+    row = {"completion": "try 1 + 2", "tokens": ["try", None, "2"]}
+    assert completion_ids(scorer.tokenizer, row, "here") == scorer.tokenizer("try 1 + 2")["input_ids"]
+
+
 def test_other_entropies_in_the_folder_are_refused(tmp_path: Path, scorer: Scorer, rows: list[dict[str, Any]]) -> None:
     write_shard(tmp_path / "s", "a", rows[:2])
     write_entropies(tmp_path / "s", tmp_path / "out", scorer, name="embedded")

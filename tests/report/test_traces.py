@@ -116,6 +116,13 @@ def test_words_stand_in_where_there_are_no_tokens(tmp_path: Path) -> None:
     assert "".join(trace["text"][slice(*sentence)]) == "Wait, let me check that again.  "
 
 
+def test_a_null_among_the_tokens_leaves_the_words(tmp_path: Path) -> None:
+    (trace,) = unpack(pack(tmp_path, [made.sample("r", "p", 0, tokens=["So ", None], completion="So 7.")]))
+    assert trace["text"] == ["So ", "7."]
+    assert trace["h"] is None
+    assert "null" in trace["note"]
+
+
 def test_tokens_that_do_not_join_to_the_text_are_shown_as_stored(tmp_path: Path) -> None:
     (trace,) = unpack(pack(tmp_path, [made.sample("r", "p", 0, tokens=["a", "b"], completion="something else")]))
     assert trace["text"] == ["a", "b"]

@@ -239,7 +239,7 @@ def completion_ids(tokenizer: Any, row: Mapping[str, Any], where: str, rows: int
     if _plain(decoded) != _plain(text):
         raise _another(where, f"it turns {text[:30]!r} into {decoded[:30]!r}")
     tokens = row.get("tokens")
-    if tokens:
+    if tokens and None not in tokens:
         new_texts = [tokenizer.decode([i]) for i in ids]
         stored_texts = [token for token in tokens if token not in tokenizer.all_special_tokens]
         if [token.strip() for token in new_texts] != [token.strip() for token in stored_texts]:

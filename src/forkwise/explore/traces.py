@@ -15,6 +15,7 @@ from forkwise.errors import InputError
 from forkwise.explore.bounds import LogprobError, candidate_logprobs, entropy_bounds, written_rounding
 from forkwise.explore.sentences import Span, split_sentences
 from forkwise.explore.spans import MisfitError, token_spans
+from forkwise.progress import watch
 from forkwise.samples import read_samples
 
 FloatArray = npt.NDArray[np.float64]
@@ -97,14 +98,16 @@ def load_traces(
     table = read_samples(path, columns)
     if only_exact:
         table = table.filter(pc.is_valid(table["entropies"]))
+        if not table.num_rows:
+            raise InputError(f"'{path}' holds no sample with stored entropies: leave out --only-exact.")
     runs: dict[str, RunTraces] = {}
-    for batch in table.to_batches(max_chunksize=256):
-        for row in batch.to_pylist():
-            run = runs.setdefault(row["run"], RunTraces(row["run"], row["model"]))
-            if not (row["completion"] or "").strip():
-                run.empty += 1
-                continue
-            run.traces.append(_trace(row, run, breaks, vocabulary, source, path))
+    rows = (row for batch in table.to_batches(max_chunksize=256) for row in batch.to_pylist())
+    for row in watch(rows, "splitting", "samples", table.num_rows):
+        run = runs.setdefault(row["run"], RunTraces(row["run"], row["model"]))
+        if not (row["completion"] or "").strip():
+            run.empty += 1
+            continue
+        run.traces.append(_trace(row, run, breaks, vocabulary, source, path))
     for run in runs.values():
         if not run.traces:
             raise InputError(f"'{path}': every sample of the run '{run.run}' is empty, so there is nothing to explore.")

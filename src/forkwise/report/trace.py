@@ -52,6 +52,8 @@ def render_trace(row: Mapping[str, Any], key: Key, marker: Marker) -> Rendered:
     """Makes a trace: texts `t`, entropies `h` and log-probs `l` (1/1000 nat), alternatives `a`, marks `p`, `r`, `q`."""
     tokens, completion = row["tokens"], row["completion"]
     note = ""
+    if tokens and None in tokens:
+        tokens, note = None, "One of its tokens is null, so it is shown in words."
     if tokens:
         text = "".join(tokens) if completion is None else completion
         try:
