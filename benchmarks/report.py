@@ -64,9 +64,8 @@ def main() -> None:
         content = write_report(folders, page, trace_bytes=round(1e6 * given.trace_mb))
         seconds, cpu = time.monotonic() - start, time.process_time() - start_cpu
         shown = content.traces.shown if content.traces else 0
-        print(
-            f"{shown} of {given.traces} traces in {page.stat().st_size / 1e6:.1f} MB, written in {seconds:.1f} s ({cpu:.1f} s of CPU)"
-        )
+        size = page.stat().st_size / 1e6
+        print(f"{shown} of {given.traces} traces in {size:.1f} MB, written in {seconds:.1f} s ({cpu:.1f} s of CPU)")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from typing import Any
 
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
-from forkwise.explore.command import ExploreOptions, run_explore
+from forkwise.explore.command import run_explore
+from forkwise.explore.options import ExploreOptions
 from forkwise.folders import json_text, only_process, write_json, write_text
 from forkwise.folders.results import write_result
 from forkwise.lab.arms import check, gpus, recipe, sample_runs, train, train_problems
