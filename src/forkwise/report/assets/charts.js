@@ -129,7 +129,7 @@ const Charts = (() => {
           splits: () => ticks.map(([x]) => x), filter: (u, splits) => splits,
           values: (u, splits) => thin(u, splits.map((x) => ticks.find(([at]) => at === x)?.[1] ?? ""), splits),
         } : spec.whole ? { incrs: WHOLE } : {}),
-        axis(spec.y, { size: 52 }),
+        axis(spec.y, { size: 52, space: spec.height < 150 ? 18 : 30 }),
       ],
       series, bands, legend: { show: spec.legend !== false },
       hooks: {

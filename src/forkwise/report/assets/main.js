@@ -99,6 +99,14 @@
     if (!event.target.closest("a") && !getSelection().toString()) event.target.closest("tr")?.querySelector("a")?.click();
   });
 
+  // What scrolls can be reached and scrolled by the keyboard.
+  const scrolls = (area) => area.scrollWidth > area.clientWidth || area.scrollHeight > area.clientHeight;
+  const reachable = new ResizeObserver((entries) => entries.forEach(({ target }) => {
+    const attributes = { tabindex: 0, role: "group", "aria-label": target.firstElementChild.getAttribute("aria-label") };
+    for (const [name, value] of Object.entries(attributes)) if (scrolls(target)) target.setAttribute(name, value); else target.removeAttribute(name);
+  }));
+  document.querySelectorAll(".scroll").forEach((area) => reachable.observe(area));
+
   if (data.traces) Viewer.start(data.traces);
   document.documentElement.dataset.ready = "yes";
 })();
