@@ -19,6 +19,7 @@ from forkwise.progress import Meter
 from forkwise.report import explore, passk
 from forkwise.report.distributions import Distribution, explored_entropies, stored_entropies
 from forkwise.report.passk_source import PasskNumbers, passk_numbers
+from forkwise.report.problems import Solved, count_solved
 from forkwise.report.selection import list_samples
 from forkwise.report.series import series_panels
 from forkwise.report.sources import ReportSource, SampleArm, Shaping
@@ -46,6 +47,8 @@ class Content:
     distributions: dict[str, Distribution]
     explorations: list[Exploration]
     traces: Traces | None
+    solved: list[Solved]
+    """How often each arm solved each problem."""
     shaping: dict[str, Shaping | None]
     """Entropy-shaping settings of each arm with samples; None where they are not known."""
     notes: list[str]
@@ -94,6 +97,7 @@ def gather(sources: Sequence[ReportSource], *, trace_bytes: int = TRACE_BYTES) -
         distributions=distributions,
         explorations=explorations,
         traces=traces,
+        solved=count_solved(arms),
         shaping={arm.name: arm.shaping for arm in arms},
         notes=list(dict.fromkeys(notes)),
         sources=list(dict.fromkeys(map(str, [*(source.path for source in sources), *numbers.files]))),
