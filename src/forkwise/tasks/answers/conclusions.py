@@ -10,7 +10,7 @@ from forkwise.tasks.answers.limits import LONGEST_ANSWER
 
 _CHOICE = re.compile(
     # "B. Paris" as the whole last line
-    r"^\W{0,4}([A-J])[.)][ \t]{1,4}\S[^\n]{0,60}\Z"
+    r"^\W{0,4}(?:text(?:bf)?\{\(?)?([A-J])[.)]\}?\\?[ \t~]{1,4}\S[^\n]{0,60}\Z"
     # "option (B)"
     r"|\b(?:[Oo]ption|[Cc]hoice|[Aa]lternative|[Ll]etter)s?\s{0,3}(?:is|:)?[\s*:(\"]{0,6}(?:\\text(?:bf)?\{)?\(?"
     r"([A-Ja-j])\b"

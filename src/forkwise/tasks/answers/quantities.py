@@ -42,7 +42,7 @@ _NO_VALUE = re.compile(
 )
 _FILLER = re.compile(
     r"(?:equal to|\\approx|approximately|approx\.?|about|around|roughly|exactly|only|just|is|are|was|equals?"
-    r"|equal to|a total of|total|the answer is|it is|it's"
+    r"|equal to|a total of|total|the answer is|it is|it's|then"
     r"|there (?:are|is|were|will be)|she|he|they|we|you|i|it|has|have|had|will|would be|be|need|needs|get|gets|got"
     r"|paid|pays|spent|earns?|makes?|in the year|the|an?"
     r"|answer|final|result|value|=|:|~|\\sim)(?![A-Za-z])[\s,:]*",
@@ -70,7 +70,8 @@ _PROSE = re.compile(
 _SINGLE_UNIT = re.compile(r"(?<=[0-9)}])\s+([mgshdlLNJWVAKBMCTF]|\\Omega)(?=$|[\s/^.,;)·*\\])")
 _ADJACENT_UNIT = re.compile(r"(?<=[0-9])([mgshL])$")
 _MINUTES = re.compile(r"(-?[0-9]+)\s?°\s?([0-9]+(?:\.[0-9]+)?)\s?'(?:\s?([0-9]+(?:\.[0-9]+)?)\s?(?:''|\"))?")
-_MICRO = re.compile(r"(?<=[0-9])\s*\\mu\s*(?=[mgsLANVFWJ](?![A-Za-z]))")
+_MICRO = re.compile(r"(?<=[0-9])\s*\\mu\s*(?=[mgsLANVFWJCT](?![A-Za-z]))")
+_A_DAY = re.compile(r"(?<=[0-9]) an? (?=(?:second|minute|hour|day|night|week|month|year|piece)\b)")
 _INCHES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s?(?:''|\")")
 _FEET = re.compile(r"([0-9]+)\s?'\s?(?:([0-9]+(?:\.[0-9]+)?)\s?(?:''|\"))?")
 _BASE = re.compile(
@@ -121,7 +122,7 @@ def read_quantity(text: str, *, adjacent_letters: bool = True) -> Quantity | Non
     plain = _THAT_IS.sub("", " ".join(_TEXT_COMMAND.sub(lambda m: f" {m[1] or ''} ", text).split()))
     plain = _PER_MILLE.sub(r" \\times 0.001", _KILO.sub(r" \\times 1000 ", plain) if adjacent_letters else plain)
     plain = _UNIT_POWER.sub(r"\1^\2", _TWO_WORDS.sub(r"\1\2", plain))
-    plain = _MICRO.sub(" µ", plain)
+    plain = _A_DAY.sub(" per ", _MICRO.sub(" µ", plain))
     special = _in_base(text, plain) or _in_minutes(plain)
     if special is not None:
         return special

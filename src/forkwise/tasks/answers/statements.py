@@ -41,7 +41,7 @@ _HASH = re.compile(
     r"^[ \t]{0,4}####[ \t]{0,8}(?=[-+−$£€¥₹\\.(*_]{0,6}[0-9]|[$\\*]|[A-Ja-z(]|[A-Z]{2,3}\$?\s?[0-9])", re.MULTILINE
 )
 _STATES = re.compile(
-    r"(?<![a-z])(?:"
+    r"(?<![a-z])(?<![a-z]_)(?:"
     # "the answer (in cm) to this problem is", "answer choice is"
     r"answers?(?:[\s*_]{0,4}\((?:[^()\n]{0,40})\))?"
     r"(?:\s{1,3}(?:to|of|for)\s{1,3}(?:the|this|your|our)\s{1,3}(?:\w{1,20}\s{1,3}){0,3}?"
