@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from forkwise.errors import InputError
 from forkwise.passk.estimator import FloatArray, IntArray, pass_at_k
 from forkwise.samples import read_samples
+from forkwise.samples.direct import names_of_runs, open_table
 from forkwise.samples.store import count_words
 
 BoolArray = npt.NDArray[np.bool_]
@@ -47,7 +48,7 @@ class Arm:
     by_text: bool = False
     """Whether answers are equal only as texts: those of a verifier that checks solutions, as Countdown's does."""
     tables: tuple[Path, ...] = ()
-    """The samples tables that the arm was read from."""
+    """The samples tables, or files of other tools, that the arm was read from."""
 
     def _cells(self) -> IntArray:
         return self.run_N * len(self.problems) + self.problem_N
@@ -261,6 +262,8 @@ def load_arm(
 ) -> Arm:
     """Loads the scored samples of one or several samples tables (Parquet shard or folder) as one arm.
 
+    Files of other tools are imported on the way, and left as they are.
+
     Args:
         paths: tables of the arm; every distinct `run` in them is one training run of it.
         name: of the arm; the table's only run, or the file name, if None.
@@ -272,13 +275,16 @@ def load_arm(
     """
     sources = [Path(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
     columns = ["run", "problem_id", "correct", "answer", "verdict_by", "n_tokens", "sampling"]
-    tables = []
-    for source in sources:
-        table = read_samples(source, [*columns, "completion"] if texts else columns)
-        if table.num_rows and table["n_tokens"].null_count == table.num_rows:
-            table = table.append_column("words", count_words(source))
+    tables: list[pa.Table] = []
+    notes: list[str] = []
+    for source, run_name in zip(sources, names_of_runs(sources), strict=True):
+        with open_table(source, run_name) as opened:
+            table = read_samples(opened.path, [*columns, "completion"] if texts else columns)
+            if table.num_rows and table["n_tokens"].null_count == table.num_rows:
+                table = table.append_column("words", count_words(opened.path))
         _check_sampling(table, str(source))
         tables.append(table)
+        notes += opened.notes
     if len({(s, r) for s, t in zip(sources, tables, strict=True) for r in t["run"].unique().to_pylist()}) != len(
         {r for t in tables for r in t["run"].unique().to_pylist()}
     ):
@@ -308,7 +314,7 @@ def load_arm(
     problems, problem_N = codes("problem_id")
     run_names, run_N = codes("run")
     completion = table["completion"].to_numpy() if "completion" in table.column_names else None
-    length, unit, notes = None, "tokens", []
+    length, unit = None, "tokens"
     if table["n_tokens"].null_count < table.num_rows:
         length = pc.cast(table["n_tokens"], pa.float64()).to_numpy()
     elif "words" in table.column_names and not table["words"].null_count:

@@ -84,7 +84,8 @@ def plan_study(
             "--components: give one of the two."
         )
     if components is not None:
-        stated, inputs, notes = _stated(components, level), inputs_of([components]), []
+        stated, inputs = _stated(components, level), inputs_of([components])
+        notes: list[str] = []
         known, pilot_size = _chosen(stated, ks, components), (DEFAULT_RUNS, stated.problems, stated.samples)
     else:
         arms, notes = _pilot(pilot, intersect=intersect, in_order_of_seeds=paired_seeds and rho is None)

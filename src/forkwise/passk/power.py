@@ -100,7 +100,7 @@ def power_of(difference: float, variance: float, freedom: float, alpha: float) -
     if variance <= 0:
         return 1.0 if difference else alpha
     critical = float(stats.t.isf(alpha / 2, freedom))
-    away = abs(difference) / variance**0.5
+    away = abs(difference) / math.sqrt(variance)
     found = float(stats.nct.sf(critical, freedom, away)) + float(stats.nct.cdf(-critical, freedom, away))
     # Far from the critical value SciPy's series fails, and there the answer is near 0 or 1.
     return min(found, 1.0) if np.isfinite(found) else float(stats.norm.sf(critical - away))
@@ -119,7 +119,7 @@ def standard_errors(freedom: float, alpha: float, power: float) -> float:
 def detectable(c: Components, size: Size, test: Test) -> float:
     """Returns the smallest difference that a study of this size finds with the wanted power."""
     variance = variance_of(c, size, test)
-    return standard_errors(variance.freedom, test.alpha, test.power) * variance.total**0.5
+    return standard_errors(variance.freedom, test.alpha, test.power) * math.sqrt(variance.total)
 
 
 def power_at(c: Components, difference: float, size: Size, test: Test) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,16 +62,23 @@ class Content:
         return [run for exploration in self.explorations for run in exploration.runs]
 
 
-def gather(sources: Sequence[ReportSource], *, trace_bytes: int = TRACE_BYTES) -> Content:
+def gather(
+    sources: Sequence[ReportSource], imported: ExitStack | None = None, *, trace_bytes: int = TRACE_BYTES
+) -> Content:
     """Reads and computes everything that the sources allow; what cannot be computed becomes a note.
+
+    Args:
+        imported: as in `find_source`, for the samples that an exploration read.
 
     Raises:
         InputError: an `explore.json` or a samples table that cannot be read.
     """
-    notes: list[str] = []
+    notes: list[str] = [note for source in sources for note in source.notes]
     explorations = [explored.read(path) for source in sources for path in source.explorations]
     notes += [note for exploration in explorations for note in explore.notes(exploration)]
-    arms = [arm for source in sources for arm in source.samples] or _explored_arms(sources, explorations, notes)
+    arms = [arm for source in sources for arm in source.samples] or _explored_arms(
+        sources, explorations, imported, notes
+    )
     explorations = [_renamed(exploration, arms) for exploration in explorations]
     holding = [source for source in sources if source.samples or source.training]
     run = holding[0] if len(holding) == 1 else None  # what a run says of itself holds for no other
@@ -114,7 +122,10 @@ def _runs(explorations: Sequence[Exploration]) -> list[RunExploration]:
 
 
 def _explored_arms(
-    sources: Sequence[ReportSource], explorations: Sequence[Exploration], notes: list[str]
+    sources: Sequence[ReportSource],
+    explorations: Sequence[Exploration],
+    imported: ExitStack | None,
+    notes: list[str],
 ) -> list[SampleArm]:
     """Finds the samples that the explorations read, as far as they are still there."""
     from forkwise.report.sources import find_source
@@ -129,7 +140,7 @@ def _explored_arms(
                     f"The samples '{table}' that were explored are not there any more, so no traces are shown."
                 )
                 continue
-            for arm in find_source(found_at).samples:
+            for arm in find_source(found_at, imported).samples:
                 arms.setdefault(arm.name, arm)
     return list(arms.values())
 
