@@ -23,6 +23,7 @@ from forkwise.report.selection import list_samples
 from forkwise.report.series import series_panels
 from forkwise.report.sources import ReportSource, SampleArm, Shaping
 from forkwise.report.traces import Marker, Traces, pack_traces
+from forkwise.samples.direct import is_foreign
 from forkwise.samples.store import Key
 
 TRACE_BYTES = 2_000_000
@@ -209,7 +210,7 @@ def _traces(
                 notes.append(f"Traces are marked with forkwise's own {shipped}; the figures of {file} used {used}.")
         for samples, table in zip(exploration.samples, exploration.token_data, strict=True):
             found_at = next((p for p in (file.parent / table, Path(table)) if p.exists()), None)
-            if table != samples and found_at is not None:
+            if table != samples and found_at is not None and not is_foreign(found_at):
                 tables.append(found_at)
     if tables:
         traced = {
