@@ -16,10 +16,10 @@ from forkwise.passk.plan import Costs, make_plan
 from forkwise.passk.planning import plan_study
 from forkwise.passk.power import Size, Test, detectable, power_at, power_of, runs_needed, standard_errors, variance_of
 
-# Measured for the 100 problems of docs/evidence.md: the SD of a run's mean (.0215, .0277, .0345), and the standard error
-# over problems of a difference of two runs (.0142, .0225, .0308), whose square times 100 / 2 is the variance per problem
-# and run. What is left of the run variance is that of unlimited problems: .0215^2 - .0142^2 / 2, and so on. At K = 256
-# the SD of runs holds for 1,024 samples, whose variance per problem and run is .021.
+# Measured for the 100 problems of docs/evidence.md: the SD of a run's mean (.0215, .0277, .0345), and the standard
+# error over problems of a difference of two runs (.0142, .0225, .0308), whose square times 100 / 2 is the variance per
+# problem and run. What is left of the run variance is that of unlimited problems: .0215^2 - .0142^2 / 2, and so on. At
+# K = 256 the SD of runs holds for 1,024 samples, whose variance per problem and run is .021.
 MEASURED = {
     1: (0.0215**2 - 0.0142**2 / 2, {64: 50 * 0.0142**2, 256: 50 * 0.0142**2, 1024: 50 * 0.0142**2}),
     16: (0.0277**2 - 0.0225**2 / 2, {64: 50 * 0.0225**2, 256: 50 * 0.0225**2, 1024: 50 * 0.0225**2}),
@@ -36,7 +36,7 @@ def stated(k: int, run: float, noise: dict[int, float], method_problem: float = 
 EVIDENCE = {k: stated(k, *values) for k, values in MEASURED.items()}
 
 
-# Copied by hand from the audit of forkwise's statistics, section 3, "Seeds per arm for 80 % power": at +.01, +.02, +.03.
+# Copied by hand from the audit of forkwise's statistics, "Seeds per arm for 80 % power": at +.01, +.02 and +.03.
 @pytest.mark.parametrize(
     ("contrasts", "problems", "n", "k", "seeds"),
     [

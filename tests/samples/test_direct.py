@@ -165,7 +165,7 @@ def test_a_samples_table_is_read_as_before(tmp_path: Path) -> None:
         assert not is_foreign(path)
         assert source_files(path) == [shard]
         with open_table(path) as opened:
-            assert (opened.path, opened.notes) == (path, ())
+            assert (opened.path, opened.reports) == (path, ())
     assert "was imported" not in run("passk", tmp_path / "table", "--k", "1").output
 
 
@@ -176,7 +176,11 @@ def test_compare_tells_files_of_one_name_apart(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     stored = read_results(tmp_path / "compare.json")
     assert [i.path for i in stored.inputs] == [str(first), str(second), str(other)]
-    assert load_arm([first, second]).runs == ("seed1-samples", "seed2-samples")
+    both = load_arm([first, second])
+    assert both.runs == ("seed1-samples", "seed2-samples")
+    # One line for all files of an arm.
+    assert both.notes[0] == f"'{first}' and 1 more were imported (plain): 32 samples in 2 runs."
+    assert sum("imported" in note for note in both.notes) == 1
     output = run("passk", first, second, "--k", "1").output
     assert f"{first}/samples has" in output
     assert f"{second}/samples has" in output

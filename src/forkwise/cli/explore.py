@@ -14,7 +14,7 @@ from forkwise.cli.passk import Level, Seed
 def explore(
     tables: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="TABLE", help="Samples tables: a Parquet shard or a folder of shards each."),
+        typer.Argument(metavar="TABLE", help="Samples tables, or files that forkwise import reads."),
     ] = None,
     samples: Annotated[list[Path] | None, typer.Option(help="The same, named; once for each table.")] = None,
     base: Annotated[Path | None, typer.Option(help="Table of the base model: which sentences are rare.")] = None,

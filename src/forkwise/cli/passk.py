@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from forkwise.passk.results import Row
     from forkwise.report.table import Block
 
-_Samples = Annotated[list[str], typer.Argument(help="Samples tables: a Parquet shard or a folder of shards each.")]
+_Samples = Annotated[list[str], typer.Argument(help="Samples tables, or files that forkwise import reads.")]
 _K = Annotated[str | None, typer.Option("--k", help="Values of K, such as 1,8,64, or all (default: all up to 100).")]
 _Caps = Annotated[str | None, typer.Option(help="Length caps, such as 1000,2000 (default: chosen from the samples).")]
 _Budgets = Annotated[str | None, typer.Option(help="Length budgets per problem (default: chosen from the samples).")]
@@ -92,7 +92,9 @@ def passk(
 
 
 def compare(
-    arms: Annotated[list[str], typer.Argument(help="[NAME=]TABLE[,TABLE...] per arm, the reference first.")],
+    arms: Annotated[
+        list[str], typer.Argument(help="[NAME=]TABLE[,TABLE...] per arm, the reference first; or other tools' files.")
+    ],
     k: _K = None,
     metric: Annotated[
         list[str] | None, typer.Option(help="Pair this statistic beside Pass@K, such as pass^k; repeatable.")

@@ -23,7 +23,7 @@ from forkwise.explore.traces import Origin, RunTraces, load_traces
 from forkwise.folders.results import inputs_of
 from forkwise.passk.intervals import check_level
 from forkwise.progress import Meter
-from forkwise.samples.direct import OpenTable, open_tables, source_files
+from forkwise.samples.direct import OpenTable, import_notes, open_tables, source_files
 from forkwise.version import __version__
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _explore(options: ExploreOptions, tables: Sequence[OpenTable], base_table: O
         resampling=Resampling(options.level, options.resamples, options.seed),
     )
     breaks = [word.strip() for word in options.breaks.split(",") if word.strip()]
-    notes = [note for table in (*tables, *([base_table] if base_table else ())) for note in table.notes]
+    notes = import_notes([*tables, *([base_table] if base_table else [])])
     base, encoder = _base(options, base_table, breaks, notes)
     scorer = _scorer(options)
     runs: list[RunExploration] = []

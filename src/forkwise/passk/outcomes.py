@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from forkwise.errors import InputError
 from forkwise.passk.estimator import FloatArray, IntArray, pass_at_k
 from forkwise.samples import read_samples
-from forkwise.samples.direct import names_of_runs, open_table
+from forkwise.samples.direct import OpenTable, import_notes, names_of_runs, open_table
 from forkwise.samples.store import count_words
 
 BoolArray = npt.NDArray[np.bool_]
@@ -276,7 +276,7 @@ def load_arm(
     sources = [Path(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
     columns = ["run", "problem_id", "correct", "answer", "verdict_by", "n_tokens", "sampling"]
     tables: list[pa.Table] = []
-    notes: list[str] = []
+    read: list[OpenTable] = []
     for source, run_name in zip(sources, names_of_runs(sources), strict=True):
         with open_table(source, run_name) as opened:
             table = read_samples(opened.path, [*columns, "completion"] if texts else columns)
@@ -284,7 +284,7 @@ def load_arm(
                 table = table.append_column("words", count_words(opened.path))
         _check_sampling(table, str(source))
         tables.append(table)
-        notes += opened.notes
+        read.append(opened)
     if len({(s, r) for s, t in zip(sources, tables, strict=True) for r in t["run"].unique().to_pylist()}) != len(
         {r for t in tables for r in t["run"].unique().to_pylist()}
     ):
@@ -314,7 +314,7 @@ def load_arm(
     problems, problem_N = codes("problem_id")
     run_names, run_N = codes("run")
     completion = table["completion"].to_numpy() if "completion" in table.column_names else None
-    length, unit = None, "tokens"
+    length, unit, notes = None, "tokens", import_notes(read)
     if table["n_tokens"].null_count < table.num_rows:
         length = pc.cast(table["n_tokens"], pa.float64()).to_numpy()
     elif "words" in table.column_names and not table["words"].null_count:

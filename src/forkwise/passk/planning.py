@@ -184,7 +184,7 @@ def _pilot(arms: Sequence[Arm], *, intersect: bool, in_order_of_seeds: bool) -> 
     if len({arm.name for arm in arms}) < len(arms):
         raise InputError("Two arms of the pilot have the same name: name them apart, as in NAME=PATH.")
     same, notes = common_problems(arms, intersect=intersect)
-    notes += dict.fromkeys(note for arm in arms for note in arm.notes)
+    notes += dict.fromkeys(note for arm in arms for note in arm.notes if "length" not in note)  # which do not matter
     return _in_order_of_seeds(same) if in_order_of_seeds else same, notes
 
 

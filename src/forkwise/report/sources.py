@@ -16,7 +16,7 @@ from forkwise.folders.metrics import METRICS, STATE, metrics_file
 from forkwise.passk.files import COMPARE, PASSK
 from forkwise.reading import parse_json, read_yaml
 from forkwise.samples import read_samples
-from forkwise.samples.direct import is_foreign, open_table
+from forkwise.samples.direct import import_notes, is_foreign, open_table
 
 BASE = "base"
 _RUN = "run.yaml"
@@ -137,7 +137,8 @@ def _imported(path: Path, imported: ExitStack | None) -> ReportSource:
         raise InputError(f"{refusal}; of this it says: {error}") from error
     folder = path if path.is_dir() else path.parent
     arms = [replace(arm, given=(path,)) for arm in _tables([table.path])]
-    return ReportSource(path, path.resolve().name, samples=tuple(arms), results=_results(folder), notes=table.notes)
+    notes = tuple(import_notes([table]))
+    return ReportSource(path, path.resolve().name, samples=tuple(arms), results=_results(folder), notes=notes)
 
 
 def find_sources(paths: Sequence[Path], imported: ExitStack | None = None) -> list[ReportSource]:

@@ -29,12 +29,12 @@ class OpenTable:
     Attributes:
         given: what the user gave: a samples table, or files of another tool.
         path: the table itself, which is temporary in the latter case.
-        notes: what an import found, in sentences; none for a samples table.
+        reports: what the import of each file found; none for a samples table.
     """
 
     given: Path
     path: Path
-    notes: tuple[str, ...] = ()
+    reports: tuple[FileReport, ...] = ()
 
 
 def is_foreign(path: Path) -> bool:
@@ -77,11 +77,11 @@ def open_table(path: Path, run: str | None = None) -> Iterator[OpenTable]:
     with tempfile.TemporaryDirectory(prefix="forkwise-") as folder:
         table = Path(folder, "samples")
         try:
-            reports = list(import_files(files_in(path), table, options=Options(run=run)))
+            reports = tuple(import_files(files_in(path), table, options=Options(run=run)))
         except InputError as error:
             raise InputError(_refusal(path, str(error))) from error
         try:
-            yield OpenTable(path, table, tuple(_said(path, reports)))
+            yield OpenTable(path, table, reports)
         except InputError as error:
             raise InputError(re.sub(re.escape(str(table)) + "[^']*", lambda _: str(path), str(error))) from error
 
@@ -115,18 +115,22 @@ def names_of_runs(paths: Sequence[Path]) -> list[str | None]:
     ]
 
 
-def _said(path: Path, reports: Sequence[FileReport]) -> list[str]:
-    """Puts what the import says into a sentence, and its remarks into another."""
-    formats = ", ".join(sorted({report.format for report in reports}))
+def import_notes(tables: Sequence[OpenTable]) -> list[str]:
+    """Says in a sentence what was imported, and in another what the imports remarked; nothing of samples tables."""
+    imported = [table for table in tables if table.reports]
+    if not imported:
+        return []
+    reports = [report for table in imported for report in table.reports]
     runs = [(name, run) for report in reports for name, run in report.runs.items()]
     samples = sum(run.samples for _, run in runs)
     found = f"run {runs[0][0]}: {runs[0][1]}" if len(runs) == 1 else f"{counted(samples, 'sample')} in {len(runs)} runs"
-    files = f", {len(reports)} files" if len(reports) > 1 else ""
-    said = [f"'{path}' was imported ({formats}{files}): {found}."]
+    what = f"'{imported[0].given}'" + (f" and {len(imported) - 1} more" if len(imported) > 1 else "")
+    formats = ", ".join(sorted({report.format for report in reports}))
+    said = [f"{what} {'were' if len(imported) > 1 else 'was'} imported ({formats}): {found}."]
     remarks: list[str] = []
     for report in reports:
         remarks += [f"dropped {count:,} {reason}" for reason, count in report.dropped.items()]
         remarks += [*report.remarks, *(f"{counted(count, 'sample')} {about}" for about, count in report.notes.items())]
     if remarks:
-        said.append(f"'{path}': {'; '.join(dict.fromkeys(remarks))}.")
+        said.append(f"{what}: {'; '.join(dict.fromkeys(remarks))}.")
     return said
