@@ -83,6 +83,7 @@ def test_the_variance_of_a_difference_has_its_parts() -> None:
     # A fixed reference is sampled once: .02 / 500 of the arm, .02 / 100 of the reference
     parts = (fixed.runs, fixed.run_problem, fixed.sampling, fixed.method_problem)
     assert parts == pytest.approx((0.00008, 0.00002, 0.00004 + 0.0002, 0.00006))
+    assert variance_of(c, Size(5, 100, 64), Test(0.05, method_problem=0.01)).method_problem == pytest.approx(0.0001)
     paired = variance_of(c, Size(5, 100, 64), Test(0.05, rho=0.25))
     assert paired.runs == pytest.approx(0.00012)
     assert paired.freedom == pytest.approx(0.0003**2 / (0.00024**2 / 4 + 0.00006**2 / 99))

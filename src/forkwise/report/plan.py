@@ -230,11 +230,13 @@ def _foundations(plan: Plan) -> list[str]:
             f"the true one is {low:.2g} to {high:.2g} times the estimate ({plan.level:.0%} chi-square interval, for "
             "normal run effects)."
         )
-    if any(c.method_problem is None for c in plan.components):
-        sd = sqrt(next(iter(plan.tests.values())).method_problem)
+    assumed = next(iter(plan.tests.values())).method_problem
+    if assumed is not None:
+        said.append(f"The arms' difference is taken to vary over problems by an SD of {sqrt(assumed):g}, as stated.")
+    elif any(c.method_problem is None for c in plan.components):
         said.append(
-            f"How much the arms' difference varies over problems is not known: the plan counts on an SD of {sd:g} "
-            "(--method-problem-sd); two arms in the pilot would tell."
+            "How much the arms' difference varies over problems is not known, and is left out: state "
+            "--method-problem-sd, or give two arms."
         )
     alike = [name_of(c.endpoint) for c in plan.components if c.run == 0]
     if alike:
