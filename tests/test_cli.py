@@ -68,7 +68,7 @@ def test_version_and_help() -> None:
 
 
 HELP = [
-    *("grpo", "ppo", "quickstart", "lab compare", "sample", "import", "verify", "passk", "compare", "explore"),
+    *("grpo", "ppo", "quickstart", "lab compare", "sample", "import", "verify", "passk", "compare", "plan", "explore"),
     *("report", "methods", "doctor", "doctor run", "doctor verl"),
 ]
 
@@ -92,7 +92,7 @@ def test_help_is_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
     groups = {
         "Train": ["grpo", "ppo", "quickstart", "lab"],
         "Sample": ["sample", "import", "verify"],
-        "Measure": ["passk", "compare", "explore"],
+        "Measure": ["passk", "compare", "plan", "explore"],
         "Look": ["report", "doctor", "methods"],
     }
     for heading, commands in groups.items():

@@ -122,7 +122,7 @@ class Outputs:
 
 @with_options
 def passk(
-    samples: Annotated[list[str], typer.Argument(help="Samples tables: a Parquet shard or a folder of shards each.")],
+    samples: Annotated[list[str], typer.Argument(help="Samples tables, or files that forkwise import reads.")],
     options: PasskOptions,
     outputs: Outputs,
 ) -> None:
@@ -149,7 +149,9 @@ def passk(
 
 @with_options
 def compare(
-    arms: Annotated[list[str], typer.Argument(help="[NAME=]TABLE[,TABLE...] per arm, the reference first.")],
+    arms: Annotated[
+        list[str], typer.Argument(help="[NAME=]TABLE[,TABLE...] per arm, the reference first; or other tools' files.")
+    ],
     options: CompareOptions,
     outputs: Outputs,
 ) -> None:

@@ -46,7 +46,7 @@ def conclusion(run: RunExploration) -> str:
 
 def notes(explored: Exploration) -> list[str]:
     """Says what a reader must know of the numbers: what is left out, and what they cannot show."""
-    said = []
+    said = [*explored.imported]
     if not explored.settings.get("base"):
         said.append("Without --base there is nothing that sentences could be rare against.")
     if explored.settings.get("only_exact"):
