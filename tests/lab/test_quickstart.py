@@ -296,7 +296,7 @@ def test_several_seeds_are_compared_as_runs(tmp_path: Path) -> None:
     (difference,) = results.comparison.differences
     np.testing.assert_allclose(difference.interval.mean, [0.75 - 0.25])
     assert difference.runs == (2, 2)
-    assert difference.run_p is not None
+    assert difference.trained == (False, False)  # two seeds do not show how training varies
     assert "other seeds may say otherwise" not in results.verdict()
     # GRPO's seeds pass 0 and 1/2 at K = 1, the other arm's 1 and 1/2.
     (table,) = tables._over_seeds(tmp_path, settings, [1])

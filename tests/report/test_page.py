@@ -169,7 +169,7 @@ def test_the_numbers_are_those_of_compare(folder: Path) -> None:
     # Beside an adjusted p stands the band, not the pointwise interval.
     low, high = expected.band.low[0], expected.band.high[0]
     assert table.rows[i][1] == f"{expected.interval.mean[0]:+.3f} [{low:+.3f}, {high:+.3f}]"
-    assert names[i + 1] == "  adjusted p, problems"
+    assert names[i + 1] == "  adjusted p"
     assert content.verdict == ["No evidence of a difference."]  # what the run itself concluded
     assert content.shaping == {
         **{"base": None, "GRPO": Shaping(0.0, 2.5), "GRPO + entropy advantage": Shaping(0.3, 2.5)}

@@ -59,7 +59,7 @@ class PasskOptions(MeasureOptions):
     """The options of `forkwise passk`."""
 
     tau: Annotated[float, "Share of K that must be correct in G-Pass@K."] = 0.5
-    extrapolate: Annotated[str | None, "K above n, such as 1024,4096, answered by a labelled beta-binomial model."] = (
+    extrapolate: Annotated[str | None, "K above n, such as 1024,4096, answered by a model that is labelled as one."] = (
         None
     )
 

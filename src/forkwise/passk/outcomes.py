@@ -268,6 +268,23 @@ def _clusters_of(
     return tuple(str(name) for name in clusters)
 
 
+def number_clusters(arm: Arm) -> IntArray | None:
+    """Numbers the clusters of an arm's problems; None where it has none.
+
+    Raises:
+        InputError: there is a single cluster, which says nothing about others.
+    """
+    if arm.clusters is None:
+        return None
+    names, cluster_Q = np.unique(np.array(arm.clusters, dtype=object), return_inverse=True)
+    if names.size == 1:
+        raise InputError(
+            f"All problems of '{arm.name}' are in one cluster, '{names[0]}', which says nothing about others: leave "
+            "the column cluster empty, or take problems of several."
+        )
+    return cluster_Q.reshape(-1)
+
+
 def common_problems(arms: Sequence[Arm], *, intersect: bool = False) -> tuple[list[Arm], list[str]]:
     """Brings the arms to one set of problems, and notes what was dropped.
 
