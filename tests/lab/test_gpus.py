@@ -18,6 +18,7 @@ pytest.importorskip("trl")
 from forkwise.errors import InputError
 from forkwise.lab import arms
 from forkwise.lab.experiment import run
+from forkwise.lab.options import QuickstartOptions
 from forkwise.lab.quickstart import quickstart
 from forkwise.lab.spec import Device, Experiment
 from forkwise.training.folder import COMPLETE
@@ -76,7 +77,7 @@ def test_runs_side_by_side_are_spread_over_the_gpus(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(subprocess, "Popen", _Finished)
     started.clear()
-    both = quickstart(seeds=2).arms
+    both = quickstart(QuickstartOptions(seeds=2)).arms
     said = StringIO()
     arms.train(tmp_path, both, 2, 3, jobs=4, console=Console(file=said), device=device)
     assert sorted(started, key=str) == expected
@@ -89,15 +90,15 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_written(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(InputError, match="no GPU that CUDA can use"):
-        run(tmp_path / "out", replace(quickstart(), device="cuda"), jobs=1, resume=False)
+        run(tmp_path / "out", replace(quickstart(QuickstartOptions()), device="cuda"), jobs=1, resume=False)
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="device is 'gpu': it must be cpu or cuda"):
-        Experiment(quickstart().arms, device="gpu")  # type: ignore[arg-type]
+        Experiment(quickstart(QuickstartOptions()).arms, device="gpu")  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_an_experiment_on_the_gpu(tmp_path: Path) -> None:
-    small = replace(quickstart(steps=2, problems=2, samples=4), device="cuda")
+    small = replace(quickstart(QuickstartOptions(steps=2, problems=2, samples=4)), device="cuda")
     results = run(tmp_path / "out", small, jobs=2, resume=False, console=Console(file=StringIO()))
     assert results.comparison.problems == 2
     assert len(list((tmp_path / "out" / "samples").glob("*/*.parquet"))) == 3 * 2

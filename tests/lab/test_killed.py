@@ -40,9 +40,10 @@ import sys
 from pathlib import Path
 from rich.console import Console
 from forkwise.lab import arms
+from forkwise.lab.options import QuickstartOptions
 from forkwise.lab.quickstart import quickstart
 
-arms.train(Path(sys.argv[1]), quickstart().arms[:1], 1, 500, jobs=1, console=Console(quiet=True))
+arms.train(Path(sys.argv[1]), quickstart(QuickstartOptions()).arms[:1], 1, 500, jobs=1, console=Console(quiet=True))
 """
 # sympy thinks about this sum for longer than the test lasts.
 VERIFYING = r"""

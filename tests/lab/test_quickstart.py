@@ -22,6 +22,7 @@ from rich.console import Console
 from forkwise.errors import InputError
 from forkwise.lab import arms, tables
 from forkwise.lab.experiment import analyse, run
+from forkwise.lab.options import QuickstartOptions
 from forkwise.lab.quickstart import quickstart
 from forkwise.lab.reuse import take
 from forkwise.lab.spec import Experiment, TrainingArm
@@ -29,7 +30,7 @@ from forkwise.passk.files import read_results
 from forkwise.samples import read_samples, write_shard
 from forkwise.training.folder import only_writer
 
-TOY = quickstart(steps=2, problems=3, samples=8)
+TOY = quickstart(QuickstartOptions(steps=2, problems=3, samples=8))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     patch = pytest.MonkeyPatch()
     small = {"num_generations": 4, "per_device_train_batch_size": 8, "steps_per_generation": 2}
     patch.setattr(arms, "RECIPE", {**arms.RECIPE, **small})
-    run(out, TOY, jobs=2, resume=False, console=Console(quiet=True))
+    run(out, TOY, jobs=2, resume=False, console=Console(quiet=True), explore=True)
     patch.undo()
     return out
 
@@ -63,6 +64,11 @@ def test_everything_promised_is_there(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     assert "Pass@8" in page
     assert f"{finished}/compare.json" in page  # the numbers are read, not computed again
+    assert "No exploration" not in page  # the sections of behaviours and of fork tokens are filled
+    explored = json.loads((finished / "explore" / "explore.json").read_text())
+    assert [run["run"] for run in explored["runs"]] == ["base", "grpo-seed0", "grpo-entropy-advantage-seed0"]
+    assert all(run["entropy"]["source"] == "stored" for run in explored["runs"])
+    assert all(run["behaviours"][0]["count"] > 0 for run in explored["runs"])
     stored = read_results(finished / "compare.json")
     assert [e.arm for e in stored.evaluations] == ["base", "GRPO", "GRPO + entropy advantage"]
     assert len(stored.inputs) == 3 * 3  # a shard per run and problem
@@ -195,7 +201,7 @@ def test_an_interrupt_ends_the_arms_and_leaves_a_run_that_resumes(tmp_path: Path
             assert not (arm / "complete").exists()
     # The same settings go on; others, or no --resume, are refused.
     with pytest.raises(InputError, match="--resume"):
-        run(out, quickstart(steps=500, problems=2, samples=2), jobs=2, resume=False)
+        run(out, quickstart(QuickstartOptions(steps=500, problems=2, samples=2)), jobs=2, resume=False)
     settings = json.loads((out / "settings.json").read_text())
     assert settings["steps"] == 500
 
@@ -204,14 +210,14 @@ def test_refusals(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--resume"):
         run(finished, TOY, jobs=1, resume=False)
     with pytest.raises(InputError, match="other settings .steps 2 -> 3"):
-        run(finished, quickstart(steps=3, problems=3, samples=8), jobs=1, resume=True)
+        run(finished, quickstart(QuickstartOptions(steps=3, problems=3, samples=8)), jobs=1, resume=True)
     (tmp_path / "precious").write_text("")
     with pytest.raises(InputError, match="holds no run to resume"):
         run(tmp_path, TOY, jobs=1, resume=True)
 
 
 def test_analysis_of_samples_made_by_hand(tmp_path: Path) -> None:
-    settings = quickstart(steps=1, problems=2, samples=2)
+    settings = quickstart(QuickstartOptions(steps=1, problems=2, samples=2))
     # Two problems, two samples each. base: 0 and 1 correct; plain: 1 and 1; shaped: 2 and 1.
     correct = {"base": (0, 1), "grpo-seed0": (1, 1), "grpo-entropy-advantage-seed0": (2, 1)}
     for name, per_problem in correct.items():
@@ -249,7 +255,12 @@ def test_analysis_of_samples_made_by_hand(tmp_path: Path) -> None:
 
 def test_ppo_that_would_only_warm_up_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="With 10 steps the policy of 'PPO' would not learn: the first 10"):
-        run(tmp_path / "out", quickstart("ppo", steps=10, problems=2, samples=2), jobs=1, resume=False)
+        run(
+            tmp_path / "out",
+            quickstart(QuickstartOptions("ppo", steps=10, problems=2, samples=2)),
+            jobs=1,
+            resume=False,
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -259,7 +270,11 @@ def test_ppo_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(arms, "PPO_RECIPE", {**arms.PPO_RECIPE, "critic_warmup_steps": 1})
     out = tmp_path / "out"
     results = run(
-        out, quickstart("ppo", steps=2, problems=2, samples=2), jobs=2, resume=False, console=Console(quiet=True)
+        out,
+        quickstart(QuickstartOptions("ppo", steps=2, problems=2, samples=2)),
+        jobs=2,
+        resume=False,
+        console=Console(quiet=True),
     )
     assert [e.arm for e in results.evaluations()] == ["base", "PPO", "PPO + entropy advantage"]
     rows = [json.loads(line) for line in (out / "arms" / "ppo-seed0" / "metrics.jsonl").read_text().splitlines()]
@@ -268,7 +283,7 @@ def test_ppo_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_several_seeds_are_compared_as_runs(tmp_path: Path) -> None:
-    settings = quickstart(steps=1, seeds=2, problems=2, samples=1)
+    settings = quickstart(QuickstartOptions(steps=1, seeds=2, problems=2, samples=1))
     correct = {"base": (0, 0), "grpo-seed0": (0, 0), "grpo-seed1": (1, 0)}
     correct |= {"grpo-entropy-advantage-seed0": (1, 1), "grpo-entropy-advantage-seed1": (1, 0)}
     for name, per_problem in correct.items():
@@ -308,4 +323,4 @@ def test_an_experiment_needs_arms_that_can_be_told_apart() -> None:
 )
 def test_a_quickstart_that_would_compare_nothing(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        quickstart(**wrong)
+        quickstart(QuickstartOptions(**wrong))

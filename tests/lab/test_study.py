@@ -11,6 +11,7 @@ pytest.importorskip("trl")
 from forkwise.errors import InputError
 from forkwise.lab.arms import recipe
 from forkwise.lab.experiment import run
+from forkwise.lab.options import StudyOptions
 from forkwise.lab.study import choose, load_study, only, studies
 from forkwise.training.arguments import parse_run
 from forkwise.training.grpo import EntropyShapedGRPOConfig
@@ -46,7 +47,9 @@ def test_a_study_file(file: Path) -> None:
 
 
 def test_flags_change_a_study_and_choose_arms(file: Path) -> None:
-    study = choose(str(file), [], "grpo", ["shaped-a"], seeds=1, steps=None, problems=2, samples=4, split="validation")
+    study = choose(
+        StudyOptions(str(file), only=["shaped-a"], seeds=1, problems=2, samples=4, split="validation", device="cpu")
+    )
     assert [a.name for a in study.arms] == ["plain", "shaped a"]
     assert (study.seeds, study.steps, study.problems, study.samples) == (1, 70, 2, 4)
     assert study.split == "validation"
@@ -55,7 +58,9 @@ def test_flags_change_a_study_and_choose_arms(file: Path) -> None:
 
 
 def test_methods_make_arms_against_the_plain_algorithm() -> None:
-    study = choose(None, ["entropy_advantage:alpha=0.2,kappa=3", "kl_cov+gtpo"], "ppo", [])
+    study = choose(
+        StudyOptions(methods=["entropy_advantage:alpha=0.2,kappa=3", "kl_cov+gtpo"], algorithm="ppo", device="cpu")
+    )
     assert [dict(a.settings) for a in study.arms] == [
         {"alpha": 0.0},
         {"alpha": 0.0, "method": ["entropy_advantage:alpha=0.2,kappa=3"]},
@@ -120,7 +125,7 @@ def test_a_study_in_another_encoding_and_one_that_is_no_text(tmp_path: Path) -> 
 
 
 def test_an_arm_that_no_trainer_would_take_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
-    study = choose(None, ["rloo"], "ppo", [])
+    study = choose(StudyOptions(methods=["rloo"], algorithm="ppo", device="cpu"))
     with pytest.raises(InputError, match="The arm 'rloo' cannot be trained: .*critic"):
         run(tmp_path / "out", study, jobs=1, resume=False)
     assert not (tmp_path / "out").exists()
@@ -130,6 +135,6 @@ def test_studies_that_do_not_exist_and_flags_that_say_nothing() -> None:
     with pytest.raises(InputError, match="no study 'centrl'.*central-grpo"):
         load_study("centrl")
     with pytest.raises(InputError, match="either --study, or --methods"):
-        choose(None, [], "grpo", [])
+        choose(StudyOptions())
     with pytest.raises(InputError, match="either --study, or --methods"):
-        choose("central-grpo", ["gtpo"], "grpo", [])
+        choose(StudyOptions("central-grpo", ["gtpo"]))

@@ -266,6 +266,18 @@ def test_a_foreign_file_is_not_overwritten_unasked(tmp_path: Path) -> None:
         run_report([run], out=tmp_path / "x.pdf", figure_folder=None, text=False, open_page=False)
 
 
+def test_a_flag_limits_the_traces(folder: Path, tmp_path: Path) -> None:
+    found = {}
+    for limit in ("0", "0.005", "2"):
+        page = tmp_path / f"{limit}.html"
+        result = CliRunner().invoke(app, ["report", str(folder), "--out", str(page), "--trace-mb", limit])
+        assert result.exit_code == 0, result.output
+        found[limit] = sum(map(len, re.findall(r'id="chunk-\d+">([^<]*)<', page.read_text())))
+    assert found["0"] == 0
+    assert 0 < found["0.005"] <= 5_000 + 10 * 2  # quotation marks
+    assert found["2"] > 8_000
+
+
 def exploration(samples: str, run: str = "r", **more: Any) -> explored.Exploration:
     """A small exploration made by hand."""
     estimate = explored.Estimate(0.25, 0.125, 0.5)

@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from forkwise.engines.trl import EntropyShapedGRPOConfig
 from forkwise.errors import InputError, RunError
 from forkwise.lab import arms
+from forkwise.lab.options import QuickstartOptions
 from forkwise.lab.quickstart import quickstart
 from forkwise.training import grpo, ppo
 from forkwise.training.arguments import parse_run
@@ -135,7 +136,7 @@ def test_an_arm_of_one_step_trains_one_step(tmp_path: Path, monkeypatch: pytest.
     """With groups of 4 and rollouts of 32, a rollout needs 8 problems and one step has but 4 of its own."""
     small = {"num_generations": 4, "per_device_train_batch_size": 8}
     monkeypatch.setattr(arms, "RECIPE", {**arms.RECIPE, **small})
-    arm = quickstart(steps=1).arms[1]
+    arm = quickstart(QuickstartOptions(steps=1)).arms[1]
     folder = tmp_path / arm.run(0)
     arms.train(tmp_path, [arm], 1, 1, jobs=1, console=Console(quiet=True))
     assert (folder / "complete").read_text() == "step 1\n"

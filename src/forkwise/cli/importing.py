@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from forkwise.cli.common import long_command
+from forkwise.progress import Meter
 from forkwise.terminal import echo
 
 
@@ -26,5 +27,7 @@ def import_(
         from forkwise.samples.importers import Options, import_files, parse_columns
 
         options = Options(run, model, threshold, score, parse_columns(map_ or []))
-        for report in import_files(files, out, format_=format_, options=options):
-            echo(str(report))
+        with Meter(len(files), what="importing", unit="files") as meter:
+            for count, report in enumerate(import_files(files, out, format_=format_, options=options), start=1):
+                echo(str(report))
+                meter.reach(count)

@@ -17,6 +17,7 @@ from forkwise.cli import (
     lab,
     methods,
     passk,
+    plan,
     quickstart,
     report,
     sample,
@@ -51,6 +52,7 @@ _COMMANDS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
     "Measure": [
         ("passk", passk.passk, "forkwise passk base --k 1,4,16"),
         ("compare", passk.compare, "forkwise compare base=base trained=trained"),
+        ("plan", plan.plan, "forkwise plan base,trained --detect .02 --runs 5"),
         ("explore", explore.explore, "forkwise explore base --model embedded --out explored"),
     ],
     "Look": [

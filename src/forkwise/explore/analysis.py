@@ -46,6 +46,7 @@ from forkwise.explore.tokens import (
 )
 from forkwise.explore.traces import RunTraces, Trace
 from forkwise.passk.diversity import repetition_rate
+from forkwise.progress import watch
 
 _RELATIVE = np.linspace(0, 1, 21)
 _ABSOLUTE = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 1 << 30)
@@ -347,7 +348,8 @@ def _entries(traces: Sequence[Trace], table: TokenTable | None, settings: Settin
         for match in settings.lexicon.matches(trace.text):
             count[match.entry] += 1
             problems.setdefault(match.entry, set()).add(trace.problem_id)
-    entries = [_entry(entry, count[entry], len(problems[entry]), table, settings) for entry, _ in count.most_common()]
+    counted = watch(count.most_common(), "testing pivotal words", "words")
+    entries = [_entry(entry, n, len(problems[entry]), table, settings) for entry, n in counted]
     tested = [entry for entry in entries if entry.p is not None]
     q = dict(zip((e.entry for e in tested), benjamini_hochberg([e.p for e in tested if e.p is not None]), strict=True))
     return [replace(entry, q=q.get(entry.entry)) for entry in entries]

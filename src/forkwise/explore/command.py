@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from forkwise.explore.bounds import ASSUMED_VOCABULARY, check_vocabulary
 from forkwise.explore.contrast import Resampling
 from forkwise.explore.dependence import CrossLogprobs, read_cross, write_cross
 from forkwise.explore.lexicon import load_lexicon, load_reflective
+from forkwise.explore.options import ExploreOptions
 from forkwise.explore.rarity import Encoder, load_encoder, remembering
 from forkwise.explore.results import Exploration, RunExploration, TrainingRow, write
 from forkwise.explore.traces import Origin, RunTraces, load_traces
@@ -31,36 +32,6 @@ if TYPE_CHECKING:
 
 _STEP = re.compile(r"(?:step|checkpoint)[-_ ]?(\d+)", re.IGNORECASE)
 _RESPONSES_PER_PROMPT = 4
-
-
-@dataclass(frozen=True)
-class ExploreOptions:
-    """Options of the command, with its defaults."""
-
-    samples: Sequence[Path]
-    base: Path | None = None
-    out: Path | None = None
-    model: str | None = None
-    temperature: float | None = None
-    cross: Path | None = None
-    cross_prompts: int = 0
-    vocabulary: int | None = None
-    quantile: float = 0.8
-    lexicon: Path | None = None
-    reflective: Path | None = None
-    breaks: str = ""
-    encoder: str | None = None
-    encoder_dtype: str = "auto"
-    k: int = 5
-    rare: float = 0.1
-    max_sentences: int = 50_000
-    level: float = 0.95
-    resamples: int = 2000
-    seed: int = 0
-    device: str = "auto"
-    dtype: str = "auto"
-    token_budget: int = 16_384
-    trust_remote_code: bool = False
 
 
 def run_explore(options: ExploreOptions) -> Exploration:
@@ -94,16 +65,24 @@ def run_explore(options: ExploreOptions) -> Exploration:
         token_data.append(with_tokens)
         which = f"table {len(token_data)} of {len(options.samples)}"
         with Meter(what=f"reading {which}"):
-            loaded = load_traces(with_tokens, breaks=breaks, vocabulary=settings.vocabulary, source=source)
+            loaded = load_traces(
+                with_tokens,
+                breaks=breaks,
+                vocabulary=settings.vocabulary,
+                source=source,
+                only_exact=options.only_exact,
+            )
         if options.cross and len(loaded) > 1:
             raise InputError(f"--cross holds the responses of one run, but '{table}' has {len(loaded)}: give one run.")
         for traces in loaded:
             cross = _cross(traces, scorer, options)
-            with Meter(what=f"exploring run {traces.run}, {which}"):
+            with Meter(what=f"run {traces.run}, {which}"):
                 explored = explore_run(traces, settings, base=base, encoder=encoder, cross=cross)
             runs.append(explored)
             step = _STEP.search(f"{traces.run} {table.name}")
             series.append(training_row(traces, explored, int(step[1]) if step else None))
+    if options.only_exact:
+        notes.append("Of every run the samples with stored entropies were explored, and no others.")
     if scorer is not None and scorer.note:
         notes.append(scorer.note)
     tables = [*options.samples, *([options.base] if options.base else [])]

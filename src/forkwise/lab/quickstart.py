@@ -7,33 +7,20 @@ from __future__ import annotations
 
 from forkwise.constants import check_alpha, check_kappa
 from forkwise.errors import InputError
+from forkwise.lab.options import QuickstartOptions
 from forkwise.lab.spec import ALPHA, Experiment, TrainingArm
 
 
-def quickstart(
-    algorithm: str = "grpo",
-    *,
-    alpha: float | None = None,
-    kappa: float = 2.0,
-    seeds: int = 1,
-    steps: int = 70,
-    problems: int = 64,
-    samples: int = 256,
-) -> Experiment:
+def quickstart(options: QuickstartOptions) -> Experiment:
     """Sets up the experiment of `forkwise quickstart`.
-
-    Args:
-        algorithm: `grpo` or `ppo`.
-        alpha: the shaped arm's alpha; None is the paper's value for the algorithm.
-        kappa: the shaped arm's kappa.
-        seeds, steps, problems, samples: as in `Experiment`.
 
     Raises:
         InputError: no such algorithm, an alpha that is not above 0, a kappa that is not above 1.
     """
+    algorithm, kappa = options.algorithm, options.kappa
     if algorithm not in ALPHA:
         raise InputError(f"There is no algorithm '{algorithm}': use {' or '.join(ALPHA)}.")
-    alpha = ALPHA[algorithm] if alpha is None else alpha
+    alpha = ALPHA[algorithm] if options.alpha is None else options.alpha
     check_alpha(alpha, "alpha of the shaped arm", above_zero=True)
     check_kappa(kappa)
     name = algorithm.upper()
@@ -42,9 +29,9 @@ def quickstart(
             TrainingArm(name, algorithm, {"alpha": 0.0, "kappa": kappa}),
             TrainingArm(f"{name} + entropy advantage", algorithm, {"alpha": alpha, "kappa": kappa}),
         ),
-        seeds=seeds,
-        steps=steps,
-        problems=problems,
-        samples=samples,
+        seeds=options.seeds,
+        steps=options.steps,
+        problems=options.problems,
+        samples=options.samples,
         title=f"quickstart, {name} without and with the entropy-shaped advantage",
     )

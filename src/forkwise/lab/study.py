@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from forkwise.errors import InputError, nearest
+from forkwise.lab.arms import gpus
+from forkwise.lab.options import StudyOptions
 from forkwise.lab.spec import Experiment, TrainingArm
 from forkwise.reading import parse_yaml, read_bytes
 
@@ -70,19 +72,22 @@ def _experiment(name: str, study: Mapping[str, Any]) -> Experiment:
     return Experiment(arms=tuple(arms), **{"title": name, **shared})
 
 
-def choose(
-    study: str | None, methods: Sequence[str], algorithm: str, arms: Sequence[str], **settings: int | str | None
-) -> Experiment:
-    """Returns the experiment that the flags of `forkwise lab compare` ask for; settings that are None stay as they are.
+def choose(options: StudyOptions) -> Experiment:
+    """Returns the experiment that the flags of `forkwise lab compare` ask for.
 
     Raises:
         InputError: neither a study nor methods, or both; and what `load_study` and `only` raise.
     """
-    if (study is None) == (not methods):
+    if (options.study is None) == (not options.methods):
         raise InputError("Say what to compare: either --study, or --methods once per arm.")
-    experiment = load_study(study) if study is not None else methods_study(methods, algorithm)
-    given = {key: value for key, value in settings.items() if value is not None}
-    return replace(only(experiment, arms), **given)  # type: ignore[arg-type]
+    if options.study is not None:
+        experiment = load_study(options.study)
+    else:
+        experiment = methods_study(options.methods or [], options.algorithm)
+    device = ("cuda" if gpus() else "cpu") if options.device == "auto" else options.device
+    sizes = {name: getattr(options, name) for name in ("seeds", "steps", "problems", "samples", "split")}
+    given: dict[str, Any] = {name: value for name, value in sizes.items() if value is not None}
+    return replace(only(experiment, options.only or []), **{**given, "device": device})
 
 
 def methods_study(methods: Sequence[str], algorithm: str) -> Experiment:

@@ -6,9 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from forkwise.errors import InputError
-from forkwise.passk.outcomes import Arm, load_arm
+from forkwise.passk.comparison import CURVE
+from forkwise.passk.loading import load_arm
+from forkwise.passk.outcomes import Arm
 
 
 def parse_numbers(text: str, option: str) -> list[int]:
@@ -28,6 +31,15 @@ def parse_ks(text: str | None, arms: Sequence[Arm]) -> list[int] | None:
     if text == "all":
         return list(range(1, min(arm.largest_k() for arm in arms) + 1))
     return None if text is None else parse_numbers(text, "--k")
+
+
+def parse_primary(text: str | None) -> int | Literal["curve"] | None:
+    """Parses `--primary`: one K, or `curve`."""
+    if text is None or text == CURVE:
+        return "curve" if text else None
+    if not text.isdecimal():
+        raise InputError(f"--primary takes one K, such as 16, or {CURVE}, not '{text}'.")
+    return int(text)
 
 
 def parse_arm(text: str, *, texts: bool = False) -> Arm:

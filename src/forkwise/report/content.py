@@ -15,17 +15,19 @@ from forkwise.explore.lexicon import load_lexicon, load_reflective
 from forkwise.explore.results import Exploration, RunExploration
 from forkwise.folders.metrics import read_metrics
 from forkwise.passk import Comparison, Evaluation
+from forkwise.progress import Meter
 from forkwise.report import explore, passk
 from forkwise.report.distributions import Distribution, explored_entropies, stored_entropies
 from forkwise.report.passk_source import PasskNumbers, passk_numbers
 from forkwise.report.selection import list_samples
 from forkwise.report.series import series_panels
 from forkwise.report.sources import ReportSource, SampleArm, Shaping
-from forkwise.report.traces import Marker, Traces, pack_traces
+from forkwise.report.trace import Marker
+from forkwise.report.traces import Traces, pack_traces
 from forkwise.samples.store import Key
 
 TRACE_BYTES = 2_000_000
-"""Most bytes of packed traces in a page, which keeps the quickstart's below 3 MB."""
+"""Most bytes of packed traces in a page, which keeps the quickstart's below 3 MB; `--trace-mb` changes it."""
 
 Rows = list[dict[str, Any]]
 
@@ -74,10 +76,12 @@ def gather(sources: Sequence[ReportSource], *, trace_bytes: int = TRACE_BYTES) -
     explorations = [_renamed(exploration, arms) for exploration in explorations]
     holding = [source for source in sources if source.samples or source.training]
     run = holding[0] if len(holding) == 1 else None  # what a run says of itself holds for no other
-    numbers = passk_numbers(sources, arms, run is not None and run.experiment)
+    with Meter(what="reading or computing Pass@K"):
+        numbers = passk_numbers(sources, arms, run is not None and run.experiment)
     notes += numbers.notes
     training = {arm.name: [read_metrics(f) for f in arm.folders] for s in sources for arm in s.training}
-    distributions, traced = _distributions(arms, explorations)
+    with Meter(what="reading token entropies"):
+        distributions, traced = _distributions(arms, explorations)
     traces = _traces(arms, traced, sources, explorations, trace_bytes, notes) if arms else None
     recorded = run.verdict if run is not None else None
     concluded = [recorded or _conclusion(numbers, training)]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from forkwise.errors import InputError
 from forkwise.passk import Arm, Comparison, Evaluation, compare, evaluate, k_grid, load_arm
+from forkwise.passk.design import FEWEST_RUNS
 from forkwise.passk.files import ResultFile, read_results
 from forkwise.passk.length import default_budgets, default_caps, have_common_lengths
 from forkwise.report.sources import BASE, ReportSource, SampleArm
@@ -111,7 +112,8 @@ def _compute(
     comparison = None
     if len(compared) > 1:
         try:
-            comparison = compare(*compared, ks=ks, caps=caps, budgets=budgets, intersect=True)
+            fixed = [arm.name for arm in compared if len(arm.runs) < FEWEST_RUNS]
+            comparison = compare(*compared, ks=ks, fixed=fixed, caps=caps, budgets=budgets, intersect=True)
         except InputError as error:
             notes.append(f"The arms are not compared: {error}")
     evaluations = {}

@@ -43,8 +43,14 @@ _DENIED = re.compile(r"\b(?:wrong|incorrect|false|impossible|too)\b|\b(?:is|was|
 _AFTERWARDS = re.compile(r"[.!?]\s+\S|\n\s*\S")
 _UNDECIDED = re.compile(
     r"\b(?:not|if|maybe|perhaps|suppose|let|between|more than|less than|at least|at most|try|would|may|might|could"
-    r"|impossible|cannot|wrong|incorrect|guess|unknown|mistake|recall|remember|says?|said|claims?|thinks?|believes?)\b|n['’]t\b"
-    r"|\A\W*(?:first|next)\b|\bwe\s+(?:are|were)\s+(?:given|told)\b",
+    r"|impossible|cannot|wrong|incorrect|false|supposed|guess|unknown|mistake|recall|remember|says?|said|claims?|thinks?|believes?)\b|n['’]t\b"
+    r"|\A\W*(?:first|next)\b|\bwe\s+(?:are|were)\s+(?:given|told)\b"
+    r"|\b(?:and|or|we|the|an?|to|of|is|are|that|which|so|then|next)\s*\Z",  # cut off
+    re.IGNORECASE,
+)
+_IS_THE_ANSWER = re.compile(
+    r"(?:(?:therefore|thus|hence|so)\b,?\s)?([-$]{0,2}[0-9]\S{0,30})"
+    r" is (?:the|our|my)(?: (?:final|correct|right))? answer",
     re.IGNORECASE,
 )
 _CONCLUDES = re.compile(
@@ -54,7 +60,7 @@ _CONCLUDES = re.compile(
 _COPULA = re.compile(
     r"(?:\A|[.,:]\s)(?:\W{0,4})(?:the|his|her|its|their|our|this|that|it|she|he|they)\b[^.!?\n]{0,120}?\b(?:is|are"
     r"|was|equals?|totals?|turns out to be|comes? to|rises to|will be|would be|should be|costs?|pays?|needs?|has|earns?"
-    r"|gets?|makes?)\b[^.!?\n]{0,60}\Z",
+    r"|gets?|makes?)\b(?:[^.!?\n]|\.(?=[0-9])){0,60}\Z",
     re.IGNORECASE,
 )
 _VERB = (
@@ -70,7 +76,7 @@ _VERB = (
     r"|(?!(?:multipli|divid|add|subtract|call|nam|number|need|label)ed)\w+ed)"
 )
 _GIVES = re.compile(
-    rf"(?:\b{_VERB}|[=≈])[\s*:$]{{0,4}}(?:(?:exactly|only|just|indeed|now|still|also|then|precisely|approximately"
+    rf"(?:\b{_VERB}|[=≈])[\s*:$\\]{{0,4}}(?:(?:exactly|only|just|indeed|now|still|also|then|precisely|approximately"
     r"|about|roughly|around|a total of|equal to|him|her|them|us|you)[\s*:$]{1,4}){0,2}\Z",
     re.IGNORECASE,
 )
@@ -111,7 +117,7 @@ _SENTENCE_END = re.compile(r"(?<![0-9A-Z])[.!?]\s+|(?<=[0-9)])[.]\s+|\n")
 _ONLY_NUMBER = re.compile(r"(?:[a-z]\s?(?:[<>=≤≥]=?|\\[lg]eq?)\s?)?-?[0-9][0-9,./]*(?:\s+[A-Za-z]+){0,3}")
 _BOLD_LINE = re.compile(r"\*\*\s?([^*\n]{1,60}?)\s?\*\*[.\s]*")
 _END_TOKENS = re.compile(r"\s*(?:<\|?[a-z_]+\|?>|</s>)\s*\Z")
-_ANY_NUMBER = re.compile(r"(?<![A-Za-z_])-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?")
+_ANY_NUMBER = re.compile(r"(?<![A-Za-z_])-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:[/:][0-9]+)*")
 _NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?")
 _DISCARDED = re.compile(
     r"\b(?:not|cannot|neither|nor|none|eliminat\w*|rul(?:e|es|ed|ing)|consider\w*|incorrect|wrong|false|impossible"
@@ -182,7 +188,7 @@ def concluded(text: str) -> str | None:
     clause = without_markup(sentence)
     if len(clause) > 250 or "oxed" in clause or _UNDECIDED.search(clause):
         return None
-    if not (_CONCLUDES.search(clause) or _COPULA.search(clause)):
+    if not (_CONCLUDES.search(clause) or _COPULA.search(clause) or _IS_THE_ANSWER.fullmatch(clause)):
         return None
     clause = _AND_SO.split(clause)[-1]
     if "=" in clause:
@@ -192,6 +198,9 @@ def concluded(text: str) -> str | None:
     numbers = list(_ANY_NUMBER.finditer(clause))
     if len(numbers) != 1:
         return None
+    named = _IS_THE_ANSWER.fullmatch(clause)
+    if named:
+        return clean(named[1])
     before, answer = clause[: numbers[0].start()], clause[numbers[0].start() :]
     if not _GIVES.search(before) or _ELSEWHERE.search(before) or _CONTINUES.match(answer, len(numbers[0][0])):
         return None

@@ -113,7 +113,10 @@ def _same_as_right_side(same: Same, gold: Shape, answer: Equation) -> bool | Non
         right = read_expression(answer.right.text)
         if right is not None and right.symbols and not equal(left, right):
             return None
-        asked_for = len(left.symbols) > 1 and not has_kind(left.node, "pow", "div", "root", "neg", "fn")  # m + n = 25
+        asked_for = len(left.symbols) > 1 and (  # m + n = 25, AB/CD = 2
+            not has_kind(left.node, "pow", "div", "root", "neg", "fn")
+            or (left.node[0] == "div" and not has_kind(left.node, "num", "pow", "root", "neg", "fn"))
+        )
         if right is not None and not right.symbols and (not asked_for or rational_value(right) == 0):
             return False if isinstance(gold, Value) and read_expression(gold.text) is not None else None  # x^2 = 36
     return same(gold, answer.right)

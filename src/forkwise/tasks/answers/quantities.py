@@ -44,7 +44,7 @@ _FILLER = re.compile(
     r"(?:equal to|\\approx|approximately|approx\.?|about|around|roughly|exactly|only|just|is|are|was|equals?"
     r"|equal to|a total of|total|the answer is|it is|it's"
     r"|there (?:are|is|were|will be)|she|he|they|we|you|i|it|has|have|had|will|would be|be|need|needs|get|gets|got"
-    r"|paid|pays|spent|earns?|makes?|the|an?"
+    r"|paid|pays|spent|earns?|makes?|in the year|the|an?"
     r"|answer|final|result|value|=|:|~|\\sim)(?![A-Za-z])[\s,:]*",
     re.IGNORECASE,
 )
@@ -67,7 +67,7 @@ _PROSE = re.compile(
     # a sign that is a unit, a bracket before words, punctuation, the hyphen of "3-digit"
     r"|[°%¢€£¥₹¤Åµ]|[(\[](?=\s*(?:¤|[A-Za-z]{3,}|[A-Za-z]{2,}\s))|[,;:.?](?=\s|$)|\"|(?<=[0-9}\s])-(?=[a-zA-Z]{2,})"
 )
-_SINGLE_UNIT = re.compile(r"(?<=[0-9)}])\s+([mgshdlLNJWVAKBM]|\\Omega)(?=$|[\s/^.,;)·*\\])")
+_SINGLE_UNIT = re.compile(r"(?<=[0-9)}])\s+([mgshdlLNJWVAKBMCTF]|\\Omega)(?=$|[\s/^.,;)·*\\])")
 _ADJACENT_UNIT = re.compile(r"(?<=[0-9])([mgshL])$")
 _MINUTES = re.compile(r"(-?[0-9]+)\s?°\s?([0-9]+(?:\.[0-9]+)?)\s?'(?:\s?([0-9]+(?:\.[0-9]+)?)\s?(?:''|\"))?")
 _MICRO = re.compile(r"(?<=[0-9])\s*\\mu\s*(?=[mgsLANVFWJ](?![A-Za-z]))")
@@ -91,6 +91,7 @@ _CLAUSE_END = re.compile(r"[,.;:(](?:\s|$)|\b(?:because|since|as|so|which)\b")
 _ALSO = re.compile(r"\b(?:but|and) also\b")
 _IN_NUMBER = re.compile(r"in\s+[0-9]")  # 1 in 6: no inches
 _ASIDE = re.compile(r"\(([^()]*)\)?")
+_THAT_IS = re.compile(r"(?<=\()(?:i\.\s?e\.|that is|namely),?\s*")
 _DIFFERENCE = re.compile(r"[-¤0-9.,]+[A-Za-z\s]* (?:more|less|fewer|longer|older|younger) than [A-Za-z\s]*")
 _EXPLAINED = re.compile(r"[.!?]\s|\b(?:because|since|which|due to|and (?:she|he|it|they|we|I) had)\b")
 _YEAR = re.compile(r"\bin\s+[A-Z][a-z]+\s+(?:19|20)[0-9]{2}\b")
@@ -117,7 +118,7 @@ def read_quantity(text: str, *, adjacent_letters: bool = True) -> Quantity | Non
         text: such as `18 eggs`, `¤64, because ...`, `3 million`, `5 hours 30 minutes`, `12\\text{ cm}^2`.
         adjacent_letters: whether `12m` is 12 meters (`12 m` always is) and not 12 times m.
     """
-    plain = " ".join(_TEXT_COMMAND.sub(lambda m: f" {m[1] or ''} ", text).split())
+    plain = _THAT_IS.sub("", " ".join(_TEXT_COMMAND.sub(lambda m: f" {m[1] or ''} ", text).split()))
     plain = _PER_MILLE.sub(r" \\times 0.001", _KILO.sub(r" \\times 1000 ", plain) if adjacent_letters else plain)
     plain = _UNIT_POWER.sub(r"\1^\2", _TWO_WORDS.sub(r"\1\2", plain))
     plain = _MICRO.sub(" µ", plain)
@@ -214,6 +215,8 @@ def _head_and_tail(text: str, adjacent_letters: bool) -> Quantity | None:
     tail = _YEAR.sub("", tail.removeprefix("-"))
     if _IN_NUMBER.match(tail):
         return None
+    if tail == "times":
+        return Quantity(value, unit)  # how often
     multiple = _FIRST_WORD.match(tail)
     if multiple and multiple[1].lower() in MULTIPLES:
         value = read_expression(f"({head}) \\times {MULTIPLES[multiple[1].lower()]}") or value

@@ -40,7 +40,7 @@ _ROWS = """
 * 1 s^-1: Hz | hertz Hertz
 * 1000 g m^2 s^-3 A^-1: V | volt Volt
 * 1000 g m^2 s^-3 A^-2: Ω Ω \\Omega | ohm
-* 1 A s: | coulomb
+* 1 A s: C | coulomb Coulomb
 * 1 F: F | farad
 * 1 mol: mol | mole
 * 1 eV: eV | electronvolt
@@ -51,7 +51,7 @@ _ROWS = """
 1000 bit: kb Kb |
 1000000 bit: Mb |
 1000000000 bit: Gb |
-* 1000 g s^-2 A^-1: | tesla Tesla
+* 1000 g s^-2 A^-1: T | tesla Tesla
 1/10 g s^-2 A^-1: | gauss Gauss
 1 unit: | unit
 * 1 pc: pc | parsec
