@@ -20,10 +20,10 @@ from forkwise.study.spec import BASE
 from forkwise.study.spending import boundaries, boundary, spent
 from forkwise.study.words import report
 
-# Of 4 samples of each of 3 problems, per seed 0-5.
-PLAIN = [(0, 1, 2), (1, 1, 2), (0, 2, 2), (0, 1, 3), (1, 1, 1), (0, 1, 2)]
-BETTER = [(2, 3, 4), (3, 3, 4), (2, 4, 4), (2, 3, 4), (3, 3, 3), (2, 3, 4)]
-ALIKE = [(0, 1, 3), (1, 1, 2), (0, 2, 1), (0, 1, 3), (1, 1, 1), (0, 1, 2)]
+# Of 4 samples of each of 12 problems, per seed 0-5.
+PLAIN = [c * 4 for c in [(0, 1, 2), (1, 1, 2), (0, 2, 2), (0, 1, 3), (1, 1, 1), (0, 1, 2)]]
+BETTER = [c * 4 for c in [(2, 3, 4), (3, 3, 4), (2, 4, 4), (2, 3, 4), (3, 3, 3), (2, 3, 4)]]
+ALIKE = [c * 4 for c in [(0, 1, 3), (1, 1, 2), (0, 2, 1), (0, 1, 3), (1, 1, 1), (0, 1, 2)]]
 
 
 # ------------------------------------------------------------------------------------------------------------ receipts
@@ -78,19 +78,21 @@ def test_receipts_that_do_not_belong_here(tmp_path: Path, changes: dict[str, Any
 
 def test_a_contrast_is_two_way_over_paired_seeds_and_problems() -> None:
     plan = study()
+    counts = np.random.default_rng(0).integers(0, 5, (2, 6, 12))
     tested, reference = (
-        arm_of(name, [receipt(plan, name, seed, c) for seed, c in enumerate(runs)])
-        for name, runs in (("shaped", ALIKE), ("GRPO", PLAIN))
+        arm_of(name, [receipt(plan, name, seed, c.tolist()) for seed, c in enumerate(runs)])
+        for name, runs in zip(("shaped", "GRPO"), counts, strict=True)
     )
     found = contrast(tested, reference, 1, 4, 0.95)
-    d = (np.array(ALIKE) - np.array(PLAIN)) / 4  # (6 seeds, 3 problems) at K = 1
+    order = np.argsort([f"p{q}" for q in range(12)])
+    d = ((counts[0] - counts[1]) / 4)[:, order]  # (6 seeds, 12 problems) at K = 1
     assert found.mean == pytest.approx(d.mean())
     assert found.seeds == 6
     # Cameron, Gelbach & Miller 2011: both one-way variances, less that of the cells, which both hold.
-    problems, seeds = d.mean(axis=0).var(ddof=1) / 3, d.mean(axis=1).var(ddof=1) / 6
+    problems, seeds = d.mean(axis=0).var(ddof=1) / 12, d.mean(axis=1).var(ddof=1) / 6
     residual = d - d.mean(axis=0) - d.mean(axis=1, keepdims=True) + d.mean()
-    cells = (residual**2).sum() / (5 * 2) / 18
-    assert found.se == pytest.approx(np.sqrt(max(problems + seeds - cells, problems, seeds)))
+    cells = (residual**2).sum() / (5 * 11) / 72
+    assert found.se == pytest.approx(np.sqrt(max(problems + seeds - cells, cells)))
     assert found.run_variance == pytest.approx(seeds)
     assert found.low < found.mean < found.high
     assert (found.p < 0.05) == (not found.low <= 0 <= found.high)
@@ -174,7 +176,7 @@ def said(folder: Path, **how: Any) -> str:
 
 def test_arms_are_compared_when_that_was_planned_and_not_before(tmp_path: Path) -> None:
     plan = study(looks=[3], primary={"arm": "shaped", "endpoint": 1, "secondary": [1, 4], "gate": "placebo"})
-    write_all(tmp_path, plan, {"GRPO": PLAIN[:2], "shaped": BETTER[:2], "placebo": ALIKE[:2]}, base=(0, 0, 1))
+    write_all(tmp_path, plan, {"GRPO": PLAIN[:2], "shaped": BETTER[:2], "placebo": ALIKE[:2]}, base=(0, 0, 1) * 4)
     text = said(tmp_path)
     assert "6 of 18 runs have a receipt" in text
     assert "2 seeds are there in all arms; the arms are compared when there are 3, as planned" in text
@@ -229,7 +231,7 @@ def test_the_gate_stays_shut_without_a_primary_difference(tmp_path: Path) -> Non
 def test_collapsed_and_started_runs_are_counted(tmp_path: Path) -> None:
     plan = study(looks=[3])
     write_all(tmp_path, plan, {"GRPO": PLAIN, "shaped": BETTER, "placebo": ALIKE[:5]})
-    dead = receipt(plan, "shaped", 2, (0, 0, 0), collapsed="Step 3: not finite", tokens=None)
+    dead = receipt(plan, "shaped", 2, [0] * 12, collapsed="Step 3: not finite", tokens=None)
     write_receipt(tmp_path, dead)
     twice = receipt(plan, "GRPO", 1, PLAIN[1], attempts=[{"time": "t"}, {"time": "u"}])
     write_receipt(tmp_path, twice)
@@ -240,7 +242,7 @@ def test_collapsed_and_started_runs_are_counted(tmp_path: Path) -> None:
     )
     _, _, reading = read_study_folder(tmp_path)
     assert reading.result.primary is not None
-    expected = (np.sum(BETTER[:3]) - np.sum(BETTER[2]) - np.sum(PLAIN[:3])) / 36
+    expected = (np.sum(BETTER[:3]) - np.sum(BETTER[2]) - np.sum(PLAIN[:3])) / 144
     assert reading.result.primary.mean == pytest.approx(expected)  # it counts with no problem solved
 
 
@@ -251,7 +253,7 @@ def test_a_pilot_compares_nothing(tmp_path: Path) -> None:
     assert "a pilot compares nothing" in text
     assert "minus" not in text
     one = next(f for f in read_study_folder(tmp_path)[2].result.blinded if f.endpoint == "Pass@1")
-    by_run = [np.array(runs).sum(axis=1) / 12 for runs in (PLAIN, BETTER, ALIKE)]
+    by_run = [np.array(runs).sum(axis=1) / 48 for runs in (PLAIN, BETTER, ALIKE)]
     assert one.run_sd == pytest.approx(np.sqrt(np.mean([r.var(ddof=1) for r in by_run])))
     pairs = [np.corrcoef(by_run[i], by_run[j])[0, 1] for i, j in ((0, 1), (0, 2), (1, 2))]
     assert one.rho == pytest.approx(np.mean(pairs))
@@ -262,7 +264,7 @@ def test_one_seed_is_exploratory(tmp_path: Path) -> None:
     write_all(tmp_path, plan, {"GRPO": PLAIN[:1], "shaped": BETTER[:1], "placebo": ALIKE[:1]})
     text = said(tmp_path)
     assert "nothing was named to be tested" in text
-    assert "Exploratory: On 3 problems" in text
+    assert "Exploratory: On 12 problems" in text
 
 
 def test_a_look_is_recorded_and_a_shown_difference_ends_the_study(tmp_path: Path) -> None:
@@ -271,7 +273,7 @@ def test_a_look_is_recorded_and_a_shown_difference_ends_the_study(tmp_path: Path
     assert look_at(plan, tmp_path, plan.seeds[:5]) is None
     record = json.loads(look_file(tmp_path, 5).read_text())
     assert record["seeds"] == 5
-    assert record["difference"] == pytest.approx((np.sum(ALIKE[:5]) - np.sum(PLAIN[:5])) / 60)
+    assert record["difference"] == pytest.approx((np.sum(ALIKE[:5]) - np.sum(PLAIN[:5])) / 240)
     assert record["stops"] is None
     write_all(tmp_path, plan, {"shaped": BETTER})
     assert "ends at its look after 5 seeds, as registered: the primary difference is shown" in str(
@@ -284,7 +286,7 @@ def test_a_look_is_recorded_and_a_shown_difference_ends_the_study(tmp_path: Path
 
 def test_progress_counts_the_runs_of_all_arms(tmp_path: Path) -> None:
     plan = study()
-    write_all(tmp_path, plan, {"GRPO": PLAIN[:1]}, base=(0, 0, 0))
+    write_all(tmp_path, plan, {"GRPO": PLAIN[:1]}, base=(0, 0, 0) * 4)
     far = progress(plan, tmp_path, read_receipts(tmp_path, plan.sha256(), plan.runs()))
     assert (far.runs, far.finished, far.seeds) == (18, 1, [])
     assert BASE not in far.started
@@ -292,7 +294,7 @@ def test_progress_counts_the_runs_of_all_arms(tmp_path: Path) -> None:
 
 def test_the_command_writes_numbers_and_markdown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = study()
-    write_all(tmp_path / "receipts", plan, {"GRPO": PLAIN, "shaped": BETTER, "placebo": ALIKE}, base=(0, 0, 1))
+    write_all(tmp_path / "receipts", plan, {"GRPO": PLAIN, "shaped": BETTER, "placebo": ALIKE}, base=(0, 0, 1) * 4)
     files = ["--json", str(tmp_path / "a.json"), "--markdown", str(tmp_path / "a.md")]
     with pytest.raises(SystemExit) as ended:
         cli.run(["study", "analyse", str(tmp_path), *files])
@@ -302,7 +304,7 @@ def test_the_command_writes_numbers_and_markdown(tmp_path: Path, capsys: pytest.
     numbers = json.loads((tmp_path / "a.json").read_text())
     assert numbers["plan"] == plan.sha256()
     assert len(numbers["receipts"]) == 19
-    assert numbers["result"]["primary"]["mean"] == pytest.approx((np.sum(BETTER) - np.sum(PLAIN)) / 72)
+    assert numbers["result"]["primary"]["mean"] == pytest.approx((np.sum(BETTER) - np.sum(PLAIN)) / 288)
     assert "| GRPO |" in (tmp_path / "a.md").read_text()
     with pytest.raises(SystemExit) as ended:
         cli.run(["study", "analyse", str(tmp_path / "none")])

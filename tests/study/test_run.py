@@ -30,7 +30,7 @@ Outcome = Callable[[Work], None]
 
 def solve(work: Work) -> None:
     """What a run leaves: a receipt; the shaped arm solves more."""
-    c = (3, 3, 4) if work.arm is not None and work.arm.name == "shaped" else (0, 1, 2)
+    c = (3, 3, 4) * 4 if work.arm is not None and work.arm.name == "shaped" else (0, 1, 2) * 4
     write_receipt(work.receipts, receipt(work.study, work.arm.name if work.arm else BASE, work.seed, c))
 
 
