@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from forkwise.errors import InputError
 from forkwise.folders.results import inputs_of
 from forkwise.passk import Arm, Comparison, Evaluation, compare, evaluate, k_grid
 from forkwise.passk.estimator import FloatArray
-from forkwise.passk.intervals import unseen
-from forkwise.passk.two_way import standard_error
+from forkwise.passk.two_way import vary
 from forkwise.study.receipts import Receipt, arm_of, read_receipts, receipt_file, starts
 from forkwise.study.registration import PLAN, read_plan
 from forkwise.study.spec import BASE, FEWEST, Study
@@ -71,20 +69,18 @@ def contrast(arm: Arm, reference: Arm, endpoint: int | str, n: int, level: float
     The standard error is the two-way one over problems and seeds of the per-seed differences.
     """
     change_SQ1 = (values(arm, endpoint, n) - values(reference, endpoint, n))[:, :, None]
-    se_1, freedom_1 = standard_error(change_SQ1, np.zeros_like(change_SQ1[:1]))
-    mean, se, freedom = float(change_SQ1.mean()), float(se_1[0]), float(freedom_1[0])
+    variation = vary(change_SQ1, np.zeros_like(change_SQ1[:1]), level=level)
+    interval = variation.pointwise(level)
     by_seed = change_SQ1.mean(axis=(1, 2))
-    half = float(stats.t.ppf((1 + level) / 2, freedom)) * se if se else unseen(change_SQ1.shape[1], level)
-    p = float(2 * stats.t.sf(abs(mean) / se, freedom)) if se else float(mean == 0)
     return Contrast(
         arm=arm.name,
         reference=reference.name,
         endpoint=endpoint_name(endpoint, n),
-        mean=mean,
-        low=max(mean - half, -1.0),
-        high=min(mean + half, 1.0),
-        p=p,
-        se=se,
+        mean=float(interval.mean[0]),
+        low=float(interval.low[0]),
+        high=float(interval.high[0]),
+        p=float(variation.p()[0]),
+        se=float(variation.se[0]),
         run_variance=float(by_seed.var(ddof=1)) / by_seed.size,
         seeds=by_seed.size,
     )
@@ -312,4 +308,5 @@ def _holm(contrasts: Sequence[Contrast]) -> list[Contrast]:
 
 def _explore(study: Study, arms: Sequence[Arm]) -> Comparison:
     margin = study.primary.margin if study.primary else 0.05
-    return compare(*arms, ks=k_grid(study.evaluation.n), margin=margin)
+    paired = len(arms[0].runs) > 1
+    return compare(*arms, ks=k_grid(study.evaluation.n), margin=margin, paired_seeds=paired)

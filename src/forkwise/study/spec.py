@@ -258,6 +258,7 @@ class Study:
     def sha256(self) -> str:
         """Returns a hash that depends on what the study says, and not on its title or on how its file is laid out."""
         said = {key: value for key, value in self.plain().items() if key != "title"}
+        said["order"] = [arm.name for arm in self.arms]  # the first is the reference
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
