@@ -68,8 +68,9 @@ def test_version_and_help() -> None:
 
 
 HELP = [
-    *("grpo", "ppo", "quickstart", "lab compare", "sample", "import", "verify", "passk", "compare", "explore"),
+    *("grpo", "ppo", "quickstart", "lab compare", "sample", "import", "verify", "passk", "compare", "plan", "explore"),
     *("report", "methods", "doctor", "doctor run", "doctor verl"),
+    *("study plan", "study register", "study run", "study analyse"),
 ]
 
 
@@ -90,9 +91,9 @@ def example_in(help_text: str) -> list[str]:
 def test_help_is_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, "--help")
     groups = {
-        "Train": ["grpo", "ppo", "quickstart", "lab"],
+        "Train": ["grpo", "ppo", "quickstart", "lab", "study"],
         "Sample": ["sample", "import", "verify"],
-        "Measure": ["passk", "compare", "explore"],
+        "Measure": ["passk", "compare", "plan", "explore"],
         "Look": ["report", "doctor", "methods"],
     }
     for heading, commands in groups.items():

@@ -384,3 +384,12 @@ def test_model_text_cannot_move_the_cursor(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "\x1b[2J" not in done.output
     assert "\u202e" not in done.output
+
+
+def test_samples_without_entropies_can_be_left_out(tmp_path: Path) -> None:
+    rows = [with_tokens(f"p{q}", 0, TEXTS[q], {"Because": 1.5}) for q in range(3)]
+    rows += [row(f"p{q}", i, "Nothing but a wait.") for q in range(3) for i in range(1, 4)]
+    write_shard(tmp_path / "t", "0000", rows)
+    [run] = run_explore(ExploreOptions([tmp_path / "t"], resamples=100, only_exact=True)).runs
+    assert run.samples == 3  # one of each problem
+    assert all("wait" not in e.entry or e.count == 1 for e in run.entries)  # that of the first text

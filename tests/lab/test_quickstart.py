@@ -39,7 +39,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     patch = pytest.MonkeyPatch()
     small = {"num_generations": 4, "per_device_train_batch_size": 8, "steps_per_generation": 2}
     patch.setattr(arms, "RECIPE", {**arms.RECIPE, **small})
-    run(out, TOY, jobs=2, resume=False, console=Console(quiet=True))
+    run(out, TOY, jobs=2, resume=False, console=Console(quiet=True), explore=True)
     patch.undo()
     return out
 
@@ -64,6 +64,11 @@ def test_everything_promised_is_there(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     assert "Pass@8" in page
     assert f"{finished}/compare.json" in page  # the numbers are read, not computed again
+    assert "No exploration" not in page  # the sections of behaviours and of fork tokens are filled
+    explored = json.loads((finished / "explore" / "explore.json").read_text())
+    assert [run["run"] for run in explored["runs"]] == ["base", "grpo-seed0", "grpo-entropy-advantage-seed0"]
+    assert all(run["entropy"]["source"] == "stored" for run in explored["runs"])
+    assert all(run["behaviours"][0]["count"] > 0 for run in explored["runs"])
     stored = read_results(finished / "compare.json")
     assert [e.arm for e in stored.evaluations] == ["base", "GRPO", "GRPO + entropy advantage"]
     assert len(stored.inputs) == 3 * 3  # a shard per run and problem
@@ -291,7 +296,7 @@ def test_several_seeds_are_compared_as_runs(tmp_path: Path) -> None:
     (difference,) = results.comparison.differences
     np.testing.assert_allclose(difference.interval.mean, [0.75 - 0.25])
     assert difference.runs == (2, 2)
-    assert difference.run_p is not None
+    assert difference.trained == (False, False)  # two seeds do not show how training varies
     assert "other seeds may say otherwise" not in results.verdict()
     # GRPO's seeds pass 0 and 1/2 at K = 1, the other arm's 1 and 1/2.
     (table,) = tables._over_seeds(tmp_path, settings, [1])

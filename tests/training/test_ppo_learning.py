@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.lab import arms
-from forkwise.passk.two_way import difference_intervals
+from forkwise.passk.two_way import vary
 from forkwise.sampling.generate import Sampling, sample_problem
 from forkwise.tasks import load_task
 from forkwise.training.folder import read_metrics
@@ -82,7 +82,7 @@ def test_pass_at_1_and_explained_variance_rise(tmp_path: Path, lam: float, fores
         assert explained[0] < 0.05
         assert windows.max() > foreseen
     # Problems and training seeds are both samples: the two-way interval of `forkwise compare`.
-    gain, _, _ = difference_intervals(np.array(policies)[:, :, None], np.repeat(base[None, :, None], SEEDS, axis=0))
+    gain = vary(np.array(policies)[:, :, None], base[None, :, None]).pointwise(0.95)
     print(f"gain: {gain.mean[0]:+.3f} [{gain.low[0]:+.3f}, {gain.high[0]:+.3f}] (95 %, over problems and seeds)")
     assert gain.low[0] > 0.02
     assert all(policy.mean() - base.mean() > 0.02 for policy in policies)

@@ -24,4 +24,4 @@ def quickstart(
         from forkwise.lab import experiment
         from forkwise.lab.quickstart import quickstart as two_arms
 
-        experiment.run(out, two_arms(options), jobs=jobs or min(cores(), 8), resume=resume)
+        experiment.run(out, two_arms(options), jobs=jobs or min(cores(), 8), resume=resume, explore=True)

@@ -10,7 +10,21 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from forkwise.cli import doctor, explore, importing, lab, methods, passk, quickstart, report, sample, train, verify
+from forkwise.cli import (
+    doctor,
+    explore,
+    importing,
+    lab,
+    methods,
+    passk,
+    plan,
+    quickstart,
+    report,
+    sample,
+    study,
+    train,
+    verify,
+)
 from forkwise.cli.layout import example, make_app
 from forkwise.errors import InputError, RunError
 from forkwise.terminal import complain, echo, guard_libraries
@@ -39,6 +53,7 @@ _COMMANDS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
     "Measure": [
         ("passk", passk.passk, "forkwise passk base --k 1,4,16"),
         ("compare", passk.compare, "forkwise compare base=base trained=trained"),
+        ("plan", plan.plan, "forkwise plan base,trained --detect .02 --runs 5"),
         ("explore", explore.explore, "forkwise explore base --model embedded --out explored"),
     ],
     "Look": [
@@ -55,6 +70,7 @@ for _heading, _commands in _COMMANDS.items():
             context_settings=_PASS_THROUGH if _heading == "Train" and _name != "quickstart" else None,
         )(_command)
 app.add_typer(lab.app, name="lab", rich_help_panel="Train")
+app.add_typer(study.app, name="study", rich_help_panel="Train")
 app.add_typer(doctor.app, name="doctor", rich_help_panel="Look")
 
 

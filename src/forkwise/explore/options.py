@@ -23,6 +23,7 @@ class ExploreOptions:
     lexicon: Annotated[Path | None, "YAML of pivotal words (default: ours)."] = None
     reflective: Annotated[Path | None, "YAML of reflective patterns (default: ours)."] = None
     breaks: Annotated[str, "Words that begin a sentence, where there is no punctuation."] = ""
+    only_exact: Annotated[bool, "Leave out samples without stored entropies."] = False
     encoder: Annotated[str | None, "sentence-transformers model (default: MiniLM-L6-v2)."] = None
     encoder_dtype: Annotated[str, "auto, float32 or bfloat16, of the default encoder."] = "auto"
     k: Annotated[int, "Nearest base sentences."] = 5

@@ -359,6 +359,8 @@ class Exploration:
     """One row for each run, in the order of `runs`."""
     full_logits: str | None = None
     """Why `--model` scores by its full logits, where it does."""
+    imported: list[str] = field(default_factory=list)
+    """What the import of other tools' files found and remarked."""
     schema: int = SCHEMA
     forkwise: str = ""
 

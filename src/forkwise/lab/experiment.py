@@ -1,7 +1,8 @@
 """An experiment: arms x seeds from the embedded base model, sampled on the same problems and compared by Pass@K.
 
 The folder of an experiment holds `settings.json`, the training runs in `arms/`, the samples table of every run in
-`samples/`, and what was found: `summary.txt` and `.md`, `compare.json`, `compare.csv`, figures and one HTML page.
+`samples/`, and what was found: `summary.txt` and `.md`, `compare.json`, `compare.csv`, perhaps `explore/`, figures and
+one HTML page.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
+from forkwise.explore.command import run_explore
+from forkwise.explore.options import ExploreOptions
 from forkwise.folders import json_text, only_process, write_json, write_text
 from forkwise.folders.results import write_result
 from forkwise.folders.settings import is_new, read_settings, refuse_other
@@ -25,6 +28,7 @@ from forkwise.lab.spec import BASE, TASK, Experiment, Results
 from forkwise.lab.tables import markdown
 from forkwise.lab.traces import CLAUSES
 from forkwise.passk import compare, evaluate, k_grid, load_arm
+from forkwise.passk.design import FEWEST_RUNS
 from forkwise.passk.files import COMPARE, read_results, result_file, write_csv
 from forkwise.passk.length import default_budgets, default_caps, have_common_lengths, largest_budget
 from forkwise.progress import Console, Meter
@@ -36,7 +40,11 @@ from forkwise.report.passk_figures import comparison_figure, save
 from forkwise.report.table import Table
 from forkwise.report.terminal import print_blocks, print_sentences, print_tables
 from forkwise.tasks import Problem, load_task
+from forkwise.terminal import complain
 from forkwise.training.folder import check_folder, create_folder, read_metrics
+
+EXPLORED = "explore"
+"""Folder in which the exploration of the samples lies."""
 
 _WIDE = 170  # columns of a terminal that has room for every K that is shown
 
@@ -50,10 +58,12 @@ def run(
     reuse: Sequence[Path] = (),
     console: Console | None = None,
     flag: str = "--out",
+    explore: bool = False,
 ) -> Results:
     """Trains the arms, samples base and arms, and writes the comparison into `folder`; every stage can be resumed.
 
     Args:
+        explore: look also for behaviours and fork tokens in the samples of base and arms, those of the first seed.
         reuse: folders of other experiments; what they have of this one is copied (see `forkwise.lab.reuse`).
 
     Raises:
@@ -79,14 +89,17 @@ def run(
     task.problems("train", train_problems(experiment.steps))
     create_folder(folder)
     with only_process(folder, "running an experiment in"):
-        return _stages(folder, experiment, problems, start, jobs, reuse, console)
+        results = _stages(folder, experiment, problems, jobs, reuse, console)
+        if explore:
+            _explore(folder, experiment)
+        _write(folder, experiment, results, time.monotonic() - start, console)
+    return results
 
 
 def _stages(
     folder: Path,
     experiment: Experiment,
     problems: Sequence[Problem],
-    start: float,
     jobs: int,
     reuse: Sequence[Path],
     console: Console,
@@ -117,9 +130,17 @@ def _stages(
         device=experiment.device,
     )
     with Meter(None, 0, console, "comparing (3 of 3)"):
-        results = analyse(folder, experiment)
-    _write(folder, experiment, results, time.monotonic() - start, console)
-    return results
+        return analyse(folder, experiment)
+
+
+def _explore(folder: Path, experiment: Experiment) -> None:
+    """Writes `explore.json` about the samples of the base model and of each arm's first seed that have entropies."""
+    runs = [runs[0] for runs in _runs(experiment).values()]
+    tables = [folder / "samples" / run for run in runs]
+    try:
+        run_explore(ExploreOptions(tables, out=folder / EXPLORED, breaks=",".join(CLAUSES), only_exact=True))
+    except InputError as error:
+        complain(f"behaviours and fork tokens were not explored: {error}")
 
 
 def _same_settings(file: Path, experiment: Experiment) -> None:
@@ -149,7 +170,8 @@ def analyse(folder: Path, experiment: Experiment) -> Results:
     ks = k_grid(experiment.samples)
     common = have_common_lengths([base_arm, *arms])
     caps, budgets = (default_caps(arms), default_budgets(arms)) if common else ([], [])
-    comparison = compare(*arms, ks=ks, caps=caps, budgets=budgets)
+    fixed = [arm.name for arm in arms if len(arm.runs) < FEWEST_RUNS]
+    comparison = compare(*arms, ks=ks, fixed=fixed, caps=caps, budgets=budgets)
     affordable = [budget for budget in budgets if budget <= largest_budget([base_arm])]
     results = Results(evaluate(base_arm, ks=ks, caps=caps, budgets=affordable), comparison, experiment.seeds)
     write_csv(folder / "compare.csv", [*results.base.rows(), *comparison.rows()])

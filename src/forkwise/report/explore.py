@@ -46,11 +46,11 @@ def conclusion(run: RunExploration) -> str:
 
 def notes(explored: Exploration) -> list[str]:
     """Says what a reader must know of the numbers: what is left out, and what they cannot show."""
-    said = (
-        []
-        if explored.settings.get("base")
-        else ["Without --base there is nothing that sentences could be rare against."]
-    )
+    said = [*explored.imported]
+    if not explored.settings.get("base"):
+        said.append("Without --base there is nothing that sentences could be rare against.")
+    if explored.settings.get("only_exact"):
+        said.append("Of every run the samples with stored entropies were explored, and no others.")
     if explored.full_logits:
         said.append(f"The model is scored by its full logits, which need more memory: {explored.full_logits}.")
     limit = explored.settings.get("max_sentences")

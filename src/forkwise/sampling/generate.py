@@ -128,7 +128,7 @@ def sample_problem(
             completions += _complete(decoder, vocabulary, problem, seeds, sampling, token_data=start < traces)
     verdicts = task.verify([completion.text for completion in completions], [problem] * n)
     for i, (completion, verdict) in enumerate(zip(completions, verdicts, strict=True)):
-        yield table_row(job, problem.id, i, completion, verdict)
+        yield table_row(job, problem, i, completion, verdict)
 
 
 class TransformersEngine:

@@ -21,6 +21,7 @@ def read_manifest(out: Path) -> dict[str, Any]:
         _flat(settings["sampling"])
         kinds = {"task": str | None, "dataset": str | None, "split": str, "problems": int}
         wrong = [name for name, kind in kinds.items() if not isinstance(settings[name], kind)]
+        wrong += ["first_problem"] if not isinstance(settings.get("first_problem", 0), int) else []
         if wrong:
             raise ValueError(f"{wrong[0]} is {settings[wrong[0]]}")
     except (ValueError, LookupError, TypeError, AttributeError) as error:

@@ -83,6 +83,8 @@ def sample(
     if len({problem.id for problem in problems}) != len(problems):
         raise InputError("Two problems have the same id, so their samples could not be told apart.")
     settings = {**asdict(job), "problems": len(problems), "problems_sha256": _digest(problems)}
+    if not job.first_problem:
+        del settings["first_problem"]  # as in folders from before it was known
     blocks = [
         Block(index, problem, range(first, min(first + job.sampling.batch_size, job.n)))
         for index, problem in enumerate(problems)
@@ -120,7 +122,7 @@ def _rows(job: Job, task: Task, block: Block, completions: Sequence[Completion])
     if job.verify:
         verdicts = task.verify([completion.text for completion in completions], [block.problem] * len(completions))
     return [
-        table_row(job, block.problem.id, sample_id, completion, verdict)
+        table_row(job, block.problem, sample_id, completion, verdict)
         for sample_id, completion, verdict in zip(block.sample_ids, completions, verdicts, strict=True)
     ]
 

@@ -20,13 +20,14 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from forkwise.core import causal_model
 from forkwise.engines.trl import EntropyShapedGRPOConfig, check_rollout
-from forkwise.errors import InputError, RunError
+from forkwise.errors import InputError, NotFiniteError, RunError
 from forkwise.folders.settings import refuse_other
 from forkwise.reading import read_yaml
-from forkwise.tasks import Problem, Task, load_task
+from forkwise.tasks import Problem, Task, load_task, problem_range
 from forkwise.tasks.dataset import DatasetTask
 from forkwise.terminal import echo
 from forkwise.training.folder import (
+    COLLAPSED,
     COMPLETE,
     SETTINGS,
     append_metrics,
@@ -192,7 +193,8 @@ def train(
     task = _task(run)
     rewards = [load_reward(spec, task) for spec in run.reward]
     endless = GENERATED_PROBLEMS if (run.task or "").startswith("reasoning-gym") else None
-    problems = task.problems("train", endless if run.train_problems is None else run.train_problems, seed=config.seed)
+    number = endless if run.train_problems is None else run.train_problems
+    problems = problem_range(task, "train", number, first=run.first_problem, seed=config.seed)
     check_rollout(config, len(problems))
     validation = task.problems("validation", run.eval_problems) if config.eval_strategy != "no" else []
     if isinstance(task, DatasetTask) and state.is_main_process:
@@ -242,25 +244,31 @@ def train(
         if state.is_main_process:
             with writing(folder, "The settings of the run"):
                 _record(settings, folder)
-                (folder / COMPLETE).unlink(missing_ok=True)
+                for mark in (COMPLETE, COLLAPSED):
+                    (folder / mark).unlink(missing_ok=True)
                 mend_metrics(folder)
                 set_aside_newer(folder, checkpoint)
         state.wait_for_everyone()
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        reached, planned = trainer.state.global_step, max(trainer.state.max_steps, 1)
-        if reached < planned:
-            raise RunError(
-                f"The run in '{folder}' ended at step {reached} of {planned}, so it is not complete; the same command "
-                "with --resume goes on from its newest checkpoint."
-            )
-        _save(trainer, folder)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except NotFiniteError as error:
+            if state.is_main_process:
+                write_text(folder / COLLAPSED, f"{error}\n")
+            raise
+        _finish(trainer, folder)
     if config.push_to_hub:
         trainer.push_to_hub()
     return trainer
 
 
-def _save(trainer: RunTrainer, folder: Path) -> None:
-    """Saves the model, and marks the run as complete."""
+def _finish(trainer: RunTrainer, folder: Path) -> None:
+    """Saves the model of a run that has reached its last step, and marks the run as complete."""
+    reached, planned = trainer.state.global_step, max(trainer.state.max_steps, 1)
+    if reached < planned:
+        raise RunError(
+            f"The run in '{folder}' ended at step {reached} of {planned}, so it is not complete; the same command "
+            "with --resume goes on from its newest checkpoint."
+        )
     with writing(folder, "The trained model"):
         if trainer.is_fsdp_enabled:  # a folder of shards is no model that from_pretrained reads
             trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")

@@ -6,10 +6,6 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as pads
-
 from forkwise.errors import InputError
 from forkwise.samples.importers.base import Source, counted
 
@@ -85,17 +81,3 @@ class Ledger:
             raise source.error(f"sample {sample_id} of problem {problem} is there twice: remove one of the two.")
         taken.add(sample_id)
         return sample_id
-
-
-def problems_in(out: Path) -> set[tuple[str, str]]:
-    """Returns the pairs (run, problem_id) that the folder holds."""
-    shards = sorted(out.glob("*.parquet"))
-    pairs: set[tuple[str, str]] = set()
-    for shard in shards:
-        try:
-            table = pads.dataset(str(shard), format="parquet").to_table(columns=["run", "problem_id"])
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise InputError(f"'{shard}' is no shard of a samples table: choose another --out.") from error
-        distinct = table.group_by(["run", "problem_id"]).aggregate([])
-        pairs.update(zip(*(pc.cast(distinct[c], pa.string()).to_pylist() for c in ("run", "problem_id")), strict=True))
-    return pairs

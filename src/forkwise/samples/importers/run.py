@@ -30,7 +30,8 @@ from forkwise.samples.importers import (
     verl,
 )
 from forkwise.samples.importers.base import Importer, Options, Row, Source, Undecided, check_types, counted
-from forkwise.samples.importers.ledger import Ledger, problems_in
+from forkwise.samples.importers.folders import all_files, problems_in
+from forkwise.samples.importers.ledger import Ledger
 from forkwise.samples.importers.reader import Record, read_records
 from forkwise.samples.importers.texts import covers
 from forkwise.samples.store import TOKEN_COLUMNS, ShardWriter
@@ -130,7 +131,8 @@ def import_files(
 ) -> Iterator[FileReport]:
     """Imports each file as one shard of the samples table in `out`, and reports on each when it is done.
 
-    A file is imported whole or not at all; when one is refused, those before it stay.
+    Of a folder, those files that may hold samples. A file is imported whole or not at all; when one is refused, those
+    before it stay.
 
     Raises:
         InputError: a file cannot be used, its samples are in `out` already, or another process is writing there.
@@ -142,6 +144,7 @@ def import_files(
     plain.check_columns(options.columns)
     if options.columns and format_ == "auto":
         format_ = "plain"
+    files = all_files(files)
     twice = [path for path, count in Counter(path.resolve() for path in files).items() if count > 1]
     if twice:
         raise InputError(f"'{twice[0]}' is given twice: give every file once.")

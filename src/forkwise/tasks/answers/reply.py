@@ -2,6 +2,7 @@ r"""The reply within a completion: without reasoning in tags, and without what a
 
 from __future__ import annotations
 
+import json
 import re
 
 from forkwise.tasks.answers.boxes import boxed, full_boxes
@@ -51,6 +52,22 @@ def without_reasoning(text: str) -> str | None:
     if opened:
         return None
     return "".join((*kept, text[start:]))
+
+
+_STRUCK_OUT = re.compile(r"(?<![\w}~\\$])~~(?=\S)[^~\n$\\]{1,80}(?<=\S)~~(?![\w~\\{$])")
+_EMPHASIS = re.compile(r"</?(?:b|strong|em)>", re.IGNORECASE)
+_OBJECT = re.compile(
+    r"\"(?:final[_ ])?answer\"\s{0,3}:\s{0,3}(\"(?:[^\"\\\n]|\\.){1,400}\"|-?[0-9][0-9.]{0,40})\s{0,9}[},]"
+)
+
+
+def plain(text: str) -> str:
+    """Returns `text` without HTML's emphasis and struck-out words, and JSON's `"answer": 5` as an announcement."""
+    if "~~" in text:
+        text = _STRUCK_OUT.sub("", text)
+    if "</" in text:
+        text = _EMPHASIS.sub("", text)
+    return _OBJECT.sub(lambda pair: f"\nAnswer: {json.loads(pair[1])}\n", text) if '"' in text else text
 
 
 _NEXT = re.compile(
