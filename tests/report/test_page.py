@@ -310,14 +310,16 @@ def test_a_foreign_file_is_not_overwritten_unasked(tmp_path: Path) -> None:
 
 def test_a_flag_limits_the_traces(folder: Path, tmp_path: Path) -> None:
     found = {}
-    for limit in ("0", "0.005", "2"):
+    for limit in ("0", "0.005", "2", "inf"):
         page = tmp_path / f"{limit}.html"
         result = CliRunner().invoke(app, ["report", str(folder), "--out", str(page), "--trace-mb", limit])
         assert result.exit_code == 0, result.output
         found[limit] = sum(map(len, re.findall(r'id="chunk-\d+">([^<]*)<', page.read_text())))
     assert found["0"] == 0
+    assert "No trace fits into the page" in (tmp_path / "0.html").read_text()
     assert 0 < found["0.005"] <= 5_000 + 10 * 2  # quotation marks
     assert found["2"] > 8_000
+    assert found["inf"] == found["2"]  # all of them
 
 
 def exploration(samples: str, run: str = "r", **more: Any) -> explored.Exploration:
@@ -420,6 +422,18 @@ def test_lines_of_many_arms_can_be_told_apart() -> None:
     looks = {(line.get_color(), line._unscaled_dash_pattern) for line in figure.axes[0].get_lines()}  # type: ignore[attr-defined]
     assert len(looks) == len(figure.axes[0].get_lines()) == 20
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"arm {i}" for i in range(20)]
+
+
+def test_what_was_explored_by_hand_takes_the_place_of_what_the_experiment_explored(tmp_path: Path) -> None:
+    folder = made.experiment(tmp_path / "run")
+    own = exploration("samples", run="grpo-seed0")
+    found = own.runs[0]
+    other = replace(found, run="base")
+    explored.write(folder / "explore", replace(own, runs=[replace(found, words=1), other]))
+    explored.write(tmp_path / "by-hand", replace(own, runs=[replace(found, words=2)]))
+    content = gather(find_sources([folder, tmp_path / "by-hand"]))
+    assert {(run.run, run.words) for run in content.explored()} == {("base", found.words), ("GRPO", 2)}
+    assert {run.words for run in gather(find_sources([folder])).explored()} == {1, found.words}
 
 
 def test_an_arm_has_the_same_colour_and_dashes_in_the_page_and_in_every_picture(tmp_path: Path) -> None:
