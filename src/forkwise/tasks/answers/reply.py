@@ -54,6 +54,11 @@ def without_reasoning(text: str) -> str | None:
     return "".join((*kept, text[start:]))
 
 
+_CLOSING = re.compile(
+    r"(?:\s+(?:I hope (?:this|it|that)|hope (?:this|that)|(?:please )?(?:let me know|feel free)|if you have any"
+    r"|this completes)\b[^\n{}<*$\\]{0,120})+\Z",
+    re.IGNORECASE,
+)
 _STRUCK_OUT = re.compile(r"(?<![\w}~\\$])~~(?=\S)[^~\n$\\]{1,80}(?<=\S)~~(?![\w~\\{$])")
 _EMPHASIS = re.compile(r"</?(?:b|strong|em)>", re.IGNORECASE)
 _OBJECT = re.compile(
@@ -62,7 +67,8 @@ _OBJECT = re.compile(
 
 
 def plain(text: str) -> str:
-    """Returns `text` without HTML's emphasis and struck-out words, and JSON's `"answer": 5` as an announcement."""
+    """Returns `text` without courtesies, HTML's emphasis, struck-out words, and JSON's `"answer": 5` as an announcement."""
+    text = text[:-400] + _CLOSING.sub("", text[-400:])
     if "~~" in text:
         text = _STRUCK_OUT.sub("", text)
     if "</" in text:
