@@ -132,3 +132,31 @@ def test_problems_that_are_all_alike_leave_the_exact_binomial_interval(solved: i
     exact = stats.binomtest(40 if solved else 0, 40).proportion_ci(level, method="exact")
     np.testing.assert_allclose(found.low, exact.low, atol=1e-12)
     np.testing.assert_allclose(found.high, exact.high, atol=1e-12)
+
+
+def test_a_problem_that_was_solved_cannot_be_one_of_none() -> None:
+    """One of 30 problems is solved in every sample: the bootstrap's lower end is 0, which the data exclude."""
+    problem = np.repeat(np.arange(30), 4)
+    found = evaluate(make_arm("a", problem, problem == 0), ks=[1, 4], caps=(), budgets=()).pass_at_k
+    exact = stats.binomtest(1, 30).proportion_ci(0.95, method="exact")
+    np.testing.assert_allclose(found.low, exact.low)
+    other = evaluate(make_arm("a", problem, problem > 0), ks=[1, 4], caps=(), budgets=()).pass_at_k
+    np.testing.assert_allclose(other.high, 1 - exact.low)
+
+
+def test_an_arms_interval_covers_the_choice_of_clusters() -> None:
+    rng = np.random.default_rng(0)
+    cluster, n = np.repeat(np.arange(20), 10), 8
+    rate = np.clip(rng.beta(1, 1, 20)[cluster] + rng.normal(0, 0.02, 200), 0, 1)
+    correct = (np.arange(n) < rng.binomial(n, rate)[:, None]).ravel()
+    problem = np.repeat(np.arange(200), n)
+    plain, clustered = (
+        evaluate(make_arm("a", problem, correct, cluster=names), ks=[1], caps=(), budgets=()).pass_at_k
+        for names in (None, [f"c{c}" for c in np.repeat(cluster, n)])
+    )
+    means = correct.reshape(20, -1).mean(axis=1)
+    peer = stats.bootstrap((means,), np.mean, method="BCa", n_resamples=20_000, rng=2).confidence_interval
+    width = peer.high - peer.low
+    assert clustered.low[0] == pytest.approx(peer.low, abs=0.04 * width)
+    assert clustered.high[0] == pytest.approx(peer.high, abs=0.04 * width)
+    assert plain.high[0] - plain.low[0] < 0.5 * width

@@ -25,6 +25,7 @@ from forkwise.report.content import gather
 from forkwise.report.figures import training_figure
 from forkwise.report.page import SECTIONS, render
 from forkwise.report.passk import overview
+from forkwise.report.problems import short_name
 from forkwise.report.sources import Shaping, find_sources
 from forkwise.report.text import summary
 from forkwise.samples import write_shard
@@ -168,7 +169,7 @@ def test_the_numbers_are_those_of_compare(folder: Path) -> None:
     # Beside an adjusted p stands the band, not the pointwise interval.
     low, high = expected.band.low[0], expected.band.high[0]
     assert table.rows[i][1] == f"{expected.interval.mean[0]:+.3f} [{low:+.3f}, {high:+.3f}]"
-    assert names[i + 1] == "  adjusted p, problems"
+    assert names[i + 1] == "  adjusted p"
     assert content.verdict == ["No evidence of a difference."]  # what the run itself concluded
     assert content.shaping == {
         **{"base": None, "GRPO": Shaping(0.0, 2.5), "GRPO + entropy advantage": Shaping(0.3, 2.5)}
@@ -194,6 +195,44 @@ def test_the_charts_hold_every_arm_control_and_seed(tmp_path: Path) -> None:
     assert [line.get("thin", False) for line in reward["lines"]] == [True, True, False] * 2
     assert data["traces"]["runs"]
     assert data["entropy"]["above"][0]["mean"][0] == 1.0
+
+
+def test_problems_are_listed_with_counts_differences_and_links(tmp_path: Path) -> None:
+    prompt = "A long preamble that all prompts have in common. What is"
+    right = {"plain": [2, 1, 0], "shaped": [0, 1, 3]}  # of 4, of problems a=b&c, p1, p2
+    ids = ["a=b&c", "p1", "p2"]
+    for run, numbers in right.items():
+        rows = [
+            made.sample(run, ids[q], i, correct=i < n, completion="x", prompt=f"{prompt} {q} + {q}?")
+            for q, n in enumerate(numbers)
+            for i in range(4)
+        ]
+        rows[0]["correct"] = None if run == "shaped" else True  # a sample without a verdict is not counted
+        write_shard(tmp_path / run, "0000", rows)
+    content = gather(find_sources([tmp_path / "plain", tmp_path / "shaped"]))
+    page = render(content)
+    section = page[page.index('<section id="problems">') : page.index('<section id="traces">')]
+    rows_of_text = [re.findall(r">([^<>]+)</(?:a|t[dh])>", row) for row in re.findall("<tr>.*?</tr>", section)[1:]]
+    assert rows_of_text == [
+        ["… 2 + 2?", "0/4", "3/4", "+0.750"],
+        ["… 1 + 1?", "1/4", "1/4", "+0.000"],
+        ["… 0 + 0?", "2/4", "0/3", "-0.500"],
+    ]
+    assert re.findall('data-value="([^"]*)"', section)[-3:] == ["0.5", "0.0", "-0.5"]
+    assert re.findall('href="([^"]*)"', section) == ["#problem=p2", "#problem=p1", "#problem=a%3Db%26c"]
+    assert 'scope="col" aria-sort="descending"><button type="button">shaped − plain<' in section
+    # Of a problem of which no trace is shown there is no link.
+    page = render(gather(find_sources([tmp_path / "plain", tmp_path / "shaped"]), trace_bytes=0))
+    assert "0 + 0?" in page
+    assert "#problem=" not in page[: page.index("<script")]
+
+
+def test_names_that_are_cut_stay_distinct() -> None:
+    assert short_name("p 1") == "p 1"
+    long = ["x" * 100 + f"{i}" + "y" * 100 for i in range(50)]
+    assert len({short_name(name) for name in long}) == 50
+    assert all(len(short_name(name)) <= 60 for name in long)
+    assert short_name("a\x1b") != short_name("a⟨U+001B⟩")  # which the first one is shown as
 
 
 def test_parts_that_there_is_nothing_for_say_so(tmp_path: Path) -> None:
@@ -314,10 +353,10 @@ def exploration(samples: str, run: str = "r", **more: Any) -> explored.Explorati
         entries=[explored.Entry("wait", "contrastive", 9, 5, 1.7, *[estimate] * 3, 0.9, 0.01, 0.02)],
         rarity=rarity,
         dependence=[dependence],
-        notes=["a note of the exploration"],
+        without_tokens=2,
     )
     content = explored.Exploration(
-        *([samples], [samples], [], {}, "other.yaml 00000000", "other", [], [found], [], []), forkwise="0.1"
+        *([samples], [samples], [], {}, "other.yaml 00000000", "other", [], [found], []), forkwise="0.1"
     )
     return replace(content, **more)
 
@@ -338,7 +377,7 @@ def test_an_exploration_fills_its_sections_and_marks_rare_sentences(tmp_path: Pa
         "a rare sentence",
         "saturated",
         "minus matched others +0.250 [+0.125, +0.500] (8% of them have a match)",
-        "a note of the exploration",
+        "r: 2 of 18 samples have no token data",
         "Traces are marked with forkwise's own lexicon.yaml",
     ):
         assert expected in said, expected

@@ -59,7 +59,7 @@ class PasskOptions(MeasureOptions):
     """The options of `forkwise passk`."""
 
     tau: Annotated[float, "Share of K that must be correct in G-Pass@K."] = 0.5
-    extrapolate: Annotated[str | None, "K above n, such as 1024,4096, answered by a labelled beta-binomial model."] = (
+    extrapolate: Annotated[str | None, "K above n, such as 1024,4096, answered by a model that is labelled as one."] = (
         None
     )
 
@@ -122,7 +122,7 @@ class Outputs:
 
 @with_options
 def passk(
-    samples: Annotated[list[str], typer.Argument(help="Samples tables: a Parquet shard or a folder of shards each.")],
+    samples: Annotated[list[str], typer.Argument(help="Samples tables, or files that forkwise import reads.")],
     options: PasskOptions,
     outputs: Outputs,
 ) -> None:
@@ -149,7 +149,9 @@ def passk(
 
 @with_options
 def compare(
-    arms: Annotated[list[str], typer.Argument(help="[NAME=]TABLE[,TABLE...] per arm, the reference first.")],
+    arms: Annotated[
+        list[str], typer.Argument(help="[NAME=]TABLE[,TABLE...] per arm, the reference first; or other tools' files.")
+    ],
     options: CompareOptions,
     outputs: Outputs,
 ) -> None:

@@ -32,7 +32,9 @@ class PlanOptions:
     paired_seeds: Annotated[bool, "Runs of all arms share seeds, the last numbers in their names."] = False
     rho: Annotated[float | None, "Correlation of runs that share a seed (default: the pilot's)."] = None
     fixed: Annotated[bool, "The reference is one model that is not trained again."] = False
-    method_problem_sd: Annotated[float, "SD over problems of the arms' difference, where one arm is known."] = 0.0
+    method_problem_sd: Annotated[float | None, "SD over problems of the arms' difference (default: the pilot's)."] = (
+        None
+    )
     cost_run: Annotated[float | None, "Cost of training a run, in any unit."] = None
     cost_sample: Annotated[float | None, "Cost of drawing a sample, in the same unit."] = None
     budget: Annotated[float | None, "Cost that is there: what can be found with it."] = None

@@ -6,7 +6,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -32,6 +32,7 @@ from forkwise.version import __version__
 
 app = make_app("Train reasoning models with methods meant to keep them exploring, and measure whether they do.")
 
+_UsageError: Any = typer.BadParameter.__base__  # typer exports no more of its family of exceptions
 _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 _FIRST = "--model embedded --task countdown --max_steps 5"
 _COMMANDS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
@@ -98,11 +99,18 @@ def main() -> None:
 
 def run(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs the command with the arguments `argv` (default: the process's), and exits with its code."""
+    code: object = 0
     try:
         try:
-            app(argv)
+            code = app(argv, prog_name="forkwise", standalone_mode=False)
         finally:
             sys.stdout.flush()
+    except _UsageError as error:
+        if str(error.format_message()).startswith("Usage:"):  # there was no word at all: the message is the help
+            error.show()
+        else:
+            complain(_usage(error))
+        sys.exit(2)
     except InputError as error:
         complain(error)
         sys.exit(2)
@@ -115,4 +123,11 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
         # Only writing to the standard output can fail without a sentence of its own.
         complain(f"{error.filename or 'The standard output'} cannot be used: {error.strerror}.")
         sys.exit(2)
-    sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: Any) -> str:
+    """Says on one line what was typed wrong, and where to look."""
+    message = " ".join(error.format_message().replace("Value error, ", "").split()).removesuffix(".")
+    see = " See" if message.endswith("?") else "; see"
+    return f"{message}{see} {error.ctx.command_path if error.ctx else 'forkwise'} --help."

@@ -13,7 +13,7 @@ from typing import Any
 from forkwise.errors import InputError
 from forkwise.folders.results import Input, parse_result, read_result, result_text, write_result
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of `explore.json`. It grows when a field changes its meaning or goes; new optional fields do not count."""
 
 FILE = "explore.json"
@@ -330,7 +330,10 @@ class RunExploration:
     """Entries of the lexicon that occur, most frequent first."""
     rarity: Rarity | None
     dependence: list[Dependence]
-    notes: list[str]
+    without_tokens: int = 0
+    """Number of samples without token data, where others of the run have them."""
+    rarity_refused: str | None = None
+    """Why rarity could not be measured against the base, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -353,7 +356,10 @@ class Exploration:
     runs: list[RunExploration]
     series: list[TrainingRow]
     """One row for each run, in the order of `runs`."""
-    notes: list[str]
+    full_logits: str | None = None
+    """Why `--model` scores by its full logits, where it does."""
+    imported: list[str] = field(default_factory=list)
+    """What the import of other tools' files found and remarked."""
     schema: int = SCHEMA
     forkwise: str = ""
 

@@ -24,8 +24,8 @@ from forkwise.core import compare_head, few_tokens, logprob_and_entropy, token_e
 from forkwise.errors import InputError
 from forkwise.explore.spans import MisfitError, token_spans
 from forkwise.folders import only_process, write_json
+from forkwise.folders.settings import is_new, read_settings, refuse_other
 from forkwise.progress import Console, Meter
-from forkwise.reading import parse_json
 from forkwise.samples.store import find_shards, iter_batches, open_parquet, read_samples, write_shard
 from forkwise.sampling.forward import cannot, check_causal, check_rows, embedding_rows, not_numbers
 from forkwise.sampling.generate import fingerprint, load_model
@@ -64,14 +64,14 @@ class Scorer:
             a batch of its own.
 
     Attributes:
-        note: why the model is scored by its full logits; None where it is not, and before the first sample.
+        full_logits: why the model is scored by its full logits; None where it is not, and before the first sample.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, budget: int = BUDGET) -> None:
         if budget < 1:
             raise InputError(f"The token budget is {budget}: it must be at least 1.")
         self.model, self.tokenizer, self.budget = model, tokenizer, budget
-        self.note: str | None = None
+        self.full_logits: str | None = None
         self._head: tuple[Any, Any] | None = None  # weight and bias, where they alone make the logits
         self._head_is_known = False
 
@@ -162,7 +162,7 @@ class Scorer:
         head = self.model.get_output_embeddings()
         name = type(self.model).__name__
         if not isinstance(head, torch.nn.Linear):
-            self.note = f"{name} is scored by its full logits, which need more memory: its head is no linear layer."
+            self.full_logits = f"the head of {name} is no linear layer"
             return
 
         def by_head(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -178,7 +178,7 @@ class Scorer:
         if mismatch is None:
             self._head = head.weight, head.bias
         else:
-            self.note = f"{name} is scored by its full logits, which need more memory: by its head alone, {mismatch}."
+            self.full_logits = f"by the head of {name} alone, {mismatch}"
 
 
 # ------------------------------------------------------------------------------------------------------- tokenisation
@@ -390,22 +390,12 @@ def _digest(table: pa.Table) -> str:
 
 
 def _check_manifest(out: Path, manifest: Mapping[str, Any]) -> None:
-    path = out / MANIFEST
-    if not path.exists():
-        if any(out.glob("*.parquet")):
-            raise InputError(f"'{out}' holds Parquet files but no {MANIFEST}: give another --out.")
-        write_json(path, manifest, indent=2)
+    file = out / MANIFEST
+    if is_new(file):
+        write_json(file, manifest, indent=2)
         return
-    try:
-        stored = dict(parse_json(path.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"'{path}' cannot be read ({error}): delete the folder, or give another --out.") from error
-    for key, value in manifest.items():
-        if stored.get(key) != value:
-            raise InputError(
-                f"'{out}' holds entropies with {key} = {stored.get(key)}, not {value}: give another --out, or delete "
-                "that folder."
-            )
+    remedy = "give another --out, or delete that folder"
+    refuse_other(file, read_settings(file), manifest, what="entropies", remedy=remedy)
 
 
 # ---------------------------------------------------------------------------------------- every response, every prompt

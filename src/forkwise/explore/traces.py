@@ -98,6 +98,8 @@ def load_traces(
     table = read_samples(path, columns)
     if only_exact:
         table = table.filter(pc.is_valid(table["entropies"]))
+        if not table.num_rows:
+            raise InputError(f"'{path}' holds no sample with stored entropies: leave out --only-exact.")
     runs: dict[str, RunTraces] = {}
     rows = (row for batch in table.to_batches(max_chunksize=256) for row in batch.to_pylist())
     for row in watch(rows, "splitting", "samples", table.num_rows):

@@ -24,6 +24,7 @@ from forkwise.passk.length_differences import length_rows, matching_notes
 from forkwise.passk.metrics import Metric, MetricOptions, compared_metrics
 from forkwise.passk.outcomes import Arm, check_ks, common_problems
 from forkwise.passk.results import Comparison, Curve, Difference, Endpoint, Evaluation
+from forkwise.passk.sampling_noise import difference_on_the_same
 from forkwise.passk.two_way import Variation, joint_test
 
 MARGIN = 0.05
@@ -96,7 +97,7 @@ def compare(
     if len({arm.largest_k() for arm in arms}) > 1:
         notes.append(f"The arms have different numbers of samples; K goes up to {largest}, the smallest.")
 
-    differences = _differences(measured, _Test(design, paired, margin, resamples, seed), primary)
+    differences = _differences(measured, evaluations, _Test(design, paired, margin, resamples, seed), primary)
     if common:
         differences = [
             replace(d, length=length_rows(arm, measured[0], design))
@@ -145,7 +146,9 @@ class _Test:
         return self.design.vary(arm.arm.name, values[0], reference.arm.name, values[1])
 
 
-def _differences(measured: Sequence[Measured], test: _Test, primary: int | str | None) -> list[Difference]:
+def _differences(
+    measured: Sequence[Measured], evaluations: Sequence[Evaluation], test: _Test, primary: int | str | None
+) -> list[Difference]:
     """Computes the differences of all arms from the first, judged together."""
     reference, *others = measured
     ks, level = reference.curves["pass@k"].ks, test.design.level
@@ -153,7 +156,7 @@ def _differences(measured: Sequence[Measured], test: _Test, primary: int | str |
     joint = joint_test(variations, resamples=test.resamples, seed=test.seed)
     endpoints = _endpoints(others, reference, test, variations, primary)
     differences = []
-    for arm, variation, endpoint in zip(others, variations, endpoints, strict=True):
+    for arm, evaluation, variation, endpoint in zip(others, evaluations[1:], variations, endpoints, strict=True):
         band = replace(variation.interval(joint.critical(level), level), resamples=test.resamples)
         inside = _equivalent(band, reference, test)
         upto = int(inside.argmin()) if not inside.all() else len(ks)
@@ -163,6 +166,7 @@ def _differences(measured: Sequence[Measured], test: _Test, primary: int | str |
             reference.arm.name,
             ks,
             variation.pointwise(level),
+            difference_on_the_same(evaluation.same_problems, evaluations[0].same_problems),
             band,
             variation.p(),
             joint.p(variation.scores()),

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from forkwise.errors import InputError, nearest
 from forkwise.passk.estimator import FloatArray, IntArray
 from forkwise.passk.intervals import Interval
-from forkwise.passk.outcomes import Arm
+from forkwise.passk.outcomes import Arm, number_clusters
 from forkwise.passk.two_way import Variation, vary
 
 FEWEST_RUNS = 3
@@ -141,20 +141,3 @@ def _clusters(arms: Sequence[Arm]) -> IntArray | None:
         if arm.clusters != said[0].clusters:
             raise InputError(f"'{said[0].name}' and '{arm.name}' put the same problems into different clusters.")
     return number_clusters(said[0])
-
-
-def number_clusters(arm: Arm) -> IntArray | None:
-    """Numbers the clusters of an arm's problems; None where it has none.
-
-    Raises:
-        InputError: there is a single cluster, which says nothing about others.
-    """
-    if arm.clusters is None:
-        return None
-    names, cluster_Q = np.unique(np.array(arm.clusters, dtype=object), return_inverse=True)
-    if names.size == 1:
-        raise InputError(
-            f"All problems of '{arm.name}' are in one cluster, '{names[0]}', which says nothing about others: leave "
-            "the column cluster empty, or take problems of several."
-        )
-    return cluster_Q.reshape(-1)

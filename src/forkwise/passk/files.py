@@ -15,7 +15,7 @@ from forkwise.errors import InputError
 from forkwise.folders import write_text
 from forkwise.folders.results import Input, inputs_of, read_result
 from forkwise.passk.results import COLUMNS, Comparison, Evaluation, Row
-from forkwise.samples.store import find_shards
+from forkwise.samples.direct import source_files
 from forkwise.version import __version__
 
 PASSK, COMPARE = "passk.json", "compare.json"
@@ -68,8 +68,8 @@ def result_file(
 
 
 def inputs_of_tables(tables: Iterable[Path]) -> list[Input]:
-    """Hashes every shard of the samples tables, each once."""
-    return inputs_of(shard for table in tables for shard in find_shards(table))
+    """Hashes every shard of the samples tables, and every file of another tool, each once."""
+    return inputs_of(file for table in tables for file in source_files(table))
 
 
 def read_results(path: Path) -> ResultFile:

@@ -133,7 +133,7 @@ def by_cluster(values_QK: FloatArray, cluster_Q: IntArray | None) -> FloatArray:
     return rows
 
 
-def unseen(problems: int, level: float) -> float:
+def unseen(problems: float, level: float) -> float:
     """Bounds how far off the mean over problems may be where all have the same value, so that resamples have no width.
 
     The exact binomial (Clopper-Pearson) upper bound on the share of problems with another value, for values that differ

@@ -45,7 +45,7 @@ class Arm:
     by_text: bool = False
     """Whether answers are equal only as texts: those of a verifier that checks solutions, as Countdown's does."""
     tables: tuple[Path, ...] = ()
-    """The samples tables that the arm was read from."""
+    """The samples tables, or files of other tools, that the arm was read from."""
 
     def _cells(self) -> IntArray:
         return self.run_N * len(self.problems) + self.problem_N
@@ -266,6 +266,23 @@ def _clusters_of(
             "problem, or of none."
         )
     return tuple(str(name) for name in clusters)
+
+
+def number_clusters(arm: Arm) -> IntArray | None:
+    """Numbers the clusters of an arm's problems; None where it has none.
+
+    Raises:
+        InputError: there is a single cluster, which says nothing about others.
+    """
+    if arm.clusters is None:
+        return None
+    names, cluster_Q = np.unique(np.array(arm.clusters, dtype=object), return_inverse=True)
+    if names.size == 1:
+        raise InputError(
+            f"All problems of '{arm.name}' are in one cluster, '{names[0]}', which says nothing about others: leave "
+            "the column cluster empty, or take problems of several."
+        )
+    return cluster_Q.reshape(-1)
 
 
 def common_problems(arms: Sequence[Arm], *, intersect: bool = False) -> tuple[list[Arm], list[str]]:

@@ -45,7 +45,7 @@ def plan_study(
     paired_seeds: bool = False,
     rho: float | None = None,
     fixed: bool = False,
-    method_problem_sd: float = 0.0,
+    method_problem_sd: float | None = None,
     cost_run: float | None = None,
     cost_sample: float | None = None,
     budget: float | None = None,
@@ -64,7 +64,7 @@ def plan_study(
         contrasts, endpoints: comparisons with the reference, and endpoints tested together: they share alpha.
         paired_seeds, rho: whether runs of all arms share seeds, and how they correlate; None estimates it.
         fixed: the reference is one model that is not trained again.
-        method_problem_sd: SD over problems of the arms' difference, where the variances do not say.
+        method_problem_sd: SD over problems of the arms' difference; None is what the variances say.
         cost_run, cost_sample, budget: what a trained run and a sample cost, and what there is to spend.
         max_problems: problems that there are, for the cheapest study.
         intersect: estimate on the problems that the arms share.
@@ -84,7 +84,8 @@ def plan_study(
             "--components: give one of the two."
         )
     if components is not None:
-        stated, inputs, notes = _stated(components, level), inputs_of([components]), []
+        stated, inputs = _stated(components, level), inputs_of([components])
+        notes: list[str] = []
         known, pilot_size = _chosen(stated, ks, components), (DEFAULT_RUNS, stated.problems, stated.samples)
     else:
         arms, notes = _pilot(pilot, intersect=intersect, in_order_of_seeds=paired_seeds and rho is None)
@@ -93,7 +94,8 @@ def plan_study(
         pilot_size = (min(len(arm.runs) for arm in arms), len(arms[0].problems), min(a.largest_k() for a in arms))
     size = Size(*map(_or_pilot, ("runs", "problems", "samples"), (runs, problems, samples), pilot_size))
     alpha = (1 - level) / (contrasts * endpoints)
-    tests = {c.endpoint: Test(alpha, power, _rho(c, rho, paired_seeds), fixed, method_problem_sd**2) for c in known}
+    of_methods = None if method_problem_sd is None else method_problem_sd**2
+    tests = {c.endpoint: Test(alpha, power, _rho(c, rho, paired_seeds), fixed, of_methods) for c in known}
     made = make_plan(
         known,
         size,
@@ -109,7 +111,7 @@ def plan_study(
 
 
 def _check_test(
-    power: float, level: float, rho: float | None, fixed: bool, paired: bool, method_problem_sd: float
+    power: float, level: float, rho: float | None, fixed: bool, paired: bool, method_problem_sd: float | None
 ) -> None:
     check_level(level)
     if not 1 - level < power < 1:
@@ -121,7 +123,7 @@ def _check_test(
         raise InputError(f"rho is {rho:g}: a correlation lies between -1 and 1.")
     if fixed and (paired or rho is not None):
         raise InputError("A fixed reference shares no seeds: leave out --fixed, or --paired-seeds and --rho.")
-    if not (method_problem_sd >= 0 and math.isfinite(method_problem_sd)):
+    if method_problem_sd is not None and not (method_problem_sd >= 0 and math.isfinite(method_problem_sd)):
         raise InputError(f"--method-problem-sd is {method_problem_sd:g}: a standard deviation is 0 or more.")
 
 
@@ -183,7 +185,7 @@ def _pilot(arms: Sequence[Arm], *, intersect: bool, in_order_of_seeds: bool) -> 
     if len({arm.name for arm in arms}) < len(arms):
         raise InputError("Two arms of the pilot have the same name: name them apart, as in NAME=PATH.")
     same, notes = common_problems(arms, intersect=intersect)
-    notes += dict.fromkeys(note for arm in arms for note in arm.notes)
+    notes += dict.fromkeys(note for arm in arms for note in arm.notes if "length" not in note)  # which do not matter
     return _in_order_of_seeds(same) if in_order_of_seeds else same, notes
 
 

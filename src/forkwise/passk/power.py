@@ -42,7 +42,8 @@ class Test:
         power: the wanted chance to find a difference.
         rho: correlation of run effects that share a seed, where the test pairs seeds; None: it does not.
         fixed: whether the reference is one model that is not trained again, sampled once.
-        method_problem: variance over problems of the difference, for endpoints of which it is not known.
+        method_problem: variance over problems of the difference, in the place of what the components say; None: theirs,
+            and 0 where they say nothing.
         arms_pooled: arms whose runs tell the run variance: the two that are compared.
     """
 
@@ -52,7 +53,7 @@ class Test:
     power: float = 0.8
     rho: float | None = None
     fixed: bool = False
-    method_problem: float = 0.0
+    method_problem: float | None = None
     arms_pooled: int = 2
 
 
@@ -80,7 +81,8 @@ def variance_of(c: Components, size: Size, test: Test) -> Variance:
     runs, problems = size.runs, size.problems
     sides = 1 if test.fixed else 2
     noise = c.noise_at(size.samples)
-    method_problem = (test.method_problem if c.method_problem is None else c.method_problem) / problems
+    of_methods = c.method_problem if test.method_problem is None else test.method_problem
+    method_problem = (of_methods or 0.0) / problems
     run_problem = sides * c.run_problem / (runs * problems)
     sampling = sides * noise / (runs * problems)
     of_reference = noise / problems if test.fixed else 0.0
@@ -100,7 +102,7 @@ def power_of(difference: float, variance: float, freedom: float, alpha: float) -
     if variance <= 0:
         return 1.0 if difference else alpha
     critical = float(stats.t.isf(alpha / 2, freedom))
-    away = abs(difference) / variance**0.5
+    away = abs(difference) / math.sqrt(variance)
     found = float(stats.nct.sf(critical, freedom, away)) + float(stats.nct.cdf(-critical, freedom, away))
     # Far from the critical value SciPy's series fails, and there the answer is near 0 or 1.
     return min(found, 1.0) if np.isfinite(found) else float(stats.norm.sf(critical - away))
@@ -119,7 +121,7 @@ def standard_errors(freedom: float, alpha: float, power: float) -> float:
 def detectable(c: Components, size: Size, test: Test) -> float:
     """Returns the smallest difference that a study of this size finds with the wanted power."""
     variance = variance_of(c, size, test)
-    return standard_errors(variance.freedom, test.alpha, test.power) * variance.total**0.5
+    return standard_errors(variance.freedom, test.alpha, test.power) * math.sqrt(variance.total)
 
 
 def power_at(c: Components, difference: float, size: Size, test: Test) -> float:

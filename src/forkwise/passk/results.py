@@ -86,6 +86,8 @@ class Evaluation:
     length: list[LengthRow]
     diversity: dict[str, Interval]
     extrapolation: Extrapolation | None
+    same_problems: Interval
+    """Pass@K with the interval for these very problems, of sampling noise alone, at each of `ks`."""
     notes: list[str]
 
     @property
@@ -102,13 +104,15 @@ class Evaluation:
         """Returns every number as one row of `COLUMNS`."""
         names = {"arm": self.arm}
         rows = [row for curve in self.curves.values() for row in curve.rows(names)]
+        for i, k in enumerate(self.ks):
+            rows.append({**names, "metric": "pass@k, these problems", "k": k, **bounds_at(self.same_problems, i)})
         for r in self.length:
             bounds = {"value": r.value, "low": r.low, "high": r.high, "error": r.error}
             rows.append({**names, "metric": f"pass@k, {r.control}", "k": r.k, "at": r.at, **bounds})
         rows += [{**names, "metric": name, **bounds_at(interval)} for name, interval in self.diversity.items()]
         if self.extrapolation is not None:
             for i, k in enumerate(self.extrapolation.ks):
-                bounds = bounds_at(self.extrapolation.pass_at_k, i)
+                bounds = bounds_at(self.extrapolation.pass_at_k, i) | {"error": float(self.extrapolation.misfit[i])}
                 rows.append({**names, "metric": "pass@k, beta-binomial model", "k": k, **bounds})
         if self.mean_length is not None:
             rows.append({**names, "metric": f"mean length ({self.length_unit})", "value": self.mean_length})
@@ -180,6 +184,8 @@ class Difference:
     ks: list[int]
     interval: Interval
     """Pointwise Student t interval."""
+    same_problems: Interval
+    """Pointwise interval for these very models and problems: what sampling them again would change."""
     band: Interval
     """Simultaneous band, which covers the whole curve, and all arms, at once."""
     p: FloatArray
@@ -213,6 +219,8 @@ class Difference:
             row: Row = {**names, "metric": "pass@k", "k": k, **bounds_at(self.interval, i)}
             row |= {"band_low": float(self.band.low[i]), "band_high": float(self.band.high[i])}
             rows.append(row | {"p": float(self.p[i]), "adjusted_p": float(self.adjusted_p[i])})
+        for i, k in enumerate(self.ks):
+            rows.append({**names, "metric": "pass@k, these problems", "k": k, **bounds_at(self.same_problems, i)})
         if self.primary is not None:
             metric = f"primary: {self.primary.metric}"
             bounds = bounds_at(self.primary.interval)

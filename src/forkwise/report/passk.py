@@ -25,8 +25,7 @@ CONTROLS = {
 """What each length control does, in words."""
 
 _MODEL = (
-    "model, not an estimate: beta-binomial success rates. It has no unsolvable problems, so it climbs to 1 whatever "
-    "the data say."
+    "model, not an estimate: success rates follow a beta distribution, but for a share of problems that is never solved"
 )
 _LUMPED = 3  # differences; with more, the sentence puts the arms without one together
 
@@ -85,6 +84,8 @@ def _evaluation(e: Evaluation) -> list[Block]:
     level = f"{e.pass_at_k.level:.0%}"
     caption = f"{e.arm}: {e.problems} problems x {samples} samples; mean [{level} BCa interval over problems]"
     curves = {c.title: (c.ks, c.interval) for c in e.curves.values() if c.shown}
+    first, *rest = curves.items()
+    curves = dict([first, (f"{first[0]}, these problems", (e.ks, e.same_problems)), *rest])
     blocks: list[Block] = [*_by_k(caption, curves, e.ks), _facts(e), *_capped(e)]
     budget = [row for row in e.length if row.control == BUDGET]
     caption = f"{e.arm}, {CONTROLS[BUDGET]} ({e.length_unit}); pointwise intervals{_simulated(budget)}"
@@ -92,8 +93,13 @@ def _evaluation(e: Evaluation) -> list[Block]:
     blocks += [*_folded(caption, [BUDGET, "pass"], rows), *_diversity(f"{e.arm}, diversity in a problem", e.diversity)]
     if e.extrapolation is not None:
         model = e.extrapolation
-        caption = f"{e.arm}, extrapolation: {_MODEL} Misfit up to n: {model.misfit:.3f}"
-        blocks += _by_k(caption, {"Pass@K (model)": (model.ks, model.pass_at_k)}, model.ks)
+        never = ", ".join(f"{run.never:.2f}" for run in model.runs)
+        caption = f"{e.arm}, extrapolation: {_MODEL} ({never}); misfit beyond n: of what fewer samples say about n"
+        rows = [
+            [str(k), at(model.pass_at_k, i), number(model.misfit[i]), f"{model.tried[i]:.3g} x"]
+            for i, k in enumerate(model.ks)
+        ]
+        blocks += _folded(caption, ["K", "Pass@K (model)", "misfit", "tried over"], rows)
     return blocks
 
 
@@ -148,12 +154,12 @@ def _difference(d: Difference, c: Comparison) -> list[Table]:
 
 def _tests(d: Difference, pair: str, level: float) -> list[Table]:
     header = ["K", f"difference [{level:.0%} band, all K]", "adjusted p"]
-    header += [f"pointwise {level:.0%} interval", "p at this K alone"]
+    header += [f"pointwise {level:.0%} interval", "p at this K alone", "these models and problems"]
     rows = []
     for k in shown_ks(d.ks, MANY):
         i = d.ks.index(k)
-        alone = at(d.interval, i, "+").partition(" ")[2]
-        rows.append([str(k), at(d.band, i, "+"), p_value(d.adjusted_p[i]), alone, p_value(d.p[i])])
+        alone, same = (at(values, i, "+").partition(" ")[2] for values in (d.interval, d.same_problems))
+        rows.append([str(k), at(d.band, i, "+"), p_value(d.adjusted_p[i]), alone, p_value(d.p[i]), same])
     explored = "; exploratory, not the primary endpoint" if d.primary is not None else ""
     return _folded(f"{pair}, paired by problem{explored}", header, rows)
 

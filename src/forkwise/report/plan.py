@@ -16,19 +16,25 @@ _ROUGH = 20  # degrees of freedom below which a standard deviation may be a thir
 
 def conclusion(plan: Plan) -> str:
     """Says what the study finds, and what the differences asked for take."""
-    power = f"{plan.tests[plan.detectable[0].endpoint].power:.0%}"
+    test = plan.tests[plan.detectable[0].endpoint]
     found = ", ".join(f"{d.difference:.3f} at {name_of(d.endpoint)}" for d in plan.detectable)
     about = "other trainings" if plan.trained else "these very models, not other trainings"
-    text = f"{_size(plan.size)} find, with {power} power and about {about}, a difference of {found}"
+    differences = list(dict.fromkeys(n.difference for n in plan.needed))
     takes = [_takes(plan, endpoint) for endpoint in dict.fromkeys(n.endpoint for n in plan.needed)]
-    return f"{text}. On {count(plan.size.problems)} problems x {count(plan.size.samples)} samples, {'; '.join(takes)}."
+    return (
+        f"{_size(plan.size)} find a difference of {found} ({test.power:.0%} power, about {about}). To find "
+        f"{_listed([f'+{d:g}' for d in differences])} takes {'; '.join(takes)}."
+    )
 
 
 def _takes(plan: Plan, endpoint: str) -> str:
-    """Says what the differences take at an endpoint, in a clause."""
-    needed = [n for n in plan.needed if n.endpoint == endpoint]
-    runs = "/".join("more than any" if n.runs is None else str(n.runs) for n in needed)
-    return f"{'/'.join(f'+{n.difference:g}' for n in needed)} at {name_of(endpoint)} takes {runs} runs per arm"
+    """Says how many runs the differences take at an endpoint."""
+    runs = ["more than any" if n.runs is None else count(n.runs) for n in plan.needed if n.endpoint == endpoint]
+    return f"{_listed(runs)} runs per arm at {name_of(endpoint)}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1]
 
 
 def _size(size: Size) -> str:
@@ -58,7 +64,7 @@ def _components(plan: Plan) -> list[Table]:
     ]
     header = ["", "Pass@K", "problems", "runs", "run x problem", f"sampling, n = {n}", "method x problem", "seeds' rho"]
     known = any(c.run_freedom for c in plan.components)
-    caption = "Standard deviation of Pass@K over"
+    caption = "Pass@K, and its standard deviation over problems, runs, ..."
     return filled(caption + (f" [{plan.level:.0%} chi-square interval]" if known else ""), header, rows)
 
 
@@ -219,9 +225,18 @@ def _foundations(plan: Plan) -> list[str]:
     elif first.run_freedom < _ROUGH:
         low, high = (sqrt(x) for x in chi_square_interval(1.0, first.run_freedom, plan.level))
         said.append(
-            f"The SD over runs rests on {first.run_freedom} degrees of freedom (runs beyond the first of each arm): "
+            f"The SD over runs rests on {first.run_freedom} degree{'s' * (first.run_freedom > 1)} of freedom (runs "
+            "beyond the first of each arm): "
             f"the true one is {low:.2g} to {high:.2g} times the estimate ({plan.level:.0%} chi-square interval, for "
             "normal run effects)."
+        )
+    assumed = next(iter(plan.tests.values())).method_problem
+    if assumed is not None:
+        said.append(f"The arms' difference is taken to vary over problems by an SD of {sqrt(assumed):g}, as stated.")
+    elif any(c.method_problem is None for c in plan.components):
+        said.append(
+            "How much the arms' difference varies over problems is not known, and is left out: state "
+            "--method-problem-sd, or give two arms."
         )
     alike = [name_of(c.endpoint) for c in plan.components if c.run == 0]
     if alike:
@@ -231,7 +246,10 @@ def _foundations(plan: Plan) -> list[str]:
         )
     tests = list(plan.tests.values())
     if tests[0].rho is not None and first.rho_low is not None and first.rho_high is not None:
-        said.append("The correlation of paired seeds rests on few pairs: plan with a smaller --rho if it is wrong.")
+        said.append(
+            f"The correlation of paired seeds lies between {first.rho_low:.2f} and {first.rho_high:.2f} at "
+            f"{name_of(first.endpoint)}: --rho plans with another."
+        )
     if not plan.trained:
         said.append("The runs of the study are taken as they are, so the variance over runs is left out.")
     return said

@@ -16,11 +16,12 @@ import pyarrow as pa
 
 from forkwise.progress import Meter
 from forkwise.report.distributions import FloatArray
+from forkwise.report.problems import short_name
 from forkwise.report.selection import ListedSample, choose
 from forkwise.report.sources import SampleArm
 from forkwise.report.trace import JUDGED, Marker, Rendered, render_trace
 from forkwise.samples.store import Key, read_batches
-from forkwise.terminal import one_line, visible
+from forkwise.terminal import visible
 
 _CHUNK = 6000  # pieces after which a new chunk begins; a trace is never split
 _TOKEN_COLUMNS = ("tokens", "logprobs", "entropies", "top_logprobs")
@@ -37,10 +38,16 @@ class Traces:
     available: int
     names: tuple[str, ...]
     """Names of the arms, in the order of the index."""
-    problems: int
+    problem_ids: tuple[str, ...]
+    """Ids of the problems, in the order of the index."""
     all_problems: int
     highest: float
     """99.5 % quantile of the numbers that colour tokens, entropies or else -log p, nats; 0 without any."""
+
+    @property
+    def problems(self) -> int:
+        """Returns how many problems have traces."""
+        return len(self.problem_ids)
 
 
 def pack_traces(
@@ -267,16 +274,16 @@ def _pack(
     return Traces(
         {
             "rows": packer.index,
-            "problems": [one_line(problem, 60) for problem in packer.problems],
-            "arms": [one_line(arm.name, 60) for arm in shelf.arms],
-            "runs": [one_line(run, 60) for run in packer.runs],
+            "problems": [short_name(problem) for problem in packer.problems],
+            "arms": [short_name(arm.name) for arm in shelf.arms],
+            "runs": [short_name(run) for run in packer.runs],
             "finishes": packer.finishes,
         },
         packer.chunks,
         len(packer.index["arm"]),
         len(samples),
         tuple(arm.name for arm in shelf.arms),
-        len(packer.problems),
+        tuple(packer.problems),
         len({sample.key[1] for sample in samples}),
         packer.highest(),
     )

@@ -128,7 +128,7 @@ def sample_problem(
         completions += _complete(decoder, vocabulary, problem, seeds, sampling, traces=traces - start)
     verdicts = task.verify([completion.text for completion in completions], [problem] * n)
     for i, (completion, verdict) in enumerate(zip(completions, verdicts, strict=True)):
-        yield table_row(job, problem.id, i, completion, verdict)
+        yield table_row(job, problem, i, completion, verdict)
 
 
 class TransformersEngine:
@@ -210,7 +210,6 @@ def load_model(model: str, device: str, dtype: str, trust_remote_code: bool) -> 
         raise InputError(f"There is no dtype '{dtype}': use auto, float32, bfloat16 or float16.")
 
     transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     name = str(EMBEDDED_MODEL) if model == "embedded" else model
     tokenizer = load_tokenizer(model, name, trust_remote_code=trust_remote_code)
     loaded = load_weights(model, name, dtype=dtype, trust_remote_code=trust_remote_code)

@@ -7,23 +7,25 @@ from typing import Any
 
 from forkwise.sampling.engine import Completion
 from forkwise.sampling.recipe import Job
-from forkwise.tasks import Verdict
+from forkwise.tasks import Problem, Verdict
 
 
 def table_row(
-    job: Job, problem_id: str, sample_id: int, completion: Completion, verdict: Verdict | None
+    job: Job, problem: Problem, sample_id: int, completion: Completion, verdict: Verdict | None
 ) -> dict[str, Any]:
     """Makes one row of the samples table; token-level columns only where the engine gives them."""
-    row = {
+    row: dict[str, Any] = {
         "run": job.run,
         "model": job.model,
-        "problem_id": problem_id,
+        "problem_id": problem.id,
+        "cluster": problem.cluster,
         "sample_id": sample_id,
         "prompt": _storable(completion.prompt),
         "completion": _storable(completion.text),
         "answer": verdict.answer if verdict else None,
         "correct": verdict.correct if verdict else None,
         "verdict_by": verdict.by if verdict else None,
+        "gold": None if problem.answer is None else _storable(problem.answer),
         "n_tokens": completion.n_tokens,
         "finish_reason": completion.finish_reason,
         "seed": job.seed,

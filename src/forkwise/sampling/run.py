@@ -122,7 +122,7 @@ def _rows(job: Job, task: Task, block: Block, completions: Sequence[Completion])
     if job.verify:
         verdicts = task.verify([completion.text for completion in completions], [block.problem] * len(completions))
     return [
-        table_row(job, block.problem.id, sample_id, completion, verdict)
+        table_row(job, block.problem, sample_id, completion, verdict)
         for sample_id, completion, verdict in zip(block.sample_ids, completions, verdicts, strict=True)
     ]
 

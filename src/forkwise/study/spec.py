@@ -257,9 +257,20 @@ class Study:
 
     def sha256(self) -> str:
         """Returns a hash that depends on what the study says, and not on its title or on how its file is laid out."""
+        return hashlib.sha256(json.dumps(self.said(), sort_keys=True).encode()).hexdigest()
+
+    def said(self) -> dict[str, Any]:
+        """Returns every setting under a name such as `evaluation.n`: what makes two studies the same."""
         said = {key: value for key, value in self.plain().items() if key != "title"}
-        said["order"] = [arm.name for arm in self.arms]  # the first is the reference
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        return {**_flat(said), "order of arms": [arm.name for arm in self.arms]}  # the first is the reference
+
+
+def _flat(settings: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = f"{place}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
+    return flat
 
 
 def _without_defaults(value: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ class Problem:
         prompt: the text that the model continues (a chat template, where wanted, is applied by the engine), or the
             messages of a conversation, `[{"role": ..., "content": ...}]`.
         answer: gold answer as text, or None where only the verifier can tell (Countdown has many solutions).
+        cluster: what it shares with other problems, such as a topic, a source or a template; None: nothing known.
         meta: JSON-serialisable facts that the verifier needs, e.g. `{"numbers": [3, 7], "target": 21}`.
     """
 
@@ -29,6 +30,7 @@ class Problem:
     prompt: Prompt
     answer: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    cluster: str | None = None
 
 
 @dataclass(frozen=True)

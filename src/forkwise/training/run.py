@@ -21,6 +21,7 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 from forkwise.core import causal_model
 from forkwise.engines.trl import EntropyShapedGRPOConfig, check_rollout
 from forkwise.errors import InputError, NotFiniteError, RunError
+from forkwise.folders.settings import refuse_other
 from forkwise.reading import read_yaml
 from forkwise.tasks import Problem, Task, load_task, problem_range
 from forkwise.tasks.dataset import DatasetTask
@@ -120,16 +121,8 @@ def _check_same(settings: dict[str, Any], folder: Path) -> None:
     before = read_yaml(folder / SETTINGS) or {}
     if not isinstance(before, dict):
         raise InputError(f"'{folder / SETTINGS}' holds no settings: give another --output_dir.")
-    changed = [
-        f"{key} {before.get(key)} -> {settings.get(key)}"
-        for key in sorted({*map(str, before), *settings})
-        if before.get(key) != settings.get(key) and not key.startswith(_MAY_CHANGE)
-    ]
-    if changed:
-        raise InputError(
-            f"The run in '{folder}' has other settings ({', '.join(changed)}): resume it with its own, or give another "
-            "--output_dir."
-        )
+    remedy = "resume it with its own, or give another --output_dir"
+    refuse_other(folder / SETTINGS, before, settings, what="a run", remedy=remedy, may_change=_MAY_CHANGE)
 
 
 class MetricsFile(TrainerCallback):

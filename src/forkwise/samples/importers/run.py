@@ -11,8 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as pads
 
 from forkwise.errors import InputError, nearest
 from forkwise.folders import only_process
@@ -32,6 +30,7 @@ from forkwise.samples.importers import (
     verl,
 )
 from forkwise.samples.importers.base import Importer, Options, Row, Source, Undecided, check_types, counted
+from forkwise.samples.importers.folders import all_files, problems_in
 from forkwise.samples.importers.reader import Record, read_records
 from forkwise.samples.importers.texts import covers
 from forkwise.samples.store import TOKEN_COLUMNS, ShardWriter
@@ -131,7 +130,8 @@ def import_files(
 ) -> Iterator[FileReport]:
     """Imports each file as one shard of the samples table in `out`, and reports on each when it is done.
 
-    A file is imported whole or not at all; when one is refused, those before it stay.
+    Of a folder, those files that may hold samples. A file is imported whole or not at all; when one is refused, those
+    before it stay.
 
     Raises:
         InputError: a file cannot be used, its samples are in `out` already, or another process is writing there.
@@ -143,13 +143,14 @@ def import_files(
     plain.check_columns(options.columns)
     if options.columns and format_ == "auto":
         format_ = "plain"
+    files = all_files(files)
     twice = [path for path, count in Counter(path.resolve() for path in files).items() if count > 1]
     if twice:
         raise InputError(f"'{twice[0]}' is given twice: give every file once.")
     if out.exists() and not out.is_dir():
         raise InputError(f"'{out}' is a file: give a folder with --out.")
     with only_process(out):
-        ledger = _Ledger(_problems_in(out), explicit=options.run is not None)
+        ledger = _Ledger(problems_in(out), explicit=options.run is not None)
         for path in files:
             yield _import_file(path, out, format_, options, ledger)
 
@@ -377,20 +378,6 @@ class _Ledger:
             raise source.error(f"sample {sample_id} of problem {problem} is there twice: remove one of the two.")
         taken.add(sample_id)
         return sample_id
-
-
-def _problems_in(out: Path) -> set[tuple[str, str]]:
-    """Returns the pairs (run, problem_id) that the folder holds."""
-    shards = sorted(out.glob("*.parquet"))
-    pairs: set[tuple[str, str]] = set()
-    for shard in shards:
-        try:
-            table = pads.dataset(str(shard), format="parquet").to_table(columns=["run", "problem_id"])
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise InputError(f"'{shard}' is no shard of a samples table: choose another --out.") from error
-        distinct = table.group_by(["run", "problem_id"]).aggregate([])
-        pairs.update(zip(*(pc.cast(distinct[c], pa.string()).to_pylist() for c in ("run", "problem_id")), strict=True))
-    return pairs
 
 
 def _free_name(out: Path, stem: str) -> str:

@@ -10,7 +10,7 @@ from forkwise.tasks.answers.limits import LONGEST_ANSWER
 
 _CHOICE = re.compile(
     # "B. Paris" as the whole last line
-    r"^\W{0,4}([A-J])[.)][ \t]{1,4}\S[^\n]{0,60}\Z"
+    r"^\W{0,4}(?:text(?:bf)?\{\(?)?([A-J])[.)]\}?\\?[ \t~]{1,4}\S[^\n]{0,60}\Z"
     # "option (B)"
     r"|\b(?:[Oo]ption|[Cc]hoice|[Aa]lternative|[Ll]etter)s?\s{0,3}(?:is|:)?[\s*:(\"]{0,6}(?:\\text(?:bf)?\{)?\(?"
     r"([A-Ja-j])\b"
@@ -29,18 +29,23 @@ _PLAIN_EQUATION = re.compile(
 _ASIDE = re.compile(
     r"\s\((?:check|verify|since|because|note|as|we|this|which|here|indeed)\b[^\n]{0,200}\)[.\s]*\Z", re.IGNORECASE
 )
+_STEP = (
+    r"|try|substitut(?:e|ing)|plug(?:ging)?\s+in|uses?|using|contradicts?|since|recall(?:\s+that)?|not(?:e|ice)\s+that"
+    r"|at\s+least|at\s+most|(?:more|fewer)\s+than|consider"
+)
 _MENTION = re.compile(
     r"\b(?:not|for|every|all|any|each|some|whether|where|if|when|with|of|let|given|than|instead of|variable"
-    r"|in terms of)\s*\Z",
+    r"|in terms of" + _STEP + r")\s*\Z",
     re.IGNORECASE,
 )
 _HYPOTHESIS = re.compile(
     r"\b(?:not|if|when|where|than|instead of|let|given|for|whether|reduces?\s+to|cases?"
-    r"|(?:suppose|assume|assuming)(?:\s+that)?|that)\s*\Z",
+    r"|(?:suppose|assume|assuming)(?:\s+that)?|that" + _STEP + r")\s*\Z",
     re.IGNORECASE,
 )
 _DENIED = re.compile(r"\b(?:wrong|incorrect|false|impossible|too)\b|\b(?:is|was|are)\s+not\b", re.IGNORECASE)
-_AFTERWARDS = re.compile(r"[.!?]\s+\S|\n\s*\S")
+_AFTERWARDS = re.compile(r"[.!?]\s+\S|\n\s*\S|\A\s*(?:(?:out\s+)?of|times)\b|:\s*\Z")
+_SO_FAR = re.compile(r"\bso far\b[^.!?\n]*\Z", re.IGNORECASE)
 _UNDECIDED = re.compile(
     r"\b(?:not|if|maybe|perhaps|suppose|let|between|more than|less than|at least|at most|try|would|may|might|could"
     r"|impossible|cannot|wrong|incorrect|false|supposed|guess|unknown|mistake|recall|remember|says?|said|claims?|thinks?|believes?)\b|n['’]t\b"
@@ -54,7 +59,8 @@ _IS_THE_ANSWER = re.compile(
     re.IGNORECASE,
 )
 _CONCLUDES = re.compile(
-    r"\b(?:therefore|thus|hence|so|in total|altogether|finally|in conclusion|consequently|overall|in all)\b",
+    r"\b(?:therefore|thus|hence|so|in total|altogether|finally|in conclusion|consequently|overall|in all)\b"
+    r"|\A\W{0,4}(?:it|that)['’]s\b",
     re.IGNORECASE,
 )
 _COPULA = re.compile(
@@ -76,7 +82,7 @@ _VERB = (
     r"|(?!(?:multipli|divid|add|subtract|call|nam|number|need|label)ed)\w+ed)"
 )
 _GIVES = re.compile(
-    rf"(?:\b{_VERB}|[=≈])[\s*:$\\]{{0,4}}(?:(?:exactly|only|just|indeed|now|still|also|then|precisely|approximately"
+    rf"(?:\b{_VERB}|\b(?:it|that)['’]s|[=≈])[\s*:$\\]{{0,4}}(?:(?:exactly|only|just|indeed|now|still|also|then|precisely|approximately"
     r"|about|roughly|around|a total of|equal to|him|her|them|us|you)[\s*:$]{1,4}){0,2}\Z",
     re.IGNORECASE,
 )
@@ -162,6 +168,7 @@ def last_formula(text: str) -> str | None:
             not _AFTERWARDS.search(afterwards)
             and not _DENIED.search(afterwards)
             and not re.search(r"[0-9]", afterwards)
+            and not _SO_FAR.search(text, 0, places[-1][0])
         ):
             return clean(listed(places, text))
     equation = _PLAIN_EQUATION.search(last_line)

@@ -144,7 +144,7 @@ _SPELLINGS = [
     (r"(?<=[0-9])\s?[个人只本种次名颗页张棵条辆件箱岁]\Z", ""),
     # what shows nothing
     (_commands("therefore") + "|∴", ""),
-    (r"(?:\\\\|\{\}|\\\s)\s*$|^\{\}(?=[^_^])|\\ensuremath(?=\{)", ""),
+    (r"(?:\\{1,2}|\{\})\s*$|^\{\}(?=[^_^])|\\ensuremath(?=\{)", ""),
     (r"(?<=[0-9])_(?=[0-9]{3}(?![0-9]))", ""),
     (_commands(*_STYLES.split(), r"(?:text)?color\s?\{[a-z]+\}"), ""),
     (r"(?<![A-Za-z])(?:np|numpy|math|sympy|sp)\.(?=[a-z])", ""),

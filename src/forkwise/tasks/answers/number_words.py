@@ -55,6 +55,8 @@ def words_of_number(text: str) -> int | None:
     words = [word for word in words if word != "and"]
     if not 1 <= len(words) <= 5 or any(word not in WORDS and word not in MULTIPLES for word in words):
         return None
+    if words[0] in MULTIPLES and len(words[0]) < 4:
+        return None  # bn: b times n
     total = 0
     for word in words:
         if word in MULTIPLES:

@@ -41,7 +41,7 @@ _HASH = re.compile(
     r"^[ \t]{0,4}####[ \t]{0,8}(?=[-+−$£€¥₹\\.(*_]{0,6}[0-9]|[$\\*]|[A-Ja-z(]|[A-Z]{2,3}\$?\s?[0-9])", re.MULTILINE
 )
 _STATES = re.compile(
-    r"(?<![a-z])(?:"
+    r"(?<![a-z])(?<![a-z]_)(?:"
     # "the answer (in cm) to this problem is", "answer choice is"
     r"answers?(?:[\s*_]{0,4}\((?:[^()\n]{0,40})\))?"
     r"(?:\s{1,3}(?:to|of|for)\s{1,3}(?:the|this|your|our)\s{1,3}(?:\w{1,20}\s{1,3}){0,3}?"
@@ -72,13 +72,13 @@ _CORRECTION = re.compile(
     r"(?:[.!?;\n(\u2014\u2013]|(?<=[}$>]))\W{0,6}(?:(?:oh|hmm+|but|no|um|ah|ok|okay|well)\b\W{0,3}){0,2}(?:(?:wait|actually|sorry|apologies|hold\s+on"
     r"|on\s+second\s+thoughts?|no(?=\s?[,.:;]))\b"
     r"|(?P<withdraws>(?:correction|oops|(?:edit|update|errat(?:um|a))(?=\s?:)|scratch\s+that|i\s+(?:misread|miscounted|miscalculated)|i\s+take\s+(?:that|it)\s+back|that(?:'s|\s+is|\s+was)\s+(?:wrong|incorrect|not\s+right))\b))"
-    r"(?P<refutes>\W{0,3}(?:that|this|it)(?:'s|\s+is|\s+was)\s+(?:wrong|incorrect|not\s+right)(?!-))?"
+    r"(?:\W{0,3}no(?=\s?,))?(?P<refutes>\W{0,3}(?:that|this|it)(?:'s|\s+is|\s+was)\s+(?:wrong|incorrect|not\s+right)(?!-))?"
     r"(?:\W{0,3}i\s+(?:meant?|made\s+an?\s+(?:\w+\s+)?(?:mistake|error))\b)?",
     re.IGNORECASE,
 )
 _CONFIRMED = re.compile(
     r"(?<!not )\b(?:yes|correct|right|confirm(?:s|ed)?|indeed|holds|checks? out|verified|consistent|match(?:es)?|works"
-    r"|stands)\b[^.!?\n]{0,60}[.!]?\s*\Z",
+    r"|stands)\b[^.!?\n]{0,60}[.!]?\s*\Z|[✓✔✅]\W*\Z",
     re.IGNORECASE,
 )
 _BARE = r"[-*•]?[ \t]{0,4}\$?(?:-?[0-9][0-9.,/]{0,40}|\(?[A-J]\)?)\$?\.?[ \t]{0,4}"

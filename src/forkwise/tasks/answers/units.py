@@ -183,6 +183,8 @@ _UNIT_TOKEN = re.compile(
 _LIKE_A_UNIT = re.compile(r"[a-z](?:met(?:er|re)|gram|lit(?:er|re)|second|watt|volt|joule|newton|byte)s?$")
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cubed": 3}
 _MOST_FACTORS = 9
+_TWO_VARIABLES = re.compile(r"(?<![A-Za-z])(?![NAVWJC] [mhs]|[NVJ]\s)[A-Za-z]\s+[A-Za-z]\Z")
+_NEGATIVE_POWER = re.compile(r"\s*\^\s?\{?\s?-")
 
 
 def _unit_word(word: str) -> Unit | None:
@@ -224,6 +226,9 @@ def read_unit(text: str) -> tuple[Unit | None, str]:
             known = _unit_word(token["word"])
             if known is None or (known.name and count):
                 break
+            letters = token["word"] if sign == 1 and last and len(token["word"]) == 1 else ""
+            if letters and _TWO_VARIABLES.search(text, 0, position) and not _NEGATIVE_POWER.match(text, position):
+                return None, text  # 2 m g
             if count == _MOST_FACTORS:
                 return None, text
             product.multiply(known, pending * sign)

@@ -30,7 +30,7 @@ _LETTER = re.compile(
 )
 _WITHIN_WORD = re.compile(r"'(?=[a-z])|(?<=[a-z])-(?=[a-z])")
 _PUNCTUATION = re.compile(r"[.,;:!?\"()*]+|(?<![a-z])'")
-_EXPLAINS = re.compile(r"[,.;(:]|\bbecause\b|\bsince\b")
+_EXPLAINS = re.compile(r"[,.;(:](?!\s*(?:or|and)\b)|\bbecause\b|\bsince\b")
 _TEXT = re.compile(r"\\text\s?\{([^{}]*)\}")
 
 
