@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
 
-from forkwise.passk import bootstrap_interval, k_grid, paired_difference, pass_at_k, sign_flip_p_values
+from forkwise.passk import bootstrap_interval, k_grid, paired_difference, pass_at_k
 from forkwise.passk.crossing import find_crossing
-from forkwise.passk.intervals import bootstrap_means, student_interval
-from forkwise.passk.two_way import difference_intervals
+from forkwise.passk.intervals import Interval, bootstrap_means, student_interval
+from forkwise.passk.two_way import Variation, joint_test, vary
 
 Floats = npt.NDArray[np.float64]
 Rng = np.random.Generator
@@ -55,6 +55,12 @@ def shifted(rates: Floats, shift: float, noise: Floats, slope: float = 1.0) -> F
     """Rates moved in log odds: `slope * logit(p) + shift + noise`."""
     moved: Floats = special.expit(slope * special.logit(np.clip(rates, 1e-12, 1 - 1e-12)) + shift + noise)
     return moved
+
+
+def judged(varied: Variation, resamples: int, seed: int) -> tuple[Interval, Interval, Floats]:
+    """Pointwise interval, band and adjusted p, as `forkwise compare` gives them."""
+    joint = joint_test([varied], resamples=resamples, seed=seed)
+    return varied.pointwise(LEVEL), varied.interval(joint.critical(LEVEL), LEVEL), joint.p(varied.scores())
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -156,7 +162,7 @@ def coverage_of_the_difference(runs: int, resamples: int, sizes: Sequence[int]) 
             for i in range(runs):
                 rng = np.random.default_rng([2, q, i])
                 a, b = (curves(rng, rates) for rates in pair(rng, q))
-                interval, band, _ = difference_intervals(b[None], a[None], resamples=resamples, seed=i)
+                interval, band, _ = judged(vary(b[None], a[None]), resamples, i)
                 bca = paired_difference(b, a, resamples=resamples, seed=i)
                 bounds = [(interval.low, interval.high), (bca.low, bca.high), percentile_interval(b - a, resamples, i)]
                 for kind, (low, high) in zip(names, bounds, strict=True):
@@ -179,17 +185,16 @@ def power(runs: int, resamples: int, sizes: Sequence[int]) -> None:
         goal = pair_truth(pair)
         rows = []
         for q in sizes:
-            names = ["paired t interval excludes 0", "sign-flip p", "sign-flip p, max-T adjusted", "unpaired z"]
+            names = ["paired t interval excludes 0", "adjusted p (the band excludes 0)", "unpaired z"]
             hits = {name: np.zeros(len(KS)) for name in names}
             anywhere = dict.fromkeys(names, 0)
             for i in range(runs):
                 rng = np.random.default_rng([3, q, i])
                 a, b = (curves(rng, rates) for rates in pair(rng, q))
-                d = student_interval(b - a)
-                p, adjusted = sign_flip_p_values(b - a, resamples=resamples, seed=i)
+                interval, _, adjusted = judged(vary(b[None], a[None]), resamples, i)
                 gap = np.abs(b.mean(axis=0) - a.mean(axis=0))
                 z = gap / np.hypot(stats.sem(a), stats.sem(b))
-                found = [(d.low > 0) | (d.high < 0), p <= 0.05, adjusted <= 0.05, z > 1.96]
+                found = [(interval.low > 0) | (interval.high < 0), adjusted <= 0.05, z > 1.96]
                 for name, by_k in zip(names, found, strict=True):
                     hits[name] += by_k
                     anywhere[name] += bool(by_k.any())
@@ -214,8 +219,8 @@ def crossing_interval(runs: int, resamples: int, sizes: Sequence[int]) -> None:
         for r in range(runs):
             rng = np.random.default_rng([4, q, r])
             a, b = (curves(rng, rates) for rates in crossing(rng, q))
-            _, _, draws = difference_intervals(b[None], a[None], resamples=resamples, seed=r)
-            found = find_crossing(KS, (b - a).mean(axis=0), draws)
+            varied = vary(b[None], a[None])
+            found = find_crossing(KS, varied.mean, varied.mean + varied.draws(resamples, r))
             if found.k is not None:
                 seen += 1
                 low, high = (np.inf if end is None else end for end in (found.low, found.high))
@@ -240,7 +245,7 @@ def crossing_interval(runs: int, resamples: int, sizes: Sequence[int]) -> None:
     )
 
 
-def training_runs(runs: int, resamples: int, q: int) -> None:
+def training_runs(runs: int, q: int) -> None:
     rows = []
     for s in (2, 3, 5, 10):
         fixed, both = np.zeros(len(KS)), np.zeros(len(KS))
@@ -257,7 +262,7 @@ def training_runs(runs: int, resamples: int, q: int) -> None:
             a, b = arm(), arm()
             d = student_interval(b.mean(axis=0) - a.mean(axis=0))
             fixed += (d.low <= 0) & (d.high >= 0)
-            interval, _, _ = difference_intervals(b, a, resamples=resamples, seed=i)
+            interval = vary(b, a).pointwise(LEVEL)
             both += (interval.low <= 0) & (interval.high >= 0)
         rows.append([str(s), "problems only", *shares(fixed[COLUMNS] / runs)])
         rows.append([str(s), "problems and runs (ours)", *shares(both[COLUMNS] / runs)])
@@ -303,7 +308,7 @@ def main() -> None:
     coverage_of_the_difference(runs, resamples, sizes)
     power(runs, resamples, sizes)
     crossing_interval(runs, resamples, sizes)
-    training_runs(runs, resamples, 128)
+    training_runs(runs, 128)
 
 
 if __name__ == "__main__":

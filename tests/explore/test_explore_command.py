@@ -19,6 +19,7 @@ from forkwise.errors import InputError
 from forkwise.explore import results
 from forkwise.explore.command import run_explore
 from forkwise.explore.options import ExploreOptions
+from forkwise.report.explore import notes
 from forkwise.samples import write_shard
 
 FAST = ["--resamples", "100"]
@@ -142,9 +143,9 @@ def test_the_file_says_what_it_was_made_from_and_how(table: Path, tmp_path: Path
 def test_files_that_are_none_of_ours(tmp_path: Path) -> None:
     for text, message in (
         ("[]", "This is not an explore.json"),
-        ('{"schema": 99}', "schema 99, not 2: run forkwise explore --out again"),
-        ('{"schema": 1}', "schema 1, not 2: run forkwise explore --out again"),
-        ('{"schema": 2}', "is damaged"),
+        ('{"schema": 99}', "schema 99, not 3: run forkwise explore --out again"),
+        ('{"schema": 2}', "schema 2, not 3: run forkwise explore --out again"),
+        ('{"schema": 3}', "is damaged"),
     ):
         (tmp_path / "explore.json").write_text(text)
         with pytest.raises(InputError, match=message):
@@ -225,13 +226,14 @@ def test_rarity_against_a_base_with_an_encoder_of_ones_own(tmp_path: Path) -> No
     assert run.rarity.groups[0].sentences == 7  # strictly above the 90 % quantile of 64
     assert [b.name for b in run.behaviours] == ["pivotal", "reflective", "rare"]
     assert "Rare sentences" in done.output
-    assert not any("drawn at random" in note for note in run.notes)
+    assert "drawn at random" not in done.output
     options = ExploreOptions(
         [tmp_path / "ours"], base=tmp_path / "base", encoder=str(folder), k=2, max_sentences=40, resamples=99
     )
-    (run,) = run_explore(options).runs
+    explored = run_explore(options)
+    (run,) = explored.runs
     assert (run.rarity.distinct, run.rarity.base_distinct) == (40, 40)
-    assert any("among 40 distinct sentences of a model, drawn at random" in note for note in run.notes)
+    assert any("among 40 distinct sentences of a model, drawn at random" in note for note in notes(explored))
 
 
 def test_the_embedded_model_scores_its_own_samples_and_sees_its_prompts(tmp_path: Path) -> None:

@@ -254,7 +254,7 @@ def fuzz(kind: str, good: Path, seeds: range, seconds: float) -> None:
         except AssertionError as error:
             raise AssertionError(f"{kind}, seed {seed}: {error}") from None
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
-    # KiB on Linux: torch, and twice the largest document that is read (1 GiB; /dev/full has no end) before it is refused
+    # KiB on Linux. Torch, and twice the largest document that is read (/dev/full has no end) before it is refused.
     assert grown < 3_000_000, f"{grown / 1e6:.1f} GB more"
 
 

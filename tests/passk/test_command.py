@@ -143,9 +143,16 @@ def test_json_alone_is_json(tables: Path) -> None:
 def test_runs_of_one_table_are_arms_or_seeds(tables: Path) -> None:
     alone = run("compare", tables / "seeds", "--k", "1", "--resamples", 200)
     assert "s1 minus s0" in alone.output
-    seeds = run("compare", tables / "a", f"both={tables / 'seeds'}", "--k", "1", "--resamples", 200)
+    both, few = f"both={tables / 'seeds'}", ("--k", "1", "--resamples", 200)
+    seeds = run("compare", tables / "a", both, *few, "--fixed", "a", "--fixed", "both")
     assert "both minus a" in seeds.output
-    assert "one of the two arms has a single run" in seeds.output
+    assert "says nothing about training them again" in seeds.output
+    message = refused("compare", tables / "a", both, *few, "--fixed", "a")
+    assert message.startswith("'both' has 2 runs, and how training varies shows in 3 at least")
+    assert "'a' has 1 run, and" in refused("compare", tables / "a", both, *few)
+    assert "no arm 'bothe' to be fixed: there are a, both. Did you mean 'both'?" in refused(
+        "compare", tables / "a", both, *few, "--fixed", "bothe"
+    )
     assert parse_arm(f"x={tables / 'a'},{tables / 'b'}").runs == ("a", "b")
 
 

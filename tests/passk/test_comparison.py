@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-from math import comb, log2
+from math import log2
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from forkwise.errors import InputError
 from forkwise.passk import Arm, Comparison, compare, make_arm, pass_at_k
 from forkwise.passk.crossing import find_crossing
-from forkwise.passk.two_way import (
-    difference_intervals,
-    holm,
-    mean_draws,
-    relabelling_p,
-    run_weights,
-    standard_error,
-)
 from forkwise.report.passk import conclusion
 
 
@@ -69,23 +59,6 @@ def test_pairing_is_by_id_and_not_by_order() -> None:
     assert d.p.tolist() == [1, 1]
 
 
-def test_holm_by_hand() -> None:
-    # smallest p of the arms: .01, .04, .03 -> times 3, (third) 1 and (second) 2; .04 may not fall below .06
-    got = holm([np.array([0.01, 0.5]), np.array([0.04]), np.array([0.03])])
-    assert got[0].tolist() == pytest.approx([0.03, 1.0])
-    assert got[1].tolist() == pytest.approx([0.06])
-    assert got[2].tolist() == pytest.approx([0.06])
-
-
-def test_holm_agrees_with_the_textbook_loop() -> None:
-    p = np.random.default_rng(0).random(7) * 0.1
-    expected, floor = np.empty(7), 0.0
-    for rank, i in enumerate(np.argsort(p)):
-        floor = max(floor, min(1.0, (7 - rank) * p[i]))
-        expected[i] = floor
-    np.testing.assert_allclose([x[0] for x in holm([np.array([v]) for v in p])], expected)
-
-
 # ------------------------------------------------------------------------------------------------------- crossing
 
 
@@ -122,117 +95,6 @@ def test_a_sure_crossing_has_a_finite_interval() -> None:
     assert log2(got.low) == pytest.approx(2 - 1.96 * 0.2, abs=0.03)
     assert log2(got.high) == pytest.approx(2 + 1.96 * 0.2, abs=0.03)
     assert got.no_crossing == 0.0
-
-
-# ------------------------------------------------------------------------------------------------ runs as clusters
-
-
-def test_run_weights_have_the_right_spread() -> None:
-    weights = run_weights(3, 200_000, np.random.default_rng(0))
-    np.testing.assert_allclose(weights.sum(axis=1), 1)
-    # Var of the mean of 3 draws from a population with sample variance s^2 should be s^2 / 3
-    values = np.array([1.0, 2.0, 6.0])
-    assert (weights @ values).var() == pytest.approx(values.var(ddof=1) / 3, rel=0.02)
-    assert run_weights(1, 4, np.random.default_rng(0)).tolist() == [[1.0]] * 4
-
-
-def test_standard_error_with_one_run_is_the_ordinary_one() -> None:
-    rng = np.random.default_rng(0)
-    a, b = rng.random((1, 40, 3)), rng.random((1, 40, 3))
-    se, freedom = standard_error(a, b)
-    np.testing.assert_allclose(se, stats.sem(a[0] - b[0]))
-    np.testing.assert_allclose(freedom, 39)
-
-
-def test_standard_error_covers_problems_and_runs() -> None:
-    # x = problem effect (shared by the arms, so it cancels) + run effect + problem-by-arm effect + noise
-    rng = np.random.default_rng(1)
-    q, s, estimates, squares = 50, 4, [], []
-    for _ in range(600):
-        problems = rng.normal(0, 1, q)
-
-        def runs(problems: np.ndarray = problems) -> np.ndarray:
-            by_arm = rng.normal(0, 0.3, q)
-            return (problems + by_arm + rng.normal(0, 0.2, (s, 1)) + rng.normal(0, 0.5, (s, q)))[..., None]
-
-        a, b = runs(), runs()
-        estimates.append((a.mean() - b.mean()).item())
-        squares.append((standard_error(a, b)[0] ** 2).item())
-    assert np.mean(squares) == pytest.approx(np.var(estimates), rel=0.15)
-    assert np.mean(squares) > 1.5 * np.var(rng.normal(0, 0.3, (2000, q)).mean(axis=1)) * 2  # problems alone fall short
-
-
-def test_bootstrap_draws_of_one_run_are_problem_draws() -> None:
-    rng = np.random.default_rng(0)
-    a, b = rng.random((1, 60, 2)), rng.random((1, 60, 2))
-    draws = mean_draws(a, b, 4000, 0)
-    np.testing.assert_allclose(draws.mean(axis=0), (a - b)[0].mean(axis=0), atol=0.01)
-    np.testing.assert_allclose(draws.std(axis=0), (a - b)[0].std(axis=0) / np.sqrt(60), rtol=0.05)
-
-
-def test_the_band_is_as_wide_as_the_number_of_independent_columns_asks() -> None:
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(1, 2000, 10)), rng.normal(size=(1, 2000, 10))
-    for columns in (1, 10):
-        pointwise, band, _ = difference_intervals(a[..., :columns], b[..., :columns])
-        # Sidak: the normal quantile at which `columns` independent intervals all hold with 95 %
-        needed = stats.norm.ppf((1 + 0.95 ** (1 / columns)) / 2) / stats.norm.ppf(0.975)
-        got = (band.high - band.low) / (pointwise.high - pointwise.low)
-        np.testing.assert_allclose(got, needed, rtol=0.03)
-
-
-def test_relabelling_equals_enumeration() -> None:
-    rng = np.random.default_rng(3)
-    a, b = rng.random((3, 5, 2)) + 0.2, rng.random((4, 5, 2))
-    runs = np.concatenate([a.mean(axis=1), b.mean(axis=1)])
-    means = []
-    for chosen in combinations(range(7), 3):
-        rest = [i for i in range(7) if i not in chosen]
-        means.append(runs[list(chosen)].mean(axis=0) - runs[rest].mean(axis=0))
-    means = np.array(means)
-    scaled = np.abs(means) / np.sqrt((means**2).mean(axis=0))
-    expected = (scaled.max(axis=1)[:, None] >= scaled[0] - 1e-9).mean(axis=0)
-    got = relabelling_p(a, b, 10_000, 0)
-    assert got is not None
-    np.testing.assert_allclose(got, expected)
-    sampled = relabelling_p(a, b, 30, 0)
-    assert sampled is not None
-    assert (np.abs(sampled - expected) < 0.3).all()
-    one = relabelling_p(a[:, :, :1], b[:, :, :1], 10_000, 0)
-    peer = stats.permutation_test(
-        (a[:, :, 0].mean(axis=1), b[:, :, 0].mean(axis=1)), lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis)
-    )
-    # scipy doubles the smaller tail; with unequal numbers of runs the tails differ, so the two are only close
-    assert one is not None
-    assert one[0] == pytest.approx(peer.pvalue, abs=2 / comb(7, 3) + 1e-9)
-
-
-def test_runs_that_differ_make_the_interval_wider_and_the_claim_harder() -> None:
-    shift = np.array([[-0.15], [0.0], [0.15]])
-    wobbly = [np.clip(RATES + s, 0, 1) for s in (shift, shift + 0.08)]
-    a, b = (arm(name, rates, runs=3) for name, rates in zip("ab", wobbly, strict=True))
-    d = compare(a, b, ks=[1, 4]).differences[0]
-    pooled = [make_arm(x.name, x.problem_N, x.correct_N) for x in (a, b)]
-    fixed = compare(*pooled, ks=[1, 4]).differences[0]
-    assert d.runs == (3, 3)
-    assert (d.interval.high - d.interval.low > 2 * (fixed.interval.high - fixed.interval.low)).all()
-    assert d.adjusted_p[0] < 0.05  # these six models differ on such problems ...
-    assert d.run_p is not None
-    assert d.run_p[0] > 0.05  # ... but three runs a side say nothing about training them again
-    result = compare(a, b, ks=[1, 4])
-    assert "no difference that can be told from luck" in sentence(result)
-    assert any(
-        note.endswith("cannot give a p below 0.1, so that no difference could have been claimed.")
-        for note in result.notes
-    )
-    third = arm("c", wobbly[0], runs=3)
-    assert any("below 0.1, 0.2 with Holm's correction for 2 arms, so" in n for n in compare(a, b, third, ks=[1]).notes)
-
-
-def test_one_run_against_several_is_said_to_cover_problems_only() -> None:
-    result = compare(arm("a", RATES), arm("b", RATES, runs=3), ks=[1])
-    assert result.differences[0].run_p is None
-    assert any("covers problems, not training runs" in note for note in result.notes)
 
 
 # ------------------------------------------------------------------------------------------------------ conclusions
@@ -286,7 +148,8 @@ def test_many_arms_widen_the_bands_and_raise_p() -> None:
     with_others = crowd.differences[0]
     assert (with_others.band.high > alone.band.high).all()
     assert (with_others.adjusted_p >= alone.adjusted_p).all()
-    assert with_others.adjusted_p[0] == pytest.approx(min(1, 4 * alone.adjusted_p[0]))
+    # The arms share no more than the reference, so a p of one comparison is at most multiplied by their number.
+    assert (with_others.adjusted_p <= 4 * alone.adjusted_p + 0.02).all()
     np.testing.assert_allclose(with_others.interval.low, alone.interval.low)
     assert "none of the others (y0, y1, y2) shows a difference from base" in sentence(crowd)
 
@@ -387,9 +250,9 @@ def test_arms_without_variation_are_compared_without_a_warning(c: int) -> None:
         result = compare(exact("a", [c] * 5, 4), exact("b", [c] * 5, 4))
     d = result.differences[0]
     assert d.adjusted_p.tolist() == [1.0] * 4
-    # Up to 1 - 0.025^(1/5) = 52 % of such problems could differ: no width in the bootstrap is no proof of equality.
-    np.testing.assert_allclose(d.band.high, 1 - 0.025 ** (1 / 5))
+    # Up to 1 - 0.025^(1/5) = 52 % of such problems could differ: no spread among five is no proof of equality.
     np.testing.assert_allclose(d.interval.low, -(1 - 0.025 ** (1 / 5)))
+    assert (d.band.high >= d.interval.high).all()
     assert d.equivalent_up_to is None
     assert "too wide to call them equivalent" in sentence(result)
 

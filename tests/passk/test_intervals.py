@@ -1,8 +1,6 @@
-"""Intervals against scipy's BCa, p-values against full enumeration of sign flips, and coverage by simulation."""
+"""Intervals against scipy's BCa and Student's t, and coverage by simulation."""
 
 from __future__ import annotations
-
-from itertools import product
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from forkwise.passk import (
     evaluate,
     make_arm,
     paired_difference,
-    sign_flip_p_values,
     student_interval,
 )
 from forkwise.passk.intervals import default_resamples
@@ -92,25 +89,6 @@ def _truth() -> float:
 TRUTH = _truth()
 
 
-def test_sign_flips_equal_enumeration() -> None:
-    d = np.array([[0.3, 0.1], [0.2, -0.1], [0.4, 0.2], [-0.1, 0.3], [0.25, 0.05], [0.15, -0.2]])
-    unit = d / np.sqrt((d**2).sum(axis=0))
-    null = np.array([np.abs(np.array(s) @ unit) for s in product([-1, 1], repeat=6)])
-    observed = np.abs(unit.sum(axis=0))
-    exact = (null >= observed - 1e-12).mean(axis=0)
-    exact_adjusted = (null.max(axis=1, keepdims=True) >= observed - 1e-12).mean(axis=0)
-    p, adjusted = sign_flip_p_values(d, resamples=40_000)
-    np.testing.assert_allclose(p, exact, atol=0.01)
-    np.testing.assert_allclose(adjusted, exact_adjusted, atol=0.01)
-    assert (adjusted >= p).all()
-
-
-def test_no_variation_is_no_evidence() -> None:
-    p, adjusted = sign_flip_p_values(np.zeros((8, 2)))
-    assert p.tolist() == [1.0, 1.0]
-    assert adjusted.tolist() == [1.0, 1.0]
-
-
 def test_refusals() -> None:
     with pytest.raises(InputError, match="at least two problems"):
         bootstrap_interval([0.5])
@@ -118,25 +96,6 @@ def test_refusals() -> None:
         bootstrap_interval([0.5, float("nan")])
     with pytest.raises(InputError, match="same problems"):
         paired_difference([0.1, 0.2], [0.1, 0.2, 0.3])
-
-
-def test_sign_flips_agree_with_scipy() -> None:
-    d = np.random.default_rng(5).normal(0.2, 1.0, size=12)
-    peer = stats.permutation_test(
-        (d, np.zeros(12)), lambda a, b, axis: (a - b).mean(axis=axis), permutation_type="samples", n_resamples=10_000
-    )  # 2^12 exchanges: scipy enumerates them
-    p, _ = sign_flip_p_values(d, resamples=40_000)
-    assert p[0] == pytest.approx(peer.pvalue, abs=0.01)
-
-
-def test_sign_flips_hold_their_level_over_the_whole_curve() -> None:
-    # 8 correlated columns without any difference: the smallest adjusted p is below 0.05 in 5 % of the runs.
-    rng = np.random.default_rng(11)
-    runs, low = 400, 0
-    for i in range(runs):
-        d = np.cumsum(rng.normal(size=(25, 8)), axis=1)
-        low += sign_flip_p_values(d, resamples=400, seed=i)[1].min() <= 0.05
-    assert 0.02 <= low / runs <= 0.085  # 0.05 +- 3 standard errors of 400 runs
 
 
 def test_resamples_shrink_with_the_number_of_problems() -> None:
@@ -173,3 +132,31 @@ def test_problems_that_are_all_alike_leave_the_exact_binomial_interval(solved: i
     exact = stats.binomtest(40 if solved else 0, 40).proportion_ci(level, method="exact")
     np.testing.assert_allclose(found.low, exact.low, atol=1e-12)
     np.testing.assert_allclose(found.high, exact.high, atol=1e-12)
+
+
+def test_a_problem_that_was_solved_cannot_be_one_of_none() -> None:
+    """One of 30 problems is solved in every sample: the bootstrap's lower end is 0, which the data exclude."""
+    problem = np.repeat(np.arange(30), 4)
+    found = evaluate(make_arm("a", problem, problem == 0), ks=[1, 4], caps=(), budgets=()).pass_at_k
+    exact = stats.binomtest(1, 30).proportion_ci(0.95, method="exact")
+    np.testing.assert_allclose(found.low, exact.low)
+    other = evaluate(make_arm("a", problem, problem > 0), ks=[1, 4], caps=(), budgets=()).pass_at_k
+    np.testing.assert_allclose(other.high, 1 - exact.low)
+
+
+def test_an_arms_interval_covers_the_choice_of_clusters() -> None:
+    rng = np.random.default_rng(0)
+    cluster, n = np.repeat(np.arange(20), 10), 8
+    rate = np.clip(rng.beta(1, 1, 20)[cluster] + rng.normal(0, 0.02, 200), 0, 1)
+    correct = (np.arange(n) < rng.binomial(n, rate)[:, None]).ravel()
+    problem = np.repeat(np.arange(200), n)
+    plain, clustered = (
+        evaluate(make_arm("a", problem, correct, cluster=names), ks=[1], caps=(), budgets=()).pass_at_k
+        for names in (None, [f"c{c}" for c in np.repeat(cluster, n)])
+    )
+    means = correct.reshape(20, -1).mean(axis=1)
+    peer = stats.bootstrap((means,), np.mean, method="BCa", n_resamples=20_000, rng=2).confidence_interval
+    width = peer.high - peer.low
+    assert clustered.low[0] == pytest.approx(peer.low, abs=0.04 * width)
+    assert clustered.high[0] == pytest.approx(peer.high, abs=0.04 * width)
+    assert plain.high[0] - plain.low[0] < 0.5 * width

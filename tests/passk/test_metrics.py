@@ -25,7 +25,7 @@ B = {"p": "7777", "q": "7711", "r": "1237"}
 
 def test_other_statistics_are_paired_too() -> None:
     d = compare(arm("a", A), arm("b", B), resamples=100).differences[0]
-    assert list(d.others) == ["mean@n", "maj@k"]
+    assert list(d.others) == ["mean@n", "curve", "maj@k"]
     # Rates: 2/4, 1/4, 0 against 4/4, 2/4, 1/4.
     np.testing.assert_allclose(d.others["mean@n"].interval.mean, [np.mean([0.5, 0.25, 0.25])])
     assert d.others["mean@n"].ks == [4]
@@ -34,10 +34,11 @@ def test_other_statistics_are_paired_too() -> None:
     maj = d.others["maj@k"]
     assert maj.ks == [1, 2, 4]
     np.testing.assert_allclose(maj.interval.mean[2], np.mean([1 - 0.5, 0.5 - 0, 0.25 - 0]))
-    # Student t over the three problems, t(0.975; 2) = 4.302653.
-    change = np.array([0.5, 0.5, 0.25])
-    half = 4.302653 * change.std(ddof=1) / np.sqrt(3)
-    np.testing.assert_allclose(maj.interval.high[2], change.mean() + half, rtol=1e-6)
+    # Pass@1, 2, 4: (1/2, 5/6, 1), (1/4, 1/2, 1), 0 against 1, (1/2, 5/6, 1), (1/4, 1/2, 1).
+    curve = d.others["curve"]
+    assert curve.ks == [4]
+    of_a, of_b = np.array([7 / 3, 7 / 4, 0]) / 3, np.array([3, 7 / 3, 7 / 4]) / 3
+    np.testing.assert_allclose(curve.interval.mean, [(of_b - of_a).mean()])
 
 
 def test_any_statistic_can_be_paired_by_name() -> None:
@@ -52,7 +53,7 @@ def test_any_statistic_can_be_paired_by_name() -> None:
 
 def test_votes_are_not_paired_where_an_arm_has_no_answers() -> None:
     bare = make_arm("b", [p for p in B for _ in range(4)], [x == "7" for letters in B.values() for x in letters])
-    assert list(compare(arm("a", A), bare, resamples=100).differences[0].others) == ["mean@n"]
+    assert list(compare(arm("a", A), bare, resamples=100).differences[0].others) == ["mean@n", "curve"]
 
 
 def test_arms_with_different_numbers_of_samples_are_paired_at_their_common_k() -> None:
@@ -77,5 +78,5 @@ def test_a_new_statistic_is_one_declaration(monkeypatch: pytest.MonkeyPatch) -> 
     result = compare(arm("a", A), arm("b", B), resamples=100)
     np.testing.assert_allclose(result.differences[0].others["fail@n"].interval.mean, [-np.mean([0.5, 0.25, 0.25])])
     (table,) = [t for t in details([], result) if isinstance(t, Table) and "other statistics" in t.caption]
-    assert [row[0] for row in table.rows] == ["mean@4", "maj@K", "fail@4"]
+    assert [row[0] for row in table.rows] == ["mean@4", "mean of Pass@1, 2, 4, ..., K", "maj@K", "fail@4"]
     assert "fail@n" in next(t for t in details([e]) if isinstance(t, Table)).header

@@ -48,7 +48,7 @@ def test_a_comparison_read_is_the_one_that_was_written(tmp_path: Path, compariso
     assert [e.arm for e in again.evaluations] == ["base", "a", "b"]
     np.testing.assert_array_equal(again.comparison.differences[0].band.low, comparison.differences[0].band.low)
     assert isinstance(again.comparison.differences[0].runs, tuple)
-    assert json.loads(path.read_text())["schema"] == 1
+    assert json.loads(path.read_text())["schema"] == 2
 
 
 def test_rows_are_the_same_in_the_csv(tmp_path: Path, comparison: Any) -> None:
@@ -87,9 +87,9 @@ def test_damaged_files_end_in_one_sentence(tmp_path: Path, comparison: Any) -> N
         return str(error.value)
 
     difference = whole["comparison"]["differences"][0]
-    assert "has schema 2, not 1" in refused(lambda c: c.update(schema=2))
+    assert "has schema 1, not 2" in refused(lambda c: c.update(schema=1))
     assert "damaged" in refused(lambda c: c["comparison"]["differences"][0].update(p=[0.5]))
-    assert "damaged" in refused(lambda c: c["comparison"]["differences"][0].update(run_p=[0.5, 0.5]))
+    assert "damaged" in refused(lambda c: c["comparison"]["differences"][0].update(adjusted_p=[0.5, 0.5]))
     assert "damaged" in refused(lambda c: c["comparison"]["differences"][0]["band"].update(low=difference["ks"][:-1]))
     assert "damaged" in refused(lambda c: c["comparison"]["differences"][0].update(arm="nobody"))
     assert "damaged" in refused(lambda c: c["comparison"]["arms"][0]["curves"].pop("pass@k"))

@@ -172,7 +172,7 @@ def test_the_numbers_are_those_of_compare(folder: Path) -> None:
     # Beside an adjusted p stands the band, not the pointwise interval.
     low, high = expected.band.low[0], expected.band.high[0]
     assert table.rows[i][1] == f"{expected.interval.mean[0]:+.3f} [{low:+.3f}, {high:+.3f}]"
-    assert names[i + 1] == "  adjusted p, problems"
+    assert names[i + 1] == "  adjusted p"
     assert content.verdict == ["No evidence of a difference."]  # what the run itself concluded
     assert content.shaping == {
         **{"base": None, "GRPO": Shaping(0.0, 2.5), "GRPO + entropy advantage": Shaping(0.3, 2.5)}
@@ -358,10 +358,10 @@ def exploration(samples: str, run: str = "r", **more: Any) -> explored.Explorati
         entries=[explored.Entry("wait", "contrastive", 9, 5, 1.7, *[estimate] * 3, 0.9, 0.01, 0.02)],
         rarity=rarity,
         dependence=[dependence],
-        notes=["a note of the exploration"],
+        without_tokens=2,
     )
     content = explored.Exploration(
-        *([samples], [samples], [], {}, "other.yaml 00000000", "other", [], [found], [], []), forkwise="0.1"
+        *([samples], [samples], [], {}, "other.yaml 00000000", "other", [], [found], []), forkwise="0.1"
     )
     return replace(content, **more)
 
@@ -382,7 +382,7 @@ def test_an_exploration_fills_its_sections_and_marks_rare_sentences(tmp_path: Pa
         "a rare sentence",
         "saturated",
         "minus matched others +0.250 [+0.125, +0.500] (8% of them have a match)",
-        "a note of the exploration",
+        "r: 2 of 18 samples have no token data",
         "Traces are marked with forkwise's own lexicon.yaml",
     ):
         assert expected in said, expected

@@ -27,14 +27,17 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from forkwise.embedded import EMBEDDED_MODEL
-from forkwise.lab import arms
-from forkwise.passk.two_way import difference_intervals
+from forkwise.passk.two_way import vary
 from forkwise.sampling.generate import Sampling, sample_problem
+from forkwise.study.recipes import RECIPES
 from forkwise.tasks import load_task
 from forkwise.training.folder import read_metrics
 
 SEEDS = 3
-RECIPE: dict[str, Any] = {**arms.RECIPE, **arms.PPO_RECIPE, "max_steps": 70, "save_strategy": "no"}
+RECIPE: dict[str, Any] = {
+    **RECIPES["quickstart-ppo"],
+    **{"model": "embedded", "task": "countdown:4", "use_cpu": True, "max_steps": 70, "save_strategy": "no"},
+}
 WARM_UP = RECIPE["critic_warmup_steps"]
 TASK = RECIPE["task"]
 
@@ -82,7 +85,7 @@ def test_pass_at_1_and_explained_variance_rise(tmp_path: Path, lam: float, fores
         assert explained[0] < 0.05
         assert windows.max() > foreseen
     # Problems and training seeds are both samples: the two-way interval of `forkwise compare`.
-    gain, _, _ = difference_intervals(np.array(policies)[:, :, None], np.repeat(base[None, :, None], SEEDS, axis=0))
+    gain = vary(np.array(policies)[:, :, None], base[None, :, None]).pointwise(0.95)
     print(f"gain: {gain.mean[0]:+.3f} [{gain.low[0]:+.3f}, {gain.high[0]:+.3f}] (95 %, over problems and seeds)")
     assert gain.low[0] > 0.02
     assert all(policy.mean() - base.mean() > 0.02 for policy in policies)

@@ -18,7 +18,7 @@ def explore(
     options: ExploreOptions,
     tables: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="TABLE", help="Samples tables: a Parquet shard or a folder of shards each."),
+        typer.Argument(metavar="TABLE", help="Samples tables, or files that forkwise import reads."),
     ] = None,
     brief: Annotated[bool, typer.Option("--brief", help="Print the conclusion alone.")] = False,
 ) -> None:

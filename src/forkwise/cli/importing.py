@@ -13,7 +13,9 @@ from forkwise.terminal import echo
 
 
 def import_(
-    files: Annotated[list[Path], typer.Argument(help="Files of other tools; .gz is fine.", show_default=False)],
+    files: Annotated[
+        list[Path], typer.Argument(help="Files of other tools, or folders of them; .gz is fine.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the samples table; one shard per file is added to it.")],
     format_: Annotated[str, typer.Option("--format", help="Their format; docs/samples.md lists them.")] = "auto",
     run: Annotated[str | None, typer.Option(help="Name of the run (default: the file's name).")] = None,

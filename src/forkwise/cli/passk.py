@@ -59,7 +59,7 @@ class PasskOptions(MeasureOptions):
     """The options of `forkwise passk`."""
 
     tau: Annotated[float, "Share of K that must be correct in G-Pass@K."] = 0.5
-    extrapolate: Annotated[str | None, "K above n, such as 1024,4096, answered by a labelled beta-binomial model."] = (
+    extrapolate: Annotated[str | None, "K above n, such as 1024,4096, answered by a model that is labelled as one."] = (
         None
     )
 
@@ -69,6 +69,11 @@ class CompareOptions(MeasureOptions):
     """The options of `forkwise compare`."""
 
     metric: Annotated[list[str] | None, "Pair this statistic beside Pass@K, such as pass^k; repeatable."] = None
+    fixed: Annotated[list[str] | None, "This arm is the very model, such as a base model; repeatable."] = None
+    paired_seeds: Annotated[bool, "Runs of all arms share seeds, the last numbers in their names."] = False
+    primary: Annotated[str | None, "The K named beforehand, or curve (mean over K = 1, 2, 4, ...): tested alone."] = (
+        None
+    )
     intersect: Annotated[bool, "Compare on the shared problems."] = False
     margin: Annotated[float, "Differences within +-margin count as equivalent."] = 0.05
 
@@ -117,7 +122,7 @@ class Outputs:
 
 @with_options
 def passk(
-    samples: Annotated[list[str], typer.Argument(help="Samples tables: a Parquet shard or a folder of shards each.")],
+    samples: Annotated[list[str], typer.Argument(help="Samples tables, or files that forkwise import reads.")],
     options: PasskOptions,
     outputs: Outputs,
 ) -> None:
@@ -144,14 +149,16 @@ def passk(
 
 @with_options
 def compare(
-    arms: Annotated[list[str], typer.Argument(help="[NAME=]TABLE[,TABLE...] per arm, the reference first.")],
+    arms: Annotated[
+        list[str], typer.Argument(help="[NAME=]TABLE[,TABLE...] per arm, the reference first; or other tools' files.")
+    ],
     options: CompareOptions,
     outputs: Outputs,
 ) -> None:
     """Whether arms differ in Pass@K: paired differences, simultaneous band, adjusted p, length control."""
     with long_command("run it again"):
         from forkwise import passk as numbers
-        from forkwise.passk.arguments import parse_arms, parse_ks
+        from forkwise.passk.arguments import parse_arms, parse_ks, parse_primary
         from forkwise.report import passk as report
 
         with Meter(what="reading the samples (1 of 2)"):
@@ -161,6 +168,9 @@ def compare(
                 *loaded,
                 ks=parse_ks(options.k, loaded),
                 metrics=options.metric,
+                fixed=options.fixed or (),
+                paired_seeds=options.paired_seeds,
+                primary=parse_primary(options.primary),
                 intersect=options.intersect,
                 margin=options.margin,
                 **options.arguments(),

@@ -9,7 +9,12 @@ import typer
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, samples, explorations.", show_default=False)],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Run folders, samples, files that forkwise import reads, explorations.", show_default=False
+        ),
+    ],
     out: Annotated[Path | None, typer.Option(help="HTML file (default: report.html in the first RUN).")] = None,
     figures: Annotated[Path | None, typer.Option(help="Write the figures into this folder too, PNG and SVG.")] = None,
     text: Annotated[bool, typer.Option("--text", help="Print a summary, for logs.")] = False,

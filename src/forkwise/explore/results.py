@@ -2,6 +2,7 @@
 
 Entropies and log-probabilities are in nats, lengths in tokens or words as the name says, shares between 0 and 1. A
 number that does not exist (no interval with one problem, no entropy without token data) is None, and null in the file.
+It is one file of more than 400 lines because `explore.json` is one file: who reads it finds every field here, in order.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 from forkwise.errors import InputError
 from forkwise.folders.results import Input, parse_result, read_result, result_text, write_result
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of `explore.json`. It grows when a field changes its meaning or goes; new optional fields do not count."""
 
 FILE = "explore.json"
@@ -99,16 +100,16 @@ class Entry:
     count: int
     problems: int
     """Number of problems in which the entry occurs."""
-    mean_entropy: float | None
-    difference: Estimate
+    mean_entropy: float | None = None
+    difference: Estimate = Estimate(None)
     """Entropy of the entry's tokens minus that of all others, nats."""
-    auc: Estimate
-    matched_difference: Estimate
+    auc: Estimate = Estimate(None)
+    matched_difference: Estimate = Estimate(None)
     """Entropy of the entry's tokens minus that of others in the strata of the `matched` version of `Contrast`, nats."""
-    supported: float | None
-    p: float | None
+    supported: float | None = None
+    p: float | None = None
     """Two-sided p of the difference, by circular shifts within traces."""
-    q: float | None
+    q: float | None = None
     """The p adjusted by Benjamini and Hochberg over the entries that were tested."""
 
 
@@ -330,7 +331,10 @@ class RunExploration:
     """Entries of the lexicon that occur, most frequent first."""
     rarity: Rarity | None
     dependence: list[Dependence]
-    notes: list[str]
+    without_tokens: int = 0
+    """Number of samples without token data, where others of the run have them."""
+    rarity_refused: str | None = None
+    """Why rarity could not be measured against the base, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -353,7 +357,10 @@ class Exploration:
     runs: list[RunExploration]
     series: list[TrainingRow]
     """One row for each run, in the order of `runs`."""
-    notes: list[str]
+    full_logits: str | None = None
+    """Why `--model` scores by its full logits, where it does."""
+    imported: list[str] = field(default_factory=list)
+    """What the import of other tools' files found and remarked."""
     schema: int = SCHEMA
     forkwise: str = ""
 

@@ -14,11 +14,11 @@ from forkwise.passk.intervals import (
     Interval,
     bootstrap_interval,
     paired_difference,
-    sign_flip_p_values,
     student_interval,
 )
+from forkwise.passk.loading import load_arm
 from forkwise.passk.majority import maj_at_k
-from forkwise.passk.outcomes import Arm, load_arm, make_arm
+from forkwise.passk.outcomes import Arm, make_arm
 from forkwise.passk.results import Comparison, Crossing, Curve, Difference, Evaluation
 
 __all__ = [
@@ -47,6 +47,5 @@ __all__ = [
     "pass_at_k",
     "pass_pow_k",
     "sample_counts",
-    "sign_flip_p_values",
     "student_interval",
 ]

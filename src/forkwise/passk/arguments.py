@@ -6,9 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from forkwise.errors import InputError
-from forkwise.passk.outcomes import Arm, load_arm
+from forkwise.passk.comparison import CURVE
+from forkwise.passk.loading import load_arm
+from forkwise.passk.outcomes import Arm
 
 
 def parse_numbers(text: str, option: str) -> list[int]:
@@ -28,6 +31,15 @@ def parse_ks(text: str | None, arms: Sequence[Arm]) -> list[int] | None:
     if text == "all":
         return list(range(1, min(arm.largest_k() for arm in arms) + 1))
     return None if text is None else parse_numbers(text, "--k")
+
+
+def parse_primary(text: str | None) -> int | Literal["curve"] | None:
+    """Parses `--primary`: one K, or `curve`."""
+    if text is None or text == CURVE:
+        return "curve" if text else None
+    if not text.isdecimal():
+        raise InputError(f"--primary takes one K, such as 16, or {CURVE}, not '{text}'.")
+    return int(text)
 
 
 def parse_arm(text: str, *, texts: bool = False) -> Arm:
@@ -60,9 +72,12 @@ def parse_arms(arguments: Sequence[str], *, texts: bool = False) -> list[Arm]:
 
 
 def _apart(arms: Sequence[Arm], arguments: Sequence[str]) -> list[Arm]:
-    """Puts the file or folder name before the names of arms that have the same."""
-    uses = Counter(arm.name for arm in arms)
-    return [
-        replace(arm, name=f"{Path(text).stem}/{arm.name}") if uses[arm.name] > 1 else arm
-        for arm, text in zip(arms, arguments, strict=True)
-    ]
+    """Puts the file or folder name before the names of arms that have the same, or all of the path where need be."""
+    names = [arm.name for arm in arms]
+    for before in (lambda text: Path(text).stem, str):
+        uses = Counter(names)
+        names = [
+            f"{before(text)}/{arm.name}" if uses[name] > 1 else name
+            for name, arm, text in zip(names, arms, arguments, strict=True)
+        ]
+    return [replace(arm, name=name) for arm, name in zip(arms, names, strict=True)]

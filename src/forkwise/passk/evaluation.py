@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import stats
 
 from forkwise.passk.diversity import EMBED_NOTE, Embed, diversity
-from forkwise.passk.estimator import FloatArray, curve_grid
+from forkwise.passk.estimator import FloatArray, IntArray, curve_grid
 from forkwise.passk.extrapolation import extrapolate
-from forkwise.passk.intervals import Interval, bootstrap_interval, unseen
+from forkwise.passk.intervals import Interval, bootstrap_interval, by_cluster, cluster_count, unseen
 from forkwise.passk.length import BUDGET, CAP, budget_curves, control_ks, default_budgets, default_caps
 from forkwise.passk.metrics import METRICS, Metric, MetricOptions
-from forkwise.passk.outcomes import Arm, check_ks
+from forkwise.passk.outcomes import Arm, check_ks, number_clusters
 from forkwise.passk.results import Curve, Evaluation, LengthRow
+from forkwise.passk.sampling_noise import same_problems, sampling_variance
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Measured:
         control_ks: the K of length control.
         capped: Pass@K `(S, Q, K)` under each cap.
         within: the chance `(S, Q, B)` to pass within each of the `budgets`; None where there are none.
+        noise: variance of the mean of Pass@K from sampling alone, `(K,)`.
         within_error: Monte-Carlo standard error of the mean of `within`, the largest of all budgets.
     """
 
@@ -47,6 +50,7 @@ class Measured:
     budgets: list[int]
     within: FloatArray | None
     within_error: float
+    noise: FloatArray
 
 
 def measure(
@@ -65,20 +69,32 @@ def measure(
     at = control_ks(ks)
     capped = {int(cap): arm.curves(at, cap) for cap in caps} if has_lengths else {}
     within, error = budget_curves(arm, budgets, seed=options.seed) if has_lengths and budgets else (None, 0.0)
-    return Measured(arm, options, curves, at, capped, [int(b) for b in budgets], within, error)
+    noise = sampling_variance(*arm.counts(), curves["pass@k"].ks)
+    return Measured(arm, options, curves, at, capped, [int(b) for b in budgets], within, error, noise)
 
 
-def over_problems(values_SQ: FloatArray, *, level: float, resamples: int | None, seed: int) -> Interval:
-    """Averages shares `(S, Q, ...)` over runs, then gives an interval over problems, which does not cover runs.
+def over_problems(
+    values_SQ: FloatArray, cluster_Q: IntArray | None = None, *, level: float, resamples: int | None, seed: int
+) -> Interval:
+    """Averages shares `(S, Q, ...)` over runs, then gives an interval over problems or their clusters, not over runs.
 
-    Where all problems have the same value, the interval is the exact binomial one: other values may exist unseen.
+    Where all problems have the same value, the interval is the exact binomial one: other values may exist unseen. Nor
+    does it reach below what the binomial one would allow for as much that is solved, or above for as much that is not.
     """
     values_Q = values_SQ.mean(axis=0)
-    bootstrap = bootstrap_interval(values_Q, level=level, resamples=resamples, seed=seed)
+    q = cluster_count(values_Q.shape[0], cluster_Q)
+    bootstrap = bootstrap_interval(by_cluster(values_Q, cluster_Q), level=level, resamples=resamples, seed=seed)
     constant = np.ptp(values_Q, axis=0) == 0
-    off = unseen(values_Q.shape[0], level)
-    low = np.where(constant, bootstrap.mean * (1 - off), bootstrap.low)
-    high = np.where(constant, bootstrap.mean + (1 - bootstrap.mean) * off, bootstrap.high)
+    off = unseen(q, level)
+    solved, tail = q * values_Q.mean(axis=0), (1 - level) / 2
+    least = np.where(solved > 0, stats.beta.ppf(tail, np.maximum(solved, 1e-9), q - solved + 1), 0.0)
+    most = np.where(solved < q, stats.beta.ppf(1 - tail, solved + 1, np.maximum(q - solved, 1e-9)), 1.0)
+    low = np.where(constant, bootstrap.mean * (1 - off), np.clip(np.maximum(bootstrap.low, least), 0.0, bootstrap.mean))
+    high = np.where(
+        constant,
+        bootstrap.mean + (1 - bootstrap.mean) * off,
+        np.clip(np.minimum(bootstrap.high, most), bootstrap.mean, 1.0),
+    )
     return replace(bootstrap, low=low, high=high)
 
 
@@ -103,7 +119,7 @@ def evaluate(
     Args:
         ks: where to evaluate; `None` is `curve_grid(n)`: every k up to 100, then about 100 of them.
         tau: of G-Pass@K_tau.
-        beyond: k above n, answered by a beta-binomial model that is labelled as one.
+        beyond: k above n, answered by a model of each run that is labelled as one.
         caps, budgets: lengths for the length control; `None` chooses them from the samples, `()` leaves it out.
         texts: also measure the diversity of the texts.
         embed: turns texts into vectors, for the diversity of these (with `texts`).
@@ -124,18 +140,17 @@ def evaluate(
             if defined.size >= 2:
                 diversities[name] = bootstrap_interval(defined, level=level, resamples=resamples, seed=seed)
     if beyond:
-        # Runs of one arm are pooled: the model describes problems, not runs.
-        n_Q, c_Q = (counts.sum(axis=0) for counts in arm.counts())
-        model = extrapolate(n_Q, c_Q, sorted(beyond), level=level, seed=seed)
+        model = extrapolate(*arm.counts(), sorted(beyond), level=level, seed=seed)
     return replace(evaluation, diversity=diversities, extrapolation=model, notes=notes)
 
 
 def summarise(measured: Measured, *, level: float, resamples: int | None) -> Evaluation:
     """Turns measured values into means with intervals over problems."""
     arm, seed = measured.arm, measured.options.seed
+    clusters = number_clusters(arm)
 
     def interval(values_SQ: FloatArray) -> Interval:
-        return over_problems(values_SQ, level=level, resamples=resamples, seed=seed)
+        return over_problems(values_SQ, clusters, level=level, resamples=resamples, seed=seed)
 
     curves = {
         name: Curve(*c.metric.labels(measured.options), c.ks, interval(c.values_SQK), c.error_K, c.metric.shown)
@@ -151,7 +166,8 @@ def summarise(measured: Measured, *, level: float, resamples: int | None) -> Eva
         bounds = zip(at.mean.tolist(), at.low.tolist(), at.high.tolist(), strict=True)
         error = measured.within_error
         length += [LengthRow(BUDGET, b, None, *row, error) for b, row in zip(measured.budgets, bounds, strict=True)]
-    n_SQ, _ = arm.counts()
+    n_SQ, c_SQ = arm.counts()
+    passed = curves["pass@k"]
     return Evaluation(
         arm.name,
         len(arm.runs),
@@ -164,6 +180,7 @@ def summarise(measured: Measured, *, level: float, resamples: int | None) -> Eva
         length,
         {},
         None,
+        same_problems(passed.interval.mean, measured.noise, n_SQ, c_SQ, passed.ks, level),
         _notes(measured, level),
     )
 

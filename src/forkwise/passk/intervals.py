@@ -1,4 +1,4 @@
-"""Intervals and tests that resample problems, never samples.
+"""Intervals that resample problems, never samples.
 
 Resampling the samples of a problem biases Pass@K near k = n, because the resampled count enters a nonlinear estimator;
 the problems are the units that a claim generalises over.
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from forkwise.errors import InputError
-from forkwise.passk.estimator import FloatArray
+from forkwise.passk.estimator import FloatArray, IntArray
 
 _BLOCK = 1 << 21  # random numbers held at a time: 16 MB
 
@@ -113,7 +113,27 @@ def bootstrap_interval(
     return Interval(mean_K.reshape(shape), bounds[0].reshape(shape), bounds[1].reshape(shape), level, resamples)
 
 
-def unseen(problems: int, level: float) -> float:
+def cluster_count(problems: int, cluster_Q: IntArray | None) -> float:
+    """Returns how many clusters of equal size would be as many: `Q^2 / sum of squared sizes`; without clusters, Q."""
+    if cluster_Q is None:
+        return float(problems)
+    return float(problems**2 / (np.bincount(cluster_Q) ** 2).sum())
+
+
+def by_cluster(values_QK: FloatArray, cluster_Q: IntArray | None) -> FloatArray:
+    """Returns a row per cluster, `(..., G, K)`, whose mean is that over problems; without clusters, the values.
+
+    Deviations from the mean are added up in each cluster, so that the rows vary as whole clusters do.
+    """
+    if cluster_Q is None:
+        return values_QK
+    mean = values_QK.mean(axis=-2, keepdims=True)
+    member_GQ = (np.arange(cluster_Q.max() + 1)[:, None] == cluster_Q) * ((cluster_Q.max() + 1) / cluster_Q.size)
+    rows: FloatArray = mean + member_GQ @ (values_QK - mean)
+    return rows
+
+
+def unseen(problems: float, level: float) -> float:
     """Bounds how far off the mean over problems may be where all have the same value, so that resamples have no width.
 
     The exact binomial (Clopper-Pearson) upper bound on the share of problems with another value, for values that differ
@@ -147,36 +167,3 @@ def student_interval(values: npt.ArrayLike, *, level: float = 0.95) -> Interval:
     mean = data_QK.mean(axis=0)
     half = stats.t.ppf((1 + level) / 2, q - 1) * data_QK.std(axis=0, ddof=1) / np.sqrt(q)
     return Interval(mean.reshape(shape), (mean - half).reshape(shape), (mean + half).reshape(shape), level)
-
-
-def sign_flip_p_values(
-    differences: npt.ArrayLike, *, resamples: int | None = None, seed: int = 0
-) -> tuple[FloatArray, FloatArray]:
-    """Tests "no difference" by sign flips: two-sided permutation p-values, plain and max-T adjusted over the columns.
-
-    Args:
-        differences: `(Q,)` or `(Q, K)` paired differences, one row per problem.
-        resamples: random sign flips; `None` is `default_resamples(Q)`. The smallest p is 1 / (resamples + 1).
-
-    Returns:
-        `(p, adjusted)`, each of shape `(K,)`. `adjusted` is the Westfall–Young single-step max-T p-value, valid for the
-        whole curve at once because the same flips are used at every k. Columns without any variation get p = 1.
-    """
-    data_QK, _ = _matrix(differences)
-    q = data_QK.shape[0]
-    resamples = default_resamples(q) if resamples is None else resamples
-    scale_K = np.sqrt((data_QK**2).sum(axis=0))
-    varies = scale_K > 0
-    unit_QK = data_QK / np.where(varies, scale_K, 1.0)
-    observed_K = np.abs(unit_QK.sum(axis=0)) - 1e-12
-    rng = np.random.default_rng(seed)
-    as_large, largest_as_large = np.zeros(observed_K.size), np.zeros(observed_K.size)
-    rows = max(1, _BLOCK // q)
-    for first in range(0, resamples, rows):
-        signs = rng.integers(0, 2, size=(min(rows, resamples - first), q), dtype=np.int8) * 2.0 - 1.0
-        null_RK = np.abs(signs @ unit_QK)
-        as_large += (null_RK >= observed_K).sum(axis=0)
-        largest_as_large += (null_RK.max(axis=1, keepdims=True) >= observed_K).sum(axis=0)
-    p = (1 + as_large) / (resamples + 1)
-    adjusted = (1 + largest_as_large) / (resamples + 1)
-    return np.where(varies, p, 1.0), np.where(varies, adjusted, 1.0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from forkwise.errors import InputError, nearest
-from forkwise.passk.estimator import FloatArray, g_pass_at_k, grid_of, mg_pass_at_k, pass_at_k, pass_pow_k
+from forkwise.passk.estimator import FloatArray, g_pass_at_k, grid_of, k_grid, mg_pass_at_k, pass_at_k, pass_pow_k
 from forkwise.passk.majority import EXACT_UP_TO, majority_curves
 from forkwise.passk.outcomes import Arm
 
@@ -41,7 +41,8 @@ class Metric:
         name: its key in `Evaluation.curves`, and its name in the tidy rows.
         title: the head of its column in tables.
         values: its value for every run, problem and K.
-        where: at every K of a curve; on the grid of powers of two, for what is costly; or at n, the largest K, alone.
+        where: at every K of a curve; on the grid of powers of two, for what is costly; at the largest of these K alone;
+            or at n, the arm's number of samples, alone.
         compared: whether `compare` pairs it unasked. Pass@K always is.
         shown: whether tables of an arm show it.
         answers: whether it needs the final answers of the samples.
@@ -52,7 +53,7 @@ class Metric:
     name: str
     title: str
     values: Callable[[Arm, Sequence[int], MetricOptions], Values]
-    where: Literal["every k", "grid", "n"] = "grid"
+    where: Literal["every k", "grid", "largest k", "n"] = "grid"
     compared: bool = False
     shown: bool = True
     answers: bool = False
@@ -63,6 +64,8 @@ class Metric:
         """Picks the K of a curve at which the statistic is computed; `largest` is the arm's n."""
         if self.where == "n":
             return [largest]
+        if self.where == "largest k":
+            return [ks[-1]]
         return list(ks) if self.where == "every k" else grid_of(ks)
 
     def labels(self, options: MetricOptions) -> tuple[str, str]:
@@ -84,6 +87,14 @@ def _of_counts(estimator: Callable[..., FloatArray]) -> Callable[[Arm, Sequence[
 METRICS = (
     Metric("mean@n", "mean@n", _of_counts(lambda n, c, ks, _: c / n), "n", compared=True, shown=False),
     Metric("pass@k", "Pass@K", _of_counts(lambda n, c, ks, _: pass_at_k(n, c, ks)), "every k", compared=True),
+    Metric(
+        "curve",
+        "mean of Pass@1, 2, 4, ..., K",
+        _of_counts(lambda n, c, ks, _: pass_at_k(n, c, k_grid(ks[0])).mean(axis=1)),
+        "largest k",
+        compared=True,
+        shown=False,
+    ),
     Metric("pass^k", "Pass^K", _of_counts(lambda n, c, ks, _: pass_pow_k(n, c, ks)), "every k"),
     Metric(
         "g-pass@k",

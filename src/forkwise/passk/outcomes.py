@@ -13,13 +13,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from forkwise.errors import InputError
 from forkwise.passk.estimator import FloatArray, IntArray, pass_at_k
-from forkwise.samples import read_samples
-from forkwise.samples.store import count_words
 
 BoolArray = npt.NDArray[np.bool_]
 Texts = npt.NDArray[np.object_]
@@ -44,10 +40,12 @@ class Arm:
     completion_N: Texts | None = None
     notes: tuple[str, ...] = ()
     """Notes for readers about the samples: left-out ones, unequal n, and so on."""
+    clusters: tuple[str, ...] | None = None
+    """What each problem shares with others, such as its topic; None where that is not recorded."""
     by_text: bool = False
     """Whether answers are equal only as texts: those of a verifier that checks solutions, as Countdown's does."""
     tables: tuple[Path, ...] = ()
-    """The samples tables that the arm was read from."""
+    """The samples tables, or files of other tools, that the arm was read from."""
 
     def _cells(self) -> IntArray:
         return self.run_N * len(self.problems) + self.problem_N
@@ -97,6 +95,8 @@ class Arm:
         position[[self.problems.index(p) for p in shared]] = np.arange(len(shared))
         fields = self._take(position[self.problem_N] >= 0)
         fields["problem_N"] = position[fields["problem_N"]]
+        if self.clusters is not None:
+            fields["clusters"] = tuple(np.array(self.clusters, dtype=object)[position >= 0].tolist())
         return replace(self, problems=tuple(shared), **fields)
 
     def split(self) -> list[Arm]:
@@ -142,6 +142,7 @@ def make_arm(
     length_unit: str = "tokens",
     answer: Sequence[str | None] | npt.NDArray[Any] | None = None,
     completion: Sequence[str | None] | npt.NDArray[Any] | None = None,
+    cluster: Sequence[str | None] | npt.NDArray[Any] | None = None,
     notes: Iterable[str] = (),
 ) -> Arm:
     """Makes an arm from columns with one entry per sample.
@@ -153,9 +154,11 @@ def make_arm(
         length: in tokens or words, see `length_unit`.
         answer: final answers, None where there is none; for maj@K and answer entropy.
         completion: whole texts, for the diversity measures.
+        cluster: what the problem of each sample shares with other problems: topic, source or template.
 
     Raises:
-        InputError: no samples, none with a verdict, NaN or fractional scores, or runs that cover different problems.
+        InputError: no samples, none with a verdict, NaN or fractional scores, runs that cover different problems, or a
+            problem in two clusters, or in none while others are in one.
     """
     ids_N = np.array([str(p) for p in problem_id], dtype=object)
     runs_N = np.array([str(r) for r in run], dtype=object) if run is not None else np.full(ids_N.size, name, object)
@@ -168,7 +171,7 @@ def make_arm(
         raise InputError(f"No sample of '{name}' has a verdict: run `forkwise verify` on the samples first.")
     runs, run_N = np.unique(runs_N, return_inverse=True)
     problems, problem_N = np.unique(ids_N, return_inverse=True)
-    return _build(
+    return build_arm(
         name,
         [str(p) for p in problems],
         [str(r) for r in runs],
@@ -179,11 +182,12 @@ def make_arm(
         length_unit=length_unit,
         answer=_texts(answer),
         completion=_texts(completion),
+        cluster=_texts(cluster),
         notes=list(notes),
     )
 
 
-def _build(
+def build_arm(
     name: str,
     problems: list[str],
     runs: list[str],
@@ -195,8 +199,10 @@ def _build(
     length_unit: str,
     answer: Texts | None,
     completion: Texts | None,
+    cluster: Texts | None,
     notes: list[str],
 ) -> Arm:
+    """Builds an arm from coded columns; see `make_arm`."""
     scored = verdict_N >= 0
     if not scored.all():
         notes.append(
@@ -235,104 +241,48 @@ def _build(
         None if answer is None else answer[scored],
         None if completion is None else completion[scored],
         tuple(notes),
+        _clusters_of(problems, problem_N, cluster),
     )
     return arm if everywhere.all() else arm.keep(problems[i] for i in np.flatnonzero(everywhere))
 
 
-def _check_sampling(table: pa.Table, where: str) -> None:
-    """Refuses a run whose samples were drawn at different settings: their mixture estimates nothing."""
-    fields = {f: pc.struct_field(table["sampling"], [f]) for f in ("temperature", "top_p", "max_tokens")}
-    settings = pa.table({"run": table["run"], **fields})
-    distinct = settings.group_by(settings.column_names).aggregate([]).to_pylist()
-    for run in {row["run"] for row in distinct}:
-        rows = [row for row in distinct if row["run"] == run]
-        for field in fields:
-            values = sorted({row[field] for row in rows if row[field] is not None})
-            if len(values) > 1:
-                drawn_at = " and ".join(f"{value:g}" for value in values)
-                raise InputError(
-                    f"Run '{run}' in '{where}' mixes samples drawn at {field} {drawn_at}: give each setting a run "
-                    "name of its own."
-                )
+def _clusters_of(
+    problems: Sequence[str], problem_N: npt.NDArray[Any], cluster_N: Texts | None
+) -> tuple[str, ...] | None:
+    """Finds the cluster of each problem; None where no sample names one."""
+    if cluster_N is None or all(name is None for name in set(cluster_N.tolist())):
+        return None
+    clusters: list[str | None] = [None] * len(problems)
+    for q, name in {(int(q), name) for q, name in zip(problem_N, cluster_N, strict=True) if name is not None}:
+        if clusters[q] is not None:
+            raise InputError(
+                f"Problem '{problems[q]}' is in two clusters, '{min(name, clusters[q])}' and "
+                f"'{max(name, clusters[q])}': a problem belongs to one."
+            )
+        clusters[q] = name
+    if None in clusters:
+        raise InputError(
+            f"Problem '{problems[clusters.index(None)]}' is in no cluster while others are: name the cluster of every "
+            "problem, or of none."
+        )
+    return tuple(str(name) for name in clusters)
 
 
-def load_arm(
-    paths: Path | str | Sequence[Path | str], *, name: str | None = None, runs: Sequence[str] = (), texts: bool = False
-) -> Arm:
-    """Loads the scored samples of one or several samples tables (Parquet shard or folder) as one arm.
-
-    Args:
-        paths: tables of the arm; every distinct `run` in them is one training run of it.
-        name: of the arm; the table's only run, or the file name, if None.
-        runs: which runs to take; all if empty.
-        texts: also read the completions, for the diversity measures.
+def number_clusters(arm: Arm) -> IntArray | None:
+    """Numbers the clusters of an arm's problems; None where it has none.
 
     Raises:
-        InputError: what `read_samples` and `make_arm` refuse, a run unknown to the tables, or mixed sampling settings.
+        InputError: there is a single cluster, which says nothing about others.
     """
-    sources = [Path(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
-    columns = ["run", "problem_id", "correct", "answer", "verdict_by", "n_tokens", "sampling"]
-    tables = []
-    for source in sources:
-        table = read_samples(source, [*columns, "completion"] if texts else columns)
-        if table.num_rows and table["n_tokens"].null_count == table.num_rows:
-            table = table.append_column("words", count_words(source))
-        _check_sampling(table, str(source))
-        tables.append(table)
-    if len({(s, r) for s, t in zip(sources, tables, strict=True) for r in t["run"].unique().to_pylist()}) != len(
-        {r for t in tables for r in t["run"].unique().to_pylist()}
-    ):
-        raise InputError("Two of the tables of one arm hold a run of the same name: rename one, or leave it out.")
-    table = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
-    chosen_runs = sorted(set(table["run"].unique().to_pylist()))
-    if runs:
-        unknown = sorted(set(runs) - set(chosen_runs))
-        if unknown:
-            raise InputError(f"There is no run '{unknown[0]}' in the samples; there are {', '.join(chosen_runs)}.")
-        table = table.filter(pc.is_in(table["run"], pa.array(list(runs))))
-        chosen_runs = sorted(runs)
-    name = name or (chosen_runs[0] if len(chosen_runs) == 1 else sources[0].stem)
-    if table.num_rows == 0:
-        raise InputError(f"'{name}' holds no samples.")
-    if table["correct"].null_count == table.num_rows:
-        raise InputError(f"No sample of '{name}' has a verdict: run `forkwise verify` on the samples first.")
-
-    def codes(column: str) -> tuple[list[str], npt.NDArray[np.int64]]:
-        encoded = table[column].combine_chunks().dictionary_encode()
-        values = encoded.dictionary.to_pylist()
-        order = np.argsort(np.array(values, dtype=object), kind="stable")
-        rank = np.empty(len(values), dtype=np.int64)
-        rank[order] = np.arange(len(values))
-        return [str(values[i]) for i in order], rank[encoded.indices.to_numpy(zero_copy_only=False)]
-
-    problems, problem_N = codes("problem_id")
-    run_names, run_N = codes("run")
-    completion = table["completion"].to_numpy() if "completion" in table.column_names else None
-    length, unit, notes = None, "tokens", []
-    if table["n_tokens"].null_count < table.num_rows:
-        length = pc.cast(table["n_tokens"], pa.float64()).to_numpy()
-    elif "words" in table.column_names and not table["words"].null_count:
-        length, unit = pc.cast(table["words"], pa.float64()).to_numpy(), "words"
-        notes.append("The samples carry no token counts, so lengths are in words.")
-    else:
-        notes.append("The samples carry neither token counts nor texts, so there is no length control.")
-    answer = table["answer"].to_numpy() if table["answer"].null_count < table.num_rows else None
-    arm = _build(
-        name,
-        problems,
-        run_names,
-        problem_N,
-        run_N,
-        pc.fill_null(pc.cast(table["correct"], pa.int8()), -1).to_numpy(),
-        length=length,
-        length_unit=unit,
-        answer=answer,
-        completion=completion if texts else None,
-        notes=notes,
-    )
-    # In Countdown, two expressions that reach the target are two solutions, though their value is one.
-    judges = set(table["verdict_by"].unique().to_pylist()) - {None, "no-answer"}
-    return replace(arm, by_text=judges == {"countdown"}, tables=tuple(sources))
+    if arm.clusters is None:
+        return None
+    names, cluster_Q = np.unique(np.array(arm.clusters, dtype=object), return_inverse=True)
+    if names.size == 1:
+        raise InputError(
+            f"All problems of '{arm.name}' are in one cluster, '{names[0]}', which says nothing about others: leave "
+            "the column cluster empty, or take problems of several."
+        )
+    return cluster_Q.reshape(-1)
 
 
 def common_problems(arms: Sequence[Arm], *, intersect: bool = False) -> tuple[list[Arm], list[str]]:

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from forkwise.passk.certified import Certified, certify
 from forkwise.passk.estimator import FloatArray
 from forkwise.passk.extrapolation import Extrapolation
 from forkwise.passk.intervals import Interval
 
 COLUMNS = [
     *("arm", "reference", "metric", "k", "at", "value", "low", "high", "band_low", "band_high"),
-    *("p", "adjusted_p", "run_p", "problems", "effective_n", "of_reference", "of_arm", "error"),
+    *("p", "adjusted_p", "problems", "effective_n", "of_reference", "of_arm", "error"),
 ]
 """Columns of the tidy rows; a cell that does not apply is empty."""
 
@@ -86,6 +87,8 @@ class Evaluation:
     length: list[LengthRow]
     diversity: dict[str, Interval]
     extrapolation: Extrapolation | None
+    same_problems: Interval
+    """Pass@K with the interval for these very problems, of sampling noise alone, at each of `ks`."""
     notes: list[str]
 
     @property
@@ -102,13 +105,15 @@ class Evaluation:
         """Returns every number as one row of `COLUMNS`."""
         names = {"arm": self.arm}
         rows = [row for curve in self.curves.values() for row in curve.rows(names)]
+        for i, k in enumerate(self.ks):
+            rows.append({**names, "metric": "pass@k, these problems", "k": k, **bounds_at(self.same_problems, i)})
         for r in self.length:
             bounds = {"value": r.value, "low": r.low, "high": r.high, "error": r.error}
             rows.append({**names, "metric": f"pass@k, {r.control}", "k": r.k, "at": r.at, **bounds})
         rows += [{**names, "metric": name, **bounds_at(interval)} for name, interval in self.diversity.items()]
         if self.extrapolation is not None:
             for i, k in enumerate(self.extrapolation.ks):
-                bounds = bounds_at(self.extrapolation.pass_at_k, i)
+                bounds = bounds_at(self.extrapolation.pass_at_k, i) | {"error": float(self.extrapolation.misfit[i])}
                 rows.append({**names, "metric": "pass@k, beta-binomial model", "k": k, **bounds})
         if self.mean_length is not None:
             rows.append({**names, "metric": f"mean length ({self.length_unit})", "value": self.mean_length})
@@ -156,41 +161,61 @@ class LengthDifference:
 
 
 @dataclass(frozen=True)
+class Endpoint:
+    """What was named beforehand as the one thing to be tested, with its interval and p, adjusted for the arms alone."""
+
+    metric: str
+    """`pass@k`, or `curve`: the mean of Pass@K over K = 1, 2, 4, ..., k."""
+    k: int
+    interval: Interval
+    p: float
+    equivalent: bool
+    """Whether the interval lies within the margin, on problems enough for it."""
+
+
+@dataclass(frozen=True)
 class Difference:
-    """Pass@K of one arm minus the reference's, over the same problems."""
+    """Pass@K of one arm minus the reference's, over the same problems.
+
+    Intervals and p are about problems like these, and about other training runs of the arms that `trained` says.
+    """
 
     arm: str
     reference: str
     ks: list[int]
     interval: Interval
-    """Pointwise Student t interval: over problems with one run per arm, over problems and runs with several."""
+    """Pointwise Student t interval."""
+    same_problems: Interval
+    """Pointwise interval for these very models and problems: what sampling them again would change."""
     band: Interval
     """Simultaneous band, which covers the whole curve, and all arms, at once."""
     p: FloatArray
-    """Sign-flip permutation p at each K, unadjusted."""
+    """The p of Student's t at each K by itself."""
     adjusted_p: FloatArray
-    """The sign-flip p, max-T adjusted over K, then by Holm over arms."""
-    run_p: FloatArray | None
-    """The p of relabelling the runs, max-T adjusted over K, then by Holm over arms; None with one run in either arm."""
+    """The p adjusted for all K and all arms; at most 1 - level exactly where the band excludes 0."""
     runs: tuple[int, int]
     """Numbers of runs of the reference and of the arm."""
+    trained: tuple[bool, bool]
+    """Whether it is about other training runs of the reference and of the arm, or about these very models."""
     crossing: Crossing
     margin: float
     equivalent_up_to: int | None
     """The largest K such that the band lies within ±margin at every evaluated K up to it; None if there is none."""
+    primary: Endpoint | None = None
+    """The primary endpoint; where there is one, all else is exploratory."""
     others: dict[str, Curve] = field(default_factory=dict)
     """Paired differences of the other statistics, with pointwise intervals."""
     length: list[LengthDifference] = field(default_factory=list)
     diversity: dict[str, Interval] = field(default_factory=dict)
 
     @property
-    def claim_p(self) -> FloatArray:
-        """Returns the adjusted p of a claim at each K: over problems, and over runs too where there are several."""
-        return self.adjusted_p if self.run_p is None else np.maximum(self.adjusted_p, self.run_p)
+    def certified(self) -> Certified:
+        """Returns the K at which the arm is better, or worse, all at once at the level of the band."""
+        return certify(self.ks, self.band)
 
     def claimed(self, alpha: float) -> npt.NDArray[np.bool_]:
-        """Says at which K a difference can be claimed."""
-        return self.claim_p <= alpha
+        """Says at which K a difference can be claimed, if no primary endpoint was named."""
+        return self.adjusted_p <= alpha
 
     def rows(self) -> list[Row]:
         """Returns every number as one row of `COLUMNS`."""
@@ -199,8 +224,13 @@ class Difference:
         for i, k in enumerate(self.ks):
             row: Row = {**names, "metric": "pass@k", "k": k, **bounds_at(self.interval, i)}
             row |= {"band_low": float(self.band.low[i]), "band_high": float(self.band.high[i])}
-            row |= {"p": float(self.p[i]), "adjusted_p": float(self.adjusted_p[i])}
-            rows.append(row if self.run_p is None else {**row, "run_p": float(self.run_p[i])})
+            rows.append(row | {"p": float(self.p[i]), "adjusted_p": float(self.adjusted_p[i])})
+        for i, k in enumerate(self.ks):
+            rows.append({**names, "metric": "pass@k, these problems", "k": k, **bounds_at(self.same_problems, i)})
+        if self.primary is not None:
+            metric = f"primary: {self.primary.metric}"
+            bounds = bounds_at(self.primary.interval)
+            rows.append({**names, "metric": metric, "k": self.primary.k, **bounds, "adjusted_p": self.primary.p})
         rows += [row for curve in self.others.values() for row in curve.rows(names)]
         for r in self.length:
             row = {**names, "metric": f"pass@k, {r.control}", "k": r.k, "at": r.at}

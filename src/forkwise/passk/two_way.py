@@ -1,181 +1,202 @@
-"""Intervals, bands and p-values of a difference that vary over problems and over training runs.
+"""How a mean difference varies over problems and training runs, and the one test of all K and arms that rests on it.
 
-Suffixes: S runs (training seeds) of an arm, Q problems, K values of k, R resamples.
+Suffixes: S runs (training seeds) of an arm, Q problems, G clusters of problems, K values of k, R draws.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import combinations
-from math import comb
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-from forkwise.passk.estimator import FloatArray
-from forkwise.passk.intervals import Interval, default_resamples, problem_weights, unseen
+from forkwise.passk.estimator import FloatArray, IntArray
+from forkwise.passk.intervals import Interval, by_cluster, cluster_count, unseen
+
+_BLOCK = 1 << 21  # random numbers held at a time: 16 MB
+_ENOUGH = 6  # problems that differ: with fewer, even differences of one sign are no surprise (2 * 2^-5 > .05)
 
 
-def run_weights(runs: int, resamples: int, rng: np.random.Generator) -> FloatArray:
-    """Draws bootstrap weights of an arm's runs, `(R, S)`, each row summing to 1.
+@dataclass(frozen=True)
+class Variation:
+    """The mean difference of two arms at each K, with its standard error, and what random draws of it are made from.
 
-    Drawing S runs from S understates their variance by (S-1)/S; stretching the weights about 1/S corrects this.
+    Attributes:
+        mean: `(K,)`.
+        se: standard error, `(K,)`, never 0.
+        freedom: Satterthwaite's degrees of freedom of `se`, `(K,)`.
+        rows: for each source of variation one row per unit (problem or cluster, run), whose squares sum to the variance
+            that the source gives to the mean. Differences that share units have the same rows' name.
     """
-    if runs == 1:
-        return np.ones((resamples, 1))
-    drawn = rng.multinomial(runs, np.full(runs, 1 / runs), size=resamples) / runs
-    weights: FloatArray = 1 / runs + np.sqrt(runs / (runs - 1)) * (drawn - 1 / runs)
-    return weights
+
+    mean: FloatArray
+    se: FloatArray
+    freedom: FloatArray
+    rows: dict[str, FloatArray]
+
+    def scores(self) -> FloatArray:
+        """Returns |t| at each K as the normal score of the same p, which makes K of different freedom comparable."""
+        scores: FloatArray = stats.norm.isf(stats.t.sf(np.abs(self.mean) / self.se, self.freedom))
+        return scores
+
+    def interval(self, score: float, level: float) -> Interval:
+        """Makes the interval of all differences whose `scores` would not exceed `score`, cut at ±1."""
+        half = stats.t.isf(stats.norm.sf(score), self.freedom) * self.se
+        return Interval(self.mean, np.maximum(self.mean - half, -1.0), np.minimum(self.mean + half, 1.0), level)
+
+    def at(self, i: int) -> Variation:
+        """Returns the variation at the K number `i` alone."""
+        rows = {name: rows[:, i : i + 1] for name, rows in self.rows.items()}
+        return Variation(self.mean[i : i + 1], self.se[i : i + 1], self.freedom[i : i + 1], rows)
+
+    def pointwise(self, level: float) -> Interval:
+        """Makes the Student t interval at each K by itself."""
+        return self.interval(float(stats.norm.ppf((1 + level) / 2)), level)
+
+    def p(self) -> FloatArray:
+        """Returns the two-sided p at each K by itself."""
+        p: FloatArray = 2 * stats.norm.sf(self.scores())
+        return p
+
+    def draws(self, resamples: int, seed: int) -> FloatArray:
+        """Draws deviations of the mean, `(R, K)`: normal, with the estimated correlation of all K.
+
+        Each unit gets a random factor; a source that two differences share gets the same factors in both.
+        """
+        generators = {name: np.random.default_rng([seed, *name.encode()]) for name in (*self.rows, "unseen")}
+        variance = sum(((rows**2).sum(axis=0) for rows in self.rows.values()), np.zeros(self.mean.size))
+        share = np.minimum(1.0, self.se / np.sqrt(np.where(variance > 0, variance, 1.0)))
+        missing = np.sqrt(np.maximum(0.0, self.se**2 - variance))
+        draws_RK = np.empty((resamples, self.mean.size))
+        block = max(1, _BLOCK // max(len(rows) for rows in self.rows.values()))
+        for start in range(0, resamples, block):
+            r = min(block, resamples - start)
+            moved_RK = np.zeros((r, self.mean.size))
+            for name, rows in self.rows.items():
+                moved_RK += generators[name].standard_normal((r, len(rows))) @ rows
+            extra_R = generators["unseen"].standard_normal((r, 1))
+            draws_RK[start : start + r] = share * moved_RK + missing * extra_R
+        return draws_RK
 
 
-def mean_draws(arm_SQK: FloatArray, reference_SQK: FloatArray, resamples: int, seed: int) -> FloatArray:
-    """Draws bootstraps of the mean difference, `(R, K)`: problems resampled jointly, runs of each arm on their own."""
-    rng = np.random.default_rng([seed, 1])
-    v_RS, u_RS = (run_weights(x.shape[0], resamples, rng) for x in (arm_SQK, reference_SQK))
-    draws_RK, start = np.empty((resamples, arm_SQK.shape[2])), 0
-    for w_RQ in problem_weights(arm_SQK.shape[1], resamples, seed):
-        rows = slice(start, start + w_RQ.shape[0])
-        if arm_SQK.shape[0] == reference_SQK.shape[0] == 1:
-            draws_RK[rows] = w_RQ @ (arm_SQK[0] - reference_SQK[0])
-        else:
-            arm_RK = sum(v_RS[rows, s, None] * (w_RQ @ arm_SQK[s]) for s in range(arm_SQK.shape[0]))
-            reference_RK = sum(u_RS[rows, s, None] * (w_RQ @ reference_SQK[s]) for s in range(reference_SQK.shape[0]))
-            draws_RK[rows] = arm_RK - reference_RK
-        start += w_RQ.shape[0]
-    return draws_RK
+def _spread_of_runs(x_SGK: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Returns rows of an arm's runs, their variance, and the part of it that problems already carry."""
+    s, g, _ = x_SGK.shape
+    by_run = x_SGK.mean(axis=1)
+    rows = (by_run - by_run.mean(axis=0)) / np.sqrt(s * (s - 1))
+    residual = x_SGK - by_run[:, None] - x_SGK.mean(axis=0)[None] + by_run.mean(axis=0)
+    interaction = (residual**2).sum(axis=(0, 1)) / ((s - 1) * (g - 1)) / (s * g)
+    return rows, (rows**2).sum(axis=0), interaction
 
 
-def _run_variance(x_SQK: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Returns the variance of an arm's mean from its runs, and the part that problems already carry; each `(K,)`."""
-    s, q, _ = x_SQK.shape
-    if s == 1:
-        return np.zeros(x_SQK.shape[2]), np.zeros(x_SQK.shape[2])
-    by_run = x_SQK.mean(axis=1)
-    residual = x_SQK - by_run[:, None] - x_SQK.mean(axis=0)[None] + by_run.mean(axis=0)
-    interaction = (residual**2).sum(axis=(0, 1)) / ((s - 1) * (q - 1)) / (s * q)
-    return by_run.var(axis=0, ddof=1) / s, interaction
+def _sparseness(difference_GK: FloatArray) -> FloatArray:
+    """Says how little the variance over problems rests on: 1 where all are alike, 0 where six or more differ, `(K,)`.
 
-
-def standard_error(arm_SQK: FloatArray, reference_SQK: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Returns the standard error of the mean difference and its Satterthwaite degrees of freedom, each `(K,)`.
-
-    It is two-way: variance over problems plus that over the runs of each arm, minus their interaction, which both hold
-    (Cameron, Gelbach & Miller 2011, J. Bus. Econ. Stat. 29(2), eq. 2.10). With one run per arm, the ordinary one.
+    The number that differ is that of Kish, `(sum |d|)^2 / sum d^2`, of deviations from the median.
     """
-    q = arm_SQK.shape[1]
-    problems = (arm_SQK.mean(axis=0) - reference_SQK.mean(axis=0)).var(axis=0, ddof=1) / q
-    (arm, overlap), (other, other_overlap) = _run_variance(arm_SQK), _run_variance(reference_SQK)
-    total = np.maximum(problems + arm + other - overlap - other_overlap, np.maximum(problems, arm + other))
-    spread = problems**2 / (q - 1)
-    for component, x in ((arm, arm_SQK), (other, reference_SQK)):
-        spread = spread + component**2 / max(x.shape[0] - 1, 1)
-    components = problems + arm + other
-    freedom = np.where(spread > 0, components**2 / np.where(spread > 0, spread, 1), q - 1)
-    return np.sqrt(total), freedom
+    d_GK = np.abs(difference_GK - np.median(difference_GK, axis=0))
+    d_GK[d_GK < 1e-12] = 0.0
+    squares = (d_GK**2).sum(axis=0)
+    differing = np.divide(d_GK.sum(axis=0) ** 2, squares, out=np.zeros_like(squares), where=squares > 0)
+    sparse: FloatArray = np.maximum(0.0, 1 - differing / _ENOUGH)
+    return sparse
 
 
-def _within(mean_K: FloatArray, half_K: FloatArray, level: float) -> Interval:
-    """Makes the interval `mean ± half`, cut at ±1, which no difference of probabilities exceeds."""
-    return Interval(mean_K, np.maximum(mean_K - half_K, -1.0), np.minimum(mean_K + half_K, 1.0), level)
-
-
-def _band(
-    mean_K: FloatArray, se_K: FloatArray, freedom_K: FloatArray, draws_RK: FloatArray, problems: int, level: float
-) -> Interval:
-    """Makes the sup-t band `mean ± critical * se`; `critical` is the quantile of the largest |t| over k in the draws.
-
-    Montiel Olea & Plagborg-Møller 2019, J. Appl. Econometrics 34(1), algorithm 1; widened by the ratio of the Student
-    to the normal quantile, because the standard error of few problems or runs is itself uncertain.
-    """
-    spread = draws_RK.std(axis=0)
-    moves = spread > 1e-12
-    tail = (1 + level) / 2
-    half = np.full(mean_K.size, unseen(problems, level))
-    if moves.any():
-        t_R = (np.abs(draws_RK[:, moves] - mean_K[moves]) / spread[moves]).max(axis=1)
-        student = stats.t.ppf(tail, freedom_K[moves]) / stats.norm.ppf(tail)
-        half[moves] = np.quantile(t_R, level) * se_K[moves] * student
-    return replace(_within(mean_K, half, level), resamples=draws_RK.shape[0])
-
-
-def relabelling_p(arm_SQK: FloatArray, reference_SQK: FloatArray, resamples: int, seed: int) -> FloatArray | None:
-    """Tests "the runs of both arms are exchangeable" on these problems: max-T adjusted p, `(K,)`.
-
-    The test deals the runs to the two arms in all ways, or in `resamples` random ones where there are more. With S runs
-    on each side the smallest p is 2 / C(2S, S).
-    """
-    s, t = arm_SQK.shape[0], reference_SQK.shape[0]
-    if min(s, t) < 2:
-        return None
-    runs_RK = np.concatenate([arm_SQK.mean(axis=1), reference_SQK.mean(axis=1)])
-    if comb(s + t, s) <= resamples:
-        chosen = np.array(list(combinations(range(s + t), s)))  # the first is the observed one
-    else:
-        rng = np.random.default_rng([seed, 2])
-        chosen = np.stack([np.arange(s), *(rng.permutation(s + t)[:s] for _ in range(resamples))])
-    member = np.zeros((len(chosen), s + t))
-    np.put_along_axis(member, chosen, 1.0, axis=1)
-    means = (member / s - (1 - member) / t) @ runs_RK
-    scale = np.sqrt((means**2).mean(axis=0))
-    moves = scale > 1e-12
-    ratio = np.abs(means) / np.where(moves, scale, 1.0)
-    p = (ratio.max(axis=1, keepdims=True) >= ratio[0] - 1e-9).mean(axis=0)
-    return np.where(moves, p, 1.0)
-
-
-def difference_intervals(
+def vary(
     arm_SQK: FloatArray,
     reference_SQK: FloatArray,
     *,
+    cluster_Q: IntArray | None = None,
     level: float = 0.95,
-    arms: int = 1,
-    resamples: int | None = None,
-    seed: int = 0,
-) -> tuple[Interval, Interval, FloatArray]:
-    """Returns the mean difference of two arms' curves as pointwise interval `(K,)` and band `(K,)`, and draws `(R, K)`.
+    names: tuple[str, str] = ("arm", "reference"),
+) -> Variation:
+    """Returns how the mean difference of two arms varies, over problems and over the runs of each arm with several.
 
-    The pointwise one is Student t with the two-way standard error; with one run per arm it is the paired t interval.
+    The variance is two-way: over problems plus over the runs of each arm, minus their interaction, which both hold
+    (Cameron, Gelbach & Miller 2011, J. Bus. Econ. Stat. 29(2), eq. 2.10); it is no less than the interaction alone. An
+    arm of one row has no variance over runs. Its freedom is Satterthwaite's for this sum; where the arms have different
+    numbers of runs, the one by the mean variance of a run if that is smaller, because a small variance of few runs by
+    chance would otherwise count as sure.
+
+    Where fewer than six problems differ, they say little about those that were not drawn. The standard error is then no
+    less than what makes the interval at `level` the exact binomial one for none that differs, in proportion to how few
+    do.
 
     Args:
-        arm_SQK, reference_SQK: Pass@K per run and problem, the same problems in both, any number of runs in each.
-        arms: comparisons made at once; the band of each is widened (Bonferroni) so that all hold together.
+        arm_SQK, reference_SQK: values per run and problem, the same problems in both, any number of runs in each.
+        cluster_Q: number of the cluster of each problem; None where every problem stands for itself.
+        level: of the intervals that the smallest standard error is made for.
+        names: of the arms, by which differences share their runs.
     """
-    resamples = default_resamples(arm_SQK.shape[1]) if resamples is None else resamples
-    arm_SQK, reference_SQK = _fixed_runs(arm_SQK, reference_SQK)
-    pointwise = pointwise_interval(arm_SQK, reference_SQK, level)
-    draws = mean_draws(arm_SQK, reference_SQK, resamples, seed)
-    se, freedom = standard_error(arm_SQK, reference_SQK)
-    band = _band(pointwise.mean, se, freedom, draws, arm_SQK.shape[1], 1 - (1 - level) / arms)
-    return pointwise, replace(band, level=level), draws
+    difference_GK = by_cluster(arm_SQK.mean(axis=0) - reference_SQK.mean(axis=0), cluster_Q)
+    g = difference_GK.shape[0]
+    mean = difference_GK.mean(axis=0)
+    rows = {"problems": (difference_GK - mean) / np.sqrt(g * (g - 1))}
+    problems = (rows["problems"] ** 2).sum(axis=0)
+    freedom = cluster_count(arm_SQK.shape[1], cluster_Q) - 1
+    total, overlap = problems.copy(), np.zeros_like(problems)
+    spread, runs = problems**2 / freedom, []
+    for name, x_SQK in zip(names, (arm_SQK, reference_SQK), strict=True):
+        s = x_SQK.shape[0]
+        if s == 1:
+            continue
+        rows[f"runs of {name}"], variance, interaction = _spread_of_runs(by_cluster(x_SQK, cluster_Q))
+        runs.append((s, variance))
+        total += variance - interaction
+        overlap += interaction
+        spread += interaction**2 / ((s - 1) * (g - 1))
+    total = np.maximum(total, overlap)
+    by_runs = spread + sum((v**2 / (s - 1) for s, v in runs), np.zeros_like(total))
+    freedom_K = np.divide(total**2, by_runs, out=np.full_like(total, freedom), where=by_runs > 0)
+    if len({s for s, _ in runs}) > 1:
+        of_a_run = sum(v * s * (s - 1) for s, v in runs) / sum(s - 1 for s, _ in runs)
+        pooled = np.maximum(problems - overlap + sum(of_a_run / s for s, _ in runs), overlap)
+        by_mean = spread + sum((of_a_run / s) ** 2 / (s - 1) for s, _ in runs)
+        freedom_K = np.minimum(freedom_K, np.divide(pooled**2, by_mean, out=freedom_K.copy(), where=by_mean > 0))
+    least = unseen(g, level) / stats.t.ppf((1 + level) / 2, g - 1) * _sparseness(difference_GK)
+    se = np.sqrt(total)
+    return Variation(mean, np.maximum(se, least), np.where(se < least, freedom, freedom_K), rows)
 
 
-def _fixed_runs(arm_SQK: FloatArray, reference_SQK: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Averages the runs of both arms where one arm has a single run, which says nothing about their spread."""
-    if min(arm_SQK.shape[0], reference_SQK.shape[0]) > 1:
-        return arm_SQK, reference_SQK
-    return arm_SQK.mean(axis=0, keepdims=True), reference_SQK.mean(axis=0, keepdims=True)
+@dataclass(frozen=True)
+class JointTest:
+    """The distribution of the largest score over all K and arms if nothing differs: what makes band and adjusted p.
 
-
-def pointwise_interval(arm_SQK: FloatArray, reference_SQK: FloatArray, level: float) -> Interval:
-    """Returns the mean difference with its Student t interval at each K alone, by the two-way standard error."""
-    arm_SQK, reference_SQK = _fixed_runs(arm_SQK, reference_SQK)
-    se, freedom = standard_error(arm_SQK, reference_SQK)
-    half = stats.t.ppf((1 + level) / 2, freedom) * se
-    half[se == 0] = unseen(arm_SQK.shape[1], level)
-    return _within((arm_SQK.mean(axis=0) - reference_SQK.mean(axis=0)).mean(axis=0), half, level)
-
-
-def holm(adjusted: Sequence[FloatArray]) -> list[FloatArray]:
-    """Applies Holm's step-down over arms to p-values that are already adjusted over k within each arm.
-
-    Arms are ordered by their smallest p; each is multiplied by the number of arms still in play, and none may fall
-    below the smallest adjusted p of an arm before it.
+    Attributes:
+        largest: the largest score in each draw, falling; None where there is one number alone, whose score is normal.
     """
-    smallest = np.array([p.min() for p in adjusted])
-    corrected: list[FloatArray] = list(adjusted)
-    floor = 0.0
-    for rank, a in enumerate(np.argsort(smallest, kind="stable")):
-        corrected[a] = np.minimum(1.0, np.maximum(floor, (len(adjusted) - rank) * adjusted[a]))
-        floor = float(corrected[a].min())
-    return corrected
+
+    largest: FloatArray | None
+
+    def critical(self, level: float) -> float:
+        """Returns the score that is exceeded anywhere with a chance of `1 - level`."""
+        alone = float(stats.norm.ppf((1 + level) / 2))
+        if self.largest is None:
+            return alone
+        rank = int(np.floor((1 - level) * (self.largest.size + 1) + 1e-9))
+        return max(alone, float(self.largest[max(rank, 1) - 1]))
+
+    def p(self, scores: FloatArray) -> FloatArray:
+        """Returns the adjusted p of each score; it is at most `1 - level` exactly where the band excludes 0."""
+        p: FloatArray = 2 * stats.norm.sf(scores)
+        if self.largest is not None:
+            at_least = self.largest.size - np.searchsorted(self.largest[::-1], scores, side="left")
+            p = np.maximum(p, (1 + at_least) / (self.largest.size + 1))
+        return p
+
+
+def joint_test(variations: Sequence[Variation], *, resamples: int, seed: int) -> JointTest:
+    """Finds what the largest score over the K of all differences is by chance (max-t; Hothorn, Bretz & Westfall 2008).
+
+    All K and all arms are judged by one distribution, so that the chance of any false claim is bounded whichever of
+    them truly differ. The band is the sup-t one of Montiel Olea & Plagborg-Møller 2019, J. Appl. Econometrics 34(1),
+    with the Student quantile of each K's freedom at the level of its critical value.
+    """
+    if len(variations) == 1 and variations[0].mean.size == 1:
+        return JointTest(None)
+    largest = np.zeros(resamples)
+    for variation in variations:
+        draws_RK = variation.draws(resamples, seed)
+        np.maximum(largest, (np.abs(draws_RK) / variation.se).max(axis=1), out=largest)
+    return JointTest(np.sort(largest)[::-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import webbrowser
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from forkwise.errors import InputError
@@ -26,7 +27,8 @@ def write_report(runs: Sequence[Path], path: Path, *, trace_bytes: float = TRACE
     Raises:
         InputError: a RUN that is nothing to report on, or a file that cannot be written.
     """
-    content = gather(find_sources(runs), trace_bytes=trace_bytes)
+    with ExitStack() as imported:
+        content = gather(find_sources(runs, imported), imported, trace_bytes=trace_bytes)
     write_page(path, content)
     return content
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from forkwise.report.series import series_panels
 from forkwise.report.sources import ReportSource, SampleArm, Shaping
 from forkwise.report.trace import Marker
 from forkwise.report.traces import Traces, pack_traces
+from forkwise.samples.direct import is_foreign
 from forkwise.samples.store import Key
 
 TRACE_BYTES = 2_000_000
@@ -66,16 +68,23 @@ class Content:
         return [run for exploration in self.explorations for run in exploration.runs]
 
 
-def gather(sources: Sequence[ReportSource], *, trace_bytes: float = TRACE_BYTES) -> Content:
+def gather(
+    sources: Sequence[ReportSource], imported: ExitStack | None = None, *, trace_bytes: float = TRACE_BYTES
+) -> Content:
     """Reads and computes everything that the sources allow; what cannot be computed becomes a note.
+
+    Args:
+        imported: as in `find_source`, for the samples that an exploration read.
 
     Raises:
         InputError: an `explore.json` or a samples table that cannot be read.
     """
-    notes: list[str] = []
+    notes: list[str] = [note for source in sources for note in source.notes]
     explorations = _explorations(sources)
     notes += [note for exploration in explorations for note in explore.notes(exploration)]
-    arms = [arm for source in sources for arm in source.samples] or _explored_arms(sources, explorations, notes)
+    arms = [arm for source in sources for arm in source.samples] or _explored_arms(
+        sources, explorations, imported, notes
+    )
     explorations = [_renamed(exploration, arms) for exploration in explorations]
     holding = [source for source in sources if source.samples or source.training]
     run = holding[0] if len(holding) == 1 else None  # what a run says of itself holds for no other
@@ -136,7 +145,10 @@ def _runs(explorations: Sequence[Exploration]) -> list[RunExploration]:
 
 
 def _explored_arms(
-    sources: Sequence[ReportSource], explorations: Sequence[Exploration], notes: list[str]
+    sources: Sequence[ReportSource],
+    explorations: Sequence[Exploration],
+    imported: ExitStack | None,
+    notes: list[str],
 ) -> list[SampleArm]:
     """Finds the samples that the explorations read, as far as they are still there."""
     from forkwise.report.sources import find_source
@@ -151,7 +163,7 @@ def _explored_arms(
                     f"The samples '{table}' that were explored are not there any more, so no traces are shown."
                 )
                 continue
-            for arm in find_source(found_at).samples:
+            for arm in find_source(found_at, imported).samples:
                 arms.setdefault(arm.name, arm)
     return list(arms.values())
 
@@ -220,7 +232,7 @@ def _traces(
                 notes.append(f"Traces are marked with forkwise's own {shipped}; the figures of {file} used {used}.")
         for samples, table in zip(exploration.samples, exploration.token_data, strict=True):
             found_at = next((p for p in (file.parent / table, Path(table)) if p.exists()), None)
-            if table != samples and found_at is not None:
+            if table != samples and found_at is not None and not is_foreign(found_at):
                 tables.append(found_at)
     if tables:
         traced = {

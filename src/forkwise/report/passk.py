@@ -10,7 +10,7 @@ import numpy.typing as npt
 from forkwise.passk import Comparison, Difference, Evaluation, Interval
 from forkwise.passk.estimator import shown_ks
 from forkwise.passk.length import BUDGET, CAP, MATCHED
-from forkwise.passk.results import Curve, LengthDifference, LengthRow
+from forkwise.passk.results import Curve, Endpoint, LengthDifference, LengthRow
 from forkwise.report.formats import at, count, interval, number, p_value, share
 from forkwise.report.table import Block, Table, filled
 
@@ -25,8 +25,7 @@ CONTROLS = {
 """What each length control does, in words."""
 
 _MODEL = (
-    "model, not an estimate: beta-binomial success rates. It has no unsolvable problems, so it climbs to 1 whatever "
-    "the data say."
+    "model, not an estimate: success rates follow a beta distribution, but for a share of problems that is never solved"
 )
 _LUMPED = 3  # differences; with more, the sentence puts the arms without one together
 
@@ -57,9 +56,7 @@ def overview(evaluations: Sequence[Evaluation], comparison: Comparison | None = 
         if comparison and comparison.length_unit and arm_length is not None and reference_length is not None:
             longer = arm_length - reference_length
         rows.append([f"{d.arm} − {d.reference}", *(_cell(d.ks, d.band, k, "+") for k in ks), number(longer, 1, "+")])
-        for name, p in (("problems", d.adjusted_p), ("runs", d.run_p)):
-            if p is not None:
-                rows.append([f"  adjusted p, {name}", *(p_value(p[d.ks.index(k)]) for k in ks), ""])
+        rows.append(["  adjusted p", *(p_value(d.adjusted_p[d.ks.index(k)]) for k in ks), ""])
     level = f"{evaluation.pass_at_k.level:.0%}"
     caption = f"Pass@K, mean [{level} BCa interval over problems]"
     if differences:
@@ -87,6 +84,8 @@ def _evaluation(e: Evaluation) -> list[Block]:
     level = f"{e.pass_at_k.level:.0%}"
     caption = f"{e.arm}: {e.problems} problems x {samples} samples; mean [{level} BCa interval over problems]"
     curves = {c.title: (c.ks, c.interval) for c in e.curves.values() if c.shown}
+    first, *rest = curves.items()
+    curves = dict([first, (f"{first[0]}, these problems", (e.ks, e.same_problems)), *rest])
     blocks: list[Block] = [*_by_k(caption, curves, e.ks), _facts(e), *_capped(e)]
     budget = [row for row in e.length if row.control == BUDGET]
     caption = f"{e.arm}, {CONTROLS[BUDGET]} ({e.length_unit}); pointwise intervals{_simulated(budget)}"
@@ -94,8 +93,13 @@ def _evaluation(e: Evaluation) -> list[Block]:
     blocks += [*_folded(caption, [BUDGET, "pass"], rows), *_diversity(f"{e.arm}, diversity in a problem", e.diversity)]
     if e.extrapolation is not None:
         model = e.extrapolation
-        caption = f"{e.arm}, extrapolation: {_MODEL} Misfit up to n: {model.misfit:.3f}"
-        blocks += _by_k(caption, {"Pass@K (model)": (model.ks, model.pass_at_k)}, model.ks)
+        never = ", ".join(f"{run.never:.2f}" for run in model.runs)
+        caption = f"{e.arm}, extrapolation: {_MODEL} ({never}); misfit beyond n: of what fewer samples say about n"
+        rows = [
+            [str(k), at(model.pass_at_k, i), number(model.misfit[i]), f"{model.tried[i]:.3g} x"]
+            for i, k in enumerate(model.ks)
+        ]
+        blocks += _folded(caption, ["K", "Pass@K (model)", "misfit", "tried over"], rows)
     return blocks
 
 
@@ -140,24 +144,41 @@ def _simulated(rows: Sequence[LengthRow] | Sequence[LengthDifference]) -> str:
 # --------------------------------------------------------------------------------------------------------- comparison
 
 
-def _difference(d: Difference, c: Comparison) -> list[Table]:
+def _difference(d: Difference, c: Comparison) -> list[Block]:
     pair = f"{d.arm} minus {d.reference}"
-    tables = [*_tests(d, pair, c.level), *_others(d, pair)]
+    tables: list[Block] = [*_tests(d, pair, c.level), _certified(d, pair, c.level), *_others(d, pair)]
     for control in CONTROLS:
         tables += _controlled(d, pair, control, c.length_unit)
     return [*tables, *_diversity(f"{pair}, diversity", d.diversity, "+")]
 
 
 def _tests(d: Difference, pair: str, level: float) -> list[Table]:
-    header = ["K", f"difference [{level:.0%} band, all K]", "adjusted p", "adjusted p, runs"]
-    header += [f"pointwise {level:.0%} interval", "p at this K alone"]
+    header = ["K", f"difference [{level:.0%} band, all K]", "adjusted p"]
+    header += [f"pointwise {level:.0%} interval", "p at this K alone", "these models and problems"]
     rows = []
     for k in shown_ks(d.ks, MANY):
         i = d.ks.index(k)
-        p, adjusted_p, run_p = (None if x is None else float(x[i]) for x in (d.p, d.adjusted_p, d.run_p))
-        alone = at(d.interval, i, "+").partition(" ")[2]
-        rows.append([str(k), at(d.band, i, "+"), *map(p_value, (adjusted_p, run_p)), alone, p_value(p)])
-    return _folded(f"{pair}, paired by problem", header, rows)
+        alone, same = (at(values, i, "+").partition(" ")[2] for values in (d.interval, d.same_problems))
+        rows.append([str(k), at(d.band, i, "+"), p_value(d.adjusted_p[i]), alone, p_value(d.p[i]), same])
+    explored = "; exploratory, not the primary endpoint" if d.primary is not None else ""
+    return _folded(f"{pair}, paired by problem{explored}", header, rows)
+
+
+def _certified(d: Difference, pair: str, level: float) -> str:
+    """Says at which K the band excludes 0, and where the first loss lies."""
+    ks = np.array(d.ks)
+    found = d.certified
+    gains, losses = (_span(d.ks, np.isin(ks, chosen)) for chosen in (found.gains, found.losses))
+    text = (
+        f"{pair}, {level:.0%} sure for all K at once: better at K = {gains or 'none'}; worse at K = {losses or 'none'}"
+    )
+    if found.first_loss is not None and found.losses:
+        text += f"; the first loss lies in K = {found.first_loss[0]}–{found.first_loss[1]}"
+    elif found.losses:
+        text += "; where the first loss lies needs every K (--k all)"
+    elif found.first_loss is not None and found.gains:
+        text += f"; no loss up to K = {found.first_loss[0] - 1}" if found.first_loss[0] > 1 else ""
+    return f"{text}."
 
 
 def _others(d: Difference, pair: str) -> list[Table]:
@@ -210,32 +231,65 @@ def matched(c: Comparison) -> list[Table]:
 
 def _compared(c: Comparison) -> str:
     """Says in one plain sentence what was found; with many arms, those that show no difference share a clause."""
+    endpoints = [(d, d.primary) for d in c.differences if d.primary is not None]
+    if endpoints:
+        return _primary(c, endpoints)
     alpha, many = 1 - c.level, len(c.differences) > _LUMPED
-    phrases = [_sentence(d, alpha) for d in c.differences if d.claimed(alpha).any() or not many]
+    phrases = [_sentence(d, c) for d in c.differences if d.claimed(alpha).any() or not many]
     if len(phrases) < len(c.differences):
         quiet = [d for d in c.differences if not d.claimed(alpha).any()]
-        phrases.append(_no_difference(quiet, len(c.differences)))
+        phrases.append(_no_difference(quiet, c))
     return f"On {c.problems} problems, {'; '.join(phrases)}."
 
 
-def _sentence(d: Difference, alpha: float) -> str:
+def _sentence(d: Difference, c: Comparison) -> str:
     """Says what was found about one arm, without a full stop."""
+    alpha = 1 - c.level
     claimed = d.claimed(alpha)
     text = f"{d.arm} against {d.reference} "
     if claimed.any():
-        scope = " and for other training runs" if d.run_p is not None else ""
-        text += f"is {_leads(d, claimed)}, adjusted p <= {alpha:.2g}{scope}"
+        text += f"is {_leads(d, claimed)}, adjusted p <= {alpha:.2g}{_scope(d)}"
     else:
         ends = ", ".join(_at(d, i) for i in sorted({0, len(d.ks) - 1}))
-        smallest = d.claim_p.min()
+        smallest = d.adjusted_p.min()
         text += f"shows no difference that can be told from luck at any K (smallest adjusted p {smallest:.2g}; {ends})"
     if d.equivalent_up_to == d.ks[-1]:
         text += f", and the two are equivalent within ±{d.margin:g} at every K"
     elif not claimed.any():
-        text += f", but the band is too wide to call them equivalent within ±{d.margin:g}"
+        few = d.equivalent_up_to is None and _inside(d)
+        why = f"{c.problems} problems are too few" if few else "the band is too wide"
+        text += f", but {why} to call them equivalent within ±{d.margin:g}"
         if d.equivalent_up_to is not None:
             text += f" beyond K = {d.equivalent_up_to}"
     return text + _crossing(d, claimed)
+
+
+def _inside(d: Difference) -> bool:
+    """Whether the whole band lies within the margin, which on few problems is not yet equivalence."""
+    return bool(((d.band.low >= -d.margin) & (d.band.high <= d.margin)).all())
+
+
+def _scope(d: Difference) -> str:
+    """Says about whose other training runs a claim is; empty where it is about these very models."""
+    trained = [name for name, varies in zip((d.reference, d.arm), d.trained, strict=True) if varies]
+    return f", for other training runs{f' of {trained[0]}' if len(trained) == 1 else ''} too" if trained else ""
+
+
+def _primary(c: Comparison, endpoints: Sequence[tuple[Difference, Endpoint]]) -> str:
+    """Says what was found at the primary endpoint, and that all else is exploratory."""
+    phrases = []
+    for d, endpoint in endpoints:
+        mean, low, high = (float(x) for x in (endpoint.interval.mean, endpoint.interval.low, endpoint.interval.high))
+        found = f"{interval(mean, low, high, sign='+')}, p {endpoint.p:.2g}"
+        if endpoint.p <= 1 - c.level:
+            text = f"{d.arm} against {d.reference} is {'better' if mean > 0 else 'worse'} ({found}){_scope(d)}"
+        else:
+            text = f"{d.arm} against {d.reference} shows no difference that can be told from luck ({found})"
+        phrases.append(text + (f", and is equivalent within ±{d.margin:g}" if endpoint.equivalent else ""))
+    first = endpoints[0][1]
+    name = f"Pass@{first.k}" if first.metric == "pass@k" else f"the mean of Pass@K over K = 1, 2, 4, ..., {first.k}"
+    what = f"at the primary endpoint ({name}), the only one that is tested"
+    return f"On {c.problems} problems, {what}, {'; '.join(phrases)}."
 
 
 def _at(d: Difference, i: int) -> str:
@@ -247,7 +301,7 @@ def _leads(d: Difference, claimed: npt.NDArray[np.bool_]) -> str:
     phrases = []
     for word, where in (("better", claimed & (d.band.mean > 0)), ("worse", claimed & (d.band.mean < 0))):
         if where.any():
-            surest = int(np.flatnonzero(where)[np.argmin(d.claim_p[where])])
+            surest = int(np.flatnonzero(where)[np.argmin(d.adjusted_p[where])])
             phrases.append(f"{word} at K = {_span(d.ks, where)} ({_at(d, surest)})")
     return " and ".join(phrases)
 
@@ -281,21 +335,23 @@ def _span(ks: Sequence[int], chosen: npt.NDArray[np.bool_]) -> str:
     return ", ".join(str(ks[r[0]]) if len(r) == 1 else f"{ks[r[0]]}–{ks[r[-1]]}" for r in runs)
 
 
-def _no_difference(quiet: Sequence[Difference], arms: int) -> str:
+def _no_difference(quiet: Sequence[Difference], c: Comparison) -> str:
     """Says, in one clause for all of them, that these arms show no difference."""
-    reference, margin = quiet[0].reference, quiet[0].margin
+    reference, margin, arms = quiet[0].reference, quiet[0].margin, len(c.differences)
     who = f"none of {arms} arms" if len(quiet) == arms else f"none of the others ({', '.join(d.arm for d in quiet)})"
-    lowest = min(quiet, key=lambda d: float(d.claim_p.min()))
+    lowest = min(quiet, key=lambda d: float(d.adjusted_p.min()))
     far = max(quiet, key=lambda d: float(np.abs(d.band.mean).max()))
-    named = f", {lowest.arm}" if lowest.claim_p.min() < 1 else ""
+    named = f", {lowest.arm}" if lowest.adjusted_p.min() < 1 else ""
     i = int(np.abs(far.band.mean).argmax())
     text = (
         f"{who} shows a difference from {reference} that can be told from luck at any K (smallest adjusted p "
-        f"{lowest.claim_p.min():.2g}{named}; largest difference {at(far.band, i, '+')} at K = {far.ks[i]}, {far.arm})"
+        f"{lowest.adjusted_p.min():.2g}{named}; largest difference {at(far.band, i, '+')} at K = {far.ks[i]}, "
+        f"{far.arm})"
     )
     equal = [d.arm for d in quiet if d.equivalent_up_to == d.ks[-1]]
     if len(equal) == len(quiet):
         return f"{text}, and all are equivalent to it within ±{margin:g} at every K"
     if equal:
         return f"{text}; equivalent to it within ±{margin:g} at every K: {', '.join(equal)}"
-    return f"{text}, but no band is narrow enough to call an arm equivalent to it within ±{margin:g} at every K"
+    why = f"{c.problems} problems are too few" if any(map(_inside, quiet)) else "no band is narrow enough"
+    return f"{text}, but {why} to call an arm equivalent to it within ±{margin:g} at every K"

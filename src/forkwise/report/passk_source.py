@@ -8,6 +8,7 @@ from pathlib import Path
 
 from forkwise.errors import InputError
 from forkwise.passk import Arm, Comparison, Evaluation, compare, evaluate, k_grid, load_arm
+from forkwise.passk.design import FEWEST_RUNS
 from forkwise.passk.files import ResultFile, read_results
 from forkwise.passk.length import default_budgets, default_caps, have_common_lengths
 from forkwise.report.sources import BASE, ReportSource, SampleArm
@@ -42,7 +43,7 @@ def passk_numbers(sources: Sequence[ReportSource], arms: Sequence[SampleArm], ex
     notes: list[str] = []
     files = _result_files(sources, notes)
     if arms:
-        tables, names = {table for arm in arms for table in arm.tables}, [arm.name for arm in arms]
+        tables, names = {path for arm in arms for path in arm.inputs}, [arm.name for arm in arms]
         outdated = [path for path, file in files.items() if not file.is_about(tables, names)]
         notes += [
             f"'{path}' is not about the samples that are here (they, or the names of the arms, are others), so Pass@K "
@@ -111,7 +112,8 @@ def _compute(
     comparison = None
     if len(compared) > 1:
         try:
-            comparison = compare(*compared, ks=ks, caps=caps, budgets=budgets, intersect=True)
+            fixed = [arm.name for arm in compared if len(arm.runs) < FEWEST_RUNS]
+            comparison = compare(*compared, ks=ks, fixed=fixed, caps=caps, budgets=budgets, intersect=True)
         except InputError as error:
             notes.append(f"The arms are not compared: {error}")
     evaluations = {}

@@ -59,6 +59,7 @@ SCHEMA = pa.schema(
                 ]
             ),
         ),
+        pa.field("cluster", pa.string()),  # what problems share: topic, source or template
         pa.field("step", pa.int64()),  # of the training that drew the sample
         pa.field("rewards", pa.list_(pa.struct([pa.field("name", pa.string()), pa.field("value", pa.float64())]))),
         pa.field("advantage", pa.float64()),

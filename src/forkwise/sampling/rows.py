@@ -14,10 +14,11 @@ def table_row(
     job: Job, problem: Problem, sample_id: int, completion: Completion, verdict: Verdict | None
 ) -> dict[str, Any]:
     """Makes one row of the samples table; token-level columns only where the engine gives them."""
-    row = {
+    row: dict[str, Any] = {
         "run": job.run,
         "model": job.model,
         "problem_id": problem.id,
+        "cluster": problem.cluster,
         "sample_id": sample_id,
         "prompt": _storable(completion.prompt),
         "completion": _storable(completion.text),

@@ -55,7 +55,8 @@ class DatasetTask:
         test_fraction, validation_fraction: of the prompts, for what has to be cut. `test_fraction=1.0` evaluates on
             a whole file.
 
-    Ids come from a column `id`, `problem_id` or `unique_id`, otherwise from the hash of the prompt.
+    Ids come from a column `id`, `problem_id` or `unique_id`, otherwise from the hash of the prompt. A column `cluster`
+    says what problems share (topic, source, template); comparisons then generalise over clusters.
     """
 
     def __init__(
@@ -159,7 +160,8 @@ class DatasetTask:
                         target = "test"
                     elif position < test + validation:
                         target = "validation"
-                splits[target].append(Problem(id=identity, prompt=prompt, answer=answer))
+                cluster = None if row.get("cluster") is None else str(row["cluster"])
+                splits[target].append(Problem(id=identity, prompt=prompt, answer=answer, cluster=cluster))
         if not seen:
             raise InputError(f"{self.source} is empty: it needs rows with a prompt and an answer.")
         return splits

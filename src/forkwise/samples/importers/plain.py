@@ -130,6 +130,8 @@ def _row(values: Row, source: Source) -> Row | None:
         row["sampling"] = settings
     if row.get("answer") is not None:
         row["answer"] = chat_text(row["answer"], "answer") if is_chat(row["answer"]) else row["answer"]
+    if row.get("cluster") is not None:
+        row["cluster"] = _name(row["cluster"], "cluster", source)
     if row.get("sample_id") is None:
         row.pop("sample_id", None)
     row.pop("max_tokens", None)

@@ -21,10 +21,17 @@ _ECHO = re.compile(
 _NAME_BEFORE = re.compile(r"([A-Za-z](?:_\{?[0-9a-z]\}?)?\s{0,3}=)\W{0,20}\Z")
 _LIST = r"[\s$,;.&\\()\[\]]|\b(?:and|or)\b|\\(?:text|quad|qquad|mathrm|,|;)|\{|\}|[A-Za-z](?:_\{?[0-9a-z]\}?)?\s{0,3}="
 _BETWEEN = re.compile(rf"(?:{_LIST}){{0,60}}")
+_NEXT_PART = re.compile(r"[\W_]{0,12}(?:part\s?)?\(?[b-h]\)[\W_]{0,12}", re.IGNORECASE)
 _REJECTED = re.compile(
-    r"\b(?:not|instead of|rather than|mistake (?:is|would be)|wrong answer(?: is)?)\s*[$*]{0,3}\Z", re.IGNORECASE
+    r"\b(?:not|instead of|rather than|mistake (?:is|would be)|wrong answer(?: is)?|would write"
+    r"|(?:wrong|incorrect|mistake) to \w+)\s*[$*]{0,3}\Z",
+    re.IGNORECASE,
 )
-REFUTED = re.compile(r"[\s$).*]{0,6}\?\W{0,6}(?:no|nope|not|wrong)\b", re.IGNORECASE)  # "5? No."
+REFUTED = re.compile(  # "5? No.", "5 is wrong."
+    r"[\s$).*]{0,6}(?:\?\W{0,6}(?:no|nope|not|wrong)\b"
+    r"|(?:,?\s{0,3}which\s)?\s{0,3}(?:is|was)\s+(?:wrong|incorrect|false|not\s+(?:the\s+(?:answer|solution)|correct|right))\b)",
+    re.IGNORECASE,
+)
 _ASKED = re.compile(r"[\s$).*]{0,6}\?")
 _AND = re.compile(r"\b(?:and|or)\b")
 _REVISION = re.compile(
@@ -115,7 +122,7 @@ def listed(places: list[tuple[int, int, str]], text: str) -> str:
     for (_, end, content), (start, _, _) in zip(reversed(places[:-1]), reversed(places[1:]), strict=True):
         between = text[end:start]
         named = _NAME_BEFORE.search(between)
-        is_list = (
+        is_list = _NEXT_PART.fullmatch(between) or (
             between.strip()
             and len(between) < 100
             and not _SENTENCE.search(between)

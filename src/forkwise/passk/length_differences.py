@@ -1,0 +1,94 @@
+"""Differences of Pass@K with length held still, beside the raw difference; see `forkwise.passk.length`.
+
+Suffixes: S and T runs of an arm and of the reference, Q problems, K values of k, X values at several caps or budgets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from forkwise.passk.design import Design
+from forkwise.passk.estimator import FloatArray
+from forkwise.passk.evaluation import Measured
+from forkwise.passk.length import BUDGET, CAP, MATCHED, match_curves
+from forkwise.passk.results import Difference, LengthDifference
+
+
+def length_rows(arm: Measured, reference: Measured, design: Design) -> list[LengthDifference]:
+    """Computes the difference under each cap, within each budget, and at equal lengths."""
+    ks = arm.control_ks
+    rows = []
+    for cap, capped_SQK in arm.capped.items():
+        change = _change(arm, capped_SQK, reference, reference.capped[cap], design)
+        rows += [LengthDifference(CAP, cap, k, *change[i]) for i, k in enumerate(ks)]
+    if arm.within is not None and reference.within is not None:
+        error = float(np.hypot(arm.within_error, reference.within_error))
+        change = _change(arm, arm.within, reference, reference.within, design)
+        within = [LengthDifference(BUDGET, b, None, *change[i]) for i, b in enumerate(arm.budgets)]
+        rows += [replace(row, error=error) for row in within]
+    return rows + _matched_rows(arm, reference, ks, design)
+
+
+def _change(
+    arm: Measured, arm_SQX: FloatArray, reference: Measured, reference_SQX: FloatArray, design: Design
+) -> list[tuple[int, float, float, float, float, float]]:
+    """Returns for each X the problems, both values, and the difference with its interval."""
+    d = design.pointwise(arm.arm.name, arm_SQX, reference.arm.name, reference_SQX)
+    numbers = np.stack([reference_SQX.mean(axis=(0, 1)), arm_SQX.mean(axis=(0, 1)), d.mean, d.low, d.high], axis=1)
+    return [(arm_SQX.shape[1], *row) for row in numbers.tolist()]
+
+
+def _matched_rows(arm: Measured, reference: Measured, ks: list[int], design: Design) -> list[LengthDifference]:
+    arm_STQK, reference_STQK, effective_Q = match_curves(arm.arm, reference.arm, ks)
+    # Where some run has no match, nothing can be said about runs.
+    supported = np.isfinite(arm_STQK)
+    known_QK = np.all(supported.any(axis=1), axis=0) & np.all(supported.any(axis=0), axis=0)
+    rows = []
+    for i, k in enumerate(ks):
+        use = known_QK[:, i]
+        design_of_these = design.of_some(use)
+        # A number over a minority of the problems would be about other problems than the raw one.
+        if use.sum() < max(2, len(use) / 2) or not design_of_these.varied_problems():
+            continue
+        arm_STQ1, reference_STQ1 = (x[:, :, use, i : i + 1] for x in (arm_STQK, reference_STQK))
+        change = arm_STQ1 - reference_STQ1
+        mean_Q = np.nanmean(change, axis=(0, 1))
+        # Runs of either arm move the change of a pair: its mean for each run of the arm, and of the reference.
+        by_run = np.nanmean(change, axis=1), mean_Q - np.nanmean(change, axis=0)
+        varied = design_of_these.pointwise(arm.arm.name, by_run[0], reference.arm.name, by_run[1])
+        centre, half = float(mean_Q.mean()), float(varied.high[0] - varied.low[0]) / 2
+        row = LengthDifference(
+            MATCHED,
+            None,
+            k,
+            int(use.sum()),
+            float(np.nanmean(reference_STQ1, axis=(0, 1)).mean()),
+            float(np.nanmean(arm_STQ1, axis=(0, 1)).mean()),
+            centre,
+            max(centre - half, -1.0),
+            min(centre + half, 1.0),
+            float(effective_Q[use].mean()),
+        )
+        rows.append(row)
+    return rows
+
+
+def matching_notes(differences: Sequence[Difference], problems: int) -> list[str]:
+    """Notes where lengths could not be matched, or not on all problems."""
+    notes = []
+    for d in differences:
+        matched = [row.problems for row in d.length if row.control == MATCHED]
+        if not matched:
+            notes.append(
+                f"Length matching is refused: in most problems one of {d.arm} and {d.reference} has no samples of "
+                "some lengths that the other has."
+            )
+        elif matched[0] < problems:
+            notes.append(
+                f"Length matching leaves out {problems - matched[0]} of {problems} problems, where one of {d.arm} and "
+                f"{d.reference} has no samples of some lengths that the other has."
+            )
+    return notes
