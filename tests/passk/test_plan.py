@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from forkwise.errors import InputError
-from forkwise.passk.components import CURVE, Components, Noise, estimate, mean_curve, sampling_variance
+from forkwise.passk.comparison import CURVE
+from forkwise.passk.components import Components, Noise, estimate, mean_curve, noise_of
 from forkwise.passk.estimator import k_grid, pass_at_k
 from forkwise.passk.outcomes import Arm, make_arm
 from forkwise.passk.plan import Costs, make_plan
@@ -109,7 +110,7 @@ def test_sampling_variance_is_that_of_all_outcomes(n: int, ks: list[int]) -> Non
     chance_QC = stats.binom.pmf(np.arange(n + 1), n, p_Q[:, None])
     exact = (chance_QC @ estimate_C**2 - (chance_QC @ estimate_C) ** 2).mean()
     curve_T = 1 - ((1 - p_Q[:, None]) ** np.arange(2 * n + 1)).mean(axis=0)
-    assert sampling_variance(curve_T, ks, n) == pytest.approx(exact, rel=1e-9)
+    assert noise_of(curve_T, ks, n) == pytest.approx(exact, rel=1e-9)
 
 
 # ------------------------------------------------------------------------------------------------- simulated studies

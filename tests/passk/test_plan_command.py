@@ -194,6 +194,14 @@ def test_what_cannot_be_claimed_is_said(stated: Path, argv: list[object], senten
     assert sentence in words("--components", stated, *argv)
 
 
+def test_stated_degrees_of_freedom_give_ranges(stated: Path) -> None:
+    stated.write_text(f"freedom: 4\n{EVIDENCE}")
+    text = words("--components", stated, "--k", 1)
+    # .0190 sqrt(4 / 11.143) and .0190 sqrt(4 / .48442)
+    assert "0.0190 [0.0114, 0.0546]" in text
+    assert "rests on 4 degrees of freedom" in text
+
+
 def test_a_k_above_the_samples_cannot_be_claimed(stated: Path) -> None:
     stated.write_text(EVIDENCE.replace("sampling_variance: 0.0101", "sampling_variance: {64: 0.0101}"))
     text = words("--components", stated, "--samples", 64, "--k", "1,256")

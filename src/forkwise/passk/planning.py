@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,9 @@ import numpy as np
 
 from forkwise.errors import InputError
 from forkwise.folders.results import Input, inputs_of
-from forkwise.passk.components import CURVE, Components, estimate
+from forkwise.passk.comparison import CURVE
+from forkwise.passk.components import Components, estimate
+from forkwise.passk.design import seed_order
 from forkwise.passk.estimator import k_grid, shown_ks
 from forkwise.passk.files import inputs_of_tables
 from forkwise.passk.intervals import check_level
@@ -26,7 +27,6 @@ DEFAULT_RUNS = 5
 _SHOWN = 4  # K, without --k
 _BEYOND = 4  # times the pilot's samples up to which a cheaper study may draw
 _LARGEST_RHO = 0.99
-_NUMBER_AT_THE_END = re.compile(r"(\d+)\D*$")
 
 
 def plan_study(
@@ -207,31 +207,16 @@ def _estimated(
 
 
 def _in_order_of_seeds(arms: Sequence[Arm]) -> list[Arm]:
-    """Orders the runs of every arm by the last number in their names, which must be the same numbers in all arms."""
+    """Orders the runs of every arm by their seeds."""
     if len(arms) < 2:
         raise InputError("One arm says nothing about how seeds of two arms go together: add an arm, or state --rho.")
-    ordered: list[Arm] = []
-    first: list[int] = []
-    for arm in arms:
-        found = [_NUMBER_AT_THE_END.search(run) for run in arm.runs]
-        seeds = [int(match[1]) for match in found if match]
-        if len(seeds) < len(found) or len(set(seeds)) < len(seeds):
-            raise InputError(
-                f"The runs of '{arm.name}' ({', '.join(arm.runs)}) do not end in their seeds, so nothing pairs them: "
-                "name them as in grpo-seed0, grpo-seed1, or state --rho."
-            )
-        first = first or sorted(seeds)
-        if sorted(seeds) != first:
-            raise InputError(
-                f"'{arms[0].name}' has the seeds {', '.join(map(str, first))} and '{arm.name}' "
-                f"{', '.join(map(str, sorted(seeds)))}: only runs of the same seeds can be paired."
-            )
-        order = np.argsort(seeds)
-        place = np.argsort(order)
-        ordered.append(replace(arm, runs=tuple(arm.runs[i] for i in order), run_N=place[arm.run_N]))
-    if len(first) < 2:
+    orders = seed_order(arms)
+    if len(arms[0].runs) < 2:
         raise InputError("One pair of seeds says nothing about how they go together: state --rho.")
-    return ordered
+    return [
+        replace(arm, runs=tuple(arm.runs[i] for i in order), run_N=np.argsort(order)[arm.run_N])
+        for arm, order in ((arm, orders[arm.name]) for arm in arms)
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ stated components

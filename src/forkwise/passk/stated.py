@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from forkwise.errors import InputError, nearest
-from forkwise.passk.components import CURVE, Components, Noise, chi_square_interval
+from forkwise.passk.comparison import CURVE
+from forkwise.passk.components import Components, Noise, chi_square_interval
 from forkwise.reading import parse_yaml, read_bytes
 
 _TOP = ("components", "samples", "problems", "freedom", "rho")
