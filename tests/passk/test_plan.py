@@ -313,7 +313,7 @@ def test_refusals_are_sentences() -> None:
         (several, {"fixed": True, "paired_seeds": True}, "shares no seeds"),
         (several, {"budget": 5.0}, "nothing costs"),
         (several, {"cost_run": float("nan")}, "a cost is a number from 0 on"),
-        (several, {"method_problem_sd": -1.0}, "0 or more"),
+        (several, {"method_problem_sd": -1.0}, "between 0 and 1"),
         (several[:1], {"paired_seeds": True}, "One arm says nothing"),
         ([], {}, "give one of the two"),
         ([several[0], several[0]], {}, "the same name"),

@@ -18,9 +18,9 @@ from forkwise.passk.estimator import k_grid, shown_ks
 from forkwise.passk.files import inputs_of_tables
 from forkwise.passk.intervals import check_level
 from forkwise.passk.outcomes import Arm, common_problems
-from forkwise.passk.plan import Costs, Plan, make_plan, read_plan
+from forkwise.passk.plan import Costs, Plan, make_plan
 from forkwise.passk.power import Size, Test
-from forkwise.passk.stated import Stated, read_stated
+from forkwise.passk.stated import Stated, read_earlier, read_stated
 from forkwise.reading import parse_json, read_bytes
 
 DEFAULT_RUNS = 5
@@ -123,8 +123,11 @@ def _check_test(
         raise InputError(f"rho is {rho:g}: a correlation lies between -1 and 1.")
     if fixed and (paired or rho is not None):
         raise InputError("A fixed reference shares no seeds: leave out --fixed, or --paired-seeds and --rho.")
-    if method_problem_sd is not None and not (method_problem_sd >= 0 and math.isfinite(method_problem_sd)):
-        raise InputError(f"--method-problem-sd is {method_problem_sd:g}: a standard deviation is 0 or more.")
+    if method_problem_sd is not None and not 0 <= method_problem_sd <= 1:
+        raise InputError(
+            f"--method-problem-sd is {method_problem_sd:g}: a standard deviation of differences of Pass@K lies between "
+            "0 and 1."
+        )
 
 
 def _check_differences(differences: Sequence[float]) -> None:
@@ -231,8 +234,7 @@ def _stated(path: Path, level: float) -> Stated:
             raise
         content = None
     if isinstance(content, dict) and "schema" in content:
-        earlier = read_plan(path).plan
-        return Stated(earlier.components, earlier.size.problems, earlier.size.samples)
+        return read_earlier(path)
     return read_stated(path, level)
 
 
