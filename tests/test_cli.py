@@ -68,7 +68,7 @@ def test_version_and_help() -> None:
 
 
 HELP = [
-    *("grpo", "ppo", "quickstart", "lab compare", "sample", "import", "verify", "passk", "compare", "plan", "explore"),
+    *("grpo", "ppo", "quickstart", "sample", "import", "verify", "passk", "compare", "plan", "explore"),
     *("report", "methods", "doctor", "doctor run", "doctor verl"),
     *("study plan", "study register", "study run", "study analyse"),
 ]
@@ -91,7 +91,7 @@ def example_in(help_text: str) -> list[str]:
 def test_help_is_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, "--help")
     groups = {
-        "Train": ["grpo", "ppo", "quickstart", "lab", "study"],
+        "Train": ["grpo", "ppo", "quickstart", "study"],
         "Sample": ["sample", "import", "verify"],
         "Measure": ["passk", "compare", "plan", "explore"],
         "Look": ["report", "doctor", "methods"],

@@ -316,6 +316,33 @@ def test_a_range_of_problems_is_sampled_continued_and_verified(tmp_path: Path, c
         assert said in capsys.readouterr().err
 
 
+def test_traces_are_kept_of_the_first_samples_alone(tmp_path: Path, capsys: Any) -> None:
+    words = [
+        "sample",
+        "--model",
+        "embedded",
+        "--task",
+        "countdown:3",
+        "--problems",
+        "2",
+        "-n",
+        "5",
+        "--max-tokens",
+        "3",
+    ]
+    for name, flags in {"all": [], "three": ["--traces", "3"], "none": ["--no-token-data"]}.items():
+        out = ["--out", str(tmp_path / name), "--device", "cpu", "--batch-size", "2"]
+        with pytest.raises(SystemExit) as ended:
+            cli.run([*words, *flags, *out])
+        assert ended.value.code == 0
+    rows = {name: read_samples(tmp_path / name).to_pylist() for name in ("all", "three", "none")}
+    assert [row["sample_id"] for row in rows["three"] if row["token_ids"] is not None] == [0, 1, 2, 0, 1, 2]
+    assert all(row.get("token_ids") is None for row in rows["none"])
+    assert [row["completion"] for row in rows["three"]] == [row["completion"] for row in rows["all"]]
+    with pytest.raises(InputError, match="--traces goes with the transformers engine, not with server"):
+        make_engine(make_job(engine="server"), SamplingOptions(model="m", traces=3))
+
+
 def test_a_range_beyond_the_problems_is_refused() -> None:
     with pytest.raises(InputError, match="places count from 0"):
         problem_range(Odd(), "test", 2, first=-1)

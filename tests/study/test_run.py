@@ -122,9 +122,9 @@ def test_what_one_run_refuses_ends_the_study(tmp_path: Path) -> None:
 
 def test_a_study_goes_on_under_its_plan_and_on_its_device(tmp_path: Path) -> None:
     run(study(seeds="0-2"), tmp_path, Pretend(), console=quiet())
-    with pytest.raises(InputError, match=r"holds another plan \(it differs in seeds\)"):
+    with pytest.raises(InputError, match=r"other settings \(seeds = \[0, 1, 2\], not \[0, 1, 2, 3\]\)"):
         run(study(seeds="0-3"), tmp_path, Pretend(), console=quiet())
-    with pytest.raises(InputError, match=r"holds another plan \(it differs in problems\)"):
+    with pytest.raises(InputError, match=r"other settings \(problems = 8, not 9\)"):
         run(study(seeds="0-2", problems=9), tmp_path / "x", Pretend(), receipts=tmp_path / "receipts", console=quiet())
     with pytest.raises(InputError, match="ran on cpu, and this would go on on cuda: give --device cpu"):
         run(study(seeds="0-2"), tmp_path, Pretend(device="cuda"), console=quiet())
@@ -298,6 +298,6 @@ def test_a_receipt_of_an_ordinary_evaluation_is_small(tmp_path: Path) -> None:
 
 def test_nothing_is_left_of_a_study_that_is_refused(tmp_path: Path) -> None:
     write_all(tmp_path / "r", study(problems=9), {})
-    with pytest.raises(InputError, match="another plan"):
+    with pytest.raises(InputError, match="problems = 9, not 8"):
         run(study(), tmp_path / "out", Pretend(), receipts=tmp_path / "r", console=quiet())
     assert not (tmp_path / "out").exists()

@@ -165,7 +165,7 @@ def test_a_registered_plan_is_the_one_that_runs(file: Path) -> None:
     assert {"forkwise", "python"} <= set(record["versions"])
     assert registration_of(file, made) == record
     file.write_text(yaml.safe_dump(content(problems=9, title="x")))
-    with pytest.raises(InputError, match=r"holds another plan \(it differs in problems\)"):
+    with pytest.raises(InputError, match=r"registered.yaml' holds a study with other settings \(problems = 8, not 9\)"):
         registration_of(file, read_study(file))
 
 

@@ -69,7 +69,7 @@ for _heading, _commands in _COMMANDS.items():
             epilog=example(_example),
             context_settings=_PASS_THROUGH if _heading == "Train" and _name != "quickstart" else None,
         )(_command)
-app.add_typer(lab.app, name="lab", rich_help_panel="Train")
+app.add_typer(lab.app, name="lab", hidden=True)
 app.add_typer(study.app, name="study", rich_help_panel="Train")
 app.add_typer(doctor.app, name="doctor", rich_help_panel="Look")
 

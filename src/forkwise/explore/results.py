@@ -2,6 +2,7 @@
 
 Entropies and log-probabilities are in nats, lengths in tokens or words as the name says, shares between 0 and 1. A
 number that does not exist (no interval with one problem, no entropy without token data) is None, and null in the file.
+It is one file of more than 400 lines because `explore.json` is one file: who reads it finds every field here, in order.
 """
 
 from __future__ import annotations
@@ -99,16 +100,16 @@ class Entry:
     count: int
     problems: int
     """Number of problems in which the entry occurs."""
-    mean_entropy: float | None
-    difference: Estimate
+    mean_entropy: float | None = None
+    difference: Estimate = Estimate(None)
     """Entropy of the entry's tokens minus that of all others, nats."""
-    auc: Estimate
-    matched_difference: Estimate
+    auc: Estimate = Estimate(None)
+    matched_difference: Estimate = Estimate(None)
     """Entropy of the entry's tokens minus that of others in the strata of the `matched` version of `Contrast`, nats."""
-    supported: float | None
-    p: float | None
+    supported: float | None = None
+    p: float | None = None
     """Two-sided p of the difference, by circular shifts within traces."""
-    q: float | None
+    q: float | None = None
     """The p adjusted by Benjamini and Hochberg over the entries that were tested."""
 
 

@@ -39,6 +39,7 @@ class SamplingOptions:
     )
     chat: Annotated[bool, "Send prompts through the chat template."] = False
     token_data: Annotated[bool, "Store tokens with log-probs and entropies."] = True
+    traces: Annotated[int | None, "Only of so many samples per problem (transformers).", _AT_LEAST_ONE] = None
     top_logprobs: Annotated[int, "Candidates per token; vllm and servers."] = 20
     verify: Annotated[bool, "Verify completions as they arrive."] = True
     device: Annotated[str, "cpu, cuda, cuda:1, ..."] = "auto"

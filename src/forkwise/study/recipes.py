@@ -47,9 +47,10 @@ RECIPES: dict[str, dict[str, Any]] = {"quickstart": _QUICKSTART, "quickstart-ppo
 """`quickstart` was found by hand on the embedded model: it learns in minutes on one core, and does not collapse."""
 
 
-def problems_for(recipe: dict[str, Any]) -> int:
-    """Counts the problems of a recipe's `max_steps`, none met twice, rounded up to whole rollouts."""
+def problems_for(name: str, steps: int) -> int:
+    """Counts the problems of `steps` steps of a recipe, none met twice, rounded up to whole rollouts."""
+    recipe = RECIPES[name]
     size, groups = int(recipe["per_device_train_batch_size"]), int(recipe["num_generations"])
-    completions = int(recipe["max_steps"]) * size * int(recipe["gradient_accumulation_steps"])
+    completions = steps * size * int(recipe["gradient_accumulation_steps"])
     rollout = size * int(recipe["steps_per_generation"])
     return math.ceil(completions / rollout) * rollout // groups

@@ -10,6 +10,7 @@ import yaml
 
 from forkwise.errors import InputError
 from forkwise.folders import write_text
+from forkwise.folders.settings import refuse_other
 from forkwise.reading import read_yaml
 from forkwise.study.receipts import versions
 from forkwise.study.spec import Study, parse_study
@@ -82,10 +83,5 @@ def registration_of(file: Path, study: Study) -> dict[str, Any] | None:
 
 def refuse_other_plan(study: Study, recorded: Study, where: Path) -> None:
     """Raises an `InputError` that names what differs, unless both are one plan."""
-    if study.sha256() != recorded.sha256():
-        new, old = study.plain(), recorded.plain()
-        keys = [key for key in sorted({*new, *old}) if new.get(key) != old.get(key) and key != "title"]
-        raise InputError(
-            f"'{where}' holds another plan (it differs in {', '.join(keys)}): a study goes on under the plan it began "
-            "with; what is different is another study, in a file and folder of its own."
-        )
+    remedy = "a study goes on under the plan it began with; what is different is another study, in a file and folder of its own"
+    refuse_other(where / PLAN, recorded.said(), study.said(), what="a study", remedy=remedy)

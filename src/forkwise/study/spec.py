@@ -92,7 +92,7 @@ class Evaluation:
         task, dataset: where the problems are from; those of the study's task if neither is given.
         max_tokens: longest completion; None is the recipe's `max_completion_length`.
         seed: of the draws. All runs have the same one: common random numbers pair them.
-        token_data: whether tokens, log-probabilities and entropies are kept.
+        traces: samples per problem whose tokens, log-probabilities and entropies are kept.
         base: whether the model before training is sampled too.
     """
 
@@ -108,7 +108,7 @@ class Evaluation:
     engine: Literal["transformers", "vllm"] = "transformers"
     batch_size: int = 64
     seed: int = 0
-    token_data: bool = False
+    traces: int = 0
     base: bool = True
 
 
@@ -257,9 +257,20 @@ class Study:
 
     def sha256(self) -> str:
         """Returns a hash that depends on what the study says, and not on its title or on how its file is laid out."""
+        return hashlib.sha256(json.dumps(self.said(), sort_keys=True).encode()).hexdigest()
+
+    def said(self) -> dict[str, Any]:
+        """Returns every setting under a name such as `evaluation.n`: what makes two studies the same."""
         said = {key: value for key, value in self.plain().items() if key != "title"}
-        said["order"] = [arm.name for arm in self.arms]  # the first is the reference
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        return {**_flat(said), "order of arms": [arm.name for arm in self.arms]}  # the first is the reference
+
+
+def _flat(settings: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = f"{place}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
+    return flat
 
 
 def _without_defaults(value: Any) -> dict[str, Any]:
@@ -292,7 +303,7 @@ def _check_numbers(study: Study) -> None:
     numbers = {name: (getattr(study, name), low) for name, low in least.items() if getattr(study, name) is not None}
     e = study.evaluation
     numbers |= {f"evaluation.{name}": (getattr(e, name), 1) for name in ("problems", "n", "batch_size")}
-    numbers |= {"evaluation.first_problem": (e.first_problem, 0)}
+    numbers |= {f"evaluation.{name}": (getattr(e, name), 0) for name in ("first_problem", "traces")}
     numbers |= {"recipe.max_steps": (study.recipe.get("max_steps"), 1)}
     for name, (value, low) in numbers.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < low:

@@ -120,9 +120,9 @@ class Work:
             "out": self.samples,
         }
         if e.engine == "transformers":
-            options["device"] = self.device
+            options |= {"device": self.device, "traces": e.traces or None}
         words = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
-        words += ["-n", str(e.n), "--token-data" if e.token_data else "--no-token-data"]
+        words += ["-n", str(e.n), "--token-data" if e.traces else "--no-token-data"]
         words += [f"--{name.replace('_', '-')}" for name in ("chat", "trust_remote_code") if study.recipe.get(name)]
         return ["sample", *words]
 
