@@ -51,7 +51,7 @@ def test_the_band_is_the_peers_but_for_students_quantile(case: dict[str, Any]) -
     result = compare(base, rl, ks=case["ks"])
     d = result.differences[0]
     np.testing.assert_allclose(d.band.mean, case["mean"], atol=1e-8)
-    # 400 problems: Student's quantile exceeds the normal one by half a per cent; both critical values are drawn (+-1 %).
+    # 400 problems: Student's quantile exceeds the normal one by half a per cent; both critical values are drawn (±1 %).
     ratio = (d.band.high - d.band.low) / (np.array(case["upper"]) - case["lower"])
     assert ((ratio > 0.98) & (ratio < 1.04)).all()
     mine, peer = set(d.certified.gains + d.certified.losses), set()
