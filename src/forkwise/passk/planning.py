@@ -12,7 +12,7 @@ import numpy as np
 from forkwise.errors import InputError
 from forkwise.folders.results import Input, inputs_of
 from forkwise.passk.comparison import CURVE
-from forkwise.passk.components import Components, estimate
+from forkwise.passk.components import Components, estimate, is_endpoint
 from forkwise.passk.design import seed_order
 from forkwise.passk.estimator import k_grid, shown_ks
 from forkwise.passk.files import inputs_of_tables
@@ -27,6 +27,7 @@ DEFAULT_RUNS = 5
 _SHOWN = 4  # K, without --k
 _BEYOND = 4  # times the pilot's samples up to which a cheaper study may draw
 _LARGEST_RHO = 0.99
+_LARGEST = 10**9  # of runs, problems and samples
 
 
 def plan_study(
@@ -154,6 +155,8 @@ def _or_pilot(name: str, wanted: int | None, pilot: int | None) -> int:
     number = pilot if wanted is None else wanted
     if number is None:
         raise InputError(f"Nothing says how many {name} the study has: give --{name}.")
+    if not 1 <= number < _LARGEST:
+        raise InputError(f"--{name} is {number}: give a number from 1 to a billion.")
     return number
 
 
@@ -171,7 +174,7 @@ def parse_endpoints(text: str | None) -> list[str] | None:
         return None
     names = list(dict.fromkeys(part.strip() for part in text.split(",")))
     for name in names:
-        if name != CURVE and not (name.isdecimal() and int(name) >= 1):
+        if not is_endpoint(name):
             raise InputError(f"--k takes numbers of samples and {CURVE}, such as 1,16,{CURVE}, not '{text}'.")
     return [name if name == CURVE else str(int(name)) for name in names]
 
