@@ -78,6 +78,7 @@ def plan_study(
     """
     _check_test(power, level, rho, fixed, paired_seeds, method_problem_sd)
     _check_differences(detect)
+    _check_size(runs=runs, problems=problems, samples=samples)
     costs = _costs(cost_run, cost_sample, budget, contrasts, fixed)
     if bool(pilot) == (components is not None):
         raise InputError(
@@ -131,6 +132,12 @@ def _check_test(
         )
 
 
+def _check_size(**sizes: int | None) -> None:
+    for name, size in sizes.items():
+        if size is not None and not 1 <= size < _LARGEST:
+            raise InputError(f"--{name} is {size}: give a number from 1 to a billion.")
+
+
 def _check_differences(differences: Sequence[float]) -> None:
     for difference in differences:
         if not 0 < difference < 1:
@@ -155,8 +162,6 @@ def _or_pilot(name: str, wanted: int | None, pilot: int | None) -> int:
     number = pilot if wanted is None else wanted
     if number is None:
         raise InputError(f"Nothing says how many {name} the study has: give --{name}.")
-    if not 1 <= number < _LARGEST:
-        raise InputError(f"--{name} is {number}: give a number from 1 to a billion.")
     return number
 
 
