@@ -76,6 +76,7 @@ class CompareOptions(MeasureOptions):
     )
     intersect: Annotated[bool, "Compare on the shared problems."] = False
     margin: Annotated[float, "Differences within +-margin count as equivalent."] = 0.05
+    gate: Annotated[float | None, "Exit with 1 unless every arm is shown to be worse by less than this."] = None
 
 
 @dataclass(frozen=True)
@@ -175,10 +176,14 @@ def compare(
                 margin=options.margin,
                 **options.arguments(),
             )
-        sentence = report.conclusion(comparison.arms, comparison)
+        sentence, passed = report.conclusion(comparison.arms, comparison), True
+        if options.gate is not None:
+            passed, sentence = comparison.not_worse(options.gate), f"{sentence} {report.gate(comparison, options.gate)}"
         tables = [*report.overview(comparison.arms, comparison), *report.details([], comparison)]
         blocks = [*tables, *(f"- {note}" for note in comparison.notes)]
         outputs.give({"arms": arms, **asdict(options)}, loaded, sentence, blocks, comparison)
+    if not passed:
+        raise typer.Exit(1)
 
 
 def _numbers(text: str | None, option: str) -> list[int] | None:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forkwise.errors import InputError
+from forkwise.passk.changes import find_changes
 from forkwise.passk.crossing import find_crossing
 from forkwise.passk.design import Design, make_design
 from forkwise.passk.diversity import EMBED_NOTE, Embed, diversity
@@ -99,10 +100,8 @@ def compare(
 
     differences = _differences(measured, evaluations, _Test(design, paired, margin, resamples, seed), primary)
     if common:
-        differences = [
-            replace(d, length=length_rows(arm, measured[0], design))
-            for d, arm in zip(differences, measured[1:], strict=True)
-        ]
+        controlled = length_rows(measured, design, resamples=resamples, seed=seed)
+        differences = [replace(d, length=rows) for d, rows in zip(differences, controlled, strict=True)]
         notes += matching_notes(differences, problems)
     else:
         notes.append("Some arm has no lengths in the common unit, so nothing here is controlled for length.")
@@ -175,6 +174,7 @@ def _differences(
             find_crossing(ks, variation.mean, draws_RK, level),
             test.margin,
             ks[upto - 1] if upto else None,
+            find_changes(arm.arm, reference.arm),
             endpoint,
             {
                 metric.name: _paired(metric, arm, reference, test)

@@ -27,6 +27,7 @@ CONTROLS = {
 _MODEL = (
     "model, not an estimate: success rates follow a beta distribution, but for a share of problems that is never solved"
 )
+_NAMED = 4  # problems named in a table
 _LUMPED = 3  # differences; with more, the sentence puts the arms without one together
 
 
@@ -146,7 +147,7 @@ def _simulated(rows: Sequence[LengthRow] | Sequence[LengthDifference]) -> str:
 
 def _difference(d: Difference, c: Comparison) -> list[Block]:
     pair = f"{d.arm} minus {d.reference}"
-    tables: list[Block] = [*_tests(d, pair, c.level), _certified(d, pair, c.level), *_others(d, pair)]
+    tables: list[Block] = [*_tests(d, pair, c.level), *_certified(d, pair, c.level), *_changes(d), *_others(d, pair)]
     for control in CONTROLS:
         tables += _controlled(d, pair, control, c.length_unit)
     return [*tables, *_diversity(f"{pair}, diversity", d.diversity, "+")]
@@ -164,10 +165,12 @@ def _tests(d: Difference, pair: str, level: float) -> list[Table]:
     return _folded(f"{pair}, paired by problem{explored}", header, rows)
 
 
-def _certified(d: Difference, pair: str, level: float) -> str:
-    """Says at which K the band excludes 0, and where the first loss lies."""
+def _certified(d: Difference, pair: str, level: float) -> list[Block]:
+    """Says at which K the band excludes 0, if at any, and where the first loss lies."""
     ks = np.array(d.ks)
     found = d.certified
+    if not found.gains and not found.losses:
+        return []
     gains, losses = (_span(d.ks, np.isin(ks, chosen)) for chosen in (found.gains, found.losses))
     text = (
         f"{pair}, {level:.0%} sure for all K at once: better at K = {gains or 'none'}; worse at K = {losses or 'none'}"
@@ -176,8 +179,38 @@ def _certified(d: Difference, pair: str, level: float) -> str:
         text += f"; the first loss lies in K = {found.first_loss[0]}–{found.first_loss[1]}"
     elif found.losses:
         text += "; where the first loss lies needs every K (--k all)"
-    elif found.first_loss is not None and found.gains:
-        text += f"; no loss up to K = {found.first_loss[0] - 1}" if found.first_loss[0] > 1 else ""
+    return [f"{text}."]
+
+
+def _changes(d: Difference) -> list[Block]:
+    """Says which problems one arm solved alone, and names the first of them."""
+    found = d.changes
+    if found is None:
+        return []
+    counts = (
+        f"{found.by_both} by both, {len(found.by_arm)} by {d.arm} alone, {len(found.by_reference)} by {d.reference} "
+    )
+    counts += f"alone (exact McNemar p {p_value(found.solved_p)}), {found.by_neither} by neither"
+    rates = f"{d.arm} is right more often on {found.better} and less often on {found.worse} (exact sign test, p "
+    sentence = f"Problems solved: {counts}. {rates}{p_value(found.rate_p)}). Both tests are about these very models."
+    rows = [
+        [name, *(f"{p.problem}: {p.right} of {p.n}" for p in problems[:_NAMED]), *[""] * (_NAMED - len(problems))]
+        for name, problems in ((d.arm, found.by_arm), (d.reference, found.by_reference))
+        if problems
+    ]
+    header = ["solved alone by", *(f"{i}." for i in range(1, _NAMED + 1))]
+    return [sentence, *_folded(f"Problems solved by {d.arm} or {d.reference} alone, the surest first", header, rows)]
+
+
+def gate(c: Comparison, margin: float) -> str:
+    """Says whether every arm is shown to be worse than the reference by less than the margin, and by which numbers."""
+    where = "at every K" if c.differences[0].primary is None else "at the primary endpoint"
+    ends = ", ".join(f"{d.arm} {d.least:+.3f}" for d in c.differences)
+    passed = c.not_worse(margin)
+    text = f"Gate {'passed' if passed else 'not passed'}: less than {margin:g} worse than {c.reference} {where} is "
+    text += f"{'shown' if passed else 'not shown'} (lower ends: {ends})"
+    if not passed and all(d.least > -margin for d in c.differences):
+        text += f"; {c.problems} problems are too few for this margin"
     return f"{text}."
 
 
@@ -194,7 +227,7 @@ def _title(curve: Curve) -> str:
 
 def _controlled(d: Difference, pair: str, control: str, unit: str) -> list[Table]:
     chosen = [row for row in d.length if row.control == control]
-    header = [control, "K", d.reference, d.arm, "difference", "problems", "effective n"]
+    header = [control, "K", d.reference, d.arm, "difference", "band over budgets", "problems", "effective n"]
     rows = [
         [
             "" if row.at is None else str(row.at),
@@ -202,6 +235,7 @@ def _controlled(d: Difference, pair: str, control: str, unit: str) -> list[Table
             number(row.reference_value),
             number(row.value),
             _change(row),
+            "" if row.band_low is None else f"[{row.band_low:+.3f}, {row.band_high:+.3f}]",
             str(row.problems) if control == MATCHED else "",
             number(row.effective_n, 1),
         ]

@@ -125,8 +125,11 @@ def _length_lines(arm: str, rows: Sequence[Any], control: str, value: str) -> li
     lines = []
     for k in dict.fromkeys(row.k for row in chosen):
         at_k = [row for row in chosen if row.k == k]
+        ends = [(row.band_low, row.band_high) for row in at_k if getattr(row, "band_low", None) is not None]
+        wide = {"wideLow": _numbers(low for low, _ in ends), "wideHigh": _numbers(high for _, high in ends)}
         lines.append(
             {
+                **(wide if ends else {}),
                 "arm": arm,
                 "k": k,
                 "x": [row.at for row in at_k],
