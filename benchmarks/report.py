@@ -61,7 +61,7 @@ def main() -> None:
             write_shard(folder, "0000", rows)
         page = Path(temporary) / "report.html"
         start, start_cpu = time.monotonic(), time.process_time()
-        content = write_report(folders, page, trace_bytes=round(1e6 * given.trace_mb))
+        content = write_report(folders, page, trace_bytes=1e6 * given.trace_mb)
         seconds, cpu = time.monotonic() - start, time.process_time() - start_cpu
         shown = content.traces.shown if content.traces else 0
         size = page.stat().st_size / 1e6

@@ -22,12 +22,11 @@ from forkwise.errors import InputError
 from forkwise.explore.teacher import (
     Item,
     Scorer,
-    completion_ids,
     cross_logprobs,
     load_scorer,
-    prompt_ids,
     write_entropies,
 )
+from forkwise.explore.tokenisation import completion_ids, prompt_ids
 from forkwise.samples import read_samples, write_shard
 from forkwise.sampling.generate import Sampling, sample_problem
 from forkwise.tasks import load_task

@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from forkwise.errors import InputError
-from forkwise.passk.components import CURVE, Components, Noise, estimate, mean_curve, sampling_variance
+from forkwise.passk.comparison import CURVE
+from forkwise.passk.components import Components, Noise, estimate, mean_curve, noise_of
 from forkwise.passk.estimator import k_grid, pass_at_k
 from forkwise.passk.outcomes import Arm, make_arm
 from forkwise.passk.plan import Costs, make_plan
@@ -109,7 +110,7 @@ def test_sampling_variance_is_that_of_all_outcomes(n: int, ks: list[int]) -> Non
     chance_QC = stats.binom.pmf(np.arange(n + 1), n, p_Q[:, None])
     exact = (chance_QC @ estimate_C**2 - (chance_QC @ estimate_C) ** 2).mean()
     curve_T = 1 - ((1 - p_Q[:, None]) ** np.arange(2 * n + 1)).mean(axis=0)
-    assert sampling_variance(curve_T, ks, n) == pytest.approx(exact, rel=1e-9)
+    assert noise_of(curve_T, ks, n) == pytest.approx(exact, rel=1e-9)
 
 
 # ------------------------------------------------------------------------------------------------- simulated studies
@@ -312,7 +313,7 @@ def test_refusals_are_sentences() -> None:
         (several, {"fixed": True, "paired_seeds": True}, "shares no seeds"),
         (several, {"budget": 5.0}, "nothing costs"),
         (several, {"cost_run": float("nan")}, "a cost is a number from 0 on"),
-        (several, {"method_problem_sd": -1.0}, "0 or more"),
+        (several, {"method_problem_sd": -1.0}, "between 0 and 1"),
         (several[:1], {"paired_seeds": True}, "One arm says nothing"),
         ([], {}, "give one of the two"),
         ([several[0], several[0]], {}, "the same name"),

@@ -188,10 +188,20 @@ def test_other_tools_files_are_a_pilot(tmp_path: Path) -> None:
         (["--runs", 4, "--endpoints", 3], "cannot give a p below 0.029"),  # 2 / 70, alpha .017
         (["--samples", 300, "--k", "1,256"], "no number of problems or samples brings the smallest difference below"),
         (["--detect", ".00001"], "Out of reach with up to 10,000 runs per arm: +1e-05 at K = 1"),
+        (["--level", 0.9999999999], "1 or more, which is none, at K = 256"),
+        (["--runs", 10**12], "1,000,000,000,000 runs per arm on 100 problems"),
     ],
 )
 def test_what_cannot_be_claimed_is_said(stated: Path, argv: list[object], sentence: str) -> None:
     assert sentence in words("--components", stated, *argv)
+
+
+def test_stated_degrees_of_freedom_give_ranges(stated: Path) -> None:
+    stated.write_text(f"freedom: 4\n{EVIDENCE}")
+    text = words("--components", stated, "--k", 1)
+    # .0190 sqrt(4 / 11.143) and .0190 sqrt(4 / .48442)
+    assert "0.0190 [0.0114, 0.0546]" in text
+    assert "rests on 4 degrees of freedom" in text
 
 
 def test_a_k_above_the_samples_cannot_be_claimed(stated: Path) -> None:
@@ -213,7 +223,10 @@ def test_two_runs_per_arm_in_the_pilot_say_how_little_they_know(tmp_path: Path) 
         ("[]", "states no components"),
         ("components: {}", "its mapping 'components' is empty"),
         ("components: {16: {run_sd: .02}}", "does not say of how many samples"),
-        ("samples: 64\ncomponents: {16: {run_sd: -1}}", "run_sd is -1, and a number from 0 on is needed"),
+        (
+            "samples: 64\ncomponents: {16: {run_sd: -1}}",
+            "run_sd is -1, and Pass@K, its deviations and its variances lie between 0 and 1",
+        ),
         ("samples: 64\ncomponents: {16: {run_sd: .nan}}", "run_sd is nan"),
         ("samples: 64\ncomponents: {16: {run_std: 1}}", "'run_std' means nothing here. Did you mean 'run_sd'?"),
         ("samples: 64\ncomponents: {16: {sampling_sd: 1}}", "does not say how runs differ"),
@@ -237,6 +250,34 @@ def test_two_runs_per_arm_in_the_pilot_say_how_little_they_know(tmp_path: Path) 
 def test_a_file_of_components_that_says_too_little_or_too_much(tmp_path: Path, content: str, sentence: str) -> None:
     (tmp_path / "c.yaml").write_text(content)
     assert sentence in refused("--components", tmp_path / "c.yaml")
+
+
+def test_a_damaged_plan_is_no_file_of_components(tmp_path: Path, stated: Path) -> None:
+    path = tmp_path / "plan.json"
+    assert run("--components", stated, "--json", path).exit_code == 0
+    for change in (
+        {"noise": []},
+        {"noise": [{"n": 0, "variance": 0.1}]},
+        {"noise": [{"n": 64, "variance": -0.1}]},
+        {"run": -1.0},
+        {"run_high": float("nan")},
+        {"largest_k": 0},
+        {"run_freedom": -1},
+        {"rho": 7.0},
+    ):
+        content = json.loads(path.read_text())
+        content["plan"]["components"][0] |= change
+        (tmp_path / "damaged.json").write_text(json.dumps(content))
+        assert "is damaged" in refused("--components", tmp_path / "damaged.json"), change
+    for components in ([], [content["plan"]["components"][1]] * 2):
+        content["plan"]["components"] = components
+        (tmp_path / "damaged.json").write_text(json.dumps(content))
+        assert "is damaged" in refused("--components", tmp_path / "damaged.json")
+
+
+def test_no_variance_at_all_is_found_at_once(stated: Path) -> None:
+    stated.write_text("problems: 9\nsamples: 9\ncomponents: {1: {run_sd: 0}}")
+    assert "find a difference of 0.000 at K = 1" in words("--components", stated)
 
 
 def test_bad_input_ends_in_one_sentence(tmp_path: Path, stated: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -14,17 +15,19 @@ from typing import Any
 import made
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from typer.testing import CliRunner
 
 from forkwise.cli import app
 from forkwise.errors import InputError
 from forkwise.explore import results as explored
-from forkwise.passk import compare, load_arm
+from forkwise.passk import compare, load_arm, make_arm
 from forkwise.report.command import run_report, write_report
 from forkwise.report.content import gather
-from forkwise.report.figures import training_figure
+from forkwise.report.figures import figures, training_figure
 from forkwise.report.page import SECTIONS, render
 from forkwise.report.passk import overview
+from forkwise.report.passk_figures import comparison_figure
 from forkwise.report.problems import short_name
 from forkwise.report.sources import Shaping, find_sources
 from forkwise.report.text import summary
@@ -307,14 +310,16 @@ def test_a_foreign_file_is_not_overwritten_unasked(tmp_path: Path) -> None:
 
 def test_a_flag_limits_the_traces(folder: Path, tmp_path: Path) -> None:
     found = {}
-    for limit in ("0", "0.005", "2"):
+    for limit in ("0", "0.005", "2", "inf"):
         page = tmp_path / f"{limit}.html"
         result = CliRunner().invoke(app, ["report", str(folder), "--out", str(page), "--trace-mb", limit])
         assert result.exit_code == 0, result.output
         found[limit] = sum(map(len, re.findall(r'id="chunk-\d+">([^<]*)<', page.read_text())))
     assert found["0"] == 0
+    assert "No trace fits into the page" in (tmp_path / "0.html").read_text()
     assert 0 < found["0.005"] <= 5_000 + 10 * 2  # quotation marks
     assert found["2"] > 8_000
+    assert found["inf"] == found["2"]  # all of them
 
 
 def exploration(samples: str, run: str = "r", **more: Any) -> explored.Exploration:
@@ -414,9 +419,72 @@ def test_training_figure_draws_the_mean_over_seeds_at_common_steps() -> None:
 def test_lines_of_many_arms_can_be_told_apart() -> None:
     runs = [[{"step": s, "reward": 0.5} for s in range(3)]] * 2
     figure = training_figure({f"arm {i}": runs for i in range(20)})
-    looks = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].get_lines()}
+    looks = {(line.get_color(), line._unscaled_dash_pattern) for line in figure.axes[0].get_lines()}  # type: ignore[attr-defined]
     assert len(looks) == len(figure.axes[0].get_lines()) == 20
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"arm {i}" for i in range(20)]
+
+
+def test_what_was_explored_by_hand_takes_the_place_of_what_the_experiment_explored(tmp_path: Path) -> None:
+    folder = made.experiment(tmp_path / "run")
+    own = exploration("samples", run="grpo-seed0")
+    found = own.runs[0]
+    other = replace(found, run="base")
+    explored.write(folder / "explore", replace(own, runs=[replace(found, words=1), other]))
+    explored.write(tmp_path / "by-hand", replace(own, runs=[replace(found, words=2)]))
+    content = gather(find_sources([folder, tmp_path / "by-hand"]))
+    assert {(run.run, run.words) for run in content.explored()} == {("base", found.words), ("GRPO", 2)}
+    assert {run.words for run in gather(find_sources([folder])).explored()} == {1, found.words}
+
+
+def test_an_arm_has_the_same_colour_and_dashes_in_the_page_and_in_every_picture(tmp_path: Path) -> None:
+    folder = made.experiment(tmp_path / "run", samples=16)
+    explored.write(tmp_path / "x", exploration(str(folder / "samples" / "grpo-seed0"), run="grpo-seed0"))
+    content = gather(find_sources([folder, tmp_path / "x"]))
+    page = Document(render(content))
+    data = json.loads(page.texts["script"][0])
+    light = page.texts["style"][-1].split(":root.dark")[0]
+    css = [re.search(rf"--arm{i}: (#\w+)", light)[1] for i in range(3)]  # type: ignore[index]
+    assert data["arms"] == ["base", "GRPO", "GRPO + entropy advantage"]
+    looks_of = {arm: (css[i], tuple(data["dashes"][i])) for i, arm in enumerate(data["arms"])}
+    assert len(set(looks_of.values())) == len({dash for _, dash in looks_of.values()}) == 3
+    seen = set()
+    for name, figure in figures(content).items():
+        for axis in figure.axes:
+            for line in axis.get_lines():
+                if line.get_label() in looks_of:
+                    # Matplotlib's dashes are in widths of the line, which is 2 pixels wide.
+                    dash = tuple(round(2 * x) for x in line._unscaled_dash_pattern[1] or ())  # type: ignore[attr-defined]
+                    assert (line.get_color(), dash) == looks_of[str(line.get_label())], name
+                    seen.add((name, line.get_label()))
+    assert {name for name, _ in seen} == {"passk", "training", "entropy"}
+    assert ("training", "GRPO") in seen
+
+
+def test_no_label_of_a_picture_is_cut_or_runs_into_another(tmp_path: Path) -> None:
+    folder = made.experiment(tmp_path / "run", samples=16)
+    content = gather(find_sources([folder]))
+    rng = np.random.default_rng(0)
+    problem = np.repeat(["p", "q", "r"], 8)
+    arms = [make_arm(arm, problem, rng.random(24) < 0.5, length=rng.integers(9, 110, 24)) for arm in ("a", "b")]
+    close = comparison_figure(
+        compare(*arms, caps=[10, 72, 79, 85, 87, 89, 104], resamples=50), caption="Three problems"
+    )
+    assert len(close.axes[2].get_xticks()) == 7
+    for name, figure in [*figures(content).items(), ("close caps", close)]:
+        FigureCanvasAgg(figure).draw()
+        whole = figure.bbox
+        for axis in figure.axes:
+            for ticks in (axis.get_xticklabels(), axis.get_yticklabels()):
+                boxes = [tick.get_window_extent() for tick in ticks if tick.get_text() and tick.get_visible()]
+                assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes)), name
+            titles = [axis.title, axis.xaxis.label, axis.yaxis.label]
+            for text in (text for text in titles if text.get_text()):
+                box = text.get_window_extent()
+                assert whole.x0 <= box.x0 < box.x1 <= whole.x1, (name, text.get_text())
+                assert whole.y0 <= box.y0 < box.y1 <= whole.y1, (name, text.get_text())
+        heads = [text.get_window_extent() for text in [*(axis.title for axis in figure.axes), *figure.texts]]
+        heads = [box for box in heads if box.width > 1]
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(heads, 2)), name
 
 
 def test_an_exploration_beside_a_run_changes_nothing_about_the_comparison(folder: Path, tmp_path: Path) -> None:

@@ -172,7 +172,8 @@ def test_a_samples_table_is_read_as_before(tmp_path: Path) -> None:
 def test_compare_tells_files_of_one_name_apart(tmp_path: Path) -> None:
     first, second = plain(tmp_path / "seed1" / "samples.jsonl"), plain(tmp_path / "seed2" / "samples.jsonl")
     other = plain(tmp_path / "other.jsonl")
-    result = run("compare", f"both={first},{second}", other, "--k", "1", "--json", tmp_path / "compare.json")
+    options = ["--fixed", "both", "--fixed", "other", "--k", "1", "--json", tmp_path / "compare.json"]
+    result = run("compare", f"both={first},{second}", other, *options)
     assert result.exit_code == 0, result.output
     stored = read_results(tmp_path / "compare.json")
     assert [i.path for i in stored.inputs] == [str(first), str(second), str(other)]

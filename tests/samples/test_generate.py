@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from forkwise.core import token_entropy
 from forkwise.errors import InputError
-from forkwise.explore.teacher import completion_ids
+from forkwise.explore.tokenisation import completion_ids
 from forkwise.progress import Meter
 from forkwise.sampling.decoding import Decoder, uniforms
 from forkwise.sampling.engine import Block

@@ -192,6 +192,16 @@ def test_problems_with_one_id_are_refused(tmp_path: Path) -> None:
         sample(make_job(), task, [Problem("p", "1"), Problem("p", "2")], Echo, tmp_path)
 
 
+def test_the_gold_answer_lies_with_each_sample(tmp_path: Path) -> None:
+    problems = [Problem("p", "1", answer="eight"), Problem("q", "2")]
+    sample(make_job(), Odd(), problems, Echo, tmp_path)
+    table = read_samples(tmp_path, ["problem_id", "gold"])
+    assert set(zip(*(table[name].to_pylist() for name in ("problem_id", "gold")), strict=True)) == {
+        ("p", "eight"),
+        ("q", None),
+    }
+
+
 def test_without_verification_nothing_is_wrong(tmp_path: Path) -> None:
     summary = run(tmp_path, job=make_job(verify=False))
     assert summary.correct is None

@@ -90,6 +90,8 @@ def test_extraction_never_raises(pieces):
         ("#### Step 2: think", None, "none"),
         # 6. statements
         ('```json\n{"answer": "B", "confidence": 7}\n```', "B", "statement"),
+        (r'{"answer": "\sqrt{2}"}', r"\sqrt{2}", "statement"),  # as models write it, though it is no JSON
+        (r'{"answer": "\\frac12"}', r"\frac12", "statement"),
         ("The final answer is:\n\n```\n42\n```", "42", "statement"),
         ("<b>Answer:</b> 42", "42", "statement"),
         ("Answer: ~~41~~ 42", "42", "statement"),

@@ -19,8 +19,9 @@ from forkwise.explore.contrast import (
     mean_interval,
 )
 from forkwise.explore.dependence import CrossLogprobs, from_cross, from_texts
+from forkwise.explore.encoders import Encoder
 from forkwise.explore.lexicon import Lexicon, ReflectivePatterns
-from forkwise.explore.rarity import Encoder, rarity
+from forkwise.explore.rarity import rarity
 from forkwise.explore.results import (
     Behaviour,
     Contrast,
@@ -324,19 +325,7 @@ def _entries(traces: Sequence[Trace], table: TokenTable | None, settings: Settin
 
 
 def _entry(entry: str, count: int, problems: int, table: TokenTable | None, settings: Settings) -> Entry:
-    nothing = Entry(
-        entry=entry,
-        group=settings.lexicon.groups[entry],
-        count=count,
-        problems=problems,
-        mean_entropy=None,
-        difference=Estimate(None),
-        auc=Estimate(None),
-        matched_difference=Estimate(None),
-        supported=None,
-        p=None,
-        q=None,
-    )
+    nothing = Entry(entry, settings.lexicon.groups[entry], count, problems)
     if table is None:
         return nothing
     marked_N = table.entry_N == table.entries.index(entry)

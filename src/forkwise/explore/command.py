@@ -16,9 +16,9 @@ from forkwise.explore.analysis import Settings, explore_run, training_row
 from forkwise.explore.bounds import ASSUMED_VOCABULARY, check_vocabulary
 from forkwise.explore.contrast import Resampling
 from forkwise.explore.dependence import CrossLogprobs, read_cross, write_cross
+from forkwise.explore.encoders import Encoder, load_encoder, remembering
 from forkwise.explore.lexicon import load_lexicon, load_reflective
 from forkwise.explore.options import ExploreOptions
-from forkwise.explore.rarity import Encoder, load_encoder, remembering
 from forkwise.explore.results import Exploration, RunExploration, TrainingRow, write
 from forkwise.explore.traces import Origin, RunTraces, load_traces
 from forkwise.folders.results import inputs_of
@@ -184,7 +184,8 @@ def _cross(traces: RunTraces, scorer: Scorer | None, options: ExploreOptions) ->
     if not options.cross_prompts or scorer is None:
         return None
     assert options.out is not None
-    from forkwise.explore.teacher import completion_ids, cross_logprobs, prompt_ids
+    from forkwise.explore.teacher import cross_logprobs
+    from forkwise.explore.tokenisation import completion_ids, prompt_ids
 
     by_prompt: dict[str, list[str]] = {}
     for trace in traces.traces:

@@ -176,12 +176,9 @@ def _write(folder: Path, study: Study, results: Results, seconds: float, console
         f"{study.steps} steps, {len(study.seeds)} seed(s)"
     )
     save(comparison_figure(results.comparison, beside=[results.base], caption=caption), folder / "passk.png")
-    logs = {
-        name: [read_metrics(folder / "arms" / run) for run in runs]
-        for name, runs in _runs(study).items()
-        if name != BASE
-    }
-    save(training_figure(logs), folder / "training.png")
+    runs = _runs(study)
+    logs = {name: [read_metrics(folder / "arms" / run) for run in runs[name]] for name in runs if name != BASE}
+    save(training_figure(logs, arms=list(runs)), folder / "training.png")
     write_report([folder], folder / "report.html")
     print_sentences([results.verdict()], console)
     print_tables(overview(results.evaluations(), results.comparison, FEW if console.width >= _WIDE else 2), console)

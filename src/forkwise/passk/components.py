@@ -15,11 +15,9 @@ import numpy as np
 from scipy import stats
 
 from forkwise.errors import InputError
+from forkwise.passk.comparison import CURVE
 from forkwise.passk.estimator import FloatArray, distinct_counts, k_grid, pass_at_k
 from forkwise.passk.outcomes import Arm
-
-CURVE = "curve"
-"""Endpoint that is the mean of Pass@K over K = 1, 2, 4, ... up to the largest K."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def chi_square_interval(mean_square: float, freedom: int, level: float) -> tuple
     )
 
 
-def sampling_variance(curve_T: FloatArray, ks: Sequence[int], n: int) -> float:
+def noise_of(curve_T: FloatArray, ks: Sequence[int], n: int) -> float:
     """Returns the variance that drawing n samples gives to one problem's mean of Pass@K over the `ks`.
 
     Two estimates from the same n samples, at k and l, average over all k-subsets and l-subsets; J samples of such a
@@ -204,10 +202,10 @@ def estimate(
     components = []
     for e, endpoint in enumerate(endpoints):
         grid = grid_of_endpoint(endpoint, largest_k)
-        noise = [Noise(n, sampling_variance(curve_T, grid, n)) for n in sorted(set(ns)) if n >= grid[-1]]
+        noise = [Noise(n, noise_of(curve_T, grid, n)) for n in sorted(set(ns)) if n >= grid[-1]]
         overlap = float(interaction_E[e]) / problems
         low, high = chi_square_interval(float(run_square_E[e]), freedom, level)
-        beyond = float(interaction_E[e]) - sampling_variance(curve_T, grid, max(round(drawn), grid[-1]))
+        beyond = float(interaction_E[e]) - noise_of(curve_T, grid, max(round(drawn), grid[-1]))
         rho, rho_low, rho_high = (None, None, None) if correlation is None else (float(x[e]) for x in correlation)
         components.append(
             Components(

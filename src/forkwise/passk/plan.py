@@ -12,9 +12,9 @@ import numpy as np
 from forkwise.errors import InputError
 from forkwise.folders.results import Input, read_result
 from forkwise.passk.components import Components
+from forkwise.passk.design import FEWEST_RUNS
 from forkwise.passk.estimator import FloatArray
 from forkwise.passk.power import (
-    FEWEST_RUNS,
     MOST_RUNS,
     Size,
     Test,

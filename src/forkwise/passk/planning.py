@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,21 +11,22 @@ import numpy as np
 
 from forkwise.errors import InputError
 from forkwise.folders.results import Input, inputs_of
-from forkwise.passk.components import CURVE, Components, estimate
+from forkwise.passk.comparison import CURVE
+from forkwise.passk.components import Components, estimate
+from forkwise.passk.design import seed_order
 from forkwise.passk.estimator import k_grid, shown_ks
 from forkwise.passk.files import inputs_of_tables
 from forkwise.passk.intervals import check_level
 from forkwise.passk.outcomes import Arm, common_problems
-from forkwise.passk.plan import Costs, Plan, make_plan, read_plan
+from forkwise.passk.plan import Costs, Plan, make_plan
 from forkwise.passk.power import Size, Test
-from forkwise.passk.stated import Stated, read_stated
+from forkwise.passk.stated import Stated, read_earlier, read_stated
 from forkwise.reading import parse_json, read_bytes
 
 DEFAULT_RUNS = 5
 _SHOWN = 4  # K, without --k
 _BEYOND = 4  # times the pilot's samples up to which a cheaper study may draw
 _LARGEST_RHO = 0.99
-_NUMBER_AT_THE_END = re.compile(r"(\d+)\D*$")
 
 
 def plan_study(
@@ -123,8 +123,11 @@ def _check_test(
         raise InputError(f"rho is {rho:g}: a correlation lies between -1 and 1.")
     if fixed and (paired or rho is not None):
         raise InputError("A fixed reference shares no seeds: leave out --fixed, or --paired-seeds and --rho.")
-    if method_problem_sd is not None and not (method_problem_sd >= 0 and math.isfinite(method_problem_sd)):
-        raise InputError(f"--method-problem-sd is {method_problem_sd:g}: a standard deviation is 0 or more.")
+    if method_problem_sd is not None and not 0 <= method_problem_sd <= 1:
+        raise InputError(
+            f"--method-problem-sd is {method_problem_sd:g}: a standard deviation of differences of Pass@K lies between "
+            "0 and 1."
+        )
 
 
 def _check_differences(differences: Sequence[float]) -> None:
@@ -207,31 +210,16 @@ def _estimated(
 
 
 def _in_order_of_seeds(arms: Sequence[Arm]) -> list[Arm]:
-    """Orders the runs of every arm by the last number in their names, which must be the same numbers in all arms."""
+    """Orders the runs of every arm by their seeds."""
     if len(arms) < 2:
         raise InputError("One arm says nothing about how seeds of two arms go together: add an arm, or state --rho.")
-    ordered: list[Arm] = []
-    first: list[int] = []
-    for arm in arms:
-        found = [_NUMBER_AT_THE_END.search(run) for run in arm.runs]
-        seeds = [int(match[1]) for match in found if match]
-        if len(seeds) < len(found) or len(set(seeds)) < len(seeds):
-            raise InputError(
-                f"The runs of '{arm.name}' ({', '.join(arm.runs)}) do not end in their seeds, so nothing pairs them: "
-                "name them as in grpo-seed0, grpo-seed1, or state --rho."
-            )
-        first = first or sorted(seeds)
-        if sorted(seeds) != first:
-            raise InputError(
-                f"'{arms[0].name}' has the seeds {', '.join(map(str, first))} and '{arm.name}' "
-                f"{', '.join(map(str, sorted(seeds)))}: only runs of the same seeds can be paired."
-            )
-        order = np.argsort(seeds)
-        place = np.argsort(order)
-        ordered.append(replace(arm, runs=tuple(arm.runs[i] for i in order), run_N=place[arm.run_N]))
-    if len(first) < 2:
+    orders = seed_order(arms)
+    if len(arms[0].runs) < 2:
         raise InputError("One pair of seeds says nothing about how they go together: state --rho.")
-    return ordered
+    return [
+        replace(arm, runs=tuple(arm.runs[i] for i in order), run_N=np.argsort(order)[arm.run_N])
+        for arm, order in ((arm, orders[arm.name]) for arm in arms)
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ stated components
@@ -246,8 +234,7 @@ def _stated(path: Path, level: float) -> Stated:
             raise
         content = None
     if isinstance(content, dict) and "schema" in content:
-        earlier = read_plan(path).plan
-        return Stated(earlier.components, earlier.size.problems, earlier.size.samples)
+        return read_earlier(path)
     return read_stated(path, level)
 
 

@@ -15,10 +15,8 @@ import numpy as np
 from scipy import optimize, stats
 
 from forkwise.passk.components import Components
+from forkwise.passk.design import FEWEST_RUNS
 from forkwise.passk.estimator import FloatArray
-
-FEWEST_RUNS = 3
-"""Runs of an arm from which `compare` tells how training varies."""
 
 MOST_RUNS = 10_000
 """Runs per arm beyond which nobody plans."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from forkwise.passk.certified import Certified, certify
 from forkwise.passk.estimator import FloatArray
 from forkwise.passk.extrapolation import Extrapolation
 from forkwise.passk.intervals import Interval
@@ -206,6 +207,11 @@ class Difference:
     """Paired differences of the other statistics, with pointwise intervals."""
     length: list[LengthDifference] = field(default_factory=list)
     diversity: dict[str, Interval] = field(default_factory=dict)
+
+    @property
+    def certified(self) -> Certified:
+        """Returns the K at which the arm is better, or worse, all at once at the level of the band."""
+        return certify(self.ks, self.band)
 
     def claimed(self, alpha: float) -> npt.NDArray[np.bool_]:
         """Says at which K a difference can be claimed, if no primary endpoint was named."""

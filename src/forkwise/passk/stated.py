@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from forkwise.errors import InputError, nearest
-from forkwise.passk.components import CURVE, Components, Noise, chi_square_interval
+from forkwise.passk.comparison import CURVE
+from forkwise.passk.components import Components, Noise, chi_square_interval
+from forkwise.passk.plan import read_plan
 from forkwise.reading import parse_yaml, read_bytes
 
 _TOP = ("components", "samples", "problems", "freedom", "rho")
@@ -76,6 +78,27 @@ def read_stated(path: Path, level: float) -> Stated:
     return Stated(components, problems, samples)
 
 
+def read_earlier(path: Path) -> Stated:
+    """Reads the components in the result of an earlier plan.
+
+    Raises:
+        InputError: it is none, or holds what is no variance.
+    """
+    plan = read_plan(path).plan
+    for c in plan.components:
+        numbers = [c.run, c.run_low, c.run_high, c.run_problem, *(noise.variance for noise in c.noise)]
+        numbers += [x for x in (c.method_problem, c.problem, c.mean) if x is not None]
+        ns = [noise.n for noise in c.noise]
+        whole = c.largest_k >= 1 and c.run_freedom >= 0 and bool(ns) and ns == sorted(set(ns))
+        if not whole or ns[0] < 1 or not all(_is_number(x) and x >= 0 for x in numbers):
+            raise InputError(f"'{path}' is damaged (its components are no variances): run forkwise plan --json again.")
+        if any(x is not None and not -1 <= x <= 1 for x in (c.rho, c.rho_low, c.rho_high)):
+            raise InputError(f"'{path}' is damaged (rho is no correlation): run forkwise plan --json again.")
+    if not plan.components or len({c.endpoint for c in plan.components}) < len(plan.components):
+        raise InputError(f"'{path}' is damaged (it has no components): run forkwise plan --json again.")
+    return Stated(plan.components, plan.size.problems, plan.size.samples)
+
+
 @dataclass(frozen=True)
 class _Entry:
     """What a file says of one endpoint."""
@@ -133,8 +156,11 @@ class _Entry:
         }
 
     def _checked(self, value: Any, name: str) -> float:
-        if not _is_number(value) or value < 0:
-            raise InputError(f"'{self.path}', {self.name}: {name} is {value!r}, and a number from 0 on is needed.")
+        if not _is_number(value) or not 0 <= value <= 1:
+            raise InputError(
+                f"'{self.path}', {self.name}: {name} is {value!r}, and Pass@K, its deviations and its variances lie "
+                "between 0 and 1."
+            )
         return float(value)
 
 

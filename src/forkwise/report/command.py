@@ -21,7 +21,7 @@ PAGE = "report.html"
 _OURS = b'<meta name="generator" content="forkwise'
 
 
-def write_report(runs: Sequence[Path], path: Path, *, trace_bytes: int = TRACE_BYTES) -> Content:
+def write_report(runs: Sequence[Path], path: Path, *, trace_bytes: float = TRACE_BYTES) -> Content:
     """Writes the page about the RUNs to `path`, with at most so many bytes of traces, and returns what is in it.
 
     Raises:
@@ -51,7 +51,7 @@ def run_report(
         trace_mb: most megabytes of traces in the page.
     """
     path = _default_page(runs[0]) if out is None else _page_file(out)
-    content = write_report(runs, path, trace_bytes=round(1e6 * trace_mb))
+    content = write_report(runs, path, trace_bytes=1e6 * trace_mb)
     paths = [path]
     with Meter(what="drawing figures"):
         for name, figure in figures(content).items() if figure_folder else ():

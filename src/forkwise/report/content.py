@@ -69,7 +69,7 @@ class Content:
 
 
 def gather(
-    sources: Sequence[ReportSource], imported: ExitStack | None = None, *, trace_bytes: int = TRACE_BYTES
+    sources: Sequence[ReportSource], imported: ExitStack | None = None, *, trace_bytes: float = TRACE_BYTES
 ) -> Content:
     """Reads and computes everything that the sources allow; what cannot be computed becomes a note.
 
@@ -80,7 +80,7 @@ def gather(
         InputError: an `explore.json` or a samples table that cannot be read.
     """
     notes: list[str] = [note for source in sources for note in source.notes]
-    explorations = [explored.read(path) for source in sources for path in source.explorations]
+    explorations = _explorations(sources)
     notes += [note for exploration in explorations for note in explore.notes(exploration)]
     arms = [arm for source in sources for arm in source.samples] or _explored_arms(
         sources, explorations, imported, notes
@@ -111,6 +111,20 @@ def gather(
         notes=list(dict.fromkeys(notes)),
         sources=list(dict.fromkeys(map(str, [*(source.path for source in sources), *numbers.files]))),
     )
+
+
+def _explorations(sources: Sequence[ReportSource]) -> list[Exploration]:
+    """Reads the explorations; what an experiment found about its own runs gives way to what was given about them."""
+    read = [(source.experiment, explored.read(path)) for source in sources for path in source.explorations]
+    given = {run.run for own, exploration in read if not own for run in exploration.runs}
+    return [
+        replace(
+            exploration,
+            runs=[run for run in exploration.runs if not (own and run.run in given)],
+            series=[row for row in exploration.series if not (own and row.run in given)],
+        )
+        for own, exploration in read
+    ]
 
 
 def _renamed(exploration: Exploration, arms: Sequence[SampleArm]) -> Exploration:
@@ -200,7 +214,7 @@ def _traces(
     traced: dict[int, set[Key]],
     sources: Sequence[ReportSource],
     explorations: Sequence[Exploration],
-    limit: int,
+    limit: float,
     notes: list[str],
 ) -> Traces | None:
     lexicon, reflective = load_lexicon(), load_reflective()

@@ -60,6 +60,8 @@ MISSING = {
     "traces": "No samples were given, so there are no traces to look at.",
 }
 
+_NONE_FITS = "No trace fits into the page: --trace-mb says how many megabytes of them it may hold."
+
 
 @lru_cache
 def _asset(name: str) -> str:
@@ -163,9 +165,8 @@ def render(content: Content) -> str:
     scripts = [_asset(name) for name in SCRIPTS]
     chunks = content.traces.chunks if content.traces is not None else []
     runs = content.explored()
-    arms = [e.arm for e in content.evaluations] or list(content.shaping)
     traced = content.traces.problem_ids if content.traces is not None else ()
-    problems = problem_table(content.solved, content.comparison, arms, traced)
+    problems = problem_table(content.solved, content.comparison, list(content.shaping), traced)
     tables: dict[str, Sequence[Block]] = {
         "summary": overview(content.evaluations, content.comparison),
         "passk": details(content.evaluations, content.comparison),
@@ -198,7 +199,7 @@ def render(content: Content) -> str:
         problems=problems,
         show=show,
         has=has,
-        missing=MISSING,
+        missing={**MISSING, **({"traces": _NONE_FITS} if content.shaping else {})},
         window=WINDOW,
         traces_note=_traces_note(content),
         footer=f"Made from {', '.join(content.sources)}.",

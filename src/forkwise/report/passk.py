@@ -144,9 +144,9 @@ def _simulated(rows: Sequence[LengthRow] | Sequence[LengthDifference]) -> str:
 # --------------------------------------------------------------------------------------------------------- comparison
 
 
-def _difference(d: Difference, c: Comparison) -> list[Table]:
+def _difference(d: Difference, c: Comparison) -> list[Block]:
     pair = f"{d.arm} minus {d.reference}"
-    tables = [*_tests(d, pair, c.level), *_others(d, pair)]
+    tables: list[Block] = [*_tests(d, pair, c.level), _certified(d, pair, c.level), *_others(d, pair)]
     for control in CONTROLS:
         tables += _controlled(d, pair, control, c.length_unit)
     return [*tables, *_diversity(f"{pair}, diversity", d.diversity, "+")]
@@ -162,6 +162,23 @@ def _tests(d: Difference, pair: str, level: float) -> list[Table]:
         rows.append([str(k), at(d.band, i, "+"), p_value(d.adjusted_p[i]), alone, p_value(d.p[i]), same])
     explored = "; exploratory, not the primary endpoint" if d.primary is not None else ""
     return _folded(f"{pair}, paired by problem{explored}", header, rows)
+
+
+def _certified(d: Difference, pair: str, level: float) -> str:
+    """Says at which K the band excludes 0, and where the first loss lies."""
+    ks = np.array(d.ks)
+    found = d.certified
+    gains, losses = (_span(d.ks, np.isin(ks, chosen)) for chosen in (found.gains, found.losses))
+    text = (
+        f"{pair}, {level:.0%} sure for all K at once: better at K = {gains or 'none'}; worse at K = {losses or 'none'}"
+    )
+    if found.first_loss is not None and found.losses:
+        text += f"; the first loss lies in K = {found.first_loss[0]}–{found.first_loss[1]}"
+    elif found.losses:
+        text += "; where the first loss lies needs every K (--k all)"
+    elif found.first_loss is not None and found.gains:
+        text += f"; no loss up to K = {found.first_loss[0] - 1}" if found.first_loss[0] > 1 else ""
+    return f"{text}."
 
 
 def _others(d: Difference, pair: str) -> list[Table]:

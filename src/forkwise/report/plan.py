@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import comb, sqrt
 
-from forkwise.passk.components import CURVE, Components, chi_square_interval, name_of
+from forkwise.passk.comparison import CURVE
+from forkwise.passk.components import Components, chi_square_interval, name_of
+from forkwise.passk.design import FEWEST_RUNS
 from forkwise.passk.plan import Choice, Needed, Plan
-from forkwise.passk.power import FEWEST_RUNS, MOST_RUNS, Size
+from forkwise.passk.power import MOST_RUNS, Size
 from forkwise.report.formats import count, number, share
 from forkwise.report.table import Table, filled
 
+_MANY = 500  # runs, beyond which no p is too small for a permutation test
 _ROUGH = 20  # degrees of freedom below which a standard deviation may be a third off
 
 
 def conclusion(plan: Plan) -> str:
     """Says what the study finds, and what the differences asked for take."""
     test = plan.tests[plan.detectable[0].endpoint]
-    found = ", ".join(f"{d.difference:.3f} at {name_of(d.endpoint)}" for d in plan.detectable)
+    found = ", ".join(f"{_found(d.difference)} at {name_of(d.endpoint)}" for d in plan.detectable)
     about = "other trainings" if plan.trained else "these very models, not other trainings"
     differences = list(dict.fromkeys(n.difference for n in plan.needed))
     takes = [_takes(plan, endpoint) for endpoint in dict.fromkeys(n.endpoint for n in plan.needed)]
@@ -29,8 +32,17 @@ def conclusion(plan: Plan) -> str:
 
 def _takes(plan: Plan, endpoint: str) -> str:
     """Says how many runs the differences take at an endpoint."""
-    runs = ["more than any" if n.runs is None else count(n.runs) for n in plan.needed if n.endpoint == endpoint]
+    runs = [
+        f"more than {count(MOST_RUNS)}" if n.runs is None else count(n.runs)
+        for n in plan.needed
+        if n.endpoint == endpoint
+    ]
     return f"{_listed(runs)} runs per arm at {name_of(endpoint)}"
+
+
+def _found(difference: float) -> str:
+    """Writes a difference that can be found; beyond 1 there is none."""
+    return f"{difference:.3f}" if difference < 1 else "1 or more, which is none,"
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -89,7 +101,7 @@ def _detectable(plan: Plan) -> list[Table]:
     for d in plan.detectable:
         shares = [share(x, 0) for x in (d.runs, d.run_problem, d.sampling, d.method_problem)]
         ends = _bracket(d.low, d.high) if plan.trained and d.low < d.high else ""
-        rows.append([name_of(d.endpoint), f"{d.difference:.3f}{ends}", *shares])
+        rows.append([name_of(d.endpoint), f"{_found(d.difference)}{ends}", *shares])
     header = ["", "difference", "% runs", "% run x problem", "% sampling", "% method x problem"]
     caption = f"Smallest difference found, {_size(plan.size)}; {_test(plan)}{_ends(plan)}; what its variance comes from"
     return filled(caption, header, rows)
@@ -188,7 +200,8 @@ def _relabelling(plan: Plan) -> list[str]:
     if test.fixed:
         return []
     paired = test.rho is not None
-    floor = 2 / (2**runs if paired else comb(2 * runs, runs))
+    counted = min(runs, _MANY)
+    floor = 2 / (2**counted if paired else comb(2 * counted, counted))
     if floor <= test.alpha:
         return []
     how = f"Exchanging the arms in {runs} pairs of runs" if paired else f"Dealing {runs} runs and {runs} to the arms"

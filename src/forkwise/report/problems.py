@@ -98,13 +98,15 @@ def problem_table(
     """
     if not any(scored for problem in solved for _, scored in problem.counts.values()):
         return None
-    pairs = [(d.arm, d.reference) for d in comparison.differences] if comparison else []
+    differences = comparison.differences if comparison else []
+    pairs = [(d.arm, d.reference) for d in differences if {d.arm, d.reference} <= set(arms)]
+    linked = set(traced)
     rows = []
     for problem in solved:
         cells = [_rate(*problem.counts.get(arm, (0, 0))) for arm in arms]
         rate = dict(zip(arms, (cell.value for cell in cells), strict=True))
         cells += [_difference(rate.get(arm), rate.get(reference)) for arm, reference in pairs]
-        link = "#" + urlencode({"problem": short_name(problem.id)}) if problem.id in set(traced) else ""
+        link = "#" + urlencode({"problem": short_name(problem.id)}) if problem.id in linked else ""
         rows.append((problem.start, link, cells))
     column = len(arms) if pairs else None
     if column is not None:

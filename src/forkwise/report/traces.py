@@ -55,7 +55,7 @@ def pack_traces(
     samples: Sequence[ListedSample],
     marker: Marker,
     *,
-    limit: int,
+    limit: float,
     token_tables: Sequence[Path] = (),
     per_problem: int = 16,
 ) -> Traces:
@@ -252,7 +252,7 @@ class _Packer:
 
 
 def _pack(
-    shelf: _Shelf, samples: Sequence[ListedSample], chosen: Sequence[ListedSample], limit: int, meter: Meter | None
+    shelf: _Shelf, samples: Sequence[ListedSample], chosen: Sequence[ListedSample], limit: float, meter: Meter | None
 ) -> Traces:
     """Packs the chosen samples.
 

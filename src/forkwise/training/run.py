@@ -155,18 +155,7 @@ def _checkpoint_to_resume(folder: Path) -> Path | None:
     return checkpoint
 
 
-def train(
-    run: RunArguments,
-    config: EntropyShapedGRPOConfig,
-    model_config: ModelConfig,
-    trainer_class: type[RunTrainer],
-) -> RunTrainer:
-    """Trains, saves the model in `config.output_dir`, and returns the trainer.
-
-    Raises:
-        InputError: anything that the user should change, before anything is written.
-        RunError: training ended before its last step; the run folder does not count as complete.
-    """
+def _check_sizes(run: RunArguments, config: EntropyShapedGRPOConfig) -> None:
     if config.save_total_limit == 1:
         raise InputError(
             "save_total_limit=1 deletes the last whole checkpoint before the next one is known to be whole; use 2."
@@ -179,6 +168,21 @@ def train(
             f"With max_steps={config.max_steps} and num_train_epochs={config.num_train_epochs} nothing would be "
             "trained: give a positive number of one of them."
         )
+
+
+def train(
+    run: RunArguments,
+    config: EntropyShapedGRPOConfig,
+    model_config: ModelConfig,
+    trainer_class: type[RunTrainer],
+) -> RunTrainer:
+    """Trains, saves the model in `config.output_dir`, and returns the trainer.
+
+    Raises:
+        InputError: anything that the user should change, before anything is written.
+        RunError: training ended before its last step; the run folder does not count as complete.
+    """
+    _check_sizes(run, config)
     limits = HealthLimits(run.health_window, run.health_min_entropy, run.health_max_length, run.health_max_truncated)
     state = PartialState()
     folder = Path(config.output_dir)
@@ -251,19 +255,24 @@ def train(
             if state.is_main_process:
                 write_text(folder / COLLAPSED, f"{error}\n")
             raise
-        reached, planned = trainer.state.global_step, max(trainer.state.max_steps, 1)
-        if reached < planned:
-            raise RunError(
-                f"The run in '{folder}' ended at step {reached} of {planned}, so it is not complete; the same command "
-                "with --resume goes on from its newest checkpoint."
-            )
-        with writing(folder, "The trained model"):
-            if trainer.is_fsdp_enabled:  # a folder of shards is no model that from_pretrained reads
-                trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-            trainer.save_model(str(folder))
-            state.wait_for_everyone()
-            if state.is_main_process:
-                write_text(folder / COMPLETE, f"step {trainer.state.global_step}\n")
+        _finish(trainer, folder)
     if config.push_to_hub:
         trainer.push_to_hub()
     return trainer
+
+
+def _finish(trainer: RunTrainer, folder: Path) -> None:
+    """Saves the model of a run that has reached its last step, and marks the run as complete."""
+    reached, planned = trainer.state.global_step, max(trainer.state.max_steps, 1)
+    if reached < planned:
+        raise RunError(
+            f"The run in '{folder}' ended at step {reached} of {planned}, so it is not complete; the same command "
+            "with --resume goes on from its newest checkpoint."
+        )
+    with writing(folder, "The trained model"):
+        if trainer.is_fsdp_enabled:  # a folder of shards is no model that from_pretrained reads
+            trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        trainer.save_model(str(folder))
+        trainer.accelerator.wait_for_everyone()
+        if trainer.accelerator.is_main_process:
+            write_text(folder / COMPLETE, f"step {trainer.state.global_step}\n")

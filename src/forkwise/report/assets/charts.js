@@ -100,7 +100,7 @@ const Charts = (() => {
       series.push({
         label: line.name, class: line.thin ? "quiet" : "arm", show: !hidden.has(line.group), value: said, spanGaps: true,
         stroke: () => (line.thin ? faint(line.arm, 0.4) : colour(line.arm)), width: line.whiskers ? 0 : line.thin ? 1 : 2.2,
-        dash: line.dash ?? dashes(line.arm),
+        dash: (line.dash ?? dashes(line.arm)).map((pixels) => pixels * devicePixelRatio),
         points: {
           show: (!!line.points || !!line.whiskers) && !line.null, size: line.whiskers ? 9 : 6, stroke: () => colour(line.arm),
           fill: () => (line.hollow ? css("--paper") : colour(line.arm)),

@@ -120,7 +120,10 @@ _NOT_THE_OTHER = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"(?<![0-9A-Z])[.!?]\s+|(?<=[0-9)])[.]\s+|\n")
-_ONLY_NUMBER = re.compile(r"(?:[a-z]\s?(?:[<>=≤≥]=?|\\[lg]eq?)\s?)?-?[0-9][0-9,./]*(?:\s+[A-Za-z]+){0,3}")
+_ONLY_NUMBER = re.compile(
+    r"(?:[a-z]\s?(?:[<>=≤≥]=?|\\[lg]eq?)\s?)?-?[0-9][0-9,./]*(?:\s?[%°]|(?:\s+[A-Za-z]+){0,3}(?:\s\([a-z ]+\))?)"
+)
+_EXPLANATION = re.compile(r"\n\s*\n\W{0,4}(?:explanation|reason(?:ing)?|because)\b", re.IGNORECASE)
 _BOLD_LINE = re.compile(r"\*\*\s?([^*\n]{1,60}?)\s?\*\*[.\s]*")
 _END_TOKENS = re.compile(r"\s*(?:<\|?[a-z_]+\|?>|</s>)\s*\Z")
 _ANY_NUMBER = re.compile(r"(?<![A-Za-z_])-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:[/:][0-9]+)*")
@@ -185,7 +188,8 @@ def _is_mention(text: str, place: tuple[int, int, str]) -> bool:
 
 def concluded(text: str) -> str | None:
     """Finds the only number of a concluding last sentence: "Therefore, she has 7 nickels.", "The total is **72**."."""
-    whole = text.strip(" .\n*$")
+    explained = _EXPLANATION.search(text.strip(), 0, 200)
+    whole = text.strip()[: explained.start() if explained else None].strip(" .\n*$")
     if len(whole) < 60 and _ONLY_NUMBER.fullmatch(whole) and not _CONTINUES.search(whole):
         return clean(whole)  # the whole reply is a number
     text = _ASIDE.sub("", _END_TOKENS.sub("", text.rstrip()[-2 * LONGEST_ANSWER :]).rstrip())

@@ -97,7 +97,7 @@ _IS_PROSE = re.compile(  # and no further factor: "2 m" is not "2 m g x"
     r"\s*(?:$|[,.;:!?\"')\]]|\((?![^()]*(?<![A-Za-z])[A-Za-z]\s?[-+*/^=])|-?[A-Za-z]{3,}|an?\s+[a-z]{2}"
     r"|(?:in|of|at|to|by|on|is|if|as|or|so|up|we|he|it|no|do|be|my|us)\b)"
 )
-_ALSO = re.compile(r"\b(?:but|and) also\b")
+_ALSO = re.compile(r"\b(?:but|and) also\b|\b(?:wait|actually|oops|mistake|wrong)\b|[.!?]\s+no\b", re.IGNORECASE)
 _IN_NUMBER = re.compile(r"in\s+[0-9]")  # 1 in 6: no inches
 _ASIDE = re.compile(r"\(([^()]*)\)?")
 _THAT_IS = re.compile(r"(?<=\()(?:i\.\s?e\.|that is|namely),?\s*")

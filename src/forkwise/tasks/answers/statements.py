@@ -63,6 +63,7 @@ _HEADING = re.compile(
     r"^[#*_ \t]{0,8}(?:the\s{1,3})?(?:final[ \t]{1,3})?answer[*_: \t]{0,8}$\s{0,8}|(?<=\n)A:[ \t]{1,4}",
     re.IGNORECASE | re.MULTILINE,
 )
+_ANNOUNCES = re.compile(f"{_HEADING.pattern}|{_STATES.pattern}", re.IGNORECASE | re.MULTILINE)
 _LINE_STATES = re.compile(
     r"^[#*_> \t]{0,8}(?:the[ \t]{1,3})?(?:(?:final|correct)[ \t]{1,3})?answer[ \t*_]{0,8}(?:is\b|:|：|=)[\s*_:：]{0,8}",
     re.IGNORECASE | re.MULTILINE,
@@ -154,12 +155,7 @@ def hashed(text: str) -> str | None:
 
 def stated(text: str) -> str | None:
     """Returns what follows the last "the answer is", or the last heading "Answer" if that comes later."""
-    statement, heading = _last_value(text, _STATES, unless=_DOUBTED), _last_value(text, _HEADING, unless=_DOUBTED)
-    if heading is None or statement is None:
-        return heading or statement
-    last_heading = max(match.end() for match in _HEADING.finditer(text))
-    last_statement = max(match.end() for match in _STATES.finditer(text))
-    return heading if last_heading > last_statement else statement
+    return _last_value(text, _ANNOUNCES, unless=_DOUBTED)
 
 
 def corrected(text: str) -> str | None:
@@ -168,7 +164,7 @@ def corrected(text: str) -> str | None:
     A correction begins a sentence. One that ends in "that is correct" corrects nothing.
     """
     ends = [box[1] for box in full_boxes(text)]
-    ends += [match.end() for pattern in (_HASH, _STATES, _HEADING, _ANSWER_TAG) for match in pattern.finditer(text)]
+    ends += [match.end() for pattern in (_HASH, _ANNOUNCES, _ANSWER_TAG) for match in pattern.finditer(text)]
     if not ends:
         return None
     marks = list(_CORRECTION.finditer(text, max(ends)))[-20:]
