@@ -168,8 +168,8 @@ def beside(study: Study, seeds: Sequence[int], receipts: Mapping[str, Receipt]) 
         row.append(_over([sum(r.seconds.values()) / 60 for r in there], 1))
         rows.append(row)
     caption = (
-        f"Training (mean of the last {LAST} logged steps, ± SD over seeds), samples (diversity of the first {TEXTS} "
-        "per problem), millions of tokens trained on, and minutes of a run with its samples"
+        f"Training (mean of the last {LAST} logged steps, of clipping over all, ± SD over seeds), samples (diversity "
+        f"of the first {TEXTS} per problem), millions of tokens trained on, and minutes of a run with its samples"
     )
     header = ["arm", *_LOGGED, "dA/abs(A)", "tokens per sample", *_MEASURES, "M tokens", "minutes"]
     return filled(caption, header, rows)
