@@ -22,6 +22,7 @@ from forkwise.passk.evaluation import Measured, measure, summarise
 from forkwise.passk.intervals import Interval, check_level, default_resamples, student_interval, unseen
 from forkwise.passk.length import default_budgets, default_caps, have_common_lengths
 from forkwise.passk.length_differences import length_rows, matching_notes
+from forkwise.passk.looks import nominal_alphas
 from forkwise.passk.metrics import Metric, MetricOptions, compared_metrics
 from forkwise.passk.outcomes import Arm, check_ks, common_problems
 from forkwise.passk.results import Comparison, Curve, Difference, Endpoint, Evaluation
@@ -43,6 +44,7 @@ def compare(
     fixed: Collection[str] = (),
     paired_seeds: bool = False,
     primary: int | Literal["curve"] | None = None,
+    looks: Sequence[float] = (),
     intersect: bool = False,
     margin: float = MARGIN,
     caps: Sequence[int] | None = None,
@@ -66,6 +68,8 @@ def compare(
         fixed: arms that are these very models, such as a base model: training them again is not asked about.
         paired_seeds: runs of all arms share seeds (the last numbers in their names), problems and their order.
         primary: the one K, or `"curve"`, that was named beforehand: it is tested by itself, the rest is exploratory.
+        looks: shares of a planned study at which it was and is looked at, the last now: the error of `1 - level` is
+            spent over them by `nominal_alphas`, and all intervals are at the level of this look.
         intersect: compare on the shared problems where the sets differ, and say what was dropped.
         margin: differences within ±margin count as equivalent. Two arms are called so where the simultaneous band lies
             within it, which is stricter than two one-sided tests at the same level, and where there are problems enough
@@ -80,6 +84,8 @@ def compare(
             such statistic, fewer than three runs of an arm that is not fixed, or seeds that do not pair.
     """
     check_level(level)
+    if looks:
+        level = 1 - nominal_alphas(looks, 1 - level)[-1]
     paired = compared_metrics(metrics)
     arms, notes = common_problems(_comparable([reference, *others], margin), intersect=intersect)
     design = make_design(arms, fixed, paired_seeds, level)
@@ -113,6 +119,11 @@ def compare(
         changes = _diversity_differences(arms, embed, level)
         differences = [replace(d, diversity=change) for d, change in zip(differences, changes, strict=True)]
     notes += _design_notes(arms, design)
+    if looks:
+        notes.append(
+            f"This is look {len(looks)}, at {looks[-1]:g} of the study: a difference is claimed at p <= "
+            f"{1 - level:.3g}, so that all looks together err no more often than was planned."
+        )
     unit = arms[0].length_unit if len({arm.length_unit for arm in arms}) == 1 else ""
     return Comparison(reference.name, evaluations, differences, problems, level, unit, notes)
 

@@ -11,7 +11,7 @@ from forkwise.passk import Comparison, Difference, Evaluation, Interval
 from forkwise.passk.estimator import shown_ks
 from forkwise.passk.length import BUDGET, CAP, MATCHED
 from forkwise.passk.results import Curve, Endpoint, LengthDifference, LengthRow
-from forkwise.report.formats import at, count, interval, number, p_value, share
+from forkwise.report.formats import at, count, coverage, interval, number, p_value, share
 from forkwise.report.table import Block, Table, filled
 
 FEW, MANY = 6, 12
@@ -39,7 +39,7 @@ def conclusion(evaluations: Sequence[Evaluation], comparison: Comparison | None 
     for e in evaluations:
         ends = [f"Pass@{e.ks[i]} {at(e.pass_at_k, i)}" for i in sorted({0, len(e.ks) - 1})]
         phrases.append(f"{e.arm} has {' and '.join(ends)} on {e.problems} problems")
-    level = f"{evaluations[0].pass_at_k.level:.0%} intervals over problems"
+    level = f"{coverage(evaluations[0].pass_at_k.level)} intervals over problems"
     return f"{'; '.join(phrases)} ({level}). Nothing is compared here, so this says nothing about a difference."
 
 
@@ -58,7 +58,7 @@ def overview(evaluations: Sequence[Evaluation], comparison: Comparison | None = 
             longer = arm_length - reference_length
         rows.append([f"{d.arm} − {d.reference}", *(_cell(d.ks, d.band, k, "+") for k in ks), number(longer, 1, "+")])
         rows.append(["  adjusted p", *(p_value(d.adjusted_p[d.ks.index(k)]) for k in ks), ""])
-    level = f"{evaluation.pass_at_k.level:.0%}"
+    level = coverage(evaluation.pass_at_k.level)
     caption = f"Pass@K, mean [{level} BCa interval over problems]"
     if differences:
         caption += f"; differences are paired by problem [{level} band over all K and arms]"
@@ -82,7 +82,7 @@ def _cell(ks: Sequence[int], values: Interval, k: int, sign: str = "") -> str:
 
 def _evaluation(e: Evaluation) -> list[Block]:
     samples = f"{e.samples[0]}" if e.samples[0] == e.samples[1] else f"{e.samples[0]}–{e.samples[1]}"
-    level = f"{e.pass_at_k.level:.0%}"
+    level = coverage(e.pass_at_k.level)
     caption = f"{e.arm}: {e.problems} problems x {samples} samples; mean [{level} BCa interval over problems]"
     curves = {c.title: (c.ks, c.interval) for c in e.curves.values() if c.shown}
     first, *rest = curves.items()
@@ -154,8 +154,8 @@ def _difference(d: Difference, c: Comparison) -> list[Block]:
 
 
 def _tests(d: Difference, pair: str, level: float) -> list[Table]:
-    header = ["K", f"difference [{level:.0%} band, all K]", "adjusted p"]
-    header += [f"pointwise {level:.0%} interval", "p at this K alone", "these models and problems"]
+    header = ["K", f"difference [{coverage(level)} band, all K]", "adjusted p"]
+    header += [f"pointwise {coverage(level)} interval", "p at this K alone", "these models and problems"]
     rows = []
     for k in shown_ks(d.ks, MANY):
         i = d.ks.index(k)
@@ -172,9 +172,8 @@ def _certified(d: Difference, pair: str, level: float) -> list[Block]:
     if not found.gains and not found.losses:
         return []
     gains, losses = (_span(d.ks, np.isin(ks, chosen)) for chosen in (found.gains, found.losses))
-    text = (
-        f"{pair}, {level:.0%} sure for all K at once: better at K = {gains or 'none'}; worse at K = {losses or 'none'}"
-    )
+    text = f"{pair}, {coverage(level)} sure for all K at once: better at K = {gains or 'none'}; "
+    text += f"worse at K = {losses or 'none'}"
     if found.first_loss is not None and found.losses:
         text += f"; the first loss lies in K = {found.first_loss[0]}–{found.first_loss[1]}"
     elif found.losses:

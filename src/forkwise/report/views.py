@@ -10,6 +10,7 @@ from forkwise.passk import Comparison, Difference, Evaluation, Interval
 from forkwise.passk.length import BUDGET, CAP, MATCHED
 from forkwise.report.content import Content
 from forkwise.report.figures import training_panels
+from forkwise.report.formats import coverage
 from forkwise.report.looks import dashes
 from forkwise.report.passk import CONTROLS
 from forkwise.report.series import series_panels
@@ -44,7 +45,7 @@ def _band(x: Sequence[float], interval: Interval, **more: Any) -> View:
 def _passk_views(evaluations: Sequence[Evaluation], comparison: Comparison | None) -> list[View]:
     differences = comparison.differences if comparison else []
     reference = comparison.reference if comparison else ""
-    level = f"{evaluations[0].pass_at_k.level:.0%}"
+    level = coverage(evaluations[0].pass_at_k.level)
     unit = evaluations[0].length_unit
     raw: View = {
         "name": "none (raw Pass@K)",
