@@ -1,9 +1,10 @@
 """Draws the pictures of the docs from forkwise's own code and data.
 
-    python docs/pictures.py                                         # docs/img/concept-*.svg, for docs/concepts.md
-    python docs/pictures.py --viewer runs/quickstart/report.html    # docs/img/trace-viewer.png; needs a Chromium
+    python docs/pictures.py                                # docs/img/concept-*.svg
+    python docs/pictures.py --quickstart runs/quickstart   # the figures and the page of a quickstart; needs a Chromium
 
-The numbers are those of the embedded model and of the samples in examples/data; the same call draws the same pictures.
+The numbers of the concepts are those of the embedded model and of the samples in examples/data; the same call draws the
+same pictures. Those of a quickstart are its own figures, and parts of its report.html as a browser shows them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import rcParams
@@ -140,6 +141,16 @@ def band() -> Figure:
     return figure
 
 
+def power() -> Figure:
+    """The power curves of a plan from the pilot in examples/data."""
+    from forkwise.passk import load_arm, plan_study
+    from forkwise.report.plan_figure import plan_figure
+
+    pilot = [load_arm(sorted((DATA / "pilot").glob(f"{name}-*.jsonl")), name=name) for name in ("grpo", "shaped")]
+    plan, _, _ = plan_study(pilot, ks=["1", "32", "curve"], problems=300, detect=[0.02, 0.03, 0.05])
+    return plan_figure(plan)
+
+
 def _arm(name: str) -> Any:
     """The samples of one checkpoint in examples/data."""
     from forkwise.passk import make_arm
@@ -149,40 +160,62 @@ def _arm(name: str) -> Any:
     return make_arm(name, problem_id=ids, correct=[verdict for problem in problems for verdict in problem["correct"]])
 
 
-def viewer(report: Path, target: Path) -> None:
-    """A screenshot of the trace viewer of a report, with a token of high entropy chosen."""
-    from playwright.sync_api import sync_playwright
+def quickstart(folder: Path, target: Path) -> None:
+    """The figures of a quickstart, and what its page looks like: its top, the problems, one trace, two side by side."""
+    from playwright.sync_api import Page, sync_playwright
 
+    def opened(width: int, height: int, scheme: Literal["light", "dark"]) -> Page:
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, device_scale_factor=2, color_scheme=scheme
+        )
+        page = context.new_page()
+        page.goto((folder / "report.html").resolve().as_uri())
+        page.wait_for_selector("#trace i")
+        page.locator("#viewer").evaluate("viewer => { viewer.style.padding = '12px'; }")
+        page.locator("#viewer details").last.evaluate("keys => keys.remove()")
+        page.locator("#filter").select_option("correct")
+        return page
+
+    for name in ("passk", "training"):
+        shutil.copyfile(folder / f"{name}.png", target / f"quickstart-{name}.png")
     with sync_playwright() as playwright:
         # A Chromium on the PATH, else Playwright's own.
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"))
-        page = browser.new_page(viewport={"width": 1100, "height": 900}, device_scale_factor=2)
-        page.goto(report.resolve().as_uri())
-        page.wait_for_selector("#trace i")
-        page.locator("#filter").select_option("correct")
+        page = opened(1100, 1420, "light")
+        page.screenshot(path=target / "report.png")
+        page.locator("#problems").screenshot(path=target / "report-problems.png")
         page.locator("#arm").select_option(index=page.locator("#arm option").count() - 1)
-        page.wait_for_selector("#trace i")
-        page.locator("#trace").focus()
-        for _ in range(7):
-            page.keyboard.press(".")  # the next token of high entropy
-        page.wait_for_selector("#trace .on")
-        page.locator("#viewer").evaluate("viewer => { viewer.style.padding = '12px' }")
-        page.locator("#viewer details").evaluate_all("folded => folded.forEach(part => part.remove())")
-        page.locator("#viewer").screenshot(path=target)
+        _choose_fork(page, "")
+        page.locator("#viewer").screenshot(path=target / "trace-viewer.png")
+        page = opened(1280, 1000, "dark")
+        page.locator("#arm").select_option(index=1)
+        page.get_by_label("side by side").check()
+        page.locator("#colour").select_option("psi")
+        _choose_fork(page, "-2")
+        page.locator("#viewer").screenshot(path=target / "report-traces.png")
         browser.close()
 
 
+def _choose_fork(page: Any, pane: str) -> None:
+    """Chooses the seventh token of high entropy."""
+    page.wait_for_selector(f"#trace{pane} i")
+    page.locator(f"#trace{pane}").focus()
+    for _ in range(7):
+        page.keyboard.press(".")
+    page.wait_for_selector(f"#trace{pane} .on")
+
+
 def main() -> None:
-    """Draws the concepts, or with --viewer the viewer."""
+    """Draws the concepts, or with --quickstart what a quickstart shows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--viewer", metavar="REPORT", type=Path, help="page of a quickstart: draw the viewer only")
+    parser.add_argument("--quickstart", metavar="RUN", type=Path, help="folder of a quickstart: its pictures only")
     parser.add_argument("--out", type=Path, default=IMAGES, help="folder of the pictures")
     given = parser.parse_args()
-    if given.viewer is not None:
-        viewer(given.viewer, given.out / "trace-viewer.png")
+    if given.quickstart is not None:
+        quickstart(given.quickstart, given.out)
         return
     rcParams.update({"svg.hashsalt": "forkwise", "axes.spines.top": False, "axes.spines.right": False})
-    for name, draw in {"fork": fork, "psi": psi, "passk": pass_at_k, "band": band}.items():
+    for name, draw in {"fork": fork, "psi": psi, "passk": pass_at_k, "band": band, "power": power}.items():
         draw().savefig(given.out / f"concept-{name}.svg", metadata={"Date": None})
 
 

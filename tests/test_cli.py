@@ -68,8 +68,9 @@ def test_version_and_help() -> None:
 
 
 HELP = [
-    *("grpo", "ppo", "quickstart", "lab compare", "sample", "import", "verify", "passk", "compare", "explore"),
+    *("grpo", "ppo", "quickstart", "sample", "import", "verify", "passk", "compare", "plan", "explore"),
     *("report", "methods", "doctor", "doctor run", "doctor verl"),
+    *("study plan", "study register", "study run", "study analyse"),
 ]
 
 
@@ -90,9 +91,9 @@ def example_in(help_text: str) -> list[str]:
 def test_help_is_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, "--help")
     groups = {
-        "Train": ["grpo", "ppo", "quickstart", "lab"],
+        "Train": ["grpo", "ppo", "quickstart", "study"],
         "Sample": ["sample", "import", "verify"],
-        "Measure": ["passk", "compare", "explore"],
+        "Measure": ["passk", "compare", "plan", "explore"],
         "Look": ["report", "doctor", "methods"],
     }
     for heading, commands in groups.items():
@@ -223,6 +224,31 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(
     assert len(said) == 1
     assert message in said[0]
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("passk --kk 3", "No such option: --kk"),
+        ("passk", "Missing argument 'samples'; see forkwise passk --help."),
+        ("passk x --level high", "'--level'"),
+        ("compare a b --resamples 5", "'--resamples'"),
+        ("import x", "Missing option '--out'; see forkwise import --help."),
+        ("sample --model m --out o --split dev", "'dev' is not one of 'train', 'validation', 'test'"),
+        ("compre a b", "No such command 'compre'"),
+        ("lab foo", "see forkwise lab --help."),
+        ("quickstart extra", "(extra)"),
+        ("report --out", "'--out' requires an argument"),
+    ],
+)
+def test_a_command_typed_wrong_gets_one_line(capsys: pytest.CaptureFixture[str], argv: str, message: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(argv.split())
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    (line,) = err.splitlines()
+    assert (out, line[:10]) == ("", "forkwise: ")
+    assert message in line
 
 
 def test_a_mistake_ends_the_process_with_exit_code_2(tmp_path: Path) -> None:

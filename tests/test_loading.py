@@ -141,3 +141,13 @@ def test_a_whole_folder_is_loaded_and_weights_without_a_place_are_said(
     configure(num_hidden_layers=1)(folder)
     load_model(str(folder), "cpu", "auto", False)
     assert "is used without 9 tensors of its files" in capsys.readouterr().err
+
+
+def test_loading_shows_no_progress_bar_of_transformers(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    transformers = pytest.importorskip("transformers")
+    transformers.logging.enable_progress_bar()
+    transformers.AutoModelForCausalLM.from_pretrained(whole)
+    there_is_one = "Loading weights" in capsys.readouterr().err  # not in transformers 4
+    load_model(str(whole), "cpu", "float32", trust_remote_code=False)
+    assert "Loading weights" not in capsys.readouterr().err
+    assert there_is_one or transformers.__version__ < "5"

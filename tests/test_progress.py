@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from forkwise import progress
-from forkwise.progress import Meter
+from forkwise.progress import Meter, watch
 
 
 @pytest.fixture
@@ -72,3 +72,34 @@ def test_a_terminal_has_a_bar_and_no_sentences(clock: list[float]) -> None:
     assert "25%" in file.getvalue()
     assert "note [2]" in file.getvalue()
     assert "are done" not in file.getvalue()
+
+
+def test_a_phase_of_longer_work_counts_its_items_and_then_the_work_goes_on(clock: list[float]) -> None:
+    file = io.StringIO()
+    with Meter(2, 0, Console(file=file, width=40), "importing", "files") as meter:
+        taken = []
+        for number in watch(range(100, 104), "reading [a]", "records"):
+            taken.append(number)
+            clock[0] += 6
+        clock[0] += 10
+        meter.reach(1)
+        for _ in watch(iter("abc"), "reading b", "kB", 100, lambda: 10 * len(taken)):
+            taken.append(0)
+            clock[0] += 10
+    assert taken == [100, 101, 102, 103, 0, 0, 0]
+    assert file.getvalue().splitlines() == [
+        # The clock stands at 12 s when the second of four is done, at 24 s when all are.
+        "Importing, reading [a]: 2 of 4 records are done (50 %), 0.17 records/s, about 12 s left.",
+        "Importing, reading [a]: 4 of 4 records are done (100 %), 0.17 records/s, about 0 s left.",
+        # 34 s, one of two files.
+        "Importing: 1 of 2 files are done (50 %), 0.029 files/s, about 34 s left.",
+        # 50 kB in 10 s, 60 in 20, 70 in 30: the rest at the same rate.
+        "Importing, reading b: 50 of 100 kB are done (50 %), 5 kB/s, about 10 s left.",
+        "Importing, reading b: 60 of 100 kB are done (60 %), 3 kB/s, about 13 s left.",
+        "Importing, reading b: 70 of 100 kB are done (70 %), 2.3 kB/s, about 13 s left.",
+    ]
+
+
+def test_without_a_meter_a_phase_passes_its_items_on_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(watch(iter("ab"), "reading", "kB")) == ["a", "b"]
+    assert capsys.readouterr() == ("", "")

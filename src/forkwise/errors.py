@@ -18,6 +18,10 @@ class RunError(RuntimeError):
     """A run cannot go on: a full disk, a loss that is not a number. The message says what is left, and what to do."""
 
 
+class NotFiniteError(RunError):
+    """A run cannot go on because its numbers are not finite: started again, it would come to the same end."""
+
+
 def nearest(word: str, candidates: Iterable[str]) -> str:
     """Returns `" Did you mean 'x'?"` for the candidate most like `word`, or `""` when none is close."""
     close = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)

@@ -207,6 +207,7 @@ def _from_pretrained(
 ) -> tuple[Any, set[str]]:
     import transformers
 
+    transformers.logging.disable_progress_bar()
     path, trust = name or model, options.get("trust_remote_code", False)
     with one_sentence(model, name, "generation_config.json", trust_remote_code=trust):
         folder, adapter = _place(path)

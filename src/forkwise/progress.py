@@ -8,14 +8,13 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from rich import console as rich_console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TaskProgressColumn,
     TextColumn,
@@ -28,6 +27,11 @@ from rich.text import Text
 from forkwise.terminal import visible
 
 _SAY_EVERY = 10.0  # seconds
+_SHOWN_EVERY = 0.2  # seconds
+
+Item = TypeVar("Item")
+
+_running: list[Meter] = []  # the last one shows a phase of the one before
 
 
 class Console(rich_console.Console):  # noqa: TID251
@@ -48,6 +52,8 @@ class Console(rich_console.Console):  # noqa: TID251
 class Meter:
     """Progress of long work: a bar on a terminal, and elsewhere a sentence at least every ten seconds.
 
+    A meter that begins while another one is running shows a phase of that work.
+
     Args:
         total: units of work in all; None where nobody knows.
         done: units that were there before.
@@ -63,40 +69,52 @@ class Meter:
         what: str = "sampling",
         unit: str = "samples",
     ) -> None:
-        self._console = console or Console(stderr=True)
+        self._outer = _running[-1] if _running and console is None else None
+        self._first: Meter = self._outer._first if self._outer else self
+        self._console: Console = self._outer._console if self._outer else console or Console(stderr=True)
         self._total, self._done, self._what, self._unit = total, done, what, unit
         self._before, self._tokens, self._note = done, 0, ""
         self._lines: set[str] = set()
         self._start = self._said = time.monotonic()
-        self._bar = Progress(
+        self._bar: Progress = self._outer._bar if self._outer else self._new_bar()
+        self._lock: Any = self._outer._lock if self._outer else threading.RLock()
+        self._ended = threading.Event()
+        self._speaker = threading.Thread(target=self._speak, daemon=True)
+
+    def _new_bar(self) -> Progress:
+        return Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            *([MofNCompleteColumn(), TaskProgressColumn()] if total is not None else []),
+            TextColumn("{task.fields[share]}"),
+            TaskProgressColumn(),
             TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
-            *([TimeRemainingColumn()] if total is not None else []),
+            TimeRemainingColumn(),
             console=self._console,
             transient=True,
             redirect_stdout=sys.stdout.isatty(),  # else results would go where the bar goes
             disable=not self._console.is_terminal,
         )
-        self._id = self._bar.add_task(what, total=total, completed=done, note="")
-        self._lock, self._ended = threading.RLock(), threading.Event()
-        self._speaker = threading.Thread(target=self._speak, daemon=True)
 
     def __enter__(self) -> Meter:
-        self._bar.start()
+        self._id = self._bar.add_task(self._what, total=self._total, completed=self._done, share=self._share(), note="")
+        _running.append(self)
         if self._before:
             self._console.print(f"{self._before:,} of {self._total:,} {self._unit} are there already.")
-        if not self._console.is_terminal:
-            self._speaker.start()
+        if self._outer is None:
+            self._bar.start()
+            if not self._console.is_terminal:
+                self._speaker.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-        self._ended.set()
-        if self._speaker.is_alive():
-            self._speaker.join()
+        _running.remove(self)
+        self._bar.remove_task(self._id)
+        if self._outer is None:
+            self._bar.stop()
+            self._ended.set()
+            if self._speaker.is_alive():
+                self._speaker.join()
 
     def add(self, *, samples: int = 0, tokens: int = 0) -> None:
         """Adds units that are done and tokens that were generated."""
@@ -108,7 +126,8 @@ class Meter:
         """Sets the number of units that are done; `note` is printed beside it."""
         with self._lock:
             self._done, self._note = done, note
-            self._bar.update(self._id, completed=done, note="; ".join(filter(None, [self._rate(), note])))
+            notes = "; ".join(filter(None, [self._rate(), note]))
+            self._bar.update(self._id, completed=done, share=self._share(), note=notes)
             self._say_if_due()
 
     def say(self, line: str) -> None:
@@ -125,14 +144,20 @@ class Meter:
 
     def _say_if_due(self) -> None:
         now = time.monotonic()
-        if not self._console.is_terminal and now - self._said >= _SAY_EVERY:
-            self._said = now
-            sentence = f"{self._what[:1].upper()}{self._what[1:]}: {self._progress(now)}."
+        if not self._console.is_terminal and now - self._first._said >= _SAY_EVERY:
+            self._first._said = now
+            speaking = next((meter for meter in reversed(_running) if meter._first is self._first), self)
+            phase = speaking._phase()
+            sentence = f"{phase[:1].upper()}{phase[1:]}: {speaking._progress(now)}."
             self._console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+    def _phase(self) -> str:
+        return f"{self._outer._phase()}, {self._what}" if self._outer else self._what
 
     def _progress(self, now: float) -> str:
         if self._total is None:
-            return f"{duration(now - self._start)} so far"
+            counted = [f"{self._done:,} {self._unit} are done", self._rate()] if self._done else []
+            return ", ".join([*counted, f"{duration(now - self._start)} so far"])
         share = f"{100 * self._done / max(self._total, 1):.0f} %"
         worked = self._done - self._before
         eta = f"about {duration((now - self._start) / worked * (self._total - self._done))} left" if worked else ""
@@ -140,10 +165,36 @@ class Meter:
         done = f"{self._done:,} of {self._total:,} {self._unit} are done ({share}), {', '.join(parts)}"
         return "; ".join(filter(None, [done, self._note]))
 
+    def _share(self) -> str:
+        return "" if self._total is None else f"{self._done:,}/{self._total:,}"
+
     def _rate(self) -> str:
         amount, unit = (self._tokens, "tokens") if self._tokens else (self._done - self._before, self._unit)
         rate = amount / max(time.monotonic() - self._start, 1e-9)
         return f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.2g} {unit}/s" if amount else ""
+
+
+def watch(
+    items: Iterable[Item], what: str, unit: str, total: int | None = None, done: Callable[[], int] | None = None
+) -> Iterator[Item]:
+    """Passes the items on, and shows them as a phase of the work whose meter is running, if there is one.
+
+    Args:
+        what, unit, total: as of `Meter`; where `items` has a length, that is the total.
+        done: returns how many units are done; by default they are items.
+    """
+    if not _running:
+        yield from items
+        return
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    with Meter(total, what=what, unit=unit) as meter:
+        shown = time.monotonic()
+        for count, item in enumerate(items, 1):
+            yield item
+            if time.monotonic() - shown >= _SHOWN_EVERY:
+                meter.reach(done() if done else count)
+                shown = time.monotonic()
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from forkwise.errors import InputError
-from forkwise.explore.rarity import load_encoder, remembering
+from forkwise.explore.encoders import load_encoder, remembering
 
 TEXTS = ["Wait, let me check.", "So the answer is \\boxed{7}.", "Wait, let me check.", ""]
 

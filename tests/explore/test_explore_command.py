@@ -17,7 +17,9 @@ from typer.testing import CliRunner
 from forkwise.cli import app
 from forkwise.errors import InputError
 from forkwise.explore import results
-from forkwise.explore.command import ExploreOptions, run_explore
+from forkwise.explore.command import run_explore
+from forkwise.explore.options import ExploreOptions
+from forkwise.report.explore import notes
 from forkwise.samples import write_shard
 
 FAST = ["--resamples", "100"]
@@ -109,7 +111,8 @@ def test_high_entropy_is_above_the_quantile_of_all_tokens_at_once(tmp_path: Path
 def test_the_file_reads_back_equal(table: Path, tmp_path: Path) -> None:
     assert invoke(table, "--out", tmp_path / "out", *FAST).exit_code == 0
     found = results.read(tmp_path / "out")
-    assert results.from_json(results.to_json(found)) == found
+    results.write(tmp_path / "again", found)
+    assert results.read(tmp_path / "again") == found
     text = (tmp_path / "out" / "explore.json").read_text()
     json.loads(text, parse_constant=pytest.fail)
     assert found.token_data == ["../s"]
@@ -141,9 +144,9 @@ def test_the_file_says_what_it_was_made_from_and_how(table: Path, tmp_path: Path
 def test_files_that_are_none_of_ours(tmp_path: Path) -> None:
     for text, message in (
         ("[]", "This is not an explore.json"),
-        ('{"schema": 99}', "schema 99, not 2: run forkwise explore --out again"),
-        ('{"schema": 1}', "schema 1, not 2: run forkwise explore --out again"),
-        ('{"schema": 2}', "is damaged"),
+        ('{"schema": 99}', "schema 99, not 3: run forkwise explore --out again"),
+        ('{"schema": 2}', "schema 2, not 3: run forkwise explore --out again"),
+        ('{"schema": 3}', "is damaged"),
     ):
         (tmp_path / "explore.json").write_text(text)
         with pytest.raises(InputError, match=message):
@@ -224,13 +227,14 @@ def test_rarity_against_a_base_with_an_encoder_of_ones_own(tmp_path: Path) -> No
     assert run.rarity.groups[0].sentences == 7  # strictly above the 90 % quantile of 64
     assert [b.name for b in run.behaviours] == ["pivotal", "reflective", "rare"]
     assert "Rare sentences" in done.output
-    assert not any("drawn at random" in note for note in run.notes)
+    assert "drawn at random" not in done.output
     options = ExploreOptions(
         [tmp_path / "ours"], base=tmp_path / "base", encoder=str(folder), k=2, max_sentences=40, resamples=99
     )
-    (run,) = run_explore(options).runs
+    explored = run_explore(options)
+    (run,) = explored.runs
     assert (run.rarity.distinct, run.rarity.base_distinct) == (40, 40)
-    assert any("among 40 distinct sentences of a model, drawn at random" in note for note in run.notes)
+    assert any("among 40 distinct sentences of a model, drawn at random" in note for note in notes(explored))
 
 
 def test_the_embedded_model_scores_its_own_samples_and_sees_its_prompts(tmp_path: Path) -> None:
@@ -381,3 +385,12 @@ def test_model_text_cannot_move_the_cursor(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "\x1b[2J" not in done.output
     assert "\u202e" not in done.output
+
+
+def test_samples_without_entropies_can_be_left_out(tmp_path: Path) -> None:
+    rows = [with_tokens(f"p{q}", 0, TEXTS[q], {"Because": 1.5}) for q in range(3)]
+    rows += [row(f"p{q}", i, "Nothing but a wait.") for q in range(3) for i in range(1, 4)]
+    write_shard(tmp_path / "t", "0000", rows)
+    [run] = run_explore(ExploreOptions([tmp_path / "t"], resamples=100, only_exact=True)).runs
+    assert run.samples == 3  # one of each problem
+    assert all("wait" not in e.entry or e.count == 1 for e in run.entries)  # that of the first text

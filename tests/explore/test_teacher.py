@@ -22,12 +22,11 @@ from forkwise.errors import InputError
 from forkwise.explore.teacher import (
     Item,
     Scorer,
-    completion_ids,
     cross_logprobs,
     load_scorer,
-    prompt_ids,
     write_entropies,
 )
+from forkwise.explore.tokenisation import completion_ids, prompt_ids
 from forkwise.samples import read_samples, write_shard
 from forkwise.sampling.generate import Sampling, sample_problem
 from forkwise.tasks import load_task
@@ -100,7 +99,7 @@ def test_scores_are_those_of_the_logits(family: str, tiled: bool, budget: int) -
         np.testing.assert_allclose(scores.logprobs, logprob, atol=2e-5)
         np.testing.assert_allclose(scores.entropies, entropy, atol=2e-5)
     assert (scorer._head is not None) is tiled
-    assert (scorer.note is None) is tiled
+    assert (scorer.full_logits is None) is tiled
 
 
 @pytest.mark.parametrize("family", ENCODERS)
@@ -240,13 +239,18 @@ def test_tokens_cut_otherwise_are_refused(scorer: Scorer) -> None:
         completion_ids(scorer.tokenizer, row, "here")
 
 
+def test_a_null_among_the_stored_tokens_is_cut_anew(scorer: Scorer) -> None:
+    row = {"completion": "try 1 + 2", "tokens": ["try", None, "2"]}
+    assert completion_ids(scorer.tokenizer, row, "here") == scorer.tokenizer("try 1 + 2")["input_ids"]
+
+
 def test_other_entropies_in_the_folder_are_refused(tmp_path: Path, scorer: Scorer, rows: list[dict[str, Any]]) -> None:
     write_shard(tmp_path / "s", "a", rows[:2])
     write_entropies(tmp_path / "s", tmp_path / "out", scorer, name="embedded")
-    with pytest.raises(InputError, match="holds entropies with temperature = None, not 2.0"):
+    with pytest.raises(InputError, match="holds entropies with other settings .temperature = no value, not 2.0"):
         write_entropies(tmp_path / "s", tmp_path / "out", scorer, name="embedded", temperature=2.0)
     write_shard(tmp_path / "s2", "a", rows[2:4])
-    with pytest.raises(InputError, match="holds entropies with samples ="):
+    with pytest.raises(InputError, match="holds entropies with other settings .samples ="):
         write_entropies(tmp_path / "s2", tmp_path / "out", scorer, name="embedded")
     with pytest.raises(InputError, match="holds the samples themselves"):
         write_entropies(tmp_path / "s", tmp_path / "s", scorer, name="embedded")

@@ -1,4 +1,4 @@
-"""No configuration or study ends `grpo`, `ppo` or `lab compare` otherwise than in one sentence; nothing is trained."""
+"""No configuration or study ends `grpo`, `ppo` or `study` otherwise than in one sentence; nothing is trained."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 pytest.importorskip("trl")
+import yaml
 from mutations import HOSTILE, Draw, command, damaged_yaml
 
-import forkwise.lab.experiment
 import forkwise.training.grpo
 import forkwise.training.ppo
 
@@ -23,7 +23,11 @@ CONFIG = {
     **{"per_device_train_batch_size": 8, "model_init_kwargs": {"dtype": "float32"}, "log_completions": False},
 }
 STUDY = {
-    **{"title": "t", "algorithm": "grpo", "seeds": 1, "steps": 4, "problems": 2, "samples": 2, "split": "test"},
+    **{"title": "t", "model": "embedded", "task": "countdown:4", "algorithm": "grpo", "seeds": [1, 2, 3], "looks": []},
+    **{"problems": 16, "recipe": {"like": "quickstart", "max_steps": 4}, "processes": 1, "engine": "trl"},
+    "evaluation": {"problems": 2, "n": 2, "split": "test", "temperature": 1.0, "first_problem": 0},
+    "primary": {"arm": "other", "endpoint": "curve", "margin": 0.1, "secondary": [1, 2], "gate": "m"},
+    "stopping": {"equivalence": True, "futility": {"effect": 0.1, "power": 0.1}},
     "arms": {
         "GRPO": {"alpha": 0.0},
         "other": {"alpha": 0.4, "kappa": 2.0},
@@ -50,14 +54,19 @@ def on_config(folder: Path, draw: Draw) -> None:
 
 
 def on_study(folder: Path, draw: Draw) -> None:
+    """A damaged study, or one with a method that is none, is planned and registered; or its registration is damaged."""
     bad = folder / "bad.yaml"
-    if draw.random() < 0.8:
+    frozen = bad.with_name("bad.registered.yaml")
+    frozen.unlink(missing_ok=True)
+    methods = ["erc", "erc:a=", "erc:=1", "", HOSTILE, "erc+", "kl_cov:fraction=nan", "clip_cov:x=1"]
+    if draw.random() < 0.7:
         bad.write_bytes(damaged_yaml(STUDY, draw))
-        words = ["--study", bad, *draw.choice([(), ("--only", "other"), ("--only", HOSTILE), ("--steps", 5)])]
     else:
-        method = draw.choice(["erc", "erc:a=", "erc:=1", "", HOSTILE, "erc+", "kl_cov:fraction=nan", "clip_cov:x=1"])
-        words = ["--methods", method, *draw.choice([(), ("--algorithm", "ppo"), ("--algorithm", HOSTILE)])]
-    command("lab", "compare", *words, "--out", folder / "out", "--device", "cpu")
+        bad.write_text(yaml.safe_dump({**STUDY, "arms": {**STUDY["arms"], "x": draw.choice(methods)}}))
+    if draw.random() < 0.3:
+        bad.write_text(yaml.safe_dump(STUDY))
+        frozen.write_bytes(damaged_yaml({"sha256": "0", "plan": STUDY}, draw))
+    command("study", draw.choice(["plan", "register"]), bad)
 
 
 KINDS: dict[str, Callable[[Path, Draw], None]] = {"config": on_config, "study": on_study}
@@ -67,14 +76,8 @@ def fuzz(kind: str, folder: Path, seeds: range, seconds: float, monkeypatch: pyt
     def nothing(*_: Any) -> None:
         return None
 
-    def recorded(folder: Path, experiment: Any, *_: Any) -> None:
-        file = folder / f"{random.random()}.json"
-        forkwise.lab.experiment._same_settings(file, experiment)
-        file.unlink()
-
     for module in (forkwise.training.grpo, forkwise.training.ppo):
         monkeypatch.setattr(module, "train", nothing)
-    monkeypatch.setattr(forkwise.lab.experiment, "_stages", recorded)
     until = time.monotonic() + seconds
     for seed in seeds:
         if time.monotonic() > until:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +20,32 @@ pytest.importorskip("trl")
 from rich.console import Console
 
 from forkwise.errors import InputError
-from forkwise.lab import arms, tables
 from forkwise.lab.experiment import analyse, run
+from forkwise.lab.options import QuickstartOptions
 from forkwise.lab.quickstart import quickstart
-from forkwise.lab.reuse import take
-from forkwise.lab.spec import Experiment, TrainingArm
 from forkwise.passk.files import read_results
 from forkwise.samples import read_samples, write_shard
+from forkwise.study.recipes import problems_for
+from forkwise.study.registration import read_plan
+from forkwise.study.spec import Study
 from forkwise.training.folder import only_writer
 
-TOY = quickstart(steps=2, problems=3, samples=8)
+SMALL = {"num_generations": 4, "per_device_train_batch_size": 8, "steps_per_generation": 2}
+
+
+def small(**changes: Any) -> Study:
+    """A quickstart with small rollouts."""
+    study = quickstart(QuickstartOptions(**{"steps": 2, "problems": 3, "samples": 8, **changes}))
+    return replace(study, recipe={**study.recipe, **SMALL})
+
+
+TOY = small()
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("quickstart") / "out"
-    patch = pytest.MonkeyPatch()
-    small = {"num_generations": 4, "per_device_train_batch_size": 8, "steps_per_generation": 2}
-    patch.setattr(arms, "RECIPE", {**arms.RECIPE, **small})
-    run(out, TOY, jobs=2, resume=False, console=Console(quiet=True))
-    patch.undo()
+    run(out, TOY, jobs=2, resume=False, console=Console(quiet=True), explore=True)
     return out
 
 
@@ -63,6 +69,11 @@ def test_everything_promised_is_there(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     assert "Pass@8" in page
     assert f"{finished}/compare.json" in page  # the numbers are read, not computed again
+    assert "No exploration" not in page  # the sections of behaviours and of fork tokens are filled
+    explored = json.loads((finished / "explore" / "explore.json").read_text())
+    assert [run["run"] for run in explored["runs"]] == ["base", "grpo-seed0", "grpo-entropy-advantage-seed0"]
+    assert all(run["entropy"]["source"] == "stored" for run in explored["runs"])
+    assert all(run["behaviours"][0]["count"] > 0 for run in explored["runs"])
     stored = read_results(finished / "compare.json")
     assert [e.arm for e in stored.evaluations] == ["base", "GRPO", "GRPO + entropy advantage"]
     assert len(stored.inputs) == 3 * 3  # a shard per run and problem
@@ -84,12 +95,13 @@ def test_the_tables_say_what_was_sampled_and_logged(finished: Path) -> None:
     assert passed[0].startswith(f"{np.mean([row['correct'] for row in samples]):.3f} [")
     right = {(row["problem_id"], *row["completion"].split()) for row in samples if row["correct"]}
     log = [json.loads(line) for line in (finished / "arms" / f"{samples[0]['run']}" / "metrics.jsonl").open()]
+    receipt = json.loads((finished / "receipts" / f"{samples[0]['run']}.json").read_text())
     shift = "method/entropy_advantage/shift"
     expected = {
         "entropy (nats)": np.mean([row["entropy"] for row in log if "entropy" in row]),
         "capped": np.mean([row["shaping/capped_frac"] for row in log if "shaping/capped_frac" in row]),
         "dA/abs(A)": np.mean([row[shift] for row in log if shift in row]),
-        "minutes": sum(row.get("step_time", 0) for row in log) / 60,
+        "minutes": sum(receipt["seconds"].values()) / 60,
         "tokens per sample": np.mean([row["n_tokens"] for row in samples]),
         "distinct correct texts": len(right) / 3,
     }
@@ -120,53 +132,13 @@ def test_both_arms_see_the_same_problems_before_they_part(finished: Path) -> Non
 
 
 def test_resume_does_nothing_twice_and_fills_what_is_missing(finished: Path) -> None:
-    shard = finished / "samples" / "base" / "0001.parquet"
+    shard = finished / "samples" / "base" / "00001-000000.parquet"
     before = read_samples(shard).to_pylist()
-    kept = (finished / "samples" / "base" / "0000.parquet").stat().st_mtime_ns
+    kept = (finished / "samples" / "base" / "00000-000000.parquet").stat().st_mtime_ns
     shard.unlink()
     run(finished, TOY, jobs=1, resume=True, console=Console(quiet=True))
     assert read_samples(shard).to_pylist() == before  # same seed, same samples
-    assert (finished / "samples" / "base" / "0000.parquet").stat().st_mtime_ns == kept
-
-
-def test_equal_runs_of_another_experiment_are_taken(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    small = {"num_generations": 4, "per_device_train_batch_size": 8, "steps_per_generation": 2}
-    monkeypatch.setattr(arms, "RECIPE", {**arms.RECIPE, **small})
-    plain, shaped = TOY.arms
-    renamed = TrainingArm("shaped", shaped.algorithm, shaped.settings)
-    other = TrainingArm("other", shaped.algorithm, {**shaped.settings, "alpha": 0.1})
-    wanted = replace(TOY, arms=(plain, renamed, other), samples=4)
-    out = tmp_path / "out"
-    out.mkdir()
-    assert take(out, wanted, finished) == ["grpo-seed0", "shaped-seed0"]  # by what they are, not by their name
-    assert not (out / "arms" / "other-seed0").exists()
-    for ours, theirs in (
-        ("base", "base"),
-        ("grpo-seed0", "grpo-seed0"),
-        ("shaped-seed0", "grpo-entropy-advantage-seed0"),
-    ):
-        rows = [row for row in read_samples(finished / "samples" / theirs).to_pylist() if row["sample_id"] < 4]
-        taken = read_samples(out / "samples" / ours).to_pylist()
-        assert len(taken) == 3 * 4
-        assert {row["run"] for row in taken} == {ours}
-        assert [row["token_ids"] for row in taken] == [row["token_ids"] for row in rows]
-    log = (out / "arms" / "shaped-seed0" / "metrics.jsonl").read_bytes()
-    assert log == (finished / "arms" / "grpo-entropy-advantage-seed0" / "metrics.jsonl").read_bytes()
-
-    # The experiment goes on from there, and trains what is missing alone.
-    (out / "settings.json").write_text(json.dumps(asdict(wanted)))
-    run(out, wanted, jobs=2, resume=True, reuse=[finished], console=Console(quiet=True))
-    assert (out / "arms" / "other-seed0" / "complete").exists()
-    assert (out / "arms" / "shaped-seed0" / "metrics.jsonl").read_bytes() == log
-
-    assert take(tmp_path / "longer", replace(TOY, steps=3), finished) == []
-    fewer = replace(wanted, problems=2)  # other problems: the runs are taken, their samples are not
-    assert take(tmp_path / "fewer", fewer, finished) == ["grpo-seed0", "shaped-seed0"]
-    assert not (tmp_path / "fewer" / "samples").exists()
-    with pytest.raises(InputError, match="no folder of an experiment"):
-        take(tmp_path / "x", wanted, tmp_path)
+    assert (finished / "samples" / "base" / "00000-000000.parquet").stat().st_mtime_ns == kept
 
 
 def test_an_interrupt_ends_the_arms_and_leaves_a_run_that_resumes(tmp_path: Path) -> None:
@@ -195,23 +167,22 @@ def test_an_interrupt_ends_the_arms_and_leaves_a_run_that_resumes(tmp_path: Path
             assert not (arm / "complete").exists()
     # The same settings go on; others, or no --resume, are refused.
     with pytest.raises(InputError, match="--resume"):
-        run(out, quickstart(steps=500, problems=2, samples=2), jobs=2, resume=False)
-    settings = json.loads((out / "settings.json").read_text())
-    assert settings["steps"] == 500
+        run(out, quickstart(QuickstartOptions(steps=500, problems=2, samples=2)), jobs=2, resume=False)
+    assert read_plan(out / "study.yaml")[0].steps == 500
 
 
 def test_refusals(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--resume"):
         run(finished, TOY, jobs=1, resume=False)
-    with pytest.raises(InputError, match="other settings .steps 2 -> 3"):
-        run(finished, quickstart(steps=3, problems=3, samples=8), jobs=1, resume=True)
+    with pytest.raises(InputError, match="other settings .problems = 32, not 64|recipe.max_steps = 2, not 3"):
+        run(finished, small(steps=3), jobs=1, resume=True)
     (tmp_path / "precious").write_text("")
     with pytest.raises(InputError, match="holds no run to resume"):
         run(tmp_path, TOY, jobs=1, resume=True)
 
 
 def test_analysis_of_samples_made_by_hand(tmp_path: Path) -> None:
-    settings = quickstart(steps=1, problems=2, samples=2)
+    settings = quickstart(QuickstartOptions(steps=1, problems=2, samples=2))
     # Two problems, two samples each. base: 0 and 1 correct; plain: 1 and 1; shaped: 2 and 1.
     correct = {"base": (0, 1), "grpo-seed0": (1, 1), "grpo-entropy-advantage-seed0": (2, 1)}
     for name, per_problem in correct.items():
@@ -249,18 +220,20 @@ def test_analysis_of_samples_made_by_hand(tmp_path: Path) -> None:
 
 def test_ppo_that_would_only_warm_up_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="With 10 steps the policy of 'PPO' would not learn: the first 10"):
-        run(tmp_path / "out", quickstart("ppo", steps=10, problems=2, samples=2), jobs=1, resume=False)
+        run(
+            tmp_path / "out",
+            quickstart(QuickstartOptions("ppo", steps=10, problems=2, samples=2)),
+            jobs=1,
+            resume=False,
+        )
     assert not (tmp_path / "out").exists()
 
 
-def test_ppo_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = {"num_generations": 4, "per_device_train_batch_size": 8, "steps_per_generation": 2}
-    monkeypatch.setattr(arms, "RECIPE", {**arms.RECIPE, **small})
-    monkeypatch.setattr(arms, "PPO_RECIPE", {**arms.PPO_RECIPE, "critic_warmup_steps": 1})
+def test_ppo_end_to_end(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    results = run(
-        out, quickstart("ppo", steps=2, problems=2, samples=2), jobs=2, resume=False, console=Console(quiet=True)
-    )
+    study = small(algorithm="ppo", problems=2, samples=2)
+    study = replace(study, recipe={**study.recipe, "critic_warmup_steps": 1})
+    results = run(out, study, jobs=2, resume=False, console=Console(quiet=True))
     assert [e.arm for e in results.evaluations()] == ["base", "PPO", "PPO + entropy advantage"]
     rows = [json.loads(line) for line in (out / "arms" / "ppo-seed0" / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["loss"] == 0
@@ -268,7 +241,7 @@ def test_ppo_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_several_seeds_are_compared_as_runs(tmp_path: Path) -> None:
-    settings = quickstart(steps=1, seeds=2, problems=2, samples=1)
+    settings = quickstart(QuickstartOptions(steps=1, seeds=2, problems=2, samples=1))
     correct = {"base": (0, 0), "grpo-seed0": (0, 0), "grpo-seed1": (1, 0)}
     correct |= {"grpo-entropy-advantage-seed0": (1, 1), "grpo-entropy-advantage-seed1": (1, 0)}
     for name, per_problem in correct.items():
@@ -281,21 +254,17 @@ def test_several_seeds_are_compared_as_runs(tmp_path: Path) -> None:
     (difference,) = results.comparison.differences
     np.testing.assert_allclose(difference.interval.mean, [0.75 - 0.25])
     assert difference.runs == (2, 2)
-    assert difference.trained == (False, False)  # two seeds do not show how training varies
+    assert difference.trained == (False, False)  # two runs are too few to speak of others
     assert "other seeds may say otherwise" not in results.verdict()
-    # GRPO's seeds pass 0 and 1/2 at K = 1, the other arm's 1 and 1/2.
-    (table,) = tables._over_seeds(tmp_path, settings, [1])
-    assert (table.header, table.rows) == (["arm", "Pass@1"], [["GRPO", "0.354"], ["GRPO + entropy advantage", "0.354"]])
 
 
-def test_an_experiment_needs_arms_that_can_be_told_apart() -> None:
-    arm = TrainingArm("A", "grpo")
-    with pytest.raises(InputError, match="at least two"):
-        Experiment(arms=(arm,))
-    with pytest.raises(InputError, match="same name"):
-        Experiment(arms=(arm, TrainingArm("a", "ppo")))
-    with pytest.raises(InputError, match="no algorithm 'sac'"):
-        TrainingArm("A", "sac")
+def test_there_are_problems_for_every_step_and_no_half_rollout() -> None:
+    # 256 completions per rollout, 16 of each problem: 16 problems per rollout, which are two updates of 128.
+    assert [problems_for("quickstart", steps) for steps in (1, 2, 3, 70)] == [16, 16, 32, 560]
+    for steps in range(1, 30):
+        rollouts = problems_for("quickstart-ppo", steps) // 16
+        assert 2 * rollouts >= steps > 2 * rollouts - 2
+    assert quickstart(QuickstartOptions(steps=3)).problems == 32
 
 
 @pytest.mark.parametrize(
@@ -308,4 +277,4 @@ def test_an_experiment_needs_arms_that_can_be_told_apart() -> None:
 )
 def test_a_quickstart_that_would_compare_nothing(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        quickstart(**wrong)
+        quickstart(QuickstartOptions(**wrong))

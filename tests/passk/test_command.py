@@ -259,7 +259,7 @@ def test_more_arms_than_colours_are_drawn_as_rows() -> None:
     assert len(comparison_figure(few).axes) == 3
     drawn = comparison_figure(many).axes
     assert [axis.get_xlabel() for axis in drawn] == [
-        f"Pass@{k} minus arm 0 ({many.arms[0].pass_at_k.mean[i]:.3f})" for i, k in ((0, 1), (2, 4), (3, 8))
+        f"Pass@{k} minus arm 0\n({many.arms[0].pass_at_k.mean[i]:.3f})" for i, k in ((0, 1), (2, 4), (3, 8))
     ]
     assert [text.get_text() for text in drawn[0].get_yticklabels()] == [f"arm {i}" for i in range(1, 9)]
     dots = [line.get_xdata()[0] for line in drawn[2].lines if line.get_marker() == "o"]

@@ -6,6 +6,7 @@ Needs Playwright and a Chromium: the one that Playwright installs, or one on the
 from __future__ import annotations
 
 import io
+import os
 import random
 import re
 import shutil
@@ -161,7 +162,7 @@ def test_the_viewer_follows_clicks(browser: Browser, report: Path) -> None:
     assert "trained without the entropy advantage" in card
     first = page.locator("#trace").text_content()
     before = page.locator("#sample").input_value()
-    page.get_by_label("Next sample").click()
+    page.get_by_label("Next sample", exact=True).click()
     until(page, "b => document.querySelector('#sample').value !== b", before)
     assert page.locator("#trace").text_content() != first
     page.locator("#problem").select_option("2")
@@ -201,6 +202,180 @@ def test_the_viewer_follows_the_keyboard(browser: Browser, report: Path) -> None
     page.keyboard.press("k")
     until(page, "b => document.querySelector('#sample').value === b", before)
     opened.check()
+
+
+def test_headings_sort_the_problems_and_a_row_opens_its_traces(browser: Browser, tmp_path: Path) -> None:
+    right = {"plain": [3, 1, 0], "shaped": [0, 1, 2]}  # of 3 samples of problems p0, p1, p2
+    for run, numbers in right.items():
+        rows = [
+            made.sample(run, f"p{q}", i, correct=i < n, completion=f"so {i}", prompt=f"Question {q}?")
+            for q, n in enumerate(numbers)
+            for i in range(3)
+        ]
+        write_shard(tmp_path / run, "0000", rows)
+    write_report([tmp_path / "plain", tmp_path / "shaped"], tmp_path / "report.html")
+    opened = open_page(browser, tmp_path / "report.html")
+    page = opened.page
+
+    def column(i: int) -> list[str]:
+        return page.locator(f"#problems tbody tr > :nth-child({i})").all_inner_texts()
+
+    # Differences 0 - 1, 1/3 - 1/3, 2/3 - 0: the largest first.
+    assert column(1) == ["Question 2?", "Question 1?", "Question 0?"]
+    assert column(4) == ["+0.667", "+0.000", "-1.000"]
+    heading = page.get_by_role("button", name="plain", exact=True)
+    heading.focus()
+    page.keyboard.press("Enter")
+    assert column(2) == ["3/3", "1/3", "0/3"]
+    assert page.locator("#problems th[aria-sort]").get_attribute("aria-sort") == "descending"
+    page.keyboard.press("Enter")
+    assert column(2) == ["0/3", "1/3", "3/3"]
+    page.get_by_role("button", name="problem", exact=True).click()
+    assert column(1) == ["Question 0?", "Question 1?", "Question 2?"]
+    page.locator("#problems tbody tr").nth(1).locator("td").first.click()  # anywhere in the row
+    until(page, "document.querySelector('#prompt').textContent === 'Question 1?'")
+    page.locator("#problems tbody tr").nth(2).locator("a").focus()
+    page.keyboard.press("Enter")
+    until(page, "document.querySelector('#prompt').textContent === 'Question 2?'")
+    assert page.evaluate("document.querySelector('#traces').getBoundingClientRect().top") < 100  # it is in view
+    opened.check()
+
+
+def test_two_models_stand_side_by_side(browser: Browser, report: Path) -> None:
+    opened = open_page(browser, report)
+    page = opened.page
+    assert not page.locator("#trace-2").is_visible()
+    page.get_by_label("side by side").check()
+    until(page, "document.querySelectorAll('#trace-2 i').length > 0")
+    assert "base, sample" in page.locator("#trace-facts").inner_text()
+    assert "GRPO, sample" in page.locator("#trace-facts-2").inner_text()
+    page.locator("#trace-2").focus()
+    page.keyboard.press("a")  # the pane that is in use
+    until(page, "document.querySelector('#trace-facts-2').textContent.includes('GRPO + entropy advantage, sample')")
+    assert "base, sample" in page.locator("#trace-facts").inner_text()
+    page.locator("#trace-2 i").nth(7).click()
+    assert "min(0.3 × 0.700" in page.locator("#token").inner_text()  # alpha of that arm
+    page.keyboard.press("p")
+    until(page, "document.querySelector('#problem').value === '1'")
+    assert " of p1," in page.locator("#trace-facts").inner_text()
+    assert " of p1," in page.locator("#trace-facts-2").inner_text()
+    opened.check()
+
+
+def test_colour_follows_the_choice(browser: Browser, report: Path) -> None:
+    opened = open_page(browser, report)
+    page = opened.page
+    page.locator("#arm").select_option(label="GRPO + entropy advantage")
+    until(page, "document.querySelector('#trace-facts').textContent.includes('GRPO + entropy advantage, sample')")
+    said = re.search(r"advantage ([+−][\d.]+)", page.locator("#trace-facts").inner_text())
+    assert said
+    advantage = float(said[1].replace("−", "-"))
+
+    def first_levels() -> list[int]:
+        names = page.locator("#trace i").evaluate_all("tokens => tokens.slice(0, 20).map(t => t.className)")
+        return [int((re.findall(r"\be(\d)", name) or ["0"])[0]) for name in names]
+
+    def ends() -> tuple[float, float]:
+        steps = page.locator("#legend .step").all_inner_texts()
+        return float(steps[0]), float(steps[7].removeprefix("≥ "))
+
+    # Entropies of the first 20 tokens are 0, 0.1, ... 1.9, and log-probs minus the half of them; the scale ends at 1.9.
+    by_entropy = first_levels()
+    assert by_entropy == [min(7, int(8 * i / 19 + 1e-9)) for i in range(20)]
+    page.locator("#colour").select_option("l")
+    assert first_levels() == [min(7, int(8 * i / 38 + 1e-9)) for i in range(20)]
+    page.locator("#colour").select_option("psi")
+    top = min(0.3 * 1.9, abs(advantage) / 2.5)  # alpha and kappa of the run
+    assert ends() == pytest.approx((0, top * 7 / 8), abs=0.006)
+    levels = first_levels()
+    assert levels == sorted(levels)
+    assert (levels[0], levels[-1]) == (0, 7)
+    page.locator("#colour").select_option("sum")
+    assert ends() == pytest.approx((advantage, advantage + top * 7 / 8), abs=0.011)
+    assert first_levels() == levels
+    opened.check()
+
+
+def test_a_colour_that_the_samples_do_not_hold_says_why_it_cannot_be_chosen(browser: Browser, tmp_path: Path) -> None:
+    row = made.sample("r", "p", 0, tokens=["So", " we", " go"])
+    write_shard(tmp_path / "samples", "0000", [{**row, "entropies": None}])
+    write_report([tmp_path], tmp_path / "report.html")
+    opened = open_page(browser, tmp_path / "report.html")
+    options = opened.page.locator("#colour option")
+    disabled = options.evaluate_all("options => options.filter(o => o.disabled).map(o => o.textContent)")
+    assert disabled == [f"{name}: no entropies are stored" for name in ("entropy H", "ψ", "A + ψ")]
+    assert opened.page.locator("#colour").input_value() == "l"
+    opened.check()
+
+
+def test_text_is_found_in_all_traces(browser: Browser, tmp_path: Path) -> None:
+    texts = ["We add.", "A needle is here.", "Nothing.", "Two NEEDLEs: NEEDLE."]
+    rows = [made.sample("r", f"p{q}", 0, tokens=re.findall(r"\w|\W", text)) for q, text in enumerate(texts)]
+    write_shard(tmp_path / "samples", "0000", rows)
+    write_report([tmp_path], tmp_path / "report.html")
+    opened = open_page(browser, tmp_path / "report.html")
+    page = opened.page
+    page.locator("#trace").focus()
+    page.keyboard.press("/")
+    page.keyboard.type("needle")
+    until(page, "document.querySelector('#found').textContent === '2 of 4 traces hold it'")
+    page.keyboard.press("Enter")
+    until(page, "document.querySelector('#trace-facts').textContent.includes(' of p1,')")
+    assert "".join(page.locator("#trace i.hit").all_text_contents()) == "needle"
+    until(page, "document.querySelector('#token dd')?.textContent === '3 of 17'")  # its first letter is chosen
+    page.get_by_role("button", name="Next", exact=True).click()
+    until(page, "document.querySelector('#trace-facts').textContent.includes(' of p3,')")
+    assert "".join(page.locator("#trace i.hit").all_text_contents()) == "NEEDLENEEDLE"
+    page.locator("#search").fill("absent")
+    until(page, "document.querySelector('#found').textContent === '0 of 4 traces hold it'")
+    assert page.locator("#trace i.hit").count() == 0
+    opened.check()
+
+
+def test_a_link_opens_its_trace(browser: Browser, tmp_path: Path) -> None:
+    folder = made.experiment(tmp_path / "run", seeds=2)
+    write_report([folder], folder / "report.html")
+    opened = open_page(browser, folder / "report.html")
+    page = opened.page
+    assert "#" not in page.url  # nothing was done yet
+    page.locator("#trace").focus()
+    for key in ("p", "a", "j"):
+        before = page.locator("#trace-facts").inner_text()
+        page.keyboard.press(key)
+        until(page, "b => document.querySelector('#trace-facts').innerText !== b", before)
+    facts, address = page.locator("#trace-facts").inner_text(), page.evaluate("location.href")
+    assert page.locator("#link").evaluate("link => link.href") == address
+    other = page.context.new_page()
+    other.goto(address)
+    until(other, "f => document.querySelector('#trace-facts')?.innerText === f", facts)
+    assert "run grpo-seed" in facts
+    other.evaluate("location.hash = '#problem=p3&arm=base&sample=5'")  # a link within the page
+    until(other, "document.querySelector('#trace-facts').innerText.includes('base, sample 5 of p3,')")
+    other.evaluate("location.hash = '#problem=p3&arm=base&sample=500'")
+    until(other, "document.querySelector('#found').textContent.includes('not in this page')")
+    opened.check()
+
+
+def test_axe_finds_nothing(browser: Browser, report: Path, tmp_path: Path) -> None:
+    """Needs the script of axe-core: npm pack axe-core, unpack, and FORKWISE_AXE=package/axe.min.js."""
+    script = os.environ.get("FORKWISE_AXE")
+    if script is None:
+        pytest.skip("there is no axe-core: FORKWISE_AXE does not name its script")
+    write_shard(tmp_path / "samples", "0000", [made.sample("r", f"p{q}", 0, completion="So 7.") for q in range(3)])
+    explored.write(tmp_path, exploration(str(tmp_path / "samples")))
+    write_report([tmp_path], tmp_path / "report.html")
+    for path in (report, tmp_path / "report.html"):
+        for width in (400, 1280):
+            page = browser.new_context(viewport={"width": width, "height": 900}, bypass_csp=True).new_page()
+            page.goto(path.resolve().as_uri())
+            page.get_by_label("side by side").check()
+            until(page, "document.querySelectorAll('#trace-2 i').length > 0")
+            page.locator("#trace-2 i").first.click()
+            page.locator("details").evaluate_all("folded => folded.forEach(part => { part.open = true; })")
+            page.wait_for_timeout(200)
+            page.evaluate(Path(script).read_text(encoding="utf-8"))
+            found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+            assert [(rule["id"], rule["nodes"][0]["html"]) for rule in found["violations"]] == []
 
 
 def test_marks_have_a_shape_besides_a_colour_and_can_be_switched_off(browser: Browser, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -14,17 +15,20 @@ from typing import Any
 import made
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from typer.testing import CliRunner
 
 from forkwise.cli import app
 from forkwise.errors import InputError
 from forkwise.explore import results as explored
-from forkwise.passk import compare, load_arm
+from forkwise.passk import compare, load_arm, make_arm
 from forkwise.report.command import run_report, write_report
 from forkwise.report.content import gather
-from forkwise.report.figures import training_figure
+from forkwise.report.figures import figures, training_figure
 from forkwise.report.page import SECTIONS, render
 from forkwise.report.passk import overview
+from forkwise.report.passk_figures import comparison_figure
+from forkwise.report.problems import short_name
 from forkwise.report.sources import Shaping, find_sources
 from forkwise.report.text import summary
 from forkwise.samples import write_shard
@@ -196,6 +200,44 @@ def test_the_charts_hold_every_arm_control_and_seed(tmp_path: Path) -> None:
     assert data["entropy"]["above"][0]["mean"][0] == 1.0
 
 
+def test_problems_are_listed_with_counts_differences_and_links(tmp_path: Path) -> None:
+    prompt = "A long preamble that all prompts have in common. What is"
+    right = {"plain": [2, 1, 0], "shaped": [0, 1, 3]}  # of 4, of problems a=b&c, p1, p2
+    ids = ["a=b&c", "p1", "p2"]
+    for run, numbers in right.items():
+        rows = [
+            made.sample(run, ids[q], i, correct=i < n, completion="x", prompt=f"{prompt} {q} + {q}?")
+            for q, n in enumerate(numbers)
+            for i in range(4)
+        ]
+        rows[0]["correct"] = None if run == "shaped" else True  # a sample without a verdict is not counted
+        write_shard(tmp_path / run, "0000", rows)
+    content = gather(find_sources([tmp_path / "plain", tmp_path / "shaped"]))
+    page = render(content)
+    section = page[page.index('<section id="problems">') : page.index('<section id="traces">')]
+    rows_of_text = [re.findall(r">([^<>]+)</(?:a|t[dh])>", row) for row in re.findall("<tr>.*?</tr>", section)[1:]]
+    assert rows_of_text == [
+        ["… 2 + 2?", "0/4", "3/4", "+0.750"],
+        ["… 1 + 1?", "1/4", "1/4", "+0.000"],
+        ["… 0 + 0?", "2/4", "0/3", "-0.500"],
+    ]
+    assert re.findall('data-value="([^"]*)"', section)[-3:] == ["0.5", "0.0", "-0.5"]
+    assert re.findall('href="([^"]*)"', section) == ["#problem=p2", "#problem=p1", "#problem=a%3Db%26c"]
+    assert 'scope="col" aria-sort="descending"><button type="button">shaped − plain<' in section
+    # Of a problem of which no trace is shown there is no link.
+    page = render(gather(find_sources([tmp_path / "plain", tmp_path / "shaped"]), trace_bytes=0))
+    assert "0 + 0?" in page
+    assert "#problem=" not in page[: page.index("<script")]
+
+
+def test_names_that_are_cut_stay_distinct() -> None:
+    assert short_name("p 1") == "p 1"
+    long = ["x" * 100 + f"{i}" + "y" * 100 for i in range(50)]
+    assert len({short_name(name) for name in long}) == 50
+    assert all(len(short_name(name)) <= 60 for name in long)
+    assert short_name("a\x1b") != short_name("a⟨U+001B⟩")  # which the first one is shown as
+
+
 def test_parts_that_there_is_nothing_for_say_so(tmp_path: Path) -> None:
     training = render(gather(find_sources([made.metrics(tmp_path / "train")])))
     said = " ".join(Document(training).words)
@@ -266,6 +308,20 @@ def test_a_foreign_file_is_not_overwritten_unasked(tmp_path: Path) -> None:
         run_report([run], out=tmp_path / "x.pdf", figure_folder=None, text=False, open_page=False)
 
 
+def test_a_flag_limits_the_traces(folder: Path, tmp_path: Path) -> None:
+    found = {}
+    for limit in ("0", "0.005", "2", "inf"):
+        page = tmp_path / f"{limit}.html"
+        result = CliRunner().invoke(app, ["report", str(folder), "--out", str(page), "--trace-mb", limit])
+        assert result.exit_code == 0, result.output
+        found[limit] = sum(map(len, re.findall(r'id="chunk-\d+">([^<]*)<', page.read_text())))
+    assert found["0"] == 0
+    assert "No trace fits into the page" in (tmp_path / "0.html").read_text()
+    assert 0 < found["0.005"] <= 5_000 + 10 * 2  # quotation marks
+    assert found["2"] > 8_000
+    assert found["inf"] == found["2"]  # all of them
+
+
 def exploration(samples: str, run: str = "r", **more: Any) -> explored.Exploration:
     """A small exploration made by hand."""
     estimate = explored.Estimate(0.25, 0.125, 0.5)
@@ -302,10 +358,10 @@ def exploration(samples: str, run: str = "r", **more: Any) -> explored.Explorati
         entries=[explored.Entry("wait", "contrastive", 9, 5, 1.7, *[estimate] * 3, 0.9, 0.01, 0.02)],
         rarity=rarity,
         dependence=[dependence],
-        notes=["a note of the exploration"],
+        without_tokens=2,
     )
     content = explored.Exploration(
-        *([samples], [samples], [], {}, "other.yaml 00000000", "other", [], [found], [], []), forkwise="0.1"
+        *([samples], [samples], [], {}, "other.yaml 00000000", "other", [], [found], []), forkwise="0.1"
     )
     return replace(content, **more)
 
@@ -326,7 +382,7 @@ def test_an_exploration_fills_its_sections_and_marks_rare_sentences(tmp_path: Pa
         "a rare sentence",
         "saturated",
         "minus matched others +0.250 [+0.125, +0.500] (8% of them have a match)",
-        "a note of the exploration",
+        "r: 2 of 18 samples have no token data",
         "Traces are marked with forkwise's own lexicon.yaml",
     ):
         assert expected in said, expected
@@ -363,9 +419,72 @@ def test_training_figure_draws_the_mean_over_seeds_at_common_steps() -> None:
 def test_lines_of_many_arms_can_be_told_apart() -> None:
     runs = [[{"step": s, "reward": 0.5} for s in range(3)]] * 2
     figure = training_figure({f"arm {i}": runs for i in range(20)})
-    looks = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].get_lines()}
+    looks = {(line.get_color(), line._unscaled_dash_pattern) for line in figure.axes[0].get_lines()}  # type: ignore[attr-defined]
     assert len(looks) == len(figure.axes[0].get_lines()) == 20
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"arm {i}" for i in range(20)]
+
+
+def test_what_was_explored_by_hand_takes_the_place_of_what_the_experiment_explored(tmp_path: Path) -> None:
+    folder = made.experiment(tmp_path / "run")
+    own = exploration("samples", run="grpo-seed0")
+    found = own.runs[0]
+    other = replace(found, run="base")
+    explored.write(folder / "explore", replace(own, runs=[replace(found, words=1), other]))
+    explored.write(tmp_path / "by-hand", replace(own, runs=[replace(found, words=2)]))
+    content = gather(find_sources([folder, tmp_path / "by-hand"]))
+    assert {(run.run, run.words) for run in content.explored()} == {("base", found.words), ("GRPO", 2)}
+    assert {run.words for run in gather(find_sources([folder])).explored()} == {1, found.words}
+
+
+def test_an_arm_has_the_same_colour_and_dashes_in_the_page_and_in_every_picture(tmp_path: Path) -> None:
+    folder = made.experiment(tmp_path / "run", samples=16)
+    explored.write(tmp_path / "x", exploration(str(folder / "samples" / "grpo-seed0"), run="grpo-seed0"))
+    content = gather(find_sources([folder, tmp_path / "x"]))
+    page = Document(render(content))
+    data = json.loads(page.texts["script"][0])
+    light = page.texts["style"][-1].split(":root.dark")[0]
+    css = [re.search(rf"--arm{i}: (#\w+)", light)[1] for i in range(3)]  # type: ignore[index]
+    assert data["arms"] == ["base", "GRPO", "GRPO + entropy advantage"]
+    looks_of = {arm: (css[i], tuple(data["dashes"][i])) for i, arm in enumerate(data["arms"])}
+    assert len(set(looks_of.values())) == len({dash for _, dash in looks_of.values()}) == 3
+    seen = set()
+    for name, figure in figures(content).items():
+        for axis in figure.axes:
+            for line in axis.get_lines():
+                if line.get_label() in looks_of:
+                    # Matplotlib's dashes are in widths of the line, which is 2 pixels wide.
+                    dash = tuple(round(2 * x) for x in line._unscaled_dash_pattern[1] or ())  # type: ignore[attr-defined]
+                    assert (line.get_color(), dash) == looks_of[str(line.get_label())], name
+                    seen.add((name, line.get_label()))
+    assert {name for name, _ in seen} == {"passk", "training", "entropy"}
+    assert ("training", "GRPO") in seen
+
+
+def test_no_label_of_a_picture_is_cut_or_runs_into_another(tmp_path: Path) -> None:
+    folder = made.experiment(tmp_path / "run", samples=16)
+    content = gather(find_sources([folder]))
+    rng = np.random.default_rng(0)
+    problem = np.repeat(["p", "q", "r"], 8)
+    arms = [make_arm(arm, problem, rng.random(24) < 0.5, length=rng.integers(9, 110, 24)) for arm in ("a", "b")]
+    close = comparison_figure(
+        compare(*arms, caps=[10, 72, 79, 85, 87, 89, 104], resamples=50), caption="Three problems"
+    )
+    assert len(close.axes[2].get_xticks()) == 7
+    for name, figure in [*figures(content).items(), ("close caps", close)]:
+        FigureCanvasAgg(figure).draw()
+        whole = figure.bbox
+        for axis in figure.axes:
+            for ticks in (axis.get_xticklabels(), axis.get_yticklabels()):
+                boxes = [tick.get_window_extent() for tick in ticks if tick.get_text() and tick.get_visible()]
+                assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes)), name
+            titles = [axis.title, axis.xaxis.label, axis.yaxis.label]
+            for text in (text for text in titles if text.get_text()):
+                box = text.get_window_extent()
+                assert whole.x0 <= box.x0 < box.x1 <= whole.x1, (name, text.get_text())
+                assert whole.y0 <= box.y0 < box.y1 <= whole.y1, (name, text.get_text())
+        heads = [text.get_window_extent() for text in [*(axis.title for axis in figure.axes), *figure.texts]]
+        heads = [box for box in heads if box.width > 1]
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(heads, 2)), name
 
 
 def test_an_exploration_beside_a_run_changes_nothing_about_the_comparison(folder: Path, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_lines_rise_in_steps_and_leave_out_what_is_not_known(tmp_path: Path) -> 
     assert {panel["label"] for panel in panels} == set(found)
     assert panels[0]["lines"] == [{"arm": "a", "x": [5, 10, 20], "mean": [1.0, 3.0, 4.0]}]
     drawn = figures(content)["checkpoints"]
-    assert [axis.get_ylabel() for axis in drawn.axes] == list(found)
+    assert [axis.get_title() for axis in drawn.axes] == list(found)
     assert drawn.axes[0].lines[0].get_xydata().tolist() == [[5, 1], [10, 3], [20, 4]]
 
 

@@ -6,6 +6,8 @@ import base64
 import gzip
 import json
 import math
+import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from forkwise import progress
 from forkwise.explore.lexicon import load_lexicon, load_reflective
+from forkwise.report import traces as traces_module
 from forkwise.report.distributions import stored_entropies
 from forkwise.report.selection import ListedSample, _advantage, choose, list_samples
 from forkwise.report.sources import find_source
-from forkwise.report.traces import Marker, Traces, _ranges, pack_traces
+from forkwise.report.trace import Marker, _ranges, render_trace
+from forkwise.report.traces import Traces, pack_traces
 from forkwise.samples import write_shard
 from forkwise.terminal import one_line, visible
 
@@ -111,6 +116,13 @@ def test_words_stand_in_where_there_are_no_tokens(tmp_path: Path) -> None:
     assert "".join(trace["text"][slice(*sentence)]) == "Wait, let me check that again.  "
 
 
+def test_a_null_among_the_tokens_leaves_the_words(tmp_path: Path) -> None:
+    (trace,) = unpack(pack(tmp_path, [made.sample("r", "p", 0, tokens=["So ", None], completion="So 7.")]))
+    assert trace["text"] == ["So ", "7."]
+    assert trace["h"] is None
+    assert "null" in trace["note"]
+
+
 def test_tokens_that_do_not_join_to_the_text_are_shown_as_stored(tmp_path: Path) -> None:
     (trace,) = unpack(pack(tmp_path, [made.sample("r", "p", 0, tokens=["a", "b"], completion="something else")]))
     assert trace["text"] == ["a", "b"]
@@ -136,8 +148,6 @@ def test_a_mark_covers_exactly_the_pieces_that_share_a_character_with_it(sizes: 
 
 
 def test_as_many_traces_as_fit_and_never_more(tmp_path: Path) -> None:
-    import random
-
     rng = random.Random(1)
     rows = [
         made.sample(
@@ -162,6 +172,40 @@ def test_as_many_traces_as_fit_and_never_more(tmp_path: Path) -> None:
     assert 0 < few.shown <= 12
     assert few.problems < 6
     assert pack(tmp_path / "d", rows, limit=10).shown == 0
+
+
+def test_a_choice_that_does_not_fit_is_not_rendered_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = random.Random(2)
+    # Each fills a chunk of its own, so that it is known early how many fit.
+    rows = [made.sample("r", f"p{q:02d}", 0, tokens=made.random_tokens(rng, 3100)) for q in range(12)]
+    rendered: list[str] = []
+
+    def counted(row: Any, key: Any, marker: Marker) -> Any:
+        rendered.append(key[1])
+        return render_trace(row, key, marker)
+
+    monkeypatch.setattr(traces_module, "render_trace", counted)
+    monkeypatch.setattr(progress, "_SAY_EVERY", 0.0)
+    whole = pack(tmp_path / "a", rows)
+    assert (whole.shown, len(rendered)) == (12, 12)
+    rendered.clear()
+    some = pack(tmp_path / "b", rows, limit=sum(map(len, whole.chunks)) * 2 // 3)
+    assert 5 <= some.shown <= 8
+    assert len(rendered) == len(set(rendered))
+    # Elsewhere than on a terminal the user reads how far it is.
+    assert re.search(r"Packing traces: \d+ of 12 traces are done", capsys.readouterr().err)
+
+
+def test_what_the_verdict_is_about_is_packed_on_one_line_and_cut(tmp_path: Path) -> None:
+    row = made.sample("r", "p", 0, completion="so 8", correct=False)
+    row |= {"answer": "8\x1b[31m\n", "gold": "y" * 1000, "verdict_by": "boxed/exact"}
+    traces = pack(tmp_path, [row, made.sample("r", "p", 1, completion="none")])
+    first, second = unpack(traces)
+    texts = [first["words"][first[key]] for key in ("answer", "gold", "by")]
+    assert texts == ["8⟨U+001B⟩[31m", "y" * 149 + "…" + "y" * 150, "boxed/exact"]
+    assert [second[key] for key in ("answer", "gold", "by")] == [None, None, None]
 
 
 def test_a_long_trace_has_a_chunk_of_its_own(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from forkwise.core import token_entropy
 from forkwise.errors import InputError
-from forkwise.explore.teacher import completion_ids
+from forkwise.explore.tokenisation import completion_ids
 from forkwise.progress import Meter
 from forkwise.sampling.decoding import Decoder, uniforms
 from forkwise.sampling.engine import Block
@@ -149,7 +149,7 @@ def test_log_probs_and_entropies_are_those_of_one_forward_pass_over_the_whole_te
 ) -> None:
     model, tokenizer = policy
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=MAX_TOKENS)
-    completions = complete(policy, Problem("p", PROMPT), range(20), sampling, token_data=True)
+    completions = complete(policy, Problem("p", PROMPT), range(20), sampling, traces=20)
     ids = tokenizer(PROMPT)["input_ids"]
     assert len({completion.n_tokens for completion in completions}) > 2 or temperature == 0
     for completion in completions:

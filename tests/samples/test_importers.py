@@ -505,7 +505,7 @@ def test_bad_files_are_refused_in_one_sentence(tmp_path: Path, name: str, data: 
 
 def test_absent_files_and_folders(tmp_path: Path) -> None:
     refused(tmp_path, tmp_path / "absent.jsonl", "cannot be read: No such file")
-    refused(tmp_path, tmp_path, "cannot be read: Is a directory")
+    refused(tmp_path, tmp_path, "is a folder without JSON, JSONL, CSV, Parquet or .eval files")
     (tmp_path / "out").write_text("")
     refused(tmp_path, FIXTURES / "qwen_math_cot.jsonl", "is a file: give a folder with --out")
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from forkwise import cli
 from forkwise.errors import InputError
 from forkwise.progress import Meter
 from forkwise.samples import read_samples
@@ -22,7 +23,7 @@ from forkwise.sampling.options import SamplingOptions
 from forkwise.sampling.prompts import prompt_text
 from forkwise.sampling.recipe import Job, Sampling, open_task, plan
 from forkwise.sampling.run import sample
-from forkwise.tasks import Problem, Verdict
+from forkwise.tasks import Problem, Verdict, load_task, problem_range
 
 
 class Echo:
@@ -198,6 +199,16 @@ def test_problems_with_one_id_are_refused(tmp_path: Path) -> None:
         sample(make_job(), task, [Problem("p", "1"), Problem("p", "2")], Echo, tmp_path)
 
 
+def test_the_gold_answer_lies_with_each_sample(tmp_path: Path) -> None:
+    problems = [Problem("p", "1", answer="eight"), Problem("q", "2")]
+    sample(make_job(), Odd(), problems, Echo, tmp_path)
+    table = read_samples(tmp_path, ["problem_id", "gold"])
+    assert set(zip(*(table[name].to_pylist() for name in ("problem_id", "gold")), strict=True)) == {
+        ("p", "eight"),
+        ("q", None),
+    }
+
+
 def test_without_verification_nothing_is_wrong(tmp_path: Path) -> None:
     summary = run(tmp_path, job=make_job(verify=False))
     assert summary.correct is None
@@ -295,3 +306,63 @@ def test_prompts_become_conversations_only_when_asked() -> None:
     without.chat_template = None
     with pytest.raises(InputError, match="no chat template"):
         prompt_text(Problem("p", talk), without, chat=False)
+
+
+def test_a_range_of_problems_is_sampled_continued_and_verified(tmp_path: Path, capsys: Any) -> None:
+    """Problems 5 and 6 of the task's order, counted from 0, are what a larger run has at those places."""
+    ours = ["--task", "countdown:3", "--out", str(tmp_path / "s")]
+    words = ["sample", "--model", "embedded", "-n", "2", "--max-tokens", "3", "--device", "cpu", *ours]
+    part = ["--first-problem", "5", "--problems", "2"]
+    for _ in range(2):
+        with pytest.raises(SystemExit) as ended:
+            cli.run([*words, *part])
+        assert ended.value.code == 0
+    found = set(read_samples(tmp_path / "s")["problem_id"].to_pylist())
+    assert found == {problem.id for problem in load_task("countdown:3").problems("test", 7)[5:]}
+    with pytest.raises(SystemExit) as ended:
+        cli.run(["verify", str(tmp_path / "s")])
+    assert ended.value.code == 0
+    assert "4 samples" in capsys.readouterr().out
+    for wrong, said in (
+        (["--first-problem", "4"], "first_problem = 5, not 4"),
+        ([], "first_problem = 5, not no value"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            cli.run([*words, *wrong, "--problems", "2"])
+        assert ended.value.code == 2
+        assert said in capsys.readouterr().err
+
+
+def test_traces_are_kept_of_the_first_samples_alone(tmp_path: Path, capsys: Any) -> None:
+    words = [
+        "sample",
+        "--model",
+        "embedded",
+        "--task",
+        "countdown:3",
+        "--problems",
+        "2",
+        "-n",
+        "5",
+        "--max-tokens",
+        "3",
+    ]
+    for name, flags in {"all": [], "three": ["--traces", "3"], "none": ["--no-token-data"]}.items():
+        out = ["--out", str(tmp_path / name), "--device", "cpu", "--batch-size", "2"]
+        with pytest.raises(SystemExit) as ended:
+            cli.run([*words, *flags, *out])
+        assert ended.value.code == 0
+    rows = {name: read_samples(tmp_path / name).to_pylist() for name in ("all", "three", "none")}
+    assert [row["sample_id"] for row in rows["three"] if row["token_ids"] is not None] == [0, 1, 2, 0, 1, 2]
+    assert all(row.get("token_ids") is None for row in rows["none"])
+    assert [row["completion"] for row in rows["three"]] == [row["completion"] for row in rows["all"]]
+    with pytest.raises(InputError, match="--traces goes with the transformers engine, not with server"):
+        make_engine(make_job(engine="server"), SamplingOptions(model="m", traces=3))
+
+
+def test_a_range_beyond_the_problems_is_refused() -> None:
+    with pytest.raises(InputError, match="places count from 0"):
+        problem_range(Odd(), "test", 2, first=-1)
+    with pytest.raises(InputError, match="odd has 3 test problems, so none is left from place 3 on"):
+        problem_range(Odd(), "test", None, first=3)
+    assert [problem.id for problem in problem_range(Odd(), "test", None, first=1)] == ["p1", "p2"]

@@ -400,7 +400,7 @@ def test_further_keys_go_into_the_request_and_belong_to_the_recipe(tmp_path: Pat
         assert extra.items() <= server.requests[0][2].items()
         assert json.loads(json.loads((tmp_path / MANIFEST).read_text())["engine"]["extra"]) == extra
         for other in ({}, {**extra, "top_k": 21}):
-            assert "holds samples with extra = " in refusal(server.url, tmp_path, extra=other)
+            assert "holds samples with other settings (extra = " in refusal(server.url, tmp_path, extra=other)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("tests/tasks/data/cases.jsonl", 1.0),
         ("tests/tasks/data/adversary.jsonl", 0.96),  # written by a reader who tried to refute the rules
         ("tests/tasks/data/finding.jsonl", 0.98),  # where the answer is: choices, corrections, next turns, conclusions
+        ("tests/tasks/data/dress.jsonl", 0.99),  # as GPT, Qwen, Llama and DeepSeek write, labelled before any was tried
         ("benchmarks/data/verdicts.jsonl", 0.98),  # labelled before any rule was tuned on it
     ],
 )
@@ -350,6 +351,11 @@ def test_equal_answers_are_one_class():
     assert classes[9] == classes[10]
     assert classes[11] == classes[12] != classes[13]
     assert len(set(classes) - {None}) == 5
+
+
+def test_a_class_holds_no_two_answers_that_differ():
+    answers = ["5", r"5\text{ m}", r"5\text{ km}", "5 kilometers", "x = 5"]  # each equals 5
+    assert answer_classes(answers) == [0, 0, 1, 1, 0]
 
 
 def test_rounded_answers_are_classes_of_their_own():

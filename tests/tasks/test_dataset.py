@@ -79,6 +79,13 @@ def test_jsonl_csv_parquet_and_gzip_hold_the_same_problems(tmp_path):
     assert {p.answer for p in found[0]} == {"042", "1/2"}  # CSV cells are not turned into numbers
 
 
+def test_half_a_character_becomes_the_replacement_character(tmp_path):
+    path = tmp_path / "half.jsonl"
+    path.write_text('{"prompt": "what \\ud800 is", "answer": "5"}\n')
+    (problem,) = DatasetTask(str(path), test_fraction=1.0).problems("test")
+    assert problem.prompt == "what \ufffd is"  # a tokenizer refuses a lone surrogate
+
+
 def test_columns_are_found_or_named(tmp_path):
     rows = [{"unique_id": 7, "text": {"q": "2+2"}, "problem": "3+3", "gold": 4, "ground_truth": ["6"]}]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)

@@ -57,16 +57,25 @@ def test_extraction_never_raises(pieces):
 @pytest.mark.parametrize(
     ("text", "answer", "rule"),
     [
-        # 1. tags
+        # 1. corrections
+        ("<answer>5</answer> wait, it is 6", "6", "statement"),
+        ("<answer>5</answer>\n\nActually, this is wrong.", None, "none"),
+        ("<answer>5</answer>\n\nActually, 6 is too large.", "5", "tags"),
+        ("<answer>5</answer> Oops. <answer>6</answer>", "6", "tags"),
+        # 2. tags
         ("<answer>7</answer>", "7", "tags"),
         ("<answer>7</answer> and so on <answer>8</answer>", "8", "tags"),
         (r"<answer>So \boxed{7}.</answer>", "7", "tags"),
         (r"\boxed{6} <answer>7</answer>", "7", "tags"),
         ("<answer>7", "7", "tags"),  # the closing tag was a stop sequence
         ("<answer>your answer here</answer> The answer is 7.", "7", "statement"),
-        # 2. a statement on its own line below the last box
+        # 3. a statement on its own line below the last box
         ("So \\boxed{x \\ll y}\n\n**Answer: D**", "D", "statement"),
-        # 3. boxes
+        # 4. boxes
+        ("(a) $\\boxed{3}$\n\n(b) $\\boxed{7}$", "3, 7", "box"),
+        (r"Part (a): \boxed{3}. So part (b) is \boxed{7}", "7", "box"),
+        (r"\boxed{7} is wrong.", None, "none"),
+        (r"\boxed{7} is not a square.", "7", "box"),
         (r"\boxed{1}, so the answer is 2", "1", "box"),
         (r"\boxed{2}, \boxed{3} and \boxed{4}", "2, 3, 4", "box"),
         (r"$x = \boxed{2}$ and $y = \boxed{3}$", "x =2, y =3", "box"),
@@ -74,11 +83,27 @@ def test_extraction_never_raises(pieces):
         (r"It is \boxed{24}, no, \boxed{25}", "25", "box"),
         (r"There are \boxed{3} ways, so the total is \boxed{12}", "12", "box"),
         (r"within \boxed{}: \boxed{\text{your answer}}, the answer is 5", "5", "statement"),
-        # 4. ####
+        # 5. ####
+        ("#### US$5,600", "US$5,600", "hash"),
         ("She sold 5.\n#### 1,234", "1,234", "hash"),
         ("#### **18**", "18", "hash"),
         ("#### Step 2: think", None, "none"),
-        # 5. statements
+        # 6. statements
+        ('```json\n{"answer": "B", "confidence": 7}\n```', "B", "statement"),
+        (r'{"answer": "\sqrt{2}"}', r"\sqrt{2}", "statement"),  # as models write it, though it is no JSON
+        (r'{"answer": "\\frac12"}', r"\frac12", "statement"),
+        ("The final answer is:\n\n```\n42\n```", "42", "statement"),
+        ("<b>Answer:</b> 42", "42", "statement"),
+        ("Answer: ~~41~~ 42", "42", "statement"),
+        ("Answer:\n1. 2\n2. 5", "2, 5", "statement"),
+        ("The answer is not 6 but 5.", "5", "statement"),
+        ("The answer is 5 rather than 6.", "5", "statement"),
+        ("The correct option is B, since 3 = 3.", "B", "statement"),
+        ("It is not true that the answer is 5.", None, "none"),
+        ("I doubt that the answer is 5.", None, "none"),
+        ("No doubt that the answer is 5.", "5", "statement"),
+        ("Answer: Rs. 500", "Rs. 500", "statement"),
+        ("故选：C", "C", "statement"),
         ("The answer is 3.5. I am sure.", "3.5", "statement"),
         ("Answer: **42**", "42", "statement"),
         ("**Answer**: 5", "5", "statement"),
@@ -95,17 +120,21 @@ def test_extraction_never_raises(pieces):
         ("The answer is 4, not 5.", "4", "statement"),
         ("答案是 42", "42", "statement"),
         ("answer is \ud800 7", "? 7", "statement"),  # what comes out can be stored as UTF-8
-        # 6. choices
+        # 7. choices
         ("The correct option is **B**", "B", "statement"),
         ("I choose option (C)", "C", "choice"),
         ("It cannot be A.\n\n(B)", "B", "choice"),
-        # 7. formulas
+        # 8. formulas
         ("Therefore, $x = 5$.", "x = 5", "formula"),
         ("The solutions are $x=2$ and $x=3$.", "x=2, x=3", "formula"),
         ("It is $4$, not $5$.", "4", "formula"),
         ("We start from $x^2 = 36$. Next, we", None, "none"),
         ("Therefore, x = 5.", "x = 5", "formula"),
-        # 8. conclusions
+        # 9. conclusions
+        ("So 42 is the answer.", "42", "conclusion"),
+        ("The ratio of boys to girls is 3:4.", "3:4", "conclusion"),
+        ("The total cost is $12.50.", "$12.50", "conclusion"),
+        ("So 2 + 3 = 5 and next we", None, "none"),
         ("She had 5 and found 2.\nTherefore, she has 7 nickels.", "7 nickels", "conclusion"),
         ("The total is **72**.", "72", "conclusion"),
         ("Therefore 3 of 7 remain.", None, "none"),  # which of the two?

@@ -10,13 +10,10 @@ import pytest
 
 pytest.importorskip("trl")
 
-from rich.console import Console
 from transformers import TrainerCallback
 
 from forkwise.engines.trl import EntropyShapedGRPOConfig
 from forkwise.errors import InputError, RunError
-from forkwise.lab import arms
-from forkwise.lab.quickstart import quickstart
 from forkwise.training import grpo, ppo
 from forkwise.training.arguments import parse_run
 from forkwise.training.doctor import report
@@ -122,21 +119,3 @@ def test_a_marker_counts_from_the_step_that_it_names(tmp_path: Path, text: str, 
     assert not finished(tmp_path, steps)
     (tmp_path / "complete").write_text(text)
     assert finished(tmp_path, steps) is done
-
-
-def test_the_lab_has_problems_for_every_step_and_no_half_rollout() -> None:
-    # 256 completions per rollout, 16 of each problem: 16 problems per rollout, which are two updates of 128.
-    assert [arms.train_problems(steps) for steps in (1, 2, 3, 70)] == [16, 16, 32, 560]
-    for steps in range(1, 30):
-        assert 2 * (arms.train_problems(steps) // 16) >= steps > 2 * (arms.train_problems(steps) // 16) - 2
-
-
-def test_an_arm_of_one_step_trains_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With groups of 4 and rollouts of 32, a rollout needs 8 problems and one step has but 4 of its own."""
-    small = {"num_generations": 4, "per_device_train_batch_size": 8}
-    monkeypatch.setattr(arms, "RECIPE", {**arms.RECIPE, **small})
-    arm = quickstart(steps=1).arms[1]
-    folder = tmp_path / arm.run(0)
-    arms.train(tmp_path, [arm], 1, 1, jobs=1, console=Console(quiet=True))
-    assert (folder / "complete").read_text() == "step 1\n"
-    assert read_metrics(folder)[0]["grad_norm"] > 0

@@ -85,7 +85,7 @@ def test_a_resumed_run_must_be_the_same_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
     main(["--config", path, "--output_dir", str(out)])
     before = (out / "model.safetensors").read_bytes()
-    with pytest.raises(InputError, match="other settings .alpha 0.4 -> 0.2"):
+    with pytest.raises(InputError, match="other settings .alpha = 0.4, not 0.2"):
         main(["--config", path, "--output_dir", str(out), "--resume", "--alpha", "0.2"])
     with only_writer(out), pytest.raises(InputError, match="Another process is training"):
         main(["--config", path, "--output_dir", str(out), "--resume"])

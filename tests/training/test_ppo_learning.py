@@ -27,14 +27,17 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from forkwise.embedded import EMBEDDED_MODEL
-from forkwise.lab import arms
 from forkwise.passk.two_way import vary
 from forkwise.sampling.generate import Sampling, sample_problem
+from forkwise.study.recipes import RECIPES
 from forkwise.tasks import load_task
 from forkwise.training.folder import read_metrics
 
 SEEDS = 3
-RECIPE: dict[str, Any] = {**arms.RECIPE, **arms.PPO_RECIPE, "max_steps": 70, "save_strategy": "no"}
+RECIPE: dict[str, Any] = {
+    **RECIPES["quickstart-ppo"],
+    **{"model": "embedded", "task": "countdown:4", "use_cpu": True, "max_steps": 70, "save_strategy": "no"},
+}
 WARM_UP = RECIPE["critic_warmup_steps"]
 TASK = RECIPE["task"]
 

@@ -119,7 +119,7 @@ def test_a_function_of_the_user_is_called_as_trl_calls_it(rows, user_module, fun
 @pytest.mark.parametrize(
     ("function", "sentence"),
     [
-        ("short", "my_rewards:short' returned 1 numbers for 2 completions"),
+        ("short", "my_rewards:short' returned 1 values for 2 completions"),
         ("nan", "my_rewards:nan' returned nan for completion 1"),
         ("nothing", "my_rewards:nothing' must return a list of numbers"),
         ("one", "my_rewards:one' must return a list of numbers"),

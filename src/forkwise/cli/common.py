@@ -5,21 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
 
 import typer
 
 from forkwise.errors import InputError
 from forkwise.terminal import echo
-
-
-class Split(str, Enum):
-    """The splits that `--split` takes."""
-
-    train = "train"
-    validation = "validation"
-    test = "test"
-
 
 _EXTRAS = dict.fromkeys(("torch", "transformers", "trl", "accelerate", "datasets", "peft"), "train")
 _EXTRAS |= {"math_verify": "math", "reasoning_gym": "tasks", "vllm": "vllm", "verl": "verl"}

@@ -16,7 +16,7 @@ from forkwise.version import __version__
 
 # What each extra is for; `docs` and `dev` are for those who work on forkwise.
 _EXTRAS = {
-    "train": "grpo, ppo, quickstart, lab, sample, explore --model",
+    "train": "grpo, ppo, quickstart, study, sample, explore --model",
     "math": "mathematical answers",
     "tasks": "the tasks of Reasoning Gym",
     "verl": "entropy-shaped advantages in verl",

@@ -8,11 +8,14 @@ from typing import Annotated
 import typer
 
 from forkwise.cli.common import long_command
+from forkwise.progress import Meter
 from forkwise.terminal import echo
 
 
 def import_(
-    files: Annotated[list[Path], typer.Argument(help="Files of other tools; .gz is fine.", show_default=False)],
+    files: Annotated[
+        list[Path], typer.Argument(help="Files of other tools, or folders of them; .gz is fine.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the samples table; one shard per file is added to it.")],
     format_: Annotated[str, typer.Option("--format", help="Their format; docs/samples.md lists them.")] = "auto",
     run: Annotated[str | None, typer.Option(help="Name of the run (default: the file's name).")] = None,
@@ -26,5 +29,7 @@ def import_(
         from forkwise.samples.importers import Options, import_files, parse_columns
 
         options = Options(run, model, threshold, score, parse_columns(map_ or []))
-        for report in import_files(files, out, format_=format_, options=options):
-            echo(str(report))
+        with Meter(len(files), what="importing", unit="files") as meter:
+            for count, report in enumerate(import_files(files, out, format_=format_, options=options), start=1):
+                echo(str(report))
+                meter.reach(count)

@@ -41,7 +41,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 def _parameter(field: Field[Any], hint: Any) -> inspect.Parameter:
     kind, text, *details = get_args(hint)
     default = field.default if field.default_factory is MISSING else field.default_factory()
-    names = [f"-{field.name}"] if len(field.name) == 1 else []
+    names = [f"-{field.name}", f"--{field.name}"] if len(field.name) == 1 else []
     if default is False:  # without a --no- form, which nobody needs
         names = [f"--{field.name.replace('_', '-')}"]
     option = typer.Option(*names, help=text, **(details[0] if details else {}))

@@ -3,221 +3,192 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from forkwise.cli.common import long_command
+from forkwise.cli.options import with_options
+from forkwise.progress import Meter
 from forkwise.terminal import echo
 
 if TYPE_CHECKING:
     from forkwise.passk import Arm, Comparison, Evaluation
-    from forkwise.passk.results import Row
     from forkwise.report.table import Block
-
-_Samples = Annotated[list[str], typer.Argument(help="Samples tables: a Parquet shard or a folder of shards each.")]
-_K = Annotated[str | None, typer.Option("--k", help="Values of K, such as 1,8,64, or all (default: all up to 100).")]
-_Caps = Annotated[str | None, typer.Option(help="Length caps, such as 1000,2000 (default: chosen from the samples).")]
-_Budgets = Annotated[str | None, typer.Option(help="Length budgets per problem (default: chosen from the samples).")]
-_Texts = Annotated[bool, typer.Option("--diversity", help="Measure the diversity of the texts too.")]
-_Embed = Annotated[
-    bool, typer.Option("--embed", help="Measure it in embeddings too (sbert extra; first 256 tokens of a text).")
-]
-Level = Annotated[float, typer.Option(help="Coverage of the intervals.")]
-_Resamples = Annotated[
-    int | None, typer.Option(min=100, max=1_000_000, help="Resamples (default: 10,000; fewer above 2,000 problems).")
-]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the resamples.")]
-_Brief = Annotated[bool, typer.Option("--brief", help="Print the conclusion alone.")]
-_Json = Annotated[
-    Path | None, typer.Option("--json", help="Write the result here, for forkwise report; - prints it alone.")
-]
-_Csv = Annotated[Path | None, typer.Option("--csv", help="Write every number here as CSV.")]
-_Figure = Annotated[Path | None, typer.Option(help="Write the curves with their bands here (.png or .svg).")]
-
-
-def passk(
-    samples: _Samples,
-    k: _K = None,
-    tau: Annotated[float, typer.Option(help="Share of K that must be correct in G-Pass@K.")] = 0.5,
-    extrapolate: Annotated[
-        str | None, typer.Option(help="K above n, such as 1024,4096, answered by a model that is labelled as one.")
-    ] = None,
-    caps: _Caps = None,
-    budgets: _Budgets = None,
-    diversity: _Texts = False,
-    embed: _Embed = False,
-    level: Level = 0.95,
-    resamples: _Resamples = None,
-    seed: Seed = 0,
-    brief: _Brief = False,
-    json: _Json = None,
-    csv: _Csv = None,
-    figure: _Figure = None,
-) -> None:
-    """Pass@K, Pass^K, G-Pass@K, maj@K of scored samples, with intervals over problems and length control."""
-    settings = {"samples": samples, "k": k, "tau": tau, "extrapolate": extrapolate, "caps": caps, "budgets": budgets}
-    settings |= {"diversity": diversity, "embed": embed, "level": level, "resamples": resamples, "seed": seed}
-    with long_command("run it again"):
-        from forkwise.passk import evaluate
-        from forkwise.passk.arguments import parse_ks, parse_numbers, parse_runs
-        from forkwise.passk.length import default_budgets, default_caps, have_common_lengths
-        from forkwise.report import passk as report
-
-        arms = parse_runs(samples, texts=diversity or embed)
-        common, encode = have_common_lengths(arms), _encoder() if embed else None
-        evaluations = [
-            evaluate(
-                arm,
-                ks=parse_ks(k, [arm]),
-                tau=tau,
-                beyond=_numbers(extrapolate, "--extrapolate") or (),
-                caps=parse_numbers(caps, "--caps") if caps else default_caps(arms) if common else None,
-                budgets=parse_numbers(budgets, "--budgets") if budgets else default_budgets(arms) if common else None,
-                texts=diversity or embed,
-                embed=encode,
-                level=level,
-                resamples=resamples,
-                seed=seed,
-            )
-            for arm in arms
-        ]
-        sentence = report.conclusion(evaluations)
-        blocks = [block for e in evaluations for block in (*report.details([e]), *(f"- {note}" for note in e.notes))]
-        rows = [row for evaluation in evaluations for row in evaluation.rows()]
-        outputs = _Outputs(settings, arms, brief, json, csv, figure)
-        outputs.give(sentence, blocks, rows, evaluations, None)
-
-
-def compare(
-    arms: Annotated[list[str], typer.Argument(help="[NAME=]TABLE[,TABLE...] per arm, the reference first.")],
-    k: _K = None,
-    metric: Annotated[
-        list[str] | None, typer.Option(help="Pair this statistic beside Pass@K, such as pass^k; repeatable.")
-    ] = None,
-    fixed: Annotated[
-        list[str] | None, typer.Option(help="This arm is the very model, such as a base model; repeatable.")
-    ] = None,
-    paired_seeds: Annotated[
-        bool, typer.Option("--paired-seeds", help="Runs of all arms share seeds, the last numbers in their names.")
-    ] = False,
-    primary: Annotated[
-        str | None, typer.Option(help="The K named beforehand, or curve (mean over K = 1, 2, 4, ...): tested alone.")
-    ] = None,
-    intersect: Annotated[bool, typer.Option("--intersect", help="Compare on the shared problems.")] = False,
-    margin: Annotated[float, typer.Option(help="Differences within +-margin count as equivalent.")] = 0.05,
-    looks: Annotated[
-        str | None,
-        typer.Option(help="Shares of a planned study at its looks, the last now, such as 0.5,1."),
-    ] = None,
-    gate: Annotated[
-        float | None, typer.Option(help="Exit with 1 unless every arm is shown to be worse by less than this.")
-    ] = None,
-    caps: _Caps = None,
-    budgets: _Budgets = None,
-    diversity: _Texts = False,
-    embed: _Embed = False,
-    level: Level = 0.95,
-    resamples: _Resamples = None,
-    seed: Seed = 0,
-    brief: _Brief = False,
-    json: _Json = None,
-    csv: _Csv = None,
-    figure: _Figure = None,
-) -> None:
-    """Whether arms differ in Pass@K: paired differences, simultaneous band, adjusted p, length control."""
-    settings = {"arms": arms, "k": k, "metric": metric, "intersect": intersect, "margin": margin, "caps": caps}
-    settings |= {"budgets": budgets, "diversity": diversity, "embed": embed, "level": level, "resamples": resamples}
-    settings |= {"seed": seed, "fixed": fixed or [], "paired_seeds": paired_seeds, "primary": primary}
-    settings |= {"looks": looks, "gate": gate}
-    passed = True
-    with long_command("run it again"):
-        from forkwise import passk as numbers
-        from forkwise.passk.arguments import parse_arms, parse_ks, parse_primary, parse_shares
-        from forkwise.report import passk as report
-
-        loaded = parse_arms(arms, texts=diversity or embed)
-        comparison = numbers.compare(
-            *loaded,
-            ks=parse_ks(k, loaded),
-            metrics=metric,
-            fixed=fixed or (),
-            paired_seeds=paired_seeds,
-            primary=parse_primary(primary),
-            looks=parse_shares(looks),
-            intersect=intersect,
-            margin=margin,
-            caps=_numbers(caps, "--caps"),
-            budgets=_numbers(budgets, "--budgets"),
-            texts=diversity or embed,
-            embed=_encoder() if embed else None,
-            level=level,
-            resamples=resamples,
-            seed=seed,
-        )
-        sentence = report.conclusion(comparison.arms, comparison)
-        if gate is not None:
-            passed, sentence = comparison.not_worse(gate), f"{sentence} {report.gate(comparison, gate)}"
-        tables = [*report.overview(comparison.arms, comparison), *report.details([], comparison)]
-        blocks = [*tables, *(f"- {note}" for note in comparison.notes)]
-        outputs = _Outputs(settings, loaded, brief, json, csv, figure)
-        outputs.give(sentence, blocks, comparison.rows(), [], comparison)
-    if not passed:
-        raise typer.Exit(1)
 
 
 @dataclass(frozen=True)
-class _Outputs:
+class MeasureOptions:
+    """The options that `forkwise passk` and `forkwise compare` share, but for where results go."""
+
+    k: Annotated[str | None, "Values of K, such as 1,8,64, or all (default: all up to 100)."] = None
+    caps: Annotated[str | None, "Length caps, such as 1000,2000 (default: chosen from the samples)."] = None
+    budgets: Annotated[str | None, "Length budgets per problem (default: chosen from the samples)."] = None
+    diversity: Annotated[bool, "Measure the diversity of the texts too."] = False
+    embed: Annotated[bool, "Measure it in embeddings too (sbert extra; first 256 tokens of a text)."] = False
+    level: Annotated[float, "Coverage of the intervals."] = 0.95
+    resamples: Annotated[
+        int | None, "Resamples (default: 10,000; fewer above 2,000 problems).", {"min": 100, "max": 1_000_000}
+    ] = None
+    seed: Annotated[int, "Seed of the resamples.", {"min": 0}] = 0
+
+    @property
+    def texts(self) -> bool:
+        """Whether the texts of the samples are needed."""
+        return self.diversity or self.embed
+
+    def arguments(self) -> dict[str, Any]:
+        """Returns what `evaluate` and `compare` take, but for K, with None for what they choose themselves."""
+        from forkwise.explore.encoder import SentenceEncoder
+
+        return {
+            "caps": _numbers(self.caps, "--caps"),
+            "budgets": _numbers(self.budgets, "--budgets"),
+            "texts": self.texts,
+            "embed": SentenceEncoder().encode if self.embed else None,
+            "level": self.level,
+            "resamples": self.resamples,
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True)
+class PasskOptions(MeasureOptions):
+    """The options of `forkwise passk`."""
+
+    tau: Annotated[float, "Share of K that must be correct in G-Pass@K."] = 0.5
+    extrapolate: Annotated[str | None, "K above n, such as 1024,4096, answered by a model that is labelled as one."] = (
+        None
+    )
+
+
+@dataclass(frozen=True)
+class CompareOptions(MeasureOptions):
+    """The options of `forkwise compare`."""
+
+    metric: Annotated[list[str] | None, "Pair this statistic beside Pass@K, such as pass^k; repeatable."] = None
+    fixed: Annotated[list[str] | None, "This arm is the very model, such as a base model; repeatable."] = None
+    paired_seeds: Annotated[bool, "Runs of all arms share seeds, the last numbers in their names."] = False
+    primary: Annotated[str | None, "The K named beforehand, or curve (mean over K = 1, 2, 4, ...): tested alone."] = (
+        None
+    )
+    intersect: Annotated[bool, "Compare on the shared problems."] = False
+    margin: Annotated[float, "Differences within +-margin count as equivalent."] = 0.05
+    looks: Annotated[str | None, "Shares of a planned study at its looks, the last now, such as 0.5,1."] = None
+    gate: Annotated[float | None, "Exit with 1 unless every arm is shown to be worse by less than this."] = None
+
+
+@dataclass(frozen=True)
+class Outputs:
     """Where results go. None is nowhere; with `-` as JSON path, the standard output holds the JSON alone."""
 
-    settings: dict[str, Any]
-    arms: Sequence[Arm]
-    brief: bool
-    json: Path | None
-    csv: Path | None
-    figure: Path | None
+    brief: Annotated[bool, "Print the conclusion alone."] = False
+    json: Annotated[Path | None, "Write the result here, for forkwise report; - prints it alone."] = None
+    csv: Annotated[Path | None, "Write every number here as CSV."] = None
+    figure: Annotated[Path | None, "Write the curves with their bands here (.png or .svg)."] = None
 
     def give(
         self,
+        settings: dict[str, Any],
+        arms: Sequence[Arm],
         sentence: str,
         blocks: Sequence[Block],
-        rows: list[Row],
-        single: list[Evaluation],
-        comparison: Comparison | None,
+        result: list[Evaluation] | Comparison,
     ) -> None:
         """Prints the conclusion, then tables and notes unless `brief` is set, and writes the files."""
         from forkwise.folders.results import result_text, write_result
         from forkwise.passk.files import result_file, write_csv
         from forkwise.report.terminal import print_blocks, print_sentences, wide_console
 
+        single, comparison = (result, None) if isinstance(result, list) else ([], result)
         if str(self.json) != "-":
             console = wide_console()
             print_sentences([sentence], console)
             print_blocks([] if self.brief else blocks, console)
         if self.json:
-            tables = dict.fromkeys(table for arm in self.arms for table in arm.tables)
-            content = result_file(self.settings, tables, sentence, single, comparison)
+            tables = dict.fromkeys(table for arm in arms for table in arm.tables)
+            content = result_file(settings, tables, sentence, single, comparison)
             if str(self.json) == "-":
                 echo(result_text(content), end="")
             else:
                 write_result(self.json, content)
         if self.csv:
-            write_csv(self.csv, rows)
+            write_csv(self.csv, comparison.rows() if comparison else [row for e in single for row in e.rows()])
         if self.figure:
             from forkwise.report.passk_figures import comparison_figure, evaluation_figure, save
 
             save(comparison_figure(comparison) if comparison else evaluation_figure(single), self.figure)
 
 
+@with_options
+def passk(
+    samples: Annotated[list[str], typer.Argument(help="Samples tables, or files that forkwise import reads.")],
+    options: PasskOptions,
+    outputs: Outputs,
+) -> None:
+    """Pass@K, Pass^K, G-Pass@K, maj@K of scored samples, with intervals over problems and length control."""
+    with long_command("run it again"):
+        from forkwise.passk import evaluate
+        from forkwise.passk.arguments import parse_ks, parse_runs
+        from forkwise.passk.length import default_budgets, default_caps, have_common_lengths
+        from forkwise.report import passk as report
+
+        with Meter(what="reading the samples (1 of 2)"):
+            arms = parse_runs(samples, texts=options.texts)
+        arguments = options.arguments()
+        if have_common_lengths(arms):
+            arguments["caps"] = arguments["caps"] or default_caps(arms)
+            arguments["budgets"] = arguments["budgets"] or default_budgets(arms)
+        arguments |= {"tau": options.tau, "beyond": _numbers(options.extrapolate, "--extrapolate") or ()}
+        with Meter(what="computing (2 of 2)"):
+            evaluations = [evaluate(arm, ks=parse_ks(options.k, [arm]), **arguments) for arm in arms]
+        sentence = report.conclusion(evaluations)
+        blocks = [block for e in evaluations for block in (*report.details([e]), *(f"- {note}" for note in e.notes))]
+        outputs.give({"samples": samples, **asdict(options)}, arms, sentence, blocks, evaluations)
+
+
+@with_options
+def compare(
+    arms: Annotated[
+        list[str], typer.Argument(help="[NAME=]TABLE[,TABLE...] per arm, the reference first; or other tools' files.")
+    ],
+    options: CompareOptions,
+    outputs: Outputs,
+) -> None:
+    """Whether arms differ in Pass@K: paired differences, simultaneous band, adjusted p, length control."""
+    with long_command("run it again"):
+        from forkwise import passk as numbers
+        from forkwise.passk.arguments import parse_arms, parse_ks, parse_primary, parse_shares
+        from forkwise.report import passk as report
+
+        with Meter(what="reading the samples (1 of 2)"):
+            loaded = parse_arms(arms, texts=options.texts)
+        with Meter(what="computing (2 of 2)"):
+            comparison = numbers.compare(
+                *loaded,
+                ks=parse_ks(options.k, loaded),
+                metrics=options.metric,
+                fixed=options.fixed or (),
+                paired_seeds=options.paired_seeds,
+                primary=parse_primary(options.primary),
+                looks=parse_shares(options.looks),
+                intersect=options.intersect,
+                margin=options.margin,
+                **options.arguments(),
+            )
+        sentence, passed = report.conclusion(comparison.arms, comparison), True
+        if options.gate is not None:
+            passed, sentence = comparison.not_worse(options.gate), f"{sentence} {report.gate(comparison, options.gate)}"
+        tables = [*report.overview(comparison.arms, comparison), *report.details([], comparison)]
+        blocks = [*tables, *(f"- {note}" for note in comparison.notes)]
+        outputs.give({"arms": arms, **asdict(options)}, loaded, sentence, blocks, comparison)
+    if not passed:
+        raise typer.Exit(1)
+
+
 def _numbers(text: str | None, option: str) -> list[int] | None:
     from forkwise.passk.arguments import parse_numbers
 
     return parse_numbers(text, option) if text else None
-
-
-def _encoder() -> Any:
-    from forkwise.explore.encoder import SentenceEncoder
-
-    return SentenceEncoder().encode

@@ -6,11 +6,25 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from forkwise.cli import doctor, explore, importing, lab, methods, passk, quickstart, report, sample, train, verify
+from forkwise.cli import (
+    doctor,
+    explore,
+    importing,
+    lab,
+    methods,
+    passk,
+    plan,
+    quickstart,
+    report,
+    sample,
+    study,
+    train,
+    verify,
+)
 from forkwise.cli.layout import example, make_app
 from forkwise.errors import InputError, RunError
 from forkwise.terminal import complain, echo, guard_libraries
@@ -18,6 +32,7 @@ from forkwise.version import __version__
 
 app = make_app("Train reasoning models with methods meant to keep them exploring, and measure whether they do.")
 
+_UsageError: Any = typer.BadParameter.__base__  # typer exports no more of its family of exceptions
 _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 _FIRST = "--model embedded --task countdown --max_steps 5"
 _COMMANDS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
@@ -38,6 +53,7 @@ _COMMANDS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
     "Measure": [
         ("passk", passk.passk, "forkwise passk base --k 1,4,16"),
         ("compare", passk.compare, "forkwise compare base=base trained=trained"),
+        ("plan", plan.plan, "forkwise plan base,trained --detect .02 --runs 5"),
         ("explore", explore.explore, "forkwise explore base --model embedded --out explored"),
     ],
     "Look": [
@@ -53,7 +69,8 @@ for _heading, _commands in _COMMANDS.items():
             epilog=example(_example),
             context_settings=_PASS_THROUGH if _heading == "Train" and _name != "quickstart" else None,
         )(_command)
-app.add_typer(lab.app, name="lab", rich_help_panel="Train")
+app.add_typer(lab.app, name="lab", hidden=True)
+app.add_typer(study.app, name="study", rich_help_panel="Train")
 app.add_typer(doctor.app, name="doctor", rich_help_panel="Look")
 
 
@@ -82,11 +99,18 @@ def main() -> None:
 
 def run(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs the command with the arguments `argv` (default: the process's), and exits with its code."""
+    code: object = 0
     try:
         try:
-            app(argv)
+            code = app(argv, prog_name="forkwise", standalone_mode=False)
         finally:
             sys.stdout.flush()
+    except _UsageError as error:
+        if str(error.format_message()).startswith("Usage:"):  # there was no word at all: the message is the help
+            error.show()
+        else:
+            complain(_usage(error))
+        sys.exit(2)
     except InputError as error:
         complain(error)
         sys.exit(2)
@@ -99,4 +123,11 @@ def run(argv: Sequence[str] | None = None) -> NoReturn:
         # Only writing to the standard output can fail without a sentence of its own.
         complain(f"{error.filename or 'The standard output'} cannot be used: {error.strerror}.")
         sys.exit(2)
-    sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: Any) -> str:
+    """Says on one line what was typed wrong, and where to look."""
+    message = " ".join(error.format_message().replace("Value error, ", "").split()).removesuffix(".")
+    see = " See" if message.endswith("?") else "; see"
+    return f"{message}{see} {error.ctx.command_path if error.ctx else 'forkwise'} --help."

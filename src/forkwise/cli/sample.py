@@ -25,10 +25,11 @@ def sample(
         from forkwise.sampling.engines import make_engine
         from forkwise.sampling.recipe import open_task, plan
         from forkwise.sampling.run import sample as draw
+        from forkwise.tasks import problem_range
 
         job = plan(options)
         task = open_task(options.task, options.dataset)
-        problems = task.problems(options.split, options.problems)
+        problems = problem_range(task, options.split, options.problems, first=options.first_problem)
 
         def load() -> Engine:
             with Meter(what="loading the model"):

@@ -7,6 +7,7 @@ Both functions fold blocks of logits z into three numbers per token, centred on 
 In the code u = (z - m) log2(e) stands for z - m, and T is in bits: `exp2` is four times as fast as `exp` on CPUs.
 S >= 1 and T <= 0, so H is a sum of two non-negative terms: no cancellation, never negative, unmoved by a shift of the
 logits. The usual `logsumexp(z) - sum(p * z)` subtracts two numbers of the size of the logits, and -inf makes it NaN.
+The file has more than 400 lines because both functions, forwards and backwards, share this fold and its rounding.
 """
 
 from __future__ import annotations

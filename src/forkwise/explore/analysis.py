@@ -19,8 +19,9 @@ from forkwise.explore.contrast import (
     mean_interval,
 )
 from forkwise.explore.dependence import CrossLogprobs, from_cross, from_texts
+from forkwise.explore.encoders import Encoder
 from forkwise.explore.lexicon import Lexicon, ReflectivePatterns
-from forkwise.explore.rarity import Encoder, rarity
+from forkwise.explore.rarity import rarity
 from forkwise.explore.results import (
     Behaviour,
     Contrast,
@@ -46,12 +47,12 @@ from forkwise.explore.tokens import (
 )
 from forkwise.explore.traces import RunTraces, Trace
 from forkwise.passk.diversity import repetition_rate
+from forkwise.progress import watch
 
 _RELATIVE = np.linspace(0, 1, 21)
 _ABSOLUTE = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 1 << 30)
 _SENTENCE = (0, 1, 2, 3, 4, 5, 7, 10, 15, 25, 50, 1 << 30)
 _EXAMPLES = 12
-_FEW = 10  # problems, below which a bootstrap over problems falls well short of its level
 
 
 @dataclass(frozen=True)
@@ -104,17 +105,11 @@ def explore_run(
     traces = run.traces
     problems = list(dict.fromkeys(trace.problem_id for trace in traces))
     problem_of = {problem: i for i, problem in enumerate(problems)}
-    notes = _notes(run, len(problems))
-    # Shuffling a problem's one trace cannot be told from shuffling the others', so one problem has no interval.
     tokens = token_table(traces, problem_of, settings.lexicon) if run.source else None
     sentences = sentence_table(traces, problem_of) if run.source else None
-    if tokens is None:
-        notes.append(
-            "There are no entropies: what follows counts words and sentences. --model computes them for any causal "
-            "language model."
-        )
     rare_result: Rarity | None = None
     rare_texts: set[str] = set()
+    refused: str | None = None
     if base is not None and encoder is not None:
         try:
             rare_result, rare_texts = rarity(
@@ -128,13 +123,8 @@ def explore_run(
                 limit=settings.limit,
                 resampling=settings.resampling,
             )
-            if settings.limit in (rare_result.distinct, rare_result.base_distinct):
-                notes.append(
-                    f"Rare sentences were looked for among {settings.limit:,} distinct sentences of a model, drawn at "
-                    "random; occurrences of all others do not count as rare (--max-sentences)."
-                )
         except InputError as error:
-            notes.append(str(error))
+            refused = str(error)
     behaviours = [
         _pivotal(traces, tokens, settings),
         _reflective(traces, sentences, settings),
@@ -152,31 +142,10 @@ def explore_run(
         behaviours=behaviours,
         entries=_entries(traces, tokens, settings),
         rarity=rare_result,
-        dependence=_dependence(traces, cross, settings, notes),
-        notes=notes,
+        dependence=_dependence(traces, cross, settings),
+        without_tokens=run.without_tokens,
+        rarity_refused=refused,
     )
-
-
-def _notes(run: RunTraces, problems: int) -> list[str]:
-    notes = []
-    if run.empty:
-        notes.append(f"{run.empty:,} samples without text are left out.")
-    if run.without_tokens:
-        notes.append(
-            f"{run.without_tokens:,} of {len(run.traces):,} samples have no token data: they count for words and "
-            "sentences, not for entropies."
-        )
-    if problems == 1:
-        notes.append("There is only one problem, and intervals are over problems, so there are none.")
-    elif problems < _FEW:
-        notes.append(f"With {problems} problems the intervals are too narrow; ask for {_FEW} or more.")
-    if sum(len(trace.sentences) for trace in run.traces) <= 1:
-        notes.append("There is at most one sentence, so sentences cannot be compared.")
-    if run.source == "top-k":
-        notes.append(
-            "Entropies are lower bounds from top-k log-probs; every difference says in which range it lies for certain."
-        )
-    return notes
 
 
 # ------------------------------------------------------------------------------------------------------------ entropy
@@ -273,20 +242,7 @@ def _reflective(traces: Sequence[Trace], table: SentenceTable | None, settings: 
                 marked.add((t, s))
                 patterns.update(names)
                 texts[text] = None
-    contrasts = _sentence_contrasts(table, marked, settings)
-    per_response, per_1000 = _per(len(marked), traces)
-    return Behaviour(
-        name="reflective",
-        unit="sentence",
-        count=len(marked),
-        total=sum(len(trace.sentences) for trace in traces),
-        per_response=per_response,
-        per_1000_words=per_1000,
-        contrasts=contrasts,
-        by_group=dict(patterns.most_common()),
-        examples=_spread(list(texts)),
-        mean_entropy=contrasts[0].mean_marked if contrasts else None,
-    )
+    return _sentences("reflective", traces, table, marked, list(texts), settings, dict(patterns.most_common()))
 
 
 def _rare(traces: Sequence[Trace], table: SentenceTable | None, texts: set[str], settings: Settings) -> Behaviour:
@@ -296,17 +252,31 @@ def _rare(traces: Sequence[Trace], table: SentenceTable | None, texts: set[str],
         for s, span in enumerate(trace.sentences)
         if " ".join(trace.text[span.start : span.end].split()) in texts
     }
+    return _sentences("rare", traces, table, marked, sorted(texts), settings, {})
+
+
+def _sentences(
+    name: str,
+    traces: Sequence[Trace],
+    table: SentenceTable | None,
+    marked: set[tuple[int, int]],
+    texts: Sequence[str],
+    settings: Settings,
+    by_group: dict[str, int],
+) -> Behaviour:
+    """Counts the marked (trace, sentence), and compares their entropy with that of other sentences."""
     contrasts = _sentence_contrasts(table, marked, settings)
     per_response, per_1000 = _per(len(marked), traces)
     return Behaviour(
-        name="rare",
+        name=name,
         unit="sentence",
         count=len(marked),
         total=sum(len(trace.sentences) for trace in traces),
         per_response=per_response,
         per_1000_words=per_1000,
         contrasts=contrasts,
-        examples=_spread(sorted(texts)),
+        by_group=by_group,
+        examples=_spread(texts),
         mean_entropy=contrasts[0].mean_marked if contrasts else None,
     )
 
@@ -347,26 +317,15 @@ def _entries(traces: Sequence[Trace], table: TokenTable | None, settings: Settin
         for match in settings.lexicon.matches(trace.text):
             count[match.entry] += 1
             problems.setdefault(match.entry, set()).add(trace.problem_id)
-    entries = [_entry(entry, count[entry], len(problems[entry]), table, settings) for entry, _ in count.most_common()]
+    counted = watch(count.most_common(), "testing pivotal words", "words")
+    entries = [_entry(entry, n, len(problems[entry]), table, settings) for entry, n in counted]
     tested = [entry for entry in entries if entry.p is not None]
     q = dict(zip((e.entry for e in tested), benjamini_hochberg([e.p for e in tested if e.p is not None]), strict=True))
     return [replace(entry, q=q.get(entry.entry)) for entry in entries]
 
 
 def _entry(entry: str, count: int, problems: int, table: TokenTable | None, settings: Settings) -> Entry:
-    nothing = Entry(
-        entry=entry,
-        group=settings.lexicon.groups[entry],
-        count=count,
-        problems=problems,
-        mean_entropy=None,
-        difference=Estimate(None),
-        auc=Estimate(None),
-        matched_difference=Estimate(None),
-        supported=None,
-        p=None,
-        q=None,
-    )
+    nothing = Entry(entry, settings.lexicon.groups[entry], count, problems)
     if table is None:
         return nothing
     marked_N = table.entry_N == table.entries.index(entry)
@@ -395,16 +354,13 @@ def _entry(entry: str, count: int, problems: int, table: TokenTable | None, sett
 # ------------------------------------------------------------------------------------------- dependence, training row
 
 
-def _dependence(
-    traces: Sequence[Trace], cross: CrossLogprobs | None, settings: Settings, notes: list[str]
-) -> list[Dependence]:
+def _dependence(traces: Sequence[Trace], cross: CrossLogprobs | None, settings: Settings) -> list[Dependence]:
     measured = [from_cross(cross, settings.resampling)] if cross is not None else []
     prompted = [trace for trace in traces if trace.prompt]
-    if len({trace.prompt for trace in prompted}) < 2:
-        notes.append("There are fewer than two different prompts, so input dependence cannot be measured.")
-        return measured
-    texts = from_texts([str(t.prompt) for t in prompted], [t.text for t in prompted], settings.resampling)
-    return [*measured, texts]
+    if len({trace.prompt for trace in prompted}) >= 2:
+        prompts, texts = [str(t.prompt) for t in prompted], [t.text for t in prompted]
+        measured.append(from_texts(prompts, texts, settings.resampling))
+    return measured
 
 
 def training_row(run: RunTraces, exploration: RunExploration, step: int | None = None) -> TrainingRow:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +16,15 @@ from forkwise.explore.analysis import Settings, explore_run, training_row
 from forkwise.explore.bounds import ASSUMED_VOCABULARY, check_vocabulary
 from forkwise.explore.contrast import Resampling
 from forkwise.explore.dependence import CrossLogprobs, read_cross, write_cross
+from forkwise.explore.encoders import Encoder, load_encoder, remembering
 from forkwise.explore.lexicon import load_lexicon, load_reflective
-from forkwise.explore.rarity import Encoder, load_encoder, remembering
+from forkwise.explore.options import ExploreOptions
 from forkwise.explore.results import Exploration, RunExploration, TrainingRow, write
 from forkwise.explore.traces import Origin, RunTraces, load_traces
 from forkwise.folders.results import inputs_of
 from forkwise.passk.intervals import check_level
 from forkwise.progress import Meter
-from forkwise.samples import find_shards
+from forkwise.samples.direct import OpenTable, import_notes, open_tables, source_files
 from forkwise.version import __version__
 
 if TYPE_CHECKING:
@@ -33,36 +34,6 @@ _STEP = re.compile(r"(?:step|checkpoint)[-_ ]?(\d+)", re.IGNORECASE)
 _RESPONSES_PER_PROMPT = 4
 
 
-@dataclass(frozen=True)
-class ExploreOptions:
-    """Options of the command, with its defaults."""
-
-    samples: Sequence[Path]
-    base: Path | None = None
-    out: Path | None = None
-    model: str | None = None
-    temperature: float | None = None
-    cross: Path | None = None
-    cross_prompts: int = 0
-    vocabulary: int | None = None
-    quantile: float = 0.8
-    lexicon: Path | None = None
-    reflective: Path | None = None
-    breaks: str = ""
-    encoder: str | None = None
-    encoder_dtype: str = "auto"
-    k: int = 5
-    rare: float = 0.1
-    max_sentences: int = 50_000
-    level: float = 0.95
-    resamples: int = 2000
-    seed: int = 0
-    device: str = "auto"
-    dtype: str = "auto"
-    token_budget: int = 16_384
-    trust_remote_code: bool = False
-
-
 def run_explore(options: ExploreOptions) -> Exploration:
     """Explores every run of every table, and writes `explore.json` to `--out`.
 
@@ -70,6 +41,11 @@ def run_explore(options: ExploreOptions) -> Exploration:
         InputError: something given cannot be used.
     """
     _check(options)
+    with open_tables([*options.samples, *([options.base] if options.base else [])]) as tables:
+        return _explore(options, tables[: len(options.samples)], tables[-1] if options.base else None)
+
+
+def _explore(options: ExploreOptions, tables: Sequence[OpenTable], base_table: OpenTable | None) -> Exploration:
     settings = Settings(
         lexicon=load_lexicon(options.lexicon),
         reflective=load_reflective(options.reflective),
@@ -82,42 +58,47 @@ def run_explore(options: ExploreOptions) -> Exploration:
         resampling=Resampling(options.level, options.resamples, options.seed),
     )
     breaks = [word.strip() for word in options.breaks.split(",") if word.strip()]
-    notes: list[str] = []
-    base, encoder = _base(options, breaks, notes)
+    base, encoder = _base(options, base_table, breaks)
     scorer = _scorer(options)
     runs: list[RunExploration] = []
     series: list[TrainingRow] = []
     token_data: list[Path] = []
-    for table in options.samples:
+    for table in tables:
         source: Origin = "stored" if scorer is None else "model"
-        with_tokens = table if scorer is None else _teacher_force(table, scorer, options)
-        token_data.append(with_tokens)
+        with_tokens = table.path if scorer is None else _teacher_force(table, scorer, options)
+        token_data.append(table.given if scorer is None else with_tokens)
         which = f"table {len(token_data)} of {len(options.samples)}"
         with Meter(what=f"reading {which}"):
-            loaded = load_traces(with_tokens, breaks=breaks, vocabulary=settings.vocabulary, source=source)
+            loaded = load_traces(
+                with_tokens,
+                breaks=breaks,
+                vocabulary=settings.vocabulary,
+                source=source,
+                only_exact=options.only_exact,
+            )
         if options.cross and len(loaded) > 1:
-            raise InputError(f"--cross holds the responses of one run, but '{table}' has {len(loaded)}: give one run.")
+            raise InputError(
+                f"--cross holds the responses of one run, but '{table.given}' has {len(loaded)}: give one run."
+            )
         for traces in loaded:
             cross = _cross(traces, scorer, options)
-            with Meter(what=f"exploring run {traces.run}, {which}"):
+            with Meter(what=f"run {traces.run}, {which}"):
                 explored = explore_run(traces, settings, base=base, encoder=encoder, cross=cross)
             runs.append(explored)
-            step = _STEP.search(f"{traces.run} {table.name}")
+            step = _STEP.search(f"{traces.run} {table.given.name}")
             series.append(training_row(traces, explored, int(step[1]) if step else None))
-    if scorer is not None and scorer.note:
-        notes.append(scorer.note)
-    tables = [*options.samples, *([options.base] if options.base else [])]
     exploration = Exploration(
         samples=[str(path) for path in options.samples],
         token_data=[_relative(path, options.out) for path in token_data],
-        inputs=inputs_of(shard for table in tables for shard in find_shards(table)),
+        inputs=inputs_of(file for table in (*options.samples, options.base) if table for file in source_files(table)),
         settings=_settings(options),
         lexicon=settings.lexicon.name,
         reflective=settings.reflective.name,
         breaks=breaks,
         runs=runs,
         series=series,
-        notes=notes,
+        full_logits=scorer.full_logits if scorer else None,
+        imported=import_notes([*tables, *([base_table] if base_table else [])]),
         forkwise=__version__,
     )
     if options.out:
@@ -150,14 +131,15 @@ def _settings(options: ExploreOptions) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if name not in ("samples", "out", "breaks")}
 
 
-def _base(options: ExploreOptions, breaks: Sequence[str], notes: list[str]) -> tuple[list[Any] | None, Encoder | None]:
-    if options.base is None:
+def _base(
+    options: ExploreOptions, table: OpenTable | None, breaks: Sequence[str]
+) -> tuple[list[Any] | None, Encoder | None]:
+    if table is None:
         if options.encoder:
             raise InputError("--encoder compares sentences with a base model's: give --base.")
-        notes.append("Without --base there is nothing that sentences could be rare against.")
         return None, None
     with Meter(what="reading the base's table"):
-        runs = load_traces(options.base, breaks=breaks, token_data=False)
+        runs = load_traces(table.path, breaks=breaks, token_data=False)
     if len(runs) > 1:
         raise InputError(
             f"'{options.base}' holds {len(runs)} runs ({', '.join(run.run for run in runs[:4])}): give a table of the "
@@ -181,18 +163,18 @@ def _scorer(options: ExploreOptions) -> Scorer | None:
         )
 
 
-def _teacher_force(table: Path, scorer: Scorer, options: ExploreOptions) -> Path:
+def _teacher_force(table: OpenTable, scorer: Scorer, options: ExploreOptions) -> Path:
     from forkwise.explore.teacher import write_entropies
 
     assert options.out is not None
     assert options.model is not None
     folder = options.out / "tokens"
     if len(options.samples) > 1:
-        number = list(options.samples).index(table)
-        folder = folder / f"{number:02d}-{table.stem}"
-    forced = write_entropies(table, folder, scorer, name=options.model, temperature=options.temperature)
+        number = list(options.samples).index(table.given)
+        folder = folder / f"{number:02d}-{table.given.stem}"
+    forced = write_entropies(table.path, folder, scorer, name=options.model, temperature=options.temperature)
     if forced.samples == 0:
-        raise InputError(f"'{table}': every sample is empty, so there is nothing to explore.")
+        raise InputError(f"'{table.given}': every sample is empty, so there is nothing to explore.")
     return folder
 
 
@@ -202,7 +184,8 @@ def _cross(traces: RunTraces, scorer: Scorer | None, options: ExploreOptions) ->
     if not options.cross_prompts or scorer is None:
         return None
     assert options.out is not None
-    from forkwise.explore.teacher import completion_ids, cross_logprobs, prompt_ids
+    from forkwise.explore.teacher import cross_logprobs
+    from forkwise.explore.tokenisation import completion_ids, prompt_ids
 
     by_prompt: dict[str, list[str]] = {}
     for trace in traces.traces:

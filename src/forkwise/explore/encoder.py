@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forkwise.errors import InputError
+from forkwise.progress import watch
 
 MAX_TOKENS = 256
 """Most tokens of a text: longer ones are cut, as the model's own settings say."""
@@ -84,8 +85,9 @@ class SentenceEncoder:
         ids = [t for first in range(0, len(distinct), 1024) for t in self._ids(distinct[first : first + 1024])]
         row_of = {text: i for i, text in enumerate(distinct)}
         unit = np.empty((len(distinct), self.config["hidden_size"]), dtype=np.float32)
+        batches = list(_batches([len(t) for t in ids], batch_tokens))
         with torch.inference_mode():
-            for rows in _batches([len(t) for t in ids], batch_tokens):
+            for rows in watch(batches, "embedding sentences", "batches"):
                 longest = max(1, len(ids[rows[-1]]))
                 ids_BT = torch.zeros(len(rows), longest, dtype=torch.long)
                 mask_BT = torch.zeros_like(ids_BT)

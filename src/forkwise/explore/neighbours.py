@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forkwise.errors import InputError
+from forkwise.progress import watch
 
 Vectors = npt.NDArray[np.float32]
 
@@ -34,7 +35,7 @@ def mean_distances(
         if distances is not None:
             return distances
     nearest = np.empty((queries.shape[0], k), dtype=np.float32)
-    for first in range(0, queries.shape[0], _ROWS):
+    for first in watch(range(0, queries.shape[0], _ROWS), "finding the nearest sentences", "blocks"):
         rows = queries[first : first + _ROWS]
         best = np.full((rows.shape[0], 0), 0, dtype=np.float32)
         for column in range(0, reference.shape[0], _COLUMNS):

@@ -2,6 +2,7 @@
 
 Entropies and log-probabilities are in nats, lengths in tokens or words as the name says, shares between 0 and 1. A
 number that does not exist (no interval with one problem, no entropy without token data) is None, and null in the file.
+It is one file of more than 400 lines because `explore.json` is one file: who reads it finds every field here, in order.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from forkwise.errors import InputError
-from forkwise.folders.results import Input, parse_result, read_result, result_text, write_result
+from forkwise.folders.results import Input, read_result, write_result
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of `explore.json`. It grows when a field changes its meaning or goes; new optional fields do not count."""
 
 FILE = "explore.json"
@@ -99,16 +100,16 @@ class Entry:
     count: int
     problems: int
     """Number of problems in which the entry occurs."""
-    mean_entropy: float | None
-    difference: Estimate
+    mean_entropy: float | None = None
+    difference: Estimate = Estimate(None)
     """Entropy of the entry's tokens minus that of all others, nats."""
-    auc: Estimate
-    matched_difference: Estimate
+    auc: Estimate = Estimate(None)
+    matched_difference: Estimate = Estimate(None)
     """Entropy of the entry's tokens minus that of others in the strata of the `matched` version of `Contrast`, nats."""
-    supported: float | None
-    p: float | None
+    supported: float | None = None
+    p: float | None = None
     """Two-sided p of the difference, by circular shifts within traces."""
-    q: float | None
+    q: float | None = None
     """The p adjusted by Benjamini and Hochberg over the entries that were tested."""
 
 
@@ -330,7 +331,10 @@ class RunExploration:
     """Entries of the lexicon that occur, most frequent first."""
     rarity: Rarity | None
     dependence: list[Dependence]
-    notes: list[str]
+    without_tokens: int = 0
+    """Number of samples without token data, where others of the run have them."""
+    rarity_refused: str | None = None
+    """Why rarity could not be measured against the base, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -353,7 +357,10 @@ class Exploration:
     runs: list[RunExploration]
     series: list[TrainingRow]
     """One row for each run, in the order of `runs`."""
-    notes: list[str]
+    full_logits: str | None = None
+    """Why `--model` scores by its full logits, where it does."""
+    imported: list[str] = field(default_factory=list)
+    """What the import of other tools' files found and remarked."""
     schema: int = SCHEMA
     forkwise: str = ""
 
@@ -367,20 +374,6 @@ class Exploration:
             if run.run == name:
                 return run
         raise InputError(f"There is no run '{name}' here: it holds {', '.join(run.run for run in self.runs)}.")
-
-
-def to_json(exploration: Exploration) -> str:
-    """Returns the text of `explore.json`: valid JSON, with NaN and infinity as null."""
-    return result_text(exploration)
-
-
-def from_json(text: str | bytes) -> Exploration:
-    """Reads the text that `to_json` wrote.
-
-    Raises:
-        InputError: not such a file, or one of another schema version.
-    """
-    return _whole(parse_result(text, Exploration, schema=SCHEMA, name=FILE, command=_COMMAND))
 
 
 def write(folder: Path, exploration: Exploration) -> Path:

@@ -23,13 +23,13 @@ import torch
 from forkwise.core import compare_head, few_tokens, logprob_and_entropy, token_entropy
 from forkwise.errors import InputError
 from forkwise.explore.spans import MisfitError, token_spans
+from forkwise.explore.tokenisation import another_tokenizer, completion_ids, prompt_ids
 from forkwise.folders import only_process, write_json
+from forkwise.folders.settings import is_new, read_settings, refuse_other
 from forkwise.progress import Console, Meter
-from forkwise.reading import parse_json
 from forkwise.samples.store import find_shards, iter_batches, open_parquet, read_samples, write_shard
 from forkwise.sampling.forward import cannot, check_causal, check_rows, embedding_rows, not_numbers
 from forkwise.sampling.generate import fingerprint, load_model
-from forkwise.sampling.prompts import render_chat
 
 MANIFEST = "entropies.json"
 BUDGET = 16_384
@@ -64,14 +64,14 @@ class Scorer:
             a batch of its own.
 
     Attributes:
-        note: why the model is scored by its full logits; None where it is not, and before the first sample.
+        full_logits: why the model is scored by its full logits; None where it is not, and before the first sample.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, budget: int = BUDGET) -> None:
         if budget < 1:
             raise InputError(f"The token budget is {budget}: it must be at least 1.")
         self.model, self.tokenizer, self.budget = model, tokenizer, budget
-        self.note: str | None = None
+        self.full_logits: str | None = None
         self._head: tuple[Any, Any] | None = None  # weight and bias, where they alone make the logits
         self._head_is_known = False
 
@@ -162,7 +162,7 @@ class Scorer:
         head = self.model.get_output_embeddings()
         name = type(self.model).__name__
         if not isinstance(head, torch.nn.Linear):
-            self.note = f"{name} is scored by its full logits, which need more memory: its head is no linear layer."
+            self.full_logits = f"the head of {name} is no linear layer"
             return
 
         def by_head(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -178,90 +178,7 @@ class Scorer:
         if mismatch is None:
             self._head = head.weight, head.bias
         else:
-            self.note = f"{name} is scored by its full logits, which need more memory: by its head alone, {mismatch}."
-
-
-# ------------------------------------------------------------------------------------------------------- tokenisation
-
-
-def prompt_ids(tokenizer: Any, prompt: str | None) -> list[int]:
-    """Returns the token ids of a stored prompt: text, or the messages of a conversation as JSON.
-
-    Special tokens are added unless a chat template has written them into the text.
-
-    Raises:
-        InputError: no prompt and no beginning-of-sequence token, or messages for a tokenizer without a chat template.
-    """
-    messages = _messages(prompt)
-    if messages is not None:
-        text = render_chat(tokenizer, messages, "the stored conversations")
-    else:
-        text = prompt or ""
-    templated = messages is not None or any(token in text for token in tokenizer.all_special_tokens)
-    ids: list[int] = tokenizer(text, add_special_tokens=not templated)["input_ids"]
-    if not ids and tokenizer.bos_token_id is not None:
-        ids = [tokenizer.bos_token_id]
-    if not ids:
-        raise InputError(
-            "A sample has no prompt, so its first token follows on nothing: store the prompts with the samples."
-        )
-    return ids
-
-
-def _messages(prompt: str | None) -> list[dict[str, str]] | None:
-    if not prompt or not prompt.lstrip().startswith("[{"):
-        return None
-    try:
-        messages = json.loads(prompt)
-    except ValueError:
-        return None
-    return messages if all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages) else None
-
-
-def completion_ids(tokenizer: Any, row: Mapping[str, Any], where: str, rows: int = 0) -> list[int]:
-    """Returns the ids of a stored completion: the stored ones, or those of its text, with an end token if it stopped.
-
-    `rows` is the number of tokens that the model can draw, which may be more than its tokenizer has.
-
-    Raises:
-        InputError: the tokenizer does not reproduce what is stored, so it is not the samples'.
-    """
-    text, stored = row["completion"], row.get("token_ids")
-    if stored:
-        if max(stored) >= max(len(tokenizer), rows) or min(stored) < 0:
-            raise _another(where, f"it has no token {max(stored)}")
-        decoded = tokenizer.decode([i for i in stored if i < len(tokenizer)], skip_special_tokens=True)
-        if _plain(decoded) != _plain(text):
-            raise _another(where, f"it turns the stored token ids into {decoded[:30]!r}, not into {text[:30]!r}")
-        return list(stored)
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    decoded = tokenizer.decode(ids)
-    if _plain(decoded) != _plain(text):
-        raise _another(where, f"it turns {text[:30]!r} into {decoded[:30]!r}")
-    tokens = row.get("tokens")
-    if tokens:
-        new_texts = [tokenizer.decode([i]) for i in ids]
-        stored_texts = [token for token in tokens if token not in tokenizer.all_special_tokens]
-        if [token.strip() for token in new_texts] != [token.strip() for token in stored_texts]:
-            raise _another(
-                where, f"it cuts the text into {len(new_texts)} tokens that are not the {len(stored_texts)} stored ones"
-            )
-    if row.get("finish_reason") == "stop" and tokenizer.eos_token_id is not None:
-        ids = [*ids, tokenizer.eos_token_id]
-    if not ids:
-        raise InputError(f"{where}: the completion is empty.")
-    return ids
-
-
-def _plain(text: str) -> str:
-    """Removes white space, of which word-level and SentencePiece tokenizers do not keep all."""
-    return "".join(text.split())
-
-
-def _another(where: str, what: str) -> InputError:
-    return InputError(
-        f"{where}: the model's tokenizer is not the one of the samples, {what}; give the --model that wrote them."
-    )
+            self.full_logits = f"by the head of {name} alone, {mismatch}"
 
 
 # ------------------------------------------------------------------------------------------------- a table of samples
@@ -371,7 +288,7 @@ def _scored(
             token_spans(tokens, row["completion"])
         except MisfitError as error:
             where = f"'{samples}', sample {row['sample_id']} of problem '{row['problem_id']}'"
-            raise _another(where, str(error)) from error
+            raise another_tokenizer(where, str(error)) from error
         yield {
             **row,
             "token_ids": item.completion,
@@ -390,22 +307,12 @@ def _digest(table: pa.Table) -> str:
 
 
 def _check_manifest(out: Path, manifest: Mapping[str, Any]) -> None:
-    path = out / MANIFEST
-    if not path.exists():
-        if any(out.glob("*.parquet")):
-            raise InputError(f"'{out}' holds Parquet files but no {MANIFEST}: give another --out.")
-        write_json(path, manifest, indent=2)
+    file = out / MANIFEST
+    if is_new(file):
+        write_json(file, manifest, indent=2)
         return
-    try:
-        stored = dict(parse_json(path.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"'{path}' cannot be read ({error}): delete the folder, or give another --out.") from error
-    for key, value in manifest.items():
-        if stored.get(key) != value:
-            raise InputError(
-                f"'{out}' holds entropies with {key} = {stored.get(key)}, not {value}: give another --out, or delete "
-                "that folder."
-            )
+    remedy = "give another --out, or delete that folder"
+    refuse_other(file, read_settings(file), manifest, what="entropies", remedy=remedy)
 
 
 # ---------------------------------------------------------------------------------------- every response, every prompt

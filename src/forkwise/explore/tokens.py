@@ -20,6 +20,7 @@ from forkwise.explore.results import ForkToken, Histogram, ProfilePoint, TokenTy
 from forkwise.explore.sentences import Span
 from forkwise.explore.spans import first_token, tokens_in
 from forkwise.explore.traces import Trace
+from forkwise.progress import watch
 
 TYPES = ("word", "word continuation", "number", "mathematics", "punctuation", "white space", "special")
 _WORD, _CONTINUATION, _NUMBER, _MATHEMATICS, _PUNCTUATION, _SPACE, _SPECIAL = range(7)
@@ -96,7 +97,7 @@ def token_table(traces: Sequence[Trace], problem_of: dict[str, int], lexicon: Le
     texts: list[str] = []
     upper: list[FloatArray] = []
 
-    for t, trace in enumerate(traces):
+    for t, trace in enumerate(watch(traces, "tokens", "samples")):
         tokens = trace.tokens
         if tokens is None:
             continue

@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 
 from forkwise.errors import InputError
 from forkwise.explore.bounds import LogprobError, candidate_logprobs, entropy_bounds, written_rounding
 from forkwise.explore.sentences import Span, split_sentences
 from forkwise.explore.spans import MisfitError, token_spans
+from forkwise.progress import watch
 from forkwise.samples import read_samples
 
 FloatArray = npt.NDArray[np.float64]
@@ -77,6 +79,7 @@ def load_traces(
     vocabulary: int | None = None,
     source: Origin = "stored",
     token_data: bool = True,
+    only_exact: bool = False,
 ) -> list[RunTraces]:
     """Loads the runs of a samples table.
 
@@ -86,20 +89,25 @@ def load_traces(
         vocabulary: tokens, for the upper bounds from top-k log-probs; None without any bounds to compute.
         source: what stored entropies are: `stored`, or `model` where forkwise computed them afterwards.
         token_data: False reads the texts alone.
+        only_exact: leave out the samples that have no stored entropies.
 
     Raises:
         InputError: no samples, no text in any, tokens that do not join to their text, or log-probs that are none.
     """
     columns = [*_COLUMNS[:-1], *(("tokens", "entropies", "logprobs", "top_logprobs") if token_data else ())]
     table = read_samples(path, columns)
+    if only_exact:
+        table = table.filter(pc.is_valid(table["entropies"]))
+        if not table.num_rows:
+            raise InputError(f"'{path}' holds no sample with stored entropies: leave out --only-exact.")
     runs: dict[str, RunTraces] = {}
-    for batch in table.to_batches(max_chunksize=256):
-        for row in batch.to_pylist():
-            run = runs.setdefault(row["run"], RunTraces(row["run"], row["model"]))
-            if not (row["completion"] or "").strip():
-                run.empty += 1
-                continue
-            run.traces.append(_trace(row, run, breaks, vocabulary, source, path))
+    rows = (row for batch in table.to_batches(max_chunksize=256) for row in batch.to_pylist())
+    for row in watch(rows, "splitting", "samples", table.num_rows):
+        run = runs.setdefault(row["run"], RunTraces(row["run"], row["model"]))
+        if not (row["completion"] or "").strip():
+            run.empty += 1
+            continue
+        run.traces.append(_trace(row, run, breaks, vocabulary, source, path))
     for run in runs.values():
         if not run.traces:
             raise InputError(f"'{path}': every sample of the run '{run.run}' is empty, so there is nothing to explore.")

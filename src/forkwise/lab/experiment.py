@@ -1,205 +1,184 @@
-"""An experiment: arms x seeds from the embedded base model, sampled on the same problems and compared by Pass@K.
+"""The quickstart's study from start to end: run, compared with all lengths and texts at hand, and put on one page.
 
-The folder of an experiment holds `settings.json`, the training runs in `arms/`, the samples table of every run in
-`samples/`, and what was found: `summary.txt` and `.md`, `compare.json`, `compare.csv`, figures and one HTML page.
+The folder holds what a study's does (`arms/`, `samples/`, `receipts/`), and what was found: `summary.txt` and `.md`,
+`compare.json`, `compare.csv`, perhaps `explore/`, figures and one HTML page.
 """
 
 from __future__ import annotations
 
 import io
 import time
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
-from forkwise.folders import json_text, only_process, write_json, write_text
+from forkwise.explore.command import run_explore
+from forkwise.explore.options import ExploreOptions
+from forkwise.folders import write_json, write_text
 from forkwise.folders.results import write_result
-from forkwise.lab.arms import check, gpus, recipe, sample_runs, train, train_problems
-from forkwise.lab.reuse import take
-from forkwise.lab.spec import BASE, TASK, Experiment, Results
-from forkwise.lab.tables import markdown
 from forkwise.lab.traces import CLAUSES
-from forkwise.passk import compare, evaluate, k_grid, load_arm
+from forkwise.passk import Comparison, Evaluation, compare, evaluate, k_grid, load_arm
 from forkwise.passk.design import FEWEST_RUNS
 from forkwise.passk.files import COMPARE, read_results, result_file, write_csv
 from forkwise.passk.length import default_budgets, default_caps, have_common_lengths, largest_budget
 from forkwise.progress import Console, Meter
-from forkwise.reading import parse_json
 from forkwise.report.command import write_report
 from forkwise.report.figures import training_figure
-from forkwise.report.passk import FEW, details, overview
+from forkwise.report.markdown import markdown_blocks
+from forkwise.report.passk import FEW, conclusion, details, matched, overview
 from forkwise.report.passk_figures import comparison_figure, save
-from forkwise.report.table import Table
+from forkwise.report.table import Block, Table
 from forkwise.report.terminal import print_blocks, print_sentences, print_tables
-from forkwise.tasks import Problem, load_task
-from forkwise.training.folder import check_folder, create_folder, read_metrics
+from forkwise.study.places import LocalPlace
+from forkwise.study.receipts import read_receipts, receipt_file, samples_sha256
+from forkwise.study.registration import PLAN, read_plan, refuse_other_plan
+from forkwise.study.run import check_study
+from forkwise.study.run import run as run_study
+from forkwise.study.spec import BASE, Study
+from forkwise.study.words import beside
+from forkwise.terminal import complain
+from forkwise.training.folder import check_folder, read_metrics
+
+EXPLORED = "explore"
+"""Folder in which the exploration of the samples lies."""
 
 _WIDE = 170  # columns of a terminal that has room for every K that is shown
 
 
+@dataclass(frozen=True)
+class Results:
+    """What an experiment found. The seeds of an arm are averaged per problem."""
+
+    base: Evaluation
+    comparison: Comparison
+    seeds: int
+
+    def evaluations(self) -> list[Evaluation]:
+        """Returns the evaluations of the base model and of the arms."""
+        return [self.base, *self.comparison.arms]
+
+    def verdict(self) -> str:
+        """Says what the paired differences are, and whether they are evidence of anything."""
+        sentence = conclusion(self.evaluations(), self.comparison)
+        if self.seeds > 1:
+            return sentence
+        return f"{sentence} Each arm was trained with one seed: other seeds may say otherwise."
+
+
 def run(
     folder: Path,
-    experiment: Experiment,
+    study: Study,
     *,
     jobs: int,
     resume: bool,
-    reuse: Sequence[Path] = (),
     console: Console | None = None,
-    flag: str = "--out",
+    explore: bool = False,
 ) -> Results:
-    """Trains the arms, samples base and arms, and writes the comparison into `folder`; every stage can be resumed.
+    """Runs the study on this machine's cores, and writes the comparison into `folder`; every stage can be resumed.
 
     Args:
-        reuse: folders of other experiments; what they have of this one is copied (see `forkwise.lab.reuse`).
+        explore: look also for behaviours and fork tokens in the samples of base and arms, those of the first seed.
 
     Raises:
-        InputError: the folder is in use (without `resume`) or holds another experiment, one of `reuse` holds none, or
-            an arm failed.
+        InputError: the folder is in use (without `resume`) or holds another study, or an arm cannot be trained.
+        RunError: an arm stopped before its end.
     """
     console = console or Console()
     start = time.monotonic()
-    check_folder(folder, resume=resume, mark="settings.json", flag=flag)
-    if experiment.device == "cuda" and not gpus():
-        raise InputError("There is no GPU that CUDA can use: give --device cpu.")
-    # Refuse now, not after the training, what the task cannot give, and what would leave an arm untrained.
-    for arm in experiment.arms:
-        check(arm, experiment.steps)
-        warmup = recipe(arm, 0, experiment.steps, folder).get("critic_warmup_steps", 0)
-        if experiment.steps <= warmup:
-            raise InputError(
-                f"With {experiment.steps} steps the policy of '{arm.name}' would not learn: the first {warmup} are the "
-                "critic's alone."
-            )
-    task = load_task(TASK)
-    problems = task.problems(experiment.split, experiment.problems)
-    task.problems("train", train_problems(experiment.steps))
-    create_folder(folder)
-    with only_process(folder, "running an experiment in"):
-        return _stages(folder, experiment, problems, start, jobs, reuse, console)
-
-
-def _stages(
-    folder: Path,
-    experiment: Experiment,
-    problems: Sequence[Problem],
-    start: float,
-    jobs: int,
-    reuse: Sequence[Path],
-    console: Console,
-) -> Results:
-    _same_settings(folder / "settings.json", experiment)
-    for other in reuse:
-        taken = take(folder, experiment, other)
-        console.print(f"from {other}: {', '.join(taken) or 'no training run'}", soft_wrap=True, markup=False)
-    train(
-        folder / "arms",
-        experiment.arms,
-        experiment.seeds,
-        experiment.steps,
-        jobs=jobs,
-        console=console,
-        device=experiment.device,
-    )
-    models = {BASE: str(EMBEDDED_MODEL)}
-    models |= {arm.run(seed): str(folder / "arms" / arm.run(seed)) for arm, seed in experiment.runs()}
-    sample_runs(
-        folder / "samples",
-        models,
-        problems,
-        experiment.samples,
-        jobs=jobs,
-        console=console,
-        traces=experiment.traces,
-        device=experiment.device,
-    )
-    with Meter(None, 0, console, "comparing (3 of 3)"):
-        results = analyse(folder, experiment)
-    _write(folder, experiment, results, time.monotonic() - start, console)
+    if check_folder(folder, resume=resume, mark=PLAN, flag="--out"):
+        refuse_other_plan(study, read_plan(folder / PLAN)[0], folder)
+    check_study(study)
+    _forget_lost_samples(folder, study)
+    place = LocalPlace(jobs, "cpu")
+    try:
+        run_study(study, folder, place, console=console)
+    finally:
+        place.close()
+    with Meter(None, 0, console, "comparing"):
+        results = analyse(folder, study)
+    if explore:
+        _explore(folder, study)
+    _write(folder, study, results, time.monotonic() - start, console)
     return results
 
 
-def _same_settings(file: Path, experiment: Experiment) -> None:
-    try:
-        wanted: dict[str, Any] = parse_json(json_text(asdict(experiment)))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"The experiment has a setting that cannot be recorded ({error}): change it.") from error
-    if not file.exists():
-        write_json(file, wanted)
-        return
-    try:
-        there = dict(parse_json(file.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"'{file}' cannot be read ({error}): restore it, or give another --out.") from error
-    found = {"device": "cpu", **there}  # what there was before GPUs
-    if found != wanted:
-        changed = ", ".join(f"{k} {found.get(k)} -> {v}" for k, v in wanted.items() if found.get(k) != v)
-        raise InputError(f"'{file.parent}' holds a run with other settings ({changed}): give another --out.")
+def _forget_lost_samples(folder: Path, study: Study) -> None:
+    """Removes the receipts of runs whose samples are no longer those that were counted: they are drawn again."""
+    receipts = folder / "receipts"
+    for run_name, receipt in read_receipts(receipts, study.sha256(), study.runs()).items():
+        if receipt.hashes.get("samples") != samples_sha256(folder / "samples" / run_name):
+            receipt_file(receipts, run_name).unlink()
 
 
-def analyse(folder: Path, experiment: Experiment) -> Results:
+def _explore(folder: Path, study: Study) -> None:
+    """Writes `explore.json` about the samples of the base model and of each arm's first seed that have entropies."""
+    runs = [runs[0] for runs in _runs(study).values()]
+    tables = [folder / "samples" / run for run in runs]
+    try:
+        run_explore(ExploreOptions(tables, out=folder / EXPLORED, breaks=",".join(CLAUSES), only_exact=True))
+    except InputError as error:
+        complain(f"behaviours and fork tokens were not explored: {error}")
+
+
+def analyse(folder: Path, study: Study) -> Results:
     """Computes Pass@K of all and the comparison with the first arm, or reads them from a compare.json that fits."""
-    runs = _runs(experiment)
+    runs, n = _runs(study), study.evaluation.n
     tables = [folder / "samples" / run for arm in runs.values() for run in arm]
     file = folder / COMPARE
     if file.exists():
         with suppress(InputError):  # damaged, or of another version: written again
             stored = read_results(file)
-            fits = stored.is_about(tables, runs) and stored.settings == _settings(experiment)
+            fits = stored.is_about(tables, runs) and stored.settings == _settings(study)
             if fits and stored.comparison is not None and [e.arm for e in stored.single] == [BASE]:
-                return Results(stored.single[0], stored.comparison, experiment.seeds)
+                return Results(stored.single[0], stored.comparison, len(study.seeds))
     base_arm, *arms = (load_arm([folder / "samples" / run for run in arm], name=name) for name, arm in runs.items())
-    ks = k_grid(experiment.samples)
     common = have_common_lengths([base_arm, *arms])
     caps, budgets = (default_caps(arms), default_budgets(arms)) if common else ([], [])
     fixed = [arm.name for arm in arms if len(arm.runs) < FEWEST_RUNS]
-    comparison = compare(*arms, ks=ks, fixed=fixed, caps=caps, budgets=budgets)
+    comparison = compare(*arms, ks=k_grid(n), fixed=fixed, caps=caps, budgets=budgets)
     affordable = [budget for budget in budgets if budget <= largest_budget([base_arm])]
-    results = Results(evaluate(base_arm, ks=ks, caps=caps, budgets=affordable), comparison, experiment.seeds)
+    results = Results(evaluate(base_arm, ks=k_grid(n), caps=caps, budgets=affordable), comparison, len(study.seeds))
     write_csv(folder / "compare.csv", [*results.base.rows(), *comparison.rows()])
-    write_result(file, result_file(_settings(experiment), tables, results.verdict(), [results.base], comparison))
+    write_result(file, result_file(_settings(study), tables, results.verdict(), [results.base], comparison))
     return results
 
 
-def _runs(experiment: Experiment) -> dict[str, list[str]]:
+def _runs(study: Study) -> dict[str, list[str]]:
     """Returns the runs of the base model and of every arm."""
-    return {BASE: [BASE]} | {arm.name: [arm.run(seed) for seed in range(experiment.seeds)] for arm in experiment.arms}
+    return {BASE: [BASE]} | {arm.name: [arm.run(seed) for seed in study.seeds] for arm in study.arms}
 
 
-def _settings(experiment: Experiment) -> dict[str, Any]:
+def _settings(study: Study) -> dict[str, Any]:
     """Returns the options of `compare`; null is the default."""
     defaults = {"margin": None, "caps": None, "budgets": None, "level": None, "resamples": None, "seed": None}
-    return {"arms": [arm.name for arm in experiment.arms], "k": k_grid(experiment.samples), **defaults}
+    return {"arms": [arm.name for arm in study.arms], "k": k_grid(study.evaluation.n), **defaults}
 
 
-def _write(folder: Path, experiment: Experiment, results: Results, seconds: float, console: Console) -> None:
+def _write(folder: Path, study: Study, results: Results, seconds: float, console: Console) -> None:
     tables = overview(results.evaluations(), results.comparison)
-    if len(experiment.arms) > 2 or experiment.seeds > 1:
+    if len(study.seeds) > 1:
         tables += [block for block in details([], results.comparison) if isinstance(block, Table)]
     notes = [f"- {note}" for note in results.comparison.notes]
     text = io.StringIO()
     print_blocks([results.verdict(), *tables, *notes], Console(width=_WIDE, file=text))
     write_text(folder / "summary.txt", text.getvalue())
-    write_text(folder / "summary.md", markdown(folder, experiment, results))
-    record = {"seconds": round(seconds, 1), "verdict": results.verdict(), "runs": _runs(experiment), "breaks": CLAUSES}
-    write_json(folder / "results.json", {"settings": asdict(experiment), **record})
+    receipts = read_receipts(folder / "receipts", study.sha256(), study.runs())
+    found = [*overview(results.evaluations(), results.comparison), *matched(results.comparison)]
+    blocks: list[Block] = [results.verdict(), *found, *beside(study, study.seeds, receipts)]
+    write_text(folder / "summary.md", markdown_blocks(blocks))
+    record = {"seconds": round(seconds, 1), "verdict": results.verdict(), "runs": _runs(study), "breaks": CLAUSES}
+    write_json(folder / "results.json", {"settings": {"title": study.title, **study.plain()}, **record})
 
     caption = (
-        f"{results.comparison.problems} held-out {TASK} problems x {experiment.samples} samples, T = 1; "
-        f"{experiment.steps} steps, {experiment.seeds} seed(s)"
+        f"{results.comparison.problems} held-out {study.task} problems x {study.evaluation.n} samples, T = 1; "
+        f"{study.steps} steps, {len(study.seeds)} seed(s)"
     )
     save(comparison_figure(results.comparison, beside=[results.base], caption=caption), folder / "passk.png")
-    training = training_figure(
-        {
-            name: [read_metrics(folder / "arms" / run) for run in runs]
-            for name, runs in _runs(experiment).items()
-            if name != BASE
-        }
-    )
-    save(training, folder / "training.png")
+    runs = _runs(study)
+    logs = {name: [read_metrics(folder / "arms" / run) for run in runs[name]] for name in runs if name != BASE}
+    save(training_figure(logs, arms=list(runs)), folder / "training.png")
     write_report([folder], folder / "report.html")
     print_sentences([results.verdict()], console)
     print_tables(overview(results.evaluations(), results.comparison, FEW if console.width >= _WIDE else 2), console)

@@ -7,44 +7,48 @@ from __future__ import annotations
 
 from forkwise.constants import check_alpha, check_kappa
 from forkwise.errors import InputError
-from forkwise.lab.spec import ALPHA, Experiment, TrainingArm
+from forkwise.lab.options import QuickstartOptions
+from forkwise.study.recipes import problems_for
+from forkwise.study.spec import Study, parse_study
+
+TASK = "countdown:4"
+
+ALPHA = {"grpo": 0.4, "ppo": 0.1}
+"""The paper's alpha, by algorithm."""
+
+_TRACES = 16  # samples per problem whose tokens, log-probabilities and entropies are kept
+_BATCH = 256  # samples drawn at once
 
 
-def quickstart(
-    algorithm: str = "grpo",
-    *,
-    alpha: float | None = None,
-    kappa: float = 2.0,
-    seeds: int = 1,
-    steps: int = 70,
-    problems: int = 64,
-    samples: int = 256,
-) -> Experiment:
-    """Sets up the experiment of `forkwise quickstart`.
-
-    Args:
-        algorithm: `grpo` or `ppo`.
-        alpha: the shaped arm's alpha; None is the paper's value for the algorithm.
-        kappa: the shaped arm's kappa.
-        seeds, steps, problems, samples: as in `Experiment`.
+def quickstart(options: QuickstartOptions) -> Study:
+    """Sets up the study of `forkwise quickstart`.
 
     Raises:
         InputError: no such algorithm, an alpha that is not above 0, a kappa that is not above 1.
     """
+    algorithm, kappa = options.algorithm, options.kappa
     if algorithm not in ALPHA:
         raise InputError(f"There is no algorithm '{algorithm}': use {' or '.join(ALPHA)}.")
-    alpha = ALPHA[algorithm] if alpha is None else alpha
+    alpha = ALPHA[algorithm] if options.alpha is None else options.alpha
     check_alpha(alpha, "alpha of the shaped arm", above_zero=True)
     check_kappa(kappa)
     name = algorithm.upper()
-    return Experiment(
-        arms=(
-            TrainingArm(name, algorithm, {"alpha": 0.0, "kappa": kappa}),
-            TrainingArm(f"{name} + entropy advantage", algorithm, {"alpha": alpha, "kappa": kappa}),
-        ),
-        seeds=seeds,
-        steps=steps,
-        problems=problems,
-        samples=samples,
-        title=f"quickstart, {name} without and with the entropy-shaped advantage",
-    )
+    like = "quickstart" if algorithm == "grpo" else "quickstart-ppo"
+    content = {
+        "title": f"quickstart, {name} without and with the entropy-shaped advantage",
+        "model": "embedded",
+        "task": TASK,
+        "problems": problems_for(like, options.steps),
+        "recipe": {"like": like, "max_steps": options.steps},
+        "algorithm": algorithm,
+        "arms": {
+            name: {"alpha": 0.0, "kappa": kappa},
+            f"{name} + entropy advantage": {"alpha": alpha, "kappa": kappa},
+        },
+        "seeds": list(range(options.seeds)),
+        "evaluation": {
+            **{"problems": options.problems, "n": options.samples},
+            **{"batch_size": min(_BATCH, options.samples), "traces": min(_TRACES, options.samples)},
+        },
+    }
+    return parse_study(content, "quickstart")

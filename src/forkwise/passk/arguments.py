@@ -80,9 +80,12 @@ def parse_arms(arguments: Sequence[str], *, texts: bool = False) -> list[Arm]:
 
 
 def _apart(arms: Sequence[Arm], arguments: Sequence[str]) -> list[Arm]:
-    """Puts the file or folder name before the names of arms that have the same."""
-    uses = Counter(arm.name for arm in arms)
-    return [
-        replace(arm, name=f"{Path(text).stem}/{arm.name}") if uses[arm.name] > 1 else arm
-        for arm, text in zip(arms, arguments, strict=True)
-    ]
+    """Puts the file or folder name before the names of arms that have the same, or all of the path where need be."""
+    names = [arm.name for arm in arms]
+    for before in (lambda text: Path(text).stem, str):
+        uses = Counter(names)
+        names = [
+            f"{before(text)}/{arm.name}" if uses[name] > 1 else name
+            for name, arm, text in zip(names, arms, arguments, strict=True)
+        ]
+    return [replace(arm, name=name) for arm, name in zip(arms, names, strict=True)]

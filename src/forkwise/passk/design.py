@@ -99,20 +99,24 @@ def make_design(arms: Sequence[Arm], fixed: Collection[str], paired_seeds: bool,
                 f"'{arm.name}' has {len(arm.runs)} run{'s' * (len(arm.runs) > 1)}, and how training varies shows in "
                 f"{FEWEST_RUNS} at least: add runs, or say that it is this very model (--fixed {arm.name})."
             )
-    return Design(frozenset(fixed), _seed_order(arms, fixed) if paired_seeds else None, _clusters(arms), level)
-
-
-def _seed_order(arms: Sequence[Arm], fixed: Collection[str]) -> dict[str, IntArray]:
-    """Orders the runs of every arm by the last number in their names, which must be the same numbers in all arms."""
-    if fixed:
+    if fixed and paired_seeds:
         raise InputError(
             f"'{sorted(fixed)[0]}' is a fixed model and shares no seeds: leave out --paired-seeds or --fixed."
         )
-    if len(arms[0].runs) < FEWEST_PAIRS:
+    if paired_seeds and len(arms[0].runs) < FEWEST_PAIRS:
         raise InputError(
             f"'{arms[0].name}' has {len(arms[0].runs)} runs, and pairs of seeds take at least {FEWEST_PAIRS}: add "
             "runs, or leave out --paired-seeds."
         )
+    return Design(frozenset(fixed), seed_order(arms) if paired_seeds else None, _clusters(arms), level)
+
+
+def seed_order(arms: Sequence[Arm]) -> dict[str, IntArray]:
+    """Orders the runs of every arm by the last number in their names, which must be the same numbers in all arms.
+
+    Raises:
+        InputError: a run without a number, or other numbers in one arm than in another.
+    """
     orders: dict[str, IntArray] = {}
     for arm in arms:
         found = [_NUMBER_AT_THE_END.search(run) for run in arm.runs]

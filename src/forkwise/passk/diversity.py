@@ -12,6 +12,7 @@ import numpy.typing as npt
 from forkwise.errors import InputError
 from forkwise.passk.estimator import FloatArray
 from forkwise.passk.outcomes import Arm
+from forkwise.progress import watch
 from forkwise.tasks.answers.classes import answer_classes
 
 TokenTexts = Sequence[str]
@@ -198,7 +199,7 @@ def diversity(arms: Sequence[Arm], *, budget: int | None = None, embed: Embed | 
         per_run: dict[str, list[list[float]]] = {}
         for row in chosen[a]:
             columns: dict[str, list[float]] = {}
-            for index in row:
+            for index in watch(row, f"diversity of {arm.name}", "problems"):
                 texts = [words[a][i] for i in index]
                 right = [i for i in index if arm.correct_N[i]]
                 measures = {

@@ -15,7 +15,7 @@ from forkwise.errors import InputError
 from forkwise.folders import write_text
 from forkwise.folders.results import Input, inputs_of, read_result
 from forkwise.passk.results import COLUMNS, Comparison, Evaluation, Row
-from forkwise.samples.store import find_shards
+from forkwise.samples.direct import source_files
 from forkwise.version import __version__
 
 PASSK, COMPARE = "passk.json", "compare.json"
@@ -53,7 +53,7 @@ class ResultFile:
         """Whether the file was computed from just these samples tables, and its arms have just these names."""
         if {e.arm for e in self.evaluations} != set(names):
             return False
-        return {i.sha256 for i in self.inputs} == {i.sha256 for i in _inputs(tables)}
+        return {i.sha256 for i in self.inputs} == {i.sha256 for i in inputs_of_tables(tables)}
 
 
 def result_file(
@@ -64,11 +64,12 @@ def result_file(
     comparison: Comparison | None = None,
 ) -> ResultFile:
     """Adds to results the version and the hashes of every shard of the samples tables that they are about."""
-    return ResultFile(SCHEMA, __version__, settings, _inputs(tables), sentence, single, comparison)
+    return ResultFile(SCHEMA, __version__, settings, inputs_of_tables(tables), sentence, single, comparison)
 
 
-def _inputs(tables: Iterable[Path]) -> list[Input]:
-    return inputs_of(shard for table in tables for shard in find_shards(table))
+def inputs_of_tables(tables: Iterable[Path]) -> list[Input]:
+    """Hashes every shard of the samples tables, and every file of another tool, each once."""
+    return inputs_of(file for table in tables for file in source_files(table))
 
 
 def read_results(path: Path) -> ResultFile:

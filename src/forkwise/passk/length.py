@@ -17,6 +17,7 @@ from scipy import stats
 from forkwise.errors import InputError
 from forkwise.passk.estimator import FloatArray, grid_of, shown_ks
 from forkwise.passk.outcomes import Arm
+from forkwise.progress import watch
 
 CAP, BUDGET, MATCHED = "cap", "budget", "matched"
 
@@ -105,7 +106,7 @@ def budget_curves(arm: Arm, budgets: Sequence[float], *, orders: int = 200, seed
     value = np.empty((len(arm.runs), len(arm.problems), len(budgets)))
     variance = np.empty_like(value)
     for s, row in enumerate(arm.groups()):
-        for q, index in enumerate(row):
+        for q, index in enumerate(watch(row, f"length budgets of {arm.name}", "problems")):
             value[s, q], variance[s, q] = pass_within_budget(
                 arm.lengths()[index], arm.correct_N[index], budgets, orders=orders, seed=seed + q
             )
@@ -180,7 +181,8 @@ def match_curves(
     lengths = [side.lengths() for side in arms]
     plain = [side.curves(ks) for side in arms]
     for (s, arm_row), (t, reference_row) in product(enumerate(arm.groups()), enumerate(reference.groups())):
-        for q, index in enumerate(zip(arm_row, reference_row, strict=True)):
+        pairs = list(zip(arm_row, reference_row, strict=True))
+        for q, index in enumerate(watch(pairs, f"equal lengths of {arm.name} and {reference.name}", "problems")):
             for i, run in enumerate((s, t)):
                 matched_index, target_index = index[i], index[1 - i]
                 correct = arms[i].correct_N[matched_index]

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from forkwise.errors import InputError
 from forkwise.passk.outcomes import Arm, build_arm
 from forkwise.samples import read_samples
+from forkwise.samples.direct import OpenTable, import_notes, names_of_runs, open_table
 from forkwise.samples.store import count_words
 
 
@@ -39,6 +40,8 @@ def load_arm(
 ) -> Arm:
     """Loads the scored samples of one or several samples tables (Parquet shard or folder) as one arm.
 
+    Files of other tools are imported on the way, and left as they are.
+
     Args:
         paths: tables of the arm; every distinct `run` in them is one training run of it.
         name: of the arm; the table's only run, or the file name, if None.
@@ -50,13 +53,16 @@ def load_arm(
     """
     sources = [Path(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
     columns = ["run", "problem_id", "correct", "answer", "verdict_by", "n_tokens", "sampling", "cluster"]
-    tables = []
-    for source in sources:
-        table = read_samples(source, [*columns, "completion"] if texts else columns)
-        if table.num_rows and table["n_tokens"].null_count == table.num_rows:
-            table = table.append_column("words", count_words(source))
+    tables: list[pa.Table] = []
+    read: list[OpenTable] = []
+    for source, run_name in zip(sources, names_of_runs(sources), strict=True):
+        with open_table(source, run_name) as opened:
+            table = read_samples(opened.path, [*columns, "completion"] if texts else columns)
+            if table.num_rows and table["n_tokens"].null_count == table.num_rows:
+                table = table.append_column("words", count_words(opened.path))
         _check_sampling(table, str(source))
         tables.append(table)
+        read.append(opened)
     if len({(s, r) for s, t in zip(sources, tables, strict=True) for r in t["run"].unique().to_pylist()}) != len(
         {r for t in tables for r in t["run"].unique().to_pylist()}
     ):
@@ -86,7 +92,7 @@ def load_arm(
     problems, problem_N = codes("problem_id")
     run_names, run_N = codes("run")
     completion = table["completion"].to_numpy() if "completion" in table.column_names else None
-    length, unit, notes = None, "tokens", []
+    length, unit, notes = None, "tokens", import_notes(read)
     if table["n_tokens"].null_count < table.num_rows:
         length = pc.cast(table["n_tokens"], pa.float64()).to_numpy()
     elif "words" in table.column_names and not table["words"].null_count:

@@ -11,6 +11,7 @@ from scipy import special
 
 from forkwise.passk.estimator import FloatArray
 from forkwise.passk.outcomes import Arm
+from forkwise.progress import watch
 from forkwise.tasks.answers.classes import answer_classes
 
 EXACT_UP_TO = 64
@@ -112,7 +113,7 @@ def majority_curves(arm: Arm, ks: Sequence[int], *, seed: int = 0) -> tuple[Floa
     value = np.empty((len(arm.runs), len(arm.problems), len(ks)))
     error = np.empty_like(value)
     for s, row in enumerate(arm.groups()):
-        for q, index in enumerate(row):
+        for q, index in enumerate(watch(row, f"maj@K of {arm.name}", "problems")):
             votes = count_votes([arm.answer_N[i] for i in index], arm.correct_N[index], by_text=arm.by_text)
             value[s, q], error[s, q] = maj_at_k(votes, ks, seed=seed + q)
     return value, np.sqrt((error**2).sum(axis=(0, 1))) / (value.shape[0] * value.shape[1])

@@ -45,7 +45,7 @@ class Arm:
     by_text: bool = False
     """Whether answers are equal only as texts: those of a verifier that checks solutions, as Countdown's does."""
     tables: tuple[Path, ...] = ()
-    """The samples tables that the arm was read from."""
+    """The samples tables, or files of other tools, that the arm was read from."""
 
     def _cells(self) -> IntArray:
         return self.run_N * len(self.problems) + self.problem_N

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,21 @@ from forkwise.explore.lexicon import load_lexicon, load_reflective
 from forkwise.explore.results import Exploration, RunExploration
 from forkwise.folders.metrics import read_metrics
 from forkwise.passk import Comparison, Evaluation
+from forkwise.progress import Meter
 from forkwise.report import explore, passk
 from forkwise.report.distributions import Distribution, explored_entropies, stored_entropies
 from forkwise.report.passk_source import PasskNumbers, passk_numbers
+from forkwise.report.problems import Solved, count_solved
 from forkwise.report.selection import list_samples
 from forkwise.report.series import series_panels
 from forkwise.report.sources import ReportSource, SampleArm, Shaping
-from forkwise.report.traces import Marker, Traces, pack_traces
+from forkwise.report.trace import Marker
+from forkwise.report.traces import Traces, pack_traces
+from forkwise.samples.direct import is_foreign
 from forkwise.samples.store import Key
 
 TRACE_BYTES = 2_000_000
-"""Most bytes of packed traces in a page, which keeps the quickstart's below 3 MB."""
+"""Most bytes of packed traces in a page, which keeps the quickstart's below 3 MB; `--trace-mb` changes it."""
 
 Rows = list[dict[str, Any]]
 
@@ -44,6 +49,8 @@ class Content:
     distributions: dict[str, Distribution]
     explorations: list[Exploration]
     traces: Traces | None
+    solved: list[Solved]
+    """How often each arm solved each problem."""
     shaping: dict[str, Shaping | None]
     """Entropy-shaping settings of each arm with samples; None where they are not known."""
     notes: list[str]
@@ -61,23 +68,32 @@ class Content:
         return [run for exploration in self.explorations for run in exploration.runs]
 
 
-def gather(sources: Sequence[ReportSource], *, trace_bytes: int = TRACE_BYTES) -> Content:
+def gather(
+    sources: Sequence[ReportSource], imported: ExitStack | None = None, *, trace_bytes: float = TRACE_BYTES
+) -> Content:
     """Reads and computes everything that the sources allow; what cannot be computed becomes a note.
+
+    Args:
+        imported: as in `find_source`, for the samples that an exploration read.
 
     Raises:
         InputError: an `explore.json` or a samples table that cannot be read.
     """
-    notes: list[str] = []
-    explorations = [explored.read(path) for source in sources for path in source.explorations]
+    notes: list[str] = [note for source in sources for note in source.notes]
+    explorations = _explorations(sources)
     notes += [note for exploration in explorations for note in explore.notes(exploration)]
-    arms = [arm for source in sources for arm in source.samples] or _explored_arms(sources, explorations, notes)
+    arms = [arm for source in sources for arm in source.samples] or _explored_arms(
+        sources, explorations, imported, notes
+    )
     explorations = [_renamed(exploration, arms) for exploration in explorations]
     holding = [source for source in sources if source.samples or source.training]
     run = holding[0] if len(holding) == 1 else None  # what a run says of itself holds for no other
-    numbers = passk_numbers(sources, arms, run is not None and run.experiment)
+    with Meter(what="reading or computing Pass@K"):
+        numbers = passk_numbers(sources, arms, run is not None and run.experiment)
     notes += numbers.notes
     training = {arm.name: [read_metrics(f) for f in arm.folders] for s in sources for arm in s.training}
-    distributions, traced = _distributions(arms, explorations)
+    with Meter(what="reading token entropies"):
+        distributions, traced = _distributions(arms, explorations)
     traces = _traces(arms, traced, sources, explorations, trace_bytes, notes) if arms else None
     recorded = run.verdict if run is not None else None
     concluded = [recorded or _conclusion(numbers, training)]
@@ -90,10 +106,25 @@ def gather(sources: Sequence[ReportSource], *, trace_bytes: int = TRACE_BYTES) -
         distributions=distributions,
         explorations=explorations,
         traces=traces,
+        solved=count_solved(arms),
         shaping={arm.name: arm.shaping for arm in arms},
         notes=list(dict.fromkeys(notes)),
         sources=list(dict.fromkeys(map(str, [*(source.path for source in sources), *numbers.files]))),
     )
+
+
+def _explorations(sources: Sequence[ReportSource]) -> list[Exploration]:
+    """Reads the explorations; what an experiment found about its own runs gives way to what was given about them."""
+    read = [(source.experiment, explored.read(path)) for source in sources for path in source.explorations]
+    given = {run.run for own, exploration in read if not own for run in exploration.runs}
+    return [
+        replace(
+            exploration,
+            runs=[run for run in exploration.runs if not (own and run.run in given)],
+            series=[row for row in exploration.series if not (own and row.run in given)],
+        )
+        for own, exploration in read
+    ]
 
 
 def _renamed(exploration: Exploration, arms: Sequence[SampleArm]) -> Exploration:
@@ -114,7 +145,10 @@ def _runs(explorations: Sequence[Exploration]) -> list[RunExploration]:
 
 
 def _explored_arms(
-    sources: Sequence[ReportSource], explorations: Sequence[Exploration], notes: list[str]
+    sources: Sequence[ReportSource],
+    explorations: Sequence[Exploration],
+    imported: ExitStack | None,
+    notes: list[str],
 ) -> list[SampleArm]:
     """Finds the samples that the explorations read, as far as they are still there."""
     from forkwise.report.sources import find_source
@@ -129,7 +163,7 @@ def _explored_arms(
                     f"The samples '{table}' that were explored are not there any more, so no traces are shown."
                 )
                 continue
-            for arm in find_source(found_at).samples:
+            for arm in find_source(found_at, imported).samples:
                 arms.setdefault(arm.name, arm)
     return list(arms.values())
 
@@ -180,7 +214,7 @@ def _traces(
     traced: dict[int, set[Key]],
     sources: Sequence[ReportSource],
     explorations: Sequence[Exploration],
-    limit: int,
+    limit: float,
     notes: list[str],
 ) -> Traces | None:
     lexicon, reflective = load_lexicon(), load_reflective()
@@ -198,7 +232,7 @@ def _traces(
                 notes.append(f"Traces are marked with forkwise's own {shipped}; the figures of {file} used {used}.")
         for samples, table in zip(exploration.samples, exploration.token_data, strict=True):
             found_at = next((p for p in (file.parent / table, Path(table)) if p.exists()), None)
-            if table != samples and found_at is not None:
+            if table != samples and found_at is not None and not is_foreign(found_at):
                 tables.append(found_at)
     if tables:
         traced = {

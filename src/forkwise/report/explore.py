@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from forkwise.explore.results import Dependence, Exploration, RunExploration
 from forkwise.report.distributions import Distribution, explored_entropies
@@ -11,6 +11,7 @@ from forkwise.report.table import Block, Table, filled
 from forkwise.terminal import one_line
 
 _ENTRIES, _FORKS, _FARTHEST = 25, 20, 15
+_FEW = 10  # problems, below which a bootstrap over problems falls well short of its level
 
 Runs = Sequence[RunExploration]
 
@@ -44,8 +45,50 @@ def conclusion(run: RunExploration) -> str:
 
 
 def notes(explored: Exploration) -> list[str]:
-    """Collects the notes on the numbers."""
-    return [*explored.notes, *(f"{run.run}: {note}" for run in explored.runs for note in run.notes)]
+    """Says what a reader must know of the numbers: what is left out, and what they cannot show."""
+    said = [*explored.imported]
+    if not explored.settings.get("base"):
+        said.append("Without --base there is nothing that sentences could be rare against.")
+    if explored.settings.get("only_exact"):
+        said.append("Of every run the samples with stored entropies were explored, and no others.")
+    if explored.full_logits:
+        said.append(f"The model is scored by its full logits, which need more memory: {explored.full_logits}.")
+    limit = explored.settings.get("max_sentences")
+    return [*said, *(f"{run.run}: {note}" for run in explored.runs for note in _notes(run, limit))]
+
+
+def _notes(run: RunExploration, limit: int | None) -> Iterator[str]:
+    if run.empty:
+        yield f"{run.empty:,} samples without text are left out."
+    if run.without_tokens:
+        yield (
+            f"{run.without_tokens:,} of {run.samples - run.empty:,} samples have no token data: they count for words "
+            "and sentences, not for entropies."
+        )
+    if run.problems == 1:
+        yield "There is only one problem, and intervals are over problems, so there are none."
+    elif run.problems < _FEW:
+        yield f"With {run.problems} problems the intervals are too narrow; ask for {_FEW} or more."
+    if run.sentences <= 1:
+        yield "There is at most one sentence, so sentences cannot be compared."
+    if run.entropy is None:
+        yield (
+            "There are no entropies: what follows counts words and sentences. --model computes them for any causal "
+            "language model."
+        )
+    elif run.entropy.source == "top-k":
+        yield (
+            "Entropies are lower bounds from top-k log-probs; every difference says in which range it lies for certain."
+        )
+    if run.rarity_refused:
+        yield run.rarity_refused
+    if run.rarity and limit in (run.rarity.distinct, run.rarity.base_distinct):
+        yield (
+            f"Rare sentences were looked for among {limit:,} distinct sentences of a model, drawn at random; "
+            "occurrences of all others do not count as rare (--max-sentences)."
+        )
+    if not any(dependence.method == "text" for dependence in run.dependence):
+        yield "There are fewer than two different prompts, so input dependence cannot be measured."
 
 
 def sizes(runs: Runs) -> list[Block]:

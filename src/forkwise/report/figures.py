@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,18 @@ from matplotlib.figure import Figure
 from forkwise.explore.results import RunExploration
 from forkwise.report.content import Content
 from forkwise.report.distributions import Distribution
-from forkwise.report.passk_figures import COLOURS, comparison_figure, evaluation_figure, finish_axis, name_label
+from forkwise.report.looks import COLOURS, looks
+from forkwise.report.passk_figures import (
+    comparison_figure,
+    evaluation_figure,
+    finish_axis,
+    legend_below,
+    name_label,
+)
 from forkwise.report.series import SeriesPanel, series_panels
 
 FloatArray = npt.NDArray[np.float64]
-
-_STYLES = ("-", "--", ":")
+AnyPanel = TypeVar("AnyPanel", "Panel", SeriesPanel)
 
 WINDOW = 5
 """Logged steps in the moving average of training curves."""
@@ -93,66 +99,85 @@ def _smooth(values: FloatArray, window: int) -> FloatArray:
 
 
 def training_figure(
-    arms: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], window: int = WINDOW, panels: int | None = 4
+    runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]],
+    window: int = WINDOW,
+    panels: int | None = 4,
+    arms: Sequence[str] = (),
 ) -> Figure:
     """Draws metrics over steps; thin lines are raw values, thick ones a moving average. More arms than there are
-    colours have their averages alone, in other line styles.
+    colours have their averages alone.
 
     Args:
-        arms, window: as in `training_panels`.
+        runs, window: as in `training_panels`.
         panels: how many of the metrics that were logged; None draws all.
+        arms: the names in the order that decides about colours and dashes; by default that of `runs`.
     """
-    drawn = training_panels(arms, window)[:panels]
-    rows = max(1, -(-len(drawn) // 2))
-    figure = Figure(figsize=(10, 3 * rows), layout="constrained")
-    axes = list(figure.subplots(rows, 2, squeeze=False).flat)
-    index_of = {name: i for i, name in enumerate(arms, start=1)}
-    many = len(arms) >= len(COLOURS)
-    for axis, panel in zip(axes, drawn, strict=False):
+    drawn = training_panels(runs, window)[:panels]
+    look_of, many = looks(arms or list(runs)), len(runs) >= len(COLOURS)
+
+    def draw(axis: Any, panel: Panel) -> None:
         for series in panel.series:
-            index = index_of[series.arm]
-            colour, style = COLOURS[index % len(COLOURS)], _STYLES[index // len(COLOURS) % len(_STYLES)]
+            look = look_of[series.arm]
             for row in [] if many else series.runs:
-                axis.plot(series.steps, row, color=colour, alpha=0.25, linewidth=0.8)
-            axis.plot(series.steps, series.smooth, style, color=colour, linewidth=2, label=name_label(series.arm))
-        finish_axis(axis, "training step", panel.label)
-    for axis in axes[len(drawn) :]:
-        axis.remove()
-    if many and drawn:
-        most = max(range(len(drawn)), key=lambda i: len(drawn[i].series))
-        handles = axes[most].get_legend_handles_labels()
-        figure.legend(*handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
-    elif drawn:
-        axes[0].legend(frameon=False)
+                axis.plot(series.steps, row, color=look["color"], alpha=0.25, linewidth=0.8)
+            axis.plot(series.steps, series.smooth, **look, label=name_label(series.arm))
+
+    figure = _grid(drawn, draw, 3.0)
+    thin = "" if many else "; thin: each seed as logged"
+    figure.suptitle(
+        f"Thick: mean over seeds, moving average of {window} logged steps{thin}. Rewards in training are no evidence "
+        "about a method.",
+        fontsize=9,
+    )
     return figure
 
 
-def entropy_figure(distributions: Mapping[str, Distribution]) -> Figure:
+def _grid(panels: Sequence[AnyPanel], draw: Callable[[Any, AnyPanel], None], height: float) -> Figure:
+    """Draws panels over training steps in two columns, each below its label, and one legend below all."""
+    rows = max(1, -(-len(panels) // 2))
+    figure = Figure(figsize=(10, height * rows + 0.6), layout="constrained")
+    axes = list(figure.subplots(rows, 2, squeeze=False).flat)
+    for axis, panel in zip(axes, panels, strict=False):
+        draw(axis, panel)
+        axis.set_title(panel.label, fontsize=10)
+        axis.margins(y=0.08)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        finish_axis(axis, "training step", "")
+    for axis in axes[len(panels) :]:
+        axis.remove()
+    legend_below(figure, axes[: len(panels)])
+    return figure
+
+
+def entropy_figure(distributions: Mapping[str, Distribution], arms: Sequence[str] = ()) -> Figure:
     """Draws the share of tokens above each entropy (left) and the mean entropy along the trace (right)."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4.3), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for i, (name, d) in enumerate(distributions.items()):
-        colour = COLOURS[i % len(COLOURS)]
-        left.plot(d.above_x, d.above, color=colour, label=name_label(name))
+    look_of = looks(arms or list(distributions))
+    for name, d in distributions.items():
+        look = look_of[name]
+        left.plot(d.above_x, d.above, **look, label=name_label(name))
         if d.position_low is not None and d.position_high is not None:
-            right.fill_between(d.position, d.position_low, d.position_high, color=colour, alpha=0.15, linewidth=0)
-        right.plot(d.position, d.position_mean, color=colour, label=name_label(name))
+            right.fill_between(
+                d.position, d.position_low, d.position_high, color=look["color"], alpha=0.15, linewidth=0
+            )
+        right.plot(d.position, d.position_mean, **look, label=name_label(name))
     left.set_ylim(0, 1)
-    left.legend(frameon=False)
     finish_axis(left, "entropy (nats)", "share of tokens above")
     finish_axis(right, "share of the trace (%)", "mean entropy (nats)")
+    legend_below(figure, [left, right])
     return figure
 
 
-def behaviour_figure(runs: Sequence[RunExploration]) -> Figure:
+def behaviour_figure(runs: Sequence[RunExploration], arms: Sequence[str] = ()) -> Figure:
     """Draws the entropy of marked units minus that of others, raw and matched, beside what shifting gives by chance."""
     rows = [(run, b, c) for run in runs for b in run.behaviours for c in b.contrasts if c.difference.value is not None]
     figure = Figure(figsize=(9, 1 + 0.34 * max(len(rows), 1)), layout="constrained")
     axis = figure.subplots()
     axis.axvline(0, color="black", linewidth=0.8)
-    names = list(dict.fromkeys(run.run for run, _, _ in rows))
+    look_of = looks(arms or list(dict.fromkeys(run.run for run in runs)))
     for height, (run, _, c) in enumerate(rows):
-        colour = COLOURS[(names.index(run.run) + 1) % len(COLOURS)]
+        colour = look_of[run.run]["color"]
         if c.null is not None:
             axis.plot([c.null.low, c.null.high], [height, height], color="0.8", linewidth=7, solid_capstyle="butt")
         d = c.difference
@@ -167,44 +192,38 @@ def behaviour_figure(runs: Sequence[RunExploration]) -> Figure:
     return figure
 
 
-def series_figure(panels: Sequence[SeriesPanel]) -> Figure:
+def series_figure(panels: Sequence[SeriesPanel], arms: Sequence[str] = ()) -> Figure:
     """Draws the figures over training, one point per explored checkpoint."""
-    rows = max(1, -(-len(panels) // 2))
-    figure = Figure(figsize=(10, 2.6 * rows), layout="constrained")
-    axes = list(figure.subplots(rows, 2, squeeze=False).flat)
-    names = list(dict.fromkeys(line.name for panel in panels for line in panel.lines))
-    for axis, panel in zip(axes, panels, strict=False):
+    look_of = looks(arms or list(dict.fromkeys(line.name for panel in panels for line in panel.lines)))
+
+    def draw(axis: Any, panel: SeriesPanel) -> None:
         for line in panel.lines:
-            colour = COLOURS[(names.index(line.name) + 1) % len(COLOURS)]
             axis.plot(
-                line.steps, line.values, "o-", color=colour, linewidth=2, markersize=4, label=name_label(line.name)
+                line.steps, line.values, **look_of[line.name], marker="o", markersize=4, label=name_label(line.name)
             )
-        axis.set_ylim(bottom=0)
-        finish_axis(axis, "training step", panel.label)
-    for axis in axes[len(panels) :]:
-        axis.remove()
-    if panels:
-        axes[0].legend(frameon=False)
-    return figure
+        axis.set_ylim(0, 1.08 * max([value for line in panel.lines for value in line.values] + [1e-9]))
+
+    return _grid(panels, draw, 2.6)
 
 
 def figures(content: Content) -> dict[str, Figure]:
     """Draws every figure that there is data for, by file name without ending."""
     by_name: dict[str, Figure] = {}
+    arms = content.arms()
     if content.comparison is not None:
         compared = {e.arm for e in content.comparison.arms}
         beside = [e for e in content.evaluations if e.arm not in compared]
-        by_name["passk"] = comparison_figure(content.comparison, beside=beside)
+        by_name["passk"] = comparison_figure(content.comparison, beside=beside, arms=arms)
     elif content.evaluations:
-        by_name["passk"] = evaluation_figure(content.evaluations)
+        by_name["passk"] = evaluation_figure(content.evaluations, arms)
     if content.training:
-        by_name["training"] = training_figure(content.training, panels=None)
+        by_name["training"] = training_figure(content.training, panels=None, arms=arms)
     if content.distributions:
-        by_name["entropy"] = entropy_figure(content.distributions)
+        by_name["entropy"] = entropy_figure(content.distributions, arms)
     runs = [run for run in content.explored() if any(b.contrasts for b in run.behaviours)]
     if runs:
-        by_name["behaviours"] = behaviour_figure(runs)
+        by_name["behaviours"] = behaviour_figure(runs, arms)
     over_training = series_panels(content.explorations)
     if over_training:
-        by_name["checkpoints"] = series_figure(over_training)
+        by_name["checkpoints"] = series_figure(over_training, arms)
     return by_name

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from forkwise.report.table import Table
+from forkwise.report.table import Block, Table
 from forkwise.terminal import one_line, visible
 
 _ACTING = re.compile(r"[\\`*<|]|\](?=[(\[])")  # a bracket acts before another one: "[0.1, 0.2]" stays
@@ -17,6 +17,11 @@ def markdown_table(table: Table) -> str:
     rules = ["---", *("---:" for _ in table.header[1:])]
     lines = [_cells(table.header), rules, *map(_cells, table.rows)]
     return f"**{plain(table.caption)}**\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def markdown_blocks(blocks: Iterable[Block]) -> str:
+    """Writes tables and sentences in their order."""
+    return "\n\n".join(markdown_table(b) if isinstance(b, Table) else paragraph(b) for b in blocks) + "\n"
 
 
 def paragraph(text: str) -> str:

@@ -25,6 +25,7 @@ from forkwise.report.content import Content
 from forkwise.report.explore import behaviours, dependence, entropy, forks, rarity, series, sizes
 from forkwise.report.figures import WINDOW
 from forkwise.report.passk import details, overview
+from forkwise.report.problems import problem_table
 from forkwise.report.sources import PAPER, Shaping
 from forkwise.report.table import Block
 from forkwise.report.training import training_table
@@ -34,20 +35,22 @@ from forkwise.version import __version__
 
 UPLOT = "1.6.32"
 STYLES = ("uPlot.min.css", "style.css")
-SCRIPTS = ("uPlot.iife.min.js", "charts.js", "viewer.js", "main.js")
+SCRIPTS = ("uPlot.iife.min.js", "charts.js", "pane.js", "viewer.js", "main.js")
 
 SECTIONS = {
     "summary": "Summary",
     "passk": "Pass@K",
+    "problems": "Problems",
+    "traces": "Traces",
     "training": "Training",
     "entropy": "Entropy",
     "behaviours": "Behaviours",
     "forks": "Fork tokens",
-    "traces": "Traces",
 }
 MISSING = {
     "passk": "No Pass@K: there are no samples with verdicts of at least two problems here (the notes above say more). "
     "forkwise sample draws samples, forkwise verify scores them.",
+    "problems": "No problems: there are no samples with verdicts here.",
     "training": "No training curves: none of what was given holds a metrics.jsonl.",
     "entropy": "No token entropies are stored with the samples. forkwise sample stores them; forkwise explore bounds "
     "them where top log-probabilities are stored, and computes them exactly with --model.",
@@ -56,6 +59,8 @@ MISSING = {
     "forks": "No exploration with entropies was given, so there is no table of fork tokens: see forkwise explore.",
     "traces": "No samples were given, so there are no traces to look at.",
 }
+
+_NONE_FITS = "No trace fits into the page: --trace-mb says how many megabytes of them it may hold."
 
 
 @lru_cache
@@ -106,13 +111,13 @@ def _trace_data(content: Content) -> dict[str, Any] | None:
     traces = content.traces
     if traces is None:
         return None
-    arms: list[str] = traces.index["arms"]
+    starts = {problem.id: problem.start for problem in content.solved}
     names = list(traces.names)
     thresholds = [content.distributions[name].threshold if name in content.distributions else None for name in names]
     names_shown = content.arms()
     return {
         **traces.index,
-        "arms": arms,
+        "starts": [starts[problem] for problem in traces.problem_ids],
         "top": max(0.5, round(traces.highest, 1)),
         "thresholds": thresholds,
         "colours": [names_shown.index(name) if name in names_shown else 0 for name in names],
@@ -139,9 +144,10 @@ def _traces_note(content: Content) -> str:
         return ""
     which = "all" if t.problems == t.all_problems else f"{t.problems} of {t.all_problems}"
     return (
-        f"{t.shown:,} of {t.available:,} samples on {which} problems: of each arm right and wrong ones in turn, those "
-        "with token data first, so their mix is not the arm's. ψ = min(α·H, |A|/κ), with the arm's own α and κ, is the "
-        "bonus of a token with the advantage A of its sample in the group of all samples of its run and problem."
+        f"{t.shown:,} of {t.available:,} samples on {which} problems (--trace-mb sets how many): of each arm right and "
+        "wrong ones in turn, those with token data first, so their mix is not the arm's. ψ = min(α·H, |A|/κ), with the "
+        "arm's own α and κ, is the bonus of a token with the advantage A of its sample in the group of all samples of "
+        "its run and problem."
     )
 
 
@@ -159,6 +165,8 @@ def render(content: Content) -> str:
     scripts = [_asset(name) for name in SCRIPTS]
     chunks = content.traces.chunks if content.traces is not None else []
     runs = content.explored()
+    traced = content.traces.problem_ids if content.traces is not None else ()
+    problems = problem_table(content.solved, content.comparison, list(content.shaping), traced)
     tables: dict[str, Sequence[Block]] = {
         "summary": overview(content.evaluations, content.comparison),
         "passk": details(content.evaluations, content.comparison),
@@ -171,6 +179,7 @@ def render(content: Content) -> str:
         "forks": forks(runs),
     }
     has = {name: bool(tables.get(name)) for name in SECTIONS} | {
+        "problems": problems is not None,
         "traces": traces is not None,
         "contrasts": page_data["behaviours"] is not None,
         "series": page_data["series"] is not None,
@@ -187,9 +196,10 @@ def render(content: Content) -> str:
         notes=content.notes,
         arms=page_data["arms"],
         tables=tables,
+        problems=problems,
         show=show,
         has=has,
-        missing=MISSING,
+        missing={**MISSING, **({"traces": _NONE_FITS} if content.shaping else {})},
         window=WINDOW,
         traces_note=_traces_note(content),
         footer=f"Made from {', '.join(content.sources)}.",

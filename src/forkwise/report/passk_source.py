@@ -43,7 +43,7 @@ def passk_numbers(sources: Sequence[ReportSource], arms: Sequence[SampleArm], ex
     notes: list[str] = []
     files = _result_files(sources, notes)
     if arms:
-        tables, names = {table for arm in arms for table in arm.tables}, [arm.name for arm in arms]
+        tables, names = {path for arm in arms for path in arm.inputs}, [arm.name for arm in arms]
         outdated = [path for path, file in files.items() if not file.is_about(tables, names)]
         notes += [
             f"'{path}' is not about the samples that are here (they, or the names of the arms, are others), so Pass@K "

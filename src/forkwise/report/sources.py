@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -15,6 +16,7 @@ from forkwise.folders.metrics import METRICS, STATE, metrics_file
 from forkwise.passk.files import COMPARE, PASSK
 from forkwise.reading import parse_json, read_yaml
 from forkwise.samples import read_samples
+from forkwise.samples.direct import import_notes, is_foreign, open_table
 
 BASE = "base"
 _RUN = "run.yaml"
@@ -45,6 +47,13 @@ class SampleArm:
     """Values of `run` in the tables that belong to the arm."""
     shaping: Shaping | None = None
     """Entropy-shaping settings; None where they are not known."""
+    given: tuple[Path, ...] = ()
+    """What the user gave, where the tables were imported from it."""
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Returns the user's tables or files."""
+        return self.given or self.tables
 
 
 @dataclass(frozen=True)
@@ -74,10 +83,15 @@ class ReportSource:
     """Words that begin a sentence in the samples, besides punctuation."""
     experiment: bool = False
     """Whether arms were trained side by side from one base model, which is shown beside them and not compared."""
+    notes: tuple[str, ...] = ()
+    """What an import of another tool's files found."""
 
 
-def find_source(path: Path) -> ReportSource:
+def find_source(path: Path, imported: ExitStack | None = None) -> ReportSource:
     """Finds out what the RUN at `path` holds.
+
+    Args:
+        imported: where tables stay open that are imported from files of other tools; None refuses such files.
 
     Raises:
         InputError: nothing is there, or nothing that a report can show.
@@ -90,7 +104,7 @@ def find_source(path: Path) -> ReportSource:
     if path.is_file():
         if path.name == EXPLORE:
             return ReportSource(path, path.resolve().parent.name, explorations=(path,))
-        if path.suffix == ".parquet":
+        if path.suffix == ".parquet" and not is_foreign(path):
             return ReportSource(path, path.stem, samples=tuple(_tables([path])), results=_results(path.parent))
         if path.name in (COMPARE, PASSK) or (path.suffix == ".json" and {"single", "inputs"} <= set(_json(path))):
             return ReportSource(path, path.resolve().parent.name, results=(path,))
@@ -105,21 +119,37 @@ def find_source(path: Path) -> ReportSource:
         )
         if source.samples or source.training or source.explorations or source.results:
             return _with_record(source)
-    raise InputError(
+    return _imported(path, imported)
+
+
+def _imported(path: Path, imported: ExitStack | None) -> ReportSource:
+    """Imports the files of another tool at `path`, or says what a report takes, and why this is none."""
+    refusal = (
         f"'{path}' holds nothing to report on: a report takes a folder with {METRICS} or {STATE}, with samples "
-        f"(*.parquet), with {EXPLORE}, {COMPARE} or {PASSK}, or one that forkwise quickstart wrote."
+        f"(*.parquet), with {EXPLORE}, {COMPARE} or {PASSK}, one that forkwise quickstart wrote, or what forkwise "
+        "import reads"
     )
+    if imported is None or not is_foreign(path):
+        raise InputError(f"{refusal}.")
+    try:
+        table = imported.enter_context(open_table(path))
+    except InputError as error:
+        raise InputError(f"{refusal}; of this it says: {error}") from error
+    folder = path if path.is_dir() else path.parent
+    arms = [replace(arm, given=(path,)) for arm in _tables([table.path])]
+    notes = tuple(import_notes([table]))
+    return ReportSource(path, path.resolve().name, samples=tuple(arms), results=_results(folder), notes=notes)
 
 
-def find_sources(paths: Sequence[Path]) -> list[ReportSource]:
-    """Finds out what all RUNs hold, and tells their arms apart where names repeat.
+def find_sources(paths: Sequence[Path], imported: ExitStack | None = None) -> list[ReportSource]:
+    """Finds out what all RUNs hold, and tells their arms apart where names repeat; `imported` as in `find_source`.
 
     Raises:
         InputError: as `find_source`; or a RUN that is given twice.
     """
     if len({path.resolve() for path in paths}) < len(paths):
         raise InputError("The same RUN is given twice: name each one once.")
-    sources = [find_source(path) for path in paths]
+    sources = [find_source(path, imported) for path in paths]
     names = [{arm.name for arm in s.samples} | {arm.name for arm in s.training} for s in sources]
     repeated = {name for i, arms in enumerate(names) for name in arms if any(name in earlier for earlier in names[:i])}
     return [

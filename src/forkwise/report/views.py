@@ -11,6 +11,7 @@ from forkwise.passk.length import BUDGET, CAP, MATCHED
 from forkwise.report.content import Content
 from forkwise.report.figures import training_panels
 from forkwise.report.formats import coverage
+from forkwise.report.looks import dashes
 from forkwise.report.passk import CONTROLS
 from forkwise.report.series import series_panels
 
@@ -23,6 +24,7 @@ def charts(content: Content) -> dict[str, Any]:
     """Makes everything that the charts need; a part without data is None."""
     return {
         "arms": content.arms(),
+        "dashes": [dashes(i) for i in range(len(content.arms()))],
         "passk": {"views": _passk_views(content.evaluations, content.comparison)} if content.evaluations else None,
         "training": _training(content) or None,
         "entropy": _entropy(content),

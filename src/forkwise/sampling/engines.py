@@ -16,6 +16,8 @@ def make_engine(job: Job, options: SamplingOptions) -> Engine:
     """
     what = (job.model, job.seed, job.sampling)
     top_logprobs = options.top_logprobs if options.token_data else 0
+    if options.traces is not None and job.engine != "transformers":
+        raise InputError(f"--traces goes with the transformers engine, not with {job.engine}: leave it out.")
     if job.engine == "server":
         from forkwise.sampling.extra import parse_extra
         from forkwise.sampling.server import Patience, ServerEngine
@@ -48,7 +50,7 @@ def make_engine(job: Job, options: SamplingOptions) -> Engine:
     return TransformersEngine(
         *what,
         chat=options.chat,
-        token_data=options.token_data,
+        traces=options.traces if options.token_data else 0,
         device=options.device,
         dtype=options.dtype,
         trust_remote_code=options.trust_remote_code,

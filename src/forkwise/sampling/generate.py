@@ -67,7 +67,7 @@ def _complete(
     sampling: Sampling,
     *,
     chat: bool = False,
-    token_data: bool = False,
+    traces: int = 0,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> list[Completion]:
     text, prompt = vocabulary.encode(problem, chat)
@@ -87,15 +87,16 @@ def _complete(
                 f"The model has {vocabulary.rows:,} rows, more than its tokenizer has tokens, and some of the others "
                 "were drawn: they stand for no text, and log-probs and entropies are over all rows."
             )
+        traced = i < traces
         completion = Completion(
             text=vocabulary.decode(ids[: length - stop], skip_special_tokens=True),
             prompt=text,
             n_tokens=length,
             finish_reason="stop" if stop else "length",
-            token_ids=ids if token_data else None,
-            tokens=[vocabulary.decode([token]) for token in ids] if token_data else None,
-            logprobs=drawn.logprobs[i, :length].tolist() if token_data else None,
-            entropies=drawn.entropies[i, :length].tolist() if token_data else None,
+            token_ids=ids if traced else None,
+            tokens=[vocabulary.decode([token]) for token in ids] if traced else None,
+            logprobs=drawn.logprobs[i, :length].tolist() if traced else None,
+            entropies=drawn.entropies[i, :length].tolist() if traced else None,
         )
         completions.append(completion)
     return completions
@@ -121,11 +122,10 @@ def sample_problem(
     job = Job(run=run, model=name, task=task.name, n=n, seed=seed, sampling=sampling)
     decoder, vocabulary = Decoder(model, _end_tokens(model, tokenizer)), _Vocabulary(tokenizer, model)
     completions: list[Completion] = []
-    for first, end in ((0, min(traces, n)), (traces, n)):
-        for start in range(first, end, sampling.batch_size):
-            ids = range(start, min(start + sampling.batch_size, end))
-            seeds = [sample_seed(seed, problem.id, i) for i in ids]
-            completions += _complete(decoder, vocabulary, problem, seeds, sampling, token_data=start < traces)
+    for start in range(0, n, sampling.batch_size):
+        ids = range(start, min(start + sampling.batch_size, n))
+        seeds = [sample_seed(seed, problem.id, i) for i in ids]
+        completions += _complete(decoder, vocabulary, problem, seeds, sampling, traces=traces - start)
     verdicts = task.verify([completion.text for completion in completions], [problem] * n)
     for i, (completion, verdict) in enumerate(zip(completions, verdicts, strict=True)):
         yield table_row(job, problem, i, completion, verdict)
@@ -139,7 +139,7 @@ class TransformersEngine:
         seed: the run's seed.
         sampling: how completions are drawn.
         chat: send plain prompts through the tokenizer's chat template.
-        token_data: keep token ids, log-probabilities and entropies.
+        traces: of how many samples of a problem token ids, log-probabilities and entropies are kept; None is all.
         device: `"cpu"`, `"cuda"`, `"cuda:1"`, ...; `"auto"` is the first GPU, or the CPU.
         dtype: `"float32"`, `"bfloat16"`, `"float16"`; `"auto"` is the checkpoint's own on a GPU, float32 on the CPU.
         trust_remote_code: run code that comes with the checkpoint.
@@ -155,12 +155,12 @@ class TransformersEngine:
         sampling: Sampling,
         *,
         chat: bool = False,
-        token_data: bool = True,
+        traces: int | None = None,
         device: str = "auto",
         dtype: str = "auto",
         trust_remote_code: bool = False,
     ) -> None:
-        self._seed, self._sampling, self._chat, self._token_data = seed, sampling, chat, token_data
+        self._seed, self._sampling, self._chat, self._traces = seed, sampling, chat, traces
         self._model, self._tokenizer = load_model(model, device, dtype, trust_remote_code)
 
     def settings(self) -> Mapping[str, Any]:
@@ -170,7 +170,7 @@ class TransformersEngine:
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "weights": fingerprint(self._model),
             "chat": self._chat,
-            "token_data": self._token_data,
+            "token_data": True if self._traces is None else self._traces or False,
         }
 
     def draw(self, blocks: Sequence[Block], meter: Meter) -> Iterator[tuple[Block, list[Completion]]]:
@@ -187,7 +187,7 @@ class TransformersEngine:
                 seeds,
                 self._sampling,
                 chat=self._chat,
-                token_data=self._token_data,
+                traces=len(seeds) if self._traces is None else self._traces - block.sample_ids.start,
                 progress=lambda tokens: meter.add(tokens=tokens),
             )
             yield block, completions
@@ -210,7 +210,6 @@ def load_model(model: str, device: str, dtype: str, trust_remote_code: bool) -> 
         raise InputError(f"There is no dtype '{dtype}': use auto, float32, bfloat16 or float16.")
 
     transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     name = str(EMBEDDED_MODEL) if model == "embedded" else model
     tokenizer = load_tokenizer(model, name, trust_remote_code=trust_remote_code)
     loaded = load_weights(model, name, dtype=dtype, trust_remote_code=trust_remote_code)

@@ -25,6 +25,7 @@ class SamplingOptions:
     max_tokens: Annotated[int | None, "Longest completion (default 1024)."] = None
     split: Annotated[Split, "Of the task."] = "test"
     problems: Annotated[int | None, "Only so many problems.", _AT_LEAST_ONE] = None
+    first_problem: Annotated[int, "Leave out so many problems before.", {"min": 0}] = 0
     seed: Annotated[int, "Same seed, same samples."] = 0
     run: Annotated[str | None, "Name of the run (default: the model's)."] = None
     batch_size: Annotated[int, "Completions of a problem side by side, and per shard."] = 64
@@ -38,6 +39,7 @@ class SamplingOptions:
     )
     chat: Annotated[bool, "Send prompts through the chat template."] = False
     token_data: Annotated[bool, "Store tokens with log-probs and entropies."] = True
+    traces: Annotated[int | None, "Only of so many samples per problem (transformers).", _AT_LEAST_ONE] = None
     top_logprobs: Annotated[int, "Candidates per token; vllm and servers."] = 20
     verify: Annotated[bool, "Verify completions as they arrive."] = True
     device: Annotated[str, "cpu, cuda, cuda:1, ..."] = "auto"

@@ -54,6 +54,7 @@ class Job:
         sampling: how the completions are drawn.
         engine: the name of the engine that draws.
         verify: whether completions are verified as they arrive.
+        first_problem: how many problems of the split are left out before those that are sampled.
     """
 
     run: str
@@ -66,6 +67,7 @@ class Job:
     split: Split = "test"
     engine: str = "transformers"
     verify: bool = True
+    first_problem: int = 0
 
     def __post_init__(self) -> None:
         if self.n < 1:
@@ -108,6 +110,7 @@ def plan(options: SamplingOptions) -> Job:
         ),
         engine=options.engine if options.server is None else "server",
         verify=options.verify,
+        first_problem=options.first_problem,
     )
 
 

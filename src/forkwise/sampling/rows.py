@@ -25,6 +25,7 @@ def table_row(
         "answer": verdict.answer if verdict else None,
         "correct": verdict.correct if verdict else None,
         "verdict_by": verdict.by if verdict else None,
+        "gold": None if problem.answer is None else _storable(problem.answer),
         "n_tokens": completion.n_tokens,
         "finish_reason": completion.finish_reason,
         "seed": job.seed,

@@ -83,6 +83,8 @@ def sample(
     if len({problem.id for problem in problems}) != len(problems):
         raise InputError("Two problems have the same id, so their samples could not be told apart.")
     settings = {**asdict(job), "problems": len(problems), "problems_sha256": _digest(problems)}
+    if not job.first_problem:
+        del settings["first_problem"]  # as in folders from before it was known
     blocks = [
         Block(index, problem, range(first, min(first + job.sampling.batch_size, job.n)))
         for index, problem in enumerate(problems)

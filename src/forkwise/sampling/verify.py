@@ -123,7 +123,8 @@ def find_judge(path: Path, options: JudgeOptions) -> Judge:
             )
         settings = read_manifest(path)["settings"]
         task, dataset = settings["task"], settings["dataset"]
-        split, n_problems = split or settings["split"], n_problems or settings["problems"]
+        split, drawn = split or settings["split"], settings["problems"] + settings.get("first_problem", 0)
+        n_problems = n_problems or drawn
     if last_number and task is not None:
         raise InputError(
             f"--last-number is for --dataset, --answers and --gold-column: the task '{task}' says itself what an "

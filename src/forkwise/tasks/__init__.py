@@ -6,12 +6,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from forkwise.errors import InputError, nearest
-from forkwise.tasks.base import Problem, Prompt, Split, Task, Verdict
+from forkwise.tasks.base import Problem, Prompt, Split, Task, Verdict, problem_range
 
 if TYPE_CHECKING:
     from forkwise.tasks.answers import MathVerifier
 
-__all__ = ["Problem", "Prompt", "Split", "Task", "Verdict", "load_task"]
+__all__ = ["Problem", "Prompt", "Split", "Task", "Verdict", "load_task", "problem_range"]
 
 _BENCHMARKS = ("aime24", "aime25", "amc23", "math500", "gsm8k", "minerva")
 _SPECS = {

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from forkwise.errors import InputError
+
 Split = Literal["train", "validation", "test"]
 Prompt = str | list[dict[str, str]]
 
@@ -58,6 +60,20 @@ class Task(Protocol):
     def verify(self, completions: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
         """Returns one verdict per completion; `problems[i]` is what `completions[i]` answers."""
         ...
+
+
+def problem_range(task: Task, split: Split, number: int | None, *, first: int = 0, seed: int = 0) -> list[Problem]:
+    """Returns `number` problems of a split (None: all that are left) from the one in place `first` on.
+
+    Raises:
+        InputError: `first` is below 0, or there are not so many problems.
+    """
+    if first < 0:
+        raise InputError(f"The first problem is {first}: places count from 0.")
+    problems = task.problems(split, None if number is None else first + number, seed=seed)
+    if first and first >= len(problems):
+        raise InputError(f"{task.name} has {len(problems)} {split} problems, so none is left from place {first} on.")
+    return problems[first:]
 
 
 def question_id(question: str) -> str:

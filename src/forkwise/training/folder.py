@@ -23,6 +23,7 @@ from forkwise.folders import only_process, write_bytes, write_text
 from forkwise.folders.metrics import METRICS, checkpoints, read_metrics
 
 __all__ = [
+    "COLLAPSED",
     "COMPLETE",
     "METRICS",
     "SETTINGS",
@@ -43,6 +44,8 @@ __all__ = [
 ]
 
 COMPLETE = "complete"
+COLLAPSED = "collapsed"
+"""The file of a run whose numbers were not finite: the sentence that it ended with."""
 SETTINGS = "run.yaml"
 # What files answer with; a refused connection, say, is an OSError too.
 _FILE_ERRORS = {

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from forkwise.errors import InputError, RunError
+from forkwise.errors import InputError, NotFiniteError
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer as _Trainer
@@ -40,8 +40,8 @@ class FiniteMixin(_Trainer):
     or DeepSpeed keeps them to itself.
 
     Raises:
-        RunError: naming the step, the tensor, and the file `non_finite/step_N_process_I.pt` in `output_dir`. It is read
-            with `torch.load`, and holds the micro-batch, its entropies and log-probabilities, and its texts.
+        NotFiniteError: naming the step, the tensor, and the file `non_finite/step_N_process_I.pt` in `output_dir`. It
+            is read with `torch.load`, and holds the micro-batch, its entropies and log-probabilities, and its texts.
     """
 
     check_finite = True
@@ -57,7 +57,7 @@ class FiniteMixin(_Trainer):
         except RuntimeError as error:
             if not str(error).startswith("probability tensor contains"):  # torch.multinomial's answer to NaN
                 raise
-            raise RunError(
+            raise NotFiniteError(
                 f"Step {self.state.global_step + 1}: the probabilities of the next token are not finite, though the "
                 f"weights are: they have grown too large. {_ADVICE}"
             ) from error
@@ -139,7 +139,7 @@ class FiniteMixin(_Trainer):
     def _stop(self, parts: list[str]) -> NoReturn:
         step = self.state.global_step + 1
         kept = self._keep_batch(step, parts)
-        raise RunError(
+        raise NotFiniteError(
             f"Step {step}: not finite: {', '.join(parts)}; the run stops before its weights are changed. {kept}"
             f"{_ADVICE}"
         )

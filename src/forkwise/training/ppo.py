@@ -10,11 +10,9 @@ after each backward pass of the policy, so that both see the same micro-batches.
 from __future__ import annotations
 
 import copy
-import functools
-import inspect
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from forkwise.training import critic_engine
 from forkwise.training.arguments import parse_run
 from forkwise.training.critic import load_weights, make_critic, token_values
 from forkwise.training.ppo_config import EntropyShapedPPOConfig
+from forkwise.training.rewards import finite_reward
 from forkwise.training.run import train
 from forkwise.training.trainer import RunTrainer
 
@@ -78,7 +77,7 @@ class EntropyShapedPPOTrainer(RunTrainer):
             raise TypeError(f"args is a {type(args).__name__}; make it an EntropyShapedPPOConfig.")
         if reward_funcs is not None:  # an environment may give the rewards
             functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
-            reward_funcs = [_checked_reward(function) for function in functions]
+            reward_funcs = [f if isinstance(f, nn.Module) else finite_reward(f) for f in functions]
         super().__init__(model, reward_funcs, args, *more, **kwargs)
         critic_engine.check(self.accelerator, shares_base=args.critic_shares_base)
         if isinstance(self.processing_class, ProcessorMixin):
@@ -355,46 +354,6 @@ def _policy_mask(batch: dict[str, Any]) -> Tensor:
     """Marks the tokens that the policy chose with 1, `(B, T)`: neither padding nor a tool's answer."""
     mask: Tensor = batch["completion_mask"] * batch.get("tool_mask", 1)
     return mask
-
-
-def _checked_reward(reward: Any) -> Any:
-    """Wraps a reward function: refuses a wrong number of values and values not finite (None is TRL's "n/a")."""
-    if not callable(reward) or isinstance(reward, nn.Module):
-        return reward
-    function: Callable[..., Any] = reward
-    inner: Any = function
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    name = getattr(inner, "__name__", type(inner).__name__)  # as TRL names it
-
-    if inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(type(inner).__call__):
-
-        async def checked_later(*args: Any, **kwargs: Any) -> list[float | None]:
-            return _finite(name, await function(*args, **kwargs), len(kwargs["completions"]))
-
-        checked: Callable[..., Any] = checked_later
-    else:
-
-        def checked_now(*args: Any, **kwargs: Any) -> list[float | None]:
-            return _finite(name, function(*args, **kwargs), len(kwargs["completions"]))
-
-        checked = checked_now
-    checked = functools.update_wrapper(checked, function)
-    checked.__name__ = name  # a partial and an instance of a class have none
-    return checked
-
-
-def _finite(name: str, returned: Any, expected: int) -> list[float | None]:
-    try:
-        values = [None if value is None else float(value) for value in returned]
-    except (TypeError, ValueError) as error:
-        raise InputError(f"The reward function '{name}' must return a list of numbers: {error}.") from error
-    if len(values) != expected:
-        raise InputError(f"The reward function '{name}' returned {len(values)} values for {expected} completions.")
-    for i, value in enumerate(values):
-        if value is not None and not math.isfinite(value):
-            raise InputError(f"The reward function '{name}' returned {value} for completion {i}; it must be finite.")
-    return values
 
 
 def main(argv: Sequence[str]) -> None:

@@ -136,19 +136,51 @@ def _checked_reward(function: Callable[..., Any], spec: str) -> Reward:
     @functools.wraps(function)
     def reward(*args: Any, **kwargs: Any) -> list[float]:
         completions = kwargs["completions"] if "completions" in kwargs else args[1]
-        returned = function(*args, **kwargs)
-        try:
-            values = [float(value) for value in returned]
-        except (TypeError, ValueError) as error:
-            raise InputError(f"The reward '{spec}' must return a list of numbers: {error}.") from error
-        if len(values) != len(completions):
-            raise InputError(f"The reward '{spec}' returned {len(values)} numbers for {len(completions)} completions.")
-        for i, value in enumerate(values):
-            if not math.isfinite(value):
-                raise InputError(f"The reward '{spec}' returned {value} for completion {i}; it must be finite.")
-        return values
+        return _finite(f"reward '{spec}'", function(*args, **kwargs), len(completions), float)
 
     # An instance of a class has no __name__, and the name of a lambda says nothing.
     if getattr(function, "__name__", "<lambda>") == "<lambda>":
         reward.__name__ = spec.partition(":")[2]
     return reward
+
+
+def finite_reward(reward: Any) -> Any:
+    """Wraps a reward function: refuses a wrong number of values and values not finite (None is TRL's "n/a")."""
+    if not callable(reward):
+        return reward
+    function: Callable[..., Any] = reward
+    inner: Any = function
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    name = getattr(inner, "__name__", type(inner).__name__)  # as TRL names it
+
+    def checked(values: Any, completions: Sequence[Any]) -> list[float | None]:
+        return _finite(f"reward function '{name}'", values, len(completions), _number)
+
+    async def later(*args: Any, **kwargs: Any) -> list[float | None]:
+        return checked(await function(*args, **kwargs), kwargs["completions"])
+
+    def now(*args: Any, **kwargs: Any) -> list[float | None]:
+        return checked(function(*args, **kwargs), kwargs["completions"])
+
+    is_later = inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(type(inner).__call__)
+    wrapped: Callable[..., Any] = functools.update_wrapper(later if is_later else now, function)
+    wrapped.__name__ = name  # a partial and an instance of a class have none
+    return wrapped
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _finite(what: str, returned: Any, expected: int, convert: Callable[[Any], Any]) -> list[Any]:
+    try:
+        values = [convert(value) for value in returned]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"The {what} must return a list of numbers: {error}.") from error
+    if len(values) != expected:
+        raise InputError(f"The {what} returned {len(values)} values for {expected} completions.")
+    for i, value in enumerate(values):
+        if value is not None and not math.isfinite(value):
+            raise InputError(f"The {what} returned {value} for completion {i}; it must be finite.")
+    return values

@@ -20,12 +20,14 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from forkwise.core import causal_model
 from forkwise.engines.trl import EntropyShapedGRPOConfig, check_rollout
-from forkwise.errors import InputError, RunError
+from forkwise.errors import InputError, NotFiniteError, RunError
+from forkwise.folders.settings import refuse_other
 from forkwise.reading import read_yaml
-from forkwise.tasks import Problem, Task, load_task
+from forkwise.tasks import Problem, Task, load_task, problem_range
 from forkwise.tasks.dataset import DatasetTask
 from forkwise.terminal import echo
 from forkwise.training.folder import (
+    COLLAPSED,
     COMPLETE,
     SETTINGS,
     append_metrics,
@@ -119,16 +121,8 @@ def _check_same(settings: dict[str, Any], folder: Path) -> None:
     before = read_yaml(folder / SETTINGS) or {}
     if not isinstance(before, dict):
         raise InputError(f"'{folder / SETTINGS}' holds no settings: give another --output_dir.")
-    changed = [
-        f"{key} {before.get(key)} -> {settings.get(key)}"
-        for key in sorted({*map(str, before), *settings})
-        if before.get(key) != settings.get(key) and not key.startswith(_MAY_CHANGE)
-    ]
-    if changed:
-        raise InputError(
-            f"The run in '{folder}' has other settings ({', '.join(changed)}): resume it with its own, or give another "
-            "--output_dir."
-        )
+    remedy = "resume it with its own, or give another --output_dir"
+    refuse_other(folder / SETTINGS, before, settings, what="a run", remedy=remedy, may_change=_MAY_CHANGE)
 
 
 class MetricsFile(TrainerCallback):
@@ -161,18 +155,7 @@ def _checkpoint_to_resume(folder: Path) -> Path | None:
     return checkpoint
 
 
-def train(
-    run: RunArguments,
-    config: EntropyShapedGRPOConfig,
-    model_config: ModelConfig,
-    trainer_class: type[RunTrainer],
-) -> RunTrainer:
-    """Trains, saves the model in `config.output_dir`, and returns the trainer.
-
-    Raises:
-        InputError: anything that the user should change, before anything is written.
-        RunError: training ended before its last step; the run folder does not count as complete.
-    """
+def _check_sizes(run: RunArguments, config: EntropyShapedGRPOConfig) -> None:
     if config.save_total_limit == 1:
         raise InputError(
             "save_total_limit=1 deletes the last whole checkpoint before the next one is known to be whole; use 2."
@@ -185,6 +168,21 @@ def train(
             f"With max_steps={config.max_steps} and num_train_epochs={config.num_train_epochs} nothing would be "
             "trained: give a positive number of one of them."
         )
+
+
+def train(
+    run: RunArguments,
+    config: EntropyShapedGRPOConfig,
+    model_config: ModelConfig,
+    trainer_class: type[RunTrainer],
+) -> RunTrainer:
+    """Trains, saves the model in `config.output_dir`, and returns the trainer.
+
+    Raises:
+        InputError: anything that the user should change, before anything is written.
+        RunError: training ended before its last step; the run folder does not count as complete.
+    """
+    _check_sizes(run, config)
     limits = HealthLimits(run.health_window, run.health_min_entropy, run.health_max_length, run.health_max_truncated)
     state = PartialState()
     folder = Path(config.output_dir)
@@ -195,7 +193,8 @@ def train(
     task = _task(run)
     rewards = [load_reward(spec, task) for spec in run.reward]
     endless = GENERATED_PROBLEMS if (run.task or "").startswith("reasoning-gym") else None
-    problems = task.problems("train", endless if run.train_problems is None else run.train_problems, seed=config.seed)
+    number = endless if run.train_problems is None else run.train_problems
+    problems = problem_range(task, "train", number, first=run.first_problem, seed=config.seed)
     check_rollout(config, len(problems))
     validation = task.problems("validation", run.eval_problems) if config.eval_strategy != "no" else []
     if isinstance(task, DatasetTask) and state.is_main_process:
@@ -245,24 +244,35 @@ def train(
         if state.is_main_process:
             with writing(folder, "The settings of the run"):
                 _record(settings, folder)
-                (folder / COMPLETE).unlink(missing_ok=True)
+                for mark in (COMPLETE, COLLAPSED):
+                    (folder / mark).unlink(missing_ok=True)
                 mend_metrics(folder)
                 set_aside_newer(folder, checkpoint)
         state.wait_for_everyone()
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        reached, planned = trainer.state.global_step, max(trainer.state.max_steps, 1)
-        if reached < planned:
-            raise RunError(
-                f"The run in '{folder}' ended at step {reached} of {planned}, so it is not complete; the same command "
-                "with --resume goes on from its newest checkpoint."
-            )
-        with writing(folder, "The trained model"):
-            if trainer.is_fsdp_enabled:  # a folder of shards is no model that from_pretrained reads
-                trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-            trainer.save_model(str(folder))
-            state.wait_for_everyone()
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except NotFiniteError as error:
             if state.is_main_process:
-                write_text(folder / COMPLETE, f"step {trainer.state.global_step}\n")
+                write_text(folder / COLLAPSED, f"{error}\n")
+            raise
+        _finish(trainer, folder)
     if config.push_to_hub:
         trainer.push_to_hub()
     return trainer
+
+
+def _finish(trainer: RunTrainer, folder: Path) -> None:
+    """Saves the model of a run that has reached its last step, and marks the run as complete."""
+    reached, planned = trainer.state.global_step, max(trainer.state.max_steps, 1)
+    if reached < planned:
+        raise RunError(
+            f"The run in '{folder}' ended at step {reached} of {planned}, so it is not complete; the same command "
+            "with --resume goes on from its newest checkpoint."
+        )
+    with writing(folder, "The trained model"):
+        if trainer.is_fsdp_enabled:  # a folder of shards is no model that from_pretrained reads
+            trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        trainer.save_model(str(folder))
+        trainer.accelerator.wait_for_everyone()
+        if trainer.accelerator.is_main_process:
+            write_text(folder / COMPLETE, f"step {trainer.state.global_step}\n")

@@ -48,6 +48,9 @@ class RunArguments:
         default=None,
         metadata={"help": "Use only so many training problems (default: all; 20,000 for generated tasks)."},
     )
+    first_problem: int = field(
+        default=0, metadata={"help": "Leave out so many training problems before those that are used."}
+    )
     eval_problems: int = field(
         default=64, metadata={"help": "Validation problems, used only if --eval_strategy is not 'no'."}
     )

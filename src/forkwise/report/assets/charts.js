@@ -1,14 +1,14 @@
 "use strict";
 // Line charts with bands, drawn by uPlot. Arms are switched on and off for all charts at once; hovering shows values.
 const Charts = (() => {
-  const DASHES = [[], [], [8, 4], [3, 3], [12, 4, 3, 4], [6, 2], [2, 5]];
+  let DASHES = [];  // of each arm
   const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000];
   const hidden = new Set();
   const charts = new Set();
 
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const colour = (arm) => css(`--arm${arm % 7}`);
-  const dashes = (arm) => DASHES[(arm + 2 * Math.floor(arm / 7)) % 7]; // where colours come again, dashes differ
+  const dashes = (arm) => DASHES[arm] ?? [];
   const faint = (arm, share) => colour(arm) + Math.round(share * 255).toString(16).padStart(2, "0");
   const number = (value, digits = 3) => (value == null || Number.isNaN(value) ? "–" : value.toFixed(digits));
 
@@ -63,7 +63,7 @@ const Charts = (() => {
     ctx.restore();
   }
 
-  /* spec: {title, x: label, y: label, log, zero, range, ticks: [[x, text]...], digits, height, lines}; a line: {name, group, arm,
+  /* spec: {title, x: label, y: label, log, sync, zero, range, ticks: [[x, text]...], digits, height, lines}; a line: {name, group, arm,
      dash, x, mean, low, high, wideLow, wideHigh, thin, points, whiskers}. Missing bands are left out. */
   function draw(host, spec) {
     const lines = spec.lines;
@@ -100,7 +100,7 @@ const Charts = (() => {
       series.push({
         label: line.name, class: line.thin ? "quiet" : "arm", show: !hidden.has(line.group), value: said, spanGaps: true,
         stroke: () => (line.thin ? faint(line.arm, 0.4) : colour(line.arm)), width: line.whiskers ? 0 : line.thin ? 1 : 2.2,
-        dash: line.dash ?? dashes(line.arm),
+        dash: (line.dash ?? dashes(line.arm)).map((pixels) => pixels * devicePixelRatio),
         points: {
           show: (!!line.points || !!line.whiskers) && !line.null, size: line.whiskers ? 9 : 6, stroke: () => colour(line.arm),
           fill: () => (line.hollow ? css("--paper") : colour(line.arm)),
@@ -116,7 +116,10 @@ const Charts = (() => {
     const width = () => Math.max(260, host.clientWidth || 600);
     const chart = new uPlot({
       title: spec.title, width: width(), height: spec.height ?? 290,
-      cursor: { drag: { x: false, y: false, setScale: false }, points: { size: 7 }, focus: { prox: -1 } },
+      cursor: {
+        drag: { x: false, y: false, setScale: false }, points: { size: 7 }, focus: { prox: -1 },
+        ...(spec.sync ? { sync: { key: spec.sync, setSeries: false, scales: ["x", null] } } : {}),
+      },
       scales: {
         x: { time: false, distr: spec.log ? 3 : 1, log: 2, range: () => (spec.log ? [first / 1.08, last * 1.08] : [first - pad, last + pad]) },
         y: { range: () => [low, high] },
@@ -126,7 +129,7 @@ const Charts = (() => {
           splits: () => ticks.map(([x]) => x), filter: (u, splits) => splits,
           values: (u, splits) => thin(u, splits.map((x) => ticks.find(([at]) => at === x)?.[1] ?? ""), splits),
         } : spec.whole ? { incrs: WHOLE } : {}),
-        axis(spec.y, { size: 52 }),
+        axis(spec.y, { size: 52, space: spec.height < 150 ? 18 : 30 }),
       ],
       series, bands, legend: { show: spec.legend !== false },
       hooks: {
@@ -186,7 +189,17 @@ const Charts = (() => {
 
   const repaint = () => { for (const { chart } of charts) chart.redraw(false, true); };
   const powers = (xs) => { const out = []; for (let k = 1; k <= Math.max(...xs); k *= 2) out.push([k, String(k)]); return out; };
-  const dashStyle = (arm) => { const d = dashes(arm); return !d.length ? "" : d[0] <= 3 ? "dotted" : "dashed"; };
 
-  return { draw, toggle, repaint, powers, colour, dashStyle, number, css };
+  // A piece of the arm's line, for legends.
+  function key(arm) {
+    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg"), line = document.createElementNS(svg.namespaceURI, "line");
+    for (const [name, value] of Object.entries({ width: 40, height: 8, class: "key", "aria-hidden": "true" })) svg.setAttribute(name, value);
+    for (const [name, value] of Object.entries({ x1: 0, x2: 40, y1: 4, y2: 4, "stroke-width": 3, "stroke-dasharray": dashes(arm).join(" ") || "none" })) line.setAttribute(name, value);
+    line.style.stroke = `var(--arm${arm % 7})`;
+    svg.append(line);
+    return svg;
+  }
+  const setDashes = (list) => { DASHES = list; };
+
+  return { draw, toggle, repaint, powers, colour, key, setDashes, number, css };
 })();

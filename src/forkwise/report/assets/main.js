@@ -16,15 +16,14 @@
   system.addEventListener("change", paint);
   paint();
 
+  Charts.setDashes(data.dashes);
   const arm = (name) => Math.max(0, data.arms.indexOf(name));
   for (const name of data.arms) {
-    const label = document.createElement("label"), box = document.createElement("input"), key = document.createElement("span");
+    const label = document.createElement("label"), box = document.createElement("input");
     box.type = "checkbox";
     box.checked = true;
     box.addEventListener("change", () => Charts.toggle(name, box.checked));
-    key.className = `key ${Charts.dashStyle(arm(name))}`;
-    key.style.color = `var(--arm${arm(name) % 7})`;
-    label.append(box, key, name);
+    label.append(box, Charts.key(arm(name)), name);
     $("arms")?.append(label);
   }
   const lines = (list, extra = {}) => list.map((line) => ({ ...line, ...extra, name: line.name ?? line.arm, group: line.arm, arm: arm(line.arm) }));
@@ -44,7 +43,7 @@
       $("control-note").textContent = view.note;
       const k = Number(at.value), pick = (list) => lines(list.filter((line) => !view.ks || line.k === k), { points: view.points });
       const ticks = view.log === 2 ? Charts.powers(view.values.concat(view.differences).flatMap((line) => line.x)) : view.ticks;
-      const where = { x: view.x, log: !!view.log, ticks };
+      const where = { x: view.x, log: !!view.log, ticks, sync: "passk" };
       drawn = [Charts.draw($("chart-passk"), { ...where, title: view.title, y: view.y, range: [0, 1.02], lines: pick(view.values) })];
       const differences = pick(view.differences);
       $("chart-difference").parentElement.hidden = !differences.length;
@@ -61,7 +60,7 @@
     // Checkpoints are few, and have no intervals: points, and 0 in view, so that a small change looks small.
     const few = panels === data.series;
     for (const panel of panels ?? []) {
-      const extra = few ? { points: true, ...(panel.lines.length === 1 ? { dash: [] } : {}) } : {};
+      const extra = few ? { points: true } : {};
       const figure = document.createElement("figure"), host = document.createElement("div");
       host.className = "chart";
       figure.append(host);
@@ -82,6 +81,31 @@
       name: (v) => names[Math.round(v)] ?? "", lines: data.behaviours.lines.map((line) => ({ ...line, arm: arm(line.group), whiskers: true })),
     });
   }
+
+  // A heading sorts the problems, largest first, then the other way; empty cells come last. A row opens its traces.
+  const table = document.querySelector("#problems table"), headings = [...document.querySelectorAll("#problems thead th")];
+  headings.forEach((heading, i) => heading.querySelector("button").addEventListener("click", () => {
+    const down = heading.getAttribute("aria-sort") !== (i ? "descending" : "ascending") ? !!i : !i, body = table.tBodies[0];
+    headings.forEach((other) => other.removeAttribute("aria-sort"));
+    heading.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const value = (row) => (i ? Number(row.cells[i].dataset.value ?? NaN) : row.cells[0].textContent);
+    body.append(...[...body.rows].sort((a, b) => {
+      const [x, y] = [value(a), value(b)];
+      if (!i) return (down ? -1 : 1) * x.localeCompare(y, undefined, { numeric: true });
+      return Number.isNaN(x) || Number.isNaN(y) ? Number.isNaN(x) - Number.isNaN(y) : down ? y - x : x - y;
+    }));
+  }));
+  table?.tBodies[0].addEventListener("click", (event) => {
+    if (!event.target.closest("a") && !getSelection().toString()) event.target.closest("tr")?.querySelector("a")?.click();
+  });
+
+  // What scrolls can be reached and scrolled by the keyboard.
+  const scrolls = (area) => area.scrollWidth > area.clientWidth || area.scrollHeight > area.clientHeight;
+  const reachable = new ResizeObserver((entries) => entries.forEach(({ target }) => {
+    const attributes = { tabindex: 0, role: "group", "aria-label": target.firstElementChild.getAttribute("aria-label") };
+    for (const [name, value] of Object.entries(attributes)) if (scrolls(target)) target.setAttribute(name, value); else target.removeAttribute(name);
+  }));
+  document.querySelectorAll(".scroll").forEach((area) => reachable.observe(area));
 
   if (data.traces) Viewer.start(data.traces);
   document.documentElement.dataset.ready = "yes";

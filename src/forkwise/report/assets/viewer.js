@@ -1,49 +1,19 @@
 "use strict";
-// The trace viewer. Traces lie in compressed chunks; only the chunk of the trace on view is decoded. All text goes into
-// the page as text nodes.
+// The trace viewer: which traces are on view, in one pane or two, their colour, the token that is chosen, and the search.
 const Viewer = (() => {
-  const BLOCK = 400;  // tokens after which a new block begins at the next line break
-  const KEPT = 6;  // decoded chunks
-
-  function make(tag, attributes = {}, ...children) {
-    const element = document.createElement(tag);
-    for (const [key, value] of Object.entries(attributes)) {
-      if (key === "class") element.className = value; else element.setAttribute(key, value);
-    }
-    element.append(...children);
-    return element;
-  }
-
+  const { make } = Pane;
   const option = (value, text) => { const o = make("option"); o.value = value; o.textContent = text; return o; };
-
-  const chunks = new Map();
-  function decode(id) {
-    if (chunks.has(id)) {
-      const found = chunks.get(id);
-      chunks.delete(id);
-      chunks.set(id, found);
-      return found;
-    }
-    const promise = (async () => {
-      const bytes = Uint8Array.from(atob(JSON.parse(document.getElementById(`chunk-${id}`).textContent)), (c) => c.charCodeAt(0));
-      const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-      return JSON.parse(await new Response(stream).text());
-    })();
-    chunks.set(id, promise);
-    if (chunks.size > KEPT) chunks.delete(chunks.keys().next().value);
-    return promise;
-  }
+  const number = Charts.number;
 
   function start(data) {
     const $ = (id) => document.getElementById(id);
-    const { rows, problems, arms, top, shaping } = data;
-    const count = rows.problem.length;
-    const root = $("viewer"), pane = $("trace"), card = $("token");
-    const state = { problem: 0, arm: 0, row: -1, token: -1, ask: 0, trace: null, chunk: null, elements: [], strip: null };
-    const number = Charts.number;
-    const threshold = () => data.thresholds[rows.arm[state.row]];
+    const { rows, problems, starts, arms, top, shaping } = data;
+    const count = rows.problem.length, panes = [Pane.create(""), Pane.create("-2")], card = $("token");
+    const state = { problem: 0, pane: panes[0], colour: "h", sought: "", found: [], asked: 0, strip: null, linked: false };
+    const shown = () => ($("both").checked ? panes : panes.slice(0, 1));
+    const threshold = (pane) => data.thresholds[rows.arm[pane.row]];
 
-    problems.forEach((name, i) => $("problem").append(option(i, name)));
+    problems.forEach((name, i) => $("problem").append(option(i, starts[i])));
 
     const rowsOf = (problem, arm) => {
       const wanted = $("filter").value, out = [];
@@ -54,134 +24,99 @@ const Viewer = (() => {
       return out;
     };
     const armsOf = (problem) => [...new Set(rows.arm.filter((_, i) => rows.problem[i] === problem))].sort((a, b) => a - b);
-    const verdict = (row) => (rows.correct[row] === 1 ? "correct" : rows.correct[row] === 0 ? "wrong" : "no verdict");
 
-    const size = (row) => `${rows.size[row]} ${rows.words[row] ? "words" : "tokens"}`;
-
-    function fill() {  // selects follow the state
+    function fill(pane) {  // selects follow the state
       $("problem").value = state.problem;
-      $("arm").replaceChildren(...armsOf(state.problem).map((arm) => option(arm, arms[arm])));
-      $("arm").value = state.arm;
-      const found = rowsOf(state.problem, state.arm);
-      $("sample").replaceChildren(...found.map((row) => option(row, `${rows.sample[row]} · ${verdict(row)} · ${size(row)}`)));
-      if (!found.includes(state.row)) state.row = found.length ? found[0] : -1;
-      $("sample").value = state.row;
-      $("previous").disabled = $("next").disabled = found.length < 2;
+      const { end } = pane, all = armsOf(state.problem);
+      if (!all.includes(pane.arm)) pane.arm = all[Math.min(panes.indexOf(pane), all.length - 1)];
+      $(`arm${end}`).replaceChildren(...all.map((arm) => option(arm, arms[arm])));
+      $(`arm${end}`).value = pane.arm;
+      const found = rowsOf(state.problem, pane.arm);
+      $(`sample${end}`).replaceChildren(...found.map((row) => option(row, `${rows.sample[row]} · ${Pane.verdictOf(rows, row)} · ${Pane.size(rows, row)}`)));
+      if (!found.includes(pane.row)) pane.row = found.length ? found[0] : -1;
+      $(`sample${end}`).value = pane.row;
+      $(`previous${end}`).disabled = $(`next${end}`).disabled = found.length < 2;
     }
 
-    async function show() {
-      if (!armsOf(state.problem).includes(state.arm)) state.arm = armsOf(state.problem)[0];
-      fill();
-      const ask = ++state.ask;
-      state.token = -1;
-      if (state.row < 0) {
-        state.trace = null;
-        pane.replaceChildren(make("p", { class: "hint" }, `No such sample of ${arms[state.arm]} on this problem.`));
-        $("trace-facts").textContent = "";
-        $("prompt").textContent = "";
-        $("legend").replaceChildren();
-        drawStrip();
-        return say();
-      }
-      let chunk;
-      try {
-        chunk = await decode(rows.chunk[state.row]);
-      } catch (error) {
-        pane.replaceChildren(make("p", { class: "missing" }, `This trace cannot be unpacked here (${error.message}): the page needs a browser of 2023 or later.`));
-        return;
-      }
-      if (ask !== state.ask) return;  // another trace was asked for meanwhile
-      state.chunk = chunk;
-      state.trace = chunk.traces[rows.place[state.row]];
-      render();
-      facts();
-      drawStrip();
+    async function show(...changed) {
+      for (const pane of changed) fill(pane);
+      const done = await Promise.all(changed.map((pane) => Pane.load(pane, data, `No such sample of ${arms[pane.arm]} on this problem.`)));
+      if (!done.every(Boolean)) return;  // another trace was asked for meanwhile
+      for (const pane of changed) Pane.facts(pane, data);
+      const { trace, chunk } = panes[0].trace ? panes[0] : panes[1];
+      $("prompt").textContent = trace ? chunk.words[trace.prompt] : "";
+      paint();
       say();
+      link();
     }
 
-    const level = (value) => (value == null ? 0 : Math.min(7, Math.floor((8 * value) / top)));
-    const measure = () => (state.trace.h ? state.trace.h : state.trace.l ? state.trace.l.map((x) => (x == null ? null : -x)) : null);
+    // ---------------------------------------------------------------------------------------------------------- colour
 
-    function render() {
-      const { trace, chunk } = state;
-      const values = measure();
-      const marks = new Array(trace.t.length).fill("");
-      for (const [key, list] of [["p", trace.p], ["r", trace.r], ["q", trace.q]]) {
-        for (const [from, to] of list) for (let i = from; i < to; i++) marks[i] += ` ${key}`;
+    const psi = (pane, h) => Math.min(shaping[pane.arm].alpha * h, Math.abs(rows.advantage[pane.row]) / shaping[pane.arm].kappa);
+    const noEntropy = (pane) => (pane.trace.h ? "" : "no entropies are stored");
+    const noPsi = (pane) => noEntropy(pane) || (rows.advantage[pane.row] == null ? "no advantage, its group has no verdicts" : "");
+    // Each with why a trace lacks it, its values in nats, and the ends of its scale for the traces on view.
+    const MEASURES = {
+      h: { name: "entropy H", title: "Entropy, nats:", lacks: noEntropy, of: (pane, i) => nats(pane.trace.h[i]), ends: () => [0, top] },
+      psi: { name: "ψ", title: "ψ, nats:", lacks: noPsi, of: (pane, i) => then(nats(pane.trace.h[i]), (h) => psi(pane, h)), ends: (on) => [0, Math.max(...on.map((pane) => psi(pane, top)))] },
+      sum: {
+        name: "A + ψ", title: "A + ψ:", lacks: noPsi, of: (pane, i) => then(nats(pane.trace.h[i]), (h) => rows.advantage[pane.row] + psi(pane, h)),
+        ends: (on) => [Math.min(...on.map((pane) => rows.advantage[pane.row])), Math.max(...on.map((pane) => rows.advantage[pane.row] + psi(pane, top)))],
+      },
+      l: { name: "−log p", title: "Surprise −log p, nats:", lacks: (pane) => (pane.trace.l ? "" : "no log-probabilities are stored"), of: (pane, i) => then(nats(pane.trace.l[i]), (l) => -l), ends: () => [0, top] },
+    };
+    const nats = (x) => (x == null ? null : x / 1000);
+    const then = (x, f) => (x == null ? null : f(x));
+    const entropyOf = (pane) => [MEASURES.h, MEASURES.l].find((measure) => pane.trace && !measure.lacks(pane));
+
+    // The measure that was chosen, or the first that there is; the panes that have it; and the ends of its scale.
+    function scale() {
+      const on = shown().filter((pane) => pane.trace);
+      const having = (key) => on.filter((pane) => !MEASURES[key].lacks(pane));
+      const key = [state.colour, "h", "l"].find((k) => having(k).length);
+      if (!key) return null;
+      const [low, high] = MEASURES[key].ends(having(key));
+      return { key, measure: MEASURES[key], having: having(key), low, high: high > low ? high : low + 1 };
+    }
+
+    function paint() {
+      const by = scale(), host = $("legend"), on = shown().filter((pane) => pane.trace);
+      for (const pane of shown()) {
+        const level = (i) => {
+          const value = by?.having.includes(pane) ? by.measure.of(pane, i) : null;
+          return value == null ? 0 : Math.max(0, Math.min(7, Math.floor((8 * (value - by.low)) / (by.high - by.low))));
+        };
+        Pane.paint(pane, level, state.sought);
       }
-      state.elements = new Array(trace.t.length);
-      const blocks = [];
-      let block = make("div", { class: "block" }), size = 0;
-      trace.t.forEach((word, i) => {
-        const text = chunk.words[word], element = document.createElement("i");
-        spell(element, text, trace.tokens);
-        const e = values ? level(values[i] == null ? null : values[i] / 1000) : 0;
-        const name = (e ? `e${e}` : "") + marks[i];
-        if (name) element.className = name.trim();
-        state.elements[i] = element;
-        block.append(element);
-        // A block ends the line, so it may end only where the text does so too.
-        if (++size >= BLOCK && text.endsWith("\n")) {
-          spell(element, text.slice(0, -1), trace.tokens, true);
-          blocks.push(block);
-          block = make("div", { class: "block" });
-          size = 0;
-        }
-      });
-      blocks.push(block);
-      pane.replaceChildren(...blocks);
-      pane.classList.toggle("long", blocks.length > 4);
-      pane.scrollTop = 0;
-      $("prompt").textContent = chunk.words[trace.prompt] ?? "";
-      legend(values);
-    }
-
-    // The text, with a sign for a line break that is (part of) a token.
-    function spell(element, text, tokens, cut = false) {
-      const at = text.indexOf("\n");
-      if (!tokens || (at < 0 && !cut)) element.textContent = text;
-      else element.replaceChildren(at < 0 ? text : text.slice(0, at), make("b"), at < 0 ? "" : text.slice(at));
-    }
-
-    function legend(values) {
-      const host = $("legend");
+      $("colour").replaceChildren(...Object.entries(MEASURES).map(([key, measure]) => {
+        const lacks = on.map(measure.lacks), none = lacks.length > 0 && lacks.every(Boolean);
+        const o = option(key, none ? `${measure.name}: ${lacks[0]}` : measure.name);
+        o.disabled = none;
+        return o;
+      }));
+      $("colour").value = by ? by.key : state.colour;
       host.replaceChildren();
-      if (!values) {
+      if (by) {
+        host.append(make("span", { class: "name" }, `${by.key === state.colour ? "" : "Not stored, so instead: "}${by.measure.title}`));
+        for (let e = 0; e < 8; e++) host.append(make("span", { class: `step e${e}` }, `${e < 7 ? "" : "≥ "}${number(by.low + ((by.high - by.low) * e) / 8, 2)}`));
+        if (by.having.length < on.length) host.append(make("span", { class: "step" }, "not stored with the other trace"));
+      } else if (on.length) {
         host.append("No token data is stored with this sample, so nothing is coloured; forkwise explore --model computes it.");
-        return;
       }
-      host.append(make("span", { class: "name" }, state.trace.h ? "Entropy, nats:" : "No entropies stored; surprise −log p, nats:"));
-      for (let e = 0; e < 8; e++) {
-        host.append(make("span", { class: `step e${e}` }, e < 7 ? `${number((top * e) / 8, 2)}` : `≥ ${number((top * 7) / 8, 2)}`));
-      }
+      strip(by);
     }
 
-    function facts() {
-      const row = state.row, host = $("trace-facts"), a = rows.advantage[row];
-      const word = make("span", { class: verdict(row).split(" ")[0] }, verdict(row));
-      const values = state.trace.h, parts = [`${arms[state.arm]}, sample ${rows.sample[row]}`];
-      if (rows.run[row] !== null) parts.push(`run ${data.runs[rows.run[row]]}`);
-      parts.push(size(row));
-      if (values) {
-        const known = values.filter((x) => x != null);
-        if (known.length) parts.push(`mean entropy ${number(known.reduce((x, y) => x + y, 0) / known.length / 1000)} nats`);
-      }
-      if (a != null) parts.push(`advantage ${a >= 0 ? "+" : "−"}${number(Math.abs(a), 2)} within its group`);
-      if (rows.finish[row] != null) parts.push(`ended by ${data.finishes[rows.finish[row]]}`);
-      host.replaceChildren(word, `: ${parts.join(", ")}.${state.trace.note ? ` ${state.trace.note}` : ""}`);
-    }
-
-    function drawStrip() {
+    function strip(by) {
       if (state.strip) { state.strip.remove(); state.strip = null; }
-      const host = $("chart-trace");
+      const host = $("chart-trace"), pane = state.pane;
       host.replaceChildren();
-      const values = state.trace && measure();
-      host.hidden = !values || values.length < 2;
+      host.hidden = !by?.having.includes(pane) || pane.trace.t.length < 2;
       if (host.hidden) return;
-      const y = values.map((v) => (v == null ? null : v / 1000));
+      const y = pane.trace.t.map((_, i) => by.measure.of(pane, i));
+      const least = Math.min(by.low, ...y.filter((v) => v != null)), most = Math.max(by.high, ...y.filter((v) => v != null));
       state.strip = Charts.draw(host, {
-        title: "", x: "", y: "nats", height: 96, legend: false, whole: true, range: [0, Math.max(top, ...y.filter((v) => v != null)) * 1.05],
-        lines: [{ name: state.trace.h ? "entropy" : "surprise", group: "", arm: data.colours[rows.arm[state.row]], dash: [], x: y.map((_, i) => i), mean: y }],
+        title: "", x: "", y: by.measure.name, height: 110, legend: false, whole: true, range: [least, most + 0.05 * (most - least)],
+        lines: [{ name: by.measure.name, group: "", arm: data.colours[rows.arm[pane.row]], dash: [], x: y.map((_, i) => i), mean: y }],
       });
     }
     $("chart-trace").addEventListener("click", () => {
@@ -189,61 +124,72 @@ const Viewer = (() => {
       if (at != null) choose(at);
     });
 
+    // ----------------------------------------------------------------------------------------------------------- token
+
+    function activate(pane) {
+      if (pane === state.pane) return;
+      state.pane = pane;
+      strip(scale());
+      say();
+      link();
+    }
+
     function choose(i) {
-      if (!state.trace || !state.elements.length) return;
-      state.elements[state.token]?.classList.remove("on");
-      state.token = i < 0 ? -1 : Math.min(i, state.elements.length - 1);
-      const element = state.elements[state.token];
+      const pane = state.pane, { elements, text } = pane;
+      if (!pane.trace || !elements.length) return;
+      elements[pane.token]?.classList.remove("on");
+      pane.token = i < 0 ? -1 : Math.min(i, elements.length - 1);
+      const element = elements[pane.token];
       if (element) {
         element.classList.add("on");
-        const box = element.getBoundingClientRect(), frame = pane.getBoundingClientRect();
+        const box = element.getBoundingClientRect(), frame = text.getBoundingClientRect();
         if (box.top < frame.top + 10 || box.bottom > frame.bottom - 10) {
           element.scrollIntoView({ block: "nearest", inline: "nearest" });
           const now = element.getBoundingClientRect();
-          pane.scrollTop += now.top - frame.top - frame.height / 2;
+          text.scrollTop += now.top - frame.top - frame.height / 2;
         }
       }
       say();
     }
 
     function say() {
-      const i = state.token, trace = state.trace;
+      const pane = state.pane, { token: i, trace } = pane;
+      card.classList.toggle("empty", i < 0 || !trace);
       if (i < 0 || !trace) {
         card.replaceChildren(make("p", { class: "hint" }, "Click a token, or press → in the trace."));
         return;
       }
-      const text = state.chunk.words[trace.t[i]], list = make("dl");
+      const text = pane.chunk.words[trace.t[i]], list = make("dl");
       const add = (name, value) => list.append(make("dt", {}, name), make("dd", {}, value));
       add("place", `${i + 1} of ${trace.t.length}`);
-      const h = trace.h?.[i] == null ? null : trace.h[i] / 1000, l = trace.l?.[i] == null ? null : trace.l[i] / 1000;
-      if (h != null) add("entropy H", `${number(h)} nats${threshold() != null && h > threshold() ? `, above ${number(threshold())}` : ""}`);
+      const h = nats(trace.h?.[i]), l = nats(trace.l?.[i]), limit = threshold(pane);
+      if (h != null) add("entropy H", `${number(h)} nats${limit != null && h > limit ? `, above ${number(limit)}` : ""}`);
       if (l != null) add("log p", `${number(l)} (p = ${number(Math.exp(l))})`);
       const inside = (spans) => spans.some(([from, to]) => from <= i && i < to);
       const marks = [["p", "pivotal"], ["r", "in a reflective sentence"], ["q", "in a rare sentence"]].filter(([key]) => inside(trace[key])).map(([, name]) => name);
       if (marks.length) add("marks", marks.join(", "));
-      const parts = [make("h3", {}, JSON.stringify(text).slice(1, -1) || "(empty)"), list];
-      parts.push(...shapingOf(h));
-      if (trace.a?.[i]?.length) parts.push(alternatives(trace.a[i]));
+      const parts = [make("h3", {}, JSON.stringify(text).slice(1, -1) || "(empty)"), list, ...shapingOf(pane, h)];
+      if (trace.a?.[i]?.length) parts.push(alternatives(pane, trace.a[i]));
       else if (h != null) parts.push(make("p", { class: "hint" }, "No alternatives are stored with this sample."));
       card.replaceChildren(...parts);
     }
 
-    function shapingOf(h) {
-      const a = rows.advantage[state.row];
+    function shapingOf(pane, h) {
+      const a = rows.advantage[pane.row];
       if (h == null || a == null) return [make("p", { class: "hint" }, a == null ? "No advantage: its group has no verdicts." : "No entropy, so no ψ.")];
-      const mine = shaping[rows.arm[state.row]];
-      const bonus = mine.alpha * h, cap = Math.abs(a) / mine.kappa, psi = Math.min(bonus, cap);
+      const mine = shaping[pane.arm], bonus = mine.alpha * h, cap = Math.abs(a) / mine.kappa;
       const list = make("dl");
       const add = (name, value) => list.append(make("dt", {}, name), make("dd", {}, value));
       add("advantage A", number(a));
-      add("ψ", `min(${mine.alpha} × ${number(h)}, ${number(Math.abs(a))} / ${mine.kappa}) = ${number(psi)}${a !== 0 && cap < bonus ? ", capped" : ""}`);
-      add("A + ψ", number(a + psi));
+      add("ψ", `min(${mine.alpha} × ${number(h)}, ${number(Math.abs(a))} / ${mine.kappa}) = ${number(psi(pane, h))}${a !== 0 && cap < bonus ? ", capped" : ""}`);
+      add("A + ψ", number(a + psi(pane, h)));
       const field = (key, low, name) => {
         const input = make("input", { type: "number", step: "0.1", min: String(low), "aria-label": name, id: `shaping-${key}` });
         input.value = mine[key];
         input.addEventListener("change", () => {
           const value = Number(input.value);
           if (Number.isFinite(value) && value > low - 1e-9 && (key === "alpha" || value > 1)) mine[key] = value;
+          paint();
           say();
           $(`shaping-${key}`)?.focus();
         });
@@ -252,73 +198,165 @@ const Viewer = (() => {
       return [list, make("p", { class: "hint" }, mine.said), make("div", { class: "controls" }, field("alpha", 0, "α"), field("kappa", 1, "κ"))];
     }
 
-    function alternatives(pairs) {
+    function alternatives(pane, pairs) {
       const table = make("table"), body = make("tbody");
       table.append(make("caption", {}, "Most likely here"), body);
       for (let j = 0; j < pairs.length; j += 2) {
         const p = Math.exp(pairs[j + 1] / 1000), bar = make("meter", { min: "0", max: "1", "aria-hidden": "true" });
         bar.value = p;
-        body.append(make("tr", {}, make("td", { class: "word" }, JSON.stringify(state.chunk.words[pairs[j]]).slice(1, -1)),
+        body.append(make("tr", {}, make("td", { class: "word" }, JSON.stringify(pane.chunk.words[pairs[j]]).slice(1, -1)),
           make("td", { class: "number" }, number(p)), make("td", {}, bar)));
       }
       return table;
     }
 
-    const step = (by) => {
-      const found = rowsOf(state.problem, state.arm), at = found.indexOf(state.row);
-      if (found.length) { state.row = found[(at + by + found.length) % found.length]; show(); }
+    // ----------------------------------------------------------------------------------------------------------- moves
+
+    const step = (pane, by) => {
+      const found = rowsOf(state.problem, pane.arm), at = found.indexOf(pane.row);
+      if (found.length) { pane.row = found[(at + by + found.length) % found.length]; show(pane); }
     };
     // The same place in the list of samples, so that models can be compared sample by sample.
-    const toArm = (arm) => {
-      const at = Math.max(0, rowsOf(state.problem, state.arm).indexOf(state.row));
-      state.arm = arm;
+    const toArm = (pane, arm) => {
+      const at = Math.max(0, rowsOf(state.problem, pane.arm).indexOf(pane.row));
+      pane.arm = arm;
       const found = rowsOf(state.problem, arm);
-      state.row = found.length ? found[Math.min(at, found.length - 1)] : -1;
-      show();
+      pane.row = found.length ? found[Math.min(at, found.length - 1)] : -1;
+      show(pane);
     };
-    const toProblem = (problem) => { state.problem = (problem + problems.length) % problems.length; state.row = -1; show(); };
+    const toProblem = (problem) => {
+      state.problem = (problem + problems.length) % problems.length;
+      for (const pane of panes) pane.row = -1;
+      show(...shown());
+    };
     const toFork = (by) => {
-      const values = state.trace && measure();
-      if (!values) return;
-      const limit = 1000 * (threshold() ?? top / 2);
-      for (let i = state.token + by; i >= 0 && i < values.length; i += by) if (values[i] != null && values[i] > limit) return choose(i);
+      const pane = state.pane, measure = entropyOf(pane), limit = threshold(pane) ?? top / 2;
+      if (!measure) return;
+      for (let i = pane.token + by; i >= 0 && i < pane.elements.length; i += by) if (measure.of(pane, i) > limit) return choose(i);
     };
-
-    $("problem").addEventListener("change", (event) => toProblem(Number(event.target.value)));
-    $("arm").addEventListener("change", (event) => toArm(Number(event.target.value)));
-    $("filter").addEventListener("change", () => show());
-    $("sample").addEventListener("change", (event) => { state.row = Number(event.target.value); show(); });
-    $("previous").addEventListener("click", () => step(-1));
-    $("next").addEventListener("click", () => step(1));
-    pane.addEventListener("click", (event) => {
-      const at = state.elements.indexOf(event.target.closest("i"));
-      if (at >= 0) choose(at);
-    });
-    for (const [key, name, sample] of [["p", "pivotal", "p"], ["r", "reflective sentence", "r"], ["q", "rare sentence", "q"]]) {
-      const box = make("input", { type: "checkbox" });
-      box.checked = true;
-      box.addEventListener("change", () => pane.classList.toggle(`no-${key}`, !box.checked));
-      const shown = make("i", { class: sample }, name);
-      $("marks").append(make("label", {}, box, shown));
+    const sideBySide = () => {
+      const both = $("both").checked, all = armsOf(state.problem);
+      panes[1].root.hidden = !both;
+      if (!both) { state.pane = panes[0]; paint(); return say(); }
+      if (panes[1].row < 0 || rows.problem[panes[1].row] !== state.problem) panes[1].arm = all[(all.indexOf(panes[0].arm) + 1) % all.length];
+      show(panes[1]);
+    };
+    async function toRow(row) {
+      if (Pane.verdictOf(rows, row) !== $("filter").value) $("filter").value = "all";
+      state.problem = rows.problem[row];
+      Object.assign(state.pane, { arm: rows.arm[row], row });
+      for (const pane of panes) if (pane !== state.pane && rows.problem[pane.row] !== state.problem) pane.row = -1;
+      await show(...shown());
     }
 
-    const KEYS = {
-      ArrowRight: () => choose(state.token + 1), ArrowLeft: () => state.token > 0 && choose(state.token - 1),
-      Home: () => choose(0), End: () => choose(state.elements.length - 1),
-      ".": () => toFork(1), ",": () => state.token > 0 && toFork(-1),
-      j: () => step(1), k: () => step(-1), p: () => toProblem(state.problem + 1), P: () => toProblem(state.problem - 1),
-      a: () => { const all = armsOf(state.problem); toArm(all[(all.indexOf(state.arm) + 1) % all.length]); },
-      f: () => { const f = $("filter"); f.selectedIndex = (f.selectedIndex + 1) % f.options.length; show(); },
-      Escape: () => choose(-1),
+    // ------------------------------------------------------------------------------------------------ search, and links
+
+    async function search() {
+      const ask = ++state.asked, sought = $("search").value.toLowerCase(), found = [];
+      state.sought = sought;
+      if (sought) {
+        const held = new Map();
+        rows.chunk.forEach((chunk, row) => held.has(chunk) ? held.get(chunk).push(row) : held.set(chunk, [row]));
+        for (const [id, members] of held) {
+          const chunk = await Pane.decode(id);
+          if (ask !== state.asked) return;
+          for (const row of members) {
+            if (chunk.traces[rows.place[row]].t.map((word) => chunk.words[word]).join("").toLowerCase().includes(sought)) found.push(row);
+          }
+        }
+      }
+      state.found = found;
+      $("next-found").disabled = !found.length;
+      $("found").textContent = sought ? `${found.length} of ${count} traces hold it` : "";
+      paint();
+    }
+    async function nextFound() {
+      if (!state.found.length) return;
+      await toRow(state.found.find((row) => row > state.pane.row) ?? state.found[0]);
+      const first = state.pane.elements.findIndex((element) => element.classList.contains("hit"));
+      if (first >= 0) choose(first);
+    }
+
+    const addressOf = (row) => {
+      const run = rows.run[row] === null ? {} : { run: data.runs[rows.run[row]] };
+      return `#${new URLSearchParams({ problem: problems[rows.problem[row]], arm: arms[rows.arm[row]], ...run, sample: rows.sample[row] })}`;
     };
-    root.addEventListener("keydown", (event) => {
-      if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select")) return;
+    function link() {
+      if (state.pane.row < 0) return;
+      $("link").setAttribute("href", addressOf(state.pane.row));
+      // The address of the page follows what is done in the viewer, without a step in the history for each.
+      if (state.linked) history.replaceState(null, "", addressOf(state.pane.row));
+      state.linked = true;
+    }
+    async function follow() {
+      const asked = new URLSearchParams(location.hash.slice(1));
+      if (!asked.has("problem")) return false;
+      const row = rows.problem.findIndex((problem, i) => problems[problem] === asked.get("problem")
+        && (!asked.has("arm") || arms[rows.arm[i]] === asked.get("arm")) && (!asked.has("run") || data.runs[rows.run[i]] === asked.get("run"))
+        && (!asked.has("sample") || String(rows.sample[i]) === asked.get("sample")));
+      $("traces").scrollIntoView();
+      if (row < 0) { $("found").textContent = "The trace of this link is not in this page, which holds some of them only."; return false; }
+      await toRow(row);
+      state.pane.text.focus({ preventScroll: true });
+      return true;
+    }
+    addEventListener("hashchange", follow);
+
+    // ---------------------------------------------------------------------------------------------------------- events
+
+    $("problem").addEventListener("change", (event) => toProblem(Number(event.target.value)));
+    $("filter").addEventListener("change", () => show(...shown()));
+    $("colour").addEventListener("change", (event) => { state.colour = event.target.value; paint(); });
+    $("both").addEventListener("change", sideBySide);
+    $("search").addEventListener("input", search);
+    $("search").addEventListener("keydown", (event) => { if (event.key === "Enter") nextFound(); });
+    $("next-found").addEventListener("click", nextFound);
+    for (const pane of panes) {
+      const { end } = pane;
+      $(`arm${end}`).addEventListener("change", (event) => { activate(pane); toArm(pane, Number(event.target.value)); });
+      $(`sample${end}`).addEventListener("change", (event) => { activate(pane); pane.row = Number(event.target.value); show(pane); });
+      $(`previous${end}`).addEventListener("click", () => step(pane, -1));
+      $(`next${end}`).addEventListener("click", () => step(pane, 1));
+      pane.root.addEventListener("focusin", () => activate(pane));
+      pane.text.addEventListener("click", (event) => {
+        activate(pane);
+        const at = pane.elements.indexOf(event.target.closest("i"));
+        if (at >= 0) choose(at === pane.token ? -1 : at);
+      });
+    }
+    for (const [key, name] of [["p", "pivotal"], ["r", "reflective sentence"], ["q", "rare sentence"]]) {
+      const box = make("input", { type: "checkbox" });
+      box.checked = true;
+      box.addEventListener("change", () => panes.forEach((pane) => pane.text.classList.toggle(`no-${key}`, !box.checked)));
+      $("marks").append(make("label", {}, box, make("i", { class: key }, name)));
+    }
+
+    const cycle = (select, changed) => {
+      const open = [...select.options].filter((o) => !o.disabled);
+      if (!open.length) return;
+      select.value = open[(open.indexOf(select.selectedOptions[0]) + 1) % open.length].value;
+      changed(select.value);
+    };
+    const KEYS = {
+      ArrowRight: () => choose(state.pane.token + 1), ArrowLeft: () => state.pane.token > 0 && choose(state.pane.token - 1),
+      Home: () => choose(0), End: () => choose(state.pane.elements.length - 1),
+      ".": () => toFork(1), ",": () => state.pane.token > 0 && toFork(-1),
+      j: () => step(state.pane, 1), k: () => step(state.pane, -1), p: () => toProblem(state.problem + 1), P: () => toProblem(state.problem - 1),
+      a: () => { const all = armsOf(state.problem); toArm(state.pane, all[(all.indexOf(state.pane.arm) + 1) % all.length]); },
+      b: () => { $("both").checked = !$("both").checked; sideBySide(); },
+      c: () => cycle($("colour"), (key) => { state.colour = key; paint(); }),
+      f: () => cycle($("filter"), () => show(...shown())),
+      "/": () => $("search").focus(), n: nextFound, Escape: () => choose(-1),
+    };
+    $("viewer").addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input:not([type=checkbox]), select")) return;
       const act = Object.hasOwn(KEYS, event.key) && KEYS[event.key];
       if (!act) return;
       event.preventDefault();
       act();
     });
-    show();
+    say();
+    follow().then((found) => found || show(panes[0]));
   }
 
   return { start };

@@ -21,6 +21,8 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from forkwise.errors import InputError
+from forkwise.progress import watch
+from forkwise.reading import without_surrogates
 from forkwise.samples.store import check_names, open_parquet
 
 Record = dict[str, Any]
@@ -30,7 +32,6 @@ DOCUMENT_LIMIT = 1 << 30
 
 _NEITHER = "is neither JSON, JSONL, CSV, Parquet nor an inspect_ai log: give a file of one of these kinds"
 _ZSTD = 93  # zipfile knows this method from Python 3.14 on; inspect_ai writes it, and pyarrow decodes it
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_records(path: Path) -> Iterator[tuple[str, Record]]:
@@ -51,21 +52,20 @@ def read_records(path: Path) -> Iterator[tuple[str, Record]]:
     elif magic == b"PK\x03\x04":
         yield from _inspect_samples(path)
     else:
-        with _uncompressed(path) as stream:
-            if re.search(r"\.[ct]sv(\.gz)?$", path.name.lower()):
-                yield from _csv_rows(path, stream)
-            else:
-                yield from _json_records(path, stream)
+        with path.open("rb") as file, _uncompressed(file) as stream:
+            is_csv = re.search(r"\.[ct]sv(\.gz)?$", path.name.lower())
+            records = _csv_rows(path, stream) if is_csv else _json_records(path, stream)
+            kilobytes = path.stat().st_size // 1000
+            yield from watch(records, f"reading {path.name}", "kB", kilobytes, lambda: file.tell() // 1000)
 
 
 @contextmanager
-def _uncompressed(path: Path) -> Iterator[BinaryIO]:
-    with path.open("rb") as file:
-        if file.peek(2)[:2] == b"\x1f\x8b":
-            with gzip.open(file, "rb") as stream, io.BufferedReader(stream, 1 << 20) as buffered:  # type: ignore[type-var]
-                yield buffered
-        else:
-            yield file
+def _uncompressed(file: io.BufferedReader) -> Iterator[BinaryIO]:
+    if file.peek(2)[:2] == b"\x1f\x8b":
+        with gzip.open(file, "rb") as stream, io.BufferedReader(stream, 1 << 20) as buffered:  # type: ignore[type-var]
+            yield buffered
+    else:
+        yield file
 
 
 def _read_line(path: Path, stream: BinaryIO, number: int) -> bytes:
@@ -145,7 +145,7 @@ def _json_document(path: Path, start: bytes, stream: BinaryIO) -> Iterator[tuple
 def _items(path: Path, items: list[Any]) -> Iterator[tuple[str, Record]]:
     if not items:
         raise InputError(f"'{path}' is empty: it holds an empty JSON list.")
-    for i, item in enumerate(items, start=1):
+    for i, item in enumerate(watch(items, f"reading {path.name}", "records"), start=1):
         yield f"item {i:,}", _object(path, f"item {i:,}", item)
 
 
@@ -171,17 +171,7 @@ def _parse(path: Path, text: bytes, place: str) -> Any:
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     # Half a character, as a tokenizer that cuts inside one leaves it, cannot be stored as UTF-8.
-    return _without_surrogates(value) if b"\\ud" in text or b"\\uD" in text else value
-
-
-def _without_surrogates(value: Any) -> Any:
-    if isinstance(value, str):
-        return _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", value)
-    if isinstance(value, list):
-        return [_without_surrogates(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _without_surrogates(item) for key, item in value.items()}
-    return value
+    return without_surrogates(value) if b"\\ud" in text or b"\\uD" in text else value
 
 
 def _csv_rows(path: Path, stream: BinaryIO) -> Iterator[tuple[str, Record]]:
@@ -208,18 +198,22 @@ def _csv_rows(path: Path, stream: BinaryIO) -> Iterator[tuple[str, Record]]:
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Record]]:
     try:
-        number = 0
         with open_parquet(path) as file:
             check_names(file.schema_arrow.names, path)
             # Threads read ahead until they hold the whole file.
-            for batch in file.iter_batches(batch_size=256, use_threads=False):
-                batch.validate(full=True)  # text that is not UTF-8
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"row {number:,}", row
+            batches = file.iter_batches(batch_size=256, use_threads=False)
+            rows = (row for batch in batches for row in _checked_rows(batch))
+            for number, row in enumerate(watch(rows, f"reading {path.name}", "rows", file.metadata.num_rows), start=1):
+                yield f"row {number:,}", row
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"'{path}' is a Parquet file that is damaged or cut off: copy it again ({reason})") from error
+
+
+def _checked_rows(batch: pa.RecordBatch) -> list[Record]:
+    batch.validate(full=True)  # text that is not UTF-8
+    rows: list[Record] = batch.to_pylist()
+    return rows
 
 
 def _inspect_samples(path: Path) -> Iterator[tuple[str, Record]]:
@@ -237,7 +231,7 @@ def _inspect_samples(path: Path) -> Iterator[tuple[str, Record]]:
             log = _parse(path, _member(path, archive, file, header), header.filename)
             if not members:
                 yield "", {**log, "samples": []}
-            for info in members:
+            for info in watch(members, f"reading {path.name}", "samples"):
                 sample = _parse(path, _member(path, archive, file, info), info.filename)
                 yield info.filename, {**log, "samples": [sample]}
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, pa.ArrowException, EOFError, OSError) as error:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as pads
 
 from forkwise.errors import InputError, nearest
 from forkwise.folders import only_process
@@ -32,6 +30,8 @@ from forkwise.samples.importers import (
     verl,
 )
 from forkwise.samples.importers.base import Importer, Options, Row, Source, Undecided, check_types, counted
+from forkwise.samples.importers.folders import all_files, problems_in
+from forkwise.samples.importers.ledger import Ledger
 from forkwise.samples.importers.reader import Record, read_records
 from forkwise.samples.importers.texts import covers
 from forkwise.samples.store import TOKEN_COLUMNS, ShardWriter
@@ -131,7 +131,8 @@ def import_files(
 ) -> Iterator[FileReport]:
     """Imports each file as one shard of the samples table in `out`, and reports on each when it is done.
 
-    A file is imported whole or not at all; when one is refused, those before it stay.
+    Of a folder, those files that may hold samples. A file is imported whole or not at all; when one is refused, those
+    before it stay.
 
     Raises:
         InputError: a file cannot be used, its samples are in `out` already, or another process is writing there.
@@ -143,18 +144,19 @@ def import_files(
     plain.check_columns(options.columns)
     if options.columns and format_ == "auto":
         format_ = "plain"
+    files = all_files(files)
     twice = [path for path, count in Counter(path.resolve() for path in files).items() if count > 1]
     if twice:
         raise InputError(f"'{twice[0]}' is given twice: give every file once.")
     if out.exists() and not out.is_dir():
         raise InputError(f"'{out}' is a file: give a folder with --out.")
     with only_process(out):
-        ledger = _Ledger(_problems_in(out), explicit=options.run is not None)
+        ledger = Ledger(problems_in(out), explicit=options.run is not None)
         for path in files:
             yield _import_file(path, out, format_, options, ledger)
 
 
-def _import_file(path: Path, out: Path, format_: str, options: Options, ledger: _Ledger) -> FileReport:
+def _import_file(path: Path, out: Path, format_: str, options: Options, ledger: Ledger) -> FileReport:
     source = Source(path, options)
     first = next(read_records(path), None)
     if first is None:
@@ -175,7 +177,7 @@ def _import_file(path: Path, out: Path, format_: str, options: Options, ledger: 
         except _ToldApart:
             pass
         else:
-            ledger.finish(source, report)
+            ledger.finish(source, report.runs)
             return report
         source.restart()
         ledger.restart()
@@ -185,7 +187,7 @@ class _ToldApart(Exception):
     """Documents turned out to share an id: the file is read once more, with ids that tell them apart."""
 
 
-def _write(source: Source, name: str, out: Path, ledger: _Ledger) -> FileReport:
+def _write(source: Source, name: str, out: Path, ledger: Ledger) -> FileReport:
     """Reads the file once and writes it into a shard."""
     path, importer = source.path, all_formats()[name]
     runs: dict[str, RunReport] = {}
@@ -278,7 +280,7 @@ def _fits(importer: Importer, record: Record) -> bool:
         return False
 
 
-def _finish(row: Row, source: Source, runs: dict[str, RunReport], ledger: _Ledger) -> Row:
+def _finish(row: Row, source: Source, runs: dict[str, RunReport], ledger: Ledger) -> Row:
     """Fills in what every row has, numbers the sample, and counts it."""
     options = source.options
     run, problem = row["run"], row["problem_id"]
@@ -304,93 +306,6 @@ def _finish(row: Row, source: Source, runs: dict[str, RunReport], ledger: _Ledge
     if report.samples % _SCORES_CHECKED_EVERY == 0:
         source.check_scores()
     return row
-
-
-class _Ledger:
-    """The samples of a folder: it numbers those without a number, and refuses those that are there already."""
-
-    def __init__(self, existing: set[tuple[str, str]], *, explicit: bool) -> None:
-        self._existing = existing
-        self._explicit = explicit  # the user named the run, so several files may belong to it
-        self._file_of_run: dict[str, Path] = {}
-        self._next: Counter[tuple[str, str]] = Counter()
-        self._taken: dict[tuple[str, str], set[int]] = {}
-        self._path = Path()
-        self._imported: list[tuple[Path, set[str], dict[str, str]]] = []  # file, its runs, `Documents.contents`
-
-    def start(self, path: Path) -> None:
-        """Begins with a file, in the state that `restart` goes back to."""
-        self._path = path
-        taken = {key: set(numbers) for key, numbers in self._taken.items()}
-        self._before = (dict(self._file_of_run), Counter(self._next), taken)
-
-    def restart(self) -> None:
-        """Forgets what the present file brought."""
-        file_of_run, following, taken = self._before
-        self._file_of_run, self._next = dict(file_of_run), Counter(following)
-        self._taken = {key: set(numbers) for key, numbers in taken.items()}
-
-    def finish(self, source: Source, report: FileReport) -> None:
-        """Remembers the documents of a file that was imported."""
-        self._imported.append((self._path, set(report.runs), source.documents.contents()))
-
-    def check_documents(self, source: Source, runs: Iterable[str]) -> None:
-        """Refuses a document that would join the samples of another file's in one run; between runs it is said."""
-        contents = source.documents.contents()
-        for path, theirs, other in self._imported:
-            clashes = [problem for problem in contents.keys() & other.keys() if contents[problem] != other[problem]]
-            if not clashes:
-                continue
-            if theirs & set(runs):
-                raise InputError(
-                    f"'{path}' and '{self._path}' have another gold answer, other options or another hash for the "
-                    f"same question in {counted(len(clashes), 'problem')}, such as {min(clashes)}: give each file a "
-                    "--run of its own."
-                )
-            source.remarks.append(
-                f"{counted(len(clashes), 'problem')}, such as {min(clashes)}, with another gold answer, options or "
-                f"hash than in '{path}': they pair all the same"
-            )
-
-    def number(self, run: str, problem: str, sample_id: int | None, source: Source) -> int:
-        """Returns the sample's number within its problem: the file's, else the next."""
-        key = (run, problem)
-        first_file = self._file_of_run.setdefault(run, self._path)
-        if first_file != self._path and not self._explicit and not source.names_runs:
-            raise InputError(
-                f"'{first_file}' and '{self._path}' would both become run '{run}': name the run with --run, "
-                "in one command if they belong together and in two if not."
-            )
-        if key in self._existing:
-            raise source.error(
-                f"the folder holds samples of run '{run}' for problem {problem} already: choose another --run or --out."
-            )
-        if (key in self._taken) if sample_id is None else (key in self._next):
-            raise source.error(
-                f"some samples of problem {problem} have a sample_id and others have none: number all of them, or none."
-            )
-        if sample_id is None:
-            self._next[key] += 1
-            return self._next[key] - 1
-        taken = self._taken.setdefault(key, set())
-        if sample_id in taken and not source.documents.open():  # else the file is read again, with other ids
-            raise source.error(f"sample {sample_id} of problem {problem} is there twice: remove one of the two.")
-        taken.add(sample_id)
-        return sample_id
-
-
-def _problems_in(out: Path) -> set[tuple[str, str]]:
-    """Returns the pairs (run, problem_id) that the folder holds."""
-    shards = sorted(out.glob("*.parquet"))
-    pairs: set[tuple[str, str]] = set()
-    for shard in shards:
-        try:
-            table = pads.dataset(str(shard), format="parquet").to_table(columns=["run", "problem_id"])
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise InputError(f"'{shard}' is no shard of a samples table: choose another --out.") from error
-        distinct = table.group_by(["run", "problem_id"]).aggregate([])
-        pairs.update(zip(*(pc.cast(distinct[c], pa.string()).to_pylist() for c in ("run", "problem_id")), strict=True))
-    return pairs
 
 
 def _free_name(out: Path, stem: str) -> str:

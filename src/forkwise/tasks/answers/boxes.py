@@ -21,10 +21,22 @@ _ECHO = re.compile(
 _NAME_BEFORE = re.compile(r"([A-Za-z](?:_\{?[0-9a-z]\}?)?\s{0,3}=)\W{0,20}\Z")
 _LIST = r"[\s$,;.&\\()\[\]]|\b(?:and|or)\b|\\(?:text|quad|qquad|mathrm|,|;)|\{|\}|[A-Za-z](?:_\{?[0-9a-z]\}?)?\s{0,3}="
 _BETWEEN = re.compile(rf"(?:{_LIST}){{0,60}}")
+_NEXT_PART = re.compile(r"[\W_]{0,12}(?:part\s?)?\(?[b-h]\)[\W_]{0,12}", re.IGNORECASE)
 _REJECTED = re.compile(
-    r"\b(?:not|instead of|rather than|mistake (?:is|would be)|wrong answer(?: is)?)\s*[$*]{0,3}\Z", re.IGNORECASE
+    r"\b(?:not|instead of|rather than|mistake (?:is|would be)|wrong answer(?: is)?|would write"
+    r"|(?:wrong|incorrect|mistake) to \w+)\s*[$*]{0,3}\Z",
+    re.IGNORECASE,
 )
-REFUTED = re.compile(r"[\s$).*]{0,6}\?\W{0,6}(?:no|nope|not|wrong)\b", re.IGNORECASE)  # "5? No."
+_EXAMPLE = re.compile(  # "put your final answer in a box, e.g. \\boxed{5}"
+    r"\b(?:put|write|give|box|enclose|present|place|return|express|provide|format|state)\b[^.\n]{0,80}\banswers?\b"
+    r"[^.\n]{0,60}(?:\be\.\s?g\.|\bfor (?:example|instance)\b|\bsuch as\b|\blike\b|\bas in\b)[\s$:,;(\"'`]{0,6}\Z",
+    re.IGNORECASE,
+)
+REFUTED = re.compile(  # "5? No.", "5 is wrong."
+    r"[\s$).*]{0,6}(?:\?\W{0,6}(?:no|nope|not|wrong)\b"
+    r"|(?:,?\s{0,3}which\s)?\s{0,3}(?:is|was)\s+(?:wrong|incorrect|false|not\s+(?:the\s+(?:answer|solution)|correct|right))\b)",
+    re.IGNORECASE,
+)
 _ASKED = re.compile(r"[\s$).*]{0,6}\?")
 _AND = re.compile(r"\b(?:and|or)\b")
 _REVISION = re.compile(
@@ -74,6 +86,7 @@ def full_boxes(text: str) -> list[tuple[int, int, str]]:
         for b in boxes(text)
         if not is_echo(unboxed(b[2]))
         and not _REJECTED.search(text, max(0, b[0] - 40), b[0])
+        and not _EXAMPLE.search(text, max(0, b[0] - 240), b[0])
         and not REFUTED.match(text, b[1])
     ]
     return [b for b in full if not _ASKED.match(text, b[1])] or full
@@ -115,7 +128,7 @@ def listed(places: list[tuple[int, int, str]], text: str) -> str:
     for (_, end, content), (start, _, _) in zip(reversed(places[:-1]), reversed(places[1:]), strict=True):
         between = text[end:start]
         named = _NAME_BEFORE.search(between)
-        is_list = (
+        is_list = _NEXT_PART.fullmatch(between) or (
             between.strip()
             and len(between) < 100
             and not _SENTENCE.search(between)

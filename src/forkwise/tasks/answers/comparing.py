@@ -30,8 +30,10 @@ from forkwise.tasks.answers.wording import same_choice, same_colons, same_words
 _OF_TIME = re.compile(r"(?<=[A-Za-z}])\(([tx])\)")
 _DERIVATIVE = re.compile(r"d\s?\{?[tx](?![a-z])|'|prime|dot")
 _MODULUS = re.compile(r"\s*\(?\s*\\?(?:pmod|bmod|mod)\s?\{?\s?[0-9]+\s?\}?\s?\)?")
-_SEVERAL_NUMBERS = re.compile(r"[0-9]+\.[0-9]+(?:[eE][-+]?[0-9]+)?(?: [0-9]+\.[0-9]+(?:[eE][-+]?[0-9]+)?)+")
-_GOES_ON = re.compile(r"-?[0-9]+\s*\\[lc]?dots")
+_NO_NUMBER = re.compile(  # several, one that goes on, one with an index
+    r"[0-9]+\.[0-9]+(?:[eE][-+]?[0-9]+)?(?: [0-9]+\.[0-9]+(?:[eE][-+]?[0-9]+)?)+|-?[0-9]+\s*\\[lc]?dots"
+    r"|-?[0-9]+_\{?[a-zA-Z]\}?"
+)
 _CONSTANT = re.compile(r"\+\s*[CcKk]\s*\Z")
 _IN_BASE = re.compile(r"\(?((?=[A-Fa-f]*[0-9])[0-9A-Fa-f]+|[A-F]{2,})\)?_\{?([0-9]{1,2}|[a-z](?:\s?[-+]\s?[0-9])?)\}?")
 
@@ -48,9 +50,7 @@ def compare(gold: str, answer: str) -> bool | None:
         return digits
     if gold.count(",") > 1 and re.sub(r"\s", "", gold) == re.sub(r"\s", "", answer):
         return True  # 100, 200, 300 with and without blanks
-    if _SEVERAL_NUMBERS.fullmatch(tidy(answer)) and tidy(gold) != tidy(answer) and " " not in tidy(gold):
-        return False
-    if _GOES_ON.fullmatch(tidy(answer)) and tidy(gold) != tidy(answer):
+    if _NO_NUMBER.fullmatch(tidy(answer)) and tidy(gold) != tidy(answer) and " " not in tidy(gold):
         return False
     if gold.rstrip().endswith("C") and gold.count("C") == 1 and _CONSTANT.search(gold):
         answer = _CONSTANT.sub("+ C", answer)  # a constant of integration, whose name is free

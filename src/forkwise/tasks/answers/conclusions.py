@@ -10,7 +10,7 @@ from forkwise.tasks.answers.limits import LONGEST_ANSWER
 
 _CHOICE = re.compile(
     # "B. Paris" as the whole last line
-    r"^\W{0,4}([A-J])[.)][ \t]{1,4}\S[^\n]{0,60}\Z"
+    r"^\W{0,4}(?:text(?:bf)?\{\(?)?([A-J])[.)]\}?\\?[ \t~]{1,4}\S[^\n]{0,60}\Z"
     # "option (B)"
     r"|\b(?:[Oo]ption|[Cc]hoice|[Aa]lternative|[Ll]etter)s?\s{0,3}(?:is|:)?[\s*:(\"]{0,6}(?:\\text(?:bf)?\{)?\(?"
     r"([A-Ja-j])\b"
@@ -29,32 +29,44 @@ _PLAIN_EQUATION = re.compile(
 _ASIDE = re.compile(
     r"\s\((?:check|verify|since|because|note|as|we|this|which|here|indeed)\b[^\n]{0,200}\)[.\s]*\Z", re.IGNORECASE
 )
+_STEP = (
+    r"|try|substitut(?:e|ing)|plug(?:ging)?\s+in|uses?|using|contradicts?|since|recall(?:\s+that)?|not(?:e|ice)\s+that"
+    r"|at\s+least|at\s+most|(?:more|fewer)\s+than|consider"
+)
 _MENTION = re.compile(
     r"\b(?:not|for|every|all|any|each|some|whether|where|if|when|with|of|let|given|than|instead of|variable"
-    r"|in terms of)\s*\Z",
+    r"|in terms of" + _STEP + r")\s*\Z",
     re.IGNORECASE,
 )
 _HYPOTHESIS = re.compile(
     r"\b(?:not|if|when|where|than|instead of|let|given|for|whether|reduces?\s+to|cases?"
-    r"|(?:suppose|assume|assuming)(?:\s+that)?|that)\s*\Z",
+    r"|(?:suppose|assume|assuming)(?:\s+that)?|that" + _STEP + r")\s*\Z",
     re.IGNORECASE,
 )
 _DENIED = re.compile(r"\b(?:wrong|incorrect|false|impossible|too)\b|\b(?:is|was|are)\s+not\b", re.IGNORECASE)
-_AFTERWARDS = re.compile(r"[.!?]\s+\S|\n\s*\S")
+_AFTERWARDS = re.compile(r"[.!?]\s+\S|\n\s*\S|\A\s*(?:(?:out\s+)?of|times)\b|:\s*\Z")
+_SO_FAR = re.compile(r"\bso far\b[^.!?\n]*\Z", re.IGNORECASE)
 _UNDECIDED = re.compile(
     r"\b(?:not|if|maybe|perhaps|suppose|let|between|more than|less than|at least|at most|try|would|may|might|could"
-    r"|impossible|cannot|wrong|incorrect|guess|unknown|mistake|recall|remember|says?|said|claims?|thinks?|believes?)\b|n['’]t\b"
-    r"|\A\W*(?:first|next)\b|\bwe\s+(?:are|were)\s+(?:given|told)\b",
+    r"|impossible|cannot|wrong|incorrect|false|supposed|guess|unknown|mistake|recall|remember|says?|said|claims?|thinks?|believes?)\b|n['’]t\b"
+    r"|\A\W*(?:first|next)\b|\bwe\s+(?:are|were)\s+(?:given|told)\b"
+    r"|\b(?:and|or|we|the|an?|to|of|is|are|that|which|so|then|next)\s*\Z",  # cut off
+    re.IGNORECASE,
+)
+_IS_THE_ANSWER = re.compile(
+    r"(?:(?:therefore|thus|hence|so)\b,?\s)?([-$]{0,2}[0-9]\S{0,30})"
+    r" is (?:the|our|my)(?: (?:final|correct|right))? answer",
     re.IGNORECASE,
 )
 _CONCLUDES = re.compile(
-    r"\b(?:therefore|thus|hence|so|in total|altogether|finally|in conclusion|consequently|overall|in all)\b",
+    r"\b(?:therefore|thus|hence|so|in total|altogether|finally|in conclusion|consequently|overall|in all)\b"
+    r"|\A\W{0,4}(?:it|that)['’]s\b",
     re.IGNORECASE,
 )
 _COPULA = re.compile(
     r"(?:\A|[.,:]\s)(?:\W{0,4})(?:the|his|her|its|their|our|this|that|it|she|he|they)\b[^.!?\n]{0,120}?\b(?:is|are"
     r"|was|equals?|totals?|turns out to be|comes? to|rises to|will be|would be|should be|costs?|pays?|needs?|has|earns?"
-    r"|gets?|makes?)\b[^.!?\n]{0,60}\Z",
+    r"|gets?|makes?)\b(?:[^.!?\n]|\.(?=[0-9])){0,60}\Z",
     re.IGNORECASE,
 )
 _VERB = (
@@ -70,7 +82,7 @@ _VERB = (
     r"|(?!(?:multipli|divid|add|subtract|call|nam|number|need|label)ed)\w+ed)"
 )
 _GIVES = re.compile(
-    rf"(?:\b{_VERB}|[=≈])[\s*:$]{{0,4}}(?:(?:exactly|only|just|indeed|now|still|also|then|precisely|approximately"
+    rf"(?:\b{_VERB}|\b(?:it|that)['’]s|[=≈])[\s*:$\\]{{0,4}}(?:(?:exactly|only|just|indeed|now|still|also|then|precisely|approximately"
     r"|about|roughly|around|a total of|equal to|him|her|them|us|you)[\s*:$]{1,4}){0,2}\Z",
     re.IGNORECASE,
 )
@@ -108,10 +120,13 @@ _NOT_THE_OTHER = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"(?<![0-9A-Z])[.!?]\s+|(?<=[0-9)])[.]\s+|\n")
-_ONLY_NUMBER = re.compile(r"(?:[a-z]\s?(?:[<>=≤≥]=?|\\[lg]eq?)\s?)?-?[0-9][0-9,./]*(?:\s+[A-Za-z]+){0,3}")
+_ONLY_NUMBER = re.compile(
+    r"(?:[a-z]\s?(?:[<>=≤≥]=?|\\[lg]eq?)\s?)?-?[0-9][0-9,./]*(?:\s?[%°]|(?:\s+[A-Za-z]+){0,3}(?:\s\([a-z ]+\))?)"
+)
+_EXPLANATION = re.compile(r"\n\s*\n\W{0,4}(?:explanation|reason(?:ing)?|because)\b", re.IGNORECASE)
 _BOLD_LINE = re.compile(r"\*\*\s?([^*\n]{1,60}?)\s?\*\*[.\s]*")
 _END_TOKENS = re.compile(r"\s*(?:<\|?[a-z_]+\|?>|</s>)\s*\Z")
-_ANY_NUMBER = re.compile(r"(?<![A-Za-z_])-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?")
+_ANY_NUMBER = re.compile(r"(?<![A-Za-z_])-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:[/:][0-9]+)*")
 _NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?")
 _DISCARDED = re.compile(
     r"\b(?:not|cannot|neither|nor|none|eliminat\w*|rul(?:e|es|ed|ing)|consider\w*|incorrect|wrong|false|impossible"
@@ -156,6 +171,7 @@ def last_formula(text: str) -> str | None:
             not _AFTERWARDS.search(afterwards)
             and not _DENIED.search(afterwards)
             and not re.search(r"[0-9]", afterwards)
+            and not _SO_FAR.search(text, 0, places[-1][0])
         ):
             return clean(listed(places, text))
     equation = _PLAIN_EQUATION.search(last_line)
@@ -172,7 +188,8 @@ def _is_mention(text: str, place: tuple[int, int, str]) -> bool:
 
 def concluded(text: str) -> str | None:
     """Finds the only number of a concluding last sentence: "Therefore, she has 7 nickels.", "The total is **72**."."""
-    whole = text.strip(" .\n*$")
+    explained = _EXPLANATION.search(text.strip(), 0, 200)
+    whole = text.strip()[: explained.start() if explained else None].strip(" .\n*$")
     if len(whole) < 60 and _ONLY_NUMBER.fullmatch(whole) and not _CONTINUES.search(whole):
         return clean(whole)  # the whole reply is a number
     text = _ASIDE.sub("", _END_TOKENS.sub("", text.rstrip()[-2 * LONGEST_ANSWER :]).rstrip())
@@ -182,7 +199,7 @@ def concluded(text: str) -> str | None:
     clause = without_markup(sentence)
     if len(clause) > 250 or "oxed" in clause or _UNDECIDED.search(clause):
         return None
-    if not (_CONCLUDES.search(clause) or _COPULA.search(clause)):
+    if not (_CONCLUDES.search(clause) or _COPULA.search(clause) or _IS_THE_ANSWER.fullmatch(clause)):
         return None
     clause = _AND_SO.split(clause)[-1]
     if "=" in clause:
@@ -192,6 +209,9 @@ def concluded(text: str) -> str | None:
     numbers = list(_ANY_NUMBER.finditer(clause))
     if len(numbers) != 1:
         return None
+    named = _IS_THE_ANSWER.fullmatch(clause)
+    if named:
+        return clean(named[1])
     before, answer = clause[: numbers[0].start()], clause[numbers[0].start() :]
     if not _GIVES.search(before) or _ELSEWHERE.search(before) or _CONTINUES.match(answer, len(numbers[0][0])):
         return None

@@ -65,7 +65,8 @@ def _same_equations(same: Same, gold: Equation, answer: Equation) -> bool | None
         if call[1] == other_call[1] and call[2] != other_call[2]:
             renamed = _renamed(answer.right, other_call[2].strip(), call[2].strip())
             return same(gold.right, renamed) if renamed is not None else False  # f(x + 1) and f(x)
-    if left == other or (_FUNCTION_NAME.fullmatch(left) and _FUNCTION_NAME.fullmatch(other)):
+    names = _FUNCTION_NAME.fullmatch(left) and _FUNCTION_NAME.fullmatch(other) and len(left + other) > 2  # y is no z
+    if left == other or names:
         verdict = same(gold.right, answer.right)
         if verdict is not False or left == other or _NAME.fullmatch(left):
             return verdict
@@ -113,7 +114,10 @@ def _same_as_right_side(same: Same, gold: Shape, answer: Equation) -> bool | Non
         right = read_expression(answer.right.text)
         if right is not None and right.symbols and not equal(left, right):
             return None
-        asked_for = len(left.symbols) > 1 and not has_kind(left.node, "pow", "div", "root", "neg", "fn")  # m + n = 25
+        asked_for = len(left.symbols) > 1 and (  # m + n = 25, AB/CD = 2
+            not has_kind(left.node, "pow", "div", "root", "neg", "fn")
+            or (left.node[0] == "div" and not has_kind(left.node, "num", "pow", "root", "neg", "fn"))
+        )
         if right is not None and not right.symbols and (not asked_for or rational_value(right) == 0):
             return False if isinstance(gold, Value) and read_expression(gold.text) is not None else None  # x^2 = 36
     return same(gold, answer.right)

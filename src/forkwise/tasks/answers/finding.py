@@ -3,17 +3,18 @@ r"""Where a completion states its final answer: one documented order of rules, o
 `find_answer` first cuts what is no part of the reply: reasoning in tags, and what a base model writes after the next
 question. Then the first rule that applies decides:
 
-1. `tags`: the last `<answer>...</answer>`.
-2. `statement`, where "Answer: ..." stands on a line of its own below the last box, or a sentence corrects what was
-   announced ("Wait, it is 6."); one that only withdraws it ("Oops.") leaves no answer.
-3. `box`: the last `\boxed{...}` that holds something and does not echo the instruction; several boxes in one list of
+1. `statement`, where a sentence corrects what was announced ("Wait, it is 6."), in tags too; one that only withdraws
+   it ("Oops.") leaves no answer.
+2. `tags`: the last `<answer>...</answer>`.
+3. `statement`, where "Answer: ..." stands on a line of its own below the last box.
+4. `box`: the last `\boxed{...}` that holds something and does not echo the instruction; several boxes in one list of
    the final sentence are a list.
-4. `hash`: what follows the last `####` (GSM8K).
-5. `statement`: what follows the last "the answer is", "Answer:" or the heading "Final Answer".
-6. `choice`: a letter in its usual dress, as in "option (B)", or alone on the last line.
-7. `formula`: the last formula of the last lines.
-8. `conclusion`: the only number of a last sentence that concludes ("Therefore, she has 7 nickels.").
-9. `number`: the last number, only where a task says so.
+5. `hash`: what follows the last `####` (GSM8K).
+6. `statement`: what follows the last "the answer is", "Answer:" or the heading "Final Answer".
+7. `choice`: a letter in its usual dress, as in "option (B)", or alone on the last line.
+8. `formula`: the last formula of the last lines.
+9. `conclusion`: the only number of a last sentence that concludes ("Therefore, she has 7 nickels.").
+10. `number`: the last number, only where a task says so.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 
 from forkwise.tasks.answers.boxes import boxed
 from forkwise.tasks.answers.conclusions import chosen, concluded, last_formula, last_number_of
-from forkwise.tasks.answers.reply import before_next_question, without_reasoning
+from forkwise.tasks.answers.reply import before_next_question, plain, without_reasoning
 from forkwise.tasks.answers.statements import corrected, hashed, stated, stated_below_box, tagged
 
 
@@ -42,8 +43,8 @@ class Finding:
 
 
 _RULES: tuple[tuple[str, Callable[[str], str | None]], ...] = (
-    ("tags", tagged),
     ("statement", corrected),
+    ("tags", tagged),
     ("statement", stated_below_box),
     ("box", boxed),
     ("hash", hashed),
@@ -64,7 +65,7 @@ def find_answer(text: str, *, last_number: bool = False) -> Finding:
     reply = without_reasoning(text)
     if reply is None:
         return Finding(None, "unfinished")
-    reply = before_next_question(reply)
+    reply = plain(before_next_question(reply))
     for name, rule in _RULES if not last_number else (*_RULES, ("number", last_number_of)):
         answer = rule(reply)
         if answer == "":

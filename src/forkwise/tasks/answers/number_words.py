@@ -25,6 +25,7 @@ ORDINALS = {
 _PARTS = {"half": 2, "halves": 2, "quarter": 4, "hundredth": 100, "thousandth": 1000} | {
     word: value for word, value in ORDINALS.items() if 3 <= value <= 10 or value in (12, 20)
 }
+_HYPHEN = re.compile(r"(?<=[a-z])-(?=(?:half|third|fourth|quarter|fifth|sixth|seventh|eighth|ninth|tenth)s?\b)")
 _SPOKEN = [
     (re.compile(r"\b(?:negative|minus)\s+(?=[0-9])", re.IGNORECASE), "-"),
     (re.compile(r"(?<=[0-9])\s+squared\b", re.IGNORECASE), "^2"),
@@ -54,6 +55,8 @@ def words_of_number(text: str) -> int | None:
     words = [word for word in words if word != "and"]
     if not 1 <= len(words) <= 5 or any(word not in WORDS and word not in MULTIPLES for word in words):
         return None
+    if words[0] in MULTIPLES and len(words[0]) < 4:
+        return None  # bn: b times n
     total = 0
     for word in words:
         if word in MULTIPLES:
@@ -67,7 +70,7 @@ def words_of_number(text: str) -> int | None:
 
 def spoken(text: str) -> str:
     """Respells arithmetic in words as signs: `5 squared`, `2 thirds`, `one half`, `3 and a half`, `5 out of 8`."""
-    words = text.split()
+    words = _HYPHEN.sub(" ", text).split()
     for place, word in enumerate(words):
         if word.lower() in WORDS and place + 1 < len(words) and words[place + 1].lower().removesuffix("s") in _PARTS:
             words[place] = str(WORDS[word.lower()])

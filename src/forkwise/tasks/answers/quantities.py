@@ -42,9 +42,9 @@ _NO_VALUE = re.compile(
 )
 _FILLER = re.compile(
     r"(?:equal to|\\approx|approximately|approx\.?|about|around|roughly|exactly|only|just|is|are|was|equals?"
-    r"|equal to|a total of|total|the answer is|it is|it's"
+    r"|equal to|a total of|total|the answer is|it is|it's|then"
     r"|there (?:are|is|were|will be)|she|he|they|we|you|i|it|has|have|had|will|would be|be|need|needs|get|gets|got"
-    r"|paid|pays|spent|earns?|makes?|the|an?"
+    r"|paid|pays|spent|earns?|makes?|in the year|the|an?"
     r"|answer|final|result|value|=|:|~|\\sim)(?![A-Za-z])[\s,:]*",
     re.IGNORECASE,
 )
@@ -67,10 +67,11 @@ _PROSE = re.compile(
     # a sign that is a unit, a bracket before words, punctuation, the hyphen of "3-digit"
     r"|[°%¢€£¥₹¤Åµ]|[(\[](?=\s*(?:¤|[A-Za-z]{3,}|[A-Za-z]{2,}\s))|[,;:.?](?=\s|$)|\"|(?<=[0-9}\s])-(?=[a-zA-Z]{2,})"
 )
-_SINGLE_UNIT = re.compile(r"(?<=[0-9)}])\s+([mgshdlLNJWVAKBM]|\\Omega)(?=$|[\s/^.,;)·*\\])")
+_SINGLE_UNIT = re.compile(r"(?<=[0-9)}])\s+([mgshdlLNJWVAKBMCTF]|\\Omega)(?=$|[\s/^.,;)·*\\])")
 _ADJACENT_UNIT = re.compile(r"(?<=[0-9])([mgshL])$")
 _MINUTES = re.compile(r"(-?[0-9]+)\s?°\s?([0-9]+(?:\.[0-9]+)?)\s?'(?:\s?([0-9]+(?:\.[0-9]+)?)\s?(?:''|\"))?")
-_MICRO = re.compile(r"(?<=[0-9])\s*\\mu\s*(?=[mgsLANVFWJ](?![A-Za-z]))")
+_MICRO = re.compile(r"(?<=[0-9])\s*\\mu\s*(?=[mgsLANVFWJCT](?![A-Za-z]))")
+_A_DAY = re.compile(r"(?<=[0-9]) an? (?=(?:second|minute|hour|day|night|week|month|year|piece)\b)")
 _INCHES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s?(?:''|\")")
 _FEET = re.compile(r"([0-9]+)\s?'\s?(?:([0-9]+(?:\.[0-9]+)?)\s?(?:''|\"))?")
 _BASE = re.compile(
@@ -85,17 +86,27 @@ _TEXT_BASE = re.compile(r"\\text\s?\{\s*base\s*\}\s?([0-9]+)")
 _CURRENCY = re.compile(r"(-?)\s?([¤€£¥₹]|USD|US¤|Rs\.?|\\pounds)\s?(-?)")
 _WORD = re.compile(r"[A-Za-z]{3}")
 _FIRST_WORD = re.compile(r"([A-Za-z]+)\b\s*")
-_GOES_ON = re.compile(r",\s?(?:-?[0-9\\¤]|\.\.\.)|[+*/^=<>]|\\(?:times|cdot|frac|sqrt|le|ge)")  # a list, a formula
+_GOES_ON = re.compile(  # a list, a formula
+    r",\s?(?:-?[0-9\\¤]|\.\.\.)|[+*/^=<>]|\\(?:times|cdot|frac|sqrt|le|ge)|(?![aI]\b)[A-Za-z](?![A-Za-z.'])"
+    r"|[A-Za-z]+\s?\^"
+)
+_FEW_LETTERS = re.compile(r"[A-Za-z]{1,3}(?![A-Za-z])")
 _PUNCTUATION = frozenset((",", ".", ";", ":", "("))
 _CLAUSE_END = re.compile(r"[,.;:(](?:\s|$)|\b(?:because|since|as|so|which)\b")
-_ALSO = re.compile(r"\b(?:but|and) also\b")
+_IS_PROSE = re.compile(  # and no further factor: "2 m" is not "2 m g x"
+    r"\s*(?:$|[,.;:!?\"')\]]|\((?![^()]*(?<![A-Za-z])[A-Za-z]\s?[-+*/^=])|-?[A-Za-z]{3,}|an?\s+[a-z]{2}"
+    r"|(?:in|of|at|to|by|on|is|if|as|or|so|up|we|he|it|no|do|be|my|us)\b)"
+)
+_ALSO = re.compile(r"\b(?:but|and) also\b|\b(?:wait|actually|oops|mistake|wrong)\b|[.!?]\s+no\b", re.IGNORECASE)
 _IN_NUMBER = re.compile(r"in\s+[0-9]")  # 1 in 6: no inches
 _ASIDE = re.compile(r"\(([^()]*)\)?")
+_THAT_IS = re.compile(r"(?<=\()(?:i\.\s?e\.|that is|namely),?\s*")
 _DIFFERENCE = re.compile(r"[-¤0-9.,]+[A-Za-z\s]* (?:more|less|fewer|longer|older|younger) than [A-Za-z\s]*")
 _EXPLAINED = re.compile(r"[.!?]\s|\b(?:because|since|which|due to|and (?:she|he|it|they|we|I) had)\b")
 _YEAR = re.compile(r"\bin\s+[A-Z][a-z]+\s+(?:19|20)[0-9]{2}\b")
 _ANOTHER_NUMBER = re.compile(
-    r"(?<![A-Za-z0-9_^])(?<![_^]\{)[0-9]|\\(?:frac|sqrt|pi)(?![a-z])|\b(?:to|per|by)\s+[b-z]\b"
+    r"(?<![A-Za-z0-9_^])(?<![_^]\{)[0-9]|\\(?:frac|sqrt|pi|sin|cos|tan|ln|log)(?![a-z])|\b(?:to|per|by)\s+[b-z]\b"
+    r"|[+<>]\s?[A-Za-z\\]|\s-\s?[A-Za-z](?![A-Za-z])"
     rf"|\b(?:{'|'.join(WORDS)}|hundred|thousand|million|billion)\b(?<!\bone)(?!-[a-z])|\bone\b(?!-|\s+(?:for|of|each|per|in)\b)",
     re.IGNORECASE,
 )
@@ -117,10 +128,10 @@ def read_quantity(text: str, *, adjacent_letters: bool = True) -> Quantity | Non
         text: such as `18 eggs`, `¤64, because ...`, `3 million`, `5 hours 30 minutes`, `12\\text{ cm}^2`.
         adjacent_letters: whether `12m` is 12 meters (`12 m` always is) and not 12 times m.
     """
-    plain = " ".join(_TEXT_COMMAND.sub(lambda m: f" {m[1] or ''} ", text).split())
+    plain = _THAT_IS.sub("", " ".join(_TEXT_COMMAND.sub(lambda m: f" {m[1] or ''} ", text).split()))
     plain = _PER_MILLE.sub(r" \\times 0.001", _KILO.sub(r" \\times 1000 ", plain) if adjacent_letters else plain)
     plain = _UNIT_POWER.sub(r"\1^\2", _TWO_WORDS.sub(r"\1\2", plain))
-    plain = _MICRO.sub(" µ", plain)
+    plain = _A_DAY.sub(" per ", _MICRO.sub(" µ", plain))
     special = _in_base(text, plain) or _in_minutes(plain)
     if special is not None:
         return special
@@ -214,8 +225,11 @@ def _head_and_tail(text: str, adjacent_letters: bool) -> Quantity | None:
     tail = _YEAR.sub("", tail.removeprefix("-"))
     if _IN_NUMBER.match(tail):
         return None
+    if tail == "times":
+        return Quantity(value, unit)  # how often
+    before = text[min(places) - 1]
     multiple = _FIRST_WORD.match(tail)
-    if multiple and multiple[1].lower() in MULTIPLES:
+    if before != "/" and multiple and multiple[1].lower() in MULTIPLES:
         value = read_expression(f"({head}) \\times {MULTIPLES[multiple[1].lower()]}") or value
         tail = tail[multiple.end() :].removeprefix("of ")
     found, rest = read_unit(tail)
@@ -225,7 +239,7 @@ def _head_and_tail(text: str, adjacent_letters: bool) -> Quantity | None:
         if more is not None:
             summed = read_expression(f"({head}) + {more.numerator}/{more.denominator}")
             return Quantity(summed or value, unit)
-    elif _GOES_ON.match(tail):
+    elif _GOES_ON.match(tail) or (before.isdigit() and _FEW_LETTERS.match(tail)):
         return None
     if not _keeps_value(rest, value, unit):
         return None
@@ -235,6 +249,8 @@ def _head_and_tail(text: str, adjacent_letters: bool) -> Quantity | None:
 def _keeps_value(text: str, value: Expression, unit: Unit | None) -> bool:
     """Tells whether words behind a number leave it as it is: `eggs`, and neither `or more` nor `and 6 pears`."""
     clause = _CLAUSE_END.split(text, maxsplit=1)[0]
+    if unit is not None and not _IS_PROSE.match(text) and not _AND_MORE.match(text):
+        return False
     if _ALSO.search(text) or (text[:1] not in _PUNCTUATION and _NO_VALUE.search(clause)):
         return False
     text = _ASIDE.sub(lambda aside: " " if _is_harmless(aside[1].strip(), value, unit) else f" {aside[1]} ", text)

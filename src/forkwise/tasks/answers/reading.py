@@ -325,6 +325,8 @@ def _bracketed(text: str, depth: int) -> Shape | None:
             shape = _read(item, depth + 1)
             shapes += shape.items if isinstance(shape, Collection) and shape.kind == "list" else (shape,)
         return Collection("set", tuple(shapes))
+    if text[:1] == "{" and "," in text and matching_end(text) == len(text) - 1:
+        return _bracketed(rf"\{text[:-1]}\}}", depth)
     if len(text) > 2 and text[0] in "[](" and text[-1] in "[])" and (text[0] == "]" or text[-1] == "["):
         text = text[0].replace("]", "(") + text[1:-1] + text[-1].replace("[", ")")  # the French open interval
     if text[:1] in ("(", "[") and text[-1:] in (")", "]") and matching_end(text) == len(text) - 1:

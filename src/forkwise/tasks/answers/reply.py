@@ -53,6 +53,33 @@ def without_reasoning(text: str) -> str | None:
     return "".join((*kept, text[start:]))
 
 
+_CLOSING = re.compile(
+    r"(?:\s+(?:I hope (?:this|it|that)|hope (?:this|that)|(?:please )?(?:let me know|feel free)|if you have any"
+    r"|this completes)\b[^\n{}<*$\\]{0,120})+\Z",
+    re.IGNORECASE,
+)
+_STRUCK_OUT = re.compile(r"(?<![\w}~\\$])~~(?=\S)[^~\n$\\]{1,80}(?<=\S)~~(?![\w~\\{$])")
+_EMPHASIS = re.compile(r"</?(?:b|strong|em)>", re.IGNORECASE)
+_OBJECT = re.compile(
+    r"\"(?:final[_ ])?answer\"\s{0,3}:\s{0,3}(?:\"((?:[^\"\\\n]|\\.){1,400})\"|(-?[0-9][0-9.]{0,40}))\s{0,9}[},]"
+)
+
+
+def plain(text: str) -> str:
+    """Returns `text` without courtesies, HTML's emphasis and struck-out words; of JSON, `"answer": 5` is announced."""
+    text = text[:-400] + _CLOSING.sub("", text[-400:])
+    if "~~" in text:
+        text = _STRUCK_OUT.sub("", text)
+    if "</" in text:
+        text = _EMPHASIS.sub("", text)
+    return _OBJECT.sub(_announced, text) if '"' in text else text
+
+
+def _announced(pair: re.Match[str]) -> str:
+    value = pair[2] or pair[1].replace("\\\\", "\\").replace('\\"', '"')  # LaTeX that was not escaped stays as it is
+    return f"\nAnswer: {value}\n"
+
+
 _NEXT = re.compile(
     # tokens that end a turn
     r"</?s>|<eos>|\[INST\]|<(?:start|end)_of_turn>|<turn\|>|<\|turn>|<extra_id_[0-9]>|\[\|(?:human|endofturn)\|\]"

@@ -47,6 +47,8 @@ def same_value(gold: str, answer: str) -> bool | None:
     ours, theirs = read_expression(gold), read_expression(answer)
     verdict: bool | None = None
     if ours is not None and theirs is not None:
+        if ours.symbols ^ theirs.symbols == {"c", "C"} and len(ours.symbols) == len(theirs.symbols):
+            ours, theirs = _in_capitals(ours), _in_capitals(theirs)  # a constant of integration
         verdict = _same_formula(ours, theirs)
         beside = BESIDE.search(gold) or BESIDE.search(answer)
         if verdict is None and not (ours.symbols or theirs.symbols):
@@ -62,6 +64,17 @@ def same_value(gold: str, answer: str) -> bool | None:
     if gold_quantity.unit is None and quantity.unit is None and verdict is not None and has_same_letters:
         return verdict
     return same_quantity(gold_quantity, quantity)
+
+
+def _in_capitals(formula: Expression) -> Expression:
+    """Puts `C` for `c`."""
+
+    def renamed(node: Node) -> Node:
+        if node == ("sym", "c"):
+            return ("sym", "C")
+        return tuple(renamed(part) if isinstance(part, tuple) else part for part in node)
+
+    return Expression(renamed(formula.node), frozenset("C" if name == "c" else name for name in formula.symbols))
 
 
 def _has_unit(text: str) -> bool:
@@ -115,7 +128,14 @@ def _kelvins(value: Expression, unit: Unit) -> Expression:
     return Expression(node, value.symbols)
 
 
+def _temperature(unit: Unit, other: Unit) -> Unit:
+    """Returns degrees Celsius for a `C` that is compared with a temperature, and Fahrenheit for an `F`."""
+    named = {UNITS["C"]: UNITS["°C"], UNITS["F"]: UNITS["°F"]}.get(unit)
+    return named if named and (other.name == "degree" or other.dimensions in _TEMPERATURES) else unit
+
+
 def _same_in_units(gold: Expression, ours: Unit, answer: Expression, theirs: Unit) -> bool | None:
+    ours, theirs = _temperature(ours, theirs), _temperature(theirs, ours)
     if any(base == "unit" for unit in (ours, theirs) for base, _ in unit.dimensions):
         # "square units" names no unit, only its power
         powers = [sum(power for _, power in unit.dimensions) for unit in (ours, theirs)]

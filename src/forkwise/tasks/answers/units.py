@@ -40,7 +40,7 @@ _ROWS = """
 * 1 s^-1: Hz | hertz Hertz
 * 1000 g m^2 s^-3 A^-1: V | volt Volt
 * 1000 g m^2 s^-3 A^-2: Ω Ω \\Omega | ohm
-* 1 A s: | coulomb
+* 1 A s: C | coulomb Coulomb
 * 1 F: F | farad
 * 1 mol: mol | mole
 * 1 eV: eV | electronvolt
@@ -51,7 +51,7 @@ _ROWS = """
 1000 bit: kb Kb |
 1000000 bit: Mb |
 1000000000 bit: Gb |
-* 1000 g s^-2 A^-1: | tesla Tesla
+* 1000 g s^-2 A^-1: T | tesla Tesla
 1/10 g s^-2 A^-1: | gauss Gauss
 1 unit: | unit
 * 1 pc: pc | parsec
@@ -183,6 +183,8 @@ _UNIT_TOKEN = re.compile(
 _LIKE_A_UNIT = re.compile(r"[a-z](?:met(?:er|re)|gram|lit(?:er|re)|second|watt|volt|joule|newton|byte)s?$")
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cubed": 3}
 _MOST_FACTORS = 9
+_TWO_VARIABLES = re.compile(r"(?<![A-Za-z])(?![NAVWJC] [mhs]|[NVJ]\s)[A-Za-z]\s+[A-Za-z]\Z")
+_NEGATIVE_POWER = re.compile(r"\s*\^\s?\{?\s?-")
 
 
 def _unit_word(word: str) -> Unit | None:
@@ -224,6 +226,9 @@ def read_unit(text: str) -> tuple[Unit | None, str]:
             known = _unit_word(token["word"])
             if known is None or (known.name and count):
                 break
+            letters = token["word"] if sign == 1 and last and len(token["word"]) == 1 else ""
+            if letters and _TWO_VARIABLES.search(text, 0, position) and not _NEGATIVE_POWER.match(text, position):
+                return None, text  # 2 m g
             if count == _MOST_FACTORS:
                 return None, text
             product.multiply(known, pending * sign)

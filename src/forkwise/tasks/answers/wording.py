@@ -12,10 +12,14 @@ from forkwise.tasks.answers.reading import read_part
 from forkwise.tasks.answers.shapes import Choice, Collection, Colons, Equation, Same, Shape, Value, Words
 from forkwise.tasks.answers.single import same_quantity, same_value
 
-_EMPTY = frozenset((
-    "emptyset", "empty set", "the empty set", "no solution", "no solutions", "no real solution", "no real solutions",
-    "none", "null set", "no such value exists",
-))  # fmt: skip
+_SYNONYMS = [
+    {
+        "emptyset", "empty set", "the empty set", "no solution", "no solutions", "no real solution",
+        "no real solutions", "none", "null set", "no such value exists",
+    },
+    {"dne", "does not exist", "doesnt exist", "undefined"},
+    {"infinitely many", "infinitely many solutions", "infinite"},
+]  # fmt: skip
 _OPENING_WORDS = frozenset((
     "the", "he", "a", "an", "it", "is", "its", "on", "in", "at", "by", "to", "they", "are", "she", "was", "this",
     "that", "there",
@@ -26,7 +30,7 @@ _LETTER = re.compile(
 )
 _WITHIN_WORD = re.compile(r"'(?=[a-z])|(?<=[a-z])-(?=[a-z])")
 _PUNCTUATION = re.compile(r"[.,;:!?\"()*]+|(?<![a-z])'")
-_EXPLAINS = re.compile(r"[,.;(:]|\bbecause\b|\bsince\b")
+_EXPLAINS = re.compile(r"[,.;(:](?!\s*(?:or|and)\b)|\bbecause\b|\bsince\b")
 _TEXT = re.compile(r"\\text\s?\{([^{}]*)\}")
 
 
@@ -91,7 +95,7 @@ def same_words(gold: Shape, answer: Shape) -> bool | None:
 
 def _same_wording(gold: Words, answer: Words) -> bool | None:
     ours, theirs = _canonical(gold.text), _canonical(answer.text)
-    if ours == theirs or (ours in _EMPTY and theirs in _EMPTY) or _first_clause(answer.text) == ours:
+    if ours == theirs or any({ours, theirs} <= words for words in _SYNONYMS) or _first_clause(answer.text) == ours:
         return True
     if ours in _YES_NO and theirs.startswith(ours + " "):
         return not {"and", "or", "no", "not"} & set(theirs.split()[1:])

@@ -1,0 +1,173 @@
+"""The power of a study: what difference of two arms it can find, and how many runs, problems and samples that takes.
+
+The test is the two-way one of `forkwise compare` at one endpoint that was named before: Student t with the variance
+over problems and runs, for other trainings on problems like these.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from scipy import optimize, stats
+
+from forkwise.passk.components import Components
+from forkwise.passk.design import FEWEST_RUNS
+from forkwise.passk.estimator import FloatArray
+
+MOST_RUNS = 10_000
+"""Runs per arm beyond which nobody plans."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a study is: runs per arm, problems, and samples of each problem."""
+
+    runs: int
+    problems: int
+    samples: int
+
+
+@dataclass(frozen=True)
+class Test:
+    """How a difference is tested.
+
+    Attributes:
+        alpha: two-sided, of one contrast at one endpoint, corrected for all that are tested.
+        power: the wanted chance to find a difference.
+        rho: correlation of run effects that share a seed, where the test pairs seeds; None: it does not.
+        fixed: whether the reference is one model that is not trained again, sampled once.
+        method_problem: variance over problems of the difference, in the place of what the components say; None: theirs,
+            and 0 where they say nothing.
+        arms_pooled: arms whose runs tell the run variance: the two that are compared.
+    """
+
+    __test__ = False  # pytest takes a class of this name for tests
+
+    alpha: float
+    power: float = 0.8
+    rho: float | None = None
+    fixed: bool = False
+    method_problem: float | None = None
+    arms_pooled: int = 2
+
+
+@dataclass(frozen=True)
+class Variance:
+    """The parts of the variance of a difference of two arms, and its degrees of freedom."""
+
+    runs: float
+    run_problem: float
+    sampling: float
+    method_problem: float
+    freedom: float
+
+    @property
+    def total(self) -> float:
+        """Returns the variance itself."""
+        return self.runs + self.run_problem + self.sampling + self.method_problem
+
+
+def variance_of(c: Components, size: Size, test: Test) -> Variance:
+    """Returns the variance of the difference of two arms, with Satterthwaite's degrees of freedom.
+
+    Below three runs the runs are those that there are, not a sample of others: their variance is left out.
+    """
+    runs, problems = size.runs, size.problems
+    sides = 1 if test.fixed else 2
+    noise = c.noise_at(size.samples)
+    of_methods = c.method_problem if test.method_problem is None else test.method_problem
+    method_problem = (of_methods or 0.0) / problems
+    run_problem = sides * c.run_problem / (runs * problems)
+    sampling = sides * noise / (runs * problems)
+    of_reference = noise / problems if test.fixed else 0.0
+    if runs < FEWEST_RUNS:
+        return Variance(0.0, run_problem, sampling + of_reference, method_problem, max(problems - 1.0, 1.0))
+    shared = test.rho or 0.0
+    of_runs = sides * c.run * (1 - shared) / runs
+    by_runs, by_problems = of_runs + run_problem + sampling, method_problem + of_reference
+    run_freedom = (runs - 1) * (1 if test.fixed or test.rho is not None else test.arms_pooled)
+    spread: float = by_runs**2 / run_freedom + by_problems**2 / max(problems - 1, 1)
+    freedom = (by_runs + by_problems) ** 2 / spread if spread > 0 else float(run_freedom)
+    return Variance(of_runs, run_problem, sampling + of_reference, method_problem, freedom)
+
+
+def power_of(difference: float, variance: float, freedom: float, alpha: float) -> float:
+    """Returns the power of a two-sided t-test: the noncentral t outside the critical values."""
+    if variance <= 0:
+        return 1.0 if difference else alpha
+    critical = float(stats.t.isf(alpha / 2, freedom))
+    away = abs(difference) / math.sqrt(variance)
+    found = float(stats.nct.sf(critical, freedom, away)) + float(stats.nct.cdf(-critical, freedom, away))
+    # Far from the critical value SciPy's series fails, and there the answer is near 0 or 1.
+    return min(found, 1.0) if np.isfinite(found) else float(stats.norm.sf(critical - away))
+
+
+@lru_cache(maxsize=4096)
+def standard_errors(freedom: float, alpha: float, power: float) -> float:
+    """Returns how many standard errors a difference must be to be found with that power."""
+    critical = float(stats.t.isf(alpha / 2, freedom))
+    high = critical + 1.0
+    while power_of(high, 1.0, freedom, alpha) < power:
+        high *= 1.5
+    return float(optimize.brentq(lambda away: power_of(away, 1.0, freedom, alpha) - power, 0.0, high, xtol=1e-9))
+
+
+def detectable(c: Components, size: Size, test: Test) -> float:
+    """Returns the smallest difference that a study of this size finds with the wanted power."""
+    variance = variance_of(c, size, test)
+    return standard_errors(variance.freedom, test.alpha, test.power) * math.sqrt(variance.total)
+
+
+def power_at(c: Components, difference: float, size: Size, test: Test) -> float:
+    """Returns the power of a study of this size for a difference."""
+    variance = variance_of(c, size, test)
+    return power_of(difference, variance.total, variance.freedom, test.alpha)
+
+
+def runs_needed(c: Components, difference: float, size: Size, test: Test, fewest: int = FEWEST_RUNS) -> int | None:
+    """Returns the fewest runs per arm, on the problems and samples of `size`, for the wanted power.
+
+    None where no number of runs is enough: the arms differ too much from problem to problem.
+    """
+    least = least_runs(c, difference, size, test)
+    if least is None or least > MOST_RUNS:
+        return None
+
+    def enough(runs: int) -> bool:
+        return power_at(c, difference, replace(size, runs=runs), test) >= test.power
+
+    return _first(enough, max(fewest, math.floor(least)), MOST_RUNS)
+
+
+def least_runs(c: Components, difference: float, size: Size, test: Test) -> float | None:
+    """Returns how many runs it would take if the variance were known, which is never more; None if none are enough."""
+    one, two = (variance_of(c, replace(size, runs=FEWEST_RUNS * times), test).total for times in (1, 2))
+    by_runs = (one - two) * 2 * FEWEST_RUNS  # the variance is by_runs / runs + constant
+    constant = one - by_runs / FEWEST_RUNS
+    wanted = (difference / float(stats.norm.isf(test.alpha / 2) - stats.norm.isf(test.power))) ** 2
+    return float(by_runs / (wanted - constant)) if wanted > constant else None
+
+
+def _first(enough: Callable[[int], bool], low: int, high: int) -> int | None:
+    """Returns the first number from `low` on that is enough; once it is, all larger ones are."""
+    if enough(low):
+        return low
+    step = 1
+    while not enough(min(low + step, high)):
+        if low + step >= high:
+            return None
+        low, step = low + step, step * 2
+    top = min(low + step, high)
+    while top - low > 1:
+        middle = (low + top) // 2
+        low, top = (low, middle) if enough(middle) else (middle, top)
+    return top
+
+
+def power_curve(c: Components, difference: float, runs: FloatArray, size: Size, test: Test) -> FloatArray:
+    """Returns the power for each number of runs per arm."""
+    return np.array([power_at(c, difference, replace(size, runs=int(s)), test) for s in runs])

@@ -1,0 +1,157 @@
+"""Where runs go: processes on this machine, each on its cores or GPUs, or the nodes of a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+from forkwise.errors import InputError, first_line
+from forkwise.study.spec import Device
+from forkwise.study.work import Work, perform
+
+
+class Place(Protocol):
+    """What takes runs and brings each to its end, as many at a time as there is room for."""
+
+    device: Device
+    """What the runs compute on."""
+    threads: int
+    """Cores of each run."""
+
+    def submit(self, work: Work) -> Future[None]:
+        """Starts the run as soon as there is room; the future ends as `perform` does, or with the place's own error."""
+        ...
+
+    def close(self) -> None:
+        """Ends all runs that are at work."""
+        ...
+
+
+def gpus() -> list[str]:
+    """Returns the GPUs that this process may use, each as CUDA_VISIBLE_DEVICES names it."""
+    import torch
+
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return named[:count] if named[0] else [str(i) for i in range(count)]
+
+
+def shares(devices: Sequence[str], each: int, jobs: int) -> list[str | None]:
+    """Returns the GPUs of each of `jobs` processes that need `each` of them, as evenly as they go; None for the CPU.
+
+    Raises:
+        InputError: a run needs more GPUs than there are.
+    """
+    if not devices:
+        return [None] * jobs
+    groups = [",".join(devices[i : i + each]) for i in range(0, len(devices) - each + 1, each)]
+    if not groups:
+        raise InputError(f"A run takes {each} GPUs (processes), and there are {len(devices)}: ask for fewer.")
+    return [groups[i % len(groups)] for i in range(jobs)]
+
+
+class LocalPlace:
+    """Processes on this machine, `jobs` at a time.
+
+    Args:
+        jobs: runs side by side.
+        device: `cpu`, `cuda`, or `auto`: the GPUs if there are any.
+        processes: processes of each run, and on GPUs the GPUs.
+
+    Raises:
+        InputError: there is no GPU, or too few for one run.
+    """
+
+    def __init__(self, jobs: int, device: str = "auto", processes: int = 1) -> None:
+        if device not in ("auto", "cpu", "cuda"):
+            raise InputError(f"device is '{device}': it must be cpu, cuda or auto.")
+        devices = gpus() if device != "cpu" else []
+        if device == "cuda" and not devices:
+            raise InputError("There is no GPU that CUDA can use: give --device cpu.")
+        self.device: Device = "cuda" if devices else "cpu"
+        self.threads = processes
+        self._places: SimpleQueue[str | None] = SimpleQueue()
+        for share in shares(devices, processes, jobs):
+            self._places.put(share)
+        self._ending = threading.Event()
+        self._pool = ThreadPoolExecutor(jobs, thread_name_prefix="run")
+
+    def submit(self, work: Work) -> Future[None]:
+        """Starts the run when one of the processes is free."""
+        return self._pool.submit(self._perform, work)
+
+    def _perform(self, work: Work) -> None:
+        share = self._places.get()
+        try:
+            perform(work, share, self._ending.is_set)
+        finally:
+            self._places.put(share)
+
+    def close(self) -> None:
+        """Ends the processes."""
+        self._ending.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one run takes of a node: cores and GPUs."""
+
+    cpus: float = 1
+    gpus: float = 0
+
+
+class RayPlace:
+    """A Ray cluster: Ray decides which node has room, and says when a worker or node has died.
+
+    Every node needs forkwise, and sees the study's folders under the same path.
+
+    Args:
+        address: as `ray.init` takes it: `auto`, `HOST:PORT`, or `ray://HOST:PORT`.
+        resources: of each run.
+
+    Raises:
+        InputError: Ray is not installed, there is no such cluster, or no node has the resources.
+    """
+
+    def __init__(self, address: str, resources: Resources) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise InputError('--ray needs the package ray: pip install "forkwise[ray]".') from error
+        self._ray = ray
+        try:
+            ray.init(address=address, log_to_driver=False, configure_logging=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise InputError(f"There is no Ray cluster at '{address}' ({first_line(error)}): start one.") from error
+        self.device: Device = "cuda" if resources.gpus else "cpu"
+        self.threads = max(1, int(resources.cpus))
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if not any(n.get("CPU", 0) >= resources.cpus and n.get("GPU", 0) >= resources.gpus for n in nodes):
+            ray.shutdown()
+            raise InputError(
+                f"No node of the cluster has {resources.cpus:g} CPUs and {resources.gpus:g} GPUs for a run: ask for "
+                "less."
+            )
+        # A killed worker or node is seen by the study, which starts the run again: Ray itself does not.
+        options = {"num_cpus": resources.cpus, "num_gpus": resources.gpus, "max_retries": 0}
+        self._perform: Any = ray.remote(**options)(perform)
+        self._open: list[Any] = []
+
+    def submit(self, work: Work) -> Future[None]:
+        """Hands the run to Ray."""
+        reference = self._perform.remote(work)
+        self._open.append(reference)
+        future: Future[None] = reference.future()
+        return future
+
+    def close(self) -> None:
+        """Ends the runs on all nodes, and leaves the cluster."""
+        for reference in self._open:
+            self._ray.cancel(reference, force=True)
+        self._ray.shutdown()

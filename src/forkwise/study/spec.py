@@ -1,0 +1,468 @@
+"""What a study is: model, problems, recipe, arms, seeds, evaluation, and what is claimed from it and when.
+
+A study file is YAML with the fields of `Study`; docs/study.md explains them. Nothing here trains, samples or writes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from forkwise.errors import InputError, nearest
+from forkwise.folders import json_text
+from forkwise.methods import parse_methods, settings_of
+from forkwise.reading import parse_json, read_yaml
+from forkwise.study.recipes import RECIPES
+from forkwise.tasks.base import Split
+
+BASE = "base"
+"""The name of the base model among the runs."""
+
+FEWEST = 3
+"""Seeds of an arm from which it can be told how much training runs differ."""
+
+Algorithm = Literal["grpo", "ppo"]
+Device = Literal["cpu", "cuda"]
+
+# What the study says for all arms: neither the recipe nor an arm may.
+_STUDYS = ("model", "task", "dataset", "seed", "train_problems", "first_problem", "use_cpu", "output_dir", "resume")
+# Settings of the recipe that no arm can change: number of prompts, completions and updates are the same for all.
+_EQUAL = frozenset(
+    {
+        *(*_STUDYS, "seeds", "data_seed", "max_steps", "num_train_epochs", "num_iterations", "num_generations"),
+        *("per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation"),
+        "generation_batch_size",
+    }
+)
+
+
+@dataclass(frozen=True)
+class TrainingArm:
+    """A name, `grpo` or `ppo`, and the settings in which the arm differs from the recipe."""
+
+    name: str
+    algorithm: Algorithm
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.algorithm not in ("grpo", "ppo"):
+            raise InputError(f"There is no algorithm '{self.algorithm}': use grpo or ppo.")
+        if "seeds" in self.settings:
+            raise InputError(
+                f"The arm '{self.name}' has seeds of its own: seeds are paired, so all arms have the study's."
+            )
+        for name in self.settings:
+            if name in _EQUAL:
+                raise InputError(
+                    f"The arm '{self.name}' sets {name}, which has to be the same in all arms: leave it out."
+                )
+        methods = self.settings.get("method", [])
+        if not isinstance(methods, str) and not (
+            isinstance(methods, list | tuple) and all(isinstance(method, str) for method in methods)
+        ):
+            raise InputError(
+                f"method of the arm '{self.name}' must be a text, NAME[:key=value,...], or a list of them."
+            )
+
+    @property
+    def slug(self) -> str:
+        """Returns the arm's name in the form that folders take."""
+        return "".join(c if c.isalnum() or c in ".+=" else "-" for c in self.name.lower().replace(" + ", "-"))
+
+    def run(self, seed: int) -> str:
+        """Returns the name of the run with this seed."""
+        return f"{self.slug}-seed{seed}"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Which problems every trained model gets, and how its samples are drawn.
+
+    Attributes:
+        problems, first_problem, split: problems of the split, from the one in place `first_problem` on.
+        n: samples per problem: the largest K.
+        task, dataset: where the problems are from; those of the study's task if neither is given.
+        max_tokens: longest completion; None is the recipe's `max_completion_length`.
+        seed: of the draws. All runs have the same one: common random numbers pair them.
+        traces: samples per problem whose tokens, log-probabilities and entropies are kept.
+        base: whether the model before training is sampled too.
+    """
+
+    problems: int
+    n: int
+    first_problem: int = 0
+    split: Split = "test"
+    task: str | None = None
+    dataset: str | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int | None = None
+    engine: Literal["transformers", "vllm"] = "transformers"
+    batch_size: int = 64
+    seed: int = 0
+    traces: int = 0
+    base: bool = True
+
+
+@dataclass(frozen=True)
+class Primary:
+    """The one comparison that the study is about: `arm` minus the first arm at `endpoint`.
+
+    Attributes:
+        arm: None is the second arm.
+        endpoint: a K, or `curve`: the mean of Pass@K over K = 1, 2, 4, ... up to n.
+        margin: differences within ±margin count as none.
+        secondary: the same arms at these K, adjusted by Holm; they confirm nothing.
+        gate: an arm, such as a placebo; the primary arm minus it is tested only if the primary difference is shown.
+    """
+
+    arm: str | None = None
+    endpoint: int | Literal["curve"] = "curve"
+    margin: float = 0.05
+    level: float = 0.95
+    secondary: list[int] = field(default_factory=list)
+    gate: str | None = None
+
+
+@dataclass(frozen=True)
+class Futility:
+    """A look ends the study where the chance to show a difference of `effect` at its end is below `power`."""
+
+    effect: float
+    power: float = 0.1
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """What ends a study at a look, besides a difference that is shown there.
+
+    Attributes:
+        equivalence: whether the interval of the primary difference within its margin does.
+        futility: whether a hopeless difference does, and which.
+    """
+
+    equivalence: bool = False
+    futility: Futility | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """The content of a study file; the first arm is the reference. Equal studies give equal runs.
+
+    Attributes:
+        model: hub id, folder, or `embedded`.
+        task, dataset: what is trained on: one of them.
+        first_problem, problems: range of the training problems, in the order that each seed gives; None is all.
+        algorithm: `grpo` or `ppo`, of arms that do not say.
+        engine: `trl`.
+        processes: processes (and, on GPUs, GPUs) per run.
+        recipe: any setting of `forkwise grpo` or `ppo`, the same for all arms; `like: NAME` starts from a named one.
+        seeds: the seeds of every arm.
+        looks: numbers of seeds at which the primary comparison is made before the end.
+        pilot: whether the study only measures what its successor is planned from: no difference between arms is shown.
+    """
+
+    model: str
+    arms: tuple[TrainingArm, ...]
+    seeds: list[int]
+    evaluation: Evaluation
+    recipe: dict[str, Any]
+    task: str | None = None
+    dataset: str | None = None
+    first_problem: int = 0
+    problems: int | None = None
+    algorithm: Algorithm = "grpo"
+    engine: Literal["trl"] = "trl"
+    processes: int = 1
+    primary: Primary | None = None
+    looks: list[int] = field(default_factory=list)
+    stopping: Stopping = field(default_factory=Stopping)
+    pilot: bool = False
+    title: str = "study"
+
+    def __post_init__(self) -> None:
+        _check_arms(self.arms)
+        _check_numbers(self)
+        _check_problems(self)
+        _check_claims(self)
+
+    @property
+    def steps(self) -> int:
+        """Returns the optimizer steps of each training run."""
+        return int(self.recipe["max_steps"])
+
+    @property
+    def stages(self) -> list[list[int]]:
+        """Returns the seeds that run before each look, and those before the end."""
+        cuts = [0, *self.looks, len(self.seeds)]
+        return [self.seeds[start:end] for start, end in pairwise(cuts)]
+
+    def runs(self) -> list[str]:
+        """Returns the names of all runs, that of the model before training included."""
+        return [BASE, *(arm.run(seed) for seed in self.seeds for arm in self.arms)]
+
+    def arm(self, name: str) -> TrainingArm:
+        """Returns the arm of that name, or with that folder name."""
+        known = {key: arm for arm in reversed(self.arms) for key in (arm.slug, arm.name)}
+        if name not in known:
+            names = [arm.name for arm in self.arms]
+            raise InputError(f"The study has no arm '{name}': its arms are {', '.join(names)}.{nearest(name, names)}")
+        return known[name]
+
+    @property
+    def tested(self) -> TrainingArm:
+        """Returns the arm whose difference from the reference is the primary one."""
+        name = self.primary.arm if self.primary else None
+        return self.arms[1] if name is None else self.arm(name)
+
+    def configuration(self, arm: TrainingArm, seed: int, folder: Path, device: Device = "cpu") -> dict[str, Any]:
+        """Returns the settings of one training run, as they go to `forkwise grpo --config`.
+
+        Where a method sets a field of TRL that the recipe sets too, the method wins.
+        """
+        named = arm.settings.get("method", [])
+        methods = parse_methods([named] if isinstance(named, str) else named)
+        source = {"task": self.task, "dataset": self.dataset, "train_problems": self.problems}
+        if self.first_problem:
+            source["first_problem"] = self.first_problem
+        return {
+            "model": self.model,
+            **{key: value for key, value in source.items() if value is not None},
+            **self.recipe,
+            **settings_of(methods),
+            **arm.settings,
+            "use_cpu": device == "cpu",
+            "seed": seed,
+            "output_dir": str(folder),
+            "resume": True,
+        }
+
+    def plain(self) -> dict[str, Any]:
+        """Returns the study as a study file holds it, without what is left at its default."""
+        content = _without_defaults(self)
+        content["arms"] = {
+            arm.name: {**({} if arm.algorithm == self.algorithm else {"algorithm": arm.algorithm}), **arm.settings}
+            for arm in self.arms
+        }
+        plain: dict[str, Any] = parse_json(json_text(content))
+        return plain
+
+    def sha256(self) -> str:
+        """Returns a hash that depends on what the study says, and not on its title or on how its file is laid out."""
+        return hashlib.sha256(json.dumps(self.said(), sort_keys=True).encode()).hexdigest()
+
+    def said(self) -> dict[str, Any]:
+        """Returns every setting under a name such as `evaluation.n`: what makes two studies the same."""
+        said = {key: value for key, value in self.plain().items() if key != "title"}
+        return {**_flat(said), "order of arms": [arm.name for arm in self.arms]}  # the first is the reference
+
+
+def _flat(settings: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = f"{place}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
+    return flat
+
+
+def _without_defaults(value: Any) -> dict[str, Any]:
+    kept = {}
+    for f in fields(value):
+        found = getattr(value, f.name)
+        default = f.default if f.default_factory is MISSING else f.default_factory()
+        if found != default or (f.default is MISSING and f.default_factory is MISSING):
+            kept[f.name] = _without_defaults(found) if is_dataclass(found) else found
+    return kept
+
+
+# -------------------------------------------------------------------------------------------------------------- checks
+
+
+def _check_arms(arms: Sequence[TrainingArm]) -> None:
+    names = [arm.slug for arm in arms]
+    if len(names) < 2:
+        raise InputError("A comparison needs at least two arms.")
+    if len(set(names)) < len(names):
+        raise InputError(f"Two arms have the same name ({', '.join(names)}): name them apart.")
+    if BASE in names:
+        raise InputError(f"An arm cannot be called '{BASE}', which is the model before training: name it otherwise.")
+
+
+def _check_numbers(study: Study) -> None:
+    if not study.seeds or len(set(study.seeds)) < len(study.seeds) or min(study.seeds) < 0:
+        raise InputError("seeds must be different whole numbers from 0 on, such as 0-4 or [0, 1, 2, 3, 4].")
+    least = {"first_problem": 0, "problems": 1, "processes": 1}
+    numbers = {name: (getattr(study, name), low) for name, low in least.items() if getattr(study, name) is not None}
+    e = study.evaluation
+    numbers |= {f"evaluation.{name}": (getattr(e, name), 1) for name in ("problems", "n", "batch_size")}
+    numbers |= {f"evaluation.{name}": (getattr(e, name), 0) for name in ("first_problem", "traces")}
+    numbers |= {"recipe.max_steps": (study.recipe.get("max_steps"), 1)}
+    for name, (value, low) in numbers.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < low:
+            raise InputError(f"{name} is {value}: it must be a whole number, at least {low}.")
+    for name in study.recipe:
+        if name in _STUDYS:
+            raise InputError(f"The recipe sets {name}, which the study says by itself: leave it out of the recipe.")
+
+
+def _check_problems(study: Study) -> None:
+    if (study.task is None) == (study.dataset is None):
+        raise InputError("A study trains on either a task or a dataset: give one of them.")
+    e = study.evaluation
+    if e.task is not None and e.dataset is not None:
+        raise InputError("evaluation has a task and a dataset: give one of them, or neither for the study's task.")
+    if study.task is None and e.task is None and e.dataset is None:
+        raise InputError(
+            f"evaluation needs a task or a dataset of its own: every row of '{study.dataset}' may be trained on."
+        )
+    if e.dataset is not None and e.dataset == study.dataset:
+        raise InputError(f"evaluation would be on '{e.dataset}', which is trained on: give other problems.")
+
+
+def _check_claims(study: Study) -> None:
+    primary, e = study.primary, study.evaluation
+    if primary is None:
+        for name, given in (("looks", study.looks), ("stopping", study.stopping != Stopping())):
+            if given:
+                raise InputError(
+                    f"The study has {name} but no primary comparison: say what is tested, or leave it out."
+                )
+        return
+    if study.pilot:
+        raise InputError("A pilot tests nothing: leave primary out, or pilot.")
+    if len(study.seeds) < FEWEST:
+        raise InputError(
+            f"With {len(study.seeds)} seed(s) per arm no difference between methods can be claimed: give at least "
+            f"{FEWEST} seeds, or leave primary out, and everything is exploratory."
+        )
+    if study.tested == study.arms[0]:
+        raise InputError(f"primary compares '{study.arms[0].name}' with itself: name another arm.")
+    if primary.gate is not None and study.arm(primary.gate) in (study.tested, study.arms[0]):
+        raise InputError(f"gate is '{primary.gate}', which the primary comparison has already: name another arm.")
+    asked = [*([primary.endpoint] if isinstance(primary.endpoint, int) else []), *primary.secondary]
+    for k in asked:
+        if not 1 <= k <= e.n:
+            raise InputError(
+                f"K = {k} cannot be estimated from n = {e.n} samples per problem: raise n, or ask for less."
+            )
+    if not primary.margin > 0:
+        raise InputError(f"The margin is {primary.margin}: it is the largest difference that counts as none, above 0.")
+    if not 0.5 < primary.level < 1:
+        raise InputError(f"level is {primary.level}: it must be above 0.5 and below 1.")
+    if study.looks and (
+        study.looks != sorted(set(study.looks)) or study.looks[0] < FEWEST or study.looks[-1] >= len(study.seeds)
+    ):
+        raise InputError(
+            f"looks are {study.looks}: they are rising numbers of seeds, from {FEWEST} on and below {len(study.seeds)}."
+        )
+    futility = study.stopping.futility
+    if futility is not None and not (futility.effect != 0 and 0 < futility.power < 1):
+        raise InputError("futility needs an effect that is not 0 and a power between 0 and 1.")
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def read_study(path: Path) -> Study:
+    """Reads a study file.
+
+    Raises:
+        InputError: it cannot be read, has unknown keys (naming the nearest), or its parts do not fit together.
+    """
+    return parse_study(read_yaml(path), str(path))
+
+
+def parse_study(content: Any, name: str) -> Study:
+    """Makes a study from what its file holds; `name` is what messages call it.
+
+    Raises:
+        InputError: as `read_study`.
+    """
+    if not isinstance(content, dict) or not isinstance(content.get("arms"), dict):
+        raise InputError(f"The study '{name}' has no arms: it needs a mapping 'arms' of names to settings.")
+    _refuse_unknown(content, Study, name)
+    if content.get("engine", "trl") == "verl":
+        raise InputError(
+            "A study cannot run on verl yet: verl takes one method, in a configuration of its own; use engine: trl."
+        )
+    content = {"title": Path(name).stem, **content}
+    algorithm = content.get("algorithm", "grpo")
+    content["recipe"] = _recipe(content.get("recipe", {}), name)
+    content["seeds"] = _seeds(content.get("seeds"))
+    arms = tuple(_arm(str(arm), settings, algorithm, name) for arm, settings in content["arms"].items())
+    plain = {**content, "arms": [{**asdict(arm)} for arm in arms]}
+    try:
+        return msgspec.convert(plain, Study)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from error
+        raise InputError(f"The study '{name}' cannot be used: {_place(str(error))}.") from error
+    except InputError:
+        raise
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(f"The study '{name}' has a setting that cannot be recorded ({error}): change it.") from error
+
+
+def _place(message: str) -> str:
+    """Turns `Expected X, got Y - at $.a.b` of msgspec into `a.b: expected X, got Y`."""
+    what, _, where = message.partition(" - at `$.")
+    return f"{where.rstrip('`')}: {what[:1].lower()}{what[1:]}" if where else what
+
+
+def _refuse_unknown(content: Mapping[Any, Any], kind: Any, name: str, place: str = "") -> None:
+    known = {f.name: f for f in fields(kind)}
+    for key, value in content.items():
+        if key not in known:
+            raise InputError(f"The study '{name}' has an unknown setting '{place}{key}'.{nearest(str(key), known)}")
+        nested = _NESTED.get(f"{place}{key}")
+        if nested is not None and isinstance(value, dict):
+            _refuse_unknown(value, nested, name, f"{place}{key}.")
+
+
+_NESTED: dict[str, type] = {
+    "evaluation": Evaluation,
+    "primary": Primary,
+    "stopping": Stopping,
+    "stopping.futility": Futility,
+}
+
+
+def _recipe(recipe: Any, name: str) -> dict[str, Any]:
+    if not isinstance(recipe, dict) or not all(isinstance(key, str) for key in recipe):
+        raise InputError(f"recipe of '{name}' must be a mapping of settings, such as {{max_steps: 100}}.")
+    own = dict(recipe)
+    like = own.pop("like", None)
+    if like is not None and like not in RECIPES:
+        raise InputError(f"There is no recipe '{like}': like can be {', '.join(RECIPES)}.{nearest(str(like), RECIPES)}")
+    return {**(RECIPES[like] if like else {}), **own}
+
+
+def _seeds(seeds: Any) -> Any:
+    """Returns a list of seeds; `100-131` is a range."""
+    if isinstance(seeds, str) and (found := re.fullmatch(r"\s*(\d{1,9})\s*-\s*(\d{1,9})\s*", seeds)):
+        first, last = int(found[1]), int(found[2])
+        if not first <= last <= first + 9999:
+            raise InputError(f"seeds are '{seeds}': a range such as 100-131 rises, and holds at most 10,000.")
+        return list(range(first, last + 1))
+    if not isinstance(seeds, list):
+        raise InputError(f"seeds are {seeds}: give a list, or a range such as 100-131.")
+    return seeds
+
+
+def _arm(arm: str, settings: Any, algorithm: Any, name: str) -> TrainingArm:
+    if isinstance(settings, str):
+        settings = {"method": settings.split("+")}
+    if not isinstance(settings, dict):
+        raise InputError(
+            f"The arm '{arm}' of '{name}' must be a mapping of settings, such as {{alpha: 0.4}}, or a method."
+        )
+    own = {str(key): value for key, value in settings.items() if key != "algorithm"}
+    return TrainingArm(arm, settings.get("algorithm", algorithm), own)

@@ -1,0 +1,213 @@
+"""A study in words: its plan, how far it is, and what it found, the registered comparison first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from forkwise.report.formats import count, interval, number, p_value
+from forkwise.report.passk import FEW, conclusion, overview
+from forkwise.report.table import Block, Table, filled
+from forkwise.study.analysis import Blinded, Contrast, Progress, Reading, Result, endpoint_name
+from forkwise.study.receipts import LAST, TEXTS, Receipt
+from forkwise.study.spec import BASE, FEWEST, Study
+from forkwise.study.spending import boundary
+
+_LOGGED = {
+    "reward": "reward",
+    "entropy (nats)": "entropy",
+    "psi/abs(A)": "shaping/psi_over_adv",
+    "capped": "shaping/capped_frac",
+    "clipped low": "clip_ratio/low_mean",
+    "clipped high": "clip_ratio/high_mean",
+}
+_MEASURES = ("distinct-3", "self-BLEU", "distinct correct texts")
+
+
+def design(study: Study) -> list[Block]:
+    """Says what a study is, and what it can claim at all."""
+    e, trained = study.evaluation, len(study.arms) * len(study.seeds)
+    samples = e.problems * e.n * (trained + e.base)
+    rows = [
+        ["arms", ", ".join(arm.name for arm in study.arms)],
+        ["seeds of every arm", f"{len(study.seeds)} ({_listed(study.seeds)})"],
+        ["training runs", f"{count(trained)} of {count(study.steps)} steps"],
+        ["evaluated on", f"{e.task or e.dataset or study.task}, {e.split}: {_problems(study)} x {count(e.n)} samples"],
+        ["samples in all", count(samples)],
+        ["plan", study.sha256()[:16]],
+    ]
+    blocks: list[Block] = [Table(study.title, ["", ""], rows)]
+    if study.primary is not None:
+        blocks += [*_tested(study)]
+    elif study.pilot:
+        blocks.append("A pilot: it measures what a study is planned from, and compares nothing.")
+    else:
+        few = len(study.seeds) < FEWEST
+        why = f": fewer than {FEWEST} seeds say nothing about other trainings" if few else ", as nothing is tested"
+        blocks.append(f"Everything that comes of it is exploratory{why}.")
+    return blocks
+
+
+def _problems(study: Study) -> str:
+    e = study.evaluation
+    place = f" from place {count(e.first_problem)} on" if e.first_problem else ""
+    return f"{count(e.problems)} problems{place}"
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]}-{seeds[-1]}"
+    return ", ".join(map(str, seeds))
+
+
+def _tested(study: Study) -> list[Block]:
+    primary = study.primary
+    assert primary is not None
+    name = endpoint_name(primary.endpoint, study.evaluation.n)
+    pair = f"{study.tested.name} minus {study.arms[0].name}"
+    text = f"Tested: {pair}, {name}; within ±{primary.margin:g} they are equivalent."
+    if primary.gate is not None:
+        text += f" If that is shown: {study.tested.name} minus {study.arm(primary.gate).name}."
+    rows = [[f"{seeds} seeds", f"p < {boundary(study, seeds):.4f}"] for seeds in (*study.looks, len(study.seeds))]
+    return [text, *filled("When a difference is shown", ["", "if"], rows if study.looks else [])]
+
+
+def how_far(progress: Progress) -> str:
+    """Says how many runs there are; nothing is left out of the count."""
+    text = f"{count(progress.finished)} of {count(progress.runs)} runs have a receipt"
+    facts = [f"{len(progress.collapsed)} collapsed ({', '.join(progress.collapsed)})" if progress.collapsed else ""]
+    facts += [f"{progress.restarts} were started again" if progress.restarts else ""]
+    facts += [f"{len(progress.started)} more were started" if progress.started else ""]
+    said = "; ".join(filter(None, facts))
+    return f"{text}; {said}." if said else f"{text}."
+
+
+def findings(study: Study, result: Result, registered: str | None) -> list[Block]:
+    """Says what a study found: the registered comparison first, and the rest as exploratory."""
+    blocks: list[Block] = [how_far(result.progress)]
+    if study.primary is None:
+        why = "a pilot compares nothing" if study.pilot else "nothing was named to be tested"
+        blocks.append(f"Nothing here is confirmed: {why}.")
+    elif result.primary is None:
+        ahead = next((n for n in (*study.looks, len(study.seeds)) if n > len(result.progress.seeds)), len(study.seeds))
+        blocks.append(
+            f"{len(result.progress.seeds)} seeds are there in all arms; the arms are compared when there are {ahead}, "
+            "as planned, and not before."
+        )
+    else:
+        blocks += _primary(study, result, registered)
+    blocks += _facts(result.blinded)
+    return blocks
+
+
+def _primary(study: Study, result: Result, registered: str | None) -> list[Block]:
+    primary, named = result.primary, study.primary
+    assert primary is not None
+    assert named is not None
+    head = f"Registered {registered}" if registered else "Not registered, so exploratory too"
+    if result.early:
+        head = "Read at a time that was not planned, so exploratory"
+    text = f"{head}: {_difference(primary)}"
+    if result.shown:
+        text += f", is shown (p < {result.shown_below:.4f})"
+    elif result.shown_below:
+        text += f", is not shown (p would have to be below {result.shown_below:.4f})"
+    if primary.within(named.margin):
+        text += f"; the two are equivalent within ±{named.margin:g}"
+    blocks: list[Block] = [f"{text}. It is over {primary.seeds} paired seeds and problems like these."]
+    if result.gate is not None:
+        verdict = "is shown too" if result.gate.p < result.shown_below else "is not shown"
+        blocks.append(f"The gate: {_difference(result.gate)}, {verdict}.")
+    elif named.gate is not None:
+        gate = study.arm(named.gate).name
+        blocks.append(f"{study.tested.name} minus {gate} is not tested, since the primary difference is not shown.")
+    rows = [[c.endpoint, interval(c.mean, c.low, c.high, sign="+"), p_value(c.p)] for c in result.secondary]
+    caption = f"Secondary: {primary.arm} minus {primary.reference}; p by Holm's method"
+    return [*blocks, *filled(caption, ["", f"difference [{named.level:.0%} interval]", "adjusted p"], rows)]
+
+
+def _difference(c: Contrast) -> str:
+    text = f"{c.arm} minus {c.reference}, {c.endpoint}, {interval(c.mean, c.low, c.high, digits=4, sign='+')}"
+    return f"{text}, p {p_value(c.p)}"
+
+
+def _facts(facts: Sequence[Blinded]) -> list[Table]:
+    rows = [
+        [f.endpoint, number(f.mean), number(f.gain, sign="+"), number(f.run_sd, 4), number(f.rho, 2, "+")]
+        for f in facts
+    ]
+    caption = "All arms together: what the next study can be planned from"
+    return filled(caption, ["", "mean", "gain over base", "SD over seeds", "correlation of paired seeds"], rows)
+
+
+def exploratory(study: Study, result: Result, receipts: Mapping[str, Receipt]) -> list[Block]:
+    """Shows everything that was not registered; nothing of it is confirmed."""
+    if result.exploratory is None:
+        return []
+    evaluations = [*([] if result.base is None else [result.base]), *result.exploratory.arms]
+    sentence = conclusion(evaluations, result.exploratory)
+    return [
+        f"Exploratory: {sentence}",
+        *overview(evaluations, result.exploratory, FEW),
+        *beside(study, result.seeds, receipts),
+    ]
+
+
+def beside(study: Study, seeds: Sequence[int], receipts: Mapping[str, Receipt]) -> list[Table]:
+    """Makes the table of training, lengths, diversity and cost, per arm over its seeds."""
+    runs = {BASE: [BASE]} | {arm.name: [arm.run(seed) for seed in seeds] for arm in study.arms}
+    rows = []
+    for name, names in runs.items():
+        there = [receipts[run] for run in names if run in receipts]
+        if not there:
+            continue
+        row = [name, *(_over([r.training.get(key) for r in there]) for key in _LOGGED.values())]
+        row.append(_over([_shift(r.training) for r in there]))
+        row.append(_over([None if r.tokens is None else sum(r.tokens) / len(r.tokens) for r in there], 1))
+        row += [_over([r.diversity.get(measure) for r in there]) for measure in _MEASURES]
+        row.append(_over([_millions(r.training) for r in there], 2))
+        row.append(_over([sum(r.seconds.values()) / 60 for r in there], 1))
+        rows.append(row)
+    caption = (
+        f"Training (mean of the last {LAST} logged steps, of clipping over all, ± SD over seeds), samples (diversity "
+        f"of the first {TEXTS} per problem), millions of tokens trained on, and minutes of a run with its samples"
+    )
+    header = ["arm", *_LOGGED, "dA/abs(A)", "tokens per sample", *_MEASURES, "M tokens", "minutes"]
+    return filled(caption, header, rows)
+
+
+def _shift(training: Mapping[str, float]) -> float | None:
+    shifts = [value for key, value in training.items() if key.startswith("method/") and key.endswith("/shift")]
+    return sum(shifts) if shifts else None
+
+
+def _millions(training: Mapping[str, float]) -> float | None:
+    return training["num_tokens"] / 1e6 if "num_tokens" in training else None
+
+
+def _over(values: Sequence[float | None], digits: int = 3) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    mean = sum(known) / len(known)
+    if len(known) == 1:
+        return number(mean, digits)
+    spread = (sum((value - mean) ** 2 for value in known) / (len(known) - 1)) ** 0.5
+    return f"{number(mean, digits)} ± {number(spread, digits)}"
+
+
+def report(study: Study, receipts: Mapping[str, Receipt], reading: Reading) -> list[Block]:
+    """Says all that `forkwise study analyse` prints."""
+    return [
+        *findings(study, reading.result, reading.registered),
+        *exploratory(study, reading.result, receipts),
+    ]
+
+
+def cost(study: Study, minutes_per_run: float, minutes_per_100k: float) -> list[str]:
+    """Says what a study takes; empty where nothing is known of its cost."""
+    if not minutes_per_run and not minutes_per_100k:
+        return []
+    e, runs = study.evaluation, len(study.arms) * len(study.seeds)
+    training = runs * minutes_per_run / 60
+    sampling = (runs + e.base) * e.problems * e.n / 100_000 * minutes_per_100k / 60
+    return [f"It takes {training + sampling:.1f} hours: {training:.1f} of training and {sampling:.1f} of sampling."]

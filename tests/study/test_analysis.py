@@ -1,0 +1,288 @@
+"""What receipts made by hand say: counts, the registered comparison, looks, and what is not compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made import receipt, study, write_all
+from scipy import stats
+
+from forkwise import cli
+from forkwise.errors import InputError
+from forkwise.study.analysis import Contrast, contrast, progress, read_study_folder
+from forkwise.study.looks import conditional_power, decide, look_at, look_file
+from forkwise.study.receipts import arm_of, note_start, read_receipt, read_receipts, write_receipt
+from forkwise.study.spec import BASE
+from forkwise.study.spending import boundary
+from forkwise.study.words import report
+
+# Of 4 samples of each of 12 problems, per seed 0-5.
+PLAIN = [c * 4 for c in [(0, 1, 2), (1, 1, 2), (0, 2, 2), (0, 1, 3), (1, 1, 1), (0, 1, 2)]]
+BETTER = [c * 4 for c in [(2, 3, 4), (3, 3, 4), (2, 4, 4), (2, 3, 4), (3, 3, 3), (2, 3, 4)]]
+ALIKE = [c * 4 for c in [(0, 1, 3), (1, 1, 2), (0, 2, 1), (0, 1, 3), (1, 1, 1), (0, 1, 2)]]
+
+
+# ------------------------------------------------------------------------------------------------------------ receipts
+
+
+def test_a_receipt_is_read_as_it_was_written(tmp_path: Path) -> None:
+    plan = study()
+    note_start(tmp_path, "shaped-seed1", "cpu")
+    made = receipt(plan, "shaped", 1, (0, 1, 4), curves={"reward": [0.5]}, collapsed=None)
+    write_receipt(tmp_path, made)
+    assert read_receipt(tmp_path / "shaped-seed1.json") == made
+    assert not (tmp_path / "shaped-seed1.started").exists()
+
+
+def test_an_arm_of_receipts_has_the_counts() -> None:
+    plan = study()
+    names = ["b", "a", "c"]
+    runs = [receipt(plan, "shaped", seed, c, problems=names) for seed, c in enumerate([(0, 1, 4), (2, 3, 1)])]
+    arm = arm_of("shaped", runs)
+    assert (arm.problems, arm.runs) == (("a", "b", "c"), ("shaped-seed0", "shaped-seed1"))
+    n, c = arm.counts()
+    assert n.tolist() == [[4, 4, 4], [4, 4, 4]]
+    assert c.tolist() == [[1, 0, 4], [3, 2, 1]]
+    # Pass@2 of c among 4 is 1 - C(4 - c, 2) / 6: c = 1 gives 1/2, c = 2 gives 5/6, c = 3 gives 1.
+    np.testing.assert_allclose(arm.curves([2])[:, :, 0], [[0.5, 0, 1], [1, 5 / 6, 0.5]])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"plan": "0" * 64}, "is the receipt of another plan"),
+        ({"run": "shaped-seed5"}, "is the receipt of the run 'shaped-seed5'"),
+        ({"problems": ["p0", "p1", "other"]}, "'grpo-seed0' and 'shaped-seed1' were sampled on different problems"),
+        ({"n": [4, 4, 5]}, "were sampled on different problems"),
+        ({"c": [5, 0, 0]}, "damaged .*counts do not fit together"),
+        ({"c": [1, 0]}, "damaged .*counts do not fit together"),
+        ({"schema": 2}, "schema 2, not 1"),
+    ],
+)
+def test_receipts_that_do_not_belong_here(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    plan = study()
+    write_receipt(tmp_path, receipt(plan, "GRPO", 0, (0, 1, 2)))
+    write_receipt(tmp_path, receipt(plan, "shaped", 1, (0, 1, 2)))
+    file = tmp_path / "shaped-seed1.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    with pytest.raises(InputError, match=said):
+        read_receipts(tmp_path, plan.sha256(), plan.runs())
+
+
+# ----------------------------------------------------------------------------------------------------------- inference
+
+
+def test_a_contrast_is_two_way_over_paired_seeds_and_problems() -> None:
+    plan = study()
+    counts = np.random.default_rng(0).integers(0, 5, (2, 6, 12))
+    tested, reference = (
+        arm_of(name, [receipt(plan, name, seed, c.tolist()) for seed, c in enumerate(runs)])
+        for name, runs in zip(("shaped", "GRPO"), counts, strict=True)
+    )
+    found = contrast(tested, reference, 1, 4, 0.95)
+    order = np.argsort([f"p{q}" for q in range(12)])
+    d = ((counts[0] - counts[1]) / 4)[:, order]  # (6 seeds, 12 problems) at K = 1
+    assert found.mean == pytest.approx(d.mean())
+    assert found.seeds == 6
+    # Cameron, Gelbach & Miller 2011: both one-way variances, less that of the cells, which both hold.
+    problems, seeds = d.mean(axis=0).var(ddof=1) / 12, d.mean(axis=1).var(ddof=1) / 6
+    residual = d - d.mean(axis=0) - d.mean(axis=1, keepdims=True) + d.mean()
+    cells = (residual**2).sum() / (5 * 11) / 72
+    assert found.se == pytest.approx(np.sqrt(max(problems + seeds - cells, cells)))
+    assert found.run_variance == pytest.approx(seeds)
+    assert found.low < found.mean < found.high
+    assert (found.p < 0.05) == (not found.low <= 0 <= found.high)
+    # The mean over K = 1, 2, 4 of c = 1 and c = 2 of 4 samples: (1/4 + 1/2 + 1) / 3 and (1/2 + 5/6 + 1) / 3.
+    one, two = (
+        arm_of(name, [receipt(plan, name, seed, [c] * 3) for seed in range(3)])
+        for name, c in (("shaped", 2), ("GRPO", 1))
+    )
+    assert contrast(one, two, "curve", 4, 0.95).mean == pytest.approx((7 / 3 - 7 / 4) / 3)
+
+
+def test_equal_arms_are_not_known_to_be_equal() -> None:
+    plan = study()
+    same = [arm_of(name, [receipt(plan, name, s, (1, 2, 3)) for s in range(6)]) for name in ("shaped", "GRPO")]
+    found = contrast(*same, 1, 4, 0.95)
+    assert found.p == 1
+    assert found.high > 0.5  # three problems say nothing about a fourth
+
+
+def _contrast(mean: float, se: float, run_variance: float, seeds: int = 3) -> Contrast:
+    half = 1.96 * se
+    p = float(2 * stats.norm.sf(abs(mean) / se))
+    return Contrast("shaped", "GRPO", "Pass@1", mean, mean - half, mean + half, p, se, run_variance, seeds)
+
+
+def test_conditional_power_is_the_share_of_ends_that_show_it() -> None:
+    """Half of the seeds are there, all variance is over runs: the end's mean is the mean of two halves."""
+    plan = study(looks=[3])
+    rng = np.random.default_rng(1)
+    now, se, effect = 0.01, 0.02, 0.05
+    end = (now + rng.normal(effect, se, 400_000)) / 2
+    shown = (end / (se / np.sqrt(2)) > stats.norm.isf(boundary(plan, 6) / 2)).mean()
+    found = conditional_power(_contrast(now, se, se**2), effect, 3, plan)
+    assert found == pytest.approx(shown, abs=0.004)
+    assert conditional_power(_contrast(-now, se, se**2), -effect, 3, plan) == pytest.approx(found)
+
+
+def test_a_study_ends_for_a_reason_that_was_registered() -> None:
+    plan = study(looks=[3], stopping={"equivalence": True, "futility": {"effect": 0.05}})
+    assert decide(plan, _contrast(0.3, 0.05, 0.0025), 3) == "the primary difference is shown"
+    assert "within ±0.1" in str(decide(plan, _contrast(0.01, 0.02, 0.0004), 3))
+    assert "the end is 0.0" in str(decide(plan, _contrast(-0.2, 0.1, 0.01), 3))
+    assert decide(plan, _contrast(0.15, 0.1, 0.01), 3) is None
+    plain = study(looks=[3])
+    assert decide(plain, _contrast(0.01, 0.02, 0.0004), 3) is None
+    assert decide(plain, _contrast(-0.2, 0.1, 0.01), 3) is None
+
+
+# ------------------------------------------------------------------------------------------------------ what is shown
+
+
+def said(folder: Path, **how: Any) -> str:
+    return "\n".join(
+        block if isinstance(block, str) else block.caption for block in report(*read_study_folder(folder, **how))
+    )
+
+
+def test_arms_are_compared_when_that_was_planned_and_not_before(tmp_path: Path) -> None:
+    plan = study(looks=[3], primary={"arm": "shaped", "endpoint": 1, "secondary": [1, 4], "gate": "placebo"})
+    write_all(tmp_path, plan, {"GRPO": PLAIN[:2], "shaped": BETTER[:2], "placebo": ALIKE[:2]}, base=(0, 0, 1) * 4)
+    text = said(tmp_path)
+    assert "6 of 18 runs have a receipt" in text
+    assert "2 seeds are there in all arms; the arms are compared when there are 3, as planned" in text
+    assert "minus" not in text
+    assert "Exploratory" not in text
+    assert "All arms together" in text
+    _, _, reading = read_study_folder(tmp_path)
+    # (8 + 3 + 9 + 3) + ... : all arms in one number, and its gain over base, 1/12.
+    everything = np.mean([PLAIN[:2], BETTER[:2], ALIKE[:2]]) / 4
+    one = next(f for f in reading.result.blinded if f.endpoint == "Pass@1")
+    assert one.mean == pytest.approx(everything)
+    assert one.gain == pytest.approx(everything - 1 / 12)
+
+    write_all(tmp_path, plan, {"GRPO": PLAIN[:5], "shaped": BETTER[:5], "placebo": ALIKE[:5]})
+    _, _, reading = read_study_folder(tmp_path)
+    assert reading.result.seeds == [0, 1, 2]  # those of the look, though more are there
+    assert reading.result.shown_below == pytest.approx(boundary(plan, 3))
+    text = said(tmp_path)
+    assert text.index("shaped minus GRPO, Pass@1") < text.index("Exploratory")
+    assert said(tmp_path, early=True).startswith("15 of 18 runs have a receipt.\nRead at a time that was not planned")
+
+    write_all(tmp_path, plan, {"GRPO": PLAIN, "shaped": BETTER, "placebo": ALIKE})
+    _, _, reading = read_study_folder(tmp_path)
+    assert reading.result.seeds == [0, 1, 2, 3, 4, 5]
+    assert reading.result.shown
+    gate = reading.result.gate
+    assert gate is not None
+    assert (gate.arm, gate.reference) == ("shaped", "placebo")
+    first, last = (next(c for c in reading.result.secondary if c.endpoint == f"Pass@{k}") for k in (1, 4))
+    alone = contrast(
+        *(
+            arm_of(a, [receipt(plan, a, s, c) for s, c in enumerate(r)])
+            for a, r in (("shaped", BETTER), ("GRPO", PLAIN))
+        ),
+        1,
+        4,
+        0.95,
+    )
+    assert first.p == pytest.approx(2 * alone.p)  # Holm: the smaller of two
+    assert last.p >= first.p
+
+
+def test_the_gate_stays_shut_without_a_primary_difference(tmp_path: Path) -> None:
+    plan = study(primary={"arm": "shaped", "endpoint": 1, "gate": "placebo"})
+    write_all(tmp_path, plan, {"GRPO": PLAIN, "shaped": ALIKE, "placebo": BETTER})
+    _, _, reading = read_study_folder(tmp_path)
+    assert not reading.result.shown
+    assert reading.result.gate is None
+    assert "shaped minus placebo is not tested" in said(tmp_path)
+
+
+def test_collapsed_and_started_runs_are_counted(tmp_path: Path) -> None:
+    plan = study(looks=[3])
+    write_all(tmp_path, plan, {"GRPO": PLAIN, "shaped": BETTER, "placebo": ALIKE[:5]})
+    dead = receipt(plan, "shaped", 2, [0] * 12, collapsed="Step 3: not finite", tokens=None)
+    write_receipt(tmp_path, dead)
+    twice = receipt(plan, "GRPO", 1, PLAIN[1], attempts=[{"time": "t"}, {"time": "u"}])
+    write_receipt(tmp_path, twice)
+    note_start(tmp_path, "placebo-seed5", "cpu")
+    text = said(tmp_path)
+    assert (
+        "17 of 18 runs have a receipt; 1 collapsed (shaped-seed2); 1 were started again; 1 more were started." in text
+    )
+    _, _, reading = read_study_folder(tmp_path)
+    assert reading.result.primary is not None
+    expected = (np.sum(BETTER[:3]) - np.sum(BETTER[2]) - np.sum(PLAIN[:3])) / 144
+    assert reading.result.primary.mean == pytest.approx(expected)  # it counts with no problem solved
+
+
+def test_a_pilot_compares_nothing(tmp_path: Path) -> None:
+    plan = study(primary=None, pilot=True)
+    write_all(tmp_path, plan, {"GRPO": PLAIN, "shaped": BETTER, "placebo": ALIKE})
+    text = said(tmp_path, early=True)
+    assert "a pilot compares nothing" in text
+    assert "minus" not in text
+    one = next(f for f in read_study_folder(tmp_path)[2].result.blinded if f.endpoint == "Pass@1")
+    by_run = [np.array(runs).sum(axis=1) / 48 for runs in (PLAIN, BETTER, ALIKE)]
+    assert one.run_sd == pytest.approx(np.sqrt(np.mean([r.var(ddof=1) for r in by_run])))
+    pairs = [np.corrcoef(by_run[i], by_run[j])[0, 1] for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert one.rho == pytest.approx(np.mean(pairs))
+
+
+def test_one_seed_is_exploratory(tmp_path: Path) -> None:
+    plan = study(primary=None, seeds=[4])
+    write_all(tmp_path, plan, {"GRPO": PLAIN[:1], "shaped": BETTER[:1], "placebo": ALIKE[:1]})
+    text = said(tmp_path)
+    assert "nothing was named to be tested" in text
+    assert "Exploratory: On 12 problems" in text
+
+
+def test_a_look_is_recorded_and_a_shown_difference_ends_the_study(tmp_path: Path) -> None:
+    plan = study(looks=[5])
+    write_all(tmp_path, plan, {"GRPO": PLAIN, "shaped": ALIKE, "placebo": ALIKE})
+    assert look_at(plan, tmp_path, plan.seeds[:5]) is None
+    record = json.loads(look_file(tmp_path, 5).read_text())
+    assert record["seeds"] == 5
+    assert record["difference"] == pytest.approx((np.sum(ALIKE[:5]) - np.sum(PLAIN[:5])) / 240)
+    assert record["stops"] is None
+    write_all(tmp_path, plan, {"shaped": BETTER})
+    assert "ends at its look after 5 seeds, as registered: the primary difference is shown" in str(
+        look_at(plan, tmp_path, plan.seeds[:5])
+    )
+    (tmp_path / "grpo-seed4.json").unlink()
+    with pytest.raises(InputError, match="1 runs have no receipt, such as 'grpo-seed4': every started run counts"):
+        look_at(plan, tmp_path, plan.seeds[:5])
+
+
+def test_progress_counts_the_runs_of_all_arms(tmp_path: Path) -> None:
+    plan = study()
+    write_all(tmp_path, plan, {"GRPO": PLAIN[:1]}, base=(0, 0, 0) * 4)
+    far = progress(plan, tmp_path, read_receipts(tmp_path, plan.sha256(), plan.runs()))
+    assert (far.runs, far.finished, far.seeds) == (18, 1, [])
+    assert BASE not in far.started
+
+
+def test_the_command_writes_numbers_and_markdown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = study()
+    write_all(tmp_path / "receipts", plan, {"GRPO": PLAIN, "shaped": BETTER, "placebo": ALIKE}, base=(0, 0, 1) * 4)
+    files = ["--json", str(tmp_path / "a.json"), "--markdown", str(tmp_path / "a.md")]
+    with pytest.raises(SystemExit) as ended:
+        cli.run(["study", "analyse", str(tmp_path), *files])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert "Not registered, so exploratory too: shaped minus GRPO, Pass@1, +0.4" in out
+    numbers = json.loads((tmp_path / "a.json").read_text())
+    assert numbers["plan"] == plan.sha256()
+    assert len(numbers["receipts"]) == 19
+    assert numbers["result"]["primary"]["mean"] == pytest.approx((np.sum(BETTER) - np.sum(PLAIN)) / 288)
+    assert "| GRPO |" in (tmp_path / "a.md").read_text()
+    with pytest.raises(SystemExit) as ended:
+        cli.run(["study", "analyse", str(tmp_path / "none")])
+    assert ended.value.code == 2
+    assert "holds no study" in capsys.readouterr().err

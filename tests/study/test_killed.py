@@ -1,0 +1,252 @@
+"""Processes that we start do not outlive us, even when we are killed; what was interrupted goes on, and once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from made import content
+from processes import alive, ended, kill, parent, start, until, with_word
+
+pytest.importorskip("trl")
+if not Path("/proc/self/task").exists():
+    pytest.skip("needs /proc to see what is left", allow_module_level=True)
+
+from forkwise.folders import is_held
+from forkwise.study import work
+from forkwise.study.receipts import Receipt, read_receipt
+from forkwise.study.spec import read_study
+from forkwise.training.folder import only_writer
+
+# sympy thinks about this sum for longer than the test lasts.
+VERIFYING = r"""
+from forkwise.tasks.workers import WorkerPool
+
+pool = WorkerPool("math", timeout=600)
+pool.map([{"gold": "1", "prediction": r"$\boxed{1}$"}])
+print("busy", flush=True)
+pool.map([{"gold": "1", "prediction": r"$\boxed{\sum_{k=1}^{100000} \sin(k)}$"}])
+"""
+
+
+def small(folder: Path, steps: int = 12, seeds: str = "0-1") -> Path:
+    """A study of two arms that saves every step, without a primary comparison."""
+    recipe = {**content()["recipe"], "max_steps": steps, "save_steps": 1}
+    plan = content(
+        **{"recipe": recipe, "primary": None, "seeds": seeds, "problems": 16},
+        arms={"GRPO": {"alpha": 0}, "shaped": {"alpha": 0.4}},
+        evaluation={"problems": 3, "n": 8, "batch_size": 4, "base": False},
+    )
+    file = folder / "small.yaml"
+    file.write_text(yaml.safe_dump(plan))
+    return file
+
+
+def command(file: Path, out: Path, *words: str) -> list[str]:
+    return ["-m", "forkwise", "study", "run", str(file), "--out", str(out), "--device", "cpu", *words]
+
+
+def receipts(file: Path, out: Path) -> dict[str, Receipt]:
+    names = read_study(file).runs()[1:]
+    return {name: read_receipt(out / "receipts" / f"{name}.json") for name in names}
+
+
+def what_counts(receipt: Receipt) -> Any:
+    """All that must not depend on whether and where a run was interrupted."""
+    return (receipt.c, receipt.n, receipt.tokens, receipt.hashes["configuration"], receipt.hashes["weights"])
+
+
+def test_a_run_ends_with_the_command_and_the_next_one_finds_it_gone(tmp_path: Path) -> None:
+    file, out = small(tmp_path, steps=500), tmp_path / "out"
+    process = start(*command(file, out, "--jobs", "1"))
+    folder = out / "arms" / "grpo-seed0"
+    assert until(lambda: (folder / "run.yaml").exists() or process.poll() is not None, 120)
+    assert process.poll() is None, process.stdout.read() if process.stdout else ""
+    assert is_held(folder)
+    below = kill(process)
+    assert below
+    assert ended(below)
+    assert until(lambda: not is_held(folder), 10)  # the last thread holds the lock a little longer
+    assert not (folder / "complete").exists()
+    assert not (out / "receipts" / "grpo-seed0.json").exists()
+    assert (out / "receipts" / "grpo-seed0.started").exists()
+
+
+def test_an_interrupt_ends_the_runs_and_says_how_to_go_on(tmp_path: Path) -> None:
+    file, out = small(tmp_path, steps=500), tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, *command(file, out, "--jobs", "2")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A suite that runs in the background hands an ignored SIGINT down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
+    folders = [out / "arms" / f"{arm}-seed0" for arm in ("grpo", "shaped")]
+    assert until(lambda: all((f / "run.yaml").exists() for f in folders) or process.poll() is not None, 150)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "the same command continues" in said
+    for folder in folders:
+        with only_writer(folder):
+            assert not (folder / "complete").exists()
+
+
+def test_a_verification_worker_ends_in_the_middle_of_a_request() -> None:
+    process = start("-c", VERIFYING)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "busy\n"
+    time.sleep(0.5)
+    below = kill(process)
+    assert len(below) == 1
+    assert ended(below)
+
+
+def test_a_run_waits_for_another_writer_but_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = "import sys, time; from pathlib import Path; from forkwise.training.folder import only_writer\n"
+    held += "with only_writer(Path(sys.argv[1])): print('held', flush=True); time.sleep(1.5)"
+    process = start("-c", held, str(tmp_path))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    begin = time.monotonic()
+    work._wait_for(tmp_path)
+    assert 0.5 < time.monotonic() - begin < 10
+    assert process.wait() == 0
+    monkeypatch.setattr(work, "_WAIT", 0.2)
+    with only_writer(tmp_path):
+        work._wait_for(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Receipt]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    file = small(folder)
+    subprocess.run([sys.executable, *command(file, folder / "out", "--jobs", "2")], check=True, timeout=1500)
+    return receipts(file, folder / "out")
+
+
+@pytest.mark.slow
+def test_a_study_that_is_killed_again_and_again_ends_as_one_that_was_not(
+    tmp_path: Path, undisturbed: dict[str, Receipt]
+) -> None:
+    file, out = small(tmp_path), tmp_path / "out"
+    moments = [
+        ("arms/shaped-seed0/checkpoint-2", "complete"),
+        ("samples/grpo-seed0", "*.parquet"),
+        ("receipts", "shaped-seed0.json"),
+        ("arms/grpo-seed1", "complete"),
+    ]
+    for folder, name in moments:
+        process = start(*command(file, out, "--jobs", "2"))
+
+        def reached(folder: str = folder, name: str = name, process: subprocess.Popen[str] = process) -> bool:
+            return any((out / folder).glob(name)) or process.poll() is not None
+
+        assert until(reached, 400)
+        assert ended(kill(process))
+    first = (out / "receipts" / "shaped-seed0.json").read_bytes()
+    subprocess.run([sys.executable, *command(file, out, "--jobs", "2")], check=True, timeout=900)
+    found = receipts(file, out)
+    assert {name: what_counts(r) for name, r in found.items()} == {n: what_counts(r) for n, r in undisturbed.items()}
+    assert (out / "receipts" / "shaped-seed0.json").read_bytes() == first  # done is done
+    assert len(found["shaped-seed0"].attempts) > 1
+    assert not list((out / "receipts").glob("*.started"))
+    # Receipts are enough: without the runs and their samples, nothing is run again.
+    again = subprocess.run(
+        [sys.executable, *command(file, tmp_path / "new", "--receipts", str(out / "receipts"))],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=200,
+    )
+    assert "All 4 runs are done" in again.stdout
+    assert not (tmp_path / "new" / "arms").exists()
+
+
+# ----------------------------------------------------------------------------------------------------------------- Ray
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A head without cores and two nodes of one core each."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    made.two = [made.add_node(num_cpus=1), made.add_node(num_cpus=1)]
+    yield made
+    made.shutdown()
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_loses_a_worker_a_node_and_the_command_and_the_study_ends_well(
+    tmp_path: Path, cluster: Any, undisturbed: dict[str, Receipt]
+) -> None:
+    file, out = small(tmp_path), tmp_path / "out"
+    words = command(file, out, "--ray", cluster.address)
+    names = read_study(file).runs()[1:]
+
+    def at_work() -> list[int]:
+        """The processes that train."""
+        return [pid for name in names for pid in with_word(str(out / "arms" / f"{name}.yaml"))]
+
+    def attempts() -> int:
+        notes = [path.read_text().splitlines() for path in (out / "receipts").glob("*.started")]
+        return sum(map(len, notes)) + sum(
+            len(read_receipt(p).attempts) for p in (out / "receipts").glob("*-seed?.json")
+        )
+
+    process = start(*words)
+    assert until(lambda: len(at_work()) == 2 or process.poll() is not None, 300)
+    assert process.poll() is None, process.stdout.read() if process.stdout else ""
+
+    # A worker: its training ends with it, and is taken up again.
+    run, before = at_work()[0], attempts()
+    os.kill(parent(run), signal.SIGKILL)
+    assert until(lambda: not alive(run), 10)
+    assert until(lambda: attempts() > before, 120)
+
+    # The command: all that it started ends.
+    assert until(lambda: len(at_work()) > 0, 120)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert until(lambda: not at_work(), 60)
+
+    # A node: what it trains ends, and goes to the other one.
+    process = start(*words)
+    assert until(lambda: len(at_work()) == 2 or process.poll() is not None, 300)
+    assert process.poll() is None, process.stdout.read() if process.stdout else ""
+    both = at_work()
+    cluster.remove_node(cluster.two[1], allow_graceful=False)
+    assert until(lambda: not all(map(alive, both)), 30)
+    said, _ = process.communicate(timeout=1200)
+    assert process.returncode == 0, said
+    assert "It is started again." in said
+    found = receipts(file, out)
+    assert {name: what_counts(r) for name, r in found.items()} == {n: what_counts(r) for n, r in undisturbed.items()}
+    assert sum(len(r.attempts) for r in found.values()) >= 4 + 3
+
+
+@pytest.mark.slow
+def test_a_cluster_without_the_resources_or_none_is_refused(tmp_path: Path, cluster: Any) -> None:
+    file = small(tmp_path)
+    for words, said in (
+        (["--ray", cluster.address, "--gpus-per-run", "1"], "No node of the cluster has 1 CPUs and 1 GPUs for a run"),
+        (["--ray", "127.0.0.1:1"], "There is no Ray cluster at '127.0.0.1:1'"),
+    ):
+        done = subprocess.run(
+            [sys.executable, *command(file, tmp_path / "out", *words)], check=False, capture_output=True, text=True
+        )
+        assert done.returncode == 2, done.stderr
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
