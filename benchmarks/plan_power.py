@@ -1,6 +1,6 @@
 """Is the power that `forkwise plan` promises the power that studies have? Simulated, for several kinds of problems.
 
-    python benchmarks/plan_power.py            # the table of docs/plan.md, three minutes on one core
+    python benchmarks/plan_power.py            # the table of docs/plan.md, five minutes on an idle core
     python benchmarks/plan_power.py --small    # the same with few studies, half a minute
 
 A study draws problems, runs and samples anew, and is tested at one K by the two-way t-test over problems and runs,
@@ -28,6 +28,8 @@ Rng = np.random.Generator
 
 N = 64
 KS = [1, 16, 64]
+ENDS = (0.1, 0.5, 0.9)
+"""Quantiles of what the pilots promise."""
 
 
 @dataclass(frozen=True)
@@ -159,21 +161,25 @@ def planned_from_pilots(
     return np.array(rows)
 
 
+def row(name: str, size: Size, k: int, difference: float, simulated: float, planned: Sequence[float]) -> str:
+    """A line of the table: the power planned from the truth, and the median and ends of what pilots promise."""
+    true, *pilots = (f"{x:.2f}" for x in planned)
+    three, six = (f"{middle} [{low}, {high}]" for low, middle, high in (pilots[:3], pilots[3:]))
+    cells = [name, f"{size.runs} x {size.problems}", str(k), f"{difference:+.3f}", f"{simulated:.2f}", true, three, six]
+    return f"| {' | '.join(cells)} |"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints a table for each population."""
+    """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="few studies")
     given = parser.parse_args(argv)
     studies, pilots = (200, 20) if given.small else (1500, 100)
     rng = np.random.default_rng(0)
+    print("| population | runs x problems | K | difference | simulated | planned | by pilots of 3 v 3 | of 6 v 6 |")
+    print("|---|---|---|---|---|---|---|---|")
     for population in POPULATIONS:
         components = truth(population, rng)
-        spread = ", ".join(f"{c.run**0.5:.3f}" for c in components)
-        print(f"\n{population.name}: SD over runs {spread} at K = {', '.join(map(str, KS))}\n")
-        print(
-            "| runs x problems | K | difference | simulated | planned | from 3 v 3: median [10 %, 90 %] | from 6 v 6 |"
-        )
-        print("|---|---|---|---|---|---|---|")
         for size in DESIGNS:
             shift = shift_for(population, components, size, 0.7)
             differences = effect(population, shift)
@@ -184,11 +190,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 found += [two_way_p(arm[:, :, i], reference[:, :, i]) < 0.05 for i in range(len(KS))]
             small, large = (planned_from_pilots(rng, population, s, pilots, size, differences) for s in (3, 6))
             for i, (k, c, d) in enumerate(zip(KS, components, differences, strict=True)):
-                ends = [f"{np.median(x[:, i]):.2f} [{', '.join(f'{e:.2f}' for e in np.quantile(x[:, i], (0.1, 0.9)))}]"
-                        for x in (small, large)]  # fmt: skip
-                row = [f"{size.runs} x {size.problems}", str(k), f"{d:+.3f}", f"{found[i] / studies:.2f}"]
-                row += [f"{power_at(c, d, size, Test(0.05)):.2f}", *ends]
-                print(f"| {' | '.join(row)} |", flush=True)
+                planned = [
+                    power_at(c, d, size, Test(0.05)),
+                    *np.quantile(small[:, i], ENDS),
+                    *np.quantile(large[:, i], ENDS),
+                ]
+                print(row(population.name, size, k, d, found[i] / studies, planned), flush=True)
     return 0
 
 

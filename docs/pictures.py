@@ -1,6 +1,6 @@
 """Draws the pictures of the docs from forkwise's own code and data.
 
-    python docs/pictures.py                                # docs/img/concept-*.svg, for docs/concepts.md
+    python docs/pictures.py                                # docs/img/concept-*.svg
     python docs/pictures.py --quickstart runs/quickstart   # the figures and the page of a quickstart; needs a Chromium
 
 The numbers of the concepts are those of the embedded model and of the samples in examples/data; the same call draws the
@@ -141,6 +141,16 @@ def band() -> Figure:
     return figure
 
 
+def power() -> Figure:
+    """The power curves of a plan from the pilot in examples/data."""
+    from forkwise.passk import load_arm, plan_study
+    from forkwise.report.plan_figure import plan_figure
+
+    pilot = [load_arm(sorted((DATA / "pilot").glob(f"{name}-*.jsonl")), name=name) for name in ("grpo", "shaped")]
+    plan, _, _ = plan_study(pilot, ks=["1", "32", "curve"], problems=300, detect=[0.02, 0.03, 0.05])
+    return plan_figure(plan)
+
+
 def _arm(name: str) -> Any:
     """The samples of one checkpoint in examples/data."""
     from forkwise.passk import make_arm
@@ -205,7 +215,7 @@ def main() -> None:
         quickstart(given.quickstart, given.out)
         return
     rcParams.update({"svg.hashsalt": "forkwise", "axes.spines.top": False, "axes.spines.right": False})
-    for name, draw in {"fork": fork, "psi": psi, "passk": pass_at_k, "band": band}.items():
+    for name, draw in {"fork": fork, "psi": psi, "passk": pass_at_k, "band": band, "power": power}.items():
         draw().savefig(given.out / f"concept-{name}.svg", metadata={"Date": None})
 
 

@@ -21,6 +21,9 @@ STUDY = {"title": "t", "algorithm": "grpo", "seeds": 1, "steps": 2, "problems": 
     "GRPO": {"alpha": 0.0}, "other": {"alpha": 0.4, "kappa": 2.0, "method": ["erc"]}}}  # fmt: skip
 LEXICON = {"contrast": ["but", {"however": {"not_before": ["long"]}}], "cause": ["because", "so that"]}
 REFLECTIVE = {"wait": r"\bwait\b", "check": "let me (check|verify)"}
+VARIANCES = {"problems": 9, "samples": 64, "freedom": 4, "rho": 0.3, "components": {
+    1: {"run_sd": 0.02, "sampling_variance": 0.01}, "curve": {"run_variance": 0.001, "run_problem_sd": 0.1,
+    "sampling_sd": {16: 0.2, 64: 0.1}, "method_problem_sd": 0.05, "problem_sd": 0.3, "mean": 0.4}}}  # fmt: skip
 RUN = {"model": "embedded", "task": "countdown", "alpha": 0.4, "kappa": 2.0, "max_steps": 9, "learning_rate": 1e-6,
        "num_generations": 8, "beta": 0.0, "max_completion_length": 64, "critic_learning_rate": 1e-5}  # fmt: skip
 
@@ -98,7 +101,7 @@ def on_tables(good: Path, draw: Draw) -> None:
 
 
 def on_json(good: Path, draw: Draw) -> None:
-    kind = draw.randrange(6)
+    kind = draw.randrange(7)
     if kind < 3:
         source = draw.choice(sorted(path for path in FIXTURES.iterdir() if path.suffix in (".json", ".jsonl", ".eval")))
         bad = good / source.name
@@ -107,6 +110,7 @@ def on_json(good: Path, draw: Draw) -> None:
         command(
             "import", bad, "--out", good / "imported", *draw.choice([(), (), ("--format", "plain"), ("--run", HOSTILE)])
         )
+        command(draw.choice(["passk", "explore"]), bad, "--resamples", 100)
     elif kind == 3:
         bad = good / draw.choice(["answers.jsonl", "answers.json", "answers.csv"])
         text = (good / "answers.jsonl").read_text()
@@ -116,6 +120,12 @@ def on_json(good: Path, draw: Draw) -> None:
             bad.write_bytes(damaged_json(text, draw))
         words = draw.choice([("--answers",), ("--dataset",)])
         command("verify", good / "good", *words, bad, "--verifier", "exact", "--force")
+    elif kind == 6:
+        (good / "variances.yaml").write_bytes(json.dumps(VARIANCES).encode())
+        bad = good / "plan.json"
+        assert command("plan", "--components", good / "variances.yaml", "--detect", ".05", "--json", bad)[0] == 0
+        bad.write_bytes(damaged_json(bad.read_text(), draw))
+        command("plan", "--components", bad, "--detect", ".05")
     elif kind == 4:
         bad = good / "run" / "explore.json"
         bad.write_bytes(damaged_json(bad.read_text(), draw))
@@ -128,9 +138,12 @@ def on_json(good: Path, draw: Draw) -> None:
 
 
 def on_yaml(good: Path, draw: Draw) -> None:
-    kind = draw.randrange(3)
+    kind = draw.randrange(4)
     bad = good / "bad.yaml"
-    if kind == 0:
+    if kind == 3:
+        bad.write_bytes(damaged_yaml(VARIANCES, draw))
+        command("plan", "--components", bad, *draw.choice([(), ("--k", "1,curve"), ("--cost-run", "1")]))
+    elif kind == 0:
         bad.write_bytes(damaged_yaml(draw.choice([LEXICON, REFLECTIVE]), draw))
         command("explore", good / "good", "--resamples", 100, draw.choice(["--lexicon", "--reflective"]), bad)
     elif kind == 1:
@@ -193,6 +206,8 @@ OPTIONS = {
     "compare": "k:l margin:r caps:l budgets:l level:r resamples:w seed:w json:p csv:p figure:p",
     "explore": "out:p quantile:r cross:p cross-prompts:w vocabulary:w lexicon:p breaks:n k:w rare:r level:r seed:w "
     "max-sentences:w resamples:w",
+    "plan": "components:p k:l runs:w problems:w samples:w detect:r power:r level:r contrasts:w endpoints:w rho:r "
+    "method-problem-sd:r cost-run:r cost-sample:r budget:r max-problems:w json:p figure:p",
     "report": "out:p figures:p",
     "verify": "task:n dataset:p answers:p gold-column:n verifier:n problems:w timeout:r memory-mb:w workers:w",
     "import": "format:n run:n model:n threshold:r score:n map:n",

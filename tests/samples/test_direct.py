@@ -243,6 +243,20 @@ def test_a_report_reads_a_file_or_folder(tmp_path: Path, temporary: Path, kind: 
     assert list(temporary.iterdir()) == []
 
 
+def test_a_page_about_a_file_of_another_tool_goes_to_the_present_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    path = plain(tmp_path / "theirs" / "mine.jsonl")
+    assert run("report", path).exit_code == 0
+    assert [p.name for p in path.parent.iterdir()] == ["mine.jsonl"]
+    assert (tmp_path / "here" / "report.html").exists()
+    list(import_files([path], tmp_path / "table"))
+    assert run("report", tmp_path / "table").exit_code == 0
+    assert (tmp_path / "table" / "report.html").exists()
+
+
 def test_a_report_uses_the_result_that_is_about_the_file(tmp_path: Path) -> None:
     path = plain(tmp_path / "mine.jsonl")
     assert run("passk", path, "--k", "1,2", "--json", tmp_path / "passk.json").exit_code == 0

@@ -98,6 +98,13 @@ def test_every_sample_is_there_once_with_its_verdict(tmp_path: Path) -> None:
     assert "50.0 % correct" in str(summary)
 
 
+def test_what_problems_share_goes_into_the_table(tmp_path: Path) -> None:
+    problems = [Problem("p", "?", cluster="algebra"), Problem("q", "!")]
+    sample(make_job(), Odd(), problems, Echo, tmp_path / "s", console=Console(file=io.StringIO()))
+    table = read_samples(tmp_path / "s", ["problem_id", "cluster"]).to_pylist()
+    assert {(row["problem_id"], row["cluster"]) for row in table} == {("p", "algebra"), ("q", None)}
+
+
 def test_a_finished_run_needs_no_engine(tmp_path: Path) -> None:
     run(tmp_path)
     task = Odd()

@@ -18,7 +18,7 @@ from forkwise.study.analysis import Contrast, contrast, progress, read_study_fol
 from forkwise.study.looks import conditional_power, decide, look_at, look_file
 from forkwise.study.receipts import arm_of, note_start, read_receipt, read_receipts, write_receipt
 from forkwise.study.spec import BASE
-from forkwise.study.spending import boundaries, boundary, spent
+from forkwise.study.spending import boundary
 from forkwise.study.words import report
 
 # Of 4 samples of each of 12 problems, per seed 0-5.
@@ -111,30 +111,6 @@ def test_equal_arms_are_not_known_to_be_equal() -> None:
     found = contrast(*same, 1, 4, 0.95)
     assert found.p == 1
     assert found.high > 0.5  # three problems say nothing about a fourth
-
-
-@pytest.mark.parametrize(
-    ("fractions", "scores"),
-    [
-        # Lan-DeMets O'Brien-Fleming, two-sided 5 %: DeMets & Lan 1994, Stat. Med. 13, and R's ldbounds.
-        ((1.0,), (1.9600,)),
-        ((0.5, 1.0), (2.9626, 1.9686)),
-        ((0.2, 0.4, 0.6, 0.8, 1.0), (4.8769, 3.3569, 2.6803, 2.2898, 2.0310)),
-    ],
-)
-def test_boundaries_are_those_published(fractions: tuple[float, ...], scores: tuple[float, ...]) -> None:
-    found = [stats.norm.isf(p / 2) for p in boundaries(0.05, fractions)]
-    np.testing.assert_allclose(found, scores, atol=2e-4)
-    assert spent(0.05, 1.0) == pytest.approx(0.05)
-
-
-def test_all_looks_together_make_the_agreed_error() -> None:
-    rng = np.random.default_rng(0)
-    runs = rng.standard_normal((200_000, 4)).cumsum(axis=1)
-    fractions = (0.25, 0.5, 0.75, 1.0)
-    p = 2 * stats.norm.sf(np.abs(runs) / np.sqrt(4 * np.array(fractions)))
-    crossed = (p < boundaries(0.2, fractions)).any(axis=1).mean()
-    assert crossed == pytest.approx(0.2, abs=0.004)  # four standard errors
 
 
 def _contrast(mean: float, se: float, run_variance: float, seeds: int = 3) -> Contrast:

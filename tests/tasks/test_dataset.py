@@ -281,3 +281,12 @@ def test_without_math_verify_the_task_says_so_before_training(tmp_path, monkeypa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"forkwise\[math\]"):
         MathTask()
+
+
+def test_a_column_cluster_says_what_problems_share(tmp_path):
+    rows = [row | {"cluster": i % 3} for i, row in enumerate(ROWS[:30])]
+    task = exact(write_jsonl(tmp_path / "topics.jsonl", rows), test_fraction=1.0)
+    by_prompt = {p.prompt: p.cluster for p in task.problems("test")}
+    assert by_prompt == {row["prompt"]: str(row["cluster"]) for row in rows}
+    bare = exact(write_jsonl(tmp_path / "bare.jsonl", ROWS[:30]), test_fraction=1.0)
+    assert {p.cluster for p in bare.problems("test")} == {None}

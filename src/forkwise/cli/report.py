@@ -15,7 +15,9 @@ def report(
             help="Run folders, samples, files that forkwise import reads, explorations.", show_default=False
         ),
     ],
-    out: Annotated[Path | None, typer.Option(help="HTML file (default: report.html in the first RUN).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file (default: report.html in the first RUN, or here).")
+    ] = None,
     figures: Annotated[Path | None, typer.Option(help="Write the figures into this folder too, PNG and SVG.")] = None,
     text: Annotated[bool, typer.Option("--text", help="Print a summary, for logs.")] = False,
     trace_mb: Annotated[float, typer.Option(min=0, help="Most megabytes of traces in the page, compressed.")] = 2.0,

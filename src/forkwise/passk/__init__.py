@@ -19,6 +19,8 @@ from forkwise.passk.intervals import (
 from forkwise.passk.loading import load_arm
 from forkwise.passk.majority import maj_at_k
 from forkwise.passk.outcomes import Arm, make_arm
+from forkwise.passk.plan import Plan
+from forkwise.passk.planning import plan_study
 from forkwise.passk.results import Comparison, Crossing, Curve, Difference, Evaluation
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "Evaluation",
     "Extrapolation",
     "Interval",
+    "Plan",
     "bootstrap_interval",
     "compare",
     "curve_grid",
@@ -46,6 +49,7 @@ __all__ = [
     "paired_difference",
     "pass_at_k",
     "pass_pow_k",
+    "plan_study",
     "sample_counts",
     "student_interval",
 ]

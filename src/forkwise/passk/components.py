@@ -77,6 +77,11 @@ class Components:
         return known[-1]
 
 
+def is_endpoint(text: str) -> bool:
+    """Whether a text names an endpoint: `curve`, or a K of at most nine digits."""
+    return text == CURVE or (text.isdecimal() and len(text) <= 9 and int(text) >= 1)
+
+
 def name_of(endpoint: str) -> str:
     """Writes an endpoint as in `K = 16`, or `the curve's mean`."""
     return "the curve's mean" if endpoint == CURVE else f"K = {endpoint}"

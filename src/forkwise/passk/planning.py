@@ -12,7 +12,7 @@ import numpy as np
 from forkwise.errors import InputError
 from forkwise.folders.results import Input, inputs_of
 from forkwise.passk.comparison import CURVE
-from forkwise.passk.components import Components, estimate
+from forkwise.passk.components import Components, estimate, is_endpoint
 from forkwise.passk.design import seed_order
 from forkwise.passk.estimator import k_grid, shown_ks
 from forkwise.passk.files import inputs_of_tables
@@ -27,6 +27,7 @@ DEFAULT_RUNS = 5
 _SHOWN = 4  # K, without --k
 _BEYOND = 4  # times the pilot's samples up to which a cheaper study may draw
 _LARGEST_RHO = 0.99
+_LARGEST = 10**9  # of runs, problems and samples
 
 
 def plan_study(
@@ -77,6 +78,7 @@ def plan_study(
     """
     _check_test(power, level, rho, fixed, paired_seeds, method_problem_sd)
     _check_differences(detect)
+    _check_size(runs=runs, problems=problems, samples=samples)
     costs = _costs(cost_run, cost_sample, budget, contrasts, fixed)
     if bool(pilot) == (components is not None):
         raise InputError(
@@ -130,6 +132,12 @@ def _check_test(
         )
 
 
+def _check_size(**sizes: int | None) -> None:
+    for name, size in sizes.items():
+        if size is not None and not 1 <= size < _LARGEST:
+            raise InputError(f"--{name} is {size}: give a number from 1 to a billion.")
+
+
 def _check_differences(differences: Sequence[float]) -> None:
     for difference in differences:
         if not 0 < difference < 1:
@@ -171,7 +179,7 @@ def parse_endpoints(text: str | None) -> list[str] | None:
         return None
     names = list(dict.fromkeys(part.strip() for part in text.split(",")))
     for name in names:
-        if name != CURVE and not (name.isdecimal() and int(name) >= 1):
+        if not is_endpoint(name):
             raise InputError(f"--k takes numbers of samples and {CURVE}, such as 1,16,{CURVE}, not '{text}'.")
     return [name if name == CURVE else str(int(name)) for name in names]
 

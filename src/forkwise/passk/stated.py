@@ -10,7 +10,7 @@ from typing import Any
 
 from forkwise.errors import InputError, nearest
 from forkwise.passk.comparison import CURVE
-from forkwise.passk.components import Components, Noise, chi_square_interval
+from forkwise.passk.components import Components, Noise, chi_square_interval, is_endpoint
 from forkwise.passk.plan import read_plan
 from forkwise.reading import parse_yaml, read_bytes
 
@@ -89,7 +89,9 @@ def read_earlier(path: Path) -> Stated:
         numbers = [c.run, c.run_low, c.run_high, c.run_problem, *(noise.variance for noise in c.noise)]
         numbers += [x for x in (c.method_problem, c.problem, c.mean) if x is not None]
         ns = [noise.n for noise in c.noise]
-        whole = c.largest_k >= 1 and c.run_freedom >= 0 and bool(ns) and ns == sorted(set(ns))
+        whole = (
+            is_endpoint(c.endpoint) and c.largest_k >= 1 and c.run_freedom >= 0 and bool(ns) and ns == sorted(set(ns))
+        )
         if not whole or ns[0] < 1 or not all(_is_number(x) and x >= 0 for x in numbers):
             raise InputError(f"'{path}' is damaged (its components are no variances): run forkwise plan --json again.")
         if any(x is not None and not -1 <= x <= 1 for x in (c.rho, c.rho_low, c.rho_high)):
@@ -171,16 +173,16 @@ def _is_number(value: Any) -> bool:
 def _whole(value: Any, name: str, path: Path) -> int | None:
     if value is None:
         return None
-    if isinstance(value, str) and value.isdecimal():  # a JSON object has texts for keys
+    if isinstance(value, str) and is_endpoint(value) and value != CURVE:  # a JSON object has texts for keys
         value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"'{path}': {name} is {value!r}, and a whole number from 1 on is needed.")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 10**9:
+        raise InputError(f"'{path}': {name} is {value!r:.40}, and a whole number from 1 to a billion is needed.")
     return value
 
 
 def _k(name: str, path: Path) -> int:
-    if not name.isdecimal() or int(name) < 1:
-        raise InputError(f"'{path}' has components of '{name}': each belongs to a K, such as 16, or to {CURVE}.")
+    if not is_endpoint(name):
+        raise InputError(f"'{path}' has components of '{name:.40}': each belongs to a K, such as 16, or to {CURVE}.")
     return int(name)
 
 

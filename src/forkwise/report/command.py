@@ -13,7 +13,7 @@ from forkwise.report.content import TRACE_BYTES, Content, gather
 from forkwise.report.figures import figures
 from forkwise.report.page import write_page
 from forkwise.report.passk_figures import save
-from forkwise.report.sources import find_sources
+from forkwise.report.sources import find_source, find_sources
 from forkwise.report.text import summary
 from forkwise.terminal import complain, echo
 
@@ -45,7 +45,8 @@ def run_report(
     """Writes the page and perhaps figures, and says where they are; `text` prints the summary.
 
     Args:
-        out: where the page goes; None is `report.html` in the first RUN, which replaces only what a report wrote.
+        out: where the page goes; None is `report.html` in the first RUN, which replaces only what a report wrote;
+            for files of another tool, in the present folder.
         figure_folder: where figures go, as PNG and SVG; None is nowhere.
         open_page: show the page in the default browser.
         trace_mb: most megabytes of traces in the page.
@@ -75,8 +76,16 @@ def _page_file(path: Path) -> Path:
 
 
 def _default_page(run: Path) -> Path:
-    """Returns `report.html` beside the RUN's files; refuses where that is a file that no report wrote."""
-    path = (run if run.is_dir() else run.parent) / PAGE
+    """Returns `report.html` beside the RUN's files, or here for files of another tool.
+
+    Raises:
+        InputError: that is a file that no report wrote.
+    """
+    try:
+        find_source(run)
+        path = (run if run.is_dir() else run.parent) / PAGE
+    except InputError:
+        path = Path(PAGE)
     if path.exists() and _OURS not in path.read_bytes()[:4096] and b"<title>forkwise" not in path.read_bytes()[:4096]:
         raise InputError(f"'{path}' is there already and was not written by forkwise: give another --out.")
     return path
