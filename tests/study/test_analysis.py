@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made import receipt, study, write_all
+import yaml
+from made import content, receipt, study, write_all
 from scipy import stats
 
 from forkwise import cli
@@ -197,8 +198,11 @@ def test_arms_are_compared_when_that_was_planned_and_not_before(tmp_path: Path) 
 
 def test_the_gate_stays_shut_without_a_primary_difference(tmp_path: Path) -> None:
     plan = study(primary={"arm": "shaped", "endpoint": 1, "gate": "placebo"})
-    write_all(tmp_path, plan, {"GRPO": PLAIN, "shaped": ALIKE, "placebo": BETTER})
+    nearly = [(1, *PLAIN[0][1:]), *PLAIN[1:]]
+    write_all(tmp_path, plan, {"GRPO": PLAIN, "shaped": nearly, "placebo": BETTER})
     _, _, reading = read_study_folder(tmp_path)
+    assert reading.result.primary is not None
+    assert 0.05 < reading.result.primary.p < 1
     assert not reading.result.shown
     assert reading.result.gate is None
     assert "shaped minus placebo is not tested" in said(tmp_path)
@@ -286,3 +290,22 @@ def test_the_command_writes_numbers_and_markdown(tmp_path: Path, capsys: pytest.
         cli.run(["study", "analyse", str(tmp_path / "none")])
     assert ended.value.code == 2
     assert "holds no study" in capsys.readouterr().err
+
+
+def test_a_study_is_planned_from_the_receipts_of_a_pilot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("trl")
+    write_all(tmp_path / "r", study(primary=None, pilot=True), {"GRPO": PLAIN, "shaped": BETTER, "placebo": ALIKE})
+    file = tmp_path / "next.yaml"
+    file.write_text(yaml.safe_dump(content(seeds="0-9", primary={"arm": "shaped", "endpoint": 1, "secondary": [4]})))
+    with pytest.raises(SystemExit) as ended:
+        cli.run(["study", "plan", str(file), "--pilot", str(tmp_path / "r")])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    # 30 runs of a minute, and 31 times 3 problems x 4 samples at 30 seconds per 48 samples.
+    assert "It takes 0.6 hours: 0.5 of training and 0.1 of sampling." in out
+    assert "10 runs per arm on 3 problems x 4 samples find a difference of" in out
+    write_all(tmp_path / "few", study(primary=None, pilot=True), {"GRPO": PLAIN[:2], "shaped": BETTER[:2]})
+    with pytest.raises(SystemExit) as ended:
+        cli.run(["study", "plan", str(file), "--pilot", str(tmp_path / "few")])
+    assert ended.value.code == 2
+    assert "has 0 seeds in all arms, and how training varies takes at least 3" in capsys.readouterr().err
