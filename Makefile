@@ -56,7 +56,11 @@ test-verl: $(VENV)/verl
 test-oldest-transformers: $(VENV)/transformers-oldest
 	PYTHONPATH=$(CURDIR)/$< FORKWISE_EXPECTED_TRL=$(OLDEST_TRL) $(BIN)/python -m pytest tests/training/test_resume.py tests/training/test_models.py tests/test_loading.py $(ARGS)
 
-test-slow: $(VENV)/.dev test-oldest-transformers
+$(VENV)/.ray: $(VENV)/.dev
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[ray]'
+	touch $@
+
+test-slow: $(VENV)/.dev $(VENV)/.ray test-oldest-transformers
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(VENV)/.dev

@@ -2,7 +2,7 @@
 
     python benchmarks/evidence_seeds.py
 
-Reads the samples that `forkwise lab compare` left in runs/central-grpo, runs/ablations, runs/followers and runs/grid.
+Reads the samples in runs/central-grpo, runs/ablations, runs/followers and runs/grid (docs/evidence.md).
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def part(folder: Path, runs: list[str], samples: int, problems: slice) -> Arm:
     """Some problems, in the task's order, by the first samples of each run; without lengths."""
     columns: dict[str, list[Any]] = {"run": [], "problem_id": [], "correct": []}
     for run in runs:
-        for shard in sorted((folder / "samples" / run).glob("*.parquet"))[problems]:
+        shards = sorted((folder / "samples" / run).glob("*.parquet"))
+        chosen = list(dict.fromkeys(shard.stem.partition("-")[0] for shard in shards))[problems]  # a problem's place
+        for shard in (shard for shard in shards if shard.stem.partition("-")[0] in chosen):
             table = read_samples(shard, [*columns, "sample_id"])
             table = table.filter(pc.less(table["sample_id"], samples))
             for key in columns:

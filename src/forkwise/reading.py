@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ _EXPANDED = 1 << 20  # values and their characters in a YAML file, each alias co
 _DEEPEST = 50  # levels of nesting
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _LONGEST_NUMBER = 400  # characters of a number in YAML
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_yaml(path: Path) -> Any:
@@ -116,3 +118,14 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def without_surrogates(value: Any) -> Any:
+    """Returns a JSON value with U+FFFD for each lone surrogate, which neither UTF-8 nor a tokenizer takes."""
+    if isinstance(value, str):
+        return _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", value)
+    if isinstance(value, list):
+        return [without_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {key: without_surrogates(item) for key, item in value.items()}
+    return value

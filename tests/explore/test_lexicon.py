@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from forkwise.errors import InputError
-from forkwise.explore.lexicon import load_lexicon, load_reflective, pivotal_marks, reflective_spans
+from forkwise.explore.lexicon import load_lexicon, load_reflective, reflective_spans
+from forkwise.explore.sentences import Span
+from forkwise.explore.spans import first_token, token_spans
 
 
 def found(text: str) -> list[str]:
@@ -48,8 +50,9 @@ def test_a_match_is_where_it_stands() -> None:
 
 def test_marks_are_on_the_first_token_of_each_match() -> None:
     tokens = ["There", "fore", " on", " the", " other", " hand", " also", " so", "<eos>"]
-    marks = pivotal_marks(tokens, "Therefore on the other hand also so")
-    assert marks == [True, False, True, False, False, False, False, True, False]
+    text = "Therefore on the other hand also so"
+    matches = [Span(match.start, match.end) for match in load_lexicon().matches(text)]
+    assert first_token(token_spans(tokens, text), matches).tolist() == [0, 2, 7]
 
 
 @pytest.mark.parametrize(

@@ -318,6 +318,7 @@ FILES: dict[str, tuple[Act, str]] = {
 TEMPLATES: dict[str, tuple[Act, str]] = {
     "none": (tokens(chat_template=...), "no chat template"),
     "no Jinja": (tokens(chat_template="{% for %}"), r"chat template of .* \(Expected an expression"),
+    "half a character": (tokens(chat_template="{{ '\ud800' }}"), r"chat template of .* surrogates not allowed"),
     "what is not there": (tokens(chat_template="{{ a.b.c }}"), r"chat template of .* \('a' is undefined"),
     "a list of no templates": (tokens(chat_template=[3]), r"tokenizer_config\.json' \(something in it"),
     "endless": (tokens(chat_template=ENDLESS), r"chat template of .* \(it takes more than 1 seconds"),

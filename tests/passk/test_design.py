@@ -94,9 +94,9 @@ def test_too_few_runs_are_refused_unless_the_arm_is_fixed() -> None:
 
 def test_paired_seeds_are_students_t_of_the_differences_of_seeds() -> None:
     # Runs alone vary: every problem is as hard as any other, on so many that none can differ unseen.
-    counts = {"a": [4, 6, 3, 9], "b": [7, 8, 6, 11]}
+    counts = {"a": [4, 6, 3, 9, 5], "b": [7, 8, 6, 11, 7]}
     arms = [arm(name, {f"{name}-{10 - i}": [c] * 900 for i, c in enumerate(of)}) for name, of in counts.items()]
-    # Names sort as text: a-10, a-7, a-8, a-9. Pairs are by number all the same.
+    # Names sort as text: a-10, a-6, a-7, a-8, a-9. Pairs are by number all the same.
     d = compare(*arms, ks=[1], paired_seeds=True).differences[0]
     gains = (np.array(counts["b"]) - np.array(counts["a"])) / N
     assert d.p[0] == pytest.approx(stats.ttest_1samp(gains, 0).pvalue)
@@ -111,16 +111,18 @@ def test_seeds_that_share_their_luck_give_narrower_intervals_when_paired() -> No
 
 
 def test_seeds_that_do_not_pair_are_refused() -> None:
-    a, b = seeds("a", 4), seeds("b", 3)
-    with pytest.raises(InputError, match="'a' has the seeds 0, 1, 2, 3 and 'b' 0, 1, 2: only runs of the same seeds"):
+    a, b = seeds("a", 6), seeds("b", 5)
+    with pytest.raises(InputError, match="'a' has the seeds 0, 1, 2, 3, 4, 5 and 'b' 0, 1, 2, 3, 4: only runs of the"):
         compare(a, b, paired_seeds=True)
     with pytest.raises(InputError, match="'x' is a fixed model and shares no seeds"):
         compare(a, seeds("x", 4), paired_seeds=True, fixed=["x"])
     with pytest.raises(InputError, match="every arm has one run"):
         compare(seeds("a", 1), seeds("b", 1), paired_seeds=True)
-    unnamed = arm("c", {run: [1, 2, 3] for run in ("red", "green", "blue")})
+    with pytest.raises(InputError, match="'a' has 4 runs, and pairs of seeds take at least 5"):
+        compare(seeds("a", 4), seeds("b", 4), paired_seeds=True)
+    unnamed = arm("c", {run: [1, 2, 3] for run in ("red", "green", "blue", "white", "black")})
     with pytest.raises(InputError, match="do not end in their seeds"):
-        compare(unnamed, arm("d", {run: [1, 2, 3] for run in ("s0", "s1", "s2")}), paired_seeds=True)
+        compare(unnamed, arm("d", {f"s{i}": [1, 2, 3] for i in range(5)}), paired_seeds=True)
 
 
 # ------------------------------------------------------------------------------------------------------------ clusters

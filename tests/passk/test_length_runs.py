@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from forkwise.passk import compare, make_arm
+from forkwise.passk.length import budget_curves
 from forkwise.passk.outcomes import Arm
-from forkwise.passk.two_way import vary
+from forkwise.passk.two_way import joint_test, vary
 
 RUNS, PROBLEMS, N = 5, 20, 32
 
@@ -72,3 +73,20 @@ def test_matched_covers_equal_arms_whose_runs_differ() -> None:
         (row,) = result.differences[0].length
         hits += row.low <= 0 <= row.high
     assert hits >= 13
+
+
+def test_the_curve_over_tokens_spent_has_a_band_for_all_budgets() -> None:
+    """The band is the joint one of all budgets and arms, and wider than the interval at one budget."""
+    arms = [trained(name, seed, luck=0.1) for name, seed in (("a", 1), ("b", 2), ("c", 3))]
+    result = compare(*arms, ks=[1], budgets=[8, 16, 24], caps=[], resamples=2000)
+    values = [budget_curves(arm, [8, 16, 24])[0] for arm in arms]
+    variations = [vary(x, values[0], names=(arm.name, "a")) for arm, x in zip(arms[1:], values[1:], strict=True)]
+    critical = joint_test(variations, resamples=2000, seed=0).critical(0.95)
+    for difference, variation in zip(result.differences, variations, strict=True):
+        rows = [row for row in difference.length if row.control == "budget"]
+        assert [row.at for row in rows] == [8, 16, 24]
+        expected = variation.interval(critical, 0.95)
+        np.testing.assert_allclose([row.band_low for row in rows], expected.low)
+        np.testing.assert_allclose([row.band_high for row in rows], expected.high)
+        assert all(row.band_low < row.low and row.band_high > row.high for row in rows)
+    assert all(row.band_low is None for row in result.differences[0].length if row.control != "budget")

@@ -237,3 +237,13 @@ def test_fields() -> None:
             work()
         assert str(caught.value) == message.replace("\\\\", "\\").replace('\\"', '"')
     assert json.dumps(str(caught.value)).isascii()
+
+
+def test_clusters_are_texts_and_can_be_mapped(tmp_path: Path) -> None:
+    record = {"problem_id": "p", "completion": "1", "correct": True}
+    rows, _ = run_import(tmp_path / "a", jsonl(tmp_path / "a.jsonl", {**record, "cluster": 7}))
+    assert [row["cluster"] for row in rows] == ["7"]
+    file = jsonl(tmp_path / "b.jsonl", {**record, "topic": "algebra"})
+    rows, _ = run_import(tmp_path / "b", file, columns={"cluster": "topic"})
+    assert [row["cluster"] for row in rows] == ["algebra"]
+    refused(tmp_path / "c", jsonl(tmp_path / "c.jsonl", {**record, "cluster": ["a"]}), "cluster is .*must be text or a")

@@ -98,6 +98,13 @@ def test_every_sample_is_there_once_with_its_verdict(tmp_path: Path) -> None:
     assert "50.0 % correct" in str(summary)
 
 
+def test_what_problems_share_goes_into_the_table(tmp_path: Path) -> None:
+    problems = [Problem("p", "?", cluster="algebra"), Problem("q", "!")]
+    sample(make_job(), Odd(), problems, Echo, tmp_path / "s", console=Console(file=io.StringIO()))
+    table = read_samples(tmp_path / "s", ["problem_id", "cluster"]).to_pylist()
+    assert {(row["problem_id"], row["cluster"]) for row in table} == {("p", "algebra"), ("q", None)}
+
+
 def test_a_finished_run_needs_no_engine(tmp_path: Path) -> None:
     run(tmp_path)
     task = Odd()
@@ -190,6 +197,16 @@ def test_problems_with_one_id_are_refused(tmp_path: Path) -> None:
     task = Odd()
     with pytest.raises(InputError, match="same id"):
         sample(make_job(), task, [Problem("p", "1"), Problem("p", "2")], Echo, tmp_path)
+
+
+def test_the_gold_answer_lies_with_each_sample(tmp_path: Path) -> None:
+    problems = [Problem("p", "1", answer="eight"), Problem("q", "2")]
+    sample(make_job(), Odd(), problems, Echo, tmp_path)
+    table = read_samples(tmp_path, ["problem_id", "gold"])
+    assert set(zip(*(table[name].to_pylist() for name in ("problem_id", "gold")), strict=True)) == {
+        ("p", "eight"),
+        ("q", None),
+    }
 
 
 def test_without_verification_nothing_is_wrong(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made import receipt, study, write_all
+import yaml
+from made import content, receipt, study, write_all
 from scipy import stats
 
 from forkwise import cli
@@ -17,7 +18,7 @@ from forkwise.study.analysis import Contrast, contrast, progress, read_study_fol
 from forkwise.study.looks import conditional_power, decide, look_at, look_file
 from forkwise.study.receipts import arm_of, note_start, read_receipt, read_receipts, write_receipt
 from forkwise.study.spec import BASE
-from forkwise.study.spending import boundaries, boundary, spent
+from forkwise.study.spending import boundary
 from forkwise.study.words import report
 
 # Of 4 samples of each of 12 problems, per seed 0-5.
@@ -112,30 +113,6 @@ def test_equal_arms_are_not_known_to_be_equal() -> None:
     assert found.high > 0.5  # three problems say nothing about a fourth
 
 
-@pytest.mark.parametrize(
-    ("fractions", "scores"),
-    [
-        # Lan-DeMets O'Brien-Fleming, two-sided 5 %: DeMets & Lan 1994, Stat. Med. 13, and R's ldbounds.
-        ((1.0,), (1.9600,)),
-        ((0.5, 1.0), (2.9626, 1.9686)),
-        ((0.2, 0.4, 0.6, 0.8, 1.0), (4.8769, 3.3569, 2.6803, 2.2898, 2.0310)),
-    ],
-)
-def test_boundaries_are_those_published(fractions: tuple[float, ...], scores: tuple[float, ...]) -> None:
-    found = [stats.norm.isf(p / 2) for p in boundaries(0.05, fractions)]
-    np.testing.assert_allclose(found, scores, atol=2e-4)
-    assert spent(0.05, 1.0) == pytest.approx(0.05)
-
-
-def test_all_looks_together_make_the_agreed_error() -> None:
-    rng = np.random.default_rng(0)
-    runs = rng.standard_normal((200_000, 4)).cumsum(axis=1)
-    fractions = (0.25, 0.5, 0.75, 1.0)
-    p = 2 * stats.norm.sf(np.abs(runs) / np.sqrt(4 * np.array(fractions)))
-    crossed = (p < boundaries(0.2, fractions)).any(axis=1).mean()
-    assert crossed == pytest.approx(0.2, abs=0.004)  # four standard errors
-
-
 def _contrast(mean: float, se: float, run_variance: float, seeds: int = 3) -> Contrast:
     half = 1.96 * se
     p = float(2 * stats.norm.sf(abs(mean) / se))
@@ -221,8 +198,11 @@ def test_arms_are_compared_when_that_was_planned_and_not_before(tmp_path: Path) 
 
 def test_the_gate_stays_shut_without_a_primary_difference(tmp_path: Path) -> None:
     plan = study(primary={"arm": "shaped", "endpoint": 1, "gate": "placebo"})
-    write_all(tmp_path, plan, {"GRPO": PLAIN, "shaped": ALIKE, "placebo": BETTER})
+    nearly = [(1, *PLAIN[0][1:]), *PLAIN[1:]]
+    write_all(tmp_path, plan, {"GRPO": PLAIN, "shaped": nearly, "placebo": BETTER})
     _, _, reading = read_study_folder(tmp_path)
+    assert reading.result.primary is not None
+    assert 0.05 < reading.result.primary.p < 1
     assert not reading.result.shown
     assert reading.result.gate is None
     assert "shaped minus placebo is not tested" in said(tmp_path)
@@ -310,3 +290,22 @@ def test_the_command_writes_numbers_and_markdown(tmp_path: Path, capsys: pytest.
         cli.run(["study", "analyse", str(tmp_path / "none")])
     assert ended.value.code == 2
     assert "holds no study" in capsys.readouterr().err
+
+
+def test_a_study_is_planned_from_the_receipts_of_a_pilot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("trl")
+    write_all(tmp_path / "r", study(primary=None, pilot=True), {"GRPO": PLAIN, "shaped": BETTER, "placebo": ALIKE})
+    file = tmp_path / "next.yaml"
+    file.write_text(yaml.safe_dump(content(seeds="0-9", primary={"arm": "shaped", "endpoint": 1, "secondary": [4]})))
+    with pytest.raises(SystemExit) as ended:
+        cli.run(["study", "plan", str(file), "--pilot", str(tmp_path / "r")])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    # 30 runs of a minute, and 31 times 3 problems x 4 samples at 30 seconds per 48 samples.
+    assert "It takes 0.6 hours: 0.5 of training and 0.1 of sampling." in out
+    assert "10 runs per arm on 3 problems x 4 samples find a difference of" in out
+    write_all(tmp_path / "few", study(primary=None, pilot=True), {"GRPO": PLAIN[:2], "shaped": BETTER[:2]})
+    with pytest.raises(SystemExit) as ended:
+        cli.run(["study", "plan", str(file), "--pilot", str(tmp_path / "few")])
+    assert ended.value.code == 2
+    assert "has 0 seeds in all arms, and how training varies takes at least 3" in capsys.readouterr().err

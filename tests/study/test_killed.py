@@ -172,6 +172,45 @@ def test_a_study_that_is_killed_again_and_again_ends_as_one_that_was_not(
     assert not (tmp_path / "new" / "arms").exists()
 
 
+LENGTH = """
+def length(completions, **_):
+    return [float(sum(map(ord, text)) % 7) for text in completions]
+"""
+
+
+@pytest.mark.slow
+def test_a_run_whose_numbers_are_not_finite_counts_as_collapsed_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd_reward.py").write_text(LENGTH)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    file = small(tmp_path, steps=4, seeds="0-0")
+    plan = yaml.safe_load(file.read_text())
+    plan["recipe"] |= {"reward": ["odd_reward:length"]}
+    plan["arms"]["shaped"] |= {"learning_rate": 1e30}
+    file.write_text(yaml.safe_dump(plan))
+    subprocess.run([sys.executable, *command(file, tmp_path / "out", "--jobs", "2")], check=True, timeout=900)
+    found = receipts(file, tmp_path / "out")
+    assert found["grpo-seed0"].collapsed is None
+    dead = found["shaped-seed0"]
+    assert "not finite" in str(dead.collapsed)
+    assert (dead.c, dead.n) == ([0, 0, 0], [8, 8, 8])
+    assert len(dead.attempts) == 1  # it would come to the same end
+    assert not (tmp_path / "out" / "samples" / "shaped-seed0").exists()
+
+
+@pytest.mark.slow
+def test_a_run_may_take_several_processes(tmp_path: Path) -> None:
+    file = small(tmp_path, steps=2, seeds="0-0")
+    plan = yaml.safe_load(file.read_text())
+    plan["processes"] = 2
+    plan["recipe"] |= {"per_device_train_batch_size": 4}
+    file.write_text(yaml.safe_dump(plan))
+    subprocess.run([sys.executable, *command(file, tmp_path / "out", "--jobs", "1")], check=True, timeout=1500)
+    assert "# processes 2" in (tmp_path / "out" / "arms" / "grpo-seed0" / "run.yaml").read_text()
+    assert set(receipts(file, tmp_path / "out")) == {"grpo-seed0", "shaped-seed0"}
+
+
 # ----------------------------------------------------------------------------------------------------------------- Ray
 
 

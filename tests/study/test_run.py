@@ -21,7 +21,8 @@ from forkwise.study import places
 from forkwise.study.places import LocalPlace, RayPlace, Resources, gpus, shares
 from forkwise.study.receipts import read_receipt, starts, training_summary, write_receipt
 from forkwise.study.run import check_study, run
-from forkwise.study.spec import BASE, Device, Study
+from forkwise.study.spec import BASE, Device, Study, read_study
+from forkwise.study.spending import boundary
 from forkwise.study.work import Work, perform
 from forkwise.training.folder import COLLAPSED
 
@@ -166,8 +167,31 @@ def test_what_could_not_run_is_refused_before_it_is_registered_or_run(changes: d
         check_study(study(**changes))
 
 
-def test_a_study_that_can_run_is_not_refused() -> None:
-    check_study(study())
+ROOT = Path(__file__).parents[2]
+FILES = [ROOT / "examples" / "study.yaml", *sorted((ROOT / "studies").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if ".registered" not in f.name], ids=lambda path: path.stem)
+def test_every_study_of_the_repository_can_run(file: Path) -> None:
+    check_study(read_study(file))
+
+
+def test_the_powered_study_is_the_one_that_was_designed() -> None:
+    plan = read_study(ROOT / "studies" / "paper-regime.yaml")
+    recipe = plan.recipe
+    rollout = recipe["per_device_train_batch_size"] * recipe["steps_per_generation"]
+    assert (rollout, recipe["per_device_train_batch_size"]) == (512, 32)  # 16 updates of each rollout
+    assert plan.problems == 288 // 16 * 512 // recipe["num_generations"]  # none is met twice
+    assert (recipe["epsilon"], recipe["epsilon_high"], recipe["loss_type"]) == (0.2, 0.28, "dapo")
+    assert recipe["lr_scheduler_kwargs"]["num_decay_steps"] == plan.steps / 4
+    assert plan.seeds == list(range(100, 132))
+    assert [round(boundary(plan, seeds), 4) for seeds in (16, 32)] == [0.0031, 0.049]
+    pilot = read_study(ROOT / "studies" / "paper-regime-pilot.yaml")
+    assert (pilot.recipe, pilot.problems) == (recipe, plan.problems)
+    assert pilot.arms == plan.arms[:2]
+    asked = [range(s.evaluation.first_problem, s.evaluation.first_problem + 300) for s in (plan, pilot)]
+    assert not set(asked[0]) & set(asked[1])
+    assert not set(pilot.seeds) & set(plan.seeds)
 
 
 # --------------------------------------------------------------------------------------------------------------- places
@@ -273,9 +297,20 @@ def test_a_collapsed_run_counts_with_no_problem_solved(tmp_path: Path) -> None:
 
 
 def test_metrics_are_summarised() -> None:
-    log = [{"step": s, "reward": s / 100, "num_tokens": 10 * s, "step_time": 2.0, "note": "x"} for s in range(1, 101)]
+    log = [
+        {
+            "step": s,
+            "reward": s / 100,
+            "clip_ratio/low_mean": s / 100,
+            "num_tokens": 10 * s,
+            "step_time": 2.0,
+            "note": "x",
+        }
+        for s in range(1, 101)
+    ]
     summary, curves = training_summary(log)
     assert summary["reward"] == pytest.approx(0.955)  # of steps 91 to 100
+    assert summary["clip_ratio/low_mean"] == pytest.approx(0.505)  # of all
     assert (summary["num_tokens"], summary["step"]) == (1000, 100)
     assert summary["minutes"] == pytest.approx(200 / 60)
     assert "note" not in summary

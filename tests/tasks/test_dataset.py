@@ -79,6 +79,13 @@ def test_jsonl_csv_parquet_and_gzip_hold_the_same_problems(tmp_path):
     assert {p.answer for p in found[0]} == {"042", "1/2"}  # CSV cells are not turned into numbers
 
 
+def test_half_a_character_becomes_the_replacement_character(tmp_path):
+    path = tmp_path / "half.jsonl"
+    path.write_text('{"prompt": "what \\ud800 is", "answer": "5"}\n')
+    (problem,) = DatasetTask(str(path), test_fraction=1.0).problems("test")
+    assert problem.prompt == "what \ufffd is"  # a tokenizer refuses a lone surrogate
+
+
 def test_columns_are_found_or_named(tmp_path):
     rows = [{"unique_id": 7, "text": {"q": "2+2"}, "problem": "3+3", "gold": 4, "ground_truth": ["6"]}]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
@@ -274,3 +281,12 @@ def test_without_math_verify_the_task_says_so_before_training(tmp_path, monkeypa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"forkwise\[math\]"):
         MathTask()
+
+
+def test_a_column_cluster_says_what_problems_share(tmp_path):
+    rows = [row | {"cluster": i % 3} for i, row in enumerate(ROWS[:30])]
+    task = exact(write_jsonl(tmp_path / "topics.jsonl", rows), test_fraction=1.0)
+    by_prompt = {p.prompt: p.cluster for p in task.problems("test")}
+    assert by_prompt == {row["prompt"]: str(row["cluster"]) for row in rows}
+    bare = exact(write_jsonl(tmp_path / "bare.jsonl", ROWS[:30]), test_fraction=1.0)
+    assert {p.cluster for p in bare.problems("test")} == {None}

@@ -21,6 +21,7 @@ def methods(
 ) -> None:
     """List the methods for --method of grpo and ppo: paper, formula, what they require, options with defaults."""
     from forkwise.methods import describe
+    from forkwise.methods.base import option_text
 
     entries = describe(names or [])
     if json:
@@ -31,7 +32,7 @@ def methods(
     for column, ratio in (("arXiv", 2), ("formula", 5), ("requires", 2), ("options and defaults", 3)):
         table.add_column(column, ratio=ratio, overflow="fold")
     for entry in entries:
-        options = "\n".join(f"{key}={_text(value)}" for key, value in entry["defaults"].items())
+        options = "\n".join(f"{key}={option_text(value)}" for key, value in entry["defaults"].items())
         requirements = ", ".join([*entry["requires"], *entry["conditions"]]) or "nothing"
         requires = "TRL's own" if entry["stage"] == "settings" else requirements
         cells = (entry["name"], entry["paper"] or entry["title"], entry["formula"], requires, options)
@@ -43,7 +44,3 @@ def methods(
         "no others: alpha counts only with entropy_advantage. docs/papers.md has a section on each.",
         markup=False,
     )
-
-
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -76,6 +76,8 @@ class CompareOptions(MeasureOptions):
     )
     intersect: Annotated[bool, "Compare on the shared problems."] = False
     margin: Annotated[float, "Differences within +-margin count as equivalent."] = 0.05
+    looks: Annotated[str | None, "Shares of a planned study at its looks, the last now, such as 0.5,1."] = None
+    gate: Annotated[float | None, "Exit with 1 unless every arm is shown to be worse by less than this."] = None
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def compare(
     """Whether arms differ in Pass@K: paired differences, simultaneous band, adjusted p, length control."""
     with long_command("run it again"):
         from forkwise import passk as numbers
-        from forkwise.passk.arguments import parse_arms, parse_ks, parse_primary
+        from forkwise.passk.arguments import parse_arms, parse_ks, parse_primary, parse_shares
         from forkwise.report import passk as report
 
         with Meter(what="reading the samples (1 of 2)"):
@@ -171,14 +173,19 @@ def compare(
                 fixed=options.fixed or (),
                 paired_seeds=options.paired_seeds,
                 primary=parse_primary(options.primary),
+                looks=parse_shares(options.looks),
                 intersect=options.intersect,
                 margin=options.margin,
                 **options.arguments(),
             )
-        sentence = report.conclusion(comparison.arms, comparison)
+        sentence, passed = report.conclusion(comparison.arms, comparison), True
+        if options.gate is not None:
+            passed, sentence = comparison.not_worse(options.gate), f"{sentence} {report.gate(comparison, options.gate)}"
         tables = [*report.overview(comparison.arms, comparison), *report.details([], comparison)]
         blocks = [*tables, *(f"- {note}" for note in comparison.notes)]
         outputs.give({"arms": arms, **asdict(options)}, loaded, sentence, blocks, comparison)
+    if not passed:
+        raise typer.Exit(1)
 
 
 def _numbers(text: str | None, option: str) -> list[int] | None:

@@ -19,19 +19,33 @@ _File = Annotated[Path, typer.Argument(help="The study, a YAML file.", metavar="
 @app.command("plan", epilog=example("forkwise study plan studies/central-grpo.yaml --minutes-per-run 4"))
 def plan(
     file: _File,
-    minutes_per_run: Annotated[float | None, typer.Option(min=0, help="Of training, each run.")] = None,
-    minutes_per_100k: Annotated[float | None, typer.Option(min=0, help="Of drawing 100,000 samples.")] = None,
+    pilot: Annotated[Path | None, typer.Option(help="Folder of a pilot, or of its receipts: power and cost.")] = None,
+    components: Annotated[Path | None, typer.Option(help="Instead: stated variances, as forkwise plan takes.")] = None,
+    minutes_per_run: Annotated[float | None, typer.Option(min=0, help="Of training (default: the pilot's).")] = None,
+    minutes_per_100k: Annotated[
+        float | None, typer.Option(min=0, help="Of drawing 100,000 samples (default: the pilot's).")
+    ] = None,
 ) -> None:
-    """Say how large a study is, what it tests and when, and what it costs; refuse what could not run."""
+    """Say how large a study is, what it tests and when, what it can find and costs; refuse what could not run."""
     with long_command("run it again"):
         from forkwise.report.terminal import print_blocks, wide_console
+        from forkwise.study.power import minutes, power, read_pilot
         from forkwise.study.run import check_study
         from forkwise.study.spec import read_study
         from forkwise.study.words import cost, design
 
         study = read_study(file)
         check_study(study)
-        print_blocks([*design(study), *cost(study, minutes_per_run, minutes_per_100k)], wide_console())
+        arms, receipts = read_pilot(pilot) if pilot else ([], [])
+        known = minutes(receipts) if receipts else (0.0, 0.0)
+        given = (minutes_per_run, minutes_per_100k)
+        run_minutes, sample_minutes = (known[i] if given[i] is None else given[i] or 0.0 for i in (0, 1))
+        blocks = [*design(study), *cost(study, run_minutes, sample_minutes)]
+        if arms or components:
+            blocks += power(study, pilot=arms, components=components, run=run_minutes, samples=sample_minutes)
+        else:
+            blocks.append("What it can find takes --pilot or --components: how much runs and problems differ.")
+        print_blocks(blocks, wide_console())
 
 
 @app.command("register", epilog=example("forkwise study register mine.yaml"))

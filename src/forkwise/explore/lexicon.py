@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from forkwise.errors import InputError
 from forkwise.explore.sentences import Span, split_sentences
-from forkwise.explore.spans import first_token, token_spans
 from forkwise.reading import parse_yaml, read_bytes
 
 SHIPPED = Path(__file__).parent
@@ -139,20 +138,6 @@ def _load(path: Path) -> tuple[dict[str, Any], str]:
     if not isinstance(content, dict):
         raise InputError(f"'{path}' must be a YAML mapping, such as the {path.suffix[1:]} file that forkwise ships.")
     return content, f"{path.name} {hashlib.sha256(data).hexdigest()[:8]}"
-
-
-def pivotal_marks(tokens: Sequence[str], text: str, lexicon: Lexicon | None = None) -> list[bool]:
-    """Says for each token whether a match of the lexicon begins with it; viewers use this.
-
-    Raises:
-        MisfitError: the tokens do not join to the text.
-    """
-    lexicon = lexicon or load_lexicon()
-    marks = [False] * len(tokens)
-    first_tokens = first_token(token_spans(tokens, text), [Span(m.start, m.end) for m in lexicon.matches(text)])
-    for index in first_tokens[first_tokens >= 0]:
-        marks[index] = True
-    return marks
 
 
 def reflective_spans(

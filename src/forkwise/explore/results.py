@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from forkwise.errors import InputError
-from forkwise.folders.results import Input, parse_result, read_result, result_text, write_result
+from forkwise.folders.results import Input, read_result, write_result
 
 SCHEMA = 3
 """Version of `explore.json`. It grows when a field changes its meaning or goes; new optional fields do not count."""
@@ -374,20 +374,6 @@ class Exploration:
             if run.run == name:
                 return run
         raise InputError(f"There is no run '{name}' here: it holds {', '.join(run.run for run in self.runs)}.")
-
-
-def to_json(exploration: Exploration) -> str:
-    """Returns the text of `explore.json`: valid JSON, with NaN and infinity as null."""
-    return result_text(exploration)
-
-
-def from_json(text: str | bytes) -> Exploration:
-    """Reads the text that `to_json` wrote.
-
-    Raises:
-        InputError: not such a file, or one of another schema version.
-    """
-    return _whole(parse_result(text, Exploration, schema=SCHEMA, name=FILE, command=_COMMAND))
 
 
 def write(folder: Path, exploration: Exploration) -> Path:

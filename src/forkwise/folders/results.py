@@ -61,20 +61,22 @@ def write_result(path: Path, result: Any) -> Path:
     return path
 
 
-def parse_result(text: str | bytes, kind: type[Result], *, schema: int, name: str, command: str) -> Result:
-    """Reads the text that `result_text` wrote, as the dataclass `kind`.
+def read_result(path: Path, kind: type[Result], *, schema: int, command: str) -> Result:
+    """Reads the file that `write_result` wrote, as the dataclass `kind`.
 
     Args:
         schema: the version that the field `schema` must have.
-        name: the file's name, for messages.
         command: what writes such a file, for messages.
 
     Raises:
         InputError: not such a file, or one of another schema version.
     """
+    name = path.name
     try:
-        content = parse_json(text)
+        content = parse_json(path.read_bytes())
         found_schema = content["schema"]
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be read ({error.strerror}): write it with {command}.") from error
     except (ValueError, KeyError, TypeError) as error:
         article = "an" if name[0] in "aeiou" else "a"
         raise InputError(f"This is not {article} {name} ({error}): write one with {command}.") from error
@@ -84,15 +86,6 @@ def parse_result(text: str | bytes, kind: type[Result], *, schema: int, name: st
         return msgspec.convert(content, kind, dec_hook=_array)
     except (ValueError, TypeError, OverflowError) as error:
         raise InputError(f"{name} is damaged ({error}): run {command} again.") from error
-
-
-def read_result(path: Path, kind: type[Result], *, schema: int, command: str) -> Result:
-    """Reads the result in a file; see `parse_result`."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"'{path}' cannot be read ({error.strerror}): write it with {command}.") from error
-    return parse_result(content, kind, schema=schema, name=path.name, command=command)
 
 
 def _plain(value: Any) -> Any:

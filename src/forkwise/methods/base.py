@@ -166,7 +166,7 @@ class Method(ABC):
 
     def __str__(self) -> str:
         """Returns the method as `--method` takes it, every field given."""
-        pairs = ",".join(f"{key}={_text(value)}" for key, value in dataclasses.asdict(self).items())
+        pairs = ",".join(f"{key}={option_text(value)}" for key, value in dataclasses.asdict(self).items())
         return f"{self.name}:{pairs}" if pairs else self.name
 
 
@@ -302,5 +302,6 @@ def _value(method: str, key: str, text: str, kind: Any) -> Any:
         raise InputError(f"{key} of the method '{method}' must be {noun}, got '{text}'.") from None
 
 
-def _text(value: object) -> str:
+def option_text(value: object) -> str:
+    """Writes the value of an option as `NAME:key=value` takes it."""
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -18,7 +18,26 @@ EPS = 1e-6  # nats: keeps 1 / H finite
 
 
 @dataclass(frozen=True)
-class Gtpo(TokenMethod):
+class _Rewarding(TokenMethod):
+    """What both methods of the paper share: their constants, and what they need."""
+
+    base: float = 1.0
+    bonus: float = 0.1
+    mixed_only: bool = False
+
+    title = "GTPO and GRPO-S: Token and Sequence-Level Reward Shaping with Policy Entropy"
+    paper = "2508.04349"
+    scope = Scope.ROLLOUT
+    requires = frozenset({Need.OLD_ENTROPY, Need.GROUPS, Need.CORRECT})
+    slot = "advantages"
+
+    def __post_init__(self) -> None:
+        check_range(self, "base", 0, float("inf"), open_low=True)
+        check_range(self, "bonus", 0, float("inf"))
+
+
+@dataclass(frozen=True)
+class Gtpo(_Rewarding):
     """Rewards per token, normalised over all right and over all wrong tokens of the rollout separately.
 
     Right completions get `base + bonus * d * H / sum H`, wrong ones `-base - bonus * h * (1/H) / sum(1/H)`: sums at the
@@ -30,20 +49,11 @@ class Gtpo(TokenMethod):
         mixed_only: advantages of 0 in groups that are all right or all wrong, as if dynamic sampling had dropped them.
     """
 
-    base: float = 1.0
-    bonus: float = 0.1
-    mixed_only: bool = False
-
     name = "gtpo"
-    title = "GTPO and GRPO-S: Token and Sequence-Level Reward Shaping with Policy Entropy"
-    paper = "2508.04349"
     formula = "z(base + bonus d_t H/sum H) if right, z(-base - bonus h_t (1/H)/sum(1/H)) if wrong; z per side"
-    scope = Scope.ROLLOUT
-    requires = frozenset({Need.OLD_ENTROPY, Need.GROUPS, Need.CORRECT})
-    slot = "advantages"
 
     def __post_init__(self) -> None:
-        _check(self)
+        super().__post_init__()
         check_range(self, "bonus", 0, float("inf"), open_low=True)
 
     def advantages(self, tokens: Tokens) -> Tensor:
@@ -88,7 +98,7 @@ def mixed(groups: Tensor, correct: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class GrpoS(TokenMethod):
+class GrpoS(_Rewarding):
     """GTPO with one reward per completion, from its mean entropy, normalised within the group as in GRPO.
 
     Args:
@@ -97,20 +107,8 @@ class GrpoS(TokenMethod):
         mixed_only: advantages of 0 in groups that are all right or all wrong, as if dynamic sampling had dropped them.
     """
 
-    base: float = 1.0
-    bonus: float = 0.1
-    mixed_only: bool = False
-
     name = "grpo_s"
-    title = "GTPO and GRPO-S: Token and Sequence-Level Reward Shaping with Policy Entropy"
-    paper = "2508.04349"
     formula = "GRPO on base + bonus n H_i/sum H if right, -base - bonus m (1/H_i)/sum(1/H) if wrong; H_i a mean"
-    scope = Scope.ROLLOUT
-    requires = frozenset({Need.OLD_ENTROPY, Need.GROUPS, Need.CORRECT})
-    slot = "advantages"
-
-    def __post_init__(self) -> None:
-        _check(self)
 
     def advantages(self, tokens: Tokens) -> Tensor:
         """Returns the advantages, the same at every token of a completion, `(B, T)`."""
@@ -128,8 +126,3 @@ class GrpoS(TokenMethod):
         if self.mixed_only:
             advantages = torch.where(mixed(groups, correct), advantages, 0)
         return advantages[:, None].expand_as(tokens.mask).to(tokens.advantages.dtype)
-
-
-def _check(method: TokenMethod) -> None:
-    check_range(method, "base", 0, float("inf"), open_low=True)
-    check_range(method, "bonus", 0, float("inf"))

@@ -17,7 +17,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PlaceboPermuted(TokenMethod):
+class _WithEntropy(TokenMethod):
+    """What the placebos share that take entropies: the constants of the method, and when they act."""
+
+    alpha: float = 0.4
+    kappa: float = 2.0
+
+    scope = Scope.UPDATE
+    requires = frozenset({Need.ENTROPY})
+    slot = "entropy shaping"
+
+    def __post_init__(self) -> None:
+        check_shaping(self)
+
+
+@dataclass(frozen=True)
+class PlaceboPermuted(_WithEntropy):
     """The entropy-shaped advantage with the entropies of an update dealt out anew among its tokens.
 
     Args:
@@ -25,18 +40,9 @@ class PlaceboPermuted(TokenMethod):
         kappa: as of the entropy-shaped advantage.
     """
 
-    alpha: float = 0.4
-    kappa: float = 2.0
-
     name = "placebo_permuted"
     title = "Placebo: entropies permuted over the tokens of an update"
     formula = "A + min(alpha H[perm], |A|/kappa)"
-    scope = Scope.UPDATE
-    requires = frozenset({Need.ENTROPY})
-    slot = "entropy shaping"
-
-    def __post_init__(self) -> None:
-        check_shaping(self)
 
     def advantages(self, tokens: Tokens) -> Tensor:
         """Returns the advantages shaped with permuted entropies, `(B, T)`."""
@@ -56,7 +62,7 @@ def permuted(values: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor
 
 
 @dataclass(frozen=True)
-class PlaceboConstant(TokenMethod):
+class PlaceboConstant(_WithEntropy):
     """One psi for all tokens with A != 0: the mean of the entropy-shaped advantage's psi over them.
 
     It isolates the shift of the baseline. Unlike psi it knows no cap: an |A| below the mean can change its sign.
@@ -66,18 +72,9 @@ class PlaceboConstant(TokenMethod):
         kappa: as of the entropy-shaped advantage.
     """
 
-    alpha: float = 0.4
-    kappa: float = 2.0
-
     name = "placebo_constant"
     title = "Placebo: a constant psi of the same mean"
     formula = "A + mean(min(alpha H, |A|/kappa)) where A != 0"
-    scope = Scope.UPDATE
-    requires = frozenset({Need.ENTROPY})
-    slot = "entropy shaping"
-
-    def __post_init__(self) -> None:
-        check_shaping(self)
 
     def advantages(self, tokens: Tokens) -> Tensor:
         """Returns the shifted advantages, `(B, T)`."""

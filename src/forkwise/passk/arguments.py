@@ -42,6 +42,14 @@ def parse_primary(text: str | None) -> int | Literal["curve"] | None:
     return int(text)
 
 
+def parse_shares(text: str | None) -> list[float]:
+    """Parses `--looks`: shares such as `0.5,1`."""
+    try:
+        return [float(part) for part in text.split(",")] if text else []
+    except ValueError as error:
+        raise InputError(f"--looks takes shares with commas, such as 0.5,1, not '{text}'.") from error
+
+
 def parse_arm(text: str, *, texts: bool = False) -> Arm:
     """Loads the arm `[NAME=]PATH[,PATH...]`; several paths, or several runs in one, are its training runs."""
     name, equals, location = text.partition("=")

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forkwise.errors import InputError
+from forkwise.passk.changes import find_changes
 from forkwise.passk.crossing import find_crossing
 from forkwise.passk.design import Design, make_design
 from forkwise.passk.diversity import EMBED_NOTE, Embed, diversity
@@ -21,6 +22,7 @@ from forkwise.passk.evaluation import Measured, measure, summarise
 from forkwise.passk.intervals import Interval, check_level, default_resamples, student_interval, unseen
 from forkwise.passk.length import default_budgets, default_caps, have_common_lengths
 from forkwise.passk.length_differences import length_rows, matching_notes
+from forkwise.passk.looks import nominal_alphas
 from forkwise.passk.metrics import Metric, MetricOptions, compared_metrics
 from forkwise.passk.outcomes import Arm, check_ks, common_problems
 from forkwise.passk.results import Comparison, Curve, Difference, Endpoint, Evaluation
@@ -42,6 +44,7 @@ def compare(
     fixed: Collection[str] = (),
     paired_seeds: bool = False,
     primary: int | Literal["curve"] | None = None,
+    looks: Sequence[float] = (),
     intersect: bool = False,
     margin: float = MARGIN,
     caps: Sequence[int] | None = None,
@@ -65,6 +68,8 @@ def compare(
         fixed: arms that are these very models, such as a base model: training them again is not asked about.
         paired_seeds: runs of all arms share seeds (the last numbers in their names), problems and their order.
         primary: the one K, or `"curve"`, that was named beforehand: it is tested by itself, the rest is exploratory.
+        looks: shares of a planned study at which it was and is looked at, the last now: the error of `1 - level` is
+            spent over them by `nominal_alphas`, and all intervals are at the level of this look.
         intersect: compare on the shared problems where the sets differ, and say what was dropped.
         margin: differences within ±margin count as equivalent. Two arms are called so where the simultaneous band lies
             within it, which is stricter than two one-sided tests at the same level, and where there are problems enough
@@ -79,6 +84,8 @@ def compare(
             such statistic, fewer than three runs of an arm that is not fixed, or seeds that do not pair.
     """
     check_level(level)
+    if looks:
+        level = 1 - nominal_alphas(looks, 1 - level)[-1]
     paired = compared_metrics(metrics)
     arms, notes = common_problems(_comparable([reference, *others], margin), intersect=intersect)
     design = make_design(arms, fixed, paired_seeds, level)
@@ -99,10 +106,8 @@ def compare(
 
     differences = _differences(measured, evaluations, _Test(design, paired, margin, resamples, seed), primary)
     if common:
-        differences = [
-            replace(d, length=length_rows(arm, measured[0], design))
-            for d, arm in zip(differences, measured[1:], strict=True)
-        ]
+        controlled = length_rows(measured, design, resamples=resamples, seed=seed)
+        differences = [replace(d, length=rows) for d, rows in zip(differences, controlled, strict=True)]
         notes += matching_notes(differences, problems)
     else:
         notes.append("Some arm has no lengths in the common unit, so nothing here is controlled for length.")
@@ -114,6 +119,11 @@ def compare(
         changes = _diversity_differences(arms, embed, level)
         differences = [replace(d, diversity=change) for d, change in zip(differences, changes, strict=True)]
     notes += _design_notes(arms, design)
+    if looks:
+        notes.append(
+            f"This is look {len(looks)}, at {looks[-1]:g} of the study: a difference is claimed at p <= "
+            f"{1 - level:.3g}, so that all looks together err no more often than was planned."
+        )
     unit = arms[0].length_unit if len({arm.length_unit for arm in arms}) == 1 else ""
     return Comparison(reference.name, evaluations, differences, problems, level, unit, notes)
 
@@ -175,6 +185,7 @@ def _differences(
             find_crossing(ks, variation.mean, draws_RK, level),
             test.margin,
             ks[upto - 1] if upto else None,
+            find_changes(arm.arm, reference.arm),
             endpoint,
             {
                 metric.name: _paired(metric, arm, reference, test)

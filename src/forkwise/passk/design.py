@@ -21,6 +21,9 @@ from forkwise.passk.two_way import Variation, vary
 FEWEST_RUNS = 3
 """Runs of an arm from which the spread of its training can be told."""
 
+FEWEST_PAIRS = 5
+"""Seeds from which pairs are tested: with three, one study in ten claims something falsely (docs/statistics.md)."""
+
 _NUMBER_AT_THE_END = re.compile(r"(\d+)\D*$")
 
 
@@ -99,6 +102,11 @@ def make_design(arms: Sequence[Arm], fixed: Collection[str], paired_seeds: bool,
     if fixed and paired_seeds:
         raise InputError(
             f"'{sorted(fixed)[0]}' is a fixed model and shares no seeds: leave out --paired-seeds or --fixed."
+        )
+    if paired_seeds and len(arms[0].runs) < FEWEST_PAIRS:
+        raise InputError(
+            f"'{arms[0].name}' has {len(arms[0].runs)} runs, and pairs of seeds take at least {FEWEST_PAIRS}: add "
+            "runs, or leave out --paired-seeds."
         )
     return Design(frozenset(fixed), seed_order(arms) if paired_seeds else None, _clusters(arms), level)
 

@@ -207,8 +207,8 @@ def _notes(measured: Measured, level: float) -> list[str]:
         notes.append("There is one sample per problem, so only Pass@1 can be estimated.")
     if q < 100:
         notes.append(
-            f"With {q} problems a nominal {level:.0%} interval covers less at small K when success rates are skewed "
-            "(docs/statistics.md has the measured coverage)."
+            f"With {q} problems a nominal {100 * level:.4g}% interval covers less at small K when success rates are "
+            "skewed (docs/statistics.md has the measured coverage)."
         )
     if len(arm.runs) > 1:
         notes.append(f"Mean of {len(arm.runs)} runs; the intervals cover the choice of problems, not of runs.")

@@ -47,7 +47,7 @@ def largest_budget(arms: Sequence[Arm]) -> int:
     return int(min(totals))
 
 
-def default_budgets(arms: Sequence[Arm], points: int = 6) -> list[int]:
+def default_budgets(arms: Sequence[Arm], points: int = 12) -> list[int]:
     """Chooses budgets from the median length to `largest_budget`, evenly spaced in the logarithm."""
     top = largest_budget(arms)
     median = min(float(np.median(np.concatenate([arm.lengths() for arm in arms]))), top)

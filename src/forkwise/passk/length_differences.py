@@ -6,7 +6,6 @@ Suffixes: S and T runs of an arm and of the reference, Q problems, K values of k
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -15,21 +14,52 @@ from forkwise.passk.estimator import FloatArray
 from forkwise.passk.evaluation import Measured
 from forkwise.passk.length import BUDGET, CAP, MATCHED, match_curves
 from forkwise.passk.results import Difference, LengthDifference
+from forkwise.passk.two_way import joint_test
 
 
-def length_rows(arm: Measured, reference: Measured, design: Design) -> list[LengthDifference]:
-    """Computes the difference under each cap, within each budget, and at equal lengths."""
-    ks = arm.control_ks
+def length_rows(
+    measured: Sequence[Measured], design: Design, *, resamples: int, seed: int
+) -> list[list[LengthDifference]]:
+    """Computes the differences of each arm from the first under each cap, within each budget, and at equal lengths."""
+    reference, *others = measured
+    within = _within_budgets(reference, others, design, resamples, seed)
+    return [
+        [*_capped(arm, reference, design), *of_budgets, *_matched_rows(arm, reference, arm.control_ks, design)]
+        for arm, of_budgets in zip(others, within, strict=True)
+    ]
+
+
+def _capped(arm: Measured, reference: Measured, design: Design) -> list[LengthDifference]:
     rows = []
     for cap, capped_SQK in arm.capped.items():
         change = _change(arm, capped_SQK, reference, reference.capped[cap], design)
-        rows += [LengthDifference(CAP, cap, k, *change[i]) for i, k in enumerate(ks)]
-    if arm.within is not None and reference.within is not None:
+        rows += [LengthDifference(CAP, cap, k, *change[i]) for i, k in enumerate(arm.control_ks)]
+    return rows
+
+
+def _within_budgets(
+    reference: Measured, others: Sequence[Measured], design: Design, resamples: int, seed: int
+) -> list[list[LengthDifference]]:
+    """Computes the curve of the pass over tokens spent for each arm, with a band over all budgets and arms."""
+    if reference.within is None or not reference.budgets:
+        return [[] for _ in others]
+    of_arms = [np.asarray(arm.within) for arm in others]
+    name = reference.arm.name
+    varied = [design.vary(arm.arm.name, w, name, reference.within) for arm, w in zip(others, of_arms, strict=True)]
+    joint = joint_test(varied, resamples=resamples, seed=seed)
+    rows = []
+    for arm, arm_SQB, variation in zip(others, of_arms, varied, strict=True):
+        change = _change(arm, arm_SQB, reference, reference.within, design)
+        band = variation.interval(joint.critical(design.level), design.level)
         error = float(np.hypot(arm.within_error, reference.within_error))
-        change = _change(arm, arm.within, reference, reference.within, design)
-        within = [LengthDifference(BUDGET, b, None, *change[i]) for i, b in enumerate(arm.budgets)]
-        rows += [replace(row, error=error) for row in within]
-    return rows + _matched_rows(arm, reference, ks, design)
+        ends = zip(band.low.tolist(), band.high.tolist(), strict=True)
+        rows.append(
+            [
+                LengthDifference(BUDGET, budget, None, *numbers, None, error, low, high)
+                for budget, numbers, (low, high) in zip(reference.budgets, change, ends, strict=True)
+            ]
+        )
+    return rows
 
 
 def _change(

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from forkwise.errors import InputError
 from forkwise.passk.certified import Certified, certify
+from forkwise.passk.changes import Changes
 from forkwise.passk.estimator import FloatArray
 from forkwise.passk.extrapolation import Extrapolation
-from forkwise.passk.intervals import Interval
+from forkwise.passk.intervals import Interval, unseen
 
 COLUMNS = [
     *("arm", "reference", "metric", "k", "at", "value", "low", "high", "band_low", "band_high"),
@@ -158,6 +160,9 @@ class LengthDifference:
     """Mean over problems of Kish's effective number of samples; only for matched."""
     error: float = 0.0
     """Monte-Carlo standard error of the difference, 0 where exact."""
+    band_low: float | None = None
+    """Lower end of the band that covers all budgets and arms at once; None for the other controls."""
+    band_high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -201,12 +206,19 @@ class Difference:
     margin: float
     equivalent_up_to: int | None
     """The largest K such that the band lies within ±margin at every evaluated K up to it; None if there is none."""
+    changes: Changes | None = None
+    """Which problems changed hands; None where the arms have different numbers of samples."""
     primary: Endpoint | None = None
     """The primary endpoint; where there is one, all else is exploratory."""
     others: dict[str, Curve] = field(default_factory=dict)
     """Paired differences of the other statistics, with pointwise intervals."""
     length: list[LengthDifference] = field(default_factory=list)
     diversity: dict[str, Interval] = field(default_factory=dict)
+
+    @property
+    def least(self) -> float:
+        """Returns how much worse the arm may be at most, as a difference: of the primary endpoint, or else at any K."""
+        return float(self.band.low.min() if self.primary is None else self.primary.interval.low)
 
     @property
     def certified(self) -> Certified:
@@ -227,6 +239,9 @@ class Difference:
             rows.append(row | {"p": float(self.p[i]), "adjusted_p": float(self.adjusted_p[i])})
         for i, k in enumerate(self.ks):
             rows.append({**names, "metric": "pass@k, these problems", "k": k, **bounds_at(self.same_problems, i)})
+        if self.changes is not None:
+            for who, problems in (("arm", self.changes.by_arm), ("reference", self.changes.by_reference)):
+                rows.append({**names, "metric": f"problems solved by the {who} alone", "value": len(problems)})
         if self.primary is not None:
             metric = f"primary: {self.primary.metric}"
             bounds = bounds_at(self.primary.interval)
@@ -235,6 +250,8 @@ class Difference:
         for r in self.length:
             row = {**names, "metric": f"pass@k, {r.control}", "k": r.k, "at": r.at}
             row |= {"value": r.difference, "low": r.low, "high": r.high}
+            if r.band_low is not None:
+                row |= {"band_low": r.band_low, "band_high": r.band_high}
             row |= {"problems": r.problems, "effective_n": r.effective_n, "error": r.error}
             rows.append(row | {"of_reference": r.reference_value, "of_arm": r.value})
         rows += [{**names, "metric": name, **bounds_at(interval)} for name, interval in self.diversity.items()]
@@ -256,6 +273,20 @@ class Comparison:
     length_unit: str
     """Unit of the lengths of all arms; empty where they have none in common."""
     notes: list[str]
+
+    def not_worse(self, margin: float) -> bool:
+        """Says whether every arm is shown to be worse than the reference by less than the margin (non-inferiority).
+
+        It goes by the primary endpoint, or else by the band at every K; as for equivalence, a share of the problems as
+        large as the margin must not have gone unseen.
+
+        Raises:
+            InputError: a margin that is not above 0.
+        """
+        if not margin > 0:
+            raise InputError(f"The gate's margin is {margin}: it is how much worse an arm may be, above 0.")
+        enough = unseen(self.problems, self.level) <= margin
+        return all(d.least > 0 or (d.least > -margin and enough) for d in self.differences)
 
     def rows(self) -> list[Row]:
         """Returns every number as one row of `COLUMNS`; rows with a `reference` are differences."""

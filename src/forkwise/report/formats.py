@@ -21,6 +21,11 @@ def interval(value: float | None, low: float | None, high: float | None, digits:
     return f"{text} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
 
 
+def coverage(level: float) -> str:
+    """Writes a level without the digits that it does not need: `95%`, `99.69%`."""
+    return f"{100 * level:.4g}%"
+
+
 def at(values: Interval, i: int, sign: str = "") -> str:
     """Writes entry `i` of an interval over K."""
     return interval(float(values.mean[i]), float(values.low[i]), float(values.high[i]), sign=sign)

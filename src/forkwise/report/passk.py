@@ -11,7 +11,7 @@ from forkwise.passk import Comparison, Difference, Evaluation, Interval
 from forkwise.passk.estimator import shown_ks
 from forkwise.passk.length import BUDGET, CAP, MATCHED
 from forkwise.passk.results import Curve, Endpoint, LengthDifference, LengthRow
-from forkwise.report.formats import at, count, interval, number, p_value, share
+from forkwise.report.formats import at, count, coverage, interval, number, p_value, share
 from forkwise.report.table import Block, Table, filled
 
 FEW, MANY = 6, 12
@@ -27,6 +27,7 @@ CONTROLS = {
 _MODEL = (
     "model, not an estimate: success rates follow a beta distribution, but for a share of problems that is never solved"
 )
+_NAMED = 4  # problems named in a table
 _LUMPED = 3  # differences; with more, the sentence puts the arms without one together
 
 
@@ -38,7 +39,7 @@ def conclusion(evaluations: Sequence[Evaluation], comparison: Comparison | None 
     for e in evaluations:
         ends = [f"Pass@{e.ks[i]} {at(e.pass_at_k, i)}" for i in sorted({0, len(e.ks) - 1})]
         phrases.append(f"{e.arm} has {' and '.join(ends)} on {e.problems} problems")
-    level = f"{evaluations[0].pass_at_k.level:.0%} intervals over problems"
+    level = f"{coverage(evaluations[0].pass_at_k.level)} intervals over problems"
     return f"{'; '.join(phrases)} ({level}). Nothing is compared here, so this says nothing about a difference."
 
 
@@ -57,7 +58,7 @@ def overview(evaluations: Sequence[Evaluation], comparison: Comparison | None = 
             longer = arm_length - reference_length
         rows.append([f"{d.arm} − {d.reference}", *(_cell(d.ks, d.band, k, "+") for k in ks), number(longer, 1, "+")])
         rows.append(["  adjusted p", *(p_value(d.adjusted_p[d.ks.index(k)]) for k in ks), ""])
-    level = f"{evaluation.pass_at_k.level:.0%}"
+    level = coverage(evaluation.pass_at_k.level)
     caption = f"Pass@K, mean [{level} BCa interval over problems]"
     if differences:
         caption += f"; differences are paired by problem [{level} band over all K and arms]"
@@ -81,7 +82,7 @@ def _cell(ks: Sequence[int], values: Interval, k: int, sign: str = "") -> str:
 
 def _evaluation(e: Evaluation) -> list[Block]:
     samples = f"{e.samples[0]}" if e.samples[0] == e.samples[1] else f"{e.samples[0]}–{e.samples[1]}"
-    level = f"{e.pass_at_k.level:.0%}"
+    level = coverage(e.pass_at_k.level)
     caption = f"{e.arm}: {e.problems} problems x {samples} samples; mean [{level} BCa interval over problems]"
     curves = {c.title: (c.ks, c.interval) for c in e.curves.values() if c.shown}
     first, *rest = curves.items()
@@ -146,15 +147,15 @@ def _simulated(rows: Sequence[LengthRow] | Sequence[LengthDifference]) -> str:
 
 def _difference(d: Difference, c: Comparison) -> list[Block]:
     pair = f"{d.arm} minus {d.reference}"
-    tables: list[Block] = [*_tests(d, pair, c.level), _certified(d, pair, c.level), *_others(d, pair)]
+    tables: list[Block] = [*_tests(d, pair, c.level), *_certified(d, pair, c.level), *_changes(d), *_others(d, pair)]
     for control in CONTROLS:
         tables += _controlled(d, pair, control, c.length_unit)
     return [*tables, *_diversity(f"{pair}, diversity", d.diversity, "+")]
 
 
 def _tests(d: Difference, pair: str, level: float) -> list[Table]:
-    header = ["K", f"difference [{level:.0%} band, all K]", "adjusted p"]
-    header += [f"pointwise {level:.0%} interval", "p at this K alone", "these models and problems"]
+    header = ["K", f"difference [{coverage(level)} band, all K]", "adjusted p"]
+    header += [f"pointwise {coverage(level)} interval", "p at this K alone", "these models and problems"]
     rows = []
     for k in shown_ks(d.ks, MANY):
         i = d.ks.index(k)
@@ -164,20 +165,51 @@ def _tests(d: Difference, pair: str, level: float) -> list[Table]:
     return _folded(f"{pair}, paired by problem{explored}", header, rows)
 
 
-def _certified(d: Difference, pair: str, level: float) -> str:
-    """Says at which K the band excludes 0, and where the first loss lies."""
+def _certified(d: Difference, pair: str, level: float) -> list[Block]:
+    """Says at which K the band excludes 0, if at any, and where the first loss lies."""
     ks = np.array(d.ks)
     found = d.certified
+    if not found.gains and not found.losses:
+        return []
     gains, losses = (_span(d.ks, np.isin(ks, chosen)) for chosen in (found.gains, found.losses))
-    text = (
-        f"{pair}, {level:.0%} sure for all K at once: better at K = {gains or 'none'}; worse at K = {losses or 'none'}"
-    )
+    text = f"{pair}, {coverage(level)} sure for all K at once: better at K = {gains or 'none'}; "
+    text += f"worse at K = {losses or 'none'}"
     if found.first_loss is not None and found.losses:
         text += f"; the first loss lies in K = {found.first_loss[0]}–{found.first_loss[1]}"
     elif found.losses:
         text += "; where the first loss lies needs every K (--k all)"
-    elif found.first_loss is not None and found.gains:
-        text += f"; no loss up to K = {found.first_loss[0] - 1}" if found.first_loss[0] > 1 else ""
+    return [f"{text}."]
+
+
+def _changes(d: Difference) -> list[Block]:
+    """Says which problems one arm solved alone, and names the first of them."""
+    found = d.changes
+    if found is None:
+        return []
+    counts = (
+        f"{found.by_both} by both, {len(found.by_arm)} by {d.arm} alone, {len(found.by_reference)} by {d.reference} "
+    )
+    counts += f"alone (exact McNemar p {p_value(found.solved_p)}), {found.by_neither} by neither"
+    rates = f"{d.arm} is right more often on {found.better} and less often on {found.worse} (exact sign test, p "
+    sentence = f"Problems solved: {counts}. {rates}{p_value(found.rate_p)}). Both tests are about these very models."
+    rows = [
+        [name, *(f"{p.problem}: {p.right} of {p.n}" for p in problems[:_NAMED]), *[""] * (_NAMED - len(problems))]
+        for name, problems in ((d.arm, found.by_arm), (d.reference, found.by_reference))
+        if problems
+    ]
+    header = ["solved alone by", *(f"{i}." for i in range(1, _NAMED + 1))]
+    return [sentence, *_folded(f"Problems solved by {d.arm} or {d.reference} alone, the surest first", header, rows)]
+
+
+def gate(c: Comparison, margin: float) -> str:
+    """Says whether every arm is shown to be worse than the reference by less than the margin, and by which numbers."""
+    where = "at every K" if c.differences[0].primary is None else "at the primary endpoint"
+    ends = ", ".join(f"{d.arm} {d.least:+.3f}" for d in c.differences)
+    passed = c.not_worse(margin)
+    text = f"Gate {'passed' if passed else 'not passed'}: less than {margin:g} worse than {c.reference} {where} is "
+    text += f"{'shown' if passed else 'not shown'} (lower ends: {ends})"
+    if not passed and all(d.least > -margin for d in c.differences):
+        text += f"; {c.problems} problems are too few for this margin"
     return f"{text}."
 
 
@@ -194,7 +226,7 @@ def _title(curve: Curve) -> str:
 
 def _controlled(d: Difference, pair: str, control: str, unit: str) -> list[Table]:
     chosen = [row for row in d.length if row.control == control]
-    header = [control, "K", d.reference, d.arm, "difference", "problems", "effective n"]
+    header = [control, "K", d.reference, d.arm, "difference", "band over budgets", "problems", "effective n"]
     rows = [
         [
             "" if row.at is None else str(row.at),
@@ -202,6 +234,7 @@ def _controlled(d: Difference, pair: str, control: str, unit: str) -> list[Table
             number(row.reference_value),
             number(row.value),
             _change(row),
+            "" if row.band_low is None else f"[{row.band_low:+.3f}, {row.band_high:+.3f}]",
             str(row.problems) if control == MATCHED else "",
             number(row.effective_n, 1),
         ]

@@ -10,6 +10,7 @@ from forkwise.passk import Comparison, Difference, Evaluation, Interval
 from forkwise.passk.length import BUDGET, CAP, MATCHED
 from forkwise.report.content import Content
 from forkwise.report.figures import training_panels
+from forkwise.report.formats import coverage
 from forkwise.report.looks import dashes
 from forkwise.report.passk import CONTROLS
 from forkwise.report.series import series_panels
@@ -44,7 +45,7 @@ def _band(x: Sequence[float], interval: Interval, **more: Any) -> View:
 def _passk_views(evaluations: Sequence[Evaluation], comparison: Comparison | None) -> list[View]:
     differences = comparison.differences if comparison else []
     reference = comparison.reference if comparison else ""
-    level = f"{evaluations[0].pass_at_k.level:.0%}"
+    level = coverage(evaluations[0].pass_at_k.level)
     unit = evaluations[0].length_unit
     raw: View = {
         "name": "none (raw Pass@K)",
@@ -125,8 +126,11 @@ def _length_lines(arm: str, rows: Sequence[Any], control: str, value: str) -> li
     lines = []
     for k in dict.fromkeys(row.k for row in chosen):
         at_k = [row for row in chosen if row.k == k]
+        ends = [(row.band_low, row.band_high) for row in at_k if getattr(row, "band_low", None) is not None]
+        wide = {"wideLow": _numbers(low for low, _ in ends), "wideHigh": _numbers(high for _, high in ends)}
         lines.append(
             {
+                **(wide if ends else {}),
                 "arm": arm,
                 "k": k,
                 "x": [row.at for row in at_k],

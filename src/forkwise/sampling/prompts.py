@@ -46,7 +46,9 @@ def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], what: str
         )
     try:
         with bounded():
-            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options))
+            text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options))
+        text.encode()  # a lone surrogate is no text, and no tokenizer takes it
+        return text
     except Exception as error:  # a template refuses what it likes, in kinds of its own
         raise InputError(
             f"The chat template of '{name}' refuses {what} ({first_line(error)}): change the prompt, or choose another "

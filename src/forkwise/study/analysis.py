@@ -15,6 +15,7 @@ import numpy as np
 from forkwise.errors import InputError
 from forkwise.folders.results import inputs_of
 from forkwise.passk import Arm, Comparison, Evaluation, compare, evaluate, k_grid
+from forkwise.passk.design import FEWEST_PAIRS
 from forkwise.passk.estimator import FloatArray
 from forkwise.passk.two_way import vary
 from forkwise.study.receipts import Receipt, arm_of, read_receipts, receipt_file, starts
@@ -308,5 +309,5 @@ def _holm(contrasts: Sequence[Contrast]) -> list[Contrast]:
 
 def _explore(study: Study, arms: Sequence[Arm]) -> Comparison:
     margin = study.primary.margin if study.primary else 0.05
-    paired = len(arms[0].runs) > 1
+    paired = len(arms[0].runs) >= FEWEST_PAIRS
     return compare(*arms, ks=k_grid(study.evaluation.n), margin=margin, paired_seeds=paired)

@@ -33,6 +33,7 @@ STARTED = ".started"
 LAST = 10  # logged steps averaged
 TEXTS = 64  # samples per problem whose texts are compared: self-BLEU and distinct texts depend on the number
 _POINTS = 48  # of each curve
+_WHOLE = "clip_ratio/"  # averaged over the whole run: it moves from update to update of a rollout
 _CURVES = ("reward", "entropy", "completions/mean_length")
 _PACKAGES = ("forkwise", "torch", "transformers", "trl", "accelerate", "vllm")
 
@@ -49,7 +50,7 @@ class Receipt:
         collapsed: why training could not go on, in the run's words. Such a run counts with no problem solved.
         seconds: of training and of sampling, in this attempt and those before as far as they are known.
         hashes: SHA-256 of the configuration (but its places) and of the samples; fingerprint of the weights.
-        training: mean of each logged metric over the last 10 lines that have it, and totals.
+        training: mean of each logged metric over the last 10 lines that have it, of clip ratios over all; and totals.
         curves: a few metrics over the steps, thinned out.
         problems: ids, in the order of the task; `n` samples of each, of which `c` are right, `tokens` on average.
         cut: share of samples that reached the longest length.
@@ -138,10 +139,10 @@ def sha256_of(content: Any) -> str:
 
 
 def training_summary(log: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Summarises the logged lines of a run: the mean of each metric at the end with totals, and a few thin curves."""
+    """Summarises the logged lines of a run: the mean of each metric at the end, totals, and a few thin curves."""
     keys = dict.fromkeys(key for row in log for key, value in row.items() if _is_number(value))
-    ends = {key: [float(row[key]) for row in log if _is_number(row.get(key))][-LAST:] for key in keys}
-    summary = {key: float(np.mean(values)) for key, values in ends.items()}
+    values = {key: [float(row[key]) for row in log if _is_number(row.get(key))] for key in keys}
+    summary = {key: float(np.mean(v if key.startswith(_WHOLE) else v[-LAST:])) for key, v in values.items()}
     summary |= {
         key: max(float(row[key]) for row in log if _is_number(row.get(key))) for key in {"num_tokens"} & set(keys)
     }

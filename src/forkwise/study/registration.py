@@ -83,5 +83,5 @@ def registration_of(file: Path, study: Study) -> dict[str, Any] | None:
 
 def refuse_other_plan(study: Study, recorded: Study, where: Path) -> None:
     """Raises an `InputError` that names what differs, unless both are one plan."""
-    remedy = "a study goes on under the plan it began with; what is different is another study, in a file and folder of its own"
+    remedy = "a study goes on as it began; what is different is another study, with a file and folder of its own"
     refuse_other(where / PLAN, recorded.said(), study.said(), what="a study", remedy=remedy)

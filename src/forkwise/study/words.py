@@ -168,8 +168,8 @@ def beside(study: Study, seeds: Sequence[int], receipts: Mapping[str, Receipt]) 
         row.append(_over([sum(r.seconds.values()) / 60 for r in there], 1))
         rows.append(row)
     caption = (
-        f"Training (mean of the last {LAST} logged steps, ± SD over seeds), samples (diversity of the first {TEXTS} "
-        "per problem), millions of tokens trained on, and minutes of a run with its samples"
+        f"Training (mean of the last {LAST} logged steps, of clipping over all, ± SD over seeds), samples (diversity "
+        f"of the first {TEXTS} per problem), millions of tokens trained on, and minutes of a run with its samples"
     )
     header = ["arm", *_LOGGED, "dA/abs(A)", "tokens per sample", *_MEASURES, "M tokens", "minutes"]
     return filled(caption, header, rows)
@@ -203,11 +203,11 @@ def report(study: Study, receipts: Mapping[str, Receipt], reading: Reading) -> l
     ]
 
 
-def cost(study: Study, minutes_per_run: float | None, minutes_per_100k: float | None) -> list[str]:
+def cost(study: Study, minutes_per_run: float, minutes_per_100k: float) -> list[str]:
     """Says what a study takes; empty where nothing is known of its cost."""
-    if minutes_per_run is None and minutes_per_100k is None:
+    if not minutes_per_run and not minutes_per_100k:
         return []
     e, runs = study.evaluation, len(study.arms) * len(study.seeds)
-    training = runs * (minutes_per_run or 0) / 60
-    sampling = (runs + e.base) * e.problems * e.n / 100_000 * (minutes_per_100k or 0) / 60
+    training = runs * minutes_per_run / 60
+    sampling = (runs + e.base) * e.problems * e.n / 100_000 * minutes_per_100k / 60
     return [f"It takes {training + sampling:.1f} hours: {training:.1f} of training and {sampling:.1f} of sampling."]

@@ -15,6 +15,7 @@ from random import Random
 from typing import IO, Any, Literal, get_args
 
 from forkwise.errors import InputError, nearest
+from forkwise.reading import without_surrogates
 from forkwise.tasks.answers import MathVerifier, compare_exactly, extract_answer, find_answer, require_math_verify
 from forkwise.tasks.base import Problem, Prompt, Split, Verdict
 
@@ -305,7 +306,7 @@ def _json_rows(path: Path, file: IO[str]) -> Iterator[Row]:
     for number, row in numbered:
         if not isinstance(row, dict):
             raise InputError(f"{path}, row {number} must be an object with a prompt and an answer.")
-        yield row
+        yield without_surrogates(row)
 
 
 def _parse_lines(path: Path, file: IO[str]) -> Iterator[tuple[int, Any]]:

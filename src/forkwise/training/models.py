@@ -14,7 +14,7 @@ from forkwise.errors import InputError
 from forkwise.loading import can_be_checked, check_weights, load_config, load_tokenizer, sharded
 from forkwise.sampling.forward import cannot, check_causal, embedding_rows, no_generation_settings, token_limit
 from forkwise.sampling.forward import check_rows as refuse_rows
-from forkwise.sampling.prompts import render_chat
+from forkwise.sampling.prompts import prompt_text, render_chat
 from forkwise.tasks import Problem
 
 _GENERATES = ("CausalLM", "LMHeadModel", "ConditionalGeneration")
@@ -106,7 +106,7 @@ def try_model(problems: Sequence[Problem], tokenizer: Any, model: Any, *, genera
     if images or sharded():
         return
     length = min(_TRIED, (token_limit(model) or _TRIED) // 2 + 1)
-    text = _text(problems[0], tokenizer)
+    text = prompt_text(problems[0], tokenizer, chat=False)[0]
     ids = tokenizer(text, return_tensors="pt")["input_ids"][:, :length].to(model.device)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -124,12 +124,6 @@ def try_model(problems: Sequence[Problem], tokenizer: Any, model: Any, *, genera
             module.training = training
 
 
-def _text(problem: Problem, tokenizer: Any) -> str:
-    if isinstance(problem.prompt, str):
-        return problem.prompt
-    return str(tokenizer.apply_chat_template(problem.prompt, tokenize=False, add_generation_prompt=True))
-
-
 def check_rows(problems: Sequence[Problem], tokenizer: Any, model: Any) -> None:
     """Refuses prompts, and padding, with tokens for which the model has no embedding.
 
@@ -140,5 +134,5 @@ def check_rows(problems: Sequence[Problem], tokenizer: Any, model: Any) -> None:
     for what, token in (("padding", tokenizer.pad_token_id), ("end of a text", tokenizer.eos_token_id)):
         refuse_rows(model, tokenizer, [] if token is None else [token], f"The {what}")
     for problem in problems:
-        ids = tokenizer(_text(problem, tokenizer))["input_ids"]
+        ids = tokenizer(prompt_text(problem, tokenizer, chat=False)[0])["input_ids"]
         refuse_rows(model, tokenizer, ids, f"The prompt of problem '{problem.id}'")

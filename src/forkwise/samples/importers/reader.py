@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from forkwise.errors import InputError
 from forkwise.progress import watch
+from forkwise.reading import without_surrogates
 from forkwise.samples.store import check_names, open_parquet
 
 Record = dict[str, Any]
@@ -31,7 +32,6 @@ DOCUMENT_LIMIT = 1 << 30
 
 _NEITHER = "is neither JSON, JSONL, CSV, Parquet nor an inspect_ai log: give a file of one of these kinds"
 _ZSTD = 93  # zipfile knows this method from Python 3.14 on; inspect_ai writes it, and pyarrow decodes it
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_records(path: Path) -> Iterator[tuple[str, Record]]:
@@ -171,17 +171,7 @@ def _parse(path: Path, text: bytes, place: str) -> Any:
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     # Half a character, as a tokenizer that cuts inside one leaves it, cannot be stored as UTF-8.
-    return _without_surrogates(value) if b"\\ud" in text or b"\\uD" in text else value
-
-
-def _without_surrogates(value: Any) -> Any:
-    if isinstance(value, str):
-        return _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", value)
-    if isinstance(value, list):
-        return [_without_surrogates(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _without_surrogates(item) for key, item in value.items()}
-    return value
+    return without_surrogates(value) if b"\\ud" in text or b"\\uD" in text else value
 
 
 def _csv_rows(path: Path, stream: BinaryIO) -> Iterator[tuple[str, Record]]:

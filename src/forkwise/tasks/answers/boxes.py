@@ -27,6 +27,11 @@ _REJECTED = re.compile(
     r"|(?:wrong|incorrect|mistake) to \w+)\s*[$*]{0,3}\Z",
     re.IGNORECASE,
 )
+_EXAMPLE = re.compile(  # "put your final answer in a box, e.g. \\boxed{5}"
+    r"\b(?:put|write|give|box|enclose|present|place|return|express|provide|format|state)\b[^.\n]{0,80}\banswers?\b"
+    r"[^.\n]{0,60}(?:\be\.\s?g\.|\bfor (?:example|instance)\b|\bsuch as\b|\blike\b|\bas in\b)[\s$:,;(\"'`]{0,6}\Z",
+    re.IGNORECASE,
+)
 REFUTED = re.compile(  # "5? No.", "5 is wrong."
     r"[\s$).*]{0,6}(?:\?\W{0,6}(?:no|nope|not|wrong)\b"
     r"|(?:,?\s{0,3}which\s)?\s{0,3}(?:is|was)\s+(?:wrong|incorrect|false|not\s+(?:the\s+(?:answer|solution)|correct|right))\b)",
@@ -81,6 +86,7 @@ def full_boxes(text: str) -> list[tuple[int, int, str]]:
         for b in boxes(text)
         if not is_echo(unboxed(b[2]))
         and not _REJECTED.search(text, max(0, b[0] - 40), b[0])
+        and not _EXAMPLE.search(text, max(0, b[0] - 240), b[0])
         and not REFUTED.match(text, b[1])
     ]
     return [b for b in full if not _ASKED.match(text, b[1])] or full
