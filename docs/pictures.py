@@ -146,7 +146,7 @@ def power() -> Figure:
     from forkwise.passk import load_arm, plan_study
     from forkwise.report.plan_figure import plan_figure
 
-    pilot = [load_arm(sorted((DATA / "pilot").glob(f"{name}-*.jsonl")), name=name) for name in ("grpo", "shaped")]
+    pilot = [load_arm(DATA / "pilot" / name) for name in ("grpo", "shaped")]
     plan, _, _ = plan_study(pilot, ks=["1", "32", "curve"], problems=300, detect=[0.02, 0.03, 0.05])
     return plan_figure(plan)
 

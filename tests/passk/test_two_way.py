@@ -37,6 +37,16 @@ def test_two_runs_by_hand() -> None:
     assert found.freedom[0] == pytest.approx(0.5)
 
 
+def test_the_interaction_is_counted_once_by_hand() -> None:
+    # Runs (rows) and problems: means of runs 1 and 3, of problems 0 and 4, no interaction but +-1/2 in each cell.
+    arm = np.array([[[-0.5], [2.5]], [[0.5], [5.5]]])
+    found = vary(arm, np.zeros((1, 2, 1)))
+    # Problems: 0 and 4, variance 8 / 2 = 4. Runs: 1 and 3, variance 2 / 2 = 1. Residuals x - run - problem + 2:
+    # -0.5-1-0+2 = 0.5, 2.5-1-4+2 = -0.5, 0.5-3-0+2 = -0.5, 5.5-3-4+2 = 0.5: sum of squares 1 / (1*1) / 4 = 0.25.
+    assert found.se[0] == pytest.approx(np.sqrt(4 + 1 - 0.25))
+    assert found.freedom[0] == pytest.approx(4.75**2 / (4**2 + 1**2 + 0.25**2))
+
+
 def test_unequal_numbers_of_runs_take_the_smaller_freedom() -> None:
     # No interaction, problems alike: only runs vary. Arm of 2 runs, variance of a run 1e-4; reference of 5, variance 1.
     few = np.array([0.0, np.sqrt(2e-4)])
@@ -155,7 +165,8 @@ def test_arms_that_share_their_reference_are_judged_together() -> None:
     rng = np.random.default_rng(6)
     reference = np.zeros((1, 400, 1))
     a, b = rng.normal(size=(2, 1, 400, 1))
-    once = joint_test([vary(a, reference, names=("a", "r"))] * 2, resamples=20_000, seed=0).critical(0.95)
+    again = [vary(a, reference, names=(name, "r")) for name in ("a", "again")]
+    once = joint_test(again, resamples=20_000, seed=0).critical(0.95)
     twice = joint_test([vary(x, reference) for x in (a, b)], resamples=20_000, seed=0).critical(0.95)
     assert once == pytest.approx(1.96, abs=0.03)
     assert twice == pytest.approx(stats.norm.ppf((1 + 0.95**0.5) / 2), abs=0.04)

@@ -222,7 +222,10 @@ def _floors(plan: Plan) -> list[str]:
     bounded = [d for d in plan.detectable if d.any_runs > 0.1 * d.difference]
     if bounded:
         least = ", ".join(f"{d.any_runs:.3f} at {name_of(d.endpoint)}" for d in bounded)
-        said.append(f"On {count(plan.size.problems)} problems, no number of runs brings it below {least}.")
+        said.append(
+            f"On {count(plan.size.problems)} problems, no number of runs brings it below {least}: there the arms "
+            "differ from problem to problem (--method-problem-sd plans with another SD)."
+        )
     never = [f"+{n.difference:g} at {name_of(n.endpoint)}" for n in plan.needed if n.runs is None]
     if never:
         said.append(f"Out of reach with up to {count(MOST_RUNS)} runs per arm: {', '.join(never)}.")
@@ -238,8 +241,8 @@ def _foundations(plan: Plan) -> list[str]:
     elif first.run_freedom < _ROUGH:
         low, high = (sqrt(x) for x in chi_square_interval(1.0, first.run_freedom, plan.level))
         said.append(
-            f"The SD over runs rests on {first.run_freedom} degree{'s' * (first.run_freedom > 1)} of freedom (runs "
-            "beyond the first of each arm): "
+            f"The SD of the runs' means rests on {first.run_freedom} degree{'s' * (first.run_freedom > 1)} of freedom "
+            "(runs beyond the first of each arm): "
             f"the true one is {low:.2g} to {high:.2g} times the estimate ({plan.level:.0%} chi-square interval, for "
             "normal run effects)."
         )
