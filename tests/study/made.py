@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from forkwise.study.reading import parse_study
 from forkwise.study.receipts import SCHEMA, Receipt, write_receipt
-from forkwise.study.spec import BASE, Study, parse_study
+from forkwise.study.spec import BASE, Study
 
 TINY = {
     **{"num_generations": 4, "per_device_train_batch_size": 8, "steps_per_generation": 2, "max_steps": 2},

@@ -22,8 +22,8 @@ if not Path("/proc/self/task").exists():
 
 from forkwise.folders import is_held
 from forkwise.study import work
+from forkwise.study.reading import read_study
 from forkwise.study.receipts import Receipt, read_receipt
-from forkwise.study.spec import read_study
 from forkwise.training.folder import only_writer
 
 # sympy thinks about this sum for longer than the test lasts.

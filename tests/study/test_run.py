@@ -19,9 +19,10 @@ torch = pytest.importorskip("torch")
 from forkwise.errors import InputError, RunError
 from forkwise.study import places
 from forkwise.study.places import LocalPlace, RayPlace, Resources, gpus, shares
+from forkwise.study.reading import read_study
 from forkwise.study.receipts import read_receipt, starts, training_summary, write_receipt
 from forkwise.study.run import check_study, run
-from forkwise.study.spec import BASE, Device, Study, read_study
+from forkwise.study.spec import BASE, Device, Study
 from forkwise.study.spending import boundary
 from forkwise.study.work import Work, perform
 from forkwise.training.folder import COLLAPSED

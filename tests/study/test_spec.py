@@ -10,8 +10,8 @@ import yaml
 from made import content, study
 
 from forkwise.errors import InputError
+from forkwise.study.reading import parse_study, read_study
 from forkwise.study.registration import read_plan, register, registered_file, registration_of
-from forkwise.study.spec import parse_study, read_study
 
 EVALUATION = {"problems": 3, "n": 4}
 

@@ -30,8 +30,8 @@ def plan(
     with long_command("run it again"):
         from forkwise.report.terminal import print_blocks, wide_console
         from forkwise.study.power import minutes, power, read_pilot
+        from forkwise.study.reading import read_study
         from forkwise.study.run import check_study
-        from forkwise.study.spec import read_study
         from forkwise.study.words import cost, design
 
         study = read_study(file)
@@ -52,9 +52,9 @@ def plan(
 def register(file: _File) -> None:
     """Freeze a study before its first run, in FILE.registered.yaml: hash, versions, date. Commit that file."""
     with long_command("run it again"):
+        from forkwise.study.reading import read_study
         from forkwise.study.registration import register as freeze
         from forkwise.study.run import check_study
-        from forkwise.study.spec import read_study
 
         study = read_study(file)
         check_study(study)
@@ -77,10 +77,10 @@ def run(
     """Train and sample every run of a study that has no receipt yet; killed anywhere, the same command continues."""
     with long_command(CONTINUES):
         from forkwise.study.places import LocalPlace, Place, RayPlace, Resources
+        from forkwise.study.reading import read_study
         from forkwise.study.registration import registration_of
         from forkwise.study.run import check_study
         from forkwise.study.run import run as run_study
-        from forkwise.study.spec import read_study
 
         study = read_study(file)
         record = registration_of(file, study)

@@ -8,8 +8,9 @@ from __future__ import annotations
 from forkwise.constants import check_alpha, check_kappa
 from forkwise.errors import InputError
 from forkwise.lab.options import QuickstartOptions
+from forkwise.study.reading import parse_study
 from forkwise.study.recipes import problems_for
-from forkwise.study.spec import Study, parse_study
+from forkwise.study.spec import Study
 
 TASK = "countdown:4"
 

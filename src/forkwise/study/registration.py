@@ -12,8 +12,9 @@ from forkwise.errors import InputError
 from forkwise.folders import write_text
 from forkwise.folders.settings import refuse_other
 from forkwise.reading import read_yaml
+from forkwise.study.reading import parse_study
 from forkwise.study.receipts import versions
-from forkwise.study.spec import Study, parse_study
+from forkwise.study.spec import Study
 
 _HEAD = "# A registered plan: `forkwise study register` wrote it. Commit it, and change nothing in it.\n"
 PLAN = "study.yaml"

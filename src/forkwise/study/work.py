@@ -37,7 +37,7 @@ from forkwise.study.receipts import (
 )
 from forkwise.study.spec import BASE, Device, Study, TrainingArm
 from forkwise.tasks import problem_range
-from forkwise.training.folder import COLLAPSED, finished
+from forkwise.training.folder import COLLAPSED, SETTINGS, finished
 from forkwise.version import __version__
 
 _WAIT = 60.0  # seconds for the process of an earlier attempt to end
@@ -170,6 +170,8 @@ def _train(work: Work, gpus: str | None, stopped: Callable[[], bool]) -> None:
             raise
     if not finished(work.folder, work.study.steps) and _collapsed(work.folder) is None:
         raise RunError(f"The run '{work.run}' ended before its last step (whole log: {_log(work)}).")
+    if f"# processes {work.study.processes}\n" not in (work.folder / SETTINGS).read_text(encoding="utf-8"):
+        raise InputError(f"The run '{work.run}' was not trained by {work.study.processes} processes: see {_log(work)}.")
 
 
 def _log(work: Work) -> Path:
@@ -200,21 +202,15 @@ def _call(
     processes: int = 1,
 ) -> None:
     """Runs a command of ours in a process of its own, which ends when this one does."""
-    launcher = [] if processes == 1 else ["-m", "accelerate.commands.launch", "--num_processes", str(processes)]
+    launcher = []
     if processes > 1:
-        launcher += [
-            "--num_machines",
-            "1",
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-            "no",
-            "--main_process_port",
-            "0",
-        ]
-        launcher += ["--cpu"] if work.device == "cpu" else ["--multi_gpu"]
+        # With --cpu accelerate starts one process unless there is MPI; its torchrun launcher is called multi_gpu.
+        launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+        launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        launcher += ["--main_process_port", "0"]
     visible: Mapping[str, str] = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
-    offline = {"HF_HUB_OFFLINE": "1"} if work.study.model == "embedded" and work.study.task else {}
+    extra = {"HF_HUB_OFFLINE": "1"} if work.study.model == "embedded" and work.study.task else {}
+    extra |= {"ACCELERATE_USE_CPU": "true"} if processes > 1 and work.device == "cpu" else {}
     threads = {"OMP_NUM_THREADS": str(max(1, work.threads // processes))}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
@@ -223,7 +219,7 @@ def _call(
             stdout=file,
             stderr=subprocess.STDOUT,
             stdin=subprocess.PIPE,  # never written to: it closes when we end, and so does the process
-            env={**os.environ, **_ENVIRONMENT, **offline, **threads, **visible, PARENT_PIPE: "0"},
+            env={**os.environ, **_ENVIRONMENT, **extra, **threads, **visible, PARENT_PIPE: "0"},
             start_new_session=True,  # Ctrl-C reaches us alone; we end the process ourselves
         )
     try:
