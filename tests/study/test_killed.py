@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from made import content
+from made_studies import content
 from processes import alive, ended, kill, parent, start, until, with_word
 
 pytest.importorskip("trl")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made import receipt, study, write_all
+from made_studies import receipt, study, write_all
 from rich.console import Console
 
 pytest.importorskip("trl")

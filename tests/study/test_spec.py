@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from made import content, study
+from made_studies import content, study
 
 from forkwise.errors import InputError
 from forkwise.study.reading import parse_study, read_study

@@ -158,7 +158,7 @@ def test_two_processes(tmp_path: Path) -> None:
         (["--critic_learning_rat", "1"], "Did you mean 'critic_learning_rate'"),
         (["--value-model", "no/such/model"], "model 'no/such/model' cannot be loaded"),
         (["--critic_shares_base", "true"], "needs a LoRA policy"),
-        (["--reward", "test_ppo_command:too_few"], "returned 1 numbers for"),
+        (["--reward", "test_ppo_command:too_few"], "returned 1 values for"),
         (["--reward", "test_ppo_command:not_a_number"], "returned nan for completion 0"),
         (["--save_total_limit", "1"], "save_total_limit=1"),
         (["--num_generations", "3"], "num_generations"),

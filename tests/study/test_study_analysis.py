@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from made import content, receipt, study, write_all
+from made_studies import content, receipt, study, write_all
 from scipy import stats
 
 from forkwise import cli
