@@ -2,7 +2,6 @@
 
 Entropies and log-probabilities are in nats, lengths in tokens or words as the name says, shares between 0 and 1. A
 number that does not exist (no interval with one problem, no entropy without token data) is None, and null in the file.
-It is one file of more than 400 lines because `explore.json` is one file: who reads it finds every field here, in order.
 """
 
 from __future__ import annotations
