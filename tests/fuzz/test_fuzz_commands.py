@@ -244,7 +244,8 @@ RUNS = {"tables": 25, "json": 60, "yaml": 60, "words": 25}
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_sampled_or_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_is_sampled_or_trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)  # some of the paths are relative, and commands write there
     monkeypatch.setattr("forkwise.sampling.run.sample", lambda *_: "nothing")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     if "huggingface_hub.constants" in sys.modules:
