@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from forkwise.errors import InputError
-from forkwise.passk.comparison import CURVE
 from forkwise.passk.components import Components, Noise, estimate, mean_curve, noise_of
+from forkwise.passk.differences import CURVE
 from forkwise.passk.estimator import k_grid, pass_at_k
 from forkwise.passk.outcomes import Arm, make_arm
 from forkwise.passk.plan import Costs, make_plan

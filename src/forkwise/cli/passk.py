@@ -79,6 +79,19 @@ class CompareOptions(MeasureOptions):
     looks: Annotated[str | None, "Shares of a planned study at its looks, the last now, such as 0.5,1."] = None
     gate: Annotated[float | None, "Exit with 1 unless every arm is shown to be worse by less than this."] = None
 
+    def over_benchmarks(self) -> dict[str, Any]:
+        """Returns what `compare_over` takes besides what is about both.
+
+        Raises:
+            InputError: an option that is about a single benchmark.
+        """
+        from forkwise.errors import InputError
+
+        for name in ("metric", "caps", "budgets", "diversity", "embed"):
+            if getattr(self, name):
+                raise InputError(f"--{name} is for one benchmark at a time: compare the tables of one alone for it.")
+        return {"level": self.level, "resamples": self.resamples, "seed": self.seed}
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -152,7 +165,11 @@ def passk(
 @with_options
 def compare(
     arms: Annotated[
-        list[str], typer.Argument(help="[NAME=]TABLE[,TABLE...] per arm, the reference first; or other tools' files.")
+        list[str],
+        typer.Argument(
+            help="[NAME=]TABLE[,TABLE...] per arm, the reference first; or other tools' files; or, for several "
+            "benchmarks, NAME=BENCHMARK:TABLE,BENCHMARK:TABLE..."
+        ),
     ],
     options: CompareOptions,
     outputs: Outputs,
@@ -160,24 +177,28 @@ def compare(
     """Whether arms differ in Pass@K: paired differences, simultaneous band, adjusted p, length control."""
     with long_command("run it again"):
         from forkwise import passk as numbers
-        from forkwise.passk.arguments import parse_arms, parse_ks, parse_primary, parse_shares
+        from forkwise.passk.arguments import parse_arms, parse_benchmarks, parse_ks, parse_primary, parse_shares
         from forkwise.report import passk as report
 
         with Meter(what="reading the samples (1 of 2)"):
-            loaded = parse_arms(arms, texts=options.texts)
+            benchmarks = parse_benchmarks(arms)
+            loaded = [arm for on_one in benchmarks.values() for arm in on_one]
+            loaded = loaded or parse_arms(arms, texts=options.texts)
+        settings: dict[str, Any] = {
+            "ks": parse_ks(options.k, loaded),
+            "fixed": options.fixed or (),
+            "paired_seeds": options.paired_seeds,
+            "primary": parse_primary(options.primary),
+            "looks": parse_shares(options.looks),
+            "intersect": options.intersect,
+            "margin": options.margin,
+        }
         with Meter(what="computing (2 of 2)"):
-            comparison = numbers.compare(
-                *loaded,
-                ks=parse_ks(options.k, loaded),
-                metrics=options.metric,
-                fixed=options.fixed or (),
-                paired_seeds=options.paired_seeds,
-                primary=parse_primary(options.primary),
-                looks=parse_shares(options.looks),
-                intersect=options.intersect,
-                margin=options.margin,
-                **options.arguments(),
-            )
+            if benchmarks:
+                comparison = numbers.compare_over(benchmarks, **settings, **options.over_benchmarks())
+            else:
+                settings |= {"metrics": options.metric, **options.arguments()}
+                comparison = numbers.compare(*loaded, **settings)
         sentence, passed = report.conclusion(comparison.arms, comparison), True
         if options.gate is not None:
             passed, sentence = comparison.not_worse(options.gate), f"{sentence} {report.gate(comparison, options.gate)}"

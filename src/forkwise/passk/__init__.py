@@ -22,6 +22,7 @@ from forkwise.passk.outcomes import Arm, make_arm
 from forkwise.passk.plan import Plan
 from forkwise.passk.planning import plan_study
 from forkwise.passk.results import Comparison, Crossing, Curve, Difference, Evaluation
+from forkwise.passk.several import compare_over
 
 __all__ = [
     "Arm",
@@ -36,6 +37,7 @@ __all__ = [
     "Plan",
     "bootstrap_interval",
     "compare",
+    "compare_over",
     "curve_grid",
     "diversity",
     "evaluate",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from forkwise.errors import InputError
-from forkwise.passk.comparison import CURVE
+from forkwise.passk.differences import CURVE
 from forkwise.passk.loading import load_arm
 from forkwise.passk.outcomes import Arm
 
@@ -57,6 +57,45 @@ def parse_arm(text: str, *, texts: bool = False) -> Arm:
         name, location = "", text
     paths = [location] if Path(location).exists() else location.split(",")
     return load_arm(paths, name=name or None, texts=texts)
+
+
+def parse_benchmarks(arguments: Sequence[str]) -> dict[str, list[Arm]]:
+    """Loads arms with samples of several benchmarks, `NAME=BENCHMARK:TABLE[,TABLE...],BENCHMARK:TABLE...`.
+
+    Returns:
+        The arms by benchmark, in the order of the first argument; empty where no argument names a benchmark.
+
+    Raises:
+        InputError: an arm without a name or without benchmarks, while others have some.
+    """
+    tables = {text: _tables_by_benchmark(text.partition("=")[2]) for text in arguments if not Path(text).exists()}
+    if not any(tables.values()):
+        return {}
+    found: dict[str, list[Arm]] = {}
+    for text in arguments:
+        name, named = text.partition("=")[0], tables.get(text, {})
+        if not named:
+            raise InputError(
+                f"'{text}' names no benchmarks while another arm does: write NAME=BENCHMARK:TABLE,BENCHMARK:TABLE, "
+                "such as rl=aime24:samples/rl-aime24,math500:samples/rl-math500."
+            )
+        for benchmark, paths in named.items():
+            found.setdefault(benchmark, []).append(load_arm(paths, name=name))
+    return found
+
+
+def _tables_by_benchmark(location: str) -> dict[str, list[str]]:
+    """Splits `BENCHMARK:TABLE[,TABLE...],...`; a table without a name is of the benchmark before it."""
+    found: dict[str, list[str]] = {}
+    benchmark = ""
+    for part in [] if Path(location).exists() else location.split(","):
+        name, colon, table = part.partition(":")
+        if colon and name and table and not Path(part).exists():
+            benchmark = name
+        else:
+            table = part
+        found.setdefault(benchmark, []).append(table)
+    return {} if "" in found else found
 
 
 def parse_runs(arguments: Sequence[str], *, texts: bool = False) -> list[Arm]:

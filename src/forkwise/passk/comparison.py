@@ -10,30 +10,23 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from forkwise.errors import InputError
 from forkwise.passk.changes import find_changes
-from forkwise.passk.crossing import find_crossing
-from forkwise.passk.design import Design, make_design
+from forkwise.passk.design import Design, design_notes, make_design
+from forkwise.passk.differences import CURVE, MARGIN, Judge, Pair
 from forkwise.passk.diversity import EMBED_NOTE, Embed, diversity
 from forkwise.passk.estimator import curve_grid
 from forkwise.passk.evaluation import Measured, measure, summarise
-from forkwise.passk.intervals import Interval, check_level, default_resamples, student_interval, unseen
+from forkwise.passk.intervals import Interval, check_level, default_resamples, student_interval
 from forkwise.passk.length import default_budgets, default_caps, have_common_lengths
 from forkwise.passk.length_differences import length_rows, matching_notes
-from forkwise.passk.looks import nominal_alphas
+from forkwise.passk.looks import look_note, nominal_alphas
 from forkwise.passk.metrics import Metric, MetricOptions, compared_metrics
 from forkwise.passk.outcomes import Arm, check_ks, common_problems
-from forkwise.passk.results import Comparison, Curve, Difference, Endpoint, Evaluation
+from forkwise.passk.results import Comparison, Curve, Evaluation
 from forkwise.passk.sampling_noise import difference_on_the_same
-from forkwise.passk.two_way import Variation, joint_test
-
-MARGIN = 0.05
-"""Default equivalence margin: differences of Pass@K within ±0.05 count as none."""
-
-CURVE = "curve"
-"""As the primary endpoint, the mean of Pass@K over K = 1, 2, 4, ..., n."""
+from forkwise.passk.two_way import Variation
 
 
 def compare(
@@ -104,7 +97,12 @@ def compare(
     if len({arm.largest_k() for arm in arms}) > 1:
         notes.append(f"The arms have different numbers of samples; K goes up to {largest}, the smallest.")
 
-    differences = _differences(measured, evaluations, _Test(design, paired, margin, resamples, seed), primary)
+    test = _Test(design, paired, Judge(level, margin, problems, resamples, seed))
+    pairs = [
+        _pair(m, measured[0], (e, evaluations[0]), test, primary)
+        for m, e in zip(measured[1:], evaluations[1:], strict=True)
+    ]
+    differences = test.judge.differences(measured[0].curves["pass@k"].ks, pairs, primary)
     if common:
         controlled = length_rows(measured, design, resamples=resamples, seed=seed)
         differences = [replace(d, length=rows) for d, rows in zip(differences, controlled, strict=True)]
@@ -118,12 +116,9 @@ def compare(
             notes.append("The intervals of diversity cover problems, not training runs.")
         changes = _diversity_differences(arms, embed, level)
         differences = [replace(d, diversity=change) for d, change in zip(differences, changes, strict=True)]
-    notes += _design_notes(arms, design)
+    notes += design_notes(arms, design)
     if looks:
-        notes.append(
-            f"This is look {len(looks)}, at {looks[-1]:g} of the study: a difference is claimed at p <= "
-            f"{1 - level:.3g}, so that all looks together err no more often than was planned."
-        )
+        notes.append(look_note(looks, level))
     unit = arms[0].length_unit if len({arm.length_unit for arm in arms}) == 1 else ""
     return Comparison(reference.name, evaluations, differences, problems, level, unit, notes)
 
@@ -143,95 +138,45 @@ def _comparable(arms: list[Arm], margin: float) -> list[Arm]:
 
 @dataclass(frozen=True)
 class _Test:
-    """Settings of every test: the statistics paired besides Pass@K, and the settings of `compare`."""
+    """What is paired besides Pass@K, and how differences vary and are judged."""
 
     design: Design
     paired: list[Metric]
-    margin: float
-    resamples: int
-    seed: int
+    judge: Judge
 
     def vary(self, arm: Measured, reference: Measured, metric: str) -> Variation:
         values = [m.curves[metric].values_SQK for m in (arm, reference)]
         return self.design.vary(arm.arm.name, values[0], reference.arm.name, values[1])
 
 
-def _differences(
-    measured: Sequence[Measured], evaluations: Sequence[Evaluation], test: _Test, primary: int | str | None
-) -> list[Difference]:
-    """Computes the differences of all arms from the first, judged together."""
-    reference, *others = measured
-    ks, level = reference.curves["pass@k"].ks, test.design.level
-    variations = [test.vary(arm, reference, "pass@k") for arm in others]
-    joint = joint_test(variations, resamples=test.resamples, seed=test.seed)
-    endpoints = _endpoints(others, reference, test, variations, primary)
-    differences = []
-    for arm, evaluation, variation, endpoint in zip(others, evaluations[1:], variations, endpoints, strict=True):
-        band = replace(variation.interval(joint.critical(level), level), resamples=test.resamples)
-        inside = _equivalent(band, reference, test)
-        upto = int(inside.argmin()) if not inside.all() else len(ks)
-        draws_RK = variation.mean + variation.draws(test.resamples, test.seed)
-        difference = Difference(
-            arm.arm.name,
-            reference.arm.name,
-            ks,
-            variation.pointwise(level),
-            difference_on_the_same(evaluation.same_problems, evaluations[0].same_problems),
-            band,
-            variation.p(),
-            joint.p(variation.scores()),
-            (len(reference.arm.runs), len(arm.arm.runs)),
-            (test.design.trained(reference.arm.name), test.design.trained(arm.arm.name)),
-            find_crossing(ks, variation.mean, draws_RK, level),
-            test.margin,
-            ks[upto - 1] if upto else None,
-            find_changes(arm.arm, reference.arm),
-            endpoint,
-            {
-                metric.name: _paired(metric, arm, reference, test)
-                for metric in test.paired
-                if metric.name in arm.curves and metric.name in reference.curves
-            },
-        )
-        differences.append(difference)
-    return differences
-
-
-def _endpoints(
-    others: Sequence[Measured],
+def _pair(
+    arm: Measured,
     reference: Measured,
+    evaluations: tuple[Evaluation, Evaluation],
     test: _Test,
-    variations: Sequence[Variation],
     primary: int | str | None,
-) -> list[Endpoint | None]:
-    """Tests the primary endpoint of every arm, by itself but for the other arms."""
-    if primary is None:
-        return [None] * len(others)
-    ks = reference.curves["pass@k"].ks
+) -> Pair:
+    variation = test.vary(arm, reference, "pass@k")
+    endpoint = None
     if primary == CURVE:
-        name, k, chosen = CURVE, ks[-1], [test.vary(arm, reference, CURVE) for arm in others]
-    else:
-        i = ks.index(int(primary))
-        name, k, chosen = "pass@k", ks[i], [v.at(i) for v in variations]
-    joint = joint_test(chosen, resamples=test.resamples, seed=test.seed)
-    level = test.design.level
-    endpoints: list[Endpoint | None] = []
-    for variation in chosen:
-        found = variation.interval(joint.critical(level), level)
-        scalar = Interval(found.mean[0], found.low[0], found.high[0], level)
-        p = float(joint.p(variation.scores())[0])
-        endpoints.append(Endpoint(name, k, scalar, p, bool(_equivalent(found, reference, test)[0])))
-    return endpoints
-
-
-def _equivalent(band: Interval, reference: Measured, test: _Test) -> npt.NDArray[np.bool_]:
-    """Says at which K the band lies within the margin, on problems enough for it.
-
-    A share of the problems as large as the margin that differ wholly must not have gone unseen.
-    """
-    enough = unseen(len(reference.arm.problems), test.design.level) <= test.margin
-    inside: npt.NDArray[np.bool_] = (band.low >= -test.margin) & (band.high <= test.margin) & enough
-    return inside
+        endpoint = test.vary(arm, reference, CURVE)
+    elif primary is not None:
+        endpoint = variation.at(reference.curves["pass@k"].ks.index(int(primary)))
+    return Pair(
+        arm.arm.name,
+        reference.arm.name,
+        (len(reference.arm.runs), len(arm.arm.runs)),
+        (test.design.trained(reference.arm.name), test.design.trained(arm.arm.name)),
+        variation,
+        difference_on_the_same(evaluations[0].same_problems, evaluations[1].same_problems),
+        endpoint,
+        find_changes(arm.arm, reference.arm),
+        {
+            metric.name: _paired(metric, arm, reference, test)
+            for metric in test.paired
+            if metric.name in arm.curves and metric.name in reference.curves
+        },
+    )
 
 
 def _paired(metric: Metric, arm: Measured, reference: Measured, test: _Test) -> Curve:
@@ -268,33 +213,4 @@ def _shared_notes(evaluations: Sequence[Evaluation]) -> list[str]:
     for note in dict.fromkeys(note for e in evaluations for note in e.notes):
         who = [e.arm for e in evaluations if note in e.notes]
         notes.append(note if len(who) == len(evaluations) else f"{', '.join(who)}: {note}")
-    return notes
-
-
-def _design_notes(arms: Sequence[Arm], design: Design) -> list[str]:
-    """Notes what the intervals of differences cover, and what not."""
-    trained = [arm for arm in arms if design.trained(arm.name)]
-    notes = []
-    if not trained:
-        notes.append(
-            "One run per arm: this compares these models, and says nothing about training them again."
-            if all(len(arm.runs) == 1 for arm in arms)
-            else "All arms are fixed: this compares these models, and says nothing about training them again."
-        )
-    elif len(trained) < len(arms):
-        names = ", ".join(arm.name for arm in arms if not design.trained(arm.name))
-        notes.append(f"Differences are about these very models of {names}, and about other training runs of the rest.")
-    if trained:
-        runs = " and ".join(str(n) for n in dict.fromkeys(len(arm.runs) for arm in trained))
-        pairs = ", paired by seed" if design.seeds is not None else ""
-        notes.append(f"The intervals of differences cover problems and training runs ({runs} per arm{pairs}).")
-    if design.cluster_Q is not None:
-        sizes = np.bincount(design.cluster_Q)
-        if sizes.max() == 1:
-            notes.append("Every cluster holds one problem, so clusters change nothing.")
-        else:
-            notes.append(
-                f"The problems are in {sizes.size} clusters ({int((sizes == 1).sum())} of one problem): differences "
-                "are about other clusters like these."
-            )
     return notes

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from forkwise.errors import InputError
-from forkwise.passk.comparison import CURVE
+from forkwise.passk.differences import CURVE
 from forkwise.passk.estimator import FloatArray, distinct_counts, k_grid, pass_at_k
 from forkwise.passk.outcomes import Arm
 

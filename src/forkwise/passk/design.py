@@ -16,7 +16,7 @@ from forkwise.errors import InputError, nearest
 from forkwise.passk.estimator import FloatArray, IntArray
 from forkwise.passk.intervals import Interval
 from forkwise.passk.outcomes import Arm, number_clusters
-from forkwise.passk.two_way import Variation, vary
+from forkwise.passk.two_way import Stratum, Variation, vary_over
 
 FEWEST_RUNS = 3
 """Runs of an arm from which the spread of its training can be told."""
@@ -51,8 +51,10 @@ class Design:
         """Whether the problems are in more than one cluster, so that they say something about others."""
         return self.cluster_Q is None or bool((self.cluster_Q != self.cluster_Q[0]).any())
 
-    def vary(self, arm: str, arm_SQK: FloatArray, reference: str, reference_SQK: FloatArray) -> Variation:
-        """Returns how the mean difference of two arms varies under this design."""
+    def stratum(
+        self, arm: str, arm_SQK: FloatArray, reference: str, reference_SQK: FloatArray, name: str = "problems"
+    ) -> tuple[Stratum, tuple[str, str]]:
+        """Returns what the difference of two arms varies with under this design, and the names of their runs."""
         names = (arm, reference)
         if self.seeds is not None and arm_SQK.shape[0] > 1:
             arm_SQK = arm_SQK[self.seeds[arm]] - reference_SQK[self.seeds[reference]]
@@ -61,7 +63,12 @@ class Design:
             x.mean(axis=0, keepdims=True) if name in self.fixed else x
             for name, x in ((arm, arm_SQK), (reference, reference_SQK))
         )
-        return vary(arm_SQK, reference_SQK, cluster_Q=self.cluster_Q, level=self.level, names=names)
+        return Stratum(arm_SQK, reference_SQK, self.cluster_Q, name), names
+
+    def vary(self, arm: str, arm_SQK: FloatArray, reference: str, reference_SQK: FloatArray) -> Variation:
+        """Returns how the mean difference of two arms varies under this design."""
+        stratum, names = self.stratum(arm, arm_SQK, reference, reference_SQK)
+        return vary_over([stratum], level=self.level, names=names)
 
     def pointwise(self, arm: str, arm_SQK: FloatArray, reference: str, reference_SQK: FloatArray) -> Interval:
         """Returns the Student t interval of the mean difference at each K by itself."""
@@ -153,3 +160,32 @@ def _clusters(arms: Sequence[Arm]) -> IntArray | None:
         if arm.clusters != said[0].clusters:
             raise InputError(f"'{said[0].name}' and '{arm.name}' put the same problems into different clusters.")
     return number_clusters(said[0])
+
+
+def design_notes(arms: Sequence[Arm], design: Design) -> list[str]:
+    """Notes what the intervals of differences cover, and what not."""
+    trained = [arm for arm in arms if design.trained(arm.name)]
+    notes = []
+    if not trained:
+        notes.append(
+            "One run per arm: this compares these models, and says nothing about training them again."
+            if all(len(arm.runs) == 1 for arm in arms)
+            else "All arms are fixed: this compares these models, and says nothing about training them again."
+        )
+    elif len(trained) < len(arms):
+        names = ", ".join(arm.name for arm in arms if not design.trained(arm.name))
+        notes.append(f"Differences are about these very models of {names}, and about other training runs of the rest.")
+    if trained:
+        runs = " and ".join(str(n) for n in dict.fromkeys(len(arm.runs) for arm in trained))
+        pairs = ", paired by seed" if design.seeds is not None else ""
+        notes.append(f"The intervals of differences cover problems and training runs ({runs} per arm{pairs}).")
+    if design.cluster_Q is not None:
+        sizes = np.bincount(design.cluster_Q)
+        if sizes.max() == 1:
+            notes.append("Every cluster holds one problem, so clusters change nothing.")
+        else:
+            notes.append(
+                f"The problems are in {sizes.size} clusters ({int((sizes == 1).sum())} of one problem): differences "
+                "are about other clusters like these."
+            )
+    return notes

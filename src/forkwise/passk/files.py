@@ -14,7 +14,8 @@ import numpy as np
 from forkwise.errors import InputError
 from forkwise.folders import write_text
 from forkwise.folders.results import Input, inputs_of, read_result
-from forkwise.passk.results import COLUMNS, Comparison, Evaluation, Row
+from forkwise.passk.intervals import Row
+from forkwise.passk.results import COLUMNS, Comparison, Evaluation
 from forkwise.samples.direct import source_files
 from forkwise.version import __version__
 

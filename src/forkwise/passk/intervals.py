@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,15 @@ class Interval:
     level: float
     resamples: int = 0
     """Bootstrap draws that the interval rests on."""
+
+
+Row = dict[str, Any]
+"""A number with its names and bounds, as CSV files hold it."""
+
+
+def bounds_at(interval: Interval, i: int | tuple[()] = ()) -> dict[str, float]:
+    """Returns entry `i` of an interval as plain numbers; without `i`, the interval of a single value."""
+    return {"value": float(interval.mean[i]), "low": float(interval.low[i]), "high": float(interval.high[i])}
 
 
 def default_resamples(problems: int) -> int:

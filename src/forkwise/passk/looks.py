@@ -49,3 +49,11 @@ def nominal_alphas(shares: Sequence[float], alpha: float) -> list[float]:
         spread = stats.norm.pdf((further[:, None] - at) / step) / step
         at, density = further, integrate.trapezoid(spread * density, at, axis=1)
     return levels
+
+
+def look_note(shares: Sequence[float], level: float) -> str:
+    """Says which look this is, and what it takes to claim a difference at it."""
+    return (
+        f"This is look {len(shares)}, at {shares[-1]:g} of the study: a difference is claimed at p <= {1 - level:.3g}, "
+        "so that all looks together err no more often than was planned."
+    )

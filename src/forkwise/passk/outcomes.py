@@ -99,6 +99,11 @@ class Arm:
             fields["clusters"] = tuple(np.array(self.clusters, dtype=object)[position >= 0].tolist())
         return replace(self, problems=tuple(shared), **fields)
 
+    def reordered(self, order_S: IntArray) -> Arm:
+        """Returns the arm with its runs in this order."""
+        runs = tuple(self.runs[s] for s in order_S)
+        return replace(self, runs=runs, run_N=np.argsort(order_S)[self.run_N])
+
     def split(self) -> list[Arm]:
         """Splits the arm into one for each run, named after the run."""
         arms = []

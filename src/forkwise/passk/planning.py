@@ -11,9 +11,9 @@ import numpy as np
 
 from forkwise.errors import InputError
 from forkwise.folders.results import Input, inputs_of
-from forkwise.passk.comparison import CURVE
 from forkwise.passk.components import Components, estimate, is_endpoint
 from forkwise.passk.design import seed_order
+from forkwise.passk.differences import CURVE
 from forkwise.passk.estimator import k_grid, shown_ks
 from forkwise.passk.files import inputs_of_tables
 from forkwise.passk.intervals import check_level

@@ -10,19 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from forkwise.errors import InputError
+from forkwise.passk.benchmark_results import Benchmarks, effective
 from forkwise.passk.certified import Certified, certify
 from forkwise.passk.changes import Changes
 from forkwise.passk.estimator import FloatArray
 from forkwise.passk.extrapolation import Extrapolation
-from forkwise.passk.intervals import Interval, unseen
+from forkwise.passk.intervals import Interval, Row, bounds_at, unseen
 
 COLUMNS = [
     *("arm", "reference", "metric", "k", "at", "value", "low", "high", "band_low", "band_high"),
     *("p", "adjusted_p", "problems", "effective_n", "of_reference", "of_arm", "error"),
 ]
 """Columns of the tidy rows; a cell that does not apply is empty."""
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -49,11 +48,6 @@ class Curve:
         for i, k in enumerate(self.ks):
             error = {} if "reference" in names else {"error": 0.0 if self.error is None else float(self.error[i])}
             yield {**names, "metric": self.metric, "k": k, **bounds_at(self.interval, i), **error}
-
-
-def bounds_at(interval: Interval, i: int | tuple[()] = ()) -> dict[str, float]:
-    """Returns entry `i` of an interval as plain numbers; without `i`, the interval of a single value."""
-    return {"value": float(interval.mean[i]), "low": float(interval.low[i]), "high": float(interval.high[i])}
 
 
 @dataclass(frozen=True)
@@ -273,6 +267,13 @@ class Comparison:
     length_unit: str
     """Unit of the lengths of all arms; empty where they have none in common."""
     notes: list[str]
+    benchmarks: Benchmarks | None = None
+    """What each of several benchmarks says; all else is then the mean over them. None where there is one."""
+
+    @property
+    def effective_problems(self) -> float:
+        """Returns how many problems of equal weight say as much."""
+        return float(self.problems) if self.benchmarks is None else effective(self.benchmarks.problems)
 
     def not_worse(self, margin: float) -> bool:
         """Says whether every arm is shown to be worse than the reference by less than the margin (non-inferiority).
@@ -285,12 +286,13 @@ class Comparison:
         """
         if not margin > 0:
             raise InputError(f"The gate's margin is {margin}: it is how much worse an arm may be, above 0.")
-        enough = unseen(self.problems, self.level) <= margin
+        enough = unseen(self.effective_problems, self.level) <= margin
         return all(d.least > 0 or (d.least > -margin and enough) for d in self.differences)
 
     def rows(self) -> list[Row]:
         """Returns every number as one row of `COLUMNS`; rows with a `reference` are differences."""
-        return [row for arm in self.arms for row in arm.rows()] + [row for d in self.differences for row in d.rows()]
+        rows = [row for arm in self.arms for row in arm.rows()] + [row for d in self.differences for row in d.rows()]
+        return rows + ([] if self.benchmarks is None else self.benchmarks.rows())
 
     def to_pandas(self) -> Any:
         """`rows()` as a pandas DataFrame; needs pandas."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from forkwise.errors import InputError, nearest
-from forkwise.passk.comparison import CURVE
 from forkwise.passk.components import Components, Noise, chi_square_interval, is_endpoint
+from forkwise.passk.differences import CURVE
 from forkwise.passk.plan import read_plan
 from forkwise.reading import parse_yaml, read_bytes
 

@@ -80,14 +80,12 @@ class Variation:
         return draws_RK
 
 
-def _spread_of_runs(x_SGK: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Returns rows of an arm's runs, their variance, and the part of it that problems already carry."""
+def _interaction(x_SGK: FloatArray) -> FloatArray:
+    """Returns the part of the variance over an arm's runs that problems already carry, `(K,)`."""
     s, g, _ = x_SGK.shape
-    by_run = x_SGK.mean(axis=1)
-    rows = (by_run - by_run.mean(axis=0)) / np.sqrt(s * (s - 1))
-    residual = x_SGK - by_run[:, None] - x_SGK.mean(axis=0)[None] + by_run.mean(axis=0)
-    interaction = (residual**2).sum(axis=(0, 1)) / ((s - 1) * (g - 1)) / (s * g)
-    return rows, (rows**2).sum(axis=0), interaction
+    residual = x_SGK - x_SGK.mean(axis=1)[:, None] - x_SGK.mean(axis=0)[None] + x_SGK.mean(axis=(0, 1))
+    interaction: FloatArray = (residual**2).sum(axis=(0, 1)) / ((s - 1) * (g - 1)) / (s * g)
+    return interaction
 
 
 def _sparseness(difference_GK: FloatArray) -> FloatArray:
@@ -103,6 +101,29 @@ def _sparseness(difference_GK: FloatArray) -> FloatArray:
     return sparse
 
 
+@dataclass(frozen=True)
+class Stratum:
+    """The values of two arms on one set of problems, each `(S, Q, K)`: those of one benchmark, or all there are.
+
+    Attributes:
+        cluster_Q: number of the cluster of each problem; None where every problem stands for itself.
+        name: what its problems are called among the rows of a `Variation`.
+    """
+
+    arm_SQK: FloatArray
+    reference_SQK: FloatArray
+    cluster_Q: IntArray | None = None
+    name: str = "problems"
+
+    def units(self) -> FloatArray:
+        """Returns the mean difference of each problem or cluster, `(G, K)`."""
+        return by_cluster(self.arm_SQK.mean(axis=0) - self.reference_SQK.mean(axis=0), self.cluster_Q)
+
+    def freedom(self) -> float:
+        """Returns the degrees of freedom of the variance over problems."""
+        return cluster_count(self.arm_SQK.shape[1], self.cluster_Q) - 1
+
+
 def vary(
     arm_SQK: FloatArray,
     reference_SQK: FloatArray,
@@ -111,7 +132,17 @@ def vary(
     level: float = 0.95,
     names: tuple[str, str] = ("arm", "reference"),
 ) -> Variation:
+    """Returns how the mean difference of two arms varies over one set of problems; see `vary_over`."""
+    return vary_over([Stratum(arm_SQK, reference_SQK, cluster_Q)], level=level, names=names)
+
+
+def vary_over(
+    strata: Sequence[Stratum], *, level: float = 0.95, names: tuple[str, str] = ("arm", "reference")
+) -> Variation:
     """Returns how the mean difference of two arms varies, over problems and over the runs of each arm with several.
+
+    With several strata it is the mean of their mean differences, each of equal weight; their problems are drawn
+    independently, and a run is the same run in all of them.
 
     The variance is two-way: over problems plus over the runs of each arm, minus their interaction, which both hold
     (Cameron, Gelbach & Miller 2011, J. Bus. Econ. Stat. 29(2), eq. 2.10); it is no less than the interaction alone. An
@@ -124,39 +155,51 @@ def vary(
     do.
 
     Args:
-        arm_SQK, reference_SQK: values per run and problem, the same problems in both, any number of runs in each.
-        cluster_Q: number of the cluster of each problem; None where every problem stands for itself.
+        strata: the same runs of each arm in all of them, in the same order.
         level: of the intervals that the smallest standard error is made for.
         names: of the arms, by which differences share their runs.
     """
-    difference_GK = by_cluster(arm_SQK.mean(axis=0) - reference_SQK.mean(axis=0), cluster_Q)
-    g = difference_GK.shape[0]
-    mean = difference_GK.mean(axis=0)
-    rows = {"problems": (difference_GK - mean) / np.sqrt(g * (g - 1))}
-    problems = (rows["problems"] ** 2).sum(axis=0)
-    freedom = cluster_count(arm_SQK.shape[1], cluster_Q) - 1
-    total, overlap = problems.copy(), np.zeros_like(problems)
-    spread, runs = problems**2 / freedom, []
-    for name, x_SQK in zip(names, (arm_SQK, reference_SQK), strict=True):
-        s = x_SQK.shape[0]
+    b = len(strata)
+    units = [stratum.units() for stratum in strata]
+    mean = np.mean([u_GK.mean(axis=0) for u_GK in units], axis=0)
+    rows, problems, spread, floor, floor_spread = {}, np.zeros_like(mean), *np.zeros((3, mean.size))
+    for stratum, u_GK in zip(strata, units, strict=True):
+        g = u_GK.shape[0]
+        rows[stratum.name] = (u_GK - u_GK.mean(axis=0)) / (np.sqrt(g * (g - 1)) * b)
+        variance = (rows[stratum.name] ** 2).sum(axis=0)
+        least = unseen(g, level) / stats.t.ppf((1 + level) / 2, g - 1) * _sparseness(u_GK) / b
+        problems += variance
+        spread += variance**2 / stratum.freedom()
+        floor += least**2
+        floor_spread += least**4 / stratum.freedom()
+    total, overlap, runs = problems.copy(), np.zeros_like(problems), []
+    for arm, name in enumerate(names):
+        values = [by_cluster((s.arm_SQK, s.reference_SQK)[arm], s.cluster_Q) for s in strata]
+        s = values[0].shape[0]
         if s == 1:
             continue
-        rows[f"runs of {name}"], variance, interaction = _spread_of_runs(by_cluster(x_SQK, cluster_Q))
+        by_run = np.mean([x_SGK.mean(axis=1) for x_SGK in values], axis=0)
+        rows[f"runs of {name}"] = (by_run - by_run.mean(axis=0)) / np.sqrt(s * (s - 1))
+        variance = (rows[f"runs of {name}"] ** 2).sum(axis=0)
         runs.append((s, variance))
-        total += variance - interaction
-        overlap += interaction
-        spread += interaction**2 / ((s - 1) * (g - 1))
+        total += variance
+        for x_SGK in values:
+            interaction = _interaction(x_SGK) / b**2
+            total -= interaction
+            overlap += interaction
+            spread += interaction**2 / ((s - 1) * (x_SGK.shape[1] - 1))
     total = np.maximum(total, overlap)
+    of_problems = sum(stratum.freedom() for stratum in strata)
     by_runs = spread + sum((v**2 / (s - 1) for s, v in runs), np.zeros_like(total))
-    freedom_K = np.divide(total**2, by_runs, out=np.full_like(total, freedom), where=by_runs > 0)
+    freedom_K = np.divide(total**2, by_runs, out=np.full_like(total, of_problems), where=by_runs > 0)
     if len({s for s, _ in runs}) > 1:
         of_a_run = sum(v * s * (s - 1) for s, v in runs) / sum(s - 1 for s, _ in runs)
         pooled = np.maximum(problems - overlap + sum(of_a_run / s for s, _ in runs), overlap)
         by_mean = spread + sum((of_a_run / s) ** 2 / (s - 1) for s, _ in runs)
         freedom_K = np.minimum(freedom_K, np.divide(pooled**2, by_mean, out=freedom_K.copy(), where=by_mean > 0))
-    least = unseen(g, level) / stats.t.ppf((1 + level) / 2, g - 1) * _sparseness(difference_GK)
-    se = np.sqrt(total)
-    return Variation(mean, np.maximum(se, least), np.where(se < least, freedom, freedom_K), rows)
+    se, least = np.sqrt(total), np.sqrt(floor)
+    of_floor = np.divide(floor**2, floor_spread, out=np.full_like(floor, of_problems), where=floor_spread > 0)
+    return Variation(mean, np.maximum(se, least), np.where(se < least, of_floor, freedom_K), rows)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from forkwise.passk import Comparison, Difference, Evaluation, Interval
 from forkwise.passk.estimator import shown_ks
 from forkwise.passk.length import BUDGET, CAP, MATCHED
 from forkwise.passk.results import Curve, Endpoint, LengthDifference, LengthRow
+from forkwise.report.benchmarks import on_benchmarks
 from forkwise.report.formats import at, count, coverage, interval, number, p_value, share
 from forkwise.report.table import Block, Table, filled
 
@@ -60,6 +61,8 @@ def overview(evaluations: Sequence[Evaluation], comparison: Comparison | None = 
         rows.append(["  adjusted p", *(p_value(d.adjusted_p[d.ks.index(k)]) for k in ks), ""])
     level = coverage(evaluation.pass_at_k.level)
     caption = f"Pass@K, mean [{level} BCa interval over problems]"
+    if comparison is not None and comparison.benchmarks is not None:
+        caption = f"Pass@K, mean over {len(comparison.benchmarks.names)} benchmarks [{level} t interval over problems]"
     if differences:
         caption += f"; differences are paired by problem [{level} band over all K and arms]"
     return filled(caption, ["", *(f"Pass@{k}" for k in ks), f"mean {evaluation.length_unit}"], rows)
@@ -70,6 +73,7 @@ def details(evaluations: Sequence[Evaluation], comparison: Comparison | None = N
     blocks = [block for e in evaluations for block in _evaluation(e)]
     if comparison is not None:
         blocks += [table for d in comparison.differences for table in _difference(d, comparison)]
+        blocks += on_benchmarks(comparison)
     return blocks
 
 
@@ -272,7 +276,14 @@ def _compared(c: Comparison) -> str:
     if len(phrases) < len(c.differences):
         quiet = [d for d in c.differences if not d.claimed(alpha).any()]
         phrases.append(_no_difference(quiet, c))
-    return f"On {c.problems} problems, {'; '.join(phrases)}."
+    return f"{_where(c)}, {'; '.join(phrases)}."
+
+
+def _where(c: Comparison) -> str:
+    """Says what the comparison is about."""
+    if c.benchmarks is None:
+        return f"On {c.problems} problems"
+    return f"In the mean over {len(c.benchmarks.names)} benchmarks ({c.problems} problems)"
 
 
 def _sentence(d: Difference, c: Comparison) -> str:
@@ -322,7 +333,7 @@ def _primary(c: Comparison, endpoints: Sequence[tuple[Difference, Endpoint]]) ->
     first = endpoints[0][1]
     name = f"Pass@{first.k}" if first.metric == "pass@k" else f"the mean of Pass@K over K = 1, 2, 4, ..., {first.k}"
     what = f"at the primary endpoint ({name}), the only one that is tested"
-    return f"On {c.problems} problems, {what}, {'; '.join(phrases)}."
+    return f"{_where(c)}, {what}, {'; '.join(phrases)}."
 
 
 def _at(d: Difference, i: int) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import comb, sqrt
 
-from forkwise.passk.comparison import CURVE
 from forkwise.passk.components import Components, chi_square_interval, name_of
 from forkwise.passk.design import FEWEST_RUNS
+from forkwise.passk.differences import CURVE
 from forkwise.passk.plan import Choice, Needed, Plan
 from forkwise.passk.power import MOST_RUNS, Size
 from forkwise.report.formats import count, number, share

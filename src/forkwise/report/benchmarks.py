@@ -1,0 +1,49 @@
+"""Several benchmarks in words: the differences on each, how often better, and the places of the arms."""
+
+from __future__ import annotations
+
+from forkwise.passk import Comparison
+from forkwise.passk.benchmark_results import Benchmarks, Standing
+from forkwise.passk.differences import CURVE
+from forkwise.passk.estimator import shown_ks
+from forkwise.report.formats import at, coverage, interval, number
+from forkwise.report.table import Block, Table
+
+_FEW = 6  # K in the columns
+
+
+def on_benchmarks(c: Comparison) -> list[Block]:
+    """Makes the tables of a comparison over several benchmarks; none where there is one."""
+    found = c.benchmarks
+    if found is None:
+        return []
+    level = coverage(c.level)
+    ks = shown_ks(found.on[0].ks, _FEW)
+    rows = [
+        [o.benchmark, o.arm, str(o.problems), *(at(o.band, o.ks.index(k), "+") for k in ks)]
+        for name in found.names
+        for o in found.on
+        if o.benchmark == name
+    ]
+    caption = f"Minus {c.reference} on each benchmark [{level} band over all benchmarks, arms and K]"
+    blocks: list[Block] = [Table(caption, ["benchmark", "arm", "problems", *(f"Pass@{k}" for k in ks)], rows)]
+    endpoints = sorted({m.k for m in found.improvements})
+    header = [_endpoint(found, k) for k in endpoints]
+    values = {(m.arm, m.k): interval(m.value, m.low, m.high) for m in found.improvements}
+    arms = [d.arm for d in c.differences]
+    caption = f"Probability that a run is better than one of {c.reference} on a benchmark [{level} bootstrap interval]"
+    blocks.append(Table(caption, ["arm", *header], [[arm, *(values[arm, k] for k in endpoints)] for arm in arms]))
+    standings = {(s.arm, s.k): s for s in found.standings}
+    caption = f"Place by the mean over benchmarks [places that are left, {level} sure for all arms]: share of resamples"
+    rows = [[e.arm, *(_place(standings[e.arm, k]) for k in endpoints)] for e in c.arms]
+    return [*blocks, Table(caption, ["arm", *header], rows)]
+
+
+def _endpoint(found: Benchmarks, k: int) -> str:
+    return f"mean of Pass@1, 2, 4, ..., {k}" if found.endpoint == CURVE else f"Pass@{k}"
+
+
+def _place(s: Standing) -> str:
+    left = str(s.low) if s.low == s.high else f"{s.low}–{s.high}"
+    shares = ", ".join(f"{place}: {share:.0%}" for place, share in enumerate(s.shares, start=1) if share >= 0.005)
+    return f"{number(s.value)}, place {s.place} [{left}]: {shares}"
