@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,6 +77,7 @@ class CompareOptions(MeasureOptions):
     intersect: Annotated[bool, "Compare on the shared problems."] = False
     margin: Annotated[float, "Differences within +-margin count as equivalent."] = 0.05
     looks: Annotated[str | None, "Shares of a planned study at its looks, the last now, such as 0.5,1."] = None
+    scorio: Annotated[bool, "Add Bayesian intervals and places by scorio (extra scorio)."] = False
     gate: Annotated[float | None, "Exit with 1 unless every arm is shown to be worse by less than this."] = None
 
     def over_benchmarks(self) -> dict[str, Any]:
@@ -87,7 +88,7 @@ class CompareOptions(MeasureOptions):
         """
         from forkwise.errors import InputError
 
-        for name in ("metric", "caps", "budgets", "diversity", "embed"):
+        for name in ("metric", "caps", "budgets", "diversity", "embed", "scorio"):
             if getattr(self, name):
                 raise InputError(f"--{name} is for one benchmark at a time: compare the tables of one alone for it.")
         return {"level": self.level, "resamples": self.resamples, "seed": self.seed}
@@ -199,6 +200,8 @@ def compare(
             else:
                 settings |= {"metrics": options.metric, **options.arguments()}
                 comparison = numbers.compare(*loaded, **settings)
+            if options.scorio:
+                comparison = _with_scorio(comparison, loaded, options)
         sentence, passed = report.conclusion(comparison.arms, comparison), True
         if options.gate is not None:
             passed, sentence = comparison.not_worse(options.gate), f"{sentence} {report.gate(comparison, options.gate)}"
@@ -207,6 +210,16 @@ def compare(
         outputs.give({"arms": arms, **asdict(options)}, loaded, sentence, blocks, comparison)
     if not passed:
         raise typer.Exit(1)
+
+
+def _with_scorio(comparison: Comparison, arms: Sequence[Arm], options: CompareOptions) -> Comparison:
+    from forkwise.passk.bayesian import by_scorio
+    from forkwise.passk.estimator import grid_of
+    from forkwise.passk.outcomes import common_problems
+
+    shared, _ = common_problems(arms, intersect=options.intersect)
+    ks = grid_of(comparison.differences[0].ks)
+    return replace(comparison, bayesian=by_scorio(shared, ks, level=options.level, seed=options.seed))
 
 
 def _numbers(text: str | None, option: str) -> list[int] | None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forkwise.errors import InputError
+from forkwise.passk.bayesian import Bayesian
 from forkwise.passk.benchmark_results import Benchmarks, effective
 from forkwise.passk.certified import Certified, certify
 from forkwise.passk.changes import Changes
@@ -269,6 +270,8 @@ class Comparison:
     notes: list[str]
     benchmarks: Benchmarks | None = None
     """What each of several benchmarks says; all else is then the mean over them. None where there is one."""
+    bayesian: Bayesian | None = None
+    """What scorio says about the arms; None where it was not asked."""
 
     @property
     def effective_problems(self) -> float:
@@ -292,7 +295,7 @@ class Comparison:
     def rows(self) -> list[Row]:
         """Returns every number as one row of `COLUMNS`; rows with a `reference` are differences."""
         rows = [row for arm in self.arms for row in arm.rows()] + [row for d in self.differences for row in d.rows()]
-        return rows + ([] if self.benchmarks is None else self.benchmarks.rows())
+        return rows + [row for more in (self.benchmarks, self.bayesian) if more is not None for row in more.rows()]
 
     def to_pandas(self) -> Any:
         """`rows()` as a pandas DataFrame; needs pandas."""

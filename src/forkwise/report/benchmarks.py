@@ -1,4 +1,4 @@
-"""Several benchmarks in words: the differences on each, how often better, and the places of the arms."""
+"""Several arms put in order, in words: over several benchmarks, and by scorio."""
 
 from __future__ import annotations
 
@@ -47,3 +47,19 @@ def _place(s: Standing) -> str:
     left = str(s.low) if s.low == s.high else f"{s.low}–{s.high}"
     shares = ", ".join(f"{place}: {share:.0%}" for place, share in enumerate(s.shares, start=1) if share >= 0.005)
     return f"{number(s.value)}, place {s.place} [{left}]: {shares}"
+
+
+def by_scorio(c: Comparison) -> list[Block]:
+    """Makes the tables of what scorio says; none where it was not asked."""
+    found = c.bayesian
+    if found is None:
+        return []
+    ks = shown_ks(found.posteriors[0].ks, _FEW)
+    rows = [[p.arm, *(at(p.interval, p.ks.index(k)) for k in ks)] for p in found.posteriors]
+    for row, p in zip(rows, found.posteriors, strict=True):
+        row.append(f"{p.prior[0]:.3g}, {p.prior[1]:.3g}")
+    level = coverage(found.posteriors[0].interval.level)
+    caption = f"Pass@K of these models on these problems, by scorio {found.version} [{level} credible interval]"
+    blocks: list[Block] = [Table(caption, ["arm", *(f"Pass@{k}" for k in ks), "fitted beta prior"], rows)]
+    places = [[p.arm, *(str(by[i]) for by in found.places.values())] for i, p in enumerate(found.posteriors)]
+    return [*blocks, Table("Places by the ranking models of scorio; no test", ["arm", *found.places], places)]

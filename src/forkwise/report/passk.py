@@ -11,7 +11,7 @@ from forkwise.passk import Comparison, Difference, Evaluation, Interval
 from forkwise.passk.estimator import shown_ks
 from forkwise.passk.length import BUDGET, CAP, MATCHED
 from forkwise.passk.results import Curve, Endpoint, LengthDifference, LengthRow
-from forkwise.report.benchmarks import on_benchmarks
+from forkwise.report.benchmarks import by_scorio, on_benchmarks
 from forkwise.report.formats import at, count, coverage, interval, number, p_value, share
 from forkwise.report.table import Block, Table, filled
 
@@ -73,7 +73,7 @@ def details(evaluations: Sequence[Evaluation], comparison: Comparison | None = N
     blocks = [block for e in evaluations for block in _evaluation(e)]
     if comparison is not None:
         blocks += [table for d in comparison.differences for table in _difference(d, comparison)]
-        blocks += on_benchmarks(comparison)
+        blocks += [*on_benchmarks(comparison), *by_scorio(comparison)]
     return blocks
 
 
