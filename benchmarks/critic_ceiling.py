@@ -19,8 +19,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from forkwise.core import explained_variance
-from forkwise.embedded import EMBEDDED_MODEL
-from forkwise.lab.base_model import MAX_NEW_TOKENS
+from forkwise.embedded import model_path
+from forkwise.lab.languages import LANGUAGES
 from forkwise.sampling.generate import Sampling, sample_problem
 from forkwise.tasks import load_task
 from forkwise.training.critic import make_critic, token_values
@@ -31,7 +31,7 @@ Example = tuple[list[int], list[int], float]  # prompt, completion, outcome
 def draw(policy: Any, tokenizer: Any, task_name: str, problems: int, group: int) -> list[list[Example]]:
     """Completions with their outcome, one list per problem."""
     task = load_task(task_name)
-    sampling = Sampling(max_tokens=MAX_NEW_TOKENS, batch_size=group)
+    sampling = Sampling(max_tokens=LANGUAGES["countdown"].max_new_tokens, batch_size=group)
     options: dict[str, Any] = {"run": "", "seed": 0, "sampling": sampling, "traces": group}
     return [
         [
@@ -85,7 +85,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    path = str(EMBEDDED_MODEL) if args.model == "embedded" else args.model
+    path = model_path(args.model)
     tokenizer = AutoTokenizer.from_pretrained(path)
     policy = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
     groups = draw(policy, tokenizer, args.task, args.problems, args.group)

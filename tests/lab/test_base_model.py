@@ -11,25 +11,21 @@ from random import Random
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from forkwise.embedded import EMBEDDED_MODEL
+from forkwise.embedded import EMBEDDED_MODEL, model_path
 from forkwise.errors import InputError
 from forkwise.lab import base_model
-from forkwise.lab.base_model import (
-    CONFIGS,
-    MAX_NEW_TOKENS,
-    TrainingConfig,
-    build_tokenizer,
-    evaluate,
-    main,
-    train_base,
-    training_batches,
-)
+from forkwise.lab.base_model import CONFIGS, TrainingConfig, main, train_base, training_batches
+from forkwise.lab.languages import LANGUAGES
+from forkwise.lab.measuring import draw_completions, evaluate
 from forkwise.lab.traces import MAX_TOKENS, VOCABULARY, trace
 from forkwise.tasks.base import Problem
 from forkwise.tasks.countdown import Countdown, apply
 
+COUNTDOWN = LANGUAGES["countdown"]
+MAX_NEW_TOKENS = COUNTDOWN.max_new_tokens
 STEP = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
 CLAIM = re.compile(r"because (\d+) = (\d+) ([-+*/]) (\d+) need (\d+) ,")
 
@@ -106,14 +102,14 @@ def tokenizer():
 
 def test_tokenizer_loads_as_what_it_is_and_round_trips(tokenizer) -> None:
     """transformers 5 swaps in byte-level BPE for some model types, whatever the files say."""
-    assert tokenizer.get_vocab() == build_tokenizer().get_vocab()
+    assert tokenizer.get_vocab() == COUNTDOWN.tokenizer().get_vocab()
     text = " ".join(VOCABULARY)
     ids = tokenizer(text)["input_ids"]
     assert len(ids) == len(VOCABULARY)
     assert tokenizer.unk_token_id not in ids
     assert tokenizer.decode(ids) == text
     assert tokenizer.decode([*ids, tokenizer.eos_token_id, tokenizer.pad_token_id], skip_special_tokens=True) == text
-    for one in (tokenizer, build_tokenizer()):
+    for one in (tokenizer, COUNTDOWN.tokenizer()):
         assert one("use 3 5 8 to make 64:")["input_ids"] == one("use 3 5 8 to make 64 :")["input_ids"]
 
 
@@ -130,7 +126,8 @@ def test_prompts_are_padded_on_the_left_without_changing_what_follows(tokenizer)
 
 def test_training_batches_hold_whole_traces_and_charge_only_the_completion(tokenizer) -> None:
     config = TrainingConfig(32, 1, 2, 64, steps=1, batch_size=8, learning_rate=1e-3)
-    ids, labels = next(training_batches(config, build_tokenizer(), Random(0)))
+    rng = Random(0)
+    ids, labels = next(training_batches(config, COUNTDOWN.tokenizer(), COUNTDOWN.examples(rng, 0), rng))
     assert ids.shape == labels.shape
     colon = tokenizer.convert_tokens_to_ids(":")
     for row, label in zip(ids.tolist(), labels.tolist(), strict=True):
@@ -166,7 +163,14 @@ def test_shipped_files_are_small_standard_and_of_both_transformers_generations()
 
 
 def test_shipped_model_is_right_now_and_then() -> None:
-    found = evaluate(EMBEDDED_MODEL, Countdown(sizes=(4,)).problems("test", 12), 32, batch_size=384)
+    found = evaluate(
+        EMBEDDED_MODEL,
+        Countdown(sizes=(4,)).problems("test", 12),
+        32,
+        task=Countdown(),
+        max_new_tokens=MAX_NEW_TOKENS,
+        batch_size=384,
+    )
     pass_at_1 = found.correct_Q.mean() / found.n
     assert 0.04 < pass_at_1 < 0.4
     assert (found.correct_Q > 0).sum() >= 6  # Pass@32 of half of the problems
@@ -179,7 +183,9 @@ def test_shipped_model_writes_parseable_answers(tokenizer) -> None:
     model = AutoModelForCausalLM.from_pretrained(EMBEDDED_MODEL).eval()
     torch.manual_seed(0)
     problems = Countdown().problems("test", 64)
-    texts, tokens, entropy, finished = base_model.draw_completions(model, tokenizer, [p.prompt for p in problems])
+    texts, tokens, entropy, finished = draw_completions(
+        model, tokenizer, [p.prompt for p in problems], max_new_tokens=MAX_NEW_TOKENS
+    )
     verdicts = Countdown().verify(texts, problems)
     assert sum(v.answer is not None for v in verdicts) >= 60
     assert any(v.correct for v in verdicts)
@@ -208,7 +214,7 @@ def test_training_lowers_the_loss_and_is_decided_by_the_seed(tmp_path: Path, mon
 
 def test_large_config_is_at_most_thirty_million_parameters() -> None:
     with torch.device("meta"):
-        assert base_model.build_model(CONFIGS["large"], build_tokenizer()).num_parameters() <= 30_000_000
+        assert base_model.build_model(CONFIGS["large"], COUNTDOWN.tokenizer(), 100).num_parameters() <= 30_000_000
 
 
 def test_command_measures_a_checkpoint(capsys) -> None:
@@ -227,3 +233,22 @@ def test_bad_training_input_is_refused_with_advice(tmp_path: Path) -> None:
         train_base(tmp_path / "new", config="medium")
     with pytest.raises(InputError, match="at least 1"):
         train_base(tmp_path / "new", steps=0)
+
+
+def test_another_language_is_trained_and_measured_the_same_way(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(CONFIGS, "tiny", TrainingConfig(32, 1, 2, 64, steps=2, batch_size=4, learning_rate=1e-3))
+    train_base(tmp_path / "model", language="story", config="tiny", log_every=0)
+    # Stored in 16 bits, and loaded in 32.
+    assert load_file(tmp_path / "model" / "model.safetensors")["model.norm.weight"].dtype == torch.float16
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").dtype == torch.float32
+    main(["--evaluate", str(tmp_path / "model"), "--language", "story", "--problems", "2", "--samples", "2"])
+    assert "2 problems x 2 samples" in capsys.readouterr().out
+    with pytest.raises(InputError, match="countdown, story"):
+        train_base(tmp_path / "new", language="chess")
+
+
+def test_embedded_models_are_named_by_their_task() -> None:
+    assert model_path("embedded") == model_path("embedded:countdown") == str(EMBEDDED_MODEL)
+    assert model_path("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"
+    with pytest.raises(InputError, match="There is no model 'embedded:chess' in this package: there is embedded:"):
+        model_path("embedded:chess")

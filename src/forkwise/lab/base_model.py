@@ -1,14 +1,15 @@
-"""The embedded base model: how it is trained from scratch, and how it is measured.
+"""The embedded base models: how they are trained from scratch, and how they are measured.
 
-    python -m forkwise.lab.base_model --out DIR [--seed 0] [--config small|large] [--steps N] [--device auto]
+    python -m forkwise.lab.base_model --out DIR [--language countdown|story] [--seed 0] [--config small|large]
+                                      [--steps N] [--device auto]
 
-trains a Llama language model on the traces of `forkwise.lab.traces`, made on the fly from train problems only, and
-writes an ordinary Hugging Face checkpoint. `small` is what the package ships in `forkwise/lab/base`;
-`large` wants a GPU.
+trains a Llama language model on traces (`forkwise.lab.traces`, `forkwise.lab.stories`) that are made on the fly from
+train problems only, and writes an ordinary Hugging Face checkpoint. `small` is what the package ships in
+`forkwise/lab/base` and `forkwise/lab/story`; `large` wants a GPU.
 
-    python -m forkwise.lab.base_model --evaluate DIR [--problems 100] [--samples 256]
+    python -m forkwise.lab.base_model --evaluate DIR [--language countdown|story] [--problems 100] [--samples 256]
 
-measures a checkpoint on test problems with four numbers.
+measures a checkpoint on the hardest test problems: four numbers, five events.
 """
 
 from __future__ import annotations
@@ -24,39 +25,26 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    GenerationConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from forkwise.errors import InputError
 from forkwise.folders import write_json
-from forkwise.lab.traces import MAX_TOKENS, VOCABULARY, trace
-from forkwise.loading import load_tokenizer, load_weights
+from forkwise.lab.languages import LANGUAGES
+from forkwise.lab.measuring import evaluate
 from forkwise.passk import bootstrap_interval, k_grid, pass_at_k
 from forkwise.passk.estimator import shown_ks
 from forkwise.report import formats
-from forkwise.tasks.base import Problem, Task
-from forkwise.tasks.countdown import Countdown
 from forkwise.terminal import echo
 
-MAX_NEW_TOKENS = MAX_TOKENS + 4
-"""Generation limit that fits every trace of the training data, its end-of-sequence token included."""
-
-_SPECIAL = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
 _IGNORED = -100  # label of a token that has no loss
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Size of the model and of its training. A batch holds `batch_size` traces of about 65 tokens, prompt included."""
+    """Size of the model and of its training. A batch holds `batch_size` traces with their prompts."""
 
     width: int
     layers: int
@@ -73,21 +61,7 @@ CONFIGS = {
 }
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Builds a word-level tokenizer over `VOCABULARY`: a token per word, sign or number; decoding joins with spaces."""
-    words = [*_SPECIAL.values(), *VOCABULARY]
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=_SPECIAL["unk_token"]))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-        model_max_length=256,
-        **_SPECIAL,
-    )
-
-
-def build_model(config: TrainingConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def build_model(config: TrainingConfig, tokenizer: PreTrainedTokenizerFast, max_new_tokens: int) -> LlamaForCausalLM:
     """Builds a randomly initialised Llama with tied embeddings; torch's global seed decides the weights.
 
     Not a Qwen2: transformers 5 loads every tokenizer beside a Qwen2 as byte-level BPE, whatever its files say.
@@ -112,7 +86,7 @@ def build_model(config: TrainingConfig, tokenizer: PreTrainedTokenizerFast) -> L
         temperature=1.0,
         top_k=0,
         top_p=1.0,
-        max_new_tokens=MAX_NEW_TOKENS,
+        max_new_tokens=max_new_tokens,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
@@ -120,23 +94,17 @@ def build_model(config: TrainingConfig, tokenizer: PreTrainedTokenizerFast) -> L
 
 
 def training_batches(
-    config: TrainingConfig, tokenizer: PreTrainedTokenizerFast, rng: Random, patience: int | None = None
+    config: TrainingConfig, tokenizer: PreTrainedTokenizerFast, examples: Iterator[tuple[str, str]], rng: Random
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yields endless `(input ids, labels)`, (batch, length) each, padded on the right, without loss on the prompt.
 
-    `patience` is that of the traces. Four of five problems have four numbers. Batches hold traces of similar length, so
-    little is spent on padding.
+    Batches hold traces of similar length, so little is spent on padding.
     """
-    pools = [Countdown(sizes=(size,)).problems("train") for size in (3, 4)]
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    vocabulary = tokenizer.get_vocab()
     while True:
-        rows = []
-        for _ in range(16 * config.batch_size):
-            problem = rng.choice(pools[rng.random() < 0.8])
-            prompt = [vocabulary[word] for word in str(problem.prompt).split()]
-            completion = [vocabulary[word] for word in trace(problem, rng, patience=patience).split()]
-            rows.append((prompt, [*completion, eos]))
+        some = list(islice(examples, 16 * config.batch_size))
+        prompts, completions = (tokenizer(list(texts))["input_ids"] for texts in zip(*some, strict=True))
+        rows = [(prompt, [*completion, eos]) for prompt, completion in zip(prompts, completions, strict=True)]
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))
         batches = [rows[i : i + config.batch_size] for i in range(0, len(rows), config.batch_size)]
         rng.shuffle(batches)
@@ -154,6 +122,7 @@ def training_batches(
 def train_base(
     out: str | Path,
     *,
+    language: str = "countdown",
     config: str = "small",
     seed: int = 0,
     steps: int | None = None,
@@ -164,10 +133,10 @@ def train_base(
 
     Args:
         out: new or empty directory.
-        config: `"small"` (0.8 M parameters, some ten minutes on one core) or `"large"` (27 M, for a GPU).
+        language: what the model is to write, and what it is to solve: a name in `LANGUAGES`.
+        config: `"small"` (0.8 M parameters, some twenty minutes on one core) or `"large"` (27 M, for a GPU).
         seed: decides the weights and the data; the same seed on the same machine gives the same model.
-        steps: batches of the first stage; None: as the config says. A second stage of a fifth as many follows, on
-            traces of more patience.
+        steps: batches of the first stage; None: as the config says. A second stage may follow, see `Language`.
         device: `"auto"`, `"cpu"`, `"cuda"`, ...
         log_every: prints the mean loss of so many steps; 0 prints nothing.
 
@@ -176,12 +145,14 @@ def train_base(
         `seconds`, `cpu_seconds`, `parameters`.
 
     Raises:
-        InputError: unknown config, no steps, or `out` holds files already.
+        InputError: unknown language or config, no steps, or `out` holds files already.
     """
     out = Path(out)
     if config not in CONFIGS:
         raise InputError(f"There is no base model config {config!r}; use one of {', '.join(CONFIGS)}.")
-    settings = CONFIGS[config]
+    if language not in LANGUAGES:
+        raise InputError(f"There is no language {language!r}; use one of {', '.join(LANGUAGES)}.")
+    settings, spoken = CONFIGS[config], LANGUAGES[language]
     steps = settings.steps if steps is None else steps
     if steps < 1:
         raise InputError(f"--steps is {steps}; the base model needs at least 1 training step.")
@@ -190,21 +161,18 @@ def train_base(
     device = _device(device)
 
     torch.manual_seed(seed)
-    tokenizer = build_tokenizer()
-    model = build_model(settings, tokenizer).to(device)
+    tokenizer = spoken.tokenizer()
+    model = build_model(settings, tokenizer, spoken.max_new_tokens).to(device)
     start, cpu_start = time.perf_counter(), time.process_time()
     losses: list[float] = []
     tokens = 0
     model.train()
-    # The second stage is short, and its traces give up only when they run out of room.
-    stages = (
-        (steps, settings.learning_rate, Random(seed), None),
-        (math.ceil(steps / 5), settings.learning_rate / 2, Random(f"{seed}-patient"), 8),
-    )
-    for stage_steps, learning_rate, rng, patience in stages:
+    for stage, (share, factor) in enumerate(spoken.stages):
+        stage_steps, learning_rate = math.ceil(steps * share), settings.learning_rate * factor
+        rng = Random(f"{seed}-patient") if stage else Random(seed)
         optimizer = torch.optim.AdamW(model.parameters(), learning_rate, (0.9, 0.98), weight_decay=0.01, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_warm_up_and_decay, steps=stage_steps))
-        batches = training_batches(settings, tokenizer, rng, patience)
+        batches = training_batches(settings, tokenizer, spoken.examples(rng, stage), rng)
         for ids, labels in islice(batches, stage_steps):
             # No attention mask: padding is on the right, where causal attention never looks back from.
             with torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda")):
@@ -223,7 +191,7 @@ def train_base(
             if log_every and len(losses) % log_every == 0:
                 recent, seconds = float(np.mean(losses[-log_every:])), time.perf_counter() - start
                 echo(f"step {len(losses)}  loss {recent:.4f} nats  {seconds:.0f} s")
-    model.float().cpu().save_pretrained(out)
+    save_model(model.float().cpu(), out, half=spoken.half)
     save_tokenizer(tokenizer, out)
     return {
         "loss": float(np.mean(losses[-100:])),
@@ -244,6 +212,16 @@ def _device(name: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
+def save_model(model: LlamaForCausalLM, out: Path, *, half: bool) -> None:
+    """Writes the weights in 32 bits, or rounded to 16, which load as 32 all the same."""
+    if not half:
+        model.save_pretrained(out)
+        return
+    model.half().save_pretrained(out)
+    path = out / "config.json"
+    write_json(path, json.loads(path.read_text()) | {"dtype": "float32"}, indent=2)
+
+
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Writes the tokenizer so that transformers 4 and 5 both load it."""
     tokenizer.save_pretrained(out)
@@ -254,116 +232,12 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     write_json(path, saved, indent=2)
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """The numbers that `evaluate` measured.
-
-    Attributes:
-        correct_Q: number of correct completions of each problem.
-        n: completions per problem.
-        mean_tokens: mean length of a completion in tokens, its end-of-sequence token included.
-        mean_entropy: mean entropy of the next-token distributions that tokens were sampled from, in nats per token.
-        finished: share of completions that ended within the token limit.
-    """
-
-    correct_Q: np.ndarray
-    n: int
-    mean_tokens: float
-    mean_entropy: float
-    finished: float
-
-
-@torch.inference_mode()
-def draw_completions(
-    model: Any, tokenizer: Any, prompts: Sequence[str], *, max_new_tokens: int = MAX_NEW_TOKENS
-) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
-    """Draws one completion per prompt at temperature 1, all in one batch.
-
-    Generation goes in two legs and finished rows sit out the second one, which saves a third of the time.
-
-    Returns:
-        The completions, and for each its number of tokens (end-of-sequence included), its summed entropy in nats, and
-        whether it ended within `max_new_tokens`.
-    """
-    encoded = tokenizer(list(prompts), return_tensors="pt", padding=True, padding_side="left").to(model.device)
-    ids, mask = encoded.input_ids, encoded.attention_mask
-    start = ids.shape[1]
-    live = torch.arange(len(ids), device=ids.device)
-    whole = ids.new_full((len(ids), start + max_new_tokens), tokenizer.pad_token_id)
-    whole[:, :start] = ids
-    tokens = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
-    entropy = torch.zeros(len(ids), device=ids.device)
-    first = max_new_tokens // 2
-    for leg in (first, max_new_tokens - first):
-        if not leg or not len(live):
-            continue
-        result = model.generate(
-            ids,
-            attention_mask=mask,
-            max_new_tokens=leg,
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
-        new = result.sequences[:, ids.shape[1] :]
-        whole[live, ids.shape[1] : result.sequences.shape[1]] = new
-        logp = torch.stack(result.logits, dim=1).float().log_softmax(-1)
-        real = new != tokenizer.pad_token_id
-        tokens[live] += real.sum(1)
-        entropy[live] += (-(logp.exp() * logp).sum(-1) * real).sum(1)
-        going = ~(new == tokenizer.eos_token_id).any(1)
-        ids, mask = result.sequences[going], torch.cat([mask, torch.ones_like(new)], 1)[going]
-        live = live[going]
-    finished = torch.ones(len(tokens), dtype=torch.bool)
-    finished[live.cpu()] = False
-    texts = tokenizer.batch_decode(whole[:, start:], skip_special_tokens=True)
-    return texts, tokens.cpu().numpy(), entropy.cpu().numpy(), finished.numpy()
-
-
-def evaluate(
-    model_dir: str | Path,
-    problems: Sequence[Problem],
-    n: int = 256,
-    *,
-    task: Task | None = None,
-    batch_size: int = 512,
-    max_new_tokens: int = MAX_NEW_TOKENS,
-    seed: int = 0,
-    device: str = "cpu",
-) -> Measurement:
-    """Samples `n` completions per problem at temperature 1 and verifies them.
-
-    `task` judges the completions (None: `Countdown()`). The result depends on `seed` and on `batch_size`; about 512
-    rows are fastest on a CPU.
-    """
-    model, tokenizer = load_weights(str(model_dir)).to(device).eval(), load_tokenizer(str(model_dir))
-    task = task or Countdown()
-    torch.manual_seed(seed)
-    rows = [i for i in range(len(problems)) for _ in range(n)]
-    correct_Q = np.zeros(len(problems), dtype=np.int64)
-    total_tokens, total_entropy, total_finished = 0, 0.0, 0
-    for at in range(0, len(rows), batch_size):
-        chunk = rows[at : at + batch_size]
-        asked = [problems[i] for i in chunk]
-        texts, tokens, entropy, finished = draw_completions(
-            model, tokenizer, [str(p.prompt) for p in asked], max_new_tokens=max_new_tokens
-        )
-        for i, verdict in zip(chunk, task.verify(texts, asked), strict=True):
-            correct_Q[i] += verdict.correct is True
-        total_tokens += int(tokens.sum())
-        total_entropy += float(entropy.sum())
-        total_finished += int(finished.sum())
-    return Measurement(correct_Q, n, total_tokens / len(rows), total_entropy / total_tokens, total_finished / len(rows))
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", help="train, and write the checkpoint to this new directory")
-    what.add_argument("--evaluate", metavar="DIR", help="measure this checkpoint on 4-number test problems")
+    what.add_argument("--evaluate", metavar="DIR", help="measure this checkpoint on the hardest test problems")
+    parser.add_argument("--language", default="countdown", choices=LANGUAGES)
     parser.add_argument("--config", default="small", choices=CONFIGS)
     parser.add_argument("--steps", type=int, help="batches of the first stage (default: from the config)")
     parser.add_argument("--seed", type=int, default=0)
@@ -372,12 +246,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=256, help="completions per problem")
     args = parser.parse_args(arguments)
     if args.out:
-        facts = train_base(args.out, config=args.config, seed=args.seed, steps=args.steps, device=args.device)
+        facts = train_base(
+            args.out, language=args.language, config=args.config, seed=args.seed, steps=args.steps, device=args.device
+        )
         echo(json.dumps(facts))
         return
-    problems = Countdown(sizes=(4,)).problems("test", args.problems)
+    spoken = LANGUAGES[args.language]
+    problems = spoken.hardest.problems("test", args.problems)
     start = time.process_time()
-    measured = evaluate(args.evaluate, problems, args.samples, seed=args.seed, device=_device(args.device))
+    measured = evaluate(
+        args.evaluate,
+        problems,
+        args.samples,
+        task=spoken.hardest,
+        max_new_tokens=spoken.max_new_tokens,
+        seed=args.seed,
+        device=_device(args.device),
+    )
     seconds = time.process_time() - start
     ks = shown_ks(k_grid(args.samples), 5)
     curve = bootstrap_interval(pass_at_k(args.samples, measured.correct_Q, ks))

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from forkwise.core import group_advantages, shape_advantages
-from forkwise.embedded import EMBEDDED_MODEL
+from forkwise.embedded import model_path
 from forkwise.folders import write_json
-from forkwise.lab.base_model import MAX_NEW_TOKENS
+from forkwise.lab.languages import LANGUAGES
 from forkwise.loading import load_tokenizer, load_weights
 from forkwise.sampling.generate import Sampling, sample_problem
 from forkwise.tasks import load_task
@@ -80,7 +80,7 @@ def batches(
 ) -> Iterator[Batch]:
     """Yields on-policy completions at temperature 1, `group` per training problem, `per_batch` problems at a time."""
     task = load_task(task_name)
-    sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=MAX_NEW_TOKENS, batch_size=group)
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=LANGUAGES["countdown"].max_new_tokens, batch_size=group)
     chosen = task.problems("train", problems)
     for first in range(0, len(chosen) - per_batch + 1, per_batch):
         rows = [
@@ -206,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    path = str(EMBEDDED_MODEL) if args.model == "embedded" else args.model
+    path = model_path(args.model)
     tokenizer = load_tokenizer(args.model, path)
     model = load_weights(args.model, path, dtype=torch.float32, attn_implementation="eager").eval()
     data = list(batches(model, tokenizer, args.task, args.problems, args.group, args.per_batch, args.seed))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from forkwise.embedded import EMBEDDED_MODEL
+from forkwise.embedded import model_path
 from forkwise.errors import InputError, first_line
 from forkwise.loading import load_tokenizer, load_weights, named
 from forkwise.progress import Meter
@@ -210,7 +210,7 @@ def load_model(model: str, device: str, dtype: str, trust_remote_code: bool) -> 
         raise InputError(f"There is no dtype '{dtype}': use auto, float32, bfloat16 or float16.")
 
     transformers.logging.set_verbosity_error()
-    name = str(EMBEDDED_MODEL) if model == "embedded" else model
+    name = model_path(model)
     tokenizer = load_tokenizer(model, name, trust_remote_code=trust_remote_code)
     loaded = load_weights(model, name, dtype=dtype, trust_remote_code=trust_remote_code)
     try:

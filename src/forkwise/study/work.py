@@ -7,6 +7,7 @@ moment: called again, it goes on from what is there.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from forkwise.embedded import is_embedded
 from forkwise.errors import InputError, RunError
 from forkwise.folders import is_held, write_text
 from forkwise.folders.metrics import read_metrics
@@ -40,6 +42,10 @@ from forkwise.tasks import problem_range
 from forkwise.training.folder import COLLAPSED, SETTINGS, finished
 from forkwise.version import __version__
 
+FULL_DISK_PAUSE = 60.0
+"""Seconds for which a run that met a full disk holds its place."""
+
+_FULL = re.compile(r"No space left on device|File too large|Disk quota exceeded")
 _WAIT = 60.0  # seconds for the process of an earlier attempt to end
 _POLL = 0.2  # seconds
 _PLACES = ("output_dir", "resume")  # settings that say where a run is, and not what it is
@@ -137,8 +143,21 @@ def perform(work: Work, gpus: str | None = None, stopped: Callable[[], bool] = l
 
     Raises:
         InputError: what `forkwise grpo`, `ppo` or `sample` refuses: the same would happen again.
-        RunError: a process ended otherwise than well; it can be tried again.
+        RunError: a process ended otherwise than well, or a disk is full; it can be tried again.
     """
+    try:
+        _perform(work, gpus, stopped)
+    except InputError as error:
+        if not _FULL.search(str(error)):
+            raise
+        # Another node may have room: this one holds its place for a while, so as not to take and fail every run.
+        deadline = time.monotonic() + FULL_DISK_PAUSE
+        while time.monotonic() < deadline and not stopped():
+            time.sleep(_POLL)
+        raise RunError(str(error)) from error
+
+
+def _perform(work: Work, gpus: str | None, stopped: Callable[[], bool]) -> None:
     if receipt_file(work.receipts, work.run).exists():
         return
     note_start(work.receipts, work.run, work.device)
@@ -209,7 +228,7 @@ def _call(
         launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
         launcher += ["--main_process_port", "0"]
     visible: Mapping[str, str] = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
-    extra = {"HF_HUB_OFFLINE": "1"} if work.study.model == "embedded" and work.study.task else {}
+    extra = {"HF_HUB_OFFLINE": "1"} if is_embedded(work.study.model) and work.study.task else {}
     extra |= {"ACCELERATE_USE_CPU": "true"} if processes > 1 and work.device == "cpu" else {}
     threads = {"OMP_NUM_THREADS": str(max(1, work.threads // processes))}
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ __all__ = ["Problem", "Prompt", "Split", "Task", "Verdict", "load_task", "proble
 _BENCHMARKS = ("aime24", "aime25", "amc23", "math500", "gsm8k", "minerva")
 _SPECS = {
     "countdown": "countdown, countdown:3 or countdown:4",
+    "story": "story, story:2, story:3 or story:4",
     "math": "math, math:boxed or math:dapo",
     "reasoning-gym": "reasoning-gym:NAME[,setting=value...]",
     **{name: f"{name} or {name}:dapo" for name in _BENCHMARKS},
@@ -37,6 +38,10 @@ def load_task(spec: str, *, verifier: MathVerifier | None = None) -> Task:
         from forkwise.tasks.countdown import Countdown
 
         return Countdown((int(options),)) if options else Countdown()
+    if name == "story" and options in ("", "2", "3", "4"):
+        from forkwise.tasks.story import Stories
+
+        return Stories((int(options),)) if options else Stories()
     if name == "math" and options in ("", "boxed", "dapo"):
         from forkwise.tasks.math import MathTask
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from itertools import zip_longest
+from random import Random
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from forkwise.errors import InputError
 
 Split = Literal["train", "validation", "test"]
 Prompt = str | list[dict[str, str]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,45 @@ def problem_range(task: Task, split: Split, number: int | None, *, first: int = 
     if first and first >= len(problems):
         raise InputError(f"{task.name} has {len(problems)} {split} problems, so none is left from place {first} on.")
     return problems[first:]
+
+
+def split_by_hash(text: str) -> Split:
+    """Returns the split that a text belongs to for ever, by a hash: 80 % train, 10 % validation, 10 % test."""
+    digit = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 10
+    return "train" if digit < 8 else "validation" if digit == 8 else "test"
+
+
+def deal(pools: Mapping[int, Sequence[T]], split: Split, n: int | None, seed: int, what: str) -> list[T]:
+    """Returns the first `n` entries (None: all) of pools in the order that `seed` gives; the pools alternate.
+
+    A larger `n` only appends. They alternate for as long as there are entries of each.
+
+    Raises:
+        InputError: there are fewer than `n`.
+    """
+    columns = []
+    for size, pool in pools.items():
+        column = list(pool)
+        Random(f"{seed}-{size}").shuffle(column)
+        columns.append(column)
+    entries = [entry for row in zip_longest(*columns) for entry in row if entry is not None]
+    if n is not None and not 0 <= n <= len(entries):
+        raise InputError(f"{what} has {len(entries)} {split} problems, so {n} cannot be had; ask for fewer.")
+    return entries[:n]
+
+
+def check_split(split: str) -> None:
+    """Raises InputError unless there is such a split."""
+    if split not in get_args(Split):
+        raise InputError(f"There is no split {split!r}; use 'train', 'validation' or 'test'.")
+
+
+def check_paired(completions: Sequence[str], problems: Sequence[Problem]) -> None:
+    """Raises InputError unless there is a problem for each completion."""
+    if len(completions) != len(problems):
+        raise InputError(
+            f"{len(completions)} completions but {len(problems)} problems; give one problem for each completion."
+        )
 
 
 def question_id(question: str) -> str:

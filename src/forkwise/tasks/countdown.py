@@ -13,16 +13,14 @@ of which takes numbers away and puts its result in their place (`answer : 5 + 3 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from itertools import combinations, combinations_with_replacement, zip_longest
-from random import Random
+from itertools import combinations, combinations_with_replacement
 
 from forkwise.errors import InputError
-from forkwise.tasks.base import Problem, Split, Verdict
+from forkwise.tasks.base import Problem, Split, Verdict, check_paired, check_split, deal, split_by_hash
 
 LARGEST_NUMBER = 10
 TARGETS = range(10, 41)
@@ -105,12 +103,6 @@ def reachable(numbers: tuple[int, ...]) -> frozenset[int]:
     return frozenset(found)
 
 
-def _split_of(problem_id: str) -> Split:
-    """Returns the one split a problem belongs to: 80 % train, 10 % validation, 10 % test, by a hash of its content."""
-    digit = int.from_bytes(hashlib.sha256(problem_id.encode()).digest()[:8], "big") % 10
-    return "train" if digit < 8 else "validation" if digit == 8 else "test"
-
-
 @cache
 def _solvable(size: int) -> tuple[tuple[str, tuple[int, ...], int], ...]:
     """Lists `(id, sorted numbers, target)` of all solvable problems with `size` numbers."""
@@ -155,17 +147,9 @@ class Countdown:
         Raises:
             InputError: unknown split, or fewer than `n` problems in it.
         """
-        if split not in ("train", "validation", "test"):
-            raise InputError(f"There is no split {split!r}; use 'train', 'validation' or 'test'.")
-        columns = []
-        for size in self.sizes:
-            column = [entry for entry in _solvable(size) if _split_of(entry[0]) == split]
-            Random(f"{seed}-{size}").shuffle(column)
-            columns.append(column)
-        entries = [entry for row in zip_longest(*columns) for entry in row if entry is not None]
-        if n is not None and not 0 <= n <= len(entries):
-            raise InputError(f"Countdown has {len(entries)} {split} problems, so {n} cannot be had; ask for fewer.")
-        return [self._problem(*entry) for entry in entries[:n]]
+        check_split(split)
+        pools = {size: [entry for entry in _solvable(size) if split_by_hash(entry[0]) == split] for size in self.sizes}
+        return [self._problem(*entry) for entry in deal(pools, split, n, seed, "Countdown")]
 
     def _problem(self, problem_id: str, numbers: tuple[int, ...], target: int) -> Problem:
         listed = " ".join(map(str, numbers))
@@ -175,10 +159,7 @@ class Countdown:
 
     def verify(self, completions: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
         """Returns one verdict per completion. Time is linear in the length of the text, whatever it holds."""
-        if len(completions) != len(problems):
-            raise InputError(
-                f"{len(completions)} completions but {len(problems)} problems; give one problem for each completion."
-            )
+        check_paired(completions, problems)
         return [
             _verify(text, p.meta["numbers"], p.meta["target"]) for text, p in zip(completions, problems, strict=True)
         ]

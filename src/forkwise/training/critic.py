@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForTokenClassification
 
-from forkwise.embedded import EMBEDDED_MODEL
+from forkwise.embedded import model_path
 from forkwise.errors import InputError
 from forkwise.loading import load_config, load_tokenizer, read_weights
 
@@ -91,7 +91,7 @@ def load_weights(critic: nn.Module, folder: Path) -> None:
 
 
 def _loaded(name: str, policy: Any, tokenizer: Any, trust_remote_code: bool) -> Any:
-    path = str(EMBEDDED_MODEL) if name == "embedded" else name
+    path = model_path(name)
     options = {"trust_remote_code": trust_remote_code}
     if (Path(path) / "adapter_config.json").exists():
         raise InputError(

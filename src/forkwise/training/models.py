@@ -9,7 +9,7 @@ import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from forkwise.embedded import EMBEDDED_MODEL
+from forkwise.embedded import model_path
 from forkwise.errors import InputError
 from forkwise.loading import can_be_checked, check_weights, load_config, load_tokenizer, sharded
 from forkwise.sampling.forward import cannot, check_causal, embedding_rows, no_generation_settings, token_limit
@@ -23,7 +23,7 @@ _GLANCE = 40  # characters in which there is a token, as a rule: whole prompts t
 
 
 def resolve_model(name: str | None, *, revision: str | None = None, trust_remote_code: bool = False) -> tuple[str, Any]:
-    """Returns the id or folder to load and its tokenizer; `embedded` is the small model that this package ships.
+    """Returns the id or folder to load and its tokenizer; `embedded` is a small model of this package.
 
     Raises:
         InputError: no name, nothing there, a damaged file, no tokenizer, tensors that the files lack, or a model
@@ -31,8 +31,7 @@ def resolve_model(name: str | None, *, revision: str | None = None, trust_remote
     """
     if not name:
         raise InputError("Say which model to train with --model: a hub id, a folder, or 'embedded'.")
-    if name == "embedded":
-        name = str(EMBEDDED_MODEL)
+    name = model_path(name)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = load_config(name, **options)
     architectures = config.architectures or []
