@@ -211,6 +211,36 @@ def test_a_run_may_take_several_processes(tmp_path: Path) -> None:
     assert set(receipts(file, tmp_path / "out")) == {"grpo-seed0", "shaped-seed0"}
 
 
+_ON_A_FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from forkwise.errors import RunError
+from forkwise.study import work
+from forkwise.study.reading import read_study
+work.FULL_DISK_PAUSE = 0.0
+study, out = read_study(Path(sys.argv[1])), Path(sys.argv[2])
+run = work.Work(study, study.sha256(), None, None, out, out / "receipts")
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
+try:
+    work.perform(run)
+except RunError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_no_refusal_and_the_run_is_tried_again(tmp_path: Path) -> None:
+    """The limit is that of a file's size, which the run inherits: what a disk without room is on a node of its own."""
+    file, out = small(tmp_path), tmp_path / "out"
+    (out / "receipts").mkdir(parents=True)
+    words = [sys.executable, "-c", _ON_A_FULL_DISK, str(file), str(out)]
+    full = subprocess.run([*words, "2048"], check=True, capture_output=True, text=True, timeout=600)
+    assert "cannot be written: File too large" in full.stdout
+    assert not list((out / "receipts").glob("*.json"))
+    roomy = subprocess.run([*words, str(1 << 30)], check=True, capture_output=True, text=True, timeout=600)
+    assert roomy.stdout == ""
+    assert len(read_receipt(out / "receipts" / "base.json").attempts) == 2
+
+
 # ----------------------------------------------------------------------------------------------------------------- Ray
 
 

@@ -18,6 +18,7 @@ from forkwise.passk import Arm, Comparison, Evaluation, compare, evaluate, k_gri
 from forkwise.passk.design import FEWEST_PAIRS
 from forkwise.passk.estimator import FloatArray
 from forkwise.passk.two_way import vary
+from forkwise.study.exploring import Spread, WithinBudget, spreads, within_budgets
 from forkwise.study.receipts import Receipt, arm_of, read_receipts, receipt_file, starts
 from forkwise.study.registration import PLAN, read_plan
 from forkwise.study.spec import BASE, FEWEST, Study
@@ -189,6 +190,7 @@ class Result:
         secondary: at other K, with p adjusted by Holm; `gate` against another arm, only after a shown primary.
         exploratory: everything else, of all arms; None where nothing may be compared.
         base: the model before training.
+        spread, within: how much the runs of each arm differ, and what a budget of tokens buys; exploratory too.
     """
 
     progress: Progress
@@ -201,6 +203,8 @@ class Result:
     gate: Contrast | None = None
     exploratory: Comparison | None = None
     base: Evaluation | None = None
+    spread: list[Spread] = field(default_factory=list)
+    within: list[WithinBudget] = field(default_factory=list)
 
     @property
     def shown(self) -> bool:
@@ -225,11 +229,13 @@ def analyse(study: Study, folder: Path, receipts: Receipts, *, early: bool = Fal
     if study.pilot or not seeds:
         return Result(far, far.seeds, facts, base=base)
     arms = arms_of(study, receipts, seeds)
-    compared = None
+    compared: Comparison | None = None
+    within: list[WithinBudget] = []
     if len(seeds) == 1 or len(seeds) >= FEWEST:
-        compared = _explore(study, list(arms.values()))
+        compared, within = _explore(study, list(arms.values()), receipts)
+    spread = spreads(list(arms.values()), study.evaluation.n)
     if study.primary is None or len(seeds) < FEWEST:
-        return Result(far, seeds, facts, early=early, exploratory=compared, base=base)
+        return Result(far, seeds, facts, 0.0, early, exploratory=compared, base=base, spread=spread, within=within)
     n, level = study.evaluation.n, study.primary.level
     reference, tested = arms[study.arms[0].name], arms[study.tested.name]
     primary = contrast(tested, reference, study.primary.endpoint, n, level)
@@ -248,6 +254,8 @@ def analyse(study: Study, folder: Path, receipts: Receipts, *, early: bool = Fal
         gate=gate,
         exploratory=compared,
         base=base,
+        spread=spread,
+        within=within,
     )
 
 
@@ -307,7 +315,8 @@ def _holm(contrasts: Sequence[Contrast]) -> list[Contrast]:
     return adjusted
 
 
-def _explore(study: Study, arms: Sequence[Arm]) -> Comparison:
+def _explore(study: Study, arms: Sequence[Arm], receipts: Receipts) -> tuple[Comparison, list[WithinBudget]]:
     margin = study.primary.margin if study.primary else 0.05
     paired = len(arms[0].runs) >= FEWEST_PAIRS
-    return compare(*arms, ks=k_grid(study.evaluation.n), margin=margin, paired_seeds=paired)
+    comparison = compare(*arms, ks=k_grid(study.evaluation.n), margin=margin, paired_seeds=paired)
+    return comparison, within_budgets(arms, receipts, paired=paired, level=comparison.level)

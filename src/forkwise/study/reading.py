@@ -38,6 +38,12 @@ def parse_study(content: Any, name: str) -> Study:
         raise InputError(
             "A study cannot run on verl yet: verl takes one method, in a configuration of its own; use engine: trl."
         )
+    evaluation = content.get("evaluation")
+    if isinstance(evaluation, dict) and evaluation.get("engine") == "server":
+        raise InputError(
+            "A study cannot sample from a server: each run ends in a checkpoint of its own, which no running server "
+            "has; use engine: vllm or transformers in evaluation."
+        )
     content = {"title": Path(name).stem, **content}
     algorithm = content.get("algorithm", "grpo")
     content["recipe"] = _recipe(content.get("recipe", {}), name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from forkwise.passk.estimator import shown_ks
 from forkwise.report.formats import count, interval, number, p_value
 from forkwise.report.passk import FEW, conclusion, overview
 from forkwise.report.table import Block, Table, filled
@@ -148,8 +149,36 @@ def exploratory(study: Study, result: Result, receipts: Mapping[str, Receipt]) -
     return [
         f"Exploratory: {sentence}",
         *overview(evaluations, result.exploratory, FEW),
+        *_spread(result),
+        *_within(result),
         *beside(study, result.seeds, receipts),
     ]
+
+
+def _spread(result: Result) -> list[Table]:
+    """Makes the table of how much the runs of each arm differ."""
+    if not result.spread:
+        return []
+    ks = shown_ks(result.spread[0].ks, FEW)
+    rows = []
+    for s in result.spread:
+        places = [s.ks.index(k) for k in ks]
+        rows.append([s.arm, *(f"{number(s.mean[i])} ± {number(s.sd[i], 4)}" for i in places)])
+    caption = f"Pass@K of the {len(result.seeds)} runs of each arm, over all problems: mean ± SD over runs"
+    return filled(caption, ["arm", *(f"Pass@{k}" for k in ks)], rows)
+
+
+def _within(result: Result) -> list[Table]:
+    """Makes the table of what a budget of tokens buys."""
+    rows = []
+    for w in result.within:
+        rows.append([w.arm, *map(number, w.value)])
+        if w.difference is not None and w.low is not None and w.high is not None:
+            bounds = zip(w.difference, w.low, w.high, strict=True)
+            rows.append([f"{w.arm} − {result.within[0].arm}", *(interval(*b, sign="+") for b in bounds)])
+    caption = "Pass within a budget of tokens per problem, by mean lengths of samples [band over all budgets and arms]"
+    header = ["arm", *(f"{count(budget)} tokens" for budget in (result.within[0].budgets if result.within else []))]
+    return filled(caption, header, rows)
 
 
 def beside(study: Study, seeds: Sequence[int], receipts: Mapping[str, Receipt]) -> list[Table]:
