@@ -20,7 +20,7 @@ import trl
 from packaging.version import Version
 from peft import LoraConfig
 
-from forkwise.core.heads import compare_head, few_tokens
+from forkwise.core import compare_head, few_tokens
 from forkwise.engines.trl import EntropyShapedGRPOConfig, EntropyShapedGRPOTrainer
 from forkwise.errors import InputError
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class ShapingSettings:
-    """The two constants of the entropy-shaped advantage, and the methods to train with."""
+    """The two constants of the entropy-shaped advantage, the methods to train with, and who computes entropies."""
 
     alpha: float = field(
         default=0.4, metadata={"help": "Weight of the entropy term added to the advantages; 0 turns shaping off."}
@@ -20,5 +20,12 @@ class ShapingSettings:
         metadata={
             "help": "Methods to train with, NAME[:key=value,...]; may be repeated. 'forkwise methods' lists them. "
             "alpha and kappa then count only as options of entropy_advantage."
+        },
+    )
+    entropy_backend: str = field(
+        default="forkwise",
+        metadata={
+            "help": "Who computes log-probs and entropies in training: 'forkwise' (where its operator gives the model's "
+            "own logits; else TRL, or the full logits), or 'trl'."
         },
     )
