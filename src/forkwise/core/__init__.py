@@ -1,7 +1,7 @@
 """Entropy, shaped, group and critic advantages as functions of tensors. Imports torch and no other room of ours."""
 
 from forkwise.core.advantages import group_advantages, leave_one_out
-from forkwise.core.entropy import LogprobEntropy, logprob_and_entropy, token_entropy
+from forkwise.core.entropy import Extras, HiddenStatesError, LogprobEntropy, logprob_and_entropy, token_entropy
 from forkwise.core.gae import Gae, ValueLoss, clipped_value_loss, explained_variance, gae, whiten
 from forkwise.core.heads import (
     Head,
@@ -18,10 +18,12 @@ from forkwise.core.shortcuts import HeadMismatch, compare_head
 from forkwise.core.shaping import ShapingStats, shape_advantages, shape_and_measure, shaping_stats
 
 __all__ = [
+    "Extras",
     "Gae",
     "Head",
     "HeadError",
     "HeadMismatch",
+    "HiddenStatesError",
     "LogprobEntropy",
     "Places",
     "Scores",
