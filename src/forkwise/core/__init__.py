@@ -14,8 +14,8 @@ from forkwise.core.heads import (
     score_by_logits,
     score_tokens,
 )
-from forkwise.core.shortcuts import HeadMismatch, compare_head
 from forkwise.core.shaping import ShapingStats, shape_advantages, shape_and_measure, shaping_stats
+from forkwise.core.shortcuts import HeadMismatch, compare_head
 
 __all__ = [
     "Extras",

@@ -1,4 +1,4 @@
-"""A model's own last layer, computed by our operator: no logits, and the same gradient, for any causal model that allows it.
+"""A model's own last layer, computed by our operator: no logits, the same gradient, for any causal model that allows it.
 
 The model runs as ever, adapters and sharding included, with one thing replaced: where its last linear layer would
 multiply, `forkwise.core.logprob_and_entropy` scores the tokens that count. So whatever stands before that layer is the
@@ -159,10 +159,9 @@ def score_by_logits(
         inputs["logits_to_keep"] = -int(places.columns.min())
     output = model(**inputs)
     logits = output.logits[places.rows, output.logits.shape[1] + places.columns]
-    if isinstance(temperature, Tensor) and temperature.dim():
-        logits, temperature = logits.float() / temperature[:, None], 1.0
     entropy = token_entropy(logits, temperature=temperature)
-    scaled = logits.float() / temperature
+    exact = logits if logits.dtype == torch.float64 else logits.float()
+    scaled = exact / (temperature[:, None] if isinstance(temperature, Tensor) and temperature.dim() else temperature)
     logprob = scaled.gather(1, places.targets[:, None])[:, 0] - scaled.logsumexp(1)
     return Scores(logprob, entropy, output.get("aux_loss"))
 
@@ -263,7 +262,7 @@ def prove_head(
     precision: torch.dtype | None = None,
     full_precision: bool = False,
 ) -> Head:
-    """Proves on a few tokens that our operator in place of the last layer gives the model's own logits, and returns how.
+    """Proves on a few tokens that our operator in place of the last layer gives the model's own logits; returns how.
 
     Args:
         model: a causal language model of transformers; adapters and sharding may be wrapped around it.
@@ -284,16 +283,15 @@ def prove_head(
         try:
             logits = model(**inputs).logits[0]
             logits = logits[logits.shape[0] + shown].float()
-            head, products = _behind_the_head(model, inputs), _products(model, inputs, shown)
-            scores = score_tokens(
-                model, inputs, places, head, temperature=temperature, full_precision=full_precision
-            )
+            head = _behind_the_head(model, inputs)
+            if logits.isnan().any():  # broken weights: whoever trains or scores says so
+                return head
+            products = _products(model, inputs, shown)
+            scores = score_tokens(model, inputs, places, head, temperature=temperature, full_precision=full_precision)
         except (HeadError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # models fail in kinds of their own
             raise HeadError(f"without its product, {str(error).strip().splitlines()[0].rstrip('.')}") from error
-    if logits.isnan().any():  # broken weights: whoever trains or scores says so
-        return head
     exact = products * head.logit_scale
     if head.softcap is not None:
         exact = head.softcap * torch.tanh(exact / head.softcap)
@@ -313,10 +311,13 @@ def prove_head(
     logp = (exact.double() / temperature).log_softmax(-1)
     chosen = logp.gather(1, places.targets[-len(shown) :, None])[:, 0]
     entropy = torch.special.entr(logp.exp()).sum(-1)
-    errors = [(found[-len(shown) :] - right).abs().max() for found, right in zip(scores, (chosen, entropy), strict=False)]
+    errors = [
+        (found[-len(shown) :] - right).abs().max() for found, right in zip(scores, (chosen, entropy), strict=False)
+    ]
     if not max(map(float, errors)) <= 1e-4 + 4 * step * largest / temperature:
         raise HeadError(
-            f"its log-probs differ by {float(errors[0]):.3g} and its entropies by {float(errors[1]):.3g} nats from float64"
+            f"its log-probs differ by {float(errors[0]):.3g} and its entropies by {float(errors[1]):.3g} nats from "
+            "float64"
         )
     return Head(head.logit_scale, head.softcap, float(errors[1]))
 

@@ -25,7 +25,7 @@ class ShapingSettings:
     entropy_backend: str = field(
         default="forkwise",
         metadata={
-            "help": "Who computes log-probs and entropies in training: 'forkwise' (where its operator gives the model's "
-            "own logits; else TRL, or the full logits), or 'trl'."
+            "help": "Who computes log-probs and entropies in training: 'forkwise' (exact, cheaper; where its operator "
+            "cannot stand in for a model's head, TRL or the full logits do), or 'trl'."
         },
     )

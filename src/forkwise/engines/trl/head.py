@@ -17,6 +17,7 @@ from torch import Tensor
 from forkwise.core import (
     Head,
     HeadError,
+    HiddenStatesError,
     Places,
     Scores,
     causal_model,
@@ -27,7 +28,7 @@ from forkwise.core import (
     score_tokens,
 )
 from forkwise.engines.trl.release import TRL
-from forkwise.errors import InputError, first_line
+from forkwise.errors import InputError, NotFiniteError, first_line
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer as _Trainer
@@ -80,7 +81,10 @@ class HeadMixin(_Trainer):
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
         options = dict(zip(_TEXT, args, strict=False)) | {name: kwargs[name] for name in _TEXT if name in kwargs}
-        return self._score_tokens(model, input_ids, attention_mask, logits_to_keep, way, **options)
+        try:
+            return self._score_tokens(model, input_ids, attention_mask, logits_to_keep, way, **options)
+        except HiddenStatesError as error:
+            raise NotFiniteError(f"Step {self.state.global_step + 1}: {error}") from error
 
     def _score_tokens(
         self,
