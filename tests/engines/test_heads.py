@@ -95,33 +95,6 @@ def without_some(logits: Tensor) -> Tensor:
     return logits.masked_fill(torch.arange(logits.shape[-1]) >= len(tiny.WORDS) - 2, -torch.inf)
 
 
-@pytest.mark.parametrize(
-    ("model", "reason"),
-    [
-        (lambda: changed(lambda z: z + 1), "neither scaled nor softly capped"),
-        (lambda: changed(lambda z: z.abs()), "neither scaled nor softly capped"),
-        (lambda: changed(lambda z: 3 * torch.atan(z)), "neither scaled nor softly capped"),
-        (lambda: changed(lambda z: z.clamp(max=9.0)), "neither scaled nor softly capped"),
-        (lambda: changed(lambda z: z.repeat_interleave(2, -1)), "more than its products one by one"),
-        (lambda: changed(without_some), r"neither scaled|a logit is -inf where its product gives"),
-        (lambda: changed(lambda z: z[..., :20] if z.shape[-1] == len(tiny.WORDS) else z), "24 products and 20 logits"),
-        (lambda: changed(lambda z: z, get_output_embeddings=lambda self: None), "does not say which layer"),
-        (lambda: changed(lambda z: z, get_output_embeddings=lambda self: self.model.norm), "head is a Qwen2RMSNorm"),
-        (with_another_linear_layer, "head is a Doubled"),
-        (calling_its_head_twice, "calls its head 2 times"),
-        (lora_on_the_head, "calls its head 3 times"),
-    ],
-)
-def test_a_head_that_is_something_else_is_named(model: Any, reason: str) -> None:
-    made = model()
-    with pytest.raises(HeadError, match=reason):
-        prove_head(made, few())
-    again = made(input_ids=IDS).logits  # and the model is as it was
-    assert again.shape[:2] == IDS.shape
-    assert not any("forward" in vars(module) for module in made.modules())
-    assert not any(module._forward_hooks for module in made.modules())
-
-
 class Doubled(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return 2 * super().forward(x)
@@ -149,6 +122,33 @@ def calling_its_head_twice() -> Any:
 def lora_on_the_head() -> Any:
     torch.manual_seed(0)
     return get_peft_model(tiny.policy(), LoraConfig(r=2, target_modules=["q_proj", "lm_head"], init_lora_weights=False))
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (lambda: changed(lambda z: z + 1), "neither scaled nor softly capped"),
+        (lambda: changed(lambda z: z.abs()), "neither scaled nor softly capped"),
+        (lambda: changed(lambda z: 3 * torch.atan(z)), "neither scaled nor softly capped"),
+        (lambda: changed(lambda z: z.clamp(max=9.0)), "neither scaled nor softly capped"),
+        (lambda: changed(lambda z: z.repeat_interleave(2, -1)), "more than its products one by one"),
+        (lambda: changed(without_some), r"neither scaled|a logit is -inf where its product gives"),
+        (lambda: changed(lambda z: z[..., :20] if z.shape[-1] == len(tiny.WORDS) else z), "24 products and 20 logits"),
+        (lambda: changed(lambda z: z, get_output_embeddings=lambda self: None), "does not say which layer"),
+        (lambda: changed(lambda z: z, get_output_embeddings=lambda self: self.model.norm), "head is a Qwen2RMSNorm"),
+        (with_another_linear_layer, "head is a Doubled"),
+        (calling_its_head_twice, "calls its head 2 times"),
+        (lora_on_the_head, "calls its head 3 times"),
+    ],
+)
+def test_a_head_that_is_something_else_is_named(model: Any, reason: str) -> None:
+    made = model()
+    with pytest.raises(HeadError, match=reason):
+        prove_head(made, few())
+    again = made(input_ids=IDS).logits  # and the model is as it was
+    assert again.shape[:2] == IDS.shape
+    assert not any("forward" in vars(module) for module in made.modules())
+    assert not any(module._forward_hooks for module in made.modules())
 
 
 def test_a_head_that_is_trained_beside_adapters_is_the_trained_one() -> None:

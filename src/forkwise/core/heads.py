@@ -1,4 +1,4 @@
-"""A model's own last layer, computed by our operator: no logits, the same gradient, for any causal model that allows it.
+"""A model's own last layer, computed by our operator: no logits, the same gradient, for any model that allows it.
 
 The model runs as ever, adapters and sharding included, with one thing replaced: where its last linear layer would
 multiply, `forkwise.core.logprob_and_entropy` scores the tokens that count. So whatever stands before that layer is the
