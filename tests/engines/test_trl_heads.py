@@ -32,7 +32,7 @@ def trainer_of(model: Any, where: Path, **options: Any) -> EntropyShapedGRPOTrai
     peft = options.pop("peft_config", None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        args = EntropyShapedGRPOConfig(output_dir=str(where), max_steps=1, **{**tiny.QUIET, **options})
+        args = EntropyShapedGRPOConfig(output_dir=str(where), **{**tiny.QUIET, "max_steps": 1, **options})
         return EntropyShapedGRPOTrainer(
             model,
             tiny.reward,
@@ -135,7 +135,7 @@ def scored(trainer: EntropyShapedGRPOTrainer, batch: dict[str, Any]) -> Any:
 @pytest.mark.parametrize("name", ["recurrent_gemma", "modernbert_decoder", "gemma2", "cohere"])
 def test_ours_trains_what_trl_gets_wrong(tmp_path: Path, name: str) -> None:
     model = model_with(name, 1.5)
-    twin = model_with(name, 1.5).double().eval()
+    twin = model_with(name, 1.5).eval()
     trainer = trainer_of(model, tmp_path, temperature=tiny.TEMPERATURE)
     batch = tiny.microbatch(4, 1, model=twin)
     model.eval()
