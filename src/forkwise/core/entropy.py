@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from forkwise.core.backends import choose_passes
 from forkwise.core.rows import RowEntropy
-from forkwise.core.tiles import Coefficients, Curve, Passes, Sums, Tiles, TorchPasses, accumulation_dtype
+from forkwise.core.tiles import Coefficients, Curve, Passes, Sums, Tiles, accumulation_dtype
 
 __all__ = ["Extras", "HiddenStatesError", "LogprobEntropy", "logprob_and_entropy", "token_entropy"]
 
@@ -150,7 +151,7 @@ def logprob_and_entropy(
         _refuse_for_liger(hidden, weight, bias, temperature, plain=logit_scale == 1 and softcap is None and not extras)
         results = _liger(flat_hidden, weight, flat_targets, temperature=float(temperature), entropy_grad=entropy_grad)
     else:
-        curve, kind = Curve.of(inv_t, logit_scale, softcap), _choose_passes(backend)
+        curve, kind = Curve.of(inv_t, logit_scale, softcap), choose_passes(backend, hidden.device, hidden.dtype)
         results = _LogprobEntropy.apply(flat_hidden, weight, bias, flat_targets, curve, kind, entropy_grad, extras)
     if index is not None:
         results = [part.new_zeros(lead.numel()).index_copy(0, index, part) for part in results]
@@ -239,12 +240,6 @@ def _check_values(hidden: Tensor, targets: Tensor, vocab: int, index: Tensor | N
 # --- from hidden states ----------------------------------------------------------------------------------------------
 
 
-def _choose_passes(backend: str) -> type[TorchPasses]:
-    if backend in ("auto", "torch"):
-        return TorchPasses
-    raise ValueError(f"backend must be 'auto', 'torch', 'triton' or 'liger', not {backend!r}.")
-
-
 class _LogprobEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -254,14 +249,14 @@ class _LogprobEntropy(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         curve: Curve,
-        kind: type[TorchPasses],
+        kind: type[Passes],
         entropy_grad: bool,
         extras: bool,
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         tiles = Tiles(hidden, weight)
         sums = Sums.start(hidden.shape[0], tiles.dtype, hidden.device, extras=extras)
-        passes: Passes = kind(tiles, bias, targets, curve, third=extras)
+        passes = kind(tiles, bias, targets, curve, third=extras)
         with torch.autocast(hidden.device.type, enabled=False):
             for block, w in tiles.vocabulary():
                 for rows in tiles.tokens():
@@ -291,7 +286,7 @@ class _LogprobEntropy(torch.autograd.Function):
         with torch.autocast(hidden.device.type, dtype=autocast_dtype, enabled=enabled):
             tiles = Tiles(hidden, weight)
         coefficients = _coefficients(ctx.curve, grad_logprob, grad_entropy, m, s, mean)
-        passes: Passes = ctx.kind(tiles, bias, targets, ctx.curve, third=ctx.curve.inner is not None)
+        passes = ctx.kind(tiles, bias, targets, ctx.curve, third=ctx.curve.inner is not None)
 
         grad_hidden = torch.zeros(hidden.shape, dtype=tiles.dtype, device=hidden.device) if need_hidden else None
         grad_weight = torch.zeros_like(weight, memory_format=torch.contiguous_format) if need_weight else None

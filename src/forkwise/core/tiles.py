@@ -103,6 +103,9 @@ class Coefficients(NamedTuple):
 class Passes(Protocol):
     """What is done with a tile `z` of products: `rows` are its tokens, `block` its words."""
 
+    def __init__(self, tiles: Tiles, bias: Tensor | None, targets: Tensor, curve: Curve, *, third: bool) -> None:
+        """Takes what all tiles share. `third`: a third buffer is used, for extras or the gradient of a soft cap."""
+
     def fold(self, sums: Sums, z: Tensor, rows: slice, block: slice) -> None:
         """Adds a tile to the sums; z is overwritten."""
 
@@ -191,7 +194,7 @@ class TorchPasses:
     """The passes in PyTorch, several per tile: the reference, and the only ones off NVIDIA GPUs."""
 
     def __init__(self, tiles: Tiles, bias: Tensor | None, targets: Tensor, curve: Curve, *, third: bool) -> None:
-        """Takes what all tiles share. `third`: a third buffer, for extras or the gradient of a soft cap."""
+        """Takes what all tiles share."""
         self.curve, self.targets, self.floor = curve, targets, bias is not None or not tiles.finite
         self.bias = None if bias is None else bias.detach().to(tiles.dtype)
         # A word that a bias of -inf removed stays removed: the cap would bring it back at -cap.
