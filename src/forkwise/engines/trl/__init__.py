@@ -8,9 +8,9 @@ The same hook runs any of `forkwise.methods` (the config's `method`). Those that
 act when TRL has scored a rollout. Those that select among the tokens of an update see all of it, gathered over
 micro-batches and processes; further micro-batches are then scored once more beforehand, without gradient.
 
-A training step in which that did not happen raises `RuntimeError`. At `alpha = 0` with
-`entropy_backend="trl"` the trainer is TRL's, bit for bit. Whoever computes log-probs and entropies, they are compared once
-with those of the policy's own logits.
+A training step in which that did not happen raises `RuntimeError`. At `alpha = 0` with `entropy_backend="trl"` the
+trainer is TRL's, bit for bit. Whoever computes log-probs and entropies, they are compared once with those of the
+policy's own logits.
 """
 
 from forkwise.engines.trl.config import EntropyShapedGRPOConfig, check_rollout
