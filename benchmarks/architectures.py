@@ -56,15 +56,15 @@ SPECIAL: dict[str, dict[str, Any]] = {
 }
 IDS = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8, 29]])
 KINDS = """
-apertus arcee bert bert-generation big_bird bigbird_pegasus bitnet bloom camembert codegen cohere cohere2 ctrl cwm dbrx
-deepseek_v2 deepseek_v3 diffllama doge dots1 electra ernie ernie4_5 exaone4 falcon falcon_h1 falcon_mamba flex_olmo gemma
-gemma2 gemma3_text git glm glm4 gpt2 gpt_bigcode gpt_neo gpt_neox gpt_neox_japanese gpt_oss gptj granite granitemoe
-granitemoehybrid helium hunyuan_v1_dense hyperclovax jais2 jamba jetmoe lfm2 llama mamba mamba2 megatron-bert minicpm3
-minimax mistral mixtral modernbert-decoder moshi mpt mvp nemotron olmo olmo2 olmo3 olmoe opt persimmon phi phi3 phimoe
-plbart prophetnet qwen2 qwen2_moe qwen3 qwen3_moe qwen3_next recurrent_gemma reformer rembert roberta
-roberta-prelayernorm roc_bert roformer rwkv seed_oss smollm3 stablelm starcoder2 vaultgemma xglm xlm-roberta
-xlm-roberta-xl xlnet xlstm xmod zamba zamba2
-""".split()
+apertus arcee bert bert-generation big_bird bigbird_pegasus bitnet bloom camembert codegen cohere cohere2 ctrl cwm
+dbrx deepseek_v2 deepseek_v3 diffllama doge dots1 electra ernie ernie4_5 exaone4 falcon falcon_h1 falcon_mamba
+flex_olmo gemma gemma2 gemma3_text git glm glm4 gpt2 gpt_bigcode gpt_neo gpt_neox gpt_neox_japanese gpt_oss gptj
+granite granitemoe granitemoehybrid helium hunyuan_v1_dense hyperclovax jais2 jamba jetmoe lfm2 llama mamba mamba2
+megatron-bert minicpm3 minimax mistral mixtral modernbert-decoder moshi mpt mvp nemotron olmo olmo2 olmo3 olmoe opt
+persimmon phi phi3 phimoe plbart prophetnet qwen2 qwen2_moe qwen3 qwen3_moe qwen3_next recurrent_gemma reformer
+rembert roberta roberta-prelayernorm roc_bert roformer rwkv seed_oss smollm3 stablelm starcoder2 vaultgemma xglm
+xlm-roberta xlm-roberta-xl xlnet xlstm xmod zamba zamba2
+"""
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ def model_of(kind: str) -> Any:
         torch.manual_seed(0)
         config_class = transformers.CONFIG_MAPPING[kind]
         known = set(inspect.signature(config_class.__init__).parameters) | set(dir(config_class()))
+        known -= {name for name in known if isinstance(getattr(config_class, name, None), property)}
         config = config_class(**{name: value for name, value in settings.items() if name in known})
         model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
         head = model.get_output_embeddings()
@@ -149,7 +150,7 @@ def row(kind: str) -> Row | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("kind", nargs="*", help="model types (default: some hundred)")
-    kinds = parser.parse_args().kind or [kind for kind in KINDS if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
+    kinds = parser.parse_args().kind or [kind for kind in KINDS.split() if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     logging.disable(logging.WARNING)
