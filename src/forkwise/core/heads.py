@@ -147,7 +147,8 @@ def score_tokens(
     with _in_place_of_head(causal_model(model), scores, _nothing) as answer:
         answer.use(lambda found, output: {"scores": found, "aux_loss": output.get("aux_loss")})
         result = model(**inputs)
-    return Scores(*result["scores"], result["aux_loss"])
+    logprob, entropy = result["scores"]
+    return Scores(logprob, entropy, result["aux_loss"])
 
 
 def score_by_logits(
@@ -221,7 +222,7 @@ def _in_place_of_head(
     hooks = []
     try:
         for layer in layers:
-            layer.forward = of(layer)  # type: ignore[method-assign]
+            layer.forward = of(layer)  # type: ignore[assignment, method-assign]
             hooks.append(layer.register_forward_hook(keep))
         causal.forward = answering
         yield answer
@@ -312,7 +313,7 @@ def prove_head(
     chosen = logp.gather(1, places.targets[-len(shown) :, None])[:, 0]
     entropy = torch.special.entr(logp.exp()).sum(-1)
     errors = [
-        (found[-len(shown) :] - right).abs().max() for found, right in zip(scores, (chosen, entropy), strict=False)
+        (found[-len(shown) :] - right).abs().max() for found, right in zip(scores[:2], (chosen, entropy), strict=True)
     ]
     if not max(map(float, errors)) <= 1e-4 + 4 * step * largest / temperature:
         raise HeadError(
