@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+HELPERS = str(Path(__file__).with_name("helpers"))
+"""Modules that tests of several rooms import by their names, here and in the processes that tests start."""
+
+sys.path.insert(0, HELPERS)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (HELPERS, os.environ.get("PYTHONPATH"))))
 
 
 @pytest.fixture
