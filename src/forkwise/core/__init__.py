@@ -4,7 +4,7 @@ from forkwise.core.advantages import group_advantages, leave_one_out
 from forkwise.core.entropy import LogprobEntropy, logprob_and_entropy, token_entropy
 from forkwise.core.gae import Gae, ValueLoss, clipped_value_loss, explained_variance, gae, whiten
 from forkwise.core.heads import HeadMismatch, causal_model, compare_head, few_tokens
-from forkwise.core.shaping import ShapingStats, shape_advantages, shape_and_measure, shaping_stats
+from forkwise.core.shaping import ShapingStats, shape_advantages, shape_and_measure
 
 __all__ = [
     "Gae",
@@ -23,7 +23,6 @@ __all__ = [
     "logprob_and_entropy",
     "shape_advantages",
     "shape_and_measure",
-    "shaping_stats",
     "token_entropy",
     "whiten",
 ]

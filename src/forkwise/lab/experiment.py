@@ -59,7 +59,7 @@ class Results:
         """Returns the evaluations of the base model and of the arms."""
         return [self.base, *self.comparison.arms]
 
-    def verdict(self) -> str:
+    def conclusion(self) -> str:
         """Says what the paired differences are, and whether they are evidence of anything."""
         sentence = conclusion(self.evaluations(), self.comparison)
         if self.seeds > 1:
@@ -141,7 +141,7 @@ def analyse(folder: Path, study: Study) -> Results:
     affordable = [budget for budget in budgets if budget <= largest_budget([base_arm])]
     results = Results(evaluate(base_arm, ks=k_grid(n), caps=caps, budgets=affordable), comparison, len(study.seeds))
     write_csv(folder / "compare.csv", [*results.base.rows(), *comparison.rows()])
-    write_result(file, result_file(_settings(study), tables, results.verdict(), [results.base], comparison))
+    write_result(file, result_file(_settings(study), tables, results.conclusion(), [results.base], comparison))
     return results
 
 
@@ -162,13 +162,13 @@ def _write(folder: Path, study: Study, results: Results, seconds: float, console
         tables += [block for block in details([], results.comparison) if isinstance(block, Table)]
     notes = [f"- {note}" for note in results.comparison.notes]
     text = io.StringIO()
-    print_blocks([results.verdict(), *tables, *notes], Console(width=_WIDE, file=text))
+    print_blocks([results.conclusion(), *tables, *notes], Console(width=_WIDE, file=text))
     write_text(folder / "summary.txt", text.getvalue())
     receipts = read_receipts(folder / "receipts", study.sha256(), study.runs())
     found = [*overview(results.evaluations(), results.comparison), *matched(results.comparison)]
-    blocks: list[Block] = [results.verdict(), *found, *beside(study, study.seeds, receipts)]
+    blocks: list[Block] = [results.conclusion(), *found, *beside(study, study.seeds, receipts)]
     write_text(folder / "summary.md", markdown_blocks(blocks))
-    record = {"seconds": round(seconds, 1), "verdict": results.verdict(), "runs": _runs(study), "breaks": CLAUSES}
+    record = {"seconds": round(seconds, 1), "conclusion": results.conclusion(), "runs": _runs(study), "breaks": CLAUSES}
     write_json(folder / "results.json", {"settings": {"title": study.title, **study.plain()}, **record})
 
     caption = (
@@ -180,6 +180,6 @@ def _write(folder: Path, study: Study, results: Results, seconds: float, console
     logs = {name: [read_metrics(folder / "arms" / run) for run in runs[name]] for name in runs if name != BASE}
     save(training_figure(logs, arms=list(runs)), folder / "training.png")
     write_report([folder], folder / "report.html")
-    print_sentences([results.verdict()], console)
+    print_sentences([results.conclusion()], console)
     print_tables(overview(results.evaluations(), results.comparison, FEW if console.width >= _WIDE else 2), console)
     print_sentences([f"\nReport: {folder / 'report.html'}   ({seconds:.0f} s)"], console)

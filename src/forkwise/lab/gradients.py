@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from forkwise.constants import ALPHA, KAPPA
 from forkwise.core import group_advantages, shape_advantages
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.folders import write_json
@@ -200,8 +201,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--problems", type=int, default=256)
     parser.add_argument("--group", type=int, default=16)
     parser.add_argument("--per_batch", type=int, default=8)
-    parser.add_argument("--alpha", type=float, default=0.4)
-    parser.add_argument("--kappa", type=float, default=2.0)
+    parser.add_argument("--alpha", type=float, default=ALPHA)
+    parser.add_argument("--kappa", type=float, default=KAPPA)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)

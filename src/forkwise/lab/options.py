@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from forkwise.constants import KAPPA
+
 _AT_LEAST_ONE, _AT_LEAST_TWO = {"min": 1}, {"min": 2}
 
 
@@ -16,6 +18,6 @@ class QuickstartOptions:
     steps: Annotated[int, "Training steps per arm.", _AT_LEAST_ONE] = 70
     seeds: Annotated[int, "Training seeds per arm (0, 1, ...).", _AT_LEAST_ONE] = 1
     alpha: Annotated[float | None, "Entropy coefficient of the shaped arm (default: the paper's 0.4; ppo: 0.1)."] = None
-    kappa: Annotated[float, "Cap: the bonus is at most |advantage| / kappa (> 1)."] = 2.0
+    kappa: Annotated[float, "Cap: the bonus is at most |advantage| / kappa (> 1)."] = KAPPA
     problems: Annotated[int, "Held-out problems for Pass@K.", _AT_LEAST_TWO] = 64
     samples: Annotated[int, "Samples per held-out problem: the largest K.", _AT_LEAST_ONE] = 256

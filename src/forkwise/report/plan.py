@@ -8,7 +8,7 @@ from math import comb, sqrt
 from forkwise.passk.comparison import CURVE
 from forkwise.passk.components import Components, chi_square_interval, name_of
 from forkwise.passk.design import FEWEST_RUNS
-from forkwise.passk.plan import Choice, Needed, Plan
+from forkwise.passk.plan import Needed, Plan, PricedStudy
 from forkwise.passk.power import MOST_RUNS, Size
 from forkwise.report.formats import count, number, share
 from forkwise.report.table import Table, filled
@@ -158,7 +158,7 @@ def _affordable(plan: Plan) -> list[Table]:
     return filled(f"Smallest difference found for a cost of {_cost(budget or 0.0)}", header, rows)
 
 
-def _choice(c: Choice) -> list[str]:
+def _choice(c: PricedStudy) -> list[str]:
     return [*map(count, (c.size.runs, c.size.problems, c.size.samples)), _cost(c.cost)]
 
 

@@ -13,7 +13,7 @@ import msgspec
 from forkwise.errors import InputError, nearest
 from forkwise.reading import read_yaml
 from forkwise.study.recipes import RECIPES
-from forkwise.study.spec import Evaluation, Futility, Primary, Stopping, Study, TrainingArm
+from forkwise.study.spec import EvaluationPlan, Futility, Primary, Stopping, Study, TrainingArm
 
 
 def read_study(path: Path) -> Study:
@@ -73,7 +73,7 @@ def _refuse_unknown(content: Mapping[Any, Any], kind: Any, name: str, place: str
 
 
 _NESTED: dict[str, type] = {
-    "evaluation": Evaluation,
+    "evaluation": EvaluationPlan,
     "primary": Primary,
     "stopping": Stopping,
     "stopping.futility": Futility,
