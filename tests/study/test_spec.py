@@ -94,11 +94,11 @@ def test_what_is_recorded_is_the_study() -> None:
         ({"evaluation": {"problems": "x", "n": 4}}, "evaluation.problems: expected `int`, got `str`"),
         (
             {"evaluation": {"problems": 0, "n": 4}},
-            "evaluation.problems is 0: it must be a whole number from 1 to 10,000,000",
+            "evaluation.problems is 0: it must be a whole number from 1 to",
         ),
         (
             {"evaluation": {"problems": 4, "n": 10**30}},
-            "evaluation.n is 1000000000000000000000000000000: .* to 10,000,000",
+            "evaluation.n is 10{30}: .* to 10,000,000",
         ),
         ({"evaluation": {**EVALUATION, "first_problem": -1}}, "evaluation.first_problem is -1"),
         ({"evaluation": {"n": 4}}, "missing required field `problems`"),
