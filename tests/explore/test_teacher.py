@@ -118,7 +118,7 @@ def test_what_a_model_cannot_hold_is_said(family: str) -> None:
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     scorer = Scorer(model, None)
     assert len(scorer.score([Item([3, 4], [5] * 7)])[0].entropies) == 7
-    with pytest.raises(InputError, match=r"fails on samples of 22 tokens.* allows 12 tokens.* 22 here: .*shorter"):
+    with pytest.raises(InputError, match=r"has 21 tokens, and .* allows 12 in all.*: shorten it"):
         scorer.score([Item([3, 4], [5] * 20)])
     with pytest.raises(InputError, match=r"has the token 40 .*, and the model has 40 rows"):
         Scorer(model, tokenizer()).score([Item([3, 4], [5, 40])])

@@ -305,6 +305,7 @@ FILES: dict[str, tuple[Act, str]] = {
     "tokenizer config: end": (tokens(eos_token=3), r"tokenizer_config\.json' \(.*eos_token"),
     "tokenizer config: side": (tokens(padding_side="x"), r"tokenizer_config\.json' \(Padding side"),
     "tokenizer config: tokens": (tokens(added_tokens_decoder=3), r"tokenizer_config\.json' \(something in it"),
+    "tokenizer config: half a character": (tokens(note="\ud800"), r"tokenizer_config\.json' \(it has half of a char"),
     "special tokens: a list": (put("special_tokens_map.json", []), r"special_tokens_map\.json' is damaged"),
     "added tokens: a list": (put("added_tokens.json", []), r"added_tokens\.json' is damaged"),
     "template: no text": (put("chat_template.jinja", b"\xff\xfe"), r"chat_template\.jinja' is damaged"),
@@ -316,7 +317,11 @@ FILES: dict[str, tuple[Act, str]] = {
 TEMPLATES: dict[str, tuple[Act, str]] = {
     "none": (tokens(chat_template=...), "no chat template"),
     "no Jinja": (tokens(chat_template="{% for %}"), r"chat template of .* \(Expected an expression"),
-    "half a character": (tokens(chat_template="{{ '\ud800' }}"), r"chat template of .* surrogates not allowed"),
+    "half a character": (tokens(chat_template=r"{{ '\ud800' }}"), r"chat template of .* surrogates not allowed"),
+    "longer than the model": (
+        tokens(chat_template="{{ 'A' * 200000 }}"),
+        r"200,00\d tokens, .* allows 512 in all",
+    ),
     "what is not there": (tokens(chat_template="{{ a.b.c }}"), r"chat template of .* \('a' is undefined"),
     "a list of no templates": (tokens(chat_template=[3]), r"tokenizer_config\.json' \(something in it"),
     "endless": (tokens(chat_template=ENDLESS), r"chat template of .* \(it takes more than 1 seconds"),

@@ -85,7 +85,7 @@ def _recipe(recipe: Any, name: str) -> dict[str, Any]:
         raise InputError(f"recipe of '{name}' must be a mapping of settings, such as {{max_steps: 100}}.")
     own = dict(recipe)
     like = own.pop("like", None)
-    if like is not None and like not in RECIPES:
+    if like is not None and (not isinstance(like, str) or like not in RECIPES):
         raise InputError(f"There is no recipe '{like}': like can be {', '.join(RECIPES)}.{nearest(str(like), RECIPES)}")
     return {**(RECIPES[like] if like else {}), **own}
 

@@ -23,6 +23,8 @@ from forkwise.tasks.base import Split
 BASE = "base"
 """The name of the base model among the runs."""
 
+_MOST = 10_000_000  # of anything that is counted
+
 Algorithm = Literal["grpo", "ppo"]
 Device = Literal["cpu", "cuda"]
 
@@ -300,8 +302,8 @@ def _check_numbers(study: Study) -> None:
     numbers |= {f"evaluation.{name}": (getattr(e, name), 0) for name in ("first_problem", "traces")}
     numbers |= {"recipe.max_steps": (study.recipe.get("max_steps"), 1)}
     for name, (value, low) in numbers.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < low:
-            raise InputError(f"{name} is {value}: it must be a whole number, at least {low}.")
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= _MOST:
+            raise InputError(f"{name} is {value}: it must be a whole number from {low} to {_MOST:,}.")
     for name in study.recipe:
         if name in _STUDYS:
             raise InputError(f"The recipe sets {name}, which the study says by itself: leave it out of the recipe.")
