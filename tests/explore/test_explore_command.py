@@ -296,7 +296,7 @@ def test_empty_traces_are_left_out_and_counted_and_all_empty_is_refused(tmp_path
     write_shard(tmp_path / "s", "a", [row("p", 0, ""), row("p", 1, None), row("p", 2, "x is 3.")])
     done = invoke(tmp_path / "s", *FAST)
     assert done.exit_code == 0, done.output
-    assert "2 samples without text are left out." in done.output
+    assert "Left out: 2 samples without text." in done.output
     write_shard(tmp_path / "t", "a", [row("p", 0, " "), row("q", 0, "")])
     assert "every sample of the run 'r' is empty" in refused(tmp_path / "t")
 

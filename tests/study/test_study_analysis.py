@@ -260,7 +260,7 @@ def test_a_look_is_recorded_and_a_shown_difference_ends_the_study(tmp_path: Path
         look_at(plan, tmp_path, plan.seeds[:5])
     )
     (tmp_path / "grpo-seed4.json").unlink()
-    with pytest.raises(InputError, match="1 runs have no receipt, such as 'grpo-seed4': every started run counts"):
+    with pytest.raises(InputError, match="No receipt of 1 run, such as 'grpo-seed4': every started run counts"):
         look_at(plan, tmp_path, plan.seeds[:5])
 
 

@@ -38,7 +38,7 @@ from forkwise.study.run import check_study
 from forkwise.study.run import run as run_study
 from forkwise.study.spec import BASE, Study
 from forkwise.study.words import beside
-from forkwise.terminal import complain
+from forkwise.terminal import complain, counted
 from forkwise.training.folder import check_folder, read_metrics
 
 EXPLORED = "explore"
@@ -173,7 +173,7 @@ def _write(folder: Path, study: Study, results: Results, seconds: float, console
 
     caption = (
         f"{results.comparison.problems} held-out {study.task} problems x {study.evaluation.n} samples, T = 1; "
-        f"{study.steps} steps, {len(study.seeds)} seed(s)"
+        f"{study.steps} steps, {counted(len(study.seeds), 'seed')}"
     )
     save(comparison_figure(results.comparison, beside=[results.base], caption=caption), folder / "passk.png")
     runs = _runs(study)

@@ -22,6 +22,7 @@ from forkwise.study.receipts import Receipt, arm_of, read_receipts, receipt_file
 from forkwise.study.registration import PLAN, read_plan
 from forkwise.study.spec import BASE, Study
 from forkwise.study.spending import boundary
+from forkwise.terminal import counted
 from forkwise.version import __version__
 
 Receipts = Mapping[str, Receipt]
@@ -95,7 +96,9 @@ def arms_of(study: Study, receipts: Receipts, seeds: Sequence[int]) -> dict[str,
     """
     missing = [arm.run(seed) for arm in study.arms for seed in seeds if arm.run(seed) not in receipts]
     if missing:
-        raise InputError(f"{len(missing)} runs have no receipt, such as '{missing[0]}': every started run counts.")
+        raise InputError(
+            f"No receipt of {counted(len(missing), 'run')}, such as '{missing[0]}': every started run counts."
+        )
     return {arm.name: arm_of(arm.name, [receipts[arm.run(seed)] for seed in seeds]) for arm in study.arms}
 
 

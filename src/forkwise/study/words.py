@@ -12,6 +12,7 @@ from forkwise.study.analysis import Blinded, Progress, Reading, Result, SeedCont
 from forkwise.study.receipts import LAST, TEXTS, Receipt
 from forkwise.study.spec import BASE, Study
 from forkwise.study.spending import boundary
+from forkwise.terminal import counted
 
 _LOGGED = {
     "reward": "reward",
@@ -32,7 +33,10 @@ def design(study: Study) -> list[Block]:
         ["arms", ", ".join(arm.name for arm in study.arms)],
         ["seeds of every arm", f"{len(study.seeds)} ({_listed(study.seeds)})"],
         ["training runs", f"{count(trained)} of {count(study.steps)} steps"],
-        ["evaluated on", f"{e.task or e.dataset or study.task}, {e.split}: {_problems(study)} x {count(e.n)} samples"],
+        [
+            "evaluated on",
+            f"{e.task or e.dataset or study.task}, {e.split}: {_problems(study)} x {count(e.n)} samples",
+        ],
         ["samples in all", count(samples)],
         ["plan", study.sha256()[:16]],
     ]
@@ -51,7 +55,7 @@ def design(study: Study) -> list[Block]:
 def _problems(study: Study) -> str:
     e = study.evaluation
     place = f" from place {count(e.first_problem)} on" if e.first_problem else ""
-    return f"{count(e.problems)} problems{place}"
+    return f"{counted(e.problems, 'problem')}{place}"
 
 
 def _listed(seeds: Sequence[int]) -> str:

@@ -21,6 +21,7 @@ from forkwise.errors import InputError
 from forkwise.folders import is_held
 from forkwise.folders.metrics import STATE, checkpoints, metrics_file, read_metrics, read_state
 from forkwise.reading import read_yaml
+from forkwise.terminal import counted
 from forkwise.training.folder import SETTINGS, damage, finished
 
 __all__ = ["Remark", "Trend", "report", "series", "trend"]
@@ -119,8 +120,8 @@ def _report(folder: Path) -> str:
     kind = "PPO" if "critic_learning_rate" in settings else "GRPO"
     kind = f"{kind}, alpha {settings.get('alpha', '?')}" if (folder / SETTINGS).is_file() else "another trainer's run"
     last = steps[-1]["step"] if steps else 0
-    head = f"{folder}: {kind}, {last} steps logged; "
-    head += f"{alarms} thing{'s' if alarms > 1 else ''} to look at (!)" if alarms else "nothing alarming"
+    head = f"{folder}: {kind}, {counted(last, 'step')} logged; "
+    head += f"{counted(alarms, 'thing')} to look at (!)" if alarms else "nothing alarming"
     return "\n".join([head, *map(str, findings)])
 
 

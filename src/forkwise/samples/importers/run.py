@@ -30,14 +30,14 @@ from forkwise.samples.importers import (
     trl,
     verl,
 )
-from forkwise.samples.importers.base import Importer, Options, Row, Source, Undecided, check_types, counted
+from forkwise.samples.importers.base import Importer, Options, Row, Source, Undecided, check_types
 from forkwise.samples.importers.folders import all_files, problems_in
 from forkwise.samples.importers.ledger import Ledger
 from forkwise.samples.importers.reader import Record, read_records
 from forkwise.samples.importers.texts import covers
 from forkwise.samples.store import TOKEN_COLUMNS, ShardWriter
 from forkwise.tasks.answers import extract_answer
-from forkwise.terminal import visible
+from forkwise.terminal import counted, visible
 
 FORMATS: dict[str, Importer] = {
     "qwen-math": qwen_math,
