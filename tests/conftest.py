@@ -12,7 +12,7 @@ import pytest
 HELPERS = str(Path(__file__).with_name("helpers"))
 """Modules that tests of several rooms import by their names, here and in the processes that tests start."""
 
-sys.path.insert(0, HELPERS)
+sys.path[:0] = [HELPERS, str(Path(__file__).parents[1] / "benchmarks")]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (HELPERS, os.environ.get("PYTHONPATH"))))
 
 

@@ -18,7 +18,6 @@ from forkwise.explore.command import run_explore
 from forkwise.explore.options import ExploreOptions
 from forkwise.folders import write_json, write_text
 from forkwise.folders.results import write_result
-from forkwise.lab.traces import CLAUSES
 from forkwise.passk import Comparison, Evaluation, compare, evaluate, k_grid, load_arm
 from forkwise.passk.design import FEWEST_RUNS
 from forkwise.passk.files import COMPARE, read_results, result_file, write_csv
@@ -40,6 +39,9 @@ from forkwise.study.spec import BASE, Study
 from forkwise.study.words import beside
 from forkwise.terminal import complain, counted
 from forkwise.training.folder import check_folder, read_metrics
+
+CLAUSES = ("try", "maybe", "because", "check", "wait", "hmm", "instead", "so")
+"""Words with which the embedded model begins a new step; no punctuation ends its sentences."""
 
 EXPLORED = "explore"
 """Folder in which the exploration of the samples lies."""

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from base_model import MAX_NEW_TOKENS
 from torch import Tensor
 
 from forkwise.constants import ALPHA, KAPPA
 from forkwise.core import group_advantages, shape_advantages
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.folders import write_json
-from forkwise.lab.base_model import MAX_NEW_TOKENS
 from forkwise.loading import load_tokenizer, load_weights
 from forkwise.sampling.generate import Sampling, sample_problem
 from forkwise.tasks import load_task
@@ -194,7 +194,7 @@ def _cosine(a: Tensor, b: Tensor) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs `python -m forkwise.lab.gradients`, which prints the table of docs/evidence.md."""
+    """Runs `python benchmarks/expected_gradients.py`, which prints the table of docs/evidence.md."""
     parser = argparse.ArgumentParser(description="Gradient of the entropy term beside that of the advantages.")
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--task", default="countdown:4")
