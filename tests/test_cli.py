@@ -68,7 +68,8 @@ def test_version_and_help() -> None:
 
 
 HELP = [
-    *("grpo", "ppo", "quickstart", "sample", "import", "verify", "passk", "compare", "plan", "explore"),
+    *("grpo", "ppo", "quickstart", "sample", "import", "verify", "select", "passk", "compare", "plan"),
+    "explore",
     *("report", "methods", "doctor", "doctor run", "doctor verl"),
     *("study plan", "study register", "study run", "study analyse"),
 ]
@@ -92,7 +93,7 @@ def test_help_is_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, "--help")
     groups = {
         "Train": ["grpo", "ppo", "quickstart", "study"],
-        "Sample": ["sample", "import", "verify"],
+        "Sample": ["sample", "import", "verify", "select"],
         "Measure": ["passk", "compare", "plan", "explore"],
         "Look": ["report", "doctor", "methods"],
     }
