@@ -219,7 +219,9 @@ class TestTheLossIsFedWithWhatTheMethodMakes:
 
     def test_presets_alone_are_stock_trl(self, tmp_path: Path) -> None:
         steps = {"max_steps": 2}
-        ours = make(EntropyShapedGRPOTrainer, tmp_path, method=["dr_grpo", "clip_higher"], **steps)
+        ours = make(
+            EntropyShapedGRPOTrainer, tmp_path, method=["dr_grpo", "clip_higher"], entropy_backend="trl", **steps
+        )
         stock = make(GRPOTrainer, tmp_path, loss_type="dr_grpo", scale_rewards="none", epsilon_high=0.28, **steps)
         assert torch.equal(updates_of(ours), updates_of(stock))
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from forkwise.engines.base import ActionLog, quoted
 from forkwise.engines.states import MethodStates
 from forkwise.engines.trl.guard import sees_rollouts
-from forkwise.engines.trl.head import check_head
+from forkwise.engines.trl.head import HeadMixin
 from forkwise.engines.trl.release import HOST, not_shaped
 from forkwise.engines.trl.update import (
     CORRECT,
@@ -30,20 +30,14 @@ from forkwise.errors import InputError
 from forkwise.methods import Method, Need, Rollout, Tokens
 from forkwise.methods.chain import run_reward_methods
 
-if TYPE_CHECKING:
-    from trl import GRPOTrainer as _Trainer
-else:
-    _Trainer = object
-
 _ENTROPIES = {Need.ENTROPY, Need.OLD_ENTROPY}
 _LOGPROBS = {Need.SEQUENCE_LOGPROBS, Need.LOGPROBS, Need.OLD_LOGPROBS}
 
 
-class RolloutMixin(_Trainer):
+class RolloutMixin(HeadMixin):
     """Runs the methods that work on rewards or need whole rollouts; see `EntropyShapingMixin`."""
 
     _scored_rewards: torch.Tensor | None = None  # (completions of all processes, functions) of the newest rollout
-    _head_is_checked = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._action_log = ActionLog(HOST.alpha)
@@ -60,17 +54,12 @@ class RolloutMixin(_Trainer):
         if self.model.training:
             self._method_states.advance(self.args.methods, self._progress(), self._sum_over_processes)
         batch: dict[str, Any] = super()._generate_and_score_completions(*args, **kwargs)
-        if not self._head_is_checked:
-            ids, mask = _whole(batch)
-            self._check_head(ids, mask, batch["completion_ids"].size(1), images="pixel_values" in batch)
+        ids, mask = _whole(batch)  # before the loss, where a proof would stand between a pass and its gradient
+        self._way(self.model, ids, mask, batch["completion_ids"].size(1), images="pixel_values" in batch)
         if self.model.training and sees_rollouts(self.args.methods):
             with torch.no_grad():
                 self._run_rollout_methods(batch, self._methods_now())
         return batch
-
-    def _check_head(self, *args: Any, images: bool) -> None:
-        self._head_is_checked = True  # what is compared comes from a method that calls this
-        self._head_is_checked = check_head(self, *args, images=images)
 
     def _run_rollout_methods(self, batch: dict[str, Any], methods: Sequence[Method]) -> None:
         """Runs the methods that need whole rollouts, and keeps what the methods in the loss will need from this one."""
@@ -160,7 +149,7 @@ class RolloutMixin(_Trainer):
 
     @torch.no_grad()
     def _score(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Computes log-probs and entropies `(B, T)` of a batch under the current weights, as TRL does in its loss."""
+        """Computes log-probs and entropies `(B, T)` of a batch under the current weights, as in the loss."""
         ids, mask = _whole(batch)
         rows = self.args.per_device_train_batch_size
         scored = self._get_per_token_logps_and_entropies(

@@ -35,17 +35,21 @@ class EntropyShapingMixin(RolloutMixin):
     are shaped with the entropy of the policy that is being updated, in every training loss; evaluation is TRL's.
     Logged with TRL's metrics, over all tokens of all processes since the last log: `shaping/psi_over_adv`,
     `shaping/capped_frac`, `shaping/psi_pos`, `shaping/psi_neg` (see `forkwise.core.ShapingStats`), and for each method
-    `method/NAME/changed` and `method/NAME/shift` (see `forkwise.methods.chain.shares`).
+    `method/NAME/changed` and `method/NAME/shift` (see `forkwise.methods.chain.shares`). Once: `shaping/entropy_error`,
+    the largest difference of an entropy of our head from float64, in nats, in its proof.
 
     Raises:
         TypeError: when the class is defined, for trainers whose loss cannot use per-token advantages, and when the
             mixin stands after the trainer; when it is constructed, for a config without `alpha` and `kappa`.
         RuntimeError: in the first training step in which shaped advantages did not reach the loss.
-        InputError: in the first rollout, if TRL's log-probs or entropies are not those of the policy's own logits;
-            completions without a reward, or with images, for methods that cannot do without or with.
+        InputError: in the first rollout, if TRL's head is asked for, and its log-probs or entropies are not those of
+            the policy's own logits; completions without a reward, or with images, for methods that cannot do without
+            or with.
+        NotFiniteError: the last hidden states of a micro-batch hold NaN or infinity.
 
     Warns:
-        UserWarning: once, when more than 90 % of the tokens of a logging window are at the cap.
+        UserWarning: once, when more than 90 % of the tokens of a logging window are at the cap; and when our operator
+            cannot compute the policy's head, so that TRL or the full logits do.
     """
 
     _shaping_batch: GuardedBatch | None = None  # set only while a training loss is being computed
@@ -121,8 +125,6 @@ class EntropyShapingMixin(RolloutMixin):
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         # Arguments are passed through unnamed and the result is indexed: both change between TRL releases.
-        if not self._head_is_checked and len(args) > 3:  # before the log-probs of the first rollout
-            self._check_head(*args[1:4], images=kwargs.get("pixel_values") is not None)
         scored = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         batch = self._shaping_batch
         # Within the loss, a reference policy would be scored without gradient; H is that of the policy under update.
@@ -186,6 +188,9 @@ class EntropyShapingMixin(RolloutMixin):
                 metrics |= self._method_states.metrics(self.args.methods, self._acting)
             for name, value in metrics.items():
                 self._metrics["train"][name].append(value)
+            if self._entropy_error is not None:
+                self._metrics["train"]["shaping/entropy_error"].append(self._entropy_error)
+                self._entropy_error = None
             if warning and self.is_world_process_zero():
                 warnings.warn(warning, stacklevel=2)
         super().log(*args, **kwargs)

@@ -132,7 +132,9 @@ def run_on_whole_update(
     local = torch.cat(list(rows))
     everyone: Tensor = accelerator.gather(local)
     order = everyone.argsort()
-    whole = {name: _gather(tensor, name in _PER_TOKEN, accelerator)[order] for name, tensor in columns.items()}
+    whole: dict[str, Any] = {
+        name: _gather(tensor, name in _PER_TOKEN, accelerator)[order] for name, tensor in columns.items()
+    }
     tokens = dataclasses.replace(parts[0], **whole)  # what is no tensor is the same in all parts
     advantages, totals = run_token_methods(methods, tokens)
     mine = torch.searchsorted(everyone[order], local)
