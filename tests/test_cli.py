@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -269,6 +270,9 @@ def test_every_example_runs(tmp_path: Path) -> None:
     rows = [{"problem_id": "p", "sample_id": i, "completion": f"So \\\\boxed{{{i}}}"} for i in range(3)]
     (tmp_path / "samples.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     (tmp_path / "gold.jsonl").write_text('{"problem_id": "p", "answer": "2"}\n')
+    repository = Path(__file__).parents[1]
+    shutil.copytree(repository / "studies", tmp_path / "studies")
+    shutil.copy(repository / "examples" / "study.yaml", tmp_path / "mine.yaml")
     drawn = example_in(forkwise("sample", "--help").stdout)[1:]
     other = [{"base": "trained"}.get(word, word) for word in drawn]
     for words in (drawn, [*other, "--seed", "1", "--run", "trained"]):
