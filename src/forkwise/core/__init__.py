@@ -14,7 +14,7 @@ from forkwise.core.heads import (
     score_by_logits,
     score_tokens,
 )
-from forkwise.core.shaping import ShapingStats, shape_advantages, shape_and_measure, shaping_stats
+from forkwise.core.shaping import ShapingStats, shape_advantages, shape_and_measure
 from forkwise.core.shortcuts import HeadMismatch, compare_head
 
 __all__ = [
@@ -43,7 +43,6 @@ __all__ = [
     "score_tokens",
     "shape_advantages",
     "shape_and_measure",
-    "shaping_stats",
     "token_entropy",
     "whiten",
 ]

@@ -313,7 +313,8 @@ def prove_head(
     chosen = logp.gather(1, places.targets[-len(shown) :, None])[:, 0]
     entropy = torch.special.entr(logp.exp()).sum(-1)
     errors = [
-        (found[-len(shown) :] - right).abs().max() for found, right in zip(scores[:2], (chosen, entropy), strict=True)
+        (found[-len(shown) :] - right).abs().max()
+        for found, right in ((scores.logprob, chosen), (scores.entropy, entropy))
     ]
     if not max(map(float, errors)) <= 1e-4 + 4 * step * largest / temperature:
         raise HeadError(

@@ -16,6 +16,7 @@ from trl import GRPOConfig
 
 from forkwise.constants import check_alpha, check_kappa, check_number
 from forkwise.engines.settings import ShapingSettings
+from forkwise.engines.trl.clip import open_clip
 from forkwise.engines.trl.release import TRL
 from forkwise.engines.trl.update import rollout_methods, update_methods
 from forkwise.errors import InputError, nearest
@@ -143,6 +144,7 @@ class EntropyShapedGRPOConfig(ShapingSettings, GRPOConfig):
         self.alpha = entropy[0].alpha if entropy else 0.0
         self.kappa = shaped[0].kappa if shaped else defaults["kappa"]
         self._apply_settings()
+        open_clip(self, self._methods, {name: _default(self, name) for name in ("epsilon", "epsilon_high", "delta")})
         self.method = [str(method) for method in self._methods]
 
     def _apply_settings(self) -> None:

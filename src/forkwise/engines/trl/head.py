@@ -119,7 +119,7 @@ class HeadMixin(_Trainer):
             parts.append(scores)
         logprobs, entropies = (
             torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
-            for flat in (torch.cat([part[i] for part in parts]) for i in range(2))
+            for flat in (torch.cat([part.logprob for part in parts]), torch.cat([part.entropy for part in parts]))
         )
         losses = [part.aux_loss for part in parts if part.aux_loss is not None]
         aux_loss = torch.stack(losses).mean() if compute_aux_loss and losses else None

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from forkwise.engines.base import ActionLog, quoted
+from forkwise.engines.states import MethodStates
 from forkwise.engines.trl.guard import sees_rollouts
 from forkwise.engines.trl.head import HeadMixin
 from forkwise.engines.trl.release import HOST, not_shaped
@@ -17,6 +18,7 @@ from forkwise.engines.trl.update import (
     GROUPS,
     OLD_ENTROPY,
     POSITIONS,
+    Moment,
     needs,
     reward_methods,
     rollout_methods,
@@ -39,6 +41,7 @@ class RolloutMixin(HeadMixin):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._action_log = ActionLog(HOST.alpha)
+        self._method_states = MethodStates()
         super().__init__(*args, **kwargs)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -48,12 +51,14 @@ class RolloutMixin(HeadMixin):
 
     def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         self._scored_rewards = None
+        if self.model.training:
+            self._method_states.advance(self.args.methods, self._progress(), self._sum_over_processes)
         batch: dict[str, Any] = super()._generate_and_score_completions(*args, **kwargs)
         ids, mask = _whole(batch)  # before the loss, where a proof would stand between a pass and its gradient
         self._way(self.model, ids, mask, batch["completion_ids"].size(1), images="pixel_values" in batch)
         if self.model.training and sees_rollouts(self.args.methods):
             with torch.no_grad():
-                self._run_rollout_methods(batch, self.args.methods)
+                self._run_rollout_methods(batch, self._methods_now())
         return batch
 
     def _run_rollout_methods(self, batch: dict[str, Any], methods: Sequence[Method]) -> None:
@@ -95,7 +100,8 @@ class RolloutMixin(HeadMixin):
         if Need.SEQUENCE_LOGPROBS in needs(reward_methods(methods)):
             mean_logprobs = gather(torch.where(mask, logprobs, 0).sum(dim=1) / mask.sum(dim=1))  # NaN without tokens
         groups, correct = torch.arange(len(rewards), device=rewards.device) // self.num_generations, rewards > 0
-        rollout = Rollout(rewards, groups, correct, gather(batch["advantages"]), mean_logprobs)
+        lengths = gather(mask.sum(dim=1))
+        rollout = Rollout(rewards, groups, correct, gather(batch["advantages"]), mean_logprobs, lengths)
         per_completion, totals = run_reward_methods(reward_methods(methods), rollout)
         if totals:
             self._action_log.add(totals)
@@ -111,7 +117,7 @@ class RolloutMixin(HeadMixin):
                 old_logprobs=logprobs,
                 groups=groups[rows],
                 correct=correct[rows],
-                seed=self._method_seed(),
+                **self._moment()._asdict(),
             ).only(needs(token_methods))
             (advantages,), totals = run_on_whole_update(token_methods, [tokens], [rows], self.accelerator)
             self._action_log.add(totals)
@@ -153,8 +159,17 @@ class RolloutMixin(HeadMixin):
             raise not_shaped("the per-token entropies are None (as with Unsloth's patched trainer)", self.args.methods)
         return scored[0], scored[1]
 
-    def _method_seed(self) -> int:
-        return int(self.args.seed) * 2**24 + int(self.state.global_step)
+    def _methods_now(self) -> Sequence[Method]:
+        """Returns the methods with the options that they have in this step."""
+        states, progress = self._method_states.states, self._progress()
+        return tuple(method.at(progress, states) for method in self.args.methods)
+
+    def _progress(self) -> float:
+        return self.state.global_step / self.state.max_steps if self.state.max_steps > 0 else 0.0
+
+    def _moment(self) -> Moment:
+        seed = int(self.args.seed) * 2**24 + int(self.state.global_step)
+        return Moment(seed, self._progress(), self._method_states.states)
 
     def _sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
         total: torch.Tensor = self.accelerator.reduce(tensor, reduction="sum")

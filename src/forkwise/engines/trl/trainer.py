@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import warnings
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from typing import Any
 
 import torch
@@ -21,9 +21,10 @@ from forkwise.engines.trl.update import (
     local_tokens,
     needs,
     run_on_whole_update,
+    token_mask,
     update_methods,
 )
-from forkwise.methods import Scope, Tokens
+from forkwise.methods import Method, Scope, Tokens
 from forkwise.methods.chain import run_token_methods
 
 
@@ -52,6 +53,7 @@ class EntropyShapingMixin(RolloutMixin):
     """
 
     _shaping_batch: GuardedBatch | None = None  # set only while a training loss is being computed
+    _acting: Sequence[Method] = ()  # the methods of the newest loss, with the options of its step
     _shaped_losses = 0
     _update_advantages: UpdateAdvantages | None = None
     _has_critic = False  # else a PPO config would train GRPO
@@ -103,6 +105,7 @@ class EntropyShapingMixin(RolloutMixin):
         if not methods or not self.model.training:
             loss = super()._compute_loss(model, inputs)
             return loss
+        methods = self._acting = self._methods_now()
         self._shaping_batch = batch = GuardedBatch(inputs, methods)
         check_rollout_acted(inputs, methods)
         if not update_methods(methods):
@@ -125,18 +128,20 @@ class EntropyShapingMixin(RolloutMixin):
         scored = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         batch = self._shaping_batch
         # Within the loss, a reference policy would be scored without gradient; H is that of the policy under update.
-        if batch is not None and not batch.shaped and torch.is_grad_enabled():
+        if batch is not None and torch.is_grad_enabled():
             if scored[1] is None:
                 batch.why_not = "the per-token entropies are None (as with Unsloth's patched trainer)"
-            else:
+                return scored
+            self._method_states.watch(scored[1], token_mask(batch))
+            if not batch.shaped:
                 with torch.no_grad():  # since 1.15 TRL's entropies carry gradient; psi must not
                     self._shape(batch, scored[0].detach(), scored[1].detach())
         return scored
 
     def _shape(self, batch: GuardedBatch, logprobs: torch.Tensor, entropy: torch.Tensor) -> None:
         methods = update_methods(batch.methods)
-        if all(method.scope is Scope.TOKEN for method in methods):
-            tokens = local_tokens(batch, batch.unshaped, logprobs, entropy, needs(methods), self._method_seed())
+        if all(method.scope is not Scope.UPDATE for method in methods):
+            tokens = local_tokens(batch, batch.unshaped, logprobs, entropy, needs(methods), self._moment())
             advantages, totals = run_token_methods(methods, tokens)
             batch.shape(advantages)
             self._action_log.add({name: self._sum_over_processes(total) for name, total in totals.items()})
@@ -153,7 +158,7 @@ class EntropyShapingMixin(RolloutMixin):
             window = self._window(ids)
             for part in window:
                 scored = (logprobs, entropy) if part["completion_ids"] is ids else self._score(part)
-                parts.append(local_tokens(part, part["advantages"], *scored, needs(methods), self._method_seed()))
+                parts.append(local_tokens(part, part["advantages"], *scored, needs(methods), self._moment()))
             shares, totals = run_on_whole_update(methods, parts, [part[POSITIONS] for part in window], self.accelerator)
             self._action_log.add(totals)
             self._update_advantages = UpdateAdvantages(
@@ -179,6 +184,8 @@ class EntropyShapingMixin(RolloutMixin):
         """Logs as TRL does and adds, in training, the metrics of the methods over the window."""
         if self.model.training:
             metrics, warning = self._action_log.take()
+            if metrics:  # else nothing was learned since the last log
+                metrics |= self._method_states.metrics(self.args.methods, self._acting)
             for name, value in metrics.items():
                 self._metrics["train"][name].append(value)
             if self._entropy_error is not None:
