@@ -8,8 +8,6 @@ Pinned here, on the oldest and the newest TRL that we declare:
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +21,7 @@ import torch
 from accelerate import Accelerator
 from test_trl import GRADIENT_TOLERANCE, loss_and_gradient, make, parameters, relative, updates_of
 from trl import GRPOTrainer
+from two_processes import run_in_two
 
 from forkwise.engines.trl import EntropyShapedGRPOConfig, EntropyShapedGRPOTrainer
 from forkwise.engines.trl.update import POSITIONS, run_on_whole_update
@@ -128,9 +127,7 @@ class TestIsTheSameHoweverTheUpdateIsCut:
     def test_two_processes(self, tmp_path: Path) -> None:
         """Each process has half of a rollout; what it makes of it is its half of what one process makes."""
         script = Path(__file__).with_name("methods_on_one_of_two.py")
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-        done = subprocess.run([*launch, str(tmp_path)], capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
+        run_in_two(script, tmp_path)
         ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
 
         import methods_on_one_of_two as script_module

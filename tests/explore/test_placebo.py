@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from scipy import sparse
 
+from forkwise import progress
+from forkwise.explore import placebo
 from forkwise.explore.contrast import Design, Units, contrast
 from forkwise.explore.placebo import Words, draw_lexicons, placebo_null, single_words
 
@@ -80,3 +84,15 @@ def test_without_words_as_frequent_there_is_no_null() -> None:
     few = single_words(np.array([10] * 12 + [100]), 10)
     assert few.shape == (12, 13)
     assert placebo_null(None, None, 0.3) is None
+
+
+def test_lexicons_say_their_share_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_SAY_EVERY", 0.0)
+    monkeypatch.setattr(progress, "_SHOWN_EVERY", 0.0)
+    monkeypatch.setattr(placebo, "_BLOCK", 3000)  # a hundred lexicons of 30 traces at a time
+    said = io.StringIO()
+    design, word, _ = words_with_levels()
+    lexicons = draw_lexicons(np.bincount(word[word >= 0]), [50, 50], 400, seed=0)
+    with progress.Meter(console=progress.Console(file=said, width=200), what="exploring"):
+        Words(design, word, 60).differences(lexicons)
+    assert "lexicons of other words: 200 of 400 lexicons are done (50 %)" in said.getvalue()

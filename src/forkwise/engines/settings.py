@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from forkwise.constants import ALPHA, KAPPA
+
 
 @dataclass
 class ShapingSettings:
     """The two constants of the entropy-shaped advantage, and the methods to train with."""
 
     alpha: float = field(
-        default=0.4, metadata={"help": "Weight of the entropy term added to the advantages; 0 turns shaping off."}
+        default=ALPHA, metadata={"help": "Weight of the entropy term added to the advantages; 0 turns shaping off."}
     )
     kappa: float = field(
-        default=2.0, metadata={"help": "The entropy term is capped at |advantage| / kappa; must be greater than 1."}
+        default=KAPPA, metadata={"help": "The entropy term is capped at |advantage| / kappa; must be greater than 1."}
     )
     method: list[str] = field(
         default_factory=list,

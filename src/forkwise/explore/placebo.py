@@ -16,6 +16,7 @@ from scipy import sparse
 
 from forkwise.explore.contrast import FEWEST_MARKS, Design, FloatArray, IntArray
 from forkwise.explore.findings import Null
+from forkwise.progress import watch
 
 _ALIKE = 1.6
 """Words are like each other whose counts differ by at most this factor."""
@@ -83,7 +84,9 @@ class Words:
         """Computes the difference of each lexicon, as `contrast` does for the real one; NaN where too few are left."""
         rows = max(1, _BLOCK // max(self._in_trace_WT.shape[1], self._in_stratum_WS.shape[1]))
         pieces: list[npt.NDArray[np.float64]] = []
-        for first in range(0, lexicon_RW.shape[0], rows):
+        lexicons = lexicon_RW.shape[0]
+        starts = range(0, lexicons, rows)
+        for first in watch(starts, "lexicons of other words", "lexicons", lexicons, lambda: len(pieces) * rows):
             piece_RW = lexicon_RW[first : first + rows]
             in_trace = (piece_RW @ self._in_trace_WT).toarray()
             spread_R = self._design.spread(in_trace, (piece_RW @ self._in_stratum_WS).toarray())

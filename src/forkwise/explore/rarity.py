@@ -36,6 +36,7 @@ from forkwise.explore.lexicon import Lexicon, ReflectivePatterns
 from forkwise.explore.neighbours import mean_distances
 from forkwise.explore.traces import Trace
 from forkwise.passk.intervals import problem_weights
+from forkwise.progress import watch
 
 _LENGTH_BINS = 8
 _LEAST_IN_BIN = 40  # base sentences in a bin; with fewer, its quantile means little
@@ -283,8 +284,10 @@ class _Null:
             above = np.searchsorted(null, distance_N[own], side="left")
             at_QV = _counts(problem_N[own], above, problems, null.size + 1)
             tables.append((below_QV, at_QV[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]))
-        drawn = []
-        for share_RQ in problem_weights(problems, resampling.resamples, resampling.seed):
+        drawn: list[FloatArray] = []
+        blocks = problem_weights(problems, resampling.resamples, resampling.seed)
+        total = resampling.resamples
+        for share_RQ in watch(blocks, "drawing problems", "draws", total, lambda: sum(d.size for d in drawn)):
             w_RQ = share_RQ * problems
             beyond_R = np.zeros(len(w_RQ))
             for below_QV, beyond_QV in tables:

@@ -28,7 +28,7 @@ from forkwise.folders import only_process, write_json
 from forkwise.folders.settings import is_new, read_settings, refuse_other
 from forkwise.progress import Console, Meter
 from forkwise.samples.store import find_shards, iter_batches, open_parquet, read_samples, write_shard
-from forkwise.sampling.forward import cannot, check_causal, check_rows, embedding_rows, not_numbers
+from forkwise.sampling.forward import cannot, check_causal, check_length, check_rows, embedding_rows, not_numbers
 from forkwise.sampling.generate import fingerprint, load_model
 
 MANIFEST = "entropies.json"
@@ -78,14 +78,15 @@ class Scorer:
     def score(self, items: Sequence[Item]) -> list[Scores]:
         """Scores `items` in their order. An item's batch, and so its rounding, depends on these items alone."""
         check_rows(self.model, self.tokenizer, [i for item in items for i in item.prompt + item.completion], "A sample")
+        lengths = [len(item.prompt) + len(item.completion) for item in items]
         if items:
+            check_length(self.model, max(lengths) - 1, "A sample, before its last token,")
             self.choose_path(items[0])
-        order = sorted(range(len(items)), key=lambda i: (len(items[i].prompt) + len(items[i].completion), i))
+        order = sorted(range(len(items)), key=lambda i: (lengths[i], i))
         scores: dict[int, Scores] = {}
         batch: list[int] = []
         for i in order:
-            longest = len(items[i].prompt) + len(items[i].completion)
-            if batch and longest * (len(batch) + 1) > self.budget:
+            if batch and lengths[i] * (len(batch) + 1) > self.budget:
                 scores |= zip(batch, self._batch([items[j] for j in batch]), strict=True)
                 batch = []
             batch.append(i)
@@ -119,7 +120,7 @@ class Scorer:
             ) from error
         except Exception as error:  # models fail in kinds of their own
             what = f"samples of {width:,} tokens, prompt included"
-            raise cannot(self.model, what, width, error, "choose another model, or shorter samples") from error
+            raise cannot(self.model, what, width, error) from error
         if not bool(torch.isfinite(entropy).all()):
             raise not_numbers(self.model)
         ends = np.cumsum([len(item.completion) for item in items])[:-1]

@@ -32,7 +32,7 @@ from forkwise.methods.qae import Qae
 from forkwise.methods.rloo import Rloo
 from forkwise.methods.steer import Steer
 from forkwise.methods.ucpo import Ucpo
-from forkwise.plugins import plugins
+from forkwise.plugins import with_plugins
 
 ENTRY_POINTS = "forkwise.methods"
 """Group of entry points by which another package adds methods; each names a subclass of `Method`."""
@@ -81,21 +81,19 @@ def all_methods() -> dict[str, type[Method]]:
     Raises:
         InputError: another package brings something that is no method, or a name that is taken.
     """
-    methods = {kind.name: kind for kind in _OURS}
-    for point, kind in plugins(ENTRY_POINTS):
-        if not (isinstance(kind, type) and issubclass(kind, Method)):
-            raise InputError(f"The entry point '{point.value}' is no subclass of forkwise.methods.Method.")
-        if not issubclass(kind, tuple(_STAGES.values())):
-            raise InputError(
-                f"The entry point '{point.value}' brings a method that would never act: derive it from one of "
-                f"{', '.join(stage.__name__ for stage in _STAGES.values())}."
-            )
-        if missing := [name for name in ("name", "title", "formula") if not hasattr(kind, name)]:
-            raise InputError(f"The entry point '{point.value}' brings a method without {' and '.join(missing)}.")
-        if kind.name in methods:
-            raise InputError(f"The entry point '{point.value}' brings a second method named '{kind.name}'.")
-        methods[kind.name] = kind
-    return methods
+    return with_plugins(
+        {kind.name: kind for kind in _OURS}, ENTRY_POINTS, "method", _wrong_method, lambda _, kind: kind.name
+    )
+
+
+def _wrong_method(kind: Any) -> str | None:
+    if not (isinstance(kind, type) and issubclass(kind, Method)):
+        return "is no subclass of forkwise.methods.Method"
+    if not issubclass(kind, tuple(_STAGES.values())):
+        stages = ", ".join(stage.__name__ for stage in _STAGES.values())
+        return f"brings a method that would never act: derive it from one of {stages}"
+    missing = [name for name in ("name", "title", "formula") if not hasattr(kind, name)]
+    return f"brings a method without {' and '.join(missing)}" if missing else None
 
 
 def parse_method(spec: str, defaults: Mapping[str, Any] | None = None) -> Method:

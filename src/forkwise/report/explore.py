@@ -10,7 +10,7 @@ from forkwise.explore.results import Exploration, RunExploration
 from forkwise.report.distributions import Distribution, explored_entropies
 from forkwise.report.formats import count, estimate, interval, number, p_value, percent, quantile, share
 from forkwise.report.table import Block, Table, filled
-from forkwise.terminal import one_line
+from forkwise.terminal import counted, one_line
 
 _ENTRIES, _FORKS, _FARTHEST = 25, 20, 15
 
@@ -67,8 +67,8 @@ def _with_verdicts(runs: Runs) -> list[RunExploration]:
 def sizes(runs: Runs) -> list[Block]:
     """Says how much was explored."""
     return [
-        f"{run.run}: {count(run.samples)} samples of {count(run.problems)} problems, {count(run.words)} words, "
-        f"{count(run.sentences)} sentences."
+        f"{run.run}: {counted(run.samples, 'sample')} of {counted(run.problems, 'problem')}, "
+        f"{counted(run.words, 'word')}, {counted(run.sentences, 'sentence')}."
         for run in runs
     ]
 

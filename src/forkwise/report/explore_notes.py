@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from forkwise.explore.results import Exploration, RunExploration
 from forkwise.report.formats import p_value
+from forkwise.terminal import counted
 
 _LARGE_P = 0.01  # a test whose smallest p is above it is said to be one
 _FEW = 10  # problems, below which intervals over problems fall short of their level
@@ -32,7 +33,7 @@ def notes(explored: Exploration) -> list[str]:
 
 def _notes(run: RunExploration, limit: int | None) -> Iterator[str]:
     if run.empty:
-        yield f"{run.empty:,} samples without text are left out."
+        yield f"Left out: {counted(run.empty, 'sample')} without text."
     if run.without_tokens:
         yield (
             f"{run.without_tokens:,} of {run.samples - run.empty:,} samples have no token data: they count for words "
@@ -43,7 +44,7 @@ def _notes(run: RunExploration, limit: int | None) -> Iterator[str]:
     elif run.problems < _FEW:
         yield f"With {run.problems} problems the intervals may be too narrow; ask for {_FEW} or more."
     if run.cut_off:
-        yield f"{run.cut_off:,} sentences that the limit of tokens cut off are left out."
+        yield f"Left out: {counted(run.cut_off, 'sentence')} that the limit of tokens cut off."
     if run.sentences <= 1:
         yield "There is at most one sentence, so sentences cannot be compared."
     if run.entropy is None:
