@@ -110,10 +110,17 @@ class Design:
         stratum_S: FloatArray = linalg.cho_solve(self._factor, within_S)
         return mean_T - (self.cell_TS @ stratum_S) / np.maximum(self.size_T, 1), stratum_S
 
-    def without_trace(self, marked: BoolArray, difference: float) -> FloatArray:
-        """Takes from the entropies the constants of their traces alone, which marks do not move."""
-        trace_T, _ = self._constants(self.value - difference * marked)
-        return self.value - trace_T[self.trace]
+    def ranks(self) -> FloatArray:
+        """Ranks each entropy in its trace, as a share of it, so that neither level nor spread of a trace matters."""
+        order = np.lexsort((self.value, self.trace))
+        changed = (np.diff(self.trace[order], prepend=-1) != 0) | (np.diff(self.value[order], prepend=np.nan) != 0)
+        tied = np.cumsum(changed) - 1  # equal entropies of a trace share their mean rank
+        first = (np.cumsum(self.size_T) - self.size_T)[self.trace[order]]
+        place = np.arange(self.value.size) - first + 0.5
+        mean = np.bincount(tied, place) / np.bincount(tied)
+        rank = np.empty(self.value.size)
+        rank[order] = mean[tied] / self.size_T[self.trace[order]]
+        return rank
 
     def spread(self, in_trace_RT: FloatArray, in_stratum_RS: FloatArray) -> FloatArray:
         """Sums the squares of what the constants leave of marks, `(R,)`, from their counts by trace and stratum."""
@@ -181,7 +188,7 @@ def contrast(
         mean_other=found.mean_marked - difference,
         difference=estimate,
         p=p,
-        auc=_auc(design, marked, a, b, difference, level) if auc else Estimate(None),
+        auc=_auc(design, a, b, level) if auc else Estimate(None),
         identified=identified,
     )
 
@@ -237,13 +244,14 @@ def _freedom(share_Q: FloatArray) -> float:
     return 1 / float((share_Q**2).sum() + odds_Q.sum() ** 2 - (odds_Q**2).sum())
 
 
-def _auc(design: Design, marked: BoolArray, a: BoolArray, b: BoolArray, difference: float, level: float) -> Estimate:
-    """Returns the chance that a marked unit has more entropy than another of its stratum, traces' levels aside.
+def _auc(design: Design, a: BoolArray, b: BoolArray, level: float) -> Estimate:
+    """Returns the chance that a marked unit has more entropy than another; matched, a higher rank in its trace than
+    another of its stratum.
 
     Its scores are the placement values of both sides, summed by problem (DeLong et al. 1988, Biometrics 44:837;
     Obuchowski 1997, Biometrics 53:567).
     """
-    value = design.without_trace(marked, difference) if design.matched else design.value
+    value = design.ranks() if design.matched else design.value
     marks_S = np.bincount(design.stratum[a], minlength=int(design.stratum.max()) + 1)
     others_S = np.bincount(design.stratum[b], minlength=marks_S.size)
     weight = np.where(a, 1.0, 0.0)

@@ -55,7 +55,8 @@ class Contrast:
     p: float | None = None
     """Two-sided p of the difference, by the same standard error over problems as its interval."""
     auc: Estimate = Estimate(None)
-    """Chance that a marked unit has more entropy than another (of its stratum); ties count half; 0.5 is none."""
+    """Chance that a marked unit has more entropy than another; of a matched version, a higher rank in its trace than
+    another of its stratum. Ties count half; 0.5 is none."""
     null: Null | None = None
     """Differences of lexicons of other words; of pivotal tokens alone."""
     identified: tuple[float, float] | None = None

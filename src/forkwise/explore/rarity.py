@@ -156,7 +156,7 @@ def rarity(
     vectors = _encode(encoder, base_pool.texts, *references, pool.texts)
     distance_N = _distances(pool, references, vectors, k)
     null_N = _distances(base_pool, references, vectors, k)
-    null = _Null(null_N, base_pool.problem_N, quantile)
+    null = Null(null_N, base_pool.problem_N, quantile)
     bin_N, bin_M = _length_bins(pool.words_N, base_pool.words_N)
     one_N, one_M = np.zeros_like(bin_N), np.zeros_like(bin_M)
     rare_sets = {
@@ -167,7 +167,12 @@ def rarity(
     intervals = [
         None,
         *(
-            null.interval(distance_N, pool.problem_N, own, base_own, len(problems), resampling)
+            null.interval(
+                *(distance_N, pool.problem_N, own, base_own, len(problems)),
+                resamples=resampling.resamples,
+                seed=resampling.seed,
+                level=resampling.level,
+            )
             for own, base_own in ((one_N, one_M), (bin_N, bin_M))
         ),
     ]
@@ -245,7 +250,7 @@ def _distances(
 
 
 @dataclass(frozen=True)
-class _Null:
+class Null:
     """Distances of base sentences from the base, whose quantile says what is rare.
 
     A sentence like these lies beyond the value of rank `quantile * (size + 1)` in a share `1 - quantile` of cases;
@@ -270,7 +275,10 @@ class _Null:
         bin_N: IntArray,
         bin_M: IntArray,
         problems: int,
-        resampling: Resampling,
+        *,
+        resamples: int,
+        seed: int,
+        level: float,
     ) -> Estimate:
         """Returns the share of sentences beyond, with an interval that draws the problems of both models at once."""
         value = float(self.beyond(distance_N, bin_N, bin_M).mean())
@@ -285,9 +293,8 @@ class _Null:
             at_QV = _counts(problem_N[own], above, problems, null.size + 1)
             tables.append((below_QV, at_QV[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]))
         drawn: list[FloatArray] = []
-        blocks = problem_weights(problems, resampling.resamples, resampling.seed)
-        total = resampling.resamples
-        for share_RQ in watch(blocks, "drawing problems", "draws", total, lambda: sum(d.size for d in drawn)):
+        blocks = problem_weights(problems, resamples, seed)
+        for share_RQ in watch(blocks, "drawing problems", "draws", resamples, lambda: sum(d.size for d in drawn)):
             w_RQ = share_RQ * problems
             beyond_R = np.zeros(len(w_RQ))
             for below_QV, beyond_QV in tables:
@@ -298,7 +305,7 @@ class _Null:
             size_R = w_RQ @ size_Q
             drawn.append(beyond_R[size_R > 0] / size_R[size_R > 0])
         error = float(np.concatenate(drawn).std()) * float(np.sqrt(problems / max(problems - 1, 1)))
-        return bounded(t_interval(value, error, size_Q, resampling.level), 0.0, 1.0)
+        return bounded(t_interval(value, error, size_Q, level), 0.0, 1.0)
 
 
 def _counts(row: IntArray, column: IntArray, rows: int, columns: int) -> FloatArray:
