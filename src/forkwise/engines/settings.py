@@ -9,7 +9,7 @@ from forkwise.constants import ALPHA, KAPPA
 
 @dataclass
 class ShapingSettings:
-    """The two constants of the entropy-shaped advantage, and the methods to train with."""
+    """The two constants of the entropy-shaped advantage, the methods to train with, and who computes entropies."""
 
     alpha: float = field(
         default=ALPHA, metadata={"help": "Weight of the entropy term added to the advantages; 0 turns shaping off."}
@@ -22,5 +22,12 @@ class ShapingSettings:
         metadata={
             "help": "Methods to train with, NAME[:key=value,...]; may be repeated. 'forkwise methods' lists them. "
             "alpha and kappa then count only as options of entropy_advantage."
+        },
+    )
+    entropy_backend: str = field(
+        default="forkwise",
+        metadata={
+            "help": "Who computes log-probs and entropies in training: 'forkwise' (exact, cheaper; where its operator "
+            "cannot stand in for a model's head, TRL or the full logits do), or 'trl'."
         },
     )
