@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -111,6 +112,10 @@ def load_tokenizer(model: str, name: str | None = None, **options: Any) -> Any:
     with one_sentence(model, name, "tokenizer_config.json", trust_remote_code=trust):
         tokenizer = AutoTokenizer.from_pretrained(name or model, **options)
         tokenizer.decode(tokenizer("1 + 1 = 2")["input_ids"])  # some settings are read only when it is used
+        try:
+            json.dumps(tokenizer.init_kwargs, default=str, ensure_ascii=False).encode()  # as checkpoints hold them
+        except UnicodeEncodeError as error:
+            raise ValueError("it has half of a character, a lone surrogate") from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(f"The model '{model}' has no tokenizer that can be loaded: save one beside it.")
     return tokenizer

@@ -11,7 +11,6 @@ import re
 import resource
 import shutil
 import struct
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +22,6 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 pytest.importorskip("transformers", minversion="5")  # whose words some sentences quote
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "samples"))
 from mutations import Draw, command, damaged_bytes, damaged_json
 from safetensors.torch import load_file, save_file
 from tiny_decoders import save_decoder
@@ -307,6 +305,7 @@ FILES: dict[str, tuple[Act, str]] = {
     "tokenizer config: end": (tokens(eos_token=3), r"tokenizer_config\.json' \(.*eos_token"),
     "tokenizer config: side": (tokens(padding_side="x"), r"tokenizer_config\.json' \(Padding side"),
     "tokenizer config: tokens": (tokens(added_tokens_decoder=3), r"tokenizer_config\.json' \(something in it"),
+    "tokenizer config: half a character": (tokens(note="\ud800"), r"tokenizer_config\.json' \(it has half of a char"),
     "special tokens: a list": (put("special_tokens_map.json", []), r"special_tokens_map\.json' is damaged"),
     "added tokens: a list": (put("added_tokens.json", []), r"added_tokens\.json' is damaged"),
     "template: no text": (put("chat_template.jinja", b"\xff\xfe"), r"chat_template\.jinja' is damaged"),
@@ -318,7 +317,11 @@ FILES: dict[str, tuple[Act, str]] = {
 TEMPLATES: dict[str, tuple[Act, str]] = {
     "none": (tokens(chat_template=...), "no chat template"),
     "no Jinja": (tokens(chat_template="{% for %}"), r"chat template of .* \(Expected an expression"),
-    "half a character": (tokens(chat_template="{{ '\ud800' }}"), r"chat template of .* surrogates not allowed"),
+    "half a character": (tokens(chat_template=r"{{ '\ud800' }}"), r"chat template of .* surrogates not allowed"),
+    "longer than the model": (
+        tokens(chat_template="{{ 'A' * 200000 }}"),
+        r"200,00\d tokens, .* allows 512 in all",
+    ),
     "what is not there": (tokens(chat_template="{{ a.b.c }}"), r"chat template of .* \('a' is undefined"),
     "a list of no templates": (tokens(chat_template=[3]), r"tokenizer_config\.json' \(something in it"),
     "endless": (tokens(chat_template=ENDLESS), r"chat template of .* \(it takes more than 1 seconds"),

@@ -9,18 +9,18 @@ from collections import Counter
 from pathlib import Path
 from random import Random
 
+import base_model
 import pytest
 import torch
+from base_languages import LANGUAGES
+from base_measuring import draw_completions, evaluate
+from base_model import CONFIGS, TrainingConfig, main, train_base, training_batches
+from base_traces import MAX_TOKENS, VOCABULARY, trace
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from forkwise.embedded import EMBEDDED_MODEL, model_path
 from forkwise.errors import InputError
-from forkwise.lab import base_model
-from forkwise.lab.base_model import CONFIGS, TrainingConfig, main, train_base, training_batches
-from forkwise.lab.languages import LANGUAGES
-from forkwise.lab.measuring import draw_completions, evaluate
-from forkwise.lab.traces import MAX_TOKENS, VOCABULARY, trace
 from forkwise.tasks.base import Problem
 from forkwise.tasks.countdown import Countdown, apply
 

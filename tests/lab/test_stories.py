@@ -6,8 +6,9 @@ import re
 from itertools import islice
 from random import Random
 
-from forkwise.lab.languages import LANGUAGES
-from forkwise.lab.stories import MAX_TOKENS, count_tokens, solution
+from base_languages import LANGUAGES
+from base_stories import MAX_TOKENS, count_tokens, solution
+
 from forkwise.tasks.story import Event, Stories, Story
 
 STEP = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")

@@ -48,7 +48,7 @@ def test_a_comparison_read_is_the_one_that_was_written(tmp_path: Path, compariso
     assert [e.arm for e in again.evaluations] == ["base", "a", "b"]
     np.testing.assert_array_equal(again.comparison.differences[0].band.low, comparison.differences[0].band.low)
     assert isinstance(again.comparison.differences[0].runs, tuple)
-    assert json.loads(path.read_text())["schema"] == 2
+    assert json.loads(path.read_text())["schema"] == 3
 
 
 def test_rows_are_the_same_in_the_csv(tmp_path: Path, comparison: Any) -> None:

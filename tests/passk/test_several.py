@@ -151,7 +151,7 @@ def test_paired_seeds_and_the_primary_endpoint_hold_over_benchmarks() -> None:
     assert float(endpoint.interval.mean) == pytest.approx(by_hand)
     assert found.benchmarks is not None
     assert [m.k for m in found.benchmarks.improvements] == [16, 16]
-    assert any("paired by seed" in note for note in found.notes)
+    assert any(note.topic == "covered" and note.facts["paired"] for note in found.notes)
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from forkwise.cli import app
 from forkwise.errors import InputError
+from forkwise.explore import findings
 from forkwise.explore import results as explored
 from forkwise.passk import compare, load_arm, make_arm
 from forkwise.report.command import run_report, write_report
@@ -94,7 +95,7 @@ def hostile_folder(folder: Path) -> Path:
     with (folder / "arms" / "x-seed0" / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 13, "reward": h, h: 1.0}) + "\n")
     record = {
-        "verdict": f"{h}\ud800",
+        "conclusion": f"{h}\ud800",
         "settings": {"title": h, "alpha": h, "arms": [{h: h}]},
         "runs": {f"{h}\udfff": ["x-seed0"], "base": [h], "other": ["other"]},
     }
@@ -173,7 +174,7 @@ def test_the_numbers_are_those_of_compare(folder: Path) -> None:
     low, high = expected.band.low[0], expected.band.high[0]
     assert table.rows[i][1] == f"{expected.interval.mean[0]:+.3f} [{low:+.3f}, {high:+.3f}]"
     assert names[i + 1] == "  adjusted p"
-    assert content.verdict == ["No evidence of a difference."]  # what the run itself concluded
+    assert content.conclusion == ["No evidence of a difference."]  # what the run itself concluded
     assert content.shaping == {
         **{"base": None, "GRPO": Shaping(0.0, 2.5), "GRPO + entropy advantage": Shaping(0.3, 2.5)}
     }
@@ -266,11 +267,11 @@ def test_arms_over_different_problems_are_shown_and_the_refusal_is_too(tmp_path:
     content = gather(find_sources([tmp_path / "a", tmp_path / "b"]))
     assert content.comparison is None
     assert any(note.startswith("The arms are not compared") for note in content.notes)
-    assert "Nothing is compared here" in content.verdict[0]
+    assert "Nothing is compared here" in content.conclusion[0]
     render(content)
 
 
-def test_the_text_summary_holds_verdict_and_numbers_and_no_control_characters(tmp_path: Path, folder: Path) -> None:
+def test_the_text_summary_holds_conclusion_and_numbers_and_no_control_characters(tmp_path: Path, folder: Path) -> None:
     said = summary(gather(find_sources([folder])))
     assert "No evidence of a difference." in said
     assert re.search(r"^GRPO \+ entropy advantage − GRPO .*\[", said, re.MULTILINE)
@@ -324,38 +325,41 @@ def test_a_flag_limits_the_traces(folder: Path, tmp_path: Path) -> None:
 
 def exploration(samples: str, run: str = "r", **more: Any) -> explored.Exploration:
     """A small exploration made by hand."""
-    estimate = explored.Estimate(0.25, 0.125, 0.5)
-    null = explored.Null(0.001, -0.05, 0.06, 0.002, 500)
+    estimate = findings.Estimate(0.25, 0.125, 0.5)
+    null = findings.Null(0.001, -0.05, 0.06, 0.002, 500)
     contrasts = [
-        explored.Contrast(version, strata, 40, 400, supported, 9, 0.75, 0.5, estimate, estimate, null)
+        findings.Contrast(version, strata, 40, 400, supported, 9, 0.75, 0.5, estimate, 0.004, estimate, null)
         for version, strata, supported in (("raw", "", 1.0), ("matched", "same tenth of the trace", 0.076))
     ]
-    histogram = explored.Histogram([0.0, 1.0, 2.0], [30, 10])
-    entropy = explored.EntropySummary(
+    histogram = findings.Histogram([0.0, 1.0, 2.0], [30, 10])
+    entropy = findings.EntropySummary(
         *("stored", 40, estimate, None, None, None, None, 0.8, 1.5, histogram, histogram),
         relative_profile=[
-            explored.ProfilePoint(0, 0.5, 20, 0.4, 0.3, 0.5),
-            explored.ProfilePoint(0.5, 1, 20, 0.2, 0.1, 0.3),
+            findings.ProfilePoint(0, 0.5, 20, 0.4, 0.3, 0.5),
+            findings.ProfilePoint(0.5, 1, 20, 0.2, 0.1, 0.3),
         ],
         absolute_profile=[],
         sentence_profile=[],
-        types=[explored.TokenType("word", 30, 0.5, 0.25)],
-        forks=[explored.ForkToken("wait", 12, 9, 1.75, True), explored.ForkToken(made.HOSTILE, 4, 2, 1.5, False)],
+        types=[findings.TokenType("word", 30, 0.5, 0.25)],
+        forks=[
+            findings.ForkToken("wait", 12, 9, 6.6, 1.75, True),
+            findings.ForkToken(made.HOSTILE, 4, 2, 1.2, 1.5, False),
+        ],
     )
-    group = explored.RareGroup("top 10 %", 5, *(explored.Estimate(0.1),), 9.1, 14.4, *[estimate] * 4)
-    rarity = explored.Rarity(
-        *("encoder", 5, 0.9, 50, 40, 60, 55, 30, "sample", 0.5, 0.4, estimate, 0.6, histogram, histogram),
+    group = findings.RareGroup("top 10 %", 5, *(findings.Estimate(0.1),), 9.1, 14.4, *[estimate] * 4)
+    rarity = findings.Rarity(
+        *("encoder", 5, 0.9, 50, 40, 60, 55, 9, 30, "sample", 0.5, 0.4, estimate, 0.6, histogram, histogram),
         groups=[group],
-        rare=[explored.SentenceSpan(run, "p0", 0, 0, 4, 0.9, True)],
+        rare=[findings.SentenceSpan(run, "p0", 0, 0, 4, 0.9, True)],
         farthest=["a rare sentence"],
     )
-    dependence = explored.Dependence(
-        *("text", 9, 90, estimate, 2.197, True, [explored.Retrieval(1, estimate, 0.111)], 0.001, 0.001, 999)
+    dependence = findings.Dependence(
+        *("text", 9, 90, estimate, 2.197, True, [findings.Retrieval(1, estimate, 0.111)], 0.001, 0.001, 999, 0.001)
     )
     found = explored.RunExploration(
         *(run, "model", 18, 0, 9, 900, 50, entropy),
-        behaviours=[explored.Behaviour("pivotal", "token", 40, 440, 2.2, 44.4, contrasts, {}, ["wait"], 0.75)],
-        entries=[explored.Entry("wait", "contrastive", 9, 5, 1.7, *[estimate] * 3, 0.9, 0.01, 0.02)],
+        behaviours=[findings.Behaviour("pivotal", "token", 40, 440, 2.2, 44.4, contrasts, {}, ["wait"], 0.75)],
+        entries=[findings.Entry("wait", "contrastive", 9, 5, 1.7, *[estimate] * 3, 0.9, 0.01, null, 0.02)],
         rarity=rarity,
         dependence=[dependence],
         without_tokens=2,
@@ -378,10 +382,11 @@ def test_an_exploration_fills_its_sections_and_marks_rare_sentences(tmp_path: Pa
     for expected in (
         "+0.250 [+0.125, +0.500]",
         "+0.001 [-0.050, +0.060]",
-        "fork tokens, most often above 1.500 nats",
+        "fork tokens, more often above 1.500 nats than tokens on the whole",
         "a rare sentence",
         "saturated",
-        "minus matched others +0.250 [+0.125, +0.500] (8% of them have a match)",
+        "minus matched others +0.250 [+0.125, +0.500] (p 0.0040, 8% of them have a match; lexicons of other words "
+        "+0.001 [-0.050, +0.060], p 0.0020)",
         "r: 2 of 18 samples have no token data",
         "Traces are marked with forkwise's own lexicon.yaml",
     ):
@@ -491,7 +496,7 @@ def test_an_exploration_beside_a_run_changes_nothing_about_the_comparison(folder
     explored.write(tmp_path, exploration(str(folder / "samples" / "grpo-seed0"), run="grpo-seed0"))
     content = gather(find_sources([folder, tmp_path]))
     assert content.title == "forkwise: quickstart"
-    assert content.verdict[0] == "No evidence of a difference."
+    assert content.conclusion[0] == "No evidence of a difference."
     assert content.comparison is not None
     assert [d.reference for d in content.comparison.differences] == ["GRPO"]
     # What was found about a run goes by the name of the arm that it is.

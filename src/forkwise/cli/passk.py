@@ -95,7 +95,7 @@ class CompareOptions(MeasureOptions):
 
 
 @dataclass(frozen=True)
-class Outputs:
+class MeasureOutputs:
     """Where results go. None is nowhere; with `-` as JSON path, the standard output holds the JSON alone."""
 
     brief: Annotated[bool, "Print the conclusion alone."] = False
@@ -140,7 +140,7 @@ class Outputs:
 def passk(
     samples: Annotated[list[str], typer.Argument(help="Samples tables, or files that forkwise import reads.")],
     options: PasskOptions,
-    outputs: Outputs,
+    outputs: MeasureOutputs,
 ) -> None:
     """Pass@K, Pass^K, G-Pass@K, maj@K of scored samples, with intervals over problems and length control."""
     with long_command("run it again"):
@@ -159,7 +159,7 @@ def passk(
         with Meter(what="computing (2 of 2)"):
             evaluations = [evaluate(arm, ks=parse_ks(options.k, [arm]), **arguments) for arm in arms]
         sentence = report.conclusion(evaluations)
-        blocks = [block for e in evaluations for block in (*report.details([e]), *(f"- {note}" for note in e.notes))]
+        blocks = [block for e in evaluations for block in (*report.details([e]), *report.listed(e.notes))]
         outputs.give({"samples": samples, **asdict(options)}, arms, sentence, blocks, evaluations)
 
 
@@ -173,7 +173,7 @@ def compare(
         ),
     ],
     options: CompareOptions,
-    outputs: Outputs,
+    outputs: MeasureOutputs,
 ) -> None:
     """Whether arms differ in Pass@K: paired differences, simultaneous band, adjusted p, length control."""
     with long_command("run it again"):
@@ -206,7 +206,7 @@ def compare(
         if options.gate is not None:
             passed, sentence = comparison.not_worse(options.gate), f"{sentence} {report.gate(comparison, options.gate)}"
         tables = [*report.overview(comparison.arms, comparison), *report.details([], comparison)]
-        blocks = [*tables, *(f"- {note}" for note in comparison.notes)]
+        blocks = [*tables, *report.listed(comparison.notes)]
         outputs.give({"arms": arms, **asdict(options)}, loaded, sentence, blocks, comparison)
     if not passed:
         raise typer.Exit(1)

@@ -21,6 +21,7 @@ from forkwise.cli import (
     quickstart,
     report,
     sample,
+    select,
     study,
     train,
     verify,
@@ -49,6 +50,7 @@ _COMMANDS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
         ("sample", sample.sample, "forkwise sample --model embedded --task countdown --problems 9 --out base"),
         ("import", importing.import_, "forkwise import samples.jsonl --out imported"),
         ("verify", verify.verify, "forkwise verify imported --answers gold.jsonl"),
+        ("select", select.select, "forkwise select base --keep 5 --only-right --out chosen"),
     ],
     "Measure": [
         ("passk", passk.passk, "forkwise passk base --k 1,4,16"),

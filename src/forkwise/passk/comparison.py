@@ -15,7 +15,7 @@ from forkwise.errors import InputError
 from forkwise.passk.changes import find_changes
 from forkwise.passk.design import Design, design_notes, make_design
 from forkwise.passk.differences import CURVE, MARGIN, Judge, Pair
-from forkwise.passk.diversity import EMBED_NOTE, Embed, diversity
+from forkwise.passk.diversity import Embed, diversity
 from forkwise.passk.estimator import curve_grid
 from forkwise.passk.evaluation import Measured, measure, summarise
 from forkwise.passk.intervals import Interval, check_level, default_resamples, student_interval
@@ -23,6 +23,7 @@ from forkwise.passk.length import default_budgets, default_caps, have_common_len
 from forkwise.passk.length_differences import length_rows, matching_notes
 from forkwise.passk.looks import look_note, nominal_alphas
 from forkwise.passk.metrics import Metric, MetricOptions, compared_metrics
+from forkwise.passk.notes import note, shared_notes
 from forkwise.passk.outcomes import Arm, check_ks, common_problems
 from forkwise.passk.results import Comparison, Curve, Evaluation
 from forkwise.passk.sampling_noise import difference_on_the_same
@@ -93,9 +94,9 @@ def compare(
     budgets = () if not common else default_budgets(arms) if budgets is None else budgets
     measured = [measure(arm, grid, MetricOptions(seed=seed), caps=caps, budgets=budgets) for arm in arms]
     evaluations = [summarise(m, level=level, resamples=resamples) for m in measured]
-    notes += _shared_notes(evaluations)
+    notes += shared_notes((e.arm, e.notes) for e in evaluations)
     if len({arm.largest_k() for arm in arms}) > 1:
-        notes.append(f"The arms have different numbers of samples; K goes up to {largest}, the smallest.")
+        notes.append(note("unequal n", largest=largest))
 
     test = _Test(design, paired, Judge(level, margin, problems, resamples, seed))
     pairs = [
@@ -108,12 +109,12 @@ def compare(
         differences = [replace(d, length=rows) for d, rows in zip(differences, controlled, strict=True)]
         notes += matching_notes(differences, problems)
     else:
-        notes.append("Some arm has no lengths in the common unit, so nothing here is controlled for length.")
+        notes.append(note("no common length"))
     if texts:
         if embed is not None:
-            notes.append(EMBED_NOTE)
+            notes.append(note("embeddings"))
         if max(len(arm.runs) for arm in arms) > 1:
-            notes.append("The intervals of diversity cover problems, not training runs.")
+            notes.append(note("diversity and runs"))
         changes = _diversity_differences(arms, embed, level)
         differences = [replace(d, diversity=change) for d, change in zip(differences, changes, strict=True)]
     notes += design_notes(arms, design)
@@ -202,15 +203,3 @@ def _diversity_differences(arms: list[Arm], embed: Embed | None, level: float) -
                 change[name] = student_interval(change_Q, level=level)
         changes.append(change)
     return changes
-
-
-# -------------------------------------------------------------------------------------------------------------- notes
-
-
-def _shared_notes(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Collects the notes of the arms, each once; a note that is not about all arms gets their names."""
-    notes = []
-    for note in dict.fromkeys(note for e in evaluations for note in e.notes):
-        who = [e.arm for e in evaluations if note in e.notes]
-        notes.append(note if len(who) == len(evaluations) else f"{', '.join(who)}: {note}")
-    return notes

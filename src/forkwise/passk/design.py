@@ -15,8 +15,10 @@ import numpy.typing as npt
 from forkwise.errors import InputError, nearest
 from forkwise.passk.estimator import FloatArray, IntArray
 from forkwise.passk.intervals import Interval
+from forkwise.passk.notes import Note, note
 from forkwise.passk.outcomes import Arm, number_clusters
 from forkwise.passk.two_way import Stratum, Variation, vary_over
+from forkwise.terminal import counted
 
 FEWEST_RUNS = 3
 """Runs of an arm from which the spread of its training can be told."""
@@ -103,7 +105,7 @@ def make_design(arms: Sequence[Arm], fixed: Collection[str], paired_seeds: bool,
     for arm in arms:
         if arm.name not in fixed and len(arm.runs) < FEWEST_RUNS:
             raise InputError(
-                f"'{arm.name}' has {len(arm.runs)} run{'s' * (len(arm.runs) > 1)}, and how training varies shows in "
+                f"'{arm.name}' has {counted(len(arm.runs), 'run')}, and how training varies shows in "
                 f"{FEWEST_RUNS} at least: add runs, or say that it is this very model (--fixed {arm.name})."
             )
     if fixed and paired_seeds:
@@ -162,30 +164,21 @@ def _clusters(arms: Sequence[Arm]) -> IntArray | None:
     return number_clusters(said[0])
 
 
-def design_notes(arms: Sequence[Arm], design: Design) -> list[str]:
+def design_notes(arms: Sequence[Arm], design: Design) -> list[Note]:
     """Notes what the intervals of differences cover, and what not."""
     trained = [arm for arm in arms if design.trained(arm.name)]
     notes = []
     if not trained:
-        notes.append(
-            "One run per arm: this compares these models, and says nothing about training them again."
-            if all(len(arm.runs) == 1 for arm in arms)
-            else "All arms are fixed: this compares these models, and says nothing about training them again."
-        )
+        notes.append(note("all fixed", single=all(len(arm.runs) == 1 for arm in arms)))
     elif len(trained) < len(arms):
-        names = ", ".join(arm.name for arm in arms if not design.trained(arm.name))
-        notes.append(f"Differences are about these very models of {names}, and about other training runs of the rest.")
+        notes.append(note("some fixed", fixed=[arm.name for arm in arms if not design.trained(arm.name)]))
     if trained:
-        runs = " and ".join(str(n) for n in dict.fromkeys(len(arm.runs) for arm in trained))
-        pairs = ", paired by seed" if design.seeds is not None else ""
-        notes.append(f"The intervals of differences cover problems and training runs ({runs} per arm{pairs}).")
+        runs = [str(n) for n in dict.fromkeys(len(arm.runs) for arm in trained)]
+        notes.append(note("covered", runs=runs, paired=design.seeds is not None))
     if design.cluster_Q is not None:
         sizes = np.bincount(design.cluster_Q)
-        if sizes.max() == 1:
-            notes.append("Every cluster holds one problem, so clusters change nothing.")
-        else:
-            notes.append(
-                f"The problems are in {sizes.size} clusters ({int((sizes == 1).sum())} of one problem): differences "
-                "are about other clusters like these."
-            )
+        alone = int((sizes == 1).sum())
+        notes.append(
+            note("clusters of one") if sizes.max() == 1 else note("clusters", clusters=sizes.size, single=alone)
+        )
     return notes

@@ -9,6 +9,7 @@ from scipy import integrate, optimize, stats
 
 from forkwise.errors import InputError
 from forkwise.passk.estimator import FloatArray
+from forkwise.passk.notes import Note, note
 
 _POINTS = 4001
 
@@ -51,9 +52,6 @@ def nominal_alphas(shares: Sequence[float], alpha: float) -> list[float]:
     return levels
 
 
-def look_note(shares: Sequence[float], level: float) -> str:
-    """Says which look this is, and what it takes to claim a difference at it."""
-    return (
-        f"This is look {len(shares)}, at {shares[-1]:g} of the study: a difference is claimed at p <= {1 - level:.3g}, "
-        "so that all looks together err no more often than was planned."
-    )
+def look_note(shares: Sequence[float], level: float) -> Note:
+    """Notes which look this is, and what it takes to claim a difference at it."""
+    return note("look", look=len(shares), share=shares[-1], alpha=1 - level)

@@ -17,6 +17,7 @@ from forkwise.passk.changes import Changes
 from forkwise.passk.estimator import FloatArray
 from forkwise.passk.extrapolation import Extrapolation
 from forkwise.passk.intervals import Interval, Row, bounds_at, unseen
+from forkwise.passk.notes import Note
 
 COLUMNS = [
     *("arm", "reference", "metric", "k", "at", "value", "low", "high", "band_low", "band_high"),
@@ -86,7 +87,7 @@ class Evaluation:
     extrapolation: Extrapolation | None
     same_problems: Interval
     """Pass@K with the interval for these very problems, of sampling noise alone, at each of `ks`."""
-    notes: list[str]
+    notes: list[Note]
 
     @property
     def pass_at_k(self) -> Interval:
@@ -267,7 +268,7 @@ class Comparison:
     level: float
     length_unit: str
     """Unit of the lengths of all arms; empty where they have none in common."""
-    notes: list[str]
+    notes: list[Note]
     benchmarks: Benchmarks | None = None
     """What each of several benchmarks says; all else is then the mean over them. None where there is one."""
     bayesian: Bayesian | None = None

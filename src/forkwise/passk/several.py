@@ -20,6 +20,7 @@ from forkwise.passk.differences import CURVE, MARGIN, Judge, Pair
 from forkwise.passk.estimator import FloatArray, curve_grid, k_grid
 from forkwise.passk.intervals import Interval, check_level, default_resamples
 from forkwise.passk.looks import look_note, nominal_alphas
+from forkwise.passk.notes import Note, note
 from forkwise.passk.ordering import ArmsOn, order_arms, vary_means
 from forkwise.passk.outcomes import Arm, check_ks, common_problems
 from forkwise.passk.results import Comparison, Curve, Evaluation
@@ -100,14 +101,15 @@ def compare_over(
 
 def _sets(
     benchmarks: Mapping[str, Sequence[Arm]], fixed: Collection[str], paired: bool, intersect: bool, level: float
-) -> tuple[list[ArmsOn], list[str]]:
+) -> tuple[list[ArmsOn], list[Note]]:
     if len(benchmarks) < 2:
         raise InputError("Give at least two benchmarks, or compare the tables of the one without its name.")
     first = next(iter(benchmarks))
     names = [arm.name for arm in benchmarks[first]]
     if len(names) < 2 or len(set(names)) < len(names):
         raise InputError("A comparison needs at least two arms, of different names.")
-    sets, notes = [], []
+    sets: list[ArmsOn] = []
+    notes: list[Note] = []
     for benchmark, given in benchmarks.items():
         by_name = {arm.name: arm for arm in given}
         if set(by_name) != set(names):
@@ -120,8 +122,8 @@ def _sets(
             design = make_design(arms, fixed, paired, level)
         except InputError as error:
             raise InputError(f"On {benchmark}: {error}") from error
-        notes += [f"{benchmark}: {note}" for note in dropped]
-        notes += [f"{benchmark}, {arm.name}: {note}" for arm in arms for note in arm.notes]
+        about = [(benchmark, dropped), *((f"{benchmark}, {arm.name}", arm.notes) for arm in arms)]
+        notes += [replace(found, arms=[name]) for name, of_arm in about for found in of_arm]
         sets.append(ArmsOn(benchmark, arms, design))
     for i, name in enumerate(names):
         of_arm = {one.name: one.arms[i] for one in sets if one.design.trained(name)}
@@ -252,13 +254,11 @@ def _on_each(
 # -------------------------------------------------------------------------------------------------------------- notes
 
 
-def _notes(sets: Sequence[ArmsOn], found: Benchmarks, largest: int) -> list[str]:
-    sizes = ", ".join(f"{name} {number}" for name, number in zip(found.names, found.problems, strict=True))
-    notes = [
-        f"Pass@K and its differences are means over {len(sets)} benchmarks of equal weight, whatever their numbers of "
-        f"problems ({sizes}); they are about other problems of these benchmarks, not about other benchmarks."
-    ]
+def _notes(sets: Sequence[ArmsOn], found: Benchmarks, largest: int) -> list[Note]:
+    sizes = [f"{name} {number}" for name, number in zip(found.names, found.problems, strict=True)]
+    notes = [note("benchmarks", benchmarks=len(sets), sizes=sizes)]
     if len(set(found.samples)) > 1:
-        notes.append(f"The benchmarks have different numbers of samples; K goes up to {largest}, the smallest.")
-    designs = dict.fromkeys(note for one in sets for note in design_notes(one.arms, one.design))
-    return notes + list(designs)
+        notes.append(note("benchmarks of unequal n", largest=largest))
+    for one in sets:
+        notes += [new for new in design_notes(one.arms, one.design) if new not in notes]
+    return notes

@@ -19,6 +19,7 @@ from forkwise.passk import Comparison, Evaluation
 from forkwise.progress import Meter
 from forkwise.report import explore, passk
 from forkwise.report.distributions import Distribution, explored_entropies, stored_entropies
+from forkwise.report.explore_notes import notes as exploration_notes
 from forkwise.report.passk_source import PasskNumbers, passk_numbers
 from forkwise.report.problems import Solved, count_solved
 from forkwise.report.selection import list_samples
@@ -40,7 +41,7 @@ class Content:
     """What a report shows. Names of arms are the keys, in the order in which they are shown."""
 
     title: str
-    verdict: list[str]
+    conclusion: list[str]
     """Sentences of the conclusion, and those that the exploration adds."""
     evaluations: list[Evaluation]
     comparison: Comparison | None
@@ -81,7 +82,7 @@ def gather(
     """
     notes: list[str] = [note for source in sources for note in source.notes]
     explorations = _explorations(sources)
-    notes += [note for exploration in explorations for note in explore.notes(exploration)]
+    notes += [note for exploration in explorations for note in exploration_notes(exploration)]
     arms = [arm for source in sources for arm in source.samples] or _explored_arms(
         sources, explorations, imported, notes
     )
@@ -95,11 +96,11 @@ def gather(
     with Meter(what="reading token entropies"):
         distributions, traced = _distributions(arms, explorations)
     traces = _traces(arms, traced, sources, explorations, trace_bytes, notes) if arms else None
-    recorded = run.verdict if run is not None else None
+    recorded = run.conclusion if run is not None else None
     concluded = [recorded or _conclusion(numbers, training)]
     return Content(
         title="forkwise: " + ", ".join(dict.fromkeys(source.title for source in holding or sources)),
-        verdict=[sentence for sentence in [*concluded, *map(explore.conclusion, _runs(explorations))] if sentence],
+        conclusion=[sentence for sentence in [*concluded, *map(explore.conclusion, _runs(explorations))] if sentence],
         evaluations=numbers.evaluations,
         comparison=numbers.comparison,
         training={name: runs for name, runs in training.items() if any(runs)},

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from forkwise.errors import InputError
 from forkwise.folders import whole_file
+from forkwise.terminal import counted
 
 Key = tuple[str, str, int]
 """`(run, problem_id, sample_id)` of a sample."""
@@ -26,6 +27,7 @@ TOKEN_COLUMNS = pa.schema(
         pa.field("tokens", pa.list_(pa.string())),
         pa.field("logprobs", pa.list_(pa.float32())),  # nats, of the token that was sampled
         pa.field("entropies", pa.list_(pa.float32())),  # nats, exact: over the whole vocabulary
+        pa.field("varentropies", pa.list_(pa.float32())),  # nats squared: variance of the surprisal -log p there
         pa.field(
             "top_logprobs",
             pa.list_(pa.list_(pa.struct([pa.field("token", pa.string()), pa.field("logprob", pa.float32())]))),
@@ -170,7 +172,8 @@ def read_samples(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     distinct = table.group_by(list(KEYS)).aggregate([])
     if distinct.num_rows != table.num_rows:
         raise InputError(
-            f"'{path}' holds {table.num_rows - distinct.num_rows} samples twice (same run, problem_id and sample_id): "
+            f"'{path}' holds {counted(table.num_rows - distinct.num_rows, 'sample')} twice (same run, problem_id and "
+            "sample_id): "
             "remove the copies, or give different runs different names."
         )
     return table.select(wanted)

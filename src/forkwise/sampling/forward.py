@@ -101,6 +101,20 @@ def check_rows(model: Any, tokenizer: Any, ids: Sequence[int], what: str) -> Non
         )
 
 
+def check_length(model: Any, tokens: int, what: str) -> None:
+    """Refuses a text after which the model has no place for one more token; `what` names it and begins the sentence.
+
+    Raises:
+        InputError: the text has as many tokens as the model's config allows, or more.
+    """
+    limit = token_limit(model)
+    if limit is not None and tokens >= limit:
+        raise InputError(
+            f"{what} has {tokens:,} tokens, and {named(model)} allows {limit:,} in all, by its config: shorten it, or "
+            "choose another model."
+        )
+
+
 def not_numbers(model: Any) -> InputError:
     """Returns the sentence about logits that are infinite or NaN."""
     return InputError(f"The logits of {named(model)} are not numbers: try --dtype float32, or another checkpoint.")

@@ -14,7 +14,7 @@ from forkwise.loading import load_tokenizer, load_weights, named
 from forkwise.progress import Meter
 from forkwise.sampling.decoding import Decoder
 from forkwise.sampling.engine import Block, Completion, sample_seed
-from forkwise.sampling.forward import check_rows, embedding_rows
+from forkwise.sampling.forward import check_length, check_rows, embedding_rows
 from forkwise.sampling.prompts import prompt_text
 from forkwise.sampling.recipe import Job, Sampling
 from forkwise.sampling.rows import table_row
@@ -47,7 +47,9 @@ class _Vocabulary:
                 f"The prompt of problem '{problem.id}' is empty by the tokenizer of {named(self.model)}: there is "
                 "nothing to continue."
             )
-        check_rows(self.model, self.tokenizer, ids[0].tolist(), f"The prompt of problem '{problem.id}'")
+        what = f"The prompt of problem '{problem.id}'"
+        check_rows(self.model, self.tokenizer, ids[0].tolist(), what)
+        check_length(self.model, ids.shape[1], what)
         return text, ids
 
     def decode(self, ids: Sequence[int], **options: bool) -> str:
@@ -97,6 +99,7 @@ def _complete(
             tokens=[vocabulary.decode([token]) for token in ids] if traced else None,
             logprobs=drawn.logprobs[i, :length].tolist() if traced else None,
             entropies=drawn.entropies[i, :length].tolist() if traced else None,
+            varentropies=drawn.varentropies[i, :length].tolist() if traced else None,
         )
         completions.append(completion)
     return completions

@@ -12,8 +12,15 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from forkwise.embedded import model_path
 from forkwise.errors import InputError
 from forkwise.loading import can_be_checked, check_weights, load_config, load_tokenizer, sharded
-from forkwise.sampling.forward import cannot, check_causal, embedding_rows, no_generation_settings, token_limit
-from forkwise.sampling.forward import check_rows as refuse_rows
+from forkwise.sampling.forward import (
+    cannot,
+    check_causal,
+    check_length,
+    check_rows,
+    embedding_rows,
+    no_generation_settings,
+    token_limit,
+)
 from forkwise.sampling.prompts import prompt_text, render_chat
 from forkwise.tasks import Problem
 
@@ -123,15 +130,23 @@ def try_model(problems: Sequence[Problem], tokenizer: Any, model: Any, *, genera
             module.training = training
 
 
-def check_rows(problems: Sequence[Problem], tokenizer: Any, model: Any) -> None:
-    """Refuses prompts, and padding, with tokens for which the model has no embedding.
+def check_tokens(problems: Sequence[Problem], tokenizer: Any, model: Any) -> None:
+    """Refuses prompts that are too long for the model, and tokens, of padding too, for which it has no embedding.
 
     The other way round is common and harmless: rows that stand for no token are drawn hardly ever, and have no text.
+
+    Raises:
+        InputError: there is such a prompt or token.
     """
-    if max(tokenizer.get_vocab().values()) < embedding_rows(model):
-        return
-    for what, token in (("padding", tokenizer.pad_token_id), ("end of a text", tokenizer.eos_token_id)):
-        refuse_rows(model, tokenizer, [] if token is None else [token], f"The {what}")
+    unknown = max(tokenizer.get_vocab().values()) >= embedding_rows(model)
+    if unknown:
+        for what, token in (("padding", tokenizer.pad_token_id), ("end of a text", tokenizer.eos_token_id)):
+            check_rows(model, tokenizer, [] if token is None else [token], f"The {what}")
+    limit = token_limit(model)
     for problem in problems:
-        ids = tokenizer(prompt_text(problem, tokenizer, chat=False)[0])["input_ids"]
-        refuse_rows(model, tokenizer, ids, f"The prompt of problem '{problem.id}'")
+        text = prompt_text(problem, tokenizer, chat=False)[0]
+        if unknown or (limit is not None and len(text.encode()) >= limit):  # a token has a byte or more
+            ids = tokenizer(text)["input_ids"]
+            what = f"The prompt of problem '{problem.id}'"
+            check_rows(model, tokenizer, ids, what)
+            check_length(model, len(ids), what)

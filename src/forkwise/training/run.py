@@ -44,7 +44,7 @@ from forkwise.training.folder import (
 )
 from forkwise.training.health import HealthLimits, HealthWarnings
 from forkwise.training.lines import StepLines
-from forkwise.training.models import check_prompts, check_rows, resolve_model, try_model
+from forkwise.training.models import check_prompts, check_tokens, resolve_model, try_model
 from forkwise.training.rewards import load_reward, training_dataset
 from forkwise.training.settings import RunArguments
 from forkwise.training.trainer import RunTrainer
@@ -121,6 +121,7 @@ def _check_same(settings: dict[str, Any], folder: Path) -> None:
     before = read_yaml(folder / SETTINGS) or {}
     if not isinstance(before, dict):
         raise InputError(f"'{folder / SETTINGS}' holds no settings: give another --output_dir.")
+    before.setdefault("entropy_backend", "trl")  # runs from before there was a choice
     remedy = "resume it with its own, or give another --output_dir"
     refuse_other(folder / SETTINGS, before, settings, what="a run", remedy=remedy, may_change=_MAY_CHANGE)
 
@@ -230,7 +231,7 @@ def train(
         # What only the trainer can find out: damaged weights, a tracker that is not there, settings that do not fit.
         raise InputError(f"The run cannot start: {str(error).strip().splitlines()[0]}") from error
     StepLines.take_over(trainer)
-    check_rows([*problems, *validation], tokenizer, causal_model(trainer.model))
+    check_tokens([*problems, *validation], tokenizer, causal_model(trainer.model))
     try_model(problems, tokenizer, causal_model(trainer.model), generates=not config.use_vllm)
     trainer.check_finite = run.health
     trainer.log_behaviours = run.log_behaviours

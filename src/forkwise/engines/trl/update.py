@@ -7,14 +7,15 @@ was generated, over all processes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from forkwise.methods import Method, Need, RewardMethod, Scope, TokenMethod, Tokens
+from forkwise.methods import Method, Need, RewardMethod, Scope, State, TokenMethod, Tokens
 from forkwise.methods.chain import run_token_methods
 
 # Keys that the mixin adds to TRL's micro-batches.
@@ -68,8 +69,21 @@ def needs(methods: Sequence[Method]) -> frozenset[Need]:
     return frozenset().union(*(method.needs() for method in methods))
 
 
+class Moment(NamedTuple):
+    """What methods are told of the step that they act in: fields of `Tokens`."""
+
+    seed: int
+    progress: float
+    states: Mapping[str, State]
+
+
 def local_tokens(
-    batch: dict[str, Any], advantages: Tensor, logprobs: Tensor, entropy: Tensor, wanted: frozenset[Need], seed: int
+    batch: dict[str, Any],
+    advantages: Tensor,
+    logprobs: Tensor,
+    entropy: Tensor,
+    wanted: frozenset[Need],
+    moment: Moment,
 ) -> Tokens:
     """Presents one micro-batch as methods see it, with the tensors that they require.
 
@@ -86,7 +100,7 @@ def local_tokens(
         old_logprobs=logprobs if old_logprobs is None else old_logprobs,
         groups=batch.get(GROUPS),
         correct=batch.get(CORRECT),
-        seed=seed,
+        **moment._asdict(),
     ).only(wanted)
 
 
@@ -112,14 +126,17 @@ def run_on_whole_update(
     """
     columns = {
         field.name: torch.cat([getattr(part, field.name) for part in parts])
-        for field in fields(Tokens)
+        for field in dataclasses.fields(Tokens)
         if isinstance(getattr(parts[0], field.name), Tensor)
     }
     local = torch.cat(list(rows))
     everyone: Tensor = accelerator.gather(local)
     order = everyone.argsort()
-    whole = {name: _gather(tensor, name in _PER_TOKEN, accelerator)[order] for name, tensor in columns.items()}
-    advantages, totals = run_token_methods(methods, Tokens(**whole, seed=parts[0].seed))
+    whole: dict[str, Any] = {
+        name: _gather(tensor, name in _PER_TOKEN, accelerator)[order] for name, tensor in columns.items()
+    }
+    tokens = dataclasses.replace(parts[0], **whole)  # what is no tensor is the same in all parts
+    advantages, totals = run_token_methods(methods, tokens)
     mine = torch.searchsorted(everyone[order], local)
     sizes = [len(part.mask) for part in parts]
     return list(advantages[mine, : parts[0].mask.shape[1]].split(sizes)), totals

@@ -15,6 +15,11 @@ MODES = {
 }
 """Our trainer modes, and the mode of verl that each extends."""
 
+HEAD = "forkwise"
+"""The name of our head among verl's backends of fused kernels."""
+
+IMPL_BACKEND = "actor_rollout_ref.model.fused_kernel_options.impl_backend"
+
 _PAPER = "the paper has +algorithm.entropy_shaping.alpha=0.4 for GRPO and 0.1 for PPO"
 
 
@@ -87,6 +92,29 @@ def read_settings(config: Any) -> EntropyShaping:
     if settings.alpha > 0:
         _refuse(config, settings)
     return settings
+
+
+def check_head(config: Any) -> None:
+    """Refuses our head where verl would not use it.
+
+    Raises:
+        InputError: fused kernels are off, or the engine has none that can be chosen.
+    """
+    actor = config.get("actor_rollout_ref")
+    model = (actor.get("model") if actor is not None else None) or {}
+    if (model.get("fused_kernel_options") or {}).get("impl_backend") != HEAD:
+        return
+    if not model.get("use_fused_kernels", False):
+        raise InputError(
+            f"{IMPL_BACKEND}={HEAD} does nothing without fused kernels: set "
+            "actor_rollout_ref.model.use_fused_kernels=True."
+        )
+    strategy = actor.actor.get("strategy")
+    if strategy not in ("fsdp", "fsdp2"):
+        raise InputError(
+            f"{IMPL_BACKEND}={HEAD} works with verl's FSDP engines, not with actor_rollout_ref.actor.strategy="
+            f"{strategy}: set it to fsdp2, or use another backend."
+        )
 
 
 def _refuse(config: Any, settings: EntropyShaping) -> None:

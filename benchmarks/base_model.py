@@ -1,15 +1,15 @@
 """The embedded base models: how they are trained from scratch, and how they are measured.
 
-    python -m forkwise.lab.base_model --out DIR [--language countdown|story] [--seed 0] [--config small|large]
-                                      [--steps N] [--device auto]
+    python benchmarks/base_model.py --out DIR [--language countdown|story] [--seed 0] [--config small|large]
+                                    [--steps N] [--device auto]
 
-trains a Llama language model on traces (`forkwise.lab.traces`, `forkwise.lab.stories`) that are made on the fly from
-train problems only, and writes an ordinary Hugging Face checkpoint. `small` is what the package ships in
-`forkwise/lab/base` and `forkwise/lab/story`; `large` wants a GPU.
+trains a Llama language model on traces (`base_traces.py`, `base_stories.py`) that are made on the fly from train
+problems only, and writes an ordinary Hugging Face checkpoint. `small` is what the package ships in `forkwise/lab/base`;
+`large` wants a GPU.
 
-    python -m forkwise.lab.base_model --evaluate DIR [--language countdown|story] [--problems 100] [--samples 256]
+    python benchmarks/base_model.py --evaluate DIR [--language countdown|story] [--problems 100] [--samples 256]
 
-measures a checkpoint on the hardest test problems: four numbers, five events.
+measures a checkpoint on the hardest test problems: four numbers, four events.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from random import Random
 
 import numpy as np
 import torch
+from base_languages import LANGUAGES
+from base_measuring import evaluate
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from forkwise.errors import InputError
 from forkwise.folders import write_json
-from forkwise.lab.languages import LANGUAGES
-from forkwise.lab.measuring import evaluate
 from forkwise.passk import bootstrap_interval, k_grid, pass_at_k
 from forkwise.passk.estimator import shown_ks
 from forkwise.report import formats

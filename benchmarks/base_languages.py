@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
 
+import base_stories as stories
+import base_traces as traces
+from base_stories import solution
+from base_traces import trace
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from forkwise.lab import stories, traces
-from forkwise.lab.stories import solution
-from forkwise.lab.traces import trace
 from forkwise.tasks.base import Task
 from forkwise.tasks.countdown import Countdown
 from forkwise.tasks.story import LIMIT, Stories
