@@ -25,7 +25,8 @@ from test_trl import GRADIENT_TOLERANCE, loss_and_gradient, make, parameters, re
 from trl import GRPOTrainer
 
 from forkwise.engines.trl import EntropyShapedGRPOConfig, EntropyShapedGRPOTrainer
-from forkwise.engines.trl.update import POSITIONS, run_on_whole_update
+from forkwise.engines.trl.update import POSITIONS
+from forkwise.engines.whole_update import run_on_whole_update
 from forkwise.errors import InputError
 from forkwise.methods import Need, Scope, SettingsMethod, TokenMethod, Tokens, all_methods, describe, parse_method
 from forkwise.training.ppo_config import EntropyShapedPPOConfig
