@@ -17,7 +17,7 @@ from forkwise.methods import Method, RewardMethod, Scope, SettingsMethod, all_me
 
 # Options with which a method acts on few tokens.
 OPTIONS = {"clip_cov": "share=0.2,low=-9,high=9", "kl_cov": "share=0.3", "forking_tokens": "share=0.3"}
-OPTIONS |= {"erc": "low=0.9,high=1.1"}
+OPTIONS |= {"erc": "low=0.9,high=1.1", "passk_training": "k=2"}
 GROUP = 4
 SEED = 3 * 2**12  # of the update; the first of verl's step 3
 
@@ -66,10 +66,10 @@ def by_trl(where: Path) -> dict[str, Tensor]:
             return SEED
 
     given = rollout()
+    args = config(where, "steer", num_generations=GROUP, per_device_train_batch_size=8, **REUSED)
+    trainer = Fed(tiny.policy(), tiny.reward, args, train_dataset=tiny.prompts(), processing_class=tiny.tokenizer())
     made = {}
     for method in methods():
-        args = config(where, str(method), num_generations=GROUP, per_device_train_batch_size=8, **REUSED)
-        trainer = Fed(tiny.policy(), tiny.reward, args, train_dataset=tiny.prompts(), processing_class=tiny.tokenizer())
         rows = torch.arange(8)
         batch: dict[str, Any] = {
             "completion_ids": torch.zeros(8, 6, dtype=torch.long),

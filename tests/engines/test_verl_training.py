@@ -302,7 +302,7 @@ class TestMethods:
     def test_that_select_see_the_whole_update(self, folder: Path, policy: str, workers: int) -> None:
         """Micro-batches of two rows, and on two workers two rows each: a selection of each by itself differs."""
         share = 0.4
-        named = [f"+algorithm.forkwise.method=[forking_tokens:share={share}]", f"+algorithm.forkwise.policy={policy}"]
+        named = [f'+algorithm.forkwise.method=["forking_tokens:share={share}"]', f"+algorithm.forkwise.policy={policy}"]
         mode = ["trainer.v1.trainer_mode=entropy_sync", "actor_rollout_ref.actor.optim.lr=0", *named]
         over = [f"trainer.n_gpus_per_node={workers}"]
         metrics, queue = run(folder, *GRPO, *mode, *over, trainer_class=SelectingOverTwo if workers == 2 else Selecting)

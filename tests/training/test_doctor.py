@@ -216,7 +216,7 @@ def test_the_log_of_verl(tmp_path: Path) -> None:
     assert "at step 12 when its log" in line(text, "state")
     assert "rose from -0.2 to 0.25" in line(text, "reward")  # means of the first and of the last three
     assert "30.00% of tokens outside the trust region" in line(text, "clipping")
-    assert "100 tokens" in line(text, "length")
+    assert "from 100 to 100" in line(text, "length")
     assert "95% of tokens capped. Entropy hardly matters" in line(text, "shaping")
 
 

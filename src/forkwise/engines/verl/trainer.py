@@ -34,7 +34,7 @@ else:
 _HOST = Host(
     name="verl",
     release=f"verl {version('verl')}",
-    page="docs/scaling.md",
+    page="docs/verl.md",
     alpha="alpha (algorithm.entropy_shaping.alpha, or the method's)",
     without="set algorithm.entropy_shaping.alpha=0, or algorithm.forkwise.method=[]",
 )
