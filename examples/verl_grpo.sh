@@ -6,6 +6,7 @@
 #   bash examples/verl_grpo.sh                      # 8 GPUs, Qwen2.5-7B  [paper]
 #   ALPHA=0 bash examples/verl_grpo.sh              # the baseline: verl's GRPO, bit for bit
 #   SEED=1 bash examples/verl_grpo.sh               # another order of the prompts; one more run of the same arm
+#   METHOD='["rloo","forking_tokens:share=0.2"]' NAME=rloo-forking-seed0 bash examples/verl_grpo.sh    # other methods
 #   GPUS=1 bash examples/verl_grpo.sh               # 1 GPU, Qwen2.5-1.5B
 #   NODES=4 bash examples/verl_grpo.sh              # on the head node of a Ray cluster of 4 x 8 GPUs
 #   ENTROPY=old bash examples/verl_grpo.sh          # entropy of the rollout's policy: no extra memory or time
@@ -33,15 +34,23 @@ ALPHA=${ALPHA:-0.4}
 SEED=${SEED:-0}
 if [ "$GPUS" -gt 1 ]; then MODEL=${MODEL:-Qwen/Qwen2.5-7B}; else MODEL=${MODEL:-Qwen/Qwen2.5-1.5B}; fi
 
-NAME=${NAME:-grpo-alpha$ALPHA-$ENTROPY-$(basename "$MODEL")-seed$SEED}
+if [ -n "${METHOD:-}" ]; then
+    : "${NAME:?names the run; with METHOD, give it yourself}"
+    shaping=(+algorithm.forkwise.method="$METHOD" +algorithm.forkwise.policy="$ENTROPY")
+else
+    NAME=${NAME:-grpo-alpha$ALPHA-$ENTROPY-$(basename "$MODEL")-seed$SEED}
+    shaping=(
+        +algorithm.entropy_shaping.alpha="$ALPHA"
+        +algorithm.entropy_shaping.kappa=2.0
+        +algorithm.entropy_shaping.entropy="$ENTROPY"
+    )
+fi
 RUN=${RUNS:-runs/verl}/$NAME
 
 recipe=(
     # The shaped advantage A + min(alpha * H, |A| / kappa), H of the policy under update.  [paper]
     trainer.v1.trainer_mode=entropy_sync
-    +algorithm.entropy_shaping.alpha="$ALPHA"
-    +algorithm.entropy_shaping.kappa=2.0
-    +algorithm.entropy_shaping.entropy="$ENTROPY"
+    "${shaping[@]}"
 
     # Group-relative advantages, divided by the standard deviation of the group.  [paper]
     algorithm.adv_estimator=grpo
@@ -112,7 +121,7 @@ recipe=(
     trainer.save_freq=25
     trainer.max_actor_ckpt_to_keep=6
 )
-if [ "$ENTROPY" = current ]; then recipe+=(actor_rollout_ref.actor.calculate_entropy=True); fi
+if [ "$ENTROPY" = current ] && [ "$ALPHA" != 0 ]; then recipe+=(actor_rollout_ref.actor.calculate_entropy=True); fi
 
 # verl's log of metrics; verl empties it at each start, so that of an earlier one is kept beside it.
 export VERL_FILE_LOGGER_PATH=$RUN/metrics.jsonl TENSORBOARD_DIR=$RUN/tensorboard

@@ -14,15 +14,23 @@ ALPHA=${ALPHA:-0.1}
 SEED=${SEED:-0}
 if [ "$GPUS" -gt 1 ]; then MODEL=${MODEL:-Qwen/Qwen2.5-7B}; else MODEL=${MODEL:-Qwen/Qwen2.5-1.5B}; fi
 
-NAME=${NAME:-ppo-alpha$ALPHA-$ENTROPY-$(basename "$MODEL")-seed$SEED}
+if [ -n "${METHOD:-}" ]; then
+    : "${NAME:?names the run; with METHOD, give it yourself}"
+    shaping=(+algorithm.forkwise.method="$METHOD" +algorithm.forkwise.policy="$ENTROPY")
+else
+    NAME=${NAME:-ppo-alpha$ALPHA-$ENTROPY-$(basename "$MODEL")-seed$SEED}
+    shaping=(
+        +algorithm.entropy_shaping.alpha="$ALPHA"
+        +algorithm.entropy_shaping.kappa=2.0
+        +algorithm.entropy_shaping.entropy="$ENTROPY"
+    )
+fi
 RUN=${RUNS:-runs/verl}/$NAME
 
 recipe=(
     # The shaped advantage A + min(alpha * H, |A| / kappa), H of the policy under update.  [paper]
     trainer.v1.trainer_mode=entropy_sync
-    +algorithm.entropy_shaping.alpha="$ALPHA"
-    +algorithm.entropy_shaping.kappa=2.0
-    +algorithm.entropy_shaping.entropy="$ENTROPY"
+    "${shaping[@]}"
 
     # Monte Carlo returns minus the critic's values; verl whitens them.  [paper: gamma = lambda = 1]
     algorithm.adv_estimator=gae
@@ -105,7 +113,7 @@ recipe=(
     trainer.max_actor_ckpt_to_keep=6
     trainer.max_critic_ckpt_to_keep=1
 )
-if [ "$ENTROPY" = current ]; then recipe+=(actor_rollout_ref.actor.calculate_entropy=True); fi
+if [ "$ENTROPY" = current ] && [ "$ALPHA" != 0 ]; then recipe+=(actor_rollout_ref.actor.calculate_entropy=True); fi
 
 # verl's log of metrics; verl empties it at each start, so that of an earlier one is kept beside it.
 export VERL_FILE_LOGGER_PATH=$RUN/metrics.jsonl TENSORBOARD_DIR=$RUN/tensorboard

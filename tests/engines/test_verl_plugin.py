@@ -287,6 +287,7 @@ def recipe(script: str, where: Path, **environment: str) -> tuple[list[str], lis
         ["bash", str(EXAMPLES / script), "trainer.seed_of_the_test=1"],
         capture_output=True,
         text=True,
+        cwd=where,
         env={**environment_of_a_user(), "PYTHON": str(echo), **environment},
         check=True,
     )
@@ -320,9 +321,47 @@ class TestExamples:
         assert not need_reference_policy(config)
         assert need_critic(config) == (script == "verl_ppo.sh")
         assert config.trainer.n_gpus_per_node == gpus
+        assert (config.actor_rollout_ref.actor.strategy, actor.optim.weight_decay, actor.clip_ratio_c) == (
+            "fsdp",
+            0.01,
+            3,
+        )
         if need_critic(config):
             assert (config.critic.optim.lr, config.algorithm.gamma, config.algorithm.lam) == (2e-6, 1.0, 1.0)
             assert config.critic.model.path == config.actor_rollout_ref.model.path
+
+    @pytest.mark.parametrize("script", ["verl_grpo.sh", "verl_ppo.sh"])
+    def test_name_runs_so_that_none_continues_another(self, script: str, tmp_path: Path) -> None:
+        settings: list[dict[str, str]] = [{}, {"ALPHA": "0"}, {"ENTROPY": "old"}, {"SEED": "1"}, {"MODEL": "a/b"}]
+        folders = {}
+        for changed in settings:
+            config = tiny.config(*recipe(script, tmp_path, **changed)[1])
+            folders[config.trainer.default_local_dir] = config.trainer.experiment_name
+            assert config.trainer.rollout_data_dir.startswith(f"runs/verl/{config.trainer.experiment_name}/")
+        assert len(folders) == len(set(folders.values())) == len(settings)
+
+    def test_keep_the_log_of_an_earlier_start(self, tmp_path: Path) -> None:
+        """verl empties the file of its logger when a run starts."""
+        recipe("verl_grpo.sh", tmp_path, NAME="run")
+        log = tmp_path / "runs" / "verl" / "run" / "metrics.jsonl"
+        log.write_text("earlier\n")
+        recipe("verl_grpo.sh", tmp_path, NAME="run")
+        (kept,) = log.parent.glob("metrics-before-*.jsonl")
+        assert kept.read_text() == "earlier\n"
+        assert not log.exists()
+
+    def test_the_baseline_is_verl_and_computes_no_entropy_for_us(self, tmp_path: Path) -> None:
+        config = tiny.config(*recipe("verl_grpo.sh", tmp_path, ALPHA="0")[1])
+        assert read_settings(config) == Settings(policy="current")
+        assert not config.actor_rollout_ref.actor.calculate_entropy
+
+    def test_take_other_methods_under_a_name(self, tmp_path: Path) -> None:
+        methods = {"METHOD": '["rloo","forking_tokens:share=0.2"]', "ENTROPY": "old"}
+        config = tiny.config(*recipe("verl_grpo.sh", tmp_path, NAME="rf", **methods)[1])
+        assert read_settings(config) == Settings(parse_methods(["rloo", "forking_tokens:share=0.2"]))
+        with pytest.raises(subprocess.CalledProcessError) as caught:
+            recipe("verl_grpo.sh", tmp_path, **methods)
+        assert "names the run" in caught.value.stderr
 
     @pytest.mark.parametrize(("gpus", "model"), [(1, "Qwen/Qwen2.5-1.5B"), (8, "Qwen/Qwen2.5-7B")])
     def test_train_a_model_that_fits(self, gpus: int, model: str, tmp_path: Path) -> None:
