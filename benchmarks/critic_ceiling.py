@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from base_model import MAX_NEW_TOKENS
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from forkwise.core import explained_variance
 from forkwise.embedded import EMBEDDED_MODEL
-from forkwise.lab.base_model import MAX_NEW_TOKENS
 from forkwise.sampling.generate import Sampling, sample_problem
 from forkwise.tasks import load_task
 from forkwise.training.critic import make_critic, token_values

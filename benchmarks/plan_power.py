@@ -20,8 +20,9 @@ import numpy.typing as npt
 from scipy import optimize, special, stats
 
 from forkwise.passk import Arm, make_arm, pass_at_k
-from forkwise.passk.components import Components, Noise, estimate, noise_of
+from forkwise.passk.components import Components, Noise, estimate
 from forkwise.passk.power import Size, Test, power_at
+from forkwise.passk.sampling_noise import noise_of
 
 Floats = npt.NDArray[np.float64]
 Rng = np.random.Generator
@@ -93,7 +94,7 @@ def truth(population: Population, rng: Rng) -> list[Components]:
         interaction = (a - by_run[:, None] - by_problem + a.mean()).var()
         run = float(by_run.var(ddof=1) - interaction / odds.size)
         method_problem = float((by_problem - b.mean(axis=0)).var() - 2 * interaction / 300)
-        noise = [Noise(N, noise_of(curve_T, [k], N))]
+        noise = [Noise(N, float(noise_of(1 - curve_T, [k], N)))]
         components.append(Components(str(k), k, run, run, run, 0, float(interaction), noise, max(method_problem, 0.0)))
     return components
 

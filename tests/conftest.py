@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+HELPERS = str(Path(__file__).with_name("helpers"))
+"""Modules that tests of several rooms import by their names, here and in the processes that tests start."""
+
+sys.path[:0] = [HELPERS, str(Path(__file__).parents[1] / "benchmarks")]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (HELPERS, os.environ.get("PYTHONPATH"))))
+# Without a GPU Triton interprets its kernels; it reads this when it is first imported, by whatever library.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -68,7 +69,8 @@ def test_version_and_help() -> None:
 
 
 HELP = [
-    *("grpo", "ppo", "quickstart", "sample", "import", "verify", "passk", "compare", "plan", "explore"),
+    *("grpo", "ppo", "quickstart", "sample", "import", "verify", "select", "passk", "compare", "plan"),
+    "explore",
     *("report", "methods", "doctor", "doctor run", "doctor verl"),
     *("study plan", "study register", "study run", "study analyse"),
 ]
@@ -92,7 +94,7 @@ def test_help_is_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, "--help")
     groups = {
         "Train": ["grpo", "ppo", "quickstart", "study"],
-        "Sample": ["sample", "import", "verify"],
+        "Sample": ["sample", "import", "verify", "select"],
         "Measure": ["passk", "compare", "plan", "explore"],
         "Look": ["report", "doctor", "methods"],
     }
@@ -268,6 +270,9 @@ def test_every_example_runs(tmp_path: Path) -> None:
     rows = [{"problem_id": "p", "sample_id": i, "completion": f"So \\\\boxed{{{i}}}"} for i in range(3)]
     (tmp_path / "samples.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     (tmp_path / "gold.jsonl").write_text('{"problem_id": "p", "answer": "2"}\n')
+    repository = Path(__file__).parents[1]
+    shutil.copytree(repository / "studies", tmp_path / "studies")
+    shutil.copy(repository / "examples" / "study.yaml", tmp_path / "mine.yaml")
     drawn = example_in(forkwise("sample", "--help").stdout)[1:]
     other = [{"base": "trained"}.get(word, word) for word in drawn]
     for words in (drawn, [*other, "--seed", "1", "--run", "trained"]):

@@ -37,14 +37,14 @@ def in_the_table(name: str) -> bool:
 
 def test_every_metric_of_a_rollout_and_an_update_is_in_the_table() -> None:
     torch = pytest.importorskip("torch")
-    from forkwise.core import shaping_stats
+    from forkwise.core import shape_and_measure
     from forkwise.explore.live import TOTALS, metrics
 
     behaviours = [f"behaviours/{name}" for name in metrics(np.ones(len(TOTALS)))]
     training = "".join(path.read_text() for path in (ROOT / "src" / "forkwise" / "training").glob("*.py"))
     written_out = set(re.findall(r"\"(critic/[a-z_]*[a-z])\"", training))
     critic = [*written_out, "critic/value_mean", "critic/return_mean"]
-    stats = shaping_stats(torch.tensor([[1.0]]), torch.tensor([[1.0]]))
+    _, stats = shape_and_measure(torch.tensor([[1.0]]), torch.tensor([[1.0]]))
     shaping = [f"shaping/{name}" for name in stats.as_dict() if not name.startswith("mass")]
     logged = [*behaviours, *critic, *shaping]
     assert len(logged) >= 8 + 8 + 4

@@ -14,7 +14,7 @@ _HOME = {
     "token_entropy": "forkwise.core",
     "logprob_and_entropy": "forkwise.core",
     "shape_advantages": "forkwise.core",
-    "shaping_stats": "forkwise.core",
+    "shape_and_measure": "forkwise.core",
     "group_advantages": "forkwise.core",
     "leave_one_out": "forkwise.core",
     "gae": "forkwise.core",
@@ -38,7 +38,7 @@ __all__ = [
     "logprob_and_entropy",
     "pass_at_k",
     "shape_advantages",
-    "shaping_stats",
+    "shape_and_measure",
     "token_entropy",
 ]
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
         leave_one_out,
         logprob_and_entropy,
         shape_advantages,
-        shaping_stats,
+        shape_and_measure,
         token_entropy,
     )
     from forkwise.engines.trl import EntropyShapedGRPOConfig, EntropyShapedGRPOTrainer, EntropyShapingMixin

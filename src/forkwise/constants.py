@@ -1,10 +1,19 @@
-"""Checks ranges of numbers, such as alpha and kappa of the entropy-shaped advantage, which stand only here."""
+"""The constants of the entropy-shaped advantage, and checks of ranges of numbers; both stand only here."""
 
 from __future__ import annotations
 
 import math
 
 from forkwise.errors import InputError
+
+ALPHA = 0.4
+"""The weight of the entropy term with GRPO (arXiv 2506.14758)."""
+
+ALPHA_PPO = 0.1
+"""The weight of the entropy term with PPO."""
+
+KAPPA = 2.0
+"""The number that |A| is divided by to bound the entropy term."""
 
 
 def check_number(name: str, value: float, bound: float, *, above: bool = False, why: str = ".") -> None:
@@ -20,10 +29,10 @@ def check_number(name: str, value: float, bound: float, *, above: bool = False, 
 
 def check_alpha(alpha: float, name: str = "alpha", *, above_zero: bool = False) -> None:
     """Refuses an alpha out of range, and also 0, which turns shaping off, where it must be `above_zero`."""
-    check_number(name, alpha, 0, above=above_zero, why="; the paper uses 0.4 for GRPO and 0.1 for PPO.")
+    check_number(name, alpha, 0, above=above_zero, why=f"; the paper uses {ALPHA} for GRPO and {ALPHA_PPO} for PPO.")
 
 
 def check_kappa(kappa: float, name: str = "kappa") -> None:
     """Refuses a kappa out of range."""
-    why = ": a smaller one could cancel or flip the sign of an advantage. The paper uses 2."
+    why = f": a smaller one could cancel or flip the sign of an advantage. The paper uses {KAPPA:g}."
     check_number(name, kappa, 1, above=True, why=why)

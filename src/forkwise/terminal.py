@@ -39,6 +39,11 @@ def one_line(text: str, width: int = 100) -> str:
     return f"{line[:head]}…{line[-(width - 1 - head) :]}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Writes a number with its noun: `1 sample`, `2 samples`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def echo(text: str, *, error: bool = False, end: str = "\n") -> None:
     """Prints `visible(text)` to the standard output, or to the standard error."""
     print(visible(text), file=sys.stderr if error else sys.stdout, end=end, flush=True)

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from forkwise.core import ShapingStats, shape_advantages, shaping_stats
+from forkwise.core import ShapingStats, shape_advantages, shape_and_measure
 
 NAN, INF = math.nan, math.inf
 
@@ -28,6 +28,10 @@ ENTROPY = torch.tensor([[0.0, 0.5, 3.0], [0.25, 2.0, 2.0]])
 # 0.4 H =                0, 0.2, 1.2      0.1,  0.8, 0.8
 # |A| / 2 =             .5,  .5,  .5      .25,  .25,   0
 PSI = torch.tensor([[0.0, 0.2, 0.5], [0.1, 0.25, 0.0]])
+
+
+def shaping_stats(*args: Any, **kwargs: Any) -> ShapingStats:
+    return shape_and_measure(*args, **kwargs)[1]
 
 
 def test_example_by_hand() -> None:
@@ -135,7 +139,7 @@ def test_rounding_to_bfloat16_stays_under_the_cap() -> None:
     ],
 )
 def test_shaping_refuses(args: Any, kwargs: dict[str, Any], error: type[Exception], message: str) -> None:
-    for function in (shape_advantages, shaping_stats):
+    for function in (shape_advantages, shape_and_measure):
         with pytest.raises(error, match=message):
             function(*args, **kwargs)  # type: ignore[operator]
 
@@ -237,7 +241,7 @@ def test_totals_of_parts_add_up_to_the_whole() -> None:
         ShapingStats.from_totals(torch.zeros(5))
 
 
-@pytest.mark.parametrize("function", [shape_advantages, shaping_stats])
+@pytest.mark.parametrize("function", [shape_advantages, shape_and_measure])
 def test_options_are_keyword_only(function: Callable[..., Any]) -> None:
     with pytest.raises(TypeError):
         function(ADVANTAGES, ENTROPY, 0.4)

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("transformers")
 
+import memory
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 ROOT = Path(__file__).parents[2]
-spec = importlib.util.spec_from_file_location("memory_plan", ROOT / "benchmarks" / "memory.py")
-assert spec is not None
-assert spec.loader is not None
-memory = sys.modules["memory_plan"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(memory)
 
 
 @pytest.mark.parametrize("model", memory.MODELS, ids=lambda model: model.name)

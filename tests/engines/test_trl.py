@@ -3,7 +3,7 @@
 Pinned here, on the oldest and the newest TRL that we declare:
 * loss and gradient are those of stock TRL fed with `(B, T)` advantages computed from float64 entropies of an unpatched
   twin of the policy. TRL accepts such advantages "for subclasses" and no longer tests it, so this suite must;
-* `alpha = 0` is stock TRL bit for bit, over whole runs;
+* `alpha = 0` with TRL's head is stock TRL bit for bit, over whole runs;
 * every way we could think of in which a TRL release, a trainer subclass or a patch would skip the shaping raises.
 
 Not exercised: GPU, vLLM, DeepSpeed, FSDP, Unsloth, vision-language models. They enter only through `model(...)`.
@@ -14,10 +14,10 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import subprocess
-import sys
+import tempfile
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from peft import LoraConfig, get_peft_model
 from trl import GRPOConfig, GRPOTrainer, RLOOTrainer, TrlParser
 from trl.experimental.gmpo import GMPOTrainer
 from trl.trainer.base_trainer import _BaseTrainer
+from two_processes import run_in_two
 
 from forkwise.core import shaping
 from forkwise.engines import trl as engine
@@ -154,7 +155,7 @@ class TestLossAndGradient:
 
         loss, gradient = loss_and_gradient(ours, *batches)
         want_loss, want_gradient = loss_and_gradient(stock, *fed(tiny.TEMPERATURE))
-        torch.testing.assert_close(loss, want_loss, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(loss, want_loss, rtol=1e-5, atol=5e-6)  # vespo multiplies ratios
         assert relative(gradient, want_gradient) < GRADIENT_TOLERANCE
 
         # The comparison can tell: no shaping at all, and entropy without the sampling temperature, lie far away.
@@ -248,30 +249,32 @@ RUN = {
 }
 
 
+@cache
+def stock_update(option: str, value: str) -> torch.Tensor:
+    with tempfile.TemporaryDirectory() as where:
+        return updates_of(make(GRPOTrainer, Path(where), **RUN, **{option: value}))
+
+
 class TestWholeRuns:
     @pytest.mark.parametrize("loss_type", TOKEN_LEVEL)
     def test_follow_the_published_update(self, tmp_path: Path, loss_type: str) -> None:
-        want, stale, stock = (
-            updates_of(make(cls, tmp_path, loss_type=loss_type, **RUN))
-            for cls in (Reference, StaleReference, GRPOTrainer)
+        want, stale = (
+            updates_of(make(cls, tmp_path, loss_type=loss_type, **RUN)) for cls in (Reference, StaleReference)
         )
         update = updates_of(make(EntropyShapedGRPOTrainer, tmp_path, loss_type=loss_type, alpha=0.2, **RUN))
         assert relative(update, want) < RUN_TOLERANCE
         assert relative(stale, want) > 5 * RUN_TOLERANCE
-        assert relative(stock, want) > 1000 * RUN_TOLERANCE
+        assert relative(stock_update("loss_type", loss_type), want) > 1000 * RUN_TOLERANCE
 
     @pytest.mark.parametrize(
-        "options",
-        [*({"loss_type": t} for t in TOKEN_LEVEL), {"loss_type": "luspo"}, {"importance_sampling_level": "sequence"}],
-        ids=lambda options: next(iter(options.values())),
+        "option",
+        [*(("loss_type", t) for t in (*TOKEN_LEVEL, "luspo")), ("importance_sampling_level", "sequence")],
+        ids=lambda option: option[1],
     )
-    def test_are_stock_trl_bit_for_bit_at_alpha_zero(self, tmp_path: Path, options: dict[str, str]) -> None:
-        ours, stock = (
-            make(EntropyShapedGRPOTrainer, tmp_path, alpha=0, **RUN, **options),
-            make(GRPOTrainer, tmp_path, **RUN, **options),
-        )
+    def test_are_stock_trl_bit_for_bit_at_alpha_zero(self, tmp_path: Path, option: tuple[str, str]) -> None:
+        ours = make(EntropyShapedGRPOTrainer, tmp_path, alpha=0, entropy_backend="trl", **RUN, **dict([option]))
         update = updates_of(ours)
-        check_alpha_zero(update, updates_of(stock), ours.state.log_history)
+        check_alpha_zero(update, stock_update(*option), ours.state.log_history)
         assert update.norm() > 0.01
 
     def test_evaluate_with_the_loss_of_stock_trl(self, tmp_path: Path) -> None:
@@ -280,7 +283,7 @@ class TestWholeRuns:
             trainer = make(cls, tmp_path)
             torch.manual_seed(0)
             logs.append(trainer.evaluate())
-        assert logs[0]["eval_loss"] == logs[1]["eval_loss"] != 0
+        assert logs[0]["eval_loss"] == pytest.approx(logs[1]["eval_loss"], rel=1e-5) != 0
         assert not any("shaping" in name for name in logs[0])
 
 
@@ -660,9 +663,7 @@ class TestWhatWeLeanOnInTrl:
 def test_two_processes_give_the_loss_gradient_and_metrics_of_one(tmp_path: Path) -> None:
     """Each process has half of a batch; gloo on the CPU, under DistributedDataParallel."""
     script = Path(__file__).with_name("one_of_two_processes.py")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    done = subprocess.run([*launch, str(tmp_path)], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_in_two(script, tmp_path)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
 
     one, batch = make(EntropyShapedGRPOTrainer, tmp_path, alpha=0.2), tiny.microbatch(8)

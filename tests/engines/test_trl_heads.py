@@ -1,4 +1,4 @@
-"""TRL's fused head against the policy's own logits: models that it does not know are found by their numbers.
+"""Who computes log-probs and entropies in TRL's loss: ours where it is proved, TRL's where it is right, or the logits.
 
 Which heads TRL 1.16 computes wrongly was found with float64 softmax of unpatched models, not with our comparison.
 """
@@ -19,65 +19,23 @@ import transformers
 import trl
 from packaging.version import Version
 from peft import LoraConfig
+from tiny_heads import HEADS, model_with
 
-from forkwise.core.heads import compare_head, few_tokens
-from forkwise.engines.trl import EntropyShapedGRPOConfig, EntropyShapedGRPOTrainer
-from forkwise.errors import InputError
+from forkwise.core import compare_head, few_tokens
+from forkwise.engines.trl import EntropyShapedGRPOConfig, EntropyShapedGRPOTrainer, EntropyShapingMixin
+from forkwise.errors import InputError, NotFiniteError
 
 FUSED = Version(trl.__version__) >= Version("1.15")
-SMALL: dict[str, Any] = {
-    "vocab_size": len(tiny.WORDS),
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "pad_token_id": tiny.PAD,
-    "eos_token_id": tiny.EOS,
-    "bos_token_id": 2,
-    "tie_word_embeddings": False,
-}
-RECURRENT = {"lru_width": 16, "attention_window_size": 16, "block_types": ("recurrent", "attention")}
-MPT = {"d_model": 16, "n_heads": 2, "n_layers": 2, "max_seq_len": 64}
-# name -> type, settings, whether TRL's fused head is right
-HEADS: dict[str, tuple[str, dict[str, Any], bool]] = {
-    "recurrent_gemma": ("recurrent_gemma", {**RECURRENT, "logits_soft_cap": 30.0}, False),
-    "mpt_scaled": ("mpt", {**MPT, "logit_scale": 0.5}, False),
-    "mpt_scaled_by_text": ("mpt", {**MPT, "logit_scale": "inv_sqrt_d_model"}, False),
-    "modernbert_decoder": ("modernbert-decoder", {"local_attention": 16}, False),
-    "bert": ("bert", {"is_decoder": True}, False),
-    "roberta": ("roberta", {"is_decoder": True}, False),
-    "mpt": ("mpt", MPT, True),
-    "gemma2": ("gemma2", {"final_logit_softcapping": 2.0, "query_pre_attn_scalar": 8}, True),
-    "cohere": ("cohere", {"logit_scale": 0.0625}, True),
-    "granite": ("granite", {"logits_scaling": 8.0}, True),
-    "phi_bias": ("phi", {}, True),
-    "opt": ("opt", {"word_embed_proj_dim": 8, "ffn_dim": 16}, True),
-}
-
-
-def model_with(name: str, scale: float) -> Any:
-    """A random model whose head has weights of this standard deviation."""
-    kind, settings, _ = HEADS[name]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = transformers.CONFIG_MAPPING[kind](**{**SMALL, **settings})
-        model = transformers.AutoModelForCausalLM.from_config(config).float()
-        head = model.get_output_embeddings()
-        with torch.no_grad():
-            head.weight.mul_(scale / head.weight.std())
-            if getattr(head, "bias", None) is not None:
-                head.bias.normal_()
-    return model
 
 
 def trainer_of(model: Any, where: Path, **options: Any) -> EntropyShapedGRPOTrainer:
     peft = options.pop("peft_config", None)
+    if options.get("beta"):
+        model.save_pretrained(where / "reference")  # TRL loads its reference model from where the policy came from
+        model.config.name_or_path = str(where / "reference")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        args = EntropyShapedGRPOConfig(output_dir=str(where), max_steps=1, **{**tiny.QUIET, **options})
+        args = EntropyShapedGRPOConfig(output_dir=str(where), **{**tiny.QUIET, "max_steps": 1, **options})
         return EntropyShapedGRPOTrainer(
             model,
             tiny.reward,
@@ -94,7 +52,8 @@ def test_a_head_that_trl_computes_wrongly_is_refused_before_it_is_trained(
     tmp_path: Path, name: str, scale: float
 ) -> None:
     model = model_with(name, scale)
-    trainer = trainer_of(model, tmp_path, num_iterations=2)  # so that log-probs are wanted with the first rollout
+    # Two iterations, so that log-probs are wanted with the first rollout.
+    trainer = trainer_of(model, tmp_path, num_iterations=2, entropy_backend="trl")
     before = [p.detach().clone() for p in model.parameters()]
     if name == "recurrent_gemma" and Version(transformers.__version__) < Version("5"):
         pytest.skip("it keeps states of the last batch in itself there")
@@ -103,7 +62,9 @@ def test_a_head_that_trl_computes_wrongly_is_refused_before_it_is_trained(
         assert trainer.state.global_step == 1
         return
     # A head of fresh weights has logits so small that a cap of 30 does not bind yet: it still counts.
-    said = rf"(nats where the logits|cannot compute the log-probs) of {type(model).__name__} .*trl==1\.14\.2"
+    said = (
+        rf"(nats where the logits|cannot compute the log-probs) of {type(model).__name__} .*'forkwise'.*trl==1\.14\.2"
+    )
     with pytest.raises(InputError, match=said):
         trainer.train()
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
@@ -114,15 +75,17 @@ def test_a_head_that_trl_computes_wrongly_is_refused_before_it_is_trained(
 def test_adapters_hide_no_head(tmp_path: Path, alpha: float) -> None:
     lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], lora_dropout=0.5)
     with pytest.raises(InputError, match="RecurrentGemmaForCausalLM"):
-        trainer_of(model_with("recurrent_gemma", 1.5), tmp_path, peft_config=lora, alpha=alpha).train()
+        trainer_of(
+            model_with("recurrent_gemma", 1.5), tmp_path, peft_config=lora, alpha=alpha, entropy_backend="trl"
+        ).train()
 
 
 @pytest.mark.skipif(not FUSED, reason="this TRL computes from the logits")
 def test_bfloat16_hides_no_cap_and_is_no_difference(tmp_path: Path) -> None:
-    trainer_of(tiny.policy().bfloat16(), tmp_path).train()
-    trainer_of(model_with("gemma2", 1.5).bfloat16(), tmp_path).train()
+    trainer_of(tiny.policy().bfloat16(), tmp_path, entropy_backend="trl").train()
+    trainer_of(model_with("gemma2", 1.5).bfloat16(), tmp_path, entropy_backend="trl").train()
     with pytest.raises(InputError, match="RecurrentGemmaForCausalLM"):
-        trainer_of(model_with("recurrent_gemma", 0.02).bfloat16(), tmp_path).train()
+        trainer_of(model_with("recurrent_gemma", 0.02).bfloat16(), tmp_path, entropy_backend="trl").train()
 
 
 def test_the_message_gives_the_two_numbers(tmp_path: Path) -> None:
@@ -160,3 +123,138 @@ def test_the_comparison_leaves_nothing_behind() -> None:
     assert [module.training for module in model.modules()] == modes
     assert not any(module._forward_hooks for module in model.modules())
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+# ------------------------------------------------------------------------------------------------------------ backends
+
+
+def scored(trainer: EntropyShapedGRPOTrainer, batch: dict[str, Any]) -> Any:
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+    tokens = batch["completion_ids"].size(1)
+    return trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, tokens, compute_entropy=True)
+
+
+@pytest.mark.parametrize("name", ["recurrent_gemma", "modernbert_decoder", "gemma2", "cohere"])
+def test_ours_trains_what_trl_gets_wrong(tmp_path: Path, name: str) -> None:
+    model = model_with(name, 1.5)
+    twin = model_with(name, 1.5).eval()
+    trainer = trainer_of(model, tmp_path, temperature=tiny.TEMPERATURE)
+    batch = tiny.microbatch(4, 1, model=twin)
+    model.eval()
+    logps, entropy, _ = scored(trainer, batch)
+    mask = batch["completion_mask"].bool()
+    exact = tiny.exact_logps(twin, batch)
+    chosen = exact.gather(2, batch["completion_ids"][..., None])[..., 0]
+    torch.testing.assert_close(logps.double()[mask], chosen[mask], rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(entropy.double()[mask], tiny.exact_entropy(twin, batch)[mask], rtol=1e-5, atol=1e-4)
+    assert not logps[~mask].any()
+    assert [way.scorer for way in trainer._ways.values()] == ["forkwise"]
+    trainer.train()
+    assert 0 < trainer.state.log_history[0]["shaping/entropy_error"] < 1e-4
+
+
+class OwnLogProbs(trl.GRPOTrainer):  # type: ignore[misc]
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        return super()._get_per_token_logps_and_entropies(*args, **kwargs)
+
+
+class Mixed(EntropyShapingMixin, OwnLogProbs):
+    pass
+
+
+def test_a_trainer_that_computes_them_itself_is_left_alone(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        args = EntropyShapedGRPOConfig(output_dir=str(tmp_path), max_steps=1, **tiny.QUIET)
+        options = {"train_dataset": tiny.prompts(), "processing_class": tiny.tokenizer()}
+        trainer = Mixed(tiny.policy(), tiny.reward, args, **options)
+    with pytest.warns(UserWarning, match="TRL's head computes .* since test_trl_heads computes them in its own way"):
+        trainer.train()
+    assert [way.scorer for way in trainer._ways.values()] == ["trl"]
+    assert "shaping/entropy_error" not in trainer.state.log_history[0]
+
+
+class Shifted(transformers.Qwen2ForCausalLM):  # type: ignore[misc]
+    """Its logits are neither scaled nor softly capped products, so that no shortcut is right."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().forward(*args, **kwargs)
+        output.logits = 3 * torch.atan(output.logits)
+        return output
+
+
+def test_a_head_that_no_shortcut_computes_is_trained_by_its_logits(tmp_path: Path) -> None:
+    model = tiny.policy()
+    twin = tiny.policy().double().eval()
+    model.__class__ = twin.__class__ = Shifted
+    trainer = trainer_of(model, tmp_path, num_iterations=2)
+    batch = tiny.microbatch(4, 1, model=twin)
+    model.eval()
+    says = "the full logits give|TRL's head computes" if not FUSED else "the full logits give"
+    with pytest.warns(UserWarning, match=rf"For Shifted ({says}).*neither scaled nor softly capped"):
+        logps, entropy, _ = scored(trainer, batch)
+    mask = batch["completion_mask"].bool()
+    chosen = tiny.exact_logps(twin, batch).gather(2, batch["completion_ids"][..., None])[..., 0]
+    torch.testing.assert_close(logps.double()[mask], chosen[mask], rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(entropy.double()[mask], tiny.exact_entropy(twin, batch)[mask], rtol=1e-5, atol=1e-4)
+    trainer.train()
+    assert trainer.state.global_step == 1
+
+
+def test_ratios_are_one_before_anything_is_learned(tmp_path: Path) -> None:
+    """Old, current and reference log-probs come from one operator: there is nothing to clip, and no KL."""
+    trainer = trainer_of(tiny.policy(), tmp_path, num_iterations=2, beta=0.1, max_steps=1, learning_rate=0.0)
+    seen: list[dict[str, Any]] = []
+    compute = trainer._compute_loss
+    trainer._compute_loss = lambda model, inputs: seen.append(inputs) or compute(model, inputs)  # type: ignore[method-assign]
+    trainer.train()
+    batch = seen[0]
+    trainer.model.eval()
+    logps, _, _ = scored(trainer, batch)
+    mask = batch["completion_mask"].bool()
+    for name in ("old_per_token_logps", "ref_per_token_logps"):
+        assert float((batch[name] - logps)[mask].abs().max()) < 2e-6
+    assert trainer.state.log_history[0]["kl"] == pytest.approx(0, abs=1e-9)
+    assert {way.scorer for way in trainer._ways.values()} == {"forkwise"}
+    assert len(trainer._ways) == 2  # the reference is proved too
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_a_run_with_ours_is_a_run_with_trls_within_rounding(tmp_path: Path, lora: bool) -> None:
+    adapters = LoraConfig(r=4, target_modules=["q_proj", "v_proj"]) if lora else None
+    options = {"alpha": 0.0, "num_iterations": 2, "beta": 0.05, "max_steps": 4, "learning_rate": 1e-3}
+    runs = {}
+    for backend in ("forkwise", "trl"):
+        torch.manual_seed(0)
+        trainer = trainer_of(
+            tiny.policy(),
+            tmp_path,
+            entropy_backend=backend,
+            peft_config=adapters,
+            gradient_checkpointing=lora,
+            **options,
+        )
+        trainer.train()
+        runs[backend] = trainer
+    losses = {name: [row["loss"] for row in run.state.log_history if "loss" in row] for name, run in runs.items()}
+    assert losses["forkwise"] == pytest.approx(losses["trl"], rel=1e-4, abs=2e-6)
+    pairs = zip(runs["forkwise"].model.parameters(), runs["trl"].model.parameters(), strict=True)
+    moved = [(ours.detach() - theirs.detach()).abs().max().item() for ours, theirs in pairs]
+    assert 0 < max(moved) < 2e-5  # the learning rate moves weights by 1e-3 a step
+
+
+def test_hidden_states_that_are_no_numbers_are_named_with_the_step(tmp_path: Path) -> None:
+    model = tiny.policy()
+    trainer = trainer_of(model, tmp_path)
+    batch = tiny.microbatch(4, 1)
+    scored(trainer, batch)
+    with torch.no_grad():
+        model.model.norm.weight[3] = torch.nan
+    with pytest.raises(NotFiniteError, match=r"Step 1: The hidden states of 17 of 17 tokens are NaN or infinite"):
+        scored(trainer, batch)
+
+
+def test_another_backend_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"entropy_backend must be 'forkwise' or 'trl', got 'forkwize'\. Did you mean"):
+        EntropyShapedGRPOConfig(output_dir=str(tmp_path), entropy_backend="forkwize")

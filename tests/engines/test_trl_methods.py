@@ -8,8 +8,6 @@ Pinned here, on the oldest and the newest TRL that we declare:
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +21,7 @@ import torch
 from accelerate import Accelerator
 from test_trl import GRADIENT_TOLERANCE, loss_and_gradient, make, parameters, relative, updates_of
 from trl import GRPOTrainer
+from two_processes import run_in_two
 
 from forkwise.engines.trl import EntropyShapedGRPOConfig, EntropyShapedGRPOTrainer
 from forkwise.engines.trl.update import POSITIONS
@@ -56,6 +55,9 @@ class TestIsTheSameHoweverTheUpdateIsCut:
         "clip_cov": "clip_cov:share=0.2,low=-9,high=9",
         "kl_cov": "kl_cov:share=0.3",
         "steer": "steer",
+        "eapo": "eapo",
+        "edge_grpo": "edge_grpo",
+        "m2po": "m2po:largest=1e-4",
     }
 
     def test_all_methods_that_select_are_tested(self) -> None:
@@ -129,9 +131,7 @@ class TestIsTheSameHoweverTheUpdateIsCut:
     def test_two_processes(self, tmp_path: Path) -> None:
         """Each process has half of a rollout; what it makes of it is its half of what one process makes."""
         script = Path(__file__).with_name("methods_on_one_of_two.py")
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-        done = subprocess.run([*launch, str(tmp_path)], capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
+        run_in_two(script, tmp_path)
         ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
 
         import methods_on_one_of_two as script_module
@@ -220,9 +220,37 @@ class TestTheLossIsFedWithWhatTheMethodMakes:
 
     def test_presets_alone_are_stock_trl(self, tmp_path: Path) -> None:
         steps = {"max_steps": 2}
-        ours = make(EntropyShapedGRPOTrainer, tmp_path, method=["dr_grpo", "clip_higher"], **steps)
+        ours = make(
+            EntropyShapedGRPOTrainer, tmp_path, method=["dr_grpo", "clip_higher"], entropy_backend="trl", **steps
+        )
         stock = make(GRPOTrainer, tmp_path, loss_type="dr_grpo", scale_rewards="none", epsilon_high=0.28, **steps)
         assert torch.equal(updates_of(ours), updates_of(stock))
+
+    def test_a_clip_that_keeps_nothing_is_the_trainers_own(self, tmp_path: Path) -> None:
+        """CE-GPPO with no share of a clipped token's gradient is PPO's clip, here folded in under TRL's opened one."""
+        spec = "ce_gppo:below=0,above=0,low=0.2,high=0.25,dual=1e6"
+        ours = make(EntropyShapedGRPOTrainer, tmp_path, method=[spec], **REUSED)
+        stock, loose = (
+            make(GRPOTrainer, tmp_path, epsilon=low, epsilon_high=high, **REUSED)
+            for low, high in ((0.2, 0.25), (1, 1e9))
+        )
+        batch = tiny.microbatch()
+        (_, gradient), (_, want), (_, unclipped) = (loss_and_gradient(t, batch) for t in (ours, stock, loose))
+        assert relative(gradient, want) < GRADIENT_TOLERANCE
+        assert relative(unclipped, want) > 0.05, "choose another seed: nothing is clipped"
+
+    def test_states_and_planned_options_change_as_they_say(self, tmp_path: Path) -> None:
+        """The entropy is far above the target, so zeta halves with each rollout, of two updates each."""
+        specs = ["repo_r:target=0.001,zeta=0.01", "steer:smallest=0.8->0.4@linear"]
+        trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=specs, max_steps=6, **REUSED)
+        trainer.train()
+        logged = [row for row in trainer.state.log_history if "method/repo_r/zeta" in row]
+        assert [row["method/repo_r/zeta"] for row in logged] == pytest.approx(
+            [0.01, 0.01, 0.005, 0.005, 0.0025, 0.0025]
+        )
+        smallest = [0.8 - 0.4 * step / 6 for step in range(6)]
+        assert [row["method/steer/smallest"] for row in logged] == pytest.approx(smallest)
+        assert trainer.args.method[1].startswith("steer:weights=exponential,smallest=0.8->0.4@linear")
 
 
 def twin_of(trainer: GRPOTrainer) -> torch.nn.Module:
@@ -235,13 +263,18 @@ def right_or_wrong(completion_ids: list[list[int]], **_: Any) -> list[float]:
     return [1.0 if sum(ids) % 2 else -1.0 for ids in completion_ids]
 
 
+def right_or_nothing(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    return [max(0.0, reward) for reward in right_or_wrong(completion_ids)]
+
+
 @pytest.mark.parametrize("name", sorted(all_methods()))
 def test_two_real_steps_with_every_method(tmp_path: Path, name: str) -> None:
     method = parse_method(name)
     options = {"max_steps": 2, "learning_rate": 1e-3, "per_device_train_batch_size": 8, "num_generations": 8}
-    narrow = {"erc": "erc:low=0.9999,high=1.0001"}  # entropies move little in one step
+    # Policies move little in one step.
+    narrow = {"erc": "erc:low=0.9999,high=1.0001", "m2po": "m2po:largest=1e-7"}
     trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=[narrow.get(name, name)], **options, **REUSED)
-    trainer.reward_funcs = [right_or_wrong]
+    trainer.reward_funcs = [right_or_nothing if name == "maxrl" else right_or_wrong]
     assert float(updates_of(trainer).norm()) > 0
     if isinstance(method, SettingsMethod):
         assert {key: getattr(trainer.args, key) for key in method.settings()} == dict(method.settings())
@@ -252,7 +285,7 @@ def test_two_real_steps_with_every_method(tmp_path: Path, name: str) -> None:
     changed = [row[f"method/{name}/changed"] for row in steps]
     if name == "erc":
         assert changed[0] == 0 < changed[1]  # the policy that sampled has the same entropies
-    elif name != "clip_cov":  # covariances above 1 are rare
+    elif name not in ("clip_cov", "miner"):  # covariances above 1, and groups that are all right, are rare
         assert max(changed) > 0
     assert all(0 <= share <= 1 for share in changed)
 
@@ -285,6 +318,16 @@ class TestRefused:
                 "right only where the loss weighs each token by its own ratio",
             ),
             (["kl_cov", "gspo"], REUSED, "importance_sampling_level='sequence' does not"),
+            (["gppo", "clip_higher"], REUSED, "'gppo' replaces the clip that epsilon_high=0.28 sets: leave one of"),
+            (["maspo"], {"epsilon": 0.1, **REUSED}, "'maspo' replaces the clip that epsilon=0.1 sets"),
+            (["dppo"], {"delta": 4.0, **REUSED}, "'dppo' replaces the clip that delta=4.0 sets"),
+            (
+                ["gppo"],
+                {"loss_type": "sapo", **REUSED},
+                "replaces the clip of each token's ratio, which loss_type='sapo'",
+            ),
+            (["gppo", "cispo"], REUSED, "replaces the clip that epsilon_high=5.0 sets"),
+            (["gppo"], {"importance_sampling_level": "sequence", **REUSED}, "which loss_type='dapo' with"),
             (["gtpo:bonus=0"], {}, "bonus of the method 'gtpo' must be greater than 0, got 0"),
             (["rloo"], {"multi_objective_aggregation": "normalize_then_sum"}, "leave multi_objective_aggregation"),
         ],

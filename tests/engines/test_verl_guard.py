@@ -50,6 +50,10 @@ def underlying(actor: Any) -> type:
     return found
 
 
+HEAD = "actor_rollout_ref.model.fused_kernel_options.impl_backend=forkwise"
+FUSED = "actor_rollout_ref.model.use_fused_kernels=True"
+
+
 class TestTheCheckOfAConfiguration:
     @pytest.mark.parametrize(
         ("overrides", "message"),
@@ -60,6 +64,8 @@ class TestTheCheckOfAConfiguration:
             ([*tiny.SHAPED, "trainer.use_v1=False"], f"trainer.use_v1=False {REFUSED}"),
             ([*tiny.SHAPED, "+algorithm.entropy_shaping.kappa=1"], "kappa must be a finite number greater than 1"),
             (["trainer.v1.trainer_mode=entropy_sync"], "needs an alpha"),
+            ([HEAD], "impl_backend=forkwise does nothing without fused kernels: set .*use_fused_kernels=True"),
+            ([HEAD, FUSED, "actor_rollout_ref.actor.strategy=megatron"], "FSDP engines, not with .*strategy=megatron"),
         ],
     )
     def test_refuses_in_the_driver(self, overrides: list[str], message: str) -> None:
@@ -68,7 +74,9 @@ class TestTheCheckOfAConfiguration:
             validate_config(config, need_reference_policy(config), need_critic(config))
         assert "\n" not in str(caught.value)
 
-    @pytest.mark.parametrize("overrides", [[], tiny.SHAPED, [*KEYS, "trainer.v1.trainer_mode=of_somebody_else"]])
+    @pytest.mark.parametrize(
+        "overrides", [[], tiny.SHAPED, [HEAD, FUSED], [*KEYS, "trainer.v1.trainer_mode=of_somebody_else"]]
+    )
     def test_leaves_the_rest_to_verl(self, overrides: list[str]) -> None:
         config = tiny.config(*overrides, "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=1")
         config.algorithm.adv_estimator = "grpo"

@@ -30,6 +30,7 @@ from forkwise.methods import (
     all_methods,
     parse_methods,
 )
+from forkwise.methods.clips import CLIP
 from forkwise.methods.entropy_advantage import EntropyAdvantage
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -184,11 +185,13 @@ class TestMethods:
         except InputError as error:
             message = str(error)
             method = kind()
+            if method.slot == CLIP and "takes the place of verl's clip, which must be opened: set" in message:
+                return
             compares = Condition.OFF_POLICY in method.holds_under() and method.needs() & {Need.ENTROPY, Need.LOGPROBS}
             assert (
                 (issubclass(kind, SettingsMethod) and ("keys of verl's own" in message or "of TRL to" in message))
                 or (policy == "old" and compares and "+algorithm.forkwise.policy=current" in message)
-                or (method.needs() - set(list(Need)[:8]) and "under TRL only" in message)
+                or ((Need.STATES in method.needs() or method.first_state()) and "under TRL only" in message)
             ), message
             return
         if issubclass(kind, SettingsMethod):
@@ -241,7 +244,16 @@ class TestMethods:
             ),
             (named("placebo_scaling", also=(f"{ACTOR}.policy_loss.loss_mode=geo_mean",)), "geo_mean averages"),
             (named("rloo", also=("distillation.enabled=True",)), "distillation.enabled=True replaces the loss"),
-            (named("passk_training:k=16"), "k"),
+            (named("passk_training:k=16"), "'passk_training' is 16, but groups have 8 completions"),
+            (
+                named("entropy_advantage:alpha=0.4@target:0.3"),
+                "'entropy_advantage' remembers something from rollout to rollout, which .* under TRL only",
+            ),
+            (
+                named("gppo", policy="current"),
+                r"'gppo' takes the place of verl's clip, which must be opened: set actor_rollout_ref.actor.clip_ratio_low"
+                r"=1.0 actor_rollout_ref.actor.clip_ratio_high=1000000000.0 .*clip_ratio_c=1000000000.0",
+            ),
             (
                 named("dr_grpo"),
                 r"'dr_grpo' is, on verl, keys of verl's own: set algorithm.norm_adv_by_std_in_grpo=False "
@@ -262,6 +274,16 @@ class TestMethods:
             read_settings(megatron)
         megatron.algorithm.forkwise.policy = "old"
         assert read_settings(megatron).place is Place.UPDATE
+
+    def test_with_a_clip_of_their_own_act_with_verls_opened(self) -> None:
+        keys = (f"{ACTOR}.clip_ratio_low=1.0", f"{ACTOR}.clip_ratio_high=1e9", f"{ACTOR}.clip_ratio_c=1e9")
+        assert read_settings(tiny.config(*named("gppo", policy="current", also=keys))).methods == parse_methods(
+            ["gppo"]
+        )
+
+    def test_options_that_change_over_the_steps_are_those_of_the_step(self) -> None:
+        settings = read_settings(tiny.config(*named("entropy_advantage:alpha=0.4->0.1@linear")))
+        assert [settings.at(done).methods[0].alpha for done in (0.0, 0.5)] == pytest.approx([0.4, 0.25])
 
     def test_presets_with_their_keys_are_verl_itself(self) -> None:
         keys = ("algorithm.norm_adv_by_std_in_grpo=False", f"{ACTOR}.loss_agg_mode=seq-mean-token-sum-norm")

@@ -269,6 +269,14 @@ def tokens(rows: list[list[float]]) -> list[float]:
     return [x for row in pairs for x, m in row if m]
 
 
+def head(backend: str) -> list[str]:
+    """Settings of verl's fused kernels; none for its logits."""
+    if not backend:
+        return []
+    model = "actor_rollout_ref.model"
+    return [f"{model}.use_fused_kernels=True", f"{model}.fused_kernel_options.impl_backend={backend}"]
+
+
 def critic(folder: Path) -> list[str]:
     """PPO with a critic in a worker of its own."""
     return [
@@ -454,13 +462,14 @@ class TestATrainingStep:
         assert {name: metrics[name] for name in want} == pytest.approx(want, rel=1e-4)
         assert metrics["actor/ppo_kl"] != 0  # the second update began from another policy than the old one
 
-    @pytest.mark.parametrize("fused", [False, True])
-    def test_on_the_first_fsdp(self, folder: Path, fused: bool) -> None:
+    @pytest.mark.parametrize("fused", ["", "torch", "forkwise"])
+    def test_on_the_first_fsdp(self, folder: Path, fused: str) -> None:
         settings = [f"actor_rollout_ref.actor.{key}strategy=fsdp" for key in ("", "fsdp_config.")]
-        if fused:
-            settings += ["actor_rollout_ref.model.use_fused_kernels=True"]
-            settings += ["actor_rollout_ref.model.fused_kernel_options.impl_backend=torch"]
-        check(run(folder, *GRPO, *tiny.CURRENT, *CONSTANTS, *settings)[0], PER_TOKEN)
+        check(run(folder, *GRPO, *tiny.CURRENT, *CONSTANTS, *settings, *head(fused))[0], PER_TOKEN)
+
+    @pytest.mark.parametrize("entropy", [tiny.SHAPED, tiny.CURRENT], ids=["old", "current"])
+    def test_with_our_head(self, folder: Path, entropy: list[str]) -> None:
+        check(run(folder, *GRPO, *entropy, *CONSTANTS, *head("forkwise"))[0], PER_TOKEN)
 
     def test_of_lora(self, folder: Path) -> None:
         """Adapters begin at zero: the base model's entropies and loss, another gradient."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from forkwise import progress
 from forkwise.errors import InputError
 from forkwise.explore.contrast import (
     Resampling,
@@ -178,3 +182,17 @@ def test_an_entry_in_too_few_problems_has_no_interval() -> None:
 def test_entropies_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(InputError, match="NaN"):
         units([0.0, float("nan")])
+
+
+def test_every_part_says_its_share_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_SAY_EVERY", 0.0)
+    monkeypatch.setattr(progress, "_SHOWN_EVERY", 0.0)
+    said = io.StringIO()
+    rng = np.random.default_rng(0)
+    trace_N = np.repeat(np.arange(40), 30)
+    units = Units(rng.random(trace_N.size), trace_N // 2, trace_N)
+    marked_N = rng.random(trace_N.size) < 0.2
+    with progress.Meter(console=progress.Console(file=said, width=200), what="exploring"):
+        contrast(units, marked_N, ~marked_N, resampling=Resampling(resamples=300_000))
+    shares = re.findall(r"Exploring, (\w+ \w+): [\d,]+ of [\d,]+ \w+ are done \(\d+ %\), .* left\.", said.getvalue())
+    assert set(shares) == {"drawing problems", "shifting traces"}, said.getvalue()

@@ -194,21 +194,12 @@ def test_runs_become_a_series_with_their_steps(tmp_path: Path) -> None:
 
 
 def test_rarity_against_a_base_with_an_encoder_of_ones_own(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    tokenizers = pytest.importorskip("tokenizers")
-    words = ["[PAD]", "[UNK]", *sorted({w.lower().strip(".") for t in TEXTS for w in t.split()})]
-    tokenizer = tokenizers.Tokenizer(
-        tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]")
-    )
-    tokenizer.normalizer = tokenizers.normalizers.Lowercase()
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    pytest.importorskip("transformers")
+    from tiny_models import save_encoder
+
+    words = sorted({w.lower().strip(".") for t in TEXTS for w in t.split()})
     folder = tmp_path / "bert"
-    config = transformers.BertConfig(
-        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        max_position_embeddings=32, initializer_range=0.5, pad_token_id=0,
-    )  # fmt: skip
-    transformers.BertModel(config).save_pretrained(folder)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    save_encoder(folder, words, positions=32, lowercase=True)
     rng = np.random.default_rng(0)
     pool = [w for t in TEXTS for w in t.replace(".", "").split()]
 
@@ -305,7 +296,7 @@ def test_empty_traces_are_left_out_and_counted_and_all_empty_is_refused(tmp_path
     write_shard(tmp_path / "s", "a", [row("p", 0, ""), row("p", 1, None), row("p", 2, "x is 3.")])
     done = invoke(tmp_path / "s", *FAST)
     assert done.exit_code == 0, done.output
-    assert "2 samples without text are left out." in done.output
+    assert "Left out: 2 samples without text." in done.output
     write_shard(tmp_path / "t", "a", [row("p", 0, " "), row("q", 0, "")])
     assert "every sample of the run 'r' is empty" in refused(tmp_path / "t")
 

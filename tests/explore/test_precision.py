@@ -4,10 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+from lexicon_precision import Label, Share, main, precision, read_labels
 
-from forkwise.cli.precision import main
 from forkwise.explore.lexicon import load_reflective
-from forkwise.explore.precision import Label, Share, precision, read_labels
 
 
 def test_labels_are_enough_and_of_both_kinds() -> None:

@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tiny_models import tokenizer
 
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
@@ -121,7 +121,7 @@ def test_what_a_model_cannot_hold_is_said(family: str) -> None:
     with pytest.raises(InputError, match=r"has 21 tokens, and .* allows 12 in all.*: shorten it"):
         scorer.score([Item([3, 4], [5] * 20)])
     with pytest.raises(InputError, match=r"has the token 40 .*, and the model has 40 rows"):
-        Scorer(model, other_tokenizer()).score([Item([3, 4], [5, 40])])
+        Scorer(model, tokenizer()).score([Item([3, 4], [5, 40])])
 
 
 @pytest.fixture(scope="module")
@@ -216,20 +216,13 @@ def test_a_kill_leaves_whole_shards(tmp_path: Path, scorer: Scorer, rows: list[d
     assert read_samples(tmp_path / "out").num_rows == len(rows)
 
 
-def other_tokenizer() -> Any:
-    words = ["<eos>", "try", "so", "answer", "1", "2", "3"]
-    backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<eos>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", unk_token="<eos>")
-
-
 @pytest.mark.parametrize("drop", [(), ("token_ids", "tokens")])
 def test_another_tokenizer_is_refused_and_nothing_written(
     tmp_path: Path, rows: list[dict[str, Any]], drop: tuple[str, ...]
 ) -> None:
     write_shard(tmp_path / "s", "a", [{k: v for k, v in row.items() if k not in drop} for row in rows[:3]])
     with pytest.raises(InputError, match="the model's tokenizer is not the one of the samples"):
-        write_entropies(tmp_path / "s", tmp_path / "out", Scorer(tiny("llama"), other_tokenizer()), name="other")
+        write_entropies(tmp_path / "s", tmp_path / "out", Scorer(tiny("llama"), tokenizer()), name="other")
     assert not list((tmp_path / "out").glob("*.parquet"))
 
 

@@ -11,7 +11,6 @@ import re
 import resource
 import shutil
 import struct
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +22,6 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 pytest.importorskip("transformers", minversion="5")  # whose words some sentences quote
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "samples"))
 from mutations import Draw, command, damaged_bytes, damaged_json
 from safetensors.torch import load_file, save_file
 from tiny_decoders import save_decoder

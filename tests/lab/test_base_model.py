@@ -9,14 +9,10 @@ from collections import Counter
 from pathlib import Path
 from random import Random
 
+import base_model
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-
-from forkwise.embedded import EMBEDDED_MODEL
-from forkwise.errors import InputError
-from forkwise.lab import base_model
-from forkwise.lab.base_model import (
+from base_model import (
     CONFIGS,
     MAX_NEW_TOKENS,
     TrainingConfig,
@@ -26,7 +22,11 @@ from forkwise.lab.base_model import (
     train_base,
     training_batches,
 )
-from forkwise.lab.traces import MAX_TOKENS, VOCABULARY, trace
+from base_traces import MAX_TOKENS, VOCABULARY, trace
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from forkwise.embedded import EMBEDDED_MODEL
+from forkwise.errors import InputError
 from forkwise.tasks.base import Problem
 from forkwise.tasks.countdown import Countdown, apply
 

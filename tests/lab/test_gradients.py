@@ -10,10 +10,10 @@ import pytest
 pytest.importorskip("trl")
 
 import torch
+from expected_gradients import DECILES, batches, expectation, gradients, measure
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from forkwise.embedded import EMBEDDED_MODEL
-from forkwise.lab.gradients import DECILES, batches, expectation, gradients, measure
 
 
 def test_the_squared_norm_of_an_expectation_is_unbiased() -> None:

@@ -64,8 +64,8 @@ def test_everything_promised_is_there(finished: Path) -> None:
     samples = read_samples(finished / "samples" / "grpo-seed0")
     assert samples.num_rows == 3 * 8
     assert None not in samples["correct"].to_pylist()
-    verdict = json.loads((finished / "results.json").read_text())["verdict"]
-    assert verdict in (finished / "summary.txt").read_text()
+    conclusion = json.loads((finished / "results.json").read_text())["conclusion"]
+    assert conclusion in (finished / "summary.txt").read_text()
     page = (finished / "report.html").read_text()
     assert "Pass@8" in page
     assert f"{finished}/compare.json" in page  # the numbers are read, not computed again
@@ -77,7 +77,7 @@ def test_everything_promised_is_there(finished: Path) -> None:
     stored = read_results(finished / "compare.json")
     assert [e.arm for e in stored.evaluations] == ["base", "GRPO", "GRPO + entropy advantage"]
     assert len(stored.inputs) == 3 * 3  # a shard per run and problem
-    assert verdict == stored.sentence
+    assert conclusion == stored.sentence
     with (finished / "compare.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["arm"] for row in rows} == {"base", "GRPO", "GRPO + entropy advantage"}
@@ -99,7 +99,7 @@ def test_the_tables_say_what_was_sampled_and_logged(finished: Path) -> None:
     shift = "method/entropy_advantage/shift"
     expected = {
         "entropy (nats)": np.mean([row["entropy"] for row in log if "entropy" in row]),
-        "capped": np.mean([row["shaping/capped_frac"] for row in log if "shaping/capped_frac" in row]),
+        "at the cap": np.mean([row["shaping/capped_frac"] for row in log if "shaping/capped_frac" in row]),
         "dA/abs(A)": np.mean([row[shift] for row in log if shift in row]),
         "minutes": sum(receipt["seconds"].values()) / 60,
         "tokens per sample": np.mean([row["n_tokens"] for row in samples]),
@@ -109,7 +109,7 @@ def test_the_tables_say_what_was_sampled_and_logged(finished: Path) -> None:
     for column, value in expected.items():
         digits = 1 if column in one_digit else 3
         assert beside[header.index(column)] == f"{value:.{digits}f}", column
-    assert rows["base"][-1][header.index("capped")] == ""
+    assert rows["base"][-1][header.index("at the cap")] == ""
 
 
 def test_the_arms_differ_in_alpha_alone(finished: Path) -> None:
@@ -215,7 +215,7 @@ def test_analysis_of_samples_made_by_hand(tmp_path: Path) -> None:
     write_shard(tmp_path / "samples" / "grpo-seed0", "0000", [{**row, "run": "grpo-seed0"} for row in rows])
     again = analyse(tmp_path, settings).comparison.differences[0]
     assert (again.margin, again.interval.mean.tolist()) == (0.05, [0.0, 0.0])
-    assert "other seeds may say otherwise" in results.verdict()
+    assert "other seeds may say otherwise" in results.conclusion()
 
 
 def test_ppo_that_would_only_warm_up_is_refused(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_several_seeds_are_compared_as_runs(tmp_path: Path) -> None:
     np.testing.assert_allclose(difference.interval.mean, [0.75 - 0.25])
     assert difference.runs == (2, 2)
     assert difference.trained == (False, False)  # two runs are too few to speak of others
-    assert "other seeds may say otherwise" not in results.verdict()
+    assert "other seeds may say otherwise" not in results.conclusion()
 
 
 def test_there_are_problems_for_every_step_and_no_half_rollout() -> None:

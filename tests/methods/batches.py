@@ -18,7 +18,7 @@ __all__ = ["random_tokens", "rollout", "tokens"]
 def tokens(advantages: list[Any], **columns: Any) -> Tokens:
     """A batch from nested lists; all tokens count unless `mask` says otherwise."""
     a = torch.tensor(advantages, dtype=torch.float64)
-    made = {name: value if isinstance(value, int) else torch.tensor(value) for name, value in columns.items()}
+    made = {name: value if isinstance(value, int | float) else torch.tensor(value) for name, value in columns.items()}
     made.setdefault("mask", torch.ones_like(a))
     made["mask"] = made["mask"].bool()
     wide = {name: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for name, v in made.items()}

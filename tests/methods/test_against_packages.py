@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,11 +12,11 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor
 
-from forkwise.methods import Rollout, Tokens
+from forkwise.methods import RewardMethod, Rollout, Tokens, parse_method
 from forkwise.methods.clip_cov import ClipCov
+from forkwise.methods.dppo import Dppo
 from forkwise.methods.forking_tokens import highest
 from forkwise.methods.kl_cov import KlCov
-from forkwise.methods.rloo import Rloo
 
 
 def random_batch(rows: int = 4, columns: int = 6) -> Tokens:
@@ -86,12 +87,29 @@ class TestVerl:
         assert int((ours != batch.advantages)[batch.mask].sum()) == max(1, int(17 * share))
         torch.testing.assert_close(*self.gradients("kl_cov", config, batch, ours))
 
-    def test_rloo(self) -> None:
+    @pytest.mark.parametrize("divergence", ["tv", "kl"])
+    def test_dppo(self, divergence: str) -> None:
+        bound = {"tv": 0.05, "kl": 0.01}[divergence]
+        bounds = {"clip_ratio_low": bound, "clip_ratio_high": bound, "clip_ratio_c": 1.2}
+        config, batch = dataclasses.replace(self.config(), **bounds), random_batch()
+        ours = Dppo(divergence, low=bound, high=bound, largest=1.2).advantages(batch)  # type: ignore[arg-type]
+        inside = batch.mask & (batch.advantages != 0)
+        assert 0 < int((ours == 0)[inside].sum()) < int(inside.sum())
+        torch.testing.assert_close(*self.gradients(f"dppo_{divergence}", config, batch, ours.float()))
+
+    @pytest.mark.parametrize("name", ["rloo", "gpg", "opo"])
+    def test_outcome_advantages(self, name: str) -> None:
         pytest.importorskip("verl")
         import numpy as np
-        from verl.trainer.ppo.core_algos import compute_rloo_outcome_advantage
+        from verl.trainer.ppo import core_algos
 
         rewards, groups = torch.tensor([1.0, 0.0, 0.5, 2.0, 1.0]), torch.tensor([0, 0, 0, 1, 1])
-        theirs, _ = compute_rloo_outcome_advantage(rewards[:, None], torch.ones(5, 1), np.array(groups))
-        ours = Rloo().advantages(Rollout(rewards, groups, rewards > 0, rewards))
-        torch.testing.assert_close(ours, theirs[:, 0])
+        mask = torch.arange(6) < torch.tensor([6, 4, 5, 2, 3])[:, None]
+        per_token = torch.zeros(5, 6)
+        per_token[:, 0] = rewards
+        function = getattr(core_algos, f"compute_{name}_outcome_advantage")
+        theirs, _ = function(per_token, mask.float(), np.array(groups))
+        method = parse_method(name)
+        assert isinstance(method, RewardMethod)
+        ours = method.advantages(Rollout(rewards, groups, lengths=mask.sum(dim=1)))
+        torch.testing.assert_close(ours.float(), theirs[:, 0])

@@ -24,6 +24,8 @@ from forkwise.testing.methods import acted, check_method, check_rollout, check_t
 TOKEN_METHODS = [name for name, kind in all_methods().items() if issubclass(kind, TokenMethod)]
 REWARD_METHODS = [name for name, kind in all_methods().items() if issubclass(kind, RewardMethod)]
 RANDOM = {"placebo_permuted", "clip_cov"}
+WITHOUT_CONTRAST = {"w_reinforce", "unlikeliness"}  # learn from groups that are all right, or all wrong, too
+KEEP_THE_SIGN = ("entropy_advantage", "placebo_scaling", "steer", "eapo", "edge_grpo", "fipo")
 
 any_tokens = given(random_tokens())
 quick = settings(max_examples=25, deadline=None)
@@ -58,6 +60,26 @@ class TestEveryTokenMethod:
         made = advantages(name, Tokens(**live))
         assert not made.requires_grad
         assert bool(made.isfinite().all())
+
+
+@pytest.mark.parametrize("name", KEEP_THE_SIGN)
+@quick
+@any_tokens
+def test_the_sign_of_an_advantage_stays(name: str, batch: Tokens) -> None:
+    made = advantages(name, batch)
+    assert torch.equal(made.sign()[batch.mask], batch.advantages.sign()[batch.mask])
+
+
+@quick
+@any_tokens
+def test_m2po_bounds_the_second_moment_with_as_few_tokens_as_it_takes(batch: Tokens) -> None:
+    batch = dataclasses.replace(batch, advantages=torch.ones_like(batch.advantages))
+    kept = (advantages("m2po:largest=0.02", batch) != 0) & batch.mask
+    moved = (batch.logprobs - batch.old_logprobs).square()
+    assert not bool(kept.any()) or float(moved[kept].mean()) < 0.02
+    dropped = moved[batch.mask & ~kept]
+    if len(dropped):  # with one more it would be too much
+        assert float(torch.cat([moved[kept], dropped.min()[None]]).mean()) >= 0.02
 
 
 class TestEntropyAdvantage:
@@ -216,8 +238,9 @@ class TestEveryRewardMethod:
         for group in set(case[1]):
             rewards = [r for r, g in zip(*case, strict=True) if g == group]
             made = [a for a, g in zip(made_of(name, *case), case[1], strict=True) if g == group]
-            assert all(a >= 0 if r else a <= 0 for r, a in zip(rewards, made, strict=True))
-            if len(set(rewards)) == 1:
+            if name != "unlikeliness":  # which punishes likely right answers
+                assert all(a >= 0 if r else a <= 0 for r, a in zip(rewards, made, strict=True))
+            if len(set(rewards)) == 1 and name not in WITHOUT_CONTRAST:
                 assert made == pytest.approx([0.0] * len(made), abs=1e-9)
 
     @quick
@@ -252,6 +275,7 @@ def test_relations_between_methods(case: tuple[list[float], list[int]]) -> None:
     assert made_of("asym_grpo:positive=0.5,negative=0.5", *case) == pytest.approx(grpo)
     assert made_of("passk_training:k=1", *case) == pytest.approx(grpo, abs=1e-4)  # eps
     assert made_of("ucpo:tau=0", *case) == pytest.approx(grpo)
+    assert made_of("w_reinforce:right=1", *case) == [1.0 if r else -1.0 for r in case[0]]
     ucpo = made_of("ucpo", *case)
     for group in set(case[1]):
         right = [i for i, (r, g) in enumerate(zip(*case, strict=True)) if g == group and r]

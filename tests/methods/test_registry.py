@@ -28,6 +28,8 @@ def test_the_methods_of_the_issue_are_there() -> None:
         *("placebo_permuted", "placebo_constant", "placebo_scaling"),
         *("forking_tokens", "clip_cov", "kl_cov", "gtpo", "grpo_s", "erc"),
         *("passk_training", "ucpo", "asym_grpo", "qae", "steer"),
+        *("eapo", "edge_grpo", "w_reinforce", "psr", "nsr", "unlikeliness", "maxrl", "miner"),
+        *("gpg", "opo", "m2po", "fipo", "ce_gppo", "gppo", "maspo", "dppo", "flexible_clip", "repo_r"),
     } <= set(NAMES)
 
 
@@ -56,7 +58,7 @@ class TestEveryMethod:
         assert mine, f"docs/papers.md has no section that runs --method {name}"
         if kind.paper:
             assert any(kind.paper in section for section in mine)
-        for row in ("| idea |", "| formula |", "| run it |", "| deviations |", "| the authors' code |"):
+        for row in ("| idea |", "| formula |", "| run it |", "| deviations |", "| the authors' code |", "| how sure |"):
             assert any(row in section for section in mine), f"the section of {name} has no row {row}"
 
     def test_refuses_options_that_it_does_not_have(self, name: str) -> None:

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
+import calibration
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-import calibration
 
 SETS = 300
 ALLOWED = 0.05 + 3 * np.sqrt(0.05 * 0.95 / SETS)

@@ -14,6 +14,8 @@ torch = pytest.importorskip("torch", reason="the sentence encoder needs torch")
 transformers = pytest.importorskip("transformers", reason="transformers is the reference of the forward pass")
 tokenizers = pytest.importorskip("tokenizers", reason="the sentence encoder needs tokenizers")
 
+from tiny_models import save_encoder
+
 from forkwise.cli import app
 from forkwise.errors import InputError
 from forkwise.explore import encoder as embed
@@ -22,18 +24,7 @@ from forkwise.samples import write_shard
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    words = ["[PAD]", "[UNK]", *"abcdefgh"]
-    tokenizer = tokenizers.Tokenizer(
-        tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]")
-    )
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
-        max_position_embeddings=8, initializer_range=0.5, pad_token_id=0,
-    )  # fmt: skip
-    transformers.BertModel(config).eval().save_pretrained(tmp_path)
+    save_encoder(tmp_path, "abcdefgh", positions=8)
     return tmp_path
 
 

@@ -10,12 +10,13 @@ from scipy import stats
 
 from forkwise.errors import InputError
 from forkwise.passk.comparison import CURVE
-from forkwise.passk.components import Components, Noise, estimate, mean_curve, noise_of
+from forkwise.passk.components import Components, Noise, estimate, mean_curve
 from forkwise.passk.estimator import k_grid, pass_at_k
 from forkwise.passk.outcomes import Arm, make_arm
 from forkwise.passk.plan import Costs, make_plan
 from forkwise.passk.planning import plan_study
 from forkwise.passk.power import Size, Test, detectable, power_at, power_of, runs_needed, standard_errors, variance_of
+from forkwise.passk.sampling_noise import noise_of
 
 # Measured for the 100 problems of docs/evidence.md: the SD of a run's mean (.0215, .0277, .0345), and the standard
 # error over problems of a difference of two runs (.0142, .0225, .0308), whose square times 100 / 2 is the variance per
@@ -110,7 +111,7 @@ def test_sampling_variance_is_that_of_all_outcomes(n: int, ks: list[int]) -> Non
     chance_QC = stats.binom.pmf(np.arange(n + 1), n, p_Q[:, None])
     exact = (chance_QC @ estimate_C**2 - (chance_QC @ estimate_C) ** 2).mean()
     curve_T = 1 - ((1 - p_Q[:, None]) ** np.arange(2 * n + 1)).mean(axis=0)
-    assert noise_of(curve_T, ks, n) == pytest.approx(exact, rel=1e-9)
+    assert noise_of(1 - curve_T, ks, n) == pytest.approx(exact, rel=1e-9)
 
 
 # ------------------------------------------------------------------------------------------------- simulated studies

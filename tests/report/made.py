@@ -95,7 +95,7 @@ def experiment(folder: Path, *, seeds: int = 1, problems: int = 4, samples: int 
         for run in names:
             metrics(folder / "arms" / run)
             (folder / "arms" / run / "run.yaml").write_text(f"alpha: {alpha}\nkappa: 2.5\nmethod: []\n")
-    record = {"settings": {"title": "quickstart"}, "verdict": "No evidence of a difference.", "runs": runs}
+    record = {"settings": {"title": "quickstart"}, "conclusion": "No evidence of a difference.", "runs": runs}
     (folder / "results.json").write_text(json.dumps(record), encoding="utf-8")
     return folder
 

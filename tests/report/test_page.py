@@ -94,7 +94,7 @@ def hostile_folder(folder: Path) -> Path:
     with (folder / "arms" / "x-seed0" / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 13, "reward": h, h: 1.0}) + "\n")
     record = {
-        "verdict": f"{h}\ud800",
+        "conclusion": f"{h}\ud800",
         "settings": {"title": h, "alpha": h, "arms": [{h: h}]},
         "runs": {f"{h}\udfff": ["x-seed0"], "base": [h], "other": ["other"]},
     }
@@ -173,7 +173,7 @@ def test_the_numbers_are_those_of_compare(folder: Path) -> None:
     low, high = expected.band.low[0], expected.band.high[0]
     assert table.rows[i][1] == f"{expected.interval.mean[0]:+.3f} [{low:+.3f}, {high:+.3f}]"
     assert names[i + 1] == "  adjusted p"
-    assert content.verdict == ["No evidence of a difference."]  # what the run itself concluded
+    assert content.conclusion == ["No evidence of a difference."]  # what the run itself concluded
     assert content.shaping == {
         **{"base": None, "GRPO": Shaping(0.0, 2.5), "GRPO + entropy advantage": Shaping(0.3, 2.5)}
     }
@@ -266,11 +266,11 @@ def test_arms_over_different_problems_are_shown_and_the_refusal_is_too(tmp_path:
     content = gather(find_sources([tmp_path / "a", tmp_path / "b"]))
     assert content.comparison is None
     assert any(note.startswith("The arms are not compared") for note in content.notes)
-    assert "Nothing is compared here" in content.verdict[0]
+    assert "Nothing is compared here" in content.conclusion[0]
     render(content)
 
 
-def test_the_text_summary_holds_verdict_and_numbers_and_no_control_characters(tmp_path: Path, folder: Path) -> None:
+def test_the_text_summary_holds_conclusion_and_numbers_and_no_control_characters(tmp_path: Path, folder: Path) -> None:
     said = summary(gather(find_sources([folder])))
     assert "No evidence of a difference." in said
     assert re.search(r"^GRPO \+ entropy advantage − GRPO .*\[", said, re.MULTILINE)
@@ -491,7 +491,7 @@ def test_an_exploration_beside_a_run_changes_nothing_about_the_comparison(folder
     explored.write(tmp_path, exploration(str(folder / "samples" / "grpo-seed0"), run="grpo-seed0"))
     content = gather(find_sources([folder, tmp_path]))
     assert content.title == "forkwise: quickstart"
-    assert content.verdict[0] == "No evidence of a difference."
+    assert content.conclusion[0] == "No evidence of a difference."
     assert content.comparison is not None
     assert [d.reference for d in content.comparison.differences] == ["GRPO"]
     # What was found about a run goes by the name of the arm that it is.

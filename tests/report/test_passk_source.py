@@ -103,7 +103,7 @@ def test_a_result_file_is_a_run_of_its_own(samples: Path, tmp_path: Path, words:
         shard.unlink()
     content = gather(find_sources([marked(file)]))
     assert pass_at_1(content) == {"a": 0.123, "b": 0.123}
-    assert said in content.verdict[0]
+    assert said in content.conclusion[0]
     assert content.sources == [str(file)]
     page = render(content)
     assert "0.123" in page

@@ -23,7 +23,7 @@ def test_an_experiment_has_its_arms_in_order_under_their_names(tmp_path: Path) -
     ]
     assert [arm.name for arm in source.training] == ["GRPO", "GRPO + entropy advantage"]
     assert len(source.training[0].folders) == 2
-    assert source.verdict == "No evidence of a difference."
+    assert source.conclusion == "No evidence of a difference."
     assert source.experiment
 
 
@@ -36,7 +36,7 @@ def test_an_experiment_without_a_record_is_grouped_by_seed(tmp_path: Path) -> No
         ("grpo", 2),
         ("grpo-entropy-advantage", 2),
     ]
-    assert source.verdict is None
+    assert source.conclusion is None
 
 
 def test_a_training_run_a_table_and_a_folder_of_tables(tmp_path: Path) -> None:

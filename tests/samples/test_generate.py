@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from rich.console import Console
 from scipy import stats
 
 torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 
+import tiny_models
 from tiny_decoders import ROWS, byte_tokenizer, save_decoder, tiny_decoder
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tiny_models import of_words
+from transformers import PreTrainedTokenizerFast
 
 from forkwise.core import token_entropy
 from forkwise.errors import InputError
@@ -54,21 +57,8 @@ class LengthTask:
 
 @pytest.fixture(scope="module")
 def policy() -> tuple[Any, Any]:
-    torch.manual_seed(0)
-    backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<eos>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<eos>")
-    config = transformers.LlamaConfig(
-        vocab_size=len(WORDS),
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        eos_token_id=0,
-        initializer_range=0.3,  # far from uniform
-    )
-    return transformers.LlamaForCausalLM(config).eval(), tokenizer
+    words = PreTrainedTokenizerFast(tokenizer_object=of_words(WORDS, "<eos>"), eos_token="<eos>", pad_token="<eos>")
+    return tiny_models.policy(1, vocab_size=len(WORDS), eos_token_id=0, pad_token_id=None).eval(), words
 
 
 def draw(policy: tuple[Any, Any], n: int, problem: str = "p", **sampling: Any) -> list[dict[str, Any]]:
@@ -188,12 +178,8 @@ def test_a_prompt_of_one_token_and_one_of_none(policy: tuple[Any, Any]) -> None:
 
 
 def test_logits_that_are_no_numbers_are_said(policy: tuple[Any, Any]) -> None:
-    _, tokenizer = policy
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=12, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, eos_token_id=0
-    )
-    broken = transformers.LlamaForCausalLM(config)
+    model, tokenizer = policy
+    broken = copy.deepcopy(model)
     broken.lm_head.weight.data[3] = float("nan")
     with pytest.raises(InputError, match="not numbers"):
         complete((broken, tokenizer), Problem("p", PROMPT), [1], Sampling(max_tokens=3))

@@ -262,8 +262,8 @@ def test_a_part_of_the_prompts_is_enough(tmp_path: Path, monkeypatch: pytest.Mon
     assert ("'id' is not read" if per_id == 1 else "'id' is read") in said
 
 
-def sample(prompt: int, completion: int) -> groups.Sample:
-    return groups.Sample(prompt, 0, completion, 0, 0, 0, right=False, wrong=False, listed=False)
+def sample(prompt: int, completion: int) -> groups.SurveyedSample:
+    return groups.SurveyedSample(prompt, 0, completion, 0, 0, 0, right=False, wrong=False, listed=False)
 
 
 def test_groups_are_bounded_and_those_that_stay_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,7 +168,7 @@ def test_a_study_that_is_killed_again_and_again_ends_as_one_that_was_not(
         check=True,
         timeout=200,
     )
-    assert "All 4 runs are done" in again.stdout
+    assert "Done: 4 runs" in again.stdout
     assert not (tmp_path / "new" / "arms").exists()
 
 

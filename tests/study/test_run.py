@@ -66,7 +66,7 @@ def quiet() -> Console:
 def test_every_run_is_started_once_and_none_that_has_a_receipt(tmp_path: Path) -> None:
     plan = study(seeds="0-2")
     place = Pretend()
-    assert run(plan, tmp_path, place, console=quiet()).startswith("All 9 runs are done")
+    assert run(plan, tmp_path, place, console=quiet()).startswith("Done: 9 runs")
     assert sorted(place.submitted) == sorted(plan.runs())
     again = Pretend()
     run(plan, tmp_path, again, console=quiet())

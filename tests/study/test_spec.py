@@ -33,6 +33,9 @@ def test_a_study_file_becomes_runs_with_their_settings(tmp_path: Path) -> None:
     }
     assert {key: settings[key] for key in expected} == expected
     assert "alpha" not in settings
+    assert settings["entropy_backend"] == "trl"  # as when the registered studies ran
+    other = study(recipe={"max_steps": 2, "entropy_backend": "forkwise"})
+    assert other.configuration(other.arm("placebo"), 8, tmp_path)["entropy_backend"] == "forkwise"
 
 
 def test_a_method_wins_over_the_recipe_and_an_arm_over_both(tmp_path: Path) -> None:
@@ -92,7 +95,14 @@ def test_what_is_recorded_is_the_study() -> None:
         ({"engine": "verl"}, "cannot run on verl yet"),
         ({"engine": "hf"}, "engine: invalid enum value 'hf'"),
         ({"evaluation": {"problems": "x", "n": 4}}, "evaluation.problems: expected `int`, got `str`"),
-        ({"evaluation": {"problems": 0, "n": 4}}, "evaluation.problems is 0: it must be a whole number, at least 1"),
+        (
+            {"evaluation": {"problems": 0, "n": 4}},
+            "evaluation.problems is 0: it must be a whole number from 1 to",
+        ),
+        (
+            {"evaluation": {"problems": 4, "n": 10**30}},
+            "evaluation.n is 10{30}: .* to 10,000,000",
+        ),
         ({"evaluation": {**EVALUATION, "first_problem": -1}}, "evaluation.first_problem is -1"),
         ({"evaluation": {"n": 4}}, "missing required field `problems`"),
         ({"evaluation": {**EVALUATION, "split": "tset"}}, "evaluation.split: invalid enum value 'tset'"),
@@ -107,6 +117,7 @@ def test_what_is_recorded_is_the_study() -> None:
         ({"evaluation": {**EVALUATION, "dataset": "a", "task": "b"}}, "a task and a dataset: give one of them"),
         ({"recipe": [1]}, "recipe of 'made.yaml' must be a mapping"),
         ({"recipe": {"like": "quikstart"}}, "no recipe 'quikstart'.*Did you mean 'quickstart'"),
+        ({"recipe": {"like": ["quickstart"]}}, "no recipe"),
         ({"recipe": {"like": "quickstart", "seed": 3}}, "The recipe sets seed, which the study says by itself"),
         ({"recipe": {"loss_type": "dapo"}}, "recipe.max_steps is None: it must be a whole number"),
         ({"recipe": {"max_steps": 2.5}}, "recipe.max_steps is 2.5"),

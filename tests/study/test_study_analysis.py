@@ -14,7 +14,7 @@ from scipy import stats
 
 from forkwise import cli
 from forkwise.errors import InputError
-from forkwise.study.analysis import Contrast, contrast, progress, read_study_folder
+from forkwise.study.analysis import SeedContrast, contrast, progress, read_study_folder
 from forkwise.study.looks import conditional_power, decide, look_at, look_file
 from forkwise.study.receipts import arm_of, note_start, read_receipt, read_receipts, write_receipt
 from forkwise.study.spec import BASE
@@ -113,10 +113,10 @@ def test_equal_arms_are_not_known_to_be_equal() -> None:
     assert found.high > 0.5  # three problems say nothing about a fourth
 
 
-def _contrast(mean: float, se: float, run_variance: float, seeds: int = 3) -> Contrast:
+def _contrast(mean: float, se: float, run_variance: float, seeds: int = 3) -> SeedContrast:
     half = 1.96 * se
     p = float(2 * stats.norm.sf(abs(mean) / se))
-    return Contrast("shaped", "GRPO", "Pass@1", mean, mean - half, mean + half, p, se, run_variance, seeds)
+    return SeedContrast("shaped", "GRPO", "Pass@1", mean, mean - half, mean + half, p, se, run_variance, seeds)
 
 
 def test_conditional_power_is_the_share_of_ends_that_show_it() -> None:
@@ -260,7 +260,7 @@ def test_a_look_is_recorded_and_a_shown_difference_ends_the_study(tmp_path: Path
         look_at(plan, tmp_path, plan.seeds[:5])
     )
     (tmp_path / "grpo-seed4.json").unlink()
-    with pytest.raises(InputError, match="1 runs have no receipt, such as 'grpo-seed4': every started run counts"):
+    with pytest.raises(InputError, match="No receipt of 1 run, such as 'grpo-seed4': every started run counts"):
         look_at(plan, tmp_path, plan.seeds[:5])
 
 

@@ -160,6 +160,13 @@ def check(names: Sequence[str], at_least: int) -> None:
     assert len(decided) >= at_least - 5
 
 
+def test_a_percentage_and_its_number_are_equal_and_small_numbers_are_not():
+    pairs = [("10", r"10\%", True), (r"10\%", "10", True), ("10", r"11\%", False), ("1.6e-19", "9.1e-31", False)]
+    with WorkerPool("math") as pool:
+        replies = pool.map([{"gold": gold, "prediction": answer} for gold, answer, _ in pairs])
+    assert [reply["correct"] for reply in replies] == [right for *_, right in pairs]
+
+
 def test_verdicts_on_math500_are_those_of_math_verify_as_released():
     check(["sky_qwen25_14b_instruct_math500"], 45)
 

@@ -151,7 +151,7 @@ def test_a_csv_with_ragged_rows_is_refused(tmp_path, text, sentence):
 def test_the_summary_says_what_is_held_out_and_left_out(tmp_path):
     rows = [{"prompt": f"p{i % 50}", "answer": "1"} for i in range(52)]
     task = exact(write_jsonl(tmp_path / "rows.jsonl", rows), test_fraction=0, validation_fraction=0)
-    assert "50 train problems; 2 rows with a prompt that was there before" in task.summary()
+    assert "50 train problems; left out: 2 rows with a prompt that was there before" in task.summary()
     whole = exact(tmp_path / "rows.jsonl", test_fraction=1)
     assert "50 test problems" in whole.summary()
 

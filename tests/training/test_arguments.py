@@ -46,6 +46,7 @@ def test_flags_win_over_the_file_and_trl_names_are_understood(tmp_path: Path) ->
         (["--output_dir", "x", "--kappa", "1.0"], "kappa"),
         (["--output_dir", "x", "--alpha", "-1"], "alpha"),
         (["--output_dir", "x", "--num_generations", "7"], "num_generations"),
+        (["--output_dir", "x", "--num_generations", "0"], "^num_generations cannot be 0"),
         (["--config", "absent.yaml"], "cannot be read"),
         (["--config"], "expected one argument"),
         (["--alpha", "0.1"], "--output_dir FOLDER"),

@@ -71,7 +71,7 @@ def test_a_healthy_run(tmp_path: Path) -> None:
     # First three: 0.10, 0.12, 0.14; last three: 0.44, 0.46, 0.48.
     assert "rose from 0.12 to 0.46 (tau +1.00, p < 0.0001)" in line(text, "reward")
     assert "fell from 0.395 to 0.31" in line(text, "entropy")
-    assert "adds 18.0% of |A| on average (at most 50%); 30% of tokens capped" in line(text, "shaping")
+    assert "adds 18.0% of |A| on average (at most 50%); 30% of tokens at the cap" in line(text, "shaping")
     assert "finished" in line(text, "state")
     assert "!" not in text.splitlines()[0]
 

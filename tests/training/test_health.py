@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,6 @@ import pytest
 import yaml
 
 pytest.importorskip("trl")
-
-sys.path.append(str(Path(__file__).parents[1] / "engines"))
 
 import tiny_trl as tiny
 import torch

@@ -15,19 +15,11 @@ import pytest
 transformers = pytest.importorskip("transformers")
 
 from safetensors.torch import load_file, save_file
+from tiny_models import policy
 
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.errors import InputError
 from forkwise.training.models import resolve_model
-
-TINY = {
-    "hidden_size": 8,
-    "intermediate_size": 8,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 1,
-    "num_key_value_heads": 1,
-    "vocab_size": 16,
-}
 
 
 def test_the_embedded_model_is_found() -> None:
@@ -38,8 +30,7 @@ def test_the_embedded_model_is_found() -> None:
 
 @pytest.mark.parametrize("kind", ["Qwen2Model", "Qwen2ForTokenClassification"])
 def test_a_model_without_a_language_model_head_is_refused(tmp_path: Path, kind: str) -> None:
-    config = transformers.Qwen2Config(**TINY)
-    getattr(transformers, kind)(config).save_pretrained(tmp_path)
+    getattr(transformers, kind)(policy().config).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=f"{kind}.*no language-model head"):
         resolve_model(str(tmp_path))
 
@@ -52,7 +43,7 @@ def test_a_configuration_that_names_no_architecture_is_judged_by_its_type(tmp_pa
 
 
 def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
-    transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**TINY)).save_pretrained(tmp_path)
+    policy().save_pretrained(tmp_path)
     with pytest.raises(InputError, match="no tokenizer"):
         resolve_model(str(tmp_path))
 

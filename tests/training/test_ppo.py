@@ -16,9 +16,6 @@ import copy
 import functools
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +36,7 @@ from transformers import (
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
 )
+from two_processes import run_in_two
 
 from forkwise.engines.trl import EntropyShapingMixin
 from forkwise.errors import InputError, RunError
@@ -492,18 +490,7 @@ class TestRuns:
 
     def test_two_processes_compute_what_one_does(self, tmp_path: Path) -> None:
         script = Path(__file__).with_name("one_of_two_ppo.py")
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CI": "1", "TOKENIZERS_PARALLELISM": "false"}
-        launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
-        command = [sys.executable, *launcher, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-        done = subprocess.run(
-            [*command, str(script), str(tmp_path)],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-            env=environment,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        run_in_two(script, tmp_path)
         first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
         one = make(tmp_path, optim="sgd", critic_learning_rate=0.1, max_grad_norm=0.0, per_device_train_batch_size=8)
         ppo.stir(one.critic)

@@ -11,7 +11,7 @@ from textwrap import TextWrapper
 from packaging.requirements import Requirement
 
 from forkwise.cli.common import cores
-from forkwise.training.doctor import Finding
+from forkwise.training.doctor import Remark
 from forkwise.version import __version__
 
 # What each extra is for; `docs` and `dev` are for those who work on forkwise.
@@ -33,11 +33,11 @@ def report() -> str:
     return "\n".join(map(wrap.fill, lines))
 
 
-def _packages() -> Iterator[Finding]:
+def _packages() -> Iterator[Remark]:
     try:
         declared = [Requirement(line) for line in requires("forkwise") or []]
     except PackageNotFoundError:
-        yield Finding("packages", "forkwise itself is not installed: pip install it, not only its sources.", True)
+        yield Remark("packages", "forkwise itself is not installed: pip install it, not only its sources.", True)
         return
     for extra, use in {"": "", **_EXTRAS}.items():
         of_extra = [
@@ -49,7 +49,7 @@ def _packages() -> Iterator[Finding]:
         yield from _group(extra, use, of_extra)
 
 
-def _group(extra: str, use: str, requirements: list[Requirement]) -> Iterator[Finding]:
+def _group(extra: str, use: str, requirements: list[Requirement]) -> Iterator[Remark]:
     package = f"forkwise[{extra}]" if extra else "forkwise"
     topic = extra or "evaluation"
     present, missing = {}, []
@@ -59,34 +59,34 @@ def _group(extra: str, use: str, requirements: list[Requirement]) -> Iterator[Fi
         except PackageNotFoundError:
             missing.append(requirement.name)
     if present:
-        yield Finding(topic, ", ".join(f"{name} {release}" for name, release in present.items()))
+        yield Remark(topic, ", ".join(f"{name} {release}" for name, release in present.items()))
     if missing:
         state = "not installed" if len(missing) == len(requirements) else f"{', '.join(missing)} missing"
         purpose = f", for {use}" if use else ""
-        yield Finding(topic, f'{state}{purpose}: pip install "{package}"', warning=not extra)
+        yield Remark(topic, f'{state}{purpose}: pip install "{package}"', warning=not extra)
     for requirement in requirements:
         release = present.get(requirement.name)
         if release is not None and not requirement.specifier.contains(release, prereleases=True):
             text = f"{requirement.name} {release} does not fit {requirement.specifier}"
-            yield Finding(topic, f'{text}: pip install --upgrade "{package}"', warning=True)
+            yield Remark(topic, f'{text}: pip install --upgrade "{package}"', warning=True)
 
 
-def _gpus() -> Iterator[Finding]:
+def _gpus() -> Iterator[Remark]:
     try:
         import torch
     except ImportError:
-        yield Finding("GPU", "not looked for, because torch is not installed.")
+        yield Remark("GPU", "not looked for, because torch is not installed.")
         return
     except Exception as error:  # a broken installation fails in ways of its own
-        yield Finding("GPU", f"torch cannot be loaded ({str(error).strip().splitlines()[0]}): install it again.", True)
+        yield Remark("GPU", f"torch cannot be loaded ({str(error).strip().splitlines()[0]}): install it again.", True)
         return
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
-        yield Finding("GPU", f"cuda:{index} {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
+        yield Remark("GPU", f"cuda:{index} {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
     if torch.cuda.device_count():
         return
     if which("nvidia-smi"):
         text = f"there is an NVIDIA driver, but torch {torch.__version__} sees no GPU: install a torch built for it"
-        yield Finding("GPU", f"{text} (https://pytorch.org/get-started).", warning=True)
+        yield Remark("GPU", f"{text} (https://pytorch.org/get-started).", warning=True)
     else:
-        yield Finding("GPU", "none: training and sampling run on the CPU, which is enough for the embedded model.")
+        yield Remark("GPU", "none: training and sampling run on the CPU, which is enough for the embedded model.")

@@ -81,7 +81,7 @@ class CompareOptions(MeasureOptions):
 
 
 @dataclass(frozen=True)
-class Outputs:
+class MeasureOutputs:
     """Where results go. None is nowhere; with `-` as JSON path, the standard output holds the JSON alone."""
 
     brief: Annotated[bool, "Print the conclusion alone."] = False
@@ -126,7 +126,7 @@ class Outputs:
 def passk(
     samples: Annotated[list[str], typer.Argument(help="Samples tables, or files that forkwise import reads.")],
     options: PasskOptions,
-    outputs: Outputs,
+    outputs: MeasureOutputs,
 ) -> None:
     """Pass@K, Pass^K, G-Pass@K, maj@K of scored samples, with intervals over problems and length control."""
     with long_command("run it again"):
@@ -155,7 +155,7 @@ def compare(
         list[str], typer.Argument(help="[NAME=]TABLE[,TABLE...] per arm, the reference first; or other tools' files.")
     ],
     options: CompareOptions,
-    outputs: Outputs,
+    outputs: MeasureOutputs,
 ) -> None:
     """Whether arms differ in Pass@K: paired differences, simultaneous band, adjusted p, length control."""
     with long_command("run it again"):

@@ -43,7 +43,7 @@ class PlanOptions:
 
 
 @dataclass(frozen=True)
-class Outputs:
+class PlanOutputs:
     """Where a plan goes. None is nowhere; with `-` as JSON path, the standard output holds the JSON alone."""
 
     brief: Annotated[bool, "Print the conclusion alone."] = False
@@ -54,7 +54,7 @@ class Outputs:
 @with_options
 def plan(
     options: PlanOptions,
-    outputs: Outputs,
+    outputs: PlanOutputs,
     pilot: Annotated[
         list[str] | None,
         typer.Argument(metavar="ARM", help="Pilot: [NAME=]TABLE[,TABLE...] per arm, the reference first."),

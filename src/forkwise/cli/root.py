@@ -21,6 +21,7 @@ from forkwise.cli import (
     quickstart,
     report,
     sample,
+    select,
     study,
     train,
     verify,
@@ -55,6 +56,7 @@ _COMMANDS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
             "forkwise verl-data countdown:3 --split validation --out data/countdown.parquet",
         ),
         ("verify", verify.verify, "forkwise verify imported --answers gold.jsonl"),
+        ("select", select.select, "forkwise select imported --keep 5 --only-right --out chosen"),
     ],
     "Measure": [
         ("passk", passk.passk, "forkwise passk base --k 1,4,16"),

@@ -1,15 +1,32 @@
 """Entropy, shaped, group and critic advantages as functions of tensors. Imports torch and no other room of ours."""
 
 from forkwise.core.advantages import group_advantages, leave_one_out
-from forkwise.core.entropy import LogprobEntropy, logprob_and_entropy, token_entropy
+from forkwise.core.entropy import Extras, HiddenStatesError, LogprobEntropy, logprob_and_entropy, token_entropy
 from forkwise.core.gae import Gae, ValueLoss, clipped_value_loss, explained_variance, gae, whiten
-from forkwise.core.heads import HeadMismatch, causal_model, compare_head, few_tokens
-from forkwise.core.shaping import ShapingStats, shape_advantages, shape_and_measure, shaping_stats
+from forkwise.core.heads import (
+    Head,
+    HeadError,
+    Places,
+    Scores,
+    causal_model,
+    few_tokens,
+    prove_head,
+    score_by_logits,
+    score_tokens,
+)
+from forkwise.core.shaping import ShapingStats, shape_advantages, shape_and_measure
+from forkwise.core.shortcuts import HeadMismatch, compare_head
 
 __all__ = [
+    "Extras",
     "Gae",
+    "Head",
+    "HeadError",
     "HeadMismatch",
+    "HiddenStatesError",
     "LogprobEntropy",
+    "Places",
+    "Scores",
     "ShapingStats",
     "ValueLoss",
     "causal_model",
@@ -21,9 +38,11 @@ __all__ = [
     "group_advantages",
     "leave_one_out",
     "logprob_and_entropy",
+    "prove_head",
+    "score_by_logits",
+    "score_tokens",
     "shape_advantages",
     "shape_and_measure",
-    "shaping_stats",
     "token_entropy",
     "whiten",
 ]

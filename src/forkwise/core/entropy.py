@@ -7,31 +7,63 @@ Both functions fold blocks of logits z into three numbers per token, centred on 
 In the code u = (z - m) log2(e) stands for z - m, and T is in bits: `exp2` is four times as fast as `exp` on CPUs.
 S >= 1 and T <= 0, so H is a sum of two non-negative terms: no cancellation, never negative, unmoved by a shift of the
 logits. The usual `logsumexp(z) - sum(p * z)` subtracts two numbers of the size of the logits, and -inf makes it NaN.
-The file has more than 400 lines because both functions, forwards and backwards, share this fold and its rounding.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Floor of u: exp2(_FLOOR) is exactly 0 in float32 and float64, and 0 * _FLOOR, unlike 0 * -inf, is 0.
-_FLOOR = -1e4
-# `torch.mm(..., out_dtype=torch.float32)` of bfloat16 matrices: NVIDIA only, new in torch 2.8.
-_TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
-_MM_OUT_DTYPE = _TORCH >= (2, 8) and torch.version.cuda is not None
+from forkwise.core.backends import choose_passes
+from forkwise.core.rows import RowEntropy
+from forkwise.core.tiles import Coefficients, Curve, Passes, Sums, Tiles, accumulation_dtype
+
+__all__ = ["Extras", "HiddenStatesError", "LogprobEntropy", "logprob_and_entropy", "token_entropy"]
+
+Backend = Literal["auto", "torch", "triton", "liger"]
 
 
-class LogprobEntropy(NamedTuple):
-    """Log-probs and entropies of tokens, both `(...)` as the targets, float32 (float64 for float64 input), in nats."""
+class HiddenStatesError(ValueError):
+    """The hidden states of tokens that are to be scored hold NaN or infinity. The message names how many, and one."""
 
+
+class Extras(NamedTuple):
+    """More of each token's distribution p, `(...)` each as the targets; constants, of no gradient.
+
+    Attributes:
+        sum_p2: sum of p^2, the chance that two draws are equal.
+        sum_p2_log: sum of p^2 (log p + H), in nats: how a step that makes the sampled tokens likelier moves H.
+        varentropy: variance of -log p over p, in nats^2. 0 for a flat or certain choice, large for a few forks.
+        top1: whether no token is likelier than the target; bool.
+    """
+
+    sum_p2: Tensor
+    sum_p2_log: Tensor
+    varentropy: Tensor
+    top1: Tensor
+
+
+class _Pair(NamedTuple):
     logprob: Tensor
     entropy: Tensor
+
+
+class LogprobEntropy(_Pair):
+    """Log-probs and entropies of tokens, both `(...)` as the targets, float32 (float64 for float64 input), in nats."""
+
+    _extras: Extras | None = None
+
+    @property
+    def extras(self) -> Extras:
+        """What `extras=True` asked for."""
+        if self._extras is None:
+            raise AttributeError("There are no extras here: call logprob_and_entropy(..., extras=True).")
+        return self._extras
 
 
 def token_entropy(logits: Tensor, *, temperature: float | Tensor = 1.0) -> Tensor:
@@ -54,7 +86,7 @@ def token_entropy(logits: Tensor, *, temperature: float | Tensor = 1.0) -> Tenso
         raise TypeError(f"logits must be floating point, not {logits.dtype}: pass the scores before any argmax.")
     if logits.dim() == 0 or logits.shape[-1] == 0:
         raise ValueError(f"logits must have shape (..., V) with V >= 1, not {tuple(logits.shape)}.")
-    entropy: Tensor = _TokenEntropy.apply(logits, _inverse_temperature(temperature, logits.shape[:-1], logits))
+    entropy: Tensor = RowEntropy.apply(logits, _inverse_temperature(temperature, logits.shape[:-1], logits))
     return entropy
 
 
@@ -64,14 +96,19 @@ def logprob_and_entropy(
     targets: Tensor,
     *,
     bias: Tensor | None = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
     temperature: float | Tensor = 1.0,
+    mask: Tensor | None = None,
     entropy_grad: bool = False,
-    backend: Literal["torch", "liger"] = "torch",
+    extras: bool = False,
+    backend: Backend = "auto",
 ) -> LogprobEntropy:
     """Computes each target's log-probability and its distribution's entropy from the last hidden states, in nats.
 
-    The logits `hidden @ weight.T + bias` exist only as tiles of a few million elements, in the forward pass and,
-    computed anew, in the backward pass. Gradients reach `hidden`, `weight` and `bias`, as far as they ask for one.
+    The logits are `softcap * tanh(logit_scale * (hidden @ weight.T + bias) / softcap) / temperature`, without the tanh
+    where there is no soft cap. They exist only as tiles of a few million elements, in the forward pass and, computed
+    anew, in the backward pass. Gradients reach `hidden`, `weight` and `bias`, as far as they ask for one.
 
     bfloat16 and float16 inputs are multiplied in their own dtype and everything else is float32. The product keeps its
     float32 accumulator on NVIDIA GPUs (torch >= 2.8); elsewhere it is rounded to the input dtype first, as it is in a
@@ -82,32 +119,50 @@ def logprob_and_entropy(
         weight: `(V, d)`, of the same dtype: the head. Under ZeRO-3 or FSDP, gather it first.
         targets: `(...)`, int64 in `[0, V)`: the tokens that were sampled.
         bias: `(V,)` or None. -inf removes a token from the vocabulary, in values and gradients.
+        logit_scale: what the model multiplies its logits by, before a soft cap. (Granite divides: pass 1 over that.)
+        softcap: the bound of the model's logits, as `final_logit_softcapping` of Gemma; None for none.
         temperature: the sampling temperature of the tokens; a number, or one per token `(...)`. Not differentiated.
+        mask: `(...)`, bool: the tokens that count. Others cost nothing, get 0 in all results, and may have any target.
         entropy_grad: False for shaping and logging: the entropy is a constant. True for an entropy bonus in the loss.
-        backend: `"liger"` runs liger-kernel's fused function instead (no bias, one temperature for all tokens). Its
-            entropy is rounded to the input dtype, and on Hopper it takes bfloat16 inputs only.
+        extras: compute `Extras` in the same pass, to be had as `.extras` of the result.
+        backend: `"auto"` folds tiles in Triton on NVIDIA GPUs and by passes of PyTorch elsewhere; `"torch"` and
+            `"triton"` insist. `"liger"` runs liger-kernel's fused function (no bias, scale, soft cap or extras, one
+            temperature for all tokens). Its entropy is rounded to the input dtype, and on Hopper it takes bfloat16
+            inputs only.
 
     Returns:
         `(logprob, entropy)`, each `(...)`, float32 (float64 for float64 inputs).
+
+    Raises:
+        HiddenStatesError: a token that counts has a hidden state that is NaN or infinite.
     """
     _check_head(hidden, weight, targets, bias)
+    _check_logits(logit_scale, softcap)
     lead, dim = hidden.shape[:-1], hidden.shape[-1]
+    inv_t = _inverse_temperature(temperature, lead, hidden)
+    flat_hidden, flat_targets, index = hidden.reshape(-1, dim), targets.reshape(-1), None
+    if mask is not None:
+        index = _counted(mask, lead)
+        flat_hidden, flat_targets = flat_hidden[index], flat_targets[index]
+        inv_t = inv_t[index] if isinstance(inv_t, Tensor) else inv_t
+    _check_values(flat_hidden, flat_targets, weight.shape[0], index, lead)
+    results: Sequence[Tensor]
     if backend == "liger":
-        flat = _liger(
-            hidden.reshape(-1, dim),
-            weight,
-            targets.reshape(-1),
-            bias=bias,
-            temperature=temperature,
-            entropy_grad=entropy_grad,
-        )
-    elif backend == "torch":
-        inv_t = _inverse_temperature(temperature, lead, hidden)
-        flat = _LogprobEntropy.apply(hidden.reshape(-1, dim), weight, bias, targets.reshape(-1), inv_t, entropy_grad)
+        _refuse_for_liger(hidden, weight, bias, temperature, plain=logit_scale == 1 and softcap is None and not extras)
+        results = _liger(flat_hidden, weight, flat_targets, temperature=float(temperature), entropy_grad=entropy_grad)
     else:
-        raise ValueError(f"backend must be 'torch' or 'liger', not {backend!r}.")
-    logprob, entropy = flat
-    return LogprobEntropy(logprob.view(lead), entropy.view(lead))
+        curve, kind = Curve.of(inv_t, logit_scale, softcap), choose_passes(backend, hidden.device, hidden.dtype)
+        results = _LogprobEntropy.apply(flat_hidden, weight, bias, flat_targets, curve, kind, entropy_grad, extras)
+    if index is not None:
+        results = [part.new_zeros(lead.numel()).index_copy(0, index, part) for part in results]
+    logprob, entropy, *more = (part.view(lead) for part in results)
+    pair = LogprobEntropy(logprob, entropy)
+    if extras:
+        pair._extras = Extras(*more)
+    return pair
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
 
 
 def _inverse_temperature(temperature: float | Tensor, lead: torch.Size, like: Tensor) -> float | Tensor:
@@ -121,89 +176,11 @@ def _inverse_temperature(temperature: float | Tensor, lead: torch.Size, like: Te
             raise ValueError("temperature gets no gradient here: pass temperature.detach().")
         if not bool(((temperature > 0) & temperature.isfinite()).all()):
             raise ValueError("temperature must be positive and finite at every token.")
-        return temperature.reshape(-1).to(like.device, _accumulation_dtype(like.dtype)).reciprocal()
+        return temperature.reshape(-1).to(like.device, accumulation_dtype(like.dtype)).reciprocal()
     value = float(temperature)
     if not 0 < value < float("inf"):
         raise ValueError(f"temperature must be positive and finite, not {value}: greedy decoding has no entropy.")
     return 1 / value
-
-
-def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _bits(z: Tensor, m: Tensor, inv_t: float | Tensor, rows: slice) -> Tensor:
-    """Turns z in place into u = (z - m) log2(e) / temperature; `m` is the logits' maximum before the temperature."""
-    scale = math.log2(math.e) * inv_t
-    return z.sub_(m[:, None]).mul_(scale[rows, None] if isinstance(scale, Tensor) else scale).clamp_(min=_FLOOR)
-
-
-# --- from logits -----------------------------------------------------------------------------------------------------
-
-
-def _row_budget(device: torch.device) -> int:
-    """Returns the elements of a row block: it stays in cache on a CPU, and hides the kernel launches elsewhere."""
-    return 1 << 20 if device.type == "cpu" else 1 << 24
-
-
-def _row_blocks(*tensors: Tensor, start: int = 0) -> Iterator[tuple[slice, list[Tensor]]]:
-    """Yields blocks `(rows, V)` of tensors of a shape `(..., V)`, as views: `reshape` would copy `logits[:, :-1]`."""
-    shape = tensors[0].shape
-    rows = max(1, _row_budget(tensors[0].device) // shape[-1])
-    try:
-        flat = [tensor.view(-1, shape[-1]) for tensor in tensors]
-    except RuntimeError:  # no single stride steps through all rows
-        step = shape[1:-1].numel()
-        for i in range(shape[0]):
-            yield from _row_blocks(*(tensor[i] for tensor in tensors), start=start + i * step)
-        return
-    for lo in range(0, flat[0].shape[0], rows):
-        block = [tensor[lo : lo + rows] for tensor in flat]
-        yield slice(start + lo, start + lo + block[0].shape[0]), block
-
-
-def _row_scratch(logits: Tensor, dtype: torch.dtype) -> list[Tensor]:
-    size = min(logits.numel(), max(_row_budget(logits.device), logits.shape[-1]))
-    return [logits.new_empty(size, dtype=dtype) for _ in range(2)]
-
-
-class _TokenEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, inv_t: float | Tensor) -> Tensor:
-        dtype = _accumulation_dtype(logits.dtype)
-        m, s, mean = (logits.new_empty(logits.shape[:-1].numel(), dtype=dtype) for _ in range(3))
-        scratch = _row_scratch(logits, dtype)
-        for rows, (block,) in _row_blocks(logits):
-            z, e = (buffer[: block.numel()].view_as(block) for buffer in scratch)
-            m[rows] = z.copy_(block).amax(-1).clamp_(min=torch.finfo(dtype).min)
-            u = _bits(z, m[rows], inv_t, rows)
-            torch.exp2(u, out=e)
-            s[rows] = e.sum(-1)
-            mean[rows] = e.mul_(u).sum(-1).div_(s[rows])
-        entropy = s.log() - math.log(2) * mean
-        dead = s == 0
-        ctx.save_for_backward(logits, m, s.masked_fill_(dead, 1), mean.masked_fill_(dead, 0))
-        ctx.inv_t = inv_t
-        return entropy.view(logits.shape[:-1])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        logits, m, s, mean = ctx.saved_tensors
-        inv_t = ctx.inv_t
-        slope = -math.log(2) * grad.reshape(-1) * inv_t / s
-        out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-        scratch = _row_scratch(logits, m.dtype)
-        for rows, (block, out_block) in _row_blocks(logits, out):
-            z, e = (buffer[: block.numel()].view_as(block) for buffer in scratch)
-            u = _bits(z.copy_(block), m[rows], inv_t, rows)
-            torch.exp2(u, out=e)
-            # log p + H = log(2) (u - T / S)
-            out_block.copy_(u.sub_(mean[rows, None]).mul_(e).mul_(slope[rows, None]))
-        return out, None
-
-
-# --- from hidden states ----------------------------------------------------------------------------------------------
 
 
 def _check_head(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None) -> None:
@@ -223,87 +200,44 @@ def _check_head(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | 
     if len(dtypes) > 1 and not torch.is_autocast_enabled(hidden.device.type):
         names = ", ".join(sorted(str(dtype) for dtype in dtypes))
         raise TypeError(f"hidden, weight and bias must share one dtype, not {names}: cast them, or run under autocast.")
-    if targets.numel():
-        low, high = (int(bound) for bound in targets.aminmax())
-        if low < 0 or high >= weight.shape[0]:
-            raise ValueError(
-                f"targets must lie in [0, {weight.shape[0]}) but span {low} to {high}: leave ignored tokens out, or "
-                "give them id 0 and mask the result."
-            )
 
 
-def _tile_shape(tokens: int, device: torch.device) -> tuple[int, int]:
-    """Returns a tile's (tokens, vocabulary). A CPU tile stays in the last-level cache, others hide kernel launches."""
-    token_block = max(1, min(tokens, 2048))
-    if device.type == "cpu":
-        return token_block, min(2048, (1 << 20) // token_block)
-    return token_block, (1 << 26) // token_block
+def _check_logits(logit_scale: float, softcap: float | None) -> None:
+    for name, value in (("logit_scale", logit_scale), ("softcap", 1.0 if softcap is None else softcap)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, not {value}.")
 
 
-class _Tiles:
-    """The logits of (token block, vocabulary block), computed on demand into one reused buffer.
-
-    The vocabulary is the outer loop, so that every row of `weight` and of its gradient is visited once.
-    """
-
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-        device = hidden.device
-        autocast = torch.is_autocast_enabled(device.type) and hidden.dtype != torch.float64
-        self.compute_dtype = torch.get_autocast_dtype(device.type) if autocast else hidden.dtype
-        self.dtype = _accumulation_dtype(self.compute_dtype)
-        self.hidden, self.weight, self.bias = hidden.to(self.compute_dtype), weight, bias
-        self.token_block, self.vocab_block = _tile_shape(hidden.shape[0], device)
-        self.vocab_block = min(self.vocab_block, weight.shape[0])
-        self.exact = self.compute_dtype == self.dtype
-        self.fp32_product = not self.exact and device.type == "cuda" and _MM_OUT_DTYPE
-        tile = self.token_block * self.vocab_block
-        self._z = torch.empty(tile, dtype=self.dtype, device=device)
-        self._e = torch.empty_like(self._z)
-        self._rounded = torch.empty(0 if self.exact else tile, dtype=self.compute_dtype, device=device)
-
-    def vocabulary(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yields vocabulary blocks: indices, and rows of the head in the compute dtype."""
-        for lo in range(0, self.weight.shape[0], self.vocab_block):
-            block = slice(lo, min(lo + self.vocab_block, self.weight.shape[0]))
-            yield block, self.weight[block].to(self.compute_dtype)
-
-    def tokens(self) -> Iterator[slice]:
-        for lo in range(0, self.hidden.shape[0], self.token_block):
-            yield slice(lo, min(lo + self.token_block, self.hidden.shape[0]))
-
-    def logits(self, rows: slice, block: slice, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns `(tokens, vocabulary)` logits before the temperature, and a buffer of the same shape."""
-        n, v = rows.stop - rows.start, block.stop - block.start
-        z, e = self._z[: n * v].view(n, v), self._e[: n * v].view(n, v)
-        if self.exact:
-            torch.mm(self.hidden[rows], w.t(), out=z)
-        elif self.fp32_product:
-            torch.mm(self.hidden[rows], w.t(), out_dtype=torch.float32, out=z)
-        else:
-            z.copy_(torch.mm(self.hidden[rows], w.t(), out=self._rounded[: n * v].view(n, v)))
-        if self.bias is not None:
-            z.add_(self.bias[block])
-        return z, e
-
-    def round(self, z: Tensor) -> Tensor:
-        """Rounds `z` to the dtype of the products."""
-        return z if self.exact else self._rounded[: z.numel()].view_as(z).copy_(z)
-
-    def add_product(self, acc: Tensor, a: Tensor, b: Tensor) -> None:
-        """Computes `acc += a @ b`, for an `acc` of the accumulation dtype."""
-        if self.exact:
-            acc.addmm_(a, b)
-        elif self.fp32_product:
-            acc.add_(torch.mm(a, b, out_dtype=torch.float32))
-        else:
-            acc.add_(a @ b)
+def _counted(mask: Tensor, lead: torch.Size) -> Tensor:
+    """Returns the flat indices of the tokens that count."""
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask must be bool, not {mask.dtype}: pass mask.bool().")
+    if mask.shape != lead:
+        raise ValueError(f"mask must be {tuple(lead)} like targets, not {tuple(mask.shape)}.")
+    return mask.reshape(-1).nonzero().squeeze(1)
 
 
-def _at_target(targets: Tensor, block: slice) -> tuple[Tensor, Tensor]:
-    """Returns each target's column `(n, 1)` in a vocabulary block (any one if outside), and whether it is inside."""
-    column = targets - block.start
-    inside = (column >= 0) & (targets < block.stop)
-    return column.clamp_(0, block.stop - block.start - 1).unsqueeze(1), inside
+def _check_values(hidden: Tensor, targets: Tensor, vocab: int, index: Tensor | None, lead: torch.Size) -> None:
+    """Refuses tokens outside the vocabulary, and hidden states that are no numbers. One wait for the device."""
+    if not targets.numel():
+        return
+    low, high, finite = torch.stack([*targets.aminmax(), hidden.isfinite().all().to(targets)]).tolist()
+    if low < 0 or high >= vocab:
+        raise ValueError(
+            f"targets must lie in [0, {vocab}) but span {low} to {high}: leave ignored tokens out by the mask, or "
+            "give them id 0 and mask the result."
+        )
+    if not finite:
+        broken = ~hidden.isfinite().all(-1)
+        first = int(broken.nonzero()[0])
+        where = torch.unravel_index(torch.tensor(first if index is None else int(index[first])), lead) if lead else ()
+        raise HiddenStatesError(
+            f"The hidden states of {int(broken.sum()):,} of {len(targets):,} tokens are NaN or infinite, first at "
+            f"{tuple(int(i) for i in where)}: the model computes no distribution there. Look at its weights and dtype."
+        )
+
+
+# --- from hidden states ----------------------------------------------------------------------------------------------
 
 
 class _LogprobEntropy(torch.autograd.Function):
@@ -314,57 +248,45 @@ class _LogprobEntropy(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         targets: Tensor,
-        inv_t: float | Tensor,
+        curve: Curve,
+        kind: type[Passes],
         entropy_grad: bool,
-    ) -> tuple[Tensor, Tensor]:
+        extras: bool,
+    ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        tiles = _Tiles(hidden, weight, bias)
-        # The maximum starts at the smallest finite number: with -inf, a tile of -inf logits would give -inf - -inf.
-        m = hidden.new_full((hidden.shape[0],), torch.finfo(tiles.dtype).min, dtype=tiles.dtype)
-        s, t, z_y = torch.zeros_like(m), torch.zeros_like(m), torch.zeros_like(m)
+        tiles = Tiles(hidden, weight)
+        sums = Sums.start(hidden.shape[0], tiles.dtype, hidden.device, extras=extras)
+        passes = kind(tiles, bias, targets, curve, third=extras)
         with torch.autocast(hidden.device.type, enabled=False):
             for block, w in tiles.vocabulary():
                 for rows in tiles.tokens():
-                    z, e = tiles.logits(rows, block, w)
-                    column, inside = _at_target(targets[rows], block)
-                    z_y[rows] = torch.where(inside, z.gather(1, column).squeeze(1), z_y[rows])
-                    new_m = torch.maximum(m[rows], z.amax(1))
-                    u = _bits(z, new_m, inv_t, rows)
-                    torch.exp2(u, out=e)
-                    # A maximum that moves by delta <= 0 bits turns S into 2^delta S, and T into 2^delta (T + delta S).
-                    delta = _bits(m[rows, None].clone(), new_m, inv_t, rows).squeeze(1)
-                    r = delta.exp2()
-                    t[rows] = r * (t[rows] + delta * s[rows])
-                    s[rows] = r * s[rows] + e.sum(1)
-                    t[rows] += e.mul_(u).sum(1)
-                    m[rows] = new_m
-            log_s, mean = s.log(), t / s
-            logprob, entropy = (z_y - m) * inv_t - log_s, log_s - math.log(2) * mean
-        ctx.save_for_backward(hidden, weight, bias, targets, m, s, mean)
-        ctx.inv_t = inv_t
+                    passes.fold(sums, tiles.product(rows, w), rows, block)
+            dead = sums.s == 0  # no word is left: NaN, and a gradient of 0
+            log_s, mean = sums.s.log(), sums.t / sums.s
+            logprob = (sums.y - sums.m) * curve.outer - log_s
+            results = [logprob, log_s - math.log(2) * mean, *_extras(sums, mean)]
+        ctx.save_for_backward(
+            hidden, weight, bias, targets, sums.m, sums.s.masked_fill(dead, 1), mean.masked_fill(dead, 0)
+        )
+        ctx.curve, ctx.kind = curve, kind
         ctx.autocast = torch.is_autocast_enabled(hidden.device.type), torch.get_autocast_dtype(hidden.device.type)
-        if not entropy_grad:
-            ctx.mark_non_differentiable(entropy)
-        return logprob, entropy
+        ctx.mark_non_differentiable(*results[2 if entropy_grad else 1 :])
+        return tuple(results)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_logprob: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad_logprob: Tensor | None, grad_entropy: Tensor | None, *_: None
+    ) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, m, s, mean = ctx.saved_tensors
-        inv_t = ctx.inv_t
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         if grad_logprob is None and grad_entropy is None:
-            return (None,) * 6
+            return (None,) * 8
         enabled, autocast_dtype = ctx.autocast
         with torch.autocast(hidden.device.type, dtype=autocast_dtype, enabled=enabled):
-            tiles = _Tiles(hidden, weight, bias)
-
-        # dlogp/dz_v = 1[v = y] - p_v and dH/dz_v = -p_v (log p_v + H), p = e / S, log p + H = log(2) (u - T / S):
-        # dz = e (constant + slope u), and at_y more at the target.
-        g = torch.zeros_like(m) if grad_logprob is None else grad_logprob
-        at_y = g * inv_t
-        slope = None if grad_entropy is None else -math.log(2) * grad_entropy * inv_t / s
-        constant = -at_y / s if slope is None else -at_y / s - slope * mean
+            tiles = Tiles(hidden, weight)
+        coefficients = _coefficients(ctx.curve, grad_logprob, grad_entropy, m, s, mean)
+        passes = ctx.kind(tiles, bias, targets, ctx.curve, third=ctx.curve.inner is not None)
 
         grad_hidden = torch.zeros(hidden.shape, dtype=tiles.dtype, device=hidden.device) if need_hidden else None
         grad_weight = torch.zeros_like(weight, memory_format=torch.contiguous_format) if need_weight else None
@@ -381,18 +303,14 @@ class _LogprobEntropy(torch.autograd.Function):
                 if grad_weight is not None:
                     acc = grad_weight[block] if buffer is None else buffer[: block.stop - block.start].zero_()
                 for rows in tiles.tokens():
-                    z, e = tiles.logits(rows, block, w)
-                    u = _bits(z, m[rows], inv_t, rows)
-                    if slope is None:
-                        dz = u.exp2_().mul_(constant[rows, None])
+                    z = tiles.product(rows, w)
+                    dz = tiles.rounded(z)
+                    if grad_bias is None:
+                        passes.gradient(coefficients, z, rows, block, dz)
                     else:
-                        torch.exp2(u, out=e)
-                        dz = u.mul_(slope[rows, None]).add_(constant[rows, None]).mul_(e)
-                    column, inside = _at_target(targets[rows], block)
-                    dz.scatter_add_(1, column, (at_y[rows] * inside).unsqueeze(1))
-                    if grad_bias is not None:
-                        grad_bias[block] += dz.sum(0)
-                    dz = tiles.round(dz)
+                        passes.gradient(coefficients, z, rows, block, z)
+                        grad_bias[block] += z.sum(0)
+                        dz.copy_(z)
                     if grad_hidden is not None:
                         tiles.add_product(grad_hidden[rows], dz, w)
                     if acc is not None and direct:
@@ -405,27 +323,52 @@ class _LogprobEntropy(torch.autograd.Function):
             None if grad_hidden is None else grad_hidden.to(hidden.dtype),
             grad_weight,
             None if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
-            None,
-            None,
-            None,
+            *(None,) * 5,
         )
 
 
-def _liger(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    *,
-    bias: Tensor | None,
-    temperature: float | Tensor,
-    entropy_grad: bool,
-) -> tuple[Tensor, Tensor]:
-    if bias is not None:
-        raise ValueError("backend='liger' takes no bias: use backend='torch'.")
+def _extras(sums: Sums, mean: Tensor) -> list[Tensor]:
+    """Makes the extras, in the order of `Extras`: log p + H = log(2) (u - T / S), p = e / S."""
+    if sums.s2 is None or sums.t2 is None or sums.v is None:
+        return []
+    square = sums.s.square()
+    return [
+        sums.s2 / square,
+        math.log(2) * (sums.t2 - mean * sums.s2) / square,
+        (math.log(2) ** 2 * (sums.v / sums.s - mean.square())).clamp_(min=0),
+        sums.y == sums.m,
+    ]
+
+
+def _coefficients(
+    curve: Curve, grad_logprob: Tensor | None, grad_entropy: Tensor | None, m: Tensor, s: Tensor, mean: Tensor
+) -> Coefficients:
+    """Makes the coefficients of the gradient with respect to products.
+
+    dlogp/dz_v = 1[v = y] - p_v and dH/dz_v = -p_v (log p_v + H), p = e / S, log p + H = log(2) (u - T / S).
+    """
+    outer = curve.outer if curve.inner is None else -curve.inner * curve.outer
+    at_y = torch.zeros_like(m) if grad_logprob is None else grad_logprob * outer
+    if grad_entropy is None:
+        return Coefficients(m, at_y, -at_y / s, None)
+    slope = -math.log(2) * grad_entropy * outer / s
+    return Coefficients(m, at_y, -at_y / s - slope * mean, slope)
+
+
+def _refuse_for_liger(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float | Tensor, *, plain: bool
+) -> None:
+    if bias is not None or not plain:
+        raise ValueError("backend='liger' takes no bias, logit_scale, softcap or extras: use backend='torch'.")
     if isinstance(temperature, Tensor) and temperature.dim() > 0:
         raise ValueError("backend='liger' takes one temperature for all tokens: use backend='torch'.")
     if hidden.dtype != weight.dtype:
         raise TypeError("backend='liger' needs hidden and weight of one dtype: cast them, or use backend='torch'.")
+
+
+def _liger(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float, entropy_grad: bool
+) -> tuple[Tensor, Tensor]:
     try:
         from liger_kernel.ops import LigerFusedLinearScaledCrossEntropyFunction
     except ImportError as error:
@@ -433,7 +376,7 @@ def _liger(
             f"backend='liger' needs liger-kernel >= 0.8.2 and triton: pip install 'liger-kernel>=0.8.2' ({error})."
         ) from error
     nll, entropy = LigerFusedLinearScaledCrossEntropyFunction.apply(
-        hidden, weight, targets, temperature=float(temperature), return_entropy=True
+        hidden, weight, targets, temperature=temperature, return_entropy=True
     )
-    dtype = _accumulation_dtype(hidden.dtype)
+    dtype = accumulation_dtype(hidden.dtype)
     return -nll.to(dtype), entropy.to(dtype) if entropy_grad else entropy.detach().to(dtype)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from forkwise.constants import check_alpha, check_kappa
+from forkwise.constants import ALPHA, KAPPA, check_alpha, check_kappa
 
 # An entropy below this is not rounding (uncentred formulas reach -0.01): it is a log-probability, or minus an entropy.
 _LOWEST_ENTROPY = -0.05
@@ -19,8 +19,8 @@ def shape_advantages(
     advantages: Tensor,
     entropy: Tensor,
     *,
-    alpha: float = 0.4,
-    kappa: float = 2.0,
+    alpha: float = ALPHA,
+    kappa: float = KAPPA,
     mask: Tensor | None = None,
 ) -> Tensor:
     """Adds the entropy term to advantages: `A + psi`, `psi = min(alpha * H, |A| / kappa)`, a new tensor.
@@ -89,28 +89,15 @@ class ShapingStats:
 
 
 @torch.no_grad()
-def shaping_stats(
-    advantages: Tensor,
-    entropy: Tensor,
-    *,
-    alpha: float = 0.4,
-    kappa: float = 2.0,
-    mask: Tensor | None = None,
-) -> ShapingStats:
-    """Measures what `shape_advantages` with the same arguments does, over response tokens: see `ShapingStats`."""
-    return _stats(_terms(advantages, entropy, alpha, kappa, mask))
-
-
-@torch.no_grad()
 def shape_and_measure(
     advantages: Tensor,
     entropy: Tensor,
     *,
-    alpha: float = 0.4,
-    kappa: float = 2.0,
+    alpha: float = ALPHA,
+    kappa: float = KAPPA,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, ShapingStats]:
-    """Returns the results of `shape_advantages` and `shaping_stats` for these arguments; psi is computed once."""
+    """Shapes as `shape_advantages` does, and measures over response tokens what it did."""
     terms = _terms(advantages, entropy, alpha, kappa, mask)
     return _shaped(terms), _stats(terms)
 

@@ -8,7 +8,7 @@ all processes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Protocol
 
 import torch
@@ -52,8 +52,11 @@ def run_on_whole_update(
     local = torch.cat(list(rows))
     everyone: Tensor = processes.gather(local)
     order = everyone.argsort()
-    whole = {name: _gather(tensor, name in _PER_TOKEN, processes)[order] for name, tensor in columns.items()}
-    advantages, totals = run_token_methods(methods, Tokens(**whole, seed=parts[0].seed))
+    whole: dict[str, Any] = {
+        name: _gather(tensor, name in _PER_TOKEN, processes)[order] for name, tensor in columns.items()
+    }
+    tokens = replace(parts[0], **whole)  # what is no tensor is the same in all parts
+    advantages, totals = run_token_methods(methods, tokens)
     mine = torch.searchsorted(everyone[order], local)
     sizes = [len(part.mask) for part in parts]
     return list(advantages[mine, : parts[0].mask.shape[1]].split(sizes)), totals

@@ -192,7 +192,7 @@ def _versions(
 ) -> list[Contrast]:
     contrasts = [
         contrast(units, marked, other, stratum_N=stratum, version=version, strata=strata, resampling=resampling)
-        for version, strata, units, marked, other, stratum in versions
+        for version, strata, units, marked, other, stratum in watch(versions, "comparing entropies", "comparisons")
     ]
     return [version for version in contrasts if version is not None]
 

@@ -9,7 +9,7 @@ Suffixes: N units, Q problems, S strata, R draws.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -20,6 +20,7 @@ from scipy import stats
 from forkwise.errors import InputError
 from forkwise.explore.results import Contrast, Estimate, Null
 from forkwise.passk.intervals import problem_weights
+from forkwise.progress import watch
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -157,6 +158,15 @@ def _by_problem(problem_N: IntArray, q: int, weights: FloatArray | None = None) 
     return np.bincount(problem_N, weights=weights, minlength=q).astype(np.float64)
 
 
+def _drawn(problems: int, resampling: Resampling) -> Iterator[FloatArray]:
+    """Draws the weights of problems, `(R, Q)` at a time, and shows how many draws are done."""
+    drawn: list[int] = []
+    blocks = problem_weights(problems, resampling.resamples, resampling.seed)
+    for w_RQ in watch(blocks, "drawing problems", "draws", resampling.resamples, lambda: sum(drawn)):
+        yield w_RQ
+        drawn.append(len(w_RQ))
+
+
 def _interval(value: float, draws: FloatArray, level: float) -> Estimate:
     """Takes percentiles: for ratios over unequal problems, BCa covers less (benchmarks/explore_intervals.py)."""
     draws = draws[np.isfinite(draws)]
@@ -180,7 +190,7 @@ def _difference_interval(
         cell = units.problem_N[side] * s + stratum
         sums += [_by_problem(cell, q * s, weights).reshape(q, s) for weights in (None, units.value_N[side])]
     draws = []
-    for w_RQ in problem_weights(q, resampling.resamples, resampling.seed):
+    for w_RQ in _drawn(q, resampling):
         count_a, sum_a, count_b, sum_b = (w_RQ @ x_QS for x_QS in sums)
         supported = (count_a > 0) & (count_b > 0)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -209,7 +219,7 @@ def _auc_interval(
     c_Q = _by_problem(units.problem_N[b], q, -weight_N[b])
     u_Q = _by_problem(units.problem_N[b], q, -weight_N[b] * placement_N[b])
     draws = []
-    for w_RQ in problem_weights(q, resampling.resamples, resampling.seed):
+    for w_RQ in _drawn(q, resampling):
         with np.errstate(invalid="ignore", divide="ignore"):
             draws.append((w_RQ @ v_Q) / (w_RQ @ m_Q) + (w_RQ @ u_Q) / (w_RQ @ c_Q) - value)
     drawn = np.concatenate(draws)
@@ -227,7 +237,7 @@ def shift_null(units: Units, weight_N: FloatArray, observed: float, resampling: 
     rng = np.random.default_rng([resampling.seed, 2])
     drawn = np.zeros(resampling.resamples)
     centre = 0.0
-    for rows in trace_slices(units.trace_N):
+    for rows in watch(trace_slices(units.trace_N), "shifting traces", "traces"):
         weight, value = weight_N[rows], units.value_N[rows]
         if not weight.any():
             continue
@@ -303,7 +313,7 @@ def mean_interval(value_N: FloatArray, problem_N: IntArray, problems: int, resam
         return Estimate(value)
     count_Q, sum_Q = _by_problem(problem_N, problems), _by_problem(problem_N, problems, value_N)
     draws = []
-    for w_RQ in problem_weights(problems, resampling.resamples, resampling.seed):
+    for w_RQ in _drawn(problems, resampling):
         with np.errstate(invalid="ignore", divide="ignore"):
             draws.append((w_RQ @ sum_Q) / (w_RQ @ count_Q))
     drawn = np.concatenate(draws)

@@ -1,8 +1,8 @@
 """Teacher forcing: exact log-probability and entropy of stored completions under any causal language model.
 
-The logits exist only as tiles (`forkwise.core.logprob_and_entropy` on the last hidden states). Models whose logits are
-more than `hidden @ head` (soft caps, scales) are found out by comparing both on a few tokens of the first sample, and
-go through their own logits.
+The logits exist only as tiles (`forkwise.core.score_tokens`: our operator in place of the last layer). That this gives
+the model's own logits is proved on a few tokens of the first sample; models of which it cannot be proved go through
+their own logits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from forkwise.core import compare_head, few_tokens, logprob_and_entropy, token_entropy
+from forkwise.core import (
+    Head,
+    HeadError,
+    HiddenStatesError,
+    Places,
+    few_tokens,
+    prove_head,
+    score_by_logits,
+    score_tokens,
+)
 from forkwise.errors import InputError
 from forkwise.explore.spans import MisfitError, token_spans
 from forkwise.explore.tokenisation import another_tokenizer, completion_ids, prompt_ids
@@ -72,7 +81,7 @@ class Scorer:
             raise InputError(f"The token budget is {budget}: it must be at least 1.")
         self.model, self.tokenizer, self.budget = model, tokenizer, budget
         self.full_logits: str | None = None
-        self._head: tuple[Any, Any] | None = None  # weight and bias, where they alone make the logits
+        self._head: Head | None = None  # where our operator can stand in for it
         self._head_is_known = False
 
     def score(self, items: Sequence[Item]) -> list[Scores]:
@@ -105,14 +114,23 @@ class Scorer:
             ids[i, : len(row)] = torch.tensor(row)
             mask[i, : len(row)] = 1
         # Padding stands on the right, where no token of a causal model sees it.
-        index = [(i, len(item.prompt) - 1 + t) for i, item in enumerate(items) for t in range(len(item.completion))]
-        at = torch.tensor(index, device=device).T
-        targets = torch.tensor([token for item in items for token in item.completion], device=device)
+        index = [
+            (i, len(item.prompt) - 1 + t - width, token)
+            for i, item in enumerate(items)
+            for t, token in enumerate(item.completion)
+        ]
+        places = Places(*torch.tensor(index, device=device).T)
+        inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device), "use_cache": False}
         temperature = torch.tensor(
             [item.temperature for item in items for _ in item.completion], device=device, dtype=torch.float32
         )
         try:
-            logprob, entropy = self._statistics(ids.to(device), mask.to(device), at, targets, temperature)
+            if self._head is None:
+                logprob, entropy, _ = score_by_logits(self.model, inputs, places, temperature=temperature)
+            else:
+                logprob, entropy, _ = score_tokens(self.model, inputs, places, self._head, temperature=temperature)
+        except HiddenStatesError as error:
+            raise not_numbers(self.model) from error
         except torch.OutOfMemoryError as error:
             raise InputError(
                 f"The device has too little memory for {len(rows)} sequences of {width:,} tokens: use a smaller "
@@ -133,23 +151,9 @@ class Scorer:
             )
         ]
 
-    def _statistics(self, ids: Any, mask: Any, at: Any, targets: Any, temperature: Any) -> tuple[Any, Any]:
-        rows, columns = at
-        if self._head is not None:
-            weight, bias = self._head
-            hidden = self._hidden(ids, mask)[rows, columns]
-            return logprob_and_entropy(hidden, weight, targets, bias=bias, temperature=temperature)
-        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[rows, columns]
-        entropy = token_entropy(logits, temperature=temperature)
-        scaled = logits.float() / temperature[:, None]
-        return scaled.gather(1, targets[:, None]).squeeze(1) - scaled.logsumexp(1), entropy
-
-    def _hidden(self, ids: Any, mask: Any) -> Any:
-        return self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-
     @torch.inference_mode()
     def choose_path(self, item: Item) -> None:
-        """Decides once, by a few tokens of `item`, whether scores come from the last hidden states or from the logits.
+        """Decides once, by a few tokens of `item`, whether scores come from our operator or from the logits.
 
         All later scores take that path; whoever continues an interrupted table chooses by the same item.
         """
@@ -160,26 +164,10 @@ class Scorer:
         few = few_tokens(prompt, completion)
         check_rows(self.model, self.tokenizer, few[0].tolist(), "A sample")
         check_causal(self.model, few)
-        head = self.model.get_output_embeddings()
-        name = type(self.model).__name__
-        if not isinstance(head, torch.nn.Linear):
-            self.full_logits = f"the head of {name} is no linear layer"
-            return
-
-        def by_head(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            hidden = self._hidden(ids, torch.ones_like(ids))[0, :-1]
-            return logprob_and_entropy(hidden, head.weight, ids[0, 1:], bias=head.bias)
-
         try:
-            mismatch: Any = compare_head(self.model, few, by_head)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # a base model of another shape
-            mismatch = f"its last hidden states cannot be had ({str(error).splitlines()[0]})"
-        if mismatch is None:
-            self._head = head.weight, head.bias
-        else:
-            self.full_logits = f"by the head of {name} alone, {mismatch}"
+            self._head = prove_head(self.model, few if few.shape[1] > 1 else few.repeat(1, 2))
+        except HeadError as error:
+            self.full_logits = f"our operator cannot stand in for the head of {type(self.model).__name__}: {error}"
 
 
 # ------------------------------------------------------------------------------------------------- a table of samples

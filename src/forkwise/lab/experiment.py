@@ -18,7 +18,6 @@ from forkwise.explore.command import run_explore
 from forkwise.explore.options import ExploreOptions
 from forkwise.folders import write_json, write_text
 from forkwise.folders.results import write_result
-from forkwise.lab.traces import CLAUSES
 from forkwise.passk import Comparison, Evaluation, compare, evaluate, k_grid, load_arm
 from forkwise.passk.design import FEWEST_RUNS
 from forkwise.passk.files import COMPARE, read_results, result_file, write_csv
@@ -38,8 +37,11 @@ from forkwise.study.run import check_study
 from forkwise.study.run import run as run_study
 from forkwise.study.spec import BASE, Study
 from forkwise.study.words import beside
-from forkwise.terminal import complain
+from forkwise.terminal import complain, counted
 from forkwise.training.folder import check_folder, read_metrics
+
+CLAUSES = ("try", "maybe", "because", "check", "wait", "hmm", "instead", "so")
+"""Words with which the embedded model begins a new step; no punctuation ends its sentences."""
 
 EXPLORED = "explore"
 """Folder in which the exploration of the samples lies."""
@@ -59,7 +61,7 @@ class Results:
         """Returns the evaluations of the base model and of the arms."""
         return [self.base, *self.comparison.arms]
 
-    def verdict(self) -> str:
+    def conclusion(self) -> str:
         """Says what the paired differences are, and whether they are evidence of anything."""
         sentence = conclusion(self.evaluations(), self.comparison)
         if self.seeds > 1:
@@ -141,7 +143,7 @@ def analyse(folder: Path, study: Study) -> Results:
     affordable = [budget for budget in budgets if budget <= largest_budget([base_arm])]
     results = Results(evaluate(base_arm, ks=k_grid(n), caps=caps, budgets=affordable), comparison, len(study.seeds))
     write_csv(folder / "compare.csv", [*results.base.rows(), *comparison.rows()])
-    write_result(file, result_file(_settings(study), tables, results.verdict(), [results.base], comparison))
+    write_result(file, result_file(_settings(study), tables, results.conclusion(), [results.base], comparison))
     return results
 
 
@@ -162,24 +164,24 @@ def _write(folder: Path, study: Study, results: Results, seconds: float, console
         tables += [block for block in details([], results.comparison) if isinstance(block, Table)]
     notes = [f"- {note}" for note in results.comparison.notes]
     text = io.StringIO()
-    print_blocks([results.verdict(), *tables, *notes], Console(width=_WIDE, file=text))
+    print_blocks([results.conclusion(), *tables, *notes], Console(width=_WIDE, file=text))
     write_text(folder / "summary.txt", text.getvalue())
     receipts = read_receipts(folder / "receipts", study.sha256(), study.runs())
     found = [*overview(results.evaluations(), results.comparison), *matched(results.comparison)]
-    blocks: list[Block] = [results.verdict(), *found, *beside(study, study.seeds, receipts)]
+    blocks: list[Block] = [results.conclusion(), *found, *beside(study, study.seeds, receipts)]
     write_text(folder / "summary.md", markdown_blocks(blocks))
-    record = {"seconds": round(seconds, 1), "verdict": results.verdict(), "runs": _runs(study), "breaks": CLAUSES}
+    record = {"seconds": round(seconds, 1), "conclusion": results.conclusion(), "runs": _runs(study), "breaks": CLAUSES}
     write_json(folder / "results.json", {"settings": {"title": study.title, **study.plain()}, **record})
 
     caption = (
         f"{results.comparison.problems} held-out {study.task} problems x {study.evaluation.n} samples, T = 1; "
-        f"{study.steps} steps, {len(study.seeds)} seed(s)"
+        f"{study.steps} steps, {counted(len(study.seeds), 'seed')}"
     )
     save(comparison_figure(results.comparison, beside=[results.base], caption=caption), folder / "passk.png")
     runs = _runs(study)
     logs = {name: [read_metrics(folder / "arms" / run) for run in runs[name]] for name in runs if name != BASE}
     save(training_figure(logs, arms=list(runs)), folder / "training.png")
     write_report([folder], folder / "report.html")
-    print_sentences([results.verdict()], console)
+    print_sentences([results.conclusion()], console)
     print_tables(overview(results.evaluations(), results.comparison, FEW if console.width >= _WIDE else 2), console)
     print_sentences([f"\nReport: {folder / 'report.html'}   ({seconds:.0f} s)"], console)

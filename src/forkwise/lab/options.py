@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-_AT_LEAST_ONE, _AT_LEAST_TWO = {"min": 1}, {"min": 2}
+from forkwise.constants import KAPPA
+
+_MOST = 1_000_000
+_COUNT = {"min": 1, "max": _MOST}
 
 
 @dataclass(frozen=True)
@@ -13,9 +16,9 @@ class QuickstartOptions:
     """The options of `forkwise quickstart`."""
 
     algorithm: Annotated[str, "grpo, or ppo with a critic."] = "grpo"
-    steps: Annotated[int, "Training steps per arm.", _AT_LEAST_ONE] = 70
-    seeds: Annotated[int, "Training seeds per arm (0, 1, ...).", _AT_LEAST_ONE] = 1
+    steps: Annotated[int, "Training steps per arm.", _COUNT] = 70
+    seeds: Annotated[int, "Training seeds per arm (0, 1, ...).", {"min": 1, "max": 1000}] = 1
     alpha: Annotated[float | None, "Entropy coefficient of the shaped arm (default: the paper's 0.4; ppo: 0.1)."] = None
-    kappa: Annotated[float, "Cap: the bonus is at most |advantage| / kappa (> 1)."] = 2.0
-    problems: Annotated[int, "Held-out problems for Pass@K.", _AT_LEAST_TWO] = 64
-    samples: Annotated[int, "Samples per held-out problem: the largest K.", _AT_LEAST_ONE] = 256
+    kappa: Annotated[float, "Cap: the bonus is at most |advantage| / kappa (> 1)."] = KAPPA
+    problems: Annotated[int, "Held-out problems for Pass@K.", {"min": 2, "max": _MOST}] = 64
+    samples: Annotated[int, "Samples per held-out problem: the largest K.", _COUNT] = 256

@@ -5,7 +5,7 @@ Both arms start from the embedded base model with the same seeds, data and setti
 
 from __future__ import annotations
 
-from forkwise.constants import check_alpha, check_kappa
+from forkwise.constants import ALPHA, ALPHA_PPO, check_alpha, check_kappa
 from forkwise.errors import InputError
 from forkwise.lab.options import QuickstartOptions
 from forkwise.study.reading import parse_study
@@ -14,8 +14,7 @@ from forkwise.study.spec import Study
 
 TASK = "countdown:4"
 
-ALPHA = {"grpo": 0.4, "ppo": 0.1}
-"""The paper's alpha, by algorithm."""
+_ALPHA = {"grpo": ALPHA, "ppo": ALPHA_PPO}
 
 _TRACES = 16  # samples per problem whose tokens, log-probabilities and entropies are kept
 _BATCH = 256  # samples drawn at once
@@ -28,9 +27,9 @@ def quickstart(options: QuickstartOptions) -> Study:
         InputError: no such algorithm, an alpha that is not above 0, a kappa that is not above 1.
     """
     algorithm, kappa = options.algorithm, options.kappa
-    if algorithm not in ALPHA:
-        raise InputError(f"There is no algorithm '{algorithm}': use {' or '.join(ALPHA)}.")
-    alpha = ALPHA[algorithm] if options.alpha is None else options.alpha
+    if algorithm not in _ALPHA:
+        raise InputError(f"There is no algorithm '{algorithm}': use {' or '.join(_ALPHA)}.")
+    alpha = _ALPHA[algorithm] if options.alpha is None else options.alpha
     check_alpha(alpha, "alpha of the shaped arm", above_zero=True)
     check_kappa(kappa)
     name = algorithm.upper()

@@ -9,6 +9,7 @@ from forkwise.methods.base import (
     Rollout,
     Scope,
     SettingsMethod,
+    State,
     TokenMethod,
     Tokens,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "Rollout",
     "Scope",
     "SettingsMethod",
+    "State",
     "TokenMethod",
     "Tokens",
     "all_methods",

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from forkwise.methods.base import Need, RewardMethod, Rollout, check_range, given, wide
+from forkwise.methods.base import Need, RewardMethod, Rollout, check_range, given
+from forkwise.methods.groups import group_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,9 +42,7 @@ class AsymGrpo(RewardMethod):
         import torch
 
         correct = given(rollout.correct)
-        ids = given(rollout.groups).unique(return_inverse=True)[1]
-        size = wide(ids.bincount())
-        p = (torch.zeros_like(size).index_add_(0, ids, wide(correct)) / size)[ids]
+        p = group_mean(correct, given(rollout.groups))
         mixed = (p > 0) & (p < 1)
         odds = torch.where(mixed, p / (1 - p), 1)
         signed = torch.where(correct, odds**-self.positive, -(odds**self.negative))

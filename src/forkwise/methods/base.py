@@ -1,8 +1,9 @@
 """What a method is: a frozen config, a pure function on whole-batch tensors, and what it says about itself.
 
 A method is given the tensors that it `requires` and nothing else. A function is global over the batch that
-it is given, so that the engine alone decides what "the batch" is, and gathers it: one token at a time, all tokens of an
-optimizer update, or all completions of a rollout (`Scope`), over every micro-batch and process, in one order.
+it is given, so that the engine alone decides what "the batch" is, and gathers it: one token or one completion at a
+time, all tokens of an optimizer update, or all completions of a rollout (`Scope`), over every micro-batch and process,
+in one order.
 
 Nothing here imports torch when the module is loaded: `forkwise methods` lists methods where there is none.
 """
@@ -16,9 +17,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 from forkwise.errors import InputError, nearest
+from forkwise.methods.schedules import Plan, read_plan
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +34,7 @@ class Scope(str, Enum):
     """The scope of a method: how much it must see at once."""
 
     TOKEN = "token"
+    COMPLETION = "completion"  # all tokens of a completion, the policy of the moment
     UPDATE = "update"  # all tokens of an optimizer update
     ROLLOUT = "rollout"  # all completions of a rollout, with the policy that drew them
 
@@ -46,7 +49,10 @@ class Need(str, Enum):
     SEQUENCE_LOGPROBS = "sequence log-probs"
     GROUPS = "groups"
     CORRECT = "correctness"
-    ADVANTAGES = "the trainer's advantages"  # for a method of the reward stage that changes them
+    LENGTHS = "lengths"
+    PROGRESS = "progress"
+    STATES = "state across steps"
+    ADVANTAGES = "the trainer's advantages"  # for a method of the rollout that changes them
 
 
 class Condition(str, Enum):
@@ -55,9 +61,13 @@ class Condition(str, Enum):
     OFF_POLICY = "several updates per rollout"  # with one, old and current policy are the same
 
 
+State: TypeAlias = Mapping[str, float]
+"""What a method remembers from one rollout to the next: numbers by name, the same on all processes."""
+
+
 @dataclass(frozen=True)
 class _Given:
-    """A batch of tensors; a tensor with the default None is given only to methods that require it."""
+    """A batch of tensors; what has the default None is given only to methods that require it."""
 
     def only(self, needs: Iterable[Need]) -> Self:
         """Returns the batch without the tensors that none of `needs` asks for."""
@@ -79,6 +89,7 @@ class Rollout(_Given):
         advantages: `(N,)`, those of the engine (GRPO's).
         sequence_logprobs: `(N,)`, mean log-probability of the completion's tokens under the policy that drew it, nats
             per token; NaN for a completion without tokens (truncated and masked).
+        lengths: `(N,)` int64, the tokens of each completion that the loss counts.
     """
 
     rewards: Tensor
@@ -86,6 +97,7 @@ class Rollout(_Given):
     correct: Tensor | None = None
     advantages: Tensor | None = None
     sequence_logprobs: Tensor | None = None
+    lengths: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +113,8 @@ class Tokens(_Given):
         old_logprobs: `(B, T)`, nats, of the chosen tokens under the policy that drew them.
         groups: `(B,)` int64, the prompt of each completion.
         correct: `(B,)` bool, see `Rollout`.
+        progress: the share of the run's updates that is done, from 0 on and below 1.
+        states: the state of each method that has one, by its name, see `Method.first_state`.
         seed: the seed of random choices; another one for every update.
     """
 
@@ -112,6 +126,8 @@ class Tokens(_Given):
     old_logprobs: Tensor | None = None
     groups: Tensor | None = None
     correct: Tensor | None = None
+    progress: float | None = None
+    states: Mapping[str, State] | None = None
     seed: int = 0
 
     def generator(self, name: str) -> torch.Generator:
@@ -142,7 +158,10 @@ class Method(ABC):
         requires: the tensors that the method asks for, see `Need`.
         conditions: what must hold of a run, see `Condition`.
         slot: two methods of one slot do the same job and cannot be combined; None for those that always can.
+        plans: how options change in the course of a run, by their names; the fields hold what they begin with.
     """
+
+    plans: Mapping[str, Plan] = dataclasses.field(default_factory=dict, kw_only=True, hash=False)
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -164,9 +183,32 @@ class Method(ABC):
     def check_group_size(self, size: int) -> None:  # noqa: B027  (most methods have nothing to say)
         """Raises `InputError` where the method could do nothing with groups of so many completions."""
 
+    def at(self, progress: float, states: Mapping[str, State]) -> Self:
+        """Returns the method with the options that it has now: `progress` as in `Tokens`, and the methods' states."""
+        if not self.plans:
+            return self
+        state = states.get(self.name, {})
+        values = {name: plan.value(progress, state.get(name)) for name, plan in self.plans.items()}
+        return dataclasses.replace(self, plans={}, **values)
+
+    def first_state(self) -> State:
+        """Returns what the method remembers at first; nothing, for most. Each begins its first rollout with this."""
+        return {name: plan.start for name, plan in self.plans.items() if plan.steered}
+
+    def next_state(self, state: State, entropy: float, progress: float) -> State:
+        """Returns what the method remembers in the next rollout.
+
+        Args:
+            state: what it remembered in this one.
+            entropy: mean entropy of the tokens of this rollout's updates, in nats, over all processes.
+            progress: as in `Tokens`.
+        """
+        return {name: self.plans[name].steer(value, entropy) for name, value in state.items() if name in self.plans}
+
     def __str__(self) -> str:
         """Returns the method as `--method` takes it, every field given."""
-        pairs = ",".join(f"{key}={option_text(value)}" for key, value in dataclasses.asdict(self).items())
+        values = {name: getattr(self, name) for name in option_names(type(self))}
+        pairs = ",".join(f"{name}={self.plans.get(name) or option_text(value)}" for name, value in values.items())
         return f"{self.name}:{pairs}" if pairs else self.name
 
 
@@ -260,7 +302,10 @@ def check_range(method: Method, field: str, low: float, high: float, *, open_low
 
 
 def make(kind: type[Method], options: Mapping[str, str], defaults: Mapping[str, Any] | None = None) -> Method:
-    """Makes a method from options given as text; `defaults` are values for fields that the options leave out.
+    """Makes a method from options given as text.
+
+    `defaults` are values of alpha and kappa for what the options leave out, and for methods that have a kappa: in
+    others alpha is another number.
 
     Raises:
         InputError: an unknown key (naming the nearest), a value of the wrong kind, or one that the method refuses.
@@ -270,14 +315,29 @@ def make(kind: type[Method], options: Mapping[str, str], defaults: Mapping[str, 
         if key not in kinds:
             known = f" It takes {', '.join(kinds)}." if kinds else " It takes no options."
             raise InputError(f"The method '{kind.name}' has no option '{key}'.{nearest(key, kinds)}{known}")
-    values: dict[str, Any] = {key: value for key, value in (defaults or {}).items() if key in kinds}
-    values.update({key: _value(kind.name, key, text, kinds[key]) for key, text in options.items()})
-    return kind(**values)
+    shared = defaults if defaults and "kappa" in kinds else {}
+    values: dict[str, Any] = {key: value for key, value in shared.items() if key in kinds}
+    plans = {key: plan for key, text in options.items() if (plan := read_plan(kind.name, key, text)) is not None}
+    values.update({key: _value(kind.name, key, text, kinds[key]) for key, text in options.items() if key not in plans})
+    if not plans:
+        return kind(**values)
+    for key in plans:
+        if issubclass(kind, SettingsMethod) or kinds[key] is not float:
+            once = "the trainer reads it once" if issubclass(kind, SettingsMethod) else "only fractional numbers can"
+            raise InputError(f"{key} of the method '{kind.name}' cannot change in the course of a run: {once}.")
+    for ends in zip(*(plan.ends for plan in plans.values()), strict=True):
+        kind(**values, **dict(zip(plans, ends, strict=True)))  # refuses what it cannot be
+    return kind(**values, **{key: plan.start for key, plan in plans.items()}, plans=plans)
+
+
+def option_names(kind: type[Method]) -> list[str]:
+    """Returns the names of the options that a method takes."""
+    return [field.name for field in dataclasses.fields(kind) if field.name != "plans"]
 
 
 @cache
 def _field_types(kind: type[Method]) -> dict[str, Any]:
-    names = [field.name for field in dataclasses.fields(kind)]
+    names = option_names(kind)
     if not names:
         return {}
     hints = typing.get_type_hints(kind)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from forkwise.constants import check_alpha, check_kappa
+from forkwise.constants import ALPHA, KAPPA, check_alpha, check_kappa
 from forkwise.methods.base import Change, Condition, Need, Scope, TokenMethod, Tokens, given
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class EntropyAdvantage(TokenMethod):
         entropy: of the policy under update, or of the `old` one that drew the tokens.
     """
 
-    alpha: float = 0.4
-    kappa: float = 2.0
+    alpha: float = ALPHA
+    kappa: float = KAPPA
     sign: Sign = "both"
     multiplicative: bool = False
     cap: bool = True
@@ -69,7 +69,7 @@ class EntropyAdvantage(TokenMethod):
 
     def change(self, tokens: Tokens) -> Change:
         """Returns the shaped advantages, and psi where the method acts (at one sign of A, with `sign`) under a cap."""
-        from forkwise.core import shape_and_measure, shaping_stats
+        from forkwise.core import shape_and_measure
 
         a, mask = tokens.advantages, tokens.mask
         entropy = given(tokens.entropy if self.entropy == "current" else tokens.old_entropy)
@@ -81,7 +81,8 @@ class EntropyAdvantage(TokenMethod):
             return Change(shaped)
         if self.sign != "both":
             mask = mask & (a > 0 if self.sign == "positive" else a < 0)
-        return Change(shaped, shaping_stats(a, entropy, alpha=self.alpha, kappa=self.kappa, mask=mask))
+        _, stats = shape_and_measure(a, entropy, alpha=self.alpha, kappa=self.kappa, mask=mask)
+        return Change(shaped, stats)
 
 
 def ablated_psi(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from forkwise.methods.base import Need, Scope, TokenMethod, Tokens, check_range, given, wide
+from forkwise.methods.groups import group_sum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,12 +90,7 @@ def gtpo_rewards(
 
 def mixed(groups: Tensor, correct: Tensor) -> Tensor:
     """Tells whether the completion's group has right and wrong ones, `(B,)` bool."""
-    import torch
-
-    ids = groups.unique(return_inverse=True)[1]
-    zeros = torch.zeros(len(ids), dtype=torch.int64, device=groups.device)
-    right, wrong = (zeros.index_add(0, ids, side.to(zeros.dtype))[ids] for side in (correct, ~correct))
-    return (right > 0) & (wrong > 0)
+    return (group_sum(correct, groups) > 0) & (group_sum(~correct, groups) > 0)
 
 
 @dataclass(frozen=True)

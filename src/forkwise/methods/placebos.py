@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from forkwise.constants import ALPHA, KAPPA
 from forkwise.methods.base import Need, Scope, TokenMethod, Tokens, given, wide
 from forkwise.methods.entropy_advantage import ablated_psi, check_shaping
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 class _WithEntropy(TokenMethod):
     """What the placebos share that take entropies: the constants of the method, and when they act."""
 
-    alpha: float = 0.4
-    kappa: float = 2.0
+    alpha: float = ALPHA
+    kappa: float = KAPPA
 
     scope = Scope.UPDATE
     requires = frozenset({Need.ENTROPY})

@@ -10,12 +10,25 @@ from typing import Any
 from forkwise.errors import InputError, nearest
 from forkwise.methods.asym_grpo import AsymGrpo
 from forkwise.methods.base import LossMethod, Method, Need, RewardMethod, Scope, SettingsMethod, TokenMethod, make
+from forkwise.methods.ce_gppo import CeGppo, Gppo
 from forkwise.methods.clip_cov import ClipCov
+from forkwise.methods.clips import CLIP
+from forkwise.methods.dppo import Dppo
+from forkwise.methods.eapo import Eapo
+from forkwise.methods.edge_grpo import EdgeGrpo
 from forkwise.methods.entropy_advantage import EntropyAdvantage
 from forkwise.methods.erc import Erc
+from forkwise.methods.fipo import Fipo
+from forkwise.methods.flexible_clip import FlexibleClip
 from forkwise.methods.forking_tokens import ForkingTokens
+from forkwise.methods.gpg import Gpg
 from forkwise.methods.gtpo import GrpoS, Gtpo
 from forkwise.methods.kl_cov import KlCov
+from forkwise.methods.m2po import M2po
+from forkwise.methods.maspo import Maspo
+from forkwise.methods.maxrl import MaxRl
+from forkwise.methods.miner import Miner
+from forkwise.methods.opo import Opo
 from forkwise.methods.passk_training import PasskTraining
 from forkwise.methods.placebos import PlaceboConstant, PlaceboPermuted, PlaceboScaling
 from forkwise.methods.presets import (
@@ -29,10 +42,13 @@ from forkwise.methods.presets import (
     TokenLevelLoss,
 )
 from forkwise.methods.qae import Qae
+from forkwise.methods.reinforce import Nsr, Psr, WeightedReinforce
+from forkwise.methods.repo_r import RepoR
 from forkwise.methods.rloo import Rloo
 from forkwise.methods.steer import Steer
 from forkwise.methods.ucpo import Ucpo
-from forkwise.plugins import plugins
+from forkwise.methods.unlikeliness import Unlikeliness
+from forkwise.plugins import with_plugins
 
 ENTRY_POINTS = "forkwise.methods"
 """Group of entry points by which another package adds methods; each names a subclass of `Method`."""
@@ -62,6 +78,24 @@ _OURS: tuple[type[Method], ...] = (
     AsymGrpo,
     Qae,
     Steer,
+    Eapo,
+    EdgeGrpo,
+    WeightedReinforce,
+    Psr,
+    Nsr,
+    Unlikeliness,
+    MaxRl,
+    Miner,
+    Gpg,
+    Opo,
+    M2po,
+    Fipo,
+    CeGppo,
+    Gppo,
+    Maspo,
+    Dppo,
+    FlexibleClip,
+    RepoR,
 )
 """Our methods, in the order in which they are listed."""
 
@@ -81,21 +115,19 @@ def all_methods() -> dict[str, type[Method]]:
     Raises:
         InputError: another package brings something that is no method, or a name that is taken.
     """
-    methods = {kind.name: kind for kind in _OURS}
-    for point, kind in plugins(ENTRY_POINTS):
-        if not (isinstance(kind, type) and issubclass(kind, Method)):
-            raise InputError(f"The entry point '{point.value}' is no subclass of forkwise.methods.Method.")
-        if not issubclass(kind, tuple(_STAGES.values())):
-            raise InputError(
-                f"The entry point '{point.value}' brings a method that would never act: derive it from one of "
-                f"{', '.join(stage.__name__ for stage in _STAGES.values())}."
-            )
-        if missing := [name for name in ("name", "title", "formula") if not hasattr(kind, name)]:
-            raise InputError(f"The entry point '{point.value}' brings a method without {' and '.join(missing)}.")
-        if kind.name in methods:
-            raise InputError(f"The entry point '{point.value}' brings a second method named '{kind.name}'.")
-        methods[kind.name] = kind
-    return methods
+    return with_plugins(
+        {kind.name: kind for kind in _OURS}, ENTRY_POINTS, "method", _wrong_method, lambda _, kind: kind.name
+    )
+
+
+def _wrong_method(kind: Any) -> str | None:
+    if not (isinstance(kind, type) and issubclass(kind, Method)):
+        return "is no subclass of forkwise.methods.Method"
+    if not issubclass(kind, tuple(_STAGES.values())):
+        stages = ", ".join(stage.__name__ for stage in _STAGES.values())
+        return f"brings a method that would never act: derive it from one of {stages}"
+    missing = [name for name in ("name", "title", "formula") if not hasattr(kind, name)]
+    return f"brings a method without {' and '.join(missing)}" if missing else None
 
 
 def parse_method(spec: str, defaults: Mapping[str, Any] | None = None) -> Method:
@@ -172,7 +204,7 @@ def describe(names: Sequence[str] = ()) -> list[dict[str, Any]]:
             "scope": kind.scope.value,
             "requires": sorted(need.value for need in kind.requires),
             "conditions": sorted(condition.value for condition in kind.conditions),
-            "defaults": {field.name: field.default for field in dataclasses.fields(kind)},
+            "defaults": {field.name: field.default for field in dataclasses.fields(kind) if field.name != "plans"},
         }
         for kind in known.values()
         if not names or kind.name in names
@@ -180,12 +212,12 @@ def describe(names: Sequence[str] = ()) -> list[dict[str, Any]]:
 
 
 def _turn(method: Method) -> int:
-    """Ranks the stages: rewards first, then the rest of the rollout, then the update."""
+    """Ranks the stages: rewards first, then the rest of the rollout, then the update: tokens, their clip, the loss."""
     if isinstance(method, SettingsMethod | RewardMethod):
         return 0
     if method.scope is Scope.ROLLOUT:
         return 1
-    return 3 if isinstance(method, LossMethod) else 2
+    return 4 if isinstance(method, LossMethod) else 3 if method.slot == CLIP else 2
 
 
 def _check_together(methods: Sequence[Method]) -> None:

@@ -18,6 +18,7 @@ from forkwise.errors import InputError
 from forkwise.passk.comparison import CURVE
 from forkwise.passk.estimator import FloatArray, distinct_counts, k_grid, pass_at_k
 from forkwise.passk.outcomes import Arm
+from forkwise.passk.sampling_noise import noise_of
 
 
 @dataclass(frozen=True)
@@ -99,26 +100,6 @@ def chi_square_interval(mean_square: float, freedom: int, level: float) -> tuple
         mean_square * freedom / float(stats.chi2.ppf(1 - tail, freedom)),
         mean_square * freedom / float(stats.chi2.ppf(tail, freedom)),
     )
-
-
-def noise_of(curve_T: FloatArray, ks: Sequence[int], n: int) -> float:
-    """Returns the variance that drawing n samples gives to one problem's mean of Pass@K over the `ks`.
-
-    Two estimates from the same n samples, at k and l, average over all k-subsets and l-subsets; J samples of such a
-    pair are the same, J hypergeometric. If q is the chance of a wrong sample, their covariance is
-    E q^(k+l-J) - q^(k+l) (Hoeffding 1948, Ann. Math. Statist. 19(3), for U-statistics), and averaged over problems it
-    is a drop of the Pass@K curve P itself: P(k+l) - E P(k+l-J).
-
-    Args:
-        curve_T: Pass@t averaged over problems and runs, at t = 0, 1, ..., twice the largest k.
-    """
-    total = 0.0
-    for k in ks:
-        for other in ks:
-            shared = np.arange(max(0, k + other - n), min(k, other) + 1)
-            weight = stats.hypergeom.pmf(shared, n, k, other)
-            total += float(curve_T[k + other] - weight @ curve_T[k + other - shared])
-    return max(0.0, total / len(ks) ** 2)
 
 
 def mean_curve(arms: Sequence[Arm]) -> FloatArray:
@@ -207,10 +188,10 @@ def estimate(
     components = []
     for e, endpoint in enumerate(endpoints):
         grid = grid_of_endpoint(endpoint, largest_k)
-        noise = [Noise(n, noise_of(curve_T, grid, n)) for n in sorted(set(ns)) if n >= grid[-1]]
+        noise = [Noise(n, float(noise_of(1 - curve_T, grid, n))) for n in sorted(set(ns)) if n >= grid[-1]]
         overlap = float(interaction_E[e]) / problems
         low, high = chi_square_interval(float(run_square_E[e]), freedom, level)
-        beyond = float(interaction_E[e]) - noise_of(curve_T, grid, max(round(drawn), grid[-1]))
+        beyond = float(interaction_E[e]) - float(noise_of(1 - curve_T, grid, max(round(drawn), grid[-1])))
         rho, rho_low, rho_high = (None, None, None) if correlation is None else (float(x[e]) for x in correlation)
         components.append(
             Components(

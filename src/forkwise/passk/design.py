@@ -17,6 +17,7 @@ from forkwise.passk.estimator import FloatArray, IntArray
 from forkwise.passk.intervals import Interval
 from forkwise.passk.outcomes import Arm, number_clusters
 from forkwise.passk.two_way import Variation, vary
+from forkwise.terminal import counted
 
 FEWEST_RUNS = 3
 """Runs of an arm from which the spread of its training can be told."""
@@ -96,7 +97,7 @@ def make_design(arms: Sequence[Arm], fixed: Collection[str], paired_seeds: bool,
     for arm in arms:
         if arm.name not in fixed and len(arm.runs) < FEWEST_RUNS:
             raise InputError(
-                f"'{arm.name}' has {len(arm.runs)} run{'s' * (len(arm.runs) > 1)}, and how training varies shows in "
+                f"'{arm.name}' has {counted(len(arm.runs), 'run')}, and how training varies shows in "
                 f"{FEWEST_RUNS} at least: add runs, or say that it is this very model (--fixed {arm.name})."
             )
     if fixed and paired_seeds:

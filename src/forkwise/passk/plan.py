@@ -106,7 +106,7 @@ class PowerCurve:
 
 
 @dataclass(frozen=True)
-class Choice:
+class PricedStudy:
     """A study that costs least for a difference, or finds the smallest difference within the budget."""
 
     endpoint: str
@@ -133,8 +133,8 @@ class Plan:
     detectable: list[Detectable]
     needed: list[Needed]
     curves: list[PowerCurve]
-    cheapest: list[Choice]
-    affordable: list[Choice]
+    cheapest: list[PricedStudy]
+    affordable: list[PricedStudy]
 
     @property
     def trained(self) -> bool:
@@ -209,8 +209,8 @@ def make_plan(
     needed = [_needed(c, d, size, tests[c.endpoint], costs) for c in reached for d in detect]
     most = max([n.runs or 0 for n in needed] + [size.runs, 2 * FEWEST_RUNS])
     drawn = np.unique(np.round(np.geomspace(FEWEST_RUNS, min(1.3 * most, MOST_RUNS), _DRAWN_RUNS)))
-    cheapest: list[Choice] = []
-    affordable: list[Choice] = []
+    cheapest: list[PricedStudy] = []
+    affordable: list[PricedStudy] = []
     if costs is not None:
         sizes = [p for p in _PROBLEMS if p <= max_problems] + [min(size.problems, max_problems)]
         for c in reached:
@@ -273,7 +273,7 @@ def _curve(c: Components, difference: float, runs: FloatArray, size: Size, test:
 
 def _cheapest(
     c: Components, difference: float, pairs: Sequence[tuple[int, int]], test: Test, costs: Costs
-) -> Choice | None:
+) -> PricedStudy | None:
     """Finds the cheapest runs x problems x samples for a difference; None where none finds it."""
     bounds = []
     for problems, n in pairs:
@@ -281,7 +281,7 @@ def _cheapest(
         least = least_runs(c, difference, size, test)
         if least is not None and least <= MOST_RUNS:
             bounds.append((costs.of(replace(size, runs=max(FEWEST_RUNS, int(least)))), problems, n))
-    best: Choice | None = None
+    best: PricedStudy | None = None
     for bound, problems, n in sorted(bounds):
         if best is not None and bound >= best.cost:
             break  # no study that is left can be cheaper
@@ -290,13 +290,13 @@ def _cheapest(
         if runs is not None:
             size = replace(size, runs=runs)
             if best is None or costs.of(size) < best.cost:
-                best = Choice(c.endpoint, difference, size, power_at(c, difference, size, test), costs.of(size))
+                best = PricedStudy(c.endpoint, difference, size, power_at(c, difference, size, test), costs.of(size))
     return best
 
 
-def _affordable(c: Components, pairs: Sequence[tuple[int, int]], test: Test, costs: Costs) -> Choice | None:
+def _affordable(c: Components, pairs: Sequence[tuple[int, int]], test: Test, costs: Costs) -> PricedStudy | None:
     """Finds what shows the smallest difference within the budget; None where it does not pay for three runs per arm."""
-    best: Choice | None = None
+    best: PricedStudy | None = None
     for problems, n in pairs:
         one, two = (costs.of(Size(runs, problems, n)) for runs in (1, 2))
         runs = MOST_RUNS if two == one else int(((costs.budget or 0.0) - one) / (two - one)) + 1
@@ -305,5 +305,5 @@ def _affordable(c: Components, pairs: Sequence[tuple[int, int]], test: Test, cos
             continue
         difference = detectable(c, size, test)
         if best is None or difference < best.difference:
-            best = Choice(c.endpoint, difference, size, test.power, costs.of(size))
+            best = PricedStudy(c.endpoint, difference, size, test.power, costs.of(size))
     return best

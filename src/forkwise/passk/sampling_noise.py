@@ -29,23 +29,38 @@ def _all_wrong(rates: SuccessRates, n: int, c_P: IntArray, most: int) -> FloatAr
     return chance
 
 
+def noise_of(wrong_T: FloatArray, ks: Sequence[int], n: int) -> FloatArray:
+    """Returns the variance that drawing n samples gives to a problem's mean of Pass@K over the `ks`, `(...)`.
+
+    Two estimates from the same n samples, at k and l, average over all k-subsets and l-subsets; J samples of such a
+    pair are the same, J hypergeometric. If q is the chance of a wrong sample, their covariance is
+    E q^(k+l-J) - q^(k+l) (Hoeffding 1948, Ann. Math. Statist. 19(3), for U-statistics). Averaged over problems, q^t is
+    what Pass@t leaves of one.
+
+    Args:
+        wrong_T: q^t, `(..., T)`, or its mean over what is known of q, at t = 0, 1, ..., twice the largest k.
+    """
+    total = np.zeros(wrong_T.shape[:-1])
+    for k in ks:
+        for other in ks:
+            shared = np.arange(max(0, k + other - n), min(k, other) + 1)
+            weight = stats.hypergeom.pmf(shared, n, k, other)
+            total += wrong_T[..., k + other - shared] @ weight - wrong_T[..., k + other]
+    variance: FloatArray = np.maximum(0.0, total / len(ks) ** 2)
+    return variance
+
+
 def _variance_of_a_run(n_Q: IntArray, c_Q: IntArray, ks: Sequence[int]) -> FloatArray:
     """Returns the variance of a run's Pass@K from its samples, `(K,)`.
 
-    Two sets of k of the n samples share j of them, j being hypergeometric, so that
-    `E[(C(n-c, k) / C(n, k))^2] = sum_j P(j) (1 - p)^(2k - j)`, of which `(1 - p)^2k` is the square of the mean. The
-    powers of `1 - p` are averaged over what is known of p: empirical Bayes with the run's own success rates.
+    What is known of a problem's success rate is empirical Bayes with the run's own success rates.
     """
     rates = fit_rates(n_Q, c_Q)
     variance = np.zeros(len(ks))
     for n in np.unique(n_Q).tolist():
         _, c_P, where = distinct_counts(n_Q[n_Q == n], c_Q[n_Q == n])
-        problems_P = np.bincount(where)
         all_wrong = _all_wrong(rates, n, c_P, 2 * max(ks))
-        for i, k in enumerate(ks):
-            shared = np.arange(max(0, 2 * k - n), k + 1)
-            square_P = all_wrong[:, 2 * k - shared] @ stats.hypergeom.pmf(shared, n, k, k)
-            variance[i] += problems_P @ np.maximum(0.0, square_P - all_wrong[:, 2 * k])
+        variance += [np.bincount(where) @ noise_of(all_wrong, [k], n) for k in ks]
     return variance / n_Q.size**2
 
 

@@ -40,7 +40,7 @@ class Content:
     """What a report shows. Names of arms are the keys, in the order in which they are shown."""
 
     title: str
-    verdict: list[str]
+    conclusion: list[str]
     """Sentences of the conclusion, and those that the exploration adds."""
     evaluations: list[Evaluation]
     comparison: Comparison | None
@@ -95,11 +95,11 @@ def gather(
     with Meter(what="reading token entropies"):
         distributions, traced = _distributions(arms, explorations)
     traces = _traces(arms, traced, sources, explorations, trace_bytes, notes) if arms else None
-    recorded = run.verdict if run is not None else None
+    recorded = run.conclusion if run is not None else None
     concluded = [recorded or _conclusion(numbers, training)]
     return Content(
         title="forkwise: " + ", ".join(dict.fromkeys(source.title for source in holding or sources)),
-        verdict=[sentence for sentence in [*concluded, *map(explore.conclusion, _runs(explorations))] if sentence],
+        conclusion=[sentence for sentence in [*concluded, *map(explore.conclusion, _runs(explorations))] if sentence],
         evaluations=numbers.evaluations,
         comparison=numbers.comparison,
         training={name: runs for name, runs in training.items() if any(runs)},

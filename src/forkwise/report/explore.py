@@ -8,7 +8,7 @@ from forkwise.explore.results import Dependence, Exploration, RunExploration
 from forkwise.report.distributions import Distribution, explored_entropies
 from forkwise.report.formats import count, estimate, interval, number, p_value, percent, quantile, share
 from forkwise.report.table import Block, Table, filled
-from forkwise.terminal import one_line
+from forkwise.terminal import counted, one_line
 
 _ENTRIES, _FORKS, _FARTHEST = 25, 20, 15
 _FEW = 10  # problems, below which a bootstrap over problems falls well short of its level
@@ -59,7 +59,7 @@ def notes(explored: Exploration) -> list[str]:
 
 def _notes(run: RunExploration, limit: int | None) -> Iterator[str]:
     if run.empty:
-        yield f"{run.empty:,} samples without text are left out."
+        yield f"Left out: {counted(run.empty, 'sample')} without text."
     if run.without_tokens:
         yield (
             f"{run.without_tokens:,} of {run.samples - run.empty:,} samples have no token data: they count for words "
@@ -94,8 +94,8 @@ def _notes(run: RunExploration, limit: int | None) -> Iterator[str]:
 def sizes(runs: Runs) -> list[Block]:
     """Says how much was explored."""
     return [
-        f"{run.run}: {count(run.samples)} samples of {count(run.problems)} problems, {count(run.words)} words, "
-        f"{count(run.sentences)} sentences."
+        f"{run.run}: {counted(run.samples, 'sample')} of {counted(run.problems, 'problem')}, "
+        f"{counted(run.words, 'word')}, {counted(run.sentences, 'sentence')}."
         for run in runs
     ]
 

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from forkwise.explore.results import RunExploration
 from forkwise.report.content import Content
 from forkwise.report.distributions import Distribution
-from forkwise.report.looks import COLOURS, looks
 from forkwise.report.passk_figures import (
     comparison_figure,
     evaluation_figure,
@@ -22,6 +21,7 @@ from forkwise.report.passk_figures import (
     name_label,
 )
 from forkwise.report.series import SeriesPanel, series_panels
+from forkwise.report.styles import COLOURS, styles
 
 FloatArray = npt.NDArray[np.float64]
 AnyPanel = TypeVar("AnyPanel", "Panel", SeriesPanel)
@@ -113,11 +113,11 @@ def training_figure(
         arms: the names in the order that decides about colours and dashes; by default that of `runs`.
     """
     drawn = training_panels(runs, window)[:panels]
-    look_of, many = looks(arms or list(runs)), len(runs) >= len(COLOURS)
+    style_of, many = styles(arms or list(runs)), len(runs) >= len(COLOURS)
 
     def draw(axis: Any, panel: Panel) -> None:
         for series in panel.series:
-            look = look_of[series.arm]
+            look = style_of[series.arm]
             for row in [] if many else series.runs:
                 axis.plot(series.steps, row, color=look["color"], alpha=0.25, linewidth=0.8)
             axis.plot(series.steps, series.smooth, **look, label=name_label(series.arm))
@@ -153,9 +153,9 @@ def entropy_figure(distributions: Mapping[str, Distribution], arms: Sequence[str
     """Draws the share of tokens above each entropy (left) and the mean entropy along the trace (right)."""
     figure = Figure(figsize=(10, 4.3), layout="constrained")
     left, right = figure.subplots(1, 2)
-    look_of = looks(arms or list(distributions))
+    style_of = styles(arms or list(distributions))
     for name, d in distributions.items():
-        look = look_of[name]
+        look = style_of[name]
         left.plot(d.above_x, d.above, **look, label=name_label(name))
         if d.position_low is not None and d.position_high is not None:
             right.fill_between(
@@ -175,9 +175,9 @@ def behaviour_figure(runs: Sequence[RunExploration], arms: Sequence[str] = ()) -
     figure = Figure(figsize=(9, 1 + 0.34 * max(len(rows), 1)), layout="constrained")
     axis = figure.subplots()
     axis.axvline(0, color="black", linewidth=0.8)
-    look_of = looks(arms or list(dict.fromkeys(run.run for run in runs)))
+    style_of = styles(arms or list(dict.fromkeys(run.run for run in runs)))
     for height, (run, _, c) in enumerate(rows):
-        colour = look_of[run.run]["color"]
+        colour = style_of[run.run]["color"]
         if c.null is not None:
             axis.plot([c.null.low, c.null.high], [height, height], color="0.8", linewidth=7, solid_capstyle="butt")
         d = c.difference
@@ -194,12 +194,12 @@ def behaviour_figure(runs: Sequence[RunExploration], arms: Sequence[str] = ()) -
 
 def series_figure(panels: Sequence[SeriesPanel], arms: Sequence[str] = ()) -> Figure:
     """Draws the figures over training, one point per explored checkpoint."""
-    look_of = looks(arms or list(dict.fromkeys(line.name for panel in panels for line in panel.lines)))
+    style_of = styles(arms or list(dict.fromkeys(line.name for panel in panels for line in panel.lines)))
 
     def draw(axis: Any, panel: SeriesPanel) -> None:
         for line in panel.lines:
             axis.plot(
-                line.steps, line.values, **look_of[line.name], marker="o", markersize=4, label=name_label(line.name)
+                line.steps, line.values, **style_of[line.name], marker="o", markersize=4, label=name_label(line.name)
             )
         axis.set_ylim(0, 1.08 * max([value for line in panel.lines for value in line.values] + [1e-9]))
 

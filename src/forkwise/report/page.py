@@ -192,7 +192,7 @@ def render(content: Content) -> str:
         styles=[Markup(style) for style in styles],
         scripts=[Markup(script) for script in scripts],
         sections=SECTIONS.items(),
-        verdict=content.verdict,
+        conclusion=content.conclusion,
         notes=content.notes,
         arms=page_data["arms"],
         tables=tables,

@@ -15,7 +15,7 @@ from forkwise.folders import write_bytes
 from forkwise.passk import Comparison, Evaluation
 from forkwise.passk.estimator import k_grid, shown_ks
 from forkwise.passk.length import BUDGET, CAP
-from forkwise.report.looks import COLOURS, looks
+from forkwise.report.styles import COLOURS, styles
 from forkwise.terminal import one_line, visible
 
 Looks = Mapping[str, Mapping[str, Any]]
@@ -78,10 +78,10 @@ def _draw(axis: Any, ks: Sequence[Any], mean: Any, low: Any, high: Any, look: Ma
     axis.plot(ks, mean, **look, marker="o" if len(ks) <= 20 else None, markersize=4, label=label)
 
 
-def _pass_panel(axis: Any, evaluations: Sequence[Evaluation], look_of: Looks) -> None:
+def _pass_panel(axis: Any, evaluations: Sequence[Evaluation], style_of: Looks) -> None:
     for e in evaluations:
         band = e.pass_at_k
-        _draw(axis, e.ks, band.mean, band.low, band.high, look_of[e.arm], name_label(e.arm))
+        _draw(axis, e.ks, band.mean, band.low, band.high, style_of[e.arm], name_label(e.arm))
     axis.set_ylim(0, 1)
     _k_axis(axis, evaluations[0].ks, "Pass@K")
 
@@ -91,16 +91,16 @@ def evaluation_figure(evaluations: Sequence[Evaluation], arms: Sequence[str] = (
 
     `arms` are the names in the order that decides about colours and dashes; by default that of the evaluations.
     """
-    look_of = looks(arms or [e.arm for e in evaluations])
+    style_of = styles(arms or [e.arm for e in evaluations])
     lengths = all(any(row.control == BUDGET for row in e.length) for e in evaluations)
     figure = Figure(figsize=(10 if lengths else 6, 4.4), layout="constrained")
     axes = figure.subplots(1, 2 if lengths else 1, squeeze=False)[0]
-    _pass_panel(axes[0], evaluations, look_of)
+    _pass_panel(axes[0], evaluations, style_of)
     if lengths:
         for e in evaluations:
             rows = [row for row in e.length if row.control == BUDGET]
             values = ([r.at for r in rows], [r.value for r in rows], [r.low for r in rows], [r.high for r in rows])
-            _draw(axes[1], *values, look_of[e.arm], name_label(e.arm))
+            _draw(axes[1], *values, style_of[e.arm], name_label(e.arm))
         _length_axis(axes[1], [row.at for row in evaluations[0].length if row.control == BUDGET])
         axes[1].set_ylim(0, 1)
         finish_axis(axes[1], f"budget per problem ({evaluations[0].length_unit})", "pass within the budget")
@@ -122,28 +122,28 @@ def comparison_figure(
     if len(comparison.differences) >= len(COLOURS):
         return _rows_figure(comparison, caption)
     drawn = [*beside, *comparison.arms]
-    look_of = looks(arms or [e.arm for e in drawn])
+    style_of = styles(arms or [e.arm for e in drawn])
     capped = all(any(row.control == CAP for row in d.length) for d in comparison.differences)
     figure = Figure(figsize=(15 if capped else 10, 4.6), layout="constrained")
     axes = figure.subplots(1, 3 if capped else 2)
-    _pass_panel(axes[0], drawn, look_of)
+    _pass_panel(axes[0], drawn, style_of)
     axes[0].set_title("Pass@K; bands: intervals over problems", fontsize=9)
     reference = name_label(comparison.reference)
     axes[1].axhline(0, color="black", linewidth=0.8)
     for d in comparison.differences:
-        _draw(axes[1], d.ks, d.interval.mean, d.interval.low, d.interval.high, look_of[d.arm], name_label(d.arm))
-        axes[1].fill_between(d.ks, d.band.low, d.band.high, color=look_of[d.arm]["color"], alpha=0.1, linewidth=0)
+        _draw(axes[1], d.ks, d.interval.mean, d.interval.low, d.interval.high, style_of[d.arm], name_label(d.arm))
+        axes[1].fill_between(d.ks, d.band.low, d.band.high, color=style_of[d.arm]["color"], alpha=0.1, linewidth=0)
     axes[1].set_title("Difference; dark: interval at each K, light: band for all K and arms", fontsize=9)
     _k_axis(axes[1], comparison.differences[0].ks, f"Pass@K minus {reference}")
     if capped:
-        _cap_panel(axes[2], comparison, look_of)
+        _cap_panel(axes[2], comparison, style_of)
     legend_below(figure, axes)
     if caption:
         figure.suptitle(_plain(caption), fontsize=9)
     return figure
 
 
-def _cap_panel(axis: Any, comparison: Comparison, look_of: Looks) -> None:
+def _cap_panel(axis: Any, comparison: Comparison, style_of: Looks) -> None:
     """Draws the differences under a cap at the smallest and at the largest K, with their intervals as bars."""
     axis.axhline(0, color="black", linewidth=0.8)
     rows = {d.arm: [row for row in d.length if row.control == CAP and row.at] for d in comparison.differences}
@@ -158,8 +158,8 @@ def _cap_panel(axis: Any, comparison: Comparison, look_of: Looks) -> None:
                 [v - r.low for v, r in zip(values, at, strict=True)],
                 [r.high - v for v, r in zip(values, at, strict=True)],
             ]
-            drawn = {"marker": mark, "markersize": 5, "markerfacecolor": "white" if j else look_of[arm]["color"]}
-            axis.errorbar([(r.at or 1) * shift for r in at], values, ends, elinewidth=1, **{**look_of[arm], **drawn})
+            drawn = {"marker": mark, "markersize": 5, "markerfacecolor": "white" if j else style_of[arm]["color"]}
+            axis.errorbar([(r.at or 1) * shift for r in at], values, ends, elinewidth=1, **{**style_of[arm], **drawn})
     _length_axis(axis, sorted({row.at for arm_rows in rows.values() for row in arm_rows if row.at}))
     shapes = "; ".join(f"{shape}: K = {k}" for shape, k in zip(("dots", "squares"), marks, strict=False))
     axis.set_title(f"Difference under a cap, pointwise; {shapes}", fontsize=9)

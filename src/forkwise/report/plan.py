@@ -8,10 +8,11 @@ from math import comb, sqrt
 from forkwise.passk.comparison import CURVE
 from forkwise.passk.components import Components, chi_square_interval, name_of
 from forkwise.passk.design import FEWEST_RUNS
-from forkwise.passk.plan import Choice, Needed, Plan
+from forkwise.passk.plan import Needed, Plan, PricedStudy
 from forkwise.passk.power import MOST_RUNS, Size
 from forkwise.report.formats import count, number, share
 from forkwise.report.table import Table, filled
+from forkwise.terminal import counted
 
 _MANY = 500  # runs, beyond which no p is too small for a permutation test
 _ROUGH = 20  # degrees of freedom below which a standard deviation may be a third off
@@ -50,8 +51,8 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _size(size: Size) -> str:
-    runs = f"{count(size.runs)} run{'s' * (size.runs > 1)} per arm"
-    return f"{runs} on {count(size.problems)} problems x {count(size.samples)} samples"
+    runs = f"{counted(size.runs, 'run')} per arm"
+    return f"{runs} on {counted(size.problems, 'problem')} x {counted(size.samples, 'sample')}"
 
 
 def tables(plan: Plan) -> list[Table]:
@@ -158,7 +159,7 @@ def _affordable(plan: Plan) -> list[Table]:
     return filled(f"Smallest difference found for a cost of {_cost(budget or 0.0)}", header, rows)
 
 
-def _choice(c: Choice) -> list[str]:
+def _choice(c: PricedStudy) -> list[str]:
     return [*map(count, (c.size.runs, c.size.problems, c.size.samples)), _cost(c.cost)]
 
 
@@ -241,7 +242,7 @@ def _foundations(plan: Plan) -> list[str]:
     elif first.run_freedom < _ROUGH:
         low, high = (sqrt(x) for x in chi_square_interval(1.0, first.run_freedom, plan.level))
         said.append(
-            f"The SD of the runs' means rests on {first.run_freedom} degree{'s' * (first.run_freedom > 1)} of freedom "
+            f"The SD of the runs' means rests on {counted(first.run_freedom, 'degree')} of freedom "
             "(runs beyond the first of each arm): "
             f"the true one is {low:.2g} to {high:.2g} times the estimate ({plan.level:.0%} chi-square interval, for "
             "normal run effects)."

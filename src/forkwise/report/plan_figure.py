@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from forkwise.passk.components import name_of
 from forkwise.passk.plan import Plan
-from forkwise.report.looks import COLOURS
 from forkwise.report.passk_figures import finish_axis
+from forkwise.report.styles import COLOURS
 
 _COLUMNS = 3
 

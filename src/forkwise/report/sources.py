@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from forkwise.constants import ALPHA, KAPPA
 from forkwise.errors import InputError
 from forkwise.explore.results import FILE as EXPLORE
 from forkwise.folders.metrics import METRICS, STATE, metrics_file
@@ -33,7 +34,7 @@ class Shaping:
     methods: tuple[str, ...] = ()
 
 
-PAPER = Shaping(0.4, 2.0)
+PAPER = Shaping(ALPHA, KAPPA)
 """The paper's values for GRPO, used for samples of a model whose training is not known."""
 
 
@@ -77,7 +78,7 @@ class ReportSource:
     """Paths of `explore.json`."""
     results: tuple[Path, ...] = ()
     """Files with Pass@K."""
-    verdict: str | None = None
+    conclusion: str | None = None
     """Conclusion that the run itself recorded."""
     breaks: tuple[str, ...] = ()
     """Words that begin a sentence in the samples, besides punctuation."""
@@ -195,7 +196,7 @@ def _results(folder: Path) -> tuple[Path, ...]:
 
 
 def _with_record(source: ReportSource) -> ReportSource:
-    """Adds to the source what the run recorded about itself: names of its arms, settings, verdict."""
+    """Adds to the source what the run recorded about itself: names of its arms, settings, conclusion."""
     results = _json(source.path / "results.json")
     settings = results.get("settings") or _json(source.path / "settings.json")
     experiment = bool(source.samples and source.training and (source.path / "arms").is_dir())
@@ -207,7 +208,7 @@ def _with_record(source: ReportSource) -> ReportSource:
         title=title if isinstance(title, str) else source.title,
         samples=tuple(replace(arm, shaping=_shaping(source, arm.runs)) for arm in samples),
         training=tuple(_grouped_training(source.training, names)),
-        verdict=verdict if isinstance(verdict := results.get("verdict"), str) else None,
+        conclusion=conclusion if isinstance(conclusion := results.get("conclusion"), str) else None,
         breaks=tuple(map(str, breaks)) if isinstance(breaks := results.get("breaks"), list) else (),
         experiment=experiment,
     )

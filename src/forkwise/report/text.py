@@ -16,9 +16,9 @@ _WIDTH = 120
 
 
 def summary(content: Content) -> str:
-    """Writes verdict, tables and notes; no line depends on the terminal, and no control character gets through."""
+    """Writes conclusion, tables and notes; no line depends on the terminal, and no control character gets through."""
     runs = content.explored()
-    blocks: list[Block] = [content.title, *content.verdict]
+    blocks: list[Block] = [content.title, *content.conclusion]
     blocks += [*overview(content.evaluations, content.comparison), *training_table(content.training), *sizes(runs)]
     blocks += [*entropy(content.distributions, runs), *behaviours(runs), *rarity(runs), *dependence(runs)]
     blocks += [*series(content.explorations), *forks(runs)]

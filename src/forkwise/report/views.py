@@ -11,9 +11,9 @@ from forkwise.passk.length import BUDGET, CAP, MATCHED
 from forkwise.report.content import Content
 from forkwise.report.figures import training_panels
 from forkwise.report.formats import coverage
-from forkwise.report.looks import dashes
 from forkwise.report.passk import CONTROLS
 from forkwise.report.series import series_panels
+from forkwise.report.styles import dashes
 
 _POINTS = 500  # logged steps that a training curve keeps
 

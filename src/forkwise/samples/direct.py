@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 
 from forkwise.errors import InputError
 from forkwise.samples.importers import FileReport, Options, import_files
-from forkwise.samples.importers.base import counted
 from forkwise.samples.importers.folders import files_in, without_ending
 from forkwise.samples.store import SCHEMA, find_shards
+from forkwise.terminal import counted
 
 _REQUIRED = frozenset(field.name for field in SCHEMA if not field.nullable)
 

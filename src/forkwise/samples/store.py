@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from forkwise.errors import InputError
 from forkwise.folders import whole_file
+from forkwise.terminal import counted
 
 Key = tuple[str, str, int]
 """`(run, problem_id, sample_id)` of a sample."""
@@ -170,7 +171,8 @@ def read_samples(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     distinct = table.group_by(list(KEYS)).aggregate([])
     if distinct.num_rows != table.num_rows:
         raise InputError(
-            f"'{path}' holds {table.num_rows - distinct.num_rows} samples twice (same run, problem_id and sample_id): "
+            f"'{path}' holds {counted(table.num_rows - distinct.num_rows, 'sample')} twice (same run, problem_id and "
+            "sample_id): "
             "remove the copies, or give different runs different names."
         )
     return table.select(wanted)

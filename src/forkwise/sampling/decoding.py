@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from forkwise.core import token_entropy
 from forkwise.errors import InputError, first_line
 from forkwise.loading import named
 from forkwise.sampling.forward import (
@@ -103,15 +104,17 @@ def uniforms(seeds: Sequence[int], tokens: int) -> torch.Tensor:
 def draw_tokens(
     logits: torch.Tensor, u: torch.Tensor, sampling: Sampling
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Returns per row of `logits` (n, V) the token that `u` (n,) picks, its log-probability and the entropy; float64.
+    """Returns per row of `logits` (n, V) the token that `u` (n,) picks, its log-probability and the entropy.
 
     The token is drawn from softmax(logits / temperature) cut to the nucleus, by inverting its distribution function, so
     that a row's draw does not depend on the rows beside it. Log-probability and entropy, in nats, are those of the full
-    softmax(logits / temperature), before the cut. Greedy decoding (temperature 0) has them at temperature 1.
+    softmax(logits / temperature), before the cut. Greedy decoding (temperature 0) has them at temperature 1. The
+    entropy comes from the operator of training, float32; the rest is float64.
     """
-    logprobs = torch.log_softmax(logits.double() / (sampling.temperature or 1.0), dim=-1)
+    temperature = sampling.temperature or 1.0
+    entropy = token_entropy(logits, temperature=temperature)
+    logprobs = torch.log_softmax(logits.double() / temperature, dim=-1)
     probs = logprobs.exp()
-    entropy = torch.special.entr(probs).sum(dim=-1)
     if sampling.temperature == 0:
         token = logits.argmax(dim=-1, keepdim=True)
     else:

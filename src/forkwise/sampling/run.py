@@ -29,6 +29,7 @@ from forkwise.sampling.manifest import MANIFEST, check_manifest
 from forkwise.sampling.recipe import Job
 from forkwise.sampling.rows import table_row
 from forkwise.tasks import Problem, Task, Verdict
+from forkwise.terminal import counted
 from forkwise.version import __version__
 
 
@@ -48,7 +49,7 @@ class Summary:
     seconds: float
 
     def __str__(self) -> str:
-        parts = [f"{self.samples:,} samples of {self.problems:,} problems"]
+        parts = [f"{counted(self.samples, 'sample')} of {counted(self.problems, 'problem')}"]
         parts.append(f"{self.drawn:,} of them drawn now, in {duration(self.seconds)}" if self.drawn else "all there")
         if self.correct is not None:
             parts.append(f"{100 * self.correct:.1f} % correct")

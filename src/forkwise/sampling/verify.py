@@ -26,6 +26,7 @@ from forkwise.sampling.recipe import open_task
 from forkwise.tasks import Problem, Verdict
 from forkwise.tasks.answers import MathVerifier, require_math_verify
 from forkwise.tasks.dataset import ANSWER_COLUMNS, ID_COLUMNS, gold_answer, read_rows, verify_exactly
+from forkwise.terminal import counted
 
 _WRITTEN = {"answer": pa.string(), "correct": pa.bool_(), "verdict_by": pa.string()}
 
@@ -83,7 +84,7 @@ class Report:
     def __str__(self) -> str:
         paths = ", ".join(f"{count:,} {path}" for path, count in sorted(self.by.items(), key=lambda item: -item[1]))
         decided = self.correct + self.wrong + self.unscored
-        parts = [f"{decided:,} of {self.rows:,} samples verified in {duration(self.seconds)}"]
+        parts = [f"{decided:,} of {counted(self.rows, 'sample')} verified in {duration(self.seconds)}"]
         if decided:
             parts.append(f"{self.correct:,} correct, {self.wrong:,} wrong, {self.unscored:,} unscored (by: {paths})")
         if self.turned_right or self.turned_wrong:

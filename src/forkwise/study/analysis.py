@@ -15,20 +15,21 @@ import numpy as np
 from forkwise.errors import InputError
 from forkwise.folders.results import inputs_of
 from forkwise.passk import Arm, Comparison, Evaluation, compare, evaluate, k_grid
-from forkwise.passk.design import FEWEST_PAIRS
+from forkwise.passk.design import FEWEST_PAIRS, FEWEST_RUNS
 from forkwise.passk.estimator import FloatArray
 from forkwise.passk.two_way import vary
 from forkwise.study.receipts import Receipt, arm_of, read_receipts, receipt_file, starts
 from forkwise.study.registration import PLAN, read_plan
-from forkwise.study.spec import BASE, FEWEST, Study
+from forkwise.study.spec import BASE, Study
 from forkwise.study.spending import boundary
+from forkwise.terminal import counted
 from forkwise.version import __version__
 
 Receipts = Mapping[str, Receipt]
 
 
 @dataclass(frozen=True)
-class Contrast:
+class SeedContrast:
     """A difference of two arms at one endpoint, over problems and over paired seeds.
 
     Attributes:
@@ -64,7 +65,7 @@ def values(arm: Arm, endpoint: int | str, n: int) -> FloatArray:
     return mean_SQ
 
 
-def contrast(arm: Arm, reference: Arm, endpoint: int | str, n: int, level: float) -> Contrast:
+def contrast(arm: Arm, reference: Arm, endpoint: int | str, n: int, level: float) -> SeedContrast:
     """Compares two arms whose runs come in the same order of seeds.
 
     The standard error is the two-way one over problems and seeds of the per-seed differences.
@@ -73,7 +74,7 @@ def contrast(arm: Arm, reference: Arm, endpoint: int | str, n: int, level: float
     variation = vary(change_SQ1, np.zeros_like(change_SQ1[:1]), level=level)
     interval = variation.pointwise(level)
     by_seed = change_SQ1.mean(axis=(1, 2))
-    return Contrast(
+    return SeedContrast(
         arm=arm.name,
         reference=reference.name,
         endpoint=endpoint_name(endpoint, n),
@@ -95,11 +96,13 @@ def arms_of(study: Study, receipts: Receipts, seeds: Sequence[int]) -> dict[str,
     """
     missing = [arm.run(seed) for arm in study.arms for seed in seeds if arm.run(seed) not in receipts]
     if missing:
-        raise InputError(f"{len(missing)} runs have no receipt, such as '{missing[0]}': every started run counts.")
+        raise InputError(
+            f"No receipt of {counted(len(missing), 'run')}, such as '{missing[0]}': every started run counts."
+        )
     return {arm.name: arm_of(arm.name, [receipts[arm.run(seed)] for seed in seeds]) for arm in study.arms}
 
 
-def primary_contrast(study: Study, receipts: Receipts, seeds: Sequence[int]) -> Contrast:
+def primary_contrast(study: Study, receipts: Receipts, seeds: Sequence[int]) -> SeedContrast:
     """Returns the primary comparison with these seeds."""
     assert study.primary is not None
     arms = arms_of(study, receipts, seeds)
@@ -196,9 +199,9 @@ class Result:
     blinded: list[Blinded] = field(default_factory=list)
     shown_below: float = 0.0
     early: bool = False
-    primary: Contrast | None = None
-    secondary: list[Contrast] = field(default_factory=list)
-    gate: Contrast | None = None
+    primary: SeedContrast | None = None
+    secondary: list[SeedContrast] = field(default_factory=list)
+    gate: SeedContrast | None = None
     exploratory: Comparison | None = None
     base: Evaluation | None = None
 
@@ -226,9 +229,9 @@ def analyse(study: Study, folder: Path, receipts: Receipts, *, early: bool = Fal
         return Result(far, far.seeds, facts, base=base)
     arms = arms_of(study, receipts, seeds)
     compared = None
-    if len(seeds) == 1 or len(seeds) >= FEWEST:
+    if len(seeds) == 1 or len(seeds) >= FEWEST_RUNS:
         compared = _explore(study, list(arms.values()))
-    if study.primary is None or len(seeds) < FEWEST:
+    if study.primary is None or len(seeds) < FEWEST_RUNS:
         return Result(far, seeds, facts, early=early, exploratory=compared, base=base)
     n, level = study.evaluation.n, study.primary.level
     reference, tested = arms[study.arms[0].name], arms[study.tested.name]
@@ -298,7 +301,7 @@ def _complete(study: Study, far: Progress, number: int) -> bool:
     return set(study.seeds[:number]) <= set(far.seeds)
 
 
-def _holm(contrasts: Sequence[Contrast]) -> list[Contrast]:
+def _holm(contrasts: Sequence[SeedContrast]) -> list[SeedContrast]:
     """Adjusts the p of several contrasts, each a single number, by Holm's step-down."""
     adjusted, floor = list(contrasts), 0.0
     for rank, i in enumerate(np.argsort([c.p for c in contrasts], kind="stable")):

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from forkwise.study.analysis import Contrast, primary_contrast
+from forkwise.study.analysis import SeedContrast, primary_contrast
 from forkwise.study.receipts import read_receipts, write_note
 from forkwise.study.spec import Study
 from forkwise.study.spending import boundary
 
 
-def conditional_power(contrast: Contrast, effect: float, seeds: int, study: Study) -> float:
+def conditional_power(contrast: SeedContrast, effect: float, seeds: int, study: Study) -> float:
     """Returns the chance that the end shows a difference in the direction of `effect`, if that is the true one.
 
     By B-values (Lan & Wittes 1988, Biometrics 44(2)): the variance over runs falls with more seeds, that over problems
@@ -31,7 +31,7 @@ def conditional_power(contrast: Contrast, effect: float, seeds: int, study: Stud
     return float(stats.norm.sf((needed - b_now - drift * (1 - t)) / np.sqrt(max(1 - t, 1e-12))))
 
 
-def decide(study: Study, contrast: Contrast, seeds: int) -> str | None:
+def decide(study: Study, contrast: SeedContrast, seeds: int) -> str | None:
     """Says why the study ends at this look, or None if it goes on."""
     assert study.primary is not None
     if contrast.p < boundary(study, seeds):

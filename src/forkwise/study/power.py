@@ -7,12 +7,13 @@ from statistics import fmean
 
 from forkwise.errors import InputError
 from forkwise.passk import Arm
+from forkwise.passk.design import FEWEST_RUNS
 from forkwise.passk.planning import plan_study
 from forkwise.report.plan import conclusion, limits, tables
 from forkwise.report.table import Block
 from forkwise.study.analysis import arms_of, progress, read_folder
 from forkwise.study.receipts import Receipt, read_receipts
-from forkwise.study.spec import BASE, FEWEST, Study
+from forkwise.study.spec import BASE, Study
 
 _DIFFERENCES = (0.01, 0.02, 0.03)
 
@@ -26,10 +27,10 @@ def read_pilot(folder: Path) -> tuple[list[Arm], list[Receipt]]:
     study, place, _ = read_folder(folder)
     receipts = read_receipts(place, study.sha256(), study.runs())
     seeds = progress(study, place, receipts).seeds
-    if len(seeds) < FEWEST:
+    if len(seeds) < FEWEST_RUNS:
         raise InputError(
             f"The pilot in '{folder}' has {len(seeds)} seeds in all arms, and how training varies takes at least "
-            f"{FEWEST}."
+            f"{FEWEST_RUNS}."
         )
     there = [receipt for name, receipt in receipts.items() if name != BASE]
     return list(arms_of(study, receipts, seeds).values()), there

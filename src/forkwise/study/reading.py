@@ -13,7 +13,7 @@ import msgspec
 from forkwise.errors import InputError, nearest
 from forkwise.reading import read_yaml
 from forkwise.study.recipes import RECIPES
-from forkwise.study.spec import Evaluation, Futility, Primary, Stopping, Study, TrainingArm
+from forkwise.study.spec import EvaluationPlan, Futility, Primary, Stopping, Study, TrainingArm
 
 
 def read_study(path: Path) -> Study:
@@ -73,7 +73,7 @@ def _refuse_unknown(content: Mapping[Any, Any], kind: Any, name: str, place: str
 
 
 _NESTED: dict[str, type] = {
-    "evaluation": Evaluation,
+    "evaluation": EvaluationPlan,
     "primary": Primary,
     "stopping": Stopping,
     "stopping.futility": Futility,
@@ -85,7 +85,7 @@ def _recipe(recipe: Any, name: str) -> dict[str, Any]:
         raise InputError(f"recipe of '{name}' must be a mapping of settings, such as {{max_steps: 100}}.")
     own = dict(recipe)
     like = own.pop("like", None)
-    if like is not None and like not in RECIPES:
+    if like is not None and (not isinstance(like, str) or like not in RECIPES):
         raise InputError(f"There is no recipe '{like}': like can be {', '.join(RECIPES)}.{nearest(str(like), RECIPES)}")
     return {**(RECIPES[like] if like else {}), **own}
 

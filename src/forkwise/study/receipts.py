@@ -26,6 +26,7 @@ from forkwise.folders.results import read_result, write_result
 from forkwise.passk import Arm, diversity, make_arm
 from forkwise.reading import parse_json
 from forkwise.samples import read_samples
+from forkwise.terminal import counted
 from forkwise.version import __version__
 
 SCHEMA = 1
@@ -168,9 +169,9 @@ def counts(samples: Path, problems: Sequence[str]) -> dict[str, Any]:
         InputError: a sample without a verdict, or of another problem.
     """
     table = read_samples(samples, ["problem_id", "correct", "n_tokens", "finish_reason"])
-    if table["correct"].null_count:
+    if unscored := table["correct"].null_count:
         raise InputError(
-            f"{table['correct'].null_count} samples in '{samples}' have no verdict: run forkwise verify on it."
+            f"'{samples}' holds {counted(unscored, 'sample')} without a verdict: run forkwise verify on it."
         )
     columns = {"problem_id": table["problem_id"].cast(pa.string()), "correct": pc.cast(table["correct"], pa.int64())}
     grouped = (

@@ -27,6 +27,7 @@ from forkwise.study.registration import PLAN, read_plan, refuse_other_plan, writ
 from forkwise.study.spec import Study, TrainingArm
 from forkwise.study.work import Work
 from forkwise.tasks import problem_range
+from forkwise.terminal import counted
 from forkwise.training.folder import check_folder, create_folder
 
 _TRIES = 3  # starts of a run under one command, before the study goes on without it
@@ -125,8 +126,8 @@ def run_stage(works: Sequence[Work], place: Place, console: Console, what: str) 
             meter.reach(_done(works), _note(waiting.values()))
     if failed:
         raise RunError(
-            f"{len(failed)} of {len(works)} runs could not be brought to their end; the same command tries again. "
-            f"The first: {failed[0]}"
+            f"{len(failed)} of {counted(len(works), 'run')} could not be brought to an end; the same command tries "
+            f"again. The first: {failed[0]}"
         )
 
 
@@ -181,7 +182,7 @@ def _note(works: Any) -> str:
     logs = [read_metrics(work.folder) for work in works if work.arm is not None]
     rewards = [log[-1]["reward"] for log in logs if log and "reward" in log[-1]]
     reward = f" with reward {fmean(rewards):.3f}" if rewards else ""
-    return f"{len(works)} runs to go{reward}"
+    return f"{counted(len(works), 'run')} to go{reward}"
 
 
 # ----------------------------------------------------------------------------------------------------------- the study
@@ -222,4 +223,4 @@ def run(
                 stop = look_at(study, receipts, done)
                 if stop is not None:
                     return stop
-    return f"All {len(study.arms) * len(study.seeds)} runs are done ({time.monotonic() - start:.0f} s)."
+    return f"Done: {counted(len(study.arms) * len(study.seeds), 'run')} ({time.monotonic() - start:.0f} s)."

@@ -16,14 +16,14 @@ from typing import Any, Literal
 from forkwise.errors import InputError, nearest
 from forkwise.folders import json_text
 from forkwise.methods import parse_methods, settings_of
+from forkwise.passk.design import FEWEST_RUNS
 from forkwise.reading import parse_json
 from forkwise.tasks.base import Split
 
 BASE = "base"
 """The name of the base model among the runs."""
 
-FEWEST = 3
-"""Seeds of an arm from which it can be told how much training runs differ."""
+_MOST = 10_000_000  # of anything that is counted
 
 Algorithm = Literal["grpo", "ppo"]
 Device = Literal["cpu", "cuda"]
@@ -79,7 +79,7 @@ class TrainingArm:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationPlan:
     """Which problems every trained model gets, and how its samples are drawn.
 
     Attributes:
@@ -169,7 +169,7 @@ class Study:
     model: str
     arms: tuple[TrainingArm, ...]
     seeds: list[int]
-    evaluation: Evaluation
+    evaluation: EvaluationPlan
     recipe: dict[str, Any]
     task: str | None = None
     dataset: str | None = None
@@ -222,7 +222,8 @@ class Study:
     def configuration(self, arm: TrainingArm, seed: int, folder: Path, device: Device = "cpu") -> dict[str, Any]:
         """Returns the settings of one training run, as they go to `forkwise grpo --config`.
 
-        Where a method sets a field of TRL that the recipe sets too, the method wins.
+        Where a method sets a field of TRL that the recipe sets too, the method wins. TRL's head computes entropies unless
+        the recipe says otherwise: those who registered a study before there was a choice find their numbers again.
         """
         named = arm.settings.get("method", [])
         methods = parse_methods([named] if isinstance(named, str) else named)
@@ -232,6 +233,7 @@ class Study:
         return {
             "model": self.model,
             **{key: value for key, value in source.items() if value is not None},
+            "entropy_backend": "trl",
             **self.recipe,
             **settings_of(methods),
             **arm.settings,
@@ -302,8 +304,8 @@ def _check_numbers(study: Study) -> None:
     numbers |= {f"evaluation.{name}": (getattr(e, name), 0) for name in ("first_problem", "traces")}
     numbers |= {"recipe.max_steps": (study.recipe.get("max_steps"), 1)}
     for name, (value, low) in numbers.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < low:
-            raise InputError(f"{name} is {value}: it must be a whole number, at least {low}.")
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= _MOST:
+            raise InputError(f"{name} is {value}: it must be a whole number from {low} to {_MOST:,}.")
     for name in study.recipe:
         if name in _STUDYS:
             raise InputError(f"The recipe sets {name}, which the study says by itself: leave it out of the recipe.")
@@ -334,10 +336,10 @@ def _check_claims(study: Study) -> None:
         return
     if study.pilot:
         raise InputError("A pilot tests nothing: leave primary out, or pilot.")
-    if len(study.seeds) < FEWEST:
+    if len(study.seeds) < FEWEST_RUNS:
         raise InputError(
             f"With {len(study.seeds)} seed(s) per arm no difference between methods can be claimed: give at least "
-            f"{FEWEST} seeds, or leave primary out, and everything is exploratory."
+            f"{FEWEST_RUNS} seeds, or leave primary out, and everything is exploratory."
         )
     if study.tested == study.arms[0]:
         raise InputError(f"primary compares '{study.arms[0].name}' with itself: name another arm.")
@@ -354,10 +356,11 @@ def _check_claims(study: Study) -> None:
     if not 0.5 < primary.level < 1:
         raise InputError(f"level is {primary.level}: it must be above 0.5 and below 1.")
     if study.looks and (
-        study.looks != sorted(set(study.looks)) or study.looks[0] < FEWEST or study.looks[-1] >= len(study.seeds)
+        study.looks != sorted(set(study.looks)) or study.looks[0] < FEWEST_RUNS or study.looks[-1] >= len(study.seeds)
     ):
         raise InputError(
-            f"looks are {study.looks}: they are rising numbers of seeds, from {FEWEST} on and below {len(study.seeds)}."
+            f"looks are {study.looks}: they are rising numbers of seeds, from {FEWEST_RUNS} on and below "
+            f"{len(study.seeds)}."
         )
     futility = study.stopping.futility
     if futility is not None and not (futility.effect != 0 and 0 < futility.power < 1):

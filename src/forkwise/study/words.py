@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from forkwise.passk.design import FEWEST_RUNS
 from forkwise.report.formats import count, interval, number, p_value
 from forkwise.report.passk import FEW, conclusion, overview
 from forkwise.report.table import Block, Table, filled
-from forkwise.study.analysis import Blinded, Contrast, Progress, Reading, Result, endpoint_name
+from forkwise.study.analysis import Blinded, Progress, Reading, Result, SeedContrast, endpoint_name
 from forkwise.study.receipts import LAST, TEXTS, Receipt
-from forkwise.study.spec import BASE, FEWEST, Study
+from forkwise.study.spec import BASE, Study
 from forkwise.study.spending import boundary
+from forkwise.terminal import counted
 
 _LOGGED = {
     "reward": "reward",
     "entropy (nats)": "entropy",
     "psi/abs(A)": "shaping/psi_over_adv",
-    "capped": "shaping/capped_frac",
+    "at the cap": "shaping/capped_frac",
     "clipped low": "clip_ratio/low_mean",
     "clipped high": "clip_ratio/high_mean",
 }
@@ -31,7 +33,10 @@ def design(study: Study) -> list[Block]:
         ["arms", ", ".join(arm.name for arm in study.arms)],
         ["seeds of every arm", f"{len(study.seeds)} ({_listed(study.seeds)})"],
         ["training runs", f"{count(trained)} of {count(study.steps)} steps"],
-        ["evaluated on", f"{e.task or e.dataset or study.task}, {e.split}: {_problems(study)} x {count(e.n)} samples"],
+        [
+            "evaluated on",
+            f"{e.task or e.dataset or study.task}, {e.split}: {_problems(study)} x {count(e.n)} samples",
+        ],
         ["samples in all", count(samples)],
         ["plan", study.sha256()[:16]],
     ]
@@ -41,8 +46,8 @@ def design(study: Study) -> list[Block]:
     elif study.pilot:
         blocks.append("A pilot: it measures what a study is planned from, and compares nothing.")
     else:
-        few = len(study.seeds) < FEWEST
-        why = f": fewer than {FEWEST} seeds say nothing about other trainings" if few else ", as nothing is tested"
+        few = len(study.seeds) < FEWEST_RUNS
+        why = f": fewer than {FEWEST_RUNS} seeds say nothing about other trainings" if few else ", as nothing is tested"
         blocks.append(f"Everything that comes of it is exploratory{why}.")
     return blocks
 
@@ -50,7 +55,7 @@ def design(study: Study) -> list[Block]:
 def _problems(study: Study) -> str:
     e = study.evaluation
     place = f" from place {count(e.first_problem)} on" if e.first_problem else ""
-    return f"{count(e.problems)} problems{place}"
+    return f"{counted(e.problems, 'problem')}{place}"
 
 
 def _listed(seeds: Sequence[int]) -> str:
@@ -115,8 +120,8 @@ def _primary(study: Study, result: Result, registered: str | None) -> list[Block
         text += f"; the two are equivalent within ±{named.margin:g}"
     blocks: list[Block] = [f"{text}. It is over {primary.seeds} paired seeds and problems like these."]
     if result.gate is not None:
-        verdict = "is shown too" if result.gate.p < result.shown_below else "is not shown"
-        blocks.append(f"The gate: {_difference(result.gate)}, {verdict}.")
+        outcome = "is shown too" if result.gate.p < result.shown_below else "is not shown"
+        blocks.append(f"The gate: {_difference(result.gate)}, {outcome}.")
     elif named.gate is not None:
         gate = study.arm(named.gate).name
         blocks.append(f"{study.tested.name} minus {gate} is not tested, since the primary difference is not shown.")
@@ -125,7 +130,7 @@ def _primary(study: Study, result: Result, registered: str | None) -> list[Block
     return [*blocks, *filled(caption, ["", f"difference [{named.level:.0%} interval]", "adjusted p"], rows)]
 
 
-def _difference(c: Contrast) -> str:
+def _difference(c: SeedContrast) -> str:
     text = f"{c.arm} minus {c.reference}, {c.endpoint}, {interval(c.mean, c.low, c.high, digits=4, sign='+')}"
     return f"{text}, p {p_value(c.p)}"
 

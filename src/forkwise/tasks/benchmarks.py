@@ -19,7 +19,7 @@ from forkwise.tasks.math import TEMPLATES, question
 
 
 @dataclass(frozen=True)
-class Source:
+class HubSource:
     """The source of a benchmark: its Hub id, its configuration there, and how many different problems it has.
 
     `last_number` tells whether the last number of a completion is its answer where it states none.
@@ -32,12 +32,12 @@ class Source:
 
 
 BENCHMARKS = {
-    "aime24": Source("HuggingFaceH4/aime_2024", 30),
-    "aime25": Source("math-ai/aime25", 30),
-    "amc23": Source("AI-MO/aimo-validation-amc", 83),  # AMC 12 of 2022 and 2023: the 83 problems of the paper
-    "math500": Source("HuggingFaceH4/MATH-500", 500),
-    "gsm8k": Source("openai/gsm8k", 1319, config="main", last_number=True),
-    "minerva": Source("math-ai/minervamath", 272),
+    "aime24": HubSource("HuggingFaceH4/aime_2024", 30),
+    "aime25": HubSource("math-ai/aime25", 30),
+    "amc23": HubSource("AI-MO/aimo-validation-amc", 83),  # AMC 12 of 2022 and 2023: the 83 problems of the paper
+    "math500": HubSource("HuggingFaceH4/MATH-500", 500),
+    "gsm8k": HubSource("openai/gsm8k", 1319, config="main", last_number=True),
+    "minerva": HubSource("math-ai/minervamath", 272),
 }
 
 

@@ -18,6 +18,7 @@ from forkwise.errors import InputError, nearest
 from forkwise.reading import without_surrogates
 from forkwise.tasks.answers import MathVerifier, compare_exactly, extract_answer, find_answer, require_math_verify
 from forkwise.tasks.base import Problem, Prompt, Split, Verdict
+from forkwise.terminal import counted
 
 PROMPT_COLUMNS = ("prompt", "problem", "question")
 ANSWER_COLUMNS = ("answer", "ground_truth", "reward_model.ground_truth")
@@ -111,7 +112,7 @@ class DatasetTask:
         """Tells how many problems each split has, and what was left out, in one sentence."""
         splits = self._splits = self._splits if self._splits is not None else self._read()
         sizes = ", ".join(f"{len(problems)} {name}" for name, problems in splits.items() if problems)
-        left_out = f"; {self._duplicates} rows with a prompt that was there before are left out"
+        left_out = f"; left out: {counted(self._duplicates, 'row')} with a prompt that was there before"
         return f"{self.source}: {sizes} problems{left_out if self._duplicates else ''}."
 
     def verify(self, completions: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:

@@ -76,7 +76,9 @@ def check_rollout(method: RewardMethod, batch: Rollout, *, random: bool = False)
 
 
 def acted(method: Method, batch: Tokens | Rollout) -> Tensor:
-    """Returns the advantages that the method makes of a batch cut down to what it requires."""
+    """Returns the advantages that the method makes of a batch cut down to what it requires, with its first state."""
+    if isinstance(batch, Tokens):
+        batch = dataclasses.replace(batch, states={method.name: method.first_state()})
     try:
         if isinstance(method, RewardMethod) and isinstance(batch, Rollout):
             return run_reward_methods([method], batch)[0]
@@ -112,6 +114,7 @@ def token_batch(seed: int, *, rows: int = 4, columns: int = 6) -> Tokens:
         old_logprobs=logprobs + uniform(-0.4, 0.4),
         groups=torch.arange(rows) // 2,
         correct=correct,
+        progress=seed % 7 / 7,
         seed=seed % 1000,
     )
 
@@ -136,7 +139,9 @@ def rollout_of(rewards: Sequence[float], groups: Sequence[int], logprobs: Sequen
         inside = r[ids == group]
         spread = inside.std(correction=0)
         advantages[ids == group] = (inside - inside.mean()) / spread if spread > 0 else 0.0
-    return Rollout(r, ids, r > 0, advantages, None if logprobs is None else torch.tensor(logprobs, dtype=torch.float64))
+    lengths = torch.arange(len(groups)) % 5 + 1
+    likelihoods = None if logprobs is None else torch.tensor(logprobs, dtype=torch.float64)
+    return Rollout(r, ids, r > 0, advantages, likelihoods, lengths)
 
 
 def rows_of(batch: Batch, rows: Tensor) -> Batch:

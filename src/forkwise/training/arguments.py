@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +20,8 @@ from trl import ModelConfig
 from forkwise.errors import InputError, nearest
 from forkwise.reading import read_yaml
 from forkwise.training.settings import ALIASES, RunArguments
+
+_COUNT = re.compile(r"^num_|_(size|steps|generation)$")  # what the engines divide by
 
 
 class _Parser(HfArgumentParser):
@@ -110,6 +113,9 @@ def parse_run(
         if isinstance(error, InputError):
             raise
         raise InputError(str(error)) from error
+    except ArithmeticError as error:  # the engines divide counts before they check them
+        zeros = [name for name, value in values.items() if value == 0 and _COUNT.search(name)]
+        raise InputError(f"{' and '.join(zeros) or 'A batch size'} cannot be 0 ({error}).") from error
     if getattr(trainer_config, "method", None) and trainer_config.alpha == 0 and float(alpha or 0) != 0:
         raise InputError(
             f"alpha={alpha} belongs to the method 'entropy_advantage', which is not among those named: name it too "

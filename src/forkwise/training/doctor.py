@@ -21,9 +21,10 @@ from forkwise.errors import InputError
 from forkwise.folders import is_held
 from forkwise.folders.metrics import METRICS, STATE, checkpoints, is_of_verl, metrics_file, read_metrics, read_state
 from forkwise.reading import read_yaml
+from forkwise.terminal import counted
 from forkwise.training.folder import SETTINGS, damage, finished
 
-__all__ = ["Finding", "Trend", "report", "series", "trend"]
+__all__ = ["Remark", "Trend", "report", "series", "trend"]
 
 BLOCKS = 30  # values that the trend test sees at most
 FEWEST = 8  # values below which nothing is said about a trend
@@ -35,7 +36,7 @@ _NUMBERS = ("alpha", "kappa", "max_steps", "max_grad_norm", "health_min_entropy"
 
 
 @dataclass(frozen=True)
-class Finding:
+class Remark:
     """One thing that the curves say; `warning` where something should be done about it."""
 
     topic: str
@@ -124,8 +125,8 @@ def _report(folder: Path) -> str:
     kind = f"{kind}, alpha {settings.get('alpha', '?')}" if (folder / SETTINGS).is_file() else "another trainer's run"
     kind = "a run of verl" if of_verl else kind
     last = steps[-1]["step"] if steps else 0
-    head = f"{folder}: {kind}, {last} steps logged; "
-    head += f"{alarms} thing{'s' if alarms > 1 else ''} to look at (!)" if alarms else "nothing alarming"
+    head = f"{folder}: {kind}, {counted(last, 'step')} logged; "
+    head += f"{counted(alarms, 'thing')} to look at (!)" if alarms else "nothing alarming"
     return "\n".join([head, *map(str, findings)])
 
 
@@ -150,16 +151,16 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[Row]]:
     return {**others, **numbers}, read_metrics(folder)
 
 
-def _state(folder: Path, settings: dict[str, Any], steps: list[Row]) -> Iterator[Finding]:
+def _state(folder: Path, settings: dict[str, Any], steps: list[Row]) -> Iterator[Remark]:
     if not (folder / SETTINGS).is_file():
         yield _state_of_another_trainer(folder)
         return
     planned = settings.get("max_steps", -1)
     if finished(folder, max(planned, 1)):
-        yield Finding("state", "finished.")
+        yield Remark("state", "finished.")
         return
     if is_held(folder):
-        yield Finding("state", "still running.")
+        yield Remark("state", "still running.")
         return
     last = steps[-1]["step"] if steps else 0
     of = f" of {planned}" if planned > 0 else ""
@@ -169,41 +170,41 @@ def _state(folder: Path, settings: dict[str, Any], steps: list[Row]) -> Iterator
         if why is None:
             whole = checkpoint
             break
-        yield Finding("state", f"{checkpoint.name} does not count: {why}.", warning=True)
+        yield Remark("state", f"{checkpoint.name} does not count: {why}.", warning=True)
     command = "ppo" if "critic_learning_rate" in settings else "grpo"
     again = f"forkwise {command} --config {folder / SETTINGS} --output_dir {folder} --resume"
     outcome = f"continues after {whole.name}" if whole else "starts over (there is no whole checkpoint)"
-    yield Finding("state", f"stopped at step {last}{of} without finishing. This {outcome}: {again}", warning=True)
+    yield Remark("state", f"stopped at step {last}{of} without finishing. This {outcome}: {again}", warning=True)
 
 
-def _state_of_verl(rows: list[Row]) -> Iterator[Finding]:
+def _state_of_verl(rows: list[Row]) -> Iterator[Remark]:
     """Says how far verl came, whose log does not tell how far it was to go."""
     last = rows[-1]["step"]
     trained = sum("loss" in row for row in rows)
-    yield Finding("state", f"at step {last} when its log was last written.")
+    yield Remark("state", f"at step {last} when its log was last written.")
     if last and not trained:
-        yield Finding(
+        yield Remark(
             "policy",
             f"has not been trained: all {last} steps were the critic's alone. Train longer, or lower "
             "trainer.critic_warmup.",
             warning=True,
         )
     if trained and not any(name.startswith(("shaping/", "method/")) for row in rows for name in row):
-        yield Finding("shaping", "nothing of forkwise acted: verl's own run, or alpha 0.")
+        yield Remark("shaping", "nothing of forkwise acted: verl's own run, or alpha 0.")
 
 
-def _state_of_another_trainer(folder: Path) -> Finding:
+def _state_of_another_trainer(folder: Path) -> Remark:
     path = metrics_file(folder) or folder / STATE
     state = read_state(path)
     reached, planned = state.get("global_step"), state.get("max_steps")
     if isinstance(reached, int) and isinstance(planned, int) and reached >= planned > 0:
-        return Finding("state", f"finished at step {reached} ({path}).")
-    return Finding("state", f"at step {reached} of {planned} when {path} was written.")
+        return Remark("state", f"finished at step {reached} ({path}).")
+    return Remark("state", f"at step {reached} of {planned} when {path} was written.")
 
 
-def _not_finite(folder: Path, steps: list[Row]) -> Iterator[Finding]:
+def _not_finite(folder: Path, steps: list[Row]) -> Iterator[Remark]:
     if batches := sorted((folder / KEPT).glob("step_*.pt")):
-        yield Finding(
+        yield Remark(
             "finite",
             f"a number was not finite, and the run was stopped; the batch is in {', '.join(map(str, batches))} "
             "(torch.load). Lower learning_rate or max_grad_norm, or train in float32.",
@@ -212,12 +213,10 @@ def _not_finite(folder: Path, steps: list[Row]) -> Iterator[Finding]:
     for key in ("loss", "grad_norm", "entropy"):
         bad = [row["step"] for row in steps if isinstance(row.get(key), float) and not np.isfinite(row[key])]
         if bad:
-            yield Finding(
-                "finite", f"{key} is not finite at step {bad[0]} and {len(bad) - 1} later ones.", warning=True
-            )
+            yield Remark("finite", f"{key} is not finite at step {bad[0]} and {len(bad) - 1} later ones.", warning=True)
 
 
-def _reward(rows: list[Row], _: dict[str, Any]) -> Iterator[Finding]:
+def _reward(rows: list[Row], _: dict[str, Any]) -> Iterator[Remark]:
     values = series(rows, "reward")
     if not values:
         return
@@ -227,16 +226,16 @@ def _reward(rows: list[Row], _: dict[str, Any]) -> Iterator[Finding]:
         text = (
             f"is {values[0]:g} in every rollout: nothing can be learned from it. Look at the reward and the problems."
         )
-        yield Finding("reward", text, warning=True)
+        yield Remark("reward", text, warning=True)
     elif curve.word == "fell":
-        yield Finding("reward", f"{text} Try a lower learning_rate or beta > 0.", warning=True)
+        yield Remark("reward", f"{text} Try a lower learning_rate or beta > 0.", warning=True)
     elif curve.word == "no trend" and len(values) >= FEWEST:
-        yield Finding("reward", f"{text} More rollouts or a higher learning_rate may show one.")
+        yield Remark("reward", f"{text} More rollouts or a higher learning_rate may show one.")
     else:
-        yield Finding("reward", text)
+        yield Remark("reward", text)
 
 
-def _entropy(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
+def _entropy(rows: list[Row], settings: dict[str, Any]) -> Iterator[Remark]:
     values = series(rows, "entropy")
     if not values:
         return
@@ -249,38 +248,38 @@ def _entropy(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
     elif curve.word == "rose" and curve.end > 2 * curve.start:
         collapsed = True
         text += " It has more than doubled, which can end in noise. Lower alpha, or entropy_coef if it is set."
-    yield Finding("entropy", text, warning=collapsed)
+    yield Remark("entropy", text, warning=collapsed)
 
 
-def _length(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
+def _length(rows: list[Row], settings: dict[str, Any]) -> Iterator[Remark]:
     values = series(rows, "completions/mean_length")
     if values:
         curve = trend(values)
         exploded = curve.end > settings.get("health_max_length", 3.0) * curve.start
         advice = " It has exploded: read some completions (log_completions); try mask_truncated_completions."
-        yield Finding("length", f"{curve.describe('.0f')} tokens.{advice if exploded else ''}", warning=exploded)
+        yield Remark("length", f"{curve.describe('.0f')} tokens.{advice if exploded else ''}", warning=exploded)
     if cut := series(rows, "completions/clipped_ratio"):
         curve = trend(cut)
         many = curve.end > 0.3
         advice = " Their answers are lost: raise max_completion_length." if many else ""
-        yield Finding("truncated", f"share of completions {curve.describe('.0%')}.{advice}", warning=many)
+        yield Remark("truncated", f"share of completions {curve.describe('.0%')}.{advice}", warning=many)
 
 
-def _shaping(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
+def _shaping(rows: list[Row], settings: dict[str, Any]) -> Iterator[Remark]:
     values = series(rows, "shaping/capped_frac")
     if not values:
         if settings.get("alpha") == 0:
-            yield Finding("shaping", "off (alpha 0).")
+            yield Remark("shaping", "off (alpha 0).")
         return
     mean, share = fmean(values), fmean(series(rows, "shaping/psi_over_adv") or [0.0])
     most = 1 / (settings.get("kappa", 2) or math.inf)
-    text = f"adds {share:.1%} of |A| on average (at most {most:.0%}); {mean:.0%} of tokens capped."
+    text = f"adds {share:.1%} of |A| on average (at most {most:.0%}); {mean:.0%} of tokens at the cap."
     if mean > 0.9:
         text += " Entropy hardly matters there: lower alpha, or start from a policy with less entropy."
-    yield Finding("shaping", text, warning=mean > 0.9)
+    yield Remark("shaping", text, warning=mean > 0.9)
 
 
-def _clipping(rows: list[Row], _: dict[str, Any]) -> Iterator[Finding]:
+def _clipping(rows: list[Row], _: dict[str, Any]) -> Iterator[Remark]:
     values = series(rows, "clip_ratio/region_mean")
     if not values:
         return
@@ -288,10 +287,10 @@ def _clipping(rows: list[Row], _: dict[str, Any]) -> Iterator[Finding]:
     text = f"{mean:.2%} of tokens outside the trust region, {max(values):.2%} in the worst step."
     if mean > 0.2:
         text += " Updates go far from the rollout: lower learning_rate, num_iterations or steps_per_generation."
-    yield Finding("clipping", text, warning=mean > 0.2)
+    yield Remark("clipping", text, warning=mean > 0.2)
 
 
-def _groups(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
+def _groups(rows: list[Row], settings: dict[str, Any]) -> Iterator[Remark]:
     values = series(rows, "frac_reward_zero_std")
     if not values or settings.get("num_generations") == 1 or "critic_learning_rate" in settings:
         return
@@ -299,10 +298,10 @@ def _groups(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
     text = f"all completions of a group have the same reward in {fmean(values):.0%} of groups."
     if curve.end > 0.8:
         text += " Most of the work teaches nothing: use problems of middling difficulty, or more num_generations."
-    yield Finding("groups", text, warning=curve.end > 0.8)
+    yield Remark("groups", text, warning=curve.end > 0.8)
 
 
-def _gradient(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
+def _gradient(rows: list[Row], settings: dict[str, Any]) -> Iterator[Remark]:
     values = series(rows, "grad_norm")
     if not values:
         return
@@ -317,22 +316,22 @@ def _gradient(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
         )
     elif middle > 0 and top > 10 * middle:
         text += " A spike of more than ten medians: look at the batches around it (log_completions)."
-    yield Finding("gradient", text, warning=clipped > 0.5 or (middle > 0 and top > 10 * middle))
+    yield Remark("gradient", text, warning=clipped > 0.5 or (middle > 0 and top > 10 * middle))
 
 
-def _kl(rows: list[Row], _: dict[str, Any]) -> Iterator[Finding]:
+def _kl(rows: list[Row], _: dict[str, Any]) -> Iterator[Remark]:
     if values := series(rows, "kl"):
-        yield Finding("kl", f"{trend(values).describe()} nats per token to the reference.")
+        yield Remark("kl", f"{trend(values).describe()} nats per token to the reference.")
 
 
-def _critic(rows: list[Row], _: dict[str, Any]) -> Iterator[Finding]:
+def _critic(rows: list[Row], _: dict[str, Any]) -> Iterator[Remark]:
     values = series(rows, "critic/explained_variance")
     if not values:
         return
     curve = trend(values)
     useless = len(values) >= FEWEST and curve.end <= 0
     advice = " The critic is no better than a constant: raise critic_learning_rate or critic_warmup_steps."
-    yield Finding("critic", f"explained variance {curve.describe()}.{advice if useless else ''}", warning=useless)
+    yield Remark("critic", f"explained variance {curve.describe()}.{advice if useless else ''}", warning=useless)
 
 
 _LOOKS = (_reward, _entropy, _length, _shaping, _clipping, _groups, _gradient, _kl, _critic)

@@ -85,6 +85,11 @@ class FiniteMixin(_Trainer):
             self._micro_batch_seen = inputs
         try:
             loss: Tensor = super()._compute_loss(model, inputs)
+        except NotFiniteError as error:  # of the last hidden states, which our head looks at
+            if not watched:
+                raise
+            kept = self._keep_batch(self.state.global_step + 1, [str(error)])
+            raise NotFiniteError(f"{error} {kept}{_ADVICE}") from error
         except ValueError as error:
             name, marker, _ = str(error).partition(" holds NaN or infinity")  # what forkwise.core says
             if not (marker and watched):

@@ -74,6 +74,7 @@ class ExactResumeMixin(_Trainer):
             "processes": self.accelerator.num_processes,
             "updates_per_rollout": every,
             "buffer": self._buffered_inputs if self._step % every else None,
+            "methods": self._method_states.snapshot() if hasattr(self, "_method_states") else None,
             "unlogged": {
                 "metrics": {name: list(values) for name, values in self._metrics["train"].items()},
                 "totals": self._action_log.totals if hasattr(self, "_action_log") else {},
@@ -114,6 +115,8 @@ class ExactResumeMixin(_Trainer):
         self._step = rollout["step"]
         self._buffered_inputs = send_to_device(rollout["buffer"], self.accelerator.device)
         self._unlogged = rollout.get("unlogged")
+        if rollout.get("methods"):
+            self._method_states.restore(send_to_device(rollout["methods"], self.accelerator.device))
         if self._train_sampler is not None:  # a streamed dataset has none
             for _ in range(int(rollout["epoch"])):
                 next(iter(self._train_sampler), None)  # TRL's sampler draws each epoch's order from one stream

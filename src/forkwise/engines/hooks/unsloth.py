@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from forkwise.constants import check_alpha, check_kappa
-from forkwise.core import shaping_stats
+from forkwise.core import shape_and_measure
 from forkwise.engines.hooks.constants import log
 from forkwise.engines.weights import check_weighable, shaping_weights
 from forkwise.errors import InputError
@@ -74,7 +74,7 @@ class WeightShapingMixin(_Trainer):
         alpha, kappa = self._constants
         entropy = entropies.detach()
         self._weighed += 1
-        log(shaping_stats(self._advantages, entropy, alpha=alpha, kappa=kappa, mask=mask), "micro-batch")
+        log(shape_and_measure(self._advantages, entropy, alpha=alpha, kappa=kappa, mask=mask)[1], "micro-batch")
         return shaping_weights(self._advantages, entropy, alpha=alpha, kappa=kappa, mask=mask)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:

@@ -17,11 +17,13 @@ from trl import GRPOConfig
 from forkwise.constants import check_alpha, check_kappa, check_number
 from forkwise.engines.base import rollout_methods, update_methods
 from forkwise.engines.settings import ShapingSettings
+from forkwise.engines.trl.clip import open_clip
 from forkwise.engines.trl.release import TRL
-from forkwise.errors import InputError
+from forkwise.errors import InputError, nearest
 from forkwise.methods import Condition, LossMethod, Method, Scope, SettingsMethod, parse_methods, settings_of
 from forkwise.methods.entropy_advantage import EntropyAdvantage
 
+ENTROPY_BACKENDS = ("forkwise", "trl")
 _OTHER_WEIGHTS = ("sapo", "vespo")  # losses of TRL whose weight of a token is not its ratio
 
 
@@ -37,6 +39,9 @@ class EntropyShapedGRPOConfig(ShapingSettings, GRPOConfig):
         method: methods as text, `NAME[:key=value,...]` (`forkwise methods` lists them). alpha and kappa are the
             shorthand of the one method `entropy_advantage:alpha=...,kappa=...`; where methods are named, exactly those
             act, and alpha becomes 0 unless that method is among them. Methods that TRL has itself set its fields.
+        entropy_backend: `"forkwise"` or `"trl"`: who computes log-probs and entropies, of the policy and the reference.
+            The first is exact and cheaper; where it cannot be proved for a model, TRL's head or the full logits take
+            over, with a warning. The second with alpha 0 is TRL bit for bit, or refuses a model that TRL gets wrong.
 
     Raises:
         InputError: for constants outside these ranges, for methods that do not exist or do not go together, and for
@@ -94,6 +99,11 @@ class EntropyShapedGRPOConfig(ShapingSettings, GRPOConfig):
 
     def _check_numbers(self) -> None:
         """Refuses numbers that torch and TRL refuse late, with a traceback, or not at all."""
+        if self.entropy_backend not in ENTROPY_BACKENDS:
+            raise InputError(
+                f"entropy_backend must be 'forkwise' or 'trl', got '{self.entropy_backend}'."
+                f"{nearest(str(self.entropy_backend), ENTROPY_BACKENDS)}"
+            )
         check_number("temperature", self.temperature, 0, above=True)
         for name in ("learning_rate", "weight_decay", "beta", "epsilon"):
             check_number(name, getattr(self, name), 0)
@@ -134,6 +144,7 @@ class EntropyShapedGRPOConfig(ShapingSettings, GRPOConfig):
         self.alpha = entropy[0].alpha if entropy else 0.0
         self.kappa = shaped[0].kappa if shaped else defaults["kappa"]
         self._apply_settings()
+        open_clip(self, self._methods, {name: _default(self, name) for name in ("epsilon", "epsilon_high", "delta")})
         self.method = [str(method) for method in self._methods]
 
     def _apply_settings(self) -> None:

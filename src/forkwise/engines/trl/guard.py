@@ -53,7 +53,7 @@ class GuardedBatch(dict[str, Any]):
 
 def sees_rollouts(methods: Sequence[Method]) -> bool:
     """Tells whether any method needs more than one token at a time, or how and by which policy tokens were drawn."""
-    return any(m.scope is not Scope.TOKEN or m.needs() & _OF_ROLLOUTS for m in methods)
+    return any(m.scope in (Scope.UPDATE, Scope.ROLLOUT) or m.needs() & _OF_ROLLOUTS for m in methods)
 
 
 def check_rollout_acted(batch: dict[str, Any], methods: Sequence[Method]) -> None:

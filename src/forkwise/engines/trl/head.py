@@ -1,36 +1,233 @@
-"""A check that TRL computes what the policy's own logits say: its fused head does not know every model's."""
+"""Who computes log-probs and entropies from the last hidden states: our operator, TRL, or the model's own logits.
+
+Each is tried and held against the logits once per run, on a few tokens of the first batch, so that no head is trained
+that is not the model's. `entropy_backend` says which comes first.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from packaging.version import Version
+from torch import Tensor
 
-from forkwise.core import causal_model, compare_head, few_tokens
+from forkwise.core import (
+    Head,
+    HeadError,
+    HiddenStatesError,
+    Places,
+    Scores,
+    causal_model,
+    compare_head,
+    few_tokens,
+    prove_head,
+    score_by_logits,
+    score_tokens,
+)
 from forkwise.engines.trl.release import TRL
-from forkwise.errors import InputError
+from forkwise.errors import InputError, NotFiniteError, first_line
 
 if TYPE_CHECKING:
-    from trl import GRPOTrainer
+    from trl import GRPOTrainer as _Trainer
+else:
+    _Trainer = object
+
+Scored = tuple[Tensor, Tensor | None, Tensor | None]
+"""Log-probs and entropies of completion tokens, `(B, T)` each, and the load-balancing loss of experts."""
 
 _REMEDY = "install trl==1.14.2, which goes by the logits" if Version("1.15") <= TRL else "train another model"
 
 
-@torch.no_grad()
-def check_head(
-    trainer: GRPOTrainer, ids: torch.Tensor, mask: torch.Tensor, completion_length: int, *, images: bool
-) -> bool:
-    """Compares TRL's log-probs and entropies with those of the policy's logits, on a few tokens of one completion.
+@dataclass(frozen=True)
+class Way:
+    """How a model's tokens are scored; `why` says what stands against our head, and is empty where it is used.
 
-    All processes compare, since a sharded model needs them all, and all stop if one finds a difference.
-
-    Returns:
-        Whether there were tokens to compare.
-
-    Raises:
-        InputError: TRL computes something else, or cannot compute it for this model.
+    Attributes:
+        scorer: `"forkwise"`, `"trl"` or `"logits"`.
+        head: for our operator.
+        why: the reason, to be put behind "since".
     """
+
+    scorer: str
+    head: Head = Head()  # noqa: RUF009  (frozen)
+    why: str = ""
+
+
+class HeadMixin(_Trainer):
+    """Scores completion tokens with our operator wherever TRL asks for log-probs; see `EntropyShapingMixin`."""
+
+    _entropy_error: float | None = None  # of our head, until it is logged
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._ways: dict[tuple[int, bool], Way] = {}
+        super().__init__(*args, **kwargs)
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        images = any(name not in _TEXT and value is not None for name, value in kwargs.items())
+        way = self._way(model, input_ids, attention_mask, logits_to_keep, images=images)
+        if way.scorer == "trl":
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
+        options = dict(zip(_TEXT, args, strict=False)) | {name: kwargs[name] for name in _TEXT if name in kwargs}
+        try:
+            return self._score_tokens(model, input_ids, attention_mask, logits_to_keep, way, **options)
+        except HiddenStatesError as error:
+            raise NotFiniteError(f"Step {self.state.global_step + 1}: {error}") from error
+
+    def _score_tokens(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        tokens: int,
+        way: Way,
+        *,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+    ) -> Scored:
+        """Scores the last `tokens` of each row where the mask says so; elsewhere the results are 0, as TRL's are."""
+        parts: list[Scores] = []
+        mask = attention_mask[:, -tokens:] != 0
+        for some in torch.arange(len(input_ids)).split(batch_size or len(input_ids)):
+            part = slice(int(some[0]), int(some[-1]) + 1)
+            rows, columns = mask[part].nonzero().unbind(1)
+            places = Places(rows, columns - tokens - 1, input_ids[part, -tokens:][mask[part]])
+            inputs = {"input_ids": input_ids[part], "attention_mask": attention_mask[part], "use_cache": False}
+            if compute_aux_loss:
+                inputs["output_router_logits"] = True
+            with self.accelerator.autocast():
+                if way.scorer == "logits":
+                    scores = score_by_logits(model, inputs, places, temperature=self.temperature)
+                else:
+                    full = self.args.cast_lm_head_to_fp32
+                    scores = score_tokens(
+                        model, inputs, places, way.head, temperature=self.temperature, full_precision=full
+                    )
+            parts.append(scores)
+        logprobs, entropies = (
+            torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
+            for flat in (torch.cat([part.logprob for part in parts]), torch.cat([part.entropy for part in parts]))
+        )
+        losses = [part.aux_loss for part in parts if part.aux_loss is not None]
+        aux_loss = torch.stack(losses).mean() if compute_aux_loss and losses else None
+        return logprobs, entropies if compute_entropy else None, aux_loss
+
+    # ---------------------------------------------------------------------------------------------------- which way
+
+    def _way(self, model: Any, ids: Tensor, mask: Tensor, completion_length: int, *, images: bool) -> Way:
+        """Returns how this model is scored: as proved before, or else as a few tokens of one completion prove now."""
+        key = id(causal_model(model)), images
+        if key not in self._ways:
+            self._ways[key] = way = self._prove(model, _few(ids, mask, completion_length, images), images=images)
+            if way.why and self.accelerator.is_main_process:
+                says = "TRL's head computes" if way.scorer == "trl" else "the full logits give"
+                name = type(causal_model(model)).__name__
+                warnings.warn(f"For {name} {says} log-probs and entropies, since {way.why}.", stacklevel=2)
+            if way.scorer == "forkwise":
+                self._entropy_error = way.head.entropy_error
+        return self._ways[key]
+
+    def _prove(self, model: Any, ids: Tensor, *, images: bool) -> Way:
+        """Tries the ways in their order. All processes try, since a sharded model needs them all, and all agree.
+
+        Raises:
+            InputError: TRL is asked for, and computes something else, or cannot compute it for this model.
+        """
+        if self.args.entropy_backend == "trl":
+            self._compare_trl(model, ids, raises=True)
+            return Way("trl")
+        own = _not_ours(self, images=images)
+        reason = own
+        if not reason:
+            precision = _PRECISION.get(self.accelerator.mixed_precision)
+            head: Head | None = None
+            try:
+                with self.accelerator.autocast():
+                    head = prove_head(
+                        model,
+                        ids,
+                        temperature=self.temperature,
+                        precision=precision,
+                        full_precision=self.args.cast_lm_head_to_fp32,
+                    )
+            except HeadError as error:
+                reason = f"our operator cannot stand in for its head ({first_line(error)})"
+            if not self._any_process(head is None):
+                assert head is not None
+                return Way("forkwise", head)
+            reason = reason or "another process finds that our operator cannot stand in for its head"
+        # With images, or in the hands of another class, nobody but TRL can score.
+        if self._compare_trl(model, ids, raises=bool(own)):
+            return Way("trl", why=reason)
+        return Way("logits", why=f"{reason} and TRL's is not the model's")
+
+    def _compare_trl(self, model: Any, ids: Tensor, *, raises: bool) -> bool:
+        """Tells whether TRL's log-probs and entropies are those of the model's logits."""
+
+        def by_trl(ids: Tensor) -> list[Tensor]:
+            numbers = super(HeadMixin, self)._get_per_token_logps_and_entropies(
+                model, ids, torch.ones_like(ids), ids.shape[1] - 1, compute_entropy=True
+            )
+            return [n for n in numbers[:2] if n is not None]  # without entropies (Unsloth) the loss will raise
+
+        precision = _PRECISION.get(self.accelerator.mixed_precision)
+        said = None
+        try:
+            mismatch = compare_head(model, ids, by_trl, temperature=self.temperature, precision=precision)
+            if mismatch is not None:
+                said = f"trl {TRL} would train on wrong numbers: {mismatch}"
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, RuntimeError, TypeError) as error:
+            name = type(causal_model(model)).__name__
+            said = f"trl {TRL} cannot compute the log-probs of {name} ({first_line(error)})"
+        wrong = self._any_process(said is not None)
+        if wrong and raises:
+            other = f"trl {TRL} would train on wrong numbers: another process found one that is not the logits'"
+            remedy = f"{_BACKEND}{_REMEDY}" if self.args.entropy_backend == "trl" else _REMEDY
+            raise InputError(f"{said or other}; {remedy}.")
+        return not wrong
+
+    def _any_process(self, flag: bool) -> bool:
+        found = torch.tensor(float(flag), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(found, reduction="sum") > 0)
+
+
+_TEXT = ("batch_size", "compute_entropy", "compute_aux_loss")  # what TRL asks of text, in its order
+_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_BACKEND = "set entropy_backend to 'forkwise', or "
+
+
+def _not_ours(trainer: Any, *, images: bool) -> str:
+    """Says why our operator is not even tried; "" where it is."""
+    if images:
+        return "only TRL's goes with images"
+    if getattr(trainer.args, "torch_compile", False):
+        return "torch_compile fixes the head that the model has"
+    mro = type(trainer).__mro__
+    following = mro[mro.index(HeadMixin) + 1 :]
+    owner = next(cls for cls in following if "_get_per_token_logps_and_entropies" in vars(cls))
+    made_by = vars(owner)["_get_per_token_logps_and_entropies"].__module__
+    if not made_by.startswith("trl."):
+        return f"{made_by} computes them in its own way"
+    return ""
+
+
+def _few(ids: Tensor, mask: Tensor, completion_length: int, images: bool) -> Tensor:
+    """Picks tokens for a proof, `(1, L)`: of the longest completion and the prompt before it."""
     row = int(mask[:, -completion_length:].sum(dim=1).argmax())
     real = mask[row].bool()
     prompt, completion = (
@@ -38,31 +235,4 @@ def check_head(
     )
     # In a prompt with images, tokens stand for them, which mean nothing without.
     few = few_tokens(prompt[:0] if images else prompt, completion)
-    if _any_process(trainer, few.shape[1] < 2):
-        return False
-
-    def by_trl(ids: torch.Tensor) -> list[torch.Tensor]:
-        numbers = trainer._get_per_token_logps_and_entropies(
-            trainer.model, ids, torch.ones_like(ids), ids.shape[1] - 1, compute_entropy=True
-        )
-        return [n for n in numbers[:2] if n is not None]  # without entropies (Unsloth) the loss will raise
-
-    precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(trainer.accelerator.mixed_precision)
-    try:
-        mismatch = compare_head(trainer.model, few, by_trl, temperature=trainer.temperature, precision=precision)
-    except torch.OutOfMemoryError:
-        raise
-    except (AttributeError, RuntimeError, TypeError) as error:
-        name = type(causal_model(trainer.model)).__name__
-        raise InputError(
-            f"trl {TRL} cannot compute the log-probs of {name} ({str(error).splitlines()[0]}); {_REMEDY}."
-        ) from error
-    if _any_process(trainer, mismatch is not None):
-        what = str(mismatch or "another process found a log-prob or an entropy that is not the logits'")
-        raise InputError(f"trl {TRL} would train on wrong numbers: {what}; {_REMEDY}.")
-    return True
-
-
-def _any_process(trainer: GRPOTrainer, flag: bool) -> bool:
-    device = trainer.accelerator.device
-    return bool(trainer.accelerator.reduce(torch.tensor(float(flag), device=device), reduction="sum") > 0)
+    return few if few.shape[1] > 1 else ids[:1, -2:]

@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from forkwise.engines.base import ActionLog, needs, quoted, reward_methods, rollout_methods, update_methods
+from forkwise.engines.states import MethodStates
 from forkwise.engines.trl.guard import sees_rollouts
-from forkwise.engines.trl.head import check_head
+from forkwise.engines.trl.head import HeadMixin
 from forkwise.engines.trl.release import HOST, not_shaped
-from forkwise.engines.trl.update import CORRECT, EARLY_ADVANTAGES, GROUPS, OLD_ENTROPY, POSITIONS, token_mask
+from forkwise.engines.trl.update import CORRECT, EARLY_ADVANTAGES, GROUPS, OLD_ENTROPY, POSITIONS, Moment, token_mask
 from forkwise.engines.whole_update import run_on_whole_update
 from forkwise.errors import InputError
 from forkwise.methods import Method, Need, Rollout, Tokens
 from forkwise.methods.chain import run_reward_methods
 
-if TYPE_CHECKING:
-    from trl import GRPOTrainer as _Trainer
-else:
-    _Trainer = object
-
 _ENTROPIES = {Need.ENTROPY, Need.OLD_ENTROPY}
 _LOGPROBS = {Need.SEQUENCE_LOGPROBS, Need.LOGPROBS, Need.OLD_LOGPROBS}
 
 
-class RolloutMixin(_Trainer):
+class RolloutMixin(HeadMixin):
     """Runs the methods that work on rewards or need whole rollouts; see `EntropyShapingMixin`."""
 
     _scored_rewards: torch.Tensor | None = None  # (completions of all processes, functions) of the newest rollout
-    _head_is_checked = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._action_log = ActionLog(HOST.alpha)
+        self._method_states = MethodStates()
         super().__init__(*args, **kwargs)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -43,18 +39,15 @@ class RolloutMixin(_Trainer):
 
     def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         self._scored_rewards = None
+        if self.model.training:
+            self._method_states.advance(self.args.methods, self._progress(), self._sum_over_processes)
         batch: dict[str, Any] = super()._generate_and_score_completions(*args, **kwargs)
-        if not self._head_is_checked:
-            ids, mask = _whole(batch)
-            self._check_head(ids, mask, batch["completion_ids"].size(1), images="pixel_values" in batch)
+        ids, mask = _whole(batch)  # before the loss, where a proof would stand between a pass and its gradient
+        self._way(self.model, ids, mask, batch["completion_ids"].size(1), images="pixel_values" in batch)
         if self.model.training and sees_rollouts(self.args.methods):
             with torch.no_grad():
-                self._run_rollout_methods(batch, self.args.methods)
+                self._run_rollout_methods(batch, self._methods_now())
         return batch
-
-    def _check_head(self, *args: Any, images: bool) -> None:
-        self._head_is_checked = True  # what is compared comes from a method that calls this
-        self._head_is_checked = check_head(self, *args, images=images)
 
     def _run_rollout_methods(self, batch: dict[str, Any], methods: Sequence[Method]) -> None:
         """Runs the methods that need whole rollouts, and keeps what the methods in the loss will need from this one."""
@@ -95,7 +88,8 @@ class RolloutMixin(_Trainer):
         if Need.SEQUENCE_LOGPROBS in needs(reward_methods(methods)):
             mean_logprobs = gather(torch.where(mask, logprobs, 0).sum(dim=1) / mask.sum(dim=1))  # NaN without tokens
         groups, correct = torch.arange(len(rewards), device=rewards.device) // self.num_generations, rewards > 0
-        rollout = Rollout(rewards, groups, correct, gather(batch["advantages"]), mean_logprobs)
+        lengths = gather(mask.sum(dim=1))
+        rollout = Rollout(rewards, groups, correct, gather(batch["advantages"]), mean_logprobs, lengths)
         per_completion, totals = run_reward_methods(reward_methods(methods), rollout)
         if totals:
             self._action_log.add(totals)
@@ -111,7 +105,7 @@ class RolloutMixin(_Trainer):
                 old_logprobs=logprobs,
                 groups=groups[rows],
                 correct=correct[rows],
-                seed=self._method_seed(),
+                **self._moment()._asdict(),
             ).only(needs(token_methods))
             (advantages,), totals = run_on_whole_update(token_methods, [tokens], [rows], self.accelerator)
             self._action_log.add(totals)
@@ -143,7 +137,7 @@ class RolloutMixin(_Trainer):
 
     @torch.no_grad()
     def _score(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Computes log-probs and entropies `(B, T)` of a batch under the current weights, as TRL does in its loss."""
+        """Computes log-probs and entropies `(B, T)` of a batch under the current weights, as in the loss."""
         ids, mask = _whole(batch)
         rows = self.args.per_device_train_batch_size
         scored = self._get_per_token_logps_and_entropies(
@@ -153,8 +147,17 @@ class RolloutMixin(_Trainer):
             raise not_shaped("the per-token entropies are None (as with Unsloth's patched trainer)", self.args.methods)
         return scored[0], scored[1]
 
-    def _method_seed(self) -> int:
-        return int(self.args.seed) * 2**24 + int(self.state.global_step)
+    def _methods_now(self) -> Sequence[Method]:
+        """Returns the methods with the options that they have in this step."""
+        states, progress = self._method_states.states, self._progress()
+        return tuple(method.at(progress, states) for method in self.args.methods)
+
+    def _progress(self) -> float:
+        return self.state.global_step / self.state.max_steps if self.state.max_steps > 0 else 0.0
+
+    def _moment(self) -> Moment:
+        seed = int(self.args.seed) * 2**24 + int(self.state.global_step)
+        return Moment(seed, self._progress(), self._method_states.states)
 
     def _sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
         total: torch.Tensor = self.accelerator.reduce(tensor, reduction="sum")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import warnings
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from typing import Any
 
 import torch
@@ -16,9 +16,9 @@ from forkwise.engines.trl.config import EntropyShapedGRPOConfig, check_rollout, 
 from forkwise.engines.trl.guard import GuardedBatch, check_rollout_acted
 from forkwise.engines.trl.release import not_shaped
 from forkwise.engines.trl.rollout import RolloutMixin
-from forkwise.engines.trl.update import POSITIONS, UpdateAdvantages, local_tokens
+from forkwise.engines.trl.update import POSITIONS, UpdateAdvantages, local_tokens, token_mask
 from forkwise.engines.whole_update import run_on_whole_update
-from forkwise.methods import Scope, Tokens
+from forkwise.methods import Method, Scope, Tokens
 from forkwise.methods.chain import run_token_methods
 
 
@@ -29,20 +29,25 @@ class EntropyShapingMixin(RolloutMixin):
     are shaped with the entropy of the policy that is being updated, in every training loss; evaluation is TRL's.
     Logged with TRL's metrics, over all tokens of all processes since the last log: `shaping/psi_over_adv`,
     `shaping/capped_frac`, `shaping/psi_pos`, `shaping/psi_neg` (see `forkwise.core.ShapingStats`), and for each method
-    `method/NAME/changed` and `method/NAME/shift` (see `forkwise.methods.chain.shares`).
+    `method/NAME/changed` and `method/NAME/shift` (see `forkwise.methods.chain.shares`). Once: `shaping/entropy_error`,
+    the largest difference of an entropy of our head from float64, in nats, in its proof.
 
     Raises:
         TypeError: when the class is defined, for trainers whose loss cannot use per-token advantages, and when the
             mixin stands after the trainer; when it is constructed, for a config without `alpha` and `kappa`.
         RuntimeError: in the first training step in which shaped advantages did not reach the loss.
-        InputError: in the first rollout, if TRL's log-probs or entropies are not those of the policy's own logits;
-            completions without a reward, or with images, for methods that cannot do without or with.
+        InputError: in the first rollout, if TRL's head is asked for, and its log-probs or entropies are not those of
+            the policy's own logits; completions without a reward, or with images, for methods that cannot do without
+            or with.
+        NotFiniteError: the last hidden states of a micro-batch hold NaN or infinity.
 
     Warns:
-        UserWarning: once, when more than 90 % of the tokens of a logging window are at the cap.
+        UserWarning: once, when more than 90 % of the tokens of a logging window are at the cap; and when our operator
+            cannot compute the policy's head, so that TRL or the full logits do.
     """
 
     _shaping_batch: GuardedBatch | None = None  # set only while a training loss is being computed
+    _acting: Sequence[Method] = ()  # the methods of the newest loss, with the options of its step
     _shaped_losses = 0
     _update_advantages: UpdateAdvantages | None = None
     _has_critic = False  # else a PPO config would train GRPO
@@ -94,6 +99,7 @@ class EntropyShapingMixin(RolloutMixin):
         if not methods or not self.model.training:
             loss = super()._compute_loss(model, inputs)
             return loss
+        methods = self._acting = self._methods_now()
         self._shaping_batch = batch = GuardedBatch(inputs, methods)
         check_rollout_acted(inputs, methods)
         if not update_methods(methods):
@@ -113,23 +119,23 @@ class EntropyShapingMixin(RolloutMixin):
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         # Arguments are passed through unnamed and the result is indexed: both change between TRL releases.
-        if not self._head_is_checked and len(args) > 3:  # before the log-probs of the first rollout
-            self._check_head(*args[1:4], images=kwargs.get("pixel_values") is not None)
         scored = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         batch = self._shaping_batch
         # Within the loss, a reference policy would be scored without gradient; H is that of the policy under update.
-        if batch is not None and not batch.shaped and torch.is_grad_enabled():
+        if batch is not None and torch.is_grad_enabled():
             if scored[1] is None:
                 batch.why_not = "the per-token entropies are None (as with Unsloth's patched trainer)"
-            else:
+                return scored
+            self._method_states.watch(scored[1], token_mask(batch))
+            if not batch.shaped:
                 with torch.no_grad():  # since 1.15 TRL's entropies carry gradient; psi must not
                     self._shape(batch, scored[0].detach(), scored[1].detach())
         return scored
 
     def _shape(self, batch: GuardedBatch, logprobs: torch.Tensor, entropy: torch.Tensor) -> None:
         methods = update_methods(batch.methods)
-        if all(method.scope is Scope.TOKEN for method in methods):
-            tokens = local_tokens(batch, batch.unshaped, logprobs, entropy, needs(methods), self._method_seed())
+        if all(method.scope is not Scope.UPDATE for method in methods):
+            tokens = local_tokens(batch, batch.unshaped, logprobs, entropy, needs(methods), self._moment())
             advantages, totals = run_token_methods(methods, tokens)
             batch.shape(advantages)
             self._action_log.add({name: self._sum_over_processes(total) for name, total in totals.items()})
@@ -146,7 +152,7 @@ class EntropyShapingMixin(RolloutMixin):
             window = self._window(ids)
             for part in window:
                 scored = (logprobs, entropy) if part["completion_ids"] is ids else self._score(part)
-                parts.append(local_tokens(part, part["advantages"], *scored, needs(methods), self._method_seed()))
+                parts.append(local_tokens(part, part["advantages"], *scored, needs(methods), self._moment()))
             shares, totals = run_on_whole_update(methods, parts, [part[POSITIONS] for part in window], self.accelerator)
             self._action_log.add(totals)
             self._update_advantages = UpdateAdvantages(
@@ -172,8 +178,13 @@ class EntropyShapingMixin(RolloutMixin):
         """Logs as TRL does and adds, in training, the metrics of the methods over the window."""
         if self.model.training:
             metrics, warning = self._action_log.take()
+            if metrics:  # else nothing was learned since the last log
+                metrics |= self._method_states.metrics(self.args.methods, self._acting)
             for name, value in metrics.items():
                 self._metrics["train"][name].append(value)
+            if self._entropy_error is not None:
+                self._metrics["train"]["shaping/entropy_error"].append(self._entropy_error)
+                self._entropy_error = None
             if warning and self.is_world_process_zero():
                 warnings.warn(warning, stacklevel=2)
         super().log(*args, **kwargs)

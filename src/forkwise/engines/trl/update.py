@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from forkwise.methods import Need, Tokens
+from forkwise.methods import Need, State, Tokens
 
 # Keys that the mixin adds to TRL's micro-batches.
 POSITIONS = "forkwise_rows"  # (B,) int64: position of the completion in the rollout, over all processes
@@ -38,8 +39,21 @@ class UpdateAdvantages:
         return None
 
 
+class Moment(NamedTuple):
+    """What methods are told of the step that they act in: fields of `Tokens`."""
+
+    seed: int
+    progress: float
+    states: Mapping[str, State]
+
+
 def local_tokens(
-    batch: dict[str, Any], advantages: Tensor, logprobs: Tensor, entropy: Tensor, wanted: frozenset[Need], seed: int
+    batch: dict[str, Any],
+    advantages: Tensor,
+    logprobs: Tensor,
+    entropy: Tensor,
+    wanted: frozenset[Need],
+    moment: Moment,
 ) -> Tokens:
     """Presents one micro-batch as methods see it, with the tensors that they require.
 
@@ -56,7 +70,7 @@ def local_tokens(
         old_logprobs=logprobs if old_logprobs is None else old_logprobs,
         groups=batch.get(GROUPS),
         correct=batch.get(CORRECT),
-        seed=seed,
+        **moment._asdict(),
     ).only(wanted)
 
 

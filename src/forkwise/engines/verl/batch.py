@@ -23,6 +23,7 @@ GROUPS = "forkwise_groups"  # the prompt
 CORRECT = "forkwise_correct"
 ROWS = "forkwise_rows"  # the place of the response among all of the rollout, by its key
 SEED = "forkwise_seed"
+PROGRESS = "forkwise_progress"  # the share of the run's updates that is done
 
 PREFIX = "forkwise_totals/"
 """Of totals among verl's metrics. No name may have max or min in it, of which verl takes the largest or smallest."""
@@ -49,6 +50,7 @@ def tokens_of(
     logprobs: Tensor | None = None,
     entropy: Tensor | None = None,
     seed: int = 0,
+    progress: float = 0.0,
 ) -> Tokens:
     """Presents a batch of verl as methods see it, padded, with the tensors that they require.
 
@@ -58,6 +60,7 @@ def tokens_of(
         logprobs: `(B, T)` of the policy under update; None: those of the old one.
         entropy: the same.
         seed: of random choices.
+        progress: the share of the run's updates that is done.
 
     Raises:
         KeyError: a field of the batch that is needed is not there.
@@ -80,6 +83,8 @@ def tokens_of(
         old_logprobs=old["old_logprobs"],
         groups=data[GROUPS] if Need.GROUPS in wanted else None,
         correct=data[CORRECT] if Need.CORRECT in wanted else None,
+        progress=progress,
+        states={},
         seed=seed,
     ).only(wanted)
 
@@ -107,7 +112,9 @@ class Acted:
     fields: dict[str, Tensor]
 
 
-def act_on_rollout(settings: Settings, data: Any, keys: Sequence[str], real: Sequence[bool], *, seed: int) -> Acted:
+def act_on_rollout(
+    settings: Settings, data: Any, keys: Sequence[str], real: Sequence[bool], *, seed: int, progress: float = 0.0
+) -> Acted:
     """Runs the methods that act on the driver: on rewards, on whole rollouts, and with the old policy's quantities.
 
     Args:
@@ -116,11 +123,13 @@ def act_on_rollout(settings: Settings, data: Any, keys: Sequence[str], real: Seq
         keys: verl's name of each row, `PROMPT_SESSION_TRAJECTORY`.
         real: False for the rows with which verl pads a batch.
         seed: of random choices.
+        progress: the share of the run's updates that is done.
 
     Raises:
         InputError: several trajectories of one answer, for methods that count answers.
         KeyError: a field that is needed is not there.
     """
+    settings = settings.at(progress)
     late = settings.late
     on_driver = [rollout_methods(settings.methods), late if settings.place is Place.DRIVER else []]
     rewarding = reward_methods(settings.methods)
@@ -157,7 +166,7 @@ def act_on_rollout(settings: Settings, data: Any, keys: Sequence[str], real: Seq
     for methods in on_driver:
         if methods:
             fields_now = {**_fields_for(methods, everything), "advantages": advantages}
-            batch = tokens_of(fields_now, needs(methods), seed=seed)
+            batch = tokens_of(fields_now, needs(methods), seed=seed, progress=progress)
             advantages, counted = run_token_methods(methods, batch)
             totals |= counted
     whole = to_padded(data["advantages"]).clone()
@@ -202,7 +211,7 @@ def _from_rewards(settings: Settings, batch: _Padded) -> tuple[Tensor, dict[str,
     if Need.SEQUENCE_LOGPROBS in needs(methods):
         sums = torch.where(mask, batch["old_log_probs"], 0).sum(dim=1)
         mean_logprobs = sums / mask.sum(dim=1)  # NaN without tokens
-    rollout = Rollout(batch["rewards"], batch[GROUPS], batch[CORRECT], of_engine, mean_logprobs)
+    rollout = Rollout(batch["rewards"], batch[GROUPS], batch[CORRECT], of_engine, mean_logprobs, mask.sum(dim=1))
     per_completion, totals = run_reward_methods(methods, rollout)
     return torch.where(mask, per_completion[:, None], 0), totals
 

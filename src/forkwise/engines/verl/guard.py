@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
-from forkwise.engines.verl.settings import MODES, asked_section
+from forkwise.engines.verl.settings import MODES, asked_section, check_head
 from forkwise.errors import InputError
 
 _shaping_now: ContextVar[bool] = ContextVar("forkwise_shapes_these_advantages", default=False)
@@ -30,7 +30,7 @@ def _ignored(section: str, who: str) -> InputError:
 
 
 def guard_config(*modules: ModuleType) -> None:
-    """Makes `validate_config` of these modules refuse what the trainers would refuse later, in a Ray process.
+    """Makes `validate_config` of these modules refuse what trainers and workers would refuse later, in a Ray process.
 
     A mode that is neither verl's nor ours is left to its trainer, which may be an `EntropyShapingMixin`.
     """
@@ -38,6 +38,7 @@ def guard_config(*modules: ModuleType) -> None:
 
     @functools.wraps(validate)
     def checked(config: Any, *args: Any, **kwargs: Any) -> Any:
+        check_head(config)
         trainer = getattr(config, "trainer", None) or {}
         mode = (trainer.get("v1") or {}).get("trainer_mode") if trainer.get("use_v1", True) else None
         if mode in MODES:

@@ -12,7 +12,7 @@ from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
 from forkwise.engines.base import needs
-from forkwise.engines.verl.batch import SEED, like, name_totals, to_padded, tokens_of
+from forkwise.engines.verl.batch import PROGRESS, SEED, like, name_totals, to_padded, tokens_of
 from forkwise.methods import Need, TokenMethod
 from forkwise.methods.chain import run_token_methods
 
@@ -56,8 +56,9 @@ def shaped_ppo_loss(
     ):
         if need in wanted and values is not None:
             current[name] = no_padding_2_padding(values.detach(), data)[:, :width]
-    tokens = tokens_of(data, wanted, seed=tu.get_non_tensor_data(data, SEED, 0), **current)
-    advantages, totals = run_token_methods(methods, tokens)
+    progress = float(tu.get_non_tensor_data(data, PROGRESS, 0.0))
+    tokens = tokens_of(data, wanted, seed=tu.get_non_tensor_data(data, SEED, 0), progress=progress, **current)
+    advantages, totals = run_token_methods([method.at(progress, {}) for method in methods], tokens)
     data = data.copy()
     data["advantages"] = like(advantages, data["advantages"])
     loss, metrics = ppo_loss(config, model_output, data, dp_group)

@@ -1,7 +1,8 @@
 """Trainer modes for verl that shape advantages by entropy (arXiv 2506.14758, Eq. 5-7), for verl 0.9.
 
 verl imports this package at the end of `import verl`, in every process (entry point group `verl.plugins`). Trainers are
-registered later, when verl imports its own: in most processes that is never, and it would take seconds.
+registered later, when verl imports its own: in most processes that is never, and it would take seconds. So is our head
+(see `engines.verl.head`), beside verl's fused kernels.
 
 A configuration with `algorithm.entropy_shaping` under a trainer that does not shape raises `InputError` (see
 `engines.verl.guard`). `forkwise doctor verl` says whether all this works in an installation, since verl keeps errors of
@@ -25,6 +26,7 @@ __all__ = ["MODES", "registration_errors"]
 
 _CHECKS = "verl.utils"
 _TRAINERS = "verl.trainer.ppo.v1"
+_HEADS = "verl.models.transformers.monkey_patch"
 _ADVANTAGES = "verl.trainer.ppo.ray_trainer"  # of all trainers; and the old trainer itself
 
 registration_errors: list[Exception] = []
@@ -53,6 +55,11 @@ def _guard_trainers() -> None:
     module = sys.modules[_ADVANTAGES]
     _noted(lambda: guard_advantages(module))
     _noted(lambda: guard_trainer(module.RayPPOTrainer))
+
+
+def _offer_head() -> None:
+    # Loaded only here: it imports torch.
+    _noted(lambda: importlib.import_module("forkwise.engines.verl.head").offer_head(sys.modules[_HEADS]))
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
@@ -90,7 +97,12 @@ class _Loader(importlib.abc.Loader):
         self.then()
 
 
-for _name, _then in ((_CHECKS, _guard_checks), (_TRAINERS, _register), (_ADVANTAGES, _guard_trainers)):
+for _name, _then in (
+    (_CHECKS, _guard_checks),
+    (_TRAINERS, _register),
+    (_ADVANTAGES, _guard_trainers),
+    (_HEADS, _offer_head),
+):
     if _name in sys.modules:
         _then()
     else:

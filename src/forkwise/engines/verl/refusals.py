@@ -9,6 +9,7 @@ from forkwise.engines.base import needs, quoted, reward_methods, rollout_methods
 from forkwise.engines.verl.settings import Place, Settings
 from forkwise.errors import InputError
 from forkwise.methods import Condition, LossMethod, Method, Need, Scope, SettingsMethod, TokenMethod
+from forkwise.methods.clips import CLIP
 
 GIVEN = frozenset(
     {
@@ -19,6 +20,8 @@ GIVEN = frozenset(
         Need.SEQUENCE_LOGPROBS,
         Need.GROUPS,
         Need.CORRECT,
+        Need.LENGTHS,
+        Need.PROGRESS,
         Need.ADVANTAGES,
     }
 )
@@ -27,6 +30,13 @@ GIVEN = frozenset(
 _ENTROPIES = {Need.ENTROPY, Need.OLD_ENTROPY}
 _OF_CURRENT = {Need.ENTROPY, Need.LOGPROBS}
 _ACTOR = "actor_rollout_ref.actor"
+_OPEN = {
+    f"{_ACTOR}.policy_loss.loss_mode": "vanilla",
+    f"{_ACTOR}.clip_ratio_low": 1.0,
+    f"{_ACTOR}.clip_ratio_high": 1e9,
+    f"{_ACTOR}.clip_ratio_c": 1e9,
+}
+"""verl's keys of a loss without a clip: ratios from 0 to a billion, for advantages of either sign."""
 
 
 def refuse(config: Any, settings: Settings, methods: Sequence[Method]) -> None:
@@ -43,6 +53,11 @@ def refuse(config: Any, settings: Settings, methods: Sequence[Method]) -> None:
             raise InputError(
                 f"The method '{method.name}' needs {', '.join(missing)}, which forkwise has under TRL only: train with "
                 "forkwise grpo --method."
+            )
+        if method.first_state():
+            raise InputError(
+                f"The method '{method.name}' remembers something from rollout to rollout, which forkwise has under TRL "
+                "only: train with forkwise grpo --method, or leave out options that follow the entropy (@target)."
             )
         method.check_group_size(int(config.actor_rollout_ref.rollout.n))
     distillation = config.get("distillation")
@@ -133,11 +148,23 @@ def _check_loss(config: Any, settings: Settings) -> None:
             "would not tell its tokens apart: use another loss, such as vanilla or gspo."
         )
     for method in per_token:
+        if method.slot == CLIP:
+            _check_open(config, method)
         if isinstance(method, LossMethod) and loss != "vanilla":
             raise InputError(
                 f"The method '{method.name}' adds a term whose gradient is right only where the loss weighs each token "
                 f"by its own ratio: set {_ACTOR}.policy_loss.loss_mode=vanilla, not {loss}."
             )
+
+
+def _check_open(config: Any, method: TokenMethod) -> None:
+    """Refuses a clip of verl's beside that of a method which takes its place."""
+    wrong = {key: value for key, value in _OPEN.items() if _select(config, key) != value}
+    if wrong:
+        wanted = " ".join(f"{key}={value}" for key, value in wrong.items())
+        raise InputError(
+            f"The method '{method.name}' takes the place of verl's clip, which must be opened: set {wanted}."
+        )
 
 
 def _check_presets(config: Any, presets: Sequence[SettingsMethod]) -> None:

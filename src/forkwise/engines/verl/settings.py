@@ -1,10 +1,12 @@
-"""What forkwise adds to a verl configuration. verl loads this in every process: it imports nothing."""
+"""What forkwise adds to a verl configuration. verl loads this in every process: it imports next to nothing."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
+
+from forkwise.errors import InputError
 
 if TYPE_CHECKING:
     from forkwise.methods import Method, TokenMethod
@@ -15,6 +17,11 @@ MODES = {
     "entropy_separate_async": "separate_async",
 }
 """Our trainer modes, and the mode of verl that each extends."""
+
+HEAD = "forkwise"
+"""The name of our head among verl's backends of fused kernels."""
+
+IMPL_BACKEND = "actor_rollout_ref.model.fused_kernel_options.impl_backend"
 
 SECTIONS = {"forkwise": ("method", "policy", "seed"), "entropy_shaping": ("alpha", "kappa", "entropy")}
 """Our sections of `algorithm`, and their keys. The second is the shorthand of one method."""
@@ -45,6 +52,10 @@ class Settings:
     policy: str = "old"
     seed: int = 0
 
+    def at(self, progress: float) -> Settings:
+        """Returns the settings with the options that the methods have after this share of the run."""
+        return replace(self, methods=tuple(method.at(progress, {}) for method in self.methods))
+
     @property
     def late(self) -> list[TokenMethod]:
         """Returns the methods that TRL runs just before the loss."""
@@ -68,3 +79,26 @@ def asked_section(algorithm: Any) -> str | None:
     """Returns the name of our section in a configuration's `algorithm`, None where there is none."""
     get = getattr(algorithm, "get", None)
     return next((name for name in SECTIONS if get(name) is not None), None) if callable(get) else None
+
+
+def check_head(config: Any) -> None:
+    """Refuses our head where verl would not use it.
+
+    Raises:
+        InputError: fused kernels are off, or the engine has none that can be chosen.
+    """
+    actor = config.get("actor_rollout_ref")
+    model = (actor.get("model") if actor is not None else None) or {}
+    if (model.get("fused_kernel_options") or {}).get("impl_backend") != HEAD:
+        return
+    if not model.get("use_fused_kernels", False):
+        raise InputError(
+            f"{IMPL_BACKEND}={HEAD} does nothing without fused kernels: set "
+            "actor_rollout_ref.model.use_fused_kernels=True."
+        )
+    strategy = actor.actor.get("strategy")
+    if strategy not in ("fsdp", "fsdp2"):
+        raise InputError(
+            f"{IMPL_BACKEND}={HEAD} works with verl's FSDP engines, not with actor_rollout_ref.actor.strategy="
+            f"{strategy}: set it to fsdp2, or use another backend."
+        )

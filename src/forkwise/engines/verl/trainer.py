@@ -20,7 +20,7 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.utils.losses import ppo_loss
 
 from forkwise.engines.base import ActionLog, Host
-from forkwise.engines.verl.batch import SEED, act_on_rollout, take_totals
+from forkwise.engines.verl.batch import PROGRESS, SEED, act_on_rollout, take_totals
 from forkwise.engines.verl.guard import advantages_are_shaped, guard_trainer
 from forkwise.engines.verl.loss import shaped_ppo_loss
 from forkwise.engines.verl.reading import read_settings
@@ -103,7 +103,9 @@ class EntropyShapingMixin(_Trainer):
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=_FIELDS)
         real = [not tag.get("is_padding", False) for tag in batch.tags]
         try:
-            acted = act_on_rollout(self.shaping, data, batch.keys, real, seed=self._method_seed())
+            acted = act_on_rollout(
+                self.shaping, data, batch.keys, real, seed=self._method_seed(), progress=self._progress()
+            )
         except KeyError as error:
             raise self._not_shaped(f"TransferQueue holds no {error} after the advantage stage") from error
         self._made = acted.totals
@@ -123,7 +125,7 @@ class EntropyShapingMixin(_Trainer):
                 )
             self._action_log.add(self._made)
             self._made = None
-            batch.extra_info[SEED] = self._method_seed()
+            batch.extra_info |= {SEED: self._method_seed(), PROGRESS: self._progress()}
         batch = super()._update_actor(batch, metrics)
         if self.shaping.place in _ON_WORKERS:
             totals = take_totals(metrics, self.shaping.late, "actor/")
@@ -137,16 +139,26 @@ class EntropyShapingMixin(_Trainer):
         self._action_log.totals, self._made = {}, None
         batch = super().step(metrics, timing_raw)
         shaping, warning = self._action_log.take()
-        metrics.update(shaping)
+        metrics.update(shaping | self._planned())
         if warning:
             logger.warning(warning)
         return batch
+
+    def _planned(self) -> dict[str, float]:
+        """Returns the options that change in the course of the run, as they are in this step."""
+        now = zip(self.shaping.methods, self.shaping.at(self._progress()).methods, strict=True)
+        return {f"method/{m.name}/{option}": getattr(acting, option) for m, acting in now for option in m.plans}
 
     def _method_seed(self) -> int:
         """Seeds the random choices of a rollout: another one for each round of a step of the separate mode."""
         rounds = int(getattr(self, "parameter_sync_step", 1))
         step = int(self.global_steps) * rounds + int(getattr(self, "local_trigger_step", 0))
         return self.shaping.seed * 2**24 + step
+
+    def _progress(self) -> float:
+        """Returns the share of the run's steps that is done; verl counts from 1."""
+        steps = int(getattr(self, "total_training_steps", 0) or 0)
+        return (int(self.global_steps) - 1) / steps if steps > 0 else 0.0
 
     def _not_shaped(self, what: str) -> RuntimeError:
         return _HOST.not_shaped(what, self.shaping.methods)

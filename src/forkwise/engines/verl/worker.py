@@ -22,7 +22,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 from verl.workers.utils.padding import no_padding_2_padding
 
 from forkwise.engines.base import needs, quoted
-from forkwise.engines.verl.batch import ROWS, SEED, like, name_totals, to_padded, tokens_of
+from forkwise.engines.verl.batch import PROGRESS, ROWS, SEED, like, name_totals, to_padded, tokens_of
 from forkwise.engines.whole_update import run_on_whole_update
 from forkwise.errors import InputError
 from forkwise.methods import Need, TokenMethod
@@ -106,10 +106,13 @@ class SelectingTrainingWorker(TrainingWorker):
         current = self._score(data) if whole.policy == "current" and wanted & {Need.ENTROPY, Need.LOGPROBS} else {}
         seed = int(tu.get_non_tensor_data(data, SEED, 0)) * _MOST_UPDATES + self._updates
         device = torch.device(get_device_id())
-        tokens = tokens_of(data.to(device), wanted, seed=seed, **{name: x.to(device) for name, x in current.items()})
+        progress = float(tu.get_non_tensor_data(data, PROGRESS, 0.0))
+        here = {name: x.to(device) for name, x in current.items()}
+        tokens = tokens_of(data.to(device), wanted, seed=seed, progress=progress, **here)
         rows = data[ROWS].to(device)
         processes = DataParallel(self.engine.get_data_parallel_group())
-        (advantages,), totals = run_on_whole_update(whole.methods, [tokens], [rows], processes)
+        methods = [method.at(progress, {}) for method in whole.methods]
+        (advantages,), totals = run_on_whole_update(methods, [tokens], [rows], processes)
         data["advantages"] = like(advantages.to(data["advantages"].device), data["advantages"])
         return name_totals(totals, whole.methods)
 

@@ -17,7 +17,7 @@ from forkwise.errors import InputError
 from forkwise.samples.fields import ABSENT, WrongField, checked, optional
 from forkwise.samples.importers.reader import Record
 from forkwise.samples.store import SCHEMA
-from forkwise.terminal import visible
+from forkwise.terminal import counted, visible
 
 Row = dict[str, Any]
 """A row of the samples table. Without `sample_id` it is numbered within its problem; without `answer`, it is extracted
@@ -223,11 +223,6 @@ class Source:
                 f"'{self.path}' holds scores other than 0 and 1, {', '.join(seen)}{more}: say from which score on an "
                 "answer is correct, for example --threshold 1.0 for full marks only."
             )
-
-
-def counted(count: int, noun: str) -> str:
-    """Writes a number with its noun: `1 sample`, `2 samples`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def gold_text(gold: Any) -> str | None:

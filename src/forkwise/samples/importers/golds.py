@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from forkwise.samples.fields import field_at
 from forkwise.samples.importers.base import Source, gold_text
-from forkwise.samples.importers.groups import Group, Sample
+from forkwise.samples.importers.groups import Group, SurveyedSample
 from forkwise.samples.importers.reader import Record
 from forkwise.tasks.answers import extract_answer
 
@@ -54,7 +54,7 @@ class Evidence:
     wrong_same: int = 0
     wrong_other: int = 0
 
-    def look(self, sample: Sample, text: str | None, gold: str | None) -> None:
+    def look(self, sample: SurveyedSample, text: str | None, gold: str | None) -> None:
         """Compares a completion with the column, for the first samples."""
         if gold is None or not text or self.compared >= _COMPARED:
             return

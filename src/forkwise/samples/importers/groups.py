@@ -22,7 +22,7 @@ def digest(text: str | None) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SurveyedSample:
     """What a survey looks at in a sample; digests stand for texts."""
 
     prompt: int
@@ -47,7 +47,7 @@ class Group:
     prompt: int
     value: int
     """The digest of the id."""
-    first: Sample
+    first: SurveyedSample
     repeated: bool = False
     """Whether there are several samples in one run."""
     several: bool = False
@@ -87,7 +87,7 @@ class Grouping:
         """Whether a prompt has several ids."""
         return any(count > 1 for count in self._ids.values())
 
-    def add(self, sample: Sample, value: int = NOTHING) -> None:
+    def add(self, sample: SurveyedSample, value: int = NOTHING) -> None:
         """Puts a sample into the group of its prompt and its id."""
         prompt = sample.prompt
         if prompt & self._mask:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from forkwise.errors import InputError
-from forkwise.samples.importers.base import Source, counted
+from forkwise.samples.importers.base import Source
+from forkwise.terminal import counted
 
 
 class Ledger:

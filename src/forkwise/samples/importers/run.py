@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from forkwise.errors import InputError, nearest
 from forkwise.folders import only_process
-from forkwise.plugins import plugins
+from forkwise.plugins import with_plugins
 from forkwise.samples.fields import WrongField
 from forkwise.samples.importers import (
     gemini,
@@ -29,14 +30,14 @@ from forkwise.samples.importers import (
     trl,
     verl,
 )
-from forkwise.samples.importers.base import Importer, Options, Row, Source, Undecided, check_types, counted
+from forkwise.samples.importers.base import Importer, Options, Row, Source, Undecided, check_types
 from forkwise.samples.importers.folders import all_files, problems_in
 from forkwise.samples.importers.ledger import Ledger
 from forkwise.samples.importers.reader import Record, read_records
 from forkwise.samples.importers.texts import covers
 from forkwise.samples.store import TOKEN_COLUMNS, ShardWriter
 from forkwise.tasks.answers import extract_answer
-from forkwise.terminal import visible
+from forkwise.terminal import counted, visible
 
 FORMATS: dict[str, Importer] = {
     "qwen-math": qwen_math,
@@ -116,14 +117,12 @@ def all_formats() -> dict[str, Importer]:
     Raises:
         InputError: another package brings something that is no importer, or a name that is taken.
     """
-    formats = dict(FORMATS)
-    for point, importer in plugins(ENTRY_POINTS):
-        if missing := [name for name in ("USES", "matches", "rows") if not hasattr(importer, name)]:
-            raise InputError(f"The entry point '{point.value}' is no importer: it has no {' and no '.join(missing)}.")
-        if point.name in formats:
-            raise InputError(f"The entry point '{point.value}' brings a second format named '{point.name}'.")
-        formats[point.name] = importer
-    return formats
+    return with_plugins(FORMATS, ENTRY_POINTS, "format", _wrong_importer, lambda point, _: point.name)
+
+
+def _wrong_importer(importer: Any) -> str | None:
+    missing = [name for name in ("USES", "matches", "rows") if not hasattr(importer, name)]
+    return f"is no importer: it has no {' and no '.join(missing)}" if missing else None
 
 
 def import_files(

@@ -9,7 +9,7 @@ from typing import Any
 from forkwise.samples.fields import ABSENT, field_at
 from forkwise.samples.importers import golds, identity
 from forkwise.samples.importers.base import Source, gold_text
-from forkwise.samples.importers.groups import NOTHING, Grouping, Sample, digest
+from forkwise.samples.importers.groups import NOTHING, Grouping, SurveyedSample, digest
 from forkwise.samples.importers.reader import Record
 from forkwise.samples.importers.texts import chat_text
 from forkwise.tasks.base import question_id
@@ -71,7 +71,7 @@ class _Seen:
             text, own, verdict = (_entry(value, i) for value in (texts, answer, verdicts))
             text, own = chat_text(text, "completion") if is_chat(text) else text, gold_text(own)
             text = text if isinstance(text, str) else None
-            sample = Sample(
+            sample = SurveyedSample(
                 prompt=int(key, 16),
                 run=digest(f"{get(record, 'run')} {get(record, 'model')}"),
                 completion=digest(text),

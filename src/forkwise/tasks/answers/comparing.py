@@ -17,8 +17,8 @@ from forkwise.tasks.answers.shapes import (
     Collection,
     Colons,
     Equation,
-    Interval,
     Matrix,
+    Range,
     Relation,
     Shape,
     Union,
@@ -100,7 +100,7 @@ def same(gold: Shape, answer: Shape) -> bool | None:
         return same_words(gold, answer)
     if isinstance(gold, Colons) or isinstance(answer, Colons):
         return same_colons(gold, answer)
-    if isinstance(gold, Interval | Union) or isinstance(answer, Interval | Union):
+    if isinstance(gold, Range | Union) or isinstance(answer, Range | Union):
         return same_intervals(gold, answer)
     if isinstance(gold, Relation) or isinstance(answer, Relation):
         return same_relation(gold, answer)

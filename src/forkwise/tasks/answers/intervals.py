@@ -10,7 +10,7 @@ from itertools import pairwise
 from forkwise.tasks.answers.equality import real_value
 from forkwise.tasks.answers.grammar import read_expression
 from forkwise.tasks.answers.notation import split_at_top
-from forkwise.tasks.answers.shapes import Collection, Equation, Interval, Relation, Shape, Union, Value, Words
+from forkwise.tasks.answers.shapes import Collection, Equation, Range, Relation, Shape, Union, Value, Words
 
 RELATION = re.compile(r"\\(?:le|ge|ne)(?![A-Za-z])|<|>")
 _SIGNS = {r"\le": "<=", r"\ge": ">=", r"\ne": "!="}
@@ -21,29 +21,29 @@ _VARIABLE = re.compile(r"(?:[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?(?:\([a-z]\))?")
 _ABSOLUTE = re.compile(r"\|\s*([a-zA-Z])\s*\|")
 
 
-def as_interval(shape: Shape) -> Interval | Union | None:
+def as_interval(shape: Shape) -> Range | Union | None:
     """Returns a shape as the set of real numbers that it may mean: a pair in brackets, or the points of a set."""
-    if isinstance(shape, Interval | Union):
+    if isinstance(shape, Range | Union):
         return shape
     if isinstance(shape, Collection) and len(shape.items) == 2 and shape.kind in ("tuple", "interval"):
         return interval_of(shape)
     if isinstance(shape, Equation) and isinstance(shape.right, Value) and is_variable(shape.left):
-        return Interval(shape.right.text, shape.right.text, (True, True), shape.left.strip())
+        return Range(shape.right.text, shape.right.text, (True, True), shape.left.strip())
     if isinstance(shape, Collection) and shape.kind == "set":
         texts = [item.text for item in shape.items if isinstance(item, Value)]
         if len(texts) == len(shape.items):
-            return Union(tuple(Interval(t, t, (True, True)) for t in texts))
+            return Union(tuple(Range(t, t, (True, True)) for t in texts))
     return None
 
 
-def interval_of(pair: Collection) -> Interval | None:
+def interval_of(pair: Collection) -> Range | None:
     """Returns a pair in brackets read as an interval; None where its ends are no plain values."""
     low, high = pair.items
     if not (isinstance(low, Value) and isinstance(high, Value)):
         return None
     if _PLUS_INFINITY.fullmatch(low.text) or _MINUS_INFINITY.fullmatch(high.text):
         return None
-    return Interval(
+    return Range(
         "" if is_infinity(low.text) else low.text,
         "" if is_infinity(high.text) else high.text,
         (pair.brackets[0] == "[", pair.brackets[1] == "]"),
@@ -77,10 +77,10 @@ def all_but(points: list[str]) -> Union | None:
             return None
         values.append((value, text))
     ends = ["", *[text for _, text in sorted(values)], ""]
-    return Union(tuple(Interval(a, b, (False, False)) for a, b in pairwise(ends)))
+    return Union(tuple(Range(a, b, (False, False)) for a, b in pairwise(ends)))
 
 
-def inequality(text: str) -> Interval | Union | Relation | None:
+def inequality(text: str) -> Range | Union | Relation | None:
     r"""Returns what one inequality says, such as `1 \le x < 2`, `|x| > 3`, `x \ne 1` or `a < b`."""
     parts = split_at_top(text, RELATION)
     signs = [_SIGNS.get(match[0], match[0]) for match in RELATION.finditer(text)]
@@ -95,21 +95,24 @@ def inequality(text: str) -> Interval | Union | Relation | None:
         return None
     if len(parts) == 3 and is_variable(parts[1]):
         low, high = ("" if is_infinity(part) else part for part in (parts[0], parts[2]))
-        return Interval(low, high, (signs[0] == "<=" and bool(low), signs[1] == "<=" and bool(high)), parts[1].strip())
+        return Range(low, high, (signs[0] == "<=" and bool(low), signs[1] == "<=" and bool(high)), parts[1].strip())
     return _of_two_sides(*parts, closed=signs[0] == "<=") if len(parts) == 2 else None
 
 
-def _of_two_sides(left: str, right: str, *, closed: bool) -> Interval | Union | Relation:
+def _of_two_sides(left: str, right: str, *, closed: bool) -> Range | Union | Relation:
     below, above = _ABSOLUTE.fullmatch(left), _ABSOLUTE.fullmatch(right)
     if below and is_constant(right):
-        return Interval(f"-({right})", right, (closed, closed), below[1])
+        return Range(f"-({right})", right, (closed, closed), below[1])
     if above and is_constant(left):
-        low, high = Interval("", f"-({left})", (False, closed), above[1]), Interval(left, "", (closed, False), above[1])
+        low, high = (
+            Range("", f"-({left})", (False, closed), above[1]),
+            Range(left, "", (closed, False), above[1]),
+        )
         return Union((low, high))
     if is_variable(left) and is_constant(right):
-        return Interval("", right, (False, closed), left.strip())
+        return Range("", right, (False, closed), left.strip())
     if is_variable(right) and is_constant(left):
-        return Interval(left, "", (closed, False), right.strip())
+        return Range(left, "", (closed, False), right.strip())
     return Relation(left, right, not closed)
 
 
@@ -137,10 +140,10 @@ def both_hold(shapes: Sequence[Shape]) -> Shape:
     return common[0] if len(common) == 1 else Union(tuple(common))
 
 
-def _intervals_of(shape: Interval | Union | None) -> list[Interval | None]:
+def _intervals_of(shape: Range | Union | None) -> list[Range | None]:
     if not isinstance(shape, Union):
         return [shape]
-    return [part if isinstance(part, Interval) else None for part in shape.parts]
+    return [part if isinstance(part, Range) else None for part in shape.parts]
 
 
 def end_of(text: str, infinite: float) -> float:
@@ -150,10 +153,10 @@ def end_of(text: str, infinite: float) -> float:
     return infinite if value is None else value
 
 
-def _overlap(one: Interval, other: Interval) -> Interval | None:
+def _overlap(one: Range, other: Range) -> Range | None:
     """Returns what two intervals have in common, or None."""
     low = max((end_of(i.low, -math.inf), not i.closed[0], i.low) for i in (one, other))
     high = min((end_of(i.high, math.inf), i.closed[1], i.high) for i in (one, other))
     if low[0] > high[0] or (low[0] == high[0] and (low[1] or not high[1])):
         return None
-    return Interval(low[2], high[2], (not low[1], high[1]), one.variable or other.variable)
+    return Range(low[2], high[2], (not low[1], high[1]), one.variable or other.variable)

@@ -16,8 +16,8 @@ from forkwise.tasks.answers.shapes import (
     Collection,
     Colons,
     Equation,
-    Interval,
     Matrix,
+    Range,
     Relation,
     Shape,
     Union,
@@ -185,10 +185,10 @@ def _member(text: str, depth: int) -> Shape | None:
 def _union(text: str, depth: int) -> Shape | None:
     """Returns the real numbers, all but some of them, or a union of sets of them."""
     if _REALS.fullmatch(text):
-        return Interval("", "", (False, False))
+        return Range("", "", (False, False))
     half = _HALF_LINE.fullmatch(text)
     if half:
-        return Interval("0", "", (False, False)) if half[1] == "+" else Interval("", "0", (False, False))
+        return Range("0", "", (False, False)) if half[1] == "+" else Range("", "0", (False, False))
     excepted = _EXCEPT.fullmatch(text)
     if excepted:
         return all_but([p for p in split_at_top(excepted[1].strip(), _COMMA) if p])
@@ -203,9 +203,9 @@ def _union(text: str, depth: int) -> Shape | None:
     shapes = [_read(part, depth + 1) for part in parts]
     sets = [as_interval(shape) for shape in shapes]
     pieces = [p for shape in sets if shape for p in (shape.parts if isinstance(shape, Union) else (shape,))]
-    if None not in sets and len({p.variable for p in pieces if isinstance(p, Interval) and p.variable}) < 2:
+    if None not in sets and len({p.variable for p in pieces if isinstance(p, Range) and p.variable}) < 2:
         return Union(tuple(pieces))
-    return Collection("or", tuple(shapes)) if all(isinstance(s, Interval | Union | Relation) for s in shapes) else None
+    return Collection("or", tuple(shapes)) if all(isinstance(s, Range | Union | Relation) for s in shapes) else None
 
 
 def _relation(text: str, depth: int) -> Shape | None:

@@ -16,8 +16,8 @@ from forkwise.tasks.answers.quantities import read_quantity
 from forkwise.tasks.answers.shapes import (
     Collection,
     Equation,
-    Interval,
     Matrix,
+    Range,
     Relation,
     Same,
     Shape,
@@ -196,18 +196,18 @@ def same_matrix(same: Same, gold: Shape, answer: Shape) -> bool | None:
     return _all([same(g, a) for r, s in zip(ours, theirs, strict=True) for g, a in zip(r, s, strict=True)])
 
 
-def _as_intervals(shape: Shape) -> list[Interval] | None:
+def _as_intervals(shape: Shape) -> list[Range] | None:
     """Returns the intervals and points of which a shape consists; None where it is no set of real numbers."""
-    if isinstance(shape, Interval):
+    if isinstance(shape, Range):
         return [shape]
     if isinstance(shape, Value):
-        return [Interval(shape.text, shape.text, (True, True))]
+        return [Range(shape.text, shape.text, (True, True))]
     if isinstance(shape, Collection) and shape.kind in ("tuple", "interval"):
         interval = interval_of(shape) if len(shape.items) == 2 else None
         return None if interval is None else [interval]
     if not isinstance(shape, Collection | Union):
         return None
-    intervals: list[Interval] = []
+    intervals: list[Range] = []
     for part in shape.items if isinstance(shape, Collection) else shape.parts:
         inner = _as_intervals(part)
         if inner is None:
@@ -232,11 +232,11 @@ def same_intervals(gold: Shape, answer: Shape) -> bool | None:
     return _all([_same_interval(g, a) for g, a in zip(ours, theirs, strict=True)])
 
 
-def _sorted(intervals: list[Interval]) -> list[Interval]:
+def _sorted(intervals: list[Range]) -> list[Range]:
     return sorted(intervals, key=lambda interval: end_of(interval.low, -math.inf))
 
 
-def _merged(intervals: list[Interval]) -> list[Interval]:
+def _merged(intervals: list[Range]) -> list[Range]:
     """Puts together sorted intervals that overlap, or touch in one point."""
     merged = intervals[:1]
     for interval in intervals[1:]:
@@ -250,13 +250,13 @@ def _merged(intervals: list[Interval]) -> list[Interval]:
             end_of_other = end_of(interval.high, math.inf)
             ends = [(high, last.closed[1], last.high), (end_of_other, interval.closed[1], interval.high)]
             _, closed, end = max(ends)
-            merged[-1] = Interval(last.low, end, (last.closed[0], closed), last.variable)
+            merged[-1] = Range(last.low, end, (last.closed[0], closed), last.variable)
         else:
             merged.append(interval)
     return merged
 
 
-def _same_interval(gold: Interval, answer: Interval) -> bool | None:
+def _same_interval(gold: Range, answer: Range) -> bool | None:
     if gold.variable and answer.variable and gold.variable != answer.variable:
         return False
     verdicts: list[bool | None] = []
@@ -274,7 +274,7 @@ def same_relation(gold: Shape, answer: Shape) -> bool | None:
     """Tells whether two inequalities between formulas say the same."""
     if not isinstance(gold, Relation) or not isinstance(answer, Relation):
         other = answer if isinstance(gold, Relation) else gold
-        return None if isinstance(other, Interval | Union) else False
+        return None if isinstance(other, Range | Union) else False
     if gold.strict != answer.strict:
         return False
     ours, theirs = (read_expression(f"({r.right}) - ({r.left})") for r in (gold, answer))

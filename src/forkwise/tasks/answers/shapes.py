@@ -42,7 +42,7 @@ class Collection:
 
 
 @dataclass(frozen=True)
-class Interval:
+class Range:
     """Real numbers from `low` to `high`, empty for an infinite end; `variable` is empty where none is named."""
 
     low: str
@@ -95,7 +95,7 @@ class Colons:
     spoken: bool = False
 
 
-Shape = Value | Words | Choice | Collection | Interval | Union | Equation | Relation | Matrix | Colons
+Shape = Value | Words | Choice | Collection | Range | Union | Equation | Relation | Matrix | Colons
 
 Same = Callable[[Shape, Shape], bool | None]
 """Whether two shapes say the same; None where that is not known."""

@@ -262,7 +262,7 @@ def evaluate(node: Node, at: Mapping[str, Fraction], digits: int, magnitudes: li
 
 
 @dataclass(frozen=True)
-class Sample:
+class ValueAtPoint:
     """The value of a formula at one point, and the largest |log10| of a value on the way to it."""
 
     value: Any
@@ -270,14 +270,14 @@ class Sample:
 
 
 @lru_cache(1000)
-def sample(expression: Expression, number: int) -> Sample | None:
+def sample(expression: Expression, number: int) -> ValueAtPoint | None:
     """Returns the value at point `number` to `SAMPLE_DIGITS` digits; None where there is none."""
     magnitudes = [0.0]
     try:
         value = evaluate(expression.node, point(expression.symbols, number), SAMPLE_DIGITS, magnitudes)
     except NoValue:
         return None
-    return Sample(value, magnitudes[0])
+    return ValueAtPoint(value, magnitudes[0])
 
 
 def is_real(value: Any) -> bool:

@@ -86,11 +86,13 @@ def _refute_by_numbers() -> None:
 def _compare_relative_to_size() -> None:
     """Keeps math-verify from taking two numbers for equal whose difference is more than 1e-15 of their size."""
     from math_verify import grader
+    from sympy import Integer
 
     within_six_decimals = grader.sympy_numeric_eq
 
     def numeric_eq(a: Any, b: Any, *precision: Any) -> bool:
-        return bool(within_six_decimals(a, b, *precision)) and not _far_apart(a, b)
+        exact = all(grader.is_atomic_or_pct_atomic(number, Integer) for number in (a, b))  # 10 and 10 % are equal
+        return bool(within_six_decimals(a, b, *precision)) and (exact or not _far_apart(a, b))
 
     grader.sympy_numeric_eq = numeric_eq
 

@@ -15,7 +15,7 @@ def dashes(place: int) -> tuple[int, ...]:
     return _DASHES[(place + 2 * (place // len(COLOURS))) % len(_DASHES)]
 
 
-def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Returns what matplotlib is to draw the line of each of these arms with."""
     # Matplotlib multiplies the pattern by the width of the line.
     return {

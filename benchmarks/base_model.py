@@ -1,12 +1,12 @@
 """The embedded base model: how it is trained from scratch, and how it is measured.
 
-    python -m forkwise.lab.base_model --out DIR [--seed 0] [--config small|large] [--steps N] [--device auto]
+    python benchmarks/base_model.py --out DIR [--seed 0] [--config small|large] [--steps N] [--device auto]
 
-trains a Llama language model on the traces of `forkwise.lab.traces`, made on the fly from train problems only, and
-writes an ordinary Hugging Face checkpoint. `small` is what the package ships in `forkwise/lab/base`;
+trains a Llama language model on the traces of `base_traces.py`, made on the fly from train problems only, and writes an
+ordinary Hugging Face checkpoint. `small` is what the package ships in `forkwise/lab/base`;
 `large` wants a GPU.
 
-    python -m forkwise.lab.base_model --evaluate DIR [--problems 100] [--samples 256]
+    python benchmarks/base_model.py --evaluate DIR [--problems 100] [--samples 256]
 
 measures a checkpoint on test problems with four numbers.
 """
@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from base_traces import MAX_TOKENS, VOCABULARY, trace
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     GenerationConfig,
@@ -38,7 +39,6 @@ from transformers import (
 
 from forkwise.errors import InputError
 from forkwise.folders import write_json
-from forkwise.lab.traces import MAX_TOKENS, VOCABULARY, trace
 from forkwise.loading import load_tokenizer, load_weights
 from forkwise.passk import bootstrap_interval, k_grid, pass_at_k
 from forkwise.passk.estimator import shown_ks

@@ -23,9 +23,10 @@ SEED = 3 * 2**12  # of the update; the first of verl's step 3
 
 
 def methods() -> list[Method]:
-    """Every method that acts, with options under which it does."""
+    """Every method that acts on verl, with options under which it does."""
     names = [name for name, kind in all_methods().items() if not issubclass(kind, SettingsMethod)]
-    return [parse_method(f"{name}:{OPTIONS.get(name, '')}") for name in names]
+    every = [parse_method(f"{name}:{OPTIONS.get(name, '')}") for name in names]
+    return [method for method in every if not method.first_state()]
 
 
 def early(method: Method) -> bool:

@@ -1,4 +1,4 @@
-"""What the TRL tests share: a policy of a few thousand parameters, its tokenizer, a micro-batch, a float64 reference.
+"""What the TRL tests share: settings, a reward, a micro-batch, a float64 reference; and the tiny policy.
 
 Nothing is downloaded, and nothing of `forkwise.core` is used: the expectations are computed independently of it.
 """
@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from tiny_models import EOS, PAD, WORDS, policy, tokenizer
 
 from forkwise.testing.engines import expected_advantages, expected_metrics
 
-WORDS = ["<pad>", "<eos>", "<unk>", "+", "=", *map(str, range(10)), *"abcdefghi"]
-PAD, EOS = 0, 1
+__all__ = ["EOS", "PAD", "WORDS", "policy", "tokenizer"]
+
 TEMPERATURE = 0.7
 QUIET: dict[str, Any] = {
     "use_cpu": True,
@@ -30,35 +29,6 @@ QUIET: dict[str, Any] = {
     "max_completion_length": 10,
     "temperature": TEMPERATURE,
 }
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
-    )
-
-
-def policy(seed: int = 0) -> Qwen2ForCausalLM:
-    """A random Qwen2 with initial weights so large that its token entropies spread over about 1.5 to 2.7 nats."""
-    config = Qwen2Config(
-        vocab_size=len(WORDS),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.3,
-        tie_word_embeddings=False,
-        pad_token_id=PAD,
-        eos_token_id=EOS,
-        bos_token_id=None,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Qwen2ForCausalLM(config)
 
 
 def prompts(n: int = 16) -> Dataset:

@@ -1,8 +1,10 @@
-"""How often a match of the lists is what it is taken for; `python -m forkwise.cli.precision` prints it.
+"""How often a match of the lexicon, or of the reflective patterns, is what it is taken for.
 
-`labels.jsonl` holds 300 sentences from public traces, labelled by one reader: 120 drawn among those that the reflective
-patterns matched and 60 among those that they did not, both labelled without knowing which, and 120 matches of the
-lexicon. The lists were settled on other sentences of the same files before.
+    python benchmarks/lexicon_precision.py [LEXICON REFLECTIVE]     # lists of one's own
+
+`data/lexicon_labels.jsonl` holds 300 sentences from public traces, labelled by one reader: 120 drawn among those that
+the reflective patterns matched and 60 among those that they did not, both labelled without knowing which, and 120
+matches of the lexicon. The lists were settled on other sentences of the same files before.
 
 Reflective is a sentence that verifies, checks, doubts or corrects what was written before, or goes back on the
 approach; a check that is itself a step of the solution ("we check which of these are prime") or a new idea after "wait"
@@ -16,6 +18,7 @@ open-thought/reasoning-gym-eval (Apache-2.0), QwenLM/Qwen2.5-Math (MIT).
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +26,12 @@ from pathlib import Path
 from scipy import stats
 
 from forkwise.explore.lexicon import Lexicon, ReflectivePatterns, load_lexicon, load_reflective
+from forkwise.progress import Console
+from forkwise.report.formats import count, interval
+from forkwise.report.table import filled
+from forkwise.report.terminal import print_tables
 
-LABELS = Path(__file__).parent / "labels.jsonl"
+LABELS = Path(__file__).parent / "data" / "lexicon_labels.jsonl"
 
 
 @dataclass(frozen=True)
@@ -96,3 +103,16 @@ def _places(label: Label, lexicon: Lexicon) -> set[tuple[int | None, str | None]
 
 def _share(what: str, labels: Sequence[Label]) -> Share:
     return Share(what, sum(label.label for label in labels), len(labels))
+
+
+def main(paths: Sequence[str]) -> None:
+    """Prints the table; lists of one's own come as two paths, lexicon and patterns."""
+    lexicon = load_lexicon(Path(paths[0]) if paths else None)
+    reflective = load_reflective(Path(paths[1]) if len(paths) > 1 else None)
+    shares = precision(read_labels(), lexicon, reflective)
+    rows = [[s.what, count(s.hits), count(s.total), interval(s.hits / s.total, *s.interval)] for s in shares]
+    print_tables(filled("Labelled sentences", ["", "right", "of", "share [95 %]"], rows), Console())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -53,9 +53,6 @@ WORDS = (
     "answer",
     "none",
 )
-CLAUSES = ("try", "maybe", "because", "check", "wait", "hmm", "instead", "so")
-"""Words with which a new step of a trace begins; there is no punctuation that would end a sentence."""
-
 VOCABULARY = (*WORDS, *map(str, range(LIMIT)))
 """Every word that a prompt or trace can hold."""
 

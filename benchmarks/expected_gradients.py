@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from base_model import MAX_NEW_TOKENS
 from torch import Tensor
 
+from forkwise.constants import ALPHA, KAPPA
 from forkwise.core import group_advantages, shape_advantages
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.folders import write_json
-from forkwise.lab.base_model import MAX_NEW_TOKENS
 from forkwise.loading import load_tokenizer, load_weights
 from forkwise.sampling.generate import Sampling, sample_problem
 from forkwise.tasks import load_task
@@ -193,15 +194,15 @@ def _cosine(a: Tensor, b: Tensor) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs `python -m forkwise.lab.gradients`, which prints the table of docs/evidence.md."""
+    """Runs `python benchmarks/expected_gradients.py`, which prints the table of docs/evidence.md."""
     parser = argparse.ArgumentParser(description="Gradient of the entropy term beside that of the advantages.")
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--task", default="countdown:4")
     parser.add_argument("--problems", type=int, default=256)
     parser.add_argument("--group", type=int, default=16)
     parser.add_argument("--per_batch", type=int, default=8)
-    parser.add_argument("--alpha", type=float, default=0.4)
-    parser.add_argument("--kappa", type=float, default=2.0)
+    parser.add_argument("--alpha", type=float, default=ALPHA)
+    parser.add_argument("--kappa", type=float, default=KAPPA)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)

@@ -15,8 +15,7 @@ import verl
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from tensordict import TensorDict
-from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2ForTokenClassification
+from tiny_models import critic, policy, tokenizer
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 
@@ -97,35 +96,6 @@ def metrics(advantages: list[list[float]], entropy: list[list[float]], alpha: fl
     return expected_metrics(advantages, entropy, MASK[: len(advantages)], alpha=alpha, kappa=kappa)
 
 
-def _settings() -> Qwen2Config:
-    return Qwen2Config(
-        vocab_size=25,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.3,
-        tie_word_embeddings=False,
-        num_labels=1,
-    )
-
-
-def policy() -> Qwen2ForCausalLM:
-    """A random Qwen2 with initial weights so large that its token entropies differ."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return Qwen2ForCausalLM(_settings())
-
-
-def critic() -> Qwen2ForTokenClassification:
-    """Another one, with one value per token."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        return Qwen2ForTokenClassification(_settings()).eval()
-
-
 def values_of(model: torch.nn.Module) -> list[list[float]]:
     """The critic's value at each response token of `microbatch`: its output at the token before, one row at a time."""
     rows = []
@@ -149,13 +119,9 @@ def exact_entropy(model: torch.nn.Module, temperature: float = TEMPERATURE) -> l
 
 def save_policy(folder: Path) -> None:
     """`policy()` as a checkpoint with a tokenizer, and `critic()` in a folder in it, for verl to load."""
-    words = {word: i for i, word in enumerate(["<pad>", "<eos>", "<unk>", *map(str, range(22))])}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<unk>")), pad_token="<pad>", eos_token="<eos>"
-    )
-    tokenizer.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
     policy().save_pretrained(folder)
-    tokenizer.save_pretrained(folder / "critic")
+    tokenizer().save_pretrained(folder / "critic")
     critic().save_pretrained(folder / "critic")
 
 

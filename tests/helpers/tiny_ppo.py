@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
+import tiny_trl as tiny
 import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
-
-sys.path.append(str(Path(__file__).parents[1] / "engines"))
-
-import tiny_trl as tiny
 
 from forkwise.training.ppo import EntropyShapedPPOConfig, EntropyShapedPPOTrainer
 

@@ -1,0 +1,265 @@
+"""Tiles of logits, computed on demand, and what is done with each: the fold into sums, and the turn into a gradient.
+
+A tile holds products `hidden @ weight.T`. Its logits are `cap tanh(scale (product + bias) / cap) / temperature`, and a
+fold adds it to sums per token that are centred on the running maximum; `forkwise.core.entropy` has the formulas. The
+passes of PyTorch in this file run anywhere and are the reference; `forkwise.core.kernels` has the same two in Triton.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["Coefficients", "Curve", "Passes", "Sums", "Tiles", "TorchPasses", "accumulation_dtype", "to_bits"]
+
+# Floor of u: exp2(_FLOOR) is exactly 0 in float32 and float64, and 0 * _FLOOR, unlike 0 * -inf, is 0.
+_FLOOR = -1e4
+# `torch.mm(..., out_dtype=torch.float32)` of bfloat16 matrices: NVIDIA only, new in torch 2.8.
+_TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+_MM_OUT_DTYPE = _TORCH >= (2, 8) and torch.version.cuda is not None
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Returns the dtype of all arithmetic on logits: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def to_bits(y: Tensor, m: Tensor, outer: float | Tensor, rows: slice, *, floor: bool = True) -> Tensor:
+    """Turns y in place into u = (y - m) log2(e) outer. The floor is needed wherever y may be -inf."""
+    scale = math.log2(math.e) * outer
+    y.sub_(m[:, None]).mul_(scale[rows, None] if isinstance(scale, Tensor) else scale)
+    return y.clamp_(min=_FLOOR) if floor else y
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The way from a product and its bias to a logit, which is `outer * y` up to a shift that changes no probability.
+
+    Without a soft cap y is `product + bias`. With one y is `sigmoid(inner * (product + bias))`, since
+    cap tanh(x / cap) = 2 cap sigmoid(2 x / cap) - cap, and sigmoid is four times as fast as tanh on CPUs.
+
+    Attributes:
+        outer: what y is multiplied by: a number, or one per token `(N,)`. The temperature is in it.
+        inner: `2 * scale / cap`, or None without a soft cap.
+    """
+
+    outer: float | Tensor
+    inner: float | None = None
+
+    @staticmethod
+    def of(inverse_temperature: float | Tensor, scale: float, cap: float | None) -> Curve:
+        """Makes the curve of a logit scale and a soft cap, in the order of the models that have both."""
+        if cap is None:
+            return Curve(scale * inverse_temperature)
+        return Curve(2 * cap * inverse_temperature, 2 * scale / cap)
+
+
+@dataclass
+class Sums:
+    """What is known of each token's distribution so far, `(N,)` each; e = exp2(u), u = (y - m) log2(e) outer.
+
+    Attributes:
+        m: largest y; s: sum of e; t: sum of e u; y: y of the target.
+        s2, t2, v: sums of e^2, e^2 u and e u^2, or None where no extras are asked for.
+    """
+
+    m: Tensor
+    s: Tensor
+    t: Tensor
+    y: Tensor
+    s2: Tensor | None = None
+    t2: Tensor | None = None
+    v: Tensor | None = None
+
+    @staticmethod
+    def start(tokens: int, dtype: torch.dtype, device: torch.device, *, extras: bool) -> Sums:
+        """Makes the sums of no word. The maximum starts at the smallest finite number: -inf - -inf would be NaN."""
+        m = torch.full((tokens,), torch.finfo(dtype).min, dtype=dtype, device=device)
+        return Sums(m, *(torch.zeros_like(m) for _ in range(6 if extras else 3)))
+
+    def at(self, rows: slice) -> Sums:
+        """Returns views of some tokens."""
+        parts = (getattr(self, field.name) for field in fields(self))
+        return Sums(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
+
+
+class Coefficients(NamedTuple):
+    """A gradient from logits back to products: dz = e (constant + slope u), and at_y more at the target, `(N,)` each.
+
+    Under a soft cap dz is then multiplied by y (y - 1); the coefficients hold the rest of the curve's derivative.
+    """
+
+    m: Tensor
+    at_y: Tensor
+    constant: Tensor
+    slope: Tensor | None
+
+
+class Passes(Protocol):
+    """What is done with a tile `z` of products: `rows` are its tokens, `block` its words."""
+
+    def __init__(self, tiles: Tiles, bias: Tensor | None, targets: Tensor, curve: Curve, *, third: bool) -> None:
+        """Takes what all tiles share. `third`: a third buffer is used, for extras or the gradient of a soft cap."""
+
+    def fold(self, sums: Sums, z: Tensor, rows: slice, block: slice) -> None:
+        """Adds a tile to the sums; z is overwritten."""
+
+    def gradient(self, c: Coefficients, z: Tensor, rows: slice, block: slice, out: Tensor) -> None:
+        """Writes the gradient of a tile's products to `out`, which may be z; z is overwritten."""
+
+
+def _tile_shape(tokens: int, device: torch.device) -> tuple[int, int]:
+    """Returns a tile's (tokens, vocabulary). A CPU tile stays in the last-level cache, others hide kernel launches."""
+    token_block = max(1, min(tokens, 2048))
+    if device.type == "cpu":
+        return token_block, min(2048, (1 << 20) // token_block)
+    return token_block, (1 << 26) // token_block
+
+
+class Tiles:
+    """Products of (token block, vocabulary block), computed on demand into one reused buffer.
+
+    The vocabulary is the outer loop, so that every row of `weight` and of its gradient is visited once.
+    """
+
+    def __init__(self, hidden: Tensor, weight: Tensor) -> None:
+        device = hidden.device
+        autocast = torch.is_autocast_enabled(device.type) and hidden.dtype != torch.float64
+        self.compute_dtype = torch.get_autocast_dtype(device.type) if autocast else hidden.dtype
+        self.dtype = accumulation_dtype(self.compute_dtype)
+        self.hidden, self.weight = hidden.to(self.compute_dtype), weight
+        self.token_block, self.vocab_block = _tile_shape(hidden.shape[0], device)
+        self.vocab_block = min(self.vocab_block, weight.shape[0])
+        self.exact = self.compute_dtype == self.dtype
+        self.fp32_product = not self.exact and device.type == "cuda" and _MM_OUT_DTYPE
+        # A float16 product is rounded to -inf below -65504.
+        self.finite = self.exact or self.fp32_product or self.compute_dtype == torch.bfloat16
+        self._z = self.scratch(self.dtype)
+        self._rounded = self._z if self.exact else self.scratch(self.compute_dtype)
+
+    def scratch(self, dtype: torch.dtype) -> Tensor:
+        """Returns a buffer of the size of a tile."""
+        return torch.empty(self.token_block * self.vocab_block, dtype=dtype, device=self.hidden.device)
+
+    def vocabulary(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yields vocabulary blocks: indices, and rows of the head in the compute dtype."""
+        for lo in range(0, self.weight.shape[0], self.vocab_block):
+            block = slice(lo, min(lo + self.vocab_block, self.weight.shape[0]))
+            yield block, self.weight[block].to(self.compute_dtype)
+
+    def tokens(self) -> Iterator[slice]:
+        """Yields token blocks."""
+        for lo in range(0, self.hidden.shape[0], self.token_block):
+            yield slice(lo, min(lo + self.token_block, self.hidden.shape[0]))
+
+    def product(self, rows: slice, w: Tensor) -> Tensor:
+        """Returns the tile of some tokens and rows of the head, in the accumulation dtype."""
+        n, v = rows.stop - rows.start, w.shape[0]
+        z = self._z[: n * v].view(n, v)
+        if self.exact:
+            torch.mm(self.hidden[rows], w.t(), out=z)
+        elif self.fp32_product:
+            torch.mm(self.hidden[rows], w.t(), out_dtype=torch.float32, out=z)
+        else:
+            z.copy_(torch.mm(self.hidden[rows], w.t(), out=self.rounded(z)))
+        return z
+
+    def rounded(self, z: Tensor) -> Tensor:
+        """Returns a buffer like `z` of the dtype of the products: z itself where that is the same."""
+        return z if self.exact else self._rounded[: z.numel()].view_as(z)
+
+    def add_product(self, acc: Tensor, a: Tensor, b: Tensor) -> None:
+        """Computes `acc += a @ b`, for an `acc` of the accumulation dtype."""
+        if self.exact:
+            acc.addmm_(a, b)
+        elif self.fp32_product:
+            acc.add_(torch.mm(a, b, out_dtype=torch.float32))
+        else:
+            acc.add_(a @ b)
+
+
+def _at_target(targets: Tensor, block: slice) -> tuple[Tensor, Tensor]:
+    """Returns each target's column `(n, 1)` in a vocabulary block (any one if outside), and whether it is inside."""
+    column = targets - block.start
+    inside = (column >= 0) & (targets < block.stop)
+    return column.clamp_(0, block.stop - block.start - 1).unsqueeze(1), inside
+
+
+class TorchPasses:
+    """The passes in PyTorch, several per tile: the reference, and the only ones off NVIDIA GPUs."""
+
+    def __init__(self, tiles: Tiles, bias: Tensor | None, targets: Tensor, curve: Curve, *, third: bool) -> None:
+        """Takes what all tiles share."""
+        self.curve, self.targets, self.floor = curve, targets, bias is not None or not tiles.finite
+        self.bias = None if bias is None else bias.detach().to(tiles.dtype)
+        # A word that a bias of -inf removed stays removed: the cap would bring it back at -cap.
+        removed = self.bias is not None and curve.inner is not None and bool(self.bias.isneginf().any())
+        self.removed = self.bias.isneginf() if removed and self.bias is not None else None
+        self._e = tiles.scratch(tiles.dtype)
+        self._x = tiles.scratch(tiles.dtype) if third else None
+
+    def _buffers(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        e = self._e[: z.numel()].view_as(z)
+        return e, e if self._x is None else self._x[: z.numel()].view_as(z)
+
+    def _y(self, z: Tensor, block: slice) -> Tensor:
+        if self.bias is not None:
+            z.add_(self.bias[block])
+        return z if self.curve.inner is None else z.mul_(self.curve.inner).sigmoid_()
+
+    def _remove(self, y: Tensor, block: slice) -> None:
+        if self.removed is not None:
+            y.masked_fill_(self.removed[block], -math.inf)
+
+    def fold(self, sums: Sums, z: Tensor, rows: slice, block: slice) -> None:
+        """Adds a tile to the sums."""
+        have, (e, x) = sums.at(rows), self._buffers(z)
+        y = self._y(z, block)
+        self._remove(y, block)
+        column, inside = _at_target(self.targets[rows], block)
+        have.y.copy_(torch.where(inside, y.gather(1, column).squeeze(1), have.y))
+        m = torch.maximum(have.m, y.amax(1))
+        u = to_bits(y, m, self.curve.outer, rows, floor=self.floor)
+        torch.exp2(u, out=e)
+        # A maximum that moves by delta <= 0 bits turns S into 2^delta S, and T into 2^delta (T + delta S).
+        delta = to_bits(have.m[:, None].clone(), m, self.curve.outer, rows).squeeze(1)
+        r = delta.exp2()
+        if have.s2 is not None and have.t2 is not None and have.v is not None:
+            have.v.add_(delta * (2 * have.t + delta * have.s)).mul_(r)
+            have.t2.add_(delta * have.s2).mul_(r * r)
+            have.s2.mul_(r * r).add_(torch.linalg.vector_norm(e, dim=1).square_())
+        have.t.add_(delta * have.s).mul_(r)
+        have.s.mul_(r).add_(e.sum(1))
+        have.m.copy_(m)
+        if have.t2 is None or have.v is None:
+            have.t.add_(e.mul_(u).sum(1))
+        else:
+            torch.mul(e, u, out=x)
+            have.t.add_(x.sum(1))
+            have.t2.add_(e.mul_(x).sum(1))
+            have.v.add_(u.mul_(x).sum(1))
+
+    def gradient(self, c: Coefficients, z: Tensor, rows: slice, block: slice, out: Tensor) -> None:
+        """Writes the gradient of a tile's products to `out`."""
+        e, x = self._buffers(z)
+        y = self._y(z, block)
+        if self.curve.inner is not None:
+            torch.mul(y, y, out=x).sub_(y)
+            self._remove(y, block)
+        u = to_bits(y, c.m[rows], self.curve.outer, rows, floor=self.floor)
+        if c.slope is None:
+            dz = u.exp2_().mul_(c.constant[rows, None])
+        else:
+            torch.exp2(u, out=e)
+            dz = u.mul_(c.slope[rows, None]).add_(c.constant[rows, None]).mul_(e)
+        column, inside = _at_target(self.targets[rows], block)
+        dz.scatter_add_(1, column, (c.at_y[rows] * inside).unsqueeze(1))
+        if self.curve.inner is not None:
+            dz.mul_(x)
+        if out is not dz:
+            out.copy_(dz)

@@ -1,0 +1,100 @@
+"""Our operator as verl's head: `actor_rollout_ref.model.fused_kernel_options.impl_backend=forkwise`.
+
+verl's own fused kernels replace the forward pass of a model class by one that multiplies the last hidden states with
+the weight of the head, whatever else the model does to its logits, and rounds entropies to the model's dtype. Ours lets
+the model run as it is, with the operator in place of its last layer, returns float32, and is proved on a few tokens of
+the first batch of each process.
+"""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from forkwise.core import Head, HeadError, Places, prove_head, score_tokens
+from forkwise.engines.verl.settings import HEAD, IMPL_BACKEND
+from forkwise.errors import InputError
+
+_TOKENS = 24  # in the proof
+
+
+def offer_head(module: ModuleType) -> None:
+    """Makes `patch_forward_with_backends` of this module of verl know our backend beside verl's own."""
+    patch = module.patch_forward_with_backends
+
+    @functools.wraps(patch)
+    def patched(
+        model: Any, use_fused_kernels: bool = False, fused_kernels_backend: str | None = None, **more: Any
+    ) -> None:
+        if use_fused_kernels and fused_kernels_backend == HEAD:
+            use_operator(model)
+        else:
+            patch(model, use_fused_kernels=use_fused_kernels, fused_kernels_backend=fused_kernels_backend, **more)
+
+    module.patch_forward_with_backends = patched  # type: ignore[attr-defined]
+
+
+def use_operator(model: Any) -> None:
+    """Makes a causal model return log-probs and entropies `(B, L)` instead of logits, when verl gives a temperature.
+
+    Raises:
+        InputError: it is no text model. In its first forward pass, that our operator cannot stand in for its head.
+    """
+    name = type(model).__name__
+    if getattr(model.config, "vision_config", None) is not None:
+        raise InputError(f"{IMPL_BACKEND}={HEAD} is for text models, and {name} sees images: use torch or triton.")
+    own = model.forward
+    proved: list[Head] = []
+
+    def forward(
+        *args: Any,
+        temperature: float | None = None,
+        shift_labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        **inputs: Any,
+    ) -> Any:
+        if temperature is None:
+            return own(*args, **inputs)
+        ids = inputs["input_ids"]
+        if not proved:
+            proved.append(_prove(model, ids, name, float(temperature)))
+        from verl.utils.model import CausalLMOutputForPPO
+
+        labels = torch.roll(ids, shifts=-1, dims=-1) if shift_labels is None else shift_labels
+        rows, columns = torch.ones_like(labels).nonzero().unbind(1)
+        places = Places(rows, columns - labels.shape[1], labels.reshape(-1))
+        inputs["use_cache"] = False
+        scores = score_tokens(_Inner(model), inputs, places, proved[0], temperature=float(temperature))
+        return CausalLMOutputForPPO(
+            log_probs=scores.logprob.view(labels.shape), entropy=scores.entropy.view(labels.shape)
+        )
+
+    model.forward = forward
+
+
+class _Inner:
+    """Calls a model past what is wrapped around it, since we are inside all of that already."""
+
+    def __init__(self, model: Any) -> None:
+        self.module = model
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.module.forward(**inputs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
+
+
+def _prove(model: Any, ids: Tensor, name: str, temperature: float) -> Head:
+    few = ids[:1, :_TOKENS]
+    try:
+        return prove_head(_Inner(model), few if few.shape[1] > 1 else few.repeat(1, 2), temperature=temperature)
+    except HeadError as error:
+        raise InputError(
+            f"{IMPL_BACKEND}={HEAD} cannot be used with {name}: {error}; set actor_rollout_ref.model.use_fused_kernels "
+            "to False, so that verl goes by the logits."
+        ) from error

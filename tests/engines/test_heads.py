@@ -1,0 +1,201 @@
+"""Our operator in place of a model's last layer, against float64 softmax of the same model's own logits."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("trl")
+
+import tiny_trl as tiny
+import torch
+from peft import LoraConfig, get_peft_model
+from tiny_heads import HEADS, model_with
+from torch import Tensor, nn
+
+from forkwise.core import Head, HeadError, Places, prove_head, score_by_logits, score_tokens
+
+IDS = torch.tensor([[3, 4, 5, 6, 7, 8, 9], [9, 8, 3, 3, 11, 5, 4]])
+# Tokens 3, 4, 6 of the first row and the last of the second.
+PLACES = Places(torch.tensor([0, 0, 0, 1]), torch.tensor([-5, -4, -2, -2]), torch.tensor([6, 7, 9, 4]))
+TEMPERATURE = 0.7
+SHIFT = torch.tensor([0.3, -1.0, 2.0, 0.5])  # weights of the tokens in a loss
+
+
+def few() -> Tensor:
+    return IDS[:1]
+
+
+def by_softmax(model: Any) -> tuple[Tensor, Tensor]:
+    logits = model(input_ids=IDS).logits[PLACES.rows, IDS.shape[1] + PLACES.columns]
+    logp = (logits / TEMPERATURE).log_softmax(-1)
+    return logp.gather(1, PLACES.targets[:, None])[:, 0], -(logp.exp() * logp).sum(-1)
+
+
+@pytest.mark.parametrize("scale", [0.02, 1.5], ids=["fresh", "peaked"])
+@pytest.mark.parametrize("name", HEADS)
+def test_values_and_gradients_are_those_of_the_models_own_logits(name: str, scale: float) -> None:
+    model = model_with(name, scale).double().eval()
+    inputs = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "use_cache": False}
+    expected = by_softmax(model)
+    ((expected[0] * SHIFT).sum() + 0.3 * (expected[1] * SHIFT).sum()).backward()
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    found = [score_tokens(model, inputs, PLACES, prove_head(model, few()), temperature=TEMPERATURE)]
+    found.append(score_by_logits(model, inputs, PLACES, temperature=TEMPERATURE))
+    for scores in found:
+        model.zero_grad()
+        for ours, right in zip(scores, expected, strict=False):
+            torch.testing.assert_close(ours, right, rtol=1e-9, atol=1e-11)
+        ((scores.logprob * SHIFT).sum() + 0.3 * (scores.entropy * SHIFT).sum()).backward()
+        assert {n for n, p in model.named_parameters() if p.grad is not None} == set(gradients)
+        for parameter, gradient in gradients.items():
+            torch.testing.assert_close(model.get_parameter(parameter).grad, gradient, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "softcap"),
+    [
+        *(("recurrent_gemma", 1.0, 30.0), ("gemma2", 1.0, 2.0), ("cohere", 0.0625, None), ("granite", 0.125, None)),
+        *(("mpt_scaled", 1.0, None), ("phi_bias", 1.0, None)),  # transformers' MPT knows no scale
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_what_stands_behind_the_head_is_measured(
+    name: str, scale: float, softcap: float | None, dtype: torch.dtype
+) -> None:
+    head = prove_head(model_with(name, 0.02).to(dtype), few())
+    assert (head.logit_scale, head.softcap) == (scale, softcap)
+    assert 0 < head.entropy_error < (1e-5 if dtype is torch.float32 else 2e-2)
+
+
+def test_a_scale_below_a_soft_cap_is_measured_too() -> None:
+    model = changed(lambda logits: 5 * torch.tanh(0.3 * logits / 5))
+    head = prove_head(model, few())
+    assert head.softcap == pytest.approx(5, rel=1e-6)
+    assert head.logit_scale == pytest.approx(0.3, rel=1e-6)
+
+
+def changed(behind: Any, **inside: Any) -> Any:
+    """A Qwen2 whose logits pass through `behind`."""
+    model: Any = tiny.policy().eval()
+    forward = type(model).forward
+
+    def changing(self: Any, *args: Any, **kwargs: Any) -> Any:
+        output = forward(self, *args, **kwargs)
+        output.logits = behind(output.logits)
+        return output
+
+    model.__class__ = type("ChangedForCausalLM", (type(model),), {"forward": changing, **inside})
+    return model
+
+
+def without_some(logits: Tensor) -> Tensor:
+    return logits.masked_fill(torch.arange(logits.shape[-1]) >= len(tiny.WORDS) - 2, -torch.inf)
+
+
+class Doubled(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def with_another_linear_layer() -> Any:
+    model = tiny.policy()
+    model.lm_head.__class__ = Doubled
+    return model
+
+
+def calling_its_head_twice() -> Any:
+    model = changed(lambda z: z)
+    forward = type(model).forward
+
+    def twice(self: Any, *args: Any, **kwargs: Any) -> Any:
+        output = forward(self, *args, **kwargs)
+        self.lm_head(torch.zeros(1, 1, 16))
+        return output
+
+    type(model).forward = twice
+    return model
+
+
+def lora_on_the_head() -> Any:
+    torch.manual_seed(0)
+    return get_peft_model(tiny.policy(), LoraConfig(r=2, target_modules=["q_proj", "lm_head"], init_lora_weights=False))
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (lambda: changed(lambda z: z + 1), "neither scaled nor softly capped"),
+        (lambda: changed(lambda z: z.abs()), "neither scaled nor softly capped"),
+        (lambda: changed(lambda z: 3 * torch.atan(z)), "neither scaled nor softly capped"),
+        (lambda: changed(lambda z: z.clamp(max=9.0)), "neither scaled nor softly capped"),
+        (lambda: changed(lambda z: z.repeat_interleave(2, -1)), "more than its products one by one"),
+        (lambda: changed(without_some), r"neither scaled|a logit is -inf where its product gives"),
+        (lambda: changed(lambda z: z[..., :20] if z.shape[-1] == len(tiny.WORDS) else z), "24 products and 20 logits"),
+        (lambda: changed(lambda z: z, get_output_embeddings=lambda self: None), "does not say which layer"),
+        (lambda: changed(lambda z: z, get_output_embeddings=lambda self: self.model.norm), "head is a Qwen2RMSNorm"),
+        (with_another_linear_layer, "head is a Doubled"),
+        (calling_its_head_twice, "calls its head 2 times"),
+        (lora_on_the_head, "calls its head 3 times"),
+    ],
+)
+def test_a_head_that_is_something_else_is_named(model: Any, reason: str) -> None:
+    made = model()
+    with pytest.raises(HeadError, match=reason):
+        prove_head(made, few())
+    again = made(input_ids=IDS).logits  # and the model is as it was
+    assert again.shape[:2] == IDS.shape
+    assert not any("forward" in vars(module) for module in made.modules())
+    assert not any(module._forward_hooks for module in made.modules())
+
+
+def test_a_head_that_is_trained_beside_adapters_is_the_trained_one() -> None:
+    model: Any = get_peft_model(
+        tiny.policy().double(), LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    ).eval()
+    with torch.no_grad():
+        model.base_model.model.lm_head.modules_to_save["default"].weight.mul_(2)
+    inputs = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}
+    head = prove_head(model, few())
+    on = by_softmax(model)
+    torch.testing.assert_close(score_tokens(model, inputs, PLACES, head, temperature=TEMPERATURE)[:2], on)
+    with model.disable_adapter():
+        off = by_softmax(model)
+        torch.testing.assert_close(score_tokens(model, inputs, PLACES, head, temperature=TEMPERATURE)[:2], off)
+    assert float((on[0] - off[0]).abs().max()) > 0.1
+
+
+def test_a_wrong_operator_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from forkwise.core import heads
+
+    right = heads.logprob_and_entropy
+
+    def wrong(*args: Any, **kwargs: Any) -> Any:
+        found = right(*args, **kwargs)
+        return SimpleNamespace(logprob=found.logprob, entropy=found.entropy * 1.001)
+
+    monkeypatch.setattr(heads, "logprob_and_entropy", wrong)
+    with pytest.raises(HeadError, match="its entropies by 0.00"):
+        prove_head(tiny.policy(), few())
+
+
+def test_the_proof_disturbs_nothing() -> None:
+    model = tiny.policy().train()
+    model.model.layers[0].eval()
+    modes = [module.training for module in model.modules()]
+    state = torch.get_rng_state()
+    assert prove_head(model, few()).softcap is None
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in model.modules()] == modes
+    assert not any(module._forward_hooks or "forward" in vars(module) for module in model.modules())
+
+
+def test_no_tokens_are_no_numbers_and_a_gradient_of_zeros() -> None:
+    model = tiny.policy()
+    none = torch.zeros(0, dtype=torch.int64)
+    scores = score_tokens(model, {"input_ids": IDS}, Places(none, none, none), Head())
+    assert scores.logprob.shape == scores.entropy.shape == (0,)
+    scores.logprob.sum().backward()
+    assert not model.lm_head.weight.grad.any()

@@ -1,0 +1,387 @@
+"""The followers on worked examples whose values were computed apart from forkwise, from the papers' formulas.
+
+Each example is small enough to follow with a pocket calculator; the steps stand beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from batches import rollout, tokens
+
+from forkwise.errors import InputError
+from forkwise.methods import RewardMethod, TokenMethod, Tokens, parse_method, parse_methods
+from forkwise.methods.flexible_clip import FlexibleClip
+from forkwise.methods.miner import credits, surprise
+
+
+def acted(spec: str, batch: Tokens) -> list[list[float]]:
+    method = parse_method(spec)
+    assert isinstance(method, TokenMethod)
+    return method.advantages(batch).tolist()
+
+
+def of_rewards(spec: str, rewards: list[float], groups: list[int] | None = None, **columns: Any) -> list[float]:
+    method = parse_method(spec)
+    assert isinstance(method, RewardMethod)
+    return method.advantages(rollout(rewards, groups or [0] * len(rewards), **columns)).tolist()
+
+
+def about(*values: float) -> Any:
+    return pytest.approx(list(values), abs=1e-6)
+
+
+def logs(*values: float) -> list[float]:
+    return [math.log(value) for value in values]
+
+
+class TestEapo:
+    """H = .1 .5 2.4: mean 1, population deviation 1.003328, z = -.897015 -.498342 1.395357."""
+
+    @pytest.mark.parametrize(
+        ("advantage", "expected"),
+        [(1.0, (0.9, 0.900332, 1.1)), (-1.0, (-0.9, -0.900332, -1.1)), (0.5, (0.45, 0.45, 0.55)), (0.0, (0, 0, 0))],
+    )
+    def test_example(self, advantage: float, expected: tuple[float, ...]) -> None:
+        batch = tokens([[advantage] * 3 + [7.0]], entropy=[[0.1, 0.5, 2.4, 99.0]], mask=[[1, 1, 1, 0]])
+        assert acted("eapo", batch)[0][:3] == about(*expected)
+
+    def test_equal_entropies_change_nothing(self) -> None:
+        assert acted("eapo", tokens([[1.0, -2.0]], entropy=[[0.7, 0.7]])) == [[1.0, -2.0]]
+
+    def test_the_trainers_alpha_is_not_its_alpha(self) -> None:
+        assert str(parse_method("eapo", {"alpha": 0.4, "kappa": 3.0})) == "eapo:alpha=0.2,phi=2.0"
+
+    def test_no_sign_may_flip(self) -> None:
+        with pytest.raises(InputError, match="alpha of the method 'eapo' must be below phi"):
+            parse_method("eapo:alpha=2")
+
+
+class TestEdgeGrpo:
+    """Mean entropies .5 and 1, of whose mean .75 they are 2/3 and 4/3: A 1 and -1 become 1.5 and -.75."""
+
+    def test_example(self) -> None:
+        batch = tokens(
+            [[1.0, 1.0], [-1.0, -1.0], [3.0, 3.0]],
+            entropy=[[0.25, 0.75], [1.0, 50.0], [9.0, 9.0]],
+            mask=[[1, 1], [1, 0], [0, 0]],
+        )
+        made = acted("edge_grpo", batch)
+        assert made[0] == about(1.5, 1.5)
+        assert made[1][0] == pytest.approx(-0.75)
+
+    def test_certain_completions_are_clamped(self) -> None:
+        assert acted("edge_grpo", tokens([[1.0], [1.0]], entropy=[[0.0], [2.0]])) == [[10.0], [0.5]]
+        assert acted("edge_grpo:clamp=2", tokens([[1.0], [1.0]], entropy=[[0.0], [2.0]])) == [[2.0], [0.5]]
+        assert acted("edge_grpo", tokens([[1.0], [1.0]], entropy=[[0.0], [0.0]])) == [[1.0], [1.0]]
+
+
+class TestReinforce:
+    def test_examples(self) -> None:
+        # R = 1, 0: PSR 1, 0; NSR 0, -1; W-REINFORCE .1, -1.
+        assert of_rewards("w_reinforce", [1.0, 0.0]) == about(0.1, -1.0)
+        sides = {"advantages": [[5.0], [5.0]], "correct": [True, False]}
+        assert acted("psr:others=zero", tokens(**sides)) == [[1.0], [0.0]]
+        assert acted("nsr:others=zero", tokens(**sides)) == [[0.0], [-1.0]]
+
+    def test_dropped_completions_leave_the_mean(self) -> None:
+        # Five tokens, two of them right: a mean over five of 5/2 at two tokens is the mean over two of 1.
+        batch = tokens([[0.0] * 3] * 2, correct=[False, True], mask=[[1, 1, 1], [1, 1, 0]])
+        assert acted("psr", batch)[1][:2] == [2.5, 2.5]
+        assert acted("nsr", batch)[0] == about(*[-5 / 3] * 3)
+        nothing = tokens([[4.0]], correct=[False])
+        assert acted("psr", nothing) == [[0.0]]
+
+
+class TestUnlikeliness:
+    """Mean log-probs -.2 -.4 -.6 -.8: ranks 3 2 1 0, so of a right answer .8125 .875 .9375 1 is paid."""
+
+    LIKELY = (-0.2, -0.4, -0.6, -0.8)
+
+    def test_all_right(self) -> None:
+        made = of_rewards("unlikeliness", [1.0] * 4, logprobs=list(self.LIKELY))
+        assert made == about(-1.161881, -0.387294, 0.387294, 1.161881)
+
+    def test_two_right(self) -> None:
+        made = of_rewards("unlikeliness", [1.0, 1.0, 0.0, 0.0], logprobs=list(self.LIKELY))
+        assert made == about(0.800776, 0.9289, -0.864838, -0.864838)
+
+    def test_equal_likelihoods_share_their_rank_and_no_tokens_have_none(self) -> None:
+        # Ranks 0.5, 0.5 and none: .96 paid twice and 1 (weight 0.24 for whole numbers; G is 3).
+        made = of_rewards("unlikeliness:weight=0.24", [1.0] * 3, logprobs=[-1.0, -1.0, math.nan])
+        paid = torch.tensor([0.96, 0.96, 1.0], dtype=torch.float64)
+        assert made == pytest.approx(((paid - paid.mean()) / (paid.std() + 1e-6)).tolist())
+
+    def test_no_weight_is_grpo(self) -> None:
+        made = of_rewards("unlikeliness:weight=0", [1.0, 0.0, 0.0, 1.0], logprobs=list(self.LIKELY))
+        assert made == pytest.approx([0.866024, -0.866024, -0.866024, 0.866024], abs=2e-6)
+
+
+class TestMaxRl:
+    def test_example(self) -> None:
+        assert of_rewards("maxrl", [1.0, 0.0, 0.0, 0.0]) == about(3, -1, -1, -1)
+        assert of_rewards("maxrl", [0.0, 0.0, 1.0, 1.0], [0, 0, 1, 1]) == [0.0] * 4
+
+    def test_negative_rewards(self) -> None:
+        with pytest.raises(InputError, match="and a completion has -1: use rewards of 0 and more"):
+            of_rewards("maxrl", [1.0, -1.0])
+
+
+class TestMiner:
+    def test_surprise_and_credit(self) -> None:
+        """Mean log-probs -.2 -.4 -.6 -.8: s = 0 0 .1 .3, shared by p = .5 .9 and .4 .8: .146 in all, of which .003."""
+        means, yes = torch.tensor([-0.2, -0.4, -0.6, -0.8]).double(), torch.ones(4, dtype=torch.bool)
+        missing = surprise(means, torch.zeros(4, dtype=torch.int64), yes)
+        assert missing.tolist() == about(0, 0, 0.1, 0.3)
+        p = torch.tensor([[0.3, 0.2], [0.1, 0.5], [0.5, 0.9], [0.4, 0.8]]).double()
+        shares = credits(missing, p.log(), p > 0, 2.0, torch.tensor(9.0))
+        assert shares[2:].tolist() == [about(0.025, 0.001), about(0.108, 0.012)]
+        bounded = credits(missing, p.log(), p > 0, 2.0, torch.tensor(0.0015 * 2))
+        assert bounded[2:].tolist() == [about(0.000514, 0.000021), about(0.002219, 0.000247)]
+        assert bounded[:2].tolist() == [[0, 0], [0, 0]]
+
+    def batch(self, **changes: Any) -> Tokens:
+        """Group 3: all right, p = 1/2 twice and 1/4 once. Group 1: one of each. Group 2: all wrong."""
+        columns = {
+            "advantages": [[0.0]] * 2 + [[1.0], [-1.0]] + [[0.0]],
+            "old_logprobs": [[math.log(0.5)], [math.log(0.25)], [-1.0], [-9.0], [-2.0]],
+            "groups": [3, 3, 1, 1, 2],
+            "correct": [True, True, True, False, False],
+        }
+        return tokens(**{**columns, **changes})
+
+    def test_only_solved_groups_are_mined(self) -> None:
+        # s of the second is (ln .5 + ln .25)/2 - ln .25 = ln(2)/2, times (3/4)^2: .194947. Allowed: .0015 * 2.
+        assert acted("miner", self.batch()) == [[0.0], [pytest.approx(0.003)], [1.0], [-1.0], [0.0]]
+        found = acted("miner:largest=1,gamma=1", self.batch())
+        assert found[1] == [pytest.approx(0.75 * math.log(2) / 2)]
+
+    def test_without_a_mixed_group_nothing_is_learned(self) -> None:
+        assert acted("miner", self.batch(advantages=[[0.0]] * 5)) == [[0.0]] * 5
+
+    def test_a_group_with_advantages_of_its_own_is_left_alone(self) -> None:
+        own = [[0.5], [-0.5], [1.0], [-1.0], [0.0]]
+        assert acted("miner", self.batch(advantages=own)) == own
+
+    def test_compared_with_the_batch(self) -> None:
+        # All solved rows: p = 1/2, 1/4 and 1/8 in a group of its own, whose s within the group is 0.
+        batch = tokens(
+            [[0.0]] * 3 + [[1.0]],
+            old_logprobs=[logs(0.5), logs(0.25), logs(0.125), [-1.0]],
+            groups=[0, 0, 1, 2],
+            correct=[True] * 4,
+        )
+        assert acted("miner:largest=1,gamma=0,level=batch", batch)[2] == [pytest.approx(math.log(2))]
+        assert acted("miner:largest=1,gamma=0", batch)[2] == [0.0]
+
+
+class TestGpgAndOpo:
+    def test_gpg(self) -> None:
+        # One reward of four is not 0, so 4 (R - mean); the second group's are all 0.
+        assert of_rewards("gpg", [1.0, 0.0, 0.0, 0.0], [0, 0, 1, 1]) == about(2, -2, 0, 0)
+        assert of_rewards("gpg", [0.0, 0.0]) == [0.0, 0.0]
+
+    def test_opo(self) -> None:
+        """R = 1, 0 of lengths 10 and 30: a baseline of 1/4."""
+        method = parse_method("opo")
+        assert isinstance(method, RewardMethod)
+        given = dataclasses.replace(rollout([1.0, 0.0], [0, 0]), lengths=torch.tensor([10, 30]))
+        assert method.advantages(given).tolist() == about(0.75, -0.25)
+        silent = dataclasses.replace(given, lengths=torch.tensor([0, 0]))
+        assert method.advantages(silent).tolist() == [0, 0]
+
+
+class TestM2po:
+    """(log r)^2 = .25 .04 .01 0 from the largest: means .075, .016667, .005, 0, so the first goes."""
+
+    def test_example(self) -> None:
+        batch = tokens([[1.0, 2.0, -3.0, 4.0, 5.0]], logprobs=[[-0.5, -1.1, -0.8, -1.0, 0.0]], mask=[[1, 1, 1, 1, 0]])
+        batch = dataclasses.replace(batch, old_logprobs=torch.full((1, 5), -1.0).double())
+        assert acted("m2po", batch)[0][:4] == [0.0, 2.0, -3.0, 4.0]
+        assert acted("m2po:largest=0.08", batch)[0][:4] == [1.0, 2.0, -3.0, 4.0]
+        assert acted("m2po:largest=0.01", batch)[0][:4] == [0.0, 2.0, 0.0, 4.0]  # .04 is the third's
+
+
+class TestFipo:
+    """log r = .1 -.2 .3: sums .20394 .093572 .3 at a half-life of 32, so f = 1.2 1.098089 1.2."""
+
+    def test_example(self) -> None:
+        batch = tokens([[1.0, -1.0, 2.0, 9.0]], logprobs=[[-0.9, -1.2, -0.7, 5.0]], mask=[[1, 1, 1, 0]])
+        batch = dataclasses.replace(batch, old_logprobs=torch.full((1, 4), -1.0).double())
+        assert acted("fipo", batch)[0][:3] == about(1.2, -1.098089, 2.4)
+
+    def test_short_half_life_and_both_sides(self) -> None:
+        # Half-life 1: sums .1 - .1 + .075, -.2 + .15, .3.
+        batch = tokens([[1.0] * 3], logprobs=[[0.1, -0.2, 0.3]], old_logprobs=[[0.0] * 3])
+        assert acted("fipo:half_life=1,low=0.8", batch)[0] == about(math.exp(0.075), math.exp(-0.05), 1.2)
+        assert acted("fipo:half_life=1", batch)[0] == about(math.exp(0.075), 1.0, 1.2)
+
+    def test_punished_tokens_that_have_become_likely_weigh_no_more_than_before(self) -> None:
+        batch = tokens([[-1.0, 1.0]], logprobs=[[math.log(4.1), math.log(4.1)]], old_logprobs=[[0.0, 0.0]])
+        assert acted("fipo", batch) == [[-1.0, 1.2]]
+        likely = tokens([[-1.0]], logprobs=[[math.log(3.9)]], old_logprobs=[[0.0]])
+        assert acted("fipo", likely) == [[-1.2]]
+
+
+def moved(advantage: float, ratio: float, p_old: float = 0.01, **more: Any) -> Tokens:
+    """A batch of one token whose probability has changed from `p_old` by the factor `ratio`."""
+    return tokens([[advantage]], logprobs=[logs(p_old * ratio)], old_logprobs=[logs(p_old)], **more)
+
+
+class TestClips:
+    """With the trainer's clip open, a token's gradient is `-r A'`: A' is the wanted weight times A over r."""
+
+    @pytest.mark.parametrize(
+        ("advantage", "ratio", "ce", "gppo"),
+        [
+            (-1.0, 0.5, -1.2, -1.6),  # weights .75 * .8 = .6, and .8
+            (1.0, 2.0, 0.6, 0.6),  # 1.2
+            (1.0, 1.1, 1.0, 1.0),
+            (-1.0, 1.5, -1.0, -1.0),
+            (-1.0, 12.0, 0.0, 0.0),  # the dual clip
+            (1.0, 0.5, 1.0, 1.0),
+        ],
+    )
+    def test_ce_gppo_and_gppo(self, advantage: float, ratio: float, ce: float, gppo: float) -> None:
+        assert acted("ce_gppo", moved(advantage, ratio)) == [[pytest.approx(ce)]]
+        assert acted("gppo", moved(advantage, ratio)) == [[pytest.approx(gppo)]]
+
+    @pytest.mark.parametrize(
+        ("p_old", "ratio", "advantage", "factor"),
+        [
+            (0.1, 1.5, 1.0, 0.970838),  # s = .1^-.3 * 1.03 = 2.05512
+            (0.9, 1.5, 1.0, 0.895291),  # 1.063076
+            (0.1, 0.5, -1.0, 0.967238),  # .1^-.3 / 1.03 = 1.937148
+            (0.9, 0.5, -1.0, 0.882948),  # 1.002051
+            (0.1, 0.5, 1.0, 1.0),
+            (0.1, 30.0, -1.0, 1.0),
+        ],
+    )
+    def test_maspo(self, p_old: float, ratio: float, advantage: float, factor: float) -> None:
+        made = acted("maspo", moved(advantage, ratio, p_old))
+        assert made == [[pytest.approx(advantage * factor, abs=1e-6)]]
+
+    @pytest.mark.parametrize(
+        ("spec", "advantage", "p", "kept"),
+        [
+            # p_old = .1 and p = .3: |dp| .2, binary KL .116322.
+            ("dppo:high=0.21", 1.0, 0.3, True),
+            ("dppo:high=0.19", 1.0, 0.3, False),
+            ("dppo:low=0.19", -1.0, 0.3, True),  # back towards the old policy's side
+            ("dppo:divergence=kl,high=0.1164", 1.0, 0.3, True),
+            ("dppo:divergence=kl,high=0.1163", 1.0, 0.3, False),
+            ("dppo:divergence=kl,low=0.01", -1.0, 0.3, True),
+            ("dppo:low=0.04", -1.0, 0.05, False),
+            ("dppo:low=0.06", -1.0, 0.05, True),
+        ],
+    )
+    def test_dppo(self, spec: str, advantage: float, p: float, kept: bool) -> None:
+        assert acted(spec, moved(advantage, p / 0.1, 0.1)) == [[advantage if kept else 0.0]]
+
+    def test_dppo_bounds_the_ratio(self) -> None:
+        assert acted("dppo", moved(-1.0, 40.0, 0.001)) == [[pytest.approx(-0.5)]]
+
+    @pytest.mark.parametrize(("p_old", "upper", "lower"), [(0.1, 1.463415, 0.70922), (0.5, 1.333333, 0.748663)])
+    def test_flexible_ranges(self, p_old: float, upper: float, lower: float) -> None:
+        """A token beyond its bound weighs as much as the bound; at half of `did` both bounds are wholly dynamic."""
+        spec, half = "flexible_clip:strategy=did", 0.5 + 1e-12
+        up, down = (acted(spec, moved(a, ratio, p_old, progress=half)) for a, ratio in ((1.0, 1.8), (-1.0, 0.5)))
+        assert up == [about(upper / 1.8)]
+        assert down == [about(-lower / 0.5)]
+        for a, ratio in ((1.0, 1.05), (-1.0, 0.96), (1.0, 0.5), (-1.0, 1.8)):
+            assert acted(spec, moved(a, ratio, p_old, progress=half)) == [[a]]
+
+    @pytest.mark.parametrize(
+        ("strategy", "progress", "upper", "lower"),
+        [
+            # Dynamic ranges at p_old = .1: .463415 above and .29078 below; fixed .2.
+            ("id", 0.0, 0.463415, 0.2),
+            ("id", 0.25, 0.331707, 0.2),
+            ("id", 0.5, 0.2, 0.2),
+            ("id", 0.75, 0.2, 0.24539),
+            ("id", 1.0, 0.2, 0.2),  # l = -1: (1 + l) D - l e
+            ("did", 0.0, 0.2, 0.2),
+            ("did", 0.25, 0.331707, 0.2),
+            ("did", 0.75, 0.463415, 0.24539),
+        ],
+    )
+    def test_flexible_schedule(self, strategy: str, progress: float, upper: float, lower: float) -> None:
+        method = parse_method(f"flexible_clip:strategy={strategy}")
+        assert isinstance(method, FlexibleClip)
+        one = torch.full((1, 1), 0.1, dtype=torch.float64)
+        up, down = method.ranges(one, tokens([[1.0]], progress=progress))
+        assert (float(up), float(down)) == about(upper, lower)
+
+    def test_flexible_hysteresis(self) -> None:
+        """H_init 1: to rise below .2, to fall above .2 + .8 (1 - progress)."""
+        method = parse_method("flexible_clip:strategy=od")
+        assert isinstance(method, FlexibleClip)
+        state, found = method.first_state(), []
+        for entropy, progress in ((1.0, 0.1), (0.5, 0.2), (0.2, 0.3), (0.67, 0.4), (0.69, 0.4), (0.3, 0.5), (0.7, 0.5)):
+            state = method.next_state(state, entropy, progress)
+            found.append(state["raising"])
+        assert state["initial_entropy"] == 1.0
+        assert found == [0, 0, 1, 1, 0, 0, 0]
+        one = torch.full((1, 1), 0.1, dtype=torch.float64)
+        for raising, ranges in ((1.0, (0.463415, 0.2)), (0.0, (0.2, 0.29078))):
+            states = {"flexible_clip": {"initial_entropy": 1.0, "raising": raising}}
+            up, down = method.ranges(one, dataclasses.replace(tokens([[1.0]]), states=states))
+            assert (float(up), float(down)) == about(*ranges)
+
+
+class TestRepoR:
+    @pytest.mark.parametrize(
+        ("advantage", "logprob", "zeta", "expected"),
+        [
+            (1.0, math.log(0.1), 0.001, 1.002303),  # 1 + .001 * 2.302585
+            (-1.0, math.log(0.1), 0.001, -0.997697),
+            (-1.0, -30.0, 0.05, 0.0),  # log pi counts as -20, and 1 - .05 * 20 = 0
+            (1.0, -30.0, -0.05, 0.0),
+            (2.0, -30.0, 0.05, 4.0),
+            (-1.0, -5.0, 0.5, 0.0),  # not across 0
+            (0.0, -5.0, 0.5, 0.0),
+        ],
+    )
+    def test_example(self, advantage: float, logprob: float, zeta: float, expected: float) -> None:
+        made = acted(f"repo_r:zeta={zeta}", tokens([[advantage]], logprobs=[[logprob]]))
+        assert made == [[pytest.approx(expected, abs=1e-6)]]
+
+    @pytest.mark.parametrize(
+        ("zeta", "entropy", "after"),
+        [
+            (0.004, 0.5, 0.002),
+            (1.5e-4, 0.5, -1e-4),  # 7.5e-5 is too small, so the sign turns
+            (-0.004, 0.5, -0.008),
+            (-0.04, 0.5, -0.05),
+            (0.0, 0.5, -1e-4),
+            (0.004, 0.1, 0.008),
+            (0.04, 0.1, 0.05),
+            (0.0, 0.1, 1e-4),
+            (-0.004, 0.1, -0.002),
+            (-1.5e-4, 0.1, 1e-4),
+            (0.004, 0.3, 0.004),
+        ],
+    )
+    def test_controller(self, zeta: float, entropy: float, after: float) -> None:
+        method = parse_method("repo_r:target=0.3")
+        assert method.next_state({"zeta": zeta}, entropy, 0.5) == {"zeta": pytest.approx(after)}
+
+    def test_it_acts_with_the_zeta_of_its_state(self) -> None:
+        batch = dataclasses.replace(tokens([[1.0]], logprobs=[[-2.0]]), states={"repo_r": {"zeta": 0.05}})
+        assert acted("repo_r:target=0.3", batch) == [[pytest.approx(1.1)]]
+        assert acted("repo_r", batch) == [[pytest.approx(1.002)]]
+
+
+@pytest.mark.parametrize(
+    "specs",
+    [["eapo", "entropy_advantage"], ["psr", "rloo"], ["miner", "maxrl"], ["w_reinforce", "dr_grpo"], ["gppo", "maspo"]],
+)
+def test_what_does_the_same_job_is_refused(specs: list[str]) -> None:
+    with pytest.raises(InputError, match="cannot be combined"):
+        parse_methods(specs)
