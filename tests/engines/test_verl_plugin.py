@@ -251,8 +251,8 @@ class TestMethods:
             ),
             (
                 named("gppo", policy="current"),
-                r"'gppo' takes the place of verl's clip, which must be opened: set actor_rollout_ref.actor.clip_ratio_low"
-                r"=1.0 actor_rollout_ref.actor.clip_ratio_high=1000000000.0 .*clip_ratio_c=1000000000.0",
+                r"'gppo' takes the place of verl's clip, which must be opened: set actor_rollout_ref.actor.clip_ratio_"
+                r"low=1.0 actor_rollout_ref.actor.clip_ratio_high=1000000000.0 .*clip_ratio_c=1000000000.0",
             ),
             (
                 named("dr_grpo"),
