@@ -179,9 +179,10 @@ class TestMethods:
     def test_every_one_acts_somewhere_or_is_refused_for_what_it_declares(self, name: str, policy: str) -> None:
         """By its declaration: a method that is added later is placed, or refused, like these."""
         kind = all_methods()[name]
-        overrides = named(name, policy=policy, also=(f"{ACTOR}.calculate_entropy=True", f"{ACTOR}.ppo_epochs=2"))
+        config = tiny.config(*named("rloo", also=(f"{ACTOR}.calculate_entropy=True", f"{ACTOR}.ppo_epochs=2")))
+        config.algorithm.forkwise.method, config.algorithm.forkwise.policy = [name], policy  # composing takes long
         try:
-            settings = read_settings(tiny.config(*overrides))
+            settings = read_settings(config)
         except InputError as error:
             message = str(error)
             method = kind()
