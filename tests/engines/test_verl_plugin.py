@@ -179,9 +179,10 @@ class TestMethods:
     def test_every_one_acts_somewhere_or_is_refused_for_what_it_declares(self, name: str, policy: str) -> None:
         """By its declaration: a method that is added later is placed, or refused, like these."""
         kind = all_methods()[name]
-        overrides = named(name, policy=policy, also=(f"{ACTOR}.calculate_entropy=True", f"{ACTOR}.ppo_epochs=2"))
+        config = tiny.config(*named("rloo", also=(f"{ACTOR}.calculate_entropy=True", f"{ACTOR}.ppo_epochs=2")))
+        config.algorithm.forkwise.method, config.algorithm.forkwise.policy = [name], policy  # composing takes long
         try:
-            settings = read_settings(tiny.config(*overrides))
+            settings = read_settings(config)
         except InputError as error:
             message = str(error)
             method = kind()
@@ -251,8 +252,8 @@ class TestMethods:
             ),
             (
                 named("gppo", policy="current"),
-                r"'gppo' takes the place of verl's clip, which must be opened: set actor_rollout_ref.actor."
-                r"clip_ratio_low=1.0 actor_rollout_ref.actor.clip_ratio_high=1000000000.0 .*clip_ratio_c=1000000000.0",
+                r"'gppo' takes the place of verl's clip, which must be opened: set actor_rollout_ref.actor.clip_ratio_"
+                r"low=1.0 actor_rollout_ref.actor.clip_ratio_high=1000000000.0 .*clip_ratio_c=1000000000.0",
             ),
             (
                 named("dr_grpo"),

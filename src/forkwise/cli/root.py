@@ -53,7 +53,7 @@ _COMMANDS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
         (
             "verl-data",
             verl_data.verl_data,
-            "forkwise verl-data countdown:3 --split validation --out data/countdown.parquet",
+            "forkwise verl-data countdown:3 --split validation --out c.parquet",
         ),
         ("verify", verify.verify, "forkwise verify imported --answers gold.jsonl"),
         ("select", select.select, "forkwise select base --keep 5 --only-right --out chosen"),
