@@ -50,7 +50,7 @@ _COMMANDS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
         ("sample", sample.sample, "forkwise sample --model embedded --task countdown --problems 9 --out base"),
         ("import", importing.import_, "forkwise import samples.jsonl --out imported"),
         ("verify", verify.verify, "forkwise verify imported --answers gold.jsonl"),
-        ("select", select.select, "forkwise select imported --keep 5 --only-right --out chosen"),
+        ("select", select.select, "forkwise select base --by drop --keep 2 --out chosen"),
     ],
     "Measure": [
         ("passk", passk.passk, "forkwise passk base --k 1,4,16"),

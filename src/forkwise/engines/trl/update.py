@@ -25,7 +25,10 @@ GROUPS = "forkwise_groups"  # (B,) int64
 CORRECT = "forkwise_correct"  # (B,) bool
 EARLY_ADVANTAGES = "forkwise_advantages"  # those that the methods of the rollout made
 
-_PER_TOKEN = ("advantages", "mask", "entropy", "old_entropy", "logprobs", "old_logprobs")
+_PER_TOKEN = (
+    *("advantages", "mask", "entropy", "old_entropy", "logprobs", "old_logprobs"),
+    *("tempered_logprobs", "sum_p2_log"),
+)
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def local_tokens(
     entropy: Tensor,
     wanted: frozenset[Need],
     moment: Moment,
+    sum_p2_log: Tensor | None = None,
 ) -> Tokens:
     """Presents one micro-batch as methods see it, with the tensors that they require.
 
@@ -98,6 +102,7 @@ def local_tokens(
         old_entropy=entropy if old_entropy is None else old_entropy,
         logprobs=logprobs,
         old_logprobs=logprobs if old_logprobs is None else old_logprobs,
+        sum_p2_log=sum_p2_log,
         groups=batch.get(GROUPS),
         correct=batch.get(CORRECT),
         **moment._asdict(),
