@@ -127,10 +127,10 @@ class HeadMixin(_Trainer):
                         extras=extras,
                     )
             parts.append(scores)
-        columns = ["logprob", "entropy", *(["sum_p2_log"] if extras else [])]
+        names = ["logprob", "entropy", *(["sum_p2_log"] if extras else [])]
         logprobs, entropies, *more = (
             torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
-            for flat in (torch.cat([getattr(part, name) for part in parts]) for name in columns)
+            for flat in (torch.cat([getattr(part, name) for part in parts]) for name in names)
         )
         self._sum_p2_log = more[0] if more else None
         losses = [part.aux_loss for part in parts if part.aux_loss is not None]

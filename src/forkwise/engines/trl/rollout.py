@@ -37,6 +37,7 @@ _LOGPROBS = {Need.SEQUENCE_LOGPROBS, Need.LOGPROBS, Need.OLD_LOGPROBS}
 class RolloutMixin(HeadMixin):
     """Runs the methods that work on rewards or need whole rollouts; see `EntropyShapingMixin`."""
 
+    temperature: float  # TRL's, of sampling and scoring
     _scored_rewards: torch.Tensor | None = None  # (completions of all processes, functions) of the newest rollout
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -169,10 +169,12 @@ class EntropyShapingMixin(RolloutMixin):
         assert advantages is not None
         return advantages
 
-    def _local_tokens(self, batch: dict[str, Any], advantages: torch.Tensor, *scored: torch.Tensor) -> Tokens:
+    def _local_tokens(
+        self, batch: dict[str, Any], advantages: torch.Tensor, logprobs: torch.Tensor, entropy: torch.Tensor
+    ) -> Tokens:
         """Presents the micro-batch that was scored last to the methods of the update."""
         wanted = needs(update_methods(self._acting))
-        return local_tokens(batch, advantages, *scored, wanted, self._moment(), self._sum_p2_log)
+        return local_tokens(batch, advantages, logprobs, entropy, wanted, self._moment(), self._sum_p2_log)
 
     def _window(self, completion_ids: torch.Tensor) -> list[dict[str, Any]]:
         """Returns the micro-batches of the update that begins with this one, on this process."""
