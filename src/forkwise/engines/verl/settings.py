@@ -89,7 +89,7 @@ def check_head(config: Any) -> None:
     """
     actor = getattr(config, "actor_rollout_ref", None)
     model = (actor.get("model") if actor is not None else None) or {}
-    if (model.get("fused_kernel_options") or {}).get("impl_backend") != HEAD:
+    if actor is None or (model.get("fused_kernel_options") or {}).get("impl_backend") != HEAD:
         return
     if not model.get("use_fused_kernels", False):
         raise InputError(
