@@ -56,7 +56,7 @@ _COMMANDS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
             "forkwise verl-data countdown:3 --split validation --out c.parquet",
         ),
         ("verify", verify.verify, "forkwise verify imported --answers gold.jsonl"),
-        ("select", select.select, "forkwise select imported --keep 5 --only-right --out chosen"),
+        ("select", select.select, "forkwise select base --by drop --keep 2 --out chosen"),
     ],
     "Measure": [
         ("passk", passk.passk, "forkwise passk base --k 1,4,16"),

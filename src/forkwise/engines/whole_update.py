@@ -17,7 +17,10 @@ from torch import Tensor
 from forkwise.methods import TokenMethod, Tokens
 from forkwise.methods.chain import run_token_methods
 
-_PER_TOKEN = ("advantages", "mask", "entropy", "old_entropy", "logprobs", "old_logprobs")
+_PER_TOKEN = (
+    *("advantages", "mask", "entropy", "old_entropy", "logprobs", "old_logprobs"),
+    *("tempered_logprobs", "sum_p2_log"),
+)
 
 
 class Processes(Protocol):

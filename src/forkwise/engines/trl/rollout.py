@@ -25,6 +25,7 @@ _LOGPROBS = {Need.SEQUENCE_LOGPROBS, Need.LOGPROBS, Need.OLD_LOGPROBS}
 class RolloutMixin(HeadMixin):
     """Runs the methods that work on rewards or need whole rollouts; see `EntropyShapingMixin`."""
 
+    temperature: float  # TRL's, of sampling and scoring
     _scored_rewards: torch.Tensor | None = None  # (completions of all processes, functions) of the newest rollout
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -103,6 +104,7 @@ class RolloutMixin(HeadMixin):
                 old_entropy=entropy,
                 logprobs=logprobs,
                 old_logprobs=logprobs,
+                tempered_logprobs=self._tempered_logprobs(batch, token_methods),
                 groups=groups[rows],
                 correct=correct[rows],
                 **self._moment()._asdict(),
@@ -110,6 +112,18 @@ class RolloutMixin(HeadMixin):
             (advantages,), totals = run_on_whole_update(token_methods, [tokens], [rows], self.accelerator)
             self._action_log.add(totals)
         return advantages
+
+    def _tempered_logprobs(self, batch: dict[str, Any], methods: Sequence[Method]) -> torch.Tensor | None:
+        """Scores the rollout at the other temperature that one of the methods asks for, if any."""
+        asking = [method for method in methods if Need.TEMPERED_LOGPROBS in method.needs()]
+        if not asking:
+            return None
+        sampling = self.temperature
+        self.temperature = sampling * asking[0].temperature_factor(self._method_states.states)
+        try:
+            return self._score(batch)[0]
+        finally:
+            self.temperature = sampling
 
     def _total_rewards(self, who_needs: str) -> torch.Tensor:
         """Returns the weighted reward of each completion of all processes; refuses missing ones for `who_needs`."""

@@ -135,7 +135,7 @@ class EntropyShapingMixin(RolloutMixin):
     def _shape(self, batch: GuardedBatch, logprobs: torch.Tensor, entropy: torch.Tensor) -> None:
         methods = update_methods(batch.methods)
         if all(method.scope is not Scope.UPDATE for method in methods):
-            tokens = local_tokens(batch, batch.unshaped, logprobs, entropy, needs(methods), self._moment())
+            tokens = self._local_tokens(batch, batch.unshaped, logprobs, entropy)
             advantages, totals = run_token_methods(methods, tokens)
             batch.shape(advantages)
             self._action_log.add({name: self._sum_over_processes(total) for name, total in totals.items()})
@@ -151,8 +151,9 @@ class EntropyShapingMixin(RolloutMixin):
             parts: list[Tokens] = []
             window = self._window(ids)
             for part in window:
+                # The newest scores are those of this micro-batch, which is the first of its window.
                 scored = (logprobs, entropy) if part["completion_ids"] is ids else self._score(part)
-                parts.append(local_tokens(part, part["advantages"], *scored, needs(methods), self._moment()))
+                parts.append(self._local_tokens(part, part["advantages"], *scored))
             shares, totals = run_on_whole_update(methods, parts, [part[POSITIONS] for part in window], self.accelerator)
             self._action_log.add(totals)
             self._update_advantages = UpdateAdvantages(
@@ -161,6 +162,13 @@ class EntropyShapingMixin(RolloutMixin):
             advantages = self._update_advantages.take_share(step, ids)
         assert advantages is not None
         return advantages
+
+    def _local_tokens(
+        self, batch: dict[str, Any], advantages: torch.Tensor, logprobs: torch.Tensor, entropy: torch.Tensor
+    ) -> Tokens:
+        """Presents the micro-batch that was scored last to the methods of the update."""
+        wanted = needs(update_methods(self._acting))
+        return local_tokens(batch, advantages, logprobs, entropy, wanted, self._moment(), self._sum_p2_log)
 
     def _window(self, completion_ids: torch.Tensor) -> list[dict[str, Any]]:
         """Returns the micro-batches of the update that begins with this one, on this process."""

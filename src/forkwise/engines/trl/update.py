@@ -54,6 +54,7 @@ def local_tokens(
     entropy: Tensor,
     wanted: frozenset[Need],
     moment: Moment,
+    sum_p2_log: Tensor | None = None,
 ) -> Tokens:
     """Presents one micro-batch as methods see it, with the tensors that they require.
 
@@ -68,6 +69,7 @@ def local_tokens(
         old_entropy=entropy if old_entropy is None else old_entropy,
         logprobs=logprobs,
         old_logprobs=logprobs if old_logprobs is None else old_logprobs,
+        sum_p2_log=sum_p2_log,
         groups=batch.get(GROUPS),
         correct=batch.get(CORRECT),
         **moment._asdict(),

@@ -87,9 +87,9 @@ def check_head(config: Any) -> None:
     Raises:
         InputError: fused kernels are off, or the engine has none that can be chosen.
     """
-    actor = config.get("actor_rollout_ref")
+    actor = getattr(config, "actor_rollout_ref", None)
     model = (actor.get("model") if actor is not None else None) or {}
-    if (model.get("fused_kernel_options") or {}).get("impl_backend") != HEAD:
+    if actor is None or (model.get("fused_kernel_options") or {}).get("impl_backend") != HEAD:
         return
     if not model.get("use_fused_kernels", False):
         raise InputError(
