@@ -27,9 +27,9 @@ from forkwise.engines.verl.settings import Settings
 from forkwise.engines.verl.worker import SelectingTrainingWorker, WholeUpdates
 from forkwise.methods import Method, Scope
 
-KEYS = [f"p{i // one_batch.GROUP}_{i % one_batch.GROUP}_0" for i in range(8)]
+KEYS = [f"p{i // one_batch.GROUP}_{i % one_batch.GROUP}_0" for i in range(one_batch.ROWS)]
 # verl reorders a batch to balance its processes, and adds rows to it.
-ORDER = [5, 0, 3, 6, 1, 7, 2, 4]
+ORDER = [5, 0, 10, 3, 6, 8, 1, 7, 11, 2, 9, 4]
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +83,12 @@ def batch_of_verl() -> TensorDict:
         "rm_scores": column(given["rewards"][:, None] * last),
         "old_log_probs": column(given["old_logprobs"]),
         "entropy": column(given["old_entropy"]),
-        "prompts": jagged(torch.ones(9, 1, dtype=torch.long), torch.ones(9, dtype=torch.long)),
-        "responses": column(torch.ones(8, 6, dtype=torch.long)),
+        "prompts": jagged(
+            torch.ones(len(ORDER) + 1, 1, dtype=torch.long), torch.ones(len(ORDER) + 1, dtype=torch.long)
+        ),
+        "responses": column(torch.ones(len(ORDER), 6, dtype=torch.long)),
     }
-    return TensorDict(fields, batch_size=9)
+    return TensorDict(fields, batch_size=len(ORDER) + 1)
 
 
 def current() -> dict[str, Tensor]:
@@ -95,13 +97,13 @@ def current() -> dict[str, Tensor]:
 
 
 def in_rollout_order(advantages: Tensor) -> Tensor:
-    padded = advantages.to_padded_tensor(0)[:8]
+    padded = advantages.to_padded_tensor(0)[: len(ORDER)]
     return padded[torch.tensor(ORDER).argsort()]
 
 
 def on_the_driver(settings: Settings, data: TensorDict) -> Any:
     return act_on_rollout(
-        settings, data, [*[KEYS[i] for i in ORDER], "pad_0_0"], [True] * 8 + [False], seed=one_batch.SEED
+        settings, data, [*[KEYS[i] for i in ORDER], "pad_0_0"], [True] * len(ORDER) + [False], seed=one_batch.SEED
     )
 
 
@@ -115,7 +117,7 @@ def in_the_loss(method: Method, data: TensorDict, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(loss_module, "ppo_loss", seen)
     lengths = data["responses"].offsets().diff()
-    whole = {n: torch.cat([x, torch.zeros(9, 1).double()], dim=1) for n, x in current().items()}
+    whole = {n: torch.cat([x, torch.zeros(len(ORDER) + 1, 1).double()], dim=1) for n, x in current().items()}
     output = {"log_probs": jagged(whole["logprobs"], lengths + 1), "entropy": jagged(whole["entropy"], lengths + 1)}
     loss_module.shaped_ppo_loss(tiny.actor_config(), output, data, methods=[method])
     return reached["advantages"]

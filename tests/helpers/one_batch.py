@@ -18,7 +18,7 @@ from forkwise.methods import Method, RewardMethod, Scope, SettingsMethod, all_me
 # Options with which a method acts on few tokens.
 OPTIONS = {"clip_cov": "share=0.2,low=-9,high=9", "kl_cov": "share=0.3", "forking_tokens": "share=0.3"}
 OPTIONS |= {"erc": "low=0.9,high=1.1", "passk_training": "k=2"}
-GROUP = 4
+GROUP, ROWS = 4, 12
 SEED = 3 * 2**12  # of the update; the first of verl's step 3
 
 
@@ -35,20 +35,20 @@ def early(method: Method) -> bool:
 
 
 def rollout() -> dict[str, Tensor]:
-    """Two prompts with four answers each, of different lengths; a tool speaks in the middle of one of them."""
+    """Three prompts with four answers each, of different lengths, one all right; a tool speaks in one of them."""
     draw = torch.Generator().manual_seed(0)
-    lengths = torch.tensor([6, 4, 2, 5, 3, 6, 1, 4])
+    lengths = torch.tensor([6, 4, 2, 5, 3, 6, 1, 4, 5, 2, 6, 3])
     mask = torch.arange(6) < lengths[:, None]
     mask[5, 2:4] = False
 
     def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(8, 6, generator=draw, dtype=torch.float64)
+        return low + (high - low) * torch.rand(ROWS, 6, generator=draw, dtype=torch.float64)
 
-    rewards = torch.tensor([1.0, -1, 1, -1, 1, 1, -1, 0.5], dtype=torch.float64)
-    centred = rewards.view(2, GROUP) - rewards.view(2, GROUP).mean(dim=1, keepdim=True)
+    rewards = torch.tensor([1.0, 0, 1, 0, 1, 1, 0, 0.5, 1, 1, 1, 1], dtype=torch.float64)
+    centred = rewards.view(-1, GROUP) - rewards.view(-1, GROUP).mean(dim=1, keepdim=True)
     logprobs = uniform(-4, -0.01)
     values = {"entropy": uniform(0, 2), "old_entropy": uniform(0, 2), "logprobs": logprobs}
-    values["old_logprobs"] = logprobs + uniform(-0.4, 0.4)
+    values["old_logprobs"] = logprobs + uniform(-1, 1)
     return {"rewards": rewards, "advantages": centred.flatten(), "lengths": lengths, "mask": mask, **values}
 
 
@@ -63,17 +63,17 @@ def by_trl(where: Path) -> dict[str, Tensor]:
     from forkwise.engines.trl.update import GROUPS, OLD_ENTROPY, POSITIONS
 
     class Fed(EntropyShapedGRPOTrainer):
-        def _method_seed(self) -> int:
-            return SEED
+        def _moment(self) -> Any:
+            return super()._moment()._replace(seed=SEED)
 
     given = rollout()
-    args = config(where, "steer", num_generations=GROUP, per_device_train_batch_size=8, **REUSED)
+    args = config(where, "steer", num_generations=GROUP, per_device_train_batch_size=ROWS, **REUSED)
     trainer = Fed(tiny.policy(), tiny.reward, args, train_dataset=tiny.prompts(), processing_class=tiny.tokenizer())
     made = {}
     for method in methods():
-        rows = torch.arange(8)
+        rows = torch.arange(ROWS)
         batch: dict[str, Any] = {
-            "completion_ids": torch.zeros(8, 6, dtype=torch.long),
+            "completion_ids": torch.zeros(ROWS, 6, dtype=torch.long),
             "completion_mask": (torch.arange(6) < given["lengths"][:, None]).long(),
             "tool_mask": given["mask"].long(),
             "advantages": given["advantages"],
@@ -94,7 +94,7 @@ def by_trl(where: Path) -> dict[str, Tensor]:
             with torch.no_grad():
                 trainer._shape(guarded, given["logprobs"], given["entropy"])
             advantages = guarded["advantages"]
-        made[str(method)] = (advantages if advantages.dim() == 2 else advantages[:, None].expand(8, 6)).clone()
+        made[str(method)] = (advantages if advantages.dim() == 2 else advantages[:, None].expand(ROWS, 6)).clone()
     return made
 
 
