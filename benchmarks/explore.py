@@ -17,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from forkwise.explore.analysis import Settings, explore_run
+from forkwise.explore.analysis import explore_run
 from forkwise.explore.encoders import Encoder, load_encoder, remembering
 from forkwise.explore.lexicon import load_lexicon, load_reflective
 from forkwise.explore.neighbours import Vectors, mean_distances
+from forkwise.explore.settings import Settings
 from forkwise.explore.traces import load_traces
 
 SPENT: dict[str, float] = {}

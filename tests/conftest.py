@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +19,23 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (HELPERS, os.environ.get
 # Without a GPU Triton interprets its kernels; it reads this when it is first imported, by whatever library.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+_started: Counter[str] = Counter()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Keeps what is imported out of later garbage collections: each `Trainer.train()` asks for one, of all of torch.
+
+    The first tests of a module may import more. Freezing before every test would keep all garbage of tests.
+    """
+    _started[item.path.name] += 1
+    if _started[item.path.name] <= 3:
+        gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture

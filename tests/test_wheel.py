@@ -66,4 +66,4 @@ def test_a_quickstart_runs_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
     said = run([environment / "bin" / "forkwise", "quickstart", *sizes, "--out", "run"], folder)
     assert "On 2 problems, GRPO + entropy advantage against GRPO" in said
     assert (folder / "run" / "report.html").stat().st_size > 50_000
-    assert json.loads((folder / "run" / "comparison.json").read_text())
+    assert json.loads((folder / "run" / "compare.json").read_text())

@@ -54,6 +54,18 @@ def test_values_and_gradients_are_those_of_the_models_own_logits(name: str, scal
             torch.testing.assert_close(model.get_parameter(parameter).grad, gradient, rtol=1e-9, atol=1e-11)
 
 
+def test_a_tied_head_adds_its_gradient_to_the_embeddings() -> None:
+    model: Any = tiny.policy().double().eval()
+    model.lm_head.weight = model.model.embed_tokens.weight
+    inputs = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}
+    (by_softmax(model)[0] * SHIFT).sum().backward()
+    expected = model.lm_head.weight.grad.clone()
+    model.zero_grad()
+    scores = score_tokens(model, inputs, PLACES, prove_head(model, few()), temperature=TEMPERATURE)
+    (scores.logprob * SHIFT).sum().backward()
+    torch.testing.assert_close(model.model.embed_tokens.weight.grad, expected, rtol=1e-9, atol=1e-11)
+
+
 @pytest.mark.parametrize(
     ("name", "scale", "softcap"),
     [
@@ -199,3 +211,30 @@ def test_no_tokens_are_no_numbers_and_a_gradient_of_zeros() -> None:
     assert scores.logprob.shape == scores.entropy.shape == (0,)
     scores.logprob.sum().backward()
     assert not model.lm_head.weight.grad.any()
+
+
+@pytest.fixture
+def one_process() -> Any:
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield torch.distributed.init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["with_the_rest", "a_unit_of_its_own"])
+def test_a_head_that_fsdp2_holds_in_shards_is_gathered_when_it_is_called(one_process: Any, apart: bool) -> None:
+    """In one process: parameters are DTensors, and freed after each use, as in many."""
+    from torch.distributed.fsdp import fully_shard
+
+    plain, model = tiny.policy().eval(), tiny.policy().eval()
+    for unit in (*model.model.layers, *([model.lm_head] if apart else []), model):
+        fully_shard(unit, mesh=one_process)
+    inputs = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}
+    expected = by_softmax(plain)
+    (expected[0] * SHIFT).sum().backward()
+    scores = score_tokens(model, inputs, PLACES, prove_head(model, few()), temperature=TEMPERATURE)
+    torch.testing.assert_close(scores[:2], expected, rtol=1e-5, atol=1e-5)
+    (scores.logprob * SHIFT).sum().backward()
+    for (name, parameter), right in zip(model.named_parameters(), plain.parameters(), strict=True):
+        assert isinstance(parameter.grad, torch.distributed.tensor.DTensor), name
+        torch.testing.assert_close(parameter.grad.full_tensor(), right.grad, rtol=1e-4, atol=1e-5)

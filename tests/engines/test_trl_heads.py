@@ -30,6 +30,9 @@ FUSED = Version(trl.__version__) >= Version("1.15")
 
 def trainer_of(model: Any, where: Path, **options: Any) -> EntropyShapedGRPOTrainer:
     peft = options.pop("peft_config", None)
+    if options.get("beta"):
+        model.save_pretrained(where / "reference")  # TRL loads its reference model from where the policy came from
+        model.config.name_or_path = str(where / "reference")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         args = EntropyShapedGRPOConfig(output_dir=str(where), **{**tiny.QUIET, "max_steps": 1, **options})

@@ -24,7 +24,8 @@ from trl import GRPOTrainer
 from two_processes import run_in_two
 
 from forkwise.engines.trl import EntropyShapedGRPOConfig, EntropyShapedGRPOTrainer
-from forkwise.engines.trl.update import POSITIONS, run_on_whole_update
+from forkwise.engines.trl.update import POSITIONS
+from forkwise.engines.whole_update import run_on_whole_update
 from forkwise.errors import InputError
 from forkwise.methods import Need, Scope, SettingsMethod, TokenMethod, Tokens, all_methods, describe, parse_method
 from forkwise.methods.dcpo import Dcpo

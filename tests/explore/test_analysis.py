@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from forkwise.explore.analysis import Settings, explore_run
+from forkwise.explore.analysis import explore_run
 from forkwise.explore.contrast import Resampling, benjamini_hochberg
+from forkwise.explore.findings import Contrast
 from forkwise.explore.lexicon import load_lexicon, load_reflective
-from forkwise.explore.results import Contrast, RunExploration
+from forkwise.explore.results import RunExploration
 from forkwise.explore.sentences import split_sentences
+from forkwise.explore.settings import Settings
 from forkwise.explore.spans import token_spans
 from forkwise.explore.traces import RunTraces, Trace, TraceTokens
 
@@ -76,12 +79,18 @@ def test_an_effect_of_the_place_alone_is_gone_once_sentences_are_matched(placed:
 def test_entries_carry_the_adjusted_p_of_the_whole_lexicon(placed: RunExploration) -> None:
     entries = {entry.entry: entry for entry in placed.entries}
     assert set(entries) == {"so", "then", "but"}
-    p = [entry.p for entry in entries.values() if entry.p is not None]
-    assert [entry.q for entry in entries.values()] == pytest.approx(benjamini_hochberg(p))
-    assert entries["so"].p == pytest.approx(1 / 201)
-    assert entries["so"].q == pytest.approx(3 / 2 / 201)  # two of three are as small
-    assert entries["but"].q is not None
-    assert entries["but"].q > 0.2  # as often in the low half as in the high one
+    # "So" has the same entropy as its like, and the others have none: no word of their length begins a sentence.
+    assert (entries["so"].p, entries["so"].q) == (1.0, 1.0)
+    assert (entries["then"].p, entries["but"].q) == (None, None)
+    rng = np.random.default_rng(0)
+    traces = [
+        trace(i // 2, i % 2, [f"{word} it is." for word in ("So", "We", "If", "As")] * 5, 1 + rng.random(20))
+        for i in range(16)
+    ]
+    found = explore_run(RunTraces("r", "m", traces, source="stored"), settings()).entries
+    p = [entry.p for entry in found if entry.p is not None]
+    assert len(p) == len(found) >= 1
+    assert [entry.q for entry in found] == pytest.approx(benjamini_hochberg(p))
 
 
 class Animals:
@@ -118,8 +127,37 @@ def test_rare_sentences_are_compared_with_others_like_the_rest() -> None:
     for c in rare.contrasts:
         assert c.difference.value == pytest.approx(HIGH - LOW)
         assert c.auc.value == 1.0
-        assert c.null is not None
-        assert c.null.p == pytest.approx(1 / 201)
-        assert c.null.mean == pytest.approx(0, abs=1e-9)  # every trace has as many
+        assert c.p == 0.0  # the same in every problem
+        assert c.null is None  # of pivotal tokens alone
     # One other sentence in the same tenth as each.
     assert [(c.supported, c.others) for c in rare.contrasts] == [(1, 288), (1, 32), (1, 32)]
+
+
+def test_four_sentences_make_no_headline() -> None:
+    traces = [
+        trace(i, 0, ["We do it."] * 19 + ["We check it." if i < 4 else "We do it."], [LOW] * 20) for i in range(12)
+    ]
+    found = contrasts(explore_run(RunTraces("r", "m", traces, source="stored"), settings()), "reflective")
+    assert found["raw"].too_few
+    assert found["raw"].difference.value is None
+
+
+def test_right_and_wrong_samples_are_explored_apart() -> None:
+    rng = np.random.default_rng(0)
+    traces = []
+    for i in range(24):
+        sentences = ["We do it.", "But do it."] * 5
+        right = i % 2 == 0
+        # Only wrong samples have more entropy at "But".
+        made = trace(i // 2, i % 2, sentences, (LOW + 0.01 * rng.random(10) + [0, 0 if right else 1] * 5).tolist())
+        traces.append(replace(made, correct=right))
+    found = explore_run(RunTraces("r", "m", traces, source="stored"), settings())
+    assert list(found.by_verdict) == ["right", "wrong"]
+    assert [part.samples for part in found.by_verdict.values()] == [12, 12]
+    difference = {n: contrasts(part, "pivotal")["raw"].difference.value for n, part in found.by_verdict.items()}
+    assert difference["right"] == pytest.approx(0, abs=0.02)
+    assert difference["wrong"] == pytest.approx(0.6, abs=0.02)  # half of the other words stand beside "But"
+    thresholds = {part.entropy.threshold for part in [found, *found.by_verdict.values()]}
+    assert len(thresholds) == 1
+    only = explore_run(RunTraces("r", "m", [t for t in traces if t.correct], source="stored"), settings())
+    assert only.by_verdict == {}

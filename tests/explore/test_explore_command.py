@@ -19,7 +19,7 @@ from forkwise.errors import InputError
 from forkwise.explore import results
 from forkwise.explore.command import run_explore
 from forkwise.explore.options import ExploreOptions
-from forkwise.report.explore import notes
+from forkwise.report.explore_notes import notes
 from forkwise.samples import write_shard
 
 FAST = ["--resamples", "100"]
@@ -77,8 +77,7 @@ def test_planted_pivotal_entropy_is_found_with_interval_null_and_match(table: Pa
     assert raw.mean_marked == pytest.approx(np.mean(marked) + 0.025, abs=0.03)
     assert raw.mean_other == pytest.approx(0.225, abs=0.01)
     assert raw.difference.low > 0.5
-    assert raw.null.p == pytest.approx(1 / 101)
-    assert raw.null.mean == pytest.approx(0, abs=0.1)
+    assert raw.p < 0.001
     assert pivotal.count == 8 * (2 + 1 + 2)
     entries = {entry.entry: entry for entry in run.entries}
     assert entries["because"].count == 8
@@ -144,9 +143,9 @@ def test_the_file_says_what_it_was_made_from_and_how(table: Path, tmp_path: Path
 def test_files_that_are_none_of_ours(tmp_path: Path) -> None:
     for text, message in (
         ("[]", "This is not an explore.json"),
-        ('{"schema": 99}', "schema 99, not 3: run forkwise explore --out again"),
-        ('{"schema": 2}', "schema 2, not 3: run forkwise explore --out again"),
-        ('{"schema": 3}', "is damaged"),
+        ('{"schema": 99}', "schema 99, not 4: run forkwise explore --out again"),
+        ('{"schema": 3}', "schema 3, not 4: run forkwise explore --out again"),
+        ('{"schema": 4}', "is damaged"),
     ):
         (tmp_path / "explore.json").write_text(text)
         with pytest.raises(InputError, match=message):
@@ -157,7 +156,7 @@ def test_files_that_are_none_of_ours(tmp_path: Path) -> None:
 
 def test_top_k_log_probs_give_bounds_and_say_so(tmp_path: Path) -> None:
     rows = []
-    for q in range(4):
+    for q in range(9):
         tokens = TEXTS[q % 3].split(" ")
         tokens = [tokens[0], *(f" {word}" for word in tokens[1:])]
         top = [[{"token": t, "logprob": math.log(0.6)}, {"token": "x", "logprob": math.log(0.3)}] for t in tokens]
@@ -347,6 +346,79 @@ def test_token_data_that_cannot_be(tmp_path: Path, columns: dict[str, Any], mess
 )
 def test_options_that_cannot_be(table: Path, options: list[str], message: str) -> None:
     assert message in refused(table, *options)
+
+
+def test_a_base_without_the_run_s_problems_is_refused(table: Path, tmp_path: Path) -> None:
+    # What another topic's sentences are far from is no rarity: as in `compare`, the problems must be the same.
+    write_shard(tmp_path / "b", "a", [row(f"p{q}", s, TEXTS[q % 3], "base") for q in range(4, 10) for s in range(2)])
+    said = refused(table, "--base", tmp_path / "b")
+    assert "lacks 4 of the 8 problems of the run 'r', and has 2 others" in said
+    assert "--intersect" in said
+    write_shard(tmp_path / "c", "a", [row(f"x{q}", 0, TEXTS[0], "base") for q in range(4)])
+    assert "share no problem" in refused(table, "--base", tmp_path / "c")
+
+
+def test_bounds_do_not_stand_beside_exact_entropies_of_another_temperature(table: Path, tmp_path: Path) -> None:
+    top = [[{"token": "a", "logprob": -0.2}, {"token": "b", "logprob": -2.0}]]
+    bounded = row("p0", 0, "a", "server", tokens=["a"], logprobs=[-0.2], top_logprobs=top)
+    write_shard(tmp_path / "bounds", "a", [bounded])
+    sampling = {"temperature": 0.6, "top_p": 0.95, "max_tokens": 9}
+    cooler = [{**with_tokens(f"p{q}", 0, TEXTS[q % 3], {}), "sampling": sampling} for q in range(6)]
+    write_shard(tmp_path / "cool", "a", cooler)
+    said = refused(tmp_path / "bounds", tmp_path / "cool")
+    assert "at temperature 1, and those of 'r' exact at temperature 0.6: explore them apart" in said
+    done = invoke(tmp_path / "bounds", table, *FAST)  # both at temperature 1
+    assert done.exit_code == 0, done.output
+
+
+def test_entropies_under_top_p_are_said_as_what_they_are(table: Path, tmp_path: Path) -> None:
+    sampling = {"temperature": 0.6, "top_p": 0.95, "max_tokens": 9}
+    write_shard(tmp_path / "t", "a", [{**with_tokens("p0", 0, TEXTS[0], {}, "cool"), "sampling": sampling}])
+    found = run_explore(ExploreOptions([tmp_path / "t", table], resamples=100))
+    said = " ".join(notes(found))
+    assert "Tokens were sampled with top-p 0.95; entropies are those of the whole distribution, before that cut" in said
+    assert "of several temperatures and cannot be compared with each other (0.6, 1)" in said
+    assert found.runs[0].entropy.temperatures == [0.6]
+    assert "top-p" not in " ".join(notes(run_explore(ExploreOptions([table], resamples=100))))
+
+
+def test_sentences_that_the_limit_cut_off_are_left_out(tmp_path: Path) -> None:
+    rows = [
+        row("p0", 0, "We add them. Wait, this is", finish_reason="length"),
+        row("p1", 0, "We add them. Wait, this is it.", finish_reason="length"),
+        row("p2", 0, "We add them. Wait, this is", finish_reason="stop"),
+    ]
+    write_shard(tmp_path / "s", "a", rows)
+    found = run_explore(ExploreOptions([tmp_path / "s"], resamples=100))
+    assert (found.runs[0].sentences, found.runs[0].cut_off) == (5, 1)
+    assert found.runs[0].behaviours[1].count == 2
+    assert "Left out: 1 sentence that the limit of tokens cut off." in " ".join(notes(found))
+
+
+def test_a_test_on_few_prompts_says_how_small_its_p_can_be(tmp_path: Path) -> None:
+    rows = [row(f"p{q}", s, f"Prompt of p{q} has {q}.") for q in range(3) for s in range(4)]
+    write_shard(tmp_path / "s", "a", rows)
+    found = run_explore(ExploreOptions([tmp_path / "s"], resamples=1000))
+    # Of six orders of three prompts one is the true one.
+    assert found.runs[0].dependence[0].smallest_p == pytest.approx(1 / 6, abs=0.001)
+    assert "With 3 prompts the p of input dependence cannot be below about 0.167" in " ".join(notes(found))
+
+
+def test_varentropies_are_explored_where_they_are_stored(tmp_path: Path) -> None:
+    tokens = ["a", " b", " a", " b"]
+    rows = [
+        row(
+            *(f"p{q}", 0, "a b a b"),
+            **{"tokens": tokens, "logprobs": [-1.0, -2.0, -1.0, -2.0], "entropies": [0.5, 1.5, 0.5, 1.5]},
+            varentropies=[0.1, 0.3, 0.1, 0.3],
+        )
+        for q in range(3)
+    ]
+    write_shard(tmp_path / "s", "a", rows)
+    entropy = run_explore(ExploreOptions([tmp_path / "s"], resamples=100, quantile=0.6)).runs[0].entropy
+    assert (entropy.surprisal.value, entropy.varentropy.value) == pytest.approx((1.5, 0.2))
+    assert entropy.varentropy_correlation == pytest.approx(1.0)
+    assert [(f.token, f.mean_varentropy) for f in entropy.forks] == [] or entropy.forks[0].token == "b"
 
 
 def test_a_base_of_several_runs_is_refused(table: Path, tmp_path: Path) -> None:

@@ -24,12 +24,29 @@ def found(text: str) -> list[str]:
         "a first-order so-called term",  # compounds
         "Nowadays buttons yetis",
         "the first term",  # not_after
-        "so far, so that",  # not_before
+        "so far, and so on",  # not_before
+        "the tank now holds 5",
         "fırst ſo İmplies",  # letters that a match without case takes for i and s
     ],
 )
 def test_no_word_is_found_inside_another(text: str) -> None:
     assert found(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("and so x = 5", ["so"]),
+        ("And so, we get", ["so"]),
+        ("It's worth noting that x > 0", ["noting that"]),
+        ("If x is odd, given that y is, in conclusion z", ["if", "given that", "in conclusion"]),
+        ("That is why. After that, it fits", ["that is why", "after that"]),
+        ("provided that it fits, so that y", ["provided that", "so that"]),
+        ("Recalling the rule and concluding, now we add", ["recalling", "concluding", "now"]),
+    ],
+)
+def test_connectors_that_were_missed_are_found(text: str, expected: list[str]) -> None:
+    assert found(text) == expected
 
 
 def test_words_and_phrases_are_found_whole_longest_first_and_in_any_case() -> None:
@@ -67,6 +84,14 @@ def test_marks_are_on_the_first_token_of_each_match() -> None:
         ("The checkered board has 64 squares.", set()),
         ("So the answer is 5.", set()),
         ("I made a mistake earlier.", {"mistake"}),
+        ("I made an arithmetic error.", {"mistake"}),
+        ("I'll make sure to provide more explanation.", set()),
+        ("Let me make sure.", {"confirm"}),
+        ("Substituting back gives 5 = 5.", {"re-reading"}),
+        ("Re-reading the problem, there are two.", {"re-reading"}),
+        ("Ah, I see.", {"insight"}),
+        ("I'm not sure.", {"unsure"}),
+        ("That seems too large.", {"unsure"}),
     ],
 )
 def test_reflective_sentences(text: str, patterns: set[str]) -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from forkwise.errors import InputError
 from forkwise.explore.contrast import Resampling
+from forkwise.explore.findings import Rarity
 from forkwise.explore.lexicon import load_lexicon, load_reflective
 from forkwise.explore.rarity import is_comparable, rarity
-from forkwise.explore.results import Rarity
 from forkwise.explore.sentences import split_sentences
 from forkwise.explore.traces import Trace
 

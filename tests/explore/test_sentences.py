@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forkwise.explore.sentences import split_sentences
+from forkwise.explore.sentences import ends_whole, split_sentences
 
 
 def cut(text: str, *breaks: str) -> list[str]:
@@ -32,6 +32,13 @@ def cut(text: str, *breaks: str) -> list[str]:
         ("a line\n\n---\n\nanother", ["a line", "another"]),
         ("So x = y. Therefore z.", ["So x = y.", "Therefore z."]),
         ("```\nx = 1. Y\n```\nDone.", ["```\nx = 1. Y\n```", "Done."]),
+        ("所以是三。然后我们加二！对吗？对。", ["所以是三。", "然后我们加二！", "对吗？", "对。"]),
+        ("It was 5 p.m. The train left.", ["It was 5 p.m.", "The train left."]),
+        ("At 5 p.m. it left. Apples, pears, etc. We add.", ["At 5 p.m. it left.", "Apples, pears, etc.", "We add."]),
+        (
+            "Take\n\\begin{align}\nx &= 1.\\\\\nY &= 2\n\\end{align}\nDone.",
+            ["Take", "\\begin{align}\nx &= 1.\\\\\nY &= 2\n\\end{align}", "Done."],
+        ),
         ("", []),
         (" \n ", []),
     ],
@@ -55,3 +62,14 @@ def test_sentences_are_in_order_trimmed_and_hold_every_letter_and_digit(text: st
         at = span.end
     kept = "".join(text[span.start : span.end] for span in spans)
     assert [c for c in kept if c.isalnum()] == [c for c in text if c.isalnum()]
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        *[("It is 5.", True), ("It is", False), ("so x = 5\n", True), ('He said "no."', True), ("\\[ x = 1 \\]", True)],
+        *[("对。", True), ("I'm using a backs", False), ("</answer>", True), ("5.25", False), ("", False)],
+    ],
+)
+def test_whether_a_text_ends_where_a_sentence_can(text: str, whole: bool) -> None:
+    assert ends_whole(text) is whole

@@ -86,4 +86,4 @@ def test_first_token_of_a_piece_and_the_piece_of_a_token() -> None:
     start = text.index("on the")
     assert first_token(spans, [Span(0, 4), Span(start, start + 17), Span(27, 29)]).tolist() == [0, 1, 8]
     # " So" begins with the blank between the sentences and belongs to the second; the end token to none.
-    assert tokens_in(spans, [Span(0, 26), Span(27, 29)]).tolist() == [0, 0, 0, 0, 0, 0, 0, 0, 1, -1]
+    assert tokens_in(spans, [Span(0, 26), Span(27, 29)], text).tolist() == [0, 0, 0, 0, 0, 0, 0, 0, 1, -1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -77,12 +79,48 @@ def test_upper_bounds_of_a_sentence_are_means_too() -> None:
 def test_fork_tokens_are_counted_without_their_blanks() -> None:
     tokens = [" so", " x", " so", " y", " so"]
     table = token_table([trace(tokens, [1.0, 0.1, 0.2, 0.9, 1.2])], {"p": 0}, load_lexicon())
+    # Three of five are above the threshold: of one "y" 1 - 0.6 more than of any token, of three "so" 2 - 1.8.
     first, second = fork_tokens(table, threshold=0.5)
-    assert (first.token, first.count, first.high, first.pivotal) == ("so", 3, 2, True)
-    assert first.mean_entropy == pytest.approx(0.8)
-    assert (second.token, second.high) == ("y", 1)
+    assert (first.token, first.high, first.excess) == ("y", 1, pytest.approx(0.4))
+    assert (second.token, second.count, second.high, second.pivotal) == ("so", 3, 2, True)
+    assert second.excess == pytest.approx(0.2)
+    assert second.mean_entropy == pytest.approx(0.8)
     (word,) = token_types(table, 0.5)
     assert (word.name, word.tokens, word.high_share) == ("word", 5, pytest.approx(0.6))
+
+
+def test_tokens_that_are_high_less_often_than_any_are_no_forks() -> None:
+    # "the" is above the threshold most often, in 10 of 100 cases, where 25 of 125 tokens are.
+    tokens = [" the"] * 100 + [" and"] * 25
+    entropy = [1.0] * 10 + [0.0] * 90 + [1.0] * 15 + [0.0] * 10
+    table = token_table([trace(tokens, entropy)], {"p": 0}, load_lexicon())
+    (only,) = fork_tokens(table, threshold=0.5)
+    assert (only.token, only.high, only.excess) == ("and", 15, pytest.approx(15 - 25 * 25 / 125))
+
+
+def test_a_paragraph_s_last_token_belongs_to_its_sentence() -> None:
+    # Qwen and Llama 3 have single tokens of a full stop and a paragraph break.
+    tokens = ["A", " bc", ".\n\n", "C", " d", "."]
+    made = trace(tokens, [0.0, 0.0, 3.0, 1.0, 1.0, 1.0])
+    table = token_table([made], {"p": 0}, load_lexicon())
+    assert table.distance_N.tolist() == [0, 1, 2, 0, 1, 2]
+    assert sentence_table([made], {"p": 0}).units.value_N.tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_a_sentence_that_was_cut_off_is_none_but_its_tokens_have_a_place() -> None:
+    tokens = ["Fine", ".", " Then", " we"]
+    whole = trace(tokens, [0.0, 1.0, 2.0, 3.0])
+    cut = replace(whole, sentences=whole.sentences[:1], cut_off=whole.sentences[1])
+    assert sentence_table([whole], {"p": 0}).units.value_N.tolist() == [0.5, 2.5]
+    assert sentence_table([cut], {"p": 0}).units.value_N.tolist() == [0.5]
+    assert token_table([cut], {"p": 0}, load_lexicon()).distance_N.tolist() == [0, 1, 0, 1]
+
+
+def test_words_outside_the_lexicon_are_whole_and_known_at_their_first_token() -> None:
+    tokens = [" So", " the", " rest", "less", " cat", "'s", " The"]
+    table = token_table([trace(tokens, [0.0] * 7)], {"p": 0}, load_lexicon())
+    found = [table.words[i] if i >= 0 else None for i in table.word_N.tolist()]
+    assert found == [None, "the", "restless", None, "cat's", None, "the"]
 
 
 def test_traces_without_tokens_are_skipped() -> None:

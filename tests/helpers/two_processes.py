@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 
-def run_in_two(script: Path, *arguments: object, timeout: float = 300) -> None:
+def run_in_two(script: Path, *arguments: object, timeout: float = 600) -> None:
     """Runs it as rank 0 and rank 1, and fails with what either says if one fails."""
     with socket.socket() as free:
         free.bind(("localhost", 0))

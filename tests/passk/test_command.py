@@ -21,6 +21,7 @@ from forkwise.passk.arguments import parse_arm, parse_numbers
 from forkwise.passk.files import read_results
 from forkwise.report.passk import conclusion
 from forkwise.report.passk_figures import comparison_figure, save
+from forkwise.report.passk_notes import sentences
 from forkwise.samples import write_shard
 
 
@@ -203,7 +204,7 @@ def test_several_runs_are_averaged_by_evaluate() -> None:
     arm = make_arm("x", list("ppqqppqq"), [1, 0, 0, 0, 1, 1, 0, 0], run=["s"] * 4 + ["t"] * 4)
     result = evaluate(arm, ks=[1])
     assert result.pass_at_k.mean[0] == pytest.approx(np.mean([0.5, 0, 1, 0]))
-    assert any("not of runs" in note for note in result.notes)
+    assert any("not of runs" in note for note in sentences(result.notes))
     pandas = pytest.importorskip("pandas", reason="to_pandas needs pandas")
     assert isinstance(result.to_pandas(), pandas.DataFrame)
 

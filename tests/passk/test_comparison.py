@@ -11,6 +11,7 @@ from forkwise.errors import InputError
 from forkwise.passk import Arm, Comparison, compare, make_arm, pass_at_k
 from forkwise.passk.crossing import find_crossing
 from forkwise.report.passk import conclusion
+from forkwise.report.passk_notes import sentences
 
 
 def arm(name: str, rates: np.ndarray, n: int = 16, *, runs: int = 1, seed: int = 0, length: int | None = None) -> Arm:
@@ -183,7 +184,7 @@ def test_length_control_stands_beside_the_raw_number() -> None:
     assert rows["budget", 40, None].reference_value == pytest.approx(d)
     assert rows["budget", 40, None].difference < -0.05
     assert not any(row.control == "matched" for row in result.differences[0].length)
-    assert any("Length matching is refused" in note for note in result.notes)
+    assert any("Length matching is refused" in note for note in sentences(result.notes))
 
 
 def test_matching_on_a_minority_of_problems_is_not_shown() -> None:
@@ -193,13 +194,13 @@ def test_matching_on_a_minority_of_problems_is_not_shown() -> None:
         ours = make_arm("b", problem, [True, False] * 12, length=np.where(np.arange(24) < 4 * alike, 10, 40))
         result = compare(reference, ours, ks=[1])
         assert any(row.control == "matched" for row in result.differences[0].length) is shown
-        assert any("Length matching" in note for note in result.notes)
+        assert any("Length matching" in note for note in sentences(result.notes))
 
 
 def test_no_lengths_no_length_control_and_it_is_said() -> None:
     result = compare(arm("a", RATES[:10]), arm("b", RATES[:10], length=3), ks=[1])
     assert result.differences[0].length == []
-    assert any("nothing here is controlled for length" in note for note in result.notes)
+    assert any("nothing here is controlled for length" in note for note in sentences(result.notes))
 
 
 def test_rows_hold_every_number_and_pandas_takes_them() -> None:
@@ -221,7 +222,7 @@ def test_different_problems_are_refused_or_intersected_aloud() -> None:
         compare(a, b)
     result = compare(a, b, intersect=True)
     assert result.problems == 2
-    assert "2 dropped, such as 'p1'" in result.notes[0]
+    assert "2 dropped, such as 'p1'" in sentences(result.notes)[0]
     with pytest.raises(InputError, match="share no problem"):
         compare(a, make_arm("b", ["z", "z"], [1, 0]), intersect=True)
 
@@ -260,4 +261,4 @@ def test_arms_without_variation_are_compared_without_a_warning(c: int) -> None:
 def test_different_numbers_of_samples_limit_k_aloud() -> None:
     result = compare(exact("a", [1, 1, 0], 2), exact("b", [1, 2, 0], 4))
     assert result.differences[0].ks == [1, 2]
-    assert any("K goes up to 2" in note for note in result.notes)
+    assert any("K goes up to 2" in note for note in sentences(result.notes))

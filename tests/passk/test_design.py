@@ -12,6 +12,7 @@ from forkwise.errors import InputError
 from forkwise.passk import Arm, compare, load_arm, make_arm, pass_at_k
 from forkwise.passk.arguments import parse_primary
 from forkwise.report.passk import conclusion, details, overview
+from forkwise.report.passk_notes import sentences
 from forkwise.report.table import Table
 from forkwise.samples import write_shard
 
@@ -47,7 +48,7 @@ def test_three_against_three_runs_can_show_a_difference() -> None:
     assert (d.runs, d.trained) == ((3, 3), (True, True))
     assert d.adjusted_p[0] < 0.01
     assert "for other training runs too" in conclusion(result.arms, result)
-    assert "(3 per arm)" in result.notes[-1]
+    assert "(3 per arm)" in sentences(result.notes)[-1]
 
 
 def test_runs_that_differ_make_the_interval_wider_and_the_claim_harder() -> None:
@@ -58,7 +59,7 @@ def test_runs_that_differ_make_the_interval_wider_and_the_claim_harder() -> None
     assert models.trained == (False, False)
     assert (trained.interval.high - trained.interval.low > 2 * (models.interval.high - models.interval.low)).all()
     assert models.adjusted_p[0] < 0.05 < trained.adjusted_p[0]
-    assert "All arms are fixed" in fixed.notes[-1]
+    assert "All arms are fixed" in sentences(fixed.notes)[-1]
     assert "training runs" not in conclusion(fixed.arms, fixed)
 
 
@@ -72,7 +73,7 @@ def test_a_fixed_base_keeps_the_variance_of_the_other_arms_runs() -> None:
     assert (d.interval.high - d.interval.low)[0] > 2 * stats.sem(by_run) * 1.96
     result = compare(base, seeds("b", 5, gain=0.3, spread=0.02), ks=[1], fixed=["base"])
     assert "for other training runs of b too" in conclusion(result.arms, result)
-    assert any("very models of base" in note for note in result.notes)
+    assert any("very models of base" in note for note in sentences(result.notes))
 
 
 def test_too_few_runs_are_refused_unless_the_arm_is_fixed() -> None:
@@ -145,9 +146,9 @@ def test_clusters_are_what_varies() -> None:
 
 def test_what_is_said_of_clusters() -> None:
     result = compare(clustered("a", [0] * 5), clustered("b", [5, -2, 6, 1, 7]), ks=[1])
-    assert any("in 5 clusters (0 of one problem)" in note for note in result.notes)
+    assert any("in 5 clusters (0 of one problem)" in note for note in sentences(result.notes))
     each = compare(clustered("a", [0] * 5, 1), clustered("b", [5, -2, 6, 1, 7], 1), ks=[1])
-    assert any("Every cluster holds one problem" in note for note in each.notes)
+    assert any("Every cluster holds one problem" in note for note in sentences(each.notes))
 
 
 def test_clusters_that_cannot_be_are_refused() -> None:

@@ -10,6 +10,7 @@ from forkwise.errors import InputError
 from forkwise.passk import compare, make_arm
 from forkwise.passk.looks import nominal_alphas
 from forkwise.report.passk import conclusion
+from forkwise.report.passk_notes import sentences
 
 
 def test_published_boundaries() -> None:
@@ -50,7 +51,10 @@ def test_a_look_asks_for_more() -> None:
     assert early.level == pytest.approx(1 - 0.00305, abs=1e-5)
     assert (early.differences[0].band.low < whole.differences[0].band.low).all()
     np.testing.assert_allclose(early.differences[0].adjusted_p, whole.differences[0].adjusted_p)
-    assert any("look 1, at 0.5 of the study: a difference is claimed at p <= 0.00305" in note for note in early.notes)
+    assert any(
+        "look 1, at 0.5 of the study: a difference is claimed at p <= 0.00305" in note
+        for note in sentences(early.notes)
+    )
     assert whole.differences[0].adjusted_p[0] < 0.05
     assert "better" in conclusion(whole.arms, whole)
     assert "no difference that can be told" in conclusion(early.arms, early)

@@ -10,6 +10,7 @@ import pytest
 
 from forkwise.errors import InputError
 from forkwise.passk import load_arm, make_arm
+from forkwise.report.passk_notes import sentences
 from forkwise.samples import write_shard
 
 
@@ -47,15 +48,15 @@ def test_lengths_fall_back_to_words_and_say_so(tmp_path: Path) -> None:
     write_shard(tmp_path / "t", "0", [row("a", i, True, n_tokens=None, completion="w " * (i + 1)) for i in range(2)])
     arm = load_arm(tmp_path / "t")
     assert (arm.length_unit, arm.lengths().tolist()) == ("words", [1, 2])
-    assert "in words" in arm.notes[0]
+    assert "in words" in sentences(arm.notes)[0]
 
 
 def test_unscored_is_not_wrong() -> None:
     arm = make_arm("a", list("pppqq"), [True, None, False, None, True])
     n, c = arm.counts()
     assert (n.tolist(), c.tolist()) == ([[2, 1]], [[1, 1]])
-    assert "2 of 5 samples have no verdict" in arm.notes[0]
-    assert "between 1 and 2 scored samples" in arm.notes[1]
+    assert "2 of 5 samples have no verdict" in sentences(arm.notes)[0]
+    assert "between 1 and 2 scored samples" in sentences(arm.notes)[1]
     assert arm.largest_k() == 1
 
 
@@ -63,13 +64,13 @@ def test_a_problem_without_verdicts_is_left_out_aloud() -> None:
     arm = make_arm("a", list("ppq"), [True, False, None], length=[1, 2, 3])
     assert arm.problems == ("p",)
     assert arm.lengths().tolist() == [1, 2]
-    assert any("1 problems have no scored sample" in note for note in arm.notes)
+    assert any("Left out: 1 problem without a scored sample" in note for note in sentences(arm.notes))
 
 
 def test_missing_lengths_end_length_control_and_nothing_else() -> None:
     arm = make_arm("a", ["p", "q"], [1, 0], length=[3.0, float("nan")])
     assert arm.length_N is None
-    assert "Lengths are missing for 1 of 2" in arm.notes[0]
+    assert "Lengths are missing for 1 of 2" in sentences(arm.notes)[0]
     with pytest.raises(InputError, match="no lengths"):
         arm.lengths()
 

@@ -25,6 +25,7 @@ from matplotlib.image import imread
 from playwright.sync_api import Browser, Error, Page, sync_playwright
 from test_page import exploration, hostile_folder
 
+from forkwise.explore import findings
 from forkwise.explore import results as explored
 from forkwise.report.command import write_report
 from forkwise.samples import write_shard
@@ -385,7 +386,7 @@ def test_marks_have_a_shape_besides_a_colour_and_can_be_switched_off(browser: Br
     found = exploration(str(tmp_path / "samples"))
     rarity = found.runs[0].rarity
     assert rarity is not None
-    rarity.rare[:] = [explored.SentenceSpan("r", "p0", 0, 30, 38, 0.9, True)]
+    rarity.rare[:] = [findings.SentenceSpan("r", "p0", 0, 30, 38, 0.9, True)]
     explored.write(tmp_path, found)
     write_report([tmp_path], tmp_path / "report.html")
     opened = open_page(browser, tmp_path / "report.html")

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from forkwise.cli import app
 from forkwise.errors import InputError
+from forkwise.explore import findings
 from forkwise.explore import results as explored
 from forkwise.passk import compare, load_arm, make_arm
 from forkwise.report.command import run_report, write_report
@@ -324,38 +325,41 @@ def test_a_flag_limits_the_traces(folder: Path, tmp_path: Path) -> None:
 
 def exploration(samples: str, run: str = "r", **more: Any) -> explored.Exploration:
     """A small exploration made by hand."""
-    estimate = explored.Estimate(0.25, 0.125, 0.5)
-    null = explored.Null(0.001, -0.05, 0.06, 0.002, 500)
+    estimate = findings.Estimate(0.25, 0.125, 0.5)
+    null = findings.Null(0.001, -0.05, 0.06, 0.002, 500)
     contrasts = [
-        explored.Contrast(version, strata, 40, 400, supported, 9, 0.75, 0.5, estimate, estimate, null)
+        findings.Contrast(version, strata, 40, 400, supported, 9, 0.75, 0.5, estimate, 0.004, estimate, null)
         for version, strata, supported in (("raw", "", 1.0), ("matched", "same tenth of the trace", 0.076))
     ]
-    histogram = explored.Histogram([0.0, 1.0, 2.0], [30, 10])
-    entropy = explored.EntropySummary(
+    histogram = findings.Histogram([0.0, 1.0, 2.0], [30, 10])
+    entropy = findings.EntropySummary(
         *("stored", 40, estimate, None, None, None, None, 0.8, 1.5, histogram, histogram),
         relative_profile=[
-            explored.ProfilePoint(0, 0.5, 20, 0.4, 0.3, 0.5),
-            explored.ProfilePoint(0.5, 1, 20, 0.2, 0.1, 0.3),
+            findings.ProfilePoint(0, 0.5, 20, 0.4, 0.3, 0.5),
+            findings.ProfilePoint(0.5, 1, 20, 0.2, 0.1, 0.3),
         ],
         absolute_profile=[],
         sentence_profile=[],
-        types=[explored.TokenType("word", 30, 0.5, 0.25)],
-        forks=[explored.ForkToken("wait", 12, 9, 1.75, True), explored.ForkToken(made.HOSTILE, 4, 2, 1.5, False)],
+        types=[findings.TokenType("word", 30, 0.5, 0.25)],
+        forks=[
+            findings.ForkToken("wait", 12, 9, 6.6, 1.75, True),
+            findings.ForkToken(made.HOSTILE, 4, 2, 1.2, 1.5, False),
+        ],
     )
-    group = explored.RareGroup("top 10 %", 5, *(explored.Estimate(0.1),), 9.1, 14.4, *[estimate] * 4)
-    rarity = explored.Rarity(
-        *("encoder", 5, 0.9, 50, 40, 60, 55, 30, "sample", 0.5, 0.4, estimate, 0.6, histogram, histogram),
+    group = findings.RareGroup("top 10 %", 5, *(findings.Estimate(0.1),), 9.1, 14.4, *[estimate] * 4)
+    rarity = findings.Rarity(
+        *("encoder", 5, 0.9, 50, 40, 60, 55, 9, 30, "sample", 0.5, 0.4, estimate, 0.6, histogram, histogram),
         groups=[group],
-        rare=[explored.SentenceSpan(run, "p0", 0, 0, 4, 0.9, True)],
+        rare=[findings.SentenceSpan(run, "p0", 0, 0, 4, 0.9, True)],
         farthest=["a rare sentence"],
     )
-    dependence = explored.Dependence(
-        *("text", 9, 90, estimate, 2.197, True, [explored.Retrieval(1, estimate, 0.111)], 0.001, 0.001, 999)
+    dependence = findings.Dependence(
+        *("text", 9, 90, estimate, 2.197, True, [findings.Retrieval(1, estimate, 0.111)], 0.001, 0.001, 999, 0.001)
     )
     found = explored.RunExploration(
         *(run, "model", 18, 0, 9, 900, 50, entropy),
-        behaviours=[explored.Behaviour("pivotal", "token", 40, 440, 2.2, 44.4, contrasts, {}, ["wait"], 0.75)],
-        entries=[explored.Entry("wait", "contrastive", 9, 5, 1.7, *[estimate] * 3, 0.9, 0.01, 0.02)],
+        behaviours=[findings.Behaviour("pivotal", "token", 40, 440, 2.2, 44.4, contrasts, {}, ["wait"], 0.75)],
+        entries=[findings.Entry("wait", "contrastive", 9, 5, 1.7, *[estimate] * 3, 0.9, 0.01, null, 0.02)],
         rarity=rarity,
         dependence=[dependence],
         without_tokens=2,
@@ -378,10 +382,11 @@ def test_an_exploration_fills_its_sections_and_marks_rare_sentences(tmp_path: Pa
     for expected in (
         "+0.250 [+0.125, +0.500]",
         "+0.001 [-0.050, +0.060]",
-        "fork tokens, most often above 1.500 nats",
+        "fork tokens, more often above 1.500 nats than tokens on the whole",
         "a rare sentence",
         "saturated",
-        "minus matched others +0.250 [+0.125, +0.500] (8% of them have a match)",
+        "minus matched others +0.250 [+0.125, +0.500] (p 0.0040, 8% of them have a match; lexicons of other words "
+        "+0.001 [-0.050, +0.060], p 0.0020)",
         "r: 2 of 18 samples have no token data",
         "Traces are marked with forkwise's own lexicon.yaml",
     ):

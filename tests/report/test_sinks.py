@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from test_page import exploration
 
-from forkwise.explore.results import Estimate
+from forkwise.explore.findings import Estimate
 from forkwise.progress import Console
 from forkwise.report import explore, formats
 from forkwise.report.table import Table, filled
@@ -76,7 +76,8 @@ def test_an_exploration_without_entropies_concludes_how_often_and_says_what_is_m
     )
     assert explore.conclusion(run) == (
         "r: mean entropy of pivotal tokens minus others +0.250 nats, "
-        "minus matched others +0.250 [+0.125, +0.500] (8% of them have a match)."
+        "minus matched others +0.250 [+0.125, +0.500] (p 0.0040, 8% of them have a match; lexicons of other words "
+        "+0.001 [-0.050, +0.060], p 0.0020)."
     )
     tables = {block.caption: block for block in explore.exploration(replace(exploration("s"), runs=[without]))
               if isinstance(block, Table)}  # fmt: skip

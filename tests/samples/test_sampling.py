@@ -224,7 +224,7 @@ def test_token_data_and_odd_characters_are_stored(tmp_path: Path) -> None:
                 yield (
                     block,
                     [
-                        Completion(f"p0/{i}", "\ud800", 1, "stop", [3], ["a"], [-0.1], [0.4], top)
+                        Completion(f"p0/{i}", "\ud800", 1, "stop", [3], ["a"], [-0.1], [0.4], top_logprobs=top)
                         for i in block.sample_ids
                     ],
                 )

@@ -33,6 +33,9 @@ def test_a_study_file_becomes_runs_with_their_settings(tmp_path: Path) -> None:
     }
     assert {key: settings[key] for key in expected} == expected
     assert "alpha" not in settings
+    assert settings["entropy_backend"] == "trl"  # as when the registered studies ran
+    other = study(recipe={"max_steps": 2, "entropy_backend": "forkwise"})
+    assert other.configuration(other.arm("placebo"), 8, tmp_path)["entropy_backend"] == "forkwise"
 
 
 def test_a_method_wins_over_the_recipe_and_an_arm_over_both(tmp_path: Path) -> None:

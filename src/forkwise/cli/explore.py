@@ -28,6 +28,7 @@ def explore(
         from forkwise.explore.results import FILE
         from forkwise.progress import Console, Meter
         from forkwise.report import explore as said
+        from forkwise.report.explore_notes import notes
         from forkwise.report.terminal import print_blocks, print_sentences
 
         with Meter(what="exploring"):
@@ -38,6 +39,6 @@ def explore(
             return
         console.print()
         print_blocks(said.exploration(explored), console)
-        print_sentences(said.notes(explored), console, "- ")
+        print_sentences(notes(explored), console, "- ")
         if options.out is not None:
             print_sentences([f"\nWritten: {options.out / FILE}"], console)

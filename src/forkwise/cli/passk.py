@@ -145,7 +145,7 @@ def passk(
         with Meter(what="computing (2 of 2)"):
             evaluations = [evaluate(arm, ks=parse_ks(options.k, [arm]), **arguments) for arm in arms]
         sentence = report.conclusion(evaluations)
-        blocks = [block for e in evaluations for block in (*report.details([e]), *(f"- {note}" for note in e.notes))]
+        blocks = [block for e in evaluations for block in (*report.details([e]), *report.listed(e.notes))]
         outputs.give({"samples": samples, **asdict(options)}, arms, sentence, blocks, evaluations)
 
 
@@ -182,7 +182,7 @@ def compare(
         if options.gate is not None:
             passed, sentence = comparison.not_worse(options.gate), f"{sentence} {report.gate(comparison, options.gate)}"
         tables = [*report.overview(comparison.arms, comparison), *report.details([], comparison)]
-        blocks = [*tables, *(f"- {note}" for note in comparison.notes)]
+        blocks = [*tables, *report.listed(comparison.notes)]
         outputs.give({"arms": arms, **asdict(options)}, loaded, sentence, blocks, comparison)
     if not passed:
         raise typer.Exit(1)

@@ -367,14 +367,14 @@ def _behind_the_head(model: Any, inputs: Mapping[str, Any]) -> Head:
 
 
 def _products(model: Any, inputs: Mapping[str, Any], columns: Tensor) -> Tensor:
-    """Computes the products of the head at some positions of one text in float32, `(positions, V)`."""
+    """Computes the products of the head at some positions of one text in float64, `(positions, V)`."""
 
     def products(layer: nn.Linear, hidden: Tensor) -> Tensor:
-        weight = _whole(layer.weight)
-        some = hidden[0, hidden.shape[1] + columns].float()
+        wide = torch.float32 if hidden.device.type == "mps" else torch.float64  # which has no float64
+        some = hidden[0, hidden.shape[1] + columns].to(wide)
         with torch.autocast(hidden.device.type, enabled=False):
-            z = torch.cat([some @ rows.float().t() for rows in weight.split(_ROWS)], dim=1)
-            return z if layer.bias is None else z + _whole(layer.bias).float()
+            z = torch.cat([some @ rows.to(wide).t() for rows in _whole(layer.weight).split(_ROWS)], dim=1)
+            return z if layer.bias is None else z + _whole(layer.bias).to(wide)
 
     with _in_place_of_head(causal_model(model), products, _nothing) as answer:
         answer.use(lambda found, _: {"products": found})

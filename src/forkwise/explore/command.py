@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from forkwise.errors import InputError
-from forkwise.explore.analysis import Settings, explore_run, training_row
+from forkwise.explore.analysis import explore_run, training_row
 from forkwise.explore.bounds import ASSUMED_VOCABULARY, check_vocabulary
 from forkwise.explore.contrast import Resampling
 from forkwise.explore.dependence import CrossLogprobs, read_cross, write_cross
-from forkwise.explore.encoders import Encoder, load_encoder, remembering
+from forkwise.explore.encoders import load_encoder, remembering
 from forkwise.explore.lexicon import load_lexicon, load_reflective
 from forkwise.explore.options import ExploreOptions
 from forkwise.explore.results import Exploration, RunExploration, TrainingRow, write
-from forkwise.explore.traces import Origin, RunTraces, load_traces
+from forkwise.explore.settings import Settings
+from forkwise.explore.traces import Origin, RunTraces, Trace, load_traces
 from forkwise.folders.results import inputs_of
 from forkwise.passk.intervals import check_level
 from forkwise.progress import Meter
@@ -58,8 +59,9 @@ def _explore(options: ExploreOptions, tables: Sequence[OpenTable], base_table: O
         resampling=Resampling(options.level, options.resamples, options.seed),
     )
     breaks = [word.strip() for word in options.breaks.split(",") if word.strip()]
-    base, encoder = _base(options, base_table, breaks)
+    base, encoder = _base(options, base_table, breaks), None
     scorer = _scorer(options)
+    all_runs: list[RunTraces] = []
     runs: list[RunExploration] = []
     series: list[TrainingRow] = []
     token_data: list[Path] = []
@@ -75,12 +77,19 @@ def _explore(options: ExploreOptions, tables: Sequence[OpenTable], base_table: O
                 vocabulary=settings.vocabulary,
                 source=source,
                 only_exact=options.only_exact,
+                temperature=options.temperature if scorer else None,
             )
+        all_runs += loaded
+        _check_comparable(all_runs)
         if options.cross and len(loaded) > 1:
             raise InputError(
                 f"--cross holds the responses of one run, but '{table.given}' has {len(loaded)}: give one run."
             )
         for traces in loaded:
+            if base is not None and not options.intersect:
+                _check_problems(traces, base)
+            if base is not None and encoder is None:
+                encoder = remembering(load_encoder(options.encoder, options.encoder_dtype))
             cross = _cross(traces, scorer, options)
             with Meter(what=f"run {traces.run}, {which}"):
                 explored = explore_run(traces, settings, base=base, encoder=encoder, cross=cross)
@@ -131,13 +140,11 @@ def _settings(options: ExploreOptions) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if name not in ("samples", "out", "breaks")}
 
 
-def _base(
-    options: ExploreOptions, table: OpenTable | None, breaks: Sequence[str]
-) -> tuple[list[Any] | None, Encoder | None]:
+def _base(options: ExploreOptions, table: OpenTable | None, breaks: Sequence[str]) -> list[Trace] | None:
     if table is None:
         if options.encoder:
             raise InputError("--encoder compares sentences with a base model's: give --base.")
-        return None, None
+        return None
     with Meter(what="reading the base's table"):
         runs = load_traces(table.path, breaks=breaks, token_data=False)
     if len(runs) > 1:
@@ -145,7 +152,36 @@ def _base(
             f"'{options.base}' holds {len(runs)} runs ({', '.join(run.run for run in runs[:4])}): give a table of the "
             "base model alone."
         )
-    return runs[0].traces, remembering(load_encoder(options.encoder, options.encoder_dtype))
+    return runs[0].traces
+
+
+def _check_comparable(runs: Sequence[RunTraces]) -> None:
+    """Refuses bounds from top-k log-probs beside exact entropies of another temperature."""
+    bounded = [run for run in runs if run.source == "top-k"]
+    other = [run for run in runs if run.source not in (None, "top-k") and run.temperatures != {1.0}]
+    if bounded and other:
+        given = ", ".join(f"{t:g}" for t in sorted(other[0].temperatures))
+        raise InputError(
+            f"The entropies of '{bounded[0].run}' are bounds from a server's log-probs, at temperature 1, and those of "
+            f"'{other[0].run}' exact at temperature {given}: explore them apart, or give --model and --temperature 1."
+        )
+
+
+def _check_problems(run: RunTraces, base: Sequence[Trace]) -> None:
+    """Refuses a base with other problems than the run: what is far from it may be another topic."""
+    here, there = {trace.problem_id for trace in run.traces}, {trace.problem_id for trace in base}
+    if here == there:
+        return
+    if not here & there:
+        raise InputError(
+            f"The base and the run '{run.run}' share no problem, so any of its sentences would be far from the base: "
+            "give samples of the base model on the same problems."
+        )
+    raise InputError(
+        f"The base lacks {len(here - there)} of the {len(here)} problems of the run '{run.run}', and has "
+        f"{len(there - here)} others: sentences about another problem are far from any base. Draw the same problems "
+        "of both, or pass --intersect to compare those that they share."
+    )
 
 
 def _scorer(options: ExploreOptions) -> Scorer | None:

@@ -1,32 +1,33 @@
-"""Whether marked units (tokens, sentences) have more entropy than others: effect, interval, null, matched controls.
+"""Whether marked units (tokens, sentences) have more entropy than others: effect, interval and p of one statistic.
 
-Units of a trace depend on each other, and traces of a problem too. So intervals resample problems (cluster bootstrap),
-and the null shifts the entropies of each trace circularly against its marks, which keeps the dependence inside the
-trace and the differences between traces.
+The difference is the coefficient of the mark in a regression of entropy, with a constant for each trace and each
+stratum in matched versions. Units of a trace depend on each other, and so do samples of a problem, so its standard
+error adds up scores by problem (CR2: Bell & McCaffrey 2002, Survey Methodology 28:169), with their degrees of freedom.
 
-Suffixes: N units, Q problems, S strata, R draws.
+Suffixes: N units, Q problems, S strata, T traces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import linalg, sparse, stats
 
 from forkwise.errors import InputError
-from forkwise.explore.results import Contrast, Estimate, Null
-from forkwise.passk.intervals import problem_weights
-from forkwise.progress import watch
+from forkwise.explore.findings import Contrast, Estimate
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
-_ENOUGH = 0.8  # of the draws must hold a marked unit; with fewer there is no interval
+FEWEST_MARKS, FEWEST_PROBLEMS = 10, 5
+"""With fewer marked units, or marks in fewer problems, no difference is given: intervals would not hold."""
+
+_ROUNDING = 1e-9  # nats, or a share: what is smaller is no difference
+_RIDGE = 1e-9  # of the largest stratum: constants of traces and strata are only known up to one number
 
 
 @dataclass(frozen=True)
@@ -63,231 +64,222 @@ class Resampling:
 
     level: float = 0.95
     resamples: int = 2000
-    """Bootstrap draws of problems, and circular shifts."""
+    """Placebo lexicons, permutations of prompts, and bootstrap draws of rarity."""
     seed: int = 0
 
 
-def contrast(
-    units: Units,
-    marked_N: BoolArray,
-    other_N: BoolArray,
-    *,
-    stratum_N: IntArray | None = None,
-    version: str = "raw",
-    strata: str = "",
-    resampling: Resampling | None = None,
-    null: bool = True,
-) -> Contrast | None:
-    """Compares the entropy of marked units with that of others; with strata, with the others of the same stratum.
-
-    Matched versions standardise directly: the difference is the mean over marked units of (own value - mean of the
-    others in its stratum), and the AUC the mean over marked units of the share of those others below it.
+class Design:
+    """The units of a comparison, and what is held equal between marked units and others.
 
     Args:
-        units: all units, also those that are neither.
-        marked_N, other_N: which are compared. Disjoint.
-        stratum_N: index of each unit's stratum; marked units in a stratum without others are left out.
-        null: also draw the circular shifts.
+        units: all units.
+        member_N: which of them are compared, marked or not.
+        stratum_N: index of each unit's stratum. With strata every trace has a constant of its own too; None holds
+            nothing equal.
+    """
+
+    def __init__(self, units: Units, member_N: BoolArray, stratum_N: IntArray | None = None) -> None:
+        self.member_N = member_N
+        self.matched = stratum_N is not None
+        self.value = units.value_N[member_N]
+        self.upper = None if units.upper_N is None else units.upper_N[member_N]
+        self.problem, self.problems = units.problem_N[member_N], units.problems
+        self.trace, self.stratum = (np.zeros(self.value.size, dtype=np.int64) for _ in range(2))
+        if stratum_N is not None and self.value.size:
+            self.trace = np.unique(units.trace_N[member_N], return_inverse=True)[1]
+            self.stratum = np.unique(stratum_N[member_N], return_inverse=True)[1]
+        traces, strata = int(self.trace.max(initial=0)) + 1, int(self.stratum.max(initial=0)) + 1
+        self.size_T = np.bincount(self.trace, minlength=traces).astype(np.float64)
+        self.cell_TS = sparse.csr_array(
+            (np.ones(self.value.size), (self.trace, self.stratum)), shape=(traces, strata), dtype=np.float64
+        )
+        between = (self.cell_TS.T @ self.cell_TS.multiply(1 / np.maximum(self.size_T, 1)[:, None])).toarray()
+        within_SS = np.diag(self.cell_TS.sum(axis=0)) - between
+        self._factor = linalg.cho_factor(within_SS + _RIDGE * max(1.0, within_SS.max()) * np.eye(strata))
+        self.left = self.residual(self.value)
+        """What the constants leave of the entropies."""
+
+    def residual(self, x: FloatArray) -> FloatArray:
+        """Takes from `x` what the constants of its trace and stratum explain (least squares)."""
+        trace_T, stratum_S = self._constants(x)
+        return x - trace_T[self.trace] - stratum_S[self.stratum]
+
+    def _constants(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+        mean_T = np.bincount(self.trace, x, minlength=self.size_T.size) / np.maximum(self.size_T, 1)
+        within_S = np.bincount(self.stratum, x - mean_T[self.trace], minlength=self.cell_TS.shape[1])
+        stratum_S: FloatArray = linalg.cho_solve(self._factor, within_S)
+        return mean_T - (self.cell_TS @ stratum_S) / np.maximum(self.size_T, 1), stratum_S
+
+    def ranks(self) -> FloatArray:
+        """Ranks each entropy in its trace, as a share of it, so that neither level nor spread of a trace matters."""
+        order = np.lexsort((self.value, self.trace))
+        changed = (np.diff(self.trace[order], prepend=-1) != 0) | (np.diff(self.value[order], prepend=np.nan) != 0)
+        tied = np.cumsum(changed) - 1  # equal entropies of a trace share their mean rank
+        first = (np.cumsum(self.size_T) - self.size_T)[self.trace[order]]
+        place = np.arange(self.value.size) - first + 0.5
+        mean = np.bincount(tied, place) / np.bincount(tied)
+        rank = np.empty(self.value.size)
+        rank[order] = mean[tied] / self.size_T[self.trace[order]]
+        return rank
+
+    def spread(self, in_trace_RT: FloatArray, in_stratum_RS: FloatArray) -> FloatArray:
+        """Sums the squares of what the constants leave of marks, `(R,)`, from their counts by trace and stratum."""
+        share_RT = in_trace_RT / np.maximum(self.size_T, 1)
+        within_RS = in_stratum_RS - share_RT @ self.cell_TS
+        explained_R = np.einsum("rs,sr->r", within_RS, linalg.cho_solve(self._factor, within_RS.T))
+        sum_R: FloatArray = in_trace_RT.sum(axis=1) - (share_RT * in_trace_RT).sum(axis=1) - explained_R
+        return sum_R
+
+
+def contrast(
+    design: Design,
+    marked_N: BoolArray,
+    *,
+    version: str = "raw",
+    strata: str = "",
+    level: float = 0.95,
+    auc: bool = True,
+) -> Contrast | None:
+    """Compares the entropy of marked units with that of the design's others.
+
+    Marked units whose trace or stratum has no others have no weight. Where all that are left are fewer than
+    `FEWEST_MARKS`, or stand in fewer than `FEWEST_PROBLEMS` problems, no difference is given.
+
+    Args:
+        version, strata: how the comparison is called, and what it holds equal.
+        level: of the intervals.
+        auc: also compute the AUC, which needs the ranks of all entropies.
 
     Returns:
         None if nothing is left on either side.
     """
-    resampling = resampling or Resampling()
-    stratum_N = np.zeros(units.value_N.size, dtype=np.int64) if stratum_N is None else stratum_N
-    total = int(marked_N.sum())
-    have = np.bincount(stratum_N[other_N], minlength=int(stratum_N.max(initial=0)) + 1)
-    want = np.bincount(stratum_N[marked_N], minlength=have.size)
-    a = marked_N & (have[stratum_N] > 0)
-    b = other_N & (want[stratum_N] > 0)
-    if not a.any() or not b.any():
+    marked = marked_N[design.member_N]
+    a = _supported(design, marked)
+    if not a.any():
         return None
-    weight_N = _weights(stratum_N, a, b)
-    value = units.value_N
-    mean_a, mean_b = float(value[a].mean()), float(-(weight_N * value)[b].sum())
-    placement_N = _placements(value, stratum_N, a, b)
-    identified = None
-    if units.upper_N is not None:
-        upper_a, upper_b = float(units.upper_N[a].mean()), float(-(weight_N * units.upper_N)[b].sum())
-        identified = (mean_a - upper_b, upper_a - mean_b)
-    return Contrast(
+    weight = design.residual(marked.astype(np.float64))
+    size_Q = _by_problem(design.problem, design.problems, weight**2)
+    size = float(size_Q.sum())
+    problems = int(np.unique(design.problem[a]).size)
+    b = ~marked & np.isin(design.stratum, design.stratum[a])
+    too_few = int(a.sum()) < FEWEST_MARKS or problems < FEWEST_PROBLEMS or size <= 0
+    found = Contrast(
         version=version,
         strata=strata,
         marked=int(a.sum()),
         others=int(b.sum()),
-        supported=float(a.sum() / total),
-        problems=int(np.unique(units.problem_N[a]).size),
-        mean_marked=mean_a,
-        mean_other=mean_b,
-        difference=_difference_interval(units, stratum_N, a, b, mean_a - mean_b, resampling),
-        auc=_auc_interval(units, placement_N, weight_N, a, b, resampling),
-        null=shift_null(units, weight_N, mean_a - mean_b, resampling) if null else None,
+        supported=float(a.sum() / marked.sum()),
+        problems=problems,
+        mean_marked=float(design.value[a].mean()),
+        too_few=too_few,
+    )
+    if too_few:
+        return found
+    difference = float(weight @ design.left) / size
+    score_Q = _by_problem(design.problem, design.problems, weight * (design.left - difference * weight))
+    estimate, p = cluster_t(difference, score_Q, size_Q, level)
+    identified = None
+    if design.upper is not None:
+        rising, falling = weight.clip(min=0) / size, weight.clip(max=0) / size
+        least = rising @ design.value + falling @ design.upper
+        identified = (float(least), float(rising @ design.upper + falling @ design.value))
+    return replace(
+        found,
+        mean_other=found.mean_marked - difference,
+        difference=estimate,
+        p=p,
+        auc=_auc(design, a, b, level) if auc else Estimate(None),
         identified=identified,
     )
 
 
-def _weights(stratum_N: IntArray, a: BoolArray, b: BoolArray) -> FloatArray:
-    """Gives the weights whose product with the values is the difference: 1/M if marked, -m_s/(M n_s) if another."""
-    m_S = np.bincount(stratum_N[a], minlength=int(stratum_N.max()) + 1)
-    n_S = np.bincount(stratum_N[b], minlength=m_S.size)
-    weight_N = np.zeros(stratum_N.size)
-    weight_N[a] = 1 / a.sum()
-    weight_N[b] = -(m_S / np.maximum(n_S, 1) / a.sum())[stratum_N[b]]
-    return weight_N
+def _supported(design: Design, marked: BoolArray) -> BoolArray:
+    """Says which marked units have others in their stratum, and in their trace."""
+    marks_T = np.bincount(design.trace, marked, minlength=design.size_T.size)
+    size_S = design.cell_TS.sum(axis=0)
+    marks_S = np.bincount(design.stratum, marked, minlength=size_S.size)
+    supported: BoolArray = marked & (marks_T < design.size_T)[design.trace] & (marks_S < size_S)[design.stratum]
+    return supported
 
 
-def _placements(value_N: FloatArray, stratum_N: IntArray, a: BoolArray, b: BoolArray) -> FloatArray:
+def _by_problem(problem: IntArray, problems: int, weights: FloatArray | None = None) -> FloatArray:
+    return np.bincount(problem, weights=weights, minlength=problems).astype(np.float64)
+
+
+def cluster_t(value: float, score_Q: FloatArray, size_Q: FloatArray, level: float) -> tuple[Estimate, float | None]:
+    """Returns an estimate that is linear in problems with its interval, and the two-sided p of zero.
+
+    Args:
+        value: the estimate, `sum of problems' contributions / sum of size_Q`.
+        score_Q: what each problem adds to the numerator beyond `value * size_Q`.
+        size_Q: each problem's part of the denominator; problems without any have no say.
+    """
+    share_Q = size_Q / max(float(size_Q.sum()), 1e-300)
+    if not _has_interval(share_Q):
+        return Estimate(value), None
+    squares = score_Q[share_Q > 0] ** 2 / (1 - share_Q[share_Q > 0])
+    error = float(np.sqrt(squares.sum()) / size_Q.sum())
+    if error <= _ROUNDING:  # every problem says the same
+        return t_interval(value, error, size_Q, level), float(abs(value) <= _ROUNDING)
+    p = float(2 * stats.t.sf(abs(value) / error, _freedom(share_Q)))
+    return t_interval(value, error, size_Q, level), p
+
+
+def t_interval(value: float, error: float, size_Q: FloatArray, level: float) -> Estimate:
+    """Returns an estimate with Student's interval for its standard error over problems of unequal size."""
+    share_Q = size_Q / max(float(size_Q.sum()), 1e-300)
+    if not _has_interval(share_Q):
+        return Estimate(value)
+    half = float(stats.t.ppf((1 + level) / 2, _freedom(share_Q))) * error
+    return Estimate(value, value - half, value + half)
+
+
+def _has_interval(share_Q: FloatArray) -> bool:
+    return int((share_Q > 0).sum()) >= 2 and float(share_Q.max()) < 1 - 1e-9
+
+
+def _freedom(share_Q: FloatArray) -> float:
+    """Returns the degrees of freedom of CR2 (Satterthwaite) for independent units: fewer if few weigh most."""
+    odds_Q = share_Q**2 / (1 - share_Q)
+    return 1 / float((share_Q**2).sum() + odds_Q.sum() ** 2 - (odds_Q**2).sum())
+
+
+def _auc(design: Design, a: BoolArray, b: BoolArray, level: float) -> Estimate:
+    """Returns the chance that a marked unit has more entropy than another; matched, a higher rank in its trace than
+    another of its stratum.
+
+    Its scores are the placement values of both sides, summed by problem (DeLong et al. 1988, Biometrics 44:837;
+    Obuchowski 1997, Biometrics 53:567).
+    """
+    value = design.ranks() if design.matched else design.value
+    marks_S = np.bincount(design.stratum[a], minlength=int(design.stratum.max()) + 1)
+    others_S = np.bincount(design.stratum[b], minlength=marks_S.size)
+    weight = np.where(a, 1.0, 0.0)
+    weight[b] = (marks_S / np.maximum(others_S, 1))[design.stratum[b]]
+    placement = _placements(value, design.stratum, a, b)
+    auc = float(placement[a].mean())
+    score_Q = _by_problem(design.problem, design.problems, weight * (placement - auc) * (a | b))
+    estimate, _ = cluster_t(auc, score_Q, _by_problem(design.problem[a], design.problems), level)
+    return bounded(estimate, 0.0, 1.0)
+
+
+def _placements(value: FloatArray, stratum: IntArray, a: BoolArray, b: BoolArray) -> FloatArray:
     """Places each unit in the other side of its stratum: a marked one by the share of others below it (ties half), an
     other one by the share of marked ones above it. Both average to the AUC, the second under the others' weights."""
-    placement_N = np.zeros(value_N.size)
     index = np.flatnonzero(a | b)
-    order = np.argsort(stratum_N[index], kind="stable")
-    index = index[order]
-    for stratum in np.split(index, np.flatnonzero(np.diff(stratum_N[index])) + 1):
-        is_a = a[stratum]
-        m, n = int(is_a.sum()), int((~is_a).sum())
-        if m == 0 or n == 0:
-            continue
-        ranks = stats.rankdata(value_N[stratum])
-        placement_N[stratum[is_a]] = (ranks[is_a] - stats.rankdata(value_N[stratum[is_a]])) / n
-        marked_below = (ranks[~is_a] - stats.rankdata(value_N[stratum[~is_a]])) / m  # marked units below an other one
-        placement_N[stratum[~is_a]] = 1 - marked_below
-    return placement_N
-
-
-def _by_problem(problem_N: IntArray, q: int, weights: FloatArray | None = None) -> FloatArray:
-    return np.bincount(problem_N, weights=weights, minlength=q).astype(np.float64)
-
-
-def _drawn(problems: int, resampling: Resampling) -> Iterator[FloatArray]:
-    """Draws the weights of problems, `(R, Q)` at a time, and shows how many draws are done."""
-    drawn: list[int] = []
-    blocks = problem_weights(problems, resampling.resamples, resampling.seed)
-    for w_RQ in watch(blocks, "drawing problems", "draws", resampling.resamples, lambda: sum(drawn)):
-        yield w_RQ
-        drawn.append(len(w_RQ))
-
-
-def _interval(value: float, draws: FloatArray, level: float) -> Estimate:
-    """Takes percentiles: for ratios over unequal problems, BCa covers less (benchmarks/explore_intervals.py)."""
-    draws = draws[np.isfinite(draws)]
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, float(low), float(high))
-
-
-def _difference_interval(
-    units: Units, stratum_N: IntArray, a: BoolArray, b: BoolArray, value: float, resampling: Resampling
-) -> Estimate:
-    """Bootstraps the (matched) difference over problems; strata without support drop out of a draw."""
-    q = units.problems
-    if q < 2:
-        return Estimate(value)
-    used, compact = np.unique(stratum_N[a], return_inverse=True)
-    s = used.size
-    lookup = np.full(int(stratum_N.max()) + 1, -1)
-    lookup[used] = np.arange(s)
-    sums: list[FloatArray] = []
-    for side, stratum in ((a, compact), (b, lookup[stratum_N[b]])):
-        cell = units.problem_N[side] * s + stratum
-        sums += [_by_problem(cell, q * s, weights).reshape(q, s) for weights in (None, units.value_N[side])]
-    draws = []
-    for w_RQ in _drawn(q, resampling):
-        count_a, sum_a, count_b, sum_b = (w_RQ @ x_QS for x_QS in sums)
-        supported = (count_a > 0) & (count_b > 0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            gap = np.where(supported, sum_a - count_a * sum_b / count_b, 0.0)
-            draws.append(gap.sum(axis=1) / np.where(supported, count_a, 0.0).sum(axis=1))
-    drawn = np.concatenate(draws)
-    if np.isfinite(drawn).mean() < _ENOUGH:
-        return Estimate(value)
-    return _interval(value, drawn, resampling.level)
-
-
-def _auc_interval(
-    units: Units, placement_N: FloatArray, weight_N: FloatArray, a: BoolArray, b: BoolArray, resampling: Resampling
-) -> Estimate:
-    """Bootstraps the AUC from the placement values of both sides, summed by problem.
-
-    DeLong et al. 1988 (Biometrics 44:837) with the clusters of Obuchowski 1997 (Biometrics 53:567), drawn instead of
-    assumed normal: AUC* = mean* of the marked placements + weighted mean* of the others' - AUC.
-    """
-    value = float(placement_N[a].mean())
-    q = units.problems
-    if q < 2:
-        return Estimate(value)
-    m_Q = _by_problem(units.problem_N[a], q)
-    v_Q = _by_problem(units.problem_N[a], q, placement_N[a])
-    c_Q = _by_problem(units.problem_N[b], q, -weight_N[b])
-    u_Q = _by_problem(units.problem_N[b], q, -weight_N[b] * placement_N[b])
-    draws = []
-    for w_RQ in _drawn(q, resampling):
-        with np.errstate(invalid="ignore", divide="ignore"):
-            draws.append((w_RQ @ v_Q) / (w_RQ @ m_Q) + (w_RQ @ u_Q) / (w_RQ @ c_Q) - value)
-    drawn = np.concatenate(draws)
-    if np.isfinite(drawn).mean() < _ENOUGH:
-        return Estimate(value)
-    return _interval(value, np.clip(drawn, 0.0, 1.0), resampling.level)
-
-
-def shift_null(units: Units, weight_N: FloatArray, observed: float, resampling: Resampling) -> Null:
-    """Draws the statistic `sum weight_N value_N` with each trace's values shifted circularly by a random amount.
-
-    p is two-sided about the mean over all shifts, which is known exactly: it is not 0 where marks are more frequent in
-    traces of high entropy. The smallest p is 1 / (draws + 1).
-    """
-    rng = np.random.default_rng([resampling.seed, 2])
-    drawn = np.zeros(resampling.resamples)
-    centre = 0.0
-    for rows in watch(trace_slices(units.trace_N), "shifting traces", "traces"):
-        weight, value = weight_N[rows], units.value_N[rows]
-        if not weight.any():
-            continue
-        centre += float(weight.sum() * value.mean())
-        # correlation[s] = sum_t weight[t] value[(t + s) mod T]
-        correlation = np.fft.irfft(np.fft.rfft(weight).conj() * np.fft.rfft(value), value.size)
-        drawn += correlation[rng.integers(0, value.size, size=drawn.size)]
-    return _null(drawn, centre, observed)
-
-
-def _null(drawn: FloatArray, centre: float, observed: float) -> Null:
-    scale = max(1.0, abs(observed), abs(centre))
-    extreme = int((np.abs(drawn - centre) >= abs(observed - centre) - 1e-9 * scale).sum())
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Null(centre, float(low), float(high), (1 + extreme) / (drawn.size + 1), drawn.size)
-
-
-def trace_slices(trace_N: IntArray) -> list[slice]:
-    """Returns the rows of each trace."""
-    if trace_N.size == 0:
-        return []
-    edges = [0, *(np.flatnonzero(np.diff(trace_N)) + 1).tolist(), trace_N.size]
-    return [slice(first, last) for first, last in pairwise(edges)]
-
-
-def entry_null(units: Units, marked: IntArray, resampling: Resampling) -> Null:
-    """Draws `shift_null` for few marked units (their indices) against all others, at a cost that grows with them."""
-    rng = np.random.default_rng([resampling.seed, 3])
-    n, m = units.value_N.size, marked.size
-    total = float(units.value_N.sum())
-    slices = trace_slices(units.trace_N)
-    start = np.array([rows.start for rows in slices])
-    length = np.array([rows.stop - rows.start for rows in slices])
-    of_trace = np.searchsorted(start, marked, side="right") - 1
-    traces, inverse = np.unique(of_trace, return_inverse=True)
-    sums = np.empty(resampling.resamples)
-    block = max(1, (1 << 22) // max(m, 1))
-    for first in range(0, sums.size, block):
-        r = min(block, sums.size - first)
-        shift = rng.integers(0, length[traces], size=(r, traces.size))[:, inverse]
-        shifted = start[of_trace] + (marked - start[of_trace] + shift) % length[of_trace]
-        sums[first : first + r] = units.value_N[shifted].sum(axis=1)
-    mean_T = np.add.reduceat(units.value_N, start) / length
-    centre = float(mean_T[of_trace].sum())
-
-    def gap(marked_sum: FloatArray | float) -> FloatArray | float:
-        return marked_sum / m - (total - marked_sum) / max(n - m, 1)
-
-    observed = gap(float(units.value_N[marked].sum()))
-    return _null(np.asarray(gap(sums)), float(gap(centre)), float(observed))
+    index = index[np.lexsort((value[index], stratum[index]))]
+    is_a, in_stratum = a[index], np.unique(stratum[index], return_inverse=True)[1]
+    changed = np.diff(in_stratum, prepend=-1) != 0
+    tie = np.cumsum(changed | (np.diff(value[index], prepend=np.nan) != 0)) - 1
+    placement = np.zeros(value.size)
+    for side, flip in ((is_a, False), (~is_a, True)):
+        of_stratum = np.bincount(in_stratum, ~side)
+        of_tie = np.bincount(tie, ~side)
+        below_tie = np.cumsum(of_tie) - of_tie
+        below = below_tie[tie] + of_tie[tie] / 2 - (np.cumsum(of_stratum) - of_stratum)[in_stratum]
+        share = below / np.maximum(of_stratum, 1)[in_stratum]
+        placement[index[side]] = (1 - share if flip else share)[side]
+    return placement
 
 
 def benjamini_hochberg(p: Sequence[float]) -> list[float]:
@@ -295,26 +287,41 @@ def benjamini_hochberg(p: Sequence[float]) -> list[float]:
     return [float(q) for q in stats.false_discovery_control(np.asarray(p))] if p else []
 
 
-def share_interval(
-    hit_N: BoolArray, member_N: BoolArray, problem_N: IntArray, problems: int, resampling: Resampling
-) -> Estimate:
+def share_interval(hit_N: BoolArray, member_N: BoolArray, problem_N: IntArray, problems: int, level: float) -> Estimate:
     """Returns the share of members that are hits, with its interval over problems; None without members."""
-    if not member_N.any():
-        return Estimate(None)
-    return mean_interval(hit_N[member_N].astype(np.float64), problem_N[member_N], problems, resampling)
+    hits = hit_N[member_N].astype(np.float64)
+    return mean_interval(hits, problem_N[member_N], problems, level, within=(0.0, 1.0))
 
 
-def mean_interval(value_N: FloatArray, problem_N: IntArray, problems: int, resampling: Resampling) -> Estimate:
-    """Returns the mean over units with its interval over problems."""
+def mean_interval(
+    value_N: FloatArray,
+    problem_N: IntArray,
+    problems: int,
+    level: float,
+    *,
+    within: tuple[float, float] = (-np.inf, np.inf),
+) -> Estimate:
+    """Returns the mean over units with its interval over problems, which ends where values can."""
     if value_N.size == 0:
         return Estimate(None)
     value = float(value_N.mean())
-    if problems < 2:
-        return Estimate(value)
-    count_Q, sum_Q = _by_problem(problem_N, problems), _by_problem(problem_N, problems, value_N)
-    draws = []
-    for w_RQ in _drawn(problems, resampling):
-        with np.errstate(invalid="ignore", divide="ignore"):
-            draws.append((w_RQ @ sum_Q) / (w_RQ @ count_Q))
-    drawn = np.concatenate(draws)
-    return _interval(value, drawn, resampling.level) if np.isfinite(drawn).mean() >= _ENOUGH else Estimate(value)
+    size_Q = _by_problem(problem_N, problems)
+    score_Q = _by_problem(problem_N, problems, value_N - value)
+    return bounded(cluster_t(value, score_Q, size_Q, level)[0], *within)
+
+
+def difference_interval(
+    a_N: FloatArray, problem_a: IntArray, b_M: FloatArray, problem_b: IntArray, problems: int, level: float
+) -> Estimate:
+    """Returns the mean of `a_N` minus that of `b_M`, with its interval over the problems that both are of."""
+    mean_a, mean_b = float(a_N.mean()), float(b_M.mean())
+    score_Q = _by_problem(problem_a, problems, a_N - mean_a)
+    score_Q -= _by_problem(problem_b, problems, b_M - mean_b) * (a_N.size / b_M.size)
+    return cluster_t(mean_a - mean_b, score_Q, _by_problem(problem_a, problems), level)[0]
+
+
+def bounded(estimate: Estimate, least: float, most: float) -> Estimate:
+    """Ends an interval where the number itself cannot be beyond."""
+    if estimate.low is None or estimate.high is None:
+        return estimate
+    return Estimate(estimate.value, max(estimate.low, least), min(estimate.high, most))

@@ -27,7 +27,7 @@ from scipy.special import logsumexp
 
 from forkwise.errors import InputError
 from forkwise.explore.contrast import FloatArray, IntArray, Resampling, mean_interval
-from forkwise.explore.results import Dependence, Retrieval
+from forkwise.explore.findings import Dependence, Retrieval
 from forkwise.folders import whole_file
 
 _SATURATED = 0.95  # of log N
@@ -84,13 +84,13 @@ def write_cross(path: Path, cross: CrossLogprobs) -> None:
 def from_cross(cross: CrossLogprobs, resampling: Resampling | None = None) -> Dependence:
     """Estimates the mutual information of responses and prompts, its parts, and whether it is more than chance.
 
-    The interval resamples prompts (the columns stay). p permutes which prompt belongs to which group of responses.
+    The interval is over prompts (the columns stay). p permutes which prompt belongs to which group of responses.
     """
     resampling = resampling or Resampling()
     n = cross.logprob_MN.shape[1]
     matched_M = cross.logprob_MN[np.arange(cross.own_M.size), cross.own_M]
     marginal_M = logsumexp(cross.logprob_MN, axis=1) - math.log(n)
-    information = mean_interval(matched_M - marginal_M, cross.own_M, n, resampling)
+    information = mean_interval(matched_M - marginal_M, cross.own_M, n, resampling.level)
     assert information.value is not None
     p, retrieval_p = _permuted(cross.logprob_MN - marginal_M[:, None], cross.own_M, resampling)
     return Dependence(
@@ -104,6 +104,7 @@ def from_cross(cross: CrossLogprobs, resampling: Resampling | None = None) -> De
         p=p,
         retrieval_p=retrieval_p,
         permutations=resampling.resamples,
+        smallest_p=_smallest_p(n, resampling),
         entropy=float(-marginal_M.mean()),
         conditional_entropy=float(-matched_M.mean()),
     )
@@ -130,7 +131,7 @@ def from_texts(prompts: Sequence[str], responses: Sequence[str], resampling: Res
     own_M = np.array([number[prompt] for prompt in prompts])
     similarity_MN = _tfidf_cosine(responses, distinct)
     gain_M = _info_nce(similarity_MN, own_M)
-    information = mean_interval(gain_M, own_M, n, resampling)
+    information = mean_interval(gain_M, own_M, n, resampling.level)
     assert information.value is not None
     p, retrieval_p = _permuted(similarity_MN, own_M, resampling)
     return Dependence(
@@ -144,6 +145,7 @@ def from_texts(prompts: Sequence[str], responses: Sequence[str], resampling: Res
         p=p,
         retrieval_p=retrieval_p,
         permutations=resampling.resamples,
+        smallest_p=_smallest_p(n, resampling),
     )
 
 
@@ -154,9 +156,10 @@ def _retrieval(score_MN: FloatArray, own_M: IntArray, resampling: Resampling) ->
     own_score = score_MN[np.arange(own_M.size), own_M][:, None]
     better_M, equal_M = (score_MN > own_score).sum(axis=1), (score_MN == own_score).sum(axis=1)
     return [
-        Retrieval(k, mean_interval(np.clip((k - better_M) / equal_M, 0.0, 1.0), own_M, n, resampling), k / n)
+        Retrieval(k, mean_interval(hit_M, own_M, n, resampling.level, within=(0.0, 1.0)), k / n)
         for k in _KS
         if k < n
+        for hit_M in [np.clip((k - better_M) / equal_M, 0.0, 1.0)]
     ]
 
 
@@ -179,6 +182,12 @@ def _permuted(score_MN: FloatArray, own_M: IntArray, resampling: Resampling) -> 
         as_large += float(sum_NN[rows, dealt].sum()) >= observed - 1e-9 * abs(observed)
         as_many += float(hit_NN[rows, dealt].sum()) >= hits - 1e-9
     return (1 + as_large) / (resampling.resamples + 1), (1 + as_many) / (resampling.resamples + 1)
+
+
+def _smallest_p(n: int, resampling: Resampling) -> float:
+    """Returns what p would be if only the true order of the prompts gave as much: of n! orders, or of those drawn."""
+    orders = math.factorial(n) if n < 20 else math.inf
+    return 1 / (resampling.resamples + 1) + (1 - 1 / (resampling.resamples + 1)) / orders
 
 
 def _info_nce(similarity_MN: FloatArray, own_M: IntArray) -> FloatArray:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forkwise.explore.lexicon import Lexicon, ReflectivePatterns, load_lexicon, load_reflective
-from forkwise.explore.sentences import Span, split_sentences
+from forkwise.explore.sentences import Span, ends_whole, split_sentences
 from forkwise.explore.spans import MisfitError, first_token, token_spans, tokens_in
 from forkwise.passk.diversity import repetition_rate
 
@@ -28,11 +28,13 @@ class BehaviourCounter:
         decode: token ids to text, special tokens left out.
         decode_one: one token id to its text.
         breaks: words that begin a sentence besides punctuation.
+        end: id that ends a completion; one without it was cut off, and the sentence that it began is left out.
     """
 
     decode: Callable[[Sequence[int]], str]
     decode_one: Callable[[int], str]
     breaks: Sequence[str] = ()
+    end: int | None = None
     lexicon: Lexicon = field(default_factory=load_lexicon)
     reflective: ReflectivePatterns = field(default_factory=load_reflective)
     _texts: dict[int, str] = field(default_factory=dict)
@@ -42,6 +44,8 @@ class BehaviourCounter:
         text = self.decode(ids)
         matches = self.lexicon.matches(text)
         sentences = split_sentences(text, self.breaks)
+        if self.end is not None and (not ids or ids[-1] != self.end) and not ends_whole(text):
+            sentences = sentences[:-1]
         marked = [i for i, s in enumerate(sentences) if self.reflective.names(text[s.start : s.end])]
         total = dict.fromkeys(TOTALS, 0.0)
         total |= {
@@ -57,7 +61,7 @@ class BehaviourCounter:
             first_tokens = first_token(spans, [Span(m.start, m.end) for m in matches])
             pivotal = np.zeros(len(ids), dtype=bool)
             pivotal[first_tokens[first_tokens >= 0]] = True
-            owner = tokens_in(spans, sentences)
+            owner = tokens_in(spans, sentences, text)
             size = np.bincount(owner[owner >= 0], minlength=len(sentences))
             sums = np.bincount(owner[owner >= 0], weights=entropies[owner >= 0], minlength=len(sentences))
             measured = [i for i in marked if size[i]]

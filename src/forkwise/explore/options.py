@@ -13,6 +13,7 @@ class ExploreOptions:
 
     samples: Annotated[list[Path], "The same, named; once for each table."] = field(default_factory=list)
     base: Annotated[Path | None, "Table of the base model: which sentences are rare."] = None
+    intersect: Annotated[bool, "With --base: look at the problems that both have."] = False
     out: Annotated[Path | None, "Folder for explore.json, and for what --model computes."] = None
     model: Annotated[str | None, "Hub id, folder or 'embedded': compute exact entropies."] = None
     temperature: Annotated[float | None, "Of those entropies (default: each sample's own)."] = None
@@ -30,8 +31,8 @@ class ExploreOptions:
     rare: Annotated[float, "Share of sentences that count as rare."] = 0.1
     max_sentences: Annotated[int, "Distinct sentences per model; more: a draw.", {"min": 100}] = 50_000
     level: Annotated[float, "Coverage of the intervals."] = 0.95
-    resamples: Annotated[int, "Resamples and circular shifts.", {"min": 100, "max": 1_000_000}] = 2000
-    seed: Annotated[int, "Seed of the resamples.", {"min": 0}] = 0
+    resamples: Annotated[int, "Placebo lexicons, permutations, draws of rarity.", {"min": 100, "max": 1_000_000}] = 2000
+    seed: Annotated[int, "Seed of these draws.", {"min": 0}] = 0
     device: Annotated[str, "cpu, cuda, cuda:1, ..."] = "auto"
     dtype: Annotated[str, "float32, bfloat16 or float16."] = "auto"
     token_budget: Annotated[int, "Tokens of a batch of --model, padding included."] = 16_384

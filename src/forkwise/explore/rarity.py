@@ -25,16 +25,18 @@ from forkwise.explore.contrast import (
     FloatArray,
     IntArray,
     Resampling,
-    Units,
-    contrast,
-    mean_interval,
+    bounded,
+    difference_interval,
     share_interval,
+    t_interval,
 )
 from forkwise.explore.encoders import Encoder
+from forkwise.explore.findings import Estimate, Histogram, RareGroup, Rarity, SentenceSpan
 from forkwise.explore.lexicon import Lexicon, ReflectivePatterns
 from forkwise.explore.neighbours import mean_distances
-from forkwise.explore.results import Estimate, Histogram, RareGroup, Rarity, SentenceSpan
 from forkwise.explore.traces import Trace
+from forkwise.passk.intervals import problem_weights
+from forkwise.progress import watch
 
 _LENGTH_BINS = 8
 _LEAST_IN_BIN = 40  # base sentences in a bin; with fewer, its quantile means little
@@ -120,6 +122,8 @@ def rarity(
 ) -> tuple[Rarity, set[str]]:
     """Finds sentences of `traces` that are far from those of `base`, and how far base sentences are from each other.
 
+    Only problems that both have are looked at: sentences about something else are far from any base.
+
     Args:
         limit: most distinct sentences of each model; more are drawn from at random.
 
@@ -130,12 +134,14 @@ def rarity(
         InputError: too few sentences in the base, or in the traces.
     """
     resampling = resampling or Resampling()
-    problems = sorted({trace.problem_id for trace in [*traces, *base]})
+    shared = {trace.problem_id for trace in traces} & {trace.problem_id for trace in base}
+    if not shared:
+        raise InputError("Rarity needs problems that the run and the base share, and there is none.")
+    traces, base = ([trace for trace in side if trace.problem_id in shared] for side in (traces, base))
+    problems = sorted(shared)
     problem_of = {problem: i for i, problem in enumerate(problems)}
     shuffled = np.random.default_rng([resampling.seed, 4]).permutation(len(problems))
-    # Problems of the base alternate, so that both halves have as many.
-    in_base = {trace.problem_id for trace in base}
-    order = sorted(problems, key=lambda p: (p not in in_base, shuffled[problem_of[p]]))
+    order = sorted(problems, key=lambda p: int(shuffled[problem_of[p]]))
     fold_of_problem = {problem: i % 2 for i, problem in enumerate(order)}
     unit = _fold_unit(base)
     pool = _pool(traces, _folds(traces, unit, fold_of_problem), problem_of, limit, resampling.seed)
@@ -150,12 +156,34 @@ def rarity(
     vectors = _encode(encoder, base_pool.texts, *references, pool.texts)
     distance_N = _distances(pool, references, vectors, k)
     null_N = _distances(base_pool, references, vectors, k)
-    rare_sets = _definitions(distance_N, null_N, pool.words_N, base_pool.words_N, quantile)
+    null = Null(null_N, base_pool.problem_N, quantile)
+    bin_N, bin_M = _length_bins(pool.words_N, base_pool.words_N)
+    one_N, one_M = np.zeros_like(bin_N), np.zeros_like(bin_M)
+    rare_sets = {
+        f"top {round(100 * (1 - quantile), 1):g} %": distance_N > np.quantile(distance_N, quantile),
+        "beyond the null": null.beyond(distance_N, one_N, one_M),
+        "beyond the null of its length": null.beyond(distance_N, bin_N, bin_M),
+    }
+    intervals = [
+        None,
+        *(
+            null.interval(
+                *(distance_N, pool.problem_N, own, base_own, len(problems)),
+                resamples=resampling.resamples,
+                seed=resampling.seed,
+                level=resampling.level,
+            )
+            for own, base_own in ((one_N, one_M), (bin_N, bin_M))
+        ),
+    ]
     marks = _Marks(
         np.array([bool(reflective.names(text)) for text in pool.texts]),
         np.array([bool(lexicon.matches(text)) for text in pool.texts]),
     )
-    groups = [_group(name, rare_N, pool, marks, len(problems), resampling) for name, rare_N in rare_sets.items()]
+    groups = [
+        _group(name, rare_N, share, pool, marks, len(problems), resampling.level)
+        for (name, rare_N), share in zip(rare_sets.items(), intervals, strict=True)
+    ]
     farthest_N, *_, controlled_N = rare_sets.values()
     edges = np.linspace(0.0, float(max(distance_N.max(), null_N.max())) + 1e-9, 41)
     farthest = np.argsort(-distance_N, kind="stable")[:30]
@@ -167,11 +195,14 @@ def rarity(
         distinct=len(pool.texts),
         base_sentences=base_pool.occurrences,
         base_distinct=len(base_pool.texts),
+        problems=len(problems),
         reference=size,
         folds=unit,
         mean_distance=float(distance_N.mean()),
         base_mean_distance=float(null_N.mean()),
-        difference=_gap(distance_N, pool.problem_N, null_N, base_pool.problem_N, len(problems), resampling),
+        difference=difference_interval(
+            *(distance_N, pool.problem_N, null_N, base_pool.problem_N, len(problems), resampling.level)
+        ),
         auc=_auc(distance_N, null_N),
         distances=_histogram(distance_N, edges),
         base_distances=_histogram(null_N, edges),
@@ -218,20 +249,68 @@ def _distances(
     return distance_N
 
 
-def _definitions(
-    distance_N: FloatArray, null_M: FloatArray, words_N: FloatArray, null_words_M: FloatArray, quantile: float
-) -> dict[str, BoolArray]:
-    """Returns which sentences are rare by each of the three definitions."""
-    percent = round(100 * (1 - quantile), 1)
-    beyond = np.full(distance_N.size, np.nan)
-    bin_N, bin_M = _length_bins(words_N, null_words_M)
-    for b in np.unique(bin_M):
-        beyond[bin_N == b] = np.quantile(null_M[bin_M == b], quantile)
-    return {
-        f"top {percent:g} %": distance_N > np.quantile(distance_N, quantile),
-        "beyond the null": distance_N > np.quantile(null_M, quantile),
-        "beyond the null of its length": distance_N > beyond,
-    }
+@dataclass(frozen=True)
+class Null:
+    """Distances of base sentences from the base, whose quantile says what is rare.
+
+    A sentence like these lies beyond the value of rank `quantile * (size + 1)` in a share `1 - quantile` of cases;
+    between two ranks it is interpolated. In each bin the quantile is its own.
+    """
+
+    distance_M: FloatArray
+    problem_M: IntArray
+    quantile: float
+
+    def beyond(self, distance_N: FloatArray, bin_N: IntArray, bin_M: IntArray) -> BoolArray:
+        """Says which sentences lie beyond the null of their bin."""
+        threshold_N = np.full(distance_N.size, np.inf)
+        for b in np.unique(bin_M):
+            threshold_N[bin_N == b] = np.quantile(self.distance_M[bin_M == b], self.quantile, method="weibull")
+        return distance_N > threshold_N
+
+    def interval(
+        self,
+        distance_N: FloatArray,
+        problem_N: IntArray,
+        bin_N: IntArray,
+        bin_M: IntArray,
+        problems: int,
+        *,
+        resamples: int,
+        seed: int,
+        level: float,
+    ) -> Estimate:
+        """Returns the share of sentences beyond, with an interval that draws the problems of both models at once."""
+        value = float(self.beyond(distance_N, bin_N, bin_M).mean())
+        size_Q = np.bincount(problem_N, minlength=problems).astype(np.float64)
+        tables = []
+        for b in np.unique(bin_M):
+            null, place = np.unique(self.distance_M[bin_M == b], return_inverse=True)
+            below_QV = _counts(self.problem_M[bin_M == b], place, problems, null.size).cumsum(axis=1)
+            own = bin_N == b
+            # Of each value of the null: how many sentences of a problem lie beyond it.
+            above = np.searchsorted(null, distance_N[own], side="left")
+            at_QV = _counts(problem_N[own], above, problems, null.size + 1)
+            tables.append((below_QV, at_QV[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]))
+        drawn: list[FloatArray] = []
+        blocks = problem_weights(problems, resamples, seed)
+        for share_RQ in watch(blocks, "drawing problems", "draws", resamples, lambda: sum(d.size for d in drawn)):
+            w_RQ = share_RQ * problems
+            beyond_R = np.zeros(len(w_RQ))
+            for below_QV, beyond_QV in tables:
+                below_RV = w_RQ @ below_QV
+                rank_R = self.quantile * (below_RV[:, -1] + 1)
+                at_R = np.minimum((below_RV < rank_R[:, None] - 1e-9).sum(axis=1), below_RV.shape[1] - 1)
+                beyond_R += (w_RQ * beyond_QV[:, at_R].T).sum(axis=1)
+            size_R = w_RQ @ size_Q
+            drawn.append(beyond_R[size_R > 0] / size_R[size_R > 0])
+        error = float(np.concatenate(drawn).std()) * float(np.sqrt(problems / max(problems - 1, 1)))
+        return bounded(t_interval(value, error, size_Q, level), 0.0, 1.0)
+
+
+def _counts(row: IntArray, column: IntArray, rows: int, columns: int) -> FloatArray:
+    cells = np.bincount(row * columns + column, minlength=rows * columns)
+    return cells.reshape(rows, columns).astype(np.float64)
 
 
 def _length_bins(words_N: FloatArray, null_words_M: FloatArray) -> tuple[IntArray, IntArray]:
@@ -249,17 +328,17 @@ class _Marks:
 
 
 def _group(
-    name: str, rare_N: BoolArray, pool: _Pool, marks: _Marks, problems: int, resampling: Resampling
+    name: str, rare_N: BoolArray, whole: Estimate | None, pool: _Pool, marks: _Marks, problems: int, level: float
 ) -> RareGroup:
     words_N = pool.words_N
 
     def share(mark_N: BoolArray, member_N: BoolArray) -> Estimate:
-        return share_interval(mark_N, member_N, pool.problem_N, problems, resampling)
+        return share_interval(mark_N, member_N, pool.problem_N, problems, level)
 
     return RareGroup(
         definition=name,
         sentences=int(rare_N.sum()),
-        share=mean_interval(rare_N.astype(np.float64), pool.problem_N, problems, resampling),
+        share=whole or Estimate(float(rare_N.mean())),
         mean_words=float(words_N[rare_N].mean()) if rare_N.any() else float("nan"),
         rest_mean_words=float(words_N[~rare_N].mean()) if (~rare_N).any() else float("nan"),
         reflective=share(marks.reflective_N, rare_N),
@@ -267,18 +346,6 @@ def _group(
         pivotal=share(marks.pivotal_N, rare_N),
         rest_pivotal=share(marks.pivotal_N, ~rare_N),
     )
-
-
-def _gap(
-    a_N: FloatArray, problem_a: IntArray, b_M: FloatArray, problem_b: IntArray, problems: int, resampling: Resampling
-) -> Estimate:
-    """Returns the difference of means, with both pools resampled by the same problems."""
-    marked = np.concatenate([np.ones(a_N.size, dtype=bool), np.zeros(b_M.size, dtype=bool)])
-    problem_N = np.concatenate([problem_a, problem_b])
-    units = Units(np.concatenate([a_N, b_M]), problem_N, np.arange(marked.size))
-    distance_contrast = contrast(units, marked, ~marked, resampling=resampling, null=False)
-    assert distance_contrast is not None
-    return distance_contrast.difference
 
 
 def _auc(a_N: FloatArray, b_M: FloatArray) -> float:

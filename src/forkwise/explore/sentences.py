@@ -23,6 +23,7 @@ class Span(NamedTuple):
 
 _PROTECTED = re.compile(
     r"```.*?(?:```|\Z)"
+    r"|\\begin\{(?P<environment>\w+\*?)\}.*?\\end\{(?P=environment)\}"
     r"|\$\$.+?\$\$"
     r"|\\\[.+?\\\]"
     r"|\\\(.+?\\\)"
@@ -33,10 +34,13 @@ _PROTECTED = re.compile(
 _TAG = re.compile(r"</?(?:think|thinking|answer|reasoning)>", re.IGNORECASE)
 _LINE = re.compile(r"[ \t]*\r?\n\s*")
 _END = re.compile(r"(?P<mark>[.!?]+|…)(?P<close>[\"'”’)\]*_]*)(?P<gap>\s+)(?P<next>\S)")
+_WIDE_END = re.compile(r"[。！？]+[”’」』）]*\s*(?=\S)")  # no blank follows these
+_WHOLE = re.compile(r"(?:[.!?…。！？][\"'”’)\]*_」』）]*|\$\$|\\\]|\n)\s*\Z|</\w+>\s*\Z")
 _ABBREVIATION = re.compile(
     r"(?<!\w)(?:e\.?g|i\.?e|etc|vs|cf|approx|resp|w\.r\.t|w\.l\.o\.g|s\.t|viz|ca|dr|mr|mrs|ms|prof|st|jr|a\.m|p\.m)$",
     re.IGNORECASE,
 )
+_MAY_END = re.compile(r"(?<!\w)(?:etc|a\.m|p\.m)$", re.IGNORECASE)  # abbreviations that a sentence often ends with
 _NUMBERED = re.compile(r"(?<!\w)(?:eq|eqs|eqn|fig|figs|no|nos|sec|ch|thm|prop|def|p|pp)$", re.IGNORECASE)
 _ITEM = re.compile(r"(?:^|\n)[ \t>*_#-]*(?:\(?\d{1,3}|\(?[a-zA-Z]|[ivxIVX]{1,4})$")
 _OPENS = frozenset("\"'“‘([$\\*_#-<")
@@ -63,6 +67,7 @@ def split_sentences(text: str, breaks: Sequence[str] = ()) -> list[Span]:
     for match in _END.finditer(text):
         if not inside(match.start()) and _ends(text, match):
             borders.add(match.start("next"))
+    borders |= {match.end() for match in _WIDE_END.finditer(text) if not inside(match.start())}
     tags = [match.span() for match in _TAG.finditer(text)]
     for start, end in tags:
         borders |= {start, end}
@@ -71,6 +76,11 @@ def split_sentences(text: str, breaks: Sequence[str] = ()) -> list[Span]:
         borders |= {match.start() for match in re.finditer(rf"(?<!\w)(?:{words})(?!\w)", text, re.IGNORECASE)}
     cuts = sorted({0, *borders, len(text)})
     return [span for pair in pairwise(cuts) if (span := _trim(text, *pair, tags))]
+
+
+def ends_whole(text: str) -> bool:
+    """Whether a text ends where a sentence can: behind a full stop or the like, a formula, a line or a tag."""
+    return _WHOLE.search(text) is not None
 
 
 def _trim(text: str, start: int, end: int, tags: Sequence[tuple[int, int]]) -> Span | None:
@@ -99,6 +109,8 @@ def _ends(text: str, match: re.Match[str]) -> bool:
         return False
     if _NUMBERED.search(before) and match["close"] == "" and (after.isdigit() or after in "($\\"):
         return False
+    if after.isupper() and _MAY_END.search(before):
+        return True
     return match["close"] != "" or _ABBREVIATION.search(before) is None
 
 

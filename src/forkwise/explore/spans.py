@@ -112,20 +112,24 @@ def first_token(spans: Sequence[Span], pieces: Sequence[Span]) -> IntArray:
     return first
 
 
-def tokens_in(spans: Sequence[Span], pieces: Sequence[Span]) -> IntArray:
+def tokens_in(spans: Sequence[Span], pieces: Sequence[Span], text: str) -> IntArray:
     """Finds the piece of the text in which each token begins, white space aside, `(tokens,)`: its index, or -1.
 
-    `pieces` are in order and do not overlap.
+    Args:
+        pieces: in order, not overlapping.
+        text: what the spans are of.
     """
     owner = np.full(len(spans), -1, dtype=np.int64)
     if not pieces:
         return owner
     starts = np.array([piece.start for piece in pieces])
     ends = np.array([piece.end for piece in pieces])
-    # A token that begins with the blank in front of a sentence belongs to it, so its last character decides.
-    last_character = np.array([span.end - 1 if span.end > span.start else -1 for span in spans], dtype=np.int64)
-    at = np.searchsorted(starts, last_character, side="right") - 1
-    inside = (last_character >= 0) & (at >= 0)
-    inside[inside] = last_character[inside] < ends[at[inside]]
+    # Tokens begin with the blank in front of a word (" So") or end in a line break (".\n\n"), so that neither the first
+    # nor the last character decides, but the first that is not white space.
+    begins = [_skip(text, span.start, span.end) for span in spans]
+    first = np.array([b if b < span.end else -1 for b, span in zip(begins, spans, strict=True)], dtype=np.int64)
+    at = np.searchsorted(starts, first, side="right") - 1
+    inside = (first >= 0) & (at >= 0)
+    inside[inside] = first[inside] < ends[at[inside]]
     owner[inside] = at[inside]
     return owner

@@ -284,6 +284,7 @@ def _scored(
             "tokens": [token.encode("utf-8", "replace").decode() for token in tokens],
             "logprobs": scores.logprobs.tolist(),
             "entropies": scores.entropies.tolist(),
+            "varentropies": None,  # those of the row may be of another temperature
             "n_tokens": len(item.completion),
         }
 

@@ -6,7 +6,6 @@ Suffixes: N tokens of all traces, T tokens of one.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,9 +13,9 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from forkwise.explore.contrast import BoolArray, FloatArray, IntArray, Resampling, Units, mean_interval
+from forkwise.explore.contrast import BoolArray, FloatArray, IntArray, Units, mean_interval
+from forkwise.explore.findings import ForkToken, Histogram, ProfilePoint, TokenType
 from forkwise.explore.lexicon import Lexicon
-from forkwise.explore.results import ForkToken, Histogram, ProfilePoint, TokenType
 from forkwise.explore.sentences import Span
 from forkwise.explore.spans import first_token, tokens_in
 from forkwise.explore.traces import Trace
@@ -25,6 +24,8 @@ from forkwise.progress import watch
 TYPES = ("word", "word continuation", "number", "mathematics", "punctuation", "white space", "special")
 _WORD, _CONTINUATION, _NUMBER, _MATHEMATICS, _PUNCTUATION, _SPACE, _SPECIAL = range(7)
 _MATHEMATICAL = re.compile(r"[\\=+*/^_{}<>|~&%$≤≥≠≈×÷·√π∞∑∫∈→⇒−]|^-$|^\s-\s?$")
+
+_ANY_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 _DISTANCE_EDGES = np.array([1, 2, 3, 5, 9, 17, 33])  # from the start of the sentence, tokens
 _LENGTH_EDGES = np.array([1, 2, 3, 4, 5, 6, 8, 11])  # of a token, characters
@@ -55,6 +56,13 @@ class TokenTable:
     entry_N: IntArray
     """Entry of the lexicon that begins with the token, as an index into `entries`; -1 where none does."""
     entries: list[str]
+    word_N: IntArray
+    """Word outside of the lexicon that begins with the token, as an index into `words`; -1 where none does."""
+    varentropy_N: FloatArray | None
+    """Varentropies, nats squared; None unless all traces have them. So with `surprisal_N`, nats."""
+    surprisal_N: FloatArray | None
+    words: list[str]
+    """The words of the texts in lower case, whole ones, without the lexicon's."""
 
     @property
     def other_N(self) -> BoolArray:
@@ -63,10 +71,10 @@ class TokenTable:
         return other_N
 
     @property
-    def word_N(self) -> BoolArray:
+    def begins_N(self) -> BoolArray:
         """Whether the token begins a word."""
-        word_N: BoolArray = self.type_N == _WORD
-        return word_N
+        begins_N: BoolArray = self.type_N == _WORD
+        return begins_N
 
 
 @dataclass(frozen=True)
@@ -85,17 +93,18 @@ class SentenceTable:
     """Index of the sentence in its trace."""
 
 
-STRATA_TOKENS = "tenth of the trace, distance from the sentence's start, length in characters"
-STRATA_SENTENCES = "tenth of the trace, length in tokens"
+STRATA_TOKENS = "trace, its tenth, distance from the sentence's start, length in characters"
+STRATA_SENTENCES = "trace, its tenth, length in tokens"
 
 
 def token_table(traces: Sequence[Trace], problem_of: dict[str, int], lexicon: Lexicon) -> TokenTable:
     """Makes the table of the tokens of all traces that have entropies; `problem_of` numbers the problems."""
     entries = list(lexicon.groups)
     number = {entry: i for i, entry in enumerate(entries)}
+    words: dict[str, int] = {}
     columns: dict[str, list[npt.NDArray[np.generic]]] = {}
     texts: list[str] = []
-    upper: list[FloatArray] = []
+    further: dict[str, list[FloatArray | None]] = {"upper": [], "varentropy": [], "surprisal": []}
 
     for t, trace in enumerate(watch(traces, "tokens", "samples")):
         tokens = trace.tokens
@@ -114,7 +123,12 @@ def token_table(traces: Sequence[Trace], problem_of: dict[str, int], lexicon: Le
             while j < n and tokens.spans[j].start < match.end:
                 inside[j] = tokens.spans[j].end > match.start
                 j += 1
-        owner = tokens_in(tokens.spans, trace.sentences)
+        word = np.full(n, -1)
+        found = list(_ANY_WORD.finditer(trace.text))
+        for text, i in zip(found, first_token(tokens.spans, [Span(*m.span()) for m in found]).tolist(), strict=True):
+            if i >= 0 and not inside[i] and word[i] < 0:
+                word[i] = words.setdefault(text[0].lower(), len(words))
+        owner = tokens_in(tokens.spans, trace.all_sentences, trace.text)
         types = _types(trace.text, tokens.text, tokens.spans)
         length = np.array([len(text.strip()) for text in tokens.text])
         decile = np.arange(n) * 10 // n
@@ -133,13 +147,15 @@ def token_table(traces: Sequence[Trace], problem_of: dict[str, int], lexicon: Le
             "stratum": stratum,
             "entry": entry,
             "continued": inside & (entry < 0),
+            "word": word,
         }.items():
             columns.setdefault(name, []).append(column)
         texts += [text.strip() or text for text in tokens.text]
-        if tokens.upper is not None:
-            upper.append(tokens.upper)
+        for name, pieces in further.items():
+            pieces.append(getattr(tokens, name))
     flat = {name: np.concatenate(pieces) for name, pieces in columns.items()}
-    units = Units(flat["value"], flat["problem"], flat["trace"], np.concatenate(upper) if upper else None)
+    whole = {name: _whole(pieces) for name, pieces in further.items()}
+    units = Units(flat["value"], flat["problem"], flat["trace"], whole["upper"])
     return TokenTable(
         units=units,
         text_N=texts,
@@ -152,7 +168,16 @@ def token_table(traces: Sequence[Trace], problem_of: dict[str, int], lexicon: Le
         continued_N=flat["continued"],
         entry_N=flat["entry"],
         entries=entries,
+        word_N=flat["word"],
+        varentropy_N=whole["varentropy"],
+        surprisal_N=whole["surprisal"],
+        words=list(words),
     )
+
+
+def _whole(pieces: Sequence[FloatArray | None]) -> FloatArray | None:
+    given = [piece for piece in pieces if piece is not None]
+    return np.concatenate(given) if given and len(given) == len(pieces) else None
 
 
 def _distances(owner: IntArray) -> IntArray:
@@ -192,7 +217,7 @@ def sentence_table(traces: Sequence[Trace], problem_of: dict[str, int]) -> Sente
     for t, trace in enumerate(traces):
         if trace.tokens is None or not trace.sentences:
             continue
-        owner = tokens_in(trace.tokens.spans, trace.sentences)
+        owner = tokens_in(trace.tokens.spans, trace.sentences, trace.text)
         inside = owner >= 0
         size = np.bincount(owner[inside], minlength=len(trace.sentences))
         sentences = np.flatnonzero(size)
@@ -234,16 +259,16 @@ def histogram(values: FloatArray, edges: FloatArray) -> Histogram:
     return Histogram([float(edge) for edge in edges], [int(count) for count in counts])
 
 
-def profile(
-    table: TokenTable, at_N: IntArray | FloatArray, edges: Sequence[float], resampling: Resampling
-) -> list[ProfilePoint]:
+def profile(table: TokenTable, at_N: IntArray | FloatArray, edges: Sequence[float], level: float) -> list[ProfilePoint]:
     """Averages the entropy of the tokens whose `at_N` lies between two edges, with intervals over problems."""
     points = []
     for start, end in pairwise(edges):
         inside = (at_N >= start) & (at_N < end)
         if inside.any():
             units = table.units
-            mean = mean_interval(units.value_N[inside], units.problem_N[inside], units.problems, resampling)
+            mean = mean_interval(
+                units.value_N[inside], units.problem_N[inside], units.problems, level, within=(0.0, np.inf)
+            )
             assert mean.value is not None
             points.append(ProfilePoint(float(start), float(end), int(inside.sum()), mean.value, mean.low, mean.high))
     return points
@@ -260,19 +285,25 @@ def token_types(table: TokenTable, threshold: float) -> list[TokenType]:
 
 
 def fork_tokens(table: TokenTable, threshold: float, top: int = 40) -> list[ForkToken]:
-    """Finds the token texts that are most often above the threshold."""
-    count: Counter[str] = Counter(table.text_N)
-    high: Counter[str] = Counter()
-    total: Counter[str] = Counter()
-    pivotal: Counter[str] = Counter()
-    for text, value, mark in zip(table.text_N, table.units.value_N.tolist(), table.pivotal_N.tolist(), strict=True):
-        total[text] += value
-        if value > threshold:
-            high[text] += 1
-        if mark:
-            pivotal[text] += 1
-    ordered = sorted(high, key=lambda text: (-high[text], -total[text] / count[text], text))[:top]
+    """Finds the token texts that are above the threshold more often than as many tokens of any kind would be."""
+    value, varentropy = table.units.value_N, table.varentropy_N
+    texts, kind_N = np.unique(np.array(table.text_N, dtype=object), return_inverse=True)
+    count = np.bincount(kind_N)
+    high = np.bincount(kind_N, weights=value > threshold)
+    mean = np.bincount(kind_N, weights=value) / count
+    pivotal = np.bincount(kind_N, weights=table.pivotal_N)
+    spread = None if varentropy is None else np.bincount(kind_N, weights=varentropy) / count
+    excess = high - count * (value > threshold).mean()
+    order = sorted(np.flatnonzero(excess > 0), key=lambda i: (-excess[i], -mean[i], texts[i]))[:top]
     return [
-        ForkToken(text, count[text], high[text], total[text] / count[text], pivotal[text] * 2 > count[text])
-        for text in ordered
+        ForkToken(
+            token=str(texts[i]),
+            count=int(count[i]),
+            high=int(high[i]),
+            excess=float(excess[i]),
+            mean_entropy=float(mean[i]),
+            pivotal=bool(pivotal[i] * 2 > count[i]),
+            mean_varentropy=None if spread is None else float(spread[i]),
+        )
+        for i in order
     ]

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from forkwise.errors import InputError
 from forkwise.explore.bounds import LogprobError, candidate_logprobs, entropy_bounds, written_rounding
-from forkwise.explore.sentences import Span, split_sentences
+from forkwise.explore.sentences import Span, ends_whole, split_sentences
 from forkwise.explore.spans import MisfitError, token_spans
 from forkwise.progress import watch
 from forkwise.samples import read_samples
@@ -21,7 +21,12 @@ from forkwise.samples import read_samples
 FloatArray = npt.NDArray[np.float64]
 Origin = Literal["stored", "model", "top-k"]
 
-_COLUMNS = ("run", "model", "problem_id", "sample_id", "prompt", "completion", "correct", "n_tokens", "tokens")
+_COLUMNS = (
+    *("run", "model", "problem_id", "sample_id", "prompt", "completion", "correct", "n_tokens", "finish_reason"),
+    "sampling",
+)
+_TOKEN_COLUMNS = ("tokens", "entropies", "varentropies", "logprobs", "top_logprobs")
+_BOUNDS_AT = 1.0  # the temperature of the log-probs that servers give
 
 
 @dataclass(frozen=True)
@@ -33,12 +38,16 @@ class TraceTokens:
         spans: the characters of the completion that each stands for; empty for special tokens.
         entropy: nats; exact, or a rigorous lower bound.
         upper: upper bound, where `entropy` is a lower one.
+        varentropy: variance of the surprisal over the distribution, nats squared, where it is stored.
+        surprisal: of the token that was sampled, nats, where its log-prob is stored.
     """
 
     text: list[str]
     spans: list[Span]
     entropy: FloatArray
     upper: FloatArray | None = None
+    varentropy: FloatArray | None = None
+    surprisal: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,15 @@ class Trace:
     correct: bool | None
     n_tokens: int | None
     sentences: list[Span]
+    """The sentences that are whole."""
     tokens: TraceTokens | None
+    cut_off: Span | None = None
+    """What was begun of another sentence when the limit of tokens was reached."""
+
+    @property
+    def all_sentences(self) -> list[Span]:
+        """All sentences, with one that was cut off."""
+        return self.sentences if self.cut_off is None else [*self.sentences, self.cut_off]
 
 
 @dataclass
@@ -70,6 +87,10 @@ class RunTraces:
     candidates: int | None = None
     without_tokens: int = 0
     """Number of traces without tokens, although others of the run have them."""
+    temperatures: set[float] = field(default_factory=set)
+    """Temperatures of the distributions whose entropies these are; servers' log-probs are taken for those at 1."""
+    cuts: set[float] = field(default_factory=set)
+    """The top-p below 1 at which tokens were sampled. Entropies are those of the distribution before the cut."""
 
 
 def load_traces(
@@ -80,6 +101,7 @@ def load_traces(
     source: Origin = "stored",
     token_data: bool = True,
     only_exact: bool = False,
+    temperature: float | None = None,
 ) -> list[RunTraces]:
     """Loads the runs of a samples table.
 
@@ -90,11 +112,12 @@ def load_traces(
         source: what stored entropies are: `stored`, or `model` where forkwise computed them afterwards.
         token_data: False reads the texts alone.
         only_exact: leave out the samples that have no stored entropies.
+        temperature: of the entropies, where it is not each sample's own.
 
     Raises:
         InputError: no samples, no text in any, tokens that do not join to their text, or log-probs that are none.
     """
-    columns = [*_COLUMNS[:-1], *(("tokens", "entropies", "logprobs", "top_logprobs") if token_data else ())]
+    columns = [*_COLUMNS, *(_TOKEN_COLUMNS if token_data else ())]
     table = read_samples(path, columns)
     if only_exact:
         table = table.filter(pc.is_valid(table["entropies"]))
@@ -108,6 +131,11 @@ def load_traces(
             run.empty += 1
             continue
         run.traces.append(_trace(row, run, breaks, vocabulary, source, path))
+        if run.traces[-1].tokens is not None:
+            sampling = row["sampling"] or {}
+            drawn_at = temperature or sampling.get("temperature") or 1.0
+            run.temperatures.add(_BOUNDS_AT if run.source == "top-k" else drawn_at)
+            run.cuts |= {cut for cut in [sampling.get("top_p")] if cut is not None and cut < 1}
     for run in runs.values():
         if not run.traces:
             raise InputError(f"'{path}': every sample of the run '{run.run}' is empty, so there is nothing to explore.")
@@ -122,6 +150,8 @@ def _trace(
 ) -> Trace:
     text = row["completion"]
     where = f"'{path}', sample {row['sample_id']} of problem '{row['problem_id']}' in run '{run.run}'"
+    sentences = split_sentences(text, breaks)
+    cut_off = sentences.pop() if row["finish_reason"] == "length" and sentences and not ends_whole(text) else None
     return Trace(
         run=run.run,
         problem_id=row["problem_id"],
@@ -130,8 +160,9 @@ def _trace(
         text=text,
         correct=row["correct"],
         n_tokens=row["n_tokens"],
-        sentences=split_sentences(text, breaks),
+        sentences=sentences,
         tokens=_tokens(row, run, vocabulary, source, where),
+        cut_off=cut_off,
     )
 
 
@@ -179,4 +210,18 @@ def _tokens(
             f"{where}: the tokens do not join to the text ({error}); give --model to compute tokens and entropies anew."
         ) from error
     run.source = kind
-    return TraceTokens(tokens, spans, entropy, upper)
+    surprisal = None if exact is None else _column(row, "logprobs", len(tokens))
+    return TraceTokens(
+        *(tokens, spans, entropy, upper),
+        varentropy=_column(row, "varentropies", len(tokens)),
+        surprisal=None if surprisal is None else -surprisal,
+    )
+
+
+def _column(row: dict[str, Any], name: str, length: int) -> FloatArray | None:
+    """Returns a further column of numbers; None where it is not there, or not for every token."""
+    values = row.get(name)
+    if not values or len(values) != length or None in values:
+        return None
+    column = np.asarray(values, dtype=np.float64)
+    return column if np.isfinite(column).all() else None

@@ -26,7 +26,7 @@ from forkwise.progress import Console, Meter
 from forkwise.report.command import write_report
 from forkwise.report.figures import training_figure
 from forkwise.report.markdown import markdown_blocks
-from forkwise.report.passk import FEW, conclusion, details, matched, overview
+from forkwise.report.passk import FEW, conclusion, details, listed, matched, overview
 from forkwise.report.passk_figures import comparison_figure, save
 from forkwise.report.table import Block, Table
 from forkwise.report.terminal import print_blocks, print_sentences, print_tables
@@ -162,9 +162,8 @@ def _write(folder: Path, study: Study, results: Results, seconds: float, console
     tables = overview(results.evaluations(), results.comparison)
     if len(study.seeds) > 1:
         tables += [block for block in details([], results.comparison) if isinstance(block, Table)]
-    notes = [f"- {note}" for note in results.comparison.notes]
     text = io.StringIO()
-    print_blocks([results.conclusion(), *tables, *notes], Console(width=_WIDE, file=text))
+    print_blocks([results.conclusion(), *tables, *listed(results.comparison.notes)], Console(width=_WIDE, file=text))
     write_text(folder / "summary.txt", text.getvalue())
     receipts = read_receipts(folder / "receipts", study.sha256(), study.runs())
     found = [*overview(results.evaluations(), results.comparison), *matched(results.comparison)]

@@ -16,7 +16,7 @@ from forkwise.errors import InputError
 from forkwise.passk.changes import find_changes
 from forkwise.passk.crossing import find_crossing
 from forkwise.passk.design import Design, make_design
-from forkwise.passk.diversity import EMBED_NOTE, Embed, diversity
+from forkwise.passk.diversity import Embed, diversity
 from forkwise.passk.estimator import curve_grid
 from forkwise.passk.evaluation import Measured, measure, summarise
 from forkwise.passk.intervals import Interval, check_level, default_resamples, student_interval, unseen
@@ -24,6 +24,7 @@ from forkwise.passk.length import default_budgets, default_caps, have_common_len
 from forkwise.passk.length_differences import length_rows, matching_notes
 from forkwise.passk.looks import nominal_alphas
 from forkwise.passk.metrics import Metric, MetricOptions, compared_metrics
+from forkwise.passk.notes import Note, note, shared_notes
 from forkwise.passk.outcomes import Arm, check_ks, common_problems
 from forkwise.passk.results import Comparison, Curve, Difference, Endpoint, Evaluation
 from forkwise.passk.sampling_noise import difference_on_the_same
@@ -100,9 +101,9 @@ def compare(
     budgets = () if not common else default_budgets(arms) if budgets is None else budgets
     measured = [measure(arm, grid, MetricOptions(seed=seed), caps=caps, budgets=budgets) for arm in arms]
     evaluations = [summarise(m, level=level, resamples=resamples) for m in measured]
-    notes += _shared_notes(evaluations)
+    notes += shared_notes((e.arm, e.notes) for e in evaluations)
     if len({arm.largest_k() for arm in arms}) > 1:
-        notes.append(f"The arms have different numbers of samples; K goes up to {largest}, the smallest.")
+        notes.append(note("unequal n", largest=largest))
 
     differences = _differences(measured, evaluations, _Test(design, paired, margin, resamples, seed), primary)
     if common:
@@ -110,20 +111,17 @@ def compare(
         differences = [replace(d, length=rows) for d, rows in zip(differences, controlled, strict=True)]
         notes += matching_notes(differences, problems)
     else:
-        notes.append("Some arm has no lengths in the common unit, so nothing here is controlled for length.")
+        notes.append(note("no common length"))
     if texts:
         if embed is not None:
-            notes.append(EMBED_NOTE)
+            notes.append(note("embeddings"))
         if max(len(arm.runs) for arm in arms) > 1:
-            notes.append("The intervals of diversity cover problems, not training runs.")
+            notes.append(note("diversity and runs"))
         changes = _diversity_differences(arms, embed, level)
         differences = [replace(d, diversity=change) for d, change in zip(differences, changes, strict=True)]
     notes += _design_notes(arms, design)
     if looks:
-        notes.append(
-            f"This is look {len(looks)}, at {looks[-1]:g} of the study: a difference is claimed at p <= "
-            f"{1 - level:.3g}, so that all looks together err no more often than was planned."
-        )
+        notes.append(note("look", look=len(looks), share=looks[-1], alpha=1 - level))
     unit = arms[0].length_unit if len({arm.length_unit for arm in arms}) == 1 else ""
     return Comparison(reference.name, evaluations, differences, problems, level, unit, notes)
 
@@ -262,39 +260,21 @@ def _diversity_differences(arms: list[Arm], embed: Embed | None, level: float) -
 # -------------------------------------------------------------------------------------------------------------- notes
 
 
-def _shared_notes(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Collects the notes of the arms, each once; a note that is not about all arms gets their names."""
-    notes = []
-    for note in dict.fromkeys(note for e in evaluations for note in e.notes):
-        who = [e.arm for e in evaluations if note in e.notes]
-        notes.append(note if len(who) == len(evaluations) else f"{', '.join(who)}: {note}")
-    return notes
-
-
-def _design_notes(arms: Sequence[Arm], design: Design) -> list[str]:
+def _design_notes(arms: Sequence[Arm], design: Design) -> list[Note]:
     """Notes what the intervals of differences cover, and what not."""
     trained = [arm for arm in arms if design.trained(arm.name)]
     notes = []
     if not trained:
-        notes.append(
-            "One run per arm: this compares these models, and says nothing about training them again."
-            if all(len(arm.runs) == 1 for arm in arms)
-            else "All arms are fixed: this compares these models, and says nothing about training them again."
-        )
+        notes.append(note("all fixed", single=all(len(arm.runs) == 1 for arm in arms)))
     elif len(trained) < len(arms):
-        names = ", ".join(arm.name for arm in arms if not design.trained(arm.name))
-        notes.append(f"Differences are about these very models of {names}, and about other training runs of the rest.")
+        notes.append(note("some fixed", fixed=[arm.name for arm in arms if not design.trained(arm.name)]))
     if trained:
-        runs = " and ".join(str(n) for n in dict.fromkeys(len(arm.runs) for arm in trained))
-        pairs = ", paired by seed" if design.seeds is not None else ""
-        notes.append(f"The intervals of differences cover problems and training runs ({runs} per arm{pairs}).")
+        runs = [str(n) for n in dict.fromkeys(len(arm.runs) for arm in trained)]
+        notes.append(note("covered", runs=runs, paired=design.seeds is not None))
     if design.cluster_Q is not None:
         sizes = np.bincount(design.cluster_Q)
-        if sizes.max() == 1:
-            notes.append("Every cluster holds one problem, so clusters change nothing.")
-        else:
-            notes.append(
-                f"The problems are in {sizes.size} clusters ({int((sizes == 1).sum())} of one problem): differences "
-                "are about other clusters like these."
-            )
+        alone = int((sizes == 1).sum())
+        notes.append(
+            note("clusters of one") if sizes.max() == 1 else note("clusters", clusters=sizes.size, single=alone)
+        )
     return notes

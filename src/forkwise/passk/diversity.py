@@ -161,10 +161,6 @@ class Diversity:
 
 
 NGRAM = 3
-EMBED_NOTE = (
-    "An embedding is of the beginning of a text: what lies beyond the encoder's limit (256 tokens for "
-    "all-MiniLM-L6-v2) does not count."
-)
 
 
 def diversity(arms: Sequence[Arm], *, budget: int | None = None, embed: Embed | None = None) -> list[Diversity]:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from forkwise.passk.diversity import EMBED_NOTE, Embed, diversity
+from forkwise.passk.diversity import Embed, diversity
 from forkwise.passk.estimator import FloatArray, IntArray, curve_grid
 from forkwise.passk.extrapolation import extrapolate
 from forkwise.passk.intervals import Interval, bootstrap_interval, by_cluster, cluster_count, unseen
 from forkwise.passk.length import BUDGET, CAP, budget_curves, control_ks, default_budgets, default_caps
 from forkwise.passk.metrics import METRICS, Metric, MetricOptions
+from forkwise.passk.notes import Note, note
 from forkwise.passk.outcomes import Arm, check_ks, number_clusters
 from forkwise.passk.results import Curve, Evaluation, LengthRow
 from forkwise.passk.sampling_noise import same_problems, sampling_variance
@@ -134,7 +135,7 @@ def evaluate(
     notes, diversities, model = list(evaluation.notes), {}, None
     if texts:
         if embed is not None:
-            notes.append(EMBED_NOTE)
+            notes.append(note("embeddings"))
         for name, values in diversity([arm], embed=embed)[0].values.items():
             defined = values[np.isfinite(values)]
             if defined.size >= 2:
@@ -185,31 +186,22 @@ def summarise(measured: Measured, *, level: float, resamples: int | None) -> Eva
     )
 
 
-def _notes(measured: Measured, level: float) -> list[str]:
+def _notes(measured: Measured, level: float) -> list[Note]:
     """Notes what a reader must know about the arm and its intervals."""
     arm = measured.arm
     notes = list(arm.notes)
     for curve in measured.curves.values():
         if curve.error_K is not None and (curve.error_K > 0).any():
-            notes.append(
-                f"{curve.metric.title} is {curve.metric.exact}; here it is simulated, with a standard error of at most "
-                f"{curve.error_K.max():.4f}."
-            )
+            error = float(curve.error_K.max())
+            notes.append(note("simulated", title=curve.metric.title, exact=curve.metric.exact, error=error))
     n_SQ, c_SQ = arm.counts()
     solved, q = int((c_SQ.sum(axis=0) > 0).sum()), len(arm.problems)
     if solved == 0 or (c_SQ == n_SQ).all():
-        kind, counted = ("wrong", "solved") if solved == 0 else ("right", "failed")
-        notes.append(
-            f"Every sample is {kind}, so the bootstrap interval has no width; by the exact binomial bound up to "
-            f"{unseen(q, level):.1%} of such problems could still be {counted}."
-        )
+        notes.append(note("all alike", right=solved > 0, unseen=unseen(q, level)))
     if n_SQ.min() == 1:
-        notes.append("There is one sample per problem, so only Pass@1 can be estimated.")
+        notes.append(note("one sample"))
     if q < 100:
-        notes.append(
-            f"With {q} problems a nominal {100 * level:.4g}% interval covers less at small K when success rates are "
-            "skewed (docs/statistics.md has the measured coverage)."
-        )
+        notes.append(note("few problems", problems=q, level=level))
     if len(arm.runs) > 1:
-        notes.append(f"Mean of {len(arm.runs)} runs; the intervals cover the choice of problems, not of runs.")
+        notes.append(note("several runs", runs=len(arm.runs)))
     return notes

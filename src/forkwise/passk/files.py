@@ -19,7 +19,7 @@ from forkwise.samples.direct import source_files
 from forkwise.version import __version__
 
 PASSK, COMPARE = "passk.json", "compare.json"
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from forkwise.passk.design import Design
 from forkwise.passk.estimator import FloatArray
 from forkwise.passk.evaluation import Measured
 from forkwise.passk.length import BUDGET, CAP, MATCHED, match_curves
+from forkwise.passk.notes import Note, note
 from forkwise.passk.results import Difference, LengthDifference
 from forkwise.passk.two_way import joint_test
 
@@ -106,19 +107,16 @@ def _matched_rows(arm: Measured, reference: Measured, ks: list[int], design: Des
     return rows
 
 
-def matching_notes(differences: Sequence[Difference], problems: int) -> list[str]:
+def matching_notes(differences: Sequence[Difference], problems: int) -> list[Note]:
     """Notes where lengths could not be matched, or not on all problems."""
     notes = []
     for d in differences:
         matched = [row.problems for row in d.length if row.control == MATCHED]
         if not matched:
-            notes.append(
-                f"Length matching is refused: in most problems one of {d.arm} and {d.reference} has no samples of "
-                "some lengths that the other has."
-            )
+            notes.append(note("matching refused", arm=d.arm, reference=d.reference))
         elif matched[0] < problems:
+            left_out = problems - matched[0]
             notes.append(
-                f"Length matching leaves out {problems - matched[0]} of {problems} problems, where one of {d.arm} and "
-                f"{d.reference} has no samples of some lengths that the other has."
+                note("matching in part", arm=d.arm, reference=d.reference, left_out=left_out, problems=problems)
             )
     return notes

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from forkwise.errors import InputError
+from forkwise.passk.notes import note
 from forkwise.passk.outcomes import Arm, build_arm
 from forkwise.samples import read_samples
 from forkwise.samples.direct import OpenTable, import_notes, names_of_runs, open_table
@@ -92,14 +93,15 @@ def load_arm(
     problems, problem_N = codes("problem_id")
     run_names, run_N = codes("run")
     completion = table["completion"].to_numpy() if "completion" in table.column_names else None
-    length, unit, notes = None, "tokens", import_notes(read)
+    length, unit = None, "tokens"
+    notes = [note("imported", text=text) for text in import_notes(read)]
     if table["n_tokens"].null_count < table.num_rows:
         length = pc.cast(table["n_tokens"], pa.float64()).to_numpy()
     elif "words" in table.column_names and not table["words"].null_count:
         length, unit = pc.cast(table["words"], pa.float64()).to_numpy(), "words"
-        notes.append("The samples carry no token counts, so lengths are in words.")
+        notes.append(note("lengths in words"))
     else:
-        notes.append("The samples carry neither token counts nor texts, so there is no length control.")
+        notes.append(note("no lengths"))
     answer = table["answer"].to_numpy() if table["answer"].null_count < table.num_rows else None
     arm = build_arm(
         name,

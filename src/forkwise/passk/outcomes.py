@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from forkwise.errors import InputError
 from forkwise.passk.estimator import FloatArray, IntArray, pass_at_k
+from forkwise.passk.notes import Note, note
 
 BoolArray = npt.NDArray[np.bool_]
 Texts = npt.NDArray[np.object_]
@@ -38,7 +39,7 @@ class Arm:
     length_unit: str = "tokens"
     answer_N: Texts | None = None
     completion_N: Texts | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     """Notes for readers about the samples: left-out ones, unequal n, and so on."""
     clusters: tuple[str, ...] | None = None
     """What each problem shares with others, such as its topic; None where that is not recorded."""
@@ -143,7 +144,7 @@ def make_arm(
     answer: Sequence[str | None] | npt.NDArray[Any] | None = None,
     completion: Sequence[str | None] | npt.NDArray[Any] | None = None,
     cluster: Sequence[str | None] | npt.NDArray[Any] | None = None,
-    notes: Iterable[str] = (),
+    notes: Iterable[Note] = (),
 ) -> Arm:
     """Makes an arm from columns with one entry per sample.
 
@@ -200,17 +201,15 @@ def build_arm(
     answer: Texts | None,
     completion: Texts | None,
     cluster: Texts | None,
-    notes: list[str],
+    notes: list[Note],
 ) -> Arm:
     """Builds an arm from coded columns; see `make_arm`."""
     scored = verdict_N >= 0
     if not scored.all():
-        notes.append(
-            f"{(~scored).sum()} of {scored.size} samples have no verdict and are left out (not counted wrong)."
-        )
+        notes.append(note("unscored", unscored=int((~scored).sum()), samples=scored.size))
     if length is not None and not np.isfinite(length[scored]).all():
         missing = int((~np.isfinite(length[scored])).sum())
-        notes.append(f"Lengths are missing for {missing} of {scored.sum()} samples, so there is no length control.")
+        notes.append(note("lengths missing", missing=missing, samples=int(scored.sum())))
         length = None
     cells = np.bincount(run_N[scored] * len(problems) + problem_N[scored], minlength=len(runs) * len(problems)).reshape(
         len(runs), len(problems)
@@ -223,12 +222,10 @@ def build_arm(
                 f"The runs of '{name}' do not cover the same problems ({len(bare)} of {len(problems)} lack a scored "
                 f"sample in some run, such as '{bare[0]}'): compare runs over one problem set."
             )
-        notes.append(f"{len(bare)} problems have no scored sample and are left out, such as '{bare[0]}'.")
+        notes.append(note("bare problems", problems=len(bare), example=bare[0]))
     n_cells = cells[:, everywhere]
     if n_cells.min() != n_cells.max():
-        notes.append(
-            f"Problems have between {n_cells.min()} and {n_cells.max()} scored samples; K goes up to {n_cells.min()}."
-        )
+        notes.append(note("unequal samples", fewest=int(n_cells.min()), most=int(n_cells.max())))
     arm = Arm(
         name,
         tuple(problems),
@@ -285,7 +282,7 @@ def number_clusters(arm: Arm) -> IntArray | None:
     return cluster_Q.reshape(-1)
 
 
-def common_problems(arms: Sequence[Arm], *, intersect: bool = False) -> tuple[list[Arm], list[str]]:
+def common_problems(arms: Sequence[Arm], *, intersect: bool = False) -> tuple[list[Arm], list[Note]]:
     """Brings the arms to one set of problems, and notes what was dropped.
 
     Raises:
@@ -304,9 +301,8 @@ def common_problems(arms: Sequence[Arm], *, intersect: bool = False) -> tuple[li
             f"The arms cover different problems ({gaps}; {len(shared)} shared; '{example}' is not in all): "
             "pass --intersect to compare on the shared ones."
         )
-    dropped = len(union - shared)
-    note = f"Compared on the {len(shared)} problems that all arms share; {dropped} dropped, such as '{example}'."
-    return [arm.keep(shared) for arm in arms], [note]
+    dropped = note("shared problems", shared=len(shared), dropped=len(union - shared), example=example)
+    return [arm.keep(shared) for arm in arms], [dropped]
 
 
 def check_ks(arms: Sequence[Arm], ks: Sequence[int]) -> list[int]:

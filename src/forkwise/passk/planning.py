@@ -17,6 +17,7 @@ from forkwise.passk.design import seed_order
 from forkwise.passk.estimator import k_grid, shown_ks
 from forkwise.passk.files import inputs_of_tables
 from forkwise.passk.intervals import check_level
+from forkwise.passk.notes import Note, shared_notes
 from forkwise.passk.outcomes import Arm, common_problems
 from forkwise.passk.plan import Costs, Plan, make_plan
 from forkwise.passk.power import Size, Test
@@ -52,7 +53,7 @@ def plan_study(
     budget: float | None = None,
     max_problems: int = 1000,
     intersect: bool = False,
-) -> tuple[Plan, list[Input], list[str]]:
+) -> tuple[Plan, list[Input], list[Note]]:
     """Plans a study from the arms of a pilot, or from stated variances.
 
     Args:
@@ -87,7 +88,7 @@ def plan_study(
         )
     if components is not None:
         stated, inputs = _stated(components, level), inputs_of([components])
-        notes: list[str] = []
+        notes: list[Note] = []
         known, pilot_size = _chosen(stated, ks, components), (DEFAULT_RUNS, stated.problems, stated.samples)
     else:
         arms, notes = _pilot(pilot, intersect=intersect, in_order_of_seeds=paired_seeds and rho is None)
@@ -191,12 +192,12 @@ def _position(endpoint: str) -> float:
 # ------------------------------------------------------------------------------------------------------- the pilot
 
 
-def _pilot(arms: Sequence[Arm], *, intersect: bool, in_order_of_seeds: bool) -> tuple[list[Arm], list[str]]:
+def _pilot(arms: Sequence[Arm], *, intersect: bool, in_order_of_seeds: bool) -> tuple[list[Arm], list[Note]]:
     """Brings the arms to one set of problems, with notes; runs in the order of their seeds where they are paired."""
     if len({arm.name for arm in arms}) < len(arms):
         raise InputError("Two arms of the pilot have the same name: name them apart, as in NAME=PATH.")
     same, notes = common_problems(arms, intersect=intersect)
-    notes += dict.fromkeys(note for arm in arms for note in arm.notes if "length" not in note)  # which do not matter
+    notes += [n for n in shared_notes((arm.name, arm.notes) for arm in arms) if "length" not in n.topic]
     return _in_order_of_seeds(same) if in_order_of_seeds else same, notes
 
 

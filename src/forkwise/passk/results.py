@@ -15,6 +15,7 @@ from forkwise.passk.changes import Changes
 from forkwise.passk.estimator import FloatArray
 from forkwise.passk.extrapolation import Extrapolation
 from forkwise.passk.intervals import Interval, unseen
+from forkwise.passk.notes import Note
 
 COLUMNS = [
     *("arm", "reference", "metric", "k", "at", "value", "low", "high", "band_low", "band_high"),
@@ -91,7 +92,7 @@ class Evaluation:
     extrapolation: Extrapolation | None
     same_problems: Interval
     """Pass@K with the interval for these very problems, of sampling noise alone, at each of `ks`."""
-    notes: list[str]
+    notes: list[Note]
 
     @property
     def pass_at_k(self) -> Interval:
@@ -272,7 +273,7 @@ class Comparison:
     level: float
     length_unit: str
     """Unit of the lengths of all arms; empty where they have none in common."""
-    notes: list[str]
+    notes: list[Note]
 
     def not_worse(self, margin: float) -> bool:
         """Says whether every arm is shown to be worse than the reference by less than the margin (non-inferiority).

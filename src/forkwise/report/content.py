@@ -19,6 +19,7 @@ from forkwise.passk import Comparison, Evaluation
 from forkwise.progress import Meter
 from forkwise.report import explore, passk
 from forkwise.report.distributions import Distribution, explored_entropies, stored_entropies
+from forkwise.report.explore_notes import notes as exploration_notes
 from forkwise.report.passk_source import PasskNumbers, passk_numbers
 from forkwise.report.problems import Solved, count_solved
 from forkwise.report.selection import list_samples
@@ -81,7 +82,7 @@ def gather(
     """
     notes: list[str] = [note for source in sources for note in source.notes]
     explorations = _explorations(sources)
-    notes += [note for exploration in explorations for note in explore.notes(exploration)]
+    notes += [note for exploration in explorations for note in exploration_notes(exploration)]
     arms = [arm for source in sources for arm in source.samples] or _explored_arms(
         sources, explorations, imported, notes
     )

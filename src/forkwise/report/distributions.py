@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from forkwise.explore.results import EntropySummary
+from forkwise.explore.findings import EntropySummary
 from forkwise.report.sources import SampleArm
 from forkwise.samples.store import Key, read_batches
 
@@ -104,7 +104,7 @@ def explored_entropies(summary: EntropySummary) -> Distribution:
     bounded = [(p.low, p.high) for p in points if p.low is not None and p.high is not None]
     with_bounds = len(bounded) == len(points)
     return Distribution(
-        source=_SOURCES.get(summary.source, summary.source),
+        source=_source(summary),
         tokens=summary.tokens,
         mean=float("nan") if summary.mean.value is None else summary.mean.value,
         threshold=summary.threshold,
@@ -118,6 +118,12 @@ def explored_entropies(summary: EntropySummary) -> Distribution:
         high=summary.mean.high,
         quantile=summary.quantile,
     )
+
+
+def _source(summary: EntropySummary) -> str:
+    temperatures = ", ".join(f"{t:g}" for t in summary.temperatures)
+    source = _SOURCES.get(summary.source, summary.source)
+    return f"{source}, temperature {temperatures}" if temperatures else source
 
 
 def _quantile(edges: FloatArray, counts: npt.NDArray[np.int64], q: float) -> float:

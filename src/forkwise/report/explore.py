@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from forkwise.explore.results import Dependence, Exploration, RunExploration
+from forkwise.explore.findings import Dependence, Null
+from forkwise.explore.results import Exploration, RunExploration
 from forkwise.report.distributions import Distribution, explored_entropies
 from forkwise.report.formats import count, estimate, interval, number, p_value, percent, quantile, share
 from forkwise.report.table import Block, Table, filled
 from forkwise.terminal import counted, one_line
 
 _ENTRIES, _FORKS, _FARTHEST = 25, 20, 15
-_FEW = 10  # problems, below which a bootstrap over problems falls well short of its level
 
 Runs = Sequence[RunExploration]
 
@@ -28,67 +29,39 @@ def conclusion(run: RunExploration) -> str:
     """Says what is left of the entropy of marked tokens and sentences after matching, or how often they occur."""
     phrases = []
     for behaviour in run.behaviours:
+        name = f"{behaviour.name} {behaviour.unit}s"
         raw = next((c for c in behaviour.contrasts if c.version == "raw"), None)
         matched = next((c for c in behaviour.contrasts if c.version == "matched"), None)
-        if raw is None or raw.difference.value is None:
+        if raw is None:
             continue
-        phrase = f"{behaviour.name} {behaviour.unit}s minus others {number(raw.difference.value, sign='+')} nats"
+        if raw.difference.value is None:
+            phrases.append(f"{name} are too few ({count(raw.marked)} in {count(raw.problems)} problems)")
+            continue
+        phrase = f"{name} minus others {number(raw.difference.value, sign='+')} nats"
         if matched is not None and matched.difference.value is not None:
-            few = f" ({matched.supported:.0%} of them have a match)" if round(matched.supported, 2) < 1 else ""
-            phrase += f", minus matched others {estimate(matched.difference, sign='+')}{few}"
+            few = f", {matched.supported:.0%} of them have a match" if round(matched.supported, 2) < 1 else ""
+            placebo = f"; {_beside(matched.null)}" if matched.null else ""
+            phrase += f", minus matched others {estimate(matched.difference, sign='+')} (p {p_value(matched.p)}{few}"
+            phrase += f"{placebo})"
         phrases.append(phrase)
-    if phrases:
+    if any(c.difference.value is not None for b in run.behaviours for c in b.contrasts):
         return f"{run.run}: mean entropy of {'; of '.join(phrases)}."
     often = ", ".join(f"{number(b.per_response, 2)} {b.name} {b.unit}s" for b in run.behaviours)
     why = "no token entropies are there" if run.entropy is None else "too few were found"
     return f"{run.run}: {often} per response; {why} to compare their entropy with that of others."
 
 
-def notes(explored: Exploration) -> list[str]:
-    """Says what a reader must know of the numbers: what is left out, and what they cannot show."""
-    said = [*explored.imported]
-    if not explored.settings.get("base"):
-        said.append("Without --base there is nothing that sentences could be rare against.")
-    if explored.settings.get("only_exact"):
-        said.append("Of every run the samples with stored entropies were explored, and no others.")
-    if explored.full_logits:
-        said.append(f"The model is scored by its full logits, which need more memory: {explored.full_logits}.")
-    limit = explored.settings.get("max_sentences")
-    return [*said, *(f"{run.run}: {note}" for run in explored.runs for note in _notes(run, limit))]
+def _beside(null: Null) -> str:
+    return f"lexicons of other words {interval(null.mean, null.low, null.high, sign='+')}, p {p_value(null.p)}"
 
 
-def _notes(run: RunExploration, limit: int | None) -> Iterator[str]:
-    if run.empty:
-        yield f"Left out: {counted(run.empty, 'sample')} without text."
-    if run.without_tokens:
-        yield (
-            f"{run.without_tokens:,} of {run.samples - run.empty:,} samples have no token data: they count for words "
-            "and sentences, not for entropies."
-        )
-    if run.problems == 1:
-        yield "There is only one problem, and intervals are over problems, so there are none."
-    elif run.problems < _FEW:
-        yield f"With {run.problems} problems the intervals are too narrow; ask for {_FEW} or more."
-    if run.sentences <= 1:
-        yield "There is at most one sentence, so sentences cannot be compared."
-    if run.entropy is None:
-        yield (
-            "There are no entropies: what follows counts words and sentences. --model computes them for any causal "
-            "language model."
-        )
-    elif run.entropy.source == "top-k":
-        yield (
-            "Entropies are lower bounds from top-k log-probs; every difference says in which range it lies for certain."
-        )
-    if run.rarity_refused:
-        yield run.rarity_refused
-    if run.rarity and limit in (run.rarity.distinct, run.rarity.base_distinct):
-        yield (
-            f"Rare sentences were looked for among {limit:,} distinct sentences of a model, drawn at random; "
-            "occurrences of all others do not count as rare (--max-sentences)."
-        )
-    if not any(dependence.method == "text" for dependence in run.dependence):
-        yield "There are fewer than two different prompts, so input dependence cannot be measured."
+def _with_verdicts(runs: Runs) -> list[RunExploration]:
+    """Puts behind each run its right and its wrong samples, as runs of their own."""
+    return [
+        part
+        for run in runs
+        for part in (run, *(replace(p, run=f"{run.run}, {name}") for name, p in run.by_verdict.items()))
+    ]
 
 
 def sizes(runs: Runs) -> list[Block]:
@@ -102,12 +75,24 @@ def sizes(runs: Runs) -> list[Block]:
 
 def entropy(distributions: Mapping[str, Distribution], runs: Runs) -> list[Block]:
     """Shows how much entropy tokens have: of each arm, by type, and by place in the sentence."""
+    by_verdict = {
+        part.run: explored_entropies(part.entropy)
+        for part in _with_verdicts(runs)
+        if part.entropy is not None and part.run not in distributions
+    }
     arms = [
-        [name, count(d.tokens), interval(d.mean, d.low, d.high), number(d.threshold), quantile(d.quantile), d.source]
-        for name, d in distributions.items()
+        [
+            name,
+            count(d.tokens),
+            interval(d.mean, d.low, d.high),
+            number(d.threshold),
+            "" if name in by_verdict else quantile(d.quantile),
+            d.source,
+        ]
+        for name, d in {**distributions, **by_verdict}.items()
     ]
     header = ["", "tokens", "mean", "high above", "% below that", "how it was got"]
-    explored = [(run.run, run.entropy) for run in runs if run.entropy is not None]
+    explored = [(run.run, run.entropy) for run in _with_verdicts(runs) if run.entropy is not None]
     types = [
         [name, t.name, count(t.tokens), number(t.mean), share(t.high_share)] for name, e in explored for t in e.types
     ]
@@ -125,6 +110,14 @@ def entropy(distributions: Mapping[str, Distribution], runs: Runs) -> list[Block
             for name, e in explored
             if e.upper_mean is not None
         ),
+        *(
+            f"{name}: the sampled tokens' mean surprisal is {estimate(e.surprisal)} nats"
+            + (f", their varentropy {estimate(e.varentropy)} nats squared" if e.varentropy.value is not None else "")
+            + (f" (correlation with entropy {number(e.varentropy_correlation, 2)})" if e.varentropy_correlation else "")
+            + "."
+            for name, e in explored
+            if e.surprisal.value is not None
+        ),
         *filled("Entropy by type of token", ["", "type", *measured, "high-entropy %"], types, folded=True),
         *filled("Entropy by distance from the sentence's start", ["", "tokens before", *measured], places, folded=True),
     ]
@@ -135,29 +128,38 @@ def _distance(start: float, end: float) -> str:
 
 
 def forks(runs: Runs) -> list[Block]:
-    """Lists the tokens that are most often of high entropy."""
+    """Lists the tokens that are of high entropy more often than tokens are on the whole."""
     tables: list[Block] = []
-    for run in runs:
+    for run in _with_verdicts(runs):
         if run.entropy is None:
             continue
+        shown = run.entropy.forks[:_FORKS]
+        spread = any(f.mean_varentropy is not None for f in shown)
         rows = [
             [
-                one_line(f.token.replace("\n", "\\n"), 30),
+                one_line(_visible(f.token), 30),
+                number(f.excess, 0, sign="+"),
                 count(f.high),
                 count(f.count),
                 share(f.high / f.count, 0),
                 number(f.mean_entropy),
+                *([number(f.mean_varentropy)] if spread else []),
                 "pivotal" if f.pivotal else "",
             ]
-            for f in run.entropy.forks[:_FORKS]
+            for f in shown
         ]
         caption = (
-            f"{run.run}: fork tokens, most often above {number(run.entropy.threshold)} nats, the "
-            f"{quantile(run.entropy.quantile)} % quantile of all its tokens"
+            f"{run.run}: fork tokens, more often above {number(run.entropy.threshold)} nats than tokens on the whole"
         )
-        header = ["token", "times high", "times", "high %", "mean (nats)", "mostly"]
-        tables += filled(caption, header, rows)
+        header = ["token", "times more", "times high", "times", "high %", "mean (nats)"]
+        header += ["varentropy", "mostly"] if spread else ["mostly"]
+        tables += filled(caption, header, rows, folded=run not in runs)
     return tables
+
+
+def _visible(token: str) -> str:
+    """Shows the blanks of a token that has nothing else."""
+    return token if token.strip() else token.replace("\n", "↵").replace("\t", "⇥").replace(" ", "␣")
 
 
 def behaviours(runs: Runs) -> list[Block]:
@@ -172,7 +174,7 @@ def behaviours(runs: Runs) -> list[Block]:
             number(b.per_1000_words, 2),
             number(b.mean_entropy),
         ]
-        for run in runs
+        for run in _with_verdicts(runs)
         for b in run.behaviours
     ]
     header = ["", "behaviour", "found", "% of words or sentences", "per response", "per 1,000 words", "mean (nats)"]
@@ -190,7 +192,7 @@ def behaviours(runs: Runs) -> list[Block]:
 
 
 def _contrasts(runs: Runs) -> list[Block]:
-    all_contrasts = [(run, b, c) for run in runs for b in run.behaviours for c in b.contrasts]
+    every = [(run, b, c) for run in _with_verdicts(runs) for b in run.behaviours for c in b.contrasts]
     rows = [
         [
             run.run,
@@ -200,26 +202,33 @@ def _contrasts(runs: Runs) -> list[Block]:
             count(c.others),
             share(c.supported),
             count(c.problems),
-            estimate(c.difference, sign="+"),
+            "too few" if c.too_few else estimate(c.difference, sign="+"),
+            p_value(c.p),
             estimate(c.auc),
             interval(c.null.mean, c.null.low, c.null.high, sign="+") if c.null else "",
             p_value(c.null.p if c.null else None),
         ]
-        for run, b, c in all_contrasts
+        for run, b, c in every
     ]
     header = ["", "entropy of", "version", "marked", "others", "with match %", "problems"]
-    header += ["difference (nats)", "AUC", "null", "p"]
+    header += ["difference (nats)", "p", "AUC", "other words", "p"]
     caption = (
-        "Marked against other units, matched: of the same stratum; mean [interval over problems]; null by circular "
-        "shift within traces"
+        "Marked against other units, matched: of the same trace and stratum; [interval over problems], p of no "
+        "difference; other words: lexicons of words as frequent, and the share of these that differ as much"
     )
     return [
         *filled(caption, header, rows),
         *(
             f"{run.run}: {b.name}, {c.version}: whatever the unseen tails, the difference lies in "
             f"[{number(c.identified[0], sign='+')}, {number(c.identified[1], sign='+')}]."
-            for run, b, c in all_contrasts
+            for run, b, c in every
             if c.identified is not None
+        ),
+        *(
+            f"{run.run}: there are no lexicons of other words to compare with: hardly any other word is as frequent."
+            for run in runs
+            for b in run.behaviours
+            if b.name == "pivotal" and any(c.difference.value is not None and c.null is None for c in b.contrasts)
         ),
     ]
 
@@ -236,13 +245,15 @@ def _entries(run: RunExploration) -> list[Table]:
             estimate(e.matched_difference, sign="+"),
             share(e.supported),
             p_value(e.q),
+            interval(e.null.mean, e.null.low, e.null.high, sign="+") if e.null else "",
+            p_value(e.null.p if e.null else None),
         ]
         for e in run.entries[:_ENTRIES]
     ]
     header = ["entry", "group", "found", "problems", "mean (nats)", "difference", "matched difference"]
     shown = f", {len(rows)} of {len(run.entries)}" if len(rows) < len(run.entries) else ""
     caption = f"{run.run}: entries of the lexicon, most frequent first{shown}"
-    return filled(caption, [*header, "with match %", "q (BH)"], rows, folded=True)
+    return filled(caption, [*header, "with match %", "q (BH)", "other words", "p"], rows, folded=True)
 
 
 def _list(caption: str, texts: Sequence[str]) -> list[Table]:
@@ -252,7 +263,7 @@ def _list(caption: str, texts: Sequence[str]) -> list[Table]:
 def rarity(runs: Runs) -> list[Block]:
     """Shows how far sentences are from the base model's, and what the rare ones are like."""
     blocks: list[Block] = []
-    for run in runs:
+    for run in _with_verdicts(runs):
         r = run.rarity
         if r is None:
             continue
@@ -282,7 +293,7 @@ def rarity(runs: Runs) -> list[Block]:
 
 def dependence(runs: Runs) -> list[Block]:
     """Shows whether responses depend on their prompts."""
-    rows = [[run.run, *_dependence_row(d)] for run in runs for d in run.dependence]
+    rows = [[run.run, *_dependence_row(d)] for run in _with_verdicts(runs) for d in run.dependence]
     header = ["", "from", "responses x prompts", "information (nats)", "at most (log N)", "p"]
     header += ["own prompt fits best %", "chance %", "p", "H(Z)", "H(Z|X)"]
     return [*filled("Does the response depend on its prompt?", header, rows)]

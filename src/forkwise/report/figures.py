@@ -170,7 +170,7 @@ def entropy_figure(distributions: Mapping[str, Distribution], arms: Sequence[str
 
 
 def behaviour_figure(runs: Sequence[RunExploration], arms: Sequence[str] = ()) -> Figure:
-    """Draws the entropy of marked units minus that of others, raw and matched, beside what shifting gives by chance."""
+    """Draws the entropy of marked units minus that of others, beside that of lexicons of other words."""
     rows = [(run, b, c) for run in runs for b in run.behaviours for c in b.contrasts if c.difference.value is not None]
     figure = Figure(figsize=(9, 1 + 0.34 * max(len(rows), 1)), layout="constrained")
     axis = figure.subplots()
@@ -188,7 +188,7 @@ def behaviour_figure(runs: Sequence[RunExploration], arms: Sequence[str] = ()) -
         range(len(rows)), [name_label(f"{run.run}: {b.name}, {c.version}") for run, b, c in rows], fontsize=8
     )
     axis.invert_yaxis()
-    finish_axis(axis, "difference in entropy (nats); grey: 95 % of circular shifts within traces", "")
+    finish_axis(axis, "difference in entropy (nats); grey: 95 % of lexicons of other words", "")
     return figure
 
 

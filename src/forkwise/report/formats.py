@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
-from forkwise.explore.results import Estimate
+from forkwise.explore.findings import Estimate
 from forkwise.passk import Interval
+
+_SMALL_P = 5e-5  # rounds to 0 in four digits
 
 
 def number(value: float | None, digits: int = 3, sign: str = "") -> str:
@@ -59,4 +61,6 @@ def percent(value: Estimate) -> str:
 
 def p_value(p: float | None) -> str:
     """Writes a p-value with as many digits as mean something."""
-    return "" if p is None else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
+    if p is None:
+        return ""
+    return "<0.0001" if p < _SMALL_P else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"

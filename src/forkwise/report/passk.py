@@ -10,8 +10,10 @@ import numpy.typing as npt
 from forkwise.passk import Comparison, Difference, Evaluation, Interval
 from forkwise.passk.estimator import shown_ks
 from forkwise.passk.length import BUDGET, CAP, MATCHED
+from forkwise.passk.notes import Note
 from forkwise.passk.results import Curve, Endpoint, LengthDifference, LengthRow
 from forkwise.report.formats import at, count, coverage, interval, number, p_value, share
+from forkwise.report.passk_notes import sentences
 from forkwise.report.table import Block, Table, filled
 
 FEW, MANY = 6, 12
@@ -71,6 +73,11 @@ def details(evaluations: Sequence[Evaluation], comparison: Comparison | None = N
     if comparison is not None:
         blocks += [table for d in comparison.differences for table in _difference(d, comparison)]
     return blocks
+
+
+def listed(notes: Sequence[Note]) -> list[Block]:
+    """Makes a list of the notes, a sentence each."""
+    return [f"- {sentence}" for sentence in sentences(notes)]
 
 
 def _cell(ks: Sequence[int], values: Interval, k: int, sign: str = "") -> str:

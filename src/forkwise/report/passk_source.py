@@ -11,6 +11,7 @@ from forkwise.passk import Arm, Comparison, Evaluation, compare, evaluate, k_gri
 from forkwise.passk.design import FEWEST_RUNS
 from forkwise.passk.files import ResultFile, read_results
 from forkwise.passk.length import default_budgets, default_caps, have_common_lengths
+from forkwise.report.passk_notes import sentences
 from forkwise.report.sources import BASE, ReportSource, SampleArm
 
 
@@ -56,17 +57,17 @@ def passk_numbers(sources: Sequence[ReportSource], arms: Sequence[SampleArm], ex
         path, file, stored = compared[0]
         if len(compared) > 1:
             notes.append(f"A report shows one comparison, that of '{path}'; those of the other files are left out.")
-        return PasskNumbers(file.evaluations, stored, [path], [*notes, *stored.notes])
+        return PasskNumbers(file.evaluations, stored, [path], [*notes, *sentences(stored.notes)])
     evaluations = {e.arm: e for file in files.values() for e in file.evaluations}
     loaded = _load(arms, notes)
     comparison = None
     if loaded:
         evaluations, comparison = _compute(loaded, evaluations, experiment, notes)
     if comparison is not None:
-        notes += comparison.notes
+        notes += sentences(comparison.notes)
     else:
         for e in evaluations.values():
-            notes += [f"{e.arm}: {note}" if len(evaluations) > 1 else note for note in e.notes]
+            notes += [f"{e.arm}: {note}" if len(evaluations) > 1 else note for note in sentences(e.notes)]
     return PasskNumbers(list(evaluations.values()), comparison, list(files), notes)
 
 

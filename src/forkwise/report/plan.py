@@ -8,9 +8,11 @@ from math import comb, sqrt
 from forkwise.passk.comparison import CURVE
 from forkwise.passk.components import Components, chi_square_interval, name_of
 from forkwise.passk.design import FEWEST_RUNS
+from forkwise.passk.notes import Note
 from forkwise.passk.plan import Needed, Plan, PricedStudy
 from forkwise.passk.power import MOST_RUNS, Size
 from forkwise.report.formats import count, number, share
+from forkwise.report.passk_notes import sentences
 from forkwise.report.table import Table, filled
 from forkwise.terminal import counted
 
@@ -166,9 +168,9 @@ def _choice(c: PricedStudy) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------- limits
 
 
-def limits(plan: Plan, notes: Sequence[str] = ()) -> list[str]:
+def limits(plan: Plan, notes: Sequence[Note] = ()) -> list[str]:
     """Says what the study cannot claim, and what its figures rest on."""
-    return [*_claims(plan), *_floors(plan), *_foundations(plan), *notes]
+    return [*_claims(plan), *_floors(plan), *_foundations(plan), *sentences(notes)]
 
 
 def _claims(plan: Plan) -> list[str]:

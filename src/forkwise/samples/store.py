@@ -27,6 +27,7 @@ TOKEN_COLUMNS = pa.schema(
         pa.field("tokens", pa.list_(pa.string())),
         pa.field("logprobs", pa.list_(pa.float32())),  # nats, of the token that was sampled
         pa.field("entropies", pa.list_(pa.float32())),  # nats, exact: over the whole vocabulary
+        pa.field("varentropies", pa.list_(pa.float32())),  # nats squared: variance of the surprisal -log p there
         pa.field(
             "top_logprobs",
             pa.list_(pa.list_(pa.struct([pa.field("token", pa.string()), pa.field("logprob", pa.float32())]))),

@@ -48,12 +48,16 @@ _SAID = {
 
 _PROBE = "What is 17 + 25? Let us think step by step. First, 7 + 5 = 12, so we write 2 and carry 1. Then 1 + 2 + 1 = 4."
 _PROBE_TOKENS, _PROBE_STEPS = 48, 12
+_SURPRISING = -1e4  # nats, far below what float64 has as a probability above 0
 _CHECKED, _AT_ONCE = 256, 64
 """Most tokens per completion that are compared, and at a time: large vocabularies fill the memory."""
 
 
 class Drawn:
-    """Generated tokens of n samples with log-probabilities and entropies, `(n, max_tokens)`, and their `lengths`.
+    """Generated tokens of n samples with their numbers, `(n, max_tokens)` each, and their `lengths`.
+
+    Attributes:
+        logprobs, entropies, varentropies: as `draw_tokens` returns them.
 
     Each way hands over logits and gets tokens back, so that all of them draw alike.
     """
@@ -70,6 +74,7 @@ class Drawn:
         self.ids = torch.zeros(n, tokens, dtype=torch.int64, device=device)
         self.logprobs = torch.zeros(n, tokens, dtype=torch.float32, device=device)
         self.entropies = torch.zeros(n, tokens, dtype=torch.float32, device=device)
+        self.varentropies = torch.zeros(n, tokens, dtype=torch.float32, device=device)
         self.lengths = torch.full((n,), tokens, device=device)
         self.stopped = torch.zeros(n, dtype=torch.bool, device=device)
         self.sampling, self._model = sampling, model
@@ -79,11 +84,12 @@ class Drawn:
 
     def take(self, t: int, rows: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Draws and records token `t` of the samples `rows` from their `logits`; returns the tokens, `(rows,)`."""
-        token, logprob, entropy = draw_tokens(logits, self._uniforms[rows, t], self.sampling)
+        token, logprob, entropy, varentropy = draw_tokens(logits, self._uniforms[rows, t], self.sampling)
         token = token.squeeze(1)
         self.ids[rows, t] = token
         self.logprobs[rows, t] = logprob.float()
         self.entropies[rows, t] = entropy.float()
+        self.varentropies[rows, t] = varentropy.float()
         going = ~self.stopped[rows]
         if not bool(torch.isfinite(logprob[going]).all()):
             raise not_numbers(self._model)
@@ -103,18 +109,25 @@ def uniforms(seeds: Sequence[int], tokens: int) -> torch.Tensor:
 
 def draw_tokens(
     logits: torch.Tensor, u: torch.Tensor, sampling: Sampling
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Returns per row of `logits` (n, V) the token that `u` (n,) picks, its log-probability and the entropy.
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Draws per row of `logits` (n, V) the token that `u` (n,) picks; returns it with three numbers.
+
+    These are its log-probability and, of the distribution, the entropy (nats) and the varentropy, which is the variance
+    of the surprisal `-log p` (nats squared).
 
     The token is drawn from softmax(logits / temperature) cut to the nucleus, by inverting its distribution function, so
-    that a row's draw does not depend on the rows beside it. Log-probability and entropy, in nats, are those of the full
-    softmax(logits / temperature), before the cut. Greedy decoding (temperature 0) has them at temperature 1. The
-    entropy comes from the operator of training, float32; the rest is float64.
+    that a row's draw does not depend on the rows beside it. All numbers are those of the full softmax(logits /
+    temperature), before the cut. Greedy decoding (temperature 0) has them at temperature 1. The entropy comes from the
+    operator of training, float32; the rest is float64.
     """
     temperature = sampling.temperature or 1.0
     entropy = token_entropy(logits, temperature=temperature)
     logprobs = torch.log_softmax(logits.double() / temperature, dim=-1)
     probs = logprobs.exp()
+    surprisal = logprobs.clamp(min=_SURPRISING).neg_()  # where p = 0 it counts nothing, but must be finite
+    weighted = probs * surprisal
+    mean = weighted.sum(dim=-1)
+    varentropy = (weighted.mul_(surprisal).sum(dim=-1) - mean.square()).clamp_(min=0.0)
     if sampling.temperature == 0:
         token = logits.argmax(dim=-1, keepdim=True)
     else:
@@ -125,7 +138,7 @@ def draw_tokens(
         cdf = probs.cumsum(dim=-1)
         # The first token whose cdf exceeds u, so never one with p = 0.
         token = torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True).clamp_(max=logits.shape[-1] - 1)
-    return token, logprobs.gather(1, token).squeeze(1), entropy
+    return token, logprobs.gather(1, token).squeeze(1), entropy, varentropy
 
 
 class Decoder:

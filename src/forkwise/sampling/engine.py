@@ -43,6 +43,7 @@ class Completion:
         token_ids, tokens: what was generated, as ids and as text.
         logprobs: log-probabilities of those tokens, in nats.
         entropies: entropies of the distributions that those tokens were drawn from, in nats.
+        varentropies: variances of the surprisal over those distributions, in nats squared.
         top_logprobs: the likeliest candidates at each position.
     """
 
@@ -54,6 +55,7 @@ class Completion:
     tokens: list[str] | None = None
     logprobs: list[float] | None = None
     entropies: list[float] | None = None
+    varentropies: list[float] | None = None
     top_logprobs: list[list[TopToken]] | None = None
 
 

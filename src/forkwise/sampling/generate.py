@@ -99,6 +99,7 @@ def _complete(
             tokens=[vocabulary.decode([token]) for token in ids] if traced else None,
             logprobs=drawn.logprobs[i, :length].tolist() if traced else None,
             entropies=drawn.entropies[i, :length].tolist() if traced else None,
+            varentropies=drawn.varentropies[i, :length].tolist() if traced else None,
         )
         completions.append(completion)
     return completions

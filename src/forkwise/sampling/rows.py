@@ -39,6 +39,8 @@ def table_row(
         row["logprobs"] = completion.logprobs
     if completion.entropies is not None:
         row["entropies"] = completion.entropies
+    if completion.varentropies is not None:
+        row["varentropies"] = completion.varentropies
     if completion.top_logprobs is not None:
         row["top_logprobs"] = [
             [{"token": _storable(token), "logprob": logprob} for token, logprob in candidates]

@@ -222,7 +222,8 @@ class Study:
     def configuration(self, arm: TrainingArm, seed: int, folder: Path, device: Device = "cpu") -> dict[str, Any]:
         """Returns the settings of one training run, as they go to `forkwise grpo --config`.
 
-        Where a method sets a field of TRL that the recipe sets too, the method wins.
+        Where a method sets a field of TRL that the recipe sets too, the method wins. TRL's head computes entropies
+        unless the recipe says otherwise: studies from before there was a choice find their numbers again.
         """
         named = arm.settings.get("method", [])
         methods = parse_methods([named] if isinstance(named, str) else named)
@@ -232,6 +233,7 @@ class Study:
         return {
             "model": self.model,
             **{key: value for key, value in source.items() if value is not None},
+            "entropy_backend": "trl",
             **self.recipe,
             **settings_of(methods),
             **arm.settings,

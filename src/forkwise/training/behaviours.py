@@ -56,6 +56,7 @@ class BehavioursMixin(_Trainer):
                 decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
                 decode_one=lambda i: tokenizer.decode([i]),
                 breaks=self.behaviour_breaks,
+                end=tokenizer.eos_token_id,
             )
         ids = batch["completion_ids"].tolist()
         mask = batch["completion_mask"].bool().tolist()

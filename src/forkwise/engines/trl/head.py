@@ -164,8 +164,9 @@ class HeadMixin(_Trainer):
                 says = "TRL's head computes" if way.scorer == "trl" else "the full logits give"
                 name = type(causal_model(model)).__name__
                 warnings.warn(f"For {name} {says} log-probs and entropies, since {way.why}.", stacklevel=2)
-            if way.scorer == "forkwise":
-                self._entropy_error = way.head.entropy_error
+            if way.scorer == "forkwise" and self.state.global_step == 0:  # a resumed run logs what the first one did
+                errors = torch.tensor([self._entropy_error or 0.0, way.head.entropy_error])
+                self._entropy_error = float(self.accelerator.gather(errors.to(self.accelerator.device)).max())
         return self._ways[key]
 
     def _prove(self, model: Any, ids: Tensor, *, images: bool) -> Way:

@@ -7,25 +7,13 @@ from typing import Any
 
 import torch
 
-from forkwise.engines.base import ActionLog, quoted
+from forkwise.engines.base import ActionLog, needs, quoted, reward_methods, rollout_methods, update_methods
 from forkwise.engines.states import MethodStates
 from forkwise.engines.trl.guard import sees_rollouts
 from forkwise.engines.trl.head import HeadMixin
 from forkwise.engines.trl.release import HOST, not_shaped
-from forkwise.engines.trl.update import (
-    CORRECT,
-    EARLY_ADVANTAGES,
-    GROUPS,
-    OLD_ENTROPY,
-    POSITIONS,
-    Moment,
-    needs,
-    reward_methods,
-    rollout_methods,
-    run_on_whole_update,
-    token_mask,
-    update_methods,
-)
+from forkwise.engines.trl.update import CORRECT, EARLY_ADVANTAGES, GROUPS, OLD_ENTROPY, POSITIONS, Moment, token_mask
+from forkwise.engines.whole_update import run_on_whole_update
 from forkwise.errors import InputError
 from forkwise.methods import Method, Need, Rollout, Tokens
 from forkwise.methods.chain import run_reward_methods

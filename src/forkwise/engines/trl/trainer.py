@@ -11,19 +11,13 @@ import torch
 from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer
 
+from forkwise.engines.base import needs, update_methods
 from forkwise.engines.trl.config import EntropyShapedGRPOConfig, check_rollout, require_config, shaping
 from forkwise.engines.trl.guard import GuardedBatch, check_rollout_acted
 from forkwise.engines.trl.release import not_shaped
 from forkwise.engines.trl.rollout import RolloutMixin
-from forkwise.engines.trl.update import (
-    POSITIONS,
-    UpdateAdvantages,
-    local_tokens,
-    needs,
-    run_on_whole_update,
-    token_mask,
-    update_methods,
-)
+from forkwise.engines.trl.update import POSITIONS, UpdateAdvantages, local_tokens, token_mask
+from forkwise.engines.whole_update import run_on_whole_update
 from forkwise.methods import Method, Scope, Tokens
 from forkwise.methods.chain import run_token_methods
 

@@ -26,7 +26,10 @@ USES = frozenset({*COLUMNS, *PROMPT_COLUMNS, "sampling"})
 _PER_SAMPLE = ("sample_id", "completion", "answer", "correct", "score", "n_tokens", "finish_reason", "seed")
 """Columns of which a record may hold a list, one entry per sample of its problem."""
 
-_ENTRIES: dict[str, type] = {"token_ids": int, "tokens": str, "logprobs": float, "entropies": float}
+_ENTRIES: dict[str, type] = {
+    **{"token_ids": int, "tokens": str},
+    **dict.fromkeys(("logprobs", "entropies", "varentropies"), float),
+}
 """What the token-level lists hold; candidates are checked elsewhere."""
 
 _WHOLE = ("sample_id", "n_tokens", "seed", "max_tokens", "step")
