@@ -170,8 +170,8 @@ def _select(run: str, rows: Sequence[dict[str, Any]], by: Rule, keep: int, skip:
     else:
         scores = np.array([solution.logprobs.mean() for solution in scored])
     problems: dict[str, list[int]] = {}
-    for place, (solved, _) in enumerate(corpus):
-        problems.setdefault(solved["problem_id"], []).append(place)
+    for place, (solution_row, _) in enumerate(corpus):
+        problems.setdefault(solution_row["problem_id"], []).append(place)
     found.problems = len(problems)
     for places in problems.values():
         best = sorted(places, key=lambda place: -scores[place])[:keep]

@@ -52,7 +52,6 @@ class Need(str, Enum):
     LENGTHS = "lengths"
     TEMPERED_LOGPROBS = "old log-probs at another temperature"  # which one, the method's `temperature_factor` says
     SUM_P2_LOG = "sum of p^2 (log p + H)"
-    OPEN_CLIP = "the trainer's clip opened"  # no tensor: the weight of a token's gradient must be its ratio
     PROGRESS = "progress"
     STATES = "state across steps"
     ADVANTAGES = "the trainer's advantages"  # for a method of the rollout that changes them

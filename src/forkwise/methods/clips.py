@@ -23,7 +23,7 @@ CLIP = "clip of the ratio"
 class ClipMethod(TokenMethod):
     """A method that decides the weight w of a token's gradient, in place of the trainer's clip of `r = pi / pi_old`."""
 
-    requires = frozenset({Need.LOGPROBS, Need.OLD_LOGPROBS, Need.OPEN_CLIP})
+    requires = frozenset({Need.LOGPROBS, Need.OLD_LOGPROBS})
     conditions = frozenset({Condition.OFF_POLICY})
     slot = CLIP
 
