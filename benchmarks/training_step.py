@@ -185,8 +185,7 @@ def measure(model: Any, batch: dict[str, Any], rounds: int) -> dict[str, list[di
         for _ in range(rounds):
             for name, (backend, head) in HEADS.items():
                 found[name].append(in_a_fork(trainers[backend], head, batch))
-                print(".", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+                print(f"{name}: {found[name][-1]}", file=sys.stderr, flush=True)
     return found
 
 

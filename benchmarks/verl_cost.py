@@ -31,7 +31,10 @@ from verl.utils import tensordict_utils as tu  # noqa: E402
 from verl.workers.engine_workers import ActorRolloutRefWorker  # noqa: E402
 from verl.workers.utils.losses import ppo_loss  # noqa: E402
 
-from forkwise.engines.verl.loss import entropy_shaped_ppo_loss, shape_jagged  # noqa: E402
+from forkwise.engines.verl.batch import act_on_rollout  # noqa: E402
+from forkwise.engines.verl.loss import shaped_ppo_loss  # noqa: E402
+from forkwise.engines.verl.settings import Settings  # noqa: E402
+from forkwise.methods.entropy_advantage import EntropyAdvantage  # noqa: E402
 
 WORDS, ROWS, PROMPT, RESPONSE = 32768, 4, 32, 224
 UPDATES = 5
@@ -103,7 +106,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         actor = worker(Path(name))
     config = tiny.actor_config()
-    shaped = partial(entropy_shaped_ppo_loss, config=config, alpha=0.4, kappa=2.0)
+    shaped = partial(shaped_ppo_loss, config=config, methods=(EntropyAdvantage(),))
     routes: dict[str, Callable[[], Any]] = {}
     for label, loss, with_entropy in (
         ("verl, or entropy=old", partial(ppo_loss, config=config), False),
@@ -128,10 +131,12 @@ def main() -> None:
     ]
     entropy = torch.nested.as_nested_tensor(rows, layout=torch.jagged)
     mask = torch.nested.as_nested_tensor([torch.ones(len(row), dtype=torch.long) for row in rows], layout=torch.jagged)
+    data = {"advantages": entropy - 0.5, "entropy": entropy, "response_mask": mask}
+    keys = [f"{i // 8}_{i % 8}_0" for i in range(len(rows))]
     stage = []
     for _ in range(5):
         start = time.process_time()
-        shape_jagged(entropy - 0.5, entropy, mask, alpha=0.4, kappa=2.0)
+        act_on_rollout(Settings((EntropyAdvantage(),)), data, keys, [True] * len(rows), seed=0)
         stage.append(time.process_time() - start)
     millions = sum(map(len, rows)) / 1e6
     print(

@@ -18,7 +18,7 @@ import typer
 from packaging.requirements import Requirement
 
 from forkwise.cli import app, run
-from forkwise.cli.environment import _group
+from forkwise.cli.environment import _engines, _group
 
 
 def forkwise(*argv: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -71,6 +71,7 @@ def test_version_and_help() -> None:
 HELP = [
     *("grpo", "ppo", "quickstart", "sample", "import", "verify", "select", "passk", "compare", "plan"),
     "explore",
+    "verl-data",
     *("report", "methods", "doctor", "doctor run", "doctor verl"),
     *("study plan", "study register", "study run", "study analyse"),
 ]
@@ -94,7 +95,7 @@ def test_help_is_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, "--help")
     groups = {
         "Train": ["grpo", "ppo", "quickstart", "study"],
-        "Sample": ["sample", "import", "verify", "select"],
+        "Sample": ["sample", "import", "verify", "select", "verl-data"],
         "Measure": ["passk", "compare", "plan", "explore"],
         "Look": ["report", "doctor", "methods"],
     }
@@ -283,3 +284,14 @@ def test_every_example_runs(tmp_path: Path) -> None:
             [sys.executable, "-m", "forkwise", *words], cwd=tmp_path, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, (words, done.stderr[-2000:])
+
+
+def test_doctor_names_the_engines_that_are_here_and_what_was_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    from forkwise.cli import environment
+    from forkwise.engines.tested import Engine
+
+    here = (Engine("pytest", "pytest", "by itself"), Engine("another", "no-such-engine", "never"))
+    monkeypatch.setattr(environment, "ENGINES", here)
+    (said,) = map(str, _engines())
+    assert f"pytest {pytest.__version__} (tested: by itself)" in said
+    assert "another" not in said

@@ -19,6 +19,7 @@ from forkwise.engines.trl import EntropyShapedGRPOConfig, EntropyShapedGRPOTrain
 SPECS = (
     *("placebo_permuted", "placebo_constant", "forking_tokens:share=0.3", "clip_cov:share=0.2,low=-9,high=9"),
     *("kl_cov:share=0.3", "steer", "gtpo", "grpo_s", "ucpo:tau=1", "qae", "entropy_advantage"),
+    *("eapo", "edge_grpo", "opefo", "m2po:largest=0.05", "miner", "nsr", "opo", "unlikeliness", "fipo", "gppo"),
 )
 
 

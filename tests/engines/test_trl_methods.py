@@ -24,9 +24,11 @@ from trl import GRPOTrainer
 from two_processes import run_in_two
 
 from forkwise.engines.trl import EntropyShapedGRPOConfig, EntropyShapedGRPOTrainer
-from forkwise.engines.trl.update import POSITIONS, run_on_whole_update
+from forkwise.engines.trl.update import POSITIONS
+from forkwise.engines.whole_update import run_on_whole_update
 from forkwise.errors import InputError
 from forkwise.methods import Need, Scope, SettingsMethod, TokenMethod, Tokens, all_methods, describe, parse_method
+from forkwise.methods.dcpo import Dcpo
 from forkwise.training.ppo_config import EntropyShapedPPOConfig
 
 # Several updates per rollout, for methods that compare with the policy that sampled.
@@ -57,6 +59,7 @@ class TestIsTheSameHoweverTheUpdateIsCut:
         "eapo": "eapo",
         "edge_grpo": "edge_grpo",
         "m2po": "m2po:largest=1e-4",
+        "opefo": "opefo",
     }
 
     def test_all_methods_that_select_are_tested(self) -> None:
@@ -251,6 +254,71 @@ class TestTheLossIsFedWithWhatTheMethodMakes:
         assert [row["method/steer/smallest"] for row in logged] == pytest.approx(smallest)
         assert trainer.args.method[1].startswith("steer:weights=exponential,smallest=0.8->0.4@linear")
 
+    def test_opefo_gets_the_sum_over_the_vocabulary(self, tmp_path: Path) -> None:
+        """Stock TRL is fed with advantages balanced by float64 distributions of two micro-batches."""
+        options = {"gradient_accumulation_steps": 2}
+        trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=["opefo"], **options)
+        stock = make(GRPOTrainer, tmp_path, **options)
+        twin = tiny.policy()
+        batches = with_rows(tiny.microbatch(4, 1, model=twin), tiny.microbatch(4, 2, model=twin))
+        flows = []
+        for batch in batches:
+            logp = tiny.exact_logps(twin, batch)
+            h = -(logp.exp() * logp).sum(dim=2)
+            own = logp.gather(2, batch["completion_ids"][..., None])[..., 0]
+            expected = (logp.exp() ** 2 * (logp + h[..., None])).sum(dim=2)
+            change = own.exp() * (own + h) - expected
+            flows.append(-batch["advantages"][:, None] * change * batch["completion_mask"])
+        everything = torch.cat(flows)
+        raised, lowered = everything.clamp(min=0).sum(), (-everything).clamp(min=0).sum()
+        b = float((lowered - raised) / (lowered + raised))
+        assert abs(b) > 0.02, "choose another seed: the flows are in balance"
+        fed = [
+            {**batch, "advantages": (batch["advantages"][:, None] * (1 + b * flow.sign())).float()}
+            for batch, flow in zip(batches, flows, strict=True)
+        ]
+        trainer._buffered_inputs = batches
+        (_, gradient), (_, want) = loss_and_gradient(trainer, *batches), loss_and_gradient(stock, *fed)
+        assert relative(gradient, want) < GRADIENT_TOLERANCE
+
+    def test_dcpo_gets_the_log_probs_at_its_temperature(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen = []
+
+        def spy(method: Dcpo, tokens: Tokens) -> torch.Tensor:
+            seen.append((tokens, method.temperature_factor(tokens.states)))
+            return plain(method, tokens)
+
+        plain = Dcpo.advantages
+        monkeypatch.setattr(Dcpo, "advantages", spy)
+        batches = []
+
+        class Spy(EntropyShapedGRPOTrainer):
+            def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+                twin = twin_of(self)
+                batch = super()._generate_and_score_completions(inputs)
+                batches.append((batch, twin))
+                return batch
+
+        trainer = make(Spy, tmp_path, method=["dcpo"], max_steps=2, per_device_train_batch_size=8, learning_rate=0.01)
+        trainer.reward_funcs = [right_or_wrong]
+        trainer.train()
+        assert [factor for _, factor in seen] == [1.2, 0.8]  # nothing known yet; then about 2 nats are too many
+        for (tokens, factor), (batch, twin) in zip(seen, batches, strict=True):
+            exact = tiny.exact_logps(twin, batch, temperature=tiny.TEMPERATURE * factor)
+            want = exact.gather(2, batch["completion_ids"][..., None])[..., 0]
+            torch.testing.assert_close(
+                tokens.tempered_logprobs[tokens.mask].double(), want[tokens.mask], rtol=1e-4, atol=1e-4
+            )
+        assert trainer.temperature == tiny.TEMPERATURE
+        changed = [row["method/dcpo/changed"] for row in trainer.state.log_history if "method/dcpo/changed" in row]
+        assert changed[0] == 0 < changed[1]
+
+    def test_a_head_without_the_sum_is_refused(self, tmp_path: Path) -> None:
+        trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=["opefo"], entropy_backend="trl")
+        trainer._buffered_inputs = batches = with_rows(tiny.microbatch())
+        with pytest.raises(InputError, match="'opefo' needs the sum of .* which TRL's own head does not give"):
+            loss_and_gradient(trainer, *batches)
+
 
 def twin_of(trainer: GRPOTrainer) -> torch.nn.Module:
     twin = tiny.policy()
@@ -271,7 +339,14 @@ def test_two_real_steps_with_every_method(tmp_path: Path, name: str) -> None:
     method = parse_method(name)
     options = {"max_steps": 2, "learning_rate": 1e-3, "per_device_train_batch_size": 8, "num_generations": 8}
     # Policies move little in one step.
-    narrow = {"erc": "erc:low=0.9999,high=1.0001", "m2po": "m2po:largest=1e-7"}
+    narrow = {
+        "erc": "erc:low=0.9999,high=1.0001",
+        "m2po": "m2po:largest=1e-7",
+        "dppo": "dppo:low=1e-9,high=1e-9",
+        "gppo": "gppo:low=1e-9,high=1e-9",
+        "ce_gppo": "ce_gppo:low=1e-9,high=1e-9",
+        "flexible_clip": "flexible_clip:fixed=1e-9",
+    }
     trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=[narrow.get(name, name)], **options, **REUSED)
     trainer.reward_funcs = [right_or_nothing if name == "maxrl" else right_or_wrong]
     assert float(updates_of(trainer).norm()) > 0
@@ -284,7 +359,7 @@ def test_two_real_steps_with_every_method(tmp_path: Path, name: str) -> None:
     changed = [row[f"method/{name}/changed"] for row in steps]
     if name == "erc":
         assert changed[0] == 0 < changed[1]  # the policy that sampled has the same entropies
-    elif name not in ("clip_cov", "miner"):  # covariances above 1, and groups that are all right, are rare
+    elif name not in ("clip_cov", "miner", "dcpo"):  # which finds nothing here, seldom something, begins later
         assert max(changed) > 0
     assert all(0 <= share <= 1 for share in changed)
 

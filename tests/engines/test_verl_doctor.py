@@ -26,7 +26,7 @@ def test_the_suite_runs_on_the_verl_that_it_was_asked_to_run_on() -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("verl") is not None, reason="verl is installed")
 def test_without_verl_says_how_to_install_it() -> None:
-    with pytest.raises(InputError, match=r'verl is not installed .*pip install "forkwise\[verl\]"'):
+    with pytest.raises(InputError, match=r"verl is not installed .*as its own pages say, .*docs/verl\.md"):
         doctor.report()
 
 
@@ -38,7 +38,7 @@ def test_reports_version_and_modes() -> None:
     assert "entropy_sync, entropy_colocate_async, entropy_separate_async" in done.output
     assert "Refused with these keys, since they shape nothing: " in done.output
     assert "fully async, one step off" in done.output
-    page = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "verl.md").read_text()
     assert done.output.strip().split(": ", 1)[1].split("\n", 1)[1] in page  # but for the versions
 
 

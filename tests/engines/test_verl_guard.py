@@ -59,6 +59,7 @@ class TestTheCheckOfAConfiguration:
         ("overrides", "message"),
         [
             (KEYS, f"trainer.v1.trainer_mode=sync {REFUSED}"),
+            (["+algorithm.forkwise.method=[rloo]"], f"algorithm.forkwise is set, but trainer.v1.*sync {REFUSED}"),
             ([*KEYS, "trainer.v1.trainer_mode=colocate_async"], f"trainer_mode=colocate_async {REFUSED}"),
             ([*tiny.SHAPED, "trainer.use_v1=False"], f"trainer.use_v1=False {REFUSED}"),
             ([*tiny.SHAPED, "+algorithm.entropy_shaping.kappa=1"], "kappa must be a finite number greater than 1"),

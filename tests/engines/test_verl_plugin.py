@@ -18,8 +18,20 @@ from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync, PPOTrainerSync, get_trainer_cls
 from verl.utils.config import validate_config
 
-from forkwise.engines.verl.settings import EntropyShaping, read_settings
+from forkwise.engines.verl.reading import read_settings
+from forkwise.engines.verl.settings import Place, Settings
 from forkwise.errors import InputError
+from forkwise.methods import (
+    Condition,
+    Need,
+    RewardMethod,
+    Scope,
+    SettingsMethod,
+    all_methods,
+    parse_methods,
+)
+from forkwise.methods.clips import CLIP
+from forkwise.methods.entropy_advantage import EntropyAdvantage
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SEPARATE = [
@@ -83,7 +95,7 @@ class TestConfiguration:
         config.actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu = 1
         validate_config(config, need_reference_policy(config), need_critic(config))
         entropy = "current" if overrides is tiny.CURRENT else "old"
-        assert read_settings(config) == EntropyShaping(alpha=0.4, kappa=3, entropy=entropy)
+        assert read_settings(config) == Settings((EntropyAdvantage(0.4, 3),), policy=entropy)
 
     @pytest.mark.parametrize("mode", ["entropy_sync", "entropy_colocate_async", "entropy_separate_async"])
     def test_constructs_each_trainer_under_the_mode_that_verl_knows(self, mode: str) -> None:
@@ -91,7 +103,7 @@ class TestConfiguration:
         trainer = get_trainer_cls(mode)(config)
         assert trainer.trainer_mode == config.trainer.v1.trainer_mode == mode.removeprefix("entropy_")
         assert trainer.parameter_sync_step == (4 if mode == "entropy_separate_async" else 1)
-        assert trainer.shaping == EntropyShaping(alpha=0.4)
+        assert trainer.shaping == Settings((EntropyAdvantage(0.4),))
 
     @pytest.mark.parametrize(
         ("overrides", "message"),
@@ -111,12 +123,15 @@ class TestConfiguration:
             ),
             ([*tiny.SHAPED, "+algorithm.entropy_shaping.entropy=new"], "must be old or current, not 'new'"),
             ([*tiny.SHAPED, "+algorithm.entropy_shaping.kapa=2"], r"kapa does not exist: .*Did you mean 'kappa'"),
+            ([*tiny.SHAPED, "+algorithm.entropy_shaping.method=gtpo"], r"shaping\.method does not exist: the"),
             (
-                [*tiny.SHAPED, "+algorithm.entropy_shaping.method=gtpo"],
-                r"entropy_shaping\.method=gtpo has no effect under",
+                [*tiny.SHAPED, "+algorithm.method=erc"],
+                r"algorithm\.method=erc has no effect: write it as \+algorithm\.f",
             ),
-            ([*tiny.SHAPED, "+algorithm.method=erc"], r"algorithm\.method=erc has no effect under verl"),
-            ([*tiny.SHAPED, "+method=steer"], r"^method=steer has no effect under verl.* forkwise grpo --method"),
+            (
+                [*tiny.SHAPED, "+method=steer"],
+                r"^method=steer has no effect: write it as \+algorithm\.forkwise\.method",
+            ),
             ([*tiny.SHAPED, "algorithm.rollout_correction.bypass_mode=True"], "bypass_mode=True skips the forward"),
             ([*tiny.SHAPED, "distillation.enabled=True"], "distillation.enabled=True replaces the loss"),
             ([*tiny.CURRENT, "distillation.enabled=True"], "distillation.enabled=True replaces the loss"),
@@ -132,10 +147,158 @@ class TestConfiguration:
     def test_that_can_be_honoured_is_not(self) -> None:
         """The current policy's entropy needs no forward pass before the update, and an entropy bonus computes it."""
         bypass = tiny.config(*tiny.CURRENT, "algorithm.rollout_correction.bypass_mode=True")
-        assert read_settings(bypass).in_loss
+        assert read_settings(bypass).place is Place.LOSS
         bonus = ["actor_rollout_ref.actor.calculate_entropy=False", "actor_rollout_ref.actor.entropy_coeff=0.01"]
-        assert read_settings(tiny.config(*tiny.CURRENT, *bonus)).in_loss
-        assert not read_settings(tiny.config("+algorithm.entropy_shaping.alpha=0")).in_loss
+        assert read_settings(tiny.config(*tiny.CURRENT, *bonus)).place is Place.LOSS
+        assert read_settings(tiny.config("+algorithm.entropy_shaping.alpha=0")) == Settings()
+
+
+GRPO = ["algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=8"]
+ACTOR = "actor_rollout_ref.actor"
+
+
+def named(*specs: str, policy: str = "old", also: tuple[str, ...] = ()) -> list[str]:
+    """Overrides that ask for methods."""
+    listed = ",".join(f'"{spec}"' for spec in specs)
+    keys = [f"+algorithm.forkwise.method=[{listed}]", f"+algorithm.forkwise.policy={policy}"]
+    return ["trainer.v1.trainer_mode=entropy_sync", *GRPO, *keys, *also]
+
+
+class TestMethods:
+    def test_are_read_in_the_order_in_which_they_act(self) -> None:
+        settings = read_settings(tiny.config(*named("forking_tokens:share=0.3", "rloo"), "+algorithm.forkwise.seed=5"))
+        assert settings == Settings(parse_methods(["rloo", "forking_tokens:share=0.3"]), "old", 5)
+
+    def test_of_the_shorthand_are_those_named(self) -> None:
+        assert read_settings(tiny.config(*named("entropy_advantage:alpha=0.4"))) == read_settings(
+            tiny.config(*tiny.SHAPED)
+        )
+
+    @pytest.mark.parametrize("policy", ["old", "current"])
+    @pytest.mark.parametrize("name", sorted(all_methods()))
+    def test_every_one_acts_somewhere_or_is_refused_for_what_it_declares(self, name: str, policy: str) -> None:
+        """By its declaration: a method that is added later is placed, or refused, like these."""
+        kind = all_methods()[name]
+        config = tiny.config(*named("rloo", also=(f"{ACTOR}.calculate_entropy=True", f"{ACTOR}.ppo_epochs=2")))
+        config.algorithm.forkwise.method, config.algorithm.forkwise.policy = [name], policy  # composing takes long
+        try:
+            settings = read_settings(config)
+        except InputError as error:
+            message = str(error)
+            method = kind()
+            if method.slot == CLIP and "takes the place of verl's clip, which must be opened: set" in message:
+                return
+            compares = Condition.OFF_POLICY in method.holds_under() and method.needs() & {Need.ENTROPY, Need.LOGPROBS}
+            assert (
+                (issubclass(kind, SettingsMethod) and ("keys of verl's own" in message or "of TRL to" in message))
+                or (policy == "old" and compares and "+algorithm.forkwise.policy=current" in message)
+                or ((Need.STATES in method.needs() or method.first_state()) and "under TRL only" in message)
+            ), message
+            return
+        if issubclass(kind, SettingsMethod):
+            assert settings.methods == ()
+        elif issubclass(kind, RewardMethod) or kind.scope is Scope.ROLLOUT:
+            assert settings.place is Place.NOWHERE
+        elif kind.scope is Scope.UPDATE:
+            assert settings.place is Place.UPDATE
+        else:
+            assert settings.place is (Place.DRIVER if policy == "old" else Place.LOSS)
+
+    @pytest.mark.parametrize(
+        ("overrides", "message"),
+        [
+            (named("forking_token"), "no method 'forking_token'. Did you mean 'forking_tokens'"),
+            (named("clip_cov:share=2"), "share of the method 'clip_cov' must be"),
+            (
+                [*named("rloo"), "+algorithm.forkwise.metod=1"],
+                r"forkwise\.metod does not exist: .*Did you mean 'method'",
+            ),
+            ([*named("rloo"), "+algorithm.forkwise.seed=-1"], "seed must be a whole number of at least 0, not -1"),
+            (named("rloo", policy="newest"), "policy must be old or current, not 'newest'"),
+            ([*GRPO, "+algorithm.forkwise.policy=old"], r"forkwise\.method must be a list of methods, such as"),
+            ([*named("rloo"), "+algorithm.entropy_shaping.alpha=0.4"], "is the shorthand of one method; beside"),
+            (
+                [*named("rloo"), "algorithm.adv_estimator=gae"],
+                "'rloo' makes the advantages of groups itself, .*not gae",
+            ),
+            ([*named("rloo"), "algorithm.use_kl_in_reward=True"], "go by the rewards, from which .*use_kl_in_reward"),
+            ([*named("gtpo"), "algorithm.rollout_correction.bypass_mode=True"], "comes from: set it to False.$"),
+            (
+                [*named("forking_tokens"), "algorithm.rollout_correction.bypass_mode=True"],
+                r"set it to False, or the policy \(algorithm.forkwise.policy, .*\) to current.$",
+            ),
+            (
+                named("entropy_advantage", policy="current"),
+                r"entropy of the policy under update is needed: set .*=True",
+            ),
+            (
+                named("erc"),
+                r"'erc' compares the policy under update .* it would do nothing: \+algorithm.forkwise.policy",
+            ),
+            (
+                named("kl_cov", policy="current", also=("data.train_batch_size=256",)),
+                "one update per rollout is the same, so it would do nothing: set actor_rollout_ref.actor.ppo_epochs=2",
+            ),
+            (
+                named("kl_cov", policy="current", also=(f"{ACTOR}.policy_loss.loss_mode=gspo",)),
+                "only where the loss weighs each token by its own ratio: set .*loss_mode=vanilla, not gspo",
+            ),
+            (named("placebo_scaling", also=(f"{ACTOR}.policy_loss.loss_mode=geo_mean",)), "geo_mean averages"),
+            (named("rloo", also=("distillation.enabled=True",)), "distillation.enabled=True replaces the loss"),
+            (named("passk_training:k=16"), "'passk_training' is 16, but groups have 8 completions"),
+            (
+                named("entropy_advantage:alpha=0.4@target:0.3"),
+                "'entropy_advantage' remembers something from rollout to rollout, which .* under TRL only",
+            ),
+            (
+                named("gppo", policy="current"),
+                r"'gppo' takes the place of verl's clip, which must be opened: set actor_rollout_ref.actor.clip_ratio_"
+                r"low=1.0 actor_rollout_ref.actor.clip_ratio_high=1000000000.0 .*clip_ratio_c=1000000000.0",
+            ),
+            (
+                named("dr_grpo"),
+                r"'dr_grpo' is, on verl, keys of verl's own: set algorithm.norm_adv_by_std_in_grpo=False "
+                r"actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm .*loss_scale_factor=512",
+            ),
+            (named("adaptive_entropy_bonus"), "sets use_adaptive_entropy of TRL to True, which verl does not have"),
+        ],
+    )
+    def test_that_cannot_be_honoured_are_refused(self, overrides: list[str], message: str) -> None:
+        with pytest.raises(InputError, match=message) as caught:
+            read_settings(tiny.config(*overrides))
+        assert "\n" not in str(caught.value)
+
+    def test_that_select_need_fsdp_if_the_policy_under_update_is_scored(self) -> None:
+        megatron = tiny.config(*named("forking_tokens", policy="current"))
+        megatron.actor_rollout_ref.actor.strategy = "megatron"
+        with pytest.raises(InputError, match="'forking_tokens' select among .*strategy=fsdp or fsdp2, not megatron"):
+            read_settings(megatron)
+        megatron.algorithm.forkwise.policy = "old"
+        assert read_settings(megatron).place is Place.UPDATE
+
+    def test_with_a_clip_of_their_own_act_with_verls_opened(self) -> None:
+        keys = (f"{ACTOR}.clip_ratio_low=1.0", f"{ACTOR}.clip_ratio_high=1e9", f"{ACTOR}.clip_ratio_c=1e9")
+        assert read_settings(tiny.config(*named("gppo", policy="current", also=keys))).methods == parse_methods(
+            ["gppo"]
+        )
+
+    def test_options_that_change_over_the_steps_are_those_of_the_step(self) -> None:
+        settings = read_settings(tiny.config(*named("entropy_advantage:alpha=0.4->0.1@linear")))
+        assert [settings.at(done).methods[0].alpha for done in (0.0, 0.5)] == pytest.approx([0.4, 0.25])
+
+    def test_presets_with_their_keys_are_verl_itself(self) -> None:
+        keys = ("algorithm.norm_adv_by_std_in_grpo=False", f"{ACTOR}.loss_agg_mode=seq-mean-token-sum-norm")
+        keys += (f"{ACTOR}.loss_scale_factor=512", f"{ACTOR}.clip_ratio_low=0.2", f"{ACTOR}.clip_ratio_high=0.28")
+        assert read_settings(tiny.config(*named("dr_grpo", "clip_higher", also=keys))) == Settings()
+        cispo = (f"{ACTOR}.policy_loss.loss_mode=cispo", f"{ACTOR}.clip_ratio_low=1.0", f"{ACTOR}.clip_ratio_high=4.0")
+        assert read_settings(tiny.config(*named("cispo", also=cispo))) == Settings()
+
+    def test_that_need_what_verl_has_not_are_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from forkwise.engines.verl import refusals
+
+        monkeypatch.setattr(refusals, "GIVEN", refusals.GIVEN - {Need.GROUPS})
+        with pytest.raises(InputError, match="'rloo' needs groups, which forkwise has under TRL only"):
+            read_settings(tiny.config(*named("rloo")))
 
 
 def recipe(script: str, where: Path, **environment: str) -> tuple[list[str], list[str]]:
@@ -147,6 +310,7 @@ def recipe(script: str, where: Path, **environment: str) -> tuple[list[str], lis
         ["bash", str(EXAMPLES / script), "trainer.seed_of_the_test=1"],
         capture_output=True,
         text=True,
+        cwd=where,
         env={**environment_of_a_user(), "PYTHON": str(echo), **environment},
         check=True,
     )
@@ -168,7 +332,7 @@ class TestExamples:
         config = tiny.config(*overrides)
         validate_config(config, need_reference_policy(config), need_critic(config))
         OmegaConf.resolve(config)
-        assert read_settings(config) == EntropyShaping(alpha, 2.0, entropy)
+        assert read_settings(config) == Settings((EntropyAdvantage(alpha, 2.0),), policy=entropy)
         actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
         assert (actor.clip_ratio_low, actor.clip_ratio_high, actor.loss_agg_mode) == (0.2, 0.28, "token-mean")
         assert (actor.optim.lr, actor.entropy_coeff, rollout.temperature) == (1e-6, 0, 1.0)
@@ -180,9 +344,47 @@ class TestExamples:
         assert not need_reference_policy(config)
         assert need_critic(config) == (script == "verl_ppo.sh")
         assert config.trainer.n_gpus_per_node == gpus
+        assert (config.actor_rollout_ref.actor.strategy, actor.optim.weight_decay, actor.clip_ratio_c) == (
+            "fsdp",
+            0.01,
+            3,
+        )
         if need_critic(config):
             assert (config.critic.optim.lr, config.algorithm.gamma, config.algorithm.lam) == (2e-6, 1.0, 1.0)
             assert config.critic.model.path == config.actor_rollout_ref.model.path
+
+    @pytest.mark.parametrize("script", ["verl_grpo.sh", "verl_ppo.sh"])
+    def test_name_runs_so_that_none_continues_another(self, script: str, tmp_path: Path) -> None:
+        settings: list[dict[str, str]] = [{}, {"ALPHA": "0"}, {"ENTROPY": "old"}, {"SEED": "1"}, {"MODEL": "a/b"}]
+        folders = {}
+        for changed in settings:
+            config = tiny.config(*recipe(script, tmp_path, **changed)[1])
+            folders[config.trainer.default_local_dir] = config.trainer.experiment_name
+            assert config.trainer.rollout_data_dir.startswith(f"runs/verl/{config.trainer.experiment_name}/")
+        assert len(folders) == len(set(folders.values())) == len(settings)
+
+    def test_keep_the_log_of_an_earlier_start(self, tmp_path: Path) -> None:
+        """verl empties the file of its logger when a run starts."""
+        recipe("verl_grpo.sh", tmp_path, NAME="run")
+        log = tmp_path / "runs" / "verl" / "run" / "metrics.jsonl"
+        log.write_text("earlier\n")
+        recipe("verl_grpo.sh", tmp_path, NAME="run")
+        (kept,) = log.parent.glob("metrics-before-*.jsonl")
+        assert kept.read_text() == "earlier\n"
+        assert not log.exists()
+
+    def test_the_baseline_is_verl_and_computes_no_entropy_for_us(self, tmp_path: Path) -> None:
+        config = tiny.config(*recipe("verl_grpo.sh", tmp_path, ALPHA="0")[1])
+        assert read_settings(config) == Settings(policy="current")
+        assert not config.actor_rollout_ref.actor.calculate_entropy
+
+    def test_take_other_methods_under_a_name(self, tmp_path: Path) -> None:
+        methods = {"METHOD": '["rloo","forking_tokens:share=0.2"]', "ENTROPY": "old"}
+        config = tiny.config(*recipe("verl_grpo.sh", tmp_path, NAME="rf", **methods)[1])
+        assert read_settings(config) == Settings(parse_methods(["rloo", "forking_tokens:share=0.2"]))
+        with pytest.raises(subprocess.CalledProcessError) as caught:
+            recipe("verl_grpo.sh", tmp_path, **methods)
+        assert "names the run" in caught.value.stderr
 
     @pytest.mark.parametrize(("gpus", "model"), [(1, "Qwen/Qwen2.5-1.5B"), (8, "Qwen/Qwen2.5-7B")])
     def test_train_a_model_that_fits(self, gpus: int, model: str, tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ because it needs a GPU: generation (vLLM, SGLang), weight synchronisation, flash
 from __future__ import annotations
 
 import copy
+import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +42,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker, T
 from verl.workers.utils.losses import value_loss
 
 from forkwise.engines.verl.trainer import EntropyShapingMixin
+from forkwise.engines.verl.worker import SelectingActorWorker
 from forkwise.testing.engines import check_skipped_step
 
 ROWS = 3  # of tiny_verl: the fourth is added by verl
@@ -57,6 +59,7 @@ class Given(PPOTrainer):
     """verl's trainers with their own workers on a CPU; trajectories are given instead of generated."""
 
     worker = ActorRolloutRefWorker
+    uids = UIDS
     rounds = 1  # batches of the given trajectories that a step consumes
     workers = 1  # that share the actor
 
@@ -102,7 +105,7 @@ class Given(PPOTrainer):
                 remove_placement_group(reserved)
 
     def prepare_step(self) -> dict[str, Any]:
-        uids = [f"{uid}{n}" for n in range(self.rounds) for uid in sorted(set(UIDS))]
+        uids = [f"{uid}{n}" for n in range(self.rounds) for uid in sorted(set(self.uids))]
         tq.kv_batch_put(
             keys=uids,
             partition_id="train",
@@ -118,10 +121,10 @@ class Given(PPOTrainer):
         lengths = [len(p) + len(r) for p, r in zip(tiny.PROMPTS, tiny.RESPONSES, strict=True)]
         for n in range(self.rounds):
             tq.kv_batch_put(
-                keys=keys(n),
+                keys=keys(n, self.uids),
                 partition_id="train",
                 tags=[{"status": "success", "seq_len": length} for length in lengths[:ROWS]],
-                fields=tu.get_tensordict({**fields, "uid": [f"{uid}{n}" for uid in UIDS]}),
+                fields=tu.get_tensordict({**fields, "uid": [f"{uid}{n}" for uid in self.uids]}),
             )
         return {}
 
@@ -141,6 +144,18 @@ class Shaped(EntropyShapingMixin, OnCPU):
 
 
 class ShapedOverTwo(Shaped):
+    workers = 2
+
+
+class OneGroup(Shaped):
+    uids = ("a", "a", "a")
+
+
+class Selecting(Shaped):
+    worker = SelectingActorWorker
+
+
+class SelectingOverTwo(Selecting):
     workers = 2
 
 
@@ -169,9 +184,9 @@ class ShapedSeparateAsync(EntropyShapingMixin, Given, PPOTrainerSeparateAsync):
         pass
 
 
-def keys(n: int = 0) -> list[str]:
+def keys(n: int = 0, uids: Sequence[str] = UIDS) -> list[str]:
     """The given trajectories of round `n` in the queue."""
-    return [f"{uid}{n}_{i}_0" for i, uid in enumerate(UIDS)]
+    return [f"{uid}{n}_{i}_0" for i, uid in enumerate(uids)]
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +223,7 @@ def run(
     batch = trainer.step(metrics, {})
     assert len(batch.keys) == (ROWS + 1) * trainer.rounds  # verl has added a row, to fill the mini-batch
     names = ["advantages", "returns", "entropy", *(["values"] if trainer.use_critic else [])]
-    given = [key for n in range(trainer.rounds) for key in keys(n)]
+    given = [key for n in range(trainer.rounds) for key in keys(n, trainer.uids)]
     data = tq.kv_batch_get(keys=given, partition_id="train", select_fields=names)
     tq.kv_clear(keys=batch.keys, partition_id="train")
     trainer.close()
@@ -277,6 +292,71 @@ def critic(folder: Path) -> list[str]:
         "critic.ppo_micro_batch_size_per_gpu=2",
         "critic.optim.lr=0",
     ]
+
+
+def by_hand(share: float, *rows: int) -> list[list[float]]:
+    """The advantages of these rows at the `ceil(share * n)` of their n tokens of highest entropy, 0 at the others."""
+    entropy = tiny.exact_entropy(tiny.policy())
+    inside = sorted((h for row in rows for h, m in zip(entropy[row], tiny.MASK[row], strict=True) if m), reverse=True)
+    lowest = inside[math.ceil(share * len(inside)) - 1]
+    return [
+        [a * m * (h >= lowest) for a, h, m in zip(PER_TOKEN[row], entropy[row], tiny.MASK[row], strict=True)]
+        for row in rows
+    ]
+
+
+@pytest.mark.usefixtures("cluster")
+class TestMethods:
+    """Whole steps of methods that act elsewhere than the entropy-shaped advantage."""
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    @pytest.mark.parametrize("policy", ["old", "current"])
+    def test_that_select_see_the_whole_update(self, folder: Path, policy: str, workers: int) -> None:
+        """Micro-batches of two rows, and on two workers two rows each: a selection of each by itself differs."""
+        share = 0.4
+        named = [f'+algorithm.forkwise.method=["forking_tokens:share={share}"]', f"+algorithm.forkwise.policy={policy}"]
+        mode = ["trainer.v1.trainer_mode=entropy_sync", "actor_rollout_ref.actor.optim.lr=0", *named]
+        over = [f"trainer.n_gpus_per_node={workers}"]
+        metrics, queue = run(folder, *GRPO, *mode, *over, trainer_class=SelectingOverTwo if workers == 2 else Selecting)
+        kept = by_hand(share, 0, 1, 2)
+        assert sum(map(bool, tokens(kept))) == 4  # ceil(.4 * 9)
+        assert by_hand(share, 0, 1) + by_hand(share, 2) != kept
+        assert metrics["actor/pg_loss"] == pytest.approx(-sum(map(sum, kept)) / 9, rel=1e-4, abs=1e-6)
+        assert metrics["actor/grad_norm"] == pytest.approx(backward(tiny.policy(), kept), rel=1e-4)
+        assert metrics["method/forking_tokens/changed"] == pytest.approx(5 / 9)
+        assert queue["advantages"] == close(PER_TOKEN)  # the queue keeps verl's
+        assert not any("totals" in name for name in metrics)
+
+    def test_of_rewards_act_on_the_driver(self, folder: Path) -> None:
+        """Rewards of 1, -1 and .3 for one prompt; RLOO makes 1.35, -1.65 and .3, the placebo adds a quarter of |A|."""
+        methods = '+algorithm.forkwise.method=["rloo","placebo_scaling:kappa=4"]'
+        one = [
+            "data.train_batch_size=1",
+            "actor_rollout_ref.rollout.n=4",
+            "actor_rollout_ref.actor.ppo_mini_batch_size=1",
+        ]
+        mode = ["trainer.v1.trainer_mode=entropy_sync", "actor_rollout_ref.actor.optim.lr=0", methods]
+        metrics, queue = run(folder, *GRPO, *one, *mode, trainer_class=OneGroup)
+        answers = [1.35 * 1.25, -1.65 * 0.75, 0.3 * 1.25]
+        want = [[a * m for m in mask] for a, mask in zip(answers, tiny.MASK, strict=False)]
+        assert queue["advantages"] == close(want)
+        assert metrics["actor/pg_loss"] == pytest.approx(-sum(map(sum, want)) / 9, rel=1e-4)
+        assert metrics["method/rloo/changed"] == 1
+        assert metrics["method/placebo_scaling/shift"] == pytest.approx(0.25)
+
+    def test_of_the_loss_compare_with_the_old_policy(self, folder: Path) -> None:
+        """KL-Cov on all tokens, in the second of two updates; verl's loss on the first's advantages would not move."""
+        named = ['+algorithm.forkwise.method=["kl_cov:share=1"]', "+algorithm.forkwise.policy=current"]
+        learning = ["actor_rollout_ref.actor.optim.lr=0.05", "actor_rollout_ref.actor.ppo_epochs=2"]
+        mode = "trainer.v1.trainer_mode=entropy_sync"
+        metrics, _ = run(folder, *GRPO, mode, *named, *learning, trainer_class=Selecting)
+        assert 0 < metrics["method/kl_cov/changed"] <= 0.5  # nothing in the first update, where both are the same
+        assert metrics["method/kl_cov/shift"] > 0
+
+    def test_on_workers_that_are_not_ours_are_noticed(self, folder: Path) -> None:
+        named = ['+algorithm.forkwise.method=["forking_tokens"]', "trainer.v1.trainer_mode=entropy_sync"]
+        with pytest.raises(Exception, match="'forking_tokens' did not act: the actor's workers are not forkwise's"):
+            run(folder, *GRPO, *named, trainer_class=Shaped)
 
 
 @pytest.mark.usefixtures("cluster")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,11 @@ ADVANTAGES = [[1.0, 1.0, 1.0, 1.0], [-1.5, -1.5], [0.3, 0.0, 0.0, 0.3, 0.3], [0.
 
 def config(*overrides: str) -> DictConfig:
     """verl's configuration as its command line composes it."""
+    return copy.deepcopy(_composed(overrides))
+
+
+@functools.cache
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
     with initialize_config_dir(str(Path(verl.__file__).parent / "trainer" / "config"), version_base=None):
         minimal = ["actor_rollout_ref.rollout.name=vllm", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=2"]
         return compose("ppo_trainer", overrides=[*minimal, *overrides])

@@ -30,6 +30,7 @@ def test_the_methods_of_the_issue_are_there() -> None:
         *("passk_training", "ucpo", "asym_grpo", "qae", "steer"),
         *("eapo", "edge_grpo", "w_reinforce", "psr", "nsr", "unlikeliness", "maxrl", "miner"),
         *("gpg", "opo", "m2po", "fipo", "ce_gppo", "gppo", "maspo", "dppo", "flexible_clip", "repo_r"),
+        *("opefo", "dcpo"),
     } <= set(NAMES)
 
 
@@ -214,6 +215,14 @@ class TestListing:
         assert all(name in table for name in NAMES)
         assert max(map(len, table.splitlines())) == 120
         assert "NAME[:key=value,...]" in table
+
+    def test_narrow_terminals_get_a_list(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        lines = CliRunner().invoke(app, ["methods"]).output.splitlines()
+        assert max(map(len, lines)) <= 80
+        assert [line.split()[0] for line in lines if line[:1].isalpha()][: len(NAMES)] == list(all_methods())
+        at = lines.index("eapo  2604.11056")
+        assert lines[at + 2 : at + 4] == ["    requires: entropy", "    options: alpha=0.2, phi=2.0"]
 
     def test_only_some(self) -> None:
         assert [entry["name"] for entry in describe(["erc", "grpo"])] == ["grpo", "erc"]

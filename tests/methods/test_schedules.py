@@ -12,7 +12,7 @@ from batches import tokens
 
 from forkwise.engines.states import MethodStates
 from forkwise.errors import InputError
-from forkwise.methods import TokenMethod, parse_method
+from forkwise.methods import Need, TokenMethod, parse_method
 from forkwise.methods.entropy_advantage import EntropyAdvantage
 
 
@@ -40,6 +40,19 @@ class TestSchedules:
         # alpha .25, kappa 3: H = .4 and 9 at |A| = 1.
         made = method.advantages(tokens([[1.0, -1.0]], entropy=[[0.4, 9.0]]))
         assert made.tolist() == [[pytest.approx(1.1), pytest.approx(-2 / 3)]]
+
+    def test_what_it_needs_of_the_engine(self) -> None:
+        """So that an engine without progress or states refuses it, and does not keep the first value in silence."""
+        for spec, extra in (
+            ("entropy_advantage:alpha=0.4->0.1", {Need.PROGRESS}),
+            ("entropy_advantage:alpha=0.4@target:1,entropy=old", {Need.STATES}),
+            ("opefo:weight=paper", set()),
+            ("repo_r:zeta=0.001->0.01", {Need.PROGRESS}),
+            ("rloo", set()),
+        ):
+            method = parse_method(spec)
+            assert method.needs() & {Need.PROGRESS, Need.STATES} == extra, spec
+            assert not method.at(0.5, {}).needs() & {Need.PROGRESS, Need.STATES}
 
     def test_a_plain_method_is_itself(self) -> None:
         method = parse_method("entropy_advantage:alpha=0.4")

@@ -378,6 +378,72 @@ class TestRepoR:
         assert acted("repo_r", batch) == [[pytest.approx(1.002)]]
 
 
+class TestOpefo:
+    def test_papers_weight(self) -> None:
+        """d = -A p (1-p)^2 (ln p + H) = -.003552 .065009 .025857 -.065009: P .090866, N .068561, b -.139906."""
+        batch = tokens(
+            [[1.0, 1.0, -1.0, -1.0, 3.0]],
+            logprobs=[logs(0.9, 0.1, 0.5, 0.1, 0.2)],
+            entropy=[[0.5, 1.5, 0.9, 1.5, 9.0]],
+            mask=[[1, 1, 1, 1, 0]],
+        )
+        assert acted("opefo:weight=paper", batch)[0][:4] == about(1.139906, 0.860094, -0.860094, -1.139906)
+
+    def test_exact_weight(self) -> None:
+        """p = .7 .2 .1, H .801819: k = -.140793 .332332 .320885, whose mean under p is 0."""
+        p, k = (0.7, 0.2, 0.1), (-0.140793, 0.332332, 0.320885)
+        h = -sum(x * math.log(x) for x in p)
+        s = sum(x * x * (math.log(x) + h) for x in p)
+        columns = {"logprobs": [logs(*p)], "entropy": [[h] * 3], "sum_p2_log": [[s] * 3]}
+        raised, lowered = k[1] + k[2], -k[0]
+        b = (lowered - raised) / (lowered + raised)
+        assert acted("opefo", tokens([[1.0] * 3], **columns))[0] == about(1 - b, 1 + b, 1 + b)
+        # A punished token moves H the other way: the first raises it by .140793, the second lowers it by 2 * .332332.
+        b = (0.664664 - 0.140793) / (0.664664 + 0.140793)
+        made = acted("opefo", tokens([[-1.0, -2.0, 0.0]], **columns))[0]
+        assert made == pytest.approx([-(1 + b), -2 * (1 - b), 0], abs=1e-5)
+
+    def test_nothing_flows(self) -> None:
+        assert acted("opefo:weight=paper", tokens([[1.0, -1.0]], logprobs=[[0.0, 0.0]], entropy=[[0.0, 0.0]])) == [
+            [1.0, -1.0]
+        ]
+
+
+class TestDcpo:
+    """Target .5, H .3, half right: a' = .1 / .5 and a = .166667; log pi_T - log pi = -.1 at the right token."""
+
+    def batch(self, entropy: float, correct: tuple[bool, bool] = (True, False)) -> Tokens:
+        batch = tokens(
+            [[1.0], [-1.0]],
+            old_logprobs=[[-1.0], [-1.0]],
+            tempered_logprobs=[[-1.1], [-0.9]],
+            correct=list(correct),
+        )
+        return dataclasses.replace(batch, states={"dcpo": {"entropy": entropy}})
+
+    def test_example(self) -> None:
+        assert acted("dcpo", self.batch(0.3)) == [
+            [pytest.approx(0.98414, abs=1e-6)],
+            [pytest.approx(-0.833333, abs=1e-6)],
+        ]
+        assert acted("dcpo:target=0.3", self.batch(0.3)) == [[1.0], [-1.0]]
+        near = acted("dcpo", self.batch(0.45))  # a' = .05 / .5
+        assert near[1] == [pytest.approx(-1 / 1.1)]
+
+    def test_it_waits_for_an_entropy_and_for_right_answers(self) -> None:
+        for entropy, correct in ((-1.0, (True, False)), (0.3, (False, False))):
+            assert acted("dcpo", self.batch(entropy, correct)) == [[1.0], [-1.0]]
+
+    def test_temperature(self) -> None:
+        method = parse_method("dcpo")
+        assert [method.temperature_factor({"dcpo": {"entropy": h}}) for h in (-1.0, 0.3, 0.5, 0.6)] == [
+            1.2,
+            1.2,
+            1.2,
+            0.8,
+        ]
+
+
 @pytest.mark.parametrize(
     "specs",
     [["eapo", "entropy_advantage"], ["psr", "rloo"], ["miner", "maxrl"], ["w_reinforce", "dr_grpo"], ["gppo", "maspo"]],

@@ -87,7 +87,7 @@ def test_damaged_files_end_in_one_sentence(tmp_path: Path, comparison: Any) -> N
         return str(error.value)
 
     difference = whole["comparison"]["differences"][0]
-    assert "has schema 1, not 2" in refused(lambda c: c.update(schema=1))
+    assert "has schema 1, not 3" in refused(lambda c: c.update(schema=1))
     assert "damaged" in refused(lambda c: c["comparison"]["differences"][0].update(p=[0.5]))
     assert "damaged" in refused(lambda c: c["comparison"]["differences"][0].update(adjusted_p=[0.5, 0.5]))
     assert "damaged" in refused(lambda c: c["comparison"]["differences"][0]["band"].update(low=difference["ks"][:-1]))

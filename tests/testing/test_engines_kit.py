@@ -7,6 +7,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from forkwise.testing.engines import (
+    Batch,
+    Outcome,
+    check_adapter,
     check_alpha_zero,
     check_metrics,
     check_skipped_step,
@@ -62,3 +65,71 @@ def test_skipped_steps() -> None:
         check_skipped_step(lambda: None)
     with pytest.raises(AssertionError, match="raises something else: out of memory"):
         check_skipped_step(lambda: raising("out of memory"))
+
+
+def psi(batch: Batch, alpha: float, kappa: float) -> list[list[float]]:
+    rows = zip(batch.advantages, batch.entropy, strict=True)
+    return [[min(alpha * h, abs(a) / kappa) for a, h in zip(*row, strict=True)] for row in rows]
+
+
+class TestAnAdapter:
+    """An engine whose loss is minus the sum of A log p, with log p the parameters, and adapters of it."""
+
+    @staticmethod
+    def engine(batch: Batch, totals: list[float] | None = None) -> Outcome:
+        flat = torch.tensor([a * m for row in zip(*batch[::2], strict=True) for a, m in zip(*row, strict=True)])
+        logp = torch.linspace(-2.0, -0.1, len(flat)).requires_grad_()
+        loss = -(flat * logp).sum()
+        loss.backward()
+        return Outcome(loss.detach(), logp.grad, None if totals is None else torch.tensor(totals))
+
+    def adapter(self, batch: Batch, alpha: float, kappa: float) -> Outcome:
+        shaped = expected_advantages(*batch, alpha=alpha, kappa=kappa)
+        pairs = zip(psi(batch, alpha, kappa), batch.mask, strict=True)
+        added = [p * m for row in pairs for p, m in zip(*row, strict=True)]
+        return self.engine(batch._replace(advantages=shaped), [sum(added), sum(map(sum, batch.mask))])
+
+    @staticmethod
+    def bypassed() -> None:
+        raise RuntimeError("Advantages were not entropy-shaped: x")
+
+    def test_that_does_its_work_passes(self) -> None:
+        check_adapter(self.engine, self.adapter, self.bypassed)
+
+    def test_that_does_nothing_fails(self) -> None:
+        with pytest.raises(AssertionError, match="gradient is not the engine's|loss is not the engine's"):
+            check_adapter(self.engine, lambda batch, alpha, kappa: self.engine(batch), self.bypassed)
+
+    def test_that_acts_at_alpha_zero_fails(self) -> None:
+        with pytest.raises(AssertionError, match="With alpha = 0 loss and gradient are not"):
+            check_adapter(self.engine, lambda b, alpha, kappa: self.adapter(b, alpha + 1e-6, kappa), self.bypassed)
+
+    def test_that_counts_tools_fails(self) -> None:
+        def adapter(batch: Batch, alpha: float, kappa: float) -> Outcome:
+            outcome = self.adapter(batch, alpha, kappa)
+            return outcome._replace(totals=torch.tensor([sum(map(sum, psi(batch, alpha, kappa)))]))
+
+        with pytest.raises(AssertionError, match="count: their entropies change the totals"):
+            check_adapter(self.engine, adapter, self.bypassed)
+        with pytest.raises(AssertionError, match="count: their entropies change the loss"):
+            check_adapter(
+                self.engine,
+                lambda b, alpha, kappa: (
+                    out._replace(loss=out.loss + alpha * sum(map(sum, b.entropy)) * 1e-7)
+                    if (out := self.adapter(b, alpha, kappa)) and alpha
+                    else self.engine(b)
+                ),
+                self.bypassed,
+            )
+
+    def test_whose_totals_are_means_fails(self) -> None:
+        def adapter(batch: Batch, alpha: float, kappa: float) -> Outcome:
+            outcome = self.adapter(batch, alpha, kappa)
+            return outcome._replace(totals=outcome.totals / outcome.totals[1])
+
+        with pytest.raises(AssertionError, match="do not add up over micro-batches"):
+            check_adapter(self.engine, adapter, self.bypassed)
+
+    def test_that_is_skipped_in_silence_fails(self) -> None:
+        with pytest.raises(AssertionError, match="a silent no-op"):
+            check_adapter(self.engine, self.adapter, lambda: None)

@@ -185,3 +185,52 @@ def test_the_command_needs_no_torch(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr[-1000:]
     assert "rose from 0.1 to 0.7" in result.stdout
     assert result.stdout.splitlines()[-1] == "False"
+
+
+def verl_log(where: Path, steps: Sequence[dict[str, float]], name: str = "metrics.jsonl") -> Path:
+    """The file of verl's logger `file`: a validation before training, then the steps given."""
+    where.mkdir(exist_ok=True)
+    rows = [{"step": 0, "data": {"val-core/math/reward/mean@4": 0.1}}]
+    rows += [{"step": i + 1, "data": {"training/global_step": i + 1, **step}} for i, step in enumerate(steps)]
+    (where / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return where
+
+
+def test_the_log_of_verl(tmp_path: Path) -> None:
+    steps = [
+        {
+            "actor/pg_loss": 0.01,
+            "actor/grad_norm": 0.5,
+            "actor/entropy": 0.4 - 0.001 * i,
+            "actor/pg_clipfrac": 0.3,
+            "critic/score/mean": -0.25 + 0.05 * i,
+            "response_length/mean": 100.0,
+            "response_length/clip_ratio": 0.02,
+            "shaping/capped_frac": 0.95,
+            "shaping/psi_over_adv": 0.45,
+        }
+        for i in range(12)
+    ]
+    text = report(verl_log(tmp_path / "run", steps))
+    assert text.startswith(f"{tmp_path}/run: a run of verl, 12 steps logged; 2 things to look at (!)")
+    assert "at step 12 when its log" in line(text, "state")
+    assert "rose from -0.2 to 0.25" in line(text, "reward")  # means of the first and of the last three
+    assert "30.00% of tokens outside the trust region" in line(text, "clipping")
+    assert "from 100 to 100" in line(text, "length")
+    assert "95% of tokens capped. Entropy hardly matters" in line(text, "shaping")
+
+
+def test_the_log_of_verl_that_was_started_again(tmp_path: Path) -> None:
+    """verl empties its file at each start; the example scripts keep those of earlier ones."""
+    step = {"actor/pg_loss": 0.0, "critic/score/mean": 0.5}
+    verl_log(tmp_path / "run", [step] * 3, "metrics-before-20261129T010000.jsonl")
+    again = {"step": 4, "data": {"training/global_step": 4, **step}}
+    (tmp_path / "run" / "metrics.jsonl").write_text(json.dumps(again) + "\n")
+    text = report(tmp_path / "run")
+    assert "over 4 rollouts" in line(text, "reward")
+    assert "verl's own run, or alpha 0" in line(text, "shaping")
+
+
+def test_a_run_of_verl_that_was_all_warm_up(tmp_path: Path) -> None:
+    text = report(verl_log(tmp_path / "run", [{"critic/vf_loss": 0.3}] * 3))
+    assert line(text, "policy").startswith("! policy     has not been trained: all 3 steps were the critic's alone.")

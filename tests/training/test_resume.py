@@ -41,6 +41,7 @@ COMMON: dict[str, Any] = {
     "max_completion_length": 24,
     "reward": ["test_resume:letters"],
     "learning_rate": 1e-3,
+    "method": ["entropy_advantage:alpha=0.4@target:2"],  # which remembers its alpha from rollout to rollout
     "max_steps": 10,
     "logging_steps": 3,
     "save_steps": 1,

@@ -11,6 +11,7 @@ from textwrap import TextWrapper
 from packaging.requirements import Requirement
 
 from forkwise.cli.common import cores
+from forkwise.engines.tested import ENGINES
 from forkwise.training.doctor import Remark
 from forkwise.version import __version__
 
@@ -28,7 +29,7 @@ _EXTRAS = {
 def report() -> str:
     """Writes all findings on the environment, a line each, under a headline."""
     head = f"forkwise {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
-    lines = [f"{head}, {cores()} cores", *map(str, [*_packages(), *_gpus()])]
+    lines = [f"{head}, {cores()} cores", *map(str, [*_packages(), *_engines(), *_gpus()])]
     wrap = TextWrapper(get_terminal_size().columns, subsequent_indent=" " * 13, break_on_hyphens=False)
     return "\n".join(map(wrap.fill, lines))
 
@@ -47,6 +48,18 @@ def _packages() -> Iterator[Remark]:
             and (requirement.marker is None or requirement.marker.evaluate({"extra": extra}))
         ]
         yield from _group(extra, use, of_extra)
+
+
+def _engines() -> Iterator[Remark]:
+    """Names the engines that are installed here, and what of them was tested."""
+    found = []
+    for engine in ENGINES:
+        try:
+            found.append(f"{engine.name} {version(engine.package)} (tested: {engine.tested})")
+        except PackageNotFoundError:
+            continue
+    if found:
+        yield Remark("engines", f"{', '.join(found)}. docs/engines.md has the rest.")
 
 
 def _group(extra: str, use: str, requirements: list[Requirement]) -> Iterator[Remark]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from json import dumps
-from typing import Annotated
+from textwrap import fill
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.table import Table
@@ -21,26 +22,57 @@ def methods(
 ) -> None:
     """List the methods for --method of grpo and ppo: paper, formula, what they require, options with defaults."""
     from forkwise.methods import describe
-    from forkwise.methods.base import option_text
 
     entries = describe(names or [])
     if json:
         echo(dumps(entries, indent=2))
         return
-    table = Table(show_lines=True, expand=True)
-    table.add_column("method", no_wrap=True)
-    for column, ratio in (("arXiv", 2), ("formula", 5), ("requires", 2), ("options and defaults", 3)):
-        table.add_column(column, ratio=ratio, overflow="fold")
-    for entry in entries:
-        options = "\n".join(f"{key}={option_text(value)}" for key, value in entry["defaults"].items())
-        requirements = ", ".join([*entry["requires"], *entry["conditions"]]) or "nothing"
-        requires = "TRL's own" if entry["stage"] == "settings" else requirements
-        cells = (entry["name"], entry["paper"] or entry["title"], entry["formula"], requires, options)
-        table.add_row(*map(Text, cells))
-    console = Console(width=max(_LEAST_WIDTH, Console().width))
-    console.print(table)
+    console = Console()
+    rows = [_cells(entry) for entry in entries]
+    if console.width < _LEAST_WIDTH:
+        for row in rows:
+            _print_block(console, row)
+    else:
+        table = Table(show_lines=True, expand=True)
+        table.add_column("method", no_wrap=True)
+        for column, ratio in (("arXiv", 2), ("formula", 5), ("requires", 2), ("options and defaults", 3)):
+            table.add_column(column, ratio=ratio, overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, (row.name, row.paper, row.formula, row.requires, "\n".join(row.options))))
+        console.print(table)
     console.print(
         "Use: forkwise grpo --method NAME[:key=value,...] (repeatable; in YAML a list 'method'). Named methods act and "
         "no others: alpha counts only with entropy_advantage. docs/papers.md has a section on each.",
         markup=False,
     )
+
+
+class _Row(NamedTuple):
+    """What is shown of a method."""
+
+    name: str
+    paper: str
+    formula: str
+    requires: str
+    options: list[str]
+
+
+def _cells(entry: dict[str, Any]) -> _Row:
+    from forkwise.methods.base import option_text
+
+    options = [f"{key}={option_text(value)}" for key, value in entry["defaults"].items()]
+    requirements = ", ".join([*entry["requires"], *entry["conditions"]]) or "nothing"
+    requires = "TRL's own" if entry["stage"] == "settings" else requirements
+    return _Row(entry["name"], entry["paper"] or entry["title"], entry["formula"], requires, options)
+
+
+def _print_block(console: Console, row: _Row) -> None:
+    """Prints a method below another, for narrow terminals: a table of five columns cannot be read there."""
+    indent = " " * 4
+    header = Text(fill(f"{row.name}  {row.paper}", console.width, subsequent_indent=indent))
+    header.stylize("bold", 0, len(row.name))
+    console.print(header)
+    lines = [row.formula, f"requires: {row.requires}"]
+    lines += [f"options: {', '.join(row.options)}"] if row.options else []
+    for line in lines:
+        console.print(Text(fill(line, console.width, initial_indent=indent, subsequent_indent=indent)))

@@ -25,6 +25,7 @@ from forkwise.cli import (
     study,
     train,
     verify,
+    verl_data,
 )
 from forkwise.cli.layout import example, make_app
 from forkwise.errors import InputError, RunError
@@ -49,8 +50,13 @@ _COMMANDS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
     "Sample": [
         ("sample", sample.sample, "forkwise sample --model embedded --task countdown --problems 9 --out base"),
         ("import", importing.import_, "forkwise import samples.jsonl --out imported"),
+        (
+            "verl-data",
+            verl_data.verl_data,
+            "forkwise verl-data countdown:3 --split validation --out c.parquet",
+        ),
         ("verify", verify.verify, "forkwise verify imported --answers gold.jsonl"),
-        ("select", select.select, "forkwise select base --keep 5 --only-right --out chosen"),
+        ("select", select.select, "forkwise select base --by drop --keep 2 --out chosen"),
     ],
     "Measure": [
         ("passk", passk.passk, "forkwise passk base --k 1,4,16"),

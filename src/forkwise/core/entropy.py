@@ -37,7 +37,7 @@ class Extras(NamedTuple):
 
     Attributes:
         sum_p2: sum of p^2, the chance that two draws are equal.
-        sum_p2_log: sum of p^2 (log p + H), in nats: how a step that makes the sampled tokens likelier moves H.
+        sum_p2_log: sum of p^2 (log p + H), in nats: how fast H falls, on average, as the logit of a drawn token rises.
         varentropy: variance of -log p over p, in nats^2. 0 for a flat or certain choice, large for a few forks.
         top1: whether no token is likelier than the target; bool.
     """

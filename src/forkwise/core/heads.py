@@ -58,11 +58,14 @@ class Head:
 
 
 class Scores(NamedTuple):
-    """Log-probs and entropies of tokens, `(N,)` each, in nats; and the load-balancing loss of experts, if asked for."""
+    """Log-probs and entropies of tokens, `(N,)` each, in nats; and if asked for, the load-balancing loss of experts and
+    `sum_v p_v^2 (log p_v + H)`, `(N,)` without gradient.
+    """
 
     logprob: Tensor
     entropy: Tensor
     aux_loss: Tensor | None
+    sum_p2_log: Tensor | None = None
 
 
 class Places(NamedTuple):
@@ -113,6 +116,7 @@ def score_tokens(
     temperature: float | Tensor = 1.0,
     entropy_grad: bool = True,
     full_precision: bool = False,
+    extras: bool = False,
 ) -> Scores:
     """Runs the model and scores tokens by our operator, in place of the model's last layer.
 
@@ -124,9 +128,10 @@ def score_tokens(
         temperature: the number that the logits are divided by, or one per token `(N,)`.
         entropy_grad: whether entropies carry a gradient. It costs nothing where none is sent back through them.
         full_precision: compute the head outside autocast, in the dtype of its weight.
+        extras: compute `sum_p2_log` in the same pass.
     """
 
-    def scores(layer: nn.Linear, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def scores(layer: nn.Linear, hidden: Tensor) -> tuple[Tensor, ...]:
         if hidden.dim() != 3:
             raise HeadError(f"its head gets a tensor of shape {tuple(hidden.shape)}, not one of rows of tokens")
         picked = hidden[places.rows, hidden.shape[1] + places.columns]
@@ -141,18 +146,24 @@ def score_tokens(
                 entropy_grad=entropy_grad,
                 logit_scale=head.logit_scale,
                 softcap=head.softcap,
+                extras=extras,
             )
-        return found.logprob, found.entropy
+        return (found.logprob, found.entropy, *([found.extras.sum_p2_log] if extras else []))
 
     with _in_place_of_head(causal_model(model), scores, _nothing) as answer:
         answer.use(lambda found, output: {"scores": found, "aux_loss": output.get("aux_loss")})
         result = model(**inputs)
-    logprob, entropy = result["scores"]
-    return Scores(logprob, entropy, result["aux_loss"])
+    logprob, entropy, *more = result["scores"]
+    return Scores(logprob, entropy, result["aux_loss"], *more)
 
 
 def score_by_logits(
-    model: Any, inputs: Mapping[str, Any], places: Places, *, temperature: float | Tensor = 1.0
+    model: Any,
+    inputs: Mapping[str, Any],
+    places: Places,
+    *,
+    temperature: float | Tensor = 1.0,
+    extras: bool = False,
 ) -> Scores:
     """Runs the model and scores tokens by its own logits, which exist at once, as far back as the tokens reach."""
     inputs = dict(inputs)
@@ -164,7 +175,14 @@ def score_by_logits(
     exact = logits if logits.dtype == torch.float64 else logits.float()
     scaled = exact / (temperature[:, None] if isinstance(temperature, Tensor) and temperature.dim() else temperature)
     logprob = scaled.gather(1, places.targets[:, None])[:, 0] - scaled.logsumexp(1)
-    return Scores(logprob, entropy, output.get("aux_loss"))
+    more = [_sum_p2_log(scaled.detach(), entropy.detach())] if extras else []
+    return Scores(logprob, entropy, output.get("aux_loss"), *more)
+
+
+def _sum_p2_log(logits: Tensor, entropy: Tensor) -> Tensor:
+    logp = logits.log_softmax(dim=1)
+    p2 = (2 * logp).exp()
+    return torch.where(p2 > 0, p2 * (logp + entropy[:, None]), 0).sum(dim=1)
 
 
 def _nothing(hidden: Tensor) -> Tensor:
@@ -349,14 +367,14 @@ def _behind_the_head(model: Any, inputs: Mapping[str, Any]) -> Head:
 
 
 def _products(model: Any, inputs: Mapping[str, Any], columns: Tensor) -> Tensor:
-    """Computes the products of the head at some positions of one text in float32, `(positions, V)`."""
+    """Computes the products of the head at some positions of one text in float64, `(positions, V)`."""
 
     def products(layer: nn.Linear, hidden: Tensor) -> Tensor:
-        weight = _whole(layer.weight)
-        some = hidden[0, hidden.shape[1] + columns].float()
+        wide = torch.float32 if hidden.device.type == "mps" else torch.float64  # which has no float64
+        some = hidden[0, hidden.shape[1] + columns].to(wide)
         with torch.autocast(hidden.device.type, enabled=False):
-            z = torch.cat([some @ rows.float().t() for rows in weight.split(_ROWS)], dim=1)
-            return z if layer.bias is None else z + _whole(layer.bias).float()
+            z = torch.cat([some @ rows.to(wide).t() for rows in _whole(layer.weight).split(_ROWS)], dim=1)
+            return z if layer.bias is None else z + _whole(layer.bias).to(wide)
 
     with _in_place_of_head(causal_model(model), products, _nothing) as answer:
         answer.use(lambda found, _: {"products": found})

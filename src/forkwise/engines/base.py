@@ -1,10 +1,26 @@
-"""The base of all engine adapters: what they log about the shaping of advantages, and their messages.
+"""The contract between methods and engines: what an adapter gives, what it gets back, and what all adapters log.
 
-An adapter puts methods into the training loop of an engine (TRL, verl). It checks alpha and kappa with
-`forkwise.constants`, adds the totals of each loss to an `ActionLog`, logs its metrics, and raises `Host.not_shaped` in
-a step that no method reached. `forkwise.testing.engines` holds the checks that every adapter must pass.
+An adapter puts methods into the training loop of an engine (TRL, verl). It goes by what a method declares (stage,
+scope, needs, conditions), never by its name:
 
-Nothing here imports torch when the module is loaded: verl loads it in every process.
+- A **rollout** is all completions, over all processes, that one policy drew for one round of learning. Methods of
+  `reward_methods` get it as a `Rollout` (`(N,)` tensors, the completions of a prompt with one group number) and give
+  advantages `(N,)`; those of `rollout_methods` then get it as `Tokens` and give advantages `(B, T)`.
+- An **update** is all tokens, over all micro-batches and processes, between two steps of the optimizer.
+  `update_methods` act on it, in their order, just before the loss. If all of them have `Scope.TOKEN`, each micro-batch
+  may be given by itself; else the whole update, its rows in an order that does not depend on how it was cut.
+- `Tokens` are `(B, T)`: a row per completion, a column per token of it, starting at its first. `mask` is True at the
+  tokens that the loss counts: not the prompt, not padding, not what a tool said. H and log-probs are nats at the
+  sampling temperature, the log-prob at a column that of the token there. "Old" is the policy that drew the rollout (or
+  that the engine recomputes as such), the others the policy under update. Nothing carries a gradient.
+- What comes back takes the place of the engine's advantages in the engine's own loss, and is not whitened, clipped or
+  normalised again.
+
+An adapter checks alpha and kappa with `forkwise.constants`, adds the totals of each call to an `ActionLog`, logs its
+metrics, and raises `Host.not_shaped` in a step that no method reached. Without methods (alpha 0) the engine is itself,
+bit for bit. `forkwise.testing.engines` holds any adapter to all of this.
+
+Nothing here imports torch when the module is loaded.
 """
 
 from __future__ import annotations
@@ -13,10 +29,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from forkwise.methods import Method, Need, RewardMethod, Scope, TokenMethod
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from forkwise.methods import Method
 
 LOGGED = ("psi_over_adv", "capped_frac", "psi_pos", "psi_neg")
 """The numbers of `forkwise.core.ShapingStats` that are logged, as `shaping/NAME`."""
@@ -55,6 +71,26 @@ class Host:
             f"{self.release}; train with a {self.name} release that forkwise is tested with ({self.page}), or "
             f"{self.without}."
         )
+
+
+def reward_methods(methods: Sequence[Method]) -> list[RewardMethod]:
+    """Picks the methods that make advantages from the rewards of a rollout."""
+    return [m for m in methods if isinstance(m, RewardMethod)]
+
+
+def rollout_methods(methods: Sequence[Method]) -> list[TokenMethod]:
+    """Picks the methods that make advantages per token as soon as a rollout is scored."""
+    return [m for m in methods if isinstance(m, TokenMethod) and m.scope is Scope.ROLLOUT]
+
+
+def update_methods(methods: Sequence[Method]) -> list[TokenMethod]:
+    """Picks the methods that act just before the loss, or within it."""
+    return [m for m in methods if isinstance(m, TokenMethod) and m.scope is not Scope.ROLLOUT]
+
+
+def needs(methods: Sequence[Method]) -> frozenset[Need]:
+    """Collects everything that at least one of the methods requires."""
+    return frozenset().union(*(method.needs() for method in methods))
 
 
 def quoted(methods: Sequence[Method]) -> str:

@@ -266,19 +266,19 @@ def _auc(design: Design, a: BoolArray, b: BoolArray, level: float) -> Estimate:
 def _placements(value: FloatArray, stratum: IntArray, a: BoolArray, b: BoolArray) -> FloatArray:
     """Places each unit in the other side of its stratum: a marked one by the share of others below it (ties half), an
     other one by the share of marked ones above it. Both average to the AUC, the second under the others' weights."""
-    placement = np.zeros(value.size)
     index = np.flatnonzero(a | b)
-    order = np.argsort(stratum[index], kind="stable")
-    index = index[order]
-    for units in np.split(index, np.flatnonzero(np.diff(stratum[index])) + 1):
-        is_a = a[units]
-        m, n = int(is_a.sum()), int((~is_a).sum())
-        if m == 0 or n == 0:
-            continue
-        ranks = stats.rankdata(value[units])
-        placement[units[is_a]] = (ranks[is_a] - stats.rankdata(value[units[is_a]])) / n
-        marked_below = (ranks[~is_a] - stats.rankdata(value[units[~is_a]])) / m  # marked units below an other one
-        placement[units[~is_a]] = 1 - marked_below
+    index = index[np.lexsort((value[index], stratum[index]))]
+    is_a, in_stratum = a[index], np.unique(stratum[index], return_inverse=True)[1]
+    changed = np.diff(in_stratum, prepend=-1) != 0
+    tie = np.cumsum(changed | (np.diff(value[index], prepend=np.nan) != 0)) - 1
+    placement = np.zeros(value.size)
+    for side, flip in ((is_a, False), (~is_a, True)):
+        of_stratum = np.bincount(in_stratum, ~side)
+        of_tie = np.bincount(tie, ~side)
+        below_tie = np.cumsum(of_tie) - of_tie
+        below = below_tie[tie] + of_tie[tie] / 2 - (np.cumsum(of_stratum) - of_stratum)[in_stratum]
+        share = below / np.maximum(of_stratum, 1)[in_stratum]
+        placement[index[side]] = (1 - share if flip else share)[side]
     return placement
 
 

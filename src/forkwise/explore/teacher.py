@@ -126,9 +126,9 @@ class Scorer:
         )
         try:
             if self._head is None:
-                logprob, entropy, _ = score_by_logits(self.model, inputs, places, temperature=temperature)
+                scored = score_by_logits(self.model, inputs, places, temperature=temperature)
             else:
-                logprob, entropy, _ = score_tokens(self.model, inputs, places, self._head, temperature=temperature)
+                scored = score_tokens(self.model, inputs, places, self._head, temperature=temperature)
         except HiddenStatesError as error:
             raise not_numbers(self.model) from error
         except torch.OutOfMemoryError as error:
@@ -139,14 +139,14 @@ class Scorer:
         except Exception as error:  # models fail in kinds of their own
             what = f"samples of {width:,} tokens, prompt included"
             raise cannot(self.model, what, width, error) from error
-        if not bool(torch.isfinite(entropy).all()):
+        if not bool(torch.isfinite(scored.entropy).all()):
             raise not_numbers(self.model)
         ends = np.cumsum([len(item.completion) for item in items])[:-1]
         return [
             Scores(*pair)
             for pair in zip(
-                np.split(logprob.float().cpu().numpy(), ends),
-                np.split(entropy.float().cpu().numpy(), ends),
+                np.split(scored.logprob.float().cpu().numpy(), ends),
+                np.split(scored.entropy.float().cpu().numpy(), ends),
                 strict=True,
             )
         ]

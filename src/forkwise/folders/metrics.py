@@ -1,13 +1,15 @@
-"""Reads what a training run logs: `metrics.jsonl` of forkwise, or `trainer_state.json` of transformers or TRL.
+"""Reads what a training run logs: `metrics.jsonl` of forkwise or verl, or `trainer_state.json` of transformers or TRL.
 
-A line of `metrics.jsonl` is one JSON object with its `step`.
+A line of `metrics.jsonl` is one JSON object with its `step`. verl's logger `file` writes `{"step": ..., "data": {...}}`
+under names of its own, and empties its file when a run is started again; `metrics-before-*.jsonl` are kept files of
+earlier starts.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,23 @@ from forkwise.reading import parse_json
 
 METRICS = "metrics.jsonl"
 STATE = "trainer_state.json"
+_EARLIER = "metrics-before-*.jsonl"
+
+VERL_NAMES = {
+    "actor/pg_loss": "loss",
+    "critic/score/mean": "reward",
+    "actor/entropy": "entropy",
+    "actor/grad_norm": "grad_norm",
+    "actor/lr": "learning_rate",
+    "actor/kl_loss": "kl",
+    "actor/pg_clipfrac": "clip_ratio/region_mean",
+    "response_length/mean": "completions/mean_length",
+    "response_length/clip_ratio": "completions/clipped_ratio",
+    "critic/vf_explained_var": "critic/explained_variance",
+    "critic/vf_loss": "critic/value_loss",
+    "critic/vf_clipfrac": "critic/value_clip_frac",
+}
+"""verl's names of what TRL and forkwise log, and theirs; `shaping/...` and `method/...` are the same on both."""
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -41,7 +60,14 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     path = metrics_file(folder)
     if path is None:
         return []
-    return _in_order(_lines(path) if path.name == METRICS else read_state(path).get("log_history", []))
+    if path.name != METRICS:
+        return _in_order(read_state(path).get("log_history", []))
+    return _in_order(line for file in [*sorted(folder.glob(_EARLIER)), path] for line in _lines(file))
+
+
+def is_of_verl(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Tells whether rows that `read_metrics` returned were logged by verl."""
+    return any("training/global_step" in row for row in rows)
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -69,11 +95,18 @@ def _lines(path: Path) -> Iterable[Any]:
 
 def _in_order(logged: Iterable[Any]) -> list[dict[str, Any]]:
     rows: dict[int, dict[str, Any]] = {}
-    for row in logged:
+    for row in map(_translated, logged):
         if isinstance(row, dict) and isinstance(row.get("step"), int) and 0 <= row["step"] < 1 << 53:
             finite = {key: math.inf if _is_huge(value) else value for key, value in row.items()}
             rows[row["step"]] = {**rows.get(row["step"], {}), **finite}
     return [rows[step] for step in sorted(rows)]
+
+
+def _translated(row: Any) -> Any:
+    """Returns a line of verl's under the names that forkwise reads; any other line as it is."""
+    if not (isinstance(row, dict) and isinstance(row.get("data"), dict)):
+        return row
+    return {**{VERL_NAMES.get(name, name): value for name, value in row["data"].items()}, "step": row.get("step")}
 
 
 def _is_huge(value: Any) -> bool:

@@ -50,6 +50,8 @@ class Need(str, Enum):
     GROUPS = "groups"
     CORRECT = "correctness"
     LENGTHS = "lengths"
+    TEMPERED_LOGPROBS = "old log-probs at another temperature"  # which one, the method's `temperature_factor` says
+    SUM_P2_LOG = "sum of p^2 (log p + H)"
     PROGRESS = "progress"
     STATES = "state across steps"
     ADVANTAGES = "the trainer's advantages"  # for a method of the rollout that changes them
@@ -111,6 +113,9 @@ class Tokens(_Given):
         old_entropy: `(B, T)`, nats, of the policy that drew the tokens.
         logprobs: `(B, T)`, nats, of the chosen tokens under the policy under update.
         old_logprobs: `(B, T)`, nats, of the chosen tokens under the policy that drew them.
+        tempered_logprobs: `(B, T)`, nats, as `old_logprobs`, at the sampling temperature times the method's
+            `temperature_factor`.
+        sum_p2_log: `(B, T)`, nats: `sum_v p_v^2 (log p_v + H)` over the vocabulary, of the policy under update.
         groups: `(B,)` int64, the prompt of each completion.
         correct: `(B,)` bool, see `Rollout`.
         progress: the share of the run's updates that is done, from 0 on and below 1.
@@ -124,6 +129,8 @@ class Tokens(_Given):
     old_entropy: Tensor | None = None
     logprobs: Tensor | None = None
     old_logprobs: Tensor | None = None
+    tempered_logprobs: Tensor | None = None
+    sum_p2_log: Tensor | None = None
     groups: Tensor | None = None
     correct: Tensor | None = None
     progress: float | None = None
@@ -161,7 +168,7 @@ class Method(ABC):
         plans: how options change in the course of a run, by their names; the fields hold what they begin with.
     """
 
-    plans: Mapping[str, Plan] = dataclasses.field(default_factory=dict, kw_only=True, hash=False)
+    plans: Mapping[str, Plan] = dataclasses.field(default_factory=dict, kw_only=True, hash=False, repr=False)
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -173,8 +180,12 @@ class Method(ABC):
     slot: ClassVar[str | None] = None
 
     def needs(self) -> frozenset[Need]:
-        """Returns `requires`, or what the method's fields make of it."""
-        return self.requires
+        """Returns `requires`, or what the method's fields make of it, and what its plans need."""
+        return self.requires | self.needs_of_plans()
+
+    def needs_of_plans(self) -> frozenset[Need]:
+        """Returns what an engine must give for options that change: the run's progress, or a state."""
+        return frozenset(Need.STATES if plan.steered else Need.PROGRESS for plan in self.plans.values())
 
     def holds_under(self) -> frozenset[Condition]:
         """Returns `conditions`, or what the method's fields make of them."""
@@ -190,6 +201,10 @@ class Method(ABC):
         state = states.get(self.name, {})
         values = {name: plan.value(progress, state.get(name)) for name, plan in self.plans.items()}
         return dataclasses.replace(self, plans={}, **values)
+
+    def temperature_factor(self, states: Mapping[str, State]) -> float:
+        """Returns what `Tokens.tempered_logprobs` need the sampling temperature multiplied by."""
+        return 1.0
 
     def first_state(self) -> State:
         """Returns what the method remembers at first; nothing, for most. Each begins its first rollout with this."""

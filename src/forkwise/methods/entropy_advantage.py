@@ -52,7 +52,7 @@ class EntropyAdvantage(TokenMethod):
 
     def needs(self) -> frozenset[Need]:
         """Returns the old entropy instead of the current one, where it is asked for."""
-        return frozenset({Need.OLD_ENTROPY}) if self.entropy == "old" else self.requires
+        return frozenset({Need.OLD_ENTROPY}) | self.needs_of_plans() if self.entropy == "old" else super().needs()
 
     def holds_under(self) -> frozenset[Condition]:
         """Requires that the old entropy is another one than the current, where it is used."""

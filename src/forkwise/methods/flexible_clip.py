@@ -63,7 +63,7 @@ class FlexibleClip(ClipMethod):
 
     def needs(self) -> frozenset[Need]:
         """Adds the state that the strategy `od` keeps."""
-        return self.requires | {Need.STATES} if self.strategy == "od" else self.requires
+        return super().needs() | {Need.STATES} if self.strategy == "od" else super().needs()
 
     def first_state(self) -> State:
         """Returns the state of `od`: the initial entropy, not known yet, and that the entropy is to fall."""

@@ -13,6 +13,7 @@ from forkwise.methods.base import LossMethod, Method, Need, RewardMethod, Scope,
 from forkwise.methods.ce_gppo import CeGppo, Gppo
 from forkwise.methods.clip_cov import ClipCov
 from forkwise.methods.clips import CLIP
+from forkwise.methods.dcpo import Dcpo
 from forkwise.methods.dppo import Dppo
 from forkwise.methods.eapo import Eapo
 from forkwise.methods.edge_grpo import EdgeGrpo
@@ -28,6 +29,7 @@ from forkwise.methods.m2po import M2po
 from forkwise.methods.maspo import Maspo
 from forkwise.methods.maxrl import MaxRl
 from forkwise.methods.miner import Miner
+from forkwise.methods.opefo import Opefo
 from forkwise.methods.opo import Opo
 from forkwise.methods.passk_training import PasskTraining
 from forkwise.methods.placebos import PlaceboConstant, PlaceboPermuted, PlaceboScaling
@@ -96,6 +98,8 @@ _OURS: tuple[type[Method], ...] = (
     Dppo,
     FlexibleClip,
     RepoR,
+    Opefo,
+    Dcpo,
 )
 """Our methods, in the order in which they are listed."""
 

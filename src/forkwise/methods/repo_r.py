@@ -51,7 +51,7 @@ class RepoR(TokenMethod):
 
     def needs(self) -> frozenset[Need]:
         """Adds zeta as it was steered to."""
-        return self.requires | {Need.STATES} if self.target else self.requires
+        return super().needs() | {Need.STATES} if self.target else super().needs()
 
     def first_state(self) -> State:
         """Returns zeta, where it is steered."""

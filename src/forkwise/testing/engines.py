@@ -1,19 +1,145 @@
 """Checks that the adapter of every engine must pass; the expected numbers come from plain Python, token by token.
 
 An adapter's own tests bring the runs: a trainer of the engine and the adapter's on the same tiny policy, with the same
-random numbers.
+random numbers. Where advantages and entropies can be handed to both, `check_adapter` runs all of the contract:
+
+    check_adapter(
+        engine=lambda batch: ...,                   # the engine's loss on the advantages of the batch: an Outcome
+        adapter=lambda batch, alpha, kappa: ...,    # the same through the adapter
+        bypassed=lambda: ...,                       # a step in which the adapter's work is skipped; it must raise
+    )
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 Rows = Sequence[Sequence[float]]
 """One row per response, one number per token; rows may differ in length."""
+
+
+class Batch(NamedTuple):
+    """Responses of different lengths; `mask` is 0 at what a tool said, and in all of a row that is padding."""
+
+    advantages: Rows
+    entropy: Rows
+    mask: Rows
+
+
+class Outcome(NamedTuple):
+    """What a loss came to: its value, its gradient, and the adapter's totals, if it was an adapter's and has any."""
+
+    loss: Tensor
+    gradient: Tensor
+    totals: Tensor | None = None
+
+
+class Adapter(Protocol):
+    """The loss of a batch through an adapter."""
+
+    def __call__(self, batch: Batch, alpha: float, kappa: float) -> Outcome:
+        """Returns the loss with these constants."""
+
+
+def made_batches() -> tuple[Batch, ...]:
+    """Returns the batches of the kit: both signs of A, A = 0, entropies on both sides of the cap, a tool, padding.
+
+    The second has the advantages of a critic, another one at each token.
+    """
+    mask = [[1, 1, 1, 1], [1, 1], [1, 0, 0, 1, 1], [0, 0, 0]]
+    entropy = [[0.0, 0.5, 1.0, 2.0], [1.0, 3.0], [0.2, 0.7, 0.3, 0.5, 0.1], [1.1, 0.4, 0.9]]
+    per_response = [[1.0] * 4, [-1.5] * 2, [0.3] * 5, [0.0] * 3]
+    per_token = [[0.9, -0.4, 0.0, 1.7], [-1.5, 0.2], [0.3, 0.6, -0.2, -0.8, 1.1], [0.5, -0.5, 0.7]]
+    return Batch(per_response, entropy, mask), Batch(per_token, entropy, mask)
+
+
+def check_adapter(
+    engine: Callable[[Batch], Outcome],
+    adapter: Adapter,
+    bypassed: Callable[[], object] | None,
+    *,
+    tolerance: float = 1e-6,
+) -> None:
+    """Runs the contract of `forkwise.engines.base` on an adapter that can be handed advantages and entropies.
+
+    Args:
+        engine: the engine's own loss of a batch, whose entropy it does not need.
+        adapter: the adapter's loss of a batch, with an alpha and a kappa; the policy is the engine's.
+        bypassed: a step without the adapter's work, see `check_skipped_step`; None for an engine whose hook is a
+            function that the engine either calls or does not know, which only the engine can notice.
+        tolerance: of loss and gradient, relative to the engine's.
+
+    Raises:
+        AssertionError: saying which part of the contract does not hold.
+    """
+    for batch in made_batches():
+        alone = engine(batch)
+        zero = adapter(batch, 0.0, 2.0)
+        if not (torch.equal(zero.loss, alone.loss) and torch.equal(zero.gradient, alone.gradient)):
+            raise AssertionError("With alpha = 0 loss and gradient are not the engine's, bit for bit.")
+        for alpha, kappa in ((0.4, 2.0), (1.5, 1.25)):
+            shaped = adapter(batch, alpha, kappa)
+            by_hand = expected_advantages(*batch, alpha=alpha, kappa=kappa)
+            check_outcome(shaped, engine(batch._replace(advantages=by_hand)), unshaped=alone, tolerance=tolerance)
+            at = partial(adapter, alpha=alpha, kappa=kappa)
+            _check_outside_the_mask(at, batch)
+            _check_totals(at, batch, shaped)
+    if bypassed is not None:
+        check_skipped_step(bypassed)
+
+
+def check_outcome(shaped: Outcome, fed: Outcome, *, unshaped: Outcome, tolerance: float = 1e-6) -> None:
+    """Checks that an adapter's loss and gradient are the engine's on advantages computed elsewhere.
+
+    Args:
+        shaped: the adapter's.
+        fed: the engine's, fed with `(B, T)` advantages that do not come from the adapter.
+        unshaped: the engine's on the advantages before shaping; were it the same, nothing would be shown.
+        tolerance: relative to the engine's.
+
+    Raises:
+        AssertionError: saying what does not hold.
+    """
+    for name in ("loss", "gradient"):
+        ours, want, before = (getattr(outcome, name).detach().double() for outcome in (shaped, fed, unshaped))
+        size = want.norm().clamp(min=1e-12)
+        if float((ours - want).norm() / size) > tolerance:
+            raise AssertionError(f"The {name} is not the engine's on shaped advantages: {ours} instead of {want}.")
+        if name == "gradient" and float((before - want).norm() / size) < 100 * tolerance:
+            raise AssertionError("Shaping hardly changes this batch's gradient, so nothing is compared: take another.")
+
+
+def _check_outside_the_mask(adapter: Callable[[Batch], Outcome], batch: Batch) -> None:
+    """Gives the tokens outside the mask another entropy, which must not matter."""
+    rows = zip(batch.entropy, batch.mask, strict=True)
+    other = [[h if m else 7.0 - h for h, m in zip(*row, strict=True)] for row in rows]
+    before, after = adapter(batch), adapter(batch._replace(entropy=other))
+    if not (torch.equal(before.loss, after.loss) and torch.equal(before.gradient, after.gradient)):
+        raise AssertionError("Tokens of tools or padding count: their entropies change the loss.")
+    if before.totals is not None and not torch.equal(before.totals, _totals(after)):
+        raise AssertionError("Tokens of tools or padding count: their entropies change the totals.")
+
+
+def _check_totals(adapter: Callable[[Batch], Outcome], batch: Batch, whole: Outcome) -> None:
+    """Adds up the totals of two halves, which must be those of the whole."""
+    if whole.totals is None:
+        return
+    halves = [Batch(*(rows[part] for rows in batch)) for part in (slice(0, 2), slice(2, None))]
+    total = sum((_totals(adapter(half)) for half in halves), torch.zeros_like(whole.totals))
+    if not torch.allclose(total, whole.totals, rtol=1e-6, atol=1e-9):
+        raise AssertionError(f"The totals do not add up over micro-batches: {total} instead of {whole.totals}.")
+
+
+def _totals(outcome: Outcome) -> Tensor:
+    if outcome.totals is None:
+        raise AssertionError("The adapter has totals for one batch and none for another.")
+    return outcome.totals
 
 
 def check_alpha_zero(adapter: Tensor, engine: Tensor, logs: Iterable[Mapping[str, object]]) -> None:

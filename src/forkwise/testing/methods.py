@@ -112,6 +112,8 @@ def token_batch(seed: int, *, rows: int = 4, columns: int = 6) -> Tokens:
         old_entropy=uniform(0, 3),
         logprobs=logprobs,
         old_logprobs=logprobs + uniform(-0.4, 0.4),
+        tempered_logprobs=logprobs + uniform(-0.4, 0.4),
+        sum_p2_log=uniform(-0.3, 0.3),
         groups=torch.arange(rows) // 2,
         correct=correct,
         progress=seed % 7 / 7,

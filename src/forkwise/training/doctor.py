@@ -19,7 +19,7 @@ from scipy import stats
 
 from forkwise.errors import InputError
 from forkwise.folders import is_held
-from forkwise.folders.metrics import STATE, checkpoints, metrics_file, read_metrics, read_state
+from forkwise.folders.metrics import METRICS, STATE, checkpoints, is_of_verl, metrics_file, read_metrics, read_state
 from forkwise.reading import read_yaml
 from forkwise.terminal import counted
 from forkwise.training.folder import SETTINGS, damage, finished
@@ -105,20 +105,25 @@ def report(folder: Path) -> str:
 
 
 def _is_run(folder: Path) -> bool:
-    """Tells whether it is a run of ours, or of any trainer that writes `trainer_state.json`."""
+    """Tells whether it is a run of ours, of verl, or of any trainer that writes `trainer_state.json`."""
     path = metrics_file(folder)
-    return (folder / SETTINGS).is_file() or (path is not None and path.name == STATE)
+    return (folder / SETTINGS).is_file() or (
+        path is not None and (path.name == STATE or is_of_verl(read_metrics(folder)))
+    )
 
 
 def _report(folder: Path) -> str:
     settings, rows = _read(folder)
     steps = [row for row in rows if "loss" in row]
-    findings = [*_state(folder, settings, steps), *_not_finite(folder, steps)]
+    of_verl = is_of_verl(rows)
+    state = _state_of_verl(rows) if of_verl else _state(folder, settings, steps)
+    findings = [*state, *_not_finite(folder, steps)]
     if steps:
         findings += [f for look in _LOOKS for f in look(steps, settings)]
     alarms = sum(finding.warning for finding in findings)
     kind = "PPO" if "critic_learning_rate" in settings else "GRPO"
     kind = f"{kind}, alpha {settings.get('alpha', '?')}" if (folder / SETTINGS).is_file() else "another trainer's run"
+    kind = "a run of verl" if of_verl else kind
     last = steps[-1]["step"] if steps else 0
     head = f"{folder}: {kind}, {counted(last, 'step')} logged; "
     head += f"{counted(alarms, 'thing')} to look at (!)" if alarms else "nothing alarming"
@@ -129,7 +134,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[Row]]:
     if not _is_run(folder):
         raise InputError(
             f"'{folder}' holds no training run (it has no {SETTINGS}); give the --output_dir of forkwise grpo or ppo, "
-            f"the folder of a quickstart or study, or that of another trainer (with {STATE})."
+            f"the folder of a quickstart or study, that of another trainer (with {STATE}), or one with the file of "
+            f"verl's logger 'file' under the name {METRICS} (VERL_FILE_LOGGER_PATH)."
         )
     if not (folder / SETTINGS).is_file():
         return {}, read_metrics(folder)
@@ -169,6 +175,22 @@ def _state(folder: Path, settings: dict[str, Any], steps: list[Row]) -> Iterator
     again = f"forkwise {command} --config {folder / SETTINGS} --output_dir {folder} --resume"
     outcome = f"continues after {whole.name}" if whole else "starts over (there is no whole checkpoint)"
     yield Remark("state", f"stopped at step {last}{of} without finishing. This {outcome}: {again}", warning=True)
+
+
+def _state_of_verl(rows: list[Row]) -> Iterator[Remark]:
+    """Says how far verl came, whose log does not tell how far it was to go."""
+    last = rows[-1]["step"]
+    trained = sum("loss" in row for row in rows)
+    yield Remark("state", f"at step {last} when its log was last written.")
+    if last and not trained:
+        yield Remark(
+            "policy",
+            f"has not been trained: all {last} steps were the critic's alone. Train longer, or lower "
+            "trainer.critic_warmup.",
+            warning=True,
+        )
+    if trained and not any(name.startswith(("shaping/", "method/")) for row in rows for name in row):
+        yield Remark("shaping", "nothing of forkwise acted: verl's own run, or alpha 0.")
 
 
 def _state_of_another_trainer(folder: Path) -> Remark:

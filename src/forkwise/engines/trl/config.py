@@ -15,10 +15,10 @@ from packaging.version import Version
 from trl import GRPOConfig
 
 from forkwise.constants import check_alpha, check_kappa, check_number
+from forkwise.engines.base import rollout_methods, update_methods
 from forkwise.engines.settings import ShapingSettings
 from forkwise.engines.trl.clip import open_clip
 from forkwise.engines.trl.release import TRL
-from forkwise.engines.trl.update import rollout_methods, update_methods
 from forkwise.errors import InputError, nearest
 from forkwise.methods import Condition, LossMethod, Method, Scope, SettingsMethod, parse_methods, settings_of
 from forkwise.methods.entropy_advantage import EntropyAdvantage

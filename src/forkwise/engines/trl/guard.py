@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from forkwise.engines.base import reward_methods, rollout_methods
 from forkwise.engines.trl.release import not_shaped
-from forkwise.engines.trl.update import EARLY_ADVANTAGES, POSITIONS, reward_methods, rollout_methods
+from forkwise.engines.trl.update import EARLY_ADVANTAGES, POSITIONS
 from forkwise.methods import Method, Need, Scope
 
 _OF_ROLLOUTS = {Need.OLD_ENTROPY, Need.GROUPS, Need.CORRECT}

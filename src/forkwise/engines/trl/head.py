@@ -29,6 +29,7 @@ from forkwise.core import (
 )
 from forkwise.engines.trl.release import TRL
 from forkwise.errors import InputError, NotFiniteError, first_line
+from forkwise.methods import Need
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer as _Trainer
@@ -60,6 +61,7 @@ class HeadMixin(_Trainer):
     """Scores completion tokens with our operator wherever TRL asks for log-probs; see `EntropyShapingMixin`."""
 
     _entropy_error: float | None = None  # of our head, until it is logged
+    _sum_p2_log: Tensor | None = None  # of the tokens scored last, `(B, T)`, if a method needs it
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._ways: dict[tuple[int, bool], Way] = {}
@@ -77,6 +79,7 @@ class HeadMixin(_Trainer):
         images = any(name not in _TEXT and value is not None for name, value in kwargs.items())
         way = self._way(model, input_ids, attention_mask, logits_to_keep, images=images)
         if way.scorer == "trl":
+            self._check_extras(way)
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
@@ -100,6 +103,7 @@ class HeadMixin(_Trainer):
     ) -> Scored:
         """Scores the last `tokens` of each row where the mask says so; elsewhere the results are 0, as TRL's are."""
         parts: list[Scores] = []
+        extras = bool(self._methods_with_extras())
         mask = attention_mask[:, -tokens:] != 0
         for some in torch.arange(len(input_ids)).split(batch_size or len(input_ids)):
             part = slice(int(some[0]), int(some[-1]) + 1)
@@ -110,20 +114,44 @@ class HeadMixin(_Trainer):
                 inputs["output_router_logits"] = True
             with self.accelerator.autocast():
                 if way.scorer == "logits":
-                    scores = score_by_logits(model, inputs, places, temperature=self.temperature)
+                    scores = score_by_logits(model, inputs, places, temperature=self.temperature, extras=extras)
                 else:
                     full = self.args.cast_lm_head_to_fp32
                     scores = score_tokens(
-                        model, inputs, places, way.head, temperature=self.temperature, full_precision=full
+                        model,
+                        inputs,
+                        places,
+                        way.head,
+                        temperature=self.temperature,
+                        full_precision=full,
+                        extras=extras,
                     )
             parts.append(scores)
-        logprobs, entropies = (
+        names = ["logprob", "entropy", *(["sum_p2_log"] if extras else [])]
+        logprobs, entropies, *more = (
             torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
-            for flat in (torch.cat([part.logprob for part in parts]), torch.cat([part.entropy for part in parts]))
+            for flat in (torch.cat([getattr(part, name) for part in parts]) for name in names)
         )
+        self._sum_p2_log = more[0] if more else None
         losses = [part.aux_loss for part in parts if part.aux_loss is not None]
         aux_loss = torch.stack(losses).mean() if compute_aux_loss and losses else None
         return logprobs, entropies if compute_entropy else None, aux_loss
+
+    def _methods_with_extras(self) -> list[str]:
+        return [method.name for method in self.args.methods if Need.SUM_P2_LOG in method.needs()]
+
+    def _check_extras(self, way: Way) -> None:
+        """Refuses methods that need what TRL's own head cannot give; it also knows one temperature only."""
+        beyond = {Need.SUM_P2_LOG, Need.TEMPERED_LOGPROBS}
+        for method in self.args.methods:
+            if not method.needs() & beyond:
+                continue
+            why = f", which computes log-probs and entropies since {way.why}" if way.why else ""
+            what = ", ".join(sorted(need.value for need in method.needs() & beyond))
+            raise InputError(
+                f"The method '{method.name}' needs the {what}, which TRL's own head does not give{why}: "
+                "set entropy_backend to 'forkwise', or take an option of the method that does without (docs/papers.md)."
+            )
 
     # ---------------------------------------------------------------------------------------------------- which way
 

@@ -7,25 +7,13 @@ from typing import Any
 
 import torch
 
-from forkwise.engines.base import ActionLog, quoted
+from forkwise.engines.base import ActionLog, needs, quoted, reward_methods, rollout_methods, update_methods
 from forkwise.engines.states import MethodStates
 from forkwise.engines.trl.guard import sees_rollouts
 from forkwise.engines.trl.head import HeadMixin
 from forkwise.engines.trl.release import HOST, not_shaped
-from forkwise.engines.trl.update import (
-    CORRECT,
-    EARLY_ADVANTAGES,
-    GROUPS,
-    OLD_ENTROPY,
-    POSITIONS,
-    Moment,
-    needs,
-    reward_methods,
-    rollout_methods,
-    run_on_whole_update,
-    token_mask,
-    update_methods,
-)
+from forkwise.engines.trl.update import CORRECT, EARLY_ADVANTAGES, GROUPS, OLD_ENTROPY, POSITIONS, Moment, token_mask
+from forkwise.engines.whole_update import run_on_whole_update
 from forkwise.errors import InputError
 from forkwise.methods import Method, Need, Rollout, Tokens
 from forkwise.methods.chain import run_reward_methods
@@ -37,6 +25,7 @@ _LOGPROBS = {Need.SEQUENCE_LOGPROBS, Need.LOGPROBS, Need.OLD_LOGPROBS}
 class RolloutMixin(HeadMixin):
     """Runs the methods that work on rewards or need whole rollouts; see `EntropyShapingMixin`."""
 
+    temperature: float  # TRL's, of sampling and scoring
     _scored_rewards: torch.Tensor | None = None  # (completions of all processes, functions) of the newest rollout
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -115,6 +104,7 @@ class RolloutMixin(HeadMixin):
                 old_entropy=entropy,
                 logprobs=logprobs,
                 old_logprobs=logprobs,
+                tempered_logprobs=self._tempered_logprobs(batch, token_methods),
                 groups=groups[rows],
                 correct=correct[rows],
                 **self._moment()._asdict(),
@@ -122,6 +112,18 @@ class RolloutMixin(HeadMixin):
             (advantages,), totals = run_on_whole_update(token_methods, [tokens], [rows], self.accelerator)
             self._action_log.add(totals)
         return advantages
+
+    def _tempered_logprobs(self, batch: dict[str, Any], methods: Sequence[Method]) -> torch.Tensor | None:
+        """Scores the rollout at the other temperature that one of the methods asks for, if any."""
+        asking = [method for method in methods if Need.TEMPERED_LOGPROBS in method.needs()]
+        if not asking:
+            return None
+        sampling = self.temperature
+        self.temperature = sampling * asking[0].temperature_factor(self._method_states.states)
+        try:
+            return self._score(batch)[0]
+        finally:
+            self.temperature = sampling
 
     def _total_rewards(self, who_needs: str) -> torch.Tensor:
         """Returns the weighted reward of each completion of all processes; refuses missing ones for `who_needs`."""

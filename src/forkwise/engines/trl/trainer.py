@@ -11,19 +11,13 @@ import torch
 from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer
 
+from forkwise.engines.base import needs, update_methods
 from forkwise.engines.trl.config import EntropyShapedGRPOConfig, check_rollout, require_config, shaping
 from forkwise.engines.trl.guard import GuardedBatch, check_rollout_acted
 from forkwise.engines.trl.release import not_shaped
 from forkwise.engines.trl.rollout import RolloutMixin
-from forkwise.engines.trl.update import (
-    POSITIONS,
-    UpdateAdvantages,
-    local_tokens,
-    needs,
-    run_on_whole_update,
-    token_mask,
-    update_methods,
-)
+from forkwise.engines.trl.update import POSITIONS, UpdateAdvantages, local_tokens, token_mask
+from forkwise.engines.whole_update import run_on_whole_update
 from forkwise.methods import Method, Scope, Tokens
 from forkwise.methods.chain import run_token_methods
 
@@ -141,7 +135,7 @@ class EntropyShapingMixin(RolloutMixin):
     def _shape(self, batch: GuardedBatch, logprobs: torch.Tensor, entropy: torch.Tensor) -> None:
         methods = update_methods(batch.methods)
         if all(method.scope is not Scope.UPDATE for method in methods):
-            tokens = local_tokens(batch, batch.unshaped, logprobs, entropy, needs(methods), self._moment())
+            tokens = self._local_tokens(batch, batch.unshaped, logprobs, entropy)
             advantages, totals = run_token_methods(methods, tokens)
             batch.shape(advantages)
             self._action_log.add({name: self._sum_over_processes(total) for name, total in totals.items()})
@@ -157,8 +151,9 @@ class EntropyShapingMixin(RolloutMixin):
             parts: list[Tokens] = []
             window = self._window(ids)
             for part in window:
+                # The newest scores are those of this micro-batch, which is the first of its window.
                 scored = (logprobs, entropy) if part["completion_ids"] is ids else self._score(part)
-                parts.append(local_tokens(part, part["advantages"], *scored, needs(methods), self._moment()))
+                parts.append(self._local_tokens(part, part["advantages"], *scored))
             shares, totals = run_on_whole_update(methods, parts, [part[POSITIONS] for part in window], self.accelerator)
             self._action_log.add(totals)
             self._update_advantages = UpdateAdvantages(
@@ -167,6 +162,13 @@ class EntropyShapingMixin(RolloutMixin):
             advantages = self._update_advantages.take_share(step, ids)
         assert advantages is not None
         return advantages
+
+    def _local_tokens(
+        self, batch: dict[str, Any], advantages: torch.Tensor, logprobs: torch.Tensor, entropy: torch.Tensor
+    ) -> Tokens:
+        """Presents the micro-batch that was scored last to the methods of the update."""
+        wanted = needs(update_methods(self._acting))
+        return local_tokens(batch, advantages, logprobs, entropy, wanted, self._moment(), self._sum_p2_log)
 
     def _window(self, completion_ids: torch.Tensor) -> list[dict[str, Any]]:
         """Returns the micro-batches of the update that begins with this one, on this process."""

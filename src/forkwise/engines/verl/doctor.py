@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from importlib.util import find_spec
 
 from forkwise.engines.verl import plugin
 from forkwise.engines.verl.settings import MODES
@@ -33,15 +34,34 @@ def report() -> str:
     return "\n".join(
         [
             f"verl {installed}: the plugin {point.value} of forkwise {version('forkwise')} is loaded.",
+            *_missing_parts(),
             f"Trainer modes: {', '.join(MODES)}.",
             "Use: trainer.v1.trainer_mode=entropy_sync +algorithm.entropy_shaping.alpha=0.4 "
             "+algorithm.entropy_shaping.kappa=2.0",
+            "Or any methods: trainer.v1.trainer_mode=entropy_sync "
+            "'+algorithm.forkwise.method=[\"forking_tokens:share=0.2\"]'",
             "Refused with these keys, since they shape nothing: verl's own modes, trainer.use_v1=False, "
             "verl.experimental (fully async, one step off), trainers derived from verl's or using its "
             "compute_advantage.",
-            "Not noticed: trainers that compute advantages by themselves. Methods other than this one run on TRL only.",
+            "Not noticed: trainers that compute advantages by themselves.",
         ]
     )
+
+
+def _missing_parts() -> list[str]:
+    """Says which parts of verl are not installed that a run with its default settings needs."""
+    said = []
+    if not any(find_spec(name) for name in ("vllm", "sglang")):
+        said.append(
+            "! Neither vllm nor sglang is installed, so verl cannot generate here: install one as verl's pages say, "
+            'such as pip install "verl[vllm]".'
+        )
+    if not find_spec("flash_attn"):
+        said.append(
+            "! flash_attn is not installed, which verl's default actor_rollout_ref.model.use_remove_padding=True needs "
+            "(and its critics): pip install flash-attn --no-build-isolation once torch is there, or set that to False."
+        )
+    return said
 
 
 def _verl_version() -> str:
@@ -49,7 +69,8 @@ def _verl_version() -> str:
         installed = version("verl")
     except PackageNotFoundError:
         raise InputError(
-            'verl is not installed in this environment: pip install "forkwise[verl]" where verl is to run.'
+            "verl is not installed in this environment: install verl as its own pages say, and then forkwise beside it "
+            "(docs/verl.md)."
         ) from None
     major, minor = (int(part) for part in installed.split(".")[:2])
     if (major, minor) < (0, 9):

@@ -15,21 +15,15 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
-from forkwise.engines.verl.settings import MODES, check_head, read_settings
+from forkwise.engines.verl.settings import MODES, asked_section, check_head
 from forkwise.errors import InputError
 
 _shaping_now: ContextVar[bool] = ContextVar("forkwise_shapes_these_advantages", default=False)
 
 
-def asks_for_shaping(algorithm: Any) -> bool:
-    """Tells whether the section `algorithm` of a configuration has our keys; False for anything that is no section."""
-    get = getattr(algorithm, "get", None)
-    return callable(get) and get("entropy_shaping") is not None
-
-
-def _ignored(who: str) -> InputError:
+def _ignored(section: str, who: str) -> InputError:
     return InputError(
-        f"algorithm.entropy_shaping is set, but {who} does not shape advantages: start python -m "
+        f"algorithm.{section} is set, but {who} does not shape advantages: start python -m "
         f"verl.trainer.main_ppo with trainer.v1.trainer_mode set to one of {', '.join(MODES)} (and "
         "trainer.use_v1=True), or remove the keys."
     )
@@ -48,9 +42,13 @@ def guard_config(*modules: ModuleType) -> None:
         trainer = getattr(config, "trainer", None) or {}
         mode = (trainer.get("v1") or {}).get("trainer_mode") if trainer.get("use_v1", True) else None
         if mode in MODES:
+            from forkwise.engines.verl.reading import read_settings
+
             read_settings(config)
-        elif asks_for_shaping(getattr(config, "algorithm", None)) and (mode is None or mode in MODES.values()):
-            raise _ignored("trainer.use_v1=False" if mode is None else f"trainer.v1.trainer_mode={mode}")
+        elif (section := asked_section(getattr(config, "algorithm", None))) and (
+            mode is None or mode in MODES.values()
+        ):
+            raise _ignored(section, "trainer.use_v1=False" if mode is None else f"trainer.v1.trainer_mode={mode}")
         return validate(config, *args, **kwargs)
 
     for module in modules:
@@ -80,8 +78,9 @@ def _guarded(construct: Callable[..., None], shaping: type | tuple[()]) -> Calla
     @functools.wraps(construct)
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
         config = kwargs.get("config", args[0] if args else None)
-        if not isinstance(self, shaping) and asks_for_shaping(getattr(config, "algorithm", None)):
-            raise _ignored(type(self).__name__)
+        section = asked_section(getattr(config, "algorithm", None))
+        if section and not isinstance(self, shaping):
+            raise _ignored(section, type(self).__name__)
         construct(self, *args, **kwargs)
 
     return checked
@@ -95,8 +94,9 @@ def guard_advantages(module: ModuleType) -> None:
     @functools.wraps(compute)
     def checked(*args: Any, **kwargs: Any) -> Any:
         algorithm = signature.bind_partial(*args, **kwargs).arguments.get("config")
-        if asks_for_shaping(algorithm) and not _shaping_now.get():
-            raise _ignored("the trainer that computes these advantages")
+        section = asked_section(algorithm)
+        if section and not _shaping_now.get():
+            raise _ignored(section, "the trainer that computes these advantages")
         return compute(*args, **kwargs)
 
     module.compute_advantage = checked  # type: ignore[attr-defined]

@@ -1,0 +1,51 @@
+"""alpha and kappa for engines whose configuration has no place for them: from the environment of the run."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from forkwise.constants import check_alpha, check_kappa
+from forkwise.core import ShapingStats
+from forkwise.engines.base import LOGGED
+from forkwise.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+def constants(args: Any = None) -> tuple[float, float]:
+    """Returns alpha and kappa: attributes `forkwise_alpha` and `forkwise_kappa` of `args`, else the environment's.
+
+    Raises:
+        InputError: there is no alpha, or a number is out of range.
+    """
+    alpha, kappa = (_number(args, name) for name in ("alpha", "kappa"))
+    if alpha is None:
+        raise InputError(
+            "FORKWISE_ALPHA is not set: the paper has 0.4 for GRPO and 0.1 for PPO, and 0 turns shaping off. Set it "
+            "in the environment of the training processes (under Ray: in the runtime environment)."
+        )
+    kappa = 2.0 if kappa is None else kappa
+    check_alpha(alpha, "FORKWISE_ALPHA")
+    check_kappa(kappa, "FORKWISE_KAPPA")
+    return alpha, kappa
+
+
+def _number(args: Any, name: str) -> float | None:
+    given = getattr(args, f"forkwise_{name}", None)
+    given = os.environ.get(f"FORKWISE_{name.upper()}") if given is None else given
+    if given is None:
+        return None
+    try:
+        return float(given)
+    except (TypeError, ValueError):
+        raise InputError(f"FORKWISE_{name.upper()} must be a number, not '{given}'.") from None
+
+
+def log(stats: ShapingStats, where: str) -> dict[str, float]:
+    """Logs what shaping did to these tokens, and returns it as `shaping/...`."""
+    numbers = stats.as_dict()
+    metrics = {f"shaping/{name}": numbers[name] for name in LOGGED}
+    logger.info("%s: %s", where, ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+    return metrics

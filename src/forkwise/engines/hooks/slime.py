@@ -1,0 +1,120 @@
+"""slime and vime: the entropy-shaped advantage by their own arguments.
+
+With the entropy of the policy that the rollout's log-probs are recomputed with ("old"):
+
+    --use-rollout-entropy --rollout-data-postprocess-path forkwise.engines.hooks.slime.shape_rollout
+
+With that of the policy under update ("current", the paper's):
+
+    --loss-type custom_loss --custom-loss-function-path forkwise.engines.hooks.slime.shaped_policy_loss
+
+alpha and kappa come from the environment, FORKWISE_ALPHA and FORKWISE_KAPPA.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from forkwise.core import ShapingStats, shape_and_measure
+from forkwise.engines.hooks.constants import constants, log
+from forkwise.errors import InputError
+
+PACKAGES = ("slime", "vime")
+_LOSS = "backends.megatron_utils.loss"
+
+
+def shape_rollout(args: Any, rollout_id: int | None = None, rollout_data: dict[str, Any] | None = None) -> None:
+    """Shapes the advantages of a rollout, after the engine has computed and whitened them, in its own dictionary.
+
+    Raises:
+        InputError: the engine hands out no data, no entropies, or pieces of responses.
+    """
+    if rollout_data is None:
+        raise InputError(
+            "This engine calls --rollout-data-postprocess-path without the rollout's data (miles and early slime do), "
+            "so it cannot shape advantages: use slime 0.3 or vime, or leave the argument out."
+        )
+    if "advantages" not in rollout_data:
+        if rollout_data.get("log_probs"):
+            raise InputError("This rollout has log-probs and no advantages, so there is nothing to shape.")
+        return  # not the last stage of the pipeline
+    entropy = rollout_data.get("entropy")
+    if not entropy:
+        raise InputError(
+            "Advantages were not entropy-shaped: the rollout has no entropies. Add --use-rollout-entropy; where the "
+            "log-probs of the loss are reused (one update per rollout), also --get-mismatch-metrics, or use "
+            "--custom-loss-function-path forkwise.engines.hooks.slime.shaped_policy_loss."
+        )
+    alpha, kappa = constants(args)
+    if alpha == 0:
+        return
+    shaped, stats = _shaped(rollout_data["advantages"], entropy, rollout_data["loss_masks"], alpha, kappa)
+    rollout_data["advantages"] = shaped
+    log(stats, f"rollout {rollout_id}")
+
+
+def shaped_policy_loss(
+    args: Any, batch: dict[str, Any], logits: Tensor, sum_of_sample_mean: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Computes the engine's policy loss on advantages shaped with the entropy of the policy under update.
+
+    Entropies are computed once more, without gradient. The micro-batch stays as it is.
+    """
+    engine = _engine()
+    alpha, kappa = constants(args)
+    if alpha == 0:
+        loss: tuple[Tensor, dict[str, Tensor]] = engine.policy_loss_function(args, batch, logits, sum_of_sample_mean)
+        return loss
+    names = ("unconcat_tokens", "total_lengths", "response_lengths")
+    with torch.no_grad():
+        computed = engine.get_log_probs_and_entropy(
+            logits, args=args, **{name: batch[name] for name in names}, with_entropy=True, **_lengths(batch)
+        )
+    entropy = (computed[1] if isinstance(computed, tuple) else computed)["entropy"]
+    advantages, stats = _shaped(batch["advantages"], entropy, batch["loss_masks"], alpha, kappa)
+    value, metrics = engine.policy_loss_function(args, {**batch, "advantages": advantages}, logits, sum_of_sample_mean)
+    return value, metrics | {name: logits.new_tensor(x) for name, x in log(stats, "micro-batch").items()}
+
+
+def _shaped(
+    advantages: Sequence[Tensor], entropy: Sequence[Tensor], masks: Sequence[Tensor], alpha: float, kappa: float
+) -> tuple[list[Tensor], ShapingStats]:
+    """Shapes responses of different lengths; new tensors."""
+    lengths = [len(row) for row in advantages]
+    for name, rows in (("entropy", entropy), ("loss_masks", masks)):
+        if [len(row) for row in rows] != lengths:
+            raise InputError(
+                f"{name} and advantages differ in length, as they do where context parallelism cuts responses into "
+                "pieces: train with --context-parallel-size 1."
+            )
+    flat, stats = shape_and_measure(
+        torch.cat(list(advantages)),
+        torch.cat(list(entropy)).detach(),
+        alpha=alpha,
+        kappa=kappa,
+        mask=torch.cat(list(masks)).to(advantages[0].device),
+    )
+    return list(flat.split(lengths)), stats
+
+
+def _lengths(batch: dict[str, Any]) -> dict[str, Any]:
+    """Returns the lengths that padded layouts need."""
+    return {} if batch.get("max_seq_lens") is None else {"max_seq_lens": batch["max_seq_lens"]}
+
+
+def _engine() -> Any:
+    """Returns the module with the loss of the engine that runs in this process.
+
+    Raises:
+        InputError: none does.
+    """
+    for package in PACKAGES:
+        if package in sys.modules:
+            return importlib.import_module(f"{package}.{_LOSS}")
+    raise InputError(f"None of {', '.join(PACKAGES)} is loaded here: this is a function for their arguments.")

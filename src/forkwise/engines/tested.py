@@ -1,0 +1,29 @@
+"""The engines that forkwise has a hook for, and how it was tested with them; docs/engines.md has every feature."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Engine(NamedTuple):
+    """An engine.
+
+    Attributes:
+        name: as its makers write it.
+        package: the installed distribution.
+        tested: with what, and how.
+    """
+
+    name: str
+    package: str
+    tested: str
+
+
+ENGINES = (
+    Engine("TRL", "trl", "whole runs with 1.9 to 1.16"),
+    Engine("verl", "verl", "whole training steps on CPUs with 0.9.1"),
+    Engine("slime", "slime", "on a stand-in for its interface"),
+    Engine("AReaL", "areal", "on a stand-in for its interface"),
+    Engine("Unsloth", "unsloth", "its hook in TRL, not its own loss"),
+    Engine("tinker-cookbook", "tinker-cookbook", "surprisal only, on a stand-in for its data"),
+)

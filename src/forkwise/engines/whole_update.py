@@ -1,0 +1,75 @@
+"""The batch of a whole optimizer update, gathered over micro-batches and processes in one order.
+
+A method that selects among tokens must see all tokens of an update before its first micro-batch is computed, in an
+order that does not depend on how the update was cut up. That order is the rollout's: row i is its i-th completion, over
+all processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from forkwise.methods import TokenMethod, Tokens
+from forkwise.methods.chain import run_token_methods
+
+_PER_TOKEN = (
+    *("advantages", "mask", "entropy", "old_entropy", "logprobs", "old_logprobs"),
+    *("tempered_logprobs", "sum_p2_log"),
+)
+
+
+class Processes(Protocol):
+    """What is asked of the processes that share an update; `accelerate.Accelerator` is one."""
+
+    def gather(self, tensor: Any) -> Any:
+        """Returns the rows of all processes, in the order of the processes."""
+
+    def pad_across_processes(self, tensor: Any, dim: int = 0) -> Any:
+        """Returns the tensor, with zeros behind it, as long in `dim` as the longest of all processes."""
+
+
+def run_on_whole_update(
+    methods: Sequence[TokenMethod], parts: Sequence[Tokens], rows: Sequence[Tensor], processes: Processes
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Runs the methods on a whole update, or a whole rollout.
+
+    Args:
+        methods: the methods, in the order in which they act.
+        parts: this process's micro-batches, `(B, T)` each.
+        rows: for each micro-batch, the positions of its completions in the rollout, `(B,)`.
+        processes: gathers over processes, all of which must call this.
+
+    Returns:
+        The advantages of each part, and the totals of `run_token_methods`, over all processes.
+    """
+    columns = {
+        field.name: torch.cat([getattr(part, field.name) for part in parts])
+        for field in fields(Tokens)
+        if isinstance(getattr(parts[0], field.name), Tensor)
+    }
+    local = torch.cat(list(rows))
+    everyone: Tensor = processes.gather(local)
+    order = everyone.argsort()
+    whole: dict[str, Any] = {
+        name: _gather(tensor, name in _PER_TOKEN, processes)[order] for name, tensor in columns.items()
+    }
+    tokens = replace(parts[0], **whole)  # what is no tensor is the same in all parts
+    advantages, totals = run_token_methods(methods, tokens)
+    mine = torch.searchsorted(everyone[order], local)
+    sizes = [len(part.mask) for part in parts]
+    return list(advantages[mine, : parts[0].mask.shape[1]].split(sizes)), totals
+
+
+def _gather(tensor: Tensor, padded: bool, processes: Processes) -> Tensor:
+    """Gathers a tensor over processes, padded with zeros to one length; a mask reads those as False."""
+    boolean = tensor.dtype == torch.bool
+    values = tensor.to(torch.uint8) if boolean else tensor.contiguous()
+    if padded:
+        values = processes.pad_across_processes(values, dim=1)
+    gathered: Tensor = processes.gather(values)
+    return gathered.bool() if boolean else gathered

@@ -1,0 +1,89 @@
+"""Which prefixes are continued: a stratified draw over all tokens, with the chance that each was drawn.
+
+Problems are chosen by every second sample of theirs, those that are neither always nor never solved; states, and V0,
+come from the other samples. So the choice says nothing about these, and sums over states are not biased by it.
+
+Suffixes: N tokens of the frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from forkwise.explore.contrast import FloatArray, IntArray
+
+LEVELS = ("low", "middle", "high")
+"""Strata of entropy: up to `LOW` nats, up to a quantile of the frame, above it."""
+LOW = 0.05  # nats: below, hardly any token can decide anything
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """States that were drawn from the frame, in the frame's order."""
+
+    index: IntArray
+    """Which tokens of the frame."""
+    chance: FloatArray
+    """The chance with which each was drawn."""
+
+
+def strata(entropy_N: FloatArray, marked_N: IntArray, quantile: float = 0.8) -> tuple[IntArray, float]:
+    """Returns each token's stratum, its level of entropy and whether it is marked, and the threshold of `high`."""
+    threshold = float(np.quantile(entropy_N, quantile))
+    level_N = np.where(entropy_N > threshold, 2, np.where(entropy_N > LOW, 1, 0))
+    return (2 * level_N + (marked_N > 0)).astype(np.int64), threshold
+
+
+def draw(stratum_N: IntArray, states: int, seed: int, share_low: float = 0.1) -> Drawn:
+    """Draws states without replacement: as many of each stratum, but of low entropy only a tenth of all.
+
+    A stratum that has fewer is taken whole, and the others get what is left.
+    """
+    rng = np.random.default_rng([seed, 11])
+    sizes = np.bincount(stratum_N)
+    kinds = np.flatnonzero(sizes)
+    low = kinds < 2
+    wanted = np.where(low, share_low * states / max(low.sum(), 1), (1 - share_low) * states / max((~low).sum(), 1))
+    count = _fit(np.minimum(wanted, sizes[kinds]), sizes[kinds], states)
+    index, chance = [], []
+    for kind, n in zip(kinds, count, strict=True):
+        members = np.flatnonzero(stratum_N == kind)
+        index.append(rng.choice(members, n, replace=False))
+        chance.append(np.full(n, n / members.size))
+    picked = np.concatenate(index)
+    order = np.argsort(picked)
+    return Drawn(picked[order], np.concatenate(chance)[order])
+
+
+def _fit(wanted: FloatArray, sizes: IntArray, states: int) -> IntArray:
+    """Rounds the wanted numbers to at least one of each stratum, and gives what is left to the largest."""
+    count = np.clip(np.floor(wanted).astype(np.int64), 1, sizes)
+    while count.sum() < min(states, sizes.sum()):
+        spare = np.where(count < sizes, wanted - count + 1e-9 * (sizes - count), -np.inf)
+        count[int(spare.argmax())] += 1
+    return count
+
+
+def halves(problem_ids: Sequence[str], correct: Sequence[bool]) -> tuple[list[str], list[int]]:
+    """Splits the samples of each problem: every second one chooses the problem, the others are used.
+
+    Args:
+        problem_ids, correct: of all verified samples, in the table's order.
+
+    Returns:
+        The problems that are neither always nor never solved by the choosing half, and the samples that are used.
+    """
+    seen: dict[str, int] = {}
+    chooses: dict[str, list[bool]] = {}
+    used: dict[str, list[int]] = {}
+    for i, (problem, right) in enumerate(zip(problem_ids, correct, strict=True)):
+        seen[problem] = seen.get(problem, -1) + 1
+        if seen[problem] % 2 == 0:
+            chooses.setdefault(problem, []).append(right)
+        else:
+            used.setdefault(problem, []).append(i)
+    chosen = [p for p, right in chooses.items() if any(right) and not all(right) and len(used.get(p, ())) >= 2]
+    return chosen, [i for problem in chosen for i in used[problem]]

@@ -1,0 +1,206 @@
+"""slime's hooks on a stub of its published interface (THUDM/slime 624b824a8): its own code needs Megatron and GPUs.
+
+What is the stub's: how logits become log-probs and entropies of responses, and a clipped loss over lists of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from forkwise.engines.hooks.slime import shape_rollout, shaped_policy_loss
+from forkwise.errors import InputError
+from forkwise.testing.engines import Batch, Outcome, check_adapter, expected_advantages, made_batches
+
+WORDS = 2
+ARGS = SimpleNamespace(rollout_temperature=1.0, eps_clip=0.2)
+
+
+def logits_with(entropy: float) -> list[float]:
+    """Logits of two words whose distribution has this entropy, by bisection; at most log 2."""
+    low, high = 0.5, 1 - 1e-12
+    for _ in range(80):
+        p = (low + high) / 2
+        h = -(p * torch.tensor(p).double().log() + (1 - p) * torch.tensor(1 - p).double().log()).item()
+        low, high = (p, high) if h > entropy else (low, p)
+    return [torch.tensor(p).double().log().item(), torch.tensor(1 - p).double().log().item()]
+
+
+def get_log_probs_and_entropy(
+    logits: Any, *, args: Any, unconcat_tokens: Any, total_lengths: Any, response_lengths: Any, with_entropy: bool
+) -> Any:
+    logp = logits[0].log_softmax(-1)
+    tokens = torch.cat(unconcat_tokens)
+    chosen = logp.gather(1, tokens[:, None])[:, 0]
+    out = {"log_probs": list(chosen.split(response_lengths))}
+    if with_entropy:
+        out["entropy"] = list((-(logp.exp() * logp).sum(-1)).split(response_lengths))
+    return torch.empty(0), out
+
+
+def policy_loss_function(args: Any, batch: Any, logits: Any, sum_of_sample_mean: Callable[[Any], Any]) -> Any:
+    _, out = get_log_probs_and_entropy(
+        logits,
+        args=args,
+        unconcat_tokens=batch["unconcat_tokens"],
+        total_lengths=batch["total_lengths"],
+        response_lengths=batch["response_lengths"],
+        with_entropy=False,
+    )
+    ratio = (torch.cat(out["log_probs"]) - torch.cat(batch["log_probs"])).exp()
+    a = torch.cat(batch["advantages"])
+    loss = torch.maximum(-a * ratio, -a * ratio.clamp(1 - args.eps_clip, 1 + args.eps_clip))
+    return sum_of_sample_mean(loss), {"pg_loss": loss.detach().mean()}
+
+
+@pytest.fixture(autouse=True)
+def slime(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("slime", "slime.backends", "slime.backends.megatron_utils", "slime.backends.megatron_utils.loss"):
+        module = ModuleType(name)
+        module.__path__ = []  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, name, module)
+    module.get_log_probs_and_entropy = get_log_probs_and_entropy  # type: ignore[attr-defined]
+    module.policy_loss_function = policy_loss_function  # type: ignore[attr-defined]
+
+
+def small(batch: Batch) -> Batch:
+    """The kit's batch with entropies that two words can have."""
+    return batch._replace(entropy=[[h / 5 for h in row] for row in batch.entropy])
+
+
+def outcome(batch: Batch, loss: Callable[..., Any]) -> Outcome:
+    """A loss on logits whose entropies are the batch's."""
+    rows = [torch.tensor([logits_with(abs(h)) for h in row]) for row in batch.entropy]
+    logits = torch.cat(rows)[None].requires_grad_()
+    lengths = [len(row) for row in batch.mask]
+    data = {
+        "unconcat_tokens": [torch.zeros(n, dtype=torch.long) for n in lengths],
+        "total_lengths": lengths,
+        "response_lengths": lengths,
+        "loss_masks": [torch.tensor(row) for row in batch.mask],
+        "advantages": [torch.tensor(row, dtype=torch.float64) for row in batch.advantages],
+        "log_probs": [torch.full((n,), -0.3, dtype=torch.float64) for n in lengths],
+    }
+    mask = torch.cat(data["loss_masks"])
+    before = [row.clone() for row in data["advantages"]]
+    value, _ = loss(ARGS, data, logits, lambda x: (x * mask).sum() / max(int(mask.sum()), 1))
+    value.backward()
+    assert all(torch.equal(row, old) for row, old in zip(data["advantages"], before, strict=True))
+    # At tokens that do not count the logits differ from batch to batch in the kit, and their gradient is 0.
+    counted = torch.cat([torch.tensor(row) for row in batch.mask]) == 1
+    return Outcome(value.detach(), logits.grad[0][counted])
+
+
+def current(batch: Batch, alpha: float, kappa: float, monkeypatch: pytest.MonkeyPatch) -> Outcome:
+    monkeypatch.setenv("FORKWISE_ALPHA", str(alpha))
+    monkeypatch.setenv("FORKWISE_KAPPA", str(kappa))
+    return outcome(small(batch), shaped_policy_loss)
+
+
+class TestTheLoss:
+    def test_holds_the_contract(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        check_adapter(
+            engine=lambda batch: outcome(small(batch), policy_loss_function),
+            adapter=lambda batch, alpha, kappa: current(batch, 5 * alpha, kappa, monkeypatch),
+            bypassed=None,
+        )
+
+    def test_logs_what_it_did(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("FORKWISE_ALPHA", "0.4")
+        seen: dict[str, Any] = {}
+
+        def loss(*args: Any) -> Any:
+            value, metrics = shaped_policy_loss(*args)
+            seen.update(metrics)
+            return value, metrics
+
+        outcome(small(made_batches()[0]), loss)
+        assert 0 < seen["shaping/psi_over_adv"] < 0.5
+        assert seen["pg_loss"].isfinite()
+
+
+def rollout_data(batch: Batch, dtype: Any = torch.float32) -> dict[str, Any]:
+    names = ("advantages", "entropy")
+    data = {n: [torch.tensor(row, dtype=dtype) for row in getattr(batch, n)] for n in names}
+    return {
+        **data,
+        "loss_masks": [torch.tensor(row, dtype=torch.int) for row in batch.mask],
+        "log_probs": data["entropy"],
+    }
+
+
+class TestTheRollout:
+    def test_gets_the_published_advantages(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("FORKWISE_ALPHA", "0.4")
+        for batch in made_batches():
+            data = rollout_data(batch)
+            before = data["advantages"]
+            assert shape_rollout(ARGS, 3, data) is None
+            want = expected_advantages(*batch, alpha=0.4, kappa=2.0)
+            assert [row.tolist() for row in data["advantages"]] == [pytest.approx(row, rel=1e-6) for row in want]
+            assert [row.tolist() for row in before] == [pytest.approx(row) for row in batch.advantages]
+
+    def test_at_alpha_zero_stays_what_it_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("FORKWISE_ALPHA", "0")
+        data = rollout_data(made_batches()[0])
+        before = data["advantages"]
+        shape_rollout(ARGS, 0, data)
+        assert data["advantages"] is before
+
+    def test_takes_constants_of_the_engines_arguments_first(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("FORKWISE_ALPHA", "0")
+        data = rollout_data(made_batches()[0])
+        shape_rollout(SimpleNamespace(forkwise_alpha=0.4, forkwise_kappa=4.0), 0, data)
+        assert data["advantages"][0].tolist() == pytest.approx([1.0, 1.2, 1.25, 1.25])
+
+    def test_of_another_stage_of_the_pipeline_is_left_alone(self) -> None:
+        data: dict[str, Any] = {"tokens": []}
+        shape_rollout(ARGS, 0, data)
+        assert data == {"tokens": []}
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"entropy": None}, "not entropy-shaped: .* Add --use-rollout-entropy; .*--get-mismatch-metrics"),
+            ({"advantages": [torch.ones(2)] * 4}, "entropy and advantages differ in length, .*context-parallel-size 1"),
+        ],
+    )
+    def test_that_cannot_be_shaped_is_refused(
+        self, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], message: str
+    ) -> None:
+        monkeypatch.setenv("FORKWISE_ALPHA", "0.4")
+        with pytest.raises(InputError, match=message):
+            shape_rollout(ARGS, 0, {**rollout_data(made_batches()[0]), **change})
+
+    def test_without_its_data_or_its_advantages_is_refused(self) -> None:
+        with pytest.raises(InputError, match="without the rollout's data"):
+            shape_rollout(ARGS)
+        data = rollout_data(made_batches()[0])
+        del data["advantages"]
+        with pytest.raises(InputError, match="log-probs and no advantages"):
+            shape_rollout(ARGS, 0, data)
+
+    @pytest.mark.parametrize(
+        ("alpha", "kappa", "message"),
+        [
+            (None, None, "FORKWISE_ALPHA is not set: the paper has 0.4"),
+            ("much", None, "FORKWISE_ALPHA must be a number, not 'much'"),
+            ("-1", None, "FORKWISE_ALPHA must be a finite number of at least 0"),
+            ("0.4", "1", "FORKWISE_KAPPA must be a finite number greater than 1"),
+        ],
+    )
+    def test_needs_its_constants(
+        self, monkeypatch: pytest.MonkeyPatch, alpha: str | None, kappa: str | None, message: str
+    ) -> None:
+        for name, value in (("FORKWISE_ALPHA", alpha), ("FORKWISE_KAPPA", kappa)):
+            monkeypatch.delenv(name, raising=False)
+            if value is not None:
+                monkeypatch.setenv(name, value)
+        with pytest.raises(InputError, match=message):
+            shape_rollout(ARGS, 0, rollout_data(made_batches()[0]))

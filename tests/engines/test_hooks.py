@@ -1,0 +1,146 @@
+"""Hooks on stand-ins for published interfaces: AReaL's loss contract, tinker's data, Unsloth's hook in stock TRL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("trl")
+
+import tiny_trl as tiny
+import torch
+from test_trl import GRADIENT_TOLERANCE, loss_and_gradient, make, relative
+from trl import GRPOTrainer
+
+from forkwise.engines.hooks.areal import shaped
+from forkwise.engines.hooks.tinker import add_entropy, add_surprisal
+from forkwise.engines.hooks.unsloth import WeightShapingMixin
+from forkwise.errors import InputError
+from forkwise.testing.engines import Batch, Outcome, check_adapter, check_skipped_step
+
+
+def areal_loss(logprobs: Any, entropy: Any, input_data: dict[str, Any], vocab_min_logits: Any = None) -> Any:
+    """A clipped loss over packed tokens (inclusionAI/AReaL 4aef98d8d, `grpo_loss_fn`, without its options)."""
+    assert vocab_min_logits is None
+    mask, a = input_data["loss_mask"], input_data["advantages"]
+    ratio = torch.where(mask, logprobs - input_data["logprobs"], 0).exp()
+    loss = torch.maximum(-a * ratio, -a * ratio.clamp(0.8, 1.2))
+    return torch.where(mask, loss, 0).sum() / mask.sum().clamp(min=1)
+
+
+class TestAReaL:
+    @staticmethod
+    def outcome(batch: Batch, loss_fn: Any) -> Outcome:
+        flat = {name: [x for row in getattr(batch, name) for x in row] for name in Batch._fields}
+        logprobs = torch.linspace(-1.5, -0.1, len(flat["mask"]), dtype=torch.float64).requires_grad_()
+        entropy = torch.tensor(flat["entropy"], dtype=torch.float64, requires_grad=True)
+        data = {"loss_mask": torch.tensor(flat["mask"]).bool(), "logprobs": torch.full_like(entropy, -0.8).detach()}
+        data["advantages"] = torch.tensor(flat["advantages"], dtype=torch.float64)
+        before = data["advantages"].clone()
+        value = loss_fn(logprobs, entropy, data)
+        value.backward()
+        assert entropy.grad is None
+        assert torch.equal(data["advantages"], before)
+        return Outcome(value.detach(), logprobs.grad)
+
+    def test_holds_the_contract(self) -> None:
+        check_adapter(
+            engine=lambda batch: self.outcome(batch, areal_loss),
+            adapter=lambda batch, alpha, kappa: self.outcome(batch, shaped(areal_loss, alpha=alpha, kappa=kappa)),
+            bypassed=lambda: shaped(areal_loss, alpha=0.4)(torch.zeros(2), None, {}),
+        )
+        assert shaped(areal_loss, alpha=0) is areal_loss
+
+    def test_refuses_constants_and_data_without_advantages(self) -> None:
+        with pytest.raises(InputError, match="kappa must be"):
+            shaped(areal_loss, alpha=0.4, kappa=1.0)
+        with pytest.raises(RuntimeError, match="given no 'advantages'"):
+            shaped(areal_loss, alpha=0.4)(torch.zeros(2), torch.zeros(2), {"loss_mask": torch.ones(2)})
+
+
+@dataclass
+class TensorData:
+    """tinker's tensors, with the two ways in and out that are used here."""
+
+    data: list[float]
+
+    @classmethod
+    def from_torch(cls, values: Any) -> TensorData:
+        return cls(values.tolist())
+
+    def to_torch(self) -> Any:
+        return torch.tensor(self.data)
+
+
+@dataclass
+class Datum:
+    model_input: str
+    loss_fn_inputs: dict[str, Any]
+
+
+class TestTinker:
+    def test_adds_surprisal_to_sampled_tokens(self) -> None:
+        inputs = {"advantages": TensorData([0.0, 1.0, 1.0, -2.0]), "logprobs": TensorData([-3.0, -0.5, -9.0, -1.0])}
+        (made,) = add_surprisal([Datum("m", inputs)], alpha=0.4, kappa=2.0)
+        assert made.loss_fn_inputs["advantages"].data == pytest.approx([0.0, 1.2, 1.5, -1.6])
+        assert inputs["advantages"].data == [0.0, 1.0, 1.0, -2.0]
+        assert made.loss_fn_inputs["logprobs"] is inputs["logprobs"]
+        masked = {**inputs, "mask": TensorData([0.0, 1.0, 0.0, 1.0])}
+        (made,) = add_surprisal([Datum("m", masked)], alpha=0.4)
+        assert made.loss_fn_inputs["advantages"].data == pytest.approx([0.0, 1.2, 1.0, -1.6])
+
+    def test_takes_it_for_no_entropy(self) -> None:
+        with pytest.raises(InputError, match="no entropy to shape with: surprisal, .*add_surprisal offers it"):
+            add_entropy([], alpha=0.4)
+
+    def test_refuses_data_without_what_it_needs(self) -> None:
+        with pytest.raises(InputError, match="no 'logprobs' among its loss_fn_inputs: advantages"):
+            add_surprisal([Datum("m", {"advantages": TensorData([1.0])})], alpha=0.4)
+        lengths = {"advantages": TensorData([1.0]), "logprobs": TensorData([1.0, 2.0])}
+        with pytest.raises(InputError, match=r"advantages \(1,\) and logprobs \(2,\)"):
+            add_surprisal([Datum("m", lengths)], alpha=0.4)
+
+
+class Weighted(WeightShapingMixin, GRPOTrainer):
+    pass
+
+
+class TestWeightsInATrainer:
+    def test_are_stock_trl_on_shaped_advantages(self, tmp_path: Path) -> None:
+        batch = tiny.microbatch()
+        trainer, stock = make(Weighted, tmp_path, top_entropy_quantile=0.99), make(GRPOTrainer, tmp_path)
+        trainer.shape(alpha=0.4, kappa=2.0)
+        trainer._advantages = batch["advantages"]  # as compute_loss leaves it for the loss within
+        fed = {**batch, "advantages": tiny.shaped(batch["advantages"], tiny.exact_entropy(tiny.policy(), batch))}
+        (loss, gradient), (want_loss, want) = loss_and_gradient(trainer, batch), loss_and_gradient(stock, fed)
+        torch.testing.assert_close(loss, want_loss, rtol=1e-5, atol=1e-6)
+        assert relative(gradient, want) < GRADIENT_TOLERANCE
+
+    def test_train_and_a_loss_that_does_not_ask_raises(self, tmp_path: Path) -> None:
+        trainer = make(Weighted, tmp_path, top_entropy_quantile=0.99, max_steps=1)
+        trainer.shape(alpha=0.4)
+        trainer.train()
+        assert trainer._weighed > 0
+        deaf = make(Weighted, tmp_path, top_entropy_quantile=0.99, max_steps=1)
+        deaf.shape(alpha=0.4)
+        deaf.top_entropy_quantile = 1.0  # TRL's loss reads this one
+        assert "did not call get_high_entropy_mask" in check_skipped_step(deaf.train)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({}, "only with top_entropy_quantile below 1"),
+            ({"top_entropy_quantile": 0.9, "importance_sampling_level": "sequence"}, "Weights are per token"),
+            ({"top_entropy_quantile": 0.9, "entropy_coef": 0.1}, "change the entropy bonus too"),
+        ],
+    )
+    def test_are_refused_where_they_would_not_shape(
+        self, tmp_path: Path, options: dict[str, Any], message: str
+    ) -> None:
+        if "entropy_coef" in options and not hasattr(make(GRPOTrainer, tmp_path).args, "entropy_coef"):
+            pytest.skip("this TRL has no entropy bonus")
+        with pytest.raises(InputError, match=message):
+            make(Weighted, tmp_path, **options).shape(alpha=0.4)

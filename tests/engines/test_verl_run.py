@@ -1,0 +1,178 @@
+"""The page's whole chain on a CPU: the example script, `verl.trainer.main_ppo`, dumps, merge, samples, comparison.
+
+Only generation is not verl's (`cpu_rollout`). A run takes about a minute and a half on an idle machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("verl", reason="verl is not installed; 'make test' runs these in an environment that has it")
+
+import verl
+
+from forkwise.embedded import EMBEDDED_MODEL
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+STEPS = 2
+# What a CPU and one process need, and a run of two steps of eight prompts.
+SMALL = [
+    "actor_rollout_ref.rollout.name=cpuhf",
+    "actor_rollout_ref.rollout.free_cache_engine=False",
+    "actor_rollout_ref.rollout.agent.num_workers=1",
+    "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=4096",
+    "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=4096",
+    "actor_rollout_ref.model.use_remove_padding=False",
+    "+actor_rollout_ref.model.override_config.attn_implementation=eager",
+    "actor_rollout_ref.actor.strategy=fsdp2",
+    "actor_rollout_ref.actor.fsdp_config.strategy=fsdp2",
+    "actor_rollout_ref.actor.fsdp_config.dtype=float32",
+    "+actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=fp32",
+    "actor_rollout_ref.actor.use_torch_compile=False",
+    "actor_rollout_ref.actor.fsdp_config.use_torch_compile=False",
+    "actor_rollout_ref.actor.fsdp_config.param_offload=False",
+    "actor_rollout_ref.actor.fsdp_config.optimizer_offload=False",
+    "actor_rollout_ref.actor.optim.lr=1e-4",
+    "actor_rollout_ref.rollout.n=4",
+    "actor_rollout_ref.rollout.val_kwargs.n=4",
+    "actor_rollout_ref.rollout.val_kwargs.temperature=1.0",
+    "actor_rollout_ref.rollout.val_kwargs.top_p=1.0",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+    "data.train_batch_size=8",
+    "data.max_prompt_length=32",
+    "data.max_response_length=80",
+    "data.dataloader_num_workers=0",
+    "reward.num_workers=1",
+    "reward.custom_reward_function.path=pkg://forkwise.engines.verl.reward",
+    "reward.custom_reward_function.name=compute_score",
+    "ray_kwargs.ray_init.num_cpus=32",
+    "+ray_kwargs.ray_init.num_gpus=1",
+    "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
+    "trainer.device=cpu",
+    'trainer.logger=["console","file"]',
+    f"trainer.total_training_steps={STEPS}",
+    f"trainer.save_freq={STEPS}",
+    f"trainer.test_freq={STEPS}",
+]
+
+
+def environment(where: Path, **more: str) -> dict[str, str]:
+    path = os.pathsep.join([str(Path(__file__).parent), *(entry for entry in sys.path if entry)])
+    return {
+        **os.environ,
+        "PYTHONPATH": path,
+        "PYTHON": sys.executable,
+        "PYTHONWARNINGS": "ignore",
+        "VERL_USE_EXTERNAL_MODULES": "cpu_verl,cpu_rollout",
+        "VERL_ENGINE_DEVICE": "cuda",
+        "CPU_ROLLOUT_WEIGHTS": str(where / "weights.pt"),
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        **more,
+    }
+
+
+def forkwise(where: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "forkwise", *arguments],
+        cwd=where,
+        env=environment(where),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the embedded model, whose template adds nothing to a prompt, and two files of problems."""
+    where = tmp_path_factory.mktemp("verl")
+    shutil.copytree(EMBEDDED_MODEL, where / "tiny")
+    settings = json.loads((where / "tiny" / "tokenizer_config.json").read_text())
+    settings["chat_template"] = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    (where / "tiny" / "tokenizer_config.json").write_text(json.dumps(settings))
+    for split, number in (("train", "64"), ("validation", "8")):
+        forkwise(where, "verl-data", "countdown:3", "--split", split, "--problems", number, "--out", f"{split}.parquet")
+    return where
+
+
+def train(where: Path, script: str, *overrides: str, **settings: str) -> Path:
+    """Runs an example script; the folder of the run."""
+    files = {"TRAIN": "train.parquet", "VALIDATION": "validation.parquet", "MODEL": str(where / "tiny"), "GPUS": "1"}
+    (where / "weights.pt").unlink(missing_ok=True)
+    done = subprocess.run(
+        ["bash", str(ROOT / "examples" / script), *SMALL, *overrides],
+        cwd=where,
+        env=environment(where, **files, **settings),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    (run,) = [path for path in (where / "runs" / "verl").iterdir() if path.name in done.stdout + done.stderr]
+    return run
+
+
+def test_a_pair_is_trained_and_compared(place: Path) -> None:
+    shaped = train(place, "verl_grpo.sh", ENTROPY="current")
+    assert shaped.name == "grpo-alpha0.4-current-tiny-seed0"
+    plain = train(place, "verl_grpo.sh", ALPHA="0")
+    assert plain.name == "grpo-alpha0-current-tiny-seed0"
+    for run in (shaped, plain):  # the second has not continued the first's checkpoint
+        logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in logged] == [0, 1, 2]
+        assert ("shaping/psi_over_adv" in logged[1]["data"]) == (run == shaped)
+        assert sorted(path.name for path in (run / "rollouts").iterdir()) == ["1.jsonl", "2.jsonl"]
+    said = forkwise(place, "doctor", "run", str(shaped))
+    assert f"{shaped}: a run of verl, 2 steps logged; " in said
+    assert "adds " in said
+
+    dumps = [str(shaped / "validation" / f"{step}.jsonl") for step in (0, STEPS)]
+    forkwise(place, "import", *dumps, "--out", "validated")
+    assert "step0" in forkwise(place, "passk", "validated", "--k", "1,4")
+    merged = place / "merged"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "verl.model_merger",
+            "merge",
+            "--backend=fsdp",
+            f"--local_dir={shaped / 'checkpoints' / f'global_step_{STEPS}' / 'actor'}",
+            f"--target_dir={merged}",
+        ],
+        cwd=place,
+        env=environment(place),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    problems = ["--task", "countdown:3", "--split", "test", "--problems", "6", "--n", "4"]
+    for name, model in (("shaped", str(merged)), ("base", str(place / "tiny"))):
+        forkwise(place, "sample", "--model", model, *problems, "--out", name)
+    assert "base" in forkwise(place, "compare", "base=base", "shaped=shaped", "--k", "1,4")
+    assert Path(verl.__file__).exists()
+
+
+def test_methods_act_in_a_whole_run(place: Path) -> None:
+    """A method of rewards and one that selects."""
+    methods = '["rloo","forking_tokens:share=0.2"]'
+    run = train(place, "verl_grpo.sh", METHOD=methods, NAME="methods", ENTROPY="old")
+    logged = [json.loads(line)["data"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [0.7 < row["method/forking_tokens/changed"] <= 0.8 for row in logged[1:]] == [True] * STEPS
+    assert all("method/rloo/shift" in row for row in logged[1:])
