@@ -299,7 +299,7 @@ def run(threads: int, dtypes: Sequence[str], shape: tuple[int, int, int], calls:
         for mode, title in MODES.items():
             case = Case(*shape, dtype=dtype, mode=mode, calls=calls)
             # Those that the ratios are about come first and last: their medians cover the drift in between.
-            order = [*IMPLEMENTATIONS, EXTRAS, OURS, FLOOR]
+            order = [*IMPLEMENTATIONS, *(name for name in (EXTRAS, OURS, FLOOR) if name in IMPLEMENTATIONS)]
             answers: dict[str, list[dict[str, Any]]] = {}
             for name in order:
                 process = processes[name]
@@ -431,6 +431,9 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=151_936)
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--threads", nargs="+", type=int, default=[1])
+    parser.add_argument(
+        "--only", nargs="*", help="beside the floor and ours only those with one of these in their names"
+    )
     parser.add_argument("--calls", type=int, help="timed calls per measurement: 1, or 5 with --small")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -438,6 +441,9 @@ def main() -> None:
     if args.worker:
         worker(args.worker, args.threads[0])
         return
+    for name in [name for name in IMPLEMENTATIONS if args.only is not None and name not in (FLOOR, OURS)]:
+        if not any(part in name for part in args.only):
+            del IMPLEMENTATIONS[name]
     shape = (256, 896, 32_000) if args.small else (args.tokens, args.dim, args.vocab)
     rows: list[Row] = []
     versions: list[str] = []

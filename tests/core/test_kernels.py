@@ -21,7 +21,7 @@ from torch import Tensor
 from forkwise.core import backends, logprob_and_entropy, tiles
 
 pytest.importorskip("triton", reason="the kernels are written in Triton: pip install triton")
-kernels = pytest.importorskip("forkwise.core.kernels")
+from forkwise.core import kernels
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered")  # numpy's, where a sum of no word is moved
@@ -38,14 +38,6 @@ def tile(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int, int], None]:
         monkeypatch.setattr(kernels, "_GRADIENT_WORDS", words)
 
     return shape
-
-
-@pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    backends.triton_trouble.cache_clear()
-    backends._warn_once.cache_clear()
-    yield
-    backends.triton_trouble.cache_clear()
 
 
 def by_triton(hidden: Tensor, weight: Tensor, targets: Tensor, **options: Any) -> dict[str, Tensor]:
@@ -165,10 +157,14 @@ def test_cpus_and_float64_take_the_passes_of_pytorch() -> None:
 
 
 @pytest.fixture
-def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets the trial on a GPU run on the CPU."""
+def on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Lets the trial on a GPU run on the CPU, anew."""
+    backends.triton_trouble.cache_clear()
+    backends._warn_once.cache_clear()
     monkeypatch.setattr(backends, "_trial", lambda kind, _, trial=backends._trial: trial(kind, torch.device("cpu")))
     monkeypatch.setattr(torch.version, "hip", None)
+    yield
+    backends.triton_trouble.cache_clear()
 
 
 def chosen() -> Any:
