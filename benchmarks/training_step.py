@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "engines"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 
 import tiny_trl as tiny  # noqa: E402
 import torch  # noqa: E402
@@ -189,8 +189,8 @@ def measure(model: Any, batch: dict[str, Any], rounds: int) -> dict[str, list[di
     return found
 
 
-def show(dtype: str, found: dict[str, list[dict[str, Any]]], error: float) -> None:
-    """Prints a table and the targets."""
+def show(dtype: str, found: dict[str, list[dict[str, Any]]], error: float, gradient_mb: float) -> None:
+    """Prints a table and the targets; any head holds the gradient of its weight, `gradient_mb`, at the end."""
     seconds, peaks = {}, {}
     print(
         f"\n{dtype}\n\n| head | update, CPU s | of TRL's | peak above the model, MB | entropy, nats |\n"
@@ -208,10 +208,11 @@ def show(dtype: str, found: dict[str, list[dict[str, Any]]], error: float) -> No
         print(f"| {name} | {seconds[name]:.2f} | {ratio:.2f} | {peaks[name]:.0f} | {entropy} |")
         if name == OURS:
             ours = ratio
+    extra = peaks[OURS] - peaks[NOTHING] - gradient_mb
     print("\n| target | measured | |\n|---|---|---|")
     targets = [
         (f"{OURS} <= {TARGETS[dtype]} of TRL's update", ours, ours <= TARGETS[dtype]),
-        (f"memory of the head <= {HEAD_MB} MB", peaks[OURS] - peaks[NOTHING], peaks[OURS] - peaks[NOTHING] <= HEAD_MB),
+        (f"memory of the head beside the gradient of its weight <= {HEAD_MB} MB", extra, extra <= HEAD_MB),
     ]
     if dtype == "float32":
         targets.append((f"entropies within {ENTROPY_ERROR:g} nats of float64", error, error <= ENTROPY_ERROR))
@@ -238,7 +239,8 @@ def main() -> None:
         kind = getattr(torch, dtype)
         model = AutoModelForCausalLM.from_pretrained(args.model, dtype=kind) if args.model else random_model(kind)
         batch = micro_batch(model.config.vocab_size, prompt, completion)
-        show(dtype, measure(model, batch, args.rounds), entropy_error(model, batch))
+        gradient_mb = model.get_output_embeddings().weight.nbytes / 1e6
+        show(dtype, measure(model, batch, args.rounds), entropy_error(model, batch), gradient_mb)
 
 
 if __name__ == "__main__":
