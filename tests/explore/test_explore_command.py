@@ -366,7 +366,7 @@ def test_bounds_do_not_stand_beside_exact_entropies_of_another_temperature(table
     cooler = [{**with_tokens(f"p{q}", 0, TEXTS[q % 3], {}), "sampling": sampling} for q in range(6)]
     write_shard(tmp_path / "cool", "a", cooler)
     said = refused(tmp_path / "bounds", tmp_path / "cool")
-    assert "at temperature 1, and those of 'r' exact at temperature 0.6: explore them apart" in said
+    assert "at temperature 1, and those of 'r' exact at temperature 0.6: look at them apart" in said
     done = invoke(tmp_path / "bounds", table, *FAST)  # both at temperature 1
     assert done.exit_code == 0, done.output
 

@@ -370,6 +370,16 @@ def exploration(samples: str, run: str = "r", **more: Any) -> explored.Explorati
     return replace(content, **more)
 
 
+def test_bounds_beside_exact_entropies_of_another_temperature_are_refused(tmp_path: Path) -> None:
+    for name, source, at in (("server", "top-k", 1.0), ("cool", "stored", 0.6)):
+        found = exploration("s", run=name)
+        (run,) = found.runs
+        entropy = replace(run.entropy, source=source, temperatures=[at])
+        explored.write(tmp_path / name, replace(found, runs=[replace(run, entropy=entropy)]))
+    with pytest.raises(InputError, match=r"bounds .* at temperature 1, and those of 'cool' exact at temperature 0\.6"):
+        gather(find_sources([tmp_path / "server", tmp_path / "cool"]))
+
+
 def test_an_exploration_fills_its_sections_and_marks_rare_sentences(tmp_path: Path) -> None:
     rows = [
         made.sample("r", f"p{q}", i, correct=i == 0, tokens=["So", " we", " wait"]) for q in range(9) for i in range(2)

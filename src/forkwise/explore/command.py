@@ -21,7 +21,7 @@ from forkwise.explore.lexicon import load_lexicon, load_reflective
 from forkwise.explore.options import ExploreOptions
 from forkwise.explore.results import Exploration, RunExploration, TrainingRow, write
 from forkwise.explore.settings import Settings
-from forkwise.explore.traces import Origin, RunTraces, Trace, load_traces
+from forkwise.explore.traces import Origin, RunTraces, Trace, check_side_by_side, load_traces
 from forkwise.folders.results import inputs_of
 from forkwise.passk.intervals import check_level
 from forkwise.progress import Meter
@@ -80,7 +80,7 @@ def _explore(options: ExploreOptions, tables: Sequence[OpenTable], base_table: O
                 temperature=options.temperature if scorer else None,
             )
         all_runs += loaded
-        _check_comparable(all_runs)
+        check_side_by_side([(run.run, run.source, run.temperatures) for run in all_runs])
         if options.cross and len(loaded) > 1:
             raise InputError(
                 f"--cross holds the responses of one run, but '{table.given}' has {len(loaded)}: give one run."
@@ -153,18 +153,6 @@ def _base(options: ExploreOptions, table: OpenTable | None, breaks: Sequence[str
             "base model alone."
         )
     return runs[0].traces
-
-
-def _check_comparable(runs: Sequence[RunTraces]) -> None:
-    """Refuses bounds from top-k log-probs beside exact entropies of another temperature."""
-    bounded = [run for run in runs if run.source == "top-k"]
-    other = [run for run in runs if run.source not in (None, "top-k") and run.temperatures != {1.0}]
-    if bounded and other:
-        given = ", ".join(f"{t:g}" for t in sorted(other[0].temperatures))
-        raise InputError(
-            f"The entropies of '{bounded[0].run}' are bounds from a server's log-probs, at temperature 1, and those of "
-            f"'{other[0].run}' exact at temperature {given}: explore them apart, or give --model and --temperature 1."
-        )
 
 
 def _check_problems(run: RunTraces, base: Sequence[Trace]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -143,6 +143,26 @@ def load_traces(
     if not runs:
         raise InputError(f"'{path}' holds no samples.")
     return list(runs.values())
+
+
+def check_side_by_side(runs: Sequence[tuple[str, str | None, Collection[float]]]) -> None:
+    """Refuses bounds from top-k log-probs beside exact entropies of another temperature.
+
+    Args:
+        runs: the name of each, the origin of its entropies (None without any), and their temperatures.
+
+    Raises:
+        InputError: they cannot be compared.
+    """
+    bounded = [name for name, source, _ in runs if source == "top-k"]
+    other = [(name, at) for name, source, at in runs if source not in (None, "top-k") and set(at) - {_BOUNDS_AT}]
+    if bounded and other:
+        name, at = other[0]
+        raise InputError(
+            f"The entropies of '{bounded[0]}' are bounds from a server's log-probs, at temperature 1, and those of "
+            f"'{name}' exact at temperature {', '.join(f'{t:g}' for t in sorted(at))}: look at them apart, or explore "
+            "with --model and --temperature 1."
+        )
 
 
 def _trace(

@@ -14,6 +14,7 @@ import numpy as np
 from forkwise.explore import results as explored
 from forkwise.explore.lexicon import load_lexicon, load_reflective
 from forkwise.explore.results import Exploration, RunExploration
+from forkwise.explore.traces import check_side_by_side
 from forkwise.folders.metrics import read_metrics
 from forkwise.passk import Comparison, Evaluation
 from forkwise.progress import Meter
@@ -82,6 +83,8 @@ def gather(
     """
     notes: list[str] = [note for source in sources for note in source.notes]
     explorations = _explorations(sources)
+    summaries = [(run.run, run.entropy) for run in _runs(explorations) if run.entropy is not None]
+    check_side_by_side([(name, entropy.source, entropy.temperatures) for name, entropy in summaries])
     notes += [note for exploration in explorations for note in exploration_notes(exploration)]
     arms = [arm for source in sources for arm in source.samples] or _explored_arms(
         sources, explorations, imported, notes
