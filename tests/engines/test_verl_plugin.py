@@ -19,6 +19,7 @@ from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync
 from verl.utils.config import validate_config
 
 from forkwise.engines.verl.reading import read_settings
+from forkwise.engines.verl.refusals import GIVEN
 from forkwise.engines.verl.settings import Place, Settings
 from forkwise.errors import InputError
 from forkwise.methods import (
@@ -192,7 +193,7 @@ class TestMethods:
             assert (
                 (issubclass(kind, SettingsMethod) and ("keys of verl's own" in message or "of TRL to" in message))
                 or (policy == "old" and compares and "+algorithm.forkwise.policy=current" in message)
-                or ((Need.STATES in method.needs() or method.first_state()) and "under TRL only" in message)
+                or ((method.needs() - GIVEN or method.first_state()) and "under TRL only" in message)
             ), message
             return
         if issubclass(kind, SettingsMethod):

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from forkwise.engines.verl.refusals import GIVEN
 from forkwise.methods import Method, RewardMethod, Scope, SettingsMethod, all_methods, parse_method
 
 # Options with which a method acts on few tokens.
@@ -26,7 +27,7 @@ def methods() -> list[Method]:
     """Every method that acts on verl, with options under which it does."""
     names = [name for name, kind in all_methods().items() if not issubclass(kind, SettingsMethod)]
     every = [parse_method(f"{name}:{OPTIONS.get(name, '')}") for name in names]
-    return [method for method in every if not method.first_state()]
+    return [method for method in every if not method.first_state() and method.needs() <= GIVEN]
 
 
 def early(method: Method) -> bool:
@@ -89,6 +90,7 @@ def by_trl(where: Path) -> dict[str, Tensor]:
             advantages = trainer._early_advantages(batch, [method], given["rewards"], *old)
         else:
             guarded = GuardedBatch(batch, [method])
+            trainer._acting = [method]
             trainer._buffered_inputs = [batch]
             trainer.current_gradient_accumulation_steps = 1
             with torch.no_grad():
