@@ -32,6 +32,7 @@ class TestSchedules:
         found = [method.at(progress, {}) for progress in (0.0, 0.25, 0.5, 1.0)]
         assert [now.alpha for now in found if isinstance(now, EntropyAdvantage)] == pytest.approx(values)
         assert not any(now.plans for now in found)
+        assert parse_method(f"entropy_advantage:alpha={text}", {"alpha": 0.1, "kappa": 2.0}) == method
         assert parse_method(str(method)) == method
 
     def test_it_acts_with_the_value_of_the_moment(self) -> None:

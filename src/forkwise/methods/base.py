@@ -331,8 +331,8 @@ def make(kind: type[Method], options: Mapping[str, str], defaults: Mapping[str, 
             known = f" It takes {', '.join(kinds)}." if kinds else " It takes no options."
             raise InputError(f"The method '{kind.name}' has no option '{key}'.{nearest(key, kinds)}{known}")
     shared = defaults if defaults and "kappa" in kinds else {}
-    values: dict[str, Any] = {key: value for key, value in shared.items() if key in kinds}
     plans = {key: plan for key, text in options.items() if (plan := read_plan(kind.name, key, text)) is not None}
+    values: dict[str, Any] = {key: value for key, value in shared.items() if key in kinds and key not in plans}
     values.update({key: _value(kind.name, key, text, kinds[key]) for key, text in options.items() if key not in plans})
     if not plans:
         return kind(**values)
