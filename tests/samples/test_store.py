@@ -57,7 +57,7 @@ def test_refusals(tmp_path: Path) -> None:
         read_samples(cut)
     cut.unlink()
     write_shard(tmp_path, "b", [row("p1", 0)])
-    with pytest.raises(InputError, match="1 samples twice"):
+    with pytest.raises(InputError, match="1 sample twice"):
         read_samples(tmp_path)
     with pytest.raises(InputError, match="no column 'corect'"):
         read_samples(tmp_path, ["corect"])
