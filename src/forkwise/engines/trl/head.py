@@ -206,12 +206,12 @@ class HeadMixin(_Trainer):
     def _compare_trl(self, model: Any, ids: Tensor, *, raises: bool) -> bool:
         """Tells whether TRL's log-probs and entropies are those of the model's logits."""
 
-        # TRL computes no entropies of a reference model, and has no head for them.
-        is_policy = causal_model(model) is causal_model(self.model)
+        # TRL's head of the reference has no entropies.
+        policy = causal_model(model) is causal_model(self.model)
 
         def by_trl(ids: Tensor) -> list[Tensor]:
             numbers = super(HeadMixin, self)._get_per_token_logps_and_entropies(
-                model, ids, torch.ones_like(ids), ids.shape[1] - 1, compute_entropy=is_policy
+                model, ids, torch.ones_like(ids), ids.shape[1] - 1, compute_entropy=policy
             )
             return [n for n in numbers[:2] if n is not None]  # without entropies (Unsloth) the loss will raise
 
