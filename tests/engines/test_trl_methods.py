@@ -550,7 +550,7 @@ def test_a_method_is_given_all_that_it_requires(tmp_path: Path, scope: Scope) ->
     trainer.train()
     (tokens,), (batch,) = seen, batches
     assert all(getattr(tokens, name) is not None for name in given)
-    order = torch.arange(8) if scope is Scope.TOKEN else batch[POSITIONS].argsort()
+    order = torch.arange(8) if scope in (Scope.TOKEN, Scope.COMPLETION) else batch[POSITIONS].argsort()
     rows = zip(batch["completion_ids"][order], batch["completion_mask"][order], strict=True)
     right = torch.tensor(right_or_wrong([ids[mask == 1].tolist() for ids, mask in rows])) > 0
     assert torch.equal(tokens.correct, right)

@@ -180,8 +180,8 @@ def test_compare_tells_files_of_one_name_apart(tmp_path: Path) -> None:
     both = load_arm([first, second])
     assert both.runs == ("seed1-samples", "seed2-samples")
     # One line for all files of an arm.
-    assert both.notes[0] == f"'{first}' and 1 more were imported (plain): 32 samples in 2 runs."
-    assert sum("imported" in note for note in both.notes) == 1
+    assert both.notes[0].facts["text"] == f"'{first}' and 1 more were imported (plain): 32 samples in 2 runs."
+    assert sum(note.topic == "imported" for note in both.notes) == 1
     output = run("passk", first, second, "--k", "1").output
     assert f"{first}/samples has" in output
     assert f"{second}/samples has" in output

@@ -217,7 +217,7 @@ def test_the_log_of_verl(tmp_path: Path) -> None:
     assert "rose from -0.2 to 0.25" in line(text, "reward")  # means of the first and of the last three
     assert "30.00% of tokens outside the trust region" in line(text, "clipping")
     assert "from 100 to 100" in line(text, "length")
-    assert "95% of tokens capped. Entropy hardly matters" in line(text, "shaping")
+    assert "95% of tokens at the cap. Entropy hardly matters" in line(text, "shaping")
 
 
 def test_the_log_of_verl_that_was_started_again(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_the_log_of_verl_that_was_started_again(tmp_path: Path) -> None:
     again = {"step": 4, "data": {"training/global_step": 4, **step}}
     (tmp_path / "run" / "metrics.jsonl").write_text(json.dumps(again) + "\n")
     text = report(tmp_path / "run")
-    assert "over 4 rollouts" in line(text, "reward")
+    assert "0.5 in every rollout" in line(text, "reward")
     assert "verl's own run, or alpha 0" in line(text, "shaping")
 
 
