@@ -47,11 +47,14 @@ def run(folder: Path, *flags: str) -> list[dict[str, Any]]:
 
 def test_behaviours_are_logged_and_nothing_else_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts: list[str] = []
+    cut_off: list[bool] = []
     compute = training.RunTrainer._compute_loss
 
     def seen(self: Any, model: Any, inputs: dict[str, Any]) -> Any:
         for ids, mask in zip(inputs["completion_ids"], inputs["completion_mask"], strict=True):
-            texts.append(self.processing_class.decode(ids[mask.bool()], skip_special_tokens=True))
+            kept = ids[mask.bool()]
+            texts.append(self.processing_class.decode(kept, skip_special_tokens=True))
+            cut_off.append(int(kept[-1]) != self.processing_class.eos_token_id)
         return compute(self, model, inputs)
 
     monkeypatch.setattr(training.RunTrainer, "_compute_loss", seen)
@@ -59,7 +62,10 @@ def test_behaviours_are_logged_and_nothing_else_changes(tmp_path: Path, monkeypa
     first = texts[: len(texts) // 2]
     lexicon, reflective = load_lexicon(), load_reflective()
     pivotal = sum(len(lexicon.matches(text)) for text in first)
-    sentences = [text[s.start : s.end] for text in first for s in split_sentences(text, ["wait", "hmm", "so"])]
+    sentences = []  # a completion that the limit ended has begun a sentence that does not count
+    for text, cut in zip(first, cut_off[: len(first)], strict=True):
+        found = [text[s.start : s.end] for s in split_sentences(text, ["wait", "hmm", "so"])]
+        sentences += found[:-1] if cut else found
     assert logged[0]["behaviours/pivotal_per_response"] == pytest.approx(pivotal / len(first))
     share = sum(bool(reflective.names(sentence)) for sentence in sentences) / len(sentences)
     assert logged[0]["behaviours/reflective_share"] == pytest.approx(share)
