@@ -9,6 +9,7 @@ from forkwise.engines.base import needs, quoted, reward_methods, rollout_methods
 from forkwise.engines.verl.settings import Place, Settings
 from forkwise.errors import InputError
 from forkwise.methods import Condition, LossMethod, Method, Need, Scope, SettingsMethod, TokenMethod
+from forkwise.methods.clips import CLIP
 
 GIVEN = frozenset(
     {
@@ -22,7 +23,6 @@ GIVEN = frozenset(
         Need.LENGTHS,
         Need.PROGRESS,
         Need.ADVANTAGES,
-        Need.OPEN_CLIP,
     }
 )
 """What methods are given on verl."""
@@ -148,7 +148,7 @@ def _check_loss(config: Any, settings: Settings) -> None:
             "would not tell its tokens apart: use another loss, such as vanilla or gspo."
         )
     for method in per_token:
-        if Need.OPEN_CLIP in method.needs():
+        if method.slot == CLIP:
             _check_open(config, method)
         if isinstance(method, LossMethod) and loss != "vanilla":
             raise InputError(
