@@ -25,7 +25,7 @@ def test_math_by_name():
     [
         (
             "countdwn",
-            "no task .countdwn.. Did you mean .countdown.*countdown:4; math, .*math:dapo.*reasoning-gym:NAME",
+            "no task .countdwn.. Did you mean .countdown.*countdown:4; .*; math, .*math:dapo.*reasoning-gym:NAME",
         ),
         ("countdown:5", "Write it as countdown, countdown:3 or countdown:4"),
         ("reasoning-gym", "Write it as reasoning-gym:NAME"),

@@ -151,6 +151,7 @@ def test_two_processes_learn_what_one_does_from_the_same_batch(tmp_path: Path) -
 
     for ours, theirs in zip(read_metrics(two), read_metrics(one), strict=True):
         same = {key for key in theirs if key not in CLOCK}
+        same.discard("shaping/entropy_error")  # each process proves the head on a completion of its own
         assert {"loss", "entropy", "grad_norm", "reward", "shaping/psi_over_adv", "shaping/capped_frac"} <= same | {
             *ours
         }
