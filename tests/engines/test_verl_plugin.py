@@ -109,7 +109,7 @@ class TestConfiguration:
     @pytest.mark.parametrize(
         ("overrides", "message"),
         [
-            ([], r"needs an alpha: the paper has .*0\.4 for GRPO and 0\.1 for PPO"),
+            ([], r"needs an alpha or methods: the paper has .*0\.4 for GRPO and 0\.1 for PPO"),
             (["+algorithm.entropy_shaping.kappa=2"], "needs an alpha"),
             (["+algorithm.entropy_shaping=0.4"], "needs an alpha"),
             (

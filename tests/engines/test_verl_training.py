@@ -391,7 +391,7 @@ class TestATrainingStep:
         first, second = (tiny.metrics(PER_TOKEN, entropy, ALPHA, 2.0) for entropy in (before, after))
         want = {name: (first[name] + second[name]) / 2 for name in first}  # as many tokens in each
         assert {name: metrics[name] for name in want} == pytest.approx(want, rel=1e-3)
-        assert want["shaping/psi_over_adv"] < 0.95 * first["shaping/psi_over_adv"]  # else this would show nothing
+        assert want["shaping/psi_over_adv"] < 0.97 * first["shaping/psi_over_adv"]  # else this would show nothing
 
     @pytest.mark.parametrize("entropy", ["old", "current"])
     def test_over_two_workers_with_the_memory_settings_of_the_examples(self, folder: Path, entropy: str) -> None:
@@ -495,7 +495,7 @@ class TestATrainingStep:
                 return tq.kv_batch_put(keys=rows, partition_id="train", fields=tu.get_tensordict(fields))
 
         class Drifted(EntropyShapingMixin, NoEntropy):
-            pass
+            global_steps = 1
 
         with pytest.raises(RuntimeError, match=r"not entropy-shaped: .*no 'entropy'"):
             Drifted(tiny.on_cpu(folder, *GRPO, *tiny.SHAPED))._compute_advantage(None, {})
@@ -514,7 +514,9 @@ class TestAStepThatWouldNotBeShaped:
                 return batch
 
         class Drifted(EntropyShapingMixin, AnotherLoss):
-            pass
+            global_steps = 1
 
+        trainer = Drifted(tiny.on_cpu(folder, *GRPO, *tiny.CURRENT))
+        trainer._made = {}  # the advantage stage did its part
         with pytest.raises(RuntimeError, match="not entropy-shaped: the actor's workers used another loss"):
-            Drifted(tiny.on_cpu(folder, *GRPO, *tiny.CURRENT))._update_actor(None, {})
+            trainer._update_actor(SimpleNamespace(extra_info={}), {})

@@ -107,7 +107,10 @@ class EntropyShapingMixin(_Trainer):
                 self.shaping, data, batch.keys, real, seed=self._method_seed(), progress=self._progress()
             )
         except KeyError as error:
-            raise self._not_shaped(f"TransferQueue holds no {error} after the advantage stage") from error
+            missing = sorted(set(_FIELDS) - set(data.keys()))
+            raise self._not_shaped(
+                f"TransferQueue holds no {', '.join(map(repr, missing)) or error} after the advantage stage"
+            ) from error
         self._made = acted.totals
         output = dict(acted.fields)
         if acted.advantages is not None:
