@@ -51,7 +51,7 @@ class Miner(TokenMethod):
         a, mask, groups, correct = wide(tokens.advantages), tokens.mask, given(tokens.groups), given(tokens.correct)
         logprobs, count = torch.where(mask, wide(given(tokens.old_logprobs)), 0), mask.sum(dim=1)
         # All right, and the trainer finds nothing to choose between them.
-        solved = (group_sum(~correct, groups) == 0) & (group_sum((a != 0).any(dim=1), groups) == 0)
+        solved = (group_sum(~correct, groups) == 0) & (group_sum(((a != 0) & mask).any(dim=1), groups) == 0)
         among = groups if self.level == "group" else torch.zeros_like(groups)
         missing = surprise(logprobs.sum(dim=1) / count.clamp(min=1), among, solved & (count > 0))
         paid = (missing > 0)[:, None]
