@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from forkwise.explore.findings import Estimate
-from forkwise.passk import Interval
+if TYPE_CHECKING:  # for types alone: a command that only writes a sentence does not load the statistics
+    from forkwise.explore.findings import Estimate
+    from forkwise.passk import Interval
 
 _SMALL_P = 5e-5  # rounds to 0 in four digits
 
