@@ -1,4 +1,7 @@
-"""A study in words: its plan, how far it is, and what it found, the registered comparison first."""
+"""A study in words: its plan, how far it is, and what it found, the registered comparison first.
+
+The words stand here since `study` is above `report`, which knows no studies: they use its tables and formats.
+"""
 
 from __future__ import annotations
 
