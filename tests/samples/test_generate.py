@@ -30,7 +30,7 @@ from forkwise.sampling.generate import (
     Sampling,
     TransformersEngine,
     _complete,
-    _end_tokens,
+    end_tokens,
     _Vocabulary,
     sample_problem,
     sample_seed,
@@ -71,7 +71,7 @@ def draw(policy: tuple[Any, Any], n: int, problem: str = "p", **sampling: Any) -
 
 def complete(policy: tuple[Any, Any], problem: Problem, seeds: Any, sampling: Sampling, **options: Any) -> list[Any]:
     model, tokenizer = policy
-    decoder = Decoder(model, _end_tokens(model, tokenizer))
+    decoder = Decoder(model, end_tokens(model, tokenizer))
     return _complete(decoder, _Vocabulary(tokenizer, model), problem, seeds, sampling, **options)
 
 
