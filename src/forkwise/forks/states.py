@@ -8,7 +8,7 @@ Suffixes: N tokens of the frame.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,10 +37,11 @@ def strata(entropy_N: FloatArray, marked_N: IntArray, quantile: float = 0.8) -> 
     return (2 * level_N + (marked_N > 0)).astype(np.int64), threshold
 
 
-def draw(stratum_N: IntArray, states: int, seed: int, share_low: float = 0.1) -> Drawn:
+def draw(stratum_N: IntArray, problem_N: IntArray, states: int, seed: int, share_low: float = 0.1) -> Drawn:
     """Draws states without replacement: as many of each stratum, but of low entropy only a tenth of all.
 
-    A stratum that has fewer is taken whole, and the others get what is left.
+    A stratum that has fewer is taken whole, and the others get what is left. In a stratum every token has the same
+    chance, and problems get their due: a systematic draw, problem by problem, in random order within each.
     """
     rng = np.random.default_rng([seed, 11])
     sizes = np.bincount(stratum_N)
@@ -51,7 +52,8 @@ def draw(stratum_N: IntArray, states: int, seed: int, share_low: float = 0.1) ->
     index, chance = [], []
     for kind, n in zip(kinds, count, strict=True):
         members = np.flatnonzero(stratum_N == kind)
-        index.append(rng.choice(members, n, replace=False))
+        members = members[np.lexsort((rng.random(members.size), problem_N[members]))]
+        index.append(members[np.floor((rng.random() + np.arange(n)) * (members.size / n)).astype(np.int64)])
         chance.append(np.full(n, n / members.size))
     picked = np.concatenate(index)
     order = np.argsort(picked)
@@ -67,23 +69,24 @@ def _fit(wanted: FloatArray, sizes: IntArray, states: int) -> IntArray:
     return count
 
 
-def halves(problem_ids: Sequence[str], correct: Sequence[bool]) -> tuple[list[str], list[int]]:
+def halves(problem_ids: Sequence[str], outcomes: Sequence[Hashable]) -> tuple[list[str], list[int]]:
     """Splits the samples of each problem: every second one chooses the problem, the others are used.
 
     Args:
-        problem_ids, correct: of all verified samples, in the table's order.
+        problem_ids, outcomes: of all samples, in the table's order; outcomes are verdicts, or answers.
 
     Returns:
-        The problems that are neither always nor never solved by the choosing half, and the samples that are used.
+        The problems whose choosing half has more than one outcome (neither always nor never solved), and the samples
+        of these that are used.
     """
     seen: dict[str, int] = {}
-    chooses: dict[str, list[bool]] = {}
+    chooses: dict[str, set[Hashable]] = {}
     used: dict[str, list[int]] = {}
-    for i, (problem, right) in enumerate(zip(problem_ids, correct, strict=True)):
+    for i, (problem, outcome) in enumerate(zip(problem_ids, outcomes, strict=True)):
         seen[problem] = seen.get(problem, -1) + 1
         if seen[problem] % 2 == 0:
-            chooses.setdefault(problem, []).append(right)
+            chooses.setdefault(problem, set()).add(outcome)
         else:
             used.setdefault(problem, []).append(i)
-    chosen = [p for p, right in chooses.items() if any(right) and not all(right) and len(used.get(p, ())) >= 2]
+    chosen = [p for p, found in chooses.items() if len(found) > 1 and len(used.get(p, ())) >= 2]
     return chosen, [i for problem in chosen for i in used[problem]]
