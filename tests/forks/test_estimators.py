@@ -219,7 +219,7 @@ def test_the_budget_holds_for_states_drawn_by_the_design() -> None:
             available.append(variance_of_outcome([right], 6))
         entropy = np.array([h for *_, h in frame])
         stratum, _ = strata(entropy, np.zeros(entropy.size, dtype=np.int64))
-        drawn = draw(stratum, np.array([q for q, *_ in frame]), 150, seed, share_low=0.2)
+        drawn = draw(stratum, entropy, np.array([q for q, *_ in frame]), 150, seed, share_low=0.2)
         decided = np.zeros(24)
         for i, chance in zip(drawn.index, drawn.chance, strict=True):
             q, prefix, _ = frame[i]
@@ -235,9 +235,10 @@ def test_the_budget_holds_for_states_drawn_by_the_design() -> None:
 
 def test_draws_are_without_replacement_and_their_chances_add_up() -> None:
     rng = np.random.default_rng(0)
-    stratum, threshold = strata(rng.exponential(size=1000), (rng.random(1000) < 0.03).astype(np.int64))
+    entropy = rng.exponential(size=1000)
+    stratum, threshold = strata(entropy, (rng.random(1000) < 0.03).astype(np.int64))
     problem = np.sort(rng.integers(0, 10, 1000))
-    drawn = draw(stratum, problem, 120, seed=1)
+    drawn = draw(stratum, entropy, problem, 120, seed=1)
     assert drawn.index.size == np.unique(drawn.index).size == 120
     assert (1 / drawn.chance).sum() == pytest.approx(1000)
     for kind in np.unique(stratum):
@@ -246,17 +247,28 @@ def test_draws_are_without_replacement_and_their_chances_add_up() -> None:
         # Each problem gets its share of the stratum, give or take less than two.
         due = np.bincount(problem[stratum == kind], minlength=10) * members.sum() / (stratum == kind).sum()
         assert (np.abs(np.bincount(problem[drawn.index[members]], minlength=10) - due) < 2).all()
-    assert np.array_equal(drawn.index, draw(stratum, problem, 120, seed=1).index)
+    assert np.array_equal(drawn.index, draw(stratum, entropy, problem, 120, seed=1).index)
     assert threshold > 0
-    assert draw(stratum, problem, 5000, seed=1).chance.min() == 1.0  # no more than there are
+    assert draw(stratum, entropy, problem, 5000, seed=1).chance.min() == 1.0  # no more than there are
+
+
+def test_states_go_where_there_is_entropy() -> None:
+    # Sizes 1600, 200, 50 and entropies 0, .5, 2: of 100 states 5 are of low entropy; the others as .5 sqrt 200 to
+    # 2 sqrt 50, which are equal.
+    entropy = np.repeat([0.0, 0.5, 2.0], [1600, 200, 50])
+    drawn = draw(np.repeat([0, 2, 4], [1600, 200, 50]), entropy, np.zeros(1850, dtype=np.int64), 100, seed=0)
+    counts = [int((entropy[drawn.index] == h).sum()) for h in (0.0, 0.5, 2.0)]
+    assert counts[0] == 5
+    assert sorted(counts[1:]) == [47, 48]
 
 
 def test_means_are_of_all_tokens_not_of_those_drawn() -> None:
     rng = np.random.default_rng(0)
     x = np.where(np.arange(2000) < 200, 5.0, 1.0)
     stratum = np.where(np.arange(2000) < 200, 4, 2)
+    entropy = np.where(np.arange(2000) < 200, 1.0, 0.2)
     problem = rng.integers(0, 10, 2000)
-    drawn = draw(stratum, problem, 200, seed=0)
+    drawn = draw(stratum, entropy, problem, 200, seed=0)
     found = weighted_mean(x[drawn.index], 1 / drawn.chance, problem[drawn.index])
     assert x[drawn.index].mean() > 2.5
     assert found.value == pytest.approx(1.4)

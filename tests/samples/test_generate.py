@@ -31,7 +31,7 @@ from forkwise.sampling.generate import (
     TransformersEngine,
     _complete,
     end_tokens,
-    _Vocabulary,
+    Vocabulary,
     sample_problem,
     sample_seed,
 )
@@ -72,7 +72,7 @@ def draw(policy: tuple[Any, Any], n: int, problem: str = "p", **sampling: Any) -
 def complete(policy: tuple[Any, Any], problem: Problem, seeds: Any, sampling: Sampling, **options: Any) -> list[Any]:
     model, tokenizer = policy
     decoder = Decoder(model, end_tokens(model, tokenizer))
-    return _complete(decoder, _Vocabulary(tokenizer, model), problem, seeds, sampling, **options)
+    return _complete(decoder, Vocabulary(tokenizer, model), problem, seeds, sampling, **options)
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ class FirstTokens:
     @property
     def rows(self) -> list[int]:
         """The first token of each continuation."""
-        return np.repeat(self.tokens, self.branches.size_G).tolist()
+        return [int(token) for token in np.repeat(self.tokens, self.branches.size_G)]
 
 
 def first_tokens(probs_V: FloatArray, token: int, rollouts: int, rng: np.random.Generator) -> FirstTokens:

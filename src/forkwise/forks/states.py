@@ -15,8 +15,8 @@ import numpy as np
 
 from forkwise.explore.contrast import FloatArray, IntArray
 
-LEVELS = ("low", "middle", "high")
-"""Strata of entropy: up to `LOW` nats, up to a quantile of the frame, above it."""
+LEVELS = ("low", "middle", "high", "top")
+"""Strata of entropy: up to `LOW` nats, up to a quantile of the frame, up to that of a quarter of what lies above."""
 LOW = 0.05  # nats: below, hardly any token can decide anything
 
 
@@ -32,22 +32,27 @@ class Drawn:
 
 def strata(entropy_N: FloatArray, marked_N: IntArray, quantile: float = 0.8) -> tuple[IntArray, float]:
     """Returns each token's stratum, its level of entropy and whether it is marked, and the threshold of `high`."""
-    threshold = float(np.quantile(entropy_N, quantile))
-    level_N = np.where(entropy_N > threshold, 2, np.where(entropy_N > LOW, 1, 0))
-    return (2 * level_N + (marked_N > 0)).astype(np.int64), threshold
+    threshold, top = (float(np.quantile(entropy_N, q)) for q in (quantile, 1 - (1 - quantile) / 4))
+    level_N = (entropy_N > LOW).astype(np.int64) + (entropy_N > threshold) + (entropy_N > top)
+    return 2 * level_N + (marked_N > 0), threshold
 
 
-def draw(stratum_N: IntArray, problem_N: IntArray, states: int, seed: int, share_low: float = 0.1) -> Drawn:
-    """Draws states without replacement: as many of each stratum, but of low entropy only a tenth of all.
+def draw(
+    stratum_N: IntArray, entropy_N: FloatArray, problem_N: IntArray, states: int, seed: int, share_low: float = 0.05
+) -> Drawn:
+    """Draws states without replacement: most where tokens may decide most, and some of every stratum.
 
-    A stratum that has fewer is taken whole, and the others get what is left. In a stratum every token has the same
-    chance, and problems get their due: a systematic draw, problem by problem, in random order within each.
+    A stratum gets states in proportion to its mean entropy and the root of its size; those of low entropy together get
+    the share `share_low`. One that has fewer is taken whole, and the others get what is left. In a stratum every token
+    has the same chance, and problems get their due: a systematic draw, problem by problem, in random order within each.
     """
     rng = np.random.default_rng([seed, 11])
     sizes = np.bincount(stratum_N)
     kinds = np.flatnonzero(sizes)
     low = kinds < 2
-    wanted = np.where(low, share_low * states / max(low.sum(), 1), (1 - share_low) * states / max((~low).sum(), 1))
+    need = np.bincount(stratum_N, weights=np.maximum(entropy_N, 1e-6))[kinds] / np.sqrt(sizes[kinds])
+    part = np.where(low, share_low, 1 - share_low) * need / np.where(low, need[low].sum(), need[~low].sum())
+    wanted = states * part / part.sum()
     count = _fit(np.minimum(wanted, sizes[kinds]), sizes[kinds], states)
     index, chance = [], []
     for kind, n in zip(kinds, count, strict=True):

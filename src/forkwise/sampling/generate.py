@@ -31,7 +31,7 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     return [] if ids is None else torch.atleast_1d(torch.as_tensor(ids)).tolist()
 
 
-class _Vocabulary:
+class Vocabulary:
     """A tokenizer beside the rows of a model, which often has more than the tokenizer has tokens."""
 
     def __init__(self, tokenizer: Any, model: Any) -> None:
@@ -64,7 +64,7 @@ class _Vocabulary:
 
 def _complete(
     decoder: Decoder,
-    vocabulary: _Vocabulary,
+    vocabulary: Vocabulary,
     problem: Problem,
     seeds: Sequence[int],
     sampling: Sampling,
@@ -124,7 +124,7 @@ def sample_problem(
     """
     name = str(getattr(model.config, "_name_or_path", ""))
     job = Job(run=run, model=name, task=task.name, n=n, seed=seed, sampling=sampling)
-    decoder, vocabulary = Decoder(model, end_tokens(model, tokenizer)), _Vocabulary(tokenizer, model)
+    decoder, vocabulary = Decoder(model, end_tokens(model, tokenizer)), Vocabulary(tokenizer, model)
     completions: list[Completion] = []
     for start in range(0, n, sampling.batch_size):
         ids = range(start, min(start + sampling.batch_size, n))
@@ -181,7 +181,7 @@ class TransformersEngine:
         """Draws block by block; the completions of a block are generated side by side."""
         decoder = Decoder(self._model, end_tokens(self._model, self._tokenizer), meter.say)
         decoder.probe(self._tokenizer)
-        vocabulary = _Vocabulary(self._tokenizer, self._model)
+        vocabulary = Vocabulary(self._tokenizer, self._model)
         for block in blocks:
             seeds = [sample_seed(self._seed, block.problem.id, i) for i in block.sample_ids]
             completions = _complete(
