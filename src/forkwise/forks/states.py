@@ -52,8 +52,7 @@ def draw(
     low = kinds < 2
     need = np.bincount(stratum_N, weights=np.maximum(entropy_N, 1e-6))[kinds] / np.sqrt(sizes[kinds])
     part = np.where(low, share_low, 1 - share_low) * need / np.where(low, need[low].sum(), need[~low].sum())
-    wanted = states * part / part.sum()
-    count = _fit(np.minimum(wanted, sizes[kinds]), sizes[kinds], states)
+    count = _fit(part, sizes[kinds], states)
     index, chance = [], []
     for kind, n in zip(kinds, count, strict=True):
         members = np.flatnonzero(stratum_N == kind)
@@ -65,12 +64,11 @@ def draw(
     return Drawn(picked[order], np.concatenate(chance)[order])
 
 
-def _fit(wanted: FloatArray, sizes: IntArray, states: int) -> IntArray:
-    """Rounds the wanted numbers to at least one of each stratum, and gives what is left to the largest."""
-    count = np.clip(np.floor(wanted).astype(np.int64), 1, sizes)
+def _fit(part: FloatArray, sizes: IntArray, states: int) -> IntArray:
+    """Deals states to strata one by one, each to the one that has fewest for its part; every stratum gets one."""
+    count = np.ones(sizes.size, dtype=np.int64)
     while count.sum() < min(states, sizes.sum()):
-        spare = np.where(count < sizes, wanted - count + 1e-9 * (sizes - count), -np.inf)
-        count[int(spare.argmax())] += 1
+        count[int(np.where(count < sizes, part / count, -1.0).argmax())] += 1
     return count
 
 
