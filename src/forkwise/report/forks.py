@@ -51,8 +51,12 @@ def conclusion(forks: Forks) -> str:
 
 def percent_difference(value: Estimate) -> str:
     """Writes a difference of shares in per cent, with its interval."""
-    parts = (None if x is None else 100 * x for x in (value.value, value.low, value.high))
-    return estimate(Estimate(*parts), 1, "+")
+    return estimate(per_cent(value), 1, "+")
+
+
+def per_cent(value: Estimate) -> Estimate:
+    """Turns a share into per cent, with its interval."""
+    return Estimate(*(None if x is None else 100 * x for x in (value.value, value.low, value.high)))
 
 
 def tables(forks: Forks) -> list[Block]:
