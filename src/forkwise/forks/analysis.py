@@ -149,7 +149,7 @@ def part(found: Found, name: str, of_frame: BoolArray, *, shares: bool, bins: in
 
     sum_D = found.weight_N[inside_N] @ found.null_ND[inside_N]
     observed = float(found.weight_N[inside_N] @ found.decided_N[inside_N])
-    difference, p, supported = equal_entropy(found, inside_N) if matched else (Estimate(None), None, None)
+    difference, p, supported = equal_entropy(found, of_frame) if matched else (Estimate(None), None, None)
     return Part(
         name=name,
         states=states,
@@ -172,34 +172,34 @@ def _exceeding(null_D: FloatArray, observed: float) -> float:
     return float((1 + (null_D >= observed - 1e-12).sum()) / (null_D.size + 1))
 
 
-def equal_entropy(found: Found, inside_N: BoolArray) -> tuple[Estimate, float | None, float | None]:
-    """Compares what some states decide with what others of the same bin of entropy do, bins as frequent as of these.
+def equal_entropy(found: Found, of_frame: BoolArray) -> tuple[Estimate, float | None, float | None]:
+    """Compares what some tokens decide with what others of the same bin of entropy do, bins as frequent as of these.
 
     Returns:
-        The difference, its two-sided p, and the share of these states (by weight) whose bin has others.
+        The difference, its two-sided p, and the share of these tokens whose bin has states of both sides.
     """
-    bin_N = np.searchsorted(EDGES, found.entropy_N, side="right")
-    weight = found.weight_N
+    bin_frame = np.searchsorted(EDGES, found.frame.table.units.value_N, side="right")
+    tokens_B = np.bincount(bin_frame[of_frame], weights=found.frame.per_trace_N[of_frame])
+    bin_N, inside_N, weight = bin_frame[found.drawn.index], of_frame[found.drawn.index], found.weight_N
     score_N, compared_N, total, value = np.zeros(weight.size), np.zeros(weight.size), 0.0, 0.0
-    for at in np.unique(bin_N[inside_N]):
-        here, there = inside_N & (bin_N == at), ~inside_N & (bin_N == at)
-        if not there.any():
+    for at in np.flatnonzero(tokens_B):
+        sides = [side & (bin_N == at) for side in (inside_N, ~inside_N)]
+        if not all(side.any() for side in sides):
             continue
-        mine, others = weight[here].sum(), weight[there].sum()
-        mean_here = float(weight[here] @ found.decided_N[here]) / mine
-        mean_there = float(weight[there] @ found.decided_N[there]) / others
-        value += mine * (mean_here - mean_there)
-        total += mine
-        compared_N[here | there] = 1.0
-        score_N[here] = weight[here] * (found.decided_N[here] - mean_here)
-        score_N[there] = -weight[there] * (mine / others) * (found.decided_N[there] - mean_there)
+        total += tokens_B[at]
+        for sign, side in zip((1, -1), sides, strict=True):
+            size = weight[side].sum()
+            mean = float(weight[side] @ found.decided_N[side]) / size
+            value += sign * tokens_B[at] * mean
+            score_N[side] = sign * tokens_B[at] / size * weight[side] * (found.decided_N[side] - mean)
+            compared_N[side] = 1.0
     if total == 0:
         return Estimate(None), None, 0.0
     score_Q = np.bincount(found.problem_N, weights=score_N, minlength=found.problems)
-    size_Q = np.bincount(found.problem_N, weights=weight * compared_N, minlength=found.problems).astype(np.float64)
+    size_Q = found.per_problem(compared_N)
     # `cluster_t` divides by the size of all that are compared, the sum above is one of `total`.
     estimate, p = cluster_t(value / total, score_Q * (size_Q.sum() / total), size_Q, found.level)
-    return estimate, p, float(total / weight[inside_N].sum())
+    return estimate, p, float(total / tokens_B.sum())
 
 
 def by_entropy(found: Found, *, shares: bool) -> list[Part]:
