@@ -140,10 +140,10 @@ def test_first_tokens_hold_all_of_the_mass_and_all_continuations() -> None:
     rng = np.random.default_rng(0)
     for seed in range(200):
         probs = np.random.default_rng(seed).dirichlet([10.0 ** (seed % 5 - 3)] * 50)
-        token, rollouts = int(rng.choice(50, p=probs)), int(rng.integers(8, 40))
-        first = first_tokens(probs, token, rollouts, rng)
+        token, continuations = int(rng.choice(50, p=probs)), int(rng.integers(8, 40))
+        first = first_tokens(probs, token, continuations, rng)
         size, forced = first.branches.size_G, first.branches.forced_G
-        assert len(first.rows) == size.sum() == rollouts
+        assert len(first.rows) == size.sum() == continuations
         assert first.tokens[0] == token
         assert forced[0]
         assert (size[~forced] == 2).all()

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from forkwise.forks import analysis
+from forkwise.forks.continuing import Continued
 from forkwise.forks.estimators import Branches, StateValue
-from forkwise.forks.rollouts import Continued
 from forkwise.forks.states import Drawn, draw, strata
 
 PROBLEMS, TRACES, TOKENS = 20, 4, 30

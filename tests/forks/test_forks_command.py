@@ -31,7 +31,7 @@ from forkwise.sampling.verify import Judge
 from forkwise.tasks import Problem, Verdict
 from forkwise.tasks.countdown import Countdown
 
-SIZE = {"states": 36, "rollouts": 8, "level": 0.3, "permutations": 100}
+SIZE = {"states": 36, "continuations": 8, "level": 0.3, "permutations": 100}
 """So few states can show something only at such a level."""
 
 
@@ -74,7 +74,7 @@ def test_killed_and_resumed_equals_undisturbed(table: Path, undisturbed: tuple[P
     if child == 0:
         forks(table, out)
         os._exit(0)
-    while len(list((out / "rollouts").glob("0*.json"))) < 3:
+    while len(list((out / "continuations").glob("0*.json"))) < 3:
         time.sleep(0.02)
     os.kill(child, signal.SIGKILL)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
@@ -194,11 +194,11 @@ def test_what_cannot_be_done_is_said(table: Path, tmp_path: Path, more: dict[str
     [
         (
             lambda r: {**r, "correct": True},
-            "Only 0 problems of 12 have both right and wrong .* 12 always right, 0 never",
+            "Only 0 problems of 12 have both right and wrong .*12 always right, 0 never",
         ),
         (lambda r: {**r, "correct": None}, "has no verdicts: run forkwise verify"),
         (lambda r: {**r, "run": f"r{r['sample_id'] % 2}"}, "holds 2 runs"),
-        (lambda r: {**r, "sampling": None}, "do not say temperature .* give --temperature"),
+        (lambda r: {**r, "sampling": None}, "do not say temperature, .*give --temperature"),
         (lambda r: {**r, "finish_reason": "length"}, "was cut off there"),
         (lambda r: {**r, "logprobs": [x - 0.3 for x in r["logprobs"]]}, "did not draw these samples"),
         (lambda r: {**r, "problem_id": f"other {r['problem_id']}"}, "not among those with gold answers"),
@@ -216,8 +216,8 @@ def test_another_tokenizer_is_refused(table: Path, tmp_path: Path) -> None:
         forks(table, tmp_path / "out", model=str(save_decoder(tmp_path / "model")))
 
 
-def test_a_damaged_file_of_rollouts_is_named(table: Path, undisturbed: tuple[Path, list[Any]]) -> None:
-    file = undisturbed[0] / "rollouts" / "00001.json"
+def test_a_damaged_file_is_named(table: Path, undisturbed: tuple[Path, list[Any]]) -> None:
+    file = undisturbed[0] / "continuations" / "00001.json"
     before = file.read_bytes()
     try:
         file.write_bytes(before[: len(before) // 2])

@@ -13,6 +13,7 @@ import numpy as np
 
 from forkwise.explore.contrast import BoolArray, FloatArray, IntArray, cluster_t
 from forkwise.explore.findings import Estimate
+from forkwise.forks.continuing import Continued
 from forkwise.forks.estimators import (
     Budget,
     StateValue,
@@ -24,7 +25,6 @@ from forkwise.forks.estimators import (
 )
 from forkwise.forks.frame import CLASSES, Frame, Pool
 from forkwise.forks.results import Part, StateRow, Top
-from forkwise.forks.rollouts import Continued
 from forkwise.forks.states import Drawn
 from forkwise.progress import watch
 from forkwise.tasks.answers.classes import answer_classes

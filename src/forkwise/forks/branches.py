@@ -28,8 +28,8 @@ class FirstTokens:
         return [int(token) for token in np.repeat(self.tokens, self.branches.size_G)]
 
 
-def first_tokens(probs_V: FloatArray, token: int, rollouts: int, rng: np.random.Generator) -> FirstTokens:
-    """Chooses the first tokens of `rollouts` continuations.
+def first_tokens(probs_V: FloatArray, token: int, continuations: int, rng: np.random.Generator) -> FirstTokens:
+    """Chooses the first tokens of `continuations` continuations.
 
     Forced are the token that the trace has, and the likeliest tokens as far as each gets two continuations; of the mass
     that is left, tokens are drawn independently, two continuations after each. The others go where they lower the
@@ -39,10 +39,10 @@ def first_tokens(probs_V: FloatArray, token: int, rollouts: int, rng: np.random.
         probs_V: with which the next token is drawn.
         token: of the trace; forced even where it is unlikely.
     """
-    if rollouts < FEWEST:
-        raise ValueError(f"{rollouts} continuations are fewer than {FEWEST}")
-    likeliest = np.argsort(-probs_V, kind="stable")[: rollouts // 2]
-    forced = [int(a) for a in likeliest if a != token and probs_V[a] >= 0.5 / rollouts][: rollouts // 2 - 3]
+    if continuations < FEWEST:
+        raise ValueError(f"{continuations} continuations are fewer than {FEWEST}")
+    likeliest = np.argsort(-probs_V, kind="stable")[: continuations // 2]
+    forced = [int(a) for a in likeliest if a != token and probs_V[a] >= 0.5 / continuations][: continuations // 2 - 3]
     forced = [token, *forced]
     rest_V = probs_V.copy()
     rest_V[forced] = 0.0
@@ -52,7 +52,7 @@ def first_tokens(probs_V: FloatArray, token: int, rollouts: int, rng: np.random.
     share = [*probs, tail] if has_tail else [p / sum(probs) for p in probs]
     size = [2] * len(forced) + [4] * has_tail
     gain = np.array([(p * max(1 - p, 1e-12)) ** (2 / 3) for p in share])
-    while (left := rollouts - sum(size)) > 0:
+    while (left := continuations - sum(size)) > 0:
         possible = [i for i in range(len(size)) if i < len(forced) or left >= 2]
         best = max(possible, key=lambda i: gain[i] / size[i])
         size[best] += 1 if best < len(forced) else 2

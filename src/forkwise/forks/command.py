@@ -18,11 +18,11 @@ from forkwise.folders import only_process
 from forkwise.folders.results import inputs_of
 from forkwise.folders.settings import same_settings
 from forkwise.forks import analysis
+from forkwise.forks.continuing import Continued, Continuer, State, continue_states, refuse_random, states_there
 from forkwise.forks.cost import Cost, cost_of, refuse_too_small
 from forkwise.forks.frame import Frame, Pool, load_frame, load_pool
 from forkwise.forks.options import ForksOptions
 from forkwise.forks.results import Forks, Seen, StateRow, Way, write
-from forkwise.forks.rollouts import Continued, Continuer, State, continue_states, refuse_random, states_there
 from forkwise.forks.states import Drawn, draw, strata
 from forkwise.passk.intervals import check_level
 from forkwise.progress import Meter
@@ -35,7 +35,7 @@ from forkwise.tasks import Problem
 from forkwise.terminal import one_line
 from forkwise.version import __version__
 
-_SETTINGS = "rollouts.json"
+_SETTINGS = "continuations.json"
 _ELSEWHERE = 0.05  # nats: so far apart, on the average, log-probs are of another model
 _TO_READ = 10
 _BEFORE = 200  # characters
@@ -45,7 +45,7 @@ def run_forks(table: Path, options: ForksOptions, judging: JudgeOptions, announc
     """Measures what the tokens of a table decide, and writes `forks.json` to `--out`.
 
     Args:
-        announce: told the cost before the first rollout.
+        announce: told the cost before the first continuation.
 
     Raises:
         InputError: something given cannot be used, or the budget is too small for any claim.
@@ -87,9 +87,9 @@ def _forks(
     units = frame.table.units
     stratum_N, threshold = strata(units.value_N, frame.marked_N.astype(np.int64), options.quantile)
     drawn = draw(stratum_N, units.value_N, units.problem_N, options.states, options.seed)
-    folder = options.out / "rollouts"
+    folder = options.out / "continuations"
     there = states_there(folder, drawn.index.size)
-    cost = cost_of(frame, pool, drawn, options.rollouts, there, options.level)
+    cost = cost_of(frame, pool, drawn, options.continuations, there, options.level)
     refuse_too_small(cost, frame)
     states = _states(frame, pool, drawn, judge, golds, scorer)
     settings = _settings(options, judging)
@@ -97,8 +97,8 @@ def _forks(
     with only_process(options.out):
         same_settings(
             folder / _SETTINGS,
-            {**_of_rollouts(settings), **recorded},
-            what="rollouts",
+            {**_of_drawing(settings), **recorded},
+            what="continuations",
             remedy="give another --out, or delete that folder",
         )
         with Meter(len(states), there, what="continuing", unit="states") as meter:
@@ -108,7 +108,14 @@ def _forks(
                 if not made:
                     made.append(
                         Continuer(
-                            *(scorer.model, scorer.tokenizer, pool.sampling, options.rollouts, options.seed, judge),
+                            *(
+                                scorer.model,
+                                scorer.tokenizer,
+                                pool.sampling,
+                                options.continuations,
+                                options.seed,
+                                judge,
+                            ),
                             meter.say,
                         )
                     )
@@ -189,7 +196,9 @@ def _golds(path: Path, judge: Judge) -> dict[str, Any]:
     if judge.gold_column is None:
         return {}
     if judge.gold_column != "gold":
-        raise InputError(f"--gold-column is '{judge.gold_column}': rollouts can be judged by the column gold alone.")
+        raise InputError(
+            f"--gold-column is '{judge.gold_column}': continuations can be judged by the column gold alone."
+        )
     return {row["problem_id"]: row["gold"] for row in read_samples(path, ["problem_id", "gold"]).to_pylist()}
 
 
@@ -197,8 +206,8 @@ def _problem(judge: Judge, golds: Mapping[str, Any], problem_id: str) -> Problem
     problem = judge.problem(problem_id, golds.get(problem_id))
     if problem is None:
         raise InputError(
-            f"The problem '{problem_id}' of the table is not among those with gold answers, so its rollouts cannot be "
-            "judged: give the --task, --dataset or --answers that it is from."
+            f"The problem '{problem_id}' of the table is not among those with gold answers, so its continuations cannot "
+            "be judged: give the --task, --dataset or --answers that it is from."
         )
     return problem
 
@@ -287,8 +296,8 @@ def _settings(options: ForksOptions, judging: JudgeOptions) -> dict[str, Any]:
 _OF_ANALYSIS = ("level", "permutations", "token_budget", "workers", "timeout", "memory_mb")
 
 
-def _of_rollouts(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings that decide states and rollouts; the others may differ in a folder that is continued."""
+def _of_drawing(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that decide what is drawn; the others may differ in a folder that is continued."""
     return {name: value for name, value in settings.items() if name not in _OF_ANALYSIS}
 
 
@@ -306,9 +315,9 @@ def _seen(n: int, rows: Sequence[StateRow], continued: Sequence[Continued], fram
                 token=state.texts[g],
                 probability=state.probabilities[g],
                 forced=g < state.forced,
-                rollouts=state.sizes[g],
+                continuations=state.sizes[g],
                 right=None if None in correct else float(np.mean([c is True for c in correct])),
-                continuation=one_line(state.continuations[start], 2 * _BEFORE),
+                text=one_line(state.continuations[start], 2 * _BEFORE),
             )
         )
     ways.sort(key=lambda way: -way.probability)

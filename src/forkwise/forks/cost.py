@@ -1,4 +1,4 @@
-"""What a run of rollouts costs, and what it can find: said, and refused if it is nothing, before it starts."""
+"""What a run of continuations costs, and what it can find: said, and refused if it is nothing, before it starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Cost:
     """The cost of a run, in what is left to do, and the least that its budget check can resolve."""
 
     states: int
-    rollouts: int
+    continuations: int
     """Continuations of each state."""
     there: int
     """States that were continued before."""
@@ -34,17 +34,17 @@ class Cost:
     """About, by the speed of one state; None where nothing is left to do."""
 
 
-def cost_of(frame: Frame, pool: Pool, drawn: Drawn, rollouts: int, there: int, level: float) -> Cost:
+def cost_of(frame: Frame, pool: Pool, drawn: Drawn, continuations: int, there: int, level: float) -> Cost:
     """Estimates the cost of a draw, and forecasts the error of the sum of what tokens decide."""
     table = frame.table
     length_T = np.bincount(table.units.trace_N)
     rest_N = (length_T[table.units.trace_N] - table.position_N - 1)[drawn.index]
     available = float(pool.available_Q.mean())
-    half = _half_width(frame, pool, drawn, rollouts, level)
-    return Cost(drawn.index.size, rollouts, there, int(rest_N[there:].sum() * rollouts), half, available)
+    half = _half_width(frame, pool, drawn, continuations, level)
+    return Cost(drawn.index.size, continuations, there, int(rest_N[there:].sum() * continuations), half, available)
 
 
-def _half_width(frame: Frame, pool: Pool, drawn: Drawn, rollouts: int, level: float) -> float:
+def _half_width(frame: Frame, pool: Pool, drawn: Drawn, continuations: int, level: float) -> float:
     """Forecasts the half width of the interval of the sum that tokens decide, from entropies alone.
 
     As if all tokens of a state were equally likely, none decided anything beyond its share by entropy, and each state
@@ -57,7 +57,7 @@ def _half_width(frame: Frame, pool: Pool, drawn: Drawn, rollouts: int, level: fl
     problem = problem_N[drawn.index]
     available_N = np.maximum(pool.available_Q, 0.0)[problem]
     ways = np.exp(entropy_N[drawn.index])
-    noise = (available_N * choice_N[drawn.index]) ** 2 * (4 * ways + 4) / rollouts**2
+    noise = (available_N * choice_N[drawn.index]) ** 2 * (4 * ways + 4) / continuations**2
     decided = available_N * choice_N[drawn.index] / np.maximum(per_Q[problem], 1e-12)
     weight: FloatArray = frame.per_trace_N[drawn.index] / drawn.chance / len(pool.problems)
     variance = float((weight**2 * (noise + _TAIL * decided**2)).sum())
@@ -80,6 +80,6 @@ def refuse_too_small(cost: Cost, frame: Frame) -> None:
         else "draw more samples of more problems, and give more --states"
     )
     raise InputError(
-        f"{cost.states} states with {cost.rollouts} continuations each cannot show anything: what tokens decide would "
-        f"be known to about ±{cost.half_width:.2f}, and there is {cost.available:.2f} to decide; {remedy}."
+        f"{cost.states} states with {cost.continuations} continuations each cannot show anything: what tokens decide "
+        f"would be known to about ±{cost.half_width:.2f}, and there is {cost.available:.2f} to decide; {remedy}."
     )

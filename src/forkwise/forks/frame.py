@@ -52,7 +52,7 @@ class Pool:
     unscored: int
     """Samples without a verdict, which are left out."""
     sampling: Sampling
-    """How the table was drawn, and so the rollouts."""
+    """How the table was drawn, and so the continuations."""
 
     def traces_of(self) -> dict[str, int]:
         """Counts the used samples of each problem."""
@@ -147,7 +147,7 @@ def _sampling(rows: Sequence[Mapping[str, Any]], options: ForksOptions) -> Sampl
         if given is None and (len(stored) > 1 or (None in stored and name != "top_p")):
             option = f"--{name.replace('_', '-')}"
             what = "do not say" if stored == {None} else f"differ in ({', '.join(map(str, stored))})"
-            raise InputError(f"The samples {what} {name}, and rollouts must be drawn as they were: give {option}.")
+            raise InputError(f"The samples {what} {name}, and continuations must be drawn as they were: give {option}.")
         settled[name] = next(iter(stored)) if given is None else given
     sampling = Sampling(settled["temperature"], settled["top_p"] or 1.0, settled["max_tokens"])
     if sampling.temperature == 0:
@@ -158,8 +158,8 @@ def _sampling(rows: Sequence[Mapping[str, Any]], options: ForksOptions) -> Sampl
         if cut_early or (length or 0) > limit:
             raise InputError(
                 f"Sample {row['sample_id']} of problem '{row['problem_id']}' has {length:,} tokens"
-                f"{' and was cut off there' if cut_early else ''}, and the limit is {limit:,}: rollouts end where the "
-                "samples did, so give the --max-tokens that they were drawn with."
+                f"{' and was cut off there' if cut_early else ''}, and the limit is {limit:,}: continuations end where "
+                "the samples did, so give the --max-tokens that they were drawn with."
             )
     return sampling
 

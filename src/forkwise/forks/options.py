@@ -16,14 +16,14 @@ class ForksOptions:
     """The options of `forkwise forks`, which `forks.json` records; None takes what the table says."""
 
     model: Annotated[str, "The model that drew the table: Hub id, folder or 'embedded'."]
-    out: Annotated[Path, "Folder for forks.json and the rollouts; the same command continues in it."]
-    states: Annotated[int, "Tokens of the table to roll out from.", {"min": 1}] = 400
-    rollouts: Annotated[int, "Continuations of each, at least 8.", {"min": FEWEST, "max": 100_000}] = 16
+    out: Annotated[Path, "Folder for forks.json and the continuations; the same command continues in it."]
+    states: Annotated[int, "Tokens of the table to continue.", {"min": 1}] = 400
+    continuations: Annotated[int, "Continuations of each, at least 8.", {"min": FEWEST, "max": 100_000}] = 16
     outcome: Annotated[Outcome, "What is decided: whether it is right, or which answer."] = "correct"
-    seed: Annotated[int, "Same seed, same states and rollouts.", {"min": 0}] = 0
+    seed: Annotated[int, "Same seed, same states and continuations.", {"min": 0}] = 0
     temperature: Annotated[float | None, "At which the table was drawn, if it does not say."] = None
     top_p: Annotated[float | None, "Likewise."] = None
-    max_tokens: Annotated[int | None, "Likewise: the longest completion, which rollouts have too."] = None
+    max_tokens: Annotated[int | None, "Likewise: the longest completion, which continuations have too."] = None
     breaks: Annotated[str, "Words that begin a sentence, where there is no punctuation."] = ""
     lexicon: Annotated[Path | None, "YAML of pivotal words (default: ours)."] = None
     reflective: Annotated[Path | None, "YAML of reflective patterns (default: ours)."] = None

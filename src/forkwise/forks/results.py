@@ -72,11 +72,11 @@ class Way:
     token: str
     probability: float
     forced: bool
-    rollouts: int
+    continuations: int
     right: float | None
-    """Share of its rollouts that are right; None without verdicts."""
-    continuation: str
-    """The first of its rollouts, from the token on."""
+    """Share of its continuations that are right; None without verdicts."""
+    text: str
+    """The first of its continuations, from the token on."""
 
 
 @dataclass(frozen=True)
@@ -139,11 +139,11 @@ class Forks:
     tokens: int
     cost: Cost
     generated: int
-    """Tokens drawn in all rollouts."""
+    """Tokens drawn in all continuations."""
     cut: int
-    """Rollouts that reached the limit of tokens."""
+    """Continuations that reached the limit of tokens."""
     unscored: int
-    """Rollouts without a verdict, which count as not right."""
+    """Continuations without a verdict, which count as not right."""
     unscored_samples: int
     empty: int
     """Used samples without text, whose one token is not looked at."""

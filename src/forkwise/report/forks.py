@@ -13,14 +13,14 @@ from forkwise.report.table import Block, filled
 from forkwise.terminal import counted, one_line
 
 _FEW = 10  # problems, below which intervals over problems fall short of their level
-_UNSCORED = 0.01  # share of rollouts without a verdict, above which it is said
+_UNSCORED = 0.01  # share of continuations without a verdict, above which it is said
 _SHOWN_WAYS, _SHOWN_TEXT = 4, 60
 
 
 def cost_line(cost: Cost) -> str:
-    """Says what the rollouts cost and what they can find, before they start."""
+    """Says what the continuations cost and what they can find, before they start."""
     left = cost.states - cost.there
-    said = [f"{counted(cost.states, 'state')} with {cost.rollouts} continuations each"]
+    said = [f"{counted(cost.states, 'state')} with {cost.continuations} continuations each"]
     if cost.there:
         said.append(f"{count(cost.there)} of them there already")
     if left:
@@ -114,7 +114,7 @@ def _seen(caption: str, seen: Sequence[Seen]) -> list[Block]:
     rows = []
     for s in seen:
         ways = "; ".join(
-            f"{one_line(w.token, 12)} {w.probability:.2f}: {number(w.right, 2)} of {w.rollouts}"
+            f"{one_line(w.token, 12)} {w.probability:.2f}: {number(w.right, 2)} of {w.continuations}"
             for w in s.ways[:_SHOWN_WAYS]
         )
         before = one_line(s.before, 1000)[-_SHOWN_TEXT:]
@@ -128,7 +128,7 @@ def _seen(caption: str, seen: Sequence[Seen]) -> list[Block]:
                 ways,
             ]
         )
-    header = ["before, and the token", "nats", "V", "F", "p", "token, its chance: right, of rollouts"]
+    header = ["before, and the token", "nats", "V", "F", "p", "token, its chance: right, of continuations"]
     return [*filled(caption, header, rows, folded=True)]
 
 
@@ -149,10 +149,10 @@ def notes(forks: Forks) -> Iterator[str]:
     if forks.log_prob_difference is None:
         yield "The samples have no log-probs, so that nobody can tell whether this model drew them."
     if forks.cut:
-        rollouts = forks.cost.states * forks.cost.rollouts
-        yield f"{count(forks.cut)} of {count(rollouts)} rollouts reached the limit of tokens, as samples do."
-    if forks.unscored > _UNSCORED * forks.cost.states * forks.cost.rollouts:
-        yield f"{counted(forks.unscored, 'rollout')} got no verdict, and count as not right."
+        continuations = forks.cost.states * forks.cost.continuations
+        yield f"{count(forks.cut)} of {count(continuations)} continuations reached the limit of tokens, as samples do."
+    if forks.unscored > _UNSCORED * forks.cost.states * forks.cost.continuations:
+        yield f"{counted(forks.unscored, 'continuation')} got no verdict, and count as not right."
     if forks.unscored_samples:
         yield f"Left out: {counted(forks.unscored_samples, 'sample')} without a verdict."
     if forks.empty:

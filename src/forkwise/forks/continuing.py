@@ -95,7 +95,7 @@ class Continuer:
     Args:
         model, tokenizer: as transformers loads them.
         sampling: how the samples were drawn; `max_tokens` counts from the end of the prompt.
-        rollouts: continuations of each state.
+        continuations: continuations of each state.
         say: prints a line for the user.
     """
 
@@ -104,7 +104,7 @@ class Continuer:
         model: Any,
         tokenizer: Any,
         sampling: Sampling,
-        rollouts: int,
+        continuations: int,
         seed: int,
         judge: Judge,
         say: Callable[[str], None],
@@ -113,7 +113,7 @@ class Continuer:
         self._decoder = Decoder(model, self._ends, say)
         self._decoder.probe(tokenizer)
         self._vocabulary = Vocabulary(tokenizer, model)
-        self._sampling, self._rollouts, self._seed, self._judge = sampling, rollouts, seed, judge
+        self._sampling, self._number, self._seed, self._judge = sampling, continuations, seed, judge
 
     def draw(self, state: State, progress: Callable[[int], None] = lambda tokens: None) -> Continued:
         """Draws and verifies the continuations of a state.
@@ -124,7 +124,7 @@ class Continuer:
         prompt = torch.tensor([state.prompt + state.prefix], device=self._decoder.model.device)
         probs = self._decoder.next_token(prompt, self._sampling).cpu().numpy()
         rng = np.random.default_rng(sample_seed(self._seed, f"{state.name}/first", 0))
-        first = first_tokens(probs, state.token, self._rollouts, rng)
+        first = first_tokens(probs, state.token, self._number, rng)
         rows = first.rows
         left = self._sampling.max_tokens - len(state.prefix) - 1
         going = [r for r, token in enumerate(rows) if token not in self._ends and left > 0]
@@ -171,8 +171,8 @@ class Continuer:
             drawn = self._decoder.draw(prompt, seeds, sampling, progress, [rows[r] for r in going])
         except torch.OutOfMemoryError as error:
             raise InputError(
-                f"The device has too little memory for {len(going)} continuations side by side: use fewer --rollouts, "
-                "in another --out."
+                f"The device has too little memory for {len(going)} continuations side by side: use fewer "
+                "--continuations, in another --out."
             ) from error
         for i, (r, length, stop) in enumerate(zip(going, drawn.lengths.tolist(), drawn.stopped.tolist(), strict=True)):
             yield r, drawn.ids[i, :length].tolist(), bool(stop)
