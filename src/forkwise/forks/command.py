@@ -206,8 +206,8 @@ def _problem(judge: Judge, golds: Mapping[str, Any], problem_id: str) -> Problem
     problem = judge.problem(problem_id, golds.get(problem_id))
     if problem is None:
         raise InputError(
-            f"The problem '{problem_id}' of the table is not among those with gold answers, so its continuations cannot "
-            "be judged: give the --task, --dataset or --answers that it is from."
+            f"The problem '{problem_id}' of the table is not among those with gold answers, so its continuations "
+            "cannot be judged: give the --task, --dataset or --answers that it is from."
         )
     return problem
 
