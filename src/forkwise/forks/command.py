@@ -27,7 +27,7 @@ from forkwise.forks.states import Drawn, draw, strata
 from forkwise.passk.intervals import check_level
 from forkwise.progress import Meter
 from forkwise.samples import read_samples
-from forkwise.samples.direct import OpenTable, import_notes, open_table, source_files
+from forkwise.samples.direct import OpenTable, imported_from, open_table, source_files
 from forkwise.sampling.forward import check_length
 from forkwise.sampling.options import JudgeOptions
 from forkwise.sampling.verify import Judge, find_judge
@@ -173,7 +173,7 @@ def _forks(
         false_forks=false_forks,
         hidden_forks=hidden,
         states=rows,
-        imported=import_notes([table]),
+        imported=imported_from([table]),
         forkwise=__version__,
     )
     write(options.out, result)
