@@ -32,7 +32,15 @@ SIGNIFICANT = 0.05
 KEPT = "non_finite"  # written by forkwise.training.health
 
 Row = dict[str, Any]
-_NUMBERS = ("alpha", "kappa", "max_steps", "max_grad_norm", "health_min_entropy", "health_max_length")
+_NUMBERS = (
+    "alpha",
+    "kappa",
+    "max_steps",
+    "max_grad_norm",
+    "health_min_entropy",
+    "health_max_length",
+    "critic_warmup_steps",
+)
 
 
 @dataclass(frozen=True)
@@ -216,6 +224,17 @@ def _not_finite(folder: Path, steps: list[Row]) -> Iterator[Remark]:
             yield Remark("finite", f"{key} is not finite at step {bad[0]} and {len(bad) - 1} later ones.", warning=True)
 
 
+def _policy(rows: list[Row], settings: dict[str, Any]) -> Iterator[Remark]:
+    warmup, last = settings.get("critic_warmup_steps", 0), rows[-1]["step"]
+    if "critic_learning_rate" in settings and last <= warmup:
+        yield Remark(
+            "policy",
+            f"has not been trained: all {last} steps were the critic's alone. Train longer, or lower "
+            f"critic_warmup_steps ({warmup}).",
+            warning=True,
+        )
+
+
 def _reward(rows: list[Row], _: dict[str, Any]) -> Iterator[Remark]:
     values = series(rows, "reward")
     if not values:
@@ -334,4 +353,4 @@ def _critic(rows: list[Row], _: dict[str, Any]) -> Iterator[Remark]:
     yield Remark("critic", f"explained variance {curve.describe()}.{advice if useless else ''}", warning=useless)
 
 
-_LOOKS = (_reward, _entropy, _length, _shaping, _clipping, _groups, _gradient, _kl, _critic)
+_LOOKS = (_policy, _reward, _entropy, _length, _shaping, _clipping, _groups, _gradient, _kl, _critic)
