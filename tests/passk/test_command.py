@@ -19,7 +19,7 @@ from forkwise.errors import InputError
 from forkwise.passk import compare, diversity, evaluate, make_arm
 from forkwise.passk.arguments import parse_arm, parse_numbers
 from forkwise.passk.files import read_results
-from forkwise.report.passk import conclusion
+from forkwise.report.passk_conclusion import conclusion
 from forkwise.report.passk_figures import comparison_figure, save
 from forkwise.report.passk_notes import sentences
 from forkwise.samples import write_shard

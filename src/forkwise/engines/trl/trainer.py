@@ -60,8 +60,7 @@ class EntropyShapingMixin(RolloutMixin):
         if not issubclass(cls, GRPOTrainer) or any(base.__name__ == "GMPOTrainer" for base in cls.__mro__):
             raise TypeError(
                 f"{cls.__name__}: entropy-shaped advantages need TRL's GRPOTrainer or a subclass with its token-level "
-                "loss; RLOO and GMPO have one advantage per sequence, and for AsyncGRPO there is a trainer of its own, "
-                "EntropyShapedAsyncGRPOTrainer."
+                "loss; RLOO and GMPO have one advantage per sequence. AsyncGRPO has EntropyShapedAsyncGRPOTrainer."
             )
         if cls.__mro__.index(EntropyShapingMixin) > cls.__mro__.index(GRPOTrainer):
             raise TypeError(f"{cls.__name__}: name EntropyShapingMixin before the trainer, or it would do nothing.")
