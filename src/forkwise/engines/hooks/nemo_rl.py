@@ -61,7 +61,7 @@ class ShapedLoss:
         mask = data["token_mask"] * data["sample_mask"].unsqueeze(-1)
         advantages = data["advantages"].clone()
         advantages[:, 1:], stats = shape_and_measure(
-            data["advantages"][:, 1:], entropy, alpha=self.alpha, kappa=self.kappa, mask=mask[:, 1:][:, 1:]
+            data["advantages"][:, 1:], entropy, alpha=self.alpha, kappa=self.kappa, mask=mask[:, 1:]
         )
         logprobs = get_next_token_logprobs_from_logits(
             input_ids=data["input_ids"], next_token_logits=logits, seq_index=data.get("seq_index", None)
