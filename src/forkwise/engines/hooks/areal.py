@@ -1,6 +1,7 @@
 """AReaL 1.0: the entropy-shaped advantage in its loss contract, `loss_fn(logprobs, entropy, input_data, **kwargs)`.
 
-    from forkwise.engines.hooks.areal import shaped
+    from forkwise.constants import KAPPA
+from forkwise.engines.hooks.areal import shaped
     engine.train_batch(mb, loss_fn=shaped(loss_fn, alpha=0.4, kappa=2.0), loss_weight_fn=...)
 
 AReaL computes entropies in any case, at the sampling temperature and with gradient, and packs responses behind one
@@ -22,7 +23,7 @@ from forkwise.engines.hooks.constants import log
 Loss = Callable[..., Any]
 
 
-def shaped(loss_fn: Loss, *, alpha: float, kappa: float = 2.0) -> Loss:
+def shaped(loss_fn: Loss, *, alpha: float, kappa: float = KAPPA) -> Loss:
     """Returns the loss on advantages shaped with the entropy that AReaL hands in; with alpha 0, the loss itself.
 
     Raises:
