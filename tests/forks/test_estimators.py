@@ -7,11 +7,13 @@ import itertools
 import numpy as np
 import pytest
 
+from forkwise.forks.branches import first_tokens
 from forkwise.forks.estimators import (
+    Branches,
+    advantages,
     budget,
-    pair_estimates,
     permuted_decided,
-    token_advantage,
+    state_value,
     variance_of_outcome,
     weighted_mean,
 )
@@ -48,7 +50,7 @@ class Tabular:
 
     def pairs(self, rng: np.random.Generator, prefix: tuple[int, ...], first: int) -> np.ndarray:
         tokens = rng.choice(TOKENS, p=self.next[prefix], size=first)
-        return np.array([[self.roll(rng, (*prefix, int(a))) for _ in range(2)] for a in tokens])
+        return np.array([[self.roll(rng, (*prefix, int(a)))] for a in tokens for _ in range(2)])
 
 
 def test_what_tokens_decide_adds_up_to_what_there_is() -> None:
@@ -59,61 +61,140 @@ def test_what_tokens_decide_adds_up_to_what_there_is() -> None:
 
 
 @pytest.mark.parametrize("prefix", [(), (0,), (2, 1)])
-def test_pairs_have_no_bias_by_enumeration(prefix: tuple[int, ...]) -> None:
-    # All outcomes of two first tokens with two continuations each, with their probabilities.
+@pytest.mark.parametrize("forced", [0, 1, 2, 3])
+def test_estimates_have_no_bias_by_enumeration(prefix: tuple[int, ...], forced: int) -> None:
+    # The tokens 0 .. forced - 1 are forced, the tail is two drawn tokens; two continuations after each. All outcomes of
+    # all draws, with their probabilities.
     policy = Tabular(3)
     after = [policy.value((*prefix, a)) for a in range(TOKENS)]
+    chance = policy.next[prefix]
+    drawn = 2 if forced < TOKENS else 0
+    mass = chance[forced:].sum()
+    branches = Branches(
+        np.array([*chance[:forced], *[mass / 2] * drawn]),
+        np.array([True] * forced + [False] * drawn),
+        np.full(forced + drawn, 2),
+    )
     totals = np.zeros(3)
-    for tokens in itertools.product(range(TOKENS), repeat=2):
-        for outcomes in itertools.product((0.0, 1.0), repeat=4):
-            chance = np.prod([policy.next[prefix][a] for a in tokens])
-            pairs = np.array(outcomes).reshape(2, 2)
-            for a, pair in zip(tokens, pairs, strict=True):
-                chance *= np.prod([after[a] if y else 1 - after[a] for y in pair])
-            found = pair_estimates(pairs)
-            totals += chance * np.array([found.value, found.decided, found.open])
+    worth = np.zeros(forced + drawn)
+    for tail in itertools.product(range(forced, TOKENS), repeat=drawn):
+        tokens = (*range(forced), *tail)
+        for outcomes in itertools.product((0.0, 1.0), repeat=2 * len(tokens)):
+            p = np.prod([chance[a] / mass for a in tail])
+            for a, pair in zip(tokens, np.array(outcomes).reshape(-1, 2), strict=True):
+                p *= np.prod([after[a] if y else 1 - after[a] for y in pair])
+            found = state_value(branches, np.array(outcomes)[:, None])
+            totals += p * np.array([found.value_C[0], found.decided, found.open])
+            worth += p * advantages(branches, np.array(outcomes))[0]
     v = policy.value(prefix)
     assert totals == pytest.approx([v, policy.decided(prefix), v * (1 - v)])
+    assert worth[:forced] == pytest.approx(np.array(after[:forced]) - v)
 
 
 def test_pairs_by_hand() -> None:
     # Means 1, .5, 0: products of different rows (1 * .5 + 1 * 0 + .5 * 0) / 3; of one row 1, 0, 0.
-    found = pair_estimates(np.array([[1, 1], [1, 0], [0, 0]]))
-    assert (found.value, found.decided, found.open) == pytest.approx((0.5, 1 / 3 - 1 / 6, 0.5 - 1 / 6))
-    with pytest.raises(ValueError, match="shape"):
-        pair_estimates(np.zeros((1, 2)))
+    found = state_value(Branches.drawn(3), np.array([[1, 1, 1, 0, 0, 0]]).T)
+    assert (found.value_C[0], found.decided, found.open) == pytest.approx((0.5, 1 / 3 - 1 / 6, 0.5 - 1 / 6))
+    with pytest.raises(ValueError, match="two continuations"):
+        Branches.drawn(1)
 
 
-def test_a_forced_token_s_advantage_and_its_error() -> None:
+def test_forced_tokens_by_hand() -> None:
+    # Token a with .75: outcomes 1 1 0, so Q = 2/3 and Q^2 is (3 choose 2 products: 1, 0, 0) 1/3; b with .25: 0 0.
+    # V = .5; V^2 = .75^2 / 3 + 2 * .75 * .25 * (2/3 * 0) + 0 = .1875; E Q^2 = .75 / 3 = .25.
+    branches = Branches(np.array([0.75, 0.25]), np.array([True, True]), np.array([3, 2]))
+    found = state_value(branches, np.array([[1.0], [1], [0], [0], [0]]))
+    assert (found.value_C[0], found.decided, found.open) == pytest.approx((0.5, 0.0625, 0.5 - 0.1875))
+    # A of a is 2/3 - 1/2; its error has (1 - .75)^2 times the variance of the mean of 1 1 0, which is 1/3 / 3.
+    worth, variance = advantages(branches, np.array([1.0, 1, 0, 0, 0]))
+    assert (worth[0], worth[1]) == pytest.approx((1 / 6, -1 / 2))
+    assert variance == pytest.approx([0.0625 / 9, 0.75**2 / 9])
+
+
+def test_answers_count_by_their_identity() -> None:
+    # With two answers that share all of the mass, every estimate is twice that of one of them.
+    right = np.array([1.0, 1, 1, 0, 0, 0])
+    one, both = (state_value(Branches.drawn(3), y) for y in (right[:, None], np.stack([right, 1 - right], axis=1)))
+    assert (both.decided, both.open) == pytest.approx((2 * one.decided, 2 * one.open))
+    assert variance_of_outcome([2, 3, 0], 5) == pytest.approx(1 - (2 * 1 + 3 * 2) / 20)
+
+
+def test_the_error_of_an_advantage_is_that_over_draws() -> None:
     policy, rng = Tabular(1), np.random.default_rng(0)
+    chance = policy.next[()]
     truth = policy.value((1,)) - policy.value(())
-    found = np.array(
-        [
-            token_advantage(np.array([policy.roll(rng, (1,)) for _ in range(12)]), policy.pairs(rng, (), 6))
-            for _ in range(600)
-        ]
-    )
-    assert found[:, 0].mean() == pytest.approx(truth, abs=4 * found[:, 0].std() / np.sqrt(600))
-    assert found[:, 1].mean() == pytest.approx(found[:, 0].var(), rel=0.2)
+    tail = np.where(np.arange(TOKENS) == 1, 0, chance) / (1 - chance[1])
+    branches = Branches(np.array([chance[1], *[(1 - chance[1]) / 4] * 4]), np.arange(5) < 1, np.array([6, 2, 2, 2, 2]))
+    found = []
+    for _ in range(800):
+        tokens = [1, *rng.choice(TOKENS, p=tail, size=4)]
+        outcome = [policy.roll(rng, (int(a),)) for a, n in zip(tokens, branches.size_G, strict=True) for _ in range(n)]
+        worth, variance = advantages(branches, np.array(outcome))
+        found.append((worth[0], variance[0]))
+    worth_R, variance_R = np.array(found).T
+    assert worth_R.mean() == pytest.approx(truth, abs=4 * worth_R.std() / np.sqrt(800))
+    assert variance_R.mean() == pytest.approx(worth_R.var(), rel=0.2)
 
 
-def test_dealing_outcomes_anew_is_exact_where_nothing_is_decided() -> None:
+def test_first_tokens_hold_all_of_the_mass_and_all_continuations() -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(200):
+        probs = np.random.default_rng(seed).dirichlet([10.0 ** (seed % 5 - 3)] * 50)
+        token, continuations = int(rng.choice(50, p=probs)), int(rng.integers(8, 40))
+        first = first_tokens(probs, token, continuations, rng)
+        size, forced = first.branches.size_G, first.branches.forced_G
+        assert len(first.rows) == size.sum() == continuations
+        assert first.tokens[0] == token
+        assert forced[0]
+        assert (size[~forced] == 2).all()
+        of_forced = [t for t, f in zip(first.tokens, forced, strict=True) if f]
+        assert len(set(of_forced)) == len(of_forced)
+        assert first.branches.weight_G[forced] == pytest.approx(probs[of_forced])
+        assert not set(of_forced) & {t for t, f in zip(first.tokens, forced, strict=True) if not f}
+        assert all(probs[t] > 0 for t in first.tokens)
+        assert first.probabilities == pytest.approx(probs[first.tokens])
+
+
+def test_likely_tokens_are_forced_and_get_more_continuations() -> None:
+    probs = np.array([0.5, 0.3, 0.19, 0.009, 0.001])
+    first = first_tokens(probs, 3, 24, np.random.default_rng(0))
+    assert first.tokens[:4] == [3, 0, 1, 2]
+    assert set(first.tokens[4:]) == {4}
+    assert first.branches.size_G[:4].tolist() == [2, 7, 6, 5]  # (p (1 - p))^(2/3): .04, .40, .35, .29; 4 in the tail
+    alone = first_tokens(np.array([0.0, 1.0]), 1, 8, np.random.default_rng(0))
+    assert (alone.tokens, alone.branches.size_G.tolist()) == ([1], [8])
+
+
+def test_forcing_tokens_costs_less_than_drawing_them() -> None:
+    # Three ways, none of which decides anything: the error of F at 16 continuations, drawn in pairs and forced.
+    rng = np.random.default_rng(0)
+    probs = np.array([0.6, 0.3, 0.1])
+    y = (rng.random((2000, 16, 1)) < 0.4).astype(float)
+    forced = np.std([state_value(first_tokens(probs, 0, 16, rng).branches, outcome).decided for outcome in y])
+    drawn = np.std([state_value(Branches.drawn(8), outcome).decided for outcome in y])
+    assert forced < 0.5 * drawn
+
+
+@pytest.mark.parametrize("probs", [[0.8, 0.15, 0.05], [0.25, 0.25, 0.25, 0.25]])
+def test_dealing_outcomes_anew_is_exact_where_nothing_is_decided(probs: list[float]) -> None:
     rng = np.random.default_rng(0)
     small = 0
     for _ in range(300):
-        pairs = rng.random((16, 2)) < 0.4  # whatever the first token
-        null = permuted_decided(pairs, 199, rng)
-        small += (1 + (null >= pair_estimates(pairs).decided - 1e-12).sum()) / 200 <= 0.05
+        branches = first_tokens(np.array(probs), 0, 16, rng).branches
+        outcome = (rng.random((16, 1)) < 0.4).astype(float)  # whatever the first token
+        null = permuted_decided(branches, outcome, 199, rng)
+        small += (1 + (null >= state_value(branches, outcome).decided - 1e-12).sum()) / 200 <= 0.05
     assert small <= 27  # at most 15 expected, a discrete test; more than 27 in one of 500 runs
-    decided = np.repeat(rng.random((16, 1)) < 0.5, 2, axis=1)  # the first token decides all
-    assert (permuted_decided(decided, 200, rng) < pair_estimates(decided).decided).mean() > 0.95
+    decided = np.repeat(rng.random(16) < 0.5, 2)[:, None]  # the first token decides all
+    pairs = Branches.drawn(16)
+    assert (permuted_decided(pairs, decided, 200, rng) < state_value(pairs, decided).decided).mean() > 0.95
 
 
 def test_the_variance_of_the_outcome_has_no_bias() -> None:
     from scipy import stats
 
     n, v = 5, 0.3
-    expected = sum(stats.binom.pmf(c, n, v) * variance_of_outcome(c, n) for c in range(n + 1))
+    expected = sum(stats.binom.pmf(c, n, v) * variance_of_outcome([c], n) for c in range(n + 1))
     assert expected == pytest.approx(v * (1 - v))
 
 
@@ -135,14 +216,14 @@ def test_the_budget_holds_for_states_drawn_by_the_design() -> None:
                     frame.append((q, text, float(-(p * np.log(p + 1e-300)).sum())))
                     text = (*text, int(rng.choice(TOKENS, p=p)))
                 right += int(policy.right[text])
-            available.append(variance_of_outcome(right, 6))
+            available.append(variance_of_outcome([right], 6))
         entropy = np.array([h for *_, h in frame])
         stratum, _ = strata(entropy, np.zeros(entropy.size, dtype=np.int64))
-        drawn = draw(stratum, 150, seed, share_low=0.2)
+        drawn = draw(stratum, entropy, np.array([q for q, *_ in frame]), 150, seed, share_low=0.2)
         decided = np.zeros(24)
         for i, chance in zip(drawn.index, drawn.chance, strict=True):
             q, prefix, _ = frame[i]
-            decided[q] += pair_estimates(policies[q].pairs(rng, prefix, 8)).decided / chance / 6
+            decided[q] += state_value(Branches.drawn(8), policies[q].pairs(rng, prefix, 8)).decided / chance / 6
         found = budget(decided, np.array(available))
         missed += not found.agrees
         sums.append((found.decided.value, found.available.value))
@@ -154,24 +235,41 @@ def test_the_budget_holds_for_states_drawn_by_the_design() -> None:
 
 def test_draws_are_without_replacement_and_their_chances_add_up() -> None:
     rng = np.random.default_rng(0)
-    stratum, threshold = strata(rng.exponential(size=1000), (rng.random(1000) < 0.03).astype(np.int64))
-    drawn = draw(stratum, 120, seed=1)
+    entropy = rng.exponential(size=1000)
+    stratum, threshold = strata(entropy, (rng.random(1000) < 0.03).astype(np.int64))
+    problem = np.sort(rng.integers(0, 10, 1000))
+    drawn = draw(stratum, entropy, problem, 120, seed=1)
     assert drawn.index.size == np.unique(drawn.index).size == 120
     assert (1 / drawn.chance).sum() == pytest.approx(1000)
     for kind in np.unique(stratum):
         members = stratum[drawn.index] == kind
         assert drawn.chance[members] == pytest.approx(members.sum() / (stratum == kind).sum())
-    assert np.array_equal(drawn.index, draw(stratum, 120, seed=1).index)
+        # Each problem gets its share of the stratum, give or take less than two.
+        due = np.bincount(problem[stratum == kind], minlength=10) * members.sum() / (stratum == kind).sum()
+        assert (np.abs(np.bincount(problem[drawn.index[members]], minlength=10) - due) < 2).all()
+    assert np.array_equal(drawn.index, draw(stratum, entropy, problem, 120, seed=1).index)
     assert threshold > 0
-    assert draw(stratum, 5000, seed=1).chance.min() == 1.0  # no more than there are
+    assert draw(stratum, entropy, problem, 5000, seed=1).chance.min() == 1.0  # no more than there are
+
+
+def test_states_go_where_there_is_entropy() -> None:
+    # Sizes 1600, 200, 50 and entropies 0, .5, 2: of 60 states 3 are of low entropy; the others as .5 sqrt 200 to
+    # 2 sqrt 50, which is 1 to 2. Of 100, the last stratum is taken whole, and the second gets what is left.
+    entropy = np.repeat([0.0, 0.5, 2.0], [1600, 200, 50])
+    stratum, problem = np.repeat([0, 2, 4], [1600, 200, 50]), np.zeros(1850, dtype=np.int64)
+    for states, expected in ((60, [3, 19, 38]), (100, [7, 43, 50])):
+        drawn = draw(stratum, entropy, problem, states, seed=0)
+        counts = [int((entropy[drawn.index] == h).sum()) for h in (0.0, 0.5, 2.0)]
+        assert counts == pytest.approx(expected, abs=1)
 
 
 def test_means_are_of_all_tokens_not_of_those_drawn() -> None:
     rng = np.random.default_rng(0)
     x = np.where(np.arange(2000) < 200, 5.0, 1.0)
     stratum = np.where(np.arange(2000) < 200, 4, 2)
-    drawn = draw(stratum, 200, seed=0)
+    entropy = np.where(np.arange(2000) < 200, 1.0, 0.2)
     problem = rng.integers(0, 10, 2000)
+    drawn = draw(stratum, entropy, problem, 200, seed=0)
     found = weighted_mean(x[drawn.index], 1 / drawn.chance, problem[drawn.index])
     assert x[drawn.index].mean() > 2.5
     assert found.value == pytest.approx(1.4)

@@ -65,6 +65,36 @@ def test_what_is_recorded_is_that_of_one_forward_pass(name: str) -> None:
         assert decoder.way is Way.SHARED
 
 
+@pytest.mark.parametrize("way", Way)
+def test_continuations_of_given_tokens_are_those_of_a_prompt_that_holds_the_token(way: Way) -> None:
+    model = tiny_decoder("llama")
+    decoder = ready(model, [])
+    decoder.way = way
+    ids = byte_tokenizer()(PROMPT, return_tensors="pt")["input_ids"]
+    sampling, first = Sampling(max_tokens=12), [65, 66, 66, 67, 90]
+    drawn = decoder.draw(ids, SEEDS, sampling, first=first)
+    for i, token in enumerate(first):
+        alone = decoder.draw(torch.cat([ids, torch.tensor([[token]])], dim=1), [SEEDS[i]], sampling)
+        length = int(alone.lengths[0])
+        assert int(drawn.lengths[i]) == length
+        assert torch.equal(drawn.ids[i, :length], alone.ids[0, :length])
+        torch.testing.assert_close(drawn.logprobs[i, :length], alone.logprobs[0, :length], atol=1e-5, rtol=0)
+    assert drawn.ids[1].tolist() != drawn.ids[2].tolist()  # one token, two seeds
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.6])
+def test_the_next_token_s_probabilities_are_those_that_it_is_drawn_with(top_p: float) -> None:
+    decoder = ready(tiny_decoder("llama"), [])
+    ids = byte_tokenizer()(PROMPT, return_tensors="pt")["input_ids"]
+    sampling = Sampling(max_tokens=1, temperature=0.8, top_p=top_p)
+    probs = decoder.next_token(ids, sampling)
+    drawn = decoder.draw(ids, range(4000), sampling)
+    share = torch.bincount(drawn.ids[:, 0], minlength=probs.numel()).double() / 4000
+    assert float(probs.sum()) == pytest.approx(1)
+    assert float((share - probs).abs().max()) < 4 * 0.5 / 4000**0.5
+    assert int((probs == 0).sum()) > 0 if top_p < 1 else bool((probs > 0).all())
+
+
 def forget(cache: Any, index: Any) -> None:
     """A cache that repeats its rows and forgets what is in them."""
     for layer in cache.layers:

@@ -29,9 +29,9 @@ from forkwise.sampling.engine import Block
 from forkwise.sampling.generate import (
     Sampling,
     TransformersEngine,
+    Vocabulary,
     _complete,
-    _end_tokens,
-    _Vocabulary,
+    end_tokens,
     sample_problem,
     sample_seed,
 )
@@ -71,8 +71,8 @@ def draw(policy: tuple[Any, Any], n: int, problem: str = "p", **sampling: Any) -
 
 def complete(policy: tuple[Any, Any], problem: Problem, seeds: Any, sampling: Sampling, **options: Any) -> list[Any]:
     model, tokenizer = policy
-    decoder = Decoder(model, _end_tokens(model, tokenizer))
-    return _complete(decoder, _Vocabulary(tokenizer, model), problem, seeds, sampling, **options)
+    decoder = Decoder(model, end_tokens(model, tokenizer))
+    return _complete(decoder, Vocabulary(tokenizer, model), problem, seeds, sampling, **options)
 
 
 @torch.no_grad()

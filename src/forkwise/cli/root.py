@@ -13,6 +13,7 @@ import typer
 from forkwise.cli import (
     doctor,
     explore,
+    forks,
     importing,
     lab,
     methods,
@@ -63,6 +64,7 @@ _COMMANDS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
         ("compare", passk.compare, "forkwise compare base=base trained=trained"),
         ("plan", plan.plan, "forkwise plan base,trained --detect .02 --runs 5"),
         ("explore", explore.explore, "forkwise explore base --model embedded --out explored"),
+        ("forks", forks.forks, "forkwise forks base --model embedded --out forked"),
     ],
     "Look": [
         ("report", report.report, "forkwise report runs/grpo base --out report.html"),

@@ -33,8 +33,8 @@ from forkwise.core import (
 from forkwise.errors import InputError
 from forkwise.explore.spans import MisfitError, token_spans
 from forkwise.explore.tokenisation import another_tokenizer, completion_ids, prompt_ids
-from forkwise.folders import only_process, write_json
-from forkwise.folders.settings import is_new, read_settings, refuse_other
+from forkwise.folders import only_process
+from forkwise.folders.settings import same_settings
 from forkwise.progress import Console, Meter
 from forkwise.samples.store import find_shards, iter_batches, open_parquet, read_samples, write_shard
 from forkwise.sampling.forward import cannot, check_causal, check_length, check_rows, embedding_rows, not_numbers
@@ -219,7 +219,7 @@ def write_entropies(
     }
     computed = done = 0
     with only_process(out):
-        _check_manifest(out, manifest)
+        same_settings(out / MANIFEST, manifest, what="entropies", remedy="give another --out, or delete that folder")
         with Meter(table.num_rows, 0, console, "computing entropies") as meter:
             for shard, rows in _chunks(samples):
                 path = out / f"{shard}.parquet"
@@ -294,15 +294,6 @@ def _digest(table: pa.Table) -> str:
     for row in table.to_pylist():
         digest.update(json.dumps(list(row.values())).encode())
     return digest.hexdigest()[:16]
-
-
-def _check_manifest(out: Path, manifest: Mapping[str, Any]) -> None:
-    file = out / MANIFEST
-    if is_new(file):
-        write_json(file, manifest, indent=2)
-        return
-    remedy = "give another --out, or delete that folder"
-    refuse_other(file, read_settings(file), manifest, what="entropies", remedy=remedy)
 
 
 # ---------------------------------------------------------------------------------------- every response, every prompt

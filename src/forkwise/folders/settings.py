@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from forkwise.errors import InputError
+from forkwise.folders.whole import write_json
 from forkwise.reading import parse_json
 
 
@@ -55,6 +56,18 @@ def refuse_other(
     ]
     if changed:
         raise InputError(f"'{file.parent}' holds {what} with other settings ({'; '.join(changed)}): {remedy}.")
+
+
+def same_settings(file: Path, settings: Mapping[str, Any], *, what: str, remedy: str) -> None:
+    """Writes the settings into a folder that is new, and refuses one that was filled under others; see `refuse_other`.
+
+    Raises:
+        InputError: other settings, or a folder that holds somebody else's files.
+    """
+    if is_new(file):
+        write_json(file, settings, indent=2)
+    else:
+        refuse_other(file, read_settings(file), settings, what=what, remedy=remedy)
 
 
 def _shown(value: Any) -> str:

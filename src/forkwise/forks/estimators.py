@@ -1,14 +1,17 @@
 """What continuations of a prefix say of it: its value, what its next token decides, and what a token was worth.
 
 With V(s) the chance of a right answer after the prefix s, and a the next token drawn from the policy, a token decides
-`F = Var_a V(s a)`. Outcomes come in pairs: first tokens drawn independently, two continuations after each. The two of a
-pair share their first token and nothing else, so the mean of their product estimates `E V(s a)^2`, and that of products
-of different pairs `V(s)^2`: their difference is F without bias, and may be negative. (Grouping continuations by their
-first token weighs tokens equally and not by their probability, which is wrong where these are unequal.)
+`F = Var_a V(s a) = E_a V(s a)^2 - V(s)^2`. The next token's probabilities are known, so the likeliest tokens are
+forced, with several continuations after each, and only the rest of the mass, the tail, is drawn: first tokens
+independently, two continuations after each. Products of two continuations after one first token estimate `V(s a)^2`,
+products of continuations after different ones `V(s)^2`, each weighed by the probability of its tokens: F without bias,
+which may be negative. (Grouping continuations by their first token weighs tokens equally and not by their probability,
+which is wrong where these are unequal.) Where nothing is forced, these are pairs after independent first tokens.
 
-V is a martingale along a trace, so what its tokens decide adds up, in the mean over traces, to `V0 (1 - V0)`.
+V is a martingale along a trace, so what its tokens decide adds up, in the mean over traces, to `V0 (1 - V0)`. Where the
+outcome is the identity of the answer, everything is summed over answers, and this is `1 - sum of squared shares`.
 
-Suffixes: A first tokens, N states, Q problems.
+Suffixes: C answers (one, "right", where that is the outcome), G first tokens, N states, Q problems, R continuations.
 """
 
 from __future__ import annotations
@@ -25,56 +28,105 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
+class Branches:
+    """The first tokens of a prefix's continuations, in the order of these.
+
+    Attributes:
+        weight_G: of a forced token its probability; of a drawn one the mass of the tail over their number.
+        forced_G: whether the token was forced, and not drawn.
+        size_G: continuations after each, at least two.
+    """
+
+    weight_G: FloatArray
+    forced_G: BoolArray
+    size_G: IntArray
+
+    def __post_init__(self) -> None:
+        drawn = int((~self.forced_G).sum())
+        if drawn == 1 or (self.size_G < 2).any() or not np.isclose(self.weight_G.sum(), 1.0, atol=1e-6):
+            raise ValueError("branches need two continuations each, none or two drawn tokens, and all of the mass")
+
+    @classmethod
+    def drawn(cls, first: int, each: int = 2) -> Branches:
+        """Makes branches whose first tokens are all drawn."""
+        return cls(np.full(first, 1 / first), np.zeros(first, dtype=np.bool_), np.full(first, each, dtype=np.int64))
+
+
+@dataclass(frozen=True)
 class StateValue:
     """Unbiased estimates of one prefix."""
 
-    value: float
-    """V: chance of a right answer."""
+    value_C: FloatArray
+    """V: chance of each answer, or of a right one."""
     decided: float
     """F: variance over the next token of the chance after it; may be negative."""
     open: float
     """V (1 - V): what is not yet decided."""
 
 
-def pair_estimates(right_A2: BoolArray | FloatArray) -> StateValue:
-    """Estimates a prefix from the outcomes of pairs, `(A, 2)`: one first token per row, two continuations each."""
-    outcome_A2 = np.asarray(right_A2, dtype=np.float64)
-    first = outcome_A2.shape[0]
-    if outcome_A2.ndim != 2 or outcome_A2.shape[1] != 2 or first < 2:
-        raise ValueError(f"outcomes are of shape {outcome_A2.shape}: at least two first tokens, two continuations each")
-    mean_A = outcome_A2.mean(axis=1)
-    squared = (mean_A.sum() ** 2 - (mean_A**2).sum()) / (first * (first - 1))
-    value = float(mean_A.mean())
-    return StateValue(value, float((outcome_A2[:, 0] * outcome_A2[:, 1]).mean() - squared), float(value - squared))
+def _moments(branches: Branches, outcome_RC: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Returns the mean after each first token, `(..., G, C)`, V, `(..., C)`, and F, `(...)`."""
+    starts = np.cumsum(branches.size_G) - branches.size_G
+    size_G1 = branches.size_G[:, None]
+    total_GC = np.add.reduceat(outcome_RC, starts, axis=-2)
+    squares_GC = np.add.reduceat(outcome_RC**2, starts, axis=-2)
+    mean_GC = total_GC / size_G1
+    squared_GC = (total_GC**2 - squares_GC) / (size_G1 * (size_G1 - 1))
+    weight_G1, forced_G1 = branches.weight_G[:, None], branches.forced_G[:, None]
+    part_GC = weight_G1 * mean_GC
+    forced_C = (part_GC * forced_G1).sum(axis=-2)
+    tail_C = (part_GC * ~forced_G1).sum(axis=-2)
+    own_C = (forced_G1 * (weight_G1**2 * squared_GC - part_GC**2)).sum(axis=-2)
+    drawn = int((~branches.forced_G).sum())
+    across_C = (tail_C**2 - (part_GC**2 * ~forced_G1).sum(axis=-2)) * (drawn / max(drawn - 1, 1))
+    value_squared_C = forced_C**2 + own_C + 2 * forced_C * tail_C + across_C
+    decided = ((weight_G1 * squared_GC).sum(axis=-2) - value_squared_C).sum(axis=-1)
+    return mean_GC, np.stack([forced_C + tail_C, value_squared_C]), decided
 
 
-def token_advantage(forced: BoolArray | FloatArray, right_A2: BoolArray | FloatArray) -> tuple[float, float]:
-    """Returns the true advantage Q - V of a token, from continuations after forcing it, and the variance of its error.
+def state_value(branches: Branches, outcome_RC: FloatArray) -> StateValue:
+    """Estimates a prefix from its continuations.
 
     Args:
-        forced: `(R,)` outcomes after the token.
-        right_A2: outcomes of pairs, drawn independently of these.
+        outcome_RC: 1 where a continuation ends in the answer (or is right), else 0; in the order of the branches.
     """
-    after = np.asarray(forced, dtype=np.float64)
-    mean_A = np.asarray(right_A2, dtype=np.float64).mean(axis=1)
-    variance = after.var(ddof=1) / after.size + mean_A.var(ddof=1) / mean_A.size
-    return float(after.mean() - mean_A.mean()), float(variance)
+    _, (value_C, squared_C), decided = _moments(branches, np.asarray(outcome_RC, dtype=np.float64))
+    return StateValue(value_C, float(decided), float((value_C - squared_C).sum()))
 
 
-def permuted_decided(right_A2: BoolArray, draws: int, rng: np.random.Generator) -> FloatArray:
+def permuted_decided(branches: Branches, outcome_RC: FloatArray, draws: int, rng: np.random.Generator) -> FloatArray:
     """Draws F with outcomes dealt anew to first tokens, `(draws,)`: the exact null where no token decides anything."""
-    flat = np.asarray(right_A2, dtype=np.float64).ravel()
-    dealt = rng.permuted(np.broadcast_to(flat, (draws, flat.size)), axis=1).reshape(draws, -1, 2)
-    mean_RA = dealt.mean(axis=2)
-    first = mean_RA.shape[1]
-    squared = (mean_RA.sum(axis=1) ** 2 - (mean_RA**2).sum(axis=1)) / (first * (first - 1))
-    drawn: FloatArray = dealt.prod(axis=2).mean(axis=1) - squared
-    return drawn
+    outcome = np.asarray(outcome_RC, dtype=np.float64)
+    order = rng.permuted(np.broadcast_to(np.arange(outcome.shape[0]), (draws, outcome.shape[0])), axis=1)
+    return _moments(branches, outcome[order])[2]
 
 
-def variance_of_outcome(right: int, samples: int) -> float:
-    """Estimates V0 (1 - V0) of a problem without bias, from its samples."""
-    return right * (samples - right) / (samples * (samples - 1))
+def advantages(branches: Branches, right_R: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Estimates what each first token is worth, Q - V, `(G,)`, and the variance of the error of that.
+
+    Both are without bias of forced tokens.
+    """
+    outcome_RC = np.asarray(right_R, dtype=np.float64)[:, None]
+    mean_GC, (value_C, _), _ = _moments(branches, outcome_RC)
+    mean_G, size_G = mean_GC[:, 0], branches.size_G
+    starts = np.cumsum(size_G) - size_G
+    deviation_R = outcome_RC[:, 0] - np.repeat(mean_G, size_G)
+    error_G = np.add.reduceat(deviation_R**2, starts) / (size_G - 1) / size_G
+    share_G = branches.weight_G**2 * error_G
+    tail = ~branches.forced_G
+    if tail.any():  # of drawn tokens, the spread of their means holds everything
+        share_G[tail] = branches.weight_G[tail] ** 2 * mean_G[tail].var(ddof=1)
+    variance_G = share_G.sum() - share_G + (1 - branches.weight_G) ** 2 * error_G
+    return mean_G - value_C[0], variance_G
+
+
+def variance_of_outcome(counts: IntArray | list[int], samples: int) -> float:
+    """Estimates V0 (1 - V0) of a problem without bias, from how many of its samples end in each answer.
+
+    Where the outcome is right or wrong, `counts` is the number of right ones alone.
+    """
+    of = np.asarray(counts, dtype=np.float64)
+    return float((of * (samples - of)).sum() / (samples * (samples - 1)))
 
 
 @dataclass(frozen=True)
@@ -95,14 +147,15 @@ class Budget:
         return low is not None and high is not None and low <= 0 <= high
 
 
+def over_problems(x_Q: FloatArray, level: float = 0.95) -> tuple[Estimate, float | None]:
+    """Returns the mean over problems of equal weight, with its interval and the two-sided p of zero."""
+    return cluster_t(float(x_Q.mean()), x_Q - x_Q.mean(), np.ones(x_Q.size), level)
+
+
 def budget(decided_Q: FloatArray, available_Q: FloatArray, level: float = 0.95) -> Budget:
     """Compares the sum of what tokens decide with V0 (1 - V0), problem by problem, `(Q,)` each."""
-
-    def over_problems(x_Q: FloatArray) -> tuple[Estimate, float | None]:
-        return cluster_t(float(x_Q.mean()), x_Q - x_Q.mean(), np.ones(x_Q.size), level)
-
-    difference, p = over_problems(decided_Q - available_Q)
-    return Budget(over_problems(decided_Q)[0], over_problems(available_Q)[0], difference, p)
+    difference, p = over_problems(decided_Q - available_Q, level)
+    return Budget(over_problems(decided_Q, level)[0], over_problems(available_Q, level)[0], difference, p)
 
 
 def weighted_mean(x_N: FloatArray, weight_N: FloatArray, problem_N: IntArray, level: float = 0.95) -> Estimate:

@@ -8,15 +8,15 @@ Suffixes: N tokens of the frame.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from forkwise.explore.contrast import FloatArray, IntArray
 
-LEVELS = ("low", "middle", "high")
-"""Strata of entropy: up to `LOW` nats, up to a quantile of the frame, above it."""
+LEVELS = ("low", "middle", "high", "top")
+"""Strata of entropy: up to `LOW` nats, up to a quantile of the frame, up to that of a quarter of what lies above."""
 LOW = 0.05  # nats: below, hardly any token can decide anything
 
 
@@ -32,58 +32,64 @@ class Drawn:
 
 def strata(entropy_N: FloatArray, marked_N: IntArray, quantile: float = 0.8) -> tuple[IntArray, float]:
     """Returns each token's stratum, its level of entropy and whether it is marked, and the threshold of `high`."""
-    threshold = float(np.quantile(entropy_N, quantile))
-    level_N = np.where(entropy_N > threshold, 2, np.where(entropy_N > LOW, 1, 0))
-    return (2 * level_N + (marked_N > 0)).astype(np.int64), threshold
+    threshold, top = (float(np.quantile(entropy_N, q)) for q in (quantile, 1 - (1 - quantile) / 4))
+    level_N = (entropy_N > LOW).astype(np.int64) + (entropy_N > threshold) + (entropy_N > top)
+    return 2 * level_N + (marked_N > 0), threshold
 
 
-def draw(stratum_N: IntArray, states: int, seed: int, share_low: float = 0.1) -> Drawn:
-    """Draws states without replacement: as many of each stratum, but of low entropy only a tenth of all.
+def draw(
+    stratum_N: IntArray, entropy_N: FloatArray, problem_N: IntArray, states: int, seed: int, share_low: float = 0.05
+) -> Drawn:
+    """Draws states without replacement: most where tokens may decide most, and some of every stratum.
 
-    A stratum that has fewer is taken whole, and the others get what is left.
+    A stratum gets states in proportion to its mean entropy and the root of its size; those of low entropy together get
+    the share `share_low`. One that has fewer is taken whole, and the others get what is left. In a stratum every token
+    has the same chance, and problems get their due: a systematic draw, problem by problem, in random order within each.
     """
     rng = np.random.default_rng([seed, 11])
     sizes = np.bincount(stratum_N)
     kinds = np.flatnonzero(sizes)
     low = kinds < 2
-    wanted = np.where(low, share_low * states / max(low.sum(), 1), (1 - share_low) * states / max((~low).sum(), 1))
-    count = _fit(np.minimum(wanted, sizes[kinds]), sizes[kinds], states)
+    need = np.bincount(stratum_N, weights=np.maximum(entropy_N, 1e-6))[kinds] / np.sqrt(sizes[kinds])
+    part = np.where(low, share_low, 1 - share_low) * need / np.where(low, need[low].sum(), need[~low].sum())
+    count = _fit(part, sizes[kinds], states)
     index, chance = [], []
     for kind, n in zip(kinds, count, strict=True):
         members = np.flatnonzero(stratum_N == kind)
-        index.append(rng.choice(members, n, replace=False))
+        members = members[np.lexsort((rng.random(members.size), problem_N[members]))]
+        index.append(members[np.floor((rng.random() + np.arange(n)) * (members.size / n)).astype(np.int64)])
         chance.append(np.full(n, n / members.size))
     picked = np.concatenate(index)
     order = np.argsort(picked)
     return Drawn(picked[order], np.concatenate(chance)[order])
 
 
-def _fit(wanted: FloatArray, sizes: IntArray, states: int) -> IntArray:
-    """Rounds the wanted numbers to at least one of each stratum, and gives what is left to the largest."""
-    count = np.clip(np.floor(wanted).astype(np.int64), 1, sizes)
+def _fit(part: FloatArray, sizes: IntArray, states: int) -> IntArray:
+    """Deals states to strata one by one, each to the one that has fewest for its part; every stratum gets one."""
+    count = np.ones(sizes.size, dtype=np.int64)
     while count.sum() < min(states, sizes.sum()):
-        spare = np.where(count < sizes, wanted - count + 1e-9 * (sizes - count), -np.inf)
-        count[int(spare.argmax())] += 1
+        count[int(np.where(count < sizes, part / count, -1.0).argmax())] += 1
     return count
 
 
-def halves(problem_ids: Sequence[str], correct: Sequence[bool]) -> tuple[list[str], list[int]]:
+def halves(problem_ids: Sequence[str], outcomes: Sequence[Hashable]) -> tuple[list[str], list[int]]:
     """Splits the samples of each problem: every second one chooses the problem, the others are used.
 
     Args:
-        problem_ids, correct: of all verified samples, in the table's order.
+        problem_ids, outcomes: of all samples, in the table's order; outcomes are verdicts, or answers.
 
     Returns:
-        The problems that are neither always nor never solved by the choosing half, and the samples that are used.
+        The problems whose choosing half has more than one outcome (neither always nor never solved), and the samples
+        of these that are used.
     """
     seen: dict[str, int] = {}
-    chooses: dict[str, list[bool]] = {}
+    chooses: dict[str, set[Hashable]] = {}
     used: dict[str, list[int]] = {}
-    for i, (problem, right) in enumerate(zip(problem_ids, correct, strict=True)):
+    for i, (problem, outcome) in enumerate(zip(problem_ids, outcomes, strict=True)):
         seen[problem] = seen.get(problem, -1) + 1
         if seen[problem] % 2 == 0:
-            chooses.setdefault(problem, []).append(right)
+            chooses.setdefault(problem, set()).add(outcome)
         else:
             used.setdefault(problem, []).append(i)
-    chosen = [p for p, right in chooses.items() if any(right) and not all(right) and len(used.get(p, ())) >= 2]
+    chosen = [p for p, found in chooses.items() if len(found) > 1 and len(used.get(p, ())) >= 2]
     return chosen, [i for problem in chosen for i in used[problem]]

@@ -69,8 +69,10 @@ class Drawn:
         eos: Sequence[int],
         model: Any,
         progress: Callable[[int], None],
+        first: Sequence[int] | None = None,
     ) -> None:
         n, tokens, device = len(seeds), sampling.max_tokens, model.device
+        self._first = None if first is None else torch.tensor(list(first), dtype=torch.int64, device=device)
         self.ids = torch.zeros(n, tokens, dtype=torch.int64, device=device)
         self.logprobs = torch.zeros(n, tokens, dtype=torch.float32, device=device)
         self.entropies = torch.zeros(n, tokens, dtype=torch.float32, device=device)
@@ -81,6 +83,12 @@ class Drawn:
         self._uniforms = uniforms(seeds, tokens).to(device)
         self._ends = torch.tensor(list(eos), dtype=torch.int64, device=device)
         self._progress = progress
+
+    def begin(self, prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns what all samples begin with, `(1, length)`, and the token of each that stands behind it, `(n, 1)`."""
+        if self._first is None:
+            return prompt[:, :-1], prompt[:, -1:].expand(self.ids.shape[0], 1)
+        return prompt, self._first[:, None]
 
     def take(self, t: int, rows: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Draws and records token `t` of the samples `rows` from their `logits`; returns the tokens, `(rows,)`."""
@@ -131,14 +139,19 @@ def draw_tokens(
     if sampling.temperature == 0:
         token = logits.argmax(dim=-1, keepdim=True)
     else:
-        if sampling.top_p < 1:
-            ordered, index = probs.sort(dim=-1, descending=True, stable=True)
-            outside = ordered.cumsum(dim=-1) - ordered >= sampling.top_p  # the first token always stays
-            probs = torch.zeros_like(probs).scatter(1, index, ordered.masked_fill(outside, 0.0))
-        cdf = probs.cumsum(dim=-1)
+        cdf = nucleus(probs, sampling.top_p).cumsum(dim=-1)
         # The first token whose cdf exceeds u, so never one with p = 0.
         token = torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True).clamp_(max=logits.shape[-1] - 1)
     return token, logprobs.gather(1, token).squeeze(1), entropy, varentropy
+
+
+def nucleus(probs: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Sets to 0 what is outside of the smallest set of likeliest tokens that holds `top_p`, per row of `(n, V)`."""
+    if top_p >= 1:
+        return probs
+    ordered, index = probs.sort(dim=-1, descending=True, stable=True)
+    outside = ordered.cumsum(dim=-1) - ordered >= top_p  # the first token always stays
+    return torch.zeros_like(probs).scatter(1, index, ordered.masked_fill(outside, 0.0))
 
 
 class Decoder:
@@ -176,17 +189,34 @@ class Decoder:
         seeds: Sequence[int],
         sampling: Sampling,
         progress: Callable[[int], None] = lambda tokens: None,
+        first: Sequence[int] | None = None,
     ) -> Drawn:
-        """Draws completions of one prompt `(1, length)`, one per seed.
+        """Draws completions of one prompt `(1, length)`, one per seed; or continuations of it and a token for each.
 
         The longest of them is compared with one forward pass over its whole text. What is drawn depends on the
         arguments and the model alone, not on what was drawn before.
 
+        Args:
+            first: a token for each seed that follows the prompt and is not drawn; what is drawn follows it.
+
         Raises:
             InputError: the model fails on this prompt in every way, or its logits are not numbers.
         """
-        drawn, _ = self._first_right(prompt, seeds, sampling, self.eos, self.way, progress)
+        drawn, _ = self._first_right(prompt, seeds, sampling, self.eos, self.way, progress, first)
         return drawn
+
+    @torch.inference_mode()
+    def next_token(self, prompt: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+        """Returns the probabilities with which the token behind a prompt `(1, length)` is drawn, `(V,)` in float64.
+
+        Raises:
+            InputError: the model's logits are not numbers.
+        """
+        logits = last_logits(self.model, prompt, 1)[:, -1].double()
+        if not bool(torch.isfinite(logits).any()) or bool(torch.isnan(logits).any()):
+            raise not_numbers(self.model)
+        probs = nucleus(torch.softmax(logits / sampling.temperature, dim=-1), sampling.top_p)[0]
+        return probs / probs.sum()
 
     @torch.inference_mode()
     def _first_right(
@@ -195,14 +225,15 @@ class Decoder:
         seeds: Sequence[int],
         sampling: Sampling,
         eos: Sequence[int],
-        first: Way,
+        fastest: Way,
         progress: Callable[[int], None],
+        first: Sequence[int] | None = None,
     ) -> tuple[Drawn, Way]:
         failed = ""
         for way in Way:
-            if way < first:
+            if way < fastest:
                 continue
-            drawn = Drawn(seeds, sampling, eos, self.model, progress)
+            drawn = Drawn(seeds, sampling, eos, self.model, progress, first)
             try:
                 _WAYS[way](self.model, prompt, drawn)
                 difference = self._difference(prompt, drawn) if way is not Way.WHOLE else ""
@@ -221,7 +252,7 @@ class Decoder:
                         )
                     ) from error
             if not difference:
-                if way is not first and way not in self._said:
+                if way is not fastest and way not in self._said:
                     self._said.add(way)
                     self.say(f"{named(self.model)}: {_SAID[way]} ({failed}).")
                 return drawn, way
@@ -233,7 +264,8 @@ class Decoder:
         row = int(drawn.lengths.argmax())
         length = int(drawn.lengths[row])
         compared = min(length, _CHECKED)
-        text = torch.cat([prompt, drawn.ids[row : row + 1, : length - 1]], dim=1)
+        prefix, step = drawn.begin(prompt)
+        text = torch.cat([prefix, step[row : row + 1], drawn.ids[row : row + 1, : length - 1]], dim=1)
         logits = last_logits(self.model, text, compared)[0]
         scale = drawn.sampling.temperature or 1.0
         at = slice(length - compared, length)
@@ -266,11 +298,11 @@ def _shared(model: Any, prompt: torch.Tensor, drawn: Drawn) -> None:
     of it has; which do depends on the seeds alone."""
     n, tokens = drawn.ids.shape
     state: dict[str, Any] = {}
-    if prompt.shape[1] > 1:
-        state = _cache(forward(model, prompt[:, :-1], 1, use_cache=True))
+    prefix, step = drawn.begin(prompt)
+    if prefix.shape[1] > 0:
+        state = _cache(forward(model, prefix, 1, use_cache=True))
         _reorder(state, torch.zeros(n, dtype=torch.int64, device=prompt.device))
     rows = torch.arange(n, device=prompt.device)  # the samples in the batch
-    step = prompt[:, -1:].repeat(n, 1)
     for t in range(tokens):
         output = model(step, use_cache=True, **state)
         state = _cache(output)
@@ -296,6 +328,11 @@ def _reorder(state: dict[str, Any], index: torch.Tensor) -> None:
         cache.reorder_cache(index)
 
 
+def _whole_prompts(prompt: torch.Tensor, drawn: Drawn) -> torch.Tensor:
+    prefix, step = drawn.begin(prompt)
+    return torch.cat([prefix.expand(step.shape[0], -1), step], dim=1)
+
+
 def _plain(model: Any, prompt: torch.Tensor, drawn: Drawn) -> None:
     """Draws in transformers' own loop, which knows how every model carries its state; the tokens are drawn here."""
     from transformers import (
@@ -308,10 +345,11 @@ def _plain(model: Any, prompt: torch.Tensor, drawn: Drawn) -> None:
 
     n, tokens = drawn.ids.shape
     rows = torch.arange(n, device=prompt.device)
+    ids = _whole_prompts(prompt, drawn)
 
     class Draw(LogitsProcessor):  # type: ignore[misc]
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            t = input_ids.shape[1] - prompt.shape[1]
+            t = input_ids.shape[1] - ids.shape[1]
             if t == tokens:  # on some devices `generate` hears of the end one step late
                 return scores
             return torch.full_like(scores, -torch.inf).scatter_(1, drawn.take(t, rows, scores)[:, None], 0.0)
@@ -323,8 +361,8 @@ def _plain(model: Any, prompt: torch.Tensor, drawn: Drawn) -> None:
     config = GenerationConfig(max_new_tokens=tokens, do_sample=False, use_cache=True, pad_token_id=0)
     with no_generation_settings(model):
         model.generate(
-            prompt.repeat(n, 1),
-            attention_mask=torch.ones(n, prompt.shape[1], dtype=torch.int64, device=prompt.device),
+            ids,
+            attention_mask=torch.ones_like(ids),
             generation_config=config,
             logits_processor=LogitsProcessorList([Draw()]),
             stopping_criteria=StoppingCriteriaList([Ended()]),
@@ -334,7 +372,7 @@ def _plain(model: Any, prompt: torch.Tensor, drawn: Drawn) -> None:
 def _whole(model: Any, prompt: torch.Tensor, drawn: Drawn) -> None:
     n, tokens = drawn.ids.shape
     rows = torch.arange(n, device=prompt.device)
-    ids = prompt.repeat(n, 1)
+    ids = _whole_prompts(prompt, drawn)
     for t in range(tokens):
         step = drawn.take(t, rows, last_logits(model, ids, 1)[:, -1])
         going = (~drawn.stopped[rows]).nonzero().squeeze(1)

@@ -23,14 +23,15 @@ from forkwise.tasks import Problem, Task
 __all__ = ["Sampling", "TransformersEngine", "sample_problem", "sample_seed"]
 
 
-def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
+def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Lists the ids that end a completion of the model."""
     ids = model.generation_config.eos_token_id
     if ids is None:
         ids = tokenizer.eos_token_id
     return [] if ids is None else torch.atleast_1d(torch.as_tensor(ids)).tolist()
 
 
-class _Vocabulary:
+class Vocabulary:
     """A tokenizer beside the rows of a model, which often has more than the tokenizer has tokens."""
 
     def __init__(self, tokenizer: Any, model: Any) -> None:
@@ -63,7 +64,7 @@ class _Vocabulary:
 
 def _complete(
     decoder: Decoder,
-    vocabulary: _Vocabulary,
+    vocabulary: Vocabulary,
     problem: Problem,
     seeds: Sequence[int],
     sampling: Sampling,
@@ -123,7 +124,7 @@ def sample_problem(
     """
     name = str(getattr(model.config, "_name_or_path", ""))
     job = Job(run=run, model=name, task=task.name, n=n, seed=seed, sampling=sampling)
-    decoder, vocabulary = Decoder(model, _end_tokens(model, tokenizer)), _Vocabulary(tokenizer, model)
+    decoder, vocabulary = Decoder(model, end_tokens(model, tokenizer)), Vocabulary(tokenizer, model)
     completions: list[Completion] = []
     for start in range(0, n, sampling.batch_size):
         ids = range(start, min(start + sampling.batch_size, n))
@@ -178,9 +179,9 @@ class TransformersEngine:
 
     def draw(self, blocks: Sequence[Block], meter: Meter) -> Iterator[tuple[Block, list[Completion]]]:
         """Draws block by block; the completions of a block are generated side by side."""
-        decoder = Decoder(self._model, _end_tokens(self._model, self._tokenizer), meter.say)
+        decoder = Decoder(self._model, end_tokens(self._model, self._tokenizer), meter.say)
         decoder.probe(self._tokenizer)
-        vocabulary = _Vocabulary(self._tokenizer, self._model)
+        vocabulary = Vocabulary(self._tokenizer, self._model)
         for block in blocks:
             seeds = [sample_seed(self._seed, block.problem.id, i) for i in block.sample_ids]
             completions = _complete(

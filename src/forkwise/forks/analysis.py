@@ -1,0 +1,316 @@
+"""What the tokens of a table decide: by entropy, kind, place and verdict, against nulls, with problems as clusters.
+
+Suffixes: C answers, D draws of the null, N states, Q problems, R continuations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from forkwise.explore.contrast import BoolArray, FloatArray, IntArray, cluster_t
+from forkwise.explore.findings import Estimate
+from forkwise.forks.continuing import Continued
+from forkwise.forks.estimators import (
+    Budget,
+    StateValue,
+    advantages,
+    budget,
+    permuted_decided,
+    state_value,
+    weighted_mean,
+)
+from forkwise.forks.frame import CLASSES, Frame, Pool
+from forkwise.forks.results import Part, StateRow, Top
+from forkwise.forks.states import Drawn
+from forkwise.progress import watch
+from forkwise.tasks.answers.classes import answer_classes
+
+EDGES = (0.0, 0.05, 0.2, 0.5, 0.8, 1.1, 1.4, 2.0, np.inf)
+"""Bins of entropy, nats."""
+TOPS = (0.05, 0.1, 0.2, 0.4)
+_FIFTHS = ("first fifth", "second", "third", "fourth", "last fifth")
+_FEWEST = 5  # states of a part, with fewer of which nothing is said of it
+
+
+@dataclass(frozen=True)
+class Found:
+    """Estimates of all states, in the order of the draw.
+
+    Attributes:
+        weight_N: one over the chance of the state and over the samples of its problem; sums to the mean length of a
+            trace, problems alike, times their number.
+        null_ND: what they decide with outcomes dealt anew to first tokens.
+    """
+
+    frame: Frame
+    pool: Pool
+    drawn: Drawn
+    values: list[StateValue]
+    decided_N: FloatArray
+    open_N: FloatArray
+    weight_N: FloatArray
+    problem_N: IntArray
+    entropy_N: FloatArray
+    null_ND: FloatArray
+    level: float
+
+    @property
+    def problems(self) -> int:
+        """How many problems there are."""
+        return len(self.pool.problems)
+
+    def per_problem(self, x_N: FloatArray) -> FloatArray:
+        """Sums a number of states to what a trace of each problem has of it, `(Q,)`."""
+        return np.bincount(self.problem_N, weights=self.weight_N * x_N, minlength=self.problems).astype(np.float64)
+
+    def share(self, part_N: FloatArray) -> Estimate:
+        """Returns the share of all that is decided that tokens decide, with their parts in it: 1, 0 or between."""
+        some_Q, all_Q = self.per_problem(part_N * self.decided_N), self.per_problem(self.decided_N)
+        total = float(all_Q.mean())
+        if total <= 0:
+            return Estimate(None)
+        ratio = float(some_Q.sum() / all_Q.sum())
+        return cluster_t(ratio, (some_Q - ratio * all_Q) / total, np.ones(self.problems), self.level)[0]
+
+
+def find(
+    frame: Frame,
+    pool: Pool,
+    drawn: Drawn,
+    continued: Sequence[Continued],
+    *,
+    by_answer: bool,
+    permutations: int,
+    seed: int,
+    level: float,
+) -> Found:
+    """Estimates every state, and draws the null of each."""
+    values, null = [], []
+    rng = np.random.default_rng([seed, 12])
+    for state in watch(continued, "dealing outcomes anew", "states"):
+        outcome_RC = outcomes(state, by_answer)
+        values.append(state_value(state.branches, outcome_RC))
+        null.append(permuted_decided(state.branches, outcome_RC, permutations, rng))
+    units = frame.table.units
+    return Found(
+        frame=frame,
+        pool=pool,
+        drawn=drawn,
+        values=values,
+        decided_N=np.array([value.decided for value in values]),
+        open_N=np.array([value.open for value in values]),
+        weight_N=frame.per_trace_N[drawn.index] / drawn.chance,
+        problem_N=units.problem_N[drawn.index],
+        entropy_N=units.value_N[drawn.index],
+        null_ND=np.array(null),
+        level=level,
+    )
+
+
+def outcomes(state: Continued, by_answer: bool) -> FloatArray:
+    """Codes how the continuations of a state ended, `(R, C)`: right or not; or one column for each answer, and none."""
+    if not by_answer:
+        return np.array([[correct is True] for correct in state.correct], dtype=np.float64)
+    classes = [-1 if c is None else c for c in answer_classes(state.answers)]
+    outcome_RC: FloatArray = (np.array(classes)[:, None] == np.unique(classes)[None, :]).astype(np.float64)
+    return outcome_RC
+
+
+def check_budget(found: Found) -> Budget:
+    """Compares what tokens decide, summed over a trace, with what there is to decide."""
+    return budget(found.per_problem(found.decided_N), found.pool.available_Q, found.level)
+
+
+# ------------------------------------------------------------------------------------------------------------- parts
+
+
+def part(found: Found, name: str, of_frame: BoolArray, *, shares: bool, bins: int = 1, matched: bool = False) -> Part:
+    """Describes the tokens `of_frame`.
+
+    Args:
+        shares: whether shares mean anything, since the budget adds up.
+        bins: parts whose intervals of `decided` are to hold at once.
+        matched: whether to compare them with others of equal entropy.
+    """
+    inside_N = of_frame[found.drawn.index]
+    states = int(inside_N.sum())
+    weight_frame = found.frame.per_trace_N
+    of_tokens = float(weight_frame[of_frame].sum() / weight_frame.sum())
+    if states < _FEWEST:
+        nothing = Estimate(None)
+        return Part(name, states, of_tokens, None, decided=nothing, open=nothing, share=nothing, p=None)
+
+    def mean(x_N: FloatArray, level: float) -> Estimate:
+        return weighted_mean(x_N[inside_N], found.weight_N[inside_N], found.problem_N[inside_N], level)
+
+    sum_D = found.weight_N[inside_N] @ found.null_ND[inside_N]
+    observed = float(found.weight_N[inside_N] @ found.decided_N[inside_N])
+    difference, p, supported = equal_entropy(found, of_frame) if matched else (Estimate(None), None, None)
+    return Part(
+        name=name,
+        states=states,
+        of_tokens=of_tokens,
+        mean_entropy=float(
+            np.average(found.frame.table.units.value_N[of_frame], weights=found.frame.per_trace_N[of_frame])
+        ),
+        decided=mean(found.decided_N, found.level ** (1 / bins)),
+        open=mean(found.open_N, found.level),
+        share=found.share(inside_N.astype(np.float64)) if shares else Estimate(None),
+        p=_exceeding(sum_D, observed),
+        difference=difference,
+        difference_p=p,
+        supported=supported,
+    )
+
+
+def _exceeding(null_D: FloatArray, observed: float) -> float:
+    """Returns the one-sided p of a number under draws of its null."""
+    return float((1 + (null_D >= observed - 1e-12).sum()) / (null_D.size + 1))
+
+
+def equal_entropy(found: Found, of_frame: BoolArray) -> tuple[Estimate, float | None, float | None]:
+    """Compares what some tokens decide with what others of the same bin of entropy do, bins as frequent as of these.
+
+    Returns:
+        The difference, its two-sided p, and the share of these tokens whose bin has states of both sides.
+    """
+    bin_frame = np.searchsorted(EDGES, found.frame.table.units.value_N, side="right")
+    tokens_B = np.bincount(bin_frame[of_frame], weights=found.frame.per_trace_N[of_frame])
+    bin_N, inside_N, weight = bin_frame[found.drawn.index], of_frame[found.drawn.index], found.weight_N
+    score_N, compared_N, total, value = np.zeros(weight.size), np.zeros(weight.size), 0.0, 0.0
+    for at in np.flatnonzero(tokens_B):
+        sides = [side & (bin_N == at) for side in (inside_N, ~inside_N)]
+        if not all(side.any() for side in sides):
+            continue
+        total += tokens_B[at]
+        for sign, side in zip((1, -1), sides, strict=True):
+            size = weight[side].sum()
+            mean = float(weight[side] @ found.decided_N[side]) / size
+            value += sign * tokens_B[at] * mean
+            score_N[side] = sign * tokens_B[at] / size * weight[side] * (found.decided_N[side] - mean)
+            compared_N[side] = 1.0
+    if total == 0:
+        return Estimate(None), None, 0.0
+    score_Q = np.bincount(found.problem_N, weights=score_N, minlength=found.problems)
+    size_Q = found.per_problem(compared_N)
+    # `cluster_t` divides by the size of all that are compared, the sum above is one of `total`.
+    estimate, p = cluster_t(value / total, score_Q * (size_Q.sum() / total), size_Q, found.level)
+    return estimate, p, float(total / tokens_B.sum())
+
+
+def by_entropy(found: Found, *, shares: bool) -> list[Part]:
+    """Describes bins of entropy, with a band for what they decide."""
+    entropy = found.frame.table.units.value_N
+    inside = [((entropy >= low) & (entropy < high), low, high) for low, high in pairwise(EDGES)]
+    there = [(of_frame, low, high) for of_frame, low, high in inside if of_frame.any()]
+    return [
+        part(found, f"{low:g}–{high:g}" if high < np.inf else f"above {low:g}", of, shares=shares, bins=len(there))
+        for of, low, high in there
+    ]
+
+
+def by_class(found: Found, *, shares: bool) -> list[Part]:
+    """Describes pivotal tokens, reflective starts, operators and others, each against others of equal entropy."""
+    kinds = [(name, found.frame.kind_N == i) for i, name in enumerate(CLASSES)]
+    return [part(found, name, of, shares=shares, matched=True) for name, of in kinds if of.any()]
+
+
+def by_place(found: Found, *, shares: bool) -> list[Part]:
+    """Describes fifths of the traces."""
+    fifth = found.frame.table.decile_N // 2
+    return [part(found, name, fifth == i, shares=shares) for i, name in enumerate(_FIFTHS)]
+
+
+def by_verdict(found: Found) -> list[Part]:
+    """Describes the tokens of right and of wrong samples; the sum is an identity over both, so there are no shares."""
+    trace_N = found.frame.table.units.trace_N
+    right = np.array([trace.correct is True for trace in found.frame.traces])[trace_N]
+    wrong = np.array([trace.correct is False for trace in found.frame.traces])[trace_N]
+    return [part(found, name, of, shares=False) for name, of in (("right", right), ("wrong", wrong)) if of.any()]
+
+
+def tops(found: Found) -> list[Top]:
+    """Says what the tokens of most entropy decide, against others at the same places and at random."""
+    table, per_trace = found.frame.table, found.frame.per_trace_N
+    entropy, decile = table.units.value_N, table.decile_N
+    order = np.argsort(-entropy, kind="stable")
+    reached = np.cumsum(per_trace[order]) / per_trace.sum()
+    made = []
+    for share in TOPS:
+        top = np.zeros(entropy.size, dtype=np.bool_)
+        top[order[: int(np.searchsorted(reached, share)) + 1]] = True
+        at_place = np.bincount(decile, weights=per_trace * top, minlength=10)
+        rate = at_place / np.maximum(np.bincount(decile, weights=per_trace, minlength=10), 1e-300)
+        top_N, like_N = top[found.drawn.index].astype(np.float64), rate[decile[found.drawn.index]]
+        of_tokens = float(per_trace[top].sum() / per_trace.sum())
+        made.append(
+            Top(
+                of_tokens=of_tokens,
+                threshold=float(entropy[top].min()),
+                share=found.share(top_N),
+                matched=found.share(like_N),
+                minus_matched=found.share(top_N - like_N),
+                minus_random=found.share(top_N - of_tokens),
+            )
+        )
+    return made
+
+
+# ------------------------------------------------------------------------------------------------------------- states
+
+
+def rows(found: Found, continued: Sequence[Continued], run: str) -> list[StateRow]:
+    """Makes the row of each state."""
+    table, traces = found.frame.table, found.frame.traces
+    made = []
+    for n, (i, state) in enumerate(zip(found.drawn.index.tolist(), continued, strict=True)):
+        trace = traces[int(table.units.trace_N[i])]
+        value = worth = error = None
+        if None not in state.correct:
+            right_R = outcomes(state, by_answer=False)[:, 0]
+            worth_G, variance_G = advantages(state.branches, right_R)
+            worth, error = float(worth_G[0]), float(np.sqrt(max(variance_G[0], 0.0)))
+            value = float(state_value(state.branches, right_R[:, None]).value_C[0])
+        made.append(
+            StateRow(
+                run=run,
+                problem_id=trace.problem_id,
+                sample_id=trace.sample_id,
+                position=int(table.position_N[i]),
+                token=table.text_N[i],
+                kind=CLASSES[found.frame.kind_N[i]],
+                entropy=float(found.entropy_N[n]),
+                chance=float(found.drawn.chance[n]),
+                correct=trace.correct,
+                value=value,
+                decided=found.values[n].decided,
+                open=found.values[n].open,
+                p=_exceeding(found.null_ND[n], found.values[n].decided),
+                advantage=worth,
+                advantage_error=error,
+            )
+        )
+    return made
+
+
+def to_read(states: Sequence[StateRow], threshold: float, most: int) -> tuple[list[int], list[int], list[int]]:
+    """Picks states to read: forks, false forks, hidden forks, at most so many of each.
+
+    Extremes of many noisy numbers overstate: they are to be read, not counted.
+    """
+    index = range(len(states))
+    high = [i for i in index if states[i].entropy > threshold]
+    is_open = float(np.median([states[i].open for i in high])) if high else 0.0
+
+    def first(of: Sequence[int], key: Callable[[StateRow], float]) -> list[int]:
+        return sorted(of, key=lambda i: (key(states[i]), i))[:most]
+
+    return (
+        first([i for i in high if states[i].p <= 0.05], lambda s: -s.decided),
+        first([i for i in high if states[i].open >= max(is_open, 1e-9) and states[i].p > 0.5], lambda s: -s.entropy),
+        first([i for i in index if states[i].entropy <= threshold and states[i].p <= 0.05], lambda s: -s.decided),
+    )

@@ -1,0 +1,72 @@
+"""Which first tokens the continuations of a prefix get: the likeliest are forced, the others drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from forkwise.explore.contrast import FloatArray
+from forkwise.forks.estimators import Branches
+
+FEWEST = 8
+"""Continuations of a prefix: two after the token of the trace, two after the likeliest, four for the tail."""
+_NO_MASS = 1e-9  # of a tail that is rounding
+
+
+@dataclass(frozen=True)
+class FirstTokens:
+    """The first tokens of a prefix's continuations, forced ones first."""
+
+    tokens: list[int]
+    probabilities: list[float]
+    branches: Branches
+
+    @property
+    def rows(self) -> list[int]:
+        """The first token of each continuation."""
+        return [int(token) for token in np.repeat(self.tokens, self.branches.size_G)]
+
+
+def first_tokens(probs_V: FloatArray, token: int, continuations: int, rng: np.random.Generator) -> FirstTokens:
+    """Chooses the first tokens of `continuations` continuations.
+
+    Forced are the token that the trace has, and the likeliest tokens as far as each gets two continuations; of the mass
+    that is left, tokens are drawn independently, two continuations after each. The others go where they lower the
+    error of F most if no token decides anything: to weights in proportion to `(p (1 - p))^(2/3)`.
+
+    Args:
+        probs_V: with which the next token is drawn.
+        token: of the trace; forced even where it is unlikely.
+    """
+    if continuations < FEWEST:
+        raise ValueError(f"{continuations} continuations are fewer than {FEWEST}")
+    likeliest = np.argsort(-probs_V, kind="stable")[: continuations // 2]
+    forced = [int(a) for a in likeliest if a != token and probs_V[a] >= 0.5 / continuations][: continuations // 2 - 3]
+    forced = [token, *forced]
+    rest_V = probs_V.copy()
+    rest_V[forced] = 0.0
+    tail = float(rest_V.sum())
+    has_tail = tail > _NO_MASS
+    probs = [float(probs_V[a]) for a in forced]
+    share = [*probs, tail] if has_tail else [p / sum(probs) for p in probs]
+    size = [2] * len(forced) + [4] * has_tail
+    gain = np.array([(p * max(1 - p, 1e-12)) ** (2 / 3) for p in share])
+    while (left := continuations - sum(size)) > 0:
+        possible = [i for i in range(len(size)) if i < len(forced) or left >= 2]
+        best = max(possible, key=lambda i: gain[i] / size[i])
+        size[best] += 1 if best < len(forced) else 2
+    drawn = size.pop() // 2 if has_tail else 0
+    cdf = rest_V.cumsum()
+    picked = np.searchsorted(cdf, rng.random(drawn) * cdf[-1], side="right").clip(max=probs_V.size - 1)
+    tokens = [*forced, *(int(a) for a in picked)]
+    weight = np.array([*share[: len(forced)], *([tail / drawn] * drawn if drawn else [])])
+    return FirstTokens(
+        tokens=tokens,
+        probabilities=[float(probs_V[a]) for a in tokens],
+        branches=Branches(
+            weight / weight.sum(),
+            np.arange(len(tokens)) < len(forced),
+            np.array([*size, *[2] * drawn], dtype=np.int64),
+        ),
+    )

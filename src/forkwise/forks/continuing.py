@@ -1,0 +1,236 @@
+"""Continuations of states, drawn and verified, in a folder that survives being killed at any moment.
+
+A state's continuations are drawn side by side, and no others with them; their seeds depend on the run's seed, the
+state's sample and place, and their number. So nothing depends on which states are there already, or on how many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from forkwise.errors import InputError
+from forkwise.folders.results import read_result, write_result
+from forkwise.forks.branches import first_tokens
+from forkwise.forks.estimators import Branches
+from forkwise.progress import Meter
+from forkwise.sampling.decoding import Decoder
+from forkwise.sampling.engine import sample_seed
+from forkwise.sampling.generate import Vocabulary, end_tokens
+from forkwise.sampling.recipe import Sampling
+from forkwise.sampling.verify import Judge
+from forkwise.tasks import Problem, Verdict
+
+_SCHEMA = 1
+_CHUNK = 4
+"""States in a file, which is what a kill can lose."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A prefix that is continued.
+
+    Attributes:
+        index: of its token in the frame.
+        name: of its sample and place, for seeds and messages.
+        prompt, prefix: token ids of the prompt, and of the trace before the token.
+        token: id of the token that the trace has there.
+        problem: what continuations answer.
+    """
+
+    index: int
+    name: str
+    prompt: list[int]
+    prefix: list[int]
+    token: int
+    problem: Problem
+
+
+@dataclass(frozen=True)
+class Continued:
+    """The continuations of a state, in the order of their first tokens."""
+
+    state: int
+    """Index of the state's token in the frame."""
+    tokens: list[int]
+    """First tokens, the forced ones first, and of these that of the trace."""
+    texts: list[str]
+    """Of the first tokens."""
+    probabilities: list[float]
+    weights: list[float]
+    forced: int
+    """How many of the first tokens were forced."""
+    sizes: list[int]
+    """Continuations after each first token."""
+    continuations: list[str]
+    """Text from the first token on."""
+    answers: list[str | None]
+    correct: list[bool | None]
+    generated: int
+    """Tokens drawn in all, first tokens aside."""
+    cut: int
+    """Continuations that reached the limit of tokens."""
+
+    @property
+    def branches(self) -> Branches:
+        """The design that estimates need."""
+        forced_G = np.arange(len(self.tokens)) < self.forced
+        return Branches(np.array(self.weights), forced_G, np.array(self.sizes, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    states: list[Continued]
+    schema: int = field(default=_SCHEMA)
+
+
+class Continuer:
+    """A model that continues states, and the judge of what it writes.
+
+    Args:
+        model, tokenizer: as transformers loads them.
+        sampling: how the samples were drawn; `max_tokens` counts from the end of the prompt.
+        continuations: continuations of each state.
+        say: prints a line for the user.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        sampling: Sampling,
+        continuations: int,
+        seed: int,
+        judge: Judge,
+        say: Callable[[str], None],
+    ) -> None:
+        self._ends = end_tokens(model, tokenizer)
+        self._decoder = Decoder(model, self._ends, say)
+        self._decoder.probe(tokenizer)
+        self._vocabulary = Vocabulary(tokenizer, model)
+        self._sampling, self._number, self._seed, self._judge = sampling, continuations, seed, judge
+
+    def draw(self, state: State, progress: Callable[[int], None] = lambda tokens: None) -> Continued:
+        """Draws and verifies the continuations of a state.
+
+        Raises:
+            InputError: the model fails, the device has too little memory, or the verifier is random.
+        """
+        prompt = torch.tensor([state.prompt + state.prefix], device=self._decoder.model.device)
+        probs = self._decoder.next_token(prompt, self._sampling).cpu().numpy()
+        rng = np.random.default_rng(sample_seed(self._seed, f"{state.name}/first", 0))
+        first = first_tokens(probs, state.token, self._number, rng)
+        rows = first.rows
+        left = self._sampling.max_tokens - len(state.prefix) - 1
+        going = [r for r, token in enumerate(rows) if token not in self._ends and left > 0]
+        written = [[token] for token in rows]
+        stopped = [token in self._ends for token in rows]
+        if going:
+            for r, ids, stop in self._continued(prompt, state, rows, going, left, progress):
+                written[r] += ids
+                stopped[r] = stop
+        texts = [
+            self._vocabulary.decode((state.prefix + ids)[: -1 if stop else None], skip_special_tokens=True)
+            for ids, stop in zip(written, stopped, strict=True)
+        ]
+        verdicts = self._judge.verify(texts, [state.problem] * len(texts))
+        refuse_random(texts, verdicts, f"a continuation of {state.name}")
+        branches = first.branches
+        return Continued(
+            state=state.index,
+            tokens=first.tokens,
+            texts=[self._vocabulary.decode([token]) for token in first.tokens],
+            probabilities=first.probabilities,
+            weights=branches.weight_G.tolist(),
+            forced=int(branches.forced_G.sum()),
+            sizes=branches.size_G.tolist(),
+            continuations=[_storable(self._vocabulary.decode(ids, skip_special_tokens=True)) for ids in written],
+            answers=[None if v.answer is None else _storable(v.answer) for v in verdicts],
+            correct=[v.correct for v in verdicts],
+            generated=sum(len(ids) - 1 for ids in written),
+            cut=len(rows) - sum(stopped),
+        )
+
+    def _continued(
+        self,
+        prompt: torch.Tensor,
+        state: State,
+        rows: Sequence[int],
+        going: Sequence[int],
+        left: int,
+        progress: Callable[[int], None],
+    ) -> Iterator[tuple[int, list[int], bool]]:
+        seeds = [sample_seed(self._seed, state.name, r) for r in going]
+        sampling = replace(self._sampling, max_tokens=left)
+        try:
+            drawn = self._decoder.draw(prompt, seeds, sampling, progress, [rows[r] for r in going])
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"The device has too little memory for {len(going)} continuations side by side: use fewer "
+                "--continuations, in another --out."
+            ) from error
+        for i, (r, length, stop) in enumerate(zip(going, drawn.lengths.tolist(), drawn.stopped.tolist(), strict=True)):
+            yield r, drawn.ids[i, :length].tolist(), bool(stop)
+
+
+def refuse_random(texts: Sequence[str], verdicts: Sequence[Verdict], what: str) -> None:
+    """Refuses a verifier that judges the same text in two ways; unscored beside a verdict is no contradiction.
+
+    Args:
+        texts: of one problem.
+        what: names one of them.
+    """
+    seen: dict[str, bool] = {}
+    for text, verdict in zip(texts, verdicts, strict=True):
+        if verdict.correct is not None and seen.setdefault(text, verdict.correct) != verdict.correct:
+            raise InputError(
+                f"The verifier is random: the same text, {what}, was once right and once wrong. What a token decides "
+                "could not be told from what the verifier does: use one that decides by the text alone."
+            )
+
+
+def continue_states(
+    folder: Path, states: Sequence[State], continuer: Callable[[], Continuer], meter: Meter
+) -> list[Continued]:
+    """Continues the states that the folder lacks, and returns all, in their order.
+
+    Raises:
+        InputError: a damaged file, or the engine cannot go on. What was written stays, and the same call continues.
+    """
+    chunks = [states[i : i + _CHUNK] for i in range(0, len(states), _CHUNK)]
+    found: list[Continued] = []
+    ready: Continuer | None = None
+    for number, chunk in enumerate(chunks):
+        file = chunk_file(folder, number)
+        if not file.exists():
+            ready = ready or continuer()
+            drawn = []
+            for state in chunk:
+                drawn.append(ready.draw(state, lambda tokens: meter.add(tokens=tokens)))
+                meter.add(samples=1)
+            write_result(file, _Chunk(drawn))
+        stored = read_result(file, _Chunk, schema=_SCHEMA, command="forkwise forks").states
+        if [c.state for c in stored] != [state.index for state in chunk]:
+            raise InputError(f"'{file}' holds other states: delete it, and the same command draws its own again.")
+        found += stored
+    return found
+
+
+def chunk_file(folder: Path, number: int) -> Path:
+    """Names the file of the states `_CHUNK * number` and following."""
+    return folder / f"{number:05d}.json"
+
+
+def states_there(folder: Path, states: int) -> int:
+    """Counts the states, of so many, that the folder holds."""
+    starts = range(0, states, _CHUNK)
+    return sum(min(_CHUNK, states - i) for i in starts if chunk_file(folder, i // _CHUNK).exists())
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()  # a lone surrogate is no text

@@ -1,0 +1,37 @@
+"""What a user may choose about `forkwise forks`; each field is an option of the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from forkwise.forks.branches import FEWEST
+
+Outcome = Literal["correct", "answer"]
+
+
+@dataclass(frozen=True)
+class ForksOptions:
+    """The options of `forkwise forks`, which `forks.json` records; None takes what the table says."""
+
+    model: Annotated[str, "The model that drew the table: Hub id, folder or 'embedded'."]
+    out: Annotated[Path, "Folder for forks.json and the continuations; the same command continues in it."]
+    states: Annotated[int, "Tokens of the table to continue.", {"min": 1}] = 400
+    continuations: Annotated[int, "Continuations of each, at least 8.", {"min": FEWEST, "max": 100_000}] = 16
+    outcome: Annotated[Outcome, "What is decided: whether it is right, or which answer."] = "correct"
+    seed: Annotated[int, "Same seed, same states and continuations.", {"min": 0}] = 0
+    temperature: Annotated[float | None, "At which the table was drawn, if it does not say."] = None
+    top_p: Annotated[float | None, "Likewise."] = None
+    max_tokens: Annotated[int | None, "Likewise: the longest completion, which continuations have too."] = None
+    breaks: Annotated[str, "Words that begin a sentence, where there is no punctuation."] = ""
+    lexicon: Annotated[Path | None, "YAML of pivotal words (default: ours)."] = None
+    reflective: Annotated[Path | None, "YAML of reflective patterns (default: ours)."] = None
+    quantile: Annotated[float, "Tokens above it are high-entropy, over all of the table."] = 0.8
+    level: Annotated[float, "Coverage of the intervals."] = 0.95
+    permutations: Annotated[int, "Deals of outcomes to first tokens.", {"min": 100, "max": 1_000_000}] = 2000
+    server: Annotated[str | None, "Not yet: servers cannot be asked for forks."] = None
+    device: Annotated[str, "cpu, cuda, cuda:1, ..."] = "auto"
+    dtype: Annotated[str, "float32, bfloat16 or float16."] = "auto"
+    token_budget: Annotated[int, "Tokens of a batch that computes entropies."] = 16_384
+    trust_remote_code: Annotated[bool, "Run the checkpoint's code."] = False

@@ -1,0 +1,164 @@
+"""What tokens decide, in words: the cost before a run, its conclusion, tables and notes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from forkwise.explore.findings import Estimate
+from forkwise.forks.cost import Cost
+from forkwise.forks.results import Forks, Part, Seen
+from forkwise.progress import duration
+from forkwise.report.formats import count, estimate, number, p_value, percent, quantile, share
+from forkwise.report.importing import imported_note
+from forkwise.report.table import Block, filled
+from forkwise.terminal import counted, one_line
+
+_FEW = 10  # problems, below which intervals over problems fall short of their level
+_UNSCORED = 0.01  # share of continuations without a verdict, above which it is said
+_SHOWN_WAYS, _SHOWN_TEXT = 4, 60
+
+
+def cost_line(cost: Cost) -> str:
+    """Says what the continuations cost and what they can find, before they start."""
+    left = cost.states - cost.there
+    said = [f"{counted(cost.states, 'state')} with {cost.continuations} continuations each"]
+    if cost.there:
+        said.append(f"{count(cost.there)} of them there already")
+    if left:
+        time = "" if cost.seconds is None else f", about {duration(cost.seconds)} at the speed of the first"
+        said.append(f"about {count(cost.tokens)} tokens to draw{time}")
+    return (
+        f"{'; '.join(said)}. What tokens decide will be known to about ±{cost.half_width:.3f}, and there is "
+        f"{cost.available:.3f} to decide."
+    )
+
+
+def conclusion(forks: Forks) -> str:
+    """Says whether high-entropy tokens are where the outcome is decided."""
+    if not forks.budget.agrees:
+        return (
+            f"The budget does not add up, so no shares are given: tokens decide {estimate(forks.budget.decided)} in "
+            f"the sum over a sample, and there is {estimate(forks.budget.available)} to decide (difference "
+            f"{estimate(forks.budget.difference, sign='+')})."
+        )
+    top = min(forks.tops, key=lambda t: abs(t.of_tokens - 0.2))
+    what = "whether the answer is right" if forks.outcome == "correct" else "which answer it is"
+    return (
+        f"The {share(top.of_tokens, 0)} % of tokens with the most entropy (above {number(top.threshold, 2)} nats) "
+        f"decide {percent(top.share)} % of {what}; as many tokens at the same places decide {percent(top.matched)} %, "
+        f"difference {percent_difference(top.minus_matched)}."
+    )
+
+
+def percent_difference(value: Estimate) -> str:
+    """Writes a difference of shares in per cent, with its interval."""
+    return estimate(per_cent(value), 1, "+")
+
+
+def per_cent(value: Estimate) -> Estimate:
+    """Turns a share into per cent, with its interval."""
+    return Estimate(*(None if x is None else 100 * x for x in (value.value, value.low, value.high)))
+
+
+def tables(forks: Forks) -> list[Block]:
+    """Makes every table of what tokens decide."""
+    b = forks.budget
+    rows = [
+        [
+            share(t.of_tokens, 0),
+            number(t.threshold),
+            percent(t.share),
+            percent(t.matched),
+            percent_difference(t.minus_matched),
+            percent_difference(t.minus_random),
+        ]
+        for t in forks.tops
+    ]
+    header = ["% of tokens, highest entropy", "above (nats)", "% of what is decided", "others at these places"]
+    return [
+        f"Budget: tokens of a sample decide {estimate(b.decided)} in their sum, and there is {estimate(b.available)} "
+        f"to decide, V0 (1 - V0): difference {estimate(b.difference, sign='+')}, p {p_value(b.p)}.",
+        *filled("Where the outcome is decided", [*header, "minus these", "minus random tokens"], rows),
+        *_parts("By entropy, nats; intervals of 'decided' hold for all rows at once (a band)", forks.by_entropy),
+        *_parts("By kind of token, and against others of equal entropy", forks.by_class),
+        *_parts("By place in the sample", forks.by_place),
+        *_parts("By verdict of the sample", forks.by_verdict),
+        *_seen("Forks: high entropy, and the chance of the outcome depends on the token", forks.forks),
+        *_seen("False forks: high entropy, and the outcome is open, but no token matters", forks.false_forks),
+        *_seen("Hidden forks: not of high entropy, but the outcome depends on the token", forks.hidden_forks),
+    ]
+
+
+def _parts(caption: str, parts: Sequence[Part]) -> list[Block]:
+    rows = [
+        [
+            p.name,
+            count(p.states),
+            share(p.of_tokens),
+            number(p.mean_entropy, 2),
+            "too few" if p.decided.value is None else estimate(p.decided, 4),
+            p_value(p.p),
+            estimate(p.open),
+            percent(p.share),
+            estimate(p.difference, 4, "+"),
+            p_value(p.difference_p),
+            "" if p.supported is None else share(p.supported, 0),
+        ]
+        for p in parts
+    ]
+    header = ["", "states", "% of tokens", "nats", "decided by a token, F", "p (F = 0)", "open before it"]
+    header += ["% of what is decided", "minus others of equal entropy", "p", "% with others"]
+    return [*filled(caption, header, rows)]
+
+
+def _seen(caption: str, seen: Sequence[Seen]) -> list[Block]:
+    rows = []
+    for s in seen:
+        ways = "; ".join(
+            f"{one_line(w.token, 12)} {w.probability:.2f}: {number(w.right, 2)} of {w.continuations}"
+            for w in s.ways[:_SHOWN_WAYS]
+        )
+        before = one_line(s.before, 1000)[-_SHOWN_TEXT:]
+        rows.append(
+            [
+                f"…{before} [{one_line(s.state.token, 12)}]",
+                number(s.state.entropy, 2),
+                number(s.state.value, 2),
+                number(s.state.decided),
+                p_value(s.state.p),
+                ways,
+            ]
+        )
+    header = ["before, and the token", "nats", "V", "F", "p", "token, its chance: right, of continuations"]
+    return [*filled(caption, header, rows, folded=True)]
+
+
+def notes(forks: Forks) -> Iterator[str]:
+    """Says what a reader must know of the numbers: what is left out, and what they cannot show."""
+    if forks.imported is not None:
+        yield imported_note(forks.imported)
+    yield (
+        f"{count(forks.problems)} of {count(forks.of_problems)} problems have more than one outcome in the half of "
+        f"their samples that chooses them; states and V0 are from the other half ({counted(forks.traces, 'sample')}, "
+        f"{counted(forks.tokens, 'token')}). The numbers are about such problems."
+    )
+    yield (
+        f"High entropy: above {number(forks.threshold)} nats, the {quantile(forks.settings['quantile'])} % quantile of "
+        "these tokens."
+    )
+    if forks.problems < _FEW:
+        yield f"With {forks.problems} problems the intervals may be too narrow; ask for {_FEW} or more."
+    if forks.log_prob_difference is None:
+        yield "The samples have no log-probs, so that nobody can tell whether this model drew them."
+    if forks.cut:
+        continuations = forks.cost.states * forks.cost.continuations
+        yield f"{count(forks.cut)} of {count(continuations)} continuations reached the limit of tokens, as samples do."
+    if forks.unscored > _UNSCORED * forks.cost.states * forks.cost.continuations:
+        yield f"{counted(forks.unscored, 'continuation')} got no verdict, and count as not right."
+    if forks.unscored_samples:
+        yield f"Left out: {counted(forks.unscored_samples, 'sample')} without a verdict."
+    if forks.empty:
+        yield f"{counted(forks.empty, 'sample')} without text decide nothing here."
+    if float(forks.settings.get("top_p") or 1) < 1:
+        yield "Entropies are of the whole distribution, and tokens were drawn from its nucleus."
+    yield "Forks, false and hidden forks are extremes of many noisy numbers: they are to be read, not counted."

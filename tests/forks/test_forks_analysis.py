@@ -1,0 +1,142 @@
+"""Shares, matched differences and bands where what every token decides is known."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from forkwise.forks import analysis
+from forkwise.forks.continuing import Continued
+from forkwise.forks.estimators import Branches, StateValue
+from forkwise.forks.states import Drawn, draw, strata
+
+PROBLEMS, TRACES, TOKENS = 20, 4, 30
+
+
+def planted(seed: int, states: int | None = None, noise: float = 0.0) -> tuple[Any, np.ndarray]:
+    """A frame whose tokens decide H^2 / 100, operators twice that; all tokens, or states that were drawn with noise."""
+    rng = np.random.default_rng(seed)
+    n = PROBLEMS * TRACES * TOKENS
+    entropy = rng.exponential(0.5, n) * (rng.random(n) < 0.5)
+    trace = np.repeat(np.arange(PROBLEMS * TRACES), TOKENS)
+    place = np.tile(np.arange(TOKENS), PROBLEMS * TRACES)
+    kind = np.where(rng.random(n) < 0.2, 2, 3)
+    decided = entropy**2 / 100 * np.where(kind == 2, 2, 1)
+    units = SimpleNamespace(value_N=entropy, problem_N=trace // TRACES, trace_N=trace)
+    frame = SimpleNamespace(
+        table=SimpleNamespace(units=units, decile_N=place * 10 // TOKENS, position_N=place),
+        per_trace_N=np.full(n, 1 / TRACES),
+        kind_N=kind,
+        traces=[SimpleNamespace(correct=bool(t % 2)) for t in range(PROBLEMS * TRACES)],
+    )
+    drawn = Drawn(np.arange(n), np.ones(n))
+    if states is not None:
+        stratum, _ = strata(entropy, np.zeros(n, dtype=np.int64))
+        drawn = draw(stratum, entropy, units.problem_N, states, seed)
+    seen = decided[drawn.index] + noise * rng.standard_normal(drawn.index.size) * (entropy[drawn.index] > 0)
+    found = analysis.Found(
+        frame=frame,  # type: ignore[arg-type]
+        pool=SimpleNamespace(problems=list(range(PROBLEMS)), available_Q=np.full(PROBLEMS, 0.2)),  # type: ignore[arg-type]
+        drawn=drawn,
+        values=[StateValue(np.array([0.5]), d, 0.25) for d in seen],
+        decided_N=seen,
+        open_N=np.full(seen.size, 0.25),
+        weight_N=frame.per_trace_N[drawn.index] / drawn.chance,
+        problem_N=units.problem_N[drawn.index],
+        entropy_N=entropy[drawn.index],
+        null_ND=noise * rng.standard_normal((seen.size, 200)),
+        level=0.95,
+    )
+    return found, decided
+
+
+def test_shares_of_all_tokens_are_those_that_one_counts() -> None:
+    found, decided = planted(0)
+    entropy, decile = found.frame.table.units.value_N, found.frame.table.decile_N
+    top = analysis.tops(found)[2]
+    highest = np.argsort(-entropy)[: int(top.of_tokens * entropy.size + 0.5)]
+    assert top.of_tokens == pytest.approx(0.2, abs=0.001)
+    assert top.share.value == pytest.approx(decided[highest].sum() / decided.sum())
+    # As many tokens of each tenth, drawn at random there, decide the tenth's mean.
+    matched = sum((decile[highest] == d).sum() * decided[decile == d].mean() for d in range(10))
+    assert top.matched.value == pytest.approx(matched / decided.sum())
+    assert top.minus_matched.value == pytest.approx(top.share.value - top.matched.value)
+    assert top.minus_random.value == pytest.approx(top.share.value - top.of_tokens)
+    budget = analysis.check_budget(found)
+    assert budget.decided.value == pytest.approx(decided.sum() / (PROBLEMS * TRACES))
+    assert budget.available.value == pytest.approx(0.2)
+    assert not budget.agrees
+    by_entropy = analysis.by_entropy(found, shares=True)
+    assert sum(p.of_tokens for p in by_entropy) == pytest.approx(1)
+    assert sum(p.share.value for p in by_entropy if p.share.value is not None) == pytest.approx(1, abs=0.02)
+    assert analysis.by_entropy(found, shares=False)[1].share.value is None
+
+
+def test_intervals_of_drawn_states_cover_what_all_tokens_decide() -> None:
+    share, difference, band = [], [], []
+    for seed in range(60):
+        found, decided = planted(seed, states=300, noise=0.003)
+        entropy, kind = found.frame.table.units.value_N, found.frame.kind_N
+        top = analysis.tops(found)[2]
+        true = decided[entropy >= top.threshold].sum() / decided.sum()
+        share.append(top.share.low <= true <= top.share.high)
+        operators = next(p for p in analysis.by_class(found, shares=True) if p.name == "operator")
+        at = np.searchsorted(analysis.EDGES, entropy, side="right")
+        apart = (
+            sum(
+                decided[(at == b) & (kind == 2)].sum()
+                - (kind[at == b] == 2).sum() * decided[(at == b) & (kind != 2)].mean()
+                for b in np.unique(at)
+            )
+            / (kind == 2).sum()
+        )
+        difference.append(operators.difference.low <= apart <= operators.difference.high)
+        parts = [p for p in analysis.by_entropy(found, shares=True) if p.decided.low is not None]
+        means = {
+            f"{low:g}–{high:g}": decided[(entropy >= low) & (entropy < high)].mean()
+            for low, high in zip(analysis.EDGES, analysis.EDGES[1:], strict=False)
+            if ((entropy >= low) & (entropy < high)).any()
+        }
+        # But for the lowest bin: most of its tokens have no entropy and decide nothing, so that few states with some
+        # are drawn, and an interval from these is [0, 0].
+        band.append(all(p.decided.low <= means[p.name] <= p.decided.high for p in parts[1:] if p.name in means))
+    # 57 of 60 expected; fewer than 52 in one of 100 such tests.
+    assert sum(share) >= 52
+    assert sum(difference) >= 52
+    assert sum(band) >= 52
+
+
+def test_nothing_is_said_of_few_states_and_the_null_is_that_of_the_part() -> None:
+    found, _ = planted(0, states=300, noise=0.003)
+    everything = np.ones(found.frame.kind_N.size, dtype=bool)
+    nothing = np.zeros_like(everything)
+    nothing[found.drawn.index[:4]] = True
+    assert analysis.part(found, "few", nothing, shares=True).decided.value is None
+    assert analysis.part(found, "all", everything, shares=True).p == pytest.approx(1 / 201)
+
+
+def test_outcomes_are_verdicts_or_answers() -> None:
+    state = Continued(
+        state=0,
+        tokens=[1, 2],
+        texts=["a", "b"],
+        probabilities=[0.5, 0.5],
+        weights=[0.5, 0.5],
+        forced=2,
+        sizes=[2, 3],
+        continuations=[""] * 5,
+        answers=["1/2", "3", None, "0.5", None],
+        correct=[True, False, None, True, False],
+        generated=5,
+        cut=0,
+    )
+    assert analysis.outcomes(state, by_answer=False)[:, 0].tolist() == [1, 0, 0, 1, 0]
+    by_answer = analysis.outcomes(state, by_answer=True)
+    assert by_answer.shape == (5, 3)
+    assert by_answer.sum(axis=1).tolist() == [1] * 5
+    assert by_answer[0].tolist() == by_answer[3].tolist()
+    assert by_answer[2].tolist() == by_answer[4].tolist()
+    assert isinstance(state.branches, Branches)

@@ -1,0 +1,228 @@
+"""`forkwise forks` from the command line, on the embedded model: its results, that a kill costs nothing, bad input."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from tiny_decoders import save_decoder
+from typer.testing import CliRunner
+
+from forkwise.cli import app
+from forkwise.errors import InputError
+from forkwise.forks import command, results
+from forkwise.forks.command import run_forks
+from forkwise.forks.options import ForksOptions
+from forkwise.samples import read_samples, write_shard
+from forkwise.sampling.options import JudgeOptions
+from forkwise.sampling.verify import Judge
+from forkwise.tasks import Problem, Verdict
+from forkwise.tasks.countdown import Countdown
+
+SIZE = {"states": 36, "continuations": 8, "level": 0.3, "permutations": 100}
+"""So few states can show something only at such a level."""
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("forks") / "base"
+    given = ["--model", "embedded", "--task", "countdown:3", "--problems", "12", "--n", "8", "--max-tokens", "64"]
+    done = CliRunner().invoke(app, ["sample", *given, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def forks(table: Path, out: Path, announce: Callable[[Any], None] = lambda cost: None, **more: Any) -> results.Forks:
+    options = ForksOptions(**{"model": "embedded", "out": out, "breaks": "wait,hmm,instead,so,check", **SIZE, **more})
+    return run_forks(table, options, JudgeOptions(), announce)
+
+
+def changed(table: Path, out: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
+    """A copy of the table with every row changed, and its `sampling.json`."""
+    write_shard(out, "a", [change(row) for row in read_samples(table).to_pylist()])
+    (out / "sampling.json").write_bytes((table / "sampling.json").read_bytes())
+    return out
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(table: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    out, announced = tmp_path_factory.mktemp("forks") / "out", []
+    forks(table, out, announced.append)
+    return out, announced
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_killed_and_resumed_equals_undisturbed(table: Path, undisturbed: tuple[Path, list[Any]]) -> None:
+    whole, out = undisturbed[0], undisturbed[0].with_name("killed")
+    child = os.fork()
+    if child == 0:
+        forks(table, out)
+        os._exit(0)
+    while len(list((out / "continuations").glob("0*.json"))) < 3:
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert not (out / "forks.json").exists()
+    announced: list[Any] = []
+    forks(table, out, announced.append)
+    assert announced[0].there >= 12
+    assert announced[0].tokens < undisturbed[1][0].tokens
+    left, right = files(whole), files(out)
+    assert {n: b for n, b in left.items() if n != "forks.json"} == {n: b for n, b in right.items() if n != "forks.json"}
+    a, b = results.read(whole), results.read(out)
+    assert a.states == b.states
+    assert (a.budget, a.by_class) == (b.budget, b.by_class)
+    with pytest.raises(InputError, match="seed = 0, not 1"):
+        forks(table, out, seed=1)
+
+
+def test_what_is_written_is_what_can_be_counted(table: Path, undisturbed: tuple[Path, list[Any]]) -> None:
+    found = results.read(undisturbed[0])
+    rows = {(r["problem_id"], r["sample_id"]): r for r in read_samples(table).to_pylist()}
+    assert len(found.states) == SIZE["states"]
+    for state in found.states:
+        row = rows[state.problem_id, state.sample_id]
+        assert state.token == row["tokens"][state.position].strip()
+        assert state.entropy == pytest.approx(row["entropies"][state.position], abs=1e-4)
+        assert state.correct == row["correct"]
+        assert -0.5 <= state.decided <= 1
+        if state.entropy < 1e-4:
+            assert abs(state.decided) < 1e-3
+    # Every second sample of a problem chooses it, the others are used.
+    by_problem: dict[str, list[bool]] = {}
+    for row in sorted(rows.values(), key=lambda r: (r["problem_id"], r["sample_id"])):
+        by_problem.setdefault(row["problem_id"], []).append(row["correct"])
+    mixed = [p for p, right in by_problem.items() if len(set(right[::2])) == 2]
+    assert (found.problems, found.of_problems) == (len(mixed), 12)
+    assert {s.problem_id for s in found.states} <= set(mixed)
+    assert all(s.sample_id % 2 for s in found.states)
+    v0 = [np.mean(by_problem[p][1::2]) * (1 - np.mean(by_problem[p][1::2])) * 4 / 3 for p in mixed]
+    assert found.budget.available.value == pytest.approx(np.mean(v0))
+    assert found.log_prob_difference is not None
+    assert found.log_prob_difference < 1e-4
+    assert found.inputs[0].sha256
+    assert sum(1 / s.chance for s in found.states) == pytest.approx(found.tokens)
+
+
+def test_the_command_says_cost_conclusion_and_tables(table: Path, undisturbed: tuple[Path, list[Any]]) -> None:
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in SIZE.items()]
+    more = ["--model=embedded", f"--out={undisturbed[0]}", "--breaks=wait,hmm,instead,so,check"]
+    figure = undisturbed[0].parent / "f.svg"
+    done = CliRunner().invoke(app, ["forks", str(table), *given, *more, f"--figure={figure}"])
+    assert done.exit_code == 0, done.output
+    assert "36 states with 8 continuations each; 36 of them there already." in done.output
+    assert "Budget: tokens of a sample decide" in done.output
+    assert "By kind of token" in done.output
+    assert figure.read_text().startswith("<?xml")
+    brief = CliRunner().invoke(app, ["forks", str(table), *given, *more, "--brief"])
+    assert "By kind of token" not in brief.output
+
+
+def test_by_the_answer_all_shares_of_answers_count(table: Path, tmp_path: Path) -> None:
+    found = forks(table, tmp_path / "out", outcome="answer", states=10, level=0.1)
+    rows = sorted(read_samples(table).to_pylist(), key=lambda r: (r["problem_id"], r["sample_id"]))
+    answers: dict[str, list[str]] = {}
+    for row in rows:
+        answers.setdefault(row["problem_id"], []).append("".join((row["answer"] or "").split()))
+    mixed = [a for a in answers.values() if len(set(a[::2])) > 1]
+    gini = [
+        1 - sum(u.count(x) * (u.count(x) - 1) for x in set(u)) / (len(u) * (len(u) - 1))
+        for u in (a[1::2] for a in mixed)
+    ]
+    assert found.problems == len(mixed)
+    assert found.budget.available.value == pytest.approx(np.mean(gini), abs=0.02)
+
+
+def judged(verify: Callable[[Sequence[str], Sequence[Problem]], list[Verdict]]) -> Callable[..., Judge]:
+    problems = {p.id: p for p in Countdown((3,)).problems("test", 12)}
+    return lambda path, options: Judge(verify, problems)
+
+
+def test_a_random_verifier_is_found(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(0)
+    throws = judged(lambda texts, problems: [Verdict(rng.random() < 0.5, None, "coin") for _ in texts])
+    monkeypatch.setattr(command, "find_judge", throws)
+    with pytest.raises(InputError, match="verifier is random: the same text"):
+        forks(table, tmp_path / "out")
+    # Once it has judged the samples, it begins to throw coins: equal continuations of a state tell it.
+    known = {r["completion"]: r["correct"] for r in read_samples(table).to_pylist()}
+    later = judged(lambda texts, ps: [Verdict(known.get(t, rng.random() < 0.5), None, "coin") for t in texts])
+    monkeypatch.setattr(command, "find_judge", later)
+    with pytest.raises(InputError, match="a continuation of countdown"):
+        forks(table, tmp_path / "out")
+
+
+def test_verdicts_of_another_verifier_are_refused(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "find_judge", judged(lambda texts, ps: [Verdict(True, None, "yes") for _ in texts]))
+    with pytest.raises(InputError, match="not those of the verifier"):
+        forks(table, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"states": 6, "level": 0.95}, "cannot show anything: .* give about --states"),
+        ({"server": "http://x"}, "not measured through servers yet"),
+        ({"quantile": 1.5}, "--quantile is 1.5"),
+        ({"max_tokens": 20}, "and the limit is 20"),
+        ({"temperature": 0.0}, "greedily"),
+    ],
+)
+def test_what_cannot_be_done_is_said(table: Path, tmp_path: Path, more: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        forks(table, tmp_path / "out", **more)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda r: {**r, "correct": True},
+            "Only 0 problems of 12 have both right and wrong .*12 always right, 0 never",
+        ),
+        (lambda r: {**r, "correct": None}, "has no verdicts: run forkwise verify"),
+        (lambda r: {**r, "run": f"r{r['sample_id'] % 2}"}, "holds 2 runs"),
+        (lambda r: {**r, "sampling": None}, "do not say temperature, .*give --temperature"),
+        (lambda r: {**r, "finish_reason": "length"}, "was cut off there"),
+        (lambda r: {**r, "logprobs": [x - 0.3 for x in r["logprobs"]]}, "did not draw these samples"),
+        (lambda r: {**r, "problem_id": f"other {r['problem_id']}"}, "not among those with gold answers"),
+    ],
+)
+def test_tables_that_cannot_be_used_are_refused(
+    table: Path, tmp_path: Path, change: Callable[[dict[str, Any]], dict[str, Any]], sentence: str
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        forks(changed(table, tmp_path / "t", change), tmp_path / "out")
+
+
+def test_another_tokenizer_is_refused(table: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="tokenizer is not the one of the samples"):
+        forks(table, tmp_path / "out", model=str(save_decoder(tmp_path / "model")))
+
+
+def test_a_damaged_file_is_named(table: Path, undisturbed: tuple[Path, list[Any]]) -> None:
+    file = undisturbed[0] / "continuations" / "00001.json"
+    before = file.read_bytes()
+    try:
+        file.write_bytes(before[: len(before) // 2])
+        with pytest.raises(InputError, match="00001.json"):
+            forks(table, undisturbed[0])
+    finally:
+        file.write_bytes(before)
+    assert pq.read_metadata(next((undisturbed[0] / "tokens").glob("*.parquet"))).num_rows > 0
