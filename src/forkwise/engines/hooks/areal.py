@@ -1,7 +1,6 @@
 """AReaL 1.0: the entropy-shaped advantage in its loss contract, `loss_fn(logprobs, entropy, input_data, **kwargs)`.
 
-    from forkwise.constants import KAPPA
-from forkwise.engines.hooks.areal import shaped
+    from forkwise.engines.hooks.areal import shaped
     engine.train_batch(mb, loss_fn=shaped(loss_fn, alpha=0.4, kappa=2.0), loss_weight_fn=...)
 
 AReaL computes entropies in any case, at the sampling temperature and with gradient, and packs responses behind one
@@ -16,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from forkwise.constants import check_alpha, check_kappa
+from forkwise.constants import KAPPA, check_alpha, check_kappa
 from forkwise.core import shape_and_measure
 from forkwise.engines.hooks.constants import log
 
