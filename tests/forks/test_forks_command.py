@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from forkwise.cli import app
 from forkwise.errors import InputError
-from forkwise.forks import command, results
+from forkwise.forks import prepare, results
 from forkwise.forks.command import run_forks
 from forkwise.forks.options import ForksOptions
 from forkwise.samples import read_samples, write_shard
@@ -127,7 +127,7 @@ def test_the_command_says_cost_conclusion_and_tables(table: Path, undisturbed: t
     done = CliRunner().invoke(app, ["forks", str(table), *given, *more, f"--figure={figure}"])
     assert done.exit_code == 0, done.output
     assert "36 states with 8 continuations each; 36 of them there already." in done.output
-    assert "Budget: tokens of a sample decide" in done.output
+    assert "Budget: the tokens of a sample decide" in done.output
     assert "By kind of token" in done.output
     assert figure.read_text().startswith("<?xml")
     brief = CliRunner().invoke(app, ["forks", str(table), *given, *more, "--brief"])
@@ -157,19 +157,19 @@ def judged(verify: Callable[[Sequence[str], Sequence[Problem]], list[Verdict]]) 
 def test_a_random_verifier_is_found(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(0)
     throws = judged(lambda texts, problems: [Verdict(rng.random() < 0.5, None, "coin") for _ in texts])
-    monkeypatch.setattr(command, "find_judge", throws)
+    monkeypatch.setattr(prepare, "find_judge", throws)
     with pytest.raises(InputError, match="verifier is random: the same text"):
         forks(table, tmp_path / "out")
     # Once it has judged the samples, it begins to throw coins: equal continuations of a state tell it.
     known = {r["completion"]: r["correct"] for r in read_samples(table).to_pylist()}
     later = judged(lambda texts, ps: [Verdict(known.get(t, rng.random() < 0.5), None, "coin") for t in texts])
-    monkeypatch.setattr(command, "find_judge", later)
+    monkeypatch.setattr(prepare, "find_judge", later)
     with pytest.raises(InputError, match="a continuation of countdown"):
         forks(table, tmp_path / "out")
 
 
 def test_verdicts_of_another_verifier_are_refused(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "find_judge", judged(lambda texts, ps: [Verdict(True, None, "yes") for _ in texts]))
+    monkeypatch.setattr(prepare, "find_judge", judged(lambda texts, ps: [Verdict(True, None, "yes") for _ in texts]))
     with pytest.raises(InputError, match="not those of the verifier"):
         forks(table, tmp_path / "out")
 
