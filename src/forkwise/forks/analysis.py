@@ -297,17 +297,22 @@ def rows(found: Found, continued: Sequence[Continued], run: str) -> list[StateRo
 def to_read(states: Sequence[StateRow], threshold: float, most: int) -> tuple[list[int], list[int], list[int]]:
     """Picks states to read: forks, false forks, hidden forks, at most so many of each.
 
+    Forks and hidden forks decide more than tokens of high entropy do in the mean, with a p of at most .05.
     Extremes of many noisy numbers overstate: they are to be read, not counted.
     """
     index = range(len(states))
     high = [i for i in index if states[i].entropy > threshold]
     is_open = float(np.median([states[i].open for i in high])) if high else 0.0
+    usual = max(float(np.mean([states[i].decided for i in high])) if high else 0.0, 0.0)
+
+    def decides(state: StateRow) -> bool:
+        return state.p <= 0.05 and state.decided > usual
 
     def first(of: Sequence[int], key: Callable[[StateRow], float]) -> list[int]:
         return sorted(of, key=lambda i: (key(states[i]), i))[:most]
 
     return (
-        first([i for i in high if states[i].p <= 0.05], lambda s: -s.decided),
+        first([i for i in high if decides(states[i])], lambda s: -s.decided),
         first([i for i in high if states[i].open >= max(is_open, 1e-9) and states[i].p > 0.5], lambda s: -s.entropy),
-        first([i for i in index if states[i].entropy <= threshold and states[i].p <= 0.05], lambda s: -s.decided),
+        first([i for i in index if i not in high and decides(states[i])], lambda s: -s.decided),
     )

@@ -108,19 +108,25 @@ def _seen(n: int, rows: Sequence[StateRow], continued: Sequence[Continued], fram
     trace = frame.traces[int(frame.table.units.trace_N[i])]
     assert trace.tokens is not None
     state, at = continued[n], trace.tokens.spans[int(frame.table.position_N[i])].start
-    first, start, ways = state.first, 0, []
+    first, start = state.first, 0
+    ends: dict[tuple[int, bool], list[int]] = {}  # a drawn token may be drawn again
     for g, size in enumerate(first.sizes):
-        correct = state.correct[start : start + size]
+        ends.setdefault((first.tokens[g], g < first.forced), []).extend(range(start, start + size))
+        start += size
+    text = dict(zip(first.tokens, state.texts, strict=True))
+    probability = dict(zip(first.tokens, first.probabilities, strict=True))
+    ways = []
+    for (token, forced), rows_of in ends.items():
+        correct = [state.correct[r] for r in rows_of]
         ways.append(
             Way(
-                token=state.texts[g],
-                probability=first.probabilities[g],
-                forced=g < first.forced,
-                continuations=size,
-                right=None if None in correct else float(np.mean([c is True for c in correct])),
-                text=one_line(state.continuations[start], 2 * _BEFORE),
+                token=text[token],
+                probability=probability[token],
+                forced=forced,
+                continuations=len(rows_of),
+                right=None if None in correct else correct.count(True) / len(correct),
+                text=one_line(state.continuations[rows_of[0]], 2 * _BEFORE),
             )
         )
-        start += size
     ways.sort(key=lambda way: -way.probability)
     return Seen(rows[n], trace.text[max(0, at - _BEFORE) : at], ways)

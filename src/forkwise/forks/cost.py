@@ -82,6 +82,7 @@ def refuse_too_small(cost: Cost, most: int) -> None:
         else "draw more samples of more problems, and give more --states"
     )
     raise InputError(
-        f"{cost.states} states with {cost.continuations} continuations each cannot show anything: what tokens decide "
-        f"would be known to about ±{cost.half_width:.2f}, and there is {cost.available:.2f} to decide; {remedy}."
+        f"{cost.states} states with {cost.continuations} continuations each cannot show anything: the sum of what is "
+        f"decided would be known to about ±{cost.half_width:.2f}, of the {cost.available:.2f} that there is to decide; "
+        f"{remedy}."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -133,7 +134,7 @@ def continue_all(
     options = ready.options
     recorded = {
         **{name: value for name, value in ready.settings.items() if name not in _OF_ANALYSIS},
-        "inputs": [file.sha256 for file in ready.inputs],
+        "table": hashlib.sha256("".join(file.sha256 for file in ready.inputs).encode()).hexdigest()[:16],
         "lexicon": ready.lexicon.name,
         "reflective": ready.reflective.name,
     }

@@ -28,7 +28,7 @@ def cost_line(cost: Cost) -> str:
         time = "" if cost.seconds is None else f", about {duration(cost.seconds)} at the speed of the first"
         said.append(f"about {count(cost.tokens)} tokens to draw{time}")
     return (
-        f"{'; '.join(said)}. What tokens decide will be known to about ±{cost.half_width:.3f}, and there is "
+        f"{'; '.join(said)}. The sum of what is decided will be known to about ±{cost.half_width:.3f}, and there is "
         f"{cost.available:.3f} to decide."
     )
 
