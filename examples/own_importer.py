@@ -57,7 +57,8 @@ def main() -> None:
         file, samples = Path(folder) / "attempts.jsonl", Path(folder) / "samples"
         file.write_text("".join(json.dumps(attempt) + "\n" for attempt in attempts))
         for report in import_files([file], samples):
-            print(f"{report.format}: {report.runs['attempts']}")
+            found = report.runs["attempts"]
+            print(f"{report.format}: {found.correct} of {found.samples} samples correct")
         curves_SQK = load_arm(samples).curves([1, 2, 4])  # runs, problems, values of K
         print("Pass@1, 2, 4:", ", ".join(f"{value:.2f}" for value in curves_SQK.mean((0, 1))))
 

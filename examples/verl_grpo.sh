@@ -38,7 +38,7 @@ if [ -n "${METHOD:-}" ]; then
     : "${NAME:?names the run; with METHOD, give it yourself}"
     shaping=(+algorithm.forkwise.method="$METHOD" +algorithm.forkwise.policy="$ENTROPY")
 else
-    NAME=${NAME:-grpo-alpha$ALPHA-$ENTROPY-$(basename "$MODEL")-seed$SEED}
+    NAME=${NAME:-${ALGORITHM:-grpo}-alpha$ALPHA-$ENTROPY-$(basename "$MODEL")-seed$SEED}
     shaping=(
         +algorithm.entropy_shaping.alpha="$ALPHA"
         +algorithm.entropy_shaping.kappa=2.0

@@ -21,11 +21,15 @@ _HOME = {
     "EntropyShapingMixin": "forkwise.engines.trl",
     "EntropyShapedGRPOConfig": "forkwise.engines.trl",
     "EntropyShapedGRPOTrainer": "forkwise.engines.trl",
+    "EntropyShapedAsyncGRPOConfig": "forkwise.engines.trl.async_grpo",
+    "EntropyShapedAsyncGRPOTrainer": "forkwise.engines.trl.async_grpo",
     "EntropyShapedPPOConfig": "forkwise.training.ppo",
     "EntropyShapedPPOTrainer": "forkwise.training.ppo",
     "pass_at_k": "forkwise.passk",
 }
 __all__ = [
+    "EntropyShapedAsyncGRPOConfig",
+    "EntropyShapedAsyncGRPOTrainer",
     "EntropyShapedGRPOConfig",
     "EntropyShapedGRPOTrainer",
     "EntropyShapedPPOConfig",
@@ -53,6 +57,7 @@ if TYPE_CHECKING:
         token_entropy,
     )
     from forkwise.engines.trl import EntropyShapedGRPOConfig, EntropyShapedGRPOTrainer, EntropyShapingMixin
+    from forkwise.engines.trl.async_grpo import EntropyShapedAsyncGRPOConfig, EntropyShapedAsyncGRPOTrainer
     from forkwise.passk import pass_at_k
     from forkwise.training.ppo import EntropyShapedPPOConfig, EntropyShapedPPOTrainer
 

@@ -143,9 +143,9 @@ def test_the_file_says_what_it_was_made_from_and_how(table: Path, tmp_path: Path
 def test_files_that_are_none_of_ours(tmp_path: Path) -> None:
     for text, message in (
         ("[]", "This is not an explore.json"),
-        ('{"schema": 99}', "schema 99, not 4: run forkwise explore --out again"),
-        ('{"schema": 3}', "schema 3, not 4: run forkwise explore --out again"),
-        ('{"schema": 4}', "is damaged"),
+        ('{"schema": 99}', "schema 99, not 5: run forkwise explore --out again"),
+        ('{"schema": 4}', "schema 4, not 5: run forkwise explore --out again"),
+        ('{"schema": 5}', "is damaged"),
     ):
         (tmp_path / "explore.json").write_text(text)
         with pytest.raises(InputError, match=message):

@@ -15,6 +15,7 @@ import pytest
 from mutations import HOSTILE, Draw, command, damaged_bytes, damaged_json, damaged_table, damaged_yaml
 
 from forkwise.samples import write_shard
+from forkwise.sampling.run import Summary
 
 FIXTURES = Path(__file__).parent.parent / "samples" / "fixtures"
 STUDY = {"title": "t", "algorithm": "grpo", "seeds": 1, "steps": 2, "problems": 2, "samples": 2, "arms": {
@@ -246,7 +247,7 @@ RUNS = {"tables": 25, "json": 60, "yaml": 60, "words": 25}
 @pytest.fixture(autouse=True)
 def nothing_is_sampled_or_trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)  # some of the paths are relative, and commands write there
-    monkeypatch.setattr("forkwise.sampling.run.sample", lambda *_: "nothing")
+    monkeypatch.setattr("forkwise.sampling.run.sample", lambda *_: Summary(1, 0, 1, None, 0, None, 0.0, 0.0))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     if "huggingface_hub.constants" in sys.modules:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -13,7 +13,8 @@ from forkwise.cli import app
 from forkwise.errors import InputError
 from forkwise.passk import Arm, compare, make_arm
 from forkwise.passk.changes import find_changes
-from forkwise.report.passk import details, gate
+from forkwise.report.passk import details
+from forkwise.report.passk_conclusion import gate
 from forkwise.report.table import Table
 from forkwise.samples import write_shard
 

@@ -19,7 +19,7 @@ from forkwise.errors import InputError
 from forkwise.passk import compare, diversity, evaluate, make_arm
 from forkwise.passk.arguments import parse_arm, parse_numbers
 from forkwise.passk.files import read_results
-from forkwise.report.passk import conclusion
+from forkwise.report.passk_conclusion import conclusion
 from forkwise.report.passk_figures import comparison_figure, save
 from forkwise.report.passk_notes import sentences
 from forkwise.samples import write_shard
@@ -164,6 +164,8 @@ def test_bad_input_ends_in_one_sentence(tables: Path) -> None:
     assert "tau is 2" in refused("passk", tables / "a", "--tau", "2")
     assert "level is 95" in refused("passk", tables / "a", "--level", "95")
     assert "budget of 10000" in refused("passk", tables / "a", "--budgets", "10000")
+    assert "A budget is 0" in refused("passk", tables / "a", "--budgets", "0,8")
+    assert "A cap is 0" in refused("compare", tables / "a", tables / "b", "--caps", "0")
     assert "at least two arms" in refused("compare", tables / "a")
     assert "There are no samples" in refused("compare", tables / "a", tables / "nowhere")
     assert ".png or .svg" in refused(

@@ -10,7 +10,7 @@ import pytest
 from forkwise.errors import InputError
 from forkwise.passk import Arm, Comparison, compare, make_arm, pass_at_k
 from forkwise.passk.crossing import find_crossing
-from forkwise.report.passk import conclusion
+from forkwise.report.passk_conclusion import conclusion
 from forkwise.report.passk_notes import sentences
 
 

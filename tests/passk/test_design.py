@@ -11,7 +11,8 @@ from scipy import stats
 from forkwise.errors import InputError
 from forkwise.passk import Arm, compare, load_arm, make_arm, pass_at_k
 from forkwise.passk.arguments import parse_primary
-from forkwise.report.passk import conclusion, details, overview
+from forkwise.report.passk import details, overview
+from forkwise.report.passk_conclusion import conclusion
 from forkwise.report.passk_notes import sentences
 from forkwise.report.table import Table
 from forkwise.samples import write_shard

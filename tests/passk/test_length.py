@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forkwise.errors import InputError
-from forkwise.passk import make_arm, pass_at_k
+from forkwise.passk import compare, make_arm, pass_at_k
 from forkwise.passk.length import (
     default_budgets,
     default_caps,
@@ -19,6 +19,7 @@ from forkwise.passk.length import (
     match_lengths,
     pass_within_budget,
 )
+from forkwise.report.passk_figures import comparison_figure
 
 SAMPLES = st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=6)
 
@@ -197,3 +198,12 @@ def test_curves_of_an_arm() -> None:
     assert np.isnan([matched[1, 0], theirs[1, 0]]).all()  # problem q: none of ours is as long as theirs
     assert (matched[0, 0], theirs[0, 0]) == (pytest.approx(0.5), 0)
     assert effective[0] == pytest.approx(2)
+
+
+def test_empty_samples_leave_caps_of_one_token_and_no_budget() -> None:
+    arms = [make_arm(name, ["p", "p", "q", "q"], [True, False, False, True], length=[0] * 4) for name in "ab"]
+    assert default_caps(arms) == [1]
+    assert default_budgets(arms) == []
+    [difference] = compare(*arms, ks=[1], resamples=99).differences
+    assert {row.control for row in difference.length} == {"cap", "matched"}
+    assert comparison_figure(compare(*arms, ks=[1], resamples=99)).axes

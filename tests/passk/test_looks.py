@@ -9,7 +9,7 @@ from scipy import stats
 from forkwise.errors import InputError
 from forkwise.passk import compare, make_arm
 from forkwise.passk.looks import nominal_alphas
-from forkwise.report.passk import conclusion
+from forkwise.report.passk_conclusion import conclusion
 from forkwise.report.passk_notes import sentences
 
 

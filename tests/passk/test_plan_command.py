@@ -107,7 +107,7 @@ def test_a_pilot_gives_components_with_their_uncertainty(tmp_path: Path) -> None
     assert "<svg" in files["--figure"].read_text()
 
     stored = read_plan(files["--json"])
-    assert (stored.forkwise, stored.schema) == (__version__, 1)
+    assert (stored.forkwise, stored.schema) == (__version__, 2)
     assert stored.settings["pilot"] == arms
     shards = [Path(path, "0.parquet") for arm in arms for path in arm.split(",")]
     assert [(i.path, i.sha256) for i in stored.inputs] == [

@@ -25,6 +25,7 @@ from forkwise.errors import InputError
 from forkwise.explore import results as explored
 from forkwise.passk import load_arm
 from forkwise.passk.files import read_results
+from forkwise.report.passk_notes import sentences
 from forkwise.samples import read_samples, write_shard
 from forkwise.samples.direct import is_foreign, open_table, source_files
 from forkwise.samples.importers import import_files
@@ -180,7 +181,8 @@ def test_compare_tells_files_of_one_name_apart(tmp_path: Path) -> None:
     both = load_arm([first, second])
     assert both.runs == ("seed1-samples", "seed2-samples")
     # One line for all files of an arm.
-    assert both.notes[0].facts["text"] == f"'{first}' and 1 more were imported (plain): 32 samples in 2 runs."
+    [said] = sentences(both.notes[:1])
+    assert said == f"'{first}' and 1 more were imported (plain): 32 samples in 2 runs."
     assert sum(note.topic == "imported" for note in both.notes) == 1
     output = run("passk", first, second, "--k", "1").output
     assert f"{first}/samples has" in output

@@ -29,9 +29,9 @@ from forkwise.sampling.engine import Block
 from forkwise.sampling.generate import (
     Sampling,
     TransformersEngine,
+    Vocabulary,
     _complete,
     end_tokens,
-    Vocabulary,
     sample_problem,
     sample_seed,
 )

@@ -14,6 +14,7 @@ import pytest
 from importing import jsonl, refused, run_import
 
 from forkwise.errors import InputError
+from forkwise.report.importing import imported_file
 from forkwise.samples import read_samples, write_shard
 from forkwise.samples.importers import Options, import_files, parse_columns
 
@@ -36,7 +37,7 @@ def test_qwen_math(tmp_path: Path) -> None:
     assert {(r["run"], r["model"], r["verdict_by"], r["n_tokens"]) for r in rows} == {
         ("qwen_math_cot", "unknown", "qwen-math", None)
     }
-    assert str(report.runs["qwen_math_cot"]) == "16 samples of 2 problems (8 each), 8 of 16 correct"
+    assert "run qwen_math_cot: 16 samples of 2 problems (8 each), 8 of 16 correct\n" in imported_file(report)
     assert "pred_score" in report.fields_left_out
 
 
@@ -48,7 +49,7 @@ def test_qwen_math_takes_seed_and_temperature_from_the_name_that_its_script_give
     assert [r["answer"] for r in rows] == ["2", None]
     # Not graded yet: no `score`.
     assert [(r["correct"], r["verdict_by"]) for r in rows] == [(None, None)] * 2
-    assert "no verdicts" in str(report)
+    assert "no verdicts" in imported_file(report)
 
 
 def test_qwen_math_never_pads_a_short_row(tmp_path: Path) -> None:
@@ -85,8 +86,8 @@ def test_reasoning_gym_by_category_with_its_sampling_settings(tmp_path: Path) ->
     assert rows[0]["sampling"] == {"temperature": 0.6, "top_p": 0.9, "max_tokens": 2048}
     assert rows[0]["model"] == "m"
     assert report.dropped == {"problems without completions": 1}
-    assert "n differs: 1 for 1 problem, 2 for 1 problem" in str(report)
-    assert "2 of 2 correct, 1 unscored" in str(report)
+    assert "n differs: 1 for 1 problem, 2 for 1 problem" in imported_file(report)
+    assert "2 of 2 correct, 1 unscored" in imported_file(report)
 
 
 def test_gsm8k_solutions_are_four_runs(tmp_path: Path) -> None:
@@ -376,7 +377,7 @@ def test_parquet_of_another_tool_and_of_ours(tmp_path: Path) -> None:
     assert [(r["completion"], r["correct"], r["token_ids"]) for r in rows] == [("2", True, [5]), ("3", None, [6])]
     shard = tmp_path / "out" / "theirs.parquet"
     again = list(import_files([shard], tmp_path / "again"))
-    assert str(again[0].runs["theirs"]) == "2 samples of 1 problem (2 each), 1 of 1 correct, 1 unscored"
+    assert "run theirs: 2 samples of 1 problem (2 each), 1 of 1 correct, 1 unscored" in imported_file(again[0])
     assert read_samples(tmp_path / "again").to_pylist() == rows
 
 
@@ -384,7 +385,7 @@ def test_many_runs_in_one_file(tmp_path: Path) -> None:
     lines = [{"run": f"r{i:03}", "problem_id": "p", "sample_id": 0, "correct": i % 2} for i in range(300)]
     rows, report = run_import(tmp_path, jsonl(tmp_path / "a.jsonl", *lines))
     assert len({r["run"] for r in rows}) == len(report.runs) == 300
-    assert "and 280 more runs" in str(report)
+    assert "and 280 more runs" in imported_file(report)
 
 
 # ---- problems, samples and runs

@@ -9,6 +9,7 @@ import pytest
 from importing import jsonl, run_import
 
 from forkwise.passk import evaluate, load_arm
+from forkwise.report.importing import imported_file
 from forkwise.sampling.options import JudgeOptions
 from forkwise.sampling.verify import find_judge, verify
 
@@ -40,8 +41,8 @@ def test_the_same_for_all_samples_of_a_problem_is_the_gold(tmp_path: Path, names
     assert {row["gold"] for row in rows} == {"3"}
     boxes = sorted(box for boxes in BOXES for box in boxes)
     assert sorted(row["answer"] or "-" for row in rows) == (boxes if "completion" not in names else ["-"] * 12)
-    assert "'answer' is read as the gold answer" in str(report)
-    assert "--map answer=answer" in str(report)
+    assert "'answer' is read as the gold answer" in imported_file(report)
+    assert "--map answer=answer" in imported_file(report)
 
 
 def test_majority_votes_count_what_was_answered(tmp_path: Path) -> None:
@@ -59,8 +60,10 @@ def test_what_differs_between_samples_is_their_own(tmp_path: Path, names: tuple[
     rows, report = run_import(tmp_path, jsonl(tmp_path / "mine.jsonl", *without(own(lines()), *names)))
     assert [row["answer"] for row in rows[:4]] in (BOXES[0], BOXES[1], BOXES[2])
     assert {row["gold"] for row in rows} == {None}
-    assert "'answer' is read as what each sample answered (it differs between samples of a problem)" in str(report)
-    assert "--map gold=answer" in str(report)
+    assert "'answer' is read as what each sample answered (it differs between samples of a problem)" in imported_file(
+        report
+    )
+    assert "--map gold=answer" in imported_file(report)
 
 
 def test_wrong_samples_that_all_say_the_same_keep_their_own_answer(tmp_path: Path) -> None:
@@ -69,7 +72,7 @@ def test_wrong_samples_that_all_say_the_same_keep_their_own_answer(tmp_path: Pat
     ]
     rows, report = run_import(tmp_path, jsonl(tmp_path / "a.jsonl", *records))
     assert {(row["answer"], row["gold"]) for row in rows} == {("4", None)}
-    assert "it is what wrong samples say" in str(report)
+    assert "it is what wrong samples say" in imported_file(report)
 
 
 def test_a_gold_that_wrong_completions_mention_is_still_the_gold(tmp_path: Path) -> None:
@@ -99,17 +102,17 @@ def test_one_sample_of_each_problem(
     rows, report = run_import(tmp_path, jsonl(tmp_path / "a.jsonl", *records))
     assert sorted(row["answer"] for row in rows) == ["3", "4", "5"]
     assert sorted(row["gold"] or "" for row in rows) == (sorted(answers) if reading == "gold" else ["", "", ""])
-    assert "'answer' is read as" in str(report)
+    assert "'answer' is read as" in imported_file(report)
 
 
 def test_the_user_s_word_counts(tmp_path: Path) -> None:
     file = jsonl(tmp_path / "mine.jsonl", *lines(answer="3"))
     rows, report = run_import(tmp_path, file, columns={"answer": "answer"})
     assert {(row["answer"], row["gold"]) for row in rows} == {("3", None)}
-    assert "'answer' is read" not in str(report)
+    assert "'answer' is read" not in imported_file(report)
     rows, report = run_import(tmp_path / "b", jsonl(tmp_path / "own.jsonl", *own(lines())), columns={"gold": "answer"})
     assert [row["gold"] for row in rows] == [row["answer"] for row in rows]
-    assert "'answer' is read" not in str(report)
+    assert "'answer' is read" not in imported_file(report)
 
 
 def test_another_field_was_named_for_the_answers(tmp_path: Path) -> None:
@@ -121,7 +124,7 @@ def test_another_field_was_named_for_the_answers(tmp_path: Path) -> None:
     records = [{**record, "pred": "9"} for record in own(lines())]
     rows, report = run_import(tmp_path, jsonl(tmp_path / "b.jsonl", *records), columns={"answer": "pred"})
     assert {(row["answer"], row["gold"]) for row in rows if row["run"] == "b"} == {("9", None)}
-    assert "'answer' is left out" in str(report)
+    assert "'answer' is left out" in imported_file(report)
 
 
 def test_open_r1_has_lists_of_generations_beside_the_gold(tmp_path: Path) -> None:
@@ -159,7 +162,7 @@ def test_gold_answers_that_differ_under_one_text(tmp_path: Path, names: tuple[st
     rows, report = run_import(tmp_path, jsonl(tmp_path / "a.jsonl", *without(records, *names)))
     problems = {(row["problem_id"], row["gold"]) for row in rows if row["prompt"] == "Same?"}
     assert len({problem for problem, _ in problems}) == len(problems) == 2
-    assert "2 documents share 1 problem id" in str(report)
+    assert "2 documents share 1 problem id" in imported_file(report)
 
 
 @pytest.mark.parametrize("name", ["gold", "ground_truth", "golden_answer", "reference_answer", "target"])

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from importing import jsonl, run_import
 
+from forkwise.report.importing import imported_file
 from forkwise.samples.importers import groups
 from forkwise.tasks.base import question_id
 
@@ -51,7 +52,7 @@ def sizes(tmp_path: Path, records: list[dict[str, Any]], **options: Any) -> tupl
     """Samples of each problem, and the report."""
     tmp_path.mkdir(exist_ok=True)
     rows, report = run_import(tmp_path, jsonl(tmp_path / "a.jsonl", *records), **options)
-    return sorted(Counter((row["run"], row["problem_id"]) for row in rows).values()), str(report)
+    return sorted(Counter((row["run"], row["problem_id"]) for row in rows).values()), imported_file(report)
 
 
 # ---- ids of problems
@@ -63,11 +64,11 @@ def test_ids_that_come_back_with_one_prompt_are_problems(tmp_path: Path, name: s
     records = [*several(name), line("What is 2+2?", "A", **{name: 5}), line("What is 2+2?", "B", **{name: 5})]
     rows, report = run_import(tmp_path, write(tmp_path / f"a.{ending}", records))
     assert sorted(Counter(row["problem_id"] for row in rows).values()) == [2, 2, 2, 2]
-    assert "3 documents share 1 problem id" in str(report)
+    assert "3 documents share 1 problem id" in imported_file(report)
     # Alone with its text, a problem keeps the id that other files give it.
     assert question_id("What is 2+2?") in {row["problem_id"] for row in rows}
     named = name in ("question_id", "task_id")
-    assert named or f"'{name}' is read as the problem's id (its values come back" in str(report)
+    assert named or f"'{name}' is read as the problem's id (its values come back" in imported_file(report)
     assert report.fields_left_out == []
 
 
@@ -78,7 +79,7 @@ def test_the_prompt_can_be_chosen_instead(tmp_path: Path) -> None:
     rows, report = run_import(tmp_path, jsonl(tmp_path / "b.jsonl", *records), columns={"problem_id": "question"})
     # By the hash of the text, as elsewhere.
     assert Counter(row["problem_id"] for row in rows) == {question_id(ASKED): 6}
-    assert "is read as" not in str(report)
+    assert "is read as" not in imported_file(report)
 
 
 def test_golds_that_differ_with_the_id_show_that_it_is_the_problem_s(tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ def test_a_column_answer_is_the_gold_of_each_id(tmp_path: Path) -> None:
     records = [line(ASKED, f"{c}{i}", id=i, answer="XYZ"[i]) for i in range(3) for c in "AB"]
     rows, report = run_import(tmp_path, jsonl(tmp_path / "a.jsonl", *records))
     assert sorted((row["gold"], row["sample_id"]) for row in rows) == [(g, i) for g in "XYZ" for i in (0, 1)]
-    assert "'answer' is read as the gold answer" in str(report)
+    assert "'answer' is read as the gold answer" in imported_file(report)
 
 
 def boxed(prompt: str, box: str, gold: str, **other: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from importing import jsonl, refused, run_import
 
 from forkwise.errors import InputError
 from forkwise.explore.traces import load_traces
+from forkwise.report.importing import imported_file
 from forkwise.samples import write_shard
 from forkwise.samples.reasoning import join_reasoning
 
@@ -258,10 +259,10 @@ def test_known_fields_with_other_values_are_of_no_known_format(tmp_path: Path, c
 def test_names_from_files_print_harmlessly(tmp_path: Path) -> None:
     line = {"run": "\x1b[2Jrun\x07", "problem_id": "p\u202e", "completion": "a", "\x1b[31mfield": 1, "correct": True}
     _, report = run_import(tmp_path, jsonl(tmp_path / "a.jsonl", line))
-    assert "⟨U+001B⟩[2Jrun⟨U+0007⟩" in str(report)
-    assert "⟨U+001B⟩[31mfield" in str(report)
+    assert "⟨U+001B⟩[2Jrun⟨U+0007⟩" in imported_file(report)
+    assert "⟨U+001B⟩[31mfield" in imported_file(report)
     twice = jsonl(tmp_path / "b.jsonl", {**line, "sample_id": 0}, {**line, "sample_id": 0})
-    for said in (str(report), refused(tmp_path, twice, "is there twice", run="b")):
+    for said in (imported_file(report), refused(tmp_path, twice, "is there twice", run="b")):
         assert all(c.isprintable() or c == "\n" for c in said)
 
 

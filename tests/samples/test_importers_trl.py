@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from importing import jsonl, refused, run_import
 
+from forkwise.report.importing import imported_file
 from forkwise.sampling.options import JudgeOptions
 from forkwise.sampling.verify import find_judge, verify
 from forkwise.tasks.base import question_id
@@ -49,7 +50,7 @@ def test_the_only_reward_decides_if_it_is_a_verdict(tmp_path: Path) -> None:
         == by_sample["P", 0]
     )
     assert by_sample["Q", 1]["rewards"] == [{"name": "accuracy_reward", "value": None}]
-    assert "'accuracy_reward', the only reward, decides what is correct" in str(report)
+    assert "'accuracy_reward', the only reward, decides what is correct" in imported_file(report)
     assert report.fields_left_out == []
 
 
@@ -58,7 +59,7 @@ def test_of_several_rewards_the_user_chooses(tmp_path: Path) -> None:
     file = completions(tmp_path / "completions_00005.parquet", **rewards)
     rows, report = run_import(tmp_path, file)
     assert {r["correct"] for r in rows} == {None}
-    assert "choose --score from accuracy_reward, format_reward, or run forkwise verify" in str(report)
+    assert "choose --score from accuracy_reward, format_reward, or run forkwise verify" in imported_file(report)
     rows, _ = run_import(tmp_path, file, score="accuracy_reward", run="a")
     assert sum(r["correct"] is True for r in rows) == 1
     assert {r["run"] for r in rows} == {"step5", "a/step5"}
@@ -71,7 +72,7 @@ def test_rewards_that_are_no_verdicts_need_a_threshold(tmp_path: Path) -> None:
     file = completions(tmp_path / "completions_00005.parquet", reward=[1.0, -1.0, 0.5, 0.25])
     rows, report = run_import(tmp_path, file)
     assert {r["correct"] for r in rows} == {None}
-    assert "say with --threshold from which one on a sample is correct" in str(report)
+    assert "say with --threshold from which one on a sample is correct" in imported_file(report)
     rows, _ = run_import(tmp_path, file, threshold=0.5, run="a")
     assert sum(r["correct"] is True for r in rows) == 2
     refused(tmp_path, file, "holds scores other than 0 and 1", score="reward", run="b")

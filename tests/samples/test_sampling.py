@@ -15,6 +15,7 @@ from rich.console import Console
 from forkwise import cli
 from forkwise.errors import InputError
 from forkwise.progress import Meter
+from forkwise.report.sampling import drawn
 from forkwise.samples import read_samples
 from forkwise.sampling.engine import Block, Completion, TopToken, request_seed, sample_seed
 from forkwise.sampling.engines import make_engine
@@ -94,8 +95,8 @@ def test_every_sample_is_there_once_with_its_verdict(tmp_path: Path) -> None:
     assert (summary.samples, summary.drawn, summary.problems, summary.unscored) == (15, 15, 3, 3)
     assert summary.correct == 0.5
     assert summary.at_the_limit == pytest.approx(3 / 15)
-    assert "15 samples of 3 problems" in str(summary)
-    assert "50.0 % correct" in str(summary)
+    assert "15 samples of 3 problems" in drawn(summary)
+    assert "50.0 % correct" in drawn(summary)
 
 
 def test_what_problems_share_goes_into_the_table(tmp_path: Path) -> None:

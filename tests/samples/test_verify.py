@@ -20,6 +20,7 @@ import pytest
 from rich.console import Console
 
 from forkwise.errors import InputError
+from forkwise.report.sampling import verified
 from forkwise.samples import read_samples, write_shard
 from forkwise.sampling.manifest import MANIFEST
 from forkwise.sampling.options import JudgeOptions
@@ -84,7 +85,7 @@ def test_verdicts_are_filled_in_and_everything_else_is_kept(tmp_path: Path) -> N
     assert read_samples(table).drop_columns(changed).equals(before.drop_columns(changed))
     assert (report.rows, report.correct, report.wrong, report.kept, report.unknown, report.empty) == (10, 4, 3, 1, 1, 1)
     assert report.by == {"box/integer": 2, "no-answer": 1, "box/value": 2, "tags/value": 1, "tags/math-verify": 1}
-    assert "7 of 10 samples verified" in str(report)
+    assert "7 of 10 samples verified" in verified(report)
 
 
 def read(table: Path) -> list[dict[str, Any]]:
@@ -114,7 +115,7 @@ def test_equal_completions_are_verified_once_and_force_does_it_all_again(tmp_pat
     turned = Judge(lambda texts, problems: [Verdict(text == "no", text, "x") for text in texts], judge.problems)
     report = verify(tmp_path, turned, force=True, console=SILENT)
     assert (report.kept, report.turned_right, report.turned_wrong) == (0, 50, 50)
-    assert "50 wrong ones are now correct, 50 correct ones now wrong" in str(report)
+    assert "50 wrong ones are now correct, 50 correct ones now wrong" in verified(report)
 
 
 def test_an_error_is_no_verdict_and_is_tried_again(tmp_path: Path) -> None:

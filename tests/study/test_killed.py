@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from made_studies import content
-from processes import alive, ended, kill, parent, start, until, with_word
+from processes import alive, descendants, ended, kill, parent, start, until, with_word
 
 pytest.importorskip("trl")
 if not Path("/proc/self/task").exists():
@@ -304,6 +305,28 @@ def test_a_ray_cluster_loses_a_worker_a_node_and_the_command_and_the_study_ends_
     found = receipts(file, out)
     assert {name: what_counts(r) for name, r in found.items()} == {n: what_counts(r) for n, r in undisturbed.items()}
     assert sum(len(r.attempts) for r in found.values()) >= 4 + 3
+
+
+@pytest.mark.slow
+def test_runs_of_a_node_with_a_full_disk_go_to_the_other_one(
+    tmp_path: Path, cluster: Any, undisturbed: dict[str, Receipt]
+) -> None:
+    """Nothing of more than 1 MiB can be written on the second node: no checkpoint, on whichever run it tries."""
+    file, out = small(tmp_path), tmp_path / "out"
+    raylet = cluster.two[1].all_processes["raylet"][0].process.pid
+    for pid in [raylet, *descendants(raylet)]:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
+    done = subprocess.run(
+        [sys.executable, *command(file, out, "--ray", cluster.address)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=1500,
+    )
+    assert "File too large" in done.stderr
+    assert "It is started again." in done.stderr
+    found = receipts(file, out)
+    assert {name: what_counts(r) for name, r in found.items()} == {n: what_counts(r) for n, r in undisturbed.items()}
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from forkwise.engines.trl import EntropyShapedGRPOConfig
 from forkwise.errors import InputError, RunError
 from forkwise.training import grpo, ppo
 from forkwise.training.arguments import parse_run
-from forkwise.training.doctor import report
+from forkwise.training.doctor import diagnose
 from forkwise.training.folder import finished, read_metrics
 from forkwise.training.run import train
 from forkwise.training.trainer import RunTrainer
@@ -105,10 +105,11 @@ def test_a_run_that_ends_early_is_not_complete_and_goes_on(tmp_path: Path) -> No
     with pytest.raises(RunError, match=r"ended at step 2 of 3, .*--resume"):
         train(*parse_run(flags(tmp_path), EntropyShapedGRPOConfig, "grpo"), _Stopped)
     assert not (folder / "complete").exists()
-    assert "stopped at step 2 of 3" in report(folder)
+    state = diagnose(folder)[0].findings[0]
+    assert (state.topic, state.facts["step"], state.facts["planned"]) == ("state: stopped", 2, 3)
     grpo.main([*flags(tmp_path), "--resume"])
     assert (folder / "complete").read_text() == "step 3\n"
-    assert "finished" in report(folder)
+    assert diagnose(folder)[0].findings[0].topic == "state: finished"
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,16 @@ def test_a_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, whole: Path, s
     same_runs(out, whole)
 
 
+def test_a_run_that_ends_with_an_epoch_goes_on_at_its_end(tmp_path: Path) -> None:
+    path = config_file(tmp_path / "c.yaml", max_steps=8)
+    main(["--config", path, "--output_dir", str(tmp_path / "run")])
+    assert rows(tmp_path / "run")[-1]["step"] == 8  # the metrics of 7 and 8, logged when training ends
+    out = interrupted(tmp_path / "run", tmp_path / "resumed", 8)
+    (out / "metrics.jsonl").write_text((out / "metrics.jsonl").read_text().partition('{"step": 8')[0])
+    resume(out)
+    same_runs(out, tmp_path / "run")
+
+
 def test_totals_that_an_older_forkwise_kept_apart_are_taken_up(tmp_path: Path, whole: Path) -> None:
     out = interrupted(whole, tmp_path / "run", 7)
     checkpoint = out / "checkpoint-7"

@@ -37,6 +37,7 @@ def doctor_run(
     ],
 ) -> None:
     """Explain a run's curves in words: what they say, what is alarming, what to try, and how to go on."""
-    from forkwise.training import doctor
+    from forkwise.report.doctor import diagnoses
+    from forkwise.training.doctor import diagnose
 
-    echo(doctor.report(folder))
+    echo(diagnoses(diagnose(folder)))

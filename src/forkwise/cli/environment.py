@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 
 from forkwise.cli.common import cores
 from forkwise.engines.tested import ENGINES
-from forkwise.training.doctor import Remark
+from forkwise.report.doctor import Remark
 from forkwise.version import __version__
 
 # What each extra is for; `docs` and `dev` are for those who work on forkwise.

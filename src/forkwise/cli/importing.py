@@ -26,10 +26,11 @@ def import_(
 ) -> None:
     """Import samples that other tools wrote into a samples table, and say what was found and what was not taken."""
     with long_command("the files reported above stay imported; import the others again"):
+        from forkwise.report.importing import imported_file
         from forkwise.samples.importers import Options, import_files, parse_columns
 
         options = Options(run, model, threshold, score, parse_columns(map_ or []))
         with Meter(len(files), what="importing", unit="files") as meter:
             for count, report in enumerate(import_files(files, out, format_=format_, options=options), start=1):
-                echo(str(report))
+                echo(imported_file(report))
                 meter.reach(count)

@@ -148,6 +148,7 @@ def passk(
         from forkwise.passk.arguments import parse_ks, parse_runs
         from forkwise.passk.length import default_budgets, default_caps, have_common_lengths
         from forkwise.report import passk as report
+        from forkwise.report.passk_conclusion import conclusion
 
         with Meter(what="reading the samples (1 of 2)"):
             arms = parse_runs(samples, texts=options.texts)
@@ -158,7 +159,7 @@ def passk(
         arguments |= {"tau": options.tau, "beyond": _numbers(options.extrapolate, "--extrapolate") or ()}
         with Meter(what="computing (2 of 2)"):
             evaluations = [evaluate(arm, ks=parse_ks(options.k, [arm]), **arguments) for arm in arms]
-        sentence = report.conclusion(evaluations)
+        sentence = conclusion(evaluations)
         blocks = [block for e in evaluations for block in (*report.details([e]), *report.listed(e.notes))]
         outputs.give({"samples": samples, **asdict(options)}, arms, sentence, blocks, evaluations)
 
@@ -180,6 +181,7 @@ def compare(
         from forkwise import passk as numbers
         from forkwise.passk.arguments import parse_arms, parse_benchmarks, parse_ks, parse_primary, parse_shares
         from forkwise.report import passk as report
+        from forkwise.report.passk_conclusion import conclusion, gate
 
         with Meter(what="reading the samples (1 of 2)"):
             benchmarks = parse_benchmarks(arms)
@@ -202,9 +204,9 @@ def compare(
                 comparison = numbers.compare(*loaded, **settings)
             if options.scorio:
                 comparison = _with_scorio(comparison, loaded, options)
-        sentence, passed = report.conclusion(comparison.arms, comparison), True
+        sentence, passed = conclusion(comparison.arms, comparison), True
         if options.gate is not None:
-            passed, sentence = comparison.not_worse(options.gate), f"{sentence} {report.gate(comparison, options.gate)}"
+            passed, sentence = comparison.not_worse(options.gate), f"{sentence} {gate(comparison, options.gate)}"
         tables = [*report.overview(comparison.arms, comparison), *report.details([], comparison)]
         blocks = [*tables, *report.listed(comparison.notes)]
         outputs.give({"arms": arms, **asdict(options)}, loaded, sentence, blocks, comparison)

@@ -21,6 +21,7 @@ def sample(
 ) -> None:
     """Draw completions of a task's problems into a samples table; killed anywhere, the same command continues."""
     with long_command(CONTINUES):
+        from forkwise.report.sampling import drawn
         from forkwise.sampling.engine import Engine
         from forkwise.sampling.engines import make_engine
         from forkwise.sampling.recipe import open_task, plan
@@ -35,5 +36,4 @@ def sample(
             with Meter(what="loading the model"):
                 return make_engine(job, options)
 
-        summary = draw(job, task, problems, load, out)
-        echo(f"{out}: {summary}")
+        echo(f"{out}: {drawn(draw(job, task, problems, load, out))}")

@@ -21,7 +21,8 @@ def verify(
 ) -> None:
     """Verify the samples of any table against gold answers; killed anywhere, the same command continues."""
     with long_command(CONTINUES):
+        from forkwise.report.sampling import verified
         from forkwise.sampling import verify as verification
 
         judge = verification.find_judge(samples, options)
-        echo(f"{samples}: {verification.verify(samples, judge, force=force)}")
+        echo(f"{samples}: {verified(verification.verify(samples, judge, force=force))}")

@@ -25,7 +25,7 @@ from forkwise.explore.traces import Origin, RunTraces, Trace, check_side_by_side
 from forkwise.folders.results import inputs_of
 from forkwise.passk.intervals import check_level
 from forkwise.progress import Meter
-from forkwise.samples.direct import OpenTable, import_notes, open_tables, source_files
+from forkwise.samples.direct import OpenTable, imported_from, open_tables, source_files
 from forkwise.version import __version__
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _explore(options: ExploreOptions, tables: Sequence[OpenTable], base_table: O
         runs=runs,
         series=series,
         full_logits=scorer.full_logits if scorer else None,
-        imported=import_notes([*tables, *([base_table] if base_table else [])]),
+        imported=imported_from([*tables, *([base_table] if base_table else [])]),
         forkwise=__version__,
     )
     if options.out:

@@ -117,6 +117,10 @@ class Histogram:
     edges: list[float]
     counts: list[int]
 
+    def __post_init__(self) -> None:
+        if len(self.edges) != len(self.counts) + 1:
+            raise ValueError(f"a histogram has {len(self.edges)} edges for {len(self.counts)} counts")
+
 
 @dataclass(frozen=True)
 class ProfilePoint:

@@ -12,8 +12,9 @@ from typing import Any
 from forkwise.errors import InputError
 from forkwise.explore.findings import Behaviour, Dependence, EntropySummary, Entry, Rarity
 from forkwise.folders.results import Input, read_result, write_result
+from forkwise.samples.direct import Imported
 
-SCHEMA = 4
+SCHEMA = 5
 """Version of `explore.json`. It grows when a field changes its meaning or goes; new optional fields do not count."""
 
 FILE = "explore.json"
@@ -95,7 +96,7 @@ class Exploration:
     """One row for each run, in the order of `runs`."""
     full_logits: str | None = None
     """Why `--model` scores by its full logits, where it does."""
-    imported: list[str] = field(default_factory=list)
+    imported: Imported | None = None
     """What the import of other tools' files found and remarked."""
     schema: int = SCHEMA
     forkwise: str = ""

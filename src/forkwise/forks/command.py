@@ -15,7 +15,7 @@ from forkwise.forks.options import ForksOptions
 from forkwise.forks.prepare import Prepared, continue_all, prepare
 from forkwise.forks.results import Forks, Seen, StateRow, Way, write
 from forkwise.forks.states import Drawn, draw, strata
-from forkwise.samples.direct import import_notes, open_table
+from forkwise.samples.direct import Imported, imported_from, open_table
 from forkwise.sampling.options import JudgeOptions
 from forkwise.terminal import one_line
 from forkwise.version import __version__
@@ -34,10 +34,10 @@ def run_forks(table: Path, options: ForksOptions, judging: JudgeOptions, announc
         InputError: something given cannot be used, or the budget is too small for any claim.
     """
     with open_table(table) as opened:
-        return _forks(str(table), import_notes([opened]), prepare(opened, options, judging), announce)
+        return _forks(str(table), imported_from([opened]), prepare(opened, options, judging), announce)
 
 
-def _forks(table: str, imported: list[str], ready: Prepared, announce: Callable[[Cost], None]) -> Forks:
+def _forks(table: str, imported: Imported | None, ready: Prepared, announce: Callable[[Cost], None]) -> Forks:
     options, pool, frame = ready.options, ready.pool, ready.frame
     units = frame.table.units
     stratum_N, threshold = strata(units.value_N, frame.marked_N.astype(np.int64), options.quantile)

@@ -7,7 +7,7 @@ samples of a problem and all problems alike; intervals are over problems.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from forkwise.explore.findings import Estimate
 from forkwise.folders.results import Input, read_result, write_result
 from forkwise.forks.cost import Cost
 from forkwise.forks.estimators import Budget
+from forkwise.samples.direct import Imported
 
 SCHEMA = 1
 """Version of `forks.json`. It grows when a field changes its meaning or goes; new optional fields do not count."""
@@ -167,7 +168,7 @@ class Forks:
     hidden_forks: list[Seen]
     """Not of high entropy, those that decide most."""
     states: list[StateRow]
-    imported: list[str] = field(default_factory=list)
+    imported: Imported | None = None
     schema: int = SCHEMA
     forkwise: str = ""
 

@@ -30,7 +30,7 @@ from forkwise.forks.cost import Cost, refuse_too_small
 from forkwise.forks.estimators import Budget, budget, share_of, weighted_mean
 from forkwise.forks.options import ForksOptions
 from forkwise.forks.prepare import Prepared, continue_all, prepare
-from forkwise.samples.direct import import_notes, open_table
+from forkwise.samples.direct import Imported, imported_from, open_table
 from forkwise.sampling.options import JudgeOptions
 from forkwise.terminal import one_line
 from forkwise.version import __version__
@@ -106,7 +106,7 @@ class Sentences:
     kinds: list[Kind]
     effect: Effect
     sentences: list[SentenceRow]
-    imported: list[str]
+    imported: Imported | None = None
     schema: int = SCHEMA
     forkwise: str = ""
 
@@ -131,10 +131,10 @@ def run_sentences(
 ) -> Sentences:
     """Measures what sentences do, and writes `sentences.json` to `--out`; arguments and errors as of `run_forks`."""
     with open_table(table) as opened:
-        return _sentences(str(table), import_notes([opened]), prepare(opened, options, judging), announce)
+        return _sentences(str(table), imported_from([opened]), prepare(opened, options, judging), announce)
 
 
-def _sentences(table: str, imported: list[str], ready: Prepared, announce: Callable[[Cost], None]) -> Sentences:
+def _sentences(table: str, imported: Imported | None, ready: Prepared, announce: Callable[[Cost], None]) -> Sentences:
     options, pool = ready.options, ready.pool
     profiles = _draw(ready)
     states, of_profile = _states(ready, profiles)

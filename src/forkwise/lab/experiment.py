@@ -26,7 +26,8 @@ from forkwise.progress import Console, Meter
 from forkwise.report.command import write_report
 from forkwise.report.figures import training_figure
 from forkwise.report.markdown import markdown_blocks
-from forkwise.report.passk import FEW, conclusion, details, listed, matched, overview
+from forkwise.report.passk import FEW, details, listed, matched, overview
+from forkwise.report.passk_conclusion import conclusion
 from forkwise.report.passk_figures import comparison_figure, save
 from forkwise.report.table import Block, Table
 from forkwise.report.terminal import print_blocks, print_sentences, print_tables

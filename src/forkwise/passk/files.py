@@ -20,7 +20,7 @@ from forkwise.samples.direct import source_files
 from forkwise.version import __version__
 
 PASSK, COMPARE = "passk.json", "compare.json"
-SCHEMA = 3
+SCHEMA = 4
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class LengthMatch:
 def default_caps(arms: Sequence[Arm], points: int = 6) -> list[int]:
     """Chooses caps at even quantiles of the pooled lengths; the last is the longest sample, which caps nothing."""
     pooled = np.concatenate([arm.lengths() for arm in arms])
-    return sorted({int(np.ceil(x)) for x in np.quantile(pooled, np.linspace(0, 1, points + 1)[1:])})
+    return sorted({max(1, int(np.ceil(x))) for x in np.quantile(pooled, np.linspace(0, 1, points + 1)[1:])})
 
 
 def largest_budget(arms: Sequence[Arm]) -> int:
@@ -50,8 +50,10 @@ def largest_budget(arms: Sequence[Arm]) -> int:
 def default_budgets(arms: Sequence[Arm], points: int = 12) -> list[int]:
     """Chooses budgets from the median length to `largest_budget`, evenly spaced in the logarithm."""
     top = largest_budget(arms)
+    if top < 1:  # some problem has nothing but empty samples
+        return []
     median = min(float(np.median(np.concatenate([arm.lengths() for arm in arms]))), top)
-    return sorted({int(b) for b in np.round(np.geomspace(max(median, 1), max(top, 1), points)) if b <= top} | {top})
+    return sorted({int(b) for b in np.round(np.geomspace(max(median, 1), top, points)) if b <= top} | {top})
 
 
 def pass_within_budget(

@@ -15,7 +15,7 @@ from forkwise.errors import InputError
 from forkwise.passk.notes import note
 from forkwise.passk.outcomes import Arm, build_arm
 from forkwise.samples import read_samples
-from forkwise.samples.direct import OpenTable, import_notes, names_of_runs, open_table
+from forkwise.samples.direct import OpenTable, imported_from, names_of_runs, open_table
 from forkwise.samples.store import count_words
 
 
@@ -94,7 +94,8 @@ def load_arm(
     run_names, run_N = codes("run")
     completion = table["completion"].to_numpy() if "completion" in table.column_names else None
     length, unit = None, "tokens"
-    notes = [note("imported", text=text) for text in import_notes(read)]
+    found = imported_from(read)
+    notes = [note("imported", **vars(found))] if found else []
     if table["n_tokens"].null_count < table.num_rows:
         length = pc.cast(table["n_tokens"], pa.float64()).to_numpy()
     elif "words" in table.column_names and not table["words"].null_count:

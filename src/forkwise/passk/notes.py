@@ -35,7 +35,7 @@ Topic = Literal[
     "benchmarks",
     "benchmarks of unequal n",
 ]
-Fact = bool | int | float | str | list[str]
+Fact = bool | int | float | str | list[str] | dict[str, int]
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from forkwise.passk.power import (
 )
 from forkwise.version import __version__
 
-SCHEMA = 1
+SCHEMA = 2
 PLAN = "plan.json"
 
 _PROBLEMS = (10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 750, 1000, 1500, 2000, 3000, 5000, 7500, 10_000)

@@ -18,9 +18,10 @@ from forkwise.explore.traces import check_side_by_side
 from forkwise.folders.metrics import read_metrics
 from forkwise.passk import Comparison, Evaluation
 from forkwise.progress import Meter
-from forkwise.report import explore, passk
+from forkwise.report import explore
 from forkwise.report.distributions import Distribution, explored_entropies, stored_entropies
 from forkwise.report.explore_notes import notes as exploration_notes
+from forkwise.report.passk_conclusion import conclusion
 from forkwise.report.passk_source import PasskNumbers, passk_numbers
 from forkwise.report.problems import Solved, count_solved
 from forkwise.report.selection import list_samples
@@ -174,7 +175,7 @@ def _explored_arms(
 
 def _conclusion(numbers: PasskNumbers, training: dict[str, list[Rows]]) -> str:
     if numbers.evaluations:
-        return passk.conclusion(numbers.evaluations, numbers.comparison)
+        return conclusion(numbers.evaluations, numbers.comparison)
     trends = []
     for name, runs in training.items():
         rewards = [[row["reward"] for row in rows if _is_number(row.get("reward"))] for rows in runs]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from forkwise.explore.results import Exploration, RunExploration
 from forkwise.report.formats import p_value
+from forkwise.report.importing import imported_note
 from forkwise.terminal import counted
 
 _LARGE_P = 0.01  # a test whose smallest p is above it is said to be one
@@ -14,7 +15,7 @@ _FEW = 10  # problems, below which intervals over problems fall short of their l
 
 def notes(explored: Exploration) -> list[str]:
     """Says what a reader must know of the numbers: what is left out, and what they cannot show."""
-    said = [*explored.imported]
+    said = [] if explored.imported is None else [imported_note(explored.imported)]
     if not explored.settings.get("base"):
         said.append("Without --base there is nothing that sentences could be rare against.")
     if explored.settings.get("only_exact"):

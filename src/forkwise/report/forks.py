@@ -10,6 +10,7 @@ from forkwise.forks.estimators import Budget
 from forkwise.forks.results import Forks, Part, Seen
 from forkwise.progress import duration
 from forkwise.report.formats import count, estimate, number, p_value, percent, quantile, share
+from forkwise.report.importing import imported_note
 from forkwise.report.table import Block, filled
 from forkwise.terminal import counted, one_line
 
@@ -147,7 +148,8 @@ def _seen(caption: str, seen: Sequence[Seen]) -> list[Block]:
 
 def notes(forks: Forks) -> Iterator[str]:
     """Says what a reader must know of the numbers: what is left out, and what they cannot show."""
-    yield from forks.imported
+    if forks.imported is not None:
+        yield imported_note(forks.imported)
     yield (
         f"{count(forks.problems)} of {count(forks.of_problems)} problems have more than one outcome in the half of "
         f"their samples that chooses them; states and V0 are from the other half ({counted(forks.traces, 'sample')}, "

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from forkwise.forks.sentences import SentenceRow, Sentences
 from forkwise.report.forks import budget_sentence, does_not_add_up
 from forkwise.report.formats import count, estimate, number, p_value, percent
+from forkwise.report.importing import imported_note
 from forkwise.report.table import Block, filled
 from forkwise.terminal import counted, one_line
 
@@ -61,7 +62,8 @@ def _row(row: SentenceRow) -> list[str]:
 
 def notes(found: Sentences) -> Iterator[str]:
     """Says what a reader must know of the numbers."""
-    yield from found.imported
+    if found.imported is not None:
+        yield imported_note(found.imported)
     yield (
         f"{counted(found.traces, 'sample')} of {count(found.problems)} problems that have more than one outcome (of "
         f"{count(found.of_problems)}); the last sentence of a sample ends in its outcome."

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from forkwise.explore.findings import Estimate
-from forkwise.passk import Interval
+if TYPE_CHECKING:  # for types alone: a command that only writes a sentence does not load the statistics
+    from forkwise.explore.findings import Estimate
+    from forkwise.passk import Interval
 
 _SMALL_P = 5e-5  # rounds to 0 in four digits
 
@@ -64,3 +67,14 @@ def p_value(p: float | None) -> str:
     if p is None:
         return ""
     return "<0.0001" if p < _SMALL_P else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
+
+
+def spans(ks: Sequence[int], chosen: Iterable[bool]) -> str:
+    """Writes the chosen K as ranges of neighbours on the grid: `1–8, 32`."""
+    runs: list[list[int]] = []
+    for i in (i for i, is_chosen in enumerate(chosen) if is_chosen):
+        if runs and runs[-1][-1] == i - 1:
+            runs[-1].append(i)
+        else:
+            runs.append([i])
+    return ", ".join(str(ks[r[0]]) if len(r) == 1 else f"{ks[r[0]]}–{ks[r[-1]]}" for r in runs)

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable
 
 from forkwise.errors import InputError
 from forkwise.passk.notes import Note
+from forkwise.report.importing import imported_note
+from forkwise.samples.direct import Imported
 from forkwise.terminal import counted
 
 _MISMATCH = "has no samples of some lengths that the other has"
 
 SENTENCES: dict[str, Callable[..., str]] = {
-    "imported": lambda text: text,
+    "imported": lambda **facts: imported_note(Imported(**facts)),
     "unscored": lambda unscored, samples: (
         f"{unscored:,} of {counted(samples, 'sample')} have no verdict and are left out (not counted wrong)."
     ),

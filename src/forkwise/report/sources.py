@@ -16,8 +16,9 @@ from forkwise.explore.results import FILE as EXPLORE
 from forkwise.folders.metrics import METRICS, STATE, metrics_file
 from forkwise.passk.files import COMPARE, PASSK
 from forkwise.reading import parse_json, read_yaml
+from forkwise.report.importing import imported_note
 from forkwise.samples import read_samples
-from forkwise.samples.direct import import_notes, is_foreign, open_table
+from forkwise.samples.direct import imported_from, is_foreign, open_table
 
 BASE = "base"
 _RUN = "run.yaml"
@@ -138,8 +139,14 @@ def _imported(path: Path, imported: ExitStack | None) -> ReportSource:
         raise InputError(f"{refusal}; of this it says: {error}") from error
     folder = path if path.is_dir() else path.parent
     arms = [replace(arm, given=(path,)) for arm in _tables([table.path])]
-    notes = tuple(import_notes([table]))
-    return ReportSource(path, path.resolve().name, samples=tuple(arms), results=_results(folder), notes=notes)
+    found = imported_from([table])
+    return ReportSource(
+        path,
+        path.resolve().name,
+        samples=tuple(arms),
+        results=_results(folder),
+        notes=(imported_note(found),) if found else (),
+    )
 
 
 def find_sources(paths: Sequence[Path], imported: ExitStack | None = None) -> list[ReportSource]:

@@ -17,7 +17,6 @@ from forkwise.errors import InputError
 from forkwise.samples.importers import FileReport, Options, import_files
 from forkwise.samples.importers.folders import files_in, without_ending
 from forkwise.samples.store import SCHEMA, find_shards
-from forkwise.terminal import counted
 
 _REQUIRED = frozenset(field.name for field in SCHEMA if not field.nullable)
 
@@ -35,6 +34,34 @@ class OpenTable:
     given: Path
     path: Path
     reports: tuple[FileReport, ...] = ()
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was imported from files of other tools, as facts; `forkwise.report.importing` says it.
+
+    Attributes:
+        given: what the user gave; of several, the first.
+        more: how many more were given.
+        formats: the formats of the files, each once.
+        runs: the names of the runs, file by file.
+        samples, correct, unscored: counts over all runs.
+        problems_by_n: number of problems by their number of samples, where there is one run.
+        dropped, noted: how many records or samples each remark of an importer is about.
+        remarks: what importers said about a file as a whole.
+    """
+
+    given: str
+    more: int
+    formats: list[str]
+    runs: list[str]
+    samples: int
+    correct: int
+    unscored: int
+    problems_by_n: dict[str, int]
+    dropped: dict[str, int]
+    noted: dict[str, int]
+    remarks: list[str]
 
 
 def is_foreign(path: Path) -> bool:
@@ -115,22 +142,24 @@ def names_of_runs(paths: Sequence[Path]) -> list[str | None]:
     ]
 
 
-def import_notes(tables: Sequence[OpenTable]) -> list[str]:
-    """Says in a sentence what was imported, and in another what the imports remarked; nothing of samples tables."""
-    imported = [table for table in tables if table.reports]
-    if not imported:
-        return []
-    reports = [report for table in imported for report in table.reports]
+def imported_from(tables: Sequence[OpenTable]) -> Imported | None:
+    """Sums up what was imported; None where all are samples tables."""
+    foreign = [table for table in tables if table.reports]
+    if not foreign:
+        return None
+    reports = [report for table in foreign for report in table.reports]
     runs = [(name, run) for report in reports for name, run in report.runs.items()]
-    samples = sum(run.samples for _, run in runs)
-    found = f"run {runs[0][0]}: {runs[0][1]}" if len(runs) == 1 else f"{counted(samples, 'sample')} in {len(runs)} runs"
-    what = f"'{imported[0].given}'" + (f" and {len(imported) - 1} more" if len(imported) > 1 else "")
-    formats = ", ".join(sorted({report.format for report in reports}))
-    said = [f"{what} {'were' if len(imported) > 1 else 'was'} imported ({formats}): {found}."]
-    remarks: list[str] = []
-    for report in reports:
-        remarks += [f"dropped {count:,} {reason}" for reason, count in report.dropped.items()]
-        remarks += [*report.remarks, *(f"{counted(count, 'sample')} {about}" for about, count in report.notes.items())]
-    if remarks:
-        said.append(f"{what}: {'; '.join(dict.fromkeys(remarks))}.")
-    return said
+    single = runs[0][1].sizes() if len(runs) == 1 else {}
+    return Imported(
+        given=str(foreign[0].given),
+        more=len(foreign) - 1,
+        formats=sorted({report.format for report in reports}),
+        runs=[name for name, _ in runs],
+        samples=sum(run.samples for _, run in runs),
+        correct=sum(run.correct for _, run in runs),
+        unscored=sum(run.unscored for _, run in runs),
+        problems_by_n={str(n): problems for n, problems in single.items()},
+        dropped=dict(sum((report.dropped for report in reports), Counter())),
+        noted=dict(sum((report.notes for report in reports), Counter())),
+        remarks=list(dict.fromkeys(remark for report in reports for remark in report.remarks)),
+    )

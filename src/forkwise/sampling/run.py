@@ -22,20 +22,22 @@ import pyarrow.parquet as pq
 
 from forkwise.errors import InputError
 from forkwise.folders import only_process, write_json
-from forkwise.progress import Console, Meter, duration
+from forkwise.progress import Console, Meter
 from forkwise.samples.store import read_samples, write_shard
 from forkwise.sampling.engine import Block, Completion, Engine
 from forkwise.sampling.manifest import MANIFEST, check_manifest
 from forkwise.sampling.recipe import Job
 from forkwise.sampling.rows import table_row
 from forkwise.tasks import Problem, Task, Verdict
-from forkwise.terminal import counted
 from forkwise.version import __version__
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a samples folder holds now: `samples`, of which this call drew `drawn` in `seconds`."""
+    """What a samples folder holds now: `samples`, of which this call drew `drawn` in `seconds`.
+
+    `forkwise.report.sampling` says it.
+    """
 
     samples: int
     drawn: int
@@ -47,17 +49,6 @@ class Summary:
     at_the_limit: float
     """Share of completions that were cut at max_tokens."""
     seconds: float
-
-    def __str__(self) -> str:
-        parts = [f"{counted(self.samples, 'sample')} of {counted(self.problems, 'problem')}"]
-        parts.append(f"{self.drawn:,} of them drawn now, in {duration(self.seconds)}" if self.drawn else "all there")
-        if self.correct is not None:
-            parts.append(f"{100 * self.correct:.1f} % correct")
-        if self.unscored:
-            parts.append(f"{self.unscored:,} without a verdict")
-        if self.mean_tokens is not None:
-            parts.append(f"{self.mean_tokens:.0f} tokens on average, {100 * self.at_the_limit:.1f} % cut at the limit")
-        return "; ".join(parts) + "."
 
 
 def sample(

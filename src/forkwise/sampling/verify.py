@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from forkwise.errors import InputError
 from forkwise.folders import only_process, whole_file
-from forkwise.progress import Console, Meter, duration
+from forkwise.progress import Console, Meter
 from forkwise.samples.store import check_names, find_shards, iter_batches, open_parquet
 from forkwise.sampling.manifest import MANIFEST, read_manifest
 from forkwise.sampling.options import JudgeOptions
@@ -26,7 +26,6 @@ from forkwise.sampling.recipe import open_task
 from forkwise.tasks import Problem, Verdict
 from forkwise.tasks.answers import MathVerifier, require_math_verify
 from forkwise.tasks.dataset import ANSWER_COLUMNS, ID_COLUMNS, gold_answer, read_rows, verify_exactly
-from forkwise.terminal import counted
 
 _WRITTEN = {"answer": pa.string(), "correct": pa.bool_(), "verdict_by": pa.string()}
 
@@ -55,8 +54,8 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class Report:
-    """The counts that `verify` found.
+class Verification:
+    """The counts that `verify` found; `forkwise.report.sampling` says them.
 
     Attributes:
         rows: samples in the table.
@@ -80,24 +79,6 @@ class Report:
     turned_right: int
     turned_wrong: int
     seconds: float
-
-    def __str__(self) -> str:
-        paths = ", ".join(f"{count:,} {path}" for path, count in sorted(self.by.items(), key=lambda item: -item[1]))
-        decided = self.correct + self.wrong + self.unscored
-        parts = [f"{decided:,} of {counted(self.rows, 'sample')} verified in {duration(self.seconds)}"]
-        if decided:
-            parts.append(f"{self.correct:,} correct, {self.wrong:,} wrong, {self.unscored:,} unscored (by: {paths})")
-        if self.turned_right or self.turned_wrong:
-            parts.append(
-                f"{self.turned_right:,} wrong ones are now correct, {self.turned_wrong:,} correct ones now wrong"
-            )
-        if self.kept:
-            parts.append(f"{self.kept:,} had a verdict already (--force verifies them again)")
-        if self.unknown:
-            parts.append(f"{self.unknown:,} are of problems without a gold answer and were left as they are")
-        if self.empty:
-            parts.append(f"{self.empty:,} have neither completion nor answer and were left as they are")
-        return "; ".join(parts) + "."
 
 
 def find_judge(path: Path, options: JudgeOptions) -> Judge:
@@ -177,7 +158,7 @@ def _read_answers(path: Path) -> dict[str, Problem]:
     return problems
 
 
-def verify(path: Path, judge: Judge, *, force: bool = False, console: Console | None = None) -> Report:
+def verify(path: Path, judge: Judge, *, force: bool = False, console: Console | None = None) -> Verification:
     """Fills in `answer`, `correct` and `verdict_by` of the samples at `path`, a Parquet file or a folder of them.
 
     Samples that have a verdict are left alone, unless `force`. Other columns are kept, those of other tools too.
@@ -196,7 +177,7 @@ def verify(path: Path, judge: Judge, *, force: bool = False, console: Console | 
     with only_process(folder), Meter(rows, 0, console, "verifying") as meter:
         for shard in shards:
             _verify_shard(shard, judge, force, tally, by, meter)
-    return Report(
+    return Verification(
         rows=rows,
         **{
             name: tally[name]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from forkwise.errors import InputError, first_line
+from forkwise.errors import InputError, RunError, first_line
 from forkwise.study.spec import Device
 from forkwise.study.work import Work, perform
 
@@ -98,6 +98,27 @@ class LocalPlace:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
+class NodeError(RunError):
+    """A run failed on a node of the cluster; another node may have what this one lacks, such as room on its disk."""
+
+    def __init__(self, message: str, node: str) -> None:
+        super().__init__(message)
+        self.node = node
+
+    def __reduce__(self) -> tuple[type[NodeError], tuple[str, str]]:
+        return NodeError, (str(self), self.node)
+
+
+def _perform_on_node(work: Work) -> None:
+    """Brings a run to its receipt within a task of Ray."""
+    import ray
+
+    try:
+        perform(work)
+    except RunError as error:
+        raise NodeError(str(error), ray.get_runtime_context().get_node_id()) from error
+
+
 @dataclass(frozen=True)
 class Resources:
     """What one run takes of a node: cores and GPUs."""
@@ -131,8 +152,8 @@ class RayPlace:
             raise InputError(f"There is no Ray cluster at '{address}' ({first_line(error)}): start one.") from error
         self.device: Device = "cuda" if resources.gpus else "cpu"
         self.threads = max(1, int(resources.cpus))
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        if not any(n.get("CPU", 0) >= resources.cpus and n.get("GPU", 0) >= resources.gpus for n in nodes):
+        self._resources = resources
+        if not self._nodes():
             ray.shutdown()
             raise InputError(
                 f"No node of the cluster has {resources.cpus:g} CPUs and {resources.gpus:g} GPUs for a run: ask for "
@@ -140,15 +161,39 @@ class RayPlace:
             )
         # A killed worker or node is seen by the study, which starts the run again: Ray itself does not.
         options = {"num_cpus": resources.cpus, "num_gpus": resources.gpus, "max_retries": 0}
-        self._perform: Any = ray.remote(**options)(perform)
+        self._perform: Any = ray.remote(**options)(_perform_on_node)
         self._open: list[Any] = []
+        self._last: dict[str, Future[None]] = {}  # of each run
+
+    def _nodes(self) -> list[str]:
+        """Returns the nodes that live and are large enough for a run."""
+        least = {"CPU": self._resources.cpus, "GPU": self._resources.gpus}
+        return [
+            node["NodeID"]
+            for node in self._ray.nodes()
+            if node["Alive"] and all(node["Resources"].get(kind, 0) >= amount for kind, amount in least.items())
+        ]
 
     def submit(self, work: Work) -> Future[None]:
-        """Hands the run to Ray."""
-        reference = self._perform.remote(work)
+        """Hands the run to Ray; one that failed on a node goes to another, if there is any."""
+        failed_on = self._failed_on(work.run)
+        others = [node for node in self._nodes() if node != failed_on] if failed_on else []
+        strategy: Any = "DEFAULT"
+        if others:
+            from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+            strategy = NodeAffinitySchedulingStrategy(others[len(self._open) % len(others)], soft=True)
+        reference = self._perform.options(scheduling_strategy=strategy).remote(work)
         self._open.append(reference)
         future: Future[None] = reference.future()
+        self._last[work.run] = future
         return future
+
+    def _failed_on(self, run: str) -> str | None:
+        """Returns the node on which a run that has ended failed."""
+        last = self._last.get(run)
+        cause = getattr(last.exception(), "cause", None) if last is not None and last.done() else None
+        return cause.node if isinstance(cause, NodeError) else None
 
     def close(self) -> None:
         """Ends the runs on all nodes, and leaves the cluster."""

@@ -1,4 +1,7 @@
-"""A study in words: its plan, how far it is, and what it found, the registered comparison first."""
+"""A study in words: its plan, how far it is, and what it found, the registered comparison first.
+
+The words stand here since `study` is above `report`, which knows no studies: they use its tables and formats.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from forkwise.passk.design import FEWEST_RUNS
 from forkwise.passk.estimator import shown_ks
 from forkwise.report.formats import count, interval, number, p_value
-from forkwise.report.passk import FEW, conclusion, overview
+from forkwise.report.passk import FEW, overview
+from forkwise.report.passk_conclusion import conclusion
 from forkwise.report.table import Block, Table, filled
 from forkwise.study.analysis import Blinded, Progress, Reading, Result, SeedContrast, endpoint_name
 from forkwise.study.receipts import LAST, TEXTS, Receipt

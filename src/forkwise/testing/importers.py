@@ -18,6 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 from forkwise.errors import InputError
+from forkwise.report.importing import imported_file
 from forkwise.samples import read_samples
 from forkwise.samples.importers import Options, all_formats, import_files
 from forkwise.samples.importers.base import Importer, Row
@@ -108,7 +109,8 @@ def check_damaged(
         return None
     except Exception as error:
         raise AssertionError(f"A damaged file ends in {error!r} and not in a sentence: {records}") from error
-    _hold(all(map(str.isprintable, str(report).split("\n"))), f"The report holds control characters: {report!s:.300}")
+    said = imported_file(report)
+    _hold(all(map(str.isprintable, said.split("\n"))), f"The report holds control characters: {said:.300}")
     count = sum(run.samples for run in report.runs.values())
     _hold(read_samples(table).num_rows == count, f"The report counts {count} samples, and the table holds others")
     return table

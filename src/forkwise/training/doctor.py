@@ -1,4 +1,4 @@
-"""`forkwise doctor run FOLDER`: what a run's curves say, in words. It reads the folder and needs no torch.
+"""What the curves of a run say, as facts; `forkwise.report.doctor` has the sentences. It needs no torch.
 
 "Start" and "end" are means over the first and the last tenth of the logged values (at least 3, if there are 6). A trend
 is Kendall's tau between time and value (Mann-Kendall), over at most 30 means of successive blocks, which takes most of
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -21,10 +21,9 @@ from forkwise.errors import InputError
 from forkwise.folders import is_held
 from forkwise.folders.metrics import METRICS, STATE, checkpoints, is_of_verl, metrics_file, read_metrics, read_state
 from forkwise.reading import read_yaml
-from forkwise.terminal import counted
 from forkwise.training.folder import SETTINGS, damage, finished
 
-__all__ = ["Remark", "Trend", "report", "series", "trend"]
+__all__ = ["Diagnosis", "Finding", "Trend", "diagnose", "series", "trend"]
 
 BLOCKS = 30  # values that the trend test sees at most
 FEWEST = 8  # values below which nothing is said about a trend
@@ -36,15 +35,31 @@ _NUMBERS = ("alpha", "kappa", "max_steps", "max_grad_norm", "health_min_entropy"
 
 
 @dataclass(frozen=True)
-class Remark:
-    """One thing that the curves say; `warning` where something should be done about it."""
+class Finding:
+    """One thing that a run's curves or files say.
+
+    Attributes:
+        topic: what it is about; what follows a colon tells apart several sentences about it.
+        facts: its numbers and names, as the sentence needs them.
+        warning: whether something should be done about it.
+    """
 
     topic: str
-    text: str
+    facts: dict[str, Any] = field(default_factory=dict)
     warning: bool = False
 
-    def __str__(self) -> str:
-        return f"{'!' if self.warning else ' '} {self.topic:<10} {self.text}"
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All findings on one run: its folder, what kind of run it is, and the last logged step."""
+
+    folder: Path
+    kind: str
+    """`GRPO`, `PPO`, `verl`, or empty for another trainer's."""
+    alpha: Any
+    """What the settings say; None where they do not."""
+    steps: int
+    findings: list[Finding]
 
 
 @dataclass(frozen=True)
@@ -62,16 +77,6 @@ class Trend:
         if not self.p < SIGNIFICANT:
             return "no trend"
         return "rose" if self.tau > 0 else "fell"
-
-    def describe(self, form: str = ".3g") -> str:
-        """Describes the trend: `rose from 0.05 to 0.31 (tau 0.62, p = 0.0001)`."""
-        values = f"from {self.start:{form}} to {self.end:{form}}"
-        if np.isnan(self.p):
-            return f"{values} (too few values for a trend)"
-        return f"{self.word} {'(' + values + ', ' if self.word == 'no trend' else values + ' ('}{self._test()})"
-
-    def _test(self) -> str:
-        return f"tau {self.tau:+.2f}, p {'< 0.0001' if self.p < 1e-4 else f'= {self.p:.2g}'}"
 
 
 def trend(values: Sequence[float]) -> Trend:
@@ -92,16 +97,14 @@ def series(rows: Sequence[Row], key: str) -> list[float]:
     return [float(row[key]) for row in rows if isinstance(row.get(key), int | float) and np.isfinite(row[key])]
 
 
-def report(folder: Path) -> str:
-    """Reports all findings on the run in `folder`, or on each run of a quickstart or study, under a headline.
+def diagnose(folder: Path) -> list[Diagnosis]:
+    """Finds what there is to say of the run in `folder`, or of each run of a quickstart or study.
 
     Raises:
         InputError: the folder holds no run.
     """
     arms = [path for path in sorted((folder / "arms").glob("*")) if (path / SETTINGS).is_file()]
-    if not _is_run(folder) and arms:
-        return "\n\n".join(map(_report, arms))
-    return _report(folder)
+    return [_diagnose(arm) for arm in (arms if arms and not _is_run(folder) else [folder])]
 
 
 def _is_run(folder: Path) -> bool:
@@ -112,22 +115,17 @@ def _is_run(folder: Path) -> bool:
     )
 
 
-def _report(folder: Path) -> str:
+def _diagnose(folder: Path) -> Diagnosis:
     settings, rows = _read(folder)
     steps = [row for row in rows if "loss" in row]
     of_verl = is_of_verl(rows)
     state = _state_of_verl(rows) if of_verl else _state(folder, settings, steps)
     findings = [*state, *_not_finite(folder, steps)]
     if steps:
-        findings += [f for look in _LOOKS for f in look(steps, settings)]
-    alarms = sum(finding.warning for finding in findings)
-    kind = "PPO" if "critic_learning_rate" in settings else "GRPO"
-    kind = f"{kind}, alpha {settings.get('alpha', '?')}" if (folder / SETTINGS).is_file() else "another trainer's run"
-    kind = "a run of verl" if of_verl else kind
-    last = steps[-1]["step"] if steps else 0
-    head = f"{folder}: {kind}, {counted(last, 'step')} logged; "
-    head += f"{counted(alarms, 'thing')} to look at (!)" if alarms else "nothing alarming"
-    return "\n".join([head, *map(str, findings)])
+        findings += [finding for look in _LOOKS for finding in look(steps, settings)]
+    ours = "PPO" if "critic_learning_rate" in settings else "GRPO"
+    kind = "verl" if of_verl else ours if (folder / SETTINGS).is_file() else ""
+    return Diagnosis(folder, kind, settings.get("alpha"), steps[-1]["step"] if steps else 0, findings)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], list[Row]]:
@@ -151,187 +149,131 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[Row]]:
     return {**others, **numbers}, read_metrics(folder)
 
 
-def _state(folder: Path, settings: dict[str, Any], steps: list[Row]) -> Iterator[Remark]:
+def _state(folder: Path, settings: dict[str, Any], steps: list[Row]) -> Iterator[Finding]:
     if not (folder / SETTINGS).is_file():
-        yield _state_of_another_trainer(folder)
+        path = metrics_file(folder) or folder / STATE
+        state = read_state(path)
+        reached, planned = state.get("global_step"), state.get("max_steps")
+        yield Finding("state: another trainer's", {"reached": reached, "planned": planned, "path": path})
         return
     planned = settings.get("max_steps", -1)
     if finished(folder, max(planned, 1)):
-        yield Remark("state", "finished.")
+        yield Finding("state: finished")
         return
     if is_held(folder):
-        yield Remark("state", "still running.")
+        yield Finding("state: running")
         return
-    last = steps[-1]["step"] if steps else 0
-    of = f" of {planned}" if planned > 0 else ""
     whole = None
     for checkpoint in checkpoints(folder):
         why = damage(checkpoint)
         if why is None:
-            whole = checkpoint
+            whole = checkpoint.name
             break
-        yield Remark("state", f"{checkpoint.name} does not count: {why}.", warning=True)
+        yield Finding("state: damaged checkpoint", {"name": checkpoint.name, "why": why}, warning=True)
+    last = steps[-1]["step"] if steps else 0
     command = "ppo" if "critic_learning_rate" in settings else "grpo"
     again = f"forkwise {command} --config {folder / SETTINGS} --output_dir {folder} --resume"
-    outcome = f"continues after {whole.name}" if whole else "starts over (there is no whole checkpoint)"
-    yield Remark("state", f"stopped at step {last}{of} without finishing. This {outcome}: {again}", warning=True)
+    stopped = {"step": last, "planned": planned, "whole": whole, "again": again}
+    yield Finding("state: stopped", stopped, warning=True)
 
 
-def _state_of_verl(rows: list[Row]) -> Iterator[Remark]:
-    """Says how far verl came, whose log does not tell how far it was to go."""
+def _state_of_verl(rows: list[Row]) -> Iterator[Finding]:
+    """Finds how far verl came, whose log does not tell how far it was to go."""
     last = rows[-1]["step"]
     trained = sum("loss" in row for row in rows)
-    yield Remark("state", f"at step {last} when its log was last written.")
+    yield Finding("state: verl", {"step": last})
     if last and not trained:
-        yield Remark(
-            "policy",
-            f"has not been trained: all {last} steps were the critic's alone. Train longer, or lower "
-            "trainer.critic_warmup.",
-            warning=True,
-        )
+        yield Finding("policy", {"steps": last}, warning=True)
     if trained and not any(name.startswith(("shaping/", "method/")) for row in rows for name in row):
-        yield Remark("shaping", "nothing of forkwise acted: verl's own run, or alpha 0.")
+        yield Finding("shaping: none")
 
 
-def _state_of_another_trainer(folder: Path) -> Remark:
-    path = metrics_file(folder) or folder / STATE
-    state = read_state(path)
-    reached, planned = state.get("global_step"), state.get("max_steps")
-    if isinstance(reached, int) and isinstance(planned, int) and reached >= planned > 0:
-        return Remark("state", f"finished at step {reached} ({path}).")
-    return Remark("state", f"at step {reached} of {planned} when {path} was written.")
-
-
-def _not_finite(folder: Path, steps: list[Row]) -> Iterator[Remark]:
+def _not_finite(folder: Path, steps: list[Row]) -> Iterator[Finding]:
     if batches := sorted((folder / KEPT).glob("step_*.pt")):
-        yield Remark(
-            "finite",
-            f"a number was not finite, and the run was stopped; the batch is in {', '.join(map(str, batches))} "
-            "(torch.load). Lower learning_rate or max_grad_norm, or train in float32.",
-            warning=True,
-        )
+        yield Finding("finite: batches", {"paths": batches}, warning=True)
     for key in ("loss", "grad_norm", "entropy"):
         bad = [row["step"] for row in steps if isinstance(row.get(key), float) and not np.isfinite(row[key])]
         if bad:
-            yield Remark("finite", f"{key} is not finite at step {bad[0]} and {len(bad) - 1} later ones.", warning=True)
+            yield Finding("finite: curve", {"key": key, "first": bad[0], "later": len(bad) - 1}, warning=True)
 
 
-def _reward(rows: list[Row], _: dict[str, Any]) -> Iterator[Remark]:
+def _reward(rows: list[Row], _: dict[str, Any]) -> Iterator[Finding]:
     values = series(rows, "reward")
     if not values:
         return
     curve = trend(values)
-    text = f"{curve.describe()} over {len(values)} rollouts."
     if max(values) == min(values):
-        text = (
-            f"is {values[0]:g} in every rollout: nothing can be learned from it. Look at the reward and the problems."
-        )
-        yield Remark("reward", text, warning=True)
-    elif curve.word == "fell":
-        yield Remark("reward", f"{text} Try a lower learning_rate or beta > 0.", warning=True)
-    elif curve.word == "no trend" and len(values) >= FEWEST:
-        yield Remark("reward", f"{text} More rollouts or a higher learning_rate may show one.")
+        yield Finding("reward: flat", {"value": values[0]}, warning=True)
     else:
-        yield Remark("reward", text)
+        yield Finding("reward", {"curve": curve, "rollouts": len(values)}, warning=curve.word == "fell")
 
 
-def _entropy(rows: list[Row], settings: dict[str, Any]) -> Iterator[Remark]:
+def _entropy(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
     values = series(rows, "entropy")
     if not values:
         return
     curve = trend(values)
-    text = f"{curve.describe()} nats."
     collapsed = curve.end < settings.get("health_min_entropy", 0.1) * curve.start
-    if collapsed:
-        text += " It has collapsed: the policy hardly explores. Try a larger alpha or epsilon_high, a lower "
-        text += "learning_rate, or beta > 0."
-    elif curve.word == "rose" and curve.end > 2 * curve.start:
-        collapsed = True
-        text += " It has more than doubled, which can end in noise. Lower alpha, or entropy_coef if it is set."
-    yield Remark("entropy", text, warning=collapsed)
+    doubled = not collapsed and curve.word == "rose" and curve.end > 2 * curve.start
+    yield Finding("entropy", {"curve": curve, "collapsed": collapsed}, warning=collapsed or doubled)
 
 
-def _length(rows: list[Row], settings: dict[str, Any]) -> Iterator[Remark]:
-    values = series(rows, "completions/mean_length")
-    if values:
+def _length(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
+    if values := series(rows, "completions/mean_length"):
         curve = trend(values)
         exploded = curve.end > settings.get("health_max_length", 3.0) * curve.start
-        advice = " It has exploded: read some completions (log_completions); try mask_truncated_completions."
-        yield Remark("length", f"{curve.describe('.0f')} tokens.{advice if exploded else ''}", warning=exploded)
+        yield Finding("length", {"curve": curve}, warning=exploded)
     if cut := series(rows, "completions/clipped_ratio"):
         curve = trend(cut)
-        many = curve.end > 0.3
-        advice = " Their answers are lost: raise max_completion_length." if many else ""
-        yield Remark("truncated", f"share of completions {curve.describe('.0%')}.{advice}", warning=many)
+        yield Finding("truncated", {"curve": curve}, warning=curve.end > 0.3)
 
 
-def _shaping(rows: list[Row], settings: dict[str, Any]) -> Iterator[Remark]:
+def _shaping(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
     values = series(rows, "shaping/capped_frac")
     if not values:
         if settings.get("alpha") == 0:
-            yield Remark("shaping", "off (alpha 0).")
+            yield Finding("shaping: off")
         return
-    mean, share = fmean(values), fmean(series(rows, "shaping/psi_over_adv") or [0.0])
+    capped, share = fmean(values), fmean(series(rows, "shaping/psi_over_adv") or [0.0])
     most = 1 / (settings.get("kappa", 2) or math.inf)
-    text = f"adds {share:.1%} of |A| on average (at most {most:.0%}); {mean:.0%} of tokens at the cap."
-    if mean > 0.9:
-        text += " Entropy hardly matters there: lower alpha, or start from a policy with less entropy."
-    yield Remark("shaping", text, warning=mean > 0.9)
+    yield Finding("shaping", {"share": share, "most": most, "capped": capped}, warning=capped > 0.9)
 
 
-def _clipping(rows: list[Row], _: dict[str, Any]) -> Iterator[Remark]:
-    values = series(rows, "clip_ratio/region_mean")
-    if not values:
-        return
-    mean = fmean(values)
-    text = f"{mean:.2%} of tokens outside the trust region, {max(values):.2%} in the worst step."
-    if mean > 0.2:
-        text += " Updates go far from the rollout: lower learning_rate, num_iterations or steps_per_generation."
-    yield Remark("clipping", text, warning=mean > 0.2)
+def _clipping(rows: list[Row], _: dict[str, Any]) -> Iterator[Finding]:
+    if values := series(rows, "clip_ratio/region_mean"):
+        mean = fmean(values)
+        yield Finding("clipping", {"mean": mean, "worst": max(values)}, warning=mean > 0.2)
 
 
-def _groups(rows: list[Row], settings: dict[str, Any]) -> Iterator[Remark]:
+def _groups(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
     values = series(rows, "frac_reward_zero_std")
     if not values or settings.get("num_generations") == 1 or "critic_learning_rate" in settings:
         return
-    curve = trend(values)
-    text = f"all completions of a group have the same reward in {fmean(values):.0%} of groups."
-    if curve.end > 0.8:
-        text += " Most of the work teaches nothing: use problems of middling difficulty, or more num_generations."
-    yield Remark("groups", text, warning=curve.end > 0.8)
+    yield Finding("groups", {"mean": fmean(values)}, warning=trend(values).end > 0.8)
 
 
-def _gradient(rows: list[Row], settings: dict[str, Any]) -> Iterator[Remark]:
+def _gradient(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
     values = series(rows, "grad_norm")
     if not values:
         return
     middle, top = median(values), max(values)
-    at = next(row["step"] for row in rows if row.get("grad_norm") == top)
-    text = f"norm {middle:.3g} (median), {top:.3g} at most (step {at})."
+    step = next(row["step"] for row in rows if row.get("grad_norm") == top)
     limit = settings.get("max_grad_norm", 1.0)
     clipped = fmean(v > limit for v in values) if limit else 0.0
-    if clipped > 0.5:
-        text += (
-            f" max_grad_norm={limit:g} clips {clipped:.0%} of steps, so it sets the step length: lower learning_rate?"
-        )
-    elif middle > 0 and top > 10 * middle:
-        text += " A spike of more than ten medians: look at the batches around it (log_completions)."
-    yield Remark("gradient", text, warning=clipped > 0.5 or (middle > 0 and top > 10 * middle))
+    often, spike = clipped > 0.5, middle > 0 and top > 10 * middle
+    facts = {"middle": middle, "top": top, "step": step, "limit": limit, "clipped": clipped if often else None}
+    yield Finding("gradient", facts, warning=often or spike)
 
 
-def _kl(rows: list[Row], _: dict[str, Any]) -> Iterator[Remark]:
+def _kl(rows: list[Row], _: dict[str, Any]) -> Iterator[Finding]:
     if values := series(rows, "kl"):
-        yield Remark("kl", f"{trend(values).describe()} nats per token to the reference.")
+        yield Finding("kl", {"curve": trend(values)})
 
 
-def _critic(rows: list[Row], _: dict[str, Any]) -> Iterator[Remark]:
-    values = series(rows, "critic/explained_variance")
-    if not values:
-        return
-    curve = trend(values)
-    useless = len(values) >= FEWEST and curve.end <= 0
-    advice = " The critic is no better than a constant: raise critic_learning_rate or critic_warmup_steps."
-    yield Remark("critic", f"explained variance {curve.describe()}.{advice if useless else ''}", warning=useless)
+def _critic(rows: list[Row], _: dict[str, Any]) -> Iterator[Finding]:
+    if values := series(rows, "critic/explained_variance"):
+        curve = trend(values)
+        yield Finding("critic", {"curve": curve}, warning=len(values) >= FEWEST and curve.end <= 0)
 
 
 _LOOKS = (_reward, _entropy, _length, _shaping, _clipping, _groups, _gradient, _kl, _critic)

@@ -3,6 +3,8 @@
 What is not finite is found before the optimizer sees it, so that the weights and the last checkpoint stay good, and
 the batch is kept for inspection. The warnings compare a run with its own start, since good values depend on the model
 and the task.
+
+Its sentences stay here: they stop or warn a run that is going on, and are no result that anyone reads back.
 """
 
 from __future__ import annotations

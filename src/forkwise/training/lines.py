@@ -1,4 +1,7 @@
-"""What a training run prints: one short sentence for each logged step, in a terminal and in a pipe alike."""
+"""What a training run prints: one short sentence for each logged step, in a terminal and in a pipe alike.
+
+These are progress notes of a process that trains, which does not load `report`.
+"""
 
 from __future__ import annotations
 

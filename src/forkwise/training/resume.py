@@ -60,6 +60,9 @@ class ExactResumeMixin(_Trainer):
 
     def log(self, *args: Any, **kwargs: Any) -> None:
         """Returns the trainer's log; a log that cannot be written ends in a sentence."""
+        if self._unlogged is not None:  # resumed at the end of its last epoch, a run comes here before any batch
+            self._take_up_unlogged()
+            self.model.train()  # else TRL takes the log for one of an evaluation
         with writing(Path(self.args.output_dir), f"The log of step {self.state.global_step}"):
             super().log(*args, **kwargs)
 

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from packaging.version import Version
 from trl import GRPOConfig
 
 from forkwise.constants import check_alpha, check_kappa, check_number
 from forkwise.engines.base import rollout_methods, update_methods
-from forkwise.engines.settings import ShapingSettings
 from forkwise.engines.trl.clip import open_clip
+from forkwise.engines.trl.methods_of_config import MethodSettings, default
 from forkwise.engines.trl.release import TRL
 from forkwise.errors import InputError, nearest
-from forkwise.methods import Condition, LossMethod, Method, Scope, SettingsMethod, parse_methods, settings_of
-from forkwise.methods.entropy_advantage import EntropyAdvantage
+from forkwise.methods import Condition, LossMethod, Scope, settings_of
 
 ENTROPY_BACKENDS = ("forkwise", "trl")
 _OTHER_WEIGHTS = ("sapo", "vespo")  # losses of TRL whose weight of a token is not its ratio
 
 
 @dataclass
-class EntropyShapedGRPOConfig(ShapingSettings, GRPOConfig):
+class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
     """`GRPOConfig` with the two constants of the method; every other field is TRL's, defaults included.
 
     Args:
@@ -51,8 +46,8 @@ class EntropyShapedGRPOConfig(ShapingSettings, GRPOConfig):
         UserWarning: for losses whose ratio is per sequence; only the mean shaped advantage reaches their gradient.
     """
 
-    has_groups: ClassVar[bool] = True  # whether advantages come from groups, which a critic's do not
-    trainer_class: ClassVar[str] = "EntropyShapedGRPOTrainer"  # that does what this config says
+    trainer_class: ClassVar[str] = "EntropyShapedGRPOTrainer"
+    trainer_mixin: ClassVar[str | None] = "EntropyShapingMixin"
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -82,21 +77,6 @@ class EntropyShapedGRPOConfig(ShapingSettings, GRPOConfig):
         """Tells whether the importance ratio, or the weight of a token, is one of its whole sequence."""
         return bool(self.importance_sampling_level == "sequence" or self.loss_type == "luspo")
 
-    def get_warmup_steps(self, num_training_steps: int) -> int:
-        """Returns the warm-up steps as transformers does; a trainer that does not shape is refused here.
-
-        Raises:
-            InputError: the trainer that asks would silently train without what this config says.
-        """
-        if (self.methods or not self.has_groups) and not _SHAPES.get():
-            raise InputError(
-                f"This {type(self).__name__} is in the hands of a trainer that would ignore its alpha, kappa and "
-                f"method: train with forkwise's {self.trainer_class}, or put EntropyShapingMixin before your trainer "
-                "class."
-            )
-        steps: int = super().get_warmup_steps(num_training_steps)
-        return steps
-
     def _check_numbers(self) -> None:
         """Refuses numbers that torch and TRL refuse late, with a traceback, or not at all."""
         if self.entropy_backend not in ENTROPY_BACKENDS:
@@ -113,40 +93,6 @@ class EntropyShapedGRPOConfig(ShapingSettings, GRPOConfig):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
-    @property
-    def methods(self) -> tuple[Method, ...]:
-        """Returns the methods that act, in their order; `alpha > 0` alone is the entropy-shaped advantage.
-
-        Methods that only set fields of TRL are left out.
-        """
-        if self.method:
-            return tuple(m for m in self._methods if not isinstance(m, SettingsMethod))
-        return (EntropyAdvantage(self.alpha, self.kappa),) if self.alpha != 0 else ()
-
-    def _resolve_methods(self) -> None:
-        """Reads `method`, sets the fields of TRL that it asks for, and writes it out in full. Twice is harmless."""
-        self._methods: tuple[Method, ...] = ()
-        if isinstance(self.method, str):
-            self.method = [self.method]
-        if not self.method:
-            return
-        defaults = {name: _default(self, name) for name in ("alpha", "kappa")}
-        self._methods = parse_methods(self.method, defaults)
-        shaped = [method for method in self._methods if hasattr(method, "kappa")]
-        for name, off in (("alpha", 0), ("kappa", None)):
-            used = [getattr(method, name) for method in shaped if hasattr(method, name)]
-            if getattr(self, name) not in (off, defaults[name], *used):
-                raise InputError(
-                    f"{name} is the shorthand of a method; beside --method write it there, as in "
-                    f"entropy_advantage:{name}={getattr(self, name)}."
-                )
-        entropy = [method for method in shaped if isinstance(method, EntropyAdvantage)]
-        self.alpha = entropy[0].alpha if entropy else 0.0
-        self.kappa = shaped[0].kappa if shaped else defaults["kappa"]
-        self._apply_settings()
-        open_clip(self, self._methods, {name: _default(self, name) for name in ("epsilon", "epsilon_high", "delta")})
-        self.method = [str(method) for method in self._methods]
-
     def _apply_settings(self) -> None:
         for name, value in settings_of(self._methods).items():
             by = next(m.name for m in self._methods if name in settings_of([m]))
@@ -155,11 +101,12 @@ class EntropyShapedGRPOConfig(ShapingSettings, GRPOConfig):
             # TRL takes True and False, from before there were names.
             now = {True: "group", False: "none"}.get(getattr(self, name)) if name == "scale_rewards" else None
             now = now or getattr(self, name)
-            if now not in (value, _default(self, name)):
+            if now not in (value, default(self, name)):
                 raise InputError(
                     f"The method '{by}' sets {name} to {value}, but it is given as {now}: leave one of them out."
                 )
             setattr(self, name, value)
+        open_clip(self, self._methods, {name: default(self, name) for name in ("epsilon", "epsilon_high", "delta")})
 
     def _check_methods(self) -> None:
         """Refuses settings under which a method could not act as it should."""
@@ -193,27 +140,6 @@ class EntropyShapedGRPOConfig(ShapingSettings, GRPOConfig):
                     f"rollout: set steps_per_generation ({self.steps_per_generation}) to a multiple of "
                     f"gradient_accumulation_steps ({steps})."
                 )
-
-
-def _default(config: EntropyShapedGRPOConfig, name: str) -> Any:
-    """Returns the default that this class of config gives to the field."""
-    return next(f.default for f in dataclasses.fields(config) if f.name == name)
-
-
-_SHAPES: ContextVar[bool] = ContextVar("a trainer that shapes is at work", default=False)
-
-
-@contextmanager
-def shaping() -> Iterator[None]:
-    """Marks a block of code in which a trainer that shapes reads its config, which then lets itself be read.
-
-    A mark in the config itself would go along when it is copied, pickled, or handed to another trainer.
-    """
-    token = _SHAPES.set(True)
-    try:
-        yield
-    finally:
-        _SHAPES.reset(token)
 
 
 def check_rollout(args: EntropyShapedGRPOConfig, prompts: int) -> None:

@@ -12,8 +12,9 @@ from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer
 
 from forkwise.engines.base import needs, update_methods
-from forkwise.engines.trl.config import EntropyShapedGRPOConfig, check_rollout, require_config, shaping
+from forkwise.engines.trl.config import EntropyShapedGRPOConfig, check_rollout, require_config
 from forkwise.engines.trl.guard import GuardedBatch, check_rollout_acted
+from forkwise.engines.trl.methods_of_config import shaping
 from forkwise.engines.trl.release import not_shaped
 from forkwise.engines.trl.rollout import RolloutMixin
 from forkwise.engines.trl.update import POSITIONS, UpdateAdvantages, local_tokens, token_mask
@@ -59,7 +60,7 @@ class EntropyShapingMixin(RolloutMixin):
         if not issubclass(cls, GRPOTrainer) or any(base.__name__ == "GMPOTrainer" for base in cls.__mro__):
             raise TypeError(
                 f"{cls.__name__}: entropy-shaped advantages need TRL's GRPOTrainer or a subclass with its token-level "
-                "loss; RLOO, GMPO and AsyncGRPO have one advantage per sequence or a loss of their own."
+                "loss; RLOO and GMPO have one advantage per sequence. AsyncGRPO has EntropyShapedAsyncGRPOTrainer."
             )
         if cls.__mro__.index(EntropyShapingMixin) > cls.__mro__.index(GRPOTrainer):
             raise TypeError(f"{cls.__name__}: name EntropyShapingMixin before the trainer, or it would do nothing.")

@@ -1,4 +1,7 @@
-"""`forkwise doctor verl`: whether verl finds our trainer modes here, and why not."""
+"""`forkwise doctor verl`: whether verl finds our trainer modes here, and why not.
+
+Nearly all that it says are refusals, so the sentences stay beside what is checked.
+"""
 
 from __future__ import annotations
 

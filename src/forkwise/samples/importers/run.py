@@ -70,23 +70,17 @@ class RunReport:
     n_of_problem: Counter[str] = field(default_factory=Counter)
     """Number of samples by problem id."""
 
-    def __str__(self) -> str:
-        by_n = Counter(self.n_of_problem.values())
-        if len(by_n) == 1:
-            each = f"{next(iter(by_n))} each"
-        else:
-            shown = [f"{n} for {counted(count, 'problem')}" for n, count in sorted(by_n.items())]
-            each = f"n differs: {', '.join(shown[:4])}{', ...' if len(shown) > 4 else ''}"
-        scored = self.samples - self.unscored
-        verdicts = f"{self.correct:,} of {scored:,} correct" if scored else "no verdicts"
-        unscored = f", {self.unscored:,} unscored" if self.unscored and scored else ""
-        problems = counted(len(self.n_of_problem), "problem")
-        return f"{counted(self.samples, 'sample')} of {problems} ({each}), {verdicts}{unscored}"
+    def sizes(self) -> dict[int, int]:
+        """Counts the problems by their number of samples."""
+        return dict(sorted(Counter(self.n_of_problem.values()).items()))
 
 
 @dataclass
 class FileReport:
-    """The outcome of importing one file. `str()` says it in full."""
+    """The outcome of importing one file; `forkwise.report.importing` says it in full.
+
+    What was dropped, noted and remarked is in the words of the importer, which alone knows its format.
+    """
 
     path: Path
     format: str
@@ -96,18 +90,6 @@ class FileReport:
     notes: Counter[str]
     remarks: list[str]
     fields_left_out: list[str]
-
-    def __str__(self) -> str:
-        lines = [f"{self.path} ({self.format}) -> {self.shard}"]
-        lines += [f"  run {name}: {run}" for name, run in list(self.runs.items())[:20]]
-        if len(self.runs) > 20:
-            lines.append(f"  and {len(self.runs) - 20} more runs")
-        lines += [f"  dropped: {count:,} {reason}" for reason, count in self.dropped.items()]
-        lines += [f"  note: {remark}" for remark in self.remarks]
-        lines += [f"  note: {counted(count, 'sample')} {remark}" for remark, count in self.notes.items()]
-        if self.fields_left_out:
-            lines.append(f"  fields left out: {', '.join(self.fields_left_out)}")
-        return "\n".join(map(visible, lines))
 
 
 @lru_cache(maxsize=1)

@@ -3,7 +3,8 @@ r"""Answers in boxes: `\boxed{...}` and its relatives, several of them in one li
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from forkwise.tasks.answers.limits import LONGEST_ANSWER, LONGEST_TEXT
 
@@ -77,10 +78,11 @@ def boxes(text: str) -> Iterator[tuple[int, int, str]]:
     yield from sorted(closed + bare) if bare else closed
 
 
-def full_boxes(text: str) -> list[tuple[int, int, str]]:
+@lru_cache(maxsize=4)  # several rules ask for the boxes of one text
+def full_boxes(text: str) -> Sequence[tuple[int, int, str]]:
     """Returns the boxes that hold an answer: no echo, and none that the words beside it reject or ask about."""
     if "oxed" not in text and "fbox" not in text and "framebox" not in text:
-        return []
+        return ()
     full = [
         b
         for b in boxes(text)

@@ -3,6 +3,8 @@ r"""Answers that are announced: in tags, after `####`, by "the answer is" or und
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from functools import lru_cache
 
 from forkwise.tasks.answers.boxes import REFUTED, boxed, clean, full_boxes, is_echo, unboxed
 from forkwise.tasks.answers.conclusions import chosen, concluded, last_formula
@@ -150,12 +152,17 @@ def _value(text: str) -> str:
 
 def hashed(text: str) -> str | None:
     """Returns what follows the last `####`."""
-    return _last_value(text, _HASH)
+    return _last_value(text, list(_HASH.finditer(text)))
 
 
 def stated(text: str) -> str | None:
     """Returns what follows the last "the answer is", or the last heading "Answer" if that comes later."""
-    return _last_value(text, _ANNOUNCES, unless=_DOUBTED)
+    return _last_value(text, _announcements(text), unless=_DOUBTED)
+
+
+@lru_cache(maxsize=4)  # several rules ask for those of one text
+def _announcements(text: str) -> Sequence[re.Match[str]]:
+    return tuple(_ANNOUNCES.finditer(text))
 
 
 def corrected(text: str) -> str | None:
@@ -164,7 +171,8 @@ def corrected(text: str) -> str | None:
     A correction begins a sentence. One that ends in "that is correct" corrects nothing.
     """
     ends = [box[1] for box in full_boxes(text)]
-    ends += [match.end() for pattern in (_HASH, _ANNOUNCES, _ANSWER_TAG) for match in pattern.finditer(text)]
+    ends += [match.end() for pattern in (_HASH, _ANSWER_TAG) for match in pattern.finditer(text)]
+    ends += [match.end() for match in _announcements(text)]
     if not ends:
         return None
     marks = list(_CORRECTION.finditer(text, max(ends)))[-20:]
@@ -192,9 +200,9 @@ def stated_below_box(text: str) -> str | None:
     return clean(value)
 
 
-def _last_value(text: str, pattern: re.Pattern[str], unless: re.Pattern[str] | None = None) -> str | None:
-    """Returns the value that follows the last match with one, unless the words before it match."""
-    for match in reversed(list(pattern.finditer(text))[-200:]):
+def _last_value(text: str, matches: Sequence[re.Match[str]], unless: re.Pattern[str] | None = None) -> str | None:
+    """Returns the value that follows the last of the matches with one, unless the words before it match `unless`."""
+    for match in reversed(matches[-200:]):
         if unless is not None and unless.search(text, max(0, match.start() - 40), match.start()):
             continue
         after = text[match.end() : match.end() + 2 * LONGEST_ANSWER]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,8 +14,13 @@ import pytest
 import yaml
 
 from forkwise.errors import InputError
-from forkwise.training.doctor import report, trend
+from forkwise.report.doctor import diagnoses, over_time
+from forkwise.training.doctor import diagnose, trend
 from forkwise.training.folder import mark_complete
+
+
+def report(where: Path) -> str:
+    return diagnoses(diagnose(where))
 
 
 def folder(where: Path, rows: Sequence[dict[str, Any]], *, finished: bool = True, **settings: Any) -> Path:
@@ -38,17 +42,9 @@ def line(text: str, topic: str) -> str:
     return found[0]
 
 
-def test_the_trend_of_a_rising_curve() -> None:
-    found = trend([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
-    # Of the 8! orders, one is sorted and one the reverse: p = 2 / 40320. Ends: means of three.
-    assert found.p == pytest.approx(2 / math.factorial(8))
-    assert (found.word, found.tau) == ("rose", pytest.approx(1.0))
-    assert (found.start, found.end) == pytest.approx((0.2, 0.7))
-    assert trend([-x for x in range(8)]).word == "fell"
-    assert trend([0.5] * 20).word == "no trend"
-    assert trend([1.0, 0.0] * 20).word == "no trend"
-    assert trend([1.0, 2.0, 3.0]).word == "no trend"  # three values prove nothing
-    assert "too few values" in trend([1.0, 2.0, 3.0]).describe()
+def test_few_values_show_no_trend() -> None:
+    assert over_time(trend([1.0, 2.0, 3.0])) == "from 1.5 to 2.5 (too few values for a trend)"  # means of two
+    assert over_time(trend([0.5] * 20)) == "no trend (from 0.5 to 0.5, tau +0.00, p = 1)"
 
 
 def test_a_healthy_run(tmp_path: Path) -> None:
@@ -100,6 +96,12 @@ def test_what_is_alarming_is_said(tmp_path: Path, topic: str, rows: list[dict[st
     found = line(text, topic)
     assert found.startswith("!")
     assert says in found
+
+
+def test_what_is_not_alarming_is_said_too(tmp_path: Path) -> None:
+    text = report(folder(tmp_path / "run", [{"kl": 0.25}] * 20, alpha=0))
+    assert line(text, "shaping") == "  shaping    off (alpha 0)."
+    assert line(text, "kl").endswith("(from 0.25 to 0.25, tau +0.00, p = 1) nats per token to the reference.")
 
 
 def test_a_killed_run_says_how_to_go_on(tmp_path: Path) -> None:
