@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from forkwise.cli import app
 from forkwise.errors import InputError
 from forkwise.forks import prepare, results
 from forkwise.forks.command import run_forks
+from forkwise.forks.estimators import budget
 from forkwise.forks.options import ForksOptions
+from forkwise.report.forks import conclusion, tables
 from forkwise.samples import read_samples, write_shard
 from forkwise.sampling.options import JudgeOptions
 from forkwise.sampling.verify import Judge
@@ -132,6 +135,16 @@ def test_the_command_says_cost_conclusion_and_tables(table: Path, undisturbed: t
     assert figure.read_text().startswith("<?xml")
     brief = CliRunner().invoke(app, ["forks", str(table), *given, *more, "--brief"])
     assert "By kind of token" not in brief.output
+
+
+def test_a_budget_that_does_not_add_up_is_said_and_nothing_of_shares(undisturbed: tuple[Path, list[Any]]) -> None:
+    found = results.read(undisturbed[0])
+    missed = budget(np.full(9, 0.4), np.linspace(0.1, 0.2, 9))
+    sentence = conclusion(replace(found, budget=missed, tops=[]))
+    assert sentence.startswith("The budget does not add up, so no shares are given")
+    assert "0.400" in sentence
+    assert "0.150 [0.1" in sentence
+    assert not any("Where the outcome is decided" in getattr(b, "caption", "") for b in tables(replace(found, tops=[])))
 
 
 def test_by_the_answer_all_shares_of_answers_count(table: Path, tmp_path: Path) -> None:

@@ -71,13 +71,14 @@ def test_squared_changes_by_hand(outcome: str, factor: int) -> None:
 def test_squared_changes_have_no_bias_and_add_up() -> None:
     # V is .3 at the start, then .1 or .7 (with chance 1/3), then the outcome: squares add up to .3 * .7 in the mean.
     rng = np.random.default_rng(0)
+    ends = [ready(traces=[trace("p", correct=right)]) for right in (False, True)]
     total = []
-    for _ in range(3000):
+    for _ in range(1500):
         middle = 0.7 if rng.random() < 1 / 3 else 0.1
-        made = ready(traces=[trace("p", correct=bool(rng.random() < middle))])
+        made = ends[int(rng.random() < middle)]
         states = [continued((rng.random(6) < v).astype(int).tolist()) for v in (0.3, middle)]
         total.append(sum(row.decided for row in sentences._rows(made, sentences._Profile(0, 0, [0, 3]), states)))
-    assert np.mean(total) == pytest.approx(0.21, abs=4 * np.std(total) / np.sqrt(3000))
+    assert np.mean(total) == pytest.approx(0.21, abs=4 * np.std(total) / np.sqrt(1500))
 
 
 def test_what_a_reflective_sentence_causes_is_told_within_states() -> None:
@@ -101,7 +102,7 @@ def test_on_the_embedded_model(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["sample", *drawn.split(), "--out", str(tmp_path / "base")])
     assert done.exit_code == 0, done.output
     more = (
-        "--model embedded --unit sentence --states 50 --continuations 8 --level 0.3 --breaks wait,hmm,instead,so,check"
+        "--model embedded --unit sentence --states 64 --continuations 8 --level 0.3 --breaks wait,hmm,instead,so,check"
     )
     given = ["forks", str(tmp_path / "base"), *more.split(), "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(app, given)

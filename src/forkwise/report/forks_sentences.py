@@ -40,7 +40,6 @@ def tables(found: Sentences) -> list[Block]:
         budget_sentence(found.budget, "sentences"),
         *filled("By kind of sentence", header, kinds),
         *filled("The sentences that decide most", _HEADER, [_row(row) for row in most]),
-        *filled("All", _HEADER, [_row(row) for row in found.sentences], folded=True),
     ]
 
 
@@ -68,4 +67,5 @@ def notes(found: Sentences) -> Iterator[str]:
         f"{counted(found.traces, 'sample')} of {count(found.problems)} problems that have more than one outcome (of "
         f"{count(found.of_problems)}); the last sentence of a sample ends in its outcome."
     )
+    yield "The mean change of V is no effect: reflective sentences stand in other places than others do."
     yield "Sentences that decide most are extremes of many noisy numbers: they are to be read, not counted."
