@@ -7,7 +7,9 @@ from transformers import PreTrainedTokenizerFast
 
 TEMPLATE = (
     "{% for m in messages %}{{ '= ' if m.role == 'assistant' }}{{ (m.content or '') + ' ' }}"
-    "{% for call in m.tool_calls or [] %}{{ call.function.name + ' ' }}{% endfor %}{% endfor %}"
+    "{% for call in m.tool_calls or [] %}{{ call.function.name + ' ' }}"
+    "{% for key, value in call.function.arguments.items() %}{{ key + ' ' + value + ' ' }}{% endfor %}"
+    "{% endfor %}{% endfor %}"
     "{{ '=' if add_generation_prompt }}"
 )
 RESPONSE = {

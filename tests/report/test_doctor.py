@@ -122,6 +122,14 @@ def test_a_killed_run_says_how_to_go_on(tmp_path: Path) -> None:
         assert "still running" in report(run)
 
 
+@pytest.mark.parametrize(("steps", "warned"), [(3, True), (4, True), (5, False)])
+def test_a_run_of_the_critics_warm_up_has_trained_no_policy(tmp_path: Path, steps: int, warned: bool) -> None:
+    settings = {"critic_learning_rate": 1e-6, "critic_warmup_steps": 4}
+    text = report(folder(tmp_path / "run", [{"reward": 0.1 * i} for i in range(steps)], **settings))
+    assert (f"has not been trained: all {steps} steps were the critic's alone." in text) == warned
+    assert "critic's alone" not in report(folder(tmp_path / "grpo", [{"reward": 0.1}] * 3))
+
+
 def test_a_run_that_was_stopped_names_the_batch(tmp_path: Path) -> None:
     run = folder(tmp_path / "run", [{"reward": 0.1}] * 3, finished=False, critic_learning_rate=1e-6)
     (run / "non_finite").mkdir()

@@ -203,3 +203,28 @@ def test_grpo_runs_sharded(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("lora", [{}, LORA], ids=["full", "lora"])
 def test_ppo_runs_sharded(tmp_path: Path, kind: str, lora: dict[str, Any]) -> None:
     check_sharded(tmp_path, "ppo", kind, **PPO, **lora)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "asked"),
+    [
+        (["--cpu", "--num_processes", "2"], 2),
+        (["--cpu", "--num-processes=3"], 3),
+        (["--cpu", "--num_processes", "1"], 0),
+    ],
+)
+def test_one_process_where_several_were_asked_for_is_noticed(tmp_path: Path, launcher: list[str], asked: int) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from forkwise.training.launched import more_asked_than_started as said\nprint(said(1))\nprint(said(2))\n"
+    )
+    command = [str(Path(sys.executable).with_name("accelerate")), "launch", "--num_machines", "1", *launcher]
+    done = subprocess.run(
+        [*command, str(script)], env=ENVIRONMENT, capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    alone, both = done.stdout.splitlines()
+    assert both == "None"
+    if asked:
+        assert alone.startswith(f"accelerate launch was asked for {asked} processes and has started one, which trains")
+    else:
+        assert alone == "None"

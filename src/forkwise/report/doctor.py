@@ -140,6 +140,10 @@ SENTENCES: dict[str, Callable[..., str]] = {
         f"has not been trained: all {steps} steps were the critic's alone. Train longer, or lower "
         "trainer.critic_warmup."
     ),
+    "policy: warm-up": lambda _, steps, warmup: (
+        f"has not been trained: all {steps} steps were the critic's alone. Train longer, or lower "
+        f"critic_warmup_steps ({warmup})."
+    ),
     "finite: batches": lambda _, paths: (
         f"a number was not finite, and the run was stopped; the batch is in {', '.join(map(str, paths))} "
         "(torch.load). Lower learning_rate or max_grad_norm, or train in float32."

@@ -31,7 +31,15 @@ SIGNIFICANT = 0.05
 KEPT = "non_finite"  # written by forkwise.training.health
 
 Row = dict[str, Any]
-_NUMBERS = ("alpha", "kappa", "max_steps", "max_grad_norm", "health_min_entropy", "health_max_length")
+_NUMBERS = (
+    "alpha",
+    "kappa",
+    "max_steps",
+    "max_grad_norm",
+    "health_min_entropy",
+    "health_max_length",
+    "critic_warmup_steps",
+)
 
 
 @dataclass(frozen=True)
@@ -197,6 +205,12 @@ def _not_finite(folder: Path, steps: list[Row]) -> Iterator[Finding]:
             yield Finding("finite: curve", {"key": key, "first": bad[0], "later": len(bad) - 1}, warning=True)
 
 
+def _policy(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
+    warmup, last = settings.get("critic_warmup_steps", 0), rows[-1]["step"]
+    if "critic_learning_rate" in settings and last <= warmup:
+        yield Finding("policy: warm-up", {"steps": last, "warmup": warmup}, warning=True)
+
+
 def _reward(rows: list[Row], _: dict[str, Any]) -> Iterator[Finding]:
     values = series(rows, "reward")
     if not values:
@@ -276,4 +290,4 @@ def _critic(rows: list[Row], _: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("critic", {"curve": curve}, warning=len(values) >= FEWEST and curve.end <= 0)
 
 
-_LOOKS = (_reward, _entropy, _length, _shaping, _clipping, _groups, _gradient, _kl, _critic)
+_LOOKS = (_policy, _reward, _entropy, _length, _shaping, _clipping, _groups, _gradient, _kl, _critic)

@@ -1,0 +1,97 @@
+"""ms-swift 4: the entropy-shaped advantage as one of its external plugins, a file of two lines.
+
+    # shaping.py
+    from forkwise.engines.hooks.ms_swift import install
+    install()
+
+    FORKWISE_ALPHA=0.4 swift rlhf --rlhf_type grpo --external_plugins shaping.py --log_entropy true ...
+
+ms-swift needs trl < 1.0 and forkwise's trainers need trl >= 1.9: this module imports neither. `--log_entropy true`
+makes ms-swift compute entropies, of the policy under update and at the sampling temperature.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from forkwise.core import shape_and_measure
+from forkwise.engines.hooks.constants import constants, log
+from forkwise.errors import InputError
+
+if TYPE_CHECKING:
+    _Trainer = Any
+else:
+    _Trainer = object
+
+_NAME = "EntropyShapedGRPOTrainer"
+
+
+class EntropyShapedLoss(_Trainer):
+    """Shapes the advantages of each micro-batch between ms-swift's entropies and its loss.
+
+    Raises:
+        InputError: ms-swift computes no entropies, as its arguments stand, or has a loss without them.
+        RuntimeError: in a training loss to which shaped advantages did not come.
+    """
+
+    _pending: Any = None  # the micro-batch whose loss is being computed
+    _shaped = 0
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Computes ms-swift's loss; raises where it went past the shaping."""
+        if self._acts() and getattr(self, "use_liger_loss", False):
+            raise InputError("Liger's loss has no entropies: set --use_liger_kernel false.")
+        if self._acts() and not self.compute_entropy:
+            raise InputError("Advantages need entropies: add --log_entropy true.")
+        before = self._shaped
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        if self._acts() and self._shaped == before:
+            raise RuntimeError("Advantages were not entropy-shaped: this loss has none of ms-swift's micro-batches.")
+        return loss
+
+    def _acts(self) -> bool:
+        return bool(self.model.training) and constants(self.args)[0] > 0
+
+    def _compute_loss_and_metrics(self, model: Any, model_inputs: Any, grpo_batch: Any) -> Any:
+        if not self._acts():
+            return super()._compute_loss_and_metrics(model, model_inputs, grpo_batch)
+        before, self._pending = grpo_batch.advantages, grpo_batch
+        try:
+            made = super()._compute_loss_and_metrics(model, model_inputs, grpo_batch)
+            if self._pending is not None:
+                raise RuntimeError("Advantages were not entropy-shaped: the loss computed no entropies.")
+            return made
+        finally:
+            grpo_batch.advantages, self._pending = before, None
+
+    def _get_per_token_logps_and_entropies(self, model: Any, model_inputs: Any, grpo_batch: Any, **more: Any) -> Any:
+        logps, entropies = super()._get_per_token_logps_and_entropies(model, model_inputs, grpo_batch, **more)
+        if self._pending is grpo_batch and grpo_batch is not None and entropies is not None:
+            alpha, kappa = constants(self.args)
+            mask = grpo_batch.completion_mask
+            grpo_batch.advantages, stats = shape_and_measure(
+                grpo_batch.advantages, entropies.detach(), alpha=alpha, kappa=kappa, mask=mask
+            )
+            self._pending = None
+            self._shaped += 1
+            for name, value in log(stats, "micro-batch").items():
+                self._metrics["train"][name].append(value)
+        return logps, entropies
+
+
+def install() -> None:
+    """Puts the shaping trainer into the place of ms-swift's GRPO trainer."""
+    from swift.trainers.trainer_factory import TrainerFactory
+
+    TrainerFactory.TRAINER_MAPPING["grpo"] = f"{__name__}.{_NAME}"
+
+
+def __getattr__(name: str) -> Any:
+    """Makes the trainer class when ms-swift asks for it by its path."""
+    if name != _NAME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from swift.rlhf_trainers import GRPOTrainer
+
+    made = type(name, (EntropyShapedLoss, GRPOTrainer), {"__module__": __name__, "__doc__": EntropyShapedLoss.__doc__})
+    globals()[name] = made
+    return made

@@ -1,0 +1,50 @@
+"""prime-rl: the entropy-shaped advantage as its custom loss, once its `LossInputs` carries entropies.
+
+    [trainer.loss]
+    type = "custom"
+    import_path = "forkwise.engines.hooks.prime_rl.shaped_loss"
+    [trainer.loss.kwargs]
+    alpha = 0.4
+    kappa = 2.0
+
+prime-rl computes entropies beside its loss and does not hand them in. docs/engines.md has the lines that do; without
+them the first loss raises. Other `kwargs` are those of prime-rl's default loss, which the shaped advantages enter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from forkwise.constants import check_alpha, check_kappa
+from forkwise.core import shape_and_measure
+from forkwise.engines.hooks.constants import log
+
+
+def shaped_loss(inputs: Any, *, alpha: float, kappa: float = 2.0, **options: Any) -> Any:
+    """Computes prime-rl's default loss of one sample on advantages shaped with the entropy of the policy under update.
+
+    Raises:
+        InputError: a constant is out of range.
+        RuntimeError: `LossInputs` has no entropies.
+    """
+    from prime_rl.configs.trainer import DefaultLossConfig
+    from prime_rl.trainer.rl.loss import default_loss_fn
+
+    check_alpha(alpha)
+    check_kappa(kappa)
+    config = DefaultLossConfig(**options)
+    if alpha == 0:
+        return default_loss_fn(inputs, config)
+    entropy = getattr(inputs, "entropy", None)
+    if entropy is None:
+        raise RuntimeError(
+            "Advantages were not entropy-shaped: prime-rl's LossInputs has no field 'entropy'. The page Engines of "
+            "forkwise's documentation has the lines that add it."
+        )
+    advantages, stats = shape_and_measure(
+        inputs.advantages, entropy.detach(), alpha=alpha, kappa=kappa, mask=inputs.loss_mask
+    )
+    outputs = default_loss_fn(dataclasses.replace(inputs, advantages=advantages), config)
+    numbers = {name: inputs.advantages.new_tensor(value) for name, value in log(stats, "sample").items()}
+    return dataclasses.replace(outputs, metrics={**outputs.metrics, **numbers})

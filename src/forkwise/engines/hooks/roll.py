@@ -1,0 +1,68 @@
+"""ROLL: the entropy-shaped advantage by the class of its actor's worker, in the run's YAML.
+
+    actor_train:
+      worker_cls: forkwise.engines.hooks.roll.EntropyShapedActorWorker
+
+alpha and kappa come from the environment, FORKWISE_ALPHA and FORKWISE_KAPPA. Entropies are those of the policy under
+update that ROLL's `op_compute_entropy` computes: at temperature 1, as its log-probs are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from forkwise.core import shape_and_measure
+from forkwise.engines.hooks.constants import constants, log
+from forkwise.errors import InputError
+
+if TYPE_CHECKING:
+    _Worker = Any
+else:
+    _Worker = object
+
+
+class EntropyShapedLoss(_Worker):
+    """Shapes the advantages of each micro-batch before the loss of the worker class that stands behind it.
+
+    Raises:
+        RuntimeError: in a loss to which no entropies or advantages come.
+    """
+
+    def loss_func(self, data: Any, output_tensor: torch.Tensor) -> Any:
+        """Computes ROLL's loss on shaped advantages; the micro-batch has its own again afterwards."""
+        alpha, kappa = constants(self.pipeline_config)
+        if alpha == 0:
+            return super().loss_func(data, output_tensor)
+        before = data.batch.get("advantages")
+        with torch.no_grad():
+            entropy = self.strategy.op_compute_entropy(logits=output_tensor, attention_mask=data.batch["response_mask"])
+        if before is None or entropy is None:
+            what = "advantages" if before is None else "entropies"
+            raise RuntimeError(f"Advantages were not entropy-shaped: ROLL's loss was given no {what}.")
+        if before.shape != entropy.shape:
+            raise InputError(
+                f"ROLL gives advantages {tuple(before.shape)} and entropies {tuple(entropy.shape)}: shaping needs one "
+                "of each per token, so train without sequence packing."
+            )
+        shaped, stats = shape_and_measure(
+            before, entropy, alpha=alpha, kappa=kappa, mask=data.batch["response_mask"][:, 1:]
+        )
+        data.batch["advantages"] = shaped
+        try:
+            loss, metrics = super().loss_func(data, output_tensor)
+        finally:
+            data.batch["advantages"] = before
+        return loss, metrics | log(stats, "micro-batch")
+
+
+def __getattr__(name: str) -> Any:
+    """Makes the worker class when ROLL asks for it by its path."""
+    if name != "EntropyShapedActorWorker":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from roll.pipeline.rlvr.actor_worker import ActorWorker
+
+    made = type(name, (EntropyShapedLoss, ActorWorker), {"__module__": __name__, "__doc__": EntropyShapedLoss.__doc__})
+    globals()[name] = made
+    return made

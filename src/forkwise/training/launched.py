@@ -1,0 +1,47 @@
+"""How many processes a launcher was asked for, which may be more than it has started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+_LAUNCHERS = ("accelerate", "accelerate-launch", "accelerate.commands.launch")
+_OPTIONS = ("--num_processes", "--num-processes")
+
+
+def more_asked_than_started(started: int) -> str | None:
+    """Says that `accelerate launch` was asked for several processes and has started one; None where that is not so.
+
+    On a machine without GPUs it does so in silence, unless MPI is installed.
+    """
+    if started > 1:
+        return None
+    asked = max((_asked(line) for line in _command_lines()), default=0)
+    if asked <= 1:
+        return None
+    return (
+        f"accelerate launch was asked for {asked} processes and has started one, which trains alone, with a batch that "
+        f"is {asked} times smaller. On CPUs use ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes "
+        f"{asked} ..., or torchrun."
+    )
+
+
+def _command_lines() -> list[list[str]]:
+    """Returns the command lines of the processes above this one that may be read."""
+    try:
+        return [parent.cmdline() for parent in psutil.Process().parents()[:2]]
+    except psutil.Error:
+        return []
+
+
+def _asked(words: list[str]) -> int:
+    """Returns the number of processes in a command line of `accelerate launch`; 0 in any other."""
+    if not any(Path(word).name in _LAUNCHERS for word in words[:3]):
+        return 0
+    for i, word in enumerate(words):
+        name, _, value = word.partition("=")
+        if name in _OPTIONS:
+            value = value or (words[i + 1] if i + 1 < len(words) else "")
+            return int(value) if value.isdecimal() else 0
+    return 0

@@ -1,0 +1,291 @@
+"""Hooks that stand before a class of an engine: ROLL, OpenRLHF, ms-swift, on stand-ins for what they publish.
+
+Each stand-in names the commit or release that it was written after, and has that interface's names and shapes.
+OpenRLHF's own loss takes the place of its stand-in where the package is installed.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import sys
+from collections import defaultdict
+from dataclasses import dataclass, field
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from engine_interfaces import behind_a_prompt, check_logged, clipped, constants, drawn, modules, padded
+
+from forkwise.errors import InputError
+from forkwise.testing.engines import Batch, Outcome, check_adapter, check_skipped_step
+
+
+@pytest.fixture(autouse=True)
+def _no_alpha(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FORKWISE_ALPHA", "FORKWISE_KAPPA"):
+        monkeypatch.delenv(name, raising=False)
+
+
+class TestRoll:
+    """`roll.pipeline.rlvr.actor_worker.ActorWorker`, alibaba/ROLL 8eb27cc2."""
+
+    @pytest.fixture
+    def worker(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+        class ActorWorker:
+            def loss_func(self, data: Any, output_tensor: Any) -> Any:
+                mask = data.batch["response_mask"][:, 1:]
+                logprobs = self.strategy.op_compute_log_probs(output_tensor)
+                return clipped(logprobs, data.batch["advantages"], mask), {"actor/pg_loss": 0.0}
+
+        modules(monkeypatch, roll__pipeline__rlvr__actor_worker={"ActorWorker": ActorWorker})
+        from forkwise.engines.hooks import roll
+
+        vars(roll).pop("EntropyShapedActorWorker", None)
+        yield lambda ours: (roll.EntropyShapedActorWorker if ours else ActorWorker)()
+        vars(roll).pop("EntropyShapedActorWorker", None)
+
+    @staticmethod
+    def outcome(worker: Any, batch: Batch, settings: Any) -> Outcome:
+        mask, entropy = padded(batch.mask), padded(batch.entropy).requires_grad_()
+        logprobs = drawn().requires_grad_()
+        worker.pipeline_config = settings
+        worker.strategy = SimpleNamespace(
+            op_compute_log_probs=lambda logits: logits * mask,
+            op_compute_entropy=lambda logits, attention_mask: entropy * attention_mask[:, 1:],
+        )
+        given = padded(batch.advantages)
+        data = SimpleNamespace(batch={"advantages": given, "response_mask": behind_a_prompt(mask)})
+        loss, metrics = worker.loss_func(data, logprobs)
+        loss.backward()
+        assert data.batch["advantages"] is given
+        assert entropy.grad is None
+        check_logged(metrics, batch, settings)
+        return Outcome(loss.detach(), logprobs.grad)
+
+    def test_holds_the_contract(self, worker: Any) -> None:
+        nothing = SimpleNamespace(batch={"response_mask": torch.ones(1, 3)})
+        blind = worker(True)
+        blind.pipeline_config = constants(0.4)
+        blind.strategy = SimpleNamespace(op_compute_entropy=lambda **_: torch.ones(1, 2))
+        check_adapter(
+            lambda batch: self.outcome(worker(False), batch, SimpleNamespace()),
+            lambda batch, alpha, kappa: self.outcome(worker(True), batch, constants(alpha, kappa)),
+            lambda: blind.loss_func(nothing, None),
+        )
+
+    def test_refuses_packed_rows_and_no_alpha(self, worker: Any) -> None:
+        packed = worker(True)
+        packed.pipeline_config = constants(0.4)
+        packed.strategy = SimpleNamespace(op_compute_entropy=lambda **_: torch.ones(1, 7))
+        data = SimpleNamespace(batch={"advantages": torch.ones(2, 3), "response_mask": torch.ones(2, 4)})
+        with pytest.raises(InputError, match="train without sequence packing"):
+            packed.loss_func(data, None)
+        packed.pipeline_config = SimpleNamespace()
+        with pytest.raises(InputError, match="FORKWISE_ALPHA is not set"):
+            packed.loss_func(data, None)
+
+
+class PolicyLossStandIn(torch.nn.Module):
+    """OpenRLHF 0.11.2's `PolicyLoss`, without its options."""
+
+    def forward(self, log_probs: Any, old_log_probs: Any, advantages: Any, action_mask: Any = None, **_: Any) -> Any:
+        ratio = (log_probs - old_log_probs).exp()
+        loss = -torch.min(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+        nothing = torch.zeros(())
+        return (loss * action_mask).sum() / action_mask.sum(), nothing, nothing, None, None
+
+
+def policy_loss() -> Any:
+    """OpenRLHF's own loss, whose file needs torch only, where the package is installed; else the stand-in."""
+    try:
+        files = importlib.metadata.files("openrlhf") or []
+    except importlib.metadata.PackageNotFoundError:
+        return PolicyLossStandIn()
+    (path,) = [file.locate() for file in files if str(file).endswith("openrlhf/models/loss.py")]
+    # Its neighbour imports DeepSpeed; of it the loss takes this, and its tests of the value only.
+    neighbour = ModuleType("openrlhf_models.utils")
+    vars(neighbour)["masked_mean"] = lambda values, mask, dim=None: (values * mask).sum(dim) / mask.sum(dim)
+    sys.modules |= {"openrlhf_models": ModuleType("openrlhf_models"), "openrlhf_models.utils": neighbour}
+    spec = importlib.util.spec_from_file_location("openrlhf_models.loss", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.PolicyLoss()
+
+
+class TestOpenRLHF:
+    """`ActorPPOTrainer.training_step`, OpenRLHF 0.11.2."""
+
+    @pytest.fixture
+    def trainer(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+        class ActorPPOTrainer:
+            def training_step(self, experience: Any, kl_ctl: float, step: int, loss_batch_info: Any = None) -> Any:
+                logprobs, output = self.actor(experience.sequences, return_entropy=True)
+                loss, *_ = self.actor_loss_fn(
+                    logprobs, experience.action_log_probs, experience.advantages, action_mask=experience.action_mask
+                )
+                assert output.entropy.shape[1] > logprobs.shape[1]  # of the prompt too
+                loss.backward()
+                return {"metrics": {"policy_loss": loss.detach()}, "weights": {"policy_loss": "token"}}
+
+        modules(monkeypatch, openrlhf__trainer__ray__ppo_actor={"ActorPPOTrainer": ActorPPOTrainer})
+        from forkwise.engines.hooks import openrlhf
+
+        openrlhf.install()
+        ours = sys.modules["openrlhf.trainer.ray.ppo_actor"].ActorPPOTrainer
+        openrlhf.install()  # once is enough
+        assert ours is sys.modules["openrlhf.trainer.ray.ppo_actor"].ActorPPOTrainer
+        return lambda shaping: (ours if shaping else ActorPPOTrainer)()
+
+    @staticmethod
+    def outcome(trainer: Any, batch: Batch, settings: Any, *, entropy_coef: float | None = 0.0) -> Outcome:
+        entropy = behind_a_prompt(padded(batch.entropy)).requires_grad_()
+        logprobs = drawn().requires_grad_()
+
+        class Actor(torch.nn.Module):
+            def forward(self, sequences: Any, return_entropy: bool) -> Any:
+                return logprobs, SimpleNamespace(entropy=entropy)
+
+        trainer.args = settings
+        trainer.args.actor = SimpleNamespace(entropy_coef=entropy_coef)
+        trainer.actor, trainer.actor_loss_fn = Actor(), policy_loss()
+        loss_fn, given = trainer.actor_loss_fn, padded(batch.advantages)
+        experience = SimpleNamespace(
+            sequences=None,
+            action_log_probs=torch.full_like(given, -0.8),
+            advantages=given.clone(),
+            action_mask=padded(batch.mask),
+        )
+        status = trainer.training_step(experience, 0.0, 0)
+        assert trainer.actor_loss_fn is loss_fn
+        assert torch.equal(experience.advantages, given)
+        assert entropy.grad is None
+        check_logged(status["metrics"], batch, settings)
+        assert status["weights"].keys() == status["metrics"].keys()
+        return Outcome(status["metrics"]["policy_loss"], logprobs.grad)
+
+    def test_holds_the_contract(self, trainer: Any) -> None:
+        deaf = trainer(True)
+        deaf.args = SimpleNamespace(forkwise_alpha=0.4, actor=SimpleNamespace(entropy_coef=0.0))
+        deaf.actor, deaf.actor_loss_fn = torch.nn.Linear(1, 1), policy_loss()
+        step = type(deaf).__mro__[2]
+        check_adapter(
+            lambda batch: self.outcome(trainer(False), batch, SimpleNamespace()),
+            lambda batch, alpha, kappa: self.outcome(trainer(True), batch, constants(alpha, kappa)),
+            None,
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(step, "training_step", lambda *_, **__: {})
+            assert "did not call actor_loss_fn" in check_skipped_step(lambda: deaf.training_step(None, 0.0, 0))
+
+    def test_refuses_arguments_without_entropies(self, trainer: Any) -> None:
+        batch = Batch([[1.0]], [[1.0]], [[1.0]])
+        with pytest.raises(InputError, match="add --actor.entropy_coef 0"):
+            self.outcome(trainer(True), batch, constants(0.4), entropy_coef=None)
+
+
+@dataclass
+class GRPOBatch:
+    """What ms-swift 4.6.0's `GRPOBatch` has that is needed here."""
+
+    advantages: Any
+    completion_mask: Any
+    entropy: Any
+    logps: Any
+    read: list[Any] = field(default_factory=list)
+
+
+class TestMsSwift:
+    """`GRPOTrainer._compute_loss_and_metrics` and `_get_per_token_logps_and_entropies`, ms-swift 4.6.0."""
+
+    @pytest.fixture
+    def trainer(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+        class GRPOTrainer:
+            use_liger_loss = False
+
+            def __init__(self, settings: Any) -> None:
+                self.args, self.compute_entropy = settings, True
+                self.model = SimpleNamespace(training=True)
+                self._metrics = {"train": defaultdict(list)}
+
+            def compute_loss(self, model: Any, inputs: Any) -> Any:
+                if inputs["grpo_batch"] is None:
+                    return None
+                return self._compute_loss_and_metrics(model, {}, inputs["grpo_batch"])[0]
+
+            def _compute_loss_and_metrics(self, model: Any, model_inputs: Any, grpo_batch: Any) -> Any:
+                logps, entropies = self._get_per_token_logps_and_entropies(
+                    model, model_inputs, grpo_batch, compute_entropy=self.compute_entropy
+                )
+                assert entropies is not None
+                grpo_batch.read.append(grpo_batch.advantages)
+                return clipped(logps, grpo_batch.advantages, grpo_batch.completion_mask), {}
+
+            def _get_per_token_logps_and_entropies(
+                self, model: Any, model_inputs: Any, grpo_batch: Any, compute_entropy: bool = False
+            ) -> Any:
+                return grpo_batch.logps, grpo_batch.entropy
+
+        class TrainerFactory:
+            TRAINER_MAPPING = {"grpo": "swift.rlhf_trainers.GRPOTrainer", "dpo": "x"}  # noqa: RUF012
+
+        modules(
+            monkeypatch,
+            swift__trainers__trainer_factory={"TrainerFactory": TrainerFactory},
+            swift__rlhf_trainers={"GRPOTrainer": GRPOTrainer},
+        )
+        from forkwise.engines.hooks import ms_swift
+
+        vars(ms_swift).pop("EntropyShapedGRPOTrainer", None)
+        ms_swift.install()
+        module, name = TrainerFactory.TRAINER_MAPPING["grpo"].rsplit(".", 1)
+        ours = getattr(importlib.import_module(module), name)  # as ms-swift does
+        yield lambda settings, shaping=True: (ours if shaping else GRPOTrainer)(settings)
+        vars(ms_swift).pop("EntropyShapedGRPOTrainer", None)
+
+    @staticmethod
+    def outcome(trainer: Any, batch: Batch) -> Outcome:
+        entropy, logprobs = padded(batch.entropy).requires_grad_(), drawn().requires_grad_()
+        given = padded(batch.advantages)
+        grpo_batch = GRPOBatch(given, padded(batch.mask).bool(), entropy, logprobs)
+        loss = trainer.compute_loss(None, {"grpo_batch": grpo_batch})
+        loss.backward()
+        assert grpo_batch.advantages is given
+        assert entropy.grad is None
+        check_logged({name: values[-1] for name, values in trainer._metrics["train"].items()}, batch, trainer.args)
+        return Outcome(loss.detach(), logprobs.grad)
+
+    def test_holds_the_contract(self, trainer: Any) -> None:
+        check_adapter(
+            lambda batch: self.outcome(trainer(SimpleNamespace(), False), batch),
+            lambda batch, alpha, kappa: self.outcome(trainer(constants(alpha, kappa)), batch),
+            lambda: trainer(constants(0.4)).compute_loss(None, {"grpo_batch": None}),
+        )
+
+    def test_evaluation_is_not_shaped(self, trainer: Any) -> None:
+        batch = Batch(*[[[1.0, -1.0]]] * 2, [[1.0, 1.0]])
+        evaluating, stock = trainer(constants(0.4)), trainer(SimpleNamespace(), False)
+        evaluating.model.training = False
+        losses = []
+        for one in (evaluating, stock):
+            grpo_batch = GRPOBatch(
+                padded(batch.advantages), padded(batch.mask).bool(), padded(batch.entropy), drawn()[:1]
+            )
+            losses.append(one.compute_loss(None, {"grpo_batch": grpo_batch}))
+        assert torch.equal(*losses)
+        assert not evaluating._metrics["train"]
+
+    def test_refuses_arguments_without_entropies(self, trainer: Any) -> None:
+        for name, value, message in (
+            ("compute_entropy", False, "add --log_entropy true"),
+            ("use_liger_loss", True, "set --use_liger_kernel false"),
+        ):
+            wrong = trainer(constants(0.4))
+            setattr(wrong, name, value)
+            with pytest.raises(InputError, match=message):
+                wrong.compute_loss(None, {"grpo_batch": None})

@@ -1,0 +1,182 @@
+"""Hooks that are losses around an engine's: prime-rl and NeMo-RL, on stand-ins for what they publish.
+
+Each stand-in names the commit that it was written after, and has that interface's names and shapes.
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from engine_interfaces import LONGEST, behind_a_prompt, check_logged, clipped, constants, drawn, modules, padded
+
+from forkwise.engines.hooks.nemo_rl import shaped
+from forkwise.errors import InputError
+from forkwise.testing.engines import Batch, Outcome, check_adapter
+
+
+@dataclass
+class LossInputs:
+    trainer_logprobs: Any
+    inference_logprobs: Any
+    ref_logprobs: Any
+    advantages: Any
+    loss_mask: Any
+    loss_weights: Any = None
+    entropy: Any = None  # the field that docs/engines.md adds
+
+
+@dataclass
+class LossOutputs:
+    loss: Any
+    metrics: dict[str, Any]
+
+
+@dataclass
+class DefaultLossConfig:
+    adv_tau: float = 1.0
+    kl_tau: float = 1e-3
+
+
+class TestPrimeRL:
+    """`LossInputs` and the default loss, PrimeIntellect-ai/prime-rl 559b44772, with the field `entropy`."""
+
+    @pytest.fixture(autouse=True)
+    def _prime_rl(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def default_loss_fn(inputs: LossInputs, loss_config: DefaultLossConfig) -> LossOutputs:
+            log_ratio = inputs.trainer_logprobs - inputs.inference_logprobs
+            loss = -loss_config.adv_tau * inputs.loss_mask * inputs.advantages * log_ratio.exp()
+            loss = loss + loss_config.kl_tau * inputs.loss_mask * log_ratio**2
+            return LossOutputs(loss.sum(), {"is_masked": torch.tensor(0.0)})
+
+        modules(
+            monkeypatch,
+            prime_rl__trainer__rl__loss={"default_loss_fn": default_loss_fn},
+            prime_rl__configs__trainer={"DefaultLossConfig": DefaultLossConfig},
+        )
+
+    @staticmethod
+    def outcome(batch: Batch, loss_fn: Any) -> Outcome:
+        logprobs, total = drawn().requires_grad_(), torch.zeros((), dtype=torch.float64)
+        for row, (a, h, m) in enumerate(zip(*batch, strict=True)):
+            own = logprobs[row, : len(m)]
+            entropy = torch.tensor(h, dtype=torch.float64, requires_grad=True)
+            given = torch.tensor(a, dtype=torch.float64)
+            old = torch.full_like(given, -0.8)
+            total = total + loss_fn(LossInputs(own, old, None, given, torch.tensor(m).bool(), None, entropy)).loss
+            assert given.tolist() == pytest.approx(list(a))
+        total.backward()
+        return Outcome(total.detach(), logprobs.grad)
+
+    def test_holds_the_contract(self) -> None:
+        from forkwise.engines.hooks.prime_rl import shaped_loss
+
+        engine = sys.modules["prime_rl.trainer.rl.loss"].default_loss_fn
+        bare = LossInputs(*[torch.zeros(2)] * 4, torch.ones(2, dtype=torch.bool))
+        check_adapter(
+            lambda batch: self.outcome(batch, lambda inputs: engine(inputs, DefaultLossConfig(adv_tau=0.5))),
+            lambda batch, alpha, kappa: self.outcome(
+                batch, lambda inputs: shaped_loss(inputs, alpha=alpha, kappa=kappa, adv_tau=0.5)
+            ),
+            lambda: shaped_loss(bare, alpha=0.4),
+        )
+        row = Batch([[0.9, -0.4, 1.7, -1.0]], [[0.0, 3.0, 1.0, 2.0]], [[1, 1, 0, 1]])
+        a, h, m = (torch.tensor(values[0], dtype=torch.float64) for values in row)
+        inputs = LossInputs(torch.zeros(4), torch.zeros(4), None, a, m.bool(), None, h)
+        check_logged(shaped_loss(inputs, alpha=0.4, kappa=2.0).metrics, row, constants(0.4))
+        with pytest.raises(InputError, match="kappa must be"):
+            shaped_loss(bare, alpha=0.4, kappa=1.0)
+
+
+class LossInputType(enum.Enum):
+    LOGIT = "logit"
+    LOGPROB = "logprob"
+
+
+class ClippedPG:
+    """`ClippedPGLossFn` without its options, NVIDIA-NeMo/RL 7ea279abf."""
+
+    input_type = LossInputType.LOGPROB
+    use_fused_linear_logprobs = False
+    metric_normalizations = {"loss": "tokens"}  # noqa: RUF012  (NeMo-RL's attribute)
+
+    def __call__(self, next_token_logprobs: Any, data: Any, global_valid_seqs: Any, global_valid_toks: Any) -> Any:
+        mask = data["token_mask"][:, 1:] * data["sample_mask"].unsqueeze(-1)
+        return clipped(next_token_logprobs, data["advantages"][:, 1:], mask), {"loss": 0.0}
+
+
+def logits_of(entropies: Any, words: int = 2048) -> Any:
+    """Logits `(x, 0, ..., 0)` with these entropies, found by halving in float64."""
+    low, high = torch.zeros_like(entropies), torch.full_like(entropies, 80.0)
+    for _ in range(60):
+        x = (low + high) / 2
+        rest = torch.cat([x[..., None], torch.zeros(*x.shape, words - 1, dtype=x.dtype)], dim=-1).log_softmax(-1)
+        too_high = -(rest.exp() * rest).sum(-1) > entropies
+        low, high = torch.where(too_high, x, low), torch.where(too_high, high, x)
+    return torch.cat([low[..., None], torch.zeros(*low.shape, words - 1, dtype=low.dtype)], dim=-1)
+
+
+class TestNeMo:
+    @pytest.fixture(autouse=True)
+    def _nemo_rl(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def logprobs(input_ids: Any, next_token_logits: Any, seq_index: Any = None) -> Any:
+            logp = next_token_logits[:, :-1].log_softmax(-1)
+            return logp.gather(-1, input_ids[:, 1:, None])[..., 0]
+
+        modules(
+            monkeypatch,
+            nemo_rl__algorithms__loss__interfaces={"LossInputType": LossInputType},
+            nemo_rl__distributed__model_utils={"get_next_token_logprobs_from_logits": logprobs},
+        )
+
+    @staticmethod
+    def outcome(batch: Batch, loss_fn: Any) -> Outcome:
+        mask, entropy = padded(batch.mask), padded(batch.entropy)
+        logits = torch.cat([logits_of(entropy), torch.zeros(4, 1, 2048, dtype=torch.float64)], dim=1).requires_grad_()
+        data = {
+            "input_ids": torch.ones(4, LONGEST + 1, dtype=torch.long),
+            "advantages": behind_a_prompt(padded(batch.advantages)),
+            "token_mask": behind_a_prompt(mask),
+            "sample_mask": (mask.sum(dim=1) > 0).double(),
+        }
+        before = data["advantages"].clone()
+        given: dict[str, Any] = {"logits": logits}
+        if loss_fn.input_type is LossInputType.LOGPROB:
+            to_logprobs = sys.modules["nemo_rl.distributed.model_utils"].get_next_token_logprobs_from_logits
+            given = {"next_token_logprobs": to_logprobs(data["input_ids"], logits)}
+        one = torch.tensor(1.0)
+        loss, metrics = loss_fn(data=data, global_valid_seqs=one, global_valid_toks=one, **given)
+        loss.backward()
+        assert torch.equal(data["advantages"], before)
+        if alpha := getattr(loss_fn, "alpha", 0.0):
+            check_logged(metrics, batch, constants(alpha, loss_fn.kappa))
+        return Outcome(loss.detach(), logits.grad)
+
+    def test_holds_the_contract(self) -> None:
+        loss_fn = ClippedPG()
+        check_adapter(
+            lambda batch: self.outcome(batch, loss_fn),
+            lambda batch, alpha, kappa: self.outcome(batch, shaped(loss_fn, alpha=alpha, kappa=kappa)),
+            lambda: shaped(loss_fn, alpha=0.4)(data={}, logits=None),
+            tolerance=1e-5,  # entropies of float32 logits
+        )
+        assert shaped(loss_fn, alpha=0) is loss_fn
+        assert shaped(loss_fn, alpha=0.4).metric_normalizations == {"loss": "tokens"}
+
+    def test_refuses_what_has_no_whole_logits(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        fused, other = ClippedPG(), SimpleNamespace(input_type=LossInputType.LOGIT)
+        fused.use_fused_linear_logprobs = True
+        for loss_fn, message in ((fused, "leave no logits"), (other, "does not take log-probs")):
+            with pytest.raises(InputError, match=message):
+                shaped(loss_fn, alpha=0.4)
+        state = {"model_parallel_is_initialized": lambda: True, "get_tensor_model_parallel_world_size": lambda: 2}
+        modules(monkeypatch, megatron__core__parallel_state=state)
+        with pytest.raises(InputError, match="tensor parallel size to 1"):
+            shaped(ClippedPG(), alpha=0.4)(data={"advantages": torch.ones(1, 3)}, logits=torch.zeros(1, 3, 4))
