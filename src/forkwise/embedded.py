@@ -9,7 +9,7 @@ from forkwise.errors import InputError, nearest
 EMBEDDED_MODEL = Path(__file__).parent / "lab" / "base"
 """The one that solves Countdown: what `embedded` alone means."""
 
-MODELS = {"countdown": EMBEDDED_MODEL}
+MODELS = {"countdown": EMBEDDED_MODEL, "story": EMBEDDED_MODEL.with_name("story")}
 """The folders by the names of the tasks that the models know."""
 
 EMBEDDED = "embedded"

@@ -19,7 +19,7 @@ from base_traces import MAX_TOKENS, VOCABULARY, trace
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from forkwise.embedded import EMBEDDED_MODEL, model_path
+from forkwise.embedded import EMBEDDED_MODEL, MODELS, model_path
 from forkwise.errors import InputError
 from forkwise.tasks.base import Problem
 from forkwise.tasks.countdown import Countdown, apply
@@ -142,41 +142,44 @@ def test_training_batches_hold_whole_traces_and_charge_only_the_completion(token
 # --- the shipped checkpoint ---
 
 
-def test_shipped_files_are_small_standard_and_of_both_transformers_generations() -> None:
-    files = {path.name: path.stat().st_size for path in EMBEDDED_MODEL.iterdir()}
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_shipped_files_are_small_standard_and_of_both_transformers_generations(name: str) -> None:
+    folder = MODELS[name]
+    files = {path.name: path.stat().st_size for path in folder.iterdir()}
     assert set(files) == {
         *("README.md", "config.json", "generation_config.json", "model.safetensors"),
         *("tokenizer.json", "tokenizer_config.json"),
     }
     assert sum(files.values()) <= 8_000_000
-    config = json.loads((EMBEDDED_MODEL / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
     assert "auto_map" not in config
     assert config["architectures"] == ["LlamaForCausalLM"]
-    saved = json.loads((EMBEDDED_MODEL / "tokenizer_config.json").read_text())
+    saved = json.loads((folder / "tokenizer_config.json").read_text())
     assert saved["tokenizer_class"] == "PreTrainedTokenizerFast"
-    model = AutoModelForCausalLM.from_pretrained(EMBEDDED_MODEL)
+    model = AutoModelForCausalLM.from_pretrained(folder)
     assert model.num_parameters() <= 2_000_000
-    generation = GenerationConfig.from_pretrained(EMBEDDED_MODEL)
+    generation = GenerationConfig.from_pretrained(folder)
     assert (generation.do_sample, generation.temperature, generation.top_k, generation.top_p) == (True, 1.0, 0, 1.0)
-    assert generation.eos_token_id == AutoTokenizer.from_pretrained(EMBEDDED_MODEL).eos_token_id
-    assert generation.max_new_tokens == MAX_NEW_TOKENS
+    assert generation.eos_token_id == AutoTokenizer.from_pretrained(folder).eos_token_id
+    assert generation.max_new_tokens == LANGUAGES[name].max_new_tokens
 
 
-def test_shipped_model_is_right_now_and_then() -> None:
+@pytest.mark.parametrize(("name", "low", "high"), [("countdown", 0.04, 0.4), ("story", 0.15, 0.6)])
+def test_shipped_model_is_right_now_and_then(name: str, low: float, high: float) -> None:
+    language = LANGUAGES[name]
     found = evaluate(
-        EMBEDDED_MODEL,
-        Countdown(sizes=(4,)).problems("test", 12),
+        MODELS[name],
+        language.hardest.problems("test", 12),
         32,
-        task=Countdown(),
-        max_new_tokens=MAX_NEW_TOKENS,
+        task=language.hardest,
+        max_new_tokens=language.max_new_tokens,
         batch_size=384,
     )
-    pass_at_1 = found.correct_Q.mean() / found.n
-    assert 0.04 < pass_at_1 < 0.4
+    assert low < found.correct_Q.mean() / found.n < high
     assert (found.correct_Q > 0).sum() >= 6  # Pass@32 of half of the problems
     assert found.finished > 0.98
     assert 40 < found.mean_tokens < 80
-    assert 0.2 < found.mean_entropy < 1.5
+    assert 0.05 < found.mean_entropy < 1.5
 
 
 def test_shipped_model_writes_parseable_answers(tokenizer) -> None:
