@@ -104,7 +104,9 @@ _WITHDRAWN = re.compile(r"\b(?:was|is) (?:wrong|incorrect|not right|a mistake)\b
 _CHEERFUL = re.compile(r"[^$\\]*[0-9]!")
 _NOT_BUT = re.compile(r"not\s[^,.;\n]{1,30},?\sbut\s(?:rather\s|instead\s)?", re.IGNORECASE)
 _AND_NOT = re.compile(  # what follows a value is no part of it
-    r",?\s+\(?(?:and\s+)?(?:(?<!\bis )(?<!\bdoes )not|rather\s+than|instead\s+of|since|because)\s"
+    r",?\s+\(?(?:and\s+)?(?:(?<!\bis )(?<!\bdoes )not|rather\s+than|instead\s+of|since|because|(?:up|down)\s+from)\s"
+    # "4 (the other candidate, 16, does not fit)"
+    r"|\s+\(the\s+other\s(?=[^()\n]{1,80}\b(?:not|extraneous|rejected|discarded|invalid)\b)"
 )
 _LEADING = re.compile(r"(?:[\s*_:：\"“”'…>]|```(?:[a-z]{0,12}(?=\n))?|`)*")
 _NUMBERED = re.compile(r"1[.)][ \t]+\S[^\n]{0,200}(?:\n{1,2}[2-9][.)][ \t]+\S[^\n]{0,200}){0,8}")
