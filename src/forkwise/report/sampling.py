@@ -25,21 +25,23 @@ def drawn(summary: Summary) -> str:
     return "; ".join(parts) + "."
 
 
-def verified(found: Verification) -> str:
+def verified(verification: Verification) -> str:
     """Says how many samples were verified, by whom, and what was left as it was."""
-    paths = ", ".join(f"{count:,} {path}" for path, count in sorted(found.by.items(), key=lambda item: -item[1]))
-    decided = found.correct + found.wrong + found.unscored
-    parts = [f"{decided:,} of {counted(found.rows, 'sample')} verified in {duration(found.seconds)}"]
+    paths = ", ".join(f"{count:,} {path}" for path, count in sorted(verification.by.items(), key=lambda item: -item[1]))
+    decided = verification.correct + verification.wrong + verification.unscored
+    parts = [f"{decided:,} of {counted(verification.rows, 'sample')} verified in {duration(verification.seconds)}"]
     if decided:
-        parts.append(f"{found.correct:,} correct, {found.wrong:,} wrong, {found.unscored:,} unscored (by: {paths})")
-    if found.turned_right or found.turned_wrong:
         parts.append(
-            f"{found.turned_right:,} wrong ones are now correct, {found.turned_wrong:,} correct ones now wrong"
+            f"{verification.correct:,} correct, {verification.wrong:,} wrong, {verification.unscored:,} unscored (by: {paths})"
         )
-    if found.kept:
-        parts.append(f"{found.kept:,} had a verdict already (--force verifies them again)")
-    if found.unknown:
-        parts.append(f"{found.unknown:,} are of problems without a gold answer and were left as they are")
-    if found.empty:
-        parts.append(f"{found.empty:,} have neither completion nor answer and were left as they are")
+    if verification.turned_right or verification.turned_wrong:
+        parts.append(
+            f"{verification.turned_right:,} wrong ones are now correct, {verification.turned_wrong:,} correct ones now wrong"
+        )
+    if verification.kept:
+        parts.append(f"{verification.kept:,} had a verdict already (--force verifies them again)")
+    if verification.unknown:
+        parts.append(f"{verification.unknown:,} are of problems without a gold answer and were left as they are")
+    if verification.empty:
+        parts.append(f"{verification.empty:,} have neither completion nor answer and were left as they are")
     return "; ".join(parts) + "."
