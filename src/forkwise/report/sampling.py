@@ -25,23 +25,19 @@ def drawn(summary: Summary) -> str:
     return "; ".join(parts) + "."
 
 
-def verified(verification: Verification) -> str:
+def verified(done: Verification) -> str:
     """Says how many samples were verified, by whom, and what was left as it was."""
-    paths = ", ".join(f"{count:,} {path}" for path, count in sorted(verification.by.items(), key=lambda item: -item[1]))
-    decided = verification.correct + verification.wrong + verification.unscored
-    parts = [f"{decided:,} of {counted(verification.rows, 'sample')} verified in {duration(verification.seconds)}"]
+    paths = ", ".join(f"{count:,} {path}" for path, count in sorted(done.by.items(), key=lambda item: -item[1]))
+    decided = done.correct + done.wrong + done.unscored
+    parts = [f"{decided:,} of {counted(done.rows, 'sample')} verified in {duration(done.seconds)}"]
     if decided:
-        parts.append(
-            f"{verification.correct:,} correct, {verification.wrong:,} wrong, {verification.unscored:,} unscored (by: {paths})"
-        )
-    if verification.turned_right or verification.turned_wrong:
-        parts.append(
-            f"{verification.turned_right:,} wrong ones are now correct, {verification.turned_wrong:,} correct ones now wrong"
-        )
-    if verification.kept:
-        parts.append(f"{verification.kept:,} had a verdict already (--force verifies them again)")
-    if verification.unknown:
-        parts.append(f"{verification.unknown:,} are of problems without a gold answer and were left as they are")
-    if verification.empty:
-        parts.append(f"{verification.empty:,} have neither completion nor answer and were left as they are")
+        parts.append(f"{done.correct:,} correct, {done.wrong:,} wrong, {done.unscored:,} unscored (by: {paths})")
+    if done.turned_right or done.turned_wrong:
+        parts.append(f"{done.turned_right:,} wrong ones are now correct, {done.turned_wrong:,} correct ones now wrong")
+    if done.kept:
+        parts.append(f"{done.kept:,} had a verdict already (--force verifies them again)")
+    if done.unknown:
+        parts.append(f"{done.unknown:,} are of problems without a gold answer and were left as they are")
+    if done.empty:
+        parts.append(f"{done.empty:,} have neither completion nor answer and were left as they are")
     return "; ".join(parts) + "."
