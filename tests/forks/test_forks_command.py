@@ -105,6 +105,10 @@ def test_what_is_written_is_what_can_be_counted(table: Path, undisturbed: tuple[
         assert state.entropy == pytest.approx(row["entropies"][state.position], abs=1e-4)
         assert state.correct == row["correct"]
         assert -0.5 <= state.decided <= 1
+        assert state.forced[0].token.strip() == state.token
+        assert state.forced[0].token_id == row["token_ids"][state.position]
+        left = 1 - sum(f.probability for f in state.forced)
+        assert abs(sum(f.probability * f.advantage for f in state.forced)) <= left + 1e-9  # all of the mass is worth 0
         if state.entropy < 1e-4:
             assert abs(state.decided) < 1e-3
     # Every second sample of a problem chooses it, the others are used.
