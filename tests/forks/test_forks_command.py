@@ -218,6 +218,11 @@ def test_what_cannot_be_done_is_said(table: Path, tmp_path: Path, more: dict[str
         (lambda r: {**r, "sampling": None}, "do not say temperature, .*give --temperature"),
         (lambda r: {**r, "finish_reason": "length"}, "was cut off there"),
         (lambda r: {**r, "logprobs": [x - 0.3 for x in r["logprobs"]]}, "did not draw these samples"),
+        # A server's log-probs are of temperature 1: at another one they cannot be compared, and the budget comes next.
+        (
+            lambda r: {**r, "entropies": None, "sampling": {**r["sampling"], "temperature": 0.5}},
+            "cannot show anything",
+        ),
         (lambda r: {**r, "problem_id": f"other {r['problem_id']}"}, "not among those with gold answers"),
     ],
 )
@@ -225,7 +230,7 @@ def test_tables_that_cannot_be_used_are_refused(
     table: Path, tmp_path: Path, change: Callable[[dict[str, Any]], dict[str, Any]], sentence: str
 ) -> None:
     with pytest.raises(InputError, match=sentence):
-        forks(changed(table, tmp_path / "t", change), tmp_path / "out")
+        forks(changed(table, tmp_path / "t", change), tmp_path / "out", states=6, level=0.95)
 
 
 def test_another_tokenizer_is_refused(table: Path, tmp_path: Path) -> None:
