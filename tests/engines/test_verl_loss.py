@@ -181,7 +181,7 @@ class TestTheContract:
         totals = take_totals({name: m.aggregate() for name, m in metrics.items() if PREFIX in name}, methods, "")
         return Outcome(loss.detach(), logp.grad, totals["shaping"] if methods and totals else None)
 
-    def test_holds(self) -> None:
+    def test_holds_the_contract(self) -> None:
         check_adapter(
             engine=self.outcome,
             adapter=lambda batch, alpha, kappa: self.outcome(

@@ -20,10 +20,15 @@ class Engine(NamedTuple):
 
 
 ENGINES = (
-    Engine("TRL", "trl", "whole runs with 1.9 to 1.16"),
-    Engine("verl", "verl", "whole training steps on CPUs with 0.9.1"),
+    Engine("TRL", "trl", "whole runs with 1.9 to 1.16; asynchronous GRPO with 1.16"),
+    Engine("verl", "verl", "whole runs on CPUs with 0.9.1"),
     Engine("slime", "slime", "on a stand-in for its interface"),
     Engine("AReaL", "areal", "on a stand-in for its interface"),
     Engine("Unsloth", "unsloth", "its hook in TRL, not its own loss"),
+    Engine("ms-swift", "ms-swift", "its own loss, with 4.6.0"),
+    Engine("OpenRLHF", "openrlhf", "its own loss, with 0.11.2"),
+    Engine("ROLL", "roll", "on a stand-in for its interface"),
+    Engine("prime-rl", "prime-rl", "on a stand-in for its interface"),
+    Engine("NeMo-RL", "nemo-rl", "on a stand-in for its interface"),
     Engine("tinker-cookbook", "tinker-cookbook", "surprisal only, on a stand-in for its data"),
 )
