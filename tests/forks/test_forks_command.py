@@ -137,6 +137,11 @@ def test_the_command_says_cost_conclusion_and_tables(table: Path, undisturbed: t
     assert "Budget: the tokens of a sample decide" in done.output
     assert "By kind of token" in done.output
     assert figure.read_text().startswith("<?xml")
+    page = undisturbed[0].parent / "page.html"
+    report = CliRunner().invoke(app, ["report", str(undisturbed[0]), "--out", str(page), "--text"])
+    assert report.exit_code == 0, report.output
+    assert "By kind of token" in report.output
+    assert "By kind of token" in page.read_text()
     brief = CliRunner().invoke(app, ["forks", str(table), *given, *more, "--brief"])
     assert "By kind of token" not in brief.output
 
