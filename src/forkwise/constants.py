@@ -15,6 +15,9 @@ ALPHA_PPO = 0.1
 KAPPA = 2.0
 """The number that |A| is divided by to bound the entropy term."""
 
+PAPER = f"the paper has {ALPHA} for GRPO and {ALPHA_PPO} for PPO"
+"""Words of messages that ask for an alpha."""
+
 
 def check_number(name: str, value: float, bound: float, *, above: bool = False, why: str = ".") -> None:
     """Refuses a number below `bound` (or equal to it, where it must be `above`), and one that is not finite.
@@ -29,7 +32,7 @@ def check_number(name: str, value: float, bound: float, *, above: bool = False, 
 
 def check_alpha(alpha: float, name: str = "alpha", *, above_zero: bool = False) -> None:
     """Refuses an alpha out of range, and also 0, which turns shaping off, where it must be `above_zero`."""
-    check_number(name, alpha, 0, above=above_zero, why=f"; the paper uses {ALPHA} for GRPO and {ALPHA_PPO} for PPO.")
+    check_number(name, alpha, 0, above=above_zero, why=f"; {PAPER}.")
 
 
 def check_kappa(kappa: float, name: str = "kappa") -> None:

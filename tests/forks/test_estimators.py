@@ -165,6 +165,27 @@ def test_likely_tokens_are_forced_and_get_more_continuations() -> None:
     assert (alone.tokens, alone.branches.size_G.tolist()) == ([1], [8])
 
 
+def test_grouping_by_the_first_token_weighs_tokens_equally_which_is_wrong() -> None:
+    # Two ways with .9 and .1, right with .7 and .3 behind them: F = .9 * .1 * .4^2 = .0144. An analysis of variance of
+    # the groups estimates the variance of .7 and .3 with equal weights, .08.
+    rng = np.random.default_rng(0)
+    chance, after = np.array([0.9, 0.1]), np.array([0.7, 0.3])
+    forced, grouped = [], []
+    for _ in range(3000):
+        first = first_tokens(chance, 0, 32, rng)
+        forced.append(state_value(first.branches, rng.random((32, 1)) < after[first.rows][:, None]).decided)
+        token = (rng.random(32) < 0.1).astype(int)
+        size = np.bincount(token, minlength=2)
+        if size.min() < 2:
+            continue
+        y = rng.random(32) < after[token]
+        within = sum(y[token == a].var(ddof=1) * (size[a] - 1) for a in (0, 1)) / 30
+        between = (size * (np.array([y[token == a].mean() for a in (0, 1)]) - y.mean()) ** 2).sum()
+        grouped.append((between - within) / (32 - (size**2).sum() / 32))
+    assert np.mean(forced) == pytest.approx(0.0144, abs=4 * np.std(forced) / np.sqrt(3000))
+    assert np.mean(grouped) == pytest.approx(0.08, rel=0.1)
+
+
 def test_forcing_tokens_costs_less_than_drawing_them() -> None:
     # Three ways, none of which decides anything: the error of F at 16 continuations, drawn in pairs and forced.
     rng = np.random.default_rng(0)

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from forkwise.forks import analysis
-from forkwise.forks.continuing import Continued
-from forkwise.forks.estimators import Branches, StateValue
+from forkwise.forks.estimators import StateValue
 from forkwise.forks.states import Drawn, draw, strata
 
 PROBLEMS, TRACES, TOKENS = 20, 4, 30
@@ -119,24 +118,10 @@ def test_nothing_is_said_of_few_states_and_the_null_is_that_of_the_part() -> Non
 
 
 def test_outcomes_are_verdicts_or_answers() -> None:
-    state = Continued(
-        state=0,
-        tokens=[1, 2],
-        texts=["a", "b"],
-        probabilities=[0.5, 0.5],
-        weights=[0.5, 0.5],
-        forced=2,
-        sizes=[2, 3],
-        continuations=[""] * 5,
-        answers=["1/2", "3", None, "0.5", None],
-        correct=[True, False, None, True, False],
-        generated=5,
-        cut=0,
-    )
-    assert analysis.outcomes(state, by_answer=False)[:, 0].tolist() == [1, 0, 0, 1, 0]
-    by_answer = analysis.outcomes(state, by_answer=True)
+    answers, correct = ["1/2", "3", None, "0.5", None], [True, False, None, True, False]
+    assert analysis.outcomes(answers, correct, by_answer=False)[:, 0].tolist() == [1, 0, 0, 1, 0]
+    by_answer = analysis.outcomes(answers, correct, by_answer=True)
     assert by_answer.shape == (5, 3)
     assert by_answer.sum(axis=1).tolist() == [1] * 5
     assert by_answer[0].tolist() == by_answer[3].tolist()
     assert by_answer[2].tolist() == by_answer[4].tolist()
-    assert isinstance(state.branches, Branches)

@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from typer.testing import CliRunner
 
 from forkwise.cli import app
 from forkwise.errors import InputError
-from forkwise.forks import command, results
+from forkwise.forks import prepare, results
 from forkwise.forks.command import run_forks
+from forkwise.forks.estimators import budget
 from forkwise.forks.options import ForksOptions
+from forkwise.report.forks import conclusion, tables
 from forkwise.samples import read_samples, write_shard
 from forkwise.sampling.options import JudgeOptions
 from forkwise.sampling.verify import Judge
@@ -127,11 +130,21 @@ def test_the_command_says_cost_conclusion_and_tables(table: Path, undisturbed: t
     done = CliRunner().invoke(app, ["forks", str(table), *given, *more, f"--figure={figure}"])
     assert done.exit_code == 0, done.output
     assert "36 states with 8 continuations each; 36 of them there already." in done.output
-    assert "Budget: tokens of a sample decide" in done.output
+    assert "Budget: the tokens of a sample decide" in done.output
     assert "By kind of token" in done.output
     assert figure.read_text().startswith("<?xml")
     brief = CliRunner().invoke(app, ["forks", str(table), *given, *more, "--brief"])
     assert "By kind of token" not in brief.output
+
+
+def test_a_budget_that_does_not_add_up_is_said_and_nothing_of_shares(undisturbed: tuple[Path, list[Any]]) -> None:
+    found = results.read(undisturbed[0])
+    missed = budget(np.full(9, 0.4), np.linspace(0.1, 0.2, 9))
+    sentence = conclusion(replace(found, budget=missed, tops=[]))
+    assert sentence.startswith("The budget does not add up, so no shares are given")
+    assert "0.400" in sentence
+    assert "0.150 [0.1" in sentence
+    assert not any("Where the outcome is decided" in getattr(b, "caption", "") for b in tables(replace(found, tops=[])))
 
 
 def test_by_the_answer_all_shares_of_answers_count(table: Path, tmp_path: Path) -> None:
@@ -157,19 +170,19 @@ def judged(verify: Callable[[Sequence[str], Sequence[Problem]], list[Verdict]]) 
 def test_a_random_verifier_is_found(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(0)
     throws = judged(lambda texts, problems: [Verdict(rng.random() < 0.5, None, "coin") for _ in texts])
-    monkeypatch.setattr(command, "find_judge", throws)
+    monkeypatch.setattr(prepare, "find_judge", throws)
     with pytest.raises(InputError, match="verifier is random: the same text"):
         forks(table, tmp_path / "out")
     # Once it has judged the samples, it begins to throw coins: equal continuations of a state tell it.
     known = {r["completion"]: r["correct"] for r in read_samples(table).to_pylist()}
     later = judged(lambda texts, ps: [Verdict(known.get(t, rng.random() < 0.5), None, "coin") for t in texts])
-    monkeypatch.setattr(command, "find_judge", later)
+    monkeypatch.setattr(prepare, "find_judge", later)
     with pytest.raises(InputError, match="a continuation of countdown"):
         forks(table, tmp_path / "out")
 
 
 def test_verdicts_of_another_verifier_are_refused(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "find_judge", judged(lambda texts, ps: [Verdict(True, None, "yes") for _ in texts]))
+    monkeypatch.setattr(prepare, "find_judge", judged(lambda texts, ps: [Verdict(True, None, "yes") for _ in texts]))
     with pytest.raises(InputError, match="not those of the verifier"):
         forks(table, tmp_path / "out")
 

@@ -47,7 +47,7 @@ def test_a_look_asks_for_more() -> None:
         for name, gain in (("a", 0.0), ("b", 0.035))
     ]
     whole = compare(*arms, ks=[1])
-    early = compare(*arms, ks=[1], looks=[0.5])
+    early = compare(*arms, ks=[1], look_shares=[0.5])
     assert early.level == pytest.approx(1 - 0.00305, abs=1e-5)
     assert (early.differences[0].band.low < whole.differences[0].band.low).all()
     np.testing.assert_allclose(early.differences[0].adjusted_p, whole.differences[0].adjusted_p)

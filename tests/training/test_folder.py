@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("transformers")
-
 from forkwise.errors import InputError
 from forkwise.training.folder import check_folder, newest_complete_checkpoint, read_metrics
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from forkwise.cli.common import CONTINUES, long_command
 from forkwise.cli.options import with_options
+from forkwise.errors import InputError
 from forkwise.forks.options import ForksOptions
 from forkwise.sampling.options import JudgeOptions
+from forkwise.terminal import echo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from forkwise.forks.cost import Cost
+    from forkwise.report.table import Block
 
 
 @with_options
@@ -19,28 +27,48 @@ def forks(
     options: ForksOptions,
     judging: JudgeOptions,
     brief: Annotated[bool, typer.Option("--brief", help="Print the conclusion alone.")] = False,
-    figure: Annotated[Path | None, typer.Option(help="Write the figure here (.png or .svg).")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Write the figure here (.png or .svg); of tokens.")] = None,
 ) -> None:
     """What a token decides: how the chance of a right answer depends on it, by continuing samples with other tokens."""
     with long_command(CONTINUES):
-        from forkwise.forks.command import run_forks
-        from forkwise.forks.results import FILE
-        from forkwise.progress import Console
-        from forkwise.report import forks as said
-        from forkwise.report.terminal import print_blocks, print_sentences
-        from forkwise.terminal import echo
+        if options.unit == "sentence":
+            from forkwise.forks.sentences import FILE, run_sentences
+            from forkwise.report import forks_sentences
 
-        found = run_forks(table, options, judging, lambda cost: echo(said.cost_line(cost), error=True))
-        console = Console()
-        print_sentences([said.conclusion(found)], console)
+            if figure is not None:
+                raise InputError("--figure is of tokens: leave it out with --unit sentence.")
+            sentences = run_sentences(table, options, judging, _announce)
+            told = (forks_sentences.conclusion(sentences), forks_sentences.tables(sentences))
+            _print(*told, forks_sentences.notes(sentences), options.out / FILE, brief)
+            return
+        from forkwise.forks import results
+        from forkwise.forks.command import run_forks
+        from forkwise.report import forks as said
+
+        found = run_forks(table, options, judging, _announce)
         if figure is not None:
             from forkwise.report.forks_figure import forks_figure
             from forkwise.report.passk_figures import save
 
             save(forks_figure(found), figure)
-        if brief:
-            return
-        console.print()
-        print_blocks(said.tables(found), console)
-        print_sentences(said.notes(found), console, "- ")
-        print_sentences([f"\nWritten: {options.out / FILE}"], console)
+        _print(said.conclusion(found), said.tables(found), said.notes(found), options.out / results.FILE, brief)
+
+
+def _announce(cost: Cost) -> None:
+    from forkwise.report.forks import cost_line
+
+    echo(cost_line(cost), error=True)
+
+
+def _print(conclusion: str, tables: Iterable[Block], notes: Iterable[str], written: Path, brief: bool) -> None:
+    from forkwise.progress import Console
+    from forkwise.report.terminal import print_blocks, print_sentences
+
+    console = Console()
+    print_sentences([conclusion], console)
+    if brief:
+        return
+    console.print()
+    print_blocks(tables, console)
+    print_sentences(notes, console, "- ")
+    print_sentences([f"\nWritten: {written}"], console)

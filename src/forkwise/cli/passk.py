@@ -76,7 +76,7 @@ class CompareOptions(MeasureOptions):
     )
     intersect: Annotated[bool, "Compare on the shared problems."] = False
     margin: Annotated[float, "Differences within +-margin count as equivalent."] = 0.05
-    looks: Annotated[str | None, "Shares of a planned study at its looks, the last now, such as 0.5,1."] = None
+    look_shares: Annotated[str | None, "Shares of a planned study at its looks, the last now, such as 0.5,1."] = None
     scorio: Annotated[bool, "Add Bayesian intervals and places by scorio (extra scorio)."] = False
     gate: Annotated[float | None, "Exit with 1 unless every arm is shown to be worse by less than this."] = None
 
@@ -192,7 +192,7 @@ def compare(
             "fixed": options.fixed or (),
             "paired_seeds": options.paired_seeds,
             "primary": parse_primary(options.primary),
-            "looks": parse_shares(options.looks),
+            "look_shares": parse_shares(options.look_shares),
             "intersect": options.intersect,
             "margin": options.margin,
         }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from forkwise.constants import ALPHA, KAPPA
 from forkwise.core import shape_advantages
 from forkwise.errors import InputError
 
@@ -18,7 +19,7 @@ HOMOGENEOUS = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo")
 
 @torch.no_grad()
 def shaping_weights(
-    advantages: Tensor, entropy: Tensor, *, alpha: float = 0.4, kappa: float = 2.0, mask: Tensor | None = None
+    advantages: Tensor, entropy: Tensor, *, alpha: float = ALPHA, kappa: float = KAPPA, mask: Tensor | None = None
 ) -> Tensor:
     """Computes `w = 1 + psi / A`, between `1 - 1 / kappa` and `1 + 1 / kappa`; 1 where A is 0 and outside the mask.
 

@@ -20,6 +20,7 @@ from forkwise.forks.estimators import (
     advantages,
     budget,
     permuted_decided,
+    share_of,
     state_value,
     weighted_mean,
 )
@@ -69,12 +70,8 @@ class Found:
 
     def share(self, part_N: FloatArray) -> Estimate:
         """Returns the share of all that is decided that tokens decide, with their parts in it: 1, 0 or between."""
-        some_Q, all_Q = self.per_problem(part_N * self.decided_N), self.per_problem(self.decided_N)
-        total = float(all_Q.mean())
-        if total <= 0:
-            return Estimate(None)
-        ratio = float(some_Q.sum() / all_Q.sum())
-        return cluster_t(ratio, (some_Q - ratio * all_Q) / total, np.ones(self.problems), self.level)[0]
+        part_Q, all_Q = self.per_problem(part_N * self.decided_N), self.per_problem(self.decided_N)
+        return share_of(part_Q, all_Q, self.level)
 
 
 def find(
@@ -92,9 +89,9 @@ def find(
     values, null = [], []
     rng = np.random.default_rng([seed, 12])
     for state in watch(continued, "dealing outcomes anew", "states"):
-        outcome_RC = outcomes(state, by_answer)
-        values.append(state_value(state.branches, outcome_RC))
-        null.append(permuted_decided(state.branches, outcome_RC, permutations, rng))
+        outcome_RC = outcomes(state.answers, state.correct, by_answer)
+        values.append(state_value(state.first.branches, outcome_RC))
+        null.append(permuted_decided(state.first.branches, outcome_RC, permutations, rng))
     units = frame.table.units
     return Found(
         frame=frame,
@@ -111,11 +108,11 @@ def find(
     )
 
 
-def outcomes(state: Continued, by_answer: bool) -> FloatArray:
-    """Codes how the continuations of a state ended, `(R, C)`: right or not; or one column for each answer, and none."""
+def outcomes(answers: Sequence[str | None], correct: Sequence[bool | None], by_answer: bool) -> FloatArray:
+    """Codes how continuations ended, `(R, C)`: right or not; or a column for each answer, and one for none."""
     if not by_answer:
-        return np.array([[correct is True] for correct in state.correct], dtype=np.float64)
-    classes = [-1 if c is None else c for c in answer_classes(state.answers)]
+        return np.array([[verdict is True] for verdict in correct], dtype=np.float64)
+    classes = [-1 if c is None else c for c in answer_classes(answers)]
     outcome_RC: FloatArray = (np.array(classes)[:, None] == np.unique(classes)[None, :]).astype(np.float64)
     return outcome_RC
 
@@ -271,10 +268,10 @@ def rows(found: Found, continued: Sequence[Continued], run: str) -> list[StateRo
         trace = traces[int(table.units.trace_N[i])]
         value = worth = error = None
         if None not in state.correct:
-            right_R = outcomes(state, by_answer=False)[:, 0]
-            worth_G, variance_G = advantages(state.branches, right_R)
+            right_R = outcomes(state.answers, state.correct, by_answer=False)[:, 0]
+            worth_G, variance_G = advantages(state.first.branches, right_R)
             worth, error = float(worth_G[0]), float(np.sqrt(max(variance_G[0], 0.0)))
-            value = float(state_value(state.branches, right_R[:, None]).value_C[0])
+            value = float(state_value(state.first.branches, right_R[:, None]).value_C[0])
         made.append(
             StateRow(
                 run=run,
@@ -300,17 +297,22 @@ def rows(found: Found, continued: Sequence[Continued], run: str) -> list[StateRo
 def to_read(states: Sequence[StateRow], threshold: float, most: int) -> tuple[list[int], list[int], list[int]]:
     """Picks states to read: forks, false forks, hidden forks, at most so many of each.
 
+    Forks and hidden forks decide more than tokens of high entropy do in the mean, with a p of at most .05.
     Extremes of many noisy numbers overstate: they are to be read, not counted.
     """
     index = range(len(states))
     high = [i for i in index if states[i].entropy > threshold]
     is_open = float(np.median([states[i].open for i in high])) if high else 0.0
+    usual = max(float(np.mean([states[i].decided for i in high])) if high else 0.0, 0.0)
+
+    def decides(state: StateRow) -> bool:
+        return state.p <= 0.05 and state.decided > usual
 
     def first(of: Sequence[int], key: Callable[[StateRow], float]) -> list[int]:
         return sorted(of, key=lambda i: (key(states[i]), i))[:most]
 
     return (
-        first([i for i in high if states[i].p <= 0.05], lambda s: -s.decided),
+        first([i for i in high if decides(states[i])], lambda s: -s.decided),
         first([i for i in high if states[i].open >= max(is_open, 1e-9) and states[i].p > 0.5], lambda s: -s.entropy),
-        first([i for i in index if states[i].entropy <= threshold and states[i].p <= 0.05], lambda s: -s.decided),
+        first([i for i in index if i not in high and decides(states[i])], lambda s: -s.decided),
     )

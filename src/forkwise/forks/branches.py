@@ -20,12 +20,30 @@ class FirstTokens:
 
     tokens: list[int]
     probabilities: list[float]
-    branches: Branches
+    weights: list[float]
+    """Of a forced token its probability, of a drawn one the mass that was drawn from over the number of these."""
+    sizes: list[int]
+    """Continuations after each."""
+    forced: int
+    """How many were forced; the first of them is that of the trace."""
 
     @property
     def rows(self) -> list[int]:
         """The first token of each continuation."""
-        return [int(token) for token in np.repeat(self.tokens, self.branches.size_G)]
+        return [token for token, size in zip(self.tokens, self.sizes, strict=True) for _ in range(size)]
+
+    @property
+    def branches(self) -> Branches:
+        """The design that estimates need."""
+        forced_G = np.arange(len(self.tokens)) < self.forced
+        return Branches(np.array(self.weights), forced_G, np.array(self.sizes, dtype=np.int64))
+
+
+def drawn_tokens(probs_V: FloatArray, number: int, rng: np.random.Generator) -> list[int]:
+    """Draws tokens independently, with probabilities that need not add up to 1."""
+    cdf = probs_V.cumsum()
+    picked = np.searchsorted(cdf, rng.random(number) * cdf[-1], side="right").clip(max=probs_V.size - 1)
+    return [int(token) for token in picked]
 
 
 def first_tokens(probs_V: FloatArray, token: int, continuations: int, rng: np.random.Generator) -> FirstTokens:
@@ -57,16 +75,19 @@ def first_tokens(probs_V: FloatArray, token: int, continuations: int, rng: np.ra
         best = max(possible, key=lambda i: gain[i] / size[i])
         size[best] += 1 if best < len(forced) else 2
     drawn = size.pop() // 2 if has_tail else 0
-    cdf = rest_V.cumsum()
-    picked = np.searchsorted(cdf, rng.random(drawn) * cdf[-1], side="right").clip(max=probs_V.size - 1)
-    tokens = [*forced, *(int(a) for a in picked)]
+    tokens = [*forced, *drawn_tokens(rest_V, drawn, rng)]
     weight = np.array([*share[: len(forced)], *([tail / drawn] * drawn if drawn else [])])
     return FirstTokens(
         tokens=tokens,
         probabilities=[float(probs_V[a]) for a in tokens],
-        branches=Branches(
-            weight / weight.sum(),
-            np.arange(len(tokens)) < len(forced),
-            np.array([*size, *[2] * drawn], dtype=np.int64),
-        ),
+        weights=(weight / weight.sum()).tolist(),
+        sizes=[*size, *[2] * drawn],
+        forced=len(forced),
     )
+
+
+def no_token_forced(probs_V: FloatArray, continuations: int, rng: np.random.Generator) -> FirstTokens:
+    """Draws the first token of each continuation, all alike."""
+    tokens = drawn_tokens(probs_V, continuations, rng)
+    probs = [float(probs_V[a]) for a in tokens]
+    return FirstTokens(tokens, probs, [1 / continuations] * continuations, [1] * continuations, forced=0)

@@ -16,8 +16,7 @@ import torch
 
 from forkwise.errors import InputError
 from forkwise.folders.results import read_result, write_result
-from forkwise.forks.branches import first_tokens
-from forkwise.forks.estimators import Branches
+from forkwise.forks.branches import FirstTokens, first_tokens, no_token_forced
 from forkwise.progress import Meter
 from forkwise.sampling.decoding import Decoder
 from forkwise.sampling.engine import sample_seed
@@ -39,7 +38,7 @@ class State:
         index: of its token in the frame.
         name: of its sample and place, for seeds and messages.
         prompt, prefix: token ids of the prompt, and of the trace before the token.
-        token: id of the token that the trace has there.
+        token: id of the token that the trace has there, which is forced beside the likeliest; None forces none.
         problem: what continuations answer.
     """
 
@@ -47,7 +46,7 @@ class State:
     name: str
     prompt: list[int]
     prefix: list[int]
-    token: int
+    token: int | None
     problem: Problem
 
 
@@ -57,16 +56,9 @@ class Continued:
 
     state: int
     """Index of the state's token in the frame."""
-    tokens: list[int]
-    """First tokens, the forced ones first, and of these that of the trace."""
+    first: FirstTokens
     texts: list[str]
     """Of the first tokens."""
-    probabilities: list[float]
-    weights: list[float]
-    forced: int
-    """How many of the first tokens were forced."""
-    sizes: list[int]
-    """Continuations after each first token."""
     continuations: list[str]
     """Text from the first token on."""
     answers: list[str | None]
@@ -75,12 +67,6 @@ class Continued:
     """Tokens drawn in all, first tokens aside."""
     cut: int
     """Continuations that reached the limit of tokens."""
-
-    @property
-    def branches(self) -> Branches:
-        """The design that estimates need."""
-        forced_G = np.arange(len(self.tokens)) < self.forced
-        return Branches(np.array(self.weights), forced_G, np.array(self.sizes, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -124,7 +110,10 @@ class Continuer:
         prompt = torch.tensor([state.prompt + state.prefix], device=self._decoder.model.device)
         probs = self._decoder.next_token(prompt, self._sampling).cpu().numpy()
         rng = np.random.default_rng(sample_seed(self._seed, f"{state.name}/first", 0))
-        first = first_tokens(probs, state.token, self._number, rng)
+        if state.token is None:
+            first = no_token_forced(probs, self._number, rng)
+        else:
+            first = first_tokens(probs, state.token, self._number, rng)
         rows = first.rows
         left = self._sampling.max_tokens - len(state.prefix) - 1
         going = [r for r, token in enumerate(rows) if token not in self._ends and left > 0]
@@ -140,15 +129,10 @@ class Continuer:
         ]
         verdicts = self._judge.verify(texts, [state.problem] * len(texts))
         refuse_random(texts, verdicts, f"a continuation of {state.name}")
-        branches = first.branches
         return Continued(
             state=state.index,
-            tokens=first.tokens,
+            first=first,
             texts=[self._vocabulary.decode([token]) for token in first.tokens],
-            probabilities=first.probabilities,
-            weights=branches.weight_G.tolist(),
-            forced=int(branches.forced_G.sum()),
-            sizes=branches.size_G.tolist(),
             continuations=[_storable(self._vocabulary.decode(ids, skip_special_tokens=True)) for ids in written],
             answers=[None if v.answer is None else _storable(v.answer) for v in verdicts],
             correct=[v.correct for v in verdicts],
@@ -195,23 +179,25 @@ def refuse_random(texts: Sequence[str], verdicts: Sequence[Verdict], what: str) 
 
 
 def continue_states(
-    folder: Path, states: Sequence[State], continuer: Callable[[], Continuer], meter: Meter
+    folder: Path, states: Sequence[State], continuer: Continuer | None, meter: Meter
 ) -> list[Continued]:
     """Continues the states that the folder lacks, and returns all, in their order.
+
+    Args:
+        continuer: None where the folder lacks none.
 
     Raises:
         InputError: a damaged file, or the engine cannot go on. What was written stays, and the same call continues.
     """
     chunks = [states[i : i + _CHUNK] for i in range(0, len(states), _CHUNK)]
     found: list[Continued] = []
-    ready: Continuer | None = None
     for number, chunk in enumerate(chunks):
         file = chunk_file(folder, number)
         if not file.exists():
-            ready = ready or continuer()
+            assert continuer is not None
             drawn = []
             for state in chunk:
-                drawn.append(ready.draw(state, lambda tokens: meter.add(tokens=tokens)))
+                drawn.append(continuer.draw(state, lambda tokens: meter.add(tokens=tokens)))
                 meter.add(samples=1)
             write_result(file, _Chunk(drawn))
         stored = read_result(file, _Chunk, schema=_SCHEMA, command="forkwise forks").states

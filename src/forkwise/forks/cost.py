@@ -64,8 +64,11 @@ def _half_width(frame: Frame, pool: Pool, drawn: Drawn, continuations: int, leve
     return float(stats.t.ppf((1 + level) / 2, len(pool.problems) - 1) * np.sqrt(variance))
 
 
-def refuse_too_small(cost: Cost, frame: Frame) -> None:
+def refuse_too_small(cost: Cost, most: int) -> None:
     """Refuses a budget with which no sentence about shares could be true or false.
+
+    Args:
+        most: states that the table has.
 
     Raises:
         InputError: the interval of the sum would reach from nothing to twice what there is.
@@ -73,13 +76,13 @@ def refuse_too_small(cost: Cost, frame: Frame) -> None:
     if cost.half_width < cost.available:
         return
     needed = int(np.ceil(cost.states * (cost.half_width / max(cost.available, 1e-9)) ** 2))
-    everything = frame.table.units.value_N.size
     remedy = (
         f"give about --states {needed}"
-        if needed <= everything
+        if needed <= most
         else "draw more samples of more problems, and give more --states"
     )
     raise InputError(
-        f"{cost.states} states with {cost.continuations} continuations each cannot show anything: what tokens decide "
-        f"would be known to about ±{cost.half_width:.2f}, and there is {cost.available:.2f} to decide; {remedy}."
+        f"{cost.states} states with {cost.continuations} continuations each cannot show anything: the sum of what is "
+        f"decided would be known to about ±{cost.half_width:.2f}, of the {cost.available:.2f} that there is to decide; "
+        f"{remedy}."
     )

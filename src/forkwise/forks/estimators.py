@@ -158,6 +158,15 @@ def budget(decided_Q: FloatArray, available_Q: FloatArray, level: float = 0.95) 
     return Budget(over_problems(decided_Q, level)[0], over_problems(available_Q, level)[0], difference, p)
 
 
+def share_of(part_Q: FloatArray, all_Q: FloatArray, level: float = 0.95) -> Estimate:
+    """Returns the ratio of two sums over problems, `(Q,)` each; none where there is nothing to share."""
+    total = float(all_Q.mean())
+    if total <= 0:
+        return Estimate(None)
+    ratio = float(part_Q.sum() / all_Q.sum())
+    return cluster_t(ratio, (part_Q - ratio * all_Q) / total, np.ones(all_Q.size), level)[0]
+
+
 def weighted_mean(x_N: FloatArray, weight_N: FloatArray, problem_N: IntArray, level: float = 0.95) -> Estimate:
     """Returns the mean over all tokens of a number known of the drawn states, with its interval over problems.
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from forkwise.forks.branches import FEWEST
 
+Unit = Literal["token", "sentence"]
 Outcome = Literal["correct", "answer"]
 
 
@@ -17,7 +18,8 @@ class ForksOptions:
 
     model: Annotated[str, "The model that drew the table: Hub id, folder or 'embedded'."]
     out: Annotated[Path, "Folder for forks.json and the continuations; the same command continues in it."]
-    states: Annotated[int, "Tokens of the table to continue.", {"min": 1}] = 400
+    unit: Annotated[Unit, "What decides: tokens, or sentences."] = "token"
+    states: Annotated[int, "Places in the table to continue from.", {"min": 1}] = 400
     continuations: Annotated[int, "Continuations of each, at least 8.", {"min": FEWEST, "max": 100_000}] = 16
     outcome: Annotated[Outcome, "What is decided: whether it is right, or which answer."] = "correct"
     seed: Annotated[int, "Same seed, same states and continuations.", {"min": 0}] = 0

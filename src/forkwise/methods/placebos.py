@@ -98,7 +98,7 @@ class PlaceboScaling(TokenMethod):
         kappa: as of the entropy-shaped advantage.
     """
 
-    kappa: float = 2.0
+    kappa: float = KAPPA
 
     name = "placebo_scaling"
     title = "Placebo: scaling by 1 +- 1/kappa, no entropy in it"

@@ -43,11 +43,11 @@ def parse_primary(text: str | None) -> int | Literal["curve"] | None:
 
 
 def parse_shares(text: str | None) -> list[float]:
-    """Parses `--looks`: shares such as `0.5,1`."""
+    """Parses `--look-shares`: shares such as `0.5,1`."""
     try:
         return [float(part) for part in text.split(",")] if text else []
     except ValueError as error:
-        raise InputError(f"--looks takes shares with commas, such as 0.5,1, not '{text}'.") from error
+        raise InputError(f"--look-shares takes shares with commas, such as 0.5,1, not '{text}'.") from error
 
 
 def parse_arm(text: str, *, texts: bool = False) -> Arm:

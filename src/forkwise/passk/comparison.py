@@ -38,7 +38,7 @@ def compare(
     fixed: Collection[str] = (),
     paired_seeds: bool = False,
     primary: int | Literal["curve"] | None = None,
-    looks: Sequence[float] = (),
+    look_shares: Sequence[float] = (),
     intersect: bool = False,
     margin: float = MARGIN,
     caps: Sequence[int] | None = None,
@@ -62,8 +62,8 @@ def compare(
         fixed: arms that are these very models, such as a base model: training them again is not asked about.
         paired_seeds: runs of all arms share seeds (the last numbers in their names), problems and their order.
         primary: the one K, or `"curve"`, that was named beforehand: it is tested by itself, the rest is exploratory.
-        looks: shares of a planned study at which it was and is looked at, the last now: the error of `1 - level` is
-            spent over them by `nominal_alphas`, and all intervals are at the level of this look.
+        look_shares: shares of a planned study at which it was and is looked at, the last now: the error of `1 - level`
+            is spent over them by `nominal_alphas`, and all intervals are at the level of this look.
         intersect: compare on the shared problems where the sets differ, and say what was dropped.
         margin: differences within ±margin count as equivalent. Two arms are called so where the simultaneous band lies
             within it, which is stricter than two one-sided tests at the same level, and where there are problems enough
@@ -78,8 +78,8 @@ def compare(
             such statistic, fewer than three runs of an arm that is not fixed, or seeds that do not pair.
     """
     check_level(level)
-    if looks:
-        level = 1 - nominal_alphas(looks, 1 - level)[-1]
+    if look_shares:
+        level = 1 - nominal_alphas(look_shares, 1 - level)[-1]
     paired = compared_metrics(metrics)
     arms, notes = common_problems(_comparable([reference, *others], margin), intersect=intersect)
     design = make_design(arms, fixed, paired_seeds, level)
@@ -118,8 +118,8 @@ def compare(
         changes = _diversity_differences(arms, embed, level)
         differences = [replace(d, diversity=change) for d, change in zip(differences, changes, strict=True)]
     notes += design_notes(arms, design)
-    if looks:
-        notes.append(look_note(looks, level))
+    if look_shares:
+        notes.append(look_note(look_shares, level))
     unit = arms[0].length_unit if len({arm.length_unit for arm in arms}) == 1 else ""
     return Comparison(reference.name, evaluations, differences, problems, level, unit, notes)
 

@@ -35,7 +35,7 @@ def compare_over(
     fixed: Collection[str] = (),
     paired_seeds: bool = False,
     primary: int | Literal["curve"] | None = None,
-    looks: Sequence[float] = (),
+    look_shares: Sequence[float] = (),
     intersect: bool = False,
     margin: float = MARGIN,
     level: float = 0.95,
@@ -51,15 +51,15 @@ def compare_over(
     Args:
         benchmarks: for each the same arms by name, the reference first.
         primary: also what improvements and places are about; without it they are at K = 1 and the largest K.
-        ks, fixed, paired_seeds, looks, intersect, margin, level, resamples, seed: as for `compare`.
+        ks, fixed, paired_seeds, look_shares, intersect, margin, level, resamples, seed: as for `compare`.
 
     Raises:
         InputError: as for `compare`; fewer than two benchmarks, other arms on one than on another, or runs that do not
             correspond.
     """
     check_level(level)
-    if looks:
-        level = 1 - nominal_alphas(looks, 1 - level)[-1]
+    if look_shares:
+        level = 1 - nominal_alphas(look_shares, 1 - level)[-1]
     sets, notes = _sets(benchmarks, fixed, paired_seeds, intersect, level)
     everything = [arm for one in sets for arm in one.arms]
     largest = min(arm.largest_k() for arm in everything)
@@ -91,7 +91,7 @@ def compare_over(
         CURVE if primary == CURVE else "pass@k",
         *order_arms(sets, scores, chosen, judge),
     )
-    notes += _notes(sets, found, largest) + ([look_note(looks, level)] if looks else [])
+    notes += _notes(sets, found, largest) + ([look_note(look_shares, level)] if look_shares else [])
     unit = evaluations[0].length_unit
     return Comparison(evaluations[0].arm, evaluations, differences, sum(sizes), level, unit, notes, found)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from forkwise.explore.findings import Estimate
 from forkwise.forks.cost import Cost
+from forkwise.forks.estimators import Budget
 from forkwise.forks.results import Forks, Part, Seen
 from forkwise.progress import duration
 from forkwise.report.formats import count, estimate, number, p_value, percent, quantile, share
@@ -28,7 +29,7 @@ def cost_line(cost: Cost) -> str:
         time = "" if cost.seconds is None else f", about {duration(cost.seconds)} at the speed of the first"
         said.append(f"about {count(cost.tokens)} tokens to draw{time}")
     return (
-        f"{'; '.join(said)}. What tokens decide will be known to about ±{cost.half_width:.3f}, and there is "
+        f"{'; '.join(said)}. The sum of what is decided will be known to about ±{cost.half_width:.3f}, and there is "
         f"{cost.available:.3f} to decide."
     )
 
@@ -36,17 +37,31 @@ def cost_line(cost: Cost) -> str:
 def conclusion(forks: Forks) -> str:
     """Says whether high-entropy tokens are where the outcome is decided."""
     if not forks.budget.agrees:
-        return (
-            f"The budget does not add up, so no shares are given: tokens decide {estimate(forks.budget.decided)} in "
-            f"the sum over a sample, and there is {estimate(forks.budget.available)} to decide (difference "
-            f"{estimate(forks.budget.difference, sign='+')})."
-        )
+        return does_not_add_up(forks.budget)
     top = min(forks.tops, key=lambda t: abs(t.of_tokens - 0.2))
     what = "whether the answer is right" if forks.outcome == "correct" else "which answer it is"
     return (
         f"The {share(top.of_tokens, 0)} % of tokens with the most entropy (above {number(top.threshold, 2)} nats) "
         f"decide {percent(top.share)} % of {what}; as many tokens at the same places decide {percent(top.matched)} %, "
         f"difference {percent_difference(top.minus_matched)}."
+    )
+
+
+def does_not_add_up(budget: Budget) -> str:
+    """Says why there are no shares."""
+    return (
+        f"The budget does not add up, so no shares are given: the sum of what is decided in a sample is "
+        f"{estimate(budget.decided)}, and there is {estimate(budget.available)} to decide (difference "
+        f"{estimate(budget.difference, sign='+')})."
+    )
+
+
+def budget_sentence(budget: Budget, what: str) -> str:
+    """Says what tokens, or sentences, decide in their sum, beside what there is to decide."""
+    return (
+        f"Budget: the {what} of a sample decide {estimate(budget.decided)} in their sum, and there is "
+        f"{estimate(budget.available)} to decide, V0 (1 - V0): difference {estimate(budget.difference, sign='+')}, p "
+        f"{p_value(budget.p)}."
     )
 
 
@@ -62,7 +77,6 @@ def per_cent(value: Estimate) -> Estimate:
 
 def tables(forks: Forks) -> list[Block]:
     """Makes every table of what tokens decide."""
-    b = forks.budget
     rows = [
         [
             share(t.of_tokens, 0),
@@ -76,8 +90,7 @@ def tables(forks: Forks) -> list[Block]:
     ]
     header = ["% of tokens, highest entropy", "above (nats)", "% of what is decided", "others at these places"]
     return [
-        f"Budget: tokens of a sample decide {estimate(b.decided)} in their sum, and there is {estimate(b.available)} "
-        f"to decide, V0 (1 - V0): difference {estimate(b.difference, sign='+')}, p {p_value(b.p)}.",
+        budget_sentence(forks.budget, "tokens"),
         *filled("Where the outcome is decided", [*header, "minus these", "minus random tokens"], rows),
         *_parts("By entropy, nats; intervals of 'decided' hold for all rows at once (a band)", forks.by_entropy),
         *_parts("By kind of token, and against others of equal entropy", forks.by_class),

@@ -15,14 +15,14 @@ from typing import Any
 
 from torch import Tensor
 
-from forkwise.constants import check_alpha, check_kappa
+from forkwise.constants import KAPPA, check_alpha, check_kappa
 from forkwise.core import shape_and_measure
 from forkwise.engines.hooks.constants import log
 
 Loss = Callable[..., Any]
 
 
-def shaped(loss_fn: Loss, *, alpha: float, kappa: float = 2.0) -> Loss:
+def shaped(loss_fn: Loss, *, alpha: float, kappa: float = KAPPA) -> Loss:
     """Returns the loss on advantages shaped with the entropy that AReaL hands in; with alpha 0, the loss itself.
 
     Raises:

@@ -6,7 +6,7 @@ import logging
 import os
 from typing import Any
 
-from forkwise.constants import check_alpha, check_kappa
+from forkwise.constants import KAPPA, PAPER, check_alpha, check_kappa
 from forkwise.core import ShapingStats
 from forkwise.engines.base import LOGGED
 from forkwise.errors import InputError
@@ -23,10 +23,10 @@ def constants(args: Any = None) -> tuple[float, float]:
     alpha, kappa = (_number(args, name) for name in ("alpha", "kappa"))
     if alpha is None:
         raise InputError(
-            "FORKWISE_ALPHA is not set: the paper has 0.4 for GRPO and 0.1 for PPO, and 0 turns shaping off. Set it "
-            "in the environment of the training processes (under Ray: in the runtime environment)."
+            f"FORKWISE_ALPHA is not set: {PAPER}, and 0 turns shaping off. Set it in the environment of the training "
+            "processes (under Ray: in the runtime environment)."
         )
-    kappa = 2.0 if kappa is None else kappa
+    kappa = KAPPA if kappa is None else kappa
     check_alpha(alpha, "FORKWISE_ALPHA")
     check_kappa(kappa, "FORKWISE_KAPPA")
     return alpha, kappa

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from forkwise.constants import check_alpha, check_kappa
+from forkwise.constants import KAPPA, check_alpha, check_kappa
 from forkwise.core import shape_and_measure, token_entropy
 from forkwise.engines.hooks.constants import log
 from forkwise.errors import InputError
@@ -72,7 +72,7 @@ class ShapedLoss:
         return loss, {**metrics, **log(stats, "micro-batch")}
 
 
-def shaped(loss_fn: Any, *, alpha: float, kappa: float = 2.0) -> Any:
+def shaped(loss_fn: Any, *, alpha: float, kappa: float = KAPPA) -> Any:
     """Returns the loss on advantages shaped with the entropy of the policy under update; with alpha 0, the loss itself.
 
     Raises:

@@ -16,12 +16,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from forkwise.constants import check_alpha, check_kappa
+from forkwise.constants import KAPPA, check_alpha, check_kappa
 from forkwise.core import shape_and_measure
 from forkwise.engines.hooks.constants import log
 
 
-def shaped_loss(inputs: Any, *, alpha: float, kappa: float = 2.0, **options: Any) -> Any:
+def shaped_loss(inputs: Any, *, alpha: float, kappa: float = KAPPA, **options: Any) -> Any:
     """Computes prime-rl's default loss of one sample on advantages shaped with the entropy of the policy under update.
 
     Raises:

@@ -14,13 +14,13 @@ from typing import Any, NoReturn
 
 import torch
 
-from forkwise.constants import check_alpha, check_kappa
+from forkwise.constants import KAPPA, check_alpha, check_kappa
 from forkwise.errors import InputError
 
 _FIELDS = ("advantages", "logprobs", "mask")
 
 
-def add_surprisal(datums: Sequence[Any], *, alpha: float, kappa: float = 2.0) -> list[Any]:
+def add_surprisal(datums: Sequence[Any], *, alpha: float, kappa: float = KAPPA) -> list[Any]:
     """Adds `min(alpha * -log p, |A| / kappa)` to the advantages of the sampled tokens; `p` of the token that was drawn.
 
     The tensors of `loss_fn_inputs` may be torch's or tinker's `TensorData`; new ones of the same kind take the place of

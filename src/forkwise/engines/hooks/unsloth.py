@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from forkwise.constants import check_alpha, check_kappa
+from forkwise.constants import KAPPA, check_alpha, check_kappa
 from forkwise.core import shape_and_measure
 from forkwise.engines.hooks.constants import log
 from forkwise.engines.weights import check_weighable, shaping_weights
@@ -41,7 +41,7 @@ class WeightShapingMixin(_Trainer):
     _advantages: torch.Tensor | None = None  # of the micro-batch whose loss is being computed
     _weighed = 0
 
-    def shape(self, *, alpha: float, kappa: float = 2.0) -> None:
+    def shape(self, *, alpha: float, kappa: float = KAPPA) -> None:
         """Sets the constants; without them, or with alpha 0, the trainer is what it was."""
         check_alpha(alpha)
         check_kappa(kappa)

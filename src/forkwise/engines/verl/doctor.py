@@ -10,6 +10,7 @@ import os
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 
+from forkwise.constants import ALPHA, KAPPA
 from forkwise.engines.verl import plugin
 from forkwise.engines.verl.settings import MODES
 from forkwise.errors import InputError
@@ -39,8 +40,8 @@ def report() -> str:
             f"verl {installed}: the plugin {point.value} of forkwise {version('forkwise')} is loaded.",
             *_missing_parts(),
             f"Trainer modes: {', '.join(MODES)}.",
-            "Use: trainer.v1.trainer_mode=entropy_sync +algorithm.entropy_shaping.alpha=0.4 "
-            "+algorithm.entropy_shaping.kappa=2.0",
+            f"Use: trainer.v1.trainer_mode=entropy_sync +algorithm.entropy_shaping.alpha={ALPHA} "
+            f"+algorithm.entropy_shaping.kappa={KAPPA}",
             "Or any methods: trainer.v1.trainer_mode=entropy_sync "
             "'+algorithm.forkwise.method=[\"forking_tokens:share=0.2\"]'",
             "Refused with these keys, since they shape nothing: verl's own modes, trainer.use_v1=False, "

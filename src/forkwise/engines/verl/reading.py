@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from forkwise.constants import check_alpha, check_kappa
+from forkwise.constants import ALPHA, ALPHA_PPO, KAPPA, check_alpha, check_kappa
 from forkwise.engines.verl.refusals import refuse
 from forkwise.engines.verl.settings import SECTIONS, Settings
 from forkwise.errors import InputError, nearest
 from forkwise.methods import Method, SettingsMethod, parse_methods
 from forkwise.methods.entropy_advantage import EntropyAdvantage
 
-_PAPER = "the paper has +algorithm.entropy_shaping.alpha=0.4 for GRPO and 0.1 for PPO"
+_PAPER = f"the paper has +algorithm.entropy_shaping.alpha={ALPHA} for GRPO and {ALPHA_PPO} for PPO"
 
 
 def read_settings(config: Any) -> Settings:
@@ -66,7 +66,7 @@ def _shorthand(section: Any) -> Settings:
     if not hasattr(section, "get") or section.get("alpha") is None:
         raise InputError(f"This trainer mode needs an alpha: {_PAPER}.")
     _check_keys("entropy_shaping", section)
-    numbers = {"alpha": section["alpha"], "kappa": section.get("kappa", 2.0)}
+    numbers = {"alpha": section["alpha"], "kappa": section.get("kappa", KAPPA)}
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise InputError(f"algorithm.entropy_shaping.{name} must be a number, not {value!r}.")

@@ -1,0 +1,253 @@
+"""What comes before states are drawn and continued: samples, verifier and model are loaded, and must fit each other."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from forkwise.errors import InputError
+from forkwise.explore.lexicon import Lexicon, ReflectivePatterns, load_lexicon, load_reflective
+from forkwise.explore.teacher import Scorer, load_scorer, write_entropies
+from forkwise.explore.tokenisation import prompt_ids
+from forkwise.folders import only_process
+from forkwise.folders.results import Input, inputs_of
+from forkwise.folders.settings import same_settings
+from forkwise.forks.continuing import Continued, Continuer, State, continue_states, refuse_random, states_there
+from forkwise.forks.cost import Cost
+from forkwise.forks.frame import Frame, Pool, load_frame, load_pool
+from forkwise.forks.options import ForksOptions
+from forkwise.passk.intervals import check_level
+from forkwise.progress import Meter
+from forkwise.samples import read_samples
+from forkwise.samples.direct import OpenTable, source_files
+from forkwise.sampling.forward import check_length
+from forkwise.sampling.options import JudgeOptions
+from forkwise.sampling.verify import Judge, find_judge
+from forkwise.tasks import Problem
+
+_SETTINGS = "continuations.json"
+_FOLDER = "continuations"
+_OF_ANALYSIS = ("level", "permutations", "token_budget", "workers", "timeout", "memory_mb")
+"""Settings that may differ in a folder that is continued; the others decide what is drawn."""
+_ELSEWHERE = 0.05  # nats: so far apart, on the average, log-probs are of another model
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Samples, verifier and model, which fit each other."""
+
+    options: ForksOptions
+    settings: dict[str, Any]
+    inputs: list[Input]
+    lexicon: Lexicon
+    reflective: ReflectivePatterns
+    breaks: list[str]
+    pool: Pool
+    frame: Frame
+    judge: Judge
+    golds: Mapping[str, Any]
+    scorer: Scorer
+    prompts: dict[str, list[int]]
+    """Token ids of each problem's prompt."""
+    log_prob_difference: float | None
+    """Mean absolute difference of stored log-probs from the model's, nats; None where none are stored."""
+
+    @property
+    def folder(self) -> Path:
+        """Where continuations are kept."""
+        return self.options.out / _FOLDER
+
+    def state(self, trace: int, at: int, index: int, *, force: bool) -> State:
+        """Makes the state before the token `at` of a trace; `force` forces that token and the likeliest."""
+        sample, ids = self.frame.traces[trace], self.frame.ids[trace]
+        return State(
+            index=index,
+            name=f"{sample.problem_id}/{sample.sample_id}/{at}",
+            prompt=self.prompts[sample.problem_id],
+            prefix=ids[:at],
+            token=ids[at] if force else None,
+            problem=_problem(self.judge, self.golds, sample.problem_id),
+        )
+
+
+def prepare(table: OpenTable, options: ForksOptions, judging: JudgeOptions) -> Prepared:
+    """Loads and checks everything.
+
+    Raises:
+        InputError: something given cannot be used.
+    """
+    _check(options)
+    pool = load_pool(table.path, options)
+    judge = find_judge(table.path, judging)
+    golds = _golds(table.path, judge)
+    _check_judge(pool, judge, golds)
+    lexicon, reflective = load_lexicon(options.lexicon), load_reflective(options.reflective)
+    with Meter(what="loading the model"):
+        scorer = load_scorer(
+            options.model,
+            device=options.device,
+            dtype=options.dtype,
+            budget=options.token_budget,
+            trust_remote_code=options.trust_remote_code,
+        )
+    tokens = options.out / "tokens"
+    write_entropies(table.path, tokens, scorer, name=options.model, temperature=pool.sampling.temperature)
+    difference = _check_policy(pool, tokens, options.model)
+    prompts = {row["problem_id"]: prompt_ids(scorer.tokenizer, row["prompt"]) for row in pool.rows}
+    longest = max(map(len, prompts.values())) + pool.sampling.max_tokens - 1
+    check_length(scorer.model, longest, "The longest prompt, with a completion of the limit,")
+    breaks = [word.strip() for word in options.breaks.split(",") if word.strip()]
+    return Prepared(
+        options=options,
+        settings=_settings(options, judging),
+        inputs=inputs_of(source_files(table.given)),
+        lexicon=lexicon,
+        reflective=reflective,
+        breaks=breaks,
+        pool=pool,
+        frame=load_frame(tokens, pool, breaks, lexicon, reflective),
+        judge=judge,
+        golds=golds,
+        scorer=scorer,
+        prompts=prompts,
+        log_prob_difference=difference,
+    )
+
+
+def continue_all(
+    ready: Prepared, states: Sequence[State], cost: Cost, announce: Callable[[Cost], None]
+) -> tuple[list[Continued], Cost]:
+    """Continues the states that the folder lacks; returns all, and the cost with its time.
+
+    Args:
+        announce: told the cost before the first continuation.
+
+    Raises:
+        InputError: the folder holds others, or the engine cannot go on. What was written stays.
+    """
+    options = ready.options
+    recorded = {
+        **{name: value for name, value in ready.settings.items() if name not in _OF_ANALYSIS},
+        "table": hashlib.sha256("".join(file.sha256 for file in ready.inputs).encode()).hexdigest()[:16],
+        "lexicon": ready.lexicon.name,
+        "reflective": ready.reflective.name,
+    }
+    with only_process(options.out):
+        same_settings(
+            ready.folder / _SETTINGS,
+            recorded,
+            what="continuations",
+            remedy="give another --out, or delete that folder",
+        )
+        there, continuer = states_there(ready.folder, len(states)), None
+        if there < len(states):
+            with Meter(what="timing one state") as meter:
+                continuer = _continuer(ready, meter.say)
+                # One from the middle; its continuations are drawn again later.
+                middle = sorted(states[there:], key=lambda state: len(state.prefix))[(len(states) - there) // 2]
+                start = time.monotonic()
+                continuer.draw(middle)
+                cost = replace(cost, seconds=(time.monotonic() - start) * (len(states) - there))
+        announce(cost)
+        with Meter(len(states), there, what="continuing", unit="states") as meter:
+            return continue_states(ready.folder, states, continuer, meter), cost
+
+
+def _continuer(ready: Prepared, say: Callable[[str], None]) -> Continuer:
+    options = ready.options
+    return Continuer(
+        ready.scorer.model,
+        ready.scorer.tokenizer,
+        ready.pool.sampling,
+        options.continuations,
+        options.seed,
+        ready.judge,
+        say,
+    )
+
+
+def _check(options: ForksOptions) -> None:
+    check_level(options.level)
+    if options.server is not None:
+        raise InputError(
+            "--server: forks are not measured through servers yet, which hardly any continue from tokens; give the "
+            "model to transformers with --model, and leave --server out."
+        )
+    if not 0 < options.quantile < 1:
+        raise InputError(f"--quantile is {options.quantile}: it must be between 0 and 1.")
+
+
+def _golds(path: Path, judge: Judge) -> dict[str, Any]:
+    """Returns the gold answers of the table's own column by problem, where the judge wants them."""
+    if judge.gold_column is None:
+        return {}
+    if judge.gold_column != "gold":
+        raise InputError(
+            f"--gold-column is '{judge.gold_column}': continuations can be judged by the column gold alone."
+        )
+    return {row["problem_id"]: row["gold"] for row in read_samples(path, ["problem_id", "gold"]).to_pylist()}
+
+
+def _problem(judge: Judge, golds: Mapping[str, Any], problem_id: str) -> Problem:
+    problem = judge.problem(problem_id, golds.get(problem_id))
+    if problem is None:
+        raise InputError(
+            f"The problem '{problem_id}' of the table is not among those with gold answers, so its continuations "
+            "cannot be judged: give the --task, --dataset or --answers that it is from."
+        )
+    return problem
+
+
+def _check_judge(pool: Pool, judge: Judge, golds: Mapping[str, Any]) -> None:
+    """Judges the used samples twice: a verifier must agree with itself, and with the verdicts of the table."""
+    problems = [_problem(judge, golds, row["problem_id"]) for row in pool.rows]
+    texts = [row["completion"] or "" for row in pool.rows]
+    first, second = judge.verify(texts, problems), judge.verify(texts, problems)
+    for row, *verdicts in zip(pool.rows, first, second, strict=True):
+        what = f"sample {row['sample_id']} of problem '{row['problem_id']}'"
+        refuse_random([row["completion"]] * 2, verdicts, what)
+    other = [
+        row
+        for row, verdict in zip(pool.rows, first, strict=True)
+        if None not in (row["correct"], verdict.correct) and row["correct"] != verdict.correct
+    ]
+    if other:
+        row = other[0]
+        raise InputError(
+            f"The verdicts of the table are not those of the verifier: it judges {len(other)} of {len(pool.rows)} "
+            f"samples otherwise, such as sample {row['sample_id']} of problem '{row['problem_id']}'. Name the task "
+            "that the table is from, or run forkwise verify --force on it."
+        )
+
+
+def _check_policy(pool: Pool, tokens: Path, model: str) -> float | None:
+    """Compares stored log-probs with the model's: continuations of another model's texts would mean nothing."""
+    columns = ["problem_id", "sample_id", "logprobs"]
+    ours = {(row["problem_id"], row["sample_id"]): row["logprobs"] for row in read_samples(tokens, columns).to_pylist()}
+    apart: list[float] = []
+    for row in pool.rows:
+        stored, now = row["logprobs"], ours.get((row["problem_id"], row["sample_id"]))
+        if stored and now and len(stored) == len(now) and None not in stored:
+            apart += np.abs(np.array(stored) - np.array(now)).tolist()
+    if not apart:
+        return None
+    mean = float(np.mean(apart))
+    if mean > _ELSEWHERE:
+        raise InputError(
+            f"The model '{model}' did not draw these samples: their stored log-probs differ from its own by {mean:.2f} "
+            "nats on the average. Give the model that drew them, or samples of this one."
+        )
+    return mean
+
+
+def _settings(options: ForksOptions, judging: JudgeOptions) -> dict[str, Any]:
+    """Returns the options that `forks.json` records: all but `out`."""
+    given = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "out"}
+    given |= {f.name: getattr(judging, f.name) for f in fields(judging)}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}

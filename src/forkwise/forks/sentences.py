@@ -1,0 +1,340 @@
+"""`forkwise forks --unit sentence`: the chance of a right answer at the ends of sentences, and what a sentence does.
+
+Samples of each problem are drawn at random, and continued from their start and from the end of every sentence, without
+forcing anything. What a sentence decides is the square of the change of the chance across it; the squares add up, in
+the mean, to `V0 (1 - V0)`. What a reflective sentence causes is told inside each state: the model itself draws the next
+sentence at random, so continuations that begin with a reflective one are compared with the others of the state.
+
+Suffixes: C answers, K states of a sample, Q problems, R continuations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from forkwise.errors import InputError
+from forkwise.explore.contrast import FloatArray, IntArray, cluster_t
+from forkwise.explore.findings import Estimate
+from forkwise.explore.sentences import split_sentences
+from forkwise.explore.spans import first_token
+from forkwise.folders.results import Input, read_result, write_result
+from forkwise.forks.analysis import outcomes
+from forkwise.forks.continuing import Continued, State, states_there
+from forkwise.forks.cost import Cost, refuse_too_small
+from forkwise.forks.estimators import Budget, budget, share_of, weighted_mean
+from forkwise.forks.options import ForksOptions
+from forkwise.forks.prepare import Prepared, continue_all, prepare
+from forkwise.samples.direct import Imported, imported_from, open_table
+from forkwise.sampling.options import JudgeOptions
+from forkwise.terminal import one_line
+from forkwise.version import __version__
+
+SCHEMA = 1
+"""Version of `sentences.json`. It grows when a field changes its meaning or goes; new optional fields do not count."""
+
+FILE = "sentences.json"
+_LONGEST = 300  # characters of a sentence that are kept
+
+
+@dataclass(frozen=True)
+class SentenceRow:
+    """A sentence of a sample that was looked at."""
+
+    problem_id: str
+    sample_id: int
+    place: int
+    """Sentences before it."""
+    text: str
+    reflective: bool
+    before: float | None
+    """V: chance of a right answer before the sentence; None without verdicts."""
+    after: float | None
+    """The same behind it; of the last sentence, whether the sample is right."""
+    decided: float
+    """Square of the change, without bias; may be negative."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Sentences of one kind."""
+
+    name: str
+    sentences: int
+    decided: Estimate
+    """Mean of the squared change."""
+    change: Estimate
+    """Mean of the change of the chance of a right answer."""
+    share: Estimate
+    """Share of all that is decided; none where the budget does not add up."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a reflective sentence causes: the chance of a right answer with it as the next minus with another."""
+
+    difference: Estimate
+    p: float | None
+    states: int
+    """States whose continuations begin with both."""
+    reflective: int
+    """Their continuations that begin with a reflective sentence."""
+    others: int
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Everything that `sentences.json` holds."""
+
+    samples: str
+    model: str
+    outcome: str
+    inputs: list[Input]
+    settings: dict[str, Any]
+    reflective: str
+    problems: int
+    of_problems: int
+    traces: int
+    """Samples that were looked at."""
+    cost: Cost
+    budget: Budget
+    kinds: list[Kind]
+    effect: Effect
+    sentences: list[SentenceRow]
+    imported: Imported | None = None
+    schema: int = SCHEMA
+    forkwise: str = ""
+
+
+def read(path: Path) -> Sentences:
+    """Reads the sentences in a file, or in a folder's `sentences.json`."""
+    path = path / FILE if path.is_dir() else path
+    return read_result(path, Sentences, schema=SCHEMA, command="forkwise forks --unit sentence")
+
+
+@dataclass(frozen=True)
+class _Profile:
+    """A sample with the places of its states: token 0 and the first token behind each sentence but the last."""
+
+    trace: int
+    problem: int
+    starts: list[int]
+
+
+def run_sentences(
+    table: Path, options: ForksOptions, judging: JudgeOptions, announce: Callable[[Cost], None]
+) -> Sentences:
+    """Measures what sentences do, and writes `sentences.json` to `--out`; arguments and errors as of `run_forks`."""
+    with open_table(table) as opened:
+        return _sentences(str(table), imported_from([opened]), prepare(opened, options, judging), announce)
+
+
+def _sentences(table: str, imported: Imported | None, ready: Prepared, announce: Callable[[Cost], None]) -> Sentences:
+    options, pool = ready.options, ready.pool
+    profiles = _draw(ready)
+    states, of_profile = _states(ready, profiles)
+    cost = _cost(ready, profiles, states)
+    refuse_too_small(cost, len(states) * len(ready.frame.traces) // len(profiles))
+    continued, cost = continue_all(ready, states, cost, announce)
+    rows, weight, problem = [], [], []
+    for profile, places in zip(profiles, of_profile, strict=True):
+        found = _rows(ready, profile, [continued[i] for i in places])
+        rows += found
+        weight += [1 / sum(p.problem == profile.problem for p in profiles)] * len(found)
+        problem += [profile.problem] * len(found)
+    weight_S, problem_S = np.array(weight), np.array(problem)
+    decided_S = np.array([row.decided for row in rows])
+    decided_Q = _per_problem(problem_S, weight_S * decided_S, len(pool.problems))
+    found_budget = budget(decided_Q, pool.available_Q, options.level)
+    result = Sentences(
+        samples=table,
+        model=options.model,
+        outcome=options.outcome,
+        inputs=ready.inputs,
+        settings=ready.settings,
+        reflective=ready.reflective.name,
+        problems=len(pool.problems),
+        of_problems=pool.of_problems,
+        traces=len(profiles),
+        cost=cost,
+        budget=found_budget,
+        kinds=_kinds(rows, weight_S, problem_S, decided_Q, found_budget.agrees, options.level),
+        effect=_effect(ready, states, continued),
+        sentences=rows,
+        imported=imported,
+        forkwise=__version__,
+    )
+    write_result(options.out / FILE, result)
+    return result
+
+
+def _per_problem(problem_S: IntArray, weight_S: FloatArray, problems: int) -> FloatArray:
+    return np.bincount(problem_S, weights=weight_S, minlength=problems).astype(np.float64)
+
+
+def _draw(ready: Prepared) -> list[_Profile]:
+    """Draws as many samples of each problem as the states allow, all alike."""
+    frame = ready.frame
+    problem_of = {problem: q for q, problem in enumerate(ready.pool.problems)}
+    profiles = []
+    for t, trace in enumerate(frame.traces):
+        assert trace.tokens is not None
+        starts = first_token(trace.tokens.spans, trace.all_sentences[1:])
+        places = [0, *dict.fromkeys(int(i) for i in starts if i > 0)]
+        profiles.append(_Profile(t, problem_of[trace.problem_id], places))
+    problems = len(ready.pool.problems)
+    each = int((ready.options.states - problems) / (problems * max(np.mean([len(p.starts) for p in profiles]) - 1, 1)))
+    if each < 1:
+        needed = problems + int(np.ceil(sum(len(p.starts) - 1 for p in profiles) / len(profiles) * problems))
+        raise InputError(
+            f"{ready.options.states} states do not suffice for the sentences of one sample of each of {problems} "
+            f"problems: give about --states {needed}."
+        )
+    rng = np.random.default_rng([ready.options.seed, 13])
+    chosen: list[_Profile] = []
+    for q in range(problems):
+        own = [profile for profile in profiles if profile.problem == q]
+        picked = sorted(rng.permutation(len(own))[:each].tolist())
+        chosen += [own[i] for i in picked]
+    return chosen
+
+
+def _states(ready: Prepared, profiles: Sequence[_Profile]) -> tuple[list[State], list[list[int]]]:
+    """Returns all states, the start of a problem once, and which of them each sample has."""
+    states: list[State] = []
+    start: dict[int, int] = {}
+    of_profile = []
+    for profile in profiles:
+        places = []
+        for at in profile.starts:
+            if at == 0 and profile.problem in start:
+                places.append(start[profile.problem])
+                continue
+            places.append(len(states))
+            states.append(ready.state(profile.trace, at, len(states), force=False))
+        start.setdefault(profile.problem, places[0])
+        of_profile.append(places)
+    return states, of_profile
+
+
+def _cost(ready: Prepared, profiles: Sequence[_Profile], states: Sequence[State]) -> Cost:
+    options, pool = ready.options, ready.pool
+    length = np.bincount(ready.frame.table.units.trace_N)
+    there = states_there(ready.folder, len(states))
+    rest = [int(length[p.trace]) - at for p in profiles for at in p.starts]
+    available = np.maximum(pool.available_Q, 0.0)
+    count_Q = np.bincount([p.problem for p in profiles], minlength=available.size)
+    steps_Q = np.bincount([p.problem for p in profiles], weights=[len(p.starts) for p in profiles])
+    # Of a sample the sum of squares varies about as much as it is large; of a sentence, the error of a square.
+    one_Q = available**2 + 8 * (available / options.continuations) ** 2 * steps_Q / np.maximum(count_Q, 1)
+    error = float(np.sqrt((one_Q / np.maximum(count_Q, 1)).sum()) / available.size)
+    half = float(stats.t.ppf((1 + options.level) / 2, available.size - 1)) * error
+    tokens = int(np.mean(rest) * (len(states) - there) * options.continuations)
+    return Cost(len(states), options.continuations, there, tokens, half, float(pool.available_Q.mean()))
+
+
+def _rows(ready: Prepared, profile: _Profile, continued: Sequence[Continued]) -> list[SentenceRow]:
+    trace = ready.frame.traces[profile.trace]
+    by_answer = ready.options.outcome == "answer"
+    share_KC, error_K = _shares(ready, profile, continued, by_answer)
+    squares = ((np.diff(share_KC, axis=0) ** 2).sum(axis=1) - error_K[:-1] - error_K[1:]).tolist()
+    right = [None if None in c.correct else c.correct.count(True) / len(c.correct) for c in continued]
+    right.append(None if trace.correct is None else float(trace.correct))
+    assert trace.tokens is not None
+    ends = [*(trace.tokens.spans[at].start for at in profile.starts[1:]), len(trace.text)]
+    begins = [0, *ends[:-1]]
+    rows = []
+    for k, decided in enumerate(squares):
+        text = trace.text[begins[k] : ends[k]].strip()
+        rows.append(
+            SentenceRow(
+                problem_id=trace.problem_id,
+                sample_id=trace.sample_id,
+                place=k,
+                text=one_line(text, _LONGEST),
+                reflective=bool(ready.reflective.names(text)),
+                before=right[k],
+                after=right[k + 1],
+                decided=decided,
+            )
+        )
+    return rows
+
+
+def _shares(
+    ready: Prepared, profile: _Profile, continued: Sequence[Continued], by_answer: bool
+) -> tuple[FloatArray, FloatArray]:
+    """Returns the share of each answer at each state and at the end, and the variance of their errors, summed."""
+    trace = ready.frame.traces[profile.trace]
+    sizes = [len(c.answers) for c in continued]
+    row = next(r for r in ready.pool.rows if (r["problem_id"], r["sample_id"]) == (trace.problem_id, trace.sample_id))
+    ended_RC = outcomes(
+        [*(a for c in continued for a in c.answers), row["answer"]],
+        [*(v for c in continued for v in c.correct), trace.correct],
+        by_answer,
+    )
+    pieces = np.split(ended_RC, np.cumsum(sizes))
+    share_KC = np.array([piece.mean(axis=0) for piece in pieces])
+    error_K = (share_KC * (1 - share_KC)).sum(axis=1) / np.array([*(n - 1 for n in sizes), 1])
+    return share_KC, error_K  # the last is of one sample, and known: its share is 0 or 1
+
+
+def _kinds(
+    rows: Sequence[SentenceRow],
+    weight_S: FloatArray,
+    problem_S: IntArray,
+    decided_Q: FloatArray,
+    shares: bool,
+    level: float,
+) -> list[Kind]:
+    decided_S = np.array([row.decided for row in rows])
+    reflective_S = np.array([row.reflective for row in rows])
+    changes = [None if None in (r.before, r.after) else float(r.after or 0) - float(r.before or 0) for r in rows]
+    kinds = []
+    for name, of in (("reflective", reflective_S), ("other", ~reflective_S)):
+        part_Q = _per_problem(problem_S, weight_S * decided_S * of, decided_Q.size)
+        known = np.array([change is not None for change in changes]) & of
+        change = np.array([change or 0.0 for change in changes])
+        kinds.append(
+            Kind(
+                name=name,
+                sentences=int(of.sum()),
+                decided=weighted_mean(decided_S[of], weight_S[of], problem_S[of], level),
+                change=weighted_mean(change[known], weight_S[known], problem_S[known], level),
+                share=share_of(part_Q, decided_Q, level) if shares else Estimate(None),
+            )
+        )
+    return kinds
+
+
+def _effect(ready: Prepared, states: Sequence[State], continued: Sequence[Continued]) -> Effect:
+    """Compares continuations of a state that begin with a reflective sentence with the others (Mantel and Haenszel)."""
+    problems = {problem: q for q, problem in enumerate(ready.pool.problems)}
+    sum_Q, size_Q = np.zeros(len(problems)), np.zeros(len(problems))
+    count = np.zeros(3, dtype=np.int64)
+    for state, found in zip(states, continued, strict=True):
+        begins = np.array([_begins_reflective(ready, text) for text in found.continuations])
+        right = np.array([verdict is True for verdict in found.correct], dtype=np.float64)
+        mine, others = int(begins.sum()), int((~begins).sum())
+        if not mine or not others:
+            continue
+        q = problems[state.problem.id]
+        weight = mine * others / (mine + others)
+        sum_Q[q] += weight * (right[begins].mean() - right[~begins].mean())
+        size_Q[q] += weight
+        count += [1, mine, others]
+    if not size_Q.any():
+        return Effect(Estimate(None), None, 0, 0, 0)
+    difference = float(sum_Q.sum() / size_Q.sum())
+    estimate, p = cluster_t(difference, sum_Q - difference * size_Q, size_Q, ready.options.level)
+    return Effect(estimate, p, *count.tolist())
+
+
+def _begins_reflective(ready: Prepared, text: str) -> bool:
+    sentences = split_sentences(text, ready.breaks)
+    return bool(sentences) and bool(ready.reflective.names(text[sentences[0].start : sentences[0].end]))

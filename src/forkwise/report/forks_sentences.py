@@ -1,0 +1,71 @@
+"""What sentences do to the chance of a right answer, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from forkwise.forks.sentences import SentenceRow, Sentences
+from forkwise.report.forks import budget_sentence, does_not_add_up
+from forkwise.report.formats import count, estimate, number, p_value, percent
+from forkwise.report.importing import imported_note
+from forkwise.report.table import Block, filled
+from forkwise.terminal import counted, one_line
+
+_SHOWN, _WIDTH = 10, 100
+
+
+def conclusion(found: Sentences) -> str:
+    """Says what a reflective sentence causes."""
+    effect = found.effect
+    said = (
+        "A reflective sentence as the next one changes the chance of a right answer, against another one, by "
+        f"{estimate(effect.difference, sign='+')} (p {p_value(effect.p)}; {counted(effect.states, 'state')} with both)."
+    )
+    if effect.difference.value is None:
+        said = (
+            "No state has continuations that begin with a reflective sentence beside others: nothing is said of them."
+        )
+    return said if found.budget.agrees else f"{said} {does_not_add_up(found.budget)}"
+
+
+def tables(found: Sentences) -> list[Block]:
+    """Makes every table of what sentences do."""
+    kinds = [
+        [k.name, count(k.sentences), estimate(k.decided, 4), percent(k.share), estimate(k.change, sign="+")]
+        for k in found.kinds
+    ]
+    header = ["sentence", "sentences", "decided (squared change)", "% of what is decided", "mean change of V"]
+    most = sorted(found.sentences, key=lambda row: -row.decided)[:_SHOWN]
+    return [
+        budget_sentence(found.budget, "sentences"),
+        *filled("By kind of sentence", header, kinds),
+        *filled("The sentences that decide most", _HEADER, [_row(row) for row in most]),
+    ]
+
+
+_HEADER = ["sentence", "problem", "sample", "place", "V before", "after", "squared change", "is"]
+
+
+def _row(row: SentenceRow) -> list[str]:
+    return [
+        one_line(row.text, _WIDTH),
+        one_line(row.problem_id, 40),
+        count(row.sample_id),
+        count(row.place),
+        number(row.before, 2),
+        number(row.after, 2),
+        number(row.decided),
+        "reflective" if row.reflective else "",
+    ]
+
+
+def notes(found: Sentences) -> Iterator[str]:
+    """Says what a reader must know of the numbers."""
+    if found.imported is not None:
+        yield imported_note(found.imported)
+    yield (
+        f"{counted(found.traces, 'sample')} of {count(found.problems)} problems that have more than one outcome (of "
+        f"{count(found.of_problems)}); the last sentence of a sample ends in its outcome."
+    )
+    yield "The mean change of V is no effect: reflective sentences stand in other places than others do."
+    yield "Sentences that decide most are extremes of many noisy numbers: they are to be read, not counted."
