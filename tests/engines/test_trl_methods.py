@@ -57,6 +57,7 @@ class TestIsTheSameHoweverTheUpdateIsCut:
         "kl_cov": "kl_cov:share=0.3",
         "steer": "steer",
         "eapo": "eapo",
+        "entropy_balanced_advantage": "entropy_balanced_advantage",
         "edge_grpo": "edge_grpo",
         "m2po": "m2po:largest=1e-4",
         "opefo": "opefo",
@@ -346,6 +347,8 @@ def test_two_real_steps_with_every_method(tmp_path: Path, name: str) -> None:
         "gppo": "gppo:low=1e-9,high=1e-9",
         "ce_gppo": "ce_gppo:low=1e-9,high=1e-9",
         "flexible_clip": "flexible_clip:fixed=1e-9",
+        "entropy_balanced_clip": "entropy_balanced_clip:low=1e-9,high=1e-9",
+        "overlong": "overlong:limit=10,buffer=9",
     }
     trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=[narrow.get(name, name)], **options, **REUSED)
     trainer.reward_funcs = [right_or_nothing if name == "maxrl" else right_or_wrong]

@@ -99,6 +99,18 @@ class TestReinforce:
         assert acted("psr", nothing) == [[0.0]]
 
 
+class TestEntropyBalancedAdvantage:
+    """H = .5 and 1.5: mean 1, deviation .707107 (n - 1), z = -.707107 and .707107."""
+
+    def test_uncertain_tokens_count_more(self) -> None:
+        [row] = acted("entropy_balanced_advantage", tokens([[1.0, -1.0]], entropy=[[0.5, 1.5]]))
+        assert row == about(0.858579, -1.141421)
+
+    def test_equal_entropies_change_nothing(self) -> None:
+        assert acted("entropy_balanced_advantage", tokens([[1.0, -1.0]], entropy=[[0.7, 0.7]])) == [[1.0, -1.0]]
+        assert acted("entropy_balanced_advantage", tokens([[2.0]], entropy=[[0.7]])) == [[2.0]]
+
+
 class TestOverlong:
     """With limit 20480 and buffer 4096, answers of 16384, 18432 and 20480 tokens lose 0, .5 and 1 (reference: verl)."""
 
@@ -273,6 +285,13 @@ class TestClips:
     def test_ce_gppo_and_gppo(self, advantage: float, ratio: float, ce: float, gppo: float) -> None:
         assert acted("ce_gppo", moved(advantage, ratio)) == [[pytest.approx(ce)]]
         assert acted("gppo", moved(advantage, ratio)) == [[pytest.approx(gppo)]]
+
+    @pytest.mark.parametrize(
+        ("advantage", "ratio", "made"),
+        [(1.0, 2.0, 0.6), (1.0, 1.1, 1.0), (-1.0, 0.5, 0.0), (-1.0, 1.5, -1.0), (-1.0, 12.0, -1.0), (1.0, 0.5, 1.0)],
+    )
+    def test_entropy_balanced(self, advantage: float, ratio: float, made: float) -> None:
+        assert acted("entropy_balanced_clip", moved(advantage, ratio)) == [[pytest.approx(made)]]
 
     @pytest.mark.parametrize(
         ("p_old", "ratio", "advantage", "factor"),

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from forkwise.errors import InputError, nearest
+from forkwise.methods.aepo_agentic import EntropyBalancedAdvantage, EntropyBalancedClip
 from forkwise.methods.asym_grpo import AsymGrpo
 from forkwise.methods.base import LossMethod, Method, Need, RewardMethod, Scope, SettingsMethod, TokenMethod, make
 from forkwise.methods.ce_gppo import CeGppo, Gppo
@@ -104,6 +105,8 @@ _OURS: tuple[type[Method], ...] = (
     RepoR,
     Opefo,
     Dcpo,
+    EntropyBalancedClip,
+    EntropyBalancedAdvantage,
 )
 """Our methods, in the order in which they are listed."""
 
