@@ -328,6 +328,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Any]]:
         yield place
 
 
+@pytest.mark.slow
 def test_two_updates_with_trls_rollout_worker_and_a_tool(served: Any, saved: str, tmp_path: Path) -> None:
     url, engine = served
     options = {"vllm_server_base_url": url, "token_budget": None, "learning_rate": 1e-3, "max_inflight_tasks": 4}

@@ -145,13 +145,13 @@ def _imported(path: Path, imported: ExitStack | None) -> ReportSource:
         raise InputError(f"{refusal}; of this it says: {error}") from error
     folder = path if path.is_dir() else path.parent
     arms = [replace(arm, given=(path,)) for arm in _tables([table.path])]
-    found = imported_from([table])
+    imports = imported_from([table])
     return ReportSource(
         path,
         path.resolve().name,
         samples=tuple(arms),
         results=_results(folder),
-        notes=(imported_note(found),) if found else (),
+        notes=(imported_note(imports),) if imports else (),
     )
 
 
