@@ -43,10 +43,13 @@ class Tabular:
     def chance(self, prefix: tuple[int, ...]) -> float:
         return float(np.prod([self.next[prefix[:t]][a] for t, a in enumerate(prefix)]))
 
-    def roll(self, rng: np.random.Generator, prefix: tuple[int, ...]) -> float:
+    def text(self, rng: np.random.Generator, prefix: tuple[int, ...] = ()) -> tuple[int, ...]:
         while len(prefix) < LENGTH:
             prefix = (*prefix, int(rng.choice(TOKENS, p=self.next[prefix])))
-        return self.right[prefix]
+        return prefix
+
+    def roll(self, rng: np.random.Generator, prefix: tuple[int, ...]) -> float:
+        return self.right[self.text(rng, prefix)]
 
     def pairs(self, rng: np.random.Generator, prefix: tuple[int, ...], first: int) -> np.ndarray:
         tokens = rng.choice(TOKENS, p=self.next[prefix], size=first)
@@ -219,39 +222,39 @@ def test_the_variance_of_the_outcome_has_no_bias() -> None:
     assert expected == pytest.approx(v * (1 - v))
 
 
-def test_the_budget_holds_for_states_drawn_by_the_design() -> None:
-    # Many problems, each a policy of its own with some traces; states by strata of entropy, weighted by their chance.
-    missed = found_bias = 0
-    sums = []
+def test_the_budget_holds_for_the_whole_design() -> None:
+    # Many problems, each a policy of its own with samples of which every second one chooses it; states by strata of
+    # entropy, weighted by their chance; likely tokens forced, that of the sample among them.
+    missed = found_missing = 0
+    apart = []
     for seed in range(25):
         rng = np.random.default_rng(seed)
-        frame: list[tuple[int, tuple[int, ...], float]] = []
-        available = []
-        policies = [Tabular(100 * seed + q) for q in range(24)]
-        for q, policy in enumerate(policies):
-            right = 0
-            for _ in range(6):
-                text: tuple[int, ...] = ()
-                for _ in range(LENGTH):
-                    p = policy.next[text]
-                    frame.append((q, text, float(-(p * np.log(p + 1e-300)).sum())))
-                    text = (*text, int(rng.choice(TOKENS, p=p)))
-                right += int(policy.right[text])
-            available.append(variance_of_outcome([right], 6))
-        entropy = np.array([h for *_, h in frame])
+        policies = [Tabular(100 * seed + q) for q in range(30)]
+        texts = [(q, policies[q].text(rng)) for q in range(30) for _ in range(12)]
+        right = [bool(policies[q].right[text]) for q, text in texts]
+        chosen, used = halves([str(q) for q, _ in texts], right)
+        place = {int(problem): i for i, problem in enumerate(chosen)}
+        frame = [(place[q], policies[q], text, t) for q, text in (texts[i] for i in used) for t in range(LENGTH)]
+        next_token = [policy.next[text[:t]] for _, policy, text, t in frame]
+        entropy = np.array([-(p * np.log(p + 1e-300)).sum() for p in next_token])
+        problem = np.array([q for q, *_ in frame])
         stratum, _ = strata(entropy, np.zeros(entropy.size, dtype=np.int64))
-        drawn = draw(stratum, entropy, np.array([q for q, *_ in frame]), 150, seed, share_low=0.2)
-        decided = np.zeros(24)
+        drawn = draw(stratum, entropy, problem, 150, seed)
+        decided = np.zeros(len(chosen))
         for i, chance in zip(drawn.index, drawn.chance, strict=True):
-            q, prefix, _ = frame[i]
-            decided[q] += state_value(Branches.drawn(8), policies[q].pairs(rng, prefix, 8)).decided / chance / 6
-        found = budget(decided, np.array(available))
+            q, policy, text, t = frame[i]
+            first = first_tokens(next_token[i], text[t], 16, rng)
+            outcome = np.array([[policy.roll(rng, (*text[:t], a))] for a in first.rows])
+            decided[q] += state_value(first.branches, outcome).decided / chance / 6
+        solved = np.bincount([place[texts[i][0]] for i in used], weights=[right[i] for i in used])
+        available = np.array([variance_of_outcome([int(c)], 6) for c in solved])
+        found = budget(decided, available)
         missed += not found.agrees
-        sums.append((found.decided.value, found.available.value))
-        found_bias += not budget(2 * decided, np.array(available)).agrees
+        found_missing += not budget(2 * decided, available).agrees
+        apart.append(found.difference.value)
     assert missed <= 4
-    assert found_bias >= 12  # twice as much is noticed
-    assert np.mean([a for a, _ in sums]) == pytest.approx(np.mean([b for _, b in sums]), abs=0.02)
+    assert found_missing >= 12  # twice as much is noticed
+    assert abs(np.mean(apart)) < 3.5 * np.std(apart) / 5
 
 
 def test_draws_are_without_replacement_and_their_chances_add_up() -> None:

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from forkwise.explore.contrast import BoolArray, FloatArray, IntArray, cluster_t
+from forkwise.explore.contrast import FEWEST_MARKS, BoolArray, FloatArray, IntArray, cluster_t
 from forkwise.explore.findings import Estimate
 from forkwise.forks.continuing import Continued
 from forkwise.forks.estimators import (
@@ -34,7 +34,6 @@ EDGES = (0.0, 0.05, 0.2, 0.5, 0.8, 1.1, 1.4, 2.0, np.inf)
 """Bins of entropy, nats."""
 TOPS = (0.05, 0.1, 0.2, 0.4)
 _FIFTHS = ("first fifth", "second", "third", "fourth", "last fifth")
-_FEWEST = 5  # states of a part, with fewer of which nothing is said of it
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def part(found: Found, name: str, of_frame: BoolArray, *, shares: bool, bins: in
     states = int(inside_N.sum())
     weight_frame = found.frame.per_trace_N
     of_tokens = float(weight_frame[of_frame].sum() / weight_frame.sum())
-    if states < _FEWEST:
+    if states < FEWEST_MARKS:
         nothing = Estimate(None)
         return Part(name, states, of_tokens, None, decided=nothing, open=nothing, share=nothing, p=None)
 

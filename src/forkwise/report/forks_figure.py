@@ -53,6 +53,7 @@ def forks_figure(forks: Forks) -> Figure:
     kinds.set_yticks(range(len(rows)), [p.name for p in rows])
     kinds.set_ylim(len(rows) - 0.5, -0.5)
     finish_axis(kinds, "F minus that of others of equal entropy", "")
+    kinds.locator_params(axis="x", nbins=4)
     kinds.set_title("kinds of token", fontsize=10)
     return figure
 
