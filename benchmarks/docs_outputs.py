@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 _BLOCK = re.compile(r"(?:<!-- data: (?P<data>[^>]*) -->\n)?```console\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE)
 _COMMAND = re.compile(r"^\$ (?:.*\\\n)*.*$", re.MULTILINE)
 _ANY = "..."
+_PROGRESS = re.compile(r": .*(?: are done\b.*| so far)\.$")  # of a machine that is slower than that of the page
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def agrees(shown: Sequence[str], printed: Sequence[str]) -> bool:
 
 
 def run(command: str, folder: Path) -> list[str]:
-    """What a command prints, on both of its outputs."""
+    """What a command prints, on both of its outputs, without the sentences about progress."""
     settings = {"NO_COLOR": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
     done = subprocess.run(
         ["bash", "-c", f'forkwise() {{ "$PYTHON" -m forkwise "$@"; }}\npython() {{ "$PYTHON" "$@"; }}\n{command}'],
@@ -78,7 +79,8 @@ def run(command: str, folder: Path) -> list[str]:
         text=True,
         check=False,
     )
-    return done.stdout.strip("\n").splitlines()
+    lines = [line for line in done.stdout.splitlines() if not _PROGRESS.search(line)]
+    return "\n".join(lines).strip("\n").splitlines()
 
 
 def check_page(page: Path, data: Path | None, *, write: bool = False) -> tuple[int, int, list[str]]:

@@ -70,7 +70,7 @@ def test_version_and_help() -> None:
 
 HELP = [
     *("grpo", "ppo", "quickstart", "sample", "import", "verify", "select", "passk", "compare", "plan"),
-    "explore",
+    *("explore", "forks"),
     "verl-data",
     *("report", "methods", "doctor", "doctor run", "doctor verl"),
     *("study plan", "study register", "study run", "study analyse"),
@@ -96,12 +96,13 @@ def test_help_is_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
     groups = {
         "Train": ["grpo", "ppo", "quickstart", "study"],
         "Sample": ["sample", "import", "verify", "select", "verl-data"],
-        "Measure": ["passk", "compare", "plan", "explore"],
+        "Measure": ["passk", "compare", "plan", "explore", "forks"],
         "Look": ["report", "doctor", "methods"],
     }
     for heading, commands in groups.items():
         section = text.partition(f"\n{heading}:\n")[2].partition("\n\n")[0]
         assert sorted(line.split()[0] for line in section.splitlines() if line[2] != " ") == sorted(commands)
+    assert "lab" not in text.split()  # a former name
 
 
 @pytest.mark.parametrize("command", HELP)

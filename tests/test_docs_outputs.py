@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,19 @@ def test_writing_renews_what_is_shown_in_full(tmp_path: Path) -> None:
 
 def test_the_outputs_of_the_readme_are_those_of_today() -> None:
     assert docs_outputs.check_page(ROOT / "README.md", None) == (2, 0, [])
+
+
+def test_progress_is_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine takes longer than ten seconds where that of the page did not."""
+    speaking = (
+        "import io\nfrom forkwise.progress import Console, Meter\nfile = io.StringIO()\n"
+        "for total in (40, None):\n"
+        "    with Meter(total, console=Console(file=file), what='computing', unit='problems') as meter:\n"
+        "        meter._said -= 11\n        meter.reach(21)\n"
+        "print(file.getvalue(), 'all are done')\n"
+    )
+    (tmp_path / "speaking.py").write_text(speaking)
+    command = "python speaking.py"
+    assert docs_outputs.run(command, tmp_path) == [" all are done"]
+    monkeypatch.setattr(docs_outputs, "_PROGRESS", re.compile("no line"))
+    assert len(docs_outputs.run(command, tmp_path)) == 3

@@ -105,6 +105,10 @@ def test_what_is_written_is_what_can_be_counted(table: Path, undisturbed: tuple[
         assert state.entropy == pytest.approx(row["entropies"][state.position], abs=1e-4)
         assert state.correct == row["correct"]
         assert -0.5 <= state.decided <= 1
+        assert state.forced[0].token.strip() == state.token
+        assert state.forced[0].token_id == row["token_ids"][state.position]
+        left = 1 - sum(f.probability for f in state.forced)
+        assert abs(sum(f.probability * f.advantage for f in state.forced)) <= left + 1e-9  # all of the mass is worth 0
         if state.entropy < 1e-4:
             assert abs(state.decided) < 1e-3
     # Every second sample of a problem chooses it, the others are used.
@@ -133,6 +137,11 @@ def test_the_command_says_cost_conclusion_and_tables(table: Path, undisturbed: t
     assert "Budget: the tokens of a sample decide" in done.output
     assert "By kind of token" in done.output
     assert figure.read_text().startswith("<?xml")
+    page = undisturbed[0].parent / "page.html"
+    report = CliRunner().invoke(app, ["report", str(undisturbed[0]), "--out", str(page), "--text"])
+    assert report.exit_code == 0, report.output
+    assert "By kind of token" in report.output
+    assert "By kind of token" in page.read_text()
     brief = CliRunner().invoke(app, ["forks", str(table), *given, *more, "--brief"])
     assert "By kind of token" not in brief.output
 
@@ -214,6 +223,11 @@ def test_what_cannot_be_done_is_said(table: Path, tmp_path: Path, more: dict[str
         (lambda r: {**r, "sampling": None}, "do not say temperature, .*give --temperature"),
         (lambda r: {**r, "finish_reason": "length"}, "was cut off there"),
         (lambda r: {**r, "logprobs": [x - 0.3 for x in r["logprobs"]]}, "did not draw these samples"),
+        # A server's log-probs are of temperature 1: at another one they cannot be compared, and the budget comes next.
+        (
+            lambda r: {**r, "entropies": None, "sampling": {**r["sampling"], "temperature": 0.5}},
+            "cannot show anything",
+        ),
         (lambda r: {**r, "problem_id": f"other {r['problem_id']}"}, "not among those with gold answers"),
     ],
 )
@@ -221,7 +235,7 @@ def test_tables_that_cannot_be_used_are_refused(
     table: Path, tmp_path: Path, change: Callable[[dict[str, Any]], dict[str, Any]], sentence: str
 ) -> None:
     with pytest.raises(InputError, match=sentence):
-        forks(changed(table, tmp_path / "t", change), tmp_path / "out")
+        forks(changed(table, tmp_path / "t", change), tmp_path / "out", states=6, level=0.95)
 
 
 def test_another_tokenizer_is_refused(table: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_the_methods_of_the_issue_are_there() -> None:
         *("passk_training", "ucpo", "asym_grpo", "qae", "steer"),
         *("eapo", "edge_grpo", "w_reinforce", "psr", "nsr", "unlikeliness", "maxrl", "miner"),
         *("gpg", "opo", "m2po", "fipo", "ce_gppo", "gppo", "maspo", "dppo", "flexible_clip", "repo_r"),
-        *("opefo", "dcpo"),
+        *("opefo", "dcpo", "dynamic_sampling", "overlong"),
     } <= set(NAMES)
 
 

@@ -99,6 +99,28 @@ class TestReinforce:
         assert acted("psr", nothing) == [[0.0]]
 
 
+class TestOverlong:
+    """With limit 20480 and buffer 4096, answers of 16384, 18432 and 20480 tokens lose 0, .5 and 1 (reference: verl)."""
+
+    @staticmethod
+    def made(spec: str, rewards: list[float], lengths: list[int]) -> list[float]:
+        given = dataclasses.replace(rollout(rewards, [0] * len(rewards)), lengths=torch.tensor(lengths))
+        return parse_method(spec).advantages(given).tolist()
+
+    def test_right_answers_that_come_near_the_limit_lose(self) -> None:
+        made = self.made("overlong", [1.0] * 3, [16384, 18432, 20480])
+        assert made == about(0.9998, 0, -0.9998)  # of 1, .5, 0: deviation .5, and 1e-4
+
+    def test_short_answers_are_left_alone(self) -> None:
+        made = self.made("overlong:limit=100,buffer=20", [1.0, -1.0, -1.0], [10, 80, 85])
+        # 1, -1, -1.25: mean -.416667, deviation 1.233221, and 1e-4
+        assert made == about(1.148660, -0.472978, -0.675683)
+
+    def test_the_buffer_lies_before_the_limit(self) -> None:
+        with pytest.raises(InputError, match=r"buffer of the method 'overlong' must be below limit \(100\), got 100"):
+            parse_method("overlong:limit=100,buffer=100")
+
+
 class TestUnlikeliness:
     """Mean log-probs -.2 -.4 -.6 -.8: ranks 3 2 1 0, so of a right answer .8125 .875 .9375 1 is paid."""
 

@@ -41,7 +41,8 @@ COMMON: dict[str, Any] = {
     "max_completion_length": 24,
     "reward": ["test_resume:letters"],
     "learning_rate": 1e-3,
-    "method": ["entropy_advantage:alpha=0.4@target:2"],  # which remembers its alpha from rollout to rollout
+    # The first remembers its alpha from rollout to rollout, the second where it is in an order of prompts of its own.
+    "method": ["entropy_advantage:alpha=0.4@target:2", "dynamic_sampling:draws=3"],
     "max_steps": 10,
     "logging_steps": 3,
     "save_steps": 1,
@@ -326,7 +327,7 @@ shut.calls = 0
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_in_a_sentence(tmp_path: Path) -> None:
-    path, out = config_file(tmp_path / "c.yaml", reward=["test_resume:small_files"]), tmp_path / "run"
+    path, out = config_file(tmp_path / "c.yaml", reward=["test_resume:small_files"], method=[]), tmp_path / "run"
     process = start(path, out)
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 1, errors[-2000:]
@@ -378,7 +379,7 @@ def test_a_folder_that_becomes_read_only_ends_in_a_sentence(tmp_path: Path, monk
     if not set_shut(tmp_path, True):
         pytest.skip("this user may write anywhere")
     set_shut(tmp_path, False)
-    path, out = config_file(tmp_path / "c.yaml", reward=["test_resume:shut"]), tmp_path / "run"
+    path, out = config_file(tmp_path / "c.yaml", reward=["test_resume:shut"], method=[]), tmp_path / "run"
     monkeypatch.setitem(ENVIRONMENT, "RUN_FOLDER", str(out))
     process = start(path, out)
     _, errors = process.communicate(timeout=600)

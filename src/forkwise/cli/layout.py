@@ -18,6 +18,8 @@ class Headings(TyperGroup):
         headings: dict[str, list[tuple[str, str]]] = {}
         for name in self.list_commands(ctx):
             command: Any = self.get_command(ctx, name)
+            if command.hidden:
+                continue
             sentence = inspect.cleandoc(command.help or "").partition("\n\n")[0]
             headings.setdefault(str(command.rich_help_panel or "Commands"), []).append((name, sentence))
         for heading, rows in headings.items():

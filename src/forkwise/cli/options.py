@@ -1,7 +1,7 @@
 """Each parameter of a command is named once: as a field of a dataclass of options, which the command takes whole.
 
 A field is `name: Annotated[type, "help"] = default`; a mapping after the help goes to `typer.Option` (`{"min": 1}`). So
-the rooms below declare their options and know nothing of typer.
+the rooms below declare their options and know nothing of typer, whose own parameters are those of one function.
 """
 
 from __future__ import annotations

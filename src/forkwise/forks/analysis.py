@@ -25,7 +25,7 @@ from forkwise.forks.estimators import (
     weighted_mean,
 )
 from forkwise.forks.frame import CLASSES, Frame, Pool
-from forkwise.forks.results import Part, StateRow, Top
+from forkwise.forks.results import Forced, Part, StateRow, Top
 from forkwise.forks.states import Drawn
 from forkwise.progress import watch
 from forkwise.tasks.answers.classes import answer_classes
@@ -266,12 +266,15 @@ def rows(found: Found, continued: Sequence[Continued], run: str) -> list[StateRo
     made = []
     for n, (i, state) in enumerate(zip(found.drawn.index.tolist(), continued, strict=True)):
         trace = traces[int(table.units.trace_N[i])]
-        value = worth = error = None
+        first, value = state.first, None
+        worth_G: list[float | None] = [None] * first.forced
+        error_G: list[float | None] = [None] * first.forced
         if None not in state.correct:
             right_R = outcomes(state.answers, state.correct, by_answer=False)[:, 0]
-            worth_G, variance_G = advantages(state.first.branches, right_R)
-            worth, error = float(worth_G[0]), float(np.sqrt(max(variance_G[0], 0.0)))
-            value = float(state_value(state.first.branches, right_R[:, None]).value_C[0])
+            found_G, variance_G = advantages(first.branches, right_R)
+            worth_G, error_G = list(found_G), list(np.sqrt(np.maximum(variance_G, 0.0)))
+            value = float(state_value(first.branches, right_R[:, None]).value_C[0])
+        columns = zip(first.tokens, state.texts, first.probabilities, worth_G, error_G, strict=False)
         made.append(
             StateRow(
                 run=run,
@@ -287,8 +290,7 @@ def rows(found: Found, continued: Sequence[Continued], run: str) -> list[StateRo
                 decided=found.values[n].decided,
                 open=found.values[n].open,
                 p=_exceeding(found.null_ND[n], found.values[n].decided),
-                advantage=worth,
-                advantage_error=error,
+                forced=[Forced(*column) for column in list(columns)[: first.forced]],
             )
         )
     return made

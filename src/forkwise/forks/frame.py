@@ -25,7 +25,7 @@ from forkwise.terminal import counted
 
 COLUMNS = (
     *("run", "problem_id", "sample_id", "prompt", "completion", "answer", "correct", "n_tokens", "finish_reason"),
-    *("sampling", "logprobs", "gold"),
+    *("sampling", "logprobs", "entropies", "gold"),
 )
 _SAMPLING = ("temperature", "top_p", "max_tokens")
 OPERATORS = frozenset("+-*/×÷·^−")

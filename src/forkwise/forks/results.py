@@ -81,6 +81,19 @@ class Way:
 
 
 @dataclass(frozen=True)
+class Forced:
+    """A token that was forced at a state, and its true advantage."""
+
+    token_id: int
+    token: str
+    probability: float
+    advantage: float | None
+    """Q - V: chance of a right answer after it, minus that before it; None without verdicts."""
+    error: float | None
+    """Standard error of that."""
+
+
+@dataclass(frozen=True)
 class StateRow:
     """A state: a token of a sample, and what was found there."""
 
@@ -102,10 +115,8 @@ class StateRow:
     open: float
     p: float
     """Of this state deciding nothing, one-sided."""
-    advantage: float | None
-    """True advantage Q - V of the sample's own token."""
-    advantage_error: float | None
-    """Standard error of that."""
+    forced: list[Forced]
+    """What its forced tokens were worth; the first is the sample's own, then come the likeliest."""
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,29 @@ class TokenLevelLoss(SettingsMethod):
 
 
 @dataclass(frozen=True)
+class DynamicSampling(SettingsMethod):
+    """DAPO's dynamic sampling: prompts whose answers earn all the same are replaced by further ones.
+
+    Args:
+        draws: how often a rollout may be drawn until every group has a spread of rewards; at least 2. 10 is verl's.
+    """
+
+    draws: int = 10
+
+    name = "dynamic_sampling"
+    title = "DAPO: An Open-Source LLM Reinforcement Learning System at Scale"
+    paper = "2503.14476"
+    formula = "groups with max r = min r are drawn again, from further prompts"
+
+    def __post_init__(self) -> None:
+        check_range(self, "draws", 2, float("inf"))
+
+    def settings(self) -> Mapping[str, Any]:
+        """Sets our `max_draws`: TRL draws once."""
+        return {"max_draws": self.draws}
+
+
+@dataclass(frozen=True)
 class Gspo(SettingsMethod):
     """GSPO: one importance ratio per completion.
 

@@ -31,6 +31,7 @@ from forkwise.methods.maxrl import MaxRl
 from forkwise.methods.miner import Miner
 from forkwise.methods.opefo import Opefo
 from forkwise.methods.opo import Opo
+from forkwise.methods.overlong import Overlong
 from forkwise.methods.passk_training import PasskTraining
 from forkwise.methods.placebos import PlaceboConstant, PlaceboPermuted, PlaceboScaling
 from forkwise.methods.presets import (
@@ -38,6 +39,7 @@ from forkwise.methods.presets import (
     Cispo,
     ClipHigher,
     DrGrpo,
+    DynamicSampling,
     EntropyBonus,
     Grpo,
     Gspo,
@@ -60,6 +62,8 @@ _OURS: tuple[type[Method], ...] = (
     DrGrpo,
     ClipHigher,
     TokenLevelLoss,
+    DynamicSampling,
+    Overlong,
     Gspo,
     Cispo,
     EntropyBonus,

@@ -94,8 +94,8 @@ def load_arm(
     run_names, run_N = codes("run")
     completion = table["completion"].to_numpy() if "completion" in table.column_names else None
     length, unit = None, "tokens"
-    found = imported_from(read)
-    notes = [note("imported", **vars(found))] if found else []
+    imports = imported_from(read)
+    notes = [note("imported", **vars(imports))] if imports else []
     if table["n_tokens"].null_count < table.num_rows:
         length = pc.cast(table["n_tokens"], pa.float64()).to_numpy()
     elif "words" in table.column_names and not table["words"].null_count:

@@ -16,9 +16,11 @@ from forkwise.explore.lexicon import load_lexicon, load_reflective
 from forkwise.explore.results import Exploration, RunExploration
 from forkwise.explore.traces import check_side_by_side
 from forkwise.folders.metrics import read_metrics
+from forkwise.forks.results import Forks
+from forkwise.forks.results import read as read_forks
 from forkwise.passk import Comparison, Evaluation
 from forkwise.progress import Meter
-from forkwise.report import explore
+from forkwise.report import explore, forks
 from forkwise.report.distributions import Distribution, explored_entropies, stored_entropies
 from forkwise.report.explore_notes import notes as exploration_notes
 from forkwise.report.passk_conclusion import conclusion
@@ -51,6 +53,8 @@ class Content:
     """Logged rows of each run (seed) of each arm."""
     distributions: dict[str, Distribution]
     explorations: list[Exploration]
+    forks: list[Forks]
+    """What tokens decide."""
     traces: Traces | None
     solved: list[Solved]
     """How often each arm solved each problem."""
@@ -84,9 +88,11 @@ def gather(
     """
     notes: list[str] = [note for source in sources for note in source.notes]
     explorations = _explorations(sources)
+    forked = [read_forks(path) for source in sources for path in source.forks]
     summaries = [(run.run, run.entropy) for run in _runs(explorations) if run.entropy is not None]
     check_side_by_side([(name, entropy.source, entropy.temperatures) for name, entropy in summaries])
     notes += [note for exploration in explorations for note in exploration_notes(exploration)]
+    notes += [note for found in forked for note in forks.notes(found)]
     arms = [arm for source in sources for arm in source.samples] or _explored_arms(
         sources, explorations, imported, notes
     )
@@ -101,15 +107,17 @@ def gather(
         distributions, traced = _distributions(arms, explorations)
     traces = _traces(arms, traced, sources, explorations, trace_bytes, notes) if arms else None
     recorded = run.conclusion if run is not None else None
-    concluded = [recorded or _conclusion(numbers, training)]
+    concluded = [recorded or _conclusion(numbers, training), *map(explore.conclusion, _runs(explorations))]
+    concluded += map(forks.conclusion, forked)
     return Content(
         title="forkwise: " + ", ".join(dict.fromkeys(source.title for source in holding or sources)),
-        conclusion=[sentence for sentence in [*concluded, *map(explore.conclusion, _runs(explorations))] if sentence],
+        conclusion=[sentence for sentence in concluded if sentence],
         evaluations=numbers.evaluations,
         comparison=numbers.comparison,
         training={name: runs for name, runs in training.items() if any(runs)},
         distributions=distributions,
         explorations=explorations,
+        forks=forked,
         traces=traces,
         solved=count_solved(arms),
         shaping={arm.name: arm.shaping for arm in arms},

@@ -25,9 +25,9 @@ class Remark:
         return f"{'!' if self.warning else ' '} {self.topic:<10} {self.text}"
 
 
-def diagnoses(found: Iterable[Diagnosis]) -> str:
+def diagnoses(runs: Iterable[Diagnosis]) -> str:
     """Says all that was found on each run, a line each under its headline."""
-    return "\n\n".join(map(_run, found))
+    return "\n\n".join(map(_run, runs))
 
 
 def _run(run: Diagnosis) -> str:

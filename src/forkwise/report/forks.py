@@ -162,7 +162,7 @@ def notes(forks: Forks) -> Iterator[str]:
     if forks.problems < _FEW:
         yield f"With {forks.problems} problems the intervals may be too narrow; ask for {_FEW} or more."
     if forks.log_prob_difference is None:
-        yield "The samples have no log-probs, so that nobody can tell whether this model drew them."
+        yield "The samples have no log-probs to compare, so that nobody can tell whether this model drew them."
     if forks.cut:
         continuations = forks.cost.states * forks.cost.continuations
         yield f"{count(forks.cut)} of {count(continuations)} continuations reached the limit of tokens, as samples do."

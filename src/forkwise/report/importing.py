@@ -1,4 +1,4 @@
-"""What an import found: file by file, or in short beside a result that was computed from other tools' files."""
+"""What an import imports: file by file, or in short beside a result that was computed from other tools' files."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def imported_file(report: FileReport) -> str:
     return "\n".join(map(visible, lines))
 
 
-def imported_note(found: Imported) -> str:
+def imported_note(imports: Imported) -> str:
     """Says in a sentence what was imported, and in another what the importers remarked."""
-    what = f"'{found.given}'" + (f" and {found.more} more" if found.more else "")
-    if len(found.runs) == 1:
-        sizes = {int(n): problems for n, problems in found.problems_by_n.items()}
-        samples = f"run {found.runs[0]}: {_samples(found.samples, found.correct, found.unscored, sizes)}"
+    what = f"'{imports.given}'" + (f" and {imports.more} more" if imports.more else "")
+    if len(imports.runs) == 1:
+        sizes = {int(n): problems for n, problems in imports.problems_by_n.items()}
+        samples = f"run {imports.runs[0]}: {_samples(imports.samples, imports.correct, imports.unscored, sizes)}"
     else:
-        samples = f"{counted(found.samples, 'sample')} in {len(found.runs)} runs"
-    said = f"{what} {'were' if found.more else 'was'} imported ({', '.join(found.formats)}): {samples}."
-    remarks = [f"dropped {count:,} {reason}" for reason, count in found.dropped.items()]
-    remarks += [*found.remarks, *(f"{counted(count, 'sample')} {about}" for about, count in found.noted.items())]
+        samples = f"{counted(imports.samples, 'sample')} in {len(imports.runs)} runs"
+    said = f"{what} {'were' if imports.more else 'was'} imported ({', '.join(imports.formats)}): {samples}."
+    remarks = [f"dropped {count:,} {reason}" for reason, count in imports.dropped.items()]
+    remarks += [*imports.remarks, *(f"{counted(count, 'sample')} {about}" for about, count in imports.noted.items())]
     return f"{said} {what}: {'; '.join(remarks)}." if remarks else said
 
 

@@ -24,6 +24,7 @@ from forkwise.folders import write_bytes
 from forkwise.report.content import Content
 from forkwise.report.explore import behaviours, dependence, entropy, forks, rarity, series, sizes
 from forkwise.report.figures import WINDOW
+from forkwise.report.forks import tables as decided
 from forkwise.report.passk import details, overview
 from forkwise.report.problems import problem_table
 from forkwise.report.sources import PAPER, Shaping
@@ -45,7 +46,7 @@ SECTIONS = {
     "training": "Training",
     "entropy": "Entropy",
     "behaviours": "Behaviours",
-    "forks": "Fork tokens",
+    "forks": "Forks",
 }
 MISSING = {
     "passk": "No Pass@K: there are no samples with verdicts of at least two problems here (the notes above say more). "
@@ -56,7 +57,8 @@ MISSING = {
     "them where top log-probabilities are stored, and computes them exactly with --model.",
     "behaviours": "No exploration was given. forkwise explore finds pivotal tokens, reflective and rare sentences, and "
     "tests their entropy against nulls; give the folder that it writes to forkwise report too.",
-    "forks": "No exploration with entropies was given, so there is no table of fork tokens: see forkwise explore.",
+    "forks": "No exploration with entropies was given, so there is no table of fork tokens (see forkwise explore), "
+    "and no forks.json, which says what tokens decide (see forkwise forks).",
     "traces": "No samples were given, so there are no traces to look at.",
 }
 
@@ -177,8 +179,10 @@ def render(content: Content) -> str:
             *series(content.explorations),
         ],
         "forks": forks(runs),
+        "decided": [block for found in content.forks for block in decided(found)],
     }
     has = {name: bool(tables.get(name)) for name in SECTIONS} | {
+        "forks": bool(tables["forks"] or tables["decided"]),
         "problems": problems is not None,
         "traces": traces is not None,
         "contrasts": page_data["behaviours"] is not None,

@@ -25,21 +25,19 @@ def drawn(summary: Summary) -> str:
     return "; ".join(parts) + "."
 
 
-def verified(found: Verification) -> str:
+def verified(done: Verification) -> str:
     """Says how many samples were verified, by whom, and what was left as it was."""
-    paths = ", ".join(f"{count:,} {path}" for path, count in sorted(found.by.items(), key=lambda item: -item[1]))
-    decided = found.correct + found.wrong + found.unscored
-    parts = [f"{decided:,} of {counted(found.rows, 'sample')} verified in {duration(found.seconds)}"]
+    paths = ", ".join(f"{count:,} {path}" for path, count in sorted(done.by.items(), key=lambda item: -item[1]))
+    decided = done.correct + done.wrong + done.unscored
+    parts = [f"{decided:,} of {counted(done.rows, 'sample')} verified in {duration(done.seconds)}"]
     if decided:
-        parts.append(f"{found.correct:,} correct, {found.wrong:,} wrong, {found.unscored:,} unscored (by: {paths})")
-    if found.turned_right or found.turned_wrong:
-        parts.append(
-            f"{found.turned_right:,} wrong ones are now correct, {found.turned_wrong:,} correct ones now wrong"
-        )
-    if found.kept:
-        parts.append(f"{found.kept:,} had a verdict already (--force verifies them again)")
-    if found.unknown:
-        parts.append(f"{found.unknown:,} are of problems without a gold answer and were left as they are")
-    if found.empty:
-        parts.append(f"{found.empty:,} have neither completion nor answer and were left as they are")
+        parts.append(f"{done.correct:,} correct, {done.wrong:,} wrong, {done.unscored:,} unscored (by: {paths})")
+    if done.turned_right or done.turned_wrong:
+        parts.append(f"{done.turned_right:,} wrong ones are now correct, {done.turned_wrong:,} correct ones now wrong")
+    if done.kept:
+        parts.append(f"{done.kept:,} had a verdict already (--force verifies them again)")
+    if done.unknown:
+        parts.append(f"{done.unknown:,} are of problems without a gold answer and were left as they are")
+    if done.empty:
+        parts.append(f"{done.empty:,} have neither completion nor answer and were left as they are")
     return "; ".join(parts) + "."

@@ -14,6 +14,7 @@ from forkwise.constants import ALPHA, KAPPA
 from forkwise.errors import InputError
 from forkwise.explore.results import FILE as EXPLORE
 from forkwise.folders.metrics import METRICS, STATE, metrics_file
+from forkwise.forks.results import FILE as FORKS
 from forkwise.passk.files import COMPARE, PASSK
 from forkwise.reading import parse_json, read_yaml
 from forkwise.report.importing import imported_note
@@ -77,6 +78,8 @@ class ReportSource:
     training: tuple[LoggedArm, ...] = ()
     explorations: tuple[Path, ...] = ()
     """Paths of `explore.json`."""
+    forks: tuple[Path, ...] = ()
+    """Paths of `forks.json`."""
     results: tuple[Path, ...] = ()
     """Files with Pass@K."""
     conclusion: str | None = None
@@ -106,6 +109,8 @@ def find_source(path: Path, imported: ExitStack | None = None) -> ReportSource:
     if path.is_file():
         if path.name == EXPLORE:
             return ReportSource(path, path.resolve().parent.name, explorations=(path,))
+        if path.name == FORKS:
+            return ReportSource(path, path.resolve().parent.name, forks=(path,))
         if path.suffix == ".parquet" and not is_foreign(path):
             return ReportSource(path, path.stem, samples=tuple(_tables([path])), results=_results(path.parent))
         if path.name in (COMPARE, PASSK) or (path.suffix == ".json" and {"single", "inputs"} <= set(_json(path))):
@@ -117,9 +122,10 @@ def find_source(path: Path, imported: ExitStack | None = None) -> ReportSource:
             samples=tuple(_samples(path)),
             training=tuple(_training(path)),
             explorations=tuple(file for file in (path / EXPLORE, path / "explore" / EXPLORE) if file.exists()),
+            forks=tuple(file for file in (path / FORKS,) if file.exists()),
             results=_results(path),
         )
-        if source.samples or source.training or source.explorations or source.results:
+        if source.samples or source.training or source.explorations or source.forks or source.results:
             return _with_record(source)
     return _imported(path, imported)
 
@@ -128,8 +134,8 @@ def _imported(path: Path, imported: ExitStack | None) -> ReportSource:
     """Imports the files of another tool at `path`, or says what a report takes, and why this is none."""
     refusal = (
         f"'{path}' holds nothing to report on: a report takes a folder with {METRICS} or {STATE}, with samples "
-        f"(*.parquet), with {EXPLORE}, {COMPARE} or {PASSK}, one that forkwise quickstart wrote, or what forkwise "
-        "import reads"
+        f"(*.parquet), with {EXPLORE}, {FORKS}, {COMPARE} or {PASSK}, one that forkwise quickstart wrote, or what "
+        "forkwise import reads"
     )
     if imported is None or not is_foreign(path):
         raise InputError(f"{refusal}.")
@@ -139,13 +145,13 @@ def _imported(path: Path, imported: ExitStack | None) -> ReportSource:
         raise InputError(f"{refusal}; of this it says: {error}") from error
     folder = path if path.is_dir() else path.parent
     arms = [replace(arm, given=(path,)) for arm in _tables([table.path])]
-    found = imported_from([table])
+    imports = imported_from([table])
     return ReportSource(
         path,
         path.resolve().name,
         samples=tuple(arms),
         results=_results(folder),
-        notes=(imported_note(found),) if found else (),
+        notes=(imported_note(imports),) if imports else (),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from forkwise.report.content import Content
 from forkwise.report.explore import behaviours, dependence, entropy, forks, rarity, series, sizes
+from forkwise.report.forks import tables as decided
 from forkwise.report.passk import overview
 from forkwise.report.table import Block, Table
 from forkwise.report.training import training_table
@@ -22,6 +23,7 @@ def summary(content: Content) -> str:
     blocks += [*overview(content.evaluations, content.comparison), *training_table(content.training), *sizes(runs)]
     blocks += [*entropy(content.distributions, runs), *behaviours(runs), *rarity(runs), *dependence(runs)]
     blocks += [*series(content.explorations), *forks(runs)]
+    blocks += [block for found in content.forks for block in decided(found)]
     texts = [text(blocks), *(_wrap(note, "- ") for note in content.notes)]
     if content.traces is not None:
         t = content.traces

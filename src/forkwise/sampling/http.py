@@ -1,4 +1,8 @@
-"""One POST over HTTP within a total time, as careful with the answer of a stranger as with the user's key."""
+"""One POST over HTTP within a total time, as careful with the answer of a stranger as with the user's key.
+
+By the standard library: the timeouts of httpx, as of urllib, are of each read and not of the whole, so that the clock
+and the limits on size would be ours there too.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Killable worker processes for everything that parses model output: a limit on time and memory per request.
 
 A worker is a fresh interpreter that speaks JSON lines over its pipes (see `verify_worker.py`). It never imports the
-caller's `__main__`, shares no memory, thread or signal handler with the caller, and is not forked from it.
+caller's `__main__`, shares no memory, thread or signal handler with the caller, and is not forked from it:
+pools over multiprocessing, such as pebble's, do the one or the other.
 """
 
 from __future__ import annotations

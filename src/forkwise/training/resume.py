@@ -77,6 +77,7 @@ class ExactResumeMixin(_Trainer):
             "processes": self.accelerator.num_processes,
             "updates_per_rollout": every,
             "buffer": self._buffered_inputs if self._step % every else None,
+            "extra_prompts": getattr(self, "extra_prompts", 0),
             "methods": self._method_states.snapshot() if hasattr(self, "_method_states") else None,
             "unlogged": {
                 "metrics": {name: list(values) for name, values in self._metrics["train"].items()},
@@ -118,6 +119,7 @@ class ExactResumeMixin(_Trainer):
         self._step = rollout["step"]
         self._buffered_inputs = send_to_device(rollout["buffer"], self.accelerator.device)
         self._unlogged = rollout.get("unlogged")
+        self.extra_prompts = rollout.get("extra_prompts", 0)
         if rollout.get("methods"):
             self._method_states.restore(send_to_device(rollout["methods"], self.accelerator.device))
         if self._train_sampler is not None:  # a streamed dataset has none

@@ -123,7 +123,7 @@ def _check_same(settings: dict[str, Any], folder: Path) -> None:
     before = read_yaml(folder / SETTINGS) or {}
     if not isinstance(before, dict):
         raise InputError(f"'{folder / SETTINGS}' holds no settings: give another --output_dir.")
-    before.setdefault("entropy_backend", "trl")  # runs from before there was a choice
+    before = {"entropy_backend": "trl", "max_draws": 1, **before}  # runs from before there was a choice
     remedy = "resume it with its own, or give another --output_dir"
     refuse_other(folder / SETTINGS, before, settings, what="a run", remedy=remedy, may_change=_MAY_CHANGE)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from packaging.version import Version
@@ -37,6 +37,9 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
         entropy_backend: `"forkwise"` or `"trl"`: who computes log-probs and entropies, of the policy and the reference.
             The first is exact and cheaper; where it cannot be proved for a model, TRL's head or the full logits take
             over, with a warning. The second with alpha 0 is TRL bit for bit, or refuses a model that TRL gets wrong.
+        max_draws: how often a rollout may be drawn until every group has a spread of rewards (DAPO's dynamic sampling,
+            see `forkwise.engines.trl.refill`); 1 is TRL's single draw.
+        live_by: the reward function whose values must differ in a group, by its name; None: the weighted sum of all.
 
     Raises:
         InputError: for constants outside these ranges, for methods that do not exist or do not go together, and for
@@ -46,6 +49,12 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
         UserWarning: for losses whose ratio is per sequence; only the mean shaped advantage reaches their gradient.
     """
 
+    max_draws: int = field(
+        default=1, metadata={"help": "Draws of a rollout until every group has a spread of rewards; 1 is TRL's."}
+    )
+    live_by: str | None = field(
+        default=None, metadata={"help": "The reward function whose values must differ in a group; default: the sum."}
+    )
     trainer_class: ClassVar[str] = "EntropyShapedGRPOTrainer"
     trainer_mixin: ClassVar[str | None] = "EntropyShapingMixin"
 
@@ -89,7 +98,7 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
             check_number(name, getattr(self, name), 0)
         if not all(math.isfinite(weight) for weight in self.reward_weights or []):
             raise InputError(f"reward_weights must be finite numbers, got {self.reward_weights}.")
-        for name in ("num_iterations", "steps_per_generation", "gradient_accumulation_steps"):
+        for name in ("num_iterations", "steps_per_generation", "gradient_accumulation_steps", "max_draws"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
@@ -110,6 +119,12 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
 
     def _check_methods(self) -> None:
         """Refuses settings under which a method could not act as it should."""
+        if self.max_draws > 1 and not self.has_groups:
+            raise InputError(
+                f"max_draws is {self.max_draws}: PPO has no groups whose rewards could differ; leave it at 1."
+            )
+        if self.live_by is not None and self.max_draws == 1:
+            raise InputError("live_by says which groups are drawn again, and max_draws=1 draws once: set it to 10.")
         for method in self._methods or self.methods:
             if self.has_groups:
                 method.check_group_size(int(self.num_generations))

@@ -11,6 +11,7 @@ from forkwise.engines.base import ActionLog, needs, quoted, reward_methods, roll
 from forkwise.engines.states import MethodStates
 from forkwise.engines.trl.guard import sees_rollouts
 from forkwise.engines.trl.head import HeadMixin
+from forkwise.engines.trl.refill import RefillMixin
 from forkwise.engines.trl.release import HOST, not_shaped
 from forkwise.engines.trl.update import CORRECT, EARLY_ADVANTAGES, GROUPS, OLD_ENTROPY, POSITIONS, Moment, token_mask
 from forkwise.engines.whole_update import run_on_whole_update
@@ -22,7 +23,7 @@ _ENTROPIES = {Need.ENTROPY, Need.OLD_ENTROPY}
 _LOGPROBS = {Need.SEQUENCE_LOGPROBS, Need.LOGPROBS, Need.OLD_LOGPROBS}
 
 
-class RolloutMixin(HeadMixin):
+class RolloutMixin(HeadMixin, RefillMixin):
     """Runs the methods that work on rewards or need whole rollouts; see `EntropyShapingMixin`."""
 
     temperature: float  # TRL's, of sampling and scoring
