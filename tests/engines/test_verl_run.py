@@ -186,3 +186,29 @@ def test_methods_act_in_a_whole_run(place: Path) -> None:
         words = [len(answer["output"].split()) + 1 for answer in answers]  # one token each, and the end
         share = sum(n for n, learn in zip(words, learns, strict=True) if learn) / sum(words)
         assert 0.7 < row["method/forking_tokens/changed"] / share < 0.9
+
+
+def test_ppo_trains_its_policy_after_the_critics_warm_up(place: Path) -> None:
+    critic = [
+        "critic.strategy=fsdp2",
+        "critic.fsdp.strategy=fsdp2",
+        "+critic.fsdp.mixed_precision.param_dtype=fp32",
+        "critic.fsdp.use_torch_compile=False",
+        "critic.fsdp.param_offload=False",
+        "critic.fsdp.optimizer_offload=False",
+        "critic.model.use_remove_padding=False",
+        "critic.ppo_mini_batch_size=4",
+        "critic.ppo_max_token_len_per_gpu=4096",
+        "trainer.critic_warmup=2",
+    ]
+    run = train(place, "verl_ppo.sh", *critic, ENTROPY="current")
+    assert run.name == "ppo-alpha0.1-current-tiny-seed0"
+    logged = [json.loads(line)["data"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [("actor/pg_loss" in row, "shaping/psi_over_adv" in row) for row in logged[1:]] == [
+        (False, False),
+        (True, True),
+    ]
+    assert all(row["critic/vf_loss"] > 0 for row in logged[1:])
+    assert 0 < logged[2]["shaping/psi_over_adv"] <= 0.5
+    said = forkwise(place, "doctor", "run", str(run))
+    assert "has not been trained" not in said
