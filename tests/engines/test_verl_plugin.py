@@ -19,8 +19,8 @@ from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync
 from verl.utils.config import validate_config
 
 from forkwise.engines.verl.reading import read_settings
-from forkwise.engines.verl.refusals import GIVEN
 from forkwise.engines.verl.settings import Place, Settings
+from forkwise.engines.which import GIVEN_ON_VERL
 from forkwise.errors import InputError
 from forkwise.methods import (
     Condition,
@@ -193,7 +193,7 @@ class TestMethods:
             assert (
                 (issubclass(kind, SettingsMethod) and ("keys of verl's own" in message or "of TRL to" in message))
                 or (policy == "old" and compares and "+algorithm.forkwise.policy=current" in message)
-                or ((method.needs() - GIVEN or method.first_state()) and "under TRL only" in message)
+                or ((method.needs() - GIVEN_ON_VERL or method.first_state()) and "under TRL only" in message)
             ), message
             return
         if issubclass(kind, SettingsMethod):
@@ -297,7 +297,7 @@ class TestMethods:
     def test_that_need_what_verl_has_not_are_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from forkwise.engines.verl import refusals
 
-        monkeypatch.setattr(refusals, "GIVEN", refusals.GIVEN - {Need.GROUPS})
+        monkeypatch.setattr(refusals, "GIVEN_ON_VERL", GIVEN_ON_VERL - {Need.GROUPS})
         with pytest.raises(InputError, match="'rloo' needs groups, which forkwise has under TRL only"):
             read_settings(tiny.config(*named("rloo")))
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from forkwise.engines.verl.refusals import GIVEN
+from forkwise.engines.which import GIVEN_ON_VERL
 from forkwise.methods import Method, RewardMethod, Scope, SettingsMethod, all_methods, parse_method
 
 # Options with which a method acts on few tokens.
@@ -27,7 +27,7 @@ def methods() -> list[Method]:
     """Every method that acts on verl, with options under which it does."""
     names = [name for name, kind in all_methods().items() if not issubclass(kind, SettingsMethod)]
     every = [parse_method(f"{name}:{OPTIONS.get(name, '')}") for name in names]
-    return [method for method in every if not method.first_state() and method.needs() <= GIVEN]
+    return [method for method in every if not method.first_state() and method.needs() <= GIVEN_ON_VERL]
 
 
 def early(method: Method) -> bool:

@@ -20,10 +20,11 @@ def methods(
     names: Annotated[list[str] | None, typer.Argument(help="Only these (default: all).", show_default=False)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the methods for --method of grpo and ppo: paper, formula, what they require, options with defaults."""
-    from forkwise.methods import describe
+    """List the methods for --method of grpo and ppo: paper, formula, engines, what they require, options."""
+    from forkwise.engines.which import engines_of
+    from forkwise.methods import all_methods, describe
 
-    entries = describe(names or [])
+    entries = [{**entry, "engines": engines_of(all_methods()[entry["name"]])} for entry in describe(names or [])]
     if json:
         echo(dumps(entries, indent=2))
         return
@@ -35,10 +36,12 @@ def methods(
     else:
         table = Table(show_lines=True, expand=True)
         table.add_column("method", no_wrap=True)
-        for column, ratio in (("arXiv", 2), ("formula", 5), ("requires", 2), ("options and defaults", 3)):
+        for column, ratio in (("arXiv", 2), ("formula", 5), ("engines", 2), ("requires", 2), ("options", 3)):
             table.add_column(column, ratio=ratio, overflow="fold")
         for row in rows:
-            table.add_row(*map(Text, (row.name, row.paper, row.formula, row.requires, "\n".join(row.options))))
+            table.add_row(
+                *map(Text, (row.name, row.paper, row.formula, row.engines, row.requires, "\n".join(row.options)))
+            )
         console.print(table)
     console.print(
         "Use: forkwise grpo --method NAME[:key=value,...] (repeatable; in YAML a list 'method'). Named methods act and "
@@ -53,6 +56,7 @@ class _Row(NamedTuple):
     name: str
     paper: str
     formula: str
+    engines: str
     requires: str
     options: list[str]
 
@@ -62,8 +66,15 @@ def _cells(entry: dict[str, Any]) -> _Row:
 
     options = [f"{key}={option_text(value)}" for key, value in entry["defaults"].items()]
     requirements = ", ".join([*entry["requires"], *entry["conditions"]]) or "nothing"
-    requires = "TRL's own" if entry["stage"] == "settings" else requirements
-    return _Row(entry["name"], entry["paper"] or entry["title"], entry["formula"], requires, options)
+    requires = "TRL's own" if entry["of_trl"] else requirements
+    return _Row(
+        entry["name"],
+        entry["paper"] or entry["title"],
+        entry["formula"],
+        ", ".join(entry["engines"]),
+        requires,
+        options,
+    )
 
 
 def _print_block(console: Console, row: _Row) -> None:
@@ -72,7 +83,7 @@ def _print_block(console: Console, row: _Row) -> None:
     header = Text(fill(f"{row.name}  {row.paper}", console.width, subsequent_indent=indent))
     header.stylize("bold", 0, len(row.name))
     console.print(header)
-    lines = [row.formula, f"requires: {row.requires}"]
+    lines = [row.formula, f"runs on: {row.engines}", f"requires: {row.requires}"]
     lines += [f"options: {', '.join(row.options)}"] if row.options else []
     for line in lines:
         console.print(Text(fill(line, console.width, initial_indent=indent, subsequent_indent=indent)))

@@ -278,11 +278,17 @@ class LossMethod(TokenMethod):
 
 
 class SettingsMethod(Method):
-    """A method that the trainer has itself: only the trainer's fields are set."""
+    """A method that the trainer's settings make.
+
+    Attributes:
+        of_trl: whether TRL has the method itself, so that only fields of TRL are set.
+    """
+
+    of_trl: ClassVar[bool] = True
 
     @abstractmethod
     def settings(self) -> Mapping[str, Any]:
-        """Returns the values of TRL's fields, by name."""
+        """Returns the values of the config's fields, by name."""
 
 
 def given(tensor: Tensor | None) -> Tensor:

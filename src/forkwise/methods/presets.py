@@ -1,4 +1,4 @@
-"""Methods that TRL implements: each sets TRL's own fields, under one name, and nothing is computed here.
+"""Methods that settings make, nearly all of them TRL's: each sets fields under one name and computes nothing.
 
 A field that the user has set to something else than its default or the method's value is a conflict, not overridden.
 """
@@ -95,6 +95,7 @@ class DynamicSampling(SettingsMethod):
     title = "DAPO: An Open-Source LLM Reinforcement Learning System at Scale"
     paper = "2503.14476"
     formula = "groups with max r = min r are drawn again, from further prompts"
+    of_trl = False
 
     def __post_init__(self) -> None:
         check_range(self, "draws", 2, float("inf"))

@@ -211,6 +211,7 @@ def describe(names: Sequence[str] = ()) -> list[dict[str, Any]]:
             "title": kind.title,
             "paper": kind.paper,
             "formula": kind.formula,
+            "of_trl": bool(getattr(kind, "of_trl", False)),
             "stage": next(stage for stage, base in _STAGES.items() if issubclass(kind, base)),
             "scope": kind.scope.value,
             "requires": sorted(need.value for need in kind.requires),

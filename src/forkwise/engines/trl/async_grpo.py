@@ -27,10 +27,10 @@ from forkwise.engines.trl.guard import GuardedBatch
 from forkwise.engines.trl.methods_of_config import MethodSettings, shaping
 from forkwise.engines.trl.release import HOST, TRL, not_shaped
 from forkwise.engines.trl.trainer import EntropyShapedGRPOTrainer
+from forkwise.engines.which import why_not_async
 from forkwise.errors import InputError
-from forkwise.methods import LossMethod, Method, Need, Scope, TokenMethod, Tokens
+from forkwise.methods import Method, TokenMethod, Tokens
 from forkwise.methods.chain import run_token_methods
-from forkwise.methods.clips import CLIP
 
 if Version("1.16") > TRL:
     raise ImportError(f"Asynchronous GRPO with shaping needs trl>=1.16, found {TRL}: pip install 'trl>=1.16'")
@@ -38,9 +38,6 @@ try:
     from trl import AsyncGRPOConfig, AsyncGRPOTrainer  # since 1.18
 except ImportError:
     from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer
-
-GIVEN = frozenset({Need.ENTROPY, Need.LOGPROBS, Need.OLD_LOGPROBS, Need.PROGRESS})
-"""What methods are given here."""
 
 
 @dataclass
@@ -75,23 +72,11 @@ class EntropyShapedAsyncGRPOConfig(MethodSettings, AsyncGRPOConfig):
 
     def _apply_settings(self) -> None:
         for method in self._methods:
-            if why := _why_not(method):
+            if why := why_not_async(method):
                 raise InputError(
                     f"The method '{method.name}' {why}, so it does not go with asynchronous GRPO: train with "
                     "EntropyShapedGRPOTrainer, or leave it out."
                 )
-
-
-def _why_not(method: Method) -> str:
-    """Says why a method cannot act on tokens that come one after another; "" if it can."""
-    missing = sorted(need.value for need in method.needs() - GIVEN)
-    if not isinstance(method, TokenMethod) or method.scope is not Scope.TOKEN:
-        return "sees more than one token at a time, or is settings of synchronous GRPO"
-    if isinstance(method, LossMethod) or method.slot == CLIP:
-        return "takes the place of the clip or of a term of the loss"
-    if method.first_state():
-        return "remembers something from rollout to rollout"
-    return f"needs {', '.join(missing)}" if missing else ""
 
 
 class EntropyShapedAsyncGRPOTrainer(AsyncGRPOTrainer):

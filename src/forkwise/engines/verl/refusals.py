@@ -7,25 +7,10 @@ from typing import Any
 
 from forkwise.engines.base import needs, quoted, reward_methods, rollout_methods
 from forkwise.engines.verl.settings import Place, Settings
+from forkwise.engines.which import GIVEN_ON_VERL
 from forkwise.errors import InputError
 from forkwise.methods import Condition, LossMethod, Method, Need, Scope, SettingsMethod, TokenMethod
 from forkwise.methods.clips import CLIP
-
-GIVEN = frozenset(
-    {
-        Need.ENTROPY,
-        Need.OLD_ENTROPY,
-        Need.LOGPROBS,
-        Need.OLD_LOGPROBS,
-        Need.SEQUENCE_LOGPROBS,
-        Need.GROUPS,
-        Need.CORRECT,
-        Need.LENGTHS,
-        Need.PROGRESS,
-        Need.ADVANTAGES,
-    }
-)
-"""What methods are given on verl."""
 
 _ENTROPIES = {Need.ENTROPY, Need.OLD_ENTROPY}
 _OF_CURRENT = {Need.ENTROPY, Need.LOGPROBS}
@@ -49,7 +34,7 @@ def refuse(config: Any, settings: Settings, methods: Sequence[Method]) -> None:
     if not settings.methods:
         return
     for method in settings.methods:
-        if missing := sorted(need.value for need in method.needs() - GIVEN):
+        if missing := sorted(need.value for need in method.needs() - GIVEN_ON_VERL):
             raise InputError(
                 f"The method '{method.name}' needs {', '.join(missing)}, which forkwise has under TRL only: train with "
                 "forkwise grpo --method."
@@ -170,14 +155,14 @@ def _check_open(config: Any, method: TokenMethod) -> None:
 def _check_presets(config: Any, presets: Sequence[SettingsMethod]) -> None:
     """Refuses presets whose keys verl has and which are set otherwise: forkwise sets none of them behind one's back."""
     for preset in presets:
-        keys = _keys_of(preset, int(config.data.max_response_length))
+        keys = keys_of_preset(preset, int(config.data.max_response_length))
         wrong = {key: value for key, value in keys.items() if _select(config, key) != value}
         if wrong:
             wanted = " ".join(f"{key}={value}" for key, value in wrong.items())
             raise InputError(f"The method '{preset.name}' is, on verl, keys of verl's own: set {wanted}.")
 
 
-def _keys_of(preset: SettingsMethod, longest: int) -> Mapping[str, Any]:
+def keys_of_preset(preset: SettingsMethod, longest: int) -> Mapping[str, Any]:
     """Translates the fields of TRL that a preset sets into verl's keys.
 
     Raises:

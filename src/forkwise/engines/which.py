@@ -1,0 +1,62 @@
+"""On which engines a method runs, by what it declares: the rules that engines refuse by, without loading an engine."""
+
+from __future__ import annotations
+
+from forkwise.errors import InputError
+from forkwise.methods import LossMethod, Method, Need, Scope, SettingsMethod, TokenMethod, settings_of
+from forkwise.methods.clips import CLIP
+
+GIVEN_ASYNC = frozenset({Need.ENTROPY, Need.LOGPROBS, Need.OLD_LOGPROBS, Need.PROGRESS})
+"""What methods are given in TRL's asynchronous GRPO."""
+
+GIVEN_ON_VERL = frozenset(
+    {
+        Need.ENTROPY,
+        Need.OLD_ENTROPY,
+        Need.LOGPROBS,
+        Need.OLD_LOGPROBS,
+        Need.SEQUENCE_LOGPROBS,
+        Need.GROUPS,
+        Need.CORRECT,
+        Need.LENGTHS,
+        Need.PROGRESS,
+        Need.ADVANTAGES,
+    }
+)
+"""What methods are given on verl."""
+
+
+def needs_groups(method: Method) -> bool:
+    """Tells whether a method compares the answers of a group, which PPO has not."""
+    return method.slot == "advantages" or not {"scale_rewards", "max_draws"}.isdisjoint(settings_of([method]))
+
+
+def why_not_async(method: Method) -> str:
+    """Says why a method cannot act on tokens that come one after another; "" if it can."""
+    missing = sorted(need.value for need in method.needs() - GIVEN_ASYNC)
+    if not isinstance(method, TokenMethod) or method.scope is not Scope.TOKEN:
+        return "sees more than one token at a time, or is settings of synchronous GRPO"
+    if isinstance(method, LossMethod) or method.slot == CLIP:
+        return "takes the place of the clip or of a term of the loss"
+    if method.first_state():
+        return "remembers something from rollout to rollout"
+    return f"needs {', '.join(missing)}" if missing else ""
+
+
+def engines_of(kind: type[Method]) -> list[str]:
+    """Lists the engines that a method with its default options runs on."""
+    from forkwise.engines.verl.refusals import keys_of_preset
+
+    method = kind()
+    names = ["TRL"]
+    if not needs_groups(method) and settings_of([method]).get("importance_sampling_level") != "sequence":
+        names.append("TRL's PPO")
+    if not why_not_async(method):
+        names.append("TRL async")
+    on_verl = not method.needs() - GIVEN_ON_VERL and not method.first_state()
+    if isinstance(method, SettingsMethod):
+        try:
+            keys_of_preset(method, longest=1)
+        except InputError:
+            on_verl = False
+    return [*names, "verl"] if on_verl else names
