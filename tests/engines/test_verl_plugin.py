@@ -19,8 +19,8 @@ from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync
 from verl.utils.config import validate_config
 
 from forkwise.engines.verl.reading import read_settings
+from forkwise.engines.verl.refusals import GIVEN_ON_VERL
 from forkwise.engines.verl.settings import Place, Settings
-from forkwise.engines.which import GIVEN_ON_VERL
 from forkwise.errors import InputError
 from forkwise.methods import (
     Condition,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from forkwise.engines.which import GIVEN_ON_VERL
+from forkwise.engines.verl.refusals import GIVEN_ON_VERL
 from forkwise.methods import Method, RewardMethod, Scope, SettingsMethod, all_methods, parse_method
 
 # Options with which a method acts on few tokens.

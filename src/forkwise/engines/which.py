@@ -9,22 +9,6 @@ from forkwise.methods.clips import CLIP
 GIVEN_ASYNC = frozenset({Need.ENTROPY, Need.LOGPROBS, Need.OLD_LOGPROBS, Need.PROGRESS})
 """What methods are given in TRL's asynchronous GRPO."""
 
-GIVEN_ON_VERL = frozenset(
-    {
-        Need.ENTROPY,
-        Need.OLD_ENTROPY,
-        Need.LOGPROBS,
-        Need.OLD_LOGPROBS,
-        Need.SEQUENCE_LOGPROBS,
-        Need.GROUPS,
-        Need.CORRECT,
-        Need.LENGTHS,
-        Need.PROGRESS,
-        Need.ADVANTAGES,
-    }
-)
-"""What methods are given on verl."""
-
 
 def needs_groups(method: Method) -> bool:
     """Tells whether a method compares the answers of a group, which PPO has not."""
@@ -45,7 +29,7 @@ def why_not_async(method: Method) -> str:
 
 def engines_of(kind: type[Method]) -> list[str]:
     """Lists the engines that a method with its default options runs on."""
-    from forkwise.engines.verl.refusals import keys_of_preset
+    from forkwise.engines.verl.refusals import GIVEN_ON_VERL, keys_of_preset
 
     method = kind()
     names = ["TRL"]

@@ -7,10 +7,25 @@ from typing import Any
 
 from forkwise.engines.base import needs, quoted, reward_methods, rollout_methods
 from forkwise.engines.verl.settings import Place, Settings
-from forkwise.engines.which import GIVEN_ON_VERL
 from forkwise.errors import InputError
 from forkwise.methods import Condition, LossMethod, Method, Need, Scope, SettingsMethod, TokenMethod
 from forkwise.methods.clips import CLIP
+
+GIVEN_ON_VERL = frozenset(
+    {
+        Need.ENTROPY,
+        Need.OLD_ENTROPY,
+        Need.LOGPROBS,
+        Need.OLD_LOGPROBS,
+        Need.SEQUENCE_LOGPROBS,
+        Need.GROUPS,
+        Need.CORRECT,
+        Need.LENGTHS,
+        Need.PROGRESS,
+        Need.ADVANTAGES,
+    }
+)
+"""What methods are given on verl."""
 
 _ENTROPIES = {Need.ENTROPY, Need.OLD_ENTROPY}
 _OF_CURRENT = {Need.ENTROPY, Need.LOGPROBS}
