@@ -75,7 +75,6 @@ def environment(where: Path, **more: str) -> dict[str, str]:
         "VERL_ENGINE_DEVICE": "cuda",
         "CPU_ROLLOUT_WEIGHTS": str(where / "weights.pt"),
         "RAY_ADDRESS": "local",  # not a cluster that somebody else runs on this machine
-        "RAY_raylet_start_wait_time_s": "240",  # on a machine with other work
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",
