@@ -8,9 +8,8 @@ import numpy as np
 
 from forkwise.explore.contrast import FloatArray
 from forkwise.forks.estimators import Branches
+from forkwise.forks.options import FEWEST
 
-FEWEST = 8
-"""Continuations of a prefix: two after the token of the trace, two after the likeliest, four for the tail."""
 _NO_MASS = 1e-9  # of a tail that is rounding
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from forkwise.forks.branches import FEWEST
+FEWEST = 8
+"""Continuations of a prefix: two after the token of the trace, two after the likeliest, four for the tail."""
 
 Unit = Literal["token", "sentence"]
 Outcome = Literal["correct", "answer"]
