@@ -23,7 +23,7 @@ def summary(content: Content) -> str:
     blocks += [*overview(content.evaluations, content.comparison), *training_table(content.training), *sizes(runs)]
     blocks += [*entropy(content.distributions, runs), *behaviours(runs), *rarity(runs), *dependence(runs)]
     blocks += [*series(content.explorations), *forks(runs)]
-    blocks += [block for found in content.forks for block in decided(found)]
+    blocks += [block for one in content.forks for block in decided(one)]
     texts = [text(blocks), *(_wrap(note, "- ") for note in content.notes)]
     if content.traces is not None:
         t = content.traces
