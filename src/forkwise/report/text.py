@@ -32,9 +32,9 @@ def summary(content: Content) -> str:
 
 
 def text(blocks: Iterable[Block]) -> str:
-    """Writes tables and sentences as text for people; long tables are left out."""
+    """Lays tables and sentences out as text, which is not made visible yet; long tables are left out."""
     shown = (block for block in blocks if isinstance(block, str) or not block.folded)
-    return visible("\n\n".join(_wrap(block) if isinstance(block, str) else _table(block) for block in shown))
+    return "\n\n".join(_wrap(block) if isinstance(block, str) else _table(block) for block in shown)
 
 
 def _wrap(sentence: str, bullet: str = "") -> str:
@@ -44,6 +44,7 @@ def _wrap(sentence: str, bullet: str = "") -> str:
 
 
 def _table(table: Table) -> str:
+    # A column is as wide as what will be shown of its cells.
     cells = [[visible(cell).replace("\n", " ") for cell in row] for row in (table.header, *table.rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(table.header))]
     lines = [
