@@ -195,6 +195,7 @@ def _fields_for(methods: Sequence[TokenMethod], batch: _Padded) -> dict[str, Ten
     by_need = {
         "old_log_probs": {Need.LOGPROBS, Need.OLD_LOGPROBS},
         "entropy": {Need.ENTROPY, Need.OLD_ENTROPY},
+        "responses": {Need.IDS},
         GROUPS: {Need.GROUPS},
         CORRECT: {Need.CORRECT},
     }
