@@ -36,7 +36,7 @@ def planted(seed: int, states: int | None = None, noise: float = 0.0) -> tuple[A
         stratum, _ = strata(entropy, np.zeros(n, dtype=np.int64))
         drawn = draw(stratum, entropy, units.problem_N, states, seed)
     seen = decided[drawn.index] + noise * rng.standard_normal(drawn.index.size) * (entropy[drawn.index] > 0)
-    found = analysis.Found(
+    estimates = analysis.StateEstimates(
         frame=frame,  # type: ignore[arg-type]
         pool=SimpleNamespace(problems=list(range(PROBLEMS)), available_Q=np.full(PROBLEMS, 0.2)),  # type: ignore[arg-type]
         drawn=drawn,
@@ -49,13 +49,13 @@ def planted(seed: int, states: int | None = None, noise: float = 0.0) -> tuple[A
         null_ND=noise * rng.standard_normal((seen.size, 200)),
         level=0.95,
     )
-    return found, decided
+    return estimates, decided
 
 
 def test_shares_of_all_tokens_are_those_that_one_counts() -> None:
-    found, decided = planted(0)
-    entropy, decile = found.frame.table.units.value_N, found.frame.table.decile_N
-    top = analysis.tops(found)[2]
+    estimates, decided = planted(0)
+    entropy, decile = estimates.frame.table.units.value_N, estimates.frame.table.decile_N
+    top = analysis.tops(estimates)[2]
     highest = np.argsort(-entropy)[: int(top.of_tokens * entropy.size + 0.5)]
     assert top.of_tokens == pytest.approx(0.2, abs=0.001)
     assert top.share.value == pytest.approx(decided[highest].sum() / decided.sum())
@@ -64,25 +64,25 @@ def test_shares_of_all_tokens_are_those_that_one_counts() -> None:
     assert top.matched.value == pytest.approx(matched / decided.sum())
     assert top.minus_matched.value == pytest.approx(top.share.value - top.matched.value)
     assert top.minus_random.value == pytest.approx(top.share.value - top.of_tokens)
-    budget = analysis.check_budget(found)
+    budget = analysis.check_budget(estimates)
     assert budget.decided.value == pytest.approx(decided.sum() / (PROBLEMS * TRACES))
     assert budget.available.value == pytest.approx(0.2)
     assert not budget.agrees
-    by_entropy = analysis.by_entropy(found, shares=True)
+    by_entropy = analysis.by_entropy(estimates, shares=True)
     assert sum(p.of_tokens for p in by_entropy) == pytest.approx(1)
     assert sum(p.share.value for p in by_entropy if p.share.value is not None) == pytest.approx(1, abs=0.02)
-    assert analysis.by_entropy(found, shares=False)[1].share.value is None
+    assert analysis.by_entropy(estimates, shares=False)[1].share.value is None
 
 
 def test_intervals_of_drawn_states_cover_what_all_tokens_decide() -> None:
     share, difference, band = [], [], []
     for seed in range(60):
-        found, decided = planted(seed, states=300, noise=0.003)
-        entropy, kind = found.frame.table.units.value_N, found.frame.kind_N
-        top = analysis.tops(found)[2]
+        estimates, decided = planted(seed, states=300, noise=0.003)
+        entropy, kind = estimates.frame.table.units.value_N, estimates.frame.kind_N
+        top = analysis.tops(estimates)[2]
         true = decided[entropy >= top.threshold].sum() / decided.sum()
         share.append(top.share.low <= true <= top.share.high)
-        operators = next(p for p in analysis.by_class(found, shares=True) if p.name == "operator")
+        operators = next(p for p in analysis.by_class(estimates, shares=True) if p.name == "operator")
         at = np.searchsorted(analysis.EDGES, entropy, side="right")
         apart = (
             sum(
@@ -93,7 +93,7 @@ def test_intervals_of_drawn_states_cover_what_all_tokens_decide() -> None:
             / (kind == 2).sum()
         )
         difference.append(operators.difference.low <= apart <= operators.difference.high)
-        parts = [p for p in analysis.by_entropy(found, shares=True) if p.decided.low is not None]
+        parts = [p for p in analysis.by_entropy(estimates, shares=True) if p.decided.low is not None]
         means = {
             f"{low:g}–{high:g}": decided[(entropy >= low) & (entropy < high)].mean()
             for low, high in zip(analysis.EDGES, analysis.EDGES[1:], strict=False)
@@ -109,12 +109,12 @@ def test_intervals_of_drawn_states_cover_what_all_tokens_decide() -> None:
 
 
 def test_nothing_is_said_of_few_states_and_the_null_is_that_of_the_part() -> None:
-    found, _ = planted(0, states=300, noise=0.003)
-    everything = np.ones(found.frame.kind_N.size, dtype=bool)
+    estimates, _ = planted(0, states=300, noise=0.003)
+    everything = np.ones(estimates.frame.kind_N.size, dtype=bool)
     nothing = np.zeros_like(everything)
-    nothing[found.drawn.index[:4]] = True
-    assert analysis.part(found, "few", nothing, shares=True).decided.value is None
-    assert analysis.part(found, "all", everything, shares=True).p == pytest.approx(1 / 201)
+    nothing[estimates.drawn.index[:4]] = True
+    assert analysis.part(estimates, "few", nothing, shares=True).decided.value is None
+    assert analysis.part(estimates, "all", everything, shares=True).p == pytest.approx(1 / 201)
 
 
 def test_outcomes_are_verdicts_or_answers() -> None:

@@ -84,7 +84,7 @@ def test_killed_and_resumed_equals_undisturbed(table: Path, undisturbed: tuple[P
     assert not (out / "forks.json").exists()
     announced: list[Any] = []
     forks(table, out, announced.append)
-    assert announced[0].there >= 12
+    assert announced[0].stored >= 12
     assert announced[0].tokens < undisturbed[1][0].tokens
     left, right = files(whole), files(out)
     assert {n: b for n, b in left.items() if n != "forks.json"} == {n: b for n, b in right.items() if n != "forks.json"}

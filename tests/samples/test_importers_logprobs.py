@@ -15,6 +15,7 @@ from forkwise.explore.traces import load_traces
 from forkwise.report.importing import imported_file
 from forkwise.samples import write_shard
 from forkwise.samples.reasoning import join_reasoning
+from forkwise.terminal import complain, echo
 
 TOKENS = ["So", " we", " try", " x", " = ", "3", "."]
 
@@ -256,14 +257,16 @@ def test_known_fields_with_other_values_are_of_no_known_format(tmp_path: Path, c
     refused(tmp_path, tmp_path / "a.json", "is of no known format")
 
 
-def test_names_from_files_print_harmlessly(tmp_path: Path) -> None:
+def test_names_from_files_print_harmlessly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = {"run": "\x1b[2Jrun\x07", "problem_id": "p\u202e", "completion": "a", "\x1b[31mfield": 1, "correct": True}
     _, report = run_import(tmp_path, jsonl(tmp_path / "a.jsonl", line))
-    assert "⟨U+001B⟩[2Jrun⟨U+0007⟩" in imported_file(report)
-    assert "⟨U+001B⟩[31mfield" in imported_file(report)
+    echo(imported_file(report))
+    said = capsys.readouterr().out
+    assert "⟨U+001B⟩[2Jrun⟨U+0007⟩" in said
+    assert "⟨U+001B⟩[31mfield" in said
     twice = jsonl(tmp_path / "b.jsonl", {**line, "sample_id": 0}, {**line, "sample_id": 0})
-    for said in (imported_file(report), refused(tmp_path, twice, "is there twice", run="b")):
-        assert all(c.isprintable() or c == "\n" for c in said)
+    complain(refused(tmp_path, twice, "is there twice", run="b"))
+    assert all(c.isprintable() or c == "\n" for c in said + capsys.readouterr().err)
 
 
 def test_tables_without_any_candidates_have_no_entropies(tmp_path: Path) -> None:

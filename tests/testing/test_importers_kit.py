@@ -88,7 +88,7 @@ def shout(record: dict[str, Any], source: Source) -> Iterator[Row]:
         (importer(change={"n_tokens": "many"}), "refuses its own file: .* must be a whole number"),
         (importer(rows=lambda record, source: iter(())), "refuses its own file: .* no samples to import"),
         (importer(rows=crash), "ends in NotImplementedError"),
-        (importer(rows=shout), "more than one printable line"),
+        (importer(rows=shout), "more than one line"),
     ],
 )
 def test_a_broken_one_is_named(file: Path, broken: Any, message: str) -> None:

@@ -52,14 +52,14 @@ def _packages() -> Iterator[Remark]:
 
 def _engines() -> Iterator[Remark]:
     """Names the engines that are installed here, and what of them was tested."""
-    found = []
+    installed = []
     for engine in ENGINES:
         try:
-            found.append(f"{engine.name} {version(engine.package)} (tested: {engine.tested})")
+            installed.append(f"{engine.name} {version(engine.package)} (tested: {engine.tested})")
         except PackageNotFoundError:
             continue
-    if found:
-        yield Remark("engines", f"{', '.join(found)}. docs/engines.md has the rest.")
+    if installed:
+        yield Remark("engines", f"{', '.join(installed)}. docs/engines.md has the rest.")
 
 
 def _group(extra: str, use: str, requirements: list[Requirement]) -> Iterator[Remark]:

@@ -45,13 +45,19 @@ def forks(
         from forkwise.forks.command import run_forks
         from forkwise.report import forks as said
 
-        found = run_forks(table, options, judging, _announce)
+        token_forks = run_forks(table, options, judging, _announce)
         if figure is not None:
             from forkwise.report.forks_figure import forks_figure
             from forkwise.report.passk_figures import save
 
-            save(forks_figure(found), figure)
-        _print(said.conclusion(found), said.tables(found), said.notes(found), options.out / results.FILE, brief)
+            save(forks_figure(token_forks), figure)
+        _print(
+            said.conclusion(token_forks),
+            said.tables(token_forks),
+            said.notes(token_forks),
+            options.out / results.FILE,
+            brief,
+        )
 
 
 def _announce(cost: Cost) -> None:

@@ -32,13 +32,13 @@ def select(
     with long_command("nothing was written"):
         from forkwise.explore.selection import select as choose
 
-        for found in choose(samples, out, by=by.value, keep=keep, skip=skip, only_right=only_right):
-            kept = f"{len(found.rows)} of {counted(found.solutions, 'solution')}"
-            echo(f"{found.run}: {kept} kept, of {counted(found.problems, 'problem')}")
-            if found.slope is not None:
-                echo(f"  mean log-prob per share of step heads: {found.slope:.3f} nats, taken out")
-            if found.without:
-                echo(f"  without log-probs, left out: {counted(found.without, 'solution')}")
-            if found.misfits:
-                echo(f"  tokens that do not join to the text, left out: {counted(found.misfits, 'solution')}")
+        for selection in choose(samples, out, by=by.value, keep=keep, skip=skip, only_right=only_right):
+            kept = f"{len(selection.rows)} of {counted(selection.solutions, 'solution')}"
+            echo(f"{selection.run}: {kept} kept, of {counted(selection.problems, 'problem')}")
+            if selection.slope is not None:
+                echo(f"  mean log-prob per share of step heads: {selection.slope:.3f} nats, taken out")
+            if selection.without:
+                echo(f"  without log-probs, left out: {counted(selection.without, 'solution')}")
+            if selection.misfits:
+                echo(f"  tokens that do not join to the text, left out: {counted(selection.misfits, 'solution')}")
         echo(f"-> {out}")

@@ -48,12 +48,12 @@ def triton_trouble(device: torch.device) -> str | None:
         return f"Triton is not installed ({error}; pip install triton)"
     try:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            expected, found = (_trial(kind, device) for kind in (TorchPasses, TritonPasses))
+            expected, computed = (_trial(kind, device) for kind in (TorchPasses, TritonPasses))
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a compiler that is missing, a driver that is too old: of any kind
         return f"Triton does not run here ({' '.join(f'{type(error).__name__}: {error}'.split())[:200]})"
-    if all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(expected, found, strict=True)):
+    if all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(expected, computed, strict=True)):
         return None
     return "its kernels compute something else than PyTorch here"
 
@@ -67,7 +67,7 @@ def _trial(kind: type[Passes], device: torch.device) -> list[torch.Tensor]:
     passes = kind(tiles, bias, targets, Curve.of(torch.tensor([0.5, 1, 2], device=device), 1.0, 5.0), third=True)
     sums, everything, words = Sums.start(3, tiles.dtype, device, extras=True), slice(0, 3), slice(0, 40)
     passes.fold(sums, tiles.product(everything, weight), everything, words)
-    out, ones = torch.empty(3, 40, device=device), torch.ones(3, device=device)
+    logit_grad, ones = torch.empty(3, 40, device=device), torch.ones(3, device=device)
     gradient = Coefficients(sums.m, ones, ones, ones)
-    passes.gradient(gradient, tiles.product(everything, weight), everything, words, out)
-    return [*vars(sums).values(), out]
+    passes.gradient(gradient, tiles.product(everything, weight), everything, words, logit_grad)
+    return [*vars(sums).values(), logit_grad]

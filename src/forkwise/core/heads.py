@@ -137,7 +137,7 @@ def score_tokens(
         picked = hidden[places.rows, hidden.shape[1] + places.columns]
         cast = torch.autocast(hidden.device.type, enabled=False) if full_precision else nullcontext()
         with cast:
-            found = logprob_and_entropy(
+            scored = logprob_and_entropy(
                 picked,
                 _whole(layer.weight),
                 places.targets,
@@ -148,10 +148,10 @@ def score_tokens(
                 softcap=head.softcap,
                 extras=extras,
             )
-        return (found.logprob, found.entropy, *([found.extras.sum_p2_log] if extras else []))
+        return (scored.logprob, scored.entropy, *([scored.extras.sum_p2_log] if extras else []))
 
     with _in_place_of_head(causal_model(model), scores, _nothing) as answer:
-        answer.use(lambda found, output: {"scores": found, "aux_loss": output.get("aux_loss")})
+        answer.use(lambda scored, output: {"scores": scored, "aux_loss": output.get("aux_loss")})
         result = model(**inputs)
     logprob, entropy, *more = result["scores"]
     return Scores(logprob, entropy, result["aux_loss"], *more)
@@ -201,7 +201,7 @@ class _Answer:
     """What the model returns in place of its output; `make` gets what the head computed, and the output."""
 
     def __init__(self) -> None:
-        self.make: Callable[[Any, Any], Any] = lambda found, output: output
+        self.make: Callable[[Any, Any], Any] = lambda computed, output: output
 
     def use(self, make: Callable[[Any, Any], Any]) -> None:
         self.make = make
@@ -218,24 +218,24 @@ def _in_place_of_head(
     used.
     """
     layers = _linear_layers(causal)
-    found: list[Any] = []
+    computed: list[Any] = []
     answer = _Answer()
 
     def of(layer: nn.Linear) -> Callable[[Tensor], Any]:
         return lambda hidden: compute(layer, hidden)
 
     def keep(_layer: Any, inputs: tuple[Tensor, ...], output: Any) -> Tensor:
-        found.append(output)
+        computed.append(output)
         return stand_in(inputs[0])
 
     had_own, forward = "forward" in vars(causal), causal.forward
 
     def answering(*args: Any, **kwargs: Any) -> Any:
-        del found[:]
+        del computed[:]
         output = forward(*args, **kwargs)
-        if len(found) != 1:
-            raise HeadError(f"it calls its head {len(found)} times")
-        return answer.make(found[0], output)
+        if len(computed) != 1:
+            raise HeadError(f"it calls its head {len(computed)} times")
+        return answer.make(computed[0], output)
 
     hooks = []
     try:
@@ -331,8 +331,8 @@ def prove_head(
     chosen = logp.gather(1, places.targets[-len(shown) :, None])[:, 0]
     entropy = torch.special.entr(logp.exp()).sum(-1)
     errors = [
-        (found[-len(shown) :] - right).abs().max()
-        for found, right in ((scores.logprob, chosen), (scores.entropy, entropy))
+        (scored[-len(shown) :] - right).abs().max()
+        for scored, right in ((scores.logprob, chosen), (scores.entropy, entropy))
     ]
     if not max(map(float, errors)) <= 1e-4 + 4 * step * largest / temperature:
         raise HeadError(
@@ -377,6 +377,6 @@ def _products(model: Any, inputs: Mapping[str, Any], columns: Tensor) -> Tensor:
             return z if layer.bias is None else z + _whole(layer.bias).to(wide)
 
     with _in_place_of_head(causal_model(model), products, _nothing) as answer:
-        answer.use(lambda found, _: {"products": found})
-        found: Tensor = model(**inputs)["products"]
-    return found
+        answer.use(lambda computed, _: {"products": computed})
+        computed: Tensor = model(**inputs)["products"]
+    return computed

@@ -68,12 +68,12 @@ class RowEntropy(torch.autograd.Function):
         logits, m, s, mean = ctx.saved_tensors
         inv_t = ctx.inv_t
         slope = -math.log(2) * grad.reshape(-1) * inv_t / s
-        out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+        grad_logits = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
         scratch = _row_scratch(logits, m.dtype)
-        for rows, (block, out_block) in _row_blocks(logits, out):
+        for rows, (block, grad_block) in _row_blocks(logits, grad_logits):
             z, e = (buffer[: block.numel()].view_as(block) for buffer in scratch)
             u = to_bits(z.copy_(block), m[rows], inv_t, rows)
             torch.exp2(u, out=e)
             # log p + H = log(2) (u - T / S)
-            out_block.copy_(u.sub_(mean[rows, None]).mul_(e).mul_(slope[rows, None]))
-        return out, None
+            grad_block.copy_(u.sub_(mean[rows, None]).mul_(e).mul_(slope[rows, None]))
+        return grad_logits, None

@@ -62,10 +62,12 @@ class MethodStates:
             methods: the run's methods, as they were configured.
             acting: the same with the options of the step, or none if none has acted.
         """
-        found = {f"method/{name}/{key}": value for name, state in self.states.items() for key, value in state.items()}
+        changing = {
+            f"method/{name}/{key}": value for name, state in self.states.items() for key, value in state.items()
+        }
         for method, now in zip(methods, acting, strict=bool(acting)):
-            found |= {f"method/{method.name}/{key}": getattr(now, key) for key in method.plans}
-        return found
+            changing |= {f"method/{method.name}/{key}": getattr(now, key) for key in method.plans}
+        return changing
 
     def snapshot(self) -> dict[str, Any]:
         """Returns what a checkpoint of this process must hold."""

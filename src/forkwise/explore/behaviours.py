@@ -33,10 +33,10 @@ def pivotal(traces: Sequence[Trace], table: TokenTable | None, settings: Setting
     matches = [(trace, match) for trace in traces for match in settings.lexicon.matches(trace.text)]
     groups = Counter(settings.lexicon.groups[match.entry] for _, match in matches)
     contrasts: list[Contrast] = []
-    found = _bare_entries(matches, settings)
+    entries = _bare_entries(matches, settings)
     if table is not None and table.pivotal_N.any():
         matched, contrasts = _against_tokens(table, settings)
-        found = _tested_entries(found, table, matched, settings)
+        entries = _tested_entries(entries, table, matched, settings)
     per_response, per_1000 = _per(len(matches), traces)
     behaviour = Behaviour(
         name="pivotal",
@@ -49,7 +49,7 @@ def pivotal(traces: Sequence[Trace], table: TokenTable | None, settings: Setting
         by_group={group: groups[group] for group in dict.fromkeys(settings.lexicon.groups.values())},
         mean_entropy=contrasts[0].mean_marked if contrasts else None,
     )
-    return behaviour, found
+    return behaviour, entries
 
 
 def _against_tokens(table: TokenTable, settings: Settings) -> tuple[Design, list[Contrast]]:
@@ -73,10 +73,10 @@ def _against_tokens(table: TokenTable, settings: Settings) -> tuple[Design, list
             Design(table.units, tokens_N & table.begins_N, table.stratum_N),
         ),
     ):
-        found = contrast(design, table.pivotal_N, version=version, strata=strata, level=resampling.level)
-        if found is not None:
+        compared = contrast(design, table.pivotal_N, version=version, strata=strata, level=resampling.level)
+        if compared is not None:
             words = Words(design, table.word_N, len(table.words))
-            contrasts.append(replace(found, null=placebo_null(words, lexicons, found.difference.value)))
+            contrasts.append(replace(compared, null=placebo_null(words, lexicons, compared.difference.value)))
     return matched, contrasts
 
 
@@ -188,7 +188,7 @@ def _sentence_contrasts(
     marked_N = np.array([sentence in marked for sentence in sentences], dtype=bool)
     every_N = np.ones(marked_N.size, dtype=bool)
     later = f"{STRATA_SENTENCES}; the mean leaves out each sentence's first token"
-    found = [
+    versions = [
         contrast(design, marked_N, version=version, strata=strata, level=settings.resampling.level)
         for version, strata, design in (
             ("raw", "", Design(table.units, every_N)),
@@ -196,7 +196,7 @@ def _sentence_contrasts(
             ("matched, first token left out", later, Design(table.later_units, every_N, table.stratum_N)),
         )
     ]
-    return [version for version in found if version is not None]
+    return [version for version in versions if version is not None]
 
 
 def _spread(texts: Sequence[str]) -> list[str]:

@@ -157,18 +157,18 @@ def _base(options: ExploreOptions, table: OpenTable | None, breaks: Sequence[str
 
 def _check_problems(run: RunTraces, base: Sequence[Trace]) -> None:
     """Refuses a base with other problems than the run: what is far from it may be another topic."""
-    here, there = {trace.problem_id for trace in run.traces}, {trace.problem_id for trace in base}
-    if here == there:
+    of_run, of_base = {trace.problem_id for trace in run.traces}, {trace.problem_id for trace in base}
+    if of_run == of_base:
         return
-    if not here & there:
+    if not of_run & of_base:
         raise InputError(
             f"The base and the run '{run.run}' share no problem, so any of its sentences would be far from the base: "
             "give samples of the base model on the same problems."
         )
     raise InputError(
-        f"The base lacks {len(here - there)} of the {len(here)} problems of the run '{run.run}', and has "
-        f"{len(there - here)} others: sentences about another problem are far from any base. Draw the same problems "
-        "of both, or pass --intersect to compare those that they share."
+        f"The base lacks {len(of_run - of_base)} of the {len(of_run)} problems of the run '{run.run}', and has "
+        f"{len(of_base - of_run)} others: sentences about another problem are far from any base. Draw the same "
+        "problems of both, or pass --intersect to compare those that they share."
     )
 
 

@@ -163,7 +163,7 @@ def contrast(
     problems = int(np.unique(design.problem[a]).size)
     b = ~marked & np.isin(design.stratum, design.stratum[a])
     too_few = int(a.sum()) < FEWEST_MARKS or problems < FEWEST_PROBLEMS or size <= 0
-    found = Contrast(
+    bare = Contrast(
         version=version,
         strata=strata,
         marked=int(a.sum()),
@@ -174,7 +174,7 @@ def contrast(
         too_few=too_few,
     )
     if too_few:
-        return found
+        return bare
     difference = float(weight @ design.left) / size
     score_Q = _by_problem(design.problem, design.problems, weight * (design.left - difference * weight))
     estimate, p = cluster_t(difference, score_Q, size_Q, level)
@@ -184,8 +184,8 @@ def contrast(
         least = rising @ design.value + falling @ design.upper
         identified = (float(least), float(rising @ design.upper + falling @ design.value))
     return replace(
-        found,
-        mean_other=found.mean_marked - difference,
+        bare,
+        mean_other=bare.mean_marked - difference,
         difference=estimate,
         p=p,
         auc=_auc(design, a, b, level) if auc else Estimate(None),

@@ -80,8 +80,8 @@ def step_heads(tokens: Sequence[str], text: str, skip: int) -> BoolArray:
 
 def drop_score(solution: Scored) -> float:
     """Computes the mean log-prob, nats per token, of the tokens that do not begin a step; 0 without any."""
-    rest = solution.logprobs[~solution.heads]
-    return float(rest.mean()) if len(rest) else 0.0
+    after_heads = solution.logprobs[~solution.heads]
+    return float(after_heads.mean()) if len(after_heads) else 0.0
 
 
 def casl_scores(corpus: Sequence[Scored]) -> tuple[FloatArray, float]:
@@ -105,8 +105,8 @@ def casl_scores(corpus: Sequence[Scored]) -> tuple[FloatArray, float]:
 
 
 def _means(solution: Scored) -> tuple[float, float]:
-    rest, heads = solution.logprobs[~solution.heads], solution.logprobs[solution.heads]
-    return tuple(float(part.mean()) if len(part) else _UNKNOWN for part in (rest, heads))  # type: ignore[return-value]
+    after_heads, heads = solution.logprobs[~solution.heads], solution.logprobs[solution.heads]
+    return tuple(float(part.mean()) if len(part) else _UNKNOWN for part in (after_heads, heads))  # type: ignore[return-value]
 
 
 def select(samples: Path, out: Path, *, by: Rule, keep: int, skip: int, only_right: bool = False) -> list[Selection]:
@@ -146,25 +146,25 @@ def select(samples: Path, out: Path, *, by: Rule, keep: int, skip: int, only_rig
 
 
 def _select(run: str, rows: Sequence[dict[str, Any]], by: Rule, keep: int, skip: int) -> Selection:
-    found = Selection(run, [])
+    selection = Selection(run, [])
     corpus: list[tuple[Mapping[str, Any], Scored]] = []
     for row in watch(iter(rows), "scoring", "samples", len(rows)):
         logprobs, tokens, text = row["logprobs"], row["tokens"], row["completion"]
         if not text or not tokens or not logprobs or len(tokens) != len(logprobs) or None in logprobs:
-            found.without += 1
+            selection.without += 1
             continue
         try:
             heads = step_heads(tokens, text, skip)
         except MisfitError:
-            found.misfits += 1
+            selection.misfits += 1
             continue
         corpus.append((row, Scored(np.array(logprobs, dtype=np.float64), heads)))
-    found.solutions = len(corpus)
+    selection.solutions = len(corpus)
     if not corpus:
-        return found
+        return selection
     scored = [solution for _, solution in corpus]
     if by == "casl":
-        scores, found.slope = casl_scores(scored)
+        scores, selection.slope = casl_scores(scored)
     elif by == "drop":
         scores = np.array([drop_score(solution) for solution in scored])
     else:
@@ -172,8 +172,8 @@ def _select(run: str, rows: Sequence[dict[str, Any]], by: Rule, keep: int, skip:
     problems: dict[str, list[int]] = {}
     for place, (solution_row, _) in enumerate(corpus):
         problems.setdefault(solution_row["problem_id"], []).append(place)
-    found.problems = len(problems)
+    selection.problems = len(problems)
     for places in problems.values():
         best = sorted(places, key=lambda place: -scores[place])[:keep]
-        found.rows += [dict(corpus[place][0]) for place in sorted(best)]
-    return found
+        selection.rows += [dict(corpus[place][0]) for place in sorted(best)]
+    return selection

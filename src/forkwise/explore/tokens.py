@@ -124,8 +124,10 @@ def token_table(traces: Sequence[Trace], problem_of: dict[str, int], lexicon: Le
                 inside[j] = tokens.spans[j].end > match.start
                 j += 1
         word = np.full(n, -1)
-        found = list(_ANY_WORD.finditer(trace.text))
-        for text, i in zip(found, first_token(tokens.spans, [Span(*m.span()) for m in found]).tolist(), strict=True):
+        words_here = list(_ANY_WORD.finditer(trace.text))
+        for text, i in zip(
+            words_here, first_token(tokens.spans, [Span(*m.span()) for m in words_here]).tolist(), strict=True
+        ):
             if i >= 0 and not inside[i] and word[i] < 0:
                 word[i] = words.setdefault(text[0].lower(), len(words))
         owner = tokens_in(tokens.spans, trace.all_sentences, trace.text)

@@ -91,7 +91,10 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes text for people, whole or not at all: hiding characters are made visible."""
+    """Writes text for people, whole or not at all: hiding characters are made visible.
+
+    For CSV files and YAML, whose writers let such characters through, this is the only place.
+    """
     write_bytes(path, visible(text).encode())
 
 

@@ -37,7 +37,7 @@ _FIFTHS = ("first fifth", "second", "third", "fourth", "last fifth")
 
 
 @dataclass(frozen=True)
-class Found:
+class StateEstimates:
     """Estimates of all states, in the order of the draw.
 
     Attributes:
@@ -73,7 +73,7 @@ class Found:
         return share_of(part_Q, all_Q, self.level)
 
 
-def find(
+def estimate_states(
     frame: Frame,
     pool: Pool,
     drawn: Drawn,
@@ -83,7 +83,7 @@ def find(
     permutations: int,
     seed: int,
     level: float,
-) -> Found:
+) -> StateEstimates:
     """Estimates every state, and draws the null of each."""
     values, null = [], []
     rng = np.random.default_rng([seed, 12])
@@ -92,7 +92,7 @@ def find(
         values.append(state_value(state.first.branches, outcome_RC))
         null.append(permuted_decided(state.first.branches, outcome_RC, permutations, rng))
     units = frame.table.units
-    return Found(
+    return StateEstimates(
         frame=frame,
         pool=pool,
         drawn=drawn,
@@ -116,15 +116,17 @@ def outcomes(answers: Sequence[str | None], correct: Sequence[bool | None], by_a
     return outcome_RC
 
 
-def check_budget(found: Found) -> Budget:
+def check_budget(estimates: StateEstimates) -> Budget:
     """Compares what tokens decide, summed over a trace, with what there is to decide."""
-    return budget(found.per_problem(found.decided_N), found.pool.available_Q, found.level)
+    return budget(estimates.per_problem(estimates.decided_N), estimates.pool.available_Q, estimates.level)
 
 
 # ------------------------------------------------------------------------------------------------------------- parts
 
 
-def part(found: Found, name: str, of_frame: BoolArray, *, shares: bool, bins: int = 1, matched: bool = False) -> Part:
+def part(
+    estimates: StateEstimates, name: str, of_frame: BoolArray, *, shares: bool, bins: int = 1, matched: bool = False
+) -> Part:
     """Describes the tokens `of_frame`.
 
     Args:
@@ -132,30 +134,30 @@ def part(found: Found, name: str, of_frame: BoolArray, *, shares: bool, bins: in
         bins: parts whose intervals of `decided` are to hold at once.
         matched: whether to compare them with others of equal entropy.
     """
-    inside_N = of_frame[found.drawn.index]
+    inside_N = of_frame[estimates.drawn.index]
     states = int(inside_N.sum())
-    weight_frame = found.frame.per_trace_N
+    weight_frame = estimates.frame.per_trace_N
     of_tokens = float(weight_frame[of_frame].sum() / weight_frame.sum())
     if states < FEWEST_MARKS:
         nothing = Estimate(None)
         return Part(name, states, of_tokens, None, decided=nothing, open=nothing, share=nothing, p=None)
 
     def mean(x_N: FloatArray, level: float) -> Estimate:
-        return weighted_mean(x_N[inside_N], found.weight_N[inside_N], found.problem_N[inside_N], level)
+        return weighted_mean(x_N[inside_N], estimates.weight_N[inside_N], estimates.problem_N[inside_N], level)
 
-    sum_D = found.weight_N[inside_N] @ found.null_ND[inside_N]
-    observed = float(found.weight_N[inside_N] @ found.decided_N[inside_N])
-    difference, p, supported = equal_entropy(found, of_frame) if matched else (Estimate(None), None, None)
+    sum_D = estimates.weight_N[inside_N] @ estimates.null_ND[inside_N]
+    observed = float(estimates.weight_N[inside_N] @ estimates.decided_N[inside_N])
+    difference, p, supported = equal_entropy(estimates, of_frame) if matched else (Estimate(None), None, None)
     return Part(
         name=name,
         states=states,
         of_tokens=of_tokens,
         mean_entropy=float(
-            np.average(found.frame.table.units.value_N[of_frame], weights=found.frame.per_trace_N[of_frame])
+            np.average(estimates.frame.table.units.value_N[of_frame], weights=estimates.frame.per_trace_N[of_frame])
         ),
-        decided=mean(found.decided_N, found.level ** (1 / bins)),
-        open=mean(found.open_N, found.level),
-        share=found.share(inside_N.astype(np.float64)) if shares else Estimate(None),
+        decided=mean(estimates.decided_N, estimates.level ** (1 / bins)),
+        open=mean(estimates.open_N, estimates.level),
+        share=estimates.share(inside_N.astype(np.float64)) if shares else Estimate(None),
         p=_exceeding(sum_D, observed),
         difference=difference,
         difference_p=p,
@@ -168,15 +170,15 @@ def _exceeding(null_D: FloatArray, observed: float) -> float:
     return float((1 + (null_D >= observed - 1e-12).sum()) / (null_D.size + 1))
 
 
-def equal_entropy(found: Found, of_frame: BoolArray) -> tuple[Estimate, float | None, float | None]:
+def equal_entropy(estimates: StateEstimates, of_frame: BoolArray) -> tuple[Estimate, float | None, float | None]:
     """Compares what some tokens decide with what others of the same bin of entropy do, bins as frequent as of these.
 
     Returns:
         The difference, its two-sided p, and the share of these tokens whose bin has states of both sides.
     """
-    bin_frame = np.searchsorted(EDGES, found.frame.table.units.value_N, side="right")
-    tokens_B = np.bincount(bin_frame[of_frame], weights=found.frame.per_trace_N[of_frame])
-    bin_N, inside_N, weight = bin_frame[found.drawn.index], of_frame[found.drawn.index], found.weight_N
+    bin_frame = np.searchsorted(EDGES, estimates.frame.table.units.value_N, side="right")
+    tokens_B = np.bincount(bin_frame[of_frame], weights=estimates.frame.per_trace_N[of_frame])
+    bin_N, inside_N, weight = bin_frame[estimates.drawn.index], of_frame[estimates.drawn.index], estimates.weight_N
     score_N, compared_N, total, value = np.zeros(weight.size), np.zeros(weight.size), 0.0, 0.0
     for at in np.flatnonzero(tokens_B):
         sides = [side & (bin_N == at) for side in (inside_N, ~inside_N)]
@@ -185,53 +187,53 @@ def equal_entropy(found: Found, of_frame: BoolArray) -> tuple[Estimate, float | 
         total += tokens_B[at]
         for sign, side in zip((1, -1), sides, strict=True):
             size = weight[side].sum()
-            mean = float(weight[side] @ found.decided_N[side]) / size
+            mean = float(weight[side] @ estimates.decided_N[side]) / size
             value += sign * tokens_B[at] * mean
-            score_N[side] = sign * tokens_B[at] / size * weight[side] * (found.decided_N[side] - mean)
+            score_N[side] = sign * tokens_B[at] / size * weight[side] * (estimates.decided_N[side] - mean)
             compared_N[side] = 1.0
     if total == 0:
         return Estimate(None), None, 0.0
-    score_Q = np.bincount(found.problem_N, weights=score_N, minlength=found.problems)
-    size_Q = found.per_problem(compared_N)
+    score_Q = np.bincount(estimates.problem_N, weights=score_N, minlength=estimates.problems)
+    size_Q = estimates.per_problem(compared_N)
     # `cluster_t` divides by the size of all that are compared, the sum above is one of `total`.
-    estimate, p = cluster_t(value / total, score_Q * (size_Q.sum() / total), size_Q, found.level)
+    estimate, p = cluster_t(value / total, score_Q * (size_Q.sum() / total), size_Q, estimates.level)
     return estimate, p, float(total / tokens_B.sum())
 
 
-def by_entropy(found: Found, *, shares: bool) -> list[Part]:
+def by_entropy(estimates: StateEstimates, *, shares: bool) -> list[Part]:
     """Describes bins of entropy, with a band for what they decide."""
-    entropy = found.frame.table.units.value_N
+    entropy = estimates.frame.table.units.value_N
     inside = [((entropy >= low) & (entropy < high), low, high) for low, high in pairwise(EDGES)]
-    there = [(of_frame, low, high) for of_frame, low, high in inside if of_frame.any()]
+    filled = [(of_frame, low, high) for of_frame, low, high in inside if of_frame.any()]
     return [
-        part(found, f"{low:g}–{high:g}" if high < np.inf else f"above {low:g}", of, shares=shares, bins=len(there))
-        for of, low, high in there
+        part(estimates, f"{low:g}–{high:g}" if high < np.inf else f"above {low:g}", of, shares=shares, bins=len(filled))
+        for of, low, high in filled
     ]
 
 
-def by_class(found: Found, *, shares: bool) -> list[Part]:
+def by_class(estimates: StateEstimates, *, shares: bool) -> list[Part]:
     """Describes pivotal tokens, reflective starts, operators and others, each against others of equal entropy."""
-    kinds = [(name, found.frame.kind_N == i) for i, name in enumerate(CLASSES)]
-    return [part(found, name, of, shares=shares, matched=True) for name, of in kinds if of.any()]
+    kinds = [(name, estimates.frame.kind_N == i) for i, name in enumerate(CLASSES)]
+    return [part(estimates, name, of, shares=shares, matched=True) for name, of in kinds if of.any()]
 
 
-def by_place(found: Found, *, shares: bool) -> list[Part]:
+def by_place(estimates: StateEstimates, *, shares: bool) -> list[Part]:
     """Describes fifths of the traces."""
-    fifth = found.frame.table.decile_N // 2
-    return [part(found, name, fifth == i, shares=shares) for i, name in enumerate(_FIFTHS)]
+    fifth = estimates.frame.table.decile_N // 2
+    return [part(estimates, name, fifth == i, shares=shares) for i, name in enumerate(_FIFTHS)]
 
 
-def by_verdict(found: Found) -> list[Part]:
+def by_verdict(estimates: StateEstimates) -> list[Part]:
     """Describes the tokens of right and of wrong samples; the sum is an identity over both, so there are no shares."""
-    trace_N = found.frame.table.units.trace_N
-    right = np.array([trace.correct is True for trace in found.frame.traces])[trace_N]
-    wrong = np.array([trace.correct is False for trace in found.frame.traces])[trace_N]
-    return [part(found, name, of, shares=False) for name, of in (("right", right), ("wrong", wrong)) if of.any()]
+    trace_N = estimates.frame.table.units.trace_N
+    right = np.array([trace.correct is True for trace in estimates.frame.traces])[trace_N]
+    wrong = np.array([trace.correct is False for trace in estimates.frame.traces])[trace_N]
+    return [part(estimates, name, of, shares=False) for name, of in (("right", right), ("wrong", wrong)) if of.any()]
 
 
-def tops(found: Found) -> list[Top]:
+def tops(estimates: StateEstimates) -> list[Top]:
     """Says what the tokens of most entropy decide, against others at the same places and at random."""
-    table, per_trace = found.frame.table, found.frame.per_trace_N
+    table, per_trace = estimates.frame.table, estimates.frame.per_trace_N
     entropy, decile = table.units.value_N, table.decile_N
     order = np.argsort(-entropy, kind="stable")
     reached = np.cumsum(per_trace[order]) / per_trace.sum()
@@ -241,16 +243,16 @@ def tops(found: Found) -> list[Top]:
         top[order[: int(np.searchsorted(reached, share)) + 1]] = True
         at_place = np.bincount(decile, weights=per_trace * top, minlength=10)
         rate = at_place / np.maximum(np.bincount(decile, weights=per_trace, minlength=10), 1e-300)
-        top_N, like_N = top[found.drawn.index].astype(np.float64), rate[decile[found.drawn.index]]
+        top_N, like_N = top[estimates.drawn.index].astype(np.float64), rate[decile[estimates.drawn.index]]
         of_tokens = float(per_trace[top].sum() / per_trace.sum())
         made.append(
             Top(
                 of_tokens=of_tokens,
                 threshold=float(entropy[top].min()),
-                share=found.share(top_N),
-                matched=found.share(like_N),
-                minus_matched=found.share(top_N - like_N),
-                minus_random=found.share(top_N - of_tokens),
+                share=estimates.share(top_N),
+                matched=estimates.share(like_N),
+                minus_matched=estimates.share(top_N - like_N),
+                minus_random=estimates.share(top_N - of_tokens),
             )
         )
     return made
@@ -259,11 +261,11 @@ def tops(found: Found) -> list[Top]:
 # ------------------------------------------------------------------------------------------------------------- states
 
 
-def rows(found: Found, continued: Sequence[Continued], run: str) -> list[StateRow]:
+def rows(estimates: StateEstimates, continued: Sequence[Continued], run: str) -> list[StateRow]:
     """Makes the row of each state."""
-    table, traces = found.frame.table, found.frame.traces
+    table, traces = estimates.frame.table, estimates.frame.traces
     made = []
-    for n, (i, state) in enumerate(zip(found.drawn.index.tolist(), continued, strict=True)):
+    for n, (i, state) in enumerate(zip(estimates.drawn.index.tolist(), continued, strict=True)):
         trace = traces[int(table.units.trace_N[i])]
         first, value = state.first, None
         worth_G: list[float | None] = [None] * first.forced
@@ -281,14 +283,14 @@ def rows(found: Found, continued: Sequence[Continued], run: str) -> list[StateRo
                 sample_id=trace.sample_id,
                 position=int(table.position_N[i]),
                 token=table.text_N[i],
-                kind=CLASSES[found.frame.kind_N[i]],
-                entropy=float(found.entropy_N[n]),
-                chance=float(found.drawn.chance[n]),
+                kind=CLASSES[estimates.frame.kind_N[i]],
+                entropy=float(estimates.entropy_N[n]),
+                chance=float(estimates.drawn.chance[n]),
                 correct=trace.correct,
                 value=value,
-                decided=found.values[n].decided,
-                open=found.values[n].open,
-                p=_exceeding(found.null_ND[n], found.values[n].decided),
+                decided=estimates.values[n].decided,
+                open=estimates.values[n].open,
+                p=_exceeding(estimates.null_ND[n], estimates.values[n].decided),
                 forced=[Forced(*column) for column in list(columns)[: first.forced]],
             )
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from forkwise.forks import analysis
-from forkwise.forks.continuing import Continued, states_there
+from forkwise.forks.continuing import Continued, count_stored
 from forkwise.forks.cost import Cost, cost_of, refuse_too_small
 from forkwise.forks.frame import Frame
 from forkwise.forks.options import ForksOptions
@@ -42,22 +42,22 @@ def _forks(table: str, imported: Imported | None, ready: Prepared, announce: Cal
     units = frame.table.units
     stratum_N, threshold = strata(units.value_N, frame.marked_N.astype(np.int64), options.quantile)
     drawn = draw(stratum_N, units.value_N, units.problem_N, options.states, options.seed)
-    there = states_there(ready.folder, drawn.index.size)
-    cost = cost_of(frame, pool, drawn, options.continuations, there, options.level)
+    stored = count_stored(ready.folder, drawn.index.size)
+    cost = cost_of(frame, pool, drawn, options.continuations, stored, options.level)
     refuse_too_small(cost, units.value_N.size)
     places = [(int(units.trace_N[i]), int(frame.table.position_N[i]), int(i)) for i in drawn.index]
     states = [ready.state(*place, force=True) for place in places]
     continued, cost = continue_all(ready, states, cost, announce)
-    found = analysis.find(
+    estimates = analysis.estimate_states(
         *(frame, pool, drawn, continued),
         by_answer=options.outcome == "answer",
         permutations=options.permutations,
         seed=options.seed,
         level=options.level,
     )
-    budget = analysis.check_budget(found)
+    budget = analysis.check_budget(estimates)
     shares = budget.agrees
-    rows = analysis.rows(found, continued, pool.rows[0]["run"])
+    rows = analysis.rows(estimates, continued, pool.rows[0]["run"])
     forks, false_forks, hidden = (
         [_seen(i, rows, continued, frame, drawn) for i in picked]
         for picked in analysis.to_read(rows, threshold, _TO_READ)
@@ -86,12 +86,12 @@ def _forks(table: str, imported: Imported | None, ready: Prepared, announce: Cal
         log_prob_difference=ready.log_prob_difference,
         budget=budget,
         threshold=threshold,
-        all=analysis.part(found, "all", everything, shares=False),
-        by_entropy=analysis.by_entropy(found, shares=shares),
-        by_class=analysis.by_class(found, shares=shares),
-        by_place=analysis.by_place(found, shares=shares),
-        by_verdict=analysis.by_verdict(found),
-        tops=analysis.tops(found) if shares else [],
+        all=analysis.part(estimates, "all", everything, shares=False),
+        by_entropy=analysis.by_entropy(estimates, shares=shares),
+        by_class=analysis.by_class(estimates, shares=shares),
+        by_place=analysis.by_place(estimates, shares=shares),
+        by_verdict=analysis.by_verdict(estimates),
+        tops=analysis.tops(estimates) if shares else [],
         forks=forks,
         false_forks=false_forks,
         hidden_forks=hidden,

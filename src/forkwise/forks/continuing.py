@@ -190,7 +190,7 @@ def continue_states(
         InputError: a damaged file, or the engine cannot go on. What was written stays, and the same call continues.
     """
     chunks = [states[i : i + _CHUNK] for i in range(0, len(states), _CHUNK)]
-    found: list[Continued] = []
+    continued: list[Continued] = []
     for number, chunk in enumerate(chunks):
         file = chunk_file(folder, number)
         if not file.exists():
@@ -203,8 +203,8 @@ def continue_states(
         stored = read_result(file, _Chunk, schema=_SCHEMA, command="forkwise forks").states
         if [c.state for c in stored] != [state.index for state in chunk]:
             raise InputError(f"'{file}' holds other states: delete it, and the same command draws its own again.")
-        found += stored
-    return found
+        continued += stored
+    return continued
 
 
 def chunk_file(folder: Path, number: int) -> Path:
@@ -212,7 +212,7 @@ def chunk_file(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.json"
 
 
-def states_there(folder: Path, states: int) -> int:
+def count_stored(folder: Path, states: int) -> int:
     """Counts the states, of so many, that the folder holds."""
     starts = range(0, states, _CHUNK)
     return sum(min(_CHUNK, states - i) for i in starts if chunk_file(folder, i // _CHUNK).exists())

@@ -22,7 +22,7 @@ class Cost:
     states: int
     continuations: int
     """Continuations of each state."""
-    there: int
+    stored: int
     """States that were continued before."""
     tokens: int
     """To be drawn, about: each continuation as long as the rest of its trace."""
@@ -34,14 +34,14 @@ class Cost:
     """About, by the speed of one state; None where nothing is left to do."""
 
 
-def cost_of(frame: Frame, pool: Pool, drawn: Drawn, continuations: int, there: int, level: float) -> Cost:
+def cost_of(frame: Frame, pool: Pool, drawn: Drawn, continuations: int, stored: int, level: float) -> Cost:
     """Estimates the cost of a draw, and forecasts the error of the sum of what tokens decide."""
     table = frame.table
     length_T = np.bincount(table.units.trace_N)
     rest_N = (length_T[table.units.trace_N] - table.position_N - 1)[drawn.index]
     available = float(pool.available_Q.mean())
     half = _half_width(frame, pool, drawn, continuations, level)
-    return Cost(drawn.index.size, continuations, there, int(rest_N[there:].sum() * continuations), half, available)
+    return Cost(drawn.index.size, continuations, stored, int(rest_N[stored:].sum() * continuations), half, available)
 
 
 def _half_width(frame: Frame, pool: Pool, drawn: Drawn, continuations: int, level: float) -> float:

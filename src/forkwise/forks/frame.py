@@ -128,13 +128,13 @@ def _without_contrast(
 def _available(
     rows: Sequence[Mapping[str, Any]], outcomes: Sequence[Hashable], problems: Sequence[str], by_answer: bool
 ) -> FloatArray:
-    found: dict[str, dict[Hashable, int]] = {problem: {} for problem in problems}
+    counts: dict[str, dict[Hashable, int]] = {problem: {} for problem in problems}
     for row, outcome in zip(rows, outcomes, strict=True):
-        found[row["problem_id"]][outcome] = found[row["problem_id"]].get(outcome, 0) + 1
+        counts[row["problem_id"]][outcome] = counts[row["problem_id"]].get(outcome, 0) + 1
     return np.array(
         [
             variance_of_outcome(list(c.values()) if by_answer else [c.get(True, 0)], sum(c.values()))
-            for c in found.values()
+            for c in counts.values()
         ]
     )
 

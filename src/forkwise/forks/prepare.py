@@ -18,7 +18,7 @@ from forkwise.explore.tokenisation import prompt_ids
 from forkwise.folders import only_process
 from forkwise.folders.results import Input, inputs_of
 from forkwise.folders.settings import same_settings
-from forkwise.forks.continuing import Continued, Continuer, State, continue_states, refuse_random, states_there
+from forkwise.forks.continuing import Continued, Continuer, State, continue_states, count_stored, refuse_random
 from forkwise.forks.cost import Cost
 from forkwise.forks.frame import Frame, Pool, load_frame, load_pool
 from forkwise.forks.options import ForksOptions
@@ -145,17 +145,17 @@ def continue_all(
             what="continuations",
             remedy="give another --out, or delete that folder",
         )
-        there, continuer = states_there(ready.folder, len(states)), None
-        if there < len(states):
+        stored, continuer = count_stored(ready.folder, len(states)), None
+        if stored < len(states):
             with Meter(what="timing one state") as meter:
                 continuer = _continuer(ready, meter.say)
                 # One from the middle; its continuations are drawn again later.
-                middle = sorted(states[there:], key=lambda state: len(state.prefix))[(len(states) - there) // 2]
+                middle = sorted(states[stored:], key=lambda state: len(state.prefix))[(len(states) - stored) // 2]
                 start = time.monotonic()
                 continuer.draw(middle)
-                cost = replace(cost, seconds=(time.monotonic() - start) * (len(states) - there))
+                cost = replace(cost, seconds=(time.monotonic() - start) * (len(states) - stored))
         announce(cost)
-        with Meter(len(states), there, what="continuing", unit="states") as meter:
+        with Meter(len(states), stored, what="continuing", unit="states") as meter:
             return continue_states(ready.folder, states, continuer, meter), cost
 
 

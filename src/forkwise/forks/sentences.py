@@ -25,7 +25,7 @@ from forkwise.explore.sentences import split_sentences
 from forkwise.explore.spans import first_token
 from forkwise.folders.results import Input, read_result, write_result
 from forkwise.forks.analysis import outcomes
-from forkwise.forks.continuing import Continued, State, states_there
+from forkwise.forks.continuing import Continued, State, count_stored
 from forkwise.forks.cost import Cost, refuse_too_small
 from forkwise.forks.estimators import Budget, budget, share_of, weighted_mean
 from forkwise.forks.options import ForksOptions
@@ -143,10 +143,10 @@ def _sentences(table: str, imported: Imported | None, ready: Prepared, announce:
     continued, cost = continue_all(ready, states, cost, announce)
     rows, weight, problem = [], [], []
     for profile, places in zip(profiles, of_profile, strict=True):
-        found = _rows(ready, profile, [continued[i] for i in places])
-        rows += found
-        weight += [1 / sum(p.problem == profile.problem for p in profiles)] * len(found)
-        problem += [profile.problem] * len(found)
+        of_sample = _rows(ready, profile, [continued[i] for i in places])
+        rows += of_sample
+        weight += [1 / sum(p.problem == profile.problem for p in profiles)] * len(of_sample)
+        problem += [profile.problem] * len(of_sample)
     weight_S, problem_S = np.array(weight), np.array(problem)
     decided_S = np.array([row.decided for row in rows])
     decided_Q = _per_problem(problem_S, weight_S * decided_S, len(pool.problems))
@@ -225,8 +225,8 @@ def _states(ready: Prepared, profiles: Sequence[_Profile]) -> tuple[list[State],
 def _cost(ready: Prepared, profiles: Sequence[_Profile], states: Sequence[State]) -> Cost:
     options, pool = ready.options, ready.pool
     length = np.bincount(ready.frame.table.units.trace_N)
-    there = states_there(ready.folder, len(states))
-    rest = [int(length[p.trace]) - at for p in profiles for at in p.starts]
+    stored = count_stored(ready.folder, len(states))
+    remaining = [int(length[p.trace]) - at for p in profiles for at in p.starts]
     available = np.maximum(pool.available_Q, 0.0)
     count_Q = np.bincount([p.problem for p in profiles], minlength=available.size)
     steps_Q = np.bincount([p.problem for p in profiles], weights=[len(p.starts) for p in profiles])
@@ -234,8 +234,8 @@ def _cost(ready: Prepared, profiles: Sequence[_Profile], states: Sequence[State]
     one_Q = available**2 + 8 * (available / options.continuations) ** 2 * steps_Q / np.maximum(count_Q, 1)
     error = float(np.sqrt((one_Q / np.maximum(count_Q, 1)).sum()) / available.size)
     half = float(stats.t.ppf((1 + options.level) / 2, available.size - 1)) * error
-    tokens = int(np.mean(rest) * (len(states) - there) * options.continuations)
-    return Cost(len(states), options.continuations, there, tokens, half, float(pool.available_Q.mean()))
+    tokens = int(np.mean(remaining) * (len(states) - stored) * options.continuations)
+    return Cost(len(states), options.continuations, stored, tokens, half, float(pool.available_Q.mean()))
 
 
 def _rows(ready: Prepared, profile: _Profile, continued: Sequence[Continued]) -> list[SentenceRow]:
@@ -317,9 +317,9 @@ def _effect(ready: Prepared, states: Sequence[State], continued: Sequence[Contin
     problems = {problem: q for q, problem in enumerate(ready.pool.problems)}
     sum_Q, size_Q = np.zeros(len(problems)), np.zeros(len(problems))
     count = np.zeros(3, dtype=np.int64)
-    for state, found in zip(states, continued, strict=True):
-        begins = np.array([_begins_reflective(ready, text) for text in found.continuations])
-        right = np.array([verdict is True for verdict in found.correct], dtype=np.float64)
+    for state, continuation in zip(states, continued, strict=True):
+        begins = np.array([_begins_reflective(ready, text) for text in continuation.continuations])
+        right = np.array([verdict is True for verdict in continuation.correct], dtype=np.float64)
         mine, others = int(begins.sum()), int((~begins).sum())
         if not mine or not others:
             continue

@@ -91,5 +91,5 @@ def halves(problem_ids: Sequence[str], outcomes: Sequence[Hashable]) -> tuple[li
             chooses.setdefault(problem, set()).add(outcome)
         else:
             used.setdefault(problem, []).append(i)
-    chosen = [p for p, found in chooses.items() if len(found) > 1 and len(used.get(p, ())) >= 2]
+    chosen = [p for p, choices in chooses.items() if len(choices) > 1 and len(used.get(p, ())) >= 2]
     return chosen, [i for problem in chosen for i in used[problem]]

@@ -167,8 +167,8 @@ def _write(folder: Path, study: Study, results: Results, seconds: float, console
     print_blocks([results.conclusion(), *tables, *listed(results.comparison.notes)], Console(width=_WIDE, file=text))
     write_text(folder / "summary.txt", text.getvalue())
     receipts = read_receipts(folder / "receipts", study.sha256(), study.runs())
-    found = [*overview(results.evaluations(), results.comparison), *matched(results.comparison)]
-    blocks: list[Block] = [results.conclusion(), *found, *beside(study, study.seeds, receipts)]
+    compared = [*overview(results.evaluations(), results.comparison), *matched(results.comparison)]
+    blocks: list[Block] = [results.conclusion(), *compared, *beside(study, study.seeds, receipts)]
     write_text(folder / "summary.md", markdown_blocks(blocks))
     record = {"seconds": round(seconds, 1), "conclusion": results.conclusion(), "runs": _runs(study), "breaks": CLAUSES}
     write_json(folder / "results.json", {"settings": {"title": study.title, **study.plain()}, **record})

@@ -71,7 +71,7 @@ def parse_benchmarks(arguments: Sequence[str]) -> dict[str, list[Arm]]:
     tables = {text: _tables_by_benchmark(text.partition("=")[2]) for text in arguments if not Path(text).exists()}
     if not any(tables.values()):
         return {}
-    found: dict[str, list[Arm]] = {}
+    by_benchmark: dict[str, list[Arm]] = {}
     for text in arguments:
         name, named = text.partition("=")[0], tables.get(text, {})
         if not named:
@@ -80,13 +80,13 @@ def parse_benchmarks(arguments: Sequence[str]) -> dict[str, list[Arm]]:
                 "such as rl=aime24:samples/rl-aime24,math500:samples/rl-math500."
             )
         for benchmark, paths in named.items():
-            found.setdefault(benchmark, []).append(load_arm(paths, name=name))
-    return found
+            by_benchmark.setdefault(benchmark, []).append(load_arm(paths, name=name))
+    return by_benchmark
 
 
 def _tables_by_benchmark(location: str) -> dict[str, list[str]]:
     """Splits `BENCHMARK:TABLE[,TABLE...],...`; a table without a name is of the benchmark before it."""
-    found: dict[str, list[str]] = {}
+    by_benchmark: dict[str, list[str]] = {}
     benchmark = ""
     for part in [] if Path(location).exists() else location.split(","):
         name, colon, table = part.partition(":")
@@ -94,8 +94,8 @@ def _tables_by_benchmark(location: str) -> dict[str, list[str]]:
             benchmark = name
         else:
             table = part
-        found.setdefault(benchmark, []).append(table)
-    return {} if "" in found else found
+        by_benchmark.setdefault(benchmark, []).append(table)
+    return {} if "" in by_benchmark else by_benchmark
 
 
 def parse_runs(arguments: Sequence[str], *, texts: bool = False) -> list[Arm]:

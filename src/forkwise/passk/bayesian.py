@@ -82,8 +82,8 @@ def fit_prior(n: int, c_Q: IntArray) -> tuple[float, float]:
         return -float(stats.betabinom.logpmf(c_Q, n, *np.exp(log)).sum())
 
     start = np.log([0.5, 1.5])
-    found = optimize.minimize(loss, start, method="L-BFGS-B", bounds=[(-_BOUND, _BOUND)] * 2).x
-    return float(np.exp(found[0])), float(np.exp(found[1]))
+    logs = optimize.minimize(loss, start, method="L-BFGS-B", bounds=[(-_BOUND, _BOUND)] * 2).x
+    return float(np.exp(logs[0])), float(np.exp(logs[1]))
 
 
 def by_scorio(arms: Sequence[Arm], ks: Sequence[int], *, level: float = 0.95, seed: int = 0) -> Bayesian:
@@ -129,10 +129,10 @@ def _posterior(evaluation: Any, arm: str, n_SQ: IntArray, c_SQ: IntArray, ks: li
     n, priors, means, variances = int(n_SQ[0, 0]), [], [], []
     for c_Q in c_SQ:
         a, b = fit_prior(n, c_Q)
-        found = [evaluation.pass_at_k_ci(_outcomes(n, c_Q), k, alpha0=a, beta0=b) for k in ks]
+        moments = [evaluation.pass_at_k_ci(_outcomes(n, c_Q), k, alpha0=a, beta0=b) for k in ks]
         priors.append((a, b))
-        means.append([mean for mean, *_ in found])
-        variances.append([deviation**2 for _, deviation, *_ in found])
+        means.append([mean for mean, *_ in moments])
+        variances.append([deviation**2 for _, deviation, *_ in moments])
     mean = np.mean(means, axis=0)
     half = stats.norm.ppf((1 + level) / 2) * np.sqrt(np.sum(variances, axis=0)) / len(c_SQ)
     interval = Interval(mean, np.maximum(mean - half, 0.0), np.minimum(mean + half, 1.0), level)

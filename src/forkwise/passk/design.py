@@ -128,9 +128,9 @@ def seed_order(arms: Sequence[Arm]) -> dict[str, IntArray]:
     """
     orders: dict[str, IntArray] = {}
     for arm in arms:
-        found = [_NUMBER_AT_THE_END.search(run) for run in arm.runs]
-        seeds = [int(match.group(1)) for match in found if match]
-        if len(seeds) < len(found) or len(set(seeds)) < len(seeds):
+        numbers = [_NUMBER_AT_THE_END.search(run) for run in arm.runs]
+        seeds = [int(match.group(1)) for match in numbers if match]
+        if len(seeds) < len(numbers) or len(set(seeds)) < len(seeds):
             raise InputError(
                 f"The runs of '{arm.name}' ({', '.join(arm.runs)}) do not end in their seeds, so nothing pairs them: "
                 "name them as in grpo-seed0, grpo-seed1, or leave out --paired-seeds."

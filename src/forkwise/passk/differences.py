@@ -98,10 +98,10 @@ class Judge:
         joint = joint_test(chosen, resamples=self.resamples, seed=self.seed)
         endpoints: list[Endpoint | None] = []
         for variation in chosen:
-            found = variation.interval(joint.critical(self.level), self.level)
-            scalar = Interval(found.mean[0], found.low[0], found.high[0], self.level)
+            adjusted = variation.interval(joint.critical(self.level), self.level)
+            scalar = Interval(adjusted.mean[0], adjusted.low[0], adjusted.high[0], self.level)
             p = float(joint.p(variation.scores())[0])
-            endpoints.append(Endpoint(name, k, scalar, p, bool(self._equivalent(found)[0])))
+            endpoints.append(Endpoint(name, k, scalar, p, bool(self._equivalent(adjusted)[0])))
         return endpoints
 
     def _equivalent(self, band: Interval) -> npt.NDArray[np.bool_]:

@@ -62,9 +62,9 @@ def shared_notes(notes_of_arms: Iterable[tuple[str, Iterable[Note]]]) -> list[No
     """Collects the notes of the arms, each once; a note that is not about all arms gets their names."""
     notes_by_arm = {name: list(notes) for name, notes in notes_of_arms}
     shared: list[Note] = []
-    for found in (note for notes in notes_by_arm.values() for note in notes):
-        who = [name for name, notes in notes_by_arm.items() if found in notes]
-        named = found if len(who) == len(notes_by_arm) else replace(found, arms=who)
+    for one in (note for notes in notes_by_arm.values() for note in notes):
+        who = [name for name, notes in notes_by_arm.items() if one in notes]
+        named = one if len(who) == len(notes_by_arm) else replace(one, arms=who)
         if named not in shared:
             shared.append(named)
     return shared

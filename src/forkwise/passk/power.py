@@ -101,9 +101,9 @@ def power_of(difference: float, variance: float, freedom: float, alpha: float) -
         return 1.0 if difference else alpha
     critical = float(stats.t.isf(alpha / 2, freedom))
     away = abs(difference) / math.sqrt(variance)
-    found = float(stats.nct.sf(critical, freedom, away)) + float(stats.nct.cdf(-critical, freedom, away))
+    outside = float(stats.nct.sf(critical, freedom, away)) + float(stats.nct.cdf(-critical, freedom, away))
     # Far from the critical value SciPy's series fails, and there the answer is near 0 or 1.
-    return min(found, 1.0) if np.isfinite(found) else float(stats.norm.sf(critical - away))
+    return min(outside, 1.0) if np.isfinite(outside) else float(stats.norm.sf(critical - away))
 
 
 @lru_cache(maxsize=4096)

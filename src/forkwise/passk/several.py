@@ -83,7 +83,7 @@ def compare_over(
     differences = judge.differences(grid, pairs, primary)
     chosen = [grid[-1]] if primary == CURVE else [int(primary)] if primary is not None else sorted({1, grid[-1]})
     scores = curve if primary == CURVE else [[x[:, :, [grid.index(k) for k in chosen]] for x in one] for one in values]
-    found = Benchmarks(
+    over_benchmarks = Benchmarks(
         [one.name for one in sets],
         sizes,
         [min(arm.largest_k() for arm in one.arms) for one in sets],
@@ -91,9 +91,9 @@ def compare_over(
         CURVE if primary == CURVE else "pass@k",
         *order_arms(sets, scores, chosen, judge),
     )
-    notes += _notes(sets, found, largest) + ([look_note(look_shares, level)] if look_shares else [])
+    notes += _notes(sets, over_benchmarks, largest) + ([look_note(look_shares, level)] if look_shares else [])
     unit = evaluations[0].length_unit
-    return Comparison(evaluations[0].arm, evaluations, differences, sum(sizes), level, unit, notes, found)
+    return Comparison(evaluations[0].arm, evaluations, differences, sum(sizes), level, unit, notes, over_benchmarks)
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -123,7 +123,7 @@ def _sets(
         except InputError as error:
             raise InputError(f"On {benchmark}: {error}") from error
         about = [(benchmark, dropped), *((f"{benchmark}, {arm.name}", arm.notes) for arm in arms)]
-        notes += [replace(found, arms=[name]) for name, of_arm in about for found in of_arm]
+        notes += [replace(one, arms=[name]) for name, of_arm in about for one in of_arm]
         sets.append(ArmsOn(benchmark, arms, design))
     for i, name in enumerate(names):
         of_arm = {one.name: one.arms[i] for one in sets if one.design.trained(name)}
@@ -192,8 +192,8 @@ def _evaluate(
             Stratum(x, np.zeros_like(x), one.design.cluster_Q, f"problems of {one.name}")
             for x, one in zip(fixed, sets, strict=True)
         ]
-        found = vary_over(strata, level=level).pointwise(level)
-        return replace(found, low=np.maximum(found.low, 0.0))
+        pointwise = vary_over(strata, level=level).pointwise(level)
+        return replace(pointwise, low=np.maximum(pointwise.low, 0.0))
 
     passed = interval([x[i] for x in values])
     means = interval([(c / n)[:, :, None] for n, c in counts])
@@ -254,10 +254,10 @@ def _on_each(
 # -------------------------------------------------------------------------------------------------------------- notes
 
 
-def _notes(sets: Sequence[ArmsOn], found: Benchmarks, largest: int) -> list[Note]:
-    sizes = [f"{name} {number}" for name, number in zip(found.names, found.problems, strict=True)]
+def _notes(sets: Sequence[ArmsOn], benchmarks: Benchmarks, largest: int) -> list[Note]:
+    sizes = [f"{name} {number}" for name, number in zip(benchmarks.names, benchmarks.problems, strict=True)]
     notes = [note("benchmarks", benchmarks=len(sets), sizes=sizes)]
-    if len(set(found.samples)) > 1:
+    if len(set(benchmarks.samples)) > 1:
         notes.append(note("benchmarks of unequal n", largest=largest))
     for one in sets:
         notes += [new for new in design_notes(one.arms, one.design) if new not in notes]

@@ -92,7 +92,7 @@ def gather(
     summaries = [(run.run, run.entropy) for run in _runs(explorations) if run.entropy is not None]
     check_side_by_side([(name, entropy.source, entropy.temperatures) for name, entropy in summaries])
     notes += [note for exploration in explorations for note in exploration_notes(exploration)]
-    notes += [note for found in forked for note in forks.notes(found)]
+    notes += [note for one in forked for note in forks.notes(one)]
     arms = [arm for source in sources for arm in source.samples] or _explored_arms(
         sources, explorations, imported, notes
     )

@@ -68,11 +68,11 @@ def _notes(run: RunExploration, limit: int | None) -> Iterator[str]:
             f"Rare sentences were looked for in the {run.rarity.problems:,} problems that the base has too; the other "
             f"{run.problems - run.rarity.problems:,} are left out (--intersect)."
         )
-    for found in run.dependence:
-        if found.smallest_p > _LARGE_P:
+    for tested in run.dependence:
+        if tested.smallest_p > _LARGE_P:
             yield (
-                f"With {found.prompts} prompts the p of input dependence cannot be below about "
-                f"{p_value(found.smallest_p)}, whatever the responses are: take more prompts."
+                f"With {tested.prompts} prompts the p of input dependence cannot be below about "
+                f"{p_value(tested.smallest_p)}, whatever the responses are: take more prompts."
             )
     if run.rarity_refused:
         yield run.rarity_refused

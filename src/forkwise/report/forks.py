@@ -21,10 +21,10 @@ _SHOWN_WAYS, _SHOWN_TEXT = 4, 60
 
 def cost_line(cost: Cost) -> str:
     """Says what the continuations cost and what they can find, before they start."""
-    left = cost.states - cost.there
+    left = cost.states - cost.stored
     said = [f"{counted(cost.states, 'state')} with {cost.continuations} continuations each"]
-    if cost.there:
-        said.append(f"{count(cost.there)} of them there already")
+    if cost.stored:
+        said.append(f"{count(cost.stored)} of them there already")
     if left:
         time = "" if cost.seconds is None else f", about {duration(cost.seconds)} at the speed of the first"
         said.append(f"about {count(cost.tokens)} tokens to draw{time}")

@@ -14,9 +14,9 @@ from forkwise.terminal import counted, one_line
 _SHOWN, _WIDTH = 10, 100
 
 
-def conclusion(found: Sentences) -> str:
+def conclusion(by_sentence: Sentences) -> str:
     """Says what a reflective sentence causes."""
-    effect = found.effect
+    effect = by_sentence.effect
     said = (
         "A reflective sentence as the next one changes the chance of a right answer, against another one, by "
         f"{estimate(effect.difference, sign='+')} (p {p_value(effect.p)}; {counted(effect.states, 'state')} with both)."
@@ -25,19 +25,19 @@ def conclusion(found: Sentences) -> str:
         said = (
             "No state has continuations that begin with a reflective sentence beside others: nothing is said of them."
         )
-    return said if found.budget.agrees else f"{said} {does_not_add_up(found.budget)}"
+    return said if by_sentence.budget.agrees else f"{said} {does_not_add_up(by_sentence.budget)}"
 
 
-def tables(found: Sentences) -> list[Block]:
+def tables(by_sentence: Sentences) -> list[Block]:
     """Makes every table of what sentences do."""
     kinds = [
         [k.name, count(k.sentences), estimate(k.decided, 4), percent(k.share), estimate(k.change, sign="+")]
-        for k in found.kinds
+        for k in by_sentence.kinds
     ]
     header = ["sentence", "sentences", "decided (squared change)", "% of what is decided", "mean change of V"]
-    most = sorted(found.sentences, key=lambda row: -row.decided)[:_SHOWN]
+    most = sorted(by_sentence.sentences, key=lambda row: -row.decided)[:_SHOWN]
     return [
-        budget_sentence(found.budget, "sentences"),
+        budget_sentence(by_sentence.budget, "sentences"),
         *filled("By kind of sentence", header, kinds),
         *filled("The sentences that decide most", _HEADER, [_row(row) for row in most]),
     ]
@@ -59,13 +59,13 @@ def _row(row: SentenceRow) -> list[str]:
     ]
 
 
-def notes(found: Sentences) -> Iterator[str]:
+def notes(by_sentence: Sentences) -> Iterator[str]:
     """Says what a reader must know of the numbers."""
-    if found.imported is not None:
-        yield imported_note(found.imported)
+    if by_sentence.imported is not None:
+        yield imported_note(by_sentence.imported)
     yield (
-        f"{counted(found.traces, 'sample')} of {count(found.problems)} problems that have more than one outcome (of "
-        f"{count(found.of_problems)}); the last sentence of a sample ends in its outcome."
+        f"{counted(by_sentence.traces, 'sample')} of {count(by_sentence.problems)} problems that have more than one "
+        f"outcome (of {count(by_sentence.of_problems)}); the last sentence of a sample ends in its outcome."
     )
     yield "The mean change of V is no effect: reflective sentences stand in other places than others do."
     yield "Sentences that decide most are extremes of many noisy numbers: they are to be read, not counted."

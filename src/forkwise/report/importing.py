@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from forkwise.samples.direct import Imported
 from forkwise.samples.importers import FileReport
-from forkwise.terminal import counted, visible
+from forkwise.terminal import counted
 
 _MOST_RUNS = 20
 _MOST_SIZES = 4
@@ -24,7 +24,7 @@ def imported_file(report: FileReport) -> str:
     lines += [f"  note: {counted(count, 'sample')} {about}" for about, count in report.notes.items()]
     if report.fields_left_out:
         lines.append(f"  fields left out: {', '.join(report.fields_left_out)}")
-    return "\n".join(map(visible, lines))
+    return "\n".join(lines)
 
 
 def imported_note(imports: Imported) -> str:

@@ -179,7 +179,7 @@ def render(content: Content) -> str:
             *series(content.explorations),
         ],
         "forks": forks(runs),
-        "decided": [block for found in content.forks for block in decided(found)],
+        "decided": [block for one in content.forks for block in decided(one)],
     }
     has = {name: bool(tables.get(name)) for name in SECTIONS} | {
         "forks": bool(tables["forks"] or tables["decided"]),

@@ -82,8 +82,8 @@ def _evaluation(e: Evaluation) -> list[Block]:
     level = coverage(e.pass_at_k.level)
     caption = f"{e.arm}: {e.problems} problems x {samples} samples; mean [{level} BCa interval over problems]"
     curves = {c.title: (c.ks, c.interval) for c in e.curves.values() if c.shown}
-    first, *rest = curves.items()
-    curves = dict([first, (f"{first[0]}, these problems", (e.ks, e.same_problems)), *rest])
+    first, *others = curves.items()
+    curves = dict([first, (f"{first[0]}, these problems", (e.ks, e.same_problems)), *others])
     blocks: list[Block] = [*_by_k(caption, curves, e.ks), _facts(e), *_capped(e)]
     budget = [row for row in e.length if row.control == BUDGET]
     caption = f"{e.arm}, {CONTROLS[BUDGET]} ({e.length_unit}); pointwise intervals{_simulated(budget)}"
@@ -165,33 +165,31 @@ def _tests(d: Difference, pair: str, level: float) -> list[Table]:
 def _certified(d: Difference, pair: str, level: float) -> list[Block]:
     """Says at which K the band excludes 0, if at any, and where the first loss lies."""
     ks = np.array(d.ks)
-    found = d.certified
-    if not found.gains and not found.losses:
+    certified = d.certified
+    if not certified.gains and not certified.losses:
         return []
-    gains, losses = (spans(d.ks, np.isin(ks, chosen)) for chosen in (found.gains, found.losses))
+    gains, losses = (spans(d.ks, np.isin(ks, chosen)) for chosen in (certified.gains, certified.losses))
     text = f"{pair}, {coverage(level)} sure for all K at once: better at K = {gains or 'none'}; "
     text += f"worse at K = {losses or 'none'}"
-    if found.first_loss is not None and found.losses:
-        text += f"; the first loss lies in K = {found.first_loss[0]}–{found.first_loss[1]}"
-    elif found.losses:
+    if certified.first_loss is not None and certified.losses:
+        text += f"; the first loss lies in K = {certified.first_loss[0]}–{certified.first_loss[1]}"
+    elif certified.losses:
         text += "; where the first loss lies needs every K (--k all)"
     return [f"{text}."]
 
 
 def _changes(d: Difference) -> list[Block]:
     """Says which problems one arm solved alone, and names the first of them."""
-    found = d.changes
-    if found is None:
+    changes = d.changes
+    if changes is None:
         return []
-    counts = (
-        f"{found.by_both} by both, {len(found.by_arm)} by {d.arm} alone, {len(found.by_reference)} by {d.reference} "
-    )
-    counts += f"alone (exact McNemar p {p_value(found.solved_p)}), {found.by_neither} by neither"
-    rates = f"{d.arm} is right more often on {found.better} and less often on {found.worse} (exact sign test, p "
-    sentence = f"Problems solved: {counts}. {rates}{p_value(found.rate_p)}). Both tests are about these very models."
+    counts = f"{changes.by_both} by both, {len(changes.by_arm)} by {d.arm} alone, {len(changes.by_reference)} by "
+    counts += f"{d.reference} alone (exact McNemar p {p_value(changes.solved_p)}), {changes.by_neither} by neither"
+    rates = f"{d.arm} is right more often on {changes.better} and less often on {changes.worse} (exact sign test, p "
+    sentence = f"Problems solved: {counts}. {rates}{p_value(changes.rate_p)}). Both tests are about these very models."
     rows = [
         [name, *(f"{p.problem}: {p.right} of {p.n}" for p in problems[:_NAMED]), *[""] * (_NAMED - len(problems))]
-        for name, problems in ((d.arm, found.by_arm), (d.reference, found.by_reference))
+        for name, problems in ((d.arm, changes.by_arm), (d.reference, changes.by_reference))
         if problems
     ]
     header = ["solved alone by", *(f"{i}." for i in range(1, _NAMED + 1))]

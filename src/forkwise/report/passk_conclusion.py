@@ -96,11 +96,11 @@ def _primary(c: Comparison, endpoints: Sequence[tuple[Difference, Endpoint]]) ->
     phrases = []
     for d, endpoint in endpoints:
         mean, low, high = (float(x) for x in (endpoint.interval.mean, endpoint.interval.low, endpoint.interval.high))
-        found = f"{interval(mean, low, high, sign='+')}, p {endpoint.p:.2g}"
+        difference = f"{interval(mean, low, high, sign='+')}, p {endpoint.p:.2g}"
         if endpoint.p <= 1 - c.level:
-            text = f"{d.arm} against {d.reference} is {'better' if mean > 0 else 'worse'} ({found}){_scope(d)}"
+            text = f"{d.arm} against {d.reference} is {'better' if mean > 0 else 'worse'} ({difference}){_scope(d)}"
         else:
-            text = f"{d.arm} against {d.reference} shows no difference that can be told from luck ({found})"
+            text = f"{d.arm} against {d.reference} shows no difference that can be told from luck ({difference})"
         phrases.append(text + (f", and is equivalent within ±{d.margin:g}" if endpoint.equivalent else ""))
     first = endpoints[0][1]
     name = f"Pass@{first.k}" if first.metric == "pass@k" else f"the mean of Pass@K over K = 1, 2, 4, ..., {first.k}"

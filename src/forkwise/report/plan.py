@@ -23,12 +23,12 @@ _ROUGH = 20  # degrees of freedom below which a standard deviation may be a thir
 def conclusion(plan: Plan) -> str:
     """Says what the study finds, and what the differences asked for take."""
     test = plan.tests[plan.detectable[0].endpoint]
-    found = ", ".join(f"{_found(d.difference)} at {name_of(d.endpoint)}" for d in plan.detectable)
+    detectable = ", ".join(f"{_found(d.difference)} at {name_of(d.endpoint)}" for d in plan.detectable)
     about = "other trainings" if plan.trained else "these very models, not other trainings"
     differences = list(dict.fromkeys(n.difference for n in plan.needed))
     takes = [_takes(plan, endpoint) for endpoint in dict.fromkeys(n.endpoint for n in plan.needed)]
     return (
-        f"{_size(plan.size)} find a difference of {found} ({test.power:.0%} power, about {about}). To find "
+        f"{_size(plan.size)} find a difference of {detectable} ({test.power:.0%} power, about {about}). To find "
         f"{_listed([f'+{d:g}' for d in differences])} takes {'; '.join(takes)}."
     )
 

@@ -80,8 +80,9 @@ def prompt_starts(prompts: Mapping[str, str | None]) -> dict[str, str]:
     shared = os.path.commonprefix(texts) if len(texts) > 1 else ""  # noqa: RUF071 (characters are meant)
     at = max(shared.rfind(" "), shared.rfind("\n")) + 1
     at, before = (at, "… ") if at >= _SHARED else (0, "")
-    rest = {problem: visible((text or "")[at : at + 10 * _START]) for problem, text in prompts.items()}
-    starts = {problem: " ".join(text.split()) for problem, text in rest.items()}
+    # Made visible before it is cut: `split` would drop some hidden characters, and the cut counts what is shown.
+    unshared = {problem: visible((text or "")[at : at + 10 * _START]) for problem, text in prompts.items()}
+    starts = {problem: " ".join(text.split()) for problem, text in unshared.items()}
     return {
         problem: f"{before}{start[:_START]}{'…' if len(start) > _START else ''}" if start else short_name(problem)
         for problem, start in starts.items()

@@ -23,7 +23,7 @@ def summary(content: Content) -> str:
     blocks += [*overview(content.evaluations, content.comparison), *training_table(content.training), *sizes(runs)]
     blocks += [*entropy(content.distributions, runs), *behaviours(runs), *rarity(runs), *dependence(runs)]
     blocks += [*series(content.explorations), *forks(runs)]
-    blocks += [block for found in content.forks for block in decided(found)]
+    blocks += [block for one in content.forks for block in decided(one)]
     texts = [text(blocks), *(_wrap(note, "- ") for note in content.notes)]
     if content.traces is not None:
         t = content.traces
@@ -32,9 +32,9 @@ def summary(content: Content) -> str:
 
 
 def text(blocks: Iterable[Block]) -> str:
-    """Writes tables and sentences as text for people; long tables are left out."""
+    """Lays tables and sentences out as text, which is not made visible yet; long tables are left out."""
     shown = (block for block in blocks if isinstance(block, str) or not block.folded)
-    return visible("\n\n".join(_wrap(block) if isinstance(block, str) else _table(block) for block in shown))
+    return "\n\n".join(_wrap(block) if isinstance(block, str) else _table(block) for block in shown)
 
 
 def _wrap(sentence: str, bullet: str = "") -> str:
@@ -44,6 +44,7 @@ def _wrap(sentence: str, bullet: str = "") -> str:
 
 
 def _table(table: Table) -> str:
+    # A column is as wide as what will be shown of its cells.
     cells = [[visible(cell).replace("\n", " ") for cell in row] for row in (table.header, *table.rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(table.header))]
     lines = [

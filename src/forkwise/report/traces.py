@@ -178,7 +178,7 @@ class _Words:
     def place(self, text: str) -> int:
         if text not in self._place:
             self._place[text] = len(self.list)
-            self.list.append(visible(text))
+            self.list.append(visible(text))  # here: the page embeds the chunk packed, and cannot look into it
         return self._place[text]
 
     def place_all(self, trace: Mapping[str, Any]) -> dict[str, Any]:

@@ -278,7 +278,7 @@ def _verify_shard(shard: Path, judge: Judge, force: bool, tally: Counter[str], b
             tally["kept"] += file.metadata.num_rows
             meter.add(samples=file.metadata.num_rows)
             return
-        with whole_file(shard) as out, pq.ParquetWriter(out, schema, compression="zstd") as writer:
+        with whole_file(shard) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
             for batch in iter_batches(file, shard):
                 writer.write_batch(_judged(batch, schema, judge, force, tally, by))
                 meter.add(samples=batch.num_rows)

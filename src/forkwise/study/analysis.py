@@ -130,13 +130,13 @@ class Progress:
 def progress(study: Study, folder: Path, receipts: Receipts) -> Progress:
     """Counts the runs of all arms; the model before training is none of them."""
     names = [arm.run(seed) for seed in study.seeds for arm in study.arms]
-    there = [receipts[name] for name in names if name in receipts]
+    finished = [receipts[name] for name in names if name in receipts]
     return Progress(
         runs=len(names),
-        finished=len(there),
+        finished=len(finished),
         started=[name for name in names if name not in receipts and starts(folder, name)],
-        collapsed=[receipt.run for receipt in there if receipt.collapsed is not None],
-        restarts=sum(max(0, len(receipt.attempts) - 1) for receipt in there),
+        collapsed=[receipt.run for receipt in finished if receipt.collapsed is not None],
+        restarts=sum(max(0, len(receipt.attempts) - 1) for receipt in finished),
         seeds=[seed for seed in study.seeds if all(arm.run(seed) in receipts for arm in study.arms)],
     )
 
@@ -164,7 +164,7 @@ def blinded(study: Study, receipts: Receipts, seeds: Sequence[int]) -> list[Blin
     arms, n = list(arms_of(study, receipts, seeds).values()), study.evaluation.n
     base = arm_of(BASE, [receipts[BASE]]) if BASE in receipts else None
     endpoints: list[int | str] = ["curve", 1, *(study.primary.secondary if study.primary else []), k_grid(n)[-1]]
-    found = []
+    at_endpoints = []
     for endpoint in dict.fromkeys(endpoints):
         by_run = np.array([values(arm, endpoint, n).mean(axis=1) for arm in arms])
         sd = rho = None
@@ -173,8 +173,8 @@ def blinded(study: Study, receipts: Receipts, seeds: Sequence[int]) -> list[Blin
             pairs = np.corrcoef(by_run)[np.triu_indices(len(arms), 1)] if (by_run.std(axis=1) > 0).all() else []
             rho = float(np.mean(pairs)) if len(pairs) else None
         gain = None if base is None else float(by_run.mean() - values(base, endpoint, n).mean())
-        found.append(Blinded(endpoint_name(endpoint, n), float(by_run.mean()), gain, sd, rho))
-    return found
+        at_endpoints.append(Blinded(endpoint_name(endpoint, n), float(by_run.mean()), gain, sd, rho))
+    return at_endpoints
 
 
 # ---------------------------------------------------------------------------------------------------------- the result

@@ -49,12 +49,12 @@ class WithinBudget:
 def spreads(arms: Sequence[Arm], n: int) -> list[Spread]:
     """Measures how much runs differ; empty with one run per arm."""
     ks = k_grid(n)
-    found = []
+    by_arm = []
     for arm in arms:
         by_run_SK = arm.curves(ks).mean(axis=1)
         if len(by_run_SK) > 1:
-            found.append(Spread(arm.name, ks, by_run_SK.mean(axis=0).tolist(), by_run_SK.std(axis=0, ddof=1).tolist()))
-    return found
+            by_arm.append(Spread(arm.name, ks, by_run_SK.mean(axis=0).tolist(), by_run_SK.std(axis=0, ddof=1).tolist()))
+    return by_arm
 
 
 def pass_within(arm: Arm, tokens_SQ: FloatArray, budgets: Sequence[int]) -> FloatArray:
@@ -89,12 +89,12 @@ def within_budgets(
     design = make_design(arms, (), paired, level)
     varied = [design.vary(arm.name, x, arms[0].name, values[0]) for arm, x in zip(arms[1:], values[1:], strict=True)]
     joint = joint_test(varied, resamples=resamples, seed=0)
-    found = [WithinBudget(arms[0].name, budgets, values[0].mean(axis=(0, 1)).tolist())]
+    by_arm = [WithinBudget(arms[0].name, budgets, values[0].mean(axis=(0, 1)).tolist())]
     for arm, x, variation in zip(arms[1:], values[1:], varied, strict=True):
         band = variation.interval(joint.critical(level), level)
         bounds = (band.mean.tolist(), band.low.tolist(), band.high.tolist())
-        found.append(WithinBudget(arm.name, budgets, x.mean(axis=(0, 1)).tolist(), *bounds))
-    return found
+        by_arm.append(WithinBudget(arm.name, budgets, x.mean(axis=(0, 1)).tolist(), *bounds))
+    return by_arm
 
 
 def _tokens(arm: Arm, receipts: Mapping[str, Receipt]) -> FloatArray | None:

@@ -54,8 +54,8 @@ def look_file(receipts: Path, seeds: int) -> Path:
 def look_at(study: Study, receipts: Path, seeds: Sequence[int]) -> str | None:
     """Makes the look that was registered after these seeds, records it, and says why the study ends, or None."""
     runs = {arm.name: [arm.run(seed) for seed in seeds] for arm in study.arms}
-    found = read_receipts(receipts, study.sha256(), [run for names in runs.values() for run in names])
-    contrast = primary_contrast(study, found, seeds)
+    finished = read_receipts(receipts, study.sha256(), [run for names in runs.values() for run in names])
+    contrast = primary_contrast(study, finished, seeds)
     why = decide(study, contrast, len(seeds))
     record = {
         "plan": study.sha256(),

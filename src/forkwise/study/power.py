@@ -32,8 +32,8 @@ def read_pilot(folder: Path) -> tuple[list[Arm], list[Receipt]]:
             f"The pilot in '{folder}' has {len(seeds)} seeds in all arms, and how training varies takes at least "
             f"{FEWEST_RUNS}."
         )
-    there = [receipt for name, receipt in receipts.items() if name != BASE]
-    return list(arms_of(study, receipts, seeds).values()), there
+    of_arms = [receipt for name, receipt in receipts.items() if name != BASE]
+    return list(arms_of(study, receipts, seeds).values()), of_arms
 
 
 def minutes(receipts: list[Receipt]) -> tuple[float, float]:

@@ -98,8 +98,8 @@ def _recipe(recipe: Any, name: str) -> dict[str, Any]:
 
 def _seeds(seeds: Any) -> Any:
     """Returns a list of seeds; `100-131` is a range."""
-    if isinstance(seeds, str) and (found := re.fullmatch(r"\s*(\d{1,9})\s*-\s*(\d{1,9})\s*", seeds)):
-        first, last = int(found[1]), int(found[2])
+    if isinstance(seeds, str) and (span := re.fullmatch(r"\s*(\d{1,9})\s*-\s*(\d{1,9})\s*", seeds)):
+        first, last = int(span[1]), int(span[2])
         if not first <= last <= first + 9999:
             raise InputError(f"seeds are '{seeds}': a range such as 100-131 rises, and holds at most 10,000.")
         return list(range(first, last + 1))

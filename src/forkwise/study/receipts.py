@@ -99,12 +99,12 @@ def note_start(folder: Path, run: str, device: str) -> None:
 
 def starts(folder: Path, run: str) -> list[dict[str, str]]:
     """Returns the starts of a run that has no receipt yet."""
-    found = []
+    attempts = []
     with suppress(OSError):
         for line in (folder / f"{run}{STARTED}").read_text(encoding="utf-8").splitlines():
             with suppress(ValueError):
-                found.append({key: str(value) for key, value in parse_json(line).items()})
-    return found
+                attempts.append({key: str(value) for key, value in parse_json(line).items()})
+    return attempts
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> None:
@@ -124,11 +124,11 @@ def read_receipt(path: Path) -> Receipt:
 
 def versions() -> dict[str, str]:
     """Returns the versions that a run depends on."""
-    found = {"python": platform.python_version()}
+    packages = {"python": platform.python_version()}
     for name in _PACKAGES:
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found | {"forkwise": __version__}
+            packages[name] = version(name)
+    return packages | {"forkwise": __version__}
 
 
 def sha256_of(content: Any) -> str:
@@ -226,7 +226,7 @@ def read_receipts(folder: Path, plan: str, runs: Iterable[str]) -> dict[str, Rec
     Raises:
         InputError: one belongs to another plan, is damaged, or is about other problems than the others.
     """
-    found: dict[str, Receipt] = {}
+    receipts: dict[str, Receipt] = {}
     for run in runs:
         file = receipt_file(folder, run)
         if not file.exists():
@@ -236,11 +236,11 @@ def read_receipts(folder: Path, plan: str, runs: Iterable[str]) -> dict[str, Rec
             raise InputError(f"'{file}' is the receipt of another plan: a study goes on under the one it began with.")
         if receipt.run != run:
             raise InputError(f"'{file}' is the receipt of the run '{receipt.run}': give it its name back.")
-        found[run] = receipt
-        first = next(iter(found.values()))
+        receipts[run] = receipt
+        first = next(iter(receipts.values()))
         if (receipt.problems, receipt.n) != (first.problems, first.n):
             raise InputError(f"The runs '{first.run}' and '{run}' were sampled on different problems.")
-    return found
+    return receipts
 
 
 def arm_of(name: str, receipts: Sequence[Receipt]) -> Arm:

@@ -274,10 +274,10 @@ def _flat(settings: Mapping[str, Any], place: str = "") -> dict[str, Any]:
 def _without_defaults(value: Any) -> dict[str, Any]:
     kept = {}
     for f in fields(value):
-        found = getattr(value, f.name)
+        setting = getattr(value, f.name)
         default = f.default if f.default_factory is MISSING else f.default_factory()
-        if found != default or (f.default is MISSING and f.default_factory is MISSING):
-            kept[f.name] = _without_defaults(found) if is_dataclass(found) else found
+        if setting != default or (f.default is MISSING and f.default_factory is MISSING):
+            kept[f.name] = _without_defaults(setting) if is_dataclass(setting) else setting
     return kept
 
 

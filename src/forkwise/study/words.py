@@ -195,15 +195,15 @@ def beside(study: Study, seeds: Sequence[int], receipts: Mapping[str, Receipt]) 
     runs = {BASE: [BASE]} | {arm.name: [arm.run(seed) for seed in seeds] for arm in study.arms}
     rows = []
     for name, names in runs.items():
-        there = [receipts[run] for run in names if run in receipts]
-        if not there:
+        of_arm = [receipts[run] for run in names if run in receipts]
+        if not of_arm:
             continue
-        row = [name, *(_over([r.training.get(key) for r in there]) for key in _LOGGED.values())]
-        row.append(_over([_shift(r.training) for r in there]))
-        row.append(_over([None if r.tokens is None else sum(r.tokens) / len(r.tokens) for r in there], 1))
-        row += [_over([r.diversity.get(measure) for r in there]) for measure in _MEASURES]
-        row.append(_over([_millions(r.training) for r in there], 2))
-        row.append(_over([sum(r.seconds.values()) / 60 for r in there], 1))
+        row = [name, *(_over([r.training.get(key) for r in of_arm]) for key in _LOGGED.values())]
+        row.append(_over([_shift(r.training) for r in of_arm]))
+        row.append(_over([None if r.tokens is None else sum(r.tokens) / len(r.tokens) for r in of_arm], 1))
+        row += [_over([r.diversity.get(measure) for r in of_arm]) for measure in _MEASURES]
+        row.append(_over([_millions(r.training) for r in of_arm], 2))
+        row.append(_over([sum(r.seconds.values()) / 60 for r in of_arm], 1))
         rows.append(row)
     caption = (
         f"Training (mean of the last {LAST} logged steps, of clipping over all, ± SD over seeds), samples (diversity "

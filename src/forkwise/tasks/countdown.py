@@ -90,7 +90,7 @@ def reachable(numbers: tuple[int, ...]) -> frozenset[int]:
     """Returns all results that the sorted `numbers` can be joined into; much faster than `solve` for every target."""
     if len(numbers) == 1:
         return frozenset(numbers)
-    found: set[int] = set()
+    values: set[int] = set()
     # Each way to cut the numbers in two parts is seen once: the first number always stays in the left part.
     others = range(1, len(numbers))
     for size in range(len(numbers) - 1):
@@ -99,8 +99,8 @@ def reachable(numbers: tuple[int, ...]) -> frozenset[int]:
             right = tuple(numbers[i] for i in others if i not in chosen)
             for a in reachable(left):
                 for b in reachable(right):
-                    found.update(step[3] for step in steps_of(a, b))
-    return frozenset(found)
+                    values.update(step[3] for step in steps_of(a, b))
+    return frozenset(values)
 
 
 @cache

@@ -140,11 +140,11 @@ def _tell(size: int, rng: Random) -> Story:
 def _pool(size: int) -> dict[str, Story]:
     """Returns all stories of a size by their ids."""
     rng = Random(f"story-{size}")
-    found: dict[str, Story] = {}
-    while len(found) < _POOL:
+    stories: dict[str, Story] = {}
+    while len(stories) < _POOL:
         story = _tell(size, rng)
-        found[question_id(story.text())] = story
-    return found
+        stories[question_id(story.text())] = story
+    return stories
 
 
 class Stories:

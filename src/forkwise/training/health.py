@@ -131,9 +131,9 @@ class FiniteMixin(_Trainer):
         count = torch.tensor([len(worst)], device=self.accelerator.device)
         self._stop_if(count, [worst[0] if worst else f"a {kind}"], [len(names)], unit="tensors")
 
-    def _stop_if(self, found: Tensor, names: list[str], sizes: list[int], unit: str = "values") -> None:
-        here = found.tolist()
-        everywhere = self.accelerator.reduce(found, reduction="sum").tolist() if self._is_distributed() else here
+    def _stop_if(self, counts: Tensor, names: list[str], sizes: list[int], unit: str = "values") -> None:
+        here = counts.tolist()
+        everywhere = self.accelerator.reduce(counts, reduction="sum").tolist() if self._is_distributed() else here
         if not any(everywhere):
             return
         parts = [
@@ -223,27 +223,27 @@ class HealthWarnings(TrainerCallback):
 
 def alarms(history: list[dict[str, Any]], limits: HealthLimits) -> dict[str, str]:
     """Returns what is alarming in the logged lines of a run so far: name and sentence."""
-    found: dict[str, str] = {}
+    sentences: dict[str, str] = {}
     for key in ("entropy", "completions/mean_length", "completions/clipped_ratio"):
         values = [row[key] for row in history if isinstance(row.get(key), int | float)]
         if len(values) < 2 * limits.window:
             continue
         start, now = fmean(values[: limits.window]), fmean(values[-limits.window :])
         if key == "entropy" and now < limits.min_entropy * start:
-            found[key] = (
+            sentences[key] = (
                 f"the entropy has collapsed from {start:.3g} to {now:.3g} nats: the policy hardly explores. Try a "
                 "larger alpha or epsilon_high, a lower learning_rate, fewer num_iterations, or beta > 0; continue from "
                 "an earlier checkpoint."
             )
         elif key == "completions/mean_length" and now > limits.max_length * start:
-            found[key] = (
+            sentences[key] = (
                 f"completions have grown from {start:.0f} to {now:.0f} tokens. Read some (log_completions); if they "
                 "ramble, try mask_truncated_completions, loss_type='dr_grpo', a length penalty, or a lower alpha."
             )
         elif key == "completions/clipped_ratio" and now - start > limits.max_truncated:
-            found[key] = (
+            sentences[key] = (
                 f"{now:.0%} of the completions reach max_completion_length, {start:.0%} did at the start. Read some "
                 "(log_completions); raise max_completion_length if they are sensible, else try "
                 "mask_truncated_completions or a length penalty."
             )
-    return found
+    return sentences

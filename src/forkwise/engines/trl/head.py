@@ -234,8 +234,8 @@ class HeadMixin(_Trainer):
         return not wrong
 
     def _any_process(self, flag: bool) -> bool:
-        found = torch.tensor(float(flag), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(found, reduction="sum") > 0)
+        raised = torch.tensor(float(flag), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(raised, reduction="sum") > 0)
 
 
 _TEXT = ("batch_size", "compute_entropy", "compute_aux_loss")  # what TRL asks of text, in its order

@@ -98,28 +98,28 @@ def _check_policy(point: EntryPoint) -> None:
         raise InputError(f"{_POLICY}={policy} keeps verl from loading the plugin: unset it, or add {point.name} to it.")
 
 
-def _check_trainers(found: str) -> None:
+def _check_trainers(installed: str) -> None:
     try:
         registry = importlib.import_module("verl.trainer.ppo.v1.trainer_base").TRAINER_REGISTRY
     except Exception as error:
         raise InputError(
-            f"verl {found} cannot import its own V1 trainers here: {error!r}; install what it misses (verl's extra "
+            f"verl {installed} cannot import its own V1 trainers here: {error!r}; install what it misses (verl's extra "
             "verl-core has it)."
         ) from error
     missing = [mode for mode in MODES if mode not in registry]
     if missing:
         raise InputError(
-            f"verl {found} loaded the plugin, but {', '.join(missing)} could not be registered: "
+            f"verl {installed} loaded the plugin, but {', '.join(missing)} could not be registered: "
             f"{plugin.registration_errors[0]!r}; install verl 0.9."
         )
     if plugin.registration_errors:
         raise InputError(
-            f"verl {found} has the trainer modes, but trainers that do not shape would ignore the keys without a word: "
-            f"{plugin.registration_errors[0]!r}; install verl 0.9."
+            f"verl {installed} has the trainer modes, but trainers that do not shape would ignore the keys without a "
+            f"word: {plugin.registration_errors[0]!r}; install verl 0.9."
         )
 
 
-def _check_trl(found: str) -> None:
+def _check_trl(installed: str) -> None:
     for module in ("trl.experimental.ppo", "trl"):
         try:
             if hasattr(importlib.import_module(module), _VALUE_HEAD):
@@ -131,6 +131,6 @@ def _check_trl(found: str) -> None:
     except PackageNotFoundError:
         return
     raise InputError(
-        f"verl {found} cannot build actors beside trl {beside}, which has no {_VALUE_HEAD}: "
+        f"verl {installed} cannot build actors beside trl {beside}, which has no {_VALUE_HEAD}: "
         "pip install trl==0.27.0 in verl's environment, or uninstall trl there."
     )

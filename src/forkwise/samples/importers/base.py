@@ -17,7 +17,7 @@ from forkwise.errors import InputError
 from forkwise.samples.fields import ABSENT, WrongField, checked, optional
 from forkwise.samples.importers.reader import Record
 from forkwise.samples.store import SCHEMA
-from forkwise.terminal import counted, visible
+from forkwise.terminal import counted
 
 Row = dict[str, Any]
 """A row of the samples table. Without `sample_id` it is numbered within its problem; without `answer`, it is extracted
@@ -191,7 +191,7 @@ class Source:
 
     def error(self, what: str) -> InputError:
         """Returns an InputError that begins with the file and the place in it."""
-        return InputError(visible(f"'{self.path}', {self.place}: {what}" if self.place else f"'{self.path}': {what}"))
+        return InputError(f"'{self.path}', {self.place}: {what}" if self.place else f"'{self.path}': {what}")
 
     def run(self, own: str | None = None) -> str:
         """Returns the run's name: the user's, else the file's own, else the file's name."""

@@ -23,9 +23,9 @@ def files_in(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     for layout in _LAYOUTS:
-        found = sorted(path.glob(layout))
-        if found:
-            return found
+        files = sorted(path.glob(layout))
+        if files:
+            return files
     return sorted(
         file for file in path.iterdir() if file.is_file() and _ENDING.search(file.name) and file.name[0] != "."
     )
@@ -44,10 +44,10 @@ def all_files(paths: Iterable[Path]) -> list[Path]:
     """
     files = []
     for path in paths:
-        found = files_in(path)
-        if not found:
+        inside = files_in(path)
+        if not inside:
             raise InputError(f"'{path}' is a folder without JSON, JSONL, CSV, Parquet or .eval files: give such files.")
-        files += found
+        files += inside
     return files
 
 

@@ -37,7 +37,7 @@ from forkwise.samples.importers.reader import Record, read_records
 from forkwise.samples.importers.texts import covers
 from forkwise.samples.store import TOKEN_COLUMNS, ShardWriter
 from forkwise.tasks.answers import extract_answer
-from forkwise.terminal import counted, visible
+from forkwise.terminal import counted
 
 FORMATS: dict[str, Importer] = {
     "qwen-math": qwen_math,
@@ -247,9 +247,8 @@ def _detect(path: Path, record: Record, options: Options) -> str:
         return formats[0]
     if formats:
         raise InputError(f"'{path}' may be {' or '.join(formats)}: choose with --format {formats[0]}.")
-    fields = visible(", ".join(list(record)[:12]))
     raise InputError(
-        f"'{path}' is of no known format; its fields are {fields}: name them, for example "
+        f"'{path}' is of no known format; its fields are {', '.join(list(record)[:12])}: name them, for example "
         "--map problem_id=FIELD --map completion=FIELD --map correct=FIELD."
     )
 

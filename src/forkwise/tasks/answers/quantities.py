@@ -232,16 +232,16 @@ def _head_and_tail(text: str, adjacent_letters: bool) -> Quantity | None:
     if before != "/" and multiple and multiple[1].lower() in MULTIPLES:
         value = read_expression(f"({head}) \\times {MULTIPLES[multiple[1].lower()]}") or value
         tail = tail[multiple.end() :].removeprefix("of ")
-    found, rest = read_unit(tail)
-    if found is not None:
-        unit = found if unit is None or found.dimensions != unit.dimensions else unit
-        more = _more_of_the_same(rest, found)
+    tail_unit, after_unit = read_unit(tail)
+    if tail_unit is not None:
+        unit = tail_unit if unit is None or tail_unit.dimensions != unit.dimensions else unit
+        more = _more_of_the_same(after_unit, tail_unit)
         if more is not None:
             summed = read_expression(f"({head}) + {more.numerator}/{more.denominator}")
             return Quantity(summed or value, unit)
     elif _GOES_ON.match(tail) or (before.isdigit() and _FEW_LETTERS.match(tail)):
         return None
-    if not _keeps_value(rest, value, unit):
+    if not _keeps_value(after_unit, value, unit):
         return None
     return Quantity(value, unit)
 
@@ -271,12 +271,12 @@ def _is_harmless(aside: str, value: Expression, unit: Unit | None) -> bool:
     return equal(value, other) is True
 
 
-def _more_of_the_same(rest: str, unit: Unit) -> Fraction | None:
+def _more_of_the_same(after_unit: str, unit: Unit) -> Fraction | None:
     """Returns what `30 minutes` adds, in the unit of the `2 hours` that it follows."""
-    match = _AND_MORE.match(rest)
+    match = _AND_MORE.match(after_unit)
     if match is None or not unit.dimensions:
         return None
-    smaller, _ = read_unit(rest[match.end() :])
+    smaller, _ = read_unit(after_unit[match.end() :])
     if smaller is None or smaller.dimensions != unit.dimensions or smaller.factor >= unit.factor:
         return None
     return Fraction(match[1]) * smaller.factor / unit.factor
