@@ -349,6 +349,7 @@ def test_two_real_steps_with_every_method(tmp_path: Path, name: str) -> None:
         "flexible_clip": "flexible_clip:fixed=1e-9",
         "entropy_balanced_clip": "entropy_balanced_clip:low=1e-9,high=1e-9",
         "overlong": "overlong:limit=10,buffer=9",
+        "gtpo_trajectory": "gtpo_trajectory:threshold=9",
     }
     trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=[narrow.get(name, name)], **options, **REUSED)
     trainer.reward_funcs = [right_or_nothing if name == "maxrl" else right_or_wrong]

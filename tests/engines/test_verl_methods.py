@@ -86,7 +86,7 @@ def batch_of_verl() -> TensorDict:
         "prompts": jagged(
             torch.ones(len(ORDER) + 1, 1, dtype=torch.long), torch.ones(len(ORDER) + 1, dtype=torch.long)
         ),
-        "responses": column(torch.ones(len(ORDER), 6, dtype=torch.long)),
+        "responses": column(given["ids"]),
     }
     return TensorDict(fields, batch_size=len(ORDER) + 1)
 

@@ -18,7 +18,7 @@ from forkwise.methods import Method, RewardMethod, Scope, SettingsMethod, all_me
 
 # Options with which a method acts on few tokens.
 OPTIONS = {"clip_cov": "share=0.2,low=-9,high=9", "kl_cov": "share=0.3", "forking_tokens": "share=0.3"}
-OPTIONS |= {"erc": "low=0.9,high=1.1", "passk_training": "k=2"}
+OPTIONS |= {"erc": "low=0.9,high=1.1", "passk_training": "k=2", "gtpo_trajectory": "threshold=1.2"}
 GROUP, ROWS = 4, 12
 SEED = 3 * 2**12  # of the update; the first of verl's step 3
 
@@ -50,6 +50,7 @@ def rollout() -> dict[str, Tensor]:
     logprobs = uniform(-4, -0.01)
     values = {"entropy": uniform(0, 2), "old_entropy": uniform(0, 2), "logprobs": logprobs}
     values["old_logprobs"] = logprobs + uniform(-1, 1)
+    values["ids"] = torch.randint(0, 2, (ROWS, 6), generator=draw)
     return {"rewards": rewards, "advantages": centred.flatten(), "lengths": lengths, "mask": mask, **values}
 
 
@@ -74,7 +75,7 @@ def by_trl(where: Path) -> dict[str, Tensor]:
     for method in methods():
         rows = torch.arange(ROWS)
         batch: dict[str, Any] = {
-            "completion_ids": torch.zeros(ROWS, 6, dtype=torch.long),
+            "completion_ids": given["ids"],
             "completion_mask": (torch.arange(6) < given["lengths"][:, None]).long(),
             "tool_mask": given["mask"].long(),
             "advantages": given["advantages"],

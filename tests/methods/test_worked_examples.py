@@ -111,6 +111,47 @@ class TestEntropyBalancedAdvantage:
         assert acted("entropy_balanced_advantage", tokens([[2.0]], entropy=[[0.7]])) == [[2.0]]
 
 
+class TestGtpoTrajectory:
+    """Right 5 6 7 9 and wrong 5 6 8 9 share two tokens at their begin and one at their end; A = 1 and -1, H = .5."""
+
+    def made(self, spec: str = "gtpo_trajectory", entropy: float = 0.5, **more: Any) -> list[list[float]]:
+        columns: dict[str, Any] = {"ids": [[5, 6, 7, 9], [5, 6, 8, 9]], "groups": [0, 0], **more}
+        return acted(spec, tokens([[1.0] * 4, [-1.0] * 4], old_entropy=[[entropy] * 4] * 2, **columns))
+
+    def test_shared_tokens_count_double_or_not_at_all(self) -> None:
+        # A - .1 x .5 is .95 and -1.05; three tokens are shared.
+        right, wrong = self.made()
+        assert right == about(1.9 / 3, 1.9 / 3, 0.95 / 3, 1.9 / 3)
+        assert wrong == about(0, 0, -1.05 / 3, 0)
+        right, wrong = self.made("gtpo_trajectory:share=false,amplify=1,penalty=0")
+        assert (right, wrong) == ([1, 1, 1, 1], [0, 0, -1, 0])
+
+    def test_a_run_ends_where_the_first_token_differs(self) -> None:
+        ids = [[1, 5, 5, 9], [2, 5, 5, 8]]
+        assert self.made("gtpo_trajectory:share=false,penalty=0", ids=ids) == [[1] * 4, [-1] * 4]
+
+    def test_ends_are_compared_from_the_last_token_that_counts(self) -> None:
+        """Right 5 7 9 and wrong 5 9: 5 is shared at the begin, 9 at the end. The right one's 9 counts twice."""
+        right, wrong = self.made(
+            "gtpo_trajectory:share=false,penalty=0",
+            ids=[[5, 7, 9, 0], [5, 9, 0, 0]],
+            mask=[[1, 1, 1, 0], [1, 1, 0, 0]],
+        )
+        assert right[:3] == [2, 1, 2]
+        assert wrong[:2] == [0, 0]
+
+    def test_a_token_shared_at_both_ends_counts_twice(self) -> None:
+        right, wrong = self.made("gtpo_trajectory:share=false,penalty=0", ids=[[5] * 4, [5] * 4])
+        assert (right, wrong) == ([4] * 4, [0] * 4)
+
+    def test_nothing_is_shared_without_both_signs_or_between_groups(self) -> None:
+        right, wrong = self.made("gtpo_trajectory:share=false,penalty=0", groups=[0, 1])
+        assert (right, wrong) == ([1] * 4, [-1] * 4)
+
+    def test_uncertain_completions_are_left_out(self) -> None:
+        assert self.made(entropy=0.71) == [[0] * 4, [0] * 4]
+
+
 class TestOverlong:
     """With limit 20480 and buffer 4096, answers of 16384, 18432 and 20480 tokens lose 0, .5 and 1 (reference: verl)."""
 

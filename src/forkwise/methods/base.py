@@ -47,6 +47,7 @@ class Need(str, Enum):
     LOGPROBS = "log-probs"
     OLD_LOGPROBS = "old log-probs"
     SEQUENCE_LOGPROBS = "sequence log-probs"
+    IDS = "token ids"
     GROUPS = "groups"
     CORRECT = "correctness"
     LENGTHS = "lengths"
@@ -116,6 +117,7 @@ class Tokens(_Given):
         tempered_logprobs: `(B, T)`, nats, as `old_logprobs`, at the sampling temperature times the method's
             `temperature_factor`.
         sum_p2_log: `(B, T)`, nats: `sum_v p_v^2 (log p_v + H)` over the vocabulary, of the policy under update.
+        ids: `(B, T)` int64, the tokens.
         groups: `(B,)` int64, the prompt of each completion.
         correct: `(B,)` bool, see `Rollout`.
         progress: the share of the run's updates that is done, from 0 on and below 1.
@@ -131,6 +133,7 @@ class Tokens(_Given):
     old_logprobs: Tensor | None = None
     tempered_logprobs: Tensor | None = None
     sum_p2_log: Tensor | None = None
+    ids: Tensor | None = None
     groups: Tensor | None = None
     correct: Tensor | None = None
     progress: float | None = None

@@ -25,6 +25,7 @@ from forkwise.methods.flexible_clip import FlexibleClip
 from forkwise.methods.forking_tokens import ForkingTokens
 from forkwise.methods.gpg import Gpg
 from forkwise.methods.gtpo import GrpoS, Gtpo
+from forkwise.methods.gtpo_trajectory import GtpoTrajectory
 from forkwise.methods.kl_cov import KlCov
 from forkwise.methods.m2po import M2po
 from forkwise.methods.maspo import Maspo
@@ -107,6 +108,7 @@ _OURS: tuple[type[Method], ...] = (
     Dcpo,
     EntropyBalancedClip,
     EntropyBalancedAdvantage,
+    GtpoTrajectory,
 )
 """Our methods, in the order in which they are listed."""
 

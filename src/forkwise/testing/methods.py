@@ -114,6 +114,7 @@ def token_batch(seed: int, *, rows: int = 4, columns: int = 6) -> Tokens:
         old_logprobs=logprobs + uniform(-0.4, 0.4),
         tempered_logprobs=logprobs + uniform(-0.4, 0.4),
         sum_p2_log=uniform(-0.3, 0.3),
+        ids=torch.randint(0, 3, (rows, columns), generator=generator),
         groups=torch.arange(rows) // 2,
         correct=correct,
         progress=seed % 7 / 7,

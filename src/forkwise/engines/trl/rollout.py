@@ -106,6 +106,7 @@ class RolloutMixin(HeadMixin, RefillMixin):
                 logprobs=logprobs,
                 old_logprobs=logprobs,
                 tempered_logprobs=self._tempered_logprobs(batch, token_methods),
+                ids=batch["completion_ids"],
                 groups=groups[rows],
                 correct=correct[rows],
                 **self._moment()._asdict(),

@@ -70,6 +70,7 @@ def local_tokens(
         logprobs=logprobs,
         old_logprobs=logprobs if old_logprobs is None else old_logprobs,
         sum_p2_log=sum_p2_log,
+        ids=batch["completion_ids"],
         groups=batch.get(GROUPS),
         correct=batch.get(CORRECT),
         **moment._asdict(),

@@ -81,6 +81,7 @@ def tokens_of(
         old_entropy=old["old_entropy"],
         logprobs=old["old_logprobs"] if logprobs is None else logprobs.detach(),
         old_logprobs=old["old_logprobs"],
+        ids=to_padded(data["responses"], mask.shape[1]) if Need.IDS in wanted else None,
         groups=data[GROUPS] if Need.GROUPS in wanted else None,
         correct=data[CORRECT] if Need.CORRECT in wanted else None,
         progress=progress,
@@ -194,6 +195,7 @@ def _fields_for(methods: Sequence[TokenMethod], batch: _Padded) -> dict[str, Ten
     by_need = {
         "old_log_probs": {Need.LOGPROBS, Need.OLD_LOGPROBS},
         "entropy": {Need.ENTROPY, Need.OLD_ENTROPY},
+        "responses": {Need.IDS},
         GROUPS: {Need.GROUPS},
         CORRECT: {Need.CORRECT},
     }

@@ -18,6 +18,7 @@ GIVEN_ON_VERL = frozenset(
         Need.LOGPROBS,
         Need.OLD_LOGPROBS,
         Need.SEQUENCE_LOGPROBS,
+        Need.IDS,
         Need.GROUPS,
         Need.CORRECT,
         Need.LENGTHS,

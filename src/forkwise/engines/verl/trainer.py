@@ -19,12 +19,13 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.utils.losses import ppo_loss
 
-from forkwise.engines.base import ActionLog, Host
+from forkwise.engines.base import ActionLog, Host, needs
 from forkwise.engines.verl.batch import PROGRESS, SEED, act_on_rollout, take_totals
 from forkwise.engines.verl.guard import advantages_are_shaped, guard_trainer
 from forkwise.engines.verl.loss import shaped_ppo_loss
 from forkwise.engines.verl.reading import read_settings
 from forkwise.engines.verl.settings import MODES, Place
+from forkwise.methods import Need
 
 if TYPE_CHECKING:
     from verl.trainer.ppo.v1.trainer_base import PPOTrainer as _Trainer
@@ -100,14 +101,15 @@ class EntropyShapingMixin(_Trainer):
         if not self.shaping.methods:
             return batch
         # Read back: the mask may have lost rejected tokens, and padding rows of other estimators are as verl left them.
-        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=_FIELDS)
+        wanted = [*_FIELDS, *(["responses"] if Need.IDS in needs(self.shaping.methods) else [])]
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=wanted)
         real = [not tag.get("is_padding", False) for tag in batch.tags]
         try:
             acted = act_on_rollout(
                 self.shaping, data, batch.keys, real, seed=self._method_seed(), progress=self._progress()
             )
         except KeyError as error:
-            missing = sorted(set(_FIELDS) - set(data.keys()))
+            missing = sorted(set(wanted) - set(data.keys()))
             raise self._not_shaped(
                 f"TransferQueue holds no {', '.join(map(repr, missing)) or error} after the advantage stage"
             ) from error
