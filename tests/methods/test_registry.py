@@ -223,7 +223,11 @@ class TestListing:
         assert max(map(len, lines)) <= 80
         assert [line.split()[0] for line in lines if line[:1].isalpha()][: len(NAMES)] == list(all_methods())
         at = lines.index("eapo  2604.11056")
-        assert lines[at + 2 : at + 4] == ["    requires: entropy", "    options: alpha=0.2, phi=2.0"]
+        assert lines[at + 2 : at + 5] == [
+            "    runs on: TRL, TRL's PPO, verl",
+            "    requires: entropy",
+            "    options: alpha=0.2, phi=2.0",
+        ]
 
     def test_only_some(self) -> None:
         assert [entry["name"] for entry in describe(["erc", "grpo"])] == ["grpo", "erc"]
