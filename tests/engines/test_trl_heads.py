@@ -255,6 +255,27 @@ def test_hidden_states_that_are_no_numbers_are_named_with_the_step(tmp_path: Pat
         scored(trainer, batch)
 
 
+def test_infinite_hidden_states_of_the_first_batch_are_named(tmp_path: Path) -> None:
+    model = tiny.policy()
+    with torch.no_grad():
+        model.model.norm.weight[3] = torch.inf
+    with pytest.raises(NotFiniteError, match=r"Step 1: The hidden states of 17 of 17 tokens are NaN or infinite"):
+        scored(trainer_of(model, tmp_path), tiny.microbatch(4, 1))
+
+
+def test_log_probs_of_full_logits_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    model = tiny.policy()
+    model.__class__ = Shifted  # whose head is none that our operator, or TRL's, can stand in for
+    trainer = trainer_of(model, tmp_path)
+    batch = tiny.microbatch(4, 1)
+    with pytest.warns(UserWarning, match="full logits"):
+        scored(trainer, batch)
+    with torch.no_grad():
+        model.model.norm.weight[3] = torch.nan
+    with pytest.raises(NotFiniteError, match="Step 1: The log-probs of 17 tokens are NaN"):
+        scored(trainer, batch)
+
+
 def test_another_backend_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"entropy_backend must be 'forkwise' or 'trl', got 'forkwize'\. Did you mean"):
         EntropyShapedGRPOConfig(output_dir=str(tmp_path), entropy_backend="forkwize")

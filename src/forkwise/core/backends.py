@@ -46,6 +46,8 @@ def triton_trouble(device: torch.device) -> str | None:
         from forkwise.core.kernels import TritonPasses
     except ImportError as error:
         return f"Triton is not installed ({error}; pip install triton)"
+    except Exception as error:  # a Triton of another kind
+        return f"Triton cannot be imported ({' '.join(f'{type(error).__name__}: {error}'.split())[:200]})"
     try:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             expected, computed = (_trial(kind, device) for kind in (TorchPasses, TritonPasses))

