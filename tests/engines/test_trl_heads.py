@@ -276,6 +276,12 @@ def test_log_probs_of_full_logits_that_are_no_numbers_are_named(tmp_path: Path) 
         scored(trainer, batch)
 
 
+def test_a_head_that_trl_casts_is_left_to_trl(tmp_path: Path) -> None:
+    trainer = trainer_of(tiny.policy(), tmp_path, cast_lm_head_to_fp32=True)
+    with pytest.warns(UserWarning, match=r"TRL's head computes .* forward pass is replaced, as cast_lm_head_to_fp32"):
+        scored(trainer, tiny.microbatch(4, 1))
+
+
 def test_another_backend_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"entropy_backend must be 'forkwise' or 'trl', got 'forkwize'\. Did you mean"):
         EntropyShapedGRPOConfig(output_dir=str(tmp_path), entropy_backend="forkwize")

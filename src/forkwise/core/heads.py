@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -115,7 +115,6 @@ def score_tokens(
     *,
     temperature: float | Tensor = 1.0,
     entropy_grad: bool = True,
-    full_precision: bool = False,
     extras: bool = False,
 ) -> Scores:
     """Runs the model and scores tokens by our operator, in place of the model's last layer.
@@ -127,7 +126,6 @@ def score_tokens(
         head: of this model, from `prove_head`.
         temperature: the number that the logits are divided by, or one per token `(N,)`.
         entropy_grad: whether entropies carry a gradient. It costs nothing where none is sent back through them.
-        full_precision: compute the head outside autocast, in the dtype of its weight.
         extras: compute `sum_p2_log` in the same pass.
     """
 
@@ -135,19 +133,17 @@ def score_tokens(
         if hidden.dim() != 3:
             raise HeadError(f"its head gets a tensor of shape {tuple(hidden.shape)}, not one of rows of tokens")
         picked = hidden[places.rows, hidden.shape[1] + places.columns]
-        cast = torch.autocast(hidden.device.type, enabled=False) if full_precision else nullcontext()
-        with cast:
-            scored = logprob_and_entropy(
-                picked,
-                _whole(layer.weight),
-                places.targets,
-                bias=None if layer.bias is None else _whole(layer.bias),
-                temperature=temperature,
-                entropy_grad=entropy_grad,
-                logit_scale=head.logit_scale,
-                softcap=head.softcap,
-                extras=extras,
-            )
+        scored = logprob_and_entropy(
+            picked,
+            _whole(layer.weight),
+            places.targets,
+            bias=None if layer.bias is None else _whole(layer.bias),
+            temperature=temperature,
+            entropy_grad=entropy_grad,
+            logit_scale=head.logit_scale,
+            softcap=head.softcap,
+            extras=extras,
+        )
         return (scored.logprob, scored.entropy, *([scored.extras.sum_p2_log] if extras else []))
 
     with _in_place_of_head(causal_model(model), scores, _nothing) as answer:
@@ -262,8 +258,10 @@ def _linear_layers(causal: Any) -> list[nn.Linear]:
         raise HeadError("it does not say which layer makes its logits")
     layers = [module for module in embeddings.modules() if isinstance(module, nn.Linear)]
     for layer in layers:
-        if type(layer).forward is not nn.Linear.forward or "forward" in vars(layer):
+        if type(layer).forward is not nn.Linear.forward:
             raise HeadError(f"its head is a {type(layer).__name__}")
+        if "forward" in vars(layer):
+            raise HeadError("its head's forward pass is replaced, as cast_lm_head_to_fp32 does")
     if not layers:
         raise HeadError(f"its head is a {type(embeddings).__name__}")
     return layers
@@ -279,7 +277,6 @@ def prove_head(
     *,
     temperature: float = 1.0,
     precision: torch.dtype | None = None,
-    full_precision: bool = False,
 ) -> Head:
     """Proves on a few tokens that our operator in place of the last layer gives the model's own logits; returns how.
 
@@ -288,7 +285,6 @@ def prove_head(
         ids: `(1, L)`, L at least 2, of real tokens.
         temperature: the number that the logits will be divided by.
         precision: of the arithmetic, where neither weights nor logits show it (autocast).
-        full_precision: see `score_tokens`.
 
     Raises:
         HeadError: it does not, or it cannot be found out; the message goes on after "the head of ... cannot be used:".
@@ -306,7 +302,7 @@ def prove_head(
             if logits.isnan().any():  # broken weights: whoever trains or scores says so
                 return head
             products = _products(model, inputs, shown)
-            scores = score_tokens(model, inputs, places, head, temperature=temperature, full_precision=full_precision)
+            scores = score_tokens(model, inputs, places, head, temperature=temperature)
         except (HeadError, torch.OutOfMemoryError):
             raise
         except HiddenStatesError:  # broken weights again

@@ -116,14 +116,12 @@ class HeadMixin(_Trainer):
                 if way.scorer == "logits":
                     scores = score_by_logits(model, inputs, places, temperature=self.temperature, extras=extras)
                 else:
-                    full = self.args.cast_lm_head_to_fp32
                     scores = score_tokens(
                         model,
                         inputs,
                         places,
                         way.head,
                         temperature=self.temperature,
-                        full_precision=full,
                         extras=extras,
                     )
             if way.scorer == "logits" and bool(scores.logprob.isnan().any()):
@@ -192,7 +190,6 @@ class HeadMixin(_Trainer):
                         ids,
                         temperature=self.temperature,
                         precision=precision,
-                        full_precision=self.args.cast_lm_head_to_fp32,
                     )
             except HeadError as error:
                 reason = f"our operator cannot stand in for its head ({first_line(error)})"
