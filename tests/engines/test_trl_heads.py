@@ -175,6 +175,10 @@ def test_a_trainer_that_computes_them_itself_is_left_alone(tmp_path: Path) -> No
     assert "shaping/entropy_error" not in trainer.state.log_history[0]
 
 
+# What scores a head that no shortcut computes: where TRL has none of its own, its scorer is the full logits.
+SAYS = "the full logits give" if FUSED else "the full logits give|TRL's head computes"
+
+
 class Shifted(transformers.Qwen2ForCausalLM):  # type: ignore[misc]
     """Its logits are neither scaled nor softly capped products, so that no shortcut is right."""
 
@@ -191,8 +195,7 @@ def test_a_head_that_no_shortcut_computes_is_trained_by_its_logits(tmp_path: Pat
     trainer = trainer_of(model, tmp_path, num_iterations=2)
     batch = tiny.microbatch(4, 1, model=twin)
     model.eval()
-    says = "the full logits give|TRL's head computes" if not FUSED else "the full logits give"
-    with pytest.warns(UserWarning, match=rf"For Shifted ({says}).*neither scaled nor softly capped"):
+    with pytest.warns(UserWarning, match=rf"For Shifted ({SAYS}).*neither scaled nor softly capped"):
         logps, entropy, _ = scored(trainer, batch)
     mask = batch["completion_mask"].bool()
     chosen = tiny.exact_logps(twin, batch).gather(2, batch["completion_ids"][..., None])[..., 0]
@@ -268,7 +271,7 @@ def test_log_probs_of_full_logits_that_are_no_numbers_are_named(tmp_path: Path) 
     model.__class__ = Shifted  # whose head is none that our operator, or TRL's, can stand in for
     trainer = trainer_of(model, tmp_path)
     batch = tiny.microbatch(4, 1)
-    with pytest.warns(UserWarning, match="full logits"):
+    with pytest.warns(UserWarning, match=rf"For Shifted ({SAYS})"):
         scored(trainer, batch)
     with torch.no_grad():
         model.model.norm.weight[3] = torch.nan

@@ -80,14 +80,20 @@ class HeadMixin(_Trainer):
         way = self._way(model, input_ids, attention_mask, logits_to_keep, images=images)
         if way.scorer == "trl":
             self._check_extras(way)
-            return super()._get_per_token_logps_and_entropies(
+            scored = super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
-        options = dict(zip(_TEXT, args, strict=False)) | {name: kwargs[name] for name in _TEXT if name in kwargs}
-        try:
-            return self._score_tokens(model, input_ids, attention_mask, logits_to_keep, way, **options)
-        except HiddenStatesError as error:
-            raise NotFiniteError(f"Step {self.state.global_step + 1}: {error}") from error
+        else:
+            options = dict(zip(_TEXT, args, strict=False)) | {name: kwargs[name] for name in _TEXT if name in kwargs}
+            try:
+                scored = self._score_tokens(model, input_ids, attention_mask, logits_to_keep, way, **options)
+            except HiddenStatesError as error:
+                raise NotFiniteError(f"Step {self.state.global_step + 1}: {error}") from error
+        if way.scorer != "forkwise":  # which looks at the hidden states instead, infinite ones too
+            missing = int((scored[0].isnan() & (attention_mask[:, -logits_to_keep:] != 0)).sum())
+            if missing:
+                raise NotFiniteError(f"Step {self.state.global_step + 1}: The log-probs of {missing} tokens are NaN")
+        return scored
 
     def _score_tokens(
         self,
@@ -124,8 +130,6 @@ class HeadMixin(_Trainer):
                         temperature=self.temperature,
                         extras=extras,
                     )
-            if way.scorer == "logits" and bool(scores.logprob.isnan().any()):
-                raise HiddenStatesError(f"The log-probs of {int(scores.logprob.isnan().sum())} tokens are NaN")
             parts.append(scores)
         names = ["logprob", "entropy", *(["sum_p2_log"] if extras else [])]
         logprobs, entropies, *more = (
