@@ -76,6 +76,28 @@ def test_numbers_are_those_of_numpy_where_every_token_is_a_state() -> None:
     assert stratum.factor.value == pytest.approx((grpo * bank.advantage_K)[inside].sum() / (grpo[inside] ** 2).sum())
 
 
+def test_states_count_for_the_tokens_that_they_stand_for() -> None:
+    # Half of the states, drawn with chances of .25 and 1: a token that stands for four counts four times.
+    bank = tabular_bank(20, 6, seed=6)
+    kept = np.arange(0, bank.at_K.size, 2)
+    chance = np.where(kept % 4 == 0, 0.25, 1.0)
+    drawn = replace(
+        bank,
+        at_K=kept,
+        chance_K=chance,
+        advantage_K=bank.advantage_K[kept],
+        error_K=bank.error_K[kept],
+        half_K2=bank.half_K2[kept],
+    )
+    from forkwise.credit.arms import advantages
+
+    x, a = advantages(bank.groups, parse_method("grpo"))[kept], bank.advantage_K[kept]
+    times = np.where(kept % 4 == 0, 4, 1)
+    exact = np.corrcoef(np.repeat(x, times), np.repeat(a, times))[0, 1]
+    assert exact != pytest.approx(np.corrcoef(x, a)[0, 1], abs=1e-3)
+    assert score(drawn).methods[0].alike.r.value == pytest.approx(exact)
+
+
 def test_the_command_prints_and_writes_the_same(tmp_path: Path) -> None:
     write_bank(tmp_path / "b.parquet", tabular_bank(16, 8, noise=0.1))
     given = ["credit", str(tmp_path / "b.parquet"), "--out", str(tmp_path / "o"), "--figure", str(tmp_path / "f.png")]

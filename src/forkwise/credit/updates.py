@@ -46,14 +46,13 @@ def score_updates(table: Path, model: str, arms: Sequence[Arm], options: CreditO
         InputError: something given cannot be used, or there are too few problems or no contrast.
     """
     rows = _rows(table, options.group_size)
+    names = list(dict.fromkeys(map(_problem, rows)))
+    kept = {names[q] for q in half_of(len(names), options.half)}
+    rows = [row for row in rows if _problem(row) in kept]
     temperature = float((rows[0]["sampling"] or {}).get("temperature") or 1.0)
     policy = Policy(model, temperature)
-    prompts = {row["problem_id"].partition("\0")[0]: prompt_ids(policy.tokenizer, row["prompt"]) for row in rows}
+    prompts = {_problem(row): prompt_ids(policy.tokenizer, row["prompt"]) for row in rows}
     groups = make_groups(rows, policy, str(table))
-    names = list(dict.fromkeys(name.partition("\0")[0] for name in groups.problems))
-    kept = {names[q] for q in half_of(len(names), options.half)}
-    inside = [q for q, name in enumerate(groups.problems) if name.partition("\0")[0] in kept]
-    groups, _ = groups.of(np.array(inside, dtype=np.int64))
     _refuse_too_little(groups, kept, table)
     made_MN, placebo = _advantages(groups, arms, options)
     of_all = products(_problems(groups, made_MN, prompts, policy), made_MN.shape[0] - 1, options.group_size)
