@@ -181,7 +181,7 @@ def test_a_head_that_is_trained_beside_adapters_is_the_trained_one() -> None:
 
 RIGHT = (0.0, 1.0)
 LAST_WORD = torch.zeros(len(tiny.WORDS)).index_fill(0, torch.tensor([len(tiny.WORDS) - 1]), -torch.inf)
-# A head, an argument that the operator gets wrong, and what is added to its log-probs and multiplied with its entropies.
+# A head, an argument that the operator gets wrong, what is added to its log-probs, and its entropies multiplied with.
 WRONG: dict[str, tuple[str, float, dict[str, Any], tuple[float, float]]] = {
     "log-probs off by a tenth": ("opt", 1.5, {}, (-0.1, 1.0)),
     "entropies off by a hundredth": ("opt", 1.5, {}, (0.0, 1.01)),
