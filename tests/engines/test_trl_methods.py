@@ -419,6 +419,11 @@ class TestRefused:
         with pytest.raises(InputError, match=f"The method '{name}' compares the answers of a group; PPO has a critic"):
             config(tmp_path, name, cls=EntropyShapedPPOConfig)
 
+    @pytest.mark.parametrize("name", ["empg", "gtpo_trajectory"])
+    def test_rollouts_in_ppo(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(InputError, match=f"'{name}' changes the advantages of a rollout, before PPO's critic"):
+            config(tmp_path, name, cls=EntropyShapedPPOConfig)
+
     def test_ratios_per_sequence_in_ppo(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="importance ratio must be too"):
             config(tmp_path, "gspo", cls=EntropyShapedPPOConfig, num_generations=1)

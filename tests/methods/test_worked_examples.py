@@ -111,6 +111,40 @@ class TestEntropyBalancedAdvantage:
         assert acted("entropy_balanced_advantage", tokens([[2.0]], entropy=[[0.7]])) == [[2.0]]
 
 
+class TestEmpg:
+    """Steps of entropy 1, 2 (after a tool) and 3 are 0, .5 and 1; exp(-H) is 1, .606531, .367879, of mean .658137."""
+
+    def made(self, spec: str = "empg", **more: Any) -> list[list[float]]:
+        columns: dict[str, Any] = {
+            "old_entropy": [[0.5, 1.5, 77.0, 2.0], [3.0, 3.0, 3.0, 88.0]],
+            "mask": [[1, 1, 0, 1], [1, 1, 1, 0]],
+            **more,
+        }
+        return acted(spec, tokens([[1.0] * 4, [-1.0] * 4], **columns))
+
+    def test_example(self) -> None:
+        # 1.519441 + .0606531, .921588 and -.558971, less their mean .647570.
+        first, second = self.made()
+        assert [first[0], first[1], first[3]] == about(0.932524, 0.932524, 0.274018)
+        assert second[:3] == about(*[-1.206541] * 3)
+
+    def test_without_pay_for_the_next_step_only_the_weights_act(self) -> None:
+        # 1.519441, .921588, -.558971: mean .627353.
+        first, second = self.made("empg:zeta=0")
+        assert [first[0], first[3], second[0]] == about(0.892088, 0.294235, -1.186324)
+
+    def test_neutral_parameters_only_take_the_mean_over_steps_away(self) -> None:
+        first, second = self.made("empg:zeta=0,k=0")
+        assert [first[0], first[3], second[0]] == about(2 / 3, 2 / 3, -4 / 3)
+
+    def test_equal_entropies_weigh_alike(self) -> None:
+        first, second = self.made("empg:zeta=0", old_entropy=[[0.7] * 4] * 2)
+        assert [first[0], first[3], second[0]] == about(2 / 3, 2 / 3, -4 / 3)
+
+    def test_no_tokens(self) -> None:
+        assert self.made(mask=[[0] * 4] * 2) == [[1.0] * 4, [-1.0] * 4]
+
+
 class TestGtpoTrajectory:
     """Right 5 6 7 9 and wrong 5 6 8 9 share two tokens at their begin and one at their end; A = 1 and -1, H = .5."""
 

@@ -18,6 +18,7 @@ from forkwise.methods.dcpo import Dcpo
 from forkwise.methods.dppo import Dppo
 from forkwise.methods.eapo import Eapo
 from forkwise.methods.edge_grpo import EdgeGrpo
+from forkwise.methods.empg import Empg
 from forkwise.methods.entropy_advantage import EntropyAdvantage
 from forkwise.methods.erc import Erc
 from forkwise.methods.fipo import Fipo
@@ -109,6 +110,7 @@ _OURS: tuple[type[Method], ...] = (
     EntropyBalancedClip,
     EntropyBalancedAdvantage,
     GtpoTrajectory,
+    Empg,
 )
 """Our methods, in the order in which they are listed."""
 

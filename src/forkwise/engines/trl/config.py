@@ -15,7 +15,7 @@ from forkwise.engines.base import rollout_methods, update_methods
 from forkwise.engines.trl.clip import open_clip
 from forkwise.engines.trl.methods_of_config import MethodSettings, default
 from forkwise.engines.trl.release import TRL
-from forkwise.engines.which import needs_groups
+from forkwise.engines.which import why_not_ppo
 from forkwise.errors import InputError, nearest
 from forkwise.methods import Condition, LossMethod, Scope, settings_of
 
@@ -129,8 +129,8 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
         for method in self._methods or self.methods:
             if self.has_groups:
                 method.check_group_size(int(self.num_generations))
-            if needs_groups(method) and not self.has_groups:
-                raise InputError(f"The method '{method.name}' compares the answers of a group; PPO has a critic.")
+            if not self.has_groups and (why := why_not_ppo(method)):
+                raise InputError(f"The method '{method.name}' {why}.")
             if method.slot == "advantages" and self.multi_objective_aggregation != "sum_then_normalize":
                 raise InputError(
                     f"The method '{method.name}' adds up the weighted rewards: leave multi_objective_aggregation at "
