@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 from batches import rollout, tokens
 
 from forkwise.errors import InputError
-from forkwise.methods import RewardMethod, TokenMethod, Tokens, parse_method, parse_methods
+from forkwise.methods import EntropyTermMethod, RewardMethod, TokenMethod, Tokens, parse_method, parse_methods
 from forkwise.methods.flexible_clip import FlexibleClip
 from forkwise.methods.miner import credits, surprise
 
@@ -143,6 +143,40 @@ class TestEmpg:
 
     def test_no_tokens(self) -> None:
         assert self.made(mask=[[0] * 4] * 2) == [[1.0] * 4, [-1.0] * 4]
+
+
+class TestSiren:
+    """H = .1 .2 .3 .4 .5: the quantile at .8 is .42, so .5 is left; an anchor of .8 is .3 away: .005 x .09 = .00045."""
+
+    def made(self, entropies: list[list[float]], anchor: float, **more: Any) -> tuple[float, list[list[float]]]:
+        method = parse_method("siren")
+        assert isinstance(method, EntropyTermMethod)
+        batch = tokens([[0.0] * len(row) for row in entropies], nucleus_entropy=entropies, **more)
+        value, slopes = method.slopes(dataclasses.replace(batch, states={"siren": {"anchor": anchor}}))
+        return float(value), slopes.tolist()
+
+    def test_example(self) -> None:
+        value, slopes = self.made([[0.1, 0.2, 0.3, 0.4, 0.5, 99.0]], 0.8, mask=[[1, 1, 1, 1, 1, 0]])
+        assert value == pytest.approx(0.00045)
+        assert slopes[0] == about(0, 0, 0, 0, 0.005 * 2 * -0.3, 0)
+
+    def test_the_mean_is_over_the_uncertain_tokens_of_all_completions(self) -> None:
+        # .5 and .9 (of .9 and .1: quantile .74): mean .7, an eighth of a nat below the anchor.
+        entropies, mask = [[0.1, 0.2, 0.3, 0.4, 0.5], [0.9, 0.1, 7, 7, 7]], [[1] * 5, [1, 1, 0, 0, 0]]
+        value, slopes = self.made(entropies, 0.825, mask=mask)
+        assert value == pytest.approx(0.005 / 64)
+        assert [slopes[0][4], slopes[1][0]] == about(-0.000625, -0.000625)
+
+    def test_equal_entropies_and_an_unknown_anchor_pull_nothing(self) -> None:
+        assert self.made([[0.4, 0.4]], 0.8) == (0, [[0, 0]])
+        assert self.made([[0.1, 0.9]], -1.0) == (0, [[0, 0]])
+
+    def test_the_anchor_is_the_first_rollouts(self) -> None:
+        method = parse_method("siren")
+        assert isinstance(method, EntropyTermMethod)
+        batch = tokens([[0.0] * 5], nucleus_entropy=[[0.1, 0.2, 0.3, 0.4, 0.5]])
+        assert method.first_seen(method.entropies(batch), batch) == {"anchor": pytest.approx(0.5)}
+        assert method.next_state({"anchor": 0.5}, 0.1, 0.5) == {"anchor": 0.5}
 
 
 class TestGtpoTrajectory:

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from forkwise.errors import InputError
-from forkwise.methods import LossMethod, Method, Need, Scope, SettingsMethod, TokenMethod, settings_of
+from forkwise.methods import (
+    EntropyTermMethod,
+    LossMethod,
+    Method,
+    Need,
+    Scope,
+    SettingsMethod,
+    TokenMethod,
+    settings_of,
+)
 from forkwise.methods.clips import CLIP
 
 GIVEN_ASYNC = frozenset({Need.ENTROPY, Need.LOGPROBS, Need.OLD_LOGPROBS, Need.PROGRESS})
@@ -42,6 +51,7 @@ def engines_of(kind: type[Method]) -> list[str]:
     if not why_not_async(method):
         names.append("TRL async")
     on_verl = not method.needs() - GIVEN_ON_VERL and not method.first_state()
+    on_verl = on_verl and not isinstance(method, EntropyTermMethod)
     if isinstance(method, SettingsMethod):
         try:
             keys_of_preset(method, longest=1)

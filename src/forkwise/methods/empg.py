@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class Empg(TokenMethod):
     """`A g(H_s) + zeta f(H_next)` at the tokens of a step, less the mean over all steps of the rollout.
 
-    A step is what the policy wrote in one go: a completion without tools is one step. `H_s` is its mean entropy, taken to
-    0 at the rollout's lowest and 1 at its highest; `g = exp(-k H_s) / mean exp(-k H_s)`, and `f = exp(-k_next H_next)`
-    of the completion's next step, if it has one.
+    A step is what the policy wrote in one go: a completion without tools is one step. `H_s` is its mean entropy, taken
+    to 0 at the rollout's lowest and 1 at its highest; `g = exp(-k H_s) / mean exp(-k H_s)`, and
+    `f = exp(-k_next H_next)` of the completion's next step, if it has one.
 
     Args:
         k: at least 0. Larger values let certain steps learn more, and uncertain ones less.

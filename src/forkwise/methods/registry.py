@@ -52,7 +52,9 @@ from forkwise.methods.qae import Qae
 from forkwise.methods.reinforce import Nsr, Psr, WeightedReinforce
 from forkwise.methods.repo_r import RepoR
 from forkwise.methods.rloo import Rloo
+from forkwise.methods.siren import Siren
 from forkwise.methods.steer import Steer
+from forkwise.methods.terms import EntropyTermMethod
 from forkwise.methods.ucpo import Ucpo
 from forkwise.methods.unlikeliness import Unlikeliness
 from forkwise.plugins import with_plugins
@@ -111,6 +113,7 @@ _OURS: tuple[type[Method], ...] = (
     EntropyBalancedAdvantage,
     GtpoTrajectory,
     Empg,
+    Siren,
 )
 """Our methods, in the order in which they are listed."""
 
@@ -118,6 +121,7 @@ _STAGES: dict[str, type[Method]] = {
     "settings": SettingsMethod,
     "reward": RewardMethod,
     "loss": LossMethod,
+    "entropy": EntropyTermMethod,
     "token": TokenMethod,
 }
 """Where in a training step a method acts, by its class; the first that fits."""

@@ -17,7 +17,7 @@ from forkwise.engines.trl.methods_of_config import MethodSettings, default
 from forkwise.engines.trl.release import TRL
 from forkwise.engines.which import why_not_ppo
 from forkwise.errors import InputError, nearest
-from forkwise.methods import Condition, LossMethod, Scope, settings_of
+from forkwise.methods import Condition, EntropyTermMethod, LossMethod, Scope, settings_of
 
 ENTROPY_BACKENDS = ("forkwise", "trl")
 _OTHER_WEIGHTS = ("sapo", "vespo")  # losses of TRL whose weight of a token is not its ratio
@@ -141,6 +141,12 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
                     f"The method '{method.name}' adds a term whose gradient is right only where the loss weighs each "
                     f"token by its own ratio, which loss_type={self.loss_type!r} with importance_sampling_level="
                     f"{self.importance_sampling_level!r} does not: use 'dapo' (or another of GRPO's) and 'token'."
+                )
+            bonus = any(getattr(self, name, None) for name in ("entropy_coef", "use_adaptive_entropy"))
+            if isinstance(method, EntropyTermMethod) and bonus:
+                raise InputError(
+                    f"The method '{method.name}' and TRL's entropy bonus (entropy_coef, use_adaptive_entropy) both "
+                    "give the entropy a gradient: leave one of them out."
                 )
             steps, updates = self.gradient_accumulation_steps, self.steps_per_generation * self.num_iterations
             if Condition.OFF_POLICY in method.holds_under() and steps % updates == 0:
