@@ -130,8 +130,8 @@ def trls(model: Any, right: tuple[Any, Any]) -> str:
     try:
         add_fused_lm_head(model, outputs=("log_probs", "entropy"))
         with torch.no_grad():
-            out = model(input_ids=IDS, attention_mask=torch.ones_like(IDS), labels=IDS, fused_lm_head=True)
-        return difference((out.log_probs[0], out.entropy[0]), right)
+            output = model(input_ids=IDS, attention_mask=torch.ones_like(IDS), labels=IDS, fused_lm_head=True)
+        return difference((output.log_probs[0], output.entropy[0]), right)
     except Exception as error:  # whatever happens is the answer
         return f"fails ({type(error).__name__})"
 
@@ -157,10 +157,10 @@ def main() -> None:
     print("| model | our operator | TRL's head |\n|---|---|---|")
     rows = []
     for kind in sorted(kinds):
-        if found := row(kind):
-            print(f"| {found.name} (`{found.kind}`) | {found.ours} | {found.trl} |", flush=True)
-            rows.append(found)
-    counts = [sum(getattr(found, who).startswith("right") for found in rows) for who in ("ours", "trl")]
+        if line := row(kind):
+            print(f"| {line.name} (`{line.kind}`) | {line.ours} | {line.trl} |", flush=True)
+            rows.append(line)
+    counts = [sum(getattr(line, who).startswith("right") for line in rows) for who in ("ours", "trl")]
     print(
         f"\ntransformers {transformers.__version__}: {len(rows)} types, right {counts[0]} (ours), {counts[1]} (TRL's)"
     )

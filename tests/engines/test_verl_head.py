@@ -54,10 +54,10 @@ def test_values_and_gradients_are_those_of_the_models_logits(make: Any) -> None:
     ours, exact = with_head(make().eval(), HEAD), make().double().eval()
     draw = torch.Generator().manual_seed(1)
     weights = torch.randn(2, *IDS.shape, generator=draw)
-    found, right = by_head(ours), by_softmax(exact)
-    for number, expected in zip(found, right, strict=True):
+    results, right = by_head(ours), by_softmax(exact)
+    for number, expected in zip(results, right, strict=True):
         torch.testing.assert_close(number.double(), expected, rtol=1e-5, atol=2e-5)
-    for pair in (found, right):
+    for pair in (results, right):
         (pair[0] * weights[0] + pair[1] * weights[1]).sum().backward()
     for mine, theirs in zip(ours.parameters(), exact.parameters(), strict=True):
         torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-4, atol=2e-5)
