@@ -61,6 +61,7 @@ class TestIsTheSameHoweverTheUpdateIsCut:
         "edge_grpo": "edge_grpo",
         "m2po": "m2po:largest=1e-4",
         "opefo": "opefo",
+        "siren": "siren:coef=1",
     }
 
     def test_all_methods_that_select_are_tested(self) -> None:
@@ -146,6 +147,16 @@ class TestIsTheSameHoweverTheUpdateIsCut:
             assert halves[0][1] == pytest.approx(metrics, rel=1e-5), spec
             assert halves[1][1] == pytest.approx(metrics, rel=1e-5), spec
             torch.testing.assert_close(torch.cat([half[0] for half in halves]), advantages, msg=spec)
+
+    @pytest.mark.slow
+    def test_a_term_on_two_processes(self, tmp_path: Path) -> None:
+        run_in_two(Path(__file__).with_name("term_on_one_of_two.py"), tmp_path)
+        import term_on_one_of_two as script_module
+
+        alone = script_module.gradient(tmp_path, 0, 1)
+        assert float(alone.norm()) > 0.01
+        for rank in (0, 1):
+            assert relative(torch.load(tmp_path / f"rank{rank}.pt"), alone) < GRADIENT_TOLERANCE
 
 
 class TestTheLossIsFedWithWhatTheMethodMakes:
@@ -282,6 +293,63 @@ class TestTheLossIsFedWithWhatTheMethodMakes:
         (_, gradient), (_, want) = loss_and_gradient(trainer, *batches), loss_and_gradient(stock, *fed)
         assert relative(gradient, want) < GRADIENT_TOLERANCE
 
+    @pytest.mark.parametrize("spec", ["siren:coef=0.5", "siren:coef=0.5,top_p=1"])
+    def test_a_term_has_the_gradient_of_the_entropies(self, tmp_path: Path, spec: str) -> None:
+        """Beside stock TRL: the term of two micro-batches by autograd of the full logits, with an anchor of half."""
+        options = {"gradient_accumulation_steps": 2, "learning_rate": 1e-3}
+        trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=[spec], **options)
+        stock = make(GRPOTrainer, tmp_path, **options)
+        trainer._method_states.states = {"siren": {"anchor": 0.5}}
+        twin = tiny.policy()
+        batches = with_rows(tiny.microbatch(4, 1, model=twin), tiny.microbatch(4, 2, model=twin))
+        uncertain = []
+        for batch in batches:
+            logp = exact_logps_with_gradient(stock.model, batch)
+            for row, mask in zip(logp, batch["completion_mask"].bool(), strict=True):
+                values = torch.stack([nucleus_of(token, 0.8 if "top_p" not in spec else 1.0) for token in row[mask]])
+                uncertain.append(values[values > values.detach().quantile(0.8)])
+        term = 0.5 * (torch.cat(uncertain).mean() - 0.5) ** 2
+        assert sum(map(len, uncertain)) > 4
+        term.backward()
+        of_term = torch.cat([p.grad.flatten().float() for p in stock.model.parameters() if p.grad is not None])
+        stock.model.zero_grad()
+        trainer._buffered_inputs = batches
+        (loss, gradient), (plain, without) = loss_and_gradient(trainer, *batches), loss_and_gradient(stock, *batches)
+        torch.testing.assert_close(loss.sum(), plain.sum() + float(term.detach()), rtol=1e-5, atol=1e-5)
+        assert relative(gradient, without + of_term) < GRADIENT_TOLERANCE
+        assert relative(without, without + of_term) > 0.02, "choose another seed: the term has no weight"
+
+    def test_siren_is_anchored_at_the_first_rollout(self, tmp_path: Path) -> None:
+        """The anchor is the first policy's own mean and stays; nothing is pulled before something is learned."""
+        seen = []
+
+        class Spy(EntropyShapedGRPOTrainer):
+            def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+                seen.append((super()._generate_and_score_completions(inputs), twin_of(self)))
+                return seen[-1][0]
+
+        steps = {"max_steps": 3, "learning_rate": 0.01, "per_device_train_batch_size": 8}
+        trainer = make(Spy, tmp_path, method=["siren:coef=1"], **steps)
+        updates_of(trainer)
+        (batch, twin), *_ = seen
+        chosen = []
+        for row, mask in zip(tiny.exact_logps(twin, batch), batch["completion_mask"].bool(), strict=True):
+            values = torch.stack([nucleus_of(token, 0.8) for token in row[mask]])
+            chosen.append(values[values > values.quantile(0.8)])
+        rows = [row for row in trainer.state.log_history if "method/siren/anchor" in row]
+        want = float(torch.cat(chosen).mean())
+        assert [row["method/siren/anchor"] for row in rows] == pytest.approx([want] * 3, abs=1e-4)
+        shifts = [row["method/siren/shift"] for row in rows]
+        assert shifts[0] < 1e-3 < min(shifts[1:])
+
+    def test_a_term_needs_a_head_with_the_nucleus_and_no_other_bonus(self, tmp_path: Path) -> None:
+        trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=["siren"], entropy_backend="trl", max_steps=1)
+        with pytest.raises(InputError, match="'siren' needs the entropy of the nucleus, which TRL's own head does not"):
+            trainer.train()
+        if hasattr(config(tmp_path), "entropy_coef"):
+            with pytest.raises(InputError, match="'siren' and TRL's entropy bonus .* both give the entropy a gradient"):
+                config(tmp_path, "siren", "entropy_bonus")
+
     def test_dcpo_gets_the_log_probs_at_its_temperature(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         seen = []
 
@@ -319,6 +387,26 @@ class TestTheLossIsFedWithWhatTheMethodMakes:
         trainer._buffered_inputs = batches = with_rows(tiny.microbatch())
         with pytest.raises(InputError, match="'opefo' needs the sum of .* which TRL's own head does not give"):
             loss_and_gradient(trainer, *batches)
+
+
+def exact_logps_with_gradient(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+    ids, mask = (torch.cat([batch[f"prompt_{k}"], batch[f"completion_{k}"]], dim=1) for k in ("ids", "mask"))
+    n = batch["completion_ids"].size(1)
+    logits = model(input_ids=ids, attention_mask=mask).logits[:, -n - 1 : -1]
+    return (logits.double() / tiny.TEMPERATURE).log_softmax(dim=-1)
+
+
+def nucleus_of(logp: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The entropy of the likeliest tokens that together have at most `top_p`, one after the other."""
+    order = logp.detach().argsort(descending=True).tolist()
+    total, inside = 0.0, []
+    for token in order:
+        total += float(logp[token].detach().exp())
+        if inside and total > top_p + 1e-12:
+            break
+        inside.append(token)
+    q = logp[inside].log_softmax(dim=0)
+    return -(q.exp() * q).sum()
 
 
 def twin_of(trainer: GRPOTrainer) -> torch.nn.Module:
@@ -417,6 +505,11 @@ class TestRefused:
     @pytest.mark.parametrize("name", ["rloo", "gtpo", "grpo", "dr_grpo"])
     def test_groups_in_ppo(self, tmp_path: Path, name: str) -> None:
         with pytest.raises(InputError, match=f"The method '{name}' compares the answers of a group; PPO has a critic"):
+            config(tmp_path, name, cls=EntropyShapedPPOConfig)
+
+    @pytest.mark.parametrize("name", ["empg", "gtpo_trajectory"])
+    def test_rollouts_in_ppo(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(InputError, match=f"'{name}' changes the advantages of a rollout, before PPO's critic"):
             config(tmp_path, name, cls=EntropyShapedPPOConfig)
 
     def test_ratios_per_sequence_in_ppo(self, tmp_path: Path) -> None:
@@ -565,4 +658,4 @@ def test_a_method_is_given_all_that_it_requires(tmp_path: Path, scope: Scope) ->
 
 
 def test_stages_are_all_used() -> None:
-    assert {entry["stage"] for entry in describe()} == {"settings", "reward", "token", "loss"}
+    assert {entry["stage"] for entry in describe()} == {"settings", "reward", "token", "loss", "entropy"}

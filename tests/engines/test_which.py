@@ -24,7 +24,9 @@ NAMES = sorted(all_methods())
         ("clip_higher", ["TRL", "TRL's PPO", "verl"]),
         ("dynamic_sampling", ["TRL"]),
         ("opefo", ["TRL", "TRL's PPO"]),  # needs sum p^2 (log p + H)
+        ("gtpo_trajectory", ["TRL", "verl"]),  # changes the advantages before a critic makes them
         ("dcpo", ["TRL"]),  # groups, and a second temperature
+        ("siren", ["TRL", "TRL's PPO"]),  # a term of the loss
         ("gspo", ["TRL", "verl"]),  # one ratio per answer, where PPO's advantages are per token
     ],
 )

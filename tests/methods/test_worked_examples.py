@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 from batches import rollout, tokens
 
 from forkwise.errors import InputError
-from forkwise.methods import RewardMethod, TokenMethod, Tokens, parse_method, parse_methods
+from forkwise.methods import EntropyTermMethod, RewardMethod, TokenMethod, Tokens, parse_method, parse_methods
 from forkwise.methods.flexible_clip import FlexibleClip
 from forkwise.methods.miner import credits, surprise
 
@@ -109,6 +109,74 @@ class TestEntropyBalancedAdvantage:
     def test_equal_entropies_change_nothing(self) -> None:
         assert acted("entropy_balanced_advantage", tokens([[1.0, -1.0]], entropy=[[0.7, 0.7]])) == [[1.0, -1.0]]
         assert acted("entropy_balanced_advantage", tokens([[2.0]], entropy=[[0.7]])) == [[2.0]]
+
+
+class TestEmpg:
+    """Steps of entropy 1, 2 (after a tool) and 3 are 0, .5 and 1; exp(-H) is 1, .606531, .367879, of mean .658137."""
+
+    def made(self, spec: str = "empg", **more: Any) -> list[list[float]]:
+        columns: dict[str, Any] = {
+            "old_entropy": [[0.5, 1.5, 77.0, 2.0], [3.0, 3.0, 3.0, 88.0]],
+            "mask": [[1, 1, 0, 1], [1, 1, 1, 0]],
+            **more,
+        }
+        return acted(spec, tokens([[1.0] * 4, [-1.0] * 4], **columns))
+
+    def test_example(self) -> None:
+        # 1.519441 + .0606531, .921588 and -.558971, less their mean .647570.
+        first, second = self.made()
+        assert [first[0], first[1], first[3]] == about(0.932524, 0.932524, 0.274018)
+        assert second[:3] == about(*[-1.206541] * 3)
+
+    def test_without_pay_for_the_next_step_only_the_weights_act(self) -> None:
+        # 1.519441, .921588, -.558971: mean .627353.
+        first, second = self.made("empg:zeta=0")
+        assert [first[0], first[3], second[0]] == about(0.892088, 0.294235, -1.186324)
+
+    def test_neutral_parameters_only_take_the_mean_over_steps_away(self) -> None:
+        first, second = self.made("empg:zeta=0,k=0")
+        assert [first[0], first[3], second[0]] == about(2 / 3, 2 / 3, -4 / 3)
+
+    def test_equal_entropies_weigh_alike(self) -> None:
+        first, second = self.made("empg:zeta=0", old_entropy=[[0.7] * 4] * 2)
+        assert [first[0], first[3], second[0]] == about(2 / 3, 2 / 3, -4 / 3)
+
+    def test_no_tokens(self) -> None:
+        assert self.made(mask=[[0] * 4] * 2) == [[1.0] * 4, [-1.0] * 4]
+
+
+class TestSiren:
+    """H = .1 .2 .3 .4 .5: the quantile at .8 is .42, so .5 is left; an anchor of .8 is .3 away: .005 x .09 = .00045."""
+
+    def made(self, entropies: list[list[float]], anchor: float, **more: Any) -> tuple[float, list[list[float]]]:
+        method = parse_method("siren")
+        assert isinstance(method, EntropyTermMethod)
+        batch = tokens([[0.0] * len(row) for row in entropies], nucleus_entropy=entropies, **more)
+        value, slopes = method.slopes(dataclasses.replace(batch, states={"siren": {"anchor": anchor}}))
+        return float(value), slopes.tolist()
+
+    def test_example(self) -> None:
+        value, slopes = self.made([[0.1, 0.2, 0.3, 0.4, 0.5, 99.0]], 0.8, mask=[[1, 1, 1, 1, 1, 0]])
+        assert value == pytest.approx(0.00045)
+        assert slopes[0] == about(0, 0, 0, 0, 0.005 * 2 * -0.3, 0)
+
+    def test_the_mean_is_over_the_uncertain_tokens_of_all_completions(self) -> None:
+        # .5 and .9 (of .9 and .1: quantile .74): mean .7, an eighth of a nat below the anchor.
+        entropies, mask = [[0.1, 0.2, 0.3, 0.4, 0.5], [0.9, 0.1, 7, 7, 7]], [[1] * 5, [1, 1, 0, 0, 0]]
+        value, slopes = self.made(entropies, 0.825, mask=mask)
+        assert value == pytest.approx(0.005 / 64)
+        assert [slopes[0][4], slopes[1][0]] == about(-0.000625, -0.000625)
+
+    def test_equal_entropies_and_an_unknown_anchor_pull_nothing(self) -> None:
+        assert self.made([[0.4, 0.4]], 0.8) == (0, [[0, 0]])
+        assert self.made([[0.1, 0.9]], -1.0) == (0, [[0, 0]])
+
+    def test_the_anchor_is_the_first_rollouts(self) -> None:
+        method = parse_method("siren")
+        assert isinstance(method, EntropyTermMethod)
+        batch = tokens([[0.0] * 5], nucleus_entropy=[[0.1, 0.2, 0.3, 0.4, 0.5]])
+        assert method.first_seen(method.entropies(batch), batch) == {"anchor": pytest.approx(0.5)}
+        assert method.next_state({"anchor": 0.5}, 0.1, 0.5) == {"anchor": 0.5}
 
 
 class TestGtpoTrajectory:

@@ -18,6 +18,7 @@ from forkwise.methods.dcpo import Dcpo
 from forkwise.methods.dppo import Dppo
 from forkwise.methods.eapo import Eapo
 from forkwise.methods.edge_grpo import EdgeGrpo
+from forkwise.methods.empg import Empg
 from forkwise.methods.entropy_advantage import EntropyAdvantage
 from forkwise.methods.erc import Erc
 from forkwise.methods.fipo import Fipo
@@ -51,7 +52,9 @@ from forkwise.methods.qae import Qae
 from forkwise.methods.reinforce import Nsr, Psr, WeightedReinforce
 from forkwise.methods.repo_r import RepoR
 from forkwise.methods.rloo import Rloo
+from forkwise.methods.siren import Siren
 from forkwise.methods.steer import Steer
+from forkwise.methods.terms import EntropyTermMethod
 from forkwise.methods.ucpo import Ucpo
 from forkwise.methods.unlikeliness import Unlikeliness
 from forkwise.plugins import with_plugins
@@ -109,6 +112,8 @@ _OURS: tuple[type[Method], ...] = (
     EntropyBalancedClip,
     EntropyBalancedAdvantage,
     GtpoTrajectory,
+    Empg,
+    Siren,
 )
 """Our methods, in the order in which they are listed."""
 
@@ -116,6 +121,7 @@ _STAGES: dict[str, type[Method]] = {
     "settings": SettingsMethod,
     "reward": RewardMethod,
     "loss": LossMethod,
+    "entropy": EntropyTermMethod,
     "token": TokenMethod,
 }
 """Where in a training step a method acts, by its class; the first that fits."""

@@ -7,14 +7,31 @@ from typing import Any
 
 import torch
 
-from forkwise.engines.base import ActionLog, needs, quoted, reward_methods, rollout_methods, update_methods
+from forkwise.engines.base import (
+    ActionLog,
+    entropy_terms,
+    needs,
+    quoted,
+    reward_methods,
+    rollout_methods,
+    update_methods,
+)
 from forkwise.engines.states import MethodStates
 from forkwise.engines.trl.guard import sees_rollouts
 from forkwise.engines.trl.head import IMAGES, HeadMixin
 from forkwise.engines.trl.refill import RefillMixin
 from forkwise.engines.trl.release import HOST, not_shaped
-from forkwise.engines.trl.update import CORRECT, EARLY_ADVANTAGES, GROUPS, OLD_ENTROPY, POSITIONS, Moment, token_mask
-from forkwise.engines.whole_update import run_on_whole_update
+from forkwise.engines.trl.update import (
+    CORRECT,
+    EARLY_ADVANTAGES,
+    GROUPS,
+    OLD_ENTROPY,
+    POSITIONS,
+    Moment,
+    local_tokens,
+    token_mask,
+)
+from forkwise.engines.whole_update import gather_update, run_on_whole_update
 from forkwise.errors import InputError
 from forkwise.methods import Method, Need, Rollout, Tokens
 from forkwise.methods.chain import run_reward_methods
@@ -64,7 +81,7 @@ class RolloutMixin(HeadMixin, RefillMixin):
         required = needs(early)
         logprobs, entropy = batch.get("old_per_token_logps"), None
         off_policy = logprobs is not None
-        later = needs(update_methods(methods))
+        later = needs([*update_methods(methods), *entropy_terms(methods)])
         keep = Need.OLD_ENTROPY in later and off_policy
         if keep or required & _ENTROPIES or (required & _LOGPROBS and logprobs is None):
             logprobs, entropy = self._score(batch)
@@ -72,6 +89,7 @@ class RolloutMixin(HeadMixin, RefillMixin):
             batch[OLD_ENTROPY] = entropy
         if Need.GROUPS in later:
             batch[GROUPS] = rows // self.num_generations
+        self._show_first_rollout(batch, methods)
         if not (early or Need.CORRECT in later):
             return
         rewards = self._total_rewards(f"the methods {quoted(methods)} need")
@@ -81,6 +99,19 @@ class RolloutMixin(HeadMixin, RefillMixin):
             batch["advantages"] = batch[EARLY_ADVANTAGES] = self._early_advantages(
                 batch, methods, rewards, logprobs, entropy
             )
+
+    def _show_first_rollout(self, batch: dict[str, Any], methods: Sequence[Method]) -> None:
+        """Lets methods with a term see the rollout before anything is learned, if they have not seen one."""
+        states = self._method_states
+        new = [m for m in entropy_terms(methods) if (first := m.first_state()) and states.states[m.name] == first]
+        if not new:
+            return
+        logprobs, entropy = self._score(batch)
+        more = (self._sum_p2_log, self._nucleus_entropy)
+        tokens = local_tokens(batch, batch["advantages"], logprobs, entropy, needs(new), self._moment(), *more)
+        whole = gather_update([tokens], [batch[POSITIONS]], self.accelerator).tokens
+        for method in new:
+            states.know(method.name, method.first_seen(method.entropies(whole), whole))
 
     def _early_advantages(
         self, batch: dict[str, Any], methods: Sequence[Method], rewards: torch.Tensor, logprobs: Any, entropy: Any
