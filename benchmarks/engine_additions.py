@@ -3,8 +3,9 @@
     python benchmarks/engine_additions.py [siren ...]
 
 Runs of the embedded model on Countdown take turns, one step each: a rollout of 32 completions (8 prompts) and an
-update. Time is CPU seconds without the generation, which is the same in all; the ratio is the median over the pairs of
-a step with the method and a step without. Memory is the largest that PyTorch's CPU allocator held, of tensors, in the step.
+update. Time is CPU seconds without the generation, which is the same in all; the ratio is the median over the
+pairs of a step with the method and a step without. Memory is the largest that PyTorch's CPU allocator held, of
+tensors, in the step.
 """
 
 from __future__ import annotations
