@@ -144,8 +144,8 @@ def trls(model: Any, right: tuple[Any, Any]) -> str:
     try:
         add_fused_lm_head(model, outputs=("log_probs", "entropy"))
         with torch.no_grad():
-            out = model(input_ids=IDS, attention_mask=torch.ones_like(IDS), labels=IDS, fused_lm_head=True)
-        return difference((out.log_probs[0], out.entropy[0]), right)
+            output = model(input_ids=IDS, attention_mask=torch.ones_like(IDS), labels=IDS, fused_lm_head=True)
+        return difference((output.log_probs[0], output.entropy[0]), right)
     except Exception as error:  # whatever happens is the answer
         return f"fails ({type(error).__name__})"
 
@@ -172,10 +172,10 @@ def main() -> None:
     print("| model | our operator | in bfloat16 | TRL's head |\n|---|---|---|---|")
     rows = []
     for kind in sorted(kinds):
-        if found := row(kind):
-            print(f"| {found.name} (`{found.kind}`) | {found.ours} | {found.bfloat16} | {found.trl} |", flush=True)
-            rows.append(found)
-    counts = [sum(getattr(found, who).startswith(("right", "proved")) for found in rows) for who in COLUMNS]
+        if line := row(kind):
+            print(f"| {line.name} (`{line.kind}`) | {line.ours} | {line.bfloat16} | {line.trl} |", flush=True)
+            rows.append(line)
+    counts = [sum(getattr(line, who).startswith(("right", "proved")) for line in rows) for who in COLUMNS]
     print(
         f"\ntransformers {transformers.__version__}: {len(rows)} types, right {counts[0]} (ours), {counts[2]} (TRL's); "
         f"proved in bfloat16 {counts[1]}"

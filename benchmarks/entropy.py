@@ -99,8 +99,10 @@ def trl_logits() -> Function:
     from trl.trainer.utils import selective_log_softmax_and_entropy
 
     def function(h: Any, w: Any, y: Any, mode: str) -> tuple[Any, Any]:
-        out: tuple[Any, Any] = selective_log_softmax_and_entropy(h @ w.t(), y, entropy_requires_grad=mode == "entropy")
-        return out
+        scores: tuple[Any, Any] = selective_log_softmax_and_entropy(
+            h @ w.t(), y, entropy_requires_grad=mode == "entropy"
+        )
+        return scores
 
     return function
 
@@ -206,8 +208,8 @@ def measure(function: Function | None, case: Case) -> dict[str, Any]:
             return bare_products(hidden, weight, case.mode)
         if case.mode == "forward":
             with torch.no_grad():
-                out = function(hidden, weight, targets, case.mode)
-            return sum(int(x.nbytes) for x in out)
+                scores = function(hidden, weight, targets, case.mode)
+            return sum(int(x.nbytes) for x in scores)
         hidden.grad = weight.grad = None
         hidden.requires_grad_()
         weight.requires_grad_()
@@ -233,7 +235,7 @@ def measure(function: Function | None, case: Case) -> dict[str, Any]:
 
 def worker(name: str, threads: int) -> None:
     """Answers the cases on stdin, one JSON line each, from a fork of this process."""
-    out = os.fdopen(os.dup(1), "w")
+    stdout = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not mix with the answers
     try:
         import torch
@@ -243,9 +245,9 @@ def worker(name: str, threads: int) -> None:
         function = implementation.load() if implementation.load else None
         version = importlib.metadata.version(implementation.package)
     except ImportError as error:
-        print(json.dumps({"missing": str(error)}), file=out, flush=True)
+        print(json.dumps({"missing": str(error)}), file=stdout, flush=True)
         return
-    print(json.dumps({"version": f"{implementation.package} {version}"}), file=out, flush=True)
+    print(json.dumps({"version": f"{implementation.package} {version}"}), file=stdout, flush=True)
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
@@ -253,11 +255,11 @@ def worker(name: str, threads: int) -> None:
                 result = measure(function, Case(**json.loads(line)))
             except Exception as error:  # the row says so, and the others go on
                 result = {"error": f"{type(error).__name__}: {error}"}
-            print(json.dumps(result), file=out, flush=True)
+            print(json.dumps(result), file=stdout, flush=True)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if status:
-            print(json.dumps({"error": f"killed (status {status}): out of memory?"}), file=out, flush=True)
+            print(json.dumps({"error": f"killed (status {status}): out of memory?"}), file=stdout, flush=True)
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
@@ -307,7 +309,7 @@ def run(threads: int, dtypes: Sequence[str], shape: tuple[int, int, int], calls:
                     continue  # the same products as with the entropy detached
                 answers.setdefault(name, []).append(process.hello if "missing" in process.hello else process.run(case))
             print(f"{threads} thread(s), {dtype}, {title}: done", file=sys.stderr, flush=True)
-            rows += [summary(Row(name, threads, dtype, mode), found) for name, found in answers.items()]
+            rows += [summary(Row(name, threads, dtype, mode), answer) for name, answer in answers.items()]
     versions = sorted({p.hello["version"] for p in processes.values() if "version" in p.hello})
     for process in processes.values():
         process.close()
@@ -345,7 +347,7 @@ class Target:
 
 def targets(rows: list[Row]) -> list[Target]:
     """What we promise of our own rows, with what was measured."""
-    out = []
+    lines = []
     for ours in (row for row in rows if row.implementation == OURS and row.cpu_s is not None):
         same = {
             row.implementation: row.cpu_s
@@ -376,11 +378,11 @@ def targets(rows: list[Row]) -> list[Target]:
             elif name == "logits + log_softmax":
                 limits[f"time / {name}"] = ours.cpu_s / seconds, 1.0
         limits["extra memory, MB"] = ours.extra_mb, 64.0
-        out += [
+        lines += [
             Target(ours.dtype, ours.threads, f"{MODES[ours.mode]}: {what}", value, limit)
             for what, (value, limit) in limits.items()
         ]
-    return out
+    return lines
 
 
 def show(rows: list[Row], promised: list[Target]) -> None:
@@ -389,14 +391,14 @@ def show(rows: list[Row], promised: list[Target]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    found = {(row.implementation, row.threads, row.dtype, row.mode): row for row in rows}
+    by_case = {(row.implementation, row.threads, row.dtype, row.mode): row for row in rows}
     console = Console(width=160, markup=False, highlight=False)
     for threads in sorted({row.threads for row in rows}):
         for dtype in dict.fromkeys(row.dtype for row in rows):
             console.print(f"\n{dtype}, {threads} thread(s): CPU s / wall s / extra MB\n")
             table = Table("implementation", *MODES.values(), box=box.MARKDOWN)
             for name in IMPLEMENTATIONS:
-                cells = [cell(found.get((name, threads, dtype, mode))) for mode in MODES]
+                cells = [cell(by_case.get((name, threads, dtype, mode))) for mode in MODES]
                 table.add_row(name, *cells)
             console.print(table)
     console.print("\ntargets, stated for the default size: ratios of CPU seconds, and MB\n")
@@ -448,8 +450,8 @@ def main() -> None:
     rows: list[Row] = []
     versions: list[str] = []
     for threads in args.threads:
-        found, versions = run(threads, args.dtype, shape, args.calls or (5 if args.small else 1))
-        rows += found
+        measured, versions = run(threads, args.dtype, shape, args.calls or (5 if args.small else 1))
+        rows += measured
     promised = targets(rows)
     setting = dict(zip(("tokens", "dim", "vocab"), shape, strict=True))
     print(f"{setting}, {cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {', '.join(versions)}")

@@ -42,9 +42,9 @@ def test_values_and_gradients_are_those_of_the_models_own_logits(name: str, scal
     expected = by_softmax(model)
     ((expected[0] * SHIFT).sum() + 0.3 * (expected[1] * SHIFT).sum()).backward()
     gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-    found = [score_tokens(model, inputs, PLACES, prove_head(model, few()), temperature=TEMPERATURE)]
-    found.append(score_by_logits(model, inputs, PLACES, temperature=TEMPERATURE))
-    for scores in found:
+    scored = [score_tokens(model, inputs, PLACES, prove_head(model, few()), temperature=TEMPERATURE)]
+    scored.append(score_by_logits(model, inputs, PLACES, temperature=TEMPERATURE))
+    for scores in scored:
         model.zero_grad()
         for ours, right in zip(scores, expected, strict=False):
             torch.testing.assert_close(ours, right, rtol=1e-9, atol=1e-11)

@@ -96,13 +96,13 @@ def test_the_message_gives_the_two_numbers(tmp_path: Path) -> None:
     exact = model(input_ids=ids).logits[0, :-1].double().log_softmax(-1)
     chosen = exact.gather(1, ids[0, 1:, None])[:, 0]
     entropy = -(exact.exp() * exact).sum(-1)
-    found = compare_head(model, ids, lambda _: (chosen + 1, entropy))
-    assert found is not None
-    assert (found.quantity, found.scaled) == ("log-probability", False)
-    assert found.shortcut - found.logits == pytest.approx(1, abs=1e-5)
-    assert any(abs(found.logits - value) < 1e-5 for value in chosen.tolist())
-    said = f"the log-probability of a token is {found.shortcut:.3f} nats where the logits of Qwen2ForCausalLM give"
-    assert str(found).startswith(said)
+    message = compare_head(model, ids, lambda _: (chosen + 1, entropy))
+    assert message is not None
+    assert (message.quantity, message.scaled) == ("log-probability", False)
+    assert message.shortcut - message.logits == pytest.approx(1, abs=1e-5)
+    assert any(abs(message.logits - value) < 1e-5 for value in chosen.tolist())
+    said = f"the log-probability of a token is {message.shortcut:.3f} nats where the logits of Qwen2ForCausalLM give"
+    assert str(message).startswith(said)
 
 
 def test_the_comparison_leaves_nothing_behind() -> None:

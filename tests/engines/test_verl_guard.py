@@ -48,8 +48,8 @@ def experimental(name: str, *overrides: str) -> DictConfig:
 
 def underlying(actor: Any) -> type:
     """The class behind a Ray actor, after the journey to another process."""
-    found: type = cloudpickle.loads(cloudpickle.dumps(actor.__ray_metadata__.modified_class))
-    return found
+    actor_class: type = cloudpickle.loads(cloudpickle.dumps(actor.__ray_metadata__.modified_class))
+    return actor_class
 
 
 HEAD = "actor_rollout_ref.model.fused_kernel_options.impl_backend=forkwise"

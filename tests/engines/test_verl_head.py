@@ -57,10 +57,10 @@ def test_values_and_gradients_are_those_of_the_models_logits(make: Any) -> None:
     ours, exact = with_head(make().eval(), HEAD), make().double().eval()
     draw = torch.Generator().manual_seed(1)
     weights = torch.randn(2, *IDS.shape, generator=draw)
-    found, right = by_head(ours), by_softmax(exact)
-    for number, expected in zip(found, right, strict=True):
+    results, right = by_head(ours), by_softmax(exact)
+    for number, expected in zip(results, right, strict=True):
         torch.testing.assert_close(number.double(), expected, rtol=1e-5, atol=2e-5)
-    for pair in (found, right):
+    for pair in (results, right):
         (pair[0] * weights[0] + pair[1] * weights[1]).sum().backward()
     for mine, theirs in zip(ours.parameters(), exact.parameters(), strict=True):
         torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-4, atol=2e-5)
@@ -123,8 +123,8 @@ def test_a_head_with_adapters_is_proved_without_and_with_them(beside: bool) -> N
         with torch.no_grad():
             causal.lm_head.modules_to_save["default"].weight.mul_(2)
     with model.disable_adapter():
-        found, right = by_head(model), by_softmax(model)
-    for number, expected in zip(found, right, strict=True):
+        reference, right = by_head(model), by_softmax(model)
+    for number, expected in zip(reference, right, strict=True):
         torch.testing.assert_close(number.double(), expected, rtol=1e-5, atol=2e-5)
     if beside:
         for number, expected in zip(by_head(model), by_softmax(model), strict=True):

@@ -149,11 +149,11 @@ def test_no_module_prints_past_the_one_way_out() -> None:
     past = re.compile(
         r"(?<![\w.])print\(|rich\.console import .*\bConsole\b|sys\.std(out|err)\.write|yaml\.(safe_)?load\("
     )
-    found = [
+    files_before = [
         f"{path.name}: {line.strip()}"
         for path in source.rglob("*.py")
         if path.name != "terminal.py"
         for line in path.read_text(encoding="utf-8").splitlines()
         if past.search(line) and "noqa" not in line
     ]
-    assert found == []
+    assert files_before == []

@@ -78,8 +78,8 @@ class TestEntropyAdvantage:
         assert isinstance(method, EntropyAdvantage)
         stats = method.change(tokens(**self.BATCH)).shaping
         assert stats is not None
-        found = stats.as_dict()
-        assert (found["psi_over_adv"], found["capped_frac"]) == (pytest.approx(psi_over_adv), pytest.approx(capped))
+        values = stats.as_dict()
+        assert (values["psi_over_adv"], values["capped_frac"]) == (pytest.approx(psi_over_adv), pytest.approx(capped))
 
     def test_without_a_cap_it_says_nothing_of_one(self) -> None:
         assert EntropyAdvantage(cap=False).change(tokens(**self.BATCH)).shaping is None

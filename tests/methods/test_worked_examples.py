@@ -234,8 +234,8 @@ class TestMiner:
     def test_only_solved_groups_are_mined(self) -> None:
         # s of the second is (ln .5 + ln .25)/2 - ln .25 = ln(2)/2, times (3/4)^2: .194947. Allowed: .0015 * 2.
         assert acted("miner", self.batch()) == [[0.0], [pytest.approx(0.003)], [1.0], [-1.0], [0.0]]
-        found = acted("miner:largest=1,gamma=1", self.batch())
-        assert found[1] == [pytest.approx(0.75 * math.log(2) / 2)]
+        mined = acted("miner:largest=1,gamma=1", self.batch())
+        assert mined[1] == [pytest.approx(0.75 * math.log(2) / 2)]
 
     def test_without_a_mixed_group_nothing_is_learned(self) -> None:
         assert acted("miner", self.batch(advantages=[[0.0]] * 5)) == [[0.0]] * 5
@@ -404,12 +404,12 @@ class TestClips:
         """H_init 1: to rise below .2, to fall above .2 + .8 (1 - progress)."""
         method = parse_method("flexible_clip:strategy=od")
         assert isinstance(method, FlexibleClip)
-        state, found = method.first_state(), []
+        state, widths = method.first_state(), []
         for entropy, progress in ((1.0, 0.1), (0.5, 0.2), (0.2, 0.3), (0.67, 0.4), (0.69, 0.4), (0.3, 0.5), (0.7, 0.5)):
             state = method.next_state(state, entropy, progress)
-            found.append(state["raising"])
+            widths.append(state["raising"])
         assert state["initial_entropy"] == 1.0
-        assert found == [0, 0, 1, 1, 0, 0, 0]
+        assert widths == [0, 0, 1, 1, 0, 0, 0]
         one = torch.full((1, 1), 0.1, dtype=torch.float64)
         for raising, ranges in ((1.0, (0.463415, 0.2)), (0.0, (0.2, 0.29078))):
             states = {"flexible_clip": {"initial_entropy": 1.0, "raising": raising}}

@@ -41,8 +41,8 @@ def test_a_study_file_becomes_runs_with_their_settings(tmp_path: Path) -> None:
 def test_a_method_wins_over_the_recipe_and_an_arm_over_both(tmp_path: Path) -> None:
     arms = {"a": "clip_higher:high=0.4", "b": {"method": "clip_higher:high=0.4", "epsilon_high": 0.5}}
     made = study(arms=arms, primary=None)
-    found = [made.configuration(arm, 0, tmp_path)["epsilon_high"] for arm in made.arms]
-    assert found == [0.4, 0.5]
+    widths = [made.configuration(arm, 0, tmp_path)["epsilon_high"] for arm in made.arms]
+    assert widths == [0.4, 0.5]
 
 
 def test_methods_of_one_arm_are_joined_by_a_plus_sign() -> None:
