@@ -3,8 +3,8 @@
     python benchmarks/engine_additions.py [siren ...]
 
 Runs of the embedded model on Countdown take turns, one step each: a rollout of 32 completions (8 prompts) and an
-update. Time is CPU seconds without the generation, which is the same in all; the ratio is the median over the pairs of a step
-with the method and a step without. Memory is the largest that PyTorch's CPU allocator held, of tensors, in the step.
+update. Time is CPU seconds without the generation, which is the same in all; the ratio is the median over pairs of a
+step with the method and one without. Memory is the largest that PyTorch's CPU allocator held, of tensors, in the step.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from forkwise.training.rewards import load_reward, training_dataset
 
 STEPS, WARM = 12, 2
 MIB = 2**20
-METHODS = ("siren",)
+METHODS = ("siren", "shear")
 
 
 class Timed(EntropyShapedGRPOTrainer):

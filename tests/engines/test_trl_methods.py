@@ -19,6 +19,7 @@ pytest.importorskip("trl")
 import tiny_trl as tiny
 import torch
 from accelerate import Accelerator
+from installed import runnable
 from test_trl import GRADIENT_TOLERANCE, loss_and_gradient, make, parameters, relative, updates_of
 from trl import GRPOTrainer
 from two_processes import run_in_two
@@ -29,6 +30,7 @@ from forkwise.engines.whole_update import run_on_whole_update
 from forkwise.errors import InputError
 from forkwise.methods import Need, Scope, SettingsMethod, TokenMethod, Tokens, all_methods, describe, parse_method
 from forkwise.methods.dcpo import Dcpo
+from forkwise.methods.shear import Shear
 from forkwise.training.ppo_config import EntropyShapedPPOConfig
 
 # Several updates per rollout, for methods that compare with the policy that sampled.
@@ -382,6 +384,55 @@ class TestTheLossIsFedWithWhatTheMethodMakes:
         changed = [row["method/dcpo/changed"] for row in trainer.state.log_history if "method/dcpo/changed" in row]
         assert changed[0] == 0 < changed[1]
 
+    def test_shear_gets_the_hidden_states_of_each_group(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What the model says were its last hidden states at the positions before each token; two groups of four."""
+        pytest.importorskip("ot")
+        seen, batches = [], []
+        plain = Shear.advantages
+
+        def spy(method: Shear, tokens: Tokens) -> torch.Tensor:
+            seen.append((tokens, plain(method, tokens)))
+            return seen[-1][1]
+
+        monkeypatch.setattr(Shear, "advantages", spy)
+
+        class Spy(EntropyShapedGRPOTrainer):
+            def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+                twin = twin_of(self)
+                batches.append((super()._generate_and_score_completions(inputs), twin))
+                return batches[-1][0]
+
+        trainer = make(Spy, tmp_path, method=["shear:window=3,stride=1"], max_steps=1, per_device_train_batch_size=8)
+        trainer.reward_funcs = [right_or_wrong]
+        trainer.train()
+        [(batch, twin)] = batches
+        ids, mask = (torch.cat([batch[f"prompt_{k}"], batch[f"completion_{k}"]], dim=1) for k in ("ids", "mask"))
+        n = batch["completion_ids"].size(1)
+        with torch.no_grad():
+            states = twin(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[-1]
+        states = states[:, -n - 1 : -1]
+        assert len(seen) == 2
+        for group, (tokens, made) in enumerate(seen):
+            rows = slice(4 * group, 4 * group + 4)
+            assert tokens.hidden.dtype == torch.bfloat16
+            assert torch.equal(tokens.mask, batch["completion_mask"][rows] == 1)
+            torch.testing.assert_close(
+                tokens.hidden[tokens.mask].float(), states[rows][tokens.mask], rtol=0.01, atol=0.01
+            )
+            torch.testing.assert_close(batch["advantages"][rows][tokens.mask], made[tokens.mask].float())
+
+    def test_hidden_states_stay_on_their_process(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("ot")
+        monkeypatch.setattr(EntropyShapedGRPOConfig, "world_size", property(lambda self: 2))
+        config(tmp_path, "shear", per_device_train_batch_size=8)
+        with pytest.raises(InputError, match=r"steps_per_generation \(2\) a multiple of num_generations \(4\)"):
+            config(tmp_path, "shear", per_device_train_batch_size=2)
+
+    def test_a_package_that_is_missing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Shear, "packages", ("no_such_package",))
+        with pytest.raises(InputError, match="'shear' needs the package no_such_package: pip install no_such_package"):
+            config(tmp_path, "shear")
+
     def test_a_head_without_the_sum_is_refused(self, tmp_path: Path) -> None:
         trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=["opefo"], entropy_backend="trl")
         trainer._buffered_inputs = batches = with_rows(tiny.microbatch())
@@ -423,7 +474,7 @@ def right_or_nothing(completion_ids: list[list[int]], **_: Any) -> list[float]:
     return [max(0.0, reward) for reward in right_or_wrong(completion_ids)]
 
 
-@pytest.mark.parametrize("name", sorted(all_methods()))
+@pytest.mark.parametrize("name", runnable(sorted(all_methods())))
 def test_two_real_steps_with_every_method(tmp_path: Path, name: str) -> None:
     method = parse_method(name)
     options = {"max_steps": 2, "learning_rate": 1e-3, "per_device_train_batch_size": 8, "num_generations": 8}

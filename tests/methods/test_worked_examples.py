@@ -19,6 +19,7 @@ from forkwise.errors import InputError
 from forkwise.methods import EntropyTermMethod, RewardMethod, TokenMethod, Tokens, parse_method, parse_methods
 from forkwise.methods.flexible_clip import FlexibleClip
 from forkwise.methods.miner import credits, surprise
+from forkwise.methods.shear import Shear
 
 
 def acted(spec: str, batch: Tokens) -> list[list[float]]:
@@ -143,6 +144,66 @@ class TestEmpg:
 
     def test_no_tokens(self) -> None:
         assert self.made(mask=[[0] * 4] * 2) == [[1.0] * 4, [-1.0] * 4]
+
+
+class TestShear:
+    """Hidden states of one number. Right 0 0 4, wrong 0 1 1, windows of two: mean length 1.
+
+    Windows of the right answer: (0, 0), (0, 4); of the wrong one (0, 1), (1, 1). In one dimension the transport moves
+    the sorted numbers onto each other: (0,0)-(0,1) .5, (0,0)-(1,1) 1, (0,4)-(0,1) 1.5, (0,4)-(1,1) 2.
+    """
+
+    def made(self, spec: str = "shear:window=2,stride=1,reg=0.01,iterations=500", **more: Any) -> list[list[float]]:
+        pytest.importorskip("ot")
+        columns: dict[str, Any] = {
+            "hidden": [[[0.0], [0.0], [4.0], [77.0]], [[0.0], [1.0], [1.0], [-55.0]]],
+            "mask": [[1, 1, 1, 0]] * 2,
+            "correct": [True, False],
+            "groups": [7, 7],
+            **more,
+        }
+        return acted(spec, tokens([[1.0] * 4, [-1.0] * 4], **columns))
+
+    def test_example(self) -> None:
+        right, wrong = self.made()
+        assert right[:3] == pytest.approx([0.5, 1.5, 1.5], abs=1e-3)
+        assert wrong[:3] == pytest.approx([-0.5, -1, -1], abs=1e-3)
+
+    def test_a_mean_of_one(self) -> None:
+        # Six weights with the sum 6: 3.5 and 2.5.
+        right, wrong = self.made("shear:window=2,stride=1,reg=0.01,iterations=500,normalise=mean")
+        assert sum(right[:3]) - sum(wrong[:3]) == pytest.approx(6, abs=1e-6)
+        assert right[1] == pytest.approx(1.5, abs=1e-3)
+
+    def test_the_last_window_ends_with_the_answer_and_short_answers_are_one(self) -> None:
+        shear = parse_method("shear:window=4,stride=3")
+        assert isinstance(shear, Shear)
+        assert shear.windows(9).tolist() == [[0, 1, 2, 3], [3, 4, 5, 6], [5, 6, 7, 8]]
+        assert shear.windows(10).tolist() == [[0, 1, 2, 3], [3, 4, 5, 6], [6, 7, 8, 9]]
+        assert shear.windows(2).tolist() == [[0, 1]]
+
+    def test_groups_of_one_outcome_and_other_prompts(self) -> None:
+        assert self.made(correct=[True, True]) == [[1.0] * 4, [-1.0] * 4]
+        assert self.made(groups=[7, 8]) == [[1.0] * 4, [-1.0] * 4]
+
+    def test_the_transport_is_that_of_an_exact_solver(self) -> None:
+        """Nine pairs of random windows, against POT's linear program: within 5 %, never below."""
+        ot = pytest.importorskip("ot")
+        draw = torch.Generator().manual_seed(0)
+        a, b = (torch.randn(20, 6, generator=draw, dtype=torch.float64) + shift for shift in (0, 0.7))
+        shear = Shear(window=12, stride=4)
+        ours = shear.between(torch.cdist(a, b))
+        uniform = torch.full((12,), 1 / 12, dtype=torch.float64)
+        exact = torch.tensor(
+            [
+                [float(ot.emd2(uniform, uniform, torch.cdist(a[i : i + 12], b[j : j + 12]))) for j in (0, 4, 8)]
+                for i in (0, 4, 8)
+            ],
+            dtype=torch.float64,
+        )
+        assert ours.shape == (3, 3)
+        assert bool((ours / exact < 1.05).all())
+        assert bool((ours / exact > 0.999).all())
 
 
 class TestSiren:

@@ -12,6 +12,7 @@ import yaml
 pytest.importorskip("trl")
 
 import tiny_ppo as tiny
+from installed import runnable
 from test_grpo import config_file, metrics
 
 from forkwise.errors import InputError
@@ -48,7 +49,7 @@ def test_a_run_with_methods_says_what_they_did_and_which_they_were(tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(all_methods()))
+@pytest.mark.parametrize("name", runnable(sorted(all_methods())))
 def test_two_steps_of_the_embedded_model_with_every_method(tmp_path: Path, name: str) -> None:
     folder = run(tmp_path, "--method", name)
     method = parse_method(name)

@@ -147,7 +147,7 @@ def score_tokens(
             more.append(nucleus_entropy_of_hidden(picked, weight, nucleus, bias=bias, **behind))
         return (scored.logprob, scored.entropy, *more)
 
-    with _in_place_of_head(causal_model(model), scores, _nothing) as answer:
+    with in_place_of_head(causal_model(model), scores, nothing) as answer:
         answer.use(lambda scored, output: {"scores": scored, "aux_loss": output.get("aux_loss")})
         result = model(**inputs)
     logprob, entropy, *more = result["scores"]
@@ -190,7 +190,7 @@ def _sum_p2_log(logits: Tensor, entropy: Tensor) -> Tensor:
     return torch.where(p2 > 0, p2 * (logp + entropy[:, None]), 0).sum(dim=1)
 
 
-def _nothing(hidden: Tensor) -> Tensor:
+def nothing(hidden: Tensor) -> Tensor:
     """Stands for the logits, of which one would be as good as all: nobody looks at them."""
     return hidden.new_zeros(*hidden.shape[:-1], 1)
 
@@ -213,7 +213,7 @@ class _Answer:
 
 
 @contextmanager
-def _in_place_of_head(
+def in_place_of_head(
     causal: Any, compute: Callable[[nn.Linear, Tensor], Any], stand_in: Callable[[Tensor], Tensor]
 ) -> Iterator[_Answer]:
     """Lets `compute(layer, hidden)` take the place of the product of the head, while the model runs.
@@ -355,7 +355,7 @@ def _behind_the_head(model: Any, inputs: Mapping[str, Any]) -> Head:
     def steps(hidden: Tensor) -> Tensor:
         return torch.tensor(_STEPS, device=hidden.device).expand(*hidden.shape[:-1], len(_STEPS))
 
-    with _in_place_of_head(causal_model(model), lambda _, hidden: hidden.new_zeros(1), steps) as answer:
+    with in_place_of_head(causal_model(model), lambda _, hidden: hidden.new_zeros(1), steps) as answer:
         answer.use(lambda _, output: {"logits": output.logits})
         logits = model(**inputs)["logits"]
     if logits.shape[-1] != len(_STEPS):
@@ -383,7 +383,7 @@ def _products(model: Any, inputs: Mapping[str, Any], columns: Tensor) -> Tensor:
             z = torch.cat([some @ rows.to(wide).t() for rows in _whole(layer.weight).split(_ROWS)], dim=1)
             return z if layer.bias is None else z + _whole(layer.bias).to(wide)
 
-    with _in_place_of_head(causal_model(model), products, _nothing) as answer:
+    with in_place_of_head(causal_model(model), products, nothing) as answer:
         answer.use(lambda computed, _: {"products": computed})
         computed: Tensor = model(**inputs)["products"]
     return computed

@@ -33,6 +33,7 @@ class Need(str, Enum):
     LOGPROBS = "log-probs"
     OLD_LOGPROBS = "old log-probs"
     SEQUENCE_LOGPROBS = "sequence log-probs"
+    HIDDEN = "last hidden states"  # a method that asks for them is given one prompt's completions at a time
     IDS = "token ids"
     GROUPS = "groups"
     CORRECT = "correctness"
@@ -105,6 +106,7 @@ class Tokens(_Given):
             `temperature_factor`.
         sum_p2_log: `(B, T)`, nats: `sum_v p_v^2 (log p_v + H)` over the vocabulary, of the policy under update.
         nucleus_entropy: `(B, T)`, nats, of the likeliest tokens alone, of the policy under update.
+        hidden: `(B, T, d)` bfloat16, what the head got at each token, of the policy that drew it.
         ids: `(B, T)` int64, the tokens.
         groups: `(B,)` int64, the prompt of each completion.
         correct: `(B,)` bool, see `Rollout`.
@@ -122,6 +124,7 @@ class Tokens(_Given):
     tempered_logprobs: Tensor | None = None
     sum_p2_log: Tensor | None = None
     nucleus_entropy: Tensor | None = None
+    hidden: Tensor | None = None
     ids: Tensor | None = None
     groups: Tensor | None = None
     correct: Tensor | None = None

@@ -52,6 +52,7 @@ from forkwise.methods.qae import Qae
 from forkwise.methods.reinforce import Nsr, Psr, WeightedReinforce
 from forkwise.methods.repo_r import RepoR
 from forkwise.methods.rloo import Rloo
+from forkwise.methods.shear import Shear
 from forkwise.methods.siren import Siren
 from forkwise.methods.steer import Steer
 from forkwise.methods.terms import EntropyTermMethod
@@ -114,6 +115,7 @@ _OURS: tuple[type[Method], ...] = (
     GtpoTrajectory,
     Empg,
     Siren,
+    Shear,
 )
 """Our methods, in the order in which they are listed."""
 
