@@ -30,6 +30,7 @@ from forkwise.engines.whole_update import run_on_whole_update
 from forkwise.errors import InputError
 from forkwise.methods import Need, Scope, SettingsMethod, TokenMethod, Tokens, all_methods, describe, parse_method
 from forkwise.methods.dcpo import Dcpo
+from forkwise.methods.heal import Heal
 from forkwise.methods.shear import Shear
 from forkwise.training.ppo_config import EntropyShapedPPOConfig
 
@@ -421,6 +422,54 @@ class TestTheLossIsFedWithWhatTheMethodMakes:
             )
             torch.testing.assert_close(batch["advantages"][rows][tokens.mask], made[tokens.mask].float())
 
+    def test_heal_gets_a_column_of_the_data_set(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each completion with the domain of its own prompt, two groups of four; wrong columns are named before it."""
+        seen, batches = [], []
+        plain = Heal.advantages
+
+        def spy(method: Heal, tokens: Tokens) -> torch.Tensor:
+            seen.append(tokens)
+            return plain(method, tokens)
+
+        monkeypatch.setattr(Heal, "advantages", spy)
+
+        class Spy(EntropyShapedGRPOTrainer):
+            def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+                batches.append(super()._generate_and_score_completions(inputs))
+                return batches[-1]
+
+        def run(spec: str, column: list[str]) -> Any:
+            steps = {"max_steps": 4, "per_device_train_batch_size": 8, "learning_rate": 1e-3}
+            trainer = make(Spy, tmp_path, method=[spec], **steps)
+            trainer.train_dataset = tiny.prompts().add_column("kind", column)
+            trainer.train()
+            return trainer
+
+        kinds = ["rare" if i % 2 else "common" for i in range(16)]
+        run("heal:column=kind,target=rare,shortest=1", kinds)
+        words = tiny.tokenizer()
+        rare = {
+            prompt.replace(" ", "")
+            for prompt, kind in zip(tiny.prompts()["prompt"], kinds, strict=True)
+            if kind == "rare"
+        }
+        assert len(seen) == len(batches) == 4
+        for tokens, batch in zip(seen, batches, strict=True):
+            prompts = [
+                words.decode(ids[mask == 1]).replace(" ", "")
+                for ids, mask in zip(batch["prompt_ids"], batch["prompt_mask"], strict=True)
+            ]
+            assert tokens.labels.tolist() == [int(prompt in rare) for prompt in prompts]
+        assert any(0 < int(tokens.labels.sum()) < 8 for tokens in seen)
+        with pytest.raises(
+            InputError, match="reads the column 'cluster' of the data set, which has prompt, kind: name"
+        ):
+            run("heal:shortest=1", kinds)
+        with pytest.raises(InputError, match="the column 'kind' says the same of all problems"):
+            run("heal:column=kind,target=other,shortest=1", kinds)
+        with pytest.raises(InputError, match="more than 50 tokens, and max_completion_length is 10"):
+            config(tmp_path, "heal")
+
     def test_hidden_states_stay_on_their_process(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.importorskip("ot")
         monkeypatch.setattr(EntropyShapedGRPOConfig, "world_size", property(lambda self: 2))
@@ -489,6 +538,7 @@ def test_two_real_steps_with_every_method(tmp_path: Path, name: str) -> None:
         "entropy_balanced_clip": "entropy_balanced_clip:low=1e-9,high=1e-9",
         "overlong": "overlong:limit=10,buffer=9",
         "gtpo_trajectory": "gtpo_trajectory:threshold=9",
+        "heal": "heal:column=prompt,target=0 + 0 =,shortest=1",
     }
     trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=[narrow.get(name, name)], **options, **REUSED)
     trainer.reward_funcs = [right_or_nothing if name == "maxrl" else right_or_wrong]

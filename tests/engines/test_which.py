@@ -29,6 +29,7 @@ NAMES = sorted(all_methods())
         ("dcpo", ["TRL"]),  # groups, and a second temperature
         ("siren", ["TRL", "TRL's PPO"]),  # a term of the loss
         ("shear", ["TRL"]),  # hidden states
+        ("heal", ["TRL"]),  # a column of the data set
         ("gspo", ["TRL", "verl"]),  # one ratio per answer, where PPO's advantages are per token
     ],
 )

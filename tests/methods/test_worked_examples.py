@@ -18,8 +18,10 @@ from batches import rollout, tokens
 from forkwise.errors import InputError
 from forkwise.methods import EntropyTermMethod, RewardMethod, TokenMethod, Tokens, parse_method, parse_methods
 from forkwise.methods.flexible_clip import FlexibleClip
+from forkwise.methods.heal import Heal, divergences
 from forkwise.methods.miner import credits, surprise
 from forkwise.methods.shear import Shear
+from forkwise.testing.methods import check_method
 
 
 def acted(spec: str, batch: Tokens) -> list[list[float]]:
@@ -204,6 +206,63 @@ class TestShear:
         assert ours.shape == (3, 3)
         assert bool((ours / exact < 1.05).all())
         assert bool((ours / exact > 0.999).all())
+
+
+class TestHeal:
+    """Target answers with entropies 1 2 3 and 1 2, a general one with 3 2 1; 1 2 is stretched to 1 1 2.
+
+    Softmax of 1 2 3 is .090031 .244728 .665241, of 1 1 2 .211942 .211942 .576117, of 3 2 1 the first turned around.
+    """
+
+    T1, T2, GENERAL = [1.0, 2.0, 3.0, 9.0], [1.0, 2.0, 0.0, 9.0], [3.0, 2.0, 1.0, 9.0]
+    MASK = ([1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 0])
+
+    def test_divergences(self) -> None:
+        entropies = torch.tensor([self.T1, self.T2, self.GENERAL], dtype=torch.float64)
+        made = divergences(entropies, torch.tensor(self.MASK).bool()).tolist()
+        assert made[0] == about(math.inf, 0.053808, 1.150421)
+        assert made[1] == about(0.068103, math.inf, 0.796453)
+        assert made[2] == about(1.150421, 0.629019, math.inf)
+
+    def batch(self, *entropies: list[float], labels: list[int], mask: Any = MASK, **more: Any) -> Tokens:
+        columns = {"correct": [False] * len(labels), "groups": [0] * len(labels), **more}
+        zero = [[0.0] * 4] * len(labels)
+        return tokens(zero, old_entropy=list(entropies), labels=labels, mask=list(mask), **columns)
+
+    def test_example(self) -> None:
+        """Both target answers are nearest to each other; a lone general one has none of its own, and is paid."""
+        heal = Heal(shortest=0)
+        batch = self.batch(self.T1, self.T2, self.GENERAL, labels=[1, 1, 0])
+        assert heal.aligned(batch).tolist() == [False, False, True]
+        # R = 0 0 1: mean 1/3, deviation sqrt(1/3), and 1e-6.
+        assert [row[0] for row in heal.advantages(batch).tolist()] == about(-0.577349, -0.577349, 1.154699)
+
+    def test_a_target_answer_that_runs_like_the_general_ones(self) -> None:
+        """1 2 3 and 3 2 1 target, 1 2 and 3 2 1 general: each one's nearest is one of the other domain."""
+        mask = ([1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 0])
+        batch = self.batch(self.T1, self.GENERAL, self.T2, self.GENERAL, labels=[1, 1, 0, 0], mask=mask)
+        assert Heal(shortest=0).aligned(batch).tolist() == [True, True, True, True]
+        alone = self.batch(self.T1, self.GENERAL, labels=[1, 1], mask=mask[:2])
+        assert Heal(shortest=0).aligned(alone).tolist() == [False, False]
+
+    def test_short_answers_are_never_paid(self) -> None:
+        batch = self.batch(self.T1, self.T2, self.GENERAL, labels=[1, 1, 0])
+        assert Heal(shortest=3).aligned(batch).tolist() == [False] * 3
+        assert Heal(shortest=2).aligned(batch).tolist() == [False, False, True]
+
+    def test_being_right_counts_as_much(self) -> None:
+        # R = 1 0 1.
+        batch = self.batch(self.T1, self.T2, self.GENERAL, labels=[1, 1, 0], correct=[True, False, False])
+        made = [row[0] for row in Heal(shortest=0).advantages(batch).tolist()]
+        assert made == about(0.577349, -1.154699, 0.577349)
+
+    def test_passes_the_kit_with_short_answers(self) -> None:
+        check_method(Heal(shortest=0))
+
+    def test_runs_too_short_for_it(self) -> None:
+        with pytest.raises(InputError, match="aligns answers of more than 50 tokens, and max_completion_length is 50"):
+            Heal().check_length(50)
+        Heal().check_length(51)
 
 
 class TestSiren:

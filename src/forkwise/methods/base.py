@@ -96,6 +96,13 @@ class Method(ABC):
     def check_group_size(self, size: int) -> None:  # noqa: B027  (most methods have nothing to say)
         """Raises `InputError` where the method could do nothing with groups of so many completions."""
 
+    def check_length(self, longest: int) -> None:  # noqa: B027
+        """Raises `InputError` where the method could do nothing with completions of at most so many tokens."""
+
+    def label(self, value: object) -> int:
+        """Returns what `Tokens.labels` hold for a value of the data set's column `self.column`."""
+        raise NotImplementedError(f"The method '{self.name}' asks for a column and makes no labels of it.")
+
     def check_installed(self) -> None:
         """Raises `InputError` where a package that the method needs is not installed."""
         if missing := [package for package in self.packages if find_spec(package) is None]:

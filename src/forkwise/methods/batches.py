@@ -36,6 +36,7 @@ class Need(str, Enum):
     HIDDEN = "last hidden states"  # a method that asks for them is given one prompt's completions at a time
     IDS = "token ids"
     GROUPS = "groups"
+    LABELS = "a column of the data set"  # which one, the method's `column` says; its `label` makes numbers of it
     CORRECT = "correctness"
     LENGTHS = "lengths"
     TEMPERED_LOGPROBS = "old log-probs at another temperature"  # which one, the method's `temperature_factor` says
@@ -109,6 +110,7 @@ class Tokens(_Given):
         hidden: `(B, T, d)` bfloat16, what the head got at each token, of the policy that drew it.
         ids: `(B, T)` int64, the tokens.
         groups: `(B,)` int64, the prompt of each completion.
+        labels: `(B,)` int64, what the method's `label` makes of the data set's column.
         correct: `(B,)` bool, see `Rollout`.
         progress: the share of the run's updates that is done, from 0 on and below 1.
         states: the state of each method that has one, by its name, see `Method.first_state`.
@@ -127,6 +129,7 @@ class Tokens(_Given):
     hidden: Tensor | None = None
     ids: Tensor | None = None
     groups: Tensor | None = None
+    labels: Tensor | None = None
     correct: Tensor | None = None
     progress: float | None = None
     states: Mapping[str, State] | None = None

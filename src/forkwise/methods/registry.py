@@ -27,6 +27,7 @@ from forkwise.methods.forking_tokens import ForkingTokens
 from forkwise.methods.gpg import Gpg
 from forkwise.methods.gtpo import GrpoS, Gtpo
 from forkwise.methods.gtpo_trajectory import GtpoTrajectory
+from forkwise.methods.heal import Heal
 from forkwise.methods.kl_cov import KlCov
 from forkwise.methods.m2po import M2po
 from forkwise.methods.maspo import Maspo
@@ -116,6 +117,7 @@ _OURS: tuple[type[Method], ...] = (
     Empg,
     Siren,
     Shear,
+    Heal,
 )
 """Our methods, in the order in which they are listed."""
 

@@ -144,6 +144,7 @@ def token_batch(seed: int, *, rows: int = 4, columns: int = 6) -> Tokens:
         hidden=torch.randn(rows, columns, 3, generator=generator).bfloat16(),
         ids=torch.randint(0, 3, (rows, columns), generator=generator),
         groups=torch.arange(rows) // 2,
+        labels=torch.arange(rows) % 2,
         correct=correct,
         progress=seed % 7 / 7,
         seed=seed % 1000,

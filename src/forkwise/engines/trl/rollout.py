@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -49,12 +49,15 @@ class RolloutMixin(HeadMixin, RefillMixin):
     temperature: float  # TRL's, of sampling and scoring
     _scored_rewards: torch.Tensor | None = None  # (completions of all processes, functions) of the newest rollout
 
+    _rollout_inputs: Sequence[dict[str, Any]] = ()  # rows of the data set, one per completion of this process
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._action_log = ActionLog(HOST.alpha)
         self._method_states = MethodStates()
         super().__init__(*args, **kwargs)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self._rollout_inputs = args[0] if args else kwargs["inputs"]
         rewards: torch.Tensor = super()._calculate_rewards(*args, **kwargs)
         self._scored_rewards = rewards if self.model.training else None
         return rewards
@@ -143,6 +146,7 @@ class RolloutMixin(HeadMixin, RefillMixin):
                 tempered_logprobs=self._tempered_logprobs(batch, token_methods),
                 ids=batch["completion_ids"],
                 groups=groups[rows],
+                labels=self._labels(token_methods, rows),
                 correct=correct[rows],
                 **self._moment()._asdict(),
             ).only(needs(token_methods))
@@ -194,6 +198,14 @@ class RolloutMixin(HeadMixin, RefillMixin):
         kept = states.new_zeros(*counted.shape, states.shape[1])
         kept[counted] = states
         return kept
+
+    def _labels(self, methods: Sequence[TokenMethod], rows: torch.Tensor) -> torch.Tensor | None:
+        """Returns the labels of this process's completions, by the column that one of the methods asks for, if any."""
+        asking = [method for method in methods if Need.LABELS in method.needs()]
+        if not asking:
+            return None
+        values = [row[column_of(asking[0], row)] for row in self._rollout_inputs]
+        return torch.tensor([asking[0].label(value) for value in values], device=rows.device)
 
     def _tempered_logprobs(self, batch: dict[str, Any], methods: Sequence[Method]) -> torch.Tensor | None:
         """Scores the rollout at the other temperature that one of the methods asks for, if any."""
@@ -258,6 +270,17 @@ class RolloutMixin(HeadMixin, RefillMixin):
     def _sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
         total: torch.Tensor = self.accelerator.reduce(tensor, reduction="sum")
         return total
+
+
+def column_of(method: Method, columns: Iterable[str]) -> str:
+    """Returns the column of the data set that a method asks for; refuses a data set without it."""
+    name: str = method.column  # type: ignore[attr-defined]
+    if name not in columns:
+        raise InputError(
+            f"The method '{method.name}' reads the column '{name}' of the data set, which has {', '.join(columns)}: "
+            f"name one of them, as in {method.name}:column={next(iter(columns))}."
+        )
+    return name
 
 
 def _by_groups(methods: Sequence[TokenMethod]) -> tuple[list[TokenMethod], list[TokenMethod]]:
