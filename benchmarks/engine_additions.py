@@ -29,7 +29,7 @@ from forkwise.training.rewards import load_reward, training_dataset
 
 STEPS, WARM = 12, 2
 MIB = 2**20
-METHODS = ("siren",)
+METHODS = ("siren", "shear")
 
 
 class Timed(EntropyShapedGRPOTrainer):

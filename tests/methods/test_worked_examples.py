@@ -18,7 +18,10 @@ from batches import rollout, tokens
 from forkwise.errors import InputError
 from forkwise.methods import EntropyTermMethod, RewardMethod, TokenMethod, Tokens, parse_method, parse_methods
 from forkwise.methods.flexible_clip import FlexibleClip
+from forkwise.methods.heal import Heal, divergences
 from forkwise.methods.miner import credits, surprise
+from forkwise.methods.shear import Shear
+from forkwise.testing.methods import check_method
 
 
 def acted(spec: str, batch: Tokens) -> list[list[float]]:
@@ -143,6 +146,123 @@ class TestEmpg:
 
     def test_no_tokens(self) -> None:
         assert self.made(mask=[[0] * 4] * 2) == [[1.0] * 4, [-1.0] * 4]
+
+
+class TestShear:
+    """Hidden states of one number. Right 0 0 4, wrong 0 1 1, windows of two: mean length 1.
+
+    Windows of the right answer: (0, 0), (0, 4); of the wrong one (0, 1), (1, 1). In one dimension the transport moves
+    the sorted numbers onto each other: (0,0)-(0,1) .5, (0,0)-(1,1) 1, (0,4)-(0,1) 1.5, (0,4)-(1,1) 2.
+    """
+
+    def made(self, spec: str = "shear:window=2,stride=1,reg=0.01,iterations=500", **more: Any) -> list[list[float]]:
+        pytest.importorskip("ot")
+        columns: dict[str, Any] = {
+            "hidden": [[[0.0], [0.0], [4.0], [77.0]], [[0.0], [1.0], [1.0], [-55.0]]],
+            "mask": [[1, 1, 1, 0]] * 2,
+            "correct": [True, False],
+            "groups": [7, 7],
+            **more,
+        }
+        return acted(spec, tokens([[1.0] * 4, [-1.0] * 4], **columns))
+
+    def test_example(self) -> None:
+        right, wrong = self.made()
+        assert right[:3] == pytest.approx([0.5, 1.5, 1.5], abs=1e-3)
+        assert wrong[:3] == pytest.approx([-0.5, -1, -1], abs=1e-3)
+
+    def test_a_mean_of_one(self) -> None:
+        # Six weights with the sum 6: 3.5 and 2.5.
+        right, wrong = self.made("shear:window=2,stride=1,reg=0.01,iterations=500,normalise=mean")
+        assert sum(right[:3]) - sum(wrong[:3]) == pytest.approx(6, abs=1e-6)
+        assert right[1] == pytest.approx(1.5, abs=1e-3)
+
+    def test_the_last_window_ends_with_the_answer_and_short_answers_are_one(self) -> None:
+        shear = parse_method("shear:window=4,stride=3")
+        assert isinstance(shear, Shear)
+        assert shear.windows(9).tolist() == [[0, 1, 2, 3], [3, 4, 5, 6], [5, 6, 7, 8]]
+        assert shear.windows(10).tolist() == [[0, 1, 2, 3], [3, 4, 5, 6], [6, 7, 8, 9]]
+        assert shear.windows(2).tolist() == [[0, 1]]
+
+    def test_groups_of_one_outcome_and_other_prompts(self) -> None:
+        assert self.made(correct=[True, True]) == [[1.0] * 4, [-1.0] * 4]
+        assert self.made(groups=[7, 8]) == [[1.0] * 4, [-1.0] * 4]
+
+    def test_the_transport_is_that_of_an_exact_solver(self) -> None:
+        """Nine pairs of random windows, against POT's linear program: within 5 %, never below."""
+        ot = pytest.importorskip("ot")
+        draw = torch.Generator().manual_seed(0)
+        a, b = (torch.randn(20, 6, generator=draw, dtype=torch.float64) + shift for shift in (0, 0.7))
+        shear = Shear(window=12, stride=4)
+        ours = shear.between(torch.cdist(a, b))
+        uniform = torch.full((12,), 1 / 12, dtype=torch.float64)
+        exact = torch.tensor(
+            [
+                [float(ot.emd2(uniform, uniform, torch.cdist(a[i : i + 12], b[j : j + 12]))) for j in (0, 4, 8)]
+                for i in (0, 4, 8)
+            ],
+            dtype=torch.float64,
+        )
+        assert ours.shape == (3, 3)
+        assert bool((ours / exact < 1.05).all())
+        assert bool((ours / exact > 0.999).all())
+
+
+class TestHeal:
+    """Target answers with entropies 1 2 3 and 1 2, a general one with 3 2 1; 1 2 is stretched to 1 1 2.
+
+    Softmax of 1 2 3 is .090031 .244728 .665241, of 1 1 2 .211942 .211942 .576117, of 3 2 1 the first turned around.
+    """
+
+    T1, T2, GENERAL = [1.0, 2.0, 3.0, 9.0], [1.0, 2.0, 0.0, 9.0], [3.0, 2.0, 1.0, 9.0]
+    MASK = ([1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 0])
+
+    def test_divergences(self) -> None:
+        entropies = torch.tensor([self.T1, self.T2, self.GENERAL], dtype=torch.float64)
+        made = divergences(entropies, torch.tensor(self.MASK).bool()).tolist()
+        assert made[0] == about(math.inf, 0.053808, 1.150421)
+        assert made[1] == about(0.068103, math.inf, 0.796453)
+        assert made[2] == about(1.150421, 0.629019, math.inf)
+
+    def batch(self, *entropies: list[float], labels: list[int], mask: Any = MASK, **more: Any) -> Tokens:
+        columns = {"correct": [False] * len(labels), "groups": [0] * len(labels), **more}
+        zero = [[0.0] * 4] * len(labels)
+        return tokens(zero, old_entropy=list(entropies), labels=labels, mask=list(mask), **columns)
+
+    def test_example(self) -> None:
+        """Both target answers are nearest to each other; a lone general one has none of its own, and is paid."""
+        heal = Heal(shortest=0)
+        batch = self.batch(self.T1, self.T2, self.GENERAL, labels=[1, 1, 0])
+        assert heal.aligned(batch).tolist() == [False, False, True]
+        # R = 0 0 1: mean 1/3, deviation sqrt(1/3), and 1e-6.
+        assert [row[0] for row in heal.advantages(batch).tolist()] == about(-0.577349, -0.577349, 1.154699)
+
+    def test_a_target_answer_that_runs_like_the_general_ones(self) -> None:
+        """1 2 3 and 3 2 1 target, 1 2 and 3 2 1 general: each one's nearest is one of the other domain."""
+        mask = ([1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 0])
+        batch = self.batch(self.T1, self.GENERAL, self.T2, self.GENERAL, labels=[1, 1, 0, 0], mask=mask)
+        assert Heal(shortest=0).aligned(batch).tolist() == [True, True, True, True]
+        alone = self.batch(self.T1, self.GENERAL, labels=[1, 1], mask=mask[:2])
+        assert Heal(shortest=0).aligned(alone).tolist() == [False, False]
+
+    def test_short_answers_are_never_paid(self) -> None:
+        batch = self.batch(self.T1, self.T2, self.GENERAL, labels=[1, 1, 0])
+        assert Heal(shortest=3).aligned(batch).tolist() == [False] * 3
+        assert Heal(shortest=2).aligned(batch).tolist() == [False, False, True]
+
+    def test_being_right_counts_as_much(self) -> None:
+        # R = 1 0 1.
+        batch = self.batch(self.T1, self.T2, self.GENERAL, labels=[1, 1, 0], correct=[True, False, False])
+        made = [row[0] for row in Heal(shortest=0).advantages(batch).tolist()]
+        assert made == about(0.577349, -1.154699, 0.577349)
+
+    def test_passes_the_kit_with_short_answers(self) -> None:
+        check_method(Heal(shortest=0))
+
+    def test_runs_too_short_for_it(self) -> None:
+        with pytest.raises(InputError, match="aligns answers of more than 50 tokens, and max_completion_length is 50"):
+            Heal().check_length(50)
+        Heal().check_length(51)
 
 
 class TestSiren:

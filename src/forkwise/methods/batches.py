@@ -33,8 +33,10 @@ class Need(str, Enum):
     LOGPROBS = "log-probs"
     OLD_LOGPROBS = "old log-probs"
     SEQUENCE_LOGPROBS = "sequence log-probs"
+    HIDDEN = "last hidden states"  # a method that asks for them is given one prompt's completions at a time
     IDS = "token ids"
     GROUPS = "groups"
+    LABELS = "a column of the data set"  # which one, the method's `column` says; its `label` makes numbers of it
     CORRECT = "correctness"
     LENGTHS = "lengths"
     TEMPERED_LOGPROBS = "old log-probs at another temperature"  # which one, the method's `temperature_factor` says
@@ -105,8 +107,10 @@ class Tokens(_Given):
             `temperature_factor`.
         sum_p2_log: `(B, T)`, nats: `sum_v p_v^2 (log p_v + H)` over the vocabulary, of the policy under update.
         nucleus_entropy: `(B, T)`, nats, of the likeliest tokens alone, of the policy under update.
+        hidden: `(B, T, d)` bfloat16, what the head got at each token, of the policy that drew it.
         ids: `(B, T)` int64, the tokens.
         groups: `(B,)` int64, the prompt of each completion.
+        labels: `(B,)` int64, what the method's `label` makes of the data set's column.
         correct: `(B,)` bool, see `Rollout`.
         progress: the share of the run's updates that is done, from 0 on and below 1.
         states: the state of each method that has one, by its name, see `Method.first_state`.
@@ -122,8 +126,10 @@ class Tokens(_Given):
     tempered_logprobs: Tensor | None = None
     sum_p2_log: Tensor | None = None
     nucleus_entropy: Tensor | None = None
+    hidden: Tensor | None = None
     ids: Tensor | None = None
     groups: Tensor | None = None
+    labels: Tensor | None = None
     correct: Tensor | None = None
     progress: float | None = None
     states: Mapping[str, State] | None = None

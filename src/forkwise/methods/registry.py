@@ -28,6 +28,7 @@ from forkwise.methods.forking_tokens import ForkingTokens
 from forkwise.methods.gpg import Gpg
 from forkwise.methods.gtpo import GrpoS, Gtpo
 from forkwise.methods.gtpo_trajectory import GtpoTrajectory
+from forkwise.methods.heal import Heal
 from forkwise.methods.kl_cov import KlCov
 from forkwise.methods.m2po import M2po
 from forkwise.methods.maspo import Maspo
@@ -53,6 +54,7 @@ from forkwise.methods.qae import Qae
 from forkwise.methods.reinforce import Nsr, Psr, WeightedReinforce
 from forkwise.methods.repo_r import RepoR
 from forkwise.methods.rloo import Rloo
+from forkwise.methods.shear import Shear
 from forkwise.methods.siren import Siren
 from forkwise.methods.steer import Steer
 from forkwise.methods.terms import EntropyTermMethod
@@ -117,6 +119,8 @@ _OURS: tuple[type[Method], ...] = (
     GtpoTrajectory,
     Empg,
     Siren,
+    Shear,
+    Heal,
 )
 """Our methods, in the order in which they are listed."""
 

@@ -16,11 +16,11 @@ from forkwise.engines.trl.config import EntropyShapedGRPOConfig, check_rollout, 
 from forkwise.engines.trl.guard import GuardedBatch, check_rollout_acted
 from forkwise.engines.trl.methods_of_config import shaping
 from forkwise.engines.trl.release import TRL, not_shaped
-from forkwise.engines.trl.rollout import RolloutMixin
+from forkwise.engines.trl.rollout import RolloutMixin, column_of
 from forkwise.engines.trl.update import POSITIONS, UpdateAdvantages, local_tokens, token_mask
 from forkwise.engines.whole_update import gather_update
 from forkwise.errors import InputError
-from forkwise.methods import Method, Scope, Tokens
+from forkwise.methods import Method, Need, Scope, Tokens
 from forkwise.methods.chain import run_entropy_terms, run_token_methods
 
 
@@ -75,8 +75,22 @@ class EntropyShapingMixin(RolloutMixin):
         """Trains as the trainer does; a dataset of which it would not train a single step is refused."""
         if isinstance(self.train_dataset, Sized):
             check_rollout(self.args, len(self.train_dataset))
+        self._check_labels()
         with shaping():
             return super().train(*args, **kwargs)
+
+    def _check_labels(self) -> None:
+        """Refuses a data set without the column that a method asks for, or of whose values it makes no difference."""
+        known = getattr(self.train_dataset, "column_names", None) or []
+        for method in self.args.methods if known else ():
+            if Need.LABELS not in method.needs():
+                continue
+            column = column_of(method, known)
+            if len({method.label(value) for value in self.train_dataset.unique(column)}) < 2:
+                raise InputError(
+                    f"To the method '{method.name}' the column '{column}' says the same of all problems, so that it "
+                    f"could not act: look at its options ({method})."
+                )
 
     def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
         """Returns the trainer's schedule of the learning rate."""
