@@ -5,8 +5,8 @@
 
 Both trainers have the quickstart's recipe and the embedded model; one rollout of 256 completions, drawn once, is cut
 into micro-batches of 64. An update is forward pass, loss and backward pass of two of them; with every rollout come the
-old log-probs of all. The two take turns, and the first of them changes. CPU seconds, one thread: medians, and the median
-of the ratios within a turn.
+old log-probs of all. The two take turns, and the first of them changes. CPU seconds, one thread: medians, and the
+median of the ratios within a turn.
 """
 
 from __future__ import annotations
