@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from forkwise.core.entropy import logprob_and_entropy, token_entropy
+from forkwise.core.nucleus import nucleus_entropy, nucleus_entropy_of_hidden
 
 __all__ = [
     "Head",
@@ -60,14 +61,15 @@ class Head:
 
 
 class Scores(NamedTuple):
-    """Log-probs and entropies of tokens, `(N,)` each, in nats; and if asked for, the load-balancing loss of experts and
-    `sum_v p_v^2 (log p_v + H)`, `(N,)` without gradient.
+    """Log-probs and entropies of tokens, `(N,)` each, in nats; and if asked for, the load-balancing loss of experts,
+    `sum_v p_v^2 (log p_v + H)`, `(N,)` without gradient, and the entropies of nuclei, `(N,)`.
     """
 
     logprob: Tensor
     entropy: Tensor
     aux_loss: Tensor | None
     sum_p2_log: Tensor | None = None
+    nucleus_entropy: Tensor | None = None
 
 
 class Places(NamedTuple):
@@ -133,6 +135,7 @@ def score_tokens(
     temperature: float | Tensor = 1.0,
     entropy_grad: bool = True,
     extras: bool = False,
+    nucleus: float | None = None,
 ) -> Scores:
     """Runs the model and scores tokens by our operator, in place of the model's last layer.
 
@@ -144,18 +147,26 @@ def score_tokens(
         temperature: the number that the logits are divided by, or one per token `(N,)`.
         entropy_grad: whether entropies carry a gradient. It costs nothing where none is sent back through them.
         extras: compute `sum_p2_log` in the same pass.
+        nucleus: compute `nucleus_entropy` of this share of the probability, see `forkwise.core.nucleus`.
     """
 
     def scores(layer: nn.Linear, hidden: Tensor) -> tuple[Tensor, ...]:
         return score_here(
-            layer, hidden, places, head, temperature=temperature, entropy_grad=entropy_grad, extras=extras
+            layer,
+            hidden,
+            places,
+            head,
+            temperature=temperature,
+            entropy_grad=entropy_grad,
+            extras=extras,
+            nucleus=nucleus,
         )
 
     with in_place_of_head(causal_model(model), scores, no_logits) as answer:
         answer.use(lambda scored, output: {"scores": scored, "aux_loss": output.get("aux_loss")})
         result = model(**inputs)
     logprob, entropy, *more = result["scores"]
-    return Scores(logprob, entropy, result["aux_loss"], *more)
+    return Scores(logprob, entropy, result["aux_loss"], **dict(zip(_more(extras, nucleus), more, strict=True)))
 
 
 def score_here(
@@ -167,22 +178,21 @@ def score_here(
     temperature: float | Tensor,
     entropy_grad: bool,
     extras: bool,
+    nucleus: float | None = None,
 ) -> tuple[Tensor, ...]:
-    """Scores tokens by our operator where the last layer gets its hidden states: log-probs, entropies, the extra."""
+    """Scores tokens by our operator where the last layer gets its hidden states; `Scores` orders the results."""
     if hidden.dim() != 3:
         raise HeadError(f"its head gets a tensor of shape {tuple(hidden.shape)}, not one of rows of tokens")
+    picked = hidden[places.rows, hidden.shape[1] + places.columns]
+    weight, bias = whole(layer.weight), None if layer.bias is None else whole(layer.bias)
+    behind: dict[str, Any] = {"temperature": temperature, "logit_scale": head.logit_scale, "softcap": head.softcap}
     scored = logprob_and_entropy(
-        hidden[places.rows, hidden.shape[1] + places.columns],
-        whole(layer.weight),
-        places.targets,
-        bias=None if layer.bias is None else whole(layer.bias),
-        temperature=temperature,
-        entropy_grad=entropy_grad,
-        logit_scale=head.logit_scale,
-        softcap=head.softcap,
-        extras=extras,
+        picked, weight, places.targets, bias=bias, entropy_grad=entropy_grad, extras=extras, **behind
     )
-    return (scored.logprob, scored.entropy, *([scored.extras.sum_p2_log] if extras else []))
+    more = [scored.extras.sum_p2_log] if extras else []
+    if nucleus is not None:
+        more.append(nucleus_entropy_of_hidden(picked, weight, nucleus, bias=bias, **behind))
+    return (scored.logprob, scored.entropy, *more)
 
 
 def score_by_logits(
@@ -192,6 +202,7 @@ def score_by_logits(
     *,
     temperature: float | Tensor = 1.0,
     extras: bool = False,
+    nucleus: float | None = None,
 ) -> Scores:
     """Runs the model and scores tokens by its own logits, which exist at once, as far back as the tokens reach."""
     inputs = dict(inputs)
@@ -204,7 +215,14 @@ def score_by_logits(
     scaled = exact / (temperature[:, None] if isinstance(temperature, Tensor) and temperature.dim() else temperature)
     logprob = scaled.gather(1, places.targets[:, None])[:, 0] - scaled.logsumexp(1)
     more = [_sum_p2_log(scaled.detach(), entropy.detach())] if extras else []
-    return Scores(logprob, entropy, output.get("aux_loss"), *more)
+    if nucleus is not None:
+        more.append(nucleus_entropy(scaled, nucleus))
+    return Scores(logprob, entropy, output.get("aux_loss"), **dict(zip(_more(extras, nucleus), more, strict=True)))
+
+
+def _more(extras: bool, nucleus: float | None) -> list[str]:
+    """Names what is computed beside log-probs and entropies, in its order."""
+    return ["sum_p2_log"] * extras + ["nucleus_entropy"] * (nucleus is not None)
 
 
 def _sum_p2_log(logits: Tensor, entropy: Tensor) -> Tensor:

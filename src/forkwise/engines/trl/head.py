@@ -29,6 +29,7 @@ from forkwise.core import (
     score_by_logits,
     score_tokens,
 )
+from forkwise.engines.base import entropy_terms, needs
 from forkwise.engines.trl.release import TRL
 from forkwise.errors import InputError, NotFiniteError, first_line
 from forkwise.methods import Need
@@ -64,6 +65,7 @@ class HeadMixin(_Trainer):
 
     _entropy_error: float | None = None  # of our head, until it is logged
     _sum_p2_log: Tensor | None = None  # of the tokens scored last, `(B, T)`, if a method needs it
+    _nucleus_entropy: Tensor | None = None  # likewise, with its gradient
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._ways: dict[tuple[int, frozenset[Any], bool], Way] = {}
@@ -111,7 +113,7 @@ class HeadMixin(_Trainer):
     ) -> Scored:
         """Scores the last `tokens` of each row where the mask says so; elsewhere the results are 0, as TRL's are."""
         parts: list[Scores] = []
-        extras = bool(self._methods_with_extras())
+        extras: dict[str, Any] = {"extras": Need.SUM_P2_LOG in needs(self.args.methods), "nucleus": self._nucleus()}
         mask = attention_mask[:, -tokens:] != 0
         for some in torch.arange(len(input_ids)).split(batch_size or len(input_ids)):
             part = slice(int(some[0]), int(some[-1]) + 1)
@@ -122,33 +124,30 @@ class HeadMixin(_Trainer):
                 inputs["output_router_logits"] = True
             with self.accelerator.autocast():
                 if way.scorer == "logits":
-                    scores = score_by_logits(model, inputs, places, temperature=self.temperature, extras=extras)
+                    scores = score_by_logits(model, inputs, places, temperature=self.temperature, **extras)
                 else:
-                    scores = score_tokens(
-                        model,
-                        inputs,
-                        places,
-                        way.head,
-                        temperature=self.temperature,
-                        extras=extras,
-                    )
+                    scores = score_tokens(model, inputs, places, way.head, temperature=self.temperature, **extras)
             parts.append(scores)
-        names = ["logprob", "entropy", *(["sum_p2_log"] if extras else [])]
-        logprobs, entropies, *more = (
-            torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
-            for flat in (torch.cat([getattr(part, name) for part in parts]) for name in names)
-        )
-        self._sum_p2_log = more[0] if more else None
+
+        def padded(name: str) -> Tensor:
+            flat = torch.cat([getattr(part, name) for part in parts])
+            return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
+
+        logprobs, entropies = padded("logprob"), padded("entropy")
+        self._sum_p2_log = padded("sum_p2_log") if extras["extras"] else None
+        self._nucleus_entropy = padded("nucleus_entropy") if extras["nucleus"] is not None else None
         losses = [part.aux_loss for part in parts if part.aux_loss is not None]
         aux_loss = torch.stack(losses).mean() if compute_aux_loss and losses else None
         return logprobs, entropies if compute_entropy else None, aux_loss
 
-    def _methods_with_extras(self) -> list[str]:
-        return [method.name for method in self.args.methods if Need.SUM_P2_LOG in method.needs()]
+    def _nucleus(self) -> float | None:
+        """Returns the share of the probability that the nucleus of a method has, if one asks for its entropy."""
+        shares = [m.nucleus for m in entropy_terms(self.args.methods) if Need.NUCLEUS_ENTROPY in m.needs()]
+        return shares[0] if shares else None
 
     def _check_extras(self, way: Way) -> None:
         """Refuses methods that need what TRL's own head cannot give; it also knows one temperature only."""
-        beyond = {Need.SUM_P2_LOG, Need.TEMPERED_LOGPROBS}
+        beyond = {Need.SUM_P2_LOG, Need.TEMPERED_LOGPROBS, Need.NUCLEUS_ENTROPY}
         for method in self.args.methods:
             if not method.needs() & beyond:
                 continue
