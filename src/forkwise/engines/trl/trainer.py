@@ -78,11 +78,6 @@ class EntropyShapingMixin(RolloutMixin):
         with shaping():
             return super().train(*args, **kwargs)
 
-    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns the trainer's schedule of the learning rate."""
-        with shaping():
-            return super().create_scheduler(*args, **kwargs)
-
     # -------------------------------------------------------------------------------------------------------- updates
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
