@@ -120,7 +120,7 @@ def training_batches(
 
 
 def train_base(
-    out: str | Path,
+    folder: str | Path,
     *,
     language: str = "countdown",
     config: str = "small",
@@ -147,7 +147,7 @@ def train_base(
     Raises:
         InputError: unknown language or config, no steps, or `out` holds files already.
     """
-    out = Path(out)
+    folder = Path(folder)
     if config not in CONFIGS:
         raise InputError(f"There is no base model config {config!r}; use one of {', '.join(CONFIGS)}.")
     if language not in LANGUAGES:
@@ -156,8 +156,8 @@ def train_base(
     steps = settings.steps if steps is None else steps
     if steps < 1:
         raise InputError(f"--steps is {steps}; the base model needs at least 1 training step.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} holds files already; give a new directory as --out.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} holds files already; give a new directory as --out.")
     device = _device(device)
 
     torch.manual_seed(seed)
@@ -191,8 +191,8 @@ def train_base(
             if log_every and len(losses) % log_every == 0:
                 recent, seconds = float(np.mean(losses[-log_every:])), time.perf_counter() - start
                 echo(f"step {len(losses)}  loss {recent:.4f} nats  {seconds:.0f} s")
-    save_model(model.float().cpu(), out, half=spoken.half)
-    save_tokenizer(tokenizer, out)
+    save_model(model.float().cpu(), folder, half=spoken.half)
+    save_tokenizer(tokenizer, folder)
     return {
         "loss": float(np.mean(losses[-100:])),
         "tokens": float(tokens),

@@ -177,8 +177,8 @@ def simulate(title: str, cells: Sequence[Cell], sets: int, *, find: bool = False
     shares = {}
     for number, cell in enumerate(cells):
         shift = np.zeros(len(KS)) if find else truth(cell)
-        found = [claims(cell, shift, np.random.default_rng([number, i]), i) for i in range(sets)]
-        shares[cell.name] = np.mean(np.array(found, dtype=float), axis=0)
+        claimed = [claims(cell, shift, np.random.default_rng([number, i]), i) for i in range(sets)]
+        shares[cell.name] = np.mean(np.array(claimed, dtype=float), axis=0)
     table(title, ["design", *HEADER], [[name, *(f"{x:.3f}" for x in row)] for name, row in shares.items()])
     return shares
 
@@ -261,9 +261,9 @@ def few_problems(sets: int) -> None:
             for i in range(sets):
                 rng = np.random.default_rng([50, q, i])
                 variation = vary(draw(rng, q)[None, :, None], np.zeros((1, q, 1)))
-                found = variation.pointwise(LEVEL)
-                missed += not found.low[0] <= goal <= found.high[0]
-                equal += found.low[0] >= -margin and found.high[0] <= margin and unseen(q, LEVEL) <= margin
+                pointwise = variation.pointwise(LEVEL)
+                missed += not pointwise.low[0] <= goal <= pointwise.high[0]
+                equal += pointwise.low[0] >= -margin and pointwise.high[0] <= margin and unseen(q, LEVEL) <= margin
             wrong = f"{equal / sets:.3f}" if abs(goal) > margin else ""
             rows.append([name, str(q), f"{missed / sets:.3f}", wrong])
     title = f"Effects on few problems, one model against one, K = 1 ({sets} data sets)"
@@ -287,8 +287,8 @@ def fixed_benchmark(sets: int) -> None:
                 counts = np.full_like(c, n)
                 variance = sampling_variance(counts, c, ks)
                 mean = pass_at_k(counts[0], c[0], ks).mean(axis=0)
-                found = same_problems(mean, variance, counts, c, ks, LEVEL)
-                hits += (found.low <= goal) & (goal <= found.high)
+                interval = same_problems(mean, variance, counts, c, ks, LEVEL)
+                hits += (interval.low <= goal) & (goal <= interval.high)
             rows.append([name, str(q), *(f"{x:.3f}" for x in hits / sets)])
     title = f"Coverage of the interval for these very problems, {n} samples ({sets} data sets)"
     table(title, ["population", "problems", *(f"K = {k}" for k in ks)], rows)

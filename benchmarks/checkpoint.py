@@ -56,9 +56,9 @@ def show(what: str, began: tuple[float, float], checkpoint: Path) -> None:
 def timed(what: str, checkpoint: Path, action: Callable[[Path], object]) -> None:
     """Measures `action` on the checkpoint."""
     began = clock()
-    found = action(checkpoint)
-    if found is not None:
-        raise SystemExit(f"{what}: {found}")
+    result = action(checkpoint)
+    if result is not None:
+        raise SystemExit(f"{what}: {result}")
     show(what, began, checkpoint)
 
 

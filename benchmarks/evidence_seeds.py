@@ -80,10 +80,10 @@ def unadjusted(ablations: Path) -> None:
     for arm in OTHERS:
         against = {"GRPO": grpo} | ({"the method": shaped} if arm in PLACEBOS else {})
         for name, reference in against.items():
-            found = compare(reference, seeds(ablations, arm), ks=ks).differences[0]
+            difference = compare(reference, seeds(ablations, arm), ks=ks).differences[0]
             at = [ks.index(k) for k in (1, 16, 256)]
-            means = signed(found.interval.mean[at])
-            print(f"{arm:20} against {name:10}  {found.adjusted_p.min():.3f}   K = 1, 16, 256: {means}")
+            means = signed(difference.interval.mean[at])
+            print(f"{arm:20} against {name:10}  {difference.adjusted_p.min():.3f}   K = 1, 16, 256: {means}")
 
 
 def followers_beside(grpo: Arm, followers: Path) -> None:

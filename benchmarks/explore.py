@@ -55,12 +55,12 @@ def whole(table: Path, base: Path, limit: int, dtype: str) -> None:
     settings = Settings(load_lexicon(), load_reflective(), limit=limit)
     for run in runs:
         with timed("all but reading"):
-            found = explore_run(run, settings, base=theirs, encoder=kept)
-        rare = found.rarity
+            explored = explore_run(run, settings, base=theirs, encoder=kept)
+        rare = explored.rarity
         assert rare is not None
         print(
-            f"{run.run}: {found.samples:,} samples, {found.sentences:,} sentences, {rare.distinct:,} distinct; base "
-            f"{rare.base_sentences:,}, {rare.base_distinct:,} distinct; {encoder.sentences:,} embedded"
+            f"{run.run}: {explored.samples:,} samples, {explored.sentences:,} sentences, {rare.distinct:,} distinct; "
+            f"base {rare.base_sentences:,}, {rare.base_distinct:,} distinct; {encoder.sentences:,} embedded"
         )
     SPENT["statistics, matching, neighbours"] = SPENT.pop("all but reading") - SPENT["embedding"]
 

@@ -112,11 +112,11 @@ def truths(cell: Cell) -> tuple[float, float]:
     anything of marks, and the matched one where only the effect does not."""
     if not cell.effect and cell.kind not in ("position", "traces", "starts", "varied"):
         return 0.0, 0.0
-    found = []
+    shifts = []
     for seed in range(30):
         made = traces(np.random.default_rng([9, seed]), cell)
-        found.append([contrast(design, made.marked_N, auc=False) for design in designs(made)])
-    raw, matched = (np.mean([one.difference.value for one in column if one]) for column in zip(*found, strict=True))
+        shifts.append([contrast(design, made.marked_N, auc=False) for design in designs(made)])
+    raw, matched = (np.mean([one.difference.value for one in column if one]) for column in zip(*shifts, strict=True))
     return float(raw), float(matched) if cell.effect or cell.kind == "varied" else 0.0
 
 
@@ -162,11 +162,11 @@ def simulate(cells: Sequence[Cell], sets: int, *, find: bool = False) -> dict[st
         missed, few = [], 0
         for i in range(sets):
             made = traces(np.random.default_rng([zlib.crc32(cell.name.encode()), i]), cell)
-            found = [contrast(design, made.marked_N, auc=design.matched) for design in designs(made)]
-            if any(one is None or one.too_few for one in found):
+            claimed = [contrast(design, made.marked_N, auc=design.matched) for design in designs(made)]
+            if any(one is None or one.too_few for one in claimed):
                 few += 1
                 continue
-            raw, matched = (one for one in found if one is not None)
+            raw, matched = (one for one in claimed if one is not None)
             half = misses(matched.auc, 0.5) if not (cell.effect or cell.kind == "varied") or find else np.nan
             missed.append([misses(raw.difference, raw_truth), misses(matched.difference, truth), half])
         if few * 2 > sets:
@@ -199,12 +199,12 @@ def rare(rng: Rng, problems: int, base: int, run: int) -> tuple[bool, bool, floa
     (null_M, problem_M, bin_M), (distance_N, problem_N, bin_N) = pool(base), pool(run)
     null = Null(null_M, problem_M, 0.9)
     one_N, one_M = np.zeros_like(bin_N), np.zeros_like(bin_M)
-    found = [
+    intervals = [
         null.interval(distance_N, problem_N, own, theirs, problems, resamples=400, seed=0, level=0.95)
         for own, theirs in ((one_N, one_M), (bin_N, bin_M))
     ]
-    assert found[1].value is not None
-    return misses(found[0], 0.1), misses(found[1], 0.1), found[1].value
+    assert intervals[1].value is not None
+    return misses(intervals[0], 0.1), misses(intervals[1], 0.1), intervals[1].value
 
 
 def rarities(sets: int) -> None:

@@ -117,15 +117,15 @@ def head_call(head: Head, h: Tensor, w: Tensor, y: Tensor) -> Callable[[bool], N
 
 def timed(bench: Bench, call: Callable[[], None]) -> float:
     """Median milliseconds of calls, after two that fill caches and compile."""
-    found = []
+    seconds = []
     for i in range(3 if bench.tiny else 9):
         bench.sync()
         start = time.perf_counter()
         call()
         bench.sync()
         if i >= 2:
-            found.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(found)
+            seconds.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(seconds)
 
 
 def both(bench: Bench, call: Callable[[bool], None]) -> list[float]:
@@ -158,10 +158,10 @@ def speed(bench: Bench) -> None:
             for name, load in HEADS.items():
                 if bench.late(f"{name}, {title}", 20):
                     continue
-                found = bench.attempt(name, partial(cost, bench, load, h, w, y))
-                if found is not None:
-                    results[name] = found
-                    bench.say(name, note="{:.2f}, {:.2f}, {:.0f} MB".format(*found))
+                spent = bench.attempt(name, partial(cost, bench, load, h, w, y))
+                if spent is not None:
+                    results[name] = spent
+                    bench.say(name, note="{:.2f}, {:.2f}, {:.0f} MB".format(*spent))
             judge(bench, title, results, large=tokens >= 4096)
             h.grad = w.grad = None
 
@@ -229,10 +229,10 @@ def update(bench: Bench) -> None:
         if bench.late(f"the update by {name}", 20):
             continue
         bench.clean()
-        found = bench.attempt(name, partial(timed_step, name))
-        if found is not None:
-            times[name] = found
-            bench.say(name, note=f"{found:.1f}, {bench.peak() / 1e6:.0f} MB")
+        spent = bench.attempt(name, partial(timed_step, name))
+        if spent is not None:
+            times[name] = spent
+            bench.say(name, note=f"{spent:.1f}, {bench.peak() / 1e6:.0f} MB")
     if TRL in times and not bench.tiny:
         bench.say(f"update / by {TRL}", times[OURS] / times[TRL] if OURS in times else None, 1.0)
 
@@ -265,13 +265,13 @@ def training(bench: Bench) -> None:
 
 
 def versions() -> str:
-    found = []
+    lines = []
     for name in ("torch", "triton", "trl", "verl", "liger-kernel", "forkwise"):
         try:
-            found.append(f"{name} {version(name)}")
+            lines.append(f"{name} {version(name)}")
         except PackageNotFoundError:
-            found.append(f"no {name}")
-    return ", ".join(found)
+            lines.append(f"no {name}")
+    return ", ".join(lines)
 
 
 def main() -> None:

@@ -150,16 +150,18 @@ def errors(bench: Bench, shape: tuple[int, int, int], given: dict[str, Any], dty
     if options.pop("bias", False):
         options["bias"] = torch.linspace(-1, 1, vocab, device=bench.device).to(dtype).requires_grad_()
         leaves.append(options["bias"])
-    out = logprob_and_entropy(hidden, weight, targets, entropy_grad=True, **options)
-    loss(out.logprob[few], out.entropy[few], min(COUNTED, tokens)).backward()
+    scores = logprob_and_entropy(hidden, weight, targets, entropy_grad=True, **options)
+    loss(scores.logprob[few], scores.entropy[few], min(COUNTED, tokens)).backward()
     if isinstance(options.get("temperature"), Tensor):
         options["temperature"] = options["temperature"][few].double()
     values, grads = float64(hidden[few], weight, targets[few], options)
-    found = [(mine.detach()[few].double() - true).abs().max().item() for mine, true in zip(out, values, strict=True)]
+    largest = [
+        (mine.detach()[few].double() - true).abs().max().item() for mine, true in zip(scores, values, strict=True)
+    ]
     ours = [leaf.grad for leaf in leaves if leaf.grad is not None]
     ours[0] = ours[0][few]
     shares = [((mine.double() - true).norm() / true.norm()).item() for mine, true in zip(ours, grads, strict=True)]
-    return [*found, max(shares)]
+    return [*largest, max(shares)]
 
 
 def correctness(bench: Bench) -> None:
@@ -172,14 +174,14 @@ def correctness(bench: Bench) -> None:
             if bench.late(name, 20):
                 continue
             bench.clean()
-            found = bench.attempt(name, partial(errors, bench, (tokens, dim, vocab), given, dtype))
-            if found is None:
+            largest = bench.attempt(name, partial(errors, bench, (tokens, dim, vocab), given, dtype))
+            if largest is None:
                 bench.say(name, None, 0, "not compared")
                 continue
             rounded = dtype != torch.float32 and not exact_products  # logits are rounded to the dtype
             for what, value, limit in zip(
                 ("log-prob", "entropy", "gradients"),
-                found,
+                largest,
                 (0.2, 0.2, 0.03) if rounded else (5e-5, 2e-5, 1e-4 if dtype == torch.float32 else 5e-3),
                 strict=True,
             ):

@@ -194,8 +194,8 @@ def power(runs: int, resamples: int, sizes: Sequence[int]) -> None:
                 interval, _, adjusted = judged(vary(b[None], a[None]), resamples, i)
                 gap = np.abs(b.mean(axis=0) - a.mean(axis=0))
                 z = gap / np.hypot(stats.sem(a), stats.sem(b))
-                found = [(interval.low > 0) | (interval.high < 0), adjusted <= 0.05, z > 1.96]
-                for name, by_k in zip(names, found, strict=True):
+                claims = [(interval.low > 0) | (interval.high < 0), adjusted <= 0.05, z > 1.96]
+                for name, by_k in zip(names, claims, strict=True):
                     hits[name] += by_k
                     anywhere[name] += bool(by_k.any())
             for name in names:
@@ -220,10 +220,10 @@ def crossing_interval(runs: int, resamples: int, sizes: Sequence[int]) -> None:
             rng = np.random.default_rng([4, q, r])
             a, b = (curves(rng, rates) for rates in crossing(rng, q))
             varied = vary(b[None], a[None])
-            found = find_crossing(KS, varied.mean, varied.mean + varied.draws(resamples, r))
-            if found.k is not None:
+            estimate = find_crossing(KS, varied.mean, varied.mean + varied.draws(resamples, r))
+            if estimate.k is not None:
                 seen += 1
-                low, high = (np.inf if end is None else end for end in (found.low, found.high))
+                low, high = (np.inf if end is None else end for end in (estimate.low, estimate.high))
                 covered += low <= place <= high
                 if low > 0 and np.isfinite(high):
                     bounded += 1

@@ -184,11 +184,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for size in DESIGNS:
             shift = shift_for(population, components, size, 0.7)
             differences = effect(population, shift)
-            found = np.zeros(len(KS))
+            claims = np.zeros(len(KS))
             for _ in range(studies):
                 estimates = [pass_at_k(np.full(x.size, N), x.ravel(), KS) for x in drawn(rng, population, size, shift)]
                 reference, arm = (x.reshape(size.runs, size.problems, len(KS)) for x in estimates)
-                found += [two_way_p(arm[:, :, i], reference[:, :, i]) < 0.05 for i in range(len(KS))]
+                claims += [two_way_p(arm[:, :, i], reference[:, :, i]) < 0.05 for i in range(len(KS))]
             small, large = (planned_from_pilots(rng, population, s, pilots, size, differences) for s in (3, 6))
             for i, (k, c, d) in enumerate(zip(KS, components, differences, strict=True)):
                 planned = [
@@ -196,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     *np.quantile(small[:, i], ENDS),
                     *np.quantile(large[:, i], ENDS),
                 ]
-                print(row(population.name, size, k, d, found[i] / studies, planned), flush=True)
+                print(row(population.name, size, k, d, claims[i] / studies, planned), flush=True)
     return 0
 
 

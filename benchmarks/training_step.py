@@ -50,8 +50,8 @@ def nothing(hidden: Any, weight: Any, bias: Any, labels: Any, temperature: float
 
 
 def everywhere(hidden: Any, weight: Any, bias: Any, labels: Any, temperature: float) -> tuple[Any, Any]:
-    found = logprob_and_entropy(hidden, weight, labels, bias=bias, temperature=temperature)
-    return found.logprob, found.entropy
+    scores = logprob_and_entropy(hidden, weight, labels, bias=bias, temperature=temperature)
+    return scores.logprob, scores.entropy
 
 
 def verl(hidden: Any, weight: Any, bias: Any, labels: Any, temperature: float) -> tuple[Any, Any]:
@@ -149,8 +149,8 @@ def in_a_fork(trainer: Any, head: Head | None, batch: dict[str, Any]) -> dict[st
     with os.fdopen(read) as pipe:
         text = pipe.read()
     os.waitpid(child, 0)
-    found: dict[str, Any] = json.loads(text) if text else {"error": "killed: out of memory?"}
-    return found
+    answered: dict[str, Any] = json.loads(text) if text else {"error": "killed: out of memory?"}
+    return answered
 
 
 @torch.no_grad()
@@ -179,14 +179,14 @@ def measure(model: Any, batch: dict[str, Any], rounds: int) -> dict[str, list[di
             trainer.model.train()
             trainer.current_gradient_accumulation_steps = 1
             ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
-            trainer._way(model, ids, torch.ones_like(ids), batch["completion_ids"].shape[1], images=False)  # the proof
+            trainer._way(model, ids, torch.ones_like(ids), batch["completion_ids"].shape[1])  # the proof
             trainers[backend] = trainer
-        found: dict[str, list[dict[str, Any]]] = {name: [] for name in HEADS}
+        by_head: dict[str, list[dict[str, Any]]] = {name: [] for name in HEADS}
         for _ in range(rounds):
             for name, (backend, head) in HEADS.items():
-                found[name].append(in_a_fork(trainers[backend], head, batch))
-                print(f"{name}: {found[name][-1]}", file=sys.stderr, flush=True)
-    return found
+                by_head[name].append(in_a_fork(trainers[backend], head, batch))
+                print(f"{name}: {by_head[name][-1]}", file=sys.stderr, flush=True)
+    return by_head
 
 
 def show(dtype: str, found: dict[str, list[dict[str, Any]]], error: float, gradient_mb: float) -> None:

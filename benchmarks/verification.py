@@ -81,8 +81,8 @@ def as_released(pairs: Sequence[Pair], *, timeout: float = 5.0) -> tuple[float, 
     def work() -> list[Verdict]:
         command = [sys.executable, "-c", AS_RELEASED, str(timeout)]
         done = subprocess.run(command, input=json.dumps(pairs), capture_output=True, text=True, check=True)
-        found = json.loads(done.stdout)
-        return [Verdict(bool(correct), None, "timeout" if correct is None else "math-verify") for correct in found]
+        timed = json.loads(done.stdout)
+        return [Verdict(bool(correct), None, "timeout" if correct is None else "math-verify") for correct in timed]
 
     return cpu_seconds(work)
 
@@ -115,9 +115,9 @@ def published(names: str = "") -> list[Pair]:
                     row = json.loads(line)
                     texts = row["code"] if isinstance(row["code"], list) else [row["code"]]
                     pairs += [(str(row.get("gt") or row["answer"]), extract_answer(text) or "") for text in texts]
-    found = [(extract_answer(gold) or gold, answer) for gold, answer in sorted(pairs) if answer.strip()]
-    random.Random(0).shuffle(found)
-    return found
+    answered = [(extract_answer(gold) or gold, answer) for gold, answer in sorted(pairs) if answer.strip()]
+    random.Random(0).shuffle(answered)
+    return answered
 
 
 def show(name: str, pairs: Sequence[Pair], seconds: float, verdicts: Sequence[Verdict]) -> None:

@@ -249,9 +249,9 @@ def test_a_command_typed_wrong_gets_one_line(capsys: pytest.CaptureFixture[str],
     with pytest.raises(SystemExit) as ended:
         run(argv.split())
     assert ended.value.code == 2
-    out, err = capsys.readouterr()
+    stdout, err = capsys.readouterr()
     (line,) = err.splitlines()
-    assert (out, line[:10]) == ("", "forkwise: ")
+    assert (stdout, line[:10]) == ("", "forkwise: ")
     assert message in line
 
 

@@ -19,13 +19,13 @@ IDS = torch.tensor([5, 5, 5, -2, -2, -2])
 
 def loop(rewards: Tensor, ids: list[int], scale: str) -> Tensor:
     groups = {i: torch.tensor([float(r) for r, j in zip(rewards, ids, strict=True) if i == j]) for i in set(ids)}
-    out = []
+    shaped = []
     for reward, i in zip(rewards.tolist(), ids, strict=True):
         values = {"group": groups[i], "batch": rewards}.get(scale)
         std = 0.0 if values is None or len(values) == 1 else float(values.double().std())
         centred = reward - float(groups[i].double().mean())
-        out.append(centred if scale == "none" else centred / (std + 1e-4))
-    return torch.tensor(out)
+        shaped.append(centred if scale == "none" else centred / (std + 1e-4))
+    return torch.tensor(shaped)
 
 
 def test_grpo_by_hand() -> None:

@@ -57,11 +57,11 @@ class Allocations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in given:
                 self.largest = max(self.largest, tensor.untyped_storage().nbytes())
-        return out
+        return result
 
 
 # --- token_entropy ----------------------------------------------------------------------------------------------------
@@ -244,13 +244,13 @@ def test_every_tile_shape_gives_the_float64_reference(
     tile(*shape)
     hidden, weight, bias, targets = head()
     logp, entropy = reference(hidden @ weight.t() + bias, temperature)
-    out = logprob_and_entropy(hidden, weight, targets, bias=bias, temperature=temperature, entropy_grad=True)
-    torch.testing.assert_close(out.logprob, logp.gather(1, targets[:, None]).squeeze(1), rtol=1e-12, atol=1e-14)
-    torch.testing.assert_close(out.entropy, entropy, rtol=1e-12, atol=1e-14)
+    scores = logprob_and_entropy(hidden, weight, targets, bias=bias, temperature=temperature, entropy_grad=True)
+    torch.testing.assert_close(scores.logprob, logp.gather(1, targets[:, None]).squeeze(1), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(scores.entropy, entropy, rtol=1e-12, atol=1e-14)
     weights = torch.linspace(-1, 2, 7, dtype=torch.float64)
     loss = (logp.gather(1, targets[:, None]).squeeze(1) * weights + entropy * weights.cos()).sum()
     expected = torch.autograd.grad(loss, (hidden, weight, bias))
-    got = torch.autograd.grad((out.logprob * weights + out.entropy * weights.cos()).sum(), (hidden, weight, bias))
+    got = torch.autograd.grad((scores.logprob * weights + scores.entropy * weights.cos()).sum(), (hidden, weight, bias))
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-13)
 
@@ -264,19 +264,19 @@ def test_gradcheck_from_hidden_states(
     hidden, weight, bias, targets = head(n=4, d=3, v=9)
 
     def function(h: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, ...]:
-        out = logprob_and_entropy(
+        scores = logprob_and_entropy(
             h.view(2, 2, 3), w, targets.view(2, 2), bias=b, temperature=temperature, entropy_grad=entropy_grad
         )
-        return tuple(out) if entropy_grad else (out.logprob,)
+        return tuple(scores) if entropy_grad else (scores.logprob,)
 
     assert torch.autograd.gradcheck(function, (hidden, weight, bias))
 
 
 def test_entropy_is_a_constant_unless_asked_for() -> None:
     hidden, weight, _, targets = head()
-    out = logprob_and_entropy(hidden, weight, targets)
-    assert out.logprob.requires_grad
-    assert not out.entropy.requires_grad
+    scores = logprob_and_entropy(hidden, weight, targets)
+    assert scores.logprob.requires_grad
+    assert not scores.entropy.requires_grad
 
 
 def test_only_the_gradients_asked_for_are_computed() -> None:
@@ -286,17 +286,17 @@ def test_only_the_gradients_asked_for_are_computed() -> None:
     )
     for i in range(3):
         inputs = [x.detach().requires_grad_(i == j) for j, x in enumerate((hidden, weight, bias))]
-        out = logprob_and_entropy(inputs[0], inputs[1], targets, bias=inputs[2])
-        out.logprob.sum().backward()
+        scores = logprob_and_entropy(inputs[0], inputs[1], targets, bias=inputs[2])
+        scores.logprob.sum().backward()
         assert [x.grad is not None for x in inputs] == [i == j for j in range(3)]
         torch.testing.assert_close(inputs[i].grad, expected[i], rtol=0, atol=0)
 
 
 def test_entropy_alone_and_a_second_backward_pass() -> None:
     hidden, weight, _, targets = head()
-    out = logprob_and_entropy(hidden, weight, targets, entropy_grad=True)
-    (first,) = torch.autograd.grad(out.entropy.sum(), hidden, retain_graph=True)
-    (second,) = torch.autograd.grad(out.entropy.sum(), hidden)
+    scores = logprob_and_entropy(hidden, weight, targets, entropy_grad=True)
+    (first,) = torch.autograd.grad(scores.entropy.sum(), hidden, retain_graph=True)
+    (second,) = torch.autograd.grad(scores.entropy.sum(), hidden)
     (expected,) = torch.autograd.grad(token_entropy(hidden @ weight.t()).sum(), hidden)
     torch.testing.assert_close(first, expected, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(first, second, rtol=0, atol=0)
@@ -313,12 +313,12 @@ def test_minus_infinity_bias_removes_words(masked: range, tile: Callable[[int, i
     targets = kept[torch.arange(7) % len(kept)]
     with torch.no_grad():
         bias[list(masked)] = -INF
-    out = logprob_and_entropy(hidden, weight, targets, bias=bias, entropy_grad=True)
+    scores = logprob_and_entropy(hidden, weight, targets, bias=bias, entropy_grad=True)
     short = logprob_and_entropy(
         hidden, weight[kept], torch.searchsorted(kept, targets), bias=bias[kept], entropy_grad=True
     )
-    torch.testing.assert_close(tuple(out), tuple(short), rtol=1e-13, atol=1e-14)
-    got = torch.autograd.grad(out.logprob.sum() + 2 * out.entropy.sum(), (hidden, weight, bias))
+    torch.testing.assert_close(tuple(scores), tuple(short), rtol=1e-13, atol=1e-14)
+    got = torch.autograd.grad(scores.logprob.sum() + 2 * scores.entropy.sum(), (hidden, weight, bias))
     expected = torch.autograd.grad(short.logprob.sum() + 2 * short.entropy.sum(), (hidden, weight, bias))
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
@@ -328,35 +328,39 @@ def test_a_removed_target_has_log_probability_minus_infinity() -> None:
     hidden, weight, bias, targets = head()
     with torch.no_grad():
         bias[targets[0]] = -INF
-    out = logprob_and_entropy(hidden, weight, targets, bias=bias)
-    assert out.logprob[0] == -INF
-    assert out.entropy.isfinite().all()
+    scores = logprob_and_entropy(hidden, weight, targets, bias=bias)
+    assert scores.logprob[0] == -INF
+    assert scores.entropy.isfinite().all()
 
 
 def test_float32_is_accurate_over_many_tiles(tile: Callable[[int, int], None]) -> None:
     tile(64, 512)
     hidden, weight, _, targets = head(n=128, d=64, v=20_000, dtype=torch.float32)
-    out = logprob_and_entropy(hidden, weight, targets)
+    scores = logprob_and_entropy(hidden, weight, targets)
     logits = (hidden @ weight.t()).detach()
     logp, entropy = reference(logits)
-    torch.testing.assert_close(out.logprob.double(), logp.gather(1, targets[:, None]).squeeze(1), rtol=1e-6, atol=1e-5)
-    torch.testing.assert_close(out.entropy.double(), entropy, rtol=1e-5, atol=1e-5)
-    assert (out.entropy >= 0).all()
+    torch.testing.assert_close(
+        scores.logprob.double(), logp.gather(1, targets[:, None]).squeeze(1), rtol=1e-6, atol=1e-5
+    )
+    torch.testing.assert_close(scores.entropy.double(), entropy, rtol=1e-5, atol=1e-5)
+    assert (scores.entropy >= 0).all()
 
 
 def test_bfloat16_errs_only_by_the_rounding_of_the_logits() -> None:
     # Logits of size ~20 in bfloat16 have steps of 1/8, so values err by some 1e-2. All else is float32: from the same
     # rounded logits the reference agrees to 1e-5.
     hidden, weight, _, targets = head(n=64, d=64, v=5_000, dtype=torch.bfloat16)
-    out = logprob_and_entropy(hidden, weight, targets, entropy_grad=True)
-    assert out.logprob.dtype == out.entropy.dtype == torch.float32
+    scores = logprob_and_entropy(hidden, weight, targets, entropy_grad=True)
+    assert scores.logprob.dtype == scores.entropy.dtype == torch.float32
     logp, entropy = reference((hidden @ weight.t()).detach())
-    torch.testing.assert_close(out.logprob.double(), logp.gather(1, targets[:, None]).squeeze(1), rtol=1e-6, atol=1e-5)
-    torch.testing.assert_close(out.entropy.double(), entropy, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        scores.logprob.double(), logp.gather(1, targets[:, None]).squeeze(1), rtol=1e-6, atol=1e-5
+    )
+    torch.testing.assert_close(scores.entropy.double(), entropy, rtol=1e-5, atol=1e-5)
 
     exact = [x.detach().double().requires_grad_() for x in (hidden, weight)]
     true = logprob_and_entropy(exact[0], exact[1], targets, entropy_grad=True)
-    got = torch.autograd.grad(out.logprob.sum() + out.entropy.sum(), (hidden, weight))
+    got = torch.autograd.grad(scores.logprob.sum() + scores.entropy.sum(), (hidden, weight))
     for a, b in zip(got, torch.autograd.grad(true.logprob.sum() + true.entropy.sum(), exact), strict=True):
         assert a.dtype == torch.bfloat16
         assert (a.double() - b).norm() < 0.02 * b.norm()
@@ -378,9 +382,9 @@ def test_autocast_multiplies_in_the_autocast_dtype() -> None:
     low = [x.detach().bfloat16().requires_grad_() for x in (hidden, weight)]
     expected = logprob_and_entropy(low[0], low[1], targets)
     with torch.autocast("cpu", torch.bfloat16):
-        out = logprob_and_entropy(hidden, weight, targets)
-    torch.testing.assert_close(tuple(out), tuple(expected), rtol=0, atol=0)
-    out.logprob.sum().backward()  # outside autocast, as usual
+        scores = logprob_and_entropy(hidden, weight, targets)
+    torch.testing.assert_close(tuple(scores), tuple(expected), rtol=0, atol=0)
+    scores.logprob.sum().backward()  # outside autocast, as usual
     expected.logprob.sum().backward()
     for full, half in zip((hidden, weight), low, strict=True):
         assert full.grad is not None
@@ -395,19 +399,19 @@ def test_no_matrix_of_logits_is_ever_allocated(dtype: torch.dtype, tile: Callabl
     n, d, v = 512, 16, 8_192
     hidden, weight, _, targets = head(n=n, d=d, v=v, dtype=dtype)
     with Allocations() as forward:
-        out = logprob_and_entropy(hidden, weight, targets, entropy_grad=True)
+        scores = logprob_and_entropy(hidden, weight, targets, entropy_grad=True)
     assert forward.largest <= 64 * 256 * 4
     with Allocations() as backward:
-        (out.logprob.sum() + out.entropy.sum()).backward()
+        (scores.logprob.sum() + scores.entropy.sum()).backward()
     assert backward.largest == weight.numel() * weight.element_size()  # the gradient itself, in its own dtype
     assert backward.largest * 32 == n * v * weight.element_size()
 
 
 def test_no_tokens_from_hidden_states() -> None:
     hidden, weight, bias, _ = head(n=0)
-    out = logprob_and_entropy(hidden, weight, torch.zeros(0, dtype=torch.int64), bias=bias, entropy_grad=True)
-    assert out.logprob.shape == out.entropy.shape == (0,)
-    out.logprob.sum().backward()
+    scores = logprob_and_entropy(hidden, weight, torch.zeros(0, dtype=torch.int64), bias=bias, entropy_grad=True)
+    assert scores.logprob.shape == scores.entropy.shape == (0,)
+    scores.logprob.sum().backward()
     assert weight.grad is not None
     assert (weight.grad == 0).all()
 
@@ -416,9 +420,9 @@ def test_leading_shapes_are_kept() -> None:
     hidden, weight, _, targets = head(n=6)
     flat = logprob_and_entropy(hidden, weight, targets)
     for lead in ((2, 3), (1, 2, 3)):
-        out = logprob_and_entropy(hidden.view(*lead, 5), weight, targets.view(lead))
-        assert out.logprob.shape == out.entropy.shape == lead
-        torch.testing.assert_close(out.entropy.flatten(), flat.entropy, rtol=0, atol=0)
+        scores = logprob_and_entropy(hidden.view(*lead, 5), weight, targets.view(lead))
+        assert scores.logprob.shape == scores.entropy.shape == lead
+        torch.testing.assert_close(scores.entropy.flatten(), flat.entropy, rtol=0, atol=0)
     one = logprob_and_entropy(hidden[0], weight, targets[0])
     torch.testing.assert_close(one.logprob, flat.logprob[0])
 
@@ -476,11 +480,11 @@ def test_the_liger_backend_agrees_with_ours() -> None:
     hidden, weight, _, targets = head(n=12, d=16, v=300, dtype=torch.float32)
     results = []
     for backend in ("torch", "liger"):
-        out = logprob_and_entropy(
+        scores = logprob_and_entropy(
             hidden.view(3, 4, 16), weight, targets.view(3, 4), temperature=0.8, entropy_grad=True, backend=backend
         )
-        assert out.entropy.dtype == torch.float32
-        results.append((*out, *torch.autograd.grad(out.logprob.sum() + out.entropy.sum(), (hidden, weight))))
+        assert scores.entropy.dtype == torch.float32
+        results.append((*scores, *torch.autograd.grad(scores.logprob.sum() + scores.entropy.sum(), (hidden, weight))))
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-4)
     assert not logprob_and_entropy(hidden, weight, targets, backend="liger").entropy.requires_grad
 

@@ -38,15 +38,15 @@ def outside_is_nan(tensor: Tensor, mask: Tensor) -> Tensor:
 
 def by_definition(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float, after: Tensor) -> Tensor:
     """A_t = sum_l (gamma lam)^l (r_{t+l} + gamma V_{t+l+1} - V_{t+l}) over the tokens of the mask alone."""
-    out = torch.zeros_like(values)
+    advantages = torch.zeros_like(values)
     for row in range(len(values)):
         kept = [t for t in range(values.shape[1]) if mask[row, t] == 1]
         r = [float(rewards[row, t]) for t in kept]
         v = [float(values[row, t]) for t in kept] + [float(after[row])]
         delta = [r[i] + gamma * v[i + 1] - v[i] for i in range(len(kept))]
         for i, t in enumerate(kept):
-            out[row, t] = sum((gamma * lam) ** (j - i) * delta[j] for j in range(i, len(kept)))
-    return out
+            advantages[row, t] = sum((gamma * lam) ** (j - i) * delta[j] for j in range(i, len(kept)))
+    return advantages
 
 
 class TestGae:
@@ -73,7 +73,7 @@ class TestGae:
         rewards, values, mask = case(seed)
         after = torch.linspace(-1, 1, len(values), dtype=torch.float64) * cut
         want = by_definition(rewards, values, mask, gamma, lam, after)
-        found, returns = gae(
+        advantages, returns = gae(
             outside_is_nan(rewards, mask),
             outside_is_nan(values, mask),
             mask,
@@ -81,7 +81,7 @@ class TestGae:
             lam=lam,
             bootstrap=after if cut else None,
         )
-        torch.testing.assert_close(found, want, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(advantages, want, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(returns, (want + values) * mask, rtol=1e-12, atol=1e-12)
         single = gae(rewards.float(), values.float(), mask.bool(), gamma=gamma, lam=lam, bootstrap=after.float())
         torch.testing.assert_close(single.advantages, want.float(), rtol=1e-5, atol=1e-6)
@@ -131,9 +131,9 @@ class TestWhiten:
         _, values, mask = case(seed)
         kept = values[mask == 1]
         want = (kept - kept.mean()) / kept.std() if len(kept) > 1 else torch.zeros_like(kept)
-        found = whiten(outside_is_nan(values, mask), mask, eps=1e-30)
-        torch.testing.assert_close(found[mask == 1], want)
-        assert not found[mask == 0].any()
+        whitened = whiten(outside_is_nan(values, mask), mask, eps=1e-30)
+        torch.testing.assert_close(whitened[mask == 1], want)
+        assert not whitened[mask == 0].any()
 
     def test_split_over_processes_of_different_shapes_equals_the_whole(self) -> None:
         _, values, mask = case(5, rows=6)
@@ -169,16 +169,16 @@ class TestValueLoss:
     def test_by_hand(self, value: float, loss: float, clipped: int, slope: float) -> None:
         v = torch.tensor([[value, torch.nan]], requires_grad=True)
         others = torch.tensor([[1.0, torch.nan]]), torch.tensor([[2.0, torch.nan]]), torch.tensor([[1, 0]])
-        found = clipped_value_loss(v, *others, clip=0.5)
-        torch.testing.assert_close(found.loss, torch.tensor([[loss, 0.0]]))
-        assert found.clipped.tolist() == [[clipped, 0]]
-        found.loss.sum().backward()
+        value_loss = clipped_value_loss(v, *others, clip=0.5)
+        torch.testing.assert_close(value_loss.loss, torch.tensor([[loss, 0.0]]))
+        assert value_loss.clipped.tolist() == [[clipped, 0]]
+        value_loss.loss.sum().backward()
         torch.testing.assert_close(v.grad, torch.tensor([[slope, 0.0]]))
 
     def test_without_clip_it_is_half_the_squared_error(self) -> None:
         rewards, values, mask = case(2)
-        found = clipped_value_loss(values, values + 5, rewards, mask, clip=None)
-        torch.testing.assert_close(found.loss, ((values - rewards) * mask) ** 2 / 2)
+        loss = clipped_value_loss(values, values + 5, rewards, mask, clip=None)
+        torch.testing.assert_close(loss.loss, ((values - rewards) * mask) ** 2 / 2)
 
     def test_clip_must_be_positive(self) -> None:
         with pytest.raises(ValueError, match="clip must be > 0"):

@@ -19,8 +19,8 @@ from forkwise.core import HiddenStatesError, logprob_and_entropy, tiles
 
 
 def ours(hidden: Tensor, weight: Tensor, targets: Tensor, **options: Any) -> dict[str, Tensor]:
-    out = logprob_and_entropy(hidden, weight, targets, entropy_grad=True, extras=True, **options)
-    return {"logprob": out.logprob, "entropy": out.entropy, **out.extras._asdict()}
+    scores = logprob_and_entropy(hidden, weight, targets, entropy_grad=True, extras=True, **options)
+    return {"logprob": scores.logprob, "entropy": scores.entropy, **scores.extras._asdict()}
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ def test_every_option_gives_the_float64_reference(
     inputs = [hidden, weight] if used is None else [hidden, weight, used]
     weights = torch.linspace(-1, 2, 7, dtype=torch.float64)
     grads = []
-    for found in (got, expected):
-        loss = (found["logprob"] * weights + found["entropy"] * weights.cos()).sum()
+    for value in (got, expected):
+        loss = (value["logprob"] * weights + value["entropy"] * weights.cos()).sum()
         grads.append(torch.autograd.grad(loss, inputs))
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b.nan_to_num(0), rtol=1e-10, atol=1e-12)
@@ -69,8 +69,8 @@ def test_gradcheck_of_every_option(
     mask = torch.tensor([True, True, False, True, True, False, True])
 
     def function(h: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, ...]:
-        out = logprob_and_entropy(h, w, targets, bias=b, mask=mask, entropy_grad=entropy_grad, **options)
-        return tuple(out) if entropy_grad else (out.logprob,)
+        scores = logprob_and_entropy(h, w, targets, bias=b, mask=mask, entropy_grad=entropy_grad, **options)
+        return tuple(scores) if entropy_grad else (scores.logprob,)
 
     assert torch.autograd.gradcheck(function, inputs)
 
@@ -80,27 +80,27 @@ def test_statistics_of_a_distribution_known_by_hand() -> None:
     # log(2)^2 (1/2 * 1/4 + 1/2 * 1/4) = log(2)^2 / 4. sum p^2 = 1/4 + 2/16 = 3/8.
     # sum p^2 (log p + H) = log 2 (1/4 * (-1 + 3/2) + 2/16 * (-2 + 3/2)) = log 2 / 16.
     weight = torch.tensor([[math.log(2)], [0.0], [0.0]])
-    found = ours(torch.ones(2, 1), weight, torch.tensor([0, 1]))
+    scores = ours(torch.ones(2, 1), weight, torch.tensor([0, 1]))
     for name, value in {
         "entropy": 1.5 * math.log(2),
         "sum_p2": 3 / 8,
         "sum_p2_log": math.log(2) / 16,
         "varentropy": math.log(2) ** 2 / 4,
     }.items():
-        torch.testing.assert_close(found[name], torch.full((2,), value), rtol=1e-6, atol=1e-7)
-    assert found["top1"].tolist() == [True, False]
+        torch.testing.assert_close(scores[name], torch.full((2,), value), rtol=1e-6, atol=1e-7)
+    assert scores["top1"].tolist() == [True, False]
 
 
 def test_extras_change_neither_values_nor_gradients() -> None:
     hidden, weight, bias, targets = head(n=40, d=16, v=700, dtype=torch.float32)
-    found = []
+    scored = []
     for extras in (False, True):
-        out = logprob_and_entropy(hidden, weight, targets, bias=bias, entropy_grad=True, extras=extras)
-        found.append((*out, *torch.autograd.grad((out.logprob + out.entropy).sum(), (hidden, weight, bias))))
-    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-6)
-    for part in out.extras:
+        scores = logprob_and_entropy(hidden, weight, targets, bias=bias, entropy_grad=True, extras=extras)
+        scored.append((*scores, *torch.autograd.grad((scores.logprob + scores.entropy).sum(), (hidden, weight, bias))))
+    torch.testing.assert_close(*scored, rtol=1e-6, atol=1e-6)
+    for part in scores.extras:
         assert not part.requires_grad
-    assert out.extras.top1.dtype == torch.bool
+    assert scores.extras.top1.dtype == torch.bool
     with pytest.raises(AttributeError, match="extras=True"):
         _ = logprob_and_entropy(hidden, weight, targets).extras
 
@@ -115,13 +115,13 @@ def test_float32_statistics_over_many_tiles(
     hidden = torch.randn(96, 32, generator=g)
     weight = torch.randn(20_000, 32, generator=g) * scale / 32**0.5
     targets = torch.randint(20_000, (96,), generator=g)
-    found = ours(hidden, weight, targets, softcap=softcap)
+    scores = ours(hidden, weight, targets, softcap=softcap)
     expected = reference(full_logits(hidden, weight, softcap=softcap), targets)
-    assert (found["entropy"].double() - expected["entropy"]).abs().max() < 1e-5
-    torch.testing.assert_close(found["logprob"].double(), expected["logprob"], rtol=1e-6, atol=2e-5)
+    assert (scores["entropy"].double() - expected["entropy"]).abs().max() < 1e-5
+    torch.testing.assert_close(scores["logprob"].double(), expected["logprob"], rtol=1e-6, atol=2e-5)
     for name in ("sum_p2", "sum_p2_log", "varentropy"):
-        torch.testing.assert_close(found[name].double(), expected[name], rtol=1e-4, atol=2e-5)
-    assert torch.equal(found["top1"], expected["top1"])
+        torch.testing.assert_close(scores[name].double(), expected[name], rtol=1e-4, atol=2e-5)
+    assert torch.equal(scores["top1"], expected["top1"])
 
 
 def test_tokens_that_do_not_count_cost_nothing_and_change_nothing() -> None:
@@ -150,19 +150,19 @@ def test_no_tokens_at_all(lead: tuple[int, ...]) -> None:
     _, weight, _, _ = head()
     hidden = torch.zeros(*lead, 5, dtype=torch.float64, requires_grad=True)
     targets, mask = torch.zeros(lead, dtype=torch.int64), torch.zeros(lead, dtype=torch.bool)
-    found = ours(hidden, weight, targets, softcap=3.0, mask=mask)
-    assert all(part.shape == lead and not part.any() for part in found.values())
-    (found["logprob"].sum() + found["entropy"].sum()).backward()
+    scores = ours(hidden, weight, targets, softcap=3.0, mask=mask)
+    assert all(part.shape == lead and not part.any() for part in scores.values())
+    (scores["logprob"].sum() + scores["entropy"].sum()).backward()
     assert weight.grad is not None
     assert not weight.grad.any()
 
 
 def test_a_vocabulary_of_nothing_is_nan_and_spoils_no_gradient() -> None:
     hidden, weight, _, targets = head()
-    out = logprob_and_entropy(hidden, weight, targets, bias=torch.full((11,), -INF, dtype=torch.float64))
-    assert out.logprob.isnan().all()
-    assert out.entropy.isnan().all()
-    (grad,) = torch.autograd.grad(out.logprob.nansum(), hidden)
+    scores = logprob_and_entropy(hidden, weight, targets, bias=torch.full((11,), -INF, dtype=torch.float64))
+    assert scores.logprob.isnan().all()
+    assert scores.entropy.isnan().all()
+    (grad,) = torch.autograd.grad(scores.logprob.nansum(), hidden)
     assert not grad.any()
 
 

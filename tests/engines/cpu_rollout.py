@@ -99,7 +99,7 @@ class Server:
             mask[row, width - len(prompt) :] = 1
         eos = self.model.config.eos_token_id
         with torch.no_grad():
-            out = self.model.generate(
+            generated = self.model.generate(
                 input_ids=ids,
                 attention_mask=mask,
                 do_sample=True,
@@ -112,8 +112,8 @@ class Server:
                 return_dict_in_generate=True,
                 output_logits=True,
             )
-        tokens = out.sequences[:, width:]
-        logp = torch.stack(out.logits, 1).div(temperature).log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+        tokens = generated.sequences[:, width:]
+        logp = torch.stack(generated.logits, 1).div(temperature).log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
         for row, (_, _, future) in enumerate(batch):
             text = tokens[row].tolist()
             length = text.index(eos) + 1 if eos in text else len(text)

@@ -36,8 +36,8 @@ def main(out: Path) -> None:
     logged = trainer.state.log_history[-1]
     trainer.model.zero_grad()
     trainer.train()
-    found = {"loss": loss.detach(), "gradient": gradient, "logged": logged, "run": trainer.state.log_history}
-    torch.save(found, out / f"rank{rank}.pt")
+    results = {"loss": loss.detach(), "gradient": gradient, "logged": logged, "run": trainer.state.log_history}
+    torch.save(results, out / f"rank{rank}.pt")
 
 
 if __name__ == "__main__":

@@ -117,8 +117,8 @@ def logits_of(entropies: Any, words: int = 2048) -> Any:
     low, high = torch.zeros_like(entropies), torch.full_like(entropies, 80.0)
     for _ in range(60):
         x = (low + high) / 2
-        rest = torch.cat([x[..., None], torch.zeros(*x.shape, words - 1, dtype=x.dtype)], dim=-1).log_softmax(-1)
-        too_high = -(rest.exp() * rest).sum(-1) > entropies
+        others = torch.cat([x[..., None], torch.zeros(*x.shape, words - 1, dtype=x.dtype)], dim=-1).log_softmax(-1)
+        too_high = -(others.exp() * others).sum(-1) > entropies
         low, high = torch.where(too_high, x, low), torch.where(too_high, high, x)
     return torch.cat([low[..., None], torch.zeros(*low.shape, words - 1, dtype=low.dtype)], dim=-1)
 

@@ -38,14 +38,14 @@ def get_log_probs_and_entropy(
     logp = logits[0].log_softmax(-1)
     tokens = torch.cat(unconcat_tokens)
     chosen = logp.gather(1, tokens[:, None])[:, 0]
-    out = {"log_probs": list(chosen.split(response_lengths))}
+    output = {"log_probs": list(chosen.split(response_lengths))}
     if with_entropy:
-        out["entropy"] = list((-(logp.exp() * logp).sum(-1)).split(response_lengths))
-    return torch.empty(0), out
+        output["entropy"] = list((-(logp.exp() * logp).sum(-1)).split(response_lengths))
+    return torch.empty(0), output
 
 
 def policy_loss_function(args: Any, batch: Any, logits: Any, sum_of_sample_mean: Callable[[Any], Any]) -> Any:
-    _, out = get_log_probs_and_entropy(
+    _, output = get_log_probs_and_entropy(
         logits,
         args=args,
         unconcat_tokens=batch["unconcat_tokens"],
@@ -53,7 +53,7 @@ def policy_loss_function(args: Any, batch: Any, logits: Any, sum_of_sample_mean:
         response_lengths=batch["response_lengths"],
         with_entropy=False,
     )
-    ratio = (torch.cat(out["log_probs"]) - torch.cat(batch["log_probs"])).exp()
+    ratio = (torch.cat(output["log_probs"]) - torch.cat(batch["log_probs"])).exp()
     a = torch.cat(batch["advantages"])
     loss = torch.maximum(-a * ratio, -a * ratio.clamp(1 - args.eps_clip, 1 + args.eps_clip))
     return sum_of_sample_mean(loss), {"pg_loss": loss.detach().mean()}

@@ -195,10 +195,10 @@ class TestLossAndGradient:
                 return super()._compute_loss(model, self.batch)
 
             def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-                out = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+                scored = super()._get_per_token_logps_and_entropies(*args, **kwargs)
                 advantages = self.batch["advantages"][:, None]
-                self.batch["advantages"] = advantages + torch.minimum(0.1 * out[1], advantages.abs() / 2)
-                return out
+                self.batch["advantages"] = advantages + torch.minimum(0.1 * scored[1], advantages.abs() / 2)
+                return scored
 
         bonus = {} if Version("1.15") <= TRL else {"entropy_coef": 1e-6}
         leaky, ours = make(Leaky, tmp_path, **bonus), make(EntropyShapedGRPOTrainer, tmp_path, alpha=0.1, **bonus)
@@ -359,8 +359,8 @@ class AdvantagesGotFirst(GRPOTrainer):
 
 class EntropiesNone(GRPOTrainer):
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        logps, _, *rest = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        return (logps, None, *rest)
+        logps, _, *scored = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        return (logps, None, *scored)
 
 
 class BatchUnpacked(GRPOTrainer):
@@ -409,8 +409,8 @@ class ReferenceScoredFirst(GRPOTrainer):
 class AdvantagesNotUsed(GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
-        out = self._get_per_token_logps_and_entropies(model, ids, torch.ones_like(ids), 6, compute_entropy=True)
-        return out[0].sum()
+        scored = self._get_per_token_logps_and_entropies(model, ids, torch.ones_like(ids), 6, compute_entropy=True)
+        return scored[0].sum()
 
 
 class TestALossThatWouldNotBeShaped:
@@ -634,9 +634,9 @@ class TestWhatWeLeanOnInTrl:
             def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
                 calls.append("entropies")
                 assert model is self.model
-                out = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
-                assert out[1].shape == out[0].shape == (4, 6)
-                return out
+                scored = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+                assert scored[1].shape == scored[0].shape == (4, 6)
+                return scored
 
         trainer = make(Spied, tmp_path)
         loss_and_gradient(trainer, Spy(tiny.microbatch()))

@@ -159,14 +159,14 @@ def vars_of(sample: Any) -> dict[str, Any]:
 
 def entropies(samples: list[Any]) -> list[list[float]]:
     """Of the policy at the trained tokens of each sample alone, by float64 softmax of the full logits."""
-    policy, found = tiny.policy(), []
+    policy, entropy = tiny.policy(), []
     for sample in samples:
         ids = torch.as_tensor(sample.input_ids)[None]
         with torch.no_grad():
             logp = (policy(input_ids=ids).logits[0, :-1].double() / tiny.TEMPERATURE).log_softmax(-1)
         h = -(logp.exp() * logp).sum(-1)
-        found.append(h[torch.as_tensor(sample.completion_mask)[1:].bool()].tolist())
-    return found
+        entropy.append(h[torch.as_tensor(sample.completion_mask)[1:].bool()].tolist())
+    return entropy
 
 
 def loss_and_gradient(trainer: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,6 +19,7 @@ pytest.importorskip("trl")
 import tiny_trl as tiny
 import torch
 from accelerate import Accelerator
+from installed import runnable
 from test_trl import GRADIENT_TOLERANCE, loss_and_gradient, make, parameters, relative, updates_of
 from trl import GRPOTrainer
 from two_processes import run_in_two
@@ -29,6 +30,8 @@ from forkwise.engines.whole_update import run_on_whole_update
 from forkwise.errors import InputError
 from forkwise.methods import Need, Scope, SettingsMethod, TokenMethod, Tokens, all_methods, describe, parse_method
 from forkwise.methods.dcpo import Dcpo
+from forkwise.methods.heal import Heal
+from forkwise.methods.shear import Shear
 from forkwise.training.ppo_config import EntropyShapedPPOConfig
 
 # Several updates per rollout, for methods that compare with the policy that sampled.
@@ -62,6 +65,7 @@ class TestIsTheSameHoweverTheUpdateIsCut:
         "edge_grpo": "edge_grpo",
         "m2po": "m2po:largest=1e-4",
         "opefo": "opefo",
+        "siren": "siren:coef=1",
     }
 
     def test_all_methods_that_select_are_tested(self) -> None:
@@ -147,6 +151,16 @@ class TestIsTheSameHoweverTheUpdateIsCut:
             assert halves[0][1] == pytest.approx(metrics, rel=1e-5), spec
             assert halves[1][1] == pytest.approx(metrics, rel=1e-5), spec
             torch.testing.assert_close(torch.cat([half[0] for half in halves]), advantages, msg=spec)
+
+    @pytest.mark.slow
+    def test_a_term_on_two_processes(self, tmp_path: Path) -> None:
+        run_in_two(Path(__file__).with_name("term_on_one_of_two.py"), tmp_path)
+        import term_on_one_of_two as script_module
+
+        alone = script_module.gradient(tmp_path, 0, 1)
+        assert float(alone.norm()) > 0.01
+        for rank in (0, 1):
+            assert relative(torch.load(tmp_path / f"rank{rank}.pt"), alone) < GRADIENT_TOLERANCE
 
 
 class TestTheLossIsFedWithWhatTheMethodMakes:
@@ -283,6 +297,63 @@ class TestTheLossIsFedWithWhatTheMethodMakes:
         (_, gradient), (_, want) = loss_and_gradient(trainer, *batches), loss_and_gradient(stock, *fed)
         assert relative(gradient, want) < GRADIENT_TOLERANCE
 
+    @pytest.mark.parametrize("spec", ["siren:coef=0.5", "siren:coef=0.5,top_p=1"])
+    def test_a_term_has_the_gradient_of_the_entropies(self, tmp_path: Path, spec: str) -> None:
+        """Beside stock TRL: the term of two micro-batches by autograd of the full logits, with an anchor of half."""
+        options = {"gradient_accumulation_steps": 2, "learning_rate": 1e-3}
+        trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=[spec], **options)
+        stock = make(GRPOTrainer, tmp_path, **options)
+        trainer._method_states.states = {"siren": {"anchor": 0.5}}
+        twin = tiny.policy()
+        batches = with_rows(tiny.microbatch(4, 1, model=twin), tiny.microbatch(4, 2, model=twin))
+        uncertain = []
+        for batch in batches:
+            logp = exact_logps_with_gradient(stock.model, batch)
+            for row, mask in zip(logp, batch["completion_mask"].bool(), strict=True):
+                values = torch.stack([nucleus_of(token, 0.8 if "top_p" not in spec else 1.0) for token in row[mask]])
+                uncertain.append(values[values > values.detach().quantile(0.8)])
+        term = 0.5 * (torch.cat(uncertain).mean() - 0.5) ** 2
+        assert sum(map(len, uncertain)) > 4
+        term.backward()
+        of_term = torch.cat([p.grad.flatten().float() for p in stock.model.parameters() if p.grad is not None])
+        stock.model.zero_grad()
+        trainer._buffered_inputs = batches
+        (loss, gradient), (plain, without) = loss_and_gradient(trainer, *batches), loss_and_gradient(stock, *batches)
+        torch.testing.assert_close(loss.sum(), plain.sum() + float(term.detach()), rtol=1e-5, atol=1e-5)
+        assert relative(gradient, without + of_term) < GRADIENT_TOLERANCE
+        assert relative(without, without + of_term) > 0.02, "choose another seed: the term has no weight"
+
+    def test_siren_is_anchored_at_the_first_rollout(self, tmp_path: Path) -> None:
+        """The anchor is the first policy's own mean and stays; nothing is pulled before something is learned."""
+        seen = []
+
+        class Spy(EntropyShapedGRPOTrainer):
+            def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+                seen.append((super()._generate_and_score_completions(inputs), twin_of(self)))
+                return seen[-1][0]
+
+        steps = {"max_steps": 3, "learning_rate": 0.01, "per_device_train_batch_size": 8}
+        trainer = make(Spy, tmp_path, method=["siren:coef=1"], **steps)
+        updates_of(trainer)
+        (batch, twin), *_ = seen
+        chosen = []
+        for row, mask in zip(tiny.exact_logps(twin, batch), batch["completion_mask"].bool(), strict=True):
+            values = torch.stack([nucleus_of(token, 0.8) for token in row[mask]])
+            chosen.append(values[values > values.quantile(0.8)])
+        rows = [row for row in trainer.state.log_history if "method/siren/anchor" in row]
+        want = float(torch.cat(chosen).mean())
+        assert [row["method/siren/anchor"] for row in rows] == pytest.approx([want] * 3, abs=1e-4)
+        shifts = [row["method/siren/shift"] for row in rows]
+        assert shifts[0] < 1e-3 < min(shifts[1:])
+
+    def test_a_term_needs_a_head_with_the_nucleus_and_no_other_bonus(self, tmp_path: Path) -> None:
+        trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=["siren"], entropy_backend="trl", max_steps=1)
+        with pytest.raises(InputError, match="'siren' needs the entropy of the nucleus, which TRL's own head does not"):
+            trainer.train()
+        if hasattr(config(tmp_path), "entropy_coef"):
+            with pytest.raises(InputError, match="'siren' and TRL's entropy bonus .* both give the entropy a gradient"):
+                config(tmp_path, "siren", "entropy_bonus")
+
     def test_dcpo_gets_the_log_probs_at_its_temperature(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         seen = []
 
@@ -315,11 +386,128 @@ class TestTheLossIsFedWithWhatTheMethodMakes:
         changed = [row["method/dcpo/changed"] for row in trainer.state.log_history if "method/dcpo/changed" in row]
         assert changed[0] == 0 < changed[1]
 
+    def test_shear_gets_the_hidden_states_of_each_group(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What the model says were its last hidden states at the positions before each token; two groups of four."""
+        pytest.importorskip("ot")
+        seen, batches = [], []
+        plain = Shear.advantages
+
+        def spy(method: Shear, tokens: Tokens) -> torch.Tensor:
+            seen.append((tokens, plain(method, tokens)))
+            return seen[-1][1]
+
+        monkeypatch.setattr(Shear, "advantages", spy)
+
+        class Spy(EntropyShapedGRPOTrainer):
+            def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+                twin = twin_of(self)
+                batches.append((super()._generate_and_score_completions(inputs), twin))
+                return batches[-1][0]
+
+        trainer = make(Spy, tmp_path, method=["shear:window=3,stride=1"], max_steps=1, per_device_train_batch_size=8)
+        trainer.reward_funcs = [right_or_wrong]
+        trainer.train()
+        [(batch, twin)] = batches
+        ids, mask = (torch.cat([batch[f"prompt_{k}"], batch[f"completion_{k}"]], dim=1) for k in ("ids", "mask"))
+        n = batch["completion_ids"].size(1)
+        with torch.no_grad():
+            states = twin(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[-1]
+        states = states[:, -n - 1 : -1]
+        assert len(seen) == 2
+        for group, (tokens, made) in enumerate(seen):
+            rows = slice(4 * group, 4 * group + 4)
+            assert tokens.hidden.dtype == torch.bfloat16
+            assert torch.equal(tokens.mask, batch["completion_mask"][rows] == 1)
+            torch.testing.assert_close(
+                tokens.hidden[tokens.mask].float(), states[rows][tokens.mask], rtol=0.01, atol=0.01
+            )
+            torch.testing.assert_close(batch["advantages"][rows][tokens.mask], made[tokens.mask].float())
+
+    def test_heal_gets_a_column_of_the_data_set(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each completion with the domain of its own prompt, two groups of four; wrong columns are named before it."""
+        seen, batches = [], []
+        plain = Heal.advantages
+
+        def spy(method: Heal, tokens: Tokens) -> torch.Tensor:
+            seen.append(tokens)
+            return plain(method, tokens)
+
+        monkeypatch.setattr(Heal, "advantages", spy)
+
+        class Spy(EntropyShapedGRPOTrainer):
+            def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+                batches.append(super()._generate_and_score_completions(inputs))
+                return batches[-1]
+
+        def run(spec: str, column: list[str]) -> Any:
+            steps = {"max_steps": 4, "per_device_train_batch_size": 8, "learning_rate": 1e-3}
+            trainer = make(Spy, tmp_path, method=[spec], **steps)
+            trainer.train_dataset = tiny.prompts().add_column("kind", column)
+            trainer.train()
+            return trainer
+
+        kinds = ["rare" if i % 2 else "common" for i in range(16)]
+        run("heal:column=kind,target=rare,shortest=1", kinds)
+        words = tiny.tokenizer()
+        rare = {
+            prompt.replace(" ", "")
+            for prompt, kind in zip(tiny.prompts()["prompt"], kinds, strict=True)
+            if kind == "rare"
+        }
+        assert len(seen) == len(batches) == 4
+        for tokens, batch in zip(seen, batches, strict=True):
+            prompts = [
+                words.decode(ids[mask == 1]).replace(" ", "")
+                for ids, mask in zip(batch["prompt_ids"], batch["prompt_mask"], strict=True)
+            ]
+            assert tokens.labels.tolist() == [int(prompt in rare) for prompt in prompts]
+        assert any(0 < int(tokens.labels.sum()) < 8 for tokens in seen)
+        with pytest.raises(
+            InputError, match="reads the column 'cluster' of the data set, which has prompt, kind: name"
+        ):
+            run("heal:shortest=1", kinds)
+        with pytest.raises(InputError, match="the column 'kind' says the same of all problems"):
+            run("heal:column=kind,target=other,shortest=1", kinds)
+        with pytest.raises(InputError, match="more than 50 tokens, and max_completion_length is 10"):
+            config(tmp_path, "heal")
+
+    def test_hidden_states_stay_on_their_process(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("ot")
+        monkeypatch.setattr(EntropyShapedGRPOConfig, "world_size", property(lambda self: 2))
+        config(tmp_path, "shear", per_device_train_batch_size=8)
+        with pytest.raises(InputError, match=r"steps_per_generation \(2\) a multiple of num_generations \(4\)"):
+            config(tmp_path, "shear", per_device_train_batch_size=2)
+
+    def test_a_package_that_is_missing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Shear, "packages", ("no_such_package",))
+        with pytest.raises(InputError, match="'shear' needs the package no_such_package: pip install no_such_package"):
+            config(tmp_path, "shear")
+
     def test_a_head_without_the_sum_is_refused(self, tmp_path: Path) -> None:
         trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=["opefo"], entropy_backend="trl")
         trainer._buffered_inputs = batches = with_rows(tiny.microbatch())
         with pytest.raises(InputError, match="'opefo' needs the sum of .* which TRL's own head does not give"):
             loss_and_gradient(trainer, *batches)
+
+
+def exact_logps_with_gradient(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+    ids, mask = (torch.cat([batch[f"prompt_{k}"], batch[f"completion_{k}"]], dim=1) for k in ("ids", "mask"))
+    n = batch["completion_ids"].size(1)
+    logits = model(input_ids=ids, attention_mask=mask).logits[:, -n - 1 : -1]
+    return (logits.double() / tiny.TEMPERATURE).log_softmax(dim=-1)
+
+
+def nucleus_of(logp: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The entropy of the likeliest tokens that together have at most `top_p`, one after the other."""
+    order = logp.detach().argsort(descending=True).tolist()
+    total, inside = 0.0, []
+    for token in order:
+        total += float(logp[token].detach().exp())
+        if inside and total > top_p + 1e-12:
+            break
+        inside.append(token)
+    q = logp[inside].log_softmax(dim=0)
+    return -(q.exp() * q).sum()
 
 
 def twin_of(trainer: GRPOTrainer) -> torch.nn.Module:
@@ -336,7 +524,7 @@ def right_or_nothing(completion_ids: list[list[int]], **_: Any) -> list[float]:
     return [max(0.0, reward) for reward in right_or_wrong(completion_ids)]
 
 
-@pytest.mark.parametrize("name", sorted(all_methods()))
+@pytest.mark.parametrize("name", runnable(sorted(all_methods())))
 def test_two_real_steps_with_every_method(tmp_path: Path, name: str) -> None:
     method = parse_method(name)
     options = {"max_steps": 2, "learning_rate": 1e-3, "per_device_train_batch_size": 8, "num_generations": 8}
@@ -351,6 +539,7 @@ def test_two_real_steps_with_every_method(tmp_path: Path, name: str) -> None:
         "entropy_balanced_clip": "entropy_balanced_clip:low=1e-9,high=1e-9",
         "overlong": "overlong:limit=10,buffer=9",
         "gtpo_trajectory": "gtpo_trajectory:threshold=9",
+        "heal": "heal:column=prompt,target=0 + 0 =,shortest=1",
     }
     trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=[narrow.get(name, name)], **options, **REUSED)
     trainer.reward_funcs = [right_or_nothing if name == "maxrl" else right_or_wrong]
@@ -418,6 +607,11 @@ class TestRefused:
     @pytest.mark.parametrize("name", ["rloo", "gtpo", "grpo", "dr_grpo"])
     def test_groups_in_ppo(self, tmp_path: Path, name: str) -> None:
         with pytest.raises(InputError, match=f"The method '{name}' compares the answers of a group; PPO has a critic"):
+            config(tmp_path, name, cls=EntropyShapedPPOConfig)
+
+    @pytest.mark.parametrize("name", ["empg", "gtpo_trajectory"])
+    def test_rollouts_in_ppo(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(InputError, match=f"'{name}' changes the advantages of a rollout, before PPO's critic"):
             config(tmp_path, name, cls=EntropyShapedPPOConfig)
 
     def test_ratios_per_sequence_in_ppo(self, tmp_path: Path) -> None:
@@ -566,4 +760,4 @@ def test_a_method_is_given_all_that_it_requires(tmp_path: Path, scope: Scope) ->
 
 
 def test_stages_are_all_used() -> None:
-    assert {entry["stage"] for entry in describe()} == {"settings", "reward", "token", "loss"}
+    assert {entry["stage"] for entry in describe()} == {"settings", "reward", "token", "loss", "entropy"}

@@ -194,9 +194,9 @@ class TestTheContract:
 def acted(methods: tuple[Method, ...], rows: int = 4, **changed: Any) -> torch.Tensor:
     data = {"entropy": tiny.jagged(ENTROPY), **{n: tiny.microbatch()[n] for n in ("advantages", "response_mask")}}
     keys = [f"p{i // 2}_{i % 2}_0" for i in range(rows)]
-    out = act_on_rollout(Settings(methods), {**data, **changed}, keys, [True, True, True, False], seed=0)
-    assert out.advantages is not None
-    return out.advantages
+    acted_on = act_on_rollout(Settings(methods), {**data, **changed}, keys, [True, True, True, False], seed=0)
+    assert acted_on.advantages is not None
+    return acted_on.advantages
 
 
 class TestOnTheDriver:
@@ -229,12 +229,12 @@ class TestOnTheDriver:
         data = {**{n: tiny.microbatch()[n] for n in ("advantages", "response_mask")}}
         keys = ["b_0_0", "b_1_0", "a_0_0", "a_1_0"]
         data["rm_scores"] = tiny.jagged([[0.0, 0, 0, 1.0], [0.0, -0.5], [0, 0, 0, 0, 2.0], [0.0, 0, 0.25]])
-        out = act_on_rollout(Settings(methods), data, keys, [True] * 4, seed=0)
+        acted_on = act_on_rollout(Settings(methods), data, keys, [True] * 4, seed=0)
         # b: 1 - (-.5), -.5 - 1; a: 2 - .25 and (in a row whose mask is 0 everywhere) nothing; 0 at the tool's tokens
         want = [[1.5] * 4, [-1.5] * 2, [1.75, 0, 0, 1.75, 1.75], [0.0] * 3]
-        assert [row.tolist() for row in out.advantages.unbind()] == want
+        assert [row.tolist() for row in acted_on.advantages.unbind()] == want
         # the second row had -1.5 before
-        assert out.totals["method/rloo"].tolist() == pytest.approx([4, 3, 0.5 + 0 + 1.45 + 1.75, 2.8])
+        assert acted_on.totals["method/rloo"].tolist() == pytest.approx([4, 3, 0.5 + 0 + 1.45 + 1.75, 2.8])
 
     def test_refuses_several_trajectories_of_an_answer(self) -> None:
         data = {"rm_scores": tiny.jagged(ENTROPY), **{n: tiny.microbatch()[n] for n in ("advantages", "response_mask")}}

@@ -37,10 +37,10 @@ def by_trl(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     """What TRL's adapter makes, in an environment without what is laid over it here: verl wants an old TRL."""
     overlaid = Path(sys.modules["verl"].__file__ or "").parents[1]
     path = [entry for entry in sys.path if entry and Path(entry).resolve() != overlaid.resolve()]
-    out = tmp_path_factory.mktemp("trl") / "advantages.pt"
+    folder = tmp_path_factory.mktemp("trl") / "advantages.pt"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("VERL_")}
     done = subprocess.run(
-        [sys.executable, str(Path(one_batch.__file__)), str(out)],
+        [sys.executable, str(Path(one_batch.__file__)), str(folder)],
         env={**environment, "PYTHONPATH": os.pathsep.join(path)},
         capture_output=True,
         text=True,
@@ -49,7 +49,7 @@ def by_trl(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     if "needs trl>=" in done.stderr or "No module named 'trl'" in done.stderr:
         pytest.skip("there is no TRL beside verl's")
     assert done.returncode == 0, done.stderr[-3000:]
-    made: dict[str, Tensor] = torch.load(out)
+    made: dict[str, Tensor] = torch.load(folder)
     return made
 
 

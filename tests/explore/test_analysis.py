@@ -32,8 +32,8 @@ def trace(problem: int, sample: int, sentences: Sequence[str], entropies: Sequen
     words = [(word, h) for text, h in zip(sentences, entropies, strict=True) for word in text.split()]
     text = " ".join(word for word, _ in words)
     tokens = [f" {word}" if i else word for i, (word, _) in enumerate(words)]
-    found = TraceTokens(tokens, token_spans(tokens, text), np.array([h for _, h in words]))
-    return Trace("r", f"p{problem}", sample, None, text, None, len(tokens), split_sentences(text), found)
+    tokenised = TraceTokens(tokens, token_spans(tokens, text), np.array([h for _, h in words]))
+    return Trace("r", f"p{problem}", sample, None, text, None, len(tokens), split_sentences(text), tokenised)
 
 
 def contrasts(found: RunExploration, name: str) -> dict[str, Contrast]:
@@ -54,26 +54,26 @@ def placed() -> RunExploration:
 
 
 def test_an_effect_of_the_place_alone_is_gone_once_tokens_are_matched(placed: RunExploration) -> None:
-    found = contrasts(placed, "pivotal")
+    differs = contrasts(placed, "pivotal")
     # Of three pivotal words in each trace one and a half are in the high half, of the other 57 words 28.5.
-    assert found["raw"].difference.value == pytest.approx(0, abs=1e-9)
+    assert differs["raw"].difference.value == pytest.approx(0, abs=1e-9)
     (so,) = (entry for entry in placed.entries if entry.entry == "so")
     assert so.difference.value == pytest.approx(HIGH - (LOW + HIGH) / 2, abs=0.02)
     assert so.matched_difference.value == pytest.approx(0, abs=1e-9)
     # The pivotal words of each half have neighbours of their tenth, distance and length with the same entropy.
-    assert found["matched"].supported > 0.3
-    assert found["matched"].mean_marked == pytest.approx(found["matched"].mean_other)
-    assert found["matched"].others < found["raw"].others / 5
+    assert differs["matched"].supported > 0.3
+    assert differs["matched"].mean_marked == pytest.approx(differs["matched"].mean_other)
+    assert differs["matched"].others < differs["raw"].others / 5
 
 
 def test_an_effect_of_the_place_alone_is_gone_once_sentences_are_matched(placed: RunExploration) -> None:
-    found = contrasts(placed, "reflective")
-    assert found["raw"].difference.value == pytest.approx(HIGH - (10 * LOW + 9 * HIGH) / 19)
+    differs = contrasts(placed, "reflective")
+    assert differs["raw"].difference.value == pytest.approx(HIGH - (10 * LOW + 9 * HIGH) / 19)
     for version in ("matched", "matched, first token left out"):
-        assert found[version].supported == 1
-        assert found[version].difference.value == pytest.approx(0, abs=1e-9)
+        assert differs[version].supported == 1
+        assert differs[version].difference.value == pytest.approx(0, abs=1e-9)
         # One other sentence in the same tenth of each of the 16 traces.
-        assert found[version].others == 16
+        assert differs[version].others == 16
 
 
 def test_entries_carry_the_adjusted_p_of_the_whole_lexicon(placed: RunExploration) -> None:
@@ -87,10 +87,10 @@ def test_entries_carry_the_adjusted_p_of_the_whole_lexicon(placed: RunExploratio
         trace(i // 2, i % 2, [f"{word} it is." for word in ("So", "We", "If", "As")] * 5, 1 + rng.random(20))
         for i in range(16)
     ]
-    found = explore_run(RunTraces("r", "m", traces, source="stored"), settings()).entries
-    p = [entry.p for entry in found if entry.p is not None]
-    assert len(p) == len(found) >= 1
-    assert [entry.q for entry in found] == pytest.approx(benjamini_hochberg(p))
+    explored = explore_run(RunTraces("r", "m", traces, source="stored"), settings()).entries
+    p = [entry.p for entry in explored if entry.p is not None]
+    assert len(p) == len(explored) >= 1
+    assert [entry.q for entry in explored] == pytest.approx(benjamini_hochberg(p))
 
 
 class Animals:
@@ -109,18 +109,18 @@ class Animals:
 
 def test_rare_sentences_are_compared_with_others_like_the_rest() -> None:
     def made(odd: str, high: float) -> list[Trace]:
-        out = []
+        traces = []
         for i in range(16):
             sentences = [f"We take {100 * i + j} apples." for j in range(20)]
             entropies = [LOW] * 20
             for j in (9, 19):
                 sentences[j], entropies[j] = odd.format(100 * i + j), high
-            out.append(trace(i // 2, i % 2, sentences, entropies))
-        return out
+            traces.append(trace(i // 2, i % 2, sentences, entropies))
+        return traces
 
     run = RunTraces("r", "m", made("That zebra eats {}.", HIGH), source="stored")
-    found = explore_run(run, settings(), base=made("They take {} pears.", LOW), encoder=Animals())
-    (rare,) = (behaviour for behaviour in found.behaviours if behaviour.name == "rare")
+    explored = explore_run(run, settings(), base=made("They take {} pears.", LOW), encoder=Animals())
+    (rare,) = (behaviour for behaviour in explored.behaviours if behaviour.name == "rare")
     assert (rare.count, rare.total) == (32, 320)
     assert all("zebra" in text for text in rare.examples)
     assert [c.version for c in rare.contrasts] == ["raw", "matched", "matched, first token left out"]
@@ -137,9 +137,9 @@ def test_four_sentences_make_no_headline() -> None:
     traces = [
         trace(i, 0, ["We do it."] * 19 + ["We check it." if i < 4 else "We do it."], [LOW] * 20) for i in range(12)
     ]
-    found = contrasts(explore_run(RunTraces("r", "m", traces, source="stored"), settings()), "reflective")
-    assert found["raw"].too_few
-    assert found["raw"].difference.value is None
+    differs = contrasts(explore_run(RunTraces("r", "m", traces, source="stored"), settings()), "reflective")
+    assert differs["raw"].too_few
+    assert differs["raw"].difference.value is None
 
 
 def test_right_and_wrong_samples_are_explored_apart() -> None:
@@ -151,13 +151,13 @@ def test_right_and_wrong_samples_are_explored_apart() -> None:
         # Only wrong samples have more entropy at "But".
         made = trace(i // 2, i % 2, sentences, (LOW + 0.01 * rng.random(10) + [0, 0 if right else 1] * 5).tolist())
         traces.append(replace(made, correct=right))
-    found = explore_run(RunTraces("r", "m", traces, source="stored"), settings())
-    assert list(found.by_verdict) == ["right", "wrong"]
-    assert [part.samples for part in found.by_verdict.values()] == [12, 12]
-    difference = {n: contrasts(part, "pivotal")["raw"].difference.value for n, part in found.by_verdict.items()}
+    explored = explore_run(RunTraces("r", "m", traces, source="stored"), settings())
+    assert list(explored.by_verdict) == ["right", "wrong"]
+    assert [part.samples for part in explored.by_verdict.values()] == [12, 12]
+    difference = {n: contrasts(part, "pivotal")["raw"].difference.value for n, part in explored.by_verdict.items()}
     assert difference["right"] == pytest.approx(0, abs=0.02)
     assert difference["wrong"] == pytest.approx(0.6, abs=0.02)  # half of the other words stand beside "But"
-    thresholds = {part.entropy.threshold for part in [found, *found.by_verdict.values()]}
+    thresholds = {part.entropy.threshold for part in [explored, *explored.by_verdict.values()]}
     assert len(thresholds) == 1
     only = explore_run(RunTraces("r", "m", [t for t in traces if t.correct], source="stored"), settings())
     assert only.by_verdict == {}

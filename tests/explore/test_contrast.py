@@ -29,20 +29,20 @@ def units(values: np.ndarray | list[float], problem: np.ndarray, trace: np.ndarr
 
 
 def compare(u: Units, marked: Bools, stratum: np.ndarray | None = None) -> Contrast:
-    found = contrast(Design(u, np.ones(marked.size, dtype=bool), stratum), marked)
-    assert found is not None
-    return found
+    differs = contrast(Design(u, np.ones(marked.size, dtype=bool), stratum), marked)
+    assert differs is not None
+    return differs
 
 
 def test_difference_and_auc_by_hand() -> None:
     # In each of five problems marked 3 and 1, others 0, 2, 1: means 2 and 1. Pairs won: 3 beats all 3; 1 beats 0 and
     # ties with 1: 4.5 of 6.
-    found = compare(
+    differs = compare(
         units([3, 1, 0, 2, 1] * 5, np.repeat(np.arange(5), 5)), np.tile([True, True, False, False, False], 5)
     )
-    assert (found.mean_marked, found.mean_other, found.difference.value) == pytest.approx((2.0, 1.0, 1.0))
-    assert found.auc.value == pytest.approx(4.5 / 6)
-    assert (found.marked, found.others, found.problems, found.too_few) == (10, 15, 5, False)
+    assert (differs.mean_marked, differs.mean_other, differs.difference.value) == pytest.approx((2.0, 1.0, 1.0))
+    assert differs.auc.value == pytest.approx(4.5 / 6)
+    assert (differs.marked, differs.others, differs.problems, differs.too_few) == (10, 15, 5, False)
 
 
 @settings(deadline=None, max_examples=40)
@@ -50,17 +50,17 @@ def test_difference_and_auc_by_hand() -> None:
 def test_raw_auc_is_mann_whitney(rows: list[tuple[int, bool]]) -> None:
     value, marked = np.array([v for v, _ in rows], dtype=float), np.array([m for _, m in rows])
     problem = np.arange(value.size) % 6
-    found = contrast(Design(units(value, problem), np.ones(value.size, dtype=bool)), marked)
+    differs = contrast(Design(units(value, problem), np.ones(value.size, dtype=bool)), marked)
     if marked.all() or not marked.any():
-        assert found is None
+        assert differs is None
         return
-    assert found is not None
+    assert differs is not None
     if marked.sum() < 10 or np.unique(problem[marked]).size < 5:
-        assert found.too_few
+        assert differs.too_few
         return
     u = stats.mannwhitneyu(value[marked], value[~marked]).statistic
-    assert found.auc.value == pytest.approx(u / (marked.sum() * (~marked).sum()))
-    assert found.difference.value == pytest.approx(value[marked].mean() - value[~marked].mean())
+    assert differs.auc.value == pytest.approx(u / (marked.sum() * (~marked).sum()))
+    assert differs.difference.value == pytest.approx(value[marked].mean() - value[~marked].mean())
 
 
 def made(seed: int, strata: int = 7, traces: int = 24, each: int = 30) -> tuple[Units, Bools, np.ndarray]:
@@ -78,9 +78,9 @@ def test_matched_is_least_squares_with_a_constant_for_each_trace_and_stratum() -
     u, marked, stratum = made(0)
     dummies = np.c_[marked, np.eye(24)[u.trace_N], np.eye(7)[stratum]].astype(float)
     coefficients, *_ = np.linalg.lstsq(dummies, u.value_N, rcond=None)
-    found = compare(u, marked, stratum)
-    assert found.difference.value == pytest.approx(coefficients[0], abs=1e-7)
-    assert found.difference.value == pytest.approx(0.3, abs=0.06)
+    differs = compare(u, marked, stratum)
+    assert differs.difference.value == pytest.approx(coefficients[0], abs=1e-7)
+    assert differs.difference.value == pytest.approx(0.3, abs=0.06)
     # CR2 with the constants partialled out: scores of a problem over the root of what its leverage leaves.
     others = dummies[:, 1:]
     left = marked - others @ np.linalg.lstsq(others, marked.astype(float), rcond=None)[0]
@@ -89,7 +89,7 @@ def test_matched_is_least_squares_with_a_constant_for_each_trace_and_stratum() -
         score[u.problem_N == q].sum() ** 2 / (1 - (left[u.problem_N == q] ** 2).sum() / (left**2).sum())
         for q in range(12)
     )
-    half = (found.difference.high - found.difference.low) / 2
+    half = (differs.difference.high - differs.difference.low) / 2
     assert half / stats.t.ppf(0.975, 11) == pytest.approx(np.sqrt(variance) / (left**2).sum(), rel=0.03)
     assert half >= stats.t.ppf(0.975, 11) * np.sqrt(variance) / (left**2).sum() * (1 - 1e-6)  # fewer degrees of freedom
 
@@ -98,11 +98,11 @@ def test_marks_without_others_in_their_trace_or_stratum_have_no_weight() -> None
     u, marked, stratum = made(1)
     whole = (u.trace_N == 0) | (stratum == 3)
     marked = marked | whole
-    found = compare(u, marked, stratum)
-    assert found.marked == (marked & ~whole).sum()
-    assert found.supported == pytest.approx((marked & ~whole).sum() / marked.sum())
+    differs = compare(u, marked, stratum)
+    assert differs.marked == (marked & ~whole).sum()
+    assert differs.supported == pytest.approx((marked & ~whole).sum() / marked.sum())
     moved = Units(u.value_N + 5.0 * (u.trace_N == 0) + 3.0 * (stratum == 3), u.problem_N, u.trace_N)
-    assert compare(moved, marked, stratum).difference.value == pytest.approx(found.difference.value, abs=1e-6)
+    assert compare(moved, marked, stratum).difference.value == pytest.approx(differs.difference.value, abs=1e-6)
 
 
 def test_the_level_of_a_trace_is_no_effect_once_matched() -> None:
@@ -136,8 +136,8 @@ def test_samples_that_follow_one_template_are_not_evidence_of_their_own() -> Non
                 value.append(np.where(shared, template, rng.normal(size=60)))
                 marked.append(np.where(shared, marks, rng.random(60) < 0.06))
         trace = np.repeat(np.arange(160), 60)
-        found = compare(units(np.concatenate(value), trace // 16, trace), np.concatenate(marked), trace * 0)
-        small += found.p <= 0.05
+        differs = compare(units(np.concatenate(value), trace // 16, trace), np.concatenate(marked), trace * 0)
+        small += differs.p <= 0.05
     assert small <= 8  # three expected; more in one of 70 runs of this test
 
 
@@ -174,8 +174,8 @@ def test_the_spread_of_a_trace_is_no_effect_on_the_matched_auc() -> None:
         level = rng.normal(size=60)
         marked = rng.random(trace.size) < 0.05 * np.exp(0.7 * level[trace])
         value = np.exp(level[trace] + rng.normal(size=trace.size))
-        found = compare(units(value, trace // 4, trace), marked, np.arange(trace.size) % 60 // 6)
-        missed += not found.auc.low <= 0.5 <= found.auc.high
+        differs = compare(units(value, trace // 4, trace), marked, np.arange(trace.size) % 60 // 6)
+        missed += not differs.auc.low <= 0.5 <= differs.auc.high
     assert missed <= 5
 
 
@@ -189,9 +189,9 @@ def test_few_marks_or_problems_make_no_difference() -> None:
     nine = compare(units(value, problem), marked(list(range(0, 108, 12))))
     four = compare(units(value, problem), marked(list(range(0, 80, 5))))
     enough = compare(units(value, problem), marked(list(range(0, 120, 12))))
-    for found in (nine, four):
-        assert found.too_few
-        assert (found.difference.value, found.p, found.auc.value) == (None, None, None)
+    for row in (nine, four):
+        assert row.too_few
+        assert (row.difference.value, row.p, row.auc.value) == (None, None, None)
     assert (nine.marked, four.problems) == (9, 4)
     assert enough.difference.low is not None
 
@@ -201,17 +201,17 @@ def test_equal_problems_make_a_t_test() -> None:
     values = np.random.default_rng(1).normal(0.4, 1.0, size=(8, 5))
     expected = stats.ttest_1samp(values.mean(axis=1), 0.0)
     low, high = expected.confidence_interval(0.9)
-    found = mean_interval(values.ravel(), np.repeat(np.arange(8), 5), 8, 0.9)
-    assert (found.value, found.low, found.high) == pytest.approx((values.mean(), low, high))
+    interval = mean_interval(values.ravel(), np.repeat(np.arange(8), 5), 8, 0.9)
+    assert (interval.value, interval.low, interval.high) == pytest.approx((values.mean(), low, high))
     _, p = cluster_t(values.mean(), values.sum(axis=1) - 5 * values.mean(), np.full(8, 5.0), 0.9)
     assert p == pytest.approx(expected.pvalue)
 
 
 def test_a_difference_of_rounding_is_none() -> None:
     value, problem = np.full(60, 1.1), np.repeat(np.arange(6), 10)
-    found = compare(units(value + 1e-16 * problem, problem), np.arange(60) % 5 == 0)
-    assert found.difference.value == pytest.approx(0, abs=1e-12)
-    assert found.p == 1.0
+    differs = compare(units(value + 1e-16 * problem, problem), np.arange(60) % 5 == 0)
+    assert differs.difference.value == pytest.approx(0, abs=1e-12)
+    assert differs.p == 1.0
 
 
 def test_a_difference_of_two_pools_is_paired_by_problem() -> None:
@@ -219,17 +219,19 @@ def test_a_difference_of_two_pools_is_paired_by_problem() -> None:
     rng = np.random.default_rng(2)
     level = rng.normal(size=(9, 1))
     a, b = level + 0.1 * rng.normal(size=(9, 4)), level + 0.1 * rng.normal(size=(9, 7)) - 0.2
-    found = difference_interval(a.ravel(), np.repeat(np.arange(9), 4), b.ravel(), np.repeat(np.arange(9), 7), 9, 0.95)
+    interval = difference_interval(
+        a.ravel(), np.repeat(np.arange(9), 4), b.ravel(), np.repeat(np.arange(9), 7), 9, 0.95
+    )
     expected = stats.ttest_rel(a.mean(axis=1), b.mean(axis=1)).confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
 
 
 def test_intervals_of_shares_end_where_shares_do() -> None:
     problem = np.arange(12) % 6
     hit, member = np.arange(12) == 0, np.ones(12, dtype=bool)
-    found = share_interval(hit, member, problem, 6, 0.95)
-    assert found.value == pytest.approx(1 / 12)
-    assert found.low == 0.0
+    interval = share_interval(hit, member, problem, 6, 0.95)
+    assert interval.value == pytest.approx(1 / 12)
+    assert interval.low == 0.0
     assert share_interval(hit, ~member, problem, 6, 0.95).value is None
     assert mean_interval(np.arange(3.0), np.zeros(3, dtype=int), 1, 0.95).low is None  # one problem
 
@@ -245,8 +247,8 @@ def test_bounds_widen_a_difference() -> None:
     marked = np.tile([True, False], 10)
     low, high = np.where(marked, 1.0, 0.5), np.where(marked, 1.5, 0.9)
     problem = np.repeat(np.arange(10), 2)
-    found = compare(Units(low, problem, problem, high), marked)
-    assert found.identified == pytest.approx((1.0 - 0.9, 1.5 - 0.5))
+    differs = compare(Units(low, problem, problem, high), marked)
+    assert differs.identified == pytest.approx((1.0 - 0.9, 1.5 - 0.5))
 
 
 def test_entropies_that_are_no_numbers_are_refused() -> None:

@@ -19,14 +19,14 @@ def test_information_and_entropies_by_hand() -> None:
     # Two prompts, one response each. p(z1|x) = .5, .25 and p(z2|x) = .1, .3:
     # I = mean(log .5 - log .375, log .3 - log .2), H(Z|X) = -mean(log .5, log .3), H(Z) = -mean(log .375, log .2).
     cross = CrossLogprobs(np.log([[0.5, 0.25], [0.1, 0.3]]), np.array([0, 1]))
-    found = from_cross(cross, FEW)
-    assert found.information.value == pytest.approx((math.log(0.5 / 0.375) + math.log(0.3 / 0.2)) / 2)
-    assert found.conditional_entropy == pytest.approx(-(math.log(0.5) + math.log(0.3)) / 2)
-    assert found.entropy == pytest.approx(-(math.log(0.375) + math.log(0.2)) / 2)
-    assert found.ceiling == pytest.approx(math.log(2))
-    assert found.retrieval[0].accuracy.value == 1.0
+    dependence = from_cross(cross, FEW)
+    assert dependence.information.value == pytest.approx((math.log(0.5 / 0.375) + math.log(0.3 / 0.2)) / 2)
+    assert dependence.conditional_entropy == pytest.approx(-(math.log(0.5) + math.log(0.3)) / 2)
+    assert dependence.entropy == pytest.approx(-(math.log(0.375) + math.log(0.2)) / 2)
+    assert dependence.ceiling == pytest.approx(math.log(2))
+    assert dependence.retrieval[0].accuracy.value == 1.0
     # Of the two ways to deal two prompts one is the own one: p is at least about 1/2.
-    assert found.p == pytest.approx(0.5, abs=0.08)
+    assert dependence.p == pytest.approx(0.5, abs=0.08)
 
 
 def synthetic(strength: float, *, n: int = 12, each: int = 4, length: int = 60, seed: int = 0) -> CrossLogprobs:
@@ -55,13 +55,13 @@ def test_a_collapsed_model_shows_no_information_though_its_entropy_is_high() -> 
 def test_ties_count_as_any_order_of_them_in_retrieval() -> None:
     # All four prompts fit equally well: in a random order the own one is first, or among two, as often as chance.
     cross = CrossLogprobs(np.full((8, 4), -5.0), np.arange(8) % 4)
-    found = from_cross(cross, FEW)
-    assert [r.accuracy.value for r in found.retrieval] == [0.25, 0.5]
-    assert [r.chance for r in found.retrieval] == [0.25, 0.5]
-    assert found.p > 0.9
+    dependence = from_cross(cross, FEW)
+    assert [r.accuracy.value for r in dependence.retrieval] == [0.25, 0.5]
+    assert [r.chance for r in dependence.retrieval] == [0.25, 0.5]
+    assert dependence.p > 0.9
     # One prompt fits better, and the own one as well as one other: never first, second in half of the orders.
-    found = from_cross(CrossLogprobs(np.tile([-5.0, -5.0, -1.0, -9.0], (2, 1)), np.array([0, 1])), FEW)
-    assert [r.accuracy.value for r in found.retrieval] == [0.0, 0.5]
+    dependence = from_cross(CrossLogprobs(np.tile([-5.0, -5.0, -1.0, -9.0], (2, 1)), np.array([0, 1])), FEW)
+    assert [r.accuracy.value for r in dependence.retrieval] == [0.0, 0.5]
 
 
 def test_text_tells_a_healthy_run_from_a_collapsed_one() -> None:
@@ -90,9 +90,9 @@ def test_text_tells_a_healthy_run_from_a_collapsed_one() -> None:
 def test_word_problems_saturate_and_say_so() -> None:
     nouns = ["apples", "trains", "ducks", "coins", "books", "circles", "dice", "ropes", "jars", "stamps"]
     prompts = [f"How many {noun} are in the {noun} box?" for noun in nouns]
-    found = from_texts(prompts, [f"We count the {noun}. There are 3 {noun}." for noun in nouns], FEW)
-    assert found.saturated
-    assert found.retrieval[0].accuracy.value == 1.0
+    dependence = from_texts(prompts, [f"We count the {noun}. There are 3 {noun}." for noun in nouns], FEW)
+    assert dependence.saturated
+    assert dependence.retrieval[0].accuracy.value == 1.0
 
 
 def test_equal_prompts_are_one() -> None:

@@ -68,8 +68,8 @@ def table(tmp_path: Path) -> Path:
 def test_planted_pivotal_entropy_is_found_with_interval_null_and_match(table: Path, tmp_path: Path) -> None:
     done = invoke(table, "--out", tmp_path / "out", *FAST)
     assert done.exit_code == 0, done.output
-    found = results.read(tmp_path / "out")
-    (run,) = found.runs
+    explored = results.read(tmp_path / "out")
+    (run,) = explored.runs
     pivotal = next(b for b in run.behaviours if b.name == "pivotal")
     raw = pivotal.contrasts[0]
     # Each trace has two planted words of about 1.2 to 1.6, less "now" of the first text: all others have about 0.225.
@@ -109,15 +109,15 @@ def test_high_entropy_is_above_the_quantile_of_all_tokens_at_once(tmp_path: Path
 
 def test_the_file_reads_back_equal(table: Path, tmp_path: Path) -> None:
     assert invoke(table, "--out", tmp_path / "out", *FAST).exit_code == 0
-    found = results.read(tmp_path / "out")
-    results.write(tmp_path / "again", found)
-    assert results.read(tmp_path / "again") == found
+    explored = results.read(tmp_path / "out")
+    results.write(tmp_path / "again", explored)
+    assert results.read(tmp_path / "again") == explored
     text = (tmp_path / "out" / "explore.json").read_text()
     json.loads(text, parse_constant=pytest.fail)
-    assert found.token_data == ["../s"]
-    assert found.run("r") is found.runs[0]
+    assert explored.token_data == ["../s"]
+    assert explored.run("r") is explored.runs[0]
     with pytest.raises(InputError, match="no run 'x'"):
-        found.run("x")
+        explored.run("x")
 
 
 def test_the_conclusion_comes_first_and_brief_prints_nothing_else(table: Path, tmp_path: Path) -> None:
@@ -133,11 +133,15 @@ def test_the_conclusion_comes_first_and_brief_prints_nothing_else(table: Path, t
 def test_the_file_says_what_it_was_made_from_and_how(table: Path, tmp_path: Path) -> None:
     write_shard(table, "b", [row("p0", 9, TEXTS[0])])
     assert invoke(table, "--out", tmp_path / "out", "--quantile", 0.9, *FAST).exit_code == 0
-    found = results.read(tmp_path / "out")
+    explored = results.read(tmp_path / "out")
     shards = [table / "a.parquet", table / "b.parquet"]
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in shards]
-    assert [(i.path, i.sha256) for i in found.inputs] == list(zip(map(str, shards), digests, strict=True))
-    assert (found.settings["quantile"], found.settings["resamples"], found.settings["base"]) == (0.9, 100, None)
+    assert [(i.path, i.sha256) for i in explored.inputs] == list(zip(map(str, shards), digests, strict=True))
+    assert (explored.settings["quantile"], explored.settings["resamples"], explored.settings["base"]) == (
+        0.9,
+        100,
+        None,
+    )
 
 
 def test_files_that_are_none_of_ours(tmp_path: Path) -> None:
@@ -243,10 +247,10 @@ def test_the_embedded_model_scores_its_own_samples_and_sees_its_prompts(tmp_path
         "--breaks", "wait,hmm,instead,so", *FAST,
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    found = results.read(tmp_path / "out")
-    run = found.runs[0]
+    explored = results.read(tmp_path / "out")
+    run = explored.runs[0]
     assert run.entropy.source == "model"
-    assert found.token_data == ["tokens"]
+    assert explored.token_data == ["tokens"]
     assert (tmp_path / "out" / "cross-base.npz").exists()
     cross, text = run.dependence
     assert (cross.method, cross.prompts, cross.responses) == ("model", 6, 24)
@@ -374,11 +378,11 @@ def test_bounds_do_not_stand_beside_exact_entropies_of_another_temperature(table
 def test_entropies_under_top_p_are_said_as_what_they_are(table: Path, tmp_path: Path) -> None:
     sampling = {"temperature": 0.6, "top_p": 0.95, "max_tokens": 9}
     write_shard(tmp_path / "t", "a", [{**with_tokens("p0", 0, TEXTS[0], {}, "cool"), "sampling": sampling}])
-    found = run_explore(ExploreOptions([tmp_path / "t", table], resamples=100))
-    said = " ".join(notes(found))
+    explored = run_explore(ExploreOptions([tmp_path / "t", table], resamples=100))
+    said = " ".join(notes(explored))
     assert "Tokens were sampled with top-p 0.95; entropies are those of the whole distribution, before that cut" in said
     assert "of several temperatures and cannot be compared with each other (0.6, 1)" in said
-    assert found.runs[0].entropy.temperatures == [0.6]
+    assert explored.runs[0].entropy.temperatures == [0.6]
     assert "top-p" not in " ".join(notes(run_explore(ExploreOptions([table], resamples=100))))
 
 
@@ -389,19 +393,19 @@ def test_sentences_that_the_limit_cut_off_are_left_out(tmp_path: Path) -> None:
         row("p2", 0, "We add them. Wait, this is", finish_reason="stop"),
     ]
     write_shard(tmp_path / "s", "a", rows)
-    found = run_explore(ExploreOptions([tmp_path / "s"], resamples=100))
-    assert (found.runs[0].sentences, found.runs[0].cut_off) == (5, 1)
-    assert found.runs[0].behaviours[1].count == 2
-    assert "Left out: 1 sentence that the limit of tokens cut off." in " ".join(notes(found))
+    explored = run_explore(ExploreOptions([tmp_path / "s"], resamples=100))
+    assert (explored.runs[0].sentences, explored.runs[0].cut_off) == (5, 1)
+    assert explored.runs[0].behaviours[1].count == 2
+    assert "Left out: 1 sentence that the limit of tokens cut off." in " ".join(notes(explored))
 
 
 def test_a_test_on_few_prompts_says_how_small_its_p_can_be(tmp_path: Path) -> None:
     rows = [row(f"p{q}", s, f"Prompt of p{q} has {q}.") for q in range(3) for s in range(4)]
     write_shard(tmp_path / "s", "a", rows)
-    found = run_explore(ExploreOptions([tmp_path / "s"], resamples=1000))
+    explored = run_explore(ExploreOptions([tmp_path / "s"], resamples=1000))
     # Of six orders of three prompts one is the true one.
-    assert found.runs[0].dependence[0].smallest_p == pytest.approx(1 / 6, abs=0.001)
-    assert "With 3 prompts the p of input dependence cannot be below about 0.167" in " ".join(notes(found))
+    assert explored.runs[0].dependence[0].smallest_p == pytest.approx(1 / 6, abs=0.001)
+    assert "With 3 prompts the p of input dependence cannot be below about 0.167" in " ".join(notes(explored))
 
 
 def test_varentropies_are_explored_where_they_are_stored(tmp_path: Path) -> None:

@@ -21,14 +21,14 @@ def counter() -> BehaviourCounter:
 def test_counts_and_entropies_of_one_completion_by_hand(counter: BehaviourCounter) -> None:
     # "Wait that is wrong. So x." with entropies 3 1 1 1 0 | 2 0 0, end token 0: reflective mean 6/5, pivotal "So" 2.
     ids = [0, 1, 2, 3, 4, 5, 6, 4, 7]
-    found = counter.count(ids, np.array([3, 1, 1, 1, 0, 2, 0, 0, 0.0]))
-    total = dict(zip(TOTALS, found, strict=True))
+    counted = counter.count(ids, np.array([3, 1, 1, 1, 0, 2, 0, 0, 0.0]))
+    total = dict(zip(TOTALS, counted, strict=True))
     assert (total["responses"], total["words"], total["sentences"]) == (1, 6, 2)
     assert (total["pivotal"], total["pivotal_tokens"], total["pivotal_entropy"]) == (1, 1, 2.0)
     assert (total["other_tokens"], total["other_entropy"]) == (8, 6.0)
     assert (total["reflective"], total["reflective_measured"]) == (1, 1)
     assert total["reflective_entropy"] == pytest.approx(6 / 5)
-    logged = metrics(found + found)
+    logged = metrics(counted + counted)
     assert logged["pivotal_per_response"] == 1
     assert logged["reflective_share"] == 0.5
     assert logged["pivotal_entropy"] == 2.0

@@ -28,10 +28,10 @@ def test_tiles_give_what_sorting_all_distances_gives(n: int, m: int, k: int, row
     before = neighbours._ROWS, neighbours._COLUMNS
     neighbours._ROWS, neighbours._COLUMNS = rows, columns
     try:
-        found = mean_distances(a, b, k, faiss=False)
+        distances = mean_distances(a, b, k, faiss=False)
     finally:
         neighbours._ROWS, neighbours._COLUMNS = before
-    np.testing.assert_allclose(found, np.maximum(expected, 0), atol=1e-6)
+    np.testing.assert_allclose(distances, np.maximum(expected, 0), atol=1e-6)
 
 
 def test_a_sentence_s_own_copies_are_at_distance_zero() -> None:

@@ -38,8 +38,8 @@ def test_a_lexicon_s_difference_is_that_of_the_contrast(matched: bool) -> None:
         design = Design(units, np.ones(3000, dtype=bool))
     lexicons = np.zeros((3, 60))
     lexicons[0, [4, 5]] = lexicons[1, [20]] = lexicons[2, 30:50] = 1
-    found = Words(design, word, 60).differences(sparse.csr_array(lexicons))
-    for row, difference in zip(lexicons, found, strict=True):
+    differences = Words(design, word, 60).differences(sparse.csr_array(lexicons))
+    for row, difference in zip(lexicons, differences, strict=True):
         expected = contrast(design, np.isin(word, np.flatnonzero(row)))
         assert expected is not None
         assert difference == pytest.approx(expected.difference.value, abs=1e-6)
@@ -50,13 +50,13 @@ def test_any_words_differ_and_the_null_says_by_how_much() -> None:
     # small, but nothing is special about it.
     design, word, level = words_with_levels()
     mark = np.isin(word, [0, 1])
-    found = contrast(design, mark)
-    assert found is not None
-    assert found.p < 0.001
+    differs = contrast(design, mark)
+    assert differs is not None
+    assert differs.p < 0.001
     counts = np.bincount(np.where(mark | (word < 0), 0, word), minlength=60)
     counts[:2] = 0  # the lexicon's own words are not drawn
     lexicons = draw_lexicons(counts, [int((word == 0).sum()), int((word == 1).sum())], 500, seed=0)
-    null = placebo_null(Words(design, word, 60), lexicons, found.difference.value)
+    null = placebo_null(Words(design, word, 60), lexicons, differs.difference.value)
     assert null is not None
     assert null.p > 0.02
     assert null.draws == 500

@@ -82,23 +82,23 @@ def table(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("by", "best"), [("plain", 0), ("drop", 1)])
 def test_the_best_of_each_problem_are_kept(tmp_path: Path, table: Path, by: Any, best: int) -> None:
-    (found,) = select(table, tmp_path / by, by=by, keep=1, skip=1)
-    assert (found.solutions, found.problems, found.without, found.misfits) == (6, 2, 1, 1)
+    (folder,) = select(table, tmp_path / by, by=by, keep=1, skip=1)
+    assert (folder.solutions, folder.problems, folder.without, folder.misfits) == (6, 2, 1, 1)
     chosen = read_samples(tmp_path / by, ["problem_id", "sample_id", "logprobs"]).to_pylist()
     assert [(r["problem_id"], r["sample_id"]) for r in chosen] == [("p", best), ("q", best)]
     assert len(chosen[0]["logprobs"]) == 6
 
 
 def test_command(tmp_path: Path, table: Path) -> None:
-    out = tmp_path / "out"
-    words = ["select", str(table), "--out", str(out), "--by", "drop", "--skip", "1", "--keep", "2", "--only-right"]
+    folder = tmp_path / "out"
+    words = ["select", str(table), "--out", str(folder), "--by", "drop", "--skip", "1", "--keep", "2", "--only-right"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert "teacher: 4 of 4 solutions kept, of 2 problems" in done.output
     assert "tokens that do not join to the text, left out: 1 solution" in done.output
-    assert read_samples(out, ["sample_id"])["sample_id"].to_pylist() == [0, 2, 0, 2]
+    assert read_samples(folder, ["sample_id"])["sample_id"].to_pylist() == [0, 2, 0, 2]
     with pytest.raises(InputError, match="holds a samples table already"):
-        select(table, out, by="drop", keep=1, skip=1)
+        select(table, folder, by="drop", keep=1, skip=1)
 
 
 def test_nothing_to_choose_from_is_a_sentence(tmp_path: Path) -> None:

@@ -215,8 +215,8 @@ def test_a_kill_leaves_whole_shards(tmp_path: Path, scorer: Scorer, rows: list[d
         time.sleep(0.05)
     process.kill()
     _, errors = process.communicate()
-    there = len(list((tmp_path / "out").glob("*.parquet")))
-    assert 1 <= there < 3, errors
+    shards = len(list((tmp_path / "out").glob("*.parquet")))
+    assert 1 <= shards < 3, errors
     forced = write_entropies(tmp_path / "s", tmp_path / "out", scorer, name="embedded")
     assert 0 < forced.computed < len(rows)
     assert read_samples(tmp_path / "out").num_rows == len(rows)

@@ -23,8 +23,8 @@ def trace(
 ) -> Trace:
     text = "".join(tokens) if text is None else text
     high = None if upper is None else np.array(upper)
-    found = TraceTokens(tokens, token_spans(tokens, text), np.array(entropy), high)
-    return Trace("r", problem, 0, None, text, None, None, split_sentences(text), found)
+    tokenised = TraceTokens(tokens, token_spans(tokens, text), np.array(entropy), high)
+    return Trace("r", problem, 0, None, text, None, None, split_sentences(text), tokenised)
 
 
 WORDS = [" So", " the", " rest", "less", " 12", " +", " \\", "frac", ".", " There", "fore", " it", "'s", "\n", "<eos>"]
@@ -119,8 +119,8 @@ def test_a_sentence_that_was_cut_off_is_none_but_its_tokens_have_a_place() -> No
 def test_words_outside_the_lexicon_are_whole_and_known_at_their_first_token() -> None:
     tokens = [" So", " the", " rest", "less", " cat", "'s", " The"]
     table = token_table([trace(tokens, [0.0] * 7)], {"p": 0}, load_lexicon())
-    found = [table.words[i] if i >= 0 else None for i in table.word_N.tolist()]
-    assert found == [None, "the", "restless", None, "cat's", None, "the"]
+    words = [table.words[i] if i >= 0 else None for i in table.word_N.tolist()]
+    assert words == [None, "the", "restless", None, "cat's", None, "the"]
 
 
 def test_traces_without_tokens_are_skipped() -> None:

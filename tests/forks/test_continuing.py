@@ -48,36 +48,36 @@ def test_a_state_s_continuations_depend_on_it_and_the_seed_alone() -> None:
 
 def test_the_judge_gets_whole_completions_and_the_sample_s_token_comes_first() -> None:
     judged: list[str] = []
-    found = continuer(judged).draw(state())
-    first = found.first
-    assert found.texts[0] == "4"
-    assert sum(first.sizes) == len(found.continuations) == len(judged) == 8
-    assert judged == [f"is {text}" for text in found.continuations]
-    starts = [text for text, size in zip(found.texts, first.sizes, strict=True) for _ in range(size)]
-    assert all(text.startswith(start) for text, start in zip(found.continuations, starts, strict=True))
-    assert found.correct == [len(text) % 2 == 0 for text in judged]
-    assert found.generated <= 8 * (LIMIT - 4)  # three tokens of the prefix, one forced
+    continued = continuer(judged).draw(state())
+    first = continued.first
+    assert continued.texts[0] == "4"
+    assert sum(first.sizes) == len(continued.continuations) == len(judged) == 8
+    assert judged == [f"is {text}" for text in continued.continuations]
+    starts = [text for text, size in zip(continued.texts, first.sizes, strict=True) for _ in range(size)]
+    assert all(text.startswith(start) for text, start in zip(continued.continuations, starts, strict=True))
+    assert continued.correct == [len(text) % 2 == 0 for text in judged]
+    assert continued.generated <= 8 * (LIMIT - 4)  # three tokens of the prefix, one forced
 
 
 def test_at_the_limit_nothing_is_drawn_behind_the_first_token() -> None:
     judged: list[str] = []
-    found = continuer(judged).draw(state(prefix="x" * (LIMIT - 1)))
-    assert found.generated == 0
+    continued = continuer(judged).draw(state(prefix="x" * (LIMIT - 1)))
+    assert continued.generated == 0
     assert [len(text) for text in judged] == [LIMIT] * 8
-    assert found.cut == 8
+    assert continued.cut == 8
 
 
 def test_the_end_can_be_forced_and_decides_at_once() -> None:
     judged: list[str] = []
     made = continuer(judged)
     end = replace(state(), token=made._ends[0])
-    found = made.draw(end)
-    assert found.continuations[: found.first.sizes[0]] == [""] * found.first.sizes[0]
-    assert judged[: found.first.sizes[0]] == ["is "] * found.first.sizes[0]
+    continued = made.draw(end)
+    assert continued.continuations[: continued.first.sizes[0]] == [""] * continued.first.sizes[0]
+    assert judged[: continued.first.sizes[0]] == ["is "] * continued.first.sizes[0]
 
 
 def test_without_a_forced_token_all_are_drawn() -> None:
-    found = continuer([], number=20).draw(state(token=None))
-    assert (found.first.forced, found.first.sizes) == (0, [1] * 20)
-    assert len(set(found.first.tokens)) > 3
-    assert found.first.weights == pytest.approx([1 / 20] * 20)
+    continued = continuer([], number=20).draw(state(token=None))
+    assert (continued.first.forced, continued.first.sizes) == (0, [1] * 20)
+    assert len(set(continued.first.tokens)) > 3
+    assert continued.first.weights == pytest.approx([1 / 20] * 20)

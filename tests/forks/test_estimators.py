@@ -86,8 +86,8 @@ def test_estimates_have_no_bias_by_enumeration(prefix: tuple[int, ...], forced: 
             p = np.prod([chance[a] / mass for a in tail])
             for a, pair in zip(tokens, np.array(outcomes).reshape(-1, 2), strict=True):
                 p *= np.prod([after[a] if y else 1 - after[a] for y in pair])
-            found = state_value(branches, np.array(outcomes)[:, None])
-            totals += p * np.array([found.value_C[0], found.decided, found.open])
+            value = state_value(branches, np.array(outcomes)[:, None])
+            totals += p * np.array([value.value_C[0], value.decided, value.open])
             worth += p * advantages(branches, np.array(outcomes))[0]
     v = policy.value(prefix)
     assert totals == pytest.approx([v, policy.decided(prefix), v * (1 - v)])
@@ -96,8 +96,8 @@ def test_estimates_have_no_bias_by_enumeration(prefix: tuple[int, ...], forced: 
 
 def test_pairs_by_hand() -> None:
     # Means 1, .5, 0: products of different rows (1 * .5 + 1 * 0 + .5 * 0) / 3; of one row 1, 0, 0.
-    found = state_value(Branches.drawn(3), np.array([[1, 1, 1, 0, 0, 0]]).T)
-    assert (found.value_C[0], found.decided, found.open) == pytest.approx((0.5, 1 / 3 - 1 / 6, 0.5 - 1 / 6))
+    value = state_value(Branches.drawn(3), np.array([[1, 1, 1, 0, 0, 0]]).T)
+    assert (value.value_C[0], value.decided, value.open) == pytest.approx((0.5, 1 / 3 - 1 / 6, 0.5 - 1 / 6))
     with pytest.raises(ValueError, match="two continuations"):
         Branches.drawn(1)
 
@@ -106,8 +106,8 @@ def test_forced_tokens_by_hand() -> None:
     # Token a with .75: outcomes 1 1 0, so Q = 2/3 and Q^2 is (3 choose 2 products: 1, 0, 0) 1/3; b with .25: 0 0.
     # V = .5; V^2 = .75^2 / 3 + 2 * .75 * .25 * (2/3 * 0) + 0 = .1875; E Q^2 = .75 / 3 = .25.
     branches = Branches(np.array([0.75, 0.25]), np.array([True, True]), np.array([3, 2]))
-    found = state_value(branches, np.array([[1.0], [1], [0], [0], [0]]))
-    assert (found.value_C[0], found.decided, found.open) == pytest.approx((0.5, 0.0625, 0.5 - 0.1875))
+    value = state_value(branches, np.array([[1.0], [1], [0], [0], [0]]))
+    assert (value.value_C[0], value.decided, value.open) == pytest.approx((0.5, 0.0625, 0.5 - 0.1875))
     # A of a is 2/3 - 1/2; its error has (1 - .75)^2 times the variance of the mean of 1 1 0, which is 1/3 / 3.
     worth, variance = advantages(branches, np.array([1.0, 1, 0, 0, 0]))
     assert (worth[0], worth[1]) == pytest.approx((1 / 6, -1 / 2))
@@ -128,13 +128,13 @@ def test_the_error_of_an_advantage_is_that_over_draws() -> None:
     truth = policy.value((1,)) - policy.value(())
     tail = np.where(np.arange(TOKENS) == 1, 0, chance) / (1 - chance[1])
     branches = Branches(np.array([chance[1], *[(1 - chance[1]) / 4] * 4]), np.arange(5) < 1, np.array([6, 2, 2, 2, 2]))
-    found = []
+    estimates = []
     for _ in range(800):
         tokens = [1, *rng.choice(TOKENS, p=tail, size=4)]
         outcome = [policy.roll(rng, (int(a),)) for a, n in zip(tokens, branches.size_G, strict=True) for _ in range(n)]
         worth, variance = advantages(branches, np.array(outcome))
-        found.append((worth[0], variance[0]))
-    worth_R, variance_R = np.array(found).T
+        estimates.append((worth[0], variance[0]))
+    worth_R, variance_R = np.array(estimates).T
     assert worth_R.mean() == pytest.approx(truth, abs=4 * worth_R.std() / np.sqrt(800))
     assert variance_R.mean() == pytest.approx(worth_R.var(), rel=0.2)
 
@@ -248,10 +248,10 @@ def test_the_budget_holds_for_the_whole_design() -> None:
             decided[q] += state_value(first.branches, outcome).decided / chance / 6
         solved = np.bincount([place[texts[i][0]] for i in used], weights=[right[i] for i in used])
         available = np.array([variance_of_outcome([int(c)], 6) for c in solved])
-        found = budget(decided, available)
-        missed += not found.agrees
+        balance = budget(decided, available)
+        missed += not balance.agrees
         found_missing += not budget(2 * decided, available).agrees
-        apart.append(found.difference.value)
+        apart.append(balance.difference.value)
     assert missed <= 4
     assert found_missing >= 12  # twice as much is noticed
     assert abs(np.mean(apart)) < 3.5 * np.std(apart) / 5
@@ -294,10 +294,10 @@ def test_means_are_of_all_tokens_not_of_those_drawn() -> None:
     entropy = np.where(np.arange(2000) < 200, 1.0, 0.2)
     problem = rng.integers(0, 10, 2000)
     drawn = draw(stratum, entropy, problem, 200, seed=0)
-    found = weighted_mean(x[drawn.index], 1 / drawn.chance, problem[drawn.index])
+    mean = weighted_mean(x[drawn.index], 1 / drawn.chance, problem[drawn.index])
     assert x[drawn.index].mean() > 2.5
-    assert found.value == pytest.approx(1.4)
-    assert found.low < 1.4 < found.high
+    assert mean.value == pytest.approx(1.4)
+    assert mean.low < 1.4 < mean.high
 
 
 def test_the_samples_that_choose_a_problem_are_not_used() -> None:

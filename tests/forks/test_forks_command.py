@@ -40,11 +40,11 @@ SIZE = {"states": 36, "continuations": 8, "level": 0.3, "permutations": 100}
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("forks") / "base"
+    folder = tmp_path_factory.mktemp("forks") / "base"
     given = ["--model", "embedded", "--task", "countdown:3", "--problems", "12", "--n", "8", "--max-tokens", "64"]
-    done = CliRunner().invoke(app, ["sample", *given, "--out", str(out)])
+    done = CliRunner().invoke(app, ["sample", *given, "--out", str(folder)])
     assert done.exit_code == 0, done.output
-    return out
+    return folder
 
 
 def forks(table: Path, out: Path, announce: Callable[[Any], None] = lambda cost: None, **more: Any) -> results.Forks:
@@ -65,41 +65,41 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def undisturbed(table: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
-    out, announced = tmp_path_factory.mktemp("forks") / "out", []
-    forks(table, out, announced.append)
-    return out, announced
+    folder, announced = tmp_path_factory.mktemp("forks") / "out", []
+    forks(table, folder, announced.append)
+    return folder, announced
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_killed_and_resumed_equals_undisturbed(table: Path, undisturbed: tuple[Path, list[Any]]) -> None:
-    whole, out = undisturbed[0], undisturbed[0].with_name("killed")
+    whole, killed = undisturbed[0], undisturbed[0].with_name("killed")
     child = os.fork()
     if child == 0:
-        forks(table, out)
+        forks(table, killed)
         os._exit(0)
-    while len(list((out / "continuations").glob("0*.json"))) < 3:
+    while len(list((killed / "continuations").glob("0*.json"))) < 3:
         time.sleep(0.02)
     os.kill(child, signal.SIGKILL)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    assert not (out / "forks.json").exists()
+    assert not (killed / "forks.json").exists()
     announced: list[Any] = []
-    forks(table, out, announced.append)
+    forks(table, killed, announced.append)
     assert announced[0].stored >= 12
     assert announced[0].tokens < undisturbed[1][0].tokens
-    left, right = files(whole), files(out)
+    left, right = files(whole), files(killed)
     assert {n: b for n, b in left.items() if n != "forks.json"} == {n: b for n, b in right.items() if n != "forks.json"}
-    a, b = results.read(whole), results.read(out)
+    a, b = results.read(whole), results.read(killed)
     assert a.states == b.states
     assert (a.budget, a.by_class) == (b.budget, b.by_class)
     with pytest.raises(InputError, match="seed = 0, not 1"):
-        forks(table, out, seed=1)
+        forks(table, killed, seed=1)
 
 
 def test_what_is_written_is_what_can_be_counted(table: Path, undisturbed: tuple[Path, list[Any]]) -> None:
-    found = results.read(undisturbed[0])
+    explored = results.read(undisturbed[0])
     rows = {(r["problem_id"], r["sample_id"]): r for r in read_samples(table).to_pylist()}
-    assert len(found.states) == SIZE["states"]
-    for state in found.states:
+    assert len(explored.states) == SIZE["states"]
+    for state in explored.states:
         row = rows[state.problem_id, state.sample_id]
         assert state.token == row["tokens"][state.position].strip()
         assert state.entropy == pytest.approx(row["entropies"][state.position], abs=1e-4)
@@ -116,15 +116,15 @@ def test_what_is_written_is_what_can_be_counted(table: Path, undisturbed: tuple[
     for row in sorted(rows.values(), key=lambda r: (r["problem_id"], r["sample_id"])):
         by_problem.setdefault(row["problem_id"], []).append(row["correct"])
     mixed = [p for p, right in by_problem.items() if len(set(right[::2])) == 2]
-    assert (found.problems, found.of_problems) == (len(mixed), 12)
-    assert {s.problem_id for s in found.states} <= set(mixed)
-    assert all(s.sample_id % 2 for s in found.states)
+    assert (explored.problems, explored.of_problems) == (len(mixed), 12)
+    assert {s.problem_id for s in explored.states} <= set(mixed)
+    assert all(s.sample_id % 2 for s in explored.states)
     v0 = [np.mean(by_problem[p][1::2]) * (1 - np.mean(by_problem[p][1::2])) * 4 / 3 for p in mixed]
-    assert found.budget.available.value == pytest.approx(np.mean(v0))
-    assert found.log_prob_difference is not None
-    assert found.log_prob_difference < 1e-4
-    assert found.inputs[0].sha256
-    assert sum(1 / s.chance for s in found.states) == pytest.approx(found.tokens)
+    assert explored.budget.available.value == pytest.approx(np.mean(v0))
+    assert explored.log_prob_difference is not None
+    assert explored.log_prob_difference < 1e-4
+    assert explored.inputs[0].sha256
+    assert sum(1 / s.chance for s in explored.states) == pytest.approx(explored.tokens)
 
 
 def test_the_command_says_cost_conclusion_and_tables(table: Path, undisturbed: tuple[Path, list[Any]]) -> None:
@@ -147,17 +147,19 @@ def test_the_command_says_cost_conclusion_and_tables(table: Path, undisturbed: t
 
 
 def test_a_budget_that_does_not_add_up_is_said_and_nothing_of_shares(undisturbed: tuple[Path, list[Any]]) -> None:
-    found = results.read(undisturbed[0])
+    explored = results.read(undisturbed[0])
     missed = budget(np.full(9, 0.4), np.linspace(0.1, 0.2, 9))
-    sentence = conclusion(replace(found, budget=missed, tops=[]))
+    sentence = conclusion(replace(explored, budget=missed, tops=[]))
     assert sentence.startswith("The budget does not add up, so no shares are given")
     assert "0.400" in sentence
     assert "0.150 [0.1" in sentence
-    assert not any("Where the outcome is decided" in getattr(b, "caption", "") for b in tables(replace(found, tops=[])))
+    assert not any(
+        "Where the outcome is decided" in getattr(b, "caption", "") for b in tables(replace(explored, tops=[]))
+    )
 
 
 def test_by_the_answer_all_shares_of_answers_count(table: Path, tmp_path: Path) -> None:
-    found = forks(table, tmp_path / "out", outcome="answer", states=10, level=0.1)
+    measured = forks(table, tmp_path / "out", outcome="answer", states=10, level=0.1)
     rows = sorted(read_samples(table).to_pylist(), key=lambda r: (r["problem_id"], r["sample_id"]))
     answers: dict[str, list[str]] = {}
     for row in rows:
@@ -167,8 +169,8 @@ def test_by_the_answer_all_shares_of_answers_count(table: Path, tmp_path: Path) 
         1 - sum(u.count(x) * (u.count(x) - 1) for x in set(u)) / (len(u) * (len(u) - 1))
         for u in (a[1::2] for a in mixed)
     ]
-    assert found.problems == len(mixed)
-    assert found.budget.available.value == pytest.approx(np.mean(gini), abs=0.02)
+    assert measured.problems == len(mixed)
+    assert measured.budget.available.value == pytest.approx(np.mean(gini), abs=0.02)
 
 
 def judged(verify: Callable[[Sequence[str], Sequence[Problem]], list[Verdict]]) -> Callable[..., Judge]:

@@ -86,12 +86,12 @@ def test_what_a_reflective_sentence_causes_is_told_within_states() -> None:
     # the second one of one and one of three: +2/3, weight 3/4. Reflection is common where V is low, which is no effect.
     made = ready(traces=[trace("a", correct=True), trace("b", correct=True)])
     states = [SimpleNamespace(problem=SimpleNamespace(id=p)) for p in ("a", "b", "b")]
-    found = [
+    blocks = [
         continued([1, 1, 1, 0], ["Wait, no. Yes.", "Let me check this. So.", "So it is.", "We add. Wait, no."]),
         continued([1, 1, 0, 0], ["Wait, no.", "We.", "So.", "It is."]),
         continued([0, 0, 0, 0], ["Wait, no."] * 4),
     ]
-    effect = sentences._effect(made, states, found)
+    effect = sentences._effect(made, states, blocks)
     assert (effect.states, effect.reflective, effect.others) == (2, 3, 5)
     assert effect.difference.value == pytest.approx((0.5 + 0.75 * 2 / 3) / 1.75)
     assert effect.difference.low < effect.difference.value < effect.difference.high
@@ -108,11 +108,11 @@ def test_on_the_embedded_model(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, given)
     assert done.exit_code == 0, done.output
     assert "A reflective sentence as the next one" in done.output
-    found = sentences.read(tmp_path / "out")
+    measured = sentences.read(tmp_path / "out")
     per_sample: dict[tuple[str, int], list[Any]] = {}
-    for row in found.sentences:
+    for row in measured.sentences:
         per_sample.setdefault((row.problem_id, row.sample_id), []).append(row)
-    assert len(per_sample) == found.traces
+    assert len(per_sample) == measured.traces
     for rows in per_sample.values():
         assert [row.place for row in rows] == list(range(len(rows)))
         assert rows[-1].after in (0.0, 1.0)
@@ -125,7 +125,7 @@ def test_on_the_embedded_model(tmp_path: Path) -> None:
         np.mean([sum(r.decided for r in rows) for (p, _), rows in per_sample.items() if p == problem])
         for problem in starts
     ]
-    assert found.budget.decided.value == pytest.approx(np.mean(means))
+    assert measured.budget.decided.value == pytest.approx(np.mean(means))
     refused = CliRunner().invoke(app, [*given, "--states", "6"])
     assert isinstance(refused.exception, ValueError)
     assert "6 states do not suffice" in str(refused.exception)

@@ -50,11 +50,11 @@ def limit(seconds: int) -> Iterator[None]:
 
 def command(*words: object, seconds: int = SECONDS) -> tuple[int, str]:
     """Exit code and everything printed; an AssertionError for any other end than exit code 0, 1 or 2."""
-    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace", write_through=True)
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace", write_through=True)
     code: Any = None
     trace = ""
     before = sys.stdout, sys.stderr
-    sys.stdout = sys.stderr = out
+    sys.stdout = sys.stderr = stdout
     try:
         with limit(seconds):
             cli.run([str(word) for word in words])
@@ -64,7 +64,7 @@ def command(*words: object, seconds: int = SECONDS) -> tuple[int, str]:
         trace = traceback.format_exc()
     finally:
         sys.stdout, sys.stderr = before
-    text = out.buffer.getvalue().decode("utf-8", "replace")  # type: ignore[attr-defined]
+    text = stdout.buffer.getvalue().decode("utf-8", "replace")  # type: ignore[attr-defined]
     where = " ".join(str(word)[:300] for word in words)
     assert not trace, f"{where}\n{trace[-3000:]}"
     assert code in (0, 1, 2), f"{where}: exit code {code}\n{text[-2000:]}"

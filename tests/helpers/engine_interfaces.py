@@ -47,11 +47,11 @@ def modules(monkeypatch: pytest.MonkeyPatch, **contents: Any) -> None:
 
 def check_logged(metrics: Any, batch: Batch, settings: Any) -> None:
     """What a hook logs: nothing with alpha 0, else the numbers of the tokens inside the mask."""
-    found = {name: float(value) for name, value in metrics.items() if name.startswith("shaping/")}
+    logged = {name: float(value) for name, value in metrics.items() if name.startswith("shaping/")}
     if getattr(settings, "forkwise_alpha", 0):
-        check_metrics(found, *batch, alpha=settings.forkwise_alpha, kappa=settings.forkwise_kappa)
+        check_metrics(logged, *batch, alpha=settings.forkwise_alpha, kappa=settings.forkwise_kappa)
     else:
-        assert not found
+        assert not logged
 
 
 def constants(alpha: float, kappa: float = 2.0) -> SimpleNamespace:

@@ -101,8 +101,8 @@ def values_of(model: torch.nn.Module) -> list[list[float]]:
     rows = []
     for prompt, response in zip(PROMPTS, RESPONSES, strict=True):
         with torch.no_grad():
-            out = model(input_ids=torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1, 0]
-        rows.append(out.tolist())
+            values = model(input_ids=torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1, 0]
+        rows.append(values.tolist())
     return rows
 
 

@@ -167,7 +167,7 @@ def test_shipped_files_are_small_standard_and_of_both_transformers_generations(n
 @pytest.mark.parametrize(("name", "low", "high"), [("countdown", 0.04, 0.4), ("story", 0.15, 0.6)])
 def test_shipped_model_is_right_now_and_then(name: str, low: float, high: float) -> None:
     language = LANGUAGES[name]
-    found = evaluate(
+    table = evaluate(
         MODELS[name],
         language.hardest.problems("test", 12),
         32,
@@ -175,11 +175,11 @@ def test_shipped_model_is_right_now_and_then(name: str, low: float, high: float)
         max_new_tokens=language.max_new_tokens,
         batch_size=384,
     )
-    assert low < found.correct_Q.mean() / found.n < high
-    assert (found.correct_Q > 0).sum() >= 6  # Pass@32 of half of the problems
-    assert found.finished > 0.98
-    assert 40 < found.mean_tokens < 80
-    assert 0.05 < found.mean_entropy < 1.5
+    assert low < table.correct_Q.mean() / table.n < high
+    assert (table.correct_Q > 0).sum() >= 6  # Pass@32 of half of the problems
+    assert table.finished > 0.98
+    assert 40 < table.mean_tokens < 80
+    assert 0.05 < table.mean_entropy < 1.5
 
 
 def test_shipped_model_writes_parseable_answers(tokenizer) -> None:

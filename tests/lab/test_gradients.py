@@ -19,17 +19,17 @@ from forkwise.embedded import EMBEDDED_MODEL
 def test_the_squared_norm_of_an_expectation_is_unbiased() -> None:
     rng = np.random.default_rng(0)
     mean = np.array([0.3, -0.4, 0.0])  # squared norm 0.25
-    found = [expectation("g", torch.tensor(mean + rng.normal(size=(8, 3)))).squared_norm for _ in range(4000)]
-    assert abs(np.mean(found) - 0.25) < 4 * np.std(found) / 4000**0.5
+    norms = [expectation("g", torch.tensor(mean + rng.normal(size=(8, 3)))).squared_norm for _ in range(4000)]
+    assert abs(np.mean(norms) - 0.25) < 4 * np.std(norms) / 4000**0.5
 
 
 def test_squared_norm_and_jackknife_by_hand() -> None:
     g = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]], dtype=torch.float64)
     # Products of pairs: 0, 1, 2; their mean is 1. Leaving one out: 2, 1, 0; jackknife variance 2/3 * (1 + 0 + 1).
-    found = expectation("g", g)
-    assert found.squared_norm == pytest.approx(1.0)
-    assert found.standard_error == pytest.approx((4 / 3) ** 0.5)
-    assert found.within == pytest.approx((1 + 4 + 2) / 3)
+    expected = expectation("g", g)
+    assert expected.squared_norm == pytest.approx(1.0)
+    assert expected.standard_error == pytest.approx((4 / 3) ** 0.5)
+    assert expected.within == pytest.approx((1 + 4 + 2) / 3)
 
 
 def test_gradients_are_those_of_each_completion_alone() -> None:

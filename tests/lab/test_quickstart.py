@@ -44,9 +44,9 @@ TOY = small()
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("quickstart") / "out"
-    run(out, TOY, jobs=2, resume=False, console=Console(quiet=True), explore=True)
-    return out
+    folder = tmp_path_factory.mktemp("quickstart") / "out"
+    run(folder, TOY, jobs=2, resume=False, console=Console(quiet=True), explore=True)
+    return folder
 
 
 def test_everything_promised_is_there(finished: Path) -> None:
@@ -142,8 +142,8 @@ def test_resume_does_nothing_twice_and_fills_what_is_missing(finished: Path) -> 
 
 
 def test_an_interrupt_ends_the_arms_and_leaves_a_run_that_resumes(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    flags = ["--steps", "500", "--problems", "2", "--samples", "2", "--out", str(out)]
+    folder = tmp_path / "out"
+    flags = ["--steps", "500", "--problems", "2", "--samples", "2", "--out", str(folder)]
     process = subprocess.Popen(
         [sys.executable, "-m", "forkwise", "quickstart", *flags],
         stdout=subprocess.PIPE,
@@ -152,7 +152,7 @@ def test_an_interrupt_ends_the_arms_and_leaves_a_run_that_resumes(tmp_path: Path
         # A suite that runs in the background hands an ignored SIGINT down.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
-    arms = [out / "arms" / f"{name}-seed0" for name in ("grpo", "grpo-entropy-advantage")]
+    arms = [folder / "arms" / f"{name}-seed0" for name in ("grpo", "grpo-entropy-advantage")]
     deadline = time.monotonic() + 150
     while not all((arm / "run.yaml").exists() for arm in arms):
         assert process.poll() is None, process.stdout.read() if process.stdout else ""
@@ -167,8 +167,8 @@ def test_an_interrupt_ends_the_arms_and_leaves_a_run_that_resumes(tmp_path: Path
             assert not (arm / "complete").exists()
     # The same settings go on; others, or no --resume, are refused.
     with pytest.raises(InputError, match="--resume"):
-        run(out, quickstart(QuickstartOptions(steps=500, problems=2, samples=2)), jobs=2, resume=False)
-    assert read_plan(out / "study.yaml")[0].steps == 500
+        run(folder, quickstart(QuickstartOptions(steps=500, problems=2, samples=2)), jobs=2, resume=False)
+    assert read_plan(folder / "study.yaml")[0].steps == 500
 
 
 def test_refusals(finished: Path, tmp_path: Path) -> None:
@@ -230,12 +230,12 @@ def test_ppo_that_would_only_warm_up_is_refused(tmp_path: Path) -> None:
 
 
 def test_ppo_end_to_end(tmp_path: Path) -> None:
-    out = tmp_path / "out"
+    folder = tmp_path / "out"
     study = small(algorithm="ppo", problems=2, samples=2)
     study = replace(study, recipe={**study.recipe, "critic_warmup_steps": 1})
-    results = run(out, study, jobs=2, resume=False, console=Console(quiet=True))
+    results = run(folder, study, jobs=2, resume=False, console=Console(quiet=True))
     assert [e.arm for e in results.evaluations()] == ["base", "PPO", "PPO + entropy advantage"]
-    rows = [json.loads(line) for line in (out / "arms" / "ppo-seed0" / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / "arms" / "ppo-seed0" / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["loss"] == 0
     assert "critic/value_loss" in rows[0]
 

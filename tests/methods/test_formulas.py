@@ -16,7 +16,7 @@ from batches import rollout, tokens
 
 from forkwise.core import group_advantages, shape_advantages
 from forkwise.errors import InputError
-from forkwise.methods import RewardMethod, Rollout, TokenMethod, Tokens, all_methods, parse_method
+from forkwise.methods import EntropyTermMethod, RewardMethod, Rollout, TokenMethod, Tokens, all_methods, parse_method
 from forkwise.methods.entropy_advantage import EntropyAdvantage
 
 
@@ -78,8 +78,8 @@ class TestEntropyAdvantage:
         assert isinstance(method, EntropyAdvantage)
         stats = method.change(tokens(**self.BATCH)).shaping
         assert stats is not None
-        found = stats.as_dict()
-        assert (found["psi_over_adv"], found["capped_frac"]) == (pytest.approx(psi_over_adv), pytest.approx(capped))
+        values = stats.as_dict()
+        assert (values["psi_over_adv"], values["capped_frac"]) == (pytest.approx(psi_over_adv), pytest.approx(capped))
 
     def test_without_a_cap_it_says_nothing_of_one(self) -> None:
         assert EntropyAdvantage(cap=False).change(tokens(**self.BATCH)).shaping is None
@@ -331,7 +331,7 @@ def test_a_method_that_is_not_given_what_it_requires_stops(name: str) -> None:
     method = parse_method(name)
     batch = Rollout(torch.ones(1)) if isinstance(method, RewardMethod) else tokens([[1.0]])
     with pytest.raises(RuntimeError, match="was not given a tensor that it requires"):
-        method.advantages(batch)
+        (method.slopes if isinstance(method, EntropyTermMethod) else method.advantages)(batch)
 
 
 def test_the_example_in_the_docs_is_a_method() -> None:

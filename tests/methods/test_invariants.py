@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 from batches import random_tokens, rollout
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from installed import runnable
 from torch import Tensor
 
 from forkwise.methods import RewardMethod, TokenMethod, Tokens, all_methods, parse_method
@@ -35,7 +36,7 @@ def advantages(spec: str, batch: Tokens) -> Tensor:
     return acted(parse_method(spec), batch)
 
 
-@pytest.mark.parametrize("name", list(all_methods()))
+@pytest.mark.parametrize("name", runnable(all_methods()))
 def test_every_method_passes_the_kit(name: str) -> None:
     check_method(parse_method(name), random=name in RANDOM)
 
@@ -44,7 +45,7 @@ def test_miner_does_not_look_at_advantages_of_padding() -> None:
     check_tokens(parse_method("miner"), token_batch(2_147_483_648, rows=6, columns=1), random=False)
 
 
-@pytest.mark.parametrize("name", TOKEN_METHODS)
+@pytest.mark.parametrize("name", runnable(TOKEN_METHODS))
 class TestEveryTokenMethod:
     @quick
     @any_tokens

@@ -32,7 +32,7 @@ def test_the_methods_of_the_issue_are_there() -> None:
         *("eapo", "edge_grpo", "w_reinforce", "psr", "nsr", "unlikeliness", "maxrl", "miner"),
         *("gpg", "opo", "m2po", "fipo", "ce_gppo", "gppo", "maspo", "dppo", "flexible_clip", "repo_r"),
         *("opefo", "dcpo", "dynamic_sampling", "overlong"),
-        *("entropy_balanced_clip", "entropy_balanced_advantage", "gtpo_trajectory"),
+        *("entropy_balanced_clip", "entropy_balanced_advantage", "gtpo_trajectory", "empg", "siren", "shear", "heal"),
     } <= set(NAMES)
 
 
@@ -203,13 +203,13 @@ def test_other_packages_can_add_methods(installed: Any, place: str, message: str
 class TestListing:
     def test_json(self) -> None:
         done = CliRunner().invoke(app, ["methods", "--json"])
-        found = {entry["name"]: entry for entry in json.loads(done.output)}
-        assert sorted(found) == NAMES
-        assert found["kl_cov"]["paper"] == "2505.22617"
-        assert found["kl_cov"]["defaults"] == {"share": 0.002, "coef": 1.0}
-        assert found["kl_cov"]["requires"] == ["log-probs", "old log-probs"]
-        assert found["kl_cov"]["conditions"] == ["several updates per rollout"]
-        assert (found["erc"]["stage"], found["erc"]["scope"]) == ("token", "token")
+        entries = {entry["name"]: entry for entry in json.loads(done.output)}
+        assert sorted(entries) == NAMES
+        assert entries["kl_cov"]["paper"] == "2505.22617"
+        assert entries["kl_cov"]["defaults"] == {"share": 0.002, "coef": 1.0}
+        assert entries["kl_cov"]["requires"] == ["log-probs", "old log-probs"]
+        assert entries["kl_cov"]["conditions"] == ["several updates per rollout"]
+        assert (entries["erc"]["stage"], entries["erc"]["scope"]) == ("token", "token")
 
     def test_table(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("COLUMNS", "120")

@@ -29,9 +29,9 @@ class TestSchedules:
     )
     def test_shapes(self, text: str, values: tuple[float, ...]) -> None:
         method = parse_method(f"entropy_advantage:alpha={text}")
-        found = [method.at(progress, {}) for progress in (0.0, 0.25, 0.5, 1.0)]
-        assert [now.alpha for now in found if isinstance(now, EntropyAdvantage)] == pytest.approx(values)
-        assert not any(now.plans for now in found)
+        options = [method.at(progress, {}) for progress in (0.0, 0.25, 0.5, 1.0)]
+        assert [now.alpha for now in options if isinstance(now, EntropyAdvantage)] == pytest.approx(values)
+        assert not any(now.plans for now in options)
         assert parse_method(f"entropy_advantage:alpha={text}", {"alpha": 0.1, "kappa": 2.0}) == method
         assert parse_method(str(method)) == method
 
@@ -88,28 +88,28 @@ class TestStates:
 
     @staticmethod
     def run(spec: str, entropies: list[list[float]]) -> tuple[MethodStates, list[dict[str, float]]]:
-        method, states, found = parse_method(spec), MethodStates(), []
+        method, states, used = parse_method(spec), MethodStates(), []
         states.advance([method], 0.0, lambda total: total)
         for batch in entropies:
             h = torch.tensor([[*batch, 99.0]])
             states.watch(h, h < 50)
             states.advance([method], 0.1, lambda total: total)
-            found.append(dict(states.states[method.name]))
-        return states, found
+            used.append(dict(states.states[method.name]))
+        return states, used
 
     def test_an_option_is_steered_towards_the_target(self) -> None:
         # Mean .2 of .5: a tenth more; .52: .5 / .52 of that.
-        states, found = self.run("eapo:alpha=0.2@target:0.5", [[0.1, 0.3], [0.52, 0.52]])
-        assert [state["alpha"] for state in found] == pytest.approx([0.22, 0.22 * 0.5 / 0.52])
+        states, used = self.run("eapo:alpha=0.2@target:0.5", [[0.1, 0.3], [0.52, 0.52]])
+        assert [state["alpha"] for state in used] == pytest.approx([0.22, 0.22 * 0.5 / 0.52])
         method = parse_method("eapo:alpha=0.2@target:0.5")
         logged = {"method/eapo/alpha": pytest.approx(0.22 * 0.5 / 0.52)}
         assert states.metrics([method], []) == states.metrics([method], [method.at(0, states.states)]) == logged
 
     def test_and_stays_within_four_times_of_where_it_began(self) -> None:
-        _, found = self.run("eapo:alpha=0.2@target:9", [[0.1]] * 20)
-        assert found[-1]["alpha"] == pytest.approx(0.8)
-        _, found = self.run("eapo:alpha=0.2@target:0.001", [[0.1]] * 20)
-        assert found[-1]["alpha"] == pytest.approx(0.05)
+        _, used = self.run("eapo:alpha=0.2@target:9", [[0.1]] * 20)
+        assert used[-1]["alpha"] == pytest.approx(0.8)
+        _, used = self.run("eapo:alpha=0.2@target:0.001", [[0.1]] * 20)
+        assert used[-1]["alpha"] == pytest.approx(0.05)
 
     def test_a_rollout_without_updates_changes_nothing(self) -> None:
         method, states = parse_method("repo_r:target=0.3"), MethodStates()

@@ -16,9 +16,12 @@ torch = pytest.importorskip("torch")
 from batches import rollout, tokens
 
 from forkwise.errors import InputError
-from forkwise.methods import RewardMethod, TokenMethod, Tokens, parse_method, parse_methods
+from forkwise.methods import EntropyTermMethod, RewardMethod, TokenMethod, Tokens, parse_method, parse_methods
 from forkwise.methods.flexible_clip import FlexibleClip
+from forkwise.methods.heal import Heal, divergences
 from forkwise.methods.miner import credits, surprise
+from forkwise.methods.shear import Shear
+from forkwise.testing.methods import check_method
 
 
 def acted(spec: str, batch: Tokens) -> list[list[float]]:
@@ -109,6 +112,191 @@ class TestEntropyBalancedAdvantage:
     def test_equal_entropies_change_nothing(self) -> None:
         assert acted("entropy_balanced_advantage", tokens([[1.0, -1.0]], entropy=[[0.7, 0.7]])) == [[1.0, -1.0]]
         assert acted("entropy_balanced_advantage", tokens([[2.0]], entropy=[[0.7]])) == [[2.0]]
+
+
+class TestEmpg:
+    """Steps of entropy 1, 2 (after a tool) and 3 are 0, .5 and 1; exp(-H) is 1, .606531, .367879, of mean .658137."""
+
+    def made(self, spec: str = "empg", **more: Any) -> list[list[float]]:
+        columns: dict[str, Any] = {
+            "old_entropy": [[0.5, 1.5, 77.0, 2.0], [3.0, 3.0, 3.0, 88.0]],
+            "mask": [[1, 1, 0, 1], [1, 1, 1, 0]],
+            **more,
+        }
+        return acted(spec, tokens([[1.0] * 4, [-1.0] * 4], **columns))
+
+    def test_example(self) -> None:
+        # 1.519441 + .0606531, .921588 and -.558971, less their mean .647570.
+        first, second = self.made()
+        assert [first[0], first[1], first[3]] == about(0.932524, 0.932524, 0.274018)
+        assert second[:3] == about(*[-1.206541] * 3)
+
+    def test_without_pay_for_the_next_step_only_the_weights_act(self) -> None:
+        # 1.519441, .921588, -.558971: mean .627353.
+        first, second = self.made("empg:zeta=0")
+        assert [first[0], first[3], second[0]] == about(0.892088, 0.294235, -1.186324)
+
+    def test_neutral_parameters_only_take_the_mean_over_steps_away(self) -> None:
+        first, second = self.made("empg:zeta=0,k=0")
+        assert [first[0], first[3], second[0]] == about(2 / 3, 2 / 3, -4 / 3)
+
+    def test_equal_entropies_weigh_alike(self) -> None:
+        first, second = self.made("empg:zeta=0", old_entropy=[[0.7] * 4] * 2)
+        assert [first[0], first[3], second[0]] == about(2 / 3, 2 / 3, -4 / 3)
+
+    def test_no_tokens(self) -> None:
+        assert self.made(mask=[[0] * 4] * 2) == [[1.0] * 4, [-1.0] * 4]
+
+
+class TestShear:
+    """Hidden states of one number. Right 0 0 4, wrong 0 1 1, windows of two: mean length 1.
+
+    Windows of the right answer: (0, 0), (0, 4); of the wrong one (0, 1), (1, 1). In one dimension the transport moves
+    the sorted numbers onto each other: (0,0)-(0,1) .5, (0,0)-(1,1) 1, (0,4)-(0,1) 1.5, (0,4)-(1,1) 2.
+    """
+
+    def made(self, spec: str = "shear:window=2,stride=1,reg=0.01,iterations=500", **more: Any) -> list[list[float]]:
+        pytest.importorskip("ot")
+        columns: dict[str, Any] = {
+            "hidden": [[[0.0], [0.0], [4.0], [77.0]], [[0.0], [1.0], [1.0], [-55.0]]],
+            "mask": [[1, 1, 1, 0]] * 2,
+            "correct": [True, False],
+            "groups": [7, 7],
+            **more,
+        }
+        return acted(spec, tokens([[1.0] * 4, [-1.0] * 4], **columns))
+
+    def test_example(self) -> None:
+        right, wrong = self.made()
+        assert right[:3] == pytest.approx([0.5, 1.5, 1.5], abs=1e-3)
+        assert wrong[:3] == pytest.approx([-0.5, -1, -1], abs=1e-3)
+
+    def test_a_mean_of_one(self) -> None:
+        # Six weights with the sum 6: 3.5 and 2.5.
+        right, wrong = self.made("shear:window=2,stride=1,reg=0.01,iterations=500,normalise=mean")
+        assert sum(right[:3]) - sum(wrong[:3]) == pytest.approx(6, abs=1e-6)
+        assert right[1] == pytest.approx(1.5, abs=1e-3)
+
+    def test_the_last_window_ends_with_the_answer_and_short_answers_are_one(self) -> None:
+        shear = parse_method("shear:window=4,stride=3")
+        assert isinstance(shear, Shear)
+        assert shear.windows(9).tolist() == [[0, 1, 2, 3], [3, 4, 5, 6], [5, 6, 7, 8]]
+        assert shear.windows(10).tolist() == [[0, 1, 2, 3], [3, 4, 5, 6], [6, 7, 8, 9]]
+        assert shear.windows(2).tolist() == [[0, 1]]
+
+    def test_groups_of_one_outcome_and_other_prompts(self) -> None:
+        assert self.made(correct=[True, True]) == [[1.0] * 4, [-1.0] * 4]
+        assert self.made(groups=[7, 8]) == [[1.0] * 4, [-1.0] * 4]
+
+    def test_the_transport_is_that_of_an_exact_solver(self) -> None:
+        """Nine pairs of random windows, against POT's linear program: within 5 %, never below."""
+        ot = pytest.importorskip("ot")
+        draw = torch.Generator().manual_seed(0)
+        a, b = (torch.randn(20, 6, generator=draw, dtype=torch.float64) + shift for shift in (0, 0.7))
+        shear = Shear(window=12, stride=4)
+        ours = shear.between(torch.cdist(a, b))
+        uniform = torch.full((12,), 1 / 12, dtype=torch.float64)
+        exact = torch.tensor(
+            [
+                [float(ot.emd2(uniform, uniform, torch.cdist(a[i : i + 12], b[j : j + 12]))) for j in (0, 4, 8)]
+                for i in (0, 4, 8)
+            ],
+            dtype=torch.float64,
+        )
+        assert ours.shape == (3, 3)
+        assert bool((ours / exact < 1.05).all())
+        assert bool((ours / exact > 0.999).all())
+
+
+class TestHeal:
+    """Target answers with entropies 1 2 3 and 1 2, a general one with 3 2 1; 1 2 is stretched to 1 1 2.
+
+    Softmax of 1 2 3 is .090031 .244728 .665241, of 1 1 2 .211942 .211942 .576117, of 3 2 1 the first turned around.
+    """
+
+    T1, T2, GENERAL = [1.0, 2.0, 3.0, 9.0], [1.0, 2.0, 0.0, 9.0], [3.0, 2.0, 1.0, 9.0]
+    MASK = ([1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 0])
+
+    def test_divergences(self) -> None:
+        entropies = torch.tensor([self.T1, self.T2, self.GENERAL], dtype=torch.float64)
+        made = divergences(entropies, torch.tensor(self.MASK).bool()).tolist()
+        assert made[0] == about(math.inf, 0.053808, 1.150421)
+        assert made[1] == about(0.068103, math.inf, 0.796453)
+        assert made[2] == about(1.150421, 0.629019, math.inf)
+
+    def batch(self, *entropies: list[float], labels: list[int], mask: Any = MASK, **more: Any) -> Tokens:
+        columns = {"correct": [False] * len(labels), "groups": [0] * len(labels), **more}
+        zero = [[0.0] * 4] * len(labels)
+        return tokens(zero, old_entropy=list(entropies), labels=labels, mask=list(mask), **columns)
+
+    def test_example(self) -> None:
+        """Both target answers are nearest to each other; a lone general one has none of its own, and is paid."""
+        heal = Heal(shortest=0)
+        batch = self.batch(self.T1, self.T2, self.GENERAL, labels=[1, 1, 0])
+        assert heal.aligned(batch).tolist() == [False, False, True]
+        # R = 0 0 1: mean 1/3, deviation sqrt(1/3), and 1e-6.
+        assert [row[0] for row in heal.advantages(batch).tolist()] == about(-0.577349, -0.577349, 1.154699)
+
+    def test_a_target_answer_that_runs_like_the_general_ones(self) -> None:
+        """1 2 3 and 3 2 1 target, 1 2 and 3 2 1 general: each one's nearest is one of the other domain."""
+        mask = ([1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 0])
+        batch = self.batch(self.T1, self.GENERAL, self.T2, self.GENERAL, labels=[1, 1, 0, 0], mask=mask)
+        assert Heal(shortest=0).aligned(batch).tolist() == [True, True, True, True]
+        alone = self.batch(self.T1, self.GENERAL, labels=[1, 1], mask=mask[:2])
+        assert Heal(shortest=0).aligned(alone).tolist() == [False, False]
+
+    def test_short_answers_are_never_paid(self) -> None:
+        batch = self.batch(self.T1, self.T2, self.GENERAL, labels=[1, 1, 0])
+        assert Heal(shortest=3).aligned(batch).tolist() == [False] * 3
+        assert Heal(shortest=2).aligned(batch).tolist() == [False, False, True]
+
+    def test_being_right_counts_as_much(self) -> None:
+        # R = 1 0 1.
+        batch = self.batch(self.T1, self.T2, self.GENERAL, labels=[1, 1, 0], correct=[True, False, False])
+        made = [row[0] for row in Heal(shortest=0).advantages(batch).tolist()]
+        assert made == about(0.577349, -1.154699, 0.577349)
+
+    def test_passes_the_kit_with_short_answers(self) -> None:
+        check_method(Heal(shortest=0))
+
+    def test_runs_too_short_for_it(self) -> None:
+        with pytest.raises(InputError, match="aligns answers of more than 50 tokens, and max_completion_length is 50"):
+            Heal().check_length(50)
+        Heal().check_length(51)
+
+
+class TestSiren:
+    """H = .1 .2 .3 .4 .5: the quantile at .8 is .42, so .5 is left; an anchor of .8 is .3 away: .005 x .09 = .00045."""
+
+    def made(self, entropies: list[list[float]], anchor: float, **more: Any) -> tuple[float, list[list[float]]]:
+        method = parse_method("siren")
+        assert isinstance(method, EntropyTermMethod)
+        batch = tokens([[0.0] * len(row) for row in entropies], nucleus_entropy=entropies, **more)
+        value, slopes = method.slopes(dataclasses.replace(batch, states={"siren": {"anchor": anchor}}))
+        return float(value), slopes.tolist()
+
+    def test_example(self) -> None:
+        value, slopes = self.made([[0.1, 0.2, 0.3, 0.4, 0.5, 99.0]], 0.8, mask=[[1, 1, 1, 1, 1, 0]])
+        assert value == pytest.approx(0.00045)
+        assert slopes[0] == about(0, 0, 0, 0, 0.005 * 2 * -0.3, 0)
+
+    def test_the_mean_is_over_the_uncertain_tokens_of_all_completions(self) -> None:
+        # .5 and .9 (of .9 and .1: quantile .74): mean .7, an eighth of a nat below the anchor.
+        entropies, mask = [[0.1, 0.2, 0.3, 0.4, 0.5], [0.9, 0.1, 7, 7, 7]], [[1] * 5, [1, 1, 0, 0, 0]]
+        value, slopes = self.made(entropies, 0.825, mask=mask)
+        assert value == pytest.approx(0.005 / 64)
+        assert [slopes[0][4], slopes[1][0]] == about(-0.000625, -0.000625)
+
+    def test_equal_entropies_and_an_unknown_anchor_pull_nothing(self) -> None:
+        assert self.made([[0.4, 0.4]], 0.8) == (0, [[0, 0]])
+        assert self.made([[0.1, 0.9]], -1.0) == (0, [[0, 0]])
+
+    def test_the_anchor_is_the_first_rollouts(self) -> None:
+        method = parse_method("siren")
+        assert isinstance(method, EntropyTermMethod)
+        batch = tokens([[0.0] * 5], nucleus_entropy=[[0.1, 0.2, 0.3, 0.4, 0.5]])
+        assert method.first_seen(method.entropies(batch), batch) == {"anchor": pytest.approx(0.5)}
+        assert method.next_state({"anchor": 0.5}, 0.1, 0.5) == {"anchor": 0.5}
 
 
 class TestGtpoTrajectory:
@@ -234,8 +422,8 @@ class TestMiner:
     def test_only_solved_groups_are_mined(self) -> None:
         # s of the second is (ln .5 + ln .25)/2 - ln .25 = ln(2)/2, times (3/4)^2: .194947. Allowed: .0015 * 2.
         assert acted("miner", self.batch()) == [[0.0], [pytest.approx(0.003)], [1.0], [-1.0], [0.0]]
-        found = acted("miner:largest=1,gamma=1", self.batch())
-        assert found[1] == [pytest.approx(0.75 * math.log(2) / 2)]
+        mined = acted("miner:largest=1,gamma=1", self.batch())
+        assert mined[1] == [pytest.approx(0.75 * math.log(2) / 2)]
 
     def test_without_a_mixed_group_nothing_is_learned(self) -> None:
         assert acted("miner", self.batch(advantages=[[0.0]] * 5)) == [[0.0]] * 5
@@ -404,12 +592,12 @@ class TestClips:
         """H_init 1: to rise below .2, to fall above .2 + .8 (1 - progress)."""
         method = parse_method("flexible_clip:strategy=od")
         assert isinstance(method, FlexibleClip)
-        state, found = method.first_state(), []
+        state, widths = method.first_state(), []
         for entropy, progress in ((1.0, 0.1), (0.5, 0.2), (0.2, 0.3), (0.67, 0.4), (0.69, 0.4), (0.3, 0.5), (0.7, 0.5)):
             state = method.next_state(state, entropy, progress)
-            found.append(state["raising"])
+            widths.append(state["raising"])
         assert state["initial_entropy"] == 1.0
-        assert found == [0, 0, 1, 1, 0, 0, 0]
+        assert widths == [0, 0, 1, 1, 0, 0, 0]
         one = torch.full((1, 1), 0.1, dtype=torch.float64)
         for raising, ranges in ((1.0, (0.463415, 0.2)), (0.0, (0.2, 0.29078))):
             states = {"flexible_clip": {"initial_entropy": 1.0, "raising": raising}}

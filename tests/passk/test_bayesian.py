@@ -40,23 +40,23 @@ def test_the_interval_at_one_is_that_of_the_fitted_prior() -> None:
     """Conjugate: each problem's rate is Beta(a + c, b + n - c), and their mean is the number."""
     pytest.importorskip("scorio")
     counts, n = [0, 0, 1, 3, 8, 5, 0, 2], 8
-    found = by_scorio([arm("a", counts), arm("b", [1] * 8)], [1, 4]).posteriors[0]
-    a, b = found.prior
+    posterior = by_scorio([arm("a", counts), arm("b", [1] * 8)], [1, 4]).posteriors[0]
+    a, b = posterior.prior
     each = [stats.beta(a + c, b + n - c) for c in counts]
-    assert found.interval.mean[0] == pytest.approx(np.mean([x.mean() for x in each]))
+    assert posterior.interval.mean[0] == pytest.approx(np.mean([x.mean() for x in each]))
     half = 1.959964 * np.sqrt(sum(x.var() for x in each)) / len(counts)
-    assert found.interval.high[0] - found.interval.mean[0] == pytest.approx(half, rel=1e-5)
+    assert posterior.interval.high[0] - posterior.interval.mean[0] == pytest.approx(half, rel=1e-5)
     # Pass@4 of a rate p is 1 - (1 - p)^4.
     by_hand = np.mean([x.expect(lambda p: 1 - (1 - p) ** 4) for x in each])
-    assert found.interval.mean[1] == pytest.approx(by_hand, abs=1e-6)
+    assert posterior.interval.mean[1] == pytest.approx(by_hand, abs=1e-6)
 
 
 def test_every_ranking_model_sees_a_clear_order_and_unsolved_problems_do_no_harm() -> None:
     pytest.importorskip("scorio")
     arms = [arm("worst", [0, 1, 0, 2, 1, 0]), arm("best", [7, 6, 8, 7, 5, 0]), arm("middle", [4, 3, 4, 5, 3, 0])]
-    found = by_scorio(arms, [1])
-    assert set(found.places) == set(RANKERS)
-    assert all(places == [3, 1, 2] for places in found.places.values()), found.places
+    posterior = by_scorio(arms, [1])
+    assert set(posterior.places) == set(RANKERS)
+    assert all(places == [3, 1, 2] for places in posterior.places.values()), posterior.places
     assert by_scorio([arm("a", [0, 0]), arm("b", [0, 0])], [1]).places == {}
 
 

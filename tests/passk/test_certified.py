@@ -22,8 +22,8 @@ def band(low: list[float], high: list[float]) -> Interval:
 
 
 def test_by_hand() -> None:
-    found = certify([1, 2, 3, 4, 5], band([0.1, 0.02, -0.1, -0.2, -0.3], [0.3, 0.2, 0.1, -0.01, -0.1]))
-    assert (found.gains, found.losses, found.first_loss) == ([1, 2], [4, 5], (3, 4))
+    certified = certify([1, 2, 3, 4, 5], band([0.1, 0.02, -0.1, -0.2, -0.3], [0.3, 0.2, 0.1, -0.01, -0.1]))
+    assert (certified.gains, certified.losses, certified.first_loss) == ([1, 2], [4, 5], (3, 4))
     open_end = certify([1, 2, 3], band([0.1, -0.1, -0.1], [0.2, 0.1, 0.1]))
     assert (open_end.gains, open_end.losses, open_end.first_loss) == ([1], [], (2, None))
     assert certify([1, 2], band([0.1, 0.1], [0.2, 0.2])).first_loss == (3, None)
@@ -34,10 +34,10 @@ def test_by_hand() -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_band_is_read_as_the_peer_reads_it(case: dict[str, Any]) -> None:
-    found = certify(case["ks"], band(case["lower"], case["upper"]))
-    assert found.gains == case["certified_positive_budgets"]
-    assert found.losses == case["certified_negative_budgets"]
-    assert (found.first_loss and list(found.first_loss)) == case["first_loss_interval"]
+    certified = certify(case["ks"], band(case["lower"], case["upper"]))
+    assert certified.gains == case["certified_positive_budgets"]
+    assert certified.losses == case["certified_negative_budgets"]
+    assert (certified.first_loss and list(certified.first_loss)) == case["first_loss_interval"]
 
 
 def arm(name: str, counts: list[int], n: int) -> Arm:

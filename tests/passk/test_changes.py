@@ -33,22 +33,22 @@ def coin(one: int, other: int) -> float:
 def test_changes_by_hand() -> None:
     before = arm("a", [0, 0, 0, 0, 0, 0, 0, 1, 2, 4, 0, 3])
     after = arm("b", [1, 2, 1, 3, 1, 1, 1, 0, 1, 4, 0, 4])
-    found = find_changes(after, before)
-    assert found is not None
-    assert [(p.problem, p.right, p.n) for p in found.by_arm[:2]] == [("p003", 3, 4), ("p001", 2, 4)]
-    assert [p.problem for p in found.by_reference] == ["p007"]
-    assert (len(found.by_arm), found.by_both, found.by_neither) == (7, 3, 1)
-    assert found.solved_p == pytest.approx(coin(7, 1))
-    assert found.solved_p == pytest.approx(18 / 256)  # (1 + 8) / 2^8 on either side
+    changes = find_changes(after, before)
+    assert changes is not None
+    assert [(p.problem, p.right, p.n) for p in changes.by_arm[:2]] == [("p003", 3, 4), ("p001", 2, 4)]
+    assert [p.problem for p in changes.by_reference] == ["p007"]
+    assert (len(changes.by_arm), changes.by_both, changes.by_neither) == (7, 3, 1)
+    assert changes.solved_p == pytest.approx(coin(7, 1))
+    assert changes.solved_p == pytest.approx(18 / 256)  # (1 + 8) / 2^8 on either side
     # More often: the seven, and p011 (3 to 4); less often: p007, and p008 (2 to 1).
-    assert (found.better, found.worse) == (8, 2)
-    assert found.rate_p == pytest.approx(112 / 1024)  # 2 (1 + 10 + 45) / 2^10
+    assert (changes.better, changes.worse) == (8, 2)
+    assert changes.rate_p == pytest.approx(112 / 1024)  # 2 (1 + 10 + 45) / 2^10
 
 
 def test_nothing_changed() -> None:
-    found = find_changes(arm("b", [1, 2, 0]), arm("a", [1, 2, 0]))
-    assert found is not None
-    assert (found.by_arm, found.by_reference, found.solved_p, found.rate_p) == ([], [], 1.0, 1.0)
+    changes = find_changes(arm("b", [1, 2, 0]), arm("a", [1, 2, 0]))
+    assert changes is not None
+    assert (changes.by_arm, changes.by_reference, changes.solved_p, changes.rate_p) == ([], [], 1.0, 1.0)
 
 
 def test_unequal_numbers_of_samples_are_not_counted() -> None:

@@ -162,9 +162,9 @@ def test_of_many_arms_those_without_a_difference_are_said_together() -> None:
     largest = max((abs(d.interval.mean[i]), d.arm, d.ks[i]) for d in quiet.differences for i in range(2))
     assert sentence(quiet).startswith("On 120 problems, none of 4 arms shows a difference from a that can be told from")
     assert f"at K = {largest[2]}, {largest[1]})" in sentence(quiet)
-    found = sentence(compare(arm("a", RATES), *others, better, ks=[1, 8], resamples=500))
-    assert "e against a is better at K = 1–8" in found
-    assert "none of the others (b, c, d) shows a difference" in found
+    said = sentence(compare(arm("a", RATES), *others, better, ks=[1, 8], resamples=500))
+    assert "e against a is better at K = 1–8" in said
+    assert "none of the others (b, c, d) shows a difference" in said
     same = compare(*(exact(name, [2, 1] * 30, 4) for name in "abcde"), ks=[1, 4], resamples=500, margin=0.3)
     assert sentence(same).endswith("and all are equivalent to it within ±0.3 at every K.")
 

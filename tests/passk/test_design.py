@@ -170,9 +170,9 @@ def test_clusters_come_from_the_samples_table(tmp_path: Path) -> None:
         for i in range(2)
     ]
     write_shard(tmp_path / "s", "0", records)
-    found = load_arm(tmp_path / "s")
-    assert found.clusters == ("t0", "t1", "t0", "t1")
-    assert found.keep(["p1", "p2"]).clusters == ("t1", "t0")
+    loaded = load_arm(tmp_path / "s")
+    assert loaded.clusters == ("t0", "t1", "t0", "t1")
+    assert loaded.keep(["p1", "p2"]).clusters == ("t1", "t0")
 
 
 # ---------------------------------------------------------------------------------------------------- primary endpoint

@@ -116,15 +116,15 @@ def test_the_commands_measure_the_embeddings_of_every_problem(folder: Path, tmp_
             for name, value in part["diversity"].items()
         }
 
-    found = measured("passk", *tables)
-    assert found["mean pairwise cosine", False] == pytest.approx(1, abs=1e-6)
-    assert found["Vendi score", False] == pytest.approx(1, abs=1e-4)
-    assert found["mean pairwise cosine", True] == pytest.approx(cosine, abs=1e-6)
-    assert found["Vendi score", True] == pytest.approx(vendi, abs=1e-4)
-    assert ("self-BLEU", True) in found  # --embed implies --diversity
-    found = measured("compare", *tables)
-    assert found["mean pairwise cosine", True] == pytest.approx(cosine - 1, abs=1e-6)
-    assert found["Vendi score", True] == pytest.approx(vendi - 1, abs=1e-4)
+    statistics = measured("passk", *tables)
+    assert statistics["mean pairwise cosine", False] == pytest.approx(1, abs=1e-6)
+    assert statistics["Vendi score", False] == pytest.approx(1, abs=1e-4)
+    assert statistics["mean pairwise cosine", True] == pytest.approx(cosine, abs=1e-6)
+    assert statistics["Vendi score", True] == pytest.approx(vendi, abs=1e-4)
+    assert ("self-BLEU", True) in statistics  # --embed implies --diversity
+    statistics = measured("compare", *tables)
+    assert statistics["mean pairwise cosine", True] == pytest.approx(cosine - 1, abs=1e-6)
+    assert statistics["Vendi score", True] == pytest.approx(vendi - 1, abs=1e-4)
 
 
 def test_the_command_says_what_to_install(tmp_path: Path, monkeypatch) -> None:

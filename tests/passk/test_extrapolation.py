@@ -55,9 +55,9 @@ def test_maximises_scipys_likelihood() -> None:
 
     options = {"xatol": 1e-7, "fatol": 1e-10, "maxiter": 5000}
     best = optimize.minimize(loss, [0.0, 0.0, -1.0], method="Nelder-Mead", options=options)
-    found = np.array([np.log(run.alpha), np.log(run.beta), np.log(run.never / (1 - run.never))])
-    assert loss(found) == pytest.approx(best.fun, abs=1e-4)
-    np.testing.assert_allclose(found, best.x, atol=0.02)
+    fitted = np.array([np.log(run.alpha), np.log(run.beta), np.log(run.never / (1 - run.never))])
+    assert loss(fitted) == pytest.approx(best.fun, abs=1e-4)
+    np.testing.assert_allclose(fitted, best.x, atol=0.02)
 
 
 def test_runs_are_fitted_each_and_never_pooled() -> None:
@@ -70,15 +70,15 @@ def test_runs_are_fitted_each_and_never_pooled() -> None:
         (np.arange(64) < c.ravel()[:, None]).ravel(),
         run=np.repeat(list("vwxyz"), 300 * 64),
     )
-    found = evaluate(arm, ks=[64], beyond=[64], resamples=100, caps=(), budgets=()).extrapolation
-    assert found is not None
-    assert len(found.runs) == 5
+    fits = evaluate(arm, ks=[64], beyond=[64], resamples=100, caps=(), budgets=()).extrapolation
+    assert fits is not None
+    assert len(fits.runs) == 5
     of_runs = pass_at_k(64, c.ravel(), 64).mean()
     pooled = pass_at_k(320, c.sum(axis=0), 64).mean()
     assert pooled - of_runs > 0.05
-    assert found.pass_at_k.mean[0] == pytest.approx(of_runs, abs=0.02)
+    assert fits.pass_at_k.mean[0] == pytest.approx(of_runs, abs=0.02)
     alone = [extrapolate(64, row, [64], resamples=2).pass_at_k.mean[0] for row in c]
-    assert found.pass_at_k.mean[0] == pytest.approx(np.mean(alone))
+    assert fits.pass_at_k.mean[0] == pytest.approx(np.mean(alone))
 
 
 def test_the_misfit_is_measured_over_the_factor_of_the_extrapolation() -> None:

@@ -128,18 +128,18 @@ def test_student_interval_agrees_with_scipy() -> None:
 def test_problems_that_are_all_alike_leave_the_exact_binomial_interval(solved: int, level: float) -> None:
     problem = [f"p{q}" for q in range(40) for _ in range(8)]
     arm = make_arm("a", problem, [i < solved for _ in range(40) for i in range(8)])
-    found = evaluate(arm, ks=[1, 8], level=level, caps=(), budgets=()).pass_at_k
+    estimates = evaluate(arm, ks=[1, 8], level=level, caps=(), budgets=()).pass_at_k
     exact = stats.binomtest(40 if solved else 0, 40).proportion_ci(level, method="exact")
-    np.testing.assert_allclose(found.low, exact.low, atol=1e-12)
-    np.testing.assert_allclose(found.high, exact.high, atol=1e-12)
+    np.testing.assert_allclose(estimates.low, exact.low, atol=1e-12)
+    np.testing.assert_allclose(estimates.high, exact.high, atol=1e-12)
 
 
 def test_a_problem_that_was_solved_cannot_be_one_of_none() -> None:
     """One of 30 problems is solved in every sample: the bootstrap's lower end is 0, which the data exclude."""
     problem = np.repeat(np.arange(30), 4)
-    found = evaluate(make_arm("a", problem, problem == 0), ks=[1, 4], caps=(), budgets=()).pass_at_k
+    estimates = evaluate(make_arm("a", problem, problem == 0), ks=[1, 4], caps=(), budgets=()).pass_at_k
     exact = stats.binomtest(1, 30).proportion_ci(0.95, method="exact")
-    np.testing.assert_allclose(found.low, exact.low)
+    np.testing.assert_allclose(estimates.low, exact.low)
     other = evaluate(make_arm("a", problem, problem > 0), ks=[1, 4], caps=(), budgets=()).pass_at_k
     np.testing.assert_allclose(other.high, 1 - exact.low)
 

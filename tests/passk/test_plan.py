@@ -61,9 +61,9 @@ def test_the_published_seeds_per_arm(contrasts: int, problems: int, n: int, k: i
 def test_the_published_figures_beside_the_table() -> None:
     """The audit's detectable differences of 5 against 5 runs, gains of paired seeds, and of halved run noise."""
     run_256 = replace(EVIDENCE[256], noise=[Noise(1024, 0.021)])
-    found = [detectable(c, Size(5, 100, 1024), Test(0.05)) for c in (EVIDENCE[1], EVIDENCE[16], run_256)]
+    detected = [detectable(c, Size(5, 100, 1024), Test(0.05)) for c in (EVIDENCE[1], EVIDENCE[16], run_256)]
     # The audit went up in steps of .0005 until the power sufficed, and rounded to .001.
-    for published, exact in zip((0.044, 0.057, 0.070), found, strict=True):
+    for published, exact in zip((0.044, 0.057, 0.070), detected, strict=True):
         assert exact <= published <= exact + 0.001
     size = Size(3, 300, 256)
     for rho, seeds in ((0.3, [14, 20, 36]), (0.5, [11, 16, 28])):
@@ -178,9 +178,9 @@ def test_the_components_of_simulated_pilots_are_the_population_s() -> None:
         passes = np.mean([1 - (1 - many) ** k for k in ks], axis=0)
         by_run, by_problem = passes.mean(axis=1), passes.mean(axis=0)
         residual = passes - by_run[:, None] - by_problem + passes.mean()
-        found = [components[column] for components in pilots]
-        assert np.mean([c.run for c in found]) == pytest.approx(by_run.var(ddof=1), rel=0.25)
-        assert np.mean([c.run_problem for c in found]) == pytest.approx(residual.var(), rel=0.25)
+        estimates = [components[column] for components in pilots]
+        assert np.mean([c.run for c in estimates]) == pytest.approx(by_run.var(ddof=1), rel=0.25)
+        assert np.mean([c.run_problem for c in estimates]) == pytest.approx(residual.var(), rel=0.25)
 
 
 def test_the_interval_of_the_run_variance_covers_it() -> None:
@@ -203,16 +203,16 @@ def test_planned_power_is_that_of_simulated_studies(rho: float | None) -> None:
     # Components at K = 1 by hand, as above.
     variance_p = 0.3**2 / 12 + 0.1**2 / 3 + 0.03**2
     c = replace(stated(1, 0.03**2, {16: (0.25 - variance_p) / 16}), run_problem=0.1**2 / 3)
-    found = 0
+    claims = 0
     for _ in range(studies):
         rates = population.rates(rng, 2, size.runs, size.problems, rho or 0.0)
         rates = rates + np.array([0.0, effect])[:, None, None]
         first, second = (rng.binomial(size.samples, rates) / size.samples).mean(axis=2)
         p = stats.ttest_ind(first, second).pvalue if rho is None else stats.ttest_rel(first, second).pvalue
-        found += p < 0.05
+        claims += p < 0.05
     planned = power_at(c, effect, size, Test(0.05, rho=rho))
     assert 0.5 < planned < 0.9
-    assert found / studies == pytest.approx(planned, abs=0.04)  # three standard errors
+    assert claims / studies == pytest.approx(planned, abs=0.04)  # three standard errors
 
 
 def test_the_curve_beyond_n_rises_by_less_and_less() -> None:

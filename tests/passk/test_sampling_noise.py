@@ -64,9 +64,9 @@ def test_the_interval_covers_the_benchmarks_own_mean(k: int) -> None:
         c = rng.binomial(n, rate)[None]
         counts = np.full((1, q), n)
         mean = pass_at_k(n, c[0], [k]).mean(axis=0)
-        found = same_problems(mean, sampling_variance(counts, c, [k]), counts, c, [k], 0.95)
-        hits += bool(found.low[0] <= truth <= found.high[0])
-        wide += bool(found.high[0] - found.low[0] > 3.9 * stats.sem(pass_at_k(n, c[0], k)))
+        interval = same_problems(mean, sampling_variance(counts, c, [k]), counts, c, [k], 0.95)
+        hits += bool(interval.low[0] <= truth <= interval.high[0])
+        wide += bool(interval.high[0] - interval.low[0] > 3.9 * stats.sem(pass_at_k(n, c[0], k)))
     assert 0.89 <= hits / 200 <= 0.995
     assert wide == 0  # narrower than the interval for problems like these
 
@@ -74,14 +74,14 @@ def test_the_interval_covers_the_benchmarks_own_mean(k: int) -> None:
 @pytest.mark.parametrize("right", [False, True])
 def test_samples_that_are_all_alike_leave_the_binomial_bound(right: bool) -> None:
     arm = make_arm("a", np.repeat(np.arange(10), 8), [right] * 80)
-    found = evaluate(arm, ks=[1, 8], caps=(), budgets=()).same_problems
+    interval = evaluate(arm, ks=[1, 8], caps=(), budgets=()).same_problems
     exact = stats.binomtest(80 if right else 0, 80).proportion_ci(0.95, method="exact")
     if right:
-        assert found.low.tolist() == pytest.approx([exact.low] * 2)
-        assert found.high.tolist() == [1, 1]
+        assert interval.low.tolist() == pytest.approx([exact.low] * 2)
+        assert interval.high.tolist() == [1, 1]
     else:
-        assert found.high.tolist() == pytest.approx([exact.high, 1 - (1 - exact.high) ** 8])
-        assert found.low.tolist() == [0, 0]
+        assert interval.high.tolist() == pytest.approx([exact.high, 1 - (1 - exact.high) ** 8])
+        assert interval.low.tolist() == [0, 0]
 
 
 def test_unequal_numbers_of_samples() -> None:

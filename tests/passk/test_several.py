@@ -34,9 +34,9 @@ def test_the_mean_over_benchmarks_weighs_them_alike_and_varies_as_they_do() -> N
     """Two fixed models, n = 2, K = 1: by hand from the differences of the problems."""
     aime = [arm("base", np.array([0, 1, 2]), 2), arm("rl", np.array([1, 1, 1]), 2)]
     math = [arm("base", np.array([0, 0, 1, 1, 2]), 2), arm("rl", np.array([1, 2, 1, 2, 2]), 2)]
-    found = compare_over({"aime": aime, "math": math}, ks=[1], margin=0.9).differences[0]
+    compared = compare_over({"aime": aime, "math": math}, ks=[1], margin=0.9).differences[0]
     on_aime, on_math = np.array([0.5, 0, -0.5]), np.array([0.5, 1, 0, 0.5, 0])
-    assert found.band.mean[0] == pytest.approx((on_aime.mean() + on_math.mean()) / 2)
+    assert compared.band.mean[0] == pytest.approx((on_aime.mean() + on_math.mean()) / 2)
     variances = [x.var(ddof=1) / x.size / 4 for x in (on_aime, on_math)]
     strata = [Stratum(x[None, :, None], np.zeros((1, x.size, 1))) for x in (on_aime, on_math)]
     varied = vary_over(strata)
@@ -82,40 +82,40 @@ def test_probability_of_improvement_is_that_of_its_paper() -> None:
 def study(shift: float, runs: int, seed: int = 0) -> dict[str, list[Arm]]:
     """Three arms on two benchmarks: `good` is better than `base` by the shift, `same` is not."""
     rng = np.random.default_rng(seed)
-    found = {}
+    benchmarks = {}
     for name, q in (("aime", 30), ("math", 60)):
         rate = rng.uniform(0.1, 0.6, q)
         counts = {a: rng.binomial(16, np.clip(rate + s, 0, 1), (runs, q))
                   for a, s in (("base", 0.0), ("good", shift), ("same", 0.0))}  # fmt: skip
-        found[name] = [arm(a, c, 16, prefix=name) for a, c in counts.items()]
-    return found
+        benchmarks[name] = [arm(a, c, 16, prefix=name) for a, c in counts.items()]
+    return benchmarks
 
 
 def test_a_clear_winner_is_first_and_the_rest_share_what_is_left() -> None:
-    found = compare_over(study(0.3, 1), ks=[1, 16], resamples=2000).benchmarks
-    assert found is not None
-    places = {s.arm: (s.place, s.low, s.high) for s in found.standings if s.k == 1}
+    benchmarks = compare_over(study(0.3, 1), ks=[1, 16], resamples=2000).benchmarks
+    assert benchmarks is not None
+    places = {s.arm: (s.place, s.low, s.high) for s in benchmarks.standings if s.k == 1}
     assert places["good"] == (1, 1, 1)
     assert {places["base"][1:], places["same"][1:]} == {(2, 3)}
     assert {places["base"][0], places["same"][0]} == {2, 3}
-    for s in found.standings:
+    for s in benchmarks.standings:
         assert sum(s.shares) == pytest.approx(1)
-    best = next(m for m in found.improvements if m.arm == "good" and m.k == 1)
+    best = next(m for m in benchmarks.improvements if m.arm == "good" and m.k == 1)
     assert (best.value, best.low, best.high) == (1.0, 1.0, 1.0)
 
 
 def test_claims_are_about_the_mean_and_each_benchmark_has_a_band_of_its_own() -> None:
     sets = study(0.1, 4)
-    found = compare_over(sets, ks=[1, 16], resamples=2000)
-    assert found.differences[0].adjusted_p[0] < 0.05
-    assert found.effective_problems == pytest.approx(effective([30, 60])) == pytest.approx(4 / (1 / 30 + 1 / 60))
-    assert found.benchmarks is not None
+    compared = compare_over(sets, ks=[1, 16], resamples=2000)
+    assert compared.differences[0].adjusted_p[0] < 0.05
+    assert compared.effective_problems == pytest.approx(effective([30, 60])) == pytest.approx(4 / (1 / 30 + 1 / 60))
+    assert compared.benchmarks is not None
     alone = compare(*sets["math"], ks=[1, 16], resamples=2000).differences[0]
-    on_math = next(o for o in found.benchmarks.on if (o.benchmark, o.arm) == ("math", "good"))
+    on_math = next(o for o in compared.benchmarks.on if (o.benchmark, o.arm) == ("math", "good"))
     np.testing.assert_allclose(on_math.interval.low, alone.interval.low)
     assert (on_math.band.low <= alone.band.low + 1e-3).all()  # over more at once, so wider, but for the draws
     # The joint band belongs to the adjusted p, on each benchmark too.
-    for o in found.benchmarks.on:
+    for o in compared.benchmarks.on:
         assert ((o.adjusted_p <= 0.05) == ((o.band.low > 0) | (o.band.high < 0))).all()
 
 
@@ -142,16 +142,16 @@ def test_runs_correspond_by_name_or_seed_and_not_by_the_order_of_their_names() -
 
 def test_paired_seeds_and_the_primary_endpoint_hold_over_benchmarks() -> None:
     sets = study(0.1, 5)
-    found = compare_over(sets, primary="curve", paired_seeds=True, resamples=1000)
-    endpoint = found.differences[0].primary
+    compared = compare_over(sets, primary="curve", paired_seeds=True, resamples=1000)
+    endpoint = compared.differences[0].primary
     assert endpoint is not None
     assert endpoint.metric == "curve"
     ks = [1, 2, 4, 8, 16]
     by_hand = np.mean([a[1].curves(ks).mean() - a[0].curves(ks).mean() for a in sets.values()])
     assert float(endpoint.interval.mean) == pytest.approx(by_hand)
-    assert found.benchmarks is not None
-    assert [m.k for m in found.benchmarks.improvements] == [16, 16]
-    assert any(note.topic == "covered" and note.facts["paired"] for note in found.notes)
+    assert compared.benchmarks is not None
+    assert [m.k for m in compared.benchmarks.improvements] == [16, 16]
+    assert any(note.topic == "covered" and note.facts["paired"] for note in compared.notes)
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

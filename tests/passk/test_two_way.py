@@ -19,32 +19,32 @@ def normal(se: float, freedom: float, mean: float, columns: np.ndarray) -> Varia
 def test_with_one_run_the_interval_is_students() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.random((1, 40, 3)), rng.random((1, 40, 3))
-    found = vary(a, b)
+    variation = vary(a, b)
     peer = stats.ttest_1samp(a[0] - b[0], 0)
-    np.testing.assert_allclose(found.se, stats.sem(a[0] - b[0]))
-    np.testing.assert_allclose(found.p(), peer.pvalue)
-    np.testing.assert_allclose(found.pointwise(0.9).low, peer.confidence_interval(0.9).low)
+    np.testing.assert_allclose(variation.se, stats.sem(a[0] - b[0]))
+    np.testing.assert_allclose(variation.p(), peer.pvalue)
+    np.testing.assert_allclose(variation.pointwise(0.9).low, peer.confidence_interval(0.9).low)
 
 
 def test_two_runs_by_hand() -> None:
     # Arm: run means 2 and 4 over two problems with [1, 3] and [5, 3]; reference fixed at 0.
     arm = np.array([[[1.0], [3.0]], [[5.0], [3.0]]])
-    found = vary(arm, np.zeros((1, 2, 1)))
+    variation = vary(arm, np.zeros((1, 2, 1)))
     # Means of problems 3 and 3: variance over problems 0. Of runs: ((2-3)^2 + (4-3)^2) / 1 / 2 = 1.
     # Residuals x - run - problem + mean: 1-2-3+3 = -1, 3-2-3+3 = 1, 5-4-3+3 = 1, 3-4-3+3 = -1: 4 / (1*1) / (2*2) = 1.
     # 0 + 1 - 1 = 0, which may not fall below the interaction, 1. Freedom: 1^2 / (0 + 1^2/1 + 1^2/1) = 1/2.
-    assert found.se[0] == pytest.approx(1.0)
-    assert found.freedom[0] == pytest.approx(0.5)
+    assert variation.se[0] == pytest.approx(1.0)
+    assert variation.freedom[0] == pytest.approx(0.5)
 
 
 def test_the_interaction_is_counted_once_by_hand() -> None:
     # Runs (rows) and problems: means of runs 1 and 3, of problems 0 and 4, no interaction but +-1/2 in each cell.
     arm = np.array([[[-0.5], [2.5]], [[0.5], [5.5]]])
-    found = vary(arm, np.zeros((1, 2, 1)))
+    variation = vary(arm, np.zeros((1, 2, 1)))
     # Problems: 0 and 4, variance 8 / 2 = 4. Runs: 1 and 3, variance 2 / 2 = 1. Residuals x - run - problem + 2:
     # -0.5-1-0+2 = 0.5, 2.5-1-4+2 = -0.5, 0.5-3-0+2 = -0.5, 5.5-3-4+2 = 0.5: sum of squares 1 / (1*1) / 4 = 0.25.
-    assert found.se[0] == pytest.approx(np.sqrt(4 + 1 - 0.25))
-    assert found.freedom[0] == pytest.approx(4.75**2 / (4**2 + 1**2 + 0.25**2))
+    assert variation.se[0] == pytest.approx(np.sqrt(4 + 1 - 0.25))
+    assert variation.freedom[0] == pytest.approx(4.75**2 / (4**2 + 1**2 + 0.25**2))
 
 
 def test_unequal_numbers_of_runs_take_the_smaller_freedom() -> None:
@@ -52,13 +52,13 @@ def test_unequal_numbers_of_runs_take_the_smaller_freedom() -> None:
     few = np.array([0.0, np.sqrt(2e-4)])
     many = np.array([-1.0, 1.0, -1.0, 1.0, 0.0])
     arm, reference = (np.broadcast_to(x[:, None, None], (x.size, 30, 1)) for x in (few, many))
-    found = vary(arm, reference)
+    variation = vary(arm, reference)
     own = (1e-4 / 2 + 1 / 5) ** 2 / ((1e-4 / 2) ** 2 / 1 + (1 / 5) ** 2 / 4)  # Satterthwaite: about 4
     mean = (1e-4 * 1 + 1 * 4) / 5
     pooled = (mean / 2 + mean / 5) ** 2 / ((mean / 2) ** 2 / 1 + (mean / 5) ** 2 / 4)  # about 1.9
     assert own > 3.9
-    assert found.freedom[0] == pytest.approx(pooled)
-    assert found.se[0] == pytest.approx(np.sqrt(1e-4 / 2 + 1 / 5))
+    assert variation.freedom[0] == pytest.approx(pooled)
+    assert variation.se[0] == pytest.approx(np.sqrt(1e-4 / 2 + 1 / 5))
 
 
 def test_the_standard_error_covers_problems_and_runs() -> None:
@@ -92,21 +92,21 @@ def test_whole_clusters_vary() -> None:
     rng = np.random.default_rng(3)
     cluster = np.repeat(np.arange(10), 10)
     difference = (rng.normal(size=10)[cluster] + 0.1 * rng.normal(size=100))[None, :, None]
-    found = vary(difference, np.zeros((1, 100, 1)), cluster_Q=cluster)
+    variation = vary(difference, np.zeros((1, 100, 1)), cluster_Q=cluster)
     means = difference[0, :, 0].reshape(10, 10).mean(axis=1)
     peer = stats.ttest_1samp(means, 0)  # of equal sizes: Student's t over the means of clusters
-    assert found.se[0] == pytest.approx(stats.sem(means))
-    assert found.p()[0] == pytest.approx(peer.pvalue)
+    assert variation.se[0] == pytest.approx(stats.sem(means))
+    assert variation.p()[0] == pytest.approx(peer.pvalue)
 
 
 def test_clusters_of_unequal_size_by_hand() -> None:
     # Differences 1, 1, 1, 5 in clusters 0, 0, 0, 1: mean 2; sums of deviations -3 and +3.
     difference = np.array([1.0, 1.0, 1.0, 5.0])[None, :, None]
-    found = vary(difference, np.zeros((1, 4, 1)), cluster_Q=np.array([0, 0, 0, 1]))
+    variation = vary(difference, np.zeros((1, 4, 1)), cluster_Q=np.array([0, 0, 0, 1]))
     # G/(G-1) * sum (S_g / Q)^2 = 2 * (9 + 9) / 16
-    assert found.se[0] == pytest.approx(np.sqrt(2 * 18 / 16))
-    assert found.freedom[0] == pytest.approx(16 / 10 - 1)  # 4^2 / (3^2 + 1^2) clusters of equal size
-    assert found.mean[0] == pytest.approx(2)
+    assert variation.se[0] == pytest.approx(np.sqrt(2 * 18 / 16))
+    assert variation.freedom[0] == pytest.approx(16 / 10 - 1)  # 4^2 / (3^2 + 1^2) clusters of equal size
+    assert variation.mean[0] == pytest.approx(2)
 
 
 def test_no_jump_where_all_problems_agree() -> None:
@@ -126,10 +126,10 @@ def test_no_jump_where_all_problems_agree() -> None:
 
 
 def test_one_number_alone_is_tested_exactly() -> None:
-    found = normal(1.0, 7.0, 2.2, np.ones((5, 1)))
-    joint = joint_test([found], resamples=50, seed=0)
-    assert joint.p(found.scores())[0] == pytest.approx(2 * stats.t.sf(2.2, 7))
-    assert found.interval(joint.critical(0.95), 0.95).low[0] == pytest.approx(max(2.2 - stats.t.ppf(0.975, 7), -1))
+    variation = normal(1.0, 7.0, 2.2, np.ones((5, 1)))
+    joint = joint_test([variation], resamples=50, seed=0)
+    assert joint.p(variation.scores())[0] == pytest.approx(2 * stats.t.sf(2.2, 7))
+    assert variation.interval(joint.critical(0.95), 0.95).low[0] == pytest.approx(max(2.2 - stats.t.ppf(0.975, 7), -1))
 
 
 @pytest.mark.parametrize("columns", [1, 10])
@@ -142,19 +142,21 @@ def test_the_band_is_as_wide_as_the_number_of_independent_columns_asks(columns: 
 
 
 def test_few_degrees_of_freedom_widen_the_band_at_its_own_critical_value() -> None:
-    found = normal(0.001, 4.0, 0.0, np.eye(10))
-    joint = joint_test([found], resamples=40_000, seed=0)
+    variation = normal(0.001, 4.0, 0.0, np.eye(10))
+    joint = joint_test([variation], resamples=40_000, seed=0)
     sidak = (1 - 0.95 ** (1 / 10)) / 2  # the tail of each of ten independent t statistics
-    assert found.interval(joint.critical(0.95), 0.95).high[0] == pytest.approx(stats.t.isf(sidak, 4) * 0.001, rel=0.05)
+    assert variation.interval(joint.critical(0.95), 0.95).high[0] == pytest.approx(
+        stats.t.isf(sidak, 4) * 0.001, rel=0.05
+    )
 
 
 def test_p_and_band_say_the_same() -> None:
     rng = np.random.default_rng(5)
     for level in (0.9, 0.95, 0.99):
         a, b = (rng.normal(0.05 * i, 0.15, size=(3, 25, 6)) + 0.05 * rng.normal(size=(3, 1, 6)) for i in (1, 0))
-        found = [vary(a, b, names=("a", "b")), vary(a + 0.02, b, names=("c", "b"))]
-        joint = joint_test(found, resamples=999, seed=0)
-        for v in found:
+        variations = [vary(a, b, names=("a", "b")), vary(a + 0.02, b, names=("c", "b"))]
+        joint = joint_test(variations, resamples=999, seed=0)
+        for v in variations:
             band = v.interval(joint.critical(level), level)
             excludes = (band.low > 0) | (band.high < 0)
             np.testing.assert_array_equal(joint.p(v.scores()) <= 1 - level + 1e-12, excludes)

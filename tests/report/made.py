@@ -66,11 +66,11 @@ def sample(
 
 def random_tokens(rng: random.Random, n: int) -> list[str]:
     """Word tokens of which some begin a line or a sentence."""
-    out: list[str] = []
+    pieces: list[str] = []
     for i in range(n):
         word = rng.choice(WORDS)
-        out.append(word if not out else ".\n" if i % 25 == 24 else " " + word)
-    return out
+        pieces.append(word if not pieces else ".\n" if i % 25 == 24 else " " + word)
+    return pieces
 
 
 def experiment(folder: Path, *, seeds: int = 1, problems: int = 4, samples: int = 8, tokens: bool = True) -> Path:

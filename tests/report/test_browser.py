@@ -34,8 +34,8 @@ from forkwise.samples import write_shard
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        found = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
-        for path in (None, *found):
+        paths = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
+        for path in (None, *paths):
             try:
                 browser = playwright.chromium.launch(executable_path=path)
                 break
@@ -375,19 +375,19 @@ def test_axe_finds_nothing(browser: Browser, report: Path, tmp_path: Path) -> No
             page.locator("details").evaluate_all("folded => folded.forEach(part => { part.open = true; })")
             page.wait_for_timeout(200)
             page.evaluate(Path(script).read_text(encoding="utf-8"))
-            found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
-            assert [(rule["id"], rule["nodes"][0]["html"]) for rule in found["violations"]] == []
+            violations = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+            assert [(rule["id"], rule["nodes"][0]["html"]) for rule in violations["violations"]] == []
 
 
 def test_marks_have_a_shape_besides_a_colour_and_can_be_switched_off(browser: Browser, tmp_path: Path) -> None:
     tokens = ["So", " we", " go", ".\n", "Wait", ",", " let", " me", " check", ".\n", "odd", " one", "."]
     rows = [made.sample("r", f"p{q}", i, correct=i == 0, tokens=tokens) for q in range(2) for i in range(2)]
     write_shard(tmp_path / "samples", "0000", rows)
-    found = exploration(str(tmp_path / "samples"))
-    rarity = found.runs[0].rarity
+    exploring = exploration(str(tmp_path / "samples"))
+    rarity = exploring.runs[0].rarity
     assert rarity is not None
     rarity.rare[:] = [findings.SentenceSpan("r", "p0", 0, 30, 38, 0.9, True)]
-    explored.write(tmp_path, found)
+    explored.write(tmp_path, exploring)
     write_report([tmp_path], tmp_path / "report.html")
     opened = open_page(browser, tmp_path / "report.html")
 

@@ -37,9 +37,9 @@ def folder(where: Path, rows: Sequence[dict[str, Any]], *, finished: bool = True
 
 
 def line(text: str, topic: str) -> str:
-    found = [row for row in text.splitlines() if row[2:].startswith(topic)]
-    assert len(found) == 1, text
-    return found[0]
+    rows = [row for row in text.splitlines() if row[2:].startswith(topic)]
+    assert len(rows) == 1, text
+    return rows[0]
 
 
 def test_few_values_show_no_trend() -> None:
@@ -93,9 +93,9 @@ def test_a_healthy_run(tmp_path: Path) -> None:
 def test_what_is_alarming_is_said(tmp_path: Path, topic: str, rows: list[dict[str, Any]], says: str) -> None:
     text = report(folder(tmp_path / "run", rows, max_grad_norm=1.0))
     assert "1 thing to look at" in text.splitlines()[0]
-    found = line(text, topic)
-    assert found.startswith("!")
-    assert says in found
+    said = line(text, topic)
+    assert said.startswith("!")
+    assert says in said
 
 
 def test_what_is_not_alarming_is_said_too(tmp_path: Path) -> None:

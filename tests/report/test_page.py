@@ -162,10 +162,10 @@ def test_the_numbers_are_those_of_compare(folder: Path) -> None:
     plain, shaped = (load_arm(samples / run, name=run) for run in ("grpo-seed0", "grpo-entropy-advantage-seed0"))
     expected = compare(plain, shaped, ks=[1, 2, 4, 8]).differences[0]
     assert content.comparison is not None
-    (found,) = content.comparison.differences
-    assert (found.reference, found.arm) == ("GRPO", "GRPO + entropy advantage")  # base is not compared
-    np.testing.assert_allclose(found.interval.mean, expected.interval.mean)
-    np.testing.assert_allclose(found.adjusted_p, expected.adjusted_p)
+    (difference,) = content.comparison.differences
+    assert (difference.reference, difference.arm) == ("GRPO", "GRPO + entropy advantage")  # base is not compared
+    np.testing.assert_allclose(difference.interval.mean, expected.interval.mean)
+    np.testing.assert_allclose(difference.adjusted_p, expected.adjusted_p)
     assert [e.arm for e in content.evaluations] == ["base", "GRPO", "GRPO + entropy advantage"]
     (table,) = overview(content.evaluations, content.comparison)
     names = [row[0] for row in table.rows]
@@ -280,15 +280,15 @@ def test_the_text_summary_holds_conclusion_and_numbers_and_no_control_characters
 
 
 def test_the_command_writes_page_figures_and_summary(folder: Path, tmp_path: Path) -> None:
-    out, figures = tmp_path / "page.html", tmp_path / "figures"
-    result = CliRunner().invoke(app, ["report", str(folder), "--out", str(out), "--figures", str(figures), "--text"])
+    page, figures = tmp_path / "page.html", tmp_path / "figures"
+    result = CliRunner().invoke(app, ["report", str(folder), "--out", str(page), "--figures", str(figures), "--text"])
     assert result.exit_code == 0, result.output
     assert "No evidence of a difference." in result.output
-    assert str(out) in result.output
+    assert str(page) in result.output
     for name in ("passk", "training", "entropy"):
         assert (figures / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (figures / f"{name}.svg").read_text()
-    assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
 def test_the_command_opens_what_it_wrote(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,17 +310,17 @@ def test_a_foreign_file_is_not_overwritten_unasked(tmp_path: Path) -> None:
 
 
 def test_a_flag_limits_the_traces(folder: Path, tmp_path: Path) -> None:
-    found = {}
+    sizes = {}
     for limit in ("0", "0.005", "2", "inf"):
         page = tmp_path / f"{limit}.html"
         result = CliRunner().invoke(app, ["report", str(folder), "--out", str(page), "--trace-mb", limit])
         assert result.exit_code == 0, result.output
-        found[limit] = sum(map(len, re.findall(r'id="chunk-\d+">([^<]*)<', page.read_text())))
-    assert found["0"] == 0
+        sizes[limit] = sum(map(len, re.findall(r'id="chunk-\d+">([^<]*)<', page.read_text())))
+    assert sizes["0"] == 0
     assert "No trace fits into the page" in (tmp_path / "0.html").read_text()
-    assert 0 < found["0.005"] <= 5_000 + 10 * 2  # quotation marks
-    assert found["2"] > 8_000
-    assert found["inf"] == found["2"]  # all of them
+    assert 0 < sizes["0.005"] <= 5_000 + 10 * 2  # quotation marks
+    assert sizes["2"] > 8_000
+    assert sizes["inf"] == sizes["2"]  # all of them
 
 
 def exploration(samples: str, run: str = "r", **more: Any) -> explored.Exploration:
@@ -356,7 +356,7 @@ def exploration(samples: str, run: str = "r", **more: Any) -> explored.Explorati
     dependence = findings.Dependence(
         *("text", 9, 90, estimate, 2.197, True, [findings.Retrieval(1, estimate, 0.111)], 0.001, 0.001, 999, 0.001)
     )
-    found = explored.RunExploration(
+    explored_run = explored.RunExploration(
         *(run, "model", 18, 0, 9, 900, 50, entropy),
         behaviours=[findings.Behaviour("pivotal", "token", 40, 440, 2.2, 44.4, contrasts, {}, ["wait"], 0.75)],
         entries=[findings.Entry("wait", "contrastive", 9, 5, 1.7, *[estimate] * 3, 0.9, 0.01, null, 0.02)],
@@ -365,17 +365,17 @@ def exploration(samples: str, run: str = "r", **more: Any) -> explored.Explorati
         without_tokens=2,
     )
     content = explored.Exploration(
-        *([samples], [samples], [], {}, "other.yaml 00000000", "other", [], [found], []), forkwise="0.1"
+        *([samples], [samples], [], {}, "other.yaml 00000000", "other", [], [explored_run], []), forkwise="0.1"
     )
     return replace(content, **more)
 
 
 def test_bounds_beside_exact_entropies_of_another_temperature_are_refused(tmp_path: Path) -> None:
     for name, source, at in (("server", "top-k", 1.0), ("cool", "stored", 0.6)):
-        found = exploration("s", run=name)
-        (run,) = found.runs
+        runs = exploration("s", run=name)
+        (run,) = runs.runs
         entropy = replace(run.entropy, source=source, temperatures=[at])
-        explored.write(tmp_path / name, replace(found, runs=[replace(run, entropy=entropy)]))
+        explored.write(tmp_path / name, replace(runs, runs=[replace(run, entropy=entropy)]))
     with pytest.raises(InputError, match=r"bounds .* at temperature 1, and those of 'cool' exact at temperature 0\.6"):
         gather(find_sources([tmp_path / "server", tmp_path / "cool"]))
 
@@ -434,21 +434,21 @@ def test_training_figure_draws_the_mean_over_seeds_at_common_steps() -> None:
 def test_lines_of_many_arms_can_be_told_apart() -> None:
     runs = [[{"step": s, "reward": 0.5} for s in range(3)]] * 2
     figure = training_figure({f"arm {i}": runs for i in range(20)})
-    looks = {(line.get_color(), line._unscaled_dash_pattern) for line in figure.axes[0].get_lines()}  # type: ignore[attr-defined]
-    assert len(looks) == len(figure.axes[0].get_lines()) == 20
+    styles = {(line.get_color(), line._unscaled_dash_pattern) for line in figure.axes[0].get_lines()}  # type: ignore[attr-defined]
+    assert len(styles) == len(figure.axes[0].get_lines()) == 20
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"arm {i}" for i in range(20)]
 
 
 def test_what_was_explored_by_hand_takes_the_place_of_what_the_experiment_explored(tmp_path: Path) -> None:
     folder = made.experiment(tmp_path / "run")
     own = exploration("samples", run="grpo-seed0")
-    found = own.runs[0]
-    other = replace(found, run="base")
-    explored.write(folder / "explore", replace(own, runs=[replace(found, words=1), other]))
-    explored.write(tmp_path / "by-hand", replace(own, runs=[replace(found, words=2)]))
+    explored_run = own.runs[0]
+    other = replace(explored_run, run="base")
+    explored.write(folder / "explore", replace(own, runs=[replace(explored_run, words=1), other]))
+    explored.write(tmp_path / "by-hand", replace(own, runs=[replace(explored_run, words=2)]))
     content = gather(find_sources([folder, tmp_path / "by-hand"]))
-    assert {(run.run, run.words) for run in content.explored()} == {("base", found.words), ("GRPO", 2)}
-    assert {run.words for run in gather(find_sources([folder])).explored()} == {1, found.words}
+    assert {(run.run, run.words) for run in content.explored()} == {("base", explored_run.words), ("GRPO", 2)}
+    assert {run.words for run in gather(find_sources([folder])).explored()} == {1, explored_run.words}
 
 
 def test_an_arm_has_the_same_colour_and_dashes_in_the_page_and_in_every_picture(tmp_path: Path) -> None:

@@ -51,22 +51,22 @@ def test_lines_rise_in_steps_and_leave_out_what_is_not_known(tmp_path: Path) -> 
         point("b-step-5", 5),  # one point is no line
         point("base", None),
     ]
-    found = {panel.label: panel.lines for panel in series_panels([exploration("", series=rows)])}
-    (line,) = found["pivotal tokens per response"]
+    lines_by_label = {panel.label: panel.lines for panel in series_panels([exploration("", series=rows)])}
+    (line,) = lines_by_label["pivotal tokens per response"]
     assert (line.name, line.steps, line.values) == ("a", [5, 10, 20], [1.0, 3.0, 4.0])
-    (line,) = found["entropy of pivotal tokens (nats)"]
+    (line,) = lines_by_label["entropy of pivotal tokens (nats)"]
     assert (line.steps, line.values) == ([5, 20], [0.5, 1.5])
-    assert "response length (tokens)" in found
-    assert "token entropy (nats)" not in found
+    assert "response length (tokens)" in lines_by_label
+    assert "token entropy (nats)" not in lines_by_label
 
     explored.write(tmp_path, exploration(str(tmp_path / "gone"), series=rows))
     content = gather(find_sources([tmp_path]))
     assert "a" in content.arms()  # so that it can be switched on and off
     panels = charts(content)["series"]
-    assert {panel["label"] for panel in panels} == set(found)
+    assert {panel["label"] for panel in panels} == set(lines_by_label)
     assert panels[0]["lines"] == [{"arm": "a", "x": [5, 10, 20], "mean": [1.0, 3.0, 4.0]}]
     drawn = figures(content)["checkpoints"]
-    assert [axis.get_title() for axis in drawn.axes] == list(found)
+    assert [axis.get_title() for axis in drawn.axes] == list(lines_by_label)
     assert drawn.axes[0].lines[0].get_xydata().tolist() == [[5, 1], [10, 3], [20, 4]]
 
 

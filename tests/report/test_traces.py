@@ -33,12 +33,14 @@ MARKER = Marker(load_lexicon(), load_reflective())
 def unpack(traces: Traces) -> list[dict[str, Any]]:
     """The traces with their words in place, in the order of the index."""
     chunks = [json.loads(gzip.decompress(base64.b64decode(chunk))) for chunk in traces.chunks]
-    out = []
+    values = []
     rows = traces.index["rows"]
     for chunk, place in zip(rows["chunk"], rows["place"], strict=True):
         trace = chunks[chunk]["traces"][place]
-        out.append({**trace, "text": [chunks[chunk]["words"][w] for w in trace["t"]], "words": chunks[chunk]["words"]})
-    return out
+        values.append(
+            {**trace, "text": [chunks[chunk]["words"][w] for w in trace["t"]], "words": chunks[chunk]["words"]}
+        )
+    return values
 
 
 def pack(folder: Path, rows: list[dict[str, Any]], *, limit: int = 1_000_000, marker: Marker = MARKER) -> Traces:
@@ -142,8 +144,8 @@ def test_a_mark_covers_exactly_the_pieces_that_share_a_character_with_it(sizes: 
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
     spans = [(end - size, end) for size, end in zip(sizes, ends, strict=True)]
     touched = [i for i, (a, b) in enumerate(spans) if max(a, start) < min(b, start + n)]
-    (*found,) = _ranges(spans, [(start, start + n)])
-    covered = [i for a, b in found for i in range(a, b) if spans[i][0] < spans[i][1]]
+    (*marked,) = _ranges(spans, [(start, start + n)])
+    covered = [i for a, b in marked for i in range(a, b) if spans[i][0] < spans[i][1]]
     assert covered == touched
 
 
@@ -218,16 +220,16 @@ def test_entropies_are_summed_up_exactly_and_along_the_trace(tmp_path: Path) -> 
     # 10 tokens of 0 nats and 10 of 2 nats: 20 places of one token each.
     row = made.sample("r", "p", 0, tokens=["x "] * 20, entropies=[0.0] * 10 + [2.0] * 10)
     write_shard(tmp_path, "0000", [row, made.sample("r", "p", 1, completion="no tokens")])
-    found, keys = stored_entropies(find_source(tmp_path).samples[0])
-    assert found is not None
+    entropies, keys = stored_entropies(find_source(tmp_path).samples[0])
+    assert entropies is not None
     assert keys == {("r", "p", 0)}
-    assert (found.tokens, found.mean) == (20, 1.0)
-    assert found.position_mean == [0.0] * 10 + [2.0] * 10
-    assert found.position[0] == 2.5
-    at = dict(zip(found.above_x, found.above, strict=True))
+    assert (entropies.tokens, entropies.mean) == (20, 1.0)
+    assert entropies.position_mean == [0.0] * 10 + [2.0] * 10
+    assert entropies.position[0] == 2.5
+    at = dict(zip(entropies.above_x, entropies.above, strict=True))
     assert at[0.0] == 1.0
     assert all(math.isclose(y, 0.5) for x, y in at.items() if 0.005 < x < 1.99)
-    assert found.threshold == pytest.approx(2.0, abs=0.006)
+    assert entropies.threshold == pytest.approx(2.0, abs=0.006)
 
 
 def test_hiding_characters_become_visible() -> None:

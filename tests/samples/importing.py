@@ -15,9 +15,9 @@ from forkwise.samples.importers import FileReport, Options, import_files
 
 def run_import(tmp_path: Path, *files: Path, format_: str = "auto", **options: Any) -> tuple[list[Any], FileReport]:
     """The rows of the files' samples, and the last file's report."""
-    out = tmp_path / "out"
-    reports = list(import_files(files, out, format_=format_, options=Options(**options)))
-    return read_samples(out).to_pylist(), reports[-1]
+    folder = tmp_path / "out"
+    reports = list(import_files(files, folder, format_=format_, options=Options(**options)))
+    return read_samples(folder).to_pylist(), reports[-1]
 
 
 def jsonl(path: Path, *records: dict[str, Any]) -> Path:

@@ -555,14 +555,14 @@ def test_half_characters_are_replaced_not_fatal(tmp_path: Path) -> None:
 
 
 def test_what_was_already_written_stays(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    write_shard(out, "old", [{"run": "r", "model": "m", "problem_id": "p", "sample_id": 0}])
+    folder = tmp_path / "out"
+    write_shard(folder, "old", [{"run": "r", "model": "m", "problem_id": "p", "sample_id": 0}])
     bad = tmp_path / "bad.jsonl"
     bad.write_bytes(GOOD * 3000 + b"oops\n")
     with pytest.raises(InputError, match="line 3,001 is not JSON"):
         run_import(tmp_path, FIXTURES / "qwen_math_cot.jsonl", bad)
-    assert sorted(p.name for p in out.iterdir()) == ["old.parquet", "qwen_math_cot.parquet"]
-    assert read_samples(out).num_rows == 17
+    assert sorted(p.name for p in folder.iterdir()) == ["old.parquet", "qwen_math_cot.parquet"]
+    assert read_samples(folder).num_rows == 17
 
 
 def test_a_full_disk_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,8 +59,8 @@ def test_ctrl_c_keeps_what_was_imported_and_leaves_no_half_shard(tmp_path: Path)
     small.write_text(line % (1, 1))
     with large.open("w") as file:  # seconds of work
         file.writelines(line % (i % 50, i) for i in range(400_000))
-    out = tmp_path / "samples"
-    command = [sys.executable, "-m", "forkwise", "import", str(small), str(large), "--out", str(out)]
+    folder = tmp_path / "samples"
+    command = [sys.executable, "-m", "forkwise", "import", str(small), str(large), "--out", str(folder)]
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -70,7 +70,7 @@ def test_ctrl_c_keeps_what_was_imported_and_leaves_no_half_shard(tmp_path: Path)
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     ) as process:
         deadline = time.monotonic() + 120
-        while not list(out.glob(".large.*")):
+        while not list(folder.glob(".large.*")):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -79,4 +79,4 @@ def test_ctrl_c_keeps_what_was_imported_and_leaves_no_half_shard(tmp_path: Path)
     assert process.returncode == 130
     assert said.strip() == ("forkwise: interrupted; the files reported above stay imported; import the others again.")
     assert "run small: 1 sample" in printed
-    assert [path.name for path in out.iterdir()] == ["small.parquet"]
+    assert [path.name for path in folder.iterdir()] == ["small.parquet"]

@@ -93,8 +93,8 @@ def test_candidates_of_one_text_cost_precision_there_alone(tmp_path: Path) -> No
     assert low[0] == low[2]
     assert high[0] == high[2]
     # The third candidate may be one like the second: .606, .223 and the rest on one token is possible, and so is more.
-    rest = 1 - math.exp(-0.5) - math.exp(-1.5)
-    assert low[1] <= 0.5 * math.exp(-0.5) + 1.5 * math.exp(-1.5) - rest * math.log(rest)
+    remainder = 1 - math.exp(-0.5) - math.exp(-1.5)
+    assert low[1] <= 0.5 * math.exp(-0.5) + 1.5 * math.exp(-1.5) - remainder * math.log(remainder)
     assert high[1] > high[0]
 
 

@@ -63,10 +63,10 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, ending: str) -> None
     assert peak_large < peak_small + 40
     assert peak_large < 450
     # And from Parquet to Parquet, and in place.
-    (table_small,), (table_large,) = (list((tmp_path / out).iterdir()) for out in ("out-small", "out-large"))
-    for script, *out in ((CHILD, tmp_path / "again"), (TABLE,)):
+    (table_small,), (table_large,) = (list((tmp_path / name).iterdir()) for name in ("out-small", "out-large"))
+    for script, *name in ((CHILD, tmp_path / "again"), (TABLE,)):
         (peak_small, samples_small), (peak_large, samples_large) = (
-            peak(script, table, *(folder.with_name(folder.name + table.stem) for folder in out))
+            peak(script, table, *(folder.with_name(folder.name + table.stem) for folder in name))
             for table in (table_small, table_large)
         )
         assert (samples_small, samples_large) == (n_small, n_large)

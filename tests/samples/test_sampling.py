@@ -62,12 +62,12 @@ class Odd:
         return [Problem(f"p{i}", f"{i}?") for i in range(n or 3)]
 
     def verify(self, completions: Any, problems: Any) -> list[Verdict]:
-        found = []
+        answers = []
         for text, problem in zip(completions, problems, strict=True):
             name, index = text.split("/")
             assert name == problem.id
-            found.append(Verdict(None if index == "4" else int(index) % 2 == 1, index, "odd"))
-        return found
+            answers.append(Verdict(None if index == "4" else int(index) % 2 == 1, index, "odd"))
+        return answers
 
 
 def make_job(**changes: Any) -> Job:
@@ -318,8 +318,8 @@ def test_a_range_of_problems_is_sampled_continued_and_verified(tmp_path: Path, c
         with pytest.raises(SystemExit) as ended:
             cli.run([*words, *part])
         assert ended.value.code == 0
-    found = set(read_samples(tmp_path / "s")["problem_id"].to_pylist())
-    assert found == {problem.id for problem in load_task("countdown:3").problems("test", 7)[5:]}
+    problems = set(read_samples(tmp_path / "s")["problem_id"].to_pylist())
+    assert problems == {problem.id for problem in load_task("countdown:3").problems("test", 7)[5:]}
     with pytest.raises(SystemExit) as ended:
         cli.run(["verify", str(tmp_path / "s")])
     assert ended.value.code == 0
@@ -349,9 +349,9 @@ def test_traces_are_kept_of_the_first_samples_alone(tmp_path: Path, capsys: Any)
         "3",
     ]
     for name, flags in {"all": [], "three": ["--traces", "3"], "none": ["--no-token-data"]}.items():
-        out = ["--out", str(tmp_path / name), "--device", "cpu", "--batch-size", "2"]
+        options = ["--out", str(tmp_path / name), "--device", "cpu", "--batch-size", "2"]
         with pytest.raises(SystemExit) as ended:
-            cli.run([*words, *flags, *out])
+            cli.run([*words, *flags, *options])
         assert ended.value.code == 0
     rows = {name: read_samples(tmp_path / name).to_pylist() for name in ("all", "three", "none")}
     assert [row["sample_id"] for row in rows["three"] if row["token_ids"] is not None] == [0, 1, 2, 0, 1, 2]

@@ -115,11 +115,11 @@ def test_ctrl_c_on_the_command_says_how_to_go_on_and_the_same_command_does(tmp_p
     assert first.returncode == 130
     assert said.strip().endswith("forkwise: interrupted; what was written stays, and the same command continues.")
     assert "Traceback" not in said
-    there = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("s/*.parquet")}
-    assert 0 < len(there) < 32
+    files_before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("s/*.parquet")}
+    assert 0 < len(files_before) < 32
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert "64 samples of 8 problems" in done.stdout
     after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("s/*.parquet")}
     assert len(after) == 32
-    assert there.items() <= after.items()  # what was there was not drawn again
+    assert files_before.items() <= after.items()  # what was there was not drawn again

@@ -160,7 +160,7 @@ def test_without_vllm_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_log_probs_that_are_no_numbers_are_refused_and_impossible_candidates_left_out() -> None:
     place = {5: Logprob(-0.5, 1, "a"), 6: Logprob(float("-inf"), 2, "b")}
-    found = _completion("p", CompletionOutput("a", [5], [place], "stop"))
-    assert found.top_logprobs == [[("a", -0.5)]]
+    completion = _completion("p", CompletionOutput("a", [5], [place], "stop"))
+    assert completion.top_logprobs == [[("a", -0.5)]]
     with pytest.raises(InputError, match="not numbers"):
         _completion("p", CompletionOutput("a", [5], [{5: Logprob(float("nan"), 1, "a")}], "stop"))

@@ -252,16 +252,18 @@ def test_a_server_that_dies_ends_the_run_in_a_sentence_and_another_one_finishes_
     message = str(caught.value)
     assert "failed 2 times in a row" in message
     assert "of 60 samples are safe" in message
-    there = {path.name: path.read_bytes() for path in (tmp_path / "s").glob("*.parquet")}
+    files_before = {path.name: path.read_bytes() for path in (tmp_path / "s").glob("*.parquet")}
     # With two requests at a time, at most two blocks of 4 were incomplete when 30 replies had been given.
-    assert len(there) >= 5
+    assert len(files_before) >= 5
     assert read_samples(tmp_path / "s").num_rows < 60
     with pytest.raises(InputError, match="failed 2 times in a row"):  # nobody listens
         run(server.url, tmp_path / "s", patience=impatient)
     with serve() as server:
         run(server.url, tmp_path / "s")
-    assert len(server.requests) == 60 - sum(4 if name[-9] != "8" else 2 for name in there)
-    assert {p.name: p.read_bytes() for p in (tmp_path / "s").glob("*.parquet") if p.name in there} == there
+    assert len(server.requests) == 60 - sum(4 if name[-9] != "8" else 2 for name in files_before)
+    assert {
+        p.name: p.read_bytes() for p in (tmp_path / "s").glob("*.parquet") if p.name in files_before
+    } == files_before
     assert read_samples(tmp_path / "s").equals(read_samples(tmp_path / "calm"))
 
 
@@ -348,8 +350,13 @@ def test_impossible_options_are_refused(options: dict[str, int]) -> None:
 def test_a_completion_in_the_form_of_llama_cpp_is_read() -> None:
     place = {"id": 5, "token": " a", "logprob": -0.5, "bytes": [], "top_logprobs": [{"token": " a", "logprob": -0.5}]}
     choice = {"text": " a", "index": 0, "logprobs": {"content": [place]}, "finish_reason": "length"}
-    found = read_reply({"choices": [choice], "usage": {"completion_tokens": 1}}, "p").completion
-    assert (found.text, found.tokens, found.logprobs, found.finish_reason) == (" a", [" a"], [-0.5], "length")
+    completion = read_reply({"choices": [choice], "usage": {"completion_tokens": 1}}, "p").completion
+    assert (completion.text, completion.tokens, completion.logprobs, completion.finish_reason) == (
+        " a",
+        [" a"],
+        [-0.5],
+        "length",
+    )
 
 
 def test_the_command_samples_from_a_server_without_torch(tmp_path: Path) -> None:

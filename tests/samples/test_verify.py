@@ -68,8 +68,8 @@ def test_verdicts_are_filled_in_and_everything_else_is_kept(tmp_path: Path) -> N
     write_shard(table, "b", rows[4:])
     before = read_samples(table)
     report = verify(table, find_judge(table, JudgeOptions(answers=answers(tmp_path, p="42", q="0.5"))), console=SILENT)
-    found = {(r["problem_id"], r["sample_id"]): (r["correct"], r["verdict_by"], r["answer"]) for r in read(table)}
-    assert found == {
+    verdicts = {(r["problem_id"], r["sample_id"]): (r["correct"], r["verdict_by"], r["answer"]) for r in read(table)}
+    assert verdicts == {
         ("p", 0): (True, "box/integer", "042"),
         ("p", 1): (False, "box/integer", "43"),
         ("p", 2): (False, "no-answer", None),
@@ -324,11 +324,13 @@ def test_verdicts_of_this_path_are_those_of_the_verifier_on_real_samples(tmp_pat
         "".join(json.dumps({"id": r["idx"], "answer": r["answer"]}) + "\n" for r in lines)
     )
     verify(tmp_path / "s", find_judge(tmp_path / "s", JudgeOptions(answers=tmp_path / "gold.jsonl")), console=SILENT)
-    found = {(r["problem_id"], r["sample_id"]): (r["correct"], r["answer"]) for r in read(tmp_path / "s")}
+    by_table = {(r["problem_id"], r["sample_id"]): (r["correct"], r["answer"]) for r in read(tmp_path / "s")}
     with MathVerifier() as verifier:
         for r in lines:
             verdicts = verifier.verify([r["answer"]] * len(r["code"]), r["code"])
-            assert [found[str(r["idx"]), i] for i in range(len(verdicts))] == [(v.correct, v.answer) for v in verdicts]
+            assert [by_table[str(r["idx"]), i] for i in range(len(verdicts))] == [
+                (v.correct, v.answer) for v in verdicts
+            ]
 
 
 def test_the_last_number_is_an_answer_only_where_that_is_said(tmp_path: Path) -> None:

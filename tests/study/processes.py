@@ -29,15 +29,15 @@ def alive(pid: int) -> bool:
 
 def with_word(word: str) -> list[int]:
     """Processes that have this word in their command."""
-    found = []
+    processes = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
         if word.encode() in words and alive(int(path.parent.name)):
-            found.append(int(path.parent.name))
-    return found
+            processes.append(int(path.parent.name))
+    return processes
 
 
 def parent(pid: int) -> int:

@@ -66,9 +66,9 @@ def what_counts(receipt: Receipt) -> Any:
 
 
 def test_a_run_ends_with_the_command_and_the_next_one_finds_it_gone(tmp_path: Path) -> None:
-    file, out = small(tmp_path, steps=500), tmp_path / "out"
-    process = start(*command(file, out, "--jobs", "1"))
-    folder = out / "arms" / "grpo-seed0"
+    file, study_folder = small(tmp_path, steps=500), tmp_path / "out"
+    process = start(*command(file, study_folder, "--jobs", "1"))
+    folder = study_folder / "arms" / "grpo-seed0"
     assert until(lambda: (folder / "run.yaml").exists() or process.poll() is not None, 120)
     assert process.poll() is None, process.stdout.read() if process.stdout else ""
     assert is_held(folder)
@@ -77,21 +77,21 @@ def test_a_run_ends_with_the_command_and_the_next_one_finds_it_gone(tmp_path: Pa
     assert ended(below)
     assert until(lambda: not is_held(folder), 10)  # the last thread holds the lock a little longer
     assert not (folder / "complete").exists()
-    assert not (out / "receipts" / "grpo-seed0.json").exists()
-    assert (out / "receipts" / "grpo-seed0.started").exists()
+    assert not (study_folder / "receipts" / "grpo-seed0.json").exists()
+    assert (study_folder / "receipts" / "grpo-seed0.started").exists()
 
 
 def test_an_interrupt_ends_the_runs_and_says_how_to_go_on(tmp_path: Path) -> None:
-    file, out = small(tmp_path, steps=500), tmp_path / "out"
+    file, study_folder = small(tmp_path, steps=500), tmp_path / "out"
     process = subprocess.Popen(
-        [sys.executable, *command(file, out, "--jobs", "2")],
+        [sys.executable, *command(file, study_folder, "--jobs", "2")],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         # A suite that runs in the background hands an ignored SIGINT down.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
-    folders = [out / "arms" / f"{arm}-seed0" for arm in ("grpo", "shaped")]
+    folders = [study_folder / "arms" / f"{arm}-seed0" for arm in ("grpo", "shaped")]
     assert until(lambda: all((f / "run.yaml").exists() for f in folders) or process.poll() is not None, 150)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
@@ -139,7 +139,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Receipt]:
 def test_a_study_that_is_killed_again_and_again_ends_as_one_that_was_not(
     tmp_path: Path, undisturbed: dict[str, Receipt]
 ) -> None:
-    file, out = small(tmp_path), tmp_path / "out"
+    file, study_folder = small(tmp_path), tmp_path / "out"
     moments = [
         ("arms/shaped-seed0/checkpoint-2", "complete"),
         ("samples/grpo-seed0", "*.parquet"),
@@ -147,23 +147,23 @@ def test_a_study_that_is_killed_again_and_again_ends_as_one_that_was_not(
         ("arms/grpo-seed1", "complete"),
     ]
     for folder, name in moments:
-        process = start(*command(file, out, "--jobs", "2"))
+        process = start(*command(file, study_folder, "--jobs", "2"))
 
         def reached(folder: str = folder, name: str = name, process: subprocess.Popen[str] = process) -> bool:
-            return any((out / folder).glob(name)) or process.poll() is not None
+            return any((study_folder / folder).glob(name)) or process.poll() is not None
 
         assert until(reached, 400)
         assert ended(kill(process))
-    first = (out / "receipts" / "shaped-seed0.json").read_bytes()
-    subprocess.run([sys.executable, *command(file, out, "--jobs", "2")], check=True, timeout=900)
-    found = receipts(file, out)
-    assert {name: what_counts(r) for name, r in found.items()} == {n: what_counts(r) for n, r in undisturbed.items()}
-    assert (out / "receipts" / "shaped-seed0.json").read_bytes() == first  # done is done
-    assert len(found["shaped-seed0"].attempts) > 1
-    assert not list((out / "receipts").glob("*.started"))
+    first = (study_folder / "receipts" / "shaped-seed0.json").read_bytes()
+    subprocess.run([sys.executable, *command(file, study_folder, "--jobs", "2")], check=True, timeout=900)
+    finished = receipts(file, study_folder)
+    assert {name: what_counts(r) for name, r in finished.items()} == {n: what_counts(r) for n, r in undisturbed.items()}
+    assert (study_folder / "receipts" / "shaped-seed0.json").read_bytes() == first  # done is done
+    assert len(finished["shaped-seed0"].attempts) > 1
+    assert not list((study_folder / "receipts").glob("*.started"))
     # Receipts are enough: without the runs and their samples, nothing is run again.
     again = subprocess.run(
-        [sys.executable, *command(file, tmp_path / "new", "--receipts", str(out / "receipts"))],
+        [sys.executable, *command(file, tmp_path / "new", "--receipts", str(study_folder / "receipts"))],
         capture_output=True,
         text=True,
         check=True,
@@ -191,9 +191,9 @@ def test_a_run_whose_numbers_are_not_finite_counts_as_collapsed_and_the_others_g
     plan["arms"]["shaped"] |= {"learning_rate": 1e30}
     file.write_text(yaml.safe_dump(plan))
     subprocess.run([sys.executable, *command(file, tmp_path / "out", "--jobs", "2")], check=True, timeout=900)
-    found = receipts(file, tmp_path / "out")
-    assert found["grpo-seed0"].collapsed is None
-    dead = found["shaped-seed0"]
+    finished = receipts(file, tmp_path / "out")
+    assert finished["grpo-seed0"].collapsed is None
+    dead = finished["shaped-seed0"]
     assert "not finite" in str(dead.collapsed)
     assert (dead.c, dead.n) == ([0, 0, 0], [8, 8, 8])
     assert len(dead.attempts) == 1  # it would come to the same end
@@ -231,15 +231,15 @@ except RunError as error:
 
 def test_a_full_disk_is_no_refusal_and_the_run_is_tried_again(tmp_path: Path) -> None:
     """The limit is that of a file's size, which the run inherits: what a disk without room is on a node of its own."""
-    file, out = small(tmp_path), tmp_path / "out"
-    (out / "receipts").mkdir(parents=True)
-    words = [sys.executable, "-c", _ON_A_FULL_DISK, str(file), str(out)]
+    file, folder = small(tmp_path), tmp_path / "out"
+    (folder / "receipts").mkdir(parents=True)
+    words = [sys.executable, "-c", _ON_A_FULL_DISK, str(file), str(folder)]
     full = subprocess.run([*words, "2048"], check=True, capture_output=True, text=True, timeout=600)
     assert "cannot be written: File too large" in full.stdout
-    assert not list((out / "receipts").glob("*.json"))
+    assert not list((folder / "receipts").glob("*.json"))
     roomy = subprocess.run([*words, str(1 << 30)], check=True, capture_output=True, text=True, timeout=600)
     assert roomy.stdout == ""
-    assert len(read_receipt(out / "receipts" / "base.json").attempts) == 2
+    assert len(read_receipt(folder / "receipts" / "base.json").attempts) == 2
 
 
 # ----------------------------------------------------------------------------------------------------------------- Ray
@@ -262,18 +262,18 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_a_ray_cluster_loses_a_worker_a_node_and_the_command_and_the_study_ends_well(
     tmp_path: Path, cluster: Any, undisturbed: dict[str, Receipt]
 ) -> None:
-    file, out = small(tmp_path), tmp_path / "out"
-    words = command(file, out, "--ray", cluster.address)
+    file, folder = small(tmp_path), tmp_path / "out"
+    words = command(file, folder, "--ray", cluster.address)
     names = read_study(file).runs()[1:]
 
     def at_work() -> list[int]:
         """The processes that train."""
-        return [pid for name in names for pid in with_word(str(out / "arms" / f"{name}.yaml"))]
+        return [pid for name in names for pid in with_word(str(folder / "arms" / f"{name}.yaml"))]
 
     def attempts() -> int:
-        notes = [path.read_text().splitlines() for path in (out / "receipts").glob("*.started")]
+        notes = [path.read_text().splitlines() for path in (folder / "receipts").glob("*.started")]
         return sum(map(len, notes)) + sum(
-            len(read_receipt(p).attempts) for p in (out / "receipts").glob("*-seed?.json")
+            len(read_receipt(p).attempts) for p in (folder / "receipts").glob("*-seed?.json")
         )
 
     process = start(*words)
@@ -302,9 +302,9 @@ def test_a_ray_cluster_loses_a_worker_a_node_and_the_command_and_the_study_ends_
     said, _ = process.communicate(timeout=1200)
     assert process.returncode == 0, said
     assert "It is started again." in said
-    found = receipts(file, out)
-    assert {name: what_counts(r) for name, r in found.items()} == {n: what_counts(r) for n, r in undisturbed.items()}
-    assert sum(len(r.attempts) for r in found.values()) >= 4 + 3
+    finished = receipts(file, folder)
+    assert {name: what_counts(r) for name, r in finished.items()} == {n: what_counts(r) for n, r in undisturbed.items()}
+    assert sum(len(r.attempts) for r in finished.values()) >= 4 + 3
 
 
 @pytest.mark.slow
@@ -312,12 +312,12 @@ def test_runs_of_a_node_with_a_full_disk_go_to_the_other_one(
     tmp_path: Path, cluster: Any, undisturbed: dict[str, Receipt]
 ) -> None:
     """Nothing of more than 1 MiB can be written on the second node: no checkpoint, on whichever run it tries."""
-    file, out = small(tmp_path), tmp_path / "out"
+    file, folder = small(tmp_path), tmp_path / "out"
     raylet = cluster.two[1].all_processes["raylet"][0].process.pid
     for pid in [raylet, *descendants(raylet)]:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
     done = subprocess.run(
-        [sys.executable, *command(file, out, "--ray", cluster.address)],
+        [sys.executable, *command(file, folder, "--ray", cluster.address)],
         capture_output=True,
         text=True,
         check=True,
@@ -325,8 +325,8 @@ def test_runs_of_a_node_with_a_full_disk_go_to_the_other_one(
     )
     assert "File too large" in done.stderr
     assert "It is started again." in done.stderr
-    found = receipts(file, out)
-    assert {name: what_counts(r) for name, r in found.items()} == {n: what_counts(r) for n, r in undisturbed.items()}
+    finished = receipts(file, folder)
+    assert {name: what_counts(r) for name, r in finished.items()} == {n: what_counts(r) for n, r in undisturbed.items()}
 
 
 @pytest.mark.slow

@@ -41,8 +41,8 @@ def test_a_study_file_becomes_runs_with_their_settings(tmp_path: Path) -> None:
 def test_a_method_wins_over_the_recipe_and_an_arm_over_both(tmp_path: Path) -> None:
     arms = {"a": "clip_higher:high=0.4", "b": {"method": "clip_higher:high=0.4", "epsilon_high": 0.5}}
     made = study(arms=arms, primary=None)
-    found = [made.configuration(arm, 0, tmp_path)["epsilon_high"] for arm in made.arms]
-    assert found == [0.4, 0.5]
+    widths = [made.configuration(arm, 0, tmp_path)["epsilon_high"] for arm in made.arms]
+    assert widths == [0.4, 0.5]
 
 
 def test_methods_of_one_arm_are_joined_by_a_plus_sign() -> None:
@@ -178,6 +178,14 @@ def test_a_registered_plan_is_the_one_that_runs(file: Path) -> None:
     file.write_text(yaml.safe_dump(content(problems=9, title="x")))
     with pytest.raises(InputError, match=r"registered.yaml' holds a study with other settings \(problems = 8, not 9\)"):
         registration_of(file, read_study(file))
+
+
+@pytest.mark.parametrize("odd", ["\u202e", "\x85", "\u2028", "\x1b[2J", "é", "\ufeff"])
+def test_a_name_with_any_character_is_frozen_as_it_is(file: Path, odd: str) -> None:
+    file.write_text(yaml.safe_dump(content(arms={"grpo": {"alpha": 0.0}, f"a{odd}b": {"alpha": 0.4}}, primary=None)))
+    made = read_study(file)
+    assert read_plan(register(file, made))[0] == made
+    assert registration_of(file, made) is not None
 
 
 def test_a_study_is_registered_once(file: Path) -> None:

@@ -84,19 +84,19 @@ def test_a_contrast_is_two_way_over_paired_seeds_and_problems() -> None:
         arm_of(name, [receipt(plan, name, seed, c.tolist()) for seed, c in enumerate(runs)])
         for name, runs in zip(("shaped", "GRPO"), counts, strict=True)
     )
-    found = contrast(tested, reference, 1, 4, 0.95)
+    difference = contrast(tested, reference, 1, 4, 0.95)
     order = np.argsort([f"p{q}" for q in range(12)])
     d = ((counts[0] - counts[1]) / 4)[:, order]  # (6 seeds, 12 problems) at K = 1
-    assert found.mean == pytest.approx(d.mean())
-    assert found.seeds == 6
+    assert difference.mean == pytest.approx(d.mean())
+    assert difference.seeds == 6
     # Cameron, Gelbach & Miller 2011: both one-way variances, less that of the cells, which both hold.
     problems, seeds = d.mean(axis=0).var(ddof=1) / 12, d.mean(axis=1).var(ddof=1) / 6
     residual = d - d.mean(axis=0) - d.mean(axis=1, keepdims=True) + d.mean()
     cells = (residual**2).sum() / (5 * 11) / 72
-    assert found.se == pytest.approx(np.sqrt(max(problems + seeds - cells, cells)))
-    assert found.run_variance == pytest.approx(seeds)
-    assert found.low < found.mean < found.high
-    assert (found.p < 0.05) == (not found.low <= 0 <= found.high)
+    assert difference.se == pytest.approx(np.sqrt(max(problems + seeds - cells, cells)))
+    assert difference.run_variance == pytest.approx(seeds)
+    assert difference.low < difference.mean < difference.high
+    assert (difference.p < 0.05) == (not difference.low <= 0 <= difference.high)
     # The mean over K = 1, 2, 4 of c = 1 and c = 2 of 4 samples: (1/4 + 1/2 + 1) / 3 and (1/2 + 5/6 + 1) / 3.
     one, two = (
         arm_of(name, [receipt(plan, name, seed, [c] * 3) for seed in range(3)])
@@ -108,9 +108,9 @@ def test_a_contrast_is_two_way_over_paired_seeds_and_problems() -> None:
 def test_equal_arms_are_not_known_to_be_equal() -> None:
     plan = study()
     same = [arm_of(name, [receipt(plan, name, s, (1, 2, 3)) for s in range(6)]) for name in ("shaped", "GRPO")]
-    found = contrast(*same, 1, 4, 0.95)
-    assert found.p == 1
-    assert found.high > 0.5  # three problems say nothing about a fourth
+    difference = contrast(*same, 1, 4, 0.95)
+    assert difference.p == 1
+    assert difference.high > 0.5  # three problems say nothing about a fourth
 
 
 def _contrast(mean: float, se: float, run_variance: float, seeds: int = 3) -> SeedContrast:
@@ -126,9 +126,9 @@ def test_conditional_power_is_the_share_of_ends_that_show_it() -> None:
     now, se, effect = 0.01, 0.02, 0.05
     end = (now + rng.normal(effect, se, 400_000)) / 2
     shown = (end / (se / np.sqrt(2)) > stats.norm.isf(boundary(plan, 6) / 2)).mean()
-    found = conditional_power(_contrast(now, se, se**2), effect, 3, plan)
-    assert found == pytest.approx(shown, abs=0.004)
-    assert conditional_power(_contrast(-now, se, se**2), -effect, 3, plan) == pytest.approx(found)
+    power = conditional_power(_contrast(now, se, se**2), effect, 3, plan)
+    assert power == pytest.approx(shown, abs=0.004)
+    assert conditional_power(_contrast(-now, se, se**2), -effect, 3, plan) == pytest.approx(power)
 
 
 def test_a_study_ends_for_a_reason_that_was_registered() -> None:
@@ -279,8 +279,8 @@ def test_the_command_writes_numbers_and_markdown(tmp_path: Path, capsys: pytest.
     with pytest.raises(SystemExit) as ended:
         cli.run(["study", "analyse", str(tmp_path), *files])
     assert ended.value.code == 0
-    out = capsys.readouterr().out
-    assert "Not registered, so exploratory too: shaped minus GRPO, Pass@1, +0.4" in out
+    printed = capsys.readouterr().out
+    assert "Not registered, so exploratory too: shaped minus GRPO, Pass@1, +0.4" in printed
     numbers = json.loads((tmp_path / "a.json").read_text())
     assert numbers["plan"] == plan.sha256()
     assert len(numbers["receipts"]) == 19
@@ -300,10 +300,10 @@ def test_a_study_is_planned_from_the_receipts_of_a_pilot(tmp_path: Path, capsys:
     with pytest.raises(SystemExit) as ended:
         cli.run(["study", "plan", str(file), "--pilot", str(tmp_path / "r")])
     assert ended.value.code == 0
-    out = capsys.readouterr().out
+    printed = capsys.readouterr().out
     # 30 runs of a minute, and 31 times 3 problems x 4 samples at 30 seconds per 48 samples.
-    assert "It takes 0.6 hours: 0.5 of training and 0.1 of sampling." in out
-    assert "10 runs per arm on 3 problems x 4 samples find a difference of" in out
+    assert "It takes 0.6 hours: 0.5 of training and 0.1 of sampling." in printed
+    assert "10 runs per arm on 3 problems x 4 samples find a difference of" in printed
     write_all(tmp_path / "few", study(primary=None, pilot=True), {"GRPO": PLAIN[:2], "shaped": BETTER[:2]})
     with pytest.raises(SystemExit) as ended:
         cli.run(["study", "plan", str(file), "--pilot", str(tmp_path / "few")])

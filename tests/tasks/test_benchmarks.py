@@ -177,5 +177,5 @@ def test_gsm8k_takes_the_last_number_where_no_answer_is_stated(tmp_path: Path) -
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
     for name, verdict in (("gsm8k", (True, "number/integer")), ("math500", (False, "no-answer"))):
         task = BenchmarkTask(name, source=tmp_path / "rows.jsonl")
-        (found,) = task.verify(["5 + 6 makes 11 apples."], task.problems("test"))
-        assert (found.correct, found.by) == verdict
+        (judged,) = task.verify(["5 + 6 makes 11 apples."], task.problems("test"))
+        assert (judged.correct, judged.by) == verdict

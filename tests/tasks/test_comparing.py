@@ -54,7 +54,7 @@ def decimal(value: Fraction) -> str | None:
 def notations(value: Fraction) -> list[str]:
     """A number in several notations, all exact."""
     sign, p, q = "-" if value < 0 else "", abs(value.numerator), value.denominator
-    found = [
+    written = [
         rf"{sign}\frac{{{p}}}{{{q}}}",
         rf"\dfrac{{{sign}{p}}}{{{q}}}",
         f"{sign}{p}/{q}",
@@ -67,15 +67,15 @@ def notations(value: Fraction) -> list[str]:
         rf"{sign}{p} \div {q}",
     ]
     if p > q > 1:
-        found.append(rf"{sign}{p // q}\frac{{{p % q}}}{{{q}}}" if not sign else found[0])
+        written.append(rf"{sign}{p // q}\frac{{{p % q}}}{{{q}}}" if not sign else written[0])
     if q == 1:
-        found += [f"{sign}{p:,}", f"{sign}{p}.0", rf"{sign}{p}\text{{ eggs}}"]
+        written += [f"{sign}{p:,}", f"{sign}{p}.0", rf"{sign}{p}\text{{ eggs}}"]
     if decimal(value) is not None:
-        found += [decimal(value) or "", f"{decimal(value * 100)}\\%", f"{decimal(value / 1000)}e3"]
-        found.append(rf"{decimal(value / 1000)} \times 10^{{3}}")
+        written += [decimal(value) or "", f"{decimal(value * 100)}\\%", f"{decimal(value / 1000)}e3"]
+        written.append(rf"{decimal(value / 1000)} \times 10^{{3}}")
     if value.denominator == 3 and value > 0:
-        found.append(rf"{p // q}.\overline{{{'3' if p % q == 1 else '6'}}}")
-    return found
+        written.append(rf"{p // q}.\overline{{{'3' if p % q == 1 else '6'}}}")
+    return written
 
 
 @given(fractions, fractions, st.randoms(use_true_random=False))

@@ -82,10 +82,10 @@ def test_right_answers_are_accepted(completion: str, numbers: list[int], target:
     ],
 )
 def test_wrong_answers_are_refused(completion: str, numbers: list[int], target: int) -> None:
-    found = verdict(completion, numbers, target)
-    assert found.correct is False
-    assert found.answer is not None
-    assert found.by == "countdown"
+    judged = verdict(completion, numbers, target)
+    assert judged.correct is False
+    assert judged.answer is not None
+    assert judged.by == "countdown"
 
 
 @pytest.mark.parametrize("completion", ["", "3 + 5 + 8 = 16", "the answer", "answer:", "answer: \n", "unanswered: 3"])
@@ -113,9 +113,9 @@ TEN_MEGABYTES = 10_000_000
 )
 def test_hostile_text_is_refused_in_bounded_time(completion: str) -> None:
     start = time.process_time()
-    found = verdict(completion, [3, 5, 8], 16)
-    assert found.correct is False
-    assert len(found.answer or "") <= 200
+    judged = verdict(completion, [3, 5, 8], 16)
+    assert judged.correct is False
+    assert len(judged.answer or "") <= 200
     assert time.process_time() - start < 2
 
 

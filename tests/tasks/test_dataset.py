@@ -71,12 +71,12 @@ def test_jsonl_csv_parquet_and_gzip_hold_the_same_problems(tmp_path):
         writer.writeheader()
         writer.writerows(rows)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
-    found = [
+    read_as = [
         exact(tmp_path / f"rows.{end}", test_fraction=1).problems("test")
         for end in ("jsonl", "json", "jsonl.gz", "csv", "parquet")
     ]
-    assert all(problems == found[0] for problems in found)
-    assert {p.answer for p in found[0]} == {"042", "1/2"}  # CSV cells are not turned into numbers
+    assert all(problems == read_as[0] for problems in read_as)
+    assert {p.answer for p in read_as[0]} == {"042", "1/2"}  # CSV cells are not turned into numbers
 
 
 def test_half_a_character_becomes_the_replacement_character(tmp_path):
@@ -89,8 +89,8 @@ def test_half_a_character_becomes_the_replacement_character(tmp_path):
 def test_columns_are_found_or_named(tmp_path):
     rows = [{"unique_id": 7, "text": {"q": "2+2"}, "problem": "3+3", "gold": 4, "ground_truth": ["6"]}]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
-    (found,) = exact(path, test_fraction=1).problems("test")
-    assert (found.id, found.prompt, found.answer) == ("7", "3+3", "6")
+    (problem,) = exact(path, test_fraction=1).problems("test")
+    assert (problem.id, problem.prompt, problem.answer) == ("7", "3+3", "6")
     (named,) = exact(path, test_fraction=1, prompt_column="text.q", answer_column="gold").problems("test")
     assert (named.prompt, named.answer) == ("2+2", "4")
 
@@ -197,10 +197,10 @@ def test_exact_verification_needs_no_statement_of_the_answer(tmp_path):
 def test_a_dataset_keeps_its_splits_and_no_prompt_of_its_test_is_trained_on(tmp_path):
     write_jsonl(tmp_path / "train.jsonl", ROWS)
     write_jsonl(tmp_path / "test.jsonl", ROWS[:20])
-    found = everything(exact(tmp_path))
-    assert sorted(p.prompt for p in found["test"]) == sorted(row["prompt"] for row in ROWS[:20])
-    assert len(found["train"]) + len(found["validation"]) == 180
-    assert len(found["validation"]) < 45  # cut from train
+    splits = everything(exact(tmp_path))
+    assert sorted(p.prompt for p in splits["test"]) == sorted(row["prompt"] for row in ROWS[:20])
+    assert len(splits["train"]) + len(splits["validation"]) == 180
+    assert len(splits["validation"]) < 45  # cut from train
 
 
 @needs_datasets
@@ -250,13 +250,13 @@ def math_files(tmp_path):
 def test_math_reads_dapo_and_math500_and_trains_on_no_test_problem(tmp_path):
     train, test = math_files(tmp_path)
     task = MathTask(train=train, test=test)
-    found = everything(task)
-    assert {p.id for p in found["test"]} == {"test/5.json", "test/1000.json"}
-    assert len(found["train"]) + len(found["validation"]) == 299  # each once, without problem 5
-    assert 1 <= len(found["validation"]) <= 20  # 2 %
-    prompts = [p.prompt for problems in found.values() for p in problems]
+    splits = everything(task)
+    assert {p.id for p in splits["test"]} == {"test/5.json", "test/1000.json"}
+    assert len(splits["train"]) + len(splits["validation"]) == 299  # each once, without problem 5
+    assert 1 <= len(splits["validation"]) <= 20  # 2 %
+    prompts = [p.prompt for problems in splits.values() for p in problems]
     assert len(set(prompts)) == len(prompts)
-    problem = found["train"][0]
+    problem = splits["train"][0]
     number = re.match(
         r"Problem (\d+)\nPlease reason step by step, and put your final answer within \\boxed\{\}\.$", problem.prompt
     )

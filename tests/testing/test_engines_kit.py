@@ -115,8 +115,8 @@ class TestAnAdapter:
             check_adapter(
                 self.engine,
                 lambda b, alpha, kappa: (
-                    out._replace(loss=out.loss + alpha * sum(map(sum, b.entropy)) * 1e-7)
-                    if (out := self.adapter(b, alpha, kappa)) and alpha
+                    loss._replace(loss=loss.loss + alpha * sum(map(sum, b.entropy)) * 1e-7)
+                    if (loss := self.adapter(b, alpha, kappa)) and alpha
                     else self.engine(b)
                 ),
                 self.bypassed,

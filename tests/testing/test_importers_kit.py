@@ -48,8 +48,8 @@ def file(tmp_path: Path) -> Path:
 
 def test_a_sound_importer_passes_and_leaves_no_trace(file: Path) -> None:
     before = dict(all_formats())
-    found = check_importer(importer(), file)
-    assert [(row["problem_id"], row["correct"]) for row in found] == [("p0", False)] * 2 + [("p1", True)] * 2
+    samples = check_importer(importer(), file)
+    assert [(row["problem_id"], row["correct"]) for row in samples] == [("p0", False)] * 2 + [("p1", True)] * 2
     assert all_formats() == before
 
 

@@ -48,7 +48,7 @@ def main(out: Path) -> None:
         several.accelerator.gradient_state._set_sync_gradients(half == 1)
         rows = slice(2 * half, 2 * half + 2)
         several._update_critic({k: v if k == "num_items_in_batch" else v[rows] for k, v in batch.items()})
-    found = {
+    results = {
         "several": ppo.flat(several.critic) - start,
         "advantages": batch["advantages"],
         "step": ppo.flat(trainer.critic) - start,
@@ -72,8 +72,8 @@ def main(out: Path) -> None:
     whole.train()
     resumed = make(out, **options)
     resumed.train(resume_from_checkpoint=str(out / "checkpoint-3"))
-    found |= {"run": ppo.history(whole), "resumed": ppo.history(resumed)}
-    torch.save(found, out / f"rank{rank}.pt")
+    results |= {"run": ppo.history(whole), "resumed": ppo.history(resumed)}
+    torch.save(results, out / f"rank{rank}.pt")
 
 
 if __name__ == "__main__":

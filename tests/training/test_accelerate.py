@@ -46,13 +46,13 @@ def environment(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     assert config.num_processes == 8
     if args.use_deepspeed:
         args.deepspeed_fields_from_accelerate_config = ",".join(config.deepspeed_config)  # as its command does
-        _, found = prepare_deepspeed_cmd_env(args)
+        _, variables = prepare_deepspeed_cmd_env(args)
     else:
-        found = prepare_multi_gpu_env(args)
-    for key, value in found.items():
+        variables = prepare_multi_gpu_env(args)
+    for key, value in variables.items():
         if key.startswith(("ACCELERATE_", "FSDP_")):
             monkeypatch.setenv(key, value)
-    return dict(found)
+    return dict(variables)
 
 
 def test_every_configuration_is_one_of_accelerates() -> None:
@@ -66,14 +66,14 @@ def test_every_configuration_is_one_of_accelerates() -> None:
 
 
 def test_ddp_composes(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = environment("ddp.yaml", monkeypatch)
-    assert found["ACCELERATE_MIXED_PRECISION"] == "bf16"
-    assert "ACCELERATE_USE_FSDP" not in found
+    variables = environment("ddp.yaml", monkeypatch)
+    assert variables["ACCELERATE_MIXED_PRECISION"] == "bf16"
+    assert "ACCELERATE_USE_FSDP" not in variables
 
 
 def test_fsdp2_composes(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = environment("fsdp2.yaml", monkeypatch)
-    assert found["ACCELERATE_USE_FSDP"] == "true"
+    variables = environment("fsdp2.yaml", monkeypatch)
+    assert variables["ACCELERATE_USE_FSDP"] == "true"
     plugin = FullyShardedDataParallelPlugin()
     assert plugin.fsdp_version == 2
     assert plugin.reshard_after_forward is True
@@ -83,8 +83,8 @@ def test_fsdp2_composes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("stage", [2, 3])
 def test_deepspeed_composes(monkeypatch: pytest.MonkeyPatch, stage: int) -> None:
-    found = environment(f"deepspeed_zero{stage}.yaml", monkeypatch)
-    assert found["ACCELERATE_USE_DEEPSPEED"] == "true"
+    variables = environment(f"deepspeed_zero{stage}.yaml", monkeypatch)
+    assert variables["ACCELERATE_USE_DEEPSPEED"] == "true"
     plugin = DeepSpeedPlugin()
     assert plugin.zero_stage == stage
     assert plugin.zero3_save_16bit_model is (stage == 3)

@@ -64,8 +64,8 @@ def test_behaviours_are_logged_and_nothing_else_changes(tmp_path: Path, monkeypa
     pivotal = sum(len(lexicon.matches(text)) for text in first)
     sentences = []  # a completion that the limit ended has begun a sentence that does not count
     for text, cut in zip(first, cut_off[: len(first)], strict=True):
-        found = [text[s.start : s.end] for s in split_sentences(text, ["wait", "hmm", "so"])]
-        sentences += found[:-1] if cut else found
+        marked = [text[s.start : s.end] for s in split_sentences(text, ["wait", "hmm", "so"])]
+        sentences += marked[:-1] if cut else marked
     assert logged[0]["behaviours/pivotal_per_response"] == pytest.approx(pivotal / len(first))
     share = sum(bool(reflective.names(sentence)) for sentence in sentences) / len(sentences)
     assert logged[0]["behaviours/reflective_share"] == pytest.approx(share)

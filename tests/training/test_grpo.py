@@ -54,8 +54,8 @@ def metrics(folder: Path, key: str) -> list[float]:
 
 
 def test_a_run_leaves_a_model_metrics_and_settings(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    main(["--config", str(config_file(tmp_path / "c.yaml")), "--max_steps", "3", "--output_dir", str(out)])
+    run = tmp_path / "run"
+    main(["--config", str(config_file(tmp_path / "c.yaml")), "--max_steps", "3", "--output_dir", str(run)])
     for key in (
         "shaping/psi_over_adv",
         "shaping/capped_frac",
@@ -64,36 +64,36 @@ def test_a_run_leaves_a_model_metrics_and_settings(tmp_path: Path) -> None:
         "entropy",
         "reward",
     ):
-        assert len(metrics(out, key)) == 3, key
-    assert max(metrics(out, "shaping/psi_over_adv")) <= 0.5  # 1 / kappa
-    assert max(metrics(out, "shaping/psi_over_adv")) > 0
-    assert (out / "model.safetensors").exists()
-    recorded = yaml.safe_load((out / "run.yaml").read_text())
+        assert len(metrics(run, key)) == 3, key
+    assert max(metrics(run, "shaping/psi_over_adv")) <= 0.5  # 1 / kappa
+    assert max(metrics(run, "shaping/psi_over_adv")) > 0
+    assert (run / "model.safetensors").exists()
+    recorded = yaml.safe_load((run / "run.yaml").read_text())
     assert (recorded["alpha"], recorded["kappa"], recorded["task"]) == (0.4, 2.0, "countdown:3")
     # The settings that it wrote run again.
-    again = yaml.safe_load((out / "run.yaml").read_text())
+    again = yaml.safe_load((run / "run.yaml").read_text())
     again["output_dir"] = str(tmp_path / "again")
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(again))
     main(["--config", str(tmp_path / "again.yaml")])
-    assert metrics(tmp_path / "again", "reward") == metrics(out, "reward")
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "again"))
+    assert metrics(tmp_path / "again", "reward") == metrics(run, "reward")
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (run, tmp_path / "again"))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_a_resumed_run_must_be_the_same_run(tmp_path: Path) -> None:
     path = str(config_file(tmp_path / "c.yaml", max_steps=2))
-    out = tmp_path / "run"
-    main(["--config", path, "--output_dir", str(out)])
-    before = (out / "model.safetensors").read_bytes()
+    folder = tmp_path / "run"
+    main(["--config", path, "--output_dir", str(folder)])
+    before = (folder / "model.safetensors").read_bytes()
     with pytest.raises(InputError, match="other settings .alpha = 0.4, not 0.2"):
-        main(["--config", path, "--output_dir", str(out), "--resume", "--alpha", "0.2"])
-    with only_writer(out), pytest.raises(InputError, match="Another process is training"):
-        main(["--config", path, "--output_dir", str(out), "--resume"])
-    for checkpoint in out.glob("checkpoint-*"):
+        main(["--config", path, "--output_dir", str(folder), "--resume", "--alpha", "0.2"])
+    with only_writer(folder), pytest.raises(InputError, match="Another process is training"):
+        main(["--config", path, "--output_dir", str(folder), "--resume"])
+    for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     with pytest.raises(InputError, match="is finished and kept no checkpoint"):
-        main(["--config", path, "--output_dir", str(out), "--resume"])
-    assert (out / "model.safetensors").read_bytes() == before
+        main(["--config", path, "--output_dir", str(folder), "--resume"])
+    assert (folder / "model.safetensors").read_bytes() == before
 
 
 def launch(processes: int, path: Path, out: Path) -> None:

@@ -31,11 +31,11 @@ class SickTrainer(GRPOTrainer):
     where_masked = False
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        out = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        scored = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         if self.state.global_step == 1 and torch.is_grad_enabled():
             mask = self._buffered_inputs[0]["completion_mask"]
-            out[1].data[tuple((mask == (0 if self.where_masked else 1)).nonzero()[0])] = NAN
-        return out
+            scored[1].data[tuple((mask == (0 if self.where_masked else 1)).nonzero()[0])] = NAN
+        return scored
 
 
 class WatchedTrainer(FiniteMixin, EntropyShapingMixin, SickTrainer):

@@ -12,49 +12,53 @@ import yaml
 pytest.importorskip("trl")
 
 import tiny_ppo as tiny
+from installed import runnable
 from test_grpo import config_file, metrics
 
 from forkwise.errors import InputError
 from forkwise.methods import Scope, SettingsMethod, all_methods, parse_method
+from forkwise.tasks import load_task, problem_range
 from forkwise.training.grpo import main
 
 SHORT = {"max_steps": 2, "max_completion_length": 24, "num_generations": 8, "num_iterations": 2, "train_problems": 4}
 
 
 def run(folder: Path, *words: str, **settings: Any) -> Path:
-    out = folder / "run"
+    run_folder = folder / "run"
     path = config_file(folder / "c.yaml", **{**SHORT, "save_strategy": "no", **settings})
-    main(["--config", str(path), "--output_dir", str(out), *words])
-    return out
+    main(["--config", str(path), "--output_dir", str(run_folder), *words])
+    return run_folder
 
 
 def test_a_run_with_methods_says_what_they_did_and_which_they_were(tmp_path: Path) -> None:
     words = ["--method", "entropy_advantage:alpha=0.2", "--method", "forking_tokens:share=0.5"]
-    out = run(tmp_path, *words, save_strategy="steps")
-    shares = metrics(out, "method/forking_tokens/changed")
+    folder = run(tmp_path, *words, save_strategy="steps")
+    shares = metrics(folder, "method/forking_tokens/changed")
     assert len(shares) == 2
     assert max(shares) <= 0.5
     for key in ("method/entropy_advantage/changed", "shaping/psi_over_adv", "shaping/capped_frac"):
-        assert len(metrics(out, key)) == 2
-    recorded = yaml.safe_load((out / "run.yaml").read_text())
+        assert len(metrics(folder, key)) == 2
+    recorded = yaml.safe_load((folder / "run.yaml").read_text())
     assert recorded["method"] == [str(parse_method(spec)) for spec in words[1::2]]
     assert recorded["alpha"] == 0.2
     again = {**recorded, "output_dir": str(tmp_path / "again"), "max_steps": 1}
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(again))
     main(["--config", str(tmp_path / "again.yaml")])  # what it wrote, runs
-    assert metrics(tmp_path / "again", "reward")[0] == metrics(out, "reward")[0]
+    assert metrics(tmp_path / "again", "reward")[0] == metrics(folder, "reward")[0]
     with pytest.raises(InputError, match="other settings .*method"):
-        main(["--config", str(tmp_path / "c.yaml"), "--output_dir", str(out), "--resume", "--method", "grpo"])
+        main(["--config", str(tmp_path / "c.yaml"), "--output_dir", str(folder), "--resume", "--method", "grpo"])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(all_methods()))
+@pytest.mark.parametrize("name", runnable(sorted(all_methods())))
 def test_two_steps_of_the_embedded_model_with_every_method(tmp_path: Path, name: str) -> None:
-    out = run(tmp_path, "--method", name)
+    one = problem_range(load_task("countdown:3"), "train", 4, first=0, seed=3)[0].id
+    spec = {"heal": f"heal:column=problem_id,target={one},shortest=4"}.get(name, name)
+    folder = run(tmp_path, "--method", spec)
     method = parse_method(name)
-    assert all(map(math.isfinite, metrics(out, "loss")))
+    assert all(map(math.isfinite, metrics(folder, "loss")))
     if not isinstance(method, SettingsMethod):
-        assert len(metrics(out, f"method/{name}/changed")) == (1 if method.scope is Scope.ROLLOUT else 2)
+        assert len(metrics(folder, f"method/{name}/changed")) == (1 if method.scope is Scope.ROLLOUT else 2)
 
 
 class TestPpo:

@@ -146,7 +146,7 @@ class TestPolicyGradient:
         trainer = make(tmp_path, alpha=alpha, critic_warmup_steps=0)
         batch = rollout(trainer)
         loss = trainer._compute_loss(trainer.model, batch)
-        found = ppo.gradient(loss, trainer.model)
+        gradient = ppo.gradient(loss, trainer.model)
 
         twin = tiny.policy()
         mask = batch["completion_mask"]
@@ -156,7 +156,7 @@ class TestPolicyGradient:
         whitened = ((returns - kept.mean()) / kept.std()).float()
         weight = whitened if alpha == 0 else tiny.shaped(whitened, tiny.exact_entropy(twin, batch), alpha, 2.0)
         want = ppo.gradient(-(weight * ppo.logps_with_gradient(twin, batch) * mask).sum() / mask.sum(), twin)
-        assert relative(found, want) < 1e-5
+        assert relative(gradient, want) < 1e-5
         if alpha:  # the comparison can tell
             plain = ppo.gradient(-(whitened * ppo.logps_with_gradient(twin, batch) * mask).sum() / mask.sum(), twin)
             assert relative(plain, want) > 0.01
@@ -174,14 +174,14 @@ class TestPolicyGradient:
         return torch.cat([loss.detach()[None], ppo.gradient(loss, trainer.model)]), batch, tiny.policy()
 
     def test_policy_loss_clips_low_and_high(self, tmp_path: Path) -> None:
-        found, batch, twin = self.loss_and_reference(tmp_path)
+        policy_loss, batch, twin = self.loss_and_reference(tmp_path)
         ratio = (ppo.logps_with_gradient(twin, batch) - batch["old_per_token_logps"]).exp()
         a, mask = batch["advantages"], batch["completion_mask"]
         per_token = -torch.minimum(ratio * a, ratio.clamp(0.8, 1.28) * a)
         loss = (per_token * mask).sum() / mask.sum()
         assert ((ratio > 1.28) & (mask == 1)).any()
         assert ((ratio < 0.8) & (mask == 1)).any()
-        assert relative(found, torch.cat([loss[None], ppo.gradient(loss, twin)])) < 1e-5
+        assert relative(policy_loss, torch.cat([loss[None], ppo.gradient(loss, twin)])) < 1e-5
 
     def test_policy_loss_equals_verl(self, tmp_path: Path) -> None:
         verl = pytest.importorskip("verl.trainer.ppo.core_algos", reason="verl is not installed", exc_type=ImportError)
@@ -195,7 +195,7 @@ class TestPolicyGradient:
             clip_ratio_high=0.28,
             clip_ratio_c=1e9,  # dual clip, which TRL's loss has not
         )
-        found, batch, twin = self.loss_and_reference(tmp_path)
+        policy_loss, batch, twin = self.loss_and_reference(tmp_path)
         loss, _ = verl.compute_policy_loss_vanilla(
             batch["old_per_token_logps"],
             ppo.logps_with_gradient(twin, batch),
@@ -203,7 +203,7 @@ class TestPolicyGradient:
             batch["completion_mask"],
             config=config,
         )
-        assert relative(found, torch.cat([loss[None], ppo.gradient(loss, twin)])) < 1e-5
+        assert relative(policy_loss, torch.cat([loss[None], ppo.gradient(loss, twin)])) < 1e-5
 
 
 class TestCritic:
@@ -413,6 +413,24 @@ class TestRuns:
         assert (rows[-1].keys() >= SHAPING) is (alpha > 0)
         assert rows[-1].keys() >= {"entropy", "clip_ratio/region_mean"}
 
+    @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+    def test_log_probs_and_entropies_are_our_operators(self, tmp_path: Path, lora: Any) -> None:
+        """In the loss, for the old policy and for the reference; and they are those of float64 softmax."""
+        trainer = make(tmp_path, lora=lora, num_iterations=2, beta=0.1 if lora else 0.0, critic_warmup_steps=0)
+        batch = rollout(trainer)
+        trainer.model.eval()
+        exact = tiny.exact_logps(trainer.model, batch, trainer.temperature)
+        chosen = exact.gather(2, batch["completion_ids"][..., None])[..., 0]
+        mask = batch["completion_mask"].bool()
+        for name in ("old_per_token_logps", *(["ref_per_token_logps"] if lora else [])):  # B of a new adapter is 0
+            torch.testing.assert_close(batch[name].double()[mask], chosen[mask], rtol=1e-5, atol=1e-5)
+        assert [way.scorer for way in trainer._ways.values()] == ["forkwise"] * (2 if lora else 1)
+        trainer.train()
+        assert {way.scorer for way in trainer._ways.values()} == {"forkwise"}
+        errors = [row["shaping/entropy_error"] for row in trainer.state.log_history if "shaping/entropy_error" in row]
+        assert len(errors) == 1
+        assert 0 < errors[0] < 1e-5
+
     def test_a_group_of_one_is_one_completion_per_prompt(self, tmp_path: Path) -> None:
         trainer = make(tmp_path, per_device_train_batch_size=3, gradient_accumulation_steps=3)
         assert (trainer.args.num_generations, trainer.args.generation_batch_size) == (1, 9)
@@ -557,8 +575,8 @@ class TestGuards:
     def test_an_unshaped_loss(self, tmp_path: Path) -> None:
         class Unshaped(EntropyShapedPPOTrainer):
             def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-                out: Any = super(EntropyShapingMixin, self)._get_per_token_logps_and_entropies(*args, **kwargs)
-                return out
+                scored: Any = super(EntropyShapingMixin, self)._get_per_token_logps_and_entropies(*args, **kwargs)
+                return scored
 
         with pytest.raises(RuntimeError, match="not entropy-shaped"):
             make(tmp_path, cls=Unshaped, max_steps=1, critic_warmup_steps=0).train()

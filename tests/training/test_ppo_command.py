@@ -117,37 +117,37 @@ def test_a_run_killed_again_and_again(tmp_path: Path, delay: float) -> None:
 
 
 def test_a_run_leaves_policy_critic_metrics_and_settings(tmp_path: Path) -> None:
-    out = tmp_path / "run"
+    folder = tmp_path / "run"
     settings = {"max_steps": 3, "critic_warmup_steps": 1, "reward": ["signed", "correct"], "train_problems": None}
     path = config_file(tmp_path / "c.yaml", **settings)
-    main(["--config", path, "--output_dir", str(out), "--reward_weights", "1.0", "0.5"])
-    found = rows(out)
-    assert found[0]["loss"] == 0
-    assert "shaping/capped_frac" not in found[0]
-    assert {"shaping/capped_frac", "critic/value_loss", "entropy"} <= found[1].keys()
-    assert (out / "model.safetensors").exists()
-    assert (out / "critic" / "config.json").exists()
-    recorded = yaml.safe_load((out / "run.yaml").read_text())
+    main(["--config", path, "--output_dir", str(folder), "--reward_weights", "1.0", "0.5"])
+    logged = rows(folder)
+    assert logged[0]["loss"] == 0
+    assert "shaping/capped_frac" not in logged[0]
+    assert {"shaping/capped_frac", "critic/value_loss", "entropy"} <= logged[1].keys()
+    assert (folder / "model.safetensors").exists()
+    assert (folder / "critic" / "config.json").exists()
+    recorded = yaml.safe_load((folder / "run.yaml").read_text())
     assert (recorded["alpha"], recorded["critic_warmup_steps"], recorded["lam"]) == (0.1, 1, 1.0)
     # The settings that it wrote run again, from the critic that it saved.
-    recorded |= {"output_dir": str(tmp_path / "again"), "value_model": str(out / "critic"), "max_steps": 1}
+    recorded |= {"output_dir": str(tmp_path / "again"), "value_model": str(folder / "critic"), "max_steps": 1}
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(recorded))
     main(["--config", str(tmp_path / "again.yaml")])
     assert len(rows(tmp_path / "again")) == 1
 
 
 def test_two_processes(tmp_path: Path) -> None:
-    out = tmp_path / "two"
+    folder = tmp_path / "two"
     path = config_file(tmp_path / "c.yaml", max_steps=5, num_generations=1)
     # `accelerate launch --cpu --num_processes 2` starts one process where there is no MPI; torch's launcher starts two.
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d"]
     launcher += ["--rdzv-endpoint", "localhost:0", "-m"]
-    command = [sys.executable, *launcher, "forkwise", "ppo", "--config", path, "--output_dir", str(out)]
+    command = [sys.executable, *launcher, "forkwise", "ppo", "--config", path, "--output_dir", str(folder)]
     result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=240, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
-    assert [row["step"] for row in rows(out)] == [1, 2, 3, 4, 5]
-    newest = newest_complete_checkpoint(out)
-    assert newest == out / "checkpoint-5"
+    assert [row["step"] for row in rows(folder)] == [1, 2, 3, 4, 5]
+    newest = newest_complete_checkpoint(folder)
+    assert newest == folder / "checkpoint-5"
     assert {"rollout_0.pt", "rollout_1.pt", "critic_state.pt"} <= {file.name for file in newest.iterdir()}
 
 

@@ -120,25 +120,25 @@ def resume(out: Path, *flags: str) -> None:
 # 10: at the end, before the model was written.
 @pytest.mark.parametrize("step", [7, 8, 10])
 def test_a_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, whole: Path, step: int) -> None:
-    out = interrupted(whole, tmp_path / "run", step)
-    resume(out)
-    assert [row["step"] for row in rows(out) if "loss" in row] == [3, 6, 9]
-    same_runs(out, whole)
+    folder = interrupted(whole, tmp_path / "run", step)
+    resume(folder)
+    assert [row["step"] for row in rows(folder) if "loss" in row] == [3, 6, 9]
+    same_runs(folder, whole)
 
 
 def test_a_run_that_ends_with_an_epoch_goes_on_at_its_end(tmp_path: Path) -> None:
     path = config_file(tmp_path / "c.yaml", max_steps=8)
     main(["--config", path, "--output_dir", str(tmp_path / "run")])
     assert rows(tmp_path / "run")[-1]["step"] == 8  # the metrics of 7 and 8, logged when training ends
-    out = interrupted(tmp_path / "run", tmp_path / "resumed", 8)
-    (out / "metrics.jsonl").write_text((out / "metrics.jsonl").read_text().partition('{"step": 8')[0])
-    resume(out)
-    same_runs(out, tmp_path / "run")
+    folder = interrupted(tmp_path / "run", tmp_path / "resumed", 8)
+    (folder / "metrics.jsonl").write_text((folder / "metrics.jsonl").read_text().partition('{"step": 8')[0])
+    resume(folder)
+    same_runs(folder, tmp_path / "run")
 
 
 def test_totals_that_an_older_forkwise_kept_apart_are_taken_up(tmp_path: Path, whole: Path) -> None:
-    out = interrupted(whole, tmp_path / "run", 7)
-    checkpoint = out / "checkpoint-7"
+    folder = interrupted(whole, tmp_path / "run", 7)
+    checkpoint = folder / "checkpoint-7"
     rollout = torch.load(checkpoint / "rollout_0.pt", weights_only=True)
     totals = rollout["unlogged"].pop("totals")
     rollout["unlogged"]["shaping"] = totals.pop("shaping")
@@ -146,8 +146,8 @@ def test_totals_that_an_older_forkwise_kept_apart_are_taken_up(tmp_path: Path, w
     assert list(rollout["unlogged"]["methods"]) == ["entropy_advantage"]
     torch.save(rollout, checkpoint / "rollout_0.pt")
     mark_complete(checkpoint)
-    resume(out)
-    same_runs(out, whole)
+    resume(folder)
+    same_runs(folder, whole)
 
 
 def shorten(file: Path) -> None:
@@ -173,55 +173,55 @@ def flip(file: Path) -> None:
 def test_a_damaged_checkpoint_is_never_used(
     tmp_path: Path, whole: Path, file: str, harm: Callable[[Path], None], message: str
 ) -> None:
-    out = interrupted(whole, tmp_path / "run", 7)
-    harm(out / "checkpoint-7" / file)
+    folder = interrupted(whole, tmp_path / "run", 7)
+    harm(folder / "checkpoint-7" / file)
     with pytest.warns(UserWarning, match=message):
-        assert newest_complete_checkpoint(out) == out / "checkpoint-6"
+        assert newest_complete_checkpoint(folder) == folder / "checkpoint-6"
 
 
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path: Path, whole: Path) -> None:
-    out = interrupted(whole, tmp_path / "run", 7)
-    flip(out / "checkpoint-7" / "model.safetensors")
-    (out / "checkpoint-8").mkdir()  # and one that was only begun
-    (out / "checkpoint-8" / "model.safetensors").write_bytes(b"")
+    folder = interrupted(whole, tmp_path / "run", 7)
+    flip(folder / "checkpoint-7" / "model.safetensors")
+    (folder / "checkpoint-8").mkdir()  # and one that was only begun
+    (folder / "checkpoint-8" / "model.safetensors").write_bytes(b"")
     with pytest.warns(UserWarning, match="checkpoint-7 is damaged .model.safetensors is not what was written"):
-        resume(out)
-    assert (out / "damaged-checkpoint-7").exists()
-    assert all(damage(checkpoint) is None for checkpoint in checkpoints(out))
-    same_runs(out, whole)
+        resume(folder)
+    assert (folder / "damaged-checkpoint-7").exists()
+    assert all(damage(checkpoint) is None for checkpoint in checkpoints(folder))
+    same_runs(folder, whole)
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_is_refused(tmp_path: Path, whole: Path) -> None:
-    out = interrupted(whole, tmp_path / "run", 3, keep=1)
-    shorten(out / "checkpoint-3" / "trainer_state.json")
+    folder = interrupted(whole, tmp_path / "run", 3, keep=1)
+    shorten(folder / "checkpoint-3" / "trainer_state.json")
     with (
         pytest.warns(UserWarning, match="trainer_state.json has"),
         pytest.raises(InputError, match="Every checkpoint in .* is damaged"),
     ):
-        resume(out)
-    assert (out / "checkpoint-3").exists()
+        resume(folder)
+    assert (folder / "checkpoint-3").exists()
 
 
 def test_another_number_of_processes_or_of_updates_is_refused(tmp_path: Path, whole: Path) -> None:
-    out = interrupted(whole, tmp_path / "run", 3, keep=1)
-    path = out / "checkpoint-3" / "rollout_0.pt"
+    folder = interrupted(whole, tmp_path / "run", 3, keep=1)
+    path = folder / "checkpoint-3" / "rollout_0.pt"
     rollout = torch.load(path, weights_only=True)
     torch.save({**rollout, "processes": 2}, path)
-    mark_complete(out / "checkpoint-3")
+    mark_complete(folder / "checkpoint-3")
     with pytest.raises(InputError, match="written by 2 processes and this run has 1"):
-        resume(out)
+        resume(folder)
     torch.save({**rollout, "updates_per_rollout": 6}, path)
-    mark_complete(out / "checkpoint-3")
+    mark_complete(folder / "checkpoint-3")
     with pytest.raises(InputError, match="has 6 micro-batches per rollout and this run 4; resume with the same"):
-        resume(out)
+        resume(folder)
     path.rename(path.with_name("rollout_1.pt"))
-    mark_complete(out / "checkpoint-3")
+    mark_complete(folder / "checkpoint-3")
     with pytest.raises(InputError, match="holds nothing of process 0 of 1"):
-        resume(out)
+        resume(folder)
     path.with_name("rollout_1.pt").unlink()
-    mark_complete(out / "checkpoint-3")
+    mark_complete(folder / "checkpoint-3")
     with pytest.raises(InputError, match="a model and no training state, as save_only_model"):
-        resume(out)
+        resume(folder)
 
 
 # ------------------------------------------------------------------------------------------------------- real kills
@@ -241,18 +241,18 @@ def kill_at(path: str, out: Path, seconds: float) -> bool:
 
 
 def test_a_killed_run_goes_on(tmp_path: Path, whole: Path) -> None:
-    path, out = config_file(tmp_path / "c.yaml", save_total_limit=2), tmp_path / "run"
-    process = start(path, out)
-    while process.poll() is None and not (out / "checkpoint-5").exists():
+    path, folder = config_file(tmp_path / "c.yaml", save_total_limit=2), tmp_path / "run"
+    process = start(path, folder)
+    while process.poll() is None and not (folder / "checkpoint-5").exists():
         time.sleep(0.002)
     time.sleep(0.02)  # while it is saved, or in the next step
     process.send_signal(signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL, errors[-2000:]
-    process = start(path, out, "--resume")
+    process = start(path, folder, "--resume")
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors[-2000:]
-    same_runs(out, whole)
+    same_runs(folder, whole)
 
 
 @pytest.mark.slow
@@ -266,22 +266,23 @@ def test_a_run_killed_at_twenty_random_moments(tmp_path: Path, capsys: pytest.Ca
     lasts = time.monotonic() - began
     draw, kills, moments = random.Random(0), 0, []
     for n in range(100):
-        out = tmp_path / f"run{n}"
+        folder = tmp_path / f"run{n}"
         alive = True
         while alive and kills < 20:
-            alive = kill_at(path, out, draw.uniform(0, lasts))
+            alive = kill_at(path, folder, draw.uniform(0, lasts))
             kills += alive
-            moments.append(max([row["step"] for row in rows(out)], default=0))
-            newest = newest_complete_checkpoint(out) if out.exists() else None
-            for checkpoint in checkpoints(out):  # the newest first; behind the one that counts some may be half deleted
+            moments.append(max([row["step"] for row in rows(folder)], default=0))
+            newest = newest_complete_checkpoint(folder) if folder.exists() else None
+            # The newest is first; behind the one that counts some may be half deleted.
+            for checkpoint in checkpoints(folder):
                 if checkpoint == newest:
                     break
                 assert damage(checkpoint) == "it was not written to its end"
         if alive:
-            process = start(path, out, "--resume")
+            process = start(path, folder, "--resume")
             _, errors = process.communicate(timeout=600)
             assert process.returncode == 0, errors[-2000:]
-        same_runs(out, tmp_path / "whole")
+        same_runs(folder, tmp_path / "whole")
         if kills == 20:
             break
     assert kills == 20
@@ -327,16 +328,18 @@ shut.calls = 0
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_in_a_sentence(tmp_path: Path) -> None:
-    path, out = config_file(tmp_path / "c.yaml", reward=["test_resume:small_files"], method=[]), tmp_path / "run"
-    process = start(path, out)
+    path, folder = config_file(tmp_path / "c.yaml", reward=["test_resume:small_files"], method=[]), tmp_path / "run"
+    process = start(path, folder)
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 1, errors[-2000:]
     last = errors.strip().splitlines()[-1]
-    assert last.startswith(f"forkwise: The checkpoint of step 5 could not be written to '{out}': File too large"), last
+    assert last.startswith(f"forkwise: The checkpoint of step 5 could not be written to '{folder}': File too large"), (
+        last
+    )
     assert last.endswith("checkpoint-4 is whole, and --resume continues from it.")
     assert "Traceback" not in errors
-    assert not (out / "checkpoint-5").exists()
-    assert newest_complete_checkpoint(out) == out / "checkpoint-4"
+    assert not (folder / "checkpoint-5").exists()
+    assert newest_complete_checkpoint(folder) == folder / "checkpoint-4"
 
 
 @pytest.fixture
@@ -355,8 +358,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.slow
 def test_a_full_disk_ends_in_a_sentence_and_room_lets_it_go_on(tmp_path: Path, small_disk: Path, whole: Path) -> None:
-    path, out = config_file(tmp_path / "c.yaml"), small_disk / "run"
-    process = start(path, out)
+    path, folder = config_file(tmp_path / "c.yaml"), small_disk / "run"
+    process = start(path, folder)
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 1, errors[-2000:]
     last = errors.strip().splitlines()[-1]
@@ -364,14 +367,14 @@ def test_a_full_disk_ends_in_a_sentence_and_room_lets_it_go_on(tmp_path: Path, s
         last
     )
     assert "Traceback" not in errors
-    kept = newest_complete_checkpoint(out)
+    kept = newest_complete_checkpoint(folder)
     assert kept is not None
-    assert [damage(checkpoint) for checkpoint in checkpoints(out)] == [None] * len(checkpoints(out))
+    assert [damage(checkpoint) for checkpoint in checkpoints(folder)] == [None] * len(checkpoints(folder))
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
-    process = start(path, out, "--resume")
+    process = start(path, folder, "--resume")
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors[-2000:]
-    same_runs(out, whole)
+    same_runs(folder, whole)
 
 
 @pytest.mark.slow
@@ -379,13 +382,13 @@ def test_a_folder_that_becomes_read_only_ends_in_a_sentence(tmp_path: Path, monk
     if not set_shut(tmp_path, True):
         pytest.skip("this user may write anywhere")
     set_shut(tmp_path, False)
-    path, out = config_file(tmp_path / "c.yaml", reward=["test_resume:shut"], method=[]), tmp_path / "run"
-    monkeypatch.setitem(ENVIRONMENT, "RUN_FOLDER", str(out))
-    process = start(path, out)
+    path, folder = config_file(tmp_path / "c.yaml", reward=["test_resume:shut"], method=[]), tmp_path / "run"
+    monkeypatch.setitem(ENVIRONMENT, "RUN_FOLDER", str(folder))
+    process = start(path, folder)
     _, errors = process.communicate(timeout=600)
-    set_shut(out, False)
+    set_shut(folder, False)
     assert process.returncode == 1, errors[-2000:]
     last = errors.strip().splitlines()[-1]
     assert last.startswith("forkwise: The checkpoint of step 5 could not be written to"), last
     assert re.search(r"(Permission denied|Operation not permitted); checkpoint-4 is whole", last), last
-    assert newest_complete_checkpoint(out) == out / "checkpoint-4"
+    assert newest_complete_checkpoint(folder) == folder / "checkpoint-4"

@@ -39,8 +39,8 @@ def start(path: str, out: Path, *flags: str) -> subprocess.Popen[str]:
 def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """The processes that train, in the order in which they were started."""
     with suppress(psutil.NoSuchProcess):
-        found = psutil.Process(process.pid).children(recursive=True)
-        return sorted((child for child in found if _trains(child)), key=lambda child: child.pid)
+        children = psutil.Process(process.pid).children(recursive=True)
+        return sorted((child for child in children if _trains(child)), key=lambda child: child.pid)
     return []
 
 
@@ -90,8 +90,8 @@ def check_checkpoints(out: Path) -> None:
 
 def reached(out: Path) -> int:
     """The step of the newest checkpoint, whole or not."""
-    found = checkpoints(out) if out.exists() else []
-    return int(found[0].name.rpartition("-")[2]) if found else 0
+    saved = checkpoints(out) if out.exists() else []
+    return int(saved[0].name.rpartition("-")[2]) if saved else 0
 
 
 def until_killed(process: subprocess.Popen[str], out: Path, draw: random.Random) -> None:
@@ -114,24 +114,24 @@ def test_killed_at_random_moments(tmp_path: Path, capsys: pytest.CaptureFixture[
     finish(path, tmp_path / "whole")
     draw, kills, runs, after, ends = random.Random(0), 0, 0, [], []
     while kills < KILLS:
-        out = tmp_path / f"run{runs}"
+        folder = tmp_path / f"run{runs}"
         runs += 1
-        while kills < KILLS and reached(out) < STEPS:
-            process = start(path, out, "--resume")
-            until_killed(process, out, draw)
+        while kills < KILLS and reached(folder) < STEPS:
+            process = start(path, folder, "--resume")
+            until_killed(process, folder, draw)
             if process.poll() is not None:
                 assert process.returncode == 0, process.communicate()[1][-2000:]
                 break
-            after.append(reached(out))
+            after.append(reached(folder))
             if kills % 3 and len(workers(process)) == 2:
                 ends.append(kill_one(process, kills % 3 - 1))
             else:
                 kill_all(process)
             kills += 1
-            check_checkpoints(out)
-        if not (out / "complete").exists():
-            finish(path, out)
-        same_runs(out, tmp_path / "whole")
+            check_checkpoints(folder)
+        if not (folder / "complete").exists():
+            finish(path, folder)
+        same_runs(folder, tmp_path / "whole")
     with capsys.disabled():
         print(
             f"\n{kills} kills in {runs} runs of {STEPS} steps on two processes, at steps {after}; {len(ends)} of one "
@@ -143,11 +143,11 @@ def test_killed_at_random_moments(tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize("which", [0, 1])
 def test_without_a_launcher_the_other_process_ends_too(tmp_path: Path, which: int) -> None:
     """As on two nodes, where nobody watches both."""
-    path, out = config_file(tmp_path / "c.yaml", per_device_train_batch_size=2, max_steps=40), tmp_path / "run"
+    path, folder = config_file(tmp_path / "c.yaml", per_device_train_batch_size=2, max_steps=40), tmp_path / "run"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "forkwise", "grpo", "--config", path, "--output_dir", str(out)]
+    command = [sys.executable, "-m", "forkwise", "grpo", "--config", path, "--output_dir", str(folder)]
     processes = []
     for rank in "01":
         where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
@@ -155,11 +155,11 @@ def test_without_a_launcher_the_other_process_ends_too(tmp_path: Path, which: in
         processes.append(
             subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
         )
-    while processes[0].poll() is None and not (out / "checkpoint-5").exists():
+    while processes[0].poll() is None and not (folder / "checkpoint-5").exists():
         time.sleep(0.002)
     processes[which].send_signal(signal.SIGKILL)
     processes[which].communicate(timeout=60)
     _, errors = processes[1 - which].communicate(timeout=120)
     assert processes[1 - which].returncode not in (0, None), errors[-2000:]
-    check_checkpoints(out)
-    assert newest_complete_checkpoint(out) is not None
+    check_checkpoints(folder)
+    assert newest_complete_checkpoint(folder) is not None

@@ -13,6 +13,9 @@ scope, needs, conditions), never by its name:
   tokens that the loss counts: not the prompt, not padding, not what a tool said. H and log-probs are nats at the
   sampling temperature, the log-prob at a column that of the token there. "Old" is the policy that drew the rollout (or
   that the engine recomputes as such), the others the policy under update. Nothing carries a gradient.
+- Methods of `entropy_terms` get the whole update too, and give slopes `(B, T)` by `run_entropy_terms`. The engine adds
+  `sum slope H` to the loss of each micro-batch, H its own entropies with their gradient, so that an update's
+  micro-batches and processes add up to one sum.
 - What comes back takes the place of the engine's advantages in the engine's own loss, and is not whitened, clipped or
   normalised again.
 
@@ -29,7 +32,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from forkwise.methods import Method, Need, RewardMethod, Scope, TokenMethod
+from forkwise.methods import EntropyTermMethod, Method, Need, RewardMethod, Scope, TokenMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,6 +89,11 @@ def rollout_methods(methods: Sequence[Method]) -> list[TokenMethod]:
 def update_methods(methods: Sequence[Method]) -> list[TokenMethod]:
     """Picks the methods that act just before the loss, or within it."""
     return [m for m in methods if isinstance(m, TokenMethod) and m.scope is not Scope.ROLLOUT]
+
+
+def entropy_terms(methods: Sequence[Method]) -> list[EntropyTermMethod]:
+    """Picks the methods that add a term in the entropies of an update to the loss."""
+    return [m for m in methods if isinstance(m, EntropyTermMethod)]
 
 
 def needs(methods: Sequence[Method]) -> frozenset[Need]:

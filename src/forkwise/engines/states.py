@@ -55,6 +55,10 @@ class MethodStates:
             return  # nothing has been learned since
         self.states = firsts
 
+    def know(self, name: str, values: State) -> None:
+        """Puts numbers into a method's state that it had to see a rollout for."""
+        self.states = {**self.states, name: {**self.states[name], **values}}
+
     def metrics(self, methods: Sequence[Method], acting: Sequence[Method]) -> dict[str, float]:
         """Returns what changes in the course of the run: states and planned options, as `method/NAME/OPTION`.
 

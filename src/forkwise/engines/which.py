@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from forkwise.errors import InputError
-from forkwise.methods import LossMethod, Method, Need, Scope, SettingsMethod, TokenMethod, settings_of
+from forkwise.methods import (
+    EntropyTermMethod,
+    LossMethod,
+    Method,
+    Need,
+    Scope,
+    SettingsMethod,
+    TokenMethod,
+    settings_of,
+)
 from forkwise.methods.clips import CLIP
 
 GIVEN_ASYNC = frozenset({Need.ENTROPY, Need.LOGPROBS, Need.OLD_LOGPROBS, Need.PROGRESS})
 """What methods are given in TRL's asynchronous GRPO."""
 
 
-def needs_groups(method: Method) -> bool:
-    """Tells whether a method compares the answers of a group, which PPO has not."""
-    return method.slot == "advantages" or not {"scale_rewards", "max_draws"}.isdisjoint(settings_of([method]))
+def why_not_ppo(method: Method) -> str:
+    """Says why a method cannot act where a critic makes the advantages; "" if it can."""
+    if method.slot == "advantages" or not {"scale_rewards", "max_draws"}.isdisjoint(settings_of([method])):
+        return "compares the answers of a group; PPO has a critic"
+    if method.scope is Scope.ROLLOUT:
+        return "changes the advantages of a rollout, before PPO's critic makes its own"
+    return ""
 
 
 def why_not_async(method: Method) -> str:
@@ -33,11 +46,12 @@ def engines_of(kind: type[Method]) -> list[str]:
 
     method = kind()
     names = ["TRL"]
-    if not needs_groups(method) and settings_of([method]).get("importance_sampling_level") != "sequence":
+    if not why_not_ppo(method) and settings_of([method]).get("importance_sampling_level") != "sequence":
         names.append("TRL's PPO")
     if not why_not_async(method):
         names.append("TRL async")
     on_verl = not method.needs() - GIVEN_ON_VERL and not method.first_state()
+    on_verl = on_verl and not isinstance(method, EntropyTermMethod)
     if isinstance(method, SettingsMethod):
         try:
             keys_of_preset(method, longest=1)

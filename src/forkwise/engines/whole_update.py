@@ -8,7 +8,7 @@ all processes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +19,7 @@ from forkwise.methods.chain import run_token_methods
 
 _PER_TOKEN = (
     *("advantages", "mask", "entropy", "old_entropy", "logprobs", "old_logprobs"),
-    *("tempered_logprobs", "sum_p2_log", "ids"),
+    *("tempered_logprobs", "sum_p2_log", "nucleus_entropy", "ids"),
 )
 
 
@@ -47,6 +47,34 @@ def run_on_whole_update(
     Returns:
         The advantages of each part, and the totals of `run_token_methods`, over all processes.
     """
+    whole = gather_update(parts, rows, processes)
+    advantages, totals = run_token_methods(methods, whole.tokens)
+    return whole.shares(advantages), totals
+
+
+@dataclass(frozen=True)
+class WholeUpdate:
+    """A whole update, and how this process's micro-batches get their shares of what is made of it.
+
+    Attributes:
+        tokens: of all micro-batches and processes, in the order of the rollout.
+        mine: where this process's rows stand in it, `(B,)`.
+        sizes: the rows of each micro-batch.
+        width: the tokens of a row on this process.
+    """
+
+    tokens: Tokens
+    mine: Tensor
+    sizes: list[int]
+    width: int
+
+    def shares(self, values: Tensor) -> list[Tensor]:
+        """Returns the rows of each micro-batch of values `(B, T)` of the whole update."""
+        return list(values[self.mine, : self.width].split(self.sizes))
+
+
+def gather_update(parts: Sequence[Tokens], rows: Sequence[Tensor], processes: Processes) -> WholeUpdate:
+    """Gathers an update, or a rollout; the arguments are those of `run_on_whole_update`."""
     columns = {
         field.name: torch.cat([getattr(part, field.name) for part in parts])
         for field in fields(Tokens)
@@ -59,10 +87,8 @@ def run_on_whole_update(
         name: _gather(tensor, name in _PER_TOKEN, processes)[order] for name, tensor in columns.items()
     }
     tokens = replace(parts[0], **whole)  # what is no tensor is the same in all parts
-    advantages, totals = run_token_methods(methods, tokens)
     mine = torch.searchsorted(everyone[order], local)
-    sizes = [len(part.mask) for part in parts]
-    return list(advantages[mine, : parts[0].mask.shape[1]].split(sizes)), totals
+    return WholeUpdate(tokens, mine, [len(part.mask) for part in parts], parts[0].mask.shape[1])
 
 
 def _gather(tensor: Tensor, padded: bool, processes: Processes) -> Tensor:

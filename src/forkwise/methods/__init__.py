@@ -14,9 +14,11 @@ from forkwise.methods.base import (
     Tokens,
 )
 from forkwise.methods.registry import all_methods, describe, parse_method, parse_methods, settings_of
+from forkwise.methods.terms import EntropyTermMethod
 
 __all__ = [
     "Condition",
+    "EntropyTermMethod",
     "LossMethod",
     "Method",
     "Need",

@@ -13,146 +13,43 @@ from __future__ import annotations
 import dataclasses
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from forkwise.errors import InputError, nearest
+from forkwise.methods.batches import Change, Condition, Need, Rollout, Scope, State, Tokens, given, wide
 from forkwise.methods.schedules import Plan, read_plan
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
     from typing_extensions import Self
 
-    from forkwise.core import ShapingStats
+__all__ = [
+    "Change",
+    "Condition",
+    "LossMethod",
+    "Method",
+    "Need",
+    "RewardMethod",
+    "Rollout",
+    "Scope",
+    "SettingsMethod",
+    "State",
+    "TokenMethod",
+    "Tokens",
+    "check_range",
+    "given",
+    "make",
+    "option_names",
+    "option_text",
+    "wide",
+]
 
 
-class Scope(str, Enum):
-    """The scope of a method: how much it must see at once."""
-
-    TOKEN = "token"
-    COMPLETION = "completion"  # all tokens of a completion, the policy of the moment
-    UPDATE = "update"  # all tokens of an optimizer update
-    ROLLOUT = "rollout"  # all completions of a rollout, with the policy that drew them
-
-
-class Need(str, Enum):
-    """A tensor that a method asks for: the field of `Tokens` or `Rollout` of the same name."""
-
-    ENTROPY = "entropy"
-    OLD_ENTROPY = "old entropy"
-    LOGPROBS = "log-probs"
-    OLD_LOGPROBS = "old log-probs"
-    SEQUENCE_LOGPROBS = "sequence log-probs"
-    IDS = "token ids"
-    GROUPS = "groups"
-    CORRECT = "correctness"
-    LENGTHS = "lengths"
-    TEMPERED_LOGPROBS = "old log-probs at another temperature"  # which one, the method's `temperature_factor` says
-    SUM_P2_LOG = "sum of p^2 (log p + H)"
-    PROGRESS = "progress"
-    STATES = "state across steps"
-    ADVANTAGES = "the trainer's advantages"  # for a method of the rollout that changes them
-
-
-class Condition(str, Enum):
-    """A condition that must hold of a run for a method to do anything."""
-
-    OFF_POLICY = "several updates per rollout"  # with one, old and current policy are the same
-
-
-State: TypeAlias = Mapping[str, float]
-"""What a method remembers from one rollout to the next: numbers by name, the same on all processes."""
-
-
-@dataclass(frozen=True)
-class _Given:
-    """A batch of tensors; what has the default None is given only to methods that require it."""
-
-    def only(self, needs: Iterable[Need]) -> Self:
-        """Returns the batch without the tensors that none of `needs` asks for."""
-        kept = {need.name.lower() for need in needs}
-        optional = [field.name for field in dataclasses.fields(self) if field.default is None]
-        return dataclasses.replace(self, **{name: None for name in optional if name not in kept})
-
-
-@dataclass(frozen=True)
-class Rollout(_Given):
-    """What a method of the reward stage sees: the N completions of a rollout, over all processes.
-
-    Tensors that no method requires are None.
-
-    Attributes:
-        rewards: `(N,)`, the weighted sum of the reward functions.
-        groups: `(N,)` int64, the prompt of each completion.
-        correct: `(N,)` bool, reward above 0: right for rewards of 1/0 and of +1/-1.
-        advantages: `(N,)`, those of the engine (GRPO's).
-        sequence_logprobs: `(N,)`, mean log-probability of the completion's tokens under the policy that drew it, nats
-            per token; NaN for a completion without tokens (truncated and masked).
-        lengths: `(N,)` int64, the tokens of each completion that the loss counts.
-    """
-
-    rewards: Tensor
-    groups: Tensor | None = None
-    correct: Tensor | None = None
-    advantages: Tensor | None = None
-    sequence_logprobs: Tensor | None = None
-    lengths: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Tokens(_Given):
-    """What a method of the token or loss stage sees. Tensors that no method requires are None.
-
-    Attributes:
-        advantages: `(B, T)`.
-        mask: `(B, T)` bool, the tokens that the loss counts. Elsewhere all values are arbitrary.
-        entropy: `(B, T)`, nats, of the policy under update at the sampling temperature.
-        old_entropy: `(B, T)`, nats, of the policy that drew the tokens.
-        logprobs: `(B, T)`, nats, of the chosen tokens under the policy under update.
-        old_logprobs: `(B, T)`, nats, of the chosen tokens under the policy that drew them.
-        tempered_logprobs: `(B, T)`, nats, as `old_logprobs`, at the sampling temperature times the method's
-            `temperature_factor`.
-        sum_p2_log: `(B, T)`, nats: `sum_v p_v^2 (log p_v + H)` over the vocabulary, of the policy under update.
-        ids: `(B, T)` int64, the tokens.
-        groups: `(B,)` int64, the prompt of each completion.
-        correct: `(B,)` bool, see `Rollout`.
-        progress: the share of the run's updates that is done, from 0 on and below 1.
-        states: the state of each method that has one, by its name, see `Method.first_state`.
-        seed: the seed of random choices; another one for every update.
-    """
-
-    advantages: Tensor
-    mask: Tensor
-    entropy: Tensor | None = None
-    old_entropy: Tensor | None = None
-    logprobs: Tensor | None = None
-    old_logprobs: Tensor | None = None
-    tempered_logprobs: Tensor | None = None
-    sum_p2_log: Tensor | None = None
-    ids: Tensor | None = None
-    groups: Tensor | None = None
-    correct: Tensor | None = None
-    progress: float | None = None
-    states: Mapping[str, State] | None = None
-    seed: int = 0
-
-    def generator(self, name: str) -> torch.Generator:
-        """Seeds random numbers for the method `name`, on the CPU: the same however the batch is laid out."""
-        import torch
-
-        salt = int.from_bytes(name.encode(), "big") % (2**31 - 1)
-        return torch.Generator().manual_seed((self.seed * (2**31 - 1) + salt) % (2**63))
-
-
-class Change(NamedTuple):
-    """The advantages that a method made of a batch's, and the statistics of its psi if it adds one."""
-
-    advantages: Tensor
-    shaping: ShapingStats | None = None
+_PACKAGES = {"ot": "POT", "sklearn": "scikit-learn"}  # as they are installed
 
 
 @dataclass(frozen=True)
@@ -167,6 +64,7 @@ class Method(ABC):
         scope: how much the method must see at once, see `Scope`.
         requires: the tensors that the method asks for, see `Need`.
         conditions: what must hold of a run, see `Condition`.
+        packages: packages to be imported that not every installation has: those of the extra `methods`.
         slot: two methods of one slot do the same job and cannot be combined; None for those that always can.
         plans: how options change in the course of a run, by their names; the fields hold what they begin with.
     """
@@ -180,6 +78,7 @@ class Method(ABC):
     scope: ClassVar[Scope] = Scope.TOKEN
     requires: ClassVar[frozenset[Need]] = frozenset()
     conditions: ClassVar[frozenset[Condition]] = frozenset()
+    packages: ClassVar[tuple[str, ...]] = ()
     slot: ClassVar[str | None] = None
 
     def needs(self) -> frozenset[Need]:
@@ -196,6 +95,19 @@ class Method(ABC):
 
     def check_group_size(self, size: int) -> None:  # noqa: B027  (most methods have nothing to say)
         """Raises `InputError` where the method could do nothing with groups of so many completions."""
+
+    def check_length(self, longest: int) -> None:  # noqa: B027
+        """Raises `InputError` where the method could do nothing with completions of at most so many tokens."""
+
+    def label(self, value: object) -> int:
+        """Returns what `Tokens.labels` hold for a value of the data set's column `self.column`."""
+        raise NotImplementedError(f"The method '{self.name}' asks for a column and makes no labels of it.")
+
+    def check_installed(self) -> None:
+        """Raises `InputError` where a package that the method needs is not installed."""
+        if missing := [package for package in self.packages if find_spec(package) is None]:
+            name = _PACKAGES.get(missing[0], missing[0])
+            raise InputError(f"The method '{self.name}' needs the package {name}: pip install {name}.")
 
     def at(self, progress: float, states: Mapping[str, State]) -> Self:
         """Returns the method with the options that it has now: `progress` as in `Tokens`, and the methods' states."""
@@ -292,20 +204,6 @@ class SettingsMethod(Method):
     @abstractmethod
     def settings(self) -> Mapping[str, Any]:
         """Returns the values of the config's fields, by name."""
-
-
-def given(tensor: Tensor | None) -> Tensor:
-    """Returns a tensor that a method has required; an engine that left it out must not go on."""
-    if tensor is None:
-        raise RuntimeError("A method was not given a tensor that it requires.")
-    return tensor
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """Widens to float64, for sums and differences; to float32 on a device that has no float64 (MPS)."""
-    import torch
-
-    return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
 
 
 def check_range(method: Method, field: str, low: float, high: float, *, open_low: bool = False) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from forkwise.methods.base import RewardMethod, Rollout, TokenMethod, Tokens, given, wide
+from forkwise.methods.terms import EntropyTermMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +50,29 @@ def run_token_methods(methods: Sequence[TokenMethod], tokens: Tokens) -> tuple[T
                 totals[SHAPING] = change.shaping.totals
             tokens = dataclasses.replace(tokens, advantages=changed)
     return tokens.advantages, totals
+
+
+def run_entropy_terms(methods: Sequence[EntropyTermMethod], tokens: Tokens) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Runs the methods that add a term in the entropies.
+
+    Returns:
+        The sum of their terms, its derivative in each token's entropy `(B, T)`, and for each method `method/NAME`: as
+        `counts`, with `N |derivative|`, N the number of tokens, in place of a change of the advantages.
+    """
+    import torch
+
+    values, slopes = wide(tokens.advantages).new_zeros(()), torch.zeros_like(wide(tokens.advantages))
+    totals = {}
+    for method in methods:
+        value, slope = method.slopes(tokens.only(method.needs()))
+        if not bool(value.isfinite() & slope.isfinite().all()):
+            raise RuntimeError(f"The method '{method.name}' made a term that is not finite.")
+        values, slopes = values + wide(value), slopes + wide(slope)
+        moved = torch.where(tokens.mask, slope * tokens.mask.sum(), 0)
+        total = counts(torch.zeros_like(moved), moved, tokens.mask)
+        total[3] = torch.where(tokens.mask, wide(tokens.advantages), 0).abs().sum()
+        totals[f"method/{method.name}"] = total
+    return values, slopes, totals
 
 
 def counts(before: Tensor, after: Tensor, mask: Tensor) -> Tensor:

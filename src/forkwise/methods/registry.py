@@ -18,6 +18,7 @@ from forkwise.methods.dcpo import Dcpo
 from forkwise.methods.dppo import Dppo
 from forkwise.methods.eapo import Eapo
 from forkwise.methods.edge_grpo import EdgeGrpo
+from forkwise.methods.empg import Empg
 from forkwise.methods.entropy_advantage import EntropyAdvantage
 from forkwise.methods.entropy_weight import EntropyWeight, PlaceboWeight
 from forkwise.methods.erc import Erc
@@ -27,6 +28,7 @@ from forkwise.methods.forking_tokens import ForkingTokens
 from forkwise.methods.gpg import Gpg
 from forkwise.methods.gtpo import GrpoS, Gtpo
 from forkwise.methods.gtpo_trajectory import GtpoTrajectory
+from forkwise.methods.heal import Heal
 from forkwise.methods.kl_cov import KlCov
 from forkwise.methods.m2po import M2po
 from forkwise.methods.maspo import Maspo
@@ -52,7 +54,10 @@ from forkwise.methods.qae import Qae
 from forkwise.methods.reinforce import Nsr, Psr, WeightedReinforce
 from forkwise.methods.repo_r import RepoR
 from forkwise.methods.rloo import Rloo
+from forkwise.methods.shear import Shear
+from forkwise.methods.siren import Siren
 from forkwise.methods.steer import Steer
+from forkwise.methods.terms import EntropyTermMethod
 from forkwise.methods.ucpo import Ucpo
 from forkwise.methods.unlikeliness import Unlikeliness
 from forkwise.plugins import with_plugins
@@ -112,6 +117,10 @@ _OURS: tuple[type[Method], ...] = (
     EntropyBalancedClip,
     EntropyBalancedAdvantage,
     GtpoTrajectory,
+    Empg,
+    Siren,
+    Shear,
+    Heal,
 )
 """Our methods, in the order in which they are listed."""
 
@@ -119,6 +128,7 @@ _STAGES: dict[str, type[Method]] = {
     "settings": SettingsMethod,
     "reward": RewardMethod,
     "loss": LossMethod,
+    "entropy": EntropyTermMethod,
     "token": TokenMethod,
 }
 """Where in a training step a method acts, by its class; the first that fits."""

@@ -17,7 +17,7 @@ _ROW = 0.19  # inches
 
 def credit_figure(credit: Credit) -> Figure:
     """Draws how much better than GRPO each method agrees with the truth, and its placebo: a panel for each bank."""
-    panels = [
+    panels: list[tuple[str, str, Sequence[tuple[str, Agreement | MethodGradient]]]] = [
         *((b.name, "r", [(m.method, m.sized) for m in b.methods[1:]]) for b in credit.banks),
         *((g.name, f"cosine with {g.of}", [(m.method, m) for m in g.methods[1:]]) for g in credit.gradients),
     ]

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from forkwise.errors import InputError
-from forkwise.methods import Method, RewardMethod, Rollout, TokenMethod, Tokens
+from forkwise.methods import EntropyTermMethod, Method, Need, RewardMethod, Rollout, TokenMethod, Tokens
 from forkwise.methods.base import make
-from forkwise.methods.chain import run_reward_methods, run_token_methods
+from forkwise.methods.chain import run_entropy_terms, run_reward_methods, run_token_methods
 
 Batch = TypeVar("Batch", Rollout, Tokens)
 
@@ -46,6 +46,8 @@ def check_method(method: Method, *, random: bool = False, batches: int = 25) -> 
             check_tokens(method, token_batch(seed, rows=2 + seed % 5, columns=2 + seed % 6), random=random)
         elif isinstance(method, RewardMethod):
             check_rollout(method, rollout_batch(seed), random=random)
+        elif isinstance(method, EntropyTermMethod):
+            check_term(method, token_batch(seed, rows=2 + seed % 5, columns=2 + seed % 6))
 
 
 def check_tokens(method: TokenMethod, batch: Tokens, *, random: bool = False) -> None:
@@ -73,6 +75,30 @@ def check_rollout(method: RewardMethod, batch: Rollout, *, random: bool = False)
         turned = acted(method, rows_of(batch, order))[order]
         same = _close(turned, acted(method, batch))
         _hold(same, method, "gives other advantages when the completions stand in another order")
+
+
+def check_term(method: EntropyTermMethod, batch: Tokens) -> None:
+    """Checks a method with a term in the entropies on one batch: padding, order, its needs."""
+
+    def made(batch: Tokens) -> tuple[Tensor, Tensor]:
+        seen = batch.only(method.needs() | {Need.STATES})
+        state = {**method.first_state(), **method.first_seen(0.9 * method.entropies(seen), seen)}
+        batch = dataclasses.replace(batch, states={method.name: state}).only(method.needs())
+        value, slopes, _ = run_entropy_terms([method], batch)
+        return value, torch.where(batch.mask, slopes, 0)
+
+    mask = batch.mask
+    value, slopes = made(batch)
+    wider_value, wider = made(padded(batch, 3))
+    same = _close(wider_value, value) and _close(wider[:, : mask.shape[1]], slopes)
+    _hold(same, method, "gives another term when rows are padded with other values")
+    order = torch.arange(len(mask)).flip(0)
+    turned_value, turned = made(rows_of(batch, order))
+    _hold(
+        _close(turned_value, value) and _close(turned[order], slopes),
+        method,
+        "gives another term when the rows stand in another order",
+    )
 
 
 def acted(method: Method, batch: Tokens | Rollout) -> Tensor:
@@ -114,8 +140,11 @@ def token_batch(seed: int, *, rows: int = 4, columns: int = 6) -> Tokens:
         old_logprobs=logprobs + uniform(-0.4, 0.4),
         tempered_logprobs=logprobs + uniform(-0.4, 0.4),
         sum_p2_log=uniform(-0.3, 0.3),
+        nucleus_entropy=uniform(0, 2),
+        hidden=torch.randn(rows, columns, 3, generator=generator).bfloat16(),
         ids=torch.randint(0, 3, (rows, columns), generator=generator),
         groups=torch.arange(rows) // 2,
+        labels=torch.arange(rows) % 2,
         correct=correct,
         progress=seed % 7 / 7,
         seed=seed % 1000,
@@ -156,8 +185,10 @@ def padded(batch: Tokens, columns: int) -> Tokens:
     """Pads tokens with rubbish behind them."""
     wider: dict[str, Any] = {}
     for name, tensor in _tensors(batch).items():
-        if tensor.dim() == 2:
-            rubbish = torch.full((len(tensor), columns), False if name == "mask" else 0.77, dtype=tensor.dtype)
+        if tensor.dim() >= 2:
+            rubbish = torch.full(
+                (len(tensor), columns, *tensor.shape[2:]), False if name == "mask" else 0.77, dtype=tensor.dtype
+            )
             wider[name] = torch.cat([tensor, rubbish], dim=1)
     return dataclasses.replace(batch, **wider)
 

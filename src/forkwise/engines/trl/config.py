@@ -15,9 +15,9 @@ from forkwise.engines.base import rollout_methods, update_methods
 from forkwise.engines.trl.clip import open_clip
 from forkwise.engines.trl.methods_of_config import MethodSettings, default
 from forkwise.engines.trl.release import TRL
-from forkwise.engines.which import needs_groups
+from forkwise.engines.which import why_not_ppo
 from forkwise.errors import InputError, nearest
-from forkwise.methods import Condition, LossMethod, Scope, settings_of
+from forkwise.methods import Condition, EntropyTermMethod, LossMethod, Need, Scope, settings_of
 
 ENTROPY_BACKENDS = ("forkwise", "trl")
 _OTHER_WEIGHTS = ("sapo", "vespo")  # losses of TRL whose weight of a token is not its ratio
@@ -127,10 +127,19 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
         if self.live_by is not None and self.max_draws == 1:
             raise InputError("live_by says which groups are drawn again, and max_draws=1 draws once: set it to 10.")
         for method in self._methods or self.methods:
+            method.check_installed()
+            method.check_length(int(self.max_completion_length))
+            mine = self.per_device_train_batch_size * self.steps_per_generation
+            if Need.HIDDEN in method.needs() and mine % self.num_generations:
+                raise InputError(
+                    f"The method '{method.name}' compares the answers of a group by their hidden states, which stay on "
+                    f"their process: make per_device_train_batch_size x steps_per_generation ({mine}) a multiple of "
+                    f"num_generations ({self.num_generations})."
+                )
             if self.has_groups:
                 method.check_group_size(int(self.num_generations))
-            if needs_groups(method) and not self.has_groups:
-                raise InputError(f"The method '{method.name}' compares the answers of a group; PPO has a critic.")
+            if not self.has_groups and (why := why_not_ppo(method)):
+                raise InputError(f"The method '{method.name}' {why}.")
             if method.slot == "advantages" and self.multi_objective_aggregation != "sum_then_normalize":
                 raise InputError(
                     f"The method '{method.name}' adds up the weighted rewards: leave multi_objective_aggregation at "
@@ -141,6 +150,12 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
                     f"The method '{method.name}' adds a term whose gradient is right only where the loss weighs each "
                     f"token by its own ratio, which loss_type={self.loss_type!r} with importance_sampling_level="
                     f"{self.importance_sampling_level!r} does not: use 'dapo' (or another of GRPO's) and 'token'."
+                )
+            bonus = any(getattr(self, name, None) for name in ("entropy_coef", "use_adaptive_entropy"))
+            if isinstance(method, EntropyTermMethod) and bonus:
+                raise InputError(
+                    f"The method '{method.name}' and TRL's entropy bonus (entropy_coef, use_adaptive_entropy) both "
+                    "give the entropy a gradient: leave one of them out."
                 )
             steps, updates = self.gradient_accumulation_steps, self.steps_per_generation * self.num_iterations
             if Condition.OFF_POLICY in method.holds_under() and steps % updates == 0:

@@ -11,16 +11,17 @@ import torch
 from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer
 
-from forkwise.engines.base import needs, update_methods
+from forkwise.engines.base import entropy_terms, needs, update_methods
 from forkwise.engines.trl.config import EntropyShapedGRPOConfig, check_rollout, require_config
 from forkwise.engines.trl.guard import GuardedBatch, check_rollout_acted
 from forkwise.engines.trl.methods_of_config import shaping
-from forkwise.engines.trl.release import not_shaped
-from forkwise.engines.trl.rollout import RolloutMixin
+from forkwise.engines.trl.release import TRL, not_shaped
+from forkwise.engines.trl.rollout import RolloutMixin, column_of
 from forkwise.engines.trl.update import POSITIONS, UpdateAdvantages, local_tokens, token_mask
-from forkwise.engines.whole_update import run_on_whole_update
-from forkwise.methods import Method, Scope, Tokens
-from forkwise.methods.chain import run_token_methods
+from forkwise.engines.whole_update import gather_update
+from forkwise.errors import InputError
+from forkwise.methods import Method, Need, Scope, Tokens
+from forkwise.methods.chain import run_entropy_terms, run_token_methods
 
 
 class EntropyShapingMixin(RolloutMixin):
@@ -51,6 +52,7 @@ class EntropyShapingMixin(RolloutMixin):
     _acting: Sequence[Method] = ()  # the methods of the newest loss, with the options of its step
     _shaped_losses = 0
     _update_advantages: UpdateAdvantages | None = None
+    _entropy_term: torch.Tensor | None = None  # of the loss that is being computed
     _has_critic = False  # else a PPO config would train GRPO
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -73,13 +75,22 @@ class EntropyShapingMixin(RolloutMixin):
         """Trains as the trainer does; a dataset of which it would not train a single step is refused."""
         if isinstance(self.train_dataset, Sized):
             check_rollout(self.args, len(self.train_dataset))
+        self._check_labels()
         with shaping():
             return super().train(*args, **kwargs)
 
-    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns the trainer's schedule of the learning rate."""
-        with shaping():
-            return super().create_scheduler(*args, **kwargs)
+    def _check_labels(self) -> None:
+        """Refuses a data set without the column that a method asks for, or of whose values it makes no difference."""
+        known = getattr(self.train_dataset, "column_names", None) or []
+        for method in self.args.methods if known else ():
+            if Need.LABELS not in method.needs():
+                continue
+            column = column_of(method, known)
+            if len({method.label(value) for value in self.train_dataset.unique(column)}) < 2:
+                raise InputError(
+                    f"To the method '{method.name}' the column '{column}' says the same of all problems, so that it "
+                    f"could not act: look at its options ({method})."
+                )
 
     # -------------------------------------------------------------------------------------------------------- updates
 
@@ -103,7 +114,7 @@ class EntropyShapingMixin(RolloutMixin):
         methods = self._acting = self._methods_now()
         self._shaping_batch = batch = GuardedBatch(inputs, methods)
         check_rollout_acted(inputs, methods)
-        if not update_methods(methods):
+        if not (update_methods(methods) or entropy_terms(methods)):
             batch.shape(batch.unshaped)
         try:
             loss = super()._compute_loss(model, batch)
@@ -116,7 +127,8 @@ class EntropyShapingMixin(RolloutMixin):
         if not batch.read:
             raise not_shaped("the loss did not read the shaped advantages", methods)
         self._shaped_losses += 1
-        return loss
+        term, self._entropy_term = self._entropy_term, None
+        return loss if term is None else loss + term
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         # Arguments are passed through unnamed and the result is indexed: both change between TRL releases.
@@ -129,25 +141,47 @@ class EntropyShapingMixin(RolloutMixin):
                 return scored
             self._method_states.watch(scored[1], token_mask(batch))
             if not batch.shaped:
+                entropies = scored[1] if self._nucleus() is None else self._nucleus_entropy
                 with torch.no_grad():  # since 1.15 TRL's entropies carry gradient; psi must not
-                    self._shape(batch, scored[0].detach(), scored[1].detach())
+                    slopes = self._shape(batch, scored[0].detach(), scored[1].detach())
+                if slopes is not None:
+                    self._entropy_term = self._term(slopes, entropies)
         return scored
 
-    def _shape(self, batch: GuardedBatch, logprobs: torch.Tensor, entropy: torch.Tensor) -> None:
-        methods = update_methods(batch.methods)
-        if all(method.scope is not Scope.UPDATE for method in methods):
+    def _shape(self, batch: GuardedBatch, logprobs: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor | None:
+        """Gives the batch its advantages; returns the slopes of terms in its entropies `(B, T)`, if there are terms."""
+        methods, terms = update_methods(batch.methods), entropy_terms(batch.methods)
+        if not terms and all(method.scope is not Scope.UPDATE for method in methods):
             tokens = self._local_tokens(batch, batch.unshaped, logprobs, entropy)
             advantages, totals = run_token_methods(methods, tokens)
             batch.shape(advantages)
             self._action_log.add({name: self._sum_over_processes(total) for name, total in totals.items()})
-        else:
-            batch.shape(self._share_of_update(batch, logprobs, entropy))
+            return None
+        advantages, slopes = self._share_of_update(batch, logprobs, entropy)
+        batch.shape(advantages)
+        return slopes if terms else None
 
-    def _share_of_update(self, batch: GuardedBatch, logprobs: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
-        """Returns the advantages `(B, T)` of this micro-batch, made together with those of the whole update."""
+    def _term(self, slopes: torch.Tensor, entropies: torch.Tensor | None) -> torch.Tensor:
+        """Returns what this micro-batch adds to the loss: its part of the term's gradient, and of its value."""
+        if entropies is None or not entropies.requires_grad:
+            raise InputError(
+                f"The method '{entropy_terms(self._acting)[0].name}' needs the gradient of the entropies, which the "
+                f"head of trl {TRL} does not give: set entropy_backend to 'forkwise'."
+            )
+        assert self._update_advantages is not None
+        # Gradients of processes are averaged, and those of micro-batches added up.
+        part = (slopes.to(entropies.dtype) * (entropies - entropies.detach())).sum()
+        value = self._update_advantages.terms / self.current_gradient_accumulation_steps
+        added: torch.Tensor = part * self.accelerator.num_processes + value.to(part)
+        return added
+
+    def _share_of_update(
+        self, batch: GuardedBatch, logprobs: torch.Tensor, entropy: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns what was made for the whole update: this micro-batch's advantages and slopes, `(B, T)` each."""
         step, ids = int(self.state.global_step), batch["completion_ids"]
-        advantages = self._update_advantages.take_share(step, ids) if self._update_advantages is not None else None
-        if advantages is None:
+        share = self._update_advantages.take_share(step, ids) if self._update_advantages is not None else None
+        if share is None:
             methods = update_methods(batch.methods)
             parts: list[Tokens] = []
             window = self._window(ids)
@@ -155,21 +189,23 @@ class EntropyShapingMixin(RolloutMixin):
                 # The newest scores are those of this micro-batch, which is the first of its window.
                 scored = (logprobs, entropy) if part["completion_ids"] is ids else self._score(part)
                 parts.append(self._local_tokens(part, part["advantages"], *scored))
-            shares, totals = run_on_whole_update(methods, parts, [part[POSITIONS] for part in window], self.accelerator)
-            self._action_log.add(totals)
-            self._update_advantages = UpdateAdvantages(
-                step, [(part["completion_ids"], a) for part, a in zip(window, shares, strict=True)]
-            )
-            advantages = self._update_advantages.take_share(step, ids)
-        assert advantages is not None
-        return advantages
+            whole = gather_update(parts, [part[POSITIONS] for part in window], self.accelerator)
+            advantages, totals = run_token_methods(methods, whole.tokens)
+            value, slopes, of_terms = run_entropy_terms(entropy_terms(batch.methods), whole.tokens)
+            self._action_log.add(totals | of_terms)
+            made = zip(window, whole.shares(advantages), whole.shares(slopes), strict=True)
+            self._update_advantages = UpdateAdvantages(step, [(p["completion_ids"], a, s) for p, a, s in made], value)
+            share = self._update_advantages.take_share(step, ids)
+        assert share is not None
+        return share
 
     def _local_tokens(
         self, batch: dict[str, Any], advantages: torch.Tensor, logprobs: torch.Tensor, entropy: torch.Tensor
     ) -> Tokens:
         """Presents the micro-batch that was scored last to the methods of the update."""
-        wanted = needs(update_methods(self._acting))
-        return local_tokens(batch, advantages, logprobs, entropy, wanted, self._moment(), self._sum_p2_log)
+        wanted = needs([*update_methods(self._acting), *entropy_terms(self._acting)])
+        more = (self._sum_p2_log, self._nucleus_entropy)
+        return local_tokens(batch, advantages, logprobs, entropy, wanted, self._moment(), *more)
 
     def _window(self, completion_ids: torch.Tensor) -> list[dict[str, Any]]:
         """Returns the micro-batches of the update that begins with this one, on this process."""

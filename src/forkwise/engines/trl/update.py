@@ -24,18 +24,21 @@ class UpdateAdvantages:
 
     Attributes:
         step: the trainer's step in which the update is made.
-        shares: the shares not taken yet: a micro-batch's completion ids (by identity), and its advantages.
+        shares: the shares not taken yet: a micro-batch's completion ids (by identity), its advantages `(B, T)`, and
+            the slopes of the update's terms in its entropies `(B, T)`.
+        terms: the sum of the update's terms.
     """
 
     step: int
-    shares: list[tuple[Tensor, Tensor]]
+    shares: list[tuple[Tensor, Tensor, Tensor]]
+    terms: Tensor
 
-    def take_share(self, step: int, completion_ids: Tensor) -> Tensor | None:
-        """Returns the advantages of a micro-batch, once; None for a micro-batch of another update."""
-        for i, (ids, advantages) in enumerate(self.shares):
+    def take_share(self, step: int, completion_ids: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Returns advantages and slopes of a micro-batch, once; None for a micro-batch of another update."""
+        for i, (ids, *share) in enumerate(self.shares):
             if step == self.step and ids is completion_ids:
                 del self.shares[i]
-                return advantages
+                return share[0], share[1]
         return None
 
 
@@ -55,6 +58,7 @@ def local_tokens(
     wanted: frozenset[Need],
     moment: Moment,
     sum_p2_log: Tensor | None = None,
+    nucleus_entropy: Tensor | None = None,
 ) -> Tokens:
     """Presents one micro-batch as methods see it, with the tensors that they require.
 
@@ -70,6 +74,7 @@ def local_tokens(
         logprobs=logprobs,
         old_logprobs=logprobs if old_logprobs is None else old_logprobs,
         sum_p2_log=sum_p2_log,
+        nucleus_entropy=None if nucleus_entropy is None else nucleus_entropy.detach(),
         ids=batch["completion_ids"],
         groups=batch.get(GROUPS),
         correct=batch.get(CORRECT),

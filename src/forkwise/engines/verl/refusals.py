@@ -8,7 +8,7 @@ from typing import Any
 from forkwise.engines.base import needs, quoted, reward_methods, rollout_methods
 from forkwise.engines.verl.settings import Place, Settings
 from forkwise.errors import InputError
-from forkwise.methods import Condition, LossMethod, Method, Need, Scope, SettingsMethod, TokenMethod
+from forkwise.methods import Condition, EntropyTermMethod, LossMethod, Method, Need, Scope, SettingsMethod, TokenMethod
 from forkwise.methods.clips import CLIP
 
 GIVEN_ON_VERL = frozenset(
@@ -54,6 +54,11 @@ def refuse(config: Any, settings: Settings, methods: Sequence[Method]) -> None:
             raise InputError(
                 f"The method '{method.name}' needs {', '.join(missing)}, which forkwise has under TRL only: train with "
                 "forkwise grpo --method."
+            )
+        if isinstance(method, EntropyTermMethod):
+            raise InputError(
+                f"The method '{method.name}' adds a term to the loss with the gradient of the entropies, which "
+                "forkwise has under TRL only: train with forkwise grpo --method."
             )
         if method.first_state():
             raise InputError(
