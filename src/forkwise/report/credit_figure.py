@@ -37,7 +37,7 @@ def _panel(axis: Any, name: str, what: str, methods: Sequence[tuple[str, Agreeme
     axis.axvline(0, color="black", linewidth=0.8, linestyle=":")
     axis.set_yticks(range(len(shown)), [name_label(method) for method, _ in shown], fontsize=7)
     axis.set_ylim(len(shown) - 0.5, -0.5)
-    finish_axis(axis, f"{what} minus GRPO's (x: the placebo's)", "")
+    finish_axis(axis, f"{what}\nminus GRPO's (x: the placebo's)", "")
     axis.set_title(f"{name_label(name)}; band: all at once", fontsize=9)
 
 
