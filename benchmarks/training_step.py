@@ -179,7 +179,7 @@ def measure(model: Any, batch: dict[str, Any], rounds: int) -> dict[str, list[di
             trainer.model.train()
             trainer.current_gradient_accumulation_steps = 1
             ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
-            trainer._way(model, ids, torch.ones_like(ids), batch["completion_ids"].shape[1], images=False)  # the proof
+            trainer._way(model, ids, torch.ones_like(ids), batch["completion_ids"].shape[1])  # the proof
             trainers[backend] = trainer
         by_head: dict[str, list[dict[str, Any]]] = {name: [] for name in HEADS}
         for _ in range(rounds):

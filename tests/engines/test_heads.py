@@ -179,18 +179,56 @@ def test_a_head_that_is_trained_beside_adapters_is_the_trained_one() -> None:
     assert float((on[0] - off[0]).abs().max()) > 0.1
 
 
-def test_a_wrong_operator_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+RIGHT = (0.0, 1.0)
+LAST_WORD = torch.zeros(len(tiny.WORDS)).index_fill(0, torch.tensor([len(tiny.WORDS) - 1]), -torch.inf)
+# A head, an argument that the operator gets wrong, what is added to its log-probs, and its entropies multiplied with.
+WRONG: dict[str, tuple[str, float, dict[str, Any], tuple[float, float]]] = {
+    "log-probs off by a tenth": ("opt", 1.5, {}, (-0.1, 1.0)),
+    "entropies off by a hundredth": ("opt", 1.5, {}, (0.0, 1.01)),
+    "a scale that is left out": ("cohere", 1.5, {"logit_scale": 1.0}, RIGHT),
+    "a scale off by a twentieth": ("cohere", 1.5, {"logit_scale": 1.05 * 0.0625}, RIGHT),
+    "a cap that is left out": ("recurrent_gemma", 1.5, {"softcap": None}, RIGHT),
+    "a cap that hardly binds": ("recurrent_gemma", 0.3, {"softcap": None}, RIGHT),
+    "a cap off by a tenth": ("gemma2", 1.5, {"softcap": 2.2}, RIGHT),
+    "a bias that is left out": ("phi_bias", 0.3, {"bias": None}, RIGHT),
+    "a temperature that is left out": ("opt", 1.5, {"temperature": 1.0}, RIGHT),
+    "a word that is left out": ("opt", 0.3, {"bias": LAST_WORD}, RIGHT),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_operator_is_found_out(monkeypatch: pytest.MonkeyPatch, what: str, dtype: torch.dtype) -> None:
+    """In every dtype: what is rounded is taken into account, and is no cloak for anything else."""
     from forkwise.core import heads
 
-    right = heads.logprob_and_entropy
+    name, scale, wrong, (added, factor) = WRONG[what]
+    model, right = model_with(name, scale).to(dtype).eval(), heads.logprob_and_entropy
+    prove_head(model, few(), temperature=0.9)
 
-    def wrong(*args: Any, **kwargs: Any) -> Any:
-        scores = right(*args, **kwargs)
-        return SimpleNamespace(logprob=scores.logprob, entropy=scores.entropy * 1.001)
+    def operator(*args: Any, **kwargs: Any) -> Any:
+        kwargs |= {n: value.to(dtype) if isinstance(value, Tensor) else value for n, value in wrong.items()}
+        scored = right(*args, **kwargs)
+        return SimpleNamespace(logprob=scored.logprob + added, entropy=scored.entropy * factor)
 
-    monkeypatch.setattr(heads, "logprob_and_entropy", wrong)
-    with pytest.raises(HeadError, match="its entropies by 0.00"):
-        prove_head(tiny.policy(), few())
+    monkeypatch.setattr(heads, "logprob_and_entropy", operator)
+    with pytest.raises(HeadError, match=r"log-probs differ by .* and its entropies by .* nats from float64 softmax"):
+        prove_head(model, few(), temperature=0.9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_word_of_which_the_logit_is_another_one_is_found_out(dtype: torch.dtype) -> None:
+    """Behind the numbers that are sent through: a change of one word among many, as large as a rounding is not."""
+
+    def nudged(logits: Tensor) -> Tensor:
+        wide = logits.shape[-1] == 100
+        return logits + 0.1 * (torch.arange(logits.shape[-1]) == 80) * logits.abs() if wide else logits
+
+    torch.manual_seed(0)
+    model = changed(nudged)
+    model.lm_head = nn.Linear(16, 100, bias=False)
+    with pytest.raises(HeadError, match=r"a logit is -?\d.\d* where its product gives"):
+        prove_head(model.to(dtype), few())
 
 
 def test_the_proof_disturbs_nothing() -> None:

@@ -119,6 +119,34 @@ class TestWeightsInATrainer:
         torch.testing.assert_close(loss, want_loss, rtol=1e-5, atol=1e-6)
         assert relative(gradient, want) < GRADIENT_TOLERANCE
 
+    def test_without_constants_raise_before_anything_is_drawn(self, tmp_path: Path) -> None:
+        trainer = make(Weighted, tmp_path, top_entropy_quantile=0.99, max_steps=1)
+        trainer._generate_and_score_completions = lambda *_: pytest.fail("a rollout was drawn")
+        assert "call trainer.shape(alpha=0.4, kappa=2.0) before training" in check_skipped_step(trainer.train)
+
+    def test_behind_the_trainer_are_refused_when_the_class_is_defined(self) -> None:
+        with pytest.raises(TypeError, match="After: name WeightShapingMixin before the trainer"):
+            type("After", (GRPOTrainer, WeightShapingMixin), {})
+        with pytest.raises(TypeError, match="name WeightShapingMixin before the trainer"):
+            type("Later", (type("Own", (GRPOTrainer,), {"compute_loss": None}), Weighted), {})
+        assert issubclass(type("Longer", (Weighted,), {"compute_loss": None}), WeightShapingMixin)  # on top of ours
+
+    def test_at_alpha_zero_and_in_evaluation_no_token_is_masked(self, tmp_path: Path) -> None:
+        """TRL's own mask of the quantile 0.99 would leave one token in a hundred."""
+        batch = tiny.microbatch()
+        trainer, stock = make(Weighted, tmp_path, top_entropy_quantile=0.99), make(GRPOTrainer, tmp_path)
+        trainer.shape(alpha=0.0)
+        for ours, theirs in zip(loss_and_gradient(trainer, batch), loss_and_gradient(stock, batch), strict=True):
+            assert torch.equal(ours, theirs)
+        trainer.shape(alpha=0.4)
+        losses = []
+        for one in (trainer, stock):
+            one.model.eval()
+            with torch.no_grad():
+                losses.append(one.compute_loss(one.model, batch))
+        assert torch.equal(*losses)
+        assert trainer._weighed == 0
+
     def test_train_and_a_loss_that_does_not_ask_raises(self, tmp_path: Path) -> None:
         trainer = make(Weighted, tmp_path, top_entropy_quantile=0.99, max_steps=1)
         trainer.shape(alpha=0.4)
@@ -128,6 +156,20 @@ class TestWeightsInATrainer:
         deaf.shape(alpha=0.4)
         deaf.top_entropy_quantile = 1.0  # TRL's loss reads this one
         assert "did not call get_high_entropy_mask" in check_skipped_step(deaf.train)
+
+    def test_log_what_they_did_over_all_micro_batches_of_a_log(self, tmp_path: Path) -> None:
+        trainer = make(Weighted, tmp_path, top_entropy_quantile=0.99, max_steps=1)
+        trainer.shape(alpha=0.4, kappa=2.0)
+        entropy = torch.tensor([[0.2, 3.0]])
+        for advantage in (1.0, -1.5):  # one sign in each: (0.08, 0.5) of 1, and (0.08, 0.75) of 1.5
+            trainer._advantages = torch.tensor([advantage])
+            trainer.get_high_entropy_mask(entropy, torch.ones(1, 2), 0.5)
+        trainer.model.train()
+        trainer.log({})
+        logged = trainer.state.log_history[-1]
+        assert logged["shaping/psi_pos"] == pytest.approx((0.08 + 0.5) / 2)
+        assert logged["shaping/psi_neg"] == pytest.approx((0.08 + 0.75) / 2)
+        assert logged["shaping/psi_over_adv"] == pytest.approx((0.08 + 0.5 + 0.08 / 1.5 + 0.5) / 4)
 
     @pytest.mark.parametrize(
         ("options", "message"),

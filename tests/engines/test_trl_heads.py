@@ -20,6 +20,7 @@ import trl
 from packaging.version import Version
 from peft import LoraConfig
 from tiny_heads import HEADS, model_with
+from two_processes import run_in_two
 
 from forkwise.core import compare_head, few_tokens
 from forkwise.engines.trl import EntropyShapedGRPOConfig, EntropyShapedGRPOTrainer, EntropyShapingMixin
@@ -247,6 +248,46 @@ def test_a_run_with_ours_is_a_run_with_trls_within_rounding(tmp_path: Path, lora
     assert 0 < max(moved) < 2e-5  # the learning rate moves weights by 1e-3 a step
 
 
+@pytest.mark.parametrize(
+    "adapters",
+    [
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+        pytest.param(
+            {"target_modules": ["q_proj", "lm_head"], "init_lora_weights": False},
+            marks=pytest.mark.skipif(FUSED, reason="TRL refuses adapters of the head"),
+        ),
+    ],
+    ids=["trained_beside", "lora"],
+)
+def test_a_head_with_adapters_is_proved_without_and_with_them(tmp_path: Path, adapters: dict[str, Any]) -> None:
+    """The reference comes first, with adapters off: what is found there does not hold when they are on."""
+    model = tiny.policy()
+    torch.manual_seed(0)
+    trainer = trainer_of(model, tmp_path, beta=0.1, max_steps=2, peft_config=LoraConfig(r=2, **adapters))
+    if "modules_to_save" in adapters:
+        with torch.no_grad():
+            trainer.model.base_model.model.lm_head.modules_to_save["default"].weight.mul_(2)
+    batch = tiny.microbatch(4, 1)
+    trainer.model.eval()
+    scorers = ["forkwise", "forkwise" if "modules_to_save" in adapters else "trl"]
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        with trainer.model.disable_adapter():
+            off = scored(trainer, batch)[0], tiny.exact_logps(trainer.model, batch)
+        on = scored(trainer, batch)[0], tiny.exact_logps(trainer.model, batch)
+        mask = batch["completion_mask"].bool()
+        for logps, exact in (off, on):
+            chosen = exact.gather(2, batch["completion_ids"][..., None])[..., 0]
+            torch.testing.assert_close(logps.double()[mask], chosen.double()[mask], rtol=1e-5, atol=1e-4)
+        assert float((on[0] - off[0])[mask].abs().max()) > 0.05
+        assert [way.scorer for way in trainer._ways.values()] == scorers
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.train()
+    assert trainer.state.global_step == 2
+    assert len(trainer._ways) == 2
+
+
 def test_hidden_states_that_are_no_numbers_are_named_with_the_step(tmp_path: Path) -> None:
     model = tiny.policy()
     trainer = trainer_of(model, tmp_path)
@@ -288,3 +329,8 @@ def test_a_head_that_trl_casts_is_left_to_trl(tmp_path: Path) -> None:
 def test_another_backend_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"entropy_backend must be 'forkwise' or 'trl', got 'forkwize'\. Did you mean"):
         EntropyShapedGRPOConfig(output_dir=str(tmp_path), entropy_backend="forkwize")
+
+
+@pytest.mark.skipif(not FUSED, reason="this TRL would compute from the logits, whatever our operator does")
+def test_two_processes_share_a_head_and_agree_when_one_has_another(tmp_path: Path) -> None:
+    run_in_two(Path(__file__).with_name("heads_on_one_of_two.py"), tmp_path, timeout=240)

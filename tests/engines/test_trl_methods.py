@@ -55,6 +55,7 @@ class TestIsTheSameHoweverTheUpdateIsCut:
     SPECS: ClassVar[dict[str, str]] = {
         "placebo_permuted": "placebo_permuted",
         "placebo_constant": "placebo_constant",
+        "placebo_weight": "placebo_weight",
         "forking_tokens": "forking_tokens:share=0.3",
         "clip_cov": "clip_cov:share=0.2,low=-9,high=9",
         "kl_cov": "kl_cov:share=0.3",

@@ -112,6 +112,7 @@ def test_prompts_go_with_their_completions(tmp_path: Path) -> None:
     want = [*(asked_again[i] for i in better), *asked[len(better) :]]
     rows = zip(batch["prompt_ids"], batch["prompt_mask"], strict=True)
     assert [text(ids[mask == 1].tolist()) for ids, mask in rows] == want
+    assert [text(prompt) for prompt in trainer._logs["prompt"]][-16:] == want
     assert want != asked, "choose another seed: the prompts are the same anyway"
 
 

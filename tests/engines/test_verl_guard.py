@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import verl
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from ray import cloudpickle
+from ray.exceptions import RayTaskError
 from verl import DataProto
 from verl.experimental.fully_async_policy.fully_async_rollouter import FullyAsyncRollouter
 from verl.experimental.fully_async_policy.fully_async_trainer import FullyAsyncTrainer
@@ -29,7 +31,7 @@ from verl.trainer.ppo.v1 import PPOTrainerSync, get_trainer_cls
 from verl.utils.config import validate_config
 
 from forkwise.engines.verl.guard import advantages_are_shaped
-from forkwise.errors import InputError
+from forkwise.errors import InputError, NotFiniteError
 
 KEYS = ["+algorithm.entropy_shaping.alpha=0.4"]
 REFUSED = "does not shape advantages: start python -m verl.trainer.main_ppo with trainer.v1.trainer_mode set to one of"
@@ -65,6 +67,11 @@ class TestTheCheckOfAConfiguration:
             ([*tiny.SHAPED, "+algorithm.entropy_shaping.kappa=1"], "kappa must be a finite number greater than 1"),
             (["trainer.v1.trainer_mode=entropy_sync"], "needs an alpha"),
             ([HEAD], "impl_backend=forkwise does nothing without fused kernels: set .*use_fused_kernels=True"),
+            (
+                [HEAD, FUSED, "actor_rollout_ref.rollout.temperature=0"],
+                r"rollout\.temperature=0 leaves nothing to chance",
+            ),
+            ([*tiny.SHAPED, "actor_rollout_ref.rollout.temperature=0.0"], r"rollout\.temperature=0\.0 leaves nothing"),
             ([HEAD, FUSED, "actor_rollout_ref.actor.strategy=megatron"], "FSDP engines, not with .*strategy=megatron"),
         ],
     )
@@ -133,6 +140,29 @@ class TestATrainerThatDoesNotShape:
         with pytest.raises(InputError, match=f"Recipe {REFUSED}"):
             Recipe(3, config=tiny.config(*KEYS))
         assert Recipe(3, config=tiny.config()).settings == 3
+
+    @pytest.mark.parametrize("base", [PPOTrainerSync, RayPPOTrainer, underlying(FullyAsyncTrainer)])
+    @pytest.mark.parametrize("in_turns", [False, True])
+    def test_of_any_kind_names_the_step_in_which_a_worker_came_to_nan(self, base: type, in_turns: bool) -> None:
+        """What the driver gets from a worker is Ray's form of its error, whose text is a traceback."""
+
+        class Recipe(base):  # type: ignore[misc, valid-type]
+            def __init__(self) -> None:
+                self.global_steps = 0
+
+            def fit(self) -> None:
+                for self.global_steps in (1, 2, 3):
+                    if self.global_steps == 3:
+                        raise RayTaskError(
+                            "forward", "Traceback ...", NotFiniteError("17 are NaN")
+                        ).as_instanceof_cause()
+
+        class InTurns(Recipe):
+            async def fit(self) -> None:
+                super().fit()
+
+        with pytest.raises(NotFiniteError, match="^Step 3: 17 are NaN$"):
+            asyncio.run(InTurns().fit()) if in_turns else Recipe().fit()
 
     def test_made_from_verls_parts_is_refused_at_its_first_advantages(self) -> None:
         rewards = torch.tensor([[0.0, 1.0], [0.0, 0.0]])

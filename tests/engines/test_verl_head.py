@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,12 +11,14 @@ pytest.importorskip("verl", reason="verl is not installed; 'make test' runs thes
 
 import tiny_verl as tiny
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM
+from two_processes import run_in_two
 from verl.models.transformers import monkey_patch
 
 from forkwise.engines.verl.settings import HEAD
-from forkwise.errors import InputError
+from forkwise.errors import InputError, NotFiniteError
 
 IDS = torch.tensor([[5, 6, 10, 11, 12, 13], [7, 8, 9, 14, 15, 3]])
 
@@ -96,3 +99,40 @@ def test_what_cannot_be_proved_is_refused() -> None:
     model.config.vision_config = {}
     with pytest.raises(InputError, match="is for text models, and Qwen2ForCausalLM sees images"):
         with_head(model, HEAD)
+
+
+def test_hidden_states_that_are_no_numbers_are_named() -> None:
+    """verl's trainer adds the step (`test_verl_guard.py`)."""
+    model = with_head(tiny.policy().eval(), HEAD)
+    by_head(model)
+    with torch.no_grad():
+        model.model.norm.weight[3] = torch.nan
+    with pytest.raises(NotFiniteError, match="^The hidden states of 12 of 12 tokens are NaN or infinite"):
+        by_head(model)
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["lora", "trained_beside"])
+def test_a_head_with_adapters_is_proved_without_and_with_them(beside: bool) -> None:
+    """verl turns adapters off for the reference, which it may score first."""
+    torch.manual_seed(0)
+    kind = {"modules_to_save": ["lm_head"]} if beside else {"init_lora_weights": False}
+    targets = ["q_proj"] if beside else ["q_proj", "lm_head"]
+    causal = with_head(tiny.policy().eval(), HEAD)
+    model: Any = get_peft_model(causal, LoraConfig(r=2, target_modules=targets, **kind)).eval()
+    if beside:
+        with torch.no_grad():
+            causal.lm_head.modules_to_save["default"].weight.mul_(2)
+    with model.disable_adapter():
+        reference, right = by_head(model), by_softmax(model)
+    for number, expected in zip(reference, right, strict=True):
+        torch.testing.assert_close(number.double(), expected, rtol=1e-5, atol=2e-5)
+    if beside:
+        for number, expected in zip(by_head(model), by_softmax(model), strict=True):
+            torch.testing.assert_close(number.double(), expected, rtol=1e-5, atol=2e-5)
+        return
+    with pytest.raises(InputError, match="cannot be used with Qwen2ForCausalLM: it calls its head 3 times"):
+        by_head(model)
+
+
+def test_all_processes_refuse_a_head_that_cannot_be_proved_on_one(tmp_path: Path) -> None:
+    run_in_two(Path(__file__).with_name("verl_head_on_one_of_two.py"), timeout=300)

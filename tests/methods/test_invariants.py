@@ -24,7 +24,7 @@ from forkwise.testing.methods import acted, check_method, check_rollout, check_t
 
 TOKEN_METHODS = [name for name, kind in all_methods().items() if issubclass(kind, TokenMethod)]
 REWARD_METHODS = [name for name, kind in all_methods().items() if issubclass(kind, RewardMethod)]
-RANDOM = {"placebo_permuted", "clip_cov"}
+RANDOM = {"placebo_permuted", "placebo_weight", "clip_cov"}
 WITHOUT_CONTRAST = {"w_reinforce", "unlikeliness"}  # learn from groups that are all right, or all wrong, too
 KEEP_THE_SIGN = ("entropy_advantage", "placebo_scaling", "steer", "eapo", "edge_grpo", "fipo")
 

@@ -688,6 +688,27 @@ class TestRepoR:
         assert acted("repo_r", batch) == [[pytest.approx(1.002)]]
 
 
+class TestEntropyWeight:
+    BATCH = tokens([[2.0, 2.0, -1.0, 0.0, 5.0]], entropy=[[0.0, 0.3, 0.9, 1.0, 0.1]], mask=[[1, 1, 1, 1, 0]])
+
+    def test_by_hand(self) -> None:
+        """g = .2 + .8 min(H / .6, 1) = .2, .6, 1, 1."""
+        assert acted("entropy_weight:width=0.6,least=0.2", self.BATCH)[0][:4] == about(0.4, 1.2, -1.0, 0.0)
+        assert acted("entropy_weight:width=1,least=0", self.BATCH)[0][:4] == about(0.0, 0.6, -0.9, 0.0)
+        assert acted("entropy_weight:least=1", self.BATCH)[0][:4] == about(2.0, 2.0, -1.0, 0.0)
+
+    def test_the_placebo_deals_the_same_weights_to_other_tokens(self) -> None:
+        batch = tokens([[1.0] * 40], entropy=[[0.02 * i for i in range(40)]])
+        own, dealt = acted("entropy_weight:width=0.6", batch)[0], acted("placebo_weight:width=0.6", batch)[0]
+        assert sorted(dealt) == about(*sorted(own))
+        assert sum(a != b for a, b in zip(own, dealt, strict=True)) > 20
+
+    @pytest.mark.parametrize(("key", "value"), [("width", 0), ("least", -0.1), ("least", 1.5)])
+    def test_refused(self, key: str, value: float) -> None:
+        with pytest.raises(InputError, match=f"{key} of the method 'placebo_weight' must be"):
+            parse_method(f"placebo_weight:{key}={value}")
+
+
 class TestOpefo:
     def test_papers_weight(self) -> None:
         """d = -A p (1-p)^2 (ln p + H) = -.003552 .065009 .025857 -.065009: P .090866, N .068561, b -.139906."""

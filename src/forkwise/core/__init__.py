@@ -8,12 +8,13 @@ from forkwise.core.heads import (
     HeadError,
     Places,
     Scores,
+    adapters_in_use,
     causal_model,
     few_tokens,
-    prove_head,
     score_by_logits,
     score_tokens,
 )
+from forkwise.core.proof import prove_head
 from forkwise.core.shaping import ShapingStats, shape_advantages, shape_and_measure
 from forkwise.core.shortcuts import HeadMismatch, compare_head
 
@@ -29,6 +30,7 @@ __all__ = [
     "Scores",
     "ShapingStats",
     "ValueLoss",
+    "adapters_in_use",
     "causal_model",
     "clipped_value_loss",
     "compare_head",

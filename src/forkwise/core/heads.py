@@ -3,7 +3,8 @@
 The model runs as ever, adapters and sharding included, with one thing replaced: where its last linear layer would
 multiply, `forkwise.core.logprob_and_entropy` scores the tokens that count. So whatever stands before that layer is the
 model's own. What stands behind it (scales, soft caps) is measured: numbers are sent through it, and what comes out must
-be `softcap * tanh(logit_scale * z / softcap)`. That all this gives the model's own logits is proved on a few tokens.
+be `softcap * tanh(logit_scale * z / softcap)`. That all this gives the model's own logits is proved on a few tokens, by
+`forkwise.core.proof`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from forkwise.core.entropy import HiddenStatesError, logprob_and_entropy, token_entropy
+from forkwise.core.entropy import logprob_and_entropy, token_entropy
 from forkwise.core.nucleus import nucleus_entropy, nucleus_entropy_of_hidden
 
 __all__ = [
@@ -25,18 +26,19 @@ __all__ = [
     "HeadError",
     "Places",
     "Scores",
+    "adapters_in_use",
     "causal_model",
     "few_tokens",
-    "prove_head",
+    "in_place_of_head",
+    "no_logits",
     "score_by_logits",
+    "score_here",
     "score_tokens",
+    "undisturbed",
+    "whole",
 ]
 
 _TOKENS = 16  # of the prompt, and of the completion, in a proof
-_POSITIONS = 8  # that are compared in the whole vocabulary
-_ROWS = 8192  # of the weight, at a time
-# What is sent through the layers behind the head: powers of 2, since products with them are exact.
-_STEPS = [0.0, *(sign * 2.0**power for power in range(-10, 25, 2) for sign in (1, -1))]
 
 
 class HeadError(RuntimeError):
@@ -88,6 +90,21 @@ def causal_model(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def adapters_in_use(model: Any) -> frozenset[Any]:
+    """Tells which adapters act in a model now: two answers differ where its head may be another one.
+
+    An adapter of the head, or a head that is trained beside adapters, comes and goes as adapters are turned on and off:
+    off for the log-probs of the reference, on for those of the policy.
+    """
+    states = set()
+    for module in causal_model(model).modules():
+        off = getattr(module, "disable_adapters", None)
+        if isinstance(off, bool):  # a layer of peft's; a model of transformers has a method of this name
+            names = [getattr(module, name, None) or () for name in ("active_adapters", "merged_adapters")]
+            states.add((off, *(tuple(part) for part in names)))
+    return frozenset(states)
+
+
 def few_tokens(prompt: Tensor, completion: Tensor) -> Tensor:
     """Cuts out the end of a prompt and the beginning of its completion, `(1, L)`: enough to compare heads on."""
     return torch.cat([prompt[-_TOKENS:], completion[:_TOKENS]])[None]
@@ -134,24 +151,48 @@ def score_tokens(
     """
 
     def scores(layer: nn.Linear, hidden: Tensor) -> tuple[Tensor, ...]:
-        if hidden.dim() != 3:
-            raise HeadError(f"its head gets a tensor of shape {tuple(hidden.shape)}, not one of rows of tokens")
-        picked = hidden[places.rows, hidden.shape[1] + places.columns]
-        weight, bias = _whole(layer.weight), None if layer.bias is None else _whole(layer.bias)
-        behind: dict[str, Any] = {"temperature": temperature, "logit_scale": head.logit_scale, "softcap": head.softcap}
-        scored = logprob_and_entropy(
-            picked, weight, places.targets, bias=bias, entropy_grad=entropy_grad, extras=extras, **behind
+        return score_here(
+            layer,
+            hidden,
+            places,
+            head,
+            temperature=temperature,
+            entropy_grad=entropy_grad,
+            extras=extras,
+            nucleus=nucleus,
         )
-        more = [scored.extras.sum_p2_log] if extras else []
-        if nucleus is not None:
-            more.append(nucleus_entropy_of_hidden(picked, weight, nucleus, bias=bias, **behind))
-        return (scored.logprob, scored.entropy, *more)
 
-    with in_place_of_head(causal_model(model), scores, nothing) as answer:
+    with in_place_of_head(causal_model(model), scores, no_logits) as answer:
         answer.use(lambda scored, output: {"scores": scored, "aux_loss": output.get("aux_loss")})
         result = model(**inputs)
     logprob, entropy, *more = result["scores"]
     return Scores(logprob, entropy, result["aux_loss"], **dict(zip(_more(extras, nucleus), more, strict=True)))
+
+
+def score_here(
+    layer: nn.Linear,
+    hidden: Tensor,
+    places: Places,
+    head: Head,
+    *,
+    temperature: float | Tensor,
+    entropy_grad: bool,
+    extras: bool,
+    nucleus: float | None = None,
+) -> tuple[Tensor, ...]:
+    """Scores tokens by our operator where the last layer gets its hidden states; `Scores` orders the results."""
+    if hidden.dim() != 3:
+        raise HeadError(f"its head gets a tensor of shape {tuple(hidden.shape)}, not one of rows of tokens")
+    picked = hidden[places.rows, hidden.shape[1] + places.columns]
+    weight, bias = whole(layer.weight), None if layer.bias is None else whole(layer.bias)
+    behind: dict[str, Any] = {"temperature": temperature, "logit_scale": head.logit_scale, "softcap": head.softcap}
+    scored = logprob_and_entropy(
+        picked, weight, places.targets, bias=bias, entropy_grad=entropy_grad, extras=extras, **behind
+    )
+    more = [scored.extras.sum_p2_log] if extras else []
+    if nucleus is not None:
+        more.append(nucleus_entropy_of_hidden(picked, weight, nucleus, bias=bias, **behind))
+    return (scored.logprob, scored.entropy, *more)
 
 
 def score_by_logits(
@@ -190,16 +231,16 @@ def _sum_p2_log(logits: Tensor, entropy: Tensor) -> Tensor:
     return torch.where(p2 > 0, p2 * (logp + entropy[:, None]), 0).sum(dim=1)
 
 
-def nothing(hidden: Tensor) -> Tensor:
+def no_logits(hidden: Tensor, _computed: Any) -> Tensor:
     """Stands for the logits, of which one would be as good as all: nobody looks at them."""
     return hidden.new_zeros(*hidden.shape[:-1], 1)
 
 
-def _whole(tensor: Tensor) -> Tensor:
+def whole(tensor: Tensor) -> Tensor:
     """Gathers what FSDP2 or tensor parallelism holds in parts; ZeRO-3 and FSDP gather when the layer is called."""
     gather = getattr(tensor, "full_tensor", None)
-    whole: Tensor = tensor if gather is None else gather()
-    return whole
+    gathered: Tensor = tensor if gather is None else gather()
+    return gathered
 
 
 class _Answer:
@@ -214,30 +255,50 @@ class _Answer:
 
 @contextmanager
 def in_place_of_head(
-    causal: Any, compute: Callable[[nn.Linear, Tensor], Any], stand_in: Callable[[Tensor], Tensor]
+    causal: Any, compute: Callable[[nn.Linear, Tensor], Any], stand_in: Callable[[Tensor, Any], Tensor]
 ) -> Iterator[_Answer]:
     """Lets `compute(layer, hidden)` take the place of the product of the head, while the model runs.
 
     The layer is called as ever, so that what gathers its weight before and during the backward pass does so. The layers
-    behind it get `stand_in(hidden)`. What was computed leaves the model in its output: DDP looks there for what was
-    used.
+    behind it get `stand_in(hidden, computed)`. What was computed leaves the model in its output: DDP looks there for
+    what was used. What goes wrong is raised when the model has run to its end: the other processes of a sharded model
+    wait for this one until then.
     """
-    layers = _linear_layers(causal)
     computed: list[Any] = []
+    failed: list[Exception] = []
     answer = _Answer()
+    layers: list[nn.Linear] = []
+    try:
+        layers = _linear_layers(causal)
+    except HeadError as error:
+        failed.append(error)
 
     def of(layer: nn.Linear) -> Callable[[Tensor], Any]:
-        return lambda hidden: compute(layer, hidden)
+        def instead(hidden: Tensor) -> Any:
+            try:
+                return compute(layer, hidden)
+            except Exception as error:
+                failed.append(error)
+                return None
+
+        return instead
 
     def keep(_layer: Any, inputs: tuple[Tensor, ...], output: Any) -> Tensor:
         computed.append(output)
-        return stand_in(inputs[0])
+        return no_logits(inputs[0], None) if output is None else stand_in(inputs[0], output)
 
     had_own, forward = "forward" in vars(causal), causal.forward
 
     def answering(*args: Any, **kwargs: Any) -> Any:
         del computed[:]
-        output = forward(*args, **kwargs)
+        try:
+            output = forward(*args, **kwargs)
+        except Exception:
+            if failed:
+                raise failed[0] from None
+            raise
+        if failed:
+            raise failed[0]
         if len(computed) != 1:
             raise HeadError(f"it calls its head {len(computed)} times")
         return answer.make(computed[0], output)
@@ -274,116 +335,3 @@ def _linear_layers(causal: Any) -> list[nn.Linear]:
     if not layers:
         raise HeadError(f"its head is a {type(embeddings).__name__}")
     return layers
-
-
-# --------------------------------------------------------------------------------------------------------------- proof
-
-
-@torch.no_grad()
-def prove_head(
-    model: Any,
-    ids: Tensor,
-    *,
-    temperature: float = 1.0,
-    precision: torch.dtype | None = None,
-) -> Head:
-    """Proves on a few tokens that our operator in place of the last layer gives the model's own logits; returns how.
-
-    Args:
-        model: a causal language model of transformers; adapters and sharding may be wrapped around it.
-        ids: `(1, L)`, L at least 2, of real tokens.
-        temperature: the number that the logits will be divided by.
-        precision: of the arithmetic, where neither weights nor logits show it (autocast).
-
-    Raises:
-        HeadError: it does not, or it cannot be found out; the message goes on after "the head of ... cannot be used:".
-    """
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-    length = ids.shape[1] - 1
-    columns = torch.arange(-length - 1, -1, device=ids.device)
-    places = Places(torch.zeros_like(columns), columns, ids[0, 1:])
-    shown = columns[-_POSITIONS:]
-    with undisturbed(model, ids.device):
-        try:
-            logits = model(**inputs).logits[0]
-            logits = logits[logits.shape[0] + shown].float()
-            head = _behind_the_head(model, inputs)
-            if logits.isnan().any():  # broken weights: whoever trains or scores says so
-                return head
-            products = _products(model, inputs, shown)
-            scores = score_tokens(model, inputs, places, head, temperature=temperature)
-        except (HeadError, torch.OutOfMemoryError):
-            raise
-        except HiddenStatesError:  # broken weights again
-            return head
-        except Exception as error:  # models fail in kinds of their own
-            raise HeadError(f"without its product, {str(error).strip().splitlines()[0].rstrip('.')}") from error
-    exact = products * head.logit_scale
-    if head.softcap is not None:
-        exact = head.softcap * torch.tanh(exact / head.softcap)
-    kinds = {precision, logits.dtype, *(p.dtype for p in model.parameters() if p.is_floating_point())} - {None}
-    step = max(torch.finfo(kind).eps for kind in kinds)
-    if ids.device.type != "cpu":
-        step = max(step, 2.0**-10)  # float32 may be TF32 there
-    if exact.shape != logits.shape:
-        raise HeadError(f"it has {exact.shape[1]} products and {logits.shape[1]} logits")
-    largest = float(exact[exact.isfinite()].abs().max())
-    apart = torch.where(exact == logits, 0, (exact - logits).abs()).nan_to_num(torch.inf)  # -inf is -inf
-    if float(apart.max()) > 1e-4 + 4 * step * largest:
-        at = int(apart.argmax())
-        raise HeadError(
-            f"a logit is {float(logits.flatten()[at]):.3f} where its product gives {float(exact.flatten()[at]):.3f}"
-        )
-    logp = (exact.double() / temperature).log_softmax(-1)
-    chosen = logp.gather(1, places.targets[-len(shown) :, None])[:, 0]
-    entropy = torch.special.entr(logp.exp()).sum(-1)
-    errors = [
-        (scored[-len(shown) :] - right).abs().max()
-        for scored, right in ((scores.logprob, chosen), (scores.entropy, entropy))
-    ]
-    if not max(map(float, errors)) <= 1e-4 + 4 * step * largest / temperature:
-        raise HeadError(
-            f"its log-probs differ by {float(errors[0]):.3g} and its entropies by {float(errors[1]):.3g} nats from "
-            "float64"
-        )
-    return Head(head.logit_scale, head.softcap, float(errors[1]))
-
-
-def _behind_the_head(model: Any, inputs: Mapping[str, Any]) -> Head:
-    """Measures what the model does to the products of its head, by sending numbers through in their place."""
-
-    def steps(hidden: Tensor) -> Tensor:
-        return torch.tensor(_STEPS, device=hidden.device).expand(*hidden.shape[:-1], len(_STEPS))
-
-    with in_place_of_head(causal_model(model), lambda _, hidden: hidden.new_zeros(1), steps) as answer:
-        answer.use(lambda _, output: {"logits": output.logits})
-        logits = model(**inputs)["logits"]
-    if logits.shape[-1] != len(_STEPS):
-        raise HeadError("its logits are more than its products one by one")
-    given, got = torch.tensor(_STEPS).double(), logits[0, -1].double().cpu()
-    first, last = (int(index) for index in (given.abs().where(given > 0, torch.inf).argmin(), given.argmax()))
-    scale, limit = float(got[first] / given[first]), float(got[last])
-    expected = scale * given
-    softcap = None
-    if not limit >= 0.5 * float(expected[last]):
-        softcap = limit
-        expected = softcap * torch.tanh(expected / softcap)
-    if not (scale > 0 and torch.allclose(got, expected, rtol=1e-5, atol=1e-7)):
-        raise HeadError("its logits are neither scaled nor softly capped products")
-    return Head(1.0 if abs(scale - 1) < 1e-6 else scale, softcap)
-
-
-def _products(model: Any, inputs: Mapping[str, Any], columns: Tensor) -> Tensor:
-    """Computes the products of the head at some positions of one text in float64, `(positions, V)`."""
-
-    def products(layer: nn.Linear, hidden: Tensor) -> Tensor:
-        wide = torch.float32 if hidden.device.type == "mps" else torch.float64  # which has no float64
-        some = hidden[0, hidden.shape[1] + columns].to(wide)
-        with torch.autocast(hidden.device.type, enabled=False):
-            z = torch.cat([some @ rows.to(wide).t() for rows in _whole(layer.weight).split(_ROWS)], dim=1)
-            return z if layer.bias is None else z + _whole(layer.bias).to(wide)
-
-    with in_place_of_head(causal_model(model), products, nothing) as answer:
-        answer.use(lambda computed, _: {"products": computed})
-        computed: Tensor = model(**inputs)["products"]
-    return computed

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from forkwise.core.heads import HeadError, causal_model, in_place_of_head, nothing
+from forkwise.core.heads import HeadError, causal_model, in_place_of_head, no_logits
 
 __all__ = ["last_hidden_states"]
 
@@ -31,7 +31,7 @@ def last_hidden_states(model: Any, inputs: Mapping[str, Any], rows: Tensor, colu
             raise HeadError(f"its head gets a tensor of shape {tuple(hidden.shape)}, not one of rows of tokens")
         return hidden[rows, hidden.shape[1] + columns].to(torch.bfloat16)
 
-    with torch.no_grad(), in_place_of_head(causal_model(model), keep, nothing) as answer:
+    with torch.no_grad(), in_place_of_head(causal_model(model), keep, no_logits) as answer:
         answer.use(lambda kept, _: {"hidden": kept})
         states: Tensor = model(**inputs)["hidden"]
     return states

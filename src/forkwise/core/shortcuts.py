@@ -57,7 +57,8 @@ def compare_head(
     """Compares log-probs and entropies of a shortcut with those of the model's own logits; None where they agree.
 
     They are compared on the tokens as they are, and once more on the reversed tokens with the last hidden states scaled
-    up. The model is in evaluation mode meanwhile; its modes and the random number generators are put back.
+    up. The model is in evaluation mode meanwhile; its modes and the random number generators are put back. It runs as
+    often whatever is found: the processes of a sharded model run it together.
 
     Args:
         model: a causal language model of transformers; adapters and sharding may be wrapped around it.
@@ -70,15 +71,15 @@ def compare_head(
         logits = _logits(model, ids)
         mismatch = _farthest(model, ids, shortcut(ids), logits, temperature, precision, scaled=False)
         largest = float(logits.abs().max())
-        if mismatch is not None or not 0 < largest < _LARGE:
-            return mismatch
+        small = 0 < largest < _LARGE
         ids = ids.flip(1)  # what the model did not expect: its log-probs tell distributions apart
-        with _scaled_states(model, _LARGE / largest) as seen:
+        with _scaled_states(model, _LARGE / largest if small else 1.0) as seen:
             logits = _logits(model, ids)
             by_logits = len(seen)
             numbers = shortcut(ids)
-        if by_logits != 1 or len(seen) != 2:  # one of the two goes past the hook: nothing to compare
-            return None
+        # Where one of the two goes past the hook, there is nothing to compare.
+        if mismatch is not None or not small or by_logits != 1 or len(seen) != 2:
+            return mismatch
         return _farthest(model, ids, numbers, logits, temperature, precision, scaled=True)
 
 

@@ -15,7 +15,17 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Coefficients", "Curve", "Passes", "Sums", "Tiles", "TorchPasses", "accumulation_dtype", "to_bits"]
+__all__ = [
+    "Coefficients",
+    "Curve",
+    "Passes",
+    "Sums",
+    "Tiles",
+    "TorchPasses",
+    "accumulation_dtype",
+    "product_dtypes",
+    "to_bits",
+]
 
 # Floor of u: exp2(_FLOOR) is exactly 0 in float32 and float64, and 0 * _FLOOR, unlike 0 * -inf, is 0.
 _FLOOR = -1e4
@@ -27,6 +37,14 @@ _MM_OUT_DTYPE = _TORCH >= (2, 8) and torch.version.cuda is not None
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """Returns the dtype of all arithmetic on logits: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def product_dtypes(hidden: Tensor) -> tuple[torch.dtype, torch.dtype]:
+    """Returns the dtype that hidden states are multiplied in, and the one in which a tile of products arrives."""
+    kind = hidden.device.type
+    autocast = torch.is_autocast_enabled(kind) and hidden.dtype != torch.float64
+    compute = torch.get_autocast_dtype(kind) if autocast else hidden.dtype
+    return compute, accumulation_dtype(compute) if kind == "cuda" and _MM_OUT_DTYPE else compute
 
 
 def to_bits(y: Tensor, m: Tensor, outer: float | Tensor, rows: slice, *, floor: bool = True) -> Tensor:
@@ -129,14 +147,13 @@ class Tiles:
 
     def __init__(self, hidden: Tensor, weight: Tensor) -> None:
         device = hidden.device
-        autocast = torch.is_autocast_enabled(device.type) and hidden.dtype != torch.float64
-        self.compute_dtype = torch.get_autocast_dtype(device.type) if autocast else hidden.dtype
+        self.compute_dtype, arrives = product_dtypes(hidden)
         self.dtype = accumulation_dtype(self.compute_dtype)
         self.hidden, self.weight = hidden.to(self.compute_dtype), weight
         self.token_block, self.vocab_block = _tile_shape(hidden.shape[0], device)
         self.vocab_block = min(self.vocab_block, weight.shape[0])
         self.exact = self.compute_dtype == self.dtype
-        self.fp32_product = not self.exact and device.type == "cuda" and _MM_OUT_DTYPE
+        self.fp32_product = not self.exact and arrives == self.dtype
         # A float16 product is rounded to -inf below -65504.
         self.finite = self.exact or self.fp32_product or self.compute_dtype == torch.bfloat16
         self._z = self.scratch(self.dtype)

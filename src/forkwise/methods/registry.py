@@ -21,6 +21,7 @@ from forkwise.methods.eapo import Eapo
 from forkwise.methods.edge_grpo import EdgeGrpo
 from forkwise.methods.empg import Empg
 from forkwise.methods.entropy_advantage import EntropyAdvantage
+from forkwise.methods.entropy_weight import EntropyWeight, PlaceboWeight
 from forkwise.methods.erc import Erc
 from forkwise.methods.fipo import Fipo
 from forkwise.methods.flexible_clip import FlexibleClip
@@ -81,6 +82,8 @@ _OURS: tuple[type[Method], ...] = (
     PlaceboPermuted,
     PlaceboConstant,
     PlaceboScaling,
+    EntropyWeight,
+    PlaceboWeight,
     ForkingTokens,
     ClipCov,
     KlCov,

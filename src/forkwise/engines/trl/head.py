@@ -7,6 +7,7 @@ that is not the model's. `entropy_backend` says which comes first.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from forkwise.core import (
     HiddenStatesError,
     Places,
     Scores,
+    adapters_in_use,
     causal_model,
     compare_head,
     few_tokens,
@@ -66,7 +68,7 @@ class HeadMixin(_Trainer):
     _nucleus_entropy: Tensor | None = None  # likewise, with its gradient
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._ways: dict[tuple[int, bool], Way] = {}
+        self._ways: dict[tuple[int, frozenset[Any], bool], Way] = {}
         super().__init__(*args, **kwargs)
 
     def _get_per_token_logps_and_entropies(
@@ -78,8 +80,8 @@ class HeadMixin(_Trainer):
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        images = any(name not in _TEXT and value is not None for name, value in kwargs.items())
-        way = self._way(model, input_ids, attention_mask, logits_to_keep, images=images)
+        more = [name for name, value in kwargs.items() if name not in _TEXT and value is not None]
+        way = self._way(model, input_ids, attention_mask, logits_to_keep, more)
         if way.scorer == "trl":
             self._check_extras(way)
             scored = super()._get_per_token_logps_and_entropies(
@@ -158,11 +160,21 @@ class HeadMixin(_Trainer):
 
     # ---------------------------------------------------------------------------------------------------- which way
 
-    def _way(self, model: Any, ids: Tensor, mask: Tensor, completion_length: int, *, images: bool) -> Way:
-        """Returns how this model is scored: as proved before, or else as a few tokens of one completion prove now."""
-        key = id(causal_model(model)), images
+    def _way(
+        self, model: Any, ids: Tensor, mask: Tensor, completion_length: int, more_inputs: Sequence[str] = ()
+    ) -> Way:
+        """Returns how this model is scored: as proved before, or else as a few tokens of one completion prove now.
+
+        `more_inputs` are those beside ids and mask, which our operator does not cut into micro-batches: images.
+        """
+        beyond = bool(more_inputs)
+        if getattr(self, "_is_vlm", False):  # one process may have images where another has none
+            beyond = self._any_process(beyond)
+        key = id(causal_model(model)), adapters_in_use(model), beyond
         if key not in self._ways:
-            self._ways[key] = way = self._prove(model, _few(ids, mask, completion_length, images), images=images)
+            why_not = _not_ours(self, more_inputs, beyond=beyond)
+            few = _few(ids, mask, completion_length, prompt=not beyond)
+            self._ways[key] = way = self._prove(model, few, why_not)
             if way.why and self.accelerator.is_main_process:
                 says = "TRL's head computes" if way.scorer == "trl" else "the full logits give"
                 name = type(causal_model(model)).__name__
@@ -172,8 +184,13 @@ class HeadMixin(_Trainer):
                 self._entropy_error = float(self.accelerator.gather(errors.to(self.accelerator.device)).max())
         return self._ways[key]
 
-    def _prove(self, model: Any, ids: Tensor, *, images: bool) -> Way:
+    def _prove(self, model: Any, ids: Tensor, why_not: str) -> Way:
         """Tries the ways in their order. All processes try, since a sharded model needs them all, and all agree.
+
+        Args:
+            model: to be scored.
+            ids: of a few tokens, `(1, L)`.
+            why_not: what stands against our operator beforehand; "" where nothing does.
 
         Raises:
             InputError: TRL is asked for, and computes something else, or cannot compute it for this model.
@@ -181,19 +198,12 @@ class HeadMixin(_Trainer):
         if self.args.entropy_backend == "trl":
             self._compare_trl(model, ids, raises=True)
             return Way("trl")
-        own = _not_ours(self, images=images)
-        reason = own
+        reason = why_not
         if not reason:
-            precision = _PRECISION.get(self.accelerator.mixed_precision)
             head: Head | None = None
             try:
                 with self.accelerator.autocast():
-                    head = prove_head(
-                        model,
-                        ids,
-                        temperature=self.temperature,
-                        precision=precision,
-                    )
+                    head = prove_head(model, ids, temperature=self.temperature)
             except HeadError as error:
                 reason = f"our operator cannot stand in for its head ({first_line(error)})"
             if not self._any_process(head is None):
@@ -201,7 +211,7 @@ class HeadMixin(_Trainer):
                 return Way("forkwise", head)
             reason = reason or "another process finds that our operator cannot stand in for its head"
         # With images, or in the hands of another class, nobody but TRL can score.
-        if self._compare_trl(model, ids, raises=bool(own)):
+        if self._compare_trl(model, ids, raises=bool(why_not)):
             return Way("trl", why=reason)
         return Way("logits", why=f"{reason} and TRL's is not the model's")
 
@@ -241,14 +251,22 @@ class HeadMixin(_Trainer):
 
 
 _TEXT = ("batch_size", "compute_entropy", "compute_aux_loss")  # what TRL asks of text, in its order
+IMAGES = (
+    *("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes", "image_position_ids", "num_images"),
+    *("num_tiles", "spatial_shapes", "token_type_ids", "mm_token_type_ids"),
+)
+"""What TRL's batches of prompts with images hold beside ids and masks."""
+
 _PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _BACKEND = "set entropy_backend to 'forkwise', or "
 
 
-def _not_ours(trainer: Any, *, images: bool) -> str:
+def _not_ours(trainer: Any, more_inputs: Sequence[str], *, beyond: bool) -> str:
     """Says why our operator is not even tried; "" where it is."""
-    if images:
-        return "only TRL's goes with images"
+    if more_inputs:
+        return f"only TRL's takes {', '.join(more_inputs)}"
+    if beyond:
+        return "only TRL's takes the images that another process has"
     if getattr(trainer.args, "torch_compile", False):
         return "torch_compile fixes the head that the model has"
     mro = type(trainer).__mro__
@@ -260,13 +278,15 @@ def _not_ours(trainer: Any, *, images: bool) -> str:
     return ""
 
 
-def _few(ids: Tensor, mask: Tensor, completion_length: int, images: bool) -> Tensor:
-    """Picks tokens for a proof, `(1, L)`: of the longest completion and the prompt before it."""
+def _few(ids: Tensor, mask: Tensor, completion_length: int, *, prompt: bool) -> Tensor:
+    """Picks tokens for a proof, `(1, L)`: of the longest completion and the prompt before it.
+
+    A prompt with images is left out: tokens stand for them, which mean nothing without.
+    """
     row = int(mask[:, -completion_length:].sum(dim=1).argmax())
     real = mask[row].bool()
-    prompt, completion = (
+    before, completion = (
         ids[row, part][real[part]] for part in (slice(-completion_length), slice(-completion_length, None))
     )
-    # In a prompt with images, tokens stand for them, which mean nothing without.
-    few = few_tokens(prompt[:0] if images else prompt, completion)
+    few = few_tokens(before if prompt else before[:0], completion)
     return few if few.shape[1] > 1 else ids[:1, -2:]

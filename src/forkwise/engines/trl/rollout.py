@@ -20,7 +20,7 @@ from forkwise.engines.base import (
 )
 from forkwise.engines.states import MethodStates
 from forkwise.engines.trl.guard import sees_rollouts
-from forkwise.engines.trl.head import HeadMixin
+from forkwise.engines.trl.head import IMAGES, HeadMixin
 from forkwise.engines.trl.redraw import RedrawMixin
 from forkwise.engines.trl.release import HOST, not_shaped
 from forkwise.engines.trl.update import (
@@ -68,7 +68,8 @@ class RolloutMixin(HeadMixin, RedrawMixin):
             self._method_states.advance(self.args.methods, self._progress(), self._sum_over_processes)
         batch: dict[str, Any] = super()._generate_and_score_completions(*args, **kwargs)
         ids, mask = _whole(batch)  # before the loss, where a proof would stand between a pass and its gradient
-        self._way(self.model, ids, mask, batch["completion_ids"].size(1), images="pixel_values" in batch)
+        more = [name for name in IMAGES if batch.get(name) is not None]
+        self._way(self.model, ids, mask, batch["completion_ids"].size(1), more)
         if self.model.training and sees_rollouts(self.args.methods):
             with torch.no_grad():
                 self._run_rollout_methods(batch, self._methods_now())

@@ -92,11 +92,6 @@ class EntropyShapingMixin(RolloutMixin):
                     f"could not act: look at its options ({method})."
                 )
 
-    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns the trainer's schedule of the learning rate."""
-        with shaping():
-            return super().create_scheduler(*args, **kwargs)
-
     # -------------------------------------------------------------------------------------------------------- updates
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:

@@ -15,8 +15,8 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
-from forkwise.engines.verl.settings import MODES, asked_section, check_head
-from forkwise.errors import InputError
+from forkwise.engines.verl.settings import MODES, asked_section, check_head, check_temperature
+from forkwise.errors import InputError, NotFiniteError
 
 _shaping_now: ContextVar[bool] = ContextVar("forkwise_shapes_these_advantages", default=False)
 
@@ -42,6 +42,7 @@ def guard_config(*modules: ModuleType) -> None:
         trainer = getattr(config, "trainer", None) or {}
         mode = (trainer.get("v1") or {}).get("trainer_mode") if trainer.get("use_v1", True) else None
         if mode in MODES:
+            check_temperature(config)
             from forkwise.engines.verl.reading import read_settings
 
             read_settings(config)
@@ -59,8 +60,10 @@ def guard_trainer(trainer: Any, shaping: type | tuple[()] = ()) -> None:
     """Makes `trainer`, and every class derived from it later, raise for such a configuration, unless it is `shaping`.
 
     Derived classes are guarded themselves, since verl's experimental trainers do not call the constructor they inherit.
+    All of them name the step in which a worker has found numbers that are not finite.
     """
     trainer.__init__ = _guarded(trainer.__init__, shaping)
+    trainer.fit = _naming_the_step(trainer.fit)
     inherited = vars(trainer).get("__init_subclass__")
 
     def guard_derived(cls: Any, /, **kwargs: Any) -> None:
@@ -70,6 +73,8 @@ def guard_trainer(trainer: Any, shaping: type | tuple[()] = ()) -> None:
             super(trainer, cls).__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
             cls.__init__ = _guarded(cls.__init__, shaping)
+        if "fit" in vars(cls):
+            cls.fit = _naming_the_step(cls.fit)
 
     trainer.__init_subclass__ = classmethod(guard_derived)
 
@@ -84,6 +89,35 @@ def _guarded(construct: Callable[..., None], shaping: type | tuple[()]) -> Calla
         construct(self, *args, **kwargs)
 
     return checked
+
+
+def _naming_the_step(fit: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes the loop of a trainer, which alone knows the step, say in which one a worker came to NaN or infinity."""
+
+    def named(self: Any, error: NotFiniteError) -> NotFiniteError:
+        what = str(getattr(error, "cause", error))  # the text of Ray's form of an error is a traceback
+        step = getattr(self, "global_steps", 0)
+        return NotFiniteError(what if what.startswith("Step ") else f"Step {step}: {what}")
+
+    if inspect.iscoroutinefunction(fit):
+
+        @functools.wraps(fit)
+        async def later(self: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return await fit(self, *args, **kwargs)
+            except NotFiniteError as error:
+                raise named(self, error) from error
+
+        return later
+
+    @functools.wraps(fit)
+    def now(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return fit(self, *args, **kwargs)
+        except NotFiniteError as error:
+            raise named(self, error) from error
+
+    return now
 
 
 def guard_advantages(module: ModuleType) -> None:

@@ -3,7 +3,7 @@
 verl's own fused kernels replace the forward pass of a model class by one that multiplies the last hidden states with
 the weight of the head, whatever else the model does to its logits, and rounds entropies to the model's dtype. Ours lets
 the model run as it is, with the operator in place of its last layer, returns float32, and is proved on a few tokens of
-the first batch of each process.
+the first batch, once for each set of adapters that act: none for log-probs of the reference.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from forkwise.core import Head, HeadError, Places, prove_head, score_tokens
+from forkwise.core import Head, HeadError, HiddenStatesError, Places, adapters_in_use, prove_head, score_tokens
 from forkwise.engines.verl.settings import HEAD, IMPL_BACKEND
-from forkwise.errors import InputError
+from forkwise.errors import InputError, NotFiniteError
 
 _TOKENS = 24  # in the proof
 
@@ -43,12 +43,13 @@ def use_operator(model: Any) -> None:
 
     Raises:
         InputError: it is no text model. In its first forward pass, that our operator cannot stand in for its head.
+        NotFiniteError: in a forward pass, hidden states are no numbers; the trainer adds the step (see `guard`).
     """
     name = type(model).__name__
     if getattr(model.config, "vision_config", None) is not None:
         raise InputError(f"{IMPL_BACKEND}={HEAD} is for text models, and {name} sees images: use torch or triton.")
     own = model.forward
-    proved: list[Head] = []
+    proved: dict[frozenset[Any], Head] = {}
 
     def forward(
         *args: Any,
@@ -60,15 +61,19 @@ def use_operator(model: Any) -> None:
         if temperature is None:
             return own(*args, **inputs)
         ids = inputs["input_ids"]
-        if not proved:
-            proved.append(_prove(model, ids, name, float(temperature)))
+        adapters = adapters_in_use(model)
+        if adapters not in proved:
+            proved[adapters] = _prove(model, ids, name, float(temperature))
         from verl.utils.model import CausalLMOutputForPPO
 
         labels = torch.roll(ids, shifts=-1, dims=-1) if shift_labels is None else shift_labels
         rows, columns = torch.ones_like(labels).nonzero().unbind(1)
         places = Places(rows, columns - labels.shape[1], labels.reshape(-1))
         inputs["use_cache"] = False
-        scores = score_tokens(_Inner(model), inputs, places, proved[0], temperature=float(temperature))
+        try:
+            scores = score_tokens(_Inner(model), inputs, places, proved[adapters], temperature=float(temperature))
+        except HiddenStatesError as error:
+            raise NotFiniteError(str(error)) from error
         return CausalLMOutputForPPO(
             log_probs=scores.logprob.view(labels.shape), entropy=scores.entropy.view(labels.shape)
         )
@@ -90,11 +95,25 @@ class _Inner:
 
 
 def _prove(model: Any, ids: Tensor, name: str, temperature: float) -> Head:
+    """Proves the head on tokens of this process; all processes agree, since those of a sharded model go on together."""
     few = ids[:1, :_TOKENS]
+    head, why = None, "another process finds that our operator cannot stand in for its head"
     try:
-        return prove_head(_Inner(model), few if few.shape[1] > 1 else few.repeat(1, 2), temperature=temperature)
+        head = prove_head(_Inner(model), few if few.shape[1] > 1 else few.repeat(1, 2), temperature=temperature)
     except HeadError as error:
+        why = str(error)
+    broken = _any_process(head is None, ids.device)
+    if broken or head is None:
         raise InputError(
-            f"{IMPL_BACKEND}={HEAD} cannot be used with {name}: {error}; set actor_rollout_ref.model.use_fused_kernels "
+            f"{IMPL_BACKEND}={HEAD} cannot be used with {name}: {why}; set actor_rollout_ref.model.use_fused_kernels "
             "to False, so that verl goes by the logits."
-        ) from error
+        )
+    return head
+
+
+def _any_process(flag: bool, device: torch.device) -> bool:
+    if not torch.distributed.is_initialized():
+        return flag
+    raised = torch.tensor(float(flag), device=device)
+    torch.distributed.all_reduce(raised)
+    return bool(raised > 0)

@@ -96,9 +96,25 @@ def check_head(config: Any) -> None:
             f"{IMPL_BACKEND}={HEAD} does nothing without fused kernels: set "
             "actor_rollout_ref.model.use_fused_kernels=True."
         )
+    check_temperature(config)
     strategy = actor.actor.get("strategy")
     if strategy not in ("fsdp", "fsdp2"):
         raise InputError(
             f"{IMPL_BACKEND}={HEAD} works with verl's FSDP engines, not with actor_rollout_ref.actor.strategy="
             f"{strategy}: set it to fsdp2, or use another backend."
+        )
+
+
+def check_temperature(config: Any) -> None:
+    """Refuses rollouts without chance, of which there are no entropies.
+
+    Raises:
+        InputError: the temperature of rollouts is not positive.
+    """
+    actor = getattr(config, "actor_rollout_ref", None)
+    temperature = ((actor.get("rollout") if actor is not None else None) or {}).get("temperature")
+    if temperature is not None and not temperature > 0:
+        raise InputError(
+            f"actor_rollout_ref.rollout.temperature={temperature} leaves nothing to chance, so that there are no "
+            "entropies and nothing to learn from: set it to a positive number, such as 1.0."
         )
