@@ -11,7 +11,8 @@ from forkwise.passk.design import FEWEST_RUNS
 from forkwise.passk.planning import plan_study
 from forkwise.report.plan import conclusion, limits, tables
 from forkwise.report.table import Block
-from forkwise.study.analysis import arms_of, progress, read_folder
+from forkwise.study.analysis import progress, read_folder
+from forkwise.study.contrasts import arms_of
 from forkwise.study.receipts import Receipt, read_receipts
 from forkwise.study.spec import BASE, Study
 
