@@ -127,8 +127,8 @@ def test_a_study_goes_on_under_its_plan_and_on_its_device(tmp_path: Path) -> Non
     run(study(seeds="0-2", primary=None), tmp_path, Pretend(), console=quiet())
     with pytest.raises(InputError, match=r"other settings \(seeds = \[0, 1, 2\], not \[0, 1, 2, 3\]\)"):
         run(study(seeds="0-3", primary=None), tmp_path, Pretend(), console=quiet())
+    other = study(seeds="0-2", primary=None, problems=9)
     with pytest.raises(InputError, match=r"other settings \(problems = 8, not 9\)"):
-        other = study(seeds="0-2", primary=None, problems=9)
         run(other, tmp_path / "x", Pretend(), receipts=tmp_path / "receipts", console=quiet())
     with pytest.raises(InputError, match="ran on cpu, and this would go on on cuda: give --device cpu"):
         run(study(seeds="0-2", primary=None), tmp_path, Pretend(device="cuda"), console=quiet())
