@@ -17,6 +17,7 @@ from batches import rollout, tokens
 
 from forkwise.errors import InputError
 from forkwise.methods import EntropyTermMethod, RewardMethod, TokenMethod, Tokens, parse_method, parse_methods
+from forkwise.methods.aepo_arbitrary import AepoArbitrary
 from forkwise.methods.flexible_clip import FlexibleClip
 from forkwise.methods.heal import Heal, divergences
 from forkwise.methods.miner import credits, surprise
@@ -263,6 +264,45 @@ class TestHeal:
         with pytest.raises(InputError, match="aligns answers of more than 50 tokens, and max_completion_length is 50"):
             Heal().check_length(50)
         Heal().check_length(51)
+
+
+class TestAepoArbitrary:
+    """Two prompts drawn again: rewards 1 0 0 0 and 1 1 0 0, of which places 0, 4 and 5 are better than their group."""
+
+    REWARDS, GROUPS = [1.0, 0, 0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1]
+
+    def chosen(self, spec: str, entropy: float) -> list[int]:
+        method = parse_method(spec)
+        assert isinstance(method, AepoArbitrary)
+        rewards = torch.tensor(self.REWARDS, dtype=torch.float64)
+        states = {"aepo_arbitrary": {"entropy": entropy}}
+        return method.chosen(rewards, torch.tensor(self.GROUPS), states).tolist()
+
+    def test_all_of_them_while_the_entropy_is_low_and_half_while_it_is_high(self) -> None:
+        assert self.chosen("aepo_arbitrary", 0.5) == [0, 4, 5]
+        assert self.chosen("aepo_arbitrary", 0.6) == [0]
+        assert self.chosen("aepo_arbitrary:most=2", 0.5) == [0, 4]
+
+    def test_temperatures_and_the_first_rollout(self) -> None:
+        method = parse_method("aepo_arbitrary:target=0.3")
+        assert isinstance(method, AepoArbitrary)
+        factors = {h: method.temperature_factor({"aepo_arbitrary": {"entropy": h}}) for h in (0.2, 0.3, 0.31)}
+        assert factors == {0.2: 1.2, 0.3: 1.2, 0.31: 0.8}
+        assert not method.draws_again({"aepo_arbitrary": method.first_state()})
+        later = method.next_state(method.first_state(), 0.7, 0.1)
+        assert later == {"entropy": 0.7}
+        assert method.draws_again({"aepo_arbitrary": later})
+
+    def test_advantages(self) -> None:
+        # First drawn: 1 0 0 0, mean 1/4, deviation 1/2: 1.5, -.5 three times. Two were replaced.
+        given = dataclasses.replace(
+            rollout([1.0, 1.0, 0.0, 0.0], [0] * 4),
+            first_rewards=torch.tensor([1.0, 0.0, 0.0, 0.0]),
+            redrawn=torch.tensor([True, True, False, False]),
+        )
+        method = parse_method("aepo_arbitrary")
+        assert isinstance(method, RewardMethod)
+        assert method.advantages(given).tolist() == about(1, 1, -0.499999, -0.499999)
 
 
 class TestSiren:

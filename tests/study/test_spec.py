@@ -17,7 +17,7 @@ EVALUATION = {"problems": 3, "n": 4}
 
 
 def test_a_study_file_becomes_runs_with_their_settings(tmp_path: Path) -> None:
-    made = study(seeds="7-9", first_problem=5)
+    made = study(seeds="7-9", first_problem=5, primary=None)
     assert made.seeds == [7, 8, 9]
     assert made.runs() == [
         "base",
@@ -66,7 +66,7 @@ def test_the_hash_is_of_what_is_said_and_not_of_the_layout(tmp_path: Path) -> No
 
 
 def test_what_is_recorded_is_the_study() -> None:
-    made = study(stopping={"futility": {"effect": 0.02}}, looks=[3])
+    made = study(stopping={"futility": {"effect": 0.02}}, looks=[5])
     again = parse_study(made.plain(), "again")
     assert again == made
 
@@ -91,7 +91,8 @@ def test_what_is_recorded_is_the_study() -> None:
         ({"seeds": "9-3"}, "a range such as 100-131 rises"),
         ({"seeds": [1, 1, 2]}, "different whole numbers"),
         ({"seeds": [1, "x", 2]}, r"seeds\[1\]: expected `int`, got `str`|seeds\[...\]: expected `int`, got `str`"),
-        ({"seeds": "0-1"}, "With 2 seed.s. per arm no difference between methods can be claimed: give at least 3"),
+        ({"seeds": "0-1"}, "With 2 seeds per arm no .* pairs of seeds are tested from 5 on: give at least 5"),
+        ({"seeds": "0-3"}, "With 4 seeds per arm no difference between methods can be claimed"),
         ({"engine": "verl"}, "cannot run on verl yet"),
         ({"engine": "hf"}, "engine: invalid enum value 'hf'"),
         ({"evaluation": {"problems": "x", "n": 4}}, "evaluation.problems: expected `int`, got `str`"),
@@ -129,10 +130,10 @@ def test_what_is_recorded_is_the_study() -> None:
         ({"primary": {"endpoint": "cruve"}}, "primary.endpoint: invalid enum value 'cruve'"),
         ({"primary": {"margin": 0}}, "The margin is 0"),
         ({"primary": {"level": 95}}, "level is 95"),
-        ({"looks": [2]}, "looks are .2.: they are rising numbers of seeds, from 3 on and below 6"),
-        ({"looks": [4, 3]}, "looks are .4, 3."),
+        ({"looks": [4]}, "looks are .4.: they are rising numbers of seeds, from 5 on and below 6"),
+        ({"looks": [5, 5]}, "looks are .5, 5."),
         ({"looks": [6]}, "looks are .6."),
-        ({"looks": [3], "primary": None}, "has looks but no primary comparison"),
+        ({"looks": [5], "primary": None}, "has looks but no primary comparison"),
         ({"stopping": {"equivalence": True}, "primary": None}, "has stopping but no primary comparison"),
         ({"stopping": {"futility": {"effect": 0}}}, "futility needs an effect that is not 0"),
         ({"pilot": True}, "A pilot tests nothing"),

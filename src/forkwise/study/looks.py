@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from forkwise.study.analysis import SeedContrast, primary_contrast
+from forkwise.study.contrasts import SeedContrast, primary_contrast
 from forkwise.study.receipts import read_receipts, write_note
 from forkwise.study.spec import Study
 from forkwise.study.spending import boundary

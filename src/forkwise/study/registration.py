@@ -57,12 +57,16 @@ def read_plan(path: Path) -> tuple[Study, dict[str, Any]]:
     """Reads a plan that `write_plan` wrote, and what was recorded with it.
 
     Raises:
-        InputError: it is none, or its plan is not the one that it has the hash of.
+        InputError: it is none, its plan is not the one that it has the hash of, or another version of forkwise took it.
     """
     record = read_yaml(path)
     if not isinstance(record, dict) or not isinstance(record.get("plan"), dict) or "sha256" not in record:
         raise InputError(f"'{path}' is no recorded plan: restore it, or give another folder.")
-    study = parse_study(record["plan"], str(path))
+    try:
+        study = parse_study(record["plan"], str(path))
+    except InputError as error:
+        version = (record.get("versions") or {}).get("forkwise", "an older version")
+        raise InputError(f"'{path}' is a plan of forkwise {version}, which this version refuses: {error}") from error
     if study.sha256() != record["sha256"]:
         raise InputError(f"'{path}' was changed after it was written (its hash is another): restore it.")
     return study, record

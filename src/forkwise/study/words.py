@@ -13,7 +13,8 @@ from forkwise.report.formats import count, interval, number, p_value
 from forkwise.report.passk import FEW, overview
 from forkwise.report.passk_conclusion import conclusion
 from forkwise.report.table import Block, Table, filled
-from forkwise.study.analysis import Blinded, Progress, Reading, Result, SeedContrast, endpoint_name
+from forkwise.study.analysis import Blinded, Progress, Reading, Result
+from forkwise.study.contrasts import SeedContrast, endpoint_name
 from forkwise.study.receipts import LAST, TEXTS, Receipt
 from forkwise.study.spec import BASE, Study
 from forkwise.study.spending import boundary

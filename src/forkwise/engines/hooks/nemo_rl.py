@@ -19,7 +19,7 @@ from torch import Tensor
 
 from forkwise.constants import KAPPA, check_alpha, check_kappa
 from forkwise.core import shape_and_measure, token_entropy
-from forkwise.engines.hooks.constants import log
+from forkwise.engines.hooks.totals import named
 from forkwise.errors import InputError
 
 
@@ -69,7 +69,7 @@ class ShapedLoss:
         batch = type(data)(data)
         batch["advantages"] = advantages
         loss, metrics = self._loss_fn(next_token_logprobs=logprobs, data=batch, **more)
-        return loss, {**metrics, **log(stats, "micro-batch")}
+        return loss, {**metrics, **named(stats)}
 
 
 def shaped(loss_fn: Any, *, alpha: float, kappa: float = KAPPA) -> Any:

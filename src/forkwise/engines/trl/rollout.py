@@ -21,7 +21,7 @@ from forkwise.engines.base import (
 from forkwise.engines.states import MethodStates
 from forkwise.engines.trl.guard import sees_rollouts
 from forkwise.engines.trl.head import IMAGES, HeadMixin
-from forkwise.engines.trl.refill import RefillMixin
+from forkwise.engines.trl.redraw import RedrawMixin
 from forkwise.engines.trl.release import HOST, not_shaped
 from forkwise.engines.trl.update import (
     CORRECT,
@@ -43,7 +43,7 @@ _TEXT = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
 _LOGPROBS = {Need.SEQUENCE_LOGPROBS, Need.LOGPROBS, Need.OLD_LOGPROBS}
 
 
-class RolloutMixin(HeadMixin, RefillMixin):
+class RolloutMixin(HeadMixin, RedrawMixin):
     """Runs the methods that work on rewards or need whole rollouts; see `EntropyShapingMixin`."""
 
     temperature: float  # TRL's, of sampling and scoring
@@ -129,7 +129,10 @@ class RolloutMixin(HeadMixin, RefillMixin):
             mean_logprobs = gather(torch.where(mask, logprobs, 0).sum(dim=1) / mask.sum(dim=1))  # NaN without tokens
         groups, correct = torch.arange(len(rewards), device=rewards.device) // self.num_generations, rewards > 0
         lengths = gather(mask.sum(dim=1))
-        rollout = Rollout(rewards, groups, correct, gather(batch["advantages"]), mean_logprobs, lengths)
+        redrawn = torch.zeros_like(correct) if self._redrawn is None else self._redrawn
+        first = rewards if self._first_rewards is None else self._first_rewards
+        own = gather(batch["advantages"])
+        rollout = Rollout(rewards, groups, correct, own, mean_logprobs, lengths, redrawn, first)
         per_completion, totals = run_reward_methods(reward_methods(methods), rollout)
         if totals:
             self._action_log.add(totals)
