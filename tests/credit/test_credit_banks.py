@@ -47,3 +47,22 @@ def test_each_step_takes_what_the_one_before_left(script: ModuleType) -> None:
     assert forks[forks.index("--model") + 1] == "o/grpo/story"
     assert credit[1] == forks[forks.index("--out") + 1]
     assert yaml.safe_load(script.RECIPE.read_text())["seed"] == 0
+
+
+def test_the_package_holds_small_banks_of_both_tasks() -> None:
+    pytest.importorskip("torch")
+    from forkwise.credit.bank import SHIPPED
+    from forkwise.credit.command import run_credit
+    from forkwise.credit.options import CreditOptions
+
+    assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < 1_000_000
+    scored = run_credit([], CreditOptions(only=True, method=["entropy_weight:least=0"]))
+    assert [bank.name for bank in scored.banks] == ["countdown-base", "story-base"]
+    story = scored.banks[1]
+    grpo, masked = story.methods
+    assert grpo.method == "grpo"
+    # Masking tokens without entropy earns correlation, and nothing where tokens count by what they can change.
+    assert masked.alike.minus_grpo.low is not None
+    assert masked.alike.minus_grpo.low > 0.05
+    assert masked.sized.minus_grpo.low is not None
+    assert masked.sized.minus_grpo.low < 0
