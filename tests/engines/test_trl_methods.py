@@ -478,7 +478,7 @@ class TestRefused:
             (
                 ["overlong"],
                 {"max_completion_length": 512},
-                "none is longer than 512 .*: set overlong:limit=512,buffer=102",
+                "none is longer than 512 .*: set overlong:limit=512",
             ),
             (["clip_higher"], {}, "'clip_higher' compares the policy with the one that drew the rollout"),
             (["clip_higher"], {"epsilon_high": 0.3}, "sets epsilon_high to 0.28, but it is given as 0.3"),
