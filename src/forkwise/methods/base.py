@@ -160,6 +160,10 @@ class RewardMethod(Method):
     def advantages(self, rollout: Rollout) -> Tensor:
         """Computes the advantages `(N,)` of all completions of the rollout."""
 
+    def remember(self, rollout: Rollout) -> dict[str, Any]:
+        """Returns what `Rollout.memory` holds in the next rollout: tuples of tensors on the CPU, by names."""
+        return {}
+
 
 class TokenMethod(Method):
     """A method that makes advantages per token; a token mask is advantages of 0."""
