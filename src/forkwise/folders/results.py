@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,9 +52,23 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def numerical_versions() -> dict[str, str]:
+    """Returns the versions of what numbers depend on beside forkwise: Python, NumPy and SciPy."""
+    return {"python": platform.python_version(), **{name: version(name) for name in ("numpy", "scipy")}}
+
+
 def result_text(result: Any) -> str:
-    """Writes the dataclass as JSON text; NumPy's arrays and numbers become lists and numbers."""
-    return json_text(_finite(msgspec.to_builtins(result, enc_hook=_plain)))
+    """Writes the dataclass as JSON text; NumPy's arrays and numbers become lists and numbers.
+
+    Beside the version of forkwise, which results hold, there are those of Python, NumPy and SciPy.
+    """
+    content = _finite(msgspec.to_builtins(result, enc_hook=_plain))
+    if "forkwise" in content and "versions" not in content:
+        places = list(content)
+        after = places.index("forkwise") + 1
+        ordered = {key: content[key] for key in places[:after]} | {"versions": numerical_versions()}
+        content = ordered | {key: content[key] for key in places[after:]}
+    return json_text(content)
 
 
 def write_result(path: Path, result: Any) -> Path:
