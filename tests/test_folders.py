@@ -341,6 +341,7 @@ def test_metrics_are_ours_or_those_of_the_trainers_newest_state(tmp_path: Path) 
 def test_a_result_says_which_numerical_packages_made_it() -> None:
     import platform
 
+    import numpy as np
     import scipy
 
     @dataclass(frozen=True)
