@@ -41,6 +41,22 @@ def inputs_of(paths: Iterable[Path]) -> list[Input]:
     return [Input(str(path), _sha256(path)) for path in dict.fromkeys(paths)]
 
 
+def sha256_of_path(path: Path) -> str:
+    """Hashes a file, or a folder: the names, sizes and SHA-256 of all files in it, but hidden ones.
+
+    Raises:
+        InputError: something cannot be read.
+    """
+    if not path.is_dir():
+        return _sha256(path)
+    digest = hashlib.sha256()
+    inside = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    for name, file in sorted(inside.items()):
+        if not any(part.startswith(".") for part in name.split("/")):
+            digest.update(f"{name}\0{file.stat().st_size}\0{_sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
     try:
