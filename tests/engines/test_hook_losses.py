@@ -141,6 +141,9 @@ def logits_of(entropies: Any, words: int = 2048) -> Any:
     return torch.cat([low[..., None], torch.zeros(*low.shape, words - 1, dtype=low.dtype)], dim=-1)
 
 
+DRAWN: dict[str, Any] = {"generation": {"top_p": 1.0, "top_k": None, "temperature": 0.7}}
+
+
 class TestNeMo:
     @pytest.fixture(autouse=True)
     def _nemo_rl(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,20 +186,35 @@ class TestNeMo:
         loss_fn = ClippedPG()
         check_adapter(
             lambda batch: self.outcome(batch, loss_fn),
-            lambda batch, alpha, kappa: self.outcome(batch, shaped(loss_fn, alpha=alpha, kappa=kappa)),
-            lambda: shaped(loss_fn, alpha=0.4)(data={}, logits=None),
+            lambda batch, alpha, kappa: self.outcome(batch, shaped(loss_fn, alpha=alpha, kappa=kappa, **DRAWN)),
+            lambda: shaped(loss_fn, alpha=0.4, **DRAWN)(data={}, logits=None),
             tolerance=1e-5,  # entropies of float32 logits
         )
         assert shaped(loss_fn, alpha=0) is loss_fn
-        assert shaped(loss_fn, alpha=0.4).metric_normalizations == {"loss": "tokens"}
+        assert shaped(loss_fn, alpha=0.4, **DRAWN).metric_normalizations == {"loss": "tokens"}
+
+    @pytest.mark.parametrize(
+        ("generation", "message"),
+        [
+            ({"top_p": 0.9, "top_k": None}, "drawn with top_p=0.9 and top_k=None, .*: set policy.generation.top_p=1.0"),
+            ({"top_p": 1.0, "top_k": 50}, "drawn with top_p=1.0 and top_k=50"),
+            (None, "must know how rollouts are drawn: give generation=config"),
+        ],
+    )
+    def test_refuses_rollouts_of_a_part_of_the_distribution(
+        self, generation: dict[str, Any] | None, message: str
+    ) -> None:
+        with pytest.raises(InputError, match=message):
+            shaped(ClippedPG(), alpha=0.4, generation=generation)
+        assert shaped(ClippedPG(), alpha=0.4, generation={"top_p": 1.0, "top_k": -1}).alpha == 0.4  # -1 is off
 
     def test_refuses_what_has_no_whole_logits(self, monkeypatch: pytest.MonkeyPatch) -> None:
         fused, other = ClippedPG(), SimpleNamespace(input_type=LossInputType.LOGIT)
         fused.use_fused_linear_logprobs = True
         for loss_fn, message in ((fused, "leave no logits"), (other, "does not take log-probs")):
             with pytest.raises(InputError, match=message):
-                shaped(loss_fn, alpha=0.4)
+                shaped(loss_fn, alpha=0.4, **DRAWN)
         state = {"model_parallel_is_initialized": lambda: True, "get_tensor_model_parallel_world_size": lambda: 2}
         modules(monkeypatch, megatron__core__parallel_state=state)
         with pytest.raises(InputError, match="tensor parallel size to 1"):
-            shaped(ClippedPG(), alpha=0.4)(data={"advantages": torch.ones(1, 3)}, logits=torch.zeros(1, 3, 4))
+            shaped(ClippedPG(), alpha=0.4, **DRAWN)(data={"advantages": torch.ones(1, 3)}, logits=torch.zeros(1, 3, 4))

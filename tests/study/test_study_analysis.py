@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -224,12 +225,12 @@ def test_arms_are_compared_when_that_was_planned_and_not_before(tmp_path: Path) 
     assert reading.result.shown_below == pytest.approx(boundary(plan, 5))
     text = said(tmp_path)
     assert text.index("shaped minus GRPO, Pass@1") < text.index("Exploratory")
-    assert said(tmp_path, early=True).startswith("18 of 21 runs have a receipt.\nRead at a time that was not planned")
+    assert "Read at a time that was not planned" in said(tmp_path, early=True)
 
-    plain, better, alike = ([*runs, runs[0]] for runs in (PLAIN, BETTER, ALIKE))
-    write_all(tmp_path, plan, {"GRPO": plain, "shaped": better, "placebo": alike})
-    _, _, reading = read_study_folder(tmp_path)
-    assert reading.result.seeds == [0, 1, 2, 3, 4, 5, 6]
+    plan, folder = study(primary=primary), tmp_path / "to the end"
+    write_all(folder, plan, {"GRPO": PLAIN, "shaped": BETTER, "placebo": ALIKE})
+    _, _, reading = read_study_folder(folder)
+    assert reading.result.seeds == [0, 1, 2, 3, 4, 5]
     assert reading.result.shown
     gate = reading.result.gate
     assert gate is not None
@@ -238,7 +239,7 @@ def test_arms_are_compared_when_that_was_planned_and_not_before(tmp_path: Path) 
     alone = contrast(
         *(
             arm_of(a, [receipt(plan, a, s, c) for s, c in enumerate(r)])
-            for a, r in (("shaped", better), ("GRPO", plain))
+            for a, r in (("shaped", BETTER), ("GRPO", PLAIN))
         ),
         1,
         4,
@@ -307,6 +308,9 @@ def test_a_look_is_recorded_and_a_shown_difference_ends_the_study(tmp_path: Path
     assert record["seeds"] == 5
     assert record["difference"] == pytest.approx((np.sum(ALIKE[:5]) - np.sum(PLAIN[:5])) / 240)
     assert record["stops"] is None
+    read = [tmp_path / f"{arm}-seed{seed}.json" for arm in ("grpo", "shaped", "placebo") for seed in range(5)]
+    assert record["receipts"] == {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in read}
+    assert {"python", "numpy", "scipy", "forkwise"} <= {*record, *record["versions"]}
     write_all(tmp_path, plan, {"shaped": BETTER})
     assert "ends at its look after 5 seeds, as registered: the primary difference is shown" in str(
         look_at(plan, tmp_path, plan.seeds[:5])
@@ -314,6 +318,37 @@ def test_a_look_is_recorded_and_a_shown_difference_ends_the_study(tmp_path: Path
     (tmp_path / "grpo-seed4.json").unlink()
     with pytest.raises(InputError, match="No receipt of 1 run, such as 'grpo-seed4': every started run counts"):
         look_at(plan, tmp_path, plan.seeds[:5])
+
+
+def test_a_study_that_ended_at_a_look_says_so_and_why(tmp_path: Path) -> None:
+    """Reading alone says it, from the receipts; a record, once made, has the last word."""
+    plan = study(seeds="0-6", looks=[5], stopping={"futility": {"effect": 0.3, "power": 0.5}})
+    write_all(tmp_path, plan, {"GRPO": PLAIN[:5], "shaped": ALIKE[:5], "placebo": ALIKE[:5]})
+    end = "The study ends at its look after 5 seeds, as registered: the chance to show a difference of +0.3 at the end"
+    assert end in said(tmp_path)
+    assert "The interval is the plain 95% one, not adjusted for looks; the bound of p is." in said(tmp_path)
+    # Runs beyond the look change nothing, and reading them all is exploratory.
+    write_all(
+        tmp_path, plan, {"GRPO": [*PLAIN, PLAIN[0]], "shaped": [*ALIKE, BETTER[0]], "placebo": [*ALIKE, ALIKE[0]]}
+    )
+    _, _, reading = read_study_folder(tmp_path)
+    assert reading.result.seeds == plan.seeds[:5]
+    late = read_study_folder(tmp_path, early=True)[2].result
+    assert (late.seeds, late.early, late.shown_below, late.shown) == (plan.seeds, True, 0.0, False)
+
+    assert look_at(plan, tmp_path, plan.seeds[:5]) is not None
+    assert "says otherwise" not in said(tmp_path)
+    record = json.loads(look_file(tmp_path, 5).read_text())
+    look_file(tmp_path, 5).write_text(json.dumps({**record, "stops": None}))
+    text = said(tmp_path)
+    assert "The record of the look after 5 seeds says otherwise than the receipts that are here" in text
+    assert end not in text
+    assert read_study_folder(tmp_path)[2].result.seeds == plan.seeds
+
+
+def test_a_study_without_looks_has_a_plain_interval(tmp_path: Path) -> None:
+    write_all(tmp_path, study(), {"GRPO": PLAIN, "shaped": BETTER, "placebo": ALIKE})
+    assert "not adjusted for looks" not in said(tmp_path)
 
 
 def test_progress_counts_the_runs_of_all_arms(tmp_path: Path) -> None:

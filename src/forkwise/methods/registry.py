@@ -34,6 +34,7 @@ from forkwise.methods.kl_cov import KlCov
 from forkwise.methods.m2po import M2po
 from forkwise.methods.maspo import Maspo
 from forkwise.methods.maxrl import MaxRl
+from forkwise.methods.meds import Meds
 from forkwise.methods.miner import Miner
 from forkwise.methods.opefo import Opefo
 from forkwise.methods.opo import Opo
@@ -123,6 +124,7 @@ _OURS: tuple[type[Method], ...] = (
     Shear,
     Heal,
     AepoArbitrary,
+    Meds,
 )
 """Our methods, in the order in which they are listed."""
 

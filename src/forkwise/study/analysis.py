@@ -18,6 +18,7 @@ from forkwise.passk import Arm, Comparison, Evaluation, compare, evaluate, k_gri
 from forkwise.passk.design import FEWEST_PAIRS, FEWEST_RUNS
 from forkwise.study.contrasts import Receipts, SeedContrast, arms_of, contrast, endpoint_name, values
 from forkwise.study.exploring import Spread, WithinBudget, spreads, within_budgets
+from forkwise.study.looks import Ending, ending
 from forkwise.study.receipts import arm_of, read_receipts, receipt_file, starts
 from forkwise.study.registration import PLAN, read_plan
 from forkwise.study.spec import BASE, Study
@@ -107,6 +108,8 @@ class Result:
         exploratory: everything else, of all arms; None where nothing may be compared.
         base: the model before training.
         spread, within: how much the runs of each arm differ, and what a budget of tokens buys; exploratory too.
+        ending: the look at which the study ended, with the reason; None where it did not.
+        otherwise: looks whose record says otherwise than the receipts.
     """
 
     progress: Progress
@@ -121,6 +124,8 @@ class Result:
     base: Evaluation | None = None
     spread: list[Spread] = field(default_factory=list)
     within: list[WithinBudget] = field(default_factory=list)
+    ending: Ending | None = None
+    otherwise: list[int] = field(default_factory=list)
 
     @property
     def shown(self) -> bool:
@@ -135,7 +140,9 @@ def analyse(study: Study, folder: Path, receipts: Receipts, *, early: bool = Fal
     never is.
     """
     far = progress(study, folder, receipts)
-    planned = [number for number in (*study.looks, len(study.seeds)) if _complete(study, far, number)]
+    end, otherwise = ending(study, folder, receipts, far.seeds)
+    last = len(study.seeds) if end is None else end.seeds
+    planned = [n for n in (*study.looks, len(study.seeds)) if n <= last and _complete(study, far, n)]
     if study.primary is None or early:
         seeds = far.seeds
     else:
@@ -155,7 +162,7 @@ def analyse(study: Study, folder: Path, receipts: Receipts, *, early: bool = Fal
     n, level = study.evaluation.n, study.primary.level
     reference, tested = arms[study.arms[0].name], arms[study.tested.name]
     primary = contrast(tested, reference, study.primary.endpoint, n, level)
-    limit = boundary(study, len(seeds)) if seeds == study.seeds[: len(seeds)] else 0.0
+    limit = boundary(study, len(seeds)) if len(seeds) <= last and seeds == study.seeds[: len(seeds)] else 0.0
     gate = None
     if study.primary.gate is not None and primary.p < limit:
         gate = contrast(tested, arms[study.arm(study.primary.gate).name], study.primary.endpoint, n, level)
@@ -172,6 +179,8 @@ def analyse(study: Study, folder: Path, receipts: Receipts, *, early: bool = Fal
         base=base,
         spread=spread,
         within=within,
+        ending=end,
+        otherwise=otherwise,
     )
 
 

@@ -21,8 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from forkwise.errors import InputError
-from forkwise.folders import write_json
-from forkwise.folders.results import read_result, write_result
+from forkwise.folders.results import inputs_of, numerical_versions, read_result, write_result
 from forkwise.passk import Arm, diversity, make_arm
 from forkwise.passk.outcomes import number_clusters
 from forkwise.reading import parse_json
@@ -128,7 +127,7 @@ def read_receipt(path: Path) -> Receipt:
 
 def versions() -> dict[str, str]:
     """Returns the versions that a run depends on."""
-    packages = {"python": platform.python_version()}
+    packages = numerical_versions()
     for name in _PACKAGES:
         with suppress(PackageNotFoundError):
             packages[name] = version(name)
@@ -283,6 +282,6 @@ def arm_of(name: str, receipts: Sequence[Receipt]) -> Arm:
     )
 
 
-def write_note(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a small record beside the receipts."""
-    write_json(path, dict(content))
+def hashes_of(folder: Path, runs: Iterable[str]) -> dict[str, str]:
+    """Returns the SHA-256 of the receipts of these runs, by the names of their files."""
+    return {Path(i.path).name: i.sha256 for i in inputs_of(receipt_file(folder, run) for run in runs)}

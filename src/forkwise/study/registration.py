@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,5 +89,11 @@ def registration_of(file: Path, study: Study) -> dict[str, Any] | None:
 
 def refuse_other_plan(study: Study, recorded: Study, where: Path) -> None:
     """Raises an `InputError` that names what differs, unless both are one plan."""
+    unknown = [path for path in study.contents if path not in recorded.contents]
+    if unknown and replace(study, contents=recorded.contents) == replace(recorded, title=study.title):
+        raise InputError(
+            f"The plan in '{where}' is of an older version of forkwise, which did not hash the contents of "
+            f"'{unknown[0]}': finish it with that version, or begin anew with another --out, and register again."
+        )
     remedy = "a study goes on as it began; what is different is another study, with a file and folder of its own"
     refuse_other(where / PLAN, recorded.said(), study.said(), what="a study", remedy=remedy)

@@ -164,6 +164,7 @@ class Study:
         recipe: any setting of `forkwise grpo` or `ppo`, the same for all arms; `like: NAME` starts from a named one.
         seeds: the seeds of every arm.
         looks: numbers of seeds at which the primary comparison is made before the end.
+        contents: SHA-256 of the local files and folders that model and data sets name, which `study` commands find.
         pilot: whether the study only measures what its successor is planned from: no difference between arms is shown.
     """
 
@@ -183,6 +184,7 @@ class Study:
     looks: list[int] = field(default_factory=list)
     stopping: Stopping = field(default_factory=Stopping)
     pilot: bool = False
+    contents: dict[str, str] = field(default_factory=dict)
     title: str = "study"
 
     def __post_init__(self) -> None:
