@@ -12,6 +12,7 @@ pytest.importorskip("trl")
 
 import tiny_trl as tiny
 import torch
+from engine_interfaces import modules
 from test_trl import GRADIENT_TOLERANCE, loss_and_gradient, make, relative
 from trl import GRPOTrainer
 
@@ -31,9 +32,44 @@ def areal_loss(logprobs: Any, entropy: Any, input_data: dict[str, Any], vocab_mi
     return torch.where(mask, loss, 0).sum() / mask.sum().clamp(min=1)
 
 
+class Tracker:
+    """AReaL 1.0.4's `stats_tracker`, without its scopes and its minima and maxima."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, list[Any]] = {}
+        self.sums: dict[str, tuple[str, list[Any]]] = {}
+
+    def denominator(self, **masks: Any) -> None:
+        for name, mask in masks.items():
+            assert mask.dtype == torch.bool
+            self.tokens.setdefault(name, []).append(mask.clone())
+
+    def stat(self, denominator: str, **values: Any) -> None:
+        for name, value in values.items():
+            assert value.dtype == torch.float32
+            mask = self.tokens[denominator][-1]
+            assert mask.shape == value.shape
+            self.sums.setdefault(name, (denominator, []))[1].append(torch.where(mask, value, 0.0).sum())
+
+    def count(self, name: str) -> float:
+        return float(sum(mask.sum() for mask in self.tokens[name]))
+
+    def export(self) -> dict[str, float]:
+        return {name: float(sum(sums)) / self.count(of) for name, (of, sums) in self.sums.items()}
+
+
+@pytest.fixture
+def tracker(monkeypatch: pytest.MonkeyPatch) -> Tracker:
+    made = Tracker()
+    modules(monkeypatch, areal__utils={"stats_tracker": made})
+    return made
+
+
 class TestAReaL:
     @staticmethod
-    def outcome(batch: Batch, loss_fn: Any) -> Outcome:
+    def outcome(batch: Batch, loss_fn: Any, tracker: Tracker | None = None) -> Outcome:
+        if tracker:
+            tracker.tokens, tracker.sums = {}, {}
         flat = {name: [x for row in getattr(batch, name) for x in row] for name in Batch._fields}
         logprobs = torch.linspace(-1.5, -0.1, len(flat["mask"]), dtype=torch.float64).requires_grad_()
         entropy = torch.tensor(flat["entropy"], dtype=torch.float64, requires_grad=True)
@@ -44,12 +80,17 @@ class TestAReaL:
         value.backward()
         assert entropy.grad is None
         assert torch.equal(data["advantages"], before)
-        return Outcome(value.detach(), logprobs.grad)
+        totals = None
+        if tracker and tracker.sums:
+            totals = torch.tensor([tracker.count("shaping_pos"), *(float(sum(s)) for _, s in tracker.sums.values())])
+        return Outcome(value.detach(), logprobs.grad, totals)
 
-    def test_holds_the_contract(self) -> None:
+    def test_holds_the_contract(self, tracker: Tracker) -> None:
         check_adapter(
             engine=lambda batch: self.outcome(batch, areal_loss),
-            adapter=lambda batch, alpha, kappa: self.outcome(batch, shaped(areal_loss, alpha=alpha, kappa=kappa)),
+            adapter=lambda batch, alpha, kappa: self.outcome(
+                batch, shaped(areal_loss, alpha=alpha, kappa=kappa), tracker
+            ),
             bypassed=lambda: shaped(areal_loss, alpha=0.4)(torch.zeros(2), None, {}),
         )
         assert shaped(areal_loss, alpha=0) is areal_loss

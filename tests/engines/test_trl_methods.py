@@ -237,7 +237,7 @@ class TestTheLossIsFedWithWhatTheMethodMakes:
         assert [k for k in ("psi_pos", "psi_neg") if max(row[f"shaping/{k}"] for row in rows) > 0] == logged
 
     def test_presets_alone_are_stock_trl(self, tmp_path: Path) -> None:
-        steps = {"max_steps": 2}
+        steps = {"max_steps": 2, **REUSED}
         ours = make(
             EntropyShapedGRPOTrainer, tmp_path, method=["dr_grpo", "clip_higher"], entropy_backend="trl", **steps
         )
@@ -581,6 +581,12 @@ class TestRefused:
             (["entropy_advantage"], {"kappa": 3.0}, "kappa is the shorthand"),
             (["dr_grpo"], {"loss_type": "bnpo"}, "'dr_grpo' sets loss_type to dr_grpo, but it is given as bnpo"),
             (["grpo"], {"scale_rewards": False}, "'grpo' sets scale_rewards to group, but it is given as none"),
+            (
+                ["overlong"],
+                {"max_completion_length": 512},
+                "none is longer than 512 .*: set overlong:limit=512",
+            ),
+            (["clip_higher"], {}, "'clip_higher' compares the policy with the one that drew the rollout"),
             (["clip_higher"], {"epsilon_high": 0.3}, "sets epsilon_high to 0.28, but it is given as 0.3"),
             (["clipcov"], {}, "Did you mean 'clip_cov'"),
             (["passk_training"], {}, "k of the method 'passk_training' is 4, but groups have 4 completions"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from forkwise.errors import InputError
-from forkwise.methods.base import SettingsMethod, check_range
+from forkwise.methods.base import Condition, SettingsMethod, check_range
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class ClipHigher(SettingsMethod):
     title = "DAPO: An Open-Source LLM Reinforcement Learning System at Scale"
     paper = "2503.14476"
     formula = "clip(r, 1 - low, 1 + high)"
+    conditions = frozenset({Condition.OFF_POLICY})
 
     def __post_init__(self) -> None:
         for field in ("low", "high"):

@@ -15,7 +15,6 @@ alpha 0 and in evaluation all weights are 1.
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +22,7 @@ import torch
 from forkwise.constants import KAPPA, check_alpha, check_kappa
 from forkwise.core import shape_and_measure
 from forkwise.engines.base import ActionLog
+from forkwise.engines.hooks.totals import report
 from forkwise.engines.weights import check_weighable, shaping_weights
 from forkwise.errors import InputError
 from forkwise.methods.chain import SHAPING
@@ -92,7 +92,7 @@ class WeightShapingMixin(_Trainer):
         entropy = entropies.detach()
         self._weighed += 1
         _, stats = shape_and_measure(self._advantages, entropy, alpha=alpha, kappa=kappa, mask=mask)
-        self._action_log.add({SHAPING: self.accelerator.reduce(stats.totals, reduction="sum")})
+        self._action_log.add({SHAPING: stats.totals})
         return shaping_weights(self._advantages, entropy, alpha=alpha, kappa=kappa, mask=mask)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -114,9 +114,5 @@ class WeightShapingMixin(_Trainer):
     def log(self, *args: Any, **kwargs: Any) -> None:
         """Logs as the trainer does and adds, in training, what shaping did since the last log."""
         if self._constants and self.model.training:
-            metrics, warning = self._action_log.take()
-            for name, value in metrics.items():
-                self._metrics["train"][name].append(value)
-            if warning:
-                warnings.warn(warning, stacklevel=2)
+            report(self, self._action_log)
         super().log(*args, **kwargs)

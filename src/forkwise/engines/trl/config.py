@@ -144,6 +144,7 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
                 )
             if self.has_groups:
                 method.check_group_size(int(self.num_generations))
+            method.check_longest(int(self.max_completion_length))
             if not self.has_groups and (why := why_not_ppo(method)):
                 raise InputError(f"The method '{method.name}' {why}.")
             if method.slot == "advantages" and self.multi_objective_aggregation != "sum_then_normalize":
