@@ -29,7 +29,7 @@ from forkwise.training.rewards import load_reward, training_dataset
 STEPS, WARM = 12, 2
 MIB = 2**20
 DOMAIN = "heal:column=problem_id,target={},shortest=4"
-METHODS = ("siren", "shear", DOMAIN, "aepo_arbitrary:target=9", "meds:marker==")
+METHODS = ("siren", "shear", DOMAIN, "aepo_arbitrary:target=9")
 
 
 class Timed(EntropyShapedGRPOTrainer):
