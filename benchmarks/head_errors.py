@@ -34,11 +34,22 @@ def verl_triton() -> Function:
     return function
 
 
-HEADS: dict[str, Callable[[], Function]] = {
+def products() -> Function:
+    """What the rounding of products alone does: softmax in float64 of products in the dtype."""
+
+    def function(h: Any, w: Any, y: Any, mode: str) -> tuple[Any, Any]:
+        logp = (h @ w.t()).double().log_softmax(-1)
+        return logp.gather(1, y[:, None])[:, 0], -(logp.exp() * logp).sum(-1)
+
+    return function
+
+
+HEADS: dict[str, Callable[[], Function]] = {"float64 softmax of the products": products} | {
     name: implementation.load
     for name, implementation in IMPLEMENTATIONS.items()
     if name not in (FLOOR, EXTRAS) and implementation.load is not None
-} | {"verl Triton": verl_triton}
+}
+HEADS["verl Triton"] = verl_triton
 
 
 def errors(head: Function, shape: tuple[int, int, int], dtype: torch.dtype) -> list[float]:

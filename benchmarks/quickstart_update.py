@@ -3,10 +3,10 @@
     python benchmarks/quickstart_update.py                 # the figure of docs/performance.md: some minutes
     python benchmarks/quickstart_update.py --rounds 3
 
-Both trainers have the quickstart's recipe and the embedded model; one rollout of 256 completions, drawn once, is cut
-into micro-batches of 64. An update is forward pass, loss and backward pass of two of them; with every rollout come the
-old log-probs of all. The two take turns, and the first of them changes. CPU seconds, one thread: medians, and the median
-of the ratios within a turn.
+Both trainers have the quickstart's recipe and the embedded model; one rollout of 256 completions, drawn once,
+is cut into micro-batches of 64. An update is forward pass, loss and backward pass of two of them; with every
+rollout come the old log-probs of all. The two take turns, and the first of them changes. CPU seconds, one
+thread: medians, and the median of the ratios within a turn.
 """
 
 from __future__ import annotations

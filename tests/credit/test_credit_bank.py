@@ -99,7 +99,9 @@ def test_every_method_has_a_score_or_a_reason() -> None:
     assert sorted([arm.method.name for arm in arms] + [one.name for one in left]) == sorted(all_methods())
     assert arms[0].name == "grpo"
     assert not {"entropy_advantage", "forking_tokens", "rloo", "gtpo"} & {one.name for one in left}
-    assert {one.name for one in left} >= {"clip_higher", "kl_cov", "dcpo"}
+    reasons = {one.name: one.reason for one in left}
+    assert set(reasons) >= {"clip_higher", "kl_cov", "dcpo"}
+    assert reasons["shear"] == "it needs last hidden states, which banks do not hold"
 
 
 def test_specs_beside_the_defaults() -> None:

@@ -18,7 +18,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from engine_interfaces import behind_a_prompt, check_logged, clipped, constants, drawn, modules, padded
+from engine_interfaces import (
+    behind_a_prompt,
+    check_logged,
+    clipped,
+    constants,
+    drawn,
+    modules,
+    one_process,
+    padded,
+    totals_of,
+)
 
 from forkwise.errors import InputError
 from forkwise.testing.engines import Batch, Outcome, check_adapter, check_skipped_step
@@ -51,7 +61,7 @@ class TestRoll:
     @staticmethod
     def outcome(worker: Any, batch: Batch, settings: Any) -> Outcome:
         mask, entropy = padded(batch.mask), padded(batch.entropy).requires_grad_()
-        logprobs = drawn().requires_grad_()
+        logprobs = drawn()[: len(batch.mask)].requires_grad_()
         worker.pipeline_config = settings
         worker.strategy = SimpleNamespace(
             op_compute_log_probs=lambda logits: logits * mask,
@@ -64,7 +74,7 @@ class TestRoll:
         assert data.batch["advantages"] is given
         assert entropy.grad is None
         check_logged(metrics, batch, settings)
-        return Outcome(loss.detach(), logprobs.grad)
+        return Outcome(loss.detach(), logprobs.grad, totals_of(metrics))
 
     def test_holds_the_contract(self, worker: Any) -> None:
         nothing = SimpleNamespace(batch={"response_mask": torch.ones(1, 3)})
@@ -145,7 +155,7 @@ class TestOpenRLHF:
     @staticmethod
     def outcome(trainer: Any, batch: Batch, settings: Any, *, entropy_coef: float | None = 0.0) -> Outcome:
         entropy = behind_a_prompt(padded(batch.entropy)).requires_grad_()
-        logprobs = drawn().requires_grad_()
+        logprobs = drawn()[: len(batch.mask)].requires_grad_()
 
         class Actor(torch.nn.Module):
             def forward(self, sequences: Any, return_entropy: bool) -> Any:
@@ -167,7 +177,9 @@ class TestOpenRLHF:
         assert entropy.grad is None
         check_logged(status["metrics"], batch, settings)
         assert status["weights"].keys() == status["metrics"].keys()
-        return Outcome(status["metrics"]["policy_loss"], logprobs.grad)
+        totals = totals_of(status["metrics"])
+        tokens = padded(batch.mask).sum()  # OpenRLHF's weight of the micro-batch
+        return Outcome(status["metrics"]["policy_loss"], logprobs.grad, None if totals is None else totals * tokens)
 
     def test_holds_the_contract(self, trainer: Any) -> None:
         deaf = trainer(True)
@@ -212,6 +224,11 @@ class TestMsSwift:
                 self.args, self.compute_entropy = settings, True
                 self.model = SimpleNamespace(training=True)
                 self._metrics = {"train": defaultdict(list)}
+                self.accelerator = one_process()
+                self._action_log = None  # the stock trainer has none
+
+            def log(self, logs: Any) -> None:
+                pass
 
             def compute_loss(self, model: Any, inputs: Any) -> Any:
                 if inputs["grpo_batch"] is None:
@@ -250,15 +267,17 @@ class TestMsSwift:
 
     @staticmethod
     def outcome(trainer: Any, batch: Batch) -> Outcome:
-        entropy, logprobs = padded(batch.entropy).requires_grad_(), drawn().requires_grad_()
+        entropy, logprobs = padded(batch.entropy).requires_grad_(), drawn()[: len(batch.mask)].requires_grad_()
         given = padded(batch.advantages)
         grpo_batch = GRPOBatch(given, padded(batch.mask).bool(), entropy, logprobs)
         loss = trainer.compute_loss(None, {"grpo_batch": grpo_batch})
         loss.backward()
         assert grpo_batch.advantages is given
         assert entropy.grad is None
+        totals = None if trainer._action_log is None else trainer._action_log.totals["shaping"]
+        trainer.log({})
         check_logged({name: values[-1] for name, values in trainer._metrics["train"].items()}, batch, trainer.args)
-        return Outcome(loss.detach(), logprobs.grad)
+        return Outcome(loss.detach(), logprobs.grad, totals)
 
     def test_holds_the_contract(self, trainer: Any) -> None:
         check_adapter(

@@ -15,7 +15,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from engine_interfaces import LONGEST, behind_a_prompt, check_logged, clipped, constants, drawn, modules, padded
+from engine_interfaces import (
+    LONGEST,
+    behind_a_prompt,
+    check_logged,
+    clipped,
+    constants,
+    drawn,
+    modules,
+    padded,
+    totals_of,
+)
 
 from forkwise.engines.hooks.nemo_rl import shaped
 from forkwise.errors import InputError
@@ -64,16 +74,23 @@ class TestPrimeRL:
 
     @staticmethod
     def outcome(batch: Batch, loss_fn: Any) -> Outcome:
-        logprobs, total = drawn().requires_grad_(), torch.zeros((), dtype=torch.float64)
+        logprobs, total = drawn()[: len(batch.mask)].requires_grad_(), torch.zeros((), dtype=torch.float64)
+        sums = torch.zeros(6, dtype=torch.float64)
         for row, (a, h, m) in enumerate(zip(*batch, strict=True)):
             own = logprobs[row, : len(m)]
             entropy = torch.tensor(h, dtype=torch.float64, requires_grad=True)
             given = torch.tensor(a, dtype=torch.float64)
             old = torch.full_like(given, -0.8)
-            total = total + loss_fn(LossInputs(own, old, None, given, torch.tensor(m).bool(), None, entropy)).loss
+            outputs = loss_fn(LossInputs(own, old, None, given, torch.tensor(m).bool(), None, entropy))
+            total = total + outputs.loss
+            if "shaping/psi_pos" in outputs.metrics:
+                names = ("psi_pos", "psi_neg", "psi_over_adv", "capped_frac")
+                values = [outputs.metrics[f"shaping/{name}"] for name in names]
+                numbers = [len(values[0]), len(values[1]), *(float(value.sum()) for value in values)]
+                sums += torch.tensor(numbers, dtype=torch.float64)
             assert given.tolist() == pytest.approx(list(a))
         total.backward()
-        return Outcome(total.detach(), logprobs.grad)
+        return Outcome(total.detach(), logprobs.grad, sums)
 
     def test_holds_the_contract(self) -> None:
         from forkwise.engines.hooks.prime_rl import shaped_loss
@@ -90,7 +107,8 @@ class TestPrimeRL:
         row = Batch([[0.9, -0.4, 1.7, -1.0]], [[0.0, 3.0, 1.0, 2.0]], [[1, 1, 0, 1]])
         a, h, m = (torch.tensor(values[0], dtype=torch.float64) for values in row)
         inputs = LossInputs(torch.zeros(4), torch.zeros(4), None, a, m.bool(), None, h)
-        check_logged(shaped_loss(inputs, alpha=0.4, kappa=2.0).metrics, row, constants(0.4))
+        metrics = shaped_loss(inputs, alpha=0.4, kappa=2.0).metrics
+        check_logged({name: values.mean() for name, values in metrics.items()}, row, constants(0.4))  # as prime-rl does
         with pytest.raises(InputError, match="kappa must be"):
             shaped_loss(bare, alpha=0.4, kappa=1.0)
 
@@ -123,6 +141,9 @@ def logits_of(entropies: Any, words: int = 2048) -> Any:
     return torch.cat([low[..., None], torch.zeros(*low.shape, words - 1, dtype=low.dtype)], dim=-1)
 
 
+DRAWN: dict[str, Any] = {"generation": {"top_p": 1.0, "top_k": None, "temperature": 0.7}}
+
+
 class TestNeMo:
     @pytest.fixture(autouse=True)
     def _nemo_rl(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,9 +160,11 @@ class TestNeMo:
     @staticmethod
     def outcome(batch: Batch, loss_fn: Any) -> Outcome:
         mask, entropy = padded(batch.mask), padded(batch.entropy)
-        logits = torch.cat([logits_of(entropy), torch.zeros(4, 1, 2048, dtype=torch.float64)], dim=1).requires_grad_()
+        logits = torch.cat(
+            [logits_of(entropy), torch.zeros(len(mask), 1, 2048, dtype=torch.float64)], dim=1
+        ).requires_grad_()
         data = {
-            "input_ids": torch.ones(4, LONGEST + 1, dtype=torch.long),
+            "input_ids": torch.ones(len(mask), LONGEST + 1, dtype=torch.long),
             "advantages": behind_a_prompt(padded(batch.advantages)),
             "token_mask": behind_a_prompt(mask),
             "sample_mask": (mask.sum(dim=1) > 0).double(),
@@ -157,26 +180,41 @@ class TestNeMo:
         assert torch.equal(data["advantages"], before)
         if alpha := getattr(loss_fn, "alpha", 0.0):
             check_logged(metrics, batch, constants(alpha, loss_fn.kappa))
-        return Outcome(loss.detach(), logits.grad)
+        return Outcome(loss.detach(), logits.grad, totals_of(metrics))
 
     def test_holds_the_contract(self) -> None:
         loss_fn = ClippedPG()
         check_adapter(
             lambda batch: self.outcome(batch, loss_fn),
-            lambda batch, alpha, kappa: self.outcome(batch, shaped(loss_fn, alpha=alpha, kappa=kappa)),
-            lambda: shaped(loss_fn, alpha=0.4)(data={}, logits=None),
+            lambda batch, alpha, kappa: self.outcome(batch, shaped(loss_fn, alpha=alpha, kappa=kappa, **DRAWN)),
+            lambda: shaped(loss_fn, alpha=0.4, **DRAWN)(data={}, logits=None),
             tolerance=1e-5,  # entropies of float32 logits
         )
         assert shaped(loss_fn, alpha=0) is loss_fn
-        assert shaped(loss_fn, alpha=0.4).metric_normalizations == {"loss": "tokens"}
+        assert shaped(loss_fn, alpha=0.4, **DRAWN).metric_normalizations == {"loss": "tokens"}
+
+    @pytest.mark.parametrize(
+        ("generation", "message"),
+        [
+            ({"top_p": 0.9, "top_k": None}, "drawn with top_p=0.9 and top_k=None, .*: set policy.generation.top_p=1.0"),
+            ({"top_p": 1.0, "top_k": 50}, "drawn with top_p=1.0 and top_k=50"),
+            (None, "must know how rollouts are drawn: give generation=config"),
+        ],
+    )
+    def test_refuses_rollouts_of_a_part_of_the_distribution(
+        self, generation: dict[str, Any] | None, message: str
+    ) -> None:
+        with pytest.raises(InputError, match=message):
+            shaped(ClippedPG(), alpha=0.4, generation=generation)
+        assert shaped(ClippedPG(), alpha=0.4, generation={"top_p": 1.0, "top_k": -1}).alpha == 0.4  # -1 is off
 
     def test_refuses_what_has_no_whole_logits(self, monkeypatch: pytest.MonkeyPatch) -> None:
         fused, other = ClippedPG(), SimpleNamespace(input_type=LossInputType.LOGIT)
         fused.use_fused_linear_logprobs = True
         for loss_fn, message in ((fused, "leave no logits"), (other, "does not take log-probs")):
             with pytest.raises(InputError, match=message):
-                shaped(loss_fn, alpha=0.4)
+                shaped(loss_fn, alpha=0.4, **DRAWN)
         state = {"model_parallel_is_initialized": lambda: True, "get_tensor_model_parallel_world_size": lambda: 2}
         modules(monkeypatch, megatron__core__parallel_state=state)
         with pytest.raises(InputError, match="tensor parallel size to 1"):
-            shaped(ClippedPG(), alpha=0.4)(data={"advantages": torch.ones(1, 3)}, logits=torch.zeros(1, 3, 4))
+            shaped(ClippedPG(), alpha=0.4, **DRAWN)(data={"advantages": torch.ones(1, 3)}, logits=torch.zeros(1, 3, 4))

@@ -16,12 +16,13 @@ if importlib.util.find_spec("swift") is None:
     pytest.skip("ms-swift is not installed", allow_module_level=True)
 
 import torch
-from engine_interfaces import check_logged, constants, drawn, padded
+from engine_interfaces import check_logged, constants, drawn, one_process, padded
 from swift.rl_core.data import GRPOBatch
 from swift.rlhf_trainers import GRPOTrainer
 from swift.trainers.trainer_factory import TrainerFactory
 
 from forkwise.engines.hooks import ms_swift
+from forkwise.engines.hooks.totals import report
 from forkwise.testing.engines import Batch, Outcome, check_adapter
 
 SETTINGS: dict[str, Any] = {
@@ -62,7 +63,8 @@ def trainer(kind: Any, settings: Any) -> Any:
     )
     made.args.gradient_accumulation_steps = 1
     made.model, made.template = SimpleNamespace(training=True), SimpleNamespace(padding_free=False)
-    made.accelerator = SimpleNamespace(gather_for_metrics=lambda value: value, num_processes=1, is_main_process=False)
+    made.accelerator = one_process()
+    vars(made.accelerator).update(gather_for_metrics=lambda value: value, num_processes=1)
     made._metrics = {"train": defaultdict(list)}
     return made
 
@@ -70,20 +72,24 @@ def trainer(kind: Any, settings: Any) -> Any:
 def outcome(made: Any, batch: Batch) -> Outcome:
     entropy, logprobs, given = (
         padded(batch.entropy).requires_grad_(),
-        drawn().requires_grad_(),
+        drawn()[: len(batch.mask)].requires_grad_(),
         padded(batch.advantages),
     )
     made._get_per_token_logps_and_entropies_single = lambda *_, **__: (logprobs, entropy)
     mask = padded(batch.mask).bool()
     old = torch.full_like(given, -0.8)
-    grpo_batch = GRPOBatch(mask, torch.zeros(4, dtype=torch.bool), mask.sum(1), old, advantages=given)
-    inputs = {"model_inputs": {"input_ids": torch.zeros(4, 5)}, "grpo_batch": grpo_batch}
+    grpo_batch = GRPOBatch(mask, torch.zeros(len(mask), dtype=torch.bool), mask.sum(1), old, advantages=given)
+    inputs = {"model_inputs": {"input_ids": torch.zeros(len(mask), 5)}, "grpo_batch": grpo_batch}
     loss = made.compute_loss(made.model, inputs)
     loss.backward()
     assert grpo_batch.advantages is given
     assert entropy.grad is None
+    action_log = getattr(made, "_action_log", None)
+    totals = None if action_log is None else action_log.totals["shaping"]
+    if action_log is not None:
+        report(made, action_log)  # as its log does
     check_logged({name: values[-1] for name, values in made._metrics["train"].items()}, batch, made.args)
-    return Outcome(loss.detach(), logprobs.grad)
+    return Outcome(loss.detach(), logprobs.grad, totals)
 
 
 def test_holds_the_contract() -> None:

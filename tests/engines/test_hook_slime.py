@@ -14,6 +14,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from engine_interfaces import check_logged, constants, totals_of
+
 from forkwise.engines.hooks.slime import shape_rollout, shaped_policy_loss
 from forkwise.errors import InputError
 from forkwise.testing.engines import Batch, Outcome, check_adapter, expected_advantages, made_batches
@@ -89,12 +91,12 @@ def outcome(batch: Batch, loss: Callable[..., Any]) -> Outcome:
     }
     mask = torch.cat(data["loss_masks"])
     before = [row.clone() for row in data["advantages"]]
-    value, _ = loss(ARGS, data, logits, lambda x: (x * mask).sum() / max(int(mask.sum()), 1))
+    value, metrics = loss(ARGS, data, logits, lambda x: (x * mask).sum() / max(int(mask.sum()), 1))
     value.backward()
     assert all(torch.equal(row, old) for row, old in zip(data["advantages"], before, strict=True))
     # At tokens that do not count the logits differ from batch to batch in the kit, and their gradient is 0.
     counted = torch.cat([torch.tensor(row) for row in batch.mask]) == 1
-    return Outcome(value.detach(), logits.grad[0][counted])
+    return Outcome(value.detach(), logits.grad[0][counted], totals_of(metrics))
 
 
 def current(batch: Batch, alpha: float, kappa: float, monkeypatch: pytest.MonkeyPatch) -> Outcome:
@@ -121,7 +123,7 @@ class TestTheLoss:
             return value, metrics
 
         outcome(small(made_batches()[0]), loss)
-        assert 0 < seen["shaping/psi_over_adv"] < 0.5
+        check_logged(seen, small(made_batches()[0]), constants(0.4))
         assert seen["pg_loss"].isfinite()
 
 
@@ -145,13 +147,17 @@ class TestTheRollout:
             want = expected_advantages(*batch, alpha=0.4, kappa=2.0)
             assert [row.tolist() for row in data["advantages"]] == [pytest.approx(row, rel=1e-6) for row in want]
             assert [row.tolist() for row in before] == [pytest.approx(row) for row in batch.advantages]
+            assert all(isinstance(data[name], torch.Tensor) for name in data if name.startswith("shaping/"))
+            check_logged(data, batch, constants(0.4))
 
-    def test_at_alpha_zero_stays_what_it_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_at_alpha_zero_stays_what_it_is_and_asks_for_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("FORKWISE_ALPHA", "0")
         data = rollout_data(made_batches()[0])
-        before = data["advantages"]
+        del data["entropy"]
+        before = dict(data)
         shape_rollout(ARGS, 0, data)
-        assert data["advantages"] is before
+        assert data.keys() == before.keys()
+        assert all(data[name] is before[name] for name in data)
 
     def test_takes_constants_of_the_engines_arguments_first(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("FORKWISE_ALPHA", "0")

@@ -12,6 +12,7 @@ pytest.importorskip("trl")
 
 import tiny_trl as tiny
 import torch
+from engine_interfaces import modules
 from test_trl import GRADIENT_TOLERANCE, loss_and_gradient, make, relative
 from trl import GRPOTrainer
 
@@ -31,9 +32,44 @@ def areal_loss(logprobs: Any, entropy: Any, input_data: dict[str, Any], vocab_mi
     return torch.where(mask, loss, 0).sum() / mask.sum().clamp(min=1)
 
 
+class Tracker:
+    """AReaL 1.0.4's `stats_tracker`, without its scopes and its minima and maxima."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, list[Any]] = {}
+        self.sums: dict[str, tuple[str, list[Any]]] = {}
+
+    def denominator(self, **masks: Any) -> None:
+        for name, mask in masks.items():
+            assert mask.dtype == torch.bool
+            self.tokens.setdefault(name, []).append(mask.clone())
+
+    def stat(self, denominator: str, **values: Any) -> None:
+        for name, value in values.items():
+            assert value.dtype == torch.float32
+            mask = self.tokens[denominator][-1]
+            assert mask.shape == value.shape
+            self.sums.setdefault(name, (denominator, []))[1].append(torch.where(mask, value, 0.0).sum())
+
+    def count(self, name: str) -> float:
+        return float(sum(mask.sum() for mask in self.tokens[name]))
+
+    def export(self) -> dict[str, float]:
+        return {name: float(sum(sums)) / self.count(of) for name, (of, sums) in self.sums.items()}
+
+
+@pytest.fixture
+def tracker(monkeypatch: pytest.MonkeyPatch) -> Tracker:
+    made = Tracker()
+    modules(monkeypatch, areal__utils={"stats_tracker": made})
+    return made
+
+
 class TestAReaL:
     @staticmethod
-    def outcome(batch: Batch, loss_fn: Any) -> Outcome:
+    def outcome(batch: Batch, loss_fn: Any, tracker: Tracker | None = None) -> Outcome:
+        if tracker:
+            tracker.tokens, tracker.sums = {}, {}
         flat = {name: [x for row in getattr(batch, name) for x in row] for name in Batch._fields}
         logprobs = torch.linspace(-1.5, -0.1, len(flat["mask"]), dtype=torch.float64).requires_grad_()
         entropy = torch.tensor(flat["entropy"], dtype=torch.float64, requires_grad=True)
@@ -44,12 +80,17 @@ class TestAReaL:
         value.backward()
         assert entropy.grad is None
         assert torch.equal(data["advantages"], before)
-        return Outcome(value.detach(), logprobs.grad)
+        totals = None
+        if tracker and tracker.sums:
+            totals = torch.tensor([tracker.count("shaping_pos"), *(float(sum(s)) for _, s in tracker.sums.values())])
+        return Outcome(value.detach(), logprobs.grad, totals)
 
-    def test_holds_the_contract(self) -> None:
+    def test_holds_the_contract(self, tracker: Tracker) -> None:
         check_adapter(
             engine=lambda batch: self.outcome(batch, areal_loss),
-            adapter=lambda batch, alpha, kappa: self.outcome(batch, shaped(areal_loss, alpha=alpha, kappa=kappa)),
+            adapter=lambda batch, alpha, kappa: self.outcome(
+                batch, shaped(areal_loss, alpha=alpha, kappa=kappa), tracker
+            ),
             bypassed=lambda: shaped(areal_loss, alpha=0.4)(torch.zeros(2), None, {}),
         )
         assert shaped(areal_loss, alpha=0) is areal_loss
@@ -119,6 +160,34 @@ class TestWeightsInATrainer:
         torch.testing.assert_close(loss, want_loss, rtol=1e-5, atol=1e-6)
         assert relative(gradient, want) < GRADIENT_TOLERANCE
 
+    def test_without_constants_raise_before_anything_is_drawn(self, tmp_path: Path) -> None:
+        trainer = make(Weighted, tmp_path, top_entropy_quantile=0.99, max_steps=1)
+        trainer._generate_and_score_completions = lambda *_: pytest.fail("a rollout was drawn")
+        assert "call trainer.shape(alpha=0.4, kappa=2.0) before training" in check_skipped_step(trainer.train)
+
+    def test_behind_the_trainer_are_refused_when_the_class_is_defined(self) -> None:
+        with pytest.raises(TypeError, match="After: name WeightShapingMixin before the trainer"):
+            type("After", (GRPOTrainer, WeightShapingMixin), {})
+        with pytest.raises(TypeError, match="name WeightShapingMixin before the trainer"):
+            type("Later", (type("Own", (GRPOTrainer,), {"compute_loss": None}), Weighted), {})
+        assert issubclass(type("Longer", (Weighted,), {"compute_loss": None}), WeightShapingMixin)  # on top of ours
+
+    def test_at_alpha_zero_and_in_evaluation_no_token_is_masked(self, tmp_path: Path) -> None:
+        """TRL's own mask of the quantile 0.99 would leave one token in a hundred."""
+        batch = tiny.microbatch()
+        trainer, stock = make(Weighted, tmp_path, top_entropy_quantile=0.99), make(GRPOTrainer, tmp_path)
+        trainer.shape(alpha=0.0)
+        for ours, theirs in zip(loss_and_gradient(trainer, batch), loss_and_gradient(stock, batch), strict=True):
+            assert torch.equal(ours, theirs)
+        trainer.shape(alpha=0.4)
+        losses = []
+        for one in (trainer, stock):
+            one.model.eval()
+            with torch.no_grad():
+                losses.append(one.compute_loss(one.model, batch))
+        assert torch.equal(*losses)
+        assert trainer._weighed == 0
+
     def test_train_and_a_loss_that_does_not_ask_raises(self, tmp_path: Path) -> None:
         trainer = make(Weighted, tmp_path, top_entropy_quantile=0.99, max_steps=1)
         trainer.shape(alpha=0.4)
@@ -128,6 +197,20 @@ class TestWeightsInATrainer:
         deaf.shape(alpha=0.4)
         deaf.top_entropy_quantile = 1.0  # TRL's loss reads this one
         assert "did not call get_high_entropy_mask" in check_skipped_step(deaf.train)
+
+    def test_log_what_they_did_over_all_micro_batches_of_a_log(self, tmp_path: Path) -> None:
+        trainer = make(Weighted, tmp_path, top_entropy_quantile=0.99, max_steps=1)
+        trainer.shape(alpha=0.4, kappa=2.0)
+        entropy = torch.tensor([[0.2, 3.0]])
+        for advantage in (1.0, -1.5):  # one sign in each: (0.08, 0.5) of 1, and (0.08, 0.75) of 1.5
+            trainer._advantages = torch.tensor([advantage])
+            trainer.get_high_entropy_mask(entropy, torch.ones(1, 2), 0.5)
+        trainer.model.train()
+        trainer.log({})
+        logged = trainer.state.log_history[-1]
+        assert logged["shaping/psi_pos"] == pytest.approx((0.08 + 0.5) / 2)
+        assert logged["shaping/psi_neg"] == pytest.approx((0.08 + 0.75) / 2)
+        assert logged["shaping/psi_over_adv"] == pytest.approx((0.08 + 0.5 + 0.08 / 1.5 + 0.5) / 4)
 
     @pytest.mark.parametrize(
         ("options", "message"),

@@ -15,6 +15,7 @@ pytest.importorskip("trl")
 import tiny_trl as tiny
 import torch
 from trl import GRPOConfig, GRPOTrainer
+from trl.experimental.gmpo import GMPOTrainer
 
 from forkwise.engines.trl import EntropyShapedGRPOConfig, EntropyShapedGRPOTrainer, EntropyShapingMixin
 from forkwise.errors import InputError
@@ -40,10 +41,9 @@ def config(where: Path, kind: type[GRPOConfig] = EntropyShapedGRPOConfig, **opti
         return kind(output_dir=str(where), max_steps=1, **{**tiny.QUIET, **options})
 
 
-def train(cls: type[GRPOTrainer], args: Any) -> GRPOTrainer:
-    trainer = cls(
-        tiny.policy(), tiny.reward, args, train_dataset=tiny.prompts(), processing_class=tiny.tokenizer()
-    )  # fmt: skip
+def train(cls: type[GRPOTrainer], args: Any, model: Any = None, **options: Any) -> GRPOTrainer:
+    data = {"train_dataset": tiny.prompts(), "processing_class": tiny.tokenizer()}
+    trainer = cls(model or tiny.policy(), tiny.reward, args, **data, **options)
     torch.manual_seed(0)
     trainer.train()
     return trainer
@@ -55,6 +55,8 @@ def train(cls: type[GRPOTrainer], args: Any) -> GRPOTrainer:
     [
         (EntropyShapedGRPOConfig, {}, "EntropyShapedGRPOTrainer"),
         (EntropyShapedGRPOConfig, {"method": ["forking_tokens"]}, "EntropyShapedGRPOTrainer"),
+        (EntropyShapedGRPOConfig, {"method": ["dynamic_sampling"]}, "max_draws: .* EntropyShapedGRPOTrainer"),
+        (EntropyShapedGRPOConfig, {"alpha": 0.0, "max_draws": 3}, "max_draws: .* EntropyShapedGRPOTrainer"),
         (EntropyShapedPPOConfig, {}, "EntropyShapedPPOTrainer"),
         (EntropyShapedPPOConfig, {"alpha": 0.0}, "EntropyShapedPPOTrainer"),  # GRPO would still be no PPO
     ],
@@ -64,6 +66,29 @@ def test_a_trainer_that_would_ignore_it_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=f"This {kind.__name__} .* {named}"):
         train(cls, config(tmp_path, kind, **options))
+
+
+@pytest.mark.parametrize("cls", [GRPOTrainer, GMPOTrainer])
+def test_it_is_refused_whatever_the_trainer_is_given_beside_it(tmp_path: Path, cls: type[GRPOTrainer]) -> None:
+    """transformers asks the config for no steps of warm-up where it has a schedule. (RLOO lacks fields of GRPO.)"""
+    model = tiny.policy()
+    optimizer = torch.optim.AdamW(model.parameters())
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    with pytest.raises(InputError, match="EntropyShapedGRPOTrainer"):
+        train(cls, config(tmp_path), model, optimizers=(optimizer, schedule))
+
+
+def test_a_schedule_given_to_ours_is_taken(tmp_path: Path) -> None:
+    model = tiny.policy()
+    optimizer = torch.optim.AdamW(model.parameters())
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    trainer = train(EntropyShapedGRPOTrainer, config(tmp_path), model, optimizers=(optimizer, schedule))
+    assert "shaping/psi_over_adv" in trainer.state.log_history[0]
+
+
+def test_presets_that_trl_makes_itself_are_for_any_trainer(tmp_path: Path) -> None:
+    args = config(tmp_path, method=["clip_higher"], num_iterations=2)
+    assert train(GRPOTrainer, args).args.epsilon_high == 0.28  # DAPO's
 
 
 def passed_on(args: Any, how: str, where: Path) -> Any:
@@ -94,8 +119,6 @@ def test_a_schedule_can_be_made_without_training(tmp_path: Path) -> None:
     )
     trainer.create_optimizer_and_scheduler(10)
     assert trainer.lr_scheduler.get_last_lr()[0] == 0  # the first of three steps of warm-up
-    with pytest.raises(InputError):
-        args.get_warmup_steps(10)
 
 
 def test_without_methods_it_is_trls_own(tmp_path: Path) -> None:

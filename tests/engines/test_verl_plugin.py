@@ -92,7 +92,7 @@ class TestThePlugin:
 class TestConfiguration:
     @pytest.mark.parametrize("overrides", [tiny.SHAPED, tiny.CURRENT], ids=["old", "current"])
     def test_composes_and_passes_verls_own_checks(self, overrides: list[str]) -> None:
-        config = tiny.config(*overrides, "+algorithm.entropy_shaping.kappa=3", "algorithm.adv_estimator=grpo")
+        config = tiny.config(*overrides, *GRPO, "+algorithm.entropy_shaping.kappa=3")
         config.actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu = 1
         validate_config(config, need_reference_policy(config), need_critic(config))
         entropy = "current" if overrides is tiny.CURRENT else "old"
@@ -181,6 +181,7 @@ class TestMethods:
         """By its declaration: a method that is added later is placed, or refused, like these."""
         kind = all_methods()[name]
         config = tiny.config(*named("rloo", also=(f"{ACTOR}.calculate_entropy=True", f"{ACTOR}.ppo_epochs=2")))
+        config.data.max_response_length = 20480  # DAPO's, for overlong
         config.algorithm.forkwise.method, config.algorithm.forkwise.policy = [name], policy  # composing takes long
         try:
             settings = read_settings(config)
@@ -246,6 +247,18 @@ class TestMethods:
             ),
             (named("placebo_scaling", also=(f"{ACTOR}.policy_loss.loss_mode=geo_mean",)), "geo_mean averages"),
             (named("rloo", also=("distillation.enabled=True",)), "distillation.enabled=True replaces the loss"),
+            *[
+                (
+                    named(name, also=("actor_rollout_ref.rollout.n=1",)),
+                    f"'{name}' compares the completions of a prompt, .* 1",
+                )
+                for name in ("rloo", "asym_grpo", "qae", "unlikeliness", "gpg", "opo", "gtpo")
+            ],
+            (
+                named("entropy_advantage", also=("actor_rollout_ref.rollout.n=1",)),
+                r"adv_estimator=grpo compares the responses .*: set actor_rollout_ref.rollout.n=8",
+            ),
+            (named("overlong"), "none is longer than 512 here, so it would do nothing: set overlong:limit=512"),
             (named("passk_training:k=16"), "'passk_training' is 16, but groups have 8 completions"),
             (
                 named("entropy_advantage:alpha=0.4@target:0.3"),

@@ -30,6 +30,8 @@ NAMES = sorted(all_methods())
         ("siren", ["TRL", "TRL's PPO"]),  # a term of the loss
         ("shear", ["TRL"]),  # hidden states
         ("heal", ["TRL"]),  # a column of the data set
+        ("aepo_arbitrary", ["TRL"]),  # draws again
+        ("meds", ["TRL"]),  # remembers answers
         ("gspo", ["TRL", "verl"]),  # one ratio per answer, where PPO's advantages are per token
     ],
 )

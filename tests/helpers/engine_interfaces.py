@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from forkwise.engines.hooks.totals import ratios
 from forkwise.testing.engines import Batch, check_metrics
 
 LONGEST = 5
@@ -45,13 +46,26 @@ def modules(monkeypatch: pytest.MonkeyPatch, **contents: Any) -> None:
         vars(sys.modules[path]).update(attributes)
 
 
+def totals_of(metrics: Any) -> Any:
+    """The sums that a hook gives to an engine, None where there are none."""
+    sums = [float(value) for name, value in metrics.items() if name.startswith("shaping/total/")]
+    return torch.tensor(sums, dtype=torch.float64) if sums else None
+
+
 def check_logged(metrics: Any, batch: Batch, settings: Any) -> None:
     """What a hook logs: nothing with alpha 0, else the numbers of the tokens inside the mask."""
     logged = {name: float(value) for name, value in metrics.items() if name.startswith("shaping/")}
+    if any(name.startswith("shaping/total/") for name in logged):
+        logged = ratios(logged)
     if getattr(settings, "forkwise_alpha", 0):
         check_metrics(logged, *batch, alpha=settings.forkwise_alpha, kappa=settings.forkwise_kappa)
     else:
         assert not logged
+
+
+def one_process() -> SimpleNamespace:
+    """What is needed of accelerate's `Accelerator`, of a run in one process."""
+    return SimpleNamespace(device=torch.device("cpu"), reduce=lambda tensor, reduction: tensor, is_main_process=True)
 
 
 def constants(alpha: float, kappa: float = 2.0) -> SimpleNamespace:

@@ -236,7 +236,7 @@ def made_of(spec: str, rewards: list[float], groups: list[int]) -> list[float]:
     return method.advantages(rollout(rewards, groups, logprobs)).tolist()
 
 
-@pytest.mark.parametrize("name", REWARD_METHODS)
+@pytest.mark.parametrize("name", runnable(REWARD_METHODS))
 class TestEveryRewardMethod:
     @quick
     @given(groups_of_binary_rewards())

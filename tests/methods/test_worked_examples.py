@@ -16,9 +16,11 @@ torch = pytest.importorskip("torch")
 from batches import rollout, tokens
 
 from forkwise.errors import InputError
-from forkwise.methods import EntropyTermMethod, RewardMethod, TokenMethod, Tokens, parse_method, parse_methods
+from forkwise.methods import EntropyTermMethod, RewardMethod, Rollout, TokenMethod, Tokens, parse_method, parse_methods
+from forkwise.methods.aepo_arbitrary import AepoArbitrary
 from forkwise.methods.flexible_clip import FlexibleClip
 from forkwise.methods.heal import Heal, divergences
+from forkwise.methods.meds import Meds, clusters
 from forkwise.methods.miner import credits, surprise
 from forkwise.methods.shear import Shear
 from forkwise.testing.methods import check_method
@@ -263,6 +265,92 @@ class TestHeal:
         with pytest.raises(InputError, match="aligns answers of more than 50 tokens, and max_completion_length is 50"):
             Heal().check_length(50)
         Heal().check_length(51)
+
+
+class TestAepoArbitrary:
+    """Two prompts drawn again: rewards 1 0 0 0 and 1 1 0 0, of which places 0, 4 and 5 are better than their group."""
+
+    REWARDS, GROUPS = [1.0, 0, 0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1]
+
+    def chosen(self, spec: str, entropy: float) -> list[int]:
+        method = parse_method(spec)
+        assert isinstance(method, AepoArbitrary)
+        rewards = torch.tensor(self.REWARDS, dtype=torch.float64)
+        states = {"aepo_arbitrary": {"entropy": entropy}}
+        return method.chosen(rewards, torch.tensor(self.GROUPS), states).tolist()
+
+    def test_all_of_them_while_the_entropy_is_low_and_half_while_it_is_high(self) -> None:
+        assert self.chosen("aepo_arbitrary", 0.5) == [0, 4, 5]
+        assert self.chosen("aepo_arbitrary", 0.6) == [0]
+        assert self.chosen("aepo_arbitrary:most=2", 0.5) == [0, 4]
+
+    def test_temperatures_and_the_first_rollout(self) -> None:
+        method = parse_method("aepo_arbitrary:target=0.3")
+        assert isinstance(method, AepoArbitrary)
+        factors = {h: method.temperature_factor({"aepo_arbitrary": {"entropy": h}}) for h in (0.2, 0.3, 0.31)}
+        assert factors == {0.2: 1.2, 0.3: 1.2, 0.31: 0.8}
+        assert not method.draws_again({"aepo_arbitrary": method.first_state()})
+        later = method.next_state(method.first_state(), 0.7, 0.1)
+        assert later == {"entropy": 0.7}
+        assert method.draws_again({"aepo_arbitrary": later})
+
+    def test_advantages(self) -> None:
+        # First drawn: 1 0 0 0, mean 1/4, deviation 1/2: 1.5, -.5 three times. Two were replaced.
+        given = dataclasses.replace(
+            rollout([1.0, 1.0, 0.0, 0.0], [0] * 4),
+            first_rewards=torch.tensor([1.0, 0.0, 0.0, 0.0]),
+            redrawn=torch.tensor([True, True, False, False]),
+        )
+        method = parse_method("aepo_arbitrary")
+        assert isinstance(method, RewardMethod)
+        assert method.advantages(given).tolist() == about(1, 1, -0.499999, -0.499999)
+
+
+class TestMeds:
+    """Clusters of 0, 4 and 20 remembered answers cost 0, .1 ln 5 = .160944 and .2 (ln 21 is above 2)."""
+
+    def test_what_a_cluster_costs(self) -> None:
+        sizes, wrong = torch.tensor([0, 4, 20]), torch.zeros(3, dtype=torch.bool)
+        zero, one = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+        assert Meds().lowered(zero, wrong, sizes).tolist() == about(0, -0.160944, -0.2)
+        assert Meds().lowered(one, ~wrong, sizes).tolist() == [1, 1, 1]
+        assert Meds(target="right").lowered(one, ~wrong, sizes).tolist() == about(1, 0.861368, 0.833333)
+        assert Meds(target="right").lowered(zero, wrong, sizes).tolist() == [0, 0, 0]
+        both = Meds(target="both").lowered(torch.tensor([0.0, 1, 1]).double(), torch.tensor([0, 1, 1]).bool(), sizes)
+        assert both.tolist() == about(0, 0.861368, 0.833333)
+
+    def rollout(self, answers: list[list[float]], memory: Any, correct: list[bool] | None = None) -> Rollout:
+        n = len(answers)
+        verdicts = torch.tensor(correct or [False] * n)
+        return dataclasses.replace(
+            rollout([float(right) for right in verdicts], [0] * n),
+            answer_logits=torch.tensor(answers, dtype=torch.float64),
+            prompt_keys=torch.tensor([5] * n),
+            memory=memory,
+        )
+
+    def test_mistakes_like_those_remembered(self) -> None:
+        """Three remembered along (1, 0), two along (0, 1): a new one belongs to most of its three nearest."""
+        pytest.importorskip("sklearn")
+        meds = Meds()
+        first = [[1.0, 0.0], [1.0, 0.01], [2.0, 0.01], [0.0, 1.0], [0.01, 1.0]]
+        memory = meds.remember(self.rollout(first, {}))
+        assert list(memory) == ["5:0"]
+        labels = memory["5:0"][1].tolist()
+        assert sorted(map(labels.count, set(labels))) == [2, 3]
+        late = self.rollout([[9.0, 0.1], [0.1, 9.0], [math.nan] * 2, [9.0, 0.1]], memory, [False, False, False, True])
+        sizes = meds.sizes(late).tolist()
+        assert sizes == [3, 2, 0, 0]  # without an answer, and right, where none is remembered
+        paid = torch.tensor([-0.1 * math.log(4), -0.1 * math.log(3), 0.0, 1.0], dtype=torch.float64)
+        want = ((paid - paid.mean()) / (paid.std() + 1e-6)).tolist()
+        assert meds.advantages(late).tolist() == pytest.approx(want)
+        assert len(meds.remember(late)["5:0"][0]) == 7
+
+    def test_what_belongs_to_no_cluster_counts_as_one(self) -> None:
+        pytest.importorskip("sklearn")
+        assert clusters(torch.tensor([[1.0, 2.0]]).double()).tolist() == [-1]
+        lone = (torch.tensor([[1.0, 0.0]]).double(), torch.tensor([-1]))
+        assert Meds().sizes(self.rollout([[0.5, 0.5]], {"5:0": lone})).tolist() == [1]
 
 
 class TestSiren:

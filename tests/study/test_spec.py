@@ -223,6 +223,14 @@ def test_a_registered_plan_is_the_one_that_runs(file: Path) -> None:
         registration_of(file, read_study(file))
 
 
+@pytest.mark.parametrize("odd", ["\u202e", "\x85", "\u2028", "\x1b[2J", "é", "\ufeff"])
+def test_a_name_with_any_character_is_frozen_as_it_is(file: Path, odd: str) -> None:
+    file.write_text(yaml.safe_dump(content(arms={"grpo": {"alpha": 0.0}, f"a{odd}b": {"alpha": 0.4}}, primary=None)))
+    made = read_study(file)
+    assert read_plan(register(file, made))[0] == made
+    assert registration_of(file, made) is not None
+
+
 def test_a_study_is_registered_once(file: Path) -> None:
     register(file, read_study(file))
     with pytest.raises(InputError, match="holds this plan already: a study is registered once"):

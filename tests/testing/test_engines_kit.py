@@ -130,6 +130,13 @@ class TestAnAdapter:
         with pytest.raises(AssertionError, match="do not add up over micro-batches"):
             check_adapter(self.engine, adapter, self.bypassed)
 
+    def test_without_totals_fails(self) -> None:
+        def adapter(batch: Batch, alpha: float, kappa: float) -> Outcome:
+            return self.adapter(batch, alpha, kappa)._replace(totals=None)
+
+        with pytest.raises(AssertionError, match="gives no totals"):
+            check_adapter(self.engine, adapter, self.bypassed)
+
     def test_that_is_skipped_in_silence_fails(self) -> None:
         with pytest.raises(AssertionError, match="a silent no-op"):
             check_adapter(self.engine, self.adapter, lambda: None)

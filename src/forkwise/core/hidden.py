@@ -1,4 +1,4 @@
-"""The last hidden states of tokens: what a model's last layer would multiply, without the product."""
+"""Hidden states of tokens: the last ones without the product of the head, or that product after each layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from forkwise.core.heads import HeadError, causal_model, in_place_of_head, no_logits
 
-__all__ = ["last_hidden_states"]
+__all__ = ["last_hidden_states", "layer_logits"]
 
 
 def last_hidden_states(model: Any, inputs: Mapping[str, Any], rows: Tensor, columns: Tensor) -> Tensor:
@@ -35,3 +35,30 @@ def last_hidden_states(model: Any, inputs: Mapping[str, Any], rows: Tensor, colu
         answer.use(lambda kept, _: {"hidden": kept})
         states: Tensor = model(**inputs)["hidden"]
     return states
+
+
+@torch.no_grad()
+def layer_logits(model: Any, inputs: Mapping[str, Any], rows: Tensor, columns: Tensor, targets: Tensor) -> Tensor:
+    """Runs the model and returns the logit of a token after each layer, `(N, layers)` float32: the logit lens.
+
+    The head multiplies what leaves each layer as it is; before the last one's product stands the model's final norm.
+
+    Args:
+        model: a causal language model of transformers; the head must be whole on this device.
+        inputs: what the model is called with.
+        rows: `(N,)` int64.
+        columns: `(N,)` int64, negative: positions counted from the end of the row, at which the token is predicted.
+        targets: `(N,)` int64, the tokens.
+
+    Raises:
+        HeadError: the model has no linear last layer.
+    """
+    head = causal_model(model).get_output_embeddings()
+    weight = getattr(head, "weight", None)
+    if weight is None or weight.dim() != 2:
+        raise HeadError("it does not say which layer makes its logits")
+    states = model(**inputs, output_hidden_states=True).hidden_states[1:]
+    kept = torch.stack([layer[rows, layer.shape[1] + columns] for layer in states], dim=1).float()
+    logits: Tensor = (kept * weight[targets].float()[:, None]).sum(dim=2)
+    bias: Tensor | None = getattr(head, "bias", None)
+    return logits if bias is None else logits + bias[targets].float()[:, None]

@@ -40,6 +40,15 @@ _OF_TOKENS = frozenset(
 )
 """What a method can learn of a token that is not of its completion; placebos get it permuted."""
 
+_GIVEN = frozenset(
+    {
+        *(Need.ENTROPY, Need.OLD_ENTROPY, Need.LOGPROBS, Need.OLD_LOGPROBS, Need.SUM_P2_LOG, Need.IDS),
+        *(Need.GROUPS, Need.CORRECT, Need.LENGTHS, Need.SEQUENCE_LOGPROBS),
+        *(Need.ADVANTAGES, Need.PROGRESS, Need.STATES),
+    }
+)
+"""What groups have for methods; one that needs anything else has no score."""
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -102,8 +111,8 @@ def why_not(method: Method) -> str | None:
         return "it sets the trainer's loss or sampling, and makes no advantages"
     if Condition.OFF_POLICY in method.holds_under():
         return "it acts only after a first update on the same rollout"
-    if Need.TEMPERED_LOGPROBS in method.needs():
-        return "it needs log-probs at another temperature, which banks do not hold"
+    if missing := sorted(need.value for need in method.needs() - _GIVEN):
+        return f"it needs {' and '.join(missing)}, which banks do not hold"
     return None
 
 

@@ -30,7 +30,7 @@ class Agreement:
     """The same difference with the band that holds those of all methods at once."""
     adjusted_p: float | None
     placebo_minus_grpo: Estimate
-    """Of the same method with entropies and log-probs of other tokens; none where it looks at no token."""
+    """The placebo's: the same method with entropies and log-probs of other tokens; none where it looks at no token."""
     minus_placebo: Estimate
 
 
@@ -49,7 +49,7 @@ class MethodCredit:
 
     method: str
     draws: int
-    """Over which a random method is averaged; 1 of others."""
+    """How many draws a random method is averaged over; 1 for others."""
     alike: Agreement
     """Every token counts alike."""
     sized: Agreement
@@ -126,11 +126,11 @@ class WeightBin:
     low: float
     """Nats; up to the next bin's."""
     rising: Estimate
-    """Of all weights that rise with entropy and are not negative."""
+    """The best of the weights that rise with entropy and are not negative."""
     free: float
-    """Of all weights."""
+    """The best of all weights."""
     share: float
-    """Of the squared length of GRPO's update, bins taken by themselves."""
+    """Share of the squared length of GRPO's update, bins taken by themselves."""
 
 
 @dataclass(frozen=True)

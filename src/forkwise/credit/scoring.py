@@ -74,7 +74,7 @@ def score_bank(bank: Bank, arms: Sequence[Arm], options: CreditOptions) -> BankC
             meter.add(samples=1)
     alike_sums = moments(made[0].x_RK, truth).sum(axis=0)
     sized_sums = moments(made[0].x_RK, sized).sum(axis=0)
-    if not made[0].sized[0].exists:
+    if not np.isfinite(made[0].sized[0].value):
         raise InputError(
             f"The continuations of '{bank.name}' do not tell its true advantages from their error: make it with more "
             "--states or --continuations."

@@ -161,7 +161,7 @@ def _methods(
 ) -> list[MethodGradient]:
     level, n = options.level, options.completions
     found = [numbers(of_all, m, n) for m in range(len(arms))]
-    if not found[0].cosine.exists:
+    if not np.isfinite(found[0].cosine.value):
         raise InputError(
             "These groups do not tell GRPO's update from noise: draw more problems, or more samples of each."
         )

@@ -60,7 +60,7 @@ class Continued:
     """Index of the state's token in the frame."""
     first: FirstTokens
     texts: list[str]
-    """Of the first tokens."""
+    """The texts of the first tokens."""
     continuations: list[str]
     """Text from the first token on."""
     answers: list[str | None]

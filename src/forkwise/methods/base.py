@@ -93,8 +93,16 @@ class Method(ABC):
         """Returns `conditions`, or what the method's fields make of them."""
         return self.conditions
 
-    def check_group_size(self, size: int) -> None:  # noqa: B027  (most methods have nothing to say)
+    def check_group_size(self, size: int) -> None:
         """Raises `InputError` where the method could do nothing with groups of so many completions."""
+        if size < 2 and Need.GROUPS in self.needs():
+            raise InputError(
+                f"The method '{self.name}' compares the completions of a prompt, and each prompt has {size}, so it "
+                "would do nothing: draw 8 of each (num_generations; on verl actor_rollout_ref.rollout.n)."
+            )
+
+    def check_longest(self, tokens: int) -> None:  # noqa: B027  (most methods have nothing to say)
+        """Raises `InputError` where the method could do nothing with completions of at most so many tokens."""
 
     def check_length(self, longest: int) -> None:  # noqa: B027
         """Raises `InputError` where the method could do nothing with completions of at most so many tokens."""
@@ -151,6 +159,10 @@ class RewardMethod(Method):
     @abstractmethod
     def advantages(self, rollout: Rollout) -> Tensor:
         """Computes the advantages `(N,)` of all completions of the rollout."""
+
+    def remember(self, rollout: Rollout) -> dict[str, Any]:
+        """Returns what `Rollout.memory` holds in the next rollout: tuples of tensors on the CPU, by names."""
+        return {}
 
 
 class TokenMethod(Method):

@@ -28,7 +28,7 @@ class EntropyWeight(TokenMethod):
     """
 
     width: float = 1.0
-    least: float = 0.0
+    least: float = 0.5
 
     name = "entropy_weight"
     title = "The advantage times a weight that rises with entropy, estimated for credit"
@@ -56,7 +56,7 @@ class PlaceboWeight(TokenMethod):
     """
 
     width: float = 1.0
-    least: float = 0.0
+    least: float = 0.5
 
     name = "placebo_weight"
     title = "Placebo: the entropy weight with entropies permuted over the tokens of an update"

@@ -40,6 +40,15 @@ class Overlong(RewardMethod):
         if self.buffer >= self.limit:
             raise InputError(f"buffer of the method 'overlong' must be below limit ({self.limit}), got {self.buffer}.")
 
+    def check_longest(self, tokens: int) -> None:
+        """Refuses limits that no answer comes near."""
+        if self.limit - self.buffer >= tokens:
+            raise InputError(
+                f"The method 'overlong' takes nothing from answers of up to {self.limit - self.buffer} tokens, and "
+                f"none is longer than {tokens} here, so it would do nothing: set overlong:limit={tokens},buffer="
+                f"{max(tokens // 5, 1)}, or allow longer answers."
+            )
+
     def advantages(self, rollout: Rollout) -> Tensor:
         """Computes the advantages of all completions, `(N,)`."""
         from forkwise.core import group_advantages

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from forkwise.errors import InputError
-from forkwise.methods.base import SettingsMethod, check_range
+from forkwise.methods.base import Condition, SettingsMethod, check_range
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class DrGrpo(SettingsMethod):
     formula = "A = r - mean; loss = sum over tokens / (completions x max_completion_length)"
 
     def settings(self) -> Mapping[str, Any]:
-        """As in TRL's guide to the paper."""
+        """Returns the settings that TRL's guide to the paper names."""
         return {"scale_rewards": "none", "loss_type": "dr_grpo"}
 
 
@@ -57,6 +57,7 @@ class ClipHigher(SettingsMethod):
     title = "DAPO: An Open-Source LLM Reinforcement Learning System at Scale"
     paper = "2503.14476"
     formula = "clip(r, 1 - low, 1 + high)"
+    conditions = frozenset({Condition.OFF_POLICY})
 
     def __post_init__(self) -> None:
         for field in ("low", "high"):
@@ -127,7 +128,7 @@ class Gspo(SettingsMethod):
             check_range(self, field, 0, float("inf"), open_low=True)
 
     def settings(self) -> Mapping[str, Any]:
-        """As in TRL's guide to the paper."""
+        """Returns the settings that TRL's guide to the paper names."""
         return {
             "importance_sampling_level": "sequence",
             "loss_type": "grpo",

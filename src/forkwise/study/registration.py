@@ -51,7 +51,7 @@ def write_plan(path: Path, study: Study, *, head: str = "", registered: str | No
         "versions": versions(),
         "plan": study.plain(),
     }
-    write_text(path, head + yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=120))
+    write_text(path, head + yaml.safe_dump(record, sort_keys=False, width=120))
 
 
 def read_plan(path: Path) -> tuple[Study, dict[str, Any]]:

@@ -33,7 +33,7 @@ class Batch(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a loss came to: its value, its gradient, and the adapter's totals, if it was an adapter's and has any."""
+    """What a loss came to: its value, its gradient, and what an adapter adds up for its log (an engine has none)."""
 
     loss: Tensor
     gradient: Tensor
@@ -129,7 +129,7 @@ def _check_outside_the_mask(adapter: Callable[[Batch], Outcome], batch: Batch) -
 def _check_totals(adapter: Callable[[Batch], Outcome], batch: Batch, whole: Outcome) -> None:
     """Adds up the totals of two halves, which must be those of the whole."""
     if whole.totals is None:
-        return
+        raise AssertionError("The adapter gives no totals, so nothing shows that what it logs adds up.")
     halves = [Batch(*(rows[part] for rows in batch)) for part in (slice(0, 2), slice(2, None))]
     total = sum((_totals(adapter(half)) for half in halves), torch.zeros_like(whole.totals))
     if not torch.allclose(total, whole.totals, rtol=1e-6, atol=1e-9):
@@ -211,7 +211,7 @@ def expected_advantages(
 
 
 def expected_metrics(advantages: Rows, entropy: Rows, mask: Rows, *, alpha: float, kappa: float) -> dict[str, float]:
-    """Computes `shaping/*` by the definitions in `docs/trl.md`; there must be tokens with A > 0 and with A < 0."""
+    """Computes `shaping/*` by the definitions in `docs/trl.md`; 0 where there is no token to average over."""
     tokens = [
         (a, min(alpha * h, abs(a) / kappa), abs(a) / kappa < alpha * h)
         for row in zip(advantages, entropy, mask, strict=True)
@@ -220,8 +220,8 @@ def expected_metrics(advantages: Rows, entropy: Rows, mask: Rows, *, alpha: floa
     ]
     positive, negative = [psi for a, psi, _ in tokens if a > 0], [psi for a, psi, _ in tokens if a < 0]
     return {
-        "shaping/psi_over_adv": sum(psi / abs(a) for a, psi, _ in tokens) / len(tokens),
-        "shaping/capped_frac": sum(capped for *_, capped in tokens) / len(tokens),
-        "shaping/psi_pos": sum(positive) / len(positive),
-        "shaping/psi_neg": sum(negative) / len(negative),
+        "shaping/psi_over_adv": sum(psi / abs(a) for a, psi, _ in tokens) / max(len(tokens), 1),
+        "shaping/capped_frac": sum(capped for *_, capped in tokens) / max(len(tokens), 1),
+        "shaping/psi_pos": sum(positive) / max(len(positive), 1),
+        "shaping/psi_neg": sum(negative) / max(len(negative), 1),
     }

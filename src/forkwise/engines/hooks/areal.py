@@ -16,8 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from forkwise.constants import KAPPA, check_alpha, check_kappa
-from forkwise.core import shape_and_measure
-from forkwise.engines.hooks.constants import log
+from forkwise.core import shape_advantages
 
 Loss = Callable[..., Any]
 
@@ -40,10 +39,25 @@ def shaped(loss_fn: Loss, *, alpha: float, kappa: float = KAPPA) -> Loss:
         if entropy is None or missing:
             what = "entropies" if entropy is None else f"'{missing[0]}'"
             raise RuntimeError(f"Advantages were not entropy-shaped: AReaL's loss was given no {what}.")
-        advantages, stats = shape_and_measure(
-            input_data["advantages"], entropy.detach(), alpha=alpha, kappa=kappa, mask=input_data["loss_mask"]
-        )
-        log(stats, "micro-batch")
+        before, mask = input_data["advantages"], input_data["loss_mask"]
+        advantages = shape_advantages(before, entropy.detach(), alpha=alpha, kappa=kappa, mask=mask)
+        counted = mask.bool() & (before != 0)
+        capped = before.abs() / kappa < alpha * entropy.detach()
+        _track(before, advantages - before, counted, capped)
         return loss_fn(logprobs, entropy, {**input_data, "advantages": advantages}, *args, **more)
 
     return of_shaped
+
+
+def _track(before: Tensor, psi: Tensor, counted: Tensor, capped: Tensor) -> None:
+    """Tells AReaL's tracker what shaping did, which averages over the tokens of all micro-batches and processes."""
+    from areal.utils import stats_tracker
+
+    positive, negative = counted & (before > 0), counted & (before < 0)
+    stats_tracker.denominator(shaping_tokens=counted, shaping_pos=positive, shaping_neg=negative)
+    ratio = (psi / before.abs()).nan_to_num(0.0).float()  # 0 / 0 at tokens that are not counted
+    stats_tracker.stat(
+        **{"shaping/psi_over_adv": ratio, "shaping/capped_frac": capped.float()}, denominator="shaping_tokens"
+    )
+    stats_tracker.stat(**{"shaping/psi_pos": psi.float()}, denominator="shaping_pos")
+    stats_tracker.stat(**{"shaping/psi_neg": psi.float()}, denominator="shaping_neg")

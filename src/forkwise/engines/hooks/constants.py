@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import Any
 
 from forkwise.constants import KAPPA, PAPER, check_alpha, check_kappa
-from forkwise.core import ShapingStats
-from forkwise.engines.base import LOGGED
 from forkwise.errors import InputError
-
-logger = logging.getLogger(__name__)
 
 
 def constants(args: Any = None) -> tuple[float, float]:
@@ -41,11 +36,3 @@ def _number(args: Any, name: str) -> float | None:
         return float(given)
     except (TypeError, ValueError):
         raise InputError(f"FORKWISE_{name.upper()} must be a number, not '{given}'.") from None
-
-
-def log(stats: ShapingStats, where: str) -> dict[str, float]:
-    """Logs what shaping did to these tokens, and returns it as `shaping/...`."""
-    numbers = stats.as_dict()
-    metrics = {f"shaping/{name}": numbers[name] for name in LOGGED}
-    logger.info("%s: %s", where, ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
-    return metrics

@@ -15,8 +15,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from forkwise.core import shape_and_measure
-from forkwise.engines.hooks.constants import constants, log
+from forkwise.engines.base import ActionLog
+from forkwise.engines.hooks.constants import constants
+from forkwise.engines.hooks.totals import report
 from forkwise.errors import InputError
+from forkwise.methods.chain import SHAPING
 
 if TYPE_CHECKING:
     _Trainer = Any
@@ -36,6 +39,7 @@ class EntropyShapedLoss(_Trainer):
 
     _pending: Any = None  # the micro-batch whose loss is being computed
     _shaped = 0
+    _action_log: ActionLog | None = None
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Computes ms-swift's loss; raises where it went past the shaping."""
@@ -74,9 +78,15 @@ class EntropyShapedLoss(_Trainer):
             )
             self._pending = None
             self._shaped += 1
-            for name, value in log(stats, "micro-batch").items():
-                self._metrics["train"][name].append(value)
+            self._action_log = self._action_log or ActionLog("FORKWISE_ALPHA")
+            self._action_log.add({SHAPING: stats.totals})
         return logps, entropies
+
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        """Logs as ms-swift does and adds, in training, what shaping did since the last log."""
+        if self.model.training and self._action_log is not None:
+            report(self, self._action_log)
+        super().log(*args, **kwargs)
 
 
 def install() -> None:

@@ -2,16 +2,19 @@
 
     from forkwise.engines.hooks.nemo_rl import shaped
     ..., loss_fn, ... = setup(...)
-    grpo_train(..., shaped(loss_fn, alpha=0.4, kappa=2.0), ...)
+    grpo_train(..., shaped(loss_fn, alpha=0.4, kappa=2.0, generation=config.policy["generation"]), ...)
 
 NeMo-RL hands a loss the log-probs of the drawn tokens, or logits. The wrapper asks for logits, which NeMo-RL has
 divided by the temperature, takes entropies and log-probs from them, and calls the loss. The vocabulary must not be cut
-into pieces (tensor parallel size 1), and its fused log-probs must be off, since then there are no logits.
+into pieces (tensor parallel size 1), and its fused log-probs must be off, since then there are no logits. Rollouts must
+be drawn from the whole distribution (`top_p` 1, no `top_k`): else NeMo-RL filters the old log-probs, and not the logits
+that it hands to a loss, and every ratio would be wrong.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,7 +22,7 @@ from torch import Tensor
 
 from forkwise.constants import KAPPA, check_alpha, check_kappa
 from forkwise.core import shape_and_measure, token_entropy
-from forkwise.engines.hooks.constants import log
+from forkwise.engines.hooks.totals import named
 from forkwise.errors import InputError
 
 
@@ -69,18 +72,35 @@ class ShapedLoss:
         batch = type(data)(data)
         batch["advantages"] = advantages
         loss, metrics = self._loss_fn(next_token_logprobs=logprobs, data=batch, **more)
-        return loss, {**metrics, **log(stats, "micro-batch")}
+        return loss, {**metrics, **named(stats)}
 
 
-def shaped(loss_fn: Any, *, alpha: float, kappa: float = KAPPA) -> Any:
+def shaped(loss_fn: Any, *, alpha: float, kappa: float = KAPPA, generation: Mapping[str, Any] | None = None) -> Any:
     """Returns the loss on advantages shaped with the entropy of the policy under update; with alpha 0, the loss itself.
 
+    Args:
+        loss_fn: the loss that NeMo-RL's `setup` returns.
+        alpha: as in `forkwise.core.shape_advantages`.
+        kappa: the same.
+        generation: NeMo-RL's settings of generation, `config.policy["generation"]`.
+
     Raises:
-        InputError: a constant is out of range, or the loss takes something else than log-probs.
+        InputError: a constant is out of range, the loss takes something else than log-probs, or rollouts are not drawn
+            from the whole distribution.
     """
     check_alpha(alpha)
     check_kappa(kappa)
-    return ShapedLoss(loss_fn, alpha, kappa) if alpha else loss_fn
+    if alpha == 0:
+        return loss_fn
+    if generation is None or "top_p" not in generation:
+        raise InputError('Shaping must know how rollouts are drawn: give generation=config.policy["generation"].')
+    top_p, top_k = generation["top_p"], generation.get("top_k")
+    if top_p != 1 or top_k not in (None, -1):
+        raise InputError(
+            f"Rollouts are drawn with top_p={top_p} and top_k={top_k}, by which NeMo-RL filters the old log-probs and "
+            "not the logits that a loss is given: set policy.generation.top_p=1.0 and policy.generation.top_k=null."
+        )
+    return ShapedLoss(loss_fn, alpha, kappa)
 
 
 def _cut(logits: Tensor) -> bool:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from forkwise.core import shape_and_measure
-from forkwise.engines.hooks.constants import constants, log
+from forkwise.engines.hooks.constants import constants
+from forkwise.engines.hooks.totals import named
 from forkwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class EntropyShapedStep(_Trainer):
             mask = options.get("action_mask")
             entropy = entropies[-1][:, -advantages.shape[1] :]
             shaped, stats = shape_and_measure(advantages, entropy, alpha=alpha, kappa=kappa, mask=mask)
-            numbers.update(log(stats, "micro-batch"))
+            tokens = shaped.numel() if mask is None else int(mask.sum())
+            numbers.update(named(stats, per=max(tokens, 1)))
             return loss_fn(log_probs, old, shaped, *more, **options)
 
         handle = actor.register_forward_hook(keep)
@@ -75,11 +77,11 @@ class EntropyShapedStep(_Trainer):
 
 
 def _report(status: Any, numbers: dict[str, float]) -> None:
-    """Adds numbers to what OpenRLHF's step reports, which it averages by tokens."""
+    """Adds sums per token to what OpenRLHF's step reports, which it multiplies by tokens, adds up and divides."""
     if isinstance(status, dict) and "metrics" in status and "weights" in status:
         import torch
 
-        status["metrics"].update({name: torch.tensor(value) for name, value in numbers.items()})
+        status["metrics"].update({name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()})
         status["weights"].update(dict.fromkeys(numbers, "token"))
 
 

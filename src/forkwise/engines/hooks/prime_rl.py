@@ -17,8 +17,7 @@ import dataclasses
 from typing import Any
 
 from forkwise.constants import KAPPA, check_alpha, check_kappa
-from forkwise.core import shape_and_measure
-from forkwise.engines.hooks.constants import log
+from forkwise.core import shape_advantages
 
 
 def shaped_loss(inputs: Any, *, alpha: float, kappa: float = KAPPA, **options: Any) -> Any:
@@ -42,9 +41,17 @@ def shaped_loss(inputs: Any, *, alpha: float, kappa: float = KAPPA, **options: A
             "Advantages were not entropy-shaped: prime-rl's LossInputs has no field 'entropy'. The page Engines of "
             "forkwise's documentation has the lines that add it."
         )
-    advantages, stats = shape_and_measure(
-        inputs.advantages, entropy.detach(), alpha=alpha, kappa=kappa, mask=inputs.loss_mask
-    )
+    before, entropy = inputs.advantages, entropy.detach()
+    advantages = shape_advantages(before, entropy, alpha=alpha, kappa=kappa, mask=inputs.loss_mask)
     outputs = default_loss_fn(dataclasses.replace(inputs, advantages=advantages), config)
-    numbers = {name: inputs.advantages.new_tensor(value) for name, value in log(stats, "sample").items()}
-    return dataclasses.replace(outputs, metrics={**outputs.metrics, **numbers})
+    size, psi = before.abs(), advantages - before
+    counted = inputs.loss_mask & (before != 0)
+    # prime-rl averages over all numbers of all samples: a number a token makes that the average over tokens.
+    numbers = {
+        "psi_over_adv": (psi / size)[counted],
+        "capped_frac": (size / kappa < alpha * entropy)[counted].to(psi.dtype),
+        "psi_pos": psi[counted & (before > 0)],
+        "psi_neg": psi[counted & (before < 0)],
+    }
+    named = {f"shaping/{name}": values for name, values in numbers.items()}
+    return dataclasses.replace(outputs, metrics={**outputs.metrics, **named})

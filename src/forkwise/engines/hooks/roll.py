@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from forkwise.core import shape_and_measure
-from forkwise.engines.hooks.constants import constants, log
+from forkwise.engines.hooks.constants import constants
+from forkwise.engines.hooks.totals import named
 from forkwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class EntropyShapedLoss(_Worker):
             loss, metrics = super().loss_func(data, output_tensor)
         finally:
             data.batch["advantages"] = before
-        return loss, metrics | log(stats, "micro-batch")
+        return loss, metrics | named(stats)
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ alpha and kappa come from the environment, FORKWISE_ALPHA and FORKWISE_KAPPA.
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,8 +23,11 @@ import torch
 from torch import Tensor
 
 from forkwise.core import ShapingStats, shape_and_measure
-from forkwise.engines.hooks.constants import constants, log
+from forkwise.engines.hooks.constants import constants
+from forkwise.engines.hooks.totals import named, ratios
 from forkwise.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = ("slime", "vime")
 _LOSS = "backends.megatron_utils.loss"
@@ -44,6 +48,9 @@ def shape_rollout(args: Any, rollout_id: int | None = None, rollout_data: dict[s
         if rollout_data.get("log_probs"):
             raise InputError("This rollout has log-probs and no advantages, so there is nothing to shape.")
         return  # not the last stage of the pipeline
+    alpha, kappa = constants(args)
+    if alpha == 0:
+        return
     entropy = rollout_data.get("entropy")
     if not entropy:
         raise InputError(
@@ -51,12 +58,11 @@ def shape_rollout(args: Any, rollout_id: int | None = None, rollout_data: dict[s
             "log-probs of the loss are reused (one update per rollout), also --get-mismatch-metrics, or use "
             "--custom-loss-function-path forkwise.engines.hooks.slime.shaped_policy_loss."
         )
-    alpha, kappa = constants(args)
-    if alpha == 0:
-        return
     shaped, stats = _shaped(rollout_data["advantages"], entropy, rollout_data["loss_masks"], alpha, kappa)
-    rollout_data["advantages"] = shaped
-    log(stats, f"rollout {rollout_id}")
+    totals = named(stats)
+    # The engine averages each over processes and logs it as rollout/...
+    rollout_data |= {"advantages": shaped, **{name: torch.tensor(total) for name, total in totals.items()}}
+    logger.info("rollout %s: %s", rollout_id, ", ".join(f"{name} {x:.4g}" for name, x in ratios(totals).items()))
 
 
 def shaped_policy_loss(
@@ -79,7 +85,7 @@ def shaped_policy_loss(
     entropy = (computed[1] if isinstance(computed, tuple) else computed)["entropy"]
     advantages, stats = _shaped(batch["advantages"], entropy, batch["loss_masks"], alpha, kappa)
     value, metrics = engine.policy_loss_function(args, {**batch, "advantages": advantages}, logits, sum_of_sample_mean)
-    return value, metrics | {name: logits.new_tensor(x) for name, x in log(stats, "micro-batch").items()}
+    return value, metrics | {name: torch.tensor(total, device=logits.device) for name, total in named(stats).items()}
 
 
 def _shaped(

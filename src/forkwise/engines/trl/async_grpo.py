@@ -113,11 +113,6 @@ class EntropyShapedAsyncGRPOTrainer(AsyncGRPOTrainer):
         with shaping():
             return super().train(*args, **kwargs)
 
-    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns TRL's schedule of the learning rate."""
-        with shaping():
-            return super().create_scheduler(*args, **kwargs)
-
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Runs TRL's training step; raises `RuntimeError` if its loss was computed without shaped advantages."""
         before = self._shaped_losses

@@ -136,8 +136,15 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
                     f"their process: make per_device_train_batch_size x steps_per_generation ({mine}) a multiple of "
                     f"num_generations ({self.num_generations})."
                 )
+            if Need.REDRAWN in method.needs() and (self.use_vllm or self.max_draws > 1):
+                field = "use_vllm=True" if self.use_vllm else f"max_draws={self.max_draws}"
+                raise InputError(
+                    f"The method '{method.name}' decides which completions are trained on, and draws with TRL's own "
+                    f"generation, which does not go with {field}: leave one of them out."
+                )
             if self.has_groups:
                 method.check_group_size(int(self.num_generations))
+            method.check_longest(int(self.max_completion_length))
             if not self.has_groups and (why := why_not_ppo(method)):
                 raise InputError(f"The method '{method.name}' {why}.")
             if method.slot == "advantages" and self.multi_objective_aggregation != "sum_then_normalize":

@@ -9,6 +9,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from transformers import TrainerCallback
+from transformers.trainer import DEFAULT_CALLBACKS
+
 from forkwise.engines.settings import ShapingSettings
 from forkwise.errors import InputError
 from forkwise.methods import Method, SettingsMethod, parse_methods
@@ -28,20 +31,22 @@ class MethodSettings(ShapingSettings, _Arguments):
     trainer_class: ClassVar[str]  # that does what this config says
     trainer_mixin: ClassVar[str | None] = None  # that makes another trainer do it, if there is one
 
-    def get_warmup_steps(self, num_training_steps: int) -> int:
-        """Returns the warm-up steps as transformers does; a trainer that does not shape is refused here.
+    def refuse_other_trainers(self) -> None:
+        """Refuses a trainer that would silently train without what this config says; called when training starts.
 
         Raises:
-            InputError: the trainer that asks would silently train without what this config says.
+            InputError: the trainer that has this config is not one of ours.
         """
-        if (self.methods or not self.has_groups) and not _SHAPES.get():
+        if _SHAPES.get():
+            return
+        drawn_again = int(getattr(self, "max_draws", 1))
+        if self.methods or not self.has_groups or drawn_again > 1:
+            ignored = "alpha, kappa and method" if drawn_again == 1 else "alpha, kappa, method and max_draws"
             mixin = f", or put {self.trainer_mixin} before your trainer class" if self.trainer_mixin else ""
             raise InputError(
-                f"This {type(self).__name__} is in the hands of a trainer that would ignore its alpha, kappa and "
-                f"method: train with forkwise's {self.trainer_class}{mixin}."
+                f"This {type(self).__name__} is in the hands of a trainer that would ignore its {ignored}: train with "
+                f"forkwise's {self.trainer_class}{mixin}."
             )
-        steps: int = super().get_warmup_steps(num_training_steps)
-        return steps
 
     @property
     def methods(self) -> tuple[Method, ...]:
@@ -100,3 +105,19 @@ def shaping() -> Iterator[None]:
         yield
     finally:
         _SHAPES.reset(token)
+
+
+class RefuseOtherTrainers(TrainerCallback):
+    """Asks a config of ours, when training starts, whether the trainer that has it does what it says.
+
+    transformers gives this callback to every `Trainer`, whatever its schedule, optimizer or dataset: no method of a
+    config is called in each of them.
+    """
+
+    def on_train_begin(self, args: Any, *_: Any, **__: Any) -> None:
+        """Refuses a trainer that would ignore the methods of its config."""
+        if isinstance(args, MethodSettings):
+            args.refuse_other_trainers()
+
+
+DEFAULT_CALLBACKS.append(RefuseOtherTrainers)

@@ -19,9 +19,10 @@ from forkwise.engines.base import (
     update_methods,
 )
 from forkwise.engines.states import MethodStates
+from forkwise.engines.trl.answers import answer_logits, prompt_keys
 from forkwise.engines.trl.guard import sees_rollouts
 from forkwise.engines.trl.head import IMAGES, HeadMixin
-from forkwise.engines.trl.refill import RefillMixin
+from forkwise.engines.trl.redraw import RedrawMixin
 from forkwise.engines.trl.release import HOST, not_shaped
 from forkwise.engines.trl.update import (
     CORRECT,
@@ -43,7 +44,7 @@ _TEXT = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
 _LOGPROBS = {Need.SEQUENCE_LOGPROBS, Need.LOGPROBS, Need.OLD_LOGPROBS}
 
 
-class RolloutMixin(HeadMixin, RefillMixin):
+class RolloutMixin(HeadMixin, RedrawMixin):
     """Runs the methods that work on rewards or need whole rollouts; see `EntropyShapingMixin`."""
 
     temperature: float  # TRL's, of sampling and scoring
@@ -129,8 +130,19 @@ class RolloutMixin(HeadMixin, RefillMixin):
             mean_logprobs = gather(torch.where(mask, logprobs, 0).sum(dim=1) / mask.sum(dim=1))  # NaN without tokens
         groups, correct = torch.arange(len(rewards), device=rewards.device) // self.num_generations, rewards > 0
         lengths = gather(mask.sum(dim=1))
-        rollout = Rollout(rewards, groups, correct, gather(batch["advantages"]), mean_logprobs, lengths)
+        redrawn = torch.zeros_like(correct) if self._redrawn is None else self._redrawn
+        first = rewards if self._first_rewards is None else self._first_rewards
+        own = gather(batch["advantages"])
+        rollout = Rollout(
+            *(rewards, groups, correct, own, mean_logprobs, lengths),
+            redrawn=redrawn,
+            first_rewards=first,
+            **self._recurring(batch, reward_methods(methods)),
+        )
         per_completion, totals = run_reward_methods(reward_methods(methods), rollout)
+        for method in reward_methods(methods):
+            if Need.MEMORY in method.needs():
+                self._method_states.memories[method.name] = method.remember(rollout)
         if totals:
             self._action_log.add(totals)
             self._show_advantages(per_completion)
@@ -199,6 +211,24 @@ class RolloutMixin(HeadMixin, RefillMixin):
         kept = states.new_zeros(*counted.shape, states.shape[1])
         kept[counted] = states
         return kept
+
+    def _recurring(self, batch: dict[str, Any], methods: Sequence[Method]) -> dict[str, Any]:
+        """Returns what methods that remember answers ask for, of all processes' completions."""
+        asking: list[Any] = [method for method in methods if Need.MEMORY in method.needs()]
+        if not asking:
+            return {}
+        rows, gather = self.args.per_device_train_batch_size, self.accelerator.gather
+        try:
+            logits = answer_logits(self.model, batch, self.processing_class, asking[0].marker, rows)
+        except HeadError as error:
+            raise InputError(
+                f"The method '{asking[0].name}' reads the logits of layers, and this model: {error}."
+            ) from error
+        return {
+            "answer_logits": gather(logits),
+            "prompt_keys": gather(prompt_keys(batch)),
+            "memory": self._method_states.memories.get(asking[0].name, {}),
+        }
 
     def _labels(self, methods: Sequence[TokenMethod], rows: torch.Tensor) -> torch.Tensor | None:
         """Returns the labels of this process's completions, by the column that one of the methods asks for, if any."""

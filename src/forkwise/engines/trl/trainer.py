@@ -76,8 +76,28 @@ class EntropyShapingMixin(RolloutMixin):
         if isinstance(self.train_dataset, Sized):
             check_rollout(self.args, len(self.train_dataset))
         self._check_labels()
+        self._check_recurring()
         with shaping():
             return super().train(*args, **kwargs)
+
+    def _check_recurring(self) -> None:
+        """Refuses a run in which no prompt comes twice, for methods that remember prompts."""
+        asking = [method for method in self.args.methods if Need.PROMPT_KEYS in method.needs()]
+        if not asking or not isinstance(self.train_dataset, Sized):
+            return
+        args = self.args
+        updates = args.steps_per_generation * args.num_iterations / args.gradient_accumulation_steps
+        prompts = args.generation_batch_size // args.num_generations
+        drawn = (
+            args.max_steps / updates * prompts
+            if args.max_steps > 0
+            else args.num_train_epochs * len(self.train_dataset)
+        )
+        if drawn <= len(self.train_dataset):
+            raise InputError(
+                f"The method '{asking[0].name}' acts on prompts that come again, and in this run each of the "
+                f"{len(self.train_dataset)} comes once at most: train longer, or on fewer."
+            )
 
     def _check_labels(self) -> None:
         """Refuses a data set without the column that a method asks for, or of whose values it makes no difference."""
@@ -91,11 +111,6 @@ class EntropyShapingMixin(RolloutMixin):
                     f"To the method '{method.name}' the column '{column}' says the same of all problems, so that it "
                     f"could not act: look at its options ({method})."
                 )
-
-    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns the trainer's schedule of the learning rate."""
-        with shaping():
-            return super().create_scheduler(*args, **kwargs)
 
     # -------------------------------------------------------------------------------------------------------- updates
 

@@ -31,6 +31,11 @@ GIVEN_ON_VERL = frozenset(
 _ENTROPIES = {Need.ENTROPY, Need.OLD_ENTROPY}
 _OF_CURRENT = {Need.ENTROPY, Need.LOGPROBS}
 _ACTOR = "actor_rollout_ref.actor"
+OF_GROUPS = (
+    *("grpo", "grpo_vectorized", "grpo_passk", "gdpo", "gpg", "opo", "rloo", "rloo_vectorized"),
+    *("reinforce_plus_plus_baseline", "optimal_token_baseline", "tir_optimal_token_baseline"),
+)
+"""verl's estimators whose baseline is made from the other responses of a prompt."""
 _OPEN = {
     f"{_ACTOR}.policy_loss.loss_mode": "vanilla",
     f"{_ACTOR}.clip_ratio_low": 1.0,
@@ -66,6 +71,7 @@ def refuse(config: Any, settings: Settings, methods: Sequence[Method]) -> None:
                 "only: train with forkwise grpo --method, or leave out options that follow the entropy (@target)."
             )
         method.check_group_size(int(config.actor_rollout_ref.rollout.n))
+        method.check_longest(int(config.data.max_response_length))
     distillation = config.get("distillation")
     if distillation is not None and distillation.get("enabled", False):
         raise InputError(
@@ -85,6 +91,12 @@ def _check_estimator(config: Any, settings: Settings) -> None:
         raise InputError(
             f"The methods {quoted(scored)} go by the rewards, from which algorithm.use_kl_in_reward=True subtracts a "
             "penalty: set it to False."
+        )
+    if algorithm.adv_estimator in OF_GROUPS and int(config.actor_rollout_ref.rollout.n) < 2:
+        raise InputError(
+            f"algorithm.adv_estimator={algorithm.adv_estimator} compares the responses of a prompt, and "
+            "actor_rollout_ref.rollout.n=1 (verl's default) draws one of each, so advantages would be bare rewards, or "
+            "0: set actor_rollout_ref.rollout.n=8."
         )
     makers = [method for method in settings.methods if method.slot == "advantages"]
     if makers and algorithm.adv_estimator != "grpo":
@@ -118,7 +130,7 @@ def _check_quantities(config: Any, settings: Settings) -> None:
             f"beforehand; that is for {_ACTOR}.strategy=fsdp or fsdp2, not {actor.strategy}: "
             "+algorithm.forkwise.policy=old."
         )
-    updates = config.data.train_batch_size / actor.ppo_mini_batch_size * actor.ppo_epochs
+    updates = _updates(config)
     for method in late:
         if Condition.OFF_POLICY not in method.holds_under():
             continue
@@ -128,11 +140,21 @@ def _check_quantities(config: Any, settings: Settings) -> None:
                 "with the quantities of the old policy it would do nothing: +algorithm.forkwise.policy=current."
             )
         if settings.policy == "current" and updates <= 1:
-            raise InputError(
-                f"The method '{method.name}' compares the policy with the one that drew the rollout, which in a run "
-                f"with one update per rollout is the same, so it would do nothing: set {_ACTOR}.ppo_epochs=2, or "
-                f"{_ACTOR}.ppo_mini_batch_size below data.train_batch_size."
-            )
+            raise _of_one_update(method)
+
+
+def _updates(config: Any) -> float:
+    """Returns how many updates there are per rollout."""
+    actor = config.actor_rollout_ref.actor
+    return float(config.data.train_batch_size / actor.ppo_mini_batch_size * actor.ppo_epochs)
+
+
+def _of_one_update(method: Method) -> InputError:
+    return InputError(
+        f"The method '{method.name}' compares the policy with the one that drew the rollout, which in a run with one "
+        f"update per rollout is the same, so it would do nothing: set {_ACTOR}.ppo_epochs=2, or "
+        f"{_ACTOR}.ppo_mini_batch_size below data.train_batch_size."
+    )
 
 
 def _or_current(settings: Settings) -> str:
@@ -181,6 +203,8 @@ def _check_presets(config: Any, presets: Sequence[SettingsMethod]) -> None:
         if wrong:
             wanted = " ".join(f"{key}={value}" for key, value in wrong.items())
             raise InputError(f"The method '{preset.name}' is, on verl, keys of verl's own: set {wanted}.")
+        if Condition.OFF_POLICY in preset.holds_under() and _updates(config) <= 1:
+            raise _of_one_update(preset)
 
 
 def keys_of_preset(preset: SettingsMethod, longest: int) -> Mapping[str, Any]:
