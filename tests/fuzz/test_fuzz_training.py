@@ -23,7 +23,8 @@ CONFIG = {
     **{"per_device_train_batch_size": 8, "model_init_kwargs": {"dtype": "float32"}, "log_completions": False},
 }
 STUDY = {
-    **{"title": "t", "model": "embedded", "task": "countdown:4", "algorithm": "grpo", "seeds": [1, 2, 3], "looks": []},
+    **{"title": "t", "model": "embedded", "task": "countdown:4", "algorithm": "grpo"},
+    **{"seeds": [1, 2, 3, 4, 5], "looks": []},
     **{"problems": 16, "recipe": {"like": "quickstart", "max_steps": 4}, "processes": 1, "engine": "trl"},
     "evaluation": {"problems": 2, "n": 2, "split": "test", "temperature": 1.0, "first_problem": 0},
     "primary": {"arm": "other", "endpoint": "curve", "margin": 0.1, "secondary": [1, 2], "gate": "m"},

@@ -176,6 +176,7 @@ def test_other_tools_files_are_a_pilot(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
+        (["--runs", 1], "1 run per arm on 100 problems x 256 samples finds a difference"),
         (
             ["--runs", 1],
             "Cannot be claimed: anything about other trainings. One run per arm compares these very models",

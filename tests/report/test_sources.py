@@ -59,6 +59,16 @@ def test_arms_of_one_name_are_told_apart_by_their_folder(tmp_path: Path) -> None
         find_sources([paths[0], paths[0]])
 
 
+def test_receipts_of_a_study_are_for_its_own_command(tmp_path: Path) -> None:
+    from forkwise.study.registration import PLAN
+
+    (tmp_path / PLAN).write_text("plan: {}")
+    (tmp_path / "grpo-seed0.json").write_text('{"schema": 1, "forkwise": "0", "plan": "x", "run": "grpo-seed0"}')
+    for path in (tmp_path, tmp_path / "grpo-seed0.json"):
+        with pytest.raises(InputError, match=f"holds receipts of a study.*forkwise study analyse {tmp_path} "):
+            find_source(path)
+
+
 def test_refusals_say_what_a_report_takes(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="There is no"):
         find_source(tmp_path / "missing")

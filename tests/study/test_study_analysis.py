@@ -17,13 +17,14 @@ from scipy import stats
 from forkwise import cli
 from forkwise.errors import InputError
 from forkwise.passk.estimator import FloatArray
+from forkwise.report.table import Table
 from forkwise.study.analysis import progress, read_study_folder
 from forkwise.study.contrasts import SeedContrast, contrast
 from forkwise.study.looks import conditional_power, decide, look_at, look_file
 from forkwise.study.receipts import arm_of, note_start, read_receipt, read_receipts, write_receipt
 from forkwise.study.spec import BASE
 from forkwise.study.spending import boundary
-from forkwise.study.words import report
+from forkwise.study.words import design, report
 
 # Of 4 samples of each of 12 problems, per seed 0-5.
 PLAIN = [c * 4 for c in [(0, 1, 2), (1, 1, 2), (0, 2, 2), (0, 1, 3), (1, 1, 1), (0, 1, 2)]]
@@ -349,6 +350,18 @@ def test_a_study_that_ended_at_a_look_says_so_and_why(tmp_path: Path) -> None:
 def test_a_study_without_looks_has_a_plain_interval(tmp_path: Path) -> None:
     write_all(tmp_path, study(), {"GRPO": PLAIN, "shaped": BETTER, "placebo": ALIKE})
     assert "not adjusted for looks" not in said(tmp_path)
+
+
+def test_a_plan_says_how_little_it_can_show() -> None:
+    for seeds, expected in (
+        ("0-1", "exploratory: fewer than 3 seeds say nothing about other trainings."),
+        ("0-2", "exploratory: it tests nothing, which takes 5 seeds, and it cannot show anything."),
+        ("0-5", "exploratory: no comparison is named to be tested."),
+    ):
+        table, text = design(study(seeds=seeds, primary=None))
+        assert isinstance(table, Table)
+        assert ["training runs", f"{3 * (int(seeds[-1]) + 1)}, each of 2 steps"] in table.rows
+        assert expected in str(text)
 
 
 def test_progress_counts_the_runs_of_all_arms(tmp_path: Path) -> None:

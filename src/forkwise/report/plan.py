@@ -26,9 +26,10 @@ def conclusion(plan: Plan) -> str:
     detectable = ", ".join(f"{_found(d.difference)} at {name_of(d.endpoint)}" for d in plan.detectable)
     about = "other trainings" if plan.trained else "these very models, not other trainings"
     differences = list(dict.fromkeys(n.difference for n in plan.needed))
+    finds = "finds" if plan.size.runs == 1 else "find"
     takes = [_takes(plan, endpoint) for endpoint in dict.fromkeys(n.endpoint for n in plan.needed)]
     return (
-        f"{_size(plan.size)} find a difference of {detectable} ({test.power:.0%} power, about {about}). To find "
+        f"{_size(plan.size)} {finds} a difference of {detectable} ({test.power:.0%} power, about {about}). To find "
         f"{_listed([f'+{d:g}' for d in differences])} takes {'; '.join(takes)}."
     )
 

@@ -25,6 +25,8 @@ BASE = "base"
 _RUN = "run.yaml"
 _SEED = re.compile(r"-seed\d+$")
 
+_PLAN = "study.yaml"  # of a study and its receipts; `forkwise.study`, which is above, names it
+
 
 @dataclass(frozen=True)
 class Shaping:
@@ -130,8 +132,19 @@ def find_source(path: Path, imported: ExitStack | None = None) -> ReportSource:
     return _imported(path, imported)
 
 
+def _refuse_receipts(path: Path) -> None:
+    """Refuses the folder of a study's receipts, which hold neither samples nor curves of training."""
+    folder = path if path.is_dir() else path.parent
+    if (folder / _PLAN).exists() and not (folder / "samples").exists():
+        raise InputError(
+            f"'{path}' holds receipts of a study, and no runs or samples to report on: read them with forkwise study "
+            f"analyse {folder} (--markdown FILE writes it), or give the study's own folder, its --out."
+        )
+
+
 def _imported(path: Path, imported: ExitStack | None) -> ReportSource:
     """Imports the files of another tool at `path`, or says what a report takes, and why this is none."""
+    _refuse_receipts(path)
     refusal = (
         f"'{path}' holds nothing to report on: a report takes a folder with {METRICS} or {STATE}, with samples "
         f"(*.parquet), with {EXPLORE}, {FORKS}, {COMPARE} or {PASSK}, one that forkwise quickstart wrote, or what "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from forkwise.passk.design import FEWEST_RUNS
+from forkwise.passk.design import FEWEST_PAIRS, FEWEST_RUNS
 from forkwise.passk.estimator import shown_ks
 from forkwise.report.formats import count, interval, number, p_value
 from forkwise.report.passk import FEW, overview
@@ -38,7 +38,7 @@ def design(study: Study) -> list[Block]:
     rows = [
         ["arms", ", ".join(arm.name for arm in study.arms)],
         ["seeds of every arm", f"{len(study.seeds)} ({_listed(study.seeds)})"],
-        ["training runs", f"{count(trained)} of {count(study.steps)} steps"],
+        ["training runs", f"{count(trained)}, each of {counted(study.steps, 'step')}"],
         [
             "evaluated on",
             f"{e.task or e.dataset or study.task}, {e.split}: {_problems(study)} x {count(e.n)} samples",
@@ -52,9 +52,12 @@ def design(study: Study) -> list[Block]:
     elif study.pilot:
         blocks.append("A pilot: it measures what a study is planned from, and compares nothing.")
     else:
-        few = len(study.seeds) < FEWEST_RUNS
-        why = f": fewer than {FEWEST_RUNS} seeds say nothing about other trainings" if few else ", as nothing is tested"
-        blocks.append(f"Everything that comes of it is exploratory{why}.")
+        why = "no comparison is named to be tested"
+        if len(study.seeds) < FEWEST_RUNS:
+            why = f"fewer than {FEWEST_RUNS} seeds say nothing about other trainings"
+        elif len(study.seeds) < FEWEST_PAIRS:
+            why = f"it tests nothing, which takes {FEWEST_PAIRS} seeds, and it cannot show anything"
+        blocks.append(f"Everything that comes of it is exploratory: {why}.")
     return blocks
 
 
