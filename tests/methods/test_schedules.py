@@ -139,4 +139,4 @@ class TestStates:
         states = MethodStates()
         states.advance([parse_method("eapo")], 0.0, lambda total: pytest.fail("nothing to sum"))
         states.watch(torch.ones(1, 1), torch.ones(1, 1).bool())
-        assert states.snapshot() == {"states": {}, "seen": None}
+        assert states.snapshot() == {"states": {}, "memories": {}, "seen": None}
