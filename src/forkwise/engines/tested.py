@@ -25,7 +25,7 @@ ENGINES = (
     Engine("slime", "slime", "on a stand-in for its interface"),
     Engine("vime", "vime", "on slime's interface, which it shares"),
     Engine("miles", "miles", "its loss hook, on a stand-in for its interface"),
-    Engine("AReaL", "areal", "on a stand-in for its interface"),
+    Engine("AReaL", "areal", "its own loss and tracker, of 1.0.4"),
     Engine("Unsloth", "unsloth", "its own loss, of unsloth_zoo 2026.10.9; its hook in TRL"),
     Engine("ms-swift", "ms-swift", "its own loss, with 4.6.0"),
     Engine("OpenRLHF", "openrlhf", "its own loss, with 0.11.2"),
