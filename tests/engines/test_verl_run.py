@@ -175,7 +175,7 @@ def test_a_pair_is_trained_and_compared(place: Path) -> None:
     page = (place / "page.html").read_text()
     assert plain.name in page
     assert shaped.name in page
-    chat = ["--preset", "paper", "--chat", "--max-tokens", "40"]
+    chat = ["--chat", "--max-tokens", "40"]  # the page's --preset paper is of tasks that must be downloaded
     forkwise(place, "sample", "--model", str(merged), *problems, *chat, "--out", "in_chat")
     assert "in_chat" in forkwise(place, "passk", "in_chat", "--k", "1,4")
 

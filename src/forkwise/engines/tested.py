@@ -32,5 +32,5 @@ ENGINES = (
     Engine("ROLL", "roll", "on a stand-in for its interface"),
     Engine("prime-rl", "prime-rl", "on a stand-in for its interface"),
     Engine("NeMo-RL", "nemo-rl", "on a stand-in for its interface"),
-    Engine("tinker-cookbook", "tinker-cookbook", "surprisal only, on a stand-in for its data"),
+    Engine("tinker-cookbook", "tinker-cookbook", "surprisal only, on the data of tinker 0.38.0"),
 )
