@@ -96,7 +96,7 @@ def test_help_is_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
     groups = {
         "Train": ["grpo", "ppo", "quickstart", "study"],
         "Sample": ["sample", "import", "verify", "select", "verl-data"],
-        "Measure": ["passk", "compare", "plan", "explore", "forks"],
+        "Measure": ["passk", "compare", "plan", "explore", "forks", "credit"],
         "Look": ["report", "doctor", "methods"],
     }
     for heading, commands in groups.items():

@@ -336,3 +336,21 @@ def test_metrics_are_ours_or_those_of_the_trainers_newest_state(tmp_path: Path) 
     assert [row["step"] for row in read_metrics(tmp_path)] == [12]
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.0}\n{"step": 2, "lo')
     assert read_metrics(tmp_path) == [{"step": 1, "loss": 0.0}]
+
+
+def test_a_result_says_which_numerical_packages_made_it() -> None:
+    import platform
+
+    import numpy as np
+    import scipy
+
+    @dataclass(frozen=True)
+    class Measured:
+        schema: int
+        forkwise: str
+        value: float
+
+    content = json.loads(result_text(Measured(1, "0.1", 2.0)))
+    assert list(content) == ["schema", "forkwise", "versions", "value"]
+    expected = {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__}
+    assert content["versions"] == expected

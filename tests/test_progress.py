@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import re
 import time
@@ -9,7 +10,8 @@ import time
 import pytest
 from rich.console import Console
 
-from forkwise import progress
+from forkwise import cli, progress
+from forkwise.errors import InputError
 from forkwise.progress import Meter, watch
 
 
@@ -103,3 +105,40 @@ def test_a_phase_of_longer_work_counts_its_items_and_then_the_work_goes_on(clock
 def test_without_a_meter_a_phase_passes_its_items_on_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(watch(iter("ab"), "reading", "kB")) == ["a", "b"]
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("module", "slow", "words", "said"),
+    [
+        ("forkwise.passk.planning", "plan_study", ["plan", "--components", "x.yaml"], "Planning (2 of 2): "),
+        ("forkwise.passk.arguments", "parse_arm", ["plan", "x.jsonl"], "Reading the pilot (1 of 2): "),
+        ("forkwise.study.reading", "read_study", ["study", "plan", "x.yaml"], "Checking the study (1 of 2): "),
+        ("forkwise.study.reading", "read_study", ["study", "register", "x.yaml"], "Checking the study: "),
+        ("forkwise.study.reading", "read_study", ["study", "run", "x.yaml", "--out", "x"], "Checking the study: "),
+        ("forkwise.study.analysis", "read_study_folder", ["study", "analyse", "x"], "Reading and comparing receipts: "),
+        ("forkwise.explore.selection", "select", ["select", "x", "--out", "y"], "Choosing solutions: "),
+        ("forkwise.tasks", "load_task", ["verl-data", "countdown", "--out", "x.parquet"], "Reading and writing probl"),
+    ],
+)
+def test_commands_that_compute_long_say_so(
+    module: str,
+    slow: str,
+    words: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each is held up for longer than it may be silent."""
+
+    def hold(*_: object, **__: object) -> None:
+        time.sleep(0.5)
+        raise InputError("That is enough.")
+
+    if words[0] == "study" and words[1] != "analyse":
+        pytest.importorskip("trl")  # `study run` and `plan` import what they check with
+    monkeypatch.setattr(progress, "_SAY_EVERY", 0.1)
+    monkeypatch.setattr(importlib.import_module(module), slow, hold)
+    with pytest.raises(SystemExit) as ended:
+        cli.run(words)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err

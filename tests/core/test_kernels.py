@@ -141,6 +141,32 @@ def test_a_masked_token_has_no_part_in_it(tile: Callable[[int, int, int], None])
     assert none.entropy.shape == (0,)
 
 
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("learned", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
+def test_gradients_of_log_probs_alone(
+    learned: tuple[int, ...], softcap: float | None, tile: Callable[[int, int, int], None]
+) -> None:
+    """As shaped advantages need them: entropies are constants, some tokens do not count, some leaves are frozen."""
+    tile(3, 7, 4)
+    *inputs, targets = head(v=17)
+    mask = torch.tensor([True, False, True, True, False, False, True], device=DEVICE)
+    weights = torch.linspace(-1, 2, len(targets), device=DEVICE)
+    low = [part.detach().to(DEVICE, torch.float32).requires_grad_(i in learned) for i, part in enumerate(inputs)]
+    exact = [part.detach().double().requires_grad_() for part in low]
+    options: dict[str, Any] = {"softcap": softcap, "temperature": 0.7}
+    scores = logprob_and_entropy(*low[:2], targets.to(DEVICE), bias=low[2], mask=mask, backend="triton", **options)
+    assert not scores.entropy.requires_grad
+    (scores.logprob * weights).sum().backward()
+    expected = reference(full_logits(*exact, **options), targets.to(DEVICE))
+    (expected["logprob"] * weights.double() * mask).sum().backward()
+    torch.testing.assert_close(scores.entropy.double(), expected["entropy"].detach() * mask, rtol=2e-5, atol=2e-6)
+    for i, (mine, right) in enumerate(zip(low, exact, strict=True)):
+        if i in learned:
+            torch.testing.assert_close(mine.grad.double(), right.grad, rtol=1e-4, atol=5e-6)
+        else:
+            assert mine.grad is None
+
+
 # --- the choice -------------------------------------------------------------------------------------------------------
 
 

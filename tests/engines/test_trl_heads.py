@@ -320,6 +320,29 @@ def test_log_probs_of_full_logits_that_are_no_numbers_are_named(tmp_path: Path) 
         scored(trainer, batch)
 
 
+@pytest.mark.parametrize(
+    ("here", "elsewhere", "reason"),
+    [
+        (["pixel_values", "num_images"], False, "only TRL's takes pixel_values, num_images"),
+        ([], True, "only TRL's takes the images that another process has"),
+    ],
+)
+def test_inputs_beside_text_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: list[str], elsewhere: bool, reason: str
+) -> None:
+    trainer = trainer_of(tiny.policy(), tmp_path)
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    with monkeypatch.context() as patch:
+        if elsewhere:  # of a model that sees images, all processes ask each other
+            trainer._is_vlm = True
+            answers = iter([True, False])  # images; TRL's numbers are right everywhere
+            patch.setattr(trainer, "_any_process", lambda flag: next(answers) or flag)
+        with pytest.warns(UserWarning, match=f"For Qwen2ForCausalLM TRL's head computes .* since {reason}"):
+            assert trainer._way(trainer.model, ids, torch.ones_like(ids), 3, here).scorer == "trl"
+    trainer._is_vlm = False
+    assert trainer._way(trainer.model, ids, torch.ones_like(ids), 3).scorer == "forkwise"  # proved for text by itself
+
+
 def test_a_head_that_trl_casts_is_left_to_trl(tmp_path: Path) -> None:
     trainer = trainer_of(tiny.policy(), tmp_path, cast_lm_head_to_fp32=True)
     with pytest.warns(UserWarning, match=r"TRL's head computes .* forward pass is replaced, as cast_lm_head_to_fp32"):

@@ -123,8 +123,8 @@ def test_a_head_with_adapters_is_proved_without_and_with_them(beside: bool) -> N
         with torch.no_grad():
             causal.lm_head.modules_to_save["default"].weight.mul_(2)
     with model.disable_adapter():
-        found, right = by_head(model), by_softmax(model)
-    for number, expected in zip(found, right, strict=True):
+        reference, right = by_head(model), by_softmax(model)
+    for number, expected in zip(reference, right, strict=True):
         torch.testing.assert_close(number.double(), expected, rtol=1e-5, atol=2e-5)
     if beside:
         for number, expected in zip(by_head(model), by_softmax(model), strict=True):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from installed import runnable
 
 from forkwise.engines.which import engines_of
 from forkwise.errors import InputError
@@ -27,6 +28,10 @@ NAMES = sorted(all_methods())
         ("gtpo_trajectory", ["TRL", "verl"]),  # changes the advantages before a critic makes them
         ("dcpo", ["TRL"]),  # groups, and a second temperature
         ("siren", ["TRL", "TRL's PPO"]),  # a term of the loss
+        ("shear", ["TRL"]),  # hidden states
+        ("heal", ["TRL"]),  # a column of the data set
+        ("aepo_arbitrary", ["TRL"]),  # draws again
+        ("meds", ["TRL"]),  # remembers answers
         ("gspo", ["TRL", "verl"]),  # one ratio per answer, where PPO's advantages are per token
     ],
 )
@@ -34,7 +39,7 @@ def test_engines_by_hand(name: str, engines: list[str]) -> None:
     assert engines_of(all_methods()[name]) == engines
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", runnable(NAMES))
 def test_configs_of_trl_accept_what_is_named(tmp_path: Path, name: str) -> None:
     pytest.importorskip("trl")
     from forkwise.training.ppo_config import EntropyShapedPPOConfig

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from mutations import command
 from rich.table import Table
 from rich.text import Text
@@ -62,6 +63,41 @@ def test_every_command_on_a_table_of_hostile_names(table: Path) -> None:
         assert not HIDDEN.search(file.read_text(encoding="utf-8")), file
     assert json.loads(files[1].read_text())["single"][0]["arm"] == f"a{EVIL}"  # JSON keeps every name as it is
     assert said("passk", samples, *few, "--json", "-").isascii()
+
+
+def test_more_commands_on_hostile_texts(table: Path) -> None:
+    samples, text = table / "samples", EVIL.replace("\0", "")
+    said("plan", samples, "--k", "1,2")
+    said("plan", f"a{text}={samples}", "--k", "1")
+    said("select", samples, "--rule", text)
+    said("forks", samples, "--model", text, "--out", table / "f")
+    said("sample", "--model", text, "--task", text, "--out", table / "new")
+    said("methods", text)
+    file = table / "study.yaml"
+    file.write_text(
+        yaml.safe_dump({"title": text, "model": "embedded", "arms": {text: {text: 0}, "b": {}}, "seeds": "0-5"})
+    )
+    for what in ("plan", "register", "analyse"):
+        said("study", what, file, "--receipts", table / "receipts")
+
+
+def test_completions_that_a_training_run_shows(table: Path) -> None:
+    """TRL prints the table of `log_completions` by itself."""
+    texts = table / "texts.jsonl"
+    texts.write_text("".join(json.dumps({"prompt": f"{i} + 1 = {EVIL}", "answer": "7"}) + "\n" for i in range(40)))
+    words = "--num_generations 4 --per_device_train_batch_size 4 --max_completion_length 4 --max_steps 1 --use_cpu true"
+    grpo = ["grpo", "--model", "embedded", "--dataset", str(texts), "--output_dir", str(table / "run"), *words.split()]
+    done = subprocess.run(
+        [sys.executable, "-m", "forkwise", *grpo, "--log_completions", "true", "--report_to", "none"],
+        capture_output=True,
+        check=False,
+        env={**_environment(), "PYTHONIOENCODING": "utf-8"},
+    )
+    printed = (done.stdout + done.stderr).decode()
+    assert done.returncode == 0, printed[-2000:]
+    assert "Completion" in printed  # TRL's table
+    assert "⟨U+001B⟩" in printed
+    assert not HIDDEN.search(printed)
 
 
 def test_what_is_wrong_with_hostile_names_is_said_without_them(table: Path) -> None:

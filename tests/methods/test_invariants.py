@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 from batches import random_tokens, rollout
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from installed import runnable
 from torch import Tensor
 
 from forkwise.methods import RewardMethod, TokenMethod, Tokens, all_methods, parse_method
@@ -23,7 +24,7 @@ from forkwise.testing.methods import acted, check_method, check_rollout, check_t
 
 TOKEN_METHODS = [name for name, kind in all_methods().items() if issubclass(kind, TokenMethod)]
 REWARD_METHODS = [name for name, kind in all_methods().items() if issubclass(kind, RewardMethod)]
-RANDOM = {"placebo_permuted", "clip_cov"}
+RANDOM = {"placebo_permuted", "placebo_weight", "clip_cov"}
 WITHOUT_CONTRAST = {"w_reinforce", "unlikeliness"}  # learn from groups that are all right, or all wrong, too
 KEEP_THE_SIGN = ("entropy_advantage", "placebo_scaling", "steer", "eapo", "edge_grpo", "fipo")
 
@@ -35,7 +36,7 @@ def advantages(spec: str, batch: Tokens) -> Tensor:
     return acted(parse_method(spec), batch)
 
 
-@pytest.mark.parametrize("name", list(all_methods()))
+@pytest.mark.parametrize("name", runnable(all_methods()))
 def test_every_method_passes_the_kit(name: str) -> None:
     check_method(parse_method(name), random=name in RANDOM)
 
@@ -44,7 +45,7 @@ def test_miner_does_not_look_at_advantages_of_padding() -> None:
     check_tokens(parse_method("miner"), token_batch(2_147_483_648, rows=6, columns=1), random=False)
 
 
-@pytest.mark.parametrize("name", TOKEN_METHODS)
+@pytest.mark.parametrize("name", runnable(TOKEN_METHODS))
 class TestEveryTokenMethod:
     @quick
     @any_tokens
@@ -235,7 +236,7 @@ def made_of(spec: str, rewards: list[float], groups: list[int]) -> list[float]:
     return method.advantages(rollout(rewards, groups, logprobs)).tolist()
 
 
-@pytest.mark.parametrize("name", REWARD_METHODS)
+@pytest.mark.parametrize("name", runnable(REWARD_METHODS))
 class TestEveryRewardMethod:
     @quick
     @given(groups_of_binary_rewards())

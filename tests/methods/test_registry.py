@@ -26,12 +26,14 @@ def test_the_methods_of_the_issue_are_there() -> None:
         *("grpo", "dr_grpo", "rloo", "clip_higher", "token_level_loss", "gspo", "cispo"),
         *("entropy_bonus", "adaptive_entropy_bonus", "entropy_advantage"),
         *("placebo_permuted", "placebo_constant", "placebo_scaling"),
+        *("entropy_weight", "placebo_weight"),
         *("forking_tokens", "clip_cov", "kl_cov", "gtpo", "grpo_s", "erc"),
         *("passk_training", "ucpo", "asym_grpo", "qae", "steer"),
         *("eapo", "edge_grpo", "w_reinforce", "psr", "nsr", "unlikeliness", "maxrl", "miner"),
         *("gpg", "opo", "m2po", "fipo", "ce_gppo", "gppo", "maspo", "dppo", "flexible_clip", "repo_r"),
         *("opefo", "dcpo", "dynamic_sampling", "overlong"),
-        *("entropy_balanced_clip", "entropy_balanced_advantage", "gtpo_trajectory", "empg", "siren"),
+        *("entropy_balanced_clip", "entropy_balanced_advantage", "gtpo_trajectory", "empg", "siren", "shear", "heal"),
+        *("aepo_arbitrary", "meds"),
     } <= set(NAMES)
 
 

@@ -16,9 +16,14 @@ torch = pytest.importorskip("torch")
 from batches import rollout, tokens
 
 from forkwise.errors import InputError
-from forkwise.methods import EntropyTermMethod, RewardMethod, TokenMethod, Tokens, parse_method, parse_methods
+from forkwise.methods import EntropyTermMethod, RewardMethod, Rollout, TokenMethod, Tokens, parse_method, parse_methods
+from forkwise.methods.aepo_arbitrary import AepoArbitrary
 from forkwise.methods.flexible_clip import FlexibleClip
+from forkwise.methods.heal import Heal, divergences
+from forkwise.methods.meds import Meds, clusters
 from forkwise.methods.miner import credits, surprise
+from forkwise.methods.shear import Shear
+from forkwise.testing.methods import check_method
 
 
 def acted(spec: str, batch: Tokens) -> list[list[float]]:
@@ -143,6 +148,209 @@ class TestEmpg:
 
     def test_no_tokens(self) -> None:
         assert self.made(mask=[[0] * 4] * 2) == [[1.0] * 4, [-1.0] * 4]
+
+
+class TestShear:
+    """Hidden states of one number. Right 0 0 4, wrong 0 1 1, windows of two: mean length 1.
+
+    Windows of the right answer: (0, 0), (0, 4); of the wrong one (0, 1), (1, 1). In one dimension the transport moves
+    the sorted numbers onto each other: (0,0)-(0,1) .5, (0,0)-(1,1) 1, (0,4)-(0,1) 1.5, (0,4)-(1,1) 2.
+    """
+
+    def made(self, spec: str = "shear:window=2,stride=1,reg=0.01,iterations=500", **more: Any) -> list[list[float]]:
+        pytest.importorskip("ot")
+        columns: dict[str, Any] = {
+            "hidden": [[[0.0], [0.0], [4.0], [77.0]], [[0.0], [1.0], [1.0], [-55.0]]],
+            "mask": [[1, 1, 1, 0]] * 2,
+            "correct": [True, False],
+            "groups": [7, 7],
+            **more,
+        }
+        return acted(spec, tokens([[1.0] * 4, [-1.0] * 4], **columns))
+
+    def test_example(self) -> None:
+        right, wrong = self.made()
+        assert right[:3] == pytest.approx([0.5, 1.5, 1.5], abs=1e-3)
+        assert wrong[:3] == pytest.approx([-0.5, -1, -1], abs=1e-3)
+
+    def test_a_mean_of_one(self) -> None:
+        # Six weights with the sum 6: 3.5 and 2.5.
+        right, wrong = self.made("shear:window=2,stride=1,reg=0.01,iterations=500,normalise=mean")
+        assert sum(right[:3]) - sum(wrong[:3]) == pytest.approx(6, abs=1e-6)
+        assert right[1] == pytest.approx(1.5, abs=1e-3)
+
+    def test_the_last_window_ends_with_the_answer_and_short_answers_are_one(self) -> None:
+        shear = parse_method("shear:window=4,stride=3")
+        assert isinstance(shear, Shear)
+        assert shear.windows(9).tolist() == [[0, 1, 2, 3], [3, 4, 5, 6], [5, 6, 7, 8]]
+        assert shear.windows(10).tolist() == [[0, 1, 2, 3], [3, 4, 5, 6], [6, 7, 8, 9]]
+        assert shear.windows(2).tolist() == [[0, 1]]
+
+    def test_groups_of_one_outcome_and_other_prompts(self) -> None:
+        assert self.made(correct=[True, True]) == [[1.0] * 4, [-1.0] * 4]
+        assert self.made(groups=[7, 8]) == [[1.0] * 4, [-1.0] * 4]
+
+    def test_the_transport_is_that_of_an_exact_solver(self) -> None:
+        """Nine pairs of random windows, against POT's linear program: within 5 %, never below."""
+        ot = pytest.importorskip("ot")
+        draw = torch.Generator().manual_seed(0)
+        a, b = (torch.randn(20, 6, generator=draw, dtype=torch.float64) + shift for shift in (0, 0.7))
+        shear = Shear(window=12, stride=4)
+        ours = shear.between(torch.cdist(a, b))
+        uniform = torch.full((12,), 1 / 12, dtype=torch.float64)
+        exact = torch.tensor(
+            [
+                [float(ot.emd2(uniform, uniform, torch.cdist(a[i : i + 12], b[j : j + 12]))) for j in (0, 4, 8)]
+                for i in (0, 4, 8)
+            ],
+            dtype=torch.float64,
+        )
+        assert ours.shape == (3, 3)
+        assert bool((ours / exact < 1.05).all())
+        assert bool((ours / exact > 0.999).all())
+
+
+class TestHeal:
+    """Target answers with entropies 1 2 3 and 1 2, a general one with 3 2 1; 1 2 is stretched to 1 1 2.
+
+    Softmax of 1 2 3 is .090031 .244728 .665241, of 1 1 2 .211942 .211942 .576117, of 3 2 1 the first turned around.
+    """
+
+    T1, T2, GENERAL = [1.0, 2.0, 3.0, 9.0], [1.0, 2.0, 0.0, 9.0], [3.0, 2.0, 1.0, 9.0]
+    MASK = ([1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 0])
+
+    def test_divergences(self) -> None:
+        entropies = torch.tensor([self.T1, self.T2, self.GENERAL], dtype=torch.float64)
+        made = divergences(entropies, torch.tensor(self.MASK).bool()).tolist()
+        assert made[0] == about(math.inf, 0.053808, 1.150421)
+        assert made[1] == about(0.068103, math.inf, 0.796453)
+        assert made[2] == about(1.150421, 0.629019, math.inf)
+
+    def batch(self, *entropies: list[float], labels: list[int], mask: Any = MASK, **more: Any) -> Tokens:
+        columns = {"correct": [False] * len(labels), "groups": [0] * len(labels), **more}
+        zero = [[0.0] * 4] * len(labels)
+        return tokens(zero, old_entropy=list(entropies), labels=labels, mask=list(mask), **columns)
+
+    def test_example(self) -> None:
+        """Both target answers are nearest to each other; a lone general one has none of its own, and is paid."""
+        heal = Heal(shortest=0)
+        batch = self.batch(self.T1, self.T2, self.GENERAL, labels=[1, 1, 0])
+        assert heal.aligned(batch).tolist() == [False, False, True]
+        # R = 0 0 1: mean 1/3, deviation sqrt(1/3), and 1e-6.
+        assert [row[0] for row in heal.advantages(batch).tolist()] == about(-0.577349, -0.577349, 1.154699)
+
+    def test_a_target_answer_that_runs_like_the_general_ones(self) -> None:
+        """1 2 3 and 3 2 1 target, 1 2 and 3 2 1 general: each one's nearest is one of the other domain."""
+        mask = ([1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 0])
+        batch = self.batch(self.T1, self.GENERAL, self.T2, self.GENERAL, labels=[1, 1, 0, 0], mask=mask)
+        assert Heal(shortest=0).aligned(batch).tolist() == [True, True, True, True]
+        alone = self.batch(self.T1, self.GENERAL, labels=[1, 1], mask=mask[:2])
+        assert Heal(shortest=0).aligned(alone).tolist() == [False, False]
+
+    def test_short_answers_are_never_paid(self) -> None:
+        batch = self.batch(self.T1, self.T2, self.GENERAL, labels=[1, 1, 0])
+        assert Heal(shortest=3).aligned(batch).tolist() == [False] * 3
+        assert Heal(shortest=2).aligned(batch).tolist() == [False, False, True]
+
+    def test_being_right_counts_as_much(self) -> None:
+        # R = 1 0 1.
+        batch = self.batch(self.T1, self.T2, self.GENERAL, labels=[1, 1, 0], correct=[True, False, False])
+        made = [row[0] for row in Heal(shortest=0).advantages(batch).tolist()]
+        assert made == about(0.577349, -1.154699, 0.577349)
+
+    def test_passes_the_kit_with_short_answers(self) -> None:
+        check_method(Heal(shortest=0))
+
+    def test_runs_too_short_for_it(self) -> None:
+        with pytest.raises(InputError, match="aligns answers of more than 50 tokens, and max_completion_length is 50"):
+            Heal().check_length(50)
+        Heal().check_length(51)
+
+
+class TestAepoArbitrary:
+    """Two prompts drawn again: rewards 1 0 0 0 and 1 1 0 0, of which places 0, 4 and 5 are better than their group."""
+
+    REWARDS, GROUPS = [1.0, 0, 0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1]
+
+    def chosen(self, spec: str, entropy: float) -> list[int]:
+        method = parse_method(spec)
+        assert isinstance(method, AepoArbitrary)
+        rewards = torch.tensor(self.REWARDS, dtype=torch.float64)
+        states = {"aepo_arbitrary": {"entropy": entropy}}
+        return method.chosen(rewards, torch.tensor(self.GROUPS), states).tolist()
+
+    def test_all_of_them_while_the_entropy_is_low_and_half_while_it_is_high(self) -> None:
+        assert self.chosen("aepo_arbitrary", 0.5) == [0, 4, 5]
+        assert self.chosen("aepo_arbitrary", 0.6) == [0]
+        assert self.chosen("aepo_arbitrary:most=2", 0.5) == [0, 4]
+
+    def test_temperatures_and_the_first_rollout(self) -> None:
+        method = parse_method("aepo_arbitrary:target=0.3")
+        assert isinstance(method, AepoArbitrary)
+        factors = {h: method.temperature_factor({"aepo_arbitrary": {"entropy": h}}) for h in (0.2, 0.3, 0.31)}
+        assert factors == {0.2: 1.2, 0.3: 1.2, 0.31: 0.8}
+        assert not method.draws_again({"aepo_arbitrary": method.first_state()})
+        later = method.next_state(method.first_state(), 0.7, 0.1)
+        assert later == {"entropy": 0.7}
+        assert method.draws_again({"aepo_arbitrary": later})
+
+    def test_advantages(self) -> None:
+        # First drawn: 1 0 0 0, mean 1/4, deviation 1/2: 1.5, -.5 three times. Two were replaced.
+        given = dataclasses.replace(
+            rollout([1.0, 1.0, 0.0, 0.0], [0] * 4),
+            first_rewards=torch.tensor([1.0, 0.0, 0.0, 0.0]),
+            redrawn=torch.tensor([True, True, False, False]),
+        )
+        method = parse_method("aepo_arbitrary")
+        assert isinstance(method, RewardMethod)
+        assert method.advantages(given).tolist() == about(1, 1, -0.499999, -0.499999)
+
+
+class TestMeds:
+    """Clusters of 0, 4 and 20 remembered answers cost 0, .1 ln 5 = .160944 and .2 (ln 21 is above 2)."""
+
+    def test_what_a_cluster_costs(self) -> None:
+        sizes, wrong = torch.tensor([0, 4, 20]), torch.zeros(3, dtype=torch.bool)
+        zero, one = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+        assert Meds().lowered(zero, wrong, sizes).tolist() == about(0, -0.160944, -0.2)
+        assert Meds().lowered(one, ~wrong, sizes).tolist() == [1, 1, 1]
+        assert Meds(target="right").lowered(one, ~wrong, sizes).tolist() == about(1, 0.861368, 0.833333)
+        assert Meds(target="right").lowered(zero, wrong, sizes).tolist() == [0, 0, 0]
+        both = Meds(target="both").lowered(torch.tensor([0.0, 1, 1]).double(), torch.tensor([0, 1, 1]).bool(), sizes)
+        assert both.tolist() == about(0, 0.861368, 0.833333)
+
+    def rollout(self, answers: list[list[float]], memory: Any, correct: list[bool] | None = None) -> Rollout:
+        n = len(answers)
+        verdicts = torch.tensor(correct or [False] * n)
+        return dataclasses.replace(
+            rollout([float(right) for right in verdicts], [0] * n),
+            answer_logits=torch.tensor(answers, dtype=torch.float64),
+            prompt_keys=torch.tensor([5] * n),
+            memory=memory,
+        )
+
+    def test_mistakes_like_those_remembered(self) -> None:
+        """Three remembered along (1, 0), two along (0, 1): a new one belongs to most of its three nearest."""
+        pytest.importorskip("sklearn")
+        meds = Meds()
+        first = [[1.0, 0.0], [1.0, 0.01], [2.0, 0.01], [0.0, 1.0], [0.01, 1.0]]
+        memory = meds.remember(self.rollout(first, {}))
+        assert list(memory) == ["5:0"]
+        labels = memory["5:0"][1].tolist()
+        assert sorted(map(labels.count, set(labels))) == [2, 3]
+        late = self.rollout([[9.0, 0.1], [0.1, 9.0], [math.nan] * 2, [9.0, 0.1]], memory, [False, False, False, True])
+        sizes = meds.sizes(late).tolist()
+        assert sizes == [3, 2, 0, 0]  # without an answer, and right, where none is remembered
+        paid = torch.tensor([-0.1 * math.log(4), -0.1 * math.log(3), 0.0, 1.0], dtype=torch.float64)
+        want = ((paid - paid.mean()) / (paid.std() + 1e-6)).tolist()
+        assert meds.advantages(late).tolist() == pytest.approx(want)
+        assert len(meds.remember(late)["5:0"][0]) == 7
+
+    def test_what_belongs_to_no_cluster_counts_as_one(self) -> None:
+        pytest.importorskip("sklearn")
+        assert clusters(torch.tensor([[1.0, 2.0]]).double()).tolist() == [-1]
+        lone = (torch.tensor([[1.0, 0.0]]).double(), torch.tensor([-1]))
+        assert Meds().sizes(self.rollout([[0.5, 0.5]], {"5:0": lone})).tolist() == [1]
 
 
 class TestSiren:
@@ -526,6 +734,27 @@ class TestRepoR:
         batch = dataclasses.replace(tokens([[1.0]], logprobs=[[-2.0]]), states={"repo_r": {"zeta": 0.05}})
         assert acted("repo_r:target=0.3", batch) == [[pytest.approx(1.1)]]
         assert acted("repo_r", batch) == [[pytest.approx(1.002)]]
+
+
+class TestEntropyWeight:
+    BATCH = tokens([[2.0, 2.0, -1.0, 0.0, 5.0]], entropy=[[0.0, 0.3, 0.9, 1.0, 0.1]], mask=[[1, 1, 1, 1, 0]])
+
+    def test_by_hand(self) -> None:
+        """g = .2 + .8 min(H / .6, 1) = .2, .6, 1, 1."""
+        assert acted("entropy_weight:width=0.6,least=0.2", self.BATCH)[0][:4] == about(0.4, 1.2, -1.0, 0.0)
+        assert acted("entropy_weight:width=1,least=0", self.BATCH)[0][:4] == about(0.0, 0.6, -0.9, 0.0)
+        assert acted("entropy_weight:least=1", self.BATCH)[0][:4] == about(2.0, 2.0, -1.0, 0.0)
+
+    def test_the_placebo_deals_the_same_weights_to_other_tokens(self) -> None:
+        batch = tokens([[1.0] * 40], entropy=[[0.02 * i for i in range(40)]])
+        own, dealt = acted("entropy_weight:width=0.6", batch)[0], acted("placebo_weight:width=0.6", batch)[0]
+        assert sorted(dealt) == about(*sorted(own))
+        assert sum(a != b for a, b in zip(own, dealt, strict=True)) > 20
+
+    @pytest.mark.parametrize(("key", "value"), [("width", 0), ("least", -0.1), ("least", 1.5)])
+    def test_refused(self, key: str, value: float) -> None:
+        with pytest.raises(InputError, match=f"{key} of the method 'placebo_weight' must be"):
+            parse_method(f"placebo_weight:{key}={value}")
 
 
 class TestOpefo:

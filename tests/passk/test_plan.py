@@ -252,6 +252,19 @@ def test_the_cheapest_study_is_the_cheapest_of_all() -> None:
     assert within.cost <= 600
 
 
+def test_no_plan_has_fewer_pairs_than_are_tested() -> None:
+    c = stated(1, 0.0003, {16: 0.02})
+    size = Size(8, 100, 16)
+    for rho, fewest in ((None, 3), (0.5, 5)):
+        test = Test(0.05, rho=rho)
+        assert runs_needed(c, 0.5, size, test) == fewest  # a difference that any study finds
+        plan = make_plan([c], size, {"1": test}, detect=[0.5], costs=Costs(1.0, 0.0, 100.0, 2, False))
+        assert [choice.size.runs for choice in plan.cheapest] == [fewest]
+        assert plan.curves[0].runs[0] == fewest
+        poor = make_plan([c], size, {"1": test}, detect=[0.5], costs=Costs(1.0, 0.0, 8.0, 2, False))
+        assert bool(poor.affordable) == (rho is None)  # 8 pays for four runs of two arms
+
+
 def test_more_runs_do_not_help_where_methods_differ_by_problem() -> None:
     c = stated(1, 0.0003, {16: 0.02}, method_problem=0.04)
     plan = make_plan([c], Size(5, 100, 16), {"1": Test(0.05)}, detect=[0.02, 0.2])
@@ -296,7 +309,7 @@ def test_seeds_are_paired_by_the_number_in_the_name_of_the_run() -> None:
         run=[f"{9 - s}-seed{s}" for s in effect for q in range(200) for _ in "12"],
     )
     for pilot in (arms, [arms[0], backwards]):
-        plan, _, _ = plan_study(pilot, ks=["1"], paired_seeds=True)
+        plan, _, _ = plan_study(pilot, ks=["1"], paired_seeds=True, runs=5)
         assert plan.tests["1"].rho == pytest.approx(0.99, abs=0.03)
 
 

@@ -144,11 +144,11 @@ def test_nothing_in_a_plan_says_which_arm_is_better(tmp_path: Path) -> None:
 
 
 def test_paired_seeds_and_a_fixed_reference(tmp_path: Path) -> None:
-    arms = [pilot(tmp_path, name, 4) for name in ("grpo", "ours")]
+    arms = [pilot(tmp_path, name, 5) for name in ("grpo", "ours")]
     text = words(*arms, "--paired-seeds", "--k", "1")
     assert "paired seeds" in text
     assert "seeds' rho" in text
-    assert "Exchanging the arms in 4 pairs of runs in all ways cannot give a p below 0.12" in text  # 2 / 16
+    assert "Exchanging the arms in 5 pairs of runs in all ways cannot give a p below 0.062" in text  # 2 / 32
     assert "paired seeds" in words(*arms, "--rho", 0.5, "--k", "1", "--detect", ".05")
     fixed = words(arms[0], "--fixed", "--k", "1", "--contrasts", 1)
     assert "fixed reference" in fixed
@@ -179,10 +179,6 @@ def test_other_tools_files_are_a_pilot(tmp_path: Path) -> None:
         (
             ["--runs", 1],
             "Cannot be claimed: anything about other trainings. One run per arm compares these very models",
-        ),
-        (
-            ["--runs", 2],
-            "How training varies shows in 3 runs of an arm at least, so 2 per arm compare these very models",
         ),
         (["--runs", 3], "Dealing 3 runs and 3 to the arms in all ways cannot give a p below 0.1, so no such test"),
         (["--runs", 4, "--endpoints", 3], "cannot give a p below 0.029"),  # 2 / 70, alpha .017
@@ -264,6 +260,7 @@ def test_a_damaged_plan_is_no_file_of_components(tmp_path: Path, stated: Path) -
         {"largest_k": 0},
         {"run_freedom": -1},
         {"rho": 7.0},
+        {"cluster_size": 0.5},
         {"endpoint": "x"},
     ):
         content = json.loads(path.read_text())
@@ -305,6 +302,11 @@ def test_bad_input_ends_in_one_sentence(tmp_path: Path, stated: Path) -> None:
         (["--components", stated, "--k", "4"], "says nothing about '4': it has components of 1, 16, 256"),
         (["--components", stated, "--paired-seeds"], "state --rho"),
         (["--components", tmp_path / "nowhere.yaml"], "cannot be read"),
+        # What `compare` refuses too: two runs, and fewer than five pairs.
+        (["--components", stated, "--runs", 2], "has 2 runs per arm, and how training varies shows in 3 at least"),
+        ([pilot(tmp_path, "two", 2)], "has 2 runs per arm, and how training varies shows in 3 at least"),
+        (["--components", stated, "--runs", 4, "--rho", 0.3], "pairs of seeds take at least 5"),
+        ([several, pilot(tmp_path, "other", 3), "--paired-seeds"], "pairs of seeds take at least 5"),
         ([several, "--figure", tmp_path / "x.txt"], "let its name end with .png or .svg"),
     ):
         assert sentence in refused(*argv), argv

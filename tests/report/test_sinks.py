@@ -7,11 +7,15 @@ import math
 from dataclasses import replace
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from test_page import exploration
 
 from forkwise.explore.findings import Estimate
 from forkwise.progress import Console
 from forkwise.report import explore, formats
+from forkwise.report.markdown import markdown_table, paragraph
 from forkwise.report.table import Table, filled
 from forkwise.report.terminal import print_blocks
 from forkwise.report.text import text
@@ -97,3 +101,19 @@ def test_training_ends_where_its_last_five_rows_are() -> None:
     assert table.header == ["", "runs", "step", "reward", "at the cap"]
     assert table.rows == [["a", "2", "7", "3.500", ""], ["b", "1", "2", "nan", "0.250"], ["c", "0", "0", "", ""]]
     assert training_table({}) == []
+
+
+@given(st.lists(st.sampled_from([*"ab1 _*~`#>+-=.)(&;<|[]!\\:/", "lt;"])).map("".join))
+@example("[a]: b")
+@example("# _a_ ~~b~~ &lt; 1")
+def test_a_reader_of_markdown_shows_the_text_as_it_is(text: str) -> None:
+    """markdown-it reads what was written: GitHub's tables and strikethrough, as a paragraph and as a cell."""
+    reader = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    words = " ".join(text.split())
+    shown = reader.parse(paragraph(text))
+    assert [token.type for token in shown] == (["paragraph_open", "inline", "paragraph_close"] if words else [])
+    cells = reader.parse(markdown_table(Table("c", ["head"], [[text]])))
+    for tokens in (shown[1:2], [token for token in cells if token.type == "inline"][-1:]):
+        for token in tokens:
+            assert {child.type for child in token.children or []} <= {"text", "text_special"}
+            assert "".join(child.content for child in token.children or []) == words

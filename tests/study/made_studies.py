@@ -16,6 +16,25 @@ TINY = {
     **{"gradient_accumulation_steps": 1, "max_completion_length": 40},
 }
 
+_SIZES = {
+    "a": 4,
+    "b": 2,
+    "c": 3,
+    "d": 1,
+    "e": 3,
+    "f": 2,
+    "g": 4,
+    "h": 2,
+    "i": 3,
+    "j": 1,
+    "k": 2,
+    "l": 3,
+    "m": 4,
+    "n": 2,
+}
+CLUSTERS = [name for name, size in _SIZES.items() for _ in range(size)]
+"""Topics of 36 problems: 14 of unequal sizes."""
+
 
 def content(**changes: Any) -> dict[str, Any]:
     """What a small study file holds; None leaves a key out."""

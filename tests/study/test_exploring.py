@@ -63,17 +63,17 @@ def test_arms_of_equal_rates_differ_at_equal_tokens_where_one_is_longer() -> Non
 
 
 def test_both_are_said_only_where_arms_may_be_compared(tmp_path: Path) -> None:
-    plan = study(seeds="0-3", looks=[3])
-    runs = [[0, 1, 2], [1, 1, 2], [0, 2, 2], [0, 1, 3]]
+    plan = study(looks=[5])
+    runs = [[0, 1, 2], [1, 1, 2], [0, 2, 2], [0, 1, 3], [1, 1, 1]]
     write_all(tmp_path, plan, dict.fromkeys(("GRPO", "shaped", "placebo"), runs[:2]))
     _, _, reading = read_study_folder(tmp_path)
     assert reading.result.spread == reading.result.within == []
-    for seed in (2, 3):
+    for seed in (2, 3, 4):
         for arm in ("GRPO", "shaped", "placebo"):
             write_receipt(tmp_path, receipt(plan, arm, seed, runs[seed]))
     _, receipts, reading = read_study_folder(tmp_path)
     said = " ".join(str(block) for block in report(plan, receipts, reading))
-    assert "Pass@K of the 4 runs of each arm" in said
+    assert "Pass@K of the 5 runs of each arm" in said
     assert "Pass within a budget of tokens per problem" in said
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -64,7 +65,7 @@ def quiet() -> Console:
 
 
 def test_every_run_is_started_once_and_none_that_has_a_receipt(tmp_path: Path) -> None:
-    plan = study(seeds="0-2")
+    plan = study(seeds="0-2", primary=None)
     place = Pretend()
     assert run(plan, tmp_path, place, console=quiet()).startswith("Done: 9 runs")
     assert sorted(place.submitted) == sorted(plan.runs())
@@ -79,12 +80,12 @@ def test_every_run_is_started_once_and_none_that_has_a_receipt(tmp_path: Path) -
 
 
 def test_the_arms_of_a_seed_come_together_and_stages_end_in_looks(tmp_path: Path) -> None:
-    plan = study(looks=[3], primary={"arm": "placebo", "endpoint": 1})
+    plan = study(looks=[5], primary={"arm": "placebo", "endpoint": 1})
     place = Pretend()
     run(plan, tmp_path, place, console=quiet())
     assert place.submitted[:3] == ["grpo-seed0", "shaped-seed0", "placebo-seed0"]
-    assert BASE in place.submitted[:10]
-    assert (tmp_path / "receipts" / "look-3.json").exists()
+    assert BASE in place.submitted[:16]
+    assert (tmp_path / "receipts" / "look-5.json").exists()
     ended = Pretend()
     said = run(study(looks=[5]), tmp_path / "other", ended, console=quiet())
     assert said == "The study ends at its look after 5 seeds, as registered: the primary difference is shown."
@@ -92,7 +93,7 @@ def test_the_arms_of_a_seed_come_together_and_stages_end_in_looks(tmp_path: Path
 
 
 def test_a_run_that_fails_is_started_again_and_then_left_to_the_next_time(tmp_path: Path) -> None:
-    plan = study(seeds="0-2")
+    plan = study(seeds="0-2", primary=None)
     left = {"shaped-seed1": 1, "placebo-seed2": 99}
 
     def shaky(work: Work) -> None:
@@ -119,17 +120,18 @@ def test_what_one_run_refuses_ends_the_study(tmp_path: Path) -> None:
         raise InputError("The model is not there.")
 
     with pytest.raises(InputError, match="The model is not there"):
-        run(study(seeds="0-2"), tmp_path, Pretend(refuse), console=quiet())
+        run(study(seeds="0-2", primary=None), tmp_path, Pretend(refuse), console=quiet())
 
 
 def test_a_study_goes_on_under_its_plan_and_on_its_device(tmp_path: Path) -> None:
-    run(study(seeds="0-2"), tmp_path, Pretend(), console=quiet())
+    run(study(seeds="0-2", primary=None), tmp_path, Pretend(), console=quiet())
     with pytest.raises(InputError, match=r"other settings \(seeds = \[0, 1, 2\], not \[0, 1, 2, 3\]\)"):
-        run(study(seeds="0-3"), tmp_path, Pretend(), console=quiet())
+        run(study(seeds="0-3", primary=None), tmp_path, Pretend(), console=quiet())
+    other = study(seeds="0-2", primary=None, problems=9)
     with pytest.raises(InputError, match=r"other settings \(problems = 8, not 9\)"):
-        run(study(seeds="0-2", problems=9), tmp_path / "x", Pretend(), receipts=tmp_path / "receipts", console=quiet())
+        run(other, tmp_path / "x", Pretend(), receipts=tmp_path / "receipts", console=quiet())
     with pytest.raises(InputError, match="ran on cpu, and this would go on on cuda: give --device cpu"):
-        run(study(seeds="0-2"), tmp_path, Pretend(device="cuda"), console=quiet())
+        run(study(seeds="0-2", primary=None), tmp_path, Pretend(device="cuda"), console=quiet())
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious").write_text("")
     with pytest.raises(InputError, match="holds no run to resume"):
@@ -239,7 +241,7 @@ def test_each_run_gets_a_gpu_of_its_own_and_gives_it_back(tmp_path: Path, monkey
     monkeypatch.setattr(places, "perform", pretend)
     place = LocalPlace(2)
     assert place.device == "cuda"
-    run(study(seeds="0-2"), tmp_path, place, console=quiet())
+    run(study(seeds="0-2", primary=None), tmp_path, place, console=quiet())
     place.close()
     assert len(seen) == 10
     assert set(seen) == {"0", "1"}
@@ -337,3 +339,44 @@ def test_nothing_is_left_of_a_study_that_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="problems = 9, not 8"):
         run(study(), tmp_path / "out", Pretend(), receipts=tmp_path / "r", console=quiet())
     assert not (tmp_path / "out").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------ clusters
+
+
+def table(path: Path, clusters: list[str | None]) -> Path:
+    rows = [{"id": f"q{i}", "prompt": f"{i} + 1 =", "answer": str(i + 1)} for i in range(len(clusters))]
+    named = [row if name is None else {**row, "cluster": name} for row, name in zip(rows, clusters, strict=True)]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in named))
+    return path
+
+
+def on_table(path: Path) -> Study:
+    evaluation = {"problems": 4, "n": 4, "dataset": str(path)}
+    return study(seeds="0-4", evaluation=evaluation)
+
+
+@pytest.mark.parametrize(
+    ("clusters", "said"),
+    [(["a"] * 9, "are in one cluster, 'a'"), (["a", None, "b"] * 3, "is in no cluster while others are")],
+)
+def test_problems_of_one_cluster_are_refused_before_anything_is_trained(
+    tmp_path: Path, clusters: list[str | None], said: str
+) -> None:
+    pytest.importorskip("math_verify")
+    with pytest.raises(InputError, match=said):
+        check_study(on_table(table(tmp_path / "rows.jsonl", clusters)))
+
+
+def test_a_receipt_holds_the_cluster_of_each_problem(tmp_path: Path) -> None:
+    """Also that of a collapsed run, which has no samples."""
+    pytest.importorskip("math_verify")
+    plan = on_table(table(tmp_path / "rows.jsonl", ["a", "b", "c"] * 4))
+    check_study(plan)
+    work = Work(plan, plan.sha256(), plan.arms[1], 0, tmp_path, tmp_path / "receipts")
+    work.folder.mkdir(parents=True)
+    (work.folder / COLLAPSED).write_text("Step 1: not finite")
+    work.folder.with_name(f"{work.run}.yaml").write_text("alpha: 0.4\n")
+    perform(work)
+    made = read_receipt(tmp_path / "receipts" / f"{work.run}.json")
+    assert made.clusters == ["abc"[int(problem[1:]) % 3] for problem in made.problems]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,13 @@ from made_studies import content, study
 
 from forkwise.errors import InputError
 from forkwise.study.reading import parse_study, read_study
-from forkwise.study.registration import read_plan, register, registered_file, registration_of
+from forkwise.study.registration import read_plan, register, registered_file, registration_of, write_plan
 
 EVALUATION = {"problems": 3, "n": 4}
 
 
 def test_a_study_file_becomes_runs_with_their_settings(tmp_path: Path) -> None:
-    made = study(seeds="7-9", first_problem=5)
+    made = study(seeds="7-9", first_problem=5, primary=None)
     assert made.seeds == [7, 8, 9]
     assert made.runs() == [
         "base",
@@ -65,8 +67,48 @@ def test_the_hash_is_of_what_is_said_and_not_of_the_layout(tmp_path: Path) -> No
     assert study(arms=dict(reversed(content()["arms"].items()))).sha256() not in hashes
 
 
+def test_other_contents_under_the_same_path_are_another_plan(tmp_path: Path) -> None:
+    rows, model = tmp_path / "rows.jsonl", tmp_path / "model"
+    (model / "sub").mkdir(parents=True)
+    (model / "sub" / "weights").write_bytes(b"abc")
+    rows.write_bytes(b"abc")
+    file = tmp_path / "mine.yaml"
+    evaluation = {**EVALUATION, "dataset": str(rows)}
+    file.write_text(yaml.safe_dump(content(model=str(model), evaluation=evaluation)))
+    first = read_study(file)
+    abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
+    listed = hashlib.sha256(f"sub/weights\0003\0{abc}\n".encode()).hexdigest()
+    assert first.contents == {str(rows): abc, str(model): listed}
+    target = register(file, first)
+    assert read_plan(target)[0] == first
+    rows.write_bytes(b"abd")
+    assert read_study(file).sha256() != first.sha256()
+    with pytest.raises(InputError, match=rf"other settings \(contents.{rows} = {abc}, not "):
+        registration_of(file, read_study(file))
+    rows.write_bytes(b"abc")
+    assert read_study(file).sha256() == first.sha256()
+    (model / "sub" / "weights").rename(model / "weights")
+    assert read_study(file).sha256() != first.sha256()
+    # A plan of forkwise 0.1 has no contents, and is not taken for a changed one.
+    target.unlink()
+    write_plan(target, replace(first, contents={}))
+    with pytest.raises(InputError, match="is of an older version of forkwise, which did not hash the contents"):
+        registration_of(file, read_study(file))
+    file.write_text(yaml.safe_dump({**content(), "contents": {"a": "b"}}))
+    with pytest.raises(InputError, match="sets contents, which forkwise finds by itself"):
+        read_study(file)
+
+
+def test_the_plans_of_this_repository_are_those_that_began() -> None:
+    """The pilot of the powered study ran under this hash; nothing that a plan does not say may change it."""
+    folder = Path(__file__).parents[2] / "studies"
+    recorded, record = read_plan(folder / "receipts" / "pilot" / "study.yaml")
+    begun = "17cb73f34ff5d1136a6b093a246300385a2784d0ebe23aefdddbc1be67de3e33"
+    assert record["sha256"] == recorded.sha256() == read_study(folder / "paper-regime-pilot.yaml").sha256() == begun
+
+
 def test_what_is_recorded_is_the_study() -> None:
-    made = study(stopping={"futility": {"effect": 0.02}}, looks=[3])
+    made = study(stopping={"futility": {"effect": 0.02}}, looks=[5])
     again = parse_study(made.plain(), "again")
     assert again == made
 
@@ -91,7 +133,8 @@ def test_what_is_recorded_is_the_study() -> None:
         ({"seeds": "9-3"}, "a range such as 100-131 rises"),
         ({"seeds": [1, 1, 2]}, "different whole numbers"),
         ({"seeds": [1, "x", 2]}, r"seeds\[1\]: expected `int`, got `str`|seeds\[...\]: expected `int`, got `str`"),
-        ({"seeds": "0-1"}, "With 2 seed.s. per arm no difference between methods can be claimed: give at least 3"),
+        ({"seeds": "0-1"}, "With 2 seeds per arm no .* pairs of seeds are tested from 5 on: give at least 5"),
+        ({"seeds": "0-3"}, "With 4 seeds per arm no difference between methods can be claimed"),
         ({"engine": "verl"}, "cannot run on verl yet"),
         ({"engine": "hf"}, "engine: invalid enum value 'hf'"),
         ({"evaluation": {"problems": "x", "n": 4}}, "evaluation.problems: expected `int`, got `str`"),
@@ -129,10 +172,10 @@ def test_what_is_recorded_is_the_study() -> None:
         ({"primary": {"endpoint": "cruve"}}, "primary.endpoint: invalid enum value 'cruve'"),
         ({"primary": {"margin": 0}}, "The margin is 0"),
         ({"primary": {"level": 95}}, "level is 95"),
-        ({"looks": [2]}, "looks are .2.: they are rising numbers of seeds, from 3 on and below 6"),
-        ({"looks": [4, 3]}, "looks are .4, 3."),
+        ({"looks": [4]}, "looks are .4.: they are rising numbers of seeds, from 5 on and below 6"),
+        ({"looks": [5, 5]}, "looks are .5, 5."),
         ({"looks": [6]}, "looks are .6."),
-        ({"looks": [3], "primary": None}, "has looks but no primary comparison"),
+        ({"looks": [5], "primary": None}, "has looks but no primary comparison"),
         ({"stopping": {"equivalence": True}, "primary": None}, "has stopping but no primary comparison"),
         ({"stopping": {"futility": {"effect": 0}}}, "futility needs an effect that is not 0"),
         ({"pilot": True}, "A pilot tests nothing"),
@@ -178,6 +221,14 @@ def test_a_registered_plan_is_the_one_that_runs(file: Path) -> None:
     file.write_text(yaml.safe_dump(content(problems=9, title="x")))
     with pytest.raises(InputError, match=r"registered.yaml' holds a study with other settings \(problems = 8, not 9\)"):
         registration_of(file, read_study(file))
+
+
+@pytest.mark.parametrize("odd", ["\u202e", "\x85", "\u2028", "\x1b[2J", "é", "\ufeff"])
+def test_a_name_with_any_character_is_frozen_as_it_is(file: Path, odd: str) -> None:
+    file.write_text(yaml.safe_dump(content(arms={"grpo": {"alpha": 0.0}, f"a{odd}b": {"alpha": 0.4}}, primary=None)))
+    made = read_study(file)
+    assert read_plan(register(file, made))[0] == made
+    assert registration_of(file, made) is not None
 
 
 def test_a_study_is_registered_once(file: Path) -> None:

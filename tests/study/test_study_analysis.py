@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from made_studies import content, receipt, study, write_all
+from made_studies import CLUSTERS, content, receipt, study, write_all
 from scipy import stats
 
 from forkwise import cli
 from forkwise.errors import InputError
-from forkwise.study.analysis import SeedContrast, contrast, progress, read_study_folder
+from forkwise.passk.estimator import FloatArray
+from forkwise.study.analysis import progress, read_study_folder
+from forkwise.study.contrasts import SeedContrast, contrast
 from forkwise.study.looks import conditional_power, decide, look_at, look_file
 from forkwise.study.receipts import arm_of, note_start, read_receipt, read_receipts, write_receipt
 from forkwise.study.spec import BASE
@@ -62,11 +66,13 @@ def test_an_arm_of_receipts_has_the_counts() -> None:
         ({"c": [5, 0, 0]}, "damaged .*counts do not fit together"),
         ({"c": [1, 0]}, "damaged .*counts do not fit together"),
         ({"schema": 2}, "schema 2, not 1"),
+        ({"clusters": ["a", "a"]}, "damaged .*counts do not fit together"),
+        ({"clusters": ["b", "a", "a"]}, "'grpo-seed0' and 'shaped-seed1' put the same problems into different"),
     ],
 )
 def test_receipts_that_do_not_belong_here(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     plan = study()
-    write_receipt(tmp_path, receipt(plan, "GRPO", 0, (0, 1, 2)))
+    write_receipt(tmp_path, receipt(plan, "GRPO", 0, (0, 1, 2), clusters=["a", "b", "b"]))
     write_receipt(tmp_path, receipt(plan, "shaped", 1, (0, 1, 2)))
     file = tmp_path / "shaped-seed1.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
@@ -99,7 +105,7 @@ def test_a_contrast_is_two_way_over_paired_seeds_and_problems() -> None:
     assert (difference.p < 0.05) == (not difference.low <= 0 <= difference.high)
     # The mean over K = 1, 2, 4 of c = 1 and c = 2 of 4 samples: (1/4 + 1/2 + 1) / 3 and (1/2 + 5/6 + 1) / 3.
     one, two = (
-        arm_of(name, [receipt(plan, name, seed, [c] * 3) for seed in range(3)])
+        arm_of(name, [receipt(plan, name, seed, [c] * 3) for seed in range(5)])
         for name, c in (("shaped", 2), ("GRPO", 1))
     )
     assert contrast(one, two, "curve", 4, 0.95).mean == pytest.approx((7 / 3 - 7 / 4) / 3)
@@ -113,7 +119,52 @@ def test_equal_arms_are_not_known_to_be_equal() -> None:
     assert difference.high > 0.5  # three problems say nothing about a fourth
 
 
-def _contrast(mean: float, se: float, run_variance: float, seeds: int = 3) -> SeedContrast:
+def cluster_sums(d_Q: FloatArray, clusters: list[str]) -> FloatArray:
+    """The sum in each cluster of deviations from the mean."""
+    deviation = d_Q - d_Q.mean()
+    return np.array([deviation[np.array(clusters) == name].sum() for name in sorted({*clusters})])
+
+
+def test_a_contrast_generalises_over_clusters() -> None:
+    """Cluster sums by hand; Student t by as many clusters of equal size."""
+    plan = study()
+    counts = np.random.default_rng(3).integers(0, 5, (2, 6, 36))
+    easier = np.isin(CLUSTERS, ["a", "e", "g", "m"])
+    counts[0][:, easier] = np.minimum(counts[0][:, easier] + 2, 4)  # topics move as a whole
+    names = [f"p{q:02d}" for q in range(36)][::-1]  # receipts keep the order of the task, arms sort
+    arms = []
+    for name, runs in zip(("shaped", "GRPO"), counts, strict=True):
+        of_arm = [
+            receipt(plan, name, seed, c.tolist(), problems=names, clusters=CLUSTERS) for seed, c in enumerate(runs)
+        ]
+        arms.append(arm_of(name, [replace(of_arm[0], clusters=None), *of_arm[1:]]))  # one of forkwise 0.1
+    assert arms[0].clusters == tuple(CLUSTERS[::-1])
+    d = (counts[0] - counts[1]) / 4
+    by_problem = d.mean(axis=0)
+    problems = (cluster_sums(by_problem, CLUSTERS) ** 2).sum() / 36**2 * 14 / 13
+    seeds = d.mean(axis=1).var(ddof=1) / 6
+    residual = d - by_problem - d.mean(axis=1, keepdims=True) + d.mean()
+    cells = sum((cluster_sums(row, CLUSTERS) ** 2).sum() for row in residual) * (14 / 36) ** 2 / (5 * 13) / (6 * 14)
+    difference = contrast(*arms, 1, 4, 0.95)
+    assert difference.se == pytest.approx(np.sqrt(max(problems + seeds - cells, cells)))
+    freedom_of_problems = 36**2 / 106 - 1  # 4^2 + 2^2 + 3^2 + ... = 106
+    spread = problems**2 / freedom_of_problems + seeds**2 / 5 + cells**2 / (5 * 13)
+    freedom = difference.se**4 / spread
+    assert difference.high - difference.mean == pytest.approx(stats.t.isf(0.025, freedom) * difference.se)
+    alone = contrast(*(replace(arm, clusters=None) for arm in arms), 1, 4, 0.95)
+    assert difference.high - difference.low > 1.3 * (alone.high - alone.low)
+    with pytest.raises(InputError, match="are in one cluster, 'x', which says nothing about others"):
+        contrast(*(replace(arm, clusters=("x",) * 36) for arm in arms), 1, 4, 0.95)
+
+
+def test_three_pairs_of_seeds_are_not_tested() -> None:
+    plan = study()
+    few = [arm_of(name, [receipt(plan, name, s, (1, 2, 3)) for s in range(4)]) for name in ("shaped", "GRPO")]
+    with pytest.raises(InputError, match="pairs of seeds take at least 5"):
+        contrast(*few, 1, 4, 0.95)
+
+
+def _contrast(mean: float, se: float, run_variance: float, seeds: int = 5) -> SeedContrast:
     half = 1.96 * se
     p = float(2 * stats.norm.sf(abs(mean) / se))
     return SeedContrast("shaped", "GRPO", "Pass@1", mean, mean - half, mean + half, p, se, run_variance, seeds)
@@ -121,25 +172,25 @@ def _contrast(mean: float, se: float, run_variance: float, seeds: int = 3) -> Se
 
 def test_conditional_power_is_the_share_of_ends_that_show_it() -> None:
     """Half of the seeds are there, all variance is over runs: the end's mean is the mean of two halves."""
-    plan = study(looks=[3])
+    plan = study(seeds="0-9", looks=[5])
     rng = np.random.default_rng(1)
     now, se, effect = 0.01, 0.02, 0.05
     end = (now + rng.normal(effect, se, 400_000)) / 2
-    shown = (end / (se / np.sqrt(2)) > stats.norm.isf(boundary(plan, 6) / 2)).mean()
-    power = conditional_power(_contrast(now, se, se**2), effect, 3, plan)
+    shown = (end / (se / np.sqrt(2)) > stats.norm.isf(boundary(plan, 10) / 2)).mean()
+    power = conditional_power(_contrast(now, se, se**2), effect, 5, plan)
     assert power == pytest.approx(shown, abs=0.004)
-    assert conditional_power(_contrast(-now, se, se**2), -effect, 3, plan) == pytest.approx(power)
+    assert conditional_power(_contrast(-now, se, se**2), -effect, 5, plan) == pytest.approx(power)
 
 
 def test_a_study_ends_for_a_reason_that_was_registered() -> None:
-    plan = study(looks=[3], stopping={"equivalence": True, "futility": {"effect": 0.05}})
-    assert decide(plan, _contrast(0.3, 0.05, 0.0025), 3) == "the primary difference is shown"
-    assert "within ±0.1" in str(decide(plan, _contrast(0.01, 0.02, 0.0004), 3))
-    assert "the end is 0.0" in str(decide(plan, _contrast(-0.2, 0.1, 0.01), 3))
-    assert decide(plan, _contrast(0.15, 0.1, 0.01), 3) is None
-    plain = study(looks=[3])
-    assert decide(plain, _contrast(0.01, 0.02, 0.0004), 3) is None
-    assert decide(plain, _contrast(-0.2, 0.1, 0.01), 3) is None
+    plan = study(seeds="0-9", looks=[5], stopping={"equivalence": True, "futility": {"effect": 0.05}})
+    assert decide(plan, _contrast(0.3, 0.05, 0.0025), 5) == "the primary difference is shown"
+    assert "within ±0.1" in str(decide(plan, _contrast(0.01, 0.02, 0.0004), 5))
+    assert "the end is 0.0" in str(decide(plan, _contrast(-0.2, 0.1, 0.01), 5))
+    assert decide(plan, _contrast(0.15, 0.1, 0.01), 5) is None
+    plain = study(seeds="0-9", looks=[5])
+    assert decide(plain, _contrast(0.01, 0.02, 0.0004), 5) is None
+    assert decide(plain, _contrast(-0.2, 0.1, 0.01), 5) is None
 
 
 # ------------------------------------------------------------------------------------------------------ what is shown
@@ -152,11 +203,12 @@ def said(folder: Path, **how: Any) -> str:
 
 
 def test_arms_are_compared_when_that_was_planned_and_not_before(tmp_path: Path) -> None:
-    plan = study(looks=[3], primary={"arm": "shaped", "endpoint": 1, "secondary": [1, 4], "gate": "placebo"})
+    primary = {"arm": "shaped", "endpoint": 1, "secondary": [1, 4], "gate": "placebo"}
+    plan = study(seeds="0-6", looks=[5], primary=primary)
     write_all(tmp_path, plan, {"GRPO": PLAIN[:2], "shaped": BETTER[:2], "placebo": ALIKE[:2]}, base=(0, 0, 1) * 4)
     text = said(tmp_path)
-    assert "6 of 18 runs have a receipt" in text
-    assert "2 seeds are there in all arms; the arms are compared when there are 3, as planned" in text
+    assert "6 of 21 runs have a receipt" in text
+    assert "2 seeds are there in all arms; the arms are compared when there are 5, as planned" in text
     assert "minus" not in text
     assert "Exploratory" not in text
     assert "All arms together" in text
@@ -167,16 +219,17 @@ def test_arms_are_compared_when_that_was_planned_and_not_before(tmp_path: Path) 
     assert one.mean == pytest.approx(everything)
     assert one.gain == pytest.approx(everything - 1 / 12)
 
-    write_all(tmp_path, plan, {"GRPO": PLAIN[:5], "shaped": BETTER[:5], "placebo": ALIKE[:5]})
+    write_all(tmp_path, plan, {"GRPO": PLAIN[:6], "shaped": BETTER[:6], "placebo": ALIKE[:6]})
     _, _, reading = read_study_folder(tmp_path)
-    assert reading.result.seeds == [0, 1, 2]  # those of the look, though more are there
-    assert reading.result.shown_below == pytest.approx(boundary(plan, 3))
+    assert reading.result.seeds == [0, 1, 2, 3, 4]  # those of the look, though more are there
+    assert reading.result.shown_below == pytest.approx(boundary(plan, 5))
     text = said(tmp_path)
     assert text.index("shaped minus GRPO, Pass@1") < text.index("Exploratory")
-    assert said(tmp_path, early=True).startswith("15 of 18 runs have a receipt.\nRead at a time that was not planned")
+    assert "Read at a time that was not planned" in said(tmp_path, early=True)
 
-    write_all(tmp_path, plan, {"GRPO": PLAIN, "shaped": BETTER, "placebo": ALIKE})
-    _, _, reading = read_study_folder(tmp_path)
+    plan, folder = study(primary=primary), tmp_path / "to the end"
+    write_all(folder, plan, {"GRPO": PLAIN, "shaped": BETTER, "placebo": ALIKE})
+    _, _, reading = read_study_folder(folder)
     assert reading.result.seeds == [0, 1, 2, 3, 4, 5]
     assert reading.result.shown
     gate = reading.result.gate
@@ -209,7 +262,7 @@ def test_the_gate_stays_shut_without_a_primary_difference(tmp_path: Path) -> Non
 
 
 def test_collapsed_and_started_runs_are_counted(tmp_path: Path) -> None:
-    plan = study(looks=[3])
+    plan = study(looks=[5])
     write_all(tmp_path, plan, {"GRPO": PLAIN, "shaped": BETTER, "placebo": ALIKE[:5]})
     dead = receipt(plan, "shaped", 2, [0] * 12, collapsed="Step 3: not finite", tokens=None)
     write_receipt(tmp_path, dead)
@@ -222,7 +275,7 @@ def test_collapsed_and_started_runs_are_counted(tmp_path: Path) -> None:
     )
     _, _, reading = read_study_folder(tmp_path)
     assert reading.result.primary is not None
-    expected = (np.sum(BETTER[:3]) - np.sum(BETTER[2]) - np.sum(PLAIN[:3])) / 144
+    expected = (np.sum(BETTER[:5]) - np.sum(BETTER[2]) - np.sum(PLAIN[:5])) / 240
     assert reading.result.primary.mean == pytest.approx(expected)  # it counts with no problem solved
 
 
@@ -255,6 +308,9 @@ def test_a_look_is_recorded_and_a_shown_difference_ends_the_study(tmp_path: Path
     assert record["seeds"] == 5
     assert record["difference"] == pytest.approx((np.sum(ALIKE[:5]) - np.sum(PLAIN[:5])) / 240)
     assert record["stops"] is None
+    read = [tmp_path / f"{arm}-seed{seed}.json" for arm in ("grpo", "shaped", "placebo") for seed in range(5)]
+    assert record["receipts"] == {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in read}
+    assert {"python", "numpy", "scipy", "forkwise"} <= {*record, *record["versions"]}
     write_all(tmp_path, plan, {"shaped": BETTER})
     assert "ends at its look after 5 seeds, as registered: the primary difference is shown" in str(
         look_at(plan, tmp_path, plan.seeds[:5])
@@ -262,6 +318,37 @@ def test_a_look_is_recorded_and_a_shown_difference_ends_the_study(tmp_path: Path
     (tmp_path / "grpo-seed4.json").unlink()
     with pytest.raises(InputError, match="No receipt of 1 run, such as 'grpo-seed4': every started run counts"):
         look_at(plan, tmp_path, plan.seeds[:5])
+
+
+def test_a_study_that_ended_at_a_look_says_so_and_why(tmp_path: Path) -> None:
+    """Reading alone says it, from the receipts; a record, once made, has the last word."""
+    plan = study(seeds="0-6", looks=[5], stopping={"futility": {"effect": 0.3, "power": 0.5}})
+    write_all(tmp_path, plan, {"GRPO": PLAIN[:5], "shaped": ALIKE[:5], "placebo": ALIKE[:5]})
+    end = "The study ends at its look after 5 seeds, as registered: the chance to show a difference of +0.3 at the end"
+    assert end in said(tmp_path)
+    assert "The interval is the plain 95% one, not adjusted for looks; the bound of p is." in said(tmp_path)
+    # Runs beyond the look change nothing, and reading them all is exploratory.
+    write_all(
+        tmp_path, plan, {"GRPO": [*PLAIN, PLAIN[0]], "shaped": [*ALIKE, BETTER[0]], "placebo": [*ALIKE, ALIKE[0]]}
+    )
+    _, _, reading = read_study_folder(tmp_path)
+    assert reading.result.seeds == plan.seeds[:5]
+    late = read_study_folder(tmp_path, early=True)[2].result
+    assert (late.seeds, late.early, late.shown_below, late.shown) == (plan.seeds, True, 0.0, False)
+
+    assert look_at(plan, tmp_path, plan.seeds[:5]) is not None
+    assert "says otherwise" not in said(tmp_path)
+    record = json.loads(look_file(tmp_path, 5).read_text())
+    look_file(tmp_path, 5).write_text(json.dumps({**record, "stops": None}))
+    text = said(tmp_path)
+    assert "The record of the look after 5 seeds says otherwise than the receipts that are here" in text
+    assert end not in text
+    assert read_study_folder(tmp_path)[2].result.seeds == plan.seeds
+
+
+def test_a_study_without_looks_has_a_plain_interval(tmp_path: Path) -> None:
+    write_all(tmp_path, study(), {"GRPO": PLAIN, "shaped": BETTER, "placebo": ALIKE})
+    assert "not adjusted for looks" not in said(tmp_path)
 
 
 def test_progress_counts_the_runs_of_all_arms(tmp_path: Path) -> None:

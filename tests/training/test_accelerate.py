@@ -161,6 +161,8 @@ def check_sharded(tmp_path: Path, command: str, kind: str, **settings: object) -
     start(["-m", "forkwise", command, "--config", str(path), "--output_dir", str(alone), *size])
 
     before = metrics(sharded)
+    if command == "grpo":
+        assert before[0]["shaping/entropy_error"] > 0  # log-probs come from our operator
     # During warm-up the policy's engine has no gradient norm to tell.
     untold = {"grad_norm"} if command == "ppo" and kind.startswith("deepspeed") else set()
     for step, (ours, theirs) in enumerate(zip(before, metrics(alone), strict=True)):

@@ -413,6 +413,24 @@ class TestRuns:
         assert (rows[-1].keys() >= SHAPING) is (alpha > 0)
         assert rows[-1].keys() >= {"entropy", "clip_ratio/region_mean"}
 
+    @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+    def test_log_probs_and_entropies_are_our_operators(self, tmp_path: Path, lora: Any) -> None:
+        """In the loss, for the old policy and for the reference; and they are those of float64 softmax."""
+        trainer = make(tmp_path, lora=lora, num_iterations=2, beta=0.1 if lora else 0.0, critic_warmup_steps=0)
+        batch = rollout(trainer)
+        trainer.model.eval()
+        exact = tiny.exact_logps(trainer.model, batch, trainer.temperature)
+        chosen = exact.gather(2, batch["completion_ids"][..., None])[..., 0]
+        mask = batch["completion_mask"].bool()
+        for name in ("old_per_token_logps", *(["ref_per_token_logps"] if lora else [])):  # B of a new adapter is 0
+            torch.testing.assert_close(batch[name].double()[mask], chosen[mask], rtol=1e-5, atol=1e-5)
+        assert [way.scorer for way in trainer._ways.values()] == ["forkwise"] * (2 if lora else 1)
+        trainer.train()
+        assert {way.scorer for way in trainer._ways.values()} == {"forkwise"}
+        errors = [row["shaping/entropy_error"] for row in trainer.state.log_history if "shaping/entropy_error" in row]
+        assert len(errors) == 1
+        assert 0 < errors[0] < 1e-5
+
     def test_a_group_of_one_is_one_completion_per_prompt(self, tmp_path: Path) -> None:
         trainer = make(tmp_path, per_device_train_batch_size=3, gradient_accumulation_steps=3)
         assert (trainer.args.num_generations, trainer.args.generation_batch_size) == (1, 9)

@@ -72,6 +72,13 @@ def test_conversations_survive_the_dataset():
     assert dataset[0] == {"prompt": messages, "problem_id": "a", "answer": "1", "meta": "{}"}
 
 
+def test_clusters_are_a_column_where_there_are_any():
+    pytest.importorskip("datasets")
+    problems = [Problem("a", "p", "1", cluster="physics"), Problem("b", "q", "2")]
+    assert training_dataset(problems)["cluster"][:] == ["physics", None]
+    assert "cluster" not in training_dataset(problems[1:]).column_names
+
+
 def test_prompts_of_two_kinds_or_none_are_refused():
     pytest.importorskip("datasets")
     with pytest.raises(InputError, match="use one form"):

@@ -10,6 +10,7 @@ import typer
 
 from forkwise.cli.common import long_command
 from forkwise.cli.options import with_options
+from forkwise.progress import Meter
 from forkwise.terminal import echo
 
 
@@ -72,7 +73,10 @@ def plan(
         given = asdict(options)
         arguments = given | {"ks": parse_endpoints(given["k"]), "detect": parse_differences(options.detect)}
         del arguments["k"]
-        made, inputs, notes = plan_study([parse_arm(text) for text in pilot or ()], **arguments)
+        with Meter(what="reading the pilot (1 of 2)"):
+            arms = [parse_arm(text) for text in pilot or ()]
+        with Meter(what="planning (2 of 2)"):
+            made, inputs, notes = plan_study(arms, **arguments)
         sentence, limits = said.conclusion(made), said.limits(made, notes)
         if str(outputs.json) != "-":
             console = wide_console()

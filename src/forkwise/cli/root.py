@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from forkwise.cli import (
+    credit,
     doctor,
     explore,
     forks,
@@ -65,6 +66,7 @@ _COMMANDS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
         ("plan", plan.plan, "forkwise plan base,trained --detect .02 --runs 5"),
         ("explore", explore.explore, "forkwise explore base --model embedded --out explored"),
         ("forks", forks.forks, "forkwise forks base --model embedded --out forked"),
+        ("credit", credit.credit, "forkwise credit --brief"),
     ],
     "Look": [
         ("report", report.report, "forkwise report runs/grpo base --out report.html"),

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from forkwise.cli.common import long_command
+from forkwise.progress import Meter
 from forkwise.terminal import counted, echo
 
 
@@ -32,7 +33,9 @@ def select(
     with long_command("nothing was written"):
         from forkwise.explore.selection import select as choose
 
-        for selection in choose(samples, out, by=by.value, keep=keep, skip=skip, only_right=only_right):
+        with Meter(what="choosing solutions"):
+            selections = list(choose(samples, out, by=by.value, keep=keep, skip=skip, only_right=only_right))
+        for selection in selections:
             kept = f"{len(selection.rows)} of {counted(selection.solutions, 'solution')}"
             echo(f"{selection.run}: {kept} kept, of {counted(selection.problems, 'problem')}")
             if selection.slope is not None:

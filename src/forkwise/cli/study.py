@@ -9,6 +9,7 @@ import typer
 
 from forkwise.cli.common import CONTINUES, cores, long_command
 from forkwise.cli.layout import example, make_app
+from forkwise.progress import Meter
 from forkwise.terminal import complain, echo
 
 app = make_app("Compare methods by training runs: plan, register, run, analyse.")
@@ -34,15 +35,17 @@ def plan(
         from forkwise.study.run import check_study
         from forkwise.study.words import cost, design
 
-        study = read_study(file)
-        check_study(study)
-        arms, receipts = read_pilot(pilot) if pilot else ([], [])
+        with Meter(what="checking the study (1 of 2)"):
+            study = read_study(file)
+            check_study(study)
+            arms, receipts = read_pilot(pilot) if pilot else ([], [])
         known = minutes(receipts) if receipts else (0.0, 0.0)
         given = (minutes_per_run, minutes_per_100k)
         run_minutes, sample_minutes = (known[i] if given[i] is None else given[i] or 0.0 for i in (0, 1))
         blocks = [*design(study), *cost(study, run_minutes, sample_minutes)]
         if arms or components:
-            blocks += power(study, pilot=arms, components=components, run=run_minutes, samples=sample_minutes)
+            with Meter(what="planning (2 of 2)"):
+                blocks += power(study, pilot=arms, components=components, run=run_minutes, samples=sample_minutes)
         else:
             blocks.append("What it can find takes --pilot or --components: how much runs and problems differ.")
         print_blocks(blocks, wide_console())
@@ -56,8 +59,9 @@ def register(file: _File) -> None:
         from forkwise.study.registration import register as freeze
         from forkwise.study.run import check_study
 
-        study = read_study(file)
-        check_study(study)
+        with Meter(what="checking the study"):
+            study = read_study(file)
+            check_study(study)
         echo(f"{freeze(file, study)}: the plan {study.sha256()[:16]} is registered; commit the file.")
 
 
@@ -82,11 +86,12 @@ def run(
         from forkwise.study.run import check_study
         from forkwise.study.run import run as run_study
 
-        study = read_study(file)
-        record = registration_of(file, study)
+        with Meter(what="checking the study"):
+            study = read_study(file)
+            record = registration_of(file, study)
+            check_study(study)
         if record is None and study.primary is not None:
             complain("the study is not registered, so all of it will count as exploratory.")
-        check_study(study)
         place: Place
         if ray is None:
             place = LocalPlace(jobs or max(1, cores() // study.processes), device, study.processes)
@@ -116,7 +121,8 @@ def analyse(
         from forkwise.study.analysis import read_study_folder
         from forkwise.study.words import report
 
-        study, receipts, reading = read_study_folder(folder, early=early)
+        with Meter(what="reading and comparing receipts"):
+            study, receipts, reading = read_study_folder(folder, early=early)
         blocks = report(study, receipts, reading)
         print_blocks(blocks, wide_console())
         if json is not None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from forkwise.errors import InputError
+from forkwise.progress import Meter
 from forkwise.tasks.base import Split
 from forkwise.terminal import echo
 
@@ -28,7 +29,8 @@ def verl_data(
     if path.suffix == ".parquet":
         if not path.is_file():
             raise InputError(f"There is no '{path}'.")
-        done = deduplicate(path, out)
+        with Meter(what="reading rows and writing problems"):
+            done = deduplicate(path, out)
         times = done.rows / max(done.kept, 1)
         said = f"{out}: {done.kept:,} problems of {done.rows:,} rows (each {times:.3g} times on average)."
         if done.disagreeing:
@@ -37,6 +39,7 @@ def verl_data(
         return
     from forkwise.tasks import load_task, problem_range
 
-    chosen = problem_range(load_task(source), split, problems, seed=seed)
-    write_task(source, chosen, out)
+    with Meter(what="reading and writing problems"):
+        chosen = problem_range(load_task(source), split, problems, seed=seed)
+        write_task(source, chosen, out)
     echo(f"{out}: {len(chosen):,} {split} problems of {source}. Judge them with forkwise.engines.verl.reward.")

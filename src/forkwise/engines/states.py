@@ -22,6 +22,7 @@ class MethodStates:
     def __init__(self) -> None:
         """Starts without states: methods get their first ones with the first rollout."""
         self.states: dict[str, State] = {}
+        self.memories: dict[str, dict[str, Any]] = {}  # of methods that remember more than numbers, by their names
         self._seen: Tensor | None = None  # (2,) float64: sum of the entropies, tokens; of this process
 
     def watch(self, entropy: Tensor, mask: Tensor) -> None:
@@ -75,8 +76,17 @@ class MethodStates:
 
     def snapshot(self) -> dict[str, Any]:
         """Returns what a checkpoint of this process must hold."""
-        return {"states": {name: dict(state) for name, state in self.states.items()}, "seen": self._seen}
+        return {
+            "states": {name: dict(state) for name, state in self.states.items()},
+            "seen": self._seen,
+            "memories": self.memories,
+        }
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Takes up what `snapshot` returned."""
         self.states, self._seen = dict(snapshot["states"]), snapshot["seen"]
+        memories = snapshot.get("memories", {})
+        self.memories = {
+            name: {entry: tuple(tensor.cpu() for tensor in tensors) for entry, tensors in memory.items()}
+            for name, memory in memories.items()
+        }

@@ -191,7 +191,7 @@ def _smallest_p(n: int, resampling: Resampling) -> float:
 
 
 def _info_nce(similarity_MN: FloatArray, own_M: IntArray) -> FloatArray:
-    """`log N + log softmax(similarity / tau)[own]` per response; tau from the prompts of the other parity."""
+    """Returns `log N + log softmax(similarity / tau)[own]` per response; tau fits prompts of the other parity."""
     n = similarity_MN.shape[1]
     rows = np.arange(own_M.size)
 

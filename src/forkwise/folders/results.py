@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +41,22 @@ def inputs_of(paths: Iterable[Path]) -> list[Input]:
     return [Input(str(path), _sha256(path)) for path in dict.fromkeys(paths)]
 
 
+def sha256_of_path(path: Path) -> str:
+    """Hashes a file, or a folder: the names, sizes and SHA-256 of all files in it, but hidden ones.
+
+    Raises:
+        InputError: something cannot be read.
+    """
+    if not path.is_dir():
+        return _sha256(path)
+    digest = hashlib.sha256()
+    inside = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    for name, file in sorted(inside.items()):
+        if not any(part.startswith(".") for part in name.split("/")):
+            digest.update(f"{name}\0{file.stat().st_size}\0{_sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
     try:
@@ -50,9 +68,23 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def numerical_versions() -> dict[str, str]:
+    """Returns the versions of what numbers depend on beside forkwise: Python, NumPy and SciPy."""
+    return {"python": platform.python_version(), **{name: version(name) for name in ("numpy", "scipy")}}
+
+
 def result_text(result: Any) -> str:
-    """Writes the dataclass as JSON text; NumPy's arrays and numbers become lists and numbers."""
-    return json_text(_finite(msgspec.to_builtins(result, enc_hook=_plain)))
+    """Writes the dataclass as JSON text; NumPy's arrays and numbers become lists and numbers.
+
+    Beside the version of forkwise, which results hold, there are those of Python, NumPy and SciPy.
+    """
+    content = _finite(msgspec.to_builtins(result, enc_hook=_plain))
+    if "forkwise" in content and "versions" not in content:
+        places = list(content)
+        after = places.index("forkwise") + 1
+        ordered = {key: content[key] for key in places[:after]} | {"versions": numerical_versions()}
+        content = ordered | {key: content[key] for key in places[after:]}
+    return json_text(content)
 
 
 def write_result(path: Path, result: Any) -> Path:

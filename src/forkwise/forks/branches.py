@@ -20,9 +20,9 @@ class FirstTokens:
     tokens: list[int]
     probabilities: list[float]
     weights: list[float]
-    """Of a forced token its probability, of a drawn one the mass that was drawn from over the number of these."""
+    """Weight of each token: a forced one's probability; for a drawn one, the mass drawn from over the number drawn."""
     sizes: list[int]
-    """Continuations after each."""
+    """How many continuations each token has."""
     forced: int
     """How many were forced; the first of them is that of the trace."""
 

@@ -25,6 +25,8 @@ from forkwise.sampling.recipe import Sampling
 from forkwise.sampling.verify import Judge
 from forkwise.tasks import Problem, Verdict
 
+FOLDER = "continuations"
+"""Where they lie in the folder of `forkwise forks`."""
 _SCHEMA = 1
 _CHUNK = 4
 """States in a file, which is what a kill can lose."""
@@ -58,7 +60,7 @@ class Continued:
     """Index of the state's token in the frame."""
     first: FirstTokens
     texts: list[str]
-    """Of the first tokens."""
+    """The texts of the first tokens."""
     continuations: list[str]
     """Text from the first token on."""
     answers: list[str | None]
@@ -205,6 +207,17 @@ def continue_states(
             raise InputError(f"'{file}' holds other states: delete it, and the same command draws its own again.")
         continued += stored
     return continued
+
+
+def read_continued(out: Path, states: int) -> list[Continued]:
+    """Reads the continuations of all states that `forkwise forks --out` left behind.
+
+    Raises:
+        InputError: some are missing.
+    """
+    files = [chunk_file(out / FOLDER, i // _CHUNK) for i in range(0, states, _CHUNK)]
+    chunks = [read_result(file, _Chunk, schema=_SCHEMA, command="forkwise forks").states for file in files]
+    return [state for chunk in chunks for state in chunk]
 
 
 def chunk_file(folder: Path, number: int) -> Path:

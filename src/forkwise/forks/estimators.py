@@ -120,6 +120,26 @@ def advantages(branches: Branches, right_R: FloatArray) -> tuple[FloatArray, Flo
     return mean_G - value_C[0], variance_G
 
 
+def halved(branches: Branches, right_R: FloatArray) -> tuple[float, float]:
+    """Estimates what the first forced token is worth from each of two halves of the continuations.
+
+    Continuations of a forced token are dealt to the halves in turn, and drawn tokens with theirs: so both estimates
+    are without bias, their errors have nothing to do with each other, and their product estimates the square.
+    """
+    starts = np.cumsum(branches.size_G) - branches.size_G
+    weight_G, forced_G = branches.weight_G, branches.forced_G
+    worth = []
+    for half in (0, 1):
+        mean_G = np.array([right_R[i : i + n][half::2].mean() for i, n in zip(starts, branches.size_G, strict=True)])
+        whole_G = np.array([right_R[i : i + n].mean() for i, n in zip(starts, branches.size_G, strict=True)])
+        value = float(weight_G[forced_G] @ mean_G[forced_G])
+        tail = np.flatnonzero(~forced_G)
+        if tail.size:
+            value += float(weight_G[tail].sum() * whole_G[tail[half::2]].mean())
+        worth.append(float(mean_G[0]) - value)
+    return worth[0], worth[1]
+
+
 def variance_of_outcome(counts: IntArray | list[int], samples: int) -> float:
     """Estimates V0 (1 - V0) of a problem without bias, from how many of its samples end in each answer.
 

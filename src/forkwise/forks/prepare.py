@@ -18,7 +18,7 @@ from forkwise.explore.tokenisation import prompt_ids
 from forkwise.folders import only_process
 from forkwise.folders.results import Input, inputs_of
 from forkwise.folders.settings import same_settings
-from forkwise.forks.continuing import Continued, Continuer, State, continue_states, count_stored, refuse_random
+from forkwise.forks.continuing import FOLDER, Continued, Continuer, State, continue_states, count_stored, refuse_random
 from forkwise.forks.cost import Cost
 from forkwise.forks.frame import Frame, Pool, load_frame, load_pool
 from forkwise.forks.options import ForksOptions
@@ -32,7 +32,6 @@ from forkwise.sampling.verify import Judge, find_judge
 from forkwise.tasks import Problem
 
 _SETTINGS = "continuations.json"
-_FOLDER = "continuations"
 _OF_ANALYSIS = ("level", "permutations", "token_budget", "workers", "timeout", "memory_mb")
 """Settings that may differ in a folder that is continued; the others decide what is drawn."""
 _ELSEWHERE = 0.05  # nats: so far apart, on the average, log-probs are of another model
@@ -61,7 +60,7 @@ class Prepared:
     @property
     def folder(self) -> Path:
         """Where continuations are kept."""
-        return self.options.out / _FOLDER
+        return self.options.out / FOLDER
 
     def state(self, trace: int, at: int, index: int, *, force: bool) -> State:
         """Makes the state before the token `at` of a trace; `force` forces that token and the likeliest."""

@@ -43,7 +43,7 @@ class Part:
     share: Estimate
     """Their share of all that is decided; none where the budget does not add up."""
     p: float | None
-    """Of no token deciding anything: outcomes dealt anew to first tokens, one-sided."""
+    """p-value of no token deciding anything: outcomes dealt anew to first tokens, one-sided."""
     difference: Estimate = _NONE
     """Mean F minus that of all other tokens of equal entropy (by bin)."""
     difference_p: float | None = None
@@ -101,20 +101,20 @@ class StateRow:
     problem_id: str
     sample_id: int
     position: int
-    """Tokens of the sample before it."""
+    """How many tokens of the sample stand before the state."""
     token: str
     kind: str
     entropy: float
     chance: float
-    """With which it was drawn."""
+    """The probability with which the state was drawn."""
     correct: bool | None
-    """Of the sample."""
+    """Whether the sample that holds the state is right."""
     value: float | None
     """V: chance of a right answer before the token."""
     decided: float
     open: float
     p: float
-    """Of this state deciding nothing, one-sided."""
+    """p-value of the state deciding nothing, one-sided."""
     forced: list[Forced]
     """What its forced tokens were worth; the first is the sample's own, then come the likeliest."""
 
@@ -127,7 +127,7 @@ class Seen:
     before: str
     """Text before the token, its end."""
     ways: list[Way]
-    """The likeliest first."""
+    """What the tokens there lead to, the likeliest token first."""
 
 
 @dataclass(frozen=True)
@@ -173,11 +173,11 @@ class Forks:
     by_verdict: list[Part]
     tops: list[Top]
     forks: list[Seen]
-    """Of high entropy, those that decide most."""
+    """States of high entropy that decide most."""
     false_forks: list[Seen]
-    """Of high entropy with an open outcome, those that decide least."""
+    """States of high entropy with an open outcome that decide least."""
     hidden_forks: list[Seen]
-    """Not of high entropy, those that decide most."""
+    """States not of high entropy that decide most."""
     states: list[StateRow]
     imported: Imported | None = None
     schema: int = SCHEMA

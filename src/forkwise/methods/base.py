@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from forkwise.errors import InputError, nearest
@@ -48,6 +49,9 @@ __all__ = [
 ]
 
 
+_PACKAGES = {"ot": "POT", "sklearn": "scikit-learn"}  # as they are installed
+
+
 @dataclass(frozen=True)
 class Method(ABC):
     """One published method (or placebo). A subclass adds fields, checks them, and computes.
@@ -60,6 +64,7 @@ class Method(ABC):
         scope: how much the method must see at once, see `Scope`.
         requires: the tensors that the method asks for, see `Need`.
         conditions: what must hold of a run, see `Condition`.
+        packages: packages to be imported that not every installation has: those of the extra `methods`.
         slot: two methods of one slot do the same job and cannot be combined; None for those that always can.
         plans: how options change in the course of a run, by their names; the fields hold what they begin with.
     """
@@ -73,6 +78,7 @@ class Method(ABC):
     scope: ClassVar[Scope] = Scope.TOKEN
     requires: ClassVar[frozenset[Need]] = frozenset()
     conditions: ClassVar[frozenset[Condition]] = frozenset()
+    packages: ClassVar[tuple[str, ...]] = ()
     slot: ClassVar[str | None] = None
 
     def needs(self) -> frozenset[Need]:
@@ -97,6 +103,19 @@ class Method(ABC):
 
     def check_longest(self, tokens: int) -> None:  # noqa: B027  (most methods have nothing to say)
         """Raises `InputError` where the method could do nothing with completions of at most so many tokens."""
+
+    def check_length(self, longest: int) -> None:  # noqa: B027
+        """Raises `InputError` where the method could do nothing with completions of at most so many tokens."""
+
+    def label(self, value: object) -> int:
+        """Returns what `Tokens.labels` hold for a value of the data set's column `self.column`."""
+        raise NotImplementedError(f"The method '{self.name}' asks for a column and makes no labels of it.")
+
+    def check_installed(self) -> None:
+        """Raises `InputError` where a package that the method needs is not installed."""
+        if missing := [package for package in self.packages if find_spec(package) is None]:
+            name = _PACKAGES.get(missing[0], missing[0])
+            raise InputError(f"The method '{self.name}' needs the package {name}: pip install {name}.")
 
     def at(self, progress: float, states: Mapping[str, State]) -> Self:
         """Returns the method with the options that it has now: `progress` as in `Tokens`, and the methods' states."""
@@ -140,6 +159,10 @@ class RewardMethod(Method):
     @abstractmethod
     def advantages(self, rollout: Rollout) -> Tensor:
         """Computes the advantages `(N,)` of all completions of the rollout."""
+
+    def remember(self, rollout: Rollout) -> dict[str, Any]:
+        """Returns what `Rollout.memory` holds in the next rollout: tuples of tensors on the CPU, by names."""
+        return {}
 
 
 class TokenMethod(Method):

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     import torch
@@ -33,10 +33,16 @@ class Need(str, Enum):
     LOGPROBS = "log-probs"
     OLD_LOGPROBS = "old log-probs"
     SEQUENCE_LOGPROBS = "sequence log-probs"
+    HIDDEN = "last hidden states"  # a method that asks for them is given one prompt's completions at a time
     IDS = "token ids"
     GROUPS = "groups"
+    LABELS = "a column of the data set"  # which one, the method's `column` says; its `label` makes numbers of it
     CORRECT = "correctness"
     LENGTHS = "lengths"
+    ANSWER_LOGITS = "layer logits of the answer"  # of which answer, the method's `marker` says
+    PROMPT_KEYS = "prompts that recur"
+    MEMORY = "memory of rollouts"  # what the method's `remember` returned after the last one
+    REDRAWN = "prompts drawn again"  # see `forkwise.methods.redraw`; the fields `first_rewards` and `redrawn`
     TEMPERED_LOGPROBS = "old log-probs at another temperature"  # which one, the method's `temperature_factor` says
     SUM_P2_LOG = "sum of p^2 (log p + H)"
     NUCLEUS_ENTROPY = "entropy of the nucleus"  # of which share of the probability, the method's `nucleus` says
@@ -62,6 +68,7 @@ class _Given:
     def only(self, needs: Iterable[Need]) -> Self:
         """Returns the batch without the tensors that none of `needs` asks for."""
         kept = {need.name.lower() for need in needs}
+        kept |= {"first_rewards"} if "redrawn" in kept else set()
         optional = [field.name for field in dataclasses.fields(self) if field.default is None]
         return dataclasses.replace(self, **{name: None for name in optional if name not in kept})
 
@@ -80,6 +87,11 @@ class Rollout(_Given):
         sequence_logprobs: `(N,)`, mean log-probability of the completion's tokens under the policy that drew it, nats
             per token; NaN for a completion without tokens (truncated and masked).
         lengths: `(N,)` int64, the tokens of each completion that the loss counts.
+        answer_logits: `(N, layers)`, the logit of the answer's first token after each layer; NaN without an answer.
+        prompt_keys: `(N,)` int64, a number for the prompt of each completion, the same in all rollouts.
+        memory: what the method remembers of earlier rollouts, see `RewardMethod.remember`.
+        redrawn: `(N,)` bool, the completions that have taken the place of those drawn first.
+        first_rewards: `(N,)`, the rewards of those drawn first, `rewards` where nothing has been replaced.
     """
 
     rewards: Tensor
@@ -88,6 +100,11 @@ class Rollout(_Given):
     advantages: Tensor | None = None
     sequence_logprobs: Tensor | None = None
     lengths: Tensor | None = None
+    answer_logits: Tensor | None = None
+    prompt_keys: Tensor | None = None
+    memory: Mapping[str, Any] | None = None
+    redrawn: Tensor | None = None
+    first_rewards: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -105,8 +122,10 @@ class Tokens(_Given):
             `temperature_factor`.
         sum_p2_log: `(B, T)`, nats: `sum_v p_v^2 (log p_v + H)` over the vocabulary, of the policy under update.
         nucleus_entropy: `(B, T)`, nats, of the likeliest tokens alone, of the policy under update.
+        hidden: `(B, T, d)` bfloat16, what the head got at each token, of the policy that drew it.
         ids: `(B, T)` int64, the tokens.
         groups: `(B,)` int64, the prompt of each completion.
+        labels: `(B,)` int64, what the method's `label` makes of the data set's column.
         correct: `(B,)` bool, see `Rollout`.
         progress: the share of the run's updates that is done, from 0 on and below 1.
         states: the state of each method that has one, by its name, see `Method.first_state`.
@@ -122,8 +141,10 @@ class Tokens(_Given):
     tempered_logprobs: Tensor | None = None
     sum_p2_log: Tensor | None = None
     nucleus_entropy: Tensor | None = None
+    hidden: Tensor | None = None
     ids: Tensor | None = None
     groups: Tensor | None = None
+    labels: Tensor | None = None
     correct: Tensor | None = None
     progress: float | None = None
     states: Mapping[str, State] | None = None

@@ -37,7 +37,7 @@ class DrGrpo(SettingsMethod):
     formula = "A = r - mean; loss = sum over tokens / (completions x max_completion_length)"
 
     def settings(self) -> Mapping[str, Any]:
-        """As in TRL's guide to the paper."""
+        """Returns the settings that TRL's guide to the paper names."""
         return {"scale_rewards": "none", "loss_type": "dr_grpo"}
 
 
@@ -128,7 +128,7 @@ class Gspo(SettingsMethod):
             check_range(self, field, 0, float("inf"), open_low=True)
 
     def settings(self) -> Mapping[str, Any]:
-        """As in TRL's guide to the paper."""
+        """Returns the settings that TRL's guide to the paper names."""
         return {
             "importance_sampling_level": "sequence",
             "loss_type": "grpo",

@@ -9,6 +9,7 @@ from typing import Any
 
 from forkwise.errors import InputError, nearest
 from forkwise.methods.aepo_agentic import EntropyBalancedAdvantage, EntropyBalancedClip
+from forkwise.methods.aepo_arbitrary import AepoArbitrary
 from forkwise.methods.asym_grpo import AsymGrpo
 from forkwise.methods.base import LossMethod, Method, Need, RewardMethod, Scope, SettingsMethod, TokenMethod, make
 from forkwise.methods.ce_gppo import CeGppo, Gppo
@@ -20,6 +21,7 @@ from forkwise.methods.eapo import Eapo
 from forkwise.methods.edge_grpo import EdgeGrpo
 from forkwise.methods.empg import Empg
 from forkwise.methods.entropy_advantage import EntropyAdvantage
+from forkwise.methods.entropy_weight import EntropyWeight, PlaceboWeight
 from forkwise.methods.erc import Erc
 from forkwise.methods.fipo import Fipo
 from forkwise.methods.flexible_clip import FlexibleClip
@@ -27,10 +29,12 @@ from forkwise.methods.forking_tokens import ForkingTokens
 from forkwise.methods.gpg import Gpg
 from forkwise.methods.gtpo import GrpoS, Gtpo
 from forkwise.methods.gtpo_trajectory import GtpoTrajectory
+from forkwise.methods.heal import Heal
 from forkwise.methods.kl_cov import KlCov
 from forkwise.methods.m2po import M2po
 from forkwise.methods.maspo import Maspo
 from forkwise.methods.maxrl import MaxRl
+from forkwise.methods.meds import Meds
 from forkwise.methods.miner import Miner
 from forkwise.methods.opefo import Opefo
 from forkwise.methods.opo import Opo
@@ -52,6 +56,7 @@ from forkwise.methods.qae import Qae
 from forkwise.methods.reinforce import Nsr, Psr, WeightedReinforce
 from forkwise.methods.repo_r import RepoR
 from forkwise.methods.rloo import Rloo
+from forkwise.methods.shear import Shear
 from forkwise.methods.siren import Siren
 from forkwise.methods.steer import Steer
 from forkwise.methods.terms import EntropyTermMethod
@@ -78,6 +83,8 @@ _OURS: tuple[type[Method], ...] = (
     PlaceboPermuted,
     PlaceboConstant,
     PlaceboScaling,
+    EntropyWeight,
+    PlaceboWeight,
     ForkingTokens,
     ClipCov,
     KlCov,
@@ -114,6 +121,10 @@ _OURS: tuple[type[Method], ...] = (
     GtpoTrajectory,
     Empg,
     Siren,
+    Shear,
+    Heal,
+    AepoArbitrary,
+    Meds,
 )
 """Our methods, in the order in which they are listed."""
 
@@ -252,6 +263,13 @@ def _check_together(methods: Sequence[Method]) -> None:
                 f"The methods '{slots[method.slot]}' and '{method.name}' cannot be combined: both decide the "
                 f"{method.slot}."
             )
+    for again in (m for m in methods if Need.REDRAWN in m.needs()):
+        for other in methods:
+            if other is not again and other.needs() & {Need.GROUPS, Need.CORRECT, Need.LABELS}:
+                raise InputError(
+                    f"The methods '{again.name}' and '{other.name}' cannot be combined: the first replaces "
+                    "completions, so that groups are no longer those of one prompt."
+                )
     makers = [m.name for m in methods if m.slot == "advantages" and Need.ADVANTAGES not in m.needs()]
     presets = [m.name for m in methods if "scale_rewards" in settings_of([m])]
     if makers and presets:

@@ -15,8 +15,10 @@ import numpy as np
 from scipy import stats
 
 from forkwise.errors import InputError
+from forkwise.passk.design import shared_clusters
 from forkwise.passk.differences import CURVE
 from forkwise.passk.estimator import FloatArray, distinct_counts, k_grid, pass_at_k
+from forkwise.passk.intervals import by_cluster, cluster_count
 from forkwise.passk.outcomes import Arm
 from forkwise.passk.sampling_noise import noise_of
 
@@ -46,6 +48,8 @@ class Components:
         mean: Pass@K itself, over all arms; None where it is not known.
         rho: correlation of run effects that share a seed; None where it is not known.
         rho_low, rho_high: its interval by Fisher's z.
+        cluster_size: problems to a cluster, where they come in clusters: those of a study are taken to come in more
+            clusters, as large. Variances over problems are then those of clusters, times this size.
     """
 
     endpoint: str
@@ -62,6 +66,7 @@ class Components:
     rho: float | None = None
     rho_low: float | None = None
     rho_high: float | None = None
+    cluster_size: float = 1.0
 
     def noise_at(self, n: int) -> float:
         """Returns the sampling variance at n samples, or at the next smaller number that is known: noise only falls.
@@ -129,12 +134,12 @@ def _endpoint_values(arm: Arm, endpoints: Sequence[str], largest_k: int) -> Floa
     return np.stack([curves_SQK[:, :, [ks.index(k) for k in grid]].mean(axis=2) for grid in grids], axis=2)
 
 
-def _interaction(x_SQE: FloatArray) -> FloatArray:
-    """Returns the residual mean square of runs x problems, `(E,)`: of their interaction and of the draw of samples."""
-    s, q, _ = x_SQE.shape
-    by_run, by_problem = x_SQE.mean(axis=1, keepdims=True), x_SQE.mean(axis=0, keepdims=True)
-    residual = x_SQE - by_run - by_problem + x_SQE.mean(axis=(0, 1))
-    square: FloatArray = (residual**2).sum(axis=(0, 1)) / ((s - 1) * (q - 1))
+def _interaction(x_SGE: FloatArray) -> FloatArray:
+    """Returns the residual mean square of runs x problems (or clusters), `(E,)`: their interaction and the samples'."""
+    s, g, _ = x_SGE.shape
+    by_run, by_problem = x_SGE.mean(axis=1, keepdims=True), x_SGE.mean(axis=0, keepdims=True)
+    residual = x_SGE - by_run - by_problem + x_SGE.mean(axis=(0, 1))
+    square: FloatArray = (residual**2).sum(axis=(0, 1)) / ((s - 1) * (g - 1))
     return square
 
 
@@ -156,7 +161,7 @@ def estimate(
         level: of the intervals.
 
     Raises:
-        InputError: no arm has two runs, or there is one problem.
+        InputError: no arm has two runs, or there is one problem, or one cluster.
     """
     values = [_endpoint_values(arm, endpoints, largest_k) for arm in arms]
     repeated = [x for x in values if x.shape[0] > 1]
@@ -168,20 +173,24 @@ def estimate(
     problems = values[0].shape[1]
     if problems < 2:
         raise InputError("The pilot has one problem, and how runs differ takes at least two.")
+    # As in the test, whole clusters vary. Their variance is kept per problem, so that it is divided by problems.
+    cluster_Q = shared_clusters(arms)
+    values = [by_cluster(x, cluster_Q) for x in values]
+    repeated = [x for x in values if x.shape[0] > 1]
+    per_problem = problems / values[0].shape[1]
     freedom = sum(x.shape[0] - 1 for x in repeated)
     weights = np.array([(x.shape[0] - 1) / freedom for x in repeated])
     run_square_E = weights @ np.array([x.mean(axis=1).var(axis=0, ddof=1) for x in repeated])
-    interaction_E = weights @ np.array([_interaction(x) for x in repeated])
+    interaction_E = per_problem * (weights @ np.array([_interaction(x) for x in repeated]))
     by_problem = [x.mean(axis=0) for x in values]
-    problem_E = np.mean(
-        [x.var(axis=0, ddof=1) - interaction_E / v.shape[0] for x, v in zip(by_problem, values, strict=True)], axis=0
-    )
+    pairs = zip(by_problem, values, strict=True)
+    problem_E = np.mean([per_problem * x.var(axis=0, ddof=1) - interaction_E / v.shape[0] for x, v in pairs], axis=0)
     method_problem_E = None
     if len(arms) > 1:
         noise_E = [interaction_E * (1 / values[0].shape[0] + 1 / v.shape[0]) for v in values[1:]]
         differences = [x - by_problem[0] for x in by_problem[1:]]
         pairs = zip(differences, noise_E, strict=True)
-        method_problem_E = np.mean([d.var(axis=0, ddof=1) - noise for d, noise in pairs], axis=0)
+        method_problem_E = np.mean([per_problem * d.var(axis=0, ddof=1) - noise for d, noise in pairs], axis=0)
     correlation = _seed_correlation(values, run_square_E, problems, interaction_E, level) if paired else None
     curve_T = mean_curve(arms)
     drawn = 1 / np.mean([(1 / arm.counts()[0]).mean() for arm in arms])
@@ -209,6 +218,7 @@ def estimate(
                 rho=rho,
                 rho_low=rho_low,
                 rho_high=rho_high,
+                cluster_size=problems / cluster_count(problems, cluster_Q),
             )
         )
     return components

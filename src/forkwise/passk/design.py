@@ -117,7 +117,7 @@ def make_design(arms: Sequence[Arm], fixed: Collection[str], paired_seeds: bool,
             f"'{arms[0].name}' has {len(arms[0].runs)} runs, and pairs of seeds take at least {FEWEST_PAIRS}: add "
             "runs, or leave out --paired-seeds."
         )
-    return Design(frozenset(fixed), seed_order(arms) if paired_seeds else None, _clusters(arms), level)
+    return Design(frozenset(fixed), seed_order(arms) if paired_seeds else None, shared_clusters(arms), level)
 
 
 def seed_order(arms: Sequence[Arm]) -> dict[str, IntArray]:
@@ -149,7 +149,7 @@ def _listed(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def _clusters(arms: Sequence[Arm]) -> IntArray | None:
+def shared_clusters(arms: Sequence[Arm]) -> IntArray | None:
     """Numbers the clusters of the problems, if all arms that say anything say the same.
 
     Raises:

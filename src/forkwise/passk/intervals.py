@@ -42,7 +42,7 @@ def bounds_at(interval: Interval, i: int | tuple[()] = ()) -> dict[str, float]:
 
 
 def default_resamples(problems: int) -> int:
-    """Returns 10,000 up to 2,000 problems; beyond, as many as 20 million drawn problems allow, at least 1,000."""
+    """Returns how often to resample: 10,000 times; beyond 2,000 problems less often, down to 1,000."""
     return int(min(10_000, max(1_000, 20_000_000 // max(problems, 1))))
 
 

@@ -207,8 +207,9 @@ def make_plan(
             "samples than K: plan with more --samples, or a smaller --k."
         )
     needed = [_needed(c, d, size, tests[c.endpoint], costs) for c in reached for d in detect]
-    most = max([n.runs or 0 for n in needed] + [size.runs, 2 * FEWEST_RUNS])
-    drawn = np.unique(np.round(np.geomspace(FEWEST_RUNS, min(1.3 * most, MOST_RUNS), _DRAWN_RUNS)))
+    fewest = max(tests[c.endpoint].fewest for c in reached)
+    most = max([n.runs or 0 for n in needed] + [size.runs, 2 * fewest])
+    drawn = np.unique(np.round(np.geomspace(fewest, min(1.3 * most, MOST_RUNS), _DRAWN_RUNS)))
     cheapest: list[PricedStudy] = []
     affordable: list[PricedStudy] = []
     if costs is not None:
@@ -277,15 +278,15 @@ def _cheapest(
     """Finds the cheapest runs x problems x samples for a difference; None where none finds it."""
     bounds = []
     for problems, n in pairs:
-        size = Size(FEWEST_RUNS, problems, n)
+        size = Size(test.fewest, problems, n)
         least = least_runs(c, difference, size, test)
         if least is not None and least <= MOST_RUNS:
-            bounds.append((costs.of(replace(size, runs=max(FEWEST_RUNS, int(least)))), problems, n))
+            bounds.append((costs.of(replace(size, runs=max(test.fewest, int(least)))), problems, n))
     best: PricedStudy | None = None
     for bound, problems, n in sorted(bounds):
         if best is not None and bound >= best.cost:
             break  # no study that is left can be cheaper
-        size = Size(FEWEST_RUNS, problems, n)
+        size = Size(test.fewest, problems, n)
         runs = runs_needed(c, difference, size, test)
         if runs is not None:
             size = replace(size, runs=runs)
@@ -295,13 +296,13 @@ def _cheapest(
 
 
 def _affordable(c: Components, pairs: Sequence[tuple[int, int]], test: Test, costs: Costs) -> PricedStudy | None:
-    """Finds what shows the smallest difference within the budget; None where it does not pay for three runs per arm."""
+    """Finds what shows the smallest difference within the budget; None where it does not pay for the fewest runs."""
     best: PricedStudy | None = None
     for problems, n in pairs:
         one, two = (costs.of(Size(runs, problems, n)) for runs in (1, 2))
         runs = MOST_RUNS if two == one else int(((costs.budget or 0.0) - one) / (two - one)) + 1
         size = Size(min(runs, MOST_RUNS), problems, n)
-        if size.runs < FEWEST_RUNS or costs.of(size) > (costs.budget or 0.0) * (1 + 1e-9):
+        if size.runs < test.fewest or costs.of(size) > (costs.budget or 0.0) * (1 + 1e-9):
             continue
         difference = detectable(c, size, test)
         if best is None or difference < best.difference:

@@ -12,7 +12,7 @@ import numpy as np
 from forkwise.errors import InputError
 from forkwise.folders.results import Input, inputs_of
 from forkwise.passk.components import Components, estimate, is_endpoint
-from forkwise.passk.design import seed_order
+from forkwise.passk.design import FEWEST_PAIRS, FEWEST_RUNS, seed_order
 from forkwise.passk.differences import CURVE
 from forkwise.passk.estimator import k_grid, shown_ks
 from forkwise.passk.files import inputs_of_tables
@@ -23,6 +23,7 @@ from forkwise.passk.plan import Costs, Plan, make_plan
 from forkwise.passk.power import Size, Test
 from forkwise.passk.stated import Stated, read_earlier, read_stated
 from forkwise.reading import parse_json, read_bytes
+from forkwise.terminal import counted
 
 DEFAULT_RUNS = 5
 _SHOWN = 4  # K, without --k
@@ -96,6 +97,7 @@ def plan_study(
         known = _estimated(arms, ks, samples, paired=paired_seeds and rho is None, level=level)
         pilot_size = (min(len(arm.runs) for arm in arms), len(arms[0].problems), min(a.largest_k() for a in arms))
     size = Size(*map(_or_pilot, ("runs", "problems", "samples"), (runs, problems, samples), pilot_size))
+    _check_runs(size.runs, paired_seeds or rho is not None)
     alpha = (1 - level) / (contrasts * endpoints)
     of_methods = None if method_problem_sd is None else method_problem_sd**2
     tests = {c.endpoint: Test(alpha, power, _rho(c, rho, paired_seeds), fixed, of_methods) for c in known}
@@ -137,6 +139,20 @@ def _check_size(**sizes: int | None) -> None:
     for name, size in sizes.items():
         if size is not None and not 1 <= size < _LARGEST:
             raise InputError(f"--{name} is {size}: give a number from 1 to a billion.")
+
+
+def _check_runs(runs: int, paired: bool) -> None:
+    """Refuses what `forkwise compare` refuses: a spread of training from two runs, or pairs from fewer than five."""
+    if paired and runs < FEWEST_PAIRS:
+        raise InputError(
+            f"The study has {counted(runs, 'run')} per arm, and pairs of seeds take at least {FEWEST_PAIRS}: give more "
+            "--runs, or leave out --paired-seeds and --rho."
+        )
+    if 1 < runs < FEWEST_RUNS:
+        raise InputError(
+            f"The study has {runs} runs per arm, and how training varies shows in {FEWEST_RUNS} at least: give more "
+            "--runs, or --runs 1, which compares these very models."
+        )
 
 
 def _check_differences(differences: Sequence[float]) -> None:

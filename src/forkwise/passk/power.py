@@ -15,8 +15,10 @@ import numpy as np
 from scipy import optimize, stats
 
 from forkwise.passk.components import Components
-from forkwise.passk.design import FEWEST_RUNS
+from forkwise.passk.design import FEWEST_PAIRS, FEWEST_RUNS
 from forkwise.passk.estimator import FloatArray
+from forkwise.passk.intervals import unseen
+from forkwise.passk.two_way import ENOUGH
 
 MOST_RUNS = 10_000
 """Runs per arm beyond which nobody plans."""
@@ -54,6 +56,11 @@ class Test:
     method_problem: float | None = None
     arms_pooled: int = 2
 
+    @property
+    def fewest(self) -> int:
+        """Returns the fewest runs per arm that the test takes for claims about other trainings."""
+        return FEWEST_RUNS if self.rho is None else FEWEST_PAIRS
+
 
 @dataclass(frozen=True)
 class Variance:
@@ -74,8 +81,36 @@ class Variance:
 def variance_of(c: Components, size: Size, test: Test) -> Variance:
     """Returns the variance of the difference of two arms, with Satterthwaite's degrees of freedom.
 
-    Below three runs the runs are those that there are, not a sample of others: their variance is left out.
+    One run per arm is the run that there is, not a sample of others: its variance is left out. Where problems come in
+    few clusters the variance is no less than the floor of the test.
     """
+    variance = _unbounded(c, size, test)
+    missing = _floor(c, size, test) - variance.total
+    if missing <= 0:
+        return variance
+    freedom = _freedom_of_problems(c, size.problems)
+    return replace(variance, method_problem=variance.method_problem + missing, freedom=freedom)
+
+
+def _freedom_of_problems(c: Components, problems: int) -> float:
+    return max(problems / c.cluster_size - 1.0, 1.0)
+
+
+def _floor(c: Components, size: Size, test: Test) -> float:
+    """Returns the least squared standard error of the test on few clusters, as `two_way.vary_over` has it.
+
+    Six or more have to differ, by Kish's count, which for normal ones is 2 / pi of their number.
+    """
+    clusters = size.problems / c.cluster_size
+    sparse = max(0.0, 1 - 2 / math.pi * clusters / ENOUGH)
+    if c.cluster_size <= 1 or not sparse or clusters < 2:
+        return 0.0
+    half = unseen(clusters, 1 - test.alpha) * sparse
+    return float(half / stats.t.isf(test.alpha / 2, clusters - 1)) ** 2
+
+
+def _unbounded(c: Components, size: Size, test: Test) -> Variance:
+    """Returns the sum of the parts."""
     runs, problems = size.runs, size.problems
     sides = 1 if test.fixed else 2
     noise = c.noise_at(size.samples)
@@ -84,13 +119,20 @@ def variance_of(c: Components, size: Size, test: Test) -> Variance:
     run_problem = sides * c.run_problem / (runs * problems)
     sampling = sides * noise / (runs * problems)
     of_reference = noise / problems if test.fixed else 0.0
+    of_problems = _freedom_of_problems(c, problems)
     if runs < FEWEST_RUNS:
-        return Variance(0.0, run_problem, sampling + of_reference, method_problem, max(problems - 1.0, 1.0))
+        return Variance(0.0, run_problem, sampling + of_reference, method_problem, of_problems)
     shared = test.rho or 0.0
     of_runs = sides * c.run * (1 - shared) / runs
-    by_runs, by_problems = of_runs + run_problem + sampling, method_problem + of_reference
+    cells = run_problem + sampling
+    by_runs, by_problems = of_runs + cells, method_problem + of_reference
     run_freedom = (runs - 1) * (1 if test.fixed or test.rho is not None else test.arms_pooled)
-    spread: float = by_runs**2 / run_freedom + by_problems**2 / max(problems - 1, 1)
+    if c.cluster_size > 1:
+        # Few clusters have few degrees of freedom: those of the test's own sum, in which both ways hold the cells.
+        both = by_problems + cells
+        spread = both**2 / of_problems + by_runs**2 / run_freedom + cells**2 / (run_freedom * of_problems)
+    else:
+        spread = by_runs**2 / run_freedom + by_problems**2 / of_problems
     freedom = (by_runs + by_problems) ** 2 / spread if spread > 0 else float(run_freedom)
     return Variance(of_runs, run_problem, sampling + of_reference, method_problem, freedom)
 
@@ -128,7 +170,7 @@ def power_at(c: Components, difference: float, size: Size, test: Test) -> float:
     return power_of(difference, variance.total, variance.freedom, test.alpha)
 
 
-def runs_needed(c: Components, difference: float, size: Size, test: Test, fewest: int = FEWEST_RUNS) -> int | None:
+def runs_needed(c: Components, difference: float, size: Size, test: Test) -> int | None:
     """Returns the fewest runs per arm, on the problems and samples of `size`, for the wanted power.
 
     None where no number of runs is enough: the arms differ too much from problem to problem.
@@ -140,16 +182,17 @@ def runs_needed(c: Components, difference: float, size: Size, test: Test, fewest
     def enough(runs: int) -> bool:
         return power_at(c, difference, replace(size, runs=runs), test) >= test.power
 
-    return _first(enough, max(fewest, math.floor(least)), MOST_RUNS)
+    return _first(enough, max(test.fewest, math.floor(least)), MOST_RUNS)
 
 
 def least_runs(c: Components, difference: float, size: Size, test: Test) -> float | None:
     """Returns how many runs it would take if the variance were known, which is never more; None if none are enough."""
-    one, two = (variance_of(c, replace(size, runs=FEWEST_RUNS * times), test).total for times in (1, 2))
+    one, two = (_unbounded(c, replace(size, runs=FEWEST_RUNS * times), test).total for times in (1, 2))
     by_runs = (one - two) * 2 * FEWEST_RUNS  # the variance is by_runs / runs + constant
     constant = one - by_runs / FEWEST_RUNS
     wanted = (difference / float(stats.norm.isf(test.alpha / 2) - stats.norm.isf(test.power))) ** 2
-    return float(by_runs / (wanted - constant)) if wanted > constant else None
+    least = _floor(c, size, test)
+    return float(by_runs / (wanted - constant)) if wanted > max(constant, least) else None
 
 
 def _first(enough: Callable[[int], bool], low: int, high: int) -> int | None:

@@ -92,6 +92,7 @@ def read_earlier(path: Path) -> Stated:
         whole = (
             is_endpoint(c.endpoint) and c.largest_k >= 1 and c.run_freedom >= 0 and bool(ns) and ns == sorted(set(ns))
         )
+        whole = whole and _is_number(c.cluster_size) and c.cluster_size >= 1
         if not whole or ns[0] < 1 or not all(_is_number(x) and x >= 0 for x in numbers):
             raise InputError(f"'{path}' is damaged (its components are no variances): run forkwise plan --json again.")
         if any(x is not None and not -1 <= x <= 1 for x in (c.rho, c.rho_low, c.rho_high)):

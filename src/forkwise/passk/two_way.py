@@ -15,7 +15,7 @@ from forkwise.passk.estimator import FloatArray, IntArray
 from forkwise.passk.intervals import Interval, by_cluster, cluster_count, unseen
 
 _BLOCK = 1 << 21  # random numbers held at a time: 16 MB
-_ENOUGH = 6  # problems that differ: with fewer, even differences of one sign are no surprise (2 * 2^-5 > .05)
+ENOUGH = 6  # problems that differ: with fewer, even differences of one sign are no surprise (2 * 2^-5 > .05)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _sparseness(difference_GK: FloatArray) -> FloatArray:
     d_GK[d_GK < 1e-12] = 0.0
     squares = (d_GK**2).sum(axis=0)
     differing = np.divide(d_GK.sum(axis=0) ** 2, squares, out=np.zeros_like(squares), where=squares > 0)
-    sparse: FloatArray = np.maximum(0.0, 1 - differing / _ENOUGH)
+    sparse: FloatArray = np.maximum(0.0, 1 - differing / ENOUGH)
     return sparse
 
 

@@ -8,7 +8,10 @@ from collections.abc import Iterable, Sequence
 from forkwise.report.table import Block, Table
 from forkwise.terminal import one_line, visible
 
-_ACTING = re.compile(r"[\\`*<|]|\](?=[(\[])")  # a bracket acts before another one: "[0.1, 0.2]" stays
+# A bracket acts before another one ("[0.1, 0.2]" stays), an underscore at the edge of a word ("top_p" stays), and an
+# ampersand before an entity.
+_ACTING = re.compile(r"[\\`*<|~]|\](?=[(\[:])|(?<!\w)_|_(?!\w)|&(?=#?\w+;)")
+_BEGINNING = re.compile(r"^(\d*)(?=(?:[+.)-]|#+)(?: |$)|>|[-=]+$)")  # of a list, a heading, a quotation, a rule
 _LONGEST_CELL = 2000  # characters
 
 
@@ -25,13 +28,17 @@ def markdown_blocks(blocks: Iterable[Block]) -> str:
 
 
 def paragraph(text: str) -> str:
-    """Escapes text of any length, so that Markdown shows it as it is."""
-    return _ACTING.sub(r"\\\g<0>", " ".join(visible(text).split()))
+    """Escapes text of any length, so that Markdown shows it as it is, on a line of its own."""
+    return _BEGINNING.sub(r"\1\\", _escaped(text))
 
 
 def plain(text: str) -> str:
-    """Escapes text and puts it on one line, cut for a cell, so that Markdown shows it as it is."""
-    return paragraph(one_line(text, _LONGEST_CELL))
+    """Escapes text within a line, cut for a cell, so that Markdown shows it as it is."""
+    return _escaped(one_line(text, _LONGEST_CELL))
+
+
+def _escaped(text: str) -> str:
+    return _ACTING.sub(r"\\\g<0>", " ".join(visible(text).split()))
 
 
 def _cells(row: Sequence[str]) -> list[str]:

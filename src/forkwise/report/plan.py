@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from math import comb, sqrt
 
 from forkwise.passk.components import Components, chi_square_interval, name_of
-from forkwise.passk.design import FEWEST_RUNS
 from forkwise.passk.differences import CURVE
 from forkwise.passk.notes import Note
 from forkwise.passk.plan import Needed, Plan, PricedStudy
 from forkwise.passk.power import MOST_RUNS, Size
+from forkwise.passk.two_way import ENOUGH
 from forkwise.report.formats import count, number, share
 from forkwise.report.passk_notes import sentences
 from forkwise.report.table import Table, filled
@@ -181,11 +181,6 @@ def _claims(plan: Plan) -> list[str]:
             "Cannot be claimed: anything about other trainings. One run per arm compares these very models, and what "
             "differs may be the seed."
         )
-    elif runs < FEWEST_RUNS:
-        said.append(
-            f"Cannot be claimed: anything about other trainings. How training varies shows in {FEWEST_RUNS} runs of an "
-            f"arm at least, so {runs} per arm compare these very models."
-        )
     else:
         said += _relabelling(plan)
     for endpoint in plan.out_of_reach:
@@ -225,9 +220,11 @@ def _floors(plan: Plan) -> list[str]:
     bounded = [d for d in plan.detectable if d.any_runs > 0.1 * d.difference]
     if bounded:
         least = ", ".join(f"{d.any_runs:.3f} at {name_of(d.endpoint)}" for d in bounded)
+        few = plan.components[0].cluster_size > 1
+        units = "cluster to cluster, or these are few" if few else "problem to problem"
         said.append(
             f"On {count(plan.size.problems)} problems, no number of runs brings it below {least}: there the arms "
-            "differ from problem to problem (--method-problem-sd plans with another SD)."
+            f"differ from {units} (--method-problem-sd plans with another SD)."
         )
     never = [f"+{n.difference:g} at {name_of(n.endpoint)}" for n in plan.needed if n.runs is None]
     if never:
@@ -249,6 +246,17 @@ def _foundations(plan: Plan) -> list[str]:
             f"the true one is {low:.2g} to {high:.2g} times the estimate ({plan.level:.0%} chi-square interval, for "
             "normal run effects)."
         )
+    if first.cluster_size > 1:
+        clusters = plan.size.problems / first.cluster_size
+        said.append(
+            f"Problems come in clusters, of {first.cluster_size:.3g} by Kish's count: the study's {plan.size.problems} "
+            f"are taken to come in {clusters:.3g} as large, and claims are about other clusters."
+        )
+        if clusters < ENOUGH:
+            said.append(
+                f"Fewer than {ENOUGH} clusters say little about others, whatever runs and samples there are: take "
+                "problems of more clusters."
+            )
     assumed = next(iter(plan.tests.values())).method_problem
     if assumed is not None:
         said.append(f"The arms' difference is taken to vary over problems by an SD of {sqrt(assumed):g}, as stated.")

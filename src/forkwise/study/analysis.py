@@ -5,7 +5,7 @@ Suffixes: S runs (seeds), Q problems, K values of k.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,100 +16,14 @@ from forkwise.errors import InputError
 from forkwise.folders.results import inputs_of
 from forkwise.passk import Arm, Comparison, Evaluation, compare, evaluate, k_grid
 from forkwise.passk.design import FEWEST_PAIRS, FEWEST_RUNS
-from forkwise.passk.estimator import FloatArray
-from forkwise.passk.two_way import vary
+from forkwise.study.contrasts import Receipts, SeedContrast, arms_of, contrast, endpoint_name, values
 from forkwise.study.exploring import Spread, WithinBudget, spreads, within_budgets
-from forkwise.study.receipts import Receipt, arm_of, read_receipts, receipt_file, starts
+from forkwise.study.looks import Ending, ending
+from forkwise.study.receipts import arm_of, read_receipts, receipt_file, starts
 from forkwise.study.registration import PLAN, read_plan
 from forkwise.study.spec import BASE, Study
 from forkwise.study.spending import boundary
-from forkwise.terminal import counted
 from forkwise.version import __version__
-
-Receipts = Mapping[str, Receipt]
-
-
-@dataclass(frozen=True)
-class SeedContrast:
-    """A difference of two arms at one endpoint, over problems and over paired seeds.
-
-    Attributes:
-        low, high: Student t interval, at the level of the primary comparison.
-        run_variance: the part of `se` squared that more seeds make smaller.
-    """
-
-    arm: str
-    reference: str
-    endpoint: str
-    mean: float
-    low: float
-    high: float
-    p: float
-    se: float
-    run_variance: float
-    seeds: int
-
-    def within(self, margin: float) -> bool:
-        """Whether the whole interval lies within ±margin."""
-        return -margin <= self.low and self.high <= margin
-
-
-def endpoint_name(endpoint: int | str, n: int) -> str:
-    """Returns an endpoint in words."""
-    return f"Pass@{endpoint}" if endpoint != "curve" else f"mean Pass@K over K = 1, 2, 4, ..., {k_grid(n)[-1]}"
-
-
-def values(arm: Arm, endpoint: int | str, n: int) -> FloatArray:
-    """Returns the endpoint of every run and problem, `(S, Q)`."""
-    ks = k_grid(n) if endpoint == "curve" else [int(endpoint)]
-    mean_SQ: FloatArray = arm.curves(ks).mean(axis=2)
-    return mean_SQ
-
-
-def contrast(arm: Arm, reference: Arm, endpoint: int | str, n: int, level: float) -> SeedContrast:
-    """Compares two arms whose runs come in the same order of seeds.
-
-    The standard error is the two-way one over problems and seeds of the per-seed differences.
-    """
-    change_SQ1 = (values(arm, endpoint, n) - values(reference, endpoint, n))[:, :, None]
-    variation = vary(change_SQ1, np.zeros_like(change_SQ1[:1]), level=level)
-    interval = variation.pointwise(level)
-    by_seed = change_SQ1.mean(axis=(1, 2))
-    return SeedContrast(
-        arm=arm.name,
-        reference=reference.name,
-        endpoint=endpoint_name(endpoint, n),
-        mean=float(interval.mean[0]),
-        low=float(interval.low[0]),
-        high=float(interval.high[0]),
-        p=float(variation.p()[0]),
-        se=float(variation.se[0]),
-        run_variance=float(by_seed.var(ddof=1)) / by_seed.size,
-        seeds=by_seed.size,
-    )
-
-
-def arms_of(study: Study, receipts: Receipts, seeds: Sequence[int]) -> dict[str, Arm]:
-    """Makes the arms of these seeds; every run must have its receipt.
-
-    Raises:
-        InputError: one has none.
-    """
-    missing = [arm.run(seed) for arm in study.arms for seed in seeds if arm.run(seed) not in receipts]
-    if missing:
-        raise InputError(
-            f"No receipt of {counted(len(missing), 'run')}, such as '{missing[0]}': every started run counts."
-        )
-    return {arm.name: arm_of(arm.name, [receipts[arm.run(seed)] for seed in seeds]) for arm in study.arms}
-
-
-def primary_contrast(study: Study, receipts: Receipts, seeds: Sequence[int]) -> SeedContrast:
-    """Returns the primary comparison with these seeds."""
-    assert study.primary is not None
-    arms = arms_of(study, receipts, seeds)
-    tested, reference = arms[study.tested.name], arms[study.arms[0].name]
-    return contrast(tested, reference, study.primary.endpoint, study.evaluation.n, study.primary.level)
-
 
 # ------------------------------------------------------------------------------------------------------ how far it is
 
@@ -194,6 +108,8 @@ class Result:
         exploratory: everything else, of all arms; None where nothing may be compared.
         base: the model before training.
         spread, within: how much the runs of each arm differ, and what a budget of tokens buys; exploratory too.
+        ending: the look at which the study ended, with the reason; None where it did not.
+        otherwise: looks whose record says otherwise than the receipts.
     """
 
     progress: Progress
@@ -208,6 +124,8 @@ class Result:
     base: Evaluation | None = None
     spread: list[Spread] = field(default_factory=list)
     within: list[WithinBudget] = field(default_factory=list)
+    ending: Ending | None = None
+    otherwise: list[int] = field(default_factory=list)
 
     @property
     def shown(self) -> bool:
@@ -222,7 +140,9 @@ def analyse(study: Study, folder: Path, receipts: Receipts, *, early: bool = Fal
     never is.
     """
     far = progress(study, folder, receipts)
-    planned = [number for number in (*study.looks, len(study.seeds)) if _complete(study, far, number)]
+    end, otherwise = ending(study, folder, receipts, far.seeds)
+    last = len(study.seeds) if end is None else end.seeds
+    planned = [n for n in (*study.looks, len(study.seeds)) if n <= last and _complete(study, far, n)]
     if study.primary is None or early:
         seeds = far.seeds
     else:
@@ -237,12 +157,12 @@ def analyse(study: Study, folder: Path, receipts: Receipts, *, early: bool = Fal
     if len(seeds) == 1 or len(seeds) >= FEWEST_RUNS:
         compared, within = _explore(study, list(arms.values()), receipts)
     spread = spreads(list(arms.values()), study.evaluation.n)
-    if study.primary is None or len(seeds) < FEWEST_RUNS:
+    if study.primary is None or len(seeds) < FEWEST_PAIRS:
         return Result(far, seeds, facts, 0.0, early, exploratory=compared, base=base, spread=spread, within=within)
     n, level = study.evaluation.n, study.primary.level
     reference, tested = arms[study.arms[0].name], arms[study.tested.name]
     primary = contrast(tested, reference, study.primary.endpoint, n, level)
-    limit = boundary(study, len(seeds)) if seeds == study.seeds[: len(seeds)] else 0.0
+    limit = boundary(study, len(seeds)) if len(seeds) <= last and seeds == study.seeds[: len(seeds)] else 0.0
     gate = None
     if study.primary.gate is not None and primary.p < limit:
         gate = contrast(tested, arms[study.arm(study.primary.gate).name], study.primary.endpoint, n, level)
@@ -259,6 +179,8 @@ def analyse(study: Study, folder: Path, receipts: Receipts, *, early: bool = Fal
         base=base,
         spread=spread,
         within=within,
+        ending=end,
+        otherwise=otherwise,
     )
 
 

@@ -7,11 +7,12 @@ from statistics import fmean
 
 from forkwise.errors import InputError
 from forkwise.passk import Arm
-from forkwise.passk.design import FEWEST_RUNS
+from forkwise.passk.design import FEWEST_PAIRS, FEWEST_RUNS
 from forkwise.passk.planning import plan_study
 from forkwise.report.plan import conclusion, limits, tables
 from forkwise.report.table import Block
-from forkwise.study.analysis import arms_of, progress, read_folder
+from forkwise.study.analysis import progress, read_folder
+from forkwise.study.contrasts import arms_of
 from forkwise.study.receipts import Receipt, read_receipts
 from forkwise.study.spec import BASE, Study
 
@@ -51,6 +52,8 @@ def power(study: Study, *, pilot: list[Arm], components: Path | None, run: float
         pilot, components: what the variances come from: one of them.
         run, samples: minutes of a training run, and of 100,000 samples.
     """
+    if 1 < len(study.seeds) < FEWEST_RUNS:
+        return []  # `design` says that nothing about other trainings comes of it
     primary, futility = study.primary, study.stopping.futility
     named = [] if primary is None else [primary.endpoint, *primary.secondary]
     made, _, notes = plan_study(
@@ -62,7 +65,7 @@ def power(study: Study, *, pilot: list[Arm], components: Path | None, run: float
         samples=study.evaluation.n,
         detect=_DIFFERENCES if futility is None else sorted({*_DIFFERENCES, abs(futility.effect)}),
         level=0.95 if primary is None else primary.level,
-        paired_seeds=True,
+        paired_seeds=len(study.seeds) >= FEWEST_PAIRS,
         cost_run=run or None,
         cost_sample=samples / 100_000 or None,
     )

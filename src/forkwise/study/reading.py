@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from forkwise.embedded import is_embedded
 from forkwise.errors import InputError, nearest
+from forkwise.folders.results import sha256_of_path
 from forkwise.reading import read_yaml
 from forkwise.study.recipes import RECIPES
 from forkwise.study.spec import EvaluationPlan, Futility, Primary, Stopping, Study, TrainingArm
@@ -22,7 +24,21 @@ def read_study(path: Path) -> Study:
     Raises:
         InputError: it cannot be read, has unknown keys (naming the nearest), or its parts do not fit together.
     """
-    return parse_study(read_yaml(path), str(path))
+    study = parse_study(read_yaml(path), str(path))
+    if study.contents:
+        raise InputError(f"The study '{path}' sets contents, which forkwise finds by itself: leave it out.")
+    return replace(study, contents=contents_of(study))
+
+
+def contents_of(study: Study) -> dict[str, str]:
+    """Hashes what is local of the model and the data sets, so that other contents under a path are another plan.
+
+    Raises:
+        InputError: something of it cannot be read.
+    """
+    named = [study.model, study.dataset, study.evaluation.dataset]
+    local = [name for name in named if name is not None and not is_embedded(name) and Path(name).expanduser().exists()]
+    return {name: sha256_of_path(Path(name).expanduser()) for name in dict.fromkeys(local)}
 
 
 def parse_study(content: Any, name: str) -> Study:

@@ -21,11 +21,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from forkwise.errors import InputError
-from forkwise.folders import write_json
-from forkwise.folders.results import read_result, write_result
+from forkwise.folders.results import inputs_of, numerical_versions, read_result, write_result
 from forkwise.passk import Arm, diversity, make_arm
+from forkwise.passk.outcomes import number_clusters
 from forkwise.reading import parse_json
 from forkwise.samples import read_samples
+from forkwise.tasks import Problem
 from forkwise.terminal import counted
 from forkwise.version import __version__
 
@@ -56,6 +57,7 @@ class Receipt:
         problems: ids, in the order of the task; `n` samples of each, of which `c` are right, `tokens` on average.
         cut: share of samples that reached the longest length.
         diversity: means over problems, of the first samples of each.
+        clusters: what each problem shares with others, such as its topic; None where the problems do not say.
     """
 
     schema: int
@@ -77,9 +79,10 @@ class Receipt:
     tokens: list[float] | None
     cut: float | None
     diversity: dict[str, float] = field(default_factory=dict)
+    clusters: list[str] | None = None
 
     def __post_init__(self) -> None:
-        sizes = {len(self.n), len(self.c), len(self.problems), len(self.tokens or self.n)}
+        sizes = {len(x) for x in (self.n, self.c, self.problems, self.tokens or self.n, self.clusters or self.n)}
         if len(sizes) > 1 or not all(0 <= c <= n for n, c in zip(self.n, self.c, strict=True)):
             raise ValueError("its counts do not fit together")
 
@@ -124,7 +127,7 @@ def read_receipt(path: Path) -> Receipt:
 
 def versions() -> dict[str, str]:
     """Returns the versions that a run depends on."""
-    packages = {"python": platform.python_version()}
+    packages = numerical_versions()
     for name in _PACKAGES:
         with suppress(PackageNotFoundError):
             packages[name] = version(name)
@@ -160,6 +163,17 @@ def training_summary(log: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float]
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def clusters_of(problems: Sequence[Problem], source: str) -> list[str] | None:
+    """Returns the cluster of each problem; None where no problem says one.
+
+    Raises:
+        InputError: some problems are in a cluster and others in none, or all are in one.
+    """
+    ids, clusters = [problem.id for problem in problems], [problem.cluster for problem in problems]
+    arm = make_arm(source, ids, [False] * len(ids), cluster=clusters)
+    return None if number_clusters(arm) is None else list(map(str, clusters))
 
 
 def counts(samples: Path, problems: Sequence[str]) -> dict[str, Any]:
@@ -240,16 +254,23 @@ def read_receipts(folder: Path, plan: str, runs: Iterable[str]) -> dict[str, Rec
         first = next(iter(receipts.values()))
         if (receipt.problems, receipt.n) != (first.problems, first.n):
             raise InputError(f"The runs '{first.run}' and '{run}' were sampled on different problems.")
+        told = next((other for other in receipts.values() if other.clusters is not None), receipt)
+        if receipt.clusters not in (None, told.clusters):
+            raise InputError(f"The runs '{told.run}' and '{run}' put the same problems into different clusters.")
     return receipts
 
 
 def arm_of(name: str, receipts: Sequence[Receipt]) -> Arm:
-    """Makes an arm for `forkwise.passk` from the counts of its runs; lengths are not known of single samples."""
+    """Makes an arm for `forkwise.passk` from the counts of its runs; lengths are not known of single samples.
+
+    Receipts of forkwise 0.1 hold no clusters: one that does speaks for all runs.
+    """
     order = np.argsort(np.array(receipts[0].problems, dtype=object), kind="stable")
     n_SQ = np.array([receipt.n for receipt in receipts], dtype=np.int64)[:, order]
     c_SQ = np.array([receipt.c for receipt in receipts], dtype=np.int64)[:, order]
     cells = np.repeat(np.arange(n_SQ.size), n_SQ.ravel())
     start = np.cumsum(n_SQ.ravel()) - n_SQ.ravel()
+    clusters = next((receipt.clusters for receipt in receipts if receipt.clusters is not None), None)
     return Arm(
         name,
         tuple(receipts[0].problems[i] for i in order),
@@ -257,9 +278,10 @@ def arm_of(name: str, receipts: Sequence[Receipt]) -> Arm:
         problem_N=cells % n_SQ.shape[1],
         run_N=cells // n_SQ.shape[1],
         correct_N=np.arange(cells.size) - start[cells] < c_SQ.ravel()[cells],
+        clusters=None if clusters is None else tuple(clusters[i] for i in order),
     )
 
 
-def write_note(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a small record beside the receipts."""
-    write_json(path, dict(content))
+def hashes_of(folder: Path, runs: Iterable[str]) -> dict[str, str]:
+    """Returns the SHA-256 of the receipts of these runs, by the names of their files."""
+    return {Path(i.path).name: i.sha256 for i in inputs_of(receipt_file(folder, run) for run in runs)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,19 +51,23 @@ def write_plan(path: Path, study: Study, *, head: str = "", registered: str | No
         "versions": versions(),
         "plan": study.plain(),
     }
-    write_text(path, head + yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=120))
+    write_text(path, head + yaml.safe_dump(record, sort_keys=False, width=120))
 
 
 def read_plan(path: Path) -> tuple[Study, dict[str, Any]]:
     """Reads a plan that `write_plan` wrote, and what was recorded with it.
 
     Raises:
-        InputError: it is none, or its plan is not the one that it has the hash of.
+        InputError: it is none, its plan is not the one that it has the hash of, or another version of forkwise took it.
     """
     record = read_yaml(path)
     if not isinstance(record, dict) or not isinstance(record.get("plan"), dict) or "sha256" not in record:
         raise InputError(f"'{path}' is no recorded plan: restore it, or give another folder.")
-    study = parse_study(record["plan"], str(path))
+    try:
+        study = parse_study(record["plan"], str(path))
+    except InputError as error:
+        version = (record.get("versions") or {}).get("forkwise", "an older version")
+        raise InputError(f"'{path}' is a plan of forkwise {version}, which this version refuses: {error}") from error
     if study.sha256() != record["sha256"]:
         raise InputError(f"'{path}' was changed after it was written (its hash is another): restore it.")
     return study, record
@@ -84,5 +89,11 @@ def registration_of(file: Path, study: Study) -> dict[str, Any] | None:
 
 def refuse_other_plan(study: Study, recorded: Study, where: Path) -> None:
     """Raises an `InputError` that names what differs, unless both are one plan."""
+    unknown = [path for path in study.contents if path not in recorded.contents]
+    if unknown and replace(study, contents=recorded.contents) == replace(recorded, title=study.title):
+        raise InputError(
+            f"The plan in '{where}' is of an older version of forkwise, which did not hash the contents of "
+            f"'{unknown[0]}': finish it with that version, or begin anew with another --out, and register again."
+        )
     remedy = "a study goes on as it began; what is different is another study, with a file and folder of its own"
     refuse_other(where / PLAN, recorded.said(), study.said(), what="a study", remedy=remedy)

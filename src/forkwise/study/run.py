@@ -22,7 +22,7 @@ from forkwise.folders.metrics import read_metrics
 from forkwise.progress import Console, Meter
 from forkwise.study.looks import look_at
 from forkwise.study.places import Place
-from forkwise.study.receipts import read_receipts, receipt_file
+from forkwise.study.receipts import clusters_of, read_receipts, receipt_file
 from forkwise.study.registration import PLAN, read_plan, refuse_other_plan, write_plan
 from forkwise.study.spec import Study, TrainingArm
 from forkwise.study.work import Work
@@ -60,7 +60,8 @@ def check_study(study: Study) -> None:
             )
     work = Work(study, "", None, None, Path(), Path())
     e = study.evaluation
-    problem_range(open_task(*work.evaluated()), e.split, e.problems, first=e.first_problem)
+    evaluated = problem_range(open_task(*work.evaluated()), e.split, e.problems, first=e.first_problem)
+    clusters_of(evaluated, work.evaluated_on())
     if study.task is not None and study.problems is not None:
         problem_range(open_task(study.task, None), "train", study.problems, first=study.first_problem)
 

@@ -16,9 +16,10 @@ from typing import Any, Literal
 from forkwise.errors import InputError, nearest
 from forkwise.folders import json_text
 from forkwise.methods import parse_methods, settings_of
-from forkwise.passk.design import FEWEST_RUNS
+from forkwise.passk.design import FEWEST_PAIRS
 from forkwise.reading import parse_json
 from forkwise.tasks.base import Split
+from forkwise.terminal import counted
 
 BASE = "base"
 """The name of the base model among the runs."""
@@ -163,6 +164,7 @@ class Study:
         recipe: any setting of `forkwise grpo` or `ppo`, the same for all arms; `like: NAME` starts from a named one.
         seeds: the seeds of every arm.
         looks: numbers of seeds at which the primary comparison is made before the end.
+        contents: SHA-256 of the local files and folders that model and data sets name, which `study` commands find.
         pilot: whether the study only measures what its successor is planned from: no difference between arms is shown.
     """
 
@@ -182,6 +184,7 @@ class Study:
     looks: list[int] = field(default_factory=list)
     stopping: Stopping = field(default_factory=Stopping)
     pilot: bool = False
+    contents: dict[str, str] = field(default_factory=dict)
     title: str = "study"
 
     def __post_init__(self) -> None:
@@ -336,10 +339,11 @@ def _check_claims(study: Study) -> None:
         return
     if study.pilot:
         raise InputError("A pilot tests nothing: leave primary out, or pilot.")
-    if len(study.seeds) < FEWEST_RUNS:
+    if len(study.seeds) < FEWEST_PAIRS:
         raise InputError(
-            f"With {len(study.seeds)} seed(s) per arm no difference between methods can be claimed: give at least "
-            f"{FEWEST_RUNS} seeds, or leave primary out, and everything is exploratory."
+            f"With {counted(len(study.seeds), 'seed')} per arm no difference between methods can be claimed, since "
+            f"pairs of seeds are tested from {FEWEST_PAIRS} on: give at least {FEWEST_PAIRS} seeds, or leave primary "
+            "out, and everything is exploratory."
         )
     if study.tested == study.arms[0]:
         raise InputError(f"primary compares '{study.arms[0].name}' with itself: name another arm.")
@@ -356,10 +360,10 @@ def _check_claims(study: Study) -> None:
     if not 0.5 < primary.level < 1:
         raise InputError(f"level is {primary.level}: it must be above 0.5 and below 1.")
     if study.looks and (
-        study.looks != sorted(set(study.looks)) or study.looks[0] < FEWEST_RUNS or study.looks[-1] >= len(study.seeds)
+        study.looks != sorted(set(study.looks)) or study.looks[0] < FEWEST_PAIRS or study.looks[-1] >= len(study.seeds)
     ):
         raise InputError(
-            f"looks are {study.looks}: they are rising numbers of seeds, from {FEWEST_RUNS} on and below "
+            f"looks are {study.looks}: they are rising numbers of seeds, from {FEWEST_PAIRS} on and below "
             f"{len(study.seeds)}."
         )
     futility = study.stopping.futility

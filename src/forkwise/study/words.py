@@ -13,7 +13,8 @@ from forkwise.report.formats import count, interval, number, p_value
 from forkwise.report.passk import FEW, overview
 from forkwise.report.passk_conclusion import conclusion
 from forkwise.report.table import Block, Table, filled
-from forkwise.study.analysis import Blinded, Progress, Reading, Result, SeedContrast, endpoint_name
+from forkwise.study.analysis import Blinded, Progress, Reading, Result
+from forkwise.study.contrasts import SeedContrast, endpoint_name
 from forkwise.study.receipts import LAST, TEXTS, Receipt
 from forkwise.study.spec import BASE, Study
 from forkwise.study.spending import boundary
@@ -94,6 +95,13 @@ def how_far(progress: Progress) -> str:
 def findings(study: Study, result: Result, registered: str | None) -> list[Block]:
     """Says what a study found: the registered comparison first, and the rest as exploratory."""
     blocks: list[Block] = [how_far(result.progress)]
+    if result.ending is not None:
+        blocks.append(result.ending.sentence())
+    for look in result.otherwise:
+        blocks.append(
+            f"The record of the look after {look} seeds says otherwise than the receipts that are here: they were "
+            "changed after it, or another version of forkwise made it. The record counts."
+        )
     if study.primary is None:
         why = "a pilot compares nothing" if study.pilot else "nothing was named to be tested"
         blocks.append(f"Nothing here is confirmed: {why}.")
@@ -123,7 +131,10 @@ def _primary(study: Study, result: Result, registered: str | None) -> list[Block
         text += f", is not shown (p would have to be below {result.shown_below:.4f})"
     if primary.within(named.margin):
         text += f"; the two are equivalent within ±{named.margin:g}"
-    blocks: list[Block] = [f"{text}. It is over {primary.seeds} paired seeds and problems like these."]
+    text += f". It is over {primary.seeds} paired seeds and problems like these."
+    if study.looks:
+        text += f" The interval is the plain {named.level:.0%} one, not adjusted for looks; the bound of p is."
+    blocks: list[Block] = [text]
     if result.gate is not None:
         outcome = "is shown too" if result.gate.p < result.shown_below else "is not shown"
         blocks.append(f"The gate: {_difference(result.gate)}, {outcome}.")

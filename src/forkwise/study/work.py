@@ -27,6 +27,7 @@ from forkwise.reading import read_yaml
 from forkwise.study.receipts import (
     SCHEMA,
     Receipt,
+    clusters_of,
     counts,
     note_start,
     receipt_file,
@@ -104,6 +105,10 @@ class Work:
         """Returns task and dataset that the model is evaluated on."""
         e = self.study.evaluation
         return (e.task, e.dataset) if e.task or e.dataset else (self.study.task, None)
+
+    def evaluated_on(self) -> str:
+        """Returns the name of what the model is evaluated on."""
+        return str(next(filter(None, self.evaluated())))
 
     def sample_words(self) -> list[str]:
         """Returns the words of the command that samples the run."""
@@ -274,7 +279,7 @@ def _receipt(work: Work, seconds: dict[str, float], collapsed: str | None) -> Re
 
     e = work.study.evaluation
     problems = problem_range(open_task(*work.evaluated()), e.split, e.problems, first=e.first_problem)
-    ids = [problem.id for problem in problems]
+    ids, clusters = [problem.id for problem in problems], clusters_of(problems, work.evaluated_on())
     hashes: dict[str, str] = {}
     training, curves = training_summary([])
     if work.arm is not None:
@@ -301,5 +306,6 @@ def _receipt(work: Work, seconds: dict[str, float], collapsed: str | None) -> Re
         hashes=hashes,
         training=training,
         curves=curves,
+        clusters=clusters,
         **measured,
     )

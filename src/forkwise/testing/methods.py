@@ -141,8 +141,10 @@ def token_batch(seed: int, *, rows: int = 4, columns: int = 6) -> Tokens:
         tempered_logprobs=logprobs + uniform(-0.4, 0.4),
         sum_p2_log=uniform(-0.3, 0.3),
         nucleus_entropy=uniform(0, 2),
+        hidden=torch.randn(rows, columns, 3, generator=generator).bfloat16(),
         ids=torch.randint(0, 3, (rows, columns), generator=generator),
         groups=torch.arange(rows) // 2,
+        labels=torch.arange(rows) % 2,
         correct=correct,
         progress=seed % 7 / 7,
         seed=seed % 1000,
@@ -171,7 +173,13 @@ def rollout_of(rewards: Sequence[float], groups: Sequence[int], logprobs: Sequen
         advantages[ids == group] = (inside - inside.mean()) / spread if spread > 0 else 0.0
     lengths = torch.arange(len(groups)) % 5 + 1
     likelihoods = None if logprobs is None else torch.tensor(logprobs, dtype=torch.float64)
-    return Rollout(r, ids, r > 0, advantages, likelihoods, lengths)
+    answers = torch.sin(torch.arange(3 * len(groups)).view(-1, 3) * 1.7)
+    return Rollout(
+        *(r, ids, r > 0, advantages, likelihoods, lengths, answers, ids),
+        memory={},
+        redrawn=torch.zeros_like(r, dtype=torch.bool),
+        first_rewards=r,
+    )
 
 
 def rows_of(batch: Batch, rows: Tensor) -> Batch:
@@ -183,8 +191,10 @@ def padded(batch: Tokens, columns: int) -> Tokens:
     """Pads tokens with rubbish behind them."""
     wider: dict[str, Any] = {}
     for name, tensor in _tensors(batch).items():
-        if tensor.dim() == 2:
-            rubbish = torch.full((len(tensor), columns), False if name == "mask" else 0.77, dtype=tensor.dtype)
+        if tensor.dim() >= 2:
+            rubbish = torch.full(
+                (len(tensor), columns, *tensor.shape[2:]), False if name == "mask" else 0.77, dtype=tensor.dtype
+            )
             wider[name] = torch.cat([tensor, rubbish], dim=1)
     return dataclasses.replace(batch, **wider)
 

@@ -6,16 +6,17 @@ These are progress notes of a process that trains, which does not load `report`.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import trl.trainer.grpo_trainer as trl_trainer
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers import TrainerControl as Control
 from transformers import TrainerState as State
 from transformers import TrainingArguments as Arguments
 
 from forkwise.progress import duration
-from forkwise.terminal import echo
+from forkwise.terminal import echo, visible
 
 _SILENCE = 10.0  # seconds after which a step that is not logged gets a line, too
 _SHOWN = {
@@ -46,10 +47,11 @@ class StepLines(TrainerCallback):
 
     @classmethod
     def take_over(cls, trainer: Trainer) -> None:
-        """Makes these lines all that the trainer prints."""
+        """Makes these lines all that the trainer prints, but TRL's table of completions, which is made visible."""
         for printer in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(printer)
         trainer.add_callback(cls())
+        trl_trainer.print_prompt_completions_sample = _print_visibly
 
     def on_train_begin(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Starts the clock; a resumed run starts at a later step."""
@@ -78,3 +80,22 @@ class StepLines(TrainerCallback):
         self._said = time.monotonic()
         if state.is_world_process_zero:
             echo(line)
+
+
+_print_completions = trl_trainer.print_prompt_completions_sample
+
+
+def _print_visibly(*args: Any, **kwargs: Any) -> None:
+    """Prints the table of `log_completions` without what would act on the terminal."""
+    _print_completions(*map(_shown, args), **_shown(kwargs))
+
+
+def _shown(value: Any) -> Any:
+    """Makes texts visible, in lists (TRL keeps deques) and as keys and values of dictionaries too."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, Mapping):
+        return {_shown(key): _shown(entry) for key, entry in value.items()}
+    if isinstance(value, Iterable):
+        return [_shown(entry) for entry in value]
+    return value

@@ -29,6 +29,8 @@ REWARDS: dict[str, tuple[float, float]] = {"correct": (1.0, 0.0), "signed": (1.0
 def training_dataset(problems: Sequence[Problem]) -> Dataset:
     """Returns the problems as TRL reads them: columns `prompt`, `problem_id`, `answer` and `meta` (JSON text).
 
+    Where problems have clusters there is a column `cluster` too.
+
     Raises:
         InputError: no problems, plain and chat prompts mixed, or `datasets` is not installed.
     """
@@ -40,6 +42,7 @@ def training_dataset(problems: Sequence[Problem]) -> Dataset:
         raise InputError("There are no problems to train on.")
     if len({isinstance(problem.prompt, str) for problem in problems}) > 1:
         raise InputError("Some prompts are text and some are chat messages: use one form for all of them.")
+    clusters = [problem.cluster for problem in problems]
     return Dataset.from_dict(
         {
             "prompt": [problem.prompt for problem in problems],
@@ -47,6 +50,7 @@ def training_dataset(problems: Sequence[Problem]) -> Dataset:
             "answer": [problem.answer for problem in problems],
             # As text, because the keys and types of meta differ between problems and Arrow wants them equal.
             "meta": [json.dumps(dict(problem.meta)) for problem in problems],
+            **({"cluster": clusters} if any(clusters) else {}),
         }
     )
 

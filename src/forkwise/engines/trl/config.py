@@ -17,7 +17,7 @@ from forkwise.engines.trl.methods_of_config import MethodSettings, default
 from forkwise.engines.trl.release import TRL
 from forkwise.engines.which import why_not_ppo
 from forkwise.errors import InputError, nearest
-from forkwise.methods import Condition, EntropyTermMethod, LossMethod, Scope, settings_of
+from forkwise.methods import Condition, EntropyTermMethod, LossMethod, Need, Scope, settings_of
 
 ENTROPY_BACKENDS = ("forkwise", "trl")
 _OTHER_WEIGHTS = ("sapo", "vespo")  # losses of TRL whose weight of a token is not its ratio
@@ -127,6 +127,21 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
         if self.live_by is not None and self.max_draws == 1:
             raise InputError("live_by says which groups are drawn again, and max_draws=1 draws once: set it to 10.")
         for method in self._methods or self.methods:
+            method.check_installed()
+            method.check_length(int(self.max_completion_length))
+            mine = self.per_device_train_batch_size * self.steps_per_generation
+            if Need.HIDDEN in method.needs() and mine % self.num_generations:
+                raise InputError(
+                    f"The method '{method.name}' compares the answers of a group by their hidden states, which stay on "
+                    f"their process: make per_device_train_batch_size x steps_per_generation ({mine}) a multiple of "
+                    f"num_generations ({self.num_generations})."
+                )
+            if Need.REDRAWN in method.needs() and (self.use_vllm or self.max_draws > 1):
+                field = "use_vllm=True" if self.use_vllm else f"max_draws={self.max_draws}"
+                raise InputError(
+                    f"The method '{method.name}' decides which completions are trained on, and draws with TRL's own "
+                    f"generation, which does not go with {field}: leave one of them out."
+                )
             if self.has_groups:
                 method.check_group_size(int(self.num_generations))
             method.check_longest(int(self.max_completion_length))

@@ -59,10 +59,11 @@ class RefillMixin:
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         trainer: Any = super()
-        if not self.model.training or self.args.max_draws == 1:  # type: ignore[attr-defined]
+        drawn = self._draw_beforehand(inputs) if self.model.training else None  # type: ignore[attr-defined]
+        if drawn is None:
             whole: dict[str, Any] = trainer._generate_and_score_completions(inputs)
             return whole
-        self._refilled = self._draw_until_full(inputs)
+        self._refilled = drawn
         try:
             scored: dict[str, Any] = trainer._generate_and_score_completions(
                 [row for group in self._refilled for row in group.inputs]
@@ -91,10 +92,18 @@ class RefillMixin:
                     self._pending_extra_logs[column] += group.extra.get(column, [None] * len(group.inputs))
         return rewards
 
+    def _draw_beforehand(self, inputs: list[dict[str, Any]]) -> list[Group] | None:
+        """Returns the completions of a rollout; None where TRL is to draw them."""
+        return None if self.args.max_draws == 1 else self._draw_until_full(inputs)
+
     def _draw_until_full(self, inputs: list[dict[str, Any]]) -> list[Group]:
         """Returns as many groups as the rollout has on this process: live ones, and others where draws ran out."""
         size = self.args.num_generations
-        _check(self, inputs)
+        check_draws(self, inputs, "Dynamic sampling (max_draws)")
+        if not isinstance(self.train_dataset, Sized):  # type: ignore[attr-defined]
+            raise InputError(
+                "Dynamic sampling (max_draws) draws further prompts, which a streamed data set does not give."
+            )
         wanted = len(inputs) // size
         live, dead, had = [], [], torch.zeros(self.accelerator.num_processes, dtype=torch.long)
         drawn = draws = 0
@@ -165,20 +174,18 @@ def _places(size: int, seed: int, skip: int) -> Iterator[int]:
         epoch, skip = epoch + 1, 0
 
 
-def _check(trainer: Any, inputs: list[dict[str, Any]]) -> None:
-    """Refuses what dynamic sampling cannot be honoured with."""
+def check_draws(trainer: Any, inputs: list[dict[str, Any]], who: str) -> None:
+    """Refuses what more than one draw per rollout cannot be honoured with, on behalf of `who`."""
     size = trainer.args.num_generations
-    if not isinstance(trainer.train_dataset, Sized):
-        raise InputError("Dynamic sampling (max_draws) draws further prompts, which a streamed data set does not give.")
     if len(inputs) % size:
         raise InputError(
-            f"Dynamic sampling (max_draws) takes whole groups on each process, and the {len(inputs)} answers "
+            f"{who} takes whole groups on each process, and the {len(inputs)} answers "
             f"of a rollout are no multiple of num_generations ({size}): change per_device_train_batch_size or "
             "steps_per_generation."
         )
     others = [name for name in ("rollout_func", "environment_factories", "tools") if getattr(trainer, name, None)]
     if others or any(key in inputs[0] for key in ("image", "images")):
         raise InputError(
-            f"Dynamic sampling (max_draws) takes text prompts and TRL's own generation (trl {TRL}), and here there "
-            f"{'is ' + others[0] if others else 'are images'}: set max_draws to 1."
+            f"{who} takes text prompts and TRL's own generation (trl {TRL}), and here there "
+            f"{'is ' + others[0] if others else 'are images'}: leave it out."
         )

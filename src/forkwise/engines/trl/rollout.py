@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
+from forkwise.core import HeadError
+from forkwise.core.hidden import last_hidden_states
 from forkwise.engines.base import (
     ActionLog,
     entropy_terms,
@@ -17,9 +19,10 @@ from forkwise.engines.base import (
     update_methods,
 )
 from forkwise.engines.states import MethodStates
+from forkwise.engines.trl.answers import answer_logits, prompt_keys
 from forkwise.engines.trl.guard import sees_rollouts
 from forkwise.engines.trl.head import IMAGES, HeadMixin
-from forkwise.engines.trl.refill import RefillMixin
+from forkwise.engines.trl.redraw import RedrawMixin
 from forkwise.engines.trl.release import HOST, not_shaped
 from forkwise.engines.trl.update import (
     CORRECT,
@@ -33,18 +36,21 @@ from forkwise.engines.trl.update import (
 )
 from forkwise.engines.whole_update import gather_update, run_on_whole_update
 from forkwise.errors import InputError
-from forkwise.methods import Method, Need, Rollout, Tokens
-from forkwise.methods.chain import run_reward_methods
+from forkwise.methods import Method, Need, Rollout, TokenMethod, Tokens
+from forkwise.methods.chain import run_reward_methods, run_token_methods
 
 _ENTROPIES = {Need.ENTROPY, Need.OLD_ENTROPY}
+_TEXT = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
 _LOGPROBS = {Need.SEQUENCE_LOGPROBS, Need.LOGPROBS, Need.OLD_LOGPROBS}
 
 
-class RolloutMixin(HeadMixin, RefillMixin):
+class RolloutMixin(HeadMixin, RedrawMixin):
     """Runs the methods that work on rewards or need whole rollouts; see `EntropyShapingMixin`."""
 
     temperature: float  # TRL's, of sampling and scoring
     _scored_rewards: torch.Tensor | None = None  # (completions of all processes, functions) of the newest rollout
+
+    _rollout_inputs: Sequence[dict[str, Any]] = ()  # rows of the data set, one per completion of this process
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._action_log = ActionLog(HOST.alpha)
@@ -52,6 +58,7 @@ class RolloutMixin(HeadMixin, RefillMixin):
         super().__init__(*args, **kwargs)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self._rollout_inputs = args[0] if args else kwargs["inputs"]
         rewards: torch.Tensor = super()._calculate_rewards(*args, **kwargs)
         self._scored_rewards = rewards if self.model.training else None
         return rewards
@@ -123,13 +130,25 @@ class RolloutMixin(HeadMixin, RefillMixin):
             mean_logprobs = gather(torch.where(mask, logprobs, 0).sum(dim=1) / mask.sum(dim=1))  # NaN without tokens
         groups, correct = torch.arange(len(rewards), device=rewards.device) // self.num_generations, rewards > 0
         lengths = gather(mask.sum(dim=1))
-        rollout = Rollout(rewards, groups, correct, gather(batch["advantages"]), mean_logprobs, lengths)
+        redrawn = torch.zeros_like(correct) if self._redrawn is None else self._redrawn
+        first = rewards if self._first_rewards is None else self._first_rewards
+        own = gather(batch["advantages"])
+        rollout = Rollout(
+            *(rewards, groups, correct, own, mean_logprobs, lengths),
+            redrawn=redrawn,
+            first_rewards=first,
+            **self._recurring(batch, reward_methods(methods)),
+        )
         per_completion, totals = run_reward_methods(reward_methods(methods), rollout)
+        for method in reward_methods(methods):
+            if Need.MEMORY in method.needs():
+                self._method_states.memories[method.name] = method.remember(rollout)
         if totals:
             self._action_log.add(totals)
             self._show_advantages(per_completion)
         advantages = per_completion[rows]
-        if token_methods := rollout_methods(methods):
+        token_methods, of_groups = _by_groups(rollout_methods(methods))
+        if token_methods:
             tokens = Tokens(
                 advantages[:, None].expand_as(mask),
                 mask,
@@ -140,12 +159,84 @@ class RolloutMixin(HeadMixin, RefillMixin):
                 tempered_logprobs=self._tempered_logprobs(batch, token_methods),
                 ids=batch["completion_ids"],
                 groups=groups[rows],
+                labels=self._labels(token_methods, rows),
                 correct=correct[rows],
                 **self._moment()._asdict(),
             ).only(needs(token_methods))
             (advantages,), totals = run_on_whole_update(token_methods, [tokens], [rows], self.accelerator)
             self._action_log.add(totals)
+        if of_groups:
+            advantages = self._group_advantages(batch, of_groups, advantages, groups[rows], correct[rows])
         return advantages
+
+    def _group_advantages(
+        self,
+        batch: dict[str, Any],
+        methods: Sequence[TokenMethod],
+        advantages: torch.Tensor,
+        groups: torch.Tensor,
+        correct: torch.Tensor,
+    ) -> torch.Tensor:
+        """Returns the advantages `(B, T)` after methods of hidden states, which exist for one group at a time."""
+        mask = token_mask(batch)
+        shaped = (advantages[:, None] if advantages.dim() == 1 else advantages).expand_as(mask).clone()
+        sums: dict[str, torch.Tensor] = {}
+        for start in range(0, len(mask), self.num_generations):
+            rows = slice(start, start + self.num_generations)
+            tokens = Tokens(
+                shaped[rows],
+                mask[rows],
+                hidden=self._hidden_states({name: batch[name][rows] for name in _TEXT}),
+                groups=groups[rows],
+                correct=correct[rows],
+                **self._moment()._asdict(),
+            ).only(needs(methods))
+            shaped[rows], totals = run_token_methods(methods, tokens)
+            sums = {name: total + sums.get(name, 0) for name, total in totals.items()}
+        self._action_log.add({name: self._sum_over_processes(total) for name, total in sums.items()})
+        return shaped
+
+    def _hidden_states(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Computes what the head gets at the completions' tokens, `(B, T, d)` bfloat16, 0 at padding."""
+        ids, mask = _whole(batch)
+        counted = batch["completion_mask"] != 0
+        rows, columns = counted.nonzero().unbind(1)
+        inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+        try:
+            with self.accelerator.autocast():
+                states = last_hidden_states(self.model, inputs, rows, columns - counted.shape[1] - 1)
+        except HeadError as error:
+            names = quoted([m for m in self.args.methods if Need.HIDDEN in m.needs()])
+            raise InputError(f"The methods {names} need hidden states, and this model: {error}.") from error
+        kept = states.new_zeros(*counted.shape, states.shape[1])
+        kept[counted] = states
+        return kept
+
+    def _recurring(self, batch: dict[str, Any], methods: Sequence[Method]) -> dict[str, Any]:
+        """Returns what methods that remember answers ask for, of all processes' completions."""
+        asking: list[Any] = [method for method in methods if Need.MEMORY in method.needs()]
+        if not asking:
+            return {}
+        rows, gather = self.args.per_device_train_batch_size, self.accelerator.gather
+        try:
+            logits = answer_logits(self.model, batch, self.processing_class, asking[0].marker, rows)
+        except HeadError as error:
+            raise InputError(
+                f"The method '{asking[0].name}' reads the logits of layers, and this model: {error}."
+            ) from error
+        return {
+            "answer_logits": gather(logits),
+            "prompt_keys": gather(prompt_keys(batch)),
+            "memory": self._method_states.memories.get(asking[0].name, {}),
+        }
+
+    def _labels(self, methods: Sequence[TokenMethod], rows: torch.Tensor) -> torch.Tensor | None:
+        """Returns the labels of this process's completions, by the column that one of the methods asks for, if any."""
+        asking = [method for method in methods if Need.LABELS in method.needs()]
+        if not asking:
+            return None
+        values = [row[column_of(asking[0], row)] for row in self._rollout_inputs]
+        return torch.tensor([asking[0].label(value) for value in values], device=rows.device)
 
     def _tempered_logprobs(self, batch: dict[str, Any], methods: Sequence[Method]) -> torch.Tensor | None:
         """Scores the rollout at the other temperature that one of the methods asks for, if any."""
@@ -210,6 +301,23 @@ class RolloutMixin(HeadMixin, RefillMixin):
     def _sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
         total: torch.Tensor = self.accelerator.reduce(tensor, reduction="sum")
         return total
+
+
+def column_of(method: Method, columns: Iterable[str]) -> str:
+    """Returns the column of the data set that a method asks for; refuses a data set without it."""
+    name: str = method.column  # type: ignore[attr-defined]
+    if name not in columns:
+        raise InputError(
+            f"The method '{method.name}' reads the column '{name}' of the data set, which has {', '.join(columns)}: "
+            f"name one of them, as in {method.name}:column={next(iter(columns))}."
+        )
+    return name
+
+
+def _by_groups(methods: Sequence[TokenMethod]) -> tuple[list[TokenMethod], list[TokenMethod]]:
+    """Separates the methods that are given whole rollouts from those that are given one group at a time."""
+    groups = [method for method in methods if Need.HIDDEN in method.needs()]
+    return [method for method in methods if method not in groups], groups
 
 
 def _whole(batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,11 +16,11 @@ from forkwise.engines.trl.config import EntropyShapedGRPOConfig, check_rollout, 
 from forkwise.engines.trl.guard import GuardedBatch, check_rollout_acted
 from forkwise.engines.trl.methods_of_config import shaping
 from forkwise.engines.trl.release import TRL, not_shaped
-from forkwise.engines.trl.rollout import RolloutMixin
+from forkwise.engines.trl.rollout import RolloutMixin, column_of
 from forkwise.engines.trl.update import POSITIONS, UpdateAdvantages, local_tokens, token_mask
 from forkwise.engines.whole_update import gather_update
 from forkwise.errors import InputError
-from forkwise.methods import Method, Scope, Tokens
+from forkwise.methods import Method, Need, Scope, Tokens
 from forkwise.methods.chain import run_entropy_terms, run_token_methods
 
 
@@ -75,8 +75,42 @@ class EntropyShapingMixin(RolloutMixin):
         """Trains as the trainer does; a dataset of which it would not train a single step is refused."""
         if isinstance(self.train_dataset, Sized):
             check_rollout(self.args, len(self.train_dataset))
+        self._check_labels()
+        self._check_recurring()
         with shaping():
             return super().train(*args, **kwargs)
+
+    def _check_recurring(self) -> None:
+        """Refuses a run in which no prompt comes twice, for methods that remember prompts."""
+        asking = [method for method in self.args.methods if Need.PROMPT_KEYS in method.needs()]
+        if not asking or not isinstance(self.train_dataset, Sized):
+            return
+        args = self.args
+        updates = args.steps_per_generation * args.num_iterations / args.gradient_accumulation_steps
+        prompts = args.generation_batch_size // args.num_generations
+        drawn = (
+            args.max_steps / updates * prompts
+            if args.max_steps > 0
+            else args.num_train_epochs * len(self.train_dataset)
+        )
+        if drawn <= len(self.train_dataset):
+            raise InputError(
+                f"The method '{asking[0].name}' acts on prompts that come again, and in this run each of the "
+                f"{len(self.train_dataset)} comes once at most: train longer, or on fewer."
+            )
+
+    def _check_labels(self) -> None:
+        """Refuses a data set without the column that a method asks for, or of whose values it makes no difference."""
+        known = getattr(self.train_dataset, "column_names", None) or []
+        for method in self.args.methods if known else ():
+            if Need.LABELS not in method.needs():
+                continue
+            column = column_of(method, known)
+            if len({method.label(value) for value in self.train_dataset.unique(column)}) < 2:
+                raise InputError(
+                    f"To the method '{method.name}' the column '{column}' says the same of all problems, so that it "
+                    f"could not act: look at its options ({method})."
+                )
 
     # -------------------------------------------------------------------------------------------------------- updates
 

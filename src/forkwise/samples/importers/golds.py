@@ -41,7 +41,7 @@ def is_undecided(record: Record, columns: Mapping[str, str]) -> bool:
 
 @dataclass
 class Evidence:
-    """Over the file: samples whose completion says what the column says, or something else, by their verdict."""
+    """Counts samples whose completion says what the column says, or something else, by their verdict."""
 
     listed: bool = False
     """Whether a record has a list of answers, one for each of its samples."""

@@ -123,13 +123,13 @@ def read(groupings: Mapping[str, Grouping], *, answers: bool) -> dict[str, _Read
 def column_of(
     readings: Mapping[str, _Reading], groupings: Mapping[str, Grouping], names: Sequence[str] = (*_NAMED, *_UNNAMED)
 ) -> str | None:
-    """The column that tells problems apart; of several, the finest."""
+    """Returns the column that tells problems apart; of several, the finest."""
     of_problems = [name for name in names if name in readings and readings[name].of_problems]
     return max(of_problems, key=lambda name: len(groupings[name].groups()), default=None)
 
 
 def _reading(grouping: Grouping, *, answers: bool, names: bool) -> _Reading:
-    """Of a column, by its values alone; `names`: whether columns with a name tell problems apart."""
+    """Reads from a column's values what it stands for; `names`: whether columns with a name tell problems apart."""
     groups = grouping.groups()
     prompt_of: dict[int, int] = {}
     if any(prompt_of.setdefault(group.value, group.prompt) != group.prompt for group in groups):

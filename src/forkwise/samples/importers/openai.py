@@ -133,7 +133,7 @@ def without_echo(
 
 
 def _lists_hold_the_prompt(lists: Sequence[Record], before: int | None, after: int | None) -> bool:
-    """By the number of tokens, or by a first one without a log-prob, which had nothing before it."""
+    """Returns whether lists of log-probs begin with the prompt: too many tokens, or a first one without a log-prob."""
     unknown = all(lp["token_logprobs"][:1] == [None] for lp in lists)
     if before is None or after is None:
         return unknown and any(len(lp["tokens"]) > 1 for lp in lists)
@@ -146,7 +146,7 @@ def _lists_hold_the_prompt(lists: Sequence[Record], before: int | None, after: i
 def _texts_hold_the_prompt(
     choices: Sequence[Record], before: int | None, after: int | None, prompt: str | None, source: Source
 ) -> bool:
-    """By beginning with it and being too long for their tokens, at the prompt's characters per token."""
+    """Returns whether texts begin with the prompt and are too long for their tokens, at its characters per token."""
     if not prompt or not all(isinstance(c.get("text"), str) and c["text"].startswith(prompt) for c in choices):
         return False
     if before is None or after is None:

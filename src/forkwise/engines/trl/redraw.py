@@ -1,0 +1,96 @@
+"""Prompts of a rollout that are drawn again on TRL, at another temperature, for methods that replace completions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from forkwise.engines.trl.refill import Group, RefillMixin, check_draws
+from forkwise.methods.redraw import RedrawMethod
+
+
+class RedrawMixin(RefillMixin):
+    """Draws again what a method wants drawn again, and replaces what it wants replaced, before TRL goes on."""
+
+    _method_states: Any
+    _first_rewards: torch.Tensor | None = None  # (N,) of the completions drawn first, all processes
+    _redrawn: torch.Tensor | None = None  # (N,) bool
+
+    def _draw_beforehand(self, inputs: list[dict[str, Any]]) -> list[Group] | None:
+        self._first_rewards = self._redrawn = None
+        asking = [method for method in self.args.methods if isinstance(method, RedrawMethod)]
+        states = self._method_states.states
+        if not asking or not asking[0].draws_again(states):
+            return super()._draw_beforehand(inputs)
+        method: RedrawMethod = asking[0].at(self._progress(), states)  # type: ignore[attr-defined]
+        check_draws(self, inputs, f"The method '{method.name}'")
+        size = self.args.num_generations
+        first, _ = self._draw(inputs)
+        factor = method.temperature_factor(states)
+        again_inputs = inputs[: max(1, int(method.share * len(first))) * size]
+        with self._drawing_at(factor):
+            again, _ = self._draw(again_inputs)
+        ours, others = _joined(first), _joined(again)
+        groups = torch.arange(len(again_inputs), device=others.rewards.device) // size
+        chosen = method.chosen(self._totals(others.rewards), groups, states)[: len(inputs)].tolist()
+        redrawn = torch.arange(len(inputs), device=ours.rewards.device) < len(chosen)
+        gather = self.accelerator.gather
+        self._first_rewards, self._redrawn = gather(self._totals(ours.rewards)), gather(redrawn.to(torch.uint8)).bool()
+        metrics = self._metrics["train"]  # type: ignore[attr-defined]
+        metrics["redraw/temperature"].append(self.temperature * factor)  # type: ignore[attr-defined]
+        metrics["redraw/replaced"].append(float(self._redrawn.float().mean()))
+        return [_with_places_of(ours, others, chosen)]
+
+    def _totals(self, rewards: torch.Tensor) -> torch.Tensor:
+        total: torch.Tensor = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)  # type: ignore[attr-defined]
+        return total
+
+    @contextmanager
+    def _drawing_at(self, factor: float) -> Iterator[None]:
+        """Multiplies the temperature of TRL's generation; that of its scores stays."""
+        settings = self.generation_config  # type: ignore[attr-defined]
+        usual = settings.temperature
+        settings.temperature = usual * factor
+        try:
+            yield
+        finally:
+            settings.temperature = usual
+
+
+def _joined(groups: Sequence[Group]) -> Group:
+    """Puts the completions of several groups into one."""
+    columns = {name for group in groups for name in group.extra}
+    return Group(
+        [row for group in groups for row in group.inputs],
+        [
+            None if parts[0] is None else [value for part in parts for value in part]
+            for parts in zip(*(group.generated for group in groups), strict=True)
+        ],
+        torch.cat([group.rewards for group in groups]),
+        {name: [v for g in groups for v in g.extra.get(name, [None] * len(g.inputs))] for name in columns},
+        live=any(group.live for group in groups),
+    )
+
+
+def _with_places_of(group: Group, others: Group, chosen: Sequence[int]) -> Group:
+    """Returns the group with the chosen ones of the others in place of its first completions."""
+    count = len(chosen)
+
+    def replaced(own: Sequence[Any], theirs: Sequence[Any]) -> list[Any]:
+        return [*(theirs[place] for place in chosen), *own[count:]]
+
+    none = [None] * len(others.inputs)
+    return dataclasses.replace(
+        group,
+        inputs=replaced(group.inputs, others.inputs),
+        generated=[
+            None if own is None or theirs is None else replaced(own, theirs)
+            for own, theirs in zip(group.generated, others.generated, strict=True)
+        ],
+        rewards=torch.cat([others.rewards[chosen], group.rewards[count:]]),
+        extra={name: replaced(own, others.extra.get(name, none)) for name, own in group.extra.items()},
+    )

@@ -1,0 +1,188 @@
+"""What methods see of a token's worth, in words: the conclusion of a bank, tables and notes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from forkwise.credit.results import Agreement, BankCredit, Credit, GradientCredit, MethodCredit
+from forkwise.explore.findings import Estimate
+from forkwise.report.formats import count, estimate, interval, number, p_value, share
+from forkwise.report.table import Block, filled
+from forkwise.terminal import counted
+
+_FEW = 10  # problems, below which intervals over problems fall short of their level
+_SHOWN = 3  # methods that a conclusion names
+
+
+def conclusion(bank: BankCredit) -> str:
+    """Says which methods agree with true advantages better than GRPO, and how many less well."""
+    grpo, *others = bank.methods
+    judged = [m for m in others if m.sized.band.low is not None and m.sized.band.high is not None]
+    better = [m for m in judged if m.sized.band.low is not None and m.sized.band.low > 0]
+    worse = [m for m in judged if m.sized.band.high is not None and m.sized.band.high < 0]
+    named = ", ".join(f"{m.method} {number(m.sized.minus_grpo.value, sign='+')}" for m in better[:_SHOWN])
+    more = f" and {len(better) - _SHOWN} more" if len(better) > _SHOWN else ""
+    best = f"{counted(len(better), 'method')} of {len(judged)} better ({named}{more})" if better else "no method better"
+    return (
+        f"{bank.name}: GRPO's advantages correlate {estimate(grpo.sized.r)} with true ones, tokens counted by the size "
+        f"of their score; by a band over all methods {best}, {len(worse)} less well."
+    )
+
+
+def conclusions(credit: Credit) -> list[str]:
+    """Says what follows for each bank, and for each table in gradients."""
+    return [*map(conclusion, credit.banks), *map(gradient_conclusion, credit.gradients)]
+
+
+def gradient_conclusion(one: GradientCredit) -> str:
+    """Says how many completions the best methods need for what GRPO has."""
+    grpo, *others = one.methods
+    better = [m for m in others if m.band.low is not None and m.band.low > 0]
+    worse = [m for m in others if m.band.high is not None and m.band.high < 0]
+    named = ", ".join(f"{m.method} {_needed(m.needed)}" for m in better[:_SHOWN])
+    more = f" and {len(better) - _SHOWN} more" if len(better) > _SHOWN else ""
+    best = f"nearer by a band over all methods are {len(better)} ({named}{more})" if better else "no method is nearer"
+    return (
+        f"{one.name}, in gradients: with {one.of} completions GRPO's update has the cosine {estimate(grpo.cosine)} "
+        f"with the true gradient; {best}, less near {len(worse)}."
+    )
+
+
+def _needed(value: Estimate) -> str:
+    if value.value is None:
+        return ""
+    return f"needs {interval(value.value, value.low, value.high, 0)} completions for it"
+
+
+def tables(credit: Credit) -> list[Block]:
+    """Makes every table, bank by bank."""
+    of_banks = [block for bank in credit.banks for block in (*methods(bank), *worth(bank), *by_stratum(bank))]
+    return [*of_banks, *(block for one in credit.gradients for block in (*gradients(one), *weights(one)))]
+
+
+def gradients(one: GradientCredit) -> list[Block]:
+    """Sets the methods' updates side by side, each with its placebo."""
+    header = ["method", f"cosine with {one.of}", "minus GRPO", "adjusted p", "its placebo minus GRPO"]
+    header += ["minus its placebo", "direction", "signal to noise of 1,000", f"completions for GRPO's with {one.of}"]
+    rows = [
+        [
+            m.method,
+            "no contrast" if m.cosine.value is None else estimate(m.cosine),
+            estimate(m.minus_grpo, 3, "+"),
+            p_value(m.adjusted_p),
+            estimate(m.placebo_minus_grpo, 3, "+"),
+            estimate(m.minus_placebo, 3, "+"),
+            estimate(m.direction, 2),
+            estimate(_times(m.signal, 1000), 2),
+            "more than any" if m.needed.value is None else interval(m.needed.value, m.needed.low, m.needed.high, 0),
+        ]
+        for m in one.methods
+    ]
+    return [*filled(f"{one.name}: updates beside the true gradient (output layer)", header, rows)]
+
+
+def _times(value: Estimate, factor: float) -> Estimate:
+    return Estimate(*(None if x is None else factor * x for x in (value.value, value.low, value.high)))
+
+
+def weights(one: GradientCredit) -> list[Block]:
+    """Says which weight by entropy is best for credit."""
+    rows = [
+        [f"from {b.low:g}", share(b.share), estimate(b.rising, 2), number(b.free, 2)] for b in one.bins if b.share > 0
+    ]
+    header = ["H (nats)", "% of GRPO's squared update", "best rising g", "best g of any form"]
+    return [*filled(f"{one.name}: the best weight g(H) of GRPO's advantage, {one.of} completions", header, rows)]
+
+
+def methods(bank: BankCredit) -> list[Block]:
+    """Sets the methods side by side, each with its placebo."""
+    header = ["method", "r", "minus GRPO", "adjusted p", "its placebo minus GRPO", "minus its placebo"]
+    header += ["r, tokens alike", "minus GRPO, tokens alike", "slope"]
+    rows = [
+        [
+            m.method + (f" (mean of {m.draws} draws)" if m.draws > 1 else ""),
+            *_agreement(m.sized),
+            *_agreement(m.alike)[:2],
+            estimate(m.slope, 4, "+"),
+        ]
+        for m in bank.methods
+    ]
+    return [*filled(f"{bank.name}: correlation with the true advantage, by the size of a token's score", header, rows)]
+
+
+def _agreement(a: Agreement) -> list[str]:
+    return [
+        "no contrast" if a.r.value is None else estimate(a.r),
+        estimate(a.minus_grpo, 3, "+"),
+        p_value(a.adjusted_p),
+        estimate(a.placebo_minus_grpo, 3, "+"),
+        estimate(a.minus_placebo, 3, "+"),
+    ]
+
+
+def worth(bank: BankCredit) -> list[Block]:
+    """Says what tokens were truly worth, by entropy and by the sign of GRPO's advantage."""
+    rows = [
+        [
+            s.name,
+            count(s.states),
+            share(s.of_tokens),
+            "too few" if s.mean.value is None else estimate(s.mean, 4, "+"),
+            number(s.spread, 4),
+            estimate(s.factor, 4, "+"),
+        ]
+        for s in bank.strata
+    ]
+    header = ["tokens", "states", "% of tokens", "mean true advantage", "spread", "g: nearest g A"]
+    return [*filled(f"{bank.name}: what tokens were worth", header, rows)]
+
+
+def by_stratum(bank: BankCredit) -> list[Block]:
+    """Sets the methods side by side on parts of the tokens, where they differ from GRPO."""
+    names = [s.name for s in bank.methods[0].strata]
+    rows = [[m.method, *_cells(m, names, is_grpo=m is bank.methods[0])] for m in bank.methods]
+    caption = f"{bank.name}: r minus GRPO's (of GRPO r itself) on parts of the tokens"
+    return [*filled(caption, ["method", *names], rows, folded=True)]
+
+
+def _cells(method: MethodCredit, names: Sequence[str], *, is_grpo: bool) -> list[str]:
+    of = {s.name: s.r if is_grpo else s.minus_grpo for s in method.strata}
+    return [estimate(of[name], 3, "" if is_grpo else "+") for name in names]
+
+
+def notes(credit: Credit) -> Iterator[str]:
+    """Says what a reader must know of the numbers."""
+    for bank in credit.banks:
+        yield (
+            f"{bank.name}: {counted(bank.states, 'state')} of {counted(bank.tokens, 'token')} in "
+            f"{counted(bank.completions, 'completion')} of {counted(bank.problems, 'problem')} ({bank.with_contrast} "
+            f"groups with right and wrong ones, {bank.cut} completions cut off, which count as they were judged); "
+            f"{share(bank.signal, 0)} % of the variance of the true advantages' estimates is no error "
+            f"({share(bank.signal_sized, 0)} % by size of score), and correlations are corrected for the rest."
+        )
+        if bank.problems < _FEW:
+            yield f"With {bank.problems} problems the intervals may be too narrow; ask for {_FEW} or more."
+    for one in credit.gradients:
+        yield (
+            f"{one.name}, in gradients: {counted(one.completions, 'completion')} of {counted(one.problems, 'problem')} "
+            f"in {counted(one.groups, 'group')} of {one.group_size} ({one.with_contrast} with right and wrong ones). "
+            "The true gradient is what RLOO's update is in the mean; inner products are of different problems, so that "
+            "noise has no part in them. Gradients are of the output layer alone."
+        )
+    if not credit.banks:
+        yield "Advantages are those of a run's first update; a placebo gets entropies and log-probs of other tokens."
+        return
+    yield (
+        "Advantages are those of a run's first update. 'By the size of a token's score' weighs a token by the squared "
+        "length of the gradient of its log-probability in the logits: a token of no entropy cannot change."
+    )
+    yield (
+        "A placebo is the same method, given the entropies and log-probs of other tokens of the update. Adjusted p and "
+        "conclusions hold for all methods of a bank at once; intervals hold one by one."
+    )
+    if credit.not_scored:
+        by_reason: dict[str, list[str]] = {}
+        for left in credit.not_scored:
+            by_reason.setdefault(left.reason, []).append(left.name)
+        said = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
+        yield f"Not scored: {said}."

@@ -1,0 +1,117 @@
+"""From a model: a bank of what `forkwise forks` left, and updates of the groups of a samples table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from tiny_decoders import save_decoder
+from typer.testing import CliRunner
+
+from forkwise.cli import app
+from forkwise.credit.bank import read_bank
+from forkwise.credit.command import run_credit
+from forkwise.credit.options import CreditOptions
+from forkwise.credit.packing import make_bank
+from forkwise.errors import InputError
+from forkwise.forks import results as forks_results
+from forkwise.forks.command import run_forks
+from forkwise.forks.continuing import read_continued
+from forkwise.forks.options import ForksOptions
+from forkwise.report.credit import conclusions, notes, tables
+from forkwise.samples import read_samples
+from forkwise.sampling.options import JudgeOptions
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("credit") / "base"
+    given = ["--model", "embedded", "--task", "countdown:3", "--problems", "12", "--n", "8", "--max-tokens", "64"]
+    done = CliRunner().invoke(app, ["sample", *given, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    return out
+
+
+@pytest.fixture(scope="module")
+def forked(table: Path) -> Path:
+    out = table.with_name("forked")
+    small = {"states": 36, "continuations": 8, "level": 0.3, "permutations": 100}
+    run_forks(table, ForksOptions(model="embedded", out=out, **small), JudgeOptions(), lambda cost: None)
+    return out
+
+
+def test_a_bank_of_a_folder_has_its_states_and_their_groups(table: Path, forked: Path, tmp_path: Path) -> None:
+    bank, found = make_bank(forked), forks_results.read(forked)
+    groups = bank.groups
+    rows = {(r["problem_id"], r["sample_id"]): r for r in read_samples(table).to_pylist()}
+    ends = np.cumsum(groups.length_S)
+    for s, (q, sample) in enumerate(zip(groups.problem_S, groups.sample_S, strict=True)):
+        row = rows[groups.problems[q], int(sample)]
+        of = slice(int(ends[s] - groups.length_S[s]), int(ends[s]))
+        assert groups.ids_N[of].tolist() == row["token_ids"]
+        assert groups.entropy_N[of] == pytest.approx(np.array(row["entropies"]), abs=1e-3)
+        assert groups.logprob_N[of] == pytest.approx(np.array(row["logprobs"]), abs=1e-3)
+        assert bool(groups.correct_S[s]) == row["correct"]
+    assert len(found.states) == bank.at_K.size == 36
+    by_token = {(s.problem_id, s.sample_id, s.position): s for s in found.states}
+    completion_N = np.repeat(np.arange(groups.length_S.size), groups.length_S)
+    for k, at in enumerate(bank.at_K):
+        s = int(completion_N[at])
+        place = int(at - (ends[s] - groups.length_S[s]))
+        state = by_token[groups.problems[groups.problem_S[s]], int(groups.sample_S[s]), place]
+        assert groups.ids_N[at] == state.forced[0].token_id
+        assert bank.advantage_K[k] == pytest.approx(state.forced[0].advantage)
+        assert bank.chance_K[k] == pytest.approx(state.chance)
+    # The halves' mean is the whole where both halves of every first token are equally many.
+    whole = [c.first for c in read_continued(forked, 36)]
+    even = [all(n % 2 == 0 for n in f.sizes) and (len(f.sizes) - f.forced) % 2 == 0 for f in whole]
+    assert sum(even) >= 5
+    assert bank.half_K2.mean(axis=1)[even] == pytest.approx(bank.advantage_K[even], abs=1e-6)
+
+
+def test_a_packed_bank_is_the_folder(forked: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed.parquet"
+    done = CliRunner().invoke(app, ["credit", str(forked), "--only", "--pack", str(packed)])
+    assert packed.exists(), done.output
+    folder, file = make_bank(forked), read_bank(packed)
+    assert file.about == json.loads(json.dumps(folder.about))
+    for name in ("at_K", "chance_K", "advantage_K", "error_K", "half_K2"):
+        assert np.array_equal(getattr(file, name), getattr(folder, name))
+    for name in ("entropy_N", "logprob_N", "sum_p2_N", "sum_p2_log_N", "ids_N"):
+        assert np.array_equal(getattr(file.groups, name), getattr(folder.groups, name))
+    assert file.about["model"] == "embedded"
+
+
+def test_updates_of_a_table(table: Path, tmp_path: Path) -> None:
+    options = CreditOptions(
+        groups=[table], model=["embedded"], group_size=4, only=True, method=["rloo", "entropy_weight"], out=tmp_path
+    )
+    (found,) = run_credit([], options).gradients
+    assert (found.problems, found.groups, found.completions, found.group_size) == (12, 24, 96, 4)
+    assert [m.method for m in found.methods][:1] == ["grpo"]
+    rloo = next(m for m in found.methods if m.method == "rloo")
+    assert rloo.direction.value == pytest.approx(1)  # it is the true gradient
+    assert found.methods[0].needed.value == pytest.approx(256)
+    assert sum(b.share for b in found.bins) == pytest.approx(1)
+    assert found.bins[0].share < 0.1  # tokens without entropy change nothing
+    credit = run_credit([], options)
+    assert "cosine" in conclusions(credit)[0]
+    assert len(tables(credit)) == 2
+    assert any("24 groups of 4" in note for note in notes(credit))
+
+
+def test_another_model_is_refused(table: Path, tmp_path: Path) -> None:
+    other = save_decoder(tmp_path / "other")
+    with pytest.raises(InputError, match=r"did not draw the samples in .* differ from its own by \d"):
+        run_credit([], CreditOptions(groups=[table], model=[str(other)], group_size=4, only=True))
+
+
+def test_groups_larger_than_what_was_drawn_are_refused(table: Path) -> None:
+    with pytest.raises(InputError, match="No problem in .* has 16 samples"):
+        run_credit([], CreditOptions(groups=[table], model=["embedded"], only=True))
