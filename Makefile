@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: quickstart test test-verl test-slow test-oldest-transformers lint bench docs docs-check wheel clean
+.PHONY: quickstart test test-verl test-verl-slow test-slow test-oldest-transformers lint bench docs docs-check wheel clean
 .DEFAULT_GOAL := quickstart
 
 $(BIN)/pip:
@@ -62,6 +62,13 @@ $(VENV)/.ray: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev $(VENV)/.ray test-oldest-transformers
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+ifeq ($(shell $(PYTHON) -c 'import sys; print((3, 11) <= sys.version_info < (3, 13))'),True)
+test-slow: test-verl-slow
+endif
+
+test-verl-slow: $(VENV)/verl
+	PYTHONPATH=$(CURDIR)/$(VENV)/verl $(BIN)/python -m pytest -n 0 -m slow $(wildcard tests/engines/test_verl_*.py) $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check src tests benchmarks examples docs/*.py

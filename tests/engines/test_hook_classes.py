@@ -87,6 +87,19 @@ class TestRoll:
             lambda: blind.loss_func(nothing, None),
         )
 
+    def test_counts_what_rolls_loss_counts(self, worker: Any) -> None:
+        """psi of the first row by hand: 0.08 and 0.4 of |A| 1. The second is a response that ROLL leaves out."""
+        ours = worker(True)
+        ours.pipeline_config = constants(0.4)
+        entropy = torch.tensor([[0.2, 1.0], [2.0, 2.0]])
+        ours.strategy = SimpleNamespace(
+            op_compute_entropy=lambda logits, attention_mask: entropy, op_compute_log_probs=lambda logits: logits
+        )
+        batch = {"advantages": torch.tensor([[1.0, 1.0], [1.0, 1.0]]), "response_mask": torch.ones(2, 3)}
+        batch["final_response_mask"] = torch.tensor([[1, 1], [0, 0]])
+        _, metrics = ours.loss_func(SimpleNamespace(batch=batch), torch.full((2, 2), -0.8))
+        assert totals_of(metrics).tolist() == pytest.approx([2, 0, 0.48, 0, 0.48, 0])
+
     def test_refuses_packed_rows_and_no_alpha(self, worker: Any) -> None:
         packed = worker(True)
         packed.pipeline_config = constants(0.4)

@@ -14,7 +14,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from engine_interfaces import check_logged, constants, totals_of
+from engine_interfaces import check_logged, constants, modules, totals_of
 
 from forkwise.engines.hooks.slime import shape_rollout, shaped_policy_loss
 from forkwise.errors import InputError
@@ -107,6 +107,27 @@ def current(batch: Batch, alpha: float, kappa: float, monkeypatch: pytest.Monkey
 
 class TestTheLoss:
     def test_holds_the_contract(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        check_adapter(
+            engine=lambda batch: outcome(small(batch), policy_loss_function),
+            adapter=lambda batch, alpha, kappa: current(batch, 5 * alpha, kappa, monkeypatch),
+            bypassed=None,
+        )
+
+    def test_holds_the_contract_in_miles(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """radixark/miles 31f1ca961: two modules, and a dictionary in the place of a pair."""
+
+        def scored(*args: Any, **options: Any) -> Any:
+            return get_log_probs_and_entropy(*args, **options)[1]
+
+        monkeypatch.delitem(sys.modules, "slime")
+        at = "miles__backends__training_utils__loss_hub__"
+        modules(
+            monkeypatch,
+            **{
+                f"{at}losses": {"policy_loss_function": policy_loss_function},
+                f"{at}logit_processors": {"get_log_probs_and_entropy": scored},
+            },
+        )
         check_adapter(
             engine=lambda batch: outcome(small(batch), policy_loss_function),
             adapter=lambda batch, alpha, kappa: current(batch, 5 * alpha, kappa, monkeypatch),

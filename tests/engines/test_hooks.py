@@ -227,3 +227,21 @@ class TestWeightsInATrainer:
             pytest.skip("this TRL has no entropy bonus")
         with pytest.raises(InputError, match=message):
             make(Weighted, tmp_path, **options).shape(alpha=0.4)
+
+
+def test_surprisal_in_tinkers_own_data() -> None:
+    """tinker's `Datum` and `TensorData`, where it is installed (`pip install --no-deps --target FOLDER tinker`)."""
+    tinker = pytest.importorskip("tinker", reason="tinker is not installed")
+    tensor = tinker.types.TensorData.from_torch
+    inputs = {
+        "target_tokens": tensor(torch.tensor([2, 3, 4])),
+        "advantages": tensor(torch.tensor([0.0, 1.0, -2.0])),
+        "logprobs": tensor(torch.tensor([-3.0, -0.5, -9.0])),
+        "mask": tensor(torch.tensor([0.0, 1.0, 1.0])),
+    }
+    datum = tinker.types.Datum(model_input=tinker.types.ModelInput.from_ints([1, 2, 3]), loss_fn_inputs=inputs)
+    (made,) = add_surprisal([datum], alpha=0.4, kappa=2.0)
+    assert type(made) is type(datum)
+    # 0.4 * 0.5 below the cap of 0.5, and the cap |-2| / 2 below 0.4 * 9
+    assert made.loss_fn_inputs["advantages"].to_torch().tolist() == pytest.approx([0.0, 1.2, -1.0])
+    assert datum.loss_fn_inputs["advantages"].to_torch().tolist() == [0.0, 1.0, -2.0]

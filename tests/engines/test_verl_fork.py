@@ -33,7 +33,7 @@ def test_of_the_policy_under_update() -> None:
     assert torch.allclose(scope["advantages"], torch.tensor(WANT))
     assert not scope["advantages"].requires_grad
     assert torch.equal(before, torch.tensor(A))  # a second epoch starts from the same
-    with pytest.raises(RuntimeError, match="not shaped: set actor.calculate_entropy=True"):
+    with pytest.raises(RuntimeError, match="not shaped: no entropies. Set calculate_entropy = True"):
         exec(lines("current"), {**scope, "entropy": None})
 
 

@@ -16,8 +16,6 @@ import pytest
 
 pytest.importorskip("verl", reason="verl is not installed; 'make test' runs these in an environment that has it")
 
-import verl
-
 from forkwise.embedded import EMBEDDED_MODEL
 
 pytestmark = pytest.mark.slow
@@ -118,7 +116,7 @@ def train(where: Path, script: str, *overrides: str, **settings: str) -> Path:
     done = subprocess.run(
         ["bash", str(ROOT / "examples" / script), *SMALL, *overrides],
         cwd=where,
-        env=environment(where, **files, **settings),
+        env=environment(where, **{**files, **settings}),
         capture_output=True,
         text=True,
         check=False,
@@ -167,7 +165,33 @@ def test_a_pair_is_trained_and_compared(place: Path) -> None:
     for name, model in (("shaped", str(merged)), ("base", str(place / "tiny"))):
         forkwise(place, "sample", "--model", model, *problems, "--out", name)
     assert "base" in forkwise(place, "compare", "base=base", "shaped=shaped", "--k", "1,4")
-    assert Path(verl.__file__).exists()
+    # The page's comparison of the two runs, by their own validation, its report of all runs, and its way of sampling.
+    for name, run in (("plain", plain), ("of_shaped", shaped)):
+        forkwise(place, "import", str(run / "validation" / f"{STEPS}.jsonl"), "--out", name)
+    compared = forkwise(place, "compare", "plain=plain", "shaped=of_shaped", "--k", "1,4")
+    assert "plain" in compared
+    assert "shaped" in compared
+    forkwise(place, "report", str(plain), str(shaped), "--out", "page.html")
+    page = (place / "page.html").read_text()
+    assert plain.name in page
+    assert shaped.name in page
+    chat = ["--chat", "--max-tokens", "40"]  # the page's --preset paper is of tasks that must be downloaded
+    forkwise(place, "sample", "--model", str(merged), *problems, *chat, "--out", "in_chat")
+    assert "merged has Pass@1" in forkwise(place, "passk", "in_chat", "--k", "1,4")
+
+
+def test_the_old_policys_entropy_shapes_a_whole_run(place: Path) -> None:
+    """On a file whose rows are there twice, of which `verl-data` keeps one, as of the page's DAPO-Math."""
+    import pandas
+
+    rows = pandas.read_parquet(place / "train.parquet")
+    pandas.concat([rows, rows]).to_parquet(place / "twice.parquet")
+    assert "64" in forkwise(place, "verl-data", "twice.parquet", "--out", "once.parquet")
+    assert len(pandas.read_parquet(place / "once.parquet")) == 64
+    run = train(place, "verl_grpo.sh", ENTROPY="old", TRAIN="once.parquet")
+    assert run.name == "grpo-alpha0.4-old-tiny-seed0"
+    logged = [json.loads(line)["data"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert all(0 < row["shaping/psi_over_adv"] <= 0.5 for row in logged[1:])
 
 
 def test_methods_act_in_a_whole_run(place: Path) -> None:

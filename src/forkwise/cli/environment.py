@@ -76,7 +76,8 @@ def _group(extra: str, use: str, requirements: list[Requirement]) -> Iterator[Re
     if missing:
         state = "not installed" if len(missing) == len(requirements) else f"{', '.join(missing)} missing"
         purpose = f", for {use}" if use else ""
-        yield Remark(topic, f'{state}{purpose}: pip install "{package}"', warning=not extra)
+        remedy = "docs/verl.md begins with verl's own installation" if extra == "verl" else f'pip install "{package}"'
+        yield Remark(topic, f"{state}{purpose}: {remedy}", warning=not extra)
     for requirement in requirements:
         release = present.get(requirement.name)
         if release is not None and not requirement.specifier.contains(release, prereleases=True):

@@ -47,9 +47,9 @@ class EntropyShapedLoss(_Worker):
                 f"ROLL gives advantages {tuple(before.shape)} and entropies {tuple(entropy.shape)}: shaping needs one "
                 "of each per token, so train without sequence packing."
             )
-        shaped, stats = shape_and_measure(
-            before, entropy, alpha=alpha, kappa=kappa, mask=data.batch["response_mask"][:, 1:]
-        )
+        mask = data.batch.get("final_response_mask", None)  # what ROLL's loss counts, where it is not all responses
+        mask = data.batch["response_mask"][:, 1:] if mask is None else mask
+        shaped, stats = shape_and_measure(before, entropy, alpha=alpha, kappa=kappa, mask=mask)
         data.batch["advantages"] = shaped
         try:
             loss, metrics = super().loss_func(data, output_tensor)

@@ -1,6 +1,7 @@
-"""slime and vime: the entropy-shaped advantage by their own arguments.
+"""slime, vime and miles: the entropy-shaped advantage by their own arguments.
 
-With the entropy of the policy that the rollout's log-probs are recomputed with ("old"):
+With the entropy of the policy that the rollout's log-probs are recomputed with ("old"), not in miles, whose argument of
+that name is called without the data:
 
     --use-rollout-entropy --rollout-data-postprocess-path forkwise.engines.hooks.slime.shape_rollout
 
@@ -29,8 +30,14 @@ from forkwise.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-PACKAGES = ("slime", "vime")
 _LOSS = "backends.megatron_utils.loss"
+_MILES = "backends.training_utils.loss_hub"
+MODULES = {
+    "slime": (f"slime.{_LOSS}", f"slime.{_LOSS}"),
+    "vime": (f"vime.{_LOSS}", f"vime.{_LOSS}"),
+    "miles": (f"miles.{_MILES}.losses", f"miles.{_MILES}.logit_processors"),
+}
+"""For each engine, the modules with its policy loss and with its log-probs and entropies."""
 
 
 def shape_rollout(args: Any, rollout_id: int | None = None, rollout_data: dict[str, Any] | None = None) -> None:
@@ -42,7 +49,8 @@ def shape_rollout(args: Any, rollout_id: int | None = None, rollout_data: dict[s
     if rollout_data is None:
         raise InputError(
             "This engine calls --rollout-data-postprocess-path without the rollout's data (miles and early slime do), "
-            "so it cannot shape advantages: use slime 0.3 or vime, or leave the argument out."
+            "so it cannot shape advantages there: use --loss-type custom_loss --custom-loss-function-path "
+            "forkwise.engines.hooks.slime.shaped_policy_loss instead."
         )
     if "advantages" not in rollout_data:
         if rollout_data.get("log_probs"):
@@ -72,19 +80,19 @@ def shaped_policy_loss(
 
     Entropies are computed once more, without gradient. The micro-batch stays as it is.
     """
-    engine = _engine()
+    losses, scores = _engine()
     alpha, kappa = constants(args)
     if alpha == 0:
-        loss: tuple[Tensor, dict[str, Tensor]] = engine.policy_loss_function(args, batch, logits, sum_of_sample_mean)
+        loss: tuple[Tensor, dict[str, Tensor]] = losses.policy_loss_function(args, batch, logits, sum_of_sample_mean)
         return loss
     names = ("unconcat_tokens", "total_lengths", "response_lengths")
     with torch.no_grad():
-        computed = engine.get_log_probs_and_entropy(
+        computed = scores.get_log_probs_and_entropy(
             logits, args=args, **{name: batch[name] for name in names}, with_entropy=True, **_lengths(batch)
         )
     entropy = (computed[1] if isinstance(computed, tuple) else computed)["entropy"]
     advantages, stats = _shaped(batch["advantages"], entropy, batch["loss_masks"], alpha, kappa)
-    value, metrics = engine.policy_loss_function(args, {**batch, "advantages": advantages}, logits, sum_of_sample_mean)
+    value, metrics = losses.policy_loss_function(args, {**batch, "advantages": advantages}, logits, sum_of_sample_mean)
     return value, metrics | {name: torch.tensor(total, device=logits.device) for name, total in named(stats).items()}
 
 
@@ -114,13 +122,13 @@ def _lengths(batch: dict[str, Any]) -> dict[str, Any]:
     return {} if batch.get("max_seq_lens") is None else {"max_seq_lens": batch["max_seq_lens"]}
 
 
-def _engine() -> Any:
-    """Returns the module with the loss of the engine that runs in this process.
+def _engine() -> tuple[Any, Any]:
+    """Returns the modules with the loss and the scores of the engine that runs in this process.
 
     Raises:
         InputError: none does.
     """
-    for package in PACKAGES:
+    for package, (losses, scores) in MODULES.items():
         if package in sys.modules:
-            return importlib.import_module(f"{package}.{_LOSS}")
-    raise InputError(f"None of {', '.join(PACKAGES)} is loaded here: this is a function for their arguments.")
+            return importlib.import_module(losses), importlib.import_module(scores)
+    raise InputError(f"None of {', '.join(MODULES)} is loaded here: this is a function for their arguments.")
