@@ -213,12 +213,14 @@ def test_ppo_runs_sharded(tmp_path: Path, kind: str, lora: dict[str, Any]) -> No
         (["--cpu", "--num_processes", "2"], 2),
         (["--cpu", "--num-processes=3"], 3),
         (["--cpu", "--num_processes", "1"], 0),
+        (["--cpu", "--config_file", "launch.yaml"], 4),
     ],
 )
 def test_one_process_where_several_were_asked_for_is_noticed(tmp_path: Path, launcher: list[str], asked: int) -> None:
+    (tmp_path / "launch.yaml").write_text("{distributed_type: MULTI_CPU, num_processes: 4, use_cpu: true}")
     script = tmp_path / "script.py"
     script.write_text(
-        "from forkwise.training.launched import more_asked_than_started as said\nprint(said(1))\nprint(said(2))\n"
+        "from forkwise.engines.trl.launched import more_asked_than_started as said\nprint(said(1))\nprint(said(2))\n"
     )
     command = [str(Path(sys.executable).with_name("accelerate")), "launch", "--num_machines", "1", *launcher]
     done = subprocess.run(

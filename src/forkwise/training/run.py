@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import platform
-import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -44,7 +43,6 @@ from forkwise.training.folder import (
     writing,
 )
 from forkwise.training.health import HealthLimits, HealthWarnings
-from forkwise.training.launched import more_asked_than_started
 from forkwise.training.lines import StepLines
 from forkwise.training.models import check_prompts, check_tokens, resolve_model, try_model
 from forkwise.training.rewards import load_reward, training_dataset
@@ -188,8 +186,6 @@ def train(
     _check_sizes(run, config)
     limits = HealthLimits(run.health_window, run.health_min_entropy, run.health_max_length, run.health_max_truncated)
     state = PartialState()
-    if alone := more_asked_than_started(state.num_processes):
-        warnings.warn(alone, stacklevel=2)
     folder = Path(config.output_dir)
     resumed = check_folder(folder, resume=run.resume)
     checkpoint = _checkpoint_to_resume(folder) if resumed else None

@@ -14,6 +14,7 @@ from trl import GRPOConfig, GRPOTrainer
 from forkwise.engines.base import entropy_terms, needs, update_methods
 from forkwise.engines.trl.config import EntropyShapedGRPOConfig, check_rollout, require_config
 from forkwise.engines.trl.guard import GuardedBatch, check_rollout_acted
+from forkwise.engines.trl.launched import more_asked_than_started
 from forkwise.engines.trl.methods_of_config import shaping
 from forkwise.engines.trl.release import TRL, not_shaped
 from forkwise.engines.trl.rollout import RolloutMixin, column_of
@@ -76,6 +77,8 @@ class EntropyShapingMixin(RolloutMixin):
         if isinstance(self.train_dataset, Sized):
             check_rollout(self.args, len(self.train_dataset))
         self._check_labels()
+        if alone := more_asked_than_started(self.accelerator.num_processes):
+            warnings.warn(alone, stacklevel=2)
         self._check_recurring()
         with shaping():
             return super().train(*args, **kwargs)

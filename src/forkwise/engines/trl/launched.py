@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import psutil
+from accelerate.commands.config.config_args import load_config_from_file
 
 _LAUNCHERS = ("accelerate", "accelerate-launch", "accelerate.commands.launch")
-_OPTIONS = ("--num_processes", "--num-processes")
 
 
 def more_asked_than_started(started: int) -> str | None:
@@ -36,12 +36,22 @@ def _command_lines() -> list[list[str]]:
 
 
 def _asked(words: list[str]) -> int:
-    """Returns the number of processes in a command line of `accelerate launch`; 0 in any other."""
+    """Returns the number of processes that a command line of `accelerate launch` asks for; 0 in any other."""
     if not any(Path(word).name in _LAUNCHERS for word in words[:3]):
         return 0
-    for i, word in enumerate(words):
-        name, _, value = word.partition("=")
-        if name in _OPTIONS:
-            value = value or (words[i + 1] if i + 1 < len(words) else "")
-            return int(value) if value.isdecimal() else 0
-    return 0
+    said = _value(words, ("--num_processes", "--num-processes", "-n"))
+    if said is not None:
+        return int(said) if said.isdecimal() else 0
+    try:
+        return int(load_config_from_file(_value(words, ("--config_file", "--config-file"))).num_processes or 0)
+    except Exception:  # there is none, or accelerate has said by itself what is wrong with it
+        return 0
+
+
+def _value(words: list[str], names: tuple[str, ...]) -> str | None:
+    """Returns what a command line gives an option, as its next word or behind an equals sign."""
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name in names:
+            return value if equals else after
+    return None
