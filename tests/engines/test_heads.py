@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -229,6 +230,16 @@ def test_a_word_of_which_the_logit_is_another_one_is_found_out(dtype: torch.dtyp
     model.lm_head = nn.Linear(16, 100, bias=False)
     with pytest.raises(HeadError, match=r"a logit is -?\d.\d* where its product gives"):
         prove_head(model.to(dtype), few())
+
+
+def test_an_infinite_first_word_hides_no_wrong_head() -> None:
+    """As where float16 overflows at the first token, which no completion holds."""
+    model = changed(lambda logits: torch.cat([2 * logits[:, :-1], logits[:, -1:]], dim=1))
+    model.model.norm.register_forward_hook(
+        lambda _module, _inputs, hidden: hidden.index_fill(1, torch.tensor(0), math.inf)
+    )
+    with pytest.raises(HeadError, match=r"a logit is -?\d.\d* where its product gives"):
+        prove_head(model, torch.arange(12)[None] % 11)
 
 
 def test_the_proof_disturbs_nothing() -> None:

@@ -283,10 +283,9 @@ class TestRuns:
         first, second = (log["shaping/psi_over_adv"] for log in trainer.state.log_history[:2])
         assert first > second > 0  # alpha 0.4 in the first update, and 0.25 in the second
 
-    def test_a_head_that_is_not_the_policys_is_refused(
-        self, saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        trainer = make(EntropyShapedAsyncGRPOTrainer, saved, tmp_path)
+    @pytest.mark.parametrize("alpha", [0.4, 0.0])
+    def test_a_head_that_is_not_the_policys_is_refused(self, saved: str, tmp_path: Path, alpha: float) -> None:
+        trainer = make(EntropyShapedAsyncGRPOTrainer, saved, tmp_path, alpha=alpha)
         head = trainer.model.get_output_embeddings()
         head.register_forward_hook(lambda module, args, out: 3 * torch.tanh(out / 3))  # a cap that TRL does not know
         with pytest.raises(InputError, match="would train on wrong numbers"):

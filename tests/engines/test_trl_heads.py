@@ -343,6 +343,19 @@ def test_inputs_beside_text_are_named(
     assert trainer._way(trainer.model, ids, torch.ones_like(ids), 3).scorer == "forkwise"  # proved for text by itself
 
 
+@pytest.mark.parametrize("backend", ["forkwise", "trl"])
+def test_a_weight_of_the_head_that_is_no_number_is_named(tmp_path: Path, backend: str) -> None:
+    model = tiny.policy()
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())  # not tied
+    trainer = trainer_of(model, tmp_path, entropy_backend=backend)
+    batch = tiny.microbatch(4, 1)
+    scored(trainer, batch)
+    with torch.no_grad():
+        model.lm_head.weight[5, 2] = torch.nan
+    with pytest.raises(NotFiniteError, match="Step 1: The log-probs of 17 tokens are NaN"):
+        scored(trainer, batch)
+
+
 def test_a_head_that_trl_casts_is_left_to_trl(tmp_path: Path) -> None:
     trainer = trainer_of(tiny.policy(), tmp_path, cast_lm_head_to_fp32=True)
     with pytest.warns(UserWarning, match=r"TRL's head computes .* forward pass is replaced, as cast_lm_head_to_fp32"):

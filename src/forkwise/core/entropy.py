@@ -29,7 +29,7 @@ Backend = Literal["auto", "torch", "triton", "liger"]
 
 
 class HiddenStatesError(ValueError):
-    """The hidden states of tokens that are to be scored hold NaN or infinity. The message names how many, and one."""
+    """Hidden states of tokens that are to be scored, or their log-probs, are no numbers; the message names how many."""
 
 
 class Extras(NamedTuple):

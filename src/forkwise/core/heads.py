@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from forkwise.core.entropy import logprob_and_entropy, token_entropy
+from forkwise.core.entropy import HiddenStatesError, logprob_and_entropy, token_entropy
 from forkwise.core.nucleus import nucleus_entropy, nucleus_entropy_of_hidden
 
 __all__ = [
@@ -166,6 +166,7 @@ def score_tokens(
         answer.use(lambda scored, output: {"scores": scored, "aux_loss": output.get("aux_loss")})
         result = model(**inputs)
     logprob, entropy, *more = result["scores"]
+    _refuse_nan(logprob)
     return Scores(logprob, entropy, result["aux_loss"], **dict(zip(_more(extras, nucleus), more, strict=True)))
 
 
@@ -217,7 +218,15 @@ def score_by_logits(
     more = [_sum_p2_log(scaled.detach(), entropy.detach())] if extras else []
     if nucleus is not None:
         more.append(nucleus_entropy(scaled, nucleus))
+    _refuse_nan(logprob)
     return Scores(logprob, entropy, output.get("aux_loss"), **dict(zip(_more(extras, nucleus), more, strict=True)))
+
+
+def _refuse_nan(logprob: Tensor) -> None:
+    """Raises where a weight of the head is no number: hidden states are looked at by the operator itself."""
+    missing = int(logprob.detach().isnan().sum())
+    if missing:
+        raise HiddenStatesError(f"The log-probs of {missing} tokens are NaN")
 
 
 def _more(extras: bool, nucleus: float | None) -> list[str]:

@@ -54,9 +54,9 @@ def prove_head(model: Any, ids: Tensor, *, temperature: float = 1.0) -> Head:
         HeadError: it does not, or it cannot be found out; the message goes on after "the head of ... cannot be used:".
     """
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-    length = ids.shape[1] - 1
-    columns = torch.arange(-length - 1, -1, device=ids.device)
-    places = Places(torch.zeros_like(columns), columns, ids[0, 1:])
+    # Only tokens that are scored in use: an infinite hidden state of the first word says nothing of them.
+    columns = torch.arange(-ids.shape[1], -1, device=ids.device)[-_POSITIONS:]
+    places = Places(torch.zeros_like(columns), columns, ids[0, 1:][-_POSITIONS:])
     failures: list[Exception] = []
 
     def attempt(run: Callable[[], _T]) -> _T | None:
@@ -82,7 +82,7 @@ def prove_head(model: Any, ids: Tensor, *, temperature: float = 1.0) -> Head:
     if seen.logits.shape != seen.products.shape:
         raise HeadError(f"it has {seen.products.shape[1]} products and {seen.logits.shape[1]} logits")
     _compare_logits(seen, head)
-    error = _compare_scores(seen, head, places.targets[-len(seen.logits) :], temperature)
+    error = _compare_scores(seen, head, places.targets, temperature)
     # In use the layers behind the head get no logits. No rounding differs; a router may choose other experts.
     apart = max(float((a - b).abs().max()) for a, b in zip(scores[:2], (seen.logprob, seen.entropy), strict=True))
     if not apart <= 1e-3 + 4 * torch.finfo(seen.models.dtype).eps * seen.largest() / temperature:
@@ -126,7 +126,7 @@ class _Seen(NamedTuple):
         norms: root of the sum of squares of the terms of each product, `(P, V)`: its errors grow with it.
         bias: `(V,)`, 0 where the layer has none.
         models: what is known of the products in the model, and `ours` of those in the operator.
-        logprob, entropy: of all tokens, `(L - 1,)`, by our operator.
+        logprob, entropy: of the same tokens, `(P,)`, by our operator.
     """
 
     logits: Tensor
@@ -163,7 +163,7 @@ class _Arithmetic(NamedTuple):
 
 def _look(model: Any, inputs: Mapping[str, Any], places: Places, head: Head, temperature: float) -> _Seen:
     """Runs the model as it is; where its head multiplies, the operator scores, and float64 multiplies too."""
-    shown = places.columns[-_POSITIONS:]
+    shown = places.columns
 
     def watch(layer: nn.Linear, hidden: Tensor) -> tuple[Any, ...]:
         output = nn.Linear.forward(layer, hidden)
@@ -257,7 +257,7 @@ def _compare_scores(seen: _Seen, head: Head, targets: Tensor, temperature: float
     of_entropy = ((torch.special.entr(p) - p * entropy[:, None]).abs() * moved).sum(-1)
     # What float32 makes of logits of this size, and of the sigmoid that stands for a soft cap; and the second order.
     float32 = 2e-5 + 2.0**-20 * (seen.largest() + (head.softcap or 0)) / temperature
-    given = [scores[-len(chosen) :].to(chosen) for scores in (seen.logprob, seen.entropy)]
+    given = [scores.to(chosen) for scores in (seen.logprob, seen.entropy)]
     pairs = ((given[0], chosen, of_chosen), (given[1], entropy, of_entropy))
     apart = [(scored - right).abs() for scored, right, _ in pairs]
     if not all(bool((a <= float32 + 2 * of).all()) for a, (*_, of) in zip(apart, pairs, strict=True)):

@@ -124,7 +124,7 @@ class EntropyShapedAsyncGRPOTrainer(AsyncGRPOTrainer):
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Computes TRL's loss on the advantages that the methods made; its forward pass is run once."""
         methods = self.args.methods
-        if not methods or not self.model.training:
+        if not self.model.training or (not methods and self._head_checked):
             return super().compute_loss(model, inputs, *args, **kwargs)
         progress = self.state.global_step / self.state.max_steps if self.state.max_steps > 0 else 0.0
         methods = tuple(method.at(progress, {}) for method in methods)
@@ -136,6 +136,8 @@ class EntropyShapedAsyncGRPOTrainer(AsyncGRPOTrainer):
         else:
             raise not_shaped("the loss ran no forward pass", methods)
         self._check_head(model, forward)
+        if not methods:
+            return super().compute_loss(model, inputs, *args, **kwargs)
         began = time.time()
         outputs = model(*forward.arguments, **forward.options)
         seconds = time.time() - began

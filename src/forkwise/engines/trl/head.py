@@ -87,16 +87,15 @@ class HeadMixin(_Trainer):
             scored = super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
+            missing = int((scored[0].isnan() & (attention_mask[:, -logits_to_keep:] != 0)).sum())
+            if missing:
+                raise NotFiniteError(f"Step {self.state.global_step + 1}: The log-probs of {missing} tokens are NaN")
         else:
             options = dict(zip(_TEXT, args, strict=False)) | {name: kwargs[name] for name in _TEXT if name in kwargs}
             try:
                 scored = self._score_tokens(model, input_ids, attention_mask, logits_to_keep, way, **options)
             except HiddenStatesError as error:
                 raise NotFiniteError(f"Step {self.state.global_step + 1}: {error}") from error
-        if way.scorer != "forkwise":  # which looks at the hidden states instead, infinite ones too
-            missing = int((scored[0].isnan() & (attention_mask[:, -logits_to_keep:] != 0)).sum())
-            if missing:
-                raise NotFiniteError(f"Step {self.state.global_step + 1}: The log-probs of {missing} tokens are NaN")
         return scored
 
     def _score_tokens(
