@@ -85,7 +85,8 @@ class TestTheCheckOfAConfiguration:
         "overrides", [[], tiny.SHAPED, [HEAD, FUSED], [*KEYS, "trainer.v1.trainer_mode=of_somebody_else"]]
     )
     def test_leaves_the_rest_to_verl(self, overrides: list[str]) -> None:
-        config = tiny.config(*overrides, "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=1")
+        rollout = "actor_rollout_ref.rollout"
+        config = tiny.config(*overrides, f"{rollout}.log_prob_micro_batch_size_per_gpu=1", f"{rollout}.n=2")
         config.algorithm.adv_estimator = "grpo"
         validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=False)
 

@@ -51,6 +51,7 @@ UIDS = ["a", "a", "b"]
 # GRPO: (1 - 0) / sqrt(2) for the first group, and a group of one keeps its score.
 PER_TOKEN = [[a * m for m in mask] for a, mask in zip([0.5**0.5, -(0.5**0.5), 0.3], tiny.MASK, strict=False)]
 GRPO = ["algorithm.adv_estimator=grpo"]
+GROUPS = ["actor_rollout_ref.rollout.n=2", *GRPO]
 ALPHA = 0.1  # the cap binds at some tokens and not at others
 CONSTANTS = [f"++algorithm.entropy_shaping.alpha={ALPHA}", "actor_rollout_ref.actor.optim.lr=0"]
 
@@ -498,12 +499,12 @@ class TestATrainingStep:
             global_steps = 1
 
         with pytest.raises(RuntimeError, match=r"not entropy-shaped: .*no 'entropy'"):
-            Drifted(tiny.on_cpu(folder, *GRPO, *tiny.SHAPED))._compute_advantage(None, {})
+            Drifted(tiny.on_cpu(folder, *GROUPS, *tiny.SHAPED))._compute_advantage(None, {})
 
 
 class TestAStepThatWouldNotBeShaped:
     def test_raises_if_the_advantage_stage_bypassed_us(self, folder: Path) -> None:
-        trainer = Shaped(tiny.on_cpu(folder, *GRPO, *tiny.SHAPED))
+        trainer = Shaped(tiny.on_cpu(folder, *GROUPS, *tiny.SHAPED))
         said = check_skipped_step(lambda: trainer._update_actor(None, {}))
         assert "not entropy-shaped: the advantage stage of this batch bypassed" in said
 
@@ -516,7 +517,7 @@ class TestAStepThatWouldNotBeShaped:
         class Drifted(EntropyShapingMixin, AnotherLoss):
             global_steps = 1
 
-        trainer = Drifted(tiny.on_cpu(folder, *GRPO, *tiny.CURRENT))
+        trainer = Drifted(tiny.on_cpu(folder, *GROUPS, *tiny.CURRENT))
         trainer._made = {}  # the advantage stage did its part
         with pytest.raises(RuntimeError, match="not entropy-shaped: the actor's workers used another loss"):
             trainer._update_actor(SimpleNamespace(extra_info={}), {})
