@@ -263,8 +263,8 @@ class TestHeal:
 
     def test_runs_too_short_for_it(self) -> None:
         with pytest.raises(InputError, match="aligns answers of more than 50 tokens, and max_completion_length is 50"):
-            Heal().check_length(50)
-        Heal().check_length(51)
+            Heal().check_longest(50)
+        Heal().check_longest(51)
 
 
 class TestAepoArbitrary:

@@ -104,9 +104,6 @@ class Method(ABC):
     def check_longest(self, tokens: int) -> None:  # noqa: B027  (most methods have nothing to say)
         """Raises `InputError` where the method could do nothing with completions of at most so many tokens."""
 
-    def check_length(self, longest: int) -> None:  # noqa: B027
-        """Raises `InputError` where the method could do nothing with completions of at most so many tokens."""
-
     def label(self, value: object) -> int:
         """Returns what `Tokens.labels` hold for a value of the data set's column `self.column`."""
         raise NotImplementedError(f"The method '{self.name}' asks for a column and makes no labels of it.")

@@ -47,12 +47,12 @@ class Heal(TokenMethod):
     def __post_init__(self) -> None:
         check_range(self, "shortest", 0, float("inf"))
 
-    def check_length(self, longest: int) -> None:
+    def check_longest(self, tokens: int) -> None:
         """Refuses runs in which no answer is long enough."""
-        if longest <= self.shortest:
+        if tokens <= self.shortest:
             raise InputError(
                 f"The method 'heal' aligns answers of more than {self.shortest} tokens, and max_completion_length is "
-                f"{longest}: make that larger, or shortest smaller."
+                f"{tokens}: make that larger, or shortest smaller."
             )
 
     def label(self, value: object) -> int:

@@ -128,7 +128,6 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
             raise InputError("live_by says which groups are drawn again, and max_draws=1 draws once: set it to 10.")
         for method in self._methods or self.methods:
             method.check_installed()
-            method.check_length(int(self.max_completion_length))
             mine = self.per_device_train_batch_size * self.steps_per_generation
             if Need.HIDDEN in method.needs() and mine % self.num_generations:
                 raise InputError(
