@@ -133,3 +133,15 @@ def test_without_methods_it_is_trls_own(tmp_path: Path) -> None:
 def test_a_critic_needs_a_trainer_that_has_one(tmp_path: Path, cls: type[GRPOTrainer]) -> None:
     with pytest.raises(TypeError, match=EntropyShapedPPOTrainer.__name__):
         train(cls, config(tmp_path, EntropyShapedPPOConfig))
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("overlong", "none is longer than 32 here, so it would do nothing: set overlong:limit=32"),
+        ("heal:column=kind,target=rare,shortest=32", "aligns answers of more than 32 tokens"),
+    ],
+)
+def test_methods_that_no_answer_is_long_enough_for_are_refused(tmp_path: Path, method: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        EntropyShapedGRPOConfig(output_dir=str(tmp_path), method=[method], max_completion_length=32, use_cpu=True)
