@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from forkwise.cli import app
 from forkwise.explore.lexicon import load_reflective
 from forkwise.explore.spans import token_spans
-from forkwise.forks import sentences
+from forkwise.forks import sentence_results, sentences
 from forkwise.forks.branches import FirstTokens
 
 TEXT = ["We", "add", ".", "Wait", ",", "no", ".", "It", "is", "four", "."]
@@ -108,7 +108,7 @@ def test_on_the_embedded_model(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, given)
     assert done.exit_code == 0, done.output
     assert "A reflective sentence as the next one" in done.output
-    measured = sentences.read(tmp_path / "out")
+    measured = sentence_results.read(tmp_path / "out")
     per_sample: dict[tuple[str, int], list[Any]] = {}
     for row in measured.sentences:
         per_sample.setdefault((row.problem_id, row.sample_id), []).append(row)

@@ -32,7 +32,8 @@ def forks(
     """What a token decides: how the chance of a right answer depends on it, by continuing samples with other tokens."""
     with long_command(CONTINUES):
         if options.unit == "sentence":
-            from forkwise.forks.sentences import FILE, run_sentences
+            from forkwise.forks.sentence_results import FILE
+            from forkwise.forks.sentences import run_sentences
             from forkwise.report import forks_sentences
 
             if figure is not None:

@@ -16,10 +16,10 @@ from forkwise.explore.contrast import FloatArray
 from forkwise.explore.tokenisation import prompt_ids
 from forkwise.folders.results import inputs_of
 from forkwise.forks import results
-from forkwise.forks.continuing import Continued, read_continued
 from forkwise.forks.estimators import halved
 from forkwise.forks.frame import load_pool
 from forkwise.forks.options import ForksOptions
+from forkwise.forks.stored import Continued, read_continued
 from forkwise.progress import Meter
 from forkwise.samples import read_samples
 from forkwise.version import __version__

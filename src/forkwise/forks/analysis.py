@@ -13,7 +13,6 @@ import numpy as np
 
 from forkwise.explore.contrast import FEWEST_MARKS, BoolArray, FloatArray, IntArray, cluster_t
 from forkwise.explore.findings import Estimate
-from forkwise.forks.continuing import Continued
 from forkwise.forks.estimators import (
     Budget,
     StateValue,
@@ -22,11 +21,13 @@ from forkwise.forks.estimators import (
     permuted_decided,
     share_of,
     state_value,
+    value_error,
     weighted_mean,
 )
 from forkwise.forks.frame import CLASSES, Frame, Pool
 from forkwise.forks.results import Forced, Part, StateRow, Top
 from forkwise.forks.states import Drawn
+from forkwise.forks.stored import Continued
 from forkwise.progress import watch
 from forkwise.tasks.answers.classes import answer_classes
 
@@ -267,7 +268,7 @@ def rows(estimates: StateEstimates, continued: Sequence[Continued], run: str) ->
     made = []
     for n, (i, state) in enumerate(zip(estimates.drawn.index.tolist(), continued, strict=True)):
         trace = traces[int(table.units.trace_N[i])]
-        first, value = state.first, None
+        first, value, error = state.first, None, None
         worth_G: list[float | None] = [None] * first.forced
         error_G: list[float | None] = [None] * first.forced
         if None not in state.correct:
@@ -275,6 +276,7 @@ def rows(estimates: StateEstimates, continued: Sequence[Continued], run: str) ->
             found_G, variance_G = advantages(first.branches, right_R)
             worth_G, error_G = list(found_G), list(np.sqrt(np.maximum(variance_G, 0.0)))
             value = float(state_value(first.branches, right_R[:, None]).value_C[0])
+            error = value_error(first.branches, right_R)
         columns = zip(first.tokens, state.texts, first.probabilities, worth_G, error_G, strict=False)
         made.append(
             StateRow(
@@ -292,6 +294,7 @@ def rows(estimates: StateEstimates, continued: Sequence[Continued], run: str) ->
                 open=estimates.values[n].open,
                 p=_exceeding(estimates.null_ND[n], estimates.values[n].decided),
                 forced=[Forced(*column) for column in list(columns)[: first.forced]],
+                value_error=error,
             )
         )
     return made

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from forkwise.forks import analysis
-from forkwise.forks.continuing import Continued, count_stored
 from forkwise.forks.cost import Cost, cost_of, refuse_too_small
 from forkwise.forks.frame import Frame
 from forkwise.forks.options import ForksOptions
 from forkwise.forks.prepare import Prepared, continue_all, prepare
-from forkwise.forks.results import Forks, Seen, StateRow, Way, write
+from forkwise.forks.results import Forks, Seen, StateRow, write
 from forkwise.forks.states import Drawn, draw, strata
+from forkwise.forks.stored import Continued, count_stored
+from forkwise.forks.ways import ways_of
 from forkwise.samples.direct import Imported, imported_from, open_table
 from forkwise.sampling.options import JudgeOptions
-from forkwise.terminal import one_line
 from forkwise.version import __version__
 
 _TO_READ = 10
@@ -107,26 +107,5 @@ def _seen(n: int, rows: Sequence[StateRow], continued: Sequence[Continued], fram
     i = int(drawn.index[n])
     trace = frame.traces[int(frame.table.units.trace_N[i])]
     assert trace.tokens is not None
-    state, at = continued[n], trace.tokens.spans[int(frame.table.position_N[i])].start
-    first, start = state.first, 0
-    ends: dict[tuple[int, bool], list[int]] = {}  # a drawn token may be drawn again
-    for g, size in enumerate(first.sizes):
-        ends.setdefault((first.tokens[g], g < first.forced), []).extend(range(start, start + size))
-        start += size
-    text = dict(zip(first.tokens, state.texts, strict=True))
-    probability = dict(zip(first.tokens, first.probabilities, strict=True))
-    ways = []
-    for (token, forced), rows_of in ends.items():
-        correct = [state.correct[r] for r in rows_of]
-        ways.append(
-            Way(
-                token=text[token],
-                probability=probability[token],
-                forced=forced,
-                continuations=len(rows_of),
-                right=None if None in correct else correct.count(True) / len(correct),
-                text=one_line(state.continuations[rows_of[0]], 2 * _BEFORE),
-            )
-        )
-    ways.sort(key=lambda way: -way.probability)
-    return Seen(rows[n], trace.text[max(0, at - _BEFORE) : at], ways)
+    at = trace.tokens.spans[int(frame.table.position_N[i])].start
+    return Seen(rows[n], trace.text[max(0, at - _BEFORE) : at], ways_of(continued[n], 2 * _BEFORE))

@@ -13,15 +13,17 @@ import numpy as np
 
 from forkwise.errors import InputError
 from forkwise.explore.lexicon import Lexicon, ReflectivePatterns, load_lexicon, load_reflective
+from forkwise.explore.sentences import words_of
 from forkwise.explore.teacher import Scorer, load_scorer, write_entropies
 from forkwise.explore.tokenisation import prompt_ids
 from forkwise.folders import only_process
 from forkwise.folders.results import Input, inputs_of
 from forkwise.folders.settings import same_settings
-from forkwise.forks.continuing import FOLDER, Continued, Continuer, State, continue_states, count_stored, refuse_random
+from forkwise.forks.continuing import Continuer
 from forkwise.forks.cost import Cost
 from forkwise.forks.frame import Frame, Pool, load_frame, load_pool
 from forkwise.forks.options import ForksOptions
+from forkwise.forks.stored import FOLDER, Continued, State, continue_states, count_stored, refuse_random
 from forkwise.passk.intervals import check_level
 from forkwise.progress import Meter
 from forkwise.samples import read_samples
@@ -101,7 +103,7 @@ def prepare(table: OpenTable, options: ForksOptions, judging: JudgeOptions) -> P
     prompts = {row["problem_id"]: prompt_ids(scorer.tokenizer, row["prompt"]) for row in pool.rows}
     longest = max(map(len, prompts.values())) + pool.sampling.max_tokens - 1
     check_length(scorer.model, longest, "The longest prompt, with a completion of the limit,")
-    breaks = [word.strip() for word in options.breaks.split(",") if word.strip()]
+    breaks = words_of(options.breaks)
     return Prepared(
         options=options,
         settings=_settings(options, judging),

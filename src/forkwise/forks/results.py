@@ -7,7 +7,7 @@ samples of a problem and all problems alike; intervals are over problems.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,16 @@ class Top:
 
 
 @dataclass(frozen=True)
+class End:
+    """A continuation, and how it ended."""
+
+    text: str
+    """From the first token on."""
+    answer: str | None
+    correct: bool | None
+
+
+@dataclass(frozen=True)
 class Way:
     """One first token of a state, and what came of it."""
 
@@ -78,6 +88,8 @@ class Way:
     """Share of its continuations that are right; None without verdicts."""
     text: str
     """The first of its continuations, from the token on."""
+    ends: list[End] = field(default_factory=list)
+    """One continuation for each way in which they end: the first right one, the first wrong one."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +129,8 @@ class StateRow:
     """p-value of the state deciding nothing, one-sided."""
     forced: list[Forced]
     """What its forced tokens were worth; the first is the sample's own, then come the likeliest."""
+    value_error: float | None = None
+    """Standard error of V."""
 
 
 @dataclass(frozen=True)

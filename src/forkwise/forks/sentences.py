@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -23,98 +22,19 @@ from forkwise.explore.contrast import FloatArray, IntArray, cluster_t
 from forkwise.explore.findings import Estimate
 from forkwise.explore.sentences import split_sentences
 from forkwise.explore.spans import first_token
-from forkwise.folders.results import Input, read_result, write_result
 from forkwise.forks.analysis import outcomes
-from forkwise.forks.continuing import Continued, State, count_stored
 from forkwise.forks.cost import Cost, refuse_too_small
-from forkwise.forks.estimators import Budget, budget, share_of, weighted_mean
+from forkwise.forks.estimators import binomial_error, budget, share_of, weighted_mean
 from forkwise.forks.options import ForksOptions
 from forkwise.forks.prepare import Prepared, continue_all, prepare
+from forkwise.forks.sentence_results import Effect, Kind, SentenceRow, Sentences, write
+from forkwise.forks.stored import Continued, State, count_stored
 from forkwise.samples.direct import Imported, imported_from, open_table
 from forkwise.sampling.options import JudgeOptions
 from forkwise.terminal import one_line
 from forkwise.version import __version__
 
-SCHEMA = 1
-"""Version of `sentences.json`. It grows when a field changes its meaning or goes; new optional fields do not count."""
-
-FILE = "sentences.json"
 _LONGEST = 300  # characters of a sentence that are kept
-
-
-@dataclass(frozen=True)
-class SentenceRow:
-    """A sentence of a sample that was looked at."""
-
-    problem_id: str
-    sample_id: int
-    place: int
-    """Sentences before it."""
-    text: str
-    reflective: bool
-    before: float | None
-    """V: chance of a right answer before the sentence; None without verdicts."""
-    after: float | None
-    """The same behind it; of the last sentence, whether the sample is right."""
-    decided: float
-    """Square of the change, without bias; may be negative."""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Sentences of one kind."""
-
-    name: str
-    sentences: int
-    decided: Estimate
-    """Mean of the squared change."""
-    change: Estimate
-    """Mean of the change of the chance of a right answer."""
-    share: Estimate
-    """Share of all that is decided; none where the budget does not add up."""
-
-
-@dataclass(frozen=True)
-class Effect:
-    """What a reflective sentence causes: the chance of a right answer with it as the next minus with another."""
-
-    difference: Estimate
-    p: float | None
-    states: int
-    """States whose continuations begin with both."""
-    reflective: int
-    """Their continuations that begin with a reflective sentence."""
-    others: int
-
-
-@dataclass(frozen=True)
-class Sentences:
-    """Everything that `sentences.json` holds."""
-
-    samples: str
-    model: str
-    outcome: str
-    inputs: list[Input]
-    settings: dict[str, Any]
-    reflective: str
-    problems: int
-    of_problems: int
-    traces: int
-    """Samples that were looked at."""
-    cost: Cost
-    budget: Budget
-    kinds: list[Kind]
-    effect: Effect
-    sentences: list[SentenceRow]
-    imported: Imported | None = None
-    schema: int = SCHEMA
-    forkwise: str = ""
-
-
-def read(path: Path) -> Sentences:
-    """Reads the sentences in a file, or in a folder's `sentences.json`."""
-    path = path / FILE if path.is_dir() else path
-    return read_result(path, Sentences, schema=SCHEMA, command="forkwise forks --unit sentence")
 
 
 @dataclass(frozen=True)
@@ -166,10 +86,11 @@ def _sentences(table: str, imported: Imported | None, ready: Prepared, announce:
         kinds=_kinds(rows, weight_S, problem_S, decided_Q, found_budget.agrees, options.level),
         effect=_effect(ready, states, continued),
         sentences=rows,
+        run=pool.rows[0]["run"],
         imported=imported,
         forkwise=__version__,
     )
-    write_result(options.out / FILE, result)
+    write(options.out, result)
     return result
 
 
@@ -245,6 +166,7 @@ def _rows(ready: Prepared, profile: _Profile, continued: Sequence[Continued]) ->
     squares = ((np.diff(share_KC, axis=0) ** 2).sum(axis=1) - error_K[:-1] - error_K[1:]).tolist()
     right = [None if None in c.correct else c.correct.count(True) / len(c.correct) for c in continued]
     right.append(None if trace.correct is None else float(trace.correct))
+    errors = [None if v is None else binomial_error(v, len(c.correct)) for v, c in zip(right, continued, strict=False)]
     assert trace.tokens is not None
     ends = [*(trace.tokens.spans[at].start for at in profile.starts[1:]), len(trace.text)]
     begins = [0, *ends[:-1]]
@@ -261,6 +183,8 @@ def _rows(ready: Prepared, profile: _Profile, continued: Sequence[Continued]) ->
                 before=right[k],
                 after=right[k + 1],
                 decided=decided,
+                position=profile.starts[k],
+                before_error=errors[k],
             )
         )
     return rows

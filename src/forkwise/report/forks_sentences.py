@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from forkwise.forks.sentences import SentenceRow, Sentences
+from forkwise.forks.sentence_results import SentenceRow, Sentences
 from forkwise.report.forks import budget_sentence, does_not_add_up
 from forkwise.report.formats import count, estimate, number, p_value, percent
 from forkwise.report.importing import imported_note

@@ -44,6 +44,9 @@ class Traces:
     highest: float
     """99.5 % quantile of the numbers that colour tokens, entropies or else -log p, nats; 0 without any."""
 
+    measured: bool
+    """Whether any was continued from its tokens."""
+
     @property
     def problems(self) -> int:
         """Returns how many problems have traces."""
@@ -187,7 +190,18 @@ class _Words:
         pieces, alternatives = [self.place(piece) for piece in trace["t"]], trace["a"]
         if alternatives is not None:
             alternatives = [[x for text, p in best for x in (self.place(text), p)] for best in alternatives]
-        return {**trace, **places, "t": pieces, "a": alternatives}
+        return {**trace, **places, "t": pieces, "a": alternatives, "f": [self._state(state) for state in trace["f"]]}
+
+    def _state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        ways = [
+            {
+                **way,
+                "t": self.place(way["t"]),
+                "ends": [(self.place(t), a and self.place(a), c) for t, a, c in way["ends"]],
+            }
+            for way in state["ways"]
+        ]
+        return {**state, "ways": ways}
 
 
 _COLUMNS_OF_INDEX = (
@@ -204,6 +218,7 @@ class _Packer:
         self.finishes: list[str] = []
         self.index: dict[str, list[Any]] = {name: [] for name in _COLUMNS_OF_INDEX}
         self.chunks: list[str] = []
+        self.measured = False
         self.used = 0
         """Number of bytes in the closed chunks."""
         self._several = {a for a, arm in enumerate(shelf.arms) if len(arm.runs) > 1}
@@ -218,6 +233,7 @@ class _Packer:
         if self._size + pieces > _CHUNK:
             self.close()
         self._colours.append(rendered.coloured)
+        self.measured |= bool(trace["f"])
         if rendered.finish is not None and rendered.finish not in self.finishes:
             self.finishes.append(rendered.finish)
         in_words = not trace["tokens"] and sample.n_tokens is None
@@ -286,4 +302,5 @@ def _pack(
         tuple(packer.problems),
         len({sample.key[1] for sample in samples}),
         packer.highest(),
+        packer.measured,
     )

@@ -9,7 +9,7 @@ const Viewer = (() => {
     const $ = (id) => document.getElementById(id);
     const { rows, problems, starts, arms, top, shaping } = data;
     const count = rows.problem.length, panes = [Pane.create(""), Pane.create("-2")], card = $("token");
-    const state = { problem: 0, pane: panes[0], colour: "h", sought: "", found: [], asked: 0, strip: null, linked: false };
+    const state = { problem: 0, pane: panes[0], colour: "h", sought: "", found: [], asked: 0, strip: null, profile: null, linked: false };
     const shown = () => ($("both").checked ? panes : panes.slice(0, 1));
     const threshold = (pane) => data.thresholds[rows.arm[pane.row]];
 
@@ -107,8 +107,10 @@ const Viewer = (() => {
     }
 
     function strip(by) {
-      if (state.strip) { state.strip.remove(); state.strip = null; }
+      for (const chart of [state.strip, state.profile]) chart?.remove();
+      state.strip = null;
       const host = $("chart-trace"), pane = state.pane;
+      state.profile = Forked.profile($("chart-chance"), pane, data.colours[rows.arm[pane.row]] ?? 0, rows.correct[pane.row]);
       host.replaceChildren();
       host.hidden = !by?.having.includes(pane) || pane.trace.t.length < 2;
       if (host.hidden) return;
@@ -122,6 +124,11 @@ const Viewer = (() => {
     $("chart-trace").addEventListener("click", () => {
       const at = state.strip?.chart.cursor.idx;
       if (at != null) choose(at);
+    });
+
+    $("chart-chance").addEventListener("click", () => {
+      const { chart } = state.profile ?? {};
+      if (chart?.cursor.idx != null) choose(chart.data[0][chart.cursor.idx]);
     });
 
     // ----------------------------------------------------------------------------------------------------------- token
@@ -155,6 +162,8 @@ const Viewer = (() => {
     function say() {
       const pane = state.pane, { token: i, trace } = pane;
       card.classList.toggle("empty", i < 0 || !trace);
+      const fork = i < 0 ? null : Forked.at(trace, i);
+      Forked.compare($("ways"), pane, fork);
       if (i < 0 || !trace) {
         card.replaceChildren(make("p", { class: "hint" }, "Click a token, or press → in the trace."));
         return;
@@ -168,7 +177,7 @@ const Viewer = (() => {
       const inside = (spans) => spans.some(([from, to]) => from <= i && i < to);
       const marks = [["p", "pivotal"], ["r", "in a reflective sentence"], ["q", "in a rare sentence"]].filter(([key]) => inside(trace[key])).map(([, name]) => name);
       if (marks.length) add("marks", marks.join(", "));
-      const parts = [make("h3", {}, JSON.stringify(text).slice(1, -1) || "(empty)"), list, ...shapingOf(pane, h)];
+      const parts = [make("h3", {}, JSON.stringify(text).slice(1, -1) || "(empty)"), list, ...(fork ? Forked.card(pane, fork) : []), ...shapingOf(pane, h)];
       if (trace.a?.[i]?.length) parts.push(alternatives(pane, trace.a[i]));
       else if (h != null) parts.push(make("p", { class: "hint" }, "No alternatives are stored with this sample."));
       card.replaceChildren(...parts);
@@ -233,6 +242,11 @@ const Viewer = (() => {
       const pane = state.pane, measure = entropyOf(pane), limit = threshold(pane) ?? top / 2;
       if (!measure) return;
       for (let i = pane.token + by; i >= 0 && i < pane.elements.length; i += by) if (measure.of(pane, i) > limit) return choose(i);
+    };
+    const toState = (by) => {
+      const places = (state.pane.trace?.f ?? []).map((fork) => fork.at).sort((a, b) => by * (a - b));
+      const next = places.find((at) => by * (at - state.pane.token) > 0);
+      if (next != null) choose(next);
     };
     const sideBySide = () => {
       const both = $("both").checked, all = armsOf(state.problem);
@@ -324,7 +338,7 @@ const Viewer = (() => {
         if (at >= 0) choose(at === pane.token ? -1 : at);
       });
     }
-    for (const [key, name] of [["p", "pivotal"], ["r", "reflective sentence"], ["q", "rare sentence"]]) {
+    for (const [key, name] of [["p", "pivotal"], ["r", "reflective sentence"], ["q", "rare sentence"], ...(data.measured ? [["f", "continued from here (forks)"]] : [])]) {
       const box = make("input", { type: "checkbox" });
       box.checked = true;
       box.addEventListener("change", () => panes.forEach((pane) => pane.text.classList.toggle(`no-${key}`, !box.checked)));
@@ -340,7 +354,7 @@ const Viewer = (() => {
     const KEYS = {
       ArrowRight: () => choose(state.pane.token + 1), ArrowLeft: () => state.pane.token > 0 && choose(state.pane.token - 1),
       Home: () => choose(0), End: () => choose(state.pane.elements.length - 1),
-      ".": () => toFork(1), ",": () => state.pane.token > 0 && toFork(-1),
+      s: () => toState(1), S: () => toState(-1), ".": () => toFork(1), ",": () => state.pane.token > 0 && toFork(-1),
       j: () => step(state.pane, 1), k: () => step(state.pane, -1), p: () => toProblem(state.problem + 1), P: () => toProblem(state.problem - 1),
       a: () => { const all = armsOf(state.problem); toArm(state.pane, all[(all.indexOf(state.pane.arm) + 1) % all.length]); },
       b: () => { $("both").checked = !$("both").checked; sideBySide(); },
