@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,7 +39,7 @@ def forks(
 
             if figure is not None:
                 raise InputError("--figure is of tokens: leave it out with --unit sentence.")
-            sentences = run_sentences(table, options, judging, _announce)
+            sentences = run_sentences(table, options, judging, partial(_announce, within=True))
             told = (forks_sentences.conclusion(sentences), forks_sentences.tables(sentences))
             _print(*told, forks_sentences.notes(sentences), options.out / FILE, brief)
             return
@@ -61,10 +62,10 @@ def forks(
         )
 
 
-def _announce(cost: Cost) -> None:
+def _announce(cost: Cost, *, within: bool = False) -> None:
     from forkwise.report.forks import cost_line
 
-    echo(cost_line(cost), error=True)
+    echo(cost_line(cost, within=within), error=True)
 
 
 def _print(conclusion: str, tables: Iterable[Block], notes: Iterable[str], written: Path, brief: bool) -> None:

@@ -17,7 +17,7 @@ from forkwise.explore.tokens import TokenTable, token_table
 from forkwise.explore.traces import Trace, load_traces
 from forkwise.forks.estimators import variance_of_outcome
 from forkwise.forks.options import ForksOptions
-from forkwise.forks.states import halves
+from forkwise.forks.states import halves, parts
 from forkwise.samples import read_samples
 from forkwise.sampling.recipe import Sampling
 from forkwise.tasks.answers.classes import answer_classes
@@ -176,6 +176,13 @@ class Frame:
     """What each token is, as an index into `CLASSES`."""
     per_trace_N: FloatArray
     """One over the number of used samples of the token's problem."""
+
+    @property
+    def part_N(self) -> IntArray:
+        """Which part of its stratum each token is in, by its place in the sample and the sample's verdict."""
+        trace_N = self.table.units.trace_N
+        verdicts = [self.traces[t].correct for t in trace_N]
+        return parts(self.table.position_N, np.bincount(trace_N)[trace_N], verdicts)
 
     @property
     def marked_N(self) -> BoolArray:

@@ -22,6 +22,8 @@ class ForksOptions:
     unit: Annotated[Unit, "What decides: tokens, or sentences."] = "token"
     states: Annotated[int, "Places in the table to continue from.", {"min": 1}] = 400
     continuations: Annotated[int, "Continuations of each, at least 8.", {"min": FEWEST, "max": 100_000}] = 16
+    further: Annotated[int, "Of tokens: further ones, of the fourth in doubt; 0: none.", {"min": 0}] = 0
+    bisect: Annotated[int, "Of sentences: states that look for the token that changed the chance.", {"min": 0}] = 0
     outcome: Annotated[Outcome, "What is decided: whether it is right, or which answer."] = "correct"
     seed: Annotated[int, "Same seed, same states and continuations.", {"min": 0}] = 0
     temperature: Annotated[float | None, "At which the table was drawn, if it does not say."] = None

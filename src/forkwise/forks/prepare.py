@@ -22,7 +22,7 @@ from forkwise.folders.settings import same_settings
 from forkwise.forks.continuing import Continuer
 from forkwise.forks.cost import Cost
 from forkwise.forks.frame import Frame, Pool, load_frame, load_pool
-from forkwise.forks.options import ForksOptions
+from forkwise.forks.options import FEWEST, ForksOptions
 from forkwise.forks.stored import FOLDER, Continued, State, continue_states, count_stored, refuse_random
 from forkwise.passk.intervals import check_level
 from forkwise.progress import Meter
@@ -34,7 +34,7 @@ from forkwise.sampling.verify import Judge, find_judge
 from forkwise.tasks import Problem
 
 _SETTINGS = "continuations.json"
-_OF_ANALYSIS = ("level", "permutations", "token_budget", "workers", "timeout", "memory_mb")
+_OF_ANALYSIS = ("level", "permutations", "further", "bisect", "token_budget", "workers", "timeout", "memory_mb")
 """Settings that may differ in a folder that is continued; the others decide what is drawn."""
 _ELSEWHERE = 0.05  # nats: so far apart, on the average, log-probs are of another model
 
@@ -149,25 +149,41 @@ def continue_all(
         stored, continuer = count_stored(ready.folder, len(states)), None
         if stored < len(states):
             with Meter(what="timing one state") as meter:
-                continuer = _continuer(ready, meter.say)
+                continuer = _continuer(ready, meter.say, options.continuations)
                 # One from the middle; its continuations are drawn again later.
                 middle = sorted(states[stored:], key=lambda state: len(state.prefix))[(len(states) - stored) // 2]
                 start = time.monotonic()
                 continuer.draw(middle)
-                cost = replace(cost, seconds=(time.monotonic() - start) * (len(states) - stored))
+                later = cost.again * cost.further / options.continuations
+                cost = replace(cost, seconds=(time.monotonic() - start) * (len(states) - stored + later))
         announce(cost)
         with Meter(len(states), stored, what="continuing", unit="states") as meter:
             return continue_states(ready.folder, states, continuer, meter), cost
 
 
-def _continuer(ready: Prepared, say: Callable[[str], None]) -> Continuer:
-    options = ready.options
+def continue_later(ready: Prepared, states: Sequence[State], stage: str, continuations: int) -> list[Continued]:
+    """Continues the states of a later stage, which what the first one showed has chosen.
+
+    Args:
+        stage: names its folder, and its seeds, which are not those of the first stage.
+    """
+    folder = ready.folder / stage
+    named = [replace(state, name=f"{state.name}/{stage}") for state in states]
+    stored, continuer = count_stored(folder, len(named)), None
+    meter = Meter(len(named), stored, what=f"continuing, {stage}", unit="states")
+    with only_process(ready.options.out), meter:
+        if stored < len(named):
+            continuer = _continuer(ready, meter.say, continuations)
+        return continue_states(folder, named, continuer, meter)
+
+
+def _continuer(ready: Prepared, say: Callable[[str], None], continuations: int) -> Continuer:
     return Continuer(
         ready.scorer.model,
         ready.scorer.tokenizer,
         ready.pool.sampling,
-        options.continuations,
-        options.seed,
+        continuations,
+        ready.options.seed,
         ready.judge,
         say,
     )
@@ -180,6 +196,14 @@ def _check(options: ForksOptions) -> None:
             "--server: forks are not measured through servers yet, which hardly any continue from tokens; give the "
             "model to transformers with --model, and leave --server out."
         )
+    if options.further and options.unit == "sentence":
+        raise InputError("--further is of tokens: leave it out with --unit sentence.")
+    if 0 < options.further < FEWEST:
+        raise InputError(f"--further is {options.further}: a state needs {FEWEST} continuations or more.")
+    if options.bisect and options.unit == "token":
+        raise InputError("--bisect looks for tokens within sentences: give --unit sentence with it.")
+    if options.bisect and options.outcome == "answer":
+        raise InputError("--bisect follows the chance of a right answer: leave it out with --outcome answer.")
     if not 0 < options.quantile < 1:
         raise InputError(f"--quantile is {options.quantile}: it must be between 0 and 1.")
 

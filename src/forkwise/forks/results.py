@@ -15,6 +15,7 @@ from forkwise.explore.findings import Estimate
 from forkwise.folders.results import Input, read_result, write_result
 from forkwise.forks.cost import Cost
 from forkwise.forks.estimators import Budget
+from forkwise.forks.states import Stratum
 from forkwise.samples.direct import Imported
 
 SCHEMA = 1
@@ -131,6 +132,8 @@ class StateRow:
     """What its forced tokens were worth; the first is the sample's own, then come the likeliest."""
     value_error: float | None = None
     """Standard error of V."""
+    again: float | None = None
+    """The chance with which the state was chosen to be continued again; None where it was not."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,8 @@ class Forks:
     hidden_forks: list[Seen]
     """States not of high entropy that decide most."""
     states: list[StateRow]
+    strata: list[Stratum] = field(default_factory=list)
+    """The design by which states were drawn."""
     imported: Imported | None = None
     schema: int = SCHEMA
     forkwise: str = ""

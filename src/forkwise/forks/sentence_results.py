@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,36 @@ class Kind:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A token within a sentence that changes the chance of a right answer; both chances are measured again."""
+
+    problem_id: str
+    sample_id: int
+    place: int
+    """Sentences before its own."""
+    position: int
+    """Tokens of the sample before it."""
+    token: str
+    text: str
+    """What stands before it in its sentence."""
+    before: float
+    before_error: float
+    after: float
+    after_error: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place within a sentence that was continued from while looking for such a token."""
+
+    problem_id: str
+    sample_id: int
+    position: int
+    value: float
+    error: float
+
+
+@dataclass(frozen=True)
 class Effect:
     """What a reflective sentence causes: the chance of a right answer with it as the next minus with another."""
 
@@ -87,6 +117,10 @@ class Sentences:
     effect: Effect
     sentences: list[SentenceRow]
     run: str = ""
+    bisected: int = 0
+    """Sentences that were halved."""
+    steps: list[Step] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
     imported: Imported | None = None
     schema: int = SCHEMA
     forkwise: str = ""

@@ -60,6 +60,9 @@ def measured(
             if row.position is not None and row.before is not None:
                 sample = samples.setdefault((sentences.run, row.problem_id, row.sample_id), Measured())
                 sample.values.append(Value(row.position, row.before, row.before_error or 0.0))
+        for point in sentences.points:
+            sample = samples.setdefault((sentences.run, point.problem_id, point.sample_id), Measured())
+            sample.values.append(Value(point.position, point.value, point.error))
     for sample in samples.values():
         # Where both units looked at a place, the one with the smaller error counts.
         best: dict[int, Value] = {}

@@ -149,9 +149,9 @@ def _traces_note(content: Content) -> str:
     which = "all" if t.problems == t.all_problems else f"{t.problems} of {t.all_problems}"
     return (
         f"{t.shown:,} of {t.available:,} samples on {which} problems (--trace-mb sets how many): of each arm right and "
-        "wrong ones in turn, those with token data first, so their mix is not the arm's. ψ = min(α·H, |A|/κ), with the "
-        "arm's own α and κ, is the bonus of a token with the advantage A of its sample in the group of all samples of "
-        "its run and problem."
+        "wrong ones in turn, those that were continued and those with token data first, so their mix is not the arm's. "
+        "ψ = min(α·H, |A|/κ), with the arm's own α and κ, is the bonus of a token with the advantage A of its sample "
+        "in the group of all samples of its run and problem."
     )
 
 

@@ -154,8 +154,8 @@ def _imported(path: Path, imported: ExitStack | None) -> ReportSource:
     _refuse_receipts(path)
     refusal = (
         f"'{path}' holds nothing to report on: a report takes a folder with {METRICS} or {STATE}, with samples "
-        f"(*.parquet), with {EXPLORE}, {FORKS}, {SENTENCES}, {COMPARE} or {PASSK}, one that forkwise quickstart wrote, or "
-        "what forkwise import reads"
+        f"(*.parquet), with {EXPLORE}, {FORKS}, {SENTENCES}, {COMPARE} or {PASSK}, one that forkwise quickstart "
+        "wrote, or what forkwise import reads"
     )
     if imported is None or not is_foreign(path):
         raise InputError(f"{refusal}.")

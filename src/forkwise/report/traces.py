@@ -193,19 +193,18 @@ class _Words:
         return {**trace, **places, "t": pieces, "a": alternatives, "f": [self._state(state) for state in trace["f"]]}
 
     def _state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        def placed(text: str | None) -> int | None:
+            return None if text is None else self.place(text)
+
         ways = [
-            {
-                **way,
-                "t": self.place(way["t"]),
-                "ends": [(self.place(t), a and self.place(a), c) for t, a, c in way["ends"]],
-            }
+            {**way, "t": placed(way["t"]), "ends": [(placed(text), placed(a), c) for text, a, c in way["ends"]]}
             for way in state["ways"]
         ]
         return {**state, "ways": ways}
 
 
 _COLUMNS_OF_INDEX = (
-    *("problem", "arm", "run", "sample", "correct", "size", "words", "advantage", "finish", "chunk", "place"),
+    *("problem", "arm", "run", "sample", "correct", "size", "words", "advantage", "finish", "chunk", "place", "known"),
 )
 
 
@@ -233,7 +232,7 @@ class _Packer:
         if self._size + pieces > _CHUNK:
             self.close()
         self._colours.append(rendered.coloured)
-        self.measured |= bool(trace["f"])
+        self.measured |= bool(trace["v"] or trace["f"])
         if rendered.finish is not None and rendered.finish not in self.finishes:
             self.finishes.append(rendered.finish)
         in_words = not trace["tokens"] and sample.n_tokens is None
@@ -249,6 +248,7 @@ class _Packer:
             None if rendered.finish is None else self.finishes.index(rendered.finish),
             len(self.chunks),
             len(self._members),
+            max(len(trace["v"]), len(trace["f"])),
         )
         for name, value in zip(_COLUMNS_OF_INDEX, values, strict=True):
             self.index[name].append(value)

@@ -20,7 +20,7 @@ const Forked = (() => {
     if (points[0][0] > 0) points.unshift([0, null, null, null]);
     const column = (k) => points.map((point) => point[k]);
     return Charts.draw(host, {
-      title: "", x: "", y: "chance of success", height: 110, legend: false, whole: true, range: [-0.02, 1.05],
+      title: "", x: "", y: "P(right)", height: 110, legend: false, whole: true, range: [-0.02, 1.05],
       lines: [{ name: "chance", group: "", arm, dash: [], points: true, x: column(0), mean: column(1), low: column(2), high: column(3) }],
     });
   }

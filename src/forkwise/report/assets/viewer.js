@@ -19,7 +19,7 @@ const Viewer = (() => {
       const wanted = $("filter").value, out = [];
       for (let i = 0; i < count; i++) {
         if (rows.problem[i] !== problem || rows.arm[i] !== arm) continue;
-        if (wanted === "all" || (wanted === "correct" ? rows.correct[i] === 1 : rows.correct[i] === 0)) out.push(i);
+        if (wanted === "all" || (wanted === "measured" ? rows.known[i] : wanted === "correct" ? rows.correct[i] === 1 : rows.correct[i] === 0)) out.push(i);
       }
       return out;
     };
@@ -32,7 +32,7 @@ const Viewer = (() => {
       $(`arm${end}`).replaceChildren(...all.map((arm) => option(arm, arms[arm])));
       $(`arm${end}`).value = pane.arm;
       const found = rowsOf(state.problem, pane.arm);
-      $(`sample${end}`).replaceChildren(...found.map((row) => option(row, `${rows.sample[row]} · ${Pane.verdictOf(rows, row)} · ${Pane.size(rows, row)}`)));
+      $(`sample${end}`).replaceChildren(...found.map((row) => option(row, `${rows.sample[row]} · ${Pane.verdictOf(rows, row)} · ${Pane.size(rows, row)}${rows.known[row] ? ` · continued from ${rows.known[row]}` : ""}`)));
       if (!found.includes(pane.row)) pane.row = found.length ? found[0] : -1;
       $(`sample${end}`).value = pane.row;
       $(`previous${end}`).disabled = $(`next${end}`).disabled = found.length < 2;
@@ -256,7 +256,7 @@ const Viewer = (() => {
       show(panes[1]);
     };
     async function toRow(row) {
-      if (Pane.verdictOf(rows, row) !== $("filter").value) $("filter").value = "all";
+      if (Pane.verdictOf(rows, row) !== $("filter").value && !($("filter").value === "measured" && rows.known[row])) $("filter").value = "all";
       state.problem = rows.problem[row];
       Object.assign(state.pane, { arm: rows.arm[row], row });
       for (const pane of panes) if (pane !== state.pane && rows.problem[pane.row] !== state.problem) pane.row = -1;
@@ -370,7 +370,9 @@ const Viewer = (() => {
       act();
     });
     say();
-    follow().then((found) => found || show(panes[0]));
+    if (data.measured) $("filter").append(option("measured", "continued ones"));
+    const first = data.measured ? rows.known.indexOf(Math.max(...rows.known)) : -1;  // the sample of which most is known
+    follow().then((found) => found || (first < 0 ? show(panes[0]) : toRow(first)));
   }
 
   return { start };
