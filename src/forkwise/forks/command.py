@@ -88,7 +88,7 @@ def _forks(table: str, imported: Imported | None, ready: Prepared, announce: Cal
         unscored=sum(state.correct.count(None) for state in (*continued, *further)),
         unscored_samples=pool.unscored,
         empty=len(pool.rows) - len(frame.traces),
-        log_prob_difference=ready.log_prob_difference,
+        log_prob_difference=ready.engine.log_prob_difference,
         budget=budget,
         threshold=threshold,
         all=analysis.part(estimates, "all", everything, shares=False),
@@ -102,6 +102,7 @@ def _forks(table: str, imported: Imported | None, ready: Prepared, announce: Cal
         hidden_forks=hidden,
         states=rows,
         strata=drawn.strata,
+        entropies=frame.entropies,
         imported=imported,
         forkwise=__version__,
     )

@@ -176,6 +176,8 @@ class Frame:
     """What each token is, as an index into `CLASSES`."""
     per_trace_N: FloatArray
     """One over the number of used samples of the token's problem."""
+    entropies: str = "model"
+    """Origin of the entropies; `top-k` are lower bounds."""
 
     @property
     def part_N(self) -> IntArray:
@@ -192,11 +194,20 @@ class Frame:
 
 
 def load_frame(
-    tokens: Path, pool: Pool, breaks: Sequence[str], lexicon: Lexicon, reflective: ReflectivePatterns
+    tokens: Path,
+    pool: Pool,
+    breaks: Sequence[str],
+    lexicon: Lexicon,
+    reflective: ReflectivePatterns,
+    vocabulary: int,
 ) -> Frame:
-    """Makes the frame from the pool and the table of its tokens that `write_entropies` wrote."""
+    """Makes the frame from the pool and the table of its tokens that lies beside the continuations.
+
+    Args:
+        vocabulary: tokens of the model, for bounds from the likeliest ones.
+    """
     used = {(row["problem_id"], row["sample_id"]) for row in pool.rows}
-    (run,) = load_traces(tokens, breaks=breaks, source="model")
+    (run,) = load_traces(tokens, breaks=breaks, source="model", vocabulary=vocabulary)
     traces = [trace for trace in run.traces if (trace.problem_id, trace.sample_id) in used]
     stored = read_samples(tokens, ["problem_id", "sample_id", "token_ids"]).to_pylist()
     ids = {(row["problem_id"], row["sample_id"]): row["token_ids"] for row in stored}
@@ -209,6 +220,7 @@ def load_frame(
         ids=[ids[trace.problem_id, trace.sample_id] for trace in traces],
         kind_N=_kinds(traces, table, reflective),
         per_trace_N=per_trace_Q[table.units.problem_N],
+        entropies=run.source or "model",
     )
 
 

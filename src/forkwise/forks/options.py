@@ -35,7 +35,8 @@ class ForksOptions:
     quantile: Annotated[float, "Tokens above it are high-entropy, over all of the table."] = 0.8
     level: Annotated[float, "Coverage of the intervals."] = 0.95
     permutations: Annotated[int, "Deals of outcomes to first tokens.", {"min": 100, "max": 1_000_000}] = 2000
-    server: Annotated[str | None, "Not yet: servers cannot be asked for forks."] = None
+    server: Annotated[str | None, "URL of a server that continues from token ids, as vLLM's does."] = None
+    tokenizer: Annotated[str | None, "Of the server's model: Hub id or folder (default: --model)."] = None
     device: Annotated[str, "cpu, cuda, cuda:1, ..."] = "auto"
     dtype: Annotated[str, "float32, bfloat16 or float16."] = "auto"
     token_budget: Annotated[int, "Tokens of a batch that computes entropies."] = 16_384

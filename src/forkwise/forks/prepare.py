@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from forkwise.embedded import model_path
 from forkwise.errors import InputError
 from forkwise.explore.lexicon import Lexicon, ReflectivePatterns, load_lexicon, load_reflective
 from forkwise.explore.sentences import words_of
-from forkwise.explore.teacher import Scorer, load_scorer, write_entropies
+from forkwise.explore.teacher import MANIFEST, load_scorer, write_entropies
 from forkwise.explore.tokenisation import prompt_ids
 from forkwise.folders import only_process
 from forkwise.folders.results import Input, inputs_of
@@ -23,7 +24,18 @@ from forkwise.forks.continuing import Continuer
 from forkwise.forks.cost import Cost
 from forkwise.forks.frame import Frame, Pool, load_frame, load_pool
 from forkwise.forks.options import FEWEST, ForksOptions
-from forkwise.forks.stored import FOLDER, Continued, State, continue_states, count_stored, refuse_random
+from forkwise.forks.serving import Connection, ServerContinuer, compare, write_tokens
+from forkwise.forks.stored import (
+    FOLDER,
+    TOKENS,
+    Continued,
+    Continues,
+    State,
+    continue_states,
+    count_stored,
+    refuse_random,
+)
+from forkwise.loading import load_tokenizer
 from forkwise.passk.intervals import check_level
 from forkwise.progress import Meter
 from forkwise.samples import read_samples
@@ -40,6 +52,19 @@ _ELSEWHERE = 0.05  # nats: so far apart, on the average, log-probs are of anothe
 
 
 @dataclass(frozen=True)
+class Engine:
+    """The model that continues states, on this machine or behind a server."""
+
+    tokenizer: Any
+    prompts: dict[str, list[int]]
+    """Token ids of each problem's prompt."""
+    log_prob_difference: float | None
+    """Mean absolute difference of stored log-probs from the model's, nats; None where none can be compared."""
+    continuer: Callable[[int, Callable[[str], None]], Continues]
+    """Makes what draws so many continuations of a state; told how to print a line."""
+
+
+@dataclass(frozen=True)
 class Prepared:
     """Samples, verifier and model, which fit each other."""
 
@@ -53,11 +78,7 @@ class Prepared:
     frame: Frame
     judge: Judge
     golds: Mapping[str, Any]
-    scorer: Scorer
-    prompts: dict[str, list[int]]
-    """Token ids of each problem's prompt."""
-    log_prob_difference: float | None
-    """Mean absolute difference of stored log-probs from the model's, nats; None where none are stored."""
+    engine: Engine
 
     @property
     def folder(self) -> Path:
@@ -70,7 +91,7 @@ class Prepared:
         return State(
             index=index,
             name=f"{sample.problem_id}/{sample.sample_id}/{at}",
-            prompt=self.prompts[sample.problem_id],
+            prompt=self.engine.prompts[sample.problem_id],
             prefix=ids[:at],
             token=ids[at] if force else None,
             problem=_problem(self.judge, self.golds, sample.problem_id),
@@ -89,20 +110,9 @@ def prepare(table: OpenTable, options: ForksOptions, judging: JudgeOptions) -> P
     golds = _golds(table.path, judge)
     _check_judge(pool, judge, golds)
     lexicon, reflective = load_lexicon(options.lexicon), load_reflective(options.reflective)
-    with Meter(what="loading the model"):
-        scorer = load_scorer(
-            options.model,
-            device=options.device,
-            dtype=options.dtype,
-            budget=options.token_budget,
-            trust_remote_code=options.trust_remote_code,
-        )
-    tokens = options.out / "tokens"
-    write_entropies(table.path, tokens, scorer, name=options.model, temperature=pool.sampling.temperature)
-    difference = _check_policy(pool, tokens, options.model)
-    prompts = {row["problem_id"]: prompt_ids(scorer.tokenizer, row["prompt"]) for row in pool.rows}
-    longest = max(map(len, prompts.values())) + pool.sampling.max_tokens - 1
-    check_length(scorer.model, longest, "The longest prompt, with a completion of the limit,")
+    tokens = options.out / TOKENS
+    load = _local if options.server is None else _served
+    engine = load(table, tokens, options, pool, judge)
     breaks = words_of(options.breaks)
     return Prepared(
         options=options,
@@ -112,12 +122,10 @@ def prepare(table: OpenTable, options: ForksOptions, judging: JudgeOptions) -> P
         reflective=reflective,
         breaks=breaks,
         pool=pool,
-        frame=load_frame(tokens, pool, breaks, lexicon, reflective),
+        frame=load_frame(tokens, pool, breaks, lexicon, reflective, len(engine.tokenizer)),
         judge=judge,
         golds=golds,
-        scorer=scorer,
-        prompts=prompts,
-        log_prob_difference=difference,
+        engine=engine,
     )
 
 
@@ -135,7 +143,7 @@ def continue_all(
     options = ready.options
     recorded = {
         **{name: value for name, value in ready.settings.items() if name not in _OF_ANALYSIS},
-        "table": hashlib.sha256("".join(file.sha256 for file in ready.inputs).encode()).hexdigest()[:16],
+        "table": _digest(ready.inputs),
         "lexicon": ready.lexicon.name,
         "reflective": ready.reflective.name,
     }
@@ -149,7 +157,7 @@ def continue_all(
         stored, continuer = count_stored(ready.folder, len(states)), None
         if stored < len(states):
             with Meter(what="timing one state") as meter:
-                continuer = _continuer(ready, meter.say, options.continuations)
+                continuer = ready.engine.continuer(options.continuations, meter.say)
                 # One from the middle; its continuations are drawn again later.
                 middle = sorted(states[stored:], key=lambda state: len(state.prefix))[(len(states) - stored) // 2]
                 start = time.monotonic()
@@ -173,29 +181,60 @@ def continue_later(ready: Prepared, states: Sequence[State], stage: str, continu
     meter = Meter(len(named), stored, what=f"continuing, {stage}", unit="states")
     with only_process(ready.options.out), meter:
         if stored < len(named):
-            continuer = _continuer(ready, meter.say, continuations)
+            continuer = ready.engine.continuer(continuations, meter.say)
         return continue_states(folder, named, continuer, meter)
 
 
-def _continuer(ready: Prepared, say: Callable[[str], None], continuations: int) -> Continuer:
-    return Continuer(
-        ready.scorer.model,
-        ready.scorer.tokenizer,
-        ready.pool.sampling,
-        continuations,
-        ready.options.seed,
-        ready.judge,
-        say,
-    )
+def _local(table: OpenTable, tokens: Path, options: ForksOptions, pool: Pool, judge: Judge) -> Engine:
+    """Loads the model with transformers, and computes the entropies of the samples."""
+    with Meter(what="loading the model"):
+        scorer = load_scorer(
+            options.model,
+            device=options.device,
+            dtype=options.dtype,
+            budget=options.token_budget,
+            trust_remote_code=options.trust_remote_code,
+        )
+    write_entropies(table.path, tokens, scorer, name=options.model, temperature=pool.sampling.temperature)
+    difference = _check_policy(pool, tokens, options.model)
+    prompts = {row["problem_id"]: prompt_ids(scorer.tokenizer, row["prompt"]) for row in pool.rows}
+    longest = max(map(len, prompts.values())) + pool.sampling.max_tokens - 1
+    check_length(scorer.model, longest, "The longest prompt, with a completion of the limit,")
+
+    def continuer(number: int, say: Callable[[str], None]) -> Continues:
+        return Continuer(scorer.model, scorer.tokenizer, pool.sampling, number, options.seed, judge, say)
+
+    return Engine(scorer.tokenizer, prompts, difference, continuer)
+
+
+def _served(table: OpenTable, tokens: Path, options: ForksOptions, pool: Pool, judge: Judge) -> Engine:
+    """Proves that the server continues from tokens, and takes entropies, or bounds of them, from the table."""
+    name = model_path(options.tokenizer or options.model)
+    tokenizer = load_tokenizer(name, trust_remote_code=options.trust_remote_code)
+    with only_process(tokens):
+        recorded = {"samples": _digest(inputs_of(source_files(table.given))), "server": True, "tokenizer": name}
+        same_settings(tokens / MANIFEST, recorded, what="tokens", remedy="give another --out, or delete that folder")
+        write_tokens(table.path, tokens, tokenizer)
+    prompts = {row["problem_id"]: prompt_ids(tokenizer, row["prompt"]) for row in pool.rows}
+    connection = Connection(str(options.server), options.model, pool.sampling)
+    connection.prove(prompts[pool.rows[0]["problem_id"]])
+    used = {(row["problem_id"], row["sample_id"]) for row in pool.rows}
+    columns = ["problem_id", "sample_id", "token_ids", "logprobs"]
+    rows = [r for r in read_samples(tokens, columns).to_pylist() if (r["problem_id"], r["sample_id"]) in used]
+    apart = compare(connection, rows, prompts) if pool.sampling.temperature == 1 else []
+    difference = float(np.mean(apart)) if apart else None
+    _refuse_elsewhere(difference, options.model)
+
+    def continuer(number: int, say: Callable[[str], None]) -> Continues:
+        return ServerContinuer(connection, tokenizer, pool.sampling, number, options.seed, judge)
+
+    return Engine(tokenizer, prompts, difference, continuer)
 
 
 def _check(options: ForksOptions) -> None:
     check_level(options.level)
-    if options.server is not None:
-        raise InputError(
-            "--server: forks are not measured through servers yet, which hardly any continue from tokens; give the "
-            "model to transformers with --model, and leave --server out."
-        )
+    if options.tokenizer is not None and options.server is None:
+        raise InputError("--tokenizer is of --server: without one, the tokenizer is the model's.")
     if options.further and options.unit == "sentence":
         raise InputError("--further is of tokens: leave it out with --unit sentence.")
     if 0 < options.further < FEWEST:
@@ -206,6 +245,10 @@ def _check(options: ForksOptions) -> None:
         raise InputError("--bisect follows the chance of a right answer: leave it out with --outcome answer.")
     if not 0 < options.quantile < 1:
         raise InputError(f"--quantile is {options.quantile}: it must be between 0 and 1.")
+
+
+def _digest(inputs: Sequence[Input]) -> str:
+    return hashlib.sha256("".join(file.sha256 for file in inputs).encode()).hexdigest()[:16]
 
 
 def _golds(path: Path, judge: Judge) -> dict[str, Any]:
@@ -268,16 +311,21 @@ def _check_policy(pool: Pool, tokens: Path, model: str) -> float | None:
     if not apart:
         return None
     mean = float(np.mean(apart))
-    if mean > _ELSEWHERE:
+    _refuse_elsewhere(mean, model)
+    return mean
+
+
+def _refuse_elsewhere(mean: float | None, model: str) -> None:
+    if mean is not None and mean > _ELSEWHERE:
         raise InputError(
             f"The model '{model}' did not draw these samples: their stored log-probs differ from its own by {mean:.2f} "
             "nats on the average. Give the model that drew them, or samples of this one."
         )
-    return mean
 
 
 def _settings(options: ForksOptions, judging: JudgeOptions) -> dict[str, Any]:
     """Returns the options that `forks.json` records: all but `out`."""
     given = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "out"}
     given |= {f.name: getattr(judging, f.name) for f in fields(judging)}
+    given["server"] = options.server is not None  # the same server may come back at another address
     return {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}

@@ -198,6 +198,8 @@ class Forks:
     states: list[StateRow]
     strata: list[Stratum] = field(default_factory=list)
     """The design by which states were drawn."""
+    entropies: str = "model"
+    """What entropies are: computed (`model`), or from likeliest tokens of the table, lower bounds (`top-k`)."""
     imported: Imported | None = None
     schema: int = SCHEMA
     forkwise: str = ""

@@ -17,6 +17,8 @@ from forkwise.forks.branches import FirstTokens
 from forkwise.progress import Meter
 from forkwise.tasks import Problem, Verdict
 
+TOKENS = "tokens"
+"""Folder of `forkwise forks` for the samples with token ids and entropies."""
 FOLDER = "continuations"
 """Where they lie in the folder of `forkwise forks`."""
 _SCHEMA = 1

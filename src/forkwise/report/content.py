@@ -21,12 +21,13 @@ from forkwise.forks.results import Forks
 from forkwise.forks.results import read as read_forks
 from forkwise.forks.sentence_results import Sentences
 from forkwise.forks.sentence_results import read as read_sentences
+from forkwise.forks.stored import TOKENS
 from forkwise.passk import Comparison, Evaluation
 from forkwise.progress import Meter
 from forkwise.report import explore, forks, forks_sentences
 from forkwise.report.distributions import Distribution, explored_entropies, stored_entropies
 from forkwise.report.explore_notes import notes as exploration_notes
-from forkwise.report.forked import TOKENS, Measured, measured
+from forkwise.report.forked import Measured, measured
 from forkwise.report.passk_conclusion import conclusion
 from forkwise.report.passk_source import PasskNumbers, passk_numbers
 from forkwise.report.problems import Solved, count_solved

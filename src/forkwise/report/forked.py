@@ -13,8 +13,6 @@ from forkwise.forks.stored import read_continued
 from forkwise.forks.ways import ways_of
 from forkwise.samples.store import Key
 
-TOKENS = "tokens"
-"""Folder beside `forks.json` that holds the samples with their tokens."""
 _LONGEST = 1000  # characters of a continuation in the page
 
 

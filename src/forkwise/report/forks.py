@@ -168,6 +168,13 @@ def notes(forks: Forks) -> Iterator[str]:
     )
     if forks.problems < _FEW:
         yield f"With {forks.problems} problems the intervals may be too narrow; ask for {_FEW} or more."
+    if forks.settings.get("server"):
+        yield (
+            "Continued through a server, which forces no token: F has about twice the error, and what single tokens "
+            "are worth is not known."
+        )
+    if forks.entropies == "top-k":
+        yield "Entropies are lower bounds, from the likeliest tokens that the table has of each place."
     if forks.log_prob_difference is None:
         yield "The samples have no log-probs to compare, so that nobody can tell whether this model drew them."
     if forks.cut:
