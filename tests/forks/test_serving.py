@@ -1,4 +1,4 @@
-"""Forks through a server: a real HTTP server on this machine, in the shape of vLLM's, in front of a policy of a table."""
+"""Forks through a server: a real HTTP server on this machine, shaped like vLLM's, whose policy is a table."""
 
 from __future__ import annotations
 
@@ -124,9 +124,10 @@ def test_what_a_server_s_tokens_decide_is_the_truth_of_its_table() -> None:
     policy = Tabular(3)
     with running(policy) as (_, url):
         made = ServerContinuer(Connection(url, "m", SAMPLING, FAST), TOKENIZER, SAMPLING, 24, 0, judge(policy))
-        for prefix in ((), (0,)):
+        # The start, and the second token at which most is decided.
+        for prefix in ((), max(((a,) for a in range(TOKENS)), key=policy.decided)):
             estimates = []
-            for i in range(60):
+            for i in range(40):
                 ids = [IDS[a] for a in prefix]
                 state = State(i, f"p/{i}/{len(prefix)}", OF_PROMPT, ids, IDS[0], Problem("p", PROMPT))
                 continued = made.draw(state)
@@ -135,9 +136,9 @@ def test_what_a_server_s_tokens_decide_is_the_truth_of_its_table() -> None:
                 outcome = np.array([[c is True] for c in continued.correct], dtype=float)
                 value = state_value(continued.first.branches, outcome)
                 estimates.append((float(value.value_C[0]), value.decided))
-            mean, error = np.mean(estimates, axis=0), np.std(estimates, axis=0) / np.sqrt(60)
-            assert mean == pytest.approx([policy.value(prefix), policy.decided(prefix)], abs=4 * error.max())
-            assert abs(mean[1] - policy.decided(prefix)) < 4 * error[1]
+            mean, error = np.mean(estimates, axis=0), np.std(estimates, axis=0) / np.sqrt(40)
+            assert policy.decided(prefix) > 0.01
+            assert (np.abs(mean - [policy.value(prefix), policy.decided(prefix)]) < 4 * error).all()
         assert made.draw(state) == continued  # as far as the server honours seeds
         drawn = made.draw(State(0, "s", OF_PROMPT, [], None, Problem("p", PROMPT)))
         assert drawn.first.sizes == [1] * 24
