@@ -311,8 +311,8 @@ def test_the_samples_that_choose_a_problem_are_not_used() -> None:
 
 def test_strata_are_parted_by_place_and_verdict_where_states_suffice() -> None:
     # A hundred samples of 30 tokens, every fourth right; all tokens alike: one stratum, six parts of sizes 250 (right)
-    # and 750 (wrong). Parts get states as the roots of their sizes: of 120, 14.6 and 25.4 each; two each take 12, so that
-    # of 11 only thirds are told apart, and of 5 nothing.
+    # and 750 (wrong). Parts get states as the roots of their sizes: of 120, 14.6 and 25.4 each; two each take 12, so
+    # that of 11 only thirds are told apart, and of 5 nothing.
     position, trace = np.tile(np.arange(30), 100), np.repeat(np.arange(100), 30)
     part = parts(position, np.full(3000, 30), [bool(t % 4 == 0) for t in trace])
     assert part[:30].tolist() == [1] * 10 + [4] * 10 + [7] * 10  # sample 0 is right: early, middle, late
