@@ -58,8 +58,8 @@ def test_the_surest_changes_are_halved_first_and_no_more_than_suffice() -> None:
 
 
 def test_what_is_measured_again_is_the_truth_and_what_found_it_overstates() -> None:
-    # The chance rises from .4 to .6 at the fourth of 8 tokens. What halving finds is chosen for being large.
-    values = [0.4] * 4 + [0.6] * 5
+    # The chance rises from .4 to .7 at the fourth of 8 tokens. What halving finds is chosen for being large.
+    values = [0.4] * 4 + [0.7] * 5
     rng = np.random.default_rng(0)
 
     def measure(stage: str, places: Sequence[Place]) -> list[int]:
@@ -75,6 +75,6 @@ def test_what_is_measured_again_is_the_truth_and_what_found_it_overstates() -> N
             again.append((after - before) / N - true)
             of_fourth += token.start == 3
     assert len(again) > 100
-    assert of_fourth / len(again) > 0.3  # of 8 tokens
-    assert np.mean(chosen) > 0.2
+    assert of_fourth / len(again) > 0.7
+    assert np.mean(chosen) > 0.1
     assert np.mean(again) == pytest.approx(0, abs=4 * np.std(again) / np.sqrt(len(again)))

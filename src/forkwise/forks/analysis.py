@@ -51,7 +51,6 @@ class StateEstimates:
     frame: Frame
     pool: Pool
     drawn: Drawn
-    values: list[StateValue]
     decided_N: FloatArray
     open_N: FloatArray
     weight_N: FloatArray
@@ -93,7 +92,6 @@ def estimate_states(
         frame=frame,
         pool=pool,
         drawn=drawn,
-        values=values,
         decided_N=np.array([value.decided for value in values]),
         open_N=np.array([value.open for value in values]),
         weight_N=frame.per_trace_N[drawn.index] / drawn.chance,
