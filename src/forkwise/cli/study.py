@@ -80,7 +80,7 @@ def run(
 ) -> None:
     """Train and sample every run of a study that has no receipt yet; killed anywhere, the same command continues."""
     with long_command(CONTINUES):
-        from forkwise.study.places import LocalPlace, Place, RayPlace, Resources
+        from forkwise.study.places import LocalPlace, RayPlace, Resources, RunPlace
         from forkwise.study.reading import read_study
         from forkwise.study.registration import registration_of
         from forkwise.study.run import check_study
@@ -92,7 +92,7 @@ def run(
             check_study(study)
         if record is None and study.primary is not None:
             complain("the study is not registered, so all of it will count as exploratory.")
-        place: Place
+        place: RunPlace
         if ray is None:
             place = LocalPlace(jobs or max(1, cores() // study.processes), device, study.processes)
         else:

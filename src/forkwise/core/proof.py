@@ -117,7 +117,7 @@ def _behind_the_head(model: Any, inputs: Mapping[str, Any]) -> Head:
 # ------------------------------------------------------------------------------------------------------ what was seen
 
 
-class _Seen(NamedTuple):
+class _LastTokens(NamedTuple):
     """What one forward pass shows of the last `_POSITIONS` tokens: P of them, over V words.
 
     Attributes:
@@ -161,7 +161,7 @@ class _Arithmetic(NamedTuple):
         return _Arithmetic(rounded, 2.0**-20 if exact else torch.finfo(rounded).eps)
 
 
-def _look(model: Any, inputs: Mapping[str, Any], places: Places, head: Head, temperature: float) -> _Seen:
+def _look(model: Any, inputs: Mapping[str, Any], places: Places, head: Head, temperature: float) -> _LastTokens:
     """Runs the model as it is; where its head multiplies, the operator scores, and float64 multiplies too."""
     shown = places.columns
 
@@ -180,7 +180,7 @@ def _look(model: Any, inputs: Mapping[str, Any], places: Places, head: Head, tem
     coarsest = max((output.dtype, logits.dtype), key=lambda kind: torch.finfo(kind).eps)
     models = _Arithmetic(coarsest, _Arithmetic.of(compute, output.dtype, output.device).step)
     logits = logits[logits.shape[0] + shown].to(products.device, torch.float64)
-    return _Seen(logits, products, norms, bias, models, ours, logprob, entropy)
+    return _LastTokens(logits, products, norms, bias, models, ours, logprob, entropy)
 
 
 def _products(layer: nn.Linear, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -200,7 +200,7 @@ def _products(layer: nn.Linear, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]
 # --------------------------------------------------------------------------------------------------------- comparisons
 
 
-def _logits(seen: _Seen, head: Head, products: Tensor) -> Tensor:
+def _logits(seen: _LastTokens, head: Head, products: Tensor) -> Tensor:
     """Makes logits of products in float64."""
     z = (products + seen.bias) * head.logit_scale
     return z if head.softcap is None else head.softcap * torch.tanh(z / head.softcap)
@@ -211,7 +211,7 @@ def _error(arithmetic: _Arithmetic, norms: Tensor) -> Tensor:
     return 8 * arithmetic.step * norms
 
 
-def _compare_logits(seen: _Seen, head: Head) -> None:
+def _compare_logits(seen: _LastTokens, head: Head) -> None:
     """Holds the model's logits against those of the float64 products; roundings are counted logit by logit.
 
     Raises:
@@ -233,7 +233,7 @@ def _compare_logits(seen: _Seen, head: Head) -> None:
         raise HeadError(f"a logit is {logit:.3f} where its product gives {by_product:.3f}")
 
 
-def _compare_scores(seen: _Seen, head: Head, targets: Tensor, temperature: float) -> float:
+def _compare_scores(seen: _LastTokens, head: Head, targets: Tensor, temperature: float) -> float:
     """Holds the operator's log-probs and entropies against float64 softmax of products that are rounded as its own.
 
     Returns:

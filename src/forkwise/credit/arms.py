@@ -51,7 +51,7 @@ _GIVEN = frozenset(
 
 
 @dataclass(frozen=True)
-class Arm:
+class ScoredMethod:
     """A method that is scored."""
 
     method: Method
@@ -85,7 +85,7 @@ def short(method: Method) -> str:
     return f"{name}:{','.join(changed)}" if changed else name
 
 
-def choose_arms(specs: Sequence[str], *, only: bool) -> tuple[list[Arm], list[NotScored]]:
+def choose_arms(specs: Sequence[str], *, only: bool) -> tuple[list[ScoredMethod], list[NotScored]]:
     """Returns the methods that are scored, GRPO first, and those that cannot be.
 
     Args:
@@ -102,7 +102,7 @@ def choose_arms(specs: Sequence[str], *, only: bool) -> tuple[list[Arm], list[No
     methods: dict[str, Method] = {"grpo": parse_method("grpo")}
     methods |= {short(method): method for method in [*known, *given] if why_not(method) is None}
     left = [NotScored(method.name, reason) for method in known if (reason := why_not(method)) is not None]
-    return [Arm(method) for method in methods.values()], left
+    return [ScoredMethod(method) for method in methods.values()], left
 
 
 def why_not(method: Method) -> str | None:
@@ -207,7 +207,7 @@ def _dealt_anew(tokens: Tokens) -> Tokens:
     return replace(tokens, **moved)
 
 
-def draws(groups: Groups, arm: Arm, number: int, seed: int, *, placebo: bool = False) -> FloatArray:
+def draws(groups: Groups, arm: ScoredMethod, number: int, seed: int, *, placebo: bool = False) -> FloatArray:
     """Computes advantages `(R, N)`: once, or `number` times where chance has a part in them."""
     first = advantages(groups, arm.method, seed, placebo=placebo)
     second = advantages(groups, arm.method, seed + 1, placebo=placebo)

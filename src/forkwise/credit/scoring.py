@@ -21,10 +21,10 @@ from forkwise.credit.agreement import (
     slope,
     worth,
 )
-from forkwise.credit.arms import Arm, contrast_of, draws
+from forkwise.credit.arms import ScoredMethod, contrast_of, draws
 from forkwise.credit.bank import Bank, half_of
 from forkwise.credit.options import CreditOptions
-from forkwise.credit.results import Agreement, BankCredit, InStratum, MethodCredit, Stratum
+from forkwise.credit.results import Agreement, BankCredit, InStratum, MethodCredit, TokenStratum
 from forkwise.errors import InputError
 from forkwise.explore.contrast import FEWEST_MARKS, FEWEST_PROBLEMS, BoolArray, FloatArray, IntArray
 from forkwise.explore.findings import Estimate
@@ -41,14 +41,14 @@ _NONE = Estimate(None)
 class _Made:
     """A method's advantages at the states, and its placebo's."""
 
-    arm: Arm
+    arm: ScoredMethod
     x_RK: FloatArray
     placebo_RK: FloatArray | None
     alike: tuple[Jackknife, Jackknife | None] = field(init=False)
     sized: tuple[Jackknife, Jackknife | None] = field(init=False)
 
 
-def score_bank(bank: Bank, arms: Sequence[Arm], options: CreditOptions) -> BankCredit:
+def score_bank(bank: Bank, arms: Sequence[ScoredMethod], options: CreditOptions) -> BankCredit:
     """Scores the methods on a bank, or on half of its problems.
 
     Args:
@@ -190,12 +190,12 @@ def _in_stratum(name: str, of_K: BoolArray, made: _Made, reference: _Made, truth
     return InStratum(name, own.estimate(level), _NONE if made is reference else (own - base).estimate(level))
 
 
-def _stratum(name: str, of_K: BoolArray, x_RK: FloatArray, truth: Truth, level: float) -> Stratum:
+def _stratum(name: str, of_K: BoolArray, x_RK: FloatArray, truth: Truth, level: float) -> TokenStratum:
     inside = truth.of(truth.weight_K * of_K)
     sums_Q = moments(x_RK, inside)
     w, product = sums_Q.sum(axis=0)[[0, 5]]
     enough = int(of_K.sum()) >= FEWEST_MARKS
-    return Stratum(
+    return TokenStratum(
         name=name,
         states=int(of_K.sum()),
         of_tokens=float(w / truth.weight_K.sum()),

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from forkwise.credit.agreement import judge_together
-from forkwise.credit.arms import Arm, advantages, contrast_of
+from forkwise.credit.arms import ScoredMethod, advantages, contrast_of
 from forkwise.credit.bank import Groups, half_of
 from forkwise.credit.gradients import Parts, Products, needed, numbers, products
 from forkwise.credit.options import CreditOptions
@@ -35,7 +35,7 @@ _COLUMNS = ("run", "problem_id", "sample_id", "prompt", "correct", "finish_reaso
 _NONE = Estimate(None)
 
 
-def score_updates(table: Path, model: str, arms: Sequence[Arm], options: CreditOptions) -> GradientCredit:
+def score_updates(table: Path, model: str, arms: Sequence[ScoredMethod], options: CreditOptions) -> GradientCredit:
     """Scores the methods' updates on the groups of a table.
 
     Args:
@@ -105,7 +105,9 @@ def _refuse_too_little(groups: Groups, kept: set[str], table: Path) -> None:
         )
 
 
-def _advantages(groups: Groups, arms: Sequence[Arm], options: CreditOptions) -> tuple[FloatArray, dict[int, int]]:
+def _advantages(
+    groups: Groups, arms: Sequence[ScoredMethod], options: CreditOptions
+) -> tuple[FloatArray, dict[int, int]]:
     """Returns rows of advantages: methods, placebos, GRPO's by bin of entropy, RLOO's; and each method's placebo."""
     with Meter(len(arms), 0, what="letting methods act", unit="methods") as meter:
         made = []
@@ -157,7 +159,7 @@ def _problems(groups: Groups, made_MN: FloatArray, prompts: dict[str, list[int]]
 
 
 def _methods(
-    of_all: Products, arms: Sequence[Arm], placebo: dict[int, int], options: CreditOptions
+    of_all: Products, arms: Sequence[ScoredMethod], placebo: dict[int, int], options: CreditOptions
 ) -> list[MethodGradient]:
     level, n = options.level, options.completions
     found = [numbers(of_all, m, n) for m in range(len(arms))]

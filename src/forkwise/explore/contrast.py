@@ -68,7 +68,7 @@ class Resampling:
     seed: int = 0
 
 
-class Design:
+class ContrastDesign:
     """The units of a comparison, and what is held equal between marked units and others.
 
     Args:
@@ -132,7 +132,7 @@ class Design:
 
 
 def contrast(
-    design: Design,
+    design: ContrastDesign,
     marked_N: BoolArray,
     *,
     version: str = "raw",
@@ -193,7 +193,7 @@ def contrast(
     )
 
 
-def _supported(design: Design, marked: BoolArray) -> BoolArray:
+def _supported(design: ContrastDesign, marked: BoolArray) -> BoolArray:
     """Says which marked units have others in their stratum, and in their trace."""
     marks_T = np.bincount(design.trace, marked, minlength=design.size_T.size)
     size_S = design.cell_TS.sum(axis=0)
@@ -244,7 +244,7 @@ def _freedom(share_Q: FloatArray) -> float:
     return 1 / float((share_Q**2).sum() + odds_Q.sum() ** 2 - (odds_Q**2).sum())
 
 
-def _auc(design: Design, a: BoolArray, b: BoolArray, level: float) -> Estimate:
+def _auc(design: ContrastDesign, a: BoolArray, b: BoolArray, level: float) -> Estimate:
     """Returns the chance that a marked unit has more entropy than another; matched, a higher rank in its trace than
     another of its stratum.
 

@@ -156,7 +156,7 @@ def rarity(
     vectors = _encode(encoder, base_pool.texts, *references, pool.texts)
     distance_N = _distances(pool, references, vectors, k)
     null_N = _distances(base_pool, references, vectors, k)
-    null = Null(null_N, base_pool.problem_N, quantile)
+    null = BaseDistances(null_N, base_pool.problem_N, quantile)
     bin_N, bin_M = _length_bins(pool.words_N, base_pool.words_N)
     one_N, one_M = np.zeros_like(bin_N), np.zeros_like(bin_M)
     rare_sets = {
@@ -250,7 +250,7 @@ def _distances(
 
 
 @dataclass(frozen=True)
-class Null:
+class BaseDistances:
     """Distances of base sentences from the base, whose quantile says what is rare.
 
     A sentence like these lies beyond the value of rank `quantile * (size + 1)` in a share `1 - quantile` of cases;

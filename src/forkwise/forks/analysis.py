@@ -25,8 +25,8 @@ from forkwise.forks.estimators import (
     weighted_mean,
 )
 from forkwise.forks.frame import CLASSES, Frame, Pool
-from forkwise.forks.results import Forced, Part, StateRow, Top
-from forkwise.forks.states import Drawn
+from forkwise.forks.results import ForcedToken, Part, StateRow, Top
+from forkwise.forks.states import DrawnStates
 from forkwise.progress import watch
 from forkwise.tasks.answers.classes import answer_classes
 
@@ -48,7 +48,7 @@ class StateEstimates:
 
     frame: Frame
     pool: Pool
-    drawn: Drawn
+    drawn: DrawnStates
     values: list[StateValue]
     decided_N: FloatArray
     open_N: FloatArray
@@ -76,7 +76,7 @@ class StateEstimates:
 def estimate_states(
     frame: Frame,
     pool: Pool,
-    drawn: Drawn,
+    drawn: DrawnStates,
     continued: Sequence[Continued],
     *,
     by_answer: bool,
@@ -291,7 +291,7 @@ def rows(estimates: StateEstimates, continued: Sequence[Continued], run: str) ->
                 decided=estimates.values[n].decided,
                 open=estimates.values[n].open,
                 p=_exceeding(estimates.null_ND[n], estimates.values[n].decided),
-                forced=[Forced(*column) for column in list(columns)[: first.forced]],
+                forced=[ForcedToken(*column) for column in list(columns)[: first.forced]],
             )
         )
     return made

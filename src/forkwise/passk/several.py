@@ -16,7 +16,7 @@ import numpy as np
 from forkwise.errors import InputError
 from forkwise.passk.benchmark_results import Benchmarks, OnBenchmark, effective
 from forkwise.passk.design import design_notes, make_design, seed_order
-from forkwise.passk.differences import CURVE, MARGIN, Judge, Pair
+from forkwise.passk.differences import CURVE, MARGIN, DifferenceSettings, Pair
 from forkwise.passk.estimator import FloatArray, curve_grid, k_grid
 from forkwise.passk.intervals import Interval, check_level, default_resamples
 from forkwise.passk.looks import look_note, nominal_alphas
@@ -68,7 +68,7 @@ def compare_over(
         grid = check_ks(everything, [*grid, int(primary)])
     sizes = [len(one.arms[0].problems) for one in sets]
     resamples = default_resamples(sum(sizes)) if resamples is None else resamples
-    judge = Judge(level, margin, effective(sizes), resamples, seed)
+    judge = DifferenceSettings(level, margin, effective(sizes), resamples, seed)
     values = [one.values(grid) for one in sets]
     curve = [[x.mean(axis=2, keepdims=True) for x in one.values(k_grid(grid[-1]))] for one in sets]
     evaluations = [_evaluate(sets, values, i, grid, level) for i in range(len(sets[0].arms))]
@@ -228,7 +228,7 @@ def _evaluate(
 
 
 def _on_each(
-    sets: Sequence[ArmsOn], values: Sequence[Sequence[FloatArray]], ks: list[int], judge: Judge
+    sets: Sequence[ArmsOn], values: Sequence[Sequence[FloatArray]], ks: list[int], judge: DifferenceSettings
 ) -> list[OnBenchmark]:
     """Judges the differences on each benchmark: all benchmarks, arms and K by one test."""
     places = [(b, i) for b in range(len(sets)) for i in range(1, len(sets[0].arms))]

@@ -21,7 +21,7 @@ from forkwise.folders import only_process
 from forkwise.folders.metrics import read_metrics
 from forkwise.progress import Console, Meter
 from forkwise.study.looks import look_at
-from forkwise.study.places import Place
+from forkwise.study.places import RunPlace
 from forkwise.study.receipts import clusters_of, read_receipts, receipt_file
 from forkwise.study.registration import PLAN, read_plan, refuse_other_plan, write_plan
 from forkwise.study.spec import Study, TrainingArm
@@ -66,7 +66,7 @@ def check_study(study: Study) -> None:
         problem_range(open_task(study.task, None), "train", study.problems, first=study.first_problem)
 
 
-def works(study: Study, seeds: Sequence[int], out: Path, receipts: Path, place: Place) -> list[Work]:
+def works(study: Study, seeds: Sequence[int], out: Path, receipts: Path, place: RunPlace) -> list[Work]:
     """Returns the runs with these seeds, all arms of a seed together, and with the first the model before training."""
     pairs: list[tuple[TrainingArm | None, int | None]] = [(arm, seed) for seed in seeds for arm in study.arms]
     if study.evaluation.base and study.seeds[0] in seeds:
@@ -92,7 +92,7 @@ def prepare(study: Study, out: Path, receipts: Path, registered: str | None = No
             write_plan(folder / PLAN, study, registered=registered)
 
 
-def run_stage(works: Sequence[Work], place: Place, console: Console, what: str) -> None:
+def run_stage(works: Sequence[Work], place: RunPlace, console: Console, what: str) -> None:
     """Brings runs to their receipts; a run that fails is tried again, and then the others go on without it.
 
     Raises:
@@ -192,7 +192,7 @@ def _note(works: Any) -> str:
 def run(
     study: Study,
     out: Path,
-    place: Place,
+    place: RunPlace,
     *,
     receipts: Path | None = None,
     registered: str | None = None,

@@ -29,7 +29,7 @@ else:
 _NAME = "EntropyShapedGRPOTrainer"
 
 
-class EntropyShapedLoss(_Trainer):
+class SwiftShapedLoss(_Trainer):
     """Shapes the advantages of each micro-batch between ms-swift's entropies and its loss.
 
     Raises:
@@ -102,6 +102,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from swift.rlhf_trainers import GRPOTrainer
 
-    made = type(name, (EntropyShapedLoss, GRPOTrainer), {"__module__": __name__, "__doc__": EntropyShapedLoss.__doc__})
+    made = type(name, (SwiftShapedLoss, GRPOTrainer), {"__module__": __name__, "__doc__": SwiftShapedLoss.__doc__})
     globals()[name] = made
     return made

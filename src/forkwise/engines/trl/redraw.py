@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from forkwise.engines.trl.refill import Group, RefillMixin, check_draws
+from forkwise.engines.trl.refill import RefillMixin, RewardedGroup, check_draws
 from forkwise.methods.redraw import RedrawMethod
 
 
@@ -20,7 +20,7 @@ class RedrawMixin(RefillMixin):
     _first_rewards: torch.Tensor | None = None  # (N,) of the completions drawn first, all processes
     _redrawn: torch.Tensor | None = None  # (N,) bool
 
-    def _draw_beforehand(self, inputs: list[dict[str, Any]]) -> list[Group] | None:
+    def _draw_beforehand(self, inputs: list[dict[str, Any]]) -> list[RewardedGroup] | None:
         self._first_rewards = self._redrawn = None
         asking = [method for method in self.args.methods if isinstance(method, RedrawMethod)]
         states = self._method_states.states
@@ -61,10 +61,10 @@ class RedrawMixin(RefillMixin):
             settings.temperature = usual
 
 
-def _joined(groups: Sequence[Group]) -> Group:
+def _joined(groups: Sequence[RewardedGroup]) -> RewardedGroup:
     """Puts the completions of several groups into one."""
     columns = {name for group in groups for name in group.extra}
-    return Group(
+    return RewardedGroup(
         [row for group in groups for row in group.inputs],
         [
             None if parts[0] is None else [value for part in parts for value in part]
@@ -76,7 +76,7 @@ def _joined(groups: Sequence[Group]) -> Group:
     )
 
 
-def _with_places_of(group: Group, others: Group, chosen: Sequence[int]) -> Group:
+def _with_places_of(group: RewardedGroup, others: RewardedGroup, chosen: Sequence[int]) -> RewardedGroup:
     """Returns the group with the chosen ones of the others in place of its first completions."""
     count = len(chosen)
 

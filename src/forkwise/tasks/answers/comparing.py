@@ -18,11 +18,11 @@ from forkwise.tasks.answers.shapes import (
     Colons,
     Equation,
     Matrix,
+    PlainWords,
     Range,
     Relation,
     Shape,
     Union,
-    Words,
 )
 from forkwise.tasks.answers.single import same_value
 from forkwise.tasks.answers.wording import same_choice, same_colons, same_words
@@ -96,7 +96,7 @@ def same(gold: Shape, answer: Shape) -> bool | None:
         return same_choice(same, gold, answer)
     if isinstance(gold, Equation) or isinstance(answer, Equation):
         return same_equation(same, gold, answer)
-    if isinstance(gold, Words) or isinstance(answer, Words):
+    if isinstance(gold, PlainWords) or isinstance(answer, PlainWords):
         return same_words(gold, answer)
     if isinstance(gold, Colons) or isinstance(answer, Colons):
         return same_colons(gold, answer)

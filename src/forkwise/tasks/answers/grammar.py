@@ -61,14 +61,14 @@ def read_expression(text: str) -> Expression | None:
     if len(text) > 600:
         return None
     try:
-        parser = _Parser(plain_numbers(text))
+        parser = _FormulaParser(plain_numbers(text))
         node = parser.whole()
     except (Unreadable, RecursionError):
         return None
     return Expression(node, frozenset(parser.symbols), *(precision(text) or ()))
 
 
-class _Parser:
+class _FormulaParser:
     """A recursive descent over `text`; every method consumes what it understands or raises `Unreadable`."""
 
     def __init__(self, text: str) -> None:

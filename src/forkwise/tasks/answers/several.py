@@ -17,13 +17,13 @@ from forkwise.tasks.answers.shapes import (
     Collection,
     Equation,
     Matrix,
+    PlainWords,
     Range,
     Relation,
     Same,
     Shape,
     Union,
     Value,
-    Words,
 )
 from forkwise.tasks.answers.single import BESIDE, same_value
 
@@ -220,7 +220,7 @@ def same_intervals(gold: Shape, answer: Shape) -> bool | None:
     """Tells whether two sets of real numbers are the same, however they are cut into pieces."""
     ours, theirs = _as_intervals(gold), _as_intervals(answer)
     if ours is None or theirs is None or isinstance(gold, Value) or isinstance(answer, Value):
-        if isinstance(gold, Value | Words) or isinstance(answer, Value | Words):
+        if isinstance(gold, Value | PlainWords) or isinstance(answer, Value | PlainWords):
             return (
                 None if any(isinstance(s, Value) and read_quantity(s.text) is None for s in (gold, answer)) else False
             )

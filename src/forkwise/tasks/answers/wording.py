@@ -9,7 +9,7 @@ from forkwise.tasks.answers.equality import rational_value
 from forkwise.tasks.answers.grammar import read_expression
 from forkwise.tasks.answers.quantities import read_quantity
 from forkwise.tasks.answers.reading import read_part
-from forkwise.tasks.answers.shapes import Choice, Collection, Colons, Equation, Same, Shape, Value, Words
+from forkwise.tasks.answers.shapes import Choice, Collection, Colons, Equation, PlainWords, Same, Shape, Value
 from forkwise.tasks.answers.single import same_quantity, same_value
 
 _SYNONYMS = [
@@ -45,7 +45,7 @@ def same_choice(same: Same, gold: Shape, answer: Shape) -> bool | None:
     if isinstance(gold, Choice):
         if isinstance(answer, Equation):
             return same(gold, answer.right)
-        text = answer.text if isinstance(answer, Value | Words) else ""
+        text = answer.text if isinstance(answer, Value | PlainWords) else ""
         if re.fullmatch(r"[a-j]", text.strip()):
             return text.strip().upper() == gold.letter
         words = _LETTER.match(text)
@@ -55,7 +55,7 @@ def same_choice(same: Same, gold: Shape, answer: Shape) -> bool | None:
     assert isinstance(answer, Choice)
     if isinstance(gold, Collection):
         return False
-    if isinstance(gold, Value | Words) and not answer.value:
+    if isinstance(gold, Value | PlainWords) and not answer.value:
         return (
             same_value(gold.text, answer.letter)
             if isinstance(gold, Value)
@@ -77,12 +77,12 @@ def _first_clause(text: str) -> str:
 
 def same_words(gold: Shape, answer: Shape) -> bool | None:
     """Tells whether words say the same as other words, or name the number that is the other answer."""
-    if isinstance(gold, Words) and isinstance(answer, Words):
+    if isinstance(gold, PlainWords) and isinstance(answer, PlainWords):
         return _same_wording(gold, answer)
-    if not isinstance(gold, Value | Words) or not isinstance(answer, Value | Words):
+    if not isinstance(gold, Value | PlainWords) or not isinstance(answer, Value | PlainWords):
         return False
     ours, theirs = read_quantity(gold.text), read_quantity(answer.text)
-    words, value = (ours, theirs) if isinstance(gold, Words) else (theirs, ours)
+    words, value = (ours, theirs) if isinstance(gold, PlainWords) else (theirs, ours)
     if words is not None:
         return None if ours is None or theirs is None else same_quantity(ours, theirs)
     if isinstance(gold, Value):
@@ -93,7 +93,7 @@ def same_words(gold: Shape, answer: Shape) -> bool | None:
     return False if wording in _YES_NO or read_expression(answer.text) is not None else None
 
 
-def _same_wording(gold: Words, answer: Words) -> bool | None:
+def _same_wording(gold: PlainWords, answer: PlainWords) -> bool | None:
     ours, theirs = _canonical(gold.text), _canonical(answer.text)
     if ours == theirs or any({ours, theirs} <= words for words in _SYNONYMS) or _first_clause(answer.text) == ours:
         return True
