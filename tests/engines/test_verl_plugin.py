@@ -148,9 +148,9 @@ class TestConfiguration:
     def test_that_can_be_honoured_is_not(self) -> None:
         """The current policy's entropy needs no forward pass before the update, and an entropy bonus computes it."""
         bypass = tiny.config(*tiny.CURRENT, "algorithm.rollout_correction.bypass_mode=True")
-        assert read_settings(bypass).place is MethodStage.LOSS
+        assert read_settings(bypass).stage is MethodStage.LOSS
         bonus = ["actor_rollout_ref.actor.calculate_entropy=False", "actor_rollout_ref.actor.entropy_coeff=0.01"]
-        assert read_settings(tiny.config(*tiny.CURRENT, *bonus)).place is MethodStage.LOSS
+        assert read_settings(tiny.config(*tiny.CURRENT, *bonus)).stage is MethodStage.LOSS
         assert read_settings(tiny.config("+algorithm.entropy_shaping.alpha=0")) == VerlSettings()
 
 
@@ -200,11 +200,11 @@ class TestMethods:
         if issubclass(kind, SettingsMethod):
             assert settings.methods == ()
         elif issubclass(kind, RewardMethod) or kind.scope is Scope.ROLLOUT:
-            assert settings.place is MethodStage.NOWHERE
+            assert settings.stage is MethodStage.NOWHERE
         elif kind.scope is Scope.UPDATE:
-            assert settings.place is MethodStage.UPDATE
+            assert settings.stage is MethodStage.UPDATE
         else:
-            assert settings.place is (MethodStage.DRIVER if policy == "old" else MethodStage.LOSS)
+            assert settings.stage is (MethodStage.DRIVER if policy == "old" else MethodStage.LOSS)
 
     @pytest.mark.parametrize(
         ("overrides", "message"),
@@ -288,7 +288,7 @@ class TestMethods:
         with pytest.raises(InputError, match="'forking_tokens' select among .*strategy=fsdp or fsdp2, not megatron"):
             read_settings(megatron)
         megatron.algorithm.forkwise.policy = "old"
-        assert read_settings(megatron).place is MethodStage.UPDATE
+        assert read_settings(megatron).stage is MethodStage.UPDATE
 
     def test_with_a_clip_of_their_own_act_with_verls_opened(self) -> None:
         keys = (f"{ACTOR}.clip_ratio_low=1.0", f"{ACTOR}.clip_ratio_high=1e9", f"{ACTOR}.clip_ratio_c=1e9")

@@ -92,16 +92,16 @@ def run(
             check_study(study)
         if record is None and study.primary is not None:
             complain("the study is not registered, so all of it will count as exploratory.")
-        place: RunPlace
+        workers: RunPlace
         if ray is None:
-            place = LocalPlace(jobs or max(1, cores() // study.processes), device, study.processes)
+            workers = LocalPlace(jobs or max(1, cores() // study.processes), device, study.processes)
         else:
-            place = RayPlace(ray, Resources(cpus_per_run, gpus_per_run))
+            workers = RayPlace(ray, Resources(cpus_per_run, gpus_per_run))
         try:
             date = None if record is None else str(record.get("date"))
-            echo(run_study(study, out, place, receipts=receipts, registered=date))
+            echo(run_study(study, out, workers, receipts=receipts, registered=date))
         finally:
-            place.close()
+            workers.close()
         echo(f"Read it with: forkwise study analyse {receipts or out}")
 
 

@@ -187,7 +187,7 @@ def advantages(groups: Groups, method: Method, seed: int = 0, *, placebo: bool =
     batches = Batches(groups)
     method = method.at(0.0, {method.name: method.first_state()})
     scale = method.settings().get("scale_rewards", "group") if isinstance(method, SettingsMethod) else "group"
-    made = np.empty(groups.ids_N.size)
+    advantage_N = np.empty(groups.ids_N.size)
     for update, (rows, flat) in enumerate(batches):
         rollout = batches.rollout(rows, scale)
         per_completion, _ = run_reward_methods(reward_methods([method]), rollout)
@@ -195,8 +195,8 @@ def advantages(groups: Groups, method: Method, seed: int = 0, *, placebo: bool =
         if placebo:
             tokens = _dealt_anew(tokens)
         result, _ = run_token_methods([*rollout_methods([method]), *update_methods([method])], tokens)
-        made[flat] = result[tokens.mask].numpy()
-    return made
+        advantage_N[flat] = result[tokens.mask].numpy()
+    return advantage_N
 
 
 def _dealt_anew(tokens: Tokens) -> Tokens:

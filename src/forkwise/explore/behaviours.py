@@ -102,7 +102,7 @@ def _tested_entries(
     """Compares each entry with all other tokens, those of other entries among them, if it occurs often enough."""
     raw = ContrastDesign(table.units, matched.member_N)
     words = WordEffects(matched, table.word_N, len(table.words))
-    counts = _word_counts(table)
+    word_counts = _word_counts(table)
     level = settings.resampling.level
 
     def compared(entry: Entry) -> Entry:
@@ -115,7 +115,7 @@ def _tested_entries(
         )
         if second is None:
             return entry
-        alike = single_words(counts, int(marked_N.sum()))
+        alike = single_words(word_counts, int(marked_N.sum()))
         return replace(
             entry,
             matched_difference=second.difference,

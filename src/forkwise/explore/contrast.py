@@ -116,8 +116,8 @@ class ContrastDesign:
         changed = (np.diff(self.trace[order], prepend=-1) != 0) | (np.diff(self.value[order], prepend=np.nan) != 0)
         tied = np.cumsum(changed) - 1  # equal entropies of a trace share their mean rank
         first = (np.cumsum(self.size_T) - self.size_T)[self.trace[order]]
-        place = np.arange(self.value.size) - first + 0.5
-        mean = np.bincount(tied, place) / np.bincount(tied)
+        from_first = np.arange(self.value.size) - first + 0.5
+        mean = np.bincount(tied, from_first) / np.bincount(tied)
         rank = np.empty(self.value.size)
         rank[order] = mean[tied] / self.size_T[self.trace[order]]
         return rank

@@ -170,10 +170,10 @@ def _select(run: str, rows: Sequence[dict[str, Any]], by: Rule, keep: int, skip:
     else:
         scores = np.array([solution.logprobs.mean() for solution in scored])
     problems: dict[str, list[int]] = {}
-    for place, (solution_row, _) in enumerate(corpus):
-        problems.setdefault(solution_row["problem_id"], []).append(place)
+    for index, (solution_row, _) in enumerate(corpus):
+        problems.setdefault(solution_row["problem_id"], []).append(index)
     selection.problems = len(problems)
     for places in problems.values():
-        best = sorted(places, key=lambda place: -scores[place])[:keep]
-        selection.rows += [dict(corpus[place][0]) for place in sorted(best)]
+        best = sorted(places, key=lambda index: -scores[index])[:keep]
+        selection.rows += [dict(corpus[index][0]) for index in sorted(best)]
     return selection

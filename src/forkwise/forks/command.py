@@ -46,7 +46,7 @@ def _forks(table: str, imported: Imported | None, ready: Prepared, announce: Cal
     cost = cost_of(frame, pool, drawn, options.continuations, stored, options.level)
     refuse_too_small(cost, units.value_N.size)
     places = [(int(units.trace_N[i]), int(frame.table.position_N[i]), int(i)) for i in drawn.index]
-    states = [ready.state(*place, force=True) for place in places]
+    states = [ready.state(*token, force=True) for token in places]
     continued, cost = continue_all(ready, states, cost, announce)
     estimates = analysis.estimate_states(
         *(frame, pool, drawn, continued),

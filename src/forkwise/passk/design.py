@@ -155,13 +155,13 @@ def shared_clusters(arms: Sequence[Arm]) -> IntArray | None:
     Raises:
         InputError: arms that disagree, or a single cluster.
     """
-    said = [arm for arm in arms if arm.clusters is not None]
-    if not said:
+    clustered = [arm for arm in arms if arm.clusters is not None]
+    if not clustered:
         return None
-    for arm in said[1:]:
-        if arm.clusters != said[0].clusters:
-            raise InputError(f"'{said[0].name}' and '{arm.name}' put the same problems into different clusters.")
-    return number_clusters(said[0])
+    for arm in clustered[1:]:
+        if arm.clusters != clustered[0].clusters:
+            raise InputError(f"'{clustered[0].name}' and '{arm.name}' put the same problems into different clusters.")
+    return number_clusters(clustered[0])
 
 
 def design_notes(arms: Sequence[Arm], design: ComparisonDesign) -> list[Note]:

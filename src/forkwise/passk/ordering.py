@@ -77,10 +77,10 @@ def order_arms(
         drawn_AR = np.array([np.mean([x[i][:, :, at].mean(axis=1) for x in drawn], axis=0) for i in range(len(names))])
         above, below = _surely(sets, [[x[:, :, [at]] for x in one] for one in scores], judge, level)
         places_AR = _places(drawn_AR)
-        for i, (name, place) in enumerate(zip(names, _places(mean_A[:, None])[:, 0].tolist(), strict=True)):
+        for i, (name, rank) in enumerate(zip(names, _places(mean_A[:, None])[:, 0].tolist(), strict=True)):
             shares = [float((places_AR[i] == r).mean()) for r in range(1, len(names) + 1)]
             sure = (1 + above[i], len(names) - below[i])
-            standings.append(Standing(name, k, float(mean_A[i]), int(place), *sure, shares))
+            standings.append(Standing(name, k, float(mean_A[i]), int(rank), *sure, shares))
     return improvements, standings
 
 

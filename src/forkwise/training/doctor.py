@@ -131,8 +131,8 @@ def _diagnose(folder: Path) -> Diagnosis:
     findings = [*state, *_not_finite(folder, steps)]
     if steps:
         findings += [finding for look in _LOOKS for finding in look(steps, settings)]
-    ours = "PPO" if "critic_learning_rate" in settings else "GRPO"
-    kind = "verl" if of_verl else ours if (folder / SETTINGS).is_file() else ""
+    trainer = "PPO" if "critic_learning_rate" in settings else "GRPO"
+    kind = "verl" if of_verl else trainer if (folder / SETTINGS).is_file() else ""
     return Diagnosis(folder, kind, settings.get("alpha"), steps[-1]["step"] if steps else 0, findings)
 
 

@@ -64,6 +64,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from roll.pipeline.rlvr.actor_worker import ActorWorker
 
-    made = type(name, (RollShapedLoss, ActorWorker), {"__module__": __name__, "__doc__": RollShapedLoss.__doc__})
-    globals()[name] = made
-    return made
+    worker = type(name, (RollShapedLoss, ActorWorker), {"__module__": __name__, "__doc__": RollShapedLoss.__doc__})
+    globals()[name] = worker
+    return worker

@@ -227,21 +227,21 @@ class HeadMixin(_Trainer):
             return [n for n in numbers[:2] if n is not None]  # without entropies (Unsloth) the loss will raise
 
         precision = _PRECISION.get(self.accelerator.mixed_precision)
-        said = None
+        reason = None
         try:
             mismatch = compare_head(model, ids, by_trl, temperature=self.temperature, precision=precision)
             if mismatch is not None:
-                said = f"trl {TRL} would train on wrong numbers: {mismatch}"
+                reason = f"trl {TRL} would train on wrong numbers: {mismatch}"
         except torch.OutOfMemoryError:
             raise
         except (AttributeError, RuntimeError, TypeError) as error:
             name = type(causal_model(model)).__name__
-            said = f"trl {TRL} cannot compute the log-probs of {name} ({first_line(error)})"
-        wrong = self._any_process(said is not None)
+            reason = f"trl {TRL} cannot compute the log-probs of {name} ({first_line(error)})"
+        wrong = self._any_process(reason is not None)
         if wrong and raises:
             other = f"trl {TRL} would train on wrong numbers: another process found one that is not the logits'"
             remedy = f"{_BACKEND}{_REMEDY}" if self.args.entropy_backend == "trl" else _REMEDY
-            raise InputError(f"{said or other}; {remedy}.")
+            raise InputError(f"{reason or other}; {remedy}.")
         return not wrong
 
     def _any_process(self, flag: bool) -> bool:

@@ -34,16 +34,16 @@ class RedrawMixin(RefillMixin):
         again_inputs = inputs[: max(1, int(method.share * len(first))) * size]
         with self._drawing_at(factor):
             again, _ = self._draw(again_inputs)
-        ours, others = _joined(first), _joined(again)
+        group, others = _joined(first), _joined(again)
         groups = torch.arange(len(again_inputs), device=others.rewards.device) // size
         chosen = method.chosen(self._totals(others.rewards), groups, states)[: len(inputs)].tolist()
-        redrawn = torch.arange(len(inputs), device=ours.rewards.device) < len(chosen)
+        redrawn = torch.arange(len(inputs), device=group.rewards.device) < len(chosen)
         gather = self.accelerator.gather
-        self._first_rewards, self._redrawn = gather(self._totals(ours.rewards)), gather(redrawn.to(torch.uint8)).bool()
+        self._first_rewards, self._redrawn = gather(self._totals(group.rewards)), gather(redrawn.to(torch.uint8)).bool()
         metrics = self._metrics["train"]  # type: ignore[attr-defined]
         metrics["redraw/temperature"].append(self.temperature * factor)  # type: ignore[attr-defined]
         metrics["redraw/replaced"].append(float(self._redrawn.float().mean()))
-        return [_with_places_of(ours, others, chosen)]
+        return [_with_places_of(group, others, chosen)]
 
     def _totals(self, rewards: torch.Tensor) -> torch.Tensor:
         total: torch.Tensor = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)  # type: ignore[attr-defined]
@@ -81,7 +81,7 @@ def _with_places_of(group: RewardedGroup, others: RewardedGroup, chosen: Sequenc
     count = len(chosen)
 
     def replaced(own: Sequence[Any], theirs: Sequence[Any]) -> list[Any]:
-        return [*(theirs[place] for place in chosen), *own[count:]]
+        return [*(theirs[index] for index in chosen), *own[count:]]
 
     none = [None] * len(others.inputs)
     return dataclasses.replace(

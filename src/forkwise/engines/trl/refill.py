@@ -162,7 +162,7 @@ class RefillMixin:
         places = _places(len(dataset), int(self.args.seed) + 1, self.extra_prompts)
         self.extra_prompts += count * processes
         everybodys = [next(places) for _ in range(count * processes)]
-        return [dataset[place] for place in everybodys[index * count : (index + 1) * count]]
+        return [dataset[row] for row in everybodys[index * count : (index + 1) * count]]
 
 
 def _places(size: int, seed: int, skip: int) -> Iterator[int]:

@@ -132,14 +132,14 @@ def act_on_rollout(
     """
     settings = settings.at(progress)
     late = settings.late
-    on_driver = [rollout_methods(settings.methods), late if settings.place is MethodStage.DRIVER else []]
+    on_driver = [rollout_methods(settings.methods), late if settings.stage is MethodStage.DRIVER else []]
     rewarding = reward_methods(settings.methods)
     wanted = needs([*on_driver[0], *on_driver[1]])
     fields: dict[str, Tensor] = {}
     numbers = {key: i for i, key in enumerate(sorted(keys))}
     rows = torch.tensor([numbers[key] for key in keys])
-    of_workers = needs(late) if settings.place in (MethodStage.LOSS, MethodStage.UPDATE) else frozenset()
-    if settings.place is MethodStage.UPDATE:
+    of_workers = needs(late) if settings.stage in (MethodStage.LOSS, MethodStage.UPDATE) else frozenset()
+    if settings.stage is MethodStage.UPDATE:
         fields[ROWS] = rows
     extra = wanted | of_workers | (needs(rewarding) | {Need.GROUPS, Need.CORRECT} if rewarding else frozenset())
     shared: dict[str, Any] = {}

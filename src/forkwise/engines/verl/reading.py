@@ -22,9 +22,9 @@ def read_settings(config: Any) -> VerlSettings:
             and other settings of verl under which they would not act.
     """
     algorithm = config.algorithm
-    for place, part in (("", config), ("algorithm.", algorithm)):
+    for section, part in (("", config), ("algorithm.", algorithm)):
         if "method" in part:
-            raise InputError(f"{place}method={part['method']} has no effect: write it as +algorithm.forkwise.method.")
+            raise InputError(f"{section}method={part['method']} has no effect: write it as +algorithm.forkwise.method.")
     named, short = algorithm.get("forkwise"), algorithm.get("entropy_shaping")
     if named is not None and short is not None:
         raise InputError(

@@ -108,7 +108,7 @@ def _check_estimator(config: Any, settings: VerlSettings) -> None:
 
 def _check_quantities(config: Any, settings: VerlSettings) -> None:
     """Refuses entropies that nobody computes, and policies compared with themselves."""
-    late, place = settings.late, settings.place
+    late, stage = settings.late, settings.stage
     correction = config.algorithm.get("rollout_correction")
     early = [*reward_methods(settings.methods), *rollout_methods(settings.methods)]
     old = needs(early) & _ENTROPIES | needs(late) & (_ENTROPIES if settings.policy == "old" else {Need.OLD_ENTROPY})
@@ -119,12 +119,12 @@ def _check_quantities(config: Any, settings: VerlSettings) -> None:
         )
     actor = config.actor_rollout_ref.actor
     computed = actor.get("calculate_entropy", False) or actor.get("entropy_coeff")
-    if place is MethodStage.LOSS and Need.ENTROPY in needs(late) and not computed:
+    if stage is MethodStage.LOSS and Need.ENTROPY in needs(late) and not computed:
         raise InputError(
             f"The entropy of the policy under update is needed: set {_ACTOR}.calculate_entropy=True, or the "
             "policy (algorithm.forkwise.policy, algorithm.entropy_shaping.entropy) to old."
         )
-    if place is MethodStage.UPDATE and settings.policy == "current" and actor.strategy not in ("fsdp", "fsdp2"):
+    if stage is MethodStage.UPDATE and settings.policy == "current" and actor.strategy not in ("fsdp", "fsdp2"):
         raise InputError(
             f"The methods {quoted(late)} select among the tokens of an update, which with policy=current is scored "
             f"beforehand; that is for {_ACTOR}.strategy=fsdp or fsdp2, not {actor.strategy}: "

@@ -64,7 +64,7 @@ class VerlSettings:
         return update_methods(self.methods)
 
     @property
-    def place(self) -> MethodStage:
+    def stage(self) -> MethodStage:
         """Tells where these methods act."""
         from forkwise.methods import Scope
 

@@ -73,7 +73,7 @@ class EntropyShapingMixin(_Trainer):
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
-        if self.shaping.place is MethodStage.UPDATE:
+        if self.shaping.stage is MethodStage.UPDATE:
             from forkwise.engines.verl.worker import selecting
 
             for role in _ACTORS:
@@ -83,11 +83,11 @@ class EntropyShapingMixin(_Trainer):
 
     def _setup(self) -> None:
         super()._setup()
-        if self.shaping.place not in _ON_WORKERS:
+        if self.shaping.stage not in _ON_WORKERS:
             return
         actor = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)
         late = tuple(self.shaping.late)
-        if self.shaping.place is MethodStage.LOSS:
+        if self.shaping.stage is MethodStage.LOSS:
             self.actor_rollout_wg.set_loss_fn(partial(shaped_ppo_loss, config=actor, methods=late))
         else:
             from forkwise.engines.verl.worker import WholeUpdates
@@ -132,7 +132,7 @@ class EntropyShapingMixin(_Trainer):
             self._made = None
             batch.extra_info |= {SEED: self._method_seed(), PROGRESS: self._progress()}
         batch = super()._update_actor(batch, metrics)
-        if self.shaping.place in _ON_WORKERS:
+        if self.shaping.stage in _ON_WORKERS:
             totals = take_totals(metrics, self.shaping.late, "actor/")
             if totals is None:
                 raise self._not_shaped("the actor's workers used another loss")

@@ -74,12 +74,12 @@ def decide(problems: Collection[SampleGroup], evidence: Evidence, source: Source
     reading, why = _reading(problems, evidence)
     source.readings["answer"] = reading
     if reading == "gold":
-        said = f"is read as the gold answer ({why}); --map answer=answer takes it as what each sample answered"
+        sentence = f"is read as the gold answer ({why}); --map answer=answer takes it as what each sample answered"
     elif "answer" in source.options.columns:  # another field was named for that
-        said = f"is left out ({why}); --map gold=answer takes it as the gold answer"
+        sentence = f"is left out ({why}); --map gold=answer takes it as the gold answer"
     else:
-        said = f"is read as what each sample answered ({why}); --map gold=answer takes it as the gold answer"
-    source.remarks.append(f"'answer' {said}")
+        sentence = f"is read as what each sample answered ({why}); --map gold=answer takes it as the gold answer"
+    source.remarks.append(f"'answer' {sentence}")
 
 
 def _says(text: str, answer: str) -> bool | None:
