@@ -8,7 +8,7 @@ from dataclasses import replace
 from forkwise.explore.findings import Dependence, PlaceboNull
 from forkwise.explore.results import Exploration, RunExploration
 from forkwise.report.distributions import Distribution, explored_entropies
-from forkwise.report.formats import count, estimate, interval, number, p_value, percent, quantile, share
+from forkwise.report.formats import bounds, count, estimate, interval, number, p_value, percent, quantile, share
 from forkwise.report.table import Block, Table, filled
 from forkwise.terminal import counted, one_line
 
@@ -220,7 +220,7 @@ def _contrasts(runs: Runs) -> list[Block]:
         *filled(caption, header, rows),
         *(
             f"{run.run}: {b.name}, {c.version}: whatever the unseen tails, the difference lies in "
-            f"[{number(c.identified[0], sign='+')}, {number(c.identified[1], sign='+')}]."
+            f"{bounds(*c.identified, sign='+')}."
             for run, b, c in every
             if c.identified is not None
         ),

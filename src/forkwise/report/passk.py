@@ -12,7 +12,7 @@ from forkwise.passk.length import BUDGET, CAP, MATCHED
 from forkwise.passk.notes import Note
 from forkwise.passk.results import Curve, LengthDifference, LengthRow
 from forkwise.report.benchmarks import by_scorio, on_benchmarks
-from forkwise.report.formats import at, count, coverage, interval, number, p_value, share, spans
+from forkwise.report.formats import at, bounds, count, coverage, interval, number, p_value, share, spans
 from forkwise.report.passk_notes import sentences
 from forkwise.report.table import Block, Table, filled
 
@@ -217,7 +217,7 @@ def _controlled(d: Difference, pair: str, control: str, unit: str) -> list[Table
             number(row.reference_value),
             number(row.value),
             _change(row),
-            "" if row.band_low is None else f"[{row.band_low:+.3f}, {row.band_high:+.3f}]",
+            bounds(row.band_low, row.band_high, sign="+"),
             str(row.problems) if control == MATCHED else "",
             number(row.effective_n, 1),
         ]

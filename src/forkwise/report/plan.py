@@ -11,7 +11,7 @@ from forkwise.passk.notes import Note
 from forkwise.passk.plan import Needed, Plan, PricedStudy
 from forkwise.passk.power import MOST_RUNS, Size
 from forkwise.passk.two_way import ENOUGH
-from forkwise.report.formats import count, number, share
+from forkwise.report.formats import bounds, count, coverage, interval, number, share
 from forkwise.report.passk_notes import sentences
 from forkwise.report.table import Table, filled
 from forkwise.terminal import counted
@@ -74,14 +74,14 @@ def _components(plan: Plan) -> list[Table]:
             _sd(c.run_problem),
             _sd(c.noise_at(n)) if c.largest_k <= n else "",
             _sd(c.method_problem),
-            "" if c.rho is None else f"{c.rho:.2f}" + _bracket(c.rho_low, c.rho_high, 2),
+            interval(c.rho, c.rho_low, c.rho_high, 2),
         ]
         for c in plan.components
     ]
     header = ["", "Pass@K", "problems", "runs", "run x problem", f"sampling, n = {n}", "method x problem", "seeds' rho"]
     known = any(c.run_freedom for c in plan.components)
     caption = "Pass@K, and its standard deviation over problems, runs, ..."
-    return filled(caption + (f" [{plan.level:.0%} chi-square interval]" if known else ""), header, rows)
+    return filled(caption + (f" [{coverage(plan.level)} chi-square interval]" if known else ""), header, rows)
 
 
 def _endpoint(c: Components) -> str:
@@ -93,18 +93,15 @@ def _sd(variance: float | None) -> str:
 
 
 def _spread(c: Components) -> str:
-    return _sd(c.run) + (f" [{_sd(c.run_low)}, {_sd(c.run_high)}]" if c.run_freedom else "")
-
-
-def _bracket(low: float | None, high: float | None, digits: int = 3) -> str:
-    return "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
+    ends = (None if x is None else sqrt(x) for x in (c.run_low, c.run_high))
+    return interval(sqrt(c.run), *ends, 4) if c.run_freedom else _sd(c.run)
 
 
 def _detectable(plan: Plan) -> list[Table]:
     rows = []
     for d in plan.detectable:
         shares = [share(x, 0) for x in (d.runs, d.run_problem, d.sampling, d.method_problem)]
-        ends = _bracket(d.low, d.high) if plan.trained and d.low < d.high else ""
+        ends = f" {bounds(d.low, d.high)}" if plan.trained and d.low < d.high else ""
         rows.append([name_of(d.endpoint), f"{_found(d.difference)}{ends}", *shares])
     header = ["", "difference", "% runs", "% run x problem", "% sampling", "% method x problem"]
     caption = f"Smallest difference found, {_size(plan.size)}; {_test(plan)}{_ends(plan)}; what its variance comes from"
@@ -244,8 +241,8 @@ def _foundations(plan: Plan) -> list[str]:
         sentences.append(
             f"The SD of the runs' means rests on {counted(first.run_freedom, 'degree')} of freedom "
             "(runs beyond the first of each arm): "
-            f"the true one is {low:.2g} to {high:.2g} times the estimate ({plan.level:.0%} chi-square interval, for "
-            "normal run effects)."
+            f"the true one is {low:.2g} to {high:.2g} times the estimate ({coverage(plan.level)} chi-square interval, "
+            "for normal run effects)."
         )
     if first.cluster_size > 1:
         clusters = plan.size.problems / first.cluster_size
