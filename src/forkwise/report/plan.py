@@ -93,8 +93,9 @@ def _sd(variance: float | None) -> str:
 
 
 def _spread(c: Components) -> str:
-    ends = (None if x is None else sqrt(x) for x in (c.run_low, c.run_high))
-    return interval(sqrt(c.run), *ends, 4) if c.run_freedom else _sd(c.run)
+    if not c.run_freedom:
+        return _sd(c.run)
+    return interval(sqrt(c.run), sqrt(c.run_low), sqrt(c.run_high), 4)
 
 
 def _detectable(plan: Plan) -> list[Table]:
