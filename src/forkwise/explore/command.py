@@ -20,7 +20,7 @@ from forkwise.explore.encoders import load_encoder, remembering
 from forkwise.explore.lexicon import load_lexicon, load_reflective
 from forkwise.explore.options import ExploreOptions
 from forkwise.explore.results import Exploration, RunExploration, TrainingRow, write
-from forkwise.explore.settings import Settings
+from forkwise.explore.settings import ExploreSettings
 from forkwise.explore.traces import Origin, RunTraces, Trace, check_side_by_side, load_traces
 from forkwise.folders.results import inputs_of
 from forkwise.passk.intervals import check_level
@@ -47,7 +47,7 @@ def run_explore(options: ExploreOptions) -> Exploration:
 
 
 def _explore(options: ExploreOptions, tables: Sequence[OpenTable], base_table: OpenTable | None) -> Exploration:
-    settings = Settings(
+    settings = ExploreSettings(
         lexicon=load_lexicon(options.lexicon),
         reflective=load_reflective(options.reflective),
         quantile=options.quantile,

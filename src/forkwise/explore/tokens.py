@@ -257,8 +257,8 @@ def sentence_table(traces: Sequence[Trace], problem_of: dict[str, int]) -> Sente
 
 def histogram(values: FloatArray, edges: FloatArray) -> Histogram:
     """Counts the values between `edges`."""
-    counts, _ = np.histogram(values, edges)
-    return Histogram([float(edge) for edge in edges], [int(count) for count in counts])
+    heights, _ = np.histogram(values, edges)
+    return Histogram([float(edge) for edge in edges], [int(count) for count in heights])
 
 
 def profile(table: TokenTable, at_N: IntArray | FloatArray, edges: Sequence[float], level: float) -> list[ProfilePoint]:

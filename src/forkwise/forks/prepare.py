@@ -231,12 +231,12 @@ def _check_policy(pool: Pool, tokens: Path, model: str) -> float | None:
     Those that come without entropies are a server's, of temperature 1.
     """
     columns = ["problem_id", "sample_id", "logprobs"]
-    ours = {(row["problem_id"], row["sample_id"]): row["logprobs"] for row in read_samples(tokens, columns).to_pylist()}
+    own = {(row["problem_id"], row["sample_id"]): row["logprobs"] for row in read_samples(tokens, columns).to_pylist()}
     apart: list[float] = []
     for row in pool.rows:
         if row["entropies"] is None and pool.sampling.temperature != 1:
             continue
-        stored, now = row["logprobs"], ours.get((row["problem_id"], row["sample_id"]))
+        stored, now = row["logprobs"], own.get((row["problem_id"], row["sample_id"]))
         if stored and now and len(stored) == len(now) and None not in stored:
             apart += np.abs(np.array(stored) - np.array(now)).tolist()
     if not apart:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from forkwise.explore.findings import Dependence, Null
+from forkwise.explore.findings import Dependence, PlaceboNull
 from forkwise.explore.results import Exploration, RunExploration
 from forkwise.report.distributions import Distribution, explored_entropies
 from forkwise.report.formats import count, estimate, interval, number, p_value, percent, quantile, share
@@ -51,7 +51,7 @@ def conclusion(run: RunExploration) -> str:
     return f"{run.run}: {often} per response; {why} to compare their entropy with that of others."
 
 
-def _beside(null: Null) -> str:
+def _beside(null: PlaceboNull) -> str:
     return f"lexicons of other words {interval(null.mean, null.low, null.high, sign='+')}, p {p_value(null.p)}"
 
 

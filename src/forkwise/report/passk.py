@@ -183,10 +183,10 @@ def _changes(d: Difference) -> list[Block]:
     changes = d.changes
     if changes is None:
         return []
-    counts = f"{changes.by_both} by both, {len(changes.by_arm)} by {d.arm} alone, {len(changes.by_reference)} by "
-    counts += f"{d.reference} alone (exact McNemar p {p_value(changes.solved_p)}), {changes.by_neither} by neither"
+    solved = f"{changes.by_both} by both, {len(changes.by_arm)} by {d.arm} alone, {len(changes.by_reference)} by "
+    solved += f"{d.reference} alone (exact McNemar p {p_value(changes.solved_p)}), {changes.by_neither} by neither"
     rates = f"{d.arm} is right more often on {changes.better} and less often on {changes.worse} (exact sign test, p "
-    sentence = f"Problems solved: {counts}. {rates}{p_value(changes.rate_p)}). Both tests are about these very models."
+    sentence = f"Problems solved: {solved}. {rates}{p_value(changes.rate_p)}). Both tests are about these very models."
     rows = [
         [name, *(f"{p.problem}: {p.right} of {p.n}" for p in problems[:_NAMED]), *[""] * (_NAMED - len(problems))]
         for name, problems in ((d.arm, changes.by_arm), (d.reference, changes.by_reference))

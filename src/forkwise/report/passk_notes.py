@@ -93,11 +93,11 @@ def sentences(notes: Iterable[Note]) -> list[str]:
     Raises:
         InputError: a note from a file lacks facts, or has others.
     """
-    said = []
+    sentences = []
     for note in notes:
         try:
             sentence = SENTENCES[note.topic](**note.facts)
         except (TypeError, ValueError) as error:
             raise InputError(f"The note '{note.topic}' of a result file is damaged: write the file again.") from error
-        said.append(f"{', '.join(note.arms)}: {sentence}" if note.arms else sentence)
-    return said
+        sentences.append(f"{', '.join(note.arms)}: {sentence}" if note.arms else sentence)
+    return sentences

@@ -63,8 +63,8 @@ def design(study: Study) -> list[Block]:
 
 def _problems(study: Study) -> str:
     e = study.evaluation
-    place = f" from place {count(e.first_problem)} on" if e.first_problem else ""
-    return f"{counted(e.problems, 'problem')}{place}"
+    start = f" from place {count(e.first_problem)} on" if e.first_problem else ""
+    return f"{counted(e.problems, 'problem')}{start}"
 
 
 def _listed(seeds: Sequence[int]) -> str:
@@ -91,8 +91,8 @@ def how_far(progress: Progress) -> str:
     facts = [f"{len(progress.collapsed)} collapsed ({', '.join(progress.collapsed)})" if progress.collapsed else ""]
     facts += [f"{progress.restarts} were started again" if progress.restarts else ""]
     facts += [f"{len(progress.started)} more were started" if progress.started else ""]
-    said = "; ".join(filter(None, facts))
-    return f"{text}; {said}." if said else f"{text}."
+    listed = "; ".join(filter(None, facts))
+    return f"{text}; {listed}." if listed else f"{text}."
 
 
 def findings(study: Study, result: Result, registered: str | None) -> list[Block]:
