@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -320,3 +320,31 @@ def load_scorer(
 ) -> Scorer:
     """Loads a model, named by Hub id, folder or `"embedded"`, and returns its scorer."""
     return Scorer(*load_model(model, device, dtype, trust_remote_code), budget=budget)
+
+
+class ScoringOptions(Protocol):
+    """What the options of a command that scores samples say about how the model is loaded."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def token_budget(self) -> int: ...
+
+    @property
+    def trust_remote_code(self) -> bool: ...
+
+
+def scorer_of(model: str, options: ScoringOptions) -> Scorer:
+    """Loads the model that a command names and returns its scorer, with progress."""
+    with Meter(what="loading the model"):
+        return load_scorer(
+            model,
+            device=options.device,
+            dtype=options.dtype,
+            budget=options.token_budget,
+            trust_remote_code=options.trust_remote_code,
+        )

@@ -98,7 +98,10 @@ STRATA_SENTENCES = "trace, its tenth, length in tokens"
 
 
 def token_table(traces: Sequence[Trace], problem_of: dict[str, int], lexicon: Lexicon) -> TokenTable:
-    """Makes the table of the tokens of all traces that have entropies; `problem_of` numbers the problems."""
+    """Makes the table of the tokens of all traces that have entropies; `problem_of` numbers the problems.
+
+    It has more than 60 lines because all columns are filled in one pass over the tokens.
+    """
     entries = list(lexicon.groups)
     number = {entry: i for i, entry in enumerate(entries)}
     words: dict[str, int] = {}

@@ -25,6 +25,7 @@ _BEFORE = 200  # characters
 
 
 def run_forks(table: Path, options: ForksOptions, judging: JudgeOptions, announce: Callable[[Cost], None]) -> Forks:
+    """Continues and analyses; it has more than 60 lines because the result has so many parts, each of one line."""
     """Measures what the tokens of a table decide, and writes `forks.json` to `--out`.
 
     Args:

@@ -13,7 +13,7 @@ import numpy as np
 
 from forkwise.errors import InputError
 from forkwise.explore.lexicon import Lexicon, ReflectivePatterns, load_lexicon, load_reflective
-from forkwise.explore.teacher import Scorer, load_scorer, write_entropies
+from forkwise.explore.teacher import Scorer, scorer_of, write_entropies
 from forkwise.explore.tokenisation import prompt_ids
 from forkwise.folders import only_process
 from forkwise.folders.results import Input, inputs_of
@@ -87,14 +87,7 @@ def prepare(table: OpenTable, options: ForksOptions, judging: JudgeOptions) -> P
     golds = _golds(table.path, judge)
     _check_judge(pool, judge, golds)
     lexicon, reflective = load_lexicon(options.lexicon), load_reflective(options.reflective)
-    with Meter(what="loading the model"):
-        scorer = load_scorer(
-            options.model,
-            device=options.device,
-            dtype=options.dtype,
-            budget=options.token_budget,
-            trust_remote_code=options.trust_remote_code,
-        )
+    scorer = scorer_of(options.model, options)
     tokens = options.out / "tokens"
     write_entropies(table.path, tokens, scorer, name=options.model, temperature=pool.sampling.temperature)
     difference = _check_policy(pool, tokens, options.model)
