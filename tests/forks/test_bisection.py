@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from forkwise.forks.bisection import Interval, Place, bisected, worth_halving
+from forkwise.forks.bisection import Place, TokenInterval, bisected, worth_halving
 
 N = 16
 
 
-def exact(values: Sequence[float]) -> tuple[Interval, list[list[int]]]:
+def exact(values: Sequence[float]) -> tuple[TokenInterval, list[list[int]]]:
     """The interval over all of a sample with these chances after so many tokens, and a list for the places asked."""
     ends = (round(N * values[0]), round(N * values[-1]))
-    return Interval(0, 0, 0, len(values) - 1, *ends, N), []
+    return TokenInterval(0, 0, 0, len(values) - 1, *ends, N), []
 
 
 @pytest.mark.parametrize("step", range(11))
@@ -44,8 +44,8 @@ def test_a_change_over_several_tokens_is_not_pinned_on_one() -> None:
 
 
 def test_the_surest_changes_are_halved_first_and_no_more_than_suffice() -> None:
-    def sentence(row: int, length: int, before: int, after: int) -> Interval:
-        return Interval(row, row, 0, length, before, after, N)
+    def sentence(row: int, length: int, before: int, after: int) -> TokenInterval:
+        return TokenInterval(row, row, 0, length, before, after, N)
 
     # Costs: one token 2, two tokens 1 + 2, five to eight 3 + 2. By hand of 16 each: 0 and 16 is 2 / C(32, 16).
     assert [sentence(0, n, 0, 16).cost for n in (1, 2, 5, 8, 9)] == [2, 3, 5, 5, 6]
@@ -67,7 +67,7 @@ def test_what_is_measured_again_is_the_truth_and_what_found_it_overstates() -> N
 
     chosen, again, of_fourth = [], [], 0
     for _ in range(4000):
-        interval = Interval(0, 0, 0, 8, *(int(rng.binomial(N, v)) for v in (values[0], values[-1])), N)
+        interval = TokenInterval(0, 0, 0, 8, *(int(rng.binomial(N, v)) for v in (values[0], values[-1])), N)
         for token in bisected(worth_halving([interval], 10), measure).tokens:
             true = values[token.end] - values[token.start]
             chosen.append(abs(token.after - token.before) / N - abs(true))

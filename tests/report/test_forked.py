@@ -16,7 +16,7 @@ from forkwise.forks.sentence_results import SentenceRow
 from forkwise.forks.stored import read_continued
 from forkwise.forks.ways import ways_of
 from forkwise.report.content import gather
-from forkwise.report.forked import Value, measured
+from forkwise.report.forked import ChanceAt, measured
 from forkwise.report.selection import ListedSample, choose
 from forkwise.report.sources import find_source
 
@@ -68,7 +68,7 @@ def test_without_the_continuations_the_page_says_so(tmp_path: Path) -> None:
     folder = made.forked(tmp_path, ROW)
     shutil.rmtree(folder / "continuations")
     sample, notes = of_sample(folder)
-    assert (sample.states, sample.values) == ([], [Value(1, 0.45, 0.1)])
+    assert (sample.states, sample.values) == ([], [ChanceAt(1, 0.45, 0.1)])
     assert "not beside it any more" in notes[0]
 
 
@@ -78,7 +78,7 @@ def test_where_sentences_know_a_value_better_theirs_counts(tmp_path: Path) -> No
         for i, (position, before, error) in enumerate([(0, 0.5, 0.2), (1, 0.4, 0.05), (2, 0.3, 0.1)])
     ]
     sample, _ = of_sample(made.forked(tmp_path, ROW), [SimpleNamespace(run="r", sentences=rows, points=[])])
-    assert sample.values == [Value(0, 0.5, 0.2), Value(1, 0.4, 0.05), Value(2, 0.3, 0.1)]
+    assert sample.values == [ChanceAt(0, 0.5, 0.2), ChanceAt(1, 0.4, 0.05), ChanceAt(2, 0.3, 0.1)]
 
 
 def test_samples_that_were_continued_are_shown_first() -> None:

@@ -25,9 +25,9 @@ from forkwise.forks.estimators import (
     weighted_mean,
 )
 from forkwise.forks.frame import CLASSES, Frame, Pool
-from forkwise.forks.results import Forced, Part, StateRow, Top
+from forkwise.forks.results import ForcedToken, Part, StateRow, Top
 from forkwise.forks.second import Again, combined
-from forkwise.forks.states import Drawn
+from forkwise.forks.states import DrawnStates
 from forkwise.forks.stored import Continued
 from forkwise.progress import watch
 from forkwise.tasks.answers.classes import answer_classes
@@ -50,7 +50,7 @@ class StateEstimates:
 
     frame: Frame
     pool: Pool
-    drawn: Drawn
+    drawn: DrawnStates
     decided_N: FloatArray
     open_N: FloatArray
     weight_N: FloatArray
@@ -77,7 +77,7 @@ class StateEstimates:
 def estimate_states(
     frame: Frame,
     pool: Pool,
-    drawn: Drawn,
+    drawn: DrawnStates,
     continued: Sequence[Continued],
     *,
     by_answer: bool,
@@ -265,7 +265,7 @@ def tops(estimates: StateEstimates) -> list[Top]:
     entropy, decile = table.units.value_N, table.decile_N
     order = np.argsort(-entropy, kind="stable")
     reached = np.cumsum(per_trace[order]) / per_trace.sum()
-    made = []
+    tokens = []
     for share in TOPS:
         top = np.zeros(entropy.size, dtype=np.bool_)
         top[order[: int(np.searchsorted(reached, share)) + 1]] = True
@@ -273,7 +273,7 @@ def tops(estimates: StateEstimates) -> list[Top]:
         rate = at_place / np.maximum(np.bincount(decile, weights=per_trace, minlength=10), 1e-300)
         top_N, like_N = top[estimates.drawn.index].astype(np.float64), rate[decile[estimates.drawn.index]]
         of_tokens = float(per_trace[top].sum() / per_trace.sum())
-        made.append(
+        tokens.append(
             Top(
                 of_tokens=of_tokens,
                 threshold=float(entropy[top].min()),
@@ -283,7 +283,7 @@ def tops(estimates: StateEstimates) -> list[Top]:
                 minus_random=estimates.share(top_N - of_tokens),
             )
         )
-    return made
+    return tokens
 
 
 # ------------------------------------------------------------------------------------------------------------- states
@@ -295,7 +295,7 @@ def rows(
     """Makes the row of each state; V and what tokens are worth are those of the first stage."""
     chance_again = {} if again is None else dict(zip(again.index.tolist(), again.chance.tolist(), strict=True))
     table, traces = estimates.frame.table, estimates.frame.traces
-    made = []
+    state_rows = []
     for n, (i, state) in enumerate(zip(estimates.drawn.index.tolist(), continued, strict=True)):
         trace = traces[int(table.units.trace_N[i])]
         first, value, error = state.first, None, None
@@ -308,7 +308,7 @@ def rows(
             value = float(state_value(first.branches, right_R[:, None]).value_C[0])
             error = value_error(first.branches, right_R)
         columns = zip(first.tokens, state.texts, first.probabilities, worth_G, error_G, strict=False)
-        made.append(
+        state_rows.append(
             StateRow(
                 run=run,
                 problem_id=trace.problem_id,
@@ -323,12 +323,12 @@ def rows(
                 decided=float(estimates.decided_N[n]),
                 open=float(estimates.open_N[n]),
                 p=_exceeding(estimates.null_ND[n], float(estimates.decided_N[n])),
-                forced=[Forced(*column) for column in list(columns)[: first.forced]],
+                forced=[ForcedToken(*column) for column in list(columns)[: first.forced]],
                 value_error=error,
                 again=chance_again.get(n),
             )
         )
-    return made
+    return state_rows
 
 
 def to_read(states: Sequence[StateRow], threshold: float, most: int) -> tuple[list[int], list[int], list[int]]:

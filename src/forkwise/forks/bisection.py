@@ -22,7 +22,7 @@ Place = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Interval:
+class TokenInterval:
     """Tokens of a sample, with how many of the continuations from either end were right."""
 
     row: int
@@ -53,13 +53,13 @@ class Bisected:
 
     searched: int
     """Sentences that were halved."""
-    tokens: list[Interval]
+    tokens: list[TokenInterval]
     """Single tokens that change the chance, with the counts that found them."""
     points: list[tuple[Place, int]]
     """Every place that was continued from on the way, with how many were right."""
 
 
-def worth_halving(intervals: Sequence[Interval], states: int) -> list[Interval]:
+def worth_halving(intervals: Sequence[TokenInterval], states: int) -> list[TokenInterval]:
     """Chooses the intervals whose change is surest, as many as so many states suffice for."""
     chosen, left = [], states
     for interval in sorted(intervals, key=lambda i: (i.p, i.row)):
@@ -69,13 +69,13 @@ def worth_halving(intervals: Sequence[Interval], states: int) -> list[Interval]:
     return chosen
 
 
-def bisected(intervals: Sequence[Interval], measure: Callable[[str, Sequence[Place]], Sequence[int]]) -> Bisected:
+def bisected(intervals: Sequence[TokenInterval], measure: Callable[[str, Sequence[Place]], Sequence[int]]) -> Bisected:
     """Halves intervals down to one token.
 
     Args:
         measure: continues traces from places, and counts right continuations; told the name of the round.
     """
-    tokens: list[Interval] = []
+    tokens: list[TokenInterval] = []
     points: list[tuple[Place, int]] = []
     open_intervals, rounds = list(intervals), 0
     while True:
@@ -86,9 +86,9 @@ def bisected(intervals: Sequence[Interval], measure: Callable[[str, Sequence[Pla
         rounds += 1
         middles = [(i.trace, (i.start + i.end) // 2) for i in open_intervals]
         halves = []
-        for interval, place, right in zip(open_intervals, middles, measure(f"{STAGE}-{rounds}", middles), strict=True):
-            points.append((place, right))
-            at = place[1]
+        for interval, middle, right in zip(open_intervals, middles, measure(f"{STAGE}-{rounds}", middles), strict=True):
+            points.append((middle, right))
+            at = middle[1]
             parts = (replace(interval, end=at, after=right), replace(interval, start=at, before=right))
             better = min(parts, key=lambda half: half.p)
             if better.p <= SPLIT:

@@ -15,7 +15,7 @@ from forkwise.forks.options import ForksOptions
 from forkwise.forks.prepare import Prepared, continue_all, continue_later, prepare
 from forkwise.forks.results import Forks, Seen, StateRow, write
 from forkwise.forks.second import Again, choose_again, number_again
-from forkwise.forks.states import Drawn, draw, strata
+from forkwise.forks.states import DrawnStates, draw, strata
 from forkwise.forks.stored import Continued, State, count_stored
 from forkwise.forks.ways import ways_of
 from forkwise.samples.direct import Imported, imported_from, open_table
@@ -27,6 +27,7 @@ _BEFORE = 200  # characters
 
 
 def run_forks(table: Path, options: ForksOptions, judging: JudgeOptions, announce: Callable[[Cost], None]) -> Forks:
+    """Continues and analyses; it has more than 60 lines because the result has so many parts, each of one line."""
     """Measures what the tokens of a table decide, and writes `forks.json` to `--out`.
 
     Args:
@@ -48,7 +49,7 @@ def _forks(table: str, imported: Imported | None, ready: Prepared, announce: Cal
     cost = cost_of(frame, pool, drawn, options.continuations, stored, options.level, options.further)
     refuse_too_small(cost, units.value_N.size)
     places = [(int(units.trace_N[i]), int(frame.table.position_N[i]), int(i)) for i in drawn.index]
-    states = [ready.state(*place, force=True) for place in places]
+    states = [ready.state(*token, force=True) for token in places]
     continued, cost = continue_all(ready, states, cost, announce)
     estimates = analysis.estimate_states(
         *(frame, pool, drawn, continued),
@@ -128,7 +129,7 @@ def _continue_again(
     return combined, again, further
 
 
-def _seen(n: int, rows: Sequence[StateRow], continued: Sequence[Continued], frame: Frame, drawn: Drawn) -> Seen:
+def _seen(n: int, rows: Sequence[StateRow], continued: Sequence[Continued], frame: Frame, drawn: DrawnStates) -> Seen:
     i = int(drawn.index[n])
     trace = frame.traces[int(frame.table.units.trace_N[i])]
     assert trace.tokens is not None

@@ -11,7 +11,7 @@ from forkwise.errors import InputError
 from forkwise.explore.contrast import FloatArray
 from forkwise.forks.frame import Frame, Pool
 from forkwise.forks.second import number_again
-from forkwise.forks.states import Drawn
+from forkwise.forks.states import DrawnStates
 
 _TAIL = 20.0  # the mean square of what tokens decide, in squares of their mean: a few decide most
 
@@ -40,7 +40,7 @@ class Cost:
 
 
 def cost_of(
-    frame: Frame, pool: Pool, drawn: Drawn, continuations: int, stored: int, level: float, further: int = 0
+    frame: Frame, pool: Pool, drawn: DrawnStates, continuations: int, stored: int, level: float, further: int = 0
 ) -> Cost:
     """Estimates the cost of a draw, and forecasts the error of the sum of what tokens decide by its first stage.
 
@@ -57,7 +57,7 @@ def cost_of(
     return Cost(drawn.index.size, continuations, stored, tokens, half, available, again=again, further=further)
 
 
-def _half_width(frame: Frame, pool: Pool, drawn: Drawn, continuations: int, level: float) -> float:
+def _half_width(frame: Frame, pool: Pool, drawn: DrawnStates, continuations: int, level: float) -> float:
     """Forecasts the half width of the interval of the sum that tokens decide, from entropies alone.
 
     As if all tokens of a state were equally likely, none decided anything beyond its share by entropy, and each state

@@ -15,7 +15,7 @@ from forkwise.embedded import model_path
 from forkwise.errors import InputError
 from forkwise.explore.lexicon import Lexicon, ReflectivePatterns, load_lexicon, load_reflective
 from forkwise.explore.sentences import words_of
-from forkwise.explore.teacher import MANIFEST, load_scorer, write_entropies
+from forkwise.explore.teacher import MANIFEST, scorer_of, write_entropies
 from forkwise.explore.tokenisation import prompt_ids
 from forkwise.folders import only_process
 from forkwise.folders.results import Input, inputs_of
@@ -187,14 +187,7 @@ def continue_later(ready: Prepared, states: Sequence[State], stage: str, continu
 
 def _local(table: OpenTable, tokens: Path, options: ForksOptions, pool: Pool, judge: Judge) -> Engine:
     """Loads the model with transformers, and computes the entropies of the samples."""
-    with Meter(what="loading the model"):
-        scorer = load_scorer(
-            options.model,
-            device=options.device,
-            dtype=options.dtype,
-            budget=options.token_budget,
-            trust_remote_code=options.trust_remote_code,
-        )
+    scorer = scorer_of(options.model, options)
     write_entropies(table.path, tokens, scorer, name=options.model, temperature=pool.sampling.temperature)
     difference = _check_policy(pool, tokens, options.model)
     prompts = {row["problem_id"]: prompt_ids(scorer.tokenizer, row["prompt"]) for row in pool.rows}
@@ -300,12 +293,12 @@ def _check_policy(pool: Pool, tokens: Path, model: str) -> float | None:
     Those that come without entropies are a server's, of temperature 1.
     """
     columns = ["problem_id", "sample_id", "logprobs"]
-    ours = {(row["problem_id"], row["sample_id"]): row["logprobs"] for row in read_samples(tokens, columns).to_pylist()}
+    own = {(row["problem_id"], row["sample_id"]): row["logprobs"] for row in read_samples(tokens, columns).to_pylist()}
     apart: list[float] = []
     for row in pool.rows:
         if row["entropies"] is None and pool.sampling.temperature != 1:
             continue
-        stored, now = row["logprobs"], ours.get((row["problem_id"], row["sample_id"]))
+        stored, now = row["logprobs"], own.get((row["problem_id"], row["sample_id"]))
         if stored and now and len(stored) == len(now) and None not in stored:
             apart += np.abs(np.array(stored) - np.array(now)).tolist()
     if not apart:

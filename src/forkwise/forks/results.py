@@ -15,7 +15,7 @@ from forkwise.explore.findings import Estimate
 from forkwise.folders.results import Input, read_result, write_result
 from forkwise.forks.cost import Cost
 from forkwise.forks.estimators import Budget
-from forkwise.forks.states import Stratum
+from forkwise.forks.states import StateStratum
 from forkwise.samples.direct import Imported
 
 SCHEMA = 1
@@ -78,7 +78,7 @@ class End:
 
 
 @dataclass(frozen=True)
-class Way:
+class FirstToken:
     """One first token of a state, and what came of it."""
 
     token: str
@@ -94,7 +94,7 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Forced:
+class ForcedToken:
     """A token that was forced at a state, and its true advantage."""
 
     token_id: int
@@ -128,7 +128,7 @@ class StateRow:
     open: float
     p: float
     """p-value of the state deciding nothing, one-sided."""
-    forced: list[Forced]
+    forced: list[ForcedToken]
     """What its forced tokens were worth; the first is the sample's own, then come the likeliest."""
     value_error: float | None = None
     """Standard error of V."""
@@ -143,7 +143,7 @@ class Seen:
     state: StateRow
     before: str
     """Text before the token, its end."""
-    ways: list[Way]
+    ways: list[FirstToken]
     """What the tokens there lead to, the likeliest token first."""
 
 
@@ -196,7 +196,7 @@ class Forks:
     hidden_forks: list[Seen]
     """States not of high entropy that decide most."""
     states: list[StateRow]
-    strata: list[Stratum] = field(default_factory=list)
+    strata: list[StateStratum] = field(default_factory=list)
     """The design by which states were drawn."""
     entropies: str = "model"
     """What entropies are: computed (`model`), or from likeliest tokens of the table, lower bounds (`top-k`)."""

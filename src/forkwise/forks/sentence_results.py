@@ -41,7 +41,7 @@ class SentenceRow:
 
 
 @dataclass(frozen=True)
-class Kind:
+class SentenceKind:
     """Sentences of one kind."""
 
     name: str
@@ -113,7 +113,7 @@ class Sentences:
     """Samples that were looked at."""
     cost: Cost
     budget: Budget
-    kinds: list[Kind]
+    kinds: list[SentenceKind]
     effect: Effect
     sentences: list[SentenceRow]
     run: str = ""

@@ -24,12 +24,12 @@ from forkwise.explore.findings import Estimate
 from forkwise.explore.sentences import split_sentences
 from forkwise.explore.spans import first_token
 from forkwise.forks.analysis import outcomes
-from forkwise.forks.bisection import STAGE, Interval, Place, bisected, worth_halving
+from forkwise.forks.bisection import STAGE, Place, TokenInterval, bisected, worth_halving
 from forkwise.forks.cost import Cost, refuse_too_small
 from forkwise.forks.estimators import binomial_error, budget, share_of, weighted_mean
 from forkwise.forks.options import ForksOptions
 from forkwise.forks.prepare import Prepared, continue_all, continue_later, prepare
-from forkwise.forks.sentence_results import Effect, Kind, Point, SentenceRow, Sentences, Step, write
+from forkwise.forks.sentence_results import Effect, Point, SentenceKind, SentenceRow, Sentences, Step, write
 from forkwise.forks.stored import Continued, State, count_stored
 from forkwise.samples.direct import Imported, imported_from, open_table
 from forkwise.sampling.options import JudgeOptions
@@ -231,7 +231,7 @@ def _bisect(
             row = rows[at]
             if row.before is not None and row.after is not None:
                 counts = (round(row.before * number), round(row.after * number), number)
-                intervals.append(Interval(at, profile.trace, start, end, *counts))
+                intervals.append(TokenInterval(at, profile.trace, start, end, *counts))
             at += 1
 
     def measure(stage: str, places: Sequence[Place]) -> list[int]:
@@ -239,9 +239,9 @@ def _bisect(
         return [state.correct.count(True) for state in continue_later(ready, states, stage, number)]
 
     result = bisected(worth_halving(intervals, ready.options.bisect), measure)
-    ends = [(i.trace, place) for i in result.tokens for place in (i.start, i.end)]
+    ends = [(i.trace, token) for i in result.tokens for token in (i.start, i.end)]
     length = {t: len(ready.frame.ids[t]) for t, _ in ends}
-    going = [place for place in ends if place[1] < length[place[0]]]
+    going = [end for end in ends if end[1] < length[end[0]]]
     again = dict(zip(going, measure(f"{STAGE}-again", going), strict=True))
     steps, points = [], []
     for interval in result.tokens:
@@ -274,7 +274,7 @@ def _kinds(
     decided_Q: FloatArray,
     shares: bool,
     level: float,
-) -> list[Kind]:
+) -> list[SentenceKind]:
     decided_S = np.array([row.decided for row in rows])
     reflective_S = np.array([row.reflective for row in rows])
     changes = [None if None in (r.before, r.after) else float(r.after or 0) - float(r.before or 0) for r in rows]
@@ -284,7 +284,7 @@ def _kinds(
         known = np.array([change is not None for change in changes]) & of
         change = np.array([change or 0.0 for change in changes])
         kinds.append(
-            Kind(
+            SentenceKind(
                 name=name,
                 sentences=int(of.sum()),
                 decided=weighted_mean(decided_S[of], weight_S[of], problem_S[of], level),

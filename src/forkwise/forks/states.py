@@ -26,7 +26,7 @@ _FEWEST = 2  # states that each part of a stratum must get, for it to be parted
 
 
 @dataclass(frozen=True)
-class Stratum:
+class StateStratum:
     """Tokens with the same chance of being drawn."""
 
     name: str
@@ -36,14 +36,14 @@ class Stratum:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnStates:
     """States that were drawn from the frame, in the frame's order."""
 
     index: IntArray
     """Which tokens of the frame."""
     chance: FloatArray
     """The chance with which each was drawn."""
-    strata: list[Stratum] = field(default_factory=list)
+    strata: list[StateStratum] = field(default_factory=list)
 
 
 def strata(entropy_N: FloatArray, marked_N: IntArray, quantile: float = 0.8) -> tuple[IntArray, float]:
@@ -68,7 +68,7 @@ def draw(
     seed: int,
     part_N: IntArray | None = None,
     share_low: float = 0.05,
-) -> Drawn:
+) -> DrawnStates:
     """Draws states without replacement: most where tokens may decide most, and some of every stratum.
 
     A stratum gets states in proportion to its mean entropy and the root of its size; those of low entropy together get
@@ -84,7 +84,7 @@ def draw(
     need = _need(stratum_N, entropy_N)[kinds]
     part = np.where(low, share_low, 1 - share_low) * need / np.where(low, need[low].sum(), need[~low].sum())
     count = _fit(part, sizes[kinds], states)
-    index, chance, made = [], [], []
+    index, chance, designed = [], [], []
     for kind, n in zip(kinds.tolist(), count.tolist(), strict=True):
         whole = np.flatnonzero(stratum_N == kind)
         for name, members, number in _parted(whole, None if part_N is None else part_N[whole], entropy_N[whole], n):
@@ -93,10 +93,10 @@ def draw(
             index.append(ordered[np.floor((rng.random() + np.arange(number)) * step).astype(np.int64)])
             chance.append(np.full(number, number / members.size))
             marked = "marked" if kind % 2 else "not marked"
-            made.append(Stratum(", ".join([LEVELS[kind // 2], marked, *name]), members.size, number))
+            designed.append(StateStratum(", ".join([LEVELS[kind // 2], marked, *name]), members.size, number))
     picked = np.concatenate(index)
     order = np.argsort(picked)
-    return Drawn(picked[order], np.concatenate(chance)[order], made)
+    return DrawnStates(picked[order], np.concatenate(chance)[order], designed)
 
 
 def _need(stratum_N: IntArray, entropy_N: FloatArray) -> FloatArray:

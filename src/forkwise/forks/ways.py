@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from forkwise.forks.results import End, Way
+from forkwise.forks.results import End, FirstToken
 from forkwise.forks.stored import Continued
 from forkwise.terminal import one_line
 
 
-def ways_of(state: Continued, longest: int) -> list[Way]:
+def ways_of(state: Continued, longest: int) -> list[FirstToken]:
     """Lists the first tokens of a state, the likeliest first, each with a continuation for every verdict it came to.
 
     Args:
@@ -25,7 +25,7 @@ def ways_of(state: Continued, longest: int) -> list[Way]:
         correct = [state.correct[r] for r in rows]
         shown = {state.correct[r]: r for r in reversed(rows)}  # the first of each verdict
         ways.append(
-            Way(
+            FirstToken(
                 token=text[token],
                 probability=probability[token],
                 forced=forced,

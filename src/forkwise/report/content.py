@@ -27,7 +27,7 @@ from forkwise.progress import Meter
 from forkwise.report import explore, forks, forks_sentences
 from forkwise.report.distributions import Distribution, explored_entropies, stored_entropies
 from forkwise.report.explore_notes import notes as exploration_notes
-from forkwise.report.forked import Measured, measured
+from forkwise.report.forked import SampleForks, measured
 from forkwise.report.passk_conclusion import conclusion
 from forkwise.report.passk_source import PasskNumbers, passk_numbers
 from forkwise.report.problems import Solved, count_solved
@@ -255,7 +255,7 @@ def _traces(
     sources: Sequence[ReportSource],
     explorations: Sequence[Exploration],
     breaks: Sequence[str],
-    of_samples: dict[Key, Measured],
+    of_samples: dict[Key, SampleForks],
     limit: float,
     notes: list[str],
 ) -> Traces | None:

@@ -26,17 +26,17 @@ def cost_line(cost: Cost, *, within: bool = False) -> str:
         within: whether the later stage looks within sentences.
     """
     left = cost.states - cost.stored
-    said = [f"{counted(cost.states, 'state')} with {cost.continuations} continuations each"]
+    parts = [f"{counted(cost.states, 'state')} with {cost.continuations} continuations each"]
     if cost.stored:
-        said.append(f"{count(cost.stored)} of them there already")
+        parts.append(f"{count(cost.stored)} of them there already")
     if left:
         time = "" if cost.seconds is None else f", about {duration(cost.seconds)} at the speed of the first"
-        said.append(f"about {count(cost.tokens)} tokens to draw{time}")
+        parts.append(f"about {count(cost.tokens)} tokens to draw{time}")
     if cost.again:
         later = "more states within sentences at most" if within else "of them again, where F is in doubt"
-        said.insert(1, f"then {count(cost.again)} {later}, with {cost.further}")
+        parts.insert(1, f"then {count(cost.again)} {later}, with {cost.further}")
     return (
-        f"{'; '.join(said)}. The sum of what is decided will be known to about ±{cost.half_width:.3f}, and there is "
+        f"{'; '.join(parts)}. The sum of what is decided will be known to about ±{cost.half_width:.3f}, and there is "
         f"{cost.available:.3f} to decide."
     )
 

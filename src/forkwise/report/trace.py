@@ -17,7 +17,7 @@ import numpy as np
 from forkwise.explore.lexicon import Lexicon, ReflectivePatterns, reflective_spans
 from forkwise.explore.spans import MisfitError, token_spans
 from forkwise.report.distributions import FloatArray
-from forkwise.report.forked import Measured
+from forkwise.report.forked import SampleForks
 from forkwise.samples.store import Key
 from forkwise.terminal import one_line
 
@@ -37,7 +37,7 @@ class Marker:
     reflective: ReflectivePatterns
     breaks: tuple[str, ...] = ()
     rare: Mapping[Key, Sequence[tuple[int, int]]] = field(default_factory=dict)
-    measured: Mapping[Key, Measured] = field(default_factory=dict)
+    measured: Mapping[Key, SampleForks] = field(default_factory=dict)
     """What `forkwise forks` measured."""
 
 
@@ -124,7 +124,7 @@ def _ranges(spans: Sequence[tuple[int, int]], marks: Sequence[tuple[int, int]]) 
     return ranges
 
 
-def _measured(sample: Measured, pieces: int) -> tuple[list[list[int]], list[dict[str, Any]]]:
+def _measured(sample: SampleForks, pieces: int) -> tuple[list[list[int]], list[dict[str, Any]]]:
     """Packs what was measured at the places that the trace has."""
     values = [[v.position, round(1000 * v.chance), round(1000 * v.error)] for v in sample.values if v.position < pieces]
     states = [
