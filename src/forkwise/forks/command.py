@@ -58,7 +58,7 @@ def _forks(table: str, imported: Imported | None, ready: Prepared, announce: Cal
         seed=options.seed,
         level=options.level,
     )
-    again, further = None, []
+    again, further = None, list[Continued]()
     if options.further:
         estimates, again, further = _continue_again(ready, states, estimates)
     budget = analysis.check_budget(estimates)

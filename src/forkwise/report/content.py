@@ -116,7 +116,8 @@ def gather(
     of_samples = measured(forked, by_sentence, notes)
     breaks = [word for source in sources for word in source.breaks]
     breaks += [word for exploration in explorations for word in exploration.breaks]
-    breaks += [word for one in (*(f for _, f in forked), *by_sentence) for word in words_of(one.settings["breaks"])]
+    of_forks = [one.settings for _, one in forked] + [one.settings for one in by_sentence]
+    breaks += [word for settings in of_forks for word in words_of(settings["breaks"])]
     traces = _traces(arms, traced, sources, explorations, breaks, of_samples, trace_bytes, notes) if arms else None
     recorded = run.conclusion if run is not None else None
     concluded = [recorded or _conclusion(numbers, training), *map(explore.conclusion, _runs(explorations))]
@@ -283,6 +284,6 @@ def _traces(
             for (a, keys), arm in zip(traced.items(), arms, strict=True)
         }
     marker = Marker(lexicon, reflective, tuple(dict.fromkeys(breaks)), rare, of_samples)
-    samples = list_samples(arms, traced, of_samples.keys())
-    traces = pack_traces(arms, samples, marker, limit=limit, token_tables=tables)
+    listed = list_samples(arms, traced, of_samples.keys())
+    traces = pack_traces(arms, listed, marker, limit=limit, token_tables=tables)
     return traces if traces.shown else None
