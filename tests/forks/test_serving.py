@@ -20,6 +20,7 @@ pytest.importorskip("transformers")
 from test_estimators import LENGTH, TOKENS, Tabular
 from tiny_decoders import byte_tokenizer
 
+from forkwise.credit.packing import make_bank
 from forkwise.errors import InputError
 from forkwise.forks.command import run_forks
 from forkwise.forks.estimators import state_value
@@ -230,5 +231,7 @@ def test_the_whole_command_through_a_server(tmp_path: Path, monkeypatch: pytest.
         assert len(measured.states) == 60
         forks(url)
         assert server.asked - asked == 1 + 16  # the proof and the comparison: what is there is not drawn again
+    with pytest.raises(InputError, match="which forces no tokens"):
+        make_bank(tmp_path / "out")
     with running(Tabular(4)) as (_, url), pytest.raises(InputError, match="did not draw these samples"):
         forks(url)

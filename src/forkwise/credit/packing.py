@@ -40,6 +40,11 @@ def make_bank(folder: Path) -> Bank:
             "--outcome correct."
         )
     settings = forks.settings
+    if settings.get("server"):
+        raise InputError(
+            f"'{folder}' was continued through a server, which forces no tokens, so nobody knows what these were worth: "
+            "run forkwise forks without --server."
+        )
     known = {name: settings[name] for name in ("temperature", "top_p", "max_tokens", "device", "dtype")}
     pool = load_pool(folder / "tokens", ForksOptions(model=forks.model, out=folder, **known))
     if pool.sampling.top_p < 1:

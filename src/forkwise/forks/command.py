@@ -27,7 +27,6 @@ _BEFORE = 200  # characters
 
 
 def run_forks(table: Path, options: ForksOptions, judging: JudgeOptions, announce: Callable[[Cost], None]) -> Forks:
-    """Continues and analyses; it has more than 60 lines because the result has so many parts, each of one line."""
     """Measures what the tokens of a table decide, and writes `forks.json` to `--out`.
 
     Args:
@@ -41,6 +40,7 @@ def run_forks(table: Path, options: ForksOptions, judging: JudgeOptions, announc
 
 
 def _forks(table: str, imported: Imported | None, ready: Prepared, announce: Callable[[Cost], None]) -> Forks:
+    """Continues and analyses; it has more than 60 lines because the result has so many parts, each of one line."""
     options, pool, frame = ready.options, ready.pool, ready.frame
     units = frame.table.units
     stratum_N, threshold = strata(units.value_N, frame.marked_N.astype(np.int64), options.quantile)

@@ -142,6 +142,14 @@ def _shaping(shaping: Shaping | None) -> dict[str, Any]:
     return {"alpha": used.alpha, "kappa": used.kappa, "said": sentence}
 
 
+def _decided(content: Content) -> list[Block]:
+    """Makes the tables of what tokens and sentences decide."""
+    return [
+        *(block for one in content.forks for block in decided(one)),
+        *(block for one in content.sentences for block in decided_by_sentences(one)),
+    ]
+
+
 def _traces_note(content: Content) -> str:
     t = content.traces
     if t is None:
@@ -181,10 +189,7 @@ def render(content: Content) -> str:
             *series(content.explorations),
         ],
         "forks": forks(runs),
-        "decided": [
-            *(block for one in content.forks for block in decided(one)),
-            *(block for one in content.sentences for block in decided_by_sentences(one)),
-        ],
+        "decided": _decided(content),
     }
     has = {name: bool(tables.get(name)) for name in SECTIONS} | {
         "forks": bool(tables["forks"] or tables["decided"]),
