@@ -42,7 +42,7 @@ def make_bank(folder: Path) -> Bank:
     settings = forks.settings
     if settings.get("server"):
         raise InputError(
-            f"'{folder}' was continued through a server, which forces no tokens, so nobody knows what these were worth: "
+            f"'{folder}' was continued through a server, which forces no tokens, so nobody knows what they are worth: "
             "run forkwise forks without --server."
         )
     known = {name: settings[name] for name in ("temperature", "top_p", "max_tokens", "device", "dtype")}
