@@ -343,7 +343,7 @@ def test_sums_over_parted_strata_have_no_bias() -> None:
     stratum, _ = strata(entropy, (rng.random(900) < 0.1).astype(np.int64))
     sums = []
     for seed in range(300):
-        drawn = draw(stratum, entropy, problem, 80, seed, part)
-        assert drawn.index.size == 80
+        drawn = draw(stratum, entropy, problem, 240, seed, part)
+        assert drawn.index.size == 240
         sums.append((decided[drawn.index] / drawn.chance).sum())
     assert np.mean(sums) == pytest.approx(decided.sum(), abs=4 * np.std(sums) / np.sqrt(300))
