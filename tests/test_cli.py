@@ -287,12 +287,36 @@ def test_every_example_runs(tmp_path: Path) -> None:
         assert done.returncode == 0, (words, done.stderr[-2000:])
 
 
-def test_doctor_names_the_engines_that_are_here_and_what_was_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_names_the_engines_that_are_here_and_what_was_tested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from forkwise.cli import environment
     from forkwise.engines.tested import Engine
 
-    here = (Engine("pytest", "pytest", "by itself"), Engine("another", "no-such-engine", "never"))
+    for folder in ("checkout/its_engine/trainer", "named_alike/tools"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path / "checkout")
+    monkeypatch.syspath_prepend(tmp_path)
+    here = (
+        Engine("pytest", "pytest", "_pytest/mark", "by itself"),
+        Engine("Another", "no-such-engine", "no_such_engine/trainer", "never"),
+        Engine("Mine", "its-engine", "its_engine/trainer", "once"),
+        Engine("Alike", "pytest", "named_alike/trainer", "never"),  # a package of that name, and not the engine's
+    )
     monkeypatch.setattr(environment, "ENGINES", here)
-    (said,) = map(str, _engines())
-    assert f"pytest {pytest.__version__} (tested: by itself)" in said
-    assert "another" not in said
+    assert [remark.text for remark in _engines()] == [
+        f"pytest {pytest.__version__}; tested: by itself",
+        "Mine from its sources; tested: once",
+    ]
+
+
+def test_the_tested_engines_are_known_by_parts_that_they_have() -> None:
+    """Of those that are installed here from the package index, where two others have the names of packages of it."""
+    from importlib.metadata import distributions, version
+
+    from forkwise.engines.tested import ENGINES
+
+    names = {distribution.name.lower().replace("_", "-") for distribution in distributions()} - {"roll", "slime"}
+    for engine in ENGINES:
+        if engine.package in names:
+            assert engine.version() == version(engine.package)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -10,27 +13,44 @@ class Engine(NamedTuple):
 
     Attributes:
         name: as its makers write it.
-        package: the installed distribution.
+        package: the distribution.
+        part: a folder or file of it by which it is known, since others have packages of these names too.
         tested: with what, and how.
     """
 
     name: str
     package: str
+    part: str
     tested: str
+
+    def version(self) -> str | None:
+        """Returns the version that can be imported here, without importing it; None if there is none.
+
+        "from its sources" is that of a checkout on the path.
+        """
+        package, _, part = self.part.partition("/")
+        spec = find_spec(package)
+        places = spec.submodule_search_locations if spec else None
+        if not any((Path(place) / part).exists() for place in places or ()):
+            return None
+        try:
+            return version(self.package)
+        except PackageNotFoundError:
+            return "from its sources"
 
 
 ENGINES = (
-    Engine("TRL", "trl", "whole runs with 1.9 to 1.16; asynchronous GRPO with 1.16"),
-    Engine("verl", "verl", "whole runs on CPUs with 0.9.1"),
-    Engine("slime", "slime", "on a stand-in for its interface"),
-    Engine("vime", "vime", "on slime's interface, which it shares"),
-    Engine("miles", "miles", "its loss hook, on a stand-in for its interface"),
-    Engine("AReaL", "areal", "its own loss and tracker, of 1.0.4"),
-    Engine("Unsloth", "unsloth", "its own loss, of unsloth_zoo 2026.10.9; its hook in TRL"),
-    Engine("ms-swift", "ms-swift", "its own loss, with 4.6.0"),
-    Engine("OpenRLHF", "openrlhf", "its own loss, with 0.11.2"),
-    Engine("ROLL", "roll", "on a stand-in for its interface"),
-    Engine("prime-rl", "prime-rl", "on a stand-in for its interface"),
-    Engine("NeMo-RL", "nemo-rl", "on a stand-in for its interface"),
-    Engine("tinker-cookbook", "tinker-cookbook", "surprisal only, on the data of tinker 0.38.0"),
+    Engine("TRL", "trl", "trl/trainer", "whole runs with 1.9 to 1.16; asynchronous GRPO with 1.16"),
+    Engine("verl", "verl", "verl/trainer", "whole runs on CPUs with 0.9.1"),
+    Engine("slime", "slime", "slime/backends", "on a stand-in for its interface"),
+    Engine("vime", "vime", "vime/backends", "on a stand-in for slime's interface, which it shares"),
+    Engine("miles", "miles", "miles/backends", "its loss hook, on a stand-in for its interface"),
+    Engine("AReaL", "areal", "areal/trainer", "its own loss, update and tracker, of 1.0.4"),
+    Engine("Unsloth", "unsloth", "unsloth/models", "its own loss, of unsloth_zoo 2026.10.9; its hook in TRL"),
+    Engine("ms-swift", "ms-swift", "swift/rlhf_trainers", "its own loss, with 4.6.0"),
+    Engine("OpenRLHF", "openrlhf", "openrlhf/trainer", "its own loss, with 0.11.2"),
+    Engine("ROLL", "roll", "roll/pipeline", "on a stand-in for its interface"),
+    Engine("prime-rl", "prime-rl", "prime_rl/trainer", "on a stand-in for its interface"),
+    Engine("NeMo-RL", "nemo-rl", "nemo_rl/algorithms", "on a stand-in for its interface"),
+    Engine("tinker-cookbook", "tinker-cookbook", "tinker_cookbook/rl", "surprisal only, on the data of tinker 0.38.0"),
 )
