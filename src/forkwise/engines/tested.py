@@ -42,8 +42,8 @@ class Engine(NamedTuple):
 ENGINES = (
     Engine("TRL", "trl", "trl/trainer", "whole runs with 1.9 to 1.16; asynchronous GRPO with 1.16"),
     Engine("verl", "verl", "verl/trainer", "whole runs on CPUs with 0.9.1"),
-    Engine("slime", "slime", "slime/backends", "on a stand-in for its interface"),
-    Engine("vime", "vime", "vime/backends", "on a stand-in for slime's interface, which it shares"),
+    Engine("slime", "slime", "slime/backends", "its own loss, at 624b824a8; its rollout hook on a stand-in"),
+    Engine("vime", "vime", "vime/backends", "read: its interface is slime's"),
     Engine("miles", "miles", "miles/backends", "its loss hook, on a stand-in for its interface"),
     Engine("AReaL", "areal", "areal/trainer", "its own loss, update and tracker, of 1.0.4"),
     Engine("Unsloth", "unsloth", "unsloth/models", "its own loss, of unsloth_zoo 2026.10.9; its hook in TRL"),
