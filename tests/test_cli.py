@@ -310,6 +310,27 @@ def test_doctor_names_the_engines_that_are_here_and_what_was_tested(
     ]
 
 
+def test_doctor_upgrades_nothing_that_an_engine_wants_older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ms-swift wants trl < 1.0. A bound that our oldest fits too, or of an extra, holds nothing back."""
+    from forkwise.cli import environment
+    from forkwise.engines.tested import Engine
+
+    (tmp_path / "its_engine" / "trainer").mkdir(parents=True)
+    metadata = tmp_path / "its_engine-1.0.dist-info"
+    metadata.mkdir()
+    wants = ("numpy>=1,<999", "scipy>=0.1", "rich<999; extra == 'all'")
+    lines = ["Metadata-Version: 2.1", "Name: its-engine", "Version: 1.0", *(f"Requires-Dist: {want}" for want in wants)]
+    (metadata / "METADATA").write_text("\n".join(lines) + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(environment, "ENGINES", (Engine("Mine", "its-engine", "its_engine/trainer", "once"),))
+    said = [str(r) for r in _group("train", "x", [Requirement(f"{name}>=999") for name in ("numpy", "scipy", "rich")])]
+    assert (
+        f"  train      numpy {version('numpy')} does not fit >=999, and Mine wants numpy<999,>=1: train with its"
+        in said[1]
+    )
+    assert ["pip install --upgrade" in line for line in said[1:]] == [False, True, True]
+
+
 def test_the_tested_engines_are_known_by_parts_that_they_have() -> None:
     """Of those that are installed here from the package index, where two others have the names of packages of it."""
     from importlib.metadata import distributions, version

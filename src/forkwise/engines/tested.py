@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +37,13 @@ class Engine(NamedTuple):
             return version(self.package)
         except PackageNotFoundError:
             return "from its sources"
+
+    def requires(self) -> list[str]:
+        """Returns the requirements of the installed distribution, none if it is not here."""
+        try:
+            return requires(self.package) or [] if self.version() else []
+        except PackageNotFoundError:
+            return []
 
 
 ENGINES = (
