@@ -291,17 +291,17 @@ def test_doctor_names_the_engines_that_are_here_and_what_was_tested(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from forkwise.cli import environment
-    from forkwise.engines.tested import Engine
+    from forkwise.engines.tested import TestedEngine
 
     for folder in ("checkout/its_engine/trainer", "named_alike/tools"):
         (tmp_path / folder).mkdir(parents=True)
     monkeypatch.syspath_prepend(tmp_path / "checkout")
     monkeypatch.syspath_prepend(tmp_path)
     here = (
-        Engine("pytest", "pytest", "_pytest/mark", "by itself"),
-        Engine("Another", "no-such-engine", "no_such_engine/trainer", "never"),
-        Engine("Mine", "its-engine", "its_engine/trainer", "once"),
-        Engine("Alike", "pytest", "named_alike/trainer", "never"),  # a package of that name, and not the engine's
+        TestedEngine("pytest", "pytest", "_pytest/mark", "by itself"),
+        TestedEngine("Another", "no-such-engine", "no_such_engine/trainer", "never"),
+        TestedEngine("Mine", "its-engine", "its_engine/trainer", "once"),
+        TestedEngine("Alike", "pytest", "named_alike/trainer", "never"),  # a package of that name, and not the engine's
     )
     monkeypatch.setattr(environment, "ENGINES", here)
     assert [remark.text for remark in _engines()] == [
@@ -313,7 +313,7 @@ def test_doctor_names_the_engines_that_are_here_and_what_was_tested(
 def test_doctor_upgrades_nothing_that_an_engine_wants_older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As ms-swift wants trl < 1.0. A bound that our oldest fits too, or of an extra, holds nothing back."""
     from forkwise.cli import environment
-    from forkwise.engines.tested import Engine
+    from forkwise.engines.tested import TestedEngine
 
     (tmp_path / "its_engine" / "trainer").mkdir(parents=True)
     metadata = tmp_path / "its_engine-1.0.dist-info"
@@ -322,12 +322,10 @@ def test_doctor_upgrades_nothing_that_an_engine_wants_older(tmp_path: Path, monk
     lines = ["Metadata-Version: 2.1", "Name: its-engine", "Version: 1.0", *(f"Requires-Dist: {want}" for want in wants)]
     (metadata / "METADATA").write_text("\n".join(lines) + "\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(environment, "ENGINES", (Engine("Mine", "its-engine", "its_engine/trainer", "once"),))
+    monkeypatch.setattr(environment, "ENGINES", (TestedEngine("Mine", "its-engine", "its_engine/trainer", "once"),))
     said = [str(r) for r in _group("train", "x", [Requirement(f"{name}>=999") for name in ("numpy", "scipy", "rich")])]
-    assert (
-        f"  train      numpy {version('numpy')} does not fit >=999, and Mine wants numpy<999,>=1: train with its"
-        in said[1]
-    )
+    assert f"numpy {version('numpy')} does not fit >=999, and Mine wants numpy<999,>=1: train with its hook" in said[1]
+    assert not said[1].startswith("!")
     assert ["pip install --upgrade" in line for line in said[1:]] == [False, True, True]
 
 

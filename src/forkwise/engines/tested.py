@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-class Engine(NamedTuple):
+class TestedEngine(NamedTuple):
     """An engine.
 
     Attributes:
@@ -47,17 +47,19 @@ class Engine(NamedTuple):
 
 
 ENGINES = (
-    Engine("TRL", "trl", "trl/trainer", "whole runs with 1.9 to 1.16; asynchronous GRPO with 1.16"),
-    Engine("verl", "verl", "verl/trainer", "whole runs on CPUs with 0.9.1"),
-    Engine("slime", "slime", "slime/backends", "its own loss, at 624b824a8; its rollout hook on a stand-in"),
-    Engine("vime", "vime", "vime/backends", "read: its interface is slime's"),
-    Engine("miles", "miles", "miles/backends", "its loss hook, on a stand-in for its interface"),
-    Engine("AReaL", "areal", "areal/trainer", "its own loss, update and tracker, of 1.0.4"),
-    Engine("Unsloth", "unsloth", "unsloth/models", "its own loss, of unsloth_zoo 2026.10.9; its hook in TRL"),
-    Engine("ms-swift", "ms-swift", "swift/rlhf_trainers", "its own loss, with 4.6.0"),
-    Engine("OpenRLHF", "openrlhf", "openrlhf/trainer", "its own loss, with 0.11.2"),
-    Engine("ROLL", "roll", "roll/pipeline", "on a stand-in for its interface"),
-    Engine("prime-rl", "prime-rl", "prime_rl/trainer", "on a stand-in for its interface"),
-    Engine("NeMo-RL", "nemo-rl", "nemo_rl/algorithms", "on a stand-in for its interface"),
-    Engine("tinker-cookbook", "tinker-cookbook", "tinker_cookbook/rl", "surprisal only, on the data of tinker 0.38.0"),
+    TestedEngine("TRL", "trl", "trl/trainer", "whole runs with 1.9 to 1.16; asynchronous GRPO with 1.16"),
+    TestedEngine("verl", "verl", "verl/trainer", "whole runs on CPUs with 0.9.1"),
+    TestedEngine("slime", "slime", "slime/backends", "its own loss, at 624b824a8; its rollout hook on a stand-in"),
+    TestedEngine("vime", "vime", "vime/backends", "read: its interface is slime's"),
+    TestedEngine("miles", "miles", "miles/backends", "its loss hook, on a stand-in for its interface"),
+    TestedEngine("AReaL", "areal", "areal/trainer", "its own loss, update and tracker, of 1.0.4"),
+    TestedEngine("Unsloth", "unsloth", "unsloth/models", "its own loss, of unsloth_zoo 2026.10.9; its hook in TRL"),
+    TestedEngine("ms-swift", "ms-swift", "swift/rlhf_trainers", "its own loss, with 4.6.0"),
+    TestedEngine("OpenRLHF", "openrlhf", "openrlhf/trainer", "its own loss, with 0.11.2"),
+    TestedEngine("ROLL", "roll", "roll/pipeline", "on a stand-in for its interface"),
+    TestedEngine("prime-rl", "prime-rl", "prime_rl/trainer", "on a stand-in for its interface"),
+    TestedEngine("NeMo-RL", "nemo-rl", "nemo_rl/algorithms", "on a stand-in for its interface"),
+    TestedEngine(
+        "tinker-cookbook", "tinker-cookbook", "tinker_cookbook/rl", "surprisal only, on the data of tinker 0.38.0"
+    ),
 )
