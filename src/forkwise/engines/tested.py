@@ -60,6 +60,6 @@ ENGINES = (
     TestedEngine("prime-rl", "prime-rl", "prime_rl/trainer", "on a stand-in for its interface"),
     TestedEngine("NeMo-RL", "nemo-rl", "nemo_rl/algorithms", "on a stand-in for its interface"),
     TestedEngine(
-        "tinker-cookbook", "tinker-cookbook", "tinker_cookbook/rl", "surprisal only, on the data of tinker 0.38.0"
+        "tinker-cookbook", "tinker-cookbook", "tinker_cookbook/rl", "surprisal only, on data of tinker 0.38.0"
     ),
 )
