@@ -347,7 +347,7 @@ def test_a_run_in_bfloat16_is_trls_within_rounding(tmp_path: Path) -> None:
         rows[backend] = [row for row in trainer.state.log_history if "loss" in row]
     assert len(rows["trl"]) == 3
     for ours, trls in zip(*rows.values(), strict=True):
-        assert ours["reward"] == trls["reward"]
+        assert ours.get("reward") == trls.get("reward")  # of steps that draw completions
         assert ours["entropy"] == pytest.approx(trls["entropy"], abs=1e-2)
         assert ours["loss"] == pytest.approx(trls["loss"], rel=1e-2, abs=1e-2)
         assert ours["kl"] == pytest.approx(trls["kl"], abs=1e-3)
