@@ -156,15 +156,15 @@ def _linear_layers(causal: Any) -> list[nn.Linear]:
     return layers
 
 
-def nearest_trained(causal: Any, made: Tensor) -> str | None:
+def nearest_trained(causal: Any, tensor: Tensor) -> str | None:
     """Names the trained parameter nearest to a tensor on the way of its gradient back; None where it has no gradient.
 
     Where shards are gathered into other tensors, it stays without a name.
     """
-    if made.grad_fn is None:
+    if tensor.grad_fn is None:
         return None
     names = {id(parameter): name for name, parameter in causal.named_parameters()}
-    ahead: list[Any] = [made.grad_fn]
+    ahead: list[Any] = [tensor.grad_fn]
     seen: set[Any] = set()
     for step in ahead:
         if step is None or step in seen:

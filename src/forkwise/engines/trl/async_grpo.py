@@ -169,10 +169,10 @@ class EntropyShapedAsyncGRPOTrainer(AsyncGRPOTrainer):
             progress=progress,
             seed=int(self.args.seed) * 2**24 + int(self.state.global_step),
         ).only(needs)
-        made, totals = run_token_methods([m for m in methods if isinstance(m, TokenMethod)], tokens)
+        shaped, totals = run_token_methods([m for m in methods if isinstance(m, TokenMethod)], tokens)
         self._action_log.add({name: self.accelerator.reduce(total, reduction="sum") for name, total in totals.items()})
         advantages: Tensor = inputs["advantages"].clone()
-        advantages[counted] = made[0]
+        advantages[counted] = shaped[0]
         return advantages
 
     def log(self, *args: Any, **kwargs: Any) -> None:
@@ -210,10 +210,10 @@ class EntropyShapedAsyncGRPOTrainer(AsyncGRPOTrainer):
         wrong = torch.tensor(float(mismatch is not None or beside is not None), device=self.accelerator.device)
         if bool(self.accelerator.reduce(wrong, reduction="sum") > 0):
             name = type(causal_model(model)).__name__
-            said = f"train on wrong numbers: {mismatch or 'another process found one'}"
+            problem = f"train on wrong numbers: {mismatch or 'another process found one'}"
             if mismatch is None and beside is not None:
-                said = f"not train {beside}, which stands between hidden states and logits of {name}"
-            raise InputError(f"trl {TRL} would {said}; train another model, or with EntropyShapedGRPOTrainer.")
+                problem = f"not train {beside}, which stands between hidden states and logits of {name}"
+            raise InputError(f"trl {TRL} would {problem}; train another model, or with EntropyShapedGRPOTrainer.")
 
 
 _FEW = 32
