@@ -203,7 +203,7 @@ def update(bench: Bench) -> None:
     def timed_update(name: str) -> list[float]:
         import training_step
 
-        from forkwise.engines.trl.head import Way
+        from forkwise.engines.trl.head import HeadChoice
 
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -214,7 +214,7 @@ def update(bench: Bench) -> None:
             options = {"use_cpu": bench.device.type == "cpu", "bf16": bench.device.type != "cpu"}
             trainer: Any = training_step.trainer_of(model, backend, folder, batch, **options)
             if name == LOGITS:
-                trainer._way = lambda *_: Way("logits")
+                trainer._way = lambda *_: HeadChoice("logits")
             if trainer._way(model, *_text(batch)).scorer != ("logits" if name == LOGITS else backend):
                 raise RuntimeError("another head than this one scored")
             bench.clean()
