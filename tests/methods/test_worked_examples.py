@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,11 @@ from forkwise.methods.flexible_clip import FlexibleClip
 from forkwise.methods.heal import Heal, divergences
 from forkwise.methods.meds import Meds, clusters
 from forkwise.methods.miner import credits, surprise
+from forkwise.methods.pipo import Pipo
+from forkwise.methods.policy_split import PolicySplit
+from forkwise.methods.replay import Drawn
 from forkwise.methods.shear import Shear
+from forkwise.methods.uec_rl import UecRl
 from forkwise.testing.methods import check_method
 
 
@@ -821,6 +826,175 @@ class TestDcpo:
             1.2,
             0.8,
         ]
+
+
+class TestPipo:
+    """History .40 .44 .48: mean .44, deviation .04 (n - 1)."""
+
+    HISTORY = torch.tensor([0.40, 0.44, 0.48], dtype=torch.float64)
+
+    @pytest.mark.parametrize(("mean", "xi", "phi"), [(0.50, 1.5, 1.5), (0.40, -1.0, -0.5)])
+    def test_example(self, mean: float, xi: float, phi: float) -> None:
+        method = parse_method("pipo:window=3,lam=0.5")
+        assert isinstance(method, Pipo)
+        made = method.xi(torch.tensor(mean, dtype=torch.float64), self.HISTORY)
+        assert float(made) == pytest.approx(xi, abs=1e-4)  # 1e-6 is added to the deviation
+        assert float(method.phi(made)) == pytest.approx(phi, abs=1e-4)
+
+    def test_fewer_means_or_equal_ones_say_nothing(self) -> None:
+        method = parse_method("pipo:window=3")
+        assert isinstance(method, Pipo)
+        for history in (self.HISTORY[:2], torch.full((3,), 0.5).double()):
+            assert float(method.xi(torch.tensor(0.9).double(), history)) == 0
+
+    def test_lessons(self) -> None:
+        """Window 2. Means 0, 1: the third, 1, is xi = (1 - .5)/.707107 = .707107; then (0 - 1) has no spread."""
+        method = parse_method("pipo:window=2")
+        assert isinstance(method, Pipo)
+        memory, told = {}, []
+        for turn, mean in enumerate((0.0, 1.0, 1.0, 0.0)):
+            rows = torch.arange(2 * turn, 2 * turn + 2)
+            nothing = torch.zeros(2, dtype=torch.bool)
+            memory = method.note(memory, Drawn(rows, torch.full((2,), mean), torch.zeros(2), nothing, nothing))
+            while True:
+                lesson, memory = method.lesson(memory, 2, torch.Generator())
+                if lesson is None:
+                    break
+                told.append((lesson.rows.tolist(), round(float(lesson.weights[0]), 5)))
+        assert told == [([0, 1], 1), ([2, 3], 1), ([2, 3], 0.70711), ([4, 5], 1), ([6, 7], 1)]
+
+
+class TestUecRl:
+    def learned(self, spec: str, rollouts: list[Drawn], size: int) -> list[list[int]]:
+        """The completions of each lesson; what is replayed at random is sorted."""
+        method = parse_method(spec)
+        assert isinstance(method, UecRl)
+        memory, told = {}, []
+        for drawn in rollouts:
+            memory = method.note(memory, drawn)
+            told.append([])
+            while True:
+                lesson, memory = method.lesson(memory, size, torch.Generator().manual_seed(0))
+                if lesson is None:
+                    break
+                assert lesson.weights.tolist() == [1] * len(lesson.rows)
+                told[-1].append(lesson.rows.tolist())
+        return told
+
+    def drawn(self, first: int, advantages: list[float], again: int = 0, cut: tuple[int, ...] = ()) -> Drawn:
+        rows, a = torch.arange(first, first + len(advantages)), torch.tensor(advantages)
+        places = torch.arange(len(advantages))
+        return Drawn(rows, a, a, torch.isin(places, torch.tensor(cut)), places >= len(a) - again)
+
+    def test_hard_prompts(self) -> None:
+        method = parse_method("uec_rl")
+        assert isinstance(method, UecRl)
+        rewards = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [-1.0, -1.0]])
+        a = torch.tensor([[0.0, 0.0], [0.7, -0.7], [0.0, 0.0], [0.0, 0.0]])
+        assert method.hard(rewards, a).tolist() == [True, False, False, True]
+
+    def test_queue(self) -> None:
+        """Of four, and four drawn again with 1.5 -.5 -.5 -.5, all of the first and one more (.5 is not above .5)."""
+        first = self.drawn(0, [1.5, -0.5, -0.5, -0.5, 1.5, -0.5, -0.5, -0.5], again=4)
+        flat = self.drawn(8, [0.0, 0.04, -0.04, 0.0])
+        last = self.drawn(12, [0.9, 0.9, -0.9, -0.9], cut=(0, 2))  # 12 was good and fills the length
+        assert self.learned("uec_rl", [first, flat, last], 4) == [[[0, 1, 2, 3]], [], [[4, 13, 14, 15]]]
+
+    def test_replay(self) -> None:
+        """Rollouts of two, one of which is rare. From the second on two are; four are all that is kept."""
+        rollouts = [self.drawn(2 * i, [1.2, -1.2]) for i in range(5)]
+        told = self.learned("uec_rl:every=1", rollouts, 2)
+        assert told[0] == [[0, 1]]
+        assert [told[1][0], sorted(told[1][1])] == [[2, 3], [0, 2]]
+        assert told[2][0] == [4, 5]
+        assert len(told[2]) == 2
+        assert set(told[2][1]) < {0, 2, 4}
+        assert told[3] == [[6, 7], [0, 2], [4, 6]]
+        assert told[4] == [[8, 9], [2, 4], [6, 8]]
+        assert [len(lessons) for lessons in self.learned("uec_rl:every=2", rollouts, 2)] == [1, 2, 1, 3, 1]
+        assert [len(lessons) for lessons in self.learned("uec_rl:every=1,rare=1.2", rollouts, 2)] == [1] * 5
+
+    def test_queue_keeps_the_newest(self) -> None:
+        """Ten drawn again for two: of 12, the last eight stay."""
+        memory = parse_method("uec_rl").note({}, self.drawn(0, [1.0] * 12, again=10))
+        assert memory["queue"].tolist() == [4, 5, 6, 7, 8, 9, 10, 11]
+
+    @pytest.mark.parametrize(
+        ("spec", "message"),
+        [
+            ("uec_rl:group=1", "group of the method 'uec_rl' must be at least 2"),
+            ("uec_rl:group=4,explored=1.5", "must be below 1.50, the largest advantage among 4 completions"),
+            ("uec_rl:every=0", "every of the method 'uec_rl' must be at least 1"),
+        ],
+    )
+    def test_refused(self, spec: str, message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            parse_method(spec)
+
+
+class TestPolicySplit:
+    """u = 1 2 .5 .5 under the own prompt, 1.5 3 .5 1 under the other, mix .6: E = 1.2 2.4 .5 .7, mean 1.2,
+    deviation .852447 (n - 1), z = 0 1.40771 -.821164 -.586546.
+    """
+
+    BATCH = tokens(
+        [[1.0, 1.0, 9.0], [-1.0, -1.0, 9.0]],
+        old_logprobs=[[-1.0, -2.0, 5.0], [-0.5, -0.5, 5.0]],
+        other_logprobs=[[-1.5, -3.0, 5.0], [-0.5, -1.0, 5.0]],
+        mask=[[1, 1, 0], [1, 1, 0]],
+        groups=[3, 3],
+        second=[True, True],
+    )
+
+    def made(self, options: str, batch: Tokens = BATCH) -> list[float]:
+        method = parse_method(f"policy_split:mix=0.6,prompt=text,{options}")
+        assert isinstance(method, PolicySplit)
+        return [a for row in method.advantages(batch).tolist() for a in row[:2]]
+
+    def test_second_mode(self) -> None:
+        assert self.made("eta=0.1,cap=2") == pytest.approx([1, 1.140771, -1.082116, -1.058655], abs=1e-5)
+        assert self.made("eta=1,cap=2") == pytest.approx([1, 1.5, -1.5, -1.5], abs=1e-5)
+        assert self.made("eta=1,cap=0") == pytest.approx([1, 2.40771, -1.821164, -1.586546], abs=1e-5)
+
+    def test_first_mode(self) -> None:
+        first = dataclasses.replace(self.BATCH, second=torch.tensor([False, False]))
+        assert self.made("eta=1,cap=2", first) == [1, 1, -1, -1]
+        assert self.made("eta=1,cap=0,normal=0.1", first) == pytest.approx(
+            [1, 0.859229, -0.917884, -0.941345], abs=1e-5
+        )
+
+    def test_modes_and_groups_are_standardised_apart(self) -> None:
+        """Of two tokens each z is +-1/sqrt 2, whatever they are; of none that differ it is 0."""
+        for columns in ({"second": torch.tensor([False, True])}, {"groups": torch.tensor([0, 1])}):
+            made = self.made("eta=1,cap=0,normal=1", dataclasses.replace(self.BATCH, **columns))
+            sign = -1 if "second" in columns else 1
+            want = [1 - sign * 0.707107, 1 + sign * 0.707107, -1.707107, -0.292893]
+            assert made == pytest.approx(want, abs=1e-4)
+
+    def test_passes_the_kit(self) -> None:
+        check_method(parse_method("policy_split:eta=0.2,mix=0.6,cap=2,normal=0.1,prompt=text"))
+
+    def test_the_text_stands_before_the_prompt(self, tmp_path: Path) -> None:
+        (tmp_path / "text").write_text("Explore.\n")
+        method = parse_method(f"policy_split:prompt={tmp_path / 'text'}")
+        assert isinstance(method, PolicySplit)
+        assert method.second("1 + 1 =") == "Explore.\n\n1 + 1 ="
+        user = {"role": "user", "content": "Hi"}
+        assert method.second([user]) == [{"role": "system", "content": "Explore."}, user]
+        system = {"role": "system", "content": "Be brief."}
+        assert method.second([system, user]) == [{"role": "system", "content": "Explore.\n\nBe brief."}, user]
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ("eta=0", "eta of the method 'policy_split' must be greater than 0, got 0"),
+            ("mix=1.1", "mix of the method 'policy_split' must be at least 0 and at most 1"),
+            ("cap=0.5", "cap of the method 'policy_split' must be greater than 1"),
+        ],
+    )
+    def test_refused(self, options: str, message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            parse_method(f"policy_split:{options}")
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,9 @@ def test_two_steps_of_the_embedded_model_with_every_method(tmp_path: Path, name:
     if Need.MEMORY in parse_method(name).needs():
         pytest.skip("acts on prompts that recur")
     one = problem_range(load_task("countdown:3"), "train", 4, first=0, seed=3)[0].id
-    spec = {"heal": f"heal:column=problem_id,target={one},shortest=4"}.get(name, name)
+    (tmp_path / "text").write_text("Try something unusual.")
+    split = f"policy_split:eta=0.1,mix=0.5,cap=2,prompt={tmp_path / 'text'}"
+    spec = {"policy_split": split, "heal": f"heal:column=problem_id,target={one},shortest=4"}.get(name, name)
     folder = run(tmp_path, "--method", spec)
     method = parse_method(name)
     assert all(map(math.isfinite, metrics(folder, "loss")))

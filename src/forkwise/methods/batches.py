@@ -43,7 +43,9 @@ class Need(str, Enum):
     PROMPT_KEYS = "prompts that recur"
     MEMORY = "memory of rollouts"  # what the method's `remember` returned after the last one
     REDRAWN = "prompts drawn again"  # see `forkwise.methods.redraw`; the fields `first_rewards` and `redrawn`
+    REPLAY = "replay of completions with their old log-probs"  # see `forkwise.methods.replay`
     TEMPERED_LOGPROBS = "old log-probs at another temperature"  # which one, the method's `temperature_factor` says
+    OTHER_LOGPROBS = "old log-probs under a second prompt"  # which one, the method's `second` says
     SUM_P2_LOG = "sum of p^2 (log p + H)"
     NUCLEUS_ENTROPY = "entropy of the nucleus"  # of which share of the probability, the method's `nucleus` says
     PROGRESS = "progress"
@@ -69,6 +71,7 @@ class _Given:
         """Returns the batch without the tensors that none of `needs` asks for."""
         kept = {need.name.lower() for need in needs}
         kept |= {"first_rewards"} if "redrawn" in kept else set()
+        kept |= {"second"} if "other_logprobs" in kept else set()
         optional = [field.name for field in dataclasses.fields(self) if field.default is None]
         return dataclasses.replace(self, **{name: None for name in optional if name not in kept})
 
@@ -120,6 +123,8 @@ class Tokens(_Given):
         old_logprobs: `(B, T)`, nats, of the chosen tokens under the policy that drew them.
         tempered_logprobs: `(B, T)`, nats, as `old_logprobs`, at the sampling temperature times the method's
             `temperature_factor`.
+        other_logprobs: `(B, T)`, nats, as `old_logprobs`, under the other prompt of `TwoPromptMethod`.
+        second: `(B,)` bool, whether a completion stands under its problem's second prompt.
         sum_p2_log: `(B, T)`, nats: `sum_v p_v^2 (log p_v + H)` over the vocabulary, of the policy under update.
         nucleus_entropy: `(B, T)`, nats, of the likeliest tokens alone, of the policy under update.
         hidden: `(B, T, d)` bfloat16, what the head got at each token, of the policy that drew it.
@@ -139,6 +144,8 @@ class Tokens(_Given):
     logprobs: Tensor | None = None
     old_logprobs: Tensor | None = None
     tempered_logprobs: Tensor | None = None
+    other_logprobs: Tensor | None = None
+    second: Tensor | None = None
     sum_p2_log: Tensor | None = None
     nucleus_entropy: Tensor | None = None
     hidden: Tensor | None = None

@@ -17,7 +17,8 @@ from forkwise.engines.trl.guard import GuardedBatch, check_rollout_acted
 from forkwise.engines.trl.launched import more_asked_than_started
 from forkwise.engines.trl.methods_of_config import shaping
 from forkwise.engines.trl.release import TRL, not_shaped
-from forkwise.engines.trl.rollout import RolloutMixin, column_of
+from forkwise.engines.trl.replay import ReplayMixin
+from forkwise.engines.trl.rollout import column_of
 from forkwise.engines.trl.update import POSITIONS, UpdateAdvantages, local_tokens, token_mask
 from forkwise.engines.whole_update import gather_update
 from forkwise.errors import InputError
@@ -25,7 +26,7 @@ from forkwise.methods import Method, Need, Scope, Tokens
 from forkwise.methods.chain import run_entropy_terms, run_token_methods
 
 
-class EntropyShapingMixin(RolloutMixin):
+class EntropyShapingMixin(ReplayMixin):
     """Shapes the advantages of any `GRPOTrainer` subclass: `class Mine(EntropyShapingMixin, MyGRPOTrainer)`.
 
     The trainer's `args` must be an `EntropyShapedGRPOConfig` (or a subclass of it). Advantages `(B,)` or `(B, T)`
