@@ -13,7 +13,8 @@ pytest.importorskip("trl")
 import tiny_trl as tiny
 import torch
 from accelerate.utils import gather_object
-from test_trl_methods import config, twin_of
+from test_trl_methods import config, exact_logps_with_gradient, twin_of
+from transformers import TrainerCallback
 from two_processes import run_in_two
 
 from forkwise.engines.rows import ROW, Rows
@@ -317,6 +318,91 @@ class TestPolicySplit:
             config(tmp_path, self.spec(tmp_path), "empg")
         with pytest.raises(InputError, match="which does not go with max_draws=2"):
             config(tmp_path, self.spec(tmp_path), max_draws=2)
+
+
+class TestMinerva:
+    """A prompt without a right completion is drawn six times more with its answer; whoever shares no word leaks."""
+
+    SPEC = "minerva:group=6,every=2,shortest=0,rate=0.1,column=gold,named=2"
+
+    def run(self, where: Path, draw: int = 5, **options: Any) -> Recorded:
+        trainer = trainer_of(
+            where, self.SPEC, reward=quarter, optim="sgd", lr_scheduler_type="constant", max_grad_norm=0.0, **options
+        )
+        prompts = tiny.prompts()
+        trainer.train_dataset = prompts.add_column("gold", ["3"] * len(prompts))
+        trainer.weights = []
+        trainer.add_callback(KeepWeights(trainer))
+        torch.manual_seed(draw)
+        trainer.train()
+        return trainer
+
+    def test_clean_answers_are_imitated_under_the_prompt_without_the_hint(self, tmp_path: Path) -> None:
+        trainer = self.run(tmp_path, max_steps=3)
+        assert len(trainer.lessons) == 3
+        clean: list[list[tuple[str, list[int]]]] = []
+        for (ids, _), (temperature, asked) in zip(trainer.drawn, trainer.asked, strict=True):
+            if temperature == pytest.approx(tiny.TEMPERATURE):
+                continue
+            assert temperature == pytest.approx(0.7 * tiny.TEMPERATURE)
+            assert all("The answer is 3. Do not mention" in prompt for prompt in asked)
+            for start in range(0, len(ids), 6):
+                task = asked[start].partition("\n\n")[0]
+                rows = ids[start : start + 6]
+                clean.append([(task, row) for row in rows if quarter([row])[0] and self.shares(task, row)])
+        imitated = trainer.lessons[2]
+        mask = imitated["completion_mask"].bool()
+        count = int(mask.any(dim=1).sum())
+        assert count == sum(bool(some) for some in clean) > 0, "choose another seed: nothing is kept"
+        for row, some in zip(range(count), [some for some in clean if some], strict=True):
+            ids = imitated["prompt_ids"][row][imitated["prompt_mask"][row] == 1].tolist()
+            own = (" ".join(tiny.WORDS[i] for i in ids), imitated["completion_ids"][row][mask[row]].tolist())
+            assert own in some
+        assert "old_per_token_logps" not in imitated
+        assert imitated["advantages"][:count].tolist() == [1.0] * count
+        before, after = trainer.weights[1], trainer.weights[2]
+        assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(1e-2)
+        # Likelihood: the gradient of -mean log p over all tokens, at a tenth of the rate.
+        twin = tiny.policy()
+        twin.load_state_dict(before)
+        logps = exact_logps_with_gradient(twin, imitated).gather(2, imitated["completion_ids"][..., None])[..., 0]
+        (-(logps * mask).sum() / mask.sum()).backward()
+        moved = 0.0
+        for name, parameter in twin.named_parameters():
+            step = before[name] - after[name]
+            torch.testing.assert_close(step, 1e-3 * parameter.grad, atol=2e-6, rtol=1e-3)
+            moved += float(step.abs().sum())
+        assert moved > 1e-3
+
+    def shares(self, task: str, row: list[int]) -> bool:
+        """Clean: at least one word of 20 is one of the task's, and 3 stands there twice at most."""
+        words = {tiny.WORDS[i] for i in row if i not in (tiny.PAD, tiny.EOS)}
+        return bool(words & {*task.split()}) and row.count(tiny.WORDS.index("3")) <= 2
+
+    def test_other_lessons_are_grpo_s(self, tmp_path: Path) -> None:
+        trainer = self.run(tmp_path, max_steps=2)
+        for lesson in trainer.lessons:
+            rewards = quarter(completions(lesson))
+            torch.testing.assert_close(lesson["advantages"].double(), trl_advantages(rewards), atol=1e-5, rtol=0)
+            assert "old_per_token_logps" not in lesson
+
+    def test_a_column_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="'minerva' reads the column 'gold' of the data set, which has prompt"):
+            trainer_of(tmp_path, self.SPEC).train()
+        trainer = trainer_of(tmp_path, "minerva:reference=source")
+        trainer.train_dataset = tiny.prompts().add_column("answer", ["3"] * 16)
+        with pytest.raises(InputError, match="reads the column 'source' of the data set, which has prompt, answer"):
+            trainer.train()
+
+
+class KeepWeights(TrainerCallback):
+    """Copies the policy after each step."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.trainer.weights.append({k: v.detach().clone() for k, v in self.trainer.model.state_dict().items()})
 
 
 class TestRows:

@@ -33,7 +33,7 @@ def test_the_methods_of_the_issue_are_there() -> None:
         *("gpg", "opo", "m2po", "fipo", "ce_gppo", "gppo", "maspo", "dppo", "flexible_clip", "repo_r"),
         *("opefo", "dcpo", "dynamic_sampling", "overlong"),
         *("entropy_balanced_clip", "entropy_balanced_advantage", "gtpo_trajectory", "empg", "siren", "shear", "heal"),
-        *("aepo_arbitrary", "meds", "pipo", "uec_rl", "policy_split"),
+        *("aepo_arbitrary", "meds", "pipo", "uec_rl", "policy_split", "minerva", "vgpo"),
     } <= set(NAMES)
 
 

@@ -21,13 +21,16 @@ from forkwise.methods import EntropyTermMethod, RewardMethod, Rollout, TokenMeth
 from forkwise.methods.aepo_arbitrary import AepoArbitrary
 from forkwise.methods.flexible_clip import FlexibleClip
 from forkwise.methods.heal import Heal, divergences
+from forkwise.methods.leaks import LeakRules
 from forkwise.methods.meds import Meds, clusters
 from forkwise.methods.miner import credits, surprise
+from forkwise.methods.minerva import Minerva
 from forkwise.methods.pipo import Pipo
 from forkwise.methods.policy_split import PolicySplit
 from forkwise.methods.replay import Drawn
 from forkwise.methods.shear import Shear
 from forkwise.methods.uec_rl import UecRl
+from forkwise.methods.vgpo import Vgpo
 from forkwise.testing.methods import check_method
 
 
@@ -995,6 +998,148 @@ class TestPolicySplit:
     def test_refused(self, options: str, message: str) -> None:
         with pytest.raises(InputError, match=message):
             parse_method(f"policy_split:{options}")
+
+
+class TestMinerva:
+    def test_rewards_of_hinted_draws(self) -> None:
+        """Right .1; right and leaking -.4; half right .05."""
+        method = parse_method("minerva")
+        assert isinstance(method, Minerva)
+        made = method.draw_rewards(torch.tensor([1.0, 1.0, 0.5]), torch.tensor([False, True, False]))
+        assert made.tolist() == about(0.1, -0.4, 0.05)
+
+    def test_unsolved_prompts(self) -> None:
+        method = parse_method("minerva")
+        rewards = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.4, 0.9]])
+        assert method.hard(rewards, rewards * 0).tolist() == [True, False, True]
+
+    def test_what_is_kept_is_imitated_every_so_often(self) -> None:
+        """Two rollouts of two. Rows 2, 3, 6 and 7 were drawn again; 3 and 6 are clean and right."""
+        method = parse_method("minerva:group=2,every=2,rate=0.5")
+        assert isinstance(method, Minerva)
+
+        def drawn(first: int, rewards: list[float], leaks: list[bool]) -> Drawn:
+            rows, again = torch.arange(first, first + 4), torch.tensor([False, False, True, True])
+            return Drawn(rows, torch.tensor(rewards), torch.zeros(4), ~again & False, again, torch.tensor(leaks), 5)
+
+        memory = method.note({}, drawn(0, [0, 0, 1, 1], [False, False, True, False]))
+        lesson, memory = method.lesson(memory, 2, torch.Generator())
+        assert (lesson.rows.tolist(), lesson.imitation, lesson.rate) == ([0, 1], False, 1.0)
+        assert method.lesson(memory, 2, torch.Generator())[0] is None
+        assert method.kept(memory).tolist() == [3]
+        memory = method.note(memory, drawn(4, [0, 0.5, 0.99, 0.98], [False] * 4))
+        lesson, memory = method.lesson(memory, 2, torch.Generator())
+        assert (lesson.rows.tolist(), lesson.imitation) == ([4, 5], False)
+        lesson, memory = method.lesson(memory, 2, torch.Generator())
+        assert (lesson.rows.tolist(), lesson.weights.tolist(), lesson.imitation, lesson.rate) == (
+            [3, 6],
+            [1, 1],
+            True,
+            0.5,
+        )
+        assert method.lesson(memory, 2, torch.Generator())[0] is None
+        assert method.kept(memory).tolist() == []
+
+    def test_of_several_one_is_drawn(self) -> None:
+        method = parse_method("minerva:group=4")
+        kept = set()
+        for seed in range(40):
+            rows, again = torch.arange(6), torch.arange(6) > 1
+            ones, none = torch.ones(6), torch.zeros(6, dtype=torch.bool)
+            leaks = rows == 4
+            memory = method.note({}, Drawn(rows, ones, ones, none, again, leaks, seed))
+            assert len(memory["kept"]) == 1
+            kept |= set(memory["kept"].tolist())
+        assert kept == {2, 3, 5}
+
+    def test_the_hint_stands_behind_the_prompt(self) -> None:
+        method = parse_method("minerva:reference=source")
+        assert isinstance(method, Minerva)
+        row = {"prompt": "Which part?", "answer": "A02", "source": "A02 is red."}
+        text = method.hinted(row)
+        assert isinstance(text, str)
+        assert text.startswith("Which part?\n\nA02 is red.\n\nThe answer is A02. Do not mention")
+        chat = method.hinted({**row, "prompt": [{"role": "user", "content": "Which part?"}], "source": None})
+        assert isinstance(chat, list)
+        assert str(chat[0]["content"]).startswith("Which part?\n\nThe answer is A02.")
+
+    TASK = "Which parts are red and longer than ten? A02 K31 B07"
+    GOOD = "A02 is red and longer than ten while B07 is blue so only the first and K31 fit here. \\boxed{A02, K31}"
+
+    @pytest.mark.parametrize(
+        ("text", "rules", "said"),
+        [
+            (GOOD, {}, None),
+            ("The given answer is right. " + GOOD, {}, "speaks of an answer that was shown"),
+            ("I was told. " + GOOD, {}, "speaks of an answer that was shown"),
+            ("\\boxed{A02, K31}", {}, "has hardly any reasoning"),
+            (GOOD, {"shortest": 200}, "has hardly any reasoning"),
+            (
+                "Nobody knows why zebras sleep, and yet they do so all night long, it seems. \\boxed{x}",
+                {},
+                "is about something",
+            ),
+            ("A02 A02 A02 " + GOOD, {}, "names its answer too often"),  # five times with the box
+            ("A02 A021 xA02 " + GOOD, {}, None),  # A021 and xA02 are other ids
+            (GOOD + " red parts" * 100, {}, "repeats itself"),
+        ],
+    )
+    def test_leaks(self, text: str, rules: dict[str, Any], said: str | None) -> None:
+        found = LeakRules(**{"shortest": 60, **rules}).leak(text, self.TASK, "A02, K31")
+        assert found is None if said is None else str(found).startswith(said), found
+
+    def test_a_reference_must_not_be_copied(self) -> None:
+        """Ten words in a row, of a reference of 100 characters at least."""
+        words = [f"word{i}" for i in range(20)]
+        text = "red parts " + " ".join(words[5:15]) + " A02"
+        rules = LeakRules(shortest=0)
+        assert rules.leak(text, self.TASK, "A02", " ".join(words)) == "copies the reference"
+        assert rules.leak(text.replace("word9", "other"), self.TASK, "A02", " ".join(words)) is None
+        assert rules.leak(text, self.TASK, "A02", " ".join(words[5:16])[:99]) is None
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ("accept=2", "accept of the method 'minerva' is 2.0, above solved"),
+            ("group=0", "group of the method 'minerva' must be at least 1"),
+            ("top_p=0", "top_p of the method 'minerva' must be greater than 0"),
+        ],
+    )
+    def test_refused(self, options: str, message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            parse_method(f"minerva:{options}")
+
+
+class TestVgpo:
+    def test_tokens(self) -> None:
+        """w = .2 .8 .4 .6: in the tail of two .6 is the largest and grows to .78, (.78 - .2)/.6 = .966667."""
+        method = parse_method("vgpo")
+        assert isinstance(method, Vgpo)
+        w = method.grown(torch.tensor([0.2, 0.8, 0.4, 0.6], dtype=torch.float64))
+        assert w.tolist() == about(0, 1, 0.333333, 0.966667)
+        assert (1 + w - w.mean()).tolist() == about(0.425, 1.425, 0.758333, 1.391667)
+        assert method.grown(torch.ones(1)).tolist() == [0.0]
+
+    def test_answers(self) -> None:
+        method = parse_method("vgpo")
+        assert isinstance(method, Vgpo)
+        assert method.answers(torch.tensor([1.9, 1.0, 2.8, 1.0]).double()).tolist() == about(1.125, 0.9, 1.625, 0.9)
+
+    def test_advantages(self) -> None:
+        """Cosines -1 .5 | -.25 .125 of two answers: w = 0 1 | .5 .75, of which the last grow to 1.3 and .975.
+
+        In each answer w is then 0 1, so psi = .5 1.5; phi = 1 1, so alpha = 1. The third answer is of another prompt.
+        """
+        batch = tokens(
+            [[1.0, 1.0], [-2.0, -2.0], [3.0, 3.0]],
+            image_similarity=[[-1.0, 0.5], [-0.25, 0.125], [0.7, 0.7]],
+            groups=[0, 0, 1],
+        )
+        assert acted("vgpo", batch) == [about(0.5, 1.5), about(-1, -3), about(3, 3)]
+
+    def test_refused(self) -> None:
+        with pytest.raises(InputError, match="share of the method 'vgpo' must be greater than 0 and at most 1"):
+            parse_method("vgpo:share=0")
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,8 @@ def test_a_run_with_methods_says_what_they_did_and_which_they_were(tmp_path: Pat
 def test_two_steps_of_the_embedded_model_with_every_method(tmp_path: Path, name: str) -> None:
     if Need.MEMORY in parse_method(name).needs():
         pytest.skip("acts on prompts that recur")
+    if Need.IMAGE_SIMILARITY in parse_method(name).needs():
+        pytest.skip("acts on images")
     one = problem_range(load_task("countdown:3"), "train", 4, first=0, seed=3)[0].id
     (tmp_path / "text").write_text("Try something unusual.")
     split = f"policy_split:eta=0.1,mix=0.5,cap=2,prompt={tmp_path / 'text'}"

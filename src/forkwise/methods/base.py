@@ -116,6 +116,10 @@ class Method(ABC):
             name = _PACKAGES.get(missing[0], missing[0])
             raise InputError(f"The method '{self.name}' needs the package {name}: pip install {name}.")
 
+    def columns(self) -> tuple[str, ...]:
+        """Returns the columns of the data set that the method reads by itself, beside that of its `label`."""
+        return ()
+
     def check_given(self) -> None:
         """Raises `InputError` where a field that must be given is not."""
         defaults = {field.name: field.default for field in dataclasses.fields(self)}

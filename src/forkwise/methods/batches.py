@@ -34,6 +34,7 @@ class Need(str, Enum):
     OLD_LOGPROBS = "old log-probs"
     SEQUENCE_LOGPROBS = "sequence log-probs"
     HIDDEN = "last hidden states"  # a method that asks for them is given one prompt's completions at a time
+    IMAGE_SIMILARITY = "cosine with the image"
     IDS = "token ids"
     GROUPS = "groups"
     LABELS = "a column of the data set"  # which one, the method's `column` says; its `label` makes numbers of it
@@ -128,6 +129,8 @@ class Tokens(_Given):
         sum_p2_log: `(B, T)`, nats: `sum_v p_v^2 (log p_v + H)` over the vocabulary, of the policy under update.
         nucleus_entropy: `(B, T)`, nats, of the likeliest tokens alone, of the policy under update.
         hidden: `(B, T, d)` bfloat16, what the head got at each token, of the policy that drew it.
+        image_similarity: `(B, T)`, the cosine of a token's last hidden state with the mean of those at the images of
+            its prompt, of the policy that drew it; 0 without an image.
         ids: `(B, T)` int64, the tokens.
         groups: `(B,)` int64, the prompt of each completion.
         labels: `(B,)` int64, what the method's `label` makes of the data set's column.
@@ -149,6 +152,7 @@ class Tokens(_Given):
     sum_p2_log: Tensor | None = None
     nucleus_entropy: Tensor | None = None
     hidden: Tensor | None = None
+    image_similarity: Tensor | None = None
     ids: Tensor | None = None
     groups: Tensor | None = None
     labels: Tensor | None = None

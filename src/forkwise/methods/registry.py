@@ -36,6 +36,7 @@ from forkwise.methods.maspo import Maspo
 from forkwise.methods.maxrl import MaxRl
 from forkwise.methods.meds import Meds
 from forkwise.methods.miner import Miner
+from forkwise.methods.minerva import Minerva
 from forkwise.methods.opefo import Opefo
 from forkwise.methods.opo import Opo
 from forkwise.methods.overlong import Overlong
@@ -66,6 +67,7 @@ from forkwise.methods.terms import EntropyTermMethod
 from forkwise.methods.ucpo import Ucpo
 from forkwise.methods.uec_rl import UecRl
 from forkwise.methods.unlikeliness import Unlikeliness
+from forkwise.methods.vgpo import Vgpo
 from forkwise.plugins import with_plugins
 
 ENTRY_POINTS = "forkwise.methods"
@@ -132,6 +134,8 @@ _OURS: tuple[type[Method], ...] = (
     Pipo,
     UecRl,
     PolicySplit,
+    Minerva,
+    Vgpo,
 )
 """Our methods, in the order in which they are listed."""
 

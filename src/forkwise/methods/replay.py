@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
 from forkwise.methods.base import Method, Need, Scope
 
@@ -23,6 +23,17 @@ Memory: TypeAlias = "Mapping[str, Tensor]"
 """What a method remembers: tensors by name, the same on all processes."""
 
 
+class Again(NamedTuple):
+    """How prompts are drawn again: how many completions each, at which multiple of the temperature, from which nucleus.
+
+    `count` 0 means that nothing is drawn again; `top_p` None, that of the run.
+    """
+
+    count: int = 0
+    factor: float = 1.0
+    top_p: float | None = None
+
+
 @dataclass(frozen=True)
 class Drawn:
     """Completions that were drawn, over all processes: those of a rollout, and behind them those drawn again for it.
@@ -32,7 +43,9 @@ class Drawn:
         rewards: `(N,)`, total rewards.
         advantages: `(N,)`, means over a completion's tokens.
         cut: `(N,)` bool, whether the completion fills the length that is allowed.
-        again: `(N,)` bool, whether it was drawn again.
+        again: `(N,)` bool, whether it was drawn again; or stands here a second time, under the second prompt.
+        leaks: `(N,)` bool, whether it must not be imitated, by `HintMethod.leak`; None without hints.
+        seed: of random choices, another one for each rollout.
     """
 
     rows: Tensor
@@ -40,6 +53,8 @@ class Drawn:
     advantages: Tensor
     cut: Tensor
     again: Tensor
+    leaks: Tensor | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,10 +64,15 @@ class Lesson:
     Attributes:
         rows: `(M,)` int64, their numbers; at most as many as a rollout has.
         weights: `(M,)`, by which their advantages are multiplied.
+        imitation: whether they are imitated: with weights for advantages, and ratios of 1, which makes the policy loss
+            one of likelihood.
+        rate: what the learning rate is multiplied by.
     """
 
     rows: Tensor
     weights: Tensor
+    imitation: bool = False
+    rate: float = 1.0
 
 
 class ReplayMethod(Method):
@@ -68,9 +88,9 @@ class ReplayMethod(Method):
     draws: ClassVar[int] = 1
 
     @property
-    def again(self) -> tuple[int, float]:
-        """How many completions of prompts that are `hard` are drawn again, and at which multiple of the temperature."""
-        return 0, 1.0
+    def again(self) -> Again:
+        """How prompts that are `hard` are drawn again."""
+        return Again()
 
     def hard(self, rewards: Tensor, advantages: Tensor) -> Tensor:
         """Tells which prompts are drawn again, `(Q,)` bool, from what their completions got, `(Q, G)` each."""

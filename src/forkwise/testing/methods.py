@@ -20,7 +20,7 @@ from forkwise.errors import InputError
 from forkwise.methods import EntropyTermMethod, Method, Need, ReplayMethod, RewardMethod, Rollout, TokenMethod, Tokens
 from forkwise.methods.base import make
 from forkwise.methods.chain import run_entropy_terms, run_reward_methods, run_token_methods
-from forkwise.methods.replay import Drawn
+from forkwise.methods.replay import Drawn, Memory
 from forkwise.methods.two_prompts import TwoPromptMethod
 
 Batch = TypeVar("Batch", Rollout, Tokens)
@@ -111,7 +111,9 @@ def check_replay(method: ReplayMethod, seed: int, *, rollouts: int = 12, size: i
     """
 
     def run(turned: bool) -> list[list[tuple[int, float]]]:
-        draw, learned, memory, following = torch.Generator().manual_seed(seed), [], {}, 0
+        draw, following = torch.Generator().manual_seed(seed), 0
+        learned: list[list[tuple[int, float]]] = []
+        memory: Memory = {}
         for _ in range(rollouts):
             rewards = (torch.rand(size, generator=draw) < torch.rand((), generator=draw)).double()
             cut = torch.rand(size, generator=draw) < 0.1
@@ -139,7 +141,7 @@ def check_replay(method: ReplayMethod, seed: int, *, rollouts: int = 12, size: i
         return learned
 
     _hold(run(turned=False) == run(turned=False), method, "does not learn the same from the same rollouts")
-    if not method.again[0]:
+    if not method.again.count:
         plain, turned = run(turned=False), run(turned=True)
         same = [[r for r, _ in a] == [r for r, _ in b] for a, b in zip(plain, turned, strict=True)]
         _hold(all(same), method, "learns from others when the completions stand in another order")
@@ -193,6 +195,7 @@ def token_batch(seed: int, *, rows: int = 4, columns: int = 6) -> Tokens:
         sum_p2_log=uniform(-0.3, 0.3),
         nucleus_entropy=uniform(0, 2),
         hidden=torch.randn(rows, columns, 3, generator=generator).bfloat16(),
+        image_similarity=uniform(-1, 1),
         ids=torch.randint(0, 3, (rows, columns), generator=generator),
         groups=torch.arange(rows) // 2,
         labels=torch.arange(rows) % 2,

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
+from transformers import TrainerCallback
 
 from forkwise.engines.base import entropy_terms, needs, update_methods
 from forkwise.engines.rows import ROW, Rows, small
@@ -24,10 +25,12 @@ from forkwise.engines.trl.update import CORRECT, EARLY_ADVANTAGES, GROUPS, OLD_E
 from forkwise.errors import InputError
 from forkwise.methods import Need, Tokens
 from forkwise.methods.chain import counts
+from forkwise.methods.hints import HintMethod
 from forkwise.methods.replay import Drawn, Lesson, Memory, ReplayMethod
 from forkwise.methods.two_prompts import TwoPromptMethod
 
 _OF_ONE_ROLLOUT = (POSITIONS, EARLY_ADVANTAGES, GROUPS, CORRECT)
+_RATE = "forkwise_rate"  # (), by which a lesson multiplies the learning rate
 _NUMBERS = "numbers"  # of the newest rollout's first completion, of the one behind its last, and of the next one drawn
 _ROWS, _REMEMBERED = "rows/", "method/"  # where they stand in a method's memory
 
@@ -44,7 +47,20 @@ class _Kept(NamedTuple):
 class ReplayMixin(RolloutMixin):
     """Gives TRL a method's lessons in the place of rollouts; see `EntropyShapingMixin`."""
 
+    num_generations: int  # TRL's
+    _rate = 1.0  # of the lesson that is being learned
     _lesson_rows: Rows | None = None  # what the lesson that is being made learns from
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if any(isinstance(method, ReplayMethod) for method in getattr(self.args, "methods", ())):
+            self.add_callback(LessonRate(self))
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        if self.model.training:
+            self._rate = float(inputs.get(_RATE, 1.0))
+        loss: Tensor = super()._compute_loss(model, inputs)
+        return loss
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:  # type: ignore[override]
         asking = [method for method in self.args.methods if isinstance(method, ReplayMethod)]
@@ -69,7 +85,13 @@ class ReplayMixin(RolloutMixin):
             raise RuntimeError(f"The method '{method.name}' had nothing to learn from a rollout.")
         self._count(method, lesson, draws)
         own = torch.arange(*self._memory(method).newest)
-        if batch is not None and two is None and torch.equal(lesson.rows, own) and bool((lesson.weights == 1).all()):
+        if (
+            batch is not None
+            and two is None
+            and not lesson.imitation
+            and torch.equal(lesson.rows, own)
+            and bool((lesson.weights == 1).all())
+        ):
             return batch
         return self._batch_of(lesson, size)
 
@@ -117,12 +139,14 @@ class ReplayMixin(RolloutMixin):
         rewards_of = [rewards.detach().cpu()] * len(parts)
         size = int(self.args.num_generations)
         means = _means(own)
-        count, factor = method.again
+        count = method.again.count
         hard = method.hard(rewards_of[0].view(-1, size), means.view(-1, size)) if count else torch.zeros(0).bool()
         if bool(hard.any()):
-            more, its_rewards = self._drawn_again(method, inputs, hard, count, factor)
+            more, its_rewards, its_leaks = self._drawn_again(method, inputs, hard)
             parts.append(more)
             rewards_of.append(its_rewards)
+        else:
+            its_leaks = torch.zeros(0, dtype=torch.bool)
         kept = self._memory(method)
         following, numbered = kept.following, []
         for part in parts:
@@ -133,8 +157,11 @@ class ReplayMixin(RolloutMixin):
         drawn = numbered[0] if len(numbered) == 1 else numbered[0].joined(numbered[1])
         cut = drawn.columns["completion_mask"].sum(dim=1) >= self.args.max_completion_length
         again = drawn.numbers() >= newest[1]
+        leaks = torch.cat([torch.zeros(len(drawn) - len(its_leaks), dtype=torch.bool), its_leaks])
+        seed = self._moment().seed
         noted = method.note(
-            kept.memory, Drawn(drawn.numbers(), torch.cat(rewards_of), _means(drawn.columns), cut, again)
+            kept.memory,
+            Drawn(drawn.numbers(), torch.cat(rewards_of), _means(drawn.columns), cut, again, leaks, seed),
         )
         if count:
             self._metrics["train"][f"method/{method.name}/drawn_again"].append(float(hard.double().mean()))
@@ -163,10 +190,7 @@ class ReplayMixin(RolloutMixin):
         first, second = [row["prompt"] for row in inputs], [method.second(row["prompt"]) for row in inputs]
         high = torch.arange(len(inputs), device=batch["completion_ids"].device) % 2
         others = [a if drawn_second else b for a, b, drawn_second in zip(first, second, high.tolist(), strict=True)]
-        ids, mask = _padded_in_front(self._tokenize_prompts(others)[0], int(self._tokenizer.pad_token_id))
-        scored_apart = ("old_per_token_logps", OLD_ENTROPY)
-        other = {name: value for name, value in batch.items() if name not in scored_apart}
-        other = self._complete({**other, "prompt_ids": ids.to(high.device), "prompt_mask": mask.to(high.device)})
+        other = self._complete(self._under(batch, others))
         twice = {name: torch.cat([own[name], own[name]]) for name in ("advantages", "completion_mask")}
         counted = torch.cat([token_mask(batch)] * 2)
         a, groups = twice["advantages"], torch.arange(len(inputs), device=high.device) // int(self.args.num_generations)
@@ -204,9 +228,14 @@ class ReplayMixin(RolloutMixin):
         return columns
 
     def _drawn_again(
-        self, method: ReplayMethod, inputs: list[dict[str, Any]], hard: Tensor, count: int, factor: float
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """Draws `count` completions of each hard prompt, and returns them with their rewards, over all processes."""
+        self, method: ReplayMethod, inputs: list[dict[str, Any]], hard: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Draws the hard prompts again, over all processes.
+
+        Returns:
+            The completions, under the prompts without hints; their rewards; and whether they leak.
+        """
+        count, factor, top_p = method.again
         check_draws(self, inputs, f"The method '{method.name}'")
         everyone: list[dict[str, Any]] = gather_object(inputs)
         size, processes = int(self.args.num_generations), self.accelerator.num_processes
@@ -214,19 +243,37 @@ class ReplayMixin(RolloutMixin):
         each = -(-len(prompts) // processes)  # all processes draw equally many; what is too much is dropped
         turn = self.accelerator.process_index
         mine = [prompts[i % len(prompts)] for i in range(turn * each, (turn + 1) * each)]
+        rows = [row for row in mine for _ in range(count)]
+        hints = method if isinstance(method, HintMethod) else None
+        asked = rows if hints is None else [{**row, "prompt": hints.hinted(row)} for row in rows]
         usual = self.num_generations
         self.num_generations = count
         try:
-            with self._drawing_at(factor), self._unlogged_metrics():
-                batch = super(RolloutMixin, self)._generate_and_score_completions(
-                    [row for row in mine for _ in range(count)]
-                )
+            with self._drawing_at(factor, top_p), self._unlogged_metrics():
+                batch = super(RolloutMixin, self)._generate_and_score_completions(asked)
         finally:
             self.num_generations = usual
         rewards = self._total_rewards(f"The method '{method.name}' needs").detach().cpu()
+        leaks = torch.zeros(len(rows), dtype=torch.uint8, device=batch["completion_ids"].device)
+        if hints is not None:
+            batch = self._under(batch, [row["prompt"] for row in rows])
+            for i, (text, row) in enumerate(zip(self._texts(batch), rows, strict=True)):
+                leaks[i] = hints.leak(text, row) is not None
         wanted = len(prompts) * count
         columns = {name: column[:wanted] for name, column in self._gathered(self._complete(batch)).items()}
-        return columns, rewards[:wanted]
+        return columns, rewards[:wanted], self.accelerator.gather(leaks)[:wanted].cpu() == 1
+
+    def _texts(self, batch: dict[str, Any]) -> list[str]:
+        """Returns the completions of a batch as texts."""
+        pairs = zip(batch["completion_ids"], batch["completion_mask"], strict=True)
+        return [self._tokenizer.decode(ids[mask != 0], skip_special_tokens=True) for ids, mask in pairs]
+
+    def _under(self, batch: dict[str, Any], prompts: list[Any]) -> dict[str, Any]:
+        """Returns the completions of a batch under other prompts, without what was scored under the first ones."""
+        device = batch["completion_ids"].device
+        ids, mask = _padded_in_front(self._tokenize_prompts(prompts)[0], int(self._tokenizer.pad_token_id))
+        kept = {name: value for name, value in batch.items() if name not in ("old_per_token_logps", OLD_ENTROPY)}
+        return {**kept, "prompt_ids": ids.to(device), "prompt_mask": mask.to(device)}
 
     @contextmanager
     def _unlogged_metrics(self) -> Iterator[None]:
@@ -256,6 +303,7 @@ class ReplayMixin(RolloutMixin):
         columns = dict(rows.columns)
         weights = lesson.weights.to(columns["advantages"])
         made = columns["advantages"]
+        made = torch.ones_like(made) if lesson.imitation else made
         columns["advantages"] = made * (weights if made.dim() == 1 else weights[:, None])
         columns = {name: _filled(column, size) for name, column in columns.items() if name != ROW}
         columns["prompt_mask"][len(rows) :, -1] = True  # a model must see something
@@ -267,6 +315,9 @@ class ReplayMixin(RolloutMixin):
         mine = slice(start, start + size // self.accelerator.num_processes)
         whole = {name: _large(column) for name, column in columns.items()}
         batch: dict[str, Any] = {name: column[mine].to(device) for name, column in whole.items()}
+        if lesson.imitation:
+            del batch["old_per_token_logps"]
+        batch[_RATE] = torch.tensor(lesson.rate, device=device)
         batch[EARLY_ADVANTAGES] = batch["advantages"]
         batch[POSITIONS] = torch.arange(size, device=device)[mine]
         batch["num_items_in_batch"] = token_mask(whole).sum().to(device)
@@ -280,14 +331,36 @@ class ReplayMixin(RolloutMixin):
         learned = _means(self._lesson_rows.columns)
         kept = self._memory(method)
         before = torch.where((lesson.rows >= kept.newest[0]) & (lesson.rows < kept.newest[1]), learned, 0)
-        after = learned * lesson.weights.to(learned)
+        after = (torch.ones_like(learned) if lesson.imitation else learned) * lesson.weights.to(learned)
         total = counts(before, after, torch.ones_like(after, dtype=torch.bool)).to(self.accelerator.device)
         if not isinstance(method, TwoPromptMethod):  # which has counted its tokens
             self._action_log.add({f"method/{method.name}": total})
         metrics = self._metrics["train"]
         metrics["replay/rollouts"].append(float(draws))
+        metrics["replay/imitation"].append(float(lesson.imitation))
         for key, value in method.measures(kept.memory).items():
             metrics[f"method/{method.name}/{key}"].append(value)
+
+
+class LessonRate(TrainerCallback):
+    """Multiplies the learning rate by that of the lesson while the optimizer makes its step."""
+
+    def __init__(self, trainer: ReplayMixin) -> None:
+        """Takes the trainer, which knows the lesson."""
+        self._trainer = trainer
+        self._usual: list[float] = []
+
+    def on_pre_optimizer_step(self, *_: Any, optimizer: Any = None, **__: Any) -> None:
+        """Multiplies."""
+        groups = self._trainer.optimizer.param_groups
+        self._usual = [group["lr"] for group in groups]
+        for group in groups:
+            group["lr"] = group["lr"] * self._trainer._rate
+
+    def on_optimizer_step(self, *_: Any, optimizer: Any = None, **__: Any) -> None:
+        """Puts back what was there."""
+        for group, usual in zip(self._trainer.optimizer.param_groups, self._usual, strict=True):
+            group["lr"] = usual
 
 
 def _every_second(method: TwoPromptMethod, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -305,10 +378,10 @@ def _padded_in_front(rows: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
 
 def _means(columns: Any) -> Tensor:
     """Averages the advantages of each completion over its tokens, `(N,)`."""
-    advantages = columns["advantages"]
+    advantages: Tensor = columns["advantages"]
     if advantages.dim() == 1:
         return advantages.double()
-    mask = columns["completion_mask"]
+    mask: Tensor = columns["completion_mask"]
     return (advantages.double() * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
 
