@@ -51,7 +51,7 @@ _GIVEN = frozenset(
 
 
 @dataclass(frozen=True)
-class Arm:
+class ScoredMethod:
     """A method that is scored."""
 
     method: Method
@@ -85,7 +85,7 @@ def short(method: Method) -> str:
     return f"{name}:{','.join(changed)}" if changed else name
 
 
-def choose_arms(specs: Sequence[str], *, only: bool) -> tuple[list[Arm], list[NotScored]]:
+def choose_arms(specs: Sequence[str], *, only: bool) -> tuple[list[ScoredMethod], list[NotScored]]:
     """Returns the methods that are scored, GRPO first, and those that cannot be.
 
     Args:
@@ -102,7 +102,7 @@ def choose_arms(specs: Sequence[str], *, only: bool) -> tuple[list[Arm], list[No
     methods: dict[str, Method] = {"grpo": parse_method("grpo")}
     methods |= {short(method): method for method in [*known, *given] if why_not(method) is None}
     left = [NotScored(method.name, reason) for method in known if (reason := why_not(method)) is not None]
-    return [Arm(method) for method in methods.values()], left
+    return [ScoredMethod(method) for method in methods.values()], left
 
 
 def why_not(method: Method) -> str | None:
@@ -187,7 +187,7 @@ def advantages(groups: Groups, method: Method, seed: int = 0, *, placebo: bool =
     batches = Batches(groups)
     method = method.at(0.0, {method.name: method.first_state()})
     scale = method.settings().get("scale_rewards", "group") if isinstance(method, SettingsMethod) else "group"
-    made = np.empty(groups.ids_N.size)
+    advantage_N = np.empty(groups.ids_N.size)
     for update, (rows, flat) in enumerate(batches):
         rollout = batches.rollout(rows, scale)
         per_completion, _ = run_reward_methods(reward_methods([method]), rollout)
@@ -195,8 +195,8 @@ def advantages(groups: Groups, method: Method, seed: int = 0, *, placebo: bool =
         if placebo:
             tokens = _dealt_anew(tokens)
         result, _ = run_token_methods([*rollout_methods([method]), *update_methods([method])], tokens)
-        made[flat] = result[tokens.mask].numpy()
-    return made
+        advantage_N[flat] = result[tokens.mask].numpy()
+    return advantage_N
 
 
 def _dealt_anew(tokens: Tokens) -> Tokens:
@@ -207,7 +207,7 @@ def _dealt_anew(tokens: Tokens) -> Tokens:
     return replace(tokens, **moved)
 
 
-def draws(groups: Groups, arm: Arm, number: int, seed: int, *, placebo: bool = False) -> FloatArray:
+def draws(groups: Groups, arm: ScoredMethod, number: int, seed: int, *, placebo: bool = False) -> FloatArray:
     """Computes advantages `(R, N)`: once, or `number` times where chance has a part in them."""
     first = advantages(groups, arm.method, seed, placebo=placebo)
     second = advantages(groups, arm.method, seed + 1, placebo=placebo)

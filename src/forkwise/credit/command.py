@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from forkwise.credit.arms import Arm, choose_arms
+from forkwise.credit.arms import ScoredMethod, choose_arms
 from forkwise.credit.bank import SHIPPED, Bank, read_bank, write_bank
 from forkwise.credit.options import CreditOptions
 from forkwise.credit.results import Credit, GradientCredit, write
@@ -51,7 +51,7 @@ def run_credit(given: Sequence[Path], options: CreditOptions) -> Credit:
     return result
 
 
-def _gradients(arms: Sequence[Arm], options: CreditOptions) -> list[GradientCredit]:
+def _gradients(arms: Sequence[ScoredMethod], options: CreditOptions) -> list[GradientCredit]:
     if not options.groups:
         return []
     from forkwise.credit.updates import score_updates  # loads transformers

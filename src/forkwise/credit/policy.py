@@ -19,7 +19,7 @@ from forkwise.sampling.generate import fingerprint
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredGroup:
     """The tokens of a group, flat, in the order of its completions; float32.
 
     Attributes:
@@ -49,7 +49,9 @@ class Policy:
         return fingerprint(self.model)
 
     @torch.inference_mode()
-    def score(self, prompt: Sequence[int], completions: Sequence[Sequence[int]], *, hidden: bool = False) -> Scored:
+    def score(
+        self, prompt: Sequence[int], completions: Sequence[Sequence[int]], *, hidden: bool = False
+    ) -> ScoredGroup:
         """Runs the model on the completions of a prompt, side by side.
 
         Raises:
@@ -82,7 +84,7 @@ class Policy:
             if handle is not None:
                 handle.remove()
         picked = logits[places[:, 0], places[:, 1]].float() / self.temperature
-        return Scored(picked.log_softmax(-1), given[0][places[:, 0], places[:, 1]].float() if hidden else None)
+        return ScoredGroup(picked.log_softmax(-1), given[0][places[:, 0], places[:, 1]].float() if hidden else None)
 
 
 def token_numbers(log_probs_LV: Tensor, ids_L: Tensor) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from forkwise.credit.agreement import judge_together
-from forkwise.credit.arms import Arm, advantages, contrast_of
+from forkwise.credit.arms import ScoredMethod, advantages, contrast_of
 from forkwise.credit.bank import Groups, half_of
 from forkwise.credit.gradients import Parts, Products, needed, numbers, products
 from forkwise.credit.options import CreditOptions
@@ -35,7 +35,7 @@ _COLUMNS = ("run", "problem_id", "sample_id", "prompt", "correct", "finish_reaso
 _NONE = Estimate(None)
 
 
-def score_updates(table: Path, model: str, arms: Sequence[Arm], options: CreditOptions) -> GradientCredit:
+def score_updates(table: Path, model: str, arms: Sequence[ScoredMethod], options: CreditOptions) -> GradientCredit:
     """Scores the methods' updates on the groups of a table.
 
     Args:
@@ -105,21 +105,23 @@ def _refuse_too_little(groups: Groups, kept: set[str], table: Path) -> None:
         )
 
 
-def _advantages(groups: Groups, arms: Sequence[Arm], options: CreditOptions) -> tuple[FloatArray, dict[int, int]]:
+def _advantages(
+    groups: Groups, arms: Sequence[ScoredMethod], options: CreditOptions
+) -> tuple[FloatArray, dict[int, int]]:
     """Returns rows of advantages: methods, placebos, GRPO's by bin of entropy, RLOO's; and each method's placebo."""
     with Meter(len(arms), 0, what="letting methods act", unit="methods") as meter:
-        made = []
+        rows = []
         for arm in arms:
-            made.append(advantages(groups, arm.method, options.seed))
+            rows.append(advantages(groups, arm.method, options.seed))
             meter.add(samples=1)
     placebo = {}
     for i, arm in enumerate(arms):
         if arm.has_placebo:
-            placebo[i] = len(made)
-            made.append(advantages(groups, arm.method, options.seed, placebo=True))
+            placebo[i] = len(rows)
+            rows.append(advantages(groups, arm.method, options.seed, placebo=True))
     bin_N = np.searchsorted(BINS, groups.entropy_N, side="right") - 1
-    made += [made[0] * (bin_N == b) for b in range(len(BINS))]
-    return np.stack([*made, advantages(groups, parse_method("rloo"))]), placebo
+    rows += [rows[0] * (bin_N == b) for b in range(len(BINS))]
+    return np.stack([*rows, advantages(groups, parse_method("rloo"))]), placebo
 
 
 def _problems(groups: Groups, made_MN: FloatArray, prompts: dict[str, list[int]], policy: Policy) -> Any:
@@ -157,22 +159,22 @@ def _problems(groups: Groups, made_MN: FloatArray, prompts: dict[str, list[int]]
 
 
 def _methods(
-    of_all: Products, arms: Sequence[Arm], placebo: dict[int, int], options: CreditOptions
+    of_all: Products, arms: Sequence[ScoredMethod], placebo: dict[int, int], options: CreditOptions
 ) -> list[MethodGradient]:
     level, n = options.level, options.completions
-    found = [numbers(of_all, m, n) for m in range(len(arms))]
-    if not np.isfinite(found[0].cosine.value):
+    updates = [numbers(of_all, m, n) for m in range(len(arms))]
+    if not np.isfinite(updates[0].cosine.value):
         raise InputError(
             "These groups do not tell GRPO's update from noise: draw more problems, or more samples of each."
         )
-    differences = [one.cosine - found[0].cosine for one in found]
+    differences = [one.cosine - updates[0].cosine for one in updates]
     family = judge_together(differences[1:], level=level, resamples=RESAMPLES, seed=options.seed)
     bands, adjusted = [_NONE, *family.band], [None, *family.adjusted_p]
-    made = []
-    for i, (arm, one) in enumerate(zip(arms, found, strict=True)):
+    method_credits = []
+    for i, (arm, one) in enumerate(zip(arms, updates, strict=True)):
         beside = numbers(of_all, placebo[i], n).cosine if i in placebo else None
         ratio = needed(of_all, i, 0, n).estimate(level)
-        made.append(
+        method_credits.append(
             MethodGradient(
                 method=arm.name,
                 direction=one.direction.estimate(level),
@@ -181,12 +183,15 @@ def _methods(
                 minus_grpo=_NONE if i == 0 else differences[i].estimate(level),
                 band=bands[i],
                 adjusted_p=adjusted[i],
-                placebo_minus_grpo=_NONE if beside is None else (beside - found[0].cosine).estimate(level),
+                placebo_minus_grpo=_NONE if beside is None else (beside - updates[0].cosine).estimate(level),
                 minus_placebo=_NONE if beside is None else (one.cosine - beside).estimate(level),
                 needed=Estimate(*(None if x is None else float(n * np.exp(x)) for x in _ends(ratio))),
             )
         )
-    return [made[0], *sorted(made[1:], key=lambda m: -(m.cosine.value if m.cosine.value is not None else -np.inf))]
+    return [
+        method_credits[0],
+        *sorted(method_credits[1:], key=lambda m: -(m.cosine.value if m.cosine.value is not None else -np.inf)),
+    ]
 
 
 def _ends(value: Estimate) -> tuple[float | None, float | None, float | None]:

@@ -184,5 +184,5 @@ def notes(credit: Credit) -> Iterator[str]:
         by_reason: dict[str, list[str]] = {}
         for left in credit.not_scored:
             by_reason.setdefault(left.reason, []).append(left.name)
-        said = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
-        yield f"Not scored: {said}."
+        reasons = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
+        yield f"Not scored: {reasons}."
