@@ -86,8 +86,8 @@ def flat(trainer: Any) -> torch.Tensor:
 
 def trl_advantages(rewards: list[float]) -> torch.Tensor:
     groups = torch.tensor(rewards, dtype=torch.float64).view(-1, SIZE)
-    made = (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-4)
-    return made.flatten()
+    advantages = (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-4)
+    return advantages.flatten()
 
 
 class TestPipo:
@@ -153,9 +153,9 @@ class TestPipo:
         again = trainer.lessons[2]
         assert completions(again) == trainer.drawn[1][0]
         groups = torch.tensor(_positive(trainer.drawn[1][0]), dtype=torch.float64).view(-1, SIZE)
-        made = (groups / groups.mean(1, keepdim=True) - 1).flatten()
-        factor = float(again["advantages"][made.abs().argmax()] / made[made.abs().argmax()])
-        torch.testing.assert_close(again["advantages"].double(), factor * made, atol=1e-5, rtol=1e-5)
+        advantages = (groups / groups.mean(1, keepdim=True) - 1).flatten()
+        factor = float(again["advantages"][advantages.abs().argmax()] / advantages[advantages.abs().argmax()])
+        torch.testing.assert_close(again["advantages"].double(), factor * advantages, atol=1e-5, rtol=1e-5)
         assert abs(factor) > 0.1
 
 
@@ -180,13 +180,15 @@ class TestUecRl:
             again = temperature > tiny.TEMPERATURE * 1.01
             size, least = (self.GROUP, 0.5) if again else (SIZE, 0.05)
             groups = torch.tensor(quarter(ids), dtype=torch.float64).view(-1, size)
-            made = ((groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-4)).flatten().tolist()
+            advantages = (
+                ((groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-4)).flatten().tolist()
+            )
             if not again:
                 while len(queue) >= 8:
                     lessons.append(queue[:8])
                     queue = queue[8:]
-            good = [abs(a) > least and (len(row) < 10 or a < 0) for row, a in zip(ids, made, strict=True)]
-            queue += [(row, a, twin) for row, a, keep in zip(ids, made, good, strict=True) if keep]
+            good = [abs(a) > least and (len(row) < 10 or a < 0) for row, a in zip(ids, advantages, strict=True)]
+            queue += [(row, a, twin) for row, a, keep in zip(ids, advantages, good, strict=True) if keep]
         while len(queue) >= 8:
             lessons.append(queue[:8])
             queue = queue[8:]
@@ -287,7 +289,7 @@ class TestPolicySplit:
         """Row i and the one beside it are one completion; the groups are of eight rows, four in each mode."""
         old = [lesson["old_per_token_logps"][i].double() for lesson in lessons for i in range(8)]
         masks = [lesson["completion_mask"][i].bool() for lesson in lessons for i in range(8)]
-        made = [lesson["advantages"][i].double() for lesson in lessons for i in range(8)]
+        advantages = [lesson["advantages"][i].double() for lesson in lessons for i in range(8)]
         u = [-row[mask] for row, mask in zip(old, masks, strict=True)]
         mixed = [0.6 * u[i] + 0.4 * u[i ^ 1] for i in range(16)]
         for group in (range(8), range(8, 16)):
@@ -298,7 +300,7 @@ class TestPolicySplit:
                 for i in rows:
                     z = (mixed[i] - values.mean()) / (values.std() + 1e-6)
                     term = (0.3 * z if high else -0.1 * z).clamp(-abs(a[i]) / 2, abs(a[i]) / 2)
-                    torch.testing.assert_close(made[i][masks[i]], a[i] + term, atol=1e-4, rtol=1e-4)
+                    torch.testing.assert_close(advantages[i][masks[i]], a[i] + term, atol=1e-4, rtol=1e-4)
 
     def test_constants_must_be_given(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="needs eta and mix and cap and prompt, which its authors have not publis"):

@@ -96,9 +96,9 @@ def test_tokens_count_by_their_cosine_with_the_image(tmp_path: Path, rows_at_onc
     moved = 0.0
     for start in (0, SIZE):
         group = torch.tensor(rewards[start : start + SIZE], dtype=torch.float64)
-        made = (group - group.mean()) / (group.std() + 1e-4)
+        advantages = (group - group.mean()) / (group.std() + 1e-4)
         want = factors([cosines(twin, batch, row) for row in range(start, start + SIZE)])
-        for row, a, factor in zip(range(start, start + SIZE), made, want, strict=True):
+        for row, a, factor in zip(range(start, start + SIZE), advantages, want, strict=True):
             mask = batch["completion_mask"][row] == 1
             torch.testing.assert_close(
                 batch[EARLY_ADVANTAGES][row][mask].double(), a * factor.double(), atol=2e-3, rtol=2e-2

@@ -840,9 +840,9 @@ class TestPipo:
     def test_example(self, mean: float, xi: float, phi: float) -> None:
         method = parse_method("pipo:window=3,lam=0.5")
         assert isinstance(method, Pipo)
-        made = method.xi(torch.tensor(mean, dtype=torch.float64), self.HISTORY)
-        assert float(made) == pytest.approx(xi, abs=1e-4)  # 1e-6 is added to the deviation
-        assert float(method.phi(made)) == pytest.approx(phi, abs=1e-4)
+        xi_now = method.xi(torch.tensor(mean, dtype=torch.float64), self.HISTORY)
+        assert float(xi_now) == pytest.approx(xi, abs=1e-4)  # 1e-6 is added to the deviation
+        assert float(method.phi(xi_now)) == pytest.approx(phi, abs=1e-4)
 
     def test_fewer_means_or_equal_ones_say_nothing(self) -> None:
         method = parse_method("pipo:window=3")
@@ -949,30 +949,30 @@ class TestPolicySplit:
         second=[True, True],
     )
 
-    def made(self, options: str, batch: Tokens = BATCH) -> list[float]:
+    def shaped(self, options: str, batch: Tokens = BATCH) -> list[float]:
         method = parse_method(f"policy_split:mix=0.6,prompt=text,{options}")
         assert isinstance(method, PolicySplit)
         return [a for row in method.advantages(batch).tolist() for a in row[:2]]
 
     def test_second_mode(self) -> None:
-        assert self.made("eta=0.1,cap=2") == pytest.approx([1, 1.140771, -1.082116, -1.058655], abs=1e-5)
-        assert self.made("eta=1,cap=2") == pytest.approx([1, 1.5, -1.5, -1.5], abs=1e-5)
-        assert self.made("eta=1,cap=0") == pytest.approx([1, 2.40771, -1.821164, -1.586546], abs=1e-5)
+        assert self.shaped("eta=0.1,cap=2") == pytest.approx([1, 1.140771, -1.082116, -1.058655], abs=1e-5)
+        assert self.shaped("eta=1,cap=2") == pytest.approx([1, 1.5, -1.5, -1.5], abs=1e-5)
+        assert self.shaped("eta=1,cap=0") == pytest.approx([1, 2.40771, -1.821164, -1.586546], abs=1e-5)
 
     def test_first_mode(self) -> None:
         first = dataclasses.replace(self.BATCH, second=torch.tensor([False, False]))
-        assert self.made("eta=1,cap=2", first) == [1, 1, -1, -1]
-        assert self.made("eta=1,cap=0,normal=0.1", first) == pytest.approx(
+        assert self.shaped("eta=1,cap=2", first) == [1, 1, -1, -1]
+        assert self.shaped("eta=1,cap=0,normal=0.1", first) == pytest.approx(
             [1, 0.859229, -0.917884, -0.941345], abs=1e-5
         )
 
     def test_modes_and_groups_are_standardised_apart(self) -> None:
         """Of two tokens each z is +-1/sqrt 2, whatever they are; of none that differ it is 0."""
         for columns in ({"second": torch.tensor([False, True])}, {"groups": torch.tensor([0, 1])}):
-            made = self.made("eta=1,cap=0,normal=1", dataclasses.replace(self.BATCH, **columns))
+            shaped = self.shaped("eta=1,cap=0,normal=1", dataclasses.replace(self.BATCH, **columns))
             sign = -1 if "second" in columns else 1
             want = [1 - sign * 0.707107, 1 + sign * 0.707107, -1.707107, -0.292893]
-            assert made == pytest.approx(want, abs=1e-4)
+            assert shaped == pytest.approx(want, abs=1e-4)
 
     def test_passes_the_kit(self) -> None:
         check_method(parse_method("policy_split:eta=0.2,mix=0.6,cap=2,normal=0.1,prompt=text"))
@@ -1005,8 +1005,8 @@ class TestMinerva:
         """Right .1; right and leaking -.4; half right .05."""
         method = parse_method("minerva")
         assert isinstance(method, Minerva)
-        made = method.draw_rewards(torch.tensor([1.0, 1.0, 0.5]), torch.tensor([False, True, False]))
-        assert made.tolist() == about(0.1, -0.4, 0.05)
+        would_earn = method.draw_rewards(torch.tensor([1.0, 1.0, 0.5]), torch.tensor([False, True, False]))
+        assert would_earn.tolist() == about(0.1, -0.4, 0.05)
 
     def test_unsolved_prompts(self) -> None:
         method = parse_method("minerva")
@@ -1067,7 +1067,7 @@ class TestMinerva:
     GOOD = "A02 is red and longer than ten while B07 is blue so only the first and K31 fit here. \\boxed{A02, K31}"
 
     @pytest.mark.parametrize(
-        ("text", "rules", "said"),
+        ("text", "rules", "why"),
         [
             (GOOD, {}, None),
             ("The given answer is right. " + GOOD, {}, "speaks of an answer that was shown"),
@@ -1084,9 +1084,9 @@ class TestMinerva:
             (GOOD + " red parts" * 100, {}, "repeats itself"),
         ],
     )
-    def test_leaks(self, text: str, rules: dict[str, Any], said: str | None) -> None:
-        found = LeakRules(**{"shortest": 60, **rules}).leak(text, self.TASK, "A02, K31")
-        assert found is None if said is None else str(found).startswith(said), found
+    def test_leaks(self, text: str, rules: dict[str, Any], why: str | None) -> None:
+        leak = LeakRules(**{"shortest": 60, **rules}).leak(text, self.TASK, "A02, K31")
+        assert leak is None if why is None else str(leak).startswith(why), leak
 
     def test_a_reference_must_not_be_copied(self) -> None:
         """Ten words in a row, of a reference of 100 characters at least."""

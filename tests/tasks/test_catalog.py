@@ -8,14 +8,14 @@ import pytest
 
 from forkwise.errors import InputError
 from forkwise.tasks import load_task
-from forkwise.tasks.catalog import Catalog, Catalogs, Part, boxed_ids, f1, set_f1
+from forkwise.tasks.catalog import Catalog, Catalogs, CatalogPart, boxed_ids, f1, set_f1
 
 EXAMPLE = Catalog(
     (
-        Part("B07", "blue", "nut", 5),
-        Part("K31", "red", "bolt", 12),
-        Part("A02", "red", "pin", 11),
-        Part("C40", "red", "pin", 10),
+        CatalogPart("B07", "blue", "nut", 5),
+        CatalogPart("K31", "red", "bolt", 12),
+        CatalogPart("A02", "red", "pin", 11),
+        CatalogPart("C40", "red", "pin", 10),
     ),
     "red",
     10,
@@ -58,9 +58,9 @@ def test_verdicts_and_f1(text: str, correct: bool, value: float) -> None:
     problem = task.problems("test", 1)[0]
     problem = type(problem)(problem.id, EXAMPLE.text(), "A02, K31")
     assert task.verify([text], [problem])[0].correct is correct
-    made = f1([problem.prompt], [text], answer=["A02, K31"])
-    assert made == [pytest.approx(value)]
-    assert f1([problem.prompt], [[{"role": "assistant", "content": text}]], answer=["A02, K31"]) == made
+    rewards = f1([problem.prompt], [text], answer=["A02, K31"])
+    assert rewards == [pytest.approx(value)]
+    assert f1([problem.prompt], [[{"role": "assistant", "content": text}]], answer=["A02, K31"]) == rewards
 
 
 def test_f1_of_the_papers_example() -> None:

@@ -136,15 +136,15 @@ class Minerva(HintMethod):
         kept = torch.cat([before["kept"], *chosen])
         rollouts = before["rollouts"] + 1
         due = int(rollouts) % self.every == 0
-        made = self.draw_rewards(drawn.rewards[again], leaks[again])
+        would_earn = self.draw_rewards(drawn.rewards[again], leaks[again])
         none = torch.zeros(1, dtype=torch.float64)
         return {
             "fresh": own,
             "kept": kept[:0] if due else kept,
             "imitate": torch.cat([before["imitate"], kept]) if due else before["imitate"],
             "rollouts": rollouts,
-            "leaks": leaks[again].double().mean()[None] if len(made) else none,
-            "reward": made.double().mean()[None] if len(made) else none,
+            "leaks": leaks[again].double().mean()[None] if len(would_earn) else none,
+            "reward": would_earn.double().mean()[None] if len(would_earn) else none,
         }
 
     def lesson(

@@ -26,10 +26,10 @@ Memory: TypeAlias = "Mapping[str, Tensor]"
 class Again(NamedTuple):
     """How prompts are drawn again: how many completions each, at which multiple of the temperature, from which nucleus.
 
-    `count` 0 means that nothing is drawn again; `top_p` None, that of the run.
+    `number` 0 means that nothing is drawn again; `top_p` None, that of the run.
     """
 
-    count: int = 0
+    number: int = 0
     factor: float = 1.0
     top_p: float | None = None
 

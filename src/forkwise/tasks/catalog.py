@@ -40,7 +40,7 @@ _ID = re.compile(r"[A-Z]\d{2}")
 
 
 @dataclass(frozen=True)
-class Part:
+class CatalogPart:
     """A part, known by its id."""
 
     name: str
@@ -57,7 +57,7 @@ class Part:
 class Catalog:
     """Parts, and what is asked of them: a colour, and a length in mm that they exceed."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[CatalogPart, ...]
     colour: str
     above: int
 
@@ -77,7 +77,9 @@ class Catalog:
 def _draw(rng: Random) -> Catalog:
     letters = rng.sample("ABCDEFGHJKLMNPRSTUVWXYZ", _PARTS)
     parts = tuple(
-        Part(f"{letter}{rng.randrange(100):02}", rng.choice(COLOURS), rng.choice(THINGS), rng.randint(1, _LONGEST))
+        CatalogPart(
+            f"{letter}{rng.randrange(100):02}", rng.choice(COLOURS), rng.choice(THINGS), rng.randint(1, _LONGEST)
+        )
         for letter in letters
     )
     return Catalog(parts, rng.choice(COLOURS), rng.randint(0, _LONGEST - 2))
@@ -121,8 +123,8 @@ class Catalogs:
         """
         check_split(split)
         pools = {
-            place: [entry for entry in _pool(kind).items() if split_by_hash(f"catalog {entry[0]}") == split]
-            for place, kind in enumerate(self.kinds)
+            number: [entry for entry in _pool(kind).items() if split_by_hash(f"catalog {entry[0]}") == split]
+            for number, kind in enumerate(self.kinds)
         }
         return [
             Problem(problem_id, catalog.text(), ", ".join(catalog.answer()))

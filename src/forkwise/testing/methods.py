@@ -131,8 +131,8 @@ def check_replay(method: ReplayMethod, seed: int, *, rollouts: int = 12, size: i
                 _hold(_same(memory, before), method, "changes the memory that it is given")
                 if lesson is None:
                     break
-                there = bool(torch.isin(lesson.rows, method.kept(memory)).all()) and len(lesson.rows) <= size
-                _hold(there, method, "learns from completions that it does not keep, or from too many")
+                all_kept = bool(torch.isin(lesson.rows, method.kept(memory)).all()) and len(lesson.rows) <= size
+                _hold(all_kept, method, "learns from completions that it does not keep, or from too many")
                 _hold(
                     bool(lesson.weights.isfinite().all()), method, "weighs completions by numbers that are not finite"
                 )
@@ -141,7 +141,7 @@ def check_replay(method: ReplayMethod, seed: int, *, rollouts: int = 12, size: i
         return learned
 
     _hold(run(turned=False) == run(turned=False), method, "does not learn the same from the same rollouts")
-    if not method.again.count:
+    if not method.again.number:
         plain, turned = run(turned=False), run(turned=True)
         same = [[r for r, _ in a] == [r for r, _ in b] for a, b in zip(plain, turned, strict=True)]
         _hold(all(same), method, "learns from others when the completions stand in another order")

@@ -139,7 +139,7 @@ class ReplayMixin(RolloutMixin):
         rewards_of = [rewards.detach().cpu()] * len(parts)
         size = int(self.args.num_generations)
         means = _means(own)
-        count = method.again.count
+        count = method.again.number
         hard = method.hard(rewards_of[0].view(-1, size), means.view(-1, size)) if count else torch.zeros(0).bool()
         if bool(hard.any()):
             more, its_rewards, its_leaks = self._drawn_again(method, inputs, hard)
@@ -206,13 +206,13 @@ class ReplayMixin(RolloutMixin):
             groups=groups.repeat(2),
             second=torch.cat([high, 1 - high]) == 1,
         ).only(method.needs())
-        made = method.advantages(tokens)
-        if not bool(made.isfinite().all()):
+        shaped = method.advantages(tokens)
+        if not bool(shaped.isfinite().all()):
             raise RuntimeError(f"The method '{method.name}' made advantages that are not finite.")
-        total = counts(tokens.advantages, made, counted)
+        total = counts(tokens.advantages, shaped, counted)
         self._action_log.add({f"method/{method.name}": self._sum_over_processes(total)})
-        shaped = made.to(logprobs.dtype).chunk(2)
-        return [{**own, "advantages": shaped[0]}, {**other, "advantages": shaped[1]}]
+        first_half, second_half = shaped.to(logprobs.dtype).chunk(2)
+        return [{**own, "advantages": first_half}, {**other, "advantages": second_half}]
 
     def _gathered(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Gathers completions over processes, as columns of `Rows`."""
@@ -302,9 +302,9 @@ class ReplayMixin(RolloutMixin):
         rows, device = self._lesson_rows.trimmed(), self.accelerator.device
         columns = dict(rows.columns)
         weights = lesson.weights.to(columns["advantages"])
-        made = columns["advantages"]
-        made = torch.ones_like(made) if lesson.imitation else made
-        columns["advantages"] = made * (weights if made.dim() == 1 else weights[:, None])
+        own = columns["advantages"]
+        own = torch.ones_like(own) if lesson.imitation else own
+        columns["advantages"] = own * (weights if own.dim() == 1 else weights[:, None])
         columns = {name: _filled(column, size) for name, column in columns.items() if name != ROW}
         columns["prompt_mask"][len(rows) :, -1] = True  # a model must see something
         pad = int(self._tokenizer.pad_token_id)
