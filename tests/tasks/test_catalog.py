@@ -8,7 +8,7 @@ import pytest
 
 from forkwise.errors import InputError
 from forkwise.tasks import load_task
-from forkwise.tasks.catalog import Catalog, Catalogs, CatalogPart, boxed_ids, f1, set_f1
+from forkwise.tasks.catalog import Catalog, CatalogPart, Catalogs, boxed_ids, f1, set_f1
 
 EXAMPLE = Catalog(
     (
