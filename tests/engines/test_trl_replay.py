@@ -391,6 +391,10 @@ class TestMinerva:
     def test_a_column_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="'minerva' reads the column 'gold' of the data set, which has prompt"):
             trainer_of(tmp_path, self.SPEC).train()
+        trainer = trainer_of(tmp_path, self.SPEC)
+        trainer.train_dataset = tiny.prompts().add_column("gold", ["3", None] * 8)
+        with pytest.raises(InputError, match="shows answers, and the column 'gold' has none for some problems"):
+            trainer.train()
         trainer = trainer_of(tmp_path, "minerva:reference=source")
         trainer.train_dataset = tiny.prompts().add_column("answer", ["3"] * 16)
         with pytest.raises(InputError, match="reads the column 'source' of the data set, which has prompt, answer"):

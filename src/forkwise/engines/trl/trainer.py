@@ -24,6 +24,7 @@ from forkwise.engines.whole_update import gather_update
 from forkwise.errors import InputError
 from forkwise.methods import Method, Need, Scope, Tokens
 from forkwise.methods.chain import run_entropy_terms, run_token_methods
+from forkwise.methods.hints import HintMethod
 
 
 class EntropyShapingMixin(ReplayMixin):
@@ -115,6 +116,11 @@ class EntropyShapingMixin(ReplayMixin):
         for method in self.args.methods if known else ():
             for column in method.columns():
                 check_column(method, column, known)
+            if isinstance(method, HintMethod) and None in self.train_dataset.unique(method.column):
+                raise InputError(
+                    f"The method '{method.name}' shows answers, and the column '{method.column}' has none for some "
+                    "problems: name another column, or leave those problems out."
+                )
             if Need.LABELS not in method.needs():
                 continue
             column = column_of(method, known)
