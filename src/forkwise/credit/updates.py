@@ -5,33 +5,39 @@ Suffixes: A scored columns, L tokens of a group, M rows of advantages, Q problem
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from forkwise.credit.agreement import judge_together
-from forkwise.credit.arms import Arm, advantages, contrast_of
+from forkwise.credit.arms import Arm, Batches, More, advantages, contrast_of, state_of, update_slopes
 from forkwise.credit.bank import Groups, half_of
-from forkwise.credit.gradients import Parts, Products, needed, numbers, products
+from forkwise.credit.gradients import Products, needed, numbers, products, update
+from forkwise.credit.moving import draw_anew, move
 from forkwise.credit.options import CreditOptions
-from forkwise.credit.packing import make_groups
+from forkwise.credit.packing import completions_of, make_groups, more_of, renewed
 from forkwise.credit.policy import Policy
-from forkwise.credit.results import GradientCredit, MethodGradient
+from forkwise.credit.results import GradientCredit, MethodGradient, Moved
 from forkwise.credit.weights import BINS, best_weights
+from forkwise.engines.trl.stored import TokenLoss
 from forkwise.errors import InputError
 from forkwise.explore.contrast import FEWEST_PROBLEMS, FloatArray
 from forkwise.explore.findings import Estimate
 from forkwise.explore.tokenisation import prompt_ids
-from forkwise.methods import parse_method
+from forkwise.methods import Need, parse_method
 from forkwise.progress import Meter
 from forkwise.samples import read_samples
 
 RESAMPLES = 10_000
-_LARGEST = 1 << 22  # entries of an output layer whose gradients are multiplied without thinning
-_COLUMNS = ("run", "problem_id", "sample_id", "prompt", "correct", "finish_reason", "sampling", "token_ids")
+_LARGEST = 1 << 22  # entries of an output layer, or of a model, whose gradients are multiplied without thinning
+_CLIP = (0.8, 1.2)  # the range of ratios that PPO's clip leaves alone
+_COLUMNS = ("run", "problem_id", "sample_id", "prompt", "correct", "finish_reason", "sampling", "token_ids", "gold")
 _NONE = Estimate(None)
 
 
@@ -47,20 +53,41 @@ def score_updates(table: Path, model: str, arms: Sequence[Arm], options: CreditO
     """
     rows = _rows(table, options.group_size)
     names = list(dict.fromkeys(map(_problem, rows)))
-    kept = {names[q] for q in half_of(len(names), options.half)}
-    rows = [row for row in rows if _problem(row) in kept]
+    scored = names[1::2] if options.updates else names
+    kept = {scored[q] for q in half_of(len(scored), options.half)}
     temperature = float((rows[0]["sampling"] or {}).get("temperature") or 1.0)
     policy = Policy(model, temperature)
-    prompts = {_problem(row): prompt_ids(policy.tokenizer, row["prompt"]) for row in rows}
-    groups = make_groups(rows, policy, str(table))
+    prompts = {row["problem_id"]: prompt_ids(policy.tokenizer, row["prompt"]) for row in rows}
+    groups = make_groups([row for row in rows if _problem(row) in kept], policy, str(table))
     _refuse_too_little(groups, kept, table)
-    made_MN, placebo = _advantages(groups, arms, options)
-    of_all = products(_problems(groups, made_MN, prompts, policy), made_MN.shape[0] - 1, options.group_size)
-    bins = range(made_MN.shape[0] - 1 - len(BINS), made_MN.shape[0] - 1)
+    more = _more(groups, arms, policy, prompts)
+    weights = policy.fingerprint
+    now, fresh, moved = groups, None, None
+    if options.updates:
+        learned = [row for row in rows if _problem(row) in set(names[::2])]
+        of = move(
+            policy,
+            make_groups(learned, policy, str(table)),
+            prompts,
+            updates=options.updates,
+            size=options.group_size,
+            learning_rate=options.learning_rate,
+            seed=options.seed,
+        )
+        now, fresh = renewed(groups, policy, prompts), draw_anew(policy, groups, prompts, rows, table, options.seed)
+        moved = _how_far(groups, now, fresh, options, of, len(names[::2]))
+    made = _advantages(Batches(groups, now, more), groups, now, fresh, arms, options, policy)
+    of_all = products(
+        _problems(made, groups, fresh, now, prompts, policy, options.gradients),
+        made.reference,
+        options.group_size,
+        partial(_of_all, policy) if options.gradients == "all" else update,
+    )
+    methods, fresh_one = _methods(of_all, arms, made, options)
     return GradientCredit(
         name=rows[0]["run"],
         model=model,
-        weights=policy.fingerprint,
+        weights=weights,
         half=options.half,
         problems=len(kept),
         groups=len(groups.problems),
@@ -68,8 +95,10 @@ def score_updates(table: Path, model: str, arms: Sequence[Arm], options: CreditO
         completions=groups.problem_S.size,
         group_size=options.group_size,
         of=options.completions,
-        methods=_methods(of_all, arms, placebo, options),
-        bins=best_weights(of_all.of(list(bins)), options.completions, options.level),
+        methods=methods,
+        bins=best_weights(of_all.of(made.bins), options.completions, options.level),
+        parameters=options.gradients,
+        moved=None if moved is None else replace(moved, **fresh_one),
     )
 
 
@@ -105,46 +134,148 @@ def _refuse_too_little(groups: Groups, kept: set[str], table: Path) -> None:
         )
 
 
-def _advantages(groups: Groups, arms: Sequence[Arm], options: CreditOptions) -> tuple[FloatArray, dict[int, int]]:
-    """Returns rows of advantages: methods, placebos, GRPO's by bin of entropy, RLOO's; and each method's placebo."""
+def _more(groups: Groups, arms: Sequence[Arm], policy: Policy, prompts: Mapping[str, Sequence[int]]) -> More:
+    """Asks the policy that drew the groups for what some of the methods want."""
+    wanting = [arm.method for arm in arms if Need.TEMPERED_LOGPROBS in arm.method.needs()]
+    factors = {method.temperature_factor({method.name: state_of(method, groups)}) for method in wanting}
+    hidden = any(Need.HIDDEN in arm.method.needs() for arm in arms)
+    if not factors and not hidden:
+        return More()
+    return more_of(groups, policy, prompts, sorted(factors), hidden=hidden)
+
+
+def _how_far(groups: Groups, now: Groups, fresh: Groups, options: CreditOptions, of: int, problems: int) -> Moved:
+    log_ratio_N = now.logprob_N - groups.logprob_N
+    starts = np.cumsum(groups.length_S) - groups.length_S
+    log_weight_S = np.add.reduceat(log_ratio_N, starts)
+    weight_S = np.exp(log_weight_S - log_weight_S.max())
+    outside_N = (log_ratio_N < np.log(_CLIP[0])) | (log_ratio_N > np.log(_CLIP[1]))
+    return Moved(
+        updates=options.updates,
+        of=of,
+        problems=problems,
+        learning_rate=options.learning_rate,
+        log_ratio=float(np.abs(log_ratio_N).mean()),
+        outside=float(outside_N.mean()),
+        effective=float(weight_S.sum() ** 2 / (weight_S**2).sum() / weight_S.size),
+        right_before=float(groups.correct_S.mean()),
+        right_after=float(fresh.correct_S.mean()),
+        fresh=_NONE,
+        fresh_minus_grpo=_NONE,
+    )
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What updates are made of: how much each raises log-probs and entropies, of the groups' tokens and of fresh ones.
+
+    The rows are methods, placebos, GRPO's by bin of entropy; of fresh groups GRPO's; and the true gradient.
+
+    Attributes:
+        raised_M2N: of the groups' tokens; 0 in rows of fresh groups.
+        fresh_M2N: of the tokens that the moved policy drew; None where the policy is the one that drew the groups.
+        placebo: row of each method's placebo.
+        bins: rows of the bins.
+        fresh: row of GRPO on fresh groups, if there are any.
+    """
+
+    raised_M2N: FloatArray
+    fresh_M2N: FloatArray | None
+    placebo: dict[int, int]
+    bins: list[int]
+    fresh: int | None
+
+    @property
+    def reference(self) -> int:
+        """The row of the true gradient, the last."""
+        return len(self.raised_M2N) - 1
+
+
+def _advantages(
+    batches: Batches,
+    groups: Groups,
+    now: Groups,
+    fresh: Groups | None,
+    arms: Sequence[Arm],
+    options: CreditOptions,
+    policy: Policy,
+) -> _Made:
+    size, longest = groups.ids_N.size, int(groups.length_S.max())
+    made, placebo = [], {}
+    losses = {}
     with Meter(len(arms), 0, what="letting methods act", unit="methods") as meter:
-        made = []
-        for arm in arms:
-            made.append(advantages(groups, arm.method, options.seed))
+        for i, arm in enumerate(arms):
+            losses[i] = TokenLoss(
+                *(policy.model, policy.tokenizer, arm.method),
+                size=options.group_size,
+                longest=longest,
+                temperature=policy.temperature,
+            )
+            made.append(update_slopes(batches, size, arm.method, losses[i], options.seed))
             meter.add(samples=1)
-    placebo = {}
     for i, arm in enumerate(arms):
         if arm.has_placebo:
             placebo[i] = len(made)
-            made.append(advantages(groups, arm.method, options.seed, placebo=True))
-    bin_N = np.searchsorted(BINS, groups.entropy_N, side="right") - 1
+            made.append(update_slopes(batches, size, arm.method, losses[i], options.seed, placebo=True))
+    bin_N = np.searchsorted(BINS, now.entropy_N, side="right") - 1
+    bins = list(range(len(made), len(made) + len(BINS)))
     made += [made[0] * (bin_N == b) for b in range(len(BINS))]
-    return np.stack([*made, advantages(groups, parse_method("rloo"))]), placebo
+    rloo = parse_method("rloo")
+    if fresh is None:
+        return _Made(np.stack([*made, _as_rows(advantages(groups, rloo))]), None, placebo, bins, None)
+    anew = np.zeros((len(made) + 2, 2, fresh.ids_N.size))
+    anew[-2] = update_slopes(Batches(fresh), fresh.ids_N.size, arms[0].method, losses[0], options.seed)
+    anew[-1] = _as_rows(advantages(fresh, rloo))
+    nothing = np.zeros((2, 2, size))
+    return _Made(np.concatenate([np.stack(made), nothing]), anew, placebo, bins, len(made))
 
 
-def _problems(groups: Groups, made_MN: FloatArray, prompts: dict[str, list[int]], policy: Policy) -> Any:
+def _as_rows(advantages_N: FloatArray) -> FloatArray:
+    return np.stack([advantages_N, np.zeros_like(advantages_N)])
+
+
+def _of_all(
+    policy: Policy, made_ML: Tensor, direction_LV: Tensor, prompt: list[int], completions: list[list[int]]
+) -> Tensor:
+    return policy.update(prompt, completions, made_ML, direction_LV)
+
+
+def _problems(
+    made: _Made,
+    groups: Groups,
+    fresh: Groups | None,
+    now: Groups,
+    prompts: dict[str, list[int]],
+    policy: Policy,
+    parameters: str,
+) -> Any:
     """Returns what `products` calls."""
-    layer = policy.model.get_output_embeddings()
-    entries = 0 if layer is None else layer.weight.numel()
-    if entries > _LARGEST:
-        raise InputError(
-            f"The output layer of '{policy.name}' has {entries:,} entries; gradients of more than {_LARGEST:,} are not "
-            "computed: give a smaller model."
-        )
-    ends_S = np.cumsum(groups.length_S)
+    _refuse_large(policy, parameters)
+    with_entropies = bool(made.raised_M2N[:, 1].any())
+    sets = [(made.raised_M2N, groups, completions_of(groups))]
+    if fresh is not None and made.fresh_M2N is not None:
+        sets.append((made.fresh_M2N, fresh, completions_of(fresh)))
+    ends = [np.cumsum(np.bincount(of.problem_N, minlength=len(of.problems))) for _, of, _ in sets]
 
-    def parts(q: int) -> Parts:
-        of = np.flatnonzero(groups.problem_S == q)
-        first, last = int(ends_S[of[0]] - groups.length_S[of[0]]), int(ends_S[of[-1]])
-        completions = [groups.ids_N[int(ends_S[s] - groups.length_S[s]) : int(ends_S[s])].tolist() for s in of]
-        scored = policy.score(prompts[groups.problems[q].partition("\0")[0]], completions, hidden=True)
-        residual_LV = -scored.log_probs_LV.exp()
-        residual_LV[range(last - first), groups.ids_N[first:last]] += 1.0
-        assert scored.hidden_LD is not None
-        made_ML = torch.from_numpy(made_MN[:, first:last]).to(residual_LV)
-        return made_ML, residual_LV, scored.hidden_LD
+    def parts(q: int) -> tuple[Any, ...]:
+        spans = [slice(0 if q == 0 else int(end[q - 1]), int(end[q])) for end in ends]
+        prompt, completions = prompts[groups.problems[q]], [c for _, _, of in sets for c in of[q]]
+        ids = np.concatenate([of.ids_N[span] for (_, of, _), span in zip(sets, spans, strict=True)])
+        raised_M2L = np.concatenate([r[:, :, span] for (r, _, _), span in zip(sets, spans, strict=True)], axis=2)
+        scored = policy.score(prompt, completions, hidden=parameters == "head")
+        p_LV = scored.log_probs_LV.exp()
+        residual_LV = -p_LV
+        residual_LV[range(len(ids)), ids] += 1.0
+        raised_ML, hidden_LD = raised_M2L[:, 0], scored.hidden_LD
+        if with_entropies:  # as further tokens, whose direction in the logits is the gradient of H
+            raised_ML = raised_M2L.reshape(len(raised_M2L), -1)
+            entropy_L1 = -(p_LV * scored.log_probs_LV).sum(1, keepdim=True)
+            residual_LV = torch.cat([residual_LV, -p_LV * (scored.log_probs_LV + entropy_L1)])
+            hidden_LD = None if hidden_LD is None else torch.cat([hidden_LD, hidden_LD])
+        raised = torch.from_numpy(raised_ML).to(residual_LV)
+        return (raised, residual_LV, prompt, completions) if hidden_LD is None else (raised, residual_LV, hidden_LD)
 
-    def problems() -> Iterator[list[Parts]]:
+    def problems() -> Iterator[list[Any]]:
         by_problem: dict[str, list[int]] = {}
         for q, name in enumerate(groups.problems):
             by_problem.setdefault(name.partition("\0")[0], []).append(q)
@@ -156,10 +287,25 @@ def _problems(groups: Groups, made_MN: FloatArray, prompts: dict[str, list[int]]
     return problems
 
 
+def _refuse_large(policy: Policy, parameters: str) -> None:
+    if parameters == "all":
+        entries, what, remedy = sum(w.numel() for w in policy.model.parameters()), "The model", "give --gradients head"
+    else:
+        layer = policy.model.get_output_embeddings()
+        entries = 0 if layer is None else layer.weight.numel()
+        what, remedy = "The output layer of", "give a smaller model"
+    if entries > _LARGEST:
+        raise InputError(
+            f"{what} '{policy.name}' has {entries:,} entries; gradients of more than {_LARGEST:,} are not computed: "
+            f"{remedy}."
+        )
+
+
 def _methods(
-    of_all: Products, arms: Sequence[Arm], placebo: dict[int, int], options: CreditOptions
-) -> list[MethodGradient]:
-    level, n = options.level, options.completions
+    of_all: Products, arms: Sequence[Arm], rows: _Made, options: CreditOptions
+) -> tuple[list[MethodGradient], dict[str, Estimate]]:
+    """Returns the numbers of every method, and of GRPO on fresh groups by the names that `Moved` has for them."""
+    level, n, placebo = options.level, options.completions, rows.placebo
     found = [numbers(of_all, m, n) for m in range(len(arms))]
     if not np.isfinite(found[0].cosine.value):
         raise InputError(
@@ -186,7 +332,14 @@ def _methods(
                 needed=Estimate(*(None if x is None else float(n * np.exp(x)) for x in _ends(ratio))),
             )
         )
-    return [made[0], *sorted(made[1:], key=lambda m: -(m.cosine.value if m.cosine.value is not None else -np.inf))]
+    fresh = {}
+    if rows.fresh is not None:
+        anew = numbers(of_all, rows.fresh, n).cosine
+        fresh = {"fresh": anew.estimate(level), "fresh_minus_grpo": (anew - found[0].cosine).estimate(level)}
+    return [
+        made[0],
+        *sorted(made[1:], key=lambda m: -(m.cosine.value if m.cosine.value is not None else -np.inf)),
+    ], fresh
 
 
 def _ends(value: Estimate) -> tuple[float | None, float | None, float | None]:
