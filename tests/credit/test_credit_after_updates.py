@@ -63,12 +63,13 @@ def test_dcpo_by_hand() -> None:
     tempered = groups.logprob_N - 0.3
     batches = Batches(groups, more=More({1.2: tempered}))
     grpo = update_slopes(Batches(groups), groups.ids_N.size, parse_method("grpo"), Seen())[0]
+    assert np.abs(grpo).max() == pytest.approx(1.5 * 2 / 16, abs=1e-3)  # one of four is wrong; 2 groups of 16
     target = float(groups.entropy_N.mean()) + 0.04
     found = update_slopes(batches, groups.ids_N.size, parse_method(f"dcpo:target={target}"), Seen())[0]
     pull = 0.04 / groups.correct_S.mean()
     a = pull / (1 + pull)
     right_N = np.repeat(groups.correct_S, groups.length_S)
-    assert found == pytest.approx((1 - a) * grpo + a * right_N * np.exp(-0.3))
+    assert found == pytest.approx((1 - a) * grpo + a * right_N * np.exp(-0.3) * 2 / 16)
 
 
 def test_hidden_states_are_given_group_by_group() -> None:

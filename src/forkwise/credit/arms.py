@@ -319,8 +319,10 @@ def update_slopes(
     """
     made = np.empty((2, size))
     for flat, tokens in batches.acted(method, seed, placebo=placebo):
+        assert tokens.groups is not None
+        share = len(tokens.groups.unique()) / UPDATE  # the last update may be small, and losses are means over updates
         for i, slopes in enumerate(loss.slopes(tokens)):
-            made[i, flat] = slopes[tokens.mask].numpy()
+            made[i, flat] = share * slopes[tokens.mask].numpy()
     return made
 
 

@@ -57,6 +57,7 @@ def score_updates(table: Path, model: str, arms: Sequence[Arm], options: CreditO
     kept = {scored[q] for q in half_of(len(scored), options.half)}
     temperature = float((rows[0]["sampling"] or {}).get("temperature") or 1.0)
     policy = Policy(model, temperature)
+    _refuse_large(policy, options.gradients)
     prompts = {row["problem_id"]: prompt_ids(policy.tokenizer, row["prompt"]) for row in rows}
     groups = make_groups([row for row in rows if _problem(row) in kept], policy, str(table))
     _refuse_too_little(groups, kept, table)
@@ -78,10 +79,10 @@ def score_updates(table: Path, model: str, arms: Sequence[Arm], options: CreditO
         moved = _how_far(groups, now, fresh, options, of, len(names[::2]))
     made = _advantages(Batches(groups, now, more), groups, now, fresh, arms, options, policy)
     of_all = products(
-        _problems(made, groups, fresh, now, prompts, policy, options.gradients),
+        _problems(made, groups, fresh, prompts),
         made.reference,
         options.group_size,
-        partial(_of_all, policy) if options.gradients == "all" else update,
+        partial(_update, policy, options.gradients),
     )
     methods, fresh_one = _methods(of_all, arms, made, options)
     return GradientCredit(
@@ -234,48 +235,70 @@ def _as_rows(advantages_N: FloatArray) -> FloatArray:
     return np.stack([advantages_N, np.zeros_like(advantages_N)])
 
 
-def _of_all(
-    policy: Policy, made_ML: Tensor, direction_LV: Tensor, prompt: list[int], completions: list[list[int]]
-) -> Tensor:
-    return policy.update(prompt, completions, made_ML, direction_LV)
+@dataclass(frozen=True)
+class _Part:
+    """The tokens of a group that one policy drew, and what each row makes of them.
+
+    Attributes:
+        raised_ML, spread_ML: by how much log-probs and entropies are raised.
+    """
+
+    prompt: list[int]
+    completions: list[list[int]]
+    raised_ML: Tensor
+    spread_ML: Tensor
+
+
+def _update(policy: Policy, parameters: str, *parts: _Part) -> Tensor:
+    """Computes the updates of a group, `(M, F)`: sums over its parts, each of the rows that have any in it."""
+    made: Tensor | None = None
+    for part in parts:
+        rows = part.raised_ML.any(1) | part.spread_ML.any(1)
+        if made is not None and not bool(rows.any()):
+            continue
+        raised_ML, spread_ML = part.raised_ML[rows], part.spread_ML[rows]
+        scored = policy.score(part.prompt, part.completions, hidden=parameters == "head")
+        p_LV = scored.log_probs_LV.exp()
+        ids = [i for completion in part.completions for i in completion]
+        # Directions in the logits: those of log-probs, e_a - p, and, where a row asks for them, those of entropies.
+        along_LV = -p_LV
+        along_LV[range(len(ids)), ids] += 1.0
+        entropy_LV = -p_LV * (scored.log_probs_LV - (p_LV * scored.log_probs_LV).sum(1, keepdim=True))
+        if scored.hidden_LD is None:
+            both = torch.cat([raised_ML, spread_ML], dim=1).to(p_LV)
+            updates = policy.update(part.prompt, part.completions, both, torch.cat([along_LV, entropy_LV]))
+        else:
+            updates = update(raised_ML.to(p_LV), along_LV, scored.hidden_LD)
+            of = spread_ML.any(1)
+            if bool(of.any()):
+                updates[of] += update(spread_ML[of].to(p_LV), entropy_LV, scored.hidden_LD)
+        if made is None:
+            made = torch.zeros(len(rows), updates.shape[1])
+        made[rows] += updates.cpu()
+    assert made is not None
+    return made
 
 
 def _problems(
     made: _Made,
     groups: Groups,
     fresh: Groups | None,
-    now: Groups,
     prompts: dict[str, list[int]],
-    policy: Policy,
-    parameters: str,
 ) -> Any:
     """Returns what `products` calls."""
-    _refuse_large(policy, parameters)
-    with_entropies = bool(made.raised_M2N[:, 1].any())
     sets = [(made.raised_M2N, groups, completions_of(groups))]
     if fresh is not None and made.fresh_M2N is not None:
         sets.append((made.fresh_M2N, fresh, completions_of(fresh)))
     ends = [np.cumsum(np.bincount(of.problem_N, minlength=len(of.problems))) for _, of, _ in sets]
 
-    def parts(q: int) -> tuple[Any, ...]:
-        spans = [slice(0 if q == 0 else int(end[q - 1]), int(end[q])) for end in ends]
-        prompt, completions = prompts[groups.problems[q]], [c for _, _, of in sets for c in of[q]]
-        ids = np.concatenate([of.ids_N[span] for (_, of, _), span in zip(sets, spans, strict=True)])
-        raised_M2L = np.concatenate([r[:, :, span] for (r, _, _), span in zip(sets, spans, strict=True)], axis=2)
-        scored = policy.score(prompt, completions, hidden=parameters == "head")
-        p_LV = scored.log_probs_LV.exp()
-        residual_LV = -p_LV
-        residual_LV[range(len(ids)), ids] += 1.0
-        raised_ML, hidden_LD = raised_M2L[:, 0], scored.hidden_LD
-        if with_entropies:  # as further tokens, whose direction in the logits is the gradient of H
-            raised_ML = raised_M2L.reshape(len(raised_M2L), -1)
-            entropy_L1 = -(p_LV * scored.log_probs_LV).sum(1, keepdim=True)
-            residual_LV = torch.cat([residual_LV, -p_LV * (scored.log_probs_LV + entropy_L1)])
-            hidden_LD = None if hidden_LD is None else torch.cat([hidden_LD, hidden_LD])
-        raised = torch.from_numpy(raised_ML).to(residual_LV)
-        return (raised, residual_LV, prompt, completions) if hidden_LD is None else (raised, residual_LV, hidden_LD)
+    def parts(q: int) -> list[_Part]:
+        made_of = []
+        for end, (raised_M2N, _, completions) in zip(ends, sets, strict=True):
+            both = torch.from_numpy(raised_M2N[:, :, 0 if q == 0 else int(end[q - 1]) : int(end[q])])
+            made_of.append(_Part(prompts[groups.problems[q]], completions[q], both[:, 0], both[:, 1]))
+        return made_of
 
-    def problems() -> Iterator[list[Any]]:
+    def problems() -> Iterator[list[list[_Part]]]:
         by_problem: dict[str, list[int]] = {}
         for q, name in enumerate(groups.problems):
             by_problem.setdefault(name.partition("\0")[0], []).append(q)
