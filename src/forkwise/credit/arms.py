@@ -294,7 +294,7 @@ def given_entropy(tokens: Tokens) -> Tensor:
 
 def _rows(tokens: Tokens, kept: Any) -> Tokens:
     """Returns some of the completions."""
-    of = {name: value[kept] for name, value in vars(tokens).items() if isinstance(value, Tensor)}
+    of: dict[str, Any] = {name: value[kept] for name, value in vars(tokens).items() if isinstance(value, Tensor)}
     return replace(tokens, **of)
 
 

@@ -176,7 +176,8 @@ def renewed(groups: Groups, policy: Policy, prompts: Mapping[str, Sequence[int]]
     for scored, ids_L in _scored(groups, policy, prompts, hidden=False):
         for name, values in token_numbers(scored.log_probs_LV, ids_L).items():
             numbers.setdefault(f"{name}_N", []).append(values.cpu().numpy())
-    return replace(groups, **{name: np.concatenate(values) for name, values in numbers.items()})
+    changed: dict[str, Any] = {name: np.concatenate(values) for name, values in numbers.items()}
+    return replace(groups, **changed)
 
 
 def more_of(

@@ -326,7 +326,7 @@ def _refuse_large(policy: Policy, parameters: str) -> None:
 
 def _methods(
     of_all: Products, arms: Sequence[Arm], rows: _Made, options: CreditOptions
-) -> tuple[list[MethodGradient], dict[str, Estimate]]:
+) -> tuple[list[MethodGradient], dict[str, Any]]:
     """Returns the numbers of every method, and of GRPO on fresh groups by the names that `Moved` has for them."""
     level, n, placebo = options.level, options.completions, rows.placebo
     found = [numbers(of_all, m, n) for m in range(len(arms))]
