@@ -21,7 +21,7 @@ from forkwise.explore.analysis import explore_run
 from forkwise.explore.encoders import Encoder, load_encoder, remembering
 from forkwise.explore.lexicon import load_lexicon, load_reflective
 from forkwise.explore.neighbours import Vectors, mean_distances
-from forkwise.explore.settings import Settings
+from forkwise.explore.settings import ExploreSettings
 from forkwise.explore.traces import load_traces
 
 SPENT: dict[str, float] = {}
@@ -52,7 +52,7 @@ def whole(table: Path, base: Path, limit: int, dtype: str) -> None:
         theirs = [trace for run in load_traces(base, token_data=False) for trace in run.traces]
     encoder = TimedEncoder(load_encoder(dtype=dtype))
     kept = remembering(encoder)
-    settings = Settings(load_lexicon(), load_reflective(), limit=limit)
+    settings = ExploreSettings(load_lexicon(), load_reflective(), limit=limit)
     for run in runs:
         with timed("all but reading"):
             explored = explore_run(run, settings, base=theirs, encoder=kept)

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.signal import lfilter
 
-from forkwise.explore.contrast import Design, Units, contrast
+from forkwise.explore.contrast import ContrastDesign, Units, contrast
 from forkwise.explore.findings import Estimate
-from forkwise.explore.rarity import Null
+from forkwise.explore.rarity import BaseDistances
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -101,9 +101,9 @@ def traces(rng: Rng, cell: Cell) -> Traces:
 # -------------------------------------------------------------------------------- contrasts
 
 
-def designs(made: Traces) -> tuple[Design, Design]:
+def designs(made: Traces) -> tuple[ContrastDesign, ContrastDesign]:
     every = np.ones(made.marked_N.size, dtype=bool)
-    return Design(made.units, every), Design(made.units, every, made.stratum_N)
+    return ContrastDesign(made.units, every), ContrastDesign(made.units, every, made.stratum_N)
 
 
 @cache
@@ -197,7 +197,7 @@ def rare(rng: Rng, problems: int, base: int, run: int) -> tuple[bool, bool, floa
         return np.exp(0.2 * (level[problem] + sample + rng.normal(size=problem.size) + 0.5 * words)), problem, words
 
     (null_M, problem_M, bin_M), (distance_N, problem_N, bin_N) = pool(base), pool(run)
-    null = Null(null_M, problem_M, 0.9)
+    null = BaseDistances(null_M, problem_M, 0.9)
     one_N, one_M = np.zeros_like(bin_N), np.zeros_like(bin_M)
     intervals = [
         null.interval(distance_N, problem_N, own, theirs, problems, resamples=400, seed=0, level=0.95)

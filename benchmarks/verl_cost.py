@@ -33,7 +33,7 @@ from verl.workers.utils.losses import ppo_loss  # noqa: E402
 
 from forkwise.engines.verl.batch import act_on_rollout  # noqa: E402
 from forkwise.engines.verl.loss import shaped_ppo_loss  # noqa: E402
-from forkwise.engines.verl.settings import Settings  # noqa: E402
+from forkwise.engines.verl.settings import VerlSettings  # noqa: E402
 from forkwise.methods.entropy_advantage import EntropyAdvantage  # noqa: E402
 
 WORDS, ROWS, PROMPT, RESPONSE = 32768, 4, 32, 224
@@ -136,7 +136,7 @@ def main() -> None:
     stage = []
     for _ in range(5):
         start = time.process_time()
-        act_on_rollout(Settings((EntropyAdvantage(),)), data, keys, [True] * len(rows), seed=0)
+        act_on_rollout(VerlSettings((EntropyAdvantage(),)), data, keys, [True] * len(rows), seed=0)
         stage.append(time.process_time() - start)
     millions = sum(map(len, rows)) / 1e6
     print(

@@ -289,9 +289,9 @@ def test_every_example_runs(tmp_path: Path) -> None:
 
 def test_doctor_names_the_engines_that_are_here_and_what_was_tested(monkeypatch: pytest.MonkeyPatch) -> None:
     from forkwise.cli import environment
-    from forkwise.engines.tested import Engine
+    from forkwise.engines.tested import TestedEngine
 
-    here = (Engine("pytest", "pytest", "by itself"), Engine("another", "no-such-engine", "never"))
+    here = (TestedEngine("pytest", "pytest", "by itself"), TestedEngine("another", "no-such-engine", "never"))
     monkeypatch.setattr(environment, "ENGINES", here)
     (said,) = map(str, _engines())
     assert f"pytest {pytest.__version__} (tested: by itself)" in said

@@ -11,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from forkwise.cli.options import with_options
+from forkwise.parameters import Brief
 
 
 @dataclass(frozen=True)
@@ -35,19 +36,23 @@ def run(*words: str) -> tuple[int, str, list[object]]:
 
     @app.command()
     @with_options
-    def command(out: Annotated[str, typer.Argument()], choice: Choice, place: Place, last: int = 3) -> None:
+    def command(
+        out: Annotated[str, typer.Argument()], choice: Choice, place: Place, last: int = 3, brief: Brief = False
+    ) -> None:
         """Do it."""
-        taken.extend((out, choice, place, last))
+        taken.extend((out, choice, place, last, brief))
 
     result = CliRunner().invoke(app, list(words))
     return result.exit_code, result.output, taken
 
 
 def test_fields_become_options_and_options_fields() -> None:
-    assert run("o", "--name", "x")[2] == ["o", Choice("x"), Place(), 3]
-    words = "--name x -n 2 --top-p 0.25 --split train --extra a --extra b --force --no-verify --folder f --last 4"
+    assert run("o", "--name", "x")[2] == ["o", Choice("x"), Place(), 3, False]
+    words = (
+        "--name x -n 2 --top-p 0.25 --split train --extra a --extra b --force --no-verify --folder f --last 4 --brief"
+    )
     expected = Choice("x", 2, 0.25, "train", ["a", "b"], True, False)
-    assert run("o", *words.split())[2] == ["o", expected, Place(Path("f")), 4]
+    assert run("o", *words.split(), "--brief")[2] == ["o", expected, Place(Path("f")), 4, True]
 
 
 @pytest.mark.parametrize(

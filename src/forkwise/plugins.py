@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def with_plugins(
-    ours: Mapping[str, T],
+    built_in: Mapping[str, T],
     group: str,
     kind: str,
     wrong: Callable[[Any], str | None],
@@ -27,7 +27,7 @@ def with_plugins(
     Raises:
         InputError: an entry point cannot be loaded, what it names is wrong, or its name is taken.
     """
-    known = dict(ours)
+    known = dict(built_in)
     for point in entry_points(group=group):
         try:
             loaded = point.load()

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from forkwise.cli import app
 from forkwise.credit import results
-from forkwise.credit.arms import Arm
+from forkwise.credit.arms import ScoredMethod
 from forkwise.credit.bank import Bank, write_bank
 from forkwise.credit.command import run_credit
 from forkwise.credit.options import CreditOptions
@@ -31,7 +31,7 @@ ONLY = {"only": True, "method": ["entropy_advantage", "placebo_permuted", "psr"]
 
 
 def score(bank: Bank, specs: Sequence[str] = (), **options: object) -> results.BankCredit:
-    arms = [Arm(parse_method(spec)) for spec in ("grpo", *specs)]
+    arms = [ScoredMethod(parse_method(spec)) for spec in ("grpo", *specs)]
     return score_bank(bank, arms, CreditOptions(**options))
 
 

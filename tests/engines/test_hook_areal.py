@@ -1,7 +1,7 @@
-"""AReaL's own clipped loss and tracker, where it is installed: `pip install --no-deps --target FOLDER areal==1.0.4`.
+"""AReaL's own loss, tracker and update, where it is installed: `pip install --no-deps --target FOLDER areal==1.0.4`.
 
-Importing the package needs all that it serves models with. These two files need torch only; what they import beside it
-is stood in for, and none of it is used here.
+Importing the package needs all that it serves models with. These files need torch only; what they import beside it
+is stood in for.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import logging
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -18,8 +20,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from engine_interfaces import padded
+
 from forkwise.engines.hooks.areal import shaped
-from forkwise.testing.engines import Batch, Outcome, check_adapter, check_metrics, made_batches
+from forkwise.testing.engines import (
+    Batch,
+    Outcome,
+    check_adapter,
+    check_metrics,
+    expected_advantages,
+    made_batches,
+)
 
 try:
     FILES = importlib.metadata.files("areal") or []
@@ -27,31 +38,52 @@ except importlib.metadata.PackageNotFoundError:
     pytest.skip("areal is not installed", allow_module_level=True)
 
 
+CLIP: dict[str, Any] = {"eps_clip": 0.2, "eps_clip_higher": None, "c_clip": None}
+
+
 @pytest.fixture
-def areal(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Its modules with the tracker and with the loss."""
+def place() -> Path:
+    """The folder of the installed package."""
     (init,) = [Path(str(file.locate())) for file in FILES if str(file) == "areal/__init__.py"]
+    return init.parent
+
+
+def modules(place: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> list[Any]:
+    """Imports modules of the package that lies there; what they import and do not use here is stood in for."""
+    packages = ("", ".utils", ".utils.functional", ".trainer", ".trainer.ppo")
     stand_ins: dict[str, dict[str, Any]] = {
-        "areal": {"__path__": [str(init.parent)]},
-        "areal.utils": {"__path__": [str(init.parent / "utils")]},
-        "areal.utils.functional": {"__path__": [str(init.parent / "utils" / "functional")]},
-        "areal.infra": {},
+        **{f"areal{name}": {"__path__": [str(place.joinpath(*name.split(".")))]} for name in packages},
+        "areal.api": {"TrainEngine": object},
+        "areal.api.cli_args": dict.fromkeys(("MicroBatchSpec", "PPOActorConfig", "RejectionSamplingConfig"), dict),
+        "areal.experimental.training_service.controller.controller": {"GatewayTrainController": object},
+        "areal.infra": {"TrainController": object},
         "areal.infra.platforms": {"current_platform": SimpleNamespace(is_initialized=lambda: False)},
-        "areal.api": {},
-        "areal.api.cli_args": {"RejectionSamplingConfig": object},
-        "areal.utils.data": {"KLEstimator": object},
+        "areal.infra.rpc.serialization": {"serialize_value": None},
+        "areal.utils.data": {
+            **{"KLEstimator": object, "Normalization": object, "batched_call": None},
+            "split_padded_tensor_dict_into_mb_list": lambda data, mb_spec: SimpleNamespace(mbs=[data]),
+        },
         "areal.utils.logging": {"getLogger": logging.getLogger},
+        "areal.utils.perf_tracer": {"trace_perf": lambda *_, **__: lambda function: function},
         "areal.utils.seqpack": {"flat2d": lambda rows: [value for row in rows for value in row]},
     }
+    for name in [name for name in sys.modules if name.partition(".")[0] == "areal"]:
+        monkeypatch.delitem(sys.modules, name)
     for name, contents in stand_ins.items():
         module = ModuleType(name)
         vars(module).update(contents)
         monkeypatch.setitem(sys.modules, name, module)
-    names = ("areal.utils.stats_tracker", "areal.utils.functional.functional")
-    tracker, functional = (importlib.import_module(name) for name in names)
-    yield SimpleNamespace(tracker=tracker, loss=functional.ppo_actor_loss_fn)
-    for name in names:
-        sys.modules.pop(name)
+    vars(sys.modules["areal.utils"])["logging"] = sys.modules["areal.utils.logging"]
+    functional = importlib.import_module("areal.utils.functional.functional")
+    vars(sys.modules["areal.utils.functional"]).update(vars(functional))
+    return [importlib.import_module(name) for name in names]
+
+
+@pytest.fixture
+def areal(place: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Its modules with the tracker and with the loss."""
+    tracker, functional = modules(place, monkeypatch, "areal.utils.stats_tracker", "areal.utils.functional.functional")
+    return SimpleNamespace(tracker=tracker, loss=functional.ppo_actor_loss_fn)
 
 
 def outcome(areal: SimpleNamespace, batch: Batch, alpha: float | None, kappa: float = 2.0) -> Outcome:
@@ -61,7 +93,7 @@ def outcome(areal: SimpleNamespace, batch: Batch, alpha: float | None, kappa: fl
         old, mask = input_data["logprobs"], input_data["loss_mask"].bool()
         return areal.loss(
             logprobs=logprobs, old_logprobs=old, proximal_logprobs=old, advantages=input_data["advantages"],
-            eps_clip=0.2, eps_clip_higher=None, loss_mask=mask, c_clip=None,
+            loss_mask=mask, **CLIP,
         )[0]  # fmt: skip
 
     flat = {name: [x for row in getattr(batch, name) for x in row] for name in Batch._fields}
@@ -98,3 +130,61 @@ def test_own_tracker_logs_what_shaping_did_over_all_micro_batches(areal: SimpleN
     logged = areal.tracker.export()
     averages = {name.removesuffix("/avg"): value for name, value in logged.items() if name.endswith("/avg")}
     check_metrics(averages, *batch, alpha=0.4, kappa=2.0)
+
+
+class Engine:
+    """An engine of AReaL's whose forward pass is given; it keeps the losses of its batches."""
+
+    def __init__(self, entropy: Any) -> None:
+        self.entropy, self.losses = entropy, []
+
+    def train(self) -> None:
+        pass
+
+    def get_version(self) -> int:
+        return 1
+
+    def train_batch(self, batch: dict[str, Any], loss_fn: Any, loss_weight_fn: Any) -> dict[str, float]:
+        logprobs = torch.linspace(-1.5, -0.1, self.entropy.numel()).view(self.entropy.shape)
+        self.losses.append(loss_fn(logprobs, self.entropy, batch))
+        return {}
+
+
+def test_the_pages_line_wraps_the_loss_that_its_trainer_uses(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a copy of the package, by the command of the page; then one update of AReaL's own `PPOActor`."""
+    copy = shutil.copytree(place, tmp_path / "areal", ignore=shutil.ignore_patterns("__pycache__"))
+    page = (Path(__file__).parents[2] / "docs" / "engines.md").read_text()
+    (line,) = [line for line in page.splitlines() if line.endswith(">> areal/trainer/ppo/actor.py")]
+
+    def update(batch: Batch) -> tuple[Any, Any]:
+        """The trainer's loss, and the module that it came from."""
+        (actor,) = modules(copy, monkeypatch, "areal.trainer.ppo.actor")
+        trainer = object.__new__(actor.PPOActor)
+        names = ("rejection_sampling", "importance_sampling_level", "prox_logp_method", "use_sapo_loss")
+        values = (None, "token", actor.PROX_LOGP_METHOD_RECOMPUTE, False)
+        trainer.config = SimpleNamespace(
+            **CLIP, **dict(zip(names, values, strict=True)), log_agent_stats=False, mask_no_eos_with_zero=False,
+            ppo_n_minibatches=1, sapo_tau_pos=1.0, sapo_tau_neg=1.05, use_decoupled_loss=False,
+        )  # fmt: skip
+        trainer.m2_threshold = None
+        mask = padded(batch.mask).float()
+        rewards = padded(batch.advantages).float()
+        trainer.engine = Engine(padded(batch.entropy).float())
+        old = torch.full_like(mask, -0.8)
+        every = {"kl_rewards": rewards, "tot_rewards": rewards, "logprobs": old, "prox_logp": old}
+        data = {"attention_mask": torch.ones_like(mask), "loss_mask": mask, "rewards": rewards[:, 0], **every}
+        trainer._ppo_update(data | {"advantages": rewards})
+        (loss,) = trainer.engine.losses
+        return loss, actor
+
+    batch = made_batches()[0]
+    fed = batch._replace(advantages=expected_advantages(*batch, alpha=0.4, kappa=2.0))
+    (alone, released), (want, _) = update(batch), update(fed)
+    subprocess.run(["bash", "-c", line], cwd=tmp_path, check=True)
+    loss, with_line = update(batch)
+    assert Path(with_line.__file__).is_relative_to(tmp_path)
+    assert with_line.grpo_loss_fn.__wrapped__.__code__.co_firstlineno == released.grpo_loss_fn.__code__.co_firstlineno
+    torch.testing.assert_close(loss, want, rtol=1e-6, atol=1e-7)
+    assert abs(float(loss - alone)) > 0.01

@@ -6,7 +6,6 @@ server (`vllm_stand_in`); the transfer of weights goes over HTTP, since NCCL nee
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,8 +25,10 @@ import tiny_trl as tiny
 import torch
 from datasets import Dataset
 from test_trl import GRADIENT_TOLERANCE, relative
-from trl.experimental.async_grpo import async_grpo_trainer, async_rollout_worker, packing
-from vllm_stand_in import KERNELS, Transfer, serving
+from tiny_async import QUIET, drawn, loss_and_gradient, make, on_a_cpu, packed, shaped_by_hand, tokens_of
+from trl.experimental.async_grpo import async_grpo_trainer, async_rollout_worker
+from two_processes import run_in_two
+from vllm_stand_in import Transfer, serving
 
 from forkwise.engines.trl.async_grpo import (
     AsyncGRPOConfig,
@@ -45,28 +46,10 @@ from forkwise.testing.engines import (
     check_skipped_step,
 )
 
-QUIET: dict[str, Any] = {
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "report_to": "none",
-    "save_strategy": "no",
-    "disable_tqdm": True,
-    "learning_rate": 1e-2,
-    "per_device_train_batch_size": 4,
-    "num_generations": 4,
-    "max_completion_length": 8,
-    "temperature": tiny.TEMPERATURE,
-    "max_steps": 2,
-    "token_budget": 24,  # a micro-batch takes fewer than six of the samples
-    "max_staleness": 100,
-}
-
 
 @pytest.fixture(autouse=True)
 def _on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "_flash_attn", lambda: KERNELS)
-    monkeypatch.setattr(async_grpo_trainer, "get_peak_flops_per_device", lambda *_: None)  # asks a GPU for its name
+    on_a_cpu(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="module")
@@ -75,105 +58,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> str:
     tiny.policy().save_pretrained(folder)
     tiny.tokenizer().save_pretrained(folder)
     return str(folder)
-
-
-class Given:
-    """A rollout worker that has drawn everything beforehand: TRL's `RolloutWorkerProtocol`."""
-
-    def __init__(self, samples: list[Any]) -> None:
-        self.rollout_buffer: queue.Queue[Any] = queue.Queue()
-        self.metrics_queue: queue.Queue[Any] = queue.Queue()
-        for sample in samples:
-            self.rollout_buffer.put(sample)
-
-    def start(self) -> None:
-        pass
-
-    def stop(self) -> None:
-        pass
-
-    def update_model_version(self, model_version: int) -> None:
-        pass
-
-    def check_health(self, stale_after_s: float) -> None:
-        pass
-
-
-class Nowhere:
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_: None
-
-
-def drawn() -> list[Any]:
-    """Four answers to each of six prompts, of different lengths; in some of them a tool speaks."""
-    draw = np.random.default_rng(0)
-    samples = []
-    for group in range(6):
-        prompt = draw.integers(3, len(tiny.WORDS), 3 + group % 2)
-        for i, advantage in enumerate((1.5, -0.9, 0.0, -0.6)):
-            answer = draw.integers(3, len(tiny.WORDS), 3 + i)
-            mask = np.r_[np.zeros(len(prompt), int), np.ones(len(answer), int)]
-            if i % 2:
-                mask[len(prompt) + 1] = 0  # a tool's token
-            samples.append(
-                async_rollout_worker.RolloutSample(
-                    prompt=[],
-                    completion=[],
-                    input_ids=np.r_[prompt, answer],
-                    completion_mask=mask,
-                    old_log_probs=np.where(mask, draw.uniform(-3.5, -2, len(mask)), 0).astype(np.float32),
-                    advantage=advantage,
-                    model_version=0,
-                    group_id=group,
-                    metrics={"reward": advantage},
-                )
-            )
-    return samples
-
-
-def make(kind: Any, saved: str, where: Path, **changes: Any) -> Any:
-    ours = issubclass(kind, EntropyShapedAsyncGRPOTrainer)
-    config = EntropyShapedAsyncGRPOConfig if ours else AsyncGRPOConfig
-    inner = {"rollout_worker": Given(drawn()), "weight_transfer": Nowhere()}
-    inner |= {name: changes.pop(name) for name in list(changes) if name in inner}
-    args = changes.pop("args", None) or config(str(where), **{**QUIET, **changes})
-    dataset = Dataset.from_dict({"prompt": [[{"role": "user", "content": f"{i} + 1 ="}] for i in range(10)]})
-    return kind(saved, tiny.reward, args, train_dataset=dataset, **inner)
-
-
-def packed(trainer: Any, samples: list[Any]) -> dict[str, Any]:
-    """A micro-batch of one row, as TRL's planner and collator make it."""
-    row = packing.TreeRow()
-    for sample in samples:
-        row.add(vars_of(sample))
-    collator = async_grpo_trainer.DataCollatorForRollout(tiny.PAD, metrics=trainer._metrics["train"])
-    trainer.current_gradient_accumulation_steps = 1
-    trainer.model.train()
-    return collator.torch_call([[row]])
-
-
-def vars_of(sample: Any) -> dict[str, Any]:
-    names = ("completion_mask", "old_log_probs", "advantage", "group_id", "metrics")
-    return {"input_ids": sample.input_ids, **{name: getattr(sample, name) for name in names}}
-
-
-def entropies(samples: list[Any]) -> list[list[float]]:
-    """Of the policy at the trained tokens of each sample alone, by float64 softmax of the full logits."""
-    policy, entropy = tiny.policy(), []
-    for sample in samples:
-        ids = torch.as_tensor(sample.input_ids)[None]
-        with torch.no_grad():
-            logp = (policy(input_ids=ids).logits[0, :-1].double() / tiny.TEMPERATURE).log_softmax(-1)
-        h = -(logp.exp() * logp).sum(-1)
-        entropy.append(h[torch.as_tensor(sample.completion_mask)[1:].bool()].tolist())
-    return entropy
-
-
-def loss_and_gradient(trainer: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    trainer.model.zero_grad()
-    loss = trainer.compute_loss(trainer.model, batch)
-    loss.backward()
-    return loss.detach(), torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
 
 
 class TestLoss:
@@ -186,9 +70,7 @@ class TestLoss:
         loss, gradient = loss_and_gradient(ours, batch)
         assert torch.equal(batch["advantages"], before)
 
-        h, a = entropies(samples), [[s.advantage] * int(s.completion_mask.sum()) for s in samples]
-        flat = [x + min(0.4 * y, abs(x) / 2) for row in zip(a, h, strict=True) for x, y in zip(*row, strict=True)]
-        fed = {**packed(stock, samples), "advantages": torch.tensor([flat])}
+        fed = {**packed(stock, samples), "advantages": shaped_by_hand(samples, alpha=0.4, kappa=2.0)}
         assert fed["advantages"].shape == before.shape
         want_loss, want = loss_and_gradient(stock, fed)
         torch.testing.assert_close(loss, want_loss, rtol=1e-5, atol=1e-6)
@@ -196,8 +78,7 @@ class TestLoss:
         assert relative(loss_and_gradient(stock, batch)[1], want) > 0.01
 
         metrics, _ = ours._action_log.take()
-        ones = [[1] * len(row) for row in h]
-        check_metrics(metrics, a, h, ones, alpha=0.4, kappa=2.0)
+        check_metrics(metrics, *tokens_of(samples), alpha=0.4, kappa=2.0)
 
     def test_holds_the_contract(self, saved: str, tmp_path: Path) -> None:
         ours, stock = (make(kind, saved, tmp_path) for kind in (EntropyShapedAsyncGRPOTrainer, AsyncGRPOTrainer))
@@ -290,6 +171,35 @@ class TestRuns:
         head.register_forward_hook(lambda module, args, out: 3 * torch.tanh(out / 3))  # a cap that TRL does not know
         with pytest.raises(InputError, match="would train on wrong numbers"):
             trainer.train()
+
+
+def test_two_processes_give_the_loss_gradient_totals_and_run_of_one(saved: str, tmp_path: Path) -> None:
+    """Each process has a row of a micro-batch; gloo on the CPU, under DistributedDataParallel, by TRL's dispatcher."""
+    script = Path(__file__).with_name("async_on_one_of_two.py")
+    run_in_two(script, saved, tmp_path)
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
+
+    import async_on_one_of_two as in_two
+
+    stock = make(AsyncGRPOTrainer, saved, tmp_path)
+    fed = {**packed(stock, in_two.SAMPLES), "advantages": shaped_by_hand(in_two.SAMPLES, alpha=0.1, kappa=2.0)}
+    want_loss, want = loss_and_gradient(stock, fed)
+    torch.testing.assert_close((ranks[0]["loss"] + ranks[1]["loss"]) / 2, want_loss, rtol=1e-5, atol=1e-6)
+    for rank in ranks:
+        assert relative(rank["gradient"], want) < GRADIENT_TOLERANCE
+        check_metrics(rank["logged"], *tokens_of(in_two.SAMPLES), alpha=0.1, kappa=2.0)
+
+    alone = make(EntropyShapedAsyncGRPOTrainer, saved, tmp_path, per_device_train_batch_size=8, **in_two.STEPS)
+    before = torch.cat([p.detach().flatten() for p in alone.model.parameters()])
+    alone.train()
+    moved = torch.cat([p.detach().flatten() for p in alone.model.parameters()]) - before
+    assert float(moved.norm()) > 0.01
+    for rank in ranks:
+        assert relative(rank["weights"] - before, moved) < 1e-3
+        for ours, want_log in zip(rank["run"][:2], alone.state.log_history[:2], strict=True):
+            names = [name for name in want_log if name.startswith("shaping/")]
+            assert len(names) == 4
+            assert [ours[name] for name in names] == pytest.approx([want_log[name] for name in names], rel=1e-4)
 
 
 class TestRefused:

@@ -20,7 +20,7 @@ from verl.workers.utils.losses import ppo_loss
 
 from forkwise.engines.verl.batch import PREFIX, act_on_rollout, take_totals
 from forkwise.engines.verl.loss import shaped_ppo_loss
-from forkwise.engines.verl.settings import Settings
+from forkwise.engines.verl.settings import VerlSettings
 from forkwise.errors import InputError
 from forkwise.methods import Method, parse_methods
 from forkwise.methods.entropy_advantage import EntropyAdvantage
@@ -194,7 +194,7 @@ class TestTheContract:
 def acted(methods: tuple[Method, ...], rows: int = 4, **changed: Any) -> torch.Tensor:
     data = {"entropy": tiny.jagged(ENTROPY), **{n: tiny.microbatch()[n] for n in ("advantages", "response_mask")}}
     keys = [f"p{i // 2}_{i % 2}_0" for i in range(rows)]
-    acted_on = act_on_rollout(Settings(methods), {**data, **changed}, keys, [True, True, True, False], seed=0)
+    acted_on = act_on_rollout(VerlSettings(methods), {**data, **changed}, keys, [True, True, True, False], seed=0)
     assert acted_on.advantages is not None
     return acted_on.advantages
 
@@ -229,7 +229,7 @@ class TestOnTheDriver:
         data = {**{n: tiny.microbatch()[n] for n in ("advantages", "response_mask")}}
         keys = ["b_0_0", "b_1_0", "a_0_0", "a_1_0"]
         data["rm_scores"] = tiny.jagged([[0.0, 0, 0, 1.0], [0.0, -0.5], [0, 0, 0, 0, 2.0], [0.0, 0, 0.25]])
-        acted_on = act_on_rollout(Settings(methods), data, keys, [True] * 4, seed=0)
+        acted_on = act_on_rollout(VerlSettings(methods), data, keys, [True] * 4, seed=0)
         # b: 1 - (-.5), -.5 - 1; a: 2 - .25 and (in a row whose mask is 0 everywhere) nothing; 0 at the tool's tokens
         want = [[1.5] * 4, [-1.5] * 2, [1.75, 0, 0, 1.75, 1.75], [0.0] * 3]
         assert [row.tolist() for row in acted_on.advantages.unbind()] == want
@@ -240,5 +240,5 @@ class TestOnTheDriver:
         data = {"rm_scores": tiny.jagged(ENTROPY), **{n: tiny.microbatch()[n] for n in ("advantages", "response_mask")}}
         with pytest.raises(InputError, match="methods 'rloo' count completions, and here one answer has several"):
             act_on_rollout(
-                Settings(parse_methods(["rloo"])), data, ["a_0_0", "a_0_1", "a_1_0", "b_0_0"], [True] * 4, seed=0
+                VerlSettings(parse_methods(["rloo"])), data, ["a_0_0", "a_0_1", "a_1_0", "b_0_0"], [True] * 4, seed=0
             )

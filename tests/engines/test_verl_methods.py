@@ -23,7 +23,7 @@ from verl.utils import tensordict_utils as tu
 
 from forkwise.engines.verl import loss as loss_module
 from forkwise.engines.verl.batch import ROWS, SEED, act_on_rollout
-from forkwise.engines.verl.settings import Settings
+from forkwise.engines.verl.settings import VerlSettings
 from forkwise.engines.verl.worker import SelectingTrainingWorker, WholeUpdates
 from forkwise.methods import Method, Scope
 
@@ -101,7 +101,7 @@ def in_rollout_order(advantages: Tensor) -> Tensor:
     return padded[torch.tensor(ORDER).argsort()]
 
 
-def on_the_driver(settings: Settings, data: TensorDict) -> Any:
+def on_the_driver(settings: VerlSettings, data: TensorDict) -> Any:
     return act_on_rollout(
         settings, data, [*[KEYS[i] for i in ORDER], "pad_0_0"], [True] * len(ORDER) + [False], seed=one_batch.SEED
     )
@@ -145,7 +145,7 @@ def test_advantages_are_those_of_trl(
     monkeypatch.setattr("forkwise.engines.verl.worker.get_device_id", lambda: "cpu")
     data = batch_of_verl()
     before = in_rollout_order(data["advantages"])
-    settings = Settings((method,), policy="current")
+    settings = VerlSettings((method,), policy="current")
     acted = on_the_driver(settings, data)
     for name, values in acted.fields.items():
         data[name] = values

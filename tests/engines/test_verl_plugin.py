@@ -20,7 +20,7 @@ from verl.utils.config import validate_config
 
 from forkwise.engines.verl.reading import read_settings
 from forkwise.engines.verl.refusals import GIVEN_ON_VERL
-from forkwise.engines.verl.settings import Place, Settings
+from forkwise.engines.verl.settings import MethodStage, VerlSettings
 from forkwise.errors import InputError
 from forkwise.methods import (
     Condition,
@@ -96,7 +96,7 @@ class TestConfiguration:
         config.actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu = 1
         validate_config(config, need_reference_policy(config), need_critic(config))
         entropy = "current" if overrides is tiny.CURRENT else "old"
-        assert read_settings(config) == Settings((EntropyAdvantage(0.4, 3),), policy=entropy)
+        assert read_settings(config) == VerlSettings((EntropyAdvantage(0.4, 3),), policy=entropy)
 
     @pytest.mark.parametrize("mode", ["entropy_sync", "entropy_colocate_async", "entropy_separate_async"])
     def test_constructs_each_trainer_under_the_mode_that_verl_knows(self, mode: str) -> None:
@@ -104,7 +104,7 @@ class TestConfiguration:
         trainer = get_trainer_cls(mode)(config)
         assert trainer.trainer_mode == config.trainer.v1.trainer_mode == mode.removeprefix("entropy_")
         assert trainer.parameter_sync_step == (4 if mode == "entropy_separate_async" else 1)
-        assert trainer.shaping == Settings((EntropyAdvantage(0.4),))
+        assert trainer.shaping == VerlSettings((EntropyAdvantage(0.4),))
 
     @pytest.mark.parametrize(
         ("overrides", "message"),
@@ -148,10 +148,10 @@ class TestConfiguration:
     def test_that_can_be_honoured_is_not(self) -> None:
         """The current policy's entropy needs no forward pass before the update, and an entropy bonus computes it."""
         bypass = tiny.config(*tiny.CURRENT, "algorithm.rollout_correction.bypass_mode=True")
-        assert read_settings(bypass).place is Place.LOSS
+        assert read_settings(bypass).stage is MethodStage.LOSS
         bonus = ["actor_rollout_ref.actor.calculate_entropy=False", "actor_rollout_ref.actor.entropy_coeff=0.01"]
-        assert read_settings(tiny.config(*tiny.CURRENT, *bonus)).place is Place.LOSS
-        assert read_settings(tiny.config("+algorithm.entropy_shaping.alpha=0")) == Settings()
+        assert read_settings(tiny.config(*tiny.CURRENT, *bonus)).stage is MethodStage.LOSS
+        assert read_settings(tiny.config("+algorithm.entropy_shaping.alpha=0")) == VerlSettings()
 
 
 GRPO = ["algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=8"]
@@ -168,7 +168,7 @@ def named(*specs: str, policy: str = "old", also: tuple[str, ...] = ()) -> list[
 class TestMethods:
     def test_are_read_in_the_order_in_which_they_act(self) -> None:
         settings = read_settings(tiny.config(*named("forking_tokens:share=0.3", "rloo"), "+algorithm.forkwise.seed=5"))
-        assert settings == Settings(parse_methods(["rloo", "forking_tokens:share=0.3"]), "old", 5)
+        assert settings == VerlSettings(parse_methods(["rloo", "forking_tokens:share=0.3"]), "old", 5)
 
     def test_of_the_shorthand_are_those_named(self) -> None:
         assert read_settings(tiny.config(*named("entropy_advantage:alpha=0.4"))) == read_settings(
@@ -200,11 +200,11 @@ class TestMethods:
         if issubclass(kind, SettingsMethod):
             assert settings.methods == ()
         elif issubclass(kind, RewardMethod) or kind.scope is Scope.ROLLOUT:
-            assert settings.place is Place.NOWHERE
+            assert settings.stage is MethodStage.NOWHERE
         elif kind.scope is Scope.UPDATE:
-            assert settings.place is Place.UPDATE
+            assert settings.stage is MethodStage.UPDATE
         else:
-            assert settings.place is (Place.DRIVER if policy == "old" else Place.LOSS)
+            assert settings.stage is (MethodStage.DRIVER if policy == "old" else MethodStage.LOSS)
 
     @pytest.mark.parametrize(
         ("overrides", "message"),
@@ -288,7 +288,7 @@ class TestMethods:
         with pytest.raises(InputError, match="'forking_tokens' select among .*strategy=fsdp or fsdp2, not megatron"):
             read_settings(megatron)
         megatron.algorithm.forkwise.policy = "old"
-        assert read_settings(megatron).place is Place.UPDATE
+        assert read_settings(megatron).stage is MethodStage.UPDATE
 
     def test_with_a_clip_of_their_own_act_with_verls_opened(self) -> None:
         keys = (f"{ACTOR}.clip_ratio_low=1.0", f"{ACTOR}.clip_ratio_high=1e9", f"{ACTOR}.clip_ratio_c=1e9")
@@ -303,9 +303,9 @@ class TestMethods:
     def test_presets_with_their_keys_are_verl_itself(self) -> None:
         keys = ("algorithm.norm_adv_by_std_in_grpo=False", f"{ACTOR}.loss_agg_mode=seq-mean-token-sum-norm")
         keys += (f"{ACTOR}.loss_scale_factor=512", f"{ACTOR}.clip_ratio_low=0.2", f"{ACTOR}.clip_ratio_high=0.28")
-        assert read_settings(tiny.config(*named("dr_grpo", "clip_higher", also=keys))) == Settings()
+        assert read_settings(tiny.config(*named("dr_grpo", "clip_higher", also=keys))) == VerlSettings()
         cispo = (f"{ACTOR}.policy_loss.loss_mode=cispo", f"{ACTOR}.clip_ratio_low=1.0", f"{ACTOR}.clip_ratio_high=4.0")
-        assert read_settings(tiny.config(*named("cispo", also=cispo))) == Settings()
+        assert read_settings(tiny.config(*named("cispo", also=cispo))) == VerlSettings()
 
     def test_that_need_what_verl_has_not_are_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from forkwise.engines.verl import refusals
@@ -346,7 +346,7 @@ class TestExamples:
         config = tiny.config(*overrides)
         validate_config(config, need_reference_policy(config), need_critic(config))
         OmegaConf.resolve(config)
-        assert read_settings(config) == Settings((EntropyAdvantage(alpha, 2.0),), policy=entropy)
+        assert read_settings(config) == VerlSettings((EntropyAdvantage(alpha, 2.0),), policy=entropy)
         actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
         assert (actor.clip_ratio_low, actor.clip_ratio_high, actor.loss_agg_mode) == (0.2, 0.28, "token-mean")
         assert (actor.optim.lr, actor.entropy_coeff, rollout.temperature) == (1e-6, 0, 1.0)
@@ -389,13 +389,13 @@ class TestExamples:
 
     def test_the_baseline_is_verl_and_computes_no_entropy_for_us(self, tmp_path: Path) -> None:
         config = tiny.config(*recipe("verl_grpo.sh", tmp_path, ALPHA="0")[1])
-        assert read_settings(config) == Settings(policy="current")
+        assert read_settings(config) == VerlSettings(policy="current")
         assert not config.actor_rollout_ref.actor.calculate_entropy
 
     def test_take_other_methods_under_a_name(self, tmp_path: Path) -> None:
         methods = {"METHOD": '["rloo","forking_tokens:share=0.2"]', "ENTROPY": "old"}
         config = tiny.config(*recipe("verl_grpo.sh", tmp_path, NAME="rf", **methods)[1])
-        assert read_settings(config) == Settings(parse_methods(["rloo", "forking_tokens:share=0.2"]))
+        assert read_settings(config) == VerlSettings(parse_methods(["rloo", "forking_tokens:share=0.2"]))
         with pytest.raises(subprocess.CalledProcessError) as caught:
             recipe("verl_grpo.sh", tmp_path, **methods)
         assert "names the run" in caught.value.stderr

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,16 @@ import pytest
 
 pytest.importorskip("verl", reason="verl is not installed; 'make test' runs these in an environment that has it")
 
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from forkwise.embedded import EMBEDDED_MODEL
+from forkwise.testing.engines import expected_advantages
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 STEPS = 2
+UPDATES = 2  # of a step: eight prompts, four an update, in one micro-batch
 # What a CPU and one process need, and a run of two steps of eight prompts.
 SMALL = [
     "actor_rollout_ref.rollout.name=cpuhf",
@@ -69,7 +75,7 @@ def environment(where: Path, **more: str) -> dict[str, str]:
         "PYTHONPATH": path,
         "PYTHON": sys.executable,
         "PYTHONWARNINGS": "ignore",
-        "VERL_USE_EXTERNAL_MODULES": "cpu_verl,cpu_rollout",
+        "VERL_USE_EXTERNAL_MODULES": "cpu_verl,cpu_rollout,watch_verl",
         "VERL_ENGINE_DEVICE": "cuda",
         "CPU_ROLLOUT_WEIGHTS": str(where / "weights.pt"),
         "RAY_ADDRESS": "local",  # not a cluster that somebody else runs on this machine
@@ -126,11 +132,51 @@ def train(where: Path, script: str, *overrides: str, **settings: str) -> Path:
     return run
 
 
+def check_advantages(where: Path, run: Path, seen: Path, *, alpha: float, updates: int) -> None:
+    """Holds the first updates' advantages in verl's loss to Eq. 5-7, token by token.
+
+    A comes from the scores that verl dumped, and H from a float64 softmax of the model before training, which is the
+    policy of a rollout's first update, and of all of them where its entropies are the old policy's.
+    """
+    files = sorted(seen.iterdir(), key=lambda file: int(file.stem))
+    assert len(files) == STEPS * UPDATES
+    answers = [json.loads(line) for line in (run / "rollouts" / "1.jsonl").read_text().splitlines()]
+    scores: dict[str, dict[str, list[float]]] = {}
+    for answer in answers:
+        scores.setdefault(answer["input"].strip(), {}).setdefault(answer["output"].strip(), []).append(answer["score"])
+    tokenizer = AutoTokenizer.from_pretrained(where / "tiny")
+    model = AutoModelForCausalLM.from_pretrained(where / "tiny", dtype=torch.float64, attn_implementation="eager")
+    below = capped = 0
+    for file in files[:updates]:
+        rows = torch.load(file)
+        assert len(rows["advantages"]) == len(answers) / UPDATES
+        for prompt, response, mask, given in zip(*rows.values(), strict=True):
+            of_prompt = scores[tokenizer.decode(prompt, skip_special_tokens=True).strip()]
+            (score,) = set(of_prompt[tokenizer.decode(response, skip_special_tokens=True).strip()])
+            group = [score for repeated in of_prompt.values() for score in repeated]
+            assert len(group) == 4
+            a = (score - statistics.mean(group)) / (statistics.stdev(group) + 1e-6)
+            with torch.no_grad():
+                ids = torch.cat([prompt, response])[None]
+                logp = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+            h = -(logp.exp() * logp).sum(-1)
+            assert bool(mask.all())
+            (want,) = expected_advantages([[a] * len(h)], [h.tolist()], [[1] * len(h)], alpha=alpha, kappa=2.0)
+            assert given.tolist() == pytest.approx(want, rel=1e-3, abs=1e-4)
+            if a:
+                below += int((alpha * h < abs(a) / 2).sum())
+                capped += int((alpha * h > abs(a) / 2).sum())
+    assert below > 50
+    assert capped > 50 or alpha == 0
+
+
 def test_a_pair_is_trained_and_compared(place: Path) -> None:
-    shaped = train(place, "verl_grpo.sh", ENTROPY="current")
+    shaped = train(place, "verl_grpo.sh", ENTROPY="current", WATCHED_LOSSES=str(place / "of_shaped_losses"))
     assert shaped.name == "grpo-alpha0.4-current-tiny-seed0"
-    plain = train(place, "verl_grpo.sh", ALPHA="0")
+    check_advantages(place, shaped, place / "of_shaped_losses", alpha=0.4, updates=1)
+    plain = train(place, "verl_grpo.sh", ALPHA="0", WATCHED_LOSSES=str(place / "of_plain_losses"))
     assert plain.name == "grpo-alpha0-current-tiny-seed0"
+    check_advantages(place, plain, place / "of_plain_losses", alpha=0.0, updates=UPDATES)
     for run in (shaped, plain):  # the second has not continued the first's checkpoint
         logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         assert [row["step"] for row in logged] == [0, 1, 2]
@@ -188,8 +234,9 @@ def test_the_old_policys_entropy_shapes_a_whole_run(place: Path) -> None:
     pandas.concat([rows, rows]).to_parquet(place / "twice.parquet")
     assert "64" in forkwise(place, "verl-data", "twice.parquet", "--out", "once.parquet")
     assert len(pandas.read_parquet(place / "once.parquet")) == 64
-    run = train(place, "verl_grpo.sh", ENTROPY="old", TRAIN="once.parquet")
+    run = train(place, "verl_grpo.sh", ENTROPY="old", TRAIN="once.parquet", WATCHED_LOSSES=str(place / "old_losses"))
     assert run.name == "grpo-alpha0.4-old-tiny-seed0"
+    check_advantages(place, run, place / "old_losses", alpha=0.4, updates=UPDATES)
     logged = [json.loads(line)["data"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert all(0 < row["shaping/psi_over_adv"] <= 0.5 for row in logged[1:])
 

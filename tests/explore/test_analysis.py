@@ -16,15 +16,15 @@ from forkwise.explore.findings import Contrast
 from forkwise.explore.lexicon import load_lexicon, load_reflective
 from forkwise.explore.results import RunExploration
 from forkwise.explore.sentences import split_sentences
-from forkwise.explore.settings import Settings
+from forkwise.explore.settings import ExploreSettings
 from forkwise.explore.spans import token_spans
 from forkwise.explore.traces import RunTraces, Trace, TraceTokens
 
 LOW, HIGH = 0.1, 1.1
 
 
-def settings() -> Settings:
-    return Settings(load_lexicon(), load_reflective(), resampling=Resampling(resamples=200))
+def settings() -> ExploreSettings:
+    return ExploreSettings(load_lexicon(), load_reflective(), resampling=Resampling(resamples=200))
 
 
 def trace(problem: int, sample: int, sentences: Sequence[str], entropies: Sequence[float]) -> Trace:

@@ -10,7 +10,7 @@ from scipy import stats
 
 from forkwise.errors import InputError
 from forkwise.explore.contrast import (
-    Design,
+    ContrastDesign,
     Units,
     benjamini_hochberg,
     cluster_t,
@@ -29,7 +29,7 @@ def units(values: np.ndarray | list[float], problem: np.ndarray, trace: np.ndarr
 
 
 def compare(u: Units, marked: Bools, stratum: np.ndarray | None = None) -> Contrast:
-    differs = contrast(Design(u, np.ones(marked.size, dtype=bool), stratum), marked)
+    differs = contrast(ContrastDesign(u, np.ones(marked.size, dtype=bool), stratum), marked)
     assert differs is not None
     return differs
 
@@ -50,7 +50,7 @@ def test_difference_and_auc_by_hand() -> None:
 def test_raw_auc_is_mann_whitney(rows: list[tuple[int, bool]]) -> None:
     value, marked = np.array([v for v, _ in rows], dtype=float), np.array([m for _, m in rows])
     problem = np.arange(value.size) % 6
-    differs = contrast(Design(units(value, problem), np.ones(value.size, dtype=bool)), marked)
+    differs = contrast(ContrastDesign(units(value, problem), np.ones(value.size, dtype=bool)), marked)
     if marked.all() or not marked.any():
         assert differs is None
         return
@@ -160,7 +160,7 @@ def test_ranks_are_those_of_scipy_in_each_trace() -> None:
     rng = np.random.default_rng(4)
     trace = np.repeat(np.arange(5), [1, 7, 3, 12, 4])
     value = rng.integers(0, 4, trace.size).astype(float)  # with ties
-    design = Design(units(value, trace), np.ones(trace.size, dtype=bool), np.zeros(trace.size, dtype=int))
+    design = ContrastDesign(units(value, trace), np.ones(trace.size, dtype=bool), np.zeros(trace.size, dtype=int))
     expected = [(stats.rankdata(value[trace == t]) - 0.5) / (trace == t).sum() for t in range(5)]
     assert design.ranks() == pytest.approx(np.concatenate(expected))
 

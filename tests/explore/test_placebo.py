@@ -10,11 +10,11 @@ from scipy import sparse
 
 from forkwise import progress
 from forkwise.explore import placebo
-from forkwise.explore.contrast import Design, Units, contrast
-from forkwise.explore.placebo import Words, draw_lexicons, placebo_null, single_words
+from forkwise.explore.contrast import ContrastDesign, Units, contrast
+from forkwise.explore.placebo import WordEffects, draw_lexicons, placebo_null, single_words
 
 
-def words_with_levels(seed: int = 0) -> tuple[Design, np.ndarray, np.ndarray]:
+def words_with_levels(seed: int = 0) -> tuple[ContrastDesign, np.ndarray, np.ndarray]:
     """60 words in 30 traces, each with an entropy of its own; word 0 and 1 are the lexicon."""
     rng = np.random.default_rng(seed)
     trace = np.repeat(np.arange(30), 100)
@@ -24,7 +24,7 @@ def words_with_levels(seed: int = 0) -> tuple[Design, np.ndarray, np.ndarray]:
     level[:2] = 0.8
     value = level[word] + rng.normal(size=30)[trace] + 0.3 * rng.normal(size=trace.size)
     return (
-        Design(Units(value, trace // 3, trace), np.ones(trace.size, dtype=bool), np.arange(3000) % 100 // 10),
+        ContrastDesign(Units(value, trace // 3, trace), np.ones(trace.size, dtype=bool), np.arange(3000) % 100 // 10),
         word,
         level,
     )
@@ -35,10 +35,10 @@ def test_a_lexicon_s_difference_is_that_of_the_contrast(matched: bool) -> None:
     design, word, _ = words_with_levels()
     if not matched:
         units = Units(design.value, design.problem, np.zeros(3000, dtype=int))
-        design = Design(units, np.ones(3000, dtype=bool))
+        design = ContrastDesign(units, np.ones(3000, dtype=bool))
     lexicons = np.zeros((3, 60))
     lexicons[0, [4, 5]] = lexicons[1, [20]] = lexicons[2, 30:50] = 1
-    differences = Words(design, word, 60).differences(sparse.csr_array(lexicons))
+    differences = WordEffects(design, word, 60).differences(sparse.csr_array(lexicons))
     for row, difference in zip(lexicons, differences, strict=True):
         expected = contrast(design, np.isin(word, np.flatnonzero(row)))
         assert expected is not None
@@ -56,15 +56,17 @@ def test_any_words_differ_and_the_null_says_by_how_much() -> None:
     counts = np.bincount(np.where(mark | (word < 0), 0, word), minlength=60)
     counts[:2] = 0  # the lexicon's own words are not drawn
     lexicons = draw_lexicons(counts, [int((word == 0).sum()), int((word == 1).sum())], 500, seed=0)
-    null = placebo_null(Words(design, word, 60), lexicons, differs.difference.value)
+    null = placebo_null(WordEffects(design, word, 60), lexicons, differs.difference.value)
     assert null is not None
     assert null.p > 0.02
     assert null.draws == 500
     # Pairs of words: their levels' mean has a standard deviation of 1 / sqrt(2).
     assert null.high - null.low == pytest.approx(4 * level[2:].std() / np.sqrt(2), rel=0.25)
-    special = contrast(Design(Units(design.value + 6.0 * mark, design.problem, design.trace), design.member_N), mark)
+    special = contrast(
+        ContrastDesign(Units(design.value + 6.0 * mark, design.problem, design.trace), design.member_N), mark
+    )
     assert special is not None
-    assert placebo_null(Words(design, word, 60), lexicons, special.difference.value).p == pytest.approx(1 / 501)
+    assert placebo_null(WordEffects(design, word, 60), lexicons, special.difference.value).p == pytest.approx(1 / 501)
 
 
 def test_drawn_words_are_as_frequent_as_the_entries_and_never_twice() -> None:
@@ -94,5 +96,5 @@ def test_lexicons_say_their_share_and_the_time_left(monkeypatch: pytest.MonkeyPa
     design, word, _ = words_with_levels()
     lexicons = draw_lexicons(np.bincount(word[word >= 0]), [50, 50], 400, seed=0)
     with progress.Meter(console=progress.Console(file=said, width=200), what="exploring"):
-        Words(design, word, 60).differences(lexicons)
+        WordEffects(design, word, 60).differences(lexicons)
     assert "lexicons of other words: 200 of 400 lexicons are done (50 %)" in said.getvalue()

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from forkwise.cli import app
 from forkwise.errors import InputError
-from forkwise.explore.selection import Scored, casl_scores, drop_score, select, step_heads
+from forkwise.explore.selection import ScoredSolution, casl_scores, drop_score, select, step_heads
 from forkwise.samples import read_samples, write_shard
 
 # Lengths of the steps of six texts, and the log-probs of their tokens.
@@ -25,9 +25,9 @@ TEXTS: list[tuple[list[int], list[float]]] = [
 ]
 
 
-def solution(lengths: list[int], logprobs: list[float], skip: int = 1) -> Scored:
+def solution(lengths: list[int], logprobs: list[float], skip: int = 1) -> ScoredSolution:
     heads = [i < skip for length in lengths for i in range(length)]
-    return Scored(np.array(logprobs), np.array(heads))
+    return ScoredSolution(np.array(logprobs), np.array(heads))
 
 
 def test_drop() -> None:

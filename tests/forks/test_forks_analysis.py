@@ -10,7 +10,7 @@ import pytest
 
 from forkwise.forks import analysis
 from forkwise.forks.estimators import StateValue
-from forkwise.forks.states import Drawn, draw, strata
+from forkwise.forks.states import DrawnStates, draw, strata
 
 PROBLEMS, TRACES, TOKENS = 20, 4, 30
 
@@ -31,7 +31,7 @@ def planted(seed: int, states: int | None = None, noise: float = 0.0) -> tuple[A
         kind_N=kind,
         traces=[SimpleNamespace(correct=bool(t % 2)) for t in range(PROBLEMS * TRACES)],
     )
-    drawn = Drawn(np.arange(n), np.ones(n))
+    drawn = DrawnStates(np.arange(n), np.ones(n))
     if states is not None:
         stratum, _ = strata(entropy, np.zeros(n, dtype=np.int64))
         drawn = draw(stratum, entropy, units.problem_N, states, seed)

@@ -81,14 +81,24 @@ def test_more_commands_on_hostile_texts(table: Path) -> None:
         said("study", what, file, "--receipts", table / "receipts")
 
 
-def test_completions_that_a_training_run_shows(table: Path) -> None:
+@pytest.mark.parametrize("trainer", ["grpo", "ppo"])
+def test_completions_that_a_training_run_shows(table: Path, trainer: str) -> None:
     """TRL prints the table of `log_completions` by itself."""
     texts = table / "texts.jsonl"
     texts.write_text("".join(json.dumps({"prompt": f"{i} + 1 = {EVIL}", "answer": "7"}) + "\n" for i in range(40)))
     words = "--num_generations 4 --per_device_train_batch_size 4 --max_completion_length 4 --max_steps 1 --use_cpu true"
-    grpo = ["grpo", "--model", "embedded", "--dataset", str(texts), "--output_dir", str(table / "run"), *words.split()]
+    run = [
+        trainer,
+        "--model",
+        "embedded",
+        "--dataset",
+        str(texts),
+        "--output_dir",
+        str(table / trainer),
+        *words.split(),
+    ]
     done = subprocess.run(
-        [sys.executable, "-m", "forkwise", *grpo, "--log_completions", "true", "--report_to", "none"],
+        [sys.executable, "-m", "forkwise", *run, "--log_completions", "true", "--report_to", "none"],
         capture_output=True,
         check=False,
         env={**_environment(), "PYTHONIOENCODING": "utf-8"},

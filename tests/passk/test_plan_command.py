@@ -311,7 +311,7 @@ def test_bad_input_ends_in_one_sentence(tmp_path: Path, stated: Path) -> None:
         ([several, "--figure", tmp_path / "x.txt"], "let its name end with .png or .svg"),
     ):
         assert sentence in refused(*argv), argv
-    assert "Estimate on the problems" in run("--help").output
+    assert "Take the problems that all arms share" in run("--help").output
     shared = words(several, pilot(tmp_path, "few2", 3, problems=9), "--intersect", "--k", "1")
     assert "3 runs per arm on 9 problems" in shared
     assert "11 dropped" in shared

@@ -326,7 +326,7 @@ def test_a_flag_limits_the_traces(folder: Path, tmp_path: Path) -> None:
 def exploration(samples: str, run: str = "r", **more: Any) -> explored.Exploration:
     """A small exploration made by hand."""
     estimate = findings.Estimate(0.25, 0.125, 0.5)
-    null = findings.Null(0.001, -0.05, 0.06, 0.002, 500)
+    null = findings.PlaceboNull(0.001, -0.05, 0.06, 0.002, 500)
     contrasts = [
         findings.Contrast(version, strata, 40, 400, supported, 9, 0.75, 0.5, estimate, 0.004, estimate, null)
         for version, strata, supported in (("raw", "", 1.0), ("matched", "same tenth of the trace", 0.076))

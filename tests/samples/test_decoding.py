@@ -13,7 +13,7 @@ transformers = pytest.importorskip("transformers")
 from tiny_decoders import ARCHITECTURES, byte_tokenizer, tiny_decoder
 
 from forkwise.errors import InputError
-from forkwise.sampling.decoding import Decoder, Way
+from forkwise.sampling.decoding import CacheUse, Decoder
 from forkwise.sampling.recipe import Sampling
 
 PROMPT = "The sum of 17 and 25"
@@ -60,13 +60,13 @@ def test_what_is_recorded_is_that_of_one_forward_pass(name: str) -> None:
     drawn = draw(decoder)
     check(model, drawn)
     assert len(set(drawn.lengths.tolist())) > 1
-    assert len(said) == (0 if decoder.way is Way.SHARED else 1)
+    assert len(said) == (0 if decoder.way is CacheUse.SHARED else 1)
     if name in ("llama", "gpt2", "gemma3_text"):
-        assert decoder.way is Way.SHARED
+        assert decoder.way is CacheUse.SHARED
 
 
-@pytest.mark.parametrize("way", Way)
-def test_continuations_of_given_tokens_are_those_of_a_prompt_that_holds_the_token(way: Way) -> None:
+@pytest.mark.parametrize("way", CacheUse)
+def test_continuations_of_given_tokens_are_those_of_a_prompt_that_holds_the_token(way: CacheUse) -> None:
     model = tiny_decoder("llama")
     decoder = ready(model, [])
     decoder.way = way
@@ -107,15 +107,15 @@ def refuse(cache: Any, index: Any) -> None:
 
 
 @pytest.mark.parametrize(("reorder", "reason"), [(forget, "log-probs differ"), (refuse, "AttributeError")])
-@pytest.mark.parametrize("way", [Way.PLAIN, Way.WHOLE])
+@pytest.mark.parametrize("way", [CacheUse.PLAIN, CacheUse.WHOLE])
 def test_a_cache_that_cannot_be_shared_or_is_wrong_costs_time_alone(
-    monkeypatch: pytest.MonkeyPatch, reorder: Callable[..., None], reason: str, way: Way
+    monkeypatch: pytest.MonkeyPatch, reorder: Callable[..., None], reason: str, way: CacheUse
 ) -> None:
     model = tiny_decoder("llama")
     expected = draw(ready(model, []))
     said: list[str] = []
     monkeypatch.setattr(transformers.DynamicCache, "reorder_cache", reorder)
-    if way is Way.WHOLE:
+    if way is CacheUse.WHOLE:
         monkeypatch.setattr(type(model), "generate", lambda *_, **__: refuse(None, None))
         reason = "AttributeError"
     decoder = ready(model, said)
@@ -124,7 +124,7 @@ def test_a_cache_that_cannot_be_shared_or_is_wrong_costs_time_alone(
     assert len(said) == 1
     assert "LlamaForCausalLM" in said[0]
     assert reason in said[0]
-    assert ("plain batches" in said[0]) == (way is Way.PLAIN)
+    assert ("plain batches" in said[0]) == (way is CacheUse.PLAIN)
     assert drawn.lengths.tolist() == expected.lengths.tolist()
     for i, length in enumerate(expected.lengths.tolist()):
         assert drawn.ids[i, :length].tolist() == expected.ids[i, :length].tolist()
@@ -144,7 +144,7 @@ def test_a_cache_that_goes_wrong_only_in_long_texts_is_found_where_it_does(monke
     monkeypatch.setattr(type(model), "forward", dim)
     said: list[str] = []
     decoder = ready(model, said)
-    assert decoder.way is Way.SHARED
+    assert decoder.way is CacheUse.SHARED
     short = draw(decoder)
     assert not said
     long = draw(decoder, PROMPT * 4, 10)
@@ -165,7 +165,7 @@ def test_rounding_alone_is_not_taken_for_a_wrong_cache(temperature: float, kind:
         said: list[str] = []
         decoder = ready(tiny_decoder(name).to(getattr(torch, kind)), said)
         draw(decoder, temperature=temperature, tokens=40)
-        assert (decoder.way, said) == (Way.SHARED, [])
+        assert (decoder.way, said) == (CacheUse.SHARED, [])
 
 
 def test_a_model_that_looks_ahead_is_no_decoder() -> None:

@@ -10,6 +10,7 @@ import typer
 from forkwise.cli.common import long_command
 from forkwise.cli.options import with_options
 from forkwise.credit.options import CreditOptions
+from forkwise.parameters import Brief
 
 
 @with_options
@@ -19,7 +20,7 @@ def credit(
         list[Path] | None,
         typer.Argument(metavar="BANK", help="Banks, or folders of forkwise forks; without any, the package's own."),
     ] = None,
-    brief: Annotated[bool, typer.Option("--brief", help="Print the conclusions alone.")] = False,
+    brief: Brief = False,
     figure: Annotated[Path | None, typer.Option(help="Write the figure here (.png or .svg).")] = None,
 ) -> None:
     """What a method sees of a token's worth: its advantages beside true ones, for every method and its placebo."""
@@ -27,7 +28,7 @@ def credit(
         from forkwise.credit.command import run_credit
         from forkwise.credit.results import FILE
         from forkwise.progress import Console
-        from forkwise.report import credit as said
+        from forkwise.report import credit as words
         from forkwise.report.terminal import print_blocks, print_sentences
 
         scored = run_credit(banks or (), options)
@@ -37,11 +38,11 @@ def credit(
 
             save(credit_figure(scored), figure)
         console = Console()
-        print_sentences(said.conclusions(scored), console)
+        print_sentences(words.conclusions(scored), console)
         if brief:
             return
         console.print()
-        print_blocks(said.tables(scored), console)
-        print_sentences(said.notes(scored), console, "- ")
+        print_blocks(words.tables(scored), console)
+        print_sentences(words.notes(scored), console, "- ")
         if options.out is not None:
             print_sentences([f"\nWritten: {options.out / FILE}"], console)

@@ -11,6 +11,7 @@ import typer
 from forkwise.cli.common import CONTINUES, long_command
 from forkwise.cli.options import with_options
 from forkwise.explore.options import ExploreOptions
+from forkwise.parameters import Brief
 
 
 @with_options
@@ -20,25 +21,25 @@ def explore(
         list[Path] | None,
         typer.Argument(metavar="TABLE", help="Samples tables, or files that forkwise import reads."),
     ] = None,
-    brief: Annotated[bool, typer.Option("--brief", help="Print the conclusion alone.")] = False,
+    brief: Brief = False,
 ) -> None:
     """Where a model forks, whether it reflects, whether anything is new: each against its null and matched controls."""
     with long_command(CONTINUES):
         from forkwise.explore.command import run_explore
         from forkwise.explore.results import FILE
         from forkwise.progress import Console, Meter
-        from forkwise.report import explore as said
+        from forkwise.report import explore as words
         from forkwise.report.explore_notes import notes
         from forkwise.report.terminal import print_blocks, print_sentences
 
         with Meter(what="exploring"):
             explored = run_explore(replace(options, samples=[*(tables or ()), *options.samples]))
         console = Console()
-        print_sentences(map(said.conclusion, explored.runs), console)
+        print_sentences(map(words.conclusion, explored.runs), console)
         if brief:
             return
         console.print()
-        print_blocks(said.exploration(explored), console)
+        print_blocks(words.exploration(explored), console)
         print_sentences(notes(explored), console, "- ")
         if options.out is not None:
             print_sentences([f"\nWritten: {options.out / FILE}"], console)

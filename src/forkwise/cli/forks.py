@@ -11,6 +11,7 @@ from forkwise.cli.common import CONTINUES, long_command
 from forkwise.cli.options import with_options
 from forkwise.errors import InputError
 from forkwise.forks.options import ForksOptions
+from forkwise.parameters import Brief
 from forkwise.sampling.options import JudgeOptions
 from forkwise.terminal import echo
 
@@ -26,7 +27,7 @@ def forks(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Samples table of one run, several of each problem.")],
     options: ForksOptions,
     judging: JudgeOptions,
-    brief: Annotated[bool, typer.Option("--brief", help="Print the conclusion alone.")] = False,
+    brief: Brief = False,
     figure: Annotated[Path | None, typer.Option(help="Write the figure here (.png or .svg); of tokens.")] = None,
 ) -> None:
     """What a token decides: how the chance of a right answer depends on it, by continuing samples with other tokens."""
@@ -43,7 +44,7 @@ def forks(
             return
         from forkwise.forks import results
         from forkwise.forks.command import run_forks
-        from forkwise.report import forks as said
+        from forkwise.report import forks as words
 
         token_forks = run_forks(table, options, judging, _announce)
         if figure is not None:
@@ -52,9 +53,9 @@ def forks(
 
             save(forks_figure(token_forks), figure)
         _print(
-            said.conclusion(token_forks),
-            said.tables(token_forks),
-            said.notes(token_forks),
+            words.conclusion(token_forks),
+            words.tables(token_forks),
+            words.notes(token_forks),
             options.out / results.FILE,
             brief,
         )

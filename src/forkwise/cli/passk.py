@@ -11,6 +11,7 @@ import typer
 
 from forkwise.cli.common import long_command
 from forkwise.cli.options import with_options
+from forkwise.parameters import Brief, Intersect, Level, PairedSeeds
 from forkwise.progress import Meter
 from forkwise.terminal import echo
 
@@ -28,7 +29,7 @@ class MeasureOptions:
     budgets: Annotated[str | None, "Length budgets per problem (default: chosen from the samples)."] = None
     diversity: Annotated[bool, "Measure the diversity of the texts too."] = False
     embed: Annotated[bool, "Measure it in embeddings too (sbert extra; first 256 tokens of a text)."] = False
-    level: Annotated[float, "Coverage of the intervals."] = 0.95
+    level: Level = 0.95
     resamples: Annotated[
         int | None, "Resamples (default: 10,000; fewer above 2,000 problems).", {"min": 100, "max": 1_000_000}
     ] = None
@@ -70,11 +71,11 @@ class CompareOptions(MeasureOptions):
 
     metric: Annotated[list[str] | None, "Pair this statistic beside Pass@K, such as pass^k; repeatable."] = None
     fixed: Annotated[list[str] | None, "This arm is the very model, such as a base model; repeatable."] = None
-    paired_seeds: Annotated[bool, "Runs of all arms share seeds, the last numbers in their names."] = False
+    paired_seeds: PairedSeeds = False
     primary: Annotated[str | None, "The K named beforehand, or curve (mean over K = 1, 2, 4, ...): tested alone."] = (
         None
     )
-    intersect: Annotated[bool, "Compare on the shared problems."] = False
+    intersect: Intersect = False
     margin: Annotated[float, "Differences within +-margin count as equivalent."] = 0.05
     look_shares: Annotated[str | None, "Shares of a planned study at its looks, the last now, such as 0.5,1."] = None
     scorio: Annotated[bool, "Add Bayesian intervals and places by scorio (extra scorio)."] = False
@@ -98,7 +99,7 @@ class CompareOptions(MeasureOptions):
 class MeasureOutputs:
     """Where results go. None is nowhere; with `-` as JSON path, the standard output holds the JSON alone."""
 
-    brief: Annotated[bool, "Print the conclusion alone."] = False
+    brief: Brief = False
     json: Annotated[Path | None, "Write the result here, for forkwise report; - prints it alone."] = None
     csv: Annotated[Path | None, "Write every number here as CSV."] = None
     figure: Annotated[Path | None, "Write the curves with their bands here (.png or .svg)."] = None

@@ -10,6 +10,7 @@ import typer
 
 from forkwise.cli.common import long_command
 from forkwise.cli.options import with_options
+from forkwise.parameters import Brief, Intersect, Level, PairedSeeds
 from forkwise.progress import Meter
 from forkwise.terminal import echo
 
@@ -27,10 +28,10 @@ class PlanOptions:
     samples: Annotated[int | None, "Samples of each problem (default: the pilot's).", {"min": 1}] = None
     detect: Annotated[str, "Differences to be found."] = ".01,.02,.03"
     power: Annotated[float, "Wanted chance to find them."] = 0.8
-    level: Annotated[float, "Coverage of the test's interval; alpha is what it lacks."] = 0.95
-    contrasts: Annotated[int, "Comparisons with the reference; alpha is split.", {"min": 1}] = 1
-    endpoints: Annotated[int, "Endpoints tested together; alpha is split.", {"min": 1}] = 1
-    paired_seeds: Annotated[bool, "Runs of all arms share seeds, the last numbers in their names."] = False
+    level: Level = 0.95
+    contrasts: Annotated[int, "Comparisons with the reference, between which 1 - level is split.", {"min": 1}] = 1
+    endpoints: Annotated[int, "Endpoints tested together, likewise.", {"min": 1}] = 1
+    paired_seeds: PairedSeeds = False
     rho: Annotated[float | None, "Correlation of runs that share a seed (default: the pilot's)."] = None
     fixed: Annotated[bool, "The reference is one model that is not trained again."] = False
     method_problem_sd: Annotated[float | None, "SD over problems of the arms' difference (default: the pilot's)."] = (
@@ -40,14 +41,14 @@ class PlanOptions:
     cost_sample: Annotated[float | None, "Cost of drawing a sample, in the same unit."] = None
     budget: Annotated[float | None, "Cost that is there: what can be found with it."] = None
     max_problems: Annotated[int, "Problems that there are, for the cheapest study.", {"min": 2}] = 1000
-    intersect: Annotated[bool, "Estimate on the problems that the pilot's arms share."] = False
+    intersect: Intersect = False
 
 
 @dataclass(frozen=True)
 class PlanOutputs:
     """Where a plan goes. None is nowhere; with `-` as JSON path, the standard output holds the JSON alone."""
 
-    brief: Annotated[bool, "Print the conclusion alone."] = False
+    brief: Brief = False
     json: Annotated[Path | None, "Write the plan here; - prints it alone. --components reads it."] = None
     figure: Annotated[Path | None, "Write the power curves here (.png or .svg)."] = None
 
@@ -67,7 +68,7 @@ def plan(
         from forkwise.passk.arguments import parse_arm
         from forkwise.passk.plan import plan_file
         from forkwise.passk.planning import parse_differences, parse_endpoints, plan_study
-        from forkwise.report import plan as said
+        from forkwise.report import plan as words
         from forkwise.report.terminal import print_blocks, print_sentences, wide_console
 
         given = asdict(options)
@@ -76,17 +77,17 @@ def plan(
         with Meter(what="reading the pilot (1 of 2)"):
             arms = [parse_arm(text) for text in pilot or ()]
         with Meter(what="planning (2 of 2)"):
-            made, inputs, notes = plan_study(arms, **arguments)
-        sentence, limits = said.conclusion(made), said.limits(made, notes)
+            study_plan, inputs, notes = plan_study(arms, **arguments)
+        sentence, limits = words.conclusion(study_plan), words.limits(study_plan, notes)
         if str(outputs.json) != "-":
             console = wide_console()
             print_sentences([sentence], console)
             if not outputs.brief:
-                print_blocks(said.tables(made), console)
+                print_blocks(words.tables(study_plan), console)
                 print_sentences(limits, console, "- ")
         if outputs.json:
             settings = {"pilot": pilot or [], **given, "components": given["components"] and str(given["components"])}
-            content = plan_file(made, settings, inputs, sentence, limits)
+            content = plan_file(study_plan, settings, inputs, sentence, limits)
             if str(outputs.json) == "-":
                 echo(result_text(content), end="")
             else:
@@ -95,4 +96,4 @@ def plan(
             from forkwise.report.passk_figures import save
             from forkwise.report.plan_figure import plan_figure
 
-            save(plan_figure(made), outputs.figure)
+            save(plan_figure(study_plan), outputs.figure)

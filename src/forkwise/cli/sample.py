@@ -22,7 +22,7 @@ def sample(
     """Draw completions of a task's problems into a samples table; killed anywhere, the same command continues."""
     with long_command(CONTINUES):
         from forkwise.report.sampling import drawn
-        from forkwise.sampling.engine import Engine
+        from forkwise.sampling.engine import SamplingEngine
         from forkwise.sampling.engines import make_engine
         from forkwise.sampling.recipe import open_task, plan
         from forkwise.sampling.run import sample as draw
@@ -32,7 +32,7 @@ def sample(
         task = open_task(options.task, options.dataset)
         problems = problem_range(task, options.split, options.problems, first=options.first_problem)
 
-        def load() -> Engine:
+        def load() -> SamplingEngine:
             with Meter(what="loading the model"):
                 return make_engine(job, options)
 

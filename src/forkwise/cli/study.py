@@ -80,7 +80,7 @@ def run(
 ) -> None:
     """Train and sample every run of a study that has no receipt yet; killed anywhere, the same command continues."""
     with long_command(CONTINUES):
-        from forkwise.study.places import LocalPlace, Place, RayPlace, Resources
+        from forkwise.study.places import LocalPlace, RayPlace, Resources, RunPlace
         from forkwise.study.reading import read_study
         from forkwise.study.registration import registration_of
         from forkwise.study.run import check_study
@@ -92,16 +92,16 @@ def run(
             check_study(study)
         if record is None and study.primary is not None:
             complain("the study is not registered, so all of it will count as exploratory.")
-        place: Place
+        workers: RunPlace
         if ray is None:
-            place = LocalPlace(jobs or max(1, cores() // study.processes), device, study.processes)
+            workers = LocalPlace(jobs or max(1, cores() // study.processes), device, study.processes)
         else:
-            place = RayPlace(ray, Resources(cpus_per_run, gpus_per_run))
+            workers = RayPlace(ray, Resources(cpus_per_run, gpus_per_run))
         try:
             date = None if record is None else str(record.get("date"))
-            echo(run_study(study, out, place, receipts=receipts, registered=date))
+            echo(run_study(study, out, workers, receipts=receipts, registered=date))
         finally:
-            place.close()
+            workers.close()
         echo(f"Read it with: forkwise study analyse {receipts or out}")
 
 

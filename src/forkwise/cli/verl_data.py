@@ -32,10 +32,10 @@ def verl_data(
         with Meter(what="reading rows and writing problems"):
             done = deduplicate(path, out)
         times = done.rows / max(done.kept, 1)
-        said = f"{out}: {done.kept:,} problems of {done.rows:,} rows (each {times:.3g} times on average)."
+        sentence = f"{out}: {done.kept:,} problems of {done.rows:,} rows (each {times:.3g} times on average)."
         if done.disagreeing:
-            said += f" {done.disagreeing:,} have copies with another gold answer; the first counts."
-        echo(said)
+            sentence += f" {done.disagreeing:,} have copies with another gold answer; the first counts."
+        echo(sentence)
         return
     from forkwise.tasks import load_task, problem_range
 

@@ -7,7 +7,7 @@ import warnings
 
 import torch
 
-from forkwise.core.tiles import Coefficients, Curve, Passes, Sums, Tiles, TorchPasses
+from forkwise.core.tiles import Coefficients, LogitCurve, Passes, Sums, Tiles, TorchPasses
 
 __all__ = ["choose_passes"]
 
@@ -66,7 +66,7 @@ def _trial(kind: type[Passes], device: torch.device) -> list[torch.Tensor]:
     hidden, weight = (torch.randn(n, 16, generator=generator).to(device) for n in (3, 40))
     bias = torch.linspace(-1, 1, 40, device=device)
     tiles, targets = Tiles(hidden, weight), torch.tensor([0, 17, 39], device=device)
-    passes = kind(tiles, bias, targets, Curve.of(torch.tensor([0.5, 1, 2], device=device), 1.0, 5.0), third=True)
+    passes = kind(tiles, bias, targets, LogitCurve.of(torch.tensor([0.5, 1, 2], device=device), 1.0, 5.0), third=True)
     sums, everything, words = Sums.start(3, tiles.dtype, device, extras=True), slice(0, 3), slice(0, 40)
     passes.fold(sums, tiles.product(everything, weight), everything, words)
     logit_grad, ones = torch.empty(3, 40, device=device), torch.ones(3, device=device)

@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from forkwise.core.backends import choose_passes
 from forkwise.core.rows import RowEntropy
-from forkwise.core.tiles import Coefficients, Curve, Passes, Sums, Tiles, accumulation_dtype
+from forkwise.core.tiles import Coefficients, LogitCurve, Passes, Sums, Tiles, accumulation_dtype
 
 __all__ = ["Extras", "HiddenStatesError", "LogprobEntropy", "logprob_and_entropy", "token_entropy"]
 
@@ -151,7 +151,7 @@ def logprob_and_entropy(
         _refuse_for_liger(hidden, weight, bias, temperature, plain=logit_scale == 1 and softcap is None and not extras)
         results = _liger(flat_hidden, weight, flat_targets, temperature=float(temperature), entropy_grad=entropy_grad)
     else:
-        curve, kind = Curve.of(inv_t, logit_scale, softcap), choose_passes(backend, hidden.device, hidden.dtype)
+        curve, kind = LogitCurve.of(inv_t, logit_scale, softcap), choose_passes(backend, hidden.device, hidden.dtype)
         results = _LogprobEntropy.apply(flat_hidden, weight, bias, flat_targets, curve, kind, entropy_grad, extras)
     if index is not None:
         results = [part.new_zeros(lead.numel()).index_copy(0, index, part) for part in results]
@@ -248,7 +248,7 @@ class _LogprobEntropy(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         targets: Tensor,
-        curve: Curve,
+        curve: LogitCurve,
         kind: type[Passes],
         entropy_grad: bool,
         extras: bool,
@@ -341,7 +341,7 @@ def _extras(sums: Sums, mean: Tensor) -> list[Tensor]:
 
 
 def _coefficients(
-    curve: Curve, grad_logprob: Tensor | None, grad_entropy: Tensor | None, m: Tensor, s: Tensor, mean: Tensor
+    curve: LogitCurve, grad_logprob: Tensor | None, grad_entropy: Tensor | None, m: Tensor, s: Tensor, mean: Tensor
 ) -> Coefficients:
     """Makes the coefficients of the gradient with respect to products.
 

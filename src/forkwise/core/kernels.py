@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from forkwise.core.tiles import Coefficients, Curve, Sums, Tiles
+from forkwise.core.tiles import Coefficients, LogitCurve, Sums, Tiles
 
 __all__ = ["TritonPasses"]
 
@@ -167,7 +167,7 @@ def _gradient(
 class TritonPasses:
     """The passes in Triton, one per tile."""
 
-    def __init__(self, tiles: Tiles, bias: Tensor | None, targets: Tensor, curve: Curve, *, third: bool) -> None:
+    def __init__(self, tiles: Tiles, bias: Tensor | None, targets: Tensor, curve: LogitCurve, *, third: bool) -> None:
         """Takes what all tiles share; no kernel needs a buffer."""
         if tiles.dtype != torch.float32:
             raise TypeError("Triton's passes compute in float32: use backend='torch' for float64.")

@@ -117,7 +117,7 @@ def _behind_the_head(model: Any, inputs: Mapping[str, Any]) -> Head:
 # ------------------------------------------------------------------------------------------------------ what was seen
 
 
-class _Seen(NamedTuple):
+class _LastTokens(NamedTuple):
     """What one forward pass shows of the last `_POSITIONS` tokens: P of them, over V words.
 
     Attributes:
@@ -125,7 +125,7 @@ class _Seen(NamedTuple):
         products: of hidden states and weight, without the bias, `(P, V)`.
         norms: root of the sum of squares of the terms of each product, `(P, V)`: its errors grow with it.
         bias: `(V,)`, 0 where the layer has none.
-        models: what is known of the products in the model, and `ours` of those in the operator.
+        models: what is known of the products in the model, and `operators` of those in the operator.
         logprob, entropy: of the same tokens, `(P,)`, by our operator.
     """
 
@@ -134,7 +134,7 @@ class _Seen(NamedTuple):
     norms: Tensor
     bias: Tensor
     models: _Arithmetic
-    ours: _Arithmetic
+    operators: _Arithmetic
     logprob: Tensor
     entropy: Tensor
 
@@ -161,7 +161,7 @@ class _Arithmetic(NamedTuple):
         return _Arithmetic(rounded, 2.0**-20 if exact else torch.finfo(rounded).eps)
 
 
-def _look(model: Any, inputs: Mapping[str, Any], places: Places, head: Head, temperature: float) -> _Seen:
+def _look(model: Any, inputs: Mapping[str, Any], places: Places, head: Head, temperature: float) -> _LastTokens:
     """Runs the model as it is; where its head multiplies, the operator scores, and float64 multiplies too."""
     shown = places.columns
 
@@ -169,28 +169,28 @@ def _look(model: Any, inputs: Mapping[str, Any], places: Places, head: Head, tem
         output = nn.Linear.forward(layer, hidden)
         scores = score_here(layer, hidden, places, head, temperature=temperature, entropy_grad=False, extras=False)
         compute, arrives = product_dtypes(hidden)
-        ours = _Arithmetic.of(compute, arrives, hidden.device)
-        return output, scores, _products(layer, hidden[0, hidden.shape[1] + shown].to(compute)), compute, ours
+        operators = _Arithmetic.of(compute, arrives, hidden.device)
+        return output, scores, _products(layer, hidden[0, hidden.shape[1] + shown].to(compute)), compute, operators
 
     with in_place_of_head(causal_model(model), watch, lambda _, computed: computed[0]) as answer:
         answer.use(lambda computed, output: {"watched": computed, "logits": output.logits})
         result = model(**inputs)
-    output, (logprob, entropy), (products, norms, bias), compute, ours = result["watched"]
+    output, (logprob, entropy), (products, norms, bias), compute, operators = result["watched"]
     logits = result["logits"][0]
     coarsest = max((output.dtype, logits.dtype), key=lambda kind: torch.finfo(kind).eps)
     models = _Arithmetic(coarsest, _Arithmetic.of(compute, output.dtype, output.device).step)
     logits = logits[logits.shape[0] + shown].to(products.device, torch.float64)
-    return _Seen(logits, products, norms, bias, models, ours, logprob, entropy)
+    return _LastTokens(logits, products, norms, bias, models, operators, logprob, entropy)
 
 
 def _products(layer: nn.Linear, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Computes products, norms and bias in float64 for hidden states `(P, d)` of the dtype that is multiplied in."""
-    place = "cpu" if hidden.device.type == "mps" else hidden.device  # which has no float64
-    some = hidden.to(place, torch.float64)
+    device = "cpu" if hidden.device.type == "mps" else hidden.device  # which has no float64
+    some = hidden.to(device, torch.float64)
     with torch.autocast(hidden.device.type, enabled=False):
         parts = []
         for rows in whole(layer.weight).split(_ROWS):
-            right = rows.to(hidden.dtype).to(place, torch.float64).t()
+            right = rows.to(hidden.dtype).to(device, torch.float64).t()
             parts.append(torch.stack([some @ right, (some.square() @ right.square()).sqrt()]))
         products, norms = torch.cat(parts, dim=2)
         bias = products.new_zeros(products.shape[1]) if layer.bias is None else whole(layer.bias).to(products)
@@ -200,7 +200,7 @@ def _products(layer: nn.Linear, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]
 # --------------------------------------------------------------------------------------------------------- comparisons
 
 
-def _logits(seen: _Seen, head: Head, products: Tensor) -> Tensor:
+def _logits(seen: _LastTokens, head: Head, products: Tensor) -> Tensor:
     """Makes logits of products in float64."""
     z = (products + seen.bias) * head.logit_scale
     return z if head.softcap is None else head.softcap * torch.tanh(z / head.softcap)
@@ -211,7 +211,7 @@ def _error(arithmetic: _Arithmetic, norms: Tensor) -> Tensor:
     return 8 * arithmetic.step * norms
 
 
-def _compare_logits(seen: _Seen, head: Head) -> None:
+def _compare_logits(seen: _LastTokens, head: Head) -> None:
     """Holds the model's logits against those of the float64 products; roundings are counted logit by logit.
 
     Raises:
@@ -233,7 +233,7 @@ def _compare_logits(seen: _Seen, head: Head) -> None:
         raise HeadError(f"a logit is {logit:.3f} where its product gives {by_product:.3f}")
 
 
-def _compare_scores(seen: _Seen, head: Head, targets: Tensor, temperature: float) -> float:
+def _compare_scores(seen: _LastTokens, head: Head, targets: Tensor, temperature: float) -> float:
     """Holds the operator's log-probs and entropies against float64 softmax of products that are rounded as its own.
 
     Returns:
@@ -248,7 +248,7 @@ def _compare_scores(seen: _Seen, head: Head, targets: Tensor, temperature: float
         logp = (_logits(seen, head, products) / temperature).log_softmax(-1)
         return logp, logp.gather(1, targets)[:, 0], torch.special.entr(logp.exp()).sum(-1)
 
-    kind, error = seen.ours.dtype, _error(seen.ours, seen.norms)
+    kind, error = seen.operators.dtype, _error(seen.operators, seen.norms)
     low, rounded, high = ((seen.products + shift).to(kind).double() for shift in (-error, 0, error))
     moved = torch.maximum(high - rounded, rounded - low).nan_to_num(0) * head.logit_scale / temperature
     logp, chosen, entropy = by_softmax(rounded)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 __all__ = [
     "Coefficients",
-    "Curve",
+    "LogitCurve",
     "Passes",
     "Sums",
     "Tiles",
@@ -55,7 +55,7 @@ def to_bits(y: Tensor, m: Tensor, outer: float | Tensor, rows: slice, *, floor: 
 
 
 @dataclass(frozen=True)
-class Curve:
+class LogitCurve:
     """The way from a product and its bias to a logit, which is `outer * y` up to a shift that changes no probability.
 
     Without a soft cap y is `product + bias`. With one y is `sigmoid(inner * (product + bias))`, since
@@ -70,11 +70,11 @@ class Curve:
     inner: float | None = None
 
     @staticmethod
-    def of(inverse_temperature: float | Tensor, scale: float, cap: float | None) -> Curve:
+    def of(inverse_temperature: float | Tensor, scale: float, cap: float | None) -> LogitCurve:
         """Makes the curve of a logit scale and a soft cap, in the order of the models that have both."""
         if cap is None:
-            return Curve(scale * inverse_temperature)
-        return Curve(2 * cap * inverse_temperature, 2 * scale / cap)
+            return LogitCurve(scale * inverse_temperature)
+        return LogitCurve(2 * cap * inverse_temperature, 2 * scale / cap)
 
 
 @dataclass
@@ -121,7 +121,7 @@ class Coefficients(NamedTuple):
 class Passes(Protocol):
     """What is done with a tile `z` of products: `rows` are its tokens, `block` its words."""
 
-    def __init__(self, tiles: Tiles, bias: Tensor | None, targets: Tensor, curve: Curve, *, third: bool) -> None:
+    def __init__(self, tiles: Tiles, bias: Tensor | None, targets: Tensor, curve: LogitCurve, *, third: bool) -> None:
         """Takes what all tiles share. `third`: a third buffer is used, for extras or the gradient of a soft cap."""
 
     def fold(self, sums: Sums, z: Tensor, rows: slice, block: slice) -> None:
@@ -210,7 +210,7 @@ def _at_target(targets: Tensor, block: slice) -> tuple[Tensor, Tensor]:
 class TorchPasses:
     """The passes in PyTorch, several per tile: the reference, and the only ones off NVIDIA GPUs."""
 
-    def __init__(self, tiles: Tiles, bias: Tensor | None, targets: Tensor, curve: Curve, *, third: bool) -> None:
+    def __init__(self, tiles: Tiles, bias: Tensor | None, targets: Tensor, curve: LogitCurve, *, third: bool) -> None:
         """Takes what all tiles share."""
         self.curve, self.targets, self.floor = curve, targets, bias is not None or not tiles.finite
         self.bias = None if bias is None else bias.detach().to(tiles.dtype)

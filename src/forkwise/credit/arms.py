@@ -76,7 +76,7 @@ def with_model(*, several: bool) -> Given:
 
 
 @dataclass(frozen=True)
-class Arm:
+class ScoredMethod:
     """A method that is scored."""
 
     method: Method
@@ -110,7 +110,7 @@ def short(method: Method) -> str:
     return f"{name}:{','.join(changed)}" if changed else name
 
 
-def choose_arms(specs: Sequence[str], given: Given, *, only: bool) -> tuple[list[Arm], list[NotScored]]:
+def choose_arms(specs: Sequence[str], given: Given, *, only: bool) -> tuple[list[ScoredMethod], list[NotScored]]:
     """Returns the methods that are scored, GRPO first, and those that cannot be.
 
     Args:
@@ -128,7 +128,7 @@ def choose_arms(specs: Sequence[str], given: Given, *, only: bool) -> tuple[list
     methods: dict[str, Method] = {"grpo": parse_method("grpo")}
     methods |= {short(method): method for method in [*known, *asked] if why_not(method, given) is None}
     left = [NotScored(method.name, reason) for method in known if (reason := why_not(method, given)) is not None]
-    return [Arm(method) for method in methods.values()], left
+    return [ScoredMethod(method) for method in methods.values()], left
 
 
 def why_not(method: Method, given: Given) -> str | None:
@@ -276,8 +276,8 @@ class Batches:
                 parts = [_rows(tokens, ids == group) for group in ids.unique()]
             seen = [_dealt_anew(part) if placebo else part for part in parts]
             chain = [*rollout_methods([method]), *update_methods([method])]
-            made = [run_token_methods(chain, part)[0] for part in seen]
-            yield flat, replace(tokens, advantages=torch.cat(made))
+            changed = [run_token_methods(chain, part)[0] for part in seen]
+            yield flat, replace(tokens, advantages=torch.cat(changed))
 
 
 def state_of(method: Method, groups: Groups) -> State:
@@ -302,10 +302,10 @@ def advantages(
     groups: Groups, method: Method, seed: int = 0, *, placebo: bool = False, now: Groups | None = None
 ) -> FloatArray:
     """Computes the advantage that a method gives each token of the groups, `(N,)`; `Batches` says how."""
-    made = np.empty(groups.ids_N.size)
+    advantage_N = np.empty(groups.ids_N.size)
     for flat, tokens in Batches(groups, now).acted(method, seed, placebo=placebo):
-        made[flat] = tokens.advantages[tokens.mask].numpy()
-    return made
+        advantage_N[flat] = tokens.advantages[tokens.mask].numpy()
+    return advantage_N
 
 
 def update_slopes(
@@ -317,13 +317,13 @@ def update_slopes(
         size: N.
         loss: the trainer's, under the method's settings.
     """
-    made = np.empty((2, size))
+    slope_2N = np.empty((2, size))
     for flat, tokens in batches.acted(method, seed, placebo=placebo):
         assert tokens.groups is not None
         share = len(tokens.groups.unique()) / UPDATE  # the last update may be small, and losses are means over updates
         for i, slopes in enumerate(loss.slopes(tokens)):
-            made[i, flat] = share * slopes[tokens.mask].numpy()
-    return made
+            slope_2N[i, flat] = share * slopes[tokens.mask].numpy()
+    return slope_2N
 
 
 def _dealt_anew(tokens: Tokens) -> Tokens:
@@ -334,7 +334,7 @@ def _dealt_anew(tokens: Tokens) -> Tokens:
     return replace(tokens, **moved)
 
 
-def draws(groups: Groups, arm: Arm, number: int, seed: int, *, placebo: bool = False) -> FloatArray:
+def draws(groups: Groups, arm: ScoredMethod, number: int, seed: int, *, placebo: bool = False) -> FloatArray:
     """Computes advantages `(R, N)`: once, or `number` times where chance has a part in them."""
     first = advantages(groups, arm.method, seed, placebo=placebo)
     second = advantages(groups, arm.method, seed + 1, placebo=placebo)

@@ -81,8 +81,8 @@ class Products:
         """
 
         def both(x_MM: FloatArray) -> FloatArray:
-            made: FloatArray = weight_MA.T @ x_MM @ weight_MA
-            return made
+            product_AA: FloatArray = weight_MA.T @ x_MM @ weight_MA
+            return product_AA
 
         square, own, with_sum = (both(x) for x in (self.square_QMM, self.own_QMM, self.sum_QMM))
         return Products(square, own, with_sum, both(self.total_MM), reference, self.size)

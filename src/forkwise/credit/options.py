@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from forkwise.parameters import Level
+
 Half = Literal["all", "first", "second"]
 Gradients = Literal["head", "all"]
 
@@ -22,7 +24,7 @@ class CreditOptions:
     half: Annotated[Half, "Of the problems: the first for choosing, the second for testing."] = "all"
     draws: Annotated[int, "Of random methods and of placebos.", {"min": 2, "max": 1000}] = 10
     seed: Annotated[int, "Of these draws.", {"min": 0}] = 0
-    level: Annotated[float, "Coverage of the intervals and of the band."] = 0.95
+    level: Level = 0.95
     groups: Annotated[
         list[Path],
         "Samples table whose groups are scored in gradients; repeatable.",

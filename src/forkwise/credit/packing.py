@@ -13,7 +13,7 @@ import torch
 
 from forkwise.credit.arms import More
 from forkwise.credit.bank import Bank, Groups, rounded
-from forkwise.credit.policy import Policy, Scored, token_numbers
+from forkwise.credit.policy import Policy, ScoredGroup, token_numbers
 from forkwise.errors import InputError
 from forkwise.explore.contrast import FloatArray
 from forkwise.explore.tokenisation import prompt_ids
@@ -55,20 +55,20 @@ def make_bank(folder: Path) -> Bank:
     tokens = {(row["problem_id"], row["sample_id"]): row for row in stored}
     rows = [{**row, **tokens[row["problem_id"], row["sample_id"]]} for row in pool.rows]
     groups = make_groups(rows, policy, str(folder))
-    place = {
+    start_of = {
         (groups.problems[q], int(s)): at
         for q, s, at in zip(
             groups.problem_S, groups.sample_S, np.cumsum(groups.length_S) - groups.length_S, strict=True
         )
     }
     continued = read_continued(folder, len(forks.states))
-    if len(rows) != forks.traces or any((s.problem_id, s.sample_id) not in place for s in forks.states):
+    if len(rows) != forks.traces or any((s.problem_id, s.sample_id) not in start_of for s in forks.states):
         raise InputError(
             f"The samples in '{folder / 'tokens'}' are not those of its states, as where some have no text: groups "
             "must be whole, so draw samples that all have text."
         )
     halves = np.array([_halves(state) for state in continued])
-    order = np.argsort([place[s.problem_id, s.sample_id] + s.position for s in forks.states], kind="stable")
+    order = np.argsort([start_of[s.problem_id, s.sample_id] + s.position for s in forks.states], kind="stable")
     states = [forks.states[i] for i in order]
     return Bank(
         name=pool.rows[0]["run"],
@@ -84,7 +84,7 @@ def make_bank(folder: Path) -> Bank:
             "forkwise": __version__,
         },
         groups=groups,
-        at_K=np.array([place[s.problem_id, s.sample_id] + s.position for s in states], dtype=np.int64),
+        at_K=np.array([start_of[s.problem_id, s.sample_id] + s.position for s in states], dtype=np.int64),
         chance_K=_stored([s.chance for s in states]),
         advantage_K=_stored([_number(s.forced[0].advantage, folder) for s in states]),
         error_K=_stored([_number(s.forced[0].error, folder) for s in states]),
@@ -203,7 +203,7 @@ def more_of(
 
 def _scored(
     groups: Groups, policy: Policy, prompts: Mapping[str, Sequence[int]], *, hidden: bool
-) -> Iterator[tuple[Scored, torch.Tensor]]:
+) -> Iterator[tuple[ScoredGroup, torch.Tensor]]:
     for problem, completions in zip(groups.problems, completions_of(groups), strict=True):
         flat = torch.tensor([i for completion in completions for i in completion], device=policy.model.device)
         yield policy.score(prompts[problem], completions, hidden=hidden), flat

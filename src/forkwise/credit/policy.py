@@ -19,7 +19,7 @@ from forkwise.sampling.generate import fingerprint
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredGroup:
     """The tokens of a group, flat, in the order of its completions; float32.
 
     Attributes:
@@ -48,7 +48,9 @@ class Policy:
         """Names the weights."""
         return fingerprint(self.model)
 
-    def score(self, prompt: Sequence[int], completions: Sequence[Sequence[int]], *, hidden: bool = False) -> Scored:
+    def score(
+        self, prompt: Sequence[int], completions: Sequence[Sequence[int]], *, hidden: bool = False
+    ) -> ScoredGroup:
         """Runs the model on the completions of a prompt, side by side.
 
         Raises:
@@ -56,7 +58,7 @@ class Policy:
         """
         with torch.no_grad():
             picked, given = self._logits(prompt, completions, hidden=hidden)
-            return Scored(picked.log_softmax(-1), given)
+            return ScoredGroup(picked.log_softmax(-1), given)
 
     def update(
         self,
@@ -75,15 +77,15 @@ class Policy:
         with torch.enable_grad():
             picked, _ = self._logits(prompt, completions, hidden=False)
             tokens, vocabulary = picked.shape
-            made = torch.zeros(len(advantages_ML), sum(weight.numel() for weight in weights))
-            for row, advantages_L in zip(made, advantages_ML, strict=True):
+            update_MF = torch.zeros(len(advantages_ML), sum(weight.numel() for weight in weights))
+            for row, advantages_L in zip(update_MF, advantages_ML, strict=True):
                 if bool(advantages_L.any()):
                     along_LV = (advantages_L[:, None] * direction_LV).view(-1, tokens, vocabulary).sum(0)
                     parts = torch.autograd.grad(
                         picked, weights, along_LV, retain_graph=True, allow_unused=True, materialize_grads=True
                     )
                     row.copy_(torch.cat([part.flatten() for part in parts]))
-        return made
+        return update_MF
 
     def _logits(
         self, prompt: Sequence[int], completions: Sequence[Sequence[int]], *, hidden: bool

@@ -60,7 +60,7 @@ class MethodCredit:
 
 
 @dataclass(frozen=True)
-class Stratum:
+class TokenStratum:
     """Some of the tokens by entropy and by verdict, and what they were truly worth."""
 
     name: str
@@ -95,7 +95,7 @@ class BankCredit:
     signal_sized: float
     methods: list[MethodCredit]
     """GRPO first, then by `sized.minus_grpo`, falling."""
-    strata: list[Stratum]
+    strata: list[TokenStratum]
 
 
 @dataclass(frozen=True)

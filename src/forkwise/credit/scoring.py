@@ -21,10 +21,10 @@ from forkwise.credit.agreement import (
     slope,
     worth,
 )
-from forkwise.credit.arms import Arm, contrast_of, draws
+from forkwise.credit.arms import ScoredMethod, contrast_of, draws
 from forkwise.credit.bank import Bank, half_of
 from forkwise.credit.options import CreditOptions
-from forkwise.credit.results import Agreement, BankCredit, InStratum, MethodCredit, Stratum
+from forkwise.credit.results import Agreement, BankCredit, InStratum, MethodCredit, TokenStratum
 from forkwise.errors import InputError
 from forkwise.explore.contrast import FEWEST_MARKS, FEWEST_PROBLEMS, BoolArray, FloatArray, IntArray
 from forkwise.explore.findings import Estimate
@@ -41,14 +41,14 @@ _NONE = Estimate(None)
 class _Made:
     """A method's advantages at the states, and its placebo's."""
 
-    arm: Arm
+    arm: ScoredMethod
     x_RK: FloatArray
     placebo_RK: FloatArray | None
     alike: tuple[Jackknife, Jackknife | None] = field(init=False)
     sized: tuple[Jackknife, Jackknife | None] = field(init=False)
 
 
-def score_bank(bank: Bank, arms: Sequence[Arm], options: CreditOptions) -> BankCredit:
+def score_bank(bank: Bank, arms: Sequence[ScoredMethod], options: CreditOptions) -> BankCredit:
     """Scores the methods on a bank, or on half of its problems.
 
     Args:
@@ -62,7 +62,7 @@ def score_bank(bank: Bank, arms: Sequence[Arm], options: CreditOptions) -> BankC
     groups, truth = bank.groups, truth_of(bank)
     score_K = groups.score_N[bank.at_K]
     sized = truth.of(truth.weight_K * score_K)
-    made = []
+    scores = []
     with Meter(len(arms), 0, what=f"scoring methods on {bank.name}", unit="methods") as meter:
         for arm in arms:
             x_RK, placebo = draws(groups, arm, options.draws, options.seed)[:, bank.at_K], None
@@ -70,17 +70,17 @@ def score_bank(bank: Bank, arms: Sequence[Arm], options: CreditOptions) -> BankC
                 placebo = draws(groups, arm, options.draws, options.seed, placebo=True)[:, bank.at_K]
             one = _Made(arm, x_RK, placebo)
             one.alike, one.sized = _correlations(one, truth), _correlations(one, sized)
-            made.append(one)
+            scores.append(one)
             meter.add(samples=1)
-    alike_sums = moments(made[0].x_RK, truth).sum(axis=0)
-    sized_sums = moments(made[0].x_RK, sized).sum(axis=0)
-    if not np.isfinite(made[0].sized[0].value):
+    alike_sums = moments(scores[0].x_RK, truth).sum(axis=0)
+    sized_sums = moments(scores[0].x_RK, sized).sum(axis=0)
+    if not np.isfinite(scores[0].sized[0].value):
         raise InputError(
             f"The continuations of '{bank.name}' do not tell its true advantages from their error: make it with more "
             "--states or --continuations."
         )
-    strata = _strata_of(bank, made[0].x_RK[0])
-    alike, by_size = (_agreements(made, name, options) for name in ("alike", "sized"))
+    strata = _strata_of(bank, scores[0].x_RK[0])
+    alike, by_size = (_agreements(scores, name, options) for name in ("alike", "sized"))
     methods = [
         MethodCredit(
             method=one.arm.name,
@@ -88,9 +88,9 @@ def score_bank(bank: Bank, arms: Sequence[Arm], options: CreditOptions) -> BankC
             alike=alike[i],
             sized=by_size[i],
             slope=jackknife(moments(one.x_RK, truth), slope).estimate(options.level),
-            strata=[_in_stratum(name, of, one, made[0], sized, options.level) for name, of in _wide_strata(strata)],
+            strata=[_in_stratum(name, of, one, scores[0], sized, options.level) for name, of in _wide_strata(strata)],
         )
-        for i, one in enumerate(made)
+        for i, one in enumerate(scores)
     ]
     return BankCredit(
         name=bank.name,
@@ -104,7 +104,7 @@ def score_bank(bank: Bank, arms: Sequence[Arm], options: CreditOptions) -> BankC
         signal=signal(alike_sums),
         signal_sized=signal(sized_sums),
         methods=[methods[0], *sorted(methods[1:], key=lambda m: -_or_least(m.sized.minus_grpo.value))],
-        strata=[_stratum(name, of, made[0].x_RK, truth, options.level) for name, of in strata if of.any()],
+        strata=[_stratum(name, of, scores[0].x_RK, truth, options.level) for name, of in strata if of.any()],
     )
 
 
@@ -133,13 +133,13 @@ def _completion_K(bank: Bank) -> IntArray:
     return at_K
 
 
-def _correlations(made: _Made, truth: Truth) -> tuple[Jackknife, Jackknife | None]:
-    own = jackknife(moments(made.x_RK, truth), correlation)
-    return own, None if made.placebo_RK is None else jackknife(moments(made.placebo_RK, truth), correlation)
+def _correlations(score: _Made, truth: Truth) -> tuple[Jackknife, Jackknife | None]:
+    own = jackknife(moments(score.x_RK, truth), correlation)
+    return own, None if score.placebo_RK is None else jackknife(moments(score.placebo_RK, truth), correlation)
 
 
-def _agreements(made: Sequence[_Made], name: str, options: CreditOptions) -> list[Agreement]:
-    pairs: list[tuple[Jackknife, Jackknife | None]] = [getattr(one, name) for one in made]
+def _agreements(scores: Sequence[_Made], name: str, options: CreditOptions) -> list[Agreement]:
+    pairs: list[tuple[Jackknife, Jackknife | None]] = [getattr(one, name) for one in scores]
     reference = pairs[0][0]
     differences = [own - reference for own, _ in pairs]
     family = judge_together(differences[1:], level=options.level, resamples=RESAMPLES, seed=options.seed)
@@ -182,20 +182,20 @@ def _wide_strata(strata: Sequence[tuple[str, BoolArray]]) -> list[tuple[str, Boo
     return list(joined.items())
 
 
-def _in_stratum(name: str, of_K: BoolArray, made: _Made, reference: _Made, truth: Truth, level: float) -> InStratum:
+def _in_stratum(name: str, of_K: BoolArray, score: _Made, reference: _Made, truth: Truth, level: float) -> InStratum:
     inside = truth.of(truth.weight_K * of_K)
     if int(of_K.sum()) < FEWEST_MARKS:
         return InStratum(name, _NONE, _NONE)
-    own, base = (jackknife(moments(m.x_RK, inside), correlation) for m in (made, reference))
-    return InStratum(name, own.estimate(level), _NONE if made is reference else (own - base).estimate(level))
+    own, base = (jackknife(moments(m.x_RK, inside), correlation) for m in (score, reference))
+    return InStratum(name, own.estimate(level), _NONE if score is reference else (own - base).estimate(level))
 
 
-def _stratum(name: str, of_K: BoolArray, x_RK: FloatArray, truth: Truth, level: float) -> Stratum:
+def _stratum(name: str, of_K: BoolArray, x_RK: FloatArray, truth: Truth, level: float) -> TokenStratum:
     inside = truth.of(truth.weight_K * of_K)
     sums_Q = moments(x_RK, inside)
     w, product = sums_Q.sum(axis=0)[[0, 5]]
     enough = int(of_K.sum()) >= FEWEST_MARKS
-    return Stratum(
+    return TokenStratum(
         name=name,
         states=int(of_K.sum()),
         of_tokens=float(w / truth.weight_K.sum()),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from forkwise.credit.agreement import judge_together
-from forkwise.credit.arms import Arm, Batches, More, advantages, contrast_of, state_of, update_slopes
+from forkwise.credit.arms import Batches, More, ScoredMethod, advantages, contrast_of, state_of, update_slopes
 from forkwise.credit.bank import Groups, half_of
 from forkwise.credit.gradients import Products, needed, numbers, products, update
 from forkwise.credit.moving import draw_anew, move
@@ -41,7 +41,7 @@ _COLUMNS = ("run", "problem_id", "sample_id", "prompt", "correct", "finish_reaso
 _NONE = Estimate(None)
 
 
-def score_updates(table: Path, model: str, arms: Sequence[Arm], options: CreditOptions) -> GradientCredit:
+def score_updates(table: Path, model: str, arms: Sequence[ScoredMethod], options: CreditOptions) -> GradientCredit:
     """Scores the methods' updates on the groups of a table.
 
     Args:
@@ -77,14 +77,14 @@ def score_updates(table: Path, model: str, arms: Sequence[Arm], options: CreditO
         )
         now, fresh = renewed(groups, policy, prompts), draw_anew(policy, groups, prompts, rows, table, options.seed)
         moved = _how_far(groups, now, fresh, options, of, len(names[::2]))
-    made = _advantages(Batches(groups, now, more), groups, now, fresh, arms, options, policy)
+    rows_of_updates = _advantages(Batches(groups, now, more), groups, now, fresh, arms, options, policy)
     of_all = products(
-        _problems(made, groups, fresh, prompts),
-        made.reference,
+        _problems(rows_of_updates, groups, fresh, prompts),
+        rows_of_updates.reference,
         options.group_size,
         partial(_update, policy, options.gradients),
     )
-    methods, fresh_one = _methods(of_all, arms, made, options)
+    methods, fresh_one = _methods(of_all, arms, rows_of_updates, options)
     return GradientCredit(
         name=rows[0]["run"],
         model=model,
@@ -97,7 +97,7 @@ def score_updates(table: Path, model: str, arms: Sequence[Arm], options: CreditO
         group_size=options.group_size,
         of=options.completions,
         methods=methods,
-        bins=best_weights(of_all.of(made.bins), options.completions, options.level),
+        bins=best_weights(of_all.of(rows_of_updates.bins), options.completions, options.level),
         parameters=options.gradients,
         moved=None if moved is None else replace(moved, **fresh_one),
     )
@@ -135,7 +135,7 @@ def _refuse_too_little(groups: Groups, kept: set[str], table: Path) -> None:
         )
 
 
-def _more(groups: Groups, arms: Sequence[Arm], policy: Policy, prompts: Mapping[str, Sequence[int]]) -> More:
+def _more(groups: Groups, arms: Sequence[ScoredMethod], policy: Policy, prompts: Mapping[str, Sequence[int]]) -> More:
     """Asks the policy that drew the groups for what some of the methods want."""
     wanting = [arm.method for arm in arms if Need.TEMPERED_LOGPROBS in arm.method.needs()]
     factors = {method.temperature_factor({method.name: state_of(method, groups)}) for method in wanting}
@@ -167,7 +167,7 @@ def _how_far(groups: Groups, now: Groups, fresh: Groups, options: CreditOptions,
 
 
 @dataclass(frozen=True)
-class _Made:
+class _UpdateRows:
     """What updates are made of: how much each raises log-probs and entropies, of the groups' tokens and of fresh ones.
 
     The rows are methods, placebos, GRPO's by bin of entropy; of fresh groups GRPO's; and the true gradient.
@@ -197,12 +197,12 @@ def _advantages(
     groups: Groups,
     now: Groups,
     fresh: Groups | None,
-    arms: Sequence[Arm],
+    arms: Sequence[ScoredMethod],
     options: CreditOptions,
     policy: Policy,
-) -> _Made:
+) -> _UpdateRows:
     size, longest = groups.ids_N.size, int(groups.length_S.max())
-    made, placebo = [], {}
+    raised, placebo = [], {}
     losses = {}
     with Meter(len(arms), 0, what="letting methods act", unit="methods") as meter:
         for i, arm in enumerate(arms):
@@ -212,23 +212,23 @@ def _advantages(
                 longest=longest,
                 temperature=policy.temperature,
             )
-            made.append(update_slopes(batches, size, arm.method, losses[i], options.seed))
+            raised.append(update_slopes(batches, size, arm.method, losses[i], options.seed))
             meter.add(samples=1)
     for i, arm in enumerate(arms):
         if arm.has_placebo:
-            placebo[i] = len(made)
-            made.append(update_slopes(batches, size, arm.method, losses[i], options.seed, placebo=True))
+            placebo[i] = len(raised)
+            raised.append(update_slopes(batches, size, arm.method, losses[i], options.seed, placebo=True))
     bin_N = np.searchsorted(BINS, now.entropy_N, side="right") - 1
-    bins = list(range(len(made), len(made) + len(BINS)))
-    made += [made[0] * (bin_N == b) for b in range(len(BINS))]
+    bins = list(range(len(raised), len(raised) + len(BINS)))
+    raised += [raised[0] * (bin_N == b) for b in range(len(BINS))]
     rloo = parse_method("rloo")
     if fresh is None:
-        return _Made(np.stack([*made, _as_rows(advantages(groups, rloo))]), None, placebo, bins, None)
-    anew = np.zeros((len(made) + 2, 2, fresh.ids_N.size))
+        return _UpdateRows(np.stack([*raised, _as_rows(advantages(groups, rloo))]), None, placebo, bins, None)
+    anew = np.zeros((len(raised) + 2, 2, fresh.ids_N.size))
     anew[-2] = update_slopes(Batches(fresh), fresh.ids_N.size, arms[0].method, losses[0], options.seed)
     anew[-1] = _as_rows(advantages(fresh, rloo))
     nothing = np.zeros((2, 2, size))
-    return _Made(np.concatenate([np.stack(made), nothing]), anew, placebo, bins, len(made))
+    return _UpdateRows(np.concatenate([np.stack(raised), nothing]), anew, placebo, bins, len(raised))
 
 
 def _as_rows(advantages_N: FloatArray) -> FloatArray:
@@ -251,10 +251,10 @@ class _Part:
 
 def _update(policy: Policy, parameters: str, *parts: _Part) -> Tensor:
     """Computes the updates of a group, `(M, F)`: sums over its parts, each of the rows that have any in it."""
-    made: Tensor | None = None
+    update_MF: Tensor | None = None
     for part in parts:
         rows = part.raised_ML.any(1) | part.spread_ML.any(1)
-        if made is not None and not bool(rows.any()):
+        if update_MF is not None and not bool(rows.any()):
             continue
         raised_ML, spread_ML = part.raised_ML[rows], part.spread_ML[rows]
         scored = policy.score(part.prompt, part.completions, hidden=parameters == "head")
@@ -272,31 +272,31 @@ def _update(policy: Policy, parameters: str, *parts: _Part) -> Tensor:
             of = spread_ML.any(1)
             if bool(of.any()):
                 updates[of] += update(spread_ML[of].to(p_LV), entropy_LV, scored.hidden_LD)
-        if made is None:
-            made = torch.zeros(len(rows), updates.shape[1])
-        made[rows] += updates.cpu()
-    assert made is not None
-    return made
+        if update_MF is None:
+            update_MF = torch.zeros(len(rows), updates.shape[1])
+        update_MF[rows] += updates.cpu()
+    assert update_MF is not None
+    return update_MF
 
 
 def _problems(
-    made: _Made,
+    rows_of_updates: _UpdateRows,
     groups: Groups,
     fresh: Groups | None,
     prompts: dict[str, list[int]],
 ) -> Any:
     """Returns what `products` calls."""
-    sets = [(made.raised_M2N, groups, completions_of(groups))]
-    if fresh is not None and made.fresh_M2N is not None:
-        sets.append((made.fresh_M2N, fresh, completions_of(fresh)))
+    sets = [(rows_of_updates.raised_M2N, groups, completions_of(groups))]
+    if fresh is not None and rows_of_updates.fresh_M2N is not None:
+        sets.append((rows_of_updates.fresh_M2N, fresh, completions_of(fresh)))
     ends = [np.cumsum(np.bincount(of.problem_N, minlength=len(of.problems))) for _, of, _ in sets]
 
     def parts(q: int) -> list[_Part]:
-        made_of = []
+        of_group = []
         for end, (raised_M2N, _, completions) in zip(ends, sets, strict=True):
             both = torch.from_numpy(raised_M2N[:, :, 0 if q == 0 else int(end[q - 1]) : int(end[q])])
-            made_of.append(_Part(prompts[groups.problems[q]], completions[q], both[:, 0], both[:, 1]))
-        return made_of
+            of_group.append(_Part(prompts[groups.problems[q]], completions[q], both[:, 0], both[:, 1]))
+        return of_group
 
     def problems() -> Iterator[list[list[_Part]]]:
         by_problem: dict[str, list[int]] = {}
@@ -325,23 +325,23 @@ def _refuse_large(policy: Policy, parameters: str) -> None:
 
 
 def _methods(
-    of_all: Products, arms: Sequence[Arm], rows: _Made, options: CreditOptions
+    of_all: Products, arms: Sequence[ScoredMethod], rows: _UpdateRows, options: CreditOptions
 ) -> tuple[list[MethodGradient], dict[str, Any]]:
     """Returns the numbers of every method, and of GRPO on fresh groups by the names that `Moved` has for them."""
     level, n, placebo = options.level, options.completions, rows.placebo
-    found = [numbers(of_all, m, n) for m in range(len(arms))]
-    if not np.isfinite(found[0].cosine.value):
+    of_methods = [numbers(of_all, m, n) for m in range(len(arms))]
+    if not np.isfinite(of_methods[0].cosine.value):
         raise InputError(
             "These groups do not tell GRPO's update from noise: draw more problems, or more samples of each."
         )
-    differences = [one.cosine - found[0].cosine for one in found]
+    differences = [one.cosine - of_methods[0].cosine for one in of_methods]
     family = judge_together(differences[1:], level=level, resamples=RESAMPLES, seed=options.seed)
     bands, adjusted = [_NONE, *family.band], [None, *family.adjusted_p]
-    made = []
-    for i, (arm, one) in enumerate(zip(arms, found, strict=True)):
+    scores = []
+    for i, (arm, one) in enumerate(zip(arms, of_methods, strict=True)):
         beside = numbers(of_all, placebo[i], n).cosine if i in placebo else None
         ratio = needed(of_all, i, 0, n).estimate(level)
-        made.append(
+        scores.append(
             MethodGradient(
                 method=arm.name,
                 direction=one.direction.estimate(level),
@@ -350,7 +350,7 @@ def _methods(
                 minus_grpo=_NONE if i == 0 else differences[i].estimate(level),
                 band=bands[i],
                 adjusted_p=adjusted[i],
-                placebo_minus_grpo=_NONE if beside is None else (beside - found[0].cosine).estimate(level),
+                placebo_minus_grpo=_NONE if beside is None else (beside - of_methods[0].cosine).estimate(level),
                 minus_placebo=_NONE if beside is None else (one.cosine - beside).estimate(level),
                 needed=Estimate(*(None if x is None else float(n * np.exp(x)) for x in _ends(ratio))),
             )
@@ -358,10 +358,10 @@ def _methods(
     fresh = {}
     if rows.fresh is not None:
         anew = numbers(of_all, rows.fresh, n).cosine
-        fresh = {"fresh": anew.estimate(level), "fresh_minus_grpo": (anew - found[0].cosine).estimate(level)}
+        fresh = {"fresh": anew.estimate(level), "fresh_minus_grpo": (anew - of_methods[0].cosine).estimate(level)}
     return [
-        made[0],
-        *sorted(made[1:], key=lambda m: -(m.cosine.value if m.cosine.value is not None else -np.inf)),
+        scores[0],
+        *sorted(scores[1:], key=lambda m: -(m.cosine.value if m.cosine.value is not None else -np.inf)),
     ], fresh
 
 

@@ -15,7 +15,7 @@ from forkwise.explore.encoders import Encoder
 from forkwise.explore.findings import Dependence, EntropySummary, Estimate, Rarity
 from forkwise.explore.rarity import rarity
 from forkwise.explore.results import RunExploration, TrainingRow
-from forkwise.explore.settings import Settings
+from forkwise.explore.settings import ExploreSettings
 from forkwise.explore.tokens import (
     TokenTable,
     fork_tokens,
@@ -35,7 +35,7 @@ _SENTENCE = (0, 1, 2, 3, 4, 5, 7, 10, 15, 25, 50, 1 << 30)
 
 def explore_run(
     run: RunTraces,
-    settings: Settings,
+    settings: ExploreSettings,
     *,
     base: Sequence[Trace] | None = None,
     encoder: Encoder | None = None,
@@ -70,7 +70,7 @@ def _recounted(part: RunTraces) -> RunTraces:
 
 def _explore(
     run: RunTraces,
-    settings: Settings,
+    settings: ExploreSettings,
     base: Sequence[Trace] | None,
     encoder: Encoder | None,
     cross: CrossLogprobs | None,
@@ -126,7 +126,7 @@ def _explore(
 # ------------------------------------------------------------------------------------------------------------ entropy
 
 
-def _entropy(run: RunTraces, table: TokenTable, settings: Settings) -> EntropySummary:
+def _entropy(run: RunTraces, table: TokenTable, settings: ExploreSettings) -> EntropySummary:
     units, level = table.units, settings.resampling.level
     value = units.value_N
     threshold = float(np.quantile(value, settings.quantile)) if settings.threshold is None else settings.threshold
@@ -174,7 +174,7 @@ def _correlation(entropy: FloatArray, varentropy: FloatArray | None) -> float | 
 # ------------------------------------------------------------------------------------------- dependence, training row
 
 
-def _dependence(traces: Sequence[Trace], cross: CrossLogprobs | None, settings: Settings) -> list[Dependence]:
+def _dependence(traces: Sequence[Trace], cross: CrossLogprobs | None, settings: ExploreSettings) -> list[Dependence]:
     measured = [from_cross(cross, settings.resampling)] if cross is not None else []
     prompted = [trace for trace in traces if trace.prompt]
     if len({trace.prompt for trace in prompted}) >= 2:

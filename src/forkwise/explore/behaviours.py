@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from forkwise.explore.contrast import Design, IntArray, benjamini_hochberg, contrast
+from forkwise.explore.contrast import ContrastDesign, IntArray, benjamini_hochberg, contrast
 from forkwise.explore.findings import Behaviour, Contrast, Entry
 from forkwise.explore.lexicon import LexiconMatch
-from forkwise.explore.placebo import Words, draw_lexicons, placebo_null, single_words
-from forkwise.explore.settings import Settings
+from forkwise.explore.placebo import WordEffects, draw_lexicons, placebo_null, single_words
+from forkwise.explore.settings import ExploreSettings
 from forkwise.explore.tokens import STRATA_SENTENCES, STRATA_TOKENS, SentenceTable, TokenTable
 from forkwise.explore.traces import Trace
 from forkwise.progress import watch
@@ -28,7 +28,9 @@ def _per(count: int, traces: Sequence[Trace]) -> tuple[float, float]:
 Matches = Sequence[tuple[Trace, LexiconMatch]]
 
 
-def pivotal(traces: Sequence[Trace], table: TokenTable | None, settings: Settings) -> tuple[Behaviour, list[Entry]]:
+def pivotal(
+    traces: Sequence[Trace], table: TokenTable | None, settings: ExploreSettings
+) -> tuple[Behaviour, list[Entry]]:
     """Counts the matches of the lexicon and of each entry, and compares their entropy with that of other tokens."""
     matches = [(trace, match) for trace in traces for match in settings.lexicon.matches(trace.text)]
     groups = Counter(settings.lexicon.groups[match.entry] for _, match in matches)
@@ -52,7 +54,7 @@ def pivotal(traces: Sequence[Trace], table: TokenTable | None, settings: Setting
     return behaviour, entries
 
 
-def _against_tokens(table: TokenTable, settings: Settings) -> tuple[Design, list[Contrast]]:
+def _against_tokens(table: TokenTable, settings: ExploreSettings) -> tuple[ContrastDesign, list[Contrast]]:
     """Compares the lexicon's tokens with all others, each version beside lexicons of other words."""
     resampling = settings.resampling
     tokens_N = table.pivotal_N | table.other_N
@@ -62,20 +64,20 @@ def _against_tokens(table: TokenTable, settings: Settings) -> tuple[Design, list
         resampling.resamples,
         resampling.seed,
     )
-    matched = Design(table.units, tokens_N, table.stratum_N)
+    matched = ContrastDesign(table.units, tokens_N, table.stratum_N)
     contrasts = []
     for version, strata, design in (
-        ("raw", "", Design(table.units, tokens_N)),
+        ("raw", "", ContrastDesign(table.units, tokens_N)),
         ("matched", STRATA_TOKENS, matched),
         (
             "matched, words",
             f"{STRATA_TOKENS}; both begin a word",
-            Design(table.units, tokens_N & table.begins_N, table.stratum_N),
+            ContrastDesign(table.units, tokens_N & table.begins_N, table.stratum_N),
         ),
     ):
         compared = contrast(design, table.pivotal_N, version=version, strata=strata, level=resampling.level)
         if compared is not None:
-            words = Words(design, table.word_N, len(table.words))
+            words = WordEffects(design, table.word_N, len(table.words))
             contrasts.append(replace(compared, null=placebo_null(words, lexicons, compared.difference.value)))
     return matched, contrasts
 
@@ -84,7 +86,7 @@ def _word_counts(table: TokenTable) -> IntArray:
     return np.bincount(table.word_N[table.word_N >= 0], minlength=len(table.words))
 
 
-def _bare_entries(matches: Matches, settings: Settings) -> list[Entry]:
+def _bare_entries(matches: Matches, settings: ExploreSettings) -> list[Entry]:
     """Counts every entry of the lexicon that occurs, the most frequent first."""
     count: Counter[str] = Counter()
     problems: dict[str, set[str]] = {}
@@ -94,11 +96,13 @@ def _bare_entries(matches: Matches, settings: Settings) -> list[Entry]:
     return [Entry(entry, settings.lexicon.groups[entry], n, len(problems[entry])) for entry, n in count.most_common()]
 
 
-def _tested_entries(entries: Sequence[Entry], table: TokenTable, matched: Design, settings: Settings) -> list[Entry]:
+def _tested_entries(
+    entries: Sequence[Entry], table: TokenTable, matched: ContrastDesign, settings: ExploreSettings
+) -> list[Entry]:
     """Compares each entry with all other tokens, those of other entries among them, if it occurs often enough."""
-    raw = Design(table.units, matched.member_N)
-    words = Words(matched, table.word_N, len(table.words))
-    counts = _word_counts(table)
+    raw = ContrastDesign(table.units, matched.member_N)
+    words = WordEffects(matched, table.word_N, len(table.words))
+    word_counts = _word_counts(table)
     level = settings.resampling.level
 
     def compared(entry: Entry) -> Entry:
@@ -111,7 +115,7 @@ def _tested_entries(entries: Sequence[Entry], table: TokenTable, matched: Design
         )
         if second is None:
             return entry
-        alike = single_words(counts, int(marked_N.sum()))
+        alike = single_words(word_counts, int(marked_N.sum()))
         return replace(
             entry,
             matched_difference=second.difference,
@@ -126,7 +130,7 @@ def _tested_entries(entries: Sequence[Entry], table: TokenTable, matched: Design
     return [replace(entry, q=q.get(entry.entry)) for entry in tested]
 
 
-def reflective(traces: Sequence[Trace], table: SentenceTable | None, settings: Settings) -> Behaviour:
+def reflective(traces: Sequence[Trace], table: SentenceTable | None, settings: ExploreSettings) -> Behaviour:
     """Counts the sentences that look back, and compares their entropy with that of other sentences."""
     patterns: Counter[str] = Counter()
     marked: set[tuple[int, int]] = set()
@@ -142,7 +146,7 @@ def reflective(traces: Sequence[Trace], table: SentenceTable | None, settings: S
     return _sentences("reflective", traces, table, marked, list(texts), settings, dict(patterns.most_common()))
 
 
-def rare(traces: Sequence[Trace], table: SentenceTable | None, texts: set[str], settings: Settings) -> Behaviour:
+def rare(traces: Sequence[Trace], table: SentenceTable | None, texts: set[str], settings: ExploreSettings) -> Behaviour:
     """Counts the sentences whose text is rare, and compares their entropy with that of other sentences."""
     marked = {
         (t, s)
@@ -159,7 +163,7 @@ def _sentences(
     table: SentenceTable | None,
     marked: set[tuple[int, int]],
     texts: Sequence[str],
-    settings: Settings,
+    settings: ExploreSettings,
     by_group: dict[str, int],
 ) -> Behaviour:
     """Counts the marked (trace, sentence), and compares their entropy with that of other sentences."""
@@ -180,7 +184,7 @@ def _sentences(
 
 
 def _sentence_contrasts(
-    table: SentenceTable | None, marked: set[tuple[int, int]], settings: Settings
+    table: SentenceTable | None, marked: set[tuple[int, int]], settings: ExploreSettings
 ) -> list[Contrast]:
     if table is None or table.units.value_N.size == 0:
         return []
@@ -191,9 +195,9 @@ def _sentence_contrasts(
     versions = [
         contrast(design, marked_N, version=version, strata=strata, level=settings.resampling.level)
         for version, strata, design in (
-            ("raw", "", Design(table.units, every_N)),
-            ("matched", STRATA_SENTENCES, Design(table.units, every_N, table.stratum_N)),
-            ("matched, first token left out", later, Design(table.later_units, every_N, table.stratum_N)),
+            ("raw", "", ContrastDesign(table.units, every_N)),
+            ("matched", STRATA_SENTENCES, ContrastDesign(table.units, every_N, table.stratum_N)),
+            ("matched, first token left out", later, ContrastDesign(table.later_units, every_N, table.stratum_N)),
         )
     ]
     return [version for version in versions if version is not None]

@@ -20,7 +20,7 @@ from forkwise.explore.encoders import load_encoder, remembering
 from forkwise.explore.lexicon import load_lexicon, load_reflective
 from forkwise.explore.options import ExploreOptions
 from forkwise.explore.results import Exploration, RunExploration, TrainingRow, write
-from forkwise.explore.settings import Settings
+from forkwise.explore.settings import ExploreSettings
 from forkwise.explore.traces import Origin, RunTraces, Trace, check_side_by_side, load_traces
 from forkwise.folders.results import inputs_of
 from forkwise.passk.intervals import check_level
@@ -47,7 +47,8 @@ def run_explore(options: ExploreOptions) -> Exploration:
 
 
 def _explore(options: ExploreOptions, tables: Sequence[OpenTable], base_table: OpenTable | None) -> Exploration:
-    settings = Settings(
+    """Explores every table; it has more than 60 lines because each step needs what those before it made."""
+    settings = ExploreSettings(
         lexicon=load_lexicon(options.lexicon),
         reflective=load_reflective(options.reflective),
         quantile=options.quantile,
@@ -175,16 +176,9 @@ def _check_problems(run: RunTraces, base: Sequence[Trace]) -> None:
 def _scorer(options: ExploreOptions) -> Scorer | None:
     if options.model is None:
         return None
-    from forkwise.explore.teacher import load_scorer
+    from forkwise.explore.teacher import scorer_of
 
-    with Meter(what="loading the model"):
-        return load_scorer(
-            options.model,
-            device=options.device,
-            dtype=options.dtype,
-            budget=options.token_budget,
-            trust_remote_code=options.trust_remote_code,
-        )
+    return scorer_of(options.model, options)
 
 
 def _teacher_force(table: OpenTable, scorer: Scorer, options: ExploreOptions) -> Path:

@@ -68,7 +68,7 @@ class Resampling:
     seed: int = 0
 
 
-class Design:
+class ContrastDesign:
     """The units of a comparison, and what is held equal between marked units and others.
 
     Args:
@@ -116,8 +116,8 @@ class Design:
         changed = (np.diff(self.trace[order], prepend=-1) != 0) | (np.diff(self.value[order], prepend=np.nan) != 0)
         tied = np.cumsum(changed) - 1  # equal entropies of a trace share their mean rank
         first = (np.cumsum(self.size_T) - self.size_T)[self.trace[order]]
-        place = np.arange(self.value.size) - first + 0.5
-        mean = np.bincount(tied, place) / np.bincount(tied)
+        from_first = np.arange(self.value.size) - first + 0.5
+        mean = np.bincount(tied, from_first) / np.bincount(tied)
         rank = np.empty(self.value.size)
         rank[order] = mean[tied] / self.size_T[self.trace[order]]
         return rank
@@ -132,7 +132,7 @@ class Design:
 
 
 def contrast(
-    design: Design,
+    design: ContrastDesign,
     marked_N: BoolArray,
     *,
     version: str = "raw",
@@ -193,7 +193,7 @@ def contrast(
     )
 
 
-def _supported(design: Design, marked: BoolArray) -> BoolArray:
+def _supported(design: ContrastDesign, marked: BoolArray) -> BoolArray:
     """Says which marked units have others in their stratum, and in their trace."""
     marks_T = np.bincount(design.trace, marked, minlength=design.size_T.size)
     size_S = design.cell_TS.sum(axis=0)
@@ -244,7 +244,7 @@ def _freedom(share_Q: FloatArray) -> float:
     return 1 / float((share_Q**2).sum() + odds_Q.sum() ** 2 - (odds_Q**2).sum())
 
 
-def _auc(design: Design, a: BoolArray, b: BoolArray, level: float) -> Estimate:
+def _auc(design: ContrastDesign, a: BoolArray, b: BoolArray, level: float) -> Estimate:
     """Returns the chance that a marked unit has more entropy than another; matched, a higher rank in its trace than
     another of its stratum.
 

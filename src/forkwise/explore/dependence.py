@@ -219,23 +219,23 @@ def _tfidf_cosine(texts: Sequence[str], prompts: Sequence[str]) -> FloatArray:
     Terms are words, whole numbers and signs; tf is `1 + log count`, idf `log((1 + N) / (1 + df))`, so what every prompt
     holds counts nothing.
     """
-    counts = [Counter(_TERM.findall(prompt.lower())) for prompt in prompts]
-    index = {term: i for i, term in enumerate(dict.fromkeys(term for count in counts for term in count))}
+    term_counts = [Counter(_TERM.findall(prompt.lower())) for prompt in prompts]
+    index = {term: i for i, term in enumerate(dict.fromkeys(term for count in term_counts for term in count))}
     df = np.zeros(len(index))
-    for count in counts:
+    for count in term_counts:
         df[[index[term] for term in count]] += 1
     idf = np.log((1 + len(prompts)) / (1 + df))
     a = _rows([Counter(_TERM.findall(text.lower())) for text in texts], index, idf)
-    return np.asarray((a @ _rows(counts, index, idf).T).todense(), dtype=np.float64)
+    return np.asarray((a @ _rows(term_counts, index, idf).T).todense(), dtype=np.float64)
 
 
-def _rows(counts: Sequence[Counter[str]], index: dict[str, int], idf: npt.NDArray[np.float64]) -> Any:
+def _rows(term_counts: Sequence[Counter[str]], index: dict[str, int], idf: npt.NDArray[np.float64]) -> Any:
     weights, columns, pointers = [], [], [0]
-    for count in counts:
+    for count in term_counts:
         terms = [(index[term], 1 + math.log(times)) for term, times in count.items() if term in index]
         values = np.array([weight for _, weight in terms]) * idf[[i for i, _ in terms]] if terms else np.zeros(0)
         norm = float(np.linalg.norm(values)) or 1.0
         weights += (values / norm).tolist()
         columns += [i for i, _ in terms]
         pointers.append(len(columns))
-    return sparse.csr_matrix((weights, columns, pointers), shape=(len(counts), len(index)))
+    return sparse.csr_matrix((weights, columns, pointers), shape=(len(term_counts), len(index)))

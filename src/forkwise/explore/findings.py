@@ -19,7 +19,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Null:
+class PlaceboNull:
     """The difference that lexicons of other words have, with as many occurrences word by word."""
 
     mean: float
@@ -57,7 +57,7 @@ class Contrast:
     auc: Estimate = Estimate(None)
     """Chance that a marked unit has more entropy than another; of a matched version, a higher rank in its trace than
     another of its stratum. Ties count half; 0.5 is none."""
-    null: Null | None = None
+    null: PlaceboNull | None = None
     """Differences of lexicons of other words; of pivotal tokens alone."""
     identified: tuple[float, float] | None = None
     """Range in which `difference` must lie whatever the unseen tail looks like; only from top-k log-probs."""
@@ -104,7 +104,7 @@ class Entry:
     supported: float | None = None
     p: float | None = None
     """Two-sided p of `matched_difference`."""
-    null: Null | None = None
+    null: PlaceboNull | None = None
     """Matched differences of other words that occur about as often."""
     q: float | None = None
     """The p adjusted by Benjamini and Hochberg over the entries that were tested."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+from forkwise.parameters import Breaks, Device, Dtype, Level, LexiconFile, ReflectiveFile, TrustRemoteCode
+
 
 @dataclass(frozen=True)
 class ExploreOptions:
@@ -21,19 +23,19 @@ class ExploreOptions:
     cross: Annotated[Path | None, "Instead: .npz with logprobs (M, N) and own (M,)."] = None
     vocabulary: Annotated[int | None, "Tokens, for upper bounds from top-k log-probs."] = None
     quantile: Annotated[float, "Tokens above it are high-entropy, over the whole run."] = 0.8
-    lexicon: Annotated[Path | None, "YAML of pivotal words (default: ours)."] = None
-    reflective: Annotated[Path | None, "YAML of reflective patterns (default: ours)."] = None
-    breaks: Annotated[str, "Words that begin a sentence, where there is no punctuation."] = ""
+    lexicon: LexiconFile = None
+    reflective: ReflectiveFile = None
+    breaks: Breaks = ""
     only_exact: Annotated[bool, "Leave out samples without stored entropies."] = False
     encoder: Annotated[str | None, "sentence-transformers model (default: MiniLM-L6-v2)."] = None
     encoder_dtype: Annotated[str, "auto, float32 or bfloat16, of the default encoder."] = "auto"
     k: Annotated[int, "Nearest base sentences."] = 5
     rare: Annotated[float, "Share of sentences that count as rare."] = 0.1
     max_sentences: Annotated[int, "Distinct sentences per model; more: a draw.", {"min": 100}] = 50_000
-    level: Annotated[float, "Coverage of the intervals."] = 0.95
+    level: Level = 0.95
     resamples: Annotated[int, "Placebo lexicons, permutations, draws of rarity.", {"min": 100, "max": 1_000_000}] = 2000
     seed: Annotated[int, "Seed of these draws.", {"min": 0}] = 0
-    device: Annotated[str, "cpu, cuda, cuda:1, ..."] = "auto"
-    dtype: Annotated[str, "float32, bfloat16 or float16."] = "auto"
+    device: Device = "auto"
+    dtype: Dtype = "auto"
     token_budget: Annotated[int, "Tokens of a batch of --model, padding included."] = 16_384
-    trust_remote_code: Annotated[bool, "Run the checkpoint's code."] = False
+    trust_remote_code: TrustRemoteCode = False

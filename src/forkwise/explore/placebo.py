@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from forkwise.explore.contrast import FEWEST_MARKS, Design, FloatArray, IntArray
-from forkwise.explore.findings import Null
+from forkwise.explore.contrast import FEWEST_MARKS, ContrastDesign, FloatArray, IntArray
+from forkwise.explore.findings import PlaceboNull
 from forkwise.progress import watch
 
 _ALIKE = 1.6
@@ -62,7 +62,7 @@ def _alike(count_W: IntArray, count: int) -> IntArray:
     return np.flatnonzero((count_W * _ALIKE >= count) & (count_W <= count * _ALIKE))
 
 
-class Words:
+class WordEffects:
     """What a design's words add to the difference of any lexicon that holds them.
 
     Args:
@@ -70,7 +70,7 @@ class Words:
         words: their number.
     """
 
-    def __init__(self, design: Design, word_N: IntArray, words: int) -> None:
+    def __init__(self, design: ContrastDesign, word_N: IntArray, words: int) -> None:
         word = word_N[design.member_N]
         at = np.flatnonzero(word >= 0)
         self._design = design
@@ -96,7 +96,7 @@ class Words:
         return np.concatenate(pieces)
 
 
-def placebo_null(words: Words, lexicon_RW: sparse.csr_array | None, observed: float | None) -> Null | None:
+def placebo_null(words: WordEffects, lexicon_RW: sparse.csr_array | None, observed: float | None) -> PlaceboNull | None:
     """Places an observed difference among those of the lexicons; p is two-sided about their mean."""
     if lexicon_RW is None or observed is None:
         return None
@@ -107,4 +107,4 @@ def placebo_null(words: Words, lexicon_RW: sparse.csr_array | None, observed: fl
     mean = float(drawn.mean())
     low, high = np.quantile(drawn, [0.025, 0.975])
     extreme = int((np.abs(drawn - mean) >= abs(observed - mean) - 1e-12).sum())
-    return Null(mean, float(low), float(high), (1 + extreme) / (drawn.size + 1), drawn.size)
+    return PlaceboNull(mean, float(low), float(high), (1 + extreme) / (drawn.size + 1), drawn.size)

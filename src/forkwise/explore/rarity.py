@@ -102,10 +102,10 @@ def _folds(traces: Sequence[Trace], unit: str, fold_of_problem: dict[str, int]) 
 
 
 def _fold_unit(base: Sequence[Trace]) -> str:
-    counts: dict[str, int] = {}
+    amounts: dict[str, int] = {}
     for trace in base:
-        counts[trace.problem_id] = counts.get(trace.problem_id, 0) + 1
-    return "sample" if np.median(list(counts.values())) >= 2 else "problem"
+        amounts[trace.problem_id] = amounts.get(trace.problem_id, 0) + 1
+    return "sample" if np.median(list(amounts.values())) >= 2 else "problem"
 
 
 def rarity(
@@ -122,7 +122,8 @@ def rarity(
 ) -> tuple[Rarity, set[str]]:
     """Finds sentences of `traces` that are far from those of `base`, and how far base sentences are from each other.
 
-    Only problems that both have are looked at: sentences about something else are far from any base.
+    Only problems that both have are looked at: sentences about something else are far from any base. The function has
+    more than 60 lines because its steps share the distances of both models.
 
     Args:
         limit: most distinct sentences of each model; more are drawn from at random.
@@ -156,7 +157,7 @@ def rarity(
     vectors = _encode(encoder, base_pool.texts, *references, pool.texts)
     distance_N = _distances(pool, references, vectors, k)
     null_N = _distances(base_pool, references, vectors, k)
-    null = Null(null_N, base_pool.problem_N, quantile)
+    null = BaseDistances(null_N, base_pool.problem_N, quantile)
     bin_N, bin_M = _length_bins(pool.words_N, base_pool.words_N)
     one_N, one_M = np.zeros_like(bin_N), np.zeros_like(bin_M)
     rare_sets = {
@@ -250,7 +251,7 @@ def _distances(
 
 
 @dataclass(frozen=True)
-class Null:
+class BaseDistances:
     """Distances of base sentences from the base, whose quantile says what is rare.
 
     A sentence like these lies beyond the value of rank `quantile * (size + 1)` in a share `1 - quantile` of cases;
@@ -285,8 +286,8 @@ class Null:
         size_Q = np.bincount(problem_N, minlength=problems).astype(np.float64)
         tables = []
         for b in np.unique(bin_M):
-            null, place = np.unique(self.distance_M[bin_M == b], return_inverse=True)
-            below_QV = _counts(self.problem_M[bin_M == b], place, problems, null.size).cumsum(axis=1)
+            null, null_index = np.unique(self.distance_M[bin_M == b], return_inverse=True)
+            below_QV = _counts(self.problem_M[bin_M == b], null_index, problems, null.size).cumsum(axis=1)
             own = bin_N == b
             # Of each value of the null: how many sentences of a problem lie beyond it.
             above = np.searchsorted(null, distance_N[own], side="left")
@@ -354,8 +355,8 @@ def _auc(a_N: FloatArray, b_M: FloatArray) -> float:
 
 
 def _histogram(values: FloatArray, edges: FloatArray) -> Histogram:
-    counts, _ = np.histogram(values, edges)
-    return Histogram([float(edge) for edge in edges], [int(count) for count in counts])
+    amounts, _ = np.histogram(values, edges)
+    return Histogram([float(edge) for edge in edges], [int(count) for count in amounts])
 
 
 def _occurrences(

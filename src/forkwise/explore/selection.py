@@ -33,7 +33,7 @@ _FEWEST = 5  # texts, for a regression of four numbers
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredSolution:
     """The log-probs of one solution's tokens, nats `(T,)`, and which tokens begin a step, `(T,)`."""
 
     logprobs: FloatArray
@@ -78,13 +78,13 @@ def step_heads(tokens: Sequence[str], text: str, skip: int) -> BoolArray:
     return heads
 
 
-def drop_score(solution: Scored) -> float:
+def drop_score(solution: ScoredSolution) -> float:
     """Computes the mean log-prob, nats per token, of the tokens that do not begin a step; 0 without any."""
     after_heads = solution.logprobs[~solution.heads]
     return float(after_heads.mean()) if len(after_heads) else 0.0
 
 
-def casl_scores(corpus: Sequence[Scored]) -> tuple[FloatArray, float]:
+def casl_scores(corpus: Sequence[ScoredSolution]) -> tuple[FloatArray, float]:
     """Computes each solution's mean log-prob less what the share of its step heads explains, and that slope.
 
     The slope is that of the share in a least-squares fit of the mean log-prob by the means over heads and over the
@@ -104,7 +104,7 @@ def casl_scores(corpus: Sequence[Scored]) -> tuple[FloatArray, float]:
     return means - slope * table[:, 2], slope
 
 
-def _means(solution: Scored) -> tuple[float, float]:
+def _means(solution: ScoredSolution) -> tuple[float, float]:
     after_heads, heads = solution.logprobs[~solution.heads], solution.logprobs[solution.heads]
     return tuple(float(part.mean()) if len(part) else _UNKNOWN for part in (after_heads, heads))  # type: ignore[return-value]
 
@@ -147,7 +147,7 @@ def select(samples: Path, out: Path, *, by: Rule, keep: int, skip: int, only_rig
 
 def _select(run: str, rows: Sequence[dict[str, Any]], by: Rule, keep: int, skip: int) -> Selection:
     selection = Selection(run, [])
-    corpus: list[tuple[Mapping[str, Any], Scored]] = []
+    corpus: list[tuple[Mapping[str, Any], ScoredSolution]] = []
     for row in watch(iter(rows), "scoring", "samples", len(rows)):
         logprobs, tokens, text = row["logprobs"], row["tokens"], row["completion"]
         if not text or not tokens or not logprobs or len(tokens) != len(logprobs) or None in logprobs:
@@ -158,7 +158,7 @@ def _select(run: str, rows: Sequence[dict[str, Any]], by: Rule, keep: int, skip:
         except MisfitError:
             selection.misfits += 1
             continue
-        corpus.append((row, Scored(np.array(logprobs, dtype=np.float64), heads)))
+        corpus.append((row, ScoredSolution(np.array(logprobs, dtype=np.float64), heads)))
     selection.solutions = len(corpus)
     if not corpus:
         return selection
@@ -170,10 +170,10 @@ def _select(run: str, rows: Sequence[dict[str, Any]], by: Rule, keep: int, skip:
     else:
         scores = np.array([solution.logprobs.mean() for solution in scored])
     problems: dict[str, list[int]] = {}
-    for place, (solution_row, _) in enumerate(corpus):
-        problems.setdefault(solution_row["problem_id"], []).append(place)
+    for index, (solution_row, _) in enumerate(corpus):
+        problems.setdefault(solution_row["problem_id"], []).append(index)
     selection.problems = len(problems)
     for places in problems.values():
-        best = sorted(places, key=lambda place: -scores[place])[:keep]
-        selection.rows += [dict(corpus[place][0]) for place in sorted(best)]
+        best = sorted(places, key=lambda index: -scores[index])[:keep]
+        selection.rows += [dict(corpus[index][0]) for index in sorted(best)]
     return selection

@@ -10,7 +10,7 @@ from forkwise.explore.lexicon import Lexicon, ReflectivePatterns
 
 
 @dataclass(frozen=True)
-class Settings:
+class ExploreSettings:
     """Settings of the analysis.
 
     Attributes:

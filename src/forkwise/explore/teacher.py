@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +57,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Scores:
+class CompletionScores:
     """Log-probs and entropies of a completion's tokens, `(T,)` each, float32, nats, at the temperature of sampling."""
 
     logprobs: npt.NDArray[np.float32]
@@ -84,7 +84,7 @@ class Scorer:
         self._head: Head | None = None  # where our operator can stand in for it
         self._head_is_known = False
 
-    def score(self, items: Sequence[Item]) -> list[Scores]:
+    def score(self, items: Sequence[Item]) -> list[CompletionScores]:
         """Scores `items` in their order. An item's batch, and so its rounding, depends on these items alone."""
         check_rows(self.model, self.tokenizer, [i for item in items for i in item.prompt + item.completion], "A sample")
         lengths = [len(item.prompt) + len(item.completion) for item in items]
@@ -92,7 +92,7 @@ class Scorer:
             check_length(self.model, max(lengths) - 1, "A sample, before its last token,")
             self.choose_path(items[0])
         order = sorted(range(len(items)), key=lambda i: (lengths[i], i))
-        scores: dict[int, Scores] = {}
+        scores: dict[int, CompletionScores] = {}
         batch: list[int] = []
         for i in order:
             if batch and lengths[i] * (len(batch) + 1) > self.budget:
@@ -104,7 +104,7 @@ class Scorer:
         return [scores[i] for i in range(len(items))]
 
     @torch.inference_mode()
-    def _batch(self, items: Sequence[Item]) -> list[Scores]:
+    def _batch(self, items: Sequence[Item]) -> list[CompletionScores]:
         device = self.model.device
         rows = [item.prompt + item.completion for item in items]
         width = max(map(len, rows))
@@ -143,7 +143,7 @@ class Scorer:
             raise not_numbers(self.model)
         ends = np.cumsum([len(item.completion) for item in items])[:-1]
         return [
-            Scores(*pair)
+            CompletionScores(*pair)
             for pair in zip(
                 np.split(scored.logprob.float().cpu().numpy(), ends),
                 np.split(scored.entropy.float().cpu().numpy(), ends),
@@ -174,7 +174,7 @@ class Scorer:
 
 
 @dataclass(frozen=True)
-class Forced:
+class WrittenEntropies:
     """What `write_entropies` did: `samples` have entropies in the folder now, `computed` of them by this call."""
 
     samples: int
@@ -189,7 +189,7 @@ def write_entropies(
     name: str,
     temperature: float | None = None,
     console: Console | None = None,
-) -> Forced:
+) -> WrittenEntropies:
     """Writes the samples with token ids, tokens, log-probs and exact entropies to shards in `out`.
 
     Every shard is written whole or not at all and depends on its own samples alone: after a kill, the same call
@@ -234,7 +234,7 @@ def write_entropies(
                     n_written = len(with_text)
                 done += n_written
                 meter.add(samples=len(rows))
-    return Forced(done, computed)
+    return WrittenEntropies(done, computed)
 
 
 def _chunks(samples: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -320,3 +320,31 @@ def load_scorer(
 ) -> Scorer:
     """Loads a model, named by Hub id, folder or `"embedded"`, and returns its scorer."""
     return Scorer(*load_model(model, device, dtype, trust_remote_code), budget=budget)
+
+
+class ScoringOptions(Protocol):
+    """What the options of a command that scores samples say about how the model is loaded."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def token_budget(self) -> int: ...
+
+    @property
+    def trust_remote_code(self) -> bool: ...
+
+
+def scorer_of(model: str, options: ScoringOptions) -> Scorer:
+    """Loads the model that a command names and returns its scorer, with progress."""
+    with Meter(what="loading the model"):
+        return load_scorer(
+            model,
+            device=options.device,
+            dtype=options.dtype,
+            budget=options.token_budget,
+            trust_remote_code=options.trust_remote_code,
+        )

@@ -98,7 +98,10 @@ STRATA_SENTENCES = "trace, its tenth, length in tokens"
 
 
 def token_table(traces: Sequence[Trace], problem_of: dict[str, int], lexicon: Lexicon) -> TokenTable:
-    """Makes the table of the tokens of all traces that have entropies; `problem_of` numbers the problems."""
+    """Makes the table of the tokens of all traces that have entropies; `problem_of` numbers the problems.
+
+    It has more than 60 lines because all columns are filled in one pass over the tokens.
+    """
     entries = list(lexicon.groups)
     number = {entry: i for i, entry in enumerate(entries)}
     words: dict[str, int] = {}
@@ -257,8 +260,8 @@ def sentence_table(traces: Sequence[Trace], problem_of: dict[str, int]) -> Sente
 
 def histogram(values: FloatArray, edges: FloatArray) -> Histogram:
     """Counts the values between `edges`."""
-    counts, _ = np.histogram(values, edges)
-    return Histogram([float(edge) for edge in edges], [int(count) for count in counts])
+    heights, _ = np.histogram(values, edges)
+    return Histogram([float(edge) for edge in edges], [int(count) for count in heights])
 
 
 def profile(table: TokenTable, at_N: IntArray | FloatArray, edges: Sequence[float], level: float) -> list[ProfilePoint]:

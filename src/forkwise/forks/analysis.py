@@ -25,8 +25,8 @@ from forkwise.forks.estimators import (
     weighted_mean,
 )
 from forkwise.forks.frame import CLASSES, Frame, Pool
-from forkwise.forks.results import Forced, Part, StateRow, Top
-from forkwise.forks.states import Drawn
+from forkwise.forks.results import ForcedToken, Part, StateRow, Top
+from forkwise.forks.states import DrawnStates
 from forkwise.progress import watch
 from forkwise.tasks.answers.classes import answer_classes
 
@@ -48,7 +48,7 @@ class StateEstimates:
 
     frame: Frame
     pool: Pool
-    drawn: Drawn
+    drawn: DrawnStates
     values: list[StateValue]
     decided_N: FloatArray
     open_N: FloatArray
@@ -76,7 +76,7 @@ class StateEstimates:
 def estimate_states(
     frame: Frame,
     pool: Pool,
-    drawn: Drawn,
+    drawn: DrawnStates,
     continued: Sequence[Continued],
     *,
     by_answer: bool,
@@ -237,7 +237,7 @@ def tops(estimates: StateEstimates) -> list[Top]:
     entropy, decile = table.units.value_N, table.decile_N
     order = np.argsort(-entropy, kind="stable")
     reached = np.cumsum(per_trace[order]) / per_trace.sum()
-    made = []
+    tokens = []
     for share in TOPS:
         top = np.zeros(entropy.size, dtype=np.bool_)
         top[order[: int(np.searchsorted(reached, share)) + 1]] = True
@@ -245,7 +245,7 @@ def tops(estimates: StateEstimates) -> list[Top]:
         rate = at_place / np.maximum(np.bincount(decile, weights=per_trace, minlength=10), 1e-300)
         top_N, like_N = top[estimates.drawn.index].astype(np.float64), rate[decile[estimates.drawn.index]]
         of_tokens = float(per_trace[top].sum() / per_trace.sum())
-        made.append(
+        tokens.append(
             Top(
                 of_tokens=of_tokens,
                 threshold=float(entropy[top].min()),
@@ -255,7 +255,7 @@ def tops(estimates: StateEstimates) -> list[Top]:
                 minus_random=estimates.share(top_N - of_tokens),
             )
         )
-    return made
+    return tokens
 
 
 # ------------------------------------------------------------------------------------------------------------- states
@@ -264,7 +264,7 @@ def tops(estimates: StateEstimates) -> list[Top]:
 def rows(estimates: StateEstimates, continued: Sequence[Continued], run: str) -> list[StateRow]:
     """Makes the row of each state."""
     table, traces = estimates.frame.table, estimates.frame.traces
-    made = []
+    state_rows = []
     for n, (i, state) in enumerate(zip(estimates.drawn.index.tolist(), continued, strict=True)):
         trace = traces[int(table.units.trace_N[i])]
         first, value = state.first, None
@@ -276,7 +276,7 @@ def rows(estimates: StateEstimates, continued: Sequence[Continued], run: str) ->
             worth_G, error_G = list(found_G), list(np.sqrt(np.maximum(variance_G, 0.0)))
             value = float(state_value(first.branches, right_R[:, None]).value_C[0])
         columns = zip(first.tokens, state.texts, first.probabilities, worth_G, error_G, strict=False)
-        made.append(
+        state_rows.append(
             StateRow(
                 run=run,
                 problem_id=trace.problem_id,
@@ -291,10 +291,10 @@ def rows(estimates: StateEstimates, continued: Sequence[Continued], run: str) ->
                 decided=estimates.values[n].decided,
                 open=estimates.values[n].open,
                 p=_exceeding(estimates.null_ND[n], estimates.values[n].decided),
-                forced=[Forced(*column) for column in list(columns)[: first.forced]],
+                forced=[ForcedToken(*column) for column in list(columns)[: first.forced]],
             )
         )
-    return made
+    return state_rows
 
 
 def to_read(states: Sequence[StateRow], threshold: float, most: int) -> tuple[list[int], list[int], list[int]]:

@@ -13,8 +13,8 @@ from forkwise.forks.cost import Cost, cost_of, refuse_too_small
 from forkwise.forks.frame import Frame
 from forkwise.forks.options import ForksOptions
 from forkwise.forks.prepare import Prepared, continue_all, prepare
-from forkwise.forks.results import Forks, Seen, StateRow, Way, write
-from forkwise.forks.states import Drawn, draw, strata
+from forkwise.forks.results import FirstToken, Forks, Seen, StateRow, write
+from forkwise.forks.states import DrawnStates, draw, strata
 from forkwise.samples.direct import Imported, imported_from, open_table
 from forkwise.sampling.options import JudgeOptions
 from forkwise.terminal import one_line
@@ -25,6 +25,7 @@ _BEFORE = 200  # characters
 
 
 def run_forks(table: Path, options: ForksOptions, judging: JudgeOptions, announce: Callable[[Cost], None]) -> Forks:
+    """Continues and analyses; it has more than 60 lines because the result has so many parts, each of one line."""
     """Measures what the tokens of a table decide, and writes `forks.json` to `--out`.
 
     Args:
@@ -46,7 +47,7 @@ def _forks(table: str, imported: Imported | None, ready: Prepared, announce: Cal
     cost = cost_of(frame, pool, drawn, options.continuations, stored, options.level)
     refuse_too_small(cost, units.value_N.size)
     places = [(int(units.trace_N[i]), int(frame.table.position_N[i]), int(i)) for i in drawn.index]
-    states = [ready.state(*place, force=True) for place in places]
+    states = [ready.state(*token, force=True) for token in places]
     continued, cost = continue_all(ready, states, cost, announce)
     estimates = analysis.estimate_states(
         *(frame, pool, drawn, continued),
@@ -103,7 +104,7 @@ def _forks(table: str, imported: Imported | None, ready: Prepared, announce: Cal
     return result
 
 
-def _seen(n: int, rows: Sequence[StateRow], continued: Sequence[Continued], frame: Frame, drawn: Drawn) -> Seen:
+def _seen(n: int, rows: Sequence[StateRow], continued: Sequence[Continued], frame: Frame, drawn: DrawnStates) -> Seen:
     i = int(drawn.index[n])
     trace = frame.traces[int(frame.table.units.trace_N[i])]
     assert trace.tokens is not None
@@ -119,7 +120,7 @@ def _seen(n: int, rows: Sequence[StateRow], continued: Sequence[Continued], fram
     for (token, forced), rows_of in ends.items():
         correct = [state.correct[r] for r in rows_of]
         ways.append(
-            Way(
+            FirstToken(
                 token=text[token],
                 probability=probability[token],
                 forced=forced,

@@ -10,7 +10,7 @@ from scipy import stats
 from forkwise.errors import InputError
 from forkwise.explore.contrast import FloatArray
 from forkwise.forks.frame import Frame, Pool
-from forkwise.forks.states import Drawn
+from forkwise.forks.states import DrawnStates
 
 _TAIL = 20.0  # the mean square of what tokens decide, in squares of their mean: a few decide most
 
@@ -34,7 +34,7 @@ class Cost:
     """About, by the speed of one state; None where nothing is left to do."""
 
 
-def cost_of(frame: Frame, pool: Pool, drawn: Drawn, continuations: int, stored: int, level: float) -> Cost:
+def cost_of(frame: Frame, pool: Pool, drawn: DrawnStates, continuations: int, stored: int, level: float) -> Cost:
     """Estimates the cost of a draw, and forecasts the error of the sum of what tokens decide."""
     table = frame.table
     length_T = np.bincount(table.units.trace_N)
@@ -44,7 +44,7 @@ def cost_of(frame: Frame, pool: Pool, drawn: Drawn, continuations: int, stored: 
     return Cost(drawn.index.size, continuations, stored, int(rest_N[stored:].sum() * continuations), half, available)
 
 
-def _half_width(frame: Frame, pool: Pool, drawn: Drawn, continuations: int, level: float) -> float:
+def _half_width(frame: Frame, pool: Pool, drawn: DrawnStates, continuations: int, level: float) -> float:
     """Forecasts the half width of the interval of the sum that tokens decide, from entropies alone.
 
     As if all tokens of a state were equally likely, none decided anything beyond its share by entropy, and each state

@@ -140,12 +140,12 @@ def halved(branches: Branches, right_R: FloatArray) -> tuple[float, float]:
     return worth[0], worth[1]
 
 
-def variance_of_outcome(counts: IntArray | list[int], samples: int) -> float:
+def variance_of_outcome(outcome_counts: IntArray | list[int], samples: int) -> float:
     """Estimates V0 (1 - V0) of a problem without bias, from how many of its samples end in each answer.
 
-    Where the outcome is right or wrong, `counts` is the number of right ones alone.
+    Where the outcome is right or wrong, `outcome_counts` is the number of right ones alone.
     """
-    of = np.asarray(counts, dtype=np.float64)
+    of = np.asarray(outcome_counts, dtype=np.float64)
     return float((of * (samples - of)).sum() / (samples * (samples - 1)))
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from forkwise.parameters import Breaks, Device, Dtype, Level, LexiconFile, ReflectiveFile, TrustRemoteCode
+
 FEWEST = 8
 """Continuations of a prefix: two after the token of the trace, two after the likeliest, four for the tail."""
 
@@ -27,14 +29,14 @@ class ForksOptions:
     temperature: Annotated[float | None, "At which the table was drawn, if it does not say."] = None
     top_p: Annotated[float | None, "Likewise."] = None
     max_tokens: Annotated[int | None, "Likewise: the longest completion, which continuations have too."] = None
-    breaks: Annotated[str, "Words that begin a sentence, where there is no punctuation."] = ""
-    lexicon: Annotated[Path | None, "YAML of pivotal words (default: ours)."] = None
-    reflective: Annotated[Path | None, "YAML of reflective patterns (default: ours)."] = None
+    breaks: Breaks = ""
+    lexicon: LexiconFile = None
+    reflective: ReflectiveFile = None
     quantile: Annotated[float, "Tokens above it are high-entropy, over all of the table."] = 0.8
-    level: Annotated[float, "Coverage of the intervals."] = 0.95
+    level: Level = 0.95
     permutations: Annotated[int, "Deals of outcomes to first tokens.", {"min": 100, "max": 1_000_000}] = 2000
     server: Annotated[str | None, "Not yet: servers cannot be asked for forks."] = None
-    device: Annotated[str, "cpu, cuda, cuda:1, ..."] = "auto"
-    dtype: Annotated[str, "float32, bfloat16 or float16."] = "auto"
+    device: Device = "auto"
+    dtype: Dtype = "auto"
     token_budget: Annotated[int, "Tokens of a batch that computes entropies."] = 16_384
-    trust_remote_code: Annotated[bool, "Run the checkpoint's code."] = False
+    trust_remote_code: TrustRemoteCode = False

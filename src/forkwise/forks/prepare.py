@@ -13,7 +13,7 @@ import numpy as np
 
 from forkwise.errors import InputError
 from forkwise.explore.lexicon import Lexicon, ReflectivePatterns, load_lexicon, load_reflective
-from forkwise.explore.teacher import Scorer, load_scorer, write_entropies
+from forkwise.explore.teacher import Scorer, scorer_of, write_entropies
 from forkwise.explore.tokenisation import prompt_ids
 from forkwise.folders import only_process
 from forkwise.folders.results import Input, inputs_of
@@ -87,14 +87,7 @@ def prepare(table: OpenTable, options: ForksOptions, judging: JudgeOptions) -> P
     golds = _golds(table.path, judge)
     _check_judge(pool, judge, golds)
     lexicon, reflective = load_lexicon(options.lexicon), load_reflective(options.reflective)
-    with Meter(what="loading the model"):
-        scorer = load_scorer(
-            options.model,
-            device=options.device,
-            dtype=options.dtype,
-            budget=options.token_budget,
-            trust_remote_code=options.trust_remote_code,
-        )
+    scorer = scorer_of(options.model, options)
     tokens = options.out / "tokens"
     write_entropies(table.path, tokens, scorer, name=options.model, temperature=pool.sampling.temperature)
     difference = _check_policy(pool, tokens, options.model)
@@ -231,12 +224,12 @@ def _check_policy(pool: Pool, tokens: Path, model: str) -> float | None:
     Those that come without entropies are a server's, of temperature 1.
     """
     columns = ["problem_id", "sample_id", "logprobs"]
-    ours = {(row["problem_id"], row["sample_id"]): row["logprobs"] for row in read_samples(tokens, columns).to_pylist()}
+    own = {(row["problem_id"], row["sample_id"]): row["logprobs"] for row in read_samples(tokens, columns).to_pylist()}
     apart: list[float] = []
     for row in pool.rows:
         if row["entropies"] is None and pool.sampling.temperature != 1:
             continue
-        stored, now = row["logprobs"], ours.get((row["problem_id"], row["sample_id"]))
+        stored, now = row["logprobs"], own.get((row["problem_id"], row["sample_id"]))
         if stored and now and len(stored) == len(now) and None not in stored:
             apart += np.abs(np.array(stored) - np.array(now)).tolist()
     if not apart:

@@ -67,7 +67,7 @@ class Top:
 
 
 @dataclass(frozen=True)
-class Way:
+class FirstToken:
     """One first token of a state, and what came of it."""
 
     token: str
@@ -81,7 +81,7 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Forced:
+class ForcedToken:
     """A token that was forced at a state, and its true advantage."""
 
     token_id: int
@@ -115,7 +115,7 @@ class StateRow:
     open: float
     p: float
     """p-value of the state deciding nothing, one-sided."""
-    forced: list[Forced]
+    forced: list[ForcedToken]
     """What its forced tokens were worth; the first is the sample's own, then come the likeliest."""
 
 
@@ -126,7 +126,7 @@ class Seen:
     state: StateRow
     before: str
     """Text before the token, its end."""
-    ways: list[Way]
+    ways: list[FirstToken]
     """What the tokens there lead to, the likeliest token first."""
 
 

@@ -61,7 +61,7 @@ class SentenceRow:
 
 
 @dataclass(frozen=True)
-class Kind:
+class SentenceKind:
     """Sentences of one kind."""
 
     name: str
@@ -103,7 +103,7 @@ class Sentences:
     """Samples that were looked at."""
     cost: Cost
     budget: Budget
-    kinds: list[Kind]
+    kinds: list[SentenceKind]
     effect: Effect
     sentences: list[SentenceRow]
     imported: Imported | None = None
@@ -291,7 +291,7 @@ def _kinds(
     decided_Q: FloatArray,
     shares: bool,
     level: float,
-) -> list[Kind]:
+) -> list[SentenceKind]:
     decided_S = np.array([row.decided for row in rows])
     reflective_S = np.array([row.reflective for row in rows])
     changes = [None if None in (r.before, r.after) else float(r.after or 0) - float(r.before or 0) for r in rows]
@@ -301,7 +301,7 @@ def _kinds(
         known = np.array([change is not None for change in changes]) & of
         change = np.array([change or 0.0 for change in changes])
         kinds.append(
-            Kind(
+            SentenceKind(
                 name=name,
                 sentences=int(of.sum()),
                 decided=weighted_mean(decided_S[of], weight_S[of], problem_S[of], level),

@@ -21,7 +21,7 @@ LOW = 0.05  # nats: below, hardly any token can decide anything
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnStates:
     """States that were drawn from the frame, in the frame's order."""
 
     index: IntArray
@@ -39,7 +39,7 @@ def strata(entropy_N: FloatArray, marked_N: IntArray, quantile: float = 0.8) -> 
 
 def draw(
     stratum_N: IntArray, entropy_N: FloatArray, problem_N: IntArray, states: int, seed: int, share_low: float = 0.05
-) -> Drawn:
+) -> DrawnStates:
     """Draws states without replacement: most where tokens may decide most, and some of every stratum.
 
     A stratum gets states in proportion to its mean entropy and the root of its size; those of low entropy together get
@@ -61,7 +61,7 @@ def draw(
         chance.append(np.full(n, n / members.size))
     picked = np.concatenate(index)
     order = np.argsort(picked)
-    return Drawn(picked[order], np.concatenate(chance)[order])
+    return DrawnStates(picked[order], np.concatenate(chance)[order])
 
 
 def _fit(part: FloatArray, sizes: IntArray, states: int) -> IntArray:

@@ -94,11 +94,11 @@ def run(
         refuse_other_plan(study, read_plan(folder / PLAN)[0], folder)
     check_study(study)
     _forget_lost_samples(folder, study)
-    place = LocalPlace(jobs, "cpu")
+    workers = LocalPlace(jobs, "cpu")
     try:
-        run_study(study, folder, place, console=console)
+        run_study(study, folder, workers, console=console)
     finally:
-        place.close()
+        workers.close()
     with Meter(None, 0, console, "comparing"):
         results = analyse(folder, study)
     if explore:

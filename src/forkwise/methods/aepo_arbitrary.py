@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 from forkwise.methods.base import Rollout, State, check_range, given, wide
 from forkwise.methods.redraw import RedrawMethod
+from forkwise.methods.steered import UNKNOWN, SteeredTemperature
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 EPS = 1e-6  # added to the deviation, verl's
-_UNKNOWN = -1.0
 _RIGHT = 0.05  # advantage among the completions drawn again
 
 
 @dataclass(frozen=True)
-class AepoArbitrary(RedrawMethod):
+class AepoArbitrary(SteeredTemperature, RedrawMethod):
     """GRPO, with right completions drawn at another temperature in place of some, whose advantage is 1.
 
     While the entropy of the last rollout's updates is at most the target, the first `share` of the prompts is drawn
@@ -37,9 +37,6 @@ class AepoArbitrary(RedrawMethod):
         most: completions of each process that are replaced, at least 2.
     """
 
-    target: float = 0.5
-    high: float = 1.2
-    low: float = 0.8
     share: float = 0.25
     most: int = 60
 
@@ -49,27 +46,13 @@ class AepoArbitrary(RedrawMethod):
     formula = "GRPO; A = 1 at right completions drawn again at T high or low, which replace the rollout's first ones"
 
     def __post_init__(self) -> None:
-        check_range(self, "target", 0, float("inf"), open_low=True)
-        check_range(self, "high", 1, float("inf"), open_low=True)
-        check_range(self, "low", 0, 1, open_low=True)
+        super().__post_init__()
         check_range(self, "share", 0, 1, open_low=True)
         check_range(self, "most", 2, float("inf"))
 
-    def first_state(self) -> State:
-        """Returns that no entropy is known yet."""
-        return {**super().first_state(), "entropy": _UNKNOWN}
-
-    def next_state(self, state: State, entropy: float, progress: float) -> State:
-        """Returns the entropy of the rollout."""
-        return {**super().next_state(state, entropy, progress), "entropy": entropy}
-
-    def temperature_factor(self, states: Mapping[str, State]) -> float:
-        """Returns what the sampling temperature is multiplied by."""
-        return self.high if states[self.name]["entropy"] <= self.target else self.low
-
     def draws_again(self, states: Mapping[str, State]) -> bool:
         """Tells whether an entropy is known."""
-        return states[self.name]["entropy"] != _UNKNOWN
+        return states[self.name]["entropy"] != UNKNOWN
 
     def chosen(self, rewards: Tensor, groups: Tensor, states: Mapping[str, State]) -> Tensor:
         """Chooses the first of those that are better than their group."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from forkwise.errors import InputError, nearest
 from forkwise.methods.batches import Change, Condition, Need, Rollout, Scope, State, Tokens, given, wide
-from forkwise.methods.schedules import Plan, read_plan
+from forkwise.methods.schedules import OptionSchedule, read_plan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +69,7 @@ class Method(ABC):
         plans: how options change in the course of a run, by their names; the fields hold what they begin with.
     """
 
-    plans: Mapping[str, Plan] = dataclasses.field(default_factory=dict, kw_only=True, hash=False, repr=False)
+    plans: Mapping[str, OptionSchedule] = dataclasses.field(default_factory=dict, kw_only=True, hash=False, repr=False)
 
     name: ClassVar[str]
     title: ClassVar[str]

@@ -5,20 +5,18 @@ It steers the entropy to a chosen value without further draws. Constants: those 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from forkwise.methods.base import Need, Scope, State, TokenMethod, Tokens, check_range, given, wide
+from forkwise.methods.base import Need, Scope, TokenMethod, Tokens, check_range, given, wide
+from forkwise.methods.steered import UNKNOWN, SteeredTemperature
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_UNKNOWN = -1.0
-
 
 @dataclass(frozen=True)
-class Dcpo(TokenMethod):
+class Dcpo(SteeredTemperature, TokenMethod):
     """`(1 - a) A + a pi_T / pi_old` at tokens of right completions, `(1 - a) A` elsewhere.
 
     `a' = min(|target - H|, most) / share of right completions` and `a = a' / (1 + a')`; H is the mean entropy of the
@@ -32,9 +30,6 @@ class Dcpo(TokenMethod):
         most: > 0; a larger distance to the target counts as this.
     """
 
-    target: float = 0.5
-    high: float = 1.2
-    low: float = 0.8
     most: float = 0.1
 
     name = "dcpo"
@@ -48,22 +43,8 @@ class Dcpo(TokenMethod):
     slot = "advantages"
 
     def __post_init__(self) -> None:
-        for field in ("target", "most"):
-            check_range(self, field, 0, float("inf"), open_low=True)
-        check_range(self, "high", 1, float("inf"), open_low=True)
-        check_range(self, "low", 0, 1, open_low=True)
-
-    def first_state(self) -> State:
-        """Returns that no entropy is known yet."""
-        return {**super().first_state(), "entropy": _UNKNOWN}
-
-    def next_state(self, state: State, entropy: float, progress: float) -> State:
-        """Returns the entropy of the rollout."""
-        return {**super().next_state(state, entropy, progress), "entropy": entropy}
-
-    def temperature_factor(self, states: Mapping[str, State]) -> float:
-        """Returns what the sampling temperature is multiplied by."""
-        return self.high if states[self.name]["entropy"] <= self.target else self.low
+        super().__post_init__()
+        check_range(self, "most", 0, float("inf"), open_low=True)
 
     def advantages(self, tokens: Tokens) -> Tensor:
         """Returns the pulled advantages, `(B, T)`."""
@@ -74,7 +55,7 @@ class Dcpo(TokenMethod):
         assert tokens.states is not None
         entropy = tokens.states[self.name]["entropy"]
         share = float(wide(correct & rows).sum() / rows.sum().clamp(min=1))
-        if entropy == _UNKNOWN or share == 0:
+        if entropy == UNKNOWN or share == 0:
             return tokens.advantages
         pull = min(abs(self.target - entropy), self.most) / share
         a = pull / (1 + pull)

@@ -16,7 +16,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class EntropyWeight(TokenMethod):
+class _RisingWeight(TokenMethod):
+    """A method that multiplies the advantages by a weight that rises with an entropy, from `least` to 1 at `width`."""
+
+    width: float = 1.0
+    least: float = 0.5
+
+    requires = frozenset({Need.ENTROPY})
+    slot = "entropy shaping"
+
+    def __post_init__(self) -> None:
+        check_range(self, "width", 0, float("inf"), open_low=True)
+        check_range(self, "least", 0, 1)
+
+    def weighted(self, tokens: Tokens, entropy: Tensor) -> Tensor:
+        """Returns the advantages times the weights of these entropies, both `(B, T)`."""
+        rise = (entropy.clamp(min=0) / self.width).clamp(max=1).to(tokens.advantages.dtype)
+        return tokens.advantages * (self.least + (1 - self.least) * rise)
+
+
+@dataclass(frozen=True)
+class EntropyWeight(_RisingWeight):
     """`A g(H)` with `g = least + (1 - least) min(H / width, 1)`.
 
     It keeps the sign of A, adds nothing where A is 0, and leaves the advantage alone from `width` nats on.
@@ -27,27 +47,18 @@ class EntropyWeight(TokenMethod):
         least: weight of a token without entropy, in [0, 1]. 1 is the advantage itself.
     """
 
-    width: float = 1.0
-    least: float = 0.5
-
     name = "entropy_weight"
     title = "The advantage times a weight that rises with entropy, estimated for credit"
     formula = "A (least + (1 - least) min(H/width, 1))"
     scope = Scope.TOKEN
-    requires = frozenset({Need.ENTROPY})
-    slot = "entropy shaping"
-
-    def __post_init__(self) -> None:
-        check_range(self, "width", 0, float("inf"), open_low=True)
-        check_range(self, "least", 0, 1)
 
     def advantages(self, tokens: Tokens) -> Tensor:
         """Returns the weighted advantages, `(B, T)`."""
-        return _weighted(tokens.advantages, given(tokens.entropy), self.width, self.least)
+        return self.weighted(tokens, given(tokens.entropy))
 
 
 @dataclass(frozen=True)
-class PlaceboWeight(TokenMethod):
+class PlaceboWeight(_RisingWeight):
     """The same weights, those of an update dealt out anew among its tokens.
 
     Args:
@@ -55,26 +66,12 @@ class PlaceboWeight(TokenMethod):
         least: as of the entropy weight.
     """
 
-    width: float = 1.0
-    least: float = 0.5
-
     name = "placebo_weight"
     title = "Placebo: the entropy weight with entropies permuted over the tokens of an update"
     formula = "A (least + (1 - least) min(H[perm]/width, 1))"
     scope = Scope.UPDATE
-    requires = frozenset({Need.ENTROPY})
-    slot = "entropy shaping"
-
-    def __post_init__(self) -> None:
-        check_range(self, "width", 0, float("inf"), open_low=True)
-        check_range(self, "least", 0, 1)
 
     def advantages(self, tokens: Tokens) -> Tensor:
         """Returns the advantages with the weights of other tokens, `(B, T)`."""
         entropy = permuted(given(tokens.entropy), tokens.mask, tokens.generator(self.name))
-        return _weighted(tokens.advantages, entropy, self.width, self.least)
-
-
-def _weighted(advantages: Tensor, entropy: Tensor, width: float, least: float) -> Tensor:
-    rise = (entropy.clamp(min=0) / width).clamp(max=1).to(advantages.dtype)
-    return advantages * (least + (1 - least) * rise)
+        return self.weighted(tokens, entropy)

@@ -92,5 +92,5 @@ def _from_the_end(values: Tensor, ends: Tensor) -> Tensor:
     import torch
 
     length = ends.amax(dim=1, keepdim=True)
-    place = torch.arange(values.shape[1], device=values.device)[None]
-    return values.gather(1, torch.where(place < length, length - 1 - place, place))
+    position = torch.arange(values.shape[1], device=values.device)[None]
+    return values.gather(1, torch.where(position < length, length - 1 - position, position))

@@ -64,8 +64,8 @@ class Heal(TokenMethod):
         from forkwise.core import group_advantages
 
         reward = wide(given(tokens.correct)) + wide(self.aligned(tokens))
-        made = group_advantages(reward, group_ids=given(tokens.groups), eps=EPS)
-        return made[:, None].expand_as(tokens.advantages)
+        advantage = group_advantages(reward, group_ids=given(tokens.groups), eps=EPS)
+        return advantage[:, None].expand_as(tokens.advantages)
 
     def aligned(self, tokens: Tokens) -> Tensor:
         """Finds the answers that are paid, `(B,)` bool."""

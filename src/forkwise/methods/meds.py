@@ -107,8 +107,8 @@ def clusters(vectors: Tensor) -> Tensor:
     from sklearn.cluster import HDBSCAN
 
     directions = torch.nn.functional.normalize(vectors, dim=1).numpy()
-    found = HDBSCAN(min_cluster_size=2, min_samples=1, metric="euclidean", copy=True).fit_predict(directions)
-    return torch.from_numpy(found).long()
+    labels = HDBSCAN(min_cluster_size=2, min_samples=1, metric="euclidean", copy=True).fit_predict(directions)
+    return torch.from_numpy(labels).long()
 
 
 def _nearest_label(vectors: Tensor, kept: Tensor, labels: Tensor) -> Tensor:

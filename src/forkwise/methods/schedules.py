@@ -13,7 +13,7 @@ _QUICKEST, _FARTHEST = 1.1, 4.0  # of a steered option: change per rollout, and 
 
 
 @dataclass(frozen=True)
-class Plan:
+class OptionSchedule:
     """How an option changes.
 
     Attributes:
@@ -60,7 +60,7 @@ _NUMBER = r"[^@>]+?"
 _FORM = re.compile(rf"({_NUMBER})(?:->({_NUMBER}))?(?:@(.+))?")
 
 
-def read_plan(method: str, key: str, text: str) -> Plan | None:
+def read_plan(method: str, key: str, text: str) -> OptionSchedule | None:
     """Returns the plan that an option's text gives, or None for a plain value.
 
     Raises:
@@ -74,7 +74,7 @@ def read_plan(method: str, key: str, text: str) -> Plan | None:
     if not end and shape.startswith("target:"):
         end, shape = shape.removeprefix("target:"), "target"
     try:
-        plan = Plan(float(start), float(end), shape)
+        plan = OptionSchedule(float(start), float(end), shape)
     except ValueError:
         plan = None
     if plan is None or plan.shape not in (*SHAPES, "target") or (plan.steered and "->" in text):

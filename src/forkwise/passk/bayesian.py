@@ -101,22 +101,22 @@ def by_scorio(arms: Sequence[Arm], ks: Sequence[int], *, level: float = 0.95, se
         from scorio import rank
     except ImportError as error:
         raise InputError('--scorio needs the package scorio: pip install "forkwise[scorio]".') from error
-    counts = [arm.counts() for arm in arms]
-    sizes = sorted({int(n) for n_SQ, _ in counts for n in np.unique(n_SQ.sum(axis=0))})
-    if len(sizes) > 1 or any(np.ptp(n_SQ) for n_SQ, _ in counts):
+    arm_counts = [arm.counts() for arm in arms]
+    sizes = sorted({int(n) for n_SQ, _ in arm_counts for n in np.unique(n_SQ.sum(axis=0))})
+    if len(sizes) > 1 or any(np.ptp(n_SQ) for n_SQ, _ in arm_counts):
         raise InputError(
             f"scorio needs equally many samples of every problem in every arm, and there are {sizes[0]} to "
             f"{sizes[-1]}: leave out --scorio, or draw the rest."
         )
     posteriors = [
         _posterior(evaluation, arm.name, n_SQ, c_SQ, list(ks), level)
-        for arm, (n_SQ, c_SQ) in zip(arms, counts, strict=True)
+        for arm, (n_SQ, c_SQ) in zip(arms, arm_counts, strict=True)
     ]
     rng = np.random.default_rng(seed)
-    r_AQN = np.array([rng.permuted(_outcomes(sizes[0], c_SQ.sum(axis=0)), axis=1) for _, c_SQ in counts])
+    r_AQN = np.array([rng.permuted(_outcomes(sizes[0], c_SQ.sum(axis=0)), axis=1) for _, c_SQ in arm_counts])
     places = {}
     if len(arms) > 1 and _telling(r_AQN).any():
-        places = {name: [int(place) for place in ranker(rank, r_AQN)] for name, ranker in RANKERS.items()}
+        places = {name: [int(position) for position in ranker(rank, r_AQN)] for name, ranker in RANKERS.items()}
     return Bayesian(str(scorio.__version__), posteriors, places)
 
 

@@ -54,7 +54,7 @@ def find_changes(arm: Arm, reference: Arm) -> Changes | None:
 
     Runs of an arm count together: a problem is solved if any of them solved it.
     """
-    (n_Q, c_Q), (m_Q, d_Q) = (tuple(counts.sum(axis=0) for counts in side.counts()) for side in (arm, reference))
+    (n_Q, c_Q), (m_Q, d_Q) = (tuple(side_SQ.sum(axis=0) for side_SQ in side.counts()) for side in (arm, reference))
     if not np.array_equal(n_Q, m_Q):
         return None
     alone = []

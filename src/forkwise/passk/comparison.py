@@ -13,8 +13,8 @@ import numpy as np
 
 from forkwise.errors import InputError
 from forkwise.passk.changes import find_changes
-from forkwise.passk.design import Design, design_notes, make_design
-from forkwise.passk.differences import CURVE, MARGIN, Judge, Pair
+from forkwise.passk.design import ComparisonDesign, design_notes, make_design
+from forkwise.passk.differences import CURVE, MARGIN, DifferenceSettings, Pair
 from forkwise.passk.diversity import Embed, diversity
 from forkwise.passk.estimator import curve_grid
 from forkwise.passk.evaluation import Measured, measure, summarise
@@ -98,7 +98,7 @@ def compare(
     if len({arm.largest_k() for arm in arms}) > 1:
         notes.append(note("unequal n", largest=largest))
 
-    test = _Test(design, paired, Judge(level, margin, problems, resamples, seed))
+    test = _Test(design, paired, DifferenceSettings(level, margin, problems, resamples, seed))
     pairs = [
         _pair(m, measured[0], (e, evaluations[0]), test, primary)
         for m, e in zip(measured[1:], evaluations[1:], strict=True)
@@ -141,9 +141,9 @@ def _comparable(arms: list[Arm], margin: float) -> list[Arm]:
 class _Test:
     """What is paired besides Pass@K, and how differences vary and are judged."""
 
-    design: Design
+    design: ComparisonDesign
     paired: list[Metric]
-    judge: Judge
+    judge: DifferenceSettings
 
     def vary(self, arm: Measured, reference: Measured, metric: str) -> Variation:
         values = [m.curves[metric].values_SQK for m in (arm, reference)]

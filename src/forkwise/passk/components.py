@@ -113,8 +113,8 @@ def mean_curve(arms: Sequence[Arm]) -> FloatArray:
     Up to n it is the unbiased estimate. Beyond, the curve is drawn on in log t, each octave rising by as much less than
     the one before as the last one did.
     """
-    counts = [arm.counts() for arm in arms]
-    n_C, c_C = (np.concatenate([pair[i].ravel() for pair in counts]) for i in (0, 1))
+    arm_counts = [arm.counts() for arm in arms]
+    n_C, c_C = (np.concatenate([pair[i].ravel() for pair in arm_counts]) for i in (0, 1))
     n_P, c_P, where = distinct_counts(n_C, c_C)
     weight_P = np.bincount(where) / where.size
     n = int(n_C.min())

@@ -30,7 +30,7 @@ _NUMBER_AT_THE_END = re.compile(r"(\d+)\D*$")
 
 
 @dataclass(frozen=True)
-class Design:
+class ComparisonDesign:
     """How the arms of a comparison were made.
 
     Attributes:
@@ -76,7 +76,7 @@ class Design:
         """Returns the Student t interval of the mean difference at each K by itself."""
         return self.vary(arm, arm_SQK, reference, reference_SQK).pointwise(self.level)
 
-    def of_some(self, chosen_Q: npt.NDArray[np.bool_]) -> Design:
+    def of_some(self, chosen_Q: npt.NDArray[np.bool_]) -> ComparisonDesign:
         """Returns the design for some of the problems, runs not paired."""
         clusters = self.cluster_Q
         if clusters is not None:
@@ -84,7 +84,7 @@ class Design:
         return replace(self, seeds=None, cluster_Q=clusters)
 
 
-def make_design(arms: Sequence[Arm], fixed: Collection[str], paired_seeds: bool, level: float) -> Design:
+def make_design(arms: Sequence[Arm], fixed: Collection[str], paired_seeds: bool, level: float) -> ComparisonDesign:
     """Checks what is said about the arms.
 
     One run in every arm makes all of them fixed.
@@ -117,7 +117,7 @@ def make_design(arms: Sequence[Arm], fixed: Collection[str], paired_seeds: bool,
             f"'{arms[0].name}' has {len(arms[0].runs)} runs, and pairs of seeds take at least {FEWEST_PAIRS}: add "
             "runs, or leave out --paired-seeds."
         )
-    return Design(frozenset(fixed), seed_order(arms) if paired_seeds else None, shared_clusters(arms), level)
+    return ComparisonDesign(frozenset(fixed), seed_order(arms) if paired_seeds else None, shared_clusters(arms), level)
 
 
 def seed_order(arms: Sequence[Arm]) -> dict[str, IntArray]:
@@ -155,16 +155,16 @@ def shared_clusters(arms: Sequence[Arm]) -> IntArray | None:
     Raises:
         InputError: arms that disagree, or a single cluster.
     """
-    said = [arm for arm in arms if arm.clusters is not None]
-    if not said:
+    clustered = [arm for arm in arms if arm.clusters is not None]
+    if not clustered:
         return None
-    for arm in said[1:]:
-        if arm.clusters != said[0].clusters:
-            raise InputError(f"'{said[0].name}' and '{arm.name}' put the same problems into different clusters.")
-    return number_clusters(said[0])
+    for arm in clustered[1:]:
+        if arm.clusters != clustered[0].clusters:
+            raise InputError(f"'{clustered[0].name}' and '{arm.name}' put the same problems into different clusters.")
+    return number_clusters(clustered[0])
 
 
-def design_notes(arms: Sequence[Arm], design: Design) -> list[Note]:
+def design_notes(arms: Sequence[Arm], design: ComparisonDesign) -> list[Note]:
     """Notes what the intervals of differences cover, and what not."""
     trained = [arm for arm in arms if design.trained(arm.name)]
     notes = []

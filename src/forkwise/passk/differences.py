@@ -44,7 +44,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Judge:
+class DifferenceSettings:
     """Settings of every test.
 
     Attributes:

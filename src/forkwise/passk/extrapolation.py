@@ -163,10 +163,10 @@ def _misfit(runs: Sequence[_Run], best: Sequence[FloatArray], k: int, seed: int)
         return float(abs(np.mean([_rates(x).pass_at_k(k) for x in best]) - truth)), 1.0
     few = min(n, max(_FEWEST, round(n * n / k)))
     rng = np.random.default_rng([seed, few])
-    said = []
+    predictions = []
     for run in runs:
         for _ in range(_THINNINGS):
             thinned_Q = rng.hypergeometric(run.c_Q, run.n_Q - run.c_Q, few)
             if 0 < thinned_Q.sum() < few * thinned_Q.size:
-                said.append(fit_rates(np.full(thinned_Q.size, few), thinned_Q).pass_at_k(n))
-    return (float(abs(np.mean(said) - truth)) if said else float("nan")), n / few
+                predictions.append(fit_rates(np.full(thinned_Q.size, few), thinned_Q).pass_at_k(n))
+    return (float(abs(np.mean(predictions) - truth)) if predictions else float("nan")), n / few

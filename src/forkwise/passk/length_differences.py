@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from forkwise.passk.design import Design
+from forkwise.passk.design import ComparisonDesign
 from forkwise.passk.estimator import FloatArray
 from forkwise.passk.evaluation import Measured
 from forkwise.passk.length import BUDGET, CAP, MATCHED, match_curves
@@ -19,7 +19,7 @@ from forkwise.passk.two_way import joint_test
 
 
 def length_rows(
-    measured: Sequence[Measured], design: Design, *, resamples: int, seed: int
+    measured: Sequence[Measured], design: ComparisonDesign, *, resamples: int, seed: int
 ) -> list[list[LengthDifference]]:
     """Computes the differences of each arm from the first under each cap, within each budget, and at equal lengths."""
     reference, *others = measured
@@ -30,7 +30,7 @@ def length_rows(
     ]
 
 
-def _capped(arm: Measured, reference: Measured, design: Design) -> list[LengthDifference]:
+def _capped(arm: Measured, reference: Measured, design: ComparisonDesign) -> list[LengthDifference]:
     rows = []
     for cap, capped_SQK in arm.capped.items():
         change = _change(arm, capped_SQK, reference, reference.capped[cap], design)
@@ -39,7 +39,7 @@ def _capped(arm: Measured, reference: Measured, design: Design) -> list[LengthDi
 
 
 def _within_budgets(
-    reference: Measured, others: Sequence[Measured], design: Design, resamples: int, seed: int
+    reference: Measured, others: Sequence[Measured], design: ComparisonDesign, resamples: int, seed: int
 ) -> list[list[LengthDifference]]:
     """Computes the curve of the pass over tokens spent for each arm, with a band over all budgets and arms."""
     if reference.within is None or not reference.budgets:
@@ -64,7 +64,7 @@ def _within_budgets(
 
 
 def _change(
-    arm: Measured, arm_SQX: FloatArray, reference: Measured, reference_SQX: FloatArray, design: Design
+    arm: Measured, arm_SQX: FloatArray, reference: Measured, reference_SQX: FloatArray, design: ComparisonDesign
 ) -> list[tuple[int, float, float, float, float, float]]:
     """Returns for each X the problems, both values, and the difference with its interval."""
     d = design.pointwise(arm.arm.name, arm_SQX, reference.arm.name, reference_SQX)
@@ -72,7 +72,9 @@ def _change(
     return [(arm_SQX.shape[1], *row) for row in numbers.tolist()]
 
 
-def _matched_rows(arm: Measured, reference: Measured, ks: list[int], design: Design) -> list[LengthDifference]:
+def _matched_rows(
+    arm: Measured, reference: Measured, ks: list[int], design: ComparisonDesign
+) -> list[LengthDifference]:
     arm_STQK, reference_STQK, effective_Q = match_curves(arm.arm, reference.arm, ks)
     # Where some run has no match, nothing can be said about runs.
     supported = np.isfinite(arm_STQK)

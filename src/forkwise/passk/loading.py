@@ -41,7 +41,8 @@ def load_arm(
 ) -> Arm:
     """Loads the scored samples of one or several samples tables (Parquet shard or folder) as one arm.
 
-    Files of other tools are imported on the way, and left as they are.
+    Files of other tools are imported on the way, and left as they are. It has more than 60 lines because every way in
+    which tables may not fit together has a sentence of its own.
 
     Args:
         paths: tables of the arm; every distinct `run` in them is one training run of it.

@@ -12,8 +12,8 @@ from itertools import combinations
 import numpy as np
 
 from forkwise.passk.benchmark_results import Improvement, Standing
-from forkwise.passk.design import Design
-from forkwise.passk.differences import Judge
+from forkwise.passk.design import ComparisonDesign
+from forkwise.passk.differences import DifferenceSettings
 from forkwise.passk.estimator import FloatArray, IntArray
 from forkwise.passk.intervals import by_cluster, problem_weights
 from forkwise.passk.outcomes import Arm
@@ -28,7 +28,7 @@ class ArmsOn:
 
     name: str
     arms: list[Arm]
-    design: Design
+    design: ComparisonDesign
 
     def values(self, ks: Sequence[int]) -> list[FloatArray]:
         """Returns Pass@K of every arm, `(S, Q, K)`."""
@@ -58,7 +58,7 @@ def probability_of_improvement(arm_BS: Sequence[FloatArray], reference_BS: Seque
 
 
 def order_arms(
-    sets: Sequence[ArmsOn], scores: Sequence[Sequence[FloatArray]], ks: Sequence[int], judge: Judge
+    sets: Sequence[ArmsOn], scores: Sequence[Sequence[FloatArray]], ks: Sequence[int], judge: DifferenceSettings
 ) -> tuple[list[Improvement], list[Standing]]:
     """Finds how often each arm is better than the reference, and its place; `scores` are `(S, Q, K)` at `ks`."""
     names = [arm.name for arm in sets[0].arms]
@@ -77,10 +77,10 @@ def order_arms(
         drawn_AR = np.array([np.mean([x[i][:, :, at].mean(axis=1) for x in drawn], axis=0) for i in range(len(names))])
         above, below = _surely(sets, [[x[:, :, [at]] for x in one] for one in scores], judge, level)
         places_AR = _places(drawn_AR)
-        for i, (name, place) in enumerate(zip(names, _places(mean_A[:, None])[:, 0].tolist(), strict=True)):
+        for i, (name, rank) in enumerate(zip(names, _places(mean_A[:, None])[:, 0].tolist(), strict=True)):
             shares = [float((places_AR[i] == r).mean()) for r in range(1, len(names) + 1)]
             sure = (1 + above[i], len(names) - below[i])
-            standings.append(Standing(name, k, float(mean_A[i]), int(place), *sure, shares))
+            standings.append(Standing(name, k, float(mean_A[i]), int(rank), *sure, shares))
     return improvements, standings
 
 
@@ -91,7 +91,7 @@ def _places(scores_AR: FloatArray) -> IntArray:
 
 
 def _surely(
-    sets: Sequence[ArmsOn], scores: Sequence[Sequence[FloatArray]], judge: Judge, level: float
+    sets: Sequence[ArmsOn], scores: Sequence[Sequence[FloatArray]], judge: DifferenceSettings, level: float
 ) -> tuple[list[int], list[int]]:
     """Counts, for each arm, those that are surely better and surely worse: all pairs of arms by one test.
 
@@ -111,7 +111,9 @@ def _surely(
     return above, below
 
 
-def _draw(sets: Sequence[ArmsOn], scores: Sequence[Sequence[FloatArray]], judge: Judge) -> list[list[FloatArray]]:
+def _draw(
+    sets: Sequence[ArmsOn], scores: Sequence[Sequence[FloatArray]], judge: DifferenceSettings
+) -> list[list[FloatArray]]:
     """Draws the scores of runs again, `(R, S, K)` for every benchmark and arm.
 
     Problems (or clusters) are drawn within each benchmark, the same for all arms; the runs of an arm that is trained

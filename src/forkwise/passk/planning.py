@@ -101,7 +101,7 @@ def plan_study(
     alpha = (1 - level) / (contrasts * endpoints)
     of_methods = None if method_problem_sd is None else method_problem_sd**2
     tests = {c.endpoint: Test(alpha, power, _rho(c, rho, paired_seeds), fixed, of_methods) for c in known}
-    made = make_plan(
+    plan = make_plan(
         known,
         size,
         tests,
@@ -112,7 +112,7 @@ def plan_study(
         costs=costs,
         max_problems=max_problems,
     )
-    return made, inputs, notes
+    return plan, inputs, notes
 
 
 def _check_test(

@@ -16,7 +16,7 @@ import numpy as np
 from forkwise.errors import InputError
 from forkwise.passk.benchmark_results import Benchmarks, OnBenchmark, effective
 from forkwise.passk.design import design_notes, make_design, seed_order
-from forkwise.passk.differences import CURVE, MARGIN, Judge, Pair
+from forkwise.passk.differences import CURVE, MARGIN, DifferenceSettings, Pair
 from forkwise.passk.estimator import FloatArray, curve_grid, k_grid
 from forkwise.passk.intervals import Interval, check_level, default_resamples
 from forkwise.passk.looks import look_note, nominal_alphas
@@ -68,7 +68,7 @@ def compare_over(
         grid = check_ks(everything, [*grid, int(primary)])
     sizes = [len(one.arms[0].problems) for one in sets]
     resamples = default_resamples(sum(sizes)) if resamples is None else resamples
-    judge = Judge(level, margin, effective(sizes), resamples, seed)
+    judge = DifferenceSettings(level, margin, effective(sizes), resamples, seed)
     values = [one.values(grid) for one in sets]
     curve = [[x.mean(axis=2, keepdims=True) for x in one.values(k_grid(grid[-1]))] for one in sets]
     evaluations = [_evaluate(sets, values, i, grid, level) for i in range(len(sets[0].arms))]
@@ -146,9 +146,9 @@ def _corresponding(name: str, arms: Mapping[str, Arm], paired: bool) -> dict[str
     try:
         orders = seed_order([replace(arm, name=benchmark) for benchmark, arm in arms.items()])
     except InputError as error:
-        said = "; ".join(f"{benchmark}: {', '.join(arm.runs)}" for benchmark, arm in arms.items())
+        runs = "; ".join(f"{benchmark}: {', '.join(arm.runs)}" for benchmark, arm in arms.items())
         raise InputError(
-            f"The runs of '{name}' do not correspond ({said}): a run needs the same name on every benchmark, or one "
+            f"The runs of '{name}' do not correspond ({runs}): a run needs the same name on every benchmark, or one "
             "that ends in the same seed."
         ) from error
     if paired:
@@ -184,7 +184,7 @@ def _evaluate(
 ) -> Evaluation:
     """Evaluates an arm in the mean over benchmarks, with Student t intervals over the problems of each."""
     arms, b = [one.arms[i] for one in sets], len(sets)
-    counts = [arm.counts() for arm in arms]
+    arm_counts = [arm.counts() for arm in arms]
 
     def interval(of_each: Sequence[FloatArray]) -> Interval:
         fixed = [x.mean(axis=0, keepdims=True) for x in of_each]
@@ -196,10 +196,10 @@ def _evaluate(
         return replace(pointwise, low=np.maximum(pointwise.low, 0.0))
 
     passed = interval([x[i] for x in values])
-    means = interval([(c / n)[:, :, None] for n, c in counts])
+    means = interval([(c / n)[:, :, None] for n, c in arm_counts])
     alone = [
         same_problems(x[i].mean(axis=(0, 1)), sampling_variance(n, c, ks), n, c, ks, level)
-        for x, (n, c) in zip(values, counts, strict=True)
+        for x, (n, c) in zip(values, arm_counts, strict=True)
     ]
     low, high = (
         np.sqrt(sum((s.mean - end) ** 2 for s, end in zip(alone, ends, strict=True))) / b
@@ -211,7 +211,7 @@ def _evaluate(
         arms[0].name,
         max(len(arm.runs) for arm in arms),
         sum(len(arm.problems) for arm in arms),
-        (min(arm.largest_k() for arm in arms), max(int(n.max()) for n, _ in counts)),
+        (min(arm.largest_k() for arm in arms), max(int(n.max()) for n, _ in arm_counts)),
         {
             "mean@n": Curve("mean@n", "mean@n", [ks[-1]], means, shown=False),
             "pass@k": Curve("pass@k", "Pass@K", ks, passed),
@@ -228,7 +228,7 @@ def _evaluate(
 
 
 def _on_each(
-    sets: Sequence[ArmsOn], values: Sequence[Sequence[FloatArray]], ks: list[int], judge: Judge
+    sets: Sequence[ArmsOn], values: Sequence[Sequence[FloatArray]], ks: list[int], judge: DifferenceSettings
 ) -> list[OnBenchmark]:
     """Judges the differences on each benchmark: all benchmarks, arms and K by one test."""
     places = [(b, i) for b in range(len(sets)) for i in range(1, len(sets[0].arms))]

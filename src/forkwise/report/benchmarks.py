@@ -45,7 +45,7 @@ def _endpoint(benchmarks: Benchmarks, k: int) -> str:
 
 def _place(s: Standing) -> str:
     left = str(s.low) if s.low == s.high else f"{s.low}–{s.high}"
-    shares = ", ".join(f"{place}: {share:.0%}" for place, share in enumerate(s.shares, start=1) if share >= 0.005)
+    shares = ", ".join(f"{rank}: {share:.0%}" for rank, share in enumerate(s.shares, start=1) if share >= 0.005)
     return f"{number(s.value)}, place {s.place} [{left}]: {shares}"
 
 

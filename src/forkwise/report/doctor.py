@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from forkwise.terminal import counted
-from forkwise.training.doctor import FEWEST, Diagnosis, Finding, Trend
+from forkwise.training.doctor import FEWEST, Diagnosis, RunFinding, Trend
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def _run(run: Diagnosis) -> str:
     return "\n".join([head, *(str(remark(finding)) for finding in run.findings)])
 
 
-def remark(finding: Finding) -> Remark:
+def remark(finding: RunFinding) -> Remark:
     """Puts a finding into words."""
     text = SENTENCES[finding.topic](finding.warning, **finding.facts)
     return Remark(finding.topic.partition(":")[0], text, finding.warning)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from forkwise.explore.findings import Dependence, Null
+from forkwise.explore.findings import Dependence, PlaceboNull
 from forkwise.explore.results import Exploration, RunExploration
 from forkwise.report.distributions import Distribution, explored_entropies
-from forkwise.report.formats import count, estimate, interval, number, p_value, percent, quantile, share
+from forkwise.report.formats import bounds, count, estimate, interval, number, p_value, percent, quantile, share
 from forkwise.report.table import Block, Table, filled
 from forkwise.terminal import counted, one_line
 
@@ -51,7 +51,7 @@ def conclusion(run: RunExploration) -> str:
     return f"{run.run}: {often} per response; {why} to compare their entropy with that of others."
 
 
-def _beside(null: Null) -> str:
+def _beside(null: PlaceboNull) -> str:
     return f"lexicons of other words {interval(null.mean, null.low, null.high, sign='+')}, p {p_value(null.p)}"
 
 
@@ -220,7 +220,7 @@ def _contrasts(runs: Runs) -> list[Block]:
         *filled(caption, header, rows),
         *(
             f"{run.run}: {b.name}, {c.version}: whatever the unseen tails, the difference lies in "
-            f"[{number(c.identified[0], sign='+')}, {number(c.identified[1], sign='+')}]."
+            f"{bounds(*c.identified, sign='+')}."
             for run, b, c in every
             if c.identified is not None
         ),

@@ -15,21 +15,21 @@ _FEW = 10  # problems, below which intervals over problems fall short of their l
 
 def notes(explored: Exploration) -> list[str]:
     """Says what a reader must know of the numbers: what is left out, and what they cannot show."""
-    said = [] if explored.imported is None else [imported_note(explored.imported)]
+    sentences = [] if explored.imported is None else [imported_note(explored.imported)]
     if not explored.settings.get("base"):
-        said.append("Without --base there is nothing that sentences could be rare against.")
+        sentences.append("Without --base there is nothing that sentences could be rare against.")
     if explored.settings.get("only_exact"):
-        said.append("Of every run the samples with stored entropies were explored, and no others.")
+        sentences.append("Of every run the samples with stored entropies were explored, and no others.")
     if explored.full_logits:
-        said.append(f"The model is scored by its full logits, which need more memory: {explored.full_logits}.")
+        sentences.append(f"The model is scored by its full logits, which need more memory: {explored.full_logits}.")
     limit = explored.settings.get("max_sentences")
     temperatures = {t for run in explored.runs if run.entropy for t in run.entropy.temperatures}
     if len(temperatures) > 1:
-        said.append(
+        sentences.append(
             "Entropies are of several temperatures and cannot be compared with each other "
             f"({', '.join(f'{t:g}' for t in sorted(temperatures))}); --model with --temperature computes them at one."
         )
-    return [*said, *(f"{run.run}: {note}" for run in explored.runs for note in _notes(run, limit))]
+    return [*sentences, *(f"{run.run}: {note}" for run in explored.runs for note in _notes(run, limit))]
 
 
 def _notes(run: RunExploration, limit: int | None) -> Iterator[str]:

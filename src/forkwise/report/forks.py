@@ -22,14 +22,14 @@ _SHOWN_WAYS, _SHOWN_TEXT = 4, 60
 def cost_line(cost: Cost) -> str:
     """Says what the continuations cost and what they can find, before they start."""
     left = cost.states - cost.stored
-    said = [f"{counted(cost.states, 'state')} with {cost.continuations} continuations each"]
+    parts = [f"{counted(cost.states, 'state')} with {cost.continuations} continuations each"]
     if cost.stored:
-        said.append(f"{count(cost.stored)} of them there already")
+        parts.append(f"{count(cost.stored)} of them there already")
     if left:
         time = "" if cost.seconds is None else f", about {duration(cost.seconds)} at the speed of the first"
-        said.append(f"about {count(cost.tokens)} tokens to draw{time}")
+        parts.append(f"about {count(cost.tokens)} tokens to draw{time}")
     return (
-        f"{'; '.join(said)}. The sum of what is decided will be known to about ±{cost.half_width:.3f}, and there is "
+        f"{'; '.join(parts)}. The sum of what is decided will be known to about ±{cost.half_width:.3f}, and there is "
         f"{cost.available:.3f} to decide."
     )
 

@@ -17,15 +17,15 @@ _SHOWN, _WIDTH = 10, 100
 def conclusion(by_sentence: Sentences) -> str:
     """Says what a reflective sentence causes."""
     effect = by_sentence.effect
-    said = (
+    sentence = (
         "A reflective sentence as the next one changes the chance of a right answer, against another one, by "
         f"{estimate(effect.difference, sign='+')} (p {p_value(effect.p)}; {counted(effect.states, 'state')} with both)."
     )
     if effect.difference.value is None:
-        said = (
+        sentence = (
             "No state has continuations that begin with a reflective sentence beside others: nothing is said of them."
         )
-    return said if by_sentence.budget.agrees else f"{said} {does_not_add_up(by_sentence.budget)}"
+    return sentence if by_sentence.budget.agrees else f"{sentence} {does_not_add_up(by_sentence.budget)}"
 
 
 def tables(by_sentence: Sentences) -> list[Block]:

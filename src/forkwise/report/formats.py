@@ -21,9 +21,13 @@ def number(value: float | None, digits: int = 3, sign: str = "") -> str:
 def interval(value: float | None, low: float | None, high: float | None, digits: int = 3, sign: str = "") -> str:
     """Writes a number with its interval, as far as there is one: `0.512 [0.441, 0.583]`."""
     text = number(value, digits, sign)
-    if not text or low is None or high is None:
-        return text
-    return f"{text} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+    ends = bounds(low, high, digits, sign)
+    return f"{text} {ends}" if text and ends else text
+
+
+def bounds(low: float | None, high: float | None, digits: int = 3, sign: str = "") -> str:
+    """Writes an interval by itself, `[0.441, 0.583]`; empty where there is none."""
+    return "" if low is None or high is None else f"[{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
 
 
 def coverage(level: float) -> str:

@@ -35,10 +35,10 @@ def imported_note(imports: Imported) -> str:
         samples = f"run {imports.runs[0]}: {_samples(imports.samples, imports.correct, imports.unscored, sizes)}"
     else:
         samples = f"{counted(imports.samples, 'sample')} in {len(imports.runs)} runs"
-    said = f"{what} {'were' if imports.more else 'was'} imported ({', '.join(imports.formats)}): {samples}."
+    sentence = f"{what} {'were' if imports.more else 'was'} imported ({', '.join(imports.formats)}): {samples}."
     remarks = [f"dropped {count:,} {reason}" for reason, count in imports.dropped.items()]
     remarks += [*imports.remarks, *(f"{counted(count, 'sample')} {about}" for about, count in imports.noted.items())]
-    return f"{said} {what}: {'; '.join(remarks)}." if remarks else said
+    return f"{sentence} {what}: {'; '.join(remarks)}." if remarks else sentence
 
 
 def _samples(samples: int, correct: int, unscored: int, problems_by_n: Mapping[int, int]) -> str:

@@ -12,7 +12,7 @@ from forkwise.passk.length import BUDGET, CAP, MATCHED
 from forkwise.passk.notes import Note
 from forkwise.passk.results import Curve, LengthDifference, LengthRow
 from forkwise.report.benchmarks import by_scorio, on_benchmarks
-from forkwise.report.formats import at, count, coverage, interval, number, p_value, share, spans
+from forkwise.report.formats import at, bounds, count, coverage, interval, number, p_value, share, spans
 from forkwise.report.passk_notes import sentences
 from forkwise.report.table import Block, Table, filled
 
@@ -183,10 +183,10 @@ def _changes(d: Difference) -> list[Block]:
     changes = d.changes
     if changes is None:
         return []
-    counts = f"{changes.by_both} by both, {len(changes.by_arm)} by {d.arm} alone, {len(changes.by_reference)} by "
-    counts += f"{d.reference} alone (exact McNemar p {p_value(changes.solved_p)}), {changes.by_neither} by neither"
+    solved = f"{changes.by_both} by both, {len(changes.by_arm)} by {d.arm} alone, {len(changes.by_reference)} by "
+    solved += f"{d.reference} alone (exact McNemar p {p_value(changes.solved_p)}), {changes.by_neither} by neither"
     rates = f"{d.arm} is right more often on {changes.better} and less often on {changes.worse} (exact sign test, p "
-    sentence = f"Problems solved: {counts}. {rates}{p_value(changes.rate_p)}). Both tests are about these very models."
+    sentence = f"Problems solved: {solved}. {rates}{p_value(changes.rate_p)}). Both tests are about these very models."
     rows = [
         [name, *(f"{p.problem}: {p.right} of {p.n}" for p in problems[:_NAMED]), *[""] * (_NAMED - len(problems))]
         for name, problems in ((d.arm, changes.by_arm), (d.reference, changes.by_reference))
@@ -217,7 +217,7 @@ def _controlled(d: Difference, pair: str, control: str, unit: str) -> list[Table
             number(row.reference_value),
             number(row.value),
             _change(row),
-            "" if row.band_low is None else f"[{row.band_low:+.3f}, {row.band_high:+.3f}]",
+            bounds(row.band_low, row.band_high, sign="+"),
             str(row.problems) if control == MATCHED else "",
             number(row.effective_n, 1),
         ]

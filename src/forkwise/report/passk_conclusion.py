@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from forkwise.passk import Comparison, Difference, Evaluation
 from forkwise.passk.results import Endpoint
-from forkwise.report.formats import at, coverage, interval, spans
+from forkwise.report.formats import at, coverage, interval, number, spans
 
 _LUMPED = 3  # differences; with more, the sentence puts the arms without one together
 
@@ -29,7 +29,7 @@ def conclusion(evaluations: Sequence[Evaluation], comparison: Comparison | None 
 def gate(c: Comparison, margin: float) -> str:
     """Says whether every arm is shown to be worse than the reference by less than the margin, and by which numbers."""
     where = "at every K" if c.differences[0].primary is None else "at the primary endpoint"
-    ends = ", ".join(f"{d.arm} {d.least:+.3f}" for d in c.differences)
+    ends = ", ".join(f"{d.arm} {number(d.least, sign='+')}" for d in c.differences)
     passed = c.not_worse(margin)
     text = f"Gate {'passed' if passed else 'not passed'}: less than {margin:g} worse than {c.reference} {where} is "
     text += f"{'shown' if passed else 'not shown'} (lower ends: {ends})"

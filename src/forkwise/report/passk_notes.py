@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from forkwise.errors import InputError
 from forkwise.passk.notes import Note
+from forkwise.report.formats import coverage
 from forkwise.report.importing import imported_note
 from forkwise.samples.direct import Imported
 from forkwise.terminal import counted
@@ -37,7 +38,7 @@ SENTENCES: dict[str, Callable[..., str]] = {
     ),
     "one sample": lambda: "There is one sample per problem, so only Pass@1 can be estimated.",
     "few problems": lambda problems, level: (
-        f"With {problems} problems a nominal {100 * level:.4g}% interval covers less at small K when success rates are "
+        f"With {problems} problems a nominal {coverage(level)} interval covers less at small K when success rates are "
         "skewed (docs/statistics.md has the measured coverage)."
     ),
     "several runs": lambda runs: f"Mean of {runs} runs; the intervals cover the choice of problems, not of runs.",
@@ -93,11 +94,11 @@ def sentences(notes: Iterable[Note]) -> list[str]:
     Raises:
         InputError: a note from a file lacks facts, or has others.
     """
-    said = []
+    sentences = []
     for note in notes:
         try:
             sentence = SENTENCES[note.topic](**note.facts)
         except (TypeError, ValueError) as error:
             raise InputError(f"The note '{note.topic}' of a result file is damaged: write the file again.") from error
-        said.append(f"{', '.join(note.arms)}: {sentence}" if note.arms else sentence)
-    return said
+        sentences.append(f"{', '.join(note.arms)}: {sentence}" if note.arms else sentence)
+    return sentences

@@ -11,7 +11,7 @@ from forkwise.passk.notes import Note
 from forkwise.passk.plan import Needed, Plan, PricedStudy
 from forkwise.passk.power import MOST_RUNS, Size
 from forkwise.passk.two_way import ENOUGH
-from forkwise.report.formats import count, number, share
+from forkwise.report.formats import bounds, count, coverage, interval, number, share
 from forkwise.report.passk_notes import sentences
 from forkwise.report.table import Table, filled
 from forkwise.terminal import counted
@@ -74,14 +74,14 @@ def _components(plan: Plan) -> list[Table]:
             _sd(c.run_problem),
             _sd(c.noise_at(n)) if c.largest_k <= n else "",
             _sd(c.method_problem),
-            "" if c.rho is None else f"{c.rho:.2f}" + _bracket(c.rho_low, c.rho_high, 2),
+            interval(c.rho, c.rho_low, c.rho_high, 2),
         ]
         for c in plan.components
     ]
     header = ["", "Pass@K", "problems", "runs", "run x problem", f"sampling, n = {n}", "method x problem", "seeds' rho"]
     known = any(c.run_freedom for c in plan.components)
     caption = "Pass@K, and its standard deviation over problems, runs, ..."
-    return filled(caption + (f" [{plan.level:.0%} chi-square interval]" if known else ""), header, rows)
+    return filled(caption + (f" [{coverage(plan.level)} chi-square interval]" if known else ""), header, rows)
 
 
 def _endpoint(c: Components) -> str:
@@ -93,18 +93,16 @@ def _sd(variance: float | None) -> str:
 
 
 def _spread(c: Components) -> str:
-    return _sd(c.run) + (f" [{_sd(c.run_low)}, {_sd(c.run_high)}]" if c.run_freedom else "")
-
-
-def _bracket(low: float | None, high: float | None, digits: int = 3) -> str:
-    return "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
+    if not c.run_freedom:
+        return _sd(c.run)
+    return interval(sqrt(c.run), sqrt(c.run_low), sqrt(c.run_high), 4)
 
 
 def _detectable(plan: Plan) -> list[Table]:
     rows = []
     for d in plan.detectable:
         shares = [share(x, 0) for x in (d.runs, d.run_problem, d.sampling, d.method_problem)]
-        ends = _bracket(d.low, d.high) if plan.trained and d.low < d.high else ""
+        ends = f" {bounds(d.low, d.high)}" if plan.trained and d.low < d.high else ""
         rows.append([name_of(d.endpoint), f"{_found(d.difference)}{ends}", *shares])
     header = ["", "difference", "% runs", "% run x problem", "% sampling", "% method x problem"]
     caption = f"Smallest difference found, {_size(plan.size)}; {_test(plan)}{_ends(plan)}; what its variance comes from"
@@ -176,21 +174,21 @@ def limits(plan: Plan, notes: Sequence[Note] = ()) -> list[str]:
 
 def _claims(plan: Plan) -> list[str]:
     runs = plan.size.runs
-    said = []
+    sentences = []
     if runs == 1:
-        said.append(
+        sentences.append(
             "Cannot be claimed: anything about other trainings. One run per arm compares these very models, and what "
             "differs may be the seed."
         )
     else:
-        said += _relabelling(plan)
+        sentences += _relabelling(plan)
     for endpoint in plan.out_of_reach:
         c = next(c for c in plan.components if c.endpoint == endpoint)
-        said.append(
+        sentences.append(
             f"Cannot be claimed: anything at {name_of(endpoint)}, which needs {c.largest_k} samples of a problem; the "
             f"study has {plan.size.samples}."
         )
-    return said
+    return sentences
 
 
 def _relabelling(plan: Plan) -> list[str]:
@@ -211,10 +209,10 @@ def _relabelling(plan: Plan) -> list[str]:
 
 
 def _floors(plan: Plan) -> list[str]:
-    said = []
+    sentences = []
     if plan.trained:
         least = ", ".join(f"{d.any_problems:.3f} at {name_of(d.endpoint)}" for d in plan.detectable)
-        said.append(
+        sentences.append(
             f"With {plan.size.runs} runs per arm, no number of problems or samples brings the smallest difference "
             f"below {least}."
         )
@@ -223,61 +221,63 @@ def _floors(plan: Plan) -> list[str]:
         least = ", ".join(f"{d.any_runs:.3f} at {name_of(d.endpoint)}" for d in bounded)
         few = plan.components[0].cluster_size > 1
         units = "cluster to cluster, or these are few" if few else "problem to problem"
-        said.append(
+        sentences.append(
             f"On {count(plan.size.problems)} problems, no number of runs brings it below {least}: there the arms "
             f"differ from {units} (--method-problem-sd plans with another SD)."
         )
     never = [f"+{n.difference:g} at {name_of(n.endpoint)}" for n in plan.needed if n.runs is None]
     if never:
-        said.append(f"Out of reach with up to {count(MOST_RUNS)} runs per arm: {', '.join(never)}.")
-    return said
+        sentences.append(f"Out of reach with up to {count(MOST_RUNS)} runs per arm: {', '.join(never)}.")
+    return sentences
 
 
 def _foundations(plan: Plan) -> list[str]:
     """Says how much the components themselves are worth."""
     first = plan.components[0]
-    said = []
+    sentences = []
     if not first.run_freedom:
-        said.append("The variances are stated, and how well they are known is not: nothing here has a range.")
+        sentences.append("The variances are stated, and how well they are known is not: nothing here has a range.")
     elif first.run_freedom < _ROUGH:
         low, high = (sqrt(x) for x in chi_square_interval(1.0, first.run_freedom, plan.level))
-        said.append(
+        sentences.append(
             f"The SD of the runs' means rests on {counted(first.run_freedom, 'degree')} of freedom "
             "(runs beyond the first of each arm): "
-            f"the true one is {low:.2g} to {high:.2g} times the estimate ({plan.level:.0%} chi-square interval, for "
-            "normal run effects)."
+            f"the true one is {low:.2g} to {high:.2g} times the estimate ({coverage(plan.level)} chi-square interval, "
+            "for normal run effects)."
         )
     if first.cluster_size > 1:
         clusters = plan.size.problems / first.cluster_size
-        said.append(
+        sentences.append(
             f"Problems come in clusters, of {first.cluster_size:.3g} by Kish's count: the study's {plan.size.problems} "
             f"are taken to come in {clusters:.3g} as large, and claims are about other clusters."
         )
         if clusters < ENOUGH:
-            said.append(
+            sentences.append(
                 f"Fewer than {ENOUGH} clusters say little about others, whatever runs and samples there are: take "
                 "problems of more clusters."
             )
     assumed = next(iter(plan.tests.values())).method_problem
     if assumed is not None:
-        said.append(f"The arms' difference is taken to vary over problems by an SD of {sqrt(assumed):g}, as stated.")
+        sentences.append(
+            f"The arms' difference is taken to vary over problems by an SD of {sqrt(assumed):g}, as stated."
+        )
     elif any(c.method_problem is None for c in plan.components):
-        said.append(
+        sentences.append(
             "How much the arms' difference varies over problems is not known, and is left out: state "
             "--method-problem-sd, or give two arms."
         )
     alike = [name_of(c.endpoint) for c in plan.components if c.run == 0]
     if alike:
-        said.append(
+        sentences.append(
             f"At {', '.join(alike)} the runs differ no more than their noise makes them, and the plan counts on no "
             "variance over runs: plan with the upper end of its range."
         )
     tests = list(plan.tests.values())
     if tests[0].rho is not None and first.rho_low is not None and first.rho_high is not None:
-        said.append(
+        sentences.append(
             f"The correlation of paired seeds lies between {first.rho_low:.2f} and {first.rho_high:.2f} at "
             f"{name_of(first.endpoint)}: --rho plans with another."
         )
     if not plan.trained:
-        said.append("The runs of the study are taken as they are, so the variance over runs is left out.")
-    return said
+        sentences.append("The runs of the study are taken as they are, so the variance over runs is left out.")
+    return sentences

@@ -10,9 +10,9 @@ COLOURS = ("#5a5a5a", "#0072b2", "#d55e00", "#00825f", "#b1558c", "#a87400", "#2
 _DASHES = ((), (14, 4), (7, 4), (2, 3), (12, 3, 2, 3), (4, 7), (9, 3, 2, 3, 2, 3))  # pixels drawn, left out, ...
 
 
-def dashes(place: int) -> tuple[int, ...]:
+def dashes(index: int) -> tuple[int, ...]:
     """Returns the dash pattern of the arm at a place; where colours come again, it is another one."""
-    return _DASHES[(place + 2 * (place // len(COLOURS))) % len(_DASHES)]
+    return _DASHES[(index + 2 * (index // len(COLOURS))) % len(_DASHES)]
 
 
 def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:

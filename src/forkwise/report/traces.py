@@ -158,7 +158,7 @@ class _Shelf:
         """Packs rendered traces into one chunk."""
         if tuple(members) not in self._chunks:
             words = _Words()
-            traces = [words.place_all(self._rendered[at].trace) for at in members]
+            traces = [words.indexed(self._rendered[at].trace) for at in members]
             text = json.dumps({"words": words.list, "traces": traces}, ensure_ascii=True, separators=(",", ":"))
             packed = gzip.compress(text.encode(), 6, mtime=0)
             self._chunks[tuple(members)] = base64.b64encode(packed).decode()
@@ -173,20 +173,20 @@ class _Words:
 
     def __init__(self) -> None:
         self.list: list[str] = []
-        self._place: dict[str, int] = {}
+        self._index: dict[str, int] = {}
 
-    def place(self, text: str) -> int:
-        if text not in self._place:
-            self._place[text] = len(self.list)
+    def index(self, text: str) -> int:
+        if text not in self._index:
+            self._index[text] = len(self.list)
             self.list.append(visible(text))  # here: the page embeds the chunk packed, and cannot look into it
-        return self._place[text]
+        return self._index[text]
 
-    def place_all(self, trace: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns a trace with the place of each of its texts."""
-        places = {key: None if trace[key] is None else self.place(trace[key]) for key in ("prompt", *JUDGED)}
-        pieces, alternatives = [self.place(piece) for piece in trace["t"]], trace["a"]
+    def indexed(self, trace: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns a trace with the index of each of its texts."""
+        places = {key: None if trace[key] is None else self.index(trace[key]) for key in ("prompt", *JUDGED)}
+        pieces, alternatives = [self.index(piece) for piece in trace["t"]], trace["a"]
         if alternatives is not None:
-            alternatives = [[x for text, p in best for x in (self.place(text), p)] for best in alternatives]
+            alternatives = [[x for text, p in best for x in (self.index(text), p)] for best in alternatives]
         return {**trace, **places, "t": pieces, "a": alternatives}
 
 

@@ -123,7 +123,8 @@ class ShardWriter:
 def _characters(row: Mapping[str, Any]) -> int:
     top = row.get("top_logprobs") or ()
     # A candidate of `top_logprobs` costs as much memory as some 100 characters.
-    candidates = sum(len(place) for place in top if isinstance(place, list)) if isinstance(top, list) else 0
+    alternatives = top if isinstance(top, list) else []
+    candidates = sum(len(of_token) for of_token in alternatives if isinstance(of_token, list))
     return len(row.get("prompt") or "") + len(row.get("completion") or "") + 100 * candidates
 
 

@@ -30,7 +30,7 @@ from forkwise.sampling.forward import (
 from forkwise.sampling.recipe import Sampling
 
 
-class Way(IntEnum):
+class CacheUse(IntEnum):
     """How completions are drawn, the fastest first; all ways draw the same tokens, up to float rounding."""
 
     SHARED = 0
@@ -42,8 +42,8 @@ class Way(IntEnum):
 
 
 _SAID = {
-    Way.PLAIN: "samples of a prompt cannot share its cache, so they are drawn in plain batches",
-    Way.WHOLE: "no cache gives right numbers, so every token costs a pass over the whole text, which is slow",
+    CacheUse.PLAIN: "samples of a prompt cannot share its cache, so they are drawn in plain batches",
+    CacheUse.WHOLE: "no cache gives right numbers, so every token costs a pass over the whole text, which is slow",
 }
 
 _PROBE = "What is 17 + 25? Let us think step by step. First, 7 + 5 = 12, so we write 2 and carry 1. Then 1 + 2 + 1 = 4."
@@ -53,7 +53,7 @@ _CHECKED, _AT_ONCE = 256, 64
 """Most tokens per completion that are compared, and at a time: large vocabularies fill the memory."""
 
 
-class Drawn:
+class DrawnTokens:
     """Generated tokens of n samples with their numbers, `(n, max_tokens)` each, and their `lengths`.
 
     Attributes:
@@ -165,8 +165,8 @@ class Decoder:
 
     def __init__(self, model: Any, eos: Sequence[int], say: Callable[[str], None] = lambda line: None) -> None:
         self.model, self.eos, self.say = model, eos, say
-        self.way = Way.SHARED
-        self._said: set[Way] = set()
+        self.way = CacheUse.SHARED
+        self._said: set[CacheUse] = set()
 
     def probe(self, tokenizer: Any) -> None:
         """Finds the fastest way that is right for this model, on a short text that is the same in every run.
@@ -181,7 +181,7 @@ class Decoder:
         check_rows(self.model, tokenizer, ids[0].tolist(), "A text of digits and letters")
         check_causal(self.model, ids)
         sampling = Sampling(max_tokens=min(_PROBE_STEPS, max(1, length // 4)))
-        _, self.way = self._first_right(ids, (0, 1, 2), sampling, (), Way.SHARED, lambda tokens: None)
+        _, self.way = self._first_right(ids, (0, 1, 2), sampling, (), CacheUse.SHARED, lambda tokens: None)
 
     def draw(
         self,
@@ -190,7 +190,7 @@ class Decoder:
         sampling: Sampling,
         progress: Callable[[int], None] = lambda tokens: None,
         first: Sequence[int] | None = None,
-    ) -> Drawn:
+    ) -> DrawnTokens:
         """Draws completions of one prompt `(1, length)`, one per seed; or continuations of it and a token for each.
 
         The longest of them is compared with one forward pass over its whole text. What is drawn depends on the
@@ -225,23 +225,23 @@ class Decoder:
         seeds: Sequence[int],
         sampling: Sampling,
         eos: Sequence[int],
-        fastest: Way,
+        fastest: CacheUse,
         progress: Callable[[int], None],
         first: Sequence[int] | None = None,
-    ) -> tuple[Drawn, Way]:
+    ) -> tuple[DrawnTokens, CacheUse]:
         failed = ""
-        for way in Way:
+        for way in CacheUse:
             if way < fastest:
                 continue
-            drawn = Drawn(seeds, sampling, eos, self.model, progress, first)
+            drawn = DrawnTokens(seeds, sampling, eos, self.model, progress, first)
             try:
                 _WAYS[way](self.model, prompt, drawn)
-                difference = self._difference(prompt, drawn) if way is not Way.WHOLE else ""
+                difference = self._difference(prompt, drawn) if way is not CacheUse.WHOLE else ""
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # models fail in kinds of their own
                 difference = f"{type(error).__name__}: {first_line(error)}"
-                if way is Way.WHOLE:
+                if way is CacheUse.WHOLE:
                     tokens = prompt.shape[1]
                     raise (
                         error
@@ -259,7 +259,7 @@ class Decoder:
             failed = difference
         raise AssertionError("the last way returns or raises")
 
-    def _difference(self, prompt: torch.Tensor, drawn: Drawn) -> str:
+    def _difference(self, prompt: torch.Tensor, drawn: DrawnTokens) -> str:
         """Says how the recorded numbers differ from one forward pass over the longest completion; "" if they do not."""
         row = int(drawn.lengths.argmax())
         length = int(drawn.lengths[row])
@@ -293,7 +293,7 @@ def _apart(logits: torch.Tensor, ids: torch.Tensor, logprobs: torch.Tensor, entr
     )
 
 
-def _shared(model: Any, prompt: torch.Tensor, drawn: Drawn) -> None:
+def _shared(model: Any, prompt: torch.Tensor, drawn: DrawnTokens) -> None:
     """Draws from a shared cache, without padding: rows are equally long. Ended rows leave the batch whenever half
     of it has; which do depends on the seeds alone."""
     n, tokens = drawn.ids.shape
@@ -328,12 +328,12 @@ def _reorder(state: dict[str, Any], index: torch.Tensor) -> None:
         cache.reorder_cache(index)
 
 
-def _whole_prompts(prompt: torch.Tensor, drawn: Drawn) -> torch.Tensor:
+def _whole_prompts(prompt: torch.Tensor, drawn: DrawnTokens) -> torch.Tensor:
     prefix, step = drawn.begin(prompt)
     return torch.cat([prefix.expand(step.shape[0], -1), step], dim=1)
 
 
-def _plain(model: Any, prompt: torch.Tensor, drawn: Drawn) -> None:
+def _plain(model: Any, prompt: torch.Tensor, drawn: DrawnTokens) -> None:
     """Draws in transformers' own loop, which knows how every model carries its state; the tokens are drawn here."""
     from transformers import (
         GenerationConfig,
@@ -369,7 +369,7 @@ def _plain(model: Any, prompt: torch.Tensor, drawn: Drawn) -> None:
         )
 
 
-def _whole(model: Any, prompt: torch.Tensor, drawn: Drawn) -> None:
+def _whole(model: Any, prompt: torch.Tensor, drawn: DrawnTokens) -> None:
     n, tokens = drawn.ids.shape
     rows = torch.arange(n, device=prompt.device)
     ids = _whole_prompts(prompt, drawn)
@@ -382,8 +382,8 @@ def _whole(model: Any, prompt: torch.Tensor, drawn: Drawn) -> None:
         ids = torch.cat([ids[going], step[going, None]], dim=1)
 
 
-_WAYS: dict[Way, Callable[[Any, torch.Tensor, Drawn], None]] = {
-    Way.SHARED: _shared,
-    Way.PLAIN: _plain,
-    Way.WHOLE: _whole,
+_WAYS: dict[CacheUse, Callable[[Any, torch.Tensor, DrawnTokens], None]] = {
+    CacheUse.SHARED: _shared,
+    CacheUse.PLAIN: _plain,
+    CacheUse.WHOLE: _whole,
 }

@@ -59,7 +59,7 @@ class Completion:
     top_logprobs: list[list[TopToken]] | None = None
 
 
-class Engine(Protocol):
+class SamplingEngine(Protocol):
     """An engine draws completions. One block always gives the same ones, whatever is asked for before or beside it."""
 
     def settings(self) -> Mapping[str, Any]:

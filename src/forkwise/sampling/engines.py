@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from forkwise.errors import InputError
-from forkwise.sampling.engine import Engine
+from forkwise.sampling.engine import SamplingEngine
 from forkwise.sampling.options import SamplingOptions
 from forkwise.sampling.recipe import Job
 
 
-def make_engine(job: Job, options: SamplingOptions) -> Engine:
+def make_engine(job: Job, options: SamplingOptions) -> SamplingEngine:
     """Returns the engine that `job.engine` names (`"transformers"`, `"vllm"`, or `"server"` at the address `server`).
 
     Raises:

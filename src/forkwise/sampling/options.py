@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+from forkwise.parameters import Device, Dtype, TrustRemoteCode
 from forkwise.tasks import Split
 
 _AT_LEAST_ONE = {"min": 1}
@@ -42,10 +43,10 @@ class SamplingOptions:
     traces: Annotated[int | None, "Only of so many samples per problem (transformers).", _AT_LEAST_ONE] = None
     top_logprobs: Annotated[int, "Candidates per token; vllm and servers."] = 20
     verify: Annotated[bool, "Verify completions as they arrive."] = True
-    device: Annotated[str, "cpu, cuda, cuda:1, ..."] = "auto"
-    dtype: Annotated[str, "float32, bfloat16 or float16."] = "auto"
+    device: Device = "auto"
+    dtype: Dtype = "auto"
     tensor_parallel: Annotated[int, "GPUs that share the model (vllm)."] = 1
-    trust_remote_code: Annotated[bool, "Run the checkpoint's code."] = False
+    trust_remote_code: TrustRemoteCode = False
 
 
 @dataclass(frozen=True)

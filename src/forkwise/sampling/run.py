@@ -24,7 +24,7 @@ from forkwise.errors import InputError
 from forkwise.folders import only_process, write_json
 from forkwise.progress import Console, Meter
 from forkwise.samples.store import read_samples, write_shard
-from forkwise.sampling.engine import Block, Completion, Engine
+from forkwise.sampling.engine import Block, Completion, SamplingEngine
 from forkwise.sampling.manifest import MANIFEST, check_manifest
 from forkwise.sampling.recipe import Job
 from forkwise.sampling.rows import table_row
@@ -55,7 +55,7 @@ def sample(
     job: Job,
     task: Task,
     problems: Sequence[Problem],
-    engine: Callable[[], Engine],
+    engine: Callable[[], SamplingEngine],
     out: Path,
     *,
     console: Console | None = None,

@@ -210,20 +210,20 @@ def read_folder(folder: Path) -> tuple[Study, Path, str | None]:
         InputError: there is no plan.
     """
     inner = folder / "receipts"
-    place = inner if (inner / PLAN).exists() else folder
-    if not (place / PLAN).exists():
+    root = inner if (inner / PLAN).exists() else folder
+    if not (root / PLAN).exists():
         raise InputError(f"'{folder}' holds no study (no {PLAN}): give the --out or --receipts of forkwise study run.")
-    study, record = read_plan(place / PLAN)
+    study, record = read_plan(root / PLAN)
     registered = record.get("registered")
-    return study, place, None if registered is None else str(registered)
+    return study, root, None if registered is None else str(registered)
 
 
 def read_study_folder(folder: Path, *, early: bool = False) -> tuple[Study, Receipts, Reading]:
     """Analyses the study in a folder; see `read_folder` and `analyse`."""
-    study, place, registered = read_folder(folder)
-    receipts = read_receipts(place, study.sha256(), study.runs())
-    result = analyse(study, place, receipts, early=early)
-    hashes = {i.path: i.sha256 for i in inputs_of(receipt_file(place, run) for run in receipts)}
+    study, root, registered = read_folder(folder)
+    receipts = read_receipts(root, study.sha256(), study.runs())
+    result = analyse(study, root, receipts, early=early)
+    hashes = {i.path: i.sha256 for i in inputs_of(receipt_file(root, run) for run in receipts)}
     return study, receipts, Reading(1, __version__, study.sha256(), registered, study.plain(), hashes, result)
 
 

@@ -15,7 +15,7 @@ from forkwise.study.spec import Device
 from forkwise.study.work import Work, perform
 
 
-class Place(Protocol):
+class RunPlace(Protocol):
     """What takes runs and brings each to its end, as many at a time as there is room for."""
 
     device: Device

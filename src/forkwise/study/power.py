@@ -25,9 +25,9 @@ def read_pilot(folder: Path) -> tuple[list[Arm], list[Receipt]]:
     Raises:
         InputError: there are fewer than three seeds of every arm.
     """
-    study, place, _ = read_folder(folder)
-    receipts = read_receipts(place, study.sha256(), study.runs())
-    seeds = progress(study, place, receipts).seeds
+    study, root, _ = read_folder(folder)
+    receipts = read_receipts(root, study.sha256(), study.runs())
+    seeds = progress(study, root, receipts).seeds
     if len(seeds) < FEWEST_RUNS:
         raise InputError(
             f"The pilot in '{folder}' has {len(seeds)} seeds in all arms, and how training varies takes at least "
@@ -56,7 +56,7 @@ def power(study: Study, *, pilot: list[Arm], components: Path | None, run: float
         return []  # `design` says that nothing about other trainings comes of it
     primary, futility = study.primary, study.stopping.futility
     named = [] if primary is None else [primary.endpoint, *primary.secondary]
-    made, _, notes = plan_study(
+    study_plan, _, notes = plan_study(
         pilot,
         components,
         ks=list(dict.fromkeys(map(str, named))) or None,
@@ -69,4 +69,4 @@ def power(study: Study, *, pilot: list[Arm], components: Path | None, run: float
         cost_run=run or None,
         cost_sample=samples / 100_000 or None,
     )
-    return [conclusion(made), *tables(made), *(f"- {limit}" for limit in limits(made, notes))]
+    return [conclusion(study_plan), *tables(study_plan), *(f"- {limit}" for limit in limits(study_plan, notes))]

@@ -84,14 +84,14 @@ def _place(message: str) -> str:
     return f"{where.rstrip('`')}: {what[:1].lower()}{what[1:]}" if where else what
 
 
-def _refuse_unknown(content: Mapping[Any, Any], kind: Any, name: str, place: str = "") -> None:
+def _refuse_unknown(content: Mapping[Any, Any], kind: Any, name: str, section: str = "") -> None:
     known = {f.name: f for f in fields(kind)}
     for key, value in content.items():
         if key not in known:
-            raise InputError(f"The study '{name}' has an unknown setting '{place}{key}'.{nearest(str(key), known)}")
-        nested = _NESTED.get(f"{place}{key}")
+            raise InputError(f"The study '{name}' has an unknown setting '{section}{key}'.{nearest(str(key), known)}")
+        nested = _NESTED.get(f"{section}{key}")
         if nested is not None and isinstance(value, dict):
-            _refuse_unknown(value, nested, name, f"{place}{key}.")
+            _refuse_unknown(value, nested, name, f"{section}{key}.")
 
 
 _NESTED: dict[str, type] = {

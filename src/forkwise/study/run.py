@@ -21,7 +21,7 @@ from forkwise.folders import only_process
 from forkwise.folders.metrics import read_metrics
 from forkwise.progress import Console, Meter
 from forkwise.study.looks import look_at
-from forkwise.study.places import Place
+from forkwise.study.places import RunPlace
 from forkwise.study.receipts import clusters_of, read_receipts, receipt_file
 from forkwise.study.registration import PLAN, read_plan, refuse_other_plan, write_plan
 from forkwise.study.spec import Study, TrainingArm
@@ -50,8 +50,8 @@ def check_study(study: Study) -> None:
             try:
                 _, trainer, _ = parse_run(["--config", str(file)], config, arm.algorithm)
             except InputError as error:
-                said = str(error).replace(f"'{file}'", "it")
-                raise InputError(f"The arm '{arm.name}' cannot be trained: {said}") from error
+                reason = str(error).replace(f"'{file}'", "it")
+                raise InputError(f"The arm '{arm.name}' cannot be trained: {reason}") from error
         warmup = getattr(trainer, "critic_warmup_steps", 0) if arm.algorithm == "ppo" else 0
         if study.steps <= warmup:
             raise InputError(
@@ -66,13 +66,14 @@ def check_study(study: Study) -> None:
         problem_range(open_task(study.task, None), "train", study.problems, first=study.first_problem)
 
 
-def works(study: Study, seeds: Sequence[int], out: Path, receipts: Path, place: Place) -> list[Work]:
+def works(study: Study, seeds: Sequence[int], out: Path, receipts: Path, workers: RunPlace) -> list[Work]:
     """Returns the runs with these seeds, all arms of a seed together, and with the first the model before training."""
     pairs: list[tuple[TrainingArm | None, int | None]] = [(arm, seed) for seed in seeds for arm in study.arms]
     if study.evaluation.base and study.seeds[0] in seeds:
         pairs.append((None, None))
     plan = study.sha256()
-    return [Work(study, plan, *pair, out.resolve(), receipts.resolve(), place.device, place.threads) for pair in pairs]
+    out, receipts = out.resolve(), receipts.resolve()
+    return [Work(study, plan, *pair, out, receipts, workers.device, workers.threads) for pair in pairs]
 
 
 def prepare(study: Study, out: Path, receipts: Path, registered: str | None = None) -> None:
@@ -92,7 +93,7 @@ def prepare(study: Study, out: Path, receipts: Path, registered: str | None = No
             write_plan(folder / PLAN, study, registered=registered)
 
 
-def run_stage(works: Sequence[Work], place: Place, console: Console, what: str) -> None:
+def run_stage(works: Sequence[Work], workers: RunPlace, console: Console, what: str) -> None:
     """Brings runs to their receipts; a run that fails is tried again, and then the others go on without it.
 
     Raises:
@@ -102,7 +103,7 @@ def run_stage(works: Sequence[Work], place: Place, console: Console, what: str) 
     _refuse_mixed_devices(works)
     meter_units = [_units(work) for work in works]
     waiting: dict[Future[None], Work] = {
-        place.submit(work): work for work in works if not receipt_file(work.receipts, work.run).exists()
+        workers.submit(work): work for work in works if not receipt_file(work.receipts, work.run).exists()
     }
     if not waiting:
         return
@@ -121,7 +122,7 @@ def run_stage(works: Sequence[Work], place: Place, console: Console, what: str) 
                 tries[work.run] = tries.get(work.run, 0) + 1
                 if tries[work.run] < _TRIES:
                     meter.say(f"{_sentence(work, error)} It is started again.")
-                    waiting[place.submit(work)] = work
+                    waiting[workers.submit(work)] = work
                 else:
                     failed.append(_sentence(work, error))
             meter.reach(_done(works), _note(waiting.values()))
@@ -192,7 +193,7 @@ def _note(works: Any) -> str:
 def run(
     study: Study,
     out: Path,
-    place: Place,
+    workers: RunPlace,
     *,
     receipts: Path | None = None,
     registered: str | None = None,
@@ -202,7 +203,7 @@ def run(
 
     Args:
         out: folder of the study; with Ray, one that all nodes see.
-        place: where the runs go; it is closed at the end.
+        workers: where the runs go; it is closed at the end.
         receipts: folder of the receipts; None is `receipts` in `out`.
         registered: date of the registration, for the records.
 
@@ -218,7 +219,7 @@ def run(
         done: list[int] = []
         for number, seeds in enumerate(study.stages, 1):
             what = "study" if len(study.stages) == 1 else f"study, stage {number} of {len(study.stages)}"
-            run_stage(works(study, seeds, out, receipts, place), place, console, what)
+            run_stage(works(study, seeds, out, receipts, workers), workers, console, what)
             done += seeds
             if number < len(study.stages):
                 stop = look_at(study, receipts, done)

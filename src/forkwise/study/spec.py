@@ -258,18 +258,18 @@ class Study:
 
     def sha256(self) -> str:
         """Returns a hash that depends on what the study says, and not on its title or on how its file is laid out."""
-        return hashlib.sha256(json.dumps(self.said(), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.settings_by_name(), sort_keys=True).encode()).hexdigest()
 
-    def said(self) -> dict[str, Any]:
+    def settings_by_name(self) -> dict[str, Any]:
         """Returns every setting under a name such as `evaluation.n`: what makes two studies the same."""
-        said = {key: value for key, value in self.plain().items() if key != "title"}
-        return {**_flat(said), "order of arms": [arm.name for arm in self.arms]}  # the first is the reference
+        settings = {key: value for key, value in self.plain().items() if key != "title"}
+        return {**_flat(settings), "order of arms": [arm.name for arm in self.arms]}  # the first is the reference
 
 
-def _flat(settings: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+def _flat(settings: Mapping[str, Any], section: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        name = f"{place}{key}"
+        name = f"{section}{key}"
         flat |= _flat(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
     return flat
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from forkwise.passk.design import FEWEST_PAIRS, FEWEST_RUNS
 from forkwise.passk.estimator import shown_ks
-from forkwise.report.formats import count, interval, number, p_value
+from forkwise.report.formats import count, coverage, interval, number, p_value
 from forkwise.report.passk import FEW, overview
 from forkwise.report.passk_conclusion import conclusion
 from forkwise.report.table import Block, Table, filled
@@ -63,8 +63,8 @@ def design(study: Study) -> list[Block]:
 
 def _problems(study: Study) -> str:
     e = study.evaluation
-    place = f" from place {count(e.first_problem)} on" if e.first_problem else ""
-    return f"{counted(e.problems, 'problem')}{place}"
+    start = f" from place {count(e.first_problem)} on" if e.first_problem else ""
+    return f"{counted(e.problems, 'problem')}{start}"
 
 
 def _listed(seeds: Sequence[int]) -> str:
@@ -91,8 +91,8 @@ def how_far(progress: Progress) -> str:
     facts = [f"{len(progress.collapsed)} collapsed ({', '.join(progress.collapsed)})" if progress.collapsed else ""]
     facts += [f"{progress.restarts} were started again" if progress.restarts else ""]
     facts += [f"{len(progress.started)} more were started" if progress.started else ""]
-    said = "; ".join(filter(None, facts))
-    return f"{text}; {said}." if said else f"{text}."
+    listed = "; ".join(filter(None, facts))
+    return f"{text}; {listed}." if listed else f"{text}."
 
 
 def findings(study: Study, result: Result, registered: str | None) -> list[Block]:
@@ -136,7 +136,7 @@ def _primary(study: Study, result: Result, registered: str | None) -> list[Block
         text += f"; the two are equivalent within ±{named.margin:g}"
     text += f". It is over {primary.seeds} paired seeds and problems like these."
     if study.looks:
-        text += f" The interval is the plain {named.level:.0%} one, not adjusted for looks; the bound of p is."
+        text += f" The interval is the plain {coverage(named.level)} one, not adjusted for looks; the bound of p is."
     blocks: list[Block] = [text]
     if result.gate is not None:
         outcome = "is shown too" if result.gate.p < result.shown_below else "is not shown"
@@ -146,7 +146,7 @@ def _primary(study: Study, result: Result, registered: str | None) -> list[Block
         blocks.append(f"{study.tested.name} minus {gate} is not tested, since the primary difference is not shown.")
     rows = [[c.endpoint, interval(c.mean, c.low, c.high, sign="+"), p_value(c.p)] for c in result.secondary]
     caption = f"Secondary: {primary.arm} minus {primary.reference}; p by Holm's method"
-    return [*blocks, *filled(caption, ["", f"difference [{named.level:.0%} interval]", "adjusted p"], rows)]
+    return [*blocks, *filled(caption, ["", f"difference [{coverage(named.level)} interval]", "adjusted p"], rows)]
 
 
 def _difference(c: SeedContrast) -> str:

@@ -255,9 +255,9 @@ def _call(
         _end(process)
     if process.returncode != 0:
         lines = log.read_text(errors="replace").strip().splitlines()
-        said = lines[-1] if lines else "no output"
+        last = lines[-1] if lines else "no output"
         who = f"The run '{work.run}'" + ("" if work.arm is None else f" of the arm '{work.arm.name}'")
-        sentence = f"{who} stopped with exit code {process.returncode}: {said} (whole log: {log})"
+        sentence = f"{who} stopped with exit code {process.returncode}: {last} (whole log: {log})"
         raise InputError(sentence) if process.returncode == 2 else RunError(sentence)
 
 

@@ -174,7 +174,7 @@ def _verify(text: str, numbers: Sequence[int], target: int) -> Verdict:
     answer = re.split(r"[\r\n<]", text[start:].lstrip(), maxsplit=1)[0].strip(" \t.*`$")
     if not answer:
         return Verdict(False, None, "countdown")
-    correct = len(answer) <= _LONGEST_ANSWER and _Parser(answer, numbers).left_over() == {target: 1}
+    correct = len(answer) <= _LONGEST_ANSWER and _CountdownParser(answer, numbers).left_over() == {target: 1}
     return Verdict(correct, answer[:_LONGEST_ANSWER], "countdown")
 
 
@@ -182,7 +182,7 @@ class _Wrong(Exception):
     """The answer breaks a rule or cannot be read."""
 
 
-class _Parser:
+class _CountdownParser:
     """answer = statement ("," statement)*;  statement = sum ["=" number];  sum, product, atom as usual.
 
     Every number that is read is taken from the pool, and the value of a statement is put back: so steps and infix are

@@ -40,7 +40,7 @@ _FIRST = range(3, 31)
 
 
 @dataclass(frozen=True)
-class Kind:
+class EventKind:
     """A kind of event: its sentence, and what becomes of what the hero has.
 
     `text` has the fields `{hero}`, `{friend}`, `{n}` and `{things}`; `operator` is that of `have operator n`, or empty
@@ -54,17 +54,17 @@ class Kind:
 
 
 KINDS = {
-    "buys": Kind("{hero} buys {n} {things}.", "+"),
-    "finds": Kind("{hero} finds {n} {things}.", "+"),
-    "gets": Kind("{friend} gives {hero} {n} {things}.", "+"),
-    "sells": Kind("{hero} sells {n} {things}.", "-"),
-    "loses": Kind("{hero} loses {n} {things}.", "-"),
-    "gives": Kind("{hero} gives {friend} {n} {things}.", "-"),
-    "doubles": Kind("Then {hero} has twice as many.", "*", 2),
-    "triples": Kind("Then {hero} has three times as many.", "*", 3),
-    "halves": Kind("{hero} sells half of the {things}.", "/", 2),
-    "friend buys": Kind("{friend} buys {n} {things}.", ""),
-    "friend sells": Kind("{friend} sells {n} {things}.", ""),
+    "buys": EventKind("{hero} buys {n} {things}.", "+"),
+    "finds": EventKind("{hero} finds {n} {things}.", "+"),
+    "gets": EventKind("{friend} gives {hero} {n} {things}.", "+"),
+    "sells": EventKind("{hero} sells {n} {things}.", "-"),
+    "loses": EventKind("{hero} loses {n} {things}.", "-"),
+    "gives": EventKind("{hero} gives {friend} {n} {things}.", "-"),
+    "doubles": EventKind("Then {hero} has twice as many.", "*", 2),
+    "triples": EventKind("Then {hero} has three times as many.", "*", 3),
+    "halves": EventKind("{hero} sells half of the {things}.", "/", 2),
+    "friend buys": EventKind("{friend} buys {n} {things}.", ""),
+    "friend sells": EventKind("{friend} sells {n} {things}.", ""),
 }
 """The kinds of events by their names."""
 

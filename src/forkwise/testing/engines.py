@@ -107,10 +107,10 @@ def check_outcome(shaped: Outcome, fed: Outcome, *, unshaped: Outcome, tolerance
         AssertionError: saying what does not hold.
     """
     for name in ("loss", "gradient"):
-        ours, want, before = (getattr(outcome, name).detach().double() for outcome in (shaped, fed, unshaped))
+        got, want, before = (getattr(outcome, name).detach().double() for outcome in (shaped, fed, unshaped))
         size = want.norm().clamp(min=1e-12)
-        if float((ours - want).norm() / size) > tolerance:
-            raise AssertionError(f"The {name} is not the engine's on shaped advantages: {ours} instead of {want}.")
+        if float((got - want).norm() / size) > tolerance:
+            raise AssertionError(f"The {name} is not the engine's on shaped advantages: {got} instead of {want}.")
         if name == "gradient" and float((before - want).norm() / size) < 100 * tolerance:
             raise AssertionError("Shaping hardly changes this batch's gradient, so nothing is compared: take another.")
 

@@ -24,7 +24,7 @@ from forkwise.training.settings import ALIASES, RunArguments
 _COUNT = re.compile(r"^num_|_(size|steps|generation)$")  # what the engines divide by
 
 
-class _Parser(HfArgumentParser):
+class _SettingsParser(HfArgumentParser):
     """HfArgumentParser that returns what was given and no defaults, and answers a mistake with one sentence."""
 
     def __init__(self, config_class: type[TrainingArguments]) -> None:
@@ -43,7 +43,7 @@ class _Parser(HfArgumentParser):
         raise InputError(f"{message[:1].upper()}{message[1:]}.")
 
 
-def _from_file(path: str, parser: _Parser, annotations: dict[str, str]) -> dict[str, Any]:
+def _from_file(path: str, parser: _SettingsParser, annotations: dict[str, str]) -> dict[str, Any]:
     """Reads the settings in the file. Text becomes a number as it does in a flag: 1e-6, text in YAML 1.1, too."""
     config = read_yaml(Path(path))
     if not isinstance(config, dict):
@@ -67,7 +67,7 @@ def _from_file(path: str, parser: _Parser, annotations: dict[str, str]) -> dict[
     return {**values, **vars(parser.parse_args(words))}
 
 
-def _from_flags(argv: Sequence[str], parser: _Parser, command: str) -> dict[str, Any]:
+def _from_flags(argv: Sequence[str], parser: _SettingsParser, command: str) -> dict[str, Any]:
     """Returns the settings among the flags."""
     words = []
     for word in argv:
@@ -96,7 +96,7 @@ def parse_run(
     classes = [base for c in (ModelConfig, config_class, RunArguments) for base in reversed(c.__mro__)]
     # Not from dataclasses.fields: the parser narrows their types in place.
     annotations = {name: str(kind) for c in classes for name, kind in inspect.get_annotations(c).items()}
-    parser = _Parser(config_class)
+    parser = _SettingsParser(config_class)
     values = _from_flags(argv, parser, command)
     file = values.pop("config", None)
     if file is not None:

@@ -23,7 +23,7 @@ from forkwise.folders.metrics import METRICS, STATE, checkpoints, is_of_verl, me
 from forkwise.reading import read_yaml
 from forkwise.training.folder import SETTINGS, damage, finished
 
-__all__ = ["Diagnosis", "Finding", "Trend", "diagnose", "series", "trend"]
+__all__ = ["Diagnosis", "RunFinding", "Trend", "diagnose", "series", "trend"]
 
 BLOCKS = 30  # values that the trend test sees at most
 FEWEST = 8  # values below which nothing is said about a trend
@@ -43,7 +43,7 @@ _NUMBERS = (
 
 
 @dataclass(frozen=True)
-class Finding:
+class RunFinding:
     """One thing that a run's curves or files say.
 
     Attributes:
@@ -67,7 +67,7 @@ class Diagnosis:
     alpha: Any
     """What the settings say; None where they do not."""
     steps: int
-    findings: list[Finding]
+    findings: list[RunFinding]
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ def _diagnose(folder: Path) -> Diagnosis:
     findings = [*state, *_not_finite(folder, steps)]
     if steps:
         findings += [finding for look in _LOOKS for finding in look(steps, settings)]
-    ours = "PPO" if "critic_learning_rate" in settings else "GRPO"
-    kind = "verl" if of_verl else ours if (folder / SETTINGS).is_file() else ""
+    trainer = "PPO" if "critic_learning_rate" in settings else "GRPO"
+    kind = "verl" if of_verl else trainer if (folder / SETTINGS).is_file() else ""
     return Diagnosis(folder, kind, settings.get("alpha"), steps[-1]["step"] if steps else 0, findings)
 
 
@@ -157,19 +157,19 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[Row]]:
     return {**others, **numbers}, read_metrics(folder)
 
 
-def _state(folder: Path, settings: dict[str, Any], steps: list[Row]) -> Iterator[Finding]:
+def _state(folder: Path, settings: dict[str, Any], steps: list[Row]) -> Iterator[RunFinding]:
     if not (folder / SETTINGS).is_file():
         path = metrics_file(folder) or folder / STATE
         state = read_state(path)
         reached, planned = state.get("global_step"), state.get("max_steps")
-        yield Finding("state: another trainer's", {"reached": reached, "planned": planned, "path": path})
+        yield RunFinding("state: another trainer's", {"reached": reached, "planned": planned, "path": path})
         return
     planned = settings.get("max_steps", -1)
     if finished(folder, max(planned, 1)):
-        yield Finding("state: finished")
+        yield RunFinding("state: finished")
         return
     if is_held(folder):
-        yield Finding("state: running")
+        yield RunFinding("state: running")
         return
     whole = None
     for checkpoint in checkpoints(folder):
@@ -177,96 +177,96 @@ def _state(folder: Path, settings: dict[str, Any], steps: list[Row]) -> Iterator
         if why is None:
             whole = checkpoint.name
             break
-        yield Finding("state: damaged checkpoint", {"name": checkpoint.name, "why": why}, warning=True)
+        yield RunFinding("state: damaged checkpoint", {"name": checkpoint.name, "why": why}, warning=True)
     last = steps[-1]["step"] if steps else 0
     command = "ppo" if "critic_learning_rate" in settings else "grpo"
     again = f"forkwise {command} --config {folder / SETTINGS} --output_dir {folder} --resume"
     stopped = {"step": last, "planned": planned, "whole": whole, "again": again}
-    yield Finding("state: stopped", stopped, warning=True)
+    yield RunFinding("state: stopped", stopped, warning=True)
 
 
-def _state_of_verl(rows: list[Row]) -> Iterator[Finding]:
+def _state_of_verl(rows: list[Row]) -> Iterator[RunFinding]:
     """Finds how far verl came, whose log does not tell how far it was to go."""
     last = rows[-1]["step"]
     trained = sum("loss" in row for row in rows)
-    yield Finding("state: verl", {"step": last})
+    yield RunFinding("state: verl", {"step": last})
     if last and not trained:
-        yield Finding("policy", {"steps": last}, warning=True)
+        yield RunFinding("policy", {"steps": last}, warning=True)
     if trained and not any(name.startswith(("shaping/", "method/")) for row in rows for name in row):
-        yield Finding("shaping: none")
+        yield RunFinding("shaping: none")
 
 
-def _not_finite(folder: Path, steps: list[Row]) -> Iterator[Finding]:
+def _not_finite(folder: Path, steps: list[Row]) -> Iterator[RunFinding]:
     if batches := sorted((folder / KEPT).glob("step_*.pt")):
-        yield Finding("finite: batches", {"paths": batches}, warning=True)
+        yield RunFinding("finite: batches", {"paths": batches}, warning=True)
     for key in ("loss", "grad_norm", "entropy"):
         bad = [row["step"] for row in steps if isinstance(row.get(key), float) and not np.isfinite(row[key])]
         if bad:
-            yield Finding("finite: curve", {"key": key, "first": bad[0], "later": len(bad) - 1}, warning=True)
+            yield RunFinding("finite: curve", {"key": key, "first": bad[0], "later": len(bad) - 1}, warning=True)
 
 
-def _policy(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
+def _policy(rows: list[Row], settings: dict[str, Any]) -> Iterator[RunFinding]:
     warmup, last = settings.get("critic_warmup_steps", 0), rows[-1]["step"]
     if "critic_learning_rate" in settings and last <= warmup:
-        yield Finding("policy: warm-up", {"steps": last, "warmup": warmup}, warning=True)
+        yield RunFinding("policy: warm-up", {"steps": last, "warmup": warmup}, warning=True)
 
 
-def _reward(rows: list[Row], _: dict[str, Any]) -> Iterator[Finding]:
+def _reward(rows: list[Row], _: dict[str, Any]) -> Iterator[RunFinding]:
     values = series(rows, "reward")
     if not values:
         return
     curve = trend(values)
     if max(values) == min(values):
-        yield Finding("reward: flat", {"value": values[0]}, warning=True)
+        yield RunFinding("reward: flat", {"value": values[0]}, warning=True)
     else:
-        yield Finding("reward", {"curve": curve, "rollouts": len(values)}, warning=curve.word == "fell")
+        yield RunFinding("reward", {"curve": curve, "rollouts": len(values)}, warning=curve.word == "fell")
 
 
-def _entropy(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
+def _entropy(rows: list[Row], settings: dict[str, Any]) -> Iterator[RunFinding]:
     values = series(rows, "entropy")
     if not values:
         return
     curve = trend(values)
     collapsed = curve.end < settings.get("health_min_entropy", 0.1) * curve.start
     doubled = not collapsed and curve.word == "rose" and curve.end > 2 * curve.start
-    yield Finding("entropy", {"curve": curve, "collapsed": collapsed}, warning=collapsed or doubled)
+    yield RunFinding("entropy", {"curve": curve, "collapsed": collapsed}, warning=collapsed or doubled)
 
 
-def _length(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
+def _length(rows: list[Row], settings: dict[str, Any]) -> Iterator[RunFinding]:
     if values := series(rows, "completions/mean_length"):
         curve = trend(values)
         exploded = curve.end > settings.get("health_max_length", 3.0) * curve.start
-        yield Finding("length", {"curve": curve}, warning=exploded)
+        yield RunFinding("length", {"curve": curve}, warning=exploded)
     if cut := series(rows, "completions/clipped_ratio"):
         curve = trend(cut)
-        yield Finding("truncated", {"curve": curve}, warning=curve.end > 0.3)
+        yield RunFinding("truncated", {"curve": curve}, warning=curve.end > 0.3)
 
 
-def _shaping(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
+def _shaping(rows: list[Row], settings: dict[str, Any]) -> Iterator[RunFinding]:
     values = series(rows, "shaping/capped_frac")
     if not values:
         if settings.get("alpha") == 0:
-            yield Finding("shaping: off")
+            yield RunFinding("shaping: off")
         return
     capped, share = fmean(values), fmean(series(rows, "shaping/psi_over_adv") or [0.0])
     most = 1 / (settings.get("kappa", 2) or math.inf)
-    yield Finding("shaping", {"share": share, "most": most, "capped": capped}, warning=capped > 0.9)
+    yield RunFinding("shaping", {"share": share, "most": most, "capped": capped}, warning=capped > 0.9)
 
 
-def _clipping(rows: list[Row], _: dict[str, Any]) -> Iterator[Finding]:
+def _clipping(rows: list[Row], _: dict[str, Any]) -> Iterator[RunFinding]:
     if values := series(rows, "clip_ratio/region_mean"):
         mean = fmean(values)
-        yield Finding("clipping", {"mean": mean, "worst": max(values)}, warning=mean > 0.2)
+        yield RunFinding("clipping", {"mean": mean, "worst": max(values)}, warning=mean > 0.2)
 
 
-def _groups(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
+def _groups(rows: list[Row], settings: dict[str, Any]) -> Iterator[RunFinding]:
     values = series(rows, "frac_reward_zero_std")
     if not values or settings.get("num_generations") == 1 or "critic_learning_rate" in settings:
         return
-    yield Finding("groups", {"mean": fmean(values)}, warning=trend(values).end > 0.8)
+    yield RunFinding("groups", {"mean": fmean(values)}, warning=trend(values).end > 0.8)
 
 
-def _gradient(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
+def _gradient(rows: list[Row], settings: dict[str, Any]) -> Iterator[RunFinding]:
     values = series(rows, "grad_norm")
     if not values:
         return
@@ -276,18 +276,18 @@ def _gradient(rows: list[Row], settings: dict[str, Any]) -> Iterator[Finding]:
     clipped = fmean(v > limit for v in values) if limit else 0.0
     often, spike = clipped > 0.5, middle > 0 and top > 10 * middle
     facts = {"middle": middle, "top": top, "step": step, "limit": limit, "clipped": clipped if often else None}
-    yield Finding("gradient", facts, warning=often or spike)
+    yield RunFinding("gradient", facts, warning=often or spike)
 
 
-def _kl(rows: list[Row], _: dict[str, Any]) -> Iterator[Finding]:
+def _kl(rows: list[Row], _: dict[str, Any]) -> Iterator[RunFinding]:
     if values := series(rows, "kl"):
-        yield Finding("kl", {"curve": trend(values)})
+        yield RunFinding("kl", {"curve": trend(values)})
 
 
-def _critic(rows: list[Row], _: dict[str, Any]) -> Iterator[Finding]:
+def _critic(rows: list[Row], _: dict[str, Any]) -> Iterator[RunFinding]:
     if values := series(rows, "critic/explained_variance"):
         curve = trend(values)
-        yield Finding("critic", {"curve": curve}, warning=len(values) >= FEWEST and curve.end <= 0)
+        yield RunFinding("critic", {"curve": curve}, warning=len(values) >= FEWEST and curve.end <= 0)
 
 
 _LOOKS = (_policy, _reward, _entropy, _length, _shaping, _clipping, _groups, _gradient, _kl, _critic)

@@ -111,8 +111,8 @@ class FiniteMixin(_Trainer):
 
     def require_finite(self, tensors: Mapping[str, Tensor]) -> None:
         """Stops the run if one of these is not finite on any process; every process must name the same ones."""
-        counts = torch.stack([(~tensor.isfinite()).sum() for tensor in tensors.values()])
-        self._stop_if(counts, list(tensors), [tensor.numel() for tensor in tensors.values()])
+        nonfinite = torch.stack([(~tensor.isfinite()).sum() for tensor in tensors.values()])
+        self._stop_if(nonfinite, list(tensors), [tensor.numel() for tensor in tensors.values()])
 
     def require_finite_tensors(self, kind: str, named: Iterable[tuple[str, Tensor]]) -> None:
         """Stops the run if one of a model's weights or gradients is not finite; on shards, of any process."""
@@ -131,9 +131,9 @@ class FiniteMixin(_Trainer):
         count = torch.tensor([len(worst)], device=self.accelerator.device)
         self._stop_if(count, [worst[0] if worst else f"a {kind}"], [len(names)], unit="tensors")
 
-    def _stop_if(self, counts: Tensor, names: list[str], sizes: list[int], unit: str = "values") -> None:
-        here = counts.tolist()
-        everywhere = self.accelerator.reduce(counts, reduction="sum").tolist() if self._is_distributed() else here
+    def _stop_if(self, nonfinite: Tensor, names: list[str], sizes: list[int], unit: str = "values") -> None:
+        here = nonfinite.tolist()
+        everywhere = self.accelerator.reduce(nonfinite, reduction="sum").tolist() if self._is_distributed() else here
         if not any(everywhere):
             return
         parts = [

@@ -179,6 +179,8 @@ def train(
 ) -> RunTrainer:
     """Trains, saves the model in `config.output_dir`, and returns the trainer.
 
+    It has more than 60 lines because the order of its steps is what matters: nothing is written before all is checked.
+
     Raises:
         InputError: anything that the user should change, before anything is written.
         RunError: training ended before its last step; the run folder does not count as complete.

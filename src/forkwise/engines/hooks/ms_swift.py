@@ -29,7 +29,7 @@ else:
 _NAME = "EntropyShapedGRPOTrainer"
 
 
-class EntropyShapedLoss(_Trainer):
+class SwiftShapedLoss(_Trainer):
     """Shapes the advantages of each micro-batch between ms-swift's entropies and its loss.
 
     Raises:
@@ -61,10 +61,10 @@ class EntropyShapedLoss(_Trainer):
             return super()._compute_loss_and_metrics(model, model_inputs, grpo_batch)
         before, self._pending = grpo_batch.advantages, grpo_batch
         try:
-            made = super()._compute_loss_and_metrics(model, model_inputs, grpo_batch)
+            result = super()._compute_loss_and_metrics(model, model_inputs, grpo_batch)
             if self._pending is not None:
                 raise RuntimeError("Advantages were not entropy-shaped: the loss computed no entropies.")
-            return made
+            return result
         finally:
             grpo_batch.advantages, self._pending = before, None
 
@@ -102,6 +102,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from swift.rlhf_trainers import GRPOTrainer
 
-    made = type(name, (EntropyShapedLoss, GRPOTrainer), {"__module__": __name__, "__doc__": EntropyShapedLoss.__doc__})
-    globals()[name] = made
-    return made
+    trainer = type(name, (SwiftShapedLoss, GRPOTrainer), {"__module__": __name__, "__doc__": SwiftShapedLoss.__doc__})
+    globals()[name] = trainer
+    return trainer

@@ -24,7 +24,7 @@ else:
     _Worker = object
 
 
-class EntropyShapedLoss(_Worker):
+class RollShapedLoss(_Worker):
     """Shapes the advantages of each micro-batch before the loss of the worker class that stands behind it.
 
     Raises:
@@ -64,6 +64,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from roll.pipeline.rlvr.actor_worker import ActorWorker
 
-    made = type(name, (EntropyShapedLoss, ActorWorker), {"__module__": __name__, "__doc__": EntropyShapedLoss.__doc__})
-    globals()[name] = made
-    return made
+    worker = type(name, (RollShapedLoss, ActorWorker), {"__module__": __name__, "__doc__": RollShapedLoss.__doc__})
+    globals()[name] = worker
+    return worker

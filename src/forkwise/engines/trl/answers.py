@@ -46,10 +46,10 @@ def _behind(marker: str, pieces: Sequence[str]) -> int | None:
         return None
     end += len(marker)
     length = 0
-    for place, piece in enumerate(pieces):
+    for index, piece in enumerate(pieces):
         length += len(piece)
         if length >= end:
-            return place + 1 if place + 1 < len(pieces) else None
+            return index + 1 if index + 1 < len(pieces) else None
     return None
 
 

@@ -169,10 +169,10 @@ class EntropyShapedAsyncGRPOTrainer(AsyncGRPOTrainer):
             progress=progress,
             seed=int(self.args.seed) * 2**24 + int(self.state.global_step),
         ).only(needs)
-        made, totals = run_token_methods([m for m in methods if isinstance(m, TokenMethod)], tokens)
+        shaped, totals = run_token_methods([m for m in methods if isinstance(m, TokenMethod)], tokens)
         self._action_log.add({name: self.accelerator.reduce(total, reduction="sum") for name, total in totals.items()})
         advantages: Tensor = inputs["advantages"].clone()
-        advantages[counted] = made[0]
+        advantages[counted] = shaped[0]
         return advantages
 
     def log(self, *args: Any, **kwargs: Any) -> None:

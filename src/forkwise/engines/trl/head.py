@@ -46,7 +46,7 @@ _REMEDY = "install trl==1.14.2, which goes by the logits" if Version("1.15") <= 
 
 
 @dataclass(frozen=True)
-class Way:
+class HeadChoice:
     """How a model's tokens are scored; `why` says what stands against our head, and is empty where it is used.
 
     Attributes:
@@ -68,7 +68,7 @@ class HeadMixin(_Trainer):
     _nucleus_entropy: Tensor | None = None  # likewise, with its gradient
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._ways: dict[tuple[int, frozenset[Any], bool], Way] = {}
+        self._ways: dict[tuple[int, frozenset[Any], bool], HeadChoice] = {}
         super().__init__(*args, **kwargs)
 
     def _get_per_token_logps_and_entropies(
@@ -104,7 +104,7 @@ class HeadMixin(_Trainer):
         input_ids: Tensor,
         attention_mask: Tensor,
         tokens: int,
-        way: Way,
+        way: HeadChoice,
         *,
         batch_size: int | None = None,
         compute_entropy: bool = False,
@@ -144,7 +144,7 @@ class HeadMixin(_Trainer):
         shares = [m.nucleus for m in entropy_terms(self.args.methods) if Need.NUCLEUS_ENTROPY in m.needs()]
         return shares[0] if shares else None
 
-    def _check_extras(self, way: Way) -> None:
+    def _check_extras(self, way: HeadChoice) -> None:
         """Refuses methods that need what TRL's own head cannot give; it also knows one temperature only."""
         beyond = {Need.SUM_P2_LOG, Need.TEMPERED_LOGPROBS, Need.NUCLEUS_ENTROPY}
         for method in self.args.methods:
@@ -161,7 +161,7 @@ class HeadMixin(_Trainer):
 
     def _way(
         self, model: Any, ids: Tensor, mask: Tensor, completion_length: int, more_inputs: Sequence[str] = ()
-    ) -> Way:
+    ) -> HeadChoice:
         """Returns how this model is scored: as proved before, or else as a few tokens of one completion prove now.
 
         `more_inputs` are those beside ids and mask, which our operator does not cut into micro-batches: images.
@@ -183,7 +183,7 @@ class HeadMixin(_Trainer):
                 self._entropy_error = float(self.accelerator.gather(errors.to(self.accelerator.device)).max())
         return self._ways[key]
 
-    def _prove(self, model: Any, ids: Tensor, why_not: str) -> Way:
+    def _prove(self, model: Any, ids: Tensor, why_not: str) -> HeadChoice:
         """Tries the ways in their order. All processes try, since a sharded model needs them all, and all agree.
 
         Args:
@@ -196,7 +196,7 @@ class HeadMixin(_Trainer):
         """
         if self.args.entropy_backend == "trl":
             self._compare_trl(model, ids, raises=True)
-            return Way("trl")
+            return HeadChoice("trl")
         reason = why_not
         if not reason:
             head: Head | None = None
@@ -207,12 +207,12 @@ class HeadMixin(_Trainer):
                 reason = f"our operator cannot stand in for its head ({first_line(error)})"
             if not self._any_process(head is None):
                 assert head is not None
-                return Way("forkwise", head)
+                return HeadChoice("forkwise", head)
             reason = reason or "another process finds that our operator cannot stand in for its head"
         # With images, or in the hands of another class, nobody but TRL can score.
         if self._compare_trl(model, ids, raises=bool(why_not)):
-            return Way("trl", why=reason)
-        return Way("logits", why=f"{reason} and TRL's is not the model's")
+            return HeadChoice("trl", why=reason)
+        return HeadChoice("logits", why=f"{reason} and TRL's is not the model's")
 
     def _compare_trl(self, model: Any, ids: Tensor, *, raises: bool) -> bool:
         """Tells whether TRL's log-probs and entropies are those of the model's logits."""
@@ -227,21 +227,21 @@ class HeadMixin(_Trainer):
             return [n for n in numbers[:2] if n is not None]  # without entropies (Unsloth) the loss will raise
 
         precision = _PRECISION.get(self.accelerator.mixed_precision)
-        said = None
+        reason = None
         try:
             mismatch = compare_head(model, ids, by_trl, temperature=self.temperature, precision=precision)
             if mismatch is not None:
-                said = f"trl {TRL} would train on wrong numbers: {mismatch}"
+                reason = f"trl {TRL} would train on wrong numbers: {mismatch}"
         except torch.OutOfMemoryError:
             raise
         except (AttributeError, RuntimeError, TypeError) as error:
             name = type(causal_model(model)).__name__
-            said = f"trl {TRL} cannot compute the log-probs of {name} ({first_line(error)})"
-        wrong = self._any_process(said is not None)
+            reason = f"trl {TRL} cannot compute the log-probs of {name} ({first_line(error)})"
+        wrong = self._any_process(reason is not None)
         if wrong and raises:
             other = f"trl {TRL} would train on wrong numbers: another process found one that is not the logits'"
             remedy = f"{_BACKEND}{_REMEDY}" if self.args.entropy_backend == "trl" else _REMEDY
-            raise InputError(f"{said or other}; {remedy}.")
+            raise InputError(f"{reason or other}; {remedy}.")
         return not wrong
 
     def _any_process(self, flag: bool) -> bool:

@@ -39,9 +39,9 @@ def _asked(words: list[str]) -> int:
     """Returns the number of processes that a command line of `accelerate launch` asks for; 0 in any other."""
     if not any(Path(word).name in _LAUNCHERS for word in words[:3]):
         return 0
-    said = _value(words, ("--num_processes", "--num-processes", "-n"))
-    if said is not None:
-        return int(said) if said.isdecimal() else 0
+    processes = _value(words, ("--num_processes", "--num-processes", "-n"))
+    if processes is not None:
+        return int(processes) if processes.isdecimal() else 0
     try:
         return int(load_config_from_file(_value(words, ("--config_file", "--config-file"))).num_processes or 0)
     except Exception:  # there is none, or accelerate has said by itself what is wrong with it

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from forkwise.engines.trl.refill import Group, RefillMixin, check_draws
+from forkwise.engines.trl.refill import RefillMixin, RewardedGroup, check_draws
 from forkwise.methods.redraw import RedrawMethod
 
 
@@ -20,7 +20,7 @@ class RedrawMixin(RefillMixin):
     _first_rewards: torch.Tensor | None = None  # (N,) of the completions drawn first, all processes
     _redrawn: torch.Tensor | None = None  # (N,) bool
 
-    def _draw_beforehand(self, inputs: list[dict[str, Any]]) -> list[Group] | None:
+    def _draw_beforehand(self, inputs: list[dict[str, Any]]) -> list[RewardedGroup] | None:
         self._first_rewards = self._redrawn = None
         asking = [method for method in self.args.methods if isinstance(method, RedrawMethod)]
         states = self._method_states.states
@@ -34,16 +34,16 @@ class RedrawMixin(RefillMixin):
         again_inputs = inputs[: max(1, int(method.share * len(first))) * size]
         with self._drawing_at(factor):
             again, _ = self._draw(again_inputs)
-        ours, others = _joined(first), _joined(again)
+        group, others = _joined(first), _joined(again)
         groups = torch.arange(len(again_inputs), device=others.rewards.device) // size
         chosen = method.chosen(self._totals(others.rewards), groups, states)[: len(inputs)].tolist()
-        redrawn = torch.arange(len(inputs), device=ours.rewards.device) < len(chosen)
+        redrawn = torch.arange(len(inputs), device=group.rewards.device) < len(chosen)
         gather = self.accelerator.gather
-        self._first_rewards, self._redrawn = gather(self._totals(ours.rewards)), gather(redrawn.to(torch.uint8)).bool()
+        self._first_rewards, self._redrawn = gather(self._totals(group.rewards)), gather(redrawn.to(torch.uint8)).bool()
         metrics = self._metrics["train"]  # type: ignore[attr-defined]
         metrics["redraw/temperature"].append(self.temperature * factor)  # type: ignore[attr-defined]
         metrics["redraw/replaced"].append(float(self._redrawn.float().mean()))
-        return [_with_places_of(ours, others, chosen)]
+        return [_with_places_of(group, others, chosen)]
 
     def _totals(self, rewards: torch.Tensor) -> torch.Tensor:
         total: torch.Tensor = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)  # type: ignore[attr-defined]
@@ -61,10 +61,10 @@ class RedrawMixin(RefillMixin):
             settings.temperature = usual
 
 
-def _joined(groups: Sequence[Group]) -> Group:
+def _joined(groups: Sequence[RewardedGroup]) -> RewardedGroup:
     """Puts the completions of several groups into one."""
     columns = {name for group in groups for name in group.extra}
-    return Group(
+    return RewardedGroup(
         [row for group in groups for row in group.inputs],
         [
             None if parts[0] is None else [value for part in parts for value in part]
@@ -76,12 +76,12 @@ def _joined(groups: Sequence[Group]) -> Group:
     )
 
 
-def _with_places_of(group: Group, others: Group, chosen: Sequence[int]) -> Group:
+def _with_places_of(group: RewardedGroup, others: RewardedGroup, chosen: Sequence[int]) -> RewardedGroup:
     """Returns the group with the chosen ones of the others in place of its first completions."""
     count = len(chosen)
 
     def replaced(own: Sequence[Any], theirs: Sequence[Any]) -> list[Any]:
-        return [*(theirs[place] for place in chosen), *own[count:]]
+        return [*(theirs[index] for index in chosen), *own[count:]]
 
     none = [None] * len(others.inputs)
     return dataclasses.replace(

@@ -29,7 +29,7 @@ _PER_ROW = (
 
 
 @dataclass(frozen=True)
-class Group:
+class RewardedGroup:
     """The answers of one prompt with their rewards.
 
     Attributes:
@@ -53,7 +53,7 @@ class RefillMixin:
     args: Any
     accelerator: Any
     _pending_extra_logs: Any
-    _refilled: list[Group] | None = None  # only while TRL computes a rollout from what was drawn here
+    _refilled: list[RewardedGroup] | None = None  # only while TRL computes a rollout from what was drawn here
     extra_prompts = 0
     """Prompts that all processes drew beyond the trainer's own; a checkpoint must hold it."""
 
@@ -92,11 +92,11 @@ class RefillMixin:
                     self._pending_extra_logs[column] += group.extra.get(column, [None] * len(group.inputs))
         return rewards
 
-    def _draw_beforehand(self, inputs: list[dict[str, Any]]) -> list[Group] | None:
+    def _draw_beforehand(self, inputs: list[dict[str, Any]]) -> list[RewardedGroup] | None:
         """Returns the completions of a rollout; None where TRL is to draw them."""
         return None if self.args.max_draws == 1 else self._draw_until_full(inputs)
 
-    def _draw_until_full(self, inputs: list[dict[str, Any]]) -> list[Group]:
+    def _draw_until_full(self, inputs: list[dict[str, Any]]) -> list[RewardedGroup]:
         """Returns as many groups as the rollout has on this process: live ones, and others where draws ran out."""
         size = self.args.num_generations
         check_draws(self, inputs, "Dynamic sampling (max_draws)")
@@ -123,7 +123,7 @@ class RefillMixin:
         metrics["dynamic_sampling/live_trained"].append(int(had.clamp(max=wanted).sum()) / (wanted * len(had)))
         return [*live, *dead][:wanted]
 
-    def _draw(self, inputs: list[dict[str, Any]]) -> tuple[list[Group], torch.Tensor]:
+    def _draw(self, inputs: list[dict[str, Any]]) -> tuple[list[RewardedGroup], torch.Tensor]:
         """Draws and judges the answers to these rows, and returns their groups and how many live on each process."""
         trainer: Any = super()
         prompts = [row["prompt"] for row in inputs]
@@ -144,7 +144,7 @@ class RefillMixin:
         extra = dict(self._pending_extra_logs)
         self._pending_extra_logs.clear()
         groups = [
-            Group(
+            RewardedGroup(
                 inputs[start : start + size],
                 [None if values is None else list(values[start : start + size]) for values in lists],
                 rewards[mine + start : mine + start + size],
@@ -162,7 +162,7 @@ class RefillMixin:
         places = _places(len(dataset), int(self.args.seed) + 1, self.extra_prompts)
         self.extra_prompts += count * processes
         everybodys = [next(places) for _ in range(count * processes)]
-        return [dataset[place] for place in everybodys[index * count : (index + 1) * count]]
+        return [dataset[row] for row in everybodys[index * count : (index + 1) * count]]
 
 
 def _places(size: int, seed: int, skip: int) -> Iterator[int]:

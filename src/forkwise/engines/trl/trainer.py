@@ -216,8 +216,10 @@ class EntropyShapingMixin(RolloutMixin):
             advantages, totals = run_token_methods(methods, whole.tokens)
             value, slopes, of_terms = run_entropy_terms(entropy_terms(batch.methods), whole.tokens)
             self._action_log.add(totals | of_terms)
-            made = zip(window, whole.shares(advantages), whole.shares(slopes), strict=True)
-            self._update_advantages = UpdateAdvantages(step, [(p["completion_ids"], a, s) for p, a, s in made], value)
+            answers = zip(window, whole.shares(advantages), whole.shares(slopes), strict=True)
+            self._update_advantages = UpdateAdvantages(
+                step, [(p["completion_ids"], a, s) for p, a, s in answers], value
+            )
             share = self._update_advantages.take_share(step, ids)
         assert share is not None
         return share

@@ -13,7 +13,7 @@ from verl.workers.utils.padding import response_to_nested
 
 from forkwise.core import ShapingStats
 from forkwise.engines.base import needs, quoted, reward_methods, rollout_methods
-from forkwise.engines.verl.settings import Place, Settings
+from forkwise.engines.verl.settings import MethodStage, VerlSettings
 from forkwise.errors import InputError
 from forkwise.methods import Need, Rollout, TokenMethod, Tokens
 from forkwise.methods.chain import SHAPING, run_reward_methods, run_token_methods
@@ -114,7 +114,7 @@ class Acted:
 
 
 def act_on_rollout(
-    settings: Settings, data: Any, keys: Sequence[str], real: Sequence[bool], *, seed: int, progress: float = 0.0
+    settings: VerlSettings, data: Any, keys: Sequence[str], real: Sequence[bool], *, seed: int, progress: float = 0.0
 ) -> Acted:
     """Runs the methods that act on the driver: on rewards, on whole rollouts, and with the old policy's quantities.
 
@@ -132,14 +132,14 @@ def act_on_rollout(
     """
     settings = settings.at(progress)
     late = settings.late
-    on_driver = [rollout_methods(settings.methods), late if settings.place is Place.DRIVER else []]
+    on_driver = [rollout_methods(settings.methods), late if settings.stage is MethodStage.DRIVER else []]
     rewarding = reward_methods(settings.methods)
     wanted = needs([*on_driver[0], *on_driver[1]])
     fields: dict[str, Tensor] = {}
     numbers = {key: i for i, key in enumerate(sorted(keys))}
     rows = torch.tensor([numbers[key] for key in keys])
-    of_workers = needs(late) if settings.place in (Place.LOSS, Place.UPDATE) else frozenset()
-    if settings.place is Place.UPDATE:
+    of_workers = needs(late) if settings.stage in (MethodStage.LOSS, MethodStage.UPDATE) else frozenset()
+    if settings.stage is MethodStage.UPDATE:
         fields[ROWS] = rows
     extra = wanted | of_workers | (needs(rewarding) | {Need.GROUPS, Need.CORRECT} if rewarding else frozenset())
     shared: dict[str, Any] = {}
@@ -203,7 +203,7 @@ def _fields_for(methods: Sequence[TokenMethod], batch: _Padded) -> dict[str, Ten
     return {name: batch[name] for name in ["response_mask", *(n for n, of in by_need.items() if wanted & of)]}
 
 
-def _from_rewards(settings: Settings, batch: _Padded) -> tuple[Tensor, dict[str, Tensor]]:
+def _from_rewards(settings: VerlSettings, batch: _Padded) -> tuple[Tensor, dict[str, Tensor]]:
     """Returns the advantages `(B, T)` that the methods of the reward stage make, and their totals."""
     methods = reward_methods(settings.methods)
     mask = batch["response_mask"] != 0
@@ -218,7 +218,7 @@ def _from_rewards(settings: Settings, batch: _Padded) -> tuple[Tensor, dict[str,
     return torch.where(mask, per_completion[:, None], 0), totals
 
 
-def _check_trajectories(settings: Settings, keys: Sequence[str], real: Sequence[bool]) -> None:
+def _check_trajectories(settings: VerlSettings, keys: Sequence[str], real: Sequence[bool]) -> None:
     """Refuses several trajectories of one answer (an agent's): methods count one row per answer."""
     sessions = [key.rsplit("_", 1)[0] for key, is_real in zip(keys, real, strict=True) if is_real]
     if len(set(sessions)) < len(sessions):

@@ -87,12 +87,12 @@ def deduplicate(path: Path, out: Path) -> Deduplicated:
 def _new(rows: Iterable[dict[str, Any]], golds: dict[bytes, str], disagreeing: set[bytes]) -> list[int]:
     """Returns the places of the rows whose prompt was not there before, and takes note of their gold answers."""
     places = []
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         key = hashlib.sha256(json.dumps(row["prompt"], sort_keys=True).encode()).digest()
         gold = str((row["reward_model"] or {}).get("ground_truth"))
         if key not in golds:
             golds[key] = gold
-            places.append(place)
+            places.append(index)
         elif golds[key] != gold:
             disagreeing.add(key)
     return places

@@ -54,18 +54,18 @@ def report() -> str:
 
 def _missing_parts() -> list[str]:
     """Says which parts of verl are not installed that a run with its default settings needs."""
-    said = []
+    sentences = []
     if not any(find_spec(name) for name in ("vllm", "sglang")):
-        said.append(
+        sentences.append(
             "! Neither vllm nor sglang is installed, so verl cannot generate here: install one as verl's pages say, "
             'such as pip install "verl[vllm]".'
         )
     if not find_spec("flash_attn"):
-        said.append(
+        sentences.append(
             "! flash_attn is not installed, which verl's default actor_rollout_ref.model.use_remove_padding=True needs "
             "(and its critics): pip install flash-attn --no-build-isolation once torch is there, or set that to False."
         )
-    return said
+    return sentences
 
 
 def _verl_version() -> str:

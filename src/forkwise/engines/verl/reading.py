@@ -6,7 +6,7 @@ from typing import Any
 
 from forkwise.constants import ALPHA, ALPHA_PPO, KAPPA, check_alpha, check_kappa
 from forkwise.engines.verl.refusals import refuse
-from forkwise.engines.verl.settings import SECTIONS, Settings
+from forkwise.engines.verl.settings import SECTIONS, VerlSettings
 from forkwise.errors import InputError, nearest
 from forkwise.methods import Method, SettingsMethod, parse_methods
 from forkwise.methods.entropy_advantage import EntropyAdvantage
@@ -14,7 +14,7 @@ from forkwise.methods.entropy_advantage import EntropyAdvantage
 _PAPER = f"the paper has +algorithm.entropy_shaping.alpha={ALPHA} for GRPO and {ALPHA_PPO} for PPO"
 
 
-def read_settings(config: Any) -> Settings:
+def read_settings(config: Any) -> VerlSettings:
     """Returns the settings in a whole verl configuration.
 
     Raises:
@@ -22,9 +22,9 @@ def read_settings(config: Any) -> Settings:
             and other settings of verl under which they would not act.
     """
     algorithm = config.algorithm
-    for place, part in (("", config), ("algorithm.", algorithm)):
+    for section, part in (("", config), ("algorithm.", algorithm)):
         if "method" in part:
-            raise InputError(f"{place}method={part['method']} has no effect: write it as +algorithm.forkwise.method.")
+            raise InputError(f"{section}method={part['method']} has no effect: write it as +algorithm.forkwise.method.")
     named, short = algorithm.get("forkwise"), algorithm.get("entropy_shaping")
     if named is not None and short is not None:
         raise InputError(
@@ -42,7 +42,7 @@ def read_settings(config: Any) -> Settings:
     return settings
 
 
-def _named(section: Any) -> tuple[tuple[Method, ...], Settings]:
+def _named(section: Any) -> tuple[tuple[Method, ...], VerlSettings]:
     """Returns all methods of `algorithm.forkwise`, and the settings with those that act."""
     _check_keys("forkwise", section)
     specs = section.get("method")
@@ -58,10 +58,10 @@ def _named(section: Any) -> tuple[tuple[Method, ...], Settings]:
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"algorithm.forkwise.seed must be a whole number of at least 0, not {seed!r}.")
     acting = tuple(method for method in methods if not isinstance(method, SettingsMethod))
-    return methods, Settings(acting, _policy("algorithm.forkwise.policy", section.get("policy", "old")), seed)
+    return methods, VerlSettings(acting, _policy("algorithm.forkwise.policy", section.get("policy", "old")), seed)
 
 
-def _shorthand(section: Any) -> Settings:
+def _shorthand(section: Any) -> VerlSettings:
     """Returns the settings of `algorithm.entropy_shaping`."""
     if not hasattr(section, "get") or section.get("alpha") is None:
         raise InputError(f"This trainer mode needs an alpha: {_PAPER}.")
@@ -73,7 +73,7 @@ def _shorthand(section: Any) -> Settings:
     check_alpha(numbers["alpha"], "algorithm.entropy_shaping.alpha")
     check_kappa(numbers["kappa"], "algorithm.entropy_shaping.kappa")
     policy = _policy("algorithm.entropy_shaping.entropy", section.get("entropy", "old"))
-    return Settings((EntropyAdvantage(**numbers),) if numbers["alpha"] > 0 else (), policy)
+    return VerlSettings((EntropyAdvantage(**numbers),) if numbers["alpha"] > 0 else (), policy)
 
 
 def _check_keys(section: str, given: Any) -> None:

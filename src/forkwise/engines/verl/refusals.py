@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from forkwise.engines.base import needs, quoted, reward_methods, rollout_methods
-from forkwise.engines.verl.settings import Place, Settings
+from forkwise.engines.verl.settings import MethodStage, VerlSettings
 from forkwise.errors import InputError
 from forkwise.methods import Condition, EntropyTermMethod, LossMethod, Method, Need, Scope, SettingsMethod, TokenMethod
 from forkwise.methods.clips import CLIP
@@ -45,7 +45,7 @@ _OPEN = {
 """verl's keys of a loss without a clip: ratios from 0 to a billion, for advantages of either sign."""
 
 
-def refuse(config: Any, settings: Settings, methods: Sequence[Method]) -> None:
+def refuse(config: Any, settings: VerlSettings, methods: Sequence[Method]) -> None:
     """Refuses what cannot be honoured; `methods` are all that were named.
 
     Raises:
@@ -83,7 +83,7 @@ def refuse(config: Any, settings: Settings, methods: Sequence[Method]) -> None:
     _check_loss(config, settings)
 
 
-def _check_estimator(config: Any, settings: Settings) -> None:
+def _check_estimator(config: Any, settings: VerlSettings) -> None:
     """Refuses estimators and rewards that are not those of groups, for methods that work on them."""
     algorithm = config.algorithm
     scored = [m for m in settings.methods if m in reward_methods(settings.methods) or Need.CORRECT in m.needs()]
@@ -106,9 +106,9 @@ def _check_estimator(config: Any, settings: Settings) -> None:
         )
 
 
-def _check_quantities(config: Any, settings: Settings) -> None:
+def _check_quantities(config: Any, settings: VerlSettings) -> None:
     """Refuses entropies that nobody computes, and policies compared with themselves."""
-    late, place = settings.late, settings.place
+    late, stage = settings.late, settings.stage
     correction = config.algorithm.get("rollout_correction")
     early = [*reward_methods(settings.methods), *rollout_methods(settings.methods)]
     old = needs(early) & _ENTROPIES | needs(late) & (_ENTROPIES if settings.policy == "old" else {Need.OLD_ENTROPY})
@@ -119,12 +119,12 @@ def _check_quantities(config: Any, settings: Settings) -> None:
         )
     actor = config.actor_rollout_ref.actor
     computed = actor.get("calculate_entropy", False) or actor.get("entropy_coeff")
-    if place is Place.LOSS and Need.ENTROPY in needs(late) and not computed:
+    if stage is MethodStage.LOSS and Need.ENTROPY in needs(late) and not computed:
         raise InputError(
             f"The entropy of the policy under update is needed: set {_ACTOR}.calculate_entropy=True, or the "
             "policy (algorithm.forkwise.policy, algorithm.entropy_shaping.entropy) to old."
         )
-    if place is Place.UPDATE and settings.policy == "current" and actor.strategy not in ("fsdp", "fsdp2"):
+    if stage is MethodStage.UPDATE and settings.policy == "current" and actor.strategy not in ("fsdp", "fsdp2"):
         raise InputError(
             f"The methods {quoted(late)} select among the tokens of an update, which with policy=current is scored "
             f"beforehand; that is for {_ACTOR}.strategy=fsdp or fsdp2, not {actor.strategy}: "
@@ -157,7 +157,7 @@ def _of_one_update(method: Method) -> InputError:
     )
 
 
-def _or_current(settings: Settings) -> str:
+def _or_current(settings: VerlSettings) -> str:
     """Offers the policy under update where that would do."""
     only_late = needs(settings.late) & _ENTROPIES == {Need.ENTROPY}
     early = [m for m in settings.methods if m.scope is Scope.ROLLOUT and m.needs() & _ENTROPIES]
@@ -166,7 +166,7 @@ def _or_current(settings: Settings) -> str:
     )
 
 
-def _check_loss(config: Any, settings: Settings) -> None:
+def _check_loss(config: Any, settings: VerlSettings) -> None:
     """Refuses losses that do not tell tokens apart."""
     loss = config.actor_rollout_ref.actor.policy_loss.get("loss_mode") or "vanilla"
     per_token = [method for method in settings.methods if isinstance(method, TokenMethod)]

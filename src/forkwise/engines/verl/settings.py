@@ -27,7 +27,7 @@ SECTIONS = {"forkwise": ("method", "policy", "seed"), "entropy_shaping": ("alpha
 """Our sections of `algorithm`, and their keys. The second is the shorthand of one method."""
 
 
-class Place(str, Enum):
+class MethodStage(str, Enum):
     """The place where the methods act that TRL runs just before the loss."""
 
     NOWHERE = "nowhere"  # there are none
@@ -37,7 +37,7 @@ class Place(str, Enum):
 
 
 @dataclass(frozen=True)
-class Settings:
+class VerlSettings:
     """The methods of a run, and what they need to know.
 
     Attributes:
@@ -52,7 +52,7 @@ class Settings:
     policy: str = "old"
     seed: int = 0
 
-    def at(self, progress: float) -> Settings:
+    def at(self, progress: float) -> VerlSettings:
         """Returns the settings with the options that the methods have after this share of the run."""
         return replace(self, methods=tuple(method.at(progress, {}) for method in self.methods))
 
@@ -64,15 +64,15 @@ class Settings:
         return update_methods(self.methods)
 
     @property
-    def place(self) -> Place:
+    def stage(self) -> MethodStage:
         """Tells where these methods act."""
         from forkwise.methods import Scope
 
         if not self.late:
-            return Place.NOWHERE
+            return MethodStage.NOWHERE
         if any(method.scope is Scope.UPDATE for method in self.late):
-            return Place.UPDATE
-        return Place.DRIVER if self.policy == "old" else Place.LOSS
+            return MethodStage.UPDATE
+        return MethodStage.DRIVER if self.policy == "old" else MethodStage.LOSS
 
 
 def asked_section(algorithm: Any) -> str | None:

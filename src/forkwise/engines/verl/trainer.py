@@ -24,7 +24,7 @@ from forkwise.engines.verl.batch import PROGRESS, SEED, act_on_rollout, take_tot
 from forkwise.engines.verl.guard import advantages_are_shaped, guard_trainer
 from forkwise.engines.verl.loss import shaped_ppo_loss
 from forkwise.engines.verl.reading import read_settings
-from forkwise.engines.verl.settings import MODES, Place
+from forkwise.engines.verl.settings import MODES, MethodStage
 from forkwise.methods import Need
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _HOST = Host(
     without="set algorithm.entropy_shaping.alpha=0, or algorithm.forkwise.method=[]",
 )
 _ACTORS = (Role.Actor, Role.ActorRollout, Role.ActorRolloutRef)
-_ON_WORKERS = (Place.LOSS, Place.UPDATE)
+_ON_WORKERS = (MethodStage.LOSS, MethodStage.UPDATE)
 _FIELDS = ["advantages", "response_mask", "rm_scores", "old_log_probs", "entropy"]
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class EntropyShapingMixin(_Trainer):
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
-        if self.shaping.place is Place.UPDATE:
+        if self.shaping.stage is MethodStage.UPDATE:
             from forkwise.engines.verl.worker import selecting
 
             for role in _ACTORS:
@@ -83,11 +83,11 @@ class EntropyShapingMixin(_Trainer):
 
     def _setup(self) -> None:
         super()._setup()
-        if self.shaping.place not in _ON_WORKERS:
+        if self.shaping.stage not in _ON_WORKERS:
             return
         actor = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)
         late = tuple(self.shaping.late)
-        if self.shaping.place is Place.LOSS:
+        if self.shaping.stage is MethodStage.LOSS:
             self.actor_rollout_wg.set_loss_fn(partial(shaped_ppo_loss, config=actor, methods=late))
         else:
             from forkwise.engines.verl.worker import WholeUpdates
@@ -132,7 +132,7 @@ class EntropyShapingMixin(_Trainer):
             self._made = None
             batch.extra_info |= {SEED: self._method_seed(), PROGRESS: self._progress()}
         batch = super()._update_actor(batch, metrics)
-        if self.shaping.place in _ON_WORKERS:
+        if self.shaping.stage in _ON_WORKERS:
             totals = take_totals(metrics, self.shaping.late, "actor/")
             if totals is None:
                 raise self._not_shaped("the actor's workers used another loss")

@@ -155,9 +155,9 @@ def selecting(worker: type) -> type:
     Raises:
         InputError: it is none of verl's.
     """
-    for ours in (SelectingActorWorker, SelectingDetachedWorker):
-        if worker is ours.__base__:
-            return ours
+    for selector in (SelectingActorWorker, SelectingDetachedWorker):
+        if worker is selector.__base__:
+            return selector
     raise InputError(
         f"Methods that select among the tokens of an update have a worker of their own, and {worker.__name__} is none "
         "of verl's: set its actor_worker_cls to forkwise.engines.verl.worker.SelectingTrainingWorker."

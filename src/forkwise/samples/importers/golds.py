@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from forkwise.samples.fields import field_at
 from forkwise.samples.importers.base import Source, gold_text
-from forkwise.samples.importers.groups import Group, SurveyedSample
+from forkwise.samples.importers.groups import SampleGroup, SurveyedSample
 from forkwise.samples.importers.reader import Record
 from forkwise.tasks.answers import extract_answer
 
@@ -69,17 +69,17 @@ class Evidence:
         self.wrong_other += sample.wrong and not same
 
 
-def decide(problems: Collection[Group], evidence: Evidence, source: Source) -> None:
+def decide(problems: Collection[SampleGroup], evidence: Evidence, source: Source) -> None:
     """Decides how `answer` is read, and says so."""
     reading, why = _reading(problems, evidence)
     source.readings["answer"] = reading
     if reading == "gold":
-        said = f"is read as the gold answer ({why}); --map answer=answer takes it as what each sample answered"
+        sentence = f"is read as the gold answer ({why}); --map answer=answer takes it as what each sample answered"
     elif "answer" in source.options.columns:  # another field was named for that
-        said = f"is left out ({why}); --map gold=answer takes it as the gold answer"
+        sentence = f"is left out ({why}); --map gold=answer takes it as the gold answer"
     else:
-        said = f"is read as what each sample answered ({why}); --map gold=answer takes it as the gold answer"
-    source.remarks.append(f"'answer' {said}")
+        sentence = f"is read as what each sample answered ({why}); --map gold=answer takes it as the gold answer"
+    source.remarks.append(f"'answer' {sentence}")
 
 
 def _says(text: str, answer: str) -> bool | None:
@@ -95,7 +95,7 @@ def _bare(answer: str) -> str:
     return "".join(answer.split()).strip("$.").replace(",", "").replace("\\dfrac", "\\frac").casefold()
 
 
-def _reading(problems: Collection[Group], evidence: Evidence) -> tuple[str, str]:
+def _reading(problems: Collection[SampleGroup], evidence: Evidence) -> tuple[str, str]:
     varied = sum(problem.varies for problem in problems)
     mixed = sum(problem.right and problem.wrong and not problem.varies for problem in problems)
     if evidence.listed:

@@ -41,7 +41,7 @@ class SurveyedSample:
 
 
 @dataclass(slots=True)
-class Group:
+class SampleGroup:
     """What is known of the samples of one prompt, or of one prompt and one id."""
 
     prompt: int
@@ -72,14 +72,14 @@ class Grouping:
     """The groups of a file. Of more than `_MOST_GROUPS`, those of a random part of the prompts are kept, in whole."""
 
     def __init__(self) -> None:
-        self._groups: dict[int, Group] = {}
+        self._groups: dict[int, SampleGroup] = {}
         self._ids: Counter[int] = Counter()  # of each prompt
         self._completions: dict[int, tuple[int, int]] = {}  # prompt -> the first completion and its id
         self._mask = 0
         self.crosses = False
         """Whether a completion stands under several ids of its prompt."""
 
-    def groups(self) -> Collection[Group]:
+    def groups(self) -> Collection[SampleGroup]:
         """The groups that are kept."""
         return self._groups.values()
 
@@ -98,7 +98,7 @@ class Grouping:
             if self._ids[prompt] == _MOST_IDS:
                 return
             self._ids[prompt] += 1
-            group = self._groups[key] = Group(prompt, value, sample, repeated=sample.listed)
+            group = self._groups[key] = SampleGroup(prompt, value, sample, repeated=sample.listed)
             self._thin_out()
         else:
             first = group.first

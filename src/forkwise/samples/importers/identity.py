@@ -141,7 +141,7 @@ def _reading(grouping: Grouping, *, answers: bool, names: bool) -> _Reading:
     if groups and not copies and 2 * sum(group.repeated for group in groups) >= len(groups):
         return _Reading(True, "its values come back in several samples, each with one prompt")
     contents = [(group.prompt, group.content(answers=answers, names=names)) for group in groups]
-    ids = Counter(place for place in contents if place[1])
+    ids = Counter(content for content in contents if content[1])
     alone = sum(count == 1 for count in ids.values())
     differing = any(count > 1 for count in Counter(prompt for prompt, _ in ids).values())
     if differing and 2 * alone > len(ids):

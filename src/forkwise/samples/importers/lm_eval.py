@@ -47,9 +47,9 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
     document: Any = record["doc"] if isinstance(record["doc"], dict) else {}
     name = record.get("doc_hash") or f"doc {record['doc_id']}"
     question = next((document[key] for key in _QUESTION if isinstance(document.get(key), str)), name)
-    place = f"doc_id {record['doc_id']}"
-    if source.memo.setdefault(place, source.place) != source.place:
-        raise source.error(f"{place} was on {source.memo[place]} already: remove one of the two.")
+    doc_id = f"doc_id {record['doc_id']}"
+    if source.memo.setdefault(doc_id, source.place) != source.place:
+        raise source.error(f"{doc_id} was on {source.memo[doc_id]} already: remove one of the two.")
     # Several lines may tell of one document, so its number is part of it.
     problem = source.problem(question_id(question), record.get("doc_hash") or record["doc"], record["doc_id"])
     for i, completion in enumerate(completions):

@@ -70,8 +70,8 @@ def _check_lists(choice: Record, where: str, source: Source) -> None:
         for token in required(logprobs, "tokens", list, f"{where}logprobs."):
             check_token(token, source)
         required(logprobs, "token_logprobs", list, f"{where}logprobs.")
-        for i, place in enumerate(optional(logprobs, "top_logprobs", list, f"{where}logprobs.") or ()):
-            optional({f"top_logprobs[{i}]": place}, f"top_logprobs[{i}]", dict, f"{where}logprobs.")
+        for i, candidates in enumerate(optional(logprobs, "top_logprobs", list, f"{where}logprobs.") or ()):
+            optional({f"top_logprobs[{i}]": candidates}, f"top_logprobs[{i}]", dict, f"{where}logprobs.")
 
 
 def _completion(choice: Record, where: str, source: Source) -> str:
@@ -199,12 +199,12 @@ def _tokens(choice: Record, where: str, source: Source) -> Row:
 
 def logprob_columns(content: Sequence[Record], source: Source, path: str) -> Row:
     """The token-level columns from chat completions' `logprobs.content`, which Ollama and inspect_ai share."""
-    own = [scored(place, f"{path}[{i}].") for i, place in enumerate(content)]
+    own = [scored(entry, f"{path}[{i}].") for i, entry in enumerate(content)]
     top = [
         [
             scored(candidate, f"{path}[{i}].top_logprobs[{j}].")
-            for j, candidate in enumerate(objects(place, "top_logprobs", f"{path}[{i}]."))
+            for j, candidate in enumerate(objects(entry, "top_logprobs", f"{path}[{i}]."))
         ]
-        for i, place in enumerate(content)
+        for i, entry in enumerate(content)
     ]
     return token_columns(source, [token for token, _ in own], [logprob for _, logprob in own], top)

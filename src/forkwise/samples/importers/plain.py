@@ -183,9 +183,9 @@ def _candidates(top: list[Any] | None) -> list[list[tuple[Any, Any]]] | None:
     return top and [
         [
             scored(candidate, f"top_logprobs[{i}][{j}].")
-            for j, candidate in enumerate(objects({f"top_logprobs[{i}]": place}, f"top_logprobs[{i}]"))
+            for j, candidate in enumerate(objects({f"top_logprobs[{i}]": candidates}, f"top_logprobs[{i}]"))
         ]
-        for i, place in enumerate(top)
+        for i, candidates in enumerate(top)
     ]
 
 

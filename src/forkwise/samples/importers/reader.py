@@ -102,17 +102,17 @@ def _json_records(path: Path, stream: BinaryIO) -> Iterator[tuple[str, Record]]:
         yield from _items(path, first)
         return
     while line:
-        place = f"line {number:,}"
+        position = f"line {number:,}"
         if line.strip():
             try:
-                record = _parse(path, line, place)
+                record = _parse(path, line, position)
             except InputError:
                 raise
             except ValueError as error:
                 if not line.endswith(b"\n"):
                     raise InputError(f"'{path}': its last line ({number:,}) is cut off: remove that line.") from error
-                raise InputError(f"'{path}', {place} is not JSON ({error}): correct or remove that line.") from error
-            yield place, _object(path, place, record)
+                raise InputError(f"'{path}', {position} is not JSON ({error}): correct or remove that line.") from error
+            yield position, _object(path, position, record)
         number, line = number + 1, _read_line(path, stream, number + 1)
 
 
@@ -149,21 +149,21 @@ def _items(path: Path, items: list[Any]) -> Iterator[tuple[str, Record]]:
         yield f"item {i:,}", _object(path, f"item {i:,}", item)
 
 
-def _object(path: Path, place: str, value: Any) -> Record:
+def _object(path: Path, position: str, value: Any) -> Record:
     if not isinstance(value, dict):
-        where = f"'{path}', {place}" if place else f"'{path}'"
+        where = f"'{path}', {position}" if position else f"'{path}'"
         raise InputError(f"{where} holds {value!r:.40} where a JSON object is needed.")
     return value
 
 
-def _parse(path: Path, text: bytes, place: str) -> Any:
+def _parse(path: Path, text: bytes, position: str) -> Any:
     """Returns what a piece of JSON holds; ValueError when it is not JSON."""
     try:
         value = json.loads(text.decode())
     except UnicodeDecodeError as error:
-        if error.start == 0 and place in ("", "line 1") and text[:1] not in (b"\xff", b"\xfe"):  # nor UTF-16
+        if error.start == 0 and position in ("", "line 1") and text[:1] not in (b"\xff", b"\xfe"):  # nor UTF-16
             raise InputError(f"'{path}' {_NEITHER}.") from error
-        where = f"'{path}', {place}" if place else f"'{path}'"
+        where = f"'{path}', {position}" if position else f"'{path}'"
         raise InputError(
             f"{where} is not UTF-8 text (byte 0x{text[error.start]:02x} at position {error.start}): "
             "convert it, for example with iconv -t UTF-8."
@@ -180,10 +180,10 @@ def _csv_rows(path: Path, stream: BinaryIO) -> Iterator[tuple[str, Record]]:
     reader = csv.DictReader(text, delimiter="\t" if ".tsv" in path.name.lower() else ",", strict=True)
     try:
         for record in reader:
-            place = f"row {reader.line_num:,}"
+            position = f"row {reader.line_num:,}"
             if None in record or None in record.values():
-                raise InputError(f"'{path}', {place} has another number of cells than the header: correct it there.")
-            yield place, {key: cell or None for key, cell in record.items()}  # a cell cannot be null
+                raise InputError(f"'{path}', {position} has another number of cells than the header: correct it there.")
+            yield position, {key: cell or None for key, cell in record.items()}  # a cell cannot be null
     except UnicodeDecodeError as error:
         raise InputError(
             f"'{path}' is not UTF-8 text (after row {reader.line_num:,}): convert it, for example with iconv -t UTF-8."

@@ -212,8 +212,8 @@ def _write(source: Source, name: str, out: Path, ledger: Ledger) -> FileReport:
 
 def _records(source: Source) -> Iterator[Record]:
     """Returns the records of the file; `source.place` says where the present one stands."""
-    for place, record in read_records(source.path):
-        source.place = place
+    for position, record in read_records(source.path):
+        source.place = position
         yield record
 
 

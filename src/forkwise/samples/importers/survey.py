@@ -25,7 +25,7 @@ def is_undecided(record: Record, columns: Mapping[str, str]) -> bool:
 
 def survey(records: Iterable[Record], source: Source) -> None:
     """Decides how `answer` and ids are read, and notes it."""
-    seen = _Seen(source.options.columns)
+    seen = _SurveyedRecords(source.options.columns)
     for record in records:
         seen.look(record)
     if seen.undecided:
@@ -35,7 +35,7 @@ def survey(records: Iterable[Record], source: Source) -> None:
     identity.decide(seen.by_id, source, seen.prompt_field, answers=answers)
 
 
-class _Seen:
+class _SurveyedRecords:
     """The contents of the records so far."""
 
     def __init__(self, columns: Mapping[str, str]) -> None:

@@ -69,7 +69,7 @@ def _plain_number(spelling: str) -> Fraction | None:
 def _equal_to(text: str, is_number: bool, classes: Sequence[Sequence[tuple[str, bool]]]) -> int | None:
     if len(text) > LONGEST_ANSWER:
         return None
-    for place, members in enumerate(classes):
+    for index, members in enumerate(classes):
         if all(
             not (is_number and other_is_number)  # different numbers
             and len(other) <= LONGEST_ANSWER
@@ -77,5 +77,5 @@ def _equal_to(text: str, is_number: bool, classes: Sequence[Sequence[tuple[str, 
             and compare(text, other)
             for other, other_is_number in members[:_MOST_MEMBERS]
         ):
-            return place
+            return index
     return None

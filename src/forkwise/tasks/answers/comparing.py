@@ -18,11 +18,11 @@ from forkwise.tasks.answers.shapes import (
     Colons,
     Equation,
     Matrix,
+    PlainWords,
     Range,
     Relation,
     Shape,
     Union,
-    Words,
 )
 from forkwise.tasks.answers.single import same_value
 from forkwise.tasks.answers.wording import same_choice, same_colons, same_words
@@ -66,24 +66,19 @@ def compare(gold: str, answer: str) -> bool | None:
 
 def _same_digits(gold: str, answer: str) -> bool | None:
     """Returns the verdict on numbers in a base above ten or in a base with a letter, which are no plain numbers."""
-    ours, theirs = _IN_BASE.fullmatch(gold), _IN_BASE.fullmatch(answer)
-    if (
-        theirs is not None
-        and theirs[1].isdigit()
-        and theirs[2].isdigit()
-        and max(map(int, theirs[1])) >= int(theirs[2])
-    ):
+    wanted, given = _IN_BASE.fullmatch(gold), _IN_BASE.fullmatch(answer)
+    if given is not None and given[1].isdigit() and given[2].isdigit() and max(map(int, given[1])) >= int(given[2]):
         return gold == answer  # 5_3 is no number
-    if ours is None:
+    if wanted is None:
         return None
-    base = ours[2]
-    if theirs is None:
+    base = wanted[2]
+    if given is None:
         if not base.isdigit() or int(base) <= 10 or not re.fullmatch(r"(?:0x)?[0-9A-Za-z]+", answer):
             return None
-        return answer.lower().removeprefix("0x").upper() == ours[1].upper()
-    if base.isdigit() and int(base) <= 10 and theirs[2].isdigit():
+        return answer.lower().removeprefix("0x").upper() == wanted[1].upper()
+    if base.isdigit() and int(base) <= 10 and given[2].isdigit():
         return None
-    return ours[1].upper() == theirs[1].upper() and base.replace(" ", "") == theirs[2].replace(" ", "")
+    return wanted[1].upper() == given[1].upper() and base.replace(" ", "") == given[2].replace(" ", "")
 
 
 def _dropped(text: str, argument: str) -> str:
@@ -96,7 +91,7 @@ def same(gold: Shape, answer: Shape) -> bool | None:
         return same_choice(same, gold, answer)
     if isinstance(gold, Equation) or isinstance(answer, Equation):
         return same_equation(same, gold, answer)
-    if isinstance(gold, Words) or isinstance(answer, Words):
+    if isinstance(gold, PlainWords) or isinstance(answer, PlainWords):
         return same_words(gold, answer)
     if isinstance(gold, Colons) or isinstance(answer, Colons):
         return same_colons(gold, answer)

@@ -145,8 +145,8 @@ def chosen(text: str) -> str | None:
         index = candidate.lastindex or 0
         before, after = tail[: candidate.start(index)], tail[candidate.end(index) :]
         several = _LETTER_BEFORE.search(before) or _LETTER_AFTER.match(after)
-        said = _SAID_OF_LETTER.match(after)
-        clauses = (_CLAUSE_END.split(tail[: candidate.start()])[-1], said[0] if said else "")
+        saying = _SAID_OF_LETTER.match(after)
+        clauses = (_CLAUSE_END.split(tail[: candidate.start()])[-1], saying[0] if saying else "")
         is_discarded = any(_DISCARDED.search(clause) for clause in clauses)
         if not several and not is_discarded:
             letter = candidate[index].upper()
@@ -164,7 +164,7 @@ def last_formula(text: str) -> str | None:
     bold = _BOLD_LINE.fullmatch(last_line)
     if bold:
         return clean(without_markup(bold[1]))
-    places = [place for place in formulas(text) if not _is_mention(text, place)][-40:]
+    places = [formula for formula in formulas(text) if not _is_mention(text, formula)][-40:]
     if places:
         afterwards = FORMULA.sub(" ", text[places[-1][1] :])
         if (
@@ -180,10 +180,10 @@ def last_formula(text: str) -> str | None:
     return clean(without_markup(equation[1]))
 
 
-def _is_mention(text: str, place: tuple[int, int, str]) -> bool:
+def _is_mention(text: str, formula: tuple[int, int, str]) -> bool:
     """Tells whether a formula is only spoken about: "not $5$", "for every $n$", "if $x = 2$"."""
-    pattern = _HYPOTHESIS if "=" in place[2] else _MENTION
-    return pattern.search(text, max(0, place[0] - 20), place[0]) is not None
+    pattern = _HYPOTHESIS if "=" in formula[2] else _MENTION
+    return pattern.search(text, max(0, formula[0] - 20), formula[0]) is not None
 
 
 def concluded(text: str) -> str | None:

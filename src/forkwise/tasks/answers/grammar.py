@@ -61,14 +61,14 @@ def read_expression(text: str) -> Expression | None:
     if len(text) > 600:
         return None
     try:
-        parser = _Parser(plain_numbers(text))
+        parser = _FormulaParser(plain_numbers(text))
         node = parser.whole()
     except (Unreadable, RecursionError):
         return None
     return Expression(node, frozenset(parser.symbols), *(precision(text) or ()))
 
 
-class _Parser:
+class _FormulaParser:
     """A recursive descent over `text`; every method consumes what it understands or raises `Unreadable`."""
 
     def __init__(self, text: str) -> None:
@@ -79,18 +79,18 @@ class _Parser:
             end = match.end()
         if len(self.tokens) > 300:
             raise Unreadable
-        self.place = 0
+        self.position = 0
         self.is_one_word = " " not in text.strip()
         self.depth = 0
         self.symbols: set[str] = set()
 
     def peek(self, ahead: int = 0) -> tuple[str, str, bool]:
-        place = self.place + ahead
-        return self.tokens[place] if place < len(self.tokens) else ("end", "", False)
+        index = self.position + ahead
+        return self.tokens[index] if index < len(self.tokens) else ("end", "", False)
 
     def take(self, *texts: str) -> bool:
         if self.peek()[1] in texts and self.peek()[0] != "end":
-            self.place += 1
+            self.position += 1
             return True
         return False
 
@@ -133,10 +133,10 @@ class _Parser:
         while True:
             kind, text, _ = self.peek()
             if (kind == "command" and text in ("times", "cdot")) or text == "*":
-                self.place += 1
+                self.position += 1
                 node = product_of(node, self.signed())
             elif text == "/" or (kind == "command" and text == "div"):
-                self.place += 1
+                self.position += 1
                 node = ("div", node, self.signed())
             elif self.starts_factor():
                 node = self.beside(node)
@@ -184,10 +184,10 @@ class _Parser:
                 self.need("}")
             elif self.peek()[1] in ("+", "-"):
                 exponent = self.signed()
-            elif self.peek()[0] == "number" and len(self.peek()[1]) > 1 and self.tokens[self.place - 1][1] == "^":
+            elif self.peek()[0] == "number" and len(self.peek()[1]) > 1 and self.tokens[self.position - 1][1] == "^":
                 exponent = self.number()  # 2^10 as people type it, not LaTeX's 2^1 0
             else:
-                exponent = self.power() if self.tokens[self.place - 1][1] == "**" else self.atom()
+                exponent = self.power() if self.tokens[self.position - 1][1] == "**" else self.atom()
             node = self.postfix(("pow", node, exponent))
             if self.peek()[1] == "^":
                 raise Unreadable
@@ -225,7 +225,7 @@ class _Parser:
         kind, text, _ = self.peek()
         if kind == "number":
             return self.number()
-        self.place += 1
+        self.position += 1
         if kind == "word":
             return self.word(text)
         if kind == "command":
@@ -237,7 +237,7 @@ class _Parser:
         if text == "{":
             node = self.sum()
             if self.peek()[1] == "choose":
-                self.place += 1
+                self.position += 1
                 node = ("binom", node, self.sum())
             self.need("}")
             return node
@@ -249,7 +249,7 @@ class _Parser:
 
     def number(self) -> Node:
         text = self.peek()[1]
-        self.place += 1
+        self.position += 1
         if len(text.lower().partition("e")[2]) > 4 or self.peek()[1] == "_":
             raise Unreadable  # too large, or in a number base
         return ("num", Fraction(text), "int" if text.isdigit() else "decimal")
@@ -258,9 +258,9 @@ class _Parser:
         """Takes the first letter or digit of the next token, as LaTeX does."""
         kind, text, _ = self.peek()
         if len(text) > 1:
-            self.tokens[self.place] = (kind, text[1:], False)
+            self.tokens[self.position] = (kind, text[1:], False)
         else:
-            self.place += 1
+            self.position += 1
         return text[0]
 
     def word(self, text: str) -> Node:
@@ -274,7 +274,7 @@ class _Parser:
             return ("const", "inf")
         if len(text) > (6 if self.is_one_word else 3):
             raise Unreadable  # a word of prose
-        self.place -= 1
+        self.position -= 1
         return self.letter(self.first_character())
 
     def letter(self, name: str) -> Node:
@@ -289,7 +289,7 @@ class _Parser:
             usual = argument in ("t", "x", "0") or (argument == "n" and name[:1].isupper())
             alone = usual and self.peek(2)[1] == ")" and argument != name
             if name[:1] in "fghFGH" or alone:
-                self.place += 1
+                self.position += 1
                 arguments = [self.sum()]
                 while self.take(","):
                     arguments.append(self.sum())
@@ -309,7 +309,7 @@ class _Parser:
         kind, text, _ = self.peek()
         if kind == "word":
             return "_" + self.first_character()
-        self.place += 1
+        self.position += 1
         if kind == "command" and text == "text":
             self.need("{")
             return "_" + self.until_brace()
@@ -323,7 +323,7 @@ class _Parser:
             kind, text, _ = self.peek()
             if kind == "end":
                 raise Unreadable
-            self.place += 1
+            self.position += 1
             depth += (text == "{") - (text == "}")
             if text not in ("{", "}", "text"):
                 content += text
@@ -358,7 +358,7 @@ class _Parser:
             if self.take("{"):
                 return self.symbol(f"\\{name} " + self.until_brace() + self.subscript())
             kind, text, _ = self.peek()
-            self.place += 1
+            self.position += 1
             if kind not in ("word", "command"):
                 raise Unreadable
             return self.symbol(f"\\{name} {text}" + self.subscript())
@@ -407,7 +407,7 @@ class _Parser:
                 break
             node = self.beside(node)
         if self.peek()[1] == "/" and self.peek(1)[0] == "number" and has_kind(node, "sym", "pi"):
-            self.place += 1
+            self.position += 1
             node = ("div", node, self.power())
         self.depth -= 1
         return ("neg", node) if negative else node

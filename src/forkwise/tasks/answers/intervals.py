@@ -10,7 +10,7 @@ from itertools import pairwise
 from forkwise.tasks.answers.equality import real_value
 from forkwise.tasks.answers.grammar import read_expression
 from forkwise.tasks.answers.notation import split_at_top
-from forkwise.tasks.answers.shapes import Collection, Equation, Range, Relation, Shape, Union, Value, Words
+from forkwise.tasks.answers.shapes import Collection, Equation, PlainWords, Range, Relation, Shape, Union, Value
 
 RELATION = re.compile(r"\\(?:le|ge|ne)(?![A-Za-z])|<|>")
 _SIGNS = {r"\le": "<=", r"\ge": ">=", r"\ne": "!="}
@@ -119,7 +119,7 @@ def _of_two_sides(left: str, right: str, *, closed: bool) -> Range | Union | Rel
 def joined(shapes: Sequence[Shape]) -> Shape:
     r"""Joins inequalities side by side: `x < 1, x > 3` is a union, `x > 1, x < 3` an interval; others are a list."""
     both = both_hold(shapes)
-    if not isinstance(both, Words):
+    if not isinstance(both, PlainWords):
         return both
     return Union(tuple(shapes))
 
@@ -136,7 +136,7 @@ def both_hold(shapes: Sequence[Shape]) -> Shape:
     for piece in pieces[1:]:
         common = [c for one in common for other in piece if other and (c := _overlap(one, other)) is not None]
     if not common:
-        return Words("emptyset")
+        return PlainWords("emptyset")
     return common[0] if len(common) == 1 else Union(tuple(common))
 
 

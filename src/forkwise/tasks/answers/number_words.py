@@ -71,9 +71,9 @@ def words_of_number(text: str) -> int | None:
 def spoken(text: str) -> str:
     """Respells arithmetic in words as signs: `5 squared`, `2 thirds`, `one half`, `3 and a half`, `5 out of 8`."""
     words = _HYPHEN.sub(" ", text).split()
-    for place, word in enumerate(words):
-        if word.lower() in WORDS and place + 1 < len(words) and words[place + 1].lower().removesuffix("s") in _PARTS:
-            words[place] = str(WORDS[word.lower()])
+    for index, word in enumerate(words):
+        if word.lower() in WORDS and index + 1 < len(words) and words[index + 1].lower().removesuffix("s") in _PARTS:
+            words[index] = str(WORDS[word.lower()])
     text = " ".join(words)
     text = re.sub(r"(?<=[0-9]) and (?:a|one)(?= (?:half|third|quarter|fourth|fifth))", " 1", text)
 

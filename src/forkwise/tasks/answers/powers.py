@@ -14,8 +14,8 @@ _MOST_TRIALS = 2000  # divisors that are tried; a number below its square is fac
 
 def same_powers(a: Node, b: Node) -> bool:
     """Tells whether two products of powers have the same sign and prime factors; False where one is no such product."""
-    ours, theirs = _factors(a), _factors(b)
-    return ours is not None and ours == theirs
+    wanted, given = _factors(a), _factors(b)
+    return wanted is not None and wanted == given
 
 
 def _factors(node: Node) -> Mapping[int, Fraction] | None:
@@ -23,12 +23,12 @@ def _factors(node: Node) -> Mapping[int, Fraction] | None:
     kind = node[0]
     if kind in ("mul", "div", "neg"):
         product = {-1: Fraction(kind == "neg")}
-        for place, part in enumerate(node[1:]):
+        for index, part in enumerate(node[1:]):
             factors = _factors(part)
             if factors is None:
                 return None
             for prime, exponent in factors.items():
-                product[prime] = product.get(prime, Fraction(0)) + (-exponent if kind == "div" and place else exponent)
+                product[prime] = product.get(prime, Fraction(0)) + (-exponent if kind == "div" and index else exponent)
         return _reduced(product)
     if kind == "pow":
         base = _factors(node[1])

@@ -150,10 +150,10 @@ def read_quantity(text: str, *, adjacent_letters: bool = True) -> Quantity | Non
     quantity = _head_and_tail(plain, adjacent_letters)
     if quantity is None and not _NO_VALUE.search(plain) and len(plain) < 200 and not set("=<>\\") & set(plain):
         numbers = _SINGLE_NUMBER.findall(plain)
-        place = plain.index(numbers[0]) if len(numbers) == 1 else 0
-        if place and _LEADS_TO_NUMBER.search(plain, 0, place):
-            money = place > 0 and plain[place - 1] == MONEY
-            return _head_and_tail((MONEY if money else "") + plain[place:].rstrip(",."), adjacent_letters)
+        start = plain.index(numbers[0]) if len(numbers) == 1 else 0
+        if start and _LEADS_TO_NUMBER.search(plain, 0, start):
+            money = start > 0 and plain[start - 1] == MONEY
+            return _head_and_tail((MONEY if money else "") + plain[start:].rstrip(",."), adjacent_letters)
     return quantity
 
 
@@ -197,7 +197,7 @@ def _in_minutes(plain: str) -> Quantity | None:
         match, unit = _INCHES.fullmatch(plain), UNITS["in"]
     if match is None:
         return None
-    value = sum((Fraction(group or 0) / step**place for place, group in enumerate(match.groups())), Fraction(0))
+    value = sum((Fraction(group or 0) / step**index for index, group in enumerate(match.groups())), Fraction(0))
     return Quantity(Expression(("num", value, "decimal"), frozenset()), unit)
 
 

@@ -17,12 +17,12 @@ from forkwise.tasks.answers.shapes import (
     Colons,
     Equation,
     Matrix,
+    PlainWords,
     Range,
     Relation,
     Shape,
     Union,
     Value,
-    Words,
 )
 
 _CHOICE = re.compile(
@@ -113,7 +113,7 @@ def _read(text: str, depth: int) -> Shape:
             return Value(str(number))
         yes_or_no = _YES_OR_NO.match(text)
         if yes_or_no:
-            return Words(yes_or_no[1])
+            return PlainWords(yes_or_no[1])
         text = _POINT.sub("", text)
     wrapped = _TEXT.fullmatch(text)
     if wrapped and (
@@ -315,7 +315,7 @@ def _bracketed(text: str, depth: int) -> Shape | None:
     if text.startswith(r"\{") and text.endswith(r"\}"):
         inside = text[2:-2].strip()
         if not inside:
-            return Words("emptyset")
+            return PlainWords("emptyset")
         plus_minus = _plus_minus(inside, depth)
         if isinstance(plus_minus, Collection):
             return Collection("set", plus_minus.items)
@@ -354,11 +354,11 @@ def _equation(text: str, depth: int) -> Shape | None:
 def _words(text: str, depth: int) -> Shape | None:
     """Reads words, told from products of letters."""
     if _DOTS.fullmatch(text):
-        return Words("dots")
+        return PlainWords("dots")
     if _NAMED_BY_LETTERS.fullmatch(text):
-        return Words(text.replace("\\", " "))  # ABC is not BCA
+        return PlainWords(text.replace("\\", " "))  # ABC is not BCA
     if text in (r"\emptyset", r"\{\}", "{}"):
-        return Words("emptyset")
+        return PlainWords("emptyset")
     if not _WORDS.fullmatch(text):
         return None
     plain = _TEXT.sub(r" \1 ", text)
@@ -380,4 +380,4 @@ def _words(text: str, depth: int) -> Shape | None:
         and read_expression(text) is not None
     ):
         return None
-    return Words(" ".join(words))
+    return PlainWords(" ".join(words))

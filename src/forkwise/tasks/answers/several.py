@@ -17,13 +17,13 @@ from forkwise.tasks.answers.shapes import (
     Collection,
     Equation,
     Matrix,
+    PlainWords,
     Range,
     Relation,
     Same,
     Shape,
     Union,
     Value,
-    Words,
 )
 from forkwise.tasks.answers.single import BESIDE, same_value
 
@@ -188,12 +188,12 @@ def same_matrix(same: Same, gold: Shape, answer: Shape) -> bool | None:
                 rows.append(tuple((item,) for item in shape.items))
         else:
             return None if isinstance(shape, Value) and r"\begin" in shape.text else False
-    ours, theirs = rows
+    wanted, given = rows
     if isinstance(gold, Matrix) != isinstance(answer, Matrix):  # a tuple may be a row as well as a column
-        ours, theirs = (tuple((cell,) for cell in r[0]) if len(r) == 1 else r for r in (ours, theirs))
-    if [len(row) for row in ours] != [len(row) for row in theirs]:
+        wanted, given = (tuple((cell,) for cell in r[0]) if len(r) == 1 else r for r in (wanted, given))
+    if [len(row) for row in wanted] != [len(row) for row in given]:
         return False
-    return _all([same(g, a) for r, s in zip(ours, theirs, strict=True) for g, a in zip(r, s, strict=True)])
+    return _all([same(g, a) for r, s in zip(wanted, given, strict=True) for g, a in zip(r, s, strict=True)])
 
 
 def _as_intervals(shape: Shape) -> list[Range] | None:
@@ -218,18 +218,18 @@ def _as_intervals(shape: Shape) -> list[Range] | None:
 
 def same_intervals(gold: Shape, answer: Shape) -> bool | None:
     """Tells whether two sets of real numbers are the same, however they are cut into pieces."""
-    ours, theirs = _as_intervals(gold), _as_intervals(answer)
-    if ours is None or theirs is None or isinstance(gold, Value) or isinstance(answer, Value):
-        if isinstance(gold, Value | Words) or isinstance(answer, Value | Words):
+    wanted, given = _as_intervals(gold), _as_intervals(answer)
+    if wanted is None or given is None or isinstance(gold, Value) or isinstance(answer, Value):
+        if isinstance(gold, Value | PlainWords) or isinstance(answer, Value | PlainWords):
             return (
                 None if any(isinstance(s, Value) and read_quantity(s.text) is None for s in (gold, answer)) else False
             )
         return None
-    if len(ours) > 1 or len(theirs) > 1:
-        ours, theirs = _merged(_sorted(ours)), _merged(_sorted(theirs))
-    if len(ours) != len(theirs):
+    if len(wanted) > 1 or len(given) > 1:
+        wanted, given = _merged(_sorted(wanted)), _merged(_sorted(given))
+    if len(wanted) != len(given):
         return False
-    return _all([_same_interval(g, a) for g, a in zip(ours, theirs, strict=True)])
+    return _all([_same_interval(g, a) for g, a in zip(wanted, given, strict=True)])
 
 
 def _sorted(intervals: list[Range]) -> list[Range]:
@@ -260,13 +260,13 @@ def _same_interval(gold: Range, answer: Range) -> bool | None:
     if gold.variable and answer.variable and gold.variable != answer.variable:
         return False
     verdicts: list[bool | None] = []
-    for ours, theirs, closed, also in zip(
+    for wanted, given, closed, also in zip(
         (gold.low, gold.high), (answer.low, answer.high), gold.closed, answer.closed, strict=True
     ):
-        if not ours or not theirs:
-            verdicts.append(ours == theirs)
+        if not wanted or not given:
+            verdicts.append(wanted == given)
         else:
-            verdicts.append(same_value(ours, theirs) if closed == also else False)
+            verdicts.append(same_value(wanted, given) if closed == also else False)
     return _all(verdicts)
 
 
@@ -277,7 +277,7 @@ def same_relation(gold: Shape, answer: Shape) -> bool | None:
         return None if isinstance(other, Range | Union) else False
     if gold.strict != answer.strict:
         return False
-    ours, theirs = (read_expression(f"({r.right}) - ({r.left})") for r in (gold, answer))
-    if ours is None or theirs is None:
+    wanted, given = (read_expression(f"({r.right}) - ({r.left})") for r in (gold, answer))
+    if wanted is None or given is None:
         return None
-    return True if same_zeros(ours, theirs, positive=True) else None
+    return True if same_zeros(wanted, given, positive=True) else None

@@ -14,7 +14,7 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Words:
+class PlainWords:
     """Plain words: a name, a weekday, yes or no."""
 
     text: str
@@ -95,7 +95,7 @@ class Colons:
     spoken: bool = False
 
 
-Shape = Value | Words | Choice | Collection | Range | Union | Equation | Relation | Matrix | Colons
+Shape = Value | PlainWords | Choice | Collection | Range | Union | Equation | Relation | Matrix | Colons
 
 Same = Callable[[Shape, Shape], bool | None]
 """Whether two shapes say the same; None where that is not known."""

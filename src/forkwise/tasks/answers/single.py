@@ -44,23 +44,23 @@ def same_value(gold: str, answer: str) -> bool | None:
         return True
     if _are_opposed(gold, answer):
         return False
-    ours, theirs = read_expression(gold), read_expression(answer)
+    wanted, given = read_expression(gold), read_expression(answer)
     verdict: bool | None = None
-    if ours is not None and theirs is not None:
-        if ours.symbols ^ theirs.symbols == {"c", "C"} and len(ours.symbols) == len(theirs.symbols):
-            ours, theirs = _in_capitals(ours), _in_capitals(theirs)  # a constant of integration
-        verdict = _same_formula(ours, theirs)
+    if wanted is not None and given is not None:
+        if wanted.symbols ^ given.symbols == {"c", "C"} and len(wanted.symbols) == len(given.symbols):
+            wanted, given = _in_capitals(wanted), _in_capitals(given)  # a constant of integration
+        verdict = _same_formula(wanted, given)
         beside = BESIDE.search(gold) or BESIDE.search(answer)
-        if verdict is None and not (ours.symbols or theirs.symbols):
-            return same_powers(ours.node, theirs.node)  # numbers without a value, or too large to compute
-        if verdict or not (ours.symbols or theirs.symbols or beside):
+        if verdict is None and not (wanted.symbols or given.symbols):
+            return same_powers(wanted.node, given.node)  # numbers without a value, or too large to compute
+        if verdict or not (wanted.symbols or given.symbols or beside):
             return verdict
-        if ours.symbols & theirs.symbols and not beside and not (_has_unit(gold) and _has_unit(answer)):
+        if wanted.symbols & given.symbols and not beside and not (_has_unit(gold) and _has_unit(answer)):
             return verdict
     gold_quantity, quantity = read_quantity(gold, adjacent_letters=False), read_quantity(answer)
     if gold_quantity is None or quantity is None:
         return verdict
-    has_same_letters = theirs is not None and quantity.value.symbols == theirs.symbols  # 5k may be 5000
+    has_same_letters = given is not None and quantity.value.symbols == given.symbols  # 5k may be 5000
     if gold_quantity.unit is None and quantity.unit is None and verdict is not None and has_same_letters:
         return verdict
     return same_quantity(gold_quantity, quantity)
@@ -87,8 +87,8 @@ def _are_opposed(gold: str, answer: str) -> bool:
     """Tells whether words beside two numbers contradict each other: east and west, profit and loss, May and June."""
     if not _HAS_WORD.search(gold) or not _HAS_WORD.search(answer):
         return False
-    ours, theirs = (set(_WORD.findall(text.lower().replace("text", " "))) for text in (gold, answer))
-    return any(ours & group and theirs & group and ours & group != theirs & group for group in _OPPOSED)
+    wanted, given = (set(_WORD.findall(text.lower().replace("text", " "))) for text in (gold, answer))
+    return any(wanted & group and given & group and wanted & group != given & group for group in _OPPOSED)
 
 
 def same_quantity(gold: Quantity, answer: Quantity) -> bool | None:
@@ -134,25 +134,25 @@ def _temperature(unit: Unit, other: Unit) -> Unit:
     return named if named and (other.name == "degree" or other.dimensions in _TEMPERATURES) else unit
 
 
-def _same_in_units(gold: Expression, ours: Unit, answer: Expression, theirs: Unit) -> bool | None:
-    ours, theirs = _temperature(ours, theirs), _temperature(theirs, ours)
-    if any(base == "unit" for unit in (ours, theirs) for base, _ in unit.dimensions):
+def _same_in_units(gold: Expression, gold_unit: Unit, answer: Expression, answer_unit: Unit) -> bool | None:
+    gold_unit, answer_unit = _temperature(gold_unit, answer_unit), _temperature(answer_unit, gold_unit)
+    if any(base == "unit" for unit in (gold_unit, answer_unit) for base, _ in unit.dimensions):
         # "square units" names no unit, only its power
-        powers = [sum(power for _, power in unit.dimensions) for unit in (ours, theirs)]
+        powers = [sum(power for _, power in unit.dimensions) for unit in (gold_unit, answer_unit)]
         return _same_formula(gold, answer) if powers[0] == powers[1] else False
-    if ours.name == theirs.name and ours.dimensions == theirs.dimensions:
-        if ours.factor == theirs.factor:
+    if gold_unit.name == answer_unit.name and gold_unit.dimensions == answer_unit.dimensions:
+        if gold_unit.factor == answer_unit.factor:
             return _same_formula(gold, answer)
-        return _same_multiple(gold, answer, theirs.factor / ours.factor)
-    if {ours.dimensions, theirs.dimensions} <= _TEMPERATURES:
-        return equal(_kelvins(gold, ours), _kelvins(answer, theirs))
-    if "degree" in (ours.name, theirs.name):
-        other = (theirs if ours.name else ours).dimensions
+        return _same_multiple(gold, answer, answer_unit.factor / gold_unit.factor)
+    if {gold_unit.dimensions, answer_unit.dimensions} <= _TEMPERATURES:
+        return equal(_kelvins(gold, gold_unit), _kelvins(answer, answer_unit))
+    if "degree" in (gold_unit.name, answer_unit.name):
+        other = (answer_unit if gold_unit.name else gold_unit).dimensions
         if other in ((("celsius", 1),), (("fahrenheit", 1),)):
             return _same_formula(gold, answer)
         if other == (("rad", 1),):
-            return _same_angle(gold, answer) if ours.name else _same_angle(answer, gold)
-    if _is_rate_of_money(ours, theirs) or {ours, theirs} == {UNITS["£"], UNITS["pounds"]}:
+            return _same_angle(gold, answer) if gold_unit.name else _same_angle(answer, gold)
+    if _is_rate_of_money(gold_unit, answer_unit) or {gold_unit, answer_unit} == {UNITS["£"], UNITS["pounds"]}:
         return _same_formula(gold, answer)
     return False
 

@@ -9,7 +9,7 @@ from forkwise.tasks.answers.equality import rational_value
 from forkwise.tasks.answers.grammar import read_expression
 from forkwise.tasks.answers.quantities import read_quantity
 from forkwise.tasks.answers.reading import read_part
-from forkwise.tasks.answers.shapes import Choice, Collection, Colons, Equation, Same, Shape, Value, Words
+from forkwise.tasks.answers.shapes import Choice, Collection, Colons, Equation, PlainWords, Same, Shape, Value
 from forkwise.tasks.answers.single import same_quantity, same_value
 
 _SYNONYMS = [
@@ -45,7 +45,7 @@ def same_choice(same: Same, gold: Shape, answer: Shape) -> bool | None:
     if isinstance(gold, Choice):
         if isinstance(answer, Equation):
             return same(gold, answer.right)
-        text = answer.text if isinstance(answer, Value | Words) else ""
+        text = answer.text if isinstance(answer, Value | PlainWords) else ""
         if re.fullmatch(r"[a-j]", text.strip()):
             return text.strip().upper() == gold.letter
         words = _LETTER.match(text)
@@ -55,7 +55,7 @@ def same_choice(same: Same, gold: Shape, answer: Shape) -> bool | None:
     assert isinstance(answer, Choice)
     if isinstance(gold, Collection):
         return False
-    if isinstance(gold, Value | Words) and not answer.value:
+    if isinstance(gold, Value | PlainWords) and not answer.value:
         return (
             same_value(gold.text, answer.letter)
             if isinstance(gold, Value)
@@ -77,14 +77,14 @@ def _first_clause(text: str) -> str:
 
 def same_words(gold: Shape, answer: Shape) -> bool | None:
     """Tells whether words say the same as other words, or name the number that is the other answer."""
-    if isinstance(gold, Words) and isinstance(answer, Words):
+    if isinstance(gold, PlainWords) and isinstance(answer, PlainWords):
         return _same_wording(gold, answer)
-    if not isinstance(gold, Value | Words) or not isinstance(answer, Value | Words):
+    if not isinstance(gold, Value | PlainWords) or not isinstance(answer, Value | PlainWords):
         return False
-    ours, theirs = read_quantity(gold.text), read_quantity(answer.text)
-    words, value = (ours, theirs) if isinstance(gold, Words) else (theirs, ours)
+    wanted, given = read_quantity(gold.text), read_quantity(answer.text)
+    words, value = (wanted, given) if isinstance(gold, PlainWords) else (given, wanted)
     if words is not None:
-        return None if ours is None or theirs is None else same_quantity(ours, theirs)
+        return None if wanted is None or given is None else same_quantity(wanted, given)
     if isinstance(gold, Value):
         return False if value is not None or read_expression(gold.text) is not None else None
     wording = _canonical(gold.text)
@@ -93,14 +93,14 @@ def same_words(gold: Shape, answer: Shape) -> bool | None:
     return False if wording in _YES_NO or read_expression(answer.text) is not None else None
 
 
-def _same_wording(gold: Words, answer: Words) -> bool | None:
-    ours, theirs = _canonical(gold.text), _canonical(answer.text)
-    if ours == theirs or any({ours, theirs} <= words for words in _SYNONYMS) or _first_clause(answer.text) == ours:
+def _same_wording(gold: PlainWords, answer: PlainWords) -> bool | None:
+    wanted, given = _canonical(gold.text), _canonical(answer.text)
+    if wanted == given or any({wanted, given} <= words for words in _SYNONYMS) or _first_clause(answer.text) == wanted:
         return True
-    if ours in _YES_NO and theirs.startswith(ours + " "):
-        return not {"and", "or", "no", "not"} & set(theirs.split()[1:])
-    if " " not in ours and " " not in theirs:
-        quantity, other = read_quantity(ours), read_quantity(theirs)
+    if wanted in _YES_NO and given.startswith(wanted + " "):
+        return not {"and", "or", "no", "not"} & set(given.split()[1:])
+    if " " not in wanted and " " not in given:
+        quantity, other = read_quantity(wanted), read_quantity(given)
         if quantity is not None and other is not None:
             return same_quantity(quantity, other)
     return False
@@ -128,16 +128,16 @@ def same_colons(gold: Shape, answer: Shape) -> bool | None:
 def _same_times_or_ratios(gold: Colons, answer: Colons) -> bool:
     if len(gold.parts) != len(answer.parts) or (gold.half and answer.half and gold.half != answer.half):
         return False
-    ours, theirs = ([Fraction(part) for part in shape.parts] for shape in (gold, answer))
-    if ours == theirs:
+    wanted, given = ([Fraction(part) for part in shape.parts] for shape in (gold, answer))
+    if wanted == given:
         return [part[:1] == "0" for part in gold.parts[1:]] == [part[:1] == "0" for part in answer.parts[1:]]
-    if len(ours) == 2 and bool(gold.half) != bool(answer.half):  # 5:30 p.m. and 17:30
+    if len(wanted) == 2 and bool(gold.half) != bool(answer.half):  # 5:30 p.m. and 17:30
         half = gold.half or answer.half
-        (hour, minute), (other, other_minute) = (ours, theirs) if gold.half else (theirs, ours)
+        (hour, minute), (other, other_minute) = (wanted, given) if gold.half else (given, wanted)
         return minute == other_minute and other == hour % 12 + (12 if half == "p" else 0)
-    if _is_time(gold) or _is_time(answer) or 0 in ours or 0 in theirs or (gold.spoken and answer.spoken):
+    if _is_time(gold) or _is_time(answer) or 0 in wanted or 0 in given or (gold.spoken and answer.spoken):
         return False
-    return all(o * theirs[0] == t * ours[0] for o, t in zip(ours, theirs, strict=True))
+    return all(o * given[0] == t * wanted[0] for o, t in zip(wanted, given, strict=True))
 
 
 def _is_time(shape: Colons) -> bool:
