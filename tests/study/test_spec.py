@@ -105,6 +105,8 @@ def test_the_plans_of_this_repository_are_those_that_began() -> None:
     recorded, record = read_plan(folder / "receipts" / "pilot" / "study.yaml")
     begun = "17cb73f34ff5d1136a6b093a246300385a2784d0ebe23aefdddbc1be67de3e33"
     assert record["sha256"] == recorded.sha256() == read_study(folder / "paper-regime-pilot.yaml").sha256() == begun
+    powered = "50832dabc5cff29b7a31984c454beaf2ebee80dfa38cdcf96b2993847bf7e55d"
+    assert read_study(folder / "paper-regime.yaml").sha256() == powered
 
 
 def test_what_is_recorded_is_the_study() -> None:

@@ -16,7 +16,7 @@ from forkwise.passk.certified import Certified, certify
 from forkwise.passk.changes import Changes
 from forkwise.passk.estimator import FloatArray
 from forkwise.passk.extrapolation import Extrapolation
-from forkwise.passk.intervals import Interval, Row, bounds_at, unseen
+from forkwise.passk.intervals import Interval, Row, bounds_at, enough_problems
 from forkwise.passk.notes import Note
 
 COLUMNS = [
@@ -290,7 +290,7 @@ class Comparison:
         """
         if not margin > 0:
             raise InputError(f"The gate's margin is {margin}: it is how much worse an arm may be, above 0.")
-        enough = unseen(self.effective_problems, self.level) <= margin
+        enough = enough_problems(self.effective_problems, self.level, margin)
         return all(d.least > 0 or (d.least > -margin and enough) for d in self.differences)
 
     def rows(self) -> list[Row]:

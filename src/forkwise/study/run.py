@@ -20,6 +20,7 @@ from forkwise.errors import InputError, RunError, first_line
 from forkwise.folders import only_process
 from forkwise.folders.metrics import read_metrics
 from forkwise.progress import Console, Meter
+from forkwise.study.claims import check_margin
 from forkwise.study.looks import look_at
 from forkwise.study.places import RunPlace
 from forkwise.study.receipts import clusters_of, read_receipts, receipt_file
@@ -35,7 +36,8 @@ _EVERY = 0.5  # seconds
 
 
 def check_study(study: Study) -> None:
-    """Raises what `forkwise grpo`, `ppo` or `sample` would refuse, before anything is trained."""
+    """Raises what `forkwise grpo`, `ppo` or `sample` would refuse, and what could claim nothing, before any training."""
+    check_margin(study)
     from forkwise.engines.trl import EntropyShapedGRPOConfig
     from forkwise.sampling.recipe import open_task
     from forkwise.training.arguments import parse_run
