@@ -168,7 +168,7 @@ def test_three_pairs_of_seeds_are_not_tested() -> None:
 
 @pytest.mark.parametrize(("problems", "equivalent"), [(30, False), (71, False), (72, True)])
 def test_a_study_and_a_comparison_call_the_same_arms_equivalent(problems: int, equivalent: bool) -> None:
-    """A share of .05 that differs wholly goes unseen in Q problems with a chance of .95^Q: below .025 from Q = 72 on."""
+    """A share of .05 that differs wholly goes unseen in Q problems with a chance of .95^Q, which is .0249 for 72."""
     assert (0.95**problems <= 0.025) == equivalent
     plan, rng = study(evaluation={"problems": problems, "n": 64}), np.random.default_rng(0)
     plain = rng.integers(20, 40, (6, problems))

@@ -62,6 +62,14 @@ def check_level(level: float) -> None:
         raise InputError(f"level is {level}: it is the coverage of the interval, between 0 and 1, such as 0.95.")
 
 
+def check_margin(margin: float) -> None:
+    """Raises InputError unless `margin` is a difference of Pass@K, above 0 and below 1."""
+    if not 0 < margin < 1:
+        raise InputError(
+            f"The margin is {margin}: it is the largest difference that counts as none, above 0 and below 1."
+        )
+
+
 def problem_weights(problems: int, resamples: int, seed: int) -> Iterator[FloatArray]:
     """Draws bootstrap weights in blocks of rows, `(r, Q)` each: the share of the Q draws that fell on each problem."""
     rng = np.random.default_rng(seed)
