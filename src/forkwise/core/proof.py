@@ -143,7 +143,7 @@ def _behind_the_head(model: Any, inputs: Mapping[str, Any]) -> Head:
     """
 
     def steps(hidden: Tensor, _computed: Tensor) -> Tensor:
-        return torch.tensor(_STEPS, device=hidden.device).expand(*hidden.shape[:-1], len(_STEPS))
+        return torch.tensor(_STEPS, device=hidden.device).repeat(*hidden.shape[:-1], 1)
 
     causal = causal_model(model)
     with recorded(causal), in_place_of_head(causal, lambda _, hidden: hidden.new_zeros(1), steps) as answer:
