@@ -100,6 +100,9 @@ class TestAReaL:
             shaped(areal_loss, alpha=0.4, kappa=1.0)
         with pytest.raises(RuntimeError, match="given no 'advantages'"):
             shaped(areal_loss, alpha=0.4)(torch.zeros(2), torch.zeros(2), {"loss_mask": torch.ones(2)})
+        of_teacher = {"advantages": torch.ones(2), "loss_mask": torch.ones(2), "teacher_logp": torch.ones(2)}
+        with pytest.raises(InputError, match=r"a distillation without advantages \(rl_loss_weight 0\)"):
+            shaped(areal_loss, alpha=0.4)(torch.zeros(2), torch.zeros(2), of_teacher | {"rl_loss_weight": 0.0})
 
 
 @dataclass

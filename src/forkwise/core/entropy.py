@@ -304,13 +304,14 @@ class _LogprobEntropy(torch.autograd.Function):
                     acc = grad_weight[block] if buffer is None else buffer[: block.stop - block.start].zero_()
                 for rows in tiles.tokens():
                     z = tiles.product(rows, w)
-                    dz = tiles.rounded(z)
+                    dz = tiles.like(z, tiles.compute_dtype)
                     if grad_bias is None:
                         passes.gradient(coefficients, z, rows, block, dz)
                     else:
-                        passes.gradient(coefficients, z, rows, block, z)
-                        grad_bias[block] += z.sum(0)
-                        dz.copy_(z)
+                        exact = tiles.like(z, tiles.dtype)
+                        passes.gradient(coefficients, z, rows, block, exact)
+                        grad_bias[block] += exact.sum(0)
+                        dz.copy_(exact)
                     if grad_hidden is not None:
                         tiles.add_product(grad_hidden[rows], dz, w)
                     if acc is not None and direct:
