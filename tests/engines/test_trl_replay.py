@@ -316,7 +316,7 @@ class TestPolicySplit:
         (tmp_path / "empty").write_text(" ")
         with pytest.raises(InputError, match="is empty: write the text into it"):
             config(tmp_path, self.spec(tmp_path).replace("/text", "/empty"))
-        with pytest.raises(InputError, match="the reference policy of beta scores them under one: set beta to 0"):
+        with pytest.raises(InputError, match="under which the reference policy of beta scores them: set beta to 0"):
             config(tmp_path, self.spec(tmp_path), beta=0.1)
         with pytest.raises(InputError, match="set num_generations to an even number, not 5"):
             config(tmp_path, self.spec(tmp_path), num_generations=5, per_device_train_batch_size=5)
@@ -393,6 +393,8 @@ class TestMinerva:
             assert "old_per_token_logps" not in lesson
 
     def test_a_column_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="'minerva' learns completions under another prompt than .* set beta to 0"):
+            config(tmp_path, "minerva", beta=0.1)
         with pytest.raises(InputError, match="'minerva' reads the column 'gold' of the data set, which has prompt"):
             trainer_of(tmp_path, self.SPEC).train()
         trainer = trainer_of(tmp_path, self.SPEC)
