@@ -23,7 +23,7 @@ SPECS = (
     *("eapo", "edge_grpo", "opefo", "m2po:largest=0.05", "miner", "nsr", "opo", "unlikeliness", "fipo", "gppo"),
     "heal:column=domain,target=a,shortest=1",
     *(("shear:window=2,stride=1",) if find_spec("ot") else ()),
-    *(("meds:marker=e,layers=2",) if find_spec("sklearn") else ()),
+    *(("meds:marker=9,layers=2",) if find_spec("sklearn") else ()),
 )
 
 
