@@ -185,6 +185,7 @@ def test_a_policy_that_moves(moved: CreditOptions) -> None:
     ("changed", "said"),
     [
         ({"updates": 1000}, r"24 groups of 4, \d+ of them .* are too few for 1000 updates"),
+        ({"method": ["overlong"]}, "'overlong' takes nothing from answers of up to 16384 tokens"),
         ({"learning_rate": 0.0}, "learning-rate must be a finite number greater than 0"),
         ({"groups": [], "model": []}, "--updates moves the policy of --groups, and there is none"),
     ],
