@@ -330,13 +330,15 @@ class _LogprobEntropy(torch.autograd.Function):
 
 def _extras(sums: Sums, mean: Tensor) -> list[Tensor]:
     """Makes the extras, in the order of `Extras`: log p + H = log(2) (u - T / S), p = e / S."""
-    if sums.s2 is None or sums.t2 is None or sums.v is None:
+    extras = sums.of_extras()
+    if extras is None:
         return []
+    s2, t2, v = extras
     square = sums.s.square()
     return [
-        sums.s2 / square,
-        math.log(2) * (sums.t2 - mean * sums.s2) / square,
-        (math.log(2) ** 2 * (sums.v / sums.s - mean.square())).clamp_(min=0),
+        s2 / square,
+        math.log(2) * (t2 - mean * s2) / square,
+        (math.log(2) ** 2 * (v / sums.s - mean.square())).clamp_(min=0),
         sums.y == sums.m,
     ]
 

@@ -156,7 +156,7 @@ def score_tokens(
     causal = causal_model(model)
 
     def answered(scored: tuple[Tensor, ...], output: Any) -> dict[str, Any]:
-        behind = {"sent": output.logits.detach(), "trained": nearest_trained(causal, output.logits)}
+        behind = {"sent": output.logits.detach().clone(), "trained": nearest_trained(causal, output.logits)}
         return {"scores": scored, "aux_loss": output.get("aux_loss"), **behind}
 
     with in_place_of_head(causal, scores, _send) as answer:
@@ -232,7 +232,7 @@ _SENT = (2.0**-10, 4.0, 2.0**24)
 
 
 def _send(hidden: Tensor, _computed: Any) -> Tensor:
-    return torch.tensor(_SENT, device=hidden.device).expand(*hidden.shape[:-1], len(_SENT))
+    return torch.tensor(_SENT, device=hidden.device).repeat(*hidden.shape[:-1], 1)
 
 
 def _refuse_changed(head: Head, logits: Tensor, trained: str | None) -> None:

@@ -79,15 +79,24 @@ def prove_head(model: Any, ids: Tensor, *, temperature: float = 1.0) -> Head:
 
 
 @torch.no_grad()
-def softmax_of_products(model: Any, ids: Tensor, *, temperature: float = 1.0) -> list[tuple[Tensor, Tensor]]:
+def softmax_of_products(
+    model: Any, ids: Tensor, states: torch.dtype, *, temperature: float = 1.0
+) -> list[tuple[Tensor, Tensor]]:
     """Computes in float64 what a shortcut may make of the products of a model's last layer, at the last P tokens.
 
     The model runs twice, whatever is found on the way.
 
+    Args:
+        model: a causal language model of transformers; adapters and sharding may be wrapped around it.
+        ids: `(1, L)`, L at least 2, of real tokens.
+        states: the dtype of the last hidden states that the shortcut gets.
+        temperature: the number that the logits are divided by.
+
     Returns:
         Log-probs and entropies `(2, P)`, and how far others may be from them `(2, P)`: of products that are rounded to
         the dtype that the layer multiplies in, and of products in float32. Nothing where the model's logits are not
-        made of its products as `prove_head` would have it.
+        made of its products as `prove_head` would have it; and nothing in half precision where the head has a bias, or
+        the model rounds its hidden states before the head: there a shortcut may round in more ways than these.
     """
     inputs, places = _asked(ids)
 
@@ -109,6 +118,8 @@ def softmax_of_products(model: Any, ids: Tensor, *, temperature: float = 1.0) ->
     try:
         _compare_logits(seen, head)
     except HeadError:
+        return []
+    if seen.multiplied.itemsize < 4 and (bool(seen.bias.any()) or states != seen.multiplied):
         return []
     roundings = [_Arithmetic(kind, seen.operators.step) for kind in dict.fromkeys((seen.multiplied, torch.float32))]
     return [_by_softmax(seen._replace(operators=kind), head, places.targets, temperature)[:2] for kind in roundings]
@@ -132,7 +143,7 @@ def _behind_the_head(model: Any, inputs: Mapping[str, Any]) -> Head:
     """
 
     def steps(hidden: Tensor, _computed: Tensor) -> Tensor:
-        return torch.tensor(_STEPS, device=hidden.device).expand(*hidden.shape[:-1], len(_STEPS))
+        return torch.tensor(_STEPS, device=hidden.device).repeat(*hidden.shape[:-1], 1)
 
     causal = causal_model(model)
     with recorded(causal), in_place_of_head(causal, lambda _, hidden: hidden.new_zeros(1), steps) as answer:

@@ -78,10 +78,12 @@ def compare_head(
     """
     with undisturbed(model, ids.device):
         logits = _logits(model, ids)
-        numbers = shortcut(ids)
+        with _scaled_states(model, 1.0) as states:
+            numbers = shortcut(ids)
         mismatch = _farthest(model, ids, numbers, logits, temperature, precision, scaled=False)
         with torch.autocast(ids.device.type, dtype=precision, enabled=True) if precision else nullcontext():
-            products = softmax_of_products(model, ids, temperature=temperature) if multiplies else []
+            known = states[-1] if states else logits.dtype
+            products = softmax_of_products(model, ids, known, temperature=temperature) if multiplies else []
         if mismatch is None and products:
             mismatch = _beyond(model, numbers, products)
         largest = float(logits.abs().max())
@@ -116,7 +118,7 @@ def trained_beside_head(model: Any, ids: Tensor) -> str | None:
         return _with_states(output, Tensor.detach)
 
     def before_head(_module: Any, inputs: tuple[Tensor, ...]) -> None:
-        trained.append(nearest_trained(causal, inputs[0]) if cut else None)
+        trained.append(nearest_trained(causal, inputs[0]) if cut and inputs else None)
 
     hooks = [
         head.register_forward_pre_hook(before_head),
@@ -185,13 +187,13 @@ def _farthest(
 
 
 @contextmanager
-def _scaled_states(model: Any, factor: float) -> Iterator[list[None]]:
-    """Multiplies the last hidden states by `factor`; the list grows by one for each pass through the backbone."""
-    seen: list[None] = []
+def _scaled_states(model: Any, factor: float) -> Iterator[list[torch.dtype]]:
+    """Multiplies the last hidden states by `factor`; the list gets their dtype in each pass through the backbone."""
+    seen: list[torch.dtype] = []
 
     def scale(_module: Any, _inputs: Any, output: Any) -> Any:
-        seen.append(None)
-        return _with_states(output, lambda hidden: hidden * factor)
+        seen.append((output[0] if isinstance(output, tuple) else output.last_hidden_state).dtype)
+        return output if factor == 1 else _with_states(output, lambda hidden: hidden * factor)
 
     causal = causal_model(model)
     backbone = getattr(causal, "base_model", causal)

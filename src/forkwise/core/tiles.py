@@ -103,6 +103,10 @@ class Sums:
         m = torch.full((tokens,), torch.finfo(dtype).min, dtype=dtype, device=device)
         return Sums(m, *(torch.zeros_like(m) for _ in range(6 if extras else 3)))
 
+    def of_extras(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Returns the last three, if they are asked for."""
+        return None if self.s2 is None or self.t2 is None or self.v is None else (self.s2, self.t2, self.v)
+
     def at(self, rows: slice) -> Sums:
         """Returns views of some tokens."""
         parts = (getattr(self, field.name) for field in fields(self))
@@ -250,7 +254,9 @@ class TorchPasses:
         """Adds a tile to the sums."""
         have = sums.at(rows)
         column, inside = _at_target(self.targets[rows], block)
-        new = Sums(*have.m.new_empty(4 if have.s2 is None else 7, len(z)).unbind())
+        had = have.of_extras()
+        new = Sums(*have.m.new_empty(4 if had is None else 7, len(z)).unbind())
+        extras = new.of_extras()
         for some, at, u, e, x in self._pieces(z, rows):
             y = self._y(z[some], u, block)
             self._remove(y, block)
@@ -259,21 +265,23 @@ class TorchPasses:
             to_bits(y, new.m[some], self.curve.outer, at, floor=self.floor, out=u)
             torch.exp2(u, out=e)
             torch.sum(e, 1, out=new.s[some])
-            if new.s2 is None or new.t2 is None or new.v is None:
+            if extras is None:
                 torch.sum(e.mul_(u), 1, out=new.t[some])
             else:
-                torch.linalg.vector_norm(e, dim=1, out=new.s2[some])
+                s2, t2, v = (part[some] for part in extras)
+                torch.linalg.vector_norm(e, dim=1, out=s2)
                 torch.sum(torch.mul(e, u, out=x), 1, out=new.t[some])
-                torch.sum(e.mul_(x), 1, out=new.t2[some])
-                torch.sum(u.mul_(x), 1, out=new.v[some])
+                torch.sum(e.mul_(x), 1, out=t2)
+                torch.sum(u.mul_(x), 1, out=v)
         have.y.copy_(torch.where(inside, new.y, have.y))
         # A maximum that moves by delta <= 0 bits turns S into 2^delta S, and T into 2^delta (T + delta S).
         delta = to_bits(have.m[:, None].clone(), new.m, self.curve.outer, rows).squeeze(1)
         r = delta.exp2()
-        if have.s2 is not None and have.t2 is not None and have.v is not None:
-            have.v.add_(delta * (2 * have.t + delta * have.s)).mul_(r).add_(new.v)
-            have.t2.add_(delta * have.s2).mul_(r * r).add_(new.t2)
-            have.s2.mul_(r * r).add_(new.s2.square())
+        if had is not None and extras is not None:
+            (had_s2, had_t2, had_v), (s2, t2, v) = had, extras
+            had_v.add_(delta * (2 * have.t + delta * have.s)).mul_(r).add_(v)
+            had_t2.add_(delta * had_s2).mul_(r * r).add_(t2)
+            had_s2.mul_(r * r).add_(s2.square())
         have.t.add_(delta * have.s).mul_(r).add_(new.t)
         have.s.mul_(r).add_(new.s)
         have.m.copy_(new.m)
