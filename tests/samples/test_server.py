@@ -290,12 +290,12 @@ def test_the_wait_that_a_server_asks_for_is_kept(tmp_path: Path) -> None:
 
 
 def test_waits_double_and_are_bounded() -> None:
-    engine = ServerEngine("http://h", "m", 0, SAMPLING, patience=Patience(first_wait=2.0))
+    patience = Patience(first_wait=2.0)
     for attempt, most in [(1, 2), (2, 4), (3, 8), (6, 60), (30, 60)]:
-        waits = [engine._wait(attempt, FailedTry("x")) for _ in range(200)]
+        waits = [patience.wait(attempt, FailedTry("x")) for _ in range(200)]
         assert most / 2 <= min(waits) < max(waits) <= most
-    assert engine._wait(1, FailedTry("x", 7.0)) == 7.0
-    assert engine._wait(1, FailedTry("x", 1e9)) == 60.0
+    assert patience.wait(1, FailedTry("x", 7.0)) == 7.0
+    assert patience.wait(1, FailedTry("x", 1e9)) == 60.0
 
 
 def test_retry_after_is_seconds_or_a_date() -> None:
