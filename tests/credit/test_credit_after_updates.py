@@ -87,7 +87,7 @@ def test_hidden_states_are_given_group_by_group() -> None:
 def test_every_method_has_a_score_or_a_true_reason() -> None:
     scored = {}
     for several in (False, True):
-        arms, left = choose_arms([], with_model(several=several), only=False)
+        arms, left = choose_arms(["shear"], with_model(several=several), only=False)
         assert sorted([arm.method.name for arm in arms] + [one.name for one in left]) == sorted(all_methods())
         scored[several] = {arm.method.name for arm in arms}
         if several:
@@ -97,6 +97,8 @@ def test_every_method_has_a_score_or_a_true_reason() -> None:
             }
     assert scored[True] - scored[False] >= {"clip_higher", "kl_cov", "erc", "m2po", "fipo", "ce_gppo", "maspo", "dppo"}
     assert scored[False] >= {"dcpo", "shear", "gspo", "cispo", "token_level_loss", "entropy_bonus"}
+    slow = {one.name: one.reason for one in choose_arms([], with_model(several=False), only=False)[1]}["shear"]
+    assert slow == "it takes many minutes: --method shear"
     assert not {"gspo", "cispo"} & {arm.method.name for arm in choose_arms([], Given(), only=False)[0]}
 
 
@@ -185,6 +187,7 @@ def test_a_policy_that_moves(moved: CreditOptions) -> None:
     ("changed", "said"),
     [
         ({"updates": 1000}, r"24 groups of 4, \d+ of them .* are too few for 1000 updates"),
+        ({"method": ["overlong"]}, "'overlong' takes nothing from answers of up to 16384 tokens"),
         ({"learning_rate": 0.0}, "learning-rate must be a finite number greater than 0"),
         ({"groups": [], "model": []}, "--updates moves the policy of --groups, and there is none"),
     ],

@@ -233,8 +233,8 @@ class TestWeightsInATrainer:
 
 
 def test_surprisal_in_tinkers_own_data() -> None:
-    """tinker's `Datum` and `TensorData`, where it is installed (`pip install --no-deps --target FOLDER tinker`)."""
-    tinker = pytest.importorskip("tinker", reason="tinker is not installed")
+    """tinker's `Datum` and `TensorData`, where it is installed with what it imports; docs/engines.md has the lines."""
+    tinker = pytest.importorskip("tinker", reason="tinker, or something that it imports, is not installed")
     tensor = tinker.types.TensorData.from_torch
     inputs = {
         "target_tokens": tensor(torch.tensor([2, 3, 4])),

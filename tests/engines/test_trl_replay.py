@@ -14,6 +14,7 @@ import tiny_trl as tiny
 import torch
 from accelerate.utils import gather_object
 from test_trl_methods import config, exact_logps_with_gradient, twin_of
+from tiny_decoders import byte_tokenizer, tiny_decoder
 from transformers import TrainerCallback
 from two_processes import run_in_two
 
@@ -22,7 +23,10 @@ from forkwise.engines.trl import EntropyShapedGRPOTrainer
 from forkwise.engines.trl.update import POSITIONS
 from forkwise.errors import InputError
 from forkwise.methods import parse_methods
+from forkwise.tasks import load_task
+from forkwise.tasks.catalog import f1
 from forkwise.training.resume import ExactResumeMixin
+from forkwise.training.rewards import training_dataset
 
 SIZE = 4
 
@@ -312,7 +316,7 @@ class TestPolicySplit:
         (tmp_path / "empty").write_text(" ")
         with pytest.raises(InputError, match="is empty: write the text into it"):
             config(tmp_path, self.spec(tmp_path).replace("/text", "/empty"))
-        with pytest.raises(InputError, match="the reference policy of beta scores them under one: set beta to 0"):
+        with pytest.raises(InputError, match="under which the reference policy of beta scores them: set beta to 0"):
             config(tmp_path, self.spec(tmp_path), beta=0.1)
         with pytest.raises(InputError, match="set num_generations to an even number, not 5"):
             config(tmp_path, self.spec(tmp_path), num_generations=5, per_device_train_batch_size=5)
@@ -389,6 +393,8 @@ class TestMinerva:
             assert "old_per_token_logps" not in lesson
 
     def test_a_column_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="'minerva' learns completions under another prompt than .* set beta to 0"):
+            config(tmp_path, "minerva", beta=0.1)
         with pytest.raises(InputError, match="'minerva' reads the column 'gold' of the data set, which has prompt"):
             trainer_of(tmp_path, self.SPEC).train()
         trainer = trainer_of(tmp_path, self.SPEC)
@@ -399,6 +405,78 @@ class TestMinerva:
         trainer.train_dataset = tiny.prompts().add_column("answer", ["3"] * 16)
         with pytest.raises(InputError, match="reads the column 'source' of the data set, which has prompt, answer"):
             trainer.train()
+
+
+class Scripted(EntropyShapedGRPOTrainer):
+    """Answers catalogs from a script: wrong without the hint; with it in three ways, one of them clean and right."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.lessons: list[dict[str, Any]] = []
+        super().__init__(*args, **kwargs)
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        self.lessons.append(super()._generate_and_score_completions(inputs))
+        return self.lessons[-1]
+
+    def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        texts = [self._tokenizer.decode(ids) for ids in prompt_ids]
+        return [self._tokenizer(self.answer(text, i))["input_ids"] for i, text in enumerate(texts)], None
+
+    def answer(self, prompt: str, number: int) -> str:
+        _, hinted, hint = prompt.partition("The answer is ")
+        if not hinted:
+            return "I look at the parts. \\boxed{Z99}"
+        gold = hint.partition(". Do not")[0]
+        reasons = (
+            "The parts that are red, blue, green or black are compared with the length that is asked for in mm, and "
+        )
+        ways = (
+            f"{reasons}these fit: \\boxed{{{gold}}}",
+            f"{reasons}the given answer is right: \\boxed{{{gold}}}",
+            f"{reasons}one fits: \\boxed{{{gold.partition(',')[0]}}}",
+        )
+        return ways[number % 3]
+
+
+def test_minerva_on_structured_answers(tmp_path: Path) -> None:
+    """Sets of ids, paid by their F1. Nothing is solved; of three hinted answers the right and clean one is imitated."""
+    problems = load_task("catalog:set").problems("train", 4)
+    tokenizer = byte_tokenizer()
+    trainer = Scripted(
+        tiny_decoder("llama", max_position_embeddings=2048).train(),
+        f1,
+        config(
+            tmp_path,
+            "minerva:group=3,every=1,rate=1",
+            per_device_train_batch_size=8,
+            num_generations=SIZE,
+            max_completion_length=256,
+            max_steps=2,
+            learning_rate=1e-3,
+        ),
+        train_dataset=training_dataset(problems),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    rollout, imitated = trainer.lessons
+    assert len(rollout["completion_ids"]) == 8
+    assert float(rollout["advantages"].abs().max()) == 0  # all wrong alike
+    kept = [row for row in completions(imitated) if row]
+    texts = [tokenizer.decode(row) for row in kept]
+    assert len(texts) == 2  # prompts of the rollout
+    golds = {problem.answer: problem.prompt for problem in problems}
+    for row, text in enumerate(texts):
+        gold = text.rpartition("{")[2].rstrip("}")
+        assert "these fit" in text
+        ids = imitated["prompt_ids"][row][imitated["prompt_mask"][row] == 1]
+        assert tokenizer.decode(ids) == golds[gold]  # without the hint
+    logged = next(row for row in trainer.state.log_history if "method/minerva/leaks" in row)
+    assert logged["method/minerva/leaks"] == pytest.approx(1 / 3)
+    assert logged["method/minerva/drawn_again"] == 1
+    assert logged["method/minerva/waiting"] == 2
+    partial = [2 / (1 + len(str(problem.answer).split(", "))) for problem in problems]
+    most, least = ((0.1 + 0.1 - 0.5 + 0.1 * f(partial)) / 3 for f in (max, min))
+    assert least - 1e-6 <= logged["method/minerva/hinted_reward"] <= most + 1e-6
 
 
 class KeepWeights(TrainerCallback):

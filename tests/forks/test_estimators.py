@@ -222,7 +222,8 @@ def test_the_variance_of_the_outcome_has_no_bias() -> None:
     assert expected == pytest.approx(v * (1 - v))
 
 
-def test_the_budget_holds_for_the_whole_design() -> None:
+@pytest.mark.parametrize("parted", [False, True])
+def test_the_budget_holds_for_the_whole_design(parted: bool) -> None:
     # Many problems, each a policy of its own with samples of which every second one chooses it; states by strata of
     # entropy, weighted by their chance; likely tokens forced, that of the sample among them.
     missed = found_missing = 0
@@ -239,7 +240,10 @@ def test_the_budget_holds_for_the_whole_design() -> None:
         entropy = np.array([-(p * np.log(p + 1e-300)).sum() for p in next_token])
         problem = np.array([q for q, *_ in frame])
         stratum, _ = strata(entropy, np.zeros(entropy.size, dtype=np.int64))
-        drawn = draw(stratum, entropy, problem, 150, seed)
+        verdicts = [right[i] for i in used for _ in range(LENGTH)]
+        part = parts(np.array([t for *_, t in frame]), np.full(len(frame), LENGTH), verdicts)
+        drawn = draw(stratum, entropy, problem, 150, seed, part if parted else None)
+        assert (len(drawn.strata) > 10) == parted
         decided = np.zeros(len(chosen))
         for i, chance in zip(drawn.index, drawn.chance, strict=True):
             q, policy, text, t = frame[i]

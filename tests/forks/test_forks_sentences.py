@@ -134,6 +134,11 @@ def test_on_the_embedded_model(tmp_path: Path) -> None:
         for problem in starts
     ]
     assert measured.budget.decided.value == pytest.approx(np.mean(means))
+    again = CliRunner().invoke(app, [*given, "--bisect", "6"])  # of fewer sentences, in the same folder
+    assert again.exit_code == 0, again.output
+    fewer = sentence_results.read(tmp_path / "out")
+    assert fewer.sentences == measured.sentences
+    assert fewer.bisected < measured.bisected
     refused = CliRunner().invoke(app, [*given, "--states", "6"])
     assert isinstance(refused.exception, ValueError)
     assert "6 states do not suffice" in str(refused.exception)

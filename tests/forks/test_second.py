@@ -8,7 +8,7 @@ from test_estimators import TOKENS, Tabular
 
 from forkwise.forks.branches import first_tokens
 from forkwise.forks.estimators import permuted_decided, state_value
-from forkwise.forks.second import Again, choose_again, combined, number_again
+from forkwise.forks.second import SecondStage, choose_again, combined, number_again
 
 
 def test_chances_go_with_doubt_and_weight_and_none_is_above_one() -> None:
@@ -31,7 +31,7 @@ def test_chances_go_with_doubt_and_weight_and_none_is_above_one() -> None:
 
 def test_stages_are_combined_by_hand() -> None:
     # c = 3/4. The first is chosen for sure: .25 * .1 + .75 * .3; the second with .5: .2 + .75 / .5 * (.4 - .2).
-    first, again = np.array([0.1, 0.2, 0.6]), Again(np.array([0, 1]), np.array([1.0, 0.5]))
+    first, again = np.array([0.1, 0.2, 0.6]), SecondStage(np.array([0, 1]), np.array([1.0, 0.5]))
     assert combined(first, again, np.array([0.3, 0.4]), 0.75) == pytest.approx([0.25, 0.5, 0.6])
     both = combined(np.stack([first, first], axis=1), again, np.array([[0.3, 0.1], [0.4, 0.2]]), 0.75)
     assert both == pytest.approx(np.array([[0.25, 0.1], [0.5, 0.2], [0.6, 0.6]]))

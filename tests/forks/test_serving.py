@@ -25,9 +25,9 @@ from forkwise.errors import InputError
 from forkwise.forks.command import run_forks
 from forkwise.forks.estimators import state_value
 from forkwise.forks.options import ForksOptions
-from forkwise.forks.serving import Connection, ServerContinuer
+from forkwise.forks.serving import Connection, ServerContinuer, write_tokens
 from forkwise.forks.stored import State
-from forkwise.samples import write_shard
+from forkwise.samples import read_samples, write_shard
 from forkwise.sampling.options import JudgeOptions
 from forkwise.sampling.recipe import Sampling
 from forkwise.sampling.server import Patience
@@ -235,3 +235,20 @@ def test_the_whole_command_through_a_server(tmp_path: Path, monkeypatch: pytest.
         make_bank(tmp_path / "out")
     with running(Tabular(4)) as (_, url), pytest.raises(InputError, match="did not draw these samples"):
         forks(url)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"top_logprobs": None}, "has no entropies or log-probs, by which tokens are drawn"),
+        ({"tokens": None}, "has no entropies or log-probs"),
+        ({"tokens": ["".join(LETTERS[:2]), LETTERS[2]]}, "tokenizer is not the one of the samples"),
+    ],
+)
+def test_samples_of_which_a_server_cannot_be_asked_are_refused(
+    tmp_path: Path, change: dict[str, Any], why: str
+) -> None:
+    rows = read_samples(table(tmp_path / "t", {"p": Tabular(3)})).to_pylist()
+    write_shard(tmp_path / "changed", "a", [{**row, "completion": LETTERS, **change} for row in rows])
+    with pytest.raises(InputError, match=why):
+        write_tokens(tmp_path / "changed", tmp_path / "out", TOKENIZER)

@@ -125,9 +125,13 @@ def choose_arms(specs: Sequence[str], given: Given, *, only: bool) -> tuple[list
         if (reason := why_not(method, given)) is not None:
             raise InputError(f"The method '{method.name}' cannot be scored: {reason}.")
     known = [] if only else [kind() for kind in all_methods().values()]
+    slow = [method for method in known if Need.HIDDEN in method.needs() & given.needs]
+    known = [method for method in known if method not in slow]
     methods: dict[str, Method] = {"grpo": parse_method("grpo")}
     methods |= {short(method): method for method in [*known, *asked] if why_not(method, given) is None}
     left = [NotScored(method.name, reason) for method in known if (reason := why_not(method, given)) is not None]
+    of = {method.name for method in asked}
+    left += [NotScored(m.name, f"it takes many minutes: --method {m.name}") for m in slow if m.name not in of]
     return [ScoredMethod(method) for method in methods.values()], left
 
 

@@ -62,7 +62,8 @@ def _gradients(options: CreditOptions) -> list[GradientCredit]:
 
     arms, left = choose_arms(options.method, with_model(several=options.updates > 0), only=options.only)
     pairs = zip(options.groups, options.model, strict=True)
-    return [replace(score_updates(*pair, arms, options), not_scored=left) for pair in pairs]
+    scored = [score_updates(*pair, arms, options) for pair in pairs]
+    return [replace(one, not_scored=[*left, *one.not_scored]) for one in scored]
 
 
 def read_banks(given: Sequence[Path]) -> tuple[list[Bank], list[Input]]:

@@ -16,7 +16,17 @@ import torch
 from torch import Tensor
 
 from forkwise.credit.agreement import judge_together
-from forkwise.credit.arms import Batches, More, ScoredMethod, advantages, contrast_of, state_of, update_slopes
+from forkwise.credit.arms import (
+    Batches,
+    More,
+    NotScored,
+    ScoredMethod,
+    advantages,
+    contrast_of,
+    short,
+    state_of,
+    update_slopes,
+)
 from forkwise.credit.bank import Groups, half_of
 from forkwise.credit.gradients import Products, needed, numbers, products, update
 from forkwise.credit.moving import draw_anew, move
@@ -60,6 +70,7 @@ def score_updates(table: Path, model: str, arms: Sequence[ScoredMethod], options
     _refuse_large(policy, options.gradients)
     prompts = {row["problem_id"]: prompt_ids(policy.tokenizer, row["prompt"]) for row in rows}
     groups = make_groups([row for row in rows if _problem(row) in kept], policy, str(table))
+    arms, idle = _acting(arms, options, int(groups.length_S.max()))
     _refuse_too_little(groups, kept, table)
     more = _more(groups, arms, policy, prompts)
     weights = policy.fingerprint
@@ -99,8 +110,32 @@ def score_updates(table: Path, model: str, arms: Sequence[ScoredMethod], options
         methods=methods,
         bins=best_weights(of_all.of(rows_of_updates.bins), options.completions, options.level),
         parameters=options.gradients,
+        not_scored=idle,
         moved=None if moved is None else replace(moved, **fresh_one),
     )
+
+
+def _acting(
+    arms: Sequence[ScoredMethod], options: CreditOptions, longest: int
+) -> tuple[list[ScoredMethod], list[NotScored]]:
+    """Returns the methods that can do something with such groups, and the others, which must not have been asked for.
+
+    Raises:
+        InputError: one of `--method` can do nothing.
+    """
+    asked = {short(parse_method(spec)) for spec in options.method}
+    acting, idle = [], []
+    for arm in arms:
+        try:
+            arm.method.check_group_size(options.group_size)
+            arm.method.check_longest(longest)
+        except InputError as error:
+            if arm.name in asked:
+                raise
+            idle.append(NotScored(arm.name, f"{error}".removeprefix(f"The method '{arm.method.name}' ").rstrip(".")))
+        else:
+            acting.append(arm)
+    return acting, idle
 
 
 def _rows(table: Path, size: int) -> list[dict[str, Any]]:

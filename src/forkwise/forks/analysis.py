@@ -26,7 +26,7 @@ from forkwise.forks.estimators import (
 )
 from forkwise.forks.frame import CLASSES, Frame, Pool
 from forkwise.forks.results import ForcedToken, Part, StateRow, Top
-from forkwise.forks.second import Again, combined
+from forkwise.forks.second import SecondStage, combined
 from forkwise.forks.states import DrawnStates
 from forkwise.forks.stored import Continued
 from forkwise.progress import watch
@@ -115,7 +115,7 @@ def _values(
 
 def with_second(
     estimates: StateEstimates,
-    again: Again,
+    again: SecondStage,
     continued: Sequence[Continued],
     share: float,
     *,
@@ -290,7 +290,7 @@ def tops(estimates: StateEstimates) -> list[Top]:
 
 
 def rows(
-    estimates: StateEstimates, continued: Sequence[Continued], run: str, again: Again | None = None
+    estimates: StateEstimates, continued: Sequence[Continued], run: str, again: SecondStage | None = None
 ) -> list[StateRow]:
     """Makes the row of each state; V and what tokens are worth are those of the first stage."""
     chance_again = {} if again is None else dict(zip(again.index.tolist(), again.chance.tolist(), strict=True))

@@ -14,7 +14,7 @@ from forkwise.forks.frame import Frame
 from forkwise.forks.options import ForksOptions
 from forkwise.forks.prepare import Prepared, continue_all, continue_later, prepare
 from forkwise.forks.results import Forks, Seen, StateRow, write
-from forkwise.forks.second import Again, choose_again, number_again
+from forkwise.forks.second import SecondStage, choose_again, number_again
 from forkwise.forks.states import DrawnStates, draw, strata
 from forkwise.forks.stored import Continued, State, count_stored
 from forkwise.forks.ways import ways_of
@@ -113,7 +113,7 @@ def _forks(table: str, imported: Imported | None, ready: Prepared, announce: Cal
 
 def _continue_again(
     ready: Prepared, states: Sequence[State], estimates: StateEstimates
-) -> tuple[StateEstimates, Again, list[Continued]]:
+) -> tuple[StateEstimates, SecondStage, list[Continued]]:
     """Continues the states again whose F the first stage leaves most in doubt, and estimates anew."""
     options = ready.options
     number = number_again(len(states), options.further)

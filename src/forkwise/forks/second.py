@@ -25,7 +25,7 @@ _EVENLY = 0.05  # of the choice goes to all states alike, since a state without 
 
 
 @dataclass(frozen=True)
-class Again:
+class SecondStage:
     """The states that are continued again."""
 
     index: IntArray
@@ -39,7 +39,7 @@ def number_again(states: int, further: int) -> int:
     return max(1, states // SHARE) if further else 0
 
 
-def choose_again(doubt_N: FloatArray, weight_N: FloatArray, number: int, seed: int) -> Again:
+def choose_again(doubt_N: FloatArray, weight_N: FloatArray, number: int, seed: int) -> SecondStage:
     """Chooses states, with chances in proportion to `weight * doubt`, none above 1, that add up to `number`."""
     rng = np.random.default_rng([seed, 14])
     size_N = weight_N * doubt_N
@@ -56,10 +56,10 @@ def choose_again(doubt_N: FloatArray, weight_N: FloatArray, number: int, seed: i
     order = rng.permutation(size_N.size)
     edge_N = np.floor(np.cumsum(chance_N[order]) + rng.random() + 1e-9)
     index = np.sort(order[np.diff(edge_N, prepend=0.0) > 0])
-    return Again(index, chance_N[index])
+    return SecondStage(index, chance_N[index])
 
 
-def combined(first_N: FloatArray, again: Again, second: FloatArray, share: float) -> FloatArray:
+def combined(first_N: FloatArray, again: SecondStage, second: FloatArray, share: float) -> FloatArray:
     """Combines estimates of both stages; of arrays `(N, ...)`, `second` has the states of `again` alone.
 
     Args:

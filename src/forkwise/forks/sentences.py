@@ -234,9 +234,12 @@ def _bisect(
                 intervals.append(TokenInterval(at, profile.trace, start, end, *counts))
             at += 1
 
+    begins = np.searchsorted(ready.frame.table.units.trace_N, np.arange(len(ready.frame.traces)))
+
     def measure(stage: str, places: Sequence[Place]) -> list[int]:
-        states = [ready.state(trace, token, n, force=False) for n, (trace, token) in enumerate(places)]
-        return [state.correct.count(True) for state in continue_later(ready, states, stage, number)]
+        states = [ready.state(t, token, int(begins[t]) + token, force=False) for t, token in places]
+        folder = f"{stage}-of-{ready.options.bisect}"  # other states are other sentences
+        return [state.correct.count(True) for state in continue_later(ready, states, folder, number)]
 
     result = bisected(worth_halving(intervals, ready.options.bisect), measure)
     ends = [(i.trace, token) for i in result.tokens for token in (i.start, i.end)]

@@ -14,7 +14,7 @@ from forkwise.errors import InputError
 from forkwise.methods.base import check_range
 from forkwise.methods.hints import HintMethod
 from forkwise.methods.leaks import LeakRules
-from forkwise.methods.replay import Again, Drawn, Lesson, Memory
+from forkwise.methods.replay import Drawn, Lesson, Memory, Redraw
 from forkwise.methods.two_prompts import Prompt
 
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ class Minerva(HintMethod):
             )
 
     @property
-    def again(self) -> Again:
+    def again(self) -> Redraw:
         """How hinted completions are drawn."""
-        return Again(self.group, self.temperature, self.top_p)
+        return Redraw(self.group, self.temperature, self.top_p)
 
     def hard(self, rewards: Tensor, advantages: Tensor) -> Tensor:
         """Finds the prompts that no completion solved, `(Q,)` bool."""

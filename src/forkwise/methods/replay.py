@@ -23,7 +23,7 @@ Memory: TypeAlias = "Mapping[str, Tensor]"
 """What a method remembers: tensors by name, the same on all processes."""
 
 
-class Again(NamedTuple):
+class Redraw(NamedTuple):
     """How prompts are drawn again: how many completions each, at which multiple of the temperature, from which nucleus.
 
     `number` 0 means that nothing is drawn again; `top_p` None, that of the run.
@@ -88,9 +88,9 @@ class ReplayMethod(Method):
     draws: ClassVar[int] = 1
 
     @property
-    def again(self) -> Again:
+    def again(self) -> Redraw:
         """How prompts that are `hard` are drawn again."""
-        return Again()
+        return Redraw()
 
     def hard(self, rewards: Tensor, advantages: Tensor) -> Tensor:
         """Tells which prompts are drawn again, `(Q,)` bool, from what their completions got, `(Q, G)` each."""

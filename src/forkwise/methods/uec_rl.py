@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from forkwise.errors import InputError
 from forkwise.methods.base import Need, check_range
-from forkwise.methods.replay import Again, Drawn, Lesson, Memory, ReplayMethod
+from forkwise.methods.replay import Drawn, Lesson, Memory, Redraw, ReplayMethod
 
 if TYPE_CHECKING:
     import torch
@@ -76,9 +76,9 @@ class UecRl(ReplayMethod):
             )
 
     @property
-    def again(self) -> Again:
+    def again(self) -> Redraw:
         """How hard prompts are drawn again."""
-        return Again(self.group, self.high)
+        return Redraw(self.group, self.high)
 
     def hard(self, rewards: Tensor, advantages: Tensor) -> Tensor:
         """Finds the prompts of which all completions are equally wrong, `(Q,)` bool."""

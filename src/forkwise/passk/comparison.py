@@ -21,7 +21,7 @@ from forkwise.passk.evaluation import Measured, measure, summarise
 from forkwise.passk.intervals import Interval, check_level, check_margin, default_resamples, student_interval
 from forkwise.passk.length import default_budgets, default_caps, have_common_lengths
 from forkwise.passk.length_differences import length_rows, matching_notes
-from forkwise.passk.looks import look_note, nominal_alphas
+from forkwise.passk.looks import look_level, look_note
 from forkwise.passk.metrics import Metric, MetricOptions, compared_metrics
 from forkwise.passk.notes import note, shared_notes
 from forkwise.passk.outcomes import Arm, check_ks, common_problems
@@ -80,7 +80,7 @@ def compare(
     check_level(level)
     check_margin(margin)
     if look_shares:
-        level = 1 - nominal_alphas(look_shares, 1 - level)[-1]
+        level = look_level(look_shares, level)
     paired = compared_metrics(metrics)
     arms, notes = common_problems(_comparable([reference, *others]), intersect=intersect)
     design = make_design(arms, fixed, paired_seeds, level)

@@ -18,6 +18,7 @@ from forkwise.engines.trl.release import TRL
 from forkwise.engines.which import why_not_ppo
 from forkwise.errors import InputError, nearest
 from forkwise.methods import Condition, EntropyTermMethod, LossMethod, Need, Scope, settings_of
+from forkwise.methods.hints import HintMethod
 
 ENTROPY_BACKENDS = ("forkwise", "trl")
 _OWN_DRAWS = {Need.REDRAWN, Need.OTHER_LOGPROBS}
@@ -172,10 +173,11 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
                     "run with one update per rollout is the same, so it would do nothing: set num_iterations to 2, or "
                     "steps_per_generation to twice gradient_accumulation_steps."
                 )
-            if Need.OTHER_LOGPROBS in method.needs() and self.beta != 0:
+            other_prompt = Need.OTHER_LOGPROBS in method.needs() or isinstance(method, HintMethod)
+            if other_prompt and self.beta != 0:
                 raise InputError(
-                    f"The method '{method.name}' learns completions under two prompts, and the reference policy of "
-                    "beta scores them under one: set beta to 0."
+                    f"The method '{method.name}' learns completions under another prompt than that under which the "
+                    "reference policy of beta scores them: set beta to 0."
                 )
             if Need.REPLAY in method.needs() and self.steps_per_generation % steps != 0:
                 raise InputError(
