@@ -22,8 +22,8 @@ from forkwise.credit.packing import make_bank
 from forkwise.errors import InputError
 from forkwise.forks import results as forks_results
 from forkwise.forks.command import run_forks
-from forkwise.forks.continuing import read_continued
 from forkwise.forks.options import ForksOptions
+from forkwise.forks.stored import read_continued
 from forkwise.report.credit import conclusions, notes, tables
 from forkwise.samples import read_samples
 from forkwise.sampling.options import JudgeOptions

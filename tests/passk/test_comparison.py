@@ -239,6 +239,11 @@ def test_other_refusals() -> None:
         compare(a, b, margin=0)
     with pytest.raises(InputError, match="margin"):
         compare(a, b, margin=float("nan"))
+    for wide in (1.0, float("inf")):  # no difference of Pass@K is larger
+        with pytest.raises(InputError, match=f"The margin is {wide}: .* above 0 and below 1"):
+            compare(a, b, margin=wide)
+        with pytest.raises(InputError, match=f"gate's margin is {wide}"):
+            compare(a, b).not_worse(wide)
     with pytest.raises(InputError, match="level"):
         compare(a, b, level=95)
     with pytest.raises(InputError, match="at least two problems"):

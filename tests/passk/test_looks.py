@@ -9,6 +9,7 @@ from scipy import stats
 from forkwise.errors import InputError
 from forkwise.passk import compare, make_arm
 from forkwise.passk.looks import nominal_alphas
+from forkwise.report.formats import coverage
 from forkwise.report.passk_conclusion import conclusion
 from forkwise.report.passk_notes import sentences
 
@@ -58,3 +59,34 @@ def test_a_look_asks_for_more() -> None:
     assert whole.differences[0].adjusted_p[0] < 0.05
     assert "better" in conclusion(whole.arms, whole)
     assert "no difference that can be told" in conclusion(early.arms, early)
+
+
+def test_an_early_look_says_one_thing() -> None:
+    """At a fifth of a study p must be below 1.1e-6, which no 10,000 draws can tell: sentence and certified K agree."""
+    rng = np.random.default_rng(7)
+    rates, problem = rng.beta(2, 4, 80), np.repeat(np.arange(80), 16)
+    for gain, claimed in ((0.05, False), (0.25, True)):
+        arms = [
+            make_arm(name, problem, (np.arange(16) < rng.binomial(16, np.minimum(rates + more, 1))[:, None]).ravel())
+            for name, more in (("a", 0.0), ("b", gain))
+        ]
+        early = compare(*arms, ks=[1, 4, 16], look_shares=[0.2])
+        assert 1 - early.level == pytest.approx(4 * stats.norm.sf(stats.norm.isf(0.0125) / np.sqrt(0.2)), rel=1e-6)
+        [difference] = early.differences
+        assert bool(difference.certified.gains) == difference.claimed(1 - early.level).any() == claimed
+        assert ("no difference that can be told" in conclusion(early.arms, early)) != claimed
+
+
+def test_a_look_at_which_nothing_can_be_shown_is_refused() -> None:
+    arms = [make_arm(name, [0, 1, 2], [1, 0, 1]) for name in "ab"]
+    with pytest.raises(InputError, match=r"At 0.01 of the study .* at p <= 6e-111, which no data can show: make the"):
+        compare(*arms, look_shares=[0.01])
+    assert compare(*arms, look_shares=[0.01, 1]).level == pytest.approx(0.95)
+
+
+@pytest.mark.parametrize(
+    ("level", "text"),
+    [(0.95, "95%"), (0.9969, "99.69%"), (0.99999, "99.999%"), (1 - 1.03e-6, "99.9999%"), (1 - 1e-9, "99.9999999%")],
+)
+def test_no_level_below_1_is_written_as_100_per_cent(level: float, text: str) -> None:
+    assert coverage(level) == text

@@ -35,6 +35,8 @@ def test_the_mean_over_benchmarks_weighs_them_alike_and_varies_as_they_do() -> N
     aime = [arm("base", np.array([0, 1, 2]), 2), arm("rl", np.array([1, 1, 1]), 2)]
     math = [arm("base", np.array([0, 0, 1, 1, 2]), 2), arm("rl", np.array([1, 2, 1, 2, 2]), 2)]
     compared = compare_over({"aime": aime, "math": math}, ks=[1], margin=0.9).differences[0]
+    with pytest.raises(InputError, match="The margin is 0: "):
+        compare_over({"aime": aime, "math": math}, ks=[1], margin=0)
     on_aime, on_math = np.array([0.5, 0, -0.5]), np.array([0.5, 1, 0, 0.5, 0])
     assert compared.band.mean[0] == pytest.approx((on_aime.mean() + on_math.mean()) / 2)
     variances = [x.var(ddof=1) / x.size / 4 for x in (on_aime, on_math)]

@@ -162,6 +162,24 @@ def test_p_and_band_say_the_same() -> None:
             np.testing.assert_array_equal(joint.p(v.scores()) <= 1 - level + 1e-12, excludes)
 
 
+@pytest.mark.parametrize(("resamples", "level"), [(100, 0.999), (999, 0.99999), (999, 1 - 1e-6), (10_000, 1 - 2e-7)])
+def test_p_and_band_say_the_same_where_no_draw_lies_in_the_tail(resamples: int, level: float) -> None:
+    """Beyond R draws p and band are Bonferroni's over the 8 numbers; a chance below 1 / (R + 1) cannot be drawn."""
+    tail = (1 - level) / 2 / 8  # of each number alone
+    edge = float(stats.t.isf(tail, 20.0))
+    units = np.random.default_rng(0).normal(size=(30, 4))
+    near = [normal(0.01, 20.0, t * 0.01, units) for t in np.array([0.8, 0.9, 0.99, 1.01, 1.1, 1.2]) * edge]
+    claims = []
+    for variation in near:
+        joint = joint_test([variation, normal(0.01, 20.0, 0.0, units)], resamples=resamples, seed=0)
+        band = variation.interval(joint.critical(level), level)
+        excludes = (band.low > 0) | (band.high < 0)
+        np.testing.assert_array_equal(joint.p(variation.scores()) <= 1 - level, excludes)
+        claims.append(bool(excludes.any()))
+    assert claims == [False] * 3 + [True] * 3
+    assert joint.p(near[-1].scores())[0] == pytest.approx(8 * 2 * stats.t.sf(1.2 * edge, 20.0))
+
+
 def test_arms_that_share_their_reference_are_judged_together() -> None:
     """Two copies of one arm are one comparison; two arms that share nothing are two."""
     rng = np.random.default_rng(6)

@@ -46,7 +46,7 @@ def content(**changes: Any) -> dict[str, Any]:
         "arms": {"GRPO": {"alpha": 0}, "shaped": {"alpha": 0.4}, "placebo": "placebo_permuted:alpha=0.4"},
         "seeds": "0-5",
         "evaluation": {"problems": 3, "n": 4},
-        "primary": {"arm": "shaped", "endpoint": 1, "margin": 0.1},
+        "primary": {"arm": "shaped", "endpoint": 1, "margin": 0.75},
         **changes,
     }
     return {key: value for key, value in plan.items() if value is not None}

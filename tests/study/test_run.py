@@ -163,6 +163,22 @@ def test_a_study_goes_on_under_its_plan_and_on_its_device(tmp_path: Path) -> Non
         ({"evaluation": {"problems": 10, "n": 4, "first_problem": 1480}}, "1490 cannot be had"),
         ({"problems": 99_999}, "99999 cannot be had"),
         ({"task": "cuntdown:4"}, "no task 'cuntdown:4'"),
+        (
+            {"primary": {"margin": 0.05}, "evaluation": {"problems": 71, "n": 4}},
+            # .95^72 is the first power below .025; of 71 problems 1 - .025^(1/71) = 5.06 % could differ unseen.
+            "On 71 problems no arms .* margin of 0.05, since 5.1% .*: give evaluation.problems 72 or more, or a "
+            "margin of 0.051 or more",
+        ),
+        ({"primary": {"margin": 0.75, "secondary": [1, 4, 1]}}, r"secondary is \[1, 4, 1\], with a K more than once"),
+        # Without a weight nothing is shaped, whatever caps it; 0.4 and 2 are GRPO's defaults.
+        ({"arms": {"GRPO": {"alpha": 0}, "EA": {"alpha": 0, "kappa": 3}}, "primary": None}, "'GRPO' and 'EA' would"),
+        ({"arms": {"EA": {}, "x": "gtpo", "same": {"alpha": 0.4, "kappa": 2}}, "primary": None}, "'EA' and 'same' wo"),
+        ({"arms": {"a": {}, "b": "entropy_advantage:alpha=0.4"}, "primary": None}, "'a' and 'b' would train alike"),
+        ({"arms": {"a": {"alpha": 0}, "b": {"alpha": 0, "beta": 0.0}}, "primary": None}, "'a' and 'b' would train"),
+        (
+            {"arms": {"a": {"alpha": 0, "epsilon_high": 0.4}, "b": "clip_higher:high=0.4"}, "primary": None},
+            "'a' and 'b' would train alike",
+        ),
     ],
 )
 def test_what_could_not_run_is_refused_before_it_is_registered_or_run(changes: dict[str, Any], said: str) -> None:

@@ -105,6 +105,8 @@ def test_the_plans_of_this_repository_are_those_that_began() -> None:
     recorded, record = read_plan(folder / "receipts" / "pilot" / "study.yaml")
     begun = "17cb73f34ff5d1136a6b093a246300385a2784d0ebe23aefdddbc1be67de3e33"
     assert record["sha256"] == recorded.sha256() == read_study(folder / "paper-regime-pilot.yaml").sha256() == begun
+    powered = "50832dabc5cff29b7a31984c454beaf2ebee80dfa38cdcf96b2993847bf7e55d"
+    assert read_study(folder / "paper-regime.yaml").sha256() == powered
 
 
 def test_what_is_recorded_is_the_study() -> None:
@@ -140,7 +142,7 @@ def test_what_is_recorded_is_the_study() -> None:
         ({"evaluation": {"problems": "x", "n": 4}}, "evaluation.problems: expected `int`, got `str`"),
         (
             {"evaluation": {"problems": 0, "n": 4}},
-            "evaluation.problems is 0: it must be a whole number from 1 to",
+            "evaluation.problems is 0: it must be a whole number from 2 to",
         ),
         (
             {"evaluation": {"problems": 4, "n": 10**30}},
@@ -171,6 +173,11 @@ def test_what_is_recorded_is_the_study() -> None:
         ({"primary": {"secondary": [1, 5]}}, "K = 5 cannot be estimated from n = 4 samples"),
         ({"primary": {"endpoint": "cruve"}}, "primary.endpoint: invalid enum value 'cruve'"),
         ({"primary": {"margin": 0}}, "The margin is 0"),
+        ({"primary": {"margin": 1.0}}, "The margin is 1.0: .* above 0 and below 1"),
+        ({"primary": {"margin": float("inf")}}, "The margin is inf: .* above 0 and below 1"),
+        ({"primary": {"margin": float("nan")}}, "The margin is nan"),
+        ({"primary": {"endpoint": True}}, "primary.endpoint: "),
+        ({"evaluation": {"problems": 1, "n": 4}}, "evaluation.problems is 1: it must be a whole number from 2"),
         ({"primary": {"level": 95}}, "level is 95"),
         ({"looks": [4]}, "looks are .4.: they are rising numbers of seeds, from 5 on and below 6"),
         ({"looks": [5, 5]}, "looks are .5, 5."),
@@ -178,6 +185,8 @@ def test_what_is_recorded_is_the_study() -> None:
         ({"looks": [5], "primary": None}, "has looks but no primary comparison"),
         ({"stopping": {"equivalence": True}, "primary": None}, "has stopping but no primary comparison"),
         ({"stopping": {"futility": {"effect": 0}}}, "futility needs an effect that is not 0"),
+        ({"stopping": {"futility": {"effect": float("nan")}}}, "futility needs an effect that is not 0, between -1"),
+        ({"stopping": {"futility": {"effect": -1.0}}}, "futility needs an effect that is not 0, between -1 and 1"),
         ({"pilot": True}, "A pilot tests nothing"),
         ({"title": [1]}, "title: expected `str`, got `array`"),
         ({"processes": 0}, "processes is 0"),

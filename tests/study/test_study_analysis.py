@@ -16,6 +16,7 @@ from scipy import stats
 
 from forkwise import cli
 from forkwise.errors import InputError
+from forkwise.passk import compare
 from forkwise.passk.estimator import FloatArray
 from forkwise.report.table import Table
 from forkwise.study.analysis import progress, read_study_folder
@@ -165,10 +166,30 @@ def test_three_pairs_of_seeds_are_not_tested() -> None:
         contrast(*few, 1, 4, 0.95)
 
 
-def _contrast(mean: float, se: float, run_variance: float, seeds: int = 5) -> SeedContrast:
+@pytest.mark.parametrize(("problems", "equivalent"), [(30, False), (71, False), (72, True)])
+def test_a_study_and_a_comparison_call_the_same_arms_equivalent(problems: int, equivalent: bool) -> None:
+    """A share of .05 that differs wholly goes unseen in Q problems with a chance of .95^Q, which is .0249 for 72."""
+    assert (0.95**problems <= 0.025) == equivalent
+    plan, rng = study(evaluation={"problems": problems, "n": 64}), np.random.default_rng(0)
+    plain = rng.integers(20, 40, (6, problems))
+    changed = plain + rng.integers(-1, 2, (6, problems))
+    tested, reference = (
+        arm_of(name, [receipt(plan, name, seed, c.tolist()) for seed, c in enumerate(runs)])
+        for name, runs in (("shaped", changed), ("GRPO", plain))
+    )
+    difference = contrast(tested, reference, 1, 64, 0.95)
+    assert max(-difference.low, difference.high) < 0.02
+    compared = compare(reference, tested, ks=[1], primary=1, paired_seeds=True, margin=0.05).differences[0].primary
+    assert compared is not None
+    assert (difference.equivalent(0.05), compared.equivalent) == (equivalent, equivalent)
+
+
+def _contrast(mean: float, se: float, run_variance: float, seeds: int = 5, problems: int = 36) -> SeedContrast:
     half = 1.96 * se
     p = float(2 * stats.norm.sf(abs(mean) / se))
-    return SeedContrast("shaped", "GRPO", "Pass@1", mean, mean - half, mean + half, p, se, run_variance, seeds)
+    return SeedContrast(
+        "shaped", "GRPO", "Pass@1", mean, mean - half, mean + half, p, se, run_variance, seeds, problems, 0.95
+    )
 
 
 def test_conditional_power_is_the_share_of_ends_that_show_it() -> None:
@@ -184,12 +205,15 @@ def test_conditional_power_is_the_share_of_ends_that_show_it() -> None:
 
 
 def test_a_study_ends_for_a_reason_that_was_registered() -> None:
-    plan = study(seeds="0-9", looks=[5], stopping={"equivalence": True, "futility": {"effect": 0.05}})
+    primary = {"arm": "shaped", "endpoint": 1, "margin": 0.1}
+    stopping = {"equivalence": True, "futility": {"effect": 0.05}}
+    plan = study(seeds="0-9", looks=[5], primary=primary, stopping=stopping)
     assert decide(plan, _contrast(0.3, 0.05, 0.0025), 5) == "the primary difference is shown"
     assert "within ±0.1" in str(decide(plan, _contrast(0.01, 0.02, 0.0004), 5))
+    assert decide(plan, _contrast(0.01, 0.02, 0.0004, problems=30), 5) is None  # .9^30 > .025 >= .9^36
     assert "the end is 0.0" in str(decide(plan, _contrast(-0.2, 0.1, 0.01), 5))
     assert decide(plan, _contrast(0.15, 0.1, 0.01), 5) is None
-    plain = study(seeds="0-9", looks=[5])
+    plain = study(seeds="0-9", looks=[5], primary=primary)
     assert decide(plain, _contrast(0.01, 0.02, 0.0004), 5) is None
     assert decide(plain, _contrast(-0.2, 0.1, 0.01), 5) is None
 
@@ -396,7 +420,9 @@ def test_a_study_is_planned_from_the_receipts_of_a_pilot(tmp_path: Path, capsys:
     pytest.importorskip("trl")
     write_all(tmp_path / "r", study(primary=None, pilot=True), {"GRPO": PLAIN, "shaped": BETTER, "placebo": ALIKE})
     file = tmp_path / "next.yaml"
-    file.write_text(yaml.safe_dump(content(seeds="0-9", primary={"arm": "shaped", "endpoint": 1, "secondary": [4]})))
+    file.write_text(
+        yaml.safe_dump(content(seeds="0-9", primary={"arm": "shaped", "endpoint": 1, "margin": 0.75, "secondary": [4]}))
+    )
     with pytest.raises(SystemExit) as ended:
         cli.run(["study", "plan", str(file), "--pilot", str(tmp_path / "r")])
     assert ended.value.code == 0

@@ -28,7 +28,7 @@ from forkwise.credit.packing import make_groups
 from forkwise.credit.policy import Policy
 from forkwise.engines.trl.stored import train_on
 from forkwise.errors import InputError
-from forkwise.forks.continuing import refuse_random
+from forkwise.forks.stored import refuse_random
 from forkwise.progress import Meter
 from forkwise.sampling.decoding import Decoder
 from forkwise.sampling.engine import sample_seed

@@ -19,10 +19,10 @@ from forkwise.explore.contrast import FloatArray
 from forkwise.explore.tokenisation import prompt_ids
 from forkwise.folders.results import Input, inputs_of
 from forkwise.forks import results
-from forkwise.forks.continuing import Continued, read_continued
 from forkwise.forks.estimators import halved
 from forkwise.forks.frame import load_pool
 from forkwise.forks.options import ForksOptions
+from forkwise.forks.stored import Continued, read_continued
 from forkwise.progress import Meter
 from forkwise.samples import read_samples
 from forkwise.version import __version__
@@ -43,6 +43,11 @@ def make_bank(folder: Path) -> Bank:
             "--outcome correct."
         )
     settings = forks.settings
+    if settings.get("server"):
+        raise InputError(
+            f"'{folder}' was continued through a server, which forces no tokens, so nobody knows what they are worth: "
+            "run forkwise forks without --server."
+        )
     known = {name: settings[name] for name in ("temperature", "top_p", "max_tokens", "device", "dtype")}
     pool = load_pool(folder / "tokens", ForksOptions(model=forks.model, out=folder, **known))
     if pool.sampling.top_p < 1:

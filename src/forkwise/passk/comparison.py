@@ -18,10 +18,10 @@ from forkwise.passk.differences import CURVE, MARGIN, DifferenceSettings, Pair
 from forkwise.passk.diversity import Embed, diversity
 from forkwise.passk.estimator import curve_grid
 from forkwise.passk.evaluation import Measured, measure, summarise
-from forkwise.passk.intervals import Interval, check_level, default_resamples, student_interval
+from forkwise.passk.intervals import Interval, check_level, check_margin, default_resamples, student_interval
 from forkwise.passk.length import default_budgets, default_caps, have_common_lengths
 from forkwise.passk.length_differences import length_rows, matching_notes
-from forkwise.passk.looks import look_note, nominal_alphas
+from forkwise.passk.looks import look_level, look_note
 from forkwise.passk.metrics import Metric, MetricOptions, compared_metrics
 from forkwise.passk.notes import note, shared_notes
 from forkwise.passk.outcomes import Arm, check_ks, common_problems
@@ -78,10 +78,11 @@ def compare(
             such statistic, fewer than three runs of an arm that is not fixed, or seeds that do not pair.
     """
     check_level(level)
+    check_margin(margin)
     if look_shares:
-        level = 1 - nominal_alphas(look_shares, 1 - level)[-1]
+        level = look_level(look_shares, level)
     paired = compared_metrics(metrics)
-    arms, notes = common_problems(_comparable([reference, *others], margin), intersect=intersect)
+    arms, notes = common_problems(_comparable([reference, *others]), intersect=intersect)
     design = make_design(arms, fixed, paired_seeds, level)
     largest = min(arm.largest_k() for arm in arms)
     grid = curve_grid(largest) if ks is None else check_ks(arms, ks)
@@ -124,13 +125,11 @@ def compare(
     return Comparison(reference.name, evaluations, differences, problems, level, unit, notes)
 
 
-def _comparable(arms: list[Arm], margin: float) -> list[Arm]:
+def _comparable(arms: list[Arm]) -> list[Arm]:
     if len(arms) < 2:
         raise InputError("A comparison needs at least two arms.")
     if len({arm.name for arm in arms}) < len(arms):
         raise InputError("Two arms have the same name: name them apart, as in NAME=PATH.")
-    if not margin > 0:
-        raise InputError(f"The margin is {margin}: it is the largest difference that counts as none, above 0.")
     return arms
 
 

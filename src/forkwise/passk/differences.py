@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from forkwise.passk.changes import Changes
 from forkwise.passk.crossing import find_crossing
-from forkwise.passk.intervals import Interval, unseen
+from forkwise.passk.intervals import Interval, enough_problems
 from forkwise.passk.results import Curve, Difference, Endpoint
 from forkwise.passk.two_way import Variation, joint_test
 
@@ -105,10 +105,7 @@ class DifferenceSettings:
         return endpoints
 
     def _equivalent(self, band: Interval) -> npt.NDArray[np.bool_]:
-        """Says at which K the band lies within the margin, on problems enough for it.
-
-        A share of the problems as large as the margin that differ wholly must not have gone unseen.
-        """
-        enough = unseen(self.problems, self.level) <= self.margin
+        """Says at which K the band lies within the margin, on problems enough for it."""
+        enough = enough_problems(self.problems, self.level, self.margin)
         inside: npt.NDArray[np.bool_] = (band.low >= -self.margin) & (band.high <= self.margin) & enough
         return inside

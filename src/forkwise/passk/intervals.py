@@ -6,6 +6,7 @@ the problems are the units that a claim generalises over.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +60,14 @@ def check_level(level: float) -> None:
     """Raises InputError unless `level` is a probability strictly between 0 and 1."""
     if not 0 < level < 1:
         raise InputError(f"level is {level}: it is the coverage of the interval, between 0 and 1, such as 0.95.")
+
+
+def check_margin(margin: float) -> None:
+    """Raises InputError unless `margin` is a difference of Pass@K, above 0 and below 1."""
+    if not 0 < margin < 1:
+        raise InputError(
+            f"The margin is {margin}: it is the largest difference that counts as none, above 0 and below 1."
+        )
 
 
 def problem_weights(problems: int, resamples: int, seed: int) -> Iterator[FloatArray]:
@@ -150,6 +159,20 @@ def unseen(problems: float, level: float) -> float:
     by at most 1.
     """
     return float(1 - ((1 - level) / 2) ** (1 / problems))
+
+
+def enough_problems(problems: float, level: float, margin: float) -> bool:
+    """Says whether a share of the problems as large as the margin, that differ wholly, could not have gone unseen.
+
+    Only then can arms be called equivalent, or not worse, within the margin.
+    """
+    return unseen(problems, level) <= margin
+
+
+def problems_needed(level: float, margin: float) -> int:
+    """Returns the fewest problems that are `enough_problems`, for a margin below 1."""
+    needed = max(2, math.ceil(math.log((1 - level) / 2) / math.log1p(-margin)) - 1)
+    return needed if enough_problems(needed, level, margin) else needed + 1
 
 
 def paired_difference(

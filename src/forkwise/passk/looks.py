@@ -12,6 +12,7 @@ from forkwise.passk.estimator import FloatArray
 from forkwise.passk.notes import Note, note
 
 _POINTS = 4001
+_LEAST = 1e-9  # level of a test that is still one
 
 
 def nominal_alphas(shares: Sequence[float], alpha: float) -> list[float]:
@@ -50,6 +51,21 @@ def nominal_alphas(shares: Sequence[float], alpha: float) -> list[float]:
         spread = stats.norm.pdf((further[:, None] - at) / step) / step
         at, density = further, integrate.trapezoid(spread * density, at, axis=1)
     return levels
+
+
+def look_level(shares: Sequence[float], level: float) -> float:
+    """Returns the level of the intervals at the last of these looks, so that all looks together have `level`.
+
+    Raises:
+        InputError: as `nominal_alphas`, or a look so early that hardly any error is spent by then.
+    """
+    alpha = nominal_alphas(shares, 1 - level)[-1]
+    if alpha < _LEAST:
+        raise InputError(
+            f"At {shares[-1]:g} of the study a difference would be claimed at p <= {alpha:.1g}, which no data can "
+            "show: make the first look later, such as at 0.3."
+        )
+    return 1 - alpha
 
 
 def look_note(shares: Sequence[float], level: float) -> Note:

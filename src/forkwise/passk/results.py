@@ -16,7 +16,7 @@ from forkwise.passk.certified import Certified, certify
 from forkwise.passk.changes import Changes
 from forkwise.passk.estimator import FloatArray
 from forkwise.passk.extrapolation import Extrapolation
-from forkwise.passk.intervals import Interval, Row, bounds_at, unseen
+from forkwise.passk.intervals import Interval, Row, bounds_at, enough_problems
 from forkwise.passk.notes import Note
 
 COLUMNS = [
@@ -286,11 +286,11 @@ class Comparison:
         large as the margin must not have gone unseen.
 
         Raises:
-            InputError: a margin that is not above 0.
+            InputError: a margin that is not above 0 and below 1.
         """
-        if not margin > 0:
-            raise InputError(f"The gate's margin is {margin}: it is how much worse an arm may be, above 0.")
-        enough = unseen(self.effective_problems, self.level) <= margin
+        if not 0 < margin < 1:
+            raise InputError(f"The gate's margin is {margin}: it is how much worse an arm may be, above 0 and below 1.")
+        enough = enough_problems(self.effective_problems, self.level, margin)
         return all(d.least > 0 or (d.least > -margin and enough) for d in self.differences)
 
     def rows(self) -> list[Row]:

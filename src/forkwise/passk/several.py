@@ -18,8 +18,8 @@ from forkwise.passk.benchmark_results import Benchmarks, OnBenchmark, effective
 from forkwise.passk.design import design_notes, make_design, seed_order
 from forkwise.passk.differences import CURVE, MARGIN, DifferenceSettings, Pair
 from forkwise.passk.estimator import FloatArray, curve_grid, k_grid
-from forkwise.passk.intervals import Interval, check_level, default_resamples
-from forkwise.passk.looks import look_note, nominal_alphas
+from forkwise.passk.intervals import Interval, check_level, check_margin, default_resamples
+from forkwise.passk.looks import look_level, look_note
 from forkwise.passk.notes import Note, note
 from forkwise.passk.ordering import ArmsOn, order_arms, vary_means
 from forkwise.passk.outcomes import Arm, check_ks, common_problems
@@ -58,8 +58,9 @@ def compare_over(
             correspond.
     """
     check_level(level)
+    check_margin(margin)
     if look_shares:
-        level = 1 - nominal_alphas(look_shares, 1 - level)[-1]
+        level = look_level(look_shares, level)
     sets, notes = _sets(benchmarks, fixed, paired_seeds, intersect, level)
     everything = [arm for one in sets for arm in one.arms]
     largest = min(arm.largest_k() for arm in everything)

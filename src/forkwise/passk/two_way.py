@@ -206,26 +206,33 @@ def vary_over(
 class JointTest:
     """The distribution of the largest score over all K and arms if nothing differs: what makes band and adjusted p.
 
+    R draws say nothing of a chance below 1 / (R + 1). Beyond the largest of them both go by Bonferroni's bound.
+
     Attributes:
         largest: the largest score in each draw, falling; None where there is one number alone, whose score is normal.
+        numbers: over how many the largest is taken.
     """
 
     largest: FloatArray | None
+    numbers: int = 1
 
     def critical(self, level: float) -> float:
         """Returns the score that is exceeded anywhere with a chance of `1 - level`."""
-        alone = float(stats.norm.ppf((1 + level) / 2))
+        alone = float(stats.norm.isf((1 - level) / 2))
         if self.largest is None:
             return alone
         rank = int(np.floor((1 - level) * (self.largest.size + 1) + 1e-9))
-        return max(alone, float(self.largest[max(rank, 1) - 1]))
+        if rank == 0:
+            return max(float(self.largest[0]), float(stats.norm.isf((1 - level) / (2 * self.numbers))))
+        return max(alone, float(self.largest[rank - 1]))
 
     def p(self, scores: FloatArray) -> FloatArray:
         """Returns the adjusted p of each score; it is at most `1 - level` exactly where the band excludes 0."""
         p: FloatArray = 2 * stats.norm.sf(scores)
         if self.largest is not None:
             at_least = self.largest.size - np.searchsorted(self.largest[::-1], scores, side="left")
-            p = np.maximum(p, (1 + at_least) / (self.largest.size + 1))
+            drawn = (1 + at_least) / (self.largest.size + 1)
+            p = np.where(at_least > 0, np.maximum(p, drawn), np.minimum(self.numbers * p, drawn))
         return p
 
 
@@ -242,4 +249,4 @@ def joint_test(variations: Sequence[Variation], *, resamples: int, seed: int) ->
     for variation in variations:
         draws_RK = variation.draws(resamples, seed)
         np.maximum(largest, (np.abs(draws_RK) / variation.se).max(axis=1), out=largest)
-    return JointTest(np.sort(largest)[::-1])
+    return JointTest(np.sort(largest)[::-1], sum(variation.mean.size for variation in variations))

@@ -31,8 +31,9 @@ def bounds(low: float | None, high: float | None, digits: int = 3, sign: str = "
 
 
 def coverage(level: float) -> str:
-    """Writes a level without the digits that it does not need: `95%`, `99.69%`."""
-    return f"{100 * level:.4g}%"
+    """Writes a level without the digits that it does not need: `95%`, `99.69%`, and never one below 1 as `100%`."""
+    texts = (f"{100 * level:.{digits}g}" for digits in range(4, 17))
+    return f"{next((text for text in texts if text != '100'), '100')}%"
 
 
 def at(values: Interval, i: int, sign: str = "") -> str:

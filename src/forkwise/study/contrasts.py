@@ -12,6 +12,7 @@ from forkwise.errors import InputError
 from forkwise.passk import Arm, k_grid
 from forkwise.passk.design import make_design
 from forkwise.passk.estimator import FloatArray
+from forkwise.passk.intervals import enough_problems
 from forkwise.study.receipts import Receipt, arm_of
 from forkwise.study.spec import Study
 from forkwise.terminal import counted
@@ -26,6 +27,7 @@ class SeedContrast:
     Attributes:
         low, high: Student t interval, at the level of the primary comparison.
         run_variance: the part of `se` squared that more seeds make smaller.
+        seeds, problems: how many there are of each.
     """
 
     arm: str
@@ -38,10 +40,12 @@ class SeedContrast:
     se: float
     run_variance: float
     seeds: int
+    problems: int
+    level: float
 
-    def within(self, margin: float) -> bool:
-        """Whether the whole interval lies within ±margin."""
-        return -margin <= self.low and self.high <= margin
+    def equivalent(self, margin: float) -> bool:
+        """Whether the whole interval lies within ±margin, on problems enough for it, as in `forkwise compare`."""
+        return -margin <= self.low and self.high <= margin and enough_problems(self.problems, self.level, margin)
 
 
 def endpoint_name(endpoint: int | str, n: int) -> str:
@@ -78,6 +82,8 @@ def contrast(arm: Arm, reference: Arm, endpoint: int | str, n: int, level: float
         se=float(variation.se[0]),
         run_variance=float((of_runs**2).sum()),
         seeds=len(arm.runs),
+        problems=len(arm.problems),
+        level=level,
     )
 
 

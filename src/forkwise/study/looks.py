@@ -41,7 +41,7 @@ def decide(study: Study, contrast: SeedContrast, seeds: int) -> str | None:
     assert study.primary is not None
     if contrast.p < boundary(study, seeds):
         return "the primary difference is shown"
-    if study.stopping.equivalence and contrast.within(study.primary.margin):
+    if study.stopping.equivalence and contrast.equivalent(study.primary.margin):
         return f"the interval of the primary difference lies within ±{study.primary.margin:g}"
     futility = study.stopping.futility
     if futility is not None:

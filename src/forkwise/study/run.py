@@ -20,6 +20,7 @@ from forkwise.errors import InputError, RunError, first_line
 from forkwise.folders import only_process
 from forkwise.folders.metrics import read_metrics
 from forkwise.progress import Console, Meter
+from forkwise.study.claims import EffectiveSettings, check_claims, effective, refuse_same
 from forkwise.study.looks import look_at
 from forkwise.study.places import RunPlace
 from forkwise.study.receipts import clusters_of, read_receipts, receipt_file
@@ -35,12 +36,14 @@ _EVERY = 0.5  # seconds
 
 
 def check_study(study: Study) -> None:
-    """Raises what `forkwise grpo`, `ppo` or `sample` would refuse, before anything is trained."""
+    """Raises what `forkwise grpo`, `ppo` or `sample` would refuse, and what could claim nothing, before any run."""
+    check_claims(study)
     from forkwise.engines.trl import EntropyShapedGRPOConfig
     from forkwise.sampling.recipe import open_task
     from forkwise.training.arguments import parse_run
     from forkwise.training.ppo_config import EntropyShapedPPOConfig
 
+    by_arm: dict[str, EffectiveSettings] = {}
     for arm in study.arms:
         config = EntropyShapedPPOConfig if arm.algorithm == "ppo" else EntropyShapedGRPOConfig
         with tempfile.TemporaryDirectory() as folder:
@@ -48,16 +51,18 @@ def check_study(study: Study) -> None:
             settings = study.configuration(arm, study.seeds[0], Path(folder) / "out")
             file.write_text(yaml.safe_dump(settings), encoding="utf-8")
             try:
-                _, trainer, _ = parse_run(["--config", str(file)], config, arm.algorithm)
+                run, trainer, model = parse_run(["--config", str(file)], config, arm.algorithm)
             except InputError as error:
                 reason = str(error).replace(f"'{file}'", "it")
                 raise InputError(f"The arm '{arm.name}' cannot be trained: {reason}") from error
+        by_arm[arm.name] = effective(arm.algorithm, run, trainer, model)
         warmup = getattr(trainer, "critic_warmup_steps", 0) if arm.algorithm == "ppo" else 0
         if study.steps <= warmup:
             raise InputError(
                 f"With {study.steps} steps the policy of '{arm.name}' would not learn: the first {warmup} are the "
                 "critic's alone."
             )
+    refuse_same(by_arm)
     work = Work(study, "", None, None, Path(), Path())
     e = study.evaluation
     evaluated = problem_range(open_task(*work.evaluated()), e.split, e.problems, first=e.first_problem)

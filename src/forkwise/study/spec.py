@@ -17,6 +17,7 @@ from forkwise.errors import InputError, nearest
 from forkwise.folders import json_text
 from forkwise.methods import parse_methods, settings_of
 from forkwise.passk.design import FEWEST_PAIRS
+from forkwise.passk.intervals import check_margin
 from forkwise.reading import parse_json
 from forkwise.tasks.base import Split
 from forkwise.terminal import counted
@@ -303,7 +304,8 @@ def _check_numbers(study: Study) -> None:
     least = {"first_problem": 0, "problems": 1, "processes": 1}
     numbers = {name: (getattr(study, name), low) for name, low in least.items() if getattr(study, name) is not None}
     e = study.evaluation
-    numbers |= {f"evaluation.{name}": (getattr(e, name), 1) for name in ("problems", "n", "batch_size")}
+    numbers |= {"evaluation.problems": (e.problems, 2)}  # one problem says nothing about others
+    numbers |= {f"evaluation.{name}": (getattr(e, name), 1) for name in ("n", "batch_size")}
     numbers |= {f"evaluation.{name}": (getattr(e, name), 0) for name in ("first_problem", "traces")}
     numbers |= {"recipe.max_steps": (study.recipe.get("max_steps"), 1)}
     for name, (value, low) in numbers.items():
@@ -355,8 +357,7 @@ def _check_claims(study: Study) -> None:
             raise InputError(
                 f"K = {k} cannot be estimated from n = {e.n} samples per problem: raise n, or ask for less."
             )
-    if not primary.margin > 0:
-        raise InputError(f"The margin is {primary.margin}: it is the largest difference that counts as none, above 0.")
+    check_margin(primary.margin)
     if not 0.5 < primary.level < 1:
         raise InputError(f"level is {primary.level}: it must be above 0.5 and below 1.")
     if study.looks and (
@@ -367,5 +368,5 @@ def _check_claims(study: Study) -> None:
             f"{len(study.seeds)}."
         )
     futility = study.stopping.futility
-    if futility is not None and not (futility.effect != 0 and 0 < futility.power < 1):
-        raise InputError("futility needs an effect that is not 0 and a power between 0 and 1.")
+    if futility is not None and not (0 < abs(futility.effect) < 1 and 0 < futility.power < 1):
+        raise InputError("futility needs an effect that is not 0, between -1 and 1, and a power between 0 and 1.")

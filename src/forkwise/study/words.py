@@ -132,7 +132,7 @@ def _primary(study: Study, result: Result, registered: str | None) -> list[Block
         text += f", is shown (p < {result.shown_below:.4f})"
     elif result.shown_below:
         text += f", is not shown (p would have to be below {result.shown_below:.4f})"
-    if primary.within(named.margin):
+    if primary.equivalent(named.margin):
         text += f"; the two are equivalent within ±{named.margin:g}"
     text += f". It is over {primary.seeds} paired seeds and problems like these."
     if study.looks:
