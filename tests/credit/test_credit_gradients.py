@@ -112,3 +112,11 @@ def test_the_best_weights_find_those_that_are_true() -> None:
     assert np.all(np.diff([f.rising.value for f in found]) >= -1e-9)
     covered = [f.rising.low <= e <= f.rising.high for f, e in zip(found[2:], expected[2:], strict=True)]
     assert sum(covered) >= 6
+
+
+def test_no_completions_are_needed_for_a_cosine_below_zero() -> None:
+    # Method 0 points away from the truth, method 1 at it: GRPO's cosine is no target.
+    rng = np.random.default_rng(3)
+    e1 = np.eye(4)[0]
+    u = np.stack([sign * e1 + 0.1 * rng.standard_normal((50, 4)) for sign in (-1, 1, 1)], axis=1)[:, None]
+    assert not np.isfinite(needed(from_updates(u, 4, 2), 1, 0, 64).value)

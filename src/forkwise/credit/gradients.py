@@ -179,7 +179,7 @@ def numbers(of: Products, method: int, completions: int) -> InGradients:
 def needed(of: Products, method: int, base: int, completions: int) -> Jackknife:
     """Computes the log of how many times as many completions a method needs for the cosine that `base` has.
 
-    NaN where no number of completions suffices, with or without one of the problems.
+    NaN where no number of completions suffices, with or without one of the problems, or that cosine is not above 0.
 
     Args:
         base: another method, with so many `completions`.
@@ -190,7 +190,9 @@ def needed(of: Products, method: int, base: int, completions: int) -> Jackknife:
     def log_ratio(pairs: FloatArray, square: FloatArray, q: int) -> FloatArray:
         dot, mine = pairs[..., r] / (q * (q - 1)), pairs / (q * (q - 1))
         noise = [np.maximum(square[..., i, i] / q - mine[..., i, i], 0.0) * of.size for i in (base, method)]
-        target = dot[..., base] ** 2 / (mine[..., base, base] + noise[0] / completions)
+        target = np.where(dot[..., base] > 0, dot[..., base] ** 2, np.nan) / (
+            mine[..., base, base] + noise[0] / completions
+        )
         with np.errstate(divide="ignore", invalid="ignore"):
             room = np.where(dot[..., method] > 0, dot[..., method] ** 2 / target - mine[..., method, method], np.nan)
             n = np.where(room > 0, noise[1] / room, np.nan)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from forkwise.credit.arms import NotScored
-from forkwise.credit.results import Agreement, BankCredit, Credit, GradientCredit, MethodCredit, Moved
+from forkwise.credit.results import Agreement, BankCredit, Credit, GradientCredit, MethodCredit, MethodGradient, Moved
 from forkwise.explore.findings import Estimate
 from forkwise.report.formats import count, estimate, interval, number, p_value, share
 from forkwise.report.table import Block, filled
@@ -40,7 +40,7 @@ def gradient_conclusion(one: GradientCredit) -> str:
     grpo, *others = one.methods
     better = [m for m in others if m.band.low is not None and m.band.low > 0]
     worse = [m for m in others if m.band.high is not None and m.band.high < 0]
-    named = ", ".join(f"{m.method} {_needed(m.needed)}" for m in better[:_SHOWN])
+    named = ", ".join(f"{m.method} {_needed(m, grpo)}" for m in better[:_SHOWN])
     more = f" and {len(better) - _SHOWN} more" if len(better) > _SHOWN else ""
     best = f"nearer by a band over all methods are {len(better)} ({named}{more})" if better else "no method is nearer"
     return (
@@ -57,10 +57,16 @@ def _where(one: GradientCredit) -> str:
 _PARAMETERS = {"head": "of the output layer alone", "all": "of all parameters"}
 
 
-def _needed(value: Estimate) -> str:
-    if value.value is None:
-        return ""
+def _needed(method: MethodGradient, grpo: MethodGradient) -> str:
+    value = method.needed
+    if value.value is None or not _aims(grpo):
+        return number(method.minus_grpo.value, sign="+")
     return f"needs {interval(value.value, value.low, value.high, 0)} completions for it"
+
+
+def _aims(grpo: MethodGradient) -> bool:
+    """Tells whether GRPO's update has a cosine that completions could be needed for."""
+    return grpo.cosine.value is not None and grpo.cosine.value > 0
 
 
 def tables(credit: Credit) -> list[Block]:
@@ -83,11 +89,18 @@ def gradients(one: GradientCredit) -> list[Block]:
             estimate(m.minus_placebo, 3, "+"),
             estimate(m.direction, 2),
             estimate(_times(m.signal, 1000), 2),
-            "more than any" if m.needed.value is None else interval(m.needed.value, m.needed.low, m.needed.high, 0),
+            _completions(m, one.methods[0]),
         ]
         for m in one.methods
     ]
     return [*filled(f"{_where(one)} {_PARAMETERS[one.parameters]}: updates beside the true gradient", header, rows)]
+
+
+def _completions(method: MethodGradient, grpo: MethodGradient) -> str:
+    if not _aims(grpo):
+        return "none: GRPO's is not above 0"
+    value = method.needed
+    return "more than any" if value.value is None else interval(value.value, value.low, value.high, 0)
 
 
 def _times(value: Estimate, factor: float) -> Estimate:
