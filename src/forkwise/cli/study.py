@@ -124,8 +124,10 @@ def analyse(
         with Meter(what="reading and comparing receipts"):
             study, receipts, reading = read_study_folder(folder, early=early)
         blocks = report(study, receipts, reading)
-        print_blocks(blocks, wide_console())
-        if json is not None:
-            write_result(json, reading)
-        if markdown is not None:
-            write_text(markdown, markdown_blocks(blocks))
+        try:  # before anything is printed, since whoever reads that may stop
+            if json is not None:
+                write_result(json, reading)
+            if markdown is not None:
+                write_text(markdown, markdown_blocks(blocks))
+        finally:
+            print_blocks(blocks, wide_console())
