@@ -435,3 +435,18 @@ def test_a_study_is_planned_from_the_receipts_of_a_pilot(tmp_path: Path, capsys:
         cli.run(["study", "plan", str(file), "--pilot", str(tmp_path / "few")])
     assert ended.value.code == 2
     assert "has 0 seeds in all arms, and how training varies takes at least 3" in capsys.readouterr().err
+
+
+def test_components_that_lack_an_endpoint_are_refused_before_anything_slow(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(_: object) -> None:
+        raise AssertionError("training was loaded first")
+
+    monkeypatch.setattr("forkwise.study.run.check_study", slow)
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(content(primary={"arm": "shaped", "margin": 0.75})))
+    (tmp_path / "v.yaml").write_text("samples: 4\nrho: 0.2\ncomponents: {1: {run_sd: 0.02, sampling_variance: 0.01}}\n")
+    with pytest.raises(SystemExit) as ended:
+        cli.run(["study", "plan", str(tmp_path / "s.yaml"), "--components", str(tmp_path / "v.yaml")])
+    assert ended.value.code == 2
+    assert "says nothing about 'curve': it has components of 1" in capsys.readouterr().err
