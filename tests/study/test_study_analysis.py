@@ -250,6 +250,10 @@ def test_arms_are_compared_when_that_was_planned_and_not_before(tmp_path: Path) 
     assert reading.result.shown_below == pytest.approx(boundary(plan, 5))
     text = said(tmp_path)
     assert text.index("shaped minus GRPO, Pass@1") < text.index("Exploratory")
+    spent = 4 * stats.norm.sf(stats.norm.isf(0.05 / 4) / np.sqrt(5 / 7))  # Lan & DeMets, at 5 of 7 seeds
+    held = f"p by Holm's method, to be held against {spent:.4f} like that of the primary one"
+    assert held in text
+    assert "to be held against" not in said(tmp_path, early=True)
     assert "Read at a time that was not planned" in said(tmp_path, early=True)
 
     plan, folder = study(primary=primary), tmp_path / "to the end"
