@@ -5,6 +5,7 @@ and `credit --pack`. All of them are seeded and continue where they were killed,
 
     python benchmarks/credit_banks.py --out banks                   # all four
     python benchmarks/credit_banks.py --out banks --only story-base --states 260 --problems 80
+    python benchmarks/credit_banks.py --out banks --only countdown-base --continuations 32
     python benchmarks/credit_banks.py --out banks --list            # the commands alone
 """
 
@@ -37,7 +38,7 @@ TASKS = {
 BANKS = [f"{task}-{policy}" for policy in ("base", "grpo") for task in TASKS]
 
 
-def commands(bank: str, out: Path, *, states: int, problems: int) -> list[list[str]]:
+def commands(bank: str, out: Path, *, states: int, problems: int, continuations: int = 16) -> list[list[str]]:
     """Returns the commands that make a bank, each a list of words behind `forkwise`."""
     name, _, policy = bank.partition("-")
     task = TASKS[name]
@@ -51,7 +52,8 @@ def commands(bank: str, out: Path, *, states: int, problems: int) -> list[list[s
     size = ["--problems", str(problems), "-n", "32", "--max-tokens", str(task.max_tokens)]
     breaks = ["--breaks", task.breaks] if task.breaks else []
     made.append(["sample", "--model", model, "--task", task.task, *size, "--out", samples, "--run", bank])
-    made.append(["forks", samples, "--model", model, "--states", str(states), *breaks, "--out", forked, "--brief"])
+    budget = ["--states", str(states), "--continuations", str(continuations)]
+    made.append(["forks", samples, "--model", model, *budget, *breaks, "--out", forked, "--brief"])
     made.append(["credit", forked, "--brief", "--pack", str(out / f"{bank}.parquet")])
     return made
 
@@ -62,11 +64,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", choices=BANKS, nargs="+", default=BANKS)
     parser.add_argument("--states", type=int, default=1200)
+    parser.add_argument("--continuations", type=int, default=16, help="of each state")
     parser.add_argument("--problems", type=int, default=120)
     parser.add_argument("--list", action="store_true", help="print the commands and run none")
     given = parser.parse_args()
     for bank in given.only:
-        for words in commands(bank, given.out, states=given.states, problems=given.problems):
+        sizes = {"states": given.states, "problems": given.problems, "continuations": given.continuations}
+        for words in commands(bank, given.out, **sizes):
             print("forkwise", shlex.join(words), flush=True)
             if not given.list:
                 done = subprocess.run([sys.executable, "-m", "forkwise", *words], check=False)

@@ -4,7 +4,9 @@
 
 Runs of the embedded model on Countdown take turns, one step each: a rollout of 32 completions (8 prompts) and an
 update. Time is CPU seconds without the generation, which is measured by itself; ratios are medians over pairs of a step
-with the method and one without. Memory is the largest that PyTorch's CPU allocator held, of tensors, in the step.
+with the method and one without. Methods that learn from completions again have steps that draw nothing: theirs are sums
+over all steps, per rollout drawn, over the median of a step without the method. Memory is the largest that PyTorch's
+CPU allocator held, of tensors, in the step.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from forkwise.training.rewards import load_reward, training_dataset
 STEPS, WARM = 12, 2
 MIB = 2**20
 DOMAIN = "heal:column=problem_id,target={},shortest=4"
-METHODS = ("siren", "shear", DOMAIN, "aepo_arbitrary:target=9")
+METHODS = ("siren", "shear", DOMAIN, "aepo_arbitrary:target=9", "meds:marker==", "pipo:window=2", "uec_rl")
 
 
 class Timed(EntropyShapedGRPOTrainer):
@@ -81,7 +83,7 @@ def trainer(folder: str, method: str | None) -> Timed:
 
 def step(of: Timed, rows: list[dict[str, Any]]) -> tuple[float, float]:
     """CPU seconds of a rollout and the loss and gradient of an update on it: without the generation, and of that."""
-    torch.manual_seed(0)
+    torch.manual_seed(of.state.global_step)  # else all rollouts would be the same
     of.generating, start = 0.0, time.process_time()
     batch = of._generate_and_score_completions(rows)
     of._buffered_inputs = [batch]
@@ -119,9 +121,14 @@ def main() -> None:
         print("|---|---|---|---|---|")
         for name, of in trainers.items():
             own, plain = times[name][WARM:], times[None][WARM:]
-            ratios = [statistics.median(a[i] / b[i] for a, b in zip(own, plain, strict=True)) for i in (0, 1)]
-            seconds = statistics.median(without for without, _ in own)
             label = name.partition(":")[0] if name else "GRPO"
+            if drawn := sum(of._metrics["train"]["replay/rollouts"][WARM:]):
+                sums = [sum(pair[i] for pair in own) / drawn for i in (0, 1)]
+                ratios = [sums[i] / statistics.median(pair[i] for pair in plain) for i in (0, 1)]
+                seconds, label = sums[0], f"{label}, per rollout"
+            else:
+                ratios = [statistics.median(a[i] / b[i] for a, b in zip(own, plain, strict=True)) for i in (0, 1)]
+                seconds = statistics.median(without for without, _ in own)
             print(f"| {label} | {seconds:.3f} | {ratios[0]:.2f} | {ratios[1]:.2f} | {peak(of, rows):.0f} MiB |")
 
 

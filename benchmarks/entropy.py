@@ -293,7 +293,7 @@ class Process:
 
 
 def run(
-    threads: int, dtypes: Sequence[str], shape: tuple[int, int, int], calls: int, rounds: int
+    threads: int, dtypes: Sequence[str], modes: Sequence[str], shape: tuple[int, int, int], calls: int, rounds: int
 ) -> tuple[list[Row], list[str]]:
     """All implementations side by side at one number of threads."""
     processes = {name: Process(name, threads) for name in IMPLEMENTATIONS}
@@ -301,7 +301,7 @@ def run(
         sys.exit(f"This Python cannot import forkwise ({processes[OURS].hello['missing']}): pip install -e . first.")
     rows = []
     for dtype in dtypes:
-        for mode, title in MODES.items():
+        for mode in modes:
             case = Case(*shape, dtype=dtype, mode=mode, calls=calls)
             # Those that the ratios are about come first and last: their medians cover the drift in between.
             order = [*IMPLEMENTATIONS, *(name for name in (EXTRAS, OURS, FLOOR) if name in IMPLEMENTATIONS)] * rounds
@@ -311,7 +311,7 @@ def run(
                 if mode == "entropy" and name == FLOOR:
                     continue  # the same products as with the entropy detached
                 answers.setdefault(name, []).append(process.hello if "missing" in process.hello else process.run(case))
-            print(f"{threads} thread(s), {dtype}, {title}: done", file=sys.stderr, flush=True)
+            print(f"{threads} thread(s), {dtype}, {MODES[mode]}: done", file=sys.stderr, flush=True)
             rows += [summary(Row(name, threads, dtype, mode), answer) for name, answer in answers.items()]
     versions = sorted({p.hello["version"] for p in processes.values() if "version" in p.hello})
     for process in processes.values():
@@ -400,14 +400,15 @@ def show(rows: list[Row], promised: list[Target]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    modes = [mode for mode in MODES if any(row.mode == mode for row in rows)]
     by_case = {(row.implementation, row.threads, row.dtype, row.mode): row for row in rows}
     console = Console(width=160, markup=False, highlight=False)
     for threads in sorted({row.threads for row in rows}):
         for dtype in dict.fromkeys(row.dtype for row in rows):
             console.print(f"\n{dtype}, {threads} thread(s): CPU s / wall s / extra MB\n")
-            table = Table("implementation", *MODES.values(), box=box.MARKDOWN)
+            table = Table("implementation", *(MODES[mode] for mode in modes), box=box.MARKDOWN)
             for name in IMPLEMENTATIONS:
-                cells = [cell(by_case.get((name, threads, dtype, mode))) for mode in MODES]
+                cells = [cell(by_case.get((name, threads, dtype, mode))) for mode in modes]
                 table.add_row(name, *cells)
             console.print(table)
     console.print("\ntargets, stated for the default size: ratios of CPU seconds, and MB\n")
@@ -441,6 +442,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=896, help="width of the hidden states")
     parser.add_argument("--vocab", type=int, default=151_936)
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--forward", action="store_true", help="the forward pass alone")
     parser.add_argument("--threads", nargs="+", type=int, default=[1])
     parser.add_argument(
         "--only", nargs="*", help="beside the floor and ours only those with one of these in their names"
@@ -460,7 +462,8 @@ def main() -> None:
     rows: list[Row] = []
     versions: list[str] = []
     for threads in args.threads:
-        measured, versions = run(threads, args.dtype, shape, args.calls or (5 if args.small else 1), args.rounds)
+        modes = ["forward"] if args.forward else list(MODES)
+        measured, versions = run(threads, args.dtype, modes, shape, args.calls or (5 if args.small else 1), args.rounds)
         rows += measured
     promised = targets(rows)
     setting = dict(zip(("tokens", "dim", "vocab"), shape, strict=True))

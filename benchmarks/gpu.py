@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -31,7 +32,7 @@ from entropy import IMPLEMENTATIONS
 from gpu_correctness import Bench, correctness, inputs
 from torch import Tensor
 
-from forkwise.core import logprob_and_entropy, shape_advantages
+from forkwise.core import logprob_and_entropy
 from forkwise.core.backends import triton_trouble
 
 # The other scripts here have names that libraries may import.
@@ -190,51 +191,60 @@ def judge(bench: Bench, title: str, results: dict[str, list[float]], *, large: b
 
 
 def update(bench: Bench) -> None:
-    """One GRPO update of a small Qwen2: forward, clipped loss of shaped advantages, backward, by three heads."""
-    from transformers import Qwen2Config, Qwen2Model
-
+    """One update by TRL's trainer: forward, loss of shaped advantages, backward; by three heads, in a run each."""
     rows, prompt, completion = (2, 16, 8) if bench.tiny else (8, 256, 768)
-    words, layers, dim, inner, heads = (500, 2, 32, 64, 2) if bench.tiny else (151_936, 4, 896, 4864, 14)
+    sizes = (500, 2, 32, 64, 2) if bench.tiny else (151_936, 4, 896, 4864, 14)
     print(
-        f"\nA GRPO update, bfloat16, {layers} layers, {rows} x ({prompt} + {completion}) tokens, {words} words: ms, MB"
+        f"\nA GRPO update, bfloat16, {sizes[1]} layers, {rows} x ({prompt} + {completion}) tokens, {sizes[0]} words: "
+        "ms, MB"
     )
-    config = Qwen2Config(
-        vocab_size=words,
-        num_hidden_layers=layers,
-        hidden_size=dim,
-        intermediate_size=inner,
-        num_attention_heads=heads,
-        num_key_value_heads=2,
-    )
-    torch.manual_seed(0)
-    model = Qwen2Model(config).to(bench.device, torch.bfloat16)
-    weight = model.embed_tokens.weight  # tied
-    ids = torch.randint(words, (rows, prompt + completion), device=bench.device)
-    advantages = torch.linspace(-1, 1, rows, device=bench.device)[:, None].expand(rows, completion)
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # it takes it off again
 
-    def step(head: Head) -> None:
-        model.zero_grad()
-        hidden = model(input_ids=ids, use_cache=False).last_hidden_state[:, prompt - 1 : -1]
-        pair = head(hidden.reshape(-1, dim), weight, ids[:, prompt:].reshape(-1))
-        logprob, entropy = (part.view(rows, completion).float() for part in pair)
-        shaped = shape_advantages(advantages, entropy.detach(), alpha=0.4, kappa=2.0)
-        ratio = torch.exp(logprob - logprob.detach())
-        (-torch.minimum(ratio * shaped, ratio.clamp(0.8, 1.2) * shaped).mean()).backward()
+    def timed_update(name: str) -> list[float]:
+        import training_step
 
-    def timed_step(name: str) -> float:
-        return timed(bench, partial(step, HEADS[name]()))
+        from forkwise.engines.trl.head import HeadChoice
+
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = training_step.random_model(torch.bfloat16, *sizes).to(bench.device)
+            batch = training_step.micro_batch(sizes[0], prompt, completion, rows)
+            batch = {key: value.to(bench.device) for key, value in batch.items()}
+            backend = "trl" if name == TRL else "forkwise"
+            options = {"use_cpu": bench.device.type == "cpu", "bf16": bench.device.type != "cpu"}
+            trainer: Any = training_step.trainer_of(model, backend, folder, batch, **options)
+            if name == LOGITS:
+                trainer._way = lambda *_: HeadChoice("logits")
+            if trainer._way(model, *_text(batch)).scorer != ("logits" if name == LOGITS else backend):
+                raise RuntimeError("another head than this one scored")
+            bench.clean()
+
+            def step() -> None:
+                model.zero_grad()
+                trainer._compute_loss(trainer.model, batch).backward()
+
+            return [timed(bench, step), bench.peak() / 1e6]
 
     times: dict[str, float] = {}
     for name in (OURS, TRL, LOGITS):
         if bench.late(f"the update by {name}", 20):
             continue
         bench.clean()
-        spent = bench.attempt(name, partial(timed_step, name))
+        spent = bench.attempt(name, partial(timed_update, name))
         if spent is not None:
-            times[name] = spent
-            bench.say(name, note=f"{spent:.1f}, {bench.peak() / 1e6:.0f} MB")
-    if TRL in times and not bench.tiny:
-        bench.say(f"update / by {TRL}", times[OURS] / times[TRL] if OURS in times else None, 1.0)
+            times[name] = spent[0]
+            bench.say(name, note="{:.1f}, {:.0f} MB".format(*spent))
+    if OURS not in times:
+        bench.say(f"the update by {OURS}", None, 0, "did not run")
+    elif TRL in times and not bench.tiny:
+        bench.say(f"update / by {TRL}", times[OURS] / times[TRL], 1.0)
+
+
+def _text(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, int]:
+    """Returns ids and mask of a micro-batch, and the length of its completions."""
+    parts = ("prompt", "completion")
+    ids, mask = (torch.cat([batch[f"{part}_{what}"] for part in parts], dim=1) for what in ("ids", "mask"))
+    return ids, mask, batch["completion_ids"].shape[1]
 
 
 def training(bench: Bench) -> None:

@@ -98,27 +98,45 @@ def in_trls_place(head: Head | None) -> Iterator[None]:
         trl_utils._ChunkedLogProbFunction = own
 
 
-def random_model(dtype: torch.dtype) -> Any:
+def random_model(
+    dtype: torch.dtype, words: int = 151_936, layers: int = 4, dim: int = 896, inner: int = 4864, heads: int = 14
+) -> Any:
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=151_936, hidden_size=896, intermediate_size=4864, num_hidden_layers=4, num_attention_heads=14,
+        vocab_size=words, hidden_size=dim, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads,
         num_key_value_heads=2, tie_word_embeddings=True,
     )  # fmt: skip
     return Qwen2ForCausalLM(config).to(dtype)
 
 
-def micro_batch(vocabulary: int, prompt: int, completion: int) -> dict[str, Any]:
+def micro_batch(vocabulary: int, prompt: int, completion: int, rows: int = 2) -> dict[str, Any]:
     draw = torch.Generator().manual_seed(0)
-    ids = torch.randint(25, vocabulary, (2, prompt + completion), generator=draw)
+    ids = torch.randint(25, vocabulary, (rows, prompt + completion), generator=draw)
     ones = torch.ones_like(ids)
     return {
         "prompt_ids": ids[:, :prompt],
         "prompt_mask": ones[:, :prompt],
         "completion_ids": ids[:, prompt:],
         "completion_mask": ones[:, prompt:],
-        "advantages": torch.tensor([1.0, -0.5]),
-        "num_items_in_batch": torch.tensor(2 * completion),
+        "advantages": torch.tensor([1.0, -0.5]).repeat(rows // 2),
+        "num_items_in_batch": torch.tensor(rows * completion),
     }
+
+
+def trainer_of(
+    model: Any, backend: str, folder: str, batch: dict[str, Any], **options: Any
+) -> EntropyShapedGRPOTrainer:
+    """Makes a trainer that is ready for updates by `batch`: its head is proved."""
+    quiet = {**tiny.QUIET, "gradient_checkpointing": False, "log_level": "error", "num_generations": 2}
+    args = EntropyShapedGRPOConfig(folder, entropy_backend=backend, **{**quiet, **options})
+    trainer = EntropyShapedGRPOTrainer(
+        model, tiny.reward, args, train_dataset=tiny.prompts(), processing_class=tiny.tokenizer()
+    )
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+    trainer._way(trainer.model, ids, torch.ones_like(ids), batch["completion_ids"].shape[1])
+    return trainer
 
 
 def resident_mb(field: str) -> float:
@@ -171,16 +189,7 @@ def measure(model: Any, batch: dict[str, Any], rounds: int) -> dict[str, list[di
     trainers = {}
     with tempfile.TemporaryDirectory() as folder:
         for backend in ("trl", "forkwise"):
-            options = {**tiny.QUIET, "gradient_checkpointing": False, "log_level": "error", "num_generations": 2}
-            args = EntropyShapedGRPOConfig(folder, entropy_backend=backend, **options)
-            trainer = EntropyShapedGRPOTrainer(
-                model, tiny.reward, args, train_dataset=tiny.prompts(), processing_class=tiny.tokenizer()
-            )
-            trainer.model.train()
-            trainer.current_gradient_accumulation_steps = 1
-            ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
-            trainer._way(model, ids, torch.ones_like(ids), batch["completion_ids"].shape[1])  # the proof
-            trainers[backend] = trainer
+            trainers[backend] = trainer_of(model, backend, folder, batch)
         by_head: dict[str, list[dict[str, Any]]] = {name: [] for name in HEADS}
         for _ in range(rounds):
             for name, (backend, head) in HEADS.items():

@@ -288,15 +288,58 @@ def test_every_example_runs(tmp_path: Path) -> None:
         assert done.returncode == 0, (words, done.stderr[-2000:])
 
 
-def test_doctor_names_the_engines_that_are_here_and_what_was_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_names_the_engines_that_are_here_and_what_was_tested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from forkwise.cli import environment
     from forkwise.engines.tested import TestedEngine
 
-    here = (TestedEngine("pytest", "pytest", "by itself"), TestedEngine("another", "no-such-engine", "never"))
+    for folder in ("checkout/its_engine/trainer", "named_alike/tools"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path / "checkout")
+    monkeypatch.syspath_prepend(tmp_path)
+    here = (
+        TestedEngine("pytest", "pytest", "_pytest/mark", "by itself"),
+        TestedEngine("Another", "no-such-engine", "no_such_engine/trainer", "never"),
+        TestedEngine("Mine", "its-engine", "its_engine/trainer", "once"),
+        TestedEngine("Alike", "pytest", "named_alike/trainer", "never"),  # a package of that name, and not the engine's
+    )
     monkeypatch.setattr(environment, "ENGINES", here)
-    (said,) = map(str, _engines())
-    assert f"pytest {pytest.__version__} (tested: by itself)" in said
-    assert "another" not in said
+    assert [remark.text for remark in _engines()] == [
+        f"pytest {pytest.__version__}; tested: by itself",
+        "Mine from its sources; tested: once",
+    ]
+
+
+def test_doctor_upgrades_nothing_that_an_engine_wants_older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ms-swift wants trl < 1.0. A bound that our oldest fits too, or of an extra, holds nothing back."""
+    from forkwise.cli import environment
+    from forkwise.engines.tested import TestedEngine
+
+    (tmp_path / "its_engine" / "trainer").mkdir(parents=True)
+    metadata = tmp_path / "its_engine-1.0.dist-info"
+    metadata.mkdir()
+    wants = ("numpy>=1,<999", "scipy>=0.1", "rich<999; extra == 'all'")
+    lines = ["Metadata-Version: 2.1", "Name: its-engine", "Version: 1.0", *(f"Requires-Dist: {want}" for want in wants)]
+    (metadata / "METADATA").write_text("\n".join(lines) + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(environment, "ENGINES", (TestedEngine("Mine", "its-engine", "its_engine/trainer", "once"),))
+    said = [str(r) for r in _group("train", "x", [Requirement(f"{name}>=999") for name in ("numpy", "scipy", "rich")])]
+    assert f"numpy {version('numpy')} does not fit >=999, and Mine wants numpy<999,>=1: train with its hook" in said[1]
+    assert not said[1].startswith("!")
+    assert ["pip install --upgrade" in line for line in said[1:]] == [False, True, True]
+
+
+def test_the_tested_engines_are_known_by_parts_that_they_have() -> None:
+    """Of those that are installed here from the package index, where two others have the names of packages of it."""
+    from importlib.metadata import distributions, version
+
+    from forkwise.engines.tested import ENGINES
+
+    names = {distribution.name.lower().replace("_", "-") for distribution in distributions()} - {"roll", "slime"}
+    for engine in ENGINES:
+        if engine.package in names:
+            assert engine.version() == version(engine.package)
 
 
 @pytest.mark.parametrize(

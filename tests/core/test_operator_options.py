@@ -25,7 +25,13 @@ def ours(hidden: Tensor, weight: Tensor, targets: Tensor, **options: Any) -> dic
 
 @pytest.fixture
 def tile(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
-    return lambda tokens, vocab: monkeypatch.setattr(tiles, "_tile_shape", lambda *_: (tokens, vocab))
+    """Sets the size of a tile; passes go over two of its tokens at a time."""
+
+    def of(tokens: int, vocab: int) -> None:
+        monkeypatch.setattr(tiles, "_tile_shape", lambda *_: (tokens, vocab))
+        monkeypatch.setattr(tiles, "_piece", lambda *_: 2 * vocab)
+
+    return of
 
 
 @pytest.mark.parametrize("words", ["no bias", "bias", "removed"])

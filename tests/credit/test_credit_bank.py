@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 
 from tabular_bank import tabular_bank
 
-from forkwise.credit.arms import advantages, choose_arms, draws, short
+from forkwise.credit.arms import Given, advantages, choose_arms, draws, short
 from forkwise.credit.bank import half_of, read_bank, rounded, write_bank
 from forkwise.errors import InputError
 from forkwise.methods import parse_method
@@ -86,7 +86,7 @@ def test_shaping_acts_on_entropies_and_its_placebo_on_others() -> None:
 
 def test_random_methods_are_drawn_several_times_and_others_once() -> None:
     groups = tabular_bank(4, 4).groups
-    arms = {arm.name: arm for arm in choose_arms([], only=False)[0]}
+    arms = {arm.name: arm for arm in choose_arms([], Given(), only=False)[0]}
     assert len(draws(groups, arms["placebo_permuted"], 5, 0)) == 5
     assert len(draws(groups, arms["entropy_advantage"], 5, 0)) == 1
     assert len(draws(groups, arms["entropy_advantage"], 5, 0, placebo=True)) == 5
@@ -95,7 +95,7 @@ def test_random_methods_are_drawn_several_times_and_others_once() -> None:
 def test_every_method_has_a_score_or_a_reason() -> None:
     from forkwise.methods import all_methods
 
-    arms, left = choose_arms([], only=False)
+    arms, left = choose_arms([], Given(), only=False)
     assert sorted([arm.method.name for arm in arms] + [one.name for one in left]) == sorted(all_methods())
     assert arms[0].name == "grpo"
     assert not {"entropy_advantage", "forking_tokens", "rloo", "gtpo"} & {one.name for one in left}
@@ -106,7 +106,7 @@ def test_every_method_has_a_score_or_a_reason() -> None:
 
 def test_specs_beside_the_defaults() -> None:
     assert short(parse_method("entropy_advantage:alpha=1,kappa=2")) == "entropy_advantage:alpha=1.0"
-    names = [arm.name for arm in choose_arms(["entropy_advantage:alpha=1"], only=True)[0]]
+    names = [arm.name for arm in choose_arms(["entropy_advantage:alpha=1"], Given(), only=True)[0]]
     assert names == ["grpo", "entropy_advantage:alpha=1.0"]
     with pytest.raises(InputError, match="'kl_cov' cannot be scored: it acts only after"):
-        choose_arms(["kl_cov"], only=False)
+        choose_arms(["kl_cov"], Given(), only=False)

@@ -55,7 +55,7 @@ def test_the_package_holds_small_banks_of_both_tasks() -> None:
     from forkwise.credit.command import run_credit
     from forkwise.credit.options import CreditOptions
 
-    assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < 1_000_000
+    assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < 4_000_000
     scored = run_credit([], CreditOptions(only=True, method=["entropy_weight:least=0"]))
     assert [bank.name for bank in scored.banks] == ["countdown-base", "story-base"]
     story = scored.banks[1]

@@ -22,8 +22,8 @@ from forkwise.credit.packing import make_bank
 from forkwise.errors import InputError
 from forkwise.forks import results as forks_results
 from forkwise.forks.command import run_forks
-from forkwise.forks.continuing import read_continued
 from forkwise.forks.options import ForksOptions
+from forkwise.forks.stored import read_continued
 from forkwise.report.credit import conclusions, notes, tables
 from forkwise.samples import read_samples
 from forkwise.sampling.options import JudgeOptions
@@ -96,7 +96,7 @@ def test_updates_of_a_table(table: Path, tmp_path: Path) -> None:
     assert (found.problems, found.groups, found.completions, found.group_size) == (12, 24, 96, 4)
     assert [m.method for m in found.methods][:1] == ["grpo"]
     rloo = next(m for m in found.methods if m.method == "rloo")
-    assert rloo.direction.value == pytest.approx(1)  # it is the true gradient
+    assert rloo.direction.value == pytest.approx(1, abs=0.02)  # it is, but for TRL's mean over tokens
     assert found.methods[0].needed.value == pytest.approx(256)
     assert sum(b.share for b in found.bins) == pytest.approx(1)
     assert found.bins[0].share < 0.1  # tokens without entropy change nothing

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ SPECS = (
     *("placebo_permuted", "placebo_constant", "forking_tokens:share=0.3", "clip_cov:share=0.2,low=-9,high=9"),
     *("kl_cov:share=0.3", "steer", "gtpo", "grpo_s", "ucpo:tau=1", "qae", "entropy_advantage"),
     *("eapo", "edge_grpo", "opefo", "m2po:largest=0.05", "miner", "nsr", "opo", "unlikeliness", "fipo", "gppo"),
+    "heal:column=domain,target=a,shortest=1",
+    *(("shear:window=2,stride=1",) if find_spec("ot") else ()),
+    *(("meds:marker=9,layers=2",) if find_spec("sklearn") else ()),
 )
 
 
@@ -72,10 +76,14 @@ def _made(spec: str, out: Path, rank: int, processes: int) -> tuple[torch.Tensor
         width = int(mine["completion_mask"].sum(dim=1).max())
         mine = {n: v[:, :width] if v.dim() == 2 and not n.startswith("prompt") else v for n, v in mine.items()}
     trainer.model.train()
+    # Groups of four: the first is of one domain, the second of another.
+    mine_of_all = range(rows * rank, rows * (rank + 1))
+    trainer._rollout_inputs = [{"prompt": "", "domain": "a" if i < 4 else "b"} for i in mine_of_all]
     trainer._scored_rewards = torch.tensor([1.0, -1, 1, 1, -1, -1, 1, -1])[:, None]
     if spec != "entropy_advantage":  # which needs nothing of the rollout
         with torch.no_grad():
-            trainer._run_rollout_methods(mine, args.methods)
+            for _ in range(2 if spec.startswith("meds") else 1):  # which knows nothing before the first one
+                trainer._run_rollout_methods(mine, args.methods)
     halves = [
         {n: v if v.dim() == 0 else v[i * rows // 2 : (i + 1) * rows // 2] for n, v in mine.items()} for i in (0, 1)
     ]

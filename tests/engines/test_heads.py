@@ -16,7 +16,16 @@ from peft import LoraConfig, get_peft_model
 from tiny_heads import HEADS, model_with
 from torch import Tensor, nn
 
-from forkwise.core import Head, HeadError, Places, prove_head, score_by_logits, score_tokens
+from forkwise.core import (
+    Head,
+    HeadError,
+    Places,
+    compare_head,
+    prove_head,
+    score_by_logits,
+    score_tokens,
+    trained_beside_head,
+)
 
 IDS = torch.tensor([[3, 4, 5, 6, 7, 8, 9], [9, 8, 3, 3, 11, 5, 4]])
 # Tokens 3, 4, 6 of the first row and the last of the second.
@@ -104,6 +113,41 @@ def changed(behind: Any, **inside: Any) -> Any:
     return model
 
 
+def with_a_trained_scale(value: float = 1.0) -> Any:
+    """As remote code may have it: at first the numbers are those of the head alone."""
+    model = changed(lambda z: z)
+    model.scale = nn.Parameter(torch.tensor(value))
+    forward = type(model).forward
+
+    def scaling(self: Any, *args: Any, **kwargs: Any) -> Any:
+        output = forward(self, *args, **kwargs)
+        output.logits = output.logits * self.scale
+        return output
+
+    type(model).forward = scaling
+    return model
+
+
+def with_a_trained_gate() -> Any:
+    """It is made of the hidden states, and is 1 at first."""
+    model = changed(lambda z: z)
+    model.gate = nn.Linear(16, 1)
+    nn.init.zeros_(model.gate.weight)
+    nn.init.ones_(model.gate.bias)
+    forward = type(model).forward
+
+    def gating(self: Any, *args: Any, **kwargs: Any) -> Any:
+        seen: list[Tensor] = []
+        handle = self.model.register_forward_hook(lambda _m, _i, output: seen.append(output.last_hidden_state))
+        output = forward(self, *args, **kwargs)
+        handle.remove()
+        output.logits = output.logits * self.gate(seen[0])
+        return output
+
+    type(model).forward = gating
+    return model
+
+
 def without_some(logits: Tensor) -> Tensor:
     return logits.masked_fill(torch.arange(logits.shape[-1]) >= len(tiny.WORDS) - 2, -torch.inf)
 
@@ -152,6 +196,8 @@ def lora_on_the_head() -> Any:
         (with_another_linear_layer, "head is a Doubled"),
         (calling_its_head_twice, "calls its head 2 times"),
         (lora_on_the_head, "calls its head 3 times"),
+        (with_a_trained_scale, r"its parameter scale stands behind it and is trained"),
+        (with_a_trained_gate, r"its parameter gate\.(weight|bias) stands behind it and is trained"),
     ],
 )
 def test_a_head_that_is_something_else_is_named(model: Any, reason: str) -> None:
@@ -178,6 +224,42 @@ def test_a_head_that_is_trained_beside_adapters_is_the_trained_one() -> None:
         off = by_softmax(model)
         torch.testing.assert_close(score_tokens(model, inputs, PLACES, head, temperature=TEMPERATURE)[:2], off)
     assert float((on[0] - off[0]).abs().max()) > 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_scale_that_is_not_trained_is_measured(dtype: torch.dtype) -> None:
+    model = with_a_trained_scale(0.5).to(dtype)
+    model.scale.requires_grad_(False)
+    assert prove_head(model, few()).logit_scale == 0.5
+
+
+def test_what_changes_behind_the_head_after_its_proof_is_found_out() -> None:
+    """A schedule of a scale, a layer that is thawed: the numbers of the proof would go on being used."""
+    model = with_a_trained_scale(0.5)
+    model.scale.requires_grad_(False)
+    inputs = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}
+    head = prove_head(model, few())
+    score_tokens(model, inputs, PLACES, head)
+    model.scale.requires_grad_(True)
+    with pytest.raises(HeadError, match="its parameter scale stands behind it and is trained, of which the proof knew"):
+        score_tokens(model, inputs, PLACES, head)
+    model.scale.requires_grad_(False).mul_(1.01)
+    with pytest.raises(HeadError, match=r"has changed since the proof: where it made .*, 2, .* it makes .*, 2.02, "):
+        score_tokens(model, inputs, PLACES, head)
+
+
+def test_what_a_shortcut_would_leave_untrained_is_named() -> None:
+    """By hand: the logits are scale * W norm(h), and a shortcut by W norm(h) reaches everything but the scale."""
+    assert trained_beside_head(tiny.policy(), few()) is None
+    assert trained_beside_head(model_with("phi_bias", 0.3), few()) is None  # a bias of the head is the head's
+    model = with_a_trained_scale()
+    assert trained_beside_head(model, few()) == "its parameter scale"
+    model.scale.requires_grad_(False)
+    assert trained_beside_head(model, few()) is None
+    assert trained_beside_head(with_a_trained_gate(), few()) in ("its parameter gate.weight", "its parameter gate.bias")
+    assert trained_beside_head(model_with("modernbert_decoder", 0.3), few()) is not None  # a layer before its head
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert not any("forward" in vars(module) for module in model.modules())
 
 
 RIGHT = (0.0, 1.0)
@@ -217,6 +299,41 @@ def test_a_wrong_operator_is_found_out(monkeypatch: pytest.MonkeyPatch, what: st
         prove_head(model, few(), temperature=0.9)
 
 
+@pytest.mark.parametrize("rounds", [True, False], ids=["rounded", "float32"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_shortcut_of_another_is_found_out(what: str, dtype: torch.dtype, rounds: bool) -> None:
+    """One that multiplies in the model's dtype and one in float32; bfloat16 is no cloak for a wrong head."""
+    name, scale, wrong, (added, factor) = WRONG[what]
+    model = model_with(name, scale).to(dtype).eval()
+    cap = {"recurrent_gemma": 30.0, "gemma2": 2.0}.get(name)
+    right = {"logit_scale": 0.0625 if name == "cohere" else 1.0, "softcap": cap, "temperature": 0.9, "bias": 0}
+    layer = model.get_output_embeddings()
+    if layer.bias is not None:
+        right["bias"] = layer.bias.detach().float()
+
+    def shortcut(ids: Tensor, added: float = 0.0, factor: float = 1.0, **wrong: Any) -> tuple[Tensor, Tensor]:
+        options = right | {n: 0 if n == "bias" and value is None else value for n, value in wrong.items()}
+        seen: list[Tensor] = []
+        handle = layer.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))
+        model(input_ids=ids)
+        handle.remove()
+        hidden = seen[0][0, :-1]
+        z = (hidden @ layer.weight.t()).float() if rounds else hidden.float() @ layer.weight.float().t()
+        z = (z + options["bias"]) * options["logit_scale"]
+        z = z if options["softcap"] is None else options["softcap"] * torch.tanh(z / options["softcap"])
+        logp = (z / options["temperature"]).log_softmax(-1)
+        chosen = logp.gather(1, ids[0, 1:, None])[:, 0]
+        return chosen + added, torch.special.entr(logp.exp()).sum(-1) * factor
+
+    assert compare_head(model, few(), shortcut, temperature=0.9) is None
+    if name == "phi_bias" and dtype is not torch.float32:
+        return  # a shortcut may round before a bias is added, after, or both
+    mismatch = compare_head(model, few(), lambda ids: shortcut(ids, added, factor, **wrong), temperature=0.9)
+    assert mismatch is not None
+    assert abs(mismatch.shortcut - mismatch.logits) > 1e-3
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_word_of_which_the_logit_is_another_one_is_found_out(dtype: torch.dtype) -> None:
     """Behind the numbers that are sent through: a change of one word among many, as large as a rounding is not."""
@@ -234,7 +351,7 @@ def test_a_word_of_which_the_logit_is_another_one_is_found_out(dtype: torch.dtyp
 
 def test_an_infinite_first_word_hides_no_wrong_head() -> None:
     """As where float16 overflows at the first token, which no completion holds."""
-    model = changed(lambda logits: torch.cat([2 * logits[:, :-1], logits[:, -1:]], dim=1))
+    model = changed(lambda logits: (1 + (logits.shape[-1] == len(tiny.WORDS))) * logits)  # not of what is sent through
     model.model.norm.register_forward_hook(
         lambda _module, _inputs, hidden: hidden.index_fill(1, torch.tensor(0), math.inf)
     )

@@ -30,8 +30,9 @@ from engine_interfaces import (
     totals_of,
 )
 
+from forkwise.engines.hooks.totals import TOTALS
 from forkwise.errors import InputError
-from forkwise.testing.engines import Batch, Outcome, check_adapter, check_skipped_step
+from forkwise.testing.engines import Batch, Outcome, check_adapter, check_skipped_step, made_batches
 
 
 @pytest.fixture(autouse=True)
@@ -299,6 +300,30 @@ class TestMsSwift:
             lambda: trainer(constants(0.4)).compute_loss(None, {"grpo_batch": None}),
         )
 
+    def test_counts_what_the_loss_counts_and_once(self, trainer: Any) -> None:
+        """Without answers that were cut off, and without the chunk that keeps a process in step with others."""
+        batch = made_batches()[0]
+        one = trainer(constants(0.4))
+        one.overlong_filter = True
+        columns = [padded(rows) for rows in (batch.advantages, batch.mask, batch.entropy)]
+        chunk = GRPOBatch(columns[0], columns[1].bool(), columns[2], drawn())
+        chunk.truncated_mask = torch.tensor([False, True, False, False])
+        alone = one._compute_loss_and_metrics
+
+        def twice(*args: Any) -> Any:
+            alone(*args)
+            return alone(*args)
+
+        one._compute_loss_and_metrics = twice
+        one.compute_loss(None, {"grpo_batch": chunk})
+        # At the 4 + 3 tokens left with A = 1 and 0.3: min(0.4 H, A / 2).
+        totals = dict(zip(TOTALS, one._action_log.totals["shaping"].tolist(), strict=True))
+        assert totals["tokens_pos"] == 7
+        assert totals["tokens_neg"] == 0
+        assert totals["psi_pos"] == pytest.approx(0.0 + 0.2 + 0.4 + 0.5 + 0.08 + 0.15 + 0.04)
+        one.compute_loss(None, {"grpo_batch": chunk})  # the same rollout in its next update
+        assert float(one._action_log.totals["shaping"][0]) == 14
+
     def test_evaluation_is_not_shaped(self, trainer: Any) -> None:
         batch = Batch(*[[[1.0, -1.0]]] * 2, [[1.0, 1.0]])
         evaluating, stock = trainer(constants(0.4)), trainer(SimpleNamespace(), False)
@@ -316,6 +341,7 @@ class TestMsSwift:
         for name, value, message in (
             ("compute_entropy", False, "add --log_entropy true"),
             ("use_liger_loss", True, "set --use_liger_kernel false"),
+            ("loss_type", "real", "--loss_type real reads only the signs of advantages"),
         ):
             wrong = trainer(constants(0.4))
             setattr(wrong, name, value)

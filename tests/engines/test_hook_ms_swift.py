@@ -1,4 +1,4 @@
-"""The contract on ms-swift's own loss, where it is installed (`pip install ms-swift`, in an environment of its own).
+"""The contract on ms-swift's own loss, where it is installed, in an environment of its own (docs/engines.md says how).
 
 Its forward pass is stood in for; everything from the entropies on is ms-swift's.
 """

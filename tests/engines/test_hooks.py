@@ -100,6 +100,9 @@ class TestAReaL:
             shaped(areal_loss, alpha=0.4, kappa=1.0)
         with pytest.raises(RuntimeError, match="given no 'advantages'"):
             shaped(areal_loss, alpha=0.4)(torch.zeros(2), torch.zeros(2), {"loss_mask": torch.ones(2)})
+        of_teacher = {"advantages": torch.ones(2), "loss_mask": torch.ones(2), "teacher_logp": torch.ones(2)}
+        with pytest.raises(InputError, match=r"a distillation without advantages \(rl_loss_weight 0\)"):
+            shaped(areal_loss, alpha=0.4)(torch.zeros(2), torch.zeros(2), of_teacher | {"rl_loss_weight": 0.0})
 
 
 @dataclass
@@ -230,8 +233,8 @@ class TestWeightsInATrainer:
 
 
 def test_surprisal_in_tinkers_own_data() -> None:
-    """tinker's `Datum` and `TensorData`, where it is installed (`pip install --no-deps --target FOLDER tinker`)."""
-    tinker = pytest.importorskip("tinker", reason="tinker is not installed")
+    """tinker's `Datum` and `TensorData`, where it is installed with what it imports; docs/engines.md has the lines."""
+    tinker = pytest.importorskip("tinker", reason="tinker, or something that it imports, is not installed")
     tensor = tinker.types.TensorData.from_torch
     inputs = {
         "target_tokens": tensor(torch.tensor([2, 3, 4])),

@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("trl")
 
+import tiny_ppo
 import tiny_trl as tiny
 import torch
 import transformers
@@ -206,6 +207,57 @@ def test_a_head_that_no_shortcut_computes_is_trained_by_its_logits(tmp_path: Pat
     assert trainer.state.global_step == 1
 
 
+class Scaled(transformers.Qwen2ForCausalLM):  # type: ignore[misc]
+    """Its logits are multiplied by a parameter, which is 1 at first: any shortcut is right then."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits * self.scale
+        return output
+
+
+def scaled_policy() -> Any:
+    model = tiny.policy()
+    model.__class__ = Scaled
+    model.scale = torch.nn.Parameter(torch.tensor(1.0))
+    return model
+
+
+def test_a_parameter_behind_the_head_is_trained(tmp_path: Path) -> None:
+    model = scaled_policy()
+    trainer = trainer_of(model, tmp_path, num_iterations=2, learning_rate=1e-2, max_steps=4)
+    with pytest.warns(UserWarning, match=rf"For Scaled ({SAYS}).*its parameter scale stands behind it and is trained"):
+        trainer.train()
+    assert abs(float(model.scale.detach()) - 1) > 1e-4
+    batch = tiny.microbatch(4, 1, model=model)
+    model.eval()
+    logps, _, _ = scored(trainer, batch)
+    mask = batch["completion_mask"].bool()
+    chosen = tiny.exact_logps(model, batch).gather(2, batch["completion_ids"][..., None])[..., 0]
+    torch.testing.assert_close(logps.double()[mask], chosen[mask], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.skipif(not FUSED, reason="this TRL computes from the logits")
+def test_a_parameter_that_trls_head_would_leave_as_it_is_is_named(tmp_path: Path) -> None:
+    trainer = trainer_of(scaled_policy(), tmp_path, entropy_backend="trl")
+    said = r"would not train its parameter scale, which stands between hidden states and logits of Scaled; set entropy"
+    with pytest.raises(InputError, match=said):
+        trainer.train()
+
+
+def test_a_head_that_changes_after_its_proof_ends_the_run(tmp_path: Path) -> None:
+    model = scaled_policy()
+    model.scale.requires_grad_(False)
+    trainer = trainer_of(model, tmp_path)
+    batch = tiny.microbatch(4, 1)
+    scored(trainer, batch)
+    model.scale.mul_(2)
+    with pytest.raises(
+        InputError, match="Step 1: our operator can stand in for the head of Scaled no longer: what sta"
+    ):
+        scored(trainer, batch)
+
+
 def test_ratios_are_one_before_anything_is_learned(tmp_path: Path) -> None:
     """Old, current and reference log-probs come from one operator: there is nothing to clip, and no KL."""
     trainer = trainer_of(tiny.policy(), tmp_path, num_iterations=2, beta=0.1, max_steps=1, learning_rate=0.0)
@@ -246,6 +298,59 @@ def test_a_run_with_ours_is_a_run_with_trls_within_rounding(tmp_path: Path, lora
     pairs = zip(runs["forkwise"].model.parameters(), runs["trl"].model.parameters(), strict=True)
     moved = [(ours.detach() - theirs.detach()).abs().max().item() for ours, theirs in pairs]
     assert 0 < max(moved) < 2e-5  # the learning rate moves weights by 1e-3 a step
+
+
+@pytest.mark.parametrize("critic", [False, True], ids=["grpo", "ppo"])
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16], ids=["autocast", "bfloat16"])
+def test_in_bfloat16_the_loss_is_trls_within_rounding(tmp_path: Path, weights: torch.dtype, critic: bool) -> None:
+    """Scores are held against float64 softmax of the model's own logits, which are rounded to bfloat16 as ours are."""
+    scores, losses, gradients = {}, {}, {}
+    for backend in ("forkwise", "trl"):
+        if critic:
+            trainer: Any = tiny_ppo.make(tmp_path, bf16=True, entropy_backend=backend, critic_warmup_steps=0)
+            trainer.model.to(weights)
+            batch = tiny_ppo.rollout(trainer)
+        else:
+            trainer = trainer_of(tiny.policy().to(weights), tmp_path, entropy_backend=backend, bf16=True)
+            batch = tiny.microbatch(4, 1)
+        trainer.model.train()
+        trainer.current_gradient_accumulation_steps = 1
+        mask = batch["completion_mask"].bool()
+        logps, entropy, _ = scored(trainer, batch)
+        with trainer.accelerator.autocast():
+            exact, right = tiny.exact_logps(trainer.model, batch), tiny.exact_entropy(trainer.model, batch)
+        assert logps.dtype == entropy.dtype == torch.float32
+        tolerance = 2e-5 if backend == "forkwise" else 1e-2
+        chosen = exact.gather(2, batch["completion_ids"][..., None])[..., 0]
+        torch.testing.assert_close(logps.detach().double()[mask], chosen[mask], rtol=1e-5, atol=tolerance)
+        torch.testing.assert_close(entropy.detach().double()[mask], right[mask], rtol=1e-5, atol=tolerance)
+        assert {way.scorer for way in trainer._ways.values()} == {backend}
+        trainer.model.zero_grad()
+        loss = trainer._compute_loss(trainer.model, batch)
+        loss.backward()
+        scores[backend], losses[backend] = logps.detach(), float(loss.detach())
+        gradients[backend] = torch.cat([p.grad.float().flatten() for p in trainer.model.parameters()])
+    assert losses["forkwise"] == pytest.approx(losses["trl"], rel=1e-2, abs=1e-2)
+    apart = (gradients["forkwise"] - gradients["trl"]).norm() / gradients["trl"].norm()
+    assert float(apart) < 0.03  # a rounding to bfloat16 is 0.004 of a number
+    assert float(gradients["trl"].norm()) > 0.01
+
+
+def test_a_run_in_bfloat16_is_trls_within_rounding(tmp_path: Path) -> None:
+    """Three steps, of which each starts from the same text as TRL's: rewards, and first losses and entropies agree."""
+    rows = {}
+    for backend in ("forkwise", "trl"):
+        torch.manual_seed(0)
+        options = {"bf16": True, "max_steps": 3, "learning_rate": 1e-4, "num_iterations": 2, "beta": 0.05}
+        trainer = trainer_of(tiny.policy(), tmp_path, entropy_backend=backend, **options)
+        trainer.train()
+        rows[backend] = [row for row in trainer.state.log_history if "loss" in row]
+    assert len(rows["trl"]) == 3
+    for ours, trls in zip(*rows.values(), strict=True):
+        assert ours.get("reward") == trls.get("reward")  # of steps that draw completions
+        assert ours["entropy"] == pytest.approx(trls["entropy"], abs=1e-2)
+        assert ours["loss"] == pytest.approx(trls["loss"], rel=1e-2, abs=1e-2)
+        assert ours["kl"] == pytest.approx(trls["kl"], abs=1e-3)
 
 
 @pytest.mark.parametrize(

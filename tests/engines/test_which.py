@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -64,3 +65,12 @@ def accepts(config: type, where: Path, **options: Any) -> bool:
         except InputError:
             return False
     return True
+
+
+def test_the_page_names_the_methods_that_are_not_on_verl() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "engines.md").read_text()
+    section = page.partition("### Methods that need an addition to the engine")[2].partition("In a loop of your own")[0]
+    named = set(re.findall(r"`([a-z_]+)`", section)) & set(NAMES)
+    missing = [name for name in NAMES if "verl" not in engines_of(all_methods()[name])]
+    assert sorted(named) == missing
+    assert f"| {len(NAMES) - len(missing)} of {len(NAMES)}, [below]" in page

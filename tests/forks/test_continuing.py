@@ -12,7 +12,8 @@ pytest.importorskip("transformers")
 
 from tiny_decoders import byte_tokenizer, tiny_decoder
 
-from forkwise.forks.continuing import Continuer, State
+from forkwise.forks.continuing import Continuer
+from forkwise.forks.stored import State
 from forkwise.sampling.recipe import Sampling
 from forkwise.sampling.verify import Judge
 from forkwise.tasks import Problem, Verdict

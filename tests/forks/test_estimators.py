@@ -17,7 +17,7 @@ from forkwise.forks.estimators import (
     variance_of_outcome,
     weighted_mean,
 )
-from forkwise.forks.states import draw, halves, strata
+from forkwise.forks.states import draw, halves, parts, strata
 
 LENGTH, TOKENS = 3, 3
 
@@ -222,7 +222,8 @@ def test_the_variance_of_the_outcome_has_no_bias() -> None:
     assert expected == pytest.approx(v * (1 - v))
 
 
-def test_the_budget_holds_for_the_whole_design() -> None:
+@pytest.mark.parametrize("parted", [False, True])
+def test_the_budget_holds_for_the_whole_design(parted: bool) -> None:
     # Many problems, each a policy of its own with samples of which every second one chooses it; states by strata of
     # entropy, weighted by their chance; likely tokens forced, that of the sample among them.
     missed = found_missing = 0
@@ -239,7 +240,10 @@ def test_the_budget_holds_for_the_whole_design() -> None:
         entropy = np.array([-(p * np.log(p + 1e-300)).sum() for p in next_token])
         problem = np.array([q for q, *_ in frame])
         stratum, _ = strata(entropy, np.zeros(entropy.size, dtype=np.int64))
-        drawn = draw(stratum, entropy, problem, 150, seed)
+        verdicts = [right[i] for i in used for _ in range(LENGTH)]
+        part = parts(np.array([t for *_, t in frame]), np.full(len(frame), LENGTH), verdicts)
+        drawn = draw(stratum, entropy, problem, 150, seed, part if parted else None)
+        assert (len(drawn.strata) > 10) == parted
         decided = np.zeros(len(chosen))
         for i, chance in zip(drawn.index, drawn.chance, strict=True):
             q, policy, text, t = frame[i]
@@ -307,3 +311,43 @@ def test_the_samples_that_choose_a_problem_are_not_used() -> None:
     # Of "a" samples 0, 2, 4 choose it, one right; those of "b" are all wrong; "c" has one sample left.
     assert chosen == ["a"]
     assert used == [1, 3, 5]
+
+
+def test_strata_are_parted_by_place_and_verdict_where_states_suffice() -> None:
+    # A hundred samples of 30 tokens, every fourth right; all tokens alike: one stratum, six parts of sizes 250 (right)
+    # and 750 (wrong). Parts get states as the roots of their sizes: of 120, 14.6 and 25.4 each; two each take 12, so
+    # that of 11 only thirds are told apart, and of 5 nothing.
+    position, trace = np.tile(np.arange(30), 100), np.repeat(np.arange(100), 30)
+    part = parts(position, np.full(3000, 30), [bool(t % 4 == 0) for t in trace])
+    assert part[:30].tolist() == [1] * 10 + [4] * 10 + [7] * 10  # sample 0 is right: early, middle, late
+    assert part[30:60].tolist() == [0] * 10 + [3] * 10 + [6] * 10
+    stratum, entropy, problem = np.full(3000, 4), np.ones(3000), trace // 10
+    drawn = draw(stratum, entropy, problem, 120, 0, part)
+    assert {s.name: (s.tokens, s.states) for s in drawn.strata} == {
+        f"high, not marked, {place}, {verdict}": (size, states)
+        for place in ("early", "middle", "late")
+        for verdict, size, states in (("wrong", 750, 25), ("right", 250, 15))
+    }
+    assert (1 / drawn.chance).sum() == pytest.approx(3000)
+    right = trace[drawn.index] % 4 == 0
+    assert drawn.chance[right] == pytest.approx(15 / 250)
+    assert [s.name for s in draw(stratum, entropy, problem, 11, 0, part).strata] == [
+        f"high, not marked, {place}" for place in ("early", "middle", "late")
+    ]
+    assert [s.name for s in draw(stratum, entropy, problem, 5, 0, part).strata] == ["high, not marked"]
+
+
+def test_sums_over_parted_strata_have_no_bias() -> None:
+    rng = np.random.default_rng(0)
+    position = np.tile(np.arange(30), 30)
+    entropy = rng.exponential(0.5, 900) * (position + 1) / 15  # rises, so that late parts get more states
+    decided = entropy * (position + 1.0)
+    problem = np.repeat(np.arange(10), 90)
+    part = parts(position, np.full(900, 30), [bool(i // 30 % 2) for i in range(900)])
+    stratum, _ = strata(entropy, (rng.random(900) < 0.1).astype(np.int64))
+    sums = []
+    for seed in range(300):
+        drawn = draw(stratum, entropy, problem, 240, seed, part)
+        assert drawn.index.size == 240
+        sums.append((decided[drawn.index] / drawn.chance).sum())
+    assert np.mean(sums) == pytest.approx(decided.sum(), abs=4 * np.std(sums) / np.sqrt(300))

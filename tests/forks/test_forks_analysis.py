@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from forkwise.forks import analysis
-from forkwise.forks.estimators import StateValue
 from forkwise.forks.states import DrawnStates, draw, strata
 
 PROBLEMS, TRACES, TOKENS = 20, 4, 30
@@ -40,7 +39,6 @@ def planted(seed: int, states: int | None = None, noise: float = 0.0) -> tuple[A
         frame=frame,  # type: ignore[arg-type]
         pool=SimpleNamespace(problems=list(range(PROBLEMS)), available_Q=np.full(PROBLEMS, 0.2)),  # type: ignore[arg-type]
         drawn=drawn,
-        values=[StateValue(np.array([0.5]), d, 0.25) for d in seen],
         decided_N=seen,
         open_N=np.full(seen.size, 0.25),
         weight_N=frame.per_trace_N[drawn.index] / drawn.chance,

@@ -23,10 +23,12 @@ from typer.testing import CliRunner
 
 from forkwise.cli import app
 from forkwise.errors import InputError
+from forkwise.folders.results import read_result
 from forkwise.forks import prepare, results
 from forkwise.forks.command import run_forks
-from forkwise.forks.estimators import budget
+from forkwise.forks.estimators import budget, state_value
 from forkwise.forks.options import ForksOptions
+from forkwise.forks.stored import _Chunk
 from forkwise.report.forks import conclusion, tables
 from forkwise.samples import read_samples, write_shard
 from forkwise.sampling.options import JudgeOptions
@@ -125,6 +127,8 @@ def test_what_is_written_is_what_can_be_counted(table: Path, undisturbed: tuple[
     assert explored.log_prob_difference < 1e-4
     assert explored.inputs[0].sha256
     assert sum(1 / s.chance for s in explored.states) == pytest.approx(explored.tokens)
+    assert sum(s.tokens for s in explored.strata) == explored.tokens
+    assert sum(s.states for s in explored.strata) == len(explored.states)
 
 
 def test_the_command_says_cost_conclusion_and_tables(table: Path, undisturbed: tuple[Path, list[Any]]) -> None:
@@ -173,6 +177,29 @@ def test_by_the_answer_all_shares_of_answers_count(table: Path, tmp_path: Path) 
     assert measured.budget.available.value == pytest.approx(np.mean(gini), abs=0.02)
 
 
+def test_a_second_stage_goes_on_where_the_first_ended(table: Path, undisturbed: tuple[Path, list[Any]]) -> None:
+    alone, announced = results.read(undisturbed[0]), []
+    both = forks(table, undisturbed[0], announced.append, further=16)
+    assert (announced[0].stored, announced[0].again, announced[0].further) == (36, 9, 16)
+    again = [n for n, state in enumerate(both.states) if state.again is not None]
+    assert len(again) == 9  # a fourth of the states
+    folder = undisturbed[0] / "continuations" / "further-16"
+    further = [s for n in range(3) for s in read_result(folder / f"{n:05d}.json", _Chunk, schema=1, command="").states]
+    assert [len(state.continuations) for state in further] == [16] * 9
+    for n, state in zip(again, further, strict=True):
+        outcome = np.array([[right is True] for right in state.correct], dtype=float)
+        second, chance, before = (
+            state_value(state.first.branches, outcome).decided,
+            both.states[n].again,
+            alone.states[n],
+        )
+        assert both.states[n].decided == pytest.approx(before.decided + 16 / 24 / chance * (second - before.decided))
+    others = [n for n in range(36) if n not in again]
+    assert [both.states[n].decided for n in others] == [alone.states[n].decided for n in others]
+    forks(table, undisturbed[0])  # and the first stage alone is what it was
+    assert results.read(undisturbed[0]).states == alone.states
+
+
 def judged(verify: Callable[[Sequence[str], Sequence[Problem]], list[Verdict]]) -> Callable[..., Judge]:
     problems = {p.id: p for p in Countdown((3,)).problems("test", 12)}
     return lambda path, options: Judge(verify, problems)
@@ -202,7 +229,10 @@ def test_verdicts_of_another_verifier_are_refused(table: Path, tmp_path: Path, m
     ("more", "sentence"),
     [
         ({"states": 6, "level": 0.95}, "cannot show anything: .* give about --states"),
-        ({"server": "http://x"}, "not measured through servers yet"),
+        ({"tokenizer": "x"}, "--tokenizer is of --server"),
+        ({"further": 4}, "a state needs 8 continuations or more"),
+        ({"bisect": 4}, "--bisect looks for tokens within sentences"),
+        ({"unit": "sentence", "further": 16}, "--further is of tokens"),
         ({"quantile": 1.5}, "--quantile is 1.5"),
         ({"max_tokens": 20}, "and the limit is 20"),
         ({"temperature": 0.0}, "greedily"),

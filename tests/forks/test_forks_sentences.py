@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from forkwise.cli import app
 from forkwise.explore.lexicon import load_reflective
 from forkwise.explore.spans import token_spans
-from forkwise.forks import sentences
+from forkwise.forks import sentence_results, sentences
 from forkwise.forks.branches import FirstTokens
 
 TEXT = ["We", "add", ".", "Wait", ",", "no", ".", "It", "is", "four", "."]
@@ -102,13 +102,14 @@ def test_on_the_embedded_model(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["sample", *drawn.split(), "--out", str(tmp_path / "base")])
     assert done.exit_code == 0, done.output
     more = (
-        "--model embedded --unit sentence --states 64 --continuations 8 --level 0.3 --breaks wait,hmm,instead,so,check"
+        "--model embedded --unit sentence --states 64 --continuations 8 --level 0.3 --bisect 12 "
+        "--breaks wait,hmm,instead,so,check"
     )
     given = ["forks", str(tmp_path / "base"), *more.split(), "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(app, given)
     assert done.exit_code == 0, done.output
     assert "A reflective sentence as the next one" in done.output
-    measured = sentences.read(tmp_path / "out")
+    measured = sentence_results.read(tmp_path / "out")
     per_sample: dict[tuple[str, int], list[Any]] = {}
     for row in measured.sentences:
         per_sample.setdefault((row.problem_id, row.sample_id), []).append(row)
@@ -117,6 +118,13 @@ def test_on_the_embedded_model(tmp_path: Path) -> None:
         assert [row.place for row in rows] == list(range(len(rows)))
         assert rows[-1].after in (0.0, 1.0)
         assert all(a.after == b.before for a, b in pairwise(rows))
+    assert "then 12 more states within sentences at most" in done.output
+    assert measured.bisected > 0
+    assert 0 < len(measured.points) + 2 * len(measured.steps) <= 12
+    positions = {(r.problem_id, r.sample_id, r.place): r.position for r in measured.sentences}
+    for step in measured.steps:
+        assert step.position >= positions[step.problem_id, step.sample_id, step.place]
+        assert 0 <= step.before <= 1
     starts: dict[str, set[float]] = {}
     for (problem, _), rows in per_sample.items():
         starts.setdefault(problem, set()).add(rows[0].before)
@@ -126,6 +134,11 @@ def test_on_the_embedded_model(tmp_path: Path) -> None:
         for problem in starts
     ]
     assert measured.budget.decided.value == pytest.approx(np.mean(means))
+    again = CliRunner().invoke(app, [*given, "--bisect", "6"])  # of fewer sentences, in the same folder
+    assert again.exit_code == 0, again.output
+    fewer = sentence_results.read(tmp_path / "out")
+    assert fewer.sentences == measured.sentences
+    assert fewer.bisected < measured.bisected
     refused = CliRunner().invoke(app, [*given, "--states", "6"])
     assert isinstance(refused.exception, ValueError)
     assert "6 states do not suffice" in str(refused.exception)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +21,16 @@ from forkwise.methods import EntropyTermMethod, RewardMethod, Rollout, TokenMeth
 from forkwise.methods.aepo_arbitrary import AepoArbitrary
 from forkwise.methods.flexible_clip import FlexibleClip
 from forkwise.methods.heal import Heal, divergences
+from forkwise.methods.leaks import LeakRules
 from forkwise.methods.meds import Meds, clusters
 from forkwise.methods.miner import credits, surprise
+from forkwise.methods.minerva import Minerva
+from forkwise.methods.pipo import Pipo
+from forkwise.methods.policy_split import PolicySplit
+from forkwise.methods.replay import Drawn
 from forkwise.methods.shear import Shear
+from forkwise.methods.uec_rl import UecRl
+from forkwise.methods.vgpo import Vgpo
 from forkwise.testing.methods import check_method
 
 
@@ -821,6 +829,317 @@ class TestDcpo:
             1.2,
             0.8,
         ]
+
+
+class TestPipo:
+    """History .40 .44 .48: mean .44, deviation .04 (n - 1)."""
+
+    HISTORY = torch.tensor([0.40, 0.44, 0.48], dtype=torch.float64)
+
+    @pytest.mark.parametrize(("mean", "xi", "phi"), [(0.50, 1.5, 1.5), (0.40, -1.0, -0.5)])
+    def test_example(self, mean: float, xi: float, phi: float) -> None:
+        method = parse_method("pipo:window=3,lam=0.5")
+        assert isinstance(method, Pipo)
+        xi_now = method.xi(torch.tensor(mean, dtype=torch.float64), self.HISTORY)
+        assert float(xi_now) == pytest.approx(xi, abs=1e-4)  # 1e-6 is added to the deviation
+        assert float(method.phi(xi_now)) == pytest.approx(phi, abs=1e-4)
+
+    def test_fewer_means_or_equal_ones_say_nothing(self) -> None:
+        method = parse_method("pipo:window=3")
+        assert isinstance(method, Pipo)
+        for history in (self.HISTORY[:2], torch.full((3,), 0.5).double()):
+            assert float(method.xi(torch.tensor(0.9).double(), history)) == 0
+
+    def test_lessons(self) -> None:
+        """Window 2. Means 0, 1: the third, 1, is xi = (1 - .5)/.707107 = .707107; then (0 - 1) has no spread."""
+        method = parse_method("pipo:window=2")
+        assert isinstance(method, Pipo)
+        memory, told = {}, []
+        for turn, mean in enumerate((0.0, 1.0, 1.0, 0.0)):
+            rows = torch.arange(2 * turn, 2 * turn + 2)
+            nothing = torch.zeros(2, dtype=torch.bool)
+            memory = method.note(memory, Drawn(rows, torch.full((2,), mean), torch.zeros(2), nothing, nothing))
+            while True:
+                lesson, memory = method.lesson(memory, 2, torch.Generator())
+                if lesson is None:
+                    break
+                told.append((lesson.rows.tolist(), round(float(lesson.weights[0]), 5)))
+        assert told == [([0, 1], 1), ([2, 3], 1), ([2, 3], 0.70711), ([4, 5], 1), ([6, 7], 1)]
+
+
+class TestUecRl:
+    def learned(self, spec: str, rollouts: list[Drawn], size: int) -> list[list[int]]:
+        """The completions of each lesson; what is replayed at random is sorted."""
+        method = parse_method(spec)
+        assert isinstance(method, UecRl)
+        memory, told = {}, []
+        for drawn in rollouts:
+            memory = method.note(memory, drawn)
+            told.append([])
+            while True:
+                lesson, memory = method.lesson(memory, size, torch.Generator().manual_seed(0))
+                if lesson is None:
+                    break
+                assert lesson.weights.tolist() == [1] * len(lesson.rows)
+                told[-1].append(lesson.rows.tolist())
+        return told
+
+    def drawn(self, first: int, advantages: list[float], again: int = 0, cut: tuple[int, ...] = ()) -> Drawn:
+        rows, a = torch.arange(first, first + len(advantages)), torch.tensor(advantages)
+        places = torch.arange(len(advantages))
+        return Drawn(rows, a, a, torch.isin(places, torch.tensor(cut)), places >= len(a) - again)
+
+    def test_hard_prompts(self) -> None:
+        method = parse_method("uec_rl")
+        assert isinstance(method, UecRl)
+        rewards = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [-1.0, -1.0]])
+        a = torch.tensor([[0.0, 0.0], [0.7, -0.7], [0.0, 0.0], [0.0, 0.0]])
+        assert method.hard(rewards, a).tolist() == [True, False, False, True]
+
+    def test_queue(self) -> None:
+        """Of four, and four drawn again with 1.5 -.5 -.5 -.5, all of the first and one more (.5 is not above .5)."""
+        first = self.drawn(0, [1.5, -0.5, -0.5, -0.5, 1.5, -0.5, -0.5, -0.5], again=4)
+        flat = self.drawn(8, [0.0, 0.04, -0.04, 0.0])
+        last = self.drawn(12, [0.9, 0.9, -0.9, -0.9], cut=(0, 2))  # 12 was good and fills the length
+        assert self.learned("uec_rl", [first, flat, last], 4) == [[[0, 1, 2, 3]], [], [[4, 13, 14, 15]]]
+
+    def test_replay(self) -> None:
+        """Rollouts of two, one of which is rare. From the second on two are; four are all that is kept."""
+        rollouts = [self.drawn(2 * i, [1.2, -1.2]) for i in range(5)]
+        told = self.learned("uec_rl:every=1", rollouts, 2)
+        assert told[0] == [[0, 1]]
+        assert [told[1][0], sorted(told[1][1])] == [[2, 3], [0, 2]]
+        assert told[2][0] == [4, 5]
+        assert len(told[2]) == 2
+        assert set(told[2][1]) < {0, 2, 4}
+        assert told[3] == [[6, 7], [0, 2], [4, 6]]
+        assert told[4] == [[8, 9], [2, 4], [6, 8]]
+        assert [len(lessons) for lessons in self.learned("uec_rl:every=2", rollouts, 2)] == [1, 2, 1, 3, 1]
+        assert [len(lessons) for lessons in self.learned("uec_rl:every=1,rare=1.2", rollouts, 2)] == [1] * 5
+
+    def test_queue_keeps_the_newest(self) -> None:
+        """Ten drawn again for two: of 12, the last eight stay."""
+        memory = parse_method("uec_rl").note({}, self.drawn(0, [1.0] * 12, again=10))
+        assert memory["queue"].tolist() == [4, 5, 6, 7, 8, 9, 10, 11]
+
+    @pytest.mark.parametrize(
+        ("spec", "message"),
+        [
+            ("uec_rl:group=1", "group of the method 'uec_rl' must be at least 2"),
+            ("uec_rl:group=4,explored=1.5", "must be below 1.50, the largest advantage among 4 completions"),
+            ("uec_rl:every=0", "every of the method 'uec_rl' must be at least 1"),
+        ],
+    )
+    def test_refused(self, spec: str, message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            parse_method(spec)
+
+
+class TestPolicySplit:
+    """u = 1 2 .5 .5 under the own prompt, 1.5 3 .5 1 under the other, mix .6: E = 1.2 2.4 .5 .7, mean 1.2,
+    deviation .852447 (n - 1), z = 0 1.40771 -.821164 -.586546.
+    """
+
+    BATCH = tokens(
+        [[1.0, 1.0, 9.0], [-1.0, -1.0, 9.0]],
+        old_logprobs=[[-1.0, -2.0, 5.0], [-0.5, -0.5, 5.0]],
+        other_logprobs=[[-1.5, -3.0, 5.0], [-0.5, -1.0, 5.0]],
+        mask=[[1, 1, 0], [1, 1, 0]],
+        groups=[3, 3],
+        second=[True, True],
+    )
+
+    def shaped(self, options: str, batch: Tokens = BATCH) -> list[float]:
+        method = parse_method(f"policy_split:mix=0.6,prompt=text,{options}")
+        assert isinstance(method, PolicySplit)
+        return [a for row in method.advantages(batch).tolist() for a in row[:2]]
+
+    def test_second_mode(self) -> None:
+        assert self.shaped("eta=0.1,cap=2") == pytest.approx([1, 1.140771, -1.082116, -1.058655], abs=1e-5)
+        assert self.shaped("eta=1,cap=2") == pytest.approx([1, 1.5, -1.5, -1.5], abs=1e-5)
+        assert self.shaped("eta=1,cap=0") == pytest.approx([1, 2.40771, -1.821164, -1.586546], abs=1e-5)
+
+    def test_first_mode(self) -> None:
+        first = dataclasses.replace(self.BATCH, second=torch.tensor([False, False]))
+        assert self.shaped("eta=1,cap=2", first) == [1, 1, -1, -1]
+        assert self.shaped("eta=1,cap=0,normal=0.1", first) == pytest.approx(
+            [1, 0.859229, -0.917884, -0.941345], abs=1e-5
+        )
+
+    def test_modes_and_groups_are_standardised_apart(self) -> None:
+        """Of two tokens each z is +-1/sqrt 2, whatever they are; of none that differ it is 0."""
+        for columns in ({"second": torch.tensor([False, True])}, {"groups": torch.tensor([0, 1])}):
+            shaped = self.shaped("eta=1,cap=0,normal=1", dataclasses.replace(self.BATCH, **columns))
+            sign = -1 if "second" in columns else 1
+            want = [1 - sign * 0.707107, 1 + sign * 0.707107, -1.707107, -0.292893]
+            assert shaped == pytest.approx(want, abs=1e-4)
+
+    def test_passes_the_kit(self) -> None:
+        check_method(parse_method("policy_split:eta=0.2,mix=0.6,cap=2,normal=0.1,prompt=text"))
+
+    def test_the_text_stands_before_the_prompt(self, tmp_path: Path) -> None:
+        (tmp_path / "text").write_text("Explore.\n")
+        method = parse_method(f"policy_split:prompt={tmp_path / 'text'}")
+        assert isinstance(method, PolicySplit)
+        assert method.second("1 + 1 =") == "Explore.\n\n1 + 1 ="
+        user = {"role": "user", "content": "Hi"}
+        assert method.second([user]) == [{"role": "system", "content": "Explore."}, user]
+        system = {"role": "system", "content": "Be brief."}
+        assert method.second([system, user]) == [{"role": "system", "content": "Explore.\n\nBe brief."}, user]
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ("eta=0", "eta of the method 'policy_split' must be greater than 0, got 0"),
+            ("mix=1.1", "mix of the method 'policy_split' must be at least 0 and at most 1"),
+            ("cap=0.5", "cap of the method 'policy_split' must be greater than 1"),
+        ],
+    )
+    def test_refused(self, options: str, message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            parse_method(f"policy_split:{options}")
+
+
+class TestMinerva:
+    def test_rewards_of_hinted_draws(self) -> None:
+        """Right .1; right and leaking -.4; half right .05."""
+        method = parse_method("minerva")
+        assert isinstance(method, Minerva)
+        would_earn = method.draw_rewards(torch.tensor([1.0, 1.0, 0.5]), torch.tensor([False, True, False]))
+        assert would_earn.tolist() == about(0.1, -0.4, 0.05)
+
+    def test_unsolved_prompts(self) -> None:
+        method = parse_method("minerva")
+        rewards = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.4, 0.9]])
+        assert method.hard(rewards, rewards * 0).tolist() == [True, False, True]
+
+    def test_what_is_kept_is_imitated_every_so_often(self) -> None:
+        """Two rollouts of two. Rows 2, 3, 6 and 7 were drawn again; 3 and 6 are clean and right."""
+        method = parse_method("minerva:group=2,every=2,rate=0.5")
+        assert isinstance(method, Minerva)
+
+        def drawn(first: int, rewards: list[float], leaks: list[bool]) -> Drawn:
+            rows, again = torch.arange(first, first + 4), torch.tensor([False, False, True, True])
+            return Drawn(rows, torch.tensor(rewards), torch.zeros(4), ~again & False, again, torch.tensor(leaks), 5)
+
+        memory = method.note({}, drawn(0, [0, 0, 1, 1], [False, False, True, False]))
+        lesson, memory = method.lesson(memory, 2, torch.Generator())
+        assert (lesson.rows.tolist(), lesson.imitation, lesson.rate) == ([0, 1], False, 1.0)
+        assert method.lesson(memory, 2, torch.Generator())[0] is None
+        assert method.kept(memory).tolist() == [3]
+        memory = method.note(memory, drawn(4, [0, 0.5, 0.99, 0.98], [False] * 4))
+        lesson, memory = method.lesson(memory, 2, torch.Generator())
+        assert (lesson.rows.tolist(), lesson.imitation) == ([4, 5], False)
+        lesson, memory = method.lesson(memory, 2, torch.Generator())
+        assert (lesson.rows.tolist(), lesson.weights.tolist(), lesson.imitation, lesson.rate) == (
+            [3, 6],
+            [1, 1],
+            True,
+            0.5,
+        )
+        assert method.lesson(memory, 2, torch.Generator())[0] is None
+        assert method.kept(memory).tolist() == []
+
+    def test_of_several_one_is_drawn(self) -> None:
+        method = parse_method("minerva:group=4")
+        kept = set()
+        for seed in range(40):
+            rows, again = torch.arange(6), torch.arange(6) > 1
+            ones, none = torch.ones(6), torch.zeros(6, dtype=torch.bool)
+            leaks = rows == 4
+            memory = method.note({}, Drawn(rows, ones, ones, none, again, leaks, seed))
+            assert len(memory["kept"]) == 1
+            kept |= set(memory["kept"].tolist())
+        assert kept == {2, 3, 5}
+
+    def test_the_hint_stands_behind_the_prompt(self) -> None:
+        method = parse_method("minerva:reference=source")
+        assert isinstance(method, Minerva)
+        row = {"prompt": "Which part?", "answer": "A02", "source": "A02 is red."}
+        text = method.hinted(row)
+        assert isinstance(text, str)
+        assert text.startswith("Which part?\n\nA02 is red.\n\nThe answer is A02. Do not mention")
+        chat = method.hinted({**row, "prompt": [{"role": "user", "content": "Which part?"}], "source": None})
+        assert isinstance(chat, list)
+        assert str(chat[0]["content"]).startswith("Which part?\n\nThe answer is A02.")
+
+    TASK = "Which parts are red and longer than ten? A02 K31 B07"
+    GOOD = "A02 is red and longer than ten while B07 is blue so only the first and K31 fit here. \\boxed{A02, K31}"
+
+    @pytest.mark.parametrize(
+        ("text", "rules", "why"),
+        [
+            (GOOD, {}, None),
+            ("The given answer is right. " + GOOD, {}, "speaks of an answer that was shown"),
+            ("I was told. " + GOOD, {}, "speaks of an answer that was shown"),
+            ("\\boxed{A02, K31}", {}, "has hardly any reasoning"),
+            (GOOD, {"shortest": 200}, "has hardly any reasoning"),
+            (
+                "Nobody knows why zebras sleep, and yet they do so all night long, it seems. \\boxed{x}",
+                {},
+                "is about something",
+            ),
+            ("A02 A02 A02 " + GOOD, {}, "names its answer too often"),  # five times with the box
+            ("A02 A021 xA02 " + GOOD, {}, None),  # A021 and xA02 are other ids
+            (GOOD + " red parts" * 100, {}, "repeats itself"),
+        ],
+    )
+    def test_leaks(self, text: str, rules: dict[str, Any], why: str | None) -> None:
+        leak = LeakRules(**{"shortest": 60, **rules}).leak(text, self.TASK, "A02, K31")
+        assert leak is None if why is None else str(leak).startswith(why), leak
+
+    def test_a_reference_must_not_be_copied(self) -> None:
+        """Ten words in a row, of a reference of 100 characters at least."""
+        words = [f"word{i}" for i in range(20)]
+        text = "red parts " + " ".join(words[5:15]) + " A02"
+        rules = LeakRules(shortest=0)
+        assert rules.leak(text, self.TASK, "A02", " ".join(words)) == "copies the reference"
+        assert rules.leak(text.replace("word9", "other"), self.TASK, "A02", " ".join(words)) is None
+        assert rules.leak(text, self.TASK, "A02", " ".join(words[5:16])[:99]) is None
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ("accept=2", "accept of the method 'minerva' is 2.0, above solved"),
+            ("group=0", "group of the method 'minerva' must be at least 1"),
+            ("top_p=0", "top_p of the method 'minerva' must be greater than 0"),
+        ],
+    )
+    def test_refused(self, options: str, message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            parse_method(f"minerva:{options}")
+
+
+class TestVgpo:
+    def test_tokens(self) -> None:
+        """w = .2 .8 .4 .6: in the tail of two .6 is the largest and grows to .78, (.78 - .2)/.6 = .966667."""
+        method = parse_method("vgpo")
+        assert isinstance(method, Vgpo)
+        w = method.grown(torch.tensor([0.2, 0.8, 0.4, 0.6], dtype=torch.float64))
+        assert w.tolist() == about(0, 1, 0.333333, 0.966667)
+        assert (1 + w - w.mean()).tolist() == about(0.425, 1.425, 0.758333, 1.391667)
+        assert method.grown(torch.ones(1)).tolist() == [0.0]
+
+    def test_answers(self) -> None:
+        method = parse_method("vgpo")
+        assert isinstance(method, Vgpo)
+        assert method.answers(torch.tensor([1.9, 1.0, 2.8, 1.0]).double()).tolist() == about(1.125, 0.9, 1.625, 0.9)
+
+    def test_advantages(self) -> None:
+        """Cosines -1 .5 | -.25 .125 of two answers: w = 0 1 | .5 .75, of which the last grow to 1.3 and .975.
+
+        In each answer w is then 0 1, so psi = .5 1.5; phi = 1 1, so alpha = 1. The third answer is of another prompt.
+        """
+        batch = tokens(
+            [[1.0, 1.0], [-2.0, -2.0], [3.0, 3.0]],
+            image_similarity=[[-1.0, 0.5], [-0.25, 0.125], [0.7, 0.7]],
+            groups=[0, 0, 1],
+        )
+        assert acted("vgpo", batch) == [about(0.5, 1.5), about(-1, -3), about(3, 3)]
+
+    def test_refused(self) -> None:
+        with pytest.raises(InputError, match="share of the method 'vgpo' must be greater than 0 and at most 1"):
+            parse_method("vgpo:share=0")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from forkwise.explore.findings import Estimate
+from forkwise.folders.results import write_result
+from forkwise.forks import results, stored
+from forkwise.forks.branches import FirstTokens
+from forkwise.forks.cost import Cost
+from forkwise.forks.estimators import Budget
+from forkwise.forks.stored import Continued
 from forkwise.samples import write_shard
 
 HOSTILE = (
@@ -105,4 +112,40 @@ def metrics(folder: Path, steps: int = 12) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{"step": s, "reward": 0.1 + 0.02 * s, "entropy": 0.5 - 0.01 * s, "loss": 0.0} for s in range(1, steps + 1)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+def forked(folder: Path, row: dict[str, Any]) -> Path:
+    """What `forkwise forks` leaves of one sample: a state before its second token, with three ways from there.
+
+    " we" (chance .5) went right once and wrong once, " go" (.3) wrong twice, and of the tail " no" was drawn, right.
+    """
+    first = FirstTokens([1, 7, 8], [0.5, 0.3, 0.1], [0.5, 0.3, 0.2], [2, 2, 2], forced=2)
+    ends = [
+        (" we win", True),
+        (" we lose", False),
+        (" go on", False),
+        (" go off", False),
+        (" no 8", True),
+        (" no 9", True),
+    ]
+    answers = [text[-1] for text, _ in ends]
+    state = Continued(
+        1, first, [" we", " go", " no"], [text for text, _ in ends], list(answers), [right for _, right in ends], 6, 0
+    )
+    write_result(folder / "continuations" / "00000.json", stored._Chunk([state]))
+    known = results.StateRow(
+        *(row["run"], row["problem_id"], row["sample_id"], 1, "we", "other", 0.1, 0.5, row["correct"]),
+        *(0.45, 0.0321, 0.2, 0.25, []),
+        value_error=0.1,
+    )
+    none, budget = Estimate(None), Budget(*[Estimate(0.2, 0.1, 0.3)] * 2, Estimate(0.1, 0.05, 0.15), 0.01)
+    everything = results.Part("all", 1, 1.0, 0.1, none, none, none, None)
+    forks = results.Forks(
+        *("samples", "embedded", "correct", [], {"breaks": "", "quantile": 0.8}, "lexicon", "patterns", 3, 4, 0, 1),
+        *(1, 3, Cost(1, 6, 0, 6, 0.1, 0.2), 6, 0, 0, 0, 0, 0.0, budget, 1.0, everything, [], [], [], [], []),
+        *([], [], [], [known]),
+    )
+    results.write(folder, forks)
+    write_shard(folder / "tokens", "0000", [row])
     return folder

@@ -508,3 +508,35 @@ def test_the_page_fits_and_its_text_can_be_read(browser: Browser, report: Path, 
         page.locator("#theme").click()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != first
     opened.check()
+
+
+def test_a_fork_shows_its_chance_its_ways_and_two_continuations(browser: Browser, tmp_path: Path) -> None:
+    row = made.sample("r", "p", 3, tokens=["So", " we", " go"], correct=False)
+    write_report([made.forked(tmp_path / "forked", row)], tmp_path / "report.html")
+    opened = open_page(browser, tmp_path / "report.html")
+    page = opened.page
+    assert page.locator("#chart-chance .uplot").is_visible()
+    assert page.locator("#trace i.f").all_inner_texts() == [" we"]
+    assert not page.locator("#ways").is_visible()
+    page.locator("#trace").focus()
+    page.keyboard.press("s")
+    card = page.locator("#token").inner_text()
+    assert "0.45 ± 0.10" in card
+    assert "0.032 (p = 0.250 of F = 0)" in card
+    assert [re.sub(r"\s+", " ", line).strip() for line in card.splitlines() if " of 2" in line] == [
+        "we 0.50 1 of 2",
+        "go 0.30 0 of 2",
+        "no 0.10 2 of 2",
+    ]
+    # The likeliest way that went right, beside another that went wrong.
+    assert page.locator("#ways pre").all_inner_texts() == [" we win", " go on"]
+    page.get_by_label("Second continuation", exact=True).select_option(label=" no · p 0.10 · correct")
+    assert page.locator("#ways pre").all_inner_texts() == [" we win", " no 8"]
+    assert page.locator("#ways .facts").all_inner_texts() == ["correct. Answer: n", "correct. Answer: 8"]
+    page.get_by_label("continued from here (forks)").uncheck()
+    assert page.locator("#trace i.f").first.evaluate("e => getComputedStyle(e).boxShadow") == "none"
+    page.keyboard.press("Escape")
+    page.locator("#trace").focus()
+    page.keyboard.press("Escape")
+    assert not page.locator("#ways").is_visible()
+    opened.check()

@@ -54,13 +54,30 @@ def test_a_run_with_methods_says_what_they_did_and_which_they_were(tmp_path: Pat
 def test_two_steps_of_the_embedded_model_with_every_method(tmp_path: Path, name: str) -> None:
     if Need.MEMORY in parse_method(name).needs():
         pytest.skip("acts on prompts that recur")
+    if Need.IMAGE_SIMILARITY in parse_method(name).needs():
+        pytest.skip("acts on images")
     one = problem_range(load_task("countdown:3"), "train", 4, first=0, seed=3)[0].id
-    spec = {"heal": f"heal:column=problem_id,target={one},shortest=4"}.get(name, name)
+    (tmp_path / "text").write_text("Try something unusual.")
+    spec = {
+        "heal": f"heal:column=problem_id,target={one},shortest=4",
+        "policy_split": f"policy_split:eta=0.1,mix=0.5,cap=2,prompt={tmp_path / 'text'}",
+        "minerva": "minerva:column=problem_id",
+    }.get(name, name)
     folder = run(tmp_path, "--method", spec)
     method = parse_method(name)
     assert all(map(math.isfinite, metrics(folder, "loss")))
     if not isinstance(method, SettingsMethod):
         assert len(metrics(folder, f"method/{name}/changed")) == (1 if method.scope is Scope.ROLLOUT else 2)
+
+
+@pytest.mark.slow
+def test_meds_on_prompts_that_recur(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    folder = run(tmp_path, "--method", "meds:marker==", max_steps=16, num_iterations=1, learning_rate=1e-4)
+    assert all(map(math.isfinite, metrics(folder, "loss")))
+    shares = metrics(folder, "method/meds/changed")
+    assert len(shares) == 16
+    assert max(shares) > 0  # not GRPO's own advantages
 
 
 class TestPpo:

@@ -51,15 +51,10 @@ def _packages() -> Iterator[Remark]:
 
 
 def _engines() -> Iterator[Remark]:
-    """Names the engines that are installed here, and what of them was tested."""
-    installed = []
+    """Names the engines that can be imported here, and what of them was tested; docs/engines.md has the rest."""
     for engine in ENGINES:
-        try:
-            installed.append(f"{engine.name} {version(engine.package)} (tested: {engine.tested})")
-        except PackageNotFoundError:
-            continue
-    if installed:
-        yield Remark("engines", f"{', '.join(installed)}. docs/engines.md has the rest.")
+        if release := engine.version():
+            yield Remark("engine", f"{engine.name} {release}; tested: {engine.tested}")
 
 
 def _group(extra: str, use: str, requirements: list[Requirement]) -> Iterator[Remark]:
@@ -82,7 +77,23 @@ def _group(extra: str, use: str, requirements: list[Requirement]) -> Iterator[Re
         release = present.get(requirement.name)
         if release is not None and not requirement.specifier.contains(release, prereleases=True):
             text = f"{requirement.name} {release} does not fit {requirement.specifier}"
-            yield Remark(topic, f'{text}: pip install --upgrade "{package}"', warning=True)
+            if wanted := _held_back(requirement):
+                text += f", and {wanted}: train with its hook, and give our own trainers an environment of their own"
+                yield Remark(topic, text)
+            else:
+                yield Remark(topic, f'{text}: pip install --upgrade "{package}"', warning=True)
+
+
+def _held_back(requirement: Requirement) -> str:
+    """Says which engine that is here wants a package in versions that are too old for us; "" if none does."""
+    oldest = next((bound.version for bound in requirement.specifier if bound.operator == ">="), None)
+    for engine in ENGINES if oldest else ():
+        for line in engine.requires():
+            other = Requirement(line)
+            applies = other.marker is None or other.marker.evaluate({"extra": ""})
+            if applies and other.name == requirement.name and not other.specifier.contains(str(oldest)):
+                return f"{engine.name} wants {other.name}{other.specifier}"
+    return ""
 
 
 def _gpus() -> Iterator[Remark]:

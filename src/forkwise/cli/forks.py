@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,12 +34,13 @@ def forks(
     """What a token decides: how the chance of a right answer depends on it, by continuing samples with other tokens."""
     with long_command(CONTINUES):
         if options.unit == "sentence":
-            from forkwise.forks.sentences import FILE, run_sentences
+            from forkwise.forks.sentence_results import FILE
+            from forkwise.forks.sentences import run_sentences
             from forkwise.report import forks_sentences
 
             if figure is not None:
                 raise InputError("--figure is of tokens: leave it out with --unit sentence.")
-            sentences = run_sentences(table, options, judging, _announce)
+            sentences = run_sentences(table, options, judging, partial(_announce, within=True))
             told = (forks_sentences.conclusion(sentences), forks_sentences.tables(sentences))
             _print(*told, forks_sentences.notes(sentences), options.out / FILE, brief)
             return
@@ -61,10 +63,10 @@ def forks(
         )
 
 
-def _announce(cost: Cost) -> None:
+def _announce(cost: Cost, *, within: bool = False) -> None:
     from forkwise.report.forks import cost_line
 
-    echo(cost_line(cost), error=True)
+    echo(cost_line(cost, within=within), error=True)
 
 
 def _print(conclusion: str, tables: Iterable[Block], notes: Iterable[str], written: Path, brief: bool) -> None:

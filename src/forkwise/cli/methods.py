@@ -45,7 +45,8 @@ def methods(
         console.print(table)
     console.print(
         "Use: forkwise grpo --method NAME[:key=value,...] (repeatable; in YAML a list 'method'). Named methods act and "
-        "no others: alpha counts only with entropy_advantage. docs/papers.md has a section on each.",
+        "no others: alpha counts only with entropy_advantage. What is =? must be given. docs/papers.md has a section "
+        "on each.",
         markup=False,
     )
 
@@ -64,7 +65,10 @@ class _Row(NamedTuple):
 def _cells(entry: dict[str, Any]) -> _Row:
     from forkwise.methods.base import option_text
 
-    options = [f"{key}={option_text(value)}" for key, value in entry["defaults"].items()]
+    options = [
+        f"{key}=?" if key in entry["required_options"] else f"{key}={option_text(value)}"
+        for key, value in entry["defaults"].items()
+    ]
     requirements = ", ".join([*entry["requires"], *entry["conditions"]]) or "nothing"
     requires = "TRL's own" if entry["of_trl"] else requirements
     return _Row(

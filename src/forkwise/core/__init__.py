@@ -5,18 +5,17 @@ from forkwise.core.entropy import Extras, HiddenStatesError, LogprobEntropy, log
 from forkwise.core.gae import Gae, ValueLoss, clipped_value_loss, explained_variance, gae, whiten
 from forkwise.core.heads import (
     Head,
-    HeadError,
     Places,
     Scores,
     adapters_in_use,
-    causal_model,
     few_tokens,
     score_by_logits,
     score_tokens,
 )
+from forkwise.core.in_place import HeadError, causal_model
 from forkwise.core.proof import prove_head
 from forkwise.core.shaping import ShapingStats, shape_advantages, shape_and_measure
-from forkwise.core.shortcuts import HeadMismatch, compare_head
+from forkwise.core.shortcuts import HeadMismatch, compare_head, trained_beside_head
 
 __all__ = [
     "Extras",
@@ -46,5 +45,6 @@ __all__ = [
     "shape_advantages",
     "shape_and_measure",
     "token_entropy",
+    "trained_beside_head",
     "whiten",
 ]

@@ -304,13 +304,14 @@ class _LogprobEntropy(torch.autograd.Function):
                     acc = grad_weight[block] if buffer is None else buffer[: block.stop - block.start].zero_()
                 for rows in tiles.tokens():
                     z = tiles.product(rows, w)
-                    dz = tiles.rounded(z)
+                    dz = tiles.like(z, tiles.compute_dtype)
                     if grad_bias is None:
                         passes.gradient(coefficients, z, rows, block, dz)
                     else:
-                        passes.gradient(coefficients, z, rows, block, z)
-                        grad_bias[block] += z.sum(0)
-                        dz.copy_(z)
+                        exact = tiles.like(z, tiles.dtype)
+                        passes.gradient(coefficients, z, rows, block, exact)
+                        grad_bias[block] += exact.sum(0)
+                        dz.copy_(exact)
                     if grad_hidden is not None:
                         tiles.add_product(grad_hidden[rows], dz, w)
                     if acc is not None and direct:
@@ -329,13 +330,15 @@ class _LogprobEntropy(torch.autograd.Function):
 
 def _extras(sums: Sums, mean: Tensor) -> list[Tensor]:
     """Makes the extras, in the order of `Extras`: log p + H = log(2) (u - T / S), p = e / S."""
-    if sums.s2 is None or sums.t2 is None or sums.v is None:
+    extras = sums.of_extras()
+    if extras is None:
         return []
+    s2, t2, v = extras
     square = sums.s.square()
     return [
-        sums.s2 / square,
-        math.log(2) * (sums.t2 - mean * sums.s2) / square,
-        (math.log(2) ** 2 * (sums.v / sums.s - mean.square())).clamp_(min=0),
+        s2 / square,
+        math.log(2) * (t2 - mean * s2) / square,
+        (math.log(2) ** 2 * (v / sums.s - mean.square())).clamp_(min=0),
         sums.y == sums.m,
     ]
 

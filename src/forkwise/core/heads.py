@@ -4,13 +4,13 @@ The model runs as ever, adapters and sharding included, with one thing replaced:
 multiply, `forkwise.core.logprob_and_entropy` scores the tokens that count. So whatever stands before that layer is the
 model's own. What stands behind it (scales, soft caps) is measured: numbers are sent through it, and what comes out must
 be `softcap * tanh(logit_scale * z / softcap)`. That all this gives the model's own logits is proved on a few tokens, by
-`forkwise.core.proof`.
+`forkwise.core.proof`. Each later pass sends numbers through as well, so that nothing behind the layer changes unseen.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,18 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from forkwise.core.entropy import HiddenStatesError, logprob_and_entropy, token_entropy
+from forkwise.core.in_place import HeadError, causal_model, in_place_of_head, nearest_trained
 from forkwise.core.nucleus import nucleus_entropy, nucleus_entropy_of_hidden
 
 __all__ = [
     "Head",
-    "HeadError",
     "Places",
     "Scores",
     "adapters_in_use",
-    "causal_model",
     "few_tokens",
-    "in_place_of_head",
-    "no_logits",
     "score_by_logits",
     "score_here",
     "score_tokens",
@@ -39,10 +36,6 @@ __all__ = [
 ]
 
 _TOKENS = 16  # of the prompt, and of the completion, in a proof
-
-
-class HeadError(RuntimeError):
-    """The model's last layer is not one that our operator can stand in for; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +51,11 @@ class Head:
     logit_scale: float = 1.0
     softcap: float | None = None
     entropy_error: float = 0.0
+
+    def logits(self, z: Tensor) -> Tensor:
+        """Makes logits of products."""
+        z = z * self.logit_scale
+        return z if self.softcap is None else self.softcap * torch.tanh(z / self.softcap)
 
 
 class Scores(NamedTuple):
@@ -81,13 +79,6 @@ class Places(NamedTuple):
     rows: Tensor
     columns: Tensor
     targets: Tensor
-
-
-def causal_model(model: Any) -> Any:
-    """Returns the model of transformers inside wrappers and adapters."""
-    while hasattr(model, "module"):  # DDP, FSDP, DeepSpeed
-        model = model.module
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def adapters_in_use(model: Any) -> frozenset[Any]:
@@ -162,11 +153,18 @@ def score_tokens(
             nucleus=nucleus,
         )
 
-    with in_place_of_head(causal_model(model), scores, no_logits) as answer:
-        answer.use(lambda scored, output: {"scores": scored, "aux_loss": output.get("aux_loss")})
+    causal = causal_model(model)
+
+    def answered(scored: tuple[Tensor, ...], output: Any) -> dict[str, Any]:
+        behind = {"sent": output.logits.detach().clone(), "trained": nearest_trained(causal, output.logits)}
+        return {"scores": scored, "aux_loss": output.get("aux_loss"), **behind}
+
+    with in_place_of_head(causal, scores, _send) as answer:
+        answer.use(answered)
         result = model(**inputs)
     logprob, entropy, *more = result["scores"]
     _refuse_nan(logprob)
+    _refuse_changed(head, result["sent"], result["trained"])
     return Scores(logprob, entropy, result["aux_loss"], **dict(zip(_more(extras, nucleus), more, strict=True)))
 
 
@@ -229,6 +227,27 @@ def _refuse_nan(logprob: Tensor) -> None:
         raise HiddenStatesError(f"The log-probs of {missing} tokens are NaN")
 
 
+# What is sent through the layers behind the head in use: it shows a scale, a curve and a cap.
+_SENT = (2.0**-10, 4.0, 2.0**24)
+
+
+def _send(hidden: Tensor, _computed: Any) -> Tensor:
+    return torch.tensor(_SENT, device=hidden.device).repeat(*hidden.shape[:-1], 1)
+
+
+def _refuse_changed(head: Head, logits: Tensor, trained: str | None) -> None:
+    """Raises where what stands behind the head is no longer what the proof measured, at any token."""
+    if trained is not None:
+        raise HeadError(f"{trained} stands behind it and is trained, of which the proof knew nothing")
+    if not logits.numel():
+        return
+    expected = head.logits(torch.tensor(_SENT, dtype=torch.float64))
+    for bound in torch.aminmax(logits.flatten(0, -2).float(), dim=0):
+        if not torch.allclose(bound.cpu().double(), expected, rtol=1e-5, atol=1e-7):
+            was, now = (", ".join(f"{value:.6g}" for value in numbers.tolist()) for numbers in (expected, bound))
+            raise HeadError(f"what stands behind it has changed since the proof: where it made {was} it makes {now}")
+
+
 def _more(extras: bool, nucleus: float | None) -> list[str]:
     """Names what is computed beside log-probs and entropies, in its order."""
     return ["sum_p2_log"] * extras + ["nucleus_entropy"] * (nucleus is not None)
@@ -240,107 +259,8 @@ def _sum_p2_log(logits: Tensor, entropy: Tensor) -> Tensor:
     return torch.where(p2 > 0, p2 * (logp + entropy[:, None]), 0).sum(dim=1)
 
 
-def no_logits(hidden: Tensor, _computed: Any) -> Tensor:
-    """Stands for the logits, of which one would be as good as all: nobody looks at them."""
-    return hidden.new_zeros(*hidden.shape[:-1], 1)
-
-
 def whole(tensor: Tensor) -> Tensor:
     """Gathers what FSDP2 or tensor parallelism holds in parts; ZeRO-3 and FSDP gather when the layer is called."""
     gather = getattr(tensor, "full_tensor", None)
     gathered: Tensor = tensor if gather is None else gather()
     return gathered
-
-
-class _Answer:
-    """What the model returns in place of its output; `make` gets what the head computed, and the output."""
-
-    def __init__(self) -> None:
-        self.make: Callable[[Any, Any], Any] = lambda computed, output: output
-
-    def use(self, make: Callable[[Any, Any], Any]) -> None:
-        self.make = make
-
-
-@contextmanager
-def in_place_of_head(
-    causal: Any, compute: Callable[[nn.Linear, Tensor], Any], stand_in: Callable[[Tensor, Any], Tensor]
-) -> Iterator[_Answer]:
-    """Lets `compute(layer, hidden)` take the place of the product of the head, while the model runs.
-
-    The layer is called as ever, so that what gathers its weight before and during the backward pass does so. The layers
-    behind it get `stand_in(hidden, computed)`. What was computed leaves the model in its output: DDP looks there for
-    what was used. What goes wrong is raised when the model has run to its end: the other processes of a sharded model
-    wait for this one until then.
-    """
-    computed: list[Any] = []
-    failed: list[Exception] = []
-    answer = _Answer()
-    layers: list[nn.Linear] = []
-    try:
-        layers = _linear_layers(causal)
-    except HeadError as error:
-        failed.append(error)
-
-    def of(layer: nn.Linear) -> Callable[[Tensor], Any]:
-        def instead(hidden: Tensor) -> Any:
-            try:
-                return compute(layer, hidden)
-            except Exception as error:
-                failed.append(error)
-                return None
-
-        return instead
-
-    def keep(_layer: Any, inputs: tuple[Tensor, ...], output: Any) -> Tensor:
-        computed.append(output)
-        return no_logits(inputs[0], None) if output is None else stand_in(inputs[0], output)
-
-    had_own, forward = "forward" in vars(causal), causal.forward
-
-    def answering(*args: Any, **kwargs: Any) -> Any:
-        del computed[:]
-        try:
-            output = forward(*args, **kwargs)
-        except Exception:
-            if failed:
-                raise failed[0] from None
-            raise
-        if failed:
-            raise failed[0]
-        if len(computed) != 1:
-            raise HeadError(f"it calls its head {len(computed)} times")
-        return answer.make(computed[0], output)
-
-    hooks = []
-    try:
-        for layer in layers:
-            layer.forward = of(layer)  # type: ignore[assignment, method-assign]
-            hooks.append(layer.register_forward_hook(keep))
-        causal.forward = answering
-        yield answer
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for layer in layers:
-            vars(layer).pop("forward", None)
-        if had_own:
-            causal.forward = forward
-        else:
-            vars(causal).pop("forward", None)
-
-
-def _linear_layers(causal: Any) -> list[nn.Linear]:
-    """Finds the linear layer that makes the logits: with adapters, one of several copies."""
-    embeddings = causal.get_output_embeddings()
-    if embeddings is None:
-        raise HeadError("it does not say which layer makes its logits")
-    layers = [module for module in embeddings.modules() if isinstance(module, nn.Linear)]
-    for layer in layers:
-        if type(layer).forward is not nn.Linear.forward:
-            raise HeadError(f"its head is a {type(layer).__name__}")
-        if "forward" in vars(layer):
-            raise HeadError("its head's forward pass is replaced, as cast_lm_head_to_fp32 does")
-    if not layers:
-        raise HeadError(f"its head is a {type(embeddings).__name__}")
-    return layers

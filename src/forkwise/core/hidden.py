@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from forkwise.core.heads import HeadError, causal_model, in_place_of_head, no_logits
+from forkwise.core.in_place import HeadError, causal_model, in_place_of_head, no_logits
 
 __all__ = ["last_hidden_states", "layer_logits"]
 

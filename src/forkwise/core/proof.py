@@ -15,20 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from forkwise.core.entropy import HiddenStatesError
-from forkwise.core.heads import (
-    Head,
-    HeadError,
-    Places,
-    causal_model,
-    in_place_of_head,
-    score_here,
-    score_tokens,
-    undisturbed,
-    whole,
-)
+from forkwise.core.heads import Head, Places, score_here, score_tokens, undisturbed, whole
+from forkwise.core.in_place import HeadError, causal_model, in_place_of_head, nearest_trained, recorded
 from forkwise.core.tiles import product_dtypes
 
-__all__ = ["prove_head"]
+__all__ = ["prove_head", "softmax_of_products"]
 
 _POSITIONS = 8  # that are compared in the whole vocabulary
 _ROWS = 2048  # of the weight, at a time
@@ -53,10 +44,7 @@ def prove_head(model: Any, ids: Tensor, *, temperature: float = 1.0) -> Head:
     Raises:
         HeadError: it does not, or it cannot be found out; the message goes on after "the head of ... cannot be used:".
     """
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-    # Only tokens that are scored in use: an infinite hidden state of the first word says nothing of them.
-    columns = torch.arange(-ids.shape[1], -1, device=ids.device)[-_POSITIONS:]
-    places = Places(torch.zeros_like(columns), columns, ids[0, 1:][-_POSITIONS:])
+    inputs, places = _asked(ids)
     failures: list[Exception] = []
 
     def attempt(run: Callable[[], _T]) -> _T | None:
@@ -90,15 +78,80 @@ def prove_head(model: Any, ids: Tensor, *, temperature: float = 1.0) -> Head:
     return Head(head.logit_scale, head.softcap, error)
 
 
+@torch.no_grad()
+def softmax_of_products(
+    model: Any, ids: Tensor, states: torch.dtype, *, temperature: float = 1.0
+) -> list[tuple[Tensor, Tensor]]:
+    """Computes in float64 what a shortcut may make of the products of a model's last layer, at the last P tokens.
+
+    The model runs twice, whatever is found on the way.
+
+    Args:
+        model: a causal language model of transformers; adapters and sharding may be wrapped around it.
+        ids: `(1, L)`, L at least 2, of real tokens.
+        states: the dtype of the last hidden states that the shortcut gets.
+        temperature: the number that the logits are divided by.
+
+    Returns:
+        Log-probs and entropies `(2, P)`, and how far others may be from them `(2, P)`: of products that are rounded to
+        the dtype that the layer multiplies in, and of products in float32. Nothing where the model's logits are not
+        made of its products as `prove_head` would have it; and nothing in half precision where the head has a bias, or
+        the model rounds its hidden states before the head: there a shortcut may round in more ways than these.
+    """
+    inputs, places = _asked(ids)
+
+    def attempt(run: Callable[[], _T]) -> _T | None:
+        try:
+            return run()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # of any kind: there is nothing to compare with
+            return None
+
+    with undisturbed(model, ids.device):
+        head = attempt(lambda: _behind_the_head(model, inputs))
+        seen = attempt(lambda: _look(model, inputs, places, head or Head(), temperature))
+    if head is None or seen is None or seen.logits.shape != seen.products.shape:
+        return []
+    if not bool(seen.logits.isfinite().all()):
+        return []
+    try:
+        _compare_logits(seen, head)
+    except HeadError:
+        return []
+    if seen.multiplied.itemsize < 4 and (bool(seen.bias.any()) or states != seen.multiplied):
+        return []
+    roundings = [_Arithmetic(kind, seen.operators.step) for kind in dict.fromkeys((seen.multiplied, torch.float32))]
+    return [_by_softmax(seen._replace(operators=kind), head, places.targets, temperature)[:2] for kind in roundings]
+
+
+def _asked(ids: Tensor) -> tuple[dict[str, Any], Places]:
+    """Returns what a model is called with, and the tokens of a proof.
+
+    They are such as are scored in use: an infinite hidden state of the first word says nothing of them.
+    """
+    columns = torch.arange(-ids.shape[1], -1, device=ids.device)[-_POSITIONS:]
+    places = Places(torch.zeros_like(columns), columns, ids[0, 1:][-_POSITIONS:])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}, places
+
+
 def _behind_the_head(model: Any, inputs: Mapping[str, Any]) -> Head:
-    """Measures what the model does to the products of its head, by sending numbers through in their place."""
+    """Measures what the model does to the products of its head, by sending numbers through in their place.
+
+    Raises:
+        HeadError: it is neither a scale nor a soft cap; or a parameter in it is trained, and would get no gradient.
+    """
 
     def steps(hidden: Tensor, _computed: Tensor) -> Tensor:
-        return torch.tensor(_STEPS, device=hidden.device).expand(*hidden.shape[:-1], len(_STEPS))
+        return torch.tensor(_STEPS, device=hidden.device).repeat(*hidden.shape[:-1], 1)
 
-    with in_place_of_head(causal_model(model), lambda _, hidden: hidden.new_zeros(1), steps) as answer:
-        answer.use(lambda _, output: {"logits": output.logits})
-        logits = model(**inputs)["logits"]
+    causal = causal_model(model)
+    with recorded(causal), in_place_of_head(causal, lambda _, hidden: hidden.new_zeros(1), steps) as answer:
+        answer.use(lambda _, output: {"logits": output.logits, "trained": nearest_trained(causal, output.logits)})
+        result = model(**inputs)
+    logits, trained = result["logits"].detach(), result["trained"]
+    if trained is not None:
+        raise HeadError(f"{trained} stands behind it and is trained")
     if logits.shape[-1] != len(_STEPS):
         raise HeadError("its logits are more than its products one by one")
     given, got = torch.tensor(_STEPS).double(), logits[0, -1].double().cpu()
@@ -125,6 +178,7 @@ class _LastTokens(NamedTuple):
         products: of hidden states and weight, without the bias, `(P, V)`.
         norms: root of the sum of squares of the terms of each product, `(P, V)`: its errors grow with it.
         bias: `(V,)`, 0 where the layer has none.
+        multiplied: the dtype of hidden states and weight in the product.
         models: what is known of the products in the model, and `operators` of those in the operator.
         logprob, entropy: of the same tokens, `(P,)`, by our operator.
     """
@@ -133,6 +187,7 @@ class _LastTokens(NamedTuple):
     products: Tensor
     norms: Tensor
     bias: Tensor
+    multiplied: torch.dtype
     models: _Arithmetic
     operators: _Arithmetic
     logprob: Tensor
@@ -180,7 +235,7 @@ def _look(model: Any, inputs: Mapping[str, Any], places: Places, head: Head, tem
     coarsest = max((output.dtype, logits.dtype), key=lambda kind: torch.finfo(kind).eps)
     models = _Arithmetic(coarsest, _Arithmetic.of(compute, output.dtype, output.device).step)
     logits = logits[logits.shape[0] + shown].to(products.device, torch.float64)
-    return _LastTokens(logits, products, norms, bias, models, operators, logprob, entropy)
+    return _LastTokens(logits, products, norms, bias, compute, models, operators, logprob, entropy)
 
 
 def _products(layer: nn.Linear, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -200,12 +255,6 @@ def _products(layer: nn.Linear, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]
 # --------------------------------------------------------------------------------------------------------- comparisons
 
 
-def _logits(seen: _LastTokens, head: Head, products: Tensor) -> Tensor:
-    """Makes logits of products in float64."""
-    z = (products + seen.bias) * head.logit_scale
-    return z if head.softcap is None else head.softcap * torch.tanh(z / head.softcap)
-
-
 def _error(arithmetic: _Arithmetic, norms: Tensor) -> Tensor:
     """Bounds the error of the sums behind products: 8 standard deviations of what grows with the terms."""
     return 8 * arithmetic.step * norms
@@ -217,7 +266,7 @@ def _compare_logits(seen: _LastTokens, head: Head) -> None:
     Raises:
         HeadError: a logit is another one.
     """
-    exact = _logits(seen, head, seen.products)
+    exact = head.logits(seen.products + seen.bias)
     rounding = 0.5 * torch.finfo(seen.models.dtype).eps
     # One of the product, one of each operation behind it, each at most as large as what it is applied to.
     operations = 1 + (head.logit_scale != 1) + 3 * (head.softcap is not None)
@@ -242,10 +291,28 @@ def _compare_scores(seen: _LastTokens, head: Head, targets: Tensor, temperature:
     Raises:
         HeadError: a difference is larger than what a product, that may be rounded up or down, can make.
     """
+    right, tolerance, unrounded = _by_softmax(seen, head, targets, temperature)
+    given = torch.stack([seen.logprob, seen.entropy]).to(right)
+    apart = (given - right).abs()
+    if not bool((apart <= tolerance).all()):
+        raise HeadError(
+            f"its log-probs differ by {float(apart[0].max()):.3g} and its entropies by {float(apart[1].max()):.3g} "
+            "nats from float64 softmax of its products"
+        )
+    return float((given[1] - unrounded).abs().max())
+
+
+def _by_softmax(seen: _LastTokens, head: Head, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Computes log-probs and entropies of products that are rounded as `operators` says, in float64.
+
+    Returns:
+        Both, `(2, P)`; how far others may be from them if products are rounded to a neighbour, `(2, P)`; and the
+        entropies of products that are not rounded, `(P,)`.
+    """
     targets = targets[:, None].to(seen.products.device)
 
     def by_softmax(products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logp = (_logits(seen, head, products) / temperature).log_softmax(-1)
+        logp = (head.logits(products + seen.bias) / temperature).log_softmax(-1)
         return logp, logp.gather(1, targets)[:, 0], torch.special.entr(logp.exp()).sum(-1)
 
     kind, error = seen.operators.dtype, _error(seen.operators, seen.norms)
@@ -257,12 +324,5 @@ def _compare_scores(seen: _LastTokens, head: Head, targets: Tensor, temperature:
     of_entropy = ((torch.special.entr(p) - p * entropy[:, None]).abs() * moved).sum(-1)
     # What float32 makes of logits of this size, and of the sigmoid that stands for a soft cap; and the second order.
     float32 = 2e-5 + 2.0**-20 * (seen.largest() + (head.softcap or 0)) / temperature
-    given = [scores.to(chosen) for scores in (seen.logprob, seen.entropy)]
-    pairs = ((given[0], chosen, of_chosen), (given[1], entropy, of_entropy))
-    apart = [(scored - right).abs() for scored, right, _ in pairs]
-    if not all(bool((a <= float32 + 2 * of).all()) for a, (*_, of) in zip(apart, pairs, strict=True)):
-        raise HeadError(
-            f"its log-probs differ by {float(apart[0].max()):.3g} and its entropies by {float(apart[1].max()):.3g} "
-            "nats from float64 softmax of its products"
-        )
-    return float((given[1] - by_softmax(seen.products)[2]).abs().max())
+    tolerance = float32 + 2 * torch.stack([of_chosen, of_entropy])
+    return torch.stack([chosen, entropy]), tolerance, by_softmax(seen.products)[2]

@@ -47,11 +47,14 @@ def product_dtypes(hidden: Tensor) -> tuple[torch.dtype, torch.dtype]:
     return compute, accumulation_dtype(compute) if kind == "cuda" and _MM_OUT_DTYPE else compute
 
 
-def to_bits(y: Tensor, m: Tensor, outer: float | Tensor, rows: slice, *, floor: bool = True) -> Tensor:
-    """Turns y in place into u = (y - m) log2(e) outer. The floor is needed wherever y may be -inf."""
+def to_bits(
+    y: Tensor, m: Tensor, outer: float | Tensor, rows: slice, *, floor: bool = True, out: Tensor | None = None
+) -> Tensor:
+    """Makes u = (y - m) log2(e) outer, in place of y or in `out`. The floor is needed wherever y may be -inf."""
     scale = math.log2(math.e) * outer
-    y.sub_(m[:, None]).mul_(scale[rows, None] if isinstance(scale, Tensor) else scale)
-    return y.clamp_(min=_FLOOR) if floor else y
+    u = torch.sub(y, m[:, None], out=y if out is None else out)
+    u.mul_(scale[rows, None] if isinstance(scale, Tensor) else scale)
+    return u.clamp_(min=_FLOOR) if floor else u
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,10 @@ class Sums:
         m = torch.full((tokens,), torch.finfo(dtype).min, dtype=dtype, device=device)
         return Sums(m, *(torch.zeros_like(m) for _ in range(6 if extras else 3)))
 
+    def of_extras(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Returns the last three, if they are asked for."""
+        return None if self.s2 is None or self.t2 is None or self.v is None else (self.s2, self.t2, self.v)
+
     def at(self, rows: slice) -> Sums:
         """Returns views of some tokens."""
         parts = (getattr(self, field.name) for field in fields(self))
@@ -119,16 +126,16 @@ class Coefficients(NamedTuple):
 
 
 class Passes(Protocol):
-    """What is done with a tile `z` of products: `rows` are its tokens, `block` its words."""
+    """What is done with a tile `z` of products as they arrive: `rows` are its tokens, `block` its words."""
 
     def __init__(self, tiles: Tiles, bias: Tensor | None, targets: Tensor, curve: LogitCurve, *, third: bool) -> None:
         """Takes what all tiles share. `third`: a third buffer is used, for extras or the gradient of a soft cap."""
 
     def fold(self, sums: Sums, z: Tensor, rows: slice, block: slice) -> None:
-        """Adds a tile to the sums; z is overwritten."""
+        """Adds a tile to the sums."""
 
     def gradient(self, c: Coefficients, z: Tensor, rows: slice, block: slice, out: Tensor) -> None:
-        """Writes the gradient of a tile's products to `out`, which may be z; z is overwritten."""
+        """Writes the gradient of a tile's products to `out`, which may be z."""
 
 
 def _tile_shape(tokens: int, device: torch.device) -> tuple[int, int]:
@@ -147,21 +154,20 @@ class Tiles:
 
     def __init__(self, hidden: Tensor, weight: Tensor) -> None:
         device = hidden.device
-        self.compute_dtype, arrives = product_dtypes(hidden)
+        self.compute_dtype, self.arrives = product_dtypes(hidden)
         self.dtype = accumulation_dtype(self.compute_dtype)
         self.hidden, self.weight = hidden.to(self.compute_dtype), weight
         self.token_block, self.vocab_block = _tile_shape(hidden.shape[0], device)
         self.vocab_block = min(self.vocab_block, weight.shape[0])
-        self.exact = self.compute_dtype == self.dtype
-        self.fp32_product = not self.exact and arrives == self.dtype
         # A float16 product is rounded to -inf below -65504.
-        self.finite = self.exact or self.fp32_product or self.compute_dtype == torch.bfloat16
-        self._z = self.scratch(self.dtype)
-        self._rounded = self._z if self.exact else self.scratch(self.compute_dtype)
+        self.finite = self.arrives != torch.float16
+        self._buffers: dict[torch.dtype, Tensor] = {}
 
-    def scratch(self, dtype: torch.dtype) -> Tensor:
-        """Returns a buffer of the size of a tile."""
-        return torch.empty(self.token_block * self.vocab_block, dtype=dtype, device=self.hidden.device)
+    def _buffer(self, dtype: torch.dtype, n: int, v: int) -> Tensor:
+        """Returns the one buffer of a dtype, as a matrix."""
+        if dtype not in self._buffers:
+            self._buffers[dtype] = self.hidden.new_empty(self.token_block * self.vocab_block, dtype=dtype)
+        return self._buffers[dtype][: n * v].view(n, v)
 
     def vocabulary(self) -> Iterator[tuple[slice, Tensor]]:
         """Yields vocabulary blocks: indices, and rows of the head in the compute dtype."""
@@ -175,26 +181,20 @@ class Tiles:
             yield slice(lo, min(lo + self.token_block, self.hidden.shape[0]))
 
     def product(self, rows: slice, w: Tensor) -> Tensor:
-        """Returns the tile of some tokens and rows of the head, in the accumulation dtype."""
-        n, v = rows.stop - rows.start, w.shape[0]
-        z = self._z[: n * v].view(n, v)
-        if self.exact:
-            torch.mm(self.hidden[rows], w.t(), out=z)
-        elif self.fp32_product:
-            torch.mm(self.hidden[rows], w.t(), out_dtype=torch.float32, out=z)
-        else:
-            z.copy_(torch.mm(self.hidden[rows], w.t(), out=self.rounded(z)))
-        return z
+        """Returns the tile of some tokens and rows of the head, in the dtype in which products arrive."""
+        z = self._buffer(self.arrives, rows.stop - rows.start, w.shape[0])
+        wider = {} if self.arrives == self.compute_dtype else {"out_dtype": self.arrives}
+        return torch.mm(self.hidden[rows], w.t(), out=z, **wider)
 
-    def rounded(self, z: Tensor) -> Tensor:
-        """Returns a buffer like `z` of the dtype of the products: z itself where that is the same."""
-        return z if self.exact else self._rounded[: z.numel()].view_as(z)
+    def like(self, z: Tensor, dtype: torch.dtype) -> Tensor:
+        """Returns a buffer like the tile `z` of this dtype: z itself where that is its own."""
+        return self._buffer(dtype, *z.shape)
 
     def add_product(self, acc: Tensor, a: Tensor, b: Tensor) -> None:
         """Computes `acc += a @ b`, for an `acc` of the accumulation dtype."""
-        if self.exact:
+        if self.compute_dtype == self.dtype:
             acc.addmm_(a, b)
-        elif self.fp32_product:
+        elif self.arrives == self.dtype:
             acc.add_(torch.mm(a, b, out_dtype=torch.float32))
         else:
             acc.add_(a @ b)
@@ -207,8 +207,16 @@ def _at_target(targets: Tensor, block: slice) -> tuple[Tensor, Tensor]:
     return column.clamp_(0, block.stop - block.start - 1).unsqueeze(1), inside
 
 
+def _piece(device: torch.device) -> int:
+    """Returns the elements of the part of a tile that all passes go over together.
+
+    On a CPU it stays in the cache that each core has for itself; elsewhere it hides kernel launches.
+    """
+    return torch.get_num_threads() << 17 if device.type == "cpu" else 1 << 24
+
+
 class TorchPasses:
-    """The passes in PyTorch, several per tile: the reference, and the only ones off NVIDIA GPUs."""
+    """The passes in PyTorch, several for each piece of a tile: the reference, and the only ones off NVIDIA GPUs."""
 
     def __init__(self, tiles: Tiles, bias: Tensor | None, targets: Tensor, curve: LogitCurve, *, third: bool) -> None:
         """Takes what all tiles share."""
@@ -217,17 +225,26 @@ class TorchPasses:
         # A word that a bias of -inf removed stays removed: the cap would bring it back at -cap.
         removed = self.bias is not None and curve.inner is not None and bool(self.bias.isneginf().any())
         self.removed = self.bias.isneginf() if removed and self.bias is not None else None
-        self._e = tiles.scratch(tiles.dtype)
-        self._x = tiles.scratch(tiles.dtype) if third else None
+        size = min(tiles.token_block * tiles.vocab_block, max(tiles.vocab_block, _piece(tiles.hidden.device)))
+        self._buffers = [tiles.hidden.new_empty(size, dtype=tiles.dtype) for _ in range(3 if third else 2)]
 
-    def _buffers(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        e = self._e[: z.numel()].view_as(z)
-        return e, e if self._x is None else self._x[: z.numel()].view_as(z)
+    def _pieces(self, z: Tensor, rows: slice) -> Iterator[tuple[slice, slice, Tensor, Tensor, Tensor]]:
+        """Yields a few tokens at a time: which of the tile, which of all, and three buffers; without a third, two."""
+        words = z.shape[1]
+        step = max(1, self._buffers[0].numel() // words)
+        for lo in range(0, len(z), step):
+            hi = min(lo + step, len(z))
+            u, e, *x = (buffer[: (hi - lo) * words].view(hi - lo, words) for buffer in self._buffers)
+            yield slice(lo, hi), slice(rows.start + lo, rows.start + hi), u, e, x[0] if x else e
 
-    def _y(self, z: Tensor, block: slice) -> Tensor:
+    def _y(self, z: Tensor, y: Tensor, block: slice) -> Tensor:
+        """Returns y of products z: written to `y`, or z itself where it is the same."""
+        if z.dtype == y.dtype and self.bias is None and self.curve.inner is None:
+            return z
+        y.copy_(z)
         if self.bias is not None:
-            z.add_(self.bias[block])
-        return z if self.curve.inner is None else z.mul_(self.curve.inner).sigmoid_()
+            y.add_(self.bias[block])
+        return y if self.curve.inner is None else y.mul_(self.curve.inner).sigmoid_()
 
     def _remove(self, y: Tensor, block: slice) -> None:
         if self.removed is not None:
@@ -235,48 +252,59 @@ class TorchPasses:
 
     def fold(self, sums: Sums, z: Tensor, rows: slice, block: slice) -> None:
         """Adds a tile to the sums."""
-        have, (e, x) = sums.at(rows), self._buffers(z)
-        y = self._y(z, block)
-        self._remove(y, block)
+        have = sums.at(rows)
         column, inside = _at_target(self.targets[rows], block)
-        have.y.copy_(torch.where(inside, y.gather(1, column).squeeze(1), have.y))
-        m = torch.maximum(have.m, y.amax(1))
-        u = to_bits(y, m, self.curve.outer, rows, floor=self.floor)
-        torch.exp2(u, out=e)
+        had = have.of_extras()
+        new = Sums(*have.m.new_empty(4 if had is None else 7, len(z)).unbind())
+        extras = new.of_extras()
+        for some, at, u, e, x in self._pieces(z, rows):
+            y = self._y(z[some], u, block)
+            self._remove(y, block)
+            torch.maximum(have.m[some], y.amax(1), out=new.m[some])
+            new.y[some] = y.gather(1, column[some]).squeeze(1)
+            to_bits(y, new.m[some], self.curve.outer, at, floor=self.floor, out=u)
+            torch.exp2(u, out=e)
+            torch.sum(e, 1, out=new.s[some])
+            if extras is None:
+                torch.sum(e.mul_(u), 1, out=new.t[some])
+            else:
+                s2, t2, v = (part[some] for part in extras)
+                torch.linalg.vector_norm(e, dim=1, out=s2)
+                torch.sum(torch.mul(e, u, out=x), 1, out=new.t[some])
+                torch.sum(e.mul_(x), 1, out=t2)
+                torch.sum(u.mul_(x), 1, out=v)
+        have.y.copy_(torch.where(inside, new.y, have.y))
         # A maximum that moves by delta <= 0 bits turns S into 2^delta S, and T into 2^delta (T + delta S).
-        delta = to_bits(have.m[:, None].clone(), m, self.curve.outer, rows).squeeze(1)
+        delta = to_bits(have.m[:, None].clone(), new.m, self.curve.outer, rows).squeeze(1)
         r = delta.exp2()
-        if have.s2 is not None and have.t2 is not None and have.v is not None:
-            have.v.add_(delta * (2 * have.t + delta * have.s)).mul_(r)
-            have.t2.add_(delta * have.s2).mul_(r * r)
-            have.s2.mul_(r * r).add_(torch.linalg.vector_norm(e, dim=1).square_())
-        have.t.add_(delta * have.s).mul_(r)
-        have.s.mul_(r).add_(e.sum(1))
-        have.m.copy_(m)
-        if have.t2 is None or have.v is None:
-            have.t.add_(e.mul_(u).sum(1))
-        else:
-            torch.mul(e, u, out=x)
-            have.t.add_(x.sum(1))
-            have.t2.add_(e.mul_(x).sum(1))
-            have.v.add_(u.mul_(x).sum(1))
+        if had is not None and extras is not None:
+            (had_s2, had_t2, had_v), (s2, t2, v) = had, extras
+            had_v.add_(delta * (2 * have.t + delta * have.s)).mul_(r).add_(v)
+            had_t2.add_(delta * had_s2).mul_(r * r).add_(t2)
+            had_s2.mul_(r * r).add_(s2.square())
+        have.t.add_(delta * have.s).mul_(r).add_(new.t)
+        have.s.mul_(r).add_(new.s)
+        have.m.copy_(new.m)
 
     def gradient(self, c: Coefficients, z: Tensor, rows: slice, block: slice, out: Tensor) -> None:
         """Writes the gradient of a tile's products to `out`."""
-        e, x = self._buffers(z)
-        y = self._y(z, block)
-        if self.curve.inner is not None:
-            torch.mul(y, y, out=x).sub_(y)
-            self._remove(y, block)
-        u = to_bits(y, c.m[rows], self.curve.outer, rows, floor=self.floor)
-        if c.slope is None:
-            dz = u.exp2_().mul_(c.constant[rows, None])
-        else:
-            torch.exp2(u, out=e)
-            dz = u.mul_(c.slope[rows, None]).add_(c.constant[rows, None]).mul_(e)
         column, inside = _at_target(self.targets[rows], block)
-        dz.scatter_add_(1, column, (c.at_y[rows] * inside).unsqueeze(1))
-        if self.curve.inner is not None:
-            dz.mul_(x)
-        if out is not dz:
-            out.copy_(dz)
+        at_y = (c.at_y[rows] * inside).unsqueeze(1)
+        for some, at, u, e, x in self._pieces(z, rows):
+            y = self._y(z[some], u, block)
+            if self.curve.inner is not None:
+                torch.mul(y, y, out=x).sub_(y)
+                self._remove(y, block)
+            to_bits(y, c.m[at], self.curve.outer, at, floor=self.floor, out=u)
+            if c.slope is None:
+                u.exp2_()
+                factor = c.constant[at, None]
+            else:
+                factor = torch.exp2(u, out=e)
+                u.mul_(c.slope[at, None]).add_(c.constant[at, None])
+            dz = torch.mul(u, factor, out=out[some] if out.dtype == u.dtype else u)
+            dz.scatter_add_(1, column[some], at_y[some])
+            if self.curve.inner is not None:
+                dz.mul_(x)
+            if dz is u:
+                out[some].copy_(u)

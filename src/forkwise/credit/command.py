@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from forkwise.credit.arms import ScoredMethod, choose_arms
+from forkwise.constants import check_number
+from forkwise.credit.arms import Given, choose_arms, with_model
 from forkwise.credit.bank import SHIPPED, Bank, read_bank, write_bank
 from forkwise.credit.options import CreditOptions
 from forkwise.credit.results import Credit, GradientCredit, write
@@ -27,13 +28,16 @@ def run_credit(given: Sequence[Path], options: CreditOptions) -> Credit:
         InputError: something given cannot be used, or a bank is too small for any claim.
     """
     check_level(options.level)
-    arms, left = choose_arms(options.method, only=options.only)
     if len(options.groups) != len(options.model):
         raise InputError(
             f"--groups is given {len(options.groups)} times and --model {len(options.model)} times: each table needs "
             "the model that drew it, in the same order."
         )
+    if options.updates and not options.groups:
+        raise InputError("--updates moves the policy of --groups, and there is none: give the table and its --model.")
+    check_number("learning-rate", options.learning_rate, 0, above=True)
     banks, inputs = read_banks(given) if given or not options.groups else ([], [])
+    arms, left = choose_arms(options.method, Given(), only=options.only) if banks else ([], [])
     if options.pack is not None:
         if len(banks) != 1:
             raise InputError(f"--pack writes one bank, and there are {len(banks)}: give the one folder.")
@@ -44,19 +48,22 @@ def run_credit(given: Sequence[Path], options: CreditOptions) -> Credit:
         settings=_settings(options),
         inputs=[*inputs, *inputs_of(file for table in options.groups for file in source_files(table))],
         forkwise=__version__,
-        gradients=_gradients(arms, options),
+        gradients=_gradients(options),
     )
     if options.out is not None:
         write(options.out, result)
     return result
 
 
-def _gradients(arms: Sequence[ScoredMethod], options: CreditOptions) -> list[GradientCredit]:
+def _gradients(options: CreditOptions) -> list[GradientCredit]:
     if not options.groups:
         return []
     from forkwise.credit.updates import score_updates  # loads transformers
 
-    return [score_updates(*pair, arms, options) for pair in zip(options.groups, options.model, strict=True)]
+    arms, left = choose_arms(options.method, with_model(several=options.updates > 0), only=options.only)
+    pairs = zip(options.groups, options.model, strict=True)
+    scored = [score_updates(*pair, arms, options) for pair in pairs]
+    return [replace(one, not_scored=[*left, *one.not_scored]) for one in scored]
 
 
 def read_banks(given: Sequence[Path]) -> tuple[list[Bank], list[Input]]:

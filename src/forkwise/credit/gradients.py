@@ -1,8 +1,9 @@
 """Credit in gradients: how near the update that a method makes is to the true policy gradient.
 
-The gradient is that of the output layer, which is exact and cheap: of a token `(e_a - p) h'`, with `h` what the layer
-is given. The update of a group is the sum of its tokens' gradients, each times the method's advantage. The true
-gradient of the chance of a right answer is what RLOO's update is in the mean, without bias.
+The gradient is that of the output layer, which is exact and cheap, of a token `(e_a - p) h'`, with `h` what the layer
+is given; or that of all parameters. The update of a group is the sum of its tokens' gradients, each times what the
+method makes of it. The true gradient of the chance of a right answer is what RLOO's update is in the mean, without
+bias, on completions of the very policy.
 
 Problems are drawn anew for every update, so expectations are over problems and completions together, and inner products
 of two of them are estimated without bias by products of *different* problems. With u a method's update of a group, v
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,10 +31,11 @@ from torch import Tensor
 from forkwise.credit.agreement import Jackknife
 from forkwise.explore.contrast import FloatArray
 
+_ENTRIES = 1 << 18  # whose products are added up at a time
 Parts = tuple[Tensor, Tensor, Tensor]
 """What the updates of a group are made of: advantages `(M, L)`, `e_a - p` `(L, V)` and `h` `(L, D)`."""
-Problems = Callable[[], Iterator[list[Parts]]]
-"""Yields the groups of each problem."""
+Problems = Callable[[], Iterator[list[Any]]]
+"""Yields the groups of each problem, each as what `update` takes."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +94,20 @@ class Products:
         return self.combined(weight, len(kept))
 
 
-def products(problems: Problems, reference: int, size: int) -> Products:
+def update(advantages_ML: Tensor, residual_LV: Tensor, hidden_LD: Tensor) -> Tensor:
+    """Computes the methods' updates of a group in the output layer, `(M, V D)`."""
+    weighted_MVL = advantages_ML[:, None, :] * residual_LV.T[None]
+    return (weighted_MVL @ hidden_LD).flatten(1)
+
+
+def products(problems: Problems, reference: int, size: int, update: Callable[..., Tensor] = update) -> Products:
     """Computes the products in two passes over the problems.
 
     Args:
         problems: called twice; the same groups in the same order.
         reference: which of the methods is the true gradient.
         size: completions of a group.
+        update: makes the updates of a group, `(M, F)`, of its parts.
     """
     total_MF: Tensor | None = None
     for groups in problems():
@@ -116,14 +126,10 @@ def products(problems: Problems, reference: int, size: int) -> Products:
 
 
 def _gram(a_MF: Tensor, b_MF: Tensor) -> FloatArray:
-    gram: FloatArray = (a_MF.double() @ b_MF.double().T).numpy()
+    gram = np.zeros((len(a_MF), len(b_MF)))
+    for a, b in zip(a_MF.split(_ENTRIES, dim=1), b_MF.split(_ENTRIES, dim=1), strict=True):
+        gram += (a.double() @ b.double().T).numpy()
     return gram
-
-
-def update(advantages_ML: Tensor, residual_LV: Tensor, hidden_LD: Tensor) -> Tensor:
-    """Computes the methods' updates of a group, `(M, V D)`."""
-    weighted_MVL = advantages_ML[:, None, :] * residual_LV.T[None]
-    return (weighted_MVL @ hidden_LD).flatten(1)
 
 
 # ------------------------------------------------------------------------------------------------- numbers of a method

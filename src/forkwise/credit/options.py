@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from forkwise.parameters import Level
 
 Half = Literal["all", "first", "second"]
+Gradients = Literal["head", "all"]
 
 
 @dataclass(frozen=True)
@@ -34,4 +35,7 @@ class CreditOptions:
     )
     group_size: Annotated[int, "Completions of a group in --groups.", {"min": 2}] = 16
     completions: Annotated[int, "Of the update whose cosine is given.", {"min": 2}] = 256
+    gradients: Annotated[Gradients, "Of the output layer alone, or of all parameters, which takes long."] = "head"
+    updates: Annotated[int, "Move the policy first, by so many of GRPO's on every second problem.", {"min": 0}] = 0
+    learning_rate: Annotated[float, "Of these updates."] = 3e-4
     pack: Annotated[Path | None, "Also write the one bank given to this file, small and by itself."] = None

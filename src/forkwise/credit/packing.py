@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from forkwise.credit.arms import More
 from forkwise.credit.bank import Bank, Groups, rounded
-from forkwise.credit.policy import Policy, token_numbers
+from forkwise.credit.policy import Policy, ScoredGroup, token_numbers
 from forkwise.errors import InputError
 from forkwise.explore.contrast import FloatArray
 from forkwise.explore.tokenisation import prompt_ids
-from forkwise.folders.results import inputs_of
+from forkwise.folders.results import Input, inputs_of
 from forkwise.forks import results
-from forkwise.forks.continuing import Continued, read_continued
 from forkwise.forks.estimators import halved
 from forkwise.forks.frame import load_pool
 from forkwise.forks.options import ForksOptions
+from forkwise.forks.stored import Continued, read_continued
 from forkwise.progress import Meter
 from forkwise.samples import read_samples
 from forkwise.version import __version__
@@ -40,6 +43,11 @@ def make_bank(folder: Path) -> Bank:
             "--outcome correct."
         )
     settings = forks.settings
+    if settings.get("server"):
+        raise InputError(
+            f"'{folder}' was continued through a server, which forces no tokens, so nobody knows what they are worth: "
+            "run forkwise forks without --server."
+        )
     known = {name: settings[name] for name in ("temperature", "top_p", "max_tokens", "device", "dtype")}
     pool = load_pool(folder / "tokens", ForksOptions(model=forks.model, out=folder, **known))
     if pool.sampling.top_p < 1:
@@ -77,7 +85,7 @@ def make_bank(folder: Path) -> Bank:
             "continuations": forks.cost.continuations,
             "of_problems": forks.of_problems,
             "forks": inputs_of([folder / results.FILE])[0].sha256,
-            "samples": [{"path": file.path, "sha256": file.sha256} for file in forks.inputs],
+            "samples": _digest(forks.inputs),
             "forkwise": __version__,
         },
         groups=groups,
@@ -87,6 +95,12 @@ def make_bank(folder: Path) -> Bank:
         error_K=_stored([_number(s.forced[0].error, folder) for s in states]),
         half_K2=_stored(halves[order]),
     )
+
+
+def _digest(files: Sequence[Input]) -> dict[str, Any]:
+    """Names many files by one hash: of their own, in their order."""
+    whole = hashlib.sha256("".join(file.sha256 for file in files).encode())
+    return {"files": len(files), "sha256": whole.hexdigest()}
 
 
 def _stored(values: Any) -> FloatArray:
@@ -155,3 +169,54 @@ def make_groups(rows: Sequence[Mapping[str, Any]], policy: Policy, where: str) -
         np.array([i for row in ordered for i in row["token_ids"]], dtype=np.int64),
         **{f"{name}_N": rounded(name, np.concatenate(values)) for name, values in numbers.items()},
     )
+
+
+def renewed(groups: Groups, policy: Policy, prompts: Mapping[str, Sequence[int]]) -> Groups:
+    """Returns the same completions with the numbers of another policy.
+
+    Args:
+        prompts: token ids of the prompt of each of the groups' problems.
+    """
+    numbers: dict[str, list[FloatArray]] = {}
+    for scored, ids_L in _scored(groups, policy, prompts, hidden=False):
+        for name, values in token_numbers(scored.log_probs_LV, ids_L).items():
+            numbers.setdefault(f"{name}_N", []).append(values.cpu().numpy())
+    changed: dict[str, Any] = {name: np.concatenate(values) for name, values in numbers.items()}
+    return replace(groups, **changed)
+
+
+def more_of(
+    groups: Groups, policy: Policy, prompts: Mapping[str, Sequence[int]], factors: Sequence[float], *, hidden: bool
+) -> More:
+    """Asks the policy that drew the groups for what few methods want: see `More`.
+
+    Args:
+        factors: of the sampling temperature, for log-probs at another one.
+    """
+    tempered: dict[float, list[FloatArray]] = {factor: [] for factor in factors}
+    states = []
+    for scored, ids_L in _scored(groups, policy, prompts, hidden=hidden):
+        for factor, parts in tempered.items():
+            log_p = (scored.log_probs_LV.double() / factor).log_softmax(-1)
+            parts.append(log_p.gather(1, ids_L[:, None])[:, 0].cpu().numpy())
+        if scored.hidden_LD is not None:
+            states.append(scored.hidden_LD.to(torch.bfloat16).cpu())
+    return More(
+        {factor: np.concatenate(parts) for factor, parts in tempered.items()}, torch.cat(states) if hidden else None
+    )
+
+
+def _scored(
+    groups: Groups, policy: Policy, prompts: Mapping[str, Sequence[int]], *, hidden: bool
+) -> Iterator[tuple[ScoredGroup, torch.Tensor]]:
+    for problem, completions in zip(groups.problems, completions_of(groups), strict=True):
+        flat = torch.tensor([i for completion in completions for i in completion], device=policy.model.device)
+        yield policy.score(prompts[problem], completions, hidden=hidden), flat
+
+
+def completions_of(groups: Groups) -> list[list[list[int]]]:
+    """Returns the token ids of the completions of each problem."""
+    of: list[list[list[int]]] = [[] for _ in groups.problems]
+    for q, ids in zip(groups.problem_S, np.split(groups.ids_N, np.cumsum(groups.length_S)[:-1]), strict=True):
+        of[int(q)].append(ids.tolist())
+    return of

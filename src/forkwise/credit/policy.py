@@ -48,7 +48,6 @@ class Policy:
         """Names the weights."""
         return fingerprint(self.model)
 
-    @torch.inference_mode()
     def score(
         self, prompt: Sequence[int], completions: Sequence[Sequence[int]], *, hidden: bool = False
     ) -> ScoredGroup:
@@ -57,6 +56,41 @@ class Policy:
         Raises:
             InputError: the model cannot be run on them, or its output layer is no linear one that was asked for.
         """
+        with torch.no_grad():
+            picked, given = self._logits(prompt, completions, hidden=hidden)
+            return ScoredGroup(picked.log_softmax(-1), given)
+
+    def update(
+        self,
+        prompt: Sequence[int],
+        completions: Sequence[Sequence[int]],
+        advantages_ML: Tensor,
+        direction_LV: Tensor,
+    ) -> Tensor:
+        """Computes updates of all parameters, `(M, parameters)`, from directions in the logits.
+
+        Args:
+            advantages_ML: of each token; or `(M, 2 L)`, as the directions.
+            direction_LV: in the logits over the temperature, `e_a - p`; or `(2 L, V)`, two for each token.
+        """
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        with torch.enable_grad():
+            picked, _ = self._logits(prompt, completions, hidden=False)
+            tokens, vocabulary = picked.shape
+            update_MF = torch.zeros(len(advantages_ML), sum(weight.numel() for weight in weights))
+            for row, advantages_L in zip(update_MF, advantages_ML, strict=True):
+                if bool(advantages_L.any()):
+                    along_LV = (advantages_L[:, None] * direction_LV).view(-1, tokens, vocabulary).sum(0)
+                    parts = torch.autograd.grad(
+                        picked, weights, along_LV, retain_graph=True, allow_unused=True, materialize_grads=True
+                    )
+                    row.copy_(torch.cat([part.flatten() for part in parts]))
+        return update_MF
+
+    def _logits(
+        self, prompt: Sequence[int], completions: Sequence[Sequence[int]], *, hidden: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns the logits over the temperature before each token, and what the output layer was given there."""
         device = self.model.device
         width = len(prompt) + max(map(len, completions))
         check_length(self.model, width - 1, "A sample, before its last token,")
@@ -84,7 +118,7 @@ class Policy:
             if handle is not None:
                 handle.remove()
         picked = logits[places[:, 0], places[:, 1]].float() / self.temperature
-        return ScoredGroup(picked.log_softmax(-1), given[0][places[:, 0], places[:, 1]].float() if hidden else None)
+        return picked, given[0][places[:, 0], places[:, 1]].float() if hidden else None
 
 
 def token_numbers(log_probs_LV: Tensor, ids_L: Tensor) -> dict[str, Tensor]:

@@ -100,7 +100,7 @@ class BankCredit:
 
 @dataclass(frozen=True)
 class MethodGradient:
-    """How near a method's update is to the true policy gradient, in the output layer."""
+    """How near a method's update is to the true policy gradient."""
 
     method: str
     direction: Estimate
@@ -134,6 +134,30 @@ class WeightBin:
 
 
 @dataclass(frozen=True)
+class Moved:
+    """How the policy was moved before the methods were scored, and how far it went."""
+
+    updates: int
+    of: int
+    """Completions of each of these updates."""
+    problems: int
+    """Problems whose groups it learned from, which are not among those that are scored."""
+    learning_rate: float
+    log_ratio: float
+    """Mean `|log pi - log pi_old|` of the scored groups' tokens, nats."""
+    outside: float
+    """Share of these tokens with a ratio outside 0.8 to 1.2."""
+    effective: float
+    """What completions weighed by their whole ratio are worth in completions of the moved policy, as a share."""
+    right_before: float
+    right_after: float
+    """Share of right completions to the scored problems, of the policy that drew the groups and of the moved one."""
+    fresh: Estimate
+    """Cosine of GRPO's update on groups that the moved policy drew."""
+    fresh_minus_grpo: Estimate
+
+
+@dataclass(frozen=True)
 class GradientCredit:
     """The updates of every method, on the groups of one samples table."""
 
@@ -153,6 +177,11 @@ class GradientCredit:
     methods: list[MethodGradient]
     """GRPO first, then by `cosine`, falling."""
     bins: list[WeightBin]
+    parameters: str = "head"
+    """Whose gradients: `head`, of the output layer, or `all`."""
+    not_scored: list[NotScored] = field(default_factory=list)
+    moved: Moved | None = None
+    """None where the policy is the one that drew the groups."""
 
 
 @dataclass(frozen=True)

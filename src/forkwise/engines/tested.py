@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -10,27 +13,53 @@ class TestedEngine(NamedTuple):
 
     Attributes:
         name: as its makers write it.
-        package: the installed distribution.
+        package: the distribution.
+        part: a folder or file of it by which it is known, since others have packages of these names too.
         tested: with what, and how.
     """
 
     name: str
     package: str
+    part: str
     tested: str
+
+    def version(self) -> str | None:
+        """Returns the version that can be imported here, without importing it; None if there is none.
+
+        "from its sources" is that of a checkout on the path.
+        """
+        package, _, part = self.part.partition("/")
+        spec = find_spec(package)
+        places = spec.submodule_search_locations if spec else None
+        if not any((Path(place) / part).exists() for place in places or ()):
+            return None
+        try:
+            return version(self.package)
+        except PackageNotFoundError:
+            return "from its sources"
+
+    def requires(self) -> list[str]:
+        """Returns the requirements of the installed distribution, none if it is not here."""
+        try:
+            return requires(self.package) or [] if self.version() else []
+        except PackageNotFoundError:
+            return []
 
 
 ENGINES = (
-    TestedEngine("TRL", "trl", "whole runs with 1.9 to 1.16; asynchronous GRPO with 1.16"),
-    TestedEngine("verl", "verl", "whole runs on CPUs with 0.9.1"),
-    TestedEngine("slime", "slime", "on a stand-in for its interface"),
-    TestedEngine("vime", "vime", "on slime's interface, which it shares"),
-    TestedEngine("miles", "miles", "its loss hook, on a stand-in for its interface"),
-    TestedEngine("AReaL", "areal", "its own loss and tracker, of 1.0.4"),
-    TestedEngine("Unsloth", "unsloth", "its own loss, of unsloth_zoo 2026.10.9; its hook in TRL"),
-    TestedEngine("ms-swift", "ms-swift", "its own loss, with 4.6.0"),
-    TestedEngine("OpenRLHF", "openrlhf", "its own loss, with 0.11.2"),
-    TestedEngine("ROLL", "roll", "on a stand-in for its interface"),
-    TestedEngine("prime-rl", "prime-rl", "on a stand-in for its interface"),
-    TestedEngine("NeMo-RL", "nemo-rl", "on a stand-in for its interface"),
-    TestedEngine("tinker-cookbook", "tinker-cookbook", "surprisal only, on the data of tinker 0.38.0"),
+    TestedEngine("TRL", "trl", "trl/trainer", "whole runs with 1.9 to 1.16; asynchronous GRPO with 1.16"),
+    TestedEngine("verl", "verl", "verl/trainer", "whole runs on CPUs with 0.9.1"),
+    TestedEngine("slime", "slime", "slime/backends", "its own loss, at 624b824a8; its rollout hook on a stand-in"),
+    TestedEngine("vime", "vime", "vime/backends", "read: its interface is slime's"),
+    TestedEngine("miles", "miles", "miles/backends", "its loss hook, on a stand-in for its interface"),
+    TestedEngine("AReaL", "areal", "areal/trainer", "its own loss, update and tracker, of 1.0.4"),
+    TestedEngine("Unsloth", "unsloth", "unsloth/models", "its own loss, of unsloth_zoo 2026.10.9; its hook in TRL"),
+    TestedEngine("ms-swift", "ms-swift", "swift/rlhf_trainers", "its own loss, with 4.6.0"),
+    TestedEngine("OpenRLHF", "openrlhf", "openrlhf/trainer", "its own loss, with 0.11.2"),
+    TestedEngine("ROLL", "roll", "roll/pipeline", "on a stand-in for its interface"),
+    TestedEngine("prime-rl", "prime-rl", "prime_rl/trainer", "on a stand-in for its interface"),
+    TestedEngine("NeMo-RL", "nemo-rl", "nemo_rl/algorithms", "on a stand-in for its interface"),
+    TestedEngine(
+        "tinker-cookbook", "tinker-cookbook", "tinker_cookbook/rl", "surprisal only, on data of tinker 0.38.0"
+    ),
 )

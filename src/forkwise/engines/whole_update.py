@@ -19,7 +19,7 @@ from forkwise.methods.chain import run_token_methods
 
 _PER_TOKEN = (
     *("advantages", "mask", "entropy", "old_entropy", "logprobs", "old_logprobs"),
-    *("tempered_logprobs", "sum_p2_log", "nucleus_entropy", "ids"),
+    *("tempered_logprobs", "other_logprobs", "sum_p2_log", "nucleus_entropy", "image_similarity", "ids"),
 )
 
 

@@ -20,6 +20,7 @@ from forkwise.explore.encoders import load_encoder, remembering
 from forkwise.explore.lexicon import load_lexicon, load_reflective
 from forkwise.explore.options import ExploreOptions
 from forkwise.explore.results import Exploration, RunExploration, TrainingRow, write
+from forkwise.explore.sentences import words_of
 from forkwise.explore.settings import ExploreSettings
 from forkwise.explore.traces import Origin, RunTraces, Trace, check_side_by_side, load_traces
 from forkwise.folders.results import inputs_of
@@ -59,7 +60,7 @@ def _explore(options: ExploreOptions, tables: Sequence[OpenTable], base_table: O
         vocabulary_source="as given" if options.vocabulary else "assumed: not below any in common use",
         resampling=Resampling(options.level, options.resamples, options.seed),
     )
-    breaks = [word.strip() for word in options.breaks.split(",") if word.strip()]
+    breaks = words_of(options.breaks)
     base, encoder = _base(options, base_table, breaks), None
     scorer = _scorer(options)
     all_runs: list[RunTraces] = []

@@ -118,3 +118,8 @@ def _at_line_start(text: str, position: int, before: str) -> bool:
     """Whether only the number of a list item stands between the line's start and `position`."""
     line = text.rfind("\n", 0, position) + 1
     return re.fullmatch(r"[\s>*_#-]*\(?\w{1,4}", text[line:position]) is not None
+
+
+def words_of(breaks: str) -> list[str]:
+    """Returns the words of `--breaks`, which commas separate."""
+    return [word.strip() for word in breaks.split(",") if word.strip()]

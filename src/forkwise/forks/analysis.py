@@ -6,14 +6,13 @@ Suffixes: C answers, D draws of the null, N states, Q problems, R continuations.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
 from forkwise.explore.contrast import FEWEST_MARKS, BoolArray, FloatArray, IntArray, cluster_t
 from forkwise.explore.findings import Estimate
-from forkwise.forks.continuing import Continued
 from forkwise.forks.estimators import (
     Budget,
     StateValue,
@@ -22,11 +21,14 @@ from forkwise.forks.estimators import (
     permuted_decided,
     share_of,
     state_value,
+    value_error,
     weighted_mean,
 )
 from forkwise.forks.frame import CLASSES, Frame, Pool
 from forkwise.forks.results import ForcedToken, Part, StateRow, Top
+from forkwise.forks.second import SecondStage, combined
 from forkwise.forks.states import DrawnStates
+from forkwise.forks.stored import Continued
 from forkwise.progress import watch
 from forkwise.tasks.answers.classes import answer_classes
 
@@ -49,7 +51,6 @@ class StateEstimates:
     frame: Frame
     pool: Pool
     drawn: DrawnStates
-    values: list[StateValue]
     decided_N: FloatArray
     open_N: FloatArray
     weight_N: FloatArray
@@ -85,26 +86,53 @@ def estimate_states(
     level: float,
 ) -> StateEstimates:
     """Estimates every state, and draws the null of each."""
-    values, null = [], []
-    rng = np.random.default_rng([seed, 12])
-    for state in watch(continued, "dealing outcomes anew", "states"):
-        outcome_RC = outcomes(state.answers, state.correct, by_answer)
-        values.append(state_value(state.first.branches, outcome_RC))
-        null.append(permuted_decided(state.first.branches, outcome_RC, permutations, rng))
+    values, null_ND = _values(continued, by_answer, permutations, np.random.default_rng([seed, 12]))
     units = frame.table.units
     return StateEstimates(
         frame=frame,
         pool=pool,
         drawn=drawn,
-        values=values,
         decided_N=np.array([value.decided for value in values]),
         open_N=np.array([value.open for value in values]),
         weight_N=frame.per_trace_N[drawn.index] / drawn.chance,
         problem_N=units.problem_N[drawn.index],
         entropy_N=units.value_N[drawn.index],
-        null_ND=np.array(null),
+        null_ND=null_ND,
         level=level,
     )
+
+
+def _values(
+    continued: Sequence[Continued], by_answer: bool, permutations: int, rng: np.random.Generator
+) -> tuple[list[StateValue], FloatArray]:
+    values, null = [], []
+    for state in watch(continued, "dealing outcomes anew", "states"):
+        outcome_RC = outcomes(state.answers, state.correct, by_answer)
+        values.append(state_value(state.first.branches, outcome_RC))
+        null.append(permuted_decided(state.first.branches, outcome_RC, permutations, rng))
+    return values, np.array(null)
+
+
+def with_second(
+    estimates: StateEstimates,
+    again: SecondStage,
+    continued: Sequence[Continued],
+    share: float,
+    *,
+    by_answer: bool,
+    permutations: int,
+    seed: int,
+) -> StateEstimates:
+    """Adds the second stage: what the states of `again` decide by their further continuations.
+
+    Args:
+        share: of all continuations of a state that is continued again, the further ones.
+    """
+    values, null_MD = _values(continued, by_answer, permutations, np.random.default_rng([seed, 15]))
+    decided_N = combined(estimates.decided_N, again, np.array([value.decided for value in values]), share)
+    open_N = combined(estimates.open_N, again, np.array([value.open for value in values]), share)
+    null_ND = combined(estimates.null_ND, again, null_MD, share)
+    return replace(estimates, decided_N=decided_N, open_N=open_N, null_ND=null_ND)
 
 
 def outcomes(answers: Sequence[str | None], correct: Sequence[bool | None], by_answer: bool) -> FloatArray:
@@ -261,13 +289,16 @@ def tops(estimates: StateEstimates) -> list[Top]:
 # ------------------------------------------------------------------------------------------------------------- states
 
 
-def rows(estimates: StateEstimates, continued: Sequence[Continued], run: str) -> list[StateRow]:
-    """Makes the row of each state."""
+def rows(
+    estimates: StateEstimates, continued: Sequence[Continued], run: str, again: SecondStage | None = None
+) -> list[StateRow]:
+    """Makes the row of each state; V and what tokens are worth are those of the first stage."""
+    chance_again = {} if again is None else dict(zip(again.index.tolist(), again.chance.tolist(), strict=True))
     table, traces = estimates.frame.table, estimates.frame.traces
     state_rows = []
     for n, (i, state) in enumerate(zip(estimates.drawn.index.tolist(), continued, strict=True)):
         trace = traces[int(table.units.trace_N[i])]
-        first, value = state.first, None
+        first, value, error = state.first, None, None
         worth_G: list[float | None] = [None] * first.forced
         error_G: list[float | None] = [None] * first.forced
         if None not in state.correct:
@@ -275,6 +306,7 @@ def rows(estimates: StateEstimates, continued: Sequence[Continued], run: str) ->
             found_G, variance_G = advantages(first.branches, right_R)
             worth_G, error_G = list(found_G), list(np.sqrt(np.maximum(variance_G, 0.0)))
             value = float(state_value(first.branches, right_R[:, None]).value_C[0])
+            error = value_error(first.branches, right_R)
         columns = zip(first.tokens, state.texts, first.probabilities, worth_G, error_G, strict=False)
         state_rows.append(
             StateRow(
@@ -288,10 +320,12 @@ def rows(estimates: StateEstimates, continued: Sequence[Continued], run: str) ->
                 chance=float(estimates.drawn.chance[n]),
                 correct=trace.correct,
                 value=value,
-                decided=estimates.values[n].decided,
-                open=estimates.values[n].open,
-                p=_exceeding(estimates.null_ND[n], estimates.values[n].decided),
+                decided=float(estimates.decided_N[n]),
+                open=float(estimates.open_N[n]),
+                p=_exceeding(estimates.null_ND[n], float(estimates.decided_N[n])),
                 forced=[ForcedToken(*column) for column in list(columns)[: first.forced]],
+                value_error=error,
+                again=chance_again.get(n),
             )
         )
     return state_rows

@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from forkwise.forks import analysis
-from forkwise.forks.continuing import Continued, count_stored
+from forkwise.forks.analysis import StateEstimates
 from forkwise.forks.cost import Cost, cost_of, refuse_too_small
 from forkwise.forks.frame import Frame
 from forkwise.forks.options import ForksOptions
-from forkwise.forks.prepare import Prepared, continue_all, prepare
-from forkwise.forks.results import FirstToken, Forks, Seen, StateRow, write
+from forkwise.forks.prepare import Prepared, continue_all, continue_later, prepare
+from forkwise.forks.results import Forks, Seen, StateRow, write
+from forkwise.forks.second import SecondStage, choose_again, number_again
 from forkwise.forks.states import DrawnStates, draw, strata
+from forkwise.forks.stored import Continued, State, count_stored
+from forkwise.forks.ways import ways_of
 from forkwise.samples.direct import Imported, imported_from, open_table
 from forkwise.sampling.options import JudgeOptions
-from forkwise.terminal import one_line
 from forkwise.version import __version__
 
 _TO_READ = 10
@@ -25,7 +27,6 @@ _BEFORE = 200  # characters
 
 
 def run_forks(table: Path, options: ForksOptions, judging: JudgeOptions, announce: Callable[[Cost], None]) -> Forks:
-    """Continues and analyses; it has more than 60 lines because the result has so many parts, each of one line."""
     """Measures what the tokens of a table decide, and writes `forks.json` to `--out`.
 
     Args:
@@ -39,12 +40,13 @@ def run_forks(table: Path, options: ForksOptions, judging: JudgeOptions, announc
 
 
 def _forks(table: str, imported: Imported | None, ready: Prepared, announce: Callable[[Cost], None]) -> Forks:
+    """Continues and analyses; it has more than 60 lines because the result has so many parts, each of one line."""
     options, pool, frame = ready.options, ready.pool, ready.frame
     units = frame.table.units
     stratum_N, threshold = strata(units.value_N, frame.marked_N.astype(np.int64), options.quantile)
-    drawn = draw(stratum_N, units.value_N, units.problem_N, options.states, options.seed)
+    drawn = draw(stratum_N, units.value_N, units.problem_N, options.states, options.seed, frame.part_N)
     stored = count_stored(ready.folder, drawn.index.size)
-    cost = cost_of(frame, pool, drawn, options.continuations, stored, options.level)
+    cost = cost_of(frame, pool, drawn, options.continuations, stored, options.level, options.further)
     refuse_too_small(cost, units.value_N.size)
     places = [(int(units.trace_N[i]), int(frame.table.position_N[i]), int(i)) for i in drawn.index]
     states = [ready.state(*token, force=True) for token in places]
@@ -56,9 +58,12 @@ def _forks(table: str, imported: Imported | None, ready: Prepared, announce: Cal
         seed=options.seed,
         level=options.level,
     )
+    again, further = None, list[Continued]()
+    if options.further:
+        estimates, again, further = _continue_again(ready, states, estimates)
     budget = analysis.check_budget(estimates)
     shares = budget.agrees
-    rows = analysis.rows(estimates, continued, pool.rows[0]["run"])
+    rows = analysis.rows(estimates, continued, pool.rows[0]["run"], again)
     forks, false_forks, hidden = (
         [_seen(i, rows, continued, frame, drawn) for i in picked]
         for picked in analysis.to_read(rows, threshold, _TO_READ)
@@ -79,12 +84,12 @@ def _forks(table: str, imported: Imported | None, ready: Prepared, announce: Cal
         traces=len(frame.traces),
         tokens=units.value_N.size,
         cost=cost,
-        generated=sum(state.generated for state in continued),
-        cut=sum(state.cut for state in continued),
-        unscored=sum(state.correct.count(None) for state in continued),
+        generated=sum(state.generated for state in (*continued, *further)),
+        cut=sum(state.cut for state in (*continued, *further)),
+        unscored=sum(state.correct.count(None) for state in (*continued, *further)),
         unscored_samples=pool.unscored,
         empty=len(pool.rows) - len(frame.traces),
-        log_prob_difference=ready.log_prob_difference,
+        log_prob_difference=ready.engine.log_prob_difference,
         budget=budget,
         threshold=threshold,
         all=analysis.part(estimates, "all", everything, shares=False),
@@ -97,6 +102,8 @@ def _forks(table: str, imported: Imported | None, ready: Prepared, announce: Cal
         false_forks=false_forks,
         hidden_forks=hidden,
         states=rows,
+        strata=drawn.strata,
+        entropies=frame.entropies,
         imported=imported,
         forkwise=__version__,
     )
@@ -104,30 +111,27 @@ def _forks(table: str, imported: Imported | None, ready: Prepared, announce: Cal
     return result
 
 
+def _continue_again(
+    ready: Prepared, states: Sequence[State], estimates: StateEstimates
+) -> tuple[StateEstimates, SecondStage, list[Continued]]:
+    """Continues the states again whose F the first stage leaves most in doubt, and estimates anew."""
+    options = ready.options
+    number = number_again(len(states), options.further)
+    again = choose_again(estimates.null_ND.std(axis=1), estimates.weight_N, number, options.seed)
+    chosen = [states[n] for n in again.index]
+    further = continue_later(ready, chosen, f"further-{options.further}", options.further)
+    combined = analysis.with_second(
+        *(estimates, again, further, options.further / (options.further + options.continuations)),
+        by_answer=options.outcome == "answer",
+        permutations=options.permutations,
+        seed=options.seed,
+    )
+    return combined, again, further
+
+
 def _seen(n: int, rows: Sequence[StateRow], continued: Sequence[Continued], frame: Frame, drawn: DrawnStates) -> Seen:
     i = int(drawn.index[n])
     trace = frame.traces[int(frame.table.units.trace_N[i])]
     assert trace.tokens is not None
-    state, at = continued[n], trace.tokens.spans[int(frame.table.position_N[i])].start
-    first, start = state.first, 0
-    ends: dict[tuple[int, bool], list[int]] = {}  # a drawn token may be drawn again
-    for g, size in enumerate(first.sizes):
-        ends.setdefault((first.tokens[g], g < first.forced), []).extend(range(start, start + size))
-        start += size
-    text = dict(zip(first.tokens, state.texts, strict=True))
-    probability = dict(zip(first.tokens, first.probabilities, strict=True))
-    ways = []
-    for (token, forced), rows_of in ends.items():
-        correct = [state.correct[r] for r in rows_of]
-        ways.append(
-            FirstToken(
-                token=text[token],
-                probability=probability[token],
-                forced=forced,
-                continuations=len(rows_of),
-                right=None if None in correct else correct.count(True) / len(correct),
-                text=one_line(state.continuations[rows_of[0]], 2 * _BEFORE),
-            )
-        )
-    ways.sort(key=lambda way: -way.probability)
-    return Seen(rows[n], trace.text[max(0, at - _BEFORE) : at], ways)
+    at = trace.tokens.spans[int(frame.table.position_N[i])].start
+    return Seen(rows[n], trace.text[max(0, at - _BEFORE) : at], ways_of(continued[n], 2 * _BEFORE))

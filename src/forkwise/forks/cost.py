@@ -10,6 +10,7 @@ from scipy import stats
 from forkwise.errors import InputError
 from forkwise.explore.contrast import FloatArray
 from forkwise.forks.frame import Frame, Pool
+from forkwise.forks.second import number_again
 from forkwise.forks.states import DrawnStates
 
 _TAIL = 20.0  # the mean square of what tokens decide, in squares of their mean: a few decide most
@@ -32,16 +33,28 @@ class Cost:
     """What there is to decide, V0 (1 - V0)."""
     seconds: float | None = None
     """About, by the speed of one state; None where nothing is left to do."""
+    again: int = 0
+    """States of a later stage, at most; what they cost is in `tokens` and `seconds`."""
+    further: int = 0
+    """Continuations of each of these."""
 
 
-def cost_of(frame: Frame, pool: Pool, drawn: DrawnStates, continuations: int, stored: int, level: float) -> Cost:
-    """Estimates the cost of a draw, and forecasts the error of the sum of what tokens decide."""
+def cost_of(
+    frame: Frame, pool: Pool, drawn: DrawnStates, continuations: int, stored: int, level: float, further: int = 0
+) -> Cost:
+    """Estimates the cost of a draw, and forecasts the error of the sum of what tokens decide by its first stage.
+
+    Args:
+        further: continuations of a state in the second stage; 0 without one.
+    """
     table = frame.table
     length_T = np.bincount(table.units.trace_N)
     rest_N = (length_T[table.units.trace_N] - table.position_N - 1)[drawn.index]
     available = float(pool.available_Q.mean())
     half = _half_width(frame, pool, drawn, continuations, level)
-    return Cost(drawn.index.size, continuations, stored, int(rest_N[stored:].sum() * continuations), half, available)
+    again = number_again(drawn.index.size, further)
+    tokens = int(rest_N[stored:].sum() * continuations + rest_N.mean() * again * further)
+    return Cost(drawn.index.size, continuations, stored, tokens, half, available, again=again, further=further)
 
 
 def _half_width(frame: Frame, pool: Pool, drawn: DrawnStates, continuations: int, level: float) -> float:

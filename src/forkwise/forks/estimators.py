@@ -106,18 +106,32 @@ def advantages(branches: Branches, right_R: FloatArray) -> tuple[FloatArray, Flo
 
     Both are without bias of forced tokens.
     """
-    outcome_RC = np.asarray(right_R, dtype=np.float64)[:, None]
-    mean_GC, (value_C, _), _ = _moments(branches, outcome_RC)
-    mean_G, size_G = mean_GC[:, 0], branches.size_G
+    mean_G, error_G, share_G = _errors(branches, np.asarray(right_R, dtype=np.float64))
+    variance_G = share_G.sum() - share_G + (1 - branches.weight_G) ** 2 * error_G
+    return mean_G - branches.weight_G @ mean_G, variance_G
+
+
+def _errors(branches: Branches, right_R: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Returns the mean after each first token, the variance of its error, and what of it is in that of V, `(G,)`."""
+    size_G = branches.size_G
     starts = np.cumsum(size_G) - size_G
-    deviation_R = outcome_RC[:, 0] - np.repeat(mean_G, size_G)
-    error_G = np.add.reduceat(deviation_R**2, starts) / (size_G - 1) / size_G
+    mean_G = np.add.reduceat(right_R, starts) / size_G
+    error_G = np.add.reduceat((right_R - np.repeat(mean_G, size_G)) ** 2, starts) / (size_G - 1) / size_G
     share_G = branches.weight_G**2 * error_G
     tail = ~branches.forced_G
     if tail.any():  # of drawn tokens, the spread of their means holds everything
         share_G[tail] = branches.weight_G[tail] ** 2 * mean_G[tail].var(ddof=1)
-    variance_G = share_G.sum() - share_G + (1 - branches.weight_G) ** 2 * error_G
-    return mean_G - value_C[0], variance_G
+    return mean_G, error_G, share_G
+
+
+def value_error(branches: Branches, right_R: FloatArray) -> float:
+    """Estimates the standard error of V."""
+    return float(np.sqrt(_errors(branches, np.asarray(right_R, dtype=np.float64))[2].sum()))
+
+
+def binomial_error(share: float, number: int) -> float:
+    """Estimates the standard error of a share of `number` continuations that were drawn alike."""
+    return float(np.sqrt(share * (1 - share) / (number - 1)))
 
 
 def halved(branches: Branches, right_R: FloatArray) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from forkwise.explore.tokens import TokenTable, token_table
 from forkwise.explore.traces import Trace, load_traces
 from forkwise.forks.estimators import variance_of_outcome
 from forkwise.forks.options import ForksOptions
-from forkwise.forks.states import halves
+from forkwise.forks.states import halves, parts
 from forkwise.samples import read_samples
 from forkwise.sampling.recipe import Sampling
 from forkwise.tasks.answers.classes import answer_classes
@@ -176,6 +176,15 @@ class Frame:
     """What each token is, as an index into `CLASSES`."""
     per_trace_N: FloatArray
     """One over the number of used samples of the token's problem."""
+    entropies: str = "model"
+    """Origin of the entropies; `top-k` are lower bounds."""
+
+    @property
+    def part_N(self) -> IntArray:
+        """Which part of its stratum each token is in, by its place in the sample and the sample's verdict."""
+        trace_N = self.table.units.trace_N
+        verdicts = [self.traces[t].correct for t in trace_N]
+        return parts(self.table.position_N, np.bincount(trace_N)[trace_N], verdicts)
 
     @property
     def marked_N(self) -> BoolArray:
@@ -185,11 +194,20 @@ class Frame:
 
 
 def load_frame(
-    tokens: Path, pool: Pool, breaks: Sequence[str], lexicon: Lexicon, reflective: ReflectivePatterns
+    tokens: Path,
+    pool: Pool,
+    breaks: Sequence[str],
+    lexicon: Lexicon,
+    reflective: ReflectivePatterns,
+    vocabulary: int,
 ) -> Frame:
-    """Makes the frame from the pool and the table of its tokens that `write_entropies` wrote."""
+    """Makes the frame from the pool and the table of its tokens that lies beside the continuations.
+
+    Args:
+        vocabulary: tokens of the model, for bounds from the likeliest ones.
+    """
     used = {(row["problem_id"], row["sample_id"]) for row in pool.rows}
-    (run,) = load_traces(tokens, breaks=breaks, source="model")
+    (run,) = load_traces(tokens, breaks=breaks, source="model", vocabulary=vocabulary)
     traces = [trace for trace in run.traces if (trace.problem_id, trace.sample_id) in used]
     stored = read_samples(tokens, ["problem_id", "sample_id", "token_ids"]).to_pylist()
     ids = {(row["problem_id"], row["sample_id"]): row["token_ids"] for row in stored}
@@ -202,6 +220,7 @@ def load_frame(
         ids=[ids[trace.problem_id, trace.sample_id] for trace in traces],
         kind_N=_kinds(traces, table, reflective),
         per_trace_N=per_trace_Q[table.units.problem_N],
+        entropies=run.source or "model",
     )
 
 

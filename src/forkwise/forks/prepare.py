@@ -11,17 +11,31 @@ from typing import Any
 
 import numpy as np
 
+from forkwise.embedded import model_path
 from forkwise.errors import InputError
 from forkwise.explore.lexicon import Lexicon, ReflectivePatterns, load_lexicon, load_reflective
-from forkwise.explore.teacher import Scorer, scorer_of, write_entropies
+from forkwise.explore.sentences import words_of
+from forkwise.explore.teacher import MANIFEST, scorer_of, write_entropies
 from forkwise.explore.tokenisation import prompt_ids
 from forkwise.folders import only_process
 from forkwise.folders.results import Input, inputs_of
 from forkwise.folders.settings import same_settings
-from forkwise.forks.continuing import FOLDER, Continued, Continuer, State, continue_states, count_stored, refuse_random
+from forkwise.forks.continuing import Continuer
 from forkwise.forks.cost import Cost
 from forkwise.forks.frame import Frame, Pool, load_frame, load_pool
-from forkwise.forks.options import ForksOptions
+from forkwise.forks.options import FEWEST, ForksOptions
+from forkwise.forks.serving import Connection, ServerContinuer, compare, write_tokens
+from forkwise.forks.stored import (
+    FOLDER,
+    TOKENS,
+    Continued,
+    Continues,
+    State,
+    continue_states,
+    count_stored,
+    refuse_random,
+)
+from forkwise.loading import load_tokenizer
 from forkwise.passk.intervals import check_level
 from forkwise.progress import Meter
 from forkwise.samples import read_samples
@@ -32,9 +46,22 @@ from forkwise.sampling.verify import Judge, find_judge
 from forkwise.tasks import Problem
 
 _SETTINGS = "continuations.json"
-_OF_ANALYSIS = ("level", "permutations", "token_budget", "workers", "timeout", "memory_mb")
+_OF_ANALYSIS = ("level", "permutations", "further", "bisect", "token_budget", "workers", "timeout", "memory_mb")
 """Settings that may differ in a folder that is continued; the others decide what is drawn."""
 _ELSEWHERE = 0.05  # nats: so far apart, on the average, log-probs are of another model
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The model that continues states, on this machine or behind a server."""
+
+    tokenizer: Any
+    prompts: dict[str, list[int]]
+    """Token ids of each problem's prompt."""
+    log_prob_difference: float | None
+    """Mean absolute difference of stored log-probs from the model's, nats; None where none can be compared."""
+    continuer: Callable[[int, Callable[[str], None]], Continues]
+    """Makes what draws so many continuations of a state; told how to print a line."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +78,7 @@ class Prepared:
     frame: Frame
     judge: Judge
     golds: Mapping[str, Any]
-    scorer: Scorer
-    prompts: dict[str, list[int]]
-    """Token ids of each problem's prompt."""
-    log_prob_difference: float | None
-    """Mean absolute difference of stored log-probs from the model's, nats; None where none are stored."""
+    engine: Engine
 
     @property
     def folder(self) -> Path:
@@ -68,7 +91,7 @@ class Prepared:
         return State(
             index=index,
             name=f"{sample.problem_id}/{sample.sample_id}/{at}",
-            prompt=self.prompts[sample.problem_id],
+            prompt=self.engine.prompts[sample.problem_id],
             prefix=ids[:at],
             token=ids[at] if force else None,
             problem=_problem(self.judge, self.golds, sample.problem_id),
@@ -87,14 +110,10 @@ def prepare(table: OpenTable, options: ForksOptions, judging: JudgeOptions) -> P
     golds = _golds(table.path, judge)
     _check_judge(pool, judge, golds)
     lexicon, reflective = load_lexicon(options.lexicon), load_reflective(options.reflective)
-    scorer = scorer_of(options.model, options)
-    tokens = options.out / "tokens"
-    write_entropies(table.path, tokens, scorer, name=options.model, temperature=pool.sampling.temperature)
-    difference = _check_policy(pool, tokens, options.model)
-    prompts = {row["problem_id"]: prompt_ids(scorer.tokenizer, row["prompt"]) for row in pool.rows}
-    longest = max(map(len, prompts.values())) + pool.sampling.max_tokens - 1
-    check_length(scorer.model, longest, "The longest prompt, with a completion of the limit,")
-    breaks = [word.strip() for word in options.breaks.split(",") if word.strip()]
+    tokens = options.out / TOKENS
+    load = _local if options.server is None else _served
+    engine = load(table, tokens, options, pool, judge)
+    breaks = words_of(options.breaks)
     return Prepared(
         options=options,
         settings=_settings(options, judging),
@@ -103,12 +122,10 @@ def prepare(table: OpenTable, options: ForksOptions, judging: JudgeOptions) -> P
         reflective=reflective,
         breaks=breaks,
         pool=pool,
-        frame=load_frame(tokens, pool, breaks, lexicon, reflective),
+        frame=load_frame(tokens, pool, breaks, lexicon, reflective, len(engine.tokenizer)),
         judge=judge,
         golds=golds,
-        scorer=scorer,
-        prompts=prompts,
-        log_prob_difference=difference,
+        engine=engine,
     )
 
 
@@ -126,7 +143,7 @@ def continue_all(
     options = ready.options
     recorded = {
         **{name: value for name, value in ready.settings.items() if name not in _OF_ANALYSIS},
-        "table": hashlib.sha256("".join(file.sha256 for file in ready.inputs).encode()).hexdigest()[:16],
+        "table": _digest(ready.inputs),
         "lexicon": ready.lexicon.name,
         "reflective": ready.reflective.name,
     }
@@ -140,39 +157,91 @@ def continue_all(
         stored, continuer = count_stored(ready.folder, len(states)), None
         if stored < len(states):
             with Meter(what="timing one state") as meter:
-                continuer = _continuer(ready, meter.say)
+                continuer = ready.engine.continuer(options.continuations, meter.say)
                 # One from the middle; its continuations are drawn again later.
                 middle = sorted(states[stored:], key=lambda state: len(state.prefix))[(len(states) - stored) // 2]
                 start = time.monotonic()
                 continuer.draw(middle)
-                cost = replace(cost, seconds=(time.monotonic() - start) * (len(states) - stored))
+                later = cost.again * cost.further / options.continuations
+                cost = replace(cost, seconds=(time.monotonic() - start) * (len(states) - stored + later))
         announce(cost)
         with Meter(len(states), stored, what="continuing", unit="states") as meter:
             return continue_states(ready.folder, states, continuer, meter), cost
 
 
-def _continuer(ready: Prepared, say: Callable[[str], None]) -> Continuer:
-    options = ready.options
-    return Continuer(
-        ready.scorer.model,
-        ready.scorer.tokenizer,
-        ready.pool.sampling,
-        options.continuations,
-        options.seed,
-        ready.judge,
-        say,
-    )
+def continue_later(ready: Prepared, states: Sequence[State], stage: str, continuations: int) -> list[Continued]:
+    """Continues the states of a later stage, which what the first one showed has chosen.
+
+    Args:
+        stage: names its folder, and its seeds, which are not those of the first stage.
+    """
+    folder = ready.folder / stage
+    named = [replace(state, name=f"{state.name}/{stage}") for state in states]
+    stored, continuer = count_stored(folder, len(named)), None
+    meter = Meter(len(named), stored, what=f"continuing, {stage}", unit="states")
+    with only_process(ready.options.out), meter:
+        if stored < len(named):
+            continuer = ready.engine.continuer(continuations, meter.say)
+        return continue_states(folder, named, continuer, meter)
+
+
+def _local(table: OpenTable, tokens: Path, options: ForksOptions, pool: Pool, judge: Judge) -> Engine:
+    """Loads the model with transformers, and computes the entropies of the samples."""
+    scorer = scorer_of(options.model, options)
+    write_entropies(table.path, tokens, scorer, name=options.model, temperature=pool.sampling.temperature)
+    difference = _check_policy(pool, tokens, options.model)
+    prompts = {row["problem_id"]: prompt_ids(scorer.tokenizer, row["prompt"]) for row in pool.rows}
+    longest = max(map(len, prompts.values())) + pool.sampling.max_tokens - 1
+    check_length(scorer.model, longest, "The longest prompt, with a completion of the limit,")
+
+    def continuer(number: int, say: Callable[[str], None]) -> Continues:
+        return Continuer(scorer.model, scorer.tokenizer, pool.sampling, number, options.seed, judge, say)
+
+    return Engine(scorer.tokenizer, prompts, difference, continuer)
+
+
+def _served(table: OpenTable, tokens: Path, options: ForksOptions, pool: Pool, judge: Judge) -> Engine:
+    """Proves that the server continues from tokens, and takes entropies, or bounds of them, from the table."""
+    name = model_path(options.tokenizer or options.model)
+    tokenizer = load_tokenizer(name, trust_remote_code=options.trust_remote_code)
+    with only_process(tokens):
+        recorded = {"samples": _digest(inputs_of(source_files(table.given))), "server": True, "tokenizer": name}
+        same_settings(tokens / MANIFEST, recorded, what="tokens", remedy="give another --out, or delete that folder")
+        write_tokens(table.path, tokens, tokenizer)
+    prompts = {row["problem_id"]: prompt_ids(tokenizer, row["prompt"]) for row in pool.rows}
+    connection = Connection(str(options.server), options.model, pool.sampling)
+    connection.prove(prompts[pool.rows[0]["problem_id"]])
+    used = {(row["problem_id"], row["sample_id"]) for row in pool.rows}
+    columns = ["problem_id", "sample_id", "token_ids", "logprobs"]
+    rows = [r for r in read_samples(tokens, columns).to_pylist() if (r["problem_id"], r["sample_id"]) in used]
+    apart = compare(connection, rows, prompts) if pool.sampling.temperature == 1 else []
+    difference = float(np.mean(apart)) if apart else None
+    _refuse_elsewhere(difference, options.model)
+
+    def continuer(number: int, say: Callable[[str], None]) -> Continues:
+        return ServerContinuer(connection, tokenizer, pool.sampling, number, options.seed, judge)
+
+    return Engine(tokenizer, prompts, difference, continuer)
 
 
 def _check(options: ForksOptions) -> None:
     check_level(options.level)
-    if options.server is not None:
-        raise InputError(
-            "--server: forks are not measured through servers yet, which hardly any continue from tokens; give the "
-            "model to transformers with --model, and leave --server out."
-        )
+    if options.tokenizer is not None and options.server is None:
+        raise InputError("--tokenizer is of --server: without one, the tokenizer is the model's.")
+    if options.further and options.unit == "sentence":
+        raise InputError("--further is of tokens: leave it out with --unit sentence.")
+    if 0 < options.further < FEWEST:
+        raise InputError(f"--further is {options.further}: a state needs {FEWEST} continuations or more.")
+    if options.bisect and options.unit == "token":
+        raise InputError("--bisect looks for tokens within sentences: give --unit sentence with it.")
+    if options.bisect and options.outcome == "answer":
+        raise InputError("--bisect follows the chance of a right answer: leave it out with --outcome answer.")
     if not 0 < options.quantile < 1:
         raise InputError(f"--quantile is {options.quantile}: it must be between 0 and 1.")
+
+
+def _digest(inputs: Sequence[Input]) -> str:
+    return hashlib.sha256("".join(file.sha256 for file in inputs).encode()).hexdigest()[:16]
 
 
 def _golds(path: Path, judge: Judge) -> dict[str, Any]:
@@ -235,16 +304,21 @@ def _check_policy(pool: Pool, tokens: Path, model: str) -> float | None:
     if not apart:
         return None
     mean = float(np.mean(apart))
-    if mean > _ELSEWHERE:
+    _refuse_elsewhere(mean, model)
+    return mean
+
+
+def _refuse_elsewhere(mean: float | None, model: str) -> None:
+    if mean is not None and mean > _ELSEWHERE:
         raise InputError(
             f"The model '{model}' did not draw these samples: their stored log-probs differ from its own by {mean:.2f} "
             "nats on the average. Give the model that drew them, or samples of this one."
         )
-    return mean
 
 
 def _settings(options: ForksOptions, judging: JudgeOptions) -> dict[str, Any]:
     """Returns the options that `forks.json` records: all but `out`."""
     given = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "out"}
     given |= {f.name: getattr(judging, f.name) for f in fields(judging)}
+    given["server"] = options.server is not None  # the same server may come back at another address
     return {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}

@@ -7,7 +7,7 @@ samples of a problem and all problems alike; intervals are over problems.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from forkwise.explore.findings import Estimate
 from forkwise.folders.results import Input, read_result, write_result
 from forkwise.forks.cost import Cost
 from forkwise.forks.estimators import Budget
+from forkwise.forks.states import StateStratum
 from forkwise.samples.direct import Imported
 
 SCHEMA = 1
@@ -67,6 +68,16 @@ class Top:
 
 
 @dataclass(frozen=True)
+class End:
+    """A continuation, and how it ended."""
+
+    text: str
+    """From the first token on."""
+    answer: str | None
+    correct: bool | None
+
+
+@dataclass(frozen=True)
 class FirstToken:
     """One first token of a state, and what came of it."""
 
@@ -78,6 +89,8 @@ class FirstToken:
     """Share of its continuations that are right; None without verdicts."""
     text: str
     """The first of its continuations, from the token on."""
+    ends: list[End] = field(default_factory=list)
+    """One continuation for each way in which they end: the first right one, the first wrong one."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +130,10 @@ class StateRow:
     """p-value of the state deciding nothing, one-sided."""
     forced: list[ForcedToken]
     """What its forced tokens were worth; the first is the sample's own, then come the likeliest."""
+    value_error: float | None = None
+    """Standard error of V."""
+    again: float | None = None
+    """The chance with which the state was chosen to be continued again; None where it was not."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +196,10 @@ class Forks:
     hidden_forks: list[Seen]
     """States not of high entropy that decide most."""
     states: list[StateRow]
+    strata: list[StateStratum] = field(default_factory=list)
+    """The design by which states were drawn."""
+    entropies: str = "model"
+    """What entropies are: computed (`model`), or from likeliest tokens of the table, lower bounds (`top-k`)."""
     imported: Imported | None = None
     schema: int = SCHEMA
     forkwise: str = ""

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -23,98 +23,20 @@ from forkwise.explore.contrast import FloatArray, IntArray, cluster_t
 from forkwise.explore.findings import Estimate
 from forkwise.explore.sentences import split_sentences
 from forkwise.explore.spans import first_token
-from forkwise.folders.results import Input, read_result, write_result
 from forkwise.forks.analysis import outcomes
-from forkwise.forks.continuing import Continued, State, count_stored
+from forkwise.forks.bisection import STAGE, Place, TokenInterval, bisected, worth_halving
 from forkwise.forks.cost import Cost, refuse_too_small
-from forkwise.forks.estimators import Budget, budget, share_of, weighted_mean
+from forkwise.forks.estimators import binomial_error, budget, share_of, weighted_mean
 from forkwise.forks.options import ForksOptions
-from forkwise.forks.prepare import Prepared, continue_all, prepare
+from forkwise.forks.prepare import Prepared, continue_all, continue_later, prepare
+from forkwise.forks.sentence_results import Effect, Point, SentenceKind, SentenceRow, Sentences, Step, write
+from forkwise.forks.stored import Continued, State, count_stored
 from forkwise.samples.direct import Imported, imported_from, open_table
 from forkwise.sampling.options import JudgeOptions
 from forkwise.terminal import one_line
 from forkwise.version import __version__
 
-SCHEMA = 1
-"""Version of `sentences.json`. It grows when a field changes its meaning or goes; new optional fields do not count."""
-
-FILE = "sentences.json"
 _LONGEST = 300  # characters of a sentence that are kept
-
-
-@dataclass(frozen=True)
-class SentenceRow:
-    """A sentence of a sample that was looked at."""
-
-    problem_id: str
-    sample_id: int
-    place: int
-    """Sentences before it."""
-    text: str
-    reflective: bool
-    before: float | None
-    """V: chance of a right answer before the sentence; None without verdicts."""
-    after: float | None
-    """The same behind it; of the last sentence, whether the sample is right."""
-    decided: float
-    """Square of the change, without bias; may be negative."""
-
-
-@dataclass(frozen=True)
-class SentenceKind:
-    """Sentences of one kind."""
-
-    name: str
-    sentences: int
-    decided: Estimate
-    """Mean of the squared change."""
-    change: Estimate
-    """Mean of the change of the chance of a right answer."""
-    share: Estimate
-    """Share of all that is decided; none where the budget does not add up."""
-
-
-@dataclass(frozen=True)
-class Effect:
-    """What a reflective sentence causes: the chance of a right answer with it as the next minus with another."""
-
-    difference: Estimate
-    p: float | None
-    states: int
-    """States whose continuations begin with both."""
-    reflective: int
-    """Their continuations that begin with a reflective sentence."""
-    others: int
-
-
-@dataclass(frozen=True)
-class Sentences:
-    """Everything that `sentences.json` holds."""
-
-    samples: str
-    model: str
-    outcome: str
-    inputs: list[Input]
-    settings: dict[str, Any]
-    reflective: str
-    problems: int
-    of_problems: int
-    traces: int
-    """Samples that were looked at."""
-    cost: Cost
-    budget: Budget
-    kinds: list[SentenceKind]
-    effect: Effect
-    sentences: list[SentenceRow]
-    imported: Imported | None = None
-    schema: int = SCHEMA
-    forkwise: str = ""
-
-
-def read(path: Path) -> Sentences:
-    """Reads the sentences in a file, or in a folder's `sentences.json`."""
-    path = path / FILE if path.is_dir() else path
-    return read_result(path, Sentences, schema=SCHEMA, command="forkwise forks --unit sentence")
 
 
 @dataclass(frozen=True)
@@ -150,6 +72,7 @@ def _sentences(table: str, imported: Imported | None, ready: Prepared, announce:
     weight_S, problem_S = np.array(weight), np.array(problem)
     decided_S = np.array([row.decided for row in rows])
     decided_Q = _per_problem(problem_S, weight_S * decided_S, len(pool.problems))
+    bisection, steps, points = _bisect(ready, profiles, rows) if options.bisect else (0, [], [])
     found_budget = budget(decided_Q, pool.available_Q, options.level)
     result = Sentences(
         samples=table,
@@ -166,10 +89,14 @@ def _sentences(table: str, imported: Imported | None, ready: Prepared, announce:
         kinds=_kinds(rows, weight_S, problem_S, decided_Q, found_budget.agrees, options.level),
         effect=_effect(ready, states, continued),
         sentences=rows,
+        run=pool.rows[0]["run"],
+        bisected=bisection,
+        steps=steps,
+        points=points,
         imported=imported,
         forkwise=__version__,
     )
-    write_result(options.out / FILE, result)
+    write(options.out, result)
     return result
 
 
@@ -234,8 +161,12 @@ def _cost(ready: Prepared, profiles: Sequence[_Profile], states: Sequence[State]
     one_Q = available**2 + 8 * (available / options.continuations) ** 2 * steps_Q / np.maximum(count_Q, 1)
     error = float(np.sqrt((one_Q / np.maximum(count_Q, 1)).sum()) / available.size)
     half = float(stats.t.ppf((1 + options.level) / 2, available.size - 1)) * error
-    tokens = int(np.mean(remaining) * (len(states) - stored) * options.continuations)
-    return Cost(len(states), options.continuations, stored, tokens, half, float(pool.available_Q.mean()))
+    tokens = int(np.mean(remaining) * (len(states) - stored + options.bisect) * options.continuations)
+    return Cost(
+        *(len(states), options.continuations, stored, tokens, half, float(pool.available_Q.mean())),
+        again=options.bisect,
+        further=options.continuations if options.bisect else 0,
+    )
 
 
 def _rows(ready: Prepared, profile: _Profile, continued: Sequence[Continued]) -> list[SentenceRow]:
@@ -245,6 +176,7 @@ def _rows(ready: Prepared, profile: _Profile, continued: Sequence[Continued]) ->
     squares = ((np.diff(share_KC, axis=0) ** 2).sum(axis=1) - error_K[:-1] - error_K[1:]).tolist()
     right = [None if None in c.correct else c.correct.count(True) / len(c.correct) for c in continued]
     right.append(None if trace.correct is None else float(trace.correct))
+    errors = [None if v is None else binomial_error(v, len(c.correct)) for v, c in zip(right, continued, strict=False)]
     assert trace.tokens is not None
     ends = [*(trace.tokens.spans[at].start for at in profile.starts[1:]), len(trace.text)]
     begins = [0, *ends[:-1]]
@@ -261,6 +193,8 @@ def _rows(ready: Prepared, profile: _Profile, continued: Sequence[Continued]) ->
                 before=right[k],
                 after=right[k + 1],
                 decided=decided,
+                position=profile.starts[k],
+                before_error=errors[k],
             )
         )
     return rows
@@ -282,6 +216,58 @@ def _shares(
     share_KC = np.array([piece.mean(axis=0) for piece in pieces])
     error_K = (share_KC * (1 - share_KC)).sum(axis=1) / np.array([*(n - 1 for n in sizes), 1])
     return share_KC, error_K  # the last is of one sample, and known: its share is 0 or 1
+
+
+def _bisect(
+    ready: Prepared, profiles: Sequence[_Profile], rows: Sequence[SentenceRow]
+) -> tuple[int, list[Step], list[Point]]:
+    """Looks for the tokens at which sentences change the chance; returns also how many sentences were halved."""
+    number = ready.options.continuations
+    intervals, at = [], 0
+    for profile in profiles:
+        tokens = ready.frame.traces[profile.trace].tokens
+        assert tokens is not None
+        for start, end in pairwise([*profile.starts, len(tokens.text)]):
+            row = rows[at]
+            if row.before is not None and row.after is not None:
+                counts = (round(row.before * number), round(row.after * number), number)
+                intervals.append(TokenInterval(at, profile.trace, start, end, *counts))
+            at += 1
+
+    begins = np.searchsorted(ready.frame.table.units.trace_N, np.arange(len(ready.frame.traces)))
+
+    def measure(stage: str, places: Sequence[Place]) -> list[int]:
+        states = [ready.state(t, token, int(begins[t]) + token, force=False) for t, token in places]
+        folder = f"{stage}-of-{ready.options.bisect}"  # other states are other sentences
+        return [state.correct.count(True) for state in continue_later(ready, states, folder, number)]
+
+    result = bisected(worth_halving(intervals, ready.options.bisect), measure)
+    ends = [(i.trace, token) for i in result.tokens for token in (i.start, i.end)]
+    length = {t: len(ready.frame.ids[t]) for t, _ in ends}
+    going = [end for end in ends if end[1] < length[end[0]]]
+    again = dict(zip(going, measure(f"{STAGE}-again", going), strict=True))
+    steps, points = [], []
+    for interval in result.tokens:
+        trace, row = ready.frame.traces[interval.trace], rows[interval.row]
+        before = again[interval.trace, interval.start] / number
+        after = again.get((interval.trace, interval.end), number * bool(trace.correct)) / number
+        assert trace.tokens is not None
+        begin = trace.tokens.spans[row.position or 0].start
+        steps.append(
+            Step(
+                *(row.problem_id, row.sample_id, row.place, interval.start, trace.tokens.text[interval.start]),
+                text=trace.text[begin : trace.tokens.spans[interval.start].start][-_LONGEST:],
+                before=before,
+                before_error=binomial_error(before, number),
+                after=after,
+                after_error=binomial_error(after, number),
+            )
+        )
+    for (t, token), right in result.points:
+        trace = ready.frame.traces[t]
+        share = right / number
+        points.append(Point(trace.problem_id, trace.sample_id, token, share, binomial_error(share, number)))
+    return result.searched, steps, points
 
 
 def _kinds(

@@ -14,6 +14,7 @@ from forkwise.methods.base import (
     Tokens,
 )
 from forkwise.methods.registry import all_methods, describe, parse_method, parse_methods, settings_of
+from forkwise.methods.replay import ReplayMethod
 from forkwise.methods.terms import EntropyTermMethod
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "LossMethod",
     "Method",
     "Need",
+    "ReplayMethod",
     "RewardMethod",
     "Rollout",
     "Scope",

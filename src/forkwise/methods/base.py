@@ -65,6 +65,7 @@ class Method(ABC):
         requires: the tensors that the method asks for, see `Need`.
         conditions: what must hold of a run, see `Condition`.
         packages: packages to be imported that not every installation has: those of the extra `methods`.
+        required: fields that must be given, since nobody has published a value: their defaults stand for "not given".
         slot: two methods of one slot do the same job and cannot be combined; None for those that always can.
         plans: how options change in the course of a run, by their names; the fields hold what they begin with.
     """
@@ -79,6 +80,7 @@ class Method(ABC):
     requires: ClassVar[frozenset[Need]] = frozenset()
     conditions: ClassVar[frozenset[Condition]] = frozenset()
     packages: ClassVar[tuple[str, ...]] = ()
+    required: ClassVar[tuple[str, ...]] = ()
     slot: ClassVar[str | None] = None
 
     def needs(self) -> frozenset[Need]:
@@ -113,6 +115,20 @@ class Method(ABC):
         if missing := [package for package in self.packages if find_spec(package) is None]:
             name = _PACKAGES.get(missing[0], missing[0])
             raise InputError(f"The method '{self.name}' needs the package {name}: pip install {name}.")
+
+    def columns(self) -> tuple[str, ...]:
+        """Returns the columns of the data set that the method reads by itself, beside that of its `label`."""
+        return ()
+
+    def check_given(self) -> None:
+        """Raises `InputError` where a field that must be given is not."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        if missing := [name for name in self.required if getattr(self, name) == defaults[name]]:
+            example = ",".join(f"{name}=..." for name in missing)
+            raise InputError(
+                f"The method '{self.name}' needs {' and '.join(missing)}, which its authors have not published: give "
+                f"them, as in {self.name}:{example}."
+            )
 
     def at(self, progress: float, states: Mapping[str, State]) -> Self:
         """Returns the method with the options that it has now: `progress` as in `Tokens`, and the methods' states."""

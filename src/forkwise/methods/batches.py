@@ -34,6 +34,7 @@ class Need(str, Enum):
     OLD_LOGPROBS = "old log-probs"
     SEQUENCE_LOGPROBS = "sequence log-probs"
     HIDDEN = "last hidden states"  # a method that asks for them is given one prompt's completions at a time
+    IMAGE_SIMILARITY = "cosine with the image"
     IDS = "token ids"
     GROUPS = "groups"
     LABELS = "a column of the data set"  # which one, the method's `column` says; its `label` makes numbers of it
@@ -43,7 +44,9 @@ class Need(str, Enum):
     PROMPT_KEYS = "prompts that recur"
     MEMORY = "memory of rollouts"  # what the method's `remember` returned after the last one
     REDRAWN = "prompts drawn again"  # see `forkwise.methods.redraw`; the fields `first_rewards` and `redrawn`
+    REPLAY = "replay of completions with their old log-probs"  # see `forkwise.methods.replay`
     TEMPERED_LOGPROBS = "old log-probs at another temperature"  # which one, the method's `temperature_factor` says
+    OTHER_LOGPROBS = "old log-probs under a second prompt"  # which one, the method's `second` says
     SUM_P2_LOG = "sum of p^2 (log p + H)"
     NUCLEUS_ENTROPY = "entropy of the nucleus"  # of which share of the probability, the method's `nucleus` says
     PROGRESS = "progress"
@@ -69,6 +72,7 @@ class _Given:
         """Returns the batch without the tensors that none of `needs` asks for."""
         kept = {need.name.lower() for need in needs}
         kept |= {"first_rewards"} if "redrawn" in kept else set()
+        kept |= {"second"} if "other_logprobs" in kept else set()
         optional = [field.name for field in dataclasses.fields(self) if field.default is None]
         return dataclasses.replace(self, **{name: None for name in optional if name not in kept})
 
@@ -120,9 +124,13 @@ class Tokens(_Given):
         old_logprobs: `(B, T)`, nats, of the chosen tokens under the policy that drew them.
         tempered_logprobs: `(B, T)`, nats, as `old_logprobs`, at the sampling temperature times the method's
             `temperature_factor`.
+        other_logprobs: `(B, T)`, nats, as `old_logprobs`, under the other prompt of `TwoPromptMethod`.
+        second: `(B,)` bool, whether a completion stands under its problem's second prompt.
         sum_p2_log: `(B, T)`, nats: `sum_v p_v^2 (log p_v + H)` over the vocabulary, of the policy under update.
         nucleus_entropy: `(B, T)`, nats, of the likeliest tokens alone, of the policy under update.
         hidden: `(B, T, d)` bfloat16, what the head got at each token, of the policy that drew it.
+        image_similarity: `(B, T)`, the cosine of a token's last hidden state with the mean of those at the images of
+            its prompt, of the policy that drew it; 0 without an image.
         ids: `(B, T)` int64, the tokens.
         groups: `(B,)` int64, the prompt of each completion.
         labels: `(B,)` int64, what the method's `label` makes of the data set's column.
@@ -139,9 +147,12 @@ class Tokens(_Given):
     logprobs: Tensor | None = None
     old_logprobs: Tensor | None = None
     tempered_logprobs: Tensor | None = None
+    other_logprobs: Tensor | None = None
+    second: Tensor | None = None
     sum_p2_log: Tensor | None = None
     nucleus_entropy: Tensor | None = None
     hidden: Tensor | None = None
+    image_similarity: Tensor | None = None
     ids: Tensor | None = None
     groups: Tensor | None = None
     labels: Tensor | None = None

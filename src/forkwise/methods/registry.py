@@ -36,11 +36,14 @@ from forkwise.methods.maspo import Maspo
 from forkwise.methods.maxrl import MaxRl
 from forkwise.methods.meds import Meds
 from forkwise.methods.miner import Miner
+from forkwise.methods.minerva import Minerva
 from forkwise.methods.opefo import Opefo
 from forkwise.methods.opo import Opo
 from forkwise.methods.overlong import Overlong
 from forkwise.methods.passk_training import PasskTraining
+from forkwise.methods.pipo import Pipo
 from forkwise.methods.placebos import PlaceboConstant, PlaceboPermuted, PlaceboScaling
+from forkwise.methods.policy_split import PolicySplit
 from forkwise.methods.presets import (
     AdaptiveEntropyBonus,
     Cispo,
@@ -54,6 +57,7 @@ from forkwise.methods.presets import (
 )
 from forkwise.methods.qae import Qae
 from forkwise.methods.reinforce import Nsr, Psr, WeightedReinforce
+from forkwise.methods.replay import ReplayMethod
 from forkwise.methods.repo_r import RepoR
 from forkwise.methods.rloo import Rloo
 from forkwise.methods.shear import Shear
@@ -61,7 +65,9 @@ from forkwise.methods.siren import Siren
 from forkwise.methods.steer import Steer
 from forkwise.methods.terms import EntropyTermMethod
 from forkwise.methods.ucpo import Ucpo
+from forkwise.methods.uec_rl import UecRl
 from forkwise.methods.unlikeliness import Unlikeliness
+from forkwise.methods.vgpo import Vgpo
 from forkwise.plugins import with_plugins
 
 ENTRY_POINTS = "forkwise.methods"
@@ -125,12 +131,18 @@ _OURS: tuple[type[Method], ...] = (
     Heal,
     AepoArbitrary,
     Meds,
+    Pipo,
+    UecRl,
+    PolicySplit,
+    Minerva,
+    Vgpo,
 )
 """Our methods, in the order in which they are listed."""
 
 _STAGES: dict[str, type[Method]] = {
     "settings": SettingsMethod,
     "reward": RewardMethod,
+    "replay": ReplayMethod,
     "loss": LossMethod,
     "entropy": EntropyTermMethod,
     "token": TokenMethod,
@@ -235,6 +247,7 @@ def describe(names: Sequence[str] = ()) -> list[dict[str, Any]]:
             "scope": kind.scope.value,
             "requires": sorted(need.value for need in kind.requires),
             "conditions": sorted(condition.value for condition in kind.conditions),
+            "required_options": list(kind.required),
             "defaults": {field.name: field.default for field in dataclasses.fields(kind) if field.name != "plans"},
         }
         for kind in known.values()
@@ -244,11 +257,19 @@ def describe(names: Sequence[str] = ()) -> list[dict[str, Any]]:
 
 def _turn(method: Method) -> int:
     """Ranks the stages: rewards first, then the rest of the rollout, then the update: tokens, their clip, the loss."""
-    if isinstance(method, SettingsMethod | RewardMethod):
+    if isinstance(method, SettingsMethod | RewardMethod | ReplayMethod):
         return 0
     if method.scope is Scope.ROLLOUT:
         return 1
     return 4 if isinstance(method, LossMethod) else 3 if method.slot == CLIP else 2
+
+
+def _draws_otherwise(method: ReplayMethod) -> bool:
+    """Tells whether a method learns from completions that are not the rollout's, or not under its prompts."""
+    return bool(method.needs() & {Need.REDRAWN, Need.OTHER_LOGPROBS})
+
+
+_OF_GROUPS = {Need.GROUPS, Need.CORRECT, Need.LABELS}
 
 
 def _check_together(methods: Sequence[Method]) -> None:
@@ -265,10 +286,28 @@ def _check_together(methods: Sequence[Method]) -> None:
             )
     for again in (m for m in methods if Need.REDRAWN in m.needs()):
         for other in methods:
-            if other is not again and other.needs() & {Need.GROUPS, Need.CORRECT, Need.LABELS}:
+            if other is not again and other.needs() & _OF_GROUPS:
                 raise InputError(
                     f"The methods '{again.name}' and '{other.name}' cannot be combined: the first replaces "
                     "completions, so that groups are no longer those of one prompt."
+                )
+    for replay in (m for m in methods if isinstance(m, ReplayMethod)):
+        for other in methods:
+            late = other.scope is not Scope.ROLLOUT
+            if other is not replay and (late or _draws_otherwise(replay)) and other.needs() & _OF_GROUPS:
+                raise InputError(
+                    f"The methods '{replay.name}' and '{other.name}' cannot be combined: the first learns from "
+                    "completions of several rollouts, of which the second knows neither groups nor verdicts."
+                )
+            if (
+                other is not replay
+                and _draws_otherwise(replay)
+                and isinstance(other, TokenMethod | RewardMethod)
+                and not late
+            ):
+                raise InputError(
+                    f"The methods '{replay.name}' and '{other.name}' cannot be combined: the second changes the "
+                    "advantages of a rollout, and not those of what the first draws or reads in another way."
                 )
     makers = [m.name for m in methods if m.slot == "advantages" and Need.ADVANTAGES not in m.needs()]
     presets = [m.name for m in methods if "scale_rewards" in settings_of([m])]

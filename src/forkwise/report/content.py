@@ -14,15 +14,20 @@ import numpy as np
 from forkwise.explore import results as explored
 from forkwise.explore.lexicon import load_lexicon, load_reflective
 from forkwise.explore.results import Exploration, RunExploration
+from forkwise.explore.sentences import words_of
 from forkwise.explore.traces import check_side_by_side
 from forkwise.folders.metrics import read_metrics
 from forkwise.forks.results import Forks
 from forkwise.forks.results import read as read_forks
+from forkwise.forks.sentence_results import Sentences
+from forkwise.forks.sentence_results import read as read_sentences
+from forkwise.forks.stored import TOKENS
 from forkwise.passk import Comparison, Evaluation
 from forkwise.progress import Meter
-from forkwise.report import explore, forks
+from forkwise.report import explore, forks, forks_sentences
 from forkwise.report.distributions import Distribution, explored_entropies, stored_entropies
 from forkwise.report.explore_notes import notes as exploration_notes
+from forkwise.report.forked import SampleForks, measured
 from forkwise.report.passk_conclusion import conclusion
 from forkwise.report.passk_source import PasskNumbers, passk_numbers
 from forkwise.report.problems import Solved, count_solved
@@ -55,6 +60,8 @@ class Content:
     explorations: list[Exploration]
     forks: list[Forks]
     """What tokens decide."""
+    sentences: list[Sentences]
+    """What sentences decide."""
     traces: Traces | None
     solved: list[Solved]
     """How often each arm solved each problem."""
@@ -88,14 +95,15 @@ def gather(
     """
     notes: list[str] = [note for source in sources for note in source.notes]
     explorations = _explorations(sources)
-    forked = [read_forks(path) for source in sources for path in source.forks]
+    forked = [(path, read_forks(path)) for source in sources for path in source.forks]
+    by_sentence = [read_sentences(path) for source in sources for path in source.sentences]
     summaries = [(run.run, run.entropy) for run in _runs(explorations) if run.entropy is not None]
     check_side_by_side([(name, entropy.source, entropy.temperatures) for name, entropy in summaries])
     notes += [note for exploration in explorations for note in exploration_notes(exploration)]
-    notes += [note for one in forked for note in forks.notes(one)]
-    arms = [arm for source in sources for arm in source.samples] or _explored_arms(
-        sources, explorations, imported, notes
-    )
+    notes += [note for _, one in forked for note in forks.notes(one)]
+    notes += [note for one in by_sentence for note in forks_sentences.notes(one)]
+    arms = [arm for source in sources for arm in source.samples]
+    arms = arms or _explored_arms(sources, explorations, imported, notes) or _forked_arms(sources)
     explorations = [_renamed(exploration, arms) for exploration in explorations]
     holding = [source for source in sources if source.samples or source.training]
     run = holding[0] if len(holding) == 1 else None  # what a run says of itself holds for no other
@@ -105,10 +113,16 @@ def gather(
     training = {arm.name: [read_metrics(f) for f in arm.folders] for s in sources for arm in s.training}
     with Meter(what="reading token entropies"):
         distributions, traced = _distributions(arms, explorations)
-    traces = _traces(arms, traced, sources, explorations, trace_bytes, notes) if arms else None
+    of_samples = measured(forked, by_sentence, notes)
+    breaks = [word for source in sources for word in source.breaks]
+    breaks += [word for exploration in explorations for word in exploration.breaks]
+    of_forks = [one.settings for _, one in forked] + [one.settings for one in by_sentence]
+    breaks += [word for settings in of_forks for word in words_of(settings["breaks"])]
+    traces = _traces(arms, traced, sources, explorations, breaks, of_samples, trace_bytes, notes) if arms else None
     recorded = run.conclusion if run is not None else None
     concluded = [recorded or _conclusion(numbers, training), *map(explore.conclusion, _runs(explorations))]
-    concluded += map(forks.conclusion, forked)
+    concluded += [forks.conclusion(one) for _, one in forked]
+    concluded += map(forks_sentences.conclusion, by_sentence)
     return Content(
         title="forkwise: " + ", ".join(dict.fromkeys(source.title for source in holding or sources)),
         conclusion=[sentence for sentence in concluded if sentence],
@@ -117,7 +131,8 @@ def gather(
         training={name: runs for name, runs in training.items() if any(runs)},
         distributions=distributions,
         explorations=explorations,
-        forks=forked,
+        forks=[one for _, one in forked],
+        sentences=by_sentence,
         traces=traces,
         solved=count_solved(arms),
         shaping={arm.name: arm.shaping for arm in arms},
@@ -181,6 +196,19 @@ def _explored_arms(
     return list(arms.values())
 
 
+def _forked_arms(sources: Sequence[ReportSource]) -> list[SampleArm]:
+    """Finds the samples that forks were measured on, which lie beside their results."""
+    from forkwise.report.sources import find_source
+
+    folders = [path.parent / TOKENS for source in sources for path in (*source.forks, *source.sentences)]
+    arms: dict[str, SampleArm] = {}
+    for folder in folders:
+        if any(folder.glob("*.parquet")):
+            for arm in find_source(folder).samples:
+                arms.setdefault(arm.name, arm)
+    return list(arms.values())
+
+
 def _conclusion(numbers: PasskNumbers, training: dict[str, list[Rows]]) -> str:
     if numbers.evaluations:
         return conclusion(numbers.evaluations, numbers.comparison)
@@ -227,16 +255,16 @@ def _traces(
     traced: dict[int, set[Key]],
     sources: Sequence[ReportSource],
     explorations: Sequence[Exploration],
+    breaks: Sequence[str],
+    of_samples: dict[Key, SampleForks],
     limit: float,
     notes: list[str],
 ) -> Traces | None:
     lexicon, reflective = load_lexicon(), load_reflective()
     rare: dict[Key, list[tuple[int, int]]] = {}
-    breaks = tuple(dict.fromkeys(word for source in sources for word in source.breaks))
     tables: list[Path] = []
     files = [path for source in sources for path in source.explorations]
     for file, exploration in zip(files, explorations, strict=True):
-        breaks = tuple(dict.fromkeys([*breaks, *exploration.breaks]))
         for run in exploration.runs:
             for span in run.rarity.rare if run.rarity is not None else ():
                 rare.setdefault((span.run, span.problem_id, span.sample_id), []).append((span.start, span.end))
@@ -247,11 +275,15 @@ def _traces(
             found_at = next((p for p in (file.parent / table, Path(table)) if p.exists()), None)
             if table != samples and found_at is not None and not is_foreign(found_at):
                 tables.append(found_at)
+    beside = [path.parent / TOKENS for source in sources for path in (*source.forks, *source.sentences)]
+    given = {table.resolve() for arm in arms for table in arm.tables}
+    tables += [folder for folder in beside if any(folder.glob("*.parquet")) and folder.resolve() not in given]
     if tables:
         traced = {
             a: keys | stored_entropies(SampleArm(arm.name, tuple(tables), arm.runs))[1]
             for (a, keys), arm in zip(traced.items(), arms, strict=True)
         }
-    marker = Marker(lexicon, reflective, breaks, rare)
-    traces = pack_traces(arms, list_samples(arms, traced), marker, limit=limit, token_tables=tables)
+    marker = Marker(lexicon, reflective, tuple(dict.fromkeys(breaks)), rare, of_samples)
+    listed = list_samples(arms, traced, of_samples.keys())
+    traces = pack_traces(arms, listed, marker, limit=limit, token_tables=tables)
     return traces if traces.shown else None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from forkwise.credit.results import Agreement, BankCredit, Credit, GradientCredit, MethodCredit
+from forkwise.credit.arms import NotScored
+from forkwise.credit.results import Agreement, BankCredit, Credit, GradientCredit, MethodCredit, Moved
 from forkwise.explore.findings import Estimate
 from forkwise.report.formats import count, estimate, interval, number, p_value, share
 from forkwise.report.table import Block, filled
@@ -43,9 +44,17 @@ def gradient_conclusion(one: GradientCredit) -> str:
     more = f" and {len(better) - _SHOWN} more" if len(better) > _SHOWN else ""
     best = f"nearer by a band over all methods are {len(better)} ({named}{more})" if better else "no method is nearer"
     return (
-        f"{one.name}, in gradients: with {one.of} completions GRPO's update has the cosine {estimate(grpo.cosine)} "
+        f"{_where(one)}: with {one.of} completions GRPO's update has the cosine {estimate(grpo.cosine)} "
         f"with the true gradient; {best}, less near {len(worse)}."
     )
+
+
+def _where(one: GradientCredit) -> str:
+    after = "" if one.moved is None else f", after {counted(one.moved.updates, 'update')}"
+    return f"{one.name}, in gradients{after}"
+
+
+_PARAMETERS = {"head": "of the output layer alone", "all": "of all parameters"}
 
 
 def _needed(value: Estimate) -> str:
@@ -78,7 +87,7 @@ def gradients(one: GradientCredit) -> list[Block]:
         ]
         for m in one.methods
     ]
-    return [*filled(f"{one.name}: updates beside the true gradient (output layer)", header, rows)]
+    return [*filled(f"{_where(one)} {_PARAMETERS[one.parameters]}: updates beside the true gradient", header, rows)]
 
 
 def _times(value: Estimate, factor: float) -> Estimate:
@@ -91,7 +100,7 @@ def weights(one: GradientCredit) -> list[Block]:
         [f"from {b.low:g}", share(b.share), estimate(b.rising, 2), number(b.free, 2)] for b in one.bins if b.share > 0
     ]
     header = ["H (nats)", "% of GRPO's squared update", "best rising g", "best g of any form"]
-    return [*filled(f"{one.name}: the best weight g(H) of GRPO's advantage, {one.of} completions", header, rows)]
+    return [*filled(f"{_where(one)}: the best weight g(H) of GRPO's advantage, {one.of} completions", header, rows)]
 
 
 def methods(bank: BankCredit) -> list[Block]:
@@ -164,13 +173,16 @@ def notes(credit: Credit) -> Iterator[str]:
             yield f"With {bank.problems} problems the intervals may be too narrow; ask for {_FEW} or more."
     for one in credit.gradients:
         yield (
-            f"{one.name}, in gradients: {counted(one.completions, 'completion')} of {counted(one.problems, 'problem')} "
+            f"{_where(one)}: {counted(one.completions, 'completion')} of {counted(one.problems, 'problem')} "
             f"in {counted(one.groups, 'group')} of {one.group_size} ({one.with_contrast} with right and wrong ones). "
             "The true gradient is what RLOO's update is in the mean; inner products are of different problems, so that "
-            "noise has no part in them. Gradients are of the output layer alone."
+            f"noise has no part in them. Gradients are {_PARAMETERS[one.parameters]}."
         )
+        if one.moved is not None:
+            yield _moved(one.moved)
+        yield from _not_scored(one.not_scored, "in gradients")
     if not credit.banks:
-        yield "Advantages are those of a run's first update; a placebo gets entropies and log-probs of other tokens."
+        yield "A placebo gets entropies and log-probs of other tokens."
         return
     yield (
         "Advantages are those of a run's first update. 'By the size of a token's score' weighs a token by the squared "
@@ -180,9 +192,31 @@ def notes(credit: Credit) -> Iterator[str]:
         "A placebo is the same method, given the entropies and log-probs of other tokens of the update. Adjusted p and "
         "conclusions hold for all methods of a bank at once; intervals hold one by one."
     )
-    if credit.not_scored:
-        by_reason: dict[str, list[str]] = {}
-        for left in credit.not_scored:
-            by_reason.setdefault(left.reason, []).append(left.name)
-        reasons = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
-        yield f"Not scored: {reasons}."
+    yield from _not_scored(credit.not_scored, "on banks")
+
+
+def _moved(moved: Moved) -> str:
+    learned = f"{counted(moved.of, 'completion')} each, from {counted(moved.problems, 'other problem')}"
+    return (
+        f"The policy was moved by {counted(moved.updates, 'update')} of GRPO at a learning rate of "
+        f"{moved.learning_rate:g}, {learned}. Log-probs moved by {number(moved.log_ratio, 3)} nats in the mean, "
+        f"{share(moved.outside)} % of the ratios lie outside 0.8 to 1.2, and {share(moved.right_before)} % of the "
+        f"completions were right before and {share(moved.right_after)} % after. The true gradient is that of the moved "
+        f"policy, from completions that it drew; GRPO's update on these has the cosine {estimate(moved.fresh)}, on "
+        f"the old ones {estimate(_less(moved.fresh_minus_grpo), 3, '+')}. The old ones, weighed by their whole ratio, "
+        f"would be worth {share(moved.effective)} % of their number. Intervals are for this one moved policy."
+    )
+
+
+def _less(value: Estimate) -> Estimate:
+    """Turns a difference round."""
+    return Estimate(*(None if x is None else -x for x in (value.value, value.high, value.low)))
+
+
+def _not_scored(left: Sequence[NotScored], where: str) -> Iterator[str]:
+    by_reason: dict[str, list[str]] = {}
+    for one in left:
+        by_reason.setdefault(one.reason, []).append(one.name)
+    if by_reason:
+        listed = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
+        yield f"Not scored {where}: {listed}."

@@ -19,8 +19,12 @@ _UNSCORED = 0.01  # share of continuations without a verdict, above which it is 
 _SHOWN_WAYS, _SHOWN_TEXT = 4, 60
 
 
-def cost_line(cost: Cost) -> str:
-    """Says what the continuations cost and what they can find, before they start."""
+def cost_line(cost: Cost, *, within: bool = False) -> str:
+    """Says what the continuations cost and what they can find, before they start.
+
+    Args:
+        within: whether the later stage looks within sentences.
+    """
     left = cost.states - cost.stored
     parts = [f"{counted(cost.states, 'state')} with {cost.continuations} continuations each"]
     if cost.stored:
@@ -28,6 +32,9 @@ def cost_line(cost: Cost) -> str:
     if left:
         time = "" if cost.seconds is None else f", about {duration(cost.seconds)} at the speed of the first"
         parts.append(f"about {count(cost.tokens)} tokens to draw{time}")
+    if cost.again:
+        later = "more states within sentences at most" if within else "of them again, where F is in doubt"
+        parts.insert(1, f"then {count(cost.again)} {later}, with {cost.further}")
     return (
         f"{'; '.join(parts)}. The sum of what is decided will be known to about ±{cost.half_width:.3f}, and there is "
         f"{cost.available:.3f} to decide."
@@ -161,6 +168,13 @@ def notes(forks: Forks) -> Iterator[str]:
     )
     if forks.problems < _FEW:
         yield f"With {forks.problems} problems the intervals may be too narrow; ask for {_FEW} or more."
+    if forks.settings.get("server"):
+        yield (
+            "Continued through a server, which forces no token: F has about twice the error, and what single tokens "
+            "are worth is not known."
+        )
+    if forks.entropies == "top-k":
+        yield "Entropies are lower bounds, from the likeliest tokens that the table has of each place."
     if forks.log_prob_difference is None:
         yield "The samples have no log-probs to compare, so that nobody can tell whether this model drew them."
     if forks.cut:

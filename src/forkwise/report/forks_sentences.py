@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from forkwise.forks.sentences import SentenceRow, Sentences
+from forkwise.forks.sentence_results import SentenceRow, Sentences, Step
 from forkwise.report.forks import budget_sentence, does_not_add_up
 from forkwise.report.formats import count, estimate, number, p_value, percent
 from forkwise.report.importing import imported_note
@@ -36,14 +36,30 @@ def tables(by_sentence: Sentences) -> list[Block]:
     ]
     header = ["sentence", "sentences", "decided (squared change)", "% of what is decided", "mean change of V"]
     most = sorted(by_sentence.sentences, key=lambda row: -row.decided)[:_SHOWN]
+    steps = sorted(by_sentence.steps, key=lambda step: -abs(step.after - step.before))[:_SHOWN]
     return [
         budget_sentence(by_sentence.budget, "sentences"),
         *filled("By kind of sentence", header, kinds),
         *filled("The sentences that decide most", _HEADER, [_row(row) for row in most]),
+        *filled("Tokens at which a sentence changes the chance, measured again", _STEPS, [_step(s) for s in steps]),
     ]
 
 
 _HEADER = ["sentence", "problem", "sample", "place", "V before", "after", "squared change", "is"]
+
+
+_STEPS = ["sentence, and the token", "problem", "sample", "place", "V before", "after"]
+
+
+def _step(step: Step) -> list[str]:
+    return [
+        f"…{one_line(step.text, 1000)[-_WIDTH // 2 :]} [{one_line(step.token, 12)}]",
+        one_line(step.problem_id, 40),
+        count(step.sample_id),
+        count(step.place),
+        number(step.before, 2),
+        number(step.after, 2),
+    ]
 
 
 def _row(row: SentenceRow) -> list[str]:
@@ -67,5 +83,10 @@ def notes(by_sentence: Sentences) -> Iterator[str]:
         f"{counted(by_sentence.traces, 'sample')} of {count(by_sentence.problems)} problems that have more than one "
         f"outcome (of {count(by_sentence.of_problems)}); the last sentence of a sample ends in its outcome."
     )
+    if by_sentence.bisected:
+        yield (
+            f"{counted(by_sentence.bisected, 'sentence')} whose change cannot be chance were halved down to a token; "
+            f"{count(len(by_sentence.steps))} change at one, the others over several."
+        )
     yield "The mean change of V is no effect: reflective sentences stand in other places than others do."
     yield "Sentences that decide most are extremes of many noisy numbers: they are to be read, not counted."

@@ -25,6 +25,7 @@ from forkwise.report.content import Content
 from forkwise.report.explore import behaviours, dependence, entropy, forks, rarity, series, sizes
 from forkwise.report.figures import WINDOW
 from forkwise.report.forks import tables as decided
+from forkwise.report.forks_sentences import tables as decided_by_sentences
 from forkwise.report.passk import details, overview
 from forkwise.report.problems import problem_table
 from forkwise.report.sources import PAPER, Shaping
@@ -36,7 +37,7 @@ from forkwise.version import __version__
 
 UPLOT = "1.6.32"
 STYLES = ("uPlot.min.css", "style.css")
-SCRIPTS = ("uPlot.iife.min.js", "charts.js", "pane.js", "viewer.js", "main.js")
+SCRIPTS = ("uPlot.iife.min.js", "charts.js", "pane.js", "forked.js", "viewer.js", "main.js")
 
 SECTIONS = {
     "summary": "Summary",
@@ -120,6 +121,7 @@ def _trace_data(content: Content) -> dict[str, Any] | None:
     return {
         **traces.index,
         "starts": [starts[problem] for problem in traces.problem_ids],
+        "measured": traces.measured,
         "top": max(0.5, round(traces.highest, 1)),
         "thresholds": thresholds,
         "colours": [names_shown.index(name) if name in names_shown else 0 for name in names],
@@ -140,6 +142,14 @@ def _shaping(shaping: Shaping | None) -> dict[str, Any]:
     return {"alpha": used.alpha, "kappa": used.kappa, "said": sentence}
 
 
+def _decided(content: Content) -> list[Block]:
+    """Makes the tables of what tokens and sentences decide."""
+    return [
+        *(block for one in content.forks for block in decided(one)),
+        *(block for one in content.sentences for block in decided_by_sentences(one)),
+    ]
+
+
 def _traces_note(content: Content) -> str:
     t = content.traces
     if t is None:
@@ -147,9 +157,9 @@ def _traces_note(content: Content) -> str:
     which = "all" if t.problems == t.all_problems else f"{t.problems} of {t.all_problems}"
     return (
         f"{t.shown:,} of {t.available:,} samples on {which} problems (--trace-mb sets how many): of each arm right and "
-        "wrong ones in turn, those with token data first, so their mix is not the arm's. ψ = min(α·H, |A|/κ), with the "
-        "arm's own α and κ, is the bonus of a token with the advantage A of its sample in the group of all samples of "
-        "its run and problem."
+        "wrong ones in turn, those that were continued and those with token data first, so their mix is not the arm's. "
+        "ψ = min(α·H, |A|/κ), with the arm's own α and κ, is the bonus of a token with the advantage A of its sample "
+        "in the group of all samples of its run and problem."
     )
 
 
@@ -179,7 +189,7 @@ def render(content: Content) -> str:
             *series(content.explorations),
         ],
         "forks": forks(runs),
-        "decided": [block for one in content.forks for block in decided(one)],
+        "decided": _decided(content),
     }
     has = {name: bool(tables.get(name)) for name in SECTIONS} | {
         "forks": bool(tables["forks"] or tables["decided"]),

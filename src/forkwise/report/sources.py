@@ -15,6 +15,7 @@ from forkwise.errors import InputError
 from forkwise.explore.results import FILE as EXPLORE
 from forkwise.folders.metrics import METRICS, STATE, metrics_file
 from forkwise.forks.results import FILE as FORKS
+from forkwise.forks.sentence_results import FILE as SENTENCES
 from forkwise.passk.files import COMPARE, PASSK
 from forkwise.reading import parse_json, read_yaml
 from forkwise.report.importing import imported_note
@@ -82,6 +83,8 @@ class ReportSource:
     """Paths of `explore.json`."""
     forks: tuple[Path, ...] = ()
     """Paths of `forks.json`."""
+    sentences: tuple[Path, ...] = ()
+    """Paths of `sentences.json`, of `forkwise forks --unit sentence`."""
     results: tuple[Path, ...] = ()
     """Files with Pass@K."""
     conclusion: str | None = None
@@ -113,6 +116,8 @@ def find_source(path: Path, imported: ExitStack | None = None) -> ReportSource:
             return ReportSource(path, path.resolve().parent.name, explorations=(path,))
         if path.name == FORKS:
             return ReportSource(path, path.resolve().parent.name, forks=(path,))
+        if path.name == SENTENCES:
+            return ReportSource(path, path.resolve().parent.name, sentences=(path,))
         if path.suffix == ".parquet" and not is_foreign(path):
             return ReportSource(path, path.stem, samples=tuple(_tables([path])), results=_results(path.parent))
         if path.name in (COMPARE, PASSK) or (path.suffix == ".json" and {"single", "inputs"} <= set(_json(path))):
@@ -125,9 +130,11 @@ def find_source(path: Path, imported: ExitStack | None = None) -> ReportSource:
             training=tuple(_training(path)),
             explorations=tuple(file for file in (path / EXPLORE, path / "explore" / EXPLORE) if file.exists()),
             forks=tuple(file for file in (path / FORKS,) if file.exists()),
+            sentences=tuple(file for file in (path / SENTENCES,) if file.exists()),
             results=_results(path),
         )
-        if source.samples or source.training or source.explorations or source.forks or source.results:
+        measured = source.explorations or source.forks or source.sentences or source.results
+        if source.samples or source.training or measured:
             return _with_record(source)
     return _imported(path, imported)
 
@@ -147,8 +154,8 @@ def _imported(path: Path, imported: ExitStack | None) -> ReportSource:
     _refuse_receipts(path)
     refusal = (
         f"'{path}' holds nothing to report on: a report takes a folder with {METRICS} or {STATE}, with samples "
-        f"(*.parquet), with {EXPLORE}, {FORKS}, {COMPARE} or {PASSK}, one that forkwise quickstart wrote, or what "
-        "forkwise import reads"
+        f"(*.parquet), with {EXPLORE}, {FORKS}, {SENTENCES}, {COMPARE} or {PASSK}, one that forkwise quickstart "
+        "wrote, or what forkwise import reads"
     )
     if imported is None or not is_foreign(path):
         raise InputError(f"{refusal}.")

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from forkwise.report.content import Content
 from forkwise.report.explore import behaviours, dependence, entropy, forks, rarity, series, sizes
 from forkwise.report.forks import tables as decided
+from forkwise.report.forks_sentences import tables as decided_by_sentences
 from forkwise.report.passk import overview
 from forkwise.report.table import Block, Table
 from forkwise.report.training import training_table
@@ -24,6 +25,7 @@ def summary(content: Content) -> str:
     blocks += [*entropy(content.distributions, runs), *behaviours(runs), *rarity(runs), *dependence(runs)]
     blocks += [*series(content.explorations), *forks(runs)]
     blocks += [block for one in content.forks for block in decided(one)]
+    blocks += [block for one in content.sentences for block in decided_by_sentences(one)]
     texts = [text(blocks), *(_wrap(note, "- ") for note in content.notes)]
     if content.traces is not None:
         t = content.traces

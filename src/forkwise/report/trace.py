@@ -17,6 +17,7 @@ import numpy as np
 from forkwise.explore.lexicon import Lexicon, ReflectivePatterns, reflective_spans
 from forkwise.explore.spans import MisfitError, token_spans
 from forkwise.report.distributions import FloatArray
+from forkwise.report.forked import SampleForks
 from forkwise.samples.store import Key
 from forkwise.terminal import one_line
 
@@ -36,6 +37,8 @@ class Marker:
     reflective: ReflectivePatterns
     breaks: tuple[str, ...] = ()
     rare: Mapping[Key, Sequence[tuple[int, int]]] = field(default_factory=dict)
+    measured: Mapping[Key, SampleForks] = field(default_factory=dict)
+    """What `forkwise forks` measured."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,10 @@ class Rendered:
 
 
 def render_trace(row: Mapping[str, Any], key: Key, marker: Marker) -> Rendered:
-    """Makes a trace: texts `t`, entropies `h` and log-probs `l` (1/1000 nat), alternatives `a`, marks `p`, `r`, `q`."""
+    """Makes a trace: texts `t`, entropies `h` and log-probs `l` (1/1000 nat), alternatives `a`, marks `p`, `r`, `q`.
+
+    Of what `forkwise forks` measured, `v` are chances of success with their errors (1/1000) by place, and `f` states.
+    """
     tokens, completion = row["tokens"], row["completion"]
     note = ""
     if tokens and None in tokens:
@@ -76,6 +82,8 @@ def render_trace(row: Mapping[str, Any], key: Key, marker: Marker) -> Rendered:
         "p": [],
         "r": [],
         "q": [],
+        "v": [],
+        "f": [],
         "prompt": row["prompt"] or "",
         **{key: None if row[name] is None else one_line(row[name], _LONGEST_ANSWER) for key, name in JUDGED.items()},
         "note": note,
@@ -85,6 +93,8 @@ def render_trace(row: Mapping[str, Any], key: Key, marker: Marker) -> Rendered:
         reflective = reflective_spans(text, marker.reflective, marker.breaks)
         trace["r"] = _ranges(spans, [(span.start, span.end) for span, _ in reflective])
         trace["q"] = _ranges(spans, marker.rare.get(key, ()))
+    if tokens and key in marker.measured:
+        trace["v"], trace["f"] = _measured(marker.measured[key], len(pieces))
     coloured = np.abs([x for x in trace["h"] or trace["l"] or () if x is not None]) / 1000
     return Rendered(trace, coloured, one_line(row["finish_reason"], 30) if row["finish_reason"] else None)
 
@@ -112,6 +122,35 @@ def _ranges(spans: Sequence[tuple[int, int]], marks: Sequence[tuple[int, int]]) 
         if first < last:
             ranges.append((first, last))
     return ranges
+
+
+def _measured(sample: SampleForks, pieces: int) -> tuple[list[list[int]], list[dict[str, Any]]]:
+    """Packs what was measured at the places that the trace has."""
+    values = [[v.position, round(1000 * v.chance), round(1000 * v.error)] for v in sample.values if v.position < pieces]
+    states = [
+        {
+            "at": state.position,
+            "v": state.value,
+            "e": state.value_error,
+            "F": round(state.decided, 4),
+            "p": state.p,
+            "ways": [
+                {
+                    "t": way.token,
+                    "p": round(way.probability, 4),
+                    "n": way.continuations,
+                    "right": way.right,
+                    "forced": way.forced,
+                    "ends": [(end.text, end.answer, end.correct) for end in way.ends]
+                    or [(way.text, None, None)],  # as older files have them
+                }
+                for way in ways
+            ],
+        }
+        for state, ways in sample.states
+        if state.position < pieces
+    ]
+    return values, states
 
 
 def _thousandths(values: Sequence[float | None] | None, pieces: int) -> list[int | None] | None:

@@ -44,6 +44,9 @@ class Traces:
     highest: float
     """99.5 % quantile of the numbers that colour tokens, entropies or else -log p, nats; 0 without any."""
 
+    measured: bool
+    """Whether any was continued from its tokens."""
+
     @property
     def problems(self) -> int:
         """Returns how many problems have traces."""
@@ -187,11 +190,21 @@ class _Words:
         pieces, alternatives = [self.index(piece) for piece in trace["t"]], trace["a"]
         if alternatives is not None:
             alternatives = [[x for text, p in best for x in (self.index(text), p)] for best in alternatives]
-        return {**trace, **places, "t": pieces, "a": alternatives}
+        return {**trace, **places, "t": pieces, "a": alternatives, "f": [self._state(state) for state in trace["f"]]}
+
+    def _state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        def placed(text: str | None) -> int | None:
+            return None if text is None else self.index(text)
+
+        ways = [
+            {**way, "t": placed(way["t"]), "ends": [(placed(text), placed(a), c) for text, a, c in way["ends"]]}
+            for way in state["ways"]
+        ]
+        return {**state, "ways": ways}
 
 
 _COLUMNS_OF_INDEX = (
-    *("problem", "arm", "run", "sample", "correct", "size", "words", "advantage", "finish", "chunk", "place"),
+    *("problem", "arm", "run", "sample", "correct", "size", "words", "advantage", "finish", "chunk", "place", "known"),
 )
 
 
@@ -204,6 +217,7 @@ class _Packer:
         self.finishes: list[str] = []
         self.index: dict[str, list[Any]] = {name: [] for name in _COLUMNS_OF_INDEX}
         self.chunks: list[str] = []
+        self.measured = False
         self.used = 0
         """Number of bytes in the closed chunks."""
         self._several = {a for a, arm in enumerate(shelf.arms) if len(arm.runs) > 1}
@@ -218,6 +232,7 @@ class _Packer:
         if self._size + pieces > _CHUNK:
             self.close()
         self._colours.append(rendered.coloured)
+        self.measured |= bool(trace["v"] or trace["f"])
         if rendered.finish is not None and rendered.finish not in self.finishes:
             self.finishes.append(rendered.finish)
         in_words = not trace["tokens"] and sample.n_tokens is None
@@ -233,6 +248,7 @@ class _Packer:
             None if rendered.finish is None else self.finishes.index(rendered.finish),
             len(self.chunks),
             len(self._members),
+            max(len(trace["v"]), len(trace["f"])),
         )
         for name, value in zip(_COLUMNS_OF_INDEX, values, strict=True):
             self.index[name].append(value)
@@ -286,4 +302,5 @@ def _pack(
         tuple(packer.problems),
         len({sample.key[1] for sample in samples}),
         packer.highest(),
+        packer.measured,
     )

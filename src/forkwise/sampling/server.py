@@ -53,6 +53,12 @@ class Patience:
         if not 0 < self.timeout <= threading.TIMEOUT_MAX or self.retries < 0 or self.first_wait < 0:
             raise InputError("The timeout must be positive, and retries and waits not negative.")
 
+    def wait(self, attempt: int, failed: FailedTry) -> float:
+        """Returns the seconds before try number `attempt` (1 is the second)."""
+        if failed.wait is not None:
+            return min(failed.wait, _LONGEST_WAIT)
+        return min(self.first_wait * 2.0 ** (attempt - 1), _LONGEST_WAIT) * random.uniform(0.5, 1.0)
+
 
 class ServerEngine:
     """This engine draws completions from a server. They repeat as far as the server honours `seed`.
@@ -154,7 +160,7 @@ class ServerEngine:
         failed = None
         attempt = 0
         while attempt <= self._patience.retries:
-            if failed is not None and stop.wait(self._wait(attempt, failed)):
+            if failed is not None and stop.wait(self._patience.wait(attempt, failed)):
                 break
             body = self._body(problem, messages, sample_id)
             try:
@@ -230,9 +236,3 @@ class ServerEngine:
             first = self._left_out[kind] == 1
         if first:
             say(f"Left out of the reply to problem '{problem.id}', and of others like it: {what}.")
-
-    def _wait(self, attempt: int, failed: FailedTry) -> float:
-        """Returns the seconds before try number `attempt` (1 is the second)."""
-        if failed.wait is not None:
-            return min(failed.wait, _LONGEST_WAIT)
-        return min(self._patience.first_wait * 2.0 ** (attempt - 1), _LONGEST_WAIT) * random.uniform(0.5, 1.0)

@@ -17,6 +17,7 @@ _BENCHMARKS = ("aime24", "aime25", "amc23", "math500", "gsm8k", "minerva")
 _SPECS = {
     "countdown": "countdown, countdown:3 or countdown:4",
     "story": "story, story:2, story:3 or story:4",
+    "catalog": "catalog, catalog:one or catalog:set",
     "math": "math, math:boxed or math:dapo",
     "reasoning-gym": "reasoning-gym:NAME[,setting=value...]",
     **{name: f"{name} or {name}:dapo" for name in _BENCHMARKS},
@@ -42,6 +43,10 @@ def load_task(spec: str, *, verifier: MathVerifier | None = None) -> Task:
         from forkwise.tasks.story import Stories
 
         return Stories((int(options),)) if options else Stories()
+    if name == "catalog" and options in ("", "one", "set"):
+        from forkwise.tasks.catalog import Catalogs
+
+        return Catalogs((options,)) if options else Catalogs()
     if name == "math" and options in ("", "boxed", "dapo"):
         from forkwise.tasks.math import MathTask
 

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from forkwise.errors import InputError
-from forkwise.methods import EntropyTermMethod, Method, Need, RewardMethod, Rollout, TokenMethod, Tokens
+from forkwise.methods import EntropyTermMethod, Method, Need, ReplayMethod, RewardMethod, Rollout, TokenMethod, Tokens
 from forkwise.methods.base import make
 from forkwise.methods.chain import run_entropy_terms, run_reward_methods, run_token_methods
+from forkwise.methods.replay import Drawn, Memory
+from forkwise.methods.two_prompts import TwoPromptMethod
 
 Batch = TypeVar("Batch", Rollout, Tokens)
 
@@ -42,15 +44,17 @@ def check_method(method: Method, *, random: bool = False, batches: int = 25) -> 
         again = None
     _hold(again == method, method, f"is not what its own text says, {method}")
     for seed in range(batches):
-        if isinstance(method, TokenMethod):
+        if isinstance(method, TokenMethod | TwoPromptMethod):
             check_tokens(method, token_batch(seed, rows=2 + seed % 5, columns=2 + seed % 6), random=random)
         elif isinstance(method, RewardMethod):
             check_rollout(method, rollout_batch(seed), random=random)
         elif isinstance(method, EntropyTermMethod):
             check_term(method, token_batch(seed, rows=2 + seed % 5, columns=2 + seed % 6))
+        if isinstance(method, ReplayMethod):
+            check_replay(method, seed)
 
 
-def check_tokens(method: TokenMethod, batch: Tokens, *, random: bool = False) -> None:
+def check_tokens(method: TokenMethod | TwoPromptMethod, batch: Tokens, *, random: bool = False) -> None:
     """Checks a method of the token or loss stage on one batch: padding, order, finite numbers, its needs."""
     _check_unchanged(method, batch)
     mask = batch.mask
@@ -101,6 +105,52 @@ def check_term(method: EntropyTermMethod, batch: Tokens) -> None:
     )
 
 
+def check_replay(method: ReplayMethod, seed: int, *, rollouts: int = 12, size: int = 8) -> None:
+    """Checks a method that replays on rollouts one after another: what it learns from is there, and does not depend on
+    the order in which completions stand; the memory that it is given stays as it is.
+    """
+
+    def run(turned: bool) -> list[list[tuple[int, float]]]:
+        draw, following = torch.Generator().manual_seed(seed), 0
+        learned: list[list[tuple[int, float]]] = []
+        memory: Memory = {}
+        for _ in range(rollouts):
+            rewards = (torch.rand(size, generator=draw) < torch.rand((), generator=draw)).double()
+            cut = torch.rand(size, generator=draw) < 0.1
+            advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-4)
+            order = torch.arange(size).flip(0) if turned else torch.arange(size)
+            drawn = Drawn(following + order, rewards[order], advantages[order], cut[order], cut[order] & False)
+            following += size
+            before = {name: tensor.clone() for name, tensor in memory.items()}
+            noted = method.note(memory, drawn)
+            _hold(_same(memory, before), method, "changes the memory that it is given")
+            memory = noted
+            while True:
+                before = {name: tensor.clone() for name, tensor in memory.items()}
+                lesson, after = method.lesson(memory, size, torch.Generator().manual_seed(seed))
+                _hold(_same(memory, before), method, "changes the memory that it is given")
+                if lesson is None:
+                    break
+                all_kept = bool(torch.isin(lesson.rows, method.kept(memory)).all()) and len(lesson.rows) <= size
+                _hold(all_kept, method, "learns from completions that it does not keep, or from too many")
+                _hold(
+                    bool(lesson.weights.isfinite().all()), method, "weighs completions by numbers that are not finite"
+                )
+                learned.append(sorted(zip(lesson.rows.tolist(), lesson.weights.tolist(), strict=True)))
+                memory = after
+        return learned
+
+    _hold(run(turned=False) == run(turned=False), method, "does not learn the same from the same rollouts")
+    if not method.again.number:
+        plain, turned = run(turned=False), run(turned=True)
+        same = [[r for r, _ in a] == [r for r, _ in b] for a, b in zip(plain, turned, strict=True)]
+        _hold(all(same), method, "learns from others when the completions stand in another order")
+
+
+def _same(memory: Any, before: dict[str, Tensor]) -> bool:
+    return memory.keys() == before.keys() and all(torch.equal(memory[name], before[name]) for name in before)
+
+
 def acted(method: Method, batch: Tokens | Rollout) -> Tensor:
     """Returns the advantages that the method makes of a batch cut down to what it requires, with its first state."""
     if isinstance(batch, Tokens):
@@ -110,6 +160,8 @@ def acted(method: Method, batch: Tokens | Rollout) -> Tensor:
             return run_reward_methods([method], batch)[0]
         if isinstance(method, TokenMethod) and isinstance(batch, Tokens):
             return run_token_methods([method], batch)[0]
+        if isinstance(method, TwoPromptMethod) and isinstance(batch, Tokens):
+            return method.advantages(batch.only(method.needs()))
     except (AttributeError, RuntimeError, TypeError) as error:
         needs = ", ".join(sorted(need.name for need in method.needs())) or "nothing"
         raise AssertionError(
@@ -139,12 +191,15 @@ def token_batch(seed: int, *, rows: int = 4, columns: int = 6) -> Tokens:
         logprobs=logprobs,
         old_logprobs=logprobs + uniform(-0.4, 0.4),
         tempered_logprobs=logprobs + uniform(-0.4, 0.4),
+        other_logprobs=logprobs + uniform(-0.4, 0.4),
         sum_p2_log=uniform(-0.3, 0.3),
         nucleus_entropy=uniform(0, 2),
         hidden=torch.randn(rows, columns, 3, generator=generator).bfloat16(),
+        image_similarity=uniform(-1, 1),
         ids=torch.randint(0, 3, (rows, columns), generator=generator),
         groups=torch.arange(rows) // 2,
         labels=torch.arange(rows) % 2,
+        second=torch.arange(rows) % 2 == 1,
         correct=correct,
         progress=seed % 7 / 7,
         seed=seed % 1000,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from forkwise.constants import KAPPA, check_alpha, check_kappa
 from forkwise.core import shape_advantages
+from forkwise.errors import InputError
 
 Loss = Callable[..., Any]
 
@@ -25,7 +26,7 @@ def shaped(loss_fn: Loss, *, alpha: float, kappa: float = KAPPA) -> Loss:
     """Returns the loss on advantages shaped with the entropy that AReaL hands in; with alpha 0, the loss itself.
 
     Raises:
-        InputError: a constant is out of range.
+        InputError: a constant is out of range, or in a loss, if it is a distillation without advantages.
         RuntimeError: in a loss to which no entropies or advantages come.
     """
     check_alpha(alpha)
@@ -35,6 +36,8 @@ def shaped(loss_fn: Loss, *, alpha: float, kappa: float = KAPPA) -> Loss:
 
     @functools.wraps(loss_fn)
     def of_shaped(logprobs: Tensor, entropy: Tensor | None, input_data: dict[str, Any], *args: Any, **more: Any) -> Any:
+        if "teacher_logp" in input_data and input_data.get("rl_loss_weight", 1.0) == 0:
+            raise InputError("This loss is a distillation without advantages (rl_loss_weight 0): set alpha to 0.")
         missing = [name for name in ("advantages", "loss_mask") if name not in input_data]
         if entropy is None or missing:
             what = "entropies" if entropy is None else f"'{missing[0]}'"

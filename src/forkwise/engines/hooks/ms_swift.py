@@ -33,12 +33,14 @@ class SwiftShapedLoss(_Trainer):
     """Shapes the advantages of each micro-batch between ms-swift's entropies and its loss.
 
     Raises:
-        InputError: ms-swift computes no entropies, as its arguments stand, or has a loss without them.
+        InputError: ms-swift computes no entropies, as its arguments stand, or has a loss without them or that reads
+            the signs of advantages alone.
         RuntimeError: in a training loss to which shaped advantages did not come.
     """
 
     _pending: Any = None  # the micro-batch whose loss is being computed
     _shaped = 0
+    _counted: Any = None  # of this loss; the engine computes one again where other processes have more of them
     _action_log: ActionLog | None = None
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -47,6 +49,9 @@ class SwiftShapedLoss(_Trainer):
             raise InputError("Liger's loss has no entropies: set --use_liger_kernel false.")
         if self._acts() and not self.compute_entropy:
             raise InputError("Advantages need entropies: add --log_entropy true.")
+        if self._acts() and getattr(self, "loss_type", None) == "real":
+            raise InputError("--loss_type real reads only the signs of advantages, which shaping keeps: take another.")
+        self._counted = None
         before = self._shaped
         loss = super().compute_loss(model, inputs, *args, **kwargs)
         if self._acts() and self._shaped == before:
@@ -73,13 +78,17 @@ class SwiftShapedLoss(_Trainer):
         if self._pending is grpo_batch and grpo_batch is not None and entropies is not None:
             alpha, kappa = constants(self.args)
             mask = grpo_batch.completion_mask
+            if getattr(self, "overlong_filter", False):  # the loss leaves out answers that were cut off
+                mask = mask & ~grpo_batch.truncated_mask[:, None]
             grpo_batch.advantages, stats = shape_and_measure(
                 grpo_batch.advantages, entropies.detach(), alpha=alpha, kappa=kappa, mask=mask
             )
             self._pending = None
             self._shaped += 1
             self._action_log = self._action_log or ActionLog("FORKWISE_ALPHA")
-            self._action_log.add({SHAPING: stats.totals})
+            if self._counted is not grpo_batch:
+                self._action_log.add({SHAPING: stats.totals})
+            self._counted = grpo_batch
         return logps, entropies
 
     def log(self, *args: Any, **kwargs: Any) -> None:

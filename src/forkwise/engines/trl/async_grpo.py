@@ -21,7 +21,7 @@ from packaging.version import Version
 from torch import Tensor
 
 from forkwise.constants import check_alpha, check_kappa
-from forkwise.core import compare_head
+from forkwise.core import causal_model, compare_head, trained_beside_head
 from forkwise.engines.base import ActionLog
 from forkwise.engines.trl.guard import GuardedBatch
 from forkwise.engines.trl.methods_of_config import MethodSettings, shaping
@@ -204,14 +204,16 @@ class EntropyShapedAsyncGRPOTrainer(AsyncGRPOTrainer):
         handle = model.register_forward_pre_hook(with_layout, with_kwargs=True)
         try:
             mismatch = compare_head(model, ids, by_trl, temperature=self.temperature, precision=precision)
+            beside = trained_beside_head(model, ids)
         finally:
             handle.remove()
-        wrong = torch.tensor(float(mismatch is not None), device=self.accelerator.device)
+        wrong = torch.tensor(float(mismatch is not None or beside is not None), device=self.accelerator.device)
         if bool(self.accelerator.reduce(wrong, reduction="sum") > 0):
-            raise InputError(
-                f"trl {TRL} would train on wrong numbers: {mismatch or 'another process found one'}; train another "
-                "model, or with EntropyShapedGRPOTrainer."
-            )
+            name = type(causal_model(model)).__name__
+            problem = f"train on wrong numbers: {mismatch or 'another process found one'}"
+            if mismatch is None and beside is not None:
+                problem = f"not train {beside}, which stands between hidden states and logits of {name}"
+            raise InputError(f"trl {TRL} would {problem}; train another model, or with EntropyShapedGRPOTrainer.")
 
 
 _FEW = 32

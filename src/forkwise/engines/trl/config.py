@@ -18,8 +18,10 @@ from forkwise.engines.trl.release import TRL
 from forkwise.engines.which import why_not_ppo
 from forkwise.errors import InputError, nearest
 from forkwise.methods import Condition, EntropyTermMethod, LossMethod, Need, Scope, settings_of
+from forkwise.methods.hints import HintMethod
 
 ENTROPY_BACKENDS = ("forkwise", "trl")
+_OWN_DRAWS = {Need.REDRAWN, Need.OTHER_LOGPROBS}
 _OTHER_WEIGHTS = ("sapo", "vespo")  # losses of TRL whose weight of a token is not its ratio
 
 
@@ -128,6 +130,7 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
             raise InputError("live_by says which groups are drawn again, and max_draws=1 draws once: set it to 10.")
         for method in self._methods or self.methods:
             method.check_installed()
+            method.check_given()
             mine = self.per_device_train_batch_size * self.steps_per_generation
             if Need.HIDDEN in method.needs() and mine % self.num_generations:
                 raise InputError(
@@ -135,7 +138,7 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
                     f"their process: make per_device_train_batch_size x steps_per_generation ({mine}) a multiple of "
                     f"num_generations ({self.num_generations})."
                 )
-            if Need.REDRAWN in method.needs() and (self.use_vllm or self.max_draws > 1):
+            if method.needs() & _OWN_DRAWS and (self.use_vllm or self.max_draws > 1):
                 field = "use_vllm=True" if self.use_vllm else f"max_draws={self.max_draws}"
                 raise InputError(
                     f"The method '{method.name}' decides which completions are trained on, and draws with TRL's own "
@@ -169,6 +172,18 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
                     f"The method '{method.name}' compares the policy with the one that drew the rollout, which in a "
                     "run with one update per rollout is the same, so it would do nothing: set num_iterations to 2, or "
                     "steps_per_generation to twice gradient_accumulation_steps."
+                )
+            other_prompt = Need.OTHER_LOGPROBS in method.needs() or isinstance(method, HintMethod)
+            if other_prompt and self.beta != 0:
+                raise InputError(
+                    f"The method '{method.name}' learns completions under another prompt than that under which the "
+                    "reference policy of beta scores them: set beta to 0."
+                )
+            if Need.REPLAY in method.needs() and self.steps_per_generation % steps != 0:
+                raise InputError(
+                    f"The method '{method.name}' learns from completions in the place of a rollout, so that no update "
+                    f"may span two: set steps_per_generation ({self.steps_per_generation}) to a multiple of "
+                    f"gradient_accumulation_steps ({steps})."
                 )
             if method.scope is Scope.UPDATE and self.steps_per_generation % steps != 0:
                 raise InputError(

@@ -28,6 +28,7 @@ from forkwise.core import (
     prove_head,
     score_by_logits,
     score_tokens,
+    trained_beside_head,
 )
 from forkwise.engines.base import entropy_terms, needs
 from forkwise.engines.trl.release import TRL
@@ -42,7 +43,8 @@ else:
 Scored = tuple[Tensor, Tensor | None, Tensor | None]
 """Log-probs and entropies of completion tokens, `(B, T)` each, and the load-balancing loss of experts."""
 
-_REMEDY = "install trl==1.14.2, which goes by the logits" if Version("1.15") <= TRL else "train another model"
+_FUSED = Version("1.15") <= TRL  # before, TRL goes by the logits
+_REMEDY = "install trl==1.14.2, which goes by the logits" if _FUSED else "train another model"
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,12 @@ class HeadMixin(_Trainer):
                 scored = self._score_tokens(model, input_ids, attention_mask, logits_to_keep, way, **options)
             except HiddenStatesError as error:
                 raise NotFiniteError(f"Step {self.state.global_step + 1}: {error}") from error
+            except HeadError as error:
+                raise InputError(
+                    f"Step {self.state.global_step + 1}: our operator can stand in for the head of "
+                    f"{type(causal_model(model)).__name__} no longer: {error}; let it be in this run what it was at "
+                    "its beginning, or train another model."
+                ) from error
         return scored
 
     def _score_tokens(
@@ -215,10 +223,11 @@ class HeadMixin(_Trainer):
         return HeadChoice("logits", why=f"{reason} and TRL's is not the model's")
 
     def _compare_trl(self, model: Any, ids: Tensor, *, raises: bool) -> bool:
-        """Tells whether TRL's log-probs and entropies are those of the model's logits."""
+        """Tells whether TRL's log-probs and entropies are those of the model's logits, and stay so in training."""
 
         # TRL's head of the reference has no entropies.
         policy = causal_model(model) is causal_model(self.model)
+        name = type(causal_model(model)).__name__
 
         def by_trl(ids: Tensor) -> list[Tensor]:
             numbers = super(HeadMixin, self)._get_per_token_logps_and_entropies(
@@ -229,13 +238,16 @@ class HeadMixin(_Trainer):
         precision = _PRECISION.get(self.accelerator.mixed_precision)
         reason = None
         try:
-            mismatch = compare_head(model, ids, by_trl, temperature=self.temperature, precision=precision)
+            options = {"temperature": self.temperature, "precision": precision, "multiplies": _FUSED}
+            mismatch = compare_head(model, ids, by_trl, **options)
             if mismatch is not None:
                 reason = f"trl {TRL} would train on wrong numbers: {mismatch}"
+            beside = trained_beside_head(model, ids) if policy and _FUSED else None
+            if reason is None and beside is not None:
+                reason = f"trl {TRL} would not train {beside}, which stands between hidden states and logits of {name}"
         except torch.OutOfMemoryError:
             raise
         except (AttributeError, RuntimeError, TypeError) as error:
-            name = type(causal_model(model)).__name__
             reason = f"trl {TRL} cannot compute the log-probs of {name} ({first_line(error)})"
         wrong = self._any_process(reason is not None)
         if wrong and raises:

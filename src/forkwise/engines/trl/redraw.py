@@ -50,15 +50,16 @@ class RedrawMixin(RefillMixin):
         return total
 
     @contextmanager
-    def _drawing_at(self, factor: float) -> Iterator[None]:
-        """Multiplies the temperature of TRL's generation; that of its scores stays."""
+    def _drawing_at(self, factor: float, top_p: float | None = None) -> Iterator[None]:
+        """Multiplies the temperature of TRL's generation, and sets its nucleus; its scores stay as they are."""
         settings = self.generation_config  # type: ignore[attr-defined]
-        usual = settings.temperature
-        settings.temperature = usual * factor
+        usual = settings.temperature, settings.top_p
+        settings.temperature = settings.temperature * factor
+        settings.top_p = settings.top_p if top_p is None else top_p
         try:
             yield
         finally:
-            settings.temperature = usual
+            settings.temperature, settings.top_p = usual
 
 
 def _joined(groups: Sequence[RewardedGroup]) -> RewardedGroup:

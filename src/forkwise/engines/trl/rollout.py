@@ -22,6 +22,7 @@ from forkwise.engines.states import MethodStates
 from forkwise.engines.trl.answers import answer_logits, prompt_keys
 from forkwise.engines.trl.guard import sees_rollouts
 from forkwise.engines.trl.head import IMAGES, HeadMixin
+from forkwise.engines.trl.images import image_similarity
 from forkwise.engines.trl.redraw import RedrawMixin
 from forkwise.engines.trl.release import HOST, not_shaped
 from forkwise.engines.trl.update import (
@@ -78,7 +79,8 @@ class RolloutMixin(HeadMixin, RedrawMixin):
 
     def _run_rollout_methods(self, batch: dict[str, Any], methods: Sequence[Method]) -> None:
         """Runs the methods that need whole rollouts, and keeps what the methods in the loss will need from this one."""
-        if "pixel_values" in batch:
+        blind = [m for m in methods if Need.IMAGE_SIMILARITY not in m.needs() and sees_rollouts([m])]
+        if "pixel_values" in batch and blind:
             raise InputError("Methods that select among tokens or act on rollouts train text models only, not images.")
         size = len(batch["completion_ids"])
         start = self.accelerator.process_index * size
@@ -157,6 +159,7 @@ class RolloutMixin(HeadMixin, RedrawMixin):
                 logprobs=logprobs,
                 old_logprobs=logprobs,
                 tempered_logprobs=self._tempered_logprobs(batch, token_methods),
+                image_similarity=self._image_similarity(batch, token_methods),
                 ids=batch["completion_ids"],
                 groups=groups[rows],
                 labels=self._labels(token_methods, rows),
@@ -211,6 +214,17 @@ class RolloutMixin(HeadMixin, RedrawMixin):
         kept = states.new_zeros(*counted.shape, states.shape[1])
         kept[counted] = states
         return kept
+
+    def _image_similarity(self, batch: dict[str, Any], methods: Sequence[Method]) -> torch.Tensor | None:
+        """Compares the rollout's tokens with the images of their prompts, if one of the methods asks for it."""
+        if Need.IMAGE_SIMILARITY not in needs(methods):
+            return None
+        try:
+            with self.accelerator.autocast():
+                return image_similarity(self.model, batch, self.args.per_device_train_batch_size)
+        except HeadError as error:
+            asking = quoted([method for method in methods if Need.IMAGE_SIMILARITY in method.needs()])
+            raise InputError(f"The methods {asking} need hidden states, and this model: {error}.") from error
 
     def _recurring(self, batch: dict[str, Any], methods: Sequence[Method]) -> dict[str, Any]:
         """Returns what methods that remember answers ask for, of all processes' completions."""
@@ -306,12 +320,17 @@ class RolloutMixin(HeadMixin, RedrawMixin):
 def column_of(method: Method, columns: Iterable[str]) -> str:
     """Returns the column of the data set that a method asks for; refuses a data set without it."""
     name: str = method.column  # type: ignore[attr-defined]
+    check_column(method, name, columns)
+    return name
+
+
+def check_column(method: Method, name: str, columns: Iterable[str]) -> None:
+    """Refuses a data set without a column that a method reads."""
     if name not in columns:
         raise InputError(
             f"The method '{method.name}' reads the column '{name}' of the data set, which has {', '.join(columns)}: "
             f"name one of them, as in {method.name}:column={next(iter(columns))}."
         )
-    return name
 
 
 def _by_groups(methods: Sequence[TokenMethod]) -> tuple[list[TokenMethod], list[TokenMethod]]:

@@ -17,15 +17,17 @@ from forkwise.engines.trl.guard import GuardedBatch, check_rollout_acted
 from forkwise.engines.trl.launched import more_asked_than_started
 from forkwise.engines.trl.methods_of_config import shaping
 from forkwise.engines.trl.release import TRL, not_shaped
-from forkwise.engines.trl.rollout import RolloutMixin, column_of
+from forkwise.engines.trl.replay import ReplayMixin
+from forkwise.engines.trl.rollout import check_column, column_of
 from forkwise.engines.trl.update import POSITIONS, UpdateAdvantages, local_tokens, token_mask
 from forkwise.engines.whole_update import gather_update
 from forkwise.errors import InputError
 from forkwise.methods import Method, Need, Scope, Tokens
 from forkwise.methods.chain import run_entropy_terms, run_token_methods
+from forkwise.methods.hints import HintMethod
 
 
-class EntropyShapingMixin(RolloutMixin):
+class EntropyShapingMixin(ReplayMixin):
     """Shapes the advantages of any `GRPOTrainer` subclass: `class Mine(EntropyShapingMixin, MyGRPOTrainer)`.
 
     The trainer's `args` must be an `EntropyShapedGRPOConfig` (or a subclass of it). Advantages `(B,)` or `(B, T)`
@@ -77,6 +79,12 @@ class EntropyShapingMixin(RolloutMixin):
         if isinstance(self.train_dataset, Sized):
             check_rollout(self.args, len(self.train_dataset))
         self._check_labels()
+        blind = [m.name for m in self.args.methods if Need.IMAGE_SIMILARITY in m.needs()]
+        if blind and not getattr(self, "_is_vlm", False):
+            raise InputError(
+                f"The method '{blind[0]}' goes by what tokens have to do with images, and this model sees none: leave "
+                "it out, or train a vision-language model with its processor."
+            )
         if alone := more_asked_than_started(self.accelerator.num_processes):
             warnings.warn(alone, stacklevel=2)
         self._check_recurring()
@@ -106,6 +114,13 @@ class EntropyShapingMixin(RolloutMixin):
         """Refuses a data set without the column that a method asks for, or of whose values it makes no difference."""
         known = getattr(self.train_dataset, "column_names", None) or []
         for method in self.args.methods if known else ():
+            for column in method.columns():
+                check_column(method, column, known)
+            if isinstance(method, HintMethod) and None in self.train_dataset.unique(method.column):
+                raise InputError(
+                    f"The method '{method.name}' shows answers, and the column '{method.column}' has none for some "
+                    "problems: name another column, or leave those problems out."
+                )
             if Need.LABELS not in method.needs():
                 continue
             column = column_of(method, known)

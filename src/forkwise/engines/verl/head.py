@@ -42,7 +42,8 @@ def use_operator(model: Any) -> None:
     """Makes a causal model return log-probs and entropies `(B, L)` instead of logits, when verl gives a temperature.
 
     Raises:
-        InputError: it is no text model. In its first forward pass, that our operator cannot stand in for its head.
+        InputError: it is no text model. In a forward pass, that our operator cannot, or no longer, stand in for its
+            head.
         NotFiniteError: in a forward pass, hidden states are no numbers; the trainer adds the step (see `guard`).
     """
     name = type(model).__name__
@@ -74,6 +75,8 @@ def use_operator(model: Any) -> None:
             scores = score_tokens(_Inner(model), inputs, places, proved[adapters], temperature=float(temperature))
         except HiddenStatesError as error:
             raise NotFiniteError(str(error)) from error
+        except HeadError as error:
+            raise InputError(_refusal(name, str(error))) from error
         return CausalLMOutputForPPO(
             log_probs=scores.logprob.view(labels.shape), entropy=scores.entropy.view(labels.shape)
         )
@@ -104,11 +107,15 @@ def _prove(model: Any, ids: Tensor, name: str, temperature: float) -> Head:
         why = str(error)
     broken = _any_process(head is None, ids.device)
     if broken or head is None:
-        raise InputError(
-            f"{IMPL_BACKEND}={HEAD} cannot be used with {name}: {why}; set actor_rollout_ref.model.use_fused_kernels "
-            "to False, so that verl goes by the logits."
-        )
+        raise InputError(_refusal(name, why))
     return head
+
+
+def _refusal(name: str, why: str) -> str:
+    return (
+        f"{IMPL_BACKEND}={HEAD} cannot be used with {name}: {why}; set actor_rollout_ref.model.use_fused_kernels "
+        "to False, so that verl goes by the logits."
+    )
 
 
 def _any_process(flag: bool, device: torch.device) -> bool:

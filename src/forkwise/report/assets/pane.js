@@ -86,6 +86,7 @@ const Pane = (() => {
     for (const [key, list] of [["p", trace.p], ["r", trace.r], ["q", trace.q]]) {
       for (const [from, to] of list) for (let i = from; i < to; i++) pane.marks[i] += ` ${key}`;
     }
+    for (const state of trace.f ?? []) pane.marks[state.at] += " f";
     const blocks = [];
     let block = make("div", { class: "block" }), size = 0;
     trace.t.forEach((word, i) => {

@@ -9,7 +9,7 @@ const Viewer = (() => {
     const $ = (id) => document.getElementById(id);
     const { rows, problems, starts, arms, top, shaping } = data;
     const count = rows.problem.length, panes = [Pane.create(""), Pane.create("-2")], card = $("token");
-    const state = { problem: 0, pane: panes[0], colour: "h", sought: "", found: [], asked: 0, strip: null, linked: false };
+    const state = { problem: 0, pane: panes[0], colour: "h", sought: "", found: [], asked: 0, strip: null, profile: null, linked: false };
     const shown = () => ($("both").checked ? panes : panes.slice(0, 1));
     const threshold = (pane) => data.thresholds[rows.arm[pane.row]];
 
@@ -19,7 +19,7 @@ const Viewer = (() => {
       const wanted = $("filter").value, out = [];
       for (let i = 0; i < count; i++) {
         if (rows.problem[i] !== problem || rows.arm[i] !== arm) continue;
-        if (wanted === "all" || (wanted === "correct" ? rows.correct[i] === 1 : rows.correct[i] === 0)) out.push(i);
+        if (wanted === "all" || (wanted === "measured" ? rows.known[i] : wanted === "correct" ? rows.correct[i] === 1 : rows.correct[i] === 0)) out.push(i);
       }
       return out;
     };
@@ -32,7 +32,7 @@ const Viewer = (() => {
       $(`arm${end}`).replaceChildren(...all.map((arm) => option(arm, arms[arm])));
       $(`arm${end}`).value = pane.arm;
       const found = rowsOf(state.problem, pane.arm);
-      $(`sample${end}`).replaceChildren(...found.map((row) => option(row, `${rows.sample[row]} · ${Pane.verdictOf(rows, row)} · ${Pane.size(rows, row)}`)));
+      $(`sample${end}`).replaceChildren(...found.map((row) => option(row, `${rows.sample[row]} · ${Pane.verdictOf(rows, row)} · ${Pane.size(rows, row)}${rows.known[row] ? ` · continued from ${rows.known[row]}` : ""}`)));
       if (!found.includes(pane.row)) pane.row = found.length ? found[0] : -1;
       $(`sample${end}`).value = pane.row;
       $(`previous${end}`).disabled = $(`next${end}`).disabled = found.length < 2;
@@ -107,8 +107,10 @@ const Viewer = (() => {
     }
 
     function strip(by) {
-      if (state.strip) { state.strip.remove(); state.strip = null; }
+      for (const chart of [state.strip, state.profile]) chart?.remove();
+      state.strip = null;
       const host = $("chart-trace"), pane = state.pane;
+      state.profile = Forked.profile($("chart-chance"), pane, data.colours[rows.arm[pane.row]] ?? 0, rows.correct[pane.row]);
       host.replaceChildren();
       host.hidden = !by?.having.includes(pane) || pane.trace.t.length < 2;
       if (host.hidden) return;
@@ -122,6 +124,11 @@ const Viewer = (() => {
     $("chart-trace").addEventListener("click", () => {
       const at = state.strip?.chart.cursor.idx;
       if (at != null) choose(at);
+    });
+
+    $("chart-chance").addEventListener("click", () => {
+      const { chart } = state.profile ?? {};
+      if (chart?.cursor.idx != null) choose(chart.data[0][chart.cursor.idx]);
     });
 
     // ----------------------------------------------------------------------------------------------------------- token
@@ -155,6 +162,8 @@ const Viewer = (() => {
     function say() {
       const pane = state.pane, { token: i, trace } = pane;
       card.classList.toggle("empty", i < 0 || !trace);
+      const fork = i < 0 ? null : Forked.at(trace, i);
+      Forked.compare($("ways"), pane, fork);
       if (i < 0 || !trace) {
         card.replaceChildren(make("p", { class: "hint" }, "Click a token, or press → in the trace."));
         return;
@@ -168,7 +177,7 @@ const Viewer = (() => {
       const inside = (spans) => spans.some(([from, to]) => from <= i && i < to);
       const marks = [["p", "pivotal"], ["r", "in a reflective sentence"], ["q", "in a rare sentence"]].filter(([key]) => inside(trace[key])).map(([, name]) => name);
       if (marks.length) add("marks", marks.join(", "));
-      const parts = [make("h3", {}, JSON.stringify(text).slice(1, -1) || "(empty)"), list, ...shapingOf(pane, h)];
+      const parts = [make("h3", {}, JSON.stringify(text).slice(1, -1) || "(empty)"), list, ...(fork ? Forked.card(pane, fork) : []), ...shapingOf(pane, h)];
       if (trace.a?.[i]?.length) parts.push(alternatives(pane, trace.a[i]));
       else if (h != null) parts.push(make("p", { class: "hint" }, "No alternatives are stored with this sample."));
       card.replaceChildren(...parts);
@@ -234,6 +243,11 @@ const Viewer = (() => {
       if (!measure) return;
       for (let i = pane.token + by; i >= 0 && i < pane.elements.length; i += by) if (measure.of(pane, i) > limit) return choose(i);
     };
+    const toState = (by) => {
+      const places = (state.pane.trace?.f ?? []).map((fork) => fork.at).sort((a, b) => by * (a - b));
+      const next = places.find((at) => by * (at - state.pane.token) > 0);
+      if (next != null) choose(next);
+    };
     const sideBySide = () => {
       const both = $("both").checked, all = armsOf(state.problem);
       panes[1].root.hidden = !both;
@@ -242,7 +256,7 @@ const Viewer = (() => {
       show(panes[1]);
     };
     async function toRow(row) {
-      if (Pane.verdictOf(rows, row) !== $("filter").value) $("filter").value = "all";
+      if (Pane.verdictOf(rows, row) !== $("filter").value && !($("filter").value === "measured" && rows.known[row])) $("filter").value = "all";
       state.problem = rows.problem[row];
       Object.assign(state.pane, { arm: rows.arm[row], row });
       for (const pane of panes) if (pane !== state.pane && rows.problem[pane.row] !== state.problem) pane.row = -1;
@@ -324,7 +338,7 @@ const Viewer = (() => {
         if (at >= 0) choose(at === pane.token ? -1 : at);
       });
     }
-    for (const [key, name] of [["p", "pivotal"], ["r", "reflective sentence"], ["q", "rare sentence"]]) {
+    for (const [key, name] of [["p", "pivotal"], ["r", "reflective sentence"], ["q", "rare sentence"], ...(data.measured ? [["f", "continued from here (forks)"]] : [])]) {
       const box = make("input", { type: "checkbox" });
       box.checked = true;
       box.addEventListener("change", () => panes.forEach((pane) => pane.text.classList.toggle(`no-${key}`, !box.checked)));
@@ -340,7 +354,7 @@ const Viewer = (() => {
     const KEYS = {
       ArrowRight: () => choose(state.pane.token + 1), ArrowLeft: () => state.pane.token > 0 && choose(state.pane.token - 1),
       Home: () => choose(0), End: () => choose(state.pane.elements.length - 1),
-      ".": () => toFork(1), ",": () => state.pane.token > 0 && toFork(-1),
+      s: () => toState(1), S: () => toState(-1), ".": () => toFork(1), ",": () => state.pane.token > 0 && toFork(-1),
       j: () => step(state.pane, 1), k: () => step(state.pane, -1), p: () => toProblem(state.problem + 1), P: () => toProblem(state.problem - 1),
       a: () => { const all = armsOf(state.problem); toArm(state.pane, all[(all.indexOf(state.pane.arm) + 1) % all.length]); },
       b: () => { $("both").checked = !$("both").checked; sideBySide(); },
@@ -356,7 +370,9 @@ const Viewer = (() => {
       act();
     });
     say();
-    follow().then((found) => found || show(panes[0]));
+    if (data.measured) $("filter").append(option("measured", "continued ones"));
+    const first = data.measured ? rows.known.indexOf(Math.max(...rows.known)) : -1;  // the sample of which most is known
+    follow().then((found) => found || (first < 0 ? show(panes[0]) : toRow(first)));
   }
 
   return { start };

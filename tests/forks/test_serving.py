@@ -1,0 +1,254 @@
+"""Forks through a server: a real HTTP server on this machine, shaped like vLLM's, whose policy is a table."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from test_estimators import LENGTH, TOKENS, Tabular
+from tiny_decoders import byte_tokenizer
+
+from forkwise.credit.packing import make_bank
+from forkwise.errors import InputError
+from forkwise.forks.command import run_forks
+from forkwise.forks.estimators import state_value
+from forkwise.forks.options import ForksOptions
+from forkwise.forks.serving import Connection, ServerContinuer, write_tokens
+from forkwise.forks.stored import State
+from forkwise.samples import read_samples, write_shard
+from forkwise.sampling.options import JudgeOptions
+from forkwise.sampling.recipe import Sampling
+from forkwise.sampling.server import Patience
+from forkwise.sampling.verify import Judge
+from forkwise.tasks import Problem, Verdict
+
+PROMPT = "Q:"
+LETTERS = "abc"
+TOKENIZER = byte_tokenizer()
+IDS = [TOKENIZER(letter)["input_ids"][-1] for letter in LETTERS]
+OF_PROMPT = TOKENIZER(PROMPT)["input_ids"]
+
+
+class Model(ThreadingHTTPServer):
+    """Texts are three letters, drawn from a table; the seed decides. `fault` makes it a server that is no use."""
+
+    daemon_threads = True
+
+    def __init__(self, policy: Tabular, fault: str = "") -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.policy, self.fault, self.asked = policy, fault, 0
+        self.failures = 2 if fault == "busy" else 0
+        self.lock = threading.Lock()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Model
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            self.server.asked += 1
+            failing, self.server.failures = self.server.failures > 0, self.server.failures - 1
+        status, content = (503, {"error": {"message": "busy"}}) if failing else answer(self.server, body)
+        data = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def answer(server: Model, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    prompt = body["prompt"]
+    if server.fault == "text only":
+        return 400, {"error": {"message": "prompt must be a string"}}
+    text = tuple(IDS.index(token) for token in prompt[len(OF_PROMPT) :])
+    rng, ids, logprobs, tops = np.random.default_rng(body["seed"]), [], [], []
+    while len(ids) < body["max_tokens"] and len(text) < LENGTH:
+        probs = server.policy.next[text]
+        token = int(rng.choice(TOKENS, p=probs))
+        ids.append(IDS[token])
+        logprobs.append(math.log(probs[token]))
+        tops.append({f"token_id:{IDS[a]}": math.log(p) for a, p in enumerate(probs)})
+        text = (*text, token)
+    ended = len(text) == LENGTH and len(ids) < body["max_tokens"]
+    named = [f"token_id:{i}" if server.fault != "texts" else LETTERS[IDS.index(i)] for i in ids]
+    read = len(prompt) + (1 if server.fault == "adds a token" else 0)
+    choice = {
+        "text": "".join(LETTERS[IDS.index(i)] for i in ids),
+        "finish_reason": "stop" if ended else "length",
+        "logprobs": {"tokens": named, "token_logprobs": logprobs, "top_logprobs": tops},
+    }
+    choices = [choice] * (len(prompt) if server.fault == "one for each id" else 1)
+    return 200, {"choices": choices, "usage": {"prompt_tokens": read, "completion_tokens": len(ids)}}
+
+
+@contextmanager
+def running(policy: Tabular, fault: str = "") -> Iterator[tuple[Model, str]]:
+    server = Model(policy, fault)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server, f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def judge(policy: Tabular) -> Judge:
+    def verify(texts: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
+        letters = [tuple(LETTERS.index(letter) for letter in text) for text in texts]
+        return [Verdict(bool(policy.right.get(text, 0.0)), None, "table") for text in letters]
+
+    return Judge(verify)
+
+
+FAST = Patience(timeout=20, retries=3, first_wait=0.01)
+SAMPLING = Sampling(max_tokens=LENGTH)
+
+
+def test_what_a_server_s_tokens_decide_is_the_truth_of_its_table() -> None:
+    policy = max((Tabular(seed) for seed in range(20)), key=lambda table: table.decided(()))
+    with running(policy) as (_, url):
+        made = ServerContinuer(Connection(url, "m", SAMPLING, FAST), TOKENIZER, SAMPLING, 24, 0, judge(policy))
+        # The start, and the first token after which most is decided.
+        for prefix in ((), max(((a,) for a in range(TOKENS)), key=policy.decided)):
+            estimates = []
+            for i in range(40):
+                ids = [IDS[a] for a in prefix]
+                state = State(i, f"p/{i}/{len(prefix)}", OF_PROMPT, ids, IDS[0], Problem("p", PROMPT))
+                continued = made.draw(state)
+                assert continued.first.sizes == [2] * 12
+                assert all(len(text) == LENGTH - len(prefix) for text in continued.continuations)
+                outcome = np.array([[c is True] for c in continued.correct], dtype=float)
+                value = state_value(continued.first.branches, outcome)
+                estimates.append((float(value.value_C[0]), value.decided))
+            mean, error = np.mean(estimates, axis=0), np.std(estimates, axis=0) / np.sqrt(40)
+            assert policy.decided(prefix) > 0.01
+            assert (np.abs(mean - [policy.value(prefix), policy.decided(prefix)]) < 4 * error).all()
+        assert made.draw(state) == continued  # as far as the server honours seeds
+        drawn = made.draw(State(0, "s", OF_PROMPT, [], None, Problem("p", PROMPT)))
+        assert drawn.first.sizes == [1] * 24
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        ("text only", "400 prompt must be a string"),
+        ("texts", "should be ids such as token_id:7"),
+        ("adds a token", "of a prompt of .* token ids it read"),
+    ],
+)
+def test_a_server_that_cannot_continue_from_tokens_is_refused(fault: str, why: str) -> None:
+    with (
+        running(Tabular(3), fault) as (_, url),
+        pytest.raises(InputError, match=f"cannot continue from tokens .*{why}"),
+    ):
+        Connection(url, "m", SAMPLING, FAST).prove(OF_PROMPT)
+
+
+def test_a_server_that_takes_ids_for_several_prompts_is_refused_and_a_busy_one_asked_again() -> None:
+    with running(Tabular(3), "one for each id") as (_, url), pytest.raises(InputError, match="with 2 completions"):
+        Connection(url, "m", SAMPLING, FAST).prove(OF_PROMPT)
+    with running(Tabular(3), "busy") as (server, url):
+        Connection(url, "m", SAMPLING, FAST).prove(OF_PROMPT)
+        assert server.asked == 3
+
+
+def table(folder: Path, policies: dict[str, Tabular], n: int = 12) -> Path:
+    """Samples as a server's: tokens with log-probs and candidates, no ids, no entropies."""
+    rng, rows = np.random.default_rng(1), []
+    for problem, policy in policies.items():
+        for i in range(n):
+            text = policy.text(rng)
+            probs = [policy.next[text[:t]] for t in range(LENGTH)]
+            rows.append(
+                {
+                    "run": "served",
+                    "model": "m",
+                    "problem_id": problem,
+                    "sample_id": i,
+                    "prompt": PROMPT,
+                    "completion": "".join(LETTERS[a] for a in text),
+                    "correct": bool(policy.right[text]),
+                    "finish_reason": "length",
+                    "n_tokens": LENGTH,
+                    "tokens": [LETTERS[a] for a in text],
+                    "logprobs": [math.log(p[a]) for p, a in zip(probs, text, strict=True)],
+                    "top_logprobs": [
+                        [{"token": LETTERS[a], "logprob": math.log(q)} for a, q in enumerate(p)] for p in probs
+                    ],
+                    "sampling": {"temperature": 1.0, "top_p": 1.0, "max_tokens": LENGTH},
+                }
+            )
+    write_shard(folder, "a", rows)
+    return folder
+
+
+def test_the_whole_command_through_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from forkwise.forks import prepare
+
+    policy = Tabular(3)
+    samples = table(tmp_path / "t", {f"p{q}": policy for q in range(8)})
+    problems = {f"p{q}": Problem(f"p{q}", PROMPT) for q in range(8)}
+    monkeypatch.setattr(prepare, "find_judge", lambda path, options: Judge(judge(policy).verify, problems))
+    TOKENIZER.save_pretrained(tmp_path / "tokenizer")
+    (tmp_path / "tokenizer" / "config.json").write_text(json.dumps({"model_type": "llama"}))
+
+    def forks(url: str, **more: Any) -> Any:
+        options = ForksOptions(
+            model="m",
+            out=tmp_path / "out",
+            server=url,
+            tokenizer=str(tmp_path / "tokenizer"),
+            states=60,
+            level=0.5,
+            **more,
+        )
+        return run_forks(samples, options, JudgeOptions(), lambda cost: None)
+
+    with running(policy) as (server, url):
+        measured = forks(url)
+        asked = server.asked
+        assert measured.log_prob_difference == pytest.approx(0, abs=1e-6)
+        assert measured.entropies == "top-k"
+        assert measured.settings["server"] is True
+        assert all(state.forced == [] for state in measured.states)
+        assert len(measured.states) == 60
+        forks(url)
+        assert server.asked - asked == 1 + 16  # the proof and the comparison: what is there is not drawn again
+    with pytest.raises(InputError, match="which forces no tokens"):
+        make_bank(tmp_path / "out")
+    with running(Tabular(4)) as (_, url), pytest.raises(InputError, match="did not draw these samples"):
+        forks(url)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"top_logprobs": None}, "has no entropies or log-probs, by which tokens are drawn"),
+        ({"tokens": None}, "has no entropies or log-probs"),
+        ({"tokens": ["".join(LETTERS[:2]), LETTERS[2]]}, "tokenizer is not the one of the samples"),
+    ],
+)
+def test_samples_of_which_a_server_cannot_be_asked_are_refused(
+    tmp_path: Path, change: dict[str, Any], why: str
+) -> None:
+    rows = read_samples(table(tmp_path / "t", {"p": Tabular(3)})).to_pylist()
+    write_shard(tmp_path / "changed", "a", [{**row, "completion": LETTERS, **change} for row in rows])
+    with pytest.raises(InputError, match=why):
+        write_tokens(tmp_path / "changed", tmp_path / "out", TOKENIZER)
