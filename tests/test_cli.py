@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import shlex
 import shutil
@@ -339,3 +340,36 @@ def test_the_tested_engines_are_known_by_parts_that_they_have() -> None:
     for engine in ENGINES:
         if engine.package in names:
             assert engine.version() == version(engine.package)
+
+
+@pytest.mark.parametrize(
+    ("command", "files"),
+    [
+        (["passk", "TABLE"], {"--json": "a.json", "--csv": "a.csv", "--figure": "a.svg"}),
+        (["compare", "a=TABLE", "b=TABLE", "--k", "1"], {"--json": "a.json", "--csv": "a.csv", "--figure": "a.svg"}),
+        (["plan", "--components", "STATED"], {"--json": "a.json", "--figure": "a.svg"}),
+        (["report", "TABLE", "--text"], {"--out": "a.html", "--figures": "drawn"}),
+        (["study", "analyse", "RECEIPTS"], {"--json": "a.json", "--markdown": "a.md"}),
+    ],
+    ids=lambda x: x[0] if isinstance(x, list) else "",
+)
+def test_files_are_there_though_nobody_reads_what_is_printed(
+    command: list[str], files: dict[str, str], tmp_path: Path
+) -> None:
+    root = Path(__file__).parents[1]
+    inputs = {
+        "TABLE": root / "examples" / "data" / "step400.jsonl",
+        "STATED": root / "examples" / "data" / "variances.yaml",
+        "RECEIPTS": root / "studies" / "receipts" / "pilot",
+    }
+    argv = command
+    for name, path in inputs.items():
+        argv = [word.replace(name, str(path)) for word in argv]
+    for option, file in files.items():
+        argv = [*argv, option, str(tmp_path / file)]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        ended = subprocess.run([sys.executable, "-m", "forkwise", *argv], stdout=closed, timeout=300, check=False)
+    assert ended.returncode != 0
+    assert [file for file in files.values() if not (tmp_path / file).exists()] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,21 @@ def test_clusters_come_from_the_samples_table(tmp_path: Path) -> None:
     assert loaded.keep(["p1", "p2"]).clusters == ("t1", "t0")
 
 
+def test_a_fixed_arm_is_called_by_its_name_or_by_its_table(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, runs in (("base", ["base-seed0"]), ("tuned", ["t-seed0", "t-seed1", "t-seed2"])):
+        for run in runs:
+            rows = [{"problem_id": f"p{q}", "correct": rng.integers(0, 2, 4).tolist()} for q in range(12)]
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / f"{run}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    base, tuned = (load_arm(tmp_path / name) for name in ("base", "tuned"))
+    assert base.name == "base-seed0"
+    for name in ("base", "base-seed0", str(tmp_path / "base")):
+        assert compare(base, tuned, ks=[1], fixed=[name]).differences[0].trained == (False, True)
+    with pytest.raises(InputError, match="There is no arm 'bse' to be fixed: there are base-seed0, tuned"):
+        compare(base, tuned, ks=[1], fixed=["bse"])
+
+
 # ---------------------------------------------------------------------------------------------------- primary endpoint
 
 
@@ -204,7 +220,10 @@ def test_the_curve_is_the_mean_over_powers_of_two() -> None:
     assert d.primary is not None
     assert (d.primary.metric, d.primary.k) == ("curve", 16)
     assert float(d.primary.interval.mean) == pytest.approx((mean["b"] - mean["a"]).mean())
-    said = conclusion([], compare(*arms, primary="curve", resamples=100))
+    few = compare(*arms, ks=[1, 4], primary="curve", resamples=100)  # what is shown changes nothing
+    assert few.differences[0].primary == d.primary
+    assert few.differences[0].others["curve"].ks == [16]
+    said = conclusion([], few)
     assert "at the primary endpoint (the mean of Pass@K over K = 1, 2, 4, ..., 16), the only one" in said
 
 

@@ -15,8 +15,19 @@ from forkwise.passk.estimator import k_grid, pass_at_k
 from forkwise.passk.outcomes import Arm, make_arm
 from forkwise.passk.plan import Costs, make_plan
 from forkwise.passk.planning import plan_study
-from forkwise.passk.power import Size, Test, detectable, power_at, power_of, runs_needed, standard_errors, variance_of
+from forkwise.passk.power import (
+    Size,
+    Test,
+    detectable,
+    power_at,
+    power_of,
+    runs_needed,
+    sparseness,
+    standard_errors,
+    variance_of,
+)
 from forkwise.passk.sampling_noise import noise_of
+from forkwise.passk.two_way import vary
 
 # Measured for the 100 problems of docs/evidence.md: the SD of a run's mean (.0215, .0277, .0345), and the standard
 # error over problems of a difference of two runs (.0142, .0225, .0308), whose square times 100 / 2 is the variance per
@@ -336,3 +347,19 @@ def test_refusals_are_sentences() -> None:
     ):
         with pytest.raises(InputError, match=sentence):
             plan_study(pilot, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("problems", [2, 5, 7, 9])
+def test_what_is_promised_on_few_problems_is_kept_by_the_test(problems: int) -> None:
+    """Studies of five runs a side, simulated and tested: the planned difference is found in four of five at least."""
+    c = Components("1", 1, 0.02**2, 0.02**2, 0.02**2, 0, 0.0, [Noise(64, 0.2 / 64)], method_problem=0.0)
+    planned = detectable(c, Size(5, problems, 64), Test(0.05))
+    rng, claims, studies = np.random.default_rng(problems), 0, 600
+    for _ in range(studies):
+        plain, better = (
+            0.4 + rng.normal(0, 0.02, (5, 1)) + rng.normal(0, np.sqrt(0.2 / 64), (5, problems)) for _ in range(2)
+        )
+        claims += bool(vary((better + planned)[:, :, None], plain[:, :, None]).p()[0] <= 0.05)
+    assert claims / studies >= 0.8 - 3 * np.sqrt(0.16 / studies)
+    # Kish's count of two units that differ is 2 (each deviates as much from their median), of the 6 that are needed.
+    assert (sparseness(2, 0.999), sparseness(100, 0.8)) == (pytest.approx(1 - 2 / 6), 0)

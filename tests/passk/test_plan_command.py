@@ -274,8 +274,23 @@ def test_a_damaged_plan_is_no_file_of_components(tmp_path: Path, stated: Path) -
         assert "is damaged" in refused("--components", tmp_path / "damaged.json")
 
 
+def test_a_plan_says_which_curve_it_is_about(tmp_path: Path) -> None:
+    table = pilot(tmp_path, "a", 4)
+    said = "The curve's mean is planned over K = 1, 2, 4, ..., 16, as far as the variances are known; with 64 samples"
+    assert said in words(table, "--k", "1,curve", "--samples", 64)
+    assert said not in words(table, "--k", "1,curve")
+    assert said not in words(table, "--k", "1", "--samples", 64)
+
+
+def test_a_plan_on_few_problems_says_what_binds(stated: Path) -> None:
+    few = words("--components", stated, "--problems", 6)
+    assert "So few problems say little about others, whatever runs and samples there are" in few
+    assert "differ from problem to problem, or these are few" in few
+    assert "So few problems" not in words("--components", stated, "--problems", 12)
+
+
 def test_no_variance_at_all_is_found_at_once(stated: Path) -> None:
-    stated.write_text("problems: 9\nsamples: 9\ncomponents: {1: {run_sd: 0}}")
+    stated.write_text("problems: 90\nsamples: 9\ncomponents: {1: {run_sd: 0}}")
     assert "find a difference of 0.000 at K = 1" in words("--components", stated)
 
 

@@ -52,6 +52,25 @@ def test_the_mean_over_benchmarks_weighs_them_alike_and_varies_as_they_do() -> N
     assert exact.freedom[0] == pytest.approx(satterthwaite)
 
 
+def test_the_curve_goes_to_the_largest_k_that_all_benchmarks_have_whichever_are_shown() -> None:
+    sets = {
+        "aime": [arm("base", np.array([0, 1, 2, 3]), 8), arm("rl", np.array([1, 2, 2, 5]), 8)],
+        "math": [arm("base", np.array([0, 1, 2]), 4), arm("rl", np.array([1, 3, 2]), 4)],
+    }
+    by_hand = []
+    for arms in sets.values():
+        base, rl = (x.curves([1, 2, 4]).mean() for x in arms)
+        by_hand.append(rl - base)
+    for ks in (None, [1], [1, 2]):
+        compared = compare_over(sets, ks=ks, primary="curve", resamples=200)
+        endpoint = compared.differences[0].primary
+        assert endpoint is not None
+        assert (endpoint.metric, endpoint.k) == ("curve", 4)
+        assert float(endpoint.interval.mean) == pytest.approx(np.mean(by_hand))
+        assert compared.benchmarks is not None
+        assert {m.k for m in (*compared.benchmarks.improvements, *compared.benchmarks.standings)} == {4}
+
+
 def test_the_variance_with_runs_is_that_of_studies_that_are_made_again() -> None:
     """1,000 studies: five runs per arm, the same runs on benchmarks of 20 and 60 problems, K of different noise."""
     rng = np.random.default_rng(0)

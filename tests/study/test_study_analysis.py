@@ -250,6 +250,10 @@ def test_arms_are_compared_when_that_was_planned_and_not_before(tmp_path: Path) 
     assert reading.result.shown_below == pytest.approx(boundary(plan, 5))
     text = said(tmp_path)
     assert text.index("shaped minus GRPO, Pass@1") < text.index("Exploratory")
+    spent = 4 * stats.norm.sf(stats.norm.isf(0.05 / 4) / np.sqrt(5 / 7))  # Lan & DeMets, at 5 of 7 seeds
+    held = f"p by Holm's method, to be held against {spent:.4f} like that of the primary one"
+    assert held in text
+    assert "to be held against" not in said(tmp_path, early=True)
     assert "Read at a time that was not planned" in said(tmp_path, early=True)
 
     plan, folder = study(primary=primary), tmp_path / "to the end"
@@ -435,3 +439,18 @@ def test_a_study_is_planned_from_the_receipts_of_a_pilot(tmp_path: Path, capsys:
         cli.run(["study", "plan", str(file), "--pilot", str(tmp_path / "few")])
     assert ended.value.code == 2
     assert "has 0 seeds in all arms, and how training varies takes at least 3" in capsys.readouterr().err
+
+
+def test_components_that_lack_an_endpoint_are_refused_before_anything_slow(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(_: object) -> None:
+        raise AssertionError("training was loaded first")
+
+    monkeypatch.setattr("forkwise.study.run.check_study", slow)
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(content(primary={"arm": "shaped", "margin": 0.75})))
+    (tmp_path / "v.yaml").write_text("samples: 4\nrho: 0.2\ncomponents: {1: {run_sd: 0.02, sampling_variance: 0.01}}\n")
+    with pytest.raises(SystemExit) as ended:
+        cli.run(["study", "plan", str(tmp_path / "s.yaml"), "--components", str(tmp_path / "v.yaml")])
+    assert ended.value.code == 2
+    assert "says nothing about 'curve': it has components of 1" in capsys.readouterr().err

@@ -112,23 +112,35 @@ class MeasureOutputs:
         blocks: Sequence[Block],
         result: list[Evaluation] | Comparison,
     ) -> None:
-        """Prints the conclusion, then tables and notes unless `brief` is set, and writes the files."""
-        from forkwise.folders.results import result_text, write_result
-        from forkwise.passk.files import result_file, write_csv
+        """Writes the files, and then prints the conclusion, with tables and notes unless `brief` is set.
+
+        Whoever reads what is printed may stop, as `head` does; and a file that cannot be written keeps nothing back.
+        """
+        from forkwise.folders.results import result_text
+        from forkwise.passk.files import result_file
         from forkwise.report.terminal import print_blocks, print_sentences, wide_console
 
         single, comparison = (result, None) if isinstance(result, list) else ([], result)
-        if str(self.json) != "-":
-            console = wide_console()
-            print_sentences([sentence], console)
-            print_blocks([] if self.brief else blocks, console)
+        content: Any = None
         if self.json:
             tables = dict.fromkeys(table for arm in arms for table in arm.tables)
             content = result_file(settings, tables, sentence, single, comparison)
+        try:
+            self._write(content, single, comparison)
+        finally:
             if str(self.json) == "-":
                 echo(result_text(content), end="")
             else:
-                write_result(self.json, content)
+                console = wide_console()
+                print_sentences([sentence], console)
+                print_blocks([] if self.brief else blocks, console)
+
+    def _write(self, content: Any, single: list[Evaluation], comparison: Comparison | None) -> None:
+        from forkwise.folders.results import write_result
+        from forkwise.passk.files import write_csv
+
+        if self.json and str(self.json) != "-":
+            write_result(self.json, content)
         if self.csv:
             write_csv(self.csv, comparison.rows() if comparison else [row for e in single for row in e.rows()])
         if self.figure:

@@ -79,21 +79,22 @@ def plan(
         with Meter(what="planning (2 of 2)"):
             study_plan, inputs, notes = plan_study(arms, **arguments)
         sentence, limits = words.conclusion(study_plan), words.limits(study_plan, notes)
-        if str(outputs.json) != "-":
-            console = wide_console()
-            print_sentences([sentence], console)
-            if not outputs.brief:
-                print_blocks(words.tables(study_plan), console)
-                print_sentences(limits, console, "- ")
-        if outputs.json:
-            settings = {"pilot": pilot or [], **given, "components": given["components"] and str(given["components"])}
-            content = plan_file(study_plan, settings, inputs, sentence, limits)
+        settings = {"pilot": pilot or [], **given, "components": given["components"] and str(given["components"])}
+        content = plan_file(study_plan, settings, inputs, sentence, limits)
+        try:  # before anything is printed, since whoever reads that may stop
+            if outputs.json and str(outputs.json) != "-":
+                write_result(outputs.json, content)
+            if outputs.figure:
+                from forkwise.report.passk_figures import save
+                from forkwise.report.plan_figure import plan_figure
+
+                save(plan_figure(study_plan), outputs.figure)
+        finally:
             if str(outputs.json) == "-":
                 echo(result_text(content), end="")
             else:
-                write_result(outputs.json, content)
-        if outputs.figure:
-            from forkwise.report.passk_figures import save
-            from forkwise.report.plan_figure import plan_figure
-
-            save(plan_figure(study_plan), outputs.figure)
+                console = wide_console()
+                print_sentences([sentence], console)
+                if not outputs.brief:
+                    print_blocks(words.tables(study_plan), console)
+                    print_sentences(limits, console, "- ")

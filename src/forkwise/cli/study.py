@@ -37,17 +37,17 @@ def plan(
 
         with Meter(what="checking the study (1 of 2)"):
             study = read_study(file)
-            check_study(study)
             arms, receipts = read_pilot(pilot) if pilot else ([], [])
-        known = minutes(receipts) if receipts else (0.0, 0.0)
-        given = (minutes_per_run, minutes_per_100k)
-        run_minutes, sample_minutes = (known[i] if given[i] is None else given[i] or 0.0 for i in (0, 1))
-        blocks = [*design(study), *cost(study, run_minutes, sample_minutes)]
-        if arms or components:
-            with Meter(what="planning (2 of 2)"):
+            known = minutes(receipts) if receipts else (0.0, 0.0)
+            given = (minutes_per_run, minutes_per_100k)
+            run_minutes, sample_minutes = (known[i] if given[i] is None else given[i] or 0.0 for i in (0, 1))
+            blocks = [*design(study), *cost(study, run_minutes, sample_minutes)]
+            if arms or components:
                 blocks += power(study, pilot=arms, components=components, run=run_minutes, samples=sample_minutes)
-        else:
-            blocks.append("What it can find takes --pilot or --components: how much runs and problems differ.")
+            else:
+                blocks.append("What it can find takes --pilot or --components: how much runs and problems differ.")
+        with Meter(what="checking that it could run (2 of 2)"):  # slow, so what is wrong with the above is said before
+            check_study(study)
         print_blocks(blocks, wide_console())
 
 
@@ -124,8 +124,10 @@ def analyse(
         with Meter(what="reading and comparing receipts"):
             study, receipts, reading = read_study_folder(folder, early=early)
         blocks = report(study, receipts, reading)
-        print_blocks(blocks, wide_console())
-        if json is not None:
-            write_result(json, reading)
-        if markdown is not None:
-            write_text(markdown, markdown_blocks(blocks))
+        try:  # before anything is printed, since whoever reads that may stop
+            if json is not None:
+                write_result(json, reading)
+            if markdown is not None:
+                write_text(markdown, markdown_blocks(blocks))
+        finally:
+            print_blocks(blocks, wide_console())

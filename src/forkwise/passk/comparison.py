@@ -62,6 +62,7 @@ def compare(
         fixed: arms that are these very models, such as a base model: training them again is not asked about.
         paired_seeds: runs of all arms share seeds (the last numbers in their names), problems and their order.
         primary: the one K, or `"curve"`, that was named beforehand: it is tested by itself, the rest is exploratory.
+            The curve is the mean over K = 1, 2, 4, ... up to the largest that all arms have, whatever `ks` are.
         look_shares: shares of a planned study at which it was and is looked at, the last now: the error of `1 - level`
             is spent over them by `nominal_alphas`, and all intervals are at the level of this look.
         intersect: compare on the shared problems where the sets differ, and say what was dropped.
@@ -93,13 +94,14 @@ def compare(
     common = have_common_lengths(arms)
     caps = () if not common else default_caps(arms) if caps is None else caps
     budgets = () if not common else default_budgets(arms) if budgets is None else budgets
-    measured = [measure(arm, grid, MetricOptions(seed=seed), caps=caps, budgets=budgets) for arm in arms]
+    options = MetricOptions(seed=seed)
+    measured = [measure(arm, grid, options, caps=caps, budgets=budgets, largest=largest) for arm in arms]
     evaluations = [summarise(m, level=level, resamples=resamples) for m in measured]
     notes += shared_notes((e.arm, e.notes) for e in evaluations)
     if len({arm.largest_k() for arm in arms}) > 1:
         notes.append(note("unequal n", largest=largest))
 
-    test = _Test(design, paired, DifferenceSettings(level, margin, problems, resamples, seed))
+    test = _Test(design, paired, DifferenceSettings(level, margin, problems, resamples, seed, largest))
     pairs = [
         _pair(m, measured[0], (e, evaluations[0]), test, primary)
         for m, e in zip(measured[1:], evaluations[1:], strict=True)

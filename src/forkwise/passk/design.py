@@ -89,19 +89,17 @@ def make_design(arms: Sequence[Arm], fixed: Collection[str], paired_seeds: bool,
 
     One run in every arm makes all of them fixed.
 
+    Args:
+        fixed: arms by their names, or by those of their tables: an arm of one run is named after the run.
+
     Raises:
         InputError: no such arm, too few runs of one that is not fixed, runs that cannot be paired, or one cluster.
     """
-    names = [arm.name for arm in arms]
-    for name in fixed:
-        if name not in names:
-            raise InputError(
-                f"There is no arm '{name}' to be fixed: there are {', '.join(names)}.{nearest(name, names)}"
-            )
+    fixed = [_arm_called(name, arms) for name in fixed]
     if all(len(arm.runs) == 1 for arm in arms):
         if paired_seeds:
             raise InputError("Seeds cannot be paired: every arm has one run, and its spread takes at least three.")
-        fixed = names
+        fixed = [arm.name for arm in arms]
     for arm in arms:
         if arm.name not in fixed and len(arm.runs) < FEWEST_RUNS:
             raise InputError(
@@ -118,6 +116,17 @@ def make_design(arms: Sequence[Arm], fixed: Collection[str], paired_seeds: bool,
             "runs, or leave out --paired-seeds."
         )
     return ComparisonDesign(frozenset(fixed), seed_order(arms) if paired_seeds else None, shared_clusters(arms), level)
+
+
+def _arm_called(name: str, arms: Sequence[Arm]) -> str:
+    """Returns the name of the arm that is called so, or whose table is."""
+    names = [arm.name for arm in arms]
+    of_table = [arm.name for arm in arms if any(name in (table.name, table.stem, str(table)) for table in arm.tables)]
+    if name in names:
+        return name
+    if len(of_table) != 1:
+        raise InputError(f"There is no arm '{name}' to be fixed: there are {', '.join(names)}.{nearest(name, names)}")
+    return of_table[0]
 
 
 def seed_order(arms: Sequence[Arm]) -> dict[str, IntArray]:

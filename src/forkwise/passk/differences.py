@@ -49,6 +49,7 @@ class DifferenceSettings:
 
     Attributes:
         problems: how many there are, or how many problems of equal weight say as much.
+        largest_k: the largest K that all arms have, where the curve of the primary endpoint ends.
     """
 
     level: float
@@ -56,11 +57,12 @@ class DifferenceSettings:
     problems: float
     resamples: int
     seed: int
+    largest_k: int
 
     def differences(self, ks: list[int], pairs: Sequence[Pair], primary: int | str | None) -> list[Difference]:
         """Judges the arms together, at these K and at the primary endpoint by itself."""
         joint = joint_test([pair.variation for pair in pairs], resamples=self.resamples, seed=self.seed)
-        endpoints = self._endpoints(ks, pairs, primary)
+        endpoints = self._endpoints(pairs, primary)
         differences = []
         for pair, endpoint in zip(pairs, endpoints, strict=True):
             variation = pair.variation
@@ -89,12 +91,12 @@ class DifferenceSettings:
             differences.append(difference)
         return differences
 
-    def _endpoints(self, ks: list[int], pairs: Sequence[Pair], primary: int | str | None) -> list[Endpoint | None]:
+    def _endpoints(self, pairs: Sequence[Pair], primary: int | str | None) -> list[Endpoint | None]:
         """Tests the primary endpoint of every arm, by itself but for the other arms."""
         chosen = [pair.endpoint for pair in pairs if pair.endpoint is not None]
         if primary is None or not chosen:
             return [None] * len(pairs)
-        name, k = (CURVE, ks[-1]) if primary == CURVE else ("pass@k", int(primary))
+        name, k = (CURVE, self.largest_k) if primary == CURVE else ("pass@k", int(primary))
         joint = joint_test(chosen, resamples=self.resamples, seed=self.seed)
         endpoints: list[Endpoint | None] = []
         for variation in chosen:

@@ -56,14 +56,23 @@ class Measured:
 
 
 def measure(
-    arm: Arm, ks: Sequence[int], options: MetricOptions, *, caps: Sequence[int] | None, budgets: Sequence[int] | None
+    arm: Arm,
+    ks: Sequence[int],
+    options: MetricOptions,
+    *,
+    caps: Sequence[int] | None,
+    budgets: Sequence[int] | None,
+    largest: int | None = None,
 ) -> Measured:
-    """Computes every statistic that the arm's samples allow, each at its K among `ks`; see `evaluate`."""
-    largest = arm.largest_k()
+    """Computes every statistic that the arm's samples allow, each at its K among `ks`; see `evaluate`.
+
+    `largest` is the largest K that all arms have; None is the arm's own.
+    """
+    n = arm.largest_k()
     curves = {}
     for metric in METRICS:
         if not metric.answers or arm.answer_N is not None:
-            at = metric.ks(ks, largest)
+            at = metric.ks(ks, n, n if largest is None else largest)
             curves[metric.name] = MeasuredCurve(metric, at, *metric.values(arm, at, options))
     has_lengths = arm.length_N is not None
     caps = (default_caps([arm]) if has_lengths else ()) if caps is None else caps

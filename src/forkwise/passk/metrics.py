@@ -41,8 +41,8 @@ class Metric:
         name: its key in `Evaluation.curves`, and its name in the tidy rows.
         title: the head of its column in tables.
         values: its value for every run, problem and K.
-        where: at every K of a curve; on the grid of powers of two, for what is costly; at the largest of these K alone;
-            or at n, the arm's number of samples, alone.
+        where: at every K of a curve; on the grid of powers of two, for what is costly; at the largest K that all arms
+            have, whichever K are shown; or at n, the arm's number of samples, alone.
         compared: whether `compare` pairs it unasked. Pass@K always is.
         shown: whether tables of an arm show it.
         answers: whether it needs the final answers of the samples.
@@ -60,12 +60,12 @@ class Metric:
     option: str = ""
     exact: str = ""
 
-    def ks(self, ks: Sequence[int], largest: int) -> list[int]:
-        """Picks the K of a curve at which the statistic is computed; `largest` is the arm's n."""
+    def ks(self, ks: Sequence[int], n: int, largest: int) -> list[int]:
+        """Picks the K of a curve at which the statistic is computed; `largest` is the smallest n of all arms."""
         if self.where == "n":
-            return [largest]
+            return [n]
         if self.where == "largest k":
-            return [ks[-1]]
+            return [largest]
         return list(ks) if self.where == "every k" else grid_of(ks)
 
     def labels(self, options: MetricOptions) -> tuple[str, str]:

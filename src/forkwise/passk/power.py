@@ -18,7 +18,11 @@ from forkwise.passk.components import Components
 from forkwise.passk.design import FEWEST_PAIRS, FEWEST_RUNS
 from forkwise.passk.estimator import FloatArray
 from forkwise.passk.intervals import unseen
-from forkwise.passk.two_way import ENOUGH
+from forkwise.passk.two_way import ENOUGH, count_sparseness
+
+_SURE = 60  # normal units of which more than six differ, whatever the luck
+_DRAWS = 20_000
+_FAR = 30.0  # standard errors, beyond which the normal distribution is near enough
 
 MOST_RUNS = 10_000
 """Runs per arm beyond which nobody plans."""
@@ -81,8 +85,8 @@ class Variance:
 def variance_of(c: Components, size: Size, test: Test) -> Variance:
     """Returns the variance of the difference of two arms, with Satterthwaite's degrees of freedom.
 
-    One run per arm is the run that there is, not a sample of others: its variance is left out. Where problems come in
-    few clusters the variance is no less than the floor of the test.
+    One run per arm is the run that there is, not a sample of others: its variance is left out. Where there are few
+    problems, or few clusters of them, the variance is no less than the floor of the test.
     """
     variance = _unbounded(c, size, test)
     missing = _floor(c, size, test) - variance.total
@@ -97,16 +101,42 @@ def _freedom_of_problems(c: Components, problems: int) -> float:
 
 
 def _floor(c: Components, size: Size, test: Test) -> float:
-    """Returns the least squared standard error of the test on few clusters, as `two_way.vary_over` has it.
+    """Returns the least squared standard error of the test on few problems or clusters, as `two_way.vary_over` has it.
 
     Six or more have to differ, by Kish's count, which for normal ones is 2 / pi of their number.
     """
-    clusters = size.problems / c.cluster_size
-    sparse = max(0.0, 1 - 2 / math.pi * clusters / ENOUGH)
-    if c.cluster_size <= 1 or not sparse or clusters < 2:
+    units = size.problems / c.cluster_size
+    sparse = max(0.0, 1 - 2 / math.pi * units / ENOUGH)
+    if not sparse or units < 2:
         return 0.0
-    half = unseen(clusters, 1 - test.alpha) * sparse
-    return float(half / stats.t.isf(test.alpha / 2, clusters - 1)) ** 2
+    return float(unseen(units, 1 - test.alpha) * sparse / stats.t.isf(test.alpha / 2, units - 1)) ** 2
+
+
+def _least(c: Components, size: Size, test: Test) -> float:
+    """Returns the half width below which the test's interval on so few problems or clusters seldom falls.
+
+    How many of them differ is luck. The width is the one that studies stay below with the wanted power.
+    """
+    units = size.problems / c.cluster_size
+    return unseen(units, 1 - test.alpha) * sparseness(units, test.power) if units >= 2 else 0.0
+
+
+def sparseness(units: float, power: float) -> float:
+    """Returns how sparse problems (or clusters) are at most with that chance if their differences are normal.
+
+    For a chance of .8 it is 0 from 12 units on; see `two_way.count_sparseness`.
+    """
+    low = math.floor(units)
+    ends = [_sparseness(number, power) for number in (low, low + 1)]
+    return ends[0] + (units - low) * (ends[1] - ends[0])
+
+
+@lru_cache(maxsize=4096)
+def _sparseness(units: int, power: float) -> float:
+    if units > _SURE:
+        return 0.0
+    drawn = np.random.default_rng(units).standard_normal((units, _DRAWS))
+    return float(np.quantile(count_sparseness(drawn), power))
 
 
 def _unbounded(c: Components, size: Size, test: Test) -> Variance:
@@ -137,37 +167,42 @@ def _unbounded(c: Components, size: Size, test: Test) -> Variance:
     return Variance(of_runs, run_problem, sampling + of_reference, method_problem, freedom)
 
 
-def power_of(difference: float, variance: float, freedom: float, alpha: float) -> float:
-    """Returns the power of a two-sided t-test: the noncentral t outside the critical values."""
+def power_of(difference: float, variance: float, freedom: float, alpha: float, least: float = 0.0) -> float:
+    """Returns the power of a two-sided t-test: the noncentral t outside the critical values.
+
+    `least` is the smallest half width of its interval.
+    """
     if variance <= 0:
-        return 1.0 if difference else alpha
-    critical = float(stats.t.isf(alpha / 2, freedom))
+        return 1.0 if abs(difference) > least else 0.0 if least else alpha
+    critical = max(float(stats.t.isf(alpha / 2, freedom)), least / math.sqrt(variance))
     away = abs(difference) / math.sqrt(variance)
+    if critical > _FAR:
+        return float(stats.norm.sf(critical - away))
     outside = float(stats.nct.sf(critical, freedom, away)) + float(stats.nct.cdf(-critical, freedom, away))
     # Far from the critical value SciPy's series fails, and there the answer is near 0 or 1.
     return min(outside, 1.0) if np.isfinite(outside) else float(stats.norm.sf(critical - away))
 
 
 @lru_cache(maxsize=4096)
-def standard_errors(freedom: float, alpha: float, power: float) -> float:
-    """Returns how many standard errors a difference must be to be found with that power."""
-    critical = float(stats.t.isf(alpha / 2, freedom))
-    high = critical + 1.0
-    while power_of(high, 1.0, freedom, alpha) < power:
+def standard_errors(freedom: float, alpha: float, power: float, least: float = 0.0) -> float:
+    """Returns how many standard errors a difference must be to be found with that power; `least` as in `power_of`."""
+    high = max(float(stats.t.isf(alpha / 2, freedom)), least) + 1.0
+    while power_of(high, 1.0, freedom, alpha, least) < power:
         high *= 1.5
-    return float(optimize.brentq(lambda away: power_of(away, 1.0, freedom, alpha) - power, 0.0, high, xtol=1e-9))
+    return float(optimize.brentq(lambda away: power_of(away, 1.0, freedom, alpha, least) - power, 0.0, high, xtol=1e-9))
 
 
 def detectable(c: Components, size: Size, test: Test) -> float:
     """Returns the smallest difference that a study of this size finds with the wanted power."""
-    variance = variance_of(c, size, test)
-    return standard_errors(variance.freedom, test.alpha, test.power) * math.sqrt(variance.total)
+    variance, least = _unbounded(c, size, test), _least(c, size, test)
+    se = math.sqrt(variance.total)
+    return standard_errors(variance.freedom, test.alpha, test.power, least / se) * se if se else least
 
 
 def power_at(c: Components, difference: float, size: Size, test: Test) -> float:
     """Returns the power of a study of this size for a difference."""
-    variance = variance_of(c, size, test)
-    return power_of(difference, variance.total, variance.freedom, test.alpha)
+    variance = _unbounded(c, size, test)
+    return power_of(difference, variance.total, variance.freedom, test.alpha, _least(c, size, test))
 
 
 def runs_needed(c: Components, difference: float, size: Size, test: Test) -> int | None:
@@ -191,8 +226,8 @@ def least_runs(c: Components, difference: float, size: Size, test: Test) -> floa
     by_runs = (one - two) * 2 * FEWEST_RUNS  # the variance is by_runs / runs + constant
     constant = one - by_runs / FEWEST_RUNS
     wanted = (difference / float(stats.norm.isf(test.alpha / 2) - stats.norm.isf(test.power))) ** 2
-    least = _floor(c, size, test)
-    return float(by_runs / (wanted - constant)) if wanted > max(constant, least) else None
+    beyond = wanted > constant and abs(difference) > _least(c, size, test)
+    return float(by_runs / (wanted - constant)) if beyond else None
 
 
 def _first(enough: Callable[[int], bool], low: int, high: int) -> int | None:

@@ -69,9 +69,9 @@ def compare_over(
         grid = check_ks(everything, [*grid, int(primary)])
     sizes = [len(one.arms[0].problems) for one in sets]
     resamples = default_resamples(sum(sizes)) if resamples is None else resamples
-    judge = DifferenceSettings(level, margin, effective(sizes), resamples, seed)
+    judge = DifferenceSettings(level, margin, effective(sizes), resamples, seed, largest)
     values = [one.values(grid) for one in sets]
-    curve = [[x.mean(axis=2, keepdims=True) for x in one.values(k_grid(grid[-1]))] for one in sets]
+    curve = [[x.mean(axis=2, keepdims=True) for x in one.values(k_grid(largest))] for one in sets]
     evaluations = [_evaluate(sets, values, i, grid, level) for i in range(len(sets[0].arms))]
 
     pairs = []
@@ -82,7 +82,7 @@ def compare_over(
             endpoint = vary_means(sets, curve, i, 0) if primary == CURVE else variation.at(grid.index(int(primary)))
         pairs.append(_pair(sets, i, variation, endpoint, evaluation, evaluations[0]))
     differences = judge.differences(grid, pairs, primary)
-    chosen = [grid[-1]] if primary == CURVE else [int(primary)] if primary is not None else sorted({1, grid[-1]})
+    chosen = [largest] if primary == CURVE else [int(primary)] if primary is not None else sorted({1, grid[-1]})
     scores = curve if primary == CURVE else [[x[:, :, [grid.index(k) for k in chosen]] for x in one] for one in values]
     over_benchmarks = Benchmarks(
         [one.name for one in sets],

@@ -88,7 +88,7 @@ def _interaction(x_SGK: FloatArray) -> FloatArray:
     return interaction
 
 
-def _sparseness(difference_GK: FloatArray) -> FloatArray:
+def count_sparseness(difference_GK: FloatArray) -> FloatArray:
     """Says how little the variance over problems rests on: 1 where all are alike, 0 where six or more differ, `(K,)`.
 
     The number that differ is that of Kish, `(sum |d|)^2 / sum d^2`, of deviations from the median.
@@ -167,7 +167,7 @@ def vary_over(
         g = u_GK.shape[0]
         rows[stratum.name] = (u_GK - u_GK.mean(axis=0)) / (np.sqrt(g * (g - 1)) * b)
         variance = (rows[stratum.name] ** 2).sum(axis=0)
-        least = unseen(g, level) / stats.t.ppf((1 + level) / 2, g - 1) * _sparseness(u_GK) / b
+        least = unseen(g, level) / stats.t.ppf((1 + level) / 2, g - 1) * count_sparseness(u_GK) / b
         problems += variance
         spread += variance**2 / stratum.freedom()
         floor += least**2

@@ -9,8 +9,7 @@ from forkwise.passk.components import Components, chi_square_interval, name_of
 from forkwise.passk.differences import CURVE
 from forkwise.passk.notes import Note
 from forkwise.passk.plan import Needed, Plan, PricedStudy
-from forkwise.passk.power import MOST_RUNS, Size
-from forkwise.passk.two_way import ENOUGH
+from forkwise.passk.power import MOST_RUNS, Size, sparseness
 from forkwise.report.formats import bounds, count, coverage, interval, number, share
 from forkwise.report.passk_notes import sentences
 from forkwise.report.table import Table, filled
@@ -188,7 +187,18 @@ def _claims(plan: Plan) -> list[str]:
             f"Cannot be claimed: anything at {name_of(endpoint)}, which needs {c.largest_k} samples of a problem; the "
             f"study has {plan.size.samples}."
         )
-    return sentences
+    return sentences + _shorter_curve(plan)
+
+
+def _shorter_curve(plan: Plan) -> list[str]:
+    """Says where the curve that is planned for ends before that of the study."""
+    n = plan.size.samples
+    return [
+        f"The curve's mean is planned over K = 1, 2, 4, ..., {c.largest_k}, as far as the variances are known; with "
+        f"{n} samples that of compare and of a study goes on to K = {n}, and nothing here is about that one."
+        for c in plan.components
+        if c.endpoint == CURVE and c.largest_k < n
+    ]
 
 
 def _relabelling(plan: Plan) -> list[str]:
@@ -208,6 +218,12 @@ def _relabelling(plan: Plan) -> list[str]:
     ]
 
 
+def _sparse(plan: Plan) -> bool:
+    """Says whether the test would hold its standard error up, since so few problems or clusters may differ."""
+    units = plan.size.problems / plan.components[0].cluster_size
+    return sparseness(units, next(iter(plan.tests.values())).power) > 0
+
+
 def _floors(plan: Plan) -> list[str]:
     sentences = []
     if plan.trained:
@@ -219,8 +235,9 @@ def _floors(plan: Plan) -> list[str]:
     bounded = [d for d in plan.detectable if d.any_runs > 0.1 * d.difference]
     if bounded:
         least = ", ".join(f"{d.any_runs:.3f} at {name_of(d.endpoint)}" for d in bounded)
-        few = plan.components[0].cluster_size > 1
-        units = "cluster to cluster, or these are few" if few else "problem to problem"
+        clusters = plan.components[0].cluster_size
+        units = "cluster to cluster" if clusters > 1 else "problem to problem"
+        units += ", or these are few" if clusters > 1 or _sparse(plan) else ""
         sentences.append(
             f"On {count(plan.size.problems)} problems, no number of runs brings it below {least}: there the arms "
             f"differ from {units} (--method-problem-sd plans with another SD)."
@@ -251,11 +268,12 @@ def _foundations(plan: Plan) -> list[str]:
             f"Problems come in clusters, of {first.cluster_size:.3g} by Kish's count: the study's {plan.size.problems} "
             f"are taken to come in {clusters:.3g} as large, and claims are about other clusters."
         )
-        if clusters < ENOUGH:
-            sentences.append(
-                f"Fewer than {ENOUGH} clusters say little about others, whatever runs and samples there are: take "
-                "problems of more clusters."
-            )
+    if _sparse(plan):
+        what, more = ("problems", "more") if first.cluster_size <= 1 else ("clusters", "problems of more clusters")
+        sentences.append(
+            f"So few {what} say little about others, whatever runs and samples there are, and the test allows for "
+            f"those that were not drawn: take {more}."
+        )
     assumed = next(iter(plan.tests.values())).method_problem
     if assumed is not None:
         sentences.append(

@@ -104,7 +104,8 @@ class Result:
         shown_below: the p below which the primary difference is shown; 0 where no look was planned with these seeds.
         early: whether it is read before a registered look or the end, or beyond a look that ended it.
         primary: None where the study has no primary comparison, or it may not be looked at yet.
-        secondary: at other K, with p adjusted by Holm; `gate` against another arm, only after a shown primary.
+        secondary: at other K, with p adjusted by Holm, held to the same bound; `gate` against another arm, only after a
+            shown primary.
         exploratory: everything else, of all arms; None where nothing may be compared.
         base: the model before training.
         spread, within: how much the runs of each arm differ, and what a budget of tokens buys; exploratory too.

@@ -146,6 +146,8 @@ def _primary(study: Study, result: Result, registered: str | None) -> list[Block
         blocks.append(f"{study.tested.name} minus {gate} is not tested, since the primary difference is not shown.")
     rows = [[c.endpoint, interval(c.mean, c.low, c.high, sign="+"), p_value(c.p)] for c in result.secondary]
     caption = f"Secondary: {primary.arm} minus {primary.reference}; p by Holm's method"
+    if result.shown_below:
+        caption += f", to be held against {result.shown_below:.4f} like that of the primary one"
     return [*blocks, *filled(caption, ["", f"difference [{coverage(named.level)} interval]", "adjusted p"], rows)]
 
 
