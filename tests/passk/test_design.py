@@ -13,7 +13,7 @@ from forkwise.errors import InputError
 from forkwise.passk import Arm, compare, load_arm, make_arm, pass_at_k
 from forkwise.passk.arguments import parse_primary
 from forkwise.report.passk import details, overview
-from forkwise.report.passk_conclusion import conclusion
+from forkwise.report.passk_conclusion import conclusion, gate
 from forkwise.report.passk_notes import sentences
 from forkwise.report.table import Table
 from forkwise.samples import write_shard
@@ -151,6 +151,21 @@ def test_what_is_said_of_clusters() -> None:
     assert any("in 5 clusters (0 of one problem)" in note for note in sentences(result.notes))
     each = compare(clustered("a", [0] * 5, 1), clustered("b", [5, -2, 6, 1, 7], 1), ks=[1])
     assert any("Every cluster holds one problem" in note for note in sentences(each.notes))
+
+
+@pytest.mark.parametrize(("topics", "equivalent"), [(30, False), (71, False), (72, True)])
+def test_clusters_are_what_must_be_many_for_arms_to_be_equivalent(topics: int, equivalent: bool) -> None:
+    """A share of .05 of the topics that differs wholly goes unseen with a chance of .95^topics, .0249 for 72."""
+    gains = [1 if topic % 2 else -1 for topic in range(topics)]
+    arms = (clustered("a", [0] * topics, 8), clustered("b", gains, 8))
+    result = compare(*arms, ks=[1], primary=1, margin=0.05, resamples=100)
+    primary = result.differences[0].primary
+    assert primary is not None
+    assert max(abs(primary.interval.low), abs(primary.interval.high)) < 0.05
+    assert (primary.equivalent, result.not_worse(0.05)) == (equivalent, equivalent)
+    assert len(arms[0].problems) > 72
+    few = f"{8 * topics} problems, no more than {topics} that weigh the same and stand for themselves, are too few"
+    assert (few in gate(result, 0.05)) is not equivalent
 
 
 def test_clusters_that_cannot_be_are_refused() -> None:

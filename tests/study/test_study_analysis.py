@@ -182,13 +182,16 @@ def test_a_study_and_a_comparison_call_the_same_arms_equivalent(problems: int, e
     compared = compare(reference, tested, ks=[1], primary=1, paired_seeds=True, margin=0.05).differences[0].primary
     assert compared is not None
     assert (difference.equivalent(0.05), compared.equivalent) == (equivalent, equivalent)
+    pairs = tuple(f"pair {problem // 2}" for problem in range(problems))
+    in_pairs = contrast(replace(tested, clusters=pairs), replace(reference, clusters=pairs), 1, 64, 0.95)
+    assert not in_pairs.equivalent(0.05)  # of half as many
 
 
 def _contrast(mean: float, se: float, run_variance: float, seeds: int = 5, problems: int = 36) -> SeedContrast:
     half = 1.96 * se
     p = float(2 * stats.norm.sf(abs(mean) / se))
     return SeedContrast(
-        "shaped", "GRPO", "Pass@1", mean, mean - half, mean + half, p, se, run_variance, seeds, problems, 0.95
+        "shaped", "GRPO", "Pass@1", mean, mean - half, mean + half, p, se, run_variance, seeds, problems, problems, 0.95
     )
 
 

@@ -9,7 +9,7 @@ from forkwise.passk.estimator import FloatArray
 from forkwise.passk.intervals import Interval, Row, bounds_at
 
 
-def effective(problems: Sequence[int]) -> float:
+def effective(problems: Sequence[float]) -> float:
     """Returns how many problems of equal weight say as much as benchmarks of these sizes that weigh the same."""
     return len(problems) ** 2 / sum(1 / number for number in problems)
 

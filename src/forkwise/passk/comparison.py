@@ -101,7 +101,9 @@ def compare(
     if len({arm.largest_k() for arm in arms}) > 1:
         notes.append(note("unequal n", largest=largest))
 
-    test = _Test(design, paired, DifferenceSettings(level, margin, problems, resamples, seed, largest))
+    test = _Test(
+        design, paired, DifferenceSettings(level, margin, design.effective(problems), resamples, seed, largest)
+    )
     pairs = [
         _pair(m, measured[0], (e, evaluations[0]), test, primary)
         for m, e in zip(measured[1:], evaluations[1:], strict=True)
@@ -124,7 +126,9 @@ def compare(
     if look_shares:
         notes.append(look_note(look_shares, level))
     unit = arms[0].length_unit if len({arm.length_unit for arm in arms}) == 1 else ""
-    return Comparison(reference.name, evaluations, differences, problems, level, unit, notes)
+    return Comparison(
+        reference.name, evaluations, differences, problems, design.effective(problems), level, unit, notes
+    )
 
 
 def _comparable(arms: list[Arm]) -> list[Arm]:

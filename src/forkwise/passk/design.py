@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from forkwise.errors import InputError, nearest
 from forkwise.passk.estimator import FloatArray, IntArray
-from forkwise.passk.intervals import Interval
+from forkwise.passk.intervals import Interval, cluster_count
 from forkwise.passk.notes import Note, note
 from forkwise.passk.outcomes import Arm, number_clusters
 from forkwise.passk.two_way import Stratum, Variation, vary_over
@@ -52,6 +52,10 @@ class ComparisonDesign:
     def varied_problems(self) -> bool:
         """Whether the problems are in more than one cluster, so that they say something about others."""
         return self.cluster_Q is None or bool((self.cluster_Q != self.cluster_Q[0]).any())
+
+    def effective(self, problems: int) -> float:
+        """Returns how many problems that stand for themselves say as much: clusters of equal size, where there are."""
+        return cluster_count(problems, self.cluster_Q)
 
     def stratum(
         self, arm: str, arm_SQK: FloatArray, reference: str, reference_SQK: FloatArray, name: str = "problems"

@@ -20,7 +20,7 @@ from forkwise.samples.direct import source_files
 from forkwise.version import __version__
 
 PASSK, COMPARE = "passk.json", "compare.json"
-SCHEMA = 4
+SCHEMA = 5
 
 
 @dataclass(frozen=True)

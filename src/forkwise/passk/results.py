@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from forkwise.errors import InputError
 from forkwise.passk.bayesian import Bayesian
-from forkwise.passk.benchmark_results import Benchmarks, effective
+from forkwise.passk.benchmark_results import Benchmarks
 from forkwise.passk.certified import Certified, certify
 from forkwise.passk.changes import Changes
 from forkwise.passk.estimator import FloatArray
@@ -265,6 +265,8 @@ class Comparison:
     arms: list[Evaluation]
     differences: list[Difference]
     problems: int
+    effective_problems: float
+    """How many problems of equal weight that stand for themselves say as much: fewer where they come in clusters."""
     level: float
     length_unit: str
     """Unit of the lengths of all arms; empty where they have none in common."""
@@ -273,11 +275,6 @@ class Comparison:
     """What each of several benchmarks says; all else is then the mean over them. None where there is one."""
     bayesian: Bayesian | None = None
     """What scorio says about the arms; None where it was not asked."""
-
-    @property
-    def effective_problems(self) -> float:
-        """Returns how many problems of equal weight say as much."""
-        return float(self.problems) if self.benchmarks is None else effective(self.benchmarks.problems)
 
     def not_worse(self, margin: float) -> bool:
         """Says whether every arm is shown to be worse than the reference by less than the margin (non-inferiority).

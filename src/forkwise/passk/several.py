@@ -69,7 +69,8 @@ def compare_over(
         grid = check_ks(everything, [*grid, int(primary)])
     sizes = [len(one.arms[0].problems) for one in sets]
     resamples = default_resamples(sum(sizes)) if resamples is None else resamples
-    judge = DifferenceSettings(level, margin, effective(sizes), resamples, seed, largest)
+    equal_weight = effective([one.design.effective(size) for one, size in zip(sets, sizes, strict=True)])
+    judge = DifferenceSettings(level, margin, equal_weight, resamples, seed, largest)
     values = [one.values(grid) for one in sets]
     curve = [[x.mean(axis=2, keepdims=True) for x in one.values(k_grid(largest))] for one in sets]
     evaluations = [_evaluate(sets, values, i, grid, level) for i in range(len(sets[0].arms))]
@@ -94,7 +95,10 @@ def compare_over(
     )
     notes += _notes(sets, over_benchmarks, largest) + ([look_note(look_shares, level)] if look_shares else [])
     unit = evaluations[0].length_unit
-    return Comparison(evaluations[0].arm, evaluations, differences, sum(sizes), level, unit, notes, over_benchmarks)
+    reference = evaluations[0].arm
+    return Comparison(
+        reference, evaluations, differences, sum(sizes), equal_weight, level, unit, notes, over_benchmarks
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- reading

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,7 +35,9 @@ def gate(c: Comparison, margin: float) -> str:
     text = f"Gate {'passed' if passed else 'not passed'}: less than {margin:g} worse than {c.reference} {where} is "
     text += f"{'shown' if passed else 'not shown'} (lower ends: {ends})"
     if not passed and all(d.least > -margin for d in c.differences):
-        text += f"; {c.problems} problems are too few for this margin"
+        alone = math.floor(c.effective_problems)
+        worth = "" if alone == c.problems else f", no more than {alone:,} that weigh the same and stand for themselves,"
+        text += f"; {c.problems:,} problems{worth} are too few for this margin"
     return f"{text}."
 
 

@@ -28,6 +28,7 @@ class SeedContrast:
         low, high: Student t interval, at the level of the primary comparison.
         run_variance: the part of `se` squared that more seeds make smaller.
         seeds, problems: how many there are of each.
+        effective_problems: how many problems that stand for themselves say as much: fewer in clusters.
     """
 
     arm: str
@@ -41,11 +42,13 @@ class SeedContrast:
     run_variance: float
     seeds: int
     problems: int
+    effective_problems: float
     level: float
 
     def equivalent(self, margin: float) -> bool:
         """Whether the whole interval lies within ±margin, on problems enough for it, as in `forkwise compare`."""
-        return -margin <= self.low and self.high <= margin and enough_problems(self.problems, self.level, margin)
+        enough = enough_problems(self.effective_problems, self.level, margin)
+        return -margin <= self.low and self.high <= margin and enough
 
 
 def endpoint_name(endpoint: int | str, n: int) -> str:
@@ -83,6 +86,7 @@ def contrast(arm: Arm, reference: Arm, endpoint: int | str, n: int, level: float
         run_variance=float((of_runs**2).sum()),
         seeds=len(arm.runs),
         problems=len(arm.problems),
+        effective_problems=design.effective(len(arm.problems)),
         level=level,
     )
 
