@@ -105,17 +105,14 @@ def shaped_policy_loss(
 
 def _refuse_both(args: Any) -> None:
     """Refuses arguments that name both hooks, as far as paths tell: psi would be added twice."""
-    rollout = str(getattr(args, "rollout_data_postprocess_path", None) or "")
-    loss = str(getattr(args, "custom_loss_function_path", None) or "")
-    used = getattr(args, "loss_type", "custom_loss") == "custom_loss"
-    if (
-        used
-        and rollout == f"{__name__}.{shape_rollout.__name__}"
-        and loss == f"{__name__}.{shaped_policy_loss.__name__}"
-    ):
+    if getattr(args, "loss_type", None) != "custom_loss":
+        return
+    rollout = getattr(args, "rollout_data_postprocess_path", None)
+    loss = getattr(args, "custom_loss_function_path", None)
+    if rollout == f"{__name__}.shape_rollout" and loss == f"{__name__}.shaped_policy_loss":
         raise InputError(
-            "--rollout-data-postprocess-path and --custom-loss-function-path both shape, and twice would break the cap: "
-            "keep one of the two."
+            "--rollout-data-postprocess-path and --custom-loss-function-path both shape, and twice would break the "
+            "cap: keep one of the two."
         )
 
 
