@@ -300,6 +300,39 @@ class TestMsSwift:
             lambda: trainer(constants(0.4)).compute_loss(None, {"grpo_batch": None}),
         )
 
+    def test_refuses_every_other_trainer(self, trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of ms-swift's table, and Megatron's: imported before or after, and made by `__new__` as its Ray loss does."""
+        from forkwise.engines.hooks import ms_swift
+
+        mapping = sys.modules["swift.trainers.trainer_factory"].TrainerFactory.TRAINER_MAPPING
+        ms_swift.install()  # once is enough
+        assert mapping["grpo"] == "forkwise.engines.hooks.ms_swift.EntropyShapedGRPOTrainer"
+        module, name = mapping["dpo"].rsplit(".", 1)
+        with pytest.raises(InputError, match="not be entropy-shaped by ms-swift's trainer of 'dpo': .*rlhf_type grpo"):
+            getattr(importlib.import_module(module), name)
+
+        class BaseMegatronTrainer:
+            def __init__(self, args: Any) -> None: ...
+
+        class MegatronGRPOTrainer(BaseMegatronTrainer): ...
+
+        BaseRayTrainer = type("BaseRayTrainer", (), {})
+        MegatronGRPOTrainer(None)
+        modules(
+            monkeypatch,
+            swift__megatron__trainers__base={"BaseMegatronTrainer": BaseMegatronTrainer},
+            swift__ray__megatron__base_trainer={"BaseRayTrainer": BaseRayTrainer},
+        )
+        ms_swift.install()
+        makers: list[Any] = [
+            lambda: MegatronGRPOTrainer(None),
+            lambda: MegatronGRPOTrainer.__new__(MegatronGRPOTrainer),
+            BaseRayTrainer,
+        ]
+        for make in makers:
+            with pytest.raises(InputError, match="without Megatron; train so, or leave the plugin out"):
+                make()
+
     def test_counts_what_the_loss_counts_and_once(self, trainer: Any) -> None:
         """Without answers that were cut off, and without the chunk that keeps a process in step with others."""
         batch = made_batches()[0]
