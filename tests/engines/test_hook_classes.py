@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
+import subprocess
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -208,6 +211,32 @@ class TestOpenRLHF:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(step, "training_step", lambda *_, **__: {})
             assert "did not call actor_loss_fn" in check_skipped_step(lambda: deaf.training_step(None, 0.0, 0))
+
+    def test_imports_nothing_heavy_when_a_worker_starts(self, tmp_path: Path) -> None:
+        """Ray calls `install` before a worker has a device; the trainer shapes once OpenRLHF has imported it."""
+        folder = tmp_path / "openrlhf" / "trainer" / "ray"
+        folder.mkdir(parents=True)
+        (folder / "ppo_actor.py").write_text("class ActorPPOTrainer: ...\n")
+        code = """
+import sys
+from forkwise.engines.hooks.openrlhf import install
+install(); install()
+print([name for name in ("torch", "openrlhf") if name in sys.modules])
+from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
+print([kind.__name__ for kind in ActorPPOTrainer.__mro__])
+"""
+        path = os.pathsep.join([str(tmp_path), *(entry for entry in sys.path if entry)])
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+            check=True,
+        )
+        assert done.stdout.splitlines() == [
+            "[]",
+            "['EntropyShapedActorPPOTrainer', 'EntropyShapedStep', 'ActorPPOTrainer', 'object']",
+        ]
 
     def test_refuses_arguments_without_entropies(self, trainer: Any) -> None:
         batch = Batch([[1.0]], [[1.0]], [[1.0]])
