@@ -217,6 +217,8 @@ class TestOpenRLHF:
         folder = tmp_path / "openrlhf" / "trainer" / "ray"
         folder.mkdir(parents=True)
         (folder / "ppo_actor.py").write_text("class ActorPPOTrainer: ...\n")
+        for package in (folder, folder.parent, folder.parents[1]):
+            (package / "__init__.py").touch()  # before a real one that may be installed
         code = """
 import sys
 from forkwise.engines.hooks.openrlhf import install

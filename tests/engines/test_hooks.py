@@ -84,7 +84,10 @@ class TestAReaL:
         assert torch.equal(data["advantages"], before)
         totals = None
         if tracker and tracker.sums:
-            totals = torch.tensor([tracker.count("shaping_pos"), *(float(sum(s)) for _, s in tracker.sums.values())])
+            names = ("psi_pos", "psi_neg", "psi_over_adv", "capped_frac")
+            numbers = [tracker.count("shaping_pos"), tracker.count("shaping_neg")]
+            numbers += [float(sum(tracker.sums[f"shaping/{name}"][1])) for name in names]
+            totals = torch.tensor(numbers, dtype=torch.float64)
         return Outcome(value.detach(), logprobs.grad, totals)
 
     def test_holds_the_contract(self, tracker: Tracker) -> None:
