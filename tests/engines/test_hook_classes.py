@@ -104,6 +104,19 @@ class TestRoll:
         _, metrics = ours.loss_func(SimpleNamespace(batch=batch), torch.full((2, 2), -0.8))
         assert totals_of(metrics).tolist() == pytest.approx([2, 0, 0.48, 0, 0.48, 0])
 
+    @pytest.mark.parametrize("alpha", [0.4, 0.0])
+    def test_refuses_other_pipelines(self, worker: Any, alpha: float) -> None:
+        """The loss is RLVR's; at alpha 0 too the baseline would not be the other pipeline's."""
+        kinds = {
+            name: type(name, (), {"__module__": f"roll.pipeline.{module}", "forkwise_alpha": alpha})
+            for name, module in (("RLVRConfig", "rlvr.rlvr_config"), ("AgenticConfig", "agentic.agentic_config"))
+        }
+        one, batch = worker(True), made_batches()[0]
+        with pytest.raises(InputError, match="loss of ROLL's RLVR pipeline, and the run has a AgenticConfig"):
+            self.outcome(one, batch, kinds["AgenticConfig"]())
+        own = type("Own", (kinds["RLVRConfig"],), {"forkwise_kappa": 2.0})  # a user's
+        self.outcome(one, batch, own())
+
     def test_refuses_packed_rows_and_no_alpha(self, worker: Any) -> None:
         packed = worker(True)
         packed.pipeline_config = constants(0.4)

@@ -232,6 +232,19 @@ class TestTheRollout:
             shape_rollout(ARGS, 0, data)
 
     @pytest.mark.parametrize(
+        ("name", "meant"),
+        [("FORKWISE_KAPA", "KAPPA"), ("FORKWISE_APLHA", "ALPHA"), ("forkwise_kappa", "KAPPA")],
+    )
+    def test_refuses_misspelt_constants(self, monkeypatch: pytest.MonkeyPatch, name: str, meant: str) -> None:
+        monkeypatch.setenv("FORKWISE_ALPHA", "0.4")
+        monkeypatch.setenv("FORKWISE_API_KEY", "x")  # other names of ours are none of them
+        monkeypatch.setenv("FORKWISE_SHARED_DATA", "x")
+        shape_rollout(ARGS, 0, rollout_data(made_batches()[0]))
+        monkeypatch.setenv(name, "4")
+        with pytest.raises(InputError, match=f"{name} is in the environment, .*: write FORKWISE_{meant}, or unset it"):
+            shape_rollout(ARGS, 0, rollout_data(made_batches()[0]))
+
+    @pytest.mark.parametrize(
         ("alpha", "kappa", "message"),
         [
             (None, None, "FORKWISE_ALPHA is not set: the paper has 0.4"),

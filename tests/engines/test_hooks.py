@@ -166,6 +166,15 @@ class TestTinker:
         with pytest.raises(InputError, match="no entropy to shape with: surprisal, .*add_surprisal offers it"):
             add_entropy([], alpha=0.4)
 
+    @pytest.mark.parametrize("logprob", [float("nan"), 0.3, float("inf"), float("-inf")])
+    def test_refuses_what_is_no_log_prob_at_sampled_tokens(self, logprob: float) -> None:
+        inputs = {"advantages": TensorData([0.0, 1.0]), "logprobs": TensorData([-0.5, logprob])}
+        with pytest.raises(InputError, match=f"has {logprob:.1} as the log-prob of a sampled token|has 0.30"):
+            add_surprisal([Datum("m", inputs)], alpha=0.4)
+        inputs["logprobs"] = TensorData([logprob, 1e-6])  # of the prompt, and a 0 that was rounded
+        (made,) = add_surprisal([Datum("m", inputs)], alpha=0.4)
+        assert made.loss_fn_inputs["advantages"].data == [0.0, 1.0]
+
     def test_refuses_data_without_what_it_needs(self) -> None:
         with pytest.raises(InputError, match="no 'logprobs' among its loss_fn_inputs: advantages"):
             add_surprisal([Datum("m", {"advantages": TensorData([1.0])})], alpha=0.4)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from typing import Any
 
 from forkwise.constants import KAPPA, PAPER, check_alpha, check_kappa
 from forkwise.errors import InputError
 
+_PREFIX = "FORKWISE_"
+
 
 def constants(args: Any = None) -> tuple[float, float]:
     """Returns alpha and kappa: attributes `forkwise_alpha` and `forkwise_kappa` of `args`, else the environment's.
 
     Raises:
-        InputError: there is no alpha, or a number is out of range.
+        InputError: there is no alpha, a number is out of range, or a name in the environment is nearly one of ours.
     """
+    _check_names()
     alpha, kappa = (_number(args, name) for name in ("alpha", "kappa"))
     if alpha is None:
         raise InputError(
@@ -25,6 +29,18 @@ def constants(args: Any = None) -> tuple[float, float]:
     check_alpha(alpha, "FORKWISE_ALPHA")
     check_kappa(kappa, "FORKWISE_KAPPA")
     return alpha, kappa
+
+
+def _check_names() -> None:
+    """Refuses a misspelt variable, which would be a default in silence; names that are like neither are another's."""
+    known = ("FORKWISE_ALPHA", "FORKWISE_KAPPA")
+    for name in os.environ:
+        if name.upper().startswith(_PREFIX) and name not in known:
+            words = [other.removeprefix(_PREFIX) for other in known]
+            if close := difflib.get_close_matches(name.upper().removeprefix(_PREFIX), words, n=1):
+                raise InputError(
+                    f"{name} is in the environment, and nothing reads it: write {_PREFIX}{close[0]}, or unset it."
+                )
 
 
 def _number(args: Any, name: str) -> float | None:

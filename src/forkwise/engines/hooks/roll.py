@@ -1,10 +1,11 @@
-"""ROLL: the entropy-shaped advantage by the class of its actor's worker, in the run's YAML.
+"""ROLL's RLVR pipeline: the entropy-shaped advantage by the class of its actor's worker, in the run's YAML.
 
     actor_train:
       worker_cls: forkwise.engines.hooks.roll.EntropyShapedActorWorker
 
 alpha and kappa come from the environment, FORKWISE_ALPHA and FORKWISE_KAPPA. Entropies are those of the policy under
-update that ROLL's `op_compute_entropy` computes: at temperature 1, as its log-probs are.
+update that ROLL's `op_compute_entropy` computes: at temperature 1, as its log-probs are. ROLL's other pipelines
+(agentic ones among them) have other losses, and are refused.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ class RollShapedLoss(_Worker):
     """Shapes the advantages of each micro-batch before the loss of the worker class that stands behind it.
 
     Raises:
+        InputError: in a loss of another pipeline than RLVR, whatever alpha is, or one over packed sequences.
         RuntimeError: in a loss to which no entropies or advantages come.
     """
 
     def loss_func(self, data: Any, output_tensor: torch.Tensor) -> Any:
         """Computes ROLL's loss on shaped advantages; the micro-batch has its own again afterwards."""
+        _check_pipeline(self.pipeline_config)
         alpha, kappa = constants(self.pipeline_config)
         if alpha == 0:
             return super().loss_func(data, output_tensor)
@@ -56,6 +59,17 @@ class RollShapedLoss(_Worker):
         finally:
             data.batch["advantages"] = before
         return loss, metrics | named(stats)
+
+
+def _check_pipeline(config: Any) -> None:
+    """Refuses a configuration of ROLL's that is not one of its RLVR pipeline: the worker has that pipeline's loss."""
+    modules = [kind.__module__ for kind in type(config).__mro__]
+    of_roll = [module for module in modules if module.startswith("roll.")]
+    if of_roll and not any(module.startswith("roll.pipeline.rlvr.") for module in of_roll):
+        raise InputError(
+            f"This worker has the loss of ROLL's RLVR pipeline, and the run has a {type(config).__name__}: take "
+            "worker_cls out of its YAML, or train with the RLVR pipeline."
+        )
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,7 @@ from forkwise.constants import KAPPA, check_alpha, check_kappa
 from forkwise.errors import InputError
 
 _FIELDS = ("advantages", "logprobs", "mask")
+_ROUNDING = 1e-3  # a log-prob of 0 may come out so much above it
 _MADE: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # data with surprisal, by identity
 
 
@@ -29,7 +30,8 @@ def add_surprisal(datums: Sequence[Any], *, alpha: float, kappa: float = KAPPA) 
     the advantages, in copies of the data. Without a field `mask`, tokens with an advantage of 0 (the prompt) stay.
 
     Raises:
-        InputError: a constant is out of range, or a datum has no advantages or log-probs, or was made here.
+        InputError: a constant is out of range, or a datum has no advantages or log-probs, has one that is not a number
+            or positive at a sampled token, or was made here.
     """
     check_alpha(alpha)
     check_kappa(kappa)
@@ -65,6 +67,12 @@ def _with_bonus(datum: Any, alpha: float, kappa: float) -> Any:
             "token."
         )
     counted = _tensor(inputs["mask"]) != 0 if "mask" in inputs else advantages != 0
+    wrong = counted & ~(logprobs.isfinite() & (logprobs <= _ROUNDING))
+    if bool(wrong.any()):
+        raise InputError(
+            f"A datum has {float(logprobs[wrong][0])} as the log-prob of a sampled token: give numbers of at most 0, "
+            "the logprobs that came with the samples."
+        )
     bonus = torch.minimum(-alpha * logprobs.clamp(max=0), advantages.abs() / kappa)
     shaped = torch.where(counted, advantages + bonus, advantages)
     given = inputs["advantages"]
