@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# GRPO with entropy-shaped advantages on verl 0.9 / 0.10, as in "Reasoning with Exploration: An Entropy Perspective"
+# GRPO with entropy-shaped advantages on verl 0.9 (tested: 0.9.1), as in "Reasoning with Exploration: An Entropy Perspective"
 # (arXiv 2506.14758). Values marked [paper] are stated there, those marked [verl] are verl's defaults where the paper
 # says nothing, and the others follow from the hardware.
 #
@@ -45,7 +45,9 @@ else
         +algorithm.entropy_shaping.entropy="$ENTROPY"
     )
 fi
-RUN=${RUNS:-runs/verl}/$NAME
+# Absolute paths: on a Ray cluster that already runs, verl's processes stand in folders of their own.
+absolute() { case $1 in /* | \[* | *://*) echo "$1" ;; *) echo "$PWD/$1" ;; esac }
+RUN=$(absolute "${RUNS:-runs/verl}")/$NAME
 
 recipe=(
     # The shaped advantage A + min(alpha * H, |A| / kappa), H of the policy under update.  [paper]
@@ -77,8 +79,8 @@ recipe=(
 
     # The model, the data and the longest prompt.
     actor_rollout_ref.model.path="$MODEL"
-    data.train_files="${TRAIN:-data/dapo-math-17k.parquet}"
-    data.val_files="${VALIDATION:-data/aime-2024.parquet}"
+    data.train_files="$(absolute "${TRAIN:-data/dapo-math-17k.parquet}")"
+    data.val_files="$(absolute "${VALIDATION:-data/aime-2024.parquet}")"
     data.max_prompt_length=2048
     data.filter_overlong_prompts=True
     data.seed="$SEED"
@@ -113,6 +115,8 @@ recipe=(
     trainer.logger='["console","file","tensorboard"]'
     trainer.project_name=forkwise
     trainer.experiment_name="$NAME"
+    +ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH="$RUN/metrics.jsonl"
+    +ray_kwargs.ray_init.runtime_env.env_vars.TENSORBOARD_DIR="$RUN/tensorboard"
     trainer.default_local_dir="$RUN/checkpoints"
     trainer.rollout_data_dir="$RUN/rollouts"
     trainer.validation_data_dir="$RUN/validation"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# PPO with a critic and entropy-shaped advantages on verl 0.9 / 0.10, as in "Reasoning with Exploration: An Entropy
+# PPO with a critic and entropy-shaped advantages on verl 0.9 (tested: 0.9.1), as in "Reasoning with Exploration: An Entropy
 # Perspective" (arXiv 2506.14758): examples/verl_grpo.sh with what is different for PPO. What that one says about GPUS,
 # NODES, ENTROPY, ALPHA, SEED, METHOD, NAME, the data and the installation holds here too. Values marked [paper] are
 # stated there; the others are verl's defaults or follow from the hardware.

@@ -47,6 +47,16 @@ from forkwise.testing.engines import (
 )
 
 
+def test_says_that_processes_are_missing(saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the synchronous trainer does: one process trains alone, with a smaller batch."""
+    trainer = make(EntropyShapedAsyncGRPOTrainer, saved, tmp_path)
+    asked = {1: "asked for 2 processes"}
+    monkeypatch.setattr("forkwise.engines.trl.async_grpo.more_asked_than_started", asked.get)
+    monkeypatch.setattr(AsyncGRPOTrainer, "train", lambda self: "trained")
+    with pytest.warns(UserWarning, match="asked for 2 processes"):
+        assert trainer.train() == "trained"
+
+
 @pytest.fixture(autouse=True)
 def _on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_cpu(monkeypatch.setattr)

@@ -374,8 +374,25 @@ class TestExamples:
         for changed in settings:
             config = tiny.config(*recipe(script, tmp_path, **changed)[1])
             folders[config.trainer.default_local_dir] = config.trainer.experiment_name
-            assert config.trainer.rollout_data_dir.startswith(f"runs/verl/{config.trainer.experiment_name}/")
+            assert config.trainer.rollout_data_dir.startswith(f"{tmp_path}/runs/verl/{config.trainer.experiment_name}/")
         assert len(folders) == len(set(folders.values())) == len(settings)
+
+    def test_write_where_the_docs_say_on_a_ray_cluster_that_already_runs(self, tmp_path: Path) -> None:
+        """Its processes stand elsewhere, in another environment: paths are absolute, and two are in verl's runtime."""
+        config = tiny.config(*recipe("verl_grpo.sh", tmp_path, NAME="run", TRAIN="data/t.parquet")[1])
+        run = tmp_path / "runs" / "verl" / "run"
+        assert OmegaConf.to_container(config.ray_kwargs.ray_init.runtime_env.env_vars) == {
+            "VERL_FILE_LOGGER_PATH": str(run / "metrics.jsonl"),
+            "TENSORBOARD_DIR": str(run / "tensorboard"),
+        }
+        assert config.trainer.default_local_dir == str(run / "checkpoints")
+        assert config.data.train_files == str(tmp_path / "data" / "t.parquet")
+        assert config.data.val_files == str(tmp_path / "data" / "aime-2024.parquet")
+        given = {"TRAIN": "['a.parquet','b.parquet']", "VALIDATION": "/data/v.parquet", "RUNS": f"{tmp_path}/r"}
+        config = tiny.config(*recipe("verl_grpo.sh", tmp_path, NAME="run", **given)[1])
+        assert config.data.train_files == ["a.parquet", "b.parquet"]
+        assert config.data.val_files == "/data/v.parquet"
+        assert config.trainer.default_local_dir == f"{tmp_path}/r/run/checkpoints"
 
     def test_keep_the_log_of_an_earlier_start(self, tmp_path: Path) -> None:
         """verl empties the file of its logger when a run starts."""

@@ -21,7 +21,8 @@ scope, needs, conditions), never by its name:
 
 An adapter checks alpha and kappa with `forkwise.constants`, adds the totals of each call to an `ActionLog`, logs its
 metrics, and raises `Host.not_shaped` in a step that no method reached. Without methods (alpha 0) the engine is itself,
-bit for bit. `forkwise.testing.engines` holds any adapter to all of this.
+bit for bit, with the engine's own head (on TRL `entropy_backend=trl`; our head rounds otherwise).
+`forkwise.testing.engines` holds any adapter to what one process and given advantages show of this.
 
 Nothing here imports torch when the module is loaded.
 """

@@ -24,6 +24,7 @@ from forkwise.constants import check_alpha, check_kappa
 from forkwise.core import causal_model, compare_head, trained_beside_head
 from forkwise.engines.base import ActionLog
 from forkwise.engines.trl.guard import GuardedBatch
+from forkwise.engines.trl.launched import more_asked_than_started
 from forkwise.engines.trl.methods_of_config import MethodSettings, shaping
 from forkwise.engines.trl.release import HOST, TRL, not_shaped
 from forkwise.engines.trl.trainer import EntropyShapedGRPOTrainer
@@ -109,7 +110,9 @@ class EntropyShapedAsyncGRPOTrainer(AsyncGRPOTrainer):
         super().__init__(model, reward_funcs, args, *more, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trains as TRL does."""
+        """Trains as TRL does; warns of processes that were asked for and are not there."""
+        if alone := more_asked_than_started(self.accelerator.num_processes):
+            warnings.warn(alone, stacklevel=2)
         with shaping():
             return super().train(*args, **kwargs)
 
