@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,65 @@ def test_the_six_lines_shape_the_advantages_of_ones_own_loss() -> None:
     assert not advantages.requires_grad
 
 
+# What the lines go into, with the names of prime-rl's functions and arguments that they touch, and nothing else.
+PRIME_RL = """
+from __future__ import annotations
+
+@dataclass
+class LossInputs:
+    advantages: Any
+{field}
+
+def compute_loss(
+    advantages,
+    loss_fn,
+{parameter}
+):
+    n = len(advantages)
+{default_of}
+{default}
+    def make_inputs(sample_advantages, sample_entropy):
+        return LossInputs(
+            advantages=sample_advantages,
+{argument}
+        )
+    for {loop}
+        advantages,
+{zipped}
+    ):
+        loss_fn(make_inputs(sample_advantages, sample_entropy))
+
+def step(out, advantages, sequence_lengths, loss_fn):
+    compute_loss(
+        advantages,
+        loss_fn,
+{step}
+    )
+"""
+
+
 def test_the_lines_for_prime_rl_are_few_and_hand_entropies_in() -> None:
     (lines,) = re.findall(r"```diff\n(.*?)```", PAGE, re.DOTALL)
-    added = [line[1:].strip() for line in lines.splitlines() if line.startswith("+") and not line.startswith("+++")]
-    assert len(added) == 8
-    assert sum("entropy" in line for line in added) == 8
+    added = [line[1:] for line in lines.splitlines() if line.startswith("+")]
+    field_, parameter, default_of, default, loop, zipped, argument, step = added  # eight
+    source = PRIME_RL.format(
+        field=field_,
+        parameter=parameter,
+        default_of=default_of,
+        default=default,
+        loop=loop.strip().replace("...", "sample_advantages"),
+        zipped=zipped,
+        argument=argument,
+        step=step,
+    )
+    scope: dict[str, Any] = {"__name__": __name__, "dataclass": dataclass, "field": field, "Any": Any}
+    exec(source, scope)
+    samples: list[Any] = []
+    out = {"entropy": torch.tensor([[0.5, 1.0, 2.0, 0.1, 0.2]])}
+    scope["step"](out, ["first", "second"], [2, 3], samples.append)
+    assert [sample.advantages for sample in samples] == ["first", "second"]
+    assert torch.equal(samples[0].entropy, torch.tensor([0.5, 1.0]))
+    assert torch.equal(samples[1].entropy, torch.tensor([2.0, 0.1, 0.2]))
+    scope["compute_loss"](["first", "second"], samples.append)  # as prime-rl's other callers do
+    assert [sample.entropy for sample in samples[2:]] == [None, None]
+    assert scope["LossInputs"]("alone").entropy is None
