@@ -48,7 +48,7 @@ def test_a_comparison_read_is_the_one_that_was_written(tmp_path: Path, compariso
     assert [e.arm for e in again.evaluations] == ["base", "a", "b"]
     np.testing.assert_array_equal(again.comparison.differences[0].band.low, comparison.differences[0].band.low)
     assert isinstance(again.comparison.differences[0].runs, tuple)
-    assert json.loads(path.read_text())["schema"] == 4
+    assert json.loads(path.read_text())["schema"] == 5
 
 
 def test_rows_are_the_same_in_the_csv(tmp_path: Path, comparison: Any) -> None:
@@ -87,7 +87,7 @@ def test_damaged_files_end_in_one_sentence(tmp_path: Path, comparison: Any) -> N
         return str(error.value)
 
     difference = whole["comparison"]["differences"][0]
-    assert "has schema 1, not 4" in refused(lambda c: c.update(schema=1))
+    assert "has schema 1, not 5" in refused(lambda c: c.update(schema=1))
     assert "damaged" in refused(lambda c: c["comparison"]["differences"][0].update(p=[0.5]))
     assert "damaged" in refused(lambda c: c["comparison"]["differences"][0].update(adjusted_p=[0.5, 0.5]))
     assert "damaged" in refused(lambda c: c["comparison"]["differences"][0]["band"].update(low=difference["ks"][:-1]))
