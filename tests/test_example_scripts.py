@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from forkwise.methods import all_methods
-from forkwise.samples.importers import FORMATS
+from forkwise.samples.importers import all_formats
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @pytest.fixture(autouse=True)
 def _tables_as_before() -> Iterator[None]:
-    methods, formats = dict(all_methods()), dict(FORMATS)
+    methods, formats = dict(all_methods()), dict(all_formats())
     yield
-    for table, before in ((all_methods(), methods), (FORMATS, formats)):
+    for table, before in ((all_methods(), methods), (all_formats(), formats)):
         for name in table.keys() - before.keys():
             del table[name]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -117,3 +118,55 @@ def test_a_reader_of_markdown_shows_the_text_as_it_is(text: str) -> None:
         for token in tokens:
             assert {child.type for child in token.children or []} <= {"text", "text_special"}
             assert "".join(child.content for child in token.children or []) == words
+
+
+WIDE = Table(
+    "c",
+    ["run", "words", *(f"column {i}" for i in range(12))],
+    [[f"run {r}", "pivotal", *(f"+{r}.{i:02d}3 [-0.010, +0.250]" for i in range(12))] for r in range(3)],
+    labels=2,
+)
+
+
+def on_a_terminal(*blocks: Table | str, width: int = 80) -> list[str]:
+    file = io.StringIO()
+    print_blocks(blocks, Console(file=file, width=width, force_terminal=True, color_system=None))
+    return file.getvalue().splitlines()
+
+
+def cells(lines: list[str]) -> list[list[str]]:
+    return [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in lines if line[:1] in set("│┃")]
+
+
+def test_a_table_wider_than_the_terminal_goes_on_below_itself_with_the_labels_of_its_rows() -> None:
+    lines = on_a_terminal(WIDE)
+    assert max(map(len, lines)) <= 80
+    assert [line for line in lines if line in ("c", "")] == ["", "c"]
+    # 1 + (5 + 3) + (7 + 3) + 2 x (23 + 3) = 71 columns, and a third number would make it 97: so two in each of six.
+    parts = [cells(lines)[4 * i : 4 * i + 4] for i in range(len(cells(lines)) // 4)]
+    assert [part[0] for part in parts] == [
+        ["run", "words", f"column {i}", f"column {i + 1}"] for i in range(0, 12, 2)
+    ]  # fmt: skip
+    for row in range(3):
+        assert [part[row + 1][:2] for part in parts] == [[f"run {row}", "pivotal"]] * 6
+        assert [cell for part in parts for cell in part[row + 1][2:]] == list(WIDE.rows[row][2:])
+
+
+def test_in_a_pipe_a_table_is_as_wide_as_it_is() -> None:
+    lines = printed(WIDE, width=80)
+    assert len(cells(lines)) == 4
+    assert {len(line) for line in lines[2:]} == {1 + 8 + 10 + 12 * 26}
+
+
+def test_on_a_terminal_a_cell_wider_than_it_is_broken_over_lines_and_loses_nothing() -> None:
+    lines = on_a_terminal(Table("c", ["", "value"], [["x" * 100, "0.123456"]]))
+    assert max(map(len, lines)) <= 80
+    assert "".join(row[0] for row in cells(lines)) == "x" * 100
+    assert [row[1] for row in cells(lines) if row[1]] == ["value", "0.123456"]
+
+
+def test_an_exploration_fits_a_terminal_of_80_columns() -> None:
+    blocks = [block for block in explore.exploration(exploration("s")) if isinstance(block, Table)]
+    captions = {block.caption for block in blocks}
+    assert max(len(line) for line in printed(*blocks)) > 150
+    assert max(len(line) for line in on_a_terminal(*blocks) if line not in captions) <= 80

@@ -10,7 +10,7 @@ import pytest
 from importing import jsonl, refused, run_import
 
 from forkwise.errors import InputError
-from forkwise.samples.importers import Options, all_formats, import_files
+from forkwise.samples.importers import Options, Record, Row, Source, all_formats, import_files, register
 
 IMPORTER = """
 USES = frozenset({"puzzle", "reply", "solved"})
@@ -75,3 +75,34 @@ def test_a_format_of_another_package_is_found_and_named(tmp_path: Path, installe
 def test_a_broken_one_is_one_sentence(tmp_path: Path, installed: Install, entry_point: str, message: str) -> None:
     installed("forkwise.importers", entry_point, IMPORTER)
     refused(tmp_path, jsonl(tmp_path / "a.jsonl", RECORD), re.escape(message))
+
+
+class Puzzles:
+    """An importer as an object, typed by public names alone."""
+
+    USES = frozenset({"puzzle", "reply", "solved"})
+
+    def matches(self, record: Record) -> bool:
+        return "puzzle" in record
+
+    def rows(self, record: Record, source: Source) -> Iterator[Row]:
+        yield {
+            "run": source.run(),
+            "problem_id": source.problem(record["puzzle"]),
+            "completion": record["reply"],
+            "correct": source.verdict(record["solved"]),
+            "verdict_by": "puzzle",
+        }
+
+
+def test_a_script_registers_one_for_its_process(tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "a.jsonl", RECORD)
+    register("puzzles", Puzzles())
+    rows, report = run_import(tmp_path / "automatic", file)
+    assert (report.format, [(r["problem_id"], r["correct"]) for r in rows]) == ("puzzles", [("a", True)])
+    for taken in ("puzzles", "plain"):
+        with pytest.raises(InputError, match=f"^There is a format named '{taken}' already: give the importer another"):
+            register(taken, Puzzles())
+    with pytest.raises(InputError, match="^The importer 'half' is no importer: it has no USES and no matches and no"):
+        register("half", object())  # type: ignore[arg-type]
+    assert "half" not in all_formats()

@@ -123,7 +123,8 @@ class MeasureOutputs:
         """
         from forkwise.folders.results import result_text
         from forkwise.passk.files import csv_text, result_file
-        from forkwise.report.terminal import print_blocks, print_sentences, wide_console
+        from forkwise.progress import Console
+        from forkwise.report.terminal import print_blocks, print_sentences
 
         single, comparison = (result, None) if isinstance(result, list) else ([], result)
         content: Any = None
@@ -138,7 +139,7 @@ class MeasureOutputs:
             elif str(self.csv) == "-":
                 echo(csv_text(_rows(single, comparison)), end="")
             else:
-                console = wide_console()
+                console = Console()
                 print_sentences([sentence], console)
                 print_blocks([] if self.brief else blocks, console)
 

@@ -68,8 +68,9 @@ def plan(
         from forkwise.passk.arguments import parse_arm
         from forkwise.passk.plan import plan_file
         from forkwise.passk.planning import parse_differences, parse_endpoints, plan_study
+        from forkwise.progress import Console
         from forkwise.report import plan as words
-        from forkwise.report.terminal import print_blocks, print_sentences, wide_console
+        from forkwise.report.terminal import print_blocks, print_sentences
 
         given = asdict(options)
         arguments = given | {"ks": parse_endpoints(given["k"]), "detect": parse_differences(options.detect)}
@@ -93,7 +94,7 @@ def plan(
             if str(outputs.json) == "-":
                 echo(result_text(content), end="")
             else:
-                console = wide_console()
+                console = Console()
                 print_sentences([sentence], console)
                 if not outputs.brief:
                     print_blocks(words.tables(study_plan), console)

@@ -30,7 +30,8 @@ def plan(
 ) -> None:
     """Say how large a study is, what it tests and when, what it can find and costs; refuse what could not run."""
     with long_command("run it again"):
-        from forkwise.report.terminal import print_blocks, wide_console
+        from forkwise.progress import Console
+        from forkwise.report.terminal import print_blocks
         from forkwise.study.power import minutes, power, read_pilot
         from forkwise.study.reading import read_study
         from forkwise.study.run import check_study
@@ -49,7 +50,7 @@ def plan(
                 blocks.append("What it can find takes --pilot or --components: how much runs and problems differ.")
         with Meter(what="checking that it could run (2 of 2)"):  # slow, so what is wrong with the above is said before
             check_study(study)
-        print_blocks(blocks, wide_console())
+        print_blocks(blocks, Console())
 
 
 @app.command("register", epilog=example("forkwise study register mine.yaml"))
@@ -119,8 +120,9 @@ def analyse(
     with long_command("run it again"):
         from forkwise.folders import write_text
         from forkwise.folders.results import result_text, write_result
+        from forkwise.progress import Console
         from forkwise.report.markdown import markdown_blocks
-        from forkwise.report.terminal import print_blocks, wide_console
+        from forkwise.report.terminal import print_blocks
         from forkwise.study.analysis import read_study_folder
         from forkwise.study.words import report
 
@@ -138,4 +140,4 @@ def analyse(
             elif str(markdown) == "-":
                 echo(markdown_blocks(blocks), end="")
             else:
-                print_blocks(blocks, wide_console())
+                print_blocks(blocks, Console())

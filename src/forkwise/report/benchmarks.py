@@ -26,7 +26,7 @@ def on_benchmarks(c: Comparison) -> list[Block]:
         if o.benchmark == name
     ]
     caption = f"Minus {c.reference} on each benchmark [{level} band over all benchmarks, arms and K]"
-    blocks: list[Block] = [Table(caption, ["benchmark", "arm", "problems", *(f"Pass@{k}" for k in ks)], rows)]
+    blocks: list[Block] = [Table(caption, ["benchmark", "arm", "problems", *(f"Pass@{k}" for k in ks)], rows, labels=2)]
     endpoints = sorted({m.k for m in benchmarks.improvements})
     header = [_endpoint(benchmarks, k) for k in endpoints]
     values = {(m.arm, m.k): interval(m.value, m.low, m.high) for m in benchmarks.improvements}

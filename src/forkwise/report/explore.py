@@ -118,8 +118,14 @@ def entropy(distributions: Mapping[str, Distribution], runs: Runs) -> list[Block
             for name, e in explored
             if e.surprisal.value is not None
         ),
-        *filled("Entropy by type of token", ["", "type", *measured, "high-entropy %"], types, folded=True),
-        *filled("Entropy by distance from the sentence's start", ["", "tokens before", *measured], places, folded=True),
+        *filled("Entropy by type of token", ["", "type", *measured, "high-entropy %"], types, folded=True, labels=2),
+        *filled(
+            "Entropy by distance from the sentence's start",
+            ["", "tokens before", *measured],
+            places,
+            folded=True,
+            labels=2,
+        ),
     ]
 
 
@@ -179,7 +185,7 @@ def behaviours(runs: Runs) -> list[Block]:
     ]
     header = ["", "behaviour", "found", "% of words or sentences", "per response", "per 1,000 words", "mean (nats)"]
     return [
-        *filled("Behaviours", header, often),
+        *filled("Behaviours", header, often, labels=2),
         *_contrasts(runs),
         *(
             table
@@ -217,7 +223,7 @@ def _contrasts(runs: Runs) -> list[Block]:
         "difference; other words: lexicons of words as frequent, and the share of these that differ as much"
     )
     return [
-        *filled(caption, header, rows),
+        *filled(caption, header, rows, labels=3),
         *(
             f"{run.run}: {b.name}, {c.version}: whatever the unseen tails, the difference lies in "
             f"{bounds(*c.identified, sign='+')}."
@@ -296,7 +302,7 @@ def dependence(runs: Runs) -> list[Block]:
     rows = [[run.run, *_dependence_row(d)] for run in _with_verdicts(runs) for d in run.dependence]
     header = ["", "from", "responses x prompts", "information (nats)", "at most (log N)", "p"]
     header += ["own prompt fits best %", "chance %", "p", "H(Z)", "H(Z|X)"]
-    return [*filled("Does the response depend on its prompt?", header, rows)]
+    return [*filled("Does the response depend on its prompt?", header, rows, labels=2)]
 
 
 def _dependence_row(d: Dependence) -> list[str]:

@@ -226,7 +226,7 @@ def _controlled(d: Difference, pair: str, control: str, unit: str) -> list[Table
     if control == MATCHED:  # no row has a length of its own
         header, rows, unit = header[1:], [row[1:] for row in rows], ""
     caption = f"{pair}, {CONTROLS[control]}{unit and f' ({unit})'}; pointwise intervals{_simulated(chosen)}"
-    return _folded(caption, header, rows)
+    return filled(caption, header, rows, folded=True, labels=1 if control == MATCHED else 2)
 
 
 def _change(row: LengthDifference) -> str:

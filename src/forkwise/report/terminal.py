@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Literal
 
 from rich import table as rich_table
 from rich.text import Text
@@ -11,14 +13,9 @@ from forkwise.progress import Console
 from forkwise.report.table import Block, Table
 from forkwise.terminal import one_line, visible
 
-_WIDEST = 180  # columns
-_UNBOUNDED = 1 << 20  # a table cut at the terminal's edge would lose numbers
+_UNBOUNDED = 1 << 20  # a table cut at the edge of a file or pipe would lose numbers
 _LONGEST_CELL = 200  # characters
-
-
-def wide_console(width: int = _WIDEST) -> Console:
-    """Makes a console that is at least `width` columns wide."""
-    return Console(width=max(Console().width, width))
+_BESIDE = 3  # columns of a cell's border and blanks
 
 
 def print_blocks(blocks: Iterable[Block], console: Console) -> None:
@@ -31,21 +28,52 @@ def print_blocks(blocks: Iterable[Block], console: Console) -> None:
 
 
 def print_tables(tables: Iterable[Table], console: Console) -> None:
-    """Prints each table under its caption; those without rows are left out."""
+    """Prints each table under its caption; those without rows are left out.
+
+    On a terminal none is wider than that: a wide table goes on below itself. Elsewhere every table is as wide as it is.
+    """
     for table in tables:
         if not table.rows:
             continue
-        grid = rich_table.Table()
-        for i, name in enumerate(table.header):
-            grid.add_column(_cell(name), justify="right" if i else "left", no_wrap=True)
-        for row in table.rows:
-            grid.add_row(*map(_cell, row))
         console.print()
         console.print(Text(table.caption, style="bold"), soft_wrap=True)
-        width = console.width
+        if console.is_terminal:
+            for part in _parts(table, console.width):
+                console.print(_grid(part))
+            continue
+        width, grid = console.width, _grid(table, no_wrap=True)
         console.width = max(width, console.measure(grid, options=console.options.update_width(_UNBOUNDED)).maximum)
         console.print(grid)
         console.width = width
+
+
+def _grid(table: Table, *, no_wrap: bool = False) -> rich_table.Table:
+    grid = rich_table.Table()
+    for i, name in enumerate(table.header):
+        justify: Literal["left", "right"] = "right" if i else "left"
+        grid.add_column(_cell(name), justify=justify, no_wrap=no_wrap, overflow="fold")
+    for row in table.rows:
+        grid.add_row(*map(_cell, row))
+    return grid
+
+
+def _parts(table: Table, width: int) -> list[Table]:
+    """Splits a table's columns into tables that fit into `width`, each of which begins with the labels of the rows.
+
+    One column beside labels that leave it no room is a part all the same; its cells are then broken over lines.
+    """
+    lines = [table.header, *table.rows]
+    widths = [max(_cell(line[i]).cell_len for line in lines) + _BESIDE for i in range(len(table.header))]
+    labels = list(range(table.labels))
+    parts: list[list[int]] = [[]]
+    for i in range(table.labels, len(widths)):
+        if parts[-1] and 1 + sum(widths[j] for j in (*labels, *parts[-1], i)) > width:
+            parts.append([])
+        parts[-1].append(i)
+    return [
+        replace(table, header=[table.header[i] for i in shown], rows=[[row[i] for i in shown] for row in table.rows])
+        for shown in (labels + part for part in parts)
+    ]
 
 
 def _cell(text: str) -> Text:

@@ -26,6 +26,7 @@ from forkwise.reading import without_surrogates
 from forkwise.samples.store import check_names, open_parquet
 
 Record = dict[str, Any]
+"""A record of a file: a line of JSONL, a row of a table, or a whole document."""
 
 DOCUMENT_LIMIT = 1 << 30
 """Bytes, uncompressed, of one JSON document, one line of JSONL or one member of a zip file."""

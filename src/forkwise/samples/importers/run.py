@@ -107,6 +107,19 @@ def _wrong_importer(importer: Any) -> str | None:
     return f"is no importer: it has no {' and no '.join(missing)}" if missing else None
 
 
+def register(name: str, importer: Importer) -> None:
+    """Adds an importer to those of this process, as an entry point would in every process.
+
+    Raises:
+        InputError: it is no importer, or the name is taken.
+    """
+    if why := _wrong_importer(importer):
+        raise InputError(f"The importer '{name}' {why}.")
+    if name in all_formats():
+        raise InputError(f"There is a format named '{name}' already: give the importer another name.")
+    all_formats()[name] = importer
+
+
 def import_files(
     files: Sequence[Path], out: Path, *, format_: str = "auto", options: Options | None = None
 ) -> Iterator[FileReport]:
