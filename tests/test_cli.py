@@ -278,9 +278,10 @@ def test_every_example_runs(tmp_path: Path) -> None:
     shutil.copytree(repository / "studies", tmp_path / "studies")
     shutil.copy(repository / "examples" / "study.yaml", tmp_path / "mine.yaml")
     drawn = example_in(forkwise("sample", "--help").stdout)[1:]
-    other = [{"base": "trained"}.get(word, word) for word in drawn]
-    for words in (drawn, [*other, "--seed", "1", "--run", "trained"]):
-        assert forkwise(*words, cwd=tmp_path).returncode == 0
+    assert forkwise(*drawn, cwd=tmp_path).returncode == 0
+    for seed, name in enumerate(("seed0", "seed1", "seed2", "trained"), start=1):
+        words = [name if word == "base" else word for word in drawn]
+        assert forkwise(*words, "--seed", str(seed), "--run", name, cwd=tmp_path).returncode == 0
     for command in ("grpo", "ppo", *(command for command in HELP if command not in ("grpo", "ppo", "doctor verl"))):
         words = example_in(forkwise(*command.split(), "--help").stdout)[1:]
         done = subprocess.run(

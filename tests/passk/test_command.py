@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import io
 import json
 import os
 from pathlib import Path
@@ -141,6 +142,26 @@ def test_json_alone_is_json(tables: Path) -> None:
     assert repr(again.rows()) == repr(direct.rows())
 
 
+def test_csv_alone_is_csv(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tables)
+    for arguments in (["compare", tables / "a", tables / "b"], ["passk", tables / "a"]):
+        few = (*arguments, "--k", "1", "--resamples", 200)
+        run(*few, "--csv", "there.csv")
+        printed = list(csv.DictReader(io.StringIO(run(*few, "--csv", "-").stdout)))
+        assert printed == list(csv.DictReader((tables / "there.csv").open()))
+        assert "1" in {row["k"] for row in printed}
+        assert not (tables / "-").exists()
+        assert "both print their result alone" in refused(*few, "--csv", "-", "--json", "-")
+
+
+def test_an_arm_without_a_name_is_refused(tables: Path) -> None:
+    for empty in (f"={tables / 'a'}", f" ={tables / 'a'}", f"=aime:{tables / 'a'}"):
+        said = refused("compare", empty, f"x={tables / 'a'}")
+        assert said.startswith(f"'{empty}' has an empty name: write NAME={empty.partition('=')[2]}"), said
+    write_shard(tables / "=odd", "0", rows("odd", [1, 2]))
+    assert parse_arm(str(tables / "=odd")).runs == ("odd",)  # a path, not a name
+
+
 def test_runs_of_one_table_are_arms_or_seeds(tables: Path) -> None:
     alone = run("compare", tables / "seeds", "--k", "1", "--resamples", 200)
     assert "s1 minus s0" in alone.output
@@ -168,7 +189,7 @@ def test_bad_input_ends_in_one_sentence(tables: Path) -> None:
     assert "A cap is 0" in refused("compare", tables / "a", tables / "b", "--caps", "0")
     assert "at least two arms" in refused("compare", tables / "a")
     assert "There are no samples" in refused("compare", tables / "a", tables / "nowhere")
-    assert ".png or .svg" in refused(
+    assert ".png, .svg or .pdf" in refused(
         "passk", tables / "a", "--k", "1", "--resamples", 200, "--figure", tables / "x.doc"
     )
     write_shard(tables / "other", "0", rows("o", [1, 1]))

@@ -323,7 +323,7 @@ def test_bad_input_ends_in_one_sentence(tmp_path: Path, stated: Path) -> None:
         ([pilot(tmp_path, "two", 2)], "has 2 runs per arm, and how training varies shows in 3 at least"),
         (["--components", stated, "--runs", 4, "--rho", 0.3], "pairs of seeds take at least 5"),
         ([several, pilot(tmp_path, "other", 3), "--paired-seeds"], "pairs of seeds take at least 5"),
-        ([several, "--figure", tmp_path / "x.txt"], "let its name end with .png or .svg"),
+        ([several, "--figure", tmp_path / "x.txt"], "let its name end with .png, .svg or .pdf"),
     ):
         assert sentence in refused(*argv), argv
     assert "Take the problems that all arms share" in run("--help").output

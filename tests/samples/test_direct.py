@@ -295,7 +295,7 @@ def test_old_refusals_stay(tmp_path: Path, command: str) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "settings.json").write_text('{"steps": 4}')
     for name, sentence in (
-        ("nowhere", "There are no samples at"),
+        ("nowhere", "a folder of them, or files of another tool that forkwise import reads"),
         ("empty", "There are no samples at"),
         ("run", "There are no samples at"),
         ("cut.parquet", "is not a samples table, or was cut off"),

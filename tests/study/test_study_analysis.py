@@ -417,6 +417,13 @@ def test_the_command_writes_numbers_and_markdown(tmp_path: Path, capsys: pytest.
     assert len(numbers["receipts"]) == 19
     assert numbers["result"]["primary"]["mean"] == pytest.approx((np.sum(BETTER) - np.sum(PLAIN)) / 288)
     assert "| GRPO |" in (tmp_path / "a.md").read_text()
+    for option, file in (("--json", "a.json"), ("--markdown", "a.md")):
+        with pytest.raises(SystemExit):
+            cli.run(["study", "analyse", str(tmp_path), option, "-"])
+        assert capsys.readouterr().out == (tmp_path / file).read_text()
+    with pytest.raises(SystemExit):
+        cli.run(["study", "analyse", str(tmp_path), "--json", "-", "--markdown", "-"])
+    assert "both print their result alone" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
         cli.run(["study", "analyse", str(tmp_path / "none")])
     assert ended.value.code == 2

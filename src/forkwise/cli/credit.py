@@ -21,7 +21,7 @@ def credit(
         typer.Argument(metavar="BANK", help="Banks, or folders of forkwise forks; without any, the package's own."),
     ] = None,
     brief: Brief = False,
-    figure: Annotated[Path | None, typer.Option(help="Write the figure here (.png or .svg).")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Write the figure here (.png, .svg or .pdf).")] = None,
 ) -> None:
     """What a method sees of a token's worth: its advantages beside true ones, for every method and its placebo."""
     with long_command("run it again"):

@@ -29,7 +29,7 @@ def forks(
     options: ForksOptions,
     judging: JudgeOptions,
     brief: Brief = False,
-    figure: Annotated[Path | None, typer.Option(help="Write the figure here (.png or .svg); of tokens.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Write the figure here (.png, .svg or .pdf); of tokens.")] = None,
 ) -> None:
     """What a token decides: how the chance of a right answer depends on it, by continuing samples with other tokens."""
     with long_command(CONTINUES):

@@ -11,12 +11,14 @@ import typer
 
 from forkwise.cli.common import long_command
 from forkwise.cli.options import with_options
+from forkwise.errors import InputError
 from forkwise.parameters import Brief, Intersect, Level, PairedSeeds
 from forkwise.progress import Meter
 from forkwise.terminal import echo
 
 if TYPE_CHECKING:
     from forkwise.passk import Arm, Comparison, Evaluation
+    from forkwise.passk.intervals import Row
     from forkwise.report.table import Block
 
 
@@ -87,8 +89,6 @@ class CompareOptions(MeasureOptions):
         Raises:
             InputError: an option that is about a single benchmark.
         """
-        from forkwise.errors import InputError
-
         for name in ("metric", "caps", "budgets", "diversity", "embed", "scorio"):
             if getattr(self, name):
                 raise InputError(f"--{name} is for one benchmark at a time: compare the tables of one alone for it.")
@@ -97,12 +97,17 @@ class CompareOptions(MeasureOptions):
 
 @dataclass(frozen=True)
 class MeasureOutputs:
-    """Where results go. None is nowhere; with `-` as JSON path, the standard output holds the JSON alone."""
+    """Where results go. None is nowhere; with `-` as path of JSON or CSV, the standard output holds that alone."""
 
     brief: Brief = False
     json: Annotated[Path | None, "Write the result here, for forkwise report; - prints it alone."] = None
-    csv: Annotated[Path | None, "Write every number here as CSV."] = None
-    figure: Annotated[Path | None, "Write the curves with their bands here (.png or .svg)."] = None
+    csv: Annotated[Path | None, "Write every number here as CSV; - prints them alone."] = None
+    figure: Annotated[Path | None, "Write the curves with their bands here (.png, .svg or .pdf)."] = None
+
+    def __post_init__(self) -> None:
+        """Refuses what would mix two results in the standard output."""
+        if str(self.json) == str(self.csv) == "-":
+            raise InputError("--json - and --csv - both print their result alone: give one of them a file.")
 
     def give(
         self,
@@ -117,7 +122,7 @@ class MeasureOutputs:
         Whoever reads what is printed may stop, as `head` does; and a file that cannot be written keeps nothing back.
         """
         from forkwise.folders.results import result_text
-        from forkwise.passk.files import result_file
+        from forkwise.passk.files import csv_text, result_file
         from forkwise.progress import Console
         from forkwise.report.terminal import print_blocks, print_sentences
 
@@ -131,6 +136,8 @@ class MeasureOutputs:
         finally:
             if str(self.json) == "-":
                 echo(result_text(content), end="")
+            elif str(self.csv) == "-":
+                echo(csv_text(_rows(single, comparison)), end="")
             else:
                 console = Console()
                 print_sentences([sentence], console)
@@ -142,12 +149,17 @@ class MeasureOutputs:
 
         if self.json and str(self.json) != "-":
             write_result(self.json, content)
-        if self.csv:
-            write_csv(self.csv, comparison.rows() if comparison else [row for e in single for row in e.rows()])
+        if self.csv and str(self.csv) != "-":
+            write_csv(self.csv, _rows(single, comparison))
         if self.figure:
             from forkwise.report.passk_figures import comparison_figure, evaluation_figure, save
 
             save(comparison_figure(comparison) if comparison else evaluation_figure(single), self.figure)
+
+
+def _rows(single: list[Evaluation], comparison: Comparison | None) -> list[Row]:
+    """Returns the lines of the CSV table."""
+    return comparison.rows() if comparison else [row for evaluation in single for row in evaluation.rows()]
 
 
 @with_options

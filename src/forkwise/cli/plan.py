@@ -50,7 +50,7 @@ class PlanOutputs:
 
     brief: Brief = False
     json: Annotated[Path | None, "Write the plan here; - prints it alone. --components reads it."] = None
-    figure: Annotated[Path | None, "Write the power curves here (.png or .svg)."] = None
+    figure: Annotated[Path | None, "Write the power curves here (.png, .svg or .pdf)."] = None
 
 
 @with_options

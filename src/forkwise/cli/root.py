@@ -34,7 +34,8 @@ from forkwise.errors import InputError, RunError
 from forkwise.terminal import complain, echo, guard_libraries
 from forkwise.version import __version__
 
-app = make_app("Train reasoning models with methods meant to keep them exploring, and measure whether they do.")
+_CLAIM = "Train reasoning language models with methods meant to keep them exploring, and measure whether they do."
+app = make_app(_CLAIM)
 
 _UsageError: Any = typer.BadParameter.__base__  # typer exports no more of its family of exceptions
 _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -63,7 +64,7 @@ _COMMANDS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
     "Measure": [
         ("passk", passk.passk, "forkwise passk base --k 1,4,16"),
         ("compare", passk.compare, "forkwise compare base=base trained=trained"),
-        ("plan", plan.plan, "forkwise plan base,trained --detect .02 --runs 5"),
+        ("plan", plan.plan, "forkwise plan seed0,seed1,seed2 --detect .02 --runs 5"),
         ("explore", explore.explore, "forkwise explore base --model embedded --out explored"),
         ("forks", forks.forks, "forkwise forks base --model embedded --out forked"),
         ("credit", credit.credit, "forkwise credit --brief"),

@@ -9,6 +9,7 @@ import typer
 
 from forkwise.cli.common import CONTINUES, cores, long_command
 from forkwise.cli.layout import example, make_app
+from forkwise.errors import InputError
 from forkwise.progress import Meter
 from forkwise.terminal import complain, echo
 
@@ -110,13 +111,15 @@ def run(
 def analyse(
     folder: Annotated[Path, typer.Argument(help="Folder of a study, or of its receipts alone.")],
     early: Annotated[bool, typer.Option("--early", help="Compare now, which makes it exploratory.")] = False,
-    json: Annotated[Path | None, typer.Option(help="Write every number as JSON.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write what is printed as Markdown.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write every number as JSON; - prints them alone.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write what is printed as Markdown; - prints it so.")] = None,
 ) -> None:
     """Say what a study found, from its receipts: the registered comparison first, the rest as exploratory."""
+    if str(json) == str(markdown) == "-":
+        raise InputError("--json - and --markdown - both print their result alone: give one of them a file.")
     with long_command("run it again"):
         from forkwise.folders import write_text
-        from forkwise.folders.results import write_result
+        from forkwise.folders.results import result_text, write_result
         from forkwise.progress import Console
         from forkwise.report.markdown import markdown_blocks
         from forkwise.report.terminal import print_blocks
@@ -127,9 +130,14 @@ def analyse(
             study, receipts, reading = read_study_folder(folder, early=early)
         blocks = report(study, receipts, reading)
         try:  # before anything is printed, since whoever reads that may stop
-            if json is not None:
+            if json is not None and str(json) != "-":
                 write_result(json, reading)
-            if markdown is not None:
+            if markdown is not None and str(markdown) != "-":
                 write_text(markdown, markdown_blocks(blocks))
         finally:
-            print_blocks(blocks, Console())
+            if str(json) == "-":
+                echo(result_text(reading), end="")
+            elif str(markdown) == "-":
+                echo(markdown_blocks(blocks), end="")
+            else:
+                print_blocks(blocks, Console())

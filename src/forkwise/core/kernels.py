@@ -226,5 +226,5 @@ class TritonPasses:
 
 
 def _on(z: Tensor) -> AbstractContextManager[Any]:
-    """Triton launches on the current device, which may be another one than the tensor's."""
+    """Makes the tensor's device the current one, on which Triton launches."""
     return torch.cuda.device(z.device) if z.is_cuda else nullcontext()

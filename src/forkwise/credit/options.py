@@ -18,24 +18,30 @@ class CreditOptions:
 
     out: Annotated[Path | None, "Folder for credit.json."] = None
     method: Annotated[
-        list[str], "Besides every method with its defaults: NAME:key=value,...; repeatable.", {"metavar": "SPEC"}
+        list[str],
+        "Scored besides every method with its defaults: NAME:key=value,...; repeatable.",
+        {"metavar": "SPEC"},
     ] = field(default_factory=list)
     only: Annotated[bool, "Score those of --method alone, beside GRPO."] = False
-    half: Annotated[Half, "Of the problems: the first for choosing, the second for testing."] = "all"
-    draws: Annotated[int, "Of random methods and of placebos.", {"min": 2, "max": 1000}] = 10
-    seed: Annotated[int, "Of these draws.", {"min": 0}] = 0
+    half: Annotated[Half, "Half of the problems: the first for choosing, the second for testing."] = "all"
+    draws: Annotated[int, "Draws of each random method and of each placebo.", {"min": 2, "max": 1000}] = 10
+    seed: Annotated[int, "Seed of all that is random.", {"min": 0}] = 0
     level: Level = 0.95
     groups: Annotated[
         list[Path],
         "Samples table whose groups are scored in gradients; repeatable.",
         {"metavar": "TABLE"},
     ] = field(default_factory=list)
-    model: Annotated[list[str], "The model that drew it; one for each --groups.", {"metavar": "MODEL"}] = field(
+    model: Annotated[list[str], "The model that drew the table; one for each --groups.", {"metavar": "MODEL"}] = field(
         default_factory=list
     )
     group_size: Annotated[int, "Completions of a group in --groups.", {"min": 2}] = 16
-    completions: Annotated[int, "Of the update whose cosine is given.", {"min": 2}] = 256
-    gradients: Annotated[Gradients, "Of the output layer alone, or of all parameters, which takes long."] = "head"
-    updates: Annotated[int, "Move the policy first, by so many of GRPO's on every second problem.", {"min": 0}] = 0
-    learning_rate: Annotated[float, "Of these updates."] = 3e-4
+    completions: Annotated[int, "Completions of the update that is compared with the true gradient.", {"min": 2}] = 256
+    gradients: Annotated[Gradients, "Gradients of the output layer (head), or of all parameters: slow."] = "head"
+    updates: Annotated[
+        int,
+        "Score methods after so many of GRPO's updates on every second problem.",
+        {"min": 0},
+    ] = 0
+    learning_rate: Annotated[float, "Learning rate of --updates."] = 3e-4
     pack: Annotated[Path | None, "Also write the one bank given to this file, small and by itself."] = None

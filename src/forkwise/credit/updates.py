@@ -237,8 +237,7 @@ def _advantages(
     policy: Policy,
 ) -> _UpdateRows:
     size, longest = groups.ids_N.size, int(groups.length_S.max())
-    raised, placebo = [], {}
-    losses = {}
+    raised, placebo, losses = [], {}, {}
     with Meter(len(arms), 0, what="letting methods act", unit="methods") as meter:
         for i, arm in enumerate(arms):
             losses[i] = TokenLoss(
@@ -387,18 +386,14 @@ def _methods(
                 adjusted_p=adjusted[i],
                 placebo_minus_grpo=_NONE if beside is None else (beside - of_methods[0].cosine).estimate(level),
                 minus_placebo=_NONE if beside is None else (one.cosine - beside).estimate(level),
-                needed=Estimate(*(None if x is None else float(n * np.exp(x)) for x in _ends(ratio))),
+                needed=Estimate(
+                    *(x if x is None else float(n * np.exp(x)) for x in (ratio.value, ratio.low, ratio.high))
+                ),
             )
         )
     fresh = {}
     if rows.fresh is not None:
         anew = numbers(of_all, rows.fresh, n).cosine
         fresh = {"fresh": anew.estimate(level), "fresh_minus_grpo": (anew - of_methods[0].cosine).estimate(level)}
-    return [
-        scores[0],
-        *sorted(scores[1:], key=lambda m: -(m.cosine.value if m.cosine.value is not None else -np.inf)),
-    ], fresh
-
-
-def _ends(value: Estimate) -> tuple[float | None, float | None, float | None]:
-    return value.value, value.low, value.high
+    others = sorted(scores[1:], key=lambda m: -(m.cosine.value if m.cosine.value is not None else -np.inf))
+    return [scores[0], *others], fresh

@@ -23,22 +23,26 @@ class ForksOptions:
     out: Annotated[Path, "Folder for forks.json and the continuations; the same command continues in it."]
     unit: Annotated[Unit, "What decides: tokens, or sentences."] = "token"
     states: Annotated[int, "Places in the table to continue from.", {"min": 1}] = 400
-    continuations: Annotated[int, "Continuations of each, at least 8.", {"min": FEWEST, "max": 100_000}] = 16
-    further: Annotated[int, "Of tokens: further ones, of the fourth in doubt; 0: none.", {"min": 0}] = 0
-    bisect: Annotated[int, "Of sentences: states that look for the token that changed the chance.", {"min": 0}] = 0
+    continuations: Annotated[int, "Continuations of each state, at least 8.", {"min": FEWEST, "max": 100_000}] = 16
+    further: Annotated[
+        int,
+        "Continue a fourth of the states, those in doubt, so often again (tokens).",
+        {"min": 0},
+    ] = 0
+    bisect: Annotated[int, "For sentences: states that look for the token that changed the chance.", {"min": 0}] = 0
     outcome: Annotated[Outcome, "What is decided: whether it is right, or which answer."] = "correct"
     seed: Annotated[int, "Same seed, same states and continuations.", {"min": 0}] = 0
-    temperature: Annotated[float | None, "At which the table was drawn, if it does not say."] = None
-    top_p: Annotated[float | None, "Likewise."] = None
-    max_tokens: Annotated[int | None, "Likewise: the longest completion, which continuations have too."] = None
+    temperature: Annotated[float | None, "Temperature at which the table was drawn, if it does not say."] = None
+    top_p: Annotated[float | None, "Top-p with which the table was drawn, if it does not say."] = None
+    max_tokens: Annotated[int | None, "Longest completion when the table was drawn, if it does not say."] = None
     breaks: Breaks = ""
     lexicon: LexiconFile = None
     reflective: ReflectiveFile = None
-    quantile: Annotated[float, "Tokens above it are high-entropy, over all of the table."] = 0.8
+    quantile: Annotated[float, "Quantile of the table's entropies above which a token is high-entropy."] = 0.8
     level: Level = 0.95
-    permutations: Annotated[int, "Deals of outcomes to first tokens.", {"min": 100, "max": 1_000_000}] = 2000
+    permutations: Annotated[int, "Deals of outcomes to first tokens, for p.", {"min": 100, "max": 1_000_000}] = 2000
     server: Annotated[str | None, "URL of a server that continues from token ids, as vLLM's does."] = None
-    tokenizer: Annotated[str | None, "Of the server's model: Hub id or folder (default: --model)."] = None
+    tokenizer: Annotated[str | None, "Tokenizer of the server's model: Hub id or folder (default: --model)."] = None
     device: Device = "auto"
     dtype: Dtype = "auto"
     token_budget: Annotated[int, "Tokens of a batch that computes entropies."] = 16_384

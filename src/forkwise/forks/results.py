@@ -72,7 +72,7 @@ class End:
     """A continuation, and how it ended."""
 
     text: str
-    """From the first token on."""
+    """The text of the continuation, from its first token on."""
     answer: str | None
     correct: bool | None
 

@@ -25,13 +25,13 @@ class SentenceRow:
     problem_id: str
     sample_id: int
     place: int
-    """Sentences before it."""
+    """How many sentences of the sample stand before this one."""
     text: str
     reflective: bool
     before: float | None
     """V: chance of a right answer before the sentence; None without verdicts."""
     after: float | None
-    """The same behind it; of the last sentence, whether the sample is right."""
+    """V: chance of a right answer after the sentence; of the last sentence, whether the sample is right."""
     decided: float
     """Square of the change, without bias; may be negative."""
     position: int | None = None
@@ -61,12 +61,12 @@ class Step:
     problem_id: str
     sample_id: int
     place: int
-    """Sentences before its own."""
+    """How many sentences of the sample stand before the token's own."""
     position: int
-    """Tokens of the sample before it."""
+    """How many tokens of the sample stand before the token."""
     token: str
     text: str
-    """What stands before it in its sentence."""
+    """What stands before the token in its sentence."""
     before: float
     before_error: float
     after: float
@@ -93,7 +93,7 @@ class Effect:
     states: int
     """States whose continuations begin with both."""
     reflective: int
-    """Their continuations that begin with a reflective sentence."""
+    """Continuations of these states that begin with a reflective sentence."""
     others: int
 
 

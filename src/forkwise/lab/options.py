@@ -18,7 +18,10 @@ class QuickstartOptions:
     algorithm: Annotated[str, "grpo, or ppo with a critic."] = "grpo"
     steps: Annotated[int, "Training steps per arm.", _COUNT] = 70
     seeds: Annotated[int, "Training seeds per arm (0, 1, ...).", {"min": 1, "max": 1000}] = 1
-    alpha: Annotated[float | None, "Entropy coefficient of the shaped arm (default: the paper's 0.4; ppo: 0.1)."] = None
-    kappa: Annotated[float, "Cap: the bonus is at most |advantage| / kappa (> 1)."] = KAPPA
+    alpha: Annotated[
+        float | None,
+        "Weight of the entropy in psi, which shaping adds (default: 0.4, the paper's; ppo: 0.1).",
+    ] = None
+    kappa: Annotated[float, "Cap of psi: it is at most |advantage| / kappa (> 1)."] = KAPPA
     problems: Annotated[int, "Held-out problems for Pass@K.", {"min": 2, "max": _MOST}] = 64
     samples: Annotated[int, "Samples per held-out problem: the largest K.", _COUNT] = 256

@@ -52,11 +52,21 @@ def parse_shares(text: str | None) -> list[float]:
 
 def parse_arm(text: str, *, texts: bool = False) -> Arm:
     """Loads the arm `[NAME=]PATH[,PATH...]`; several paths, or several runs in one, are its training runs."""
-    name, equals, location = text.partition("=")
-    if not equals or Path(text).exists():
-        name, location = "", text
+    name, location = ("", text) if Path(text).exists() else _named(text)
     paths = [location] if Path(location).exists() else location.split(",")
     return load_arm(paths, name=name or None, texts=texts)
+
+
+def _named(text: str) -> tuple[str, str]:
+    """Splits `NAME=LOCATION`; a location alone has the empty name.
+
+    Raises:
+        InputError: nothing stands before the equals sign.
+    """
+    name, equals, location = text.partition("=")
+    if equals and not name.strip():
+        raise InputError(f"'{text}' has an empty name: write NAME{text.lstrip()}, or leave the = out.")
+    return (name, location) if equals else ("", text)
 
 
 def parse_benchmarks(arguments: Sequence[str]) -> dict[str, list[Arm]]:
@@ -73,7 +83,7 @@ def parse_benchmarks(arguments: Sequence[str]) -> dict[str, list[Arm]]:
         return {}
     by_benchmark: dict[str, list[Arm]] = {}
     for text in arguments:
-        name, named = text.partition("=")[0], tables.get(text, {})
+        name, named = _named(text)[0], tables.get(text, {})
         if not named:
             raise InputError(
                 f"'{text}' names no benchmarks while another arm does: write NAME=BENCHMARK:TABLE,BENCHMARK:TABLE, "

@@ -108,10 +108,15 @@ def _fits(value: Any, shape: tuple[int, ...] = ()) -> bool:
     return all(_fits(getattr(value, f.name), shape) for f in fields(value))
 
 
-def write_csv(path: Path, rows: list[Row]) -> None:
-    """Writes one line per number, at full precision."""
+def csv_text(rows: Iterable[Row]) -> str:
+    """Makes a CSV table with one line per number, at full precision."""
     table = io.StringIO()
     writer = csv.DictWriter(table, COLUMNS)
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, table.getvalue())
+    return table.getvalue()
+
+
+def write_csv(path: Path, rows: Iterable[Row]) -> None:
+    """Writes the table of `csv_text`."""
+    write_text(path, csv_text(rows))

@@ -199,7 +199,7 @@ def save(figure: Figure, path: Path) -> None:
     """
     ending = path.suffix[1:].lower()
     if ending not in figure.canvas.get_supported_filetypes():
-        raise InputError(f"'{path}' is not a figure that can be written: let its name end with .png or .svg.")
+        raise InputError(f"'{path}' is not a figure that can be written: let its name end with .png, .svg or .pdf.")
     drawn = io.BytesIO()  # matplotlib's writers hide what the file system says
     figure.savefig(drawn, format=ending, dpi=150)
     write_bytes(path, drawn.getvalue())

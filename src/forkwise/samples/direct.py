@@ -64,6 +64,9 @@ class Imported:
     remarks: list[str]
 
 
+_GIVE = "give a Parquet file, a folder of them, or files of another tool that forkwise import reads"
+
+
 def is_foreign(path: Path) -> bool:
     """Whether the path is there and is no samples table, whole or damaged, so that it would have to be imported."""
     if path.is_dir():
@@ -98,6 +101,8 @@ def open_table(path: Path, run: str | None = None) -> Iterator[OpenTable]:
     Raises:
         InputError: what `import_files` refuses. A sentence about the temporary folder names the user's path instead.
     """
+    if not path.exists():
+        raise InputError(f"There are no samples at '{path}': {_GIVE}.")
     if not is_foreign(path):
         yield OpenTable(path, path)
         return
@@ -118,9 +123,7 @@ def _refusal(path: Path, reason: str) -> str:
     if " --" in reason:
         reason = f"{reason.removesuffix('.')} (an option of forkwise import: import the file first)."
     if path.is_dir():
-        return (
-            f"There are no samples at '{path}': give a Parquet file or a folder of them ({reason.removesuffix('.')})."
-        )
+        return f"There are no samples at '{path}': {_GIVE} ({reason.removesuffix('.')})."
     return reason
 
 

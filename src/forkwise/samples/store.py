@@ -143,7 +143,10 @@ def find_shards(path: Path) -> list[Path]:
     """
     shards = sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.exists() else []
     if not shards:
-        raise InputError(f"There are no samples at '{path}': give a Parquet file or a folder of them.")
+        raise InputError(
+            f"There are no samples at '{path}': give a Parquet file or a folder of them; "
+            "forkwise import makes one of other tools' files."
+        )
     return shards
 
 

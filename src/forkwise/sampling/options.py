@@ -21,12 +21,12 @@ class SamplingOptions:
     dataset: Annotated[str | None, "Instead of a task: file or Hub id, prompt and answer."] = None
     preset: Annotated[str | None, "'paper': n, temperature, top-p, length of 2506.14758."] = None
     n: Annotated[int | None, "Completions per problem (default 16)."] = None
-    temperature: Annotated[float | None, "0 is greedy (default 1)."] = None
-    top_p: Annotated[float | None, "Nucleus (default 1: everything)."] = None
+    temperature: Annotated[float | None, "Temperature of drawing; 0 is greedy (default 1)."] = None
+    top_p: Annotated[float | None, "Share of the probability from which tokens are drawn (default 1: all)."] = None
     max_tokens: Annotated[int | None, "Longest completion (default 1024)."] = None
-    split: Annotated[Split, "Of the task."] = "test"
+    split: Annotated[Split, "Split of the task from which problems come."] = "test"
     problems: Annotated[int | None, "Only so many problems.", _AT_LEAST_ONE] = None
-    first_problem: Annotated[int, "Leave out so many problems before.", {"min": 0}] = 0
+    first_problem: Annotated[int, "Leave out so many problems before those that are used.", {"min": 0}] = 0
     seed: Annotated[int, "Same seed, same samples."] = 0
     run: Annotated[str | None, "Name of the run (default: the model's)."] = None
     batch_size: Annotated[int, "Completions of a problem side by side, and per shard."] = 64
@@ -40,8 +40,8 @@ class SamplingOptions:
     )
     chat: Annotated[bool, "Send prompts through the chat template."] = False
     token_data: Annotated[bool, "Store tokens with log-probs and entropies."] = True
-    traces: Annotated[int | None, "Only of so many samples per problem (transformers).", _AT_LEAST_ONE] = None
-    top_logprobs: Annotated[int, "Candidates per token; vllm and servers."] = 20
+    traces: Annotated[int | None, "Token data of the first so many samples per problem alone.", _AT_LEAST_ONE] = None
+    top_logprobs: Annotated[int, "Likeliest tokens stored per token; vllm and servers."] = 20
     verify: Annotated[bool, "Verify completions as they arrive."] = True
     device: Device = "auto"
     dtype: Dtype = "auto"
@@ -59,8 +59,8 @@ class JudgeOptions:
     gold_column: Annotated[str | None, "Column of the table with gold answers."] = None
     verifier: Annotated[str | None, "math, exact, or a task's name (default: the task's, else math)."] = None
     last_number: Annotated[bool, "Where no answer is stated, the last number is the answer."] = False
-    split: Annotated[Split | None, "Of the task (default test)."] = None
-    problems: Annotated[int | None, "How many, for generated tasks.", _AT_LEAST_ONE] = None
+    split: Annotated[Split | None, "Split of the task with the gold answers (default test)."] = None
+    problems: Annotated[int | None, "How many problems, for generated tasks.", _AT_LEAST_ONE] = None
     workers: Annotated[int, "Processes for LaTeX answers.", _AT_LEAST_ONE] = 1
     timeout: Annotated[float, "Seconds per answer."] = 5.0
     memory_mb: Annotated[int, "MiB of address space per process."] = 1024

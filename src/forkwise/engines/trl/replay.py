@@ -351,14 +351,14 @@ class LessonRate(TrainerCallback):
         self._usual: list[float] = []
 
     def on_pre_optimizer_step(self, *_: Any, optimizer: Any = None, **__: Any) -> None:
-        """Multiplies."""
+        """Multiplies the learning rate of each group of parameters by that of the lesson."""
         groups = self._trainer.optimizer.param_groups
         self._usual = [group["lr"] for group in groups]
         for group in groups:
             group["lr"] = group["lr"] * self._trainer._rate
 
     def on_optimizer_step(self, *_: Any, optimizer: Any = None, **__: Any) -> None:
-        """Puts back what was there."""
+        """Gives each group of parameters its usual learning rate back."""
         for group, usual in zip(self._trainer.optimizer.param_groups, self._usual, strict=True):
             group["lr"] = usual
 

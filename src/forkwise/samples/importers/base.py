@@ -235,7 +235,7 @@ def gold_text(gold: Any) -> str | None:
 
 
 def gold_of(value: Any, source: Source) -> str | None:
-    """`gold_text`; what is left out is said."""
+    """Returns the text of a gold answer, or None, with a note where something else is left out."""
     text = gold_text(value)
     if text is None and value not in (None, "", []):
         source.notes["whose gold answer is neither text nor a number, kept without it"] += 1

@@ -26,7 +26,7 @@ _OURS = frozenset({"run", "model", "problem_id", "sample_id", "verdict_by"})
 
 
 def gold_of(record: Record, columns: Mapping[str, str]) -> tuple[str | None, str]:
-    """The gold answer and the field where it stands, unless that was mapped to something else; None for no gold."""
+    """Returns the gold answer and the field where it stands, unless that is mapped to something else; else None."""
     for name in _NAMES:
         text = None if name in columns.values() else gold_text(field_at(record, name))
         if text is not None:
@@ -35,7 +35,7 @@ def gold_of(record: Record, columns: Mapping[str, str]) -> tuple[str | None, str
 
 
 def is_undecided(record: Record, columns: Mapping[str, str]) -> bool:
-    """Whether a record has a column `answer` of which nobody said what it is; in a samples table it is the sample's."""
+    """Tells whether a record has a column `answer` that nobody explained; in a samples table it is the sample's."""
     return record.get("answer") is not None and "answer" not in columns.values() and not record.keys() >= _OURS
 
 
@@ -83,7 +83,7 @@ def decide(problems: Collection[SampleGroup], evidence: Evidence, source: Source
 
 
 def _says(text: str, answer: str) -> bool | None:
-    """Whether the completion gives this answer; None where no answer can be taken from it."""
+    """Tells whether the completion gives this answer; None where no answer can be taken from it."""
     own = extract_answer(text)
     if own is None:
         return None
@@ -91,7 +91,7 @@ def _says(text: str, answer: str) -> bool | None:
 
 
 def _bare(answer: str) -> str:
-    """An answer without what may be written otherwise; good enough for a vote over many samples."""
+    """Strips an answer of what may be written otherwise; good enough for a vote over many samples."""
     return "".join(answer.split()).strip("$.").replace(",", "").replace("\\dfrac", "\\frac").casefold()
 
 

@@ -15,7 +15,7 @@ NOTHING = 0
 
 
 def digest(text: str | None) -> int:
-    """64 bits that stand for a text."""
+    """Returns a number of 64 bits that stands for a text."""
     if text is None:
         return NOTHING
     return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "big")
@@ -62,7 +62,7 @@ class SampleGroup:
     wrong: bool = False
 
     def content(self, *, answers: bool, names: bool) -> tuple[int, ...]:
-        """What is said of the problem, if wanted with the column `answer` and the named ids; () is nothing."""
+        """Returns what is said of the problem, if wanted with the column `answer` and the named ids; () is nothing."""
         first = self.first
         parts = (first.content, first.answer if answers else NOTHING, first.named if names else NOTHING)
         return parts if any(parts) else ()
@@ -80,11 +80,11 @@ class Grouping:
         """Whether a completion stands under several ids of its prompt."""
 
     def groups(self) -> Collection[SampleGroup]:
-        """The groups that are kept."""
+        """Returns the groups that are kept."""
         return self._groups.values()
 
     def shares_prompts(self) -> bool:
-        """Whether a prompt has several ids."""
+        """Tells whether a prompt has several ids."""
         return any(count > 1 for count in self._ids.values())
 
     def add(self, sample: SurveyedSample, value: int = NOTHING) -> None:

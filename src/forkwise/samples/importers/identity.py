@@ -40,7 +40,7 @@ class _Reading:
 
 
 def ids_of(record: Record, columns: Mapping[str, str]) -> dict[str, str]:
-    """The values of the fields that may be ids of problems, unless the record has a problem id or they were mapped."""
+    """Returns the values of fields that may be ids of problems, unless the record has a problem id or maps them."""
     if field_at(record, columns.get("problem_id", "problem_id")) not in (ABSENT, None, ""):
         return {}
     ids: dict[str, str] = {}
@@ -52,17 +52,17 @@ def ids_of(record: Record, columns: Mapping[str, str]) -> dict[str, str]:
 
 
 def content_of(record: Record, columns: Mapping[str, str]) -> dict[str, Any]:
-    """What else the record says of its problem, prompt and gold answer aside."""
+    """Returns what the record says of its problem besides the prompt and the gold answer."""
     return {name: record[name] for name in _CONTENT if record.get(name) is not None and name not in columns.values()}
 
 
 def named(ids: Mapping[str, str]) -> dict[str, str]:
-    """Those ids whose names say that they are the problem's."""
+    """Returns those ids whose names say that they are the problem's."""
     return {name: ids[name] for name in _NAMED if name in ids}
 
 
 def document_of(record: Record, source: Source) -> tuple[dict[str, Any], str | None]:
-    """What tells the record's problem apart from others of its prompt: what is said of it, and its number."""
+    """Returns what tells the record's problem apart from others with its prompt: what is said of it, and its number."""
     ids = ids_of(record, source.options.columns)
     content = content_of(record, source.options.columns)
     content |= {name: record[name] for name in named(ids) if source.readings.get(name) != _SAMPLE}
@@ -108,7 +108,7 @@ def decide(groupings: Mapping[str, Grouping], source: Source, prompt: str, *, an
 
 
 def read(groupings: Mapping[str, Grouping], *, answers: bool) -> dict[str, _Reading]:
-    """How each column is read."""
+    """Tells how each of the columns that may number problems is read."""
     readings = {}
     for name in _NAMED:
         if name in groupings:

@@ -26,7 +26,7 @@ def matches(record: Record) -> bool:
 
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
-    """One row per choice. A response does not repeat its prompt: see `problem_of`."""
+    """Yields one row per choice. A response does not repeat its prompt: see `problem_of`."""
     response, where = record, ""
     if "custom_id" in record and "choices" not in record:
         envelope, where = optional(record, "response", dict) or {}, "response.body."
@@ -75,7 +75,7 @@ def _check_lists(choice: Record, where: str, source: Source) -> None:
 
 
 def _completion(choice: Record, where: str, source: Source) -> str:
-    """The text of a choice; a message without content is an empty one."""
+    """Returns the text of a choice; a message without content is an empty one."""
     if "text" in choice:
         text = choice["text"]
     else:
@@ -89,7 +89,7 @@ def _completion(choice: Record, where: str, source: Source) -> str:
 
 
 def problem_of(record: Record, prompt: str | None, source: Source) -> str:
-    """A response's problem: `custom_id`, else the prompt's if a logger kept it, else file and line."""
+    """Returns a response's problem: `custom_id`, else the prompt's if a logger kept it, else file and line."""
     if record.get("custom_id") is not None:
         return str(record["custom_id"])
     if prompt:
@@ -101,7 +101,7 @@ def problem_of(record: Record, prompt: str | None, source: Source) -> str:
 def without_echo(
     choices: Sequence[Record], before: int | None, after: int | None, prompt: str | None, source: Source
 ) -> Sequence[Record | None]:
-    """The choices of a text completion without the prompt in front, which `echo` put there.
+    """Returns the choices of a text completion without the prompt in front, which `echo` put there.
 
     Args:
         choices: all of a response; None comes back for one that holds nothing else.
@@ -158,7 +158,7 @@ def _texts_hold_the_prompt(
 
 
 def _tokens_of(prompt: str | None, choice: Record) -> int | None:
-    """How many tokens the prompt has in a choice that begins with it; None where nobody can tell."""
+    """Counts the tokens of the prompt in a choice that begins with it; None where nobody can tell."""
     tokens, text = choice["logprobs"]["tokens"], choice.get("text")
     if not prompt or not isinstance(text, str) or not text.startswith(prompt):
         return None
@@ -167,7 +167,7 @@ def _tokens_of(prompt: str | None, choice: Record) -> int | None:
 
 
 def _behind(choice: Record, n: int | None, prompt: str | None, source: Source) -> Record | None:
-    """A choice without its first `n` tokens and their text; None if nothing is left."""
+    """Returns a choice without its first `n` tokens and their text; None if nothing is left."""
     logprobs, text = choice["logprobs"], choice.get("text")
     tokens = logprobs["tokens"]
     if n is not None and n >= len(tokens):
@@ -198,7 +198,7 @@ def _tokens(choice: Record, where: str, source: Source) -> Row:
 
 
 def logprob_columns(content: Sequence[Record], source: Source, path: str) -> Row:
-    """The token-level columns from chat completions' `logprobs.content`, which Ollama and inspect_ai share."""
+    """Makes the token-level columns from chat completions' `logprobs.content`, which Ollama and inspect_ai share."""
     own = [scored(entry, f"{path}[{i}].") for i, entry in enumerate(content)]
     top = [
         [

@@ -48,14 +48,14 @@ def check_columns(columns: Mapping[str, str]) -> None:
 
 
 def matches(record: Record) -> bool:
-    """Our own names: a problem, and a completion or a verdict."""
+    """Tells whether the record has our own names: a problem, and a completion or a verdict."""
     if trl.matches(record):
         return False
     return bool({"problem_id", *PROMPT_COLUMNS} & record.keys()) and bool({"completion", "correct"} & record.keys())
 
 
 def rows(record: Record, source: Source) -> Iterator[Row]:
-    """One row per sample. `problem_id` may be left out where there is a prompt, `sample_id` always."""
+    """Yields one row per sample. `problem_id` may be left out where there is a prompt, `sample_id` always."""
     columns = dict(source.options.columns)
     if surveys.is_undecided(record, columns) and not source.surveyed:
         raise Undecided
@@ -85,7 +85,7 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
 
 
 def _problem(values: Row, record: Record, source: Source) -> str:
-    """The file's id, else that of the prompt, with what else the record says of its problem."""
+    """Returns the problem's id: the file's, else that of the prompt, with what else the record says of its problem."""
     prompt, gold = values["prompt"], gold_text(values.get("gold"))
     if values.get("problem_id") not in (None, ""):
         by_prompt = source.options.columns.get("problem_id") == prompt_of(record, source.options.columns)[1]
@@ -142,7 +142,7 @@ def _row(values: Row, source: Source) -> Row | None:
 
 
 def _completion(value: Any, source: Source) -> str | None:
-    """The text of a completion: itself, a number, a message or several."""
+    """Returns the text of a completion that is a text, a number, a message or several."""
     if is_chat(value):
         return chat_text(value, "completion") or ""
     if isinstance(value, dict) and "content" in value:
@@ -153,7 +153,7 @@ def _completion(value: Any, source: Source) -> str | None:
 
 
 def _checked_tokens(row: Row, source: Source) -> Row:
-    """The row with token-level columns of one length each and of numbers, as other importers leave them."""
+    """Returns the row with token-level columns of one length each and of numbers, as other importers leave them."""
     for i, reward in enumerate(objects(row, "rewards")):
         optional(reward, "name", str, f"rewards[{i}].")
         optional(reward, "value", float, f"rewards[{i}].")
