@@ -148,6 +148,7 @@ def test_help_of_training_is_short_and_ours_first(command: str, ours: str) -> No
     for flag in [*named, *example, "--vllm_mode", "--lora_r"]:
         assert f"\n  {flag} " in full or f"\n  {flag}\n" in full, flag
     assert full.count("\n  --alpha ") == 1
+    assert "[default: 1]" in full.partition("\n  --logging_steps ")[2].partition("\n  --")[0]  # a line for each step
     assert "--model_name_or_path" not in full  # --model is its name here
 
 

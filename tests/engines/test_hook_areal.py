@@ -109,7 +109,8 @@ def outcome(areal: SimpleNamespace, batch: Batch, alpha: float | None, kappa: fl
     totals = None
     if alpha:
         stats, n = areal.tracker.DEFAULT_TRACKER.stats, areal.tracker.DEFAULT_TRACKER.denominators
-        sums = [torch.where(stats[n[name]][-1], stats[name][-1], 0).sum() for name in n]
+        names = [f"shaping/{name}" for name in ("psi_pos", "psi_neg", "psi_over_adv", "capped_frac")]
+        sums = [torch.where(stats[n[name]][-1], stats[name][-1], 0).sum() for name in names]
         totals = torch.stack([stats["shaping_pos"][-1].sum(), stats["shaping_neg"][-1].sum(), *sums])
     return Outcome(loss.detach(), logprobs.grad, totals)
 

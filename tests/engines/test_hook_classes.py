@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
+import subprocess
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -209,6 +212,34 @@ class TestOpenRLHF:
             patch.setattr(step, "training_step", lambda *_, **__: {})
             assert "did not call actor_loss_fn" in check_skipped_step(lambda: deaf.training_step(None, 0.0, 0))
 
+    def test_imports_nothing_heavy_when_a_worker_starts(self, tmp_path: Path) -> None:
+        """Ray calls `install` before a worker has a device; the trainer shapes once OpenRLHF has imported it."""
+        folder = tmp_path / "openrlhf" / "trainer" / "ray"
+        folder.mkdir(parents=True)
+        (folder / "ppo_actor.py").write_text("class ActorPPOTrainer: ...\n")
+        for package in (folder, folder.parent, folder.parents[1]):
+            (package / "__init__.py").touch()  # before a real one that may be installed
+        code = """
+import sys
+from forkwise.engines.hooks.openrlhf import install
+install(); install()
+print([name for name in ("torch", "openrlhf") if name in sys.modules])
+from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
+print([kind.__name__ for kind in ActorPPOTrainer.__mro__])
+"""
+        path = os.pathsep.join([str(tmp_path), *(entry for entry in sys.path if entry)])
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+            check=True,
+        )
+        assert done.stdout.splitlines() == [
+            "[]",
+            "['EntropyShapedActorPPOTrainer', 'EntropyShapedStep', 'ActorPPOTrainer', 'object']",
+        ]
+
     def test_refuses_arguments_without_entropies(self, trainer: Any) -> None:
         batch = Batch([[1.0]], [[1.0]], [[1.0]])
         with pytest.raises(InputError, match="add --actor.entropy_coef 0"):
@@ -299,6 +330,39 @@ class TestMsSwift:
             lambda batch, alpha, kappa: self.outcome(trainer(constants(alpha, kappa)), batch),
             lambda: trainer(constants(0.4)).compute_loss(None, {"grpo_batch": None}),
         )
+
+    def test_refuses_every_other_trainer(self, trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of ms-swift's table, and Megatron's: imported before or after, and made by `__new__` as its Ray loss does."""
+        from forkwise.engines.hooks import ms_swift
+
+        mapping = sys.modules["swift.trainers.trainer_factory"].TrainerFactory.TRAINER_MAPPING
+        ms_swift.install()  # once is enough
+        assert mapping["grpo"] == "forkwise.engines.hooks.ms_swift.EntropyShapedGRPOTrainer"
+        module, name = mapping["dpo"].rsplit(".", 1)
+        with pytest.raises(InputError, match="not be entropy-shaped by ms-swift's trainer of 'dpo': .*rlhf_type grpo"):
+            getattr(importlib.import_module(module), name)
+
+        class BaseMegatronTrainer:
+            def __init__(self, args: Any) -> None: ...
+
+        class MegatronGRPOTrainer(BaseMegatronTrainer): ...
+
+        BaseRayTrainer = type("BaseRayTrainer", (), {})
+        MegatronGRPOTrainer(None)
+        modules(
+            monkeypatch,
+            swift__megatron__trainers__base={"BaseMegatronTrainer": BaseMegatronTrainer},
+            swift__ray__megatron__base_trainer={"BaseRayTrainer": BaseRayTrainer},
+        )
+        ms_swift.install()
+        makers: list[Any] = [
+            lambda: MegatronGRPOTrainer(None),
+            lambda: MegatronGRPOTrainer.__new__(MegatronGRPOTrainer),
+            BaseRayTrainer,
+        ]
+        for make in makers:
+            with pytest.raises(InputError, match="without Megatron; train so, or leave the plugin out"):
+                make()
 
     def test_counts_what_the_loss_counts_and_once(self, trainer: Any) -> None:
         """Without answers that were cut off, and without the chunk that keeps a process in step with others."""

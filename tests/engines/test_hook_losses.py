@@ -193,6 +193,12 @@ class TestNeMo:
         assert shaped(loss_fn, alpha=0) is loss_fn
         assert shaped(loss_fn, alpha=0.4, **DRAWN).metric_normalizations == {"loss": "tokens"}
 
+    def test_refuses_a_loss_that_shapes_already(self) -> None:
+        once = shaped(ClippedPG(), alpha=0.4, **DRAWN)
+        for alpha in (0.4, 0.0):
+            with pytest.raises(InputError, match="shapes advantages already"):
+                shaped(once, alpha=alpha, **DRAWN)
+
     @pytest.mark.parametrize(
         ("generation", "message"),
         [

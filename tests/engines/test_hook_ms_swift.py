@@ -23,6 +23,7 @@ from swift.trainers.trainer_factory import TrainerFactory
 
 from forkwise.engines.hooks import ms_swift
 from forkwise.engines.hooks.totals import report
+from forkwise.errors import InputError
 from forkwise.testing.engines import Batch, Outcome, check_adapter
 
 SETTINGS: dict[str, Any] = {
@@ -90,6 +91,13 @@ def outcome(made: Any, batch: Batch) -> Outcome:
         report(made, action_log)  # as its log does
     check_logged({name: values[-1] for name, values in made._metrics["train"].items()}, batch, made.args)
     return Outcome(loss.detach(), logprobs.grad, totals)
+
+
+def test_every_other_trainer_of_its_table_raises() -> None:
+    ms_swift.install()
+    for method in TrainerFactory.TRAINER_MAPPING.keys() - {"grpo"}:
+        with pytest.raises(InputError, match=f"trainer of '{method}'"):
+            TrainerFactory.get_trainer_cls(SimpleNamespace(rlhf_type=method))
 
 
 def test_holds_the_contract() -> None:

@@ -191,6 +191,24 @@ class TestTheRollout:
         shape_rollout(ARGS, 0, data)
         assert data == {"tokens": []}
 
+    def test_is_shaped_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Neither by both hooks, whichever comes first, nor twice by one; a loss that is not in use counts as none."""
+        monkeypatch.setenv("FORKWISE_ALPHA", "0.4")
+        both = SimpleNamespace(
+            rollout_data_postprocess_path="forkwise.engines.hooks.slime.shape_rollout",
+            custom_loss_function_path="forkwise.engines.hooks.slime.shaped_policy_loss",
+            loss_type="custom_loss",
+        )
+        with pytest.raises(InputError, match="both shape, .*keep one of the two"):
+            shape_rollout(both, 0, rollout_data(made_batches()[0]))
+        with pytest.raises(InputError, match="both shape, .*keep one of the two"):
+            outcome(small(made_batches()[0]), lambda _, *more: shaped_policy_loss(both, *more))
+        both.loss_type = "policy_loss"
+        data = rollout_data(made_batches()[0])
+        shape_rollout(both, 0, data)
+        with pytest.raises(InputError, match="shaped already"):
+            shape_rollout(both, 0, data)
+
     @pytest.mark.parametrize(
         ("change", "message"),
         [

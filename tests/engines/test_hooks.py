@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from trl import GRPOTrainer
 from forkwise.engines.hooks.areal import shaped
 from forkwise.engines.hooks.tinker import add_entropy, add_surprisal
 from forkwise.engines.hooks.unsloth import WeightShapingMixin
+from forkwise.engines.trl import EntropyShapedGRPOTrainer
 from forkwise.errors import InputError
 from forkwise.testing.engines import Batch, Outcome, check_adapter, check_skipped_step
 
@@ -82,7 +84,10 @@ class TestAReaL:
         assert torch.equal(data["advantages"], before)
         totals = None
         if tracker and tracker.sums:
-            totals = torch.tensor([tracker.count("shaping_pos"), *(float(sum(s)) for _, s in tracker.sums.values())])
+            names = ("psi_pos", "psi_neg", "psi_over_adv", "capped_frac")
+            numbers = [tracker.count("shaping_pos"), tracker.count("shaping_neg")]
+            numbers += [float(sum(tracker.sums[f"shaping/{name}"][1])) for name in names]
+            totals = torch.tensor(numbers, dtype=torch.float64)
         return Outcome(value.detach(), logprobs.grad, totals)
 
     def test_holds_the_contract(self, tracker: Tracker) -> None:
@@ -94,6 +99,19 @@ class TestAReaL:
             bypassed=lambda: shaped(areal_loss, alpha=0.4)(torch.zeros(2), None, {}),
         )
         assert shaped(areal_loss, alpha=0) is areal_loss
+
+    def test_refuses_a_loss_that_shapes_already(self) -> None:
+        """As when the line stands in the file twice: psi would reach 3/4 |A| at kappa 2."""
+        once = shaped(areal_loss, alpha=0.4)
+
+        @functools.wraps(once)
+        def logged(*args: Any, **more: Any) -> Any:
+            return once(*args, **more)
+
+        for loss_fn in (once, logged):
+            for alpha in (0.4, 0.0):
+                with pytest.raises(InputError, match="shapes advantages already, .*call shaped\\(\\) once"):
+                    shaped(loss_fn, alpha=alpha)
 
     def test_refuses_constants_and_data_without_advantages(self) -> None:
         with pytest.raises(InputError, match="kappa must be"):
@@ -136,6 +154,14 @@ class TestTinker:
         (made,) = add_surprisal([Datum("m", masked)], alpha=0.4)
         assert made.loss_fn_inputs["advantages"].data == pytest.approx([0.0, 1.2, 1.0, -1.6])
 
+    def test_refuses_data_that_have_it(self) -> None:
+        inputs = {"advantages": TensorData([1.0]), "logprobs": TensorData([-0.5])}
+        first = Datum("m", inputs)
+        made = add_surprisal([first], alpha=0.4)
+        with pytest.raises(InputError, match="have their surprisal already"):
+            add_surprisal(made, alpha=0.4)
+        assert add_surprisal([first], alpha=0.4)[0].loss_fn_inputs["advantages"].data == pytest.approx([1.2])
+
     def test_takes_it_for_no_entropy(self) -> None:
         with pytest.raises(InputError, match="no entropy to shape with: surprisal, .*add_surprisal offers it"):
             add_entropy([], alpha=0.4)
@@ -174,6 +200,10 @@ class TestWeightsInATrainer:
         with pytest.raises(TypeError, match="name WeightShapingMixin before the trainer"):
             type("Later", (type("Own", (GRPOTrainer,), {"compute_loss": None}), Weighted), {})
         assert issubclass(type("Longer", (Weighted,), {"compute_loss": None}), WeightShapingMixin)  # on top of ours
+
+    def test_before_a_trainer_that_shapes_are_refused(self) -> None:
+        with pytest.raises(TypeError, match="Both: this trainer shapes advantages itself: drop WeightShapingMixin"):
+            type("Both", (WeightShapingMixin, EntropyShapedGRPOTrainer), {})
 
     def test_at_alpha_zero_and_in_evaluation_no_token_is_masked(self, tmp_path: Path) -> None:
         """TRL's own mask of the quantile 0.99 would leave one token in a hundred."""

@@ -47,6 +47,17 @@ def test_few_values_show_no_trend() -> None:
     assert over_time(trend([0.5] * 20)) == "no trend (from 0.5 to 0.5, tau +0.00, p = 1)"
 
 
+@pytest.mark.parametrize("lines", ["", '{"step": 5, "train_runtime": 3.0}\n'])
+def test_a_run_that_logged_nothing_is_not_called_healthy(tmp_path: Path, lines: str) -> None:
+    where = folder(tmp_path / "run", [])
+    (where / "metrics.jsonl").write_text(lines)
+    first = report(where).splitlines()[0]
+    assert first.endswith("0 steps logged; no curve can be judged: nothing was logged (logging_steps)")
+    (where / "complete").unlink()  # as if it had been killed
+    first = report(where).splitlines()[0]
+    assert first.endswith("nothing was logged (logging_steps); 1 thing to look at (!)")
+
+
 def test_a_healthy_run(tmp_path: Path) -> None:
     rows = [
         {

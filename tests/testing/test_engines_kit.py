@@ -15,6 +15,8 @@ from forkwise.testing.engines import (
     check_skipped_step,
     expected_advantages,
     expected_metrics,
+    expected_totals,
+    made_batches,
 )
 
 # alpha 0.4, kappa 2: psi = min(0.4 H, |A| / 2) is 0.2 (H binds), 0.5 (cap) | 0.75 (cap), 0.04; the last has mask 0.
@@ -67,6 +69,11 @@ def test_skipped_steps() -> None:
         check_skipped_step(lambda: raising("out of memory"))
 
 
+def test_expected_totals_are_those_by_hand() -> None:
+    totals = expected_totals(A, H, MASK, alpha=0.4, kappa=2.0)
+    assert totals == pytest.approx([2, 2, 0.2 + 0.5, 0.75 + 0.04, 0.2 + 0.5 + 0.5 + 0.04 / 1.5, 2])
+
+
 def psi(batch: Batch, alpha: float, kappa: float) -> list[list[float]]:
     rows = zip(batch.advantages, batch.entropy, strict=True)
     return [[min(alpha * h, abs(a) / kappa) for a, h in zip(*row, strict=True)] for row in rows]
@@ -85,9 +92,8 @@ class TestAnAdapter:
 
     def adapter(self, batch: Batch, alpha: float, kappa: float) -> Outcome:
         shaped = expected_advantages(*batch, alpha=alpha, kappa=kappa)
-        pairs = zip(psi(batch, alpha, kappa), batch.mask, strict=True)
-        added = [p * m for row in pairs for p, m in zip(*row, strict=True)]
-        return self.engine(batch._replace(advantages=shaped), [sum(added), sum(map(sum, batch.mask))])
+        totals = expected_totals(*batch, alpha=alpha, kappa=kappa) if alpha else [0.0] * 6
+        return self.engine(batch._replace(advantages=shaped), totals)
 
     @staticmethod
     def bypassed() -> None:
@@ -107,26 +113,56 @@ class TestAnAdapter:
     def test_that_counts_tools_fails(self) -> None:
         def adapter(batch: Batch, alpha: float, kappa: float) -> Outcome:
             outcome = self.adapter(batch, alpha, kappa)
-            return outcome._replace(totals=torch.tensor([sum(map(sum, psi(batch, alpha, kappa)))]))
+            return outcome._replace(totals=outcome.totals + bool(alpha) * sum(map(sum, psi(batch, alpha, kappa))))
 
         with pytest.raises(AssertionError, match="count: their entropies change the totals"):
             check_adapter(self.engine, adapter, self.bypassed)
-        with pytest.raises(AssertionError, match="count: their entropies change the loss"):
-            check_adapter(
-                self.engine,
-                lambda b, alpha, kappa: (
-                    loss._replace(loss=loss.loss + alpha * sum(map(sum, b.entropy)) * 1e-7)
-                    if (loss := self.adapter(b, alpha, kappa)) and alpha
-                    else self.engine(b)
-                ),
-                self.bypassed,
-            )
+        for name, read in (("entropies", lambda b: b.entropy), ("advantages", lambda b: b.advantages)):
+            with pytest.raises(AssertionError, match=f"count: their {name} change the loss"):
+                check_adapter(
+                    self.engine,
+                    lambda b, alpha, kappa, read=read: (
+                        loss._replace(loss=loss.loss + alpha * sum(map(sum, read(b))) * 1e-7)
+                        if (loss := self.adapter(b, alpha, kappa)) and alpha
+                        else self.engine(b)
+                    ),
+                    self.bypassed,
+                )
+
+    @pytest.mark.parametrize("mutant", ["zeros", "42 a row", "masked tokens count", "at alpha 0 too"])
+    def test_whose_totals_are_not_the_definitions_fails(self, mutant: str) -> None:
+        """Each adds up over micro-batches and does not depend on what stands outside the mask."""
+
+        def adapter(batch: Batch, alpha: float, kappa: float) -> Outcome:
+            outcome = self.adapter(batch, alpha, kappa)
+            totals = {
+                "zeros": [0.0] * 6,
+                "42 a row": [42.0 * len(batch.mask) * bool(alpha)] * 6,
+                "masked tokens count": [bool(alpha) * float(sum(len(row) for row in batch.mask)), *outcome.totals[1:]],
+                "at alpha 0 too": expected_totals(*batch, alpha=alpha, kappa=kappa),
+            }[mutant]
+            return outcome._replace(totals=torch.tensor(totals))
+
+        message = "yet there are totals" if mutant == "at alpha 0 too" else "The totals are .*their definitions give"
+        with pytest.raises(AssertionError, match=message):
+            check_adapter(self.engine, adapter, self.bypassed)
 
     def test_whose_totals_are_means_fails(self) -> None:
         def adapter(batch: Batch, alpha: float, kappa: float) -> Outcome:
             outcome = self.adapter(batch, alpha, kappa)
-            return outcome._replace(totals=outcome.totals / outcome.totals[1])
+            return outcome._replace(totals=outcome.totals / max(len(batch.mask), 1))
 
+        with pytest.raises(AssertionError, match="The totals are .*their definitions give"):
+            check_adapter(self.engine, adapter, self.bypassed)
+
+        def keeps(batch: Batch, alpha: float, kappa: float) -> Outcome:
+            """Right in the whole, and that of the whole in each half."""
+            whole = max(made_batches(), key=lambda other: other.advantages[0][:4] == batch.advantages[0][:4])
+            whole = batch if len(batch.mask) > 2 else whole
+            totals = expected_totals(*whole, alpha=alpha, kappa=kappa) if alpha else [0.0] * 6
+            return self.adapter(batch, alpha, kappa)._replace(totals=torch.tensor(totals))
+
+        adapter = keeps
         with pytest.raises(AssertionError, match="do not add up over micro-batches"):
             check_adapter(self.engine, adapter, self.bypassed)
 

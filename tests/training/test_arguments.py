@@ -129,11 +129,13 @@ def test_what_is_not_given_is_what_the_classes_say(tmp_path: Path) -> None:
     _, config, model = parse("--output_dir", str(tmp_path))
     assert dataclasses.asdict(model) == dataclasses.asdict(ModelConfig())
     direct = EntropyShapedGRPOConfig(output_dir=str(tmp_path), use_cpu=config.use_cpu, bf16=config.bf16)
-    same = {"logging_dir", "run_name"}
+    assert (config.logging_steps, direct.logging_steps) == (1, 10)  # the command prints each step; TRL's class is TRL's
+    same = {"logging_steps", "logging_dir", "run_name"}
     assert {k: v for k, v in config.to_dict().items() if k not in same} == {
         k: v for k, v in direct.to_dict().items() if k not in same
     }
     assert parse("--output_dir", str(tmp_path))[0] == RunArguments()
+    assert parse("--output_dir", str(tmp_path), "--logging_steps", "7")[1].logging_steps == 7
 
 
 @pytest.mark.parametrize(

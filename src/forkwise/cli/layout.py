@@ -48,9 +48,10 @@ def example(command: str) -> str:
 _VALUES = {"dict": " <json>", "list": " <str> ...", "str": " <str>", "int": " <int>", "float": " <float>"}
 
 
-def setting(field: Field[Any]) -> tuple[str, str]:
-    """Makes the row of help for a field of a config class: its flag and what it does."""
-    default = field.default if field.default_factory is MISSING else field.default_factory()
+def setting(field: Field[Any], default: Any = None) -> tuple[str, str]:
+    """Makes the row of help for a field of a config class: its flag, what it does, and its default or `default`."""
+    if default is None:
+        default = field.default if field.default_factory is MISSING else field.default_factory()
     text = " ".join(str(field.metadata.get("help", "")).split())
     kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
     if "bool" in kind:

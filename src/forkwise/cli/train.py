@@ -12,7 +12,8 @@ from forkwise.cli.common import long_command
 from forkwise.cli.layout import setting
 from forkwise.engines.settings import ShapingSettings
 from forkwise.terminal import echo
-from forkwise.training.settings import ALIASES, CriticSettings, RunArguments
+from forkwise.training.heartbeat import HEARTBEAT
+from forkwise.training.settings import ALIASES, DEFAULTS, CriticSettings, RunArguments
 
 _FOLDER = ("--output_dir <path>", "Where the run is kept.  [required]")
 _FILE = ("--config <path>", "YAML file with any of these settings; flags win.")
@@ -20,7 +21,7 @@ _ALL = ("--help-all", "Show TRL's settings too.")
 _TRL = (
     "Every field of TRL's GRPOConfig and ModelConfig is a flag too. The most used are --max_steps, --learning_rate, "
     "--num_generations, --per_device_train_batch_size, --steps_per_generation, --max_completion_length, --temperature, "
-    "--beta, --logging_steps, --save_steps, --use_peft and --report_to."
+    "--beta, --logging_steps (1 here), --save_steps, --use_peft and --report_to."
 )
 _HELP = {"--help", "-h", "--help-all"}
 
@@ -40,7 +41,8 @@ def _train(ctx: typer.Context, module: str) -> None:
         if _HELP.intersection(ctx.args):
             _help(ctx)
         else:
-            import_module(module).main(ctx.args)
+            with HEARTBEAT.beating("Loading PyTorch and TRL"):
+                import_module(module).main(ctx.args)
 
 
 def _help(ctx: typer.Context) -> None:
@@ -52,7 +54,9 @@ def _help(ctx: typer.Context) -> None:
     rows |= {"Critic": [*map(setting, critic.values())]} if critic else {}
     if "--help-all" in ctx.args:
         own_names = {*run, *method, *ALIASES, "output_dir"}
-        rows["TRL"] = [setting(field) for field in _fields_of_trl() if field.name not in own_names]
+        rows["TRL"] = [
+            setting(field, DEFAULTS.get(field.name)) for field in _fields_of_trl() if field.name not in own_names
+        ]
     formatter: Any = ctx.make_formatter()
     formatter.write_usage(ctx.command_path, "--output_dir <path> [SETTINGS]")
     command: Any = ctx.command

@@ -35,7 +35,9 @@ def _run(run: Diagnosis) -> str:
     kinds = {"verl": "a run of verl", "": "another trainer's run"}
     kind = kinds.get(run.kind) or f"{run.kind}, alpha {'?' if run.alpha is None else run.alpha}"
     head = f"{run.folder}: {kind}, {counted(run.steps, 'step')} logged; "
-    head += f"{counted(alarms, 'thing')} to look at (!)" if alarms else "nothing alarming"
+    verdicts = ["no curve can be judged: nothing was logged (logging_steps)"] if not run.steps else []
+    verdicts += [f"{counted(alarms, 'thing')} to look at (!)"] if alarms else []
+    head += "; ".join(verdicts) or "nothing alarming"
     return "\n".join([head, *(str(remark(finding)) for finding in run.findings)])
 
 

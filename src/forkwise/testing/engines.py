@@ -33,7 +33,10 @@ class Batch(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a loss came to: its value, its gradient, and what an adapter adds up for its log (an engine has none)."""
+    """What a loss came to: its value, its gradient, and what an adapter adds up for its log (an engine has none).
+
+    The totals are the six of `forkwise.core.ShapingStats`, in that order, see `expected_totals`.
+    """
 
     loss: Tensor
     gradient: Tensor
@@ -55,7 +58,7 @@ def made_batches() -> tuple[Batch, ...]:
     mask = [[1, 1, 1, 1], [1, 1], [1, 0, 0, 1, 1], [0, 0, 0]]
     entropy = [[0.0, 0.5, 1.0, 2.0], [1.0, 3.0], [0.2, 0.7, 0.3, 0.5, 0.1], [1.1, 0.4, 0.9]]
     per_response = [[1.0] * 4, [-1.5] * 2, [0.3] * 5, [0.0] * 3]
-    per_token = [[0.9, -0.4, 0.0, 1.7], [-1.5, 0.2], [0.3, 0.6, -0.2, -0.8, 1.1], [0.5, -0.5, 0.7]]
+    per_token = [[0.9, -0.6, 0.0, 1.7], [-1.5, 0.2], [0.3, 0.6, -0.2, -0.8, 1.1], [0.5, -0.5, 0.7]]
     return Batch(per_response, entropy, mask), Batch(per_token, entropy, mask)
 
 
@@ -68,12 +71,15 @@ def check_adapter(
 ) -> None:
     """Runs the contract of `forkwise.engines.base` on an adapter that can be handed advantages and entropies.
 
+    Prompts and several processes are not in it: a batch begins with the first token of its completions, in one process.
+    Tests of the adapter hold it to these.
+
     Args:
         engine: the engine's own loss of a batch, whose entropy it does not need.
         adapter: the adapter's loss of a batch, with an alpha and a kappa; the policy is the engine's.
         bypassed: a step without the adapter's work, see `check_skipped_step`; None for an engine whose hook is a
             function that the engine either calls or does not know, which only the engine can notice.
-        tolerance: of loss and gradient, relative to the engine's.
+        tolerance: of loss and gradient, relative to the engine's; of totals ten times that.
 
     Raises:
         AssertionError: saying which part of the contract does not hold.
@@ -83,13 +89,16 @@ def check_adapter(
         zero = adapter(batch, 0.0, 2.0)
         if not (torch.equal(zero.loss, alone.loss) and torch.equal(zero.gradient, alone.gradient)):
             raise AssertionError("With alpha = 0 loss and gradient are not the engine's, bit for bit.")
+        if zero.totals is not None and bool(zero.totals.any()):
+            raise AssertionError(f"With alpha = 0 nothing is shaped, yet there are totals: {zero.totals}.")
         for alpha, kappa in ((0.4, 2.0), (1.5, 1.25)):
             shaped = adapter(batch, alpha, kappa)
             by_hand = expected_advantages(*batch, alpha=alpha, kappa=kappa)
             check_outcome(shaped, engine(batch._replace(advantages=by_hand)), unshaped=alone, tolerance=tolerance)
             at = partial(adapter, alpha=alpha, kappa=kappa)
             _check_outside_the_mask(at, batch)
-            _check_totals(at, batch, shaped)
+            want = torch.tensor(expected_totals(*batch, alpha=alpha, kappa=kappa))
+            _check_totals(at, batch, shaped, want, tolerance=10 * tolerance)
     if bypassed is not None:
         check_skipped_step(bypassed)
 
@@ -116,20 +125,27 @@ def check_outcome(shaped: Outcome, fed: Outcome, *, unshaped: Outcome, tolerance
 
 
 def _check_outside_the_mask(adapter: Callable[[Batch], Outcome], batch: Batch) -> None:
-    """Gives the tokens outside the mask another entropy, which must not matter."""
-    rows = zip(batch.entropy, batch.mask, strict=True)
-    other = [[h if m else 7.0 - h for h, m in zip(*row, strict=True)] for row in rows]
-    before, after = adapter(batch), adapter(batch._replace(entropy=other))
-    if not (torch.equal(before.loss, after.loss) and torch.equal(before.gradient, after.gradient)):
-        raise AssertionError("Tokens of tools or padding count: their entropies change the loss.")
-    if before.totals is not None and not torch.equal(before.totals, _totals(after)):
-        raise AssertionError("Tokens of tools or padding count: their entropies change the totals.")
+    """Gives the tokens outside the mask another entropy, then another advantage, which must not matter."""
+    before = adapter(batch)
+    for name, values in (("entropies", batch.entropy), ("advantages", batch.advantages)):
+        rows = zip(values, batch.mask, strict=True)
+        other = [[x if m else 7.0 - x for x, m in zip(*row, strict=True)] for row in rows]
+        after = adapter(batch._replace(**{"entropy" if name == "entropies" else name: other}))
+        if not (torch.equal(before.loss, after.loss) and torch.equal(before.gradient, after.gradient)):
+            raise AssertionError(f"Tokens of tools or padding count: their {name} change the loss.")
+        if before.totals is not None and not torch.equal(before.totals, _totals(after)):
+            raise AssertionError(f"Tokens of tools or padding count: their {name} change the totals.")
 
 
-def _check_totals(adapter: Callable[[Batch], Outcome], batch: Batch, whole: Outcome) -> None:
-    """Adds up the totals of two halves, which must be those of the whole."""
+def _check_totals(
+    adapter: Callable[[Batch], Outcome], batch: Batch, whole: Outcome, want: Tensor, *, tolerance: float
+) -> None:
+    """Compares the totals with the definitions, and adds up those of two halves, which must be those of the whole."""
     if whole.totals is None:
         raise AssertionError("The adapter gives no totals, so nothing shows that what it logs adds up.")
+    logged = whole.totals.detach().cpu()
+    if logged.shape != want.shape or not torch.allclose(logged.to(want), want, rtol=tolerance, atol=tolerance):
+        raise AssertionError(f"The totals are {logged.tolist()}; their definitions give {want.tolist()}.")
     halves = [Batch(*(rows[part] for rows in batch)) for part in (slice(0, 2), slice(2, None))]
     total = sum((_totals(adapter(half)) for half in halves), torch.zeros_like(whole.totals))
     if not torch.allclose(total, whole.totals, rtol=1e-6, atol=1e-9):
@@ -210,18 +226,36 @@ def expected_advantages(
     ]
 
 
+def expected_totals(advantages: Rows, entropy: Rows, mask: Rows, *, alpha: float, kappa: float) -> list[float]:
+    """Computes the six sums over tokens in the mask: numbers with A > 0 and < 0, psi of both, psi / |A|, the capped.
+
+    A token is capped if |A| / kappa < alpha H. Where A is 0 no token counts.
+    """
+    tokens = _shaped_tokens(advantages, entropy, mask, alpha, kappa)
+    positive, negative = [psi for a, psi, _ in tokens if a > 0], [psi for a, psi, _ in tokens if a < 0]
+    ratios = [psi / abs(a) for a, psi, _ in tokens]
+    numbers = (len(positive), len(negative), sum(positive), sum(negative), sum(ratios), sum(x for *_, x in tokens))
+    return [float(number) for number in numbers]
+
+
 def expected_metrics(advantages: Rows, entropy: Rows, mask: Rows, *, alpha: float, kappa: float) -> dict[str, float]:
     """Computes `shaping/*` by the definitions in `docs/trl.md`; 0 where there is no token to average over."""
-    tokens = [
+    n_pos, n_neg, psi_pos, psi_neg, ratio, capped = expected_totals(advantages, entropy, mask, alpha=alpha, kappa=kappa)
+    return {
+        "shaping/psi_over_adv": ratio / max(n_pos + n_neg, 1),
+        "shaping/capped_frac": capped / max(n_pos + n_neg, 1),
+        "shaping/psi_pos": psi_pos / max(n_pos, 1),
+        "shaping/psi_neg": psi_neg / max(n_neg, 1),
+    }
+
+
+def _shaped_tokens(
+    advantages: Rows, entropy: Rows, mask: Rows, alpha: float, kappa: float
+) -> list[tuple[float, float, bool]]:
+    """Returns A, psi and whether it is capped, of the tokens that count."""
+    return [
         (a, min(alpha * h, abs(a) / kappa), abs(a) / kappa < alpha * h)
         for row in zip(advantages, entropy, mask, strict=True)
         for a, h, m in zip(*row, strict=True)
         if m and a
     ]
-    positive, negative = [psi for a, psi, _ in tokens if a > 0], [psi for a, psi, _ in tokens if a < 0]
-    return {
-        "shaping/psi_over_adv": sum(psi / abs(a) for a, psi, _ in tokens) / max(len(tokens), 1),
-        "shaping/capped_frac": sum(capped for *_, capped in tokens) / max(len(tokens), 1),
-        "shaping/psi_pos": sum(positive) / max(len(positive), 1),
-        "shaping/psi_neg": sum(negative) / max(len(negative), 1),
-    }

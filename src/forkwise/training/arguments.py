@@ -19,7 +19,7 @@ from trl import ModelConfig
 
 from forkwise.errors import InputError, nearest
 from forkwise.reading import read_yaml
-from forkwise.training.settings import ALIASES, RunArguments
+from forkwise.training.settings import ALIASES, DEFAULTS, RunArguments
 
 _COUNT = re.compile(r"^num_|_(size|steps|generation)$")  # what the engines divide by
 
@@ -104,6 +104,7 @@ def parse_run(
     if not values.get("output_dir"):
         raise InputError("Say where the run is to be kept: --output_dir FOLDER, or output_dir in the --config file.")
     alpha = values.get("alpha")
+    values = {**DEFAULTS, **values}
     if not torch.accelerator.is_available():
         # TRL's defaults ask for bfloat16 on an accelerator and refuse a machine without one.
         values = {"use_cpu": True, "bf16": False, **values}

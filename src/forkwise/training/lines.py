@@ -1,5 +1,7 @@
 """What a training run prints: one short sentence for each logged step, in a terminal and in a pipe alike.
 
+Within long steps, and before the first one, `forkwise.training.heartbeat` says what is going on.
+
 These are progress notes of a process that trains, which does not load `report`.
 """
 
@@ -16,9 +18,9 @@ from transformers import TrainerState as State
 from transformers import TrainingArguments as Arguments
 
 from forkwise.progress import duration
-from forkwise.terminal import echo, visible
+from forkwise.terminal import visible
+from forkwise.training.heartbeat import HEARTBEAT
 
-_SILENCE = 10.0  # seconds after which a step that is not logged gets a line, too
 _SHOWN = {
     "reward": "reward {:.3f}",
     "entropy": "entropy {:.3f} nats",
@@ -42,7 +44,7 @@ class StepLines(TrainerCallback):
     """Prints the lines of the main process, in the place of the dictionaries and the bar of transformers."""
 
     def __init__(self) -> None:
-        self._began = self._said = time.monotonic()
+        self._began = time.monotonic()
         self._first = 0
 
     @classmethod
@@ -55,7 +57,7 @@ class StepLines(TrainerCallback):
 
     def on_train_begin(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Starts the clock; a resumed run starts at a later step."""
-        self._began = self._said = time.monotonic()
+        self._began = time.monotonic()
         self._first = state.global_step
 
     def on_log(
@@ -67,19 +69,17 @@ class StepLines(TrainerCallback):
         elif logs:
             self._print(state, step_line(state.global_step, state.max_steps, logs, self._left(state)))
 
-    def on_step_end(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
-        """Prints how far the run is where nothing is logged for long."""
-        if not control.should_log and time.monotonic() - self._said > _SILENCE:
-            self._print(state, step_line(state.global_step, state.max_steps, {}, self._left(state)))
+    def on_step_begin(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
+        """Names the step that will be spoken of if it takes long."""
+        HEARTBEAT.begin(f"Step {state.global_step + 1} of {state.max_steps}", self._left(state))
 
     def _left(self, state: State) -> str:
         done, todo = state.global_step - self._first, state.max_steps - state.global_step
         return f"{duration((time.monotonic() - self._began) / done * todo)} left" if done > 0 and todo > 0 else ""
 
     def _print(self, state: State, line: str) -> None:
-        self._said = time.monotonic()
         if state.is_world_process_zero:
-            echo(line)
+            HEARTBEAT.say(line)
 
 
 _print_completions = trl_trainer.print_prompt_completions_sample

@@ -43,6 +43,7 @@ from forkwise.training.folder import (
     writing,
 )
 from forkwise.training.health import HealthLimits, HealthWarnings
+from forkwise.training.heartbeat import HEARTBEAT
 from forkwise.training.lines import StepLines
 from forkwise.training.models import check_prompts, check_tokens, resolve_model, try_model
 from forkwise.training.rewards import load_reward, training_dataset
@@ -74,6 +75,7 @@ _MAY_CHANGE = (
 
 
 def _task(run: RunArguments) -> Task:
+    HEARTBEAT.begin("Reading the problems")
     if bool(run.task) == bool(run.dataset):
         raise InputError("Give either --task (e.g. countdown) or --dataset (a hub id or file), not both or neither.")
     if run.task:
@@ -192,6 +194,7 @@ def train(
     resumed = check_folder(folder, resume=run.resume)
     checkpoint = _checkpoint_to_resume(folder) if resumed else None
     trust = {"trust_remote_code": getattr(config, "trust_remote_code", False)}
+    HEARTBEAT.begin("Looking for the model and its tokenizer")
     model, tokenizer = resolve_model(run.model, revision=model_config.model_revision, **trust)
     task = _task(run)
     rewards = [load_reward(spec, task) for spec in run.reward]
@@ -215,6 +218,7 @@ def train(
     }
     state.wait_for_everyone()  # nobody writes before everybody has checked
 
+    HEARTBEAT.begin("Loading the model")
     try:
         trainer = trainer_class(
             model=model,
@@ -234,6 +238,7 @@ def train(
         raise InputError(f"The run cannot start: {str(error).strip().splitlines()[0]}") from error
     StepLines.take_over(trainer)
     check_tokens([*problems, *validation], tokenizer, causal_model(trainer.model))
+    HEARTBEAT.begin("Trying the model on a prompt")
     try_model(problems, tokenizer, causal_model(trainer.model), generates=not config.use_vllm)
     trainer.check_finite = run.health
     trainer.log_behaviours = run.log_behaviours
@@ -252,6 +257,7 @@ def train(
                 mend_metrics(folder)
                 set_aside_newer(folder, checkpoint)
         state.wait_for_everyone()
+        HEARTBEAT.begin("Preparing the first step")
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except NotFiniteError as error:
@@ -259,19 +265,18 @@ def train(
                 write_text(folder / COLLAPSED, f"{error}\n")
             raise
         _finish(trainer, folder)
-    if config.push_to_hub:
-        trainer.push_to_hub()
     return trainer
 
 
 def _finish(trainer: RunTrainer, folder: Path) -> None:
-    """Saves the model of a run that has reached its last step, and marks the run as complete."""
+    """Saves the model of a run that has reached its last step, marks the run as complete, and may upload it."""
     reached, planned = trainer.state.global_step, max(trainer.state.max_steps, 1)
     if reached < planned:
         raise RunError(
             f"The run in '{folder}' ended at step {reached} of {planned}, so it is not complete; the same command "
             "with --resume goes on from its newest checkpoint."
         )
+    HEARTBEAT.begin("Saving the model")
     with writing(folder, "The trained model"):
         if trainer.is_fsdp_enabled:  # a folder of shards is no model that from_pretrained reads
             trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
@@ -279,3 +284,6 @@ def _finish(trainer: RunTrainer, folder: Path) -> None:
         trainer.accelerator.wait_for_everyone()
         if trainer.accelerator.is_main_process:
             write_text(folder / COMPLETE, f"step {trainer.state.global_step}\n")
+    if trainer.args.push_to_hub:
+        HEARTBEAT.begin("Uploading the model")
+        trainer.push_to_hub()

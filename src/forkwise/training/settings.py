@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 # Names that TRL users know, for the same thing here.
 ALIASES = {"model_name_or_path": "model", "dataset_name": "dataset", "reward_funcs": "reward"}
+# What the commands set otherwise than TRL: each step prints its line.
+DEFAULTS = {"logging_steps": 1}
 
 
 @dataclass

@@ -20,17 +20,21 @@ from forkwise.core import shape_advantages
 from forkwise.errors import InputError
 
 Loss = Callable[..., Any]
+_SHAPES = "_forkwise_shapes"
 
 
 def shaped(loss_fn: Loss, *, alpha: float, kappa: float = KAPPA) -> Loss:
     """Returns the loss on advantages shaped with the entropy that AReaL hands in; with alpha 0, the loss itself.
 
     Raises:
-        InputError: a constant is out of range, or in a loss, if it is a distillation without advantages.
+        InputError: a constant is out of range, or the loss shapes already (the line may stand in the file twice); in a
+            loss, if it is a distillation without advantages.
         RuntimeError: in a loss to which no entropies or advantages come.
     """
     check_alpha(alpha)
     check_kappa(kappa)
+    if getattr(loss_fn, _SHAPES, False):
+        raise InputError("This loss shapes advantages already, and twice would break the cap: call shaped() once.")
     if alpha == 0:
         return loss_fn
 
@@ -49,6 +53,7 @@ def shaped(loss_fn: Loss, *, alpha: float, kappa: float = KAPPA) -> Loss:
         _track(before, advantages - before, counted, capped)
         return loss_fn(logprobs, entropy, {**input_data, "advantages": advantages}, *args, **more)
 
+    setattr(of_shaped, _SHAPES, True)  # a further functools.wraps carries it on
     return of_shaped
 
 

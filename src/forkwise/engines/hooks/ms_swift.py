@@ -7,17 +7,21 @@
     FORKWISE_ALPHA=0.4 swift rlhf --rlhf_type grpo --external_plugins shaping.py --log_entropy true ...
 
 ms-swift needs trl < 1.0 and forkwise's trainers need trl >= 1.9: this module imports neither. `--log_entropy true`
-makes ms-swift compute entropies, of the policy under update and at the sampling temperature.
+makes ms-swift compute entropies, of the policy under update and at the sampling temperature. Megatron's trainers
+(`megatron rlhf`, under Ray too) and every other `--rlhf_type` raise.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from forkwise.core import shape_and_measure
 from forkwise.engines.base import ActionLog
 from forkwise.engines.hooks.constants import constants
 from forkwise.engines.hooks.totals import report
+from forkwise.engines.on_import import after_import
 from forkwise.errors import InputError
 from forkwise.methods.chain import SHAPING
 
@@ -27,6 +31,9 @@ else:
     _Trainer = object
 
 _NAME = "EntropyShapedGRPOTrainer"
+_UNSHAPED = "UnshapedTrainer_"
+_OTHERS = {"swift.megatron.trainers.base": "BaseMegatronTrainer", "swift.ray.megatron.base_trainer": "BaseRayTrainer"}
+"""Trainers that ms-swift does not take from its table: of Megatron, and of Megatron under Ray."""
 
 
 class SwiftShapedLoss(_Trainer):
@@ -99,14 +106,39 @@ class SwiftShapedLoss(_Trainer):
 
 
 def install() -> None:
-    """Puts the shaping trainer into the place of ms-swift's GRPO trainer."""
+    """Puts the shaping trainer into the place of ms-swift's GRPO trainer; every other trainer of its raises.
+
+    Once is enough, and again does nothing.
+    """
     from swift.trainers.trainer_factory import TrainerFactory
 
-    TrainerFactory.TRAINER_MAPPING["grpo"] = f"{__name__}.{_NAME}"
+    mapping = TrainerFactory.TRAINER_MAPPING
+    mapping.update({method: f"{__name__}.{_UNSHAPED}{method}" for method in mapping})
+    mapping["grpo"] = f"{__name__}.{_NAME}"
+    for module, name in _OTHERS.items():
+        after_import(module, functools.partial(_close, module, name))
+
+
+def _close(module: str, name: str) -> None:
+    """Makes a trainer class raise before anything of it is made; subclasses too, and ms-swift's `__new__` of them."""
+
+    def refuse(cls: type, *_: Any, **__: Any) -> NoReturn:
+        raise _not_shaped(f"{cls.__module__}.{cls.__name__}")
+
+    getattr(sys.modules[module], name).__new__ = refuse
+
+
+def _not_shaped(trainer: str) -> InputError:
+    return InputError(
+        f"Advantages would not be entropy-shaped by {trainer}: forkwise's plugin is for `swift rlhf --rlhf_type grpo` "
+        "without Megatron; train so, or leave the plugin out of --external_plugins."
+    )
 
 
 def __getattr__(name: str) -> Any:
     """Makes the trainer class when ms-swift asks for it by its path."""
+    if name.startswith(_UNSHAPED):
+        raise _not_shaped(f"ms-swift's trainer of '{name.removeprefix(_UNSHAPED)}'")
     if name != _NAME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from swift.rlhf_trainers import GRPOTrainer

@@ -85,11 +85,13 @@ def shaped(loss_fn: Any, *, alpha: float, kappa: float = KAPPA, generation: Mapp
         generation: NeMo-RL's settings of generation, `config.policy["generation"]`.
 
     Raises:
-        InputError: a constant is out of range, the loss takes something else than log-probs, or rollouts are not drawn
-            from the whole distribution.
+        InputError: a constant is out of range, the loss shapes already or takes something else than log-probs, or
+            rollouts are not drawn from the whole distribution.
     """
     check_alpha(alpha)
     check_kappa(kappa)
+    if isinstance(loss_fn, ShapedLoss):
+        raise InputError("This loss shapes advantages already, and twice would break the cap: call shaped() once.")
     if alpha == 0:
         return loss_fn
     if generation is None or "top_p" not in generation:

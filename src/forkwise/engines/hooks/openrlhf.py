@@ -5,23 +5,25 @@
 instead of `python -m openrlhf.cli.train_ppo_ray ...`. Each of Ray's workers puts `EntropyShapedStep` before OpenRLHF's
 trainer of the actor. `--actor.entropy_coef 0` makes it compute entropies, at the sampling temperature since 0.11, and
 gives them no weight in the loss.
+
+Nothing of torch, DeepSpeed or OpenRLHF is imported here: Ray calls `install` when a worker starts, before it has a
+device.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import runpy
+import sys
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from forkwise.core import shape_and_measure
 from forkwise.engines.hooks.constants import constants
-from forkwise.engines.hooks.totals import named
+from forkwise.engines.on_import import after_import
 from forkwise.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     _Trainer = Any
 else:
     _Trainer = object
@@ -41,6 +43,9 @@ class EntropyShapedStep(_Trainer):
 
     def training_step(self, experience: Any, *args: Any, **kwargs: Any) -> Any:
         """Runs OpenRLHF's step with a loss that takes shaped advantages."""
+        from forkwise.core import shape_and_measure
+        from forkwise.engines.hooks.totals import named
+
         alpha, kappa = constants(self.args)
         if alpha == 0:
             return super().training_step(experience, *args, **kwargs)
@@ -86,8 +91,12 @@ def _report(status: Any, numbers: dict[str, float]) -> None:
 
 
 def install() -> None:
-    """Puts the shaping step before OpenRLHF's trainer of the actor, in this process."""
-    module: Any = importlib.import_module(_TRAINER)
+    """Puts the shaping step before OpenRLHF's trainer of the actor, in this process, as soon as that is imported."""
+    after_import(_TRAINER, _put_step)
+
+
+def _put_step() -> None:
+    module: Any = sys.modules[_TRAINER]
     if not issubclass(module.ActorPPOTrainer, EntropyShapedStep):
         module.ActorPPOTrainer = type("EntropyShapedActorPPOTrainer", (EntropyShapedStep, module.ActorPPOTrainer), {})
 

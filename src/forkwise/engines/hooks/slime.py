@@ -25,10 +25,12 @@ from torch import Tensor
 
 from forkwise.core import ShapingStats, shape_and_measure
 from forkwise.engines.hooks.constants import constants
-from forkwise.engines.hooks.totals import named, ratios
+from forkwise.engines.hooks.totals import TOTALS, named, ratios
 from forkwise.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+_MARK = f"shaping/total/{TOTALS[0]}"  # of a rollout that was shaped
 
 _LOSS = "backends.megatron_utils.loss"
 _MILES = "backends.training_utils.loss_hub"
@@ -44,7 +46,8 @@ def shape_rollout(args: Any, rollout_id: int | None = None, rollout_data: dict[s
     """Shapes the advantages of a rollout, after the engine has computed and whitened them, in its own dictionary.
 
     Raises:
-        InputError: the engine hands out no data, no entropies, or pieces of responses.
+        InputError: the engine hands out no data, no entropies, or pieces of responses; or advantages are shaped
+            elsewhere too.
     """
     if rollout_data is None:
         raise InputError(
@@ -59,6 +62,9 @@ def shape_rollout(args: Any, rollout_id: int | None = None, rollout_data: dict[s
     alpha, kappa = constants(args)
     if alpha == 0:
         return
+    _refuse_both(args)
+    if _MARK in rollout_data:
+        raise InputError("This rollout is shaped already, and twice would break the cap: call shape_rollout once.")
     entropy = rollout_data.get("entropy")
     if not entropy:
         raise InputError(
@@ -85,6 +91,7 @@ def shaped_policy_loss(
     if alpha == 0:
         loss: tuple[Tensor, dict[str, Tensor]] = losses.policy_loss_function(args, batch, logits, sum_of_sample_mean)
         return loss
+    _refuse_both(args)
     names = ("unconcat_tokens", "total_lengths", "response_lengths")
     with torch.no_grad():
         computed = scores.get_log_probs_and_entropy(
@@ -94,6 +101,19 @@ def shaped_policy_loss(
     advantages, stats = _shaped(batch["advantages"], entropy, batch["loss_masks"], alpha, kappa)
     value, metrics = losses.policy_loss_function(args, {**batch, "advantages": advantages}, logits, sum_of_sample_mean)
     return value, metrics | {name: torch.tensor(total, device=logits.device) for name, total in named(stats).items()}
+
+
+def _refuse_both(args: Any) -> None:
+    """Refuses arguments that name both hooks, as far as paths tell: psi would be added twice."""
+    if getattr(args, "loss_type", None) != "custom_loss":
+        return
+    rollout = getattr(args, "rollout_data_postprocess_path", None)
+    loss = getattr(args, "custom_loss_function_path", None)
+    if rollout == f"{__name__}.shape_rollout" and loss == f"{__name__}.shaped_policy_loss":
+        raise InputError(
+            "--rollout-data-postprocess-path and --custom-loss-function-path both shape, and twice would break the "
+            "cap: keep one of the two."
+        )
 
 
 def _shaped(

@@ -9,6 +9,7 @@ shape with. `add_surprisal` acts on the data between the cookbook's `assemble_tr
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -18,6 +19,7 @@ from forkwise.constants import KAPPA, check_alpha, check_kappa
 from forkwise.errors import InputError
 
 _FIELDS = ("advantages", "logprobs", "mask")
+_MADE: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # data with surprisal, by identity
 
 
 def add_surprisal(datums: Sequence[Any], *, alpha: float, kappa: float = KAPPA) -> list[Any]:
@@ -27,11 +29,17 @@ def add_surprisal(datums: Sequence[Any], *, alpha: float, kappa: float = KAPPA) 
     the advantages, in copies of the data. Without a field `mask`, tokens with an advantage of 0 (the prompt) stay.
 
     Raises:
-        InputError: a constant is out of range, or a datum has no advantages or log-probs.
+        InputError: a constant is out of range, or a datum has no advantages or log-probs, or was made here.
     """
     check_alpha(alpha)
     check_kappa(kappa)
-    return [_with_bonus(datum, alpha, kappa) for datum in datums] if alpha else list(datums)
+    if any(_MADE.get(id(datum)) is datum for datum in datums):
+        raise InputError("These data have their surprisal already, and twice would break the cap: add it once.")
+    if alpha == 0:
+        return list(datums)
+    result = [_with_bonus(datum, alpha, kappa) for datum in datums]
+    _MADE.update((id(datum), datum) for datum in result)
+    return result
 
 
 def add_entropy(*_: Any, **__: Any) -> NoReturn:

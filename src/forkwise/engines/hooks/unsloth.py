@@ -42,7 +42,7 @@ class WeightShapingMixin(_Trainer):
     Logged are `shaping/...` as by `EntropyShapedGRPOTrainer`, over all processes since the last log.
 
     Raises:
-        TypeError: when the class is defined, where the mixin stands behind the trainer.
+        TypeError: when the class is defined, where the mixin stands behind the trainer, or before one that shapes.
         InputError: from `shape`, for settings under which weights would not shape.
         RuntimeError: in the first training step, without a call of `shape`, or if its loss did not ask for weights.
     """
@@ -58,6 +58,8 @@ class WeightShapingMixin(_Trainer):
             first = next(base for base in cls.__mro__ if name in vars(base))
             if not issubclass(first, WeightShapingMixin):
                 raise TypeError(f"{cls.__name__}: name WeightShapingMixin before the trainer, or it would do nothing.")
+        if any(base.__module__.startswith("forkwise.engines.trl") for base in cls.__mro__):
+            raise TypeError(f"{cls.__name__}: this trainer shapes advantages itself: drop WeightShapingMixin.")
 
     def shape(self, *, alpha: float, kappa: float = KAPPA) -> None:
         """Sets the constants, before training; alpha 0 trains without shaping."""

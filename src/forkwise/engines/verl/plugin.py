@@ -12,13 +12,11 @@ plugins to itself.
 from __future__ import annotations
 
 import importlib
-import importlib.abc
-import importlib.machinery
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from types import ModuleType
+from collections.abc import Callable
 
+from forkwise.engines.on_import import after_import
 from forkwise.engines.verl.guard import guard_advantages, guard_config, guard_trainer
 from forkwise.engines.verl.settings import MODES
 
@@ -62,48 +60,10 @@ def _offer_head() -> None:
     _noted(lambda: importlib.import_module("forkwise.engines.verl.head").offer_head(sys.modules[_HEADS]))
 
 
-class _AfterImport(importlib.abc.MetaPathFinder):
-    """Calls `then` right after the module `name` has been imported; finds nothing itself."""
-
-    def __init__(self, name: str, then: Callable[[], None]) -> None:
-        self.name, self.then = name, then
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != self.name:
-            return None
-        for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec(fullname, path, target)
-            if spec is not None:
-                if spec.loader is not None:
-                    spec.loader = _Loader(spec.loader, self.then)
-                return spec
-        return None
-
-
-class _Loader(importlib.abc.Loader):
-    def __init__(self, loader: importlib.abc.Loader, then: Callable[[], None]) -> None:
-        self.loader, self.then = loader, then
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        return self.loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        module.__loader__ = self.loader  # what inspect and pickle look at
-        if module.__spec__ is not None:
-            module.__spec__.loader = self.loader
-        self.loader.exec_module(module)
-        self.then()
-
-
 for _name, _then in (
     (_CHECKS, _guard_checks),
     (_TRAINERS, _register),
     (_ADVANTAGES, _guard_trainers),
     (_HEADS, _offer_head),
 ):
-    if _name in sys.modules:
-        _then()
-    else:
-        sys.meta_path.insert(0, _AfterImport(_name, _then))
+    after_import(_name, _then)
