@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -185,12 +186,20 @@ def test_other_tools_files_are_a_pilot(tmp_path: Path) -> None:
         (["--runs", 4, "--endpoints", 3], "cannot give a p below 0.029"),  # 2 / 70, alpha .017
         (["--samples", 300, "--k", "1,256"], "no number of problems or samples brings the smallest difference below"),
         (["--detect", ".00001"], "Out of reach with up to 10,000 runs per arm: +1e-05 at K = 1"),
-        (["--level", 0.9999999999], "1 or more, which is none, at K = 256"),
+        (["--level", 0.9999999999], " at K = 16, and none at K = 256 (80% power"),
+        (["--level", 0.9999999999, "--k", 256], "find no difference at K = 256 (80% power"),
         (["--runs", 10**8], "100,000,000 runs per arm on 100 problems"),
     ],
 )
 def test_what_cannot_be_claimed_is_said(stated: Path, argv: list[object], sentence: str) -> None:
     assert sentence in words("--components", stated, *argv)
+
+
+def test_no_difference_of_1_or_more_is_printed(stated: Path) -> None:
+    # With one degree of freedom the SD over runs may be 1 / sqrt(.000982) = 32 times as large, at K = 256 about 1;
+    # five runs per arm then find some 3 x 1 x sqrt(2 / 5), which is above 1.
+    stated.write_text(f"freedom: 1\n{EVIDENCE}")
+    assert re.search(r"0\.0\d\d \[0\.0\d\d, none\]", words("--components", stated, "--k", 256))
 
 
 def test_stated_degrees_of_freedom_give_ranges(stated: Path) -> None:

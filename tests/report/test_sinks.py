@@ -14,6 +14,7 @@ from markdown_it import MarkdownIt
 from test_page import exploration
 
 from forkwise.explore.findings import Estimate
+from forkwise.explore.results import TrainingRow
 from forkwise.progress import Console
 from forkwise.report import explore, formats
 from forkwise.report.markdown import markdown_table, paragraph
@@ -59,6 +60,11 @@ def test_text_leaves_out_what_is_folded_and_tables_have_no_empty_column() -> Non
         (formats.percent(Estimate(0.5, 0.25, 0.75)), "50.0 [25.0, 75.0]"),
         (formats.percent(Estimate(0.5)), "50.0"),
         (formats.percent(Estimate(None)), ""),
+        (formats.correlation(Estimate(0.32, -1.01, 1.65)), "0.320 [not known]"),
+        (formats.correlation(Estimate(0.9, 0.7, 1.1)), "0.900 [0.700, 1.000]"),
+        (formats.correlation(Estimate(-0.9, -1.1, 0.25), 2), "-0.90 [-1.00, 0.25]"),
+        (formats.correlation(Estimate(0.5)), "0.500"),
+        (formats.correlation(Estimate(None)), ""),
         (formats.share(0.075), "7.5"),
         (formats.share(None), ""),
         (formats.quantile(0.995), "99.5"),
@@ -170,3 +176,12 @@ def test_an_exploration_fits_a_terminal_of_80_columns() -> None:
     captions = {block.caption for block in blocks}
     assert max(len(line) for line in printed(*blocks)) > 150
     assert max(len(line) for line in on_a_terminal(*blocks) if line not in captions) <= 80
+
+
+def test_no_two_columns_of_a_table_of_an_exploration_share_a_name() -> None:
+    one = exploration("s")
+    point = TrainingRow("r", 1, 9, 0.5, 50.0, "words", 0.5, 4, 2.0, 40.0, 0.7, 3, 1.5, 0.1, 0.6, 0.2)
+    blocks = explore.exploration(replace(one, series=[point, point]))
+    headers = {block.caption: list(block.header) for block in blocks if isinstance(block, Table)}
+    assert {"Over runs or training", "Does the response depend on its prompt?"} <= headers.keys()
+    assert [caption for caption, header in headers.items() if len(header) != len(set(header))] == []

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from forkwise.credit.arms import NotScored
 from forkwise.credit.results import Agreement, BankCredit, Credit, GradientCredit, MethodCredit, MethodGradient, Moved
 from forkwise.explore.findings import Estimate
-from forkwise.report.formats import count, estimate, interval, number, p_value, share
+from forkwise.report.formats import correlation, count, estimate, interval, number, p_value, share
 from forkwise.report.table import Block, filled
 from forkwise.terminal import counted
 
@@ -25,8 +25,8 @@ def conclusion(bank: BankCredit) -> str:
     more = f" and {len(better) - _SHOWN} more" if len(better) > _SHOWN else ""
     best = f"{counted(len(better), 'method')} of {len(judged)} better ({named}{more})" if better else "no method better"
     return (
-        f"{bank.name}: GRPO's advantages correlate {estimate(grpo.sized.r)} with true ones, tokens counted by the size "
-        f"of their score; by a band over all methods {best}, {len(worse)} less well."
+        f"{bank.name}: GRPO's advantages correlate {correlation(grpo.sized.r)} with true ones, tokens counted by the "
+        f"size of their score; by a band over all methods {best}, {len(worse)} less well."
     )
 
 
@@ -44,7 +44,7 @@ def gradient_conclusion(one: GradientCredit) -> str:
     more = f" and {len(better) - _SHOWN} more" if len(better) > _SHOWN else ""
     best = f"nearer by a band over all methods are {len(better)} ({named}{more})" if better else "no method is nearer"
     return (
-        f"{_where(one)}: with {one.of} completions GRPO's update has the cosine {estimate(grpo.cosine)} "
+        f"{_where(one)}: with {one.of} completions GRPO's update has the cosine {correlation(grpo.cosine)} "
         f"with the true gradient; {best}, less near {len(worse)}."
     )
 
@@ -82,12 +82,12 @@ def gradients(one: GradientCredit) -> list[Block]:
     rows = [
         [
             m.method,
-            "no contrast" if m.cosine.value is None else estimate(m.cosine),
+            "no contrast" if m.cosine.value is None else correlation(m.cosine),
             estimate(m.minus_grpo, 3, "+"),
             p_value(m.adjusted_p),
             estimate(m.placebo_minus_grpo, 3, "+"),
             estimate(m.minus_placebo, 3, "+"),
-            estimate(m.direction, 2),
+            correlation(m.direction, 2),
             estimate(_times(m.signal, 1000), 2),
             _completions(m, one.methods[0]),
         ]
@@ -134,7 +134,7 @@ def methods(bank: BankCredit) -> list[Block]:
 
 def _agreement(a: Agreement) -> list[str]:
     return [
-        "no contrast" if a.r.value is None else estimate(a.r),
+        "no contrast" if a.r.value is None else correlation(a.r),
         estimate(a.minus_grpo, 3, "+"),
         p_value(a.adjusted_p),
         estimate(a.placebo_minus_grpo, 3, "+"),
@@ -169,7 +169,7 @@ def by_stratum(bank: BankCredit) -> list[Block]:
 
 def _cells(method: MethodCredit, names: Sequence[str], *, is_grpo: bool) -> list[str]:
     of = {s.name: s.r if is_grpo else s.minus_grpo for s in method.strata}
-    return [estimate(of[name], 3, "" if is_grpo else "+") for name in names]
+    return [correlation(of[name]) if is_grpo else estimate(of[name], 3, "+") for name in names]
 
 
 def notes(credit: Credit) -> Iterator[str]:

@@ -217,7 +217,7 @@ def _contrasts(runs: Runs) -> list[Block]:
         for run, b, c in every
     ]
     header = ["", "entropy of", "version", "marked", "others", "with match %", "problems"]
-    header += ["difference (nats)", "p", "AUC", "other words", "p"]
+    header += ["difference (nats)", "p", "AUC", "other words", "p, other words"]
     caption = (
         "Marked against other units, matched: of the same trace and stratum; [interval over problems], p of no "
         "difference; other words: lexicons of words as frequent, and the share of these that differ as much"
@@ -259,7 +259,7 @@ def _entries(run: RunExploration) -> list[Table]:
     header = ["entry", "group", "found", "problems", "mean (nats)", "difference", "matched difference"]
     shown = f", {len(rows)} of {len(run.entries)}" if len(rows) < len(run.entries) else ""
     caption = f"{run.run}: entries of the lexicon, most frequent first{shown}"
-    return filled(caption, [*header, "with match %", "q (BH)", "other words", "p"], rows, folded=True)
+    return filled(caption, [*header, "with match %", "q (BH)", "other words", "p, other words"], rows, folded=True)
 
 
 def _list(caption: str, texts: Sequence[str]) -> list[Table]:
@@ -290,7 +290,7 @@ def rarity(runs: Runs) -> list[Block]:
             for g in r.groups
         ]
         header = ["rare is", "sentences", f"% (base: {quantile(1 - r.quantile)})", "words, rare / rest"]
-        header += ["% reflective: rare", "rest", "% pivotal: rare", "rest"]
+        header += [f"% {name}: {part}" for name in ("reflective", "pivotal") for part in ("rare", "rest")]
         caption = f"{run.run}: Rare sentences; base against base is the null. Distance is of style as well as strategy"
         blocks += filled(caption, header, rows)
         blocks += _list(f"{run.run}: the sentences farthest from the base", r.farthest[:_FARTHEST])
@@ -300,8 +300,8 @@ def rarity(runs: Runs) -> list[Block]:
 def dependence(runs: Runs) -> list[Block]:
     """Shows whether responses depend on their prompts."""
     rows = [[run.run, *_dependence_row(d)] for run in _with_verdicts(runs) for d in run.dependence]
-    header = ["", "from", "responses x prompts", "information (nats)", "at most (log N)", "p"]
-    header += ["own prompt fits best %", "chance %", "p", "H(Z)", "H(Z|X)"]
+    header = ["", "from", "responses x prompts", "information (nats)", "at most (log N)", "p, information"]
+    header += ["own prompt fits best %", "chance %", "p, fit", "H(Z)", "H(Z|X)"]
     return [*filled("Does the response depend on its prompt?", header, rows, labels=2)]
 
 
@@ -343,6 +343,6 @@ def series(explorations: Sequence[Exploration]) -> list[Block]:
         for c in points
     ]
     units = " or ".join(sorted({c.length_unit for c in points}))
-    header = ["", "step", "samples", "accuracy", f"length ({units})", "entropy", "pivotal", "each", "entropy"]
-    header += ["reflective", "each", "entropy", "4-gram repetition"]
+    header = ["", "step", "samples", "accuracy", f"length ({units})", "entropy", "pivotal", "pivotal each"]
+    header += ["pivotal entropy", "reflective", "reflective each", "reflective entropy", "4-gram repetition"]
     return [*filled("Over runs or training", header, rows)] if len(rows) > 1 else []

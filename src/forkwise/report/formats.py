@@ -46,6 +46,19 @@ def estimate(value: Estimate, digits: int = 3, sign: str = "") -> str:
     return interval(value.value, value.low, value.high, digits, sign)
 
 
+def correlation(value: Estimate, digits: int = 3) -> str:
+    """Writes a correlation or a cosine with the part of its interval that lies in [-1, 1], `not known` if that is all.
+
+    The interval of a mean over problems knows no such limits, and on few problems goes beyond them.
+    """
+    if value.low is None or value.high is None:
+        return estimate(value, digits)
+    low, high = max(value.low, -1.0), min(value.high, 1.0)
+    if (low, high) == (-1.0, 1.0):
+        return f"{number(value.value, digits)} [not known]"
+    return interval(value.value, low, high, digits)
+
+
 def count(value: int) -> str:
     """Writes a whole number with a comma between thousands."""
     return f"{value:,}"

@@ -10,7 +10,7 @@ from forkwise.passk.differences import CURVE
 from forkwise.passk.notes import Note
 from forkwise.passk.plan import Needed, Plan, PricedStudy
 from forkwise.passk.power import MOST_RUNS, Size, sparseness
-from forkwise.report.formats import bounds, count, coverage, interval, number, share
+from forkwise.report.formats import count, coverage, interval, number, share
 from forkwise.report.passk_notes import sentences
 from forkwise.report.table import Table, filled
 from forkwise.terminal import counted
@@ -22,13 +22,17 @@ _ROUGH = 20  # degrees of freedom below which a standard deviation may be a thir
 def conclusion(plan: Plan) -> str:
     """Says what the study finds, and what the differences asked for take."""
     test = plan.tests[plan.detectable[0].endpoint]
-    detectable = ", ".join(f"{_found(d.difference)} at {name_of(d.endpoint)}" for d in plan.detectable)
+    detectable = ", ".join(f"{d.difference:.3f} at {name_of(d.endpoint)}" for d in plan.detectable if d.difference < 1)
+    none = ", ".join(name_of(d.endpoint) for d in plan.detectable if d.difference >= 1)
+    differences_found = f"a difference of {detectable}" if detectable else "no difference"
+    if none:
+        differences_found += f", and none at {none}" if detectable else f" at {none}"
     about = "other trainings" if plan.trained else "these very models, not other trainings"
     differences = list(dict.fromkeys(n.difference for n in plan.needed))
     finds = "finds" if plan.size.runs == 1 else "find"
     takes = [_takes(plan, endpoint) for endpoint in dict.fromkeys(n.endpoint for n in plan.needed)]
     return (
-        f"{_size(plan.size)} {finds} a difference of {detectable} ({test.power:.0%} power, about {about}). To find "
+        f"{_size(plan.size)} {finds} {differences_found} ({test.power:.0%} power, about {about}). To find "
         f"{_listed([f'+{d:g}' for d in differences])} takes {'; '.join(takes)}."
     )
 
@@ -44,8 +48,8 @@ def _takes(plan: Plan, endpoint: str) -> str:
 
 
 def _found(difference: float) -> str:
-    """Writes a difference that can be found; beyond 1 there is none."""
-    return f"{difference:.3f}" if difference < 1 else "1 or more, which is none,"
+    """Writes a smallest difference; no two values of Pass@K differ by 1 or more."""
+    return f"{difference:.3f}" if difference < 1 else "none"
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -101,7 +105,7 @@ def _detectable(plan: Plan) -> list[Table]:
     rows = []
     for d in plan.detectable:
         shares = [share(x, 0) for x in (d.runs, d.run_problem, d.sampling, d.method_problem)]
-        ends = f" {bounds(d.low, d.high)}" if plan.trained and d.low < d.high else ""
+        ends = f" [{_found(d.low)}, {_found(d.high)}]" if plan.trained and d.low < min(d.high, 1) else ""
         rows.append([name_of(d.endpoint), f"{_found(d.difference)}{ends}", *shares])
     header = ["", "difference", "% runs", "% run x problem", "% sampling", "% method x problem"]
     caption = f"Smallest difference found, {_size(plan.size)}; {_test(plan)}{_ends(plan)}; what its variance comes from"
@@ -153,7 +157,7 @@ def _cheapest(plan: Plan) -> list[Table]:
 
 
 def _affordable(plan: Plan) -> list[Table]:
-    rows = [[name_of(c.endpoint), *_choice(c), f"{c.difference:.3f}"] for c in plan.affordable]
+    rows = [[name_of(c.endpoint), *_choice(c), _found(c.difference)] for c in plan.affordable]
     header = ["", "runs per arm", "problems", "samples", "cost", "difference"]
     budget = plan.costs.budget if plan.costs is not None else None
     return filled(f"Smallest difference found for a cost of {_cost(budget or 0.0)}", header, rows)
@@ -227,14 +231,14 @@ def _sparse(plan: Plan) -> bool:
 def _floors(plan: Plan) -> list[str]:
     sentences = []
     if plan.trained:
-        least = ", ".join(f"{d.any_problems:.3f} at {name_of(d.endpoint)}" for d in plan.detectable)
+        least = ", ".join(f"{min(d.any_problems, 1):.3f} at {name_of(d.endpoint)}" for d in plan.detectable)
         sentences.append(
             f"With {plan.size.runs} runs per arm, no number of problems or samples brings the smallest difference "
             f"below {least}."
         )
     bounded = [d for d in plan.detectable if d.any_runs > 0.1 * d.difference]
     if bounded:
-        least = ", ".join(f"{d.any_runs:.3f} at {name_of(d.endpoint)}" for d in bounded)
+        least = ", ".join(f"{min(d.any_runs, 1):.3f} at {name_of(d.endpoint)}" for d in bounded)
         clusters = plan.components[0].cluster_size
         units = "cluster to cluster" if clusters > 1 else "problem to problem"
         units += ", or these are few" if clusters > 1 or _sparse(plan) else ""
