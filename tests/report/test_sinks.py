@@ -171,6 +171,15 @@ def test_on_a_terminal_a_cell_wider_than_it_is_broken_over_lines_and_loses_nothi
     assert [row[1] for row in cells(lines) if row[1]] == ["value", "0.123456"]
 
 
+def test_labels_that_take_more_than_half_of_the_terminal_are_broken_over_lines() -> None:
+    row = ["run of a longer name", "matched, first token left out", "1" * 22, "2" * 22]
+    lines = on_a_terminal(Table("c", ["", "version", "a", "b"], [row], labels=2))
+    # Labels of 23 + 32 columns and a border are 56, 16 more than half of 80: the version has 13 of its 29 characters.
+    assert max(map(len, lines)) <= 80
+    assert sum(line.startswith("┏") for line in lines) == 2
+    assert [row[1] for row in cells(lines) if row[1]][:3] == ["version", "matched,", "first token"]
+
+
 def test_an_exploration_fits_a_terminal_of_80_columns() -> None:
     blocks = [block for block in explore.exploration(exploration("s")) if isinstance(block, Table)]
     captions = {block.caption for block in blocks}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -16,6 +16,7 @@ from forkwise.terminal import one_line, visible
 _UNBOUNDED = 1 << 20  # a table cut at the edge of a file or pipe would lose numbers
 _LONGEST_CELL = 200  # characters
 _BESIDE = 3  # columns of a cell's border and blanks
+_NARROWEST_LABEL = 12  # columns
 
 
 def print_blocks(blocks: Iterable[Block], console: Console) -> None:
@@ -38,8 +39,9 @@ def print_tables(tables: Iterable[Table], console: Console) -> None:
         console.print()
         console.print(Text(table.caption, style="bold"), soft_wrap=True)
         if console.is_terminal:
-            for part in _parts(table, console.width):
-                console.print(_grid(part))
+            widths = _widths(table, console.width)
+            for part in _parts(table, widths, console.width):
+                console.print(_grid(part, widths))
             continue
         width, grid = console.width, _grid(table, no_wrap=True)
         console.width = max(width, console.measure(grid, options=console.options.update_width(_UNBOUNDED)).maximum)
@@ -47,23 +49,33 @@ def print_tables(tables: Iterable[Table], console: Console) -> None:
         console.width = width
 
 
-def _grid(table: Table, *, no_wrap: bool = False) -> rich_table.Table:
+def _grid(table: Table, widths: Sequence[int] = (), *, no_wrap: bool = False) -> rich_table.Table:
     grid = rich_table.Table()
     for i, name in enumerate(table.header):
         justify: Literal["left", "right"] = "right" if i else "left"
-        grid.add_column(_cell(name), justify=justify, no_wrap=no_wrap, overflow="fold")
+        widest = widths[i] - _BESIDE if widths and i < table.labels else None
+        grid.add_column(_cell(name), justify=justify, no_wrap=no_wrap, overflow="fold", max_width=widest)
     for row in table.rows:
         grid.add_row(*map(_cell, row))
     return grid
 
 
-def _parts(table: Table, width: int) -> list[Table]:
+def _widths(table: Table, width: int) -> list[int]:
+    """Measures the columns; where they do not fit, the widest label is broken over lines to leave the others room."""
+    lines = [table.header, *table.rows]
+    widths = [max(_cell(line[i]).cell_len for line in lines) + _BESIDE for i in range(len(table.header))]
+    if 1 + sum(widths) > width and len(widths) > table.labels:
+        widest = max(range(table.labels), key=widths.__getitem__)
+        excess = max(1 + sum(widths[: table.labels]) - width // 2, 0)
+        widths[widest] = max(widths[widest] - excess, min(widths[widest], _NARROWEST_LABEL + _BESIDE))
+    return widths
+
+
+def _parts(table: Table, widths: Sequence[int], width: int) -> list[Table]:
     """Splits a table's columns into tables that fit into `width`, each of which begins with the labels of the rows.
 
     One column beside labels that leave it no room is a part all the same; its cells are then broken over lines.
     """
-    lines = [table.header, *table.rows]
-    widths = [max(_cell(line[i]).cell_len for line in lines) + _BESIDE for i in range(len(table.header))]
     labels = list(range(table.labels))
     parts: list[list[int]] = [[]]
     for i in range(table.labels, len(widths)):
