@@ -320,7 +320,7 @@ def test_in_bfloat16_the_loss_is_trls_within_rounding(tmp_path: Path, weights: t
         with trainer.accelerator.autocast():
             exact, right = tiny.exact_logps(trainer.model, batch), tiny.exact_entropy(trainer.model, batch)
         assert backend == "trl" or logps.dtype == entropy.dtype == torch.float32
-        tolerance = 2e-5 if backend == "forkwise" else 6e-2  # TRL 1.9 rounds scores to bfloat16, some steps on the way too
+        tolerance = 2e-5 if backend == "forkwise" else 6e-2  # TRL 1.9 rounds scores too
         chosen = exact.gather(2, batch["completion_ids"][..., None])[..., 0]
         torch.testing.assert_close(logps.detach().double()[mask], chosen[mask], rtol=1e-5, atol=tolerance)
         torch.testing.assert_close(entropy.detach().double()[mask], right[mask], rtol=1e-5, atol=tolerance)
@@ -332,8 +332,7 @@ def test_in_bfloat16_the_loss_is_trls_within_rounding(tmp_path: Path, weights: t
         gradients[backend] = torch.cat([p.grad.float().flatten() for p in trainer.model.parameters()])
     assert losses["forkwise"] == pytest.approx(losses["trl"], rel=1e-2, abs=1e-2)
     apart = (gradients["forkwise"] - gradients["trl"]).norm() / gradients["trl"].norm()
-    # A rounding to bfloat16 is 0.004 of a number; TRL 1.9 rounds scores to it too.
-    assert float(apart) < (0.03 if scores["trl"].dtype == torch.float32 else 0.06)
+    assert float(apart) < 0.06  # a rounding to bfloat16 is 0.004 of a number; TRL 1.9 rounds more often
     assert float(gradients["trl"].norm()) > 0.01
 
 
