@@ -188,7 +188,7 @@ def _note(works: Any) -> str:
     """Says how many runs wait or work, and their reward, averaged over all arms."""
     logs = [read_metrics(work.folder) for work in works if work.arm is not None]
     rewards = [log[-1]["reward"] for log in logs if log and "reward" in log[-1]]
-    reward = f" with reward {fmean(rewards):.3f}" if rewards else ""
+    reward = f", newest reward {fmean(rewards):.3f} in the mean" if rewards else ""
     return f"{counted(len(works), 'run')} to go{reward}"
 
 
