@@ -32,8 +32,8 @@ class MethodStates:
         if not self.states:
             return
         total = torch.where(mask, entropy.detach(), 0).sum().double()
-        seen = torch.stack([total, mask.sum().double()])
-        self._seen = seen if self._seen is None else self._seen + seen
+        sums = torch.stack([total, mask.sum().double()])
+        self._seen = sums if self._seen is None else self._seen + sums
 
     def advance(self, methods: Sequence[Method], progress: float, over_processes: Callable[[Tensor], Tensor]) -> None:
         """Makes the states of the next rollout; all processes call this together.
@@ -46,8 +46,8 @@ class MethodStates:
         firsts = {method.name: first for method in methods if (first := method.first_state())}
         if not firsts:
             return
-        seen, self._seen = self._seen, None
-        total, count = (0.0, 0.0) if seen is None else over_processes(seen).tolist()
+        sums, self._seen = self._seen, None
+        total, count = (0.0, 0.0) if sums is None else over_processes(sums).tolist()
         if self.states and count:
             entropy = total / count
             by_name = {method.name: method for method in methods}

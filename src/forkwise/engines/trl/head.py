@@ -159,9 +159,9 @@ class HeadMixin(_Trainer):
             if not method.needs() & beyond:
                 continue
             why = f", which computes log-probs and entropies since {way.why}" if way.why else ""
-            what = ", ".join(sorted(need.value for need in method.needs() & beyond))
+            needed = ", ".join(sorted(need.value for need in method.needs() & beyond))
             raise InputError(
-                f"The method '{method.name}' needs the {what}, which TRL's own head does not give{why}: "
+                f"The method '{method.name}' needs the {needed}, which TRL's own head does not give{why}: "
                 "set entropy_backend to 'forkwise', or take an option of the method that does without (docs/papers.md)."
             )
 

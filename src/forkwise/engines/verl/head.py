@@ -49,7 +49,7 @@ def use_operator(model: Any) -> None:
     name = type(model).__name__
     if getattr(model.config, "vision_config", None) is not None:
         raise InputError(f"{IMPL_BACKEND}={HEAD} is for text models, and {name} sees images: use torch or triton.")
-    own = model.forward
+    models_forward = model.forward
     proved: dict[frozenset[Any], Head] = {}
 
     def forward(
@@ -60,7 +60,7 @@ def use_operator(model: Any) -> None:
         **inputs: Any,
     ) -> Any:
         if temperature is None:
-            return own(*args, **inputs)
+            return models_forward(*args, **inputs)
         ids = inputs["input_ids"]
         adapters = adapters_in_use(model)
         if adapters not in proved:
