@@ -225,9 +225,9 @@ def _less(value: Estimate) -> Estimate:
     return Estimate(*(None if x is None else -x for x in (value.value, value.high, value.low)))
 
 
-def _not_scored(left: Sequence[NotScored], where: str) -> Iterator[str]:
+def _not_scored(unscored: Sequence[NotScored], where: str) -> Iterator[str]:
     by_reason: dict[str, list[str]] = {}
-    for one in left:
+    for one in unscored:
         by_reason.setdefault(one.reason, []).append(one.name)
     if by_reason:
         listed = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())

@@ -333,8 +333,8 @@ def _check_problems(study: Study) -> None:
 def _check_claims(study: Study) -> None:
     primary, e = study.primary, study.evaluation
     if primary is None:
-        for name, given in (("looks", study.looks), ("stopping", study.stopping != Stopping())):
-            if given:
+        for name, changed in (("looks", study.looks), ("stopping", study.stopping != Stopping())):
+            if changed:
                 raise InputError(
                     f"The study has {name} but no primary comparison: say what is tested, or leave it out."
                 )
