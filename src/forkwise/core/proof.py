@@ -16,7 +16,15 @@ from torch import Tensor, nn
 
 from forkwise.core.entropy import HiddenStatesError
 from forkwise.core.heads import Head, Places, score_here, score_tokens, undisturbed, whole
-from forkwise.core.in_place import HeadError, causal_model, in_place_of_head, nearest_trained, recorded
+from forkwise.core.in_place import (
+    HeadError,
+    beside_head,
+    causal_model,
+    in_place_of_head,
+    nearest_trained,
+    recorded,
+    sheltered,
+)
 from forkwise.core.tiles import product_dtypes
 
 __all__ = ["prove_head", "softmax_of_products"]
@@ -147,9 +155,11 @@ def _behind_the_head(model: Any, inputs: Mapping[str, Any]) -> Head:
 
     causal = causal_model(model)
     with recorded(causal), in_place_of_head(causal, lambda _, hidden: hidden.new_zeros(1), steps) as answer:
-        answer.use(lambda _, output: {"logits": output.logits, "trained": nearest_trained(causal, output.logits)})
+        answer.use(
+            lambda _, output: {"logits": sheltered(output.logits), "trained": nearest_trained(causal, output.logits)}
+        )
         result = model(**inputs)
-    logits, trained = result["logits"].detach(), result["trained"]
+    logits, trained = result["logits"].detach().real, result["trained"]
     if trained is not None:
         raise HeadError(f"{trained} stands behind it and is trained")
     if logits.shape[-1] != len(_STEPS):
@@ -221,19 +231,16 @@ def _look(model: Any, inputs: Mapping[str, Any], places: Places, head: Head, tem
     shown = places.columns
 
     def watch(layer: nn.Linear, hidden: Tensor) -> tuple[Any, ...]:
-        output = nn.Linear.forward(layer, hidden)
         scores = score_here(layer, hidden, places, head, temperature=temperature, entropy_grad=False, extras=False)
         compute, arrives = product_dtypes(hidden)
         operators = _Arithmetic.of(compute, arrives, hidden.device)
-        return output, scores, _products(layer, hidden[0, hidden.shape[1] + shown].to(compute)), compute, operators
+        return scores, _products(layer, hidden[0, hidden.shape[1] + shown].to(compute)), compute, operators
 
-    with in_place_of_head(causal_model(model), watch, lambda _, computed: computed[0]) as answer:
-        answer.use(lambda computed, output: {"watched": computed, "logits": output.logits})
-        result = model(**inputs)
-    output, (logprob, entropy), (products, norms, bias), compute, operators = result["watched"]
-    logits = result["logits"][0]
-    coarsest = max((output.dtype, logits.dtype), key=lambda kind: torch.finfo(kind).eps)
-    models = _Arithmetic(coarsest, _Arithmetic.of(compute, output.dtype, output.device).step)
+    with beside_head(causal_model(model), watch) as watched:
+        logits = model(**inputs).logits[0]
+    ((logprob, entropy), (products, norms, bias), compute, operators), rounded = watched()
+    coarsest = max((rounded, logits.dtype), key=lambda kind: torch.finfo(kind).eps)
+    models = _Arithmetic(coarsest, _Arithmetic.of(compute, rounded, logits.device).step)
     logits = logits[logits.shape[0] + shown].to(products.device, torch.float64)
     return _LastTokens(logits, products, norms, bias, compute, models, operators, logprob, entropy)
 
