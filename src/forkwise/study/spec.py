@@ -16,8 +16,8 @@ from typing import Any, Literal
 from forkwise.errors import InputError, nearest
 from forkwise.folders import json_text
 from forkwise.methods import parse_methods, settings_of
-from forkwise.passk.design import FEWEST_PAIRS
-from forkwise.passk.intervals import check_margin
+from forkwise.passk.design import FEWEST_PAIRS, FEWEST_RUNS
+from forkwise.passk.intervals import check_level, check_margin
 from forkwise.reading import parse_json
 from forkwise.tasks.base import Split
 from forkwise.terminal import counted
@@ -131,6 +131,21 @@ class Primary:
 
 
 @dataclass(frozen=True)
+class Yardstick:
+    """What the single runs of the arms are held against: further runs of the first arm, at one endpoint.
+
+    Attributes:
+        seeds: of the further runs; the first arm's run with the study's seed counts too.
+        endpoint: a K, or `curve`: the mean of Pass@K over K = 1, 2, 4, ... up to n.
+        level: of the intervals, over all arms.
+    """
+
+    seeds: list[int]
+    endpoint: int | Literal["curve"] = "curve"
+    level: float = 0.95
+
+
+@dataclass(frozen=True)
 class Futility:
     """A look ends the study where the chance to show a difference of `effect` at its end is below `power`."""
 
@@ -164,6 +179,7 @@ class Study:
         processes: processes (and, on GPUs, GPUs) per run.
         recipe: any setting of `forkwise grpo` or `ppo`, the same for all arms; `like: NAME` starts from a named one.
         seeds: the seeds of every arm.
+        yardstick: where every arm has one seed: further seeds of the first arm, which say how much its runs differ.
         looks: numbers of seeds at which the primary comparison is made before the end.
         contents: SHA-256 of the local files and folders that model and data sets name, which `study` commands find.
         pilot: whether the study only measures what its successor is planned from: no difference between arms is shown.
@@ -182,6 +198,7 @@ class Study:
     engine: Literal["trl"] = "trl"
     processes: int = 1
     primary: Primary | None = None
+    yardstick: Yardstick | None = None
     looks: list[int] = field(default_factory=list)
     stopping: Stopping = field(default_factory=Stopping)
     pilot: bool = False
@@ -193,6 +210,7 @@ class Study:
         _check_numbers(self)
         _check_problems(self)
         _check_claims(self)
+        _check_yardstick(self)
 
     @property
     def steps(self) -> int:
@@ -207,7 +225,17 @@ class Study:
 
     def runs(self) -> list[str]:
         """Returns the names of all runs, that of the model before training included."""
-        return [BASE, *(arm.run(seed) for seed in self.seeds for arm in self.arms)]
+        return [BASE, *(arm.run(seed) for arm, seed in self.pairs(self.seeds))]
+
+    def pairs(self, seeds: Sequence[int]) -> list[tuple[TrainingArm, int]]:
+        """Returns the runs with these seeds, all arms of a seed together, after those of the yardstick."""
+        further = self.yardstick.seeds if self.yardstick else []
+        return [*((self.arms[0], seed) for seed in further), *((arm, seed) for seed in seeds for arm in self.arms)]
+
+    def reference_runs(self) -> list[str]:
+        """Returns the names of all runs of the first arm."""
+        further = self.yardstick.seeds if self.yardstick else []
+        return [self.arms[0].run(seed) for seed in (*self.seeds, *further)]
 
     def arm(self, name: str) -> TrainingArm:
         """Returns the arm of that name, or with that folder name."""
@@ -370,3 +398,27 @@ def _check_claims(study: Study) -> None:
     futility = study.stopping.futility
     if futility is not None and not (0 < abs(futility.effect) < 1 and 0 < futility.power < 1):
         raise InputError("futility needs an effect that is not 0, between -1 and 1, and a power between 0 and 1.")
+
+
+def _check_yardstick(study: Study) -> None:
+    yardstick, e = study.yardstick, study.evaluation
+    if yardstick is None:
+        return
+    if len(study.seeds) > 1 or study.primary is not None or study.pilot:
+        raise InputError(
+            "A yardstick is for studies with one seed per arm, which test nothing else and are no pilot: give one seed, "
+            "or leave the yardstick out."
+        )
+    seeds = [*study.seeds, *yardstick.seeds]
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise InputError("yardstick.seeds must be different whole numbers from 0 on, and other ones than the arms'.")
+    if len(seeds) < FEWEST_RUNS:
+        raise InputError(
+            f"With the yardstick '{study.arms[0].name}' has {counted(len(seeds), 'run')}, and how training varies shows "
+            f"in {FEWEST_RUNS} at least: give more of yardstick.seeds."
+        )
+    if isinstance(yardstick.endpoint, int) and not 1 <= yardstick.endpoint <= e.n:
+        raise InputError(
+            f"K = {yardstick.endpoint} cannot be estimated from n = {e.n} samples per problem: raise n, or ask for less."
+        )
+    check_level(yardstick.level)
