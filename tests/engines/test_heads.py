@@ -194,6 +194,10 @@ def lora_on_the_head() -> Any:
         (lambda: changed(lambda z: z + 1), "neither scaled nor softly capped"),
         (lambda: changed(lambda z: z.abs()), "neither scaled nor softly capped"),
         (lambda: changed(lambda z: 3 * torch.atan(z)), "neither scaled nor softly capped"),
+        (
+            lambda: changed(lambda z: 1e4 * torch.tanh(z / 1e4)),
+            "with its soft cap of 10000, logits would be rounded by",
+        ),
         (lambda: changed(lambda z: z.clamp(max=9.0)), "neither scaled nor softly capped"),
         (lambda: changed(lambda z: z.repeat_interleave(2, -1)), "more than its products one by one"),
         (lambda: changed(without_some), r"neither scaled|a logit is -inf where its product gives"),

@@ -35,6 +35,9 @@ _ROWS = 2048  # of the weight, at a time
 _STEPS = [0.0, *(sign * 2.0**power for power in range(-10, 25, 2) for sign in (1, -1))]
 _FLOAT32 = {"highest": 2.0**-20, "high": 2.0**-10, "medium": 2.0**-8}  # what PyTorch may do to float32 products
 
+# With a cap of this size the operator rounds logits by 6e-5 in float32.
+_LARGEST_CAP = 2.0**10
+
 _T = TypeVar("_T")
 
 
@@ -147,7 +150,8 @@ def _behind_the_head(model: Any, inputs: Mapping[str, Any]) -> Head:
     """Measures what the model does to the products of its head, by sending numbers through in their place.
 
     Raises:
-        HeadError: it is neither a scale nor a soft cap; or a parameter in it is trained, and would get no gradient.
+        HeadError: it is neither a scale nor a soft cap, or one that is too large for float32; or a parameter in it is
+            trained, and would get no gradient.
     """
 
     def steps(hidden: Tensor, _computed: Tensor) -> Tensor:
@@ -174,6 +178,8 @@ def _behind_the_head(model: Any, inputs: Mapping[str, Any]) -> Head:
         expected = softcap * torch.tanh(expected / softcap)
     if not (scale > 0 and torch.allclose(got, expected, rtol=1e-5, atol=1e-7)):
         raise HeadError("its logits are neither scaled nor softly capped products")
+    if softcap is not None and softcap > _LARGEST_CAP:
+        raise HeadError(f"with its soft cap of {softcap:g}, logits would be rounded by {softcap * 2.0**-24:.2g}")
     return Head(1.0 if abs(scale - 1) < 1e-6 else scale, softcap)
 
 
