@@ -15,7 +15,8 @@ from forkwise.errors import InputError, nearest
 from forkwise.folders.results import sha256_of_path
 from forkwise.reading import read_yaml
 from forkwise.study.recipes import RECIPES
-from forkwise.study.spec import EvaluationPlan, Futility, Primary, Stopping, Study, TrainingArm, Yardstick
+from forkwise.study.spec import EvaluationPlan, Futility, Primary, Stopping, Study, TrainingArm
+from forkwise.study.yardstick import Yardstick
 
 
 def read_study(path: Path) -> Study:

@@ -16,9 +16,10 @@ from typing import Any, Literal
 from forkwise.errors import InputError, nearest
 from forkwise.folders import json_text
 from forkwise.methods import parse_methods, settings_of
-from forkwise.passk.design import FEWEST_PAIRS, FEWEST_RUNS
-from forkwise.passk.intervals import check_level, check_margin
+from forkwise.passk.design import FEWEST_PAIRS
+from forkwise.passk.intervals import check_margin
 from forkwise.reading import parse_json
+from forkwise.study.yardstick import Yardstick
 from forkwise.tasks.base import Split
 from forkwise.terminal import counted
 
@@ -131,21 +132,6 @@ class Primary:
 
 
 @dataclass(frozen=True)
-class Yardstick:
-    """What the single runs of the arms are held against: further runs of the first arm, at one endpoint.
-
-    Attributes:
-        seeds: of the further runs; the first arm's run with the study's seed counts too.
-        endpoint: a K, or `curve`: the mean of Pass@K over K = 1, 2, 4, ... up to n.
-        level: of the intervals, over all arms.
-    """
-
-    seeds: list[int]
-    endpoint: int | Literal["curve"] = "curve"
-    level: float = 0.95
-
-
-@dataclass(frozen=True)
 class Futility:
     """A look ends the study where the chance to show a difference of `effect` at its end is below `power`."""
 
@@ -210,7 +196,6 @@ class Study:
         _check_numbers(self)
         _check_problems(self)
         _check_claims(self)
-        _check_yardstick(self)
 
     @property
     def steps(self) -> int:
@@ -360,6 +345,10 @@ def _check_problems(study: Study) -> None:
 
 def _check_claims(study: Study) -> None:
     primary, e = study.primary, study.evaluation
+    if study.yardstick is not None:
+        if primary is not None or study.pilot:
+            raise InputError("A study with a yardstick tests nothing else, and is no pilot: leave one of them out.")
+        study.yardstick.check(study.seeds, study.arms[0].name, e.n)
     if primary is None:
         for name, given in (("looks", study.looks), ("stopping", study.stopping != Stopping())):
             if given:
@@ -398,27 +387,3 @@ def _check_claims(study: Study) -> None:
     futility = study.stopping.futility
     if futility is not None and not (0 < abs(futility.effect) < 1 and 0 < futility.power < 1):
         raise InputError("futility needs an effect that is not 0, between -1 and 1, and a power between 0 and 1.")
-
-
-def _check_yardstick(study: Study) -> None:
-    yardstick, e = study.yardstick, study.evaluation
-    if yardstick is None:
-        return
-    if len(study.seeds) > 1 or study.primary is not None or study.pilot:
-        raise InputError(
-            "A yardstick is for studies with one seed per arm, which test nothing else and are no pilot: give one seed, "
-            "or leave the yardstick out."
-        )
-    seeds = [*study.seeds, *yardstick.seeds]
-    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise InputError("yardstick.seeds must be different whole numbers from 0 on, and other ones than the arms'.")
-    if len(seeds) < FEWEST_RUNS:
-        raise InputError(
-            f"With the yardstick '{study.arms[0].name}' has {counted(len(seeds), 'run')}, and how training varies shows "
-            f"in {FEWEST_RUNS} at least: give more of yardstick.seeds."
-        )
-    if isinstance(yardstick.endpoint, int) and not 1 <= yardstick.endpoint <= e.n:
-        raise InputError(
-            f"K = {yardstick.endpoint} cannot be estimated from n = {e.n} samples per problem: raise n, or ask for less."
-        )
-    check_level(yardstick.level)
