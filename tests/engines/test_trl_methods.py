@@ -25,6 +25,7 @@ from trl import GRPOTrainer
 from two_processes import run_in_two
 
 from forkwise.engines.trl import EntropyShapedGRPOConfig, EntropyShapedGRPOTrainer
+from forkwise.engines.trl.head import HeadChoice
 from forkwise.engines.trl.update import POSITIONS
 from forkwise.engines.whole_update import run_on_whole_update
 from forkwise.errors import InputError
@@ -484,10 +485,15 @@ class TestTheLossIsFedWithWhatTheMethodMakes:
             config(tmp_path, "shear")
 
     def test_a_head_without_the_sum_is_refused(self, tmp_path: Path) -> None:
-        trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=["opefo"], entropy_backend="trl")
-        trainer._buffered_inputs = batches = with_rows(tiny.microbatch())
-        with pytest.raises(InputError, match="'opefo' needs the sum of .* which TRL's own head does not give"):
-            loss_and_gradient(trainer, *batches)
+        with pytest.raises(InputError, match="'opefo' needs the sum of .* which TRL's own head does not give: set"):
+            config(tmp_path, "opefo", entropy_backend="trl")
+        for name in ("siren", "dcpo"):
+            with pytest.raises(InputError, match=f"'{name}' needs the .*, which TRL's own head does not give: set"):
+                config(tmp_path, name, entropy_backend="trl")
+        config(tmp_path, "opefo:weight=paper", entropy_backend="trl")
+        trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=["opefo"])
+        with pytest.raises(InputError, match="does not give, which computes .* since it must: set"):
+            trainer._check_extras(HeadChoice("trl", why="it must"))
 
 
 def exact_logps_with_gradient(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:

@@ -15,7 +15,7 @@ from forkwise.engines.base import rollout_methods, update_methods
 from forkwise.engines.trl.clip import open_clip
 from forkwise.engines.trl.methods_of_config import MethodSettings, default
 from forkwise.engines.trl.release import TRL
-from forkwise.engines.which import why_not_ppo
+from forkwise.engines.which import refuse_beyond_trls_head, why_not_ppo
 from forkwise.errors import InputError, nearest
 from forkwise.methods import Condition, EntropyTermMethod, LossMethod, Need, Scope, settings_of
 from forkwise.methods.hints import HintMethod
@@ -131,6 +131,8 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
         for method in self._methods or self.methods:
             method.check_installed()
             method.check_given()
+            if self.entropy_backend == "trl":
+                refuse_beyond_trls_head(method)
             mine = self.per_device_train_batch_size * self.steps_per_generation
             if Need.HIDDEN in method.needs() and mine % self.num_generations:
                 raise InputError(
