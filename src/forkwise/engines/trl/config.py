@@ -75,6 +75,7 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
         if Version("1.15.0") == TRL and self.device.type not in ("cuda", "xpu"):
             raise InputError(f"trl 1.15.0 cannot compute the GRPO loss on {self.device.type}; install trl>=1.16.")
         self._check_methods()
+        self._warn_of_idle()
         per_token = update_methods(self.methods) or rollout_methods(self.methods)
         if per_token and self._per_sequence:
             warnings.warn(
@@ -83,6 +84,21 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
                 "selectivity. Use importance_sampling_level='token' and another loss_type to keep it.",
                 stacklevel=3,
             )
+
+    def _warn_of_idle(self) -> None:
+        """Warns of methods that begin later than the run ends: it would be the base method's run."""
+        if self.max_steps <= 0:
+            return  # how many rollouts epochs have, the data says
+        updates = self.steps_per_generation * self.num_iterations
+        rollouts = -(-self.max_steps * self.gradient_accumulation_steps // updates)
+        for method in self.methods:
+            if rollouts < method.first_rollout():
+                warnings.warn(
+                    f"The method '{method.name}' begins with rollout {method.first_rollout()}, and max_steps="
+                    f"{self.max_steps} draws {rollouts}: it will do nothing. Train for more steps, or look at its "
+                    "options (docs/papers.md).",
+                    stacklevel=4,
+                )
 
     @property
     def _per_sequence(self) -> bool:
