@@ -300,6 +300,25 @@ def test_a_run_with_ours_is_a_run_with_trls_within_rounding(tmp_path: Path, lora
     assert 0 < max(moved) < 2e-5  # the learning rate moves weights by 1e-3 a step
 
 
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16], ids=["autocast", "bfloat16"])
+@pytest.mark.parametrize("beside", [[], ["lm_head"]], ids=["lora", "trained_beside"])
+def test_in_bfloat16_adapters_leave_the_head_to_ours(tmp_path: Path, weights: torch.dtype, beside: list[str]) -> None:
+    """accelerate widens to float32 what leaves a model with adapters, which says nothing of the head's products."""
+    adapters = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=beside)
+    trainer = trainer_of(tiny.policy().to(weights), tmp_path, bf16=True, beta=0.1, peft_config=adapters)
+    trainer.train()
+    batch = tiny.microbatch(4, 1)
+    mask = batch["completion_mask"].bool()
+    trainer.model.eval()
+    logps, entropy, _ = scored(trainer, batch)
+    with trainer.accelerator.autocast():
+        exact, right = tiny.exact_logps(trainer.model, batch), tiny.exact_entropy(trainer.model, batch)
+    chosen = exact.gather(2, batch["completion_ids"][..., None])[..., 0]
+    torch.testing.assert_close(logps.detach().double()[mask], chosen[mask], rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(entropy.detach().double()[mask], right[mask], rtol=1e-5, atol=2e-5)
+    assert {way.scorer for way in trainer._ways.values()} == {"forkwise"}
+
+
 @pytest.mark.parametrize("critic", [False, True], ids=["grpo", "ppo"])
 @pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16], ids=["autocast", "bfloat16"])
 def test_in_bfloat16_the_loss_is_trls_within_rounding(tmp_path: Path, weights: torch.dtype, critic: bool) -> None:
