@@ -15,7 +15,7 @@ from forkwise.engines.base import rollout_methods, update_methods
 from forkwise.engines.trl.clip import open_clip
 from forkwise.engines.trl.methods_of_config import MethodSettings, default
 from forkwise.engines.trl.release import TRL
-from forkwise.engines.which import why_not_ppo
+from forkwise.engines.which import refuse_beyond_trls_head, why_not_ppo
 from forkwise.errors import InputError, nearest
 from forkwise.methods import Condition, EntropyTermMethod, LossMethod, Need, Scope, settings_of
 from forkwise.methods.hints import HintMethod
@@ -75,6 +75,7 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
         if Version("1.15.0") == TRL and self.device.type not in ("cuda", "xpu"):
             raise InputError(f"trl 1.15.0 cannot compute the GRPO loss on {self.device.type}; install trl>=1.16.")
         self._check_methods()
+        self._warn_of_idle()
         per_token = update_methods(self.methods) or rollout_methods(self.methods)
         if per_token and self._per_sequence:
             warnings.warn(
@@ -83,6 +84,21 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
                 "selectivity. Use importance_sampling_level='token' and another loss_type to keep it.",
                 stacklevel=3,
             )
+
+    def _warn_of_idle(self) -> None:
+        """Warns of methods that begin later than the run ends: it would be the base method's run."""
+        if self.max_steps <= 0:
+            return  # how many rollouts epochs have, the data says
+        updates = self.steps_per_generation * self.num_iterations
+        rollouts = -(-self.max_steps * self.gradient_accumulation_steps // updates)
+        for method in self.methods:
+            if rollouts < method.first_rollout():
+                warnings.warn(
+                    f"The method '{method.name}' begins with rollout {method.first_rollout()}, and max_steps="
+                    f"{self.max_steps} draws {rollouts}: it will do nothing. Train for more steps, or look at its "
+                    "options (docs/papers.md).",
+                    stacklevel=4,
+                )
 
     @property
     def _per_sequence(self) -> bool:
@@ -131,6 +147,8 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
         for method in self._methods or self.methods:
             method.check_installed()
             method.check_given()
+            if self.entropy_backend == "trl":
+                refuse_beyond_trls_head(method)
             mine = self.per_device_train_batch_size * self.steps_per_generation
             if Need.HIDDEN in method.needs() and mine % self.num_generations:
                 raise InputError(
