@@ -551,7 +551,8 @@ def test_two_real_steps_with_every_method(tmp_path: Path, name: str) -> None:
         pytest.skip("acts on images: test_trl_vgpo.py")
     if Need.REPLAY in method.needs():
         pytest.skip("learns in other turns than these: test_trl_replay.py")
-    options = {"max_steps": 2, "learning_rate": 1e-3, "per_device_train_batch_size": 8, "num_generations": 8}
+    rows = 16 if name in ("miner", "heal") else 8  # which compare prompts
+    options = {"max_steps": 2, "learning_rate": 1e-3, "per_device_train_batch_size": rows, "num_generations": 8}
     # Policies move little in one step.
     narrow = {
         "erc": "erc:low=0.9999,high=1.0001",
@@ -582,6 +583,9 @@ def test_two_real_steps_with_every_method(tmp_path: Path, name: str) -> None:
     elif name not in ("clip_cov", "miner", "dcpo"):  # which finds nothing here, seldom something, begins later
         assert max(changed) > 0
     assert all(0 <= share <= 1 for share in changed)
+
+
+PAIRS = {"num_generations": 2}
 
 
 class TestRefused:
@@ -629,6 +633,17 @@ class TestRefused:
             (["gppo", "cispo"], REUSED, "replaces the clip that epsilon_high=5.0 sets"),
             (["gppo"], {"importance_sampling_level": "sequence", **REUSED}, "which loss_type='dapo' with"),
             (["gtpo:bonus=0"], {}, "bonus of the method 'gtpo' must be greater than 0, got 0"),
+            (["ucpo"], PAIRS, "'ucpo' weighs the right answers .* 2 answers leave one at most, so it would do nothing"),
+            (["asym_grpo"], PAIRS, "'asym_grpo' goes by the odds of a group, which among 2 answers are always 1"),
+            (["gtpo:mixed_only=true"], PAIRS, "'gtpo' with mixed_only compares .* and 2 answers are one of each"),
+            (["grpo_s:mixed_only=true"], PAIRS, "'grpo_s' with mixed_only compares .* and 2 answers are one of each"),
+            (["miner"], {}, "'miner' pays answers to solved prompts .* and a rollout has one prompt"),
+            (["heal:shortest=1"], {}, "'heal' compares answers to prompts of two domains, and a rollout has one"),
+            (["miner", "dynamic_sampling"], PAIRS, r"earn all the same, which dynamic sampling \(max_draws=10\) takes"),
+            (["cispo"], {}, "'cispo' compares the policy with the one that drew the rollout"),
+            (["vgpo", "shear"], {}, "'vgpo' and 'shear' cannot be combined: the first acts where there are images"),
+            (["vgpo", "forking_tokens"], {}, "'vgpo' and 'forking_tokens' cannot be combined"),
+            (["vgpo", "rloo"], {}, "'vgpo' and 'rloo' cannot be combined"),
             (["rloo"], {"multi_objective_aggregation": "normalize_then_sum"}, "leave multi_objective_aggregation"),
         ],
     )

@@ -67,6 +67,7 @@ class RolloutMixin(HeadMixin, RedrawMixin):
     def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         self._scored_rewards = None
         if self.model.training:
+            self._method_states.check_outside(self.args.methods)
             self._method_states.advance(self.args.methods, self._progress(), self._sum_over_processes)
         with finite_draws(self):
             batch: dict[str, Any] = super()._generate_and_score_completions(*args, **kwargs)
