@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from forkwise.credit.agreement import CHANCE, Detectable
 from forkwise.credit.arms import NotScored
 from forkwise.credit.results import Agreement, BankCredit, Credit, GradientCredit, MethodCredit, MethodGradient, Moved
 from forkwise.explore.findings import Estimate
@@ -182,6 +183,7 @@ def notes(credit: Credit) -> Iterator[str]:
             f"{share(bank.signal, 0)} % of the variance of the true advantages' estimates is no error "
             f"({share(bank.signal_sized, 0)} % by size of score), and correlations are corrected for the rest."
         )
+        yield from _detectable(bank.name, bank.detectable, "correlation")
         yield from few_problems(bank.problems)
     for one in credit.gradients:
         yield (
@@ -190,6 +192,7 @@ def notes(credit: Credit) -> Iterator[str]:
             "The true gradient is what RLOO's update is in the mean; inner products are of different problems, so that "
             f"noise has no part in them. Gradients are {_PARAMETERS[one.parameters]}."
         )
+        yield from _detectable(_where(one), one.detectable, "cosine")
         if one.moved is not None:
             yield _moved(one.moved)
         yield from _not_scored(one.not_scored, "in gradients")
@@ -205,6 +208,15 @@ def notes(credit: Credit) -> Iterator[str]:
         "conclusions hold for all methods of a bank at once; intervals hold one by one."
     )
     yield from _not_scored(credit.not_scored, "on banks")
+
+
+def _detectable(name: str, smallest: Detectable | None, what: str) -> Iterator[str]:
+    if smallest is not None:
+        alone, together = number(smallest.alone, 3), number(smallest.together, 3)
+        yield (
+            f"{name}: of a method with a middling error, a difference of {alone} from GRPO's {what} would be shown by "
+            f"its own interval with a chance of {CHANCE:g}, and one of {together} by the band over all methods."
+        )
 
 
 def _moved(moved: Moved) -> str:
