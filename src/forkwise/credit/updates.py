@@ -224,7 +224,7 @@ class _UpdateRows:
 
     @property
     def reference(self) -> int:
-        """The row of the true gradient, the last."""
+        """Returns the row of the true gradient, which is the last."""
         return len(self.raised_M2N) - 1
 
 

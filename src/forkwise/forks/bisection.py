@@ -37,7 +37,7 @@ class TokenInterval:
 
     @property
     def p(self) -> float:
-        """The p-value of no change across it."""
+        """Computes the p-value of no change across the interval."""
         table = [[k, self.number - k] for k in (self.before, self.after)]
         return float(stats.fisher_exact(table).pvalue)
 

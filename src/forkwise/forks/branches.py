@@ -28,12 +28,12 @@ class FirstTokens:
 
     @property
     def rows(self) -> list[int]:
-        """The first token of each continuation."""
+        """Returns the first token of each continuation."""
         return [token for token, size in zip(self.tokens, self.sizes, strict=True) for _ in range(size)]
 
     @property
     def branches(self) -> Branches:
-        """The design that estimates need."""
+        """Returns the design that estimates need."""
         forced_G = np.arange(len(self.tokens)) < self.forced
         return Branches(np.array(self.weights), forced_G, np.array(self.sizes, dtype=np.int64))
 

@@ -82,7 +82,7 @@ class Prepared:
 
     @property
     def folder(self) -> Path:
-        """Where continuations are kept."""
+        """Returns the folder in which continuations are kept."""
         return self.options.out / FOLDER
 
     def state(self, trace: int, at: int, index: int, *, force: bool) -> State:

@@ -20,7 +20,7 @@ import numpy as np
 from forkwise.explore.contrast import FloatArray, IntArray
 
 SHARE = 4
-"""Of so many states one is continued again."""
+"""One in so many states is continued again."""
 _EVENLY = 0.05  # of the choice goes to all states alike, since a state without any doubt may have had luck
 
 

@@ -210,11 +210,11 @@ def notes(credit: Credit) -> Iterator[str]:
     yield from _not_scored(credit.not_scored, "on banks")
 
 
-def _detectable(name: str, smallest: Detectable | None, what: str) -> Iterator[str]:
+def _detectable(name: str, smallest: Detectable | None, measure: str) -> Iterator[str]:
     if smallest is not None:
         alone, together = number(smallest.alone, 3), number(smallest.together, 3)
         yield (
-            f"{name}: of a method with a middling error, a difference of {alone} from GRPO's {what} would be shown by "
+            f"{name}: of a method with a middling error, a difference of {alone} from GRPO's {measure} would be shown by "
             f"its own interval with a chance of {CHANCE:g}, and one of {together} by the band over all methods."
         )
 

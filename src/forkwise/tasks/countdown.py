@@ -34,7 +34,7 @@ INSTRUCTION_PROMPT = (
     "Every intermediate result must be a whole number from 0 to 99. "
     "Think step by step, then finish with one line 'answer: ' and the expression."
 )
-"""The same problem for an ordinary instruction-tuned model."""
+"""The prompt of the same problem for an ordinary instruction-tuned model."""
 
 _ANSWER = re.compile(r"(?<![/\w])answer(?:\s*[:=>]|\s+is\b(?=\s*[\d(]))", re.IGNORECASE)
 _LONGEST_ANSWER = 200  # characters; four numbers need fewer than 60

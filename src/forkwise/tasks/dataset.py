@@ -89,7 +89,7 @@ class DatasetTask:
         self._splits: dict[Split, list[Problem]] | None = None
 
     def problems(self, split: Split, n: int | None = None, *, seed: int = 0) -> list[Problem]:
-        """The first `n` problems of a split in the order that `seed` gives (None: all). A larger `n` only appends.
+        """Returns the first `n` problems (None: all) of a split in the order of `seed`; a larger `n` only appends.
 
         Raises:
             InputError: the source cannot be read, lacks a column or an answer, or has fewer problems than asked for.
