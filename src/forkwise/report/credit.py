@@ -214,8 +214,8 @@ def _detectable(name: str, smallest: Detectable | None, measure: str) -> Iterato
     if smallest is not None:
         alone, together = number(smallest.alone, 3), number(smallest.together, 3)
         yield (
-            f"{name}: of a method with a middling error, a difference of {alone} from GRPO's {measure} would be shown by "
-            f"its own interval with a chance of {CHANCE:g}, and one of {together} by the band over all methods."
+            f"{name}: of a method with a middling error, a difference of {alone} from GRPO's {measure} would be shown "
+            f"by its own interval with a chance of {CHANCE:g}, and one of {together} by the band over all methods."
         )
 
 
