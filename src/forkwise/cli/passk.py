@@ -30,7 +30,7 @@ class MeasureOptions:
     caps: Annotated[str | None, "Length caps, such as 1000,2000 (default: chosen from the samples)."] = None
     budgets: Annotated[str | None, "Length budgets per problem (default: chosen from the samples)."] = None
     diversity: Annotated[bool, "Measure the diversity of the texts too."] = False
-    embed: Annotated[bool, "Measure it in embeddings too (sbert extra; first 256 tokens of a text)."] = False
+    embed: Annotated[bool, "Measure diversity in embeddings too (sbert extra; first 256 tokens of a text)."] = False
     level: Level = 0.95
     resamples: Annotated[
         int | None, "Resamples (default: 10,000; fewer above 2,000 problems).", {"min": 100, "max": 1_000_000}

@@ -30,7 +30,7 @@ class PlanOptions:
     power: Annotated[float, "Wanted chance to find them."] = 0.8
     level: Level = 0.95
     contrasts: Annotated[int, "Comparisons with the reference, between which 1 - level is split.", {"min": 1}] = 1
-    endpoints: Annotated[int, "Endpoints tested together, likewise.", {"min": 1}] = 1
+    endpoints: Annotated[int, "Endpoints tested together, between which it is split too.", {"min": 1}] = 1
     paired_seeds: PairedSeeds = False
     rho: Annotated[float | None, "Correlation of runs that share a seed (default: the pilot's)."] = None
     fixed: Annotated[bool, "The reference is one model that is not trained again."] = False
