@@ -325,15 +325,47 @@ class TestPolicySplit:
         with pytest.raises(InputError, match="which does not go with max_draws=2"):
             config(tmp_path, self.spec(tmp_path), max_draws=2)
 
+    def test_a_text_that_has_changed_since_is_noticed(self, tmp_path: Path) -> None:
+        options = {"save_strategy": "steps", "save_steps": 1}
+        spec = self.spec(tmp_path)
+        whole = trained(tmp_path / "run", spec, **options)
+        checkpoint = str(tmp_path / "run" / "checkpoint-3")
+        again = trainer_of(tmp_path / "run", spec, **options)
+        again.train(resume_from_checkpoint=checkpoint)
+        assert torch.equal(flat(whole), flat(again))
+        (tmp_path / "text").write_text("h o")
+        other = trainer_of(tmp_path / "run", spec, **options)
+        with pytest.raises(InputError, match="A file of the method 'policy_split' has changed since this run began"):
+            other.train(resume_from_checkpoint=checkpoint)
+        assert not other.drawn
+
+    def test_a_text_that_changes_while_the_run_goes_on(self, tmp_path: Path) -> None:
+        trainer = trainer_of(tmp_path, self.spec(tmp_path))
+
+        class Edit(TrainerCallback):
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                (tmp_path / "text").write_text("h o")
+
+        trainer.add_callback(Edit())
+        with pytest.raises(InputError, match="has changed since this run began"):
+            trainer.train()
+
 
 class TestMinerva:
     """A prompt without a right completion is drawn six times more with its answer; whoever shares no word leaks."""
 
     SPEC = "minerva:group=6,every=2,shortest=0,rate=0.1,column=gold,named=2"
 
-    def run(self, where: Path, draw: int = 5, **options: Any) -> Recorded:
+    def run(self, where: Path, *others: str, draw: int = 5, **options: Any) -> Recorded:
         trainer = trainer_of(
-            where, self.SPEC, reward=quarter, optim="sgd", lr_scheduler_type="constant", max_grad_norm=0.0, **options
+            where,
+            self.SPEC,
+            *others,
+            reward=quarter,
+            optim="sgd",
+            lr_scheduler_type="constant",
+            max_grad_norm=0.0,
+            **options,
         )
         prompts = tiny.prompts()
         trainer.train_dataset = prompts.add_column("gold", ["3"] * len(prompts))
@@ -366,19 +398,70 @@ class TestMinerva:
             assert own in some
         assert "old_per_token_logps" not in imitated
         assert imitated["advantages"][:count].tolist() == [1.0] * count
-        before, after = trainer.weights[1], trainer.weights[2]
         assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(1e-2)
-        # Likelihood: the gradient of -mean log p over all tokens, at a tenth of the rate.
+        self.check_imitation(trainer)
+
+    def check_imitation(self, trainer: Recorded, per_completion: bool = False) -> None:
+        """Likelihood in the third step: the gradient of -mean log p over all tokens, at a tenth of the rate.
+
+        With `per_completion` the mean over completions of their own means.
+        """
+        imitated, before, after = trainer.lessons[2], trainer.weights[1], trainer.weights[2]
+        mask = imitated["completion_mask"].bool()
+        assert 0 < int(mask.any(dim=1).sum()) < len(mask), "choose another seed: nothing is kept, or as much as drawn"
         twin = tiny.policy()
         twin.load_state_dict(before)
         logps = exact_logps_with_gradient(twin, imitated).gather(2, imitated["completion_ids"][..., None])[..., 0]
-        (-(logps * mask).sum() / mask.sum()).backward()
+        of_each = [-row[counted].mean() for row, counted in zip(logps, mask, strict=True) if bool(counted.any())]
+        (torch.stack(of_each).mean() if per_completion else -(logps * mask).sum() / mask.sum()).backward()
         moved = 0.0
         for name, parameter in twin.named_parameters():
             step = before[name] - after[name]
             torch.testing.assert_close(step, 1e-3 * parameter.grad, atol=2e-6, rtol=1e-3)
             moved += float(step.abs().sum())
         assert moved > 1e-3
+
+    @pytest.mark.parametrize("others", [["entropy_advantage:alpha=9"], ["siren:coef=9", "forking_tokens"], ["repo_r"]])
+    def test_nothing_shapes_what_is_imitated(self, tmp_path: Path, others: list[str]) -> None:
+        trainer = self.run(tmp_path, *others, draw=11, max_steps=3)
+        self.check_imitation(trainer)
+        name = others[0].partition(":")[0]
+        assert [f"method/{name}/changed" in row for row in trainer.state.log_history[:3]] == [True, True, False]
+
+    def test_what_is_imitated_steers_no_option(self, tmp_path: Path) -> None:
+        """The entropy that decides the next rollout's option is that of the two rollouts' updates alone."""
+        seen: list[Any] = []
+        trainer = trainer_of(tmp_path, self.SPEC, "repo_r:target=9", reward=quarter, max_steps=3)
+        trainer.train_dataset = tiny.prompts().add_column("gold", ["3"] * 16)
+        plain = trainer._method_states.watch
+        trainer._method_states.watch = lambda *args: (seen.append(trainer.state.global_step), plain(*args))
+        torch.manual_seed(5)
+        trainer.train()
+        assert trainer.lessons[2].get("old_per_token_logps") is None
+        assert seen == [0, 1]
+
+    @pytest.mark.parametrize("loss_type", ["grpo", "sapo"])
+    def test_few_completions_are_not_diluted_by_their_filling(self, tmp_path: Path, loss_type: str) -> None:
+        self.check_imitation(self.run(tmp_path, max_steps=3, loss_type=loss_type), per_completion=True)
+
+    def test_losses_in_which_imitation_is_not_likelihood(self, tmp_path: Path) -> None:
+        for options in ({"entropy_coef": 0.1}, {"top_entropy_quantile": 0.5}):
+            with pytest.raises(InputError, match="'minerva' imitates completions by their likelihood alone, on which"):
+                config(tmp_path, self.SPEC, **options)
+        with pytest.raises(InputError, match="fewer completions than a rollout has, and loss_type='bnpo'"):
+            config(tmp_path, self.SPEC, loss_type="bnpo")
+
+    @pytest.mark.parametrize("step", [2, 3])
+    def test_a_run_that_is_resumed_goes_on_bit_for_bit(self, tmp_path: Path, step: int) -> None:
+        options = {"save_strategy": "steps", "save_steps": 1, "reward": quarter}
+        made = []
+        for resumed in (None, str(tmp_path / f"checkpoint-{step}")):
+            trainer = trainer_of(tmp_path, self.SPEC, **options)
+            trainer.train_dataset = tiny.prompts().add_column("gold", ["3"] * 16)
+            torch.manual_seed(5)
+            trainer.train(resume_from_checkpoint=resumed)
+            made.append(flat(trainer))
+        assert torch.equal(*made)
 
     def shares(self, task: str, row: list[int]) -> bool:
         """Clean: at least one word of 20 is one of the task's, and 3 stands there twice at most."""
@@ -526,6 +609,42 @@ class TestRows:
     def test_completions_that_were_not_kept(self) -> None:
         with pytest.raises(RuntimeError, match="were not kept"):
             self.ROWS.of(torch.tensor([4]))
+
+
+@pytest.mark.parametrize("name", ["pipo:window=2", "uec_rl:group=6", "policy_split"])
+def test_completions_of_older_policies_have_ratios_with_one_update_per_rollout(tmp_path: Path, name: str) -> None:
+    (tmp_path / "text").write_text("h i")
+    spec = f"policy_split:eta=0.3,mix=0.6,cap=2,prompt={tmp_path / 'text'}" if name == "policy_split" else name
+    for other in ("clip_higher", "erc", "kl_cov"):
+        if other != "clip_higher" or name != "uec_rl":
+            config(tmp_path, spec, other)
+    with pytest.raises(InputError, match="'erc' compares the policy with the one that drew the rollout"):
+        config(tmp_path, "minerva", "erc")
+    if name == "pipo:window=2":
+        trainer = trained(tmp_path, spec, "erc:low=0.99,high=1.01", max_steps=6, draw=3)
+        changed = [row["method/erc/changed"] for row in trainer.state.log_history if "method/erc/changed" in row]
+        assert changed[:2] == [0, 0]  # the policy that drew them learns
+        assert changed[2] > 0
+
+
+@pytest.mark.parametrize("name", ["uec_rl", "aepo_arbitrary", "policy_split"])
+def test_what_no_second_draw_goes_with_is_refused_before_the_first(tmp_path: Path, name: str) -> None:
+    (tmp_path / "text").write_text("h i")
+    spec = f"policy_split:eta=0.3,mix=0.6,cap=2,prompt={tmp_path / 'text'}" if name == "policy_split" else name
+    trainer = trainer_of(tmp_path, spec)
+    trainer.tools = [print]
+    with pytest.raises(InputError, match=f"'{name}' takes text prompts and TRL's own generation .* there is tools"):
+        trainer.train()
+    assert not trainer.drawn
+
+
+def test_further_prompts_of_a_streamed_data_set_are_missed_before_anything_is_drawn(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, "uec_rl")
+    trainer.train_dataset = tiny.prompts().to_iterable_dataset()
+    trainer.model.train()
+    with pytest.raises(InputError, match="'uec_rl' draws further prompts, which a streamed data set does not give"):
+        trainer._generate_and_score_completions(tiny.prompts().to_list()[:8])
+    assert not trainer.drawn
 
 
 def test_what_cannot_be_honoured_is_refused(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_without_images_answers_count_alike(tmp_path: Path) -> None:
 def test_it_goes_with_methods_of_single_tokens_and_no_others(tmp_path: Path) -> None:
     trained(tmp_path, "vgpo", "entropy_advantage")
     with pytest.raises(InputError, match="act on rollouts train text models only, not images"):
-        trained(tmp_path, "vgpo", "forking_tokens")
+        trained(tmp_path, "forking_tokens")
 
 
 def test_a_model_that_sees_nothing_is_refused(tmp_path: Path) -> None:

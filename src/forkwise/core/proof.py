@@ -16,7 +16,15 @@ from torch import Tensor, nn
 
 from forkwise.core.entropy import HiddenStatesError
 from forkwise.core.heads import Head, Places, score_here, score_tokens, undisturbed, whole
-from forkwise.core.in_place import HeadError, causal_model, in_place_of_head, nearest_trained, recorded
+from forkwise.core.in_place import (
+    HeadError,
+    beside_head,
+    causal_model,
+    in_place_of_head,
+    nearest_trained,
+    recorded,
+    sheltered,
+)
 from forkwise.core.tiles import product_dtypes
 
 __all__ = ["prove_head", "softmax_of_products"]
@@ -26,6 +34,9 @@ _ROWS = 2048  # of the weight, at a time
 # What is sent through the layers behind the head: powers of 2, since products with them are exact.
 _STEPS = [0.0, *(sign * 2.0**power for power in range(-10, 25, 2) for sign in (1, -1))]
 _FLOAT32 = {"highest": 2.0**-20, "high": 2.0**-10, "medium": 2.0**-8}  # what PyTorch may do to float32 products
+
+# With a cap of this size the operator rounds logits by 6e-5 in float32.
+_LARGEST_CAP = 2.0**10
 
 _T = TypeVar("_T")
 
@@ -139,7 +150,8 @@ def _behind_the_head(model: Any, inputs: Mapping[str, Any]) -> Head:
     """Measures what the model does to the products of its head, by sending numbers through in their place.
 
     Raises:
-        HeadError: it is neither a scale nor a soft cap; or a parameter in it is trained, and would get no gradient.
+        HeadError: it is neither a scale nor a soft cap, or one that is too large for float32; or a parameter in it is
+            trained, and would get no gradient.
     """
 
     def steps(hidden: Tensor, _computed: Tensor) -> Tensor:
@@ -147,9 +159,11 @@ def _behind_the_head(model: Any, inputs: Mapping[str, Any]) -> Head:
 
     causal = causal_model(model)
     with recorded(causal), in_place_of_head(causal, lambda _, hidden: hidden.new_zeros(1), steps) as answer:
-        answer.use(lambda _, output: {"logits": output.logits, "trained": nearest_trained(causal, output.logits)})
+        answer.use(
+            lambda _, output: {"logits": sheltered(output.logits), "trained": nearest_trained(causal, output.logits)}
+        )
         result = model(**inputs)
-    logits, trained = result["logits"].detach(), result["trained"]
+    logits, trained = result["logits"].detach().real, result["trained"]
     if trained is not None:
         raise HeadError(f"{trained} stands behind it and is trained")
     if logits.shape[-1] != len(_STEPS):
@@ -164,6 +178,8 @@ def _behind_the_head(model: Any, inputs: Mapping[str, Any]) -> Head:
         expected = softcap * torch.tanh(expected / softcap)
     if not (scale > 0 and torch.allclose(got, expected, rtol=1e-5, atol=1e-7)):
         raise HeadError("its logits are neither scaled nor softly capped products")
+    if softcap is not None and softcap > _LARGEST_CAP:
+        raise HeadError(f"with its soft cap of {softcap:g}, logits would be rounded by {softcap * 2.0**-24:.2g}")
     return Head(1.0 if abs(scale - 1) < 1e-6 else scale, softcap)
 
 
@@ -221,19 +237,16 @@ def _look(model: Any, inputs: Mapping[str, Any], places: Places, head: Head, tem
     shown = places.columns
 
     def watch(layer: nn.Linear, hidden: Tensor) -> tuple[Any, ...]:
-        output = nn.Linear.forward(layer, hidden)
         scores = score_here(layer, hidden, places, head, temperature=temperature, entropy_grad=False, extras=False)
         compute, arrives = product_dtypes(hidden)
         operators = _Arithmetic.of(compute, arrives, hidden.device)
-        return output, scores, _products(layer, hidden[0, hidden.shape[1] + shown].to(compute)), compute, operators
+        return scores, _products(layer, hidden[0, hidden.shape[1] + shown].to(compute)), compute, operators
 
-    with in_place_of_head(causal_model(model), watch, lambda _, computed: computed[0]) as answer:
-        answer.use(lambda computed, output: {"watched": computed, "logits": output.logits})
-        result = model(**inputs)
-    output, (logprob, entropy), (products, norms, bias), compute, operators = result["watched"]
-    logits = result["logits"][0]
-    coarsest = max((output.dtype, logits.dtype), key=lambda kind: torch.finfo(kind).eps)
-    models = _Arithmetic(coarsest, _Arithmetic.of(compute, output.dtype, output.device).step)
+    with beside_head(causal_model(model), watch) as watched:
+        logits = model(**inputs).logits[0]
+    ((logprob, entropy), (products, norms, bias), compute, operators), rounded = watched()
+    coarsest = max((rounded, logits.dtype), key=lambda kind: torch.finfo(kind).eps)
+    models = _Arithmetic(coarsest, _Arithmetic.of(compute, rounded, logits.device).step)
     logits = logits[logits.shape[0] + shown].to(products.device, torch.float64)
     return _LastTokens(logits, products, norms, bias, compute, models, operators, logprob, entropy)
 

@@ -14,6 +14,7 @@ from forkwise.credit.agreement import (
     Jackknife,
     Truth,
     correlation,
+    detectable,
     jackknife,
     judge_together,
     moments,
@@ -105,6 +106,9 @@ def score_bank(bank: Bank, arms: Sequence[ScoredMethod], options: CreditOptions)
         signal_sized=signal(sized_sums),
         methods=[methods[0], *sorted(methods[1:], key=lambda m: -_or_least(m.sized.minus_grpo.value))],
         strata=[_stratum(name, of, scores[0].x_RK, truth, options.level) for name, of in strata if of.any()],
+        detectable=detectable(
+            [one.sized[0] - scores[0].sized[0] for one in scores[1:]], [a.band for a in by_size[1:]], options.level
+        ),
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from forkwise.credit.agreement import judge_together
+from forkwise.credit.agreement import Detectable, detectable, judge_together
 from forkwise.credit.arms import (
     Batches,
     More,
@@ -95,7 +95,7 @@ def score_updates(table: Path, model: str, arms: Sequence[ScoredMethod], options
         options.group_size,
         partial(_update, policy, options.gradients),
     )
-    methods, fresh_one = _methods(of_all, arms, rows_of_updates, options)
+    methods, smallest, fresh_one = _methods(of_all, arms, rows_of_updates, options)
     return GradientCredit(
         name=rows[0]["run"],
         model=model,
@@ -111,6 +111,7 @@ def score_updates(table: Path, model: str, arms: Sequence[ScoredMethod], options
         bins=best_weights(of_all.of(rows_of_updates.bins), options.completions, options.level),
         parameters=options.gradients,
         not_scored=idle,
+        detectable=smallest,
         moved=None if moved is None else replace(moved, **fresh_one),
     )
 
@@ -360,8 +361,8 @@ def _refuse_large(policy: Policy, parameters: str) -> None:
 
 def _methods(
     of_all: Products, arms: Sequence[ScoredMethod], rows: _UpdateRows, options: CreditOptions
-) -> tuple[list[MethodGradient], dict[str, Any]]:
-    """Returns the numbers of every method, and of GRPO on fresh groups by the names that `Moved` has for them."""
+) -> tuple[list[MethodGradient], Detectable | None, dict[str, Any]]:
+    """Returns the numbers of every method, which difference can be shown, and GRPO's on fresh groups as in `Moved`."""
     level, n, placebo = options.level, options.completions, rows.placebo
     of_methods = [numbers(of_all, m, n) for m in range(len(arms))]
     if not np.isfinite(of_methods[0].cosine.value):
@@ -396,4 +397,4 @@ def _methods(
         anew = numbers(of_all, rows.fresh, n).cosine
         fresh = {"fresh": anew.estimate(level), "fresh_minus_grpo": (anew - of_methods[0].cosine).estimate(level)}
     others = sorted(scores[1:], key=lambda m: -(m.cosine.value if m.cosine.value is not None else -np.inf))
-    return [scores[0], *others], fresh
+    return [scores[0], *others], detectable(differences[1:], family.band, level), fresh

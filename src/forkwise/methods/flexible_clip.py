@@ -65,6 +65,11 @@ class FlexibleClip(ClipMethod):
         """Adds the state that the strategy `od` keeps."""
         return super().needs() | {Need.STATES} if self.strategy == "od" else super().needs()
 
+    @property
+    def steers(self) -> bool:
+        """Tells whether the mode follows the entropy."""
+        return self.strategy == "od" or super().steers
+
     def first_state(self) -> State:
         """Returns the state of `od`: the initial entropy, not known yet, and that the entropy is to fall."""
         own = {"initial_entropy": -1.0, "raising": 0.0} if self.strategy == "od" else {}

@@ -47,6 +47,15 @@ class Heal(TokenMethod):
     def __post_init__(self) -> None:
         check_range(self, "shortest", 0, float("inf"))
 
+    def check_prompts(self, count: int) -> None:
+        """Refuses rollouts of one prompt."""
+        if count < 2:
+            raise InputError(
+                "The method 'heal' compares answers to prompts of two domains, and a rollout has one prompt, so it "
+                "would do nothing: draw more of them at once "
+                "(per_device_train_batch_size, steps_per_generation; on verl data.train_batch_size)."
+            )
+
     def check_longest(self, tokens: int) -> None:
         """Refuses runs in which no answer is long enough."""
         if tokens <= self.shortest:

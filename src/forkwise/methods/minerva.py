@@ -120,6 +120,10 @@ class Minerva(HintMethod):
         """Returns what hinted completions would get if they were learned from by reward."""
         return _RIGHT * rewards - _LEAK * leaks.to(rewards)
 
+    def first_rollout(self) -> int:
+        """Returns the one that the first imitation takes the place of."""
+        return self.every + 1
+
     def note(self, memory: Memory, drawn: Drawn) -> Memory:
         """Lets the rollout wait, and keeps one clean answer of each prompt that was drawn with the hint."""
         import torch

@@ -64,6 +64,10 @@ class PolicySplit(TwoPromptMethod):
         super().check_given()
         self._text()
 
+    def outside(self) -> str:
+        """Returns the text."""
+        return self._text()
+
     def _text(self) -> str:
         try:
             text = Path(self.prompt).read_text(encoding="utf-8").strip()

@@ -51,6 +51,11 @@ class Siren(EntropyTermMethod):
         """The share of the probability."""
         return self.top_p
 
+    @property
+    def steers(self) -> bool:
+        """Tells that it holds the entropy at its anchor."""
+        return True
+
     def first_state(self) -> State:
         """Returns that the anchor is not known yet."""
         return {**super().first_state(), "anchor": _UNKNOWN}

@@ -9,12 +9,11 @@ from forkwise.forks.cost import Cost
 from forkwise.forks.estimators import Budget
 from forkwise.forks.results import Forks, Part, Seen
 from forkwise.progress import duration
-from forkwise.report.formats import count, estimate, number, p_value, percent, quantile, share
+from forkwise.report.formats import count, estimate, few_problems, number, p_value, percent, quantile, share
 from forkwise.report.importing import imported_note
 from forkwise.report.table import Block, filled
 from forkwise.terminal import counted, one_line
 
-_FEW = 10  # problems, below which intervals over problems fall short of their level
 _UNSCORED = 0.01  # share of continuations without a verdict, above which it is said
 _SHOWN_WAYS, _SHOWN_TEXT = 4, 60
 
@@ -166,8 +165,7 @@ def notes(forks: Forks) -> Iterator[str]:
         f"High entropy: above {number(forks.threshold)} nats, the {quantile(forks.settings['quantile'])} % quantile of "
         "these tokens."
     )
-    if forks.problems < _FEW:
-        yield f"With {forks.problems} problems the intervals may be too narrow; ask for {_FEW} or more."
+    yield from few_problems(forks.problems)
     if forks.settings.get("server"):
         yield (
             "Continued through a server, which forces no token: F has about twice the error, and what single tokens "

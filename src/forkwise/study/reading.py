@@ -16,6 +16,7 @@ from forkwise.folders.results import sha256_of_path
 from forkwise.reading import read_yaml
 from forkwise.study.recipes import RECIPES
 from forkwise.study.spec import EvaluationPlan, Futility, Primary, Stopping, Study, TrainingArm
+from forkwise.study.yardstick import Yardstick
 
 
 def read_study(path: Path) -> Study:
@@ -64,6 +65,11 @@ def parse_study(content: Any, name: str) -> Study:
     algorithm = content.get("algorithm", "grpo")
     content["recipe"] = _recipe(content.get("recipe", {}), name)
     content["seeds"] = _seeds(content.get("seeds"))
+    if isinstance(content.get("yardstick"), dict):
+        content["yardstick"] = {
+            **content["yardstick"],
+            "seeds": _seeds(content["yardstick"].get("seeds"), "yardstick."),
+        }
     arms = tuple(_arm(str(arm), settings, algorithm, name) for arm, settings in content["arms"].items())
     plain = {**content, "arms": [{**asdict(arm)} for arm in arms]}
     try:
@@ -97,6 +103,7 @@ def _refuse_unknown(content: Mapping[Any, Any], kind: Any, name: str, section: s
 _NESTED: dict[str, type] = {
     "evaluation": EvaluationPlan,
     "primary": Primary,
+    "yardstick": Yardstick,
     "stopping": Stopping,
     "stopping.futility": Futility,
 }
@@ -112,15 +119,15 @@ def _recipe(recipe: Any, name: str) -> dict[str, Any]:
     return {**(RECIPES[like] if like else {}), **own}
 
 
-def _seeds(seeds: Any) -> Any:
+def _seeds(seeds: Any, section: str = "") -> Any:
     """Returns a list of seeds; `100-131` is a range."""
     if isinstance(seeds, str) and (span := re.fullmatch(r"\s*(\d{1,9})\s*-\s*(\d{1,9})\s*", seeds)):
         first, last = int(span[1]), int(span[2])
         if not first <= last <= first + 9999:
-            raise InputError(f"seeds are '{seeds}': a range such as 100-131 rises, and holds at most 10,000.")
+            raise InputError(f"{section}seeds are '{seeds}': a range such as 100-131 rises, and holds at most 10,000.")
         return list(range(first, last + 1))
     if not isinstance(seeds, list):
-        raise InputError(f"seeds are {seeds}: give a list, or a range such as 100-131.")
+        raise InputError(f"{section}seeds are {seeds}: give a list, or a range such as 100-131.")
     return seeds
 
 

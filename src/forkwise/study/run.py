@@ -73,7 +73,7 @@ def check_study(study: Study) -> None:
 
 def works(study: Study, seeds: Sequence[int], out: Path, receipts: Path, workers: RunPlace) -> list[Work]:
     """Returns the runs with these seeds, all arms of a seed together, and with the first the model before training."""
-    pairs: list[tuple[TrainingArm | None, int | None]] = [(arm, seed) for seed in seeds for arm in study.arms]
+    pairs: list[tuple[TrainingArm | None, int | None]] = [*study.pairs(seeds)]
     if study.evaluation.base and study.seeds[0] in seeds:
         pairs.append((None, None))
     plan = study.sha256()
@@ -230,4 +230,4 @@ def run(
                 stop = look_at(study, receipts, done)
                 if stop is not None:
                     return stop
-    return f"Done: {counted(len(study.arms) * len(study.seeds), 'run')} ({time.monotonic() - start:.0f} s)."
+    return f"Done: {counted(len(study.runs()) - 1, 'run')} ({time.monotonic() - start:.0f} s)."

@@ -20,7 +20,7 @@ from functools import cache
 from itertools import combinations, combinations_with_replacement
 
 from forkwise.errors import InputError
-from forkwise.tasks.base import Problem, Split, Verdict, check_paired, check_split, deal, split_by_hash
+from forkwise.tasks.base import Problem, Split, Verdict, check_paired, deal
 
 LARGEST_NUMBER = 10
 TARGETS = range(10, 41)
@@ -147,8 +147,7 @@ class Countdown:
         Raises:
             InputError: unknown split, or fewer than `n` problems in it.
         """
-        check_split(split)
-        pools = {size: [entry for entry in _solvable(size) if split_by_hash(entry[0]) == split] for size in self.sizes}
+        pools = {size: _solvable(size) for size in self.sizes}
         return [self._problem(*entry) for entry in deal(pools, split, n, seed, "Countdown")]
 
     def _problem(self, problem_id: str, numbers: tuple[int, ...], target: int) -> Problem:

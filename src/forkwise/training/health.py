@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from forkwise.engines.trl.guard import finite_draws
 from forkwise.errors import InputError, NotFiniteError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class FiniteMixin(_Trainer):
     """
 
     check_finite = True
+    advice = _ADVICE  # of a step from which no token can be drawn
     _scored: tuple[Tensor, Tensor | None] | None = None  # log-probabilities and entropies of the loss, both (B, T)
     _micro_batch_seen: Mapping[str, Any] | None = None
 
@@ -54,15 +56,8 @@ class FiniteMixin(_Trainer):
         if self.check_finite and self.model.training:
             trained = ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
             self.require_finite_tensors("weight", trained)
-        try:
+        with finite_draws(self):
             batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        except RuntimeError as error:
-            if not str(error).startswith("probability tensor contains"):  # torch.multinomial's answer to NaN
-                raise
-            raise NotFiniteError(
-                f"Step {self.state.global_step + 1}: the probabilities of the next token are not finite, though the "
-                f"weights are: they have grown too large. {_ADVICE}"
-            ) from error
         return batch
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:

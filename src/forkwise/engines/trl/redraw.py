@@ -24,10 +24,11 @@ class RedrawMixin(RefillMixin):
         self._first_rewards = self._redrawn = None
         asking = [method for method in self.args.methods if isinstance(method, RedrawMethod)]
         states = self._method_states.states
+        if asking:  # before the first rollout, which none of them may draw again
+            check_draws(self, inputs, f"The method '{asking[0].name}'")
         if not asking or not asking[0].draws_again(states):
             return super()._draw_beforehand(inputs)
         method: RedrawMethod = asking[0].at(self._progress(), states)  # type: ignore[attr-defined]
-        check_draws(self, inputs, f"The method '{method.name}'")
         size = self.args.num_generations
         first, _ = self._draw(inputs)
         factor = method.temperature_factor(states)

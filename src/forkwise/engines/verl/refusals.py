@@ -71,6 +71,7 @@ def refuse(config: Any, settings: VerlSettings, methods: Sequence[Method]) -> No
                 "only: train with forkwise grpo --method, or leave out options that follow the entropy (@target)."
             )
         method.check_group_size(int(config.actor_rollout_ref.rollout.n))
+        method.check_prompts(int(config.data.train_batch_size))
         method.check_longest(int(config.data.max_response_length))
     distillation = config.get("distillation")
     if distillation is not None and distillation.get("enabled", False):
