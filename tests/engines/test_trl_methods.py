@@ -348,9 +348,8 @@ class TestTheLossIsFedWithWhatTheMethodMakes:
         assert shifts[0] < 1e-3 < min(shifts[1:])
 
     def test_a_term_needs_a_head_with_the_nucleus_and_no_other_bonus(self, tmp_path: Path) -> None:
-        trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=["siren"], entropy_backend="trl", max_steps=1)
         with pytest.raises(InputError, match="'siren' needs the entropy of the nucleus, which TRL's own head does not"):
-            trainer.train()
+            config(tmp_path, "siren", entropy_backend="trl")
         if hasattr(config(tmp_path), "entropy_coef"):
             with pytest.raises(InputError, match="'siren' and TRL's entropy bonus .* both give the entropy a gradient"):
                 config(tmp_path, "siren", "entropy_bonus")
@@ -499,9 +498,8 @@ class TestTheLossIsFedWithWhatTheMethodMakes:
     def test_a_head_without_the_sum_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="'opefo' needs the sum of .* which TRL's own head does not give: set"):
             config(tmp_path, "opefo", entropy_backend="trl")
-        for name in ("siren", "dcpo"):
-            with pytest.raises(InputError, match=f"'{name}' needs the .*, which TRL's own head does not give: set"):
-                config(tmp_path, name, entropy_backend="trl")
+        with pytest.raises(InputError, match="'dcpo' needs the .*, which TRL's own head does not give: set"):
+            config(tmp_path, "dcpo", entropy_backend="trl")
         config(tmp_path, "opefo:weight=paper", entropy_backend="trl")
         trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=["opefo"])
         with pytest.raises(InputError, match="does not give, which computes .* since it must: set"):
