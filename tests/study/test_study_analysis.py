@@ -340,10 +340,15 @@ def test_single_runs_are_held_against_those_of_the_reference(tmp_path: Path) -> 
     less than twice that.
     """
     plan = study(seeds=[0], primary=None, yardstick={"seeds": [1, 2], "endpoint": 1})
-    write_all(tmp_path, plan, {"shaped": [(4, 4)]})
+    write_all(tmp_path, plan, {})
     for seed, c in enumerate([(0, 1), (2, 0), (1, 2)]):
-        assert read_study_folder(tmp_path)[2].result.single is None  # a run of the reference is missing
+        *read, reading = read_study_folder(tmp_path)
+        assert reading.result.single is None  # a run of the reference is missing
+        assert "The arms are held against the runs of GRPO when all 3 are there." in report(*read, reading)
         write_receipt(tmp_path, receipt(plan, "GRPO", seed, c))
+    *read, reading = read_study_folder(tmp_path)
+    assert "The 3 runs of GRPO are there, and no arm's run yet." in report(*read, reading)
+    write_receipt(tmp_path, receipt(plan, "shaped", 0, (4, 4)))
     *read, reading = read_study_folder(tmp_path)
     single = reading.result.single
     assert single is not None

@@ -135,6 +135,8 @@ def _single(study: Study, single: HeldAgainst | None, registered: str | None) ->
     reference, endpoint = study.arms[0].name, endpoint_name(study.yardstick.endpoint, study.evaluation.n)
     if single is None:
         return [f"The arms are held against the runs of {reference} when all {len(study.reference_runs())} are there."]
+    if not single.rows:
+        return [f"The {counted(single.runs, 'run')} of {reference} are there, and no arm's run yet."]
     head = f"Registered {registered}" if registered else "Not registered, so exploratory"
     shown = [row for row in single.rows if row.p < 1 - single.level]
     which = ", ".join(f"{row.arm} ({number(row.difference, sign='+')}, p {p_value(row.p)})" for row in shown)
