@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,9 @@ from forkwise import cli
 from forkwise.errors import InputError
 from forkwise.passk import compare
 from forkwise.passk.estimator import FloatArray
+from forkwise.progress import Console
 from forkwise.report.table import Table
+from forkwise.report.terminal import print_blocks
 from forkwise.study.analysis import progress, read_study_folder
 from forkwise.study.contrasts import SeedContrast, contrast
 from forkwise.study.looks import conditional_power, decide, look_at, look_file
@@ -454,6 +457,15 @@ def test_a_plan_says_how_little_it_can_show() -> None:
         assert isinstance(table, Table)
         assert ["training runs", f"{3 * (int(seeds[-1]) + 1)}, each of 2 steps"] in table.rows
         assert expected in str(text)
+
+
+def test_a_plan_names_every_arm() -> None:
+    arms = {f"method number {i}": {"alpha": i / 100} for i in range(40)}
+    plan = study(arms=arms, primary=None)
+    console = Console(file=io.StringIO(), width=80)
+    print_blocks(design(plan), console)
+    printed = console.file.getvalue()
+    assert all(f"method number {i}" in printed for i in range(40))
 
 
 def test_progress_counts_the_runs_of_all_arms(tmp_path: Path) -> None:

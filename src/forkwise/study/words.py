@@ -29,6 +29,7 @@ _LOGGED = {
     "clipped low": "clip_ratio/low_mean",
     "clipped high": "clip_ratio/high_mean",
 }
+_LINE = 100  # characters
 _MEASURES = ("distinct-3", "self-BLEU", "distinct correct texts")
 
 
@@ -37,7 +38,7 @@ def design(study: Study) -> list[Block]:
     e, trained, yardstick = study.evaluation, len(study.runs()) - 1, study.yardstick
     samples = e.problems * e.n * (trained + e.base)
     rows = [
-        ["arms", ", ".join(arm.name for arm in study.arms)],
+        *(["" if i else "arms", line] for i, line in enumerate(_lines([arm.name for arm in study.arms]))),
         ["seeds of every arm", f"{len(study.seeds)} ({_listed(study.seeds)})"],
         *([] if yardstick is None else [[f"further seeds of {study.arms[0].name}", _listed(yardstick.seeds)]]),
         ["training runs", f"{count(trained)}, each of {counted(study.steps, 'step')}"],
@@ -73,6 +74,16 @@ def _problems(study: Study) -> str:
     e = study.evaluation
     start = f" from place {count(e.first_problem)} on" if e.first_problem else ""
     return f"{counted(e.problems, 'problem')}{start}"
+
+
+def _lines(names: Sequence[str]) -> list[str]:
+    """Lists names in lines that no table cuts, broken between names."""
+    lines = [""]
+    for name, last in zip(names, [*[", "] * (len(names) - 1), ""], strict=True):
+        if len(lines[-1]) + len(name) > _LINE and lines[-1]:
+            lines.append("")
+        lines[-1] += name + last
+    return [line.strip() for line in lines]
 
 
 def _listed(seeds: Sequence[int]) -> str:
