@@ -31,7 +31,7 @@ from forkwise.credit.bank import Groups, half_of
 from forkwise.credit.gradients import Products, needed, numbers, products, update
 from forkwise.credit.moving import draw_anew, move
 from forkwise.credit.options import CreditOptions
-from forkwise.credit.packing import completions_of, make_groups, more_of, renewed
+from forkwise.credit.packing import completions_of, make_groups, more_of, renewed, temperature_of
 from forkwise.credit.policy import Policy
 from forkwise.credit.results import GradientCredit, MethodGradient, Moved
 from forkwise.credit.weights import BINS, best_weights
@@ -65,8 +65,7 @@ def score_updates(table: Path, model: str, arms: Sequence[ScoredMethod], options
     names = list(dict.fromkeys(map(_problem, rows)))
     scored = names[1::2] if options.updates else names
     kept = {scored[q] for q in half_of(len(scored), options.half)}
-    temperature = float((rows[0]["sampling"] or {}).get("temperature") or 1.0)
-    policy = Policy(model, temperature)
+    policy = Policy(model, temperature_of(rows, str(table)))
     _refuse_large(policy, options.gradients)
     prompts = {row["problem_id"]: prompt_ids(policy.tokenizer, row["prompt"]) for row in rows}
     groups = make_groups([row for row in rows if _problem(row) in kept], policy, str(table))

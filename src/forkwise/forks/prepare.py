@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -24,7 +25,7 @@ from forkwise.forks.continuing import Continuer
 from forkwise.forks.cost import Cost
 from forkwise.forks.frame import Frame, Pool, load_frame, load_pool
 from forkwise.forks.options import FEWEST, ForksOptions
-from forkwise.forks.serving import Connection, ServerContinuer, compare, write_tokens
+from forkwise.forks.serving import PLAIN, Connection, ServerContinuer, compare, write_tokens
 from forkwise.forks.stored import (
     FOLDER,
     TOKENS,
@@ -41,6 +42,8 @@ from forkwise.progress import Meter
 from forkwise.samples import read_samples
 from forkwise.samples.direct import OpenTable, source_files
 from forkwise.sampling.forward import check_length
+from forkwise.sampling.manifest import MANIFEST as SAMPLING
+from forkwise.sampling.manifest import read_manifest
 from forkwise.sampling.options import JudgeOptions
 from forkwise.sampling.verify import Judge, find_judge
 from forkwise.tasks import Problem
@@ -187,6 +190,11 @@ def continue_later(ready: Prepared, states: Sequence[State], stage: str, continu
 
 def _local(table: OpenTable, tokens: Path, options: ForksOptions, pool: Pool, judge: Judge) -> Engine:
     """Loads the model with transformers, and computes the entropies of the samples."""
+    if further := _keys_of_requests(table.path):
+        raise InputError(
+            f"The samples were drawn by a server with {_as_extra(further)}, which transformers does not do: continue "
+            "through that server, with --server."
+        )
     scorer = scorer_of(options.model, options)
     write_entropies(table.path, tokens, scorer, name=options.model, temperature=pool.sampling.temperature)
     difference = _check_policy(pool, tokens, options.model)
@@ -209,12 +217,13 @@ def _served(table: OpenTable, tokens: Path, options: ForksOptions, pool: Pool, j
         same_settings(tokens / MANIFEST, recorded, content="tokens", remedy="give another --out, or delete that folder")
         write_tokens(table.path, tokens, tokenizer)
     prompts = {row["problem_id"]: prompt_ids(tokenizer, row["prompt"]) for row in pool.rows}
-    connection = Connection(str(options.server), options.model, pool.sampling)
+    connection = Connection(str(options.server), options.model, pool.sampling, further=_further_keys(table.path))
     connection.prove(prompts[pool.rows[0]["problem_id"]])
     used = {(row["problem_id"], row["sample_id"]) for row in pool.rows}
-    columns = ["problem_id", "sample_id", "token_ids", "logprobs"]
+    columns = ["problem_id", "sample_id", "token_ids", "logprobs", "entropies"]
     rows = [r for r in read_samples(tokens, columns).to_pylist() if (r["problem_id"], r["sample_id"]) in used]
-    apart = compare(connection, rows, prompts) if pool.sampling.temperature == 1 else []
+    # Log-probs that come without entropies are a server's, which are of temperature 1 however it draws.
+    apart = compare(connection, [r for r in rows if pool.sampling.temperature == 1 or r["entropies"] is None], prompts)
     difference = float(np.mean(apart)) if apart else None
     _refuse_elsewhere(difference, options.model)
 
@@ -222,6 +231,38 @@ def _served(table: OpenTable, tokens: Path, options: ForksOptions, pool: Pool, j
         return ServerContinuer(connection, tokenizer, pool.sampling, number, options.seed, judge)
 
     return Engine(tokenizer, prompts, difference, continuer)
+
+
+def _keys_of_requests(path: Path) -> dict[str, Any] | None:
+    """Returns the keys that the samples' requests had besides (`--extra`); None where no server drew them."""
+    if not (path / SAMPLING).exists():
+        return None
+    manifest = read_manifest(path)
+    if manifest["settings"].get("engine") != "server":
+        return None
+    keys: dict[str, Any] = json.loads(manifest["engine"].get("extra", "{}"))
+    return keys
+
+
+def _further_keys(path: Path) -> Mapping[str, Any]:
+    """Returns the keys that requests get so that continuations are drawn as the samples were.
+
+    Raises:
+        InputError: the samples' keys changed the prompt, which is rendered here.
+    """
+    keys = _keys_of_requests(path)
+    if keys is None:
+        return PLAIN
+    if changing := {name: value for name, value in keys.items() if "template" in name}:
+        raise InputError(
+            f"The samples were drawn with {_as_extra(changing)}, which changes prompts in a way that is not known "
+            "here: sample with prompts as text, without --chat."
+        )
+    return keys
+
+
+def _as_extra(keys: Mapping[str, Any]) -> str:
+    return " ".join(f"--extra {name}={json.dumps(value)}" for name, value in keys.items())
 
 
 def _check(options: ForksOptions) -> None:

@@ -299,13 +299,16 @@ def _kinds(
 
 
 def _effect(ready: Prepared, states: Sequence[State], continued: Sequence[Continued]) -> Effect:
-    """Compares continuations of a state that begin with a reflective sentence with the others (Mantel and Haenszel)."""
+    """Compares continuations of a state that begin with a reflective sentence with those that begin with another one
+    (Mantel and Haenszel)."""
     problems = {problem: q for q, problem in enumerate(ready.pool.problems)}
     sum_Q, size_Q = np.zeros(len(problems)), np.zeros(len(problems))
     count = np.zeros(3, dtype=np.int64)
     for state, continuation in zip(states, continued, strict=True):
-        begins = np.array([_begins_reflective(ready, text) for text in continuation.continuations])
-        right = np.array([verdict is True for verdict in continuation.correct], dtype=np.float64)
+        first = [_begins_reflective(ready, text) for text in continuation.continuations]
+        goes_on = np.array([reflective is not None for reflective in first])
+        begins = np.array([reflective is True for reflective in first])[goes_on]
+        right = np.array([verdict is True for verdict in continuation.correct], dtype=np.float64)[goes_on]
         mine, plain = int(begins.sum()), int((~begins).sum())
         if not mine or not plain:
             continue
@@ -321,6 +324,7 @@ def _effect(ready: Prepared, states: Sequence[State], continued: Sequence[Contin
     return Effect(estimate, p, *count.tolist())
 
 
-def _begins_reflective(ready: Prepared, text: str) -> bool:
+def _begins_reflective(ready: Prepared, text: str) -> bool | None:
+    """Says whether the first sentence is reflective; None where no sentence comes any more."""
     sentences = split_sentences(text, ready.breaks)
-    return bool(sentences) and bool(ready.reflective.names(text[sentences[0].start : sentences[0].end]))
+    return bool(ready.reflective.names(text[sentences[0].start : sentences[0].end])) if sentences else None

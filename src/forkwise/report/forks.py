@@ -175,10 +175,11 @@ def notes(forks: Forks) -> Iterator[str]:
         yield "Entropies are lower bounds, from the likeliest tokens that the table has of each place."
     if forks.log_prob_difference is None:
         yield "The samples have no log-probs to compare, so that nobody can tell whether this model drew them."
+    again = sum(state.again is not None for state in forks.states)
+    continuations = forks.cost.states * forks.cost.continuations + again * forks.cost.further
     if forks.cut:
-        continuations = forks.cost.states * forks.cost.continuations
         yield f"{count(forks.cut)} of {count(continuations)} continuations reached the limit of tokens, as samples do."
-    if forks.unscored > _UNSCORED * forks.cost.states * forks.cost.continuations:
+    if forks.unscored > _UNSCORED * continuations:
         yield f"{counted(forks.unscored, 'continuation')} got no verdict, and count as not right."
     if forks.unscored_samples:
         yield f"Left out: {counted(forks.unscored_samples, 'sample')} without a verdict."
