@@ -179,7 +179,7 @@ def notes(credit: Credit) -> Iterator[str]:
         yield (
             f"{bank.name}: {counted(bank.states, 'state')} of {counted(bank.tokens, 'token')} in "
             f"{counted(bank.completions, 'completion')} of {counted(bank.problems, 'problem')} ({bank.with_contrast} "
-            f"groups with right and wrong ones, {bank.cut} completions cut off, which count as they were judged); "
+            f"groups with right and wrong ones, {counted(bank.cut, 'completion')} cut off, judged as in training); "
             f"{share(bank.signal, 0)} % of the variance of the true advantages' estimates is no error "
             f"({share(bank.signal_sized, 0)} % by size of score), and correlations are corrected for the rest."
         )
