@@ -29,31 +29,38 @@ from typing import Any, NoReturn
 TRL = ("forkwise.engines.trl", "forkwise.training.grpo", "forkwise.training.ppo", "peft")
 
 _servers: dict[tuple[str, ...], subprocess.Popen[str]] = {}
+_one_at_a_time = threading.Lock()
 
 
 class Started:
-    """A process that was started here: what the tests use of `subprocess.Popen`, errors as text, output nowhere."""
+    """A process that was started here: what the tests use of `subprocess.Popen`."""
+
+    stdin = None
 
     def __init__(
         self,
         words: Sequence[str],
         environment: Mapping[str, str],
-        errors: Any = None,
+        *,
+        output: str = os.devnull,
+        errors: str | None = None,
+        folder: Path | None = None,
         modules: tuple[str, ...] = TRL,
     ) -> None:
-        """Runs `python *words`; its errors go to the file `errors` if there is one."""
+        """Runs `python *words`; what it prints is appended to the files `output` and `errors`."""
         self.returncode: int | None = None
-        self._errors = errors or tempfile.NamedTemporaryFile("w+")  # noqa: SIM115  (it lives as long as this)
+        self._errors = tempfile.NamedTemporaryFile("r") if errors is None else None  # noqa: SIM115  (lives as long)
         self._modules = modules
-        known = {"words": list(words), "environment": dict(environment), "folder": os.getcwd()}
-        self.pid = _ask(modules, **known, errors=self._errors.name)
+        known = {"words": list(words), "environment": dict(environment), "folder": str(folder or Path.cwd())}
+        files = {"output": output, "errors": errors or self._errors.name}
+        self.pid = _ask(modules, **known, **files)
 
     def poll(self) -> int | None:
         if self.returncode is None:
             self.returncode = _ask(self._modules, ended=self.pid)
         return self.returncode
 
-    def wait(self, timeout: float) -> int:
+    def wait(self, timeout: float = 600) -> int:
         deadline = time.monotonic() + timeout
         while self.poll() is None:
             if time.monotonic() > deadline:
@@ -64,11 +71,15 @@ class Started:
 
     def communicate(self, timeout: float) -> tuple[None, str]:
         self.wait(timeout)
-        return None, Path(self._errors.name).read_text()
+        assert self._errors is not None
+        return None, self._errors.read()
 
     def send_signal(self, number: signal.Signals) -> None:
         if self.poll() is None:
             os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
@@ -81,19 +92,20 @@ def close() -> None:
 
 
 def _ask(modules: tuple[str, ...], **request: object) -> Any:
-    if modules not in _servers:
-        _servers[modules] = subprocess.Popen(
-            [sys.executable, __file__, *modules],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-    server = _servers[modules]
-    assert server.stdin is not None
-    assert server.stdout is not None
-    print(json.dumps(request), file=server.stdin, flush=True)
-    answer = server.stdout.readline()
+    with _one_at_a_time:
+        if modules not in _servers:
+            _servers[modules] = subprocess.Popen(
+                [sys.executable, __file__, *modules],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        server = _servers[modules]
+        assert server.stdin is not None
+        assert server.stdout is not None
+        print(json.dumps(request), file=server.stdin, flush=True)
+        answer = server.stdout.readline()
     assert answer, f"the server that loads {modules} ended with code {server.wait()}"
     return json.loads(answer)
 
@@ -118,8 +130,8 @@ def _become(request: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
-    for descriptor, path in enumerate((os.devnull, os.devnull, request["errors"])):
-        opened = os.open(path, os.O_RDWR | os.O_APPEND)
+    for descriptor, path in enumerate((os.devnull, request["output"], request["errors"])):
+        opened = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         os.dup2(opened, descriptor)
         os.close(opened)
     random.seed()
@@ -150,6 +162,7 @@ def _end(request: dict[str, Any]) -> NoReturn:
         print(code, file=sys.stderr)
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
+    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
 

@@ -21,8 +21,8 @@ def run_in_two(script: Path, *arguments: object, timeout: float = 600, modules: 
             Started(
                 [str(script), *map(str, arguments)],
                 {**os.environ, "OMP_NUM_THREADS": "1", **group, "RANK": rank, "LOCAL_RANK": rank},
-                errors,
-                modules,
+                errors=errors.name,
+                modules=modules,
             )
             for rank in "01"
         ]
