@@ -23,6 +23,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -170,7 +171,8 @@ def _end(request: dict[str, Any]) -> NoReturn:
 if __name__ == "__main__":
     gc.disable()
     for _module in sys.argv[1:]:
-        importlib.import_module(_module)
+        with suppress(ImportError):  # what is not installed is left to the forks
+            importlib.import_module(_module)
     gc.freeze()  # no collection in a fork looks at, and so copies, what was loaded
     gc.enable()
     _end(_serve())
