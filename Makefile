@@ -48,8 +48,8 @@ quickstart: $(VENV)/.train
 OF_TRL = $(shell grep -lE '^ *(import trl|from trl|import test_trl|from test_trl|from forkwise\.engines\.(trl|which)|from forkwise\.training)' tests/engines/test_*.py)
 
 test: $(VENV)/.dev $(VENV)/trl-oldest
-	$(BIN)/python -m pytest -n 2 $(ARGS)
-	PYTHONPATH=$(CURDIR)/$(VENV)/trl-oldest FORKWISE_EXPECTED_TRL=$(OLDEST_TRL) $(BIN)/python -m pytest -n 2 $(OF_TRL) tests/training/test_grpo.py tests/training/test_ppo.py $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	PYTHONPATH=$(CURDIR)/$(VENV)/trl-oldest FORKWISE_EXPECTED_TRL=$(OLDEST_TRL) $(BIN)/python -m pytest -n 2 --dist loadfile $(OF_TRL) tests/training/test_grpo.py tests/training/test_ppo.py $(ARGS)
 
 ifeq ($(shell $(PYTHON) -c 'import sys; print((3, 11) <= sys.version_info < (3, 13))'),True)
 test: test-verl
