@@ -15,6 +15,7 @@ pytest.importorskip("trl")
 
 import torch
 from preloaded import Started
+from quiet import QUIET
 from safetensors.torch import load_file
 
 from forkwise.embedded import EMBEDDED_MODEL
@@ -32,11 +33,7 @@ COMMON = {
     "lr_scheduler_type": "constant",
     "logging_steps": 1,
     "save_steps": 2,
-    "report_to": "none",
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "disable_tqdm": True,
+    **QUIET,
     "seed": 3,
 }
 CLOCK = ("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")

@@ -17,6 +17,7 @@ pytest.importorskip("trl")
 
 import torch
 from preloaded import Started
+from quiet import QUIET
 from safetensors.torch import load_file
 
 from forkwise.errors import InputError
@@ -42,11 +43,7 @@ COMMON: dict[str, Any] = {
     "logging_steps": 1,
     "save_steps": 1,
     "save_total_limit": 2,
-    "report_to": "none",
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "disable_tqdm": True,
+    **QUIET,
     "seed": 3,
 }
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}

@@ -23,6 +23,7 @@ pytest.importorskip("trl")
 
 import torch
 from preloaded import Started
+from quiet import QUIET
 from safetensors.torch import load_file
 
 from forkwise.errors import InputError
@@ -47,11 +48,7 @@ COMMON: dict[str, Any] = {
     "max_steps": 10,
     "logging_steps": 3,
     "save_steps": 1,
-    "report_to": "none",
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "disable_tqdm": True,
+    **QUIET,
     "seed": 3,
 }
 CLOCK = ("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos")
