@@ -1,7 +1,7 @@
-"""The contract on the own losses of ROLL, NeMo-RL and prime-rl, where checkouts of them are on PYTHONPATH.
+"""The contract on the own code of ROLL, NeMo-RL, prime-rl and OpenRLHF, where it is on PYTHONPATH.
 
-None is on PyPI, and their packages need GPUs and much else to be imported; of that their losses use what stands in
-`STAND_INS` and mocks that nothing here calls. docs/engines.md has the commands.
+Their packages need GPUs and much else to be imported. The files with their losses are loaded alone; what these import
+is stood in for where they use it, and a mock where not. docs/engines.md has the commands.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ from engine_interfaces import (
     each,
     holds,
     of_all_processes,
+    padded,
     totals_of,
 )
 
 from forkwise.engines.hooks.nemo_rl import shaped
+from forkwise.engines.hooks.openrlhf import install
 from forkwise.engines.hooks.totals import TOTALS, ratios
 from forkwise.testing.engines import Batch, Outcome
 
@@ -87,21 +89,23 @@ def checkout(package: str, file: str, *, source: str = "") -> Path:
 def loaded(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Imports a module of a checkout, and forgets all of it afterwards."""
     tops: set[str] = set()
+    before: dict[str, ModuleType] = {}
 
     def load(module: str, *more: Any) -> Any:
         mocks = Mocks(*more)
         tops.update(mocks.tops)
-        forget(tops)
+        before.update(forget(tops))
         monkeypatch.setattr(sys, "meta_path", [mocks, *sys.meta_path])
         return importlib.import_module(module)
 
     yield load
     forget(tops)
+    sys.modules.update(before)
 
 
-def forget(tops: set[str]) -> None:
-    for name in [name for name in sys.modules if name.partition(".")[0] in tops]:
-        del sys.modules[name]
+def forget(tops: set[str]) -> dict[str, ModuleType]:
+    names = [name for name in sys.modules if name.partition(".")[0] in tops]
+    return {name: sys.modules.pop(name) for name in names}
 
 
 class TestRoll:
@@ -167,6 +171,98 @@ class TestRoll:
         holds(
             lambda batch: self.outcome(worker(False), batch, SimpleNamespace()),
             ours,
+            bypassed="held on a stand-in (test_hook_classes.py)",
+            logged=logged,
+        )
+
+
+class TestOpenRLHF:
+    """`ActorPPOTrainer.training_step` and all that it calls of its loss, OpenRLHF 0.11."""
+
+    @pytest.fixture
+    def trainer(self, loaded: Any) -> Any:
+        files = (
+            "trainer.ray.ppo_actor",
+            "trainer.ppo_utils.experience",
+            "models.loss",
+            "models.utils",
+            "utils.loss_utils",
+        )
+        loss = loaded(
+            "openrlhf.models.loss",
+            checkout("openrlhf", "trainer/ray/ppo_actor.py"),
+            tuple(f"openrlhf.{file}" for file in files),
+            {"openrlhf.trainer.ray.launcher": {"BaseModelActor": object}},
+            *("deepspeed", "ray"),
+        )
+        names = {name: getattr(loss, name) for name in ("PolicyLoss", "aggregate_loss")}
+        vars(sys.modules["openrlhf.models"]).update(names)
+        module: Any = importlib.import_module("openrlhf.trainer.ray.ppo_actor")
+        own = module.ActorPPOTrainer
+        install()
+        assert module.ActorPPOTrainer is not own
+        assert issubclass(module.ActorPPOTrainer, own)
+        return lambda ours: object.__new__(module.ActorPPOTrainer if ours else own)
+
+    @staticmethod
+    def outcome(trainer: Any, batch: Batch, settings: Any) -> tuple[Outcome, dict[str, Any]]:
+        """The totals are OpenRLHF's reports, multiplied with tokens as it does before it adds up."""
+        entropy, mask, given = *behind_prompts(batch, "entropy"), padded(batch.mask), padded(batch.advantages)
+        logprobs = drawn()[: len(mask)].requires_grad_()
+        entropy.requires_grad_()
+
+        class Actor(torch.nn.Module):
+            def forward(self, sequences: Any, action_mask: Any, **_: Any) -> Any:
+                return logprobs, SimpleNamespace(entropy=entropy)
+
+        loss_of = sys.modules["openrlhf.models.loss"].PolicyLoss
+        trainer.args = settings
+        vars(settings).update(
+            actor=SimpleNamespace(entropy_coef=0.0),
+            train=SimpleNamespace(dynamic_batch_enable=False),
+            algo=SimpleNamespace(kl=SimpleNamespace(use_loss=False)),
+        )
+        trainer.strategy = SimpleNamespace(
+            ring_attn_group=None,
+            backward=lambda loss, *_: loss.backward(),
+            optimizer_step=lambda *_, **__: None,
+            get_grad_norm=lambda _: 0.0,
+        )
+        trainer.actor, trainer.actor_loss_fn, trainer.aux_loss, trainer.ema_model = Actor(), loss_of(), False, None
+        trainer.actor_optim, trainer.actor_scheduler = None, SimpleNamespace(get_last_lr=lambda: [0.0])
+        experience = sys.modules["openrlhf.trainer.ppo_utils.experience"].Experience(
+            sequences=torch.zeros(len(mask), 1, dtype=torch.long),
+            attention_mask=None,
+            action_mask=mask,
+            action_log_probs=torch.full_like(given, -0.8),
+            advantages=given.clone(),
+            info={},
+        )
+        counts = {"dp_size": 1, "batch_num_tokens": float(mask.sum()), "global_batch_size": None}
+        status = trainer.training_step(experience, 0.0, 0, counts)
+        assert torch.equal(experience.advantages, given)
+        assert entropy.grad is None
+        check_logged(status["metrics"], batch, settings)
+        totals = totals_of(status["metrics"])
+        tokens = status["num_action_tokens"]
+        return Outcome(
+            status["metrics"]["policy_loss"], logprobs.grad, None if totals is None else totals * tokens
+        ), status
+
+    def test_own_step_holds_the_contract(self, trainer: Any) -> None:
+        def ours(batch: Batch, alpha: float, kappa: float) -> tuple[Outcome, dict[str, Any]]:
+            return self.outcome(trainer(True), batch, constants(alpha, kappa))
+
+        def logged(batch: Batch, alpha: float, kappa: float) -> dict[str, float]:
+            status = ours(batch, alpha, kappa)[1]
+            named = {name: x.item() for name, x in status["metrics"].items() if name.startswith("shaping/total/")}
+            assert all(status["weights"][name] == "token" for name in named)
+            ranks = of_all_processes((named, status["num_action_tokens"]))
+            return ratios(engine_rules.openrlhf([report for report, _ in ranks], [n for _, n in ranks]))
+
+        holds(
+            lambda batch: self.outcome(trainer(False), batch, SimpleNamespace())[0],
+            lambda *args, **constants: ours(*args, **constants)[0],
             bypassed="held on a stand-in (test_hook_classes.py)",
             logged=logged,
         )
