@@ -210,12 +210,12 @@ def notes(credit: Credit) -> Iterator[str]:
     yield from _not_scored(credit.not_scored, "on banks")
 
 
-def _detectable(name: str, smallest: Detectable | None, what: str) -> Iterator[str]:
+def _detectable(name: str, smallest: Detectable | None, measure: str) -> Iterator[str]:
     if smallest is not None:
         alone, together = number(smallest.alone, 3), number(smallest.together, 3)
         yield (
-            f"{name}: of a method with a middling error, a difference of {alone} from GRPO's {what} would be shown by "
-            f"its own interval with a chance of {CHANCE:g}, and one of {together} by the band over all methods."
+            f"{name}: of a method with a middling error, a difference of {alone} from GRPO's {measure} would be shown "
+            f"by its own interval with a chance of {CHANCE:g}, and one of {together} by the band over all methods."
         )
 
 
@@ -237,9 +237,9 @@ def _less(value: Estimate) -> Estimate:
     return Estimate(*(None if x is None else -x for x in (value.value, value.high, value.low)))
 
 
-def _not_scored(left: Sequence[NotScored], where: str) -> Iterator[str]:
+def _not_scored(unscored: Sequence[NotScored], where: str) -> Iterator[str]:
     by_reason: dict[str, list[str]] = {}
-    for one in left:
+    for one in unscored:
         by_reason.setdefault(one.reason, []).append(one.name)
     if by_reason:
         listed = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from packaging.version import Version
-from trl import GRPOConfig
 
 from forkwise.constants import check_alpha, check_kappa, check_number
 from forkwise.engines.base import rollout_methods, update_methods
 from forkwise.engines.trl.clip import open_clip
-from forkwise.engines.trl.methods_of_config import MethodSettings, default
-from forkwise.engines.trl.refusals import refuse
+from forkwise.engines.trl.methods_of_config import default
+from forkwise.engines.trl.refusals import RolloutSettings, refuse
 from forkwise.engines.trl.release import TRL
 from forkwise.errors import InputError, nearest
 from forkwise.methods import settings_of
@@ -23,7 +22,7 @@ ENTROPY_BACKENDS = ("forkwise", "trl")
 
 
 @dataclass
-class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
+class EntropyShapedGRPOConfig(RolloutSettings):
     """`GRPOConfig` with the two constants of the method; every other field is TRL's, defaults included.
 
     Args:
@@ -96,11 +95,6 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
                     "options (docs/papers.md).",
                     stacklevel=4,
                 )
-
-    @property
-    def per_sequence(self) -> bool:
-        """Tells whether the importance ratio, or the weight of a token, is one of its whole sequence."""
-        return bool(self.importance_sampling_level == "sequence" or self.loss_type == "luspo")
 
     def _check_numbers(self) -> None:
         """Refuses numbers that torch and TRL refuse late, with a traceback, or not at all."""
