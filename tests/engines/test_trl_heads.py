@@ -423,6 +423,20 @@ def test_hidden_states_that_are_no_numbers_are_named_with_the_step(tmp_path: Pat
         scored(trainer, batch)
 
 
+@pytest.mark.parametrize("backend", ["forkwise", "trl"])
+def test_a_model_from_which_no_token_can_be_drawn_is_named_with_the_step(tmp_path: Path, backend: str) -> None:
+    class Breaks(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, _args: Any, state: Any, _control: Any, model: Any = None, **_: Any) -> None:
+            if state.global_step == 2:
+                with torch.no_grad():
+                    model.model.norm.weight[3] = torch.nan
+
+    trainer = trainer_of(tiny.policy(), tmp_path, max_steps=4, entropy_backend=backend)
+    trainer.add_callback(Breaks())
+    with pytest.raises(NotFiniteError, match=r"Step 3: the probabilities of the next token are not finite: weights"):
+        trainer.train()
+
+
 def test_infinite_hidden_states_of_the_first_batch_are_named(tmp_path: Path) -> None:
     model = tiny.policy()
     with torch.no_grad():

@@ -260,16 +260,19 @@ class TestTheLossIsFedWithWhatTheMethodMakes:
 
     def test_states_and_planned_options_change_as_they_say(self, tmp_path: Path) -> None:
         """The entropy is far above the target, so zeta halves with each rollout, of two updates each."""
-        specs = ["repo_r:target=0.001,zeta=0.01", "steer:smallest=0.8->0.4@linear"]
-        trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=specs, max_steps=6, **REUSED)
+        options = {"max_steps": 6, **REUSED}
+        trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=["repo_r:target=0.001,zeta=0.01"], **options)
         trainer.train()
         logged = [row for row in trainer.state.log_history if "method/repo_r/zeta" in row]
         assert [row["method/repo_r/zeta"] for row in logged] == pytest.approx(
             [0.01, 0.01, 0.005, 0.005, 0.0025, 0.0025]
         )
+        trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=["steer:smallest=0.8->0.4@linear"], **options)
+        trainer.train()
+        logged = [row for row in trainer.state.log_history if "method/steer/smallest" in row]
         smallest = [0.8 - 0.4 * step / 6 for step in range(6)]
         assert [row["method/steer/smallest"] for row in logged] == pytest.approx(smallest)
-        assert trainer.args.method[1].startswith("steer:weights=exponential,smallest=0.8->0.4@linear")
+        assert trainer.args.method[0].startswith("steer:weights=exponential,smallest=0.8->0.4@linear")
 
     def test_opefo_gets_the_sum_over_the_vocabulary(self, tmp_path: Path) -> None:
         """Stock TRL is fed with advantages balanced by float64 distributions of two micro-batches."""
@@ -549,7 +552,8 @@ def test_two_real_steps_with_every_method(tmp_path: Path, name: str) -> None:
         pytest.skip("acts on images: test_trl_vgpo.py")
     if Need.REPLAY in method.needs():
         pytest.skip("learns in other turns than these: test_trl_replay.py")
-    options = {"max_steps": 2, "learning_rate": 1e-3, "per_device_train_batch_size": 8, "num_generations": 8}
+    rows = 16 if name in ("miner", "heal") else 8  # which compare prompts
+    options = {"max_steps": 2, "learning_rate": 1e-3, "per_device_train_batch_size": rows, "num_generations": 8}
     # Policies move little in one step.
     narrow = {
         "erc": "erc:low=0.9999,high=1.0001",
@@ -580,6 +584,9 @@ def test_two_real_steps_with_every_method(tmp_path: Path, name: str) -> None:
     elif name not in ("clip_cov", "miner", "dcpo"):  # which finds nothing here, seldom something, begins later
         assert max(changed) > 0
     assert all(0 <= share <= 1 for share in changed)
+
+
+PAIRS = {"num_generations": 2}
 
 
 class TestRefused:
@@ -627,6 +634,17 @@ class TestRefused:
             (["gppo", "cispo"], REUSED, "replaces the clip that epsilon_high=5.0 sets"),
             (["gppo"], {"importance_sampling_level": "sequence", **REUSED}, "which loss_type='dapo' with"),
             (["gtpo:bonus=0"], {}, "bonus of the method 'gtpo' must be greater than 0, got 0"),
+            (["ucpo"], PAIRS, "'ucpo' weighs the right answers .* 2 answers leave one at most, so it would do nothing"),
+            (["asym_grpo"], PAIRS, "'asym_grpo' goes by the odds of a group, which among 2 answers are always 1"),
+            (["gtpo:mixed_only=true"], PAIRS, "'gtpo' with mixed_only compares .* and 2 answers are one of each"),
+            (["grpo_s:mixed_only=true"], PAIRS, "'grpo_s' with mixed_only compares .* and 2 answers are one of each"),
+            (["miner"], {}, "'miner' pays answers to solved prompts .* and a rollout has one prompt"),
+            (["heal:shortest=1"], {}, "'heal' compares answers to prompts of two domains, and a rollout has one"),
+            (["miner", "dynamic_sampling"], PAIRS, r"earn all the same, which dynamic sampling \(max_draws=10\) takes"),
+            (["cispo"], {}, "'cispo' compares the policy with the one that drew the rollout"),
+            (["vgpo", "shear"], {}, "'vgpo' and 'shear' cannot be combined: the first acts where there are images"),
+            (["vgpo", "forking_tokens"], {}, "'vgpo' and 'forking_tokens' cannot be combined"),
+            (["vgpo", "rloo"], {}, "'vgpo' and 'rloo' cannot be combined"),
             (["rloo"], {"multi_objective_aggregation": "normalize_then_sum"}, "leave multi_objective_aggregation"),
         ],
     )

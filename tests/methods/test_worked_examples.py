@@ -122,6 +122,9 @@ class TestEntropyBalancedAdvantage:
     def test_equal_entropies_change_nothing(self) -> None:
         assert acted("entropy_balanced_advantage", tokens([[1.0, -1.0]], entropy=[[0.7, 0.7]])) == [[1.0, -1.0]]
         assert acted("entropy_balanced_advantage", tokens([[2.0]], entropy=[[0.7]])) == [[2.0]]
+        # In 64 bits the mean of three times .7 is not .7, and what is left over is no entropy's deviation.
+        rounded = dataclasses.replace(tokens([[2.0] * 3]), entropy=torch.full((1, 3), 0.7, dtype=torch.float64))
+        assert acted("entropy_balanced_advantage", rounded) == [[2.0] * 3]
 
 
 class TestEmpg:
@@ -847,7 +850,9 @@ class TestPipo:
     def test_fewer_means_or_equal_ones_say_nothing(self) -> None:
         method = parse_method("pipo:window=3")
         assert isinstance(method, Pipo)
-        for history in (self.HISTORY[:2], torch.full((3,), 0.5).double()):
+        rounded = torch.tensor([0.3, 0.1 + 0.2, 0.3], dtype=torch.float64)  # the second is .30000000000000004
+        assert float(rounded.std()) > 0
+        for history in (self.HISTORY[:2], torch.full((3,), 0.5).double(), rounded):
             assert float(method.xi(torch.tensor(0.9).double(), history)) == 0
 
     def test_lessons(self) -> None:

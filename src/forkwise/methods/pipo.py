@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EPS = 1e-6  # added to the deviation; ours
+_EQUAL = 1e-9  # a smaller deviation is rounding
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Pipo(ReplayMethod):
     def xi(self, mean: Tensor, history: Tensor) -> Tensor:
         """Standardises a mean reward by those before, `(window,)`; 0 where there are fewer or they do not differ."""
         spread = history.std() if len(history) == self.window else mean.new_zeros(())
-        return (mean - history.mean()) / (spread + EPS) if float(spread) > 0 else mean.new_zeros(())
+        return (mean - history.mean()) / (spread + EPS) if float(spread) > _EQUAL else mean.new_zeros(())
 
     def phi(self, xi: Tensor) -> Tensor:
         """Returns the factor of the advantages."""
