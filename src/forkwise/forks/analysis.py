@@ -230,7 +230,7 @@ def equal_entropy(estimates: StateEstimates, of_frame: BoolArray) -> tuple[Estim
     supported = float(total / tokens_B.sum())
     if any(of.sum() < FEWEST_MARKS or _problems(estimates, of) < FEWEST_PROBLEMS for of in compared):
         return Estimate(None), None, supported
-    score_Q = np.bincount(estimates.problem_N, weights=score_N, minlength=estimates.problems)
+    score_Q = np.bincount(estimates.problem_N, weights=score_N, minlength=estimates.problems).astype(np.float64)
     sizes = [np.bincount(estimates.problem_N, weights=part_N, minlength=estimates.problems) for part_N in part_2N]
     rarer, other = sorted(sizes, key=lambda size_Q: -float(size_Q @ size_Q))
     # Problems of the other side alone have scores too, and no part in the degrees of freedom.
