@@ -42,7 +42,7 @@ def _wide(values: Any) -> Tensor:
 
 def _tokens(spec: str, advantages: Values, states: Any = None, **columns: Any) -> list[float]:
     """Runs a method on one completion."""
-    made = {
+    made: dict[str, Any] = {
         name: torch.tensor(v) if name in ("correct", "groups", "second") else _wide([v]) for name, v in columns.items()
     }
     batch = Tokens(_wide([advantages]), torch.ones(1, len(advantages)).bool(), states=states, progress=0.25, **made)
@@ -51,10 +51,11 @@ def _tokens(spec: str, advantages: Values, states: Any = None, **columns: Any) -
     return [float(x) for x in method.advantages(batch)[0]]
 
 
-def _rewards(spec: str, rewards: Values, **columns: Any) -> list[float]:
+def _rewards(spec: str, rewards: Values, **columns: Values) -> list[float]:
     """Runs a method on one group."""
     r, n = _wide(rewards), len(rewards)
-    given = Rollout(r, torch.zeros(n, dtype=torch.int64), r > 0, r * 0, **{k: _wide(v) for k, v in columns.items()})
+    made: dict[str, Any] = {name: _wide(values) for name, values in columns.items()}
+    given = Rollout(r, torch.zeros(n, dtype=torch.int64), r > 0, r * 0, **made)
     method = parse_method(spec)
     assert isinstance(method, RewardMethod)
     return [float(x) for x in method.advantages(given)]
@@ -83,13 +84,14 @@ def _pipo() -> list[float]:
 
 def _split() -> list[float]:
     method = PolicySplit(eta=0.1, mix=0.6, cap=2.0, prompt="text")
-    surprises = {"old_logprobs": [-1.0, -2.0, -0.5, -0.5], "other_logprobs": [-1.5, -3.0, -0.5, -1.0]}
+    own, other = (-_wide(u).view(2, 2) for u in ([1.0, 2.0, 0.5, 0.5], [1.5, 3.0, 0.5, 1.0]))
     batch = Tokens(
         _wide([[1.0, 1.0], [-1.0, -1.0]]),
         torch.ones(2, 2).bool(),
         groups=torch.zeros(2, dtype=torch.int64),
         second=torch.ones(2).bool(),
-        **{name: _wide(values).view(2, 2) for name, values in surprises.items()},
+        old_logprobs=own,
+        other_logprobs=other,
     )
     return [float(x) for x in method.advantages(batch).flatten()]
 
