@@ -39,6 +39,11 @@ $(VENV)/verl: $(VENV)/.dev constraints-verl.txt
 	rm -rf $@
 	$(BIN)/pip install --quiet --no-deps --target $@ -r constraints-verl.txt
 
+# What the patches of docs/verl.md for older forks are tested on, beside the packages of the verl above.
+$(VENV)/verl-0.7: $(VENV)/verl
+	rm -rf $@
+	$(BIN)/pip install --quiet --no-deps --target $@ verl==0.7.1
+
 quickstart: $(VENV)/.train
 	$(BIN)/forkwise quickstart --out runs/quickstart --resume $(ARGS)
 
@@ -67,8 +72,9 @@ ifeq ($(shell $(PYTHON) -c 'import sys; print((3, 11) <= sys.version_info < (3, 
 test-slow: test-verl-slow
 endif
 
-test-verl-slow: $(VENV)/verl
+test-verl-slow: $(VENV)/verl $(VENV)/verl-0.7
 	PYTHONPATH=$(CURDIR)/$(VENV)/verl $(BIN)/python -m pytest -n 0 -m slow $(wildcard tests/engines/test_verl_*.py) $(ARGS)
+	PYTHONPATH=$(CURDIR)/$(VENV)/verl FORKWISE_VERL_07=$(CURDIR)/$(VENV)/verl-0.7 $(BIN)/python -m pytest -n 0 tests/engines/test_verl_fork.py $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check src tests benchmarks examples docs/*.py

@@ -3,7 +3,7 @@
 Each bank is what four commands make, printed before they run: `forkwise grpo` (of the trained ones), `sample`, `forks`,
 and `credit --pack`. All of them are seeded and continue where they were killed, and so does this script.
 
-    python benchmarks/credit_banks.py --out banks                   # all four
+    python benchmarks/credit_banks.py --out banks                   # all four, in the package's sizes
     python benchmarks/credit_banks.py --out banks --only story-base --states 260 --problems 80
     python benchmarks/credit_banks.py --out banks --only countdown-base --continuations 32
     python benchmarks/credit_banks.py --out banks --list            # the commands alone
@@ -35,11 +35,19 @@ TASKS = {
     "countdown": Task("countdown:4", "embedded", 104, "try,maybe,because,check,wait,hmm,instead,so"),
     "story": Task("story:4", "embedded:story", 116),
 }
-BANKS = [f"{task}-{policy}" for policy in ("base", "grpo") for task in TASKS]
+SIZES = {"countdown-base": (3000, 48), "story-base": (1600, 16), "countdown-grpo": (1500, 64), "story-grpo": (1600, 16)}
+"""States of each bank, and continuations of a state."""
+BANKS = list(SIZES)
 
 
-def commands(bank: str, out: Path, *, states: int, problems: int, continuations: int = 16) -> list[list[str]]:
-    """Returns the commands that make a bank, each a list of words behind `forkwise`."""
+def commands(
+    bank: str, out: Path, *, problems: int, states: int | None = None, continuations: int | None = None
+) -> list[list[str]]:
+    """Returns the commands that make a bank, each a list of words behind `forkwise`.
+
+    Args:
+        states, continuations: None for the bank's own size.
+    """
     name, _, policy = bank.partition("-")
     task = TASKS[name]
     model, made = task.model, []
@@ -52,7 +60,9 @@ def commands(bank: str, out: Path, *, states: int, problems: int, continuations:
     size = ["--problems", str(problems), "-n", "32", "--max-tokens", str(task.max_tokens)]
     breaks = ["--breaks", task.breaks] if task.breaks else []
     made.append(["sample", "--model", model, "--task", task.task, *size, "--out", samples, "--run", bank])
-    budget = ["--states", str(states), "--continuations", str(continuations)]
+    usual_states, usual_continuations = SIZES[bank]
+    budget = ["--states", str(usual_states if states is None else states)]
+    budget += ["--continuations", str(usual_continuations if continuations is None else continuations)]
     made.append(["forks", samples, "--model", model, *budget, *breaks, "--out", forked, "--brief"])
     made.append(["credit", forked, "--brief", "--pack", str(out / f"{bank}.parquet")])
     return made
@@ -63,8 +73,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", choices=BANKS, nargs="+", default=BANKS)
-    parser.add_argument("--states", type=int, default=1200)
-    parser.add_argument("--continuations", type=int, default=16, help="of each state")
+    parser.add_argument("--states", type=int, help="default: each bank's own number")
+    parser.add_argument("--continuations", type=int, help="of each state; default: each bank's own number")
     parser.add_argument("--problems", type=int, default=120)
     parser.add_argument("--list", action="store_true", help="print the commands and run none")
     given = parser.parse_args()

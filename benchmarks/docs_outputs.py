@@ -7,6 +7,9 @@
 Checked are blocks marked `console`: lines that begin with `$ ` are run by bash, in one folder for each page that holds
 `examples`, and the lines below are what they print. A line `...` stands for any lines; output shown with one is not
 rewritten. `<!-- data: NAME=FILE, ... -->` above a block says which files of --data it needs, and their names there.
+A plain block of output is marked with why it is not repeated and, where it does not hold it, with the command that
+prints it: `<!-- printed once: REASON; by COMMAND -->`. A plain block of commands with `$ ` and without the mark is an
+error.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 _BLOCK = re.compile(r"(?:<!-- data: (?P<data>[^>]*) -->\n)?```console\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE)
+_PLAIN = re.compile(r"^(?P<mark><!-- printed once: [^>]+ -->\n)?```\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE)
 _COMMAND = re.compile(r"^\$ (?:.*\\\n)*.*$", re.MULTILINE)
 _ANY = "..."
 _PROGRESS = re.compile(r": .*(?: are done\b.*| so far)\.$")  # of a machine that is slower than that of the page
@@ -56,6 +60,16 @@ def blocks_of(text: str) -> list[Block]:
         files = {name.strip(): file.strip() for name, file in pairs}
         blocks.append(Block(block.start("body"), block.end("body"), files, commands))
     return blocks
+
+
+def printed_once(text: str) -> tuple[int, list[str]]:
+    """Counts the plain blocks of output that say why they are not repeated, and lists the commands of the others."""
+    # Labelled blocks go first: their ends look like the beginnings of plain ones.
+    blocks = [*_PLAIN.finditer(re.sub(r"^```\w.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE))]
+    silent = [
+        command[0] for block in blocks if not block["mark"] for command in [_COMMAND.search(block["body"])] if command
+    ]
+    return sum(bool(block["mark"]) for block in blocks), silent
 
 
 def agrees(shown: Sequence[str], printed: Sequence[str]) -> bool:
@@ -126,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="folder of public files that pages name")
     parser.add_argument("--write", action="store_true", help="put today's output into the pages")
     given = parser.parse_args(argv)
-    drifted = 0
+    drifted, once = 0, 0
     for page in given.pages or [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         ran, left_out, drifts = check_page(page, given.data, write=given.write)
         drifted += len(drifts)
@@ -134,6 +148,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             waiting = f", {left_out} blocks left out: they need --data" if left_out else ""
             print(f"{page.name}: {ran} commands, {len(drifts)} print something else{waiting}")
         print("\n".join(drifts), end="\n" if drifts else "")
+        marked, silent = printed_once(page.read_text(encoding="utf-8"))
+        once += marked
+        drifted += len(silent)
+        for command in silent:
+            print(f"{page.name}: neither repeated nor marked with a reason: {command}")
+    print(f"{once} blocks were printed once, and say why they are not repeated.")
     return int(drifted > 0)
 
 

@@ -82,6 +82,15 @@ def test_writing_renews_what_is_shown_in_full(tmp_path: Path) -> None:
     assert path.read_text() == PAGE.replace("echo one", "echo 1").replace("of the folder", "new")
 
 
+def test_output_that_is_not_repeated_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert docs_outputs.printed_once(PAGE) == (0, ["$ not run"])
+    marked = PAGE.replace("```\n$ not run", "<!-- printed once: hours -->\n```\n$ not run") + "```\ncommand\n```\n"
+    assert docs_outputs.printed_once(marked) == (1, [])
+    path = page(tmp_path, "```\n$ not run\n```\n")
+    assert docs_outputs.main([str(path)]) == 1
+    assert "page.md: neither repeated nor marked with a reason: $ not run" in capsys.readouterr().out
+
+
 def test_the_outputs_of_the_readme_are_those_of_today() -> None:
     assert docs_outputs.check_page(ROOT / "README.md", None) == (2, 0, [])
 
@@ -91,7 +100,7 @@ def test_progress_is_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     speaking = (
         "import io\nfrom forkwise.progress import Console, Meter\nfile = io.StringIO()\n"
         "for total in (40, None):\n"
-        "    with Meter(total, console=Console(file=file), what='computing', unit='problems') as meter:\n"
+        "    with Meter(total, console=Console(file=file), phase='computing', unit='problems') as meter:\n"
         "        meter._said -= 11\n        meter.reach(21)\n"
         "print(file.getvalue(), 'all are done')\n"
     )

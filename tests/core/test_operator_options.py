@@ -131,7 +131,7 @@ def test_float32_statistics_over_many_tiles(
 
 
 def test_tokens_that_do_not_count_cost_nothing_and_change_nothing() -> None:
-    """Their hidden states may be NaN and their targets anything; they get zeros, and a gradient of zero."""
+    """Their hidden states may be NaN, targets and temperatures anything; they get zeros, and a gradient of zero."""
     hidden, weight, _, targets = head(n=6)
     mask = torch.tensor([[True, False, True], [False, False, True]])
     few = ours(hidden[mask.view(-1)], weight, targets[mask.view(-1)], temperature=PER_TOKEN[:6][mask.view(-1)])
@@ -139,7 +139,8 @@ def test_tokens_that_do_not_count_cost_nothing_and_change_nothing() -> None:
     broken[~mask.view(-1)] = math.nan
     broken.requires_grad_()
     wrong = targets.masked_fill(~mask.view(-1), -100)
-    all_ = ours(broken.view(2, 3, 5), weight, wrong.view(2, 3), temperature=PER_TOKEN[:6].view(2, 3), mask=mask)
+    temperatures = PER_TOKEN[:6].view(2, 3) * mask
+    all_ = ours(broken.view(2, 3, 5), weight, wrong.view(2, 3), temperature=temperatures, mask=mask)
     for name, part in all_.items():
         assert part.shape == (2, 3)
         assert not part[~mask].any()
@@ -190,6 +191,12 @@ HIDDEN, WEIGHT, TARGETS = torch.zeros(2, 3), torch.zeros(5, 3), torch.zeros(2, d
         ({"softcap": INF}, ValueError, "softcap must be positive and finite"),
         ({"logit_scale": -1.0}, ValueError, "logit_scale must be positive"),
         ({"logit_scale": math.nan}, ValueError, "logit_scale must be positive"),
+        (
+            {"logit_scale": torch.ones((), requires_grad=True)},
+            TypeError,
+            r"no gradient here. Pass logit_scale.item\(\)",
+        ),
+        ({"softcap": torch.ones(())}, TypeError, r"Pass softcap.item\(\)"),
         ({"mask": torch.ones(2)}, TypeError, r"pass mask.bool\(\)"),
         ({"mask": torch.ones(3, dtype=torch.bool)}, ValueError, "like targets"),
         ({"backend": "liger", "softcap": 1.0}, ValueError, "no bias, logit_scale, softcap or extras"),

@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 from tabular_bank import LENGTH, TOKENS, TabularProblem
 
-from forkwise.credit.agreement import Jackknife, Truth, correlation, jackknife, judge_together, moments, slope, worth
+from forkwise.credit.agreement import (
+    Jackknife,
+    Truth,
+    correlation,
+    detectable,
+    jackknife,
+    judge_together,
+    moments,
+    slope,
+    worth,
+)
+from forkwise.explore.findings import Estimate
 from forkwise.forks.estimators import Branches, halved
 
 
@@ -108,3 +119,30 @@ def test_the_band_holds_all_methods_at_once() -> None:
         single += abs(columns[:, 0].mean()) > 2.045 * columns[:, 0].std(ddof=1) / np.sqrt(30)
     assert 2 <= anywhere <= 20  # 10 expected, standard deviation 3.1
     assert single <= 20
+
+
+def test_what_can_be_shown_by_hand() -> None:
+    # 30 problems; standard errors 1, 2 and 4, and one difference that does not vary. Student's quantiles with 29
+    # degrees of freedom: 2.0452 at .975, .8542 at .8. Own intervals: 2.8994 e, of the middle one 5.7989. Bands of half
+    # widths 3, 7 and 11: 3.8542, 8.7084, 14.4168.
+    base = np.tile([1.0, -1.0], 15)
+    base = base / base.std(ddof=1) * np.sqrt(30)
+    some = [Jackknife(0.5, 0.5 + base * e) for e in (1.0, 2.0, 4.0, 0.0)]
+    bands = [Estimate(0.5, 0.5 - half, 0.5 + half) for half in (3.0, 7.0, 11.0)]
+    smallest = detectable(some, [*bands, Estimate(0.5)], 0.95)
+    assert smallest is not None
+    assert (smallest.alone, smallest.together) == pytest.approx((5.7989, 8.7084), abs=1e-4)
+    assert detectable(some[3:], [Estimate(0.5)], 0.95) is None
+
+
+def test_what_can_be_shown_is_shown_four_times_in_five() -> None:
+    rng = np.random.default_rng(3)
+    smallest = detectable(
+        [Jackknife(0.0, np.tile([1.0, -1.0], 20) * np.sqrt(39 / 40))], [Estimate(0.0, -1.0, 1.0)], 0.95
+    )
+    assert smallest is not None  # of 40 problems whose contributions have the variance 1
+    drawn = rng.standard_normal((4000, 40)) + smallest.alone
+    shown = [
+        own.low is not None and own.low > 0 for own in (Jackknife(float(x.mean()), x).estimate(0.95) for x in drawn)
+    ]
+    assert abs(np.mean(shown) - 0.8) < 0.03  # standard deviation .006, and t quantiles stand for a noncentral t

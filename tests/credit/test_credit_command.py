@@ -113,6 +113,10 @@ def test_the_command_prints_and_writes_the_same(tmp_path: Path) -> None:
     table = next(t for t in tables(read) if isinstance(t, Table))
     assert [row[0] for row in table.rows] == [m.method for m in read.banks[0].methods]
     assert any("cut off" in note for note in notes(read))
+    smallest = read.banks[0].detectable
+    assert smallest is not None
+    assert 0 < smallest.alone < smallest.together
+    assert f"of {smallest.together:.3f} by the band" in " ".join(notes(read))
 
 
 def test_only_half_of_the_problems(tmp_path: Path) -> None:

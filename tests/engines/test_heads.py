@@ -176,6 +176,13 @@ def calling_its_head_twice() -> Any:
     return model
 
 
+def with_a_hook_that_doubles() -> Any:
+    """It acts on tensors alone, so that it lets pass what stands for the product."""
+    model = tiny.policy()
+    model.lm_head.register_forward_hook(lambda _m, _i, product: 2 * product if isinstance(product, Tensor) else None)
+    return model
+
+
 def lora_on_the_head() -> Any:
     torch.manual_seed(0)
     return get_peft_model(tiny.policy(), LoraConfig(r=2, target_modules=["q_proj", "lm_head"], init_lora_weights=False))
@@ -187,6 +194,10 @@ def lora_on_the_head() -> Any:
         (lambda: changed(lambda z: z + 1), "neither scaled nor softly capped"),
         (lambda: changed(lambda z: z.abs()), "neither scaled nor softly capped"),
         (lambda: changed(lambda z: 3 * torch.atan(z)), "neither scaled nor softly capped"),
+        (
+            lambda: changed(lambda z: 1e4 * torch.tanh(z / 1e4)),
+            "with its soft cap of 10000, logits would be rounded by",
+        ),
         (lambda: changed(lambda z: z.clamp(max=9.0)), "neither scaled nor softly capped"),
         (lambda: changed(lambda z: z.repeat_interleave(2, -1)), "more than its products one by one"),
         (lambda: changed(without_some), r"neither scaled|a logit is -inf where its product gives"),
@@ -196,6 +207,7 @@ def lora_on_the_head() -> Any:
         (with_another_linear_layer, "head is a Doubled"),
         (calling_its_head_twice, "calls its head 2 times"),
         (lora_on_the_head, "calls its head 3 times"),
+        (with_a_hook_that_doubles, r"a logit is -?\d.\d* where its product gives"),
         (with_a_trained_scale, r"its parameter scale stands behind it and is trained"),
         (with_a_trained_gate, r"its parameter gate\.(weight|bias) stands behind it and is trained"),
     ],
@@ -207,7 +219,9 @@ def test_a_head_that_is_something_else_is_named(model: Any, reason: str) -> None
     again = made(input_ids=IDS).logits  # and the model is as it was
     assert again.shape[:2] == IDS.shape
     assert not any("forward" in vars(module) for module in made.modules())
-    assert not any(module._forward_hooks for module in made.modules())
+    if model is not with_a_hook_that_doubles:
+        assert not any(module._forward_hooks for module in made.modules())
+    assert not any(module._forward_pre_hooks for module in made.modules())
 
 
 def test_a_head_that_is_trained_beside_adapters_is_the_trained_one() -> None:
@@ -404,3 +418,41 @@ def test_a_head_that_fsdp2_holds_in_shards_is_gathered_when_it_is_called(one_pro
     for (name, parameter), right in zip(model.named_parameters(), plain.parameters(), strict=True):
         assert isinstance(parameter.grad, torch.distributed.tensor.DTensor), name
         torch.testing.assert_close(parameter.grad.full_tensor(), right.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3], ids=["plain", "scaled"])
+@pytest.mark.parametrize("apart", [False, True], ids=["with_the_rest", "a_unit_of_its_own"])
+@pytest.mark.parametrize("leaves", [None, torch.bfloat16], ids=["as_it_is", "in_bfloat16"])
+def test_mixed_precision_of_fsdp2_rounds_no_score(
+    one_process: Any, leaves: torch.dtype | None, apart: bool, scale: float
+) -> None:
+    """accelerate's policy rounds to bfloat16 all floats that leave a unit: log-probs by some hundredths of a nat."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    model = changed(lambda logits: scale * logits)
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, output_dtype=leaves)
+    for unit in (*model.model.layers, *([model.lm_head] if apart else []), model):
+        fully_shard(unit, mesh=one_process, mp_policy=policy)
+    products: list[Tensor] = []
+    handle = model.lm_head.register_forward_hook(lambda _m, _i, product: products.append(product), prepend=True)
+    model(input_ids=IDS)
+    handle.remove()
+    z = products[0][PLACES.rows, IDS.shape[1] + PLACES.columns]
+    assert z.dtype == torch.bfloat16
+    logp = (scale * z.double() / TEMPERATURE).log_softmax(-1)
+    expected = logp.gather(1, PLACES.targets[:, None])[:, 0], -(logp.exp() * logp).sum(-1)
+
+    inputs = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}
+    scores = score_tokens(model, inputs, PLACES, prove_head(model, few()), temperature=TEMPERATURE)
+    assert scores.logprob.dtype == scores.entropy.dtype == torch.float32
+    for number, right in zip(scores[:2], expected, strict=True):
+        torch.testing.assert_close(number.double(), right, rtol=1e-5, atol=1e-5)
+        assert float((number - number.bfloat16()).abs().max()) > 1e-4
+    (scores.logprob * SHIFT).sum().backward()
+    ours = [parameter.grad.full_tensor().clone() for parameter in model.parameters()]
+    model.zero_grad()
+    logits = model(input_ids=IDS).logits[PLACES.rows, IDS.shape[1] + PLACES.columns].double()
+    ((logits / TEMPERATURE).log_softmax(-1).gather(1, PLACES.targets[:, None])[:, 0] * SHIFT).sum().backward()
+    for mine, parameter in zip(ours, model.parameters(), strict=True):
+        exact = parameter.grad.full_tensor()
+        assert float((mine - exact).norm()) < 0.03 * float(exact.norm())  # roundings to bfloat16

@@ -20,13 +20,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from engine_interfaces import padded
+from engine_interfaces import holds, packed, padded
 
 from forkwise.engines.hooks.areal import shaped
 from forkwise.testing.engines import (
     Batch,
     Outcome,
-    check_adapter,
     check_metrics,
     expected_advantages,
     made_batches,
@@ -96,15 +95,11 @@ def outcome(areal: SimpleNamespace, batch: Batch, alpha: float | None, kappa: fl
             loss_mask=mask, **CLIP,
         )[0]  # fmt: skip
 
-    flat = {name: [x for row in getattr(batch, name) for x in row] for name in Batch._fields}
-    logprobs = torch.linspace(-1.5, -0.1, len(flat["mask"])).requires_grad_()
-    data = {
-        "loss_mask": torch.tensor(flat["mask"]),
-        "logprobs": torch.full((len(flat["mask"]),), -0.8),
-        "advantages": torch.tensor(flat["advantages"]),
-    }
+    advantages, entropy, mask = (column.float() for column in packed(batch))
+    logprobs = torch.linspace(-1.5, -0.1, len(mask)).requires_grad_()
+    data = {"loss_mask": mask, "logprobs": torch.full_like(mask, -0.8), "advantages": advantages}
     loss_fn = grpo_loss_fn if alpha is None else shaped(grpo_loss_fn, alpha=alpha, kappa=kappa)
-    loss = loss_fn(logprobs, torch.tensor(flat["entropy"]), data)
+    loss = loss_fn(logprobs, entropy, data)
     loss.backward()
     totals = None
     if alpha:
@@ -115,22 +110,31 @@ def outcome(areal: SimpleNamespace, batch: Batch, alpha: float | None, kappa: fl
     return Outcome(loss.detach(), logprobs.grad, totals)
 
 
+def logged(areal: SimpleNamespace, batch: Batch, alpha: float, kappa: float) -> dict[str, float]:
+    """What AReaL's own tracker exports of one update on two processes."""
+    areal.tracker.DEFAULT_TRACKER.export()  # of what was before
+    outcome(areal, batch, alpha, kappa)
+    exported = areal.tracker.export(reduce_group=torch.distributed.group.WORLD)
+    return {name.removesuffix("/avg"): value for name, value in exported.items() if name.endswith("/avg")}
+
+
 def test_own_loss_holds_the_contract(areal: SimpleNamespace) -> None:
-    check_adapter(
+    holds(
         lambda batch: outcome(areal, batch, None),
         lambda batch, alpha, kappa: outcome(areal, batch, alpha, kappa),
-        lambda: shaped(lambda *_: None, alpha=0.4)(torch.zeros(2), None, {}),
+        bypassed=lambda: shaped(lambda *_: None, alpha=0.4)(torch.zeros(2), None, {}),
+        logged=lambda batch, alpha, kappa: logged(areal, batch, alpha, kappa),
     )
 
 
 def test_own_tracker_logs_what_shaping_did_over_all_micro_batches(areal: SimpleNamespace) -> None:
     """A row is a micro-batch, so that most have one sign of A only, and one has none."""
     batch = made_batches()[0]
-    for row in zip(*batch, strict=True):
+    for row in zip(*batch.columns, strict=True):
         outcome(areal, Batch(*([values] for values in row)), 0.4)
-    logged = areal.tracker.export()
-    averages = {name.removesuffix("/avg"): value for name, value in logged.items() if name.endswith("/avg")}
-    check_metrics(averages, *batch, alpha=0.4, kappa=2.0)
+    exported = areal.tracker.export()
+    averages = {name.removesuffix("/avg"): value for name, value in exported.items() if name.endswith("/avg")}
+    check_metrics(averages, *batch.columns, alpha=0.4, kappa=2.0)
 
 
 class Engine:
@@ -181,7 +185,7 @@ def test_the_pages_line_wraps_the_loss_that_its_trainer_uses(
         return loss, actor
 
     batch = made_batches()[0]
-    fed = batch._replace(advantages=expected_advantages(*batch, alpha=0.4, kappa=2.0))
+    fed = batch._replace(advantages=expected_advantages(*batch.columns, alpha=0.4, kappa=2.0))
     (alone, released), (want, _) = update(batch), update(fed)
     subprocess.run(["bash", "-c", line], cwd=tmp_path, check=True)
     loss, with_line = update(batch)

@@ -21,13 +21,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import engine_rules
 from engine_interfaces import (
-    behind_a_prompt,
+    across,
+    behind_prompts,
     check_logged,
     clipped,
     constants,
     drawn,
+    holds,
     modules,
+    of_two_processes,
     one_process,
     padded,
     totals_of,
@@ -35,7 +39,7 @@ from engine_interfaces import (
 
 from forkwise.engines.hooks.totals import TOTALS
 from forkwise.errors import InputError
-from forkwise.testing.engines import Batch, Outcome, check_adapter, check_skipped_step, made_batches
+from forkwise.testing.engines import Batch, Outcome, check_skipped_step, made_batches
 
 
 @pytest.fixture(autouse=True)
@@ -64,15 +68,16 @@ class TestRoll:
 
     @staticmethod
     def outcome(worker: Any, batch: Batch, settings: Any) -> Outcome:
-        mask, entropy = padded(batch.mask), padded(batch.entropy).requires_grad_()
-        logprobs = drawn()[: len(batch.mask)].requires_grad_()
+        response_mask, entropy, given = behind_prompts(batch, "mask", "entropy", "advantages")
+        mask, entropy, given = response_mask[:, 1:], entropy[:, 1:].requires_grad_(), given[:, 1:]
+        responses = drawn()[: len(batch.mask)]
+        logprobs = torch.cat([0 * mask[:, :-5], responses], dim=1).requires_grad_()
         worker.pipeline_config = settings
         worker.strategy = SimpleNamespace(
             op_compute_log_probs=lambda logits: logits * mask,
             op_compute_entropy=lambda logits, attention_mask: entropy * attention_mask[:, 1:],
         )
-        given = padded(batch.advantages)
-        data = SimpleNamespace(batch={"advantages": given, "response_mask": behind_a_prompt(mask)})
+        data = SimpleNamespace(batch={"advantages": given, "response_mask": response_mask})
         loss, metrics = worker.loss_func(data, logprobs)
         loss.backward()
         assert data.batch["advantages"] is given
@@ -85,10 +90,11 @@ class TestRoll:
         blind = worker(True)
         blind.pipeline_config = constants(0.4)
         blind.strategy = SimpleNamespace(op_compute_entropy=lambda **_: torch.ones(1, 2))
-        check_adapter(
+        holds(
             lambda batch: self.outcome(worker(False), batch, SimpleNamespace()),
-            lambda batch, alpha, kappa: self.outcome(worker(True), batch, constants(alpha, kappa)),
-            lambda: blind.loss_func(nothing, None),
+            ours := lambda batch, alpha, kappa: self.outcome(worker(True), batch, constants(alpha, kappa)),
+            bypassed=lambda: blind.loss_func(nothing, None),
+            logged=lambda batch, *constants: across(engine_rules.roll, ours(batch, *constants), batch),
         )
 
     def test_counts_what_rolls_loss_counts(self, worker: Any) -> None:
@@ -184,7 +190,8 @@ class TestOpenRLHF:
 
     @staticmethod
     def outcome(trainer: Any, batch: Batch, settings: Any, *, entropy_coef: float | None = 0.0) -> Outcome:
-        entropy = behind_a_prompt(padded(batch.entropy)).requires_grad_()
+        (entropy,) = behind_prompts(batch, "entropy")
+        entropy.requires_grad_()
         logprobs = drawn()[: len(batch.mask)].requires_grad_()
 
         class Actor(torch.nn.Module):
@@ -215,15 +222,25 @@ class TestOpenRLHF:
         deaf = trainer(True)
         deaf.args = SimpleNamespace(forkwise_alpha=0.4, actor=SimpleNamespace(entropy_coef=0.0))
         deaf.actor, deaf.actor_loss_fn = torch.nn.Linear(1, 1), policy_loss()
-        step = type(deaf).__mro__[2]
-        check_adapter(
+
+        def skipped(one: Any) -> None:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(type(one).__mro__[2], "training_step", lambda *_, **__: {})
+                one.training_step(None, 0.0, 0)
+
+        def by_tokens(reports: list[Any], tokens: list[int]) -> dict[str, float]:
+            """The outcome has multiplied by tokens already, as OpenRLHF does before it adds up."""
+            pairs = zip(reports, tokens, strict=True)
+            means = [{name: value / max(n, 1) for name, value in report.items()} for report, n in pairs]
+            return engine_rules.openrlhf(means, tokens)
+
+        holds(
             lambda batch: self.outcome(trainer(False), batch, SimpleNamespace()),
-            lambda batch, alpha, kappa: self.outcome(trainer(True), batch, constants(alpha, kappa)),
-            None,
+            ours := lambda batch, alpha, kappa: self.outcome(trainer(True), batch, constants(alpha, kappa)),
+            bypassed=lambda: skipped(deaf),
+            logged=lambda batch, *constants: across(by_tokens, ours(batch, *constants), batch),
         )
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(step, "training_step", lambda *_, **__: {})
-            assert "did not call actor_loss_fn" in check_skipped_step(lambda: deaf.training_step(None, 0.0, 0))
+        assert "did not call actor_loss_fn" in check_skipped_step(lambda: skipped(deaf))
 
     def test_imports_nothing_heavy_when_a_worker_starts(self, tmp_path: Path) -> None:
         """Ray calls `install` before a worker has a device; the trainer shapes once OpenRLHF has imported it."""
@@ -325,23 +342,33 @@ class TestMsSwift:
 
     @staticmethod
     def outcome(trainer: Any, batch: Batch) -> Outcome:
-        entropy, logprobs = padded(batch.entropy).requires_grad_(), drawn()[: len(batch.mask)].requires_grad_()
-        given = padded(batch.advantages)
-        grpo_batch = GRPOBatch(given, padded(batch.mask).bool(), entropy, logprobs)
+        """The longest response begins a row's columns; before shorter ones stands a part of their prompt."""
+        mask, entropy, given = behind_prompts(batch, "mask", "entropy", "advantages")
+        responses = drawn()[: len(batch.mask)]
+        logprobs = torch.cat([0 * mask[:, :-5], responses], dim=1).requires_grad_()
+        grpo_batch = GRPOBatch(given, mask.bool(), entropy.requires_grad_(), logprobs)
         loss = trainer.compute_loss(None, {"grpo_batch": grpo_batch})
         loss.backward()
         assert grpo_batch.advantages is given
         assert entropy.grad is None
         totals = None if trainer._action_log is None else trainer._action_log.totals["shaping"]
         trainer.log({})
-        check_logged({name: values[-1] for name, values in trainer._metrics["train"].items()}, batch, trainer.args)
+        if isinstance(trainer.accelerator, SimpleNamespace):  # alone
+            check_logged({name: values[-1] for name, values in trainer._metrics["train"].items()}, batch, trainer.args)
         return Outcome(loss.detach(), logprobs.grad, totals)
 
     def test_holds_the_contract(self, trainer: Any) -> None:
-        check_adapter(
+        def logged(batch: Batch, alpha: float, kappa: float) -> dict[str, float]:
+            one = trainer(constants(alpha, kappa))
+            one.accelerator = of_two_processes()
+            self.outcome(one, batch)
+            return {name: values[-1] for name, values in one._metrics["train"].items()}
+
+        holds(
             lambda batch: self.outcome(trainer(SimpleNamespace(), False), batch),
             lambda batch, alpha, kappa: self.outcome(trainer(constants(alpha, kappa)), batch),
-            lambda: trainer(constants(0.4)).compute_loss(None, {"grpo_batch": None}),
+            bypassed=lambda: trainer(constants(0.4)).compute_loss(None, {"grpo_batch": None}),
+            logged=logged,
         )
 
     def test_refuses_every_other_trainer(self, trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

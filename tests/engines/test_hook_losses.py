@@ -15,21 +15,24 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import engine_rules
 from engine_interfaces import (
     LONGEST,
-    behind_a_prompt,
+    across,
     check_logged,
     clipped,
     constants,
     drawn,
+    each,
+    holds,
     modules,
-    padded,
+    of_all_processes,
     totals_of,
 )
 
 from forkwise.engines.hooks.nemo_rl import shaped
 from forkwise.errors import InputError
-from forkwise.testing.engines import Batch, Outcome, check_adapter
+from forkwise.testing.engines import Batch, Outcome
 
 
 @dataclass
@@ -76,8 +79,8 @@ class TestPrimeRL:
     def outcome(batch: Batch, loss_fn: Any) -> Outcome:
         logprobs, total = drawn()[: len(batch.mask)].requires_grad_(), torch.zeros((), dtype=torch.float64)
         sums = torch.zeros(6, dtype=torch.float64)
-        for row, (a, h, m) in enumerate(zip(*batch, strict=True)):
-            own = logprobs[row, : len(m)]
+        for row, (a, h, m, prompt) in enumerate(each(batch)):
+            own = torch.cat([torch.full((len(prompt),), -0.9).double(), logprobs[row, : len(m) - len(prompt)]])
             entropy = torch.tensor(h, dtype=torch.float64, requires_grad=True)
             given = torch.tensor(a, dtype=torch.float64)
             old = torch.full_like(given, -0.8)
@@ -92,20 +95,36 @@ class TestPrimeRL:
         total.backward()
         return Outcome(total.detach(), logprobs.grad, sums)
 
+    @staticmethod
+    def means(batch: Batch, alpha: float, kappa: float) -> dict[str, float]:
+        """`Tensors.compute_stats` of prime-rl: of the numbers of all steps and ranks, behind one another."""
+        from forkwise.engines.hooks.prime_rl import shaped_loss
+
+        mine: dict[str, list[float]] = {}
+        for a, h, m, _ in each(batch):
+            values = [torch.tensor(x, dtype=torch.float64) for x in (a, h)]
+            inputs = LossInputs(*[torch.zeros(len(a))] * 2, None, values[0], torch.tensor(m).bool(), None, values[1])
+            for name, numbers in shaped_loss(inputs, alpha=alpha, kappa=kappa).metrics.items():
+                mine.setdefault(name, []).extend(numbers.flatten().tolist())
+        ranks = of_all_processes(mine)
+        everything = {name: [x for rank in ranks for x in rank.get(name, [])] for rank in ranks for name in rank}
+        return {name: sum(numbers) / len(numbers) for name, numbers in everything.items()}
+
     def test_holds_the_contract(self) -> None:
         from forkwise.engines.hooks.prime_rl import shaped_loss
 
         engine = sys.modules["prime_rl.trainer.rl.loss"].default_loss_fn
         bare = LossInputs(*[torch.zeros(2)] * 4, torch.ones(2, dtype=torch.bool))
-        check_adapter(
+        holds(
             lambda batch: self.outcome(batch, lambda inputs: engine(inputs, DefaultLossConfig(adv_tau=0.5))),
             lambda batch, alpha, kappa: self.outcome(
                 batch, lambda inputs: shaped_loss(inputs, alpha=alpha, kappa=kappa, adv_tau=0.5)
             ),
-            lambda: shaped_loss(bare, alpha=0.4),
+            bypassed=lambda: shaped_loss(bare, alpha=0.4),
+            logged=self.means,
         )
         row = Batch([[0.9, -0.4, 1.7, -1.0]], [[0.0, 3.0, 1.0, 2.0]], [[1, 1, 0, 1]])
-        a, h, m = (torch.tensor(values[0], dtype=torch.float64) for values in row)
+        a, h, m = (torch.tensor(values[0], dtype=torch.float64) for values in row.columns)
         inputs = LossInputs(torch.zeros(4), torch.zeros(4), None, a, m.bool(), None, h)
         metrics = shaped_loss(inputs, alpha=0.4, kappa=2.0).metrics
         check_logged({name: values.mean() for name, values in metrics.items()}, row, constants(0.4))  # as prime-rl does
@@ -159,14 +178,19 @@ class TestNeMo:
 
     @staticmethod
     def outcome(batch: Batch, loss_fn: Any) -> Outcome:
-        mask, entropy = padded(batch.mask), padded(batch.entropy)
-        logits = torch.cat(
-            [logits_of(entropy), torch.zeros(len(mask), 1, 2048, dtype=torch.float64)], dim=1
-        ).requires_grad_()
+        longest = LONGEST + max(len(prompt) for *_, prompt in each(batch))
+        columns = zip(*((a, h, m) for a, h, m, _ in each(batch)), strict=True)
+        advantages, entropy, mask = (
+            torch.tensor([[*row, *[0.0] * (longest - len(row))] for row in rows], dtype=torch.float64)
+            for rows in columns
+        )
+        # Logits at a place are of the token behind it.
+        logits = torch.cat([logits_of(entropy[:, 1:]), torch.zeros(len(mask), 1, 2048).double()], dim=1)
+        logits.requires_grad_()
         data = {
-            "input_ids": torch.ones(len(mask), LONGEST + 1, dtype=torch.long),
-            "advantages": behind_a_prompt(padded(batch.advantages)),
-            "token_mask": behind_a_prompt(mask),
+            "input_ids": torch.ones(len(mask), longest, dtype=torch.long),
+            "advantages": advantages,
+            "token_mask": mask,
             "sample_mask": (mask.sum(dim=1) > 0).double(),
         }
         before = data["advantages"].clone()
@@ -184,10 +208,11 @@ class TestNeMo:
 
     def test_holds_the_contract(self) -> None:
         loss_fn = ClippedPG()
-        check_adapter(
+        holds(
             lambda batch: self.outcome(batch, loss_fn),
-            lambda batch, alpha, kappa: self.outcome(batch, shaped(loss_fn, alpha=alpha, kappa=kappa, **DRAWN)),
-            lambda: shaped(loss_fn, alpha=0.4, **DRAWN)(data={}, logits=None),
+            ours := lambda batch, alpha, kappa: self.outcome(batch, shaped(loss_fn, alpha=alpha, kappa=kappa, **DRAWN)),
+            bypassed=lambda: shaped(loss_fn, alpha=0.4, **DRAWN)(data={}, logits=None),
+            logged=lambda batch, *constants: across(engine_rules.nemo_rl, ours(batch, *constants), batch),
             tolerance=1e-5,  # entropies of float32 logits
         )
         assert shaped(loss_fn, alpha=0) is loss_fn

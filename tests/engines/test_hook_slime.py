@@ -14,13 +14,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from engine_interfaces import check_logged, constants, modules, totals_of
+import engine_rules
+from engine_interfaces import across, check_logged, clipped, constants, each, holds, modules, totals_of
 
 from forkwise.engines.hooks.slime import shape_rollout, shaped_policy_loss
 from forkwise.errors import InputError
-from forkwise.testing.engines import Batch, Outcome, check_adapter, expected_advantages, made_batches
+from forkwise.testing.engines import Batch, Outcome, expected_advantages, made_batches
 
 WORDS = 2
+ONLY_THE_ENGINE = "a function that the engine calls or does not know"
 ARGS = SimpleNamespace(rollout_temperature=1.0, eps_clip=0.2)
 
 
@@ -37,12 +39,13 @@ def logits_with(entropy: float) -> list[float]:
 def get_log_probs_and_entropy(
     logits: Any, *, args: Any, unconcat_tokens: Any, total_lengths: Any, response_lengths: Any, with_entropy: bool
 ) -> Any:
-    logp = logits[0].log_softmax(-1)
-    tokens = torch.cat(unconcat_tokens)
-    chosen = logp.gather(1, tokens[:, None])[:, 0]
-    output = {"log_probs": list(chosen.split(response_lengths))}
-    if with_entropy:
-        output["entropy"] = list((-(logp.exp() * logp).sum(-1)).split(response_lengths))
+    output: dict[str, Any] = {"log_probs": []} | ({"entropy": []} if with_entropy else {})
+    sequences = logits[0].log_softmax(-1).split(total_lengths)
+    for logp, tokens, n in zip(sequences, unconcat_tokens, response_lengths, strict=True):
+        before = logp[len(tokens) - n - 1 : -1]  # a token's logits stand one place before it
+        output["log_probs"].append(before.gather(1, tokens[-n:, None])[:, 0])
+        if with_entropy:
+            output["entropy"].append(-(before.exp() * before).sum(-1))
     return torch.empty(0), output
 
 
@@ -73,17 +76,29 @@ def slime(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def small(batch: Batch) -> Batch:
     """The kit's batch with entropies that two words can have."""
-    return batch._replace(entropy=[[h / 5 for h in row] for row in batch.entropy])
+    prompts = [[number / 5 for number in prompt] for prompt in batch.prompts]
+    return batch._replace(entropy=[[h / 5 for h in row] for row in batch.entropy], prompts=prompts)
+
+
+def logits_of(batch: Batch) -> Any:
+    """Logits `(1, N, 2)` of whole sequences with the batch's entropies; those of a token stand one place before it."""
+    rows = [[*(logits_with(abs(h)) for h in entropies[1:]), [0.0, 0.0]] for _, entropies, _, _ in each(batch)]
+    return torch.tensor([word for row in rows for word in row])[None]
+
+
+def counted(batch: Batch) -> Any:
+    """Places whose logits a loss counts. At others the logits differ in the kit from batch to batch."""
+    return torch.tensor([m for _, _, mask, _ in each(batch) for m in (*mask[1:], 0.0)]) == 1
 
 
 def outcome(batch: Batch, loss: Callable[..., Any]) -> Outcome:
     """A loss on logits whose entropies are the batch's."""
-    rows = [torch.tensor([logits_with(abs(h)) for h in row]) for row in batch.entropy]
-    logits = torch.cat(rows)[None].requires_grad_()
+    logits = logits_of(batch).double().requires_grad_()
     lengths = [len(row) for row in batch.mask]
+    total = [len(mask) for _, _, mask, _ in each(batch)]
     data = {
-        "unconcat_tokens": [torch.zeros(n, dtype=torch.long) for n in lengths],
-        "total_lengths": lengths,
+        "unconcat_tokens": [torch.zeros(n, dtype=torch.long) for n in total],
+        "total_lengths": total,
         "response_lengths": lengths,
         "loss_masks": [torch.tensor(row) for row in batch.mask],
         "advantages": [torch.tensor(row, dtype=torch.float64) for row in batch.advantages],
@@ -94,9 +109,7 @@ def outcome(batch: Batch, loss: Callable[..., Any]) -> Outcome:
     value, metrics = loss(ARGS, data, logits, lambda x: (x * mask).sum() / max(int(mask.sum()), 1))
     value.backward()
     assert all(torch.equal(row, old) for row, old in zip(data["advantages"], before, strict=True))
-    # At tokens that do not count the logits differ from batch to batch in the kit, and their gradient is 0.
-    counted = torch.cat([torch.tensor(row) for row in batch.mask]) == 1
-    return Outcome(value.detach(), logits.grad[0][counted], totals_of(metrics))
+    return Outcome(value.detach(), logits.grad[0][counted(batch)], totals_of(metrics))
 
 
 def current(batch: Batch, alpha: float, kappa: float, monkeypatch: pytest.MonkeyPatch) -> Outcome:
@@ -107,10 +120,13 @@ def current(batch: Batch, alpha: float, kappa: float, monkeypatch: pytest.Monkey
 
 class TestTheLoss:
     def test_holds_the_contract(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        check_adapter(
+        holds(
             engine=lambda batch: outcome(small(batch), policy_loss_function),
             adapter=lambda batch, alpha, kappa: current(batch, 5 * alpha, kappa, monkeypatch),
-            bypassed=None,
+            bypassed=ONLY_THE_ENGINE,
+            logged=lambda batch, alpha, kappa: across(
+                engine_rules.slime, current(batch, 5 * alpha, kappa, monkeypatch), batch
+            ),
         )
 
     def test_holds_the_contract_in_miles(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,10 +144,13 @@ class TestTheLoss:
                 f"{at}logit_processors": {"get_log_probs_and_entropy": scored},
             },
         )
-        check_adapter(
+        holds(
             engine=lambda batch: outcome(small(batch), policy_loss_function),
             adapter=lambda batch, alpha, kappa: current(batch, 5 * alpha, kappa, monkeypatch),
-            bypassed=None,
+            bypassed=ONLY_THE_ENGINE,
+            logged=lambda batch, alpha, kappa: across(
+                engine_rules.slime, current(batch, 5 * alpha, kappa, monkeypatch), batch
+            ),
         )
 
     def test_logs_what_it_did(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,13 +178,40 @@ def rollout_data(batch: Batch, dtype: Any = torch.float32) -> dict[str, Any]:
 
 
 class TestTheRollout:
+    def test_holds_the_contract(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A loss on the lists of a rollout, which the hook has changed."""
+
+        def outcome(batch: Batch, **constants: str) -> Outcome:
+            data = rollout_data(batch, torch.float64)
+            for name, value in constants.items():
+                monkeypatch.setenv(f"FORKWISE_{name.upper()}", value)
+            if constants:
+                shape_rollout(ARGS, 0, data)
+            mask = torch.cat(data["loss_masks"])
+            logprobs = torch.linspace(-1.5, -0.1, len(mask), dtype=torch.float64).requires_grad_()
+            loss = clipped(logprobs, torch.cat(data["advantages"]), mask)
+            loss.backward()
+            return Outcome(loss.detach(), logprobs.grad, totals_of(data))
+
+        def ours(batch: Batch, alpha: float, kappa: float) -> Outcome:
+            return outcome(batch, alpha=str(alpha), kappa=str(kappa))
+
+        holds(
+            outcome,
+            ours,
+            bypassed=ONLY_THE_ENGINE,
+            # slime's log of a rollout averages over processes, as ROLL's of an update does
+            logged=lambda batch, *constants: across(engine_rules.roll, ours(batch, *constants), batch),
+            without_prompts="a rollout's lists are of responses alone",
+        )
+
     def test_gets_the_published_advantages(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("FORKWISE_ALPHA", "0.4")
         for batch in made_batches():
             data = rollout_data(batch)
             before = data["advantages"]
             assert shape_rollout(ARGS, 3, data) is None
-            want = expected_advantages(*batch, alpha=0.4, kappa=2.0)
+            want = expected_advantages(*batch.columns, alpha=0.4, kappa=2.0)
             assert [row.tolist() for row in data["advantages"]] == [pytest.approx(row, rel=1e-6) for row in want]
             assert [row.tolist() for row in before] == [pytest.approx(row) for row in batch.advantages]
             assert all(isinstance(data[name], torch.Tensor) for name in data if name.startswith("shaping/"))

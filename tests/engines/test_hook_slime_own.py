@@ -20,10 +20,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from engine_interfaces import check_logged, constants
-from test_hook_slime import logits_with, small
+from engine_interfaces import check_logged, constants, each, holds
+from test_hook_slime import ONLY_THE_ENGINE, counted, logits_of, small
 
-from forkwise.testing.engines import Batch, Outcome, check_adapter, made_batches
+from forkwise.engines.hooks.totals import ratios
+from forkwise.testing.engines import Batch, Outcome, made_batches
 
 SETTINGS: dict[str, Any] = {
     **dict.fromkeys(("use_rollout_logprobs", "use_opsm", "get_mismatch_metrics", "use_tis", "use_kl_loss"), False),
@@ -52,10 +53,11 @@ def loss_module(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         "get_data_parallel_world_size": lambda **_: 1,
         "get_tensor_model_parallel_group": lambda: None,
     }
-    paths = ("", "backends", "backends/megatron_utils", "utils")
+    paths = ("", "backends", "backends/megatron_utils", "observability", "utils")
     stand_ins: dict[str, dict[str, Any]] = {
         **{".".join(filter(None, (package, *p.split("/")))): {"__path__": [str(place / p)]} for p in paths},
         f"{package}.utils.http_utils": {"is_port_available": None},
+        f"{package}.observability.logging_utils": {},
         "megatron": {"__path__": []},
         "megatron.core": {"mpu": SimpleNamespace(**of_one)},
     }
@@ -72,14 +74,24 @@ def loss_module(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 
 def outcome(loss_module: Any, batch: Batch, **settings: Any) -> Outcome:
-    """Of responses behind prompts of one token; the words of each are the first of two."""
+    """Of responses behind prompts; the words of each are the first of two."""
+    loss, logits, logged = losses(loss_module, batch, **settings)
+    values = dict(zip(logged["keys"], logged["values"][1:].tolist(), strict=True))
+    if batch == small(made_batches()[0]):  # in the other a token is exactly at the cap, on either side in float32
+        check_logged(values, batch, SimpleNamespace(**settings))
+    sums = [value for name, value in values.items() if name.startswith("shaping/total/")]
+    return Outcome(loss.detach(), logits.grad[0][counted(batch)], torch.tensor(sums) if sums else None)
+
+
+def losses(loss_module: Any, batch: Batch, **settings: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """The loss of a micro-batch, its logits with their gradient, and what slime keeps of it for its log."""
+    logits = logits_of(batch).float().requires_grad_()
     lengths = [len(row) for row in batch.mask]
-    rows = [torch.tensor([*(logits_with(abs(h)) for h in row), [0.0, 0.0]]) for row in batch.entropy]
-    logits = torch.cat(rows)[None].float().requires_grad_()
+    total = [len(mask) for _, _, mask, _ in each(batch)]
     masks = [torch.tensor(row) for row in batch.mask]
     data = {
-        "unconcat_tokens": [torch.zeros(n + 1, dtype=torch.long) for n in lengths],
-        "total_lengths": [n + 1 for n in lengths],
+        "unconcat_tokens": [torch.zeros(n, dtype=torch.long) for n in total],
+        "total_lengths": total,
         "response_lengths": lengths,
         "loss_masks": masks,
         "rollout_mask_sums": torch.stack([mask.sum() for mask in masks]),
@@ -88,21 +100,29 @@ def outcome(loss_module: Any, batch: Batch, **settings: Any) -> Outcome:
     }
     loss, _, logged = loss_module.loss_function(SimpleNamespace(**SETTINGS, **settings), data, 1, 4, logits)
     loss.backward()
-    counted = torch.cat([torch.cat([mask, mask.new_zeros(1)]) for mask in masks]) == 1
-    values = dict(zip(logged["keys"], logged["values"][1:].tolist(), strict=True))
-    if batch == small(made_batches()[0]):  # in the other a token is exactly at the cap, on either side in float32
-        check_logged(values, batch, SimpleNamespace(**settings))
-    sums = [value for name, value in values.items() if name.startswith("shaping/total/")]
-    return Outcome(loss.detach(), logits.grad[0][counted], torch.tensor(sums) if sums else None)
+    return loss, logits, logged
 
 
 def test_own_loss_holds_the_contract(loss_module: Any) -> None:
-    """Asked for by the engine's own dispatch, which loads the function by its path."""
-    check_adapter(
+    """Asked for by the engine's own dispatch, which loads the function by its path; added up by its own rule."""
+    package = loss_module.__name__.partition(".")[0]
+
+    def logged(batch: Batch, alpha: float, kappa: float) -> Any:
+        alone = [torch.distributed.new_group([rank]) for rank in (0, 1)]  # whole vocabularies in both
+        mpu = sys.modules["megatron.core"].mpu
+        mpu.get_tensor_model_parallel_group = lambda: alone[torch.distributed.get_rank()]
+        settings = vars(constants(5 * alpha, kappa))
+        *_, kept = losses(loss_module, small(batch), loss_type="custom_loss", **settings)
+        rule = importlib.import_module(f"{package}.observability.train_metric_utils").reduce_train_step_metrics
+        options = {"calculate_per_token_loss": True, "step_global_batch_size": 4, "cp_size": 1}
+        return ratios(rule([kept], dp_with_cp_group=None, **options))
+
+    holds(
         engine=lambda batch: outcome(loss_module, small(batch), loss_type="policy_loss"),
         adapter=lambda batch, alpha, kappa: outcome(
             loss_module, small(batch), loss_type="custom_loss", **vars(constants(5 * alpha, kappa))
         ),
-        bypassed=None,
+        bypassed=ONLY_THE_ENGINE,
+        logged=logged,
         tolerance=1e-5,
     )

@@ -13,6 +13,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from engine_rules import nemo_rl, openrlhf, roll, slime
+
 from forkwise.core import shape_and_measure
 from forkwise.engines.hooks.totals import named, ratios
 from forkwise.testing.engines import check_metrics
@@ -21,27 +23,6 @@ A = [[1.0] * 3, [1.0] * 2, [-1.5] * 5, [0.0] * 4, [0.5] * 1, [-0.5] * 3]
 H = [[(3 * i + 7 * j) % 11 / 4 for j in range(len(row))] for i, row in enumerate(A)]
 MASK = [[1] * len(row) for row in A]
 ALPHA, KAPPA = 0.4, 2.0
-
-
-def slime(parts: list[dict[str, float]], tokens: list[int]) -> dict[str, float]:
-    """train_metric_utils.reduce_train_step_metrics: a sum over micro-batches and ranks, by the global batch size."""
-    return {name: sum(part[name] for part in parts) / 128 for name in parts[0]}
-
-
-def nemo_rl(parts: list[dict[str, float]], tokens: list[int]) -> dict[str, float]:
-    """grpo.grpo_train: np.sum over micro-batches of all ranks."""
-    return {name: sum(part[name] for part in parts) for name in parts[0]}
-
-
-def roll(parts: list[dict[str, float]], tokens: list[int]) -> dict[str, float]:
-    """functionals.reduce_metrics: a mean over micro-batches and workers."""
-    return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
-
-
-def openrlhf(parts: list[dict[str, float]], tokens: list[int]) -> dict[str, float]:
-    """ppo_actor.ppo_train, weights of \"token\": a mean weighted by the tokens of the micro-batches."""
-    pairs = list(zip(parts, tokens, strict=True))
-    return {name: sum(part[name] * n for part, n in pairs) / sum(tokens) for name in parts[0]}
 
 
 @pytest.mark.parametrize("engine", [slime, nemo_rl, roll, openrlhf])

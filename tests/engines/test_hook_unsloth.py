@@ -63,7 +63,7 @@ def test_weights_are_unsloths_loss_on_shaped_advantages(grpo_compute_loss: Any, 
         return Result(loss.detach(), new.grad)
 
     weights = shaping_weights(padded(batch.advantages), entropy, alpha=0.4, kappa=2.0, mask=mask)
-    by_hand = batch._replace(advantages=expected_advantages(*batch, alpha=0.4, kappa=2.0))
+    by_hand = batch._replace(advantages=expected_advantages(*batch.columns, alpha=0.4, kappa=2.0))
     check_outcome(outcome(batch, entropy_mask=weights), outcome(by_hand), unshaped=outcome(batch), tolerance=1e-12)
     of_one = shaping_weights(padded(batch.advantages), entropy, alpha=0.0, kappa=2.0, mask=mask)
     alone, at_zero = outcome(batch), outcome(batch, entropy_mask=of_one)

@@ -13,7 +13,7 @@ pytest.importorskip("trl")
 
 import tiny_trl as tiny
 import torch
-from engine_interfaces import modules
+from engine_interfaces import holds, modules, of_all_processes, packed
 from test_trl import GRADIENT_TOLERANCE, loss_and_gradient, make, relative
 from trl import GRPOTrainer
 
@@ -22,7 +22,7 @@ from forkwise.engines.hooks.tinker import add_entropy, add_surprisal
 from forkwise.engines.hooks.unsloth import WeightShapingMixin
 from forkwise.engines.trl import EntropyShapedGRPOTrainer
 from forkwise.errors import InputError
-from forkwise.testing.engines import Batch, Outcome, check_adapter, check_skipped_step
+from forkwise.testing.engines import Batch, Outcome, check_skipped_step
 
 
 def areal_loss(logprobs: Any, entropy: Any, input_data: dict[str, Any], vocab_min_logits: Any = None) -> Any:
@@ -72,11 +72,10 @@ class TestAReaL:
     def outcome(batch: Batch, loss_fn: Any, tracker: Tracker | None = None) -> Outcome:
         if tracker:
             tracker.tokens, tracker.sums = {}, {}
-        flat = {name: [x for row in getattr(batch, name) for x in row] for name in Batch._fields}
-        logprobs = torch.linspace(-1.5, -0.1, len(flat["mask"]), dtype=torch.float64).requires_grad_()
-        entropy = torch.tensor(flat["entropy"], dtype=torch.float64, requires_grad=True)
-        data = {"loss_mask": torch.tensor(flat["mask"]).bool(), "logprobs": torch.full_like(entropy, -0.8).detach()}
-        data["advantages"] = torch.tensor(flat["advantages"], dtype=torch.float64)
+        advantages, entropy, mask = packed(batch)
+        logprobs = torch.linspace(-1.5, -0.1, len(mask), dtype=torch.float64).requires_grad_()
+        data = {"loss_mask": mask.bool(), "logprobs": torch.full_like(entropy, -0.8), "advantages": advantages}
+        entropy.requires_grad_()
         before = data["advantages"].clone()
         value = loss_fn(logprobs, entropy, data)
         value.backward()
@@ -90,13 +89,27 @@ class TestAReaL:
             totals = torch.tensor(numbers, dtype=torch.float64)
         return Outcome(value.detach(), logprobs.grad, totals)
 
+    def logged(self, batch: Batch, loss_fn: Any, tracker: Tracker) -> dict[str, float]:
+        """Exported from the tracker when it has what all processes keep, as AReaL's adds up sums and counts."""
+        self.outcome(batch, loss_fn, tracker)
+        kept = of_all_processes((tracker.tokens, tracker.sums))
+        tracker.tokens = {name: [mask for tokens, _ in kept for mask in tokens[name]] for name in tracker.tokens}
+        tracker.sums = {
+            name: (of, [number for _, sums in kept for number in sums[name][1]])
+            for name, (of, _) in tracker.sums.items()
+        }
+        return tracker.export()
+
     def test_holds_the_contract(self, tracker: Tracker) -> None:
-        check_adapter(
+        holds(
             engine=lambda batch: self.outcome(batch, areal_loss),
             adapter=lambda batch, alpha, kappa: self.outcome(
                 batch, shaped(areal_loss, alpha=alpha, kappa=kappa), tracker
             ),
             bypassed=lambda: shaped(areal_loss, alpha=0.4)(torch.zeros(2), None, {}),
+            logged=lambda batch, alpha, kappa: self.logged(
+                batch, shaped(areal_loss, alpha=alpha, kappa=kappa), tracker
+            ),
         )
         assert shaped(areal_loss, alpha=0) is areal_loss
 

@@ -24,6 +24,7 @@ import tiny_chat
 import tiny_trl as tiny
 import torch
 from datasets import Dataset
+from engine_interfaces import each, holds, of_two_processes
 from test_trl import GRADIENT_TOLERANCE, relative
 from tiny_async import QUIET, drawn, loss_and_gradient, make, on_a_cpu, packed, shaped_by_hand, tokens_of
 from trl.experimental.async_grpo import async_grpo_trainer, async_rollout_worker
@@ -40,7 +41,6 @@ from forkwise.errors import InputError
 from forkwise.testing.engines import (
     Batch,
     Outcome,
-    check_adapter,
     check_alpha_zero,
     check_metrics,
     check_skipped_step,
@@ -88,38 +88,39 @@ class TestLoss:
         assert relative(loss_and_gradient(stock, batch)[1], want) > 0.01
 
         metrics, _ = ours._action_log.take()
-        check_metrics(metrics, *tokens_of(samples), alpha=0.4, kappa=2.0)
+        check_metrics(metrics, *tokens_of(samples).columns, alpha=0.4, kappa=2.0)
 
     def test_holds_the_contract(self, saved: str, tmp_path: Path) -> None:
         ours, stock = (make(kind, saved, tmp_path) for kind in (EntropyShapedAsyncGRPOTrainer, AsyncGRPOTrainer))
         ours._head_checked = True  # there is none here
 
-        def outcome(trainer: Any, batch: Batch) -> Outcome:
+        def outcome(trainer: Any, batch: Batch, kept: bool = False) -> Outcome:
             lengths = [len(row) for row in batch.mask]
+            prompts = [len(prompt) for *_, prompt in each(batch)]
             samples = [
                 SimpleNamespace(
-                    input_ids=np.array([3 + i, *range(5, 5 + n)]),  # another first token each: nothing is shared
-                    completion_mask=np.array([0, *map(int, mask)]),
-                    old_log_probs=np.array([0.0, *np.linspace(-1.5, -0.5, n)]),
+                    input_ids=np.array([*[3 + i] * p, *range(5, 5 + n)]),  # other first tokens: nothing is shared
+                    completion_mask=np.array([0] * p + list(map(int, mask))),
+                    old_log_probs=np.array([*[0.0] * p, *np.linspace(-1.5, -0.5, n)]),
                     advantage=0.0,
                     group_id=i,
                     metrics={},
                 )
-                for i, (n, mask) in enumerate(zip(lengths, batch.mask, strict=True))
+                for i, (n, p, mask) in enumerate(zip(lengths, prompts, batch.mask, strict=True))
             ]
             inputs = packed(trainer, samples)
             places = zip(batch.advantages, batch.mask, strict=True)
             counted = [a for row in places for a, m in zip(*row, strict=True) if m]
             inputs["advantages"] = torch.tensor([counted])
             # A token's numbers stand where it is predicted: one place before it.
-            entropy = torch.tensor([[h for row in batch.entropy for h in (*row, 9.0)]])
+            entropy = torch.tensor([[h for _, row, _, _ in each(batch) for h in (*row[1:], 9.0)]])
             logps = torch.linspace(-1.4, -0.6, entropy.numel())[None].requires_grad_()
             outputs = SimpleNamespace(log_probs=logps, entropy=entropy.requires_grad_())
             loss = trainer.compute_loss(lambda **_: outputs, inputs)
             loss.backward()
             assert entropy.grad is None
             log = getattr(trainer, "_action_log", None)
-            return Outcome(loss.detach(), logps.grad, log.totals.pop("shaping", None) if log else None)
+            return Outcome(loss.detach(), logps.grad, log.totals.pop("shaping", None) if log and not kept else None)
 
         def adapter(batch: Batch, alpha: float, kappa: float) -> Outcome:
             ours.args.alpha, ours.args.kappa = alpha, kappa
@@ -129,7 +130,21 @@ class TestLoss:
             def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
                 return AsyncGRPOTrainer.compute_loss(self, *args, **kwargs)
 
-        check_adapter(lambda batch: outcome(stock, batch), adapter, make(Bypassed, saved, tmp_path).train)
+        def logged(batch: Batch, alpha: float, kappa: float) -> dict[str, float]:
+            ours.accelerator = of_two_processes()
+            ours.args.alpha, ours.args.kappa = alpha, kappa
+            ours._action_log.totals = {}
+            if not any(map(any, batch.mask)):  # TRL's own loss fails there; a token with A = 0 counts for nothing
+                batch = batch._replace(mask=[[1, *row[1:]] for row in batch.mask])
+            outcome(ours, batch, kept=True)
+            return ours._action_log.take()[0]
+
+        holds(
+            lambda batch: outcome(stock, batch),
+            adapter,
+            bypassed=make(Bypassed, saved, tmp_path).train,
+            logged=logged,
+        )
 
     @pytest.mark.parametrize(
         ("loss", "message"),
@@ -197,7 +212,7 @@ def test_two_processes_give_the_loss_gradient_totals_and_run_of_one(saved: str, 
     torch.testing.assert_close((ranks[0]["loss"] + ranks[1]["loss"]) / 2, want_loss, rtol=1e-5, atol=1e-6)
     for rank in ranks:
         assert relative(rank["gradient"], want) < GRADIENT_TOLERANCE
-        check_metrics(rank["logged"], *tokens_of(in_two.SAMPLES), alpha=0.1, kappa=2.0)
+        check_metrics(rank["logged"], *tokens_of(in_two.SAMPLES).columns, alpha=0.1, kappa=2.0)
 
     alone = make(EntropyShapedAsyncGRPOTrainer, saved, tmp_path, per_device_train_batch_size=8, **in_two.STEPS)
     before = torch.cat([p.detach().flatten() for p in alone.model.parameters()])

@@ -300,6 +300,25 @@ def test_a_run_with_ours_is_a_run_with_trls_within_rounding(tmp_path: Path, lora
     assert 0 < max(moved) < 2e-5  # the learning rate moves weights by 1e-3 a step
 
 
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16], ids=["autocast", "bfloat16"])
+@pytest.mark.parametrize("beside", [[], ["lm_head"]], ids=["lora", "trained_beside"])
+def test_in_bfloat16_adapters_leave_the_head_to_ours(tmp_path: Path, weights: torch.dtype, beside: list[str]) -> None:
+    """accelerate widens to float32 what leaves a model with adapters, which says nothing of the head's products."""
+    adapters = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=beside)
+    trainer = trainer_of(tiny.policy().to(weights), tmp_path, bf16=True, beta=0.1, peft_config=adapters)
+    trainer.train()
+    batch = tiny.microbatch(4, 1)
+    mask = batch["completion_mask"].bool()
+    trainer.model.eval()
+    logps, entropy, _ = scored(trainer, batch)
+    with trainer.accelerator.autocast():
+        exact, right = tiny.exact_logps(trainer.model, batch), tiny.exact_entropy(trainer.model, batch)
+    chosen = exact.gather(2, batch["completion_ids"][..., None])[..., 0]
+    torch.testing.assert_close(logps.detach().double()[mask], chosen[mask], rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(entropy.detach().double()[mask], right[mask], rtol=1e-5, atol=2e-5)
+    assert {way.scorer for way in trainer._ways.values()} == {"forkwise"}
+
+
 @pytest.mark.parametrize("critic", [False, True], ids=["grpo", "ppo"])
 @pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16], ids=["autocast", "bfloat16"])
 def test_in_bfloat16_the_loss_is_trls_within_rounding(tmp_path: Path, weights: torch.dtype, critic: bool) -> None:
@@ -402,6 +421,20 @@ def test_hidden_states_that_are_no_numbers_are_named_with_the_step(tmp_path: Pat
         model.model.norm.weight[3] = torch.nan
     with pytest.raises(NotFiniteError, match=r"Step 1: The hidden states of 17 of 17 tokens are NaN or infinite"):
         scored(trainer, batch)
+
+
+@pytest.mark.parametrize("backend", ["forkwise", "trl"])
+def test_a_model_from_which_no_token_can_be_drawn_is_named_with_the_step(tmp_path: Path, backend: str) -> None:
+    class Breaks(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, _args: Any, state: Any, _control: Any, model: Any = None, **_: Any) -> None:
+            if state.global_step == 2:
+                with torch.no_grad():
+                    model.model.norm.weight[3] = torch.nan
+
+    trainer = trainer_of(tiny.policy(), tmp_path, max_steps=4, entropy_backend=backend)
+    trainer.add_callback(Breaks())
+    with pytest.raises(NotFiniteError, match=r"Step 3: the probabilities of the next token are not finite: weights"):
+        trainer.train()
 
 
 def test_infinite_hidden_states_of_the_first_batch_are_named(tmp_path: Path) -> None:

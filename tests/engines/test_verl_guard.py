@@ -71,6 +71,10 @@ class TestTheCheckOfAConfiguration:
                 [HEAD, FUSED, "actor_rollout_ref.rollout.temperature=0"],
                 r"rollout\.temperature=0 leaves nothing to chance",
             ),
+            (
+                [HEAD, FUSED, "distillation.enabled=True", "distillation.distillation_loss.loss_mode=forward_kl_topk"],
+                "makes no logits, of which .*loss_mode=forward_kl_topk takes the likeliest: set .*use_fused_kernels",
+            ),
             ([*tiny.SHAPED, "actor_rollout_ref.rollout.temperature=0.0"], r"rollout\.temperature=0\.0 leaves nothing"),
             ([HEAD, FUSED, "actor_rollout_ref.actor.strategy=megatron"], "FSDP engines, not with .*strategy=megatron"),
         ],

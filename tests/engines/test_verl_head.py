@@ -89,6 +89,16 @@ def test_labels_that_verl_has_shifted_itself_are_taken() -> None:
     torch.testing.assert_close(output.log_probs, logp[..., 4], rtol=1e-5, atol=2e-5)
 
 
+def test_labels_are_shifted_as_by_verls_own() -> None:
+    labels = IDS.flip(1)
+    ours, verls = (
+        with_head(tiny.policy().eval(), backend)(input_ids=IDS, labels=labels, temperature=1.0, return_dict=True)
+        for backend in (HEAD, "torch")
+    )
+    torch.testing.assert_close(ours.log_probs, verls.log_probs, rtol=1e-5, atol=2e-5)
+    assert with_head(tiny.policy().eval(), HEAD)(input_ids=IDS, labels=labels).loss is not None
+
+
 def test_what_cannot_be_proved_is_refused() -> None:
     model = tiny.policy().eval()
     model.lm_head.__class__ = type("Doubled", (torch.nn.Linear,), {"forward": lambda self, x: 2 * x @ self.weight.t()})

@@ -14,17 +14,21 @@ pytest.importorskip("verl", reason="verl is not installed; 'make test' runs thes
 
 import tiny_verl as tiny
 import torch
+from engine_interfaces import each, holds
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
+from verl.utils.metric.utils import Metric
+from verl.utils.torch_functional import allgather_dict_into_dict
 from verl.workers.utils.losses import ppo_loss
 
+from forkwise.engines.base import ActionLog
 from forkwise.engines.verl.batch import PREFIX, act_on_rollout, take_totals
 from forkwise.engines.verl.loss import shaped_ppo_loss
 from forkwise.engines.verl.settings import VerlSettings
 from forkwise.errors import InputError
 from forkwise.methods import Method, parse_methods
 from forkwise.methods.entropy_advantage import EntropyAdvantage
-from forkwise.testing.engines import Batch, Outcome, check_adapter
+from forkwise.testing.engines import Batch, Outcome
 
 PAPER = (EntropyAdvantage(alpha=0.4, kappa=2.0),)
 
@@ -148,23 +152,42 @@ class TestTheContract:
 
     @staticmethod
     def outcome(batch: Batch, *methods: Method) -> Outcome:
+        loss, metrics, logp = TestTheContract.loss(batch, *methods)
+        totals = take_totals({name: m.aggregate() for name, m in metrics.items() if PREFIX in name}, methods, "")
+        return Outcome(loss.detach(), logp.grad, totals["shaping"] if methods and totals else None)
+
+    @staticmethod
+    def logged(batch: Batch, *methods: Method) -> dict[str, float]:
+        """Added up over two processes by verl's own functions, as its worker calls them."""
+        _, metrics, _ = TestTheContract.loss(batch, *methods)
+        gathered = allgather_dict_into_dict({name: metric for name, metric in metrics.items() if PREFIX in name})
+        totals = take_totals({name: Metric.aggregate_dp(of) for name, of in gathered.items()}, methods, "")
+        assert totals is not None
+        log = ActionLog("alpha")
+        log.add(totals)
+        return log.take()[0]
+
+    @staticmethod
+    def loss(batch: Batch, *methods: Method) -> tuple[torch.Tensor, dict[str, Any], torch.Tensor]:
         lengths = [len(row) for row in batch.mask]
-        offsets = torch.tensor([0, *(1 + n for n in lengths)]).cumsum(0)  # prompts of one token
+        entropies = [[*h[1:], 99.0] for _, h, _, _ in each(batch)]  # of a token, one place before it
+        prompts = [len(h) - n for h, n in zip(entropies, lengths, strict=True)]
+        offsets = torch.tensor([0, *(len(row) for row in entropies)]).cumsum(0)
         draw = torch.Generator().manual_seed(3)
         noise = 0.3 * torch.randn(64, generator=draw)
         # Log-probabilities go with the row's length and place, so that halves have those of the whole.
-        logp = torch.cat([noise[7 * n : 7 * n + n + 1] for n in lengths]) - 1
+        of_rows = [[noise[: p - 1], noise[7 * n : 7 * n + n + 1]] for p, n in zip(prompts, lengths, strict=True)]
+        logp = torch.cat([piece for row in of_rows for piece in row]) - 1
         logp.requires_grad_()
-        entropy = torch.tensor([x for row in batch.entropy for x in (*row, 99.0)])
+        entropy = torch.tensor([x for row in entropies for x in row])
         output = {
             "log_probs": torch.nested.nested_tensor_from_jagged(logp, offsets),
             "entropy": torch.nested.nested_tensor_from_jagged(entropy, offsets),
         }
-        rows = {name: [[5], [1] * n, [1] * (n + 1)] for name, n in enumerate(lengths)}
         data = TensorDict(
             {
-                "prompts": tiny.jagged([row[0] for row in rows.values()], torch.long),
-                "responses": tiny.jagged([row[1] for row in rows.values()], torch.long),
+                "prompts": tiny.jagged([[5] * n for n in prompts], torch.long),
+                "responses": tiny.jagged([[1] * n for n in lengths], torch.long),
                 "response_mask": tiny.jagged(batch.mask, torch.long),
                 "old_log_probs": tiny.jagged([[-1.0] * n for n in lengths]),
                 "advantages": tiny.jagged(batch.advantages),
@@ -178,16 +201,40 @@ class TestTheContract:
             shaped_ppo_loss(config, output, data, methods=methods) if methods else ppo_loss(config, output, data)
         )
         loss.backward()
-        totals = take_totals({name: m.aggregate() for name, m in metrics.items() if PREFIX in name}, methods, "")
-        return Outcome(loss.detach(), logp.grad, totals["shaping"] if methods and totals else None)
+        return loss, metrics, logp
 
     def test_holds_the_contract(self) -> None:
-        check_adapter(
+        holds(
             engine=self.outcome,
             adapter=lambda batch, alpha, kappa: self.outcome(
                 batch, *((EntropyAdvantage(alpha, kappa),) if alpha else ())
             ),
-            bypassed=None,  # of whole steps: test_verl_training
+            bypassed="a skipped step is of whole steps (test_verl_training.py)",
+            logged=lambda batch, alpha, kappa: self.logged(batch, EntropyAdvantage(alpha, kappa)),
+        )
+
+    def test_holds_the_contract_on_the_driver(self) -> None:
+        """With the old policy's entropies, which verl's queue holds beside the advantages."""
+
+        def ours(batch: Batch, alpha: float, kappa: float) -> Outcome:
+            fields = {"entropy": tiny.jagged(batch.entropy), "response_mask": tiny.jagged(batch.mask, torch.long)}
+            keys = [f"{row}_0_0" for row in range(len(batch.mask))]
+            settings = VerlSettings((EntropyAdvantage(alpha, kappa),)) if alpha else VerlSettings(())
+            data = {"advantages": tiny.jagged(batch.advantages), **fields}
+            made = act_on_rollout(settings, data, keys, [any(row) for row in batch.mask], seed=0)
+            shaped = made.advantages
+            rows = batch.advantages if shaped is None else [row.tolist() for row in shaped.unbind()]
+            return engine(batch._replace(advantages=rows))._replace(totals=made.totals.get("shaping"))
+
+        def engine(batch: Batch) -> Outcome:
+            return self.outcome(batch._replace(prompts=[[1.0]] * len(batch.mask)))
+
+        holds(
+            engine,
+            ours,
+            bypassed="a skipped step is of whole steps (test_verl_training.py)",
+            logged="verl's driver has all rows of a rollout",
+            without_prompts="verl's queue holds columns of responses",
         )
 
 

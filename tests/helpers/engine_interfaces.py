@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from forkwise.engines.hooks.totals import ratios
-from forkwise.testing.engines import Batch, check_metrics
+from forkwise.engines.hooks.totals import TOTALS, ratios
+from forkwise.testing.engines import Batch, check_adapter, check_metrics
 
 LONGEST = 5
 
@@ -20,9 +22,66 @@ def padded(rows: Any) -> Any:
     return torch.tensor([[*row, *[0.0] * (LONGEST - len(row))] for row in rows], dtype=torch.float64)
 
 
-def behind_a_prompt(values: Any) -> Any:
-    """The same with a column for a prompt of one token."""
-    return torch.cat([torch.zeros_like(values[:, :1]), values], dim=1)
+def each(batch: Batch) -> Iterator[tuple[list[float], list[float], list[float], list[float]]]:
+    """Advantages, entropies and mask of each sequence, its prompt's numbers before its response's, and the prompt."""
+    prompts = batch.prompts or [[]] * len(batch.mask)
+    for a, h, mask, numbers in zip(*batch.columns, prompts, strict=True):
+        prompt = [float(number) for number in numbers]
+        yield [*prompt, *a], [*prompt, *h], [*[0.0] * len(prompt), *mask], prompt
+
+
+def behind_prompts(batch: Batch, *names: str) -> list[Any]:
+    """`(B, P + 5)`: prompts ending in one column, padded on their left, responses behind them."""
+    width = max(len(prompt) for *_, prompt in each(batch))
+    before = torch.zeros(len(batch.mask), width, dtype=torch.float64)
+    for row, (*_, prompt) in enumerate(each(batch)):
+        before[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.float64)
+    return [torch.cat([before * (name != "mask"), padded(getattr(batch, name))], dim=1) for name in names]
+
+
+def packed(batch: Batch) -> list[Any]:
+    """Advantages, entropies and mask `(N,)` of whole sequences, one behind the other."""
+    columns = zip(*((a, h, m) for a, h, m, _ in each(batch)), strict=True)
+    return [torch.tensor([x for row in rows for x in row], dtype=torch.float64) for rows in columns]
+
+
+def across(rule: Callable[[list[Any], list[int]], Any], outcome: Any, batch: Batch) -> dict[str, float]:
+    """What an engine logs whose rule adds up what each of two processes reports of its micro-batch.
+
+    Args:
+        rule: the engine's, given the reports of all micro-batches and how many tokens each has.
+        outcome: this process's.
+        batch: this process's.
+    """
+    mine = (dict(zip(TOTALS, outcome.totals.tolist(), strict=True)), int(sum(map(sum, batch.mask))))
+    reports = of_all_processes(mine)
+    summed = rule([report for report, _ in reports], [tokens for _, tokens in reports])
+    return ratios({f"shaping/total/{name}": value for name, value in summed.items()})
+
+
+def holds(*engine_and_adapter: Any, **more: Any) -> None:
+    """Runs the contract's kit, and says what holds: `pytest -rP` shows it, and docs/engines.md."""
+    test = os.environ["PYTEST_CURRENT_TEST"].removesuffix(" (call)").removeprefix("tests/engines/")
+    print(f"{test}: {'; '.join(check_adapter(*engine_and_adapter, **more))}")
+
+
+def of_all_processes(value: Any) -> list[Any]:
+    """What each process of the group has."""
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def of_two_processes() -> Any:
+    """accelerate's own `Accelerator` in a process of the kit, over its gloo group."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
+    return accelerator
 
 
 def drawn() -> Any:
@@ -58,7 +117,7 @@ def check_logged(metrics: Any, batch: Batch, settings: Any) -> None:
     if any(name.startswith("shaping/total/") for name in logged):
         logged = ratios(logged)
     if getattr(settings, "forkwise_alpha", 0):
-        check_metrics(logged, *batch, alpha=settings.forkwise_alpha, kappa=settings.forkwise_kappa)
+        check_metrics(logged, *batch.columns, alpha=settings.forkwise_alpha, kappa=settings.forkwise_kappa)
     else:
         assert not logged
 

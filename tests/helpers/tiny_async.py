@@ -149,7 +149,7 @@ def tokens_of(samples: list[Any]) -> Batch:
 
 def shaped_by_hand(samples: list[Any], *, alpha: float, kappa: float) -> torch.Tensor:
     """Eq. 5-7 of the paper at the trained tokens of the samples, `(1, M)`."""
-    rows = expected_advantages(*tokens_of(samples), alpha=alpha, kappa=kappa)
+    rows = expected_advantages(*tokens_of(samples).columns, alpha=alpha, kappa=kappa)
     return torch.tensor([[a for row in rows for a in row]])
 
 

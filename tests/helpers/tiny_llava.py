@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import tiny_models
 import torch
 from datasets import Dataset
 from PIL import Image
-from tiny_models import EOS, PAD, WORDS, of_words
-from transformers import (
-    CLIPVisionConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-)
+from tiny_models import EOS, PAD, WORDS
+from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 IMAGE = len(WORDS)
@@ -41,20 +35,7 @@ def policy(seed: int = 0) -> Any:
                 patch_size=4,
                 projection_dim=16,
             ),
-            text_config=Qwen2Config(
-                vocab_size=len(WORDS) + 1,
-                hidden_size=16,
-                intermediate_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                num_key_value_heads=2,
-                max_position_embeddings=64,
-                initializer_range=0.3,
-                tie_word_embeddings=False,
-                bos_token_id=None,
-                pad_token_id=PAD,
-                eos_token_id=EOS,
-            ),
+            text_config=tiny_models.qwen2(vocab_size=len(WORDS) + 1),
             image_token_id=IMAGE,
             vision_feature_layer=-1,
             tie_word_embeddings=False,
@@ -66,14 +47,7 @@ def policy(seed: int = 0) -> Any:
 
 
 def processor() -> LlavaProcessor:
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=of_words([*WORDS, "<image>"], "<unk>"),
-        pad_token="<pad>",
-        eos_token="<eos>",
-        unk_token="<unk>",
-        padding_side="left",
-        extra_special_tokens={"image_token": "<image>"},
-    )
+    tokenizer = tiny_models.tokenizer("<image>", extra_special_tokens={"image_token": "<image>"})
     images = CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
     return LlavaProcessor(
         images,

@@ -31,14 +31,19 @@ def of_words(words: Iterable[str], unknown: str) -> Tokenizer:
     return backend
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    backend = of_words(WORDS, "<unk>")
+def tokenizer(*further: str, **settings: Any) -> PreTrainedTokenizerFast:
+    """Of `WORDS`, and of `further` ones behind them."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
+        tokenizer_object=of_words([*WORDS, *further], "<unk>"),
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        padding_side="left",
+        **settings,
     )
 
 
-def _config(**changes: Any) -> Qwen2Config:
+def qwen2(**changes: Any) -> Qwen2Config:
     settings: dict[str, Any] = {"vocab_size": len(WORDS), "pad_token_id": PAD, "eos_token_id": EOS}
     return Qwen2Config(
         hidden_size=16,
@@ -58,14 +63,14 @@ def policy(seed: int = 0, **changes: Any) -> Qwen2ForCausalLM:
     """A random Qwen2 with initial weights so large that its token entropies spread over about 1.5 to 2.7 nats."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Qwen2ForCausalLM(_config(**changes))
+        return Qwen2ForCausalLM(qwen2(**changes))
 
 
 def critic(seed: int = 1) -> Qwen2ForTokenClassification:
     """Another one, with one value per token."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Qwen2ForTokenClassification(_config(num_labels=1)).eval()
+        return Qwen2ForTokenClassification(qwen2(num_labels=1)).eval()
 
 
 def save_encoder(folder: Path, words: Iterable[str], *, positions: int, lowercase: bool = False) -> None:

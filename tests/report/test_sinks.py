@@ -181,10 +181,33 @@ def test_labels_that_take_more_than_half_of_the_terminal_are_broken_over_lines()
 
 
 def test_an_exploration_fits_a_terminal_of_80_columns() -> None:
-    blocks = [block for block in explore.exploration(exploration("s")) if isinstance(block, Table)]
-    captions = {block.caption for block in blocks}
+    blocks = explore.exploration(exploration("s"))
     assert max(len(line) for line in printed(*blocks)) > 150
-    assert max(len(line) for line in on_a_terminal(*blocks) if line not in captions) <= 80
+    assert max(len(line) for line in on_a_terminal(*blocks)) <= 80
+
+
+def test_a_label_that_rows_share_stands_once_on_a_terminal() -> None:
+    rows = [["a", "x", "raw", "1"], ["a", "x", "raw", "2"], ["a", "y", "raw", "3"], ["b", "y", "raw", "3"]]
+    table = Table("c", ["", "of", "version", "value"], rows, labels=3)
+    assert cells(on_a_terminal(table))[1:] == [
+        ["a", "x", "raw", "1"],
+        ["", "", "raw", "2"],
+        ["", "y", "raw", "3"],
+        ["b", "y", "raw", "3"],
+    ]
+    assert cells(printed(table, width=80))[1:] == rows
+    assert cells(on_a_terminal(replace(table, labels=1)))[1:] == rows
+
+
+def test_on_a_terminal_captions_and_sentences_are_broken_between_words() -> None:
+    lines = on_a_terminal(
+        Table("marked against others", ["", "n"], [["a", "1"]]), "One sentence of five words.", width=16
+    )
+    assert [line.rstrip() for line in lines[1:3]] == ["marked against", "others"]
+    assert [line.rstrip() for line in lines[-2:]] == ["One sentence of", "five words."]
+    path = "Written: /a/path/of/" + "x" * 30
+    assert on_a_terminal(path, width=16) == [path]
+    assert printed("One sentence of five words.", width=16) == ["One sentence of five words."]
 
 
 def test_no_two_columns_of_a_table_of_an_exploration_share_a_name() -> None:

@@ -332,12 +332,24 @@ def test_runs_of_a_node_with_a_full_disk_go_to_the_other_one(
 @pytest.mark.slow
 def test_a_cluster_without_the_resources_or_none_is_refused(tmp_path: Path, cluster: Any) -> None:
     file = small(tmp_path)
-    for words, said in (
-        (["--ray", cluster.address, "--gpus-per-run", "1"], "No node of the cluster has 1 CPUs and 1 GPUs for a run"),
-        (["--ray", "127.0.0.1:1"], "There is no Ray cluster at '127.0.0.1:1'"),
+    for words, known, said in (
+        (
+            ["--ray", cluster.address, "--gpus-per-run", "1"],
+            {},
+            "No node of the cluster has 1 CPUs and 1 GPUs for a run",
+        ),
+        (["--ray", "127.0.0.1:1"], {}, "There is no Ray cluster at '127.0.0.1:1'"),
+        (["--ray", "ray://127.0.0.1:1"], {}, "There is no Ray cluster at 'ray://127.0.0.1:1'"),
+        (["--ray", "auto"], {"RAY_ADDRESS": "ray://127.0.0.1:1"}, "There is no Ray cluster at 'auto'"),
+        (["--ray", "auto"], {"RAY_ADDRESS": "127.0.0.1:1"}, "There is no Ray cluster at 'auto'"),
     ):
         done = subprocess.run(
-            [sys.executable, *command(file, tmp_path / "out", *words)], check=False, capture_output=True, text=True
+            [sys.executable, *command(file, tmp_path / "out", *words)],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=120,  # Ray itself tries for many minutes where nobody listens
+            env={**os.environ, **known},
         )
         assert done.returncode == 2, done.stderr
         assert said in done.stderr

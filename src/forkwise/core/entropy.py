@@ -122,7 +122,8 @@ def logprob_and_entropy(
         logit_scale: what the model multiplies its logits by, before a soft cap. (Granite divides: pass 1 over that.)
         softcap: the bound of the model's logits, as `final_logit_softcapping` of Gemma; None for none.
         temperature: the sampling temperature of the tokens; a number, or one per token `(...)`. Not differentiated.
-        mask: `(...)`, bool: the tokens that count. Others cost nothing, get 0 in all results, and may have any target.
+        mask: `(...)`, bool: the tokens that count. Others cost nothing, get 0 in all results, and may have any target,
+            temperature and hidden state.
         entropy_grad: False for shaping and logging: the entropy is a constant. True for an entropy bonus in the loss.
         extras: compute `Extras` in the same pass, to be had as `.extras` of the result.
         backend: `"auto"` folds tiles in Triton on NVIDIA GPUs and by passes of PyTorch elsewhere; `"torch"` and
@@ -139,12 +140,11 @@ def logprob_and_entropy(
     _check_head(hidden, weight, targets, bias)
     _check_logits(logit_scale, softcap)
     lead, dim = hidden.shape[:-1], hidden.shape[-1]
-    inv_t = _inverse_temperature(temperature, lead, hidden)
     flat_hidden, flat_targets, index = hidden.reshape(-1, dim), targets.reshape(-1), None
     if mask is not None:
         index = _counted(mask, lead)
         flat_hidden, flat_targets = flat_hidden[index], flat_targets[index]
-        inv_t = inv_t[index] if isinstance(inv_t, Tensor) else inv_t
+    inv_t = _inverse_temperature(temperature, lead, hidden, index)
     _check_values(flat_hidden, flat_targets, weight.shape[0], index, lead)
     results: Sequence[Tensor]
     if backend == "liger":
@@ -165,22 +165,34 @@ def logprob_and_entropy(
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-def _inverse_temperature(temperature: float | Tensor, lead: torch.Size, like: Tensor) -> float | Tensor:
-    """Returns 1 / temperature: a float for one temperature, or a flat tensor `(N,)` in the accumulation dtype."""
+def _inverse_temperature(
+    temperature: float | Tensor, lead: torch.Size, like: Tensor, index: Tensor | None = None
+) -> float | Tensor:
+    """Returns 1 / temperature: a float for one temperature, or a flat tensor `(N,)` in the accumulation dtype.
+
+    `index`: of the tokens that count; others may have any temperature, and are left out.
+    """
+    dtype = accumulation_dtype(like.dtype)
+    if isinstance(temperature, Tensor) and temperature.requires_grad:
+        raise ValueError("temperature gets no gradient here: pass temperature.detach().")
     if isinstance(temperature, Tensor) and temperature.dim() > 0:
         if temperature.shape != lead:
             raise ValueError(
                 f"temperature must be one number or one per token {tuple(lead)}, not {tuple(temperature.shape)}."
             )
-        if temperature.requires_grad:
-            raise ValueError("temperature gets no gradient here: pass temperature.detach().")
-        if not bool(((temperature > 0) & temperature.isfinite()).all()):
-            raise ValueError("temperature must be positive and finite at every token.")
-        return temperature.reshape(-1).to(like.device, accumulation_dtype(like.dtype)).reciprocal()
+        flat = temperature.reshape(-1).to(like.device, dtype)
+        each = (flat if index is None else flat[index]).reciprocal()
+        if not bool(((each > 0) & each.isfinite()).all()):
+            raise ValueError("temperature must be positive and finite at every token, and 1 over it finite too.")
+        return each
     value = float(temperature)
-    if not 0 < value < float("inf"):
-        raise ValueError(f"temperature must be positive and finite, not {value}: greedy decoding has no entropy.")
-    return 1 / value
+    inverse = 1 / value if value > 0 else 0.0
+    if not 0 < inverse <= torch.finfo(dtype).max:
+        raise ValueError(
+            f"temperature must be positive and finite, and 1 over it finite too, not {value}: greedy decoding has no "
+            "entropy."
+        )
+    return inverse
 
 
 def _check_head(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None) -> None:
@@ -200,10 +212,15 @@ def _check_head(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | 
     if len(dtypes) > 1 and not torch.is_autocast_enabled(hidden.device.type):
         names = ", ".join(sorted(str(dtype) for dtype in dtypes))
         raise TypeError(f"hidden, weight and bias must share one dtype, not {names}: cast them, or run under autocast.")
+    devices = {str(part.device) for part in (hidden, weight, targets, bias) if part is not None}
+    if len(devices) > 1:  # of one that is meta, PyTorch would make numbers of what the memory held
+        raise ValueError(f"hidden, weight, targets and bias must be on one device, not {', '.join(sorted(devices))}.")
 
 
 def _check_logits(logit_scale: float, softcap: float | None) -> None:
     for name, value in (("logit_scale", logit_scale), ("softcap", 1.0 if softcap is None else softcap)):
+        if isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a number: a tensor would get no gradient here. Pass {name}.item().")
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be positive and finite, not {value}.")
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from forkwise.core.entropy import HiddenStatesError, logprob_and_entropy, token_entropy
-from forkwise.core.in_place import HeadError, causal_model, in_place_of_head, nearest_trained
+from forkwise.core.in_place import HeadError, causal_model, in_place_of_head, nearest_trained, sheltered
 from forkwise.core.nucleus import nucleus_entropy, nucleus_entropy_of_hidden
 
 __all__ = [
@@ -142,30 +142,25 @@ def score_tokens(
     """
 
     def scores(layer: nn.Linear, hidden: Tensor) -> tuple[Tensor, ...]:
-        return score_here(
-            layer,
-            hidden,
-            places,
-            head,
-            temperature=temperature,
-            entropy_grad=entropy_grad,
-            extras=extras,
-            nucleus=nucleus,
-        )
+        options: dict[str, Any] = {"entropy_grad": entropy_grad, "extras": extras, "nucleus": nucleus}
+        scored = score_here(layer, hidden, places, head, temperature=temperature, **options)
+        return tuple(sheltered(part) for part in scored)
 
     causal = causal_model(model)
 
     def answered(scored: tuple[Tensor, ...], output: Any) -> dict[str, Any]:
-        behind = {"sent": output.logits.detach().clone(), "trained": nearest_trained(causal, output.logits)}
-        return {"scores": scored, "aux_loss": output.get("aux_loss"), **behind}
+        sent, aux_loss = sheltered(output.logits.detach().clone()), output.get("aux_loss")
+        behind = {"sent": sent, "trained": nearest_trained(causal, output.logits)}
+        return {"scores": scored, "aux_loss": None if aux_loss is None else sheltered(aux_loss), **behind}
 
     with in_place_of_head(causal, scores, _send) as answer:
         answer.use(answered)
         result = model(**inputs)
-    logprob, entropy, *more = result["scores"]
+    logprob, entropy, *more = (part.real for part in result["scores"])
+    aux_loss = None if result["aux_loss"] is None else result["aux_loss"].real
     _refuse_nan(logprob)
-    _refuse_changed(head, result["sent"], result["trained"])
-    return Scores(logprob, entropy, result["aux_loss"], **dict(zip(_more(extras, nucleus), more, strict=True)))
+    _refuse_changed(head, result["sent"].real, result["trained"])
+    return Scores(logprob, entropy, aux_loss, **dict(zip(_more(extras, nucleus), more, strict=True)))
 
 
 def score_here(

@@ -7,12 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["HeadError", "causal_model", "in_place_of_head", "nearest_trained", "no_logits", "recorded"]
+__all__ = [
+    "HeadError",
+    "beside_head",
+    "causal_model",
+    "in_place_of_head",
+    "nearest_trained",
+    "no_logits",
+    "recorded",
+    "sheltered",
+]
+
+
+_T = TypeVar("_T")
 
 
 class HeadError(RuntimeError):
@@ -29,6 +41,15 @@ def causal_model(model: Any) -> Any:
 def no_logits(hidden: Tensor, _computed: Any) -> Tensor:
     """Stands for the logits, of which one would be as good as all: nobody looks at them."""
     return hidden.new_zeros(*hidden.shape[:-1], 1)
+
+
+def sheltered(tensor: Tensor) -> Tensor:
+    """Makes complex numbers of a tensor in single or double precision, to be undone by `.real`.
+
+    Mixed precision that is wrapped around a model (FSDP2's, accelerate's) rounds and widens the floats that leave it,
+    and no other numbers.
+    """
+    return torch.complex(tensor, torch.zeros_like(tensor)) if tensor.dtype.itemsize >= 4 else tensor
 
 
 class _Answer:
@@ -107,6 +128,51 @@ def in_place_of_head(
 
 
 @contextmanager
+def beside_head(
+    causal: Any, compute: Callable[[nn.Linear, Tensor], _T]
+) -> Iterator[Callable[[], tuple[_T, torch.dtype]]]:
+    """Lets `compute(layer, hidden)` run where the head gets its hidden states, while the model runs as ever.
+
+    The layer's own hooks act on its own product, as they do in use. What goes wrong is kept, as by `in_place_of_head`.
+
+    Yields:
+        A function that gives what was computed, and the dtype of the head's product; or raises what went wrong.
+    """
+    computed: list[_T] = []
+    dtypes: list[torch.dtype] = []
+    failed: list[Exception] = []
+    layers: list[nn.Linear] = []
+    try:
+        layers = _linear_layers(causal)
+    except HeadError as error:
+        failed.append(error)
+
+    def before(layer: nn.Linear, inputs: tuple[Tensor, ...]) -> None:
+        try:
+            computed.append(compute(layer, inputs[0]))
+        except Exception as error:
+            failed.append(error)
+
+    def after(_layer: Any, _inputs: Any, product: Tensor) -> None:
+        dtypes.append(product.dtype)
+
+    def given() -> tuple[_T, torch.dtype]:
+        if failed:
+            raise failed[0]
+        if len(computed) != 1:
+            raise HeadError(f"it calls its head {len(computed)} times")
+        return computed[0], dtypes[0]
+
+    hooks = [layer.register_forward_pre_hook(before) for layer in layers]
+    hooks += [layer.register_forward_hook(after, prepend=True) for layer in layers]  # before what rounds or widens
+    try:
+        yield given
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
 def recorded(causal: Any) -> Iterator[list[Any]]:
     """Lets gradients be recorded in the model, and not in what is wrapped around it and would wait for them.
 
@@ -165,11 +231,11 @@ def nearest_trained(causal: Any, tensor: Tensor) -> str | None:
         return None
     names = {id(parameter): name for name, parameter in causal.named_parameters()}
     ahead: list[Any] = [tensor.grad_fn]
-    seen: set[Any] = set()
+    visited: set[Any] = set()
     for step in ahead:
-        if step is None or step in seen:
+        if step is None or step in visited:
             continue
-        seen.add(step)
+        visited.add(step)
         if hasattr(step, "variable"):  # where a parameter's gradients add up
             name = names.get(id(step.variable))
             return "one of its parameters" if name is None else f"its parameter {name}"

@@ -20,6 +20,8 @@ from forkwise.explore.contrast import FloatArray, IntArray
 from forkwise.explore.findings import Estimate
 from forkwise.passk.two_way import JointTest, Variation, joint_test
 
+CHANCE = 0.8
+"""With which a difference is to be shown that is called detectable."""
 _NO_SIGNAL = 1e-12
 
 
@@ -106,7 +108,7 @@ class Jackknife:
 
     @property
     def error(self) -> float:
-        """The standard error over problems."""
+        """Returns the standard error over problems."""
         return float(self.pseudo_Q.std(ddof=1) / np.sqrt(self.pseudo_Q.size))
 
     def estimate(self, level: float) -> Estimate:
@@ -144,6 +146,35 @@ class Family:
 
     band: list[Estimate]
     adjusted_p: list[float | None]
+
+
+@dataclass(frozen=True)
+class Detectable:
+    """Which difference from GRPO would be shown with a chance of `CHANCE`: the median over methods."""
+
+    alone: float
+    """By a method's own interval."""
+    together: float
+    """By the band over all methods."""
+
+
+def detectable(differences: Sequence[Jackknife], band: Sequence[Estimate], level: float) -> Detectable | None:
+    """Says how small a difference can be shown by as much as there is; None where none can be judged.
+
+    A difference is shown if its interval, half as wide as h, leaves 0 out. Its estimate varies with the standard error
+    e, so with `h + t e` that happens with the chance of which t is Student's quantile.
+
+    Args:
+        band: of each difference.
+    """
+    alone, together = [], []
+    for difference, of_all in zip(differences, band, strict=True):
+        if difference.exists and difference.error > _NO_SIGNAL and of_all.high is not None:
+            freedom = difference.pseudo_Q.size - 1
+            wanted = float(stats.t.ppf(CHANCE, freedom)) * difference.error
+            alone.append(float(stats.t.ppf((1 + level) / 2, freedom)) * difference.error + wanted)
+            together.append(of_all.high - difference.value + wanted)
+    return Detectable(float(np.median(alone)), float(np.median(together))) if alone else None
 
 
 def judge_together(differences: Sequence[Jackknife], *, level: float, resamples: int, seed: int) -> Family:

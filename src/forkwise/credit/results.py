@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from forkwise.credit.agreement import Detectable
 from forkwise.credit.arms import NotScored
 from forkwise.explore.findings import Estimate
 from forkwise.folders.results import Input, read_result, write_result
@@ -27,7 +28,7 @@ class Agreement:
     minus_grpo: Estimate
     """Paired with GRPO, by itself."""
     band: Estimate
-    """The same difference with the band that holds those of all methods at once."""
+    """The difference from GRPO, with the band that holds those of all methods at once."""
     adjusted_p: float | None
     placebo_minus_grpo: Estimate
     """The placebo's: the same method with entropies and log-probs of other tokens; none where it looks at no token."""
@@ -66,11 +67,11 @@ class TokenStratum:
     name: str
     states: int
     of_tokens: float
-    """Their share of all tokens."""
+    """The share of all tokens that these are."""
     mean: Estimate
     """Mean true advantage."""
     spread: float | None
-    """Its root mean square, without the error of estimates; None where that is below zero."""
+    """The root mean square of the true advantage, without the error of estimates; None where that is below zero."""
     factor: Estimate
     """The g that brings `g A` nearest to the true advantage, with A GRPO's."""
 
@@ -96,6 +97,8 @@ class BankCredit:
     methods: list[MethodCredit]
     """GRPO first, then by `sized.minus_grpo`, falling."""
     strata: list[TokenStratum]
+    detectable: Detectable | None = None
+    """Of `sized.minus_grpo`."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ class MethodGradient:
     """Cosine with the completions of `GradientCredit.of`."""
     minus_grpo: Estimate
     band: Estimate
-    """The same difference with the band that holds those of all methods at once."""
+    """The difference from GRPO, with the band that holds those of all methods at once."""
     adjusted_p: float | None
     placebo_minus_grpo: Estimate
     minus_placebo: Estimate
@@ -180,6 +183,8 @@ class GradientCredit:
     parameters: str = "head"
     """Whose gradients: `head`, of the output layer, or `all`."""
     not_scored: list[NotScored] = field(default_factory=list)
+    detectable: Detectable | None = None
+    """Of `minus_grpo`."""
     moved: Moved | None = None
     """None where the policy is the one that drew the groups."""
 

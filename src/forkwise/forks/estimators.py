@@ -26,6 +26,8 @@ from forkwise.explore.findings import Estimate
 
 BoolArray = npt.NDArray[np.bool_]
 
+_ENTRIES = 1 << 22  # of outcomes that are dealt anew at a time
+
 
 @dataclass(frozen=True)
 class Branches:
@@ -97,8 +99,12 @@ def state_value(branches: Branches, outcome_RC: FloatArray) -> StateValue:
 def permuted_decided(branches: Branches, outcome_RC: FloatArray, draws: int, rng: np.random.Generator) -> FloatArray:
     """Draws F with outcomes dealt anew to first tokens, `(draws,)`: the exact null where no token decides anything."""
     outcome = np.asarray(outcome_RC, dtype=np.float64)
-    order = rng.permuted(np.broadcast_to(np.arange(outcome.shape[0]), (draws, outcome.shape[0])), axis=1)
-    return _moments(branches, outcome[order])[2]
+    at_a_time, decided = max(1, _ENTRIES // outcome.size), []
+    for first in range(0, draws, at_a_time):
+        number = min(at_a_time, draws - first)
+        order = rng.permuted(np.broadcast_to(np.arange(outcome.shape[0]), (number, outcome.shape[0])), axis=1)
+        decided.append(_moments(branches, outcome[order])[2])
+    return np.concatenate(decided)
 
 
 def advantages(branches: Branches, right_R: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -109,6 +109,10 @@ class Method(ABC):
     def check_longest(self, tokens: int) -> None:  # noqa: B027  (most methods have nothing to say)
         """Raises `InputError` where the method could do nothing with completions of at most so many tokens."""
 
+    def first_rollout(self) -> int:
+        """Returns the rollout of a run, counted from 1, before which the method does nothing."""
+        return 1
+
     def label(self, value: object) -> int:
         """Returns what `Tokens.labels` hold for a value of the data set's column `self.column`."""
         raise NotImplementedError(f"The method '{self.name}' asks for a column and makes no labels of it.")

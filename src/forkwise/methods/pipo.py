@@ -44,6 +44,10 @@ class Pipo(ReplayMethod):
         check_range(self, "window", 2, float("inf"))
         check_range(self, "lam", 0, float("inf"))
 
+    def first_rollout(self) -> int:
+        """Returns the first one that there is a whole window before."""
+        return self.window + 1
+
     def xi(self, mean: Tensor, history: Tensor) -> Tensor:
         """Standardises a mean reward by those before, `(window,)`; 0 where there are fewer or they do not differ."""
         spread = history.std() if len(history) == self.window else mean.new_zeros(())

@@ -31,16 +31,17 @@ def print_blocks(blocks: Iterable[Block], console: Console) -> None:
 def print_tables(tables: Iterable[Table], console: Console) -> None:
     """Prints each table under its caption; those without rows are left out.
 
-    On a terminal none is wider than that: a wide table goes on below itself. Elsewhere every table is as wide as it is.
+    On a terminal none is wider than that: a wide table goes on below itself, and labels that several rows share stand
+    once. Elsewhere every table is as wide as it is, and its rows are whole.
     """
     for table in tables:
         if not table.rows:
             continue
         console.print()
-        console.print(Text(table.caption, style="bold"), soft_wrap=True)
+        _print_words(Text(table.caption, style="bold"), console)
         if console.is_terminal:
             widths = _widths(table, console.width)
-            for part in _parts(table, widths, console.width):
+            for part in _parts(replace(table, rows=_without_repeats(table)), widths, console.width):
                 console.print(_grid(part, widths))
             continue
         width, grid = console.width, _grid(table, no_wrap=True)
@@ -58,6 +59,17 @@ def _grid(table: Table, widths: Sequence[int] = (), *, no_wrap: bool = False) ->
     for row in table.rows:
         grid.add_row(*map(_cell, row))
     return grid
+
+
+def _without_repeats(table: Table) -> list[list[str]]:
+    """Leaves a label out where it and those before it are those of the row above; the last label stays."""
+    rows = [list(row) for row in table.rows]
+    for row, above in zip(rows[1:], table.rows, strict=False):
+        for i in range(table.labels - 1):
+            if row[i] != above[i]:
+                break
+            row[i] = ""
+    return rows
 
 
 def _widths(table: Table, width: int) -> list[int]:
@@ -96,4 +108,10 @@ def _cell(text: str) -> Text:
 def print_sentences(sentences: Iterable[str], console: Console, bullet: str = "") -> None:
     """Prints each sentence on a line of its own."""
     for sentence in sentences:
-        console.print(Text(f"{bullet}{sentence}"), soft_wrap=True)
+        _print_words(Text(f"{bullet}{sentence}"), console)
+
+
+def _print_words(text: Text, console: Console) -> None:
+    """Breaks lines between words, and only on a terminal; a path that is longer than a line stays whole."""
+    unbroken = not console.is_terminal or max(map(len, text.plain.split()), default=0) > console.width
+    console.print(text, soft_wrap=unbroken)

@@ -16,7 +16,16 @@ from forkwise.errors import InputError
 from forkwise.folders.results import inputs_of
 from forkwise.passk import Arm, Comparison, Evaluation, compare, evaluate, k_grid
 from forkwise.passk.design import FEWEST_PAIRS, FEWEST_RUNS
-from forkwise.study.contrasts import Receipts, SeedContrast, arms_of, contrast, endpoint_name, values
+from forkwise.passk.one_more import HeldAgainst
+from forkwise.study.contrasts import (
+    Receipts,
+    SeedContrast,
+    against_yardstick,
+    arms_of,
+    contrast,
+    endpoint_name,
+    values,
+)
 from forkwise.study.exploring import Spread, WithinBudget, spreads, within_budgets
 from forkwise.study.looks import Ending, ending
 from forkwise.study.receipts import arm_of, read_receipts, receipt_file, starts
@@ -30,7 +39,7 @@ from forkwise.version import __version__
 
 @dataclass(frozen=True)
 class Progress:
-    """How many of the runs of a study are there; `seeds` are those whose runs all are."""
+    """How many of the runs of a study are there; `seeds` are those that all arms have a run of."""
 
     runs: int
     finished: int
@@ -43,7 +52,7 @@ class Progress:
 
 def progress(study: Study, folder: Path, receipts: Receipts) -> Progress:
     """Counts the runs of all arms; the model before training is none of them."""
-    names = [arm.run(seed) for seed in study.seeds for arm in study.arms]
+    names = study.runs()[1:]
     finished = [receipts[name] for name in names if name in receipts]
     return Progress(
         runs=len(names),
@@ -103,6 +112,7 @@ class Result:
         seeds: the seeds that the result is about.
         shown_below: the p below which the primary difference is shown; 0 where no look was planned with these seeds.
         early: whether it is read before a registered look or the end, or beyond a look that ended it.
+        single: the arms' single runs held against those of the yardstick; None without one, or until that is there.
         primary: None where the study has no primary comparison, or it may not be looked at yet.
         secondary: at other K, with p adjusted by Holm, held to the same bound; `gate` against another arm, only after a
             shown primary.
@@ -118,6 +128,7 @@ class Result:
     blinded: list[Blinded] = field(default_factory=list)
     shown_below: float = 0.0
     early: bool = False
+    single: HeldAgainst | None = None
     primary: SeedContrast | None = None
     secondary: list[SeedContrast] = field(default_factory=list)
     gate: SeedContrast | None = None
@@ -150,8 +161,9 @@ def analyse(study: Study, folder: Path, receipts: Receipts, *, early: bool = Fal
         seeds = study.seeds[: planned[-1]] if planned else []
     facts = blinded(study, receipts, far.seeds) if far.seeds else []
     base = evaluate(arm_of(BASE, [receipts[BASE]])) if BASE in receipts else None
+    single = against_yardstick(study, receipts)
     if study.pilot or not seeds:
-        return Result(far, far.seeds, facts, base=base)
+        return Result(far, far.seeds, facts, single=single, base=base)
     arms = arms_of(study, receipts, seeds)
     compared: Comparison | None = None
     within: list[WithinBudget] = []
@@ -159,7 +171,9 @@ def analyse(study: Study, folder: Path, receipts: Receipts, *, early: bool = Fal
         compared, within = _explore(study, list(arms.values()), receipts)
     spread = spreads(list(arms.values()), study.evaluation.n)
     if study.primary is None or len(seeds) < FEWEST_PAIRS:
-        return Result(far, seeds, facts, 0.0, early, exploratory=compared, base=base, spread=spread, within=within)
+        return Result(
+            far, seeds, facts, 0.0, early, single, exploratory=compared, base=base, spread=spread, within=within
+        )
     n, level = study.evaluation.n, study.primary.level
     reference, tested = arms[study.arms[0].name], arms[study.tested.name]
     primary = contrast(tested, reference, study.primary.endpoint, n, level)

@@ -13,6 +13,7 @@ from forkwise.passk import Arm, k_grid
 from forkwise.passk.design import make_design
 from forkwise.passk.estimator import FloatArray
 from forkwise.passk.intervals import enough_problems
+from forkwise.passk.one_more import HeldAgainst, hold_against
 from forkwise.study.receipts import Receipt, arm_of
 from forkwise.study.spec import Study
 from forkwise.terminal import counted
@@ -111,3 +112,23 @@ def primary_contrast(study: Study, receipts: Receipts, seeds: Sequence[int]) -> 
     arms = arms_of(study, receipts, seeds)
     tested, reference = arms[study.tested.name], arms[study.arms[0].name]
     return contrast(tested, reference, study.primary.endpoint, study.evaluation.n, study.primary.level)
+
+
+def against_yardstick(study: Study, receipts: Receipts) -> HeldAgainst | None:
+    """Holds the arms' single runs against those of the yardstick; None without one, or where a run of it is missing."""
+    yardstick, names = study.yardstick, study.reference_runs()
+    if yardstick is None or any(name not in receipts for name in names):
+        return None
+    n, [seed] = study.evaluation.n, study.seeds
+
+    def value(receipt: Receipt) -> float:
+        return float(values(arm_of(receipt.run, [receipt]), yardstick.endpoint, n).mean())
+
+    measured = {arm.name: receipts[arm.run(seed)] for arm in study.arms[1:] if arm.run(seed) in receipts}
+    return hold_against(
+        study.arms[0].name,
+        [value(receipts[name]) for name in names],
+        {name: value(receipt) for name, receipt in measured.items()},
+        arms=len(study.arms) - 1,
+        level=yardstick.level,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -127,6 +128,17 @@ class Resources:
     gpus: float = 0
 
 
+def _must_listen(address: str) -> None:
+    """Raises an OSError where nobody listens at a cluster's address: `ray.init` itself would try for many minutes."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    # What Ray makes of `auto`, or of a port without a host, also where a cluster that has ended left its address.
+    known = canonicalize_bootstrap_address(address.removeprefix("ray://")) or ""
+    host, separator, port = known.removeprefix("ray://").rpartition(":")
+    if separator and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
 class RayPlace:
     """A Ray cluster: Ray decides which node has room, and says when a worker or node has died.
 
@@ -147,8 +159,9 @@ class RayPlace:
             raise InputError('--ray needs the package ray: pip install "forkwise[ray]".') from error
         self._ray = ray
         try:
+            _must_listen(address)
             ray.init(address=address, log_to_driver=False, configure_logging=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise InputError(f"There is no Ray cluster at '{address}' ({first_line(error)}): start one.") from error
         self.device: Device = "cuda" if resources.gpus else "cpu"
         self.threads = max(1, int(resources.cpus))
@@ -177,12 +190,12 @@ class RayPlace:
     def submit(self, work: Work) -> Future[None]:
         """Hands the run to Ray; one that failed on a node goes to another, if there is any."""
         failed_on = self._failed_on(work.run)
-        others = [node for node in self._nodes() if node != failed_on] if failed_on else []
+        healthy = [node for node in self._nodes() if node != failed_on] if failed_on else []
         strategy: Any = "DEFAULT"
-        if others:
+        if healthy:
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-            strategy = NodeAffinitySchedulingStrategy(others[len(self._open) % len(others)], soft=True)
+            strategy = NodeAffinitySchedulingStrategy(healthy[len(self._open) % len(healthy)], soft=True)
         reference = self._perform.options(scheduling_strategy=strategy).remote(work)
         self._open.append(reference)
         future: Future[None] = reference.future()

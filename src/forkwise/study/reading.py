@@ -16,6 +16,7 @@ from forkwise.folders.results import sha256_of_path
 from forkwise.reading import read_yaml
 from forkwise.study.recipes import RECIPES
 from forkwise.study.spec import EvaluationPlan, Futility, Primary, Stopping, Study, TrainingArm
+from forkwise.study.yardstick import Yardstick
 
 
 def read_study(path: Path) -> Study:
@@ -64,6 +65,11 @@ def parse_study(content: Any, name: str) -> Study:
     algorithm = content.get("algorithm", "grpo")
     content["recipe"] = _recipe(content.get("recipe", {}), name)
     content["seeds"] = _seeds(content.get("seeds"))
+    if isinstance(content.get("yardstick"), dict):
+        content["yardstick"] = {
+            **content["yardstick"],
+            "seeds": _seeds(content["yardstick"].get("seeds"), "yardstick."),
+        }
     arms = tuple(_arm(str(arm), settings, algorithm, name) for arm, settings in content["arms"].items())
     plain = {**content, "arms": [{**asdict(arm)} for arm in arms]}
     try:
@@ -80,8 +86,8 @@ def parse_study(content: Any, name: str) -> Study:
 
 def _place(message: str) -> str:
     """Turns `Expected X, got Y - at $.a.b` of msgspec into `a.b: expected X, got Y`."""
-    what, _, where = message.partition(" - at `$.")
-    return f"{where.rstrip('`')}: {what[:1].lower()}{what[1:]}" if where else what
+    fault, _, where = message.partition(" - at `$.")
+    return f"{where.rstrip('`')}: {fault[:1].lower()}{fault[1:]}" if where else fault
 
 
 def _refuse_unknown(content: Mapping[Any, Any], kind: Any, name: str, section: str = "") -> None:
@@ -97,6 +103,7 @@ def _refuse_unknown(content: Mapping[Any, Any], kind: Any, name: str, section: s
 _NESTED: dict[str, type] = {
     "evaluation": EvaluationPlan,
     "primary": Primary,
+    "yardstick": Yardstick,
     "stopping": Stopping,
     "stopping.futility": Futility,
 }
@@ -105,22 +112,22 @@ _NESTED: dict[str, type] = {
 def _recipe(recipe: Any, name: str) -> dict[str, Any]:
     if not isinstance(recipe, dict) or not all(isinstance(key, str) for key in recipe):
         raise InputError(f"recipe of '{name}' must be a mapping of settings, such as {{max_steps: 100}}.")
-    own = dict(recipe)
-    like = own.pop("like", None)
+    settings = dict(recipe)
+    like = settings.pop("like", None)
     if like is not None and (not isinstance(like, str) or like not in RECIPES):
         raise InputError(f"There is no recipe '{like}': like can be {', '.join(RECIPES)}.{nearest(str(like), RECIPES)}")
-    return {**(RECIPES[like] if like else {}), **own}
+    return {**(RECIPES[like] if like else {}), **settings}
 
 
-def _seeds(seeds: Any) -> Any:
+def _seeds(seeds: Any, section: str = "") -> Any:
     """Returns a list of seeds; `100-131` is a range."""
     if isinstance(seeds, str) and (span := re.fullmatch(r"\s*(\d{1,9})\s*-\s*(\d{1,9})\s*", seeds)):
         first, last = int(span[1]), int(span[2])
         if not first <= last <= first + 9999:
-            raise InputError(f"seeds are '{seeds}': a range such as 100-131 rises, and holds at most 10,000.")
+            raise InputError(f"{section}seeds are '{seeds}': a range such as 100-131 rises, and holds at most 10,000.")
         return list(range(first, last + 1))
     if not isinstance(seeds, list):
-        raise InputError(f"seeds are {seeds}: give a list, or a range such as 100-131.")
+        raise InputError(f"{section}seeds are {seeds}: give a list, or a range such as 100-131.")
     return seeds
 
 
@@ -131,5 +138,5 @@ def _arm(arm: str, settings: Any, algorithm: Any, name: str) -> TrainingArm:
         raise InputError(
             f"The arm '{arm}' of '{name}' must be a mapping of settings, such as {{alpha: 0.4}}, or a method."
         )
-    own = {str(key): value for key, value in settings.items() if key != "algorithm"}
-    return TrainingArm(arm, settings.get("algorithm", algorithm), own)
+    options = {str(key): value for key, value in settings.items() if key != "algorithm"}
+    return TrainingArm(arm, settings.get("algorithm", algorithm), options)

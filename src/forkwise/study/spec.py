@@ -19,6 +19,7 @@ from forkwise.methods import parse_methods, settings_of
 from forkwise.passk.design import FEWEST_PAIRS
 from forkwise.passk.intervals import check_margin
 from forkwise.reading import parse_json
+from forkwise.study.yardstick import Yardstick
 from forkwise.tasks.base import Split
 from forkwise.terminal import counted
 
@@ -164,6 +165,7 @@ class Study:
         processes: processes (and, on GPUs, GPUs) per run.
         recipe: any setting of `forkwise grpo` or `ppo`, the same for all arms; `like: NAME` starts from a named one.
         seeds: the seeds of every arm.
+        yardstick: where every arm has one seed: further seeds of the first arm, which say how much its runs differ.
         looks: numbers of seeds at which the primary comparison is made before the end.
         contents: SHA-256 of the local files and folders that model and data sets name, which `study` commands find.
         pilot: whether the study only measures what its successor is planned from: no difference between arms is shown.
@@ -182,6 +184,7 @@ class Study:
     engine: Literal["trl"] = "trl"
     processes: int = 1
     primary: Primary | None = None
+    yardstick: Yardstick | None = None
     looks: list[int] = field(default_factory=list)
     stopping: Stopping = field(default_factory=Stopping)
     pilot: bool = False
@@ -207,7 +210,17 @@ class Study:
 
     def runs(self) -> list[str]:
         """Returns the names of all runs, that of the model before training included."""
-        return [BASE, *(arm.run(seed) for seed in self.seeds for arm in self.arms)]
+        return [BASE, *(arm.run(seed) for arm, seed in self.pairs(self.seeds))]
+
+    def pairs(self, seeds: Sequence[int]) -> list[tuple[TrainingArm, int]]:
+        """Returns the runs with these seeds, all arms of a seed together, after those of the yardstick."""
+        further = self.yardstick.seeds if self.yardstick else []
+        return [*((self.arms[0], seed) for seed in further), *((arm, seed) for seed in seeds for arm in self.arms)]
+
+    def reference_runs(self) -> list[str]:
+        """Returns the names of all runs of the first arm."""
+        further = self.yardstick.seeds if self.yardstick else []
+        return [self.arms[0].run(seed) for seed in (*self.seeds, *further)]
 
     def arm(self, name: str) -> TrainingArm:
         """Returns the arm of that name, or with that folder name."""
@@ -332,9 +345,13 @@ def _check_problems(study: Study) -> None:
 
 def _check_claims(study: Study) -> None:
     primary, e = study.primary, study.evaluation
+    if study.yardstick is not None:
+        if primary is not None or study.pilot:
+            raise InputError("A study with a yardstick tests nothing else, and is no pilot: leave one of them out.")
+        study.yardstick.check(study.seeds, study.arms[0].name, e.n)
     if primary is None:
-        for name, given in (("looks", study.looks), ("stopping", study.stopping != Stopping())):
-            if given:
+        for name, changed in (("looks", study.looks), ("stopping", study.stopping != Stopping())):
+            if changed:
                 raise InputError(
                     f"The study has {name} but no primary comparison: say what is tested, or leave it out."
                 )

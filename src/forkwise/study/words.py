@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from forkwise.passk.design import FEWEST_PAIRS, FEWEST_RUNS
 from forkwise.passk.estimator import shown_ks
+from forkwise.passk.one_more import HeldAgainst
 from forkwise.report.formats import count, coverage, interval, number, p_value
 from forkwise.report.passk import FEW, overview
 from forkwise.report.passk_conclusion import conclusion
@@ -28,16 +29,18 @@ _LOGGED = {
     "clipped low": "clip_ratio/low_mean",
     "clipped high": "clip_ratio/high_mean",
 }
+_LINE = 100  # characters
 _MEASURES = ("distinct-3", "self-BLEU", "distinct correct texts")
 
 
 def design(study: Study) -> list[Block]:
     """Says what a study is, and what it can claim at all."""
-    e, trained = study.evaluation, len(study.arms) * len(study.seeds)
+    e, trained, yardstick = study.evaluation, len(study.runs()) - 1, study.yardstick
     samples = e.problems * e.n * (trained + e.base)
     rows = [
-        ["arms", ", ".join(arm.name for arm in study.arms)],
+        *(["" if i else "arms", line] for i, line in enumerate(_lines([arm.name for arm in study.arms]))),
         ["seeds of every arm", f"{len(study.seeds)} ({_listed(study.seeds)})"],
+        *([] if yardstick is None else [[f"further seeds of {study.arms[0].name}", _listed(yardstick.seeds)]]),
         ["training runs", f"{count(trained)}, each of {counted(study.steps, 'step')}"],
         [
             "evaluated on",
@@ -49,6 +52,12 @@ def design(study: Study) -> list[Block]:
     blocks: list[Block] = [Table(study.title, ["", ""], rows)]
     if study.primary is not None:
         blocks += [*_tested(study)]
+    elif yardstick is not None:
+        blocks.append(
+            f"Tested: whether the run of each arm could be one more run of {study.arms[0].name}, at "
+            f"{endpoint_name(yardstick.endpoint, e.n)}, by {1 + len(yardstick.seeds)} of its runs and over all arms at "
+            "once (Dunnett). All else that comes of it is exploratory."
+        )
     elif study.pilot:
         blocks.append("A pilot: it measures what a study is planned from, and compares nothing.")
     else:
@@ -65,6 +74,16 @@ def _problems(study: Study) -> str:
     e = study.evaluation
     start = f" from place {count(e.first_problem)} on" if e.first_problem else ""
     return f"{counted(e.problems, 'problem')}{start}"
+
+
+def _lines(names: Sequence[str]) -> list[str]:
+    """Lists names in lines that no table cuts, broken between names."""
+    lines = [""]
+    for name, last in zip(names, [*[", "] * (len(names) - 1), ""], strict=True):
+        if len(lines[-1]) + len(name) > _LINE and lines[-1]:
+            lines.append("")
+        lines[-1] += name + last
+    return [line.strip() for line in lines]
 
 
 def _listed(seeds: Sequence[int]) -> str:
@@ -105,7 +124,9 @@ def findings(study: Study, result: Result, registered: str | None) -> list[Block
             f"The record of the look after {look} seeds says otherwise than the receipts that are here: they were "
             "changed after it, or another version of forkwise made it. The record counts."
         )
-    if study.primary is None:
+    if study.yardstick is not None:
+        blocks += _single(study, result.single, registered)
+    elif study.primary is None:
         why = "a pilot compares nothing" if study.pilot else "nothing was named to be tested"
         blocks.append(f"Nothing here is confirmed: {why}.")
     elif result.primary is None:
@@ -118,6 +139,37 @@ def findings(study: Study, result: Result, registered: str | None) -> list[Block
         blocks += _primary(study, result, registered)
     blocks += _facts(result.blinded)
     return blocks
+
+
+def _single(study: Study, single: HeldAgainst | None, registered: str | None) -> list[Block]:
+    assert study.yardstick is not None
+    reference, endpoint = study.arms[0].name, endpoint_name(study.yardstick.endpoint, study.evaluation.n)
+    if single is None:
+        return [f"The arms are held against the runs of {reference} when all {len(study.reference_runs())} are there."]
+    if not single.rows:
+        return [f"The {counted(single.runs, 'run')} of {reference} are there, and no arm's run yet."]
+    head = f"Registered {registered}" if registered else "Not registered, so exploratory"
+    shown = [row for row in single.rows if row.p < 1 - single.level]
+    which = ", ".join(f"{row.arm} ({number(row.difference, sign='+')}, p {p_value(row.p)})" for row in shown)
+    text = f"{head}: at {endpoint} {which or 'no arm'} differs from {reference} by more than one more run of it would"
+    missing = single.arms - len(single.rows)
+    text += f". The runs of {counted(missing, 'arm')} are missing; p is over all {single.arms}" if missing else ""
+    found = interval(single.found, single.found_low, single.found_high)
+    wide = coverage(single.level)
+    blocks: list[Block] = [
+        f"{text}.",
+        f"{counted(single.runs, 'run')} of {reference}: {number(single.mean)} ± {number(single.sd, 4)} (SD over runs). "
+        f"With {single.power:.0%} power a true difference of {found} is found [by the {wide} interval of that SD], if "
+        "the runs of the arm differ as much; what is smaller is neither shown nor excluded. Other problems than these "
+        "are not asked about.",
+    ]
+    rows = [
+        [row.arm, interval(row.difference, row.low, row.high, sign="+"), p_value(row.p), number(single.found)]
+        for row in sorted(single.rows, key=lambda row: -row.difference)
+    ]
+    caption = f"{endpoint}: one run of each arm minus the mean of {reference}'s; p and {wide} intervals over all arms"
+    header = ["arm", "difference [interval]", "p", f"found with {single.power:.0%} power from"]
+    return [*blocks, *filled(caption, header, rows)]
 
 
 def _primary(study: Study, result: Result, registered: str | None) -> list[Block]:
@@ -209,6 +261,8 @@ def _within(result: Result) -> list[Table]:
 def beside(study: Study, seeds: Sequence[int], receipts: Mapping[str, Receipt]) -> list[Table]:
     """Makes the table of training, lengths, diversity and cost, per arm over its seeds."""
     runs = {BASE: [BASE]} | {arm.name: [arm.run(seed) for seed in seeds] for arm in study.arms}
+    if study.yardstick is not None:
+        runs[study.arms[0].name] = study.reference_runs()
     rows = []
     for name, names in runs.items():
         of_arm = [receipts[run] for run in names if run in receipts]
@@ -261,7 +315,7 @@ def cost(study: Study, minutes_per_run: float, minutes_per_100k: float) -> list[
     """Says what a study takes; empty where nothing is known of its cost."""
     if not minutes_per_run and not minutes_per_100k:
         return []
-    e, runs = study.evaluation, len(study.arms) * len(study.seeds)
+    e, runs = study.evaluation, len(study.runs()) - 1
     training = runs * minutes_per_run / 60
     sampling = (runs + e.base) * e.problems * e.n / 100_000 * minutes_per_100k / 60
     return [f"It takes {training + sampling:.1f} hours: {training:.1f} of training and {sampling:.1f} of sampling."]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from random import Random
@@ -13,7 +13,18 @@ from forkwise.errors import InputError
 
 Split = Literal["train", "validation", "test"]
 Prompt = str | list[dict[str, str]]
-T = TypeVar("T")
+Entry = TypeVar("Entry", bound=tuple[Any, ...])
+
+
+class Question(Protocol):
+    """What a problem asks, as data."""
+
+    def text(self) -> str:
+        """Returns the question in words."""
+        ...
+
+
+Asked = TypeVar("Asked", bound=Question)
 
 
 @dataclass(frozen=True)
@@ -85,29 +96,38 @@ def split_by_hash(text: str) -> Split:
     return "train" if digit < 8 else "validation" if digit == 8 else "test"
 
 
-def deal(pools: Mapping[int, Sequence[T]], split: Split, n: int | None, seed: int, what: str) -> list[T]:
-    """Returns the first `n` entries (None: all) of pools in the order that `seed` gives; the pools alternate.
+def draw_questions(number: int, seed: str, draw: Callable[[Random], Asked]) -> dict[str, Asked]:
+    """Draws so many questions that differ, by their ids."""
+    rng = Random(seed)
+    questions: dict[str, Asked] = {}
+    while len(questions) < number:
+        question = draw(rng)
+        questions[question_id(question.text())] = question
+    return questions
 
-    A larger `n` only appends. They alternate for as long as there are entries of each.
+
+def deal(
+    pools: Mapping[int, Iterable[Entry]], split: Split, n: int | None, seed: int, source: str, prefix: str = ""
+) -> list[Entry]:
+    """Returns the first `n` entries (None: all) of a split in the order that `seed` gives; the pools alternate.
+
+    A larger `n` only appends. They alternate for as long as there are entries of each. An entry begins with its
+    problem's id; a hash of `prefix` and id says which split it belongs to.
 
     Raises:
-        InputError: there are fewer than `n`.
+        InputError: unknown split, or fewer than `n` entries in it.
     """
+    if split not in get_args(Split):
+        raise InputError(f"There is no split {split!r}; use 'train', 'validation' or 'test'.")
     columns = []
     for size, pool in pools.items():
-        column = list(pool)
+        column = [entry for entry in pool if split_by_hash(prefix + entry[0]) == split]
         Random(f"{seed}-{size}").shuffle(column)
         columns.append(column)
     entries = [entry for row in zip_longest(*columns) for entry in row if entry is not None]
     if n is not None and not 0 <= n <= len(entries):
-        raise InputError(f"{what} has {len(entries)} {split} problems, so {n} cannot be had; ask for fewer.")
+        raise InputError(f"{source} has {len(entries)} {split} problems, so {n} cannot be had; ask for fewer.")
     return entries[:n]
-
-
-def check_split(split: str) -> None:
-    """Raises InputError unless there is such a split."""
-    if split not in get_args(Split):
-        raise InputError(f"There is no split {split!r}; use 'train', 'validation' or 'test'.")
 
 
 def check_paired(completions: Sequence[str], problems: Sequence[Problem]) -> None:

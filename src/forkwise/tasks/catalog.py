@@ -10,23 +10,14 @@ recall (`f1`), which is a reward for training. Model output is parsed, never eva
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from random import Random
 from typing import Any
 
 from forkwise.errors import InputError
-from forkwise.tasks.base import (
-    Problem,
-    Split,
-    Verdict,
-    check_paired,
-    check_split,
-    deal,
-    question_id,
-    split_by_hash,
-)
+from forkwise.tasks.base import Problem, Split, Verdict, check_paired, deal, draw_questions, split_by_hash
 
 KINDS = ("one", "set")
 COLOURS = ("red", "blue", "green", "black")
@@ -74,7 +65,8 @@ class Catalog:
         return tuple(sorted(p.name for p in self.parts if p.colour == self.colour and p.length > self.above))
 
 
-def _draw(rng: Random) -> Catalog:
+def _draw(rng: Random, fitting: Collection[int]) -> Catalog:
+    """Draws a catalog of which so many parts fit."""
     letters = rng.sample("ABCDEFGHJKLMNPRSTUVWXYZ", _PARTS)
     parts = tuple(
         CatalogPart(
@@ -82,19 +74,15 @@ def _draw(rng: Random) -> Catalog:
         )
         for letter in letters
     )
-    return Catalog(parts, rng.choice(COLOURS), rng.randint(0, _LONGEST - 2))
+    catalog = Catalog(parts, rng.choice(COLOURS), rng.randint(0, _LONGEST - 2))
+    return catalog if len(catalog.answer()) in fitting else _draw(rng, fitting)
 
 
 @cache
 def _pool(kind: str) -> dict[str, Catalog]:
     """Returns all catalogs of a kind by their ids: those that one part fits, or two to four."""
-    rng = Random(f"catalog-{kind}")
-    catalogs: dict[str, Catalog] = {}
-    while len(catalogs) < _POOL:
-        catalog = _draw(rng)
-        if len(catalog.answer()) in ((1,) if kind == "one" else (2, 3, 4)):
-            catalogs[question_id(catalog.text())] = catalog
-    return catalogs
+    fitting = (1,) if kind == "one" else (2, 3, 4)
+    return draw_questions(_POOL, f"catalog-{kind}", lambda rng: _draw(rng, fitting))
 
 
 class Catalogs:
@@ -113,6 +101,11 @@ class Catalogs:
             raise InputError(f"Catalogs are of the kinds one and set, not {tuple(kinds)}: set kinds to some of them.")
         self.kinds = tuple(sorted(set(kinds)))
 
+    def catalogs(self, split: Split) -> list[Catalog]:
+        """Returns all catalogs of a split, those of one kind behind those of the other."""
+        entries = [entry for kind in self.kinds for entry in _pool(kind).items()]
+        return [catalog for name, catalog in entries if split_by_hash(f"catalog {name}") == split]
+
     def problems(self, split: Split, n: int | None = None, *, seed: int = 0) -> list[Problem]:
         """Returns the first `n` problems of a split in the order that `seed` gives (None: all).
 
@@ -121,14 +114,10 @@ class Catalogs:
         Raises:
             InputError: unknown split, or fewer than `n` problems in it.
         """
-        check_split(split)
-        pools = {
-            number: [entry for entry in _pool(kind).items() if split_by_hash(f"catalog {entry[0]}") == split]
-            for number, kind in enumerate(self.kinds)
-        }
+        pools = {number: _pool(kind).items() for number, kind in enumerate(self.kinds)}
         return [
             Problem(problem_id, catalog.text(), ", ".join(catalog.answer()))
-            for problem_id, catalog in deal(pools, split, n, seed, "The task catalog")
+            for problem_id, catalog in deal(pools, split, n, seed, "The task catalog", "catalog ")
         ]
 
     def verify(self, completions: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:

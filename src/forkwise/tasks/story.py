@@ -16,16 +16,7 @@ from random import Random
 
 from forkwise.errors import InputError
 from forkwise.tasks.answers import compare_exactly, find_answer
-from forkwise.tasks.base import (
-    Problem,
-    Split,
-    Verdict,
-    check_paired,
-    check_split,
-    deal,
-    question_id,
-    split_by_hash,
-)
+from forkwise.tasks.base import Problem, Split, Verdict, check_paired, deal, draw_questions
 
 SIZES = (2, 3, 4)
 LIMIT = 100
@@ -139,12 +130,7 @@ def _tell(size: int, rng: Random) -> Story:
 @cache
 def _pool(size: int) -> dict[str, Story]:
     """Returns all stories of a size by their ids."""
-    rng = Random(f"story-{size}")
-    stories: dict[str, Story] = {}
-    while len(stories) < _POOL:
-        story = _tell(size, rng)
-        stories[question_id(story.text())] = story
-    return stories
+    return draw_questions(_POOL, f"story-{size}", lambda rng: _tell(size, rng))
 
 
 class Stories:
@@ -179,12 +165,8 @@ class Stories:
         return [story for _, story in self._entries(split, n, seed)]
 
     def _entries(self, split: Split, n: int | None, seed: int) -> list[tuple[str, Story]]:
-        check_split(split)
-        pools = {
-            size: [entry for entry in _pool(size).items() if split_by_hash(f"story {entry[0]}") == split]
-            for size in self.sizes
-        }
-        return deal(pools, split, n, seed, "The task story")
+        pools = {size: _pool(size).items() for size in self.sizes}
+        return deal(pools, split, n, seed, "The task story", "story ")
 
     def verify(self, completions: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
         """Returns one verdict per completion. Time is linear in the length of the text, whatever it holds."""

@@ -7,6 +7,7 @@ random numbers. Where advantages and entropies can be handed to both, `check_ada
         engine=lambda batch: ...,                   # the engine's loss on the advantages of the batch: an Outcome
         adapter=lambda batch, alpha, kappa: ...,    # the same through the adapter
         bypassed=lambda: ...,                       # a step in which the adapter's work is skipped; it must raise
+        logged=lambda batch, alpha, kappa: ...,     # what is logged of an update; called in two processes
     )
 """
 
@@ -15,21 +16,37 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from forkwise.testing.processes import in_processes
 
 Rows = Sequence[Sequence[float]]
 """One row per response, one number per token; rows may differ in length."""
 
 
 class Batch(NamedTuple):
-    """Responses of different lengths; `mask` is 0 at what a tool said, and in all of a row that is padding."""
+    """Responses of different lengths; `mask` is 0 at what a tool said, and in all of a row that is padding.
+
+    `prompts` stand before them: a number for each token of a prompt, its entropy, and its advantage where the engine
+    has advantages for prompts.
+    """
 
     advantages: Rows
     entropy: Rows
     mask: Rows
+    prompts: Rows = ()
+
+    @property
+    def columns(self) -> tuple[Rows, Rows, Rows]:
+        """Advantages, entropies and mask: what is there of the tokens of responses."""
+        return self.advantages, self.entropy, self.mask
+
+    def rows(self, which: slice) -> Batch:
+        """Returns some of the responses with their prompts."""
+        return Batch(*(values[which] for values in self))
 
 
 class Outcome(NamedTuple):
@@ -50,6 +67,13 @@ class Adapter(Protocol):
         """Returns the loss with these constants."""
 
 
+class Logged(Protocol):
+    """What the log shows of an update of which this process has a part of the rows; None where it logs nothing."""
+
+    def __call__(self, batch: Batch, alpha: float, kappa: float) -> Mapping[str, object] | None:
+        """Returns `shaping/...` over all processes: called in each of two of one gloo group."""
+
+
 def made_batches() -> tuple[Batch, ...]:
     """Returns the batches of the kit: both signs of A, A = 0, entropies on both sides of the cap, a tool, padding.
 
@@ -59,32 +83,40 @@ def made_batches() -> tuple[Batch, ...]:
     entropy = [[0.0, 0.5, 1.0, 2.0], [1.0, 3.0], [0.2, 0.7, 0.3, 0.5, 0.1], [1.1, 0.4, 0.9]]
     per_response = [[1.0] * 4, [-1.5] * 2, [0.3] * 5, [0.0] * 3]
     per_token = [[0.9, -0.6, 0.0, 1.7], [-1.5, 0.2], [0.3, 0.6, -0.2, -0.8, 1.1], [0.5, -0.5, 0.7]]
-    return Batch(per_response, entropy, mask), Batch(per_token, entropy, mask)
+    prompts = [[0.6, 2.5], [1.7], [0.4, 0.9, 3.1], [1.3]]
+    return Batch(per_response, entropy, mask, prompts), Batch(per_token, entropy, mask, prompts)
 
 
 def check_adapter(
     engine: Callable[[Batch], Outcome],
     adapter: Adapter,
-    bypassed: Callable[[], object] | None,
     *,
+    bypassed: Callable[[], object] | str,
+    logged: Logged | str,
+    without_prompts: str = "",
     tolerance: float = 1e-6,
-) -> None:
+) -> list[str]:
     """Runs the contract of `forkwise.engines.base` on an adapter that can be handed advantages and entropies.
 
-    Prompts and several processes are not in it: a batch begins with the first token of its completions, in one process.
-    Tests of the adapter hold it to these.
+    Where a part does not apply, a sentence in its place says why.
 
     Args:
-        engine: the engine's own loss of a batch, whose entropy it does not need.
+        engine: the engine's own loss of a batch, whose entropies it does not need.
         adapter: the adapter's loss of a batch, with an alpha and a kappa; the policy is the engine's.
-        bypassed: a step without the adapter's work, see `check_skipped_step`; None for an engine whose hook is a
-            function that the engine either calls or does not know, which only the engine can notice.
+        bypassed: a step without the adapter's work, see `check_skipped_step`; or why there is none, as of a function
+            that the engine either calls or does not know, which only the engine can notice.
+        logged: the metrics of an update as the engine logs them, see `Logged`; or why nothing is added up.
+        without_prompts: why no prompt can stand before the responses; else the loss must lay out `batch.prompts`.
         tolerance: of loss and gradient, relative to the engine's; of totals ten times that.
+
+    Returns:
+        The parts of the contract that hold, and those that do not apply with the reason.
 
     Raises:
         AssertionError: saying which part of the contract does not hold.
     """
-    for batch in made_batches():
+    batches = [batch._replace(prompts=()) if without_prompts else batch for batch in made_batches()]
+    for batch in batches:
         alone = engine(batch)
         zero = adapter(batch, 0.0, 2.0)
         if not (torch.equal(zero.loss, alone.loss) and torch.equal(zero.gradient, alone.gradient)):
@@ -93,14 +125,27 @@ def check_adapter(
             raise AssertionError(f"With alpha = 0 nothing is shaped, yet there are totals: {zero.totals}.")
         for alpha, kappa in ((0.4, 2.0), (1.5, 1.25)):
             shaped = adapter(batch, alpha, kappa)
-            by_hand = expected_advantages(*batch, alpha=alpha, kappa=kappa)
+            by_hand = expected_advantages(*batch.columns, alpha=alpha, kappa=kappa)
             check_outcome(shaped, engine(batch._replace(advantages=by_hand)), unshaped=alone, tolerance=tolerance)
             at = partial(adapter, alpha=alpha, kappa=kappa)
             _check_outside_the_mask(at, batch)
-            want = torch.tensor(expected_totals(*batch, alpha=alpha, kappa=kappa))
+            if not without_prompts:
+                _check_prompts(at, batch)
+            want = torch.tensor(expected_totals(*batch.columns, alpha=alpha, kappa=kappa))
             _check_totals(at, batch, shaped, want, tolerance=10 * tolerance)
-    if bypassed is not None:
+    parts = ["alpha 0", "loss and gradient", "tools and padding", "micro-batches"]
+    parts.append(f"not prompts: {without_prompts}" if without_prompts else "prompts")
+    if isinstance(logged, str):
+        parts.append(f"not two processes: {logged}")
+    else:
+        _check_processes(logged, batches[0], alpha=0.4, kappa=2.0)
+        parts.append("two processes")
+    if isinstance(bypassed, str):
+        parts.append(f"not a skipped step: {bypassed}")
+    else:
         check_skipped_step(bypassed)
+        parts.append("a skipped step")
+    return parts
 
 
 def check_outcome(shaped: Outcome, fed: Outcome, *, unshaped: Outcome, tolerance: float = 1e-6) -> None:
@@ -137,6 +182,54 @@ def _check_outside_the_mask(adapter: Callable[[Batch], Outcome], batch: Batch) -
             raise AssertionError(f"Tokens of tools or padding count: their {name} change the totals.")
 
 
+class _Watched(Sequence[float]):
+    """Numbers of a prompt that know whether somebody has read them."""
+
+    def __init__(self, numbers: Iterable[float]) -> None:
+        self._numbers = list(numbers)
+        self.read = False
+
+    def __getitem__(self, at: Any) -> Any:
+        self.read = True
+        return self._numbers[at]
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+
+def _check_prompts(adapter: Callable[[Batch], Outcome], batch: Batch) -> None:
+    """Gives the tokens of prompts other numbers, which must not matter to the loss, its gradient and the totals."""
+    before = adapter(batch)
+    other = [_Watched(7.0 - number for number in prompt) for prompt in batch.prompts]
+    after = adapter(batch._replace(prompts=other))
+    if not all(prompt.read for prompt in other):
+        raise AssertionError(
+            "The loss does not lay out batch.prompts before the responses: do so, or say in without_prompts why not."
+        )
+    if not (torch.equal(before.loss, after.loss) and torch.equal(before.gradient, after.gradient)):
+        raise AssertionError("Tokens of prompts count: their entropies or advantages change the loss.")
+    if before.totals is not None and not torch.equal(before.totals, _totals(after)):
+        raise AssertionError("Tokens of prompts count: their entropies or advantages change the totals.")
+
+
+def _check_processes(logged: Logged, batch: Batch, *, alpha: float, kappa: float) -> None:
+    """Cuts the rows into two unequal parts, then into one with all that counts and one of padding."""
+    for first in (2, 3):
+        parts = [batch.rows(slice(0, first)), batch.rows(slice(first, None))]
+        shown = in_processes(lambda rank, parts=parts: logged(parts[rank], alpha, kappa))  # type: ignore[misc]
+        if all(metrics is None for metrics in shown):
+            raise AssertionError("Neither of two processes logs what shaping did.")
+        for rank, metrics in enumerate(shown):
+            try:
+                if metrics is not None:
+                    check_metrics(metrics, *batch.columns, alpha=alpha, kappa=kappa)
+            except AssertionError as error:
+                raise AssertionError(
+                    f"What process {rank} of two logs, with {first} of {len(batch.mask)} rows on the first, is not of "
+                    f"all tokens of both: {error}"
+                ) from error
+
+
 def _check_totals(
     adapter: Callable[[Batch], Outcome], batch: Batch, whole: Outcome, want: Tensor, *, tolerance: float
 ) -> None:
@@ -146,7 +239,7 @@ def _check_totals(
     logged = whole.totals.detach().cpu()
     if logged.shape != want.shape or not torch.allclose(logged.to(want), want, rtol=tolerance, atol=tolerance):
         raise AssertionError(f"The totals are {logged.tolist()}; their definitions give {want.tolist()}.")
-    halves = [Batch(*(rows[part] for rows in batch)) for part in (slice(0, 2), slice(2, None))]
+    halves = [batch.rows(part) for part in (slice(0, 2), slice(2, None))]
     total = sum((_totals(adapter(half)) for half in halves), torch.zeros_like(whole.totals))
     if not torch.allclose(total, whole.totals, rtol=1e-6, atol=1e-9):
         raise AssertionError(f"The totals do not add up over micro-batches: {total} instead of {whole.totals}.")

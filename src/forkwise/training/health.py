@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from forkwise.engines.trl.guard import finite_draws
 from forkwise.errors import InputError, NotFiniteError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class FiniteMixin(_Trainer):
     """
 
     check_finite = True
+    advice = _ADVICE  # of a step from which no token can be drawn
     _scored: tuple[Tensor, Tensor | None] | None = None  # log-probabilities and entropies of the loss, both (B, T)
     _micro_batch_seen: Mapping[str, Any] | None = None
 
@@ -54,15 +56,8 @@ class FiniteMixin(_Trainer):
         if self.check_finite and self.model.training:
             trained = ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
             self.require_finite_tensors("weight", trained)
-        try:
+        with finite_draws(self):
             batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        except RuntimeError as error:
-            if not str(error).startswith("probability tensor contains"):  # torch.multinomial's answer to NaN
-                raise
-            raise NotFiniteError(
-                f"Step {self.state.global_step + 1}: the probabilities of the next token are not finite, though the "
-                f"weights are: they have grown too large. {_ADVICE}"
-            ) from error
         return batch
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -154,7 +149,7 @@ class FiniteMixin(_Trainer):
     def _is_distributed(self) -> bool:
         return bool(self.accelerator.num_processes > 1)
 
-    def _keep_batch(self, step: int, what: list[str]) -> str:
+    def _keep_batch(self, step: int, names: list[str]) -> str:
         batch = self._micro_batch_seen
         if batch is None:
             return ""
@@ -167,7 +162,7 @@ class FiniteMixin(_Trainer):
         path = Path(self.args.output_dir) / KEPT / f"step_{step}_process_{self.accelerator.process_index}.pt"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            kept = {"step": step, "not_finite": what, "batch": tensors, "logps": logps, "entropy": entropy}
+            kept = {"step": step, "not_finite": names, "batch": tensors, "logps": logps, "entropy": entropy}
             torch.save({**kept, "texts": texts}, path)
         except (OSError, RuntimeError) as error:
             return f"The batch could not be saved ({str(error).splitlines()[0]}). "

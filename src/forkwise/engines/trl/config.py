@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from packaging.version import Version
-from trl import GRPOConfig
 
 from forkwise.constants import check_alpha, check_kappa, check_number
 from forkwise.engines.base import rollout_methods, update_methods
 from forkwise.engines.trl.clip import open_clip
-from forkwise.engines.trl.methods_of_config import MethodSettings, default
-from forkwise.engines.trl.refusals import refuse
+from forkwise.engines.trl.methods_of_config import default
+from forkwise.engines.trl.refusals import RolloutSettings, refuse
 from forkwise.engines.trl.release import TRL
 from forkwise.errors import InputError, nearest
 from forkwise.methods import settings_of
@@ -23,7 +22,7 @@ ENTROPY_BACKENDS = ("forkwise", "trl")
 
 
 @dataclass
-class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
+class EntropyShapedGRPOConfig(RolloutSettings):
     """`GRPOConfig` with the two constants of the method; every other field is TRL's, defaults included.
 
     Args:
@@ -72,6 +71,7 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
         if Version("1.15.0") == TRL and self.device.type not in ("cuda", "xpu"):
             raise InputError(f"trl 1.15.0 cannot compute the GRPO loss on {self.device.type}; install trl>=1.16.")
         refuse(self, self._methods or self.methods)
+        self._warn_of_idle()
         per_token = update_methods(self.methods) or rollout_methods(self.methods)
         if per_token and self.per_sequence:
             warnings.warn(
@@ -81,10 +81,20 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
                 stacklevel=3,
             )
 
-    @property
-    def per_sequence(self) -> bool:
-        """Tells whether the importance ratio, or the weight of a token, is one of its whole sequence."""
-        return bool(self.importance_sampling_level == "sequence" or self.loss_type == "luspo")
+    def _warn_of_idle(self) -> None:
+        """Warns of methods that begin later than the run ends: it would be the base method's run."""
+        if self.max_steps <= 0:
+            return  # how many rollouts epochs have, the data says
+        updates = self.steps_per_generation * self.num_iterations
+        rollouts = -(-self.max_steps * self.gradient_accumulation_steps // updates)
+        for method in self.methods:
+            if rollouts < method.first_rollout():
+                warnings.warn(
+                    f"The method '{method.name}' begins with rollout {method.first_rollout()}, and max_steps="
+                    f"{self.max_steps} draws {rollouts}: it will do nothing. Train for more steps, or look at its "
+                    "options (docs/papers.md).",
+                    stacklevel=4,
+                )
 
     def _check_numbers(self) -> None:
         """Refuses numbers that torch and TRL refuse late, with a traceback, or not at all."""

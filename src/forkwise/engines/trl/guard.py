@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +11,24 @@ import torch
 from forkwise.engines.base import reward_methods, rollout_methods
 from forkwise.engines.trl.release import not_shaped
 from forkwise.engines.trl.update import EARLY_ADVANTAGES, POSITIONS
+from forkwise.errors import NotFiniteError
 from forkwise.methods import Method, Need, Scope
+
+
+@contextmanager
+def finite_draws(trainer: Any) -> Iterator[None]:
+    """Names the step in which no token can be drawn, since the model gives NaN or infinity."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("probability tensor contains"):  # torch.multinomial's answer to NaN
+            raise
+        advice = getattr(trainer, "advice", "Try a lower learning_rate, or float32.")
+        raise NotFiniteError(
+            f"Step {trainer.state.global_step + 1}: the probabilities of the next token are not finite: weights are no "
+            f"numbers, or have grown too large. {advice}"
+        ) from error
+
 
 _OF_ROLLOUTS = {Need.OLD_ENTROPY, Need.GROUPS, Need.CORRECT}
 

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from trl import GRPOConfig
 
 from forkwise.engines.trl.guard import sees_rollouts
-from forkwise.engines.which import why_not_ppo
+from forkwise.engines.trl.methods_of_config import MethodSettings
+from forkwise.engines.which import refuse_beyond_trls_head, why_not_ppo
 from forkwise.errors import InputError
 from forkwise.methods import Condition, EntropyTermMethod, LossMethod, Method, Need, ReplayMethod, Scope
 from forkwise.methods.hints import HintMethod
-
-if TYPE_CHECKING:
-    from forkwise.engines.trl.config import EntropyShapedGRPOConfig
 
 _OWN_DRAWS = {Need.REDRAWN, Need.OTHER_LOGPROBS}
 _OTHER_WEIGHTS = ("sapo", "vespo")  # losses of TRL whose weight of a token is not its ratio
 
 
-def refuse(config: EntropyShapedGRPOConfig, methods: Sequence[Method]) -> None:
+class RolloutSettings(MethodSettings, GRPOConfig):
+    """What a config says of how rollouts are drawn and learned from, by which methods are refused."""
+
+    max_draws: int
+    live_by: str | None
+
+    @property
+    def per_sequence(self) -> bool:
+        """Tells whether the importance ratio, or the weight of a token, is one of its whole sequence."""
+        return bool(self.importance_sampling_level == "sequence" or self.loss_type == "luspo")
+
+
+def refuse(config: RolloutSettings, methods: Sequence[Method]) -> None:
     """Refuses settings under which a method could not act as it should.
 
     Raises:
@@ -35,6 +46,8 @@ def refuse(config: EntropyShapedGRPOConfig, methods: Sequence[Method]) -> None:
     for method in methods:
         method.check_installed()
         method.check_given()
+        if config.entropy_backend == "trl":
+            refuse_beyond_trls_head(method)
         _check_draws(config, method)
         _check_groups(config, method)
         _check_loss(config, method)
@@ -52,7 +65,7 @@ def _check_seeing(methods: Sequence[Method]) -> None:
         )
 
 
-def _check_draws(config: EntropyShapedGRPOConfig, method: Method) -> None:
+def _check_draws(config: RolloutSettings, method: Method) -> None:
     """Refuses ways of drawing that a method could not go by, or that take away what it learns from."""
     if method.needs() & _OWN_DRAWS and (config.use_vllm or config.max_draws > 1):
         field = "use_vllm=True" if config.use_vllm else f"max_draws={config.max_draws}"
@@ -73,7 +86,7 @@ def _check_draws(config: EntropyShapedGRPOConfig, method: Method) -> None:
         )
 
 
-def _check_groups(config: EntropyShapedGRPOConfig, method: Method) -> None:
+def _check_groups(config: RolloutSettings, method: Method) -> None:
     """Refuses groups and rollouts that are too small for a method, completions too short, and PPO, which has none."""
     method.check_longest(int(config.max_completion_length))
     mine = config.per_device_train_batch_size * config.steps_per_generation
@@ -96,7 +109,7 @@ def _check_groups(config: EntropyShapedGRPOConfig, method: Method) -> None:
         )
 
 
-def _check_loss(config: EntropyShapedGRPOConfig, method: Method) -> None:
+def _check_loss(config: RolloutSettings, method: Method) -> None:
     """Refuses losses, and terms of TRL's in them, that a method does not go with."""
     if isinstance(method, LossMethod) and (config.per_sequence or config.loss_type in _OTHER_WEIGHTS):
         raise InputError(
@@ -122,7 +135,7 @@ def _check_loss(config: EntropyShapedGRPOConfig, method: Method) -> None:
         )
 
 
-def _check_updates(config: EntropyShapedGRPOConfig, method: Method, older: bool) -> None:
+def _check_updates(config: RolloutSettings, method: Method, older: bool) -> None:
     """Refuses updates that span rollouts, and policies compared with themselves.
 
     `older` says that completions of older policies are learned from, too.

@@ -20,7 +20,7 @@ from forkwise.engines.base import (
 )
 from forkwise.engines.states import MethodStates
 from forkwise.engines.trl.answers import answer_logits, prompt_keys
-from forkwise.engines.trl.guard import sees_rollouts
+from forkwise.engines.trl.guard import finite_draws, sees_rollouts
 from forkwise.engines.trl.head import IMAGES, HeadMixin
 from forkwise.engines.trl.images import image_similarity
 from forkwise.engines.trl.redraw import RedrawMixin
@@ -69,7 +69,8 @@ class RolloutMixin(HeadMixin, RedrawMixin):
         if self.model.training:
             self._method_states.check_outside(self.args.methods)
             self._method_states.advance(self.args.methods, self._progress(), self._sum_over_processes)
-        batch: dict[str, Any] = super()._generate_and_score_completions(*args, **kwargs)
+        with finite_draws(self):
+            batch: dict[str, Any] = super()._generate_and_score_completions(*args, **kwargs)
         ids, mask = _whole(batch)  # before the loss, where a proof would stand between a pass and its gradient
         more = [name for name in IMAGES if batch.get(name) is not None]
         self._way(self.model, ids, mask, batch["completion_ids"].size(1), more)
@@ -135,9 +136,9 @@ class RolloutMixin(HeadMixin, RedrawMixin):
         lengths = gather(mask.sum(dim=1))
         redrawn = torch.zeros_like(correct) if self._redrawn is None else self._redrawn
         first = rewards if self._first_rewards is None else self._first_rewards
-        own = gather(batch["advantages"])
+        everywhere = gather(batch["advantages"])
         rollout = Rollout(
-            *(rewards, groups, correct, own, mean_logprobs, lengths),
+            *(rewards, groups, correct, everywhere, mean_logprobs, lengths),
             redrawn=redrawn,
             first_rewards=first,
             **self._recurring(batch, reward_methods(methods)),

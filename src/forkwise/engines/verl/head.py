@@ -49,27 +49,32 @@ def use_operator(model: Any) -> None:
     name = type(model).__name__
     if getattr(model.config, "vision_config", None) is not None:
         raise InputError(f"{IMPL_BACKEND}={HEAD} is for text models, and {name} sees images: use torch or triton.")
-    own = model.forward
+    models_forward = model.forward
     proved: dict[frozenset[Any], Head] = {}
 
     def forward(
         *args: Any,
         temperature: float | None = None,
+        labels: Tensor | None = None,
         shift_labels: Tensor | None = None,
         return_dict: bool | None = None,
         **inputs: Any,
     ) -> Any:
         if temperature is None:
-            return own(*args, **inputs)
+            targets = {"labels": labels, "shift_labels": shift_labels, "return_dict": return_dict}
+            return models_forward(
+                *args, **{name: value for name, value in targets.items() if value is not None}, **inputs
+            )
         ids = inputs["input_ids"]
         adapters = adapters_in_use(model)
         if adapters not in proved:
             proved[adapters] = _prove(model, ids, name, float(temperature))
         from verl.utils.model import CausalLMOutputForPPO
 
-        labels = torch.roll(ids, shifts=-1, dims=-1) if shift_labels is None else shift_labels
-        rows, columns = torch.ones_like(labels).nonzero().unbind(1)
-        places = Places(rows, columns - labels.shape[1], labels.reshape(-1))
+        if shift_labels is None:
+            shift_labels = torch.roll(ids if labels is None else labels, shifts=-1, dims=-1)
+        rows, columns = torch.ones_like(shift_labels).nonzero().unbind(1)
+        places = Places(rows, columns - shift_labels.shape[1], shift_labels.reshape(-1))
         inputs["use_cache"] = False
         try:
             scores = score_tokens(_Inner(model), inputs, places, proved[adapters], temperature=float(temperature))
@@ -78,7 +83,7 @@ def use_operator(model: Any) -> None:
         except HeadError as error:
             raise InputError(_refusal(name, str(error))) from error
         return CausalLMOutputForPPO(
-            log_probs=scores.logprob.view(labels.shape), entropy=scores.entropy.view(labels.shape)
+            log_probs=scores.logprob.view(shift_labels.shape), entropy=scores.entropy.view(shift_labels.shape)
         )
 
     model.forward = forward

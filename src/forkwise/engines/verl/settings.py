@@ -85,7 +85,7 @@ def check_head(config: Any) -> None:
     """Refuses our head where verl would not use it.
 
     Raises:
-        InputError: fused kernels are off, or the engine has none that can be chosen.
+        InputError: fused kernels are off, the engine has none that can be chosen, or the loss needs logits.
     """
     actor = getattr(config, "actor_rollout_ref", None)
     model = (actor.get("model") if actor is not None else None) or {}
@@ -97,6 +97,13 @@ def check_head(config: Any) -> None:
             "actor_rollout_ref.model.use_fused_kernels=True."
         )
     check_temperature(config)
+    distillation = config.get("distillation") or {}
+    loss = (distillation.get("distillation_loss") or {}).get("loss_mode", "")
+    if distillation.get("enabled", False) and loss.endswith("_topk"):
+        raise InputError(
+            f"{IMPL_BACKEND}={HEAD} makes no logits, of which distillation.distillation_loss.loss_mode={loss} takes "
+            "the likeliest: set actor_rollout_ref.model.use_fused_kernels=False, or another loss_mode, such as k3."
+        )
     strategy = actor.actor.get("strategy")
     if strategy not in ("fsdp", "fsdp2"):
         raise InputError(
