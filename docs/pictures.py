@@ -1,6 +1,6 @@
 """Draws the pictures of the docs from forkwise's own code and data.
 
-    python docs/pictures.py                                # docs/img/concept-*.svg
+    python docs/pictures.py                                # docs/img/concept-*.svg, evidence-followers-new.svg
     python docs/pictures.py --quickstart runs/quickstart   # the figures and the page of a quickstart; needs a Chromium
 
 The numbers of the concepts are those of the embedded model and of the samples in examples/data; the same call draws the
@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 DOCS = Path(__file__).parent
 IMAGES = DOCS / "img"
 DATA = DOCS.parent / "examples" / "data"
+STUDIES = DOCS.parent / "studies"
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # Okabe-Ito: told apart with any colour vision
 ALPHA, KAPPA = 0.4, 2.0  # the paper's, for GRPO
 
@@ -151,6 +152,28 @@ def power() -> Figure:
     return plan_figure(plan)
 
 
+def followers() -> Figure:
+    """One run of each newer method, held against seven runs of GRPO; and what such a study finds."""
+    from forkwise.study.analysis import read_study_folder
+
+    single = read_study_folder(STUDIES / "receipts" / "followers-new")[2].result.single
+    assert single is not None
+    rows = sorted(single.rows, key=lambda row: row.difference)
+    figure = Figure(figsize=(7, 1.2 + 0.2 * len(rows)), layout="constrained")
+    axis = figure.subplots()
+    axis.axvline(0, color="black", lw=0.8)
+    axis.axvspan(-single.found, single.found, color=GREY, alpha=0.15, lw=0)
+    for place, row in enumerate(rows):
+        colour = ORANGE if row.p < 1 - single.level else BLUE
+        axis.plot([row.low, row.high], [place, place], color=colour, lw=1.2)
+        axis.plot(row.difference, place, "o", color=colour, ms=5)
+    axis.set_yticks(range(len(rows)), [row.arm for row in rows], fontsize=8)
+    axis.set_ylim(-0.7, len(rows) - 0.3)
+    axis.set_xlabel(f"Pass@1 of one run minus the mean of {single.runs} runs of {single.reference}")
+    axis.set_title("Grey: found with less than 80 % power. Orange: p < .05, over all arms", fontsize=9)
+    return figure
+
+
 def _arm(name: str) -> Any:
     """The samples of one checkpoint in examples/data."""
     from forkwise.passk import make_arm
@@ -215,8 +238,10 @@ def main() -> None:
         quickstart(given.quickstart, given.out)
         return
     rcParams.update({"svg.hashsalt": "forkwise", "axes.spines.top": False, "axes.spines.right": False})
-    for name, draw in {"fork": fork, "psi": psi, "passk": pass_at_k, "band": band, "power": power}.items():
-        draw().savefig(given.out / f"concept-{name}.svg", metadata={"Date": None})
+    concepts = {"fork": fork, "psi": psi, "passk": pass_at_k, "band": band, "power": power}
+    pictures = {f"concept-{name}": draw for name, draw in concepts.items()} | {"evidence-followers-new": followers}
+    for name, draw in pictures.items():
+        draw().savefig(given.out / f"{name}.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

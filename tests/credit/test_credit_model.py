@@ -25,7 +25,7 @@ from forkwise.forks.command import run_forks
 from forkwise.forks.options import ForksOptions
 from forkwise.forks.stored import read_continued
 from forkwise.report.credit import conclusions, notes, tables
-from forkwise.samples import read_samples
+from forkwise.samples import read_samples, write_shard
 from forkwise.sampling.options import JudgeOptions
 
 
@@ -110,6 +110,35 @@ def test_another_model_is_refused(table: Path, tmp_path: Path) -> None:
     other = save_decoder(tmp_path / "other")
     with pytest.raises(InputError, match=r"did not draw the samples in .* differ from its own by \d"):
         run_credit([], CreditOptions(groups=[table], model=[str(other)], group_size=4, only=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"top_p": 0.9}, "is of samples with top-p 0.9, and training draws from everything"),
+        ({"temperature": 0.0}, r"are greedy \(temperature 0\), and training draws"),
+        ({"temperature": None}, "do not say temperature"),
+    ],
+)
+def test_samples_that_training_would_not_draw_are_refused(
+    table: Path, tmp_path: Path, change: dict[str, float | None], said: str
+) -> None:
+    rows = read_samples(table).to_pylist()
+    write_shard(tmp_path / "t", "a", [{**row, "sampling": {**row["sampling"], **change}} for row in rows])
+    with pytest.raises(InputError, match=said):
+        run_credit([], CreditOptions(groups=[tmp_path / "t"], model=["embedded"], group_size=4, only=True))
+    write_shard(tmp_path / "t", "b", [{**row, "problem_id": f"z{row['problem_id']}"} for row in rows])
+    if "temperature" in change:
+        with pytest.raises(InputError, match="differ in .* temperature"):
+            run_credit([], CreditOptions(groups=[tmp_path / "t"], model=["embedded"], group_size=4, only=True))
+
+
+def test_equal_samples_with_two_verdicts_are_a_random_verifier_s(table: Path, tmp_path: Path) -> None:
+    rows = read_samples(table).to_pylist()
+    rows[1] = {**rows[0], "sample_id": rows[1]["sample_id"], "correct": not rows[0]["correct"]}
+    write_shard(tmp_path / "t", "a", rows)
+    with pytest.raises(InputError, match="verifier is random: the same text, a sample in"):
+        run_credit([], CreditOptions(groups=[tmp_path / "t"], model=["embedded"], group_size=4, only=True))
 
 
 def test_groups_larger_than_what_was_drawn_are_refused(table: Path) -> None:

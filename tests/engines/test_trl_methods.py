@@ -25,6 +25,7 @@ from trl import GRPOTrainer
 from two_processes import run_in_two
 
 from forkwise.engines.trl import EntropyShapedGRPOConfig, EntropyShapedGRPOTrainer
+from forkwise.engines.trl.head import HeadChoice
 from forkwise.engines.trl.update import POSITIONS
 from forkwise.engines.whole_update import run_on_whole_update
 from forkwise.errors import InputError
@@ -259,16 +260,19 @@ class TestTheLossIsFedWithWhatTheMethodMakes:
 
     def test_states_and_planned_options_change_as_they_say(self, tmp_path: Path) -> None:
         """The entropy is far above the target, so zeta halves with each rollout, of two updates each."""
-        specs = ["repo_r:target=0.001,zeta=0.01", "steer:smallest=0.8->0.4@linear"]
-        trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=specs, max_steps=6, **REUSED)
+        options = {"max_steps": 6, **REUSED}
+        trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=["repo_r:target=0.001,zeta=0.01"], **options)
         trainer.train()
         logged = [row for row in trainer.state.log_history if "method/repo_r/zeta" in row]
         assert [row["method/repo_r/zeta"] for row in logged] == pytest.approx(
             [0.01, 0.01, 0.005, 0.005, 0.0025, 0.0025]
         )
+        trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=["steer:smallest=0.8->0.4@linear"], **options)
+        trainer.train()
+        logged = [row for row in trainer.state.log_history if "method/steer/smallest" in row]
         smallest = [0.8 - 0.4 * step / 6 for step in range(6)]
         assert [row["method/steer/smallest"] for row in logged] == pytest.approx(smallest)
-        assert trainer.args.method[1].startswith("steer:weights=exponential,smallest=0.8->0.4@linear")
+        assert trainer.args.method[0].startswith("steer:weights=exponential,smallest=0.8->0.4@linear")
 
     def test_opefo_gets_the_sum_over_the_vocabulary(self, tmp_path: Path) -> None:
         """Stock TRL is fed with advantages balanced by float64 distributions of two micro-batches."""
@@ -347,9 +351,8 @@ class TestTheLossIsFedWithWhatTheMethodMakes:
         assert shifts[0] < 1e-3 < min(shifts[1:])
 
     def test_a_term_needs_a_head_with_the_nucleus_and_no_other_bonus(self, tmp_path: Path) -> None:
-        trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=["siren"], entropy_backend="trl", max_steps=1)
         with pytest.raises(InputError, match="'siren' needs the entropy of the nucleus, which TRL's own head does not"):
-            trainer.train()
+            config(tmp_path, "siren", entropy_backend="trl")
         if hasattr(config(tmp_path), "entropy_coef"):
             with pytest.raises(InputError, match="'siren' and TRL's entropy bonus .* both give the entropy a gradient"):
                 config(tmp_path, "siren", "entropy_bonus")
@@ -478,16 +481,32 @@ class TestTheLossIsFedWithWhatTheMethodMakes:
         with pytest.raises(InputError, match=r"steps_per_generation \(2\) a multiple of num_generations \(4\)"):
             config(tmp_path, "shear", per_device_train_batch_size=2)
 
+    def test_a_run_that_ends_before_a_method_begins(self, tmp_path: Path) -> None:
+        """16 steps of one micro-batch, 2 of which a rollout has: 8 rollouts, and `pipo` has a window of 8 before it."""
+        sizes = {"gradient_accumulation_steps": 1, "steps_per_generation": 2, "method": ["pipo"]}
+        for steps, idle in ((16, True), (17, False), (-1, False)):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                EntropyShapedGRPOConfig(output_dir=str(tmp_path), **{**tiny.QUIET, **sizes, "max_steps": steps})
+            said = [str(w.message) for w in caught if "begins with rollout" in str(w.message)]
+            assert bool(said) is idle
+        with pytest.warns(UserWarning, match="'minerva' begins with rollout 11, and max_steps=2 draws 2: it will do"):
+            EntropyShapedGRPOConfig(output_dir=str(tmp_path), **{**tiny.QUIET, "method": ["minerva"], "max_steps": 2})
+
     def test_a_package_that_is_missing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Shear, "packages", ("no_such_package",))
         with pytest.raises(InputError, match="'shear' needs the package no_such_package: pip install no_such_package"):
             config(tmp_path, "shear")
 
     def test_a_head_without_the_sum_is_refused(self, tmp_path: Path) -> None:
-        trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=["opefo"], entropy_backend="trl")
-        trainer._buffered_inputs = batches = with_rows(tiny.microbatch())
-        with pytest.raises(InputError, match="'opefo' needs the sum of .* which TRL's own head does not give"):
-            loss_and_gradient(trainer, *batches)
+        with pytest.raises(InputError, match="'opefo' needs the sum of .* which TRL's own head does not give: set"):
+            config(tmp_path, "opefo", entropy_backend="trl")
+        with pytest.raises(InputError, match="'dcpo' needs the .*, which TRL's own head does not give: set"):
+            config(tmp_path, "dcpo", entropy_backend="trl")
+        config(tmp_path, "opefo:weight=paper", entropy_backend="trl")
+        trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=["opefo"])
+        with pytest.raises(InputError, match="does not give, which computes .* since it must: set"):
+            trainer._check_extras(HeadChoice("trl", why="it must"))
 
 
 def exact_logps_with_gradient(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
@@ -533,7 +552,8 @@ def test_two_real_steps_with_every_method(tmp_path: Path, name: str) -> None:
         pytest.skip("acts on images: test_trl_vgpo.py")
     if Need.REPLAY in method.needs():
         pytest.skip("learns in other turns than these: test_trl_replay.py")
-    options = {"max_steps": 2, "learning_rate": 1e-3, "per_device_train_batch_size": 8, "num_generations": 8}
+    rows = 16 if name in ("miner", "heal") else 8  # which compare prompts
+    options = {"max_steps": 2, "learning_rate": 1e-3, "per_device_train_batch_size": rows, "num_generations": 8}
     # Policies move little in one step.
     narrow = {
         "erc": "erc:low=0.9999,high=1.0001",
@@ -564,6 +584,9 @@ def test_two_real_steps_with_every_method(tmp_path: Path, name: str) -> None:
     elif name not in ("clip_cov", "miner", "dcpo"):  # which finds nothing here, seldom something, begins later
         assert max(changed) > 0
     assert all(0 <= share <= 1 for share in changed)
+
+
+PAIRS = {"num_generations": 2}
 
 
 class TestRefused:
@@ -611,6 +634,17 @@ class TestRefused:
             (["gppo", "cispo"], REUSED, "replaces the clip that epsilon_high=5.0 sets"),
             (["gppo"], {"importance_sampling_level": "sequence", **REUSED}, "which loss_type='dapo' with"),
             (["gtpo:bonus=0"], {}, "bonus of the method 'gtpo' must be greater than 0, got 0"),
+            (["ucpo"], PAIRS, "'ucpo' weighs the right answers .* 2 answers leave one at most, so it would do nothing"),
+            (["asym_grpo"], PAIRS, "'asym_grpo' goes by the odds of a group, which among 2 answers are always 1"),
+            (["gtpo:mixed_only=true"], PAIRS, "'gtpo' with mixed_only compares .* and 2 answers are one of each"),
+            (["grpo_s:mixed_only=true"], PAIRS, "'grpo_s' with mixed_only compares .* and 2 answers are one of each"),
+            (["miner"], {}, "'miner' pays answers to solved prompts .* and a rollout has one prompt"),
+            (["heal:shortest=1"], {}, "'heal' compares answers to prompts of two domains, and a rollout has one"),
+            (["miner", "dynamic_sampling"], PAIRS, r"earn all the same, which dynamic sampling \(max_draws=10\) takes"),
+            (["cispo"], {}, "'cispo' compares the policy with the one that drew the rollout"),
+            (["vgpo", "shear"], {}, "'vgpo' and 'shear' cannot be combined: the first acts where there are images"),
+            (["vgpo", "forking_tokens"], {}, "'vgpo' and 'forking_tokens' cannot be combined"),
+            (["vgpo", "rloo"], {}, "'vgpo' and 'rloo' cannot be combined"),
             (["rloo"], {"multi_objective_aggregation": "normalize_then_sum"}, "leave multi_objective_aggregation"),
         ],
     )

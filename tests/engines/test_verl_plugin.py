@@ -259,6 +259,11 @@ class TestMethods:
                 r"adv_estimator=grpo compares the responses .*: set actor_rollout_ref.rollout.n=8",
             ),
             (named("overlong"), "none is longer than 512 here, so it would do nothing: set overlong:limit=512"),
+            (
+                named("miner", also=("data.train_batch_size=1", f"{ACTOR}.ppo_mini_batch_size=1")),
+                "'miner' pays .* a rollout has one prompt, .* on verl data.train_batch_size",
+            ),
+            (named("ucpo", also=("actor_rollout_ref.rollout.n=2",)), "'ucpo' .* 2 answers leave one at most"),
             (named("passk_training:k=16"), "'passk_training' is 16, but groups have 8 completions"),
             (
                 named("entropy_advantage:alpha=0.4@target:0.3"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from forkwise.forks import analysis
 from forkwise.forks.states import DrawnStates, draw, strata
@@ -28,6 +29,7 @@ def planted(seed: int, states: int | None = None, noise: float = 0.0) -> tuple[A
         table=SimpleNamespace(units=units, decile_N=place * 10 // TOKENS, position_N=place),
         per_trace_N=np.full(n, 1 / TRACES),
         kind_N=kind,
+        entropies="model",
         traces=[SimpleNamespace(correct=bool(t % 2)) for t in range(PROBLEMS * TRACES)],
     )
     drawn = DrawnStates(np.arange(n), np.ones(n))
@@ -97,13 +99,43 @@ def test_intervals_of_drawn_states_cover_what_all_tokens_decide() -> None:
             for low, high in zip(analysis.EDGES, analysis.EDGES[1:], strict=False)
             if ((entropy >= low) & (entropy < high)).any()
         }
-        # But for the lowest bin: most of its tokens have no entropy and decide nothing, so that few states with some
-        # are drawn, and an interval from these is [0, 0].
-        band.append(all(p.decided.low <= means[p.name] <= p.decided.high for p in parts[1:] if p.name in means))
+        band.append(all(p.decided.low <= means[p.name] <= p.decided.high for p in parts if p.name in means))
     # 57 of 60 expected; fewer than 52 in one of 100 such tests.
     assert sum(share) >= 52
     assert sum(difference) >= 52
     assert sum(band) >= 52
+
+
+def test_kinds_at_equal_entropy_by_hand() -> None:
+    # Twelve states of either side have .3 nats, in a problem each: .1 and .3, 0 and .2 in turn, so .1 apart. Twelve
+    # marked ones and a single other one have .6 nats: of that one's error nothing is known, so these do not count.
+    entropy = np.repeat([0.3, 0.3, 0.6, 0.6], [12, 12, 12, 1])
+    marked = np.repeat([True, False, True, False], [12, 12, 12, 1])
+    decided = np.concatenate([[0.1, 0.3] * 6, [0.0, 0.2] * 6, [5.0] * 12, [-5.0]])
+    problem = np.arange(37)
+    units = SimpleNamespace(value_N=entropy, problem_N=problem, trace_N=problem)
+    estimates = analysis.StateEstimates(
+        frame=SimpleNamespace(table=SimpleNamespace(units=units), per_trace_N=np.ones(37)),  # type: ignore[arg-type]
+        pool=SimpleNamespace(problems=list(range(37))),  # type: ignore[arg-type]
+        drawn=DrawnStates(np.arange(37), np.ones(37)),
+        decided_N=decided,
+        open_N=decided,
+        weight_N=np.ones(37),
+        problem_N=problem,
+        entropy_N=entropy,
+        null_ND=np.zeros((37, 1)),
+        level=0.95,
+    )
+    difference, p, supported = analysis.equal_entropy(estimates, marked)
+    assert difference.value == pytest.approx(0.1)
+    assert supported == 0.5
+    # Each deviates by .1 from a mean of twelve: 12 (.1 / 12)^2 12 / 11, and once more 12 / 11 for twelve problems.
+    error = np.sqrt(0.01 / 12 * (12 / 11) ** 2 + 0.01 / 12 * 12 / 11)
+    assert difference.high == pytest.approx(0.1 + stats.t.ppf(0.975, 11) * error)
+    assert p == pytest.approx(2 * stats.t.sf(0.1 / error, 11))
+    few = marked & (problem % 2 == 0)  # six of .3 nats
+    assert analysis.equal_entropy(estimates, few)[0].value is not None  # with the odd twelve of .6 nats, all compared
+    assert analysis.equal_entropy(estimates, few & (entropy < 0.5))[0].value is None
 
 
 def test_nothing_is_said_of_few_states_and_the_null_is_that_of_the_part() -> None:

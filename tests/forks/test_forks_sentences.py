@@ -84,10 +84,11 @@ def test_squared_changes_have_no_bias_and_add_up() -> None:
 def test_what_a_reflective_sentence_causes_is_told_within_states() -> None:
     # Two problems. In the first both reflective continuations are right and one of two others is: +1/2, weight 1. In
     # the second one of one and one of three: +2/3, weight 3/4. Reflection is common where V is low, which is no effect.
+    # What ends at once, right or wrong, has no next sentence: it is neither.
     made = ready(traces=[trace("a", correct=True), trace("b", correct=True)])
     states = [SimpleNamespace(problem=SimpleNamespace(id=p)) for p in ("a", "b", "b")]
     blocks = [
-        continued([1, 1, 1, 0], ["Wait, no. Yes.", "Let me check this. So.", "So it is.", "We add. Wait, no."]),
+        continued([1, 1, 1, 0, 1, 1], ["Wait, no. Yes.", "Let me check this. So.", "So it is.", "We add.", "", " ."]),
         continued([1, 1, 0, 0], ["Wait, no.", "We.", "So.", "It is."]),
         continued([0, 0, 0, 0], ["Wait, no."] * 4),
     ]

@@ -7,12 +7,14 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from local_server import LocalServer, listening
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -22,10 +24,11 @@ from tiny_decoders import byte_tokenizer
 
 from forkwise.credit.packing import make_bank
 from forkwise.errors import InputError
+from forkwise.forks import prepare
 from forkwise.forks.command import run_forks
 from forkwise.forks.estimators import state_value
 from forkwise.forks.options import ForksOptions
-from forkwise.forks.serving import Connection, ServerContinuer, write_tokens
+from forkwise.forks.serving import Connection, ServerContinuer, compare, write_tokens
 from forkwise.forks.stored import State
 from forkwise.samples import read_samples, write_shard
 from forkwise.sampling.options import JudgeOptions
@@ -41,14 +44,13 @@ IDS = [TOKENIZER(letter)["input_ids"][-1] for letter in LETTERS]
 OF_PROMPT = TOKENIZER(PROMPT)["input_ids"]
 
 
-class Model(ThreadingHTTPServer):
+class Model(LocalServer):
     """Texts are three letters, drawn from a table; the seed decides. `fault` makes it a server that is no use."""
 
-    daemon_threads = True
-
     def __init__(self, policy: Tabular, fault: str = "") -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.policy, self.fault, self.asked = policy, fault, 0
+        self.bodies: list[dict[str, Any]] = []
         self.failures = 2 if fault == "busy" else 0
         self.lock = threading.Lock()
 
@@ -63,6 +65,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.lock:
             self.server.asked += 1
+            self.server.bodies.append(body)
             failing, self.server.failures = self.server.failures > 0, self.server.failures - 1
         status, content = (503, {"error": {"message": "busy"}}) if failing else answer(self.server, body)
         data = json.dumps(content).encode()
@@ -99,14 +102,8 @@ def answer(server: Model, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
 
 @contextmanager
 def running(policy: Tabular, fault: str = "") -> Iterator[tuple[Model, str]]:
-    server = Model(policy, fault)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield server, f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with listening(Model(policy, fault)) as server:
+        yield server, server.url
 
 
 def judge(policy: Tabular) -> Judge:
@@ -199,42 +196,104 @@ def table(folder: Path, policies: dict[str, Tabular], n: int = 12) -> Path:
     return folder
 
 
-def test_the_whole_command_through_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from forkwise.forks import prepare
+def through_a_server(tmp_path: Path, samples: Path, url: str, **more: Any) -> Any:
+    TOKENIZER.save_pretrained(tmp_path / "tokenizer")
+    (tmp_path / "tokenizer" / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    size = {"states": 60, "level": 0.5, "tokenizer": str(tmp_path / "tokenizer"), **more}
+    options = ForksOptions(model="m", out=tmp_path / "out", server=url, **size)
+    return run_forks(samples, options, JudgeOptions(), lambda cost: None)
 
+
+def drawn_by(samples: Path, engine: str, **extra: Any) -> Path:
+    """Gives the table the `sampling.json` of an engine."""
+    settings = {"engine": engine, "task": "countdown", "dataset": None, "split": "test", "problems": 8, "sampling": {}}
+    manifest = {"settings": settings, "engine": {"extra": json.dumps(extra)} if extra else {}}
+    (samples / "sampling.json").write_text(json.dumps(manifest))
+    return samples
+
+
+@pytest.mark.parametrize(
+    ("engine", "extra", "seen"),
+    [
+        # vLLM fills in what is not given from the model's generation_config.json.
+        ("transformers", {}, {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}),
+        ("server", {}, {}),
+        ("server", {"top_k": 2}, {"top_k": 2}),
+    ],
+)
+def test_continuations_are_drawn_as_the_samples_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, extra: dict[str, Any], seen: dict[str, Any]
+) -> None:
+    policy = Tabular(3)
+    samples = drawn_by(table(tmp_path / "t", {f"p{q}": policy for q in range(8)}), engine, **extra)
+    problems = {f"p{q}": Problem(f"p{q}", PROMPT) for q in range(8)}
+    monkeypatch.setattr(prepare, "find_judge", lambda path, options: Judge(judge(policy).verify, problems))
+    with running(policy) as (server, url):
+        through_a_server(tmp_path, samples, url)
+    keys = ("top_k", "min_p", "repetition_penalty")
+    assert all({name: body[name] for name in keys if name in body} == seen for body in server.bodies)
+
+
+def test_keys_that_this_machine_cannot_do_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = Tabular(3)
+    samples = drawn_by(table(tmp_path / "t", {f"p{q}": policy for q in range(8)}), "server", top_k=2)
+    problems = {f"p{q}": Problem(f"p{q}", PROMPT) for q in range(8)}
+    monkeypatch.setattr(prepare, "find_judge", lambda path, options: Judge(judge(policy).verify, problems))
+    options = ForksOptions(model="embedded", out=tmp_path / "out", states=60, level=0.5)
+    with pytest.raises(InputError, match="--extra top_k=2, which transformers does not do: .* with --server"):
+        run_forks(samples, options, JudgeOptions(), lambda cost: None)
+    drawn_by(samples, "server", chat_template_kwargs={"enable_thinking": False})
+    with running(policy) as (server, url), pytest.raises(InputError, match="which changes prompts"):
+        through_a_server(tmp_path, samples, url)
+    assert not server.bodies
+
+
+def test_another_model_is_found_at_any_temperature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = Tabular(3)
+    samples = table(tmp_path / "t", {f"p{q}": policy for q in range(8)})
+    rows = [{**row, "sampling": {**row["sampling"], "temperature": 0.7}} for row in read_samples(samples).to_pylist()]
+    write_shard(samples, "a", rows)  # a server's log-probs are of temperature 1, however it draws
+    problems = {f"p{q}": Problem(f"p{q}", PROMPT) for q in range(8)}
+    monkeypatch.setattr(prepare, "find_judge", lambda path, options: Judge(judge(policy).verify, problems))
+    with running(policy) as (_, url):
+        assert through_a_server(tmp_path, samples, url).log_prob_difference == pytest.approx(0, abs=1e-6)
+    with running(Tabular(4)) as (_, url), pytest.raises(InputError, match="did not draw these samples"):
+        through_a_server(tmp_path, samples, url)
+
+
+def test_a_token_that_the_server_does_not_list_counts_as_far_as_it_must() -> None:
+    rows = [{"problem_id": "p", "token_ids": [7, 8, 9], "logprobs": [-0.1, -2.0, -9.0]}]
+    asked = []
+
+    def ask(ids: Sequence[int], limit: int, seed: int, top: int) -> SimpleNamespace:
+        asked.append(list(ids))
+        return SimpleNamespace(top={1: -0.5, 2: -3.5})
+
+    # The third token need not be among the 20 likeliest of the model that drew it; the second, of 0.14, must be: here
+    # it is less likely than all that are listed, so at least 1.5 nats apart.
+    assert compare(SimpleNamespace(ask=ask), rows, {"p": [5]}) == pytest.approx([1.5])  # type: ignore[arg-type]
+    assert asked == [[5, 7]]
+
+
+def test_the_whole_command_through_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = Tabular(3)
     samples = table(tmp_path / "t", {f"p{q}": policy for q in range(8)})
     problems = {f"p{q}": Problem(f"p{q}", PROMPT) for q in range(8)}
     monkeypatch.setattr(prepare, "find_judge", lambda path, options: Judge(judge(policy).verify, problems))
-    TOKENIZER.save_pretrained(tmp_path / "tokenizer")
-    (tmp_path / "tokenizer" / "config.json").write_text(json.dumps({"model_type": "llama"}))
-
-    def forks(url: str, **more: Any) -> Any:
-        options = ForksOptions(
-            model="m",
-            out=tmp_path / "out",
-            server=url,
-            tokenizer=str(tmp_path / "tokenizer"),
-            states=60,
-            level=0.5,
-            **more,
-        )
-        return run_forks(samples, options, JudgeOptions(), lambda cost: None)
-
     with running(policy) as (server, url):
-        measured = forks(url)
+        measured = through_a_server(tmp_path, samples, url)
         asked = server.asked
         assert measured.log_prob_difference == pytest.approx(0, abs=1e-6)
         assert measured.entropies == "top-k"
         assert measured.settings["server"] is True
         assert all(state.forced == [] for state in measured.states)
         assert len(measured.states) == 60
-        forks(url)
+        through_a_server(tmp_path, samples, url)
         assert server.asked - asked == 1 + 16  # the proof and the comparison: what is there is not drawn again
     with pytest.raises(InputError, match="which forces no tokens"):
         make_bank(tmp_path / "out")
     with running(Tabular(4)) as (_, url), pytest.raises(InputError, match="did not draw these samples"):
-        forks(url)
+        through_a_server(tmp_path, samples, url)
 
 
 @pytest.mark.parametrize(

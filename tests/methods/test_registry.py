@@ -123,11 +123,27 @@ def test_defaults_fill_what_the_text_leaves_out() -> None:
             "'grpo' and 'rloo' cannot be combined: both decide the advantages. For the loss of a preset",
         ),
         (["gtpo", "dr_grpo"], "'dr_grpo' and 'gtpo' cannot be combined"),
+        (["steer", "opefo"], "'steer' and 'opefo' cannot be combined: both decide the entropy shaping"),
+        (["clip_cov", "kl_cov"], "both decide the tokens of high covariance"),
+        *[
+            ([one, other], "cannot be combined: both steer the entropy, and could undo what the other does")
+            for one, other in (
+                ("repo_r:target=0.3", "adaptive_entropy_bonus"),
+                ("dcpo", "siren"),
+                ("eapo:alpha=0.2@target:0.3", "flexible_clip:strategy=od"),
+                ("aepo_arbitrary", "kl_cov:coef=1@target:0.3"),
+            )
+        ],
     ],
 )
 def test_what_does_not_go_together_is_refused(specs: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_methods(specs)
+
+
+def test_one_method_may_steer_several_options_and_others_may_shape_beside_it() -> None:
+    parse_methods(["eapo:alpha=0.2@target:0.3,phi=9@target:0.3", "clip_higher"])
+    parse_methods(["repo_r", "siren", "flexible_clip"])
 
 
 def test_what_changes_the_trainers_advantages_goes_with_their_preset() -> None:

@@ -68,6 +68,11 @@ class TestSchedules:
             ),
             ("entropy_advantage:kappa=2->0.5@linear", "kappa of the method 'entropy_advantage' must be"),
             ("eapo:alpha=0.2->3", "must be below phi"),
+            # Both ends are fine; half-way alpha is 1.05 and phi .387.
+            ("eapo:alpha=0.1->2@linear,phi=0.15->2.5@exponential", "must be below phi, .* got 0.1"),
+            # alpha may come to .8 while phi comes to .5.
+            ("eapo:alpha=0.2@target:0.3,phi=2@target:0.3", "must be below phi, .* got 0.8 and 0.5"),
+            ("clip_cov:low=1->50@linear,high=1.1->100@exponential", "must be below high"),
             ("eapo:alpha=0.2->0.3@wobbly", "must be a number, FROM->TO@SHAPE with the shape linear, cosine"),
             ("eapo:alpha=0.2->", "must be a number, FROM->TO@SHAPE"),
             ("eapo:alpha=0.2@target:low", "must be a number, FROM->TO@SHAPE"),
@@ -139,4 +144,4 @@ class TestStates:
         states = MethodStates()
         states.advance([parse_method("eapo")], 0.0, lambda total: pytest.fail("nothing to sum"))
         states.watch(torch.ones(1, 1), torch.ones(1, 1).bool())
-        assert states.snapshot() == {"states": {}, "memories": {}, "seen": None}
+        assert states.snapshot() == {"states": {}, "memories": {}, "seen": None, "outside": {}}

@@ -14,6 +14,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import worked_examples
 from batches import rollout, tokens
 
 from forkwise.errors import InputError
@@ -32,6 +33,8 @@ from forkwise.methods.shear import Shear
 from forkwise.methods.uec_rl import UecRl
 from forkwise.methods.vgpo import Vgpo
 from forkwise.testing.methods import check_method
+
+PAPERS = Path(__file__).parents[2] / "docs" / "papers.md"
 
 
 def acted(spec: str, batch: Tokens) -> list[list[float]]:
@@ -122,6 +125,9 @@ class TestEntropyBalancedAdvantage:
     def test_equal_entropies_change_nothing(self) -> None:
         assert acted("entropy_balanced_advantage", tokens([[1.0, -1.0]], entropy=[[0.7, 0.7]])) == [[1.0, -1.0]]
         assert acted("entropy_balanced_advantage", tokens([[2.0]], entropy=[[0.7]])) == [[2.0]]
+        # In 64 bits the mean of three times .7 is not .7, and what is left over is no entropy's deviation.
+        rounded = dataclasses.replace(tokens([[2.0] * 3]), entropy=torch.full((1, 3), 0.7, dtype=torch.float64))
+        assert acted("entropy_balanced_advantage", rounded) == [[2.0] * 3]
 
 
 class TestEmpg:
@@ -847,7 +853,9 @@ class TestPipo:
     def test_fewer_means_or_equal_ones_say_nothing(self) -> None:
         method = parse_method("pipo:window=3")
         assert isinstance(method, Pipo)
-        for history in (self.HISTORY[:2], torch.full((3,), 0.5).double()):
+        rounded = torch.tensor([0.3, 0.1 + 0.2, 0.3], dtype=torch.float64)  # the second is .30000000000000004
+        assert float(rounded.std()) > 0
+        for history in (self.HISTORY[:2], torch.full((3,), 0.5).double(), rounded):
             assert float(method.xi(torch.tensor(0.9).double(), history)) == 0
 
     def test_lessons(self) -> None:
@@ -1149,3 +1157,15 @@ class TestVgpo:
 def test_what_does_the_same_job_is_refused(specs: list[str]) -> None:
     with pytest.raises(InputError, match="cannot be combined"):
         parse_methods(specs)
+
+
+def test_the_table_of_the_docs_agrees_and_says_so_where_it_would_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert worked_examples.main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(worked_examples.EXAMPLES) + 2
+    assert set(lines) <= set(PAPERS.read_text(encoding="utf-8").splitlines())
+    monkeypatch.setattr(worked_examples, "EXAMPLES", (("maxrl", "r 1 0", (1, -1.1), lambda: (1.0, -1.0)),))
+    assert worked_examples.main() == 1
+    assert capsys.readouterr().out.endswith("| `maxrl` | r 1 0 | 1 -1.1 | 1 -1 (differs) |\n")

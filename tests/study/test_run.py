@@ -22,7 +22,7 @@ from forkwise.study import places
 from forkwise.study.places import LocalPlace, RayPlace, Resources, gpus, shares
 from forkwise.study.reading import read_study
 from forkwise.study.receipts import read_receipt, starts, training_summary, write_receipt
-from forkwise.study.run import check_study, run
+from forkwise.study.run import check_study, run, works
 from forkwise.study.spec import BASE, Device, Study
 from forkwise.study.spending import boundary
 from forkwise.study.work import Work, perform
@@ -92,6 +92,13 @@ def test_the_arms_of_a_seed_come_together_and_stages_end_in_looks(tmp_path: Path
     assert not any(name.endswith("seed5") for name in ended.submitted)
 
 
+def test_the_runs_of_the_yardstick_come_first(tmp_path: Path) -> None:
+    made = study(seeds=[3], primary=None, yardstick={"seeds": "5-6"})
+    runs = [work.run for work in works(made, [3], tmp_path, tmp_path, Pretend())]
+    assert runs == ["grpo-seed5", "grpo-seed6", "grpo-seed3", "shaped-seed3", "placebo-seed3", "base"]
+    assert sorted(runs) == sorted(made.runs())
+
+
 def test_a_run_that_fails_is_started_again_and_then_left_to_the_next_time(tmp_path: Path) -> None:
     plan = study(seeds="0-2", primary=None)
     left = {"shaped-seed1": 1, "placebo-seed2": 99}
@@ -158,6 +165,8 @@ def test_a_study_goes_on_under_its_plan_and_on_its_device(tmp_path: Path) -> Non
             },
             "The arm 'rloo' cannot be trained: .*critic",
         ),
+        # A study trains with TRL's head unless it says otherwise.
+        ({"arms": {"GRPO": {}, "o": "opefo"}, "primary": None}, "The arm 'o' cannot be trained: .* head does not give"),
         ({"algorithm": "ppo", "recipe": {"like": "quickstart-ppo", "max_steps": 10}}, "With 10 steps the policy of"),
         ({"evaluation": {"problems": 99_999, "n": 4}}, "99999 cannot be had"),
         ({"evaluation": {"problems": 10, "n": 4, "first_problem": 1480}}, "1490 cannot be had"),

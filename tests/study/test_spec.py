@@ -16,6 +16,7 @@ from forkwise.study.reading import parse_study, read_study
 from forkwise.study.registration import read_plan, register, registered_file, registration_of, write_plan
 
 EVALUATION = {"problems": 3, "n": 4}
+SINGLE: dict[str, Any] = {"seeds": [0], "primary": None, "yardstick": {"seeds": [1, 2]}}
 
 
 def test_a_study_file_becomes_runs_with_their_settings(tmp_path: Path) -> None:
@@ -105,6 +106,8 @@ def test_the_plans_of_this_repository_are_those_that_began() -> None:
     recorded, record = read_plan(folder / "receipts" / "pilot" / "study.yaml")
     begun = "17cb73f34ff5d1136a6b093a246300385a2784d0ebe23aefdddbc1be67de3e33"
     assert record["sha256"] == recorded.sha256() == read_study(folder / "paper-regime-pilot.yaml").sha256() == begun
+    registered, _ = read_plan(folder / "followers-new.registered.yaml")
+    assert registered.sha256() == read_study(folder / "followers-new.yaml").sha256()
     powered = "50832dabc5cff29b7a31984c454beaf2ebee80dfa38cdcf96b2993847bf7e55d"
     assert read_study(folder / "paper-regime.yaml").sha256() == powered
 
@@ -190,6 +193,17 @@ def test_what_is_recorded_is_the_study() -> None:
         ({"pilot": True}, "A pilot tests nothing"),
         ({"title": [1]}, "title: expected `str`, got `array`"),
         ({"processes": 0}, "processes is 0"),
+        ({**SINGLE, "primary": {}}, "With 1 seed per arm|with a yardstick tests nothing else"),
+        ({**SINGLE, "pilot": True}, "A study with a yardstick tests nothing else, and is no pilot"),
+        ({**SINGLE, "seeds": "0-4"}, "one seed per arm, and there are 5: give one, or leave the yardstick out"),
+        ({**SINGLE, "yardstick": {"seeds": [0, 1, 2]}}, "yardstick.seeds must be different .* other ones than that of"),
+        ({**SINGLE, "yardstick": {"seeds": [1, 1, 2]}}, "yardstick.seeds must be different whole numbers"),
+        ({**SINGLE, "yardstick": {"seeds": [-1, 2]}}, "yardstick.seeds must be different whole numbers from 0 on"),
+        ({**SINGLE, "yardstick": {"seeds": [1]}}, "'GRPO' has 2 runs, and how training varies shows in 3 at least"),
+        ({**SINGLE, "yardstick": {"seeds": 3}}, "yardstick.seeds are 3: give a list, or a range"),
+        ({**SINGLE, "yardstick": {"sedes": 3}}, "'yardstick.sedes'. Did you mean 'seeds'"),
+        ({**SINGLE, "yardstick": {"seeds": [1, 2], "endpoint": 5}}, "K = 5 cannot be estimated from n = 4 samples"),
+        ({**SINGLE, "yardstick": {"seeds": [1, 2], "level": 95}}, "level is 95"),
     ],
 )
 def test_what_is_no_study(changes: dict[str, Any], said: str) -> None:

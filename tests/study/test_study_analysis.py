@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,15 @@ import numpy as np
 import pytest
 import yaml
 from made_studies import CLUSTERS, content, receipt, study, write_all
-from scipy import stats
+from scipy import optimize, stats
 
 from forkwise import cli
 from forkwise.errors import InputError
 from forkwise.passk import compare
 from forkwise.passk.estimator import FloatArray
+from forkwise.progress import Console
 from forkwise.report.table import Table
+from forkwise.report.terminal import print_blocks
 from forkwise.study.analysis import progress, read_study_folder
 from forkwise.study.contrasts import SeedContrast, contrast
 from forkwise.study.looks import conditional_power, decide, look_at, look_file
@@ -332,6 +335,67 @@ def test_one_seed_is_exploratory(tmp_path: Path) -> None:
     assert "Exploratory: On 12 problems" in text
 
 
+def test_single_runs_are_held_against_those_of_the_reference(tmp_path: Path) -> None:
+    """Of 4 samples of 2 problems GRPO solves 1, 2 and 3 in three runs: Pass@1 .125, .25, .375, sd .125.
+
+    One run of `shaped` solves all: 1 - .25 = .75, which is .75 / (.125 sqrt(4/3)) = 5.196 of Student's t with two
+    degrees of freedom. Alone its p would be 1 - 5.196 / sqrt(2 + 27) = .0351; two arms at once make it larger, and
+    less than twice that.
+    """
+    plan = study(seeds=[0], primary=None, yardstick={"seeds": [1, 2], "endpoint": 1})
+    write_all(tmp_path, plan, {})
+    for seed, c in enumerate([(0, 1), (2, 0), (1, 2)]):
+        *read, reading = read_study_folder(tmp_path)
+        assert reading.result.single is None  # a run of the reference is missing
+        assert "The arms are held against the runs of GRPO when all 3 are there." in report(*read, reading)
+        write_receipt(tmp_path, receipt(plan, "GRPO", seed, c))
+    *read, reading = read_study_folder(tmp_path)
+    assert "The 3 runs of GRPO are there, and no arm's run yet." in report(*read, reading)
+    write_receipt(tmp_path, receipt(plan, "shaped", 0, (4, 4)))
+    *read, reading = read_study_folder(tmp_path)
+    single = reading.result.single
+    assert single is not None
+    assert (single.runs, single.arms, reading.result.progress.runs) == (3, 2, 5)
+    assert [single.mean, single.sd] == pytest.approx([0.25, 0.125])
+    [row] = single.rows
+    assert (row.arm, row.difference) == ("shaped", pytest.approx(0.75))
+    assert 0.0351 < row.p < 2 * 0.0351
+    text = "\n".join(block for block in report(*read, reading) if isinstance(block, str))
+    assert "4 of 5 runs have a receipt" in text
+    assert "Not registered, so exploratory: at Pass@1 no arm differs from GRPO by more than one more run of it" in text
+    assert "The runs of 1 arm are missing; p is over all 2" in text
+    write_receipt(tmp_path, receipt(plan, "placebo", 0, (1, 2)))
+    *read, reading = read_study_folder(tmp_path)
+    assert reading.result.exploratory is not None  # these very models are compared too
+    [table] = [b for b in report(*read, reading) if isinstance(b, Table) and b.header[-1].startswith("found with")]
+    assert [line[0] for line in table.rows] == ["shaped", "placebo"]
+    assert table.rows[0][1].startswith("+0.750 [")
+    assert len({line[3] for line in table.rows}) == 1
+
+
+def test_a_plan_says_what_single_runs_can_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stated: sd of runs .02, of run x problem .08 and of sampling .06, on 100 problems: .0004 + .0064/100 + .0036/100
+    = .0005, the square of .02236. One arm against three runs: t of two degrees of freedom is beyond its 95 % point,
+    4.303, with 80 % power where a noncentral t of some shift is; the difference is this times sqrt(4/3 .0005).
+    """
+    stated, file = tmp_path / "v.yaml", tmp_path / "s.yaml"
+    endpoint = {"run_sd": 0.02, "run_problem_sd": 0.08, "sampling_variance": {4: 0.0036}}
+    stated.write_text(yaml.safe_dump({"problems": 100, "samples": 4, "components": {1: endpoint}}))
+    arms = {"GRPO": {"alpha": 0}, "shaped": {"alpha": 0.4}}
+    evaluation = {"problems": 100, "n": 4}
+    single = {"seeds": [0], "primary": None, "yardstick": {"seeds": [1, 2], "endpoint": 1}}
+    file.write_text(yaml.safe_dump(content(arms=arms, evaluation=evaluation, **single)))
+    with pytest.raises(SystemExit) as ended:
+        cli.run(["study", "plan", str(file), "--components", str(stated)])
+    assert ended.value.code == 0
+    out = " ".join(capsys.readouterr().out.split())
+    shift = optimize.brentq(lambda d: stats.nct.cdf(4.302653, 2, d) - 0.2, 1, 15)
+    found = shift * np.sqrt(4 / 3 * 0.0005)
+    assert f"held against 3 runs of GRPO, a difference of {found:.3f} at Pass@1" in out
+    assert "(80% power, alpha 0.05 for the 1 arm together)" in out
+    assert "could be one more run of GRPO, at Pass@1, by 3 of its runs" in out
+
+
 def test_a_look_is_recorded_and_a_shown_difference_ends_the_study(tmp_path: Path) -> None:
     plan = study(looks=[5])
     write_all(tmp_path, plan, {"GRPO": PLAIN, "shaped": ALIKE, "placebo": ALIKE})
@@ -393,6 +457,15 @@ def test_a_plan_says_how_little_it_can_show() -> None:
         assert isinstance(table, Table)
         assert ["training runs", f"{3 * (int(seeds[-1]) + 1)}, each of 2 steps"] in table.rows
         assert expected in str(text)
+
+
+def test_a_plan_names_every_arm() -> None:
+    arms = {f"method number {i}": {"alpha": i / 100} for i in range(40)}
+    plan = study(arms=arms, primary=None)
+    console = Console(file=io.StringIO(), width=80)
+    print_blocks(design(plan), console)
+    printed = console.file.getvalue()
+    assert all(f"method number {i}" in printed for i in range(40))
 
 
 def test_progress_counts_the_runs_of_all_arms(tmp_path: Path) -> None:

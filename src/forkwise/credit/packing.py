@@ -22,9 +22,10 @@ from forkwise.forks import results
 from forkwise.forks.estimators import halved
 from forkwise.forks.frame import load_pool
 from forkwise.forks.options import ForksOptions
-from forkwise.forks.stored import Continued, read_continued
+from forkwise.forks.stored import Continued, read_continued, refuse_random
 from forkwise.progress import Meter
 from forkwise.samples import read_samples
+from forkwise.tasks import Verdict
 from forkwise.version import __version__
 
 _AGREE = 0.05  # nats: entropies of the same model, computed anew, differ by less
@@ -123,25 +124,54 @@ def _halves(state: Continued) -> tuple[float, float]:
     return float(first), float(second)
 
 
+def temperature_of(rows: Sequence[Mapping[str, Any]], where: str) -> float:
+    """Returns the temperature at which the samples were drawn.
+
+    Raises:
+        InputError: nobody knows, there are several, or they were not drawn from the whole distribution, as training
+            does.
+    """
+    recipes = [row["sampling"] or {} for row in rows]
+    stored: set[Any] = {recipe.get("temperature") for recipe in recipes}
+    if len(stored) > 1 or None in stored:
+        fault = "do not say" if stored == {None} else f"differ in ({', '.join(map(str, sorted(stored, key=str)))})"
+        raise InputError(f"The samples in '{where}' {fault} temperature: give a table of forkwise sample, of one run.")
+    temperature = float(stored.pop())
+    if temperature == 0:
+        raise InputError(f"The samples in '{where}' are greedy (temperature 0), and training draws: sample at 1.")
+    least = min(recipe.get("top_p") or 1.0 for recipe in recipes)
+    if least < 1:
+        raise InputError(
+            f"'{where}' is of samples with top-p {least:g}, and training draws from everything: sample with top-p 1."
+        )
+    return temperature
+
+
 def make_groups(rows: Sequence[Mapping[str, Any]], policy: Policy, where: str) -> Groups:
     """Makes groups of rows of a samples table that have token ids; those of a problem are put side by side.
 
     Raises:
-        InputError: token ids or verdicts are missing, or the stored entropies are another model's.
+        InputError: token ids or verdicts are missing, equal samples have other verdicts, or the stored entropies are
+            another model's.
     """
     problems = list(dict.fromkeys(row["problem_id"] for row in rows))
     by_problem: dict[str, list[Mapping[str, Any]]] = {problem: [] for problem in problems}
     for row in rows:
         if not row["token_ids"] or row["correct"] is None:
-            what = "token ids" if row["correct"] is not None else "verdict"
+            missing = "token ids" if row["correct"] is not None else "verdict"
             raise InputError(
-                f"Sample {row['sample_id']} of problem '{row['problem_id']}' in '{where}' has no {what}: groups are "
+                f"Sample {row['sample_id']} of problem '{row['problem_id']}' in '{where}' has no {missing}: groups are "
                 "made of samples that forkwise sample drew with token data and verified."
             )
         by_problem[row["problem_id"]].append(row)
+    refuse_random(
+        [(row["problem_id"].partition("\0")[0], tuple(row["token_ids"])) for row in rows],
+        [Verdict(row["correct"], None, "table") for row in rows],
+        f"a sample in '{where}'",
+    )
     numbers: dict[str, list[FloatArray]] = {}
     apart: list[float] = []
-    with Meter(len(problems), 0, what="scoring groups", unit="groups") as meter:
+    with Meter(len(problems), 0, phase="scoring groups", unit="groups") as meter:
         for group in by_problem.values():
             completions = [row["token_ids"] for row in group]
             scored = policy.score(prompt_ids(policy.tokenizer, group[0]["prompt"]), completions)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from forkwise.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +26,7 @@ class MethodStates:
         """Starts without states: methods get their first ones with the first rollout."""
         self.states: dict[str, State] = {}
         self.memories: dict[str, dict[str, Any]] = {}  # of methods that remember more than numbers, by their names
+        self._outside: dict[str, str] = {}  # digests of what methods take from outside their options
         self._seen: Tensor | None = None  # (2,) float64: sum of the entropies, tokens; of this process
 
     def watch(self, entropy: Tensor, mask: Tensor) -> None:
@@ -32,8 +36,24 @@ class MethodStates:
         if not self.states:
             return
         total = torch.where(mask, entropy.detach(), 0).sum().double()
-        seen = torch.stack([total, mask.sum().double()])
-        self._seen = seen if self._seen is None else self._seen + seen
+        sums = torch.stack([total, mask.sum().double()])
+        self._seen = sums if self._seen is None else self._seen + sums
+
+    def check_outside(self, methods: Sequence[Method]) -> None:
+        """Refuses to go on where what a method takes from outside its options is not what the run began with.
+
+        Raises:
+            InputError: naming the method.
+        """
+        for method in methods:
+            if not (text := method.outside()):
+                continue
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            if self._outside.setdefault(method.name, digest) != digest:
+                raise InputError(
+                    f"A file of the method '{method.name}' has changed since this run began ({method}): put it back, "
+                    "or begin a new run."
+                )
 
     def advance(self, methods: Sequence[Method], progress: float, over_processes: Callable[[Tensor], Tensor]) -> None:
         """Makes the states of the next rollout; all processes call this together.
@@ -46,8 +66,8 @@ class MethodStates:
         firsts = {method.name: first for method in methods if (first := method.first_state())}
         if not firsts:
             return
-        seen, self._seen = self._seen, None
-        total, count = (0.0, 0.0) if seen is None else over_processes(seen).tolist()
+        sums, self._seen = self._seen, None
+        total, count = (0.0, 0.0) if sums is None else over_processes(sums).tolist()
         if self.states and count:
             entropy = total / count
             by_name = {method.name: method for method in methods}
@@ -80,11 +100,13 @@ class MethodStates:
             "states": {name: dict(state) for name, state in self.states.items()},
             "seen": self._seen,
             "memories": self.memories,
+            "outside": dict(self._outside),
         }
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Takes up what `snapshot` returned."""
         self.states, self._seen = dict(snapshot["states"]), snapshot["seen"]
+        self._outside = dict(snapshot.get("outside", {}))
         memories = snapshot.get("memories", {})
         self.memories = {
             name: {entry: tuple(tensor.cpu() for tensor in tensors) for entry, tensors in memory.items()}

@@ -19,6 +19,19 @@ GIVEN_ASYNC = frozenset({Need.ENTROPY, Need.LOGPROBS, Need.OLD_LOGPROBS, Need.PR
 """What methods are given in TRL's asynchronous GRPO."""
 
 
+_NOT_OF_TRLS_HEAD = frozenset({Need.SUM_P2_LOG, Need.TEMPERED_LOGPROBS, Need.NUCLEUS_ENTROPY})
+
+
+def refuse_beyond_trls_head(method: Method, since: str = "") -> None:
+    """Refuses a method that needs what TRL's own head does not give; `since` says why it is that one."""
+    beyond = ", ".join(sorted(need.value for need in method.needs() & _NOT_OF_TRLS_HEAD))
+    if beyond:
+        raise InputError(
+            f"The method '{method.name}' needs the {beyond}, which TRL's own head does not give{since}: set "
+            "entropy_backend to 'forkwise', or take an option of the method that does without (docs/papers.md)."
+        )
+
+
 def why_not_ppo(method: Method) -> str:
     """Says why a method cannot act where a critic makes the advantages; "" if it can."""
     if method.slot == "advantages" or not {"scale_rewards", "max_draws"}.isdisjoint(settings_of([method])):

@@ -11,13 +11,14 @@ from itertools import pairwise
 
 import numpy as np
 
-from forkwise.explore.contrast import FEWEST_MARKS, BoolArray, FloatArray, IntArray, cluster_t
+from forkwise.explore.contrast import FEWEST_MARKS, FEWEST_PROBLEMS, BoolArray, FloatArray, IntArray, cluster_t
 from forkwise.explore.findings import Estimate
 from forkwise.forks.estimators import (
     Budget,
     StateValue,
     advantages,
     budget,
+    most_decided,
     permuted_decided,
     share_of,
     state_value,
@@ -35,6 +36,7 @@ from forkwise.tasks.answers.classes import answer_classes
 EDGES = (0.0, 0.05, 0.2, 0.5, 0.8, 1.1, 1.4, 2.0, np.inf)
 """Bins of entropy, nats."""
 TOPS = (0.05, 0.1, 0.2, 0.4)
+_NO_PART = 1e-9
 _FIFTHS = ("first fifth", "second", "third", "fourth", "last fifth")
 
 
@@ -201,42 +203,66 @@ def _exceeding(null_D: FloatArray, observed: float) -> float:
 def equal_entropy(estimates: StateEstimates, of_frame: BoolArray) -> tuple[Estimate, float | None, float | None]:
     """Compares what some tokens decide with what others of the same bin of entropy do, bins as frequent as of these.
 
+    A bin takes two states of either side. A mean of few states is nearer to these than to the truth, so what they
+    deviate from it is enlarged, as much as it takes for independent states. Degrees of freedom are of the side with
+    fewer problems.
+
     Returns:
-        The difference, its two-sided p, and the share of these tokens whose bin has states of both sides.
+        The difference, its two-sided p, and the share of these tokens whose bin has states of both sides. There is no
+        difference where either side has fewer than `FEWEST_MARKS` states in such bins, or is of fewer than
+        `FEWEST_PROBLEMS` problems.
     """
     bin_frame = np.searchsorted(EDGES, estimates.frame.table.units.value_N, side="right")
     tokens_B = np.bincount(bin_frame[of_frame], weights=estimates.frame.per_trace_N[of_frame])
     bin_N, inside_N, weight = bin_frame[estimates.drawn.index], of_frame[estimates.drawn.index], estimates.weight_N
-    score_N, compared_N, total, value = np.zeros(weight.size), np.zeros(weight.size), 0.0, 0.0
+    score_N, part_2N, total, value = np.zeros(weight.size), np.zeros((2, weight.size)), 0.0, 0.0
     for at in np.flatnonzero(tokens_B):
         sides = [side & (bin_N == at) for side in (inside_N, ~inside_N)]
-        if not all(side.any() for side in sides):
+        if min(int(side.sum()) for side in sides) < 2:
             continue
         total += tokens_B[at]
-        for sign, side in zip((1, -1), sides, strict=True):
-            size = weight[side].sum()
-            mean = float(weight[side] @ estimates.decided_N[side]) / size
+        for part_N, sign, side in zip(part_2N, (1, -1), sides, strict=True):
+            share = weight[side] / weight[side].sum()
+            mean = float(share @ estimates.decided_N[side])
             value += sign * tokens_B[at] * mean
-            score_N[side] = sign * tokens_B[at] / size * weight[side] * (estimates.decided_N[side] - mean)
-            compared_N[side] = 1.0
-    if total == 0:
-        return Estimate(None), None, 0.0
-    score_Q = np.bincount(estimates.problem_N, weights=score_N, minlength=estimates.problems)
-    size_Q = estimates.per_problem(compared_N)
-    # `cluster_t` divides by the size of all that are compared, the sum above is one of `total`.
-    estimate, p = cluster_t(value / total, score_Q * (size_Q.sum() / total), size_Q, estimates.level)
-    return estimate, p, float(total / tokens_B.sum())
+            part_N[side] = tokens_B[at] * share
+            score_N[side] = sign * part_N[side] * (estimates.decided_N[side] - mean) / np.sqrt(1 - (share**2).sum())
+    compared = [part_N > 0 for part_N in part_2N]
+    supported = float(total / tokens_B.sum())
+    if any(of.sum() < FEWEST_MARKS or _problems(estimates, of) < FEWEST_PROBLEMS for of in compared):
+        return Estimate(None), None, supported
+    score_Q = np.bincount(estimates.problem_N, weights=score_N, minlength=estimates.problems).astype(np.float64)
+    sizes = [np.bincount(estimates.problem_N, weights=part_N, minlength=estimates.problems) for part_N in part_2N]
+    rarer, other = sorted(sizes, key=lambda size_Q: -float(size_Q @ size_Q))
+    # Problems of the other side alone have scores too, and no part in the degrees of freedom.
+    estimate, p = cluster_t(value / total, score_Q, rarer + _NO_PART * other, estimates.level)
+    return estimate, p, supported
 
 
-def by_entropy(estimates: StateEstimates, *, shares: bool) -> list[Part]:
-    """Describes bins of entropy, with a band for what they decide."""
+def _problems(estimates: StateEstimates, of_N: BoolArray) -> int:
+    return int(np.unique(estimates.problem_N[of_N]).size)
+
+
+def by_entropy(estimates: StateEstimates, *, shares: bool, by_answer: bool = False) -> list[Part]:
+    """Describes bins of entropy, with a band for what they decide.
+
+    Of the many tokens of the lowest bin a few decide what is decided there, and hardly any of these is drawn. So its
+    interval goes as far as entropies allow, of all of its tokens.
+    """
     entropy = estimates.frame.table.units.value_N
     inside = [((entropy >= low) & (entropy < high), low, high) for low, high in pairwise(EDGES)]
     filled = [(of_frame, low, high) for of_frame, low, high in inside if of_frame.any()]
-    return [
+    parts = [
         part(estimates, f"{low:g}–{high:g}" if high < np.inf else f"above {low:g}", of, shares=shares, bins=len(filled))
         for of, low, high in filled
     ]
+    lowest, (of_frame, low, _) = parts[0], filled[0]
+    decided = lowest.decided
+    if low == 0 and decided.low is not None and decided.high is not None and estimates.frame.entropies == "model":
+        weight = estimates.frame.per_trace_N[of_frame]
+        most = float(np.average(most_decided(entropy[of_frame], by_answer=by_answer), weights=weight))
+        decided = Estimate(decided.value, min(decided.low, 0.0), max(decided.high, most))
+    return [replace(lowest, decided=decided), *parts[1:]]
 
 
 def by_class(estimates: StateEstimates, *, shares: bool) -> list[Part]:

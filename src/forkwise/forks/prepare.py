@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -24,7 +25,7 @@ from forkwise.forks.continuing import Continuer
 from forkwise.forks.cost import Cost
 from forkwise.forks.frame import Frame, Pool, load_frame, load_pool
 from forkwise.forks.options import FEWEST, ForksOptions
-from forkwise.forks.serving import Connection, ServerContinuer, compare, write_tokens
+from forkwise.forks.serving import PLAIN, Connection, ServerContinuer, compare, write_tokens
 from forkwise.forks.stored import (
     FOLDER,
     TOKENS,
@@ -41,6 +42,8 @@ from forkwise.progress import Meter
 from forkwise.samples import read_samples
 from forkwise.samples.direct import OpenTable, source_files
 from forkwise.sampling.forward import check_length
+from forkwise.sampling.manifest import MANIFEST as SAMPLING
+from forkwise.sampling.manifest import read_manifest
 from forkwise.sampling.options import JudgeOptions
 from forkwise.sampling.verify import Judge, find_judge
 from forkwise.tasks import Problem
@@ -82,7 +85,7 @@ class Prepared:
 
     @property
     def folder(self) -> Path:
-        """Where continuations are kept."""
+        """Returns the folder in which continuations are kept."""
         return self.options.out / FOLDER
 
     def state(self, trace: int, at: int, index: int, *, force: bool) -> State:
@@ -151,12 +154,12 @@ def continue_all(
         same_settings(
             ready.folder / _SETTINGS,
             recorded,
-            what="continuations",
+            content="continuations",
             remedy="give another --out, or delete that folder",
         )
         stored, continuer = count_stored(ready.folder, len(states)), None
         if stored < len(states):
-            with Meter(what="timing one state") as meter:
+            with Meter(phase="timing one state") as meter:
                 continuer = ready.engine.continuer(options.continuations, meter.say)
                 # One from the middle; its continuations are drawn again later.
                 middle = sorted(states[stored:], key=lambda state: len(state.prefix))[(len(states) - stored) // 2]
@@ -165,7 +168,7 @@ def continue_all(
                 later = cost.again * cost.further / options.continuations
                 cost = replace(cost, seconds=(time.monotonic() - start) * (len(states) - stored + later))
         announce(cost)
-        with Meter(len(states), stored, what="continuing", unit="states") as meter:
+        with Meter(len(states), stored, phase="continuing", unit="states") as meter:
             return continue_states(ready.folder, states, continuer, meter), cost
 
 
@@ -178,7 +181,7 @@ def continue_later(ready: Prepared, states: Sequence[State], stage: str, continu
     folder = ready.folder / stage
     named = [replace(state, name=f"{state.name}/{stage}") for state in states]
     stored, continuer = count_stored(folder, len(named)), None
-    meter = Meter(len(named), stored, what=f"continuing, {stage}", unit="states")
+    meter = Meter(len(named), stored, phase=f"continuing, {stage}", unit="states")
     with only_process(ready.options.out), meter:
         if stored < len(named):
             continuer = ready.engine.continuer(continuations, meter.say)
@@ -187,6 +190,11 @@ def continue_later(ready: Prepared, states: Sequence[State], stage: str, continu
 
 def _local(table: OpenTable, tokens: Path, options: ForksOptions, pool: Pool, judge: Judge) -> Engine:
     """Loads the model with transformers, and computes the entropies of the samples."""
+    if further := _keys_of_requests(table.path):
+        raise InputError(
+            f"The samples were drawn by a server with {_as_extra(further)}, which transformers does not do: continue "
+            "through that server, with --server."
+        )
     scorer = scorer_of(options.model, options)
     write_entropies(table.path, tokens, scorer, name=options.model, temperature=pool.sampling.temperature)
     difference = _check_policy(pool, tokens, options.model)
@@ -206,15 +214,16 @@ def _served(table: OpenTable, tokens: Path, options: ForksOptions, pool: Pool, j
     tokenizer = load_tokenizer(name, trust_remote_code=options.trust_remote_code)
     with only_process(tokens):
         recorded = {"samples": _digest(inputs_of(source_files(table.given))), "server": True, "tokenizer": name}
-        same_settings(tokens / MANIFEST, recorded, what="tokens", remedy="give another --out, or delete that folder")
+        same_settings(tokens / MANIFEST, recorded, content="tokens", remedy="give another --out, or delete that folder")
         write_tokens(table.path, tokens, tokenizer)
     prompts = {row["problem_id"]: prompt_ids(tokenizer, row["prompt"]) for row in pool.rows}
-    connection = Connection(str(options.server), options.model, pool.sampling)
+    connection = Connection(str(options.server), options.model, pool.sampling, further=_further_keys(table.path))
     connection.prove(prompts[pool.rows[0]["problem_id"]])
     used = {(row["problem_id"], row["sample_id"]) for row in pool.rows}
-    columns = ["problem_id", "sample_id", "token_ids", "logprobs"]
+    columns = ["problem_id", "sample_id", "token_ids", "logprobs", "entropies"]
     rows = [r for r in read_samples(tokens, columns).to_pylist() if (r["problem_id"], r["sample_id"]) in used]
-    apart = compare(connection, rows, prompts) if pool.sampling.temperature == 1 else []
+    # Log-probs that come without entropies are a server's, which are of temperature 1 however it draws.
+    apart = compare(connection, [r for r in rows if pool.sampling.temperature == 1 or r["entropies"] is None], prompts)
     difference = float(np.mean(apart)) if apart else None
     _refuse_elsewhere(difference, options.model)
 
@@ -222,6 +231,38 @@ def _served(table: OpenTable, tokens: Path, options: ForksOptions, pool: Pool, j
         return ServerContinuer(connection, tokenizer, pool.sampling, number, options.seed, judge)
 
     return Engine(tokenizer, prompts, difference, continuer)
+
+
+def _keys_of_requests(path: Path) -> dict[str, Any] | None:
+    """Returns the keys that the samples' requests had besides (`--extra`); None where no server drew them."""
+    if not (path / SAMPLING).exists():
+        return None
+    manifest = read_manifest(path)
+    if manifest["settings"].get("engine") != "server":
+        return None
+    keys: dict[str, Any] = json.loads(manifest["engine"].get("extra", "{}"))
+    return keys
+
+
+def _further_keys(path: Path) -> Mapping[str, Any]:
+    """Returns the keys that requests get so that continuations are drawn as the samples were.
+
+    Raises:
+        InputError: the samples' keys changed the prompt, which is rendered here.
+    """
+    keys = _keys_of_requests(path)
+    if keys is None:
+        return PLAIN
+    if changing := {name: value for name, value in keys.items() if "template" in name}:
+        raise InputError(
+            f"The samples were drawn with {_as_extra(changing)}, which changes prompts in a way that is not known "
+            "here: sample with prompts as text, without --chat."
+        )
+    return keys
+
+
+def _as_extra(keys: Mapping[str, Any]) -> str:
+    return " ".join(f"--extra {name}={json.dumps(value)}" for name, value in keys.items())
 
 
 def _check(options: ForksOptions) -> None:
@@ -271,8 +312,8 @@ def _check_judge(pool: Pool, judge: Judge, golds: Mapping[str, Any]) -> None:
     texts = [row["completion"] or "" for row in pool.rows]
     first, second = judge.verify(texts, problems), judge.verify(texts, problems)
     for row, *verdicts in zip(pool.rows, first, second, strict=True):
-        what = f"sample {row['sample_id']} of problem '{row['problem_id']}'"
-        refuse_random([row["completion"]] * 2, verdicts, what)
+        subject = f"sample {row['sample_id']} of problem '{row['problem_id']}'"
+        refuse_random([row["completion"]] * 2, verdicts, subject)
     other = [
         row
         for row, verdict in zip(pool.rows, first, strict=True)
@@ -293,12 +334,14 @@ def _check_policy(pool: Pool, tokens: Path, model: str) -> float | None:
     Those that come without entropies are a server's, of temperature 1.
     """
     columns = ["problem_id", "sample_id", "logprobs"]
-    own = {(row["problem_id"], row["sample_id"]): row["logprobs"] for row in read_samples(tokens, columns).to_pylist()}
+    table_logprobs = {
+        (row["problem_id"], row["sample_id"]): row["logprobs"] for row in read_samples(tokens, columns).to_pylist()
+    }
     apart: list[float] = []
     for row in pool.rows:
         if row["entropies"] is None and pool.sampling.temperature != 1:
             continue
-        stored, now = row["logprobs"], own.get((row["problem_id"], row["sample_id"]))
+        stored, now = row["logprobs"], table_logprobs.get((row["problem_id"], row["sample_id"]))
         if stored and now and len(stored) == len(now) and None not in stored:
             apart += np.abs(np.array(stored) - np.array(now)).tolist()
     if not apart:
@@ -318,7 +361,7 @@ def _refuse_elsewhere(mean: float | None, model: str) -> None:
 
 def _settings(options: ForksOptions, judging: JudgeOptions) -> dict[str, Any]:
     """Returns the options that `forks.json` records: all but `out`."""
-    given = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "out"}
-    given |= {f.name: getattr(judging, f.name) for f in fields(judging)}
-    given["server"] = options.server is not None  # the same server may come back at another address
-    return {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    settings = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "out"}
+    settings |= {f.name: getattr(judging, f.name) for f in fields(judging)}
+    settings["server"] = options.server is not None  # the same server may come back at another address
+    return {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}

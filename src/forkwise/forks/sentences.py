@@ -125,9 +125,9 @@ def _draw(ready: Prepared) -> list[_Profile]:
     rng = np.random.default_rng([ready.options.seed, 13])
     chosen: list[_Profile] = []
     for q in range(problems):
-        own = [profile for profile in profiles if profile.problem == q]
-        picked = sorted(rng.permutation(len(own))[:each].tolist())
-        chosen += [own[i] for i in picked]
+        of_problem = [profile for profile in profiles if profile.problem == q]
+        picked = sorted(rng.permutation(len(of_problem))[:each].tolist())
+        chosen += [of_problem[i] for i in picked]
     return chosen
 
 
@@ -299,21 +299,24 @@ def _kinds(
 
 
 def _effect(ready: Prepared, states: Sequence[State], continued: Sequence[Continued]) -> Effect:
-    """Compares continuations of a state that begin with a reflective sentence with the others (Mantel and Haenszel)."""
+    """Compares continuations of a state that begin with a reflective sentence with those that begin with another one
+    (Mantel and Haenszel)."""
     problems = {problem: q for q, problem in enumerate(ready.pool.problems)}
     sum_Q, size_Q = np.zeros(len(problems)), np.zeros(len(problems))
     count = np.zeros(3, dtype=np.int64)
     for state, continuation in zip(states, continued, strict=True):
-        begins = np.array([_begins_reflective(ready, text) for text in continuation.continuations])
-        right = np.array([verdict is True for verdict in continuation.correct], dtype=np.float64)
-        mine, others = int(begins.sum()), int((~begins).sum())
-        if not mine or not others:
+        first = [_begins_reflective(ready, text) for text in continuation.continuations]
+        goes_on = np.array([reflective is not None for reflective in first])
+        begins = np.array([reflective is True for reflective in first])[goes_on]
+        right = np.array([verdict is True for verdict in continuation.correct], dtype=np.float64)[goes_on]
+        mine, plain = int(begins.sum()), int((~begins).sum())
+        if not mine or not plain:
             continue
         q = problems[state.problem.id]
-        weight = mine * others / (mine + others)
+        weight = mine * plain / (mine + plain)
         sum_Q[q] += weight * (right[begins].mean() - right[~begins].mean())
         size_Q[q] += weight
-        count += [1, mine, others]
+        count += [1, mine, plain]
     if not size_Q.any():
         return Effect(Estimate(None), None, 0, 0, 0)
     difference = float(sum_Q.sum() / size_Q.sum())
@@ -321,6 +324,7 @@ def _effect(ready: Prepared, states: Sequence[State], continued: Sequence[Contin
     return Effect(estimate, p, *count.tolist())
 
 
-def _begins_reflective(ready: Prepared, text: str) -> bool:
+def _begins_reflective(ready: Prepared, text: str) -> bool | None:
+    """Says whether the first sentence is reflective; None where no sentence comes any more."""
     sentences = split_sentences(text, ready.breaks)
-    return bool(sentences) and bool(ready.reflective.names(text[sentences[0].start : sentences[0].end]))
+    return bool(ready.reflective.names(text[sentences[0].start : sentences[0].end])) if sentences else None

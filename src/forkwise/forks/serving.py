@@ -4,6 +4,10 @@ A server does not tell the probabilities of all next tokens, so none is forced: 
 one request each, and two continuations after each. F is estimated without bias so, at any temperature and top-p, with
 about twice the error; what single tokens are worth is not known. A server that does not take the ids as they are, or
 does not say which tokens it drew, is found before the first continuation, and refused.
+
+vLLM fills in what a request leaves out from the model's `generation_config.json`, such as a top-k or a repetition
+penalty. So continuations get what the samples got: the keys of their `--extra` where a server drew them, else keys that
+turn all of this off.
 """
 
 from __future__ import annotations
@@ -35,6 +39,8 @@ _TOGETHER = 32  # requests at a time
 _TOKEN_ID = re.compile(r"token_id:(\d{1,9})")
 _TOP = 20
 _LOOKED_AT = 16  # samples whose log-probs are compared with the server's
+PLAIN: dict[str, Any] = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+"""Keys of a request that leave the distribution as it is."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +63,18 @@ class Connection:
         url: the server's URL, with or without `/v1`.
         model: the name that the server gives to the model.
         sampling: how tokens are drawn; `max_tokens` is given with each request.
+        further: keys of every request besides.
     """
 
-    def __init__(self, url: str, model: str, sampling: Sampling, patience: Patience | None = None) -> None:
-        self._patience = patience or Patience()
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        sampling: Sampling,
+        patience: Patience | None = None,
+        further: Mapping[str, Any] = PLAIN,
+    ) -> None:
+        self._patience, self._further = patience or Patience(), dict(further)
         self._address = Address(url, self._patience.timeout)
         self._model, self._sampling = model, sampling
 
@@ -71,6 +85,7 @@ class Connection:
             InputError: the server cannot continue from tokens, or does not answer.
         """
         body = {
+            **self._further,
             "model": self._model,
             "prompt": list(ids),
             "max_tokens": limit,
@@ -169,12 +184,12 @@ class ServerContinuer:
         starts = self._all([(prompt, 1, f"{state.name}/first", i) for i in range(count)])
         tokens = [piece.ids[0] if piece.ids else self._end() for piece in starts]
         rows = [i for i in range(count) for _ in range(each)]
-        left = self._sampling.max_tokens - len(state.prefix) - 1
-        going = [r for r, i in enumerate(rows) if not starts[i].stopped and left > 0]
+        room = self._sampling.max_tokens - len(state.prefix) - 1
+        going = [r for r, i in enumerate(rows) if not starts[i].stopped and room > 0]
         pieces = dict(
             zip(
                 going,
-                self._all([([*prompt, tokens[rows[r]]], left, state.name, r) for r in going]),
+                self._all([([*prompt, tokens[rows[r]]], room, state.name, r) for r in going]),
                 strict=True,
             )
         )
@@ -247,15 +262,20 @@ def compare(connection: Connection, rows: Sequence[Mapping[str, Any]], prompts: 
     """Returns how far stored log-probs are from the server's, at one token of some of the samples.
 
     Args:
-        rows: of the table with token ids.
+        rows: of the table with token ids, whose log-probs are those of temperature 1, as the server's are.
     """
     apart = []
     for row in rows[:: max(1, len(rows) // _LOOKED_AT)][:_LOOKED_AT]:
         if not row["logprobs"]:
             continue
-        at = int(np.argmin(row["logprobs"]))  # where the likeliest token did not come, models differ most
+        stored = np.array([-np.inf if value is None else value for value in row["logprobs"]])
+        # Where the likeliest token did not come models differ most; one that a model lists is compared exactly.
+        listed = stored > -np.log(_TOP)
+        at = int(np.argmin(np.where(listed, stored, 1.0)) if listed.any() else np.argmax(stored))
         piece = connection.ask([*prompts[row["problem_id"]], *row["token_ids"][:at]], 1, 0, top=_TOP)
         now = piece.top.get(row["token_ids"][at])
-        if now is not None and row["logprobs"][at] is not None:
-            apart.append(abs(now - row["logprobs"][at]))
+        if now is not None:
+            apart.append(float(abs(now - stored[at])))
+        elif listed[at] and piece.top:  # less likely there than all that are listed
+            apart.append(float(max(stored[at] - min(piece.top.values()), 0.0)))
     return apart

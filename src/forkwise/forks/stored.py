@@ -6,7 +6,7 @@ state's sample and place, and their number. So nothing depends on which states a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -78,18 +78,18 @@ class Continues(Protocol):
         """Draws and verifies the continuations of a state; `progress` is told how many tokens were drawn."""
 
 
-def refuse_random(texts: Sequence[str], verdicts: Sequence[Verdict], what: str) -> None:
+def refuse_random(texts: Sequence[Hashable], verdicts: Sequence[Verdict], sample: str) -> None:
     """Refuses a verifier that judges the same text in two ways; unscored beside a verdict is no contradiction.
 
     Args:
-        texts: of one problem.
-        what: names one of them.
+        texts: of one problem, or each with its problem.
+        sample: names one of them.
     """
-    seen: dict[str, bool] = {}
+    verdict_of: dict[Hashable, bool] = {}
     for text, verdict in zip(texts, verdicts, strict=True):
-        if verdict.correct is not None and seen.setdefault(text, verdict.correct) != verdict.correct:
+        if verdict.correct is not None and verdict_of.setdefault(text, verdict.correct) != verdict.correct:
             raise InputError(
-                f"The verifier is random: the same text, {what}, was once right and once wrong. What a token decides "
+                f"The verifier is random: the same text, {sample}, was once right and once wrong. What a token decides "
                 "could not be told from what the verifier does: use one that decides by the text alone."
             )
 

@@ -15,6 +15,8 @@ from forkwise.methods.clips import ClipMethod
 if TYPE_CHECKING:
     from torch import Tensor
 
+_EQUAL = 1e-8  # nats; a smaller deviation is rounding
+
 
 @dataclass(frozen=True)
 class EntropyBalancedClip(ClipMethod):
@@ -76,5 +78,5 @@ class EntropyBalancedAdvantage(TokenMethod):
         count = tokens.mask.sum()
         centred = torch.where(tokens.mask, entropy - entropy.sum() / count.clamp(min=1), 0)
         deviation = (centred.square().sum() / (count - 1).clamp(min=1)).sqrt()
-        z = centred / deviation if float(deviation) > 0 else centred
+        z = centred / deviation if float(deviation) > _EQUAL else torch.zeros_like(centred)
         return tokens.advantages * (1 + self.weight * z)

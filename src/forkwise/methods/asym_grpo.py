@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from forkwise.errors import InputError
 from forkwise.methods.base import Need, RewardMethod, Rollout, check_range, given
 from forkwise.methods.groups import group_mean
 
@@ -36,6 +37,15 @@ class AsymGrpo(RewardMethod):
     def __post_init__(self) -> None:
         for field in ("positive", "negative"):
             check_range(self, field, 0, float("inf"))
+
+    def check_group_size(self, size: int) -> None:
+        """Refuses groups whose odds are always 1."""
+        if size < 3:
+            raise InputError(
+                f"The method 'asym_grpo' goes by the odds of a group, which among {size} answers are always 1, so it "
+                "would do nothing: set the size of groups to 3 or more (num_generations; on verl "
+                "actor_rollout_ref.rollout.n)."
+            )
 
     def advantages(self, rollout: Rollout) -> Tensor:
         """Computes the advantages from the odds of each group, `(N,)`."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from forkwise.errors import InputError, nearest
 from forkwise.methods.batches import Change, Condition, Need, Rollout, Scope, State, Tokens, given, wide
-from forkwise.methods.schedules import OptionSchedule, read_plan
+from forkwise.methods.schedules import OptionSchedule, read_plan, values_on_the_way
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,8 +103,15 @@ class Method(ABC):
                 "would do nothing: draw 8 of each (num_generations; on verl actor_rollout_ref.rollout.n)."
             )
 
+    def check_prompts(self, count: int) -> None:  # noqa: B027  (most methods have nothing to say)
+        """Raises `InputError` where the method could do nothing with rollouts of so many prompts."""
+
     def check_longest(self, tokens: int) -> None:  # noqa: B027  (most methods have nothing to say)
         """Raises `InputError` where the method could do nothing with completions of at most so many tokens."""
+
+    def first_rollout(self) -> int:
+        """Returns the rollout of a run, counted from 1, before which the method does nothing."""
+        return 1
 
     def label(self, value: object) -> int:
         """Returns what `Tokens.labels` hold for a value of the data set's column `self.column`."""
@@ -115,6 +122,10 @@ class Method(ABC):
         if missing := [package for package in self.packages if find_spec(package) is None]:
             name = _PACKAGES.get(missing[0], missing[0])
             raise InputError(f"The method '{self.name}' needs the package {name}: pip install {name}.")
+
+    def outside(self) -> str:
+        """Returns what the method takes from outside its options, from a file say; it must not change in a run."""
+        return ""
 
     def columns(self) -> tuple[str, ...]:
         """Returns the columns of the data set that the method reads by itself, beside that of its `label`."""
@@ -137,6 +148,11 @@ class Method(ABC):
         state = states.get(self.name, {})
         values = {name: plan.value(progress, state.get(name)) for name, plan in self.plans.items()}
         return dataclasses.replace(self, plans={}, **values)
+
+    @property
+    def steers(self) -> bool:
+        """Tells whether the method steers the entropy to a value."""
+        return any(plan.steered for plan in self.plans.values())
 
     def temperature_factor(self, states: Mapping[str, State]) -> float:
         """Returns what `Tokens.tempered_logprobs` need the sampling temperature multiplied by."""
@@ -272,8 +288,8 @@ def make(kind: type[Method], options: Mapping[str, str], defaults: Mapping[str, 
         if issubclass(kind, SettingsMethod) or kinds[key] is not float:
             once = "the trainer reads it once" if issubclass(kind, SettingsMethod) else "only fractional numbers can"
             raise InputError(f"{key} of the method '{kind.name}' cannot change in the course of a run: {once}.")
-    for ends in zip(*(plan.ends for plan in plans.values()), strict=True):
-        kind(**values, **dict(zip(plans, ends, strict=True)))  # refuses what it cannot be
+    for taken in values_on_the_way(plans):
+        kind(**{**values, **taken})  # refuses what it cannot be
     return kind(**values, **{key: plan.start for key, plan in plans.items()}, plans=plans)
 
 

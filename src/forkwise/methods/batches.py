@@ -58,6 +58,7 @@ class Condition(str, Enum):
     """A condition that must hold of a run for a method to do anything."""
 
     OFF_POLICY = "several updates per rollout"  # with one, old and current policy are the same
+    EQUAL_GROUPS = "groups of equal rewards"  # which dynamic sampling takes away
 
 
 State: TypeAlias = Mapping[str, float]

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+COVARIANCE = "tokens of high covariance"
+"""The slot of the paper's two methods: one silences such tokens, the other holds them."""
+
 
 @dataclass(frozen=True)
 class ClipCov(TokenMethod):
@@ -36,6 +39,7 @@ class ClipCov(TokenMethod):
     formula = "A = 0 at random tokens with low < (A - mean A)(log pi - mean log pi) < high"
     scope = Scope.UPDATE
     requires = frozenset({Need.LOGPROBS})
+    slot = COVARIANCE
 
     def __post_init__(self) -> None:
         check_range(self, "share", 0, 1, open_low=True)

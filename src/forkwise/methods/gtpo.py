@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from forkwise.errors import InputError
 from forkwise.methods.base import Need, Scope, TokenMethod, Tokens, check_range, given, wide
 from forkwise.methods.groups import group_sum
 
@@ -35,6 +36,16 @@ class _Rewarding(TokenMethod):
     def __post_init__(self) -> None:
         check_range(self, "base", 0, float("inf"), open_low=True)
         check_range(self, "bonus", 0, float("inf"))
+
+    def check_group_size(self, size: int) -> None:
+        """Refuses groups in which each side is one completion, whose share of the entropy is all of it."""
+        super().check_group_size(size)
+        if self.mixed_only and size < 3:
+            raise InputError(
+                f"The method '{self.name}' with mixed_only compares the right answers of a group with each other, and "
+                f"the wrong ones, and {size} answers are one of each: set the size of groups to 3 or more "
+                "(num_generations; on verl actor_rollout_ref.rollout.n)."
+            )
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,15 @@ class Heal(TokenMethod):
     def __post_init__(self) -> None:
         check_range(self, "shortest", 0, float("inf"))
 
+    def check_prompts(self, count: int) -> None:
+        """Refuses rollouts of one prompt."""
+        if count < 2:
+            raise InputError(
+                "The method 'heal' compares answers to prompts of two domains, and a rollout has one prompt, so it "
+                "would do nothing: draw more of them at once "
+                "(per_device_train_batch_size, steps_per_generation; on verl data.train_batch_size)."
+            )
+
     def check_longest(self, tokens: int) -> None:
         """Refuses runs in which no answer is long enough."""
         if tokens <= self.shortest:
@@ -87,13 +96,13 @@ def divergences(entropies: Tensor, mask: Tensor) -> Tensor:
 
     rows = [wide(row[counted]) for row, counted in zip(entropies, mask, strict=True)]
     apart = wide(entropies).new_full((len(rows), len(rows)), torch.inf)
-    for i, own in enumerate(rows):
-        shorter = [j for j, other in enumerate(rows) if j != i and 0 < len(other) <= len(own)]
+    for i, longer in enumerate(rows):
+        shorter = [j for j, other in enumerate(rows) if j != i and 0 < len(other) <= len(longer)]
         if not shorter:
             continue
-        places = torch.arange(len(own), device=own.device)
-        stretched = torch.stack([rows[j][places * len(rows[j]) // len(own)] for j in shorter])
-        p, q = own.log_softmax(dim=0)[None], stretched.log_softmax(dim=1)
+        places = torch.arange(len(longer), device=longer.device)
+        stretched = torch.stack([rows[j][places * len(rows[j]) // len(longer)] for j in shorter])
+        p, q = longer.log_softmax(dim=0)[None], stretched.log_softmax(dim=1)
         apart[i, shorter] = (p.exp() * (p - q)).sum(dim=1)
         apart[shorter, i] = (q.exp() * (q - p)).sum(dim=1)
     return apart

@@ -19,6 +19,7 @@ class HintMethod(ReplayMethod):
     """
 
     requires = frozenset({Need.REPLAY, Need.REDRAWN})
+    of_older_policies = False  # rollouts are learned from at once, and imitation has ratios of 1
     column: str  # of the data set, that the hint is made of
 
     @abstractmethod

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from forkwise.methods.base import LossMethod, Scope, Tokens, check_range, given
-from forkwise.methods.clip_cov import covariance
+from forkwise.methods.clip_cov import COVARIANCE, covariance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +32,7 @@ class KlCov(LossMethod):
     paper = "2505.22617"
     formula = "loss + coef |log pi - log pi_old| at the top tokens by (A - mean A)(log pi - mean log pi)"
     scope = Scope.UPDATE
+    slot = COVARIANCE
 
     def __post_init__(self) -> None:
         check_range(self, "share", 0, 1, open_low=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from forkwise.methods.base import Need, Scope, TokenMethod, Tokens, check_range, given, wide
+from forkwise.errors import InputError
+from forkwise.methods.base import Condition, Need, Scope, TokenMethod, Tokens, check_range, given, wide
 from forkwise.methods.groups import group_sum
 
 if TYPE_CHECKING:
@@ -38,11 +39,21 @@ class Miner(TokenMethod):
     formula = "all-right groups: max(0, mean l - l_i)(1 - pi_old)^gamma, l = mean log pi_old; sum <= largest sum|A|"
     scope = Scope.ROLLOUT
     requires = frozenset({Need.OLD_LOGPROBS, Need.GROUPS, Need.CORRECT, Need.ADVANTAGES})
+    conditions = frozenset({Condition.EQUAL_GROUPS})
     slot = "advantages"
 
     def __post_init__(self) -> None:
         check_range(self, "gamma", 0, float("inf"))
         check_range(self, "largest", 0, 1, open_low=True)
+
+    def check_prompts(self, count: int) -> None:
+        """Refuses rollouts of one prompt."""
+        if count < 2:
+            raise InputError(
+                "The method 'miner' pays answers to solved prompts in proportion to what others of the same rollout "
+                "earn, and a rollout has one prompt, so it would do nothing: draw more of them at once "
+                "(per_device_train_batch_size, steps_per_generation; on verl data.train_batch_size)."
+            )
 
     def advantages(self, tokens: Tokens) -> Tensor:
         """Returns the advantages, credits in place of those of all-right groups, `(B, T)`."""
@@ -55,8 +66,8 @@ class Miner(TokenMethod):
         among = groups if self.level == "group" else torch.zeros_like(groups)
         missing = surprise(logprobs.sum(dim=1) / count.clamp(min=1), among, solved & (count > 0))
         paid = (missing > 0)[:, None]
-        others = torch.where(mask & ~paid, a.abs(), 0).sum()
-        return torch.where(paid, credits(missing, logprobs, mask, self.gamma, self.largest * others), a)
+        unpaid = torch.where(mask & ~paid, a.abs(), 0).sum()
+        return torch.where(paid, credits(missing, logprobs, mask, self.gamma, self.largest * unpaid), a)
 
 
 def surprise(mean_logprobs: Tensor, groups: Tensor, among: Tensor) -> Tensor:

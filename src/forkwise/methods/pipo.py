@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EPS = 1e-6  # added to the deviation; ours
+_EQUAL = 1e-9  # a smaller deviation is rounding
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,14 @@ class Pipo(ReplayMethod):
         check_range(self, "window", 2, float("inf"))
         check_range(self, "lam", 0, float("inf"))
 
+    def first_rollout(self) -> int:
+        """Returns the first one that there is a whole window before."""
+        return self.window + 1
+
     def xi(self, mean: Tensor, history: Tensor) -> Tensor:
         """Standardises a mean reward by those before, `(window,)`; 0 where there are fewer or they do not differ."""
         spread = history.std() if len(history) == self.window else mean.new_zeros(())
-        return (mean - history.mean()) / (spread + EPS) if float(spread) > 0 else mean.new_zeros(())
+        return (mean - history.mean()) / (spread + EPS) if float(spread) > _EQUAL else mean.new_zeros(())
 
     def phi(self, xi: Tensor) -> Tensor:
         """Returns the factor of the advantages."""

@@ -151,6 +151,7 @@ class Cispo(SettingsMethod):
     title = "MiniMax-M1: Scaling Test-Time Compute Efficiently with Lightning Attention"
     paper = "2506.13585"
     formula = "-sg(min(r, largest)) A log pi"
+    conditions = frozenset({Condition.OFF_POLICY})
 
     def __post_init__(self) -> None:
         check_range(self, "largest", 0, float("inf"), open_low=True)
@@ -209,6 +210,11 @@ class AdaptiveEntropyBonus(SettingsMethod):
                 f"largest of the method 'adaptive_entropy_bonus' must be at least step ({self.step}), "
                 f"got {self.largest}."
             )
+
+    @property
+    def steers(self) -> bool:
+        """Tells that it steers the entropy."""
+        return True
 
     def settings(self) -> Mapping[str, Any]:
         """Sets TRL's adaptive entropy control."""

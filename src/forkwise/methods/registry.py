@@ -284,6 +284,12 @@ def _check_together(methods: Sequence[Method]) -> None:
                 f"The methods '{slots[method.slot]}' and '{method.name}' cannot be combined: both decide the "
                 f"{method.slot}."
             )
+    steering = [method.name for method in methods if method.steers]
+    if len(steering) > 1:
+        raise InputError(
+            f"The methods '{steering[0]}' and '{steering[1]}' cannot be combined: both steer the entropy, and could "
+            "undo what the other does."
+        )
     for again in (m for m in methods if Need.REDRAWN in m.needs()):
         for other in methods:
             if other is not again and other.needs() & _OF_GROUPS:

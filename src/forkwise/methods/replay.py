@@ -80,12 +80,15 @@ class ReplayMethod(Method):
 
     Attributes:
         draws: how many rollouts are drawn for one lesson, until the method has enough; at least 1.
+        of_older_policies: whether lessons may be of completions that an older policy drew, so that ratios are not 1
+            even with one update per rollout.
     """
 
     scope = Scope.ROLLOUT
     slot = "replay"
     requires = frozenset({Need.REPLAY})
     draws: ClassVar[int] = 1
+    of_older_policies: ClassVar[bool] = True
 
     @property
     def again(self) -> Redraw:

@@ -53,6 +53,11 @@ class RepoR(TokenMethod):
         """Adds zeta as it was steered to."""
         return super().needs() | {Need.STATES} if self.target else super().needs()
 
+    @property
+    def steers(self) -> bool:
+        """Tells whether zeta is steered to a target."""
+        return bool(self.target) or super().steers
+
     def first_state(self) -> State:
         """Returns zeta, where it is steered."""
         return {**super().first_state(), "zeta": self.zeta} if self.target else super().first_state()

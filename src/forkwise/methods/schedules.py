@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 
 from forkwise.errors import InputError
 
@@ -54,6 +56,15 @@ class OptionSchedule:
     def __str__(self) -> str:
         """Returns the plan as an option takes it."""
         return f"{self.start}@target:{self.end}" if self.steered else f"{self.start}->{self.end}@{self.shape}"
+
+
+def values_on_the_way(plans: Mapping[str, OptionSchedule]) -> Iterator[dict[str, float]]:
+    """Yields values that options may have at the same time, in 101 places of a run, steered ones at either end."""
+    steered = {name: plan.ends for name, plan in plans.items() if plan.steered}
+    for place in range(101):
+        now = {name: plan.value(place / 100) for name, plan in plans.items() if not plan.steered}
+        for ends in product(*steered.values()):
+            yield {**now, **dict(zip(steered, ends, strict=True))}
 
 
 _NUMBER = r"[^@>]+?"

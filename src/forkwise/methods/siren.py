@@ -48,8 +48,13 @@ class Siren(EntropyTermMethod):
 
     @property
     def nucleus(self) -> float:
-        """The share of the probability."""
+        """Returns the share of the probability that the nucleus holds."""
         return self.top_p
+
+    @property
+    def steers(self) -> bool:
+        """Tells that it holds the entropy at its anchor."""
+        return True
 
     def first_state(self) -> State:
         """Returns that the anchor is not known yet."""

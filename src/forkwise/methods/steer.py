@@ -36,6 +36,7 @@ class Steer(TokenMethod):
     formula = "A w(|W|), W = (A/pi_old) pi (1 - pi)(log pi + H), w falling from 1 to 0.8 at the largest |W|"
     scope = Scope.UPDATE
     requires = frozenset({Need.ENTROPY, Need.LOGPROBS, Need.OLD_LOGPROBS})
+    slot = "entropy shaping"
 
     def __post_init__(self) -> None:
         check_range(self, "smallest", 0, 1, open_low=True)

@@ -26,6 +26,11 @@ class SteeredTemperature(Method):
         check_range(self, "high", 1, float("inf"), open_low=True)
         check_range(self, "low", 0, 1, open_low=True)
 
+    @property
+    def steers(self) -> bool:
+        """Tells that it steers the entropy."""
+        return True
+
     def first_state(self) -> State:
         """Returns that no entropy is known yet."""
         return {**super().first_state(), "entropy": UNKNOWN}

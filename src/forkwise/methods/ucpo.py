@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from forkwise.errors import InputError
 from forkwise.methods.base import Need, RewardMethod, Rollout, check_range, given, wide
 
 if TYPE_CHECKING:
@@ -34,6 +35,15 @@ class Ucpo(RewardMethod):
 
     def __post_init__(self) -> None:
         check_range(self, "tau", 0, 1)
+
+    def check_group_size(self, size: int) -> None:
+        """Refuses groups in which right and wrong answers leave but one right one."""
+        if size < 3:
+            raise InputError(
+                f"The method 'ucpo' weighs the right answers of a group that has wrong ones, too, against each other, "
+                f"and {size} answers leave one at most, so it would do nothing: set the size of groups to 3 or more "
+                "(num_generations; on verl actor_rollout_ref.rollout.n)."
+            )
 
     def advantages(self, rollout: Rollout) -> Tensor:
         """Returns the re-weighted advantages, `(N,)`."""

@@ -8,27 +8,29 @@ from forkwise.credit.agreement import CHANCE, Detectable
 from forkwise.credit.arms import NotScored
 from forkwise.credit.results import Agreement, BankCredit, Credit, GradientCredit, MethodCredit, MethodGradient, Moved
 from forkwise.explore.findings import Estimate
-from forkwise.report.formats import correlation, count, estimate, interval, number, p_value, share
+from forkwise.report.formats import correlation, count, estimate, few_problems, interval, number, p_value, share
 from forkwise.report.table import Block, filled
 from forkwise.terminal import counted
 
-_FEW = 10  # problems, below which intervals over problems fall short of their level
 _SHOWN = 3  # methods that a conclusion names
 
 
 def conclusion(bank: BankCredit) -> str:
     """Says which methods agree with true advantages better than GRPO, and how many less well."""
     grpo, *others = bank.methods
-    judged = [m for m in others if m.sized.band.low is not None and m.sized.band.high is not None]
-    better = [m for m in judged if m.sized.band.low is not None and m.sized.band.low > 0]
-    worse = [m for m in judged if m.sized.band.high is not None and m.sized.band.high < 0]
-    named = ", ".join(f"{m.method} {number(m.sized.minus_grpo.value, sign='+')}" for m in better[:_SHOWN])
-    more = f" and {len(better) - _SHOWN} more" if len(better) > _SHOWN else ""
-    best = f"{counted(len(better), 'method')} of {len(judged)} better ({named}{more})" if better else "no method better"
+    judged = sum(m.sized.band.low is not None for m in others)
+    better = [f"{m.method} {number(m.sized.minus_grpo.value, sign='+')}" for m in others if (m.sized.band.low or 0) > 0]
+    worse = sum((m.sized.band.high or 0) < 0 for m in others)
+    best = f"{counted(len(better), 'method')} of {judged} better ({_first(better)})" if better else "no method better"
     return (
         f"{bank.name}: GRPO's advantages correlate {correlation(grpo.sized.r)} with true ones, tokens counted by the "
-        f"size of their score; by a band over all methods {best}, {len(worse)} less well."
+        f"size of their score; by a band over all methods {best}, {worse} less well."
     )
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def conclusions(credit: Credit) -> list[str]:
@@ -39,14 +41,12 @@ def conclusions(credit: Credit) -> list[str]:
 def gradient_conclusion(one: GradientCredit) -> str:
     """Says how many completions the best methods need for what GRPO has."""
     grpo, *others = one.methods
-    better = [m for m in others if m.band.low is not None and m.band.low > 0]
-    worse = [m for m in others if m.band.high is not None and m.band.high < 0]
-    named = ", ".join(f"{m.method} {_needed(m, grpo)}" for m in better[:_SHOWN])
-    more = f" and {len(better) - _SHOWN} more" if len(better) > _SHOWN else ""
-    best = f"nearer by a band over all methods are {len(better)} ({named}{more})" if better else "no method is nearer"
+    better = [f"{m.method} {_needed(m, grpo)}" for m in others if (m.band.low or 0) > 0]
+    worse = sum((m.band.high or 0) < 0 for m in others)
+    near = f"nearer by a band over all methods are {len(better)} ({_first(better)})" if better else ""
     return (
         f"{_where(one)}: with {one.of} completions GRPO's update has the cosine {correlation(grpo.cosine)} "
-        f"with the true gradient; {best}, less near {len(worse)}."
+        f"with the true gradient; {near or 'no method is nearer'}, less near {worse}."
     )
 
 
@@ -66,8 +66,8 @@ def _needed(method: MethodGradient, grpo: MethodGradient) -> str:
 
 
 def _aims(grpo: MethodGradient) -> bool:
-    """Tells whether GRPO's update has a cosine that completions could be needed for."""
-    return grpo.cosine.value is not None and grpo.cosine.value > 0
+    """Tells whether GRPO's update surely has a cosine above 0, which completions could be needed for."""
+    return grpo.cosine.low is not None and grpo.cosine.low > 0
 
 
 def tables(credit: Credit) -> list[Block]:
@@ -99,7 +99,7 @@ def gradients(one: GradientCredit) -> list[Block]:
 
 def _completions(method: MethodGradient, grpo: MethodGradient) -> str:
     if not _aims(grpo):
-        return "none: GRPO's is not above 0"
+        return "none: GRPO's is not surely above 0"
     value = method.needed
     return "more than any" if value.value is None else interval(value.value, value.low, value.high, 0)
 
@@ -179,13 +179,12 @@ def notes(credit: Credit) -> Iterator[str]:
         yield (
             f"{bank.name}: {counted(bank.states, 'state')} of {counted(bank.tokens, 'token')} in "
             f"{counted(bank.completions, 'completion')} of {counted(bank.problems, 'problem')} ({bank.with_contrast} "
-            f"groups with right and wrong ones, {bank.cut} completions cut off, which count as they were judged); "
+            f"groups with right and wrong ones, {counted(bank.cut, 'completion')} cut off, judged as in training); "
             f"{share(bank.signal, 0)} % of the variance of the true advantages' estimates is no error "
             f"({share(bank.signal_sized, 0)} % by size of score), and correlations are corrected for the rest."
         )
         yield from _detectable(bank.name, bank.detectable, "correlation")
-        if bank.problems < _FEW:
-            yield f"With {bank.problems} problems the intervals may be too narrow; ask for {_FEW} or more."
+        yield from few_problems(bank.problems)
     for one in credit.gradients:
         yield (
             f"{_where(one)}: {counted(one.completions, 'completion')} of {counted(one.problems, 'problem')} "
@@ -211,12 +210,12 @@ def notes(credit: Credit) -> Iterator[str]:
     yield from _not_scored(credit.not_scored, "on banks")
 
 
-def _detectable(name: str, smallest: Detectable | None, what: str) -> Iterator[str]:
+def _detectable(name: str, smallest: Detectable | None, measure: str) -> Iterator[str]:
     if smallest is not None:
         alone, together = number(smallest.alone, 3), number(smallest.together, 3)
         yield (
-            f"{name}: of a method with a middling error, a difference of {alone} from GRPO's {what} would be shown by "
-            f"its own interval with a chance of {CHANCE:g}, and one of {together} by the band over all methods."
+            f"{name}: of a method with a middling error, a difference of {alone} from GRPO's {measure} would be shown "
+            f"by its own interval with a chance of {CHANCE:g}, and one of {together} by the band over all methods."
         )
 
 
@@ -238,9 +237,9 @@ def _less(value: Estimate) -> Estimate:
     return Estimate(*(None if x is None else -x for x in (value.value, value.high, value.low)))
 
 
-def _not_scored(left: Sequence[NotScored], where: str) -> Iterator[str]:
+def _not_scored(unscored: Sequence[NotScored], where: str) -> Iterator[str]:
     by_reason: dict[str, list[str]] = {}
-    for one in left:
+    for one in unscored:
         by_reason.setdefault(one.reason, []).append(one.name)
     if by_reason:
         listed = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from forkwise.explore.results import Exploration, RunExploration
-from forkwise.report.formats import p_value
+from forkwise.report.formats import few_problems, p_value
 from forkwise.report.importing import imported_note
 from forkwise.terminal import counted
 
 _LARGE_P = 0.01  # a test whose smallest p is above it is said to be one
-_FEW = 10  # problems, below which intervals over problems fall short of their level
 
 
 def notes(explored: Exploration) -> list[str]:
@@ -42,8 +41,8 @@ def _notes(run: RunExploration, limit: int | None) -> Iterator[str]:
         )
     if run.problems == 1:
         yield "There is only one problem, and intervals are over problems, so there are none."
-    elif run.problems < _FEW:
-        yield f"With {run.problems} problems the intervals may be too narrow; ask for {_FEW} or more."
+    else:
+        yield from few_problems(run.problems)
     if run.cut_off:
         yield f"Left out: {counted(run.cut_off, 'sentence')} that the limit of tokens cut off."
     if run.sentences <= 1:

@@ -9,12 +9,11 @@ from forkwise.forks.cost import Cost
 from forkwise.forks.estimators import Budget
 from forkwise.forks.results import Forks, Part, Seen
 from forkwise.progress import duration
-from forkwise.report.formats import count, estimate, number, p_value, percent, quantile, share
+from forkwise.report.formats import count, estimate, few_problems, number, p_value, percent, quantile, share
 from forkwise.report.importing import imported_note
 from forkwise.report.table import Block, filled
 from forkwise.terminal import counted, one_line
 
-_FEW = 10  # problems, below which intervals over problems fall short of their level
 _UNSCORED = 0.01  # share of continuations without a verdict, above which it is said
 _SHOWN_WAYS, _SHOWN_TEXT = 4, 60
 
@@ -25,11 +24,11 @@ def cost_line(cost: Cost, *, within: bool = False) -> str:
     Args:
         within: whether the later stage looks within sentences.
     """
-    left = cost.states - cost.stored
+    to_draw = cost.states - cost.stored
     parts = [f"{counted(cost.states, 'state')} with {cost.continuations} continuations each"]
     if cost.stored:
         parts.append(f"{count(cost.stored)} of them there already")
-    if left:
+    if to_draw:
         time = "" if cost.seconds is None else f", about {duration(cost.seconds)} at the speed of the first"
         parts.append(f"about {count(cost.tokens)} tokens to draw{time}")
     if cost.again:
@@ -46,11 +45,11 @@ def conclusion(forks: Forks) -> str:
     if not forks.budget.agrees:
         return does_not_add_up(forks.budget)
     top = min(forks.tops, key=lambda t: abs(t.of_tokens - 0.2))
-    what = "whether the answer is right" if forks.outcome == "correct" else "which answer it is"
+    decided = "whether the answer is right" if forks.outcome == "correct" else "which answer it is"
     return (
         f"The {share(top.of_tokens, 0)} % of tokens with the most entropy (above {number(top.threshold, 2)} nats) "
-        f"decide {percent(top.share)} % of {what}; as many tokens at the same places decide {percent(top.matched)} %, "
-        f"difference {percent_difference(top.minus_matched)}."
+        f"decide {percent(top.share)} % of {decided}; as many tokens at the same places decide "
+        f"{percent(top.matched)} %, difference {percent_difference(top.minus_matched)}."
     )
 
 
@@ -63,10 +62,10 @@ def does_not_add_up(budget: Budget) -> str:
     )
 
 
-def budget_sentence(budget: Budget, what: str) -> str:
+def budget_sentence(budget: Budget, parts: str) -> str:
     """Says what tokens, or sentences, decide in their sum, beside what there is to decide."""
     return (
-        f"Budget: the {what} of a sample decide {estimate(budget.decided)} in their sum, and there is "
+        f"Budget: the {parts} of a sample decide {estimate(budget.decided)} in their sum, and there is "
         f"{estimate(budget.available)} to decide, V0 (1 - V0): difference {estimate(budget.difference, sign='+')}, p "
         f"{p_value(budget.p)}."
     )
@@ -131,9 +130,9 @@ def _parts(caption: str, parts: Sequence[Part]) -> list[Block]:
     return [*filled(caption, header, rows)]
 
 
-def _seen(caption: str, seen: Sequence[Seen]) -> list[Block]:
+def _seen(caption: str, states: Sequence[Seen]) -> list[Block]:
     rows = []
-    for s in seen:
+    for s in states:
         ways = "; ".join(
             f"{one_line(w.token, 12)} {w.probability:.2f}: {number(w.right, 2)} of {w.continuations}"
             for w in s.ways[:_SHOWN_WAYS]
@@ -166,8 +165,7 @@ def notes(forks: Forks) -> Iterator[str]:
         f"High entropy: above {number(forks.threshold)} nats, the {quantile(forks.settings['quantile'])} % quantile of "
         "these tokens."
     )
-    if forks.problems < _FEW:
-        yield f"With {forks.problems} problems the intervals may be too narrow; ask for {_FEW} or more."
+    yield from few_problems(forks.problems)
     if forks.settings.get("server"):
         yield (
             "Continued through a server, which forces no token: F has about twice the error, and what single tokens "
@@ -177,10 +175,11 @@ def notes(forks: Forks) -> Iterator[str]:
         yield "Entropies are lower bounds, from the likeliest tokens that the table has of each place."
     if forks.log_prob_difference is None:
         yield "The samples have no log-probs to compare, so that nobody can tell whether this model drew them."
+    again = sum(state.again is not None for state in forks.states)
+    continuations = forks.cost.states * forks.cost.continuations + again * forks.cost.further
     if forks.cut:
-        continuations = forks.cost.states * forks.cost.continuations
         yield f"{count(forks.cut)} of {count(continuations)} continuations reached the limit of tokens, as samples do."
-    if forks.unscored > _UNSCORED * forks.cost.states * forks.cost.continuations:
+    if forks.unscored > _UNSCORED * continuations:
         yield f"{counted(forks.unscored, 'continuation')} got no verdict, and count as not right."
     if forks.unscored_samples:
         yield f"Left out: {counted(forks.unscored_samples, 'sample')} without a verdict."

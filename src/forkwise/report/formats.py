@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # for types alone: a command that only writes a sentence does
     from forkwise.explore.findings import Estimate
     from forkwise.passk import Interval
 
+_FEW = 10  # problems, below which intervals over problems fall short of their level
 _SMALL_P = 5e-5  # rounds to 0 in four digits
 
 
@@ -85,6 +86,11 @@ def p_value(p: float | None) -> str:
     if p is None:
         return ""
     return "<0.0001" if p < _SMALL_P else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
+
+
+def few_problems(problems: int) -> list[str]:
+    """Warns of intervals over problems where these are few."""
+    return [f"With {problems} problems the intervals may be too narrow; ask for {_FEW} or more."] * (problems < _FEW)
 
 
 def spans(ks: Sequence[int], chosen: Iterable[bool]) -> str:

@@ -91,11 +91,11 @@ def _single(study: Study, known: Components) -> list[Block]:
     smallest = smallest_found(arms, runs, yardstick.level, _POWER)
     noise = (known.run_problem + known.noise_at(e.n)) / e.problems
     sd, *ends = (sqrt(run + noise) for run in (known.run, known.run_low, known.run_high))
-    low, high = (min(1.0, smallest * end) for end in ends)
+    low, high = (min(1.0, smallest * end) for end in ends) if known.run_freedom else (None, None)
     at = endpoint_name(yardstick.endpoint, e.n)
     return [
         f"Of one run of an arm, held against {counted(runs, 'run')} of {study.arms[0].name}, a difference of "
         f"{interval(min(1.0, smallest * sd), low, high)} at {at} is found ({_POWER:.0%} power, alpha "
-        f"{1 - yardstick.level:.2g} for all {counted(arms, 'arm')} together): {smallest:.1f} times the standard "
+        f"{1 - yardstick.level:.2g} for the {counted(arms, 'arm')} together): {smallest:.1f} times the standard "
         f"deviation of a run on these problems, {sd:.4f}."
     ]

@@ -8,25 +8,21 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from packaging.version import Version
-from trl import GRPOConfig
 
 from forkwise.constants import check_alpha, check_kappa, check_number
 from forkwise.engines.base import rollout_methods, update_methods
 from forkwise.engines.trl.clip import open_clip
-from forkwise.engines.trl.methods_of_config import MethodSettings, default
+from forkwise.engines.trl.methods_of_config import default
+from forkwise.engines.trl.refusals import RolloutSettings, refuse
 from forkwise.engines.trl.release import TRL
-from forkwise.engines.which import why_not_ppo
 from forkwise.errors import InputError, nearest
-from forkwise.methods import Condition, EntropyTermMethod, LossMethod, Need, Scope, settings_of
-from forkwise.methods.hints import HintMethod
+from forkwise.methods import settings_of
 
 ENTROPY_BACKENDS = ("forkwise", "trl")
-_OWN_DRAWS = {Need.REDRAWN, Need.OTHER_LOGPROBS}
-_OTHER_WEIGHTS = ("sapo", "vespo")  # losses of TRL whose weight of a token is not its ratio
 
 
 @dataclass
-class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
+class EntropyShapedGRPOConfig(RolloutSettings):
     """`GRPOConfig` with the two constants of the method; every other field is TRL's, defaults included.
 
     Args:
@@ -74,9 +70,10 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
             )
         if Version("1.15.0") == TRL and self.device.type not in ("cuda", "xpu"):
             raise InputError(f"trl 1.15.0 cannot compute the GRPO loss on {self.device.type}; install trl>=1.16.")
-        self._check_methods()
+        refuse(self, self._methods or self.methods)
+        self._warn_of_idle()
         per_token = update_methods(self.methods) or rollout_methods(self.methods)
-        if per_token and self._per_sequence:
+        if per_token and self.per_sequence:
             warnings.warn(
                 f"With loss_type={self.loss_type!r} and importance_sampling_level={self.importance_sampling_level!r} "
                 "the importance ratio or the weight is per sequence: the shaped advantages lose their token "
@@ -84,10 +81,20 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
                 stacklevel=3,
             )
 
-    @property
-    def _per_sequence(self) -> bool:
-        """Tells whether the importance ratio, or the weight of a token, is one of its whole sequence."""
-        return bool(self.importance_sampling_level == "sequence" or self.loss_type == "luspo")
+    def _warn_of_idle(self) -> None:
+        """Warns of methods that begin later than the run ends: it would be the base method's run."""
+        if self.max_steps <= 0:
+            return  # how many rollouts epochs have, the data says
+        updates = self.steps_per_generation * self.num_iterations
+        rollouts = -(-self.max_steps * self.gradient_accumulation_steps // updates)
+        for method in self.methods:
+            if rollouts < method.first_rollout():
+                warnings.warn(
+                    f"The method '{method.name}' begins with rollout {method.first_rollout()}, and max_steps="
+                    f"{self.max_steps} draws {rollouts}: it will do nothing. Train for more steps, or look at its "
+                    "options (docs/papers.md).",
+                    stacklevel=4,
+                )
 
     def _check_numbers(self) -> None:
         """Refuses numbers that torch and TRL refuse late, with a traceback, or not at all."""
@@ -119,78 +126,6 @@ class EntropyShapedGRPOConfig(MethodSettings, GRPOConfig):
                 )
             setattr(self, name, value)
         open_clip(self, self._methods, {name: default(self, name) for name in ("epsilon", "epsilon_high", "delta")})
-
-    def _check_methods(self) -> None:
-        """Refuses settings under which a method could not act as it should."""
-        if self.max_draws > 1 and not self.has_groups:
-            raise InputError(
-                f"max_draws is {self.max_draws}: PPO has no groups whose rewards could differ; leave it at 1."
-            )
-        if self.live_by is not None and self.max_draws == 1:
-            raise InputError("live_by says which groups are drawn again, and max_draws=1 draws once: set it to 10.")
-        for method in self._methods or self.methods:
-            method.check_installed()
-            method.check_given()
-            mine = self.per_device_train_batch_size * self.steps_per_generation
-            if Need.HIDDEN in method.needs() and mine % self.num_generations:
-                raise InputError(
-                    f"The method '{method.name}' compares the answers of a group by their hidden states, which stay on "
-                    f"their process: make per_device_train_batch_size x steps_per_generation ({mine}) a multiple of "
-                    f"num_generations ({self.num_generations})."
-                )
-            if method.needs() & _OWN_DRAWS and (self.use_vllm or self.max_draws > 1):
-                field = "use_vllm=True" if self.use_vllm else f"max_draws={self.max_draws}"
-                raise InputError(
-                    f"The method '{method.name}' decides which completions are trained on, and draws with TRL's own "
-                    f"generation, which does not go with {field}: leave one of them out."
-                )
-            if self.has_groups:
-                method.check_group_size(int(self.num_generations))
-            method.check_longest(int(self.max_completion_length))
-            if not self.has_groups and (why := why_not_ppo(method)):
-                raise InputError(f"The method '{method.name}' {why}.")
-            if method.slot == "advantages" and self.multi_objective_aggregation != "sum_then_normalize":
-                raise InputError(
-                    f"The method '{method.name}' adds up the weighted rewards: leave multi_objective_aggregation at "
-                    "'sum_then_normalize'."
-                )
-            if isinstance(method, LossMethod) and (self._per_sequence or self.loss_type in _OTHER_WEIGHTS):
-                raise InputError(
-                    f"The method '{method.name}' adds a term whose gradient is right only where the loss weighs each "
-                    f"token by its own ratio, which loss_type={self.loss_type!r} with importance_sampling_level="
-                    f"{self.importance_sampling_level!r} does not: use 'dapo' (or another of GRPO's) and 'token'."
-                )
-            bonus = any(getattr(self, name, None) for name in ("entropy_coef", "use_adaptive_entropy"))
-            if isinstance(method, EntropyTermMethod) and bonus:
-                raise InputError(
-                    f"The method '{method.name}' and TRL's entropy bonus (entropy_coef, use_adaptive_entropy) both "
-                    "give the entropy a gradient: leave one of them out."
-                )
-            steps, updates = self.gradient_accumulation_steps, self.steps_per_generation * self.num_iterations
-            if Condition.OFF_POLICY in method.holds_under() and steps % updates == 0:
-                raise InputError(
-                    f"The method '{method.name}' compares the policy with the one that drew the rollout, which in a "
-                    "run with one update per rollout is the same, so it would do nothing: set num_iterations to 2, or "
-                    "steps_per_generation to twice gradient_accumulation_steps."
-                )
-            other_prompt = Need.OTHER_LOGPROBS in method.needs() or isinstance(method, HintMethod)
-            if other_prompt and self.beta != 0:
-                raise InputError(
-                    f"The method '{method.name}' learns completions under another prompt than that under which the "
-                    "reference policy of beta scores them: set beta to 0."
-                )
-            if Need.REPLAY in method.needs() and self.steps_per_generation % steps != 0:
-                raise InputError(
-                    f"The method '{method.name}' learns from completions in the place of a rollout, so that no update "
-                    f"may span two: set steps_per_generation ({self.steps_per_generation}) to a multiple of "
-                    f"gradient_accumulation_steps ({steps})."
-                )
-            if method.scope is Scope.UPDATE and self.steps_per_generation % steps != 0:
-                raise InputError(
-                    f"The method '{method.name}' selects among all tokens of an update, which must come from one "
-                    f"rollout: set steps_per_generation ({self.steps_per_generation}) to a multiple of "
-                    f"gradient_accumulation_steps ({steps})."
-                )
 
 
 def check_rollout(args: EntropyShapedGRPOConfig, prompts: int) -> None:

@@ -32,6 +32,7 @@ from forkwise.core import (
 )
 from forkwise.engines.base import entropy_terms, needs
 from forkwise.engines.trl.release import TRL
+from forkwise.engines.which import refuse_beyond_trls_head
 from forkwise.errors import InputError, NotFiniteError, first_line
 from forkwise.methods import Need
 
@@ -154,15 +155,9 @@ class HeadMixin(_Trainer):
 
     def _check_extras(self, way: HeadChoice) -> None:
         """Refuses methods that need what TRL's own head cannot give; it also knows one temperature only."""
-        beyond = {Need.SUM_P2_LOG, Need.TEMPERED_LOGPROBS, Need.NUCLEUS_ENTROPY}
         for method in self.args.methods:
-            if not method.needs() & beyond:
-                continue
-            why = f", which computes log-probs and entropies since {way.why}" if way.why else ""
-            what = ", ".join(sorted(need.value for need in method.needs() & beyond))
-            raise InputError(
-                f"The method '{method.name}' needs the {what}, which TRL's own head does not give{why}: "
-                "set entropy_backend to 'forkwise', or take an option of the method that does without (docs/papers.md)."
+            refuse_beyond_trls_head(
+                method, f", which computes log-probs and entropies since {way.why}" if way.why else ""
             )
 
     # ---------------------------------------------------------------------------------------------------- which way

@@ -3,6 +3,8 @@
 A lesson takes the place of a rollout in TRL's loop: its micro-batches, its updates, its step of the schedule. Where a
 method wants to learn from what it has, TRL's prompts of that turn are left out, and nothing is drawn. A new rollout
 from which nothing else is learned first is TRL's batch, untouched.
+
+The file has more than 400 lines because one mixin's state goes through drawing, keeping and learning.
 """
 
 from __future__ import annotations
@@ -21,7 +23,15 @@ from forkwise.engines.base import entropy_terms, needs, update_methods
 from forkwise.engines.rows import ROW, Rows, small
 from forkwise.engines.trl.refill import check_draws
 from forkwise.engines.trl.rollout import RolloutMixin
-from forkwise.engines.trl.update import CORRECT, EARLY_ADVANTAGES, GROUPS, OLD_ENTROPY, POSITIONS, token_mask
+from forkwise.engines.trl.update import (
+    CORRECT,
+    EARLY_ADVANTAGES,
+    GROUPS,
+    IMITATED,
+    OLD_ENTROPY,
+    POSITIONS,
+    token_mask,
+)
 from forkwise.errors import InputError
 from forkwise.methods import Need, Tokens
 from forkwise.methods.chain import counts
@@ -31,6 +41,8 @@ from forkwise.methods.two_prompts import TwoPromptMethod
 
 _OF_ONE_ROLLOUT = (POSITIONS, EARLY_ADVANTAGES, GROUPS, CORRECT)
 _RATE = "forkwise_rate"  # (), by which a lesson multiplies the learning rate
+_FILLED = "forkwise_filled"  # (), by how much a lesson's filling dilutes a mean over completions
+_MEANS_OVER_COMPLETIONS = ("grpo", "sapo", "dr_grpo", "luspo")  # TRL's losses that are one, filling included
 _NUMBERS = "numbers"  # of the newest rollout's first completion, of the one behind its last, and of the next one drawn
 _ROWS, _REMEMBERED = "rows/", "method/"  # where they stand in a method's memory
 
@@ -60,19 +72,20 @@ class ReplayMixin(RolloutMixin):
         if self.model.training:
             self._rate = float(inputs.get(_RATE, 1.0))
         loss: Tensor = super()._compute_loss(model, inputs)
-        return loss
+        return loss * inputs[_FILLED] if _FILLED in inputs else loss
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:  # type: ignore[override]
         asking = [method for method in self.args.methods if isinstance(method, ReplayMethod)]
         if not asking or not self.model.training:
             return super()._generate_and_score_completions(inputs)
         method: ReplayMethod = asking[0].at(self._progress(), self._method_states.states)
+        self._check_drawing(method, inputs)
         size, draws, batch = int(self.args.generation_batch_size), 0, None
         lesson = self._next_lesson(method, size)
         two = method if isinstance(method, TwoPromptMethod) else None
         while lesson is None and draws < method.draws:
             if draws:
-                inputs = self._more_prompts(method, len(inputs))
+                inputs = self._more_prompts(len(inputs))
             asked = inputs if two is None else _every_second(two, inputs)
             batch = super()._generate_and_score_completions(asked)
             with torch.no_grad():
@@ -84,12 +97,12 @@ class ReplayMixin(RolloutMixin):
         if lesson is None:
             raise RuntimeError(f"The method '{method.name}' had nothing to learn from a rollout.")
         self._count(method, lesson, draws)
-        own = torch.arange(*self._memory(method).newest)
+        newest = torch.arange(*self._memory(method).newest)
         if (
             batch is not None
             and two is None
             and not lesson.imitation
-            and torch.equal(lesson.rows, own)
+            and torch.equal(lesson.rows, newest)
             and bool((lesson.weights == 1).all())
         ):
             return batch
@@ -102,9 +115,9 @@ class ReplayMixin(RolloutMixin):
         if not entries:
             return _Kept({}, None, (0, 0), 0)
         columns = {name.removeprefix(_ROWS): t for name, (t,) in entries.items() if name.startswith(_ROWS)}
-        own = {name.removeprefix(_REMEMBERED): t for name, (t,) in entries.items() if name.startswith(_REMEMBERED)}
+        memory = {name.removeprefix(_REMEMBERED): t for name, (t,) in entries.items() if name.startswith(_REMEMBERED)}
         first, end, following = entries[_NUMBERS][0].tolist()
-        return _Kept(own, Rows(columns), (first, end), following)
+        return _Kept(memory, Rows(columns), (first, end), following)
 
     def _remember(self, method: ReplayMethod, kept: _Kept) -> None:
         assert kept.rows is not None
@@ -127,18 +140,27 @@ class ReplayMixin(RolloutMixin):
 
     # ----------------------------------------------------------------------------------------------- what is drawn
 
+    def _check_drawing(self, method: ReplayMethod, inputs: list[dict[str, Any]]) -> None:
+        """Refuses, before anything is drawn, what a method that draws more than a rollout could not go on with."""
+        if method.needs() & {Need.REDRAWN, Need.OTHER_LOGPROBS}:
+            check_draws(self, inputs, f"The method '{method.name}'")
+        if method.draws > 1 and not isinstance(self.train_dataset, Sized):
+            raise InputError(
+                f"The method '{method.name}' draws further prompts, which a streamed data set does not give."
+            )
+
     def _keep(self, method: ReplayMethod, inputs: list[dict[str, Any]], batch: dict[str, Any]) -> None:
         """Keeps a rollout, and what is drawn again for it, and tells the method."""
         rewards = self._total_rewards(f"The method '{method.name}' needs")
         if isinstance(method, TwoPromptMethod):
             parts = [self._gathered(part) for part in self._under_both(method, inputs, batch)]
-            own = parts[0]
+            complete = parts[0]
         else:
-            own = self._gathered(self._complete(batch))
-            parts = [own]
+            complete = self._gathered(self._complete(batch))
+            parts = [complete]
         rewards_of = [rewards.detach().cpu()] * len(parts)
         size = int(self.args.num_generations)
-        means = _means(own)
+        means = _means(complete)
         count = method.again.number
         hard = method.hard(rewards_of[0].view(-1, size), means.view(-1, size)) if count else torch.zeros(0).bool()
         if bool(hard.any()):
@@ -185,18 +207,17 @@ class ReplayMixin(RolloutMixin):
 
         `inputs` have the first prompts. Both have the advantages that the method makes.
         """
-        check_draws(self, inputs, f"The method '{method.name}'")
-        own = self._complete(batch)
+        complete = self._complete(batch)
         first, second = [row["prompt"] for row in inputs], [method.second(row["prompt"]) for row in inputs]
         high = torch.arange(len(inputs), device=batch["completion_ids"].device) % 2
-        others = [a if drawn_second else b for a, b, drawn_second in zip(first, second, high.tolist(), strict=True)]
-        other = self._complete(self._under(batch, others))
-        twice = {name: torch.cat([own[name], own[name]]) for name in ("advantages", "completion_mask")}
+        prompts = [a if drawn_second else b for a, b, drawn_second in zip(first, second, high.tolist(), strict=True)]
+        other = self._complete(self._under(batch, prompts))
+        twice = {name: torch.cat([complete[name], complete[name]]) for name in ("advantages", "completion_mask")}
         counted = torch.cat([token_mask(batch)] * 2)
         a, groups = twice["advantages"], torch.arange(len(inputs), device=high.device) // int(self.args.num_generations)
         logprobs, swapped = (
             torch.cat([one["old_per_token_logps"], two["old_per_token_logps"]])
-            for one, two in ((own, other), (other, own))
+            for one, two in ((complete, other), (other, complete))
         )
         tokens = Tokens(
             (a[:, None] if a.dim() == 1 else a).expand_as(counted),
@@ -212,7 +233,7 @@ class ReplayMixin(RolloutMixin):
         total = counts(tokens.advantages, shaped, counted)
         self._action_log.add({f"method/{method.name}": self._sum_over_processes(total)})
         first_half, second_half = shaped.to(logprobs.dtype).chunk(2)
-        return [{**own, "advantages": first_half}, {**other, "advantages": second_half}]
+        return [{**complete, "advantages": first_half}, {**other, "advantages": second_half}]
 
     def _gathered(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Gathers completions over processes, as columns of `Rows`."""
@@ -236,7 +257,6 @@ class ReplayMixin(RolloutMixin):
             The completions, under the prompts without hints; their rewards; and whether they leak.
         """
         count, factor, top_p = method.again
-        check_draws(self, inputs, f"The method '{method.name}'")
         everyone: list[dict[str, Any]] = gather_object(inputs)
         size, processes = int(self.args.num_generations), self.accelerator.num_processes
         prompts = [everyone[int(group) * size] for group in hard.nonzero()]
@@ -285,13 +305,9 @@ class ReplayMixin(RolloutMixin):
         finally:
             self._metrics["train"] = usual
 
-    def _more_prompts(self, method: ReplayMethod, completions: int) -> list[dict[str, Any]]:
+    def _more_prompts(self, completions: int) -> list[dict[str, Any]]:
         """Returns rows of the data set for another rollout."""
         size = int(self.args.num_generations)
-        if not isinstance(self.train_dataset, Sized):
-            raise InputError(
-                f"The method '{method.name}' draws further prompts, which a streamed data set does not give."
-            )
         return [row for row in self._further_prompts(completions // size) for _ in range(size)]
 
     # --------------------------------------------------------------------------------------------- what is learned from
@@ -302,9 +318,9 @@ class ReplayMixin(RolloutMixin):
         rows, device = self._lesson_rows.trimmed(), self.accelerator.device
         columns = dict(rows.columns)
         weights = lesson.weights.to(columns["advantages"])
-        own = columns["advantages"]
-        own = torch.ones_like(own) if lesson.imitation else own
-        columns["advantages"] = own * (weights if own.dim() == 1 else weights[:, None])
+        advantages = columns["advantages"]
+        advantages = torch.ones_like(advantages) if lesson.imitation else advantages
+        columns["advantages"] = advantages * (weights if advantages.dim() == 1 else weights[:, None])
         columns = {name: _filled(column, size) for name, column in columns.items() if name != ROW}
         columns["prompt_mask"][len(rows) :, -1] = True  # a model must see something
         pad = int(self._tokenizer.pad_token_id)
@@ -317,7 +333,10 @@ class ReplayMixin(RolloutMixin):
         batch: dict[str, Any] = {name: column[mine].to(device) for name, column in whole.items()}
         if lesson.imitation:
             del batch["old_per_token_logps"]
+            batch[IMITATED] = torch.tensor(True, device=device)
         batch[_RATE] = torch.tensor(lesson.rate, device=device)
+        if 0 < len(rows) < size and self.loss_type in _MEANS_OVER_COMPLETIONS:
+            batch[_FILLED] = torch.tensor(size / len(rows), device=device)
         batch[EARLY_ADVANTAGES] = batch["advantages"]
         batch[POSITIONS] = torch.arange(size, device=device)[mine]
         batch["num_items_in_batch"] = token_mask(whole).sum().to(device)

@@ -67,6 +67,7 @@ class RolloutMixin(HeadMixin, RedrawMixin):
     def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         self._scored_rewards = None
         if self.model.training:
+            self._method_states.check_outside(self.args.methods)
             self._method_states.advance(self.args.methods, self._progress(), self._sum_over_processes)
         with finite_draws(self):
             batch: dict[str, Any] = super()._generate_and_score_completions(*args, **kwargs)
@@ -135,9 +136,9 @@ class RolloutMixin(HeadMixin, RedrawMixin):
         lengths = gather(mask.sum(dim=1))
         redrawn = torch.zeros_like(correct) if self._redrawn is None else self._redrawn
         first = rewards if self._first_rewards is None else self._first_rewards
-        own = gather(batch["advantages"])
+        everywhere = gather(batch["advantages"])
         rollout = Rollout(
-            *(rewards, groups, correct, own, mean_logprobs, lengths),
+            *(rewards, groups, correct, everywhere, mean_logprobs, lengths),
             redrawn=redrawn,
             first_rewards=first,
             **self._recurring(batch, reward_methods(methods)),

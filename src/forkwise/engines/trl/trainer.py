@@ -19,7 +19,7 @@ from forkwise.engines.trl.methods_of_config import shaping
 from forkwise.engines.trl.release import TRL, not_shaped
 from forkwise.engines.trl.replay import ReplayMixin
 from forkwise.engines.trl.rollout import check_column, column_of
-from forkwise.engines.trl.update import POSITIONS, UpdateAdvantages, local_tokens, token_mask
+from forkwise.engines.trl.update import IMITATED, POSITIONS, UpdateAdvantages, local_tokens, token_mask
 from forkwise.engines.whole_update import gather_update
 from forkwise.errors import InputError
 from forkwise.methods import Method, Need, Scope, Tokens
@@ -152,7 +152,7 @@ class EntropyShapingMixin(ReplayMixin):
         methods = self._acting = self._methods_now()
         self._shaping_batch = batch = GuardedBatch(inputs, methods)
         check_rollout_acted(inputs, methods)
-        if not (update_methods(methods) or entropy_terms(methods)):
+        if IMITATED in inputs or not (update_methods(methods) or entropy_terms(methods)):
             batch.shape(batch.unshaped)
         try:
             loss = super()._compute_loss(model, batch)
@@ -177,7 +177,8 @@ class EntropyShapingMixin(ReplayMixin):
             if scored[1] is None:
                 batch.why_not = "the per-token entropies are None (as with Unsloth's patched trainer)"
                 return scored
-            self._method_states.watch(scored[1], token_mask(batch))
+            if IMITATED not in batch:
+                self._method_states.watch(scored[1], token_mask(batch))
             if not batch.shaped:
                 entropies = scored[1] if self._nucleus() is None else self._nucleus_entropy
                 with torch.no_grad():  # since 1.15 TRL's entropies carry gradient; psi must not

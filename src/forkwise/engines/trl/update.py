@@ -15,6 +15,7 @@ POSITIONS = "forkwise_rows"  # (B,) int64: position of the completion in the rol
 OLD_ENTROPY = "forkwise_old_entropy"  # (B, T)
 GROUPS = "forkwise_groups"  # (B,) int64
 CORRECT = "forkwise_correct"  # (B,) bool
+IMITATED = "forkwise_imitated"  # there in micro-batches of completions that are imitated, which no method shapes
 EARLY_ADVANTAGES = "forkwise_advantages"  # those that the methods of the rollout made
 
 
