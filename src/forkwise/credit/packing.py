@@ -132,7 +132,7 @@ def temperature_of(rows: Sequence[Mapping[str, Any]], where: str) -> float:
             does.
     """
     recipes = [row["sampling"] or {} for row in rows]
-    stored = {recipe.get("temperature") for recipe in recipes}
+    stored: set[Any] = {recipe.get("temperature") for recipe in recipes}
     if len(stored) > 1 or None in stored:
         what = "do not say" if stored == {None} else f"differ in ({', '.join(map(str, sorted(stored, key=str)))})"
         raise InputError(f"The samples in '{where}' {what} temperature: give a table of forkwise sample, of one run.")
