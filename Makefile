@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
+# Tests and their processes are compiled once, whatever the shell says.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: quickstart test test-verl test-verl-slow test-slow test-oldest-transformers lint bench docs docs-check wheel clean
 .DEFAULT_GOAL := quickstart
@@ -39,12 +41,20 @@ $(VENV)/verl: $(VENV)/.dev constraints-verl.txt
 	rm -rf $@
 	$(BIN)/pip install --quiet --no-deps --target $@ -r constraints-verl.txt
 
+# What the patches of docs/verl.md for older forks are tested on, beside the packages of the verl above.
+$(VENV)/verl-0.7: $(VENV)/verl
+	rm -rf $@
+	$(BIN)/pip install --quiet --no-deps --target $@ verl==0.7.1
+
 quickstart: $(VENV)/.train
 	$(BIN)/forkwise quickstart --out runs/quickstart --resume $(ARGS)
 
+# Of the engines, the tests to which the version of TRL makes a difference.
+OF_TRL = $(shell grep -lE '^ *(import trl|from trl|import test_trl|from test_trl|from forkwise\.engines\.(trl|which)|from forkwise\.training)' tests/engines/test_*.py)
+
 test: $(VENV)/.dev $(VENV)/trl-oldest
-	$(BIN)/python -m pytest -n 2 $(ARGS)
-	PYTHONPATH=$(CURDIR)/$(VENV)/trl-oldest FORKWISE_EXPECTED_TRL=$(OLDEST_TRL) $(BIN)/python -m pytest -n 2 tests/engines tests/training/test_grpo.py tests/training/test_ppo.py $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	PYTHONPATH=$(CURDIR)/$(VENV)/trl-oldest FORKWISE_EXPECTED_TRL=$(OLDEST_TRL) $(BIN)/python -m pytest -n 2 --dist loadfile $(OF_TRL) tests/training/test_grpo.py tests/training/test_ppo.py $(ARGS)
 
 ifeq ($(shell $(PYTHON) -c 'import sys; print((3, 11) <= sys.version_info < (3, 13))'),True)
 test: test-verl
@@ -67,8 +77,9 @@ ifeq ($(shell $(PYTHON) -c 'import sys; print((3, 11) <= sys.version_info < (3, 
 test-slow: test-verl-slow
 endif
 
-test-verl-slow: $(VENV)/verl
+test-verl-slow: $(VENV)/verl $(VENV)/verl-0.7
 	PYTHONPATH=$(CURDIR)/$(VENV)/verl $(BIN)/python -m pytest -n 0 -m slow $(wildcard tests/engines/test_verl_*.py) $(ARGS)
+	PYTHONPATH=$(CURDIR)/$(VENV)/verl FORKWISE_VERL_07=$(CURDIR)/$(VENV)/verl-0.7 $(BIN)/python -m pytest -n 0 tests/engines/test_verl_fork.py $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check src tests benchmarks examples docs/*.py

@@ -100,7 +100,7 @@ def test_progress_is_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     speaking = (
         "import io\nfrom forkwise.progress import Console, Meter\nfile = io.StringIO()\n"
         "for total in (40, None):\n"
-        "    with Meter(total, console=Console(file=file), what='computing', unit='problems') as meter:\n"
+        "    with Meter(total, console=Console(file=file), phase='computing', unit='problems') as meter:\n"
         "        meter._said -= 11\n        meter.reach(21)\n"
         "print(file.getvalue(), 'all are done')\n"
     )

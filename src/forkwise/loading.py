@@ -136,7 +136,7 @@ def read_weights(
     *,
     auto: str = "AutoModelForCausalLM",
     new: tuple[str, ...] = (),
-    what: str = "model",
+    noun: str = "model",
     **options: Any,
 ) -> tuple[Any, set[str]]:
     """Loads a model with its weights, and returns it with the names of the weights that no file has.
@@ -145,7 +145,7 @@ def read_weights(
         model, name: as for `one_sentence`.
         auto: class of transformers that loads the model.
         new: beginnings of the names of weights that files may lack.
-        what: how messages call the model.
+        noun: how messages call the model.
         options: options of `from_pretrained`.
 
     Raises:
@@ -156,8 +156,8 @@ def read_weights(
         config = load_config(model, name, **_for_config(options))
         plain = can_be_checked(config, bool(options.get("trust_remote_code")))
     if plain:
-        check_weights(model, name, auto=auto, new=new, what=what, **options)
-    return _from_pretrained(model, name, auto, new, what, options, say=not plain)
+        check_weights(model, name, auto=auto, new=new, noun=noun, **options)
+    return _from_pretrained(model, name, auto, new, noun, options, say=not plain)
 
 
 def can_be_checked(config: Any, trust_remote_code: bool) -> bool:
@@ -178,7 +178,7 @@ def check_weights(
     *,
     auto: str = "AutoModelForCausalLM",
     new: tuple[str, ...] = (),
-    what: str = "model",
+    noun: str = "model",
     **options: Any,
 ) -> Any:
     """Compares the files of a model with its config, in next to no memory, and returns the model without weights.
@@ -186,12 +186,12 @@ def check_weights(
     A damaged config may ask for more memory than there is, so this comes before the weights are loaded.
 
     Args:
-        model, name, auto, new, what, options: as for `read_weights`.
+        model, name, auto, new, noun, options: as for `read_weights`.
 
     Raises:
         InputError: as for `load_weights`.
     """
-    loaded, _ = _from_pretrained(model, name, auto, new, what, {**options, "device_map": "meta"})
+    loaded, _ = _from_pretrained(model, name, auto, new, noun, {**options, "device_map": "meta"})
     folder, _ = _place(name or model)
     for path in sorted(folder.glob("*.safetensors")) if folder is not None else ():
         weight = whole_number(path)
@@ -205,7 +205,7 @@ def _from_pretrained(
     name: str | None,
     auto: str,
     new: tuple[str, ...],
-    what: str,
+    noun: str,
     options: dict[str, Any],
     *,
     say: bool = True,
@@ -233,7 +233,7 @@ def _from_pretrained(
             f"{'x'.join(map(str, shape))} {word} " for shape, word in zip(shapes, ("for", "in"), strict=False)
         )
         raise InputError(
-            f"The weights of the {what} '{model}' do not fit its {file}, {sizes or 'in '}'{key}': get the config "
+            f"The weights of the {noun} '{model}' do not fit its {file}, {sizes or 'in '}'{key}': get the config "
             "that belongs to them."
         )
     weights = {key for key, _ in loaded.named_parameters(remove_duplicate=False)}
@@ -241,7 +241,7 @@ def _from_pretrained(
     missing = sorted(key for key in lacking if not key.startswith(new)) if new else sorted(lacking)
     if missing:
         raise InputError(
-            f"The files of the {what} '{model}' lack {len(missing):,} of the tensors that its {file} asks for "
+            f"The files of the {noun} '{model}' lack {len(missing):,} of the tensors that its {file} asks for "
             f"('{missing[0]}'), and they would be random numbers: get the weights again, or the config that fits."
         )
     unused = sorted(report["unexpected_keys"])

@@ -57,7 +57,7 @@ class Meter:
     Args:
         total: units of work in all; None where nobody knows.
         done: units that were there before.
-        what: the phase, such as "sampling (2 of 3)".
+        phase: what is going on, such as "sampling (2 of 3)".
         unit: what is counted, in the plural.
     """
 
@@ -66,13 +66,13 @@ class Meter:
         total: int | None = None,
         done: int = 0,
         console: Console | None = None,
-        what: str = "sampling",
+        phase: str = "sampling",
         unit: str = "samples",
     ) -> None:
         self._outer = _running[-1] if _running and console is None else None
         self._first: Meter = self._outer._first if self._outer else self
         self._console: Console = self._outer._console if self._outer else console or Console(stderr=True)
-        self._total, self._done, self._what, self._unit = total, done, what, unit
+        self._total, self._done, self._own_phase, self._unit = total, done, phase, unit
         self._before, self._tokens, self._note = done, 0, ""
         self._lines: set[str] = set()
         self._start = self._said = time.monotonic()
@@ -97,7 +97,9 @@ class Meter:
         )
 
     def __enter__(self) -> Meter:
-        self._id = self._bar.add_task(self._what, total=self._total, completed=self._done, share=self._share(), note="")
+        self._id = self._bar.add_task(
+            self._own_phase, total=self._total, completed=self._done, share=self._share(), note=""
+        )
         _running.append(self)
         if self._before:
             self._console.print(f"{self._before:,} of {self._total:,} {self._unit} are there already.")
@@ -152,7 +154,7 @@ class Meter:
             self._console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     def _phase(self) -> str:
-        return f"{self._outer._phase()}, {self._what}" if self._outer else self._what
+        return f"{self._outer._phase()}, {self._own_phase}" if self._outer else self._own_phase
 
     def _progress(self, now: float) -> str:
         if self._total is None:
@@ -175,12 +177,12 @@ class Meter:
 
 
 def watch(
-    items: Iterable[Item], what: str, unit: str, total: int | None = None, done: Callable[[], int] | None = None
+    items: Iterable[Item], phase: str, unit: str, total: int | None = None, done: Callable[[], int] | None = None
 ) -> Iterator[Item]:
     """Passes the items on, and shows them as a phase of the work whose meter is running, if there is one.
 
     Args:
-        what, unit, total: as of `Meter`; where `items` has a length, that is the total.
+        phase, unit, total: as of `Meter`; where `items` has a length, that is the total.
         done: returns how many units are done; by default they are items.
     """
     if not _running:
@@ -188,7 +190,7 @@ def watch(
         return
     if total is None and isinstance(items, Sized):
         total = len(items)
-    with Meter(total, what=what, unit=unit) as meter:
+    with Meter(total, phase=phase, unit=unit) as meter:
         shown = time.monotonic()
         for count, item in enumerate(items, 1):
             yield item

@@ -1,12 +1,18 @@
 """The contract on ms-swift's own loss, where it is installed, in an environment of its own (docs/engines.md says how).
 
-Its forward pass is stood in for; everything from the entropies on is ms-swift's.
+In the kit its forward pass is stood in for, and everything from the entropies on is ms-swift's. Whole runs are its own
+command's, with transformers' `generate`.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 from collections import defaultdict
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +21,7 @@ import pytest
 if importlib.util.find_spec("swift") is None:
     pytest.skip("ms-swift is not installed", allow_module_level=True)
 
+import tiny_models
 import torch
 from engine_interfaces import behind_prompts, check_logged, constants, drawn, holds, of_two_processes, one_process
 from swift.rl_core.data import GRPOBatch
@@ -24,7 +31,7 @@ from swift.trainers.trainer_factory import TrainerFactory
 from forkwise.engines.hooks import ms_swift
 from forkwise.engines.hooks.totals import report
 from forkwise.errors import InputError
-from forkwise.testing.engines import Batch, Outcome
+from forkwise.testing.engines import Batch, Outcome, check_metrics, expected_advantages
 
 SETTINGS: dict[str, Any] = {
     "compute_entropy": True,
@@ -118,3 +125,113 @@ def test_holds_the_contract() -> None:
         bypassed="held on a stand-in for its trainer (test_hook_classes.py)",
         logged=logged,
     )
+
+
+PLUGIN = """
+import itertools, os, torch
+from swift.rewards import ORM, orms
+from swift.rlhf_trainers import GRPOTrainer
+
+class Letters(ORM):
+    def __call__(self, completions, **kwargs):
+        return [sum(ord(letter) % 5 for letter in text) / 10 for text in completions]
+
+orms["letters"] = Letters
+loss, calls = GRPOTrainer._compute_loss_and_metrics, itertools.count()
+
+def watched(self, model, model_inputs, grpo_batch):
+    result = loss(self, model, model_inputs, grpo_batch)
+    kept = {name: model_inputs[name] for name in ("input_ids", "attention_mask")}
+    kept |= {"advantages": grpo_batch.advantages, "mask": grpo_batch.completion_mask}
+    torch.save(kept, os.path.join(os.environ["WATCHED"], f"{next(calls)}.pt"))
+    return result
+
+GRPOTrainer._compute_loss_and_metrics = watched
+"""
+OURS = """
+from forkwise.engines.hooks.ms_swift import install
+install()
+"""
+
+
+class TestWholeRuns:
+    """`swift rlhf --rlhf_type grpo` on a tiny policy: two updates of two micro-batches, each of a prompt's answers."""
+
+    @pytest.fixture(scope="class")
+    def place(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        where = tmp_path_factory.mktemp("swift")
+        tiny_models.policy().save_pretrained(where / "tiny")
+        tokenizer = tiny_models.tokenizer()
+        tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+        tokenizer.save_pretrained(where / "tiny")
+        rows = [{"messages": [{"role": "user", "content": f"{i % 10} + {3 * i % 10} ="}]} for i in range(16)]
+        (where / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        return where
+
+    @staticmethod
+    def run(where: Path, name: str, alpha: str | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """What ms-swift logs, and what its losses were given."""
+        (where / f"{name}.py").write_text(PLUGIN + (OURS if alpha else ""))
+        out = where / name
+        out.mkdir()
+        options = {
+            **{"rlhf_type": "grpo", "model": where / "tiny", "model_type": "qwen2", "template": "dummy", "seed": 0},
+            **{"external_plugins": where / f"{name}.py", "reward_funcs": "letters", "dataset": where / "train.jsonl"},
+            **{"use_vllm": "false", "tuner_type": "full", "torch_dtype": "float32", "attn_impl": "eager"},
+            **{"num_generations": 4, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
+            **{"max_completion_length": 8, "max_length": 32, "max_steps": 2, "logging_steps": 1, "temperature": 0.4},
+            **{"save_strategy": "no", "eval_strategy": "no", "report_to": "none", "learning_rate": 0.01},
+            **{"log_entropy": "true", "output_dir": out / "run", "dataset_num_proc": 1},
+        }
+        words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]
+        done = subprocess.run(
+            [sys.executable, "-m", "swift.cli.rlhf", *words],
+            env={
+                **os.environ,
+                **{"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "USE_HF": "1", "HF_HUB_OFFLINE": "1"},
+                **{"WATCHED": str(out), **({"FORKWISE_ALPHA": alpha} if alpha else {})},
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        (log,) = out.glob("run/*/logging.jsonl")
+        losses = [torch.load(file) for file in sorted(out.glob("*.pt"), key=lambda file: int(file.stem))]
+        assert len(losses) == 4
+        return [json.loads(line) for line in log.read_text().splitlines()][:2], losses
+
+    def test_is_shaped(self, place: Path) -> None:
+        """In the first update, whose policy is known: A without shaping is that of a run without the plugin."""
+        logged, losses = self.run(place, "shaped", "0.4")
+        unshaped, plain = self.run(place, "plain", None)
+        model = tiny_models.policy().double()
+        first: list[Any] = [[], [], []]
+        for ours, stock in zip(losses[:2], plain[:2], strict=True):
+            assert torch.equal(ours["input_ids"], stock["input_ids"])
+            with torch.no_grad():
+                logits = model(input_ids=ours["input_ids"], attention_mask=ours["attention_mask"]).logits
+            logp = (logits[:, :-1] / 0.4).log_softmax(-1)
+            mask = ours["mask"]
+            entropy = -(logp.exp() * logp).sum(-1)[:, -mask.shape[1] :]
+            a = stock["advantages"]
+            a = (a[:, None] if a.dim() == 1 else a).expand(mask.shape)
+            rows = a.tolist(), entropy.tolist(), mask.int().tolist()
+            want = torch.tensor(expected_advantages(*rows, alpha=0.4, kappa=2.0))
+            assert torch.allclose(ours["advantages"][mask].double(), want[mask].double(), rtol=1e-4, atol=1e-5)
+            for column, values in zip(first, rows, strict=True):
+                column.extend(values)
+        check_metrics(logged[0], *first, alpha=0.4, kappa=2.0)
+        assert not any(name.startswith("shaping/") for row in unshaped for name in row)
+
+    def test_at_alpha_zero_is_the_engines(self, place: Path) -> None:
+        clock = ("time", "speed", "memory", "samples_per_second")
+        runs = [self.run(place, name, alpha) for name, alpha in (("zero", "0"), ("stock", None))]
+        (ours, given), (stock, want) = runs
+        assert len(ours) == 2
+        for row, other in zip(ours, stock, strict=True):
+            assert {k: v for k, v in row.items() if not any(word in k for word in clock)} == {
+                k: v for k, v in other.items() if not any(word in k for word in clock)
+            }
+        for one, other in zip(given, want, strict=True):  # words of the second update are drawn from what was learned
+            assert all(torch.equal(one[name], other[name]) for name in one)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,17 @@ import pytest
 
 pytest.importorskip("trl")
 
+import tiny_chat
 import tiny_trl as tiny
 import torch
+import transformers
 from accelerate.utils import gather_object
+from datasets import Dataset
+from packaging.version import Version
 from test_trl_methods import config, exact_logps_with_gradient, twin_of
 from tiny_decoders import byte_tokenizer, tiny_decoder
 from transformers import TrainerCallback
+from trl import GRPOTrainer
 from two_processes import run_in_two
 
 from forkwise.engines.rows import ROW, Rows
@@ -29,6 +36,7 @@ from forkwise.training.resume import ExactResumeMixin
 from forkwise.training.rewards import training_dataset
 
 SIZE = 4
+TOOLS_PARSED = Version(transformers.__version__) >= Version("5.13")  # the tokenizer's own parser of answers
 
 
 class Recorded(ExactResumeMixin, EntropyShapedGRPOTrainer):
@@ -151,6 +159,50 @@ class TestPipo:
         assert torch.equal(flat(whole), flat(again))
         assert again.drawn[-1][0] == whole.drawn[-1][0]
 
+    def test_with_dynamic_sampling_every_rollout_is_full_and_learned_from_again(self, tmp_path: Path) -> None:
+        """Groups without a spread give way before the rollout is learned from, and kept."""
+
+        def coarse(completion_ids: list[list[int]], **_: Any) -> list[float]:
+            return [float(sum(ids) // 7 % 5 == 0) + 0.5 * float(sum(ids) % 4 == 1) for ids in completion_ids]
+
+        trainer = trained(tmp_path, "pipo:window=2", "dynamic_sampling", reward=coarse, max_steps=8, draw=1)
+        assert [row for row in trainer.state.log_history if row.get("dynamic_sampling/draws", 0) > 1]
+        again = [i for i, lesson in enumerate(trainer.lessons) if completions(lesson) in seen(trainer.lessons[:i])]
+        assert again, "choose another seed: nothing is learned again"
+        fresh = [lesson for i, lesson in enumerate(trainer.lessons) if i not in again]
+        for lesson in fresh:
+            rewards = coarse(completions(lesson))
+            assert all(len({*rewards[start : start + SIZE]}) > 1 for start in (0, SIZE))
+            torch.testing.assert_close(lesson["advantages"].double(), trl_advantages(rewards), atol=1e-5, rtol=1e-5)
+
+    def test_with_tools_what_they_said_counts_no_more_the_second_time(self, tmp_path: Path) -> None:
+        if "tools" not in inspect.signature(GRPOTrainer.__init__).parameters or not TOOLS_PARSED:
+            pytest.skip("this TRL, or this transformers, has no tools")
+        trainer = Recorded(
+            tiny.policy(),
+            tiny.reward,
+            config(
+                tmp_path,
+                "pipo:window=2",
+                "empg",
+                max_tool_calling_iterations=1,
+                max_completion_length=24,
+                per_device_train_batch_size=8,
+                max_steps=3,
+            ),
+            train_dataset=Dataset.from_dict({"prompt": [[{"role": "user", "content": f"{i} + 1"}] for i in range(8)]}),
+            processing_class=tiny_chat.tokenizer(),
+            tools=[tiny_chat.b],
+        )
+        torch.manual_seed(2)
+        trainer.train()
+        first, again = trainer.lessons[1:3]
+        assert completions(first) == completions(again)
+        masks = [batch["completion_mask"] * batch["tool_mask"] for batch in (first, again)]
+        assert torch.equal(*masks)
+        assert int(masks[0].sum()) < int(first["completion_mask"].sum()), "choose another seed: no tool says anything"
+        assert int(again["num_items_in_batch"]) == int(masks[1].sum())
+
     def test_it_goes_with_methods_that_make_or_shape_advantages(self, tmp_path: Path) -> None:
         trainer = trained(tmp_path, "pipo:window=2", "maxrl", "entropy_advantage", "forking_tokens", reward=_positive)
         assert [row for row in trainer.state.log_history if "method/forking_tokens/changed" in row]
@@ -161,6 +213,10 @@ class TestPipo:
         factor = float(again["advantages"][advantages.abs().argmax()] / advantages[advantages.abs().argmax()])
         torch.testing.assert_close(again["advantages"].double(), factor * advantages, atol=1e-5, rtol=1e-5)
         assert abs(factor) > 0.1
+
+
+def seen(lessons: list[dict[str, Any]]) -> list[list[list[int]]]:
+    return [completions(lesson) for lesson in lessons]
 
 
 def _positive(completion_ids: list[list[int]], **_: Any) -> list[float]:
@@ -667,7 +723,70 @@ def test_two_processes_learn_from_halves_of_the_same_lessons(tmp_path: Path) -> 
     run_in_two(Path(__file__), tmp_path)
 
 
+def whole_lessons(halves: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Puts each lesson together from both processes, in columns that are lists of rows."""
+    names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "old_per_token_logps")
+    mine = [{name: list(half[name]) for name in names if name in half} for half in halves]
+    both = gather_object([mine])
+    assert len(both) == 2
+    return [{name: a[name] + b[name] for name in a} for a, b in zip(*both, strict=True)]
+
+
+def check_policy_split_in_two(where: Path) -> None:
+    """Two groups, one on each process: what a process makes of its own is what one alone would make."""
+    split, own = TestPolicySplit(), where / os.environ["RANK"]
+    own.mkdir()
+    trainer = trained(where, split.spec(own, "normal=0.1"), per_device_train_batch_size=4, max_steps=4)
+    assert [len(lesson["completion_ids"]) for lesson in trainer.lessons] == [4] * 4
+    for turn, (ids, _) in enumerate(trainer.drawn):
+        everyone = gather_object(ids)
+        lessons = whole_lessons(trainer.lessons[2 * turn : 2 * turn + 2])
+        rows = [row for lesson in lessons for row in completions(lesson)]
+        assert rows == [row for row in everyone for _ in (0, 1)]
+        read = [split.prompt(lesson, i) for lesson in lessons for i in range(8)]
+        split.check_advantages(lessons, read, trl_advantages(tiny.reward(everyone)).repeat_interleave(2))
+    same_everywhere(trainer, "policy_split")
+
+
+def check_minerva_in_two(where: Path) -> None:
+    """What either process drew with the hint is imitated by both, as one would: the step has its gradient."""
+    trainer = TestMinerva().run(where, draw=9, per_device_train_batch_size=4, max_steps=3)
+    [*_, imitated] = whole_lessons(trainer.lessons)
+    rows = [(i, row) for i, row in enumerate(completions(imitated)) if row]
+    hinted = [
+        row
+        for (ids, _), (temperature, _) in zip(trainer.drawn, trainer.asked, strict=True)
+        if temperature < 0.9 * tiny.TEMPERATURE
+        for row in ids
+    ]
+    everyone = gather_object(hinted)
+    assert 0 < len(rows) < 8
+    assert all(row in everyone and quarter([row]) == [1.0] for _, row in rows)
+    before, after = trainer.weights[1], trainer.weights[2]
+    twin = tiny.policy()
+    twin.load_state_dict(before)
+    total, tokens = torch.zeros(()), 0
+    for i, row in rows:
+        one = {n: imitated[n][i][None] for n in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")}
+        logps = exact_logps_with_gradient(twin, one).gather(2, one["completion_ids"][..., None])[..., 0]
+        total, tokens = total - (logps * one["completion_mask"]).sum(), tokens + len(row)
+    (total / tokens).backward()
+    for name, parameter in twin.named_parameters():
+        torch.testing.assert_close(before[name] - after[name], 1e-3 * parameter.grad, atol=2e-6, rtol=1e-3)
+    same_everywhere(trainer, "minerva")
+
+
+def same_everywhere(trainer: Any, name: str) -> None:
+    kept = trainer._method_states.memories[name]
+    sums = gather_object([float(sum(t.double().sum() for (t,) in kept.values()))])
+    weights = gather_object([float(flat(trainer).double().abs().sum())])
+    assert sums[0] == sums[1]
+    assert weights[0] == weights[1]
+
+
 if __name__ == "__main__":  # one of two processes
+    check_policy_split_in_two(Path(sys.argv[1]))
+    check_minerva_in_two(Path(sys.argv[1]))
     half = trained(Path(sys.argv[1]), "pipo:window=2", per_device_train_batch_size=4)
     assert len(half.drawn) == 4
     for turn, rollout in enumerate((0, 1, 1, 2, 2, 3)):
@@ -681,9 +800,7 @@ if __name__ == "__main__":  # one of two processes
     assert len(everyone) == 8
     hard = trained(Path(sys.argv[1]), TestUecRl.SPEC, reward=quarter, per_device_train_batch_size=4, max_steps=4)
     for name, trainer in (("pipo", half), ("uec_rl", hard)):
-        kept = trainer._method_states.memories[name]
-        sums = gather_object([float(sum(t.double().sum() for (t,) in kept.values()))])
-        assert sums[0] == sums[1]
+        same_everywhere(trainer, name)
     assert any(temperature > tiny.TEMPERATURE for temperature, _ in hard.asked)
     learned = gather_object([completions(lesson) for lesson in hard.lessons])
     everything = gather_object([ids for ids, _ in hard.drawn])

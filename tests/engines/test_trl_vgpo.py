@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ import tiny_llava as tiny
 import tiny_models
 import tiny_trl
 import torch
+from accelerate.utils import gather_object
 from test_trl_methods import config, right_or_wrong
+from two_processes import run_in_two
 
 from forkwise.engines.trl import EntropyShapedGRPOTrainer
 from forkwise.engines.trl.update import EARLY_ADVANTAGES
@@ -129,3 +133,24 @@ def test_it_goes_with_methods_of_single_tokens_and_no_others(tmp_path: Path) -> 
 def test_a_model_that_sees_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'vgpo' goes by what tokens have to do with images, and this model sees none"):
         trained(tmp_path, "vgpo", model=tiny_models.policy(), data=tiny_trl.prompts())
+
+
+def test_a_prompt_whose_answers_are_on_two_processes(tmp_path: Path) -> None:
+    run_in_two(Path(__file__), tmp_path)
+
+
+if __name__ == "__main__":  # one of two processes, with half of a prompt's eight answers each
+    _, [(half, policy)] = trained(Path(sys.argv[1]), "vgpo", per_device_train_batch_size=4, num_generations=8)
+    counted = half["completion_mask"] == 1
+    every = gather_object([cosines(policy, half, i) for i in range(4)])
+    right = [right_or_wrong([ids[mask].tolist()])[0] for ids, mask in zip(half["completion_ids"], counted, strict=True)]
+    group_rewards = torch.tensor(gather_object(right), dtype=torch.float64)
+    own = (group_rewards - group_rewards.mean()) / (group_rewards.std() + 1e-4)
+    expected = factors(every)
+    rank = int(os.environ["RANK"])
+    assert len(expected) == 8
+    for i in range(4):
+        a, one = own[4 * rank + i], expected[4 * rank + i].double()
+        torch.testing.assert_close(half[EARLY_ADVANTAGES][i][counted[i]].double(), a * one, atol=2e-3, rtol=2e-2)
+    assert max(float((one - 1).abs().max()) for one in expected) > 0.1
+    assert float(own.abs().max()) > 0, "choose another seed: all answers earn the same"

@@ -11,6 +11,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -132,51 +133,107 @@ def train(where: Path, script: str, *overrides: str, **settings: str) -> Path:
     return run
 
 
-def check_advantages(where: Path, run: Path, seen: Path, *, alpha: float, updates: int) -> None:
-    """Holds the first updates' advantages in verl's loss to Eq. 5-7, token by token.
+def kept(folder: Path, prefix: str = "") -> list[dict[str, list[torch.Tensor]]]:
+    """What `watch_verl` has kept of the losses of a run, in their order."""
+    files = sorted(folder.glob(f"{prefix}[0-9]*.pt"), key=lambda file: int(file.stem.removeprefix(prefix)))
+    return [torch.load(file) for file in files]
 
-    A comes from the scores that verl dumped, and H from a float64 softmax of the model before training, which is the
-    policy of a rollout's first update, and of all of them where its entropies are the old policy's.
+
+class Dumped:
+    """The scores that verl dumped in a step, by the words of prompts and responses."""
+
+    def __init__(self, where: Path, run: Path, step: int) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(where / "tiny")
+        self.answers = [json.loads(line) for line in (run / "rollouts" / f"{step}.jsonl").read_text().splitlines()]
+        self.groups: dict[str, list[float]] = {}
+        self.scores: dict[tuple[str, str], float] = {}
+        for answer in self.answers:
+            prompt, score = answer["input"].strip(), answer["score"]
+            self.groups.setdefault(prompt, []).append(score)
+            assert self.scores.setdefault((prompt, answer["output"].strip()), score) == score
+
+    def words(self, ids: torch.Tensor) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def score(self, prompt: torch.Tensor, response: torch.Tensor) -> float:
+        return self.scores[self.words(prompt), self.words(response)]
+
+    def of_group(self, prompt: torch.Tensor, response: torch.Tensor) -> list[float]:
+        """GRPO's advantages of a response's tokens, by hand."""
+        group = self.groups[self.words(prompt)]
+        assert len(group) == 4
+        a = (self.score(prompt, response) - statistics.mean(group)) / (statistics.stdev(group) + 1e-6)
+        return [a] * len(response)
+
+
+def of_critic(dumped: Dumped, losses: list[dict[str, list[torch.Tensor]]]) -> Callable[..., list[float]]:
+    """PPO's advantages, by hand: with gamma = lambda = 1 the score less the critic's value, whitened over the batch."""
+    rows = [row for loss in losses for row in zip(*loss.values(), strict=True)]
+    assert len(rows) == len(dumped.answers)
+    bare: dict[tuple[str, str], list[float]] = {}
+    everything: list[float] = []
+    for prompt, response, mask, values, returns in rows:
+        score = dumped.score(prompt, response)
+        assert bool(mask.all())
+        assert returns.tolist() == pytest.approx([score] * len(response), abs=1e-5)
+        a = [score - value for value in values.tolist()]
+        everything += a
+        bare[dumped.words(prompt), dumped.words(response)] = a
+    mean, deviation = statistics.mean(everything), statistics.stdev(everything)
+    assert deviation > 0.05
+
+    def advantages(prompt: torch.Tensor, response: torch.Tensor) -> list[float]:
+        return [(a - mean) / deviation for a in bare[dumped.words(prompt), dumped.words(response)]]
+
+    return advantages
+
+
+def check_advantages(
+    where: Path,
+    losses: list[dict[str, list[torch.Tensor]]],
+    unshaped: Callable[[torch.Tensor, torch.Tensor], list[float]],
+    *,
+    alpha: float,
+) -> None:
+    """Holds the advantages in verl's loss to Eq. 5-7, token by token.
+
+    H comes from a float64 softmax of the model before training, which is the policy of a rollout's first update, and
+    of all of them where its entropies are the old policy's.
     """
-    files = sorted(seen.iterdir(), key=lambda file: int(file.stem))
-    assert len(files) == STEPS * UPDATES
-    answers = [json.loads(line) for line in (run / "rollouts" / "1.jsonl").read_text().splitlines()]
-    scores: dict[str, dict[str, list[float]]] = {}
-    for answer in answers:
-        scores.setdefault(answer["input"].strip(), {}).setdefault(answer["output"].strip(), []).append(answer["score"])
-    tokenizer = AutoTokenizer.from_pretrained(where / "tiny")
     model = AutoModelForCausalLM.from_pretrained(where / "tiny", dtype=torch.float64, attn_implementation="eager")
     below = capped = 0
-    for file in files[:updates]:
-        rows = torch.load(file)
-        assert len(rows["advantages"]) == len(answers) / UPDATES
-        for prompt, response, mask, given in zip(*rows.values(), strict=True):
-            of_prompt = scores[tokenizer.decode(prompt, skip_special_tokens=True).strip()]
-            (score,) = set(of_prompt[tokenizer.decode(response, skip_special_tokens=True).strip()])
-            group = [score for repeated in of_prompt.values() for score in repeated]
-            assert len(group) == 4
-            a = (score - statistics.mean(group)) / (statistics.stdev(group) + 1e-6)
+    for loss in losses:
+        for prompt, response, mask, given in zip(*loss.values(), strict=True):
             with torch.no_grad():
                 ids = torch.cat([prompt, response])[None]
                 logp = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
-            h = -(logp.exp() * logp).sum(-1)
+            h = (-(logp.exp() * logp).sum(-1)).tolist()
             assert bool(mask.all())
-            (want,) = expected_advantages([[a] * len(h)], [h.tolist()], [[1] * len(h)], alpha=alpha, kappa=2.0)
+            a = unshaped(prompt, response)
+            (want,) = expected_advantages([a], [h], [[1] * len(h)], alpha=alpha, kappa=2.0)
             assert given.tolist() == pytest.approx(want, rel=1e-3, abs=1e-4)
-            if a:
-                below += int((alpha * h < abs(a) / 2).sum())
-                capped += int((alpha * h > abs(a) / 2).sum())
+            below += sum(alpha * y < abs(x) / 2 for x, y in zip(a, h, strict=True))
+            capped += sum(alpha * y > abs(x) / 2 > 0 for x, y in zip(a, h, strict=True))
     assert below > 50
-    assert capped > 50 or alpha == 0
+    assert capped > 50 or alpha < 0.4
+
+
+def check_groups(where: Path, run: Path, seen: Path, *, alpha: float, updates: int) -> None:
+    """Holds the first updates of a GRPO run to A by hand from the dumped scores."""
+    losses = kept(seen)
+    assert len(losses) == STEPS * UPDATES
+    dumped = Dumped(where, run, step=1)
+    assert all(len(loss["advantages"]) == len(dumped.answers) / UPDATES for loss in losses)
+    check_advantages(where, losses[:updates], dumped.of_group, alpha=alpha)
 
 
 def test_a_pair_is_trained_and_compared(place: Path) -> None:
     shaped = train(place, "verl_grpo.sh", ENTROPY="current", WATCHED_LOSSES=str(place / "of_shaped_losses"))
     assert shaped.name == "grpo-alpha0.4-current-tiny-seed0"
-    check_advantages(place, shaped, place / "of_shaped_losses", alpha=0.4, updates=1)
+    check_groups(place, shaped, place / "of_shaped_losses", alpha=0.4, updates=1)
     plain = train(place, "verl_grpo.sh", ALPHA="0", WATCHED_LOSSES=str(place / "of_plain_losses"))
     assert plain.name == "grpo-alpha0-current-tiny-seed0"
-    check_advantages(place, plain, place / "of_plain_losses", alpha=0.0, updates=UPDATES)
+    check_groups(place, plain, place / "of_plain_losses", alpha=0.0, updates=UPDATES)
     for run in (shaped, plain):  # the second has not continued the first's checkpoint
         logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         assert [row["step"] for row in logged] == [0, 1, 2]
@@ -236,7 +293,7 @@ def test_the_old_policys_entropy_shapes_a_whole_run(place: Path) -> None:
     assert len(pandas.read_parquet(place / "once.parquet")) == 64
     run = train(place, "verl_grpo.sh", ENTROPY="old", TRAIN="once.parquet", WATCHED_LOSSES=str(place / "old_losses"))
     assert run.name == "grpo-alpha0.4-old-tiny-seed0"
-    check_advantages(place, run, place / "old_losses", alpha=0.4, updates=UPDATES)
+    check_groups(place, run, place / "old_losses", alpha=0.4, updates=UPDATES)
     logged = [json.loads(line)["data"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert all(0 < row["shaping/psi_over_adv"] <= 0.5 for row in logged[1:])
 
@@ -272,8 +329,13 @@ def test_ppo_trains_its_policy_after_the_critics_warm_up(place: Path) -> None:
         "critic.ppo_max_token_len_per_gpu=4096",
         "trainer.critic_warmup=2",
     ]
-    run = train(place, "verl_ppo.sh", *critic, ENTROPY="current")
+    run = train(place, "verl_ppo.sh", *critic, ENTROPY="current", WATCHED_LOSSES=str(place / "of_ppo"))
     assert run.name == "ppo-alpha0.1-current-tiny-seed0"
+    # The second step's: the first was the critic's alone, so that the policy is still the model before training.
+    of_policy, of_values = kept(place / "of_ppo"), kept(place / "of_ppo", "values")
+    assert (len(of_policy), len(of_values)) == (UPDATES, STEPS * UPDATES)
+    by_hand = of_critic(Dumped(place, run, step=2), of_values[UPDATES:])
+    check_advantages(place, of_policy[:1], by_hand, alpha=0.1)
     logged = [json.loads(line)["data"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [("actor/pg_loss" in row, "shaping/psi_over_adv" in row) for row in logged[1:]] == [
         (False, False),

@@ -95,6 +95,6 @@ def test_lexicons_say_their_share_and_the_time_left(monkeypatch: pytest.MonkeyPa
     said = io.StringIO()
     design, word, _ = words_with_levels()
     lexicons = draw_lexicons(np.bincount(word[word >= 0]), [50, 50], 400, seed=0)
-    with progress.Meter(console=progress.Console(file=said, width=200), what="exploring"):
+    with progress.Meter(console=progress.Console(file=said, width=200), phase="exploring"):
         WordEffects(design, word, 60).differences(lexicons)
     assert "lexicons of other words: 200 of 400 lexicons are done (50 %)" in said.getvalue()

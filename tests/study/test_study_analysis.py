@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,9 @@ from forkwise import cli
 from forkwise.errors import InputError
 from forkwise.passk import compare
 from forkwise.passk.estimator import FloatArray
+from forkwise.progress import Console
 from forkwise.report.table import Table
+from forkwise.report.terminal import print_blocks
 from forkwise.study.analysis import progress, read_study_folder
 from forkwise.study.contrasts import SeedContrast, contrast
 from forkwise.study.looks import conditional_power, decide, look_at, look_file
@@ -340,10 +343,15 @@ def test_single_runs_are_held_against_those_of_the_reference(tmp_path: Path) -> 
     less than twice that.
     """
     plan = study(seeds=[0], primary=None, yardstick={"seeds": [1, 2], "endpoint": 1})
-    write_all(tmp_path, plan, {"shaped": [(4, 4)]})
+    write_all(tmp_path, plan, {})
     for seed, c in enumerate([(0, 1), (2, 0), (1, 2)]):
-        assert read_study_folder(tmp_path)[2].result.single is None  # a run of the reference is missing
+        *read, reading = read_study_folder(tmp_path)
+        assert reading.result.single is None  # a run of the reference is missing
+        assert "The arms are held against the runs of GRPO when all 3 are there." in report(*read, reading)
         write_receipt(tmp_path, receipt(plan, "GRPO", seed, c))
+    *read, reading = read_study_folder(tmp_path)
+    assert "The 3 runs of GRPO are there, and no arm's run yet." in report(*read, reading)
+    write_receipt(tmp_path, receipt(plan, "shaped", 0, (4, 4)))
     *read, reading = read_study_folder(tmp_path)
     single = reading.result.single
     assert single is not None
@@ -449,6 +457,15 @@ def test_a_plan_says_how_little_it_can_show() -> None:
         assert isinstance(table, Table)
         assert ["training runs", f"{3 * (int(seeds[-1]) + 1)}, each of 2 steps"] in table.rows
         assert expected in str(text)
+
+
+def test_a_plan_names_every_arm() -> None:
+    arms = {f"method number {i}": {"alpha": i / 100} for i in range(40)}
+    plan = study(arms=arms, primary=None)
+    console = Console(file=io.StringIO(), width=80)
+    print_blocks(design(plan), console)
+    printed = console.file.getvalue()
+    assert all(f"method number {i}" in printed for i in range(40))
 
 
 def test_progress_counts_the_runs_of_all_arms(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def explore(
         from forkwise.report.explore_notes import notes
         from forkwise.report.terminal import print_blocks, print_sentences
 
-        with Meter(what="exploring"):
+        with Meter(phase="exploring"):
             explored = run_explore(replace(options, samples=[*(tables or ()), *options.samples]))
         console = Console()
         print_sentences(map(words.conclusion, explored.runs), console)

@@ -30,7 +30,7 @@ def import_(
         from forkwise.samples.importers import Options, import_files, parse_columns
 
         options = Options(run, model, threshold, score, parse_columns(map_ or []))
-        with Meter(len(files), what="importing", unit="files") as meter:
+        with Meter(len(files), phase="importing", unit="files") as meter:
             for count, report in enumerate(import_files(files, out, format_=format_, options=options), start=1):
                 echo(imported_file(report))
                 meter.reach(count)

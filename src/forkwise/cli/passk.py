@@ -30,7 +30,7 @@ class MeasureOptions:
     caps: Annotated[str | None, "Length caps, such as 1000,2000 (default: chosen from the samples)."] = None
     budgets: Annotated[str | None, "Length budgets per problem (default: chosen from the samples)."] = None
     diversity: Annotated[bool, "Measure the diversity of the texts too."] = False
-    embed: Annotated[bool, "Measure it in embeddings too (sbert extra; first 256 tokens of a text)."] = False
+    embed: Annotated[bool, "Measure diversity in embeddings too (sbert extra; first 256 tokens of a text)."] = False
     level: Level = 0.95
     resamples: Annotated[
         int | None, "Resamples (default: 10,000; fewer above 2,000 problems).", {"min": 100, "max": 1_000_000}
@@ -176,14 +176,14 @@ def passk(
         from forkwise.report import passk as report
         from forkwise.report.passk_conclusion import conclusion
 
-        with Meter(what="reading the samples (1 of 2)"):
+        with Meter(phase="reading the samples (1 of 2)"):
             arms = parse_runs(samples, texts=options.texts)
         arguments = options.arguments()
         if have_common_lengths(arms):
             arguments["caps"] = arguments["caps"] or default_caps(arms)
             arguments["budgets"] = arguments["budgets"] or default_budgets(arms)
         arguments |= {"tau": options.tau, "beyond": _numbers(options.extrapolate, "--extrapolate") or ()}
-        with Meter(what="computing (2 of 2)"):
+        with Meter(phase="computing (2 of 2)"):
             evaluations = [evaluate(arm, ks=parse_ks(options.k, [arm]), **arguments) for arm in arms]
         sentence = conclusion(evaluations)
         blocks = [block for e in evaluations for block in (*report.details([e]), *report.listed(e.notes))]
@@ -209,7 +209,7 @@ def compare(
         from forkwise.report import passk as report
         from forkwise.report.passk_conclusion import conclusion, gate
 
-        with Meter(what="reading the samples (1 of 2)"):
+        with Meter(phase="reading the samples (1 of 2)"):
             benchmarks = parse_benchmarks(arms)
             loaded = [arm for on_one in benchmarks.values() for arm in on_one]
             loaded = loaded or parse_arms(arms, texts=options.texts)
@@ -222,7 +222,7 @@ def compare(
             "intersect": options.intersect,
             "margin": options.margin,
         }
-        with Meter(what="computing (2 of 2)"):
+        with Meter(phase="computing (2 of 2)"):
             if benchmarks:
                 comparison = numbers.compare_over(benchmarks, **settings, **options.over_benchmarks())
             else:

@@ -30,7 +30,7 @@ class PlanOptions:
     power: Annotated[float, "Wanted chance to find them."] = 0.8
     level: Level = 0.95
     contrasts: Annotated[int, "Comparisons with the reference, between which 1 - level is split.", {"min": 1}] = 1
-    endpoints: Annotated[int, "Endpoints tested together, likewise.", {"min": 1}] = 1
+    endpoints: Annotated[int, "Endpoints tested together, between which it is split too.", {"min": 1}] = 1
     paired_seeds: PairedSeeds = False
     rho: Annotated[float | None, "Correlation of runs that share a seed (default: the pilot's)."] = None
     fixed: Annotated[bool, "The reference is one model that is not trained again."] = False
@@ -72,15 +72,15 @@ def plan(
         from forkwise.report import plan as words
         from forkwise.report.terminal import print_blocks, print_sentences
 
-        given = asdict(options)
-        arguments = given | {"ks": parse_endpoints(given["k"]), "detect": parse_differences(options.detect)}
+        chosen = asdict(options)
+        arguments = chosen | {"ks": parse_endpoints(chosen["k"]), "detect": parse_differences(options.detect)}
         del arguments["k"]
-        with Meter(what="reading the pilot (1 of 2)"):
+        with Meter(phase="reading the pilot (1 of 2)"):
             arms = [parse_arm(text) for text in pilot or ()]
-        with Meter(what="planning (2 of 2)"):
+        with Meter(phase="planning (2 of 2)"):
             study_plan, inputs, notes = plan_study(arms, **arguments)
         sentence, limits = words.conclusion(study_plan), words.limits(study_plan, notes)
-        settings = {"pilot": pilot or [], **given, "components": given["components"] and str(given["components"])}
+        settings = {"pilot": pilot or [], **chosen, "components": chosen["components"] and str(chosen["components"])}
         content = plan_file(study_plan, settings, inputs, sentence, limits)
         try:  # before anything is printed, since whoever reads that may stop
             if outputs.json and str(outputs.json) != "-":

@@ -33,7 +33,7 @@ def sample(
         problems = problem_range(task, options.split, options.problems, first=options.first_problem)
 
         def load() -> SamplingEngine:
-            with Meter(what="loading the model"):
+            with Meter(phase="loading the model"):
                 return make_engine(job, options)
 
         echo(f"{out}: {drawn(draw(job, task, problems, load, out))}")

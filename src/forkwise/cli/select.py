@@ -33,7 +33,7 @@ def select(
     with long_command("nothing was written"):
         from forkwise.explore.selection import select as choose
 
-        with Meter(what="choosing solutions"):
+        with Meter(phase="choosing solutions"):
             selections = list(choose(samples, out, by=by.value, keep=keep, skip=skip, only_right=only_right))
         for selection in selections:
             kept = f"{len(selection.rows)} of {counted(selection.solutions, 'solution')}"

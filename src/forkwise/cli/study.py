@@ -37,18 +37,18 @@ def plan(
         from forkwise.study.run import check_study
         from forkwise.study.words import cost, design
 
-        with Meter(what="checking the study (1 of 2)"):
+        with Meter(phase="checking the study (1 of 2)"):
             study = read_study(file)
             arms, receipts = read_pilot(pilot) if pilot else ([], [])
             known = minutes(receipts) if receipts else (0.0, 0.0)
-            given = (minutes_per_run, minutes_per_100k)
-            run_minutes, sample_minutes = (known[i] if given[i] is None else given[i] or 0.0 for i in (0, 1))
+            costs = (minutes_per_run, minutes_per_100k)
+            run_minutes, sample_minutes = (known[i] if costs[i] is None else costs[i] or 0.0 for i in (0, 1))
             blocks = [*design(study), *cost(study, run_minutes, sample_minutes)]
             if arms or components:
                 blocks += power(study, pilot=arms, components=components, run=run_minutes, samples=sample_minutes)
             else:
                 blocks.append("What it can find takes --pilot or --components: how much runs and problems differ.")
-        with Meter(what="checking that it could run (2 of 2)"):  # slow, so what is wrong with the above is said before
+        with Meter(phase="checking that it could run (2 of 2)"):  # slow, so what is wrong with the above is said before
             check_study(study)
         print_blocks(blocks, Console())
 
@@ -61,7 +61,7 @@ def register(file: _File) -> None:
         from forkwise.study.registration import register as freeze
         from forkwise.study.run import check_study
 
-        with Meter(what="checking the study"):
+        with Meter(phase="checking the study"):
             study = read_study(file)
             check_study(study)
         echo(f"{freeze(file, study)}: the plan {study.sha256()[:16]} is registered; commit the file.")
@@ -88,7 +88,7 @@ def run(
         from forkwise.study.run import check_study
         from forkwise.study.run import run as run_study
 
-        with Meter(what="checking the study"):
+        with Meter(phase="checking the study"):
             study = read_study(file)
             record = registration_of(file, study)
             check_study(study)
@@ -126,7 +126,7 @@ def analyse(
         from forkwise.study.analysis import read_study_folder
         from forkwise.study.words import report
 
-        with Meter(what="reading and comparing receipts"):
+        with Meter(phase="reading and comparing receipts"):
             study, receipts, reading = read_study_folder(folder, early=early)
         blocks = report(study, receipts, reading)
         try:  # before anything is printed, since whoever reads that may stop

@@ -29,7 +29,7 @@ def verl_data(
     if path.suffix == ".parquet":
         if not path.is_file():
             raise InputError(f"There is no '{path}'.")
-        with Meter(what="reading rows and writing problems"):
+        with Meter(phase="reading rows and writing problems"):
             done = deduplicate(path, out)
         times = done.rows / max(done.kept, 1)
         sentence = f"{out}: {done.kept:,} problems of {done.rows:,} rows (each {times:.3g} times on average)."
@@ -39,7 +39,7 @@ def verl_data(
         return
     from forkwise.tasks import load_task, problem_range
 
-    with Meter(what="reading and writing problems"):
+    with Meter(phase="reading and writing problems"):
         chosen = problem_range(load_task(source), split, problems, seed=seed)
         write_task(source, chosen, out)
     echo(f"{out}: {len(chosen):,} {split} problems of {source}. Judge them with forkwise.engines.verl.reward.")

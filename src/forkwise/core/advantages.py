@@ -62,8 +62,8 @@ def leave_one_out(rewards: Tensor, group_size: int | None = None, *, group_ids: 
     r, ids, count = _grouped(rewards, group_size, group_ids)
     if bool((count < 2).any()):
         raise ValueError("leave_one_out needs at least 2 completions in every group: a single one has no baseline.")
-    others = (_group_sum(r, ids, count)[ids] - r) / (count[ids] - 1)
-    return (r - others).to(rewards.dtype)
+    mean_of_others = (_group_sum(r, ids, count)[ids] - r) / (count[ids] - 1)
+    return (r - mean_of_others).to(rewards.dtype)
 
 
 def _grouped(rewards: Tensor, group_size: int | None, group_ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

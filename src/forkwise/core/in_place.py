@@ -231,11 +231,11 @@ def nearest_trained(causal: Any, tensor: Tensor) -> str | None:
         return None
     names = {id(parameter): name for name, parameter in causal.named_parameters()}
     ahead: list[Any] = [tensor.grad_fn]
-    seen: set[Any] = set()
+    visited: set[Any] = set()
     for step in ahead:
-        if step is None or step in seen:
+        if step is None or step in visited:
             continue
-        seen.add(step)
+        visited.add(step)
         if hasattr(step, "variable"):  # where a parameter's gradients add up
             name = names.get(id(step.variable))
             return "one of its parameters" if name is None else f"its parameter {name}"

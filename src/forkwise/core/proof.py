@@ -69,22 +69,22 @@ def prove_head(model: Any, ids: Tensor, *, temperature: float = 1.0) -> Head:
 
     with undisturbed(model, ids.device):
         head = attempt(lambda: _behind_the_head(model, inputs)) or Head()
-        seen = attempt(lambda: _look(model, inputs, places, head, temperature))
+        last = attempt(lambda: _look(model, inputs, places, head, temperature))
         scores = attempt(lambda: score_tokens(model, inputs, places, head, temperature=temperature))
     for failure in failures:
         if isinstance(failure, HeadError):
             raise failure
         if not isinstance(failure, HiddenStatesError):
             raise HeadError(f"without its product, {str(failure).strip().splitlines()[0].rstrip('.')}") from failure
-    if seen is None or scores is None or seen.logits.isnan().any():
+    if last is None or scores is None or last.logits.isnan().any():
         return head  # broken weights: whoever trains or scores says so
-    if seen.logits.shape != seen.products.shape:
-        raise HeadError(f"it has {seen.products.shape[1]} products and {seen.logits.shape[1]} logits")
-    _compare_logits(seen, head)
-    error = _compare_scores(seen, head, places.targets, temperature)
+    if last.logits.shape != last.products.shape:
+        raise HeadError(f"it has {last.products.shape[1]} products and {last.logits.shape[1]} logits")
+    _compare_logits(last, head)
+    error = _compare_scores(last, head, places.targets, temperature)
     # In use the layers behind the head get no logits. No rounding differs; a router may choose other experts.
-    apart = max(float((a - b).abs().max()) for a, b in zip(scores[:2], (seen.logprob, seen.entropy), strict=True))
-    if not apart <= 1e-3 + 4 * torch.finfo(seen.models.dtype).eps * seen.largest() / temperature:
+    apart = max(float((a - b).abs().max()) for a, b in zip(scores[:2], (last.logprob, last.entropy), strict=True))
+    if not apart <= 1e-3 + 4 * torch.finfo(last.models.dtype).eps * last.largest() / temperature:
         raise HeadError(f"its log-probs or entropies differ by {apart:.3g} nats where it gives no logits")
     return Head(head.logit_scale, head.softcap, error)
 
@@ -121,19 +121,19 @@ def softmax_of_products(
 
     with undisturbed(model, ids.device):
         head = attempt(lambda: _behind_the_head(model, inputs))
-        seen = attempt(lambda: _look(model, inputs, places, head or Head(), temperature))
-    if head is None or seen is None or seen.logits.shape != seen.products.shape:
+        last = attempt(lambda: _look(model, inputs, places, head or Head(), temperature))
+    if head is None or last is None or last.logits.shape != last.products.shape:
         return []
-    if not bool(seen.logits.isfinite().all()):
+    if not bool(last.logits.isfinite().all()):
         return []
     try:
-        _compare_logits(seen, head)
+        _compare_logits(last, head)
     except HeadError:
         return []
-    if seen.multiplied.itemsize < 4 and (bool(seen.bias.any()) or states != seen.multiplied):
+    if last.multiplied.itemsize < 4 and (bool(last.bias.any()) or states != last.multiplied):
         return []
-    roundings = [_Arithmetic(kind, seen.operators.step) for kind in dict.fromkeys((seen.multiplied, torch.float32))]
-    return [_by_softmax(seen._replace(operators=kind), head, places.targets, temperature)[:2] for kind in roundings]
+    roundings = [_Arithmetic(kind, last.operators.step) for kind in dict.fromkeys((last.multiplied, torch.float32))]
+    return [_by_softmax(last._replace(operators=kind), head, places.targets, temperature)[:2] for kind in roundings]
 
 
 def _asked(ids: Tensor) -> tuple[dict[str, Any], Places]:
@@ -168,10 +168,10 @@ def _behind_the_head(model: Any, inputs: Mapping[str, Any]) -> Head:
         raise HeadError(f"{trained} stands behind it and is trained")
     if logits.shape[-1] != len(_STEPS):
         raise HeadError("its logits are more than its products one by one")
-    given, got = torch.tensor(_STEPS).double(), logits[0, -1].double().cpu()
-    first, last = (int(index) for index in (given.abs().where(given > 0, torch.inf).argmin(), given.argmax()))
-    scale, limit = float(got[first] / given[first]), float(got[last])
-    expected = scale * given
+    added, got = torch.tensor(_STEPS).double(), logits[0, -1].double().cpu()
+    first, last = (int(index) for index in (added.abs().where(added > 0, torch.inf).argmin(), added.argmax()))
+    scale, limit = float(got[first] / added[first]), float(got[last])
+    expected = scale * added
     softcap = None
     if not limit >= 0.5 * float(expected[last]):
         softcap = limit
@@ -273,29 +273,29 @@ def _error(arithmetic: _Arithmetic, norms: Tensor) -> Tensor:
     return 8 * arithmetic.step * norms
 
 
-def _compare_logits(seen: _LastTokens, head: Head) -> None:
+def _compare_logits(last: _LastTokens, head: Head) -> None:
     """Holds the model's logits against those of the float64 products; roundings are counted logit by logit.
 
     Raises:
         HeadError: a logit is another one.
     """
-    exact = head.logits(seen.products + seen.bias)
-    rounding = 0.5 * torch.finfo(seen.models.dtype).eps
+    exact = head.logits(last.products + last.bias)
+    rounding = 0.5 * torch.finfo(last.models.dtype).eps
     # One of the product, one of each operation behind it, each at most as large as what it is applied to.
     operations = 1 + (head.logit_scale != 1) + 3 * (head.softcap is not None)
-    terms = head.logit_scale * (seen.products.abs() + seen.bias.abs()) if bool(seen.bias.any()) else 0
+    terms = head.logit_scale * (last.products.abs() + last.bias.abs()) if bool(last.bias.any()) else 0
     tolerance = (
-        1e-4 + rounding * (operations * exact.abs() + terms) + head.logit_scale * _error(seen.models, seen.norms)
+        1e-4 + rounding * (operations * exact.abs() + terms) + head.logit_scale * _error(last.models, last.norms)
     )
-    apart = torch.where(exact == seen.logits, 0, (exact - seen.logits).abs()).nan_to_num(torch.inf)  # -inf is -inf
+    apart = torch.where(exact == last.logits, 0, (exact - last.logits).abs()).nan_to_num(torch.inf)  # -inf is -inf
     beyond = apart / tolerance.nan_to_num(1)
     if float(beyond.max()) > 1:
         at = int(beyond.argmax())
-        logit, by_product = float(seen.logits.flatten()[at]), float(exact.flatten()[at])
+        logit, by_product = float(last.logits.flatten()[at]), float(exact.flatten()[at])
         raise HeadError(f"a logit is {logit:.3f} where its product gives {by_product:.3f}")
 
 
-def _compare_scores(seen: _LastTokens, head: Head, targets: Tensor, temperature: float) -> float:
+def _compare_scores(last: _LastTokens, head: Head, targets: Tensor, temperature: float) -> float:
     """Holds the operator's log-probs and entropies against float64 softmax of products that are rounded as its own.
 
     Returns:
@@ -304,38 +304,38 @@ def _compare_scores(seen: _LastTokens, head: Head, targets: Tensor, temperature:
     Raises:
         HeadError: a difference is larger than what a product, that may be rounded up or down, can make.
     """
-    right, tolerance, unrounded = _by_softmax(seen, head, targets, temperature)
-    given = torch.stack([seen.logprob, seen.entropy]).to(right)
-    apart = (given - right).abs()
+    right, tolerance, unrounded = _by_softmax(last, head, targets, temperature)
+    computed = torch.stack([last.logprob, last.entropy]).to(right)
+    apart = (computed - right).abs()
     if not bool((apart <= tolerance).all()):
         raise HeadError(
             f"its log-probs differ by {float(apart[0].max()):.3g} and its entropies by {float(apart[1].max()):.3g} "
             "nats from float64 softmax of its products"
         )
-    return float((given[1] - unrounded).abs().max())
+    return float((computed[1] - unrounded).abs().max())
 
 
-def _by_softmax(seen: _LastTokens, head: Head, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+def _by_softmax(last: _LastTokens, head: Head, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
     """Computes log-probs and entropies of products that are rounded as `operators` says, in float64.
 
     Returns:
         Both, `(2, P)`; how far others may be from them if products are rounded to a neighbour, `(2, P)`; and the
         entropies of products that are not rounded, `(P,)`.
     """
-    targets = targets[:, None].to(seen.products.device)
+    targets = targets[:, None].to(last.products.device)
 
     def by_softmax(products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logp = (head.logits(products + seen.bias) / temperature).log_softmax(-1)
+        logp = (head.logits(products + last.bias) / temperature).log_softmax(-1)
         return logp, logp.gather(1, targets)[:, 0], torch.special.entr(logp.exp()).sum(-1)
 
-    kind, error = seen.operators.dtype, _error(seen.operators, seen.norms)
-    low, rounded, high = ((seen.products + shift).to(kind).double() for shift in (-error, 0, error))
+    kind, error = last.operators.dtype, _error(last.operators, last.norms)
+    low, rounded, high = ((last.products + shift).to(kind).double() for shift in (-error, 0, error))
     moved = torch.maximum(high - rounded, rounded - low).nan_to_num(0) * head.logit_scale / temperature
     logp, chosen, entropy = by_softmax(rounded)
     p = logp.exp()
     of_chosen = moved.gather(1, targets)[:, 0] + (p * moved).sum(-1)
     of_entropy = ((torch.special.entr(p) - p * entropy[:, None]).abs() * moved).sum(-1)
     # What float32 makes of logits of this size, and of the sigmoid that stands for a soft cap; and the second order.
-    float32 = 2e-5 + 2.0**-20 * (seen.largest() + (head.softcap or 0)) / temperature
+    float32 = 2e-5 + 2.0**-20 * (last.largest() + (head.softcap or 0)) / temperature
     tolerance = float32 + 2 * torch.stack([of_chosen, of_entropy])
-    return torch.stack([chosen, entropy]), tolerance, by_softmax(seen.products)[2]
+    return torch.stack([chosen, entropy]), tolerance, by_softmax(last.products)[2]

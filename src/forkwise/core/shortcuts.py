@@ -89,12 +89,12 @@ def compare_head(
         largest = float(logits.abs().max())
         small = 0 < largest < _LARGE
         ids = ids.flip(1)  # what the model did not expect: its log-probs tell distributions apart
-        with _scaled_states(model, _LARGE / largest if small else 1.0) as seen:
+        with _scaled_states(model, _LARGE / largest if small else 1.0) as passes:
             logits = _logits(model, ids)
-            by_logits = len(seen)
+            by_logits = len(passes)
             numbers = shortcut(ids)
         # Where one of the two goes past the hook, there is nothing to compare.
-        if mismatch is not None or not small or by_logits != 1 or len(seen) != 2:
+        if mismatch is not None or not small or by_logits != 1 or len(passes) != 2:
             return mismatch
         return _farthest(model, ids, numbers, logits, temperature, precision, scaled=True)
 
@@ -145,16 +145,18 @@ def _logits(model: Any, ids: Tensor) -> Tensor:
 def _beyond(model: Any, shortcut: Sequence[Tensor], exact: list[tuple[Tensor, Tensor]]) -> HeadMismatch | None:
     """Finds the number that is farthest from those of the products, by more than a thousandth beyond its tolerance."""
     right = exact[0][0]
-    given = torch.stack([numbers.reshape(-1)[-right.shape[1] :].to(right) for numbers in shortcut])
-    excess = [((given - by[: len(given)]).abs() - within[: len(given)]).nan_to_num(torch.inf) for by, within in exact]
+    computed = torch.stack([numbers.reshape(-1)[-right.shape[1] :].to(right) for numbers in shortcut])
+    excess = [
+        ((computed - by[: len(computed)]).abs() - within[: len(computed)]).nan_to_num(torch.inf) for by, within in exact
+    ]
     nearest = min(excess, key=lambda part: float(part.max()))
-    return None if float(nearest.max()) <= 1e-3 else _named(model, given, right, int(nearest.argmax()), scaled=False)
+    return None if float(nearest.max()) <= 1e-3 else _named(model, computed, right, int(nearest.argmax()), scaled=False)
 
 
-def _named(model: Any, given: Tensor, right: Tensor, at: int, *, scaled: bool) -> HeadMismatch:
-    row, token = divmod(at, given.shape[1])
+def _named(model: Any, computed: Tensor, right: Tensor, at: int, *, scaled: bool) -> HeadMismatch:
+    row, token = divmod(at, computed.shape[1])
     quantity, name = ("log-probability", "entropy")[row], type(causal_model(model)).__name__
-    return HeadMismatch(name, quantity, float(given[row, token]), float(right[row, token]), scaled)
+    return HeadMismatch(name, quantity, float(computed[row, token]), float(right[row, token]), scaled)
 
 
 def _farthest(
@@ -172,7 +174,7 @@ def _farthest(
     logprobs = logits.log_softmax(dim=-1)
     chosen = logprobs.gather(1, ids[0, 1:, None].to(logits.device))[:, 0]
     exact = torch.stack([chosen, torch.special.entr(logprobs.exp()).sum(dim=-1)])
-    given = torch.stack([numbers.reshape(-1).float() for numbers in shortcut]).to(exact.device)
+    computed = torch.stack([numbers.reshape(-1).float() for numbers in shortcut]).to(exact.device)
     finite = logits[logits.isfinite()]
     if exact.isnan().any() or finite.numel() == 0:
         return None  # broken weights: whoever trains or scores says so
@@ -180,29 +182,29 @@ def _farthest(
     if exact.device.type != "cpu":
         step = max(step, 2.0**-10)  # float32 may be TF32 there
     tolerance = 1e-3 + 4 * step * float(finite.abs().max())
-    error = (given - exact[: len(given)]).abs().nan_to_num(torch.inf)
+    error = (computed - exact[: len(computed)]).abs().nan_to_num(torch.inf)
     if float(error.max()) <= tolerance:
         return None
-    return _named(model, given, exact, int(error.argmax()), scaled=scaled)
+    return _named(model, computed, exact, int(error.argmax()), scaled=scaled)
 
 
 @contextmanager
 def _scaled_states(model: Any, factor: float) -> Iterator[list[torch.dtype]]:
     """Multiplies the last hidden states by `factor`; the list gets their dtype in each pass through the backbone."""
-    seen: list[torch.dtype] = []
+    passes: list[torch.dtype] = []
 
     def scale(_module: Any, _inputs: Any, output: Any) -> Any:
-        seen.append((output[0] if isinstance(output, tuple) else output.last_hidden_state).dtype)
+        passes.append((output[0] if isinstance(output, tuple) else output.last_hidden_state).dtype)
         return output if factor == 1 else _with_states(output, lambda hidden: hidden * factor)
 
     causal = causal_model(model)
     backbone = getattr(causal, "base_model", causal)
     if backbone is causal:
-        yield seen
+        yield passes
         return
     handle = backbone.register_forward_hook(scale)
     try:
-        yield seen
+        yield passes
     finally:
         handle.remove()
 

@@ -108,7 +108,7 @@ class Jackknife:
 
     @property
     def error(self) -> float:
-        """The standard error over problems."""
+        """Returns the standard error over problems."""
         return float(self.pseudo_Q.std(ddof=1) / np.sqrt(self.pseudo_Q.size))
 
     def estimate(self, level: float) -> Estimate:

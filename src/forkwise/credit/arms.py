@@ -129,10 +129,10 @@ def choose_arms(specs: Sequence[str], given: Given, *, only: bool) -> tuple[list
     known = [method for method in known if method not in slow]
     methods: dict[str, Method] = {"grpo": parse_method("grpo")}
     methods |= {short(method): method for method in [*known, *asked] if why_not(method, given) is None}
-    left = [NotScored(method.name, reason) for method in known if (reason := why_not(method, given)) is not None]
+    not_scored = [NotScored(method.name, reason) for method in known if (reason := why_not(method, given)) is not None]
     of = {method.name for method in asked}
-    left += [NotScored(m.name, f"it takes many minutes: --method {m.name}") for m in slow if m.name not in of]
-    return [ScoredMethod(method) for method in methods.values()], left
+    not_scored += [NotScored(m.name, f"it takes many minutes: --method {m.name}") for m in slow if m.name not in of]
+    return [ScoredMethod(method) for method in methods.values()], not_scored
 
 
 def why_not(method: Method, given: Given) -> str | None:
@@ -257,8 +257,8 @@ class Batches:
             seed=seed,
         )
         for term in entropy_terms([method]):  # it remembers the first rollout, which these groups are
-            seen = term.first_seen(given_entropy(tokens), tokens)
-            tokens = replace(tokens, states={method.name: {**states[method.name], **seen}})
+            remembered = term.first_seen(given_entropy(tokens), tokens)
+            tokens = replace(tokens, states={method.name: {**states[method.name], **remembered}})
         return tokens
 
     def acted(self, method: Method, seed: int = 0, *, placebo: bool = False) -> Iterator[tuple[slice, Tokens]]:
@@ -278,9 +278,9 @@ class Batches:
             if Need.HIDDEN in method.needs():  # which exist for one group at a time
                 ids = torch.from_numpy(self._groups.problem_S[rows])
                 parts = [_rows(tokens, ids == group) for group in ids.unique()]
-            seen = [_dealt_anew(part) if placebo else part for part in parts]
+            handed = [_dealt_anew(part) if placebo else part for part in parts]
             chain = [*rollout_methods([method]), *update_methods([method])]
-            changed = [run_token_methods(chain, part)[0] for part in seen]
+            changed = [run_token_methods(chain, part)[0] for part in handed]
             yield flat, replace(tokens, advantages=torch.cat(changed))
 
 
@@ -344,8 +344,8 @@ def draws(groups: Groups, arm: ScoredMethod, number: int, seed: int, *, placebo:
     second = advantages(groups, arm.method, seed + 1, placebo=placebo)
     if np.array_equal(first, second):
         return first[None]
-    others = [advantages(groups, arm.method, seed + r, placebo=placebo) for r in range(2, number)]
-    return np.stack([first, second, *others])
+    further = [advantages(groups, arm.method, seed + r, placebo=placebo) for r in range(2, number)]
+    return np.stack([first, second, *further])
 
 
 def contrast_of(groups: Groups) -> BoolArray:

@@ -59,12 +59,12 @@ class Groups:
 
     @property
     def problem_N(self) -> IntArray:
-        """Index of the problem of each token."""
+        """Returns the index of each token's problem."""
         return np.repeat(self.problem_S, self.length_S)
 
     @property
     def score_N(self) -> FloatArray:
-        """Squared length of each token's score in the logits, `1 - 2 p + sum of p^2`: how much it can change."""
+        """Computes the squared length of each token's score in the logits, `1 - 2 p + sum of p^2`."""
         return np.maximum(1 - 2 * np.exp(self.logprob_N) + self.sum_p2_N, 0.0)
 
     def with_contrast(self) -> int:
@@ -116,7 +116,7 @@ class Bank:
 
     @property
     def problem_K(self) -> IntArray:
-        """Index of the problem of each state."""
+        """Returns the index of each state's problem."""
         return self.groups.problem_N[self.at_K]
 
     def of(self, problems: IntArray) -> Bank:

@@ -21,7 +21,7 @@ from forkwise.samples.direct import source_files
 from forkwise.version import __version__
 
 
-def run_credit(given: Sequence[Path], options: CreditOptions) -> Credit:
+def run_credit(paths: Sequence[Path], options: CreditOptions) -> Credit:
     """Scores methods on the banks, the package's own where none is given, and writes `credit.json` to `--out`.
 
     Raises:
@@ -36,15 +36,15 @@ def run_credit(given: Sequence[Path], options: CreditOptions) -> Credit:
     if options.updates and not options.groups:
         raise InputError("--updates moves the policy of --groups, and there is none: give the table and its --model.")
     check_number("learning-rate", options.learning_rate, 0, above=True)
-    banks, inputs = read_banks(given) if given or not options.groups else ([], [])
-    arms, left = choose_arms(options.method, Given(), only=options.only) if banks else ([], [])
+    banks, inputs = read_banks(paths) if paths or not options.groups else ([], [])
+    arms, not_scored = choose_arms(options.method, Given(), only=options.only) if banks else ([], [])
     if options.pack is not None:
         if len(banks) != 1:
             raise InputError(f"--pack writes one bank, and there are {len(banks)}: give the one folder.")
         write_bank(options.pack, banks[0])
     result = Credit(
         banks=[score_bank(bank, arms, options) for bank in banks],
-        not_scored=left,
+        not_scored=not_scored,
         settings=_settings(options),
         inputs=[*inputs, *inputs_of(file for table in options.groups for file in source_files(table))],
         forkwise=__version__,
@@ -60,19 +60,19 @@ def _gradients(options: CreditOptions) -> list[GradientCredit]:
         return []
     from forkwise.credit.updates import score_updates  # loads transformers
 
-    arms, left = choose_arms(options.method, with_model(several=options.updates > 0), only=options.only)
+    arms, not_scored = choose_arms(options.method, with_model(several=options.updates > 0), only=options.only)
     pairs = zip(options.groups, options.model, strict=True)
     scored = [score_updates(*pair, arms, options) for pair in pairs]
-    return [replace(one, not_scored=[*left, *one.not_scored]) for one in scored]
+    return [replace(one, not_scored=[*not_scored, *one.not_scored]) for one in scored]
 
 
-def read_banks(given: Sequence[Path]) -> tuple[list[Bank], list[Input]]:
+def read_banks(chosen: Sequence[Path]) -> tuple[list[Bank], list[Input]]:
     """Reads banks from files and from folders of `forkwise forks`, or those of the package.
 
     Raises:
         InputError: one of them is neither.
     """
-    paths = list(given) or sorted(SHIPPED.glob("*.parquet"))
+    paths = list(chosen) or sorted(SHIPPED.glob("*.parquet"))
     if not paths:
         raise InputError("This package holds no banks: give one, or the folder of forkwise forks.")
     banks, sources = [], []
@@ -94,5 +94,5 @@ def read_banks(given: Sequence[Path]) -> tuple[list[Bank], list[Input]]:
 
 
 def _settings(options: CreditOptions) -> dict[str, Any]:
-    given = {f.name: getattr(options, f.name) for f in fields(options) if f.name not in ("out", "pack")}
-    return {**given, "groups": [str(table) for table in options.groups]}
+    settings = {f.name: getattr(options, f.name) for f in fields(options) if f.name not in ("out", "pack")}
+    return {**settings, "groups": [str(table) for table in options.groups]}

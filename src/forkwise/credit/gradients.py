@@ -65,8 +65,8 @@ class Products:
 
     def left_out(self) -> FloatArray:
         """Returns the products of different problems, summed, with each problem left out once, `(Q, M, M)`."""
-        left: FloatArray = self.all_pairs() - self.sum_QMM - self.sum_QMM.transpose(0, 2, 1) + 2 * self.own_QMM
-        return left
+        without_Q: FloatArray = self.all_pairs() - self.sum_QMM - self.sum_QMM.transpose(0, 2, 1) + 2 * self.own_QMM
+        return without_Q
 
     def all_pairs(self) -> FloatArray:
         """Returns the products of different problems, summed over ordered pairs, `(M, M)`."""
@@ -84,8 +84,8 @@ class Products:
             product_AA: FloatArray = weight_MA.T @ x_MM @ weight_MA
             return product_AA
 
-        square, own, with_sum = (both(x) for x in (self.square_QMM, self.own_QMM, self.sum_QMM))
-        return Products(square, own, with_sum, both(self.total_MM), reference, self.size)
+        square, of_one, with_sum = (both(x) for x in (self.square_QMM, self.own_QMM, self.sum_QMM))
+        return Products(square, of_one, with_sum, both(self.total_MM), reference, self.size)
 
     def of(self, kept: Sequence[int]) -> Products:
         """Returns the products of some of the methods; the reference stays, as the last."""
@@ -114,15 +114,15 @@ def products(problems: Problems, reference: int, size: int, update: Callable[...
         mean_MF = torch.stack([update(*parts) for parts in groups]).mean(0)
         total_MF = mean_MF if total_MF is None else total_MF.add_(mean_MF)
     assert total_MF is not None
-    square, own, with_sum = [], [], []
+    square, of_one, with_sum = [], [], []
     for groups in problems():
         of_groups = [update(*parts) for parts in groups]
         square.append(np.mean([_gram(one, one) for one in of_groups], axis=0))
         mean_MF = torch.stack(of_groups).mean(0)
-        own.append(_gram(mean_MF, mean_MF))
+        of_one.append(_gram(mean_MF, mean_MF))
         with_sum.append(_gram(mean_MF, total_MF))
     total_MM = _gram(total_MF, total_MF)
-    return Products(np.array(square), np.array(own), np.array(with_sum), total_MM, reference, size)
+    return Products(np.array(square), np.array(of_one), np.array(with_sum), total_MM, reference, size)
 
 
 def _gram(a_MF: Tensor, b_MF: Tensor) -> FloatArray:
@@ -153,8 +153,8 @@ def numbers(of: Products, method: int, completions: int) -> InGradients:
     m, r = method, of.reference
     # Of each problem: what its pairs with the others are, and its own square. Linear in problems' contributions once
     # the pairs are leave-one-out sums, so these are left out directly and not through `jackknife`.
-    problems, whole, left = of.problems, of.all_pairs(), of.left_out()
-    own = of.square_QMM[:, m, m]
+    problems, whole, without_one = of.problems, of.all_pairs(), of.left_out()
+    square_Q = of.square_QMM[:, m, m]
 
     def made(pairs: FloatArray, square: FloatArray | float, q: int) -> tuple[FloatArray, FloatArray, FloatArray]:
         dot, true, mine = (pairs[..., i, j] / (q * (q - 1)) for i, j in ((m, r), (r, r), (m, m)))
@@ -166,12 +166,12 @@ def numbers(of: Products, method: int, completions: int) -> InGradients:
             cosine = np.where((second > 0) & (true > 0), dot / np.sqrt(np.abs(true * second)), np.nan)
         return direction, signal, cosine
 
-    values = made(whole, float(own.sum()), problems)
-    others = made(left, own.sum() - own, problems - 1)
+    values = made(whole, float(square_Q.sum()), problems)
+    without_each = made(without_one, square_Q.sum() - square_Q, problems - 1)
     return InGradients(
         *(
             Jackknife(float(v), problems * float(v) - (problems - 1) * np.asarray(o, dtype=np.float64))
-            for v, o in zip(values, others, strict=True)
+            for v, o in zip(values, without_each, strict=True)
         )
     )
 
@@ -201,5 +201,5 @@ def needed(of: Products, method: int, base: int, completions: int) -> Jackknife:
 
     total = squares.sum(axis=0)
     value = float(log_ratio(of.all_pairs(), total, problems))
-    others = log_ratio(of.left_out(), total[None] - squares, problems - 1)
-    return Jackknife(value, problems * value - (problems - 1) * others)
+    without_each = log_ratio(of.left_out(), total[None] - squares, problems - 1)
+    return Jackknife(value, problems * value - (problems - 1) * without_each)

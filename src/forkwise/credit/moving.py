@@ -67,7 +67,7 @@ def move(
             f"{len(groups.problems)} groups of {size}, {groups.with_contrast()} of them with right and wrong samples, "
             f"are too few for {updates} updates: draw more problems, or give fewer --updates."
         )
-    with Meter(what=f"moving the policy by {updates} updates"):
+    with Meter(phase=f"moving the policy by {updates} updates"):
         train_on(
             policy.model,
             policy.tokenizer,
@@ -132,7 +132,7 @@ def draw_anew(
     vocabulary = Vocabulary(policy.tokenizer, policy.model)
     size_Q = np.bincount(groups.problem_S)
     drawn_rows: list[dict[str, Any]] = []
-    with Meter(len(groups.problems), 0, what="drawing anew", unit="groups") as meter:
+    with Meter(len(groups.problems), 0, phase="drawing anew", unit="groups") as meter:
         decoder = Decoder(policy.model, ends, meter.say)
         decoder.probe(policy.tokenizer)
         for name, size in zip(groups.problems, size_Q.tolist(), strict=True):

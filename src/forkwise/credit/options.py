@@ -22,7 +22,7 @@ class CreditOptions:
         "Scored besides every method with its defaults: NAME:key=value,...; repeatable.",
         {"metavar": "SPEC"},
     ] = field(default_factory=list)
-    only: Annotated[bool, "Score those of --method alone, beside GRPO."] = False
+    only: Annotated[bool, "Score GRPO and the methods of --method alone."] = False
     half: Annotated[Half, "Half of the problems: the first for choosing, the second for testing."] = "all"
     draws: Annotated[int, "Draws of each random method and of each placebo.", {"min": 2, "max": 1000}] = 10
     seed: Annotated[int, "Seed of all that is random.", {"min": 0}] = 0

@@ -134,8 +134,8 @@ def temperature_of(rows: Sequence[Mapping[str, Any]], where: str) -> float:
     recipes = [row["sampling"] or {} for row in rows]
     stored: set[Any] = {recipe.get("temperature") for recipe in recipes}
     if len(stored) > 1 or None in stored:
-        what = "do not say" if stored == {None} else f"differ in ({', '.join(map(str, sorted(stored, key=str)))})"
-        raise InputError(f"The samples in '{where}' {what} temperature: give a table of forkwise sample, of one run.")
+        fault = "do not say" if stored == {None} else f"differ in ({', '.join(map(str, sorted(stored, key=str)))})"
+        raise InputError(f"The samples in '{where}' {fault} temperature: give a table of forkwise sample, of one run.")
     temperature = float(stored.pop())
     if temperature == 0:
         raise InputError(f"The samples in '{where}' are greedy (temperature 0), and training draws: sample at 1.")
@@ -158,9 +158,9 @@ def make_groups(rows: Sequence[Mapping[str, Any]], policy: Policy, where: str) -
     by_problem: dict[str, list[Mapping[str, Any]]] = {problem: [] for problem in problems}
     for row in rows:
         if not row["token_ids"] or row["correct"] is None:
-            what = "token ids" if row["correct"] is not None else "verdict"
+            missing = "token ids" if row["correct"] is not None else "verdict"
             raise InputError(
-                f"Sample {row['sample_id']} of problem '{row['problem_id']}' in '{where}' has no {what}: groups are "
+                f"Sample {row['sample_id']} of problem '{row['problem_id']}' in '{where}' has no {missing}: groups are "
                 "made of samples that forkwise sample drew with token data and verified."
             )
         by_problem[row["problem_id"]].append(row)
@@ -171,7 +171,7 @@ def make_groups(rows: Sequence[Mapping[str, Any]], policy: Policy, where: str) -
     )
     numbers: dict[str, list[FloatArray]] = {}
     apart: list[float] = []
-    with Meter(len(problems), 0, what="scoring groups", unit="groups") as meter:
+    with Meter(len(problems), 0, phase="scoring groups", unit="groups") as meter:
         for group in by_problem.values():
             completions = [row["token_ids"] for row in group]
             scored = policy.score(prompt_ids(policy.tokenizer, group[0]["prompt"]), completions)

@@ -57,8 +57,8 @@ class Policy:
             InputError: the model cannot be run on them, or its output layer is no linear one that was asked for.
         """
         with torch.no_grad():
-            picked, given = self._logits(prompt, completions, hidden=hidden)
-            return ScoredGroup(picked.log_softmax(-1), given)
+            picked, states = self._logits(prompt, completions, hidden=hidden)
+            return ScoredGroup(picked.log_softmax(-1), states)
 
     def update(
         self,
@@ -105,11 +105,11 @@ class Policy:
             [(i, len(prompt) - 1 + t) for i, completion in enumerate(completions) for t in range(len(completion))],
             device=device,
         )
-        given: list[Tensor] = []
+        states: list[Tensor] = []
         layer = self.model.get_output_embeddings()
         if hidden and (layer is None or getattr(layer, "weight", None) is None):
             raise InputError(f"The model '{self.name}' has no output layer whose gradient could be looked at.")
-        handle = layer.register_forward_hook(lambda _, args, __: given.append(args[0])) if hidden else None
+        handle = layer.register_forward_hook(lambda _, args, __: states.append(args[0])) if hidden else None
         try:
             logits = self.model(**inputs).logits
         except Exception as error:  # models fail in kinds of their own
@@ -118,7 +118,7 @@ class Policy:
             if handle is not None:
                 handle.remove()
         picked = logits[places[:, 0], places[:, 1]].float() / self.temperature
-        return picked, given[0][places[:, 0], places[:, 1]].float() if hidden else None
+        return picked, states[0][places[:, 0], places[:, 1]].float() if hidden else None
 
 
 def token_numbers(log_probs_LV: Tensor, ids_L: Tensor) -> dict[str, Tensor]:

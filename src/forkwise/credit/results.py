@@ -28,7 +28,7 @@ class Agreement:
     minus_grpo: Estimate
     """Paired with GRPO, by itself."""
     band: Estimate
-    """The same difference with the band that holds those of all methods at once."""
+    """The difference from GRPO, with the band that holds those of all methods at once."""
     adjusted_p: float | None
     placebo_minus_grpo: Estimate
     """The placebo's: the same method with entropies and log-probs of other tokens; none where it looks at no token."""
@@ -67,11 +67,11 @@ class TokenStratum:
     name: str
     states: int
     of_tokens: float
-    """Their share of all tokens."""
+    """The share of all tokens that these are."""
     mean: Estimate
     """Mean true advantage."""
     spread: float | None
-    """Its root mean square, without the error of estimates; None where that is below zero."""
+    """The root mean square of the true advantage, without the error of estimates; None where that is below zero."""
     factor: Estimate
     """The g that brings `g A` nearest to the true advantage, with A GRPO's."""
 
@@ -114,7 +114,7 @@ class MethodGradient:
     """Cosine with the completions of `GradientCredit.of`."""
     minus_grpo: Estimate
     band: Estimate
-    """The same difference with the band that holds those of all methods at once."""
+    """The difference from GRPO, with the band that holds those of all methods at once."""
     adjusted_p: float | None
     placebo_minus_grpo: Estimate
     minus_placebo: Estimate

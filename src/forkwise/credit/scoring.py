@@ -64,7 +64,7 @@ def score_bank(bank: Bank, arms: Sequence[ScoredMethod], options: CreditOptions)
     score_K = groups.score_N[bank.at_K]
     sized = truth.of(truth.weight_K * score_K)
     scores = []
-    with Meter(len(arms), 0, what=f"scoring methods on {bank.name}", unit="methods") as meter:
+    with Meter(len(arms), 0, phase=f"scoring methods on {bank.name}", unit="methods") as meter:
         for arm in arms:
             x_RK, placebo = draws(groups, arm, options.draws, options.seed)[:, bank.at_K], None
             if arm.has_placebo:
@@ -138,27 +138,27 @@ def _completion_K(bank: Bank) -> IntArray:
 
 
 def _correlations(score: _Made, truth: Truth) -> tuple[Jackknife, Jackknife | None]:
-    own = jackknife(moments(score.x_RK, truth), correlation)
-    return own, None if score.placebo_RK is None else jackknife(moments(score.placebo_RK, truth), correlation)
+    real = jackknife(moments(score.x_RK, truth), correlation)
+    return real, None if score.placebo_RK is None else jackknife(moments(score.placebo_RK, truth), correlation)
 
 
 def _agreements(scores: Sequence[_Made], name: str, options: CreditOptions) -> list[Agreement]:
     pairs: list[tuple[Jackknife, Jackknife | None]] = [getattr(one, name) for one in scores]
     reference = pairs[0][0]
-    differences = [own - reference for own, _ in pairs]
+    differences = [real - reference for real, _ in pairs]
     family = judge_together(differences[1:], level=options.level, resamples=RESAMPLES, seed=options.seed)
     bands, adjusted = [_NONE, *family.band], [None, *family.adjusted_p]
     level = options.level
     return [
         Agreement(
-            r=own.estimate(level),
+            r=real.estimate(level),
             minus_grpo=_NONE if i == 0 else differences[i].estimate(level),
             band=bands[i],
             adjusted_p=adjusted[i],
             placebo_minus_grpo=_NONE if placebo is None else (placebo - reference).estimate(level),
-            minus_placebo=_NONE if placebo is None else (own - placebo).estimate(level),
+            minus_placebo=_NONE if placebo is None else (real - placebo).estimate(level),
         )
-        for i, (own, placebo) in enumerate(pairs)
+        for i, (real, placebo) in enumerate(pairs)
     ]
 
 
@@ -190,8 +190,8 @@ def _in_stratum(name: str, of_K: BoolArray, score: _Made, reference: _Made, trut
     inside = truth.of(truth.weight_K * of_K)
     if int(of_K.sum()) < FEWEST_MARKS:
         return InStratum(name, _NONE, _NONE)
-    own, base = (jackknife(moments(m.x_RK, inside), correlation) for m in (score, reference))
-    return InStratum(name, own.estimate(level), _NONE if score is reference else (own - base).estimate(level))
+    real, base = (jackknife(moments(m.x_RK, inside), correlation) for m in (score, reference))
+    return InStratum(name, real.estimate(level), _NONE if score is reference else (real - base).estimate(level))
 
 
 def _stratum(name: str, of_K: BoolArray, x_RK: FloatArray, truth: Truth, level: float) -> TokenStratum:

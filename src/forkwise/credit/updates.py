@@ -223,7 +223,7 @@ class _UpdateRows:
 
     @property
     def reference(self) -> int:
-        """The row of the true gradient, the last."""
+        """Returns the row of the true gradient, which is the last."""
         return len(self.raised_M2N) - 1
 
 
@@ -238,7 +238,7 @@ def _advantages(
 ) -> _UpdateRows:
     size, longest = groups.ids_N.size, int(groups.length_S.max())
     raised, placebo, losses = [], {}, {}
-    with Meter(len(arms), 0, what="letting methods act", unit="methods") as meter:
+    with Meter(len(arms), 0, phase="letting methods act", unit="methods") as meter:
         for i, arm in enumerate(arms):
             losses[i] = TokenLoss(
                 *(policy.model, policy.tokenizer, arm.method),
@@ -336,7 +336,7 @@ def _problems(
         by_problem: dict[str, list[int]] = {}
         for q, name in enumerate(groups.problems):
             by_problem.setdefault(name.partition("\0")[0], []).append(q)
-        with Meter(len(by_problem), 0, what="computing updates", unit="problems") as meter:
+        with Meter(len(by_problem), 0, phase="computing updates", unit="problems") as meter:
             for of_problem in by_problem.values():
                 yield [parts(q) for q in of_problem]
                 meter.add(samples=1)
@@ -346,14 +346,14 @@ def _problems(
 
 def _refuse_large(policy: Policy, parameters: str) -> None:
     if parameters == "all":
-        entries, what, remedy = sum(w.numel() for w in policy.model.parameters()), "The model", "give --gradients head"
+        entries, part, remedy = sum(w.numel() for w in policy.model.parameters()), "The model", "give --gradients head"
     else:
         layer = policy.model.get_output_embeddings()
         entries = 0 if layer is None else layer.weight.numel()
-        what, remedy = "The output layer of", "give a smaller model"
+        part, remedy = "The output layer of", "give a smaller model"
     if entries > _LARGEST:
         raise InputError(
-            f"{what} '{policy.name}' has {entries:,} entries; gradients of more than {_LARGEST:,} are not computed: "
+            f"{part} '{policy.name}' has {entries:,} entries; gradients of more than {_LARGEST:,} are not computed: "
             f"{remedy}."
         )
 
@@ -395,5 +395,5 @@ def _methods(
     if rows.fresh is not None:
         anew = numbers(of_all, rows.fresh, n).cosine
         fresh = {"fresh": anew.estimate(level), "fresh_minus_grpo": (anew - of_methods[0].cosine).estimate(level)}
-    others = sorted(scores[1:], key=lambda m: -(m.cosine.value if m.cosine.value is not None else -np.inf))
-    return [scores[0], *others], detectable(differences[1:], family.band, level), fresh
+    ranked = sorted(scores[1:], key=lambda m: -(m.cosine.value if m.cosine.value is not None else -np.inf))
+    return [scores[0], *ranked], detectable(differences[1:], family.band, level), fresh

@@ -33,11 +33,13 @@ def best_weights(of: Products, completions: int, level: float) -> list[WeightBin
         of: products of the bins' updates, the true gradient last.
         completions: of an update.
     """
-    problems, whole, left = of.problems, of.all_pairs(), of.left_out()
+    problems, whole, without_one = of.problems, of.all_pairs(), of.left_out()
     square = of.square_QMM.sum(axis=0)
     rising_B, free_B = _solved(whole, square, problems, of, completions)
-    others = [_solved(left[q], square - of.square_QMM[q], problems - 1, of, completions)[0] for q in range(problems)]
-    error_B = np.sqrt((problems - 1) / problems * ((others - np.mean(others, axis=0)) ** 2).sum(axis=0))
+    without_each = [
+        _solved(without_one[q], square - of.square_QMM[q], problems - 1, of, completions)[0] for q in range(problems)
+    ]
+    error_B = np.sqrt((problems - 1) / problems * ((without_each - np.mean(without_each, axis=0)) ** 2).sum(axis=0))
     half = float(stats.t.ppf((1 + level) / 2, problems - 1))
     return [
         WeightBin(

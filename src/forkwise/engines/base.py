@@ -62,11 +62,11 @@ class Host:
     alpha: str
     without: str
 
-    def not_shaped(self, what: str, methods: Sequence[Method] = ()) -> RuntimeError:
-        """Returns the error of a step whose loss lacked the methods' advantages; `what` says where they were lost."""
+    def not_shaped(self, fault: str, methods: Sequence[Method] = ()) -> RuntimeError:
+        """Returns the error of a step whose loss lacked the methods' advantages; `fault` says where they were lost."""
         only_shaping = all(method.name == "entropy_advantage" for method in methods)
         failure = "Advantages were not entropy-shaped" if only_shaping else f"The methods {quoted(methods)} did not act"
-        return RuntimeError(f"{failure}: {what}. {self.remedy}")
+        return RuntimeError(f"{failure}: {fault}. {self.remedy}")
 
     @property
     def remedy(self) -> str:

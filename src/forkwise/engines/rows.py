@@ -30,17 +30,17 @@ class Rows:
         """Returns the numbers of the completions."""
         return self.columns[ROW]
 
-    def joined(self, others: Rows) -> Rows:
+    def joined(self, behind: Rows) -> Rows:
         """Returns these completions and behind them the others, whose columns must be the same."""
-        if self.columns.keys() != others.columns.keys():
+        if self.columns.keys() != behind.columns.keys():
             raise RuntimeError(
-                f"Rows of {sorted(self.columns)} cannot be joined with rows of {sorted(others.columns)}."
+                f"Rows of {sorted(self.columns)} cannot be joined with rows of {sorted(behind.columns)}."
             )
         both = {}
-        for name, own in self.columns.items():
-            theirs = others.columns[name]
-            width = max(own.shape[1], theirs.shape[1]) if own.dim() == 2 else 0
-            both[name] = torch.cat([padded(part, width, front=name.startswith("prompt_")) for part in (own, theirs)])
+        for name, column in self.columns.items():
+            theirs = behind.columns[name]
+            width = max(column.shape[1], theirs.shape[1]) if column.dim() == 2 else 0
+            both[name] = torch.cat([padded(part, width, front=name.startswith("prompt_")) for part in (column, theirs)])
         return Rows(both)
 
     def of(self, numbers: Tensor) -> Rows:

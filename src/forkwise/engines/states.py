@@ -36,8 +36,8 @@ class MethodStates:
         if not self.states:
             return
         total = torch.where(mask, entropy.detach(), 0).sum().double()
-        seen = torch.stack([total, mask.sum().double()])
-        self._seen = seen if self._seen is None else self._seen + seen
+        sums = torch.stack([total, mask.sum().double()])
+        self._seen = sums if self._seen is None else self._seen + sums
 
     def check_outside(self, methods: Sequence[Method]) -> None:
         """Refuses to go on where what a method takes from outside its options is not what the run began with.
@@ -66,8 +66,8 @@ class MethodStates:
         firsts = {method.name: first for method in methods if (first := method.first_state())}
         if not firsts:
             return
-        seen, self._seen = self._seen, None
-        total, count = (0.0, 0.0) if seen is None else over_processes(seen).tolist()
+        sums, self._seen = self._seen, None
+        total, count = (0.0, 0.0) if sums is None else over_processes(sums).tolist()
         if self.states and count:
             entropy = total / count
             by_name = {method.name: method for method in methods}

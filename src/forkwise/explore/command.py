@@ -72,7 +72,7 @@ def _explore(options: ExploreOptions, tables: Sequence[OpenTable], base_table: O
         with_tokens = table.path if scorer is None else _teacher_force(table, scorer, options)
         token_data.append(table.given if scorer is None else with_tokens)
         which = f"table {len(token_data)} of {len(options.samples)}"
-        with Meter(what=f"reading {which}"):
+        with Meter(phase=f"reading {which}"):
             loaded = load_traces(
                 with_tokens,
                 breaks=breaks,
@@ -93,7 +93,7 @@ def _explore(options: ExploreOptions, tables: Sequence[OpenTable], base_table: O
             if base is not None and encoder is None:
                 encoder = remembering(load_encoder(options.encoder, options.encoder_dtype))
             cross = _cross(traces, scorer, options)
-            with Meter(what=f"run {traces.run}, {which}"):
+            with Meter(phase=f"run {traces.run}, {which}"):
                 explored = explore_run(traces, settings, base=base, encoder=encoder, cross=cross)
             runs.append(explored)
             step = _STEP.search(f"{traces.run} {table.given.name}")
@@ -147,7 +147,7 @@ def _base(options: ExploreOptions, table: OpenTable | None, breaks: Sequence[str
         if options.encoder:
             raise InputError("--encoder compares sentences with a base model's: give --base.")
         return None
-    with Meter(what="reading the base's table"):
+    with Meter(phase="reading the base's table"):
         runs = load_traces(table.path, breaks=breaks, token_data=False)
     if len(runs) > 1:
         raise InputError(

@@ -54,7 +54,7 @@ class Units:
 
     @property
     def problems(self) -> int:
-        """Number of problems."""
+        """Returns the number of problems."""
         return int(self.problem_N.max()) + 1 if self.problem_N.size else 0
 
 

@@ -292,7 +292,7 @@ class Dependence:
     information: Estimate
     """Mutual information of response and prompt, nats; of `text`, the InfoNCE lower bound."""
     ceiling: float
-    """log N, which no estimate from N prompts can exceed."""
+    """The logarithm of the number of prompts, which no estimate from N prompts can exceed."""
     saturated: bool
     """Whether `information` is within 5 % of the ceiling: the true value is at least this, differences mean nothing."""
     retrieval: list[Retrieval]

@@ -169,12 +169,12 @@ def rarity(
         None,
         *(
             null.interval(
-                *(distance_N, pool.problem_N, own, base_own, len(problems)),
+                *(distance_N, pool.problem_N, bins_N, base_own, len(problems)),
                 resamples=resampling.resamples,
                 seed=resampling.seed,
                 level=resampling.level,
             )
-            for own, base_own in ((one_N, one_M), (bin_N, bin_M))
+            for bins_N, base_own in ((one_N, one_M), (bin_N, bin_M))
         ),
     ]
     marks = _Marks(
@@ -288,10 +288,10 @@ class BaseDistances:
         for b in np.unique(bin_M):
             null, null_index = np.unique(self.distance_M[bin_M == b], return_inverse=True)
             below_QV = _counts(self.problem_M[bin_M == b], null_index, problems, null.size).cumsum(axis=1)
-            own = bin_N == b
+            inside = bin_N == b
             # Of each value of the null: how many sentences of a problem lie beyond it.
-            above = np.searchsorted(null, distance_N[own], side="left")
-            at_QV = _counts(problem_N[own], above, problems, null.size + 1)
+            above = np.searchsorted(null, distance_N[inside], side="left")
+            at_QV = _counts(problem_N[inside], above, problems, null.size + 1)
             tables.append((below_QV, at_QV[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]))
         drawn: list[FloatArray] = []
         blocks = problem_weights(problems, resamples, seed)

@@ -71,7 +71,7 @@ class RunExploration:
     cut_off: int = 0
     """Number of sentences that the limit of tokens cut off, which are left out."""
     by_verdict: dict[str, RunExploration] = field(default_factory=dict)
-    """The same of the `right` and of the `wrong` samples, where there are both; high is above the run's threshold."""
+    """What was found about the `right` and the `wrong` samples, if both exist; high is above the run's threshold."""
 
 
 @dataclass(frozen=True)

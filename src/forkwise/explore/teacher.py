@@ -137,8 +137,8 @@ class Scorer:
                 "--token-budget."
             ) from error
         except Exception as error:  # models fail in kinds of their own
-            what = f"samples of {width:,} tokens, prompt included"
-            raise cannot(self.model, what, width, error) from error
+            subject = f"samples of {width:,} tokens, prompt included"
+            raise cannot(self.model, subject, width, error) from error
         if not bool(torch.isfinite(scored.entropy).all()):
             raise not_numbers(self.model)
         ends = np.cumsum([len(item.completion) for item in items])[:-1]
@@ -219,7 +219,7 @@ def write_entropies(
     }
     computed = done = 0
     with only_process(out):
-        same_settings(out / MANIFEST, manifest, what="entropies", remedy="give another --out, or delete that folder")
+        same_settings(out / MANIFEST, manifest, content="entropies", remedy="give another --out, or delete that folder")
         with Meter(table.num_rows, 0, console, "computing entropies") as meter:
             for shard, rows in _chunks(samples):
                 path = out / f"{shard}.parquet"
@@ -340,7 +340,7 @@ class ScoringOptions(Protocol):
 
 def scorer_of(model: str, options: ScoringOptions) -> Scorer:
     """Loads the model that a command names and returns its scorer, with progress."""
-    with Meter(what="loading the model"):
+    with Meter(phase="loading the model"):
         return load_scorer(
             model,
             device=options.device,

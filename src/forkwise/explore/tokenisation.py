@@ -86,8 +86,8 @@ def _plain(text: str) -> str:
     return "".join(text.split())
 
 
-def another_tokenizer(where: str, what: str) -> InputError:
+def another_tokenizer(where: str, difference: str) -> InputError:
     """Makes the refusal of samples that another tokenizer wrote."""
     return InputError(
-        f"{where}: the model's tokenizer is not the one of the samples, {what}; give the --model that wrote them."
+        f"{where}: the model's tokenizer is not the one of the samples, {difference}; give the --model that wrote them."
     )

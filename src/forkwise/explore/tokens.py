@@ -181,8 +181,8 @@ def token_table(traces: Sequence[Trace], problem_of: dict[str, int], lexicon: Le
 
 
 def _whole(pieces: Sequence[FloatArray | None]) -> FloatArray | None:
-    given = [piece for piece in pieces if piece is not None]
-    return np.concatenate(given) if given and len(given) == len(pieces) else None
+    known = [piece for piece in pieces if piece is not None]
+    return np.concatenate(known) if known and len(known) == len(pieces) else None
 
 
 def _distances(owner: IntArray) -> IntArray:

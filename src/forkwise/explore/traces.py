@@ -69,7 +69,7 @@ class Trace:
 
     @property
     def all_sentences(self) -> list[Span]:
-        """All sentences, with one that was cut off."""
+        """Returns all sentences, with one that was cut off."""
         return self.sentences if self.cut_off is None else [*self.sentences, self.cut_off]
 
 

@@ -38,14 +38,14 @@ def refuse_other(
     before: Mapping[Any, Any],
     now: Mapping[str, Any],
     *,
-    what: str,
+    content: str,
     remedy: str,
     may_change: tuple[str, ...] = (),
 ) -> None:
     """Raises an InputError that names every setting which is not as `before`.
 
     Args:
-        file: where the earlier settings are written, in the folder that holds `what`.
+        file: where the earlier settings are written, in the folder that holds `content`.
         remedy: what the user can do.
         may_change: beginnings of the names of settings that need not be the same.
     """
@@ -55,10 +55,10 @@ def refuse_other(
         if before.get(key) != now.get(key) and not key.startswith(may_change)
     ]
     if changed:
-        raise InputError(f"'{file.parent}' holds {what} with other settings ({'; '.join(changed)}): {remedy}.")
+        raise InputError(f"'{file.parent}' holds {content} with other settings ({'; '.join(changed)}): {remedy}.")
 
 
-def same_settings(file: Path, settings: Mapping[str, Any], *, what: str, remedy: str) -> None:
+def same_settings(file: Path, settings: Mapping[str, Any], *, content: str, remedy: str) -> None:
     """Writes the settings into a folder that is new, and refuses one that was filled under others; see `refuse_other`.
 
     Raises:
@@ -67,7 +67,7 @@ def same_settings(file: Path, settings: Mapping[str, Any], *, what: str, remedy:
     if is_new(file):
         write_json(file, settings, indent=2)
     else:
-        refuse_other(file, read_settings(file), settings, what=what, remedy=remedy)
+        refuse_other(file, read_settings(file), settings, content=content, remedy=remedy)
 
 
 def _shown(value: Any) -> str:

@@ -37,7 +37,7 @@ class TokenInterval:
 
     @property
     def p(self) -> float:
-        """The p-value of no change across it."""
+        """Computes the p-value of no change across the interval."""
         table = [[k, self.number - k] for k in (self.before, self.after)]
         return float(stats.fisher_exact(table).pvalue)
 
@@ -61,11 +61,11 @@ class Bisected:
 
 def worth_halving(intervals: Sequence[TokenInterval], states: int) -> list[TokenInterval]:
     """Chooses the intervals whose change is surest, as many as so many states suffice for."""
-    chosen, left = [], states
+    chosen, remaining = [], states
     for interval in sorted(intervals, key=lambda i: (i.p, i.row)):
-        if interval.p <= SPLIT and interval.cost <= left:
+        if interval.p <= SPLIT and interval.cost <= remaining:
             chosen.append(interval)
-            left -= interval.cost
+            remaining -= interval.cost
     return chosen
 
 

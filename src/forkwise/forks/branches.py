@@ -28,12 +28,12 @@ class FirstTokens:
 
     @property
     def rows(self) -> list[int]:
-        """The first token of each continuation."""
+        """Returns the first token of each continuation."""
         return [token for token, size in zip(self.tokens, self.sizes, strict=True) for _ in range(size)]
 
     @property
     def branches(self) -> Branches:
-        """The design that estimates need."""
+        """Returns the design that estimates need."""
         forced_G = np.arange(len(self.tokens)) < self.forced
         return Branches(np.array(self.weights), forced_G, np.array(self.sizes, dtype=np.int64))
 
@@ -69,8 +69,8 @@ def first_tokens(probs_V: FloatArray, token: int, continuations: int, rng: np.ra
     share = [*probs, tail] if has_tail else [p / sum(probs) for p in probs]
     size = [2] * len(forced) + [4] * has_tail
     gain = np.array([(p * max(1 - p, 1e-12)) ** (2 / 3) for p in share])
-    while (left := continuations - sum(size)) > 0:
-        possible = [i for i in range(len(size)) if i < len(forced) or left >= 2]
+    while (missing := continuations - sum(size)) > 0:
+        possible = [i for i in range(len(size)) if i < len(forced) or missing >= 2]
         best = max(possible, key=lambda i: gain[i] / size[i])
         size[best] += 1 if best < len(forced) else 2
     drawn = size.pop() // 2 if has_tail else 0

@@ -59,12 +59,12 @@ class Continuer:
         else:
             first = first_tokens(probs, state.token, self._number, rng)
         rows = first.rows
-        left = self._sampling.max_tokens - len(state.prefix) - 1
-        going = [r for r, token in enumerate(rows) if token not in self._ends and left > 0]
+        room = self._sampling.max_tokens - len(state.prefix) - 1
+        going = [r for r, token in enumerate(rows) if token not in self._ends and room > 0]
         written = [[token] for token in rows]
         stopped = [token in self._ends for token in rows]
         if going:
-            for r, ids, stop in self._continued(prompt, state, rows, going, left, progress):
+            for r, ids, stop in self._continued(prompt, state, rows, going, room, progress):
                 written[r] += ids
                 stopped[r] = stop
         texts = [
@@ -90,11 +90,11 @@ class Continuer:
         state: State,
         rows: Sequence[int],
         going: Sequence[int],
-        left: int,
+        room: int,
         progress: Callable[[int], None],
     ) -> Iterator[tuple[int, list[int], bool]]:
         seeds = [sample_seed(self._seed, state.name, r) for r in going]
-        sampling = replace(self._sampling, max_tokens=left)
+        sampling = replace(self._sampling, max_tokens=room)
         try:
             drawn = self._decoder.draw(prompt, seeds, sampling, progress, [rows[r] for r in going])
         except torch.OutOfMemoryError as error:

@@ -85,9 +85,9 @@ def load_pool(path: Path, options: ForksOptions) -> Pool:
     names = list(dict.fromkeys(row["problem_id"] for row in judged))
     always, never = _without_contrast(judged, outcomes, problems, by_answer)
     if len(problems) < FEWEST_PROBLEMS:
-        what = "more than one answer" if by_answer else "both right and wrong samples"
+        mixed = "more than one answer" if by_answer else "both right and wrong samples"
         raise InputError(
-            f"Only {counted(len(problems), 'problem')} of {len(names)} have {what} in the half that chooses them "
+            f"Only {counted(len(problems), 'problem')} of {len(names)} have {mixed} in the half that chooses them "
             f"({always} {'one answer' if by_answer else 'always right'}, {never} never), and intervals over problems "
             f"need {FEWEST_PROBLEMS}: draw more problems, more samples of each, or easier ones."
         )
@@ -120,9 +120,9 @@ def _without_contrast(
     rows: Sequence[Mapping[str, Any]], outcomes: Sequence[Hashable], chosen: Sequence[str], by_answer: bool
 ) -> tuple[int, int]:
     first = {row["problem_id"]: outcome for row, outcome in zip(reversed(rows), reversed(outcomes), strict=True)}
-    left = [outcome for problem, outcome in first.items() if problem not in set(chosen)]
-    always = len(left) if by_answer else sum(bool(outcome) for outcome in left)
-    return always, len(left) - always
+    single = [outcome for problem, outcome in first.items() if problem not in set(chosen)]
+    always = len(single) if by_answer else sum(bool(outcome) for outcome in single)
+    return always, len(single) - always
 
 
 def _available(
@@ -142,13 +142,15 @@ def _available(
 def _sampling(rows: Sequence[Mapping[str, Any]], options: ForksOptions) -> Sampling:
     settled: dict[str, Any] = {}
     for name in _SAMPLING:
-        given = getattr(options, name)
+        chosen = getattr(options, name)
         stored = {(row["sampling"] or {}).get(name) for row in rows}
-        if given is None and (len(stored) > 1 or (None in stored and name != "top_p")):
+        if chosen is None and (len(stored) > 1 or (None in stored and name != "top_p")):
             option = f"--{name.replace('_', '-')}"
-            what = "do not say" if stored == {None} else f"differ in ({', '.join(map(str, stored))})"
-            raise InputError(f"The samples {what} {name}, and continuations must be drawn as they were: give {option}.")
-        settled[name] = next(iter(stored)) if given is None else given
+            fault = "do not say" if stored == {None} else f"differ in ({', '.join(map(str, stored))})"
+            raise InputError(
+                f"The samples {fault} {name}, and continuations must be drawn as they were: give {option}."
+            )
+        settled[name] = next(iter(stored)) if chosen is None else chosen
     sampling = Sampling(settled["temperature"], settled["top_p"] or 1.0, settled["max_tokens"])
     if sampling.temperature == 0:
         raise InputError("The samples were drawn greedily (temperature 0), so no token could have been another.")

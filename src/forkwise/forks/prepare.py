@@ -85,7 +85,7 @@ class Prepared:
 
     @property
     def folder(self) -> Path:
-        """Where continuations are kept."""
+        """Returns the folder in which continuations are kept."""
         return self.options.out / FOLDER
 
     def state(self, trace: int, at: int, index: int, *, force: bool) -> State:
@@ -154,12 +154,12 @@ def continue_all(
         same_settings(
             ready.folder / _SETTINGS,
             recorded,
-            what="continuations",
+            content="continuations",
             remedy="give another --out, or delete that folder",
         )
         stored, continuer = count_stored(ready.folder, len(states)), None
         if stored < len(states):
-            with Meter(what="timing one state") as meter:
+            with Meter(phase="timing one state") as meter:
                 continuer = ready.engine.continuer(options.continuations, meter.say)
                 # One from the middle; its continuations are drawn again later.
                 middle = sorted(states[stored:], key=lambda state: len(state.prefix))[(len(states) - stored) // 2]
@@ -168,7 +168,7 @@ def continue_all(
                 later = cost.again * cost.further / options.continuations
                 cost = replace(cost, seconds=(time.monotonic() - start) * (len(states) - stored + later))
         announce(cost)
-        with Meter(len(states), stored, what="continuing", unit="states") as meter:
+        with Meter(len(states), stored, phase="continuing", unit="states") as meter:
             return continue_states(ready.folder, states, continuer, meter), cost
 
 
@@ -181,7 +181,7 @@ def continue_later(ready: Prepared, states: Sequence[State], stage: str, continu
     folder = ready.folder / stage
     named = [replace(state, name=f"{state.name}/{stage}") for state in states]
     stored, continuer = count_stored(folder, len(named)), None
-    meter = Meter(len(named), stored, what=f"continuing, {stage}", unit="states")
+    meter = Meter(len(named), stored, phase=f"continuing, {stage}", unit="states")
     with only_process(ready.options.out), meter:
         if stored < len(named):
             continuer = ready.engine.continuer(continuations, meter.say)
@@ -214,7 +214,7 @@ def _served(table: OpenTable, tokens: Path, options: ForksOptions, pool: Pool, j
     tokenizer = load_tokenizer(name, trust_remote_code=options.trust_remote_code)
     with only_process(tokens):
         recorded = {"samples": _digest(inputs_of(source_files(table.given))), "server": True, "tokenizer": name}
-        same_settings(tokens / MANIFEST, recorded, what="tokens", remedy="give another --out, or delete that folder")
+        same_settings(tokens / MANIFEST, recorded, content="tokens", remedy="give another --out, or delete that folder")
         write_tokens(table.path, tokens, tokenizer)
     prompts = {row["problem_id"]: prompt_ids(tokenizer, row["prompt"]) for row in pool.rows}
     connection = Connection(str(options.server), options.model, pool.sampling, further=_further_keys(table.path))
@@ -312,8 +312,8 @@ def _check_judge(pool: Pool, judge: Judge, golds: Mapping[str, Any]) -> None:
     texts = [row["completion"] or "" for row in pool.rows]
     first, second = judge.verify(texts, problems), judge.verify(texts, problems)
     for row, *verdicts in zip(pool.rows, first, second, strict=True):
-        what = f"sample {row['sample_id']} of problem '{row['problem_id']}'"
-        refuse_random([row["completion"]] * 2, verdicts, what)
+        subject = f"sample {row['sample_id']} of problem '{row['problem_id']}'"
+        refuse_random([row["completion"]] * 2, verdicts, subject)
     other = [
         row
         for row, verdict in zip(pool.rows, first, strict=True)
@@ -334,12 +334,14 @@ def _check_policy(pool: Pool, tokens: Path, model: str) -> float | None:
     Those that come without entropies are a server's, of temperature 1.
     """
     columns = ["problem_id", "sample_id", "logprobs"]
-    own = {(row["problem_id"], row["sample_id"]): row["logprobs"] for row in read_samples(tokens, columns).to_pylist()}
+    table_logprobs = {
+        (row["problem_id"], row["sample_id"]): row["logprobs"] for row in read_samples(tokens, columns).to_pylist()
+    }
     apart: list[float] = []
     for row in pool.rows:
         if row["entropies"] is None and pool.sampling.temperature != 1:
             continue
-        stored, now = row["logprobs"], own.get((row["problem_id"], row["sample_id"]))
+        stored, now = row["logprobs"], table_logprobs.get((row["problem_id"], row["sample_id"]))
         if stored and now and len(stored) == len(now) and None not in stored:
             apart += np.abs(np.array(stored) - np.array(now)).tolist()
     if not apart:
@@ -359,7 +361,7 @@ def _refuse_elsewhere(mean: float | None, model: str) -> None:
 
 def _settings(options: ForksOptions, judging: JudgeOptions) -> dict[str, Any]:
     """Returns the options that `forks.json` records: all but `out`."""
-    given = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "out"}
-    given |= {f.name: getattr(judging, f.name) for f in fields(judging)}
-    given["server"] = options.server is not None  # the same server may come back at another address
-    return {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    settings = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "out"}
+    settings |= {f.name: getattr(judging, f.name) for f in fields(judging)}
+    settings["server"] = options.server is not None  # the same server may come back at another address
+    return {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}

@@ -34,7 +34,7 @@ class Part:
     states: int
     """States that were drawn of them."""
     of_tokens: float
-    """Their share of all tokens."""
+    """The share of all tokens that these are."""
     mean_entropy: float | None
     """Nats."""
     decided: Estimate
@@ -42,7 +42,7 @@ class Part:
     open: Estimate
     """Mean V (1 - V) before the token: what was left to decide."""
     share: Estimate
-    """Their share of all that is decided; none where the budget does not add up."""
+    """The share of all that is decided which these tokens decide; none where the budget does not add up."""
     p: float | None
     """p-value of no token deciding anything: outcomes dealt anew to first tokens, one-sided."""
     difference: Estimate = _NONE

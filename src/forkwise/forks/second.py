@@ -20,7 +20,7 @@ import numpy as np
 from forkwise.explore.contrast import FloatArray, IntArray
 
 SHARE = 4
-"""Of so many states one is continued again."""
+"""One in so many states is continued again."""
 _EVENLY = 0.05  # of the choice goes to all states alike, since a state without any doubt may have had luck
 
 
@@ -48,8 +48,8 @@ def choose_again(doubt_N: FloatArray, weight_N: FloatArray, number: int, seed: i
     chance_N = np.zeros(size_N.size)
     open_N = np.ones(size_N.size, dtype=np.bool_)
     while True:  # whoever would have more than 1 is taken, and the others share what is left
-        left = number - int((~open_N).sum())
-        chance_N = np.where(open_N, left * part_N / max(part_N[open_N].sum(), 1e-300), 1.0)
+        missing = number - int((~open_N).sum())
+        chance_N = np.where(open_N, missing * part_N / max(part_N[open_N].sum(), 1e-300), 1.0)
         if not (over_N := open_N & (chance_N >= 1)).any():
             break
         open_N &= ~over_N

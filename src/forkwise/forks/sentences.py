@@ -125,9 +125,9 @@ def _draw(ready: Prepared) -> list[_Profile]:
     rng = np.random.default_rng([ready.options.seed, 13])
     chosen: list[_Profile] = []
     for q in range(problems):
-        own = [profile for profile in profiles if profile.problem == q]
-        picked = sorted(rng.permutation(len(own))[:each].tolist())
-        chosen += [own[i] for i in picked]
+        of_problem = [profile for profile in profiles if profile.problem == q]
+        picked = sorted(rng.permutation(len(of_problem))[:each].tolist())
+        chosen += [of_problem[i] for i in picked]
     return chosen
 
 
@@ -309,14 +309,14 @@ def _effect(ready: Prepared, states: Sequence[State], continued: Sequence[Contin
         goes_on = np.array([reflective is not None for reflective in first])
         begins = np.array([reflective is True for reflective in first])[goes_on]
         right = np.array([verdict is True for verdict in continuation.correct], dtype=np.float64)[goes_on]
-        mine, others = int(begins.sum()), int((~begins).sum())
-        if not mine or not others:
+        mine, plain = int(begins.sum()), int((~begins).sum())
+        if not mine or not plain:
             continue
         q = problems[state.problem.id]
-        weight = mine * others / (mine + others)
+        weight = mine * plain / (mine + plain)
         sum_Q[q] += weight * (right[begins].mean() - right[~begins].mean())
         size_Q[q] += weight
-        count += [1, mine, others]
+        count += [1, mine, plain]
     if not size_Q.any():
         return Effect(Estimate(None), None, 0, 0, 0)
     difference = float(sum_Q.sum() / size_Q.sum())

@@ -190,12 +190,12 @@ class ServerContinuer:
         starts = self._all([(prompt, 1, f"{state.name}/first", i) for i in range(count)])
         tokens = [piece.ids[0] if piece.ids else self._end() for piece in starts]
         rows = [i for i in range(count) for _ in range(each)]
-        left = self._sampling.max_tokens - len(state.prefix) - 1
-        going = [r for r, i in enumerate(rows) if not starts[i].stopped and left > 0]
+        room = self._sampling.max_tokens - len(state.prefix) - 1
+        going = [r for r, i in enumerate(rows) if not starts[i].stopped and room > 0]
         pieces = dict(
             zip(
                 going,
-                self._all([([*prompt, tokens[rows[r]]], left, state.name, r) for r in going]),
+                self._all([([*prompt, tokens[rows[r]]], room, state.name, r) for r in going]),
                 strict=True,
             )
         )

@@ -141,12 +141,12 @@ def halves(problem_ids: Sequence[str], outcomes: Sequence[Hashable]) -> tuple[li
         The problems whose choosing half has more than one outcome (neither always nor never solved), and the samples
         of these that are used.
     """
-    seen: dict[str, int] = {}
+    counted: dict[str, int] = {}
     chooses: dict[str, set[Hashable]] = {}
     used: dict[str, list[int]] = {}
     for i, (problem, outcome) in enumerate(zip(problem_ids, outcomes, strict=True)):
-        seen[problem] = seen.get(problem, -1) + 1
-        if seen[problem] % 2 == 0:
+        counted[problem] = counted.get(problem, -1) + 1
+        if counted[problem] % 2 == 0:
             chooses.setdefault(problem, set()).add(outcome)
         else:
             used.setdefault(problem, []).append(i)

@@ -78,18 +78,18 @@ class Continues(Protocol):
         """Draws and verifies the continuations of a state; `progress` is told how many tokens were drawn."""
 
 
-def refuse_random(texts: Sequence[Hashable], verdicts: Sequence[Verdict], what: str) -> None:
+def refuse_random(texts: Sequence[Hashable], verdicts: Sequence[Verdict], sample: str) -> None:
     """Refuses a verifier that judges the same text in two ways; unscored beside a verdict is no contradiction.
 
     Args:
         texts: of one problem, or each with its problem.
-        what: names one of them.
+        sample: names one of them.
     """
-    seen: dict[Hashable, bool] = {}
+    verdict_of: dict[Hashable, bool] = {}
     for text, verdict in zip(texts, verdicts, strict=True):
-        if verdict.correct is not None and seen.setdefault(text, verdict.correct) != verdict.correct:
+        if verdict.correct is not None and verdict_of.setdefault(text, verdict.correct) != verdict.correct:
             raise InputError(
-                f"The verifier is random: the same text, {what}, was once right and once wrong. What a token decides "
+                f"The verifier is random: the same text, {sample}, was once right and once wrong. What a token decides "
                 "could not be told from what the verifier does: use one that decides by the text alone."
             )
 

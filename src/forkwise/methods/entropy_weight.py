@@ -59,7 +59,7 @@ class EntropyWeight(_RisingWeight):
 
 @dataclass(frozen=True)
 class PlaceboWeight(_RisingWeight):
-    """The same weights, those of an update dealt out anew among its tokens.
+    """`entropy_weight` with the weights of an update dealt out anew among its tokens.
 
     Args:
         width: as of the entropy weight.

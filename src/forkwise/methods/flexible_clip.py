@@ -72,8 +72,8 @@ class FlexibleClip(ClipMethod):
 
     def first_state(self) -> State:
         """Returns the state of `od`: the initial entropy, not known yet, and that the entropy is to fall."""
-        own = {"initial_entropy": -1.0, "raising": 0.0} if self.strategy == "od" else {}
-        return {**super().first_state(), **own}
+        searching = {"initial_entropy": -1.0, "raising": 0.0} if self.strategy == "od" else {}
+        return {**super().first_state(), **searching}
 
     def next_state(self, state: State, entropy: float, progress: float) -> State:
         """Returns the state of `od` after a rollout of this entropy."""
@@ -105,8 +105,8 @@ class FlexibleClip(ClipMethod):
             assert tokens.states is not None
             return (up, fixed) if tokens.states[self.name]["raising"] else (fixed, down)
         assert tokens.progress is not None
-        left = 1 - 2 * tokens.progress  # from 1 to -1
-        if left >= 0:
-            share = left if self.strategy == "id" else 1 - left
+        remaining = 1 - 2 * tokens.progress  # from 1 to -1
+        if remaining >= 0:
+            share = remaining if self.strategy == "id" else 1 - remaining
             return share * up + (1 - share) * fixed, fixed
-        return fixed if self.strategy == "id" else up, (1 + left) * down - left * fixed
+        return fixed if self.strategy == "id" else up, (1 + remaining) * down - remaining * fixed

@@ -79,8 +79,8 @@ def shared_run(ids: Tensor, mask: Tensor, groups: Tensor, advantage: Tensor) -> 
     shared = torch.zeros_like(mask)
     for group in groups.unique():
         rows = (groups == group).nonzero(as_tuple=True)[0]
-        own, counted, signs = ids[rows], mask[rows], advantage[rows].sign()
-        same = (own[:, None] == own[None]) & counted[:, None] & counted[None]  # (G, G, T)
+        tokens, counted, signs = ids[rows], mask[rows], advantage[rows].sign()
+        same = (tokens[:, None] == tokens[None]) & counted[:, None] & counted[None]  # (G, G, T)
         right, wrong = (same[:, signs == sign].any(dim=1) for sign in (1, -1))
         run = (right & wrong & (signs != 0)[:, None]).int().cumprod(dim=1).bool()
         shared[rows] = run

@@ -96,13 +96,13 @@ def divergences(entropies: Tensor, mask: Tensor) -> Tensor:
 
     rows = [wide(row[counted]) for row, counted in zip(entropies, mask, strict=True)]
     apart = wide(entropies).new_full((len(rows), len(rows)), torch.inf)
-    for i, own in enumerate(rows):
-        shorter = [j for j, other in enumerate(rows) if j != i and 0 < len(other) <= len(own)]
+    for i, longer in enumerate(rows):
+        shorter = [j for j, other in enumerate(rows) if j != i and 0 < len(other) <= len(longer)]
         if not shorter:
             continue
-        places = torch.arange(len(own), device=own.device)
-        stretched = torch.stack([rows[j][places * len(rows[j]) // len(own)] for j in shorter])
-        p, q = own.log_softmax(dim=0)[None], stretched.log_softmax(dim=1)
+        places = torch.arange(len(longer), device=longer.device)
+        stretched = torch.stack([rows[j][places * len(rows[j]) // len(longer)] for j in shorter])
+        p, q = longer.log_softmax(dim=0)[None], stretched.log_softmax(dim=1)
         apart[i, shorter] = (p.exp() * (p - q)).sum(dim=1)
         apart[shorter, i] = (q.exp() * (q - p)).sum(dim=1)
     return apart

@@ -115,8 +115,8 @@ def _nearest_label(vectors: Tensor, kept: Tensor, labels: Tensor) -> Tensor:
     """Returns the label that most of each vector's three nearest have, by cosine; of equals the smallest."""
     import torch
 
-    unit, others = (torch.nn.functional.normalize(x, dim=1) for x in (vectors, kept))
-    near = (unit @ others.t()).topk(min(3, len(kept)), dim=1).indices
+    unit, unit_kept = (torch.nn.functional.normalize(x, dim=1) for x in (vectors, kept))
+    near = (unit @ unit_kept.t()).topk(min(3, len(kept)), dim=1).indices
     names = labels.unique()
     votes = (labels[near][:, :, None] == names).sum(dim=1)
     most: Tensor = names[votes.argmax(dim=1)]

@@ -66,8 +66,8 @@ class Miner(TokenMethod):
         among = groups if self.level == "group" else torch.zeros_like(groups)
         missing = surprise(logprobs.sum(dim=1) / count.clamp(min=1), among, solved & (count > 0))
         paid = (missing > 0)[:, None]
-        others = torch.where(mask & ~paid, a.abs(), 0).sum()
-        return torch.where(paid, credits(missing, logprobs, mask, self.gamma, self.largest * others), a)
+        unpaid = torch.where(mask & ~paid, a.abs(), 0).sum()
+        return torch.where(paid, credits(missing, logprobs, mask, self.gamma, self.largest * unpaid), a)
 
 
 def surprise(mean_logprobs: Tensor, groups: Tensor, among: Tensor) -> Tensor:

@@ -128,9 +128,9 @@ class Minerva(HintMethod):
         """Lets the rollout wait, and keeps one clean answer of each prompt that was drawn with the hint."""
         import torch
 
-        own, again = drawn.rows[~drawn.again], drawn.again
+        plain, again = drawn.rows[~drawn.again], drawn.again
         leaks = torch.zeros_like(again) if drawn.leaks is None else drawn.leaks
-        before = memory or {"kept": own[:0], "imitate": own[:0], "rollouts": torch.zeros(1, dtype=torch.int64)}
+        before = memory or {"kept": plain[:0], "imitate": plain[:0], "rollouts": torch.zeros(1, dtype=torch.int64)}
         clean = (drawn.rewards[again] >= self.accept) & ~leaks[again]
         generator, chosen = torch.Generator().manual_seed(drawn.seed), []
         for rows, good in zip(drawn.rows[again].split(self.group), clean.split(self.group), strict=True):
@@ -143,7 +143,7 @@ class Minerva(HintMethod):
         would_earn = self.draw_rewards(drawn.rewards[again], leaks[again])
         none = torch.zeros(1, dtype=torch.float64)
         return {
-            "fresh": own,
+            "fresh": plain,
             "kept": kept[:0] if due else kept,
             "imitate": torch.cat([before["imitate"], kept]) if due else before["imitate"],
             "rollouts": rollouts,

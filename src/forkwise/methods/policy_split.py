@@ -90,8 +90,8 @@ class PolicySplit(TwoPromptMethod):
         """Returns the advantages with the term, `(B, T)`."""
         import torch
 
-        own, other = (-wide(given(x)) for x in (tokens.old_logprobs, tokens.other_logprobs))
-        surprise, mask, second = self.mix * own + (1 - self.mix) * other, tokens.mask, given(tokens.second)
+        surprisal, other = (-wide(given(x)) for x in (tokens.old_logprobs, tokens.other_logprobs))
+        surprise, mask, second = self.mix * surprisal + (1 - self.mix) * other, tokens.mask, given(tokens.second)
         z = torch.zeros_like(surprise)
         groups = given(tokens.groups)
         for group in groups.unique():

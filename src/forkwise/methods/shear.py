@@ -67,10 +67,12 @@ class Shear(TokenMethod):
         weight = wide(torch.ones_like(tokens.advantages))
         for group in groups[tokens.mask.any(dim=1)].unique():
             rows = ((groups == group) & tokens.mask.any(dim=1)).nonzero(as_tuple=True)[0].tolist()
-            own = {i: _exact(hidden[i][tokens.mask[i]]) for i in rows}
-            size = torch.cat(list(own.values())).norm(dim=1).mean().clamp(min=1e-12)
-            far = self.distances({i: own[i] for i in rows if correct[i]}, {i: own[i] for i in rows if not correct[i]})
-            parts = {i: wide(self.largest(far[i], len(own[i]))) / wide(size) for i in far}
+            states = {i: _exact(hidden[i][tokens.mask[i]]) for i in rows}
+            size = torch.cat(list(states.values())).norm(dim=1).mean().clamp(min=1e-12)
+            far = self.distances(
+                {i: states[i] for i in rows if correct[i]}, {i: states[i] for i in rows if not correct[i]}
+            )
+            parts = {i: wide(self.largest(far[i], len(states[i]))) / wide(size) for i in far}
             if parts and self.normalise == "mean":
                 mean = torch.cat(list(parts.values())).mean().clamp(min=1e-12)
                 parts = {i: part / mean for i, part in parts.items()}

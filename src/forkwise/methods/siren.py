@@ -48,7 +48,7 @@ class Siren(EntropyTermMethod):
 
     @property
     def nucleus(self) -> float:
-        """The share of the probability."""
+        """Returns the share of the probability that the nucleus holds."""
         return self.top_p
 
     @property

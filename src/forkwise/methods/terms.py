@@ -28,7 +28,7 @@ class EntropyTermMethod(Method):
 
     @property
     def nucleus(self) -> float:
-        """The share of the probability whose entropy is meant, in (0, 1]; 1 means the whole vocabulary."""
+        """Returns the share of the probability whose entropy is meant, in (0, 1]; 1 means the whole vocabulary."""
         return 1.0
 
     def needs(self) -> frozenset[Need]:

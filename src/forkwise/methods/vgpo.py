@@ -58,9 +58,9 @@ class Vgpo(TokenMethod):
             rows = ((groups == group) & tokens.mask.any(dim=1)).nonzero(as_tuple=True)[0].tolist()
             if not rows:
                 continue
-            own = [similarity[i][tokens.mask[i]] for i in rows]
-            every = torch.cat(own)
-            grown = [self.grown(w) for w in _scaled(every).split([len(w) for w in own])]
+            kept = [similarity[i][tokens.mask[i]] for i in rows]
+            every = torch.cat(kept)
+            grown = [self.grown(w) for w in _scaled(every).split([len(w) for w in kept])]
             answers = self.answers(torch.stack([w.sum() for w in grown]))
             for i, w, of_answer in zip(rows, grown, answers, strict=True):
                 psi = (1 + w - w.mean()).clamp(*_TOKEN)

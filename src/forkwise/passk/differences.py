@@ -21,7 +21,7 @@ MARGIN = 0.05
 """Default equivalence margin: differences of Pass@K within ±0.05 count as none."""
 
 CURVE = "curve"
-"""As the primary endpoint, the mean of Pass@K over K = 1, 2, 4, ..., n."""
+"""The name of the primary endpoint that is the mean of Pass@K over K = 1, 2, 4, ..., n."""
 
 
 @dataclass(frozen=True)

@@ -87,8 +87,8 @@ def self_bleu(samples: Sequence[TokenTexts], max_n: int = 4) -> float:
     for s, length in enumerate(lengths):
         # Nearest length among the others; of two equally near ones the shorter.
         at = int(np.searchsorted(ordered, length))
-        others = [ordered[j] for j in (at - 1, at + 1) if 0 <= j < len(ordered)]
-        nearest = min(others, key=lambda other: (abs(int(other) - int(length)), other))
+        neighbours = [ordered[j] for j in (at - 1, at + 1) if 0 <= j < len(ordered)]
+        nearest = min(neighbours, key=lambda other: (abs(int(other) - int(length)), other))
         penalty[s] = 0.0 if length == 0 else min(0.0, 1 - nearest / length)
     scores = np.where(silent | (lengths == 0), 0.0, np.exp(penalty + log_precision))
     return float(scores.mean())

@@ -77,9 +77,9 @@ def measure(
     has_lengths = arm.length_N is not None
     caps = (default_caps([arm]) if has_lengths else ()) if caps is None else caps
     budgets = (default_budgets([arm]) if has_lengths else ()) if budgets is None else budgets
-    for what, lengths in (("cap", caps), ("budget", budgets)):
+    for kind, lengths in (("cap", caps), ("budget", budgets)):
         if min(lengths, default=1) < 1:
-            raise InputError(f"A {what} is {min(lengths)}; the smallest is 1.")
+            raise InputError(f"A {kind} is {min(lengths)}; the smallest is 1.")
     at = control_ks(ks)
     capped = {int(cap): arm.curves(at, cap) for cap in caps} if has_lengths else {}
     within, error = budget_curves(arm, budgets, seed=options.seed) if has_lengths and budgets else (None, 0.0)

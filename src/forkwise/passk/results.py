@@ -96,7 +96,7 @@ class Evaluation:
 
     @property
     def ks(self) -> list[int]:
-        """Every K at which Pass@K was evaluated."""
+        """Returns every K at which Pass@K was evaluated."""
         return self.curves["pass@k"].ks
 
     def rows(self) -> list[Row]:
@@ -118,7 +118,7 @@ class Evaluation:
         return rows
 
     def to_pandas(self) -> Any:
-        """`rows()` as a pandas DataFrame; needs pandas."""
+        """Returns `rows()` as a pandas DataFrame; needs pandas."""
         return _to_pandas(self.rows())
 
 
@@ -296,7 +296,7 @@ class Comparison:
         return rows + [row for more in (self.benchmarks, self.bayesian) if more is not None for row in more.rows()]
 
     def to_pandas(self) -> Any:
-        """`rows()` as a pandas DataFrame; needs pandas."""
+        """Returns `rows()` as a pandas DataFrame; needs pandas."""
         return _to_pandas(self.rows())
 
 

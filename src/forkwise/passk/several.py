@@ -115,8 +115,8 @@ def _sets(
         raise InputError("A comparison needs at least two arms, of different names.")
     sets: list[ArmsOn] = []
     notes: list[Note] = []
-    for benchmark, given in benchmarks.items():
-        by_name = {arm.name: arm for arm in given}
+    for benchmark, compared in benchmarks.items():
+        by_name = {arm.name: arm for arm in compared}
         if set(by_name) != set(names):
             raise InputError(
                 f"'{first}' has the arms {', '.join(names)} and '{benchmark}' has {', '.join(sorted(by_name))}: every "

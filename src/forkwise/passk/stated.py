@@ -187,10 +187,10 @@ def _k(name: str, path: Path) -> int:
     return int(name)
 
 
-def _check_names(content: Mapping[Any, Any], known: tuple[str, ...], path: Path, what: str) -> None:
+def _check_names(content: Mapping[Any, Any], known: tuple[str, ...], path: Path, part: str) -> None:
     unknown = [str(name) for name in content if str(name) not in known]
     if unknown:
         raise InputError(
-            f"'{path}', {what}: '{unknown[0]}' means nothing here.{nearest(unknown[0], known)} Known are "
+            f"'{path}', {part}: '{unknown[0]}' means nothing here.{nearest(unknown[0], known)} Known are "
             f"{', '.join(known)}."
         )

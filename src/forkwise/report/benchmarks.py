@@ -44,9 +44,9 @@ def _endpoint(benchmarks: Benchmarks, k: int) -> str:
 
 
 def _place(s: Standing) -> str:
-    left = str(s.low) if s.low == s.high else f"{s.low}–{s.high}"
+    place = str(s.low) if s.low == s.high else f"{s.low}–{s.high}"
     shares = ", ".join(f"{rank}: {share:.0%}" for rank, share in enumerate(s.shares, start=1) if share >= 0.005)
-    return f"{number(s.value)}, place {s.place} [{left}]: {shares}"
+    return f"{number(s.value)}, place {s.place} [{place}]: {shares}"
 
 
 def by_scorio(c: Comparison) -> list[Block]:

@@ -54,7 +54,7 @@ def run_report(
     path = _default_page(runs[0]) if out is None else _page_file(out)
     content = write_report(runs, path, trace_bytes=1e6 * trace_mb)
     paths = [path]
-    with Meter(what="drawing figures"):
+    with Meter(phase="drawing figures"):
         for name, figure in figures(content).items() if figure_folder else ():
             for ending in ("png", "svg"):
                 paths.append(Path(figure_folder or ".", f"{name}.{ending}"))

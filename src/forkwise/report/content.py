@@ -107,11 +107,11 @@ def gather(
     explorations = [_renamed(exploration, arms) for exploration in explorations]
     holding = [source for source in sources if source.samples or source.training]
     run = holding[0] if len(holding) == 1 else None  # what a run says of itself holds for no other
-    with Meter(what="reading or computing Pass@K"):
+    with Meter(phase="reading or computing Pass@K"):
         numbers = passk_numbers(sources, arms, run is not None and run.experiment)
     notes += numbers.notes
     training = {arm.name: [read_metrics(f) for f in arm.folders] for s in sources for arm in s.training}
-    with Meter(what="reading token entropies"):
+    with Meter(phase="reading token entropies"):
         distributions, traced = _distributions(arms, explorations)
     of_samples = measured(forked, by_sentence, notes)
     breaks = [word for source in sources for word in source.breaks]
@@ -144,14 +144,14 @@ def gather(
 def _explorations(sources: Sequence[ReportSource]) -> list[Exploration]:
     """Reads the explorations; what an experiment found about its own runs gives way to what was given about them."""
     read = [(source.experiment, explored.read(path)) for source in sources for path in source.explorations]
-    given = {run.run for own, exploration in read if not own for run in exploration.runs}
+    given_runs = {run.run for of_experiment, exploration in read if not of_experiment for run in exploration.runs}
     return [
         replace(
             exploration,
-            runs=[run for run in exploration.runs if not (own and run.run in given)],
-            series=[row for row in exploration.series if not (own and row.run in given)],
+            runs=[run for run in exploration.runs if not (of_experiment and run.run in given_runs)],
+            series=[row for row in exploration.series if not (of_experiment and row.run in given_runs)],
         )
-        for own, exploration in read
+        for of_experiment, exploration in read
     ]
 
 
@@ -276,8 +276,8 @@ def _traces(
             if table != samples and found_at is not None and not is_foreign(found_at):
                 tables.append(found_at)
     beside = [path.parent / TOKENS for source in sources for path in (*source.forks, *source.sentences)]
-    given = {table.resolve() for arm in arms for table in arm.tables}
-    tables += [folder for folder in beside if any(folder.glob("*.parquet")) and folder.resolve() not in given]
+    shown = {table.resolve() for arm in arms for table in arm.tables}
+    tables += [folder for folder in beside if any(folder.glob("*.parquet")) and folder.resolve() not in shown]
     if tables:
         traced = {
             a: keys | stored_entropies(SampleArm(arm.name, tuple(tables), arm.runs))[1]

@@ -29,7 +29,7 @@ def credit_figure(credit: Credit) -> Figure:
     return figure
 
 
-def _panel(axis: Any, name: str, what: str, methods: Sequence[tuple[str, Agreement | MethodGradient]]) -> None:
+def _panel(axis: Any, name: str, measure: str, methods: Sequence[tuple[str, Agreement | MethodGradient]]) -> None:
     shown = [(method, m) for method, m in methods if m.minus_grpo.value is not None]
     for i, (_, m) in enumerate(shown):
         _line(axis, i, m.band if m.band.low is not None else m.minus_grpo, COLOURS[1], "o")
@@ -45,7 +45,7 @@ def _panel(axis: Any, name: str, what: str, methods: Sequence[tuple[str, Agreeme
     axis.minorticks_off()
     axis.set_yticks(range(len(shown)), [name_label(method) for method, _ in shown], fontsize=7)
     axis.set_ylim(len(shown) - 0.5, -0.5)
-    finish_axis(axis, f"{what}\nminus GRPO's (x: the placebo's)", "")
+    finish_axis(axis, f"{measure}\nminus GRPO's (x: the placebo's)", "")
     axis.set_title(f"{name_label(name)}; band: all at once", fontsize=9)
 
 

@@ -24,11 +24,11 @@ def cost_line(cost: Cost, *, within: bool = False) -> str:
     Args:
         within: whether the later stage looks within sentences.
     """
-    left = cost.states - cost.stored
+    to_draw = cost.states - cost.stored
     parts = [f"{counted(cost.states, 'state')} with {cost.continuations} continuations each"]
     if cost.stored:
         parts.append(f"{count(cost.stored)} of them there already")
-    if left:
+    if to_draw:
         time = "" if cost.seconds is None else f", about {duration(cost.seconds)} at the speed of the first"
         parts.append(f"about {count(cost.tokens)} tokens to draw{time}")
     if cost.again:
@@ -50,11 +50,11 @@ def conclusion(forks: Forks) -> str:
             f"No shares are given: the sum of what tokens decide is {estimate(forks.budget.decided)}, not above 0, so "
             "it is known too badly: give more --states or --continuations."
         )
-    what = "whether the answer is right" if forks.outcome == "correct" else "which answer it is"
+    decided = "whether the answer is right" if forks.outcome == "correct" else "which answer it is"
     return (
         f"The {share(top.of_tokens, 0)} % of tokens with the most entropy (above {number(top.threshold, 2)} nats) "
-        f"decide {percent(top.share)} % of {what}; as many tokens at the same places decide {percent(top.matched)} %, "
-        f"difference {percent_difference(top.minus_matched)}."
+        f"decide {percent(top.share)} % of {decided}; as many tokens at the same places decide "
+        f"{percent(top.matched)} %, difference {percent_difference(top.minus_matched)}."
     )
 
 
@@ -67,10 +67,10 @@ def does_not_add_up(budget: Budget) -> str:
     )
 
 
-def budget_sentence(budget: Budget, what: str) -> str:
+def budget_sentence(budget: Budget, parts: str) -> str:
     """Says what tokens, or sentences, decide in their sum, beside what there is to decide."""
     return (
-        f"Budget: the {what} of a sample decide {estimate(budget.decided)} in their sum, and there is "
+        f"Budget: the {parts} of a sample decide {estimate(budget.decided)} in their sum, and there is "
         f"{estimate(budget.available)} to decide, V0 (1 - V0): difference {estimate(budget.difference, sign='+')}, p "
         f"{p_value(budget.p)}."
     )
@@ -135,9 +135,9 @@ def _parts(caption: str, parts: Sequence[Part]) -> list[Block]:
     return [*filled(caption, header, rows)]
 
 
-def _seen(caption: str, seen: Sequence[Seen]) -> list[Block]:
+def _seen(caption: str, states: Sequence[Seen]) -> list[Block]:
     rows = []
-    for s in seen:
+    for s in states:
         ways = "; ".join(
             f"{one_line(w.token, 12)} {w.probability:.2f}: {number(w.right, 2)} of {w.continuations}"
             for w in s.ways[:_SHOWN_WAYS]

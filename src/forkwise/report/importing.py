@@ -29,16 +29,16 @@ def imported_file(report: FileReport) -> str:
 
 def imported_note(imports: Imported) -> str:
     """Says in a sentence what was imported, and in another what the importers remarked."""
-    what = f"'{imports.given}'" + (f" and {imports.more} more" if imports.more else "")
+    source = f"'{imports.given}'" + (f" and {imports.more} more" if imports.more else "")
     if len(imports.runs) == 1:
         sizes = {int(n): problems for n, problems in imports.problems_by_n.items()}
         samples = f"run {imports.runs[0]}: {_samples(imports.samples, imports.correct, imports.unscored, sizes)}"
     else:
         samples = f"{counted(imports.samples, 'sample')} in {len(imports.runs)} runs"
-    sentence = f"{what} {'were' if imports.more else 'was'} imported ({', '.join(imports.formats)}): {samples}."
+    sentence = f"{source} {'were' if imports.more else 'was'} imported ({', '.join(imports.formats)}): {samples}."
     remarks = [f"dropped {count:,} {reason}" for reason, count in imports.dropped.items()]
     remarks += [*imports.remarks, *(f"{counted(count, 'sample')} {about}" for about, count in imports.noted.items())]
-    return f"{sentence} {what}: {'; '.join(remarks)}." if remarks else sentence
+    return f"{sentence} {source}: {'; '.join(remarks)}." if remarks else sentence
 
 
 def _samples(samples: int, correct: int, unscored: int, problems_by_n: Mapping[int, int]) -> str:

@@ -107,8 +107,8 @@ def _primary(c: Comparison, endpoints: Sequence[tuple[Difference, Endpoint]]) ->
         phrases.append(text + (f", and is equivalent within ±{d.margin:g}" if endpoint.equivalent else ""))
     first = endpoints[0][1]
     name = f"Pass@{first.k}" if first.metric == "pass@k" else f"the mean of Pass@K over K = 1, 2, 4, ..., {first.k}"
-    what = f"at the primary endpoint ({name}), the only one that is tested"
-    return f"{_where(c)}, {what}, {'; '.join(phrases)}."
+    where = f"at the primary endpoint ({name}), the only one that is tested"
+    return f"{_where(c)}, {where}, {'; '.join(phrases)}."
 
 
 def _at(d: Difference, i: int) -> str:

@@ -273,9 +273,9 @@ def _foundations(plan: Plan) -> list[str]:
             f"are taken to come in {clusters:.3g} as large, and claims are about other clusters."
         )
     if _sparse(plan):
-        what, more = ("problems", "more") if first.cluster_size <= 1 else ("clusters", "problems of more clusters")
+        unit, more = ("problems", "more") if first.cluster_size <= 1 else ("clusters", "problems of more clusters")
         sentences.append(
-            f"So few {what} say little about others, whatever runs and samples there are, and the test allows for "
+            f"So few {unit} say little about others, whatever runs and samples there are, and the test allows for "
             f"those that were not drawn: take {more}."
         )
     assumed = next(iter(plan.tests.values())).method_problem

@@ -128,7 +128,7 @@ def _rate(right: int, scored: int) -> Cell:
     return Cell(f"{right}/{scored}", right / scored) if scored else Cell("", None)
 
 
-def _difference(own: float | None, reference: float | None) -> Cell:
-    if own is None or reference is None:
+def _difference(value: float | None, reference: float | None) -> Cell:
+    if value is None or reference is None:
         return Cell("", None)
-    return Cell(number(own - reference, sign="+"), own - reference)
+    return Cell(number(value - reference, sign="+"), value - reference)

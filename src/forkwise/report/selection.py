@@ -73,8 +73,8 @@ def choose(samples: Sequence[ListedSample], problems: int, per_problem: int) -> 
     come first, right and wrong ones in turn, lowest sample ids first.
     """
     continued = {sample.key[1] for sample in samples if sample.measured}
-    others = {sample.key[1] for sample in samples} - continued
-    chosen_ids = _spread(continued, problems) | _spread(others, problems - len(continued))
+    uncontinued = {sample.key[1] for sample in samples} - continued
+    chosen_ids = _spread(continued, problems) | _spread(uncontinued, problems - len(continued))
     groups: dict[tuple[str, int], list[ListedSample]] = {}
     for sample in samples:
         if sample.key[1] in chosen_ids:

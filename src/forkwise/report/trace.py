@@ -47,7 +47,7 @@ class Rendered:
 
     trace: dict[str, Any]
     coloured: FloatArray
-    """Its entropies or else -log p, nats."""
+    """The trace's entropies or else -log p, nats."""
     finish: str | None
 
 

@@ -79,7 +79,7 @@ def pack_traces(
             share = limit / max(sum(sample.n_tokens or 0 for sample in chosen), 1)
             if share >= 1:
                 if meter is None:
-                    meter = stack.enter_context(Meter(len(chosen), what="packing traces", unit="traces"))
+                    meter = stack.enter_context(Meter(len(chosen), phase="packing traces", unit="traces"))
                 try:
                     return _pack(shelf, samples, chosen, limit, meter)
                 except _TooLargeError as error:
@@ -131,8 +131,8 @@ def _rows(
 
 def _python(rows: Sequence[_Row]) -> dict[str, Any]:
     """Turns a row into Python objects, with the columns of the second where the first has no entropies."""
-    own, *token_rows = (batch.slice(i, 1).to_pylist()[0] for batch, i in rows)
-    row: dict[str, Any] = own
+    trace_row, *token_rows = (batch.slice(i, 1).to_pylist()[0] for batch, i in rows)
+    row: dict[str, Any] = trace_row
     return {**row, **token_rows[0]} if token_rows and row["entropies"] is None else row
 
 

@@ -100,9 +100,9 @@ def _matched_view(differences: Sequence[Difference], reference: str) -> list[Vie
         rows = [row for row in d.length if row.control == MATCHED]
         if rows:
             ks = [row.k for row in rows]
-            own, base = [row.value for row in rows], [row.reference_value for row in rows]
+            arm_values, base = [row.value for row in rows], [row.reference_value for row in rows]
             change, low, high = (_numbers(getattr(row, key) for row in rows) for key in ("difference", "low", "high"))
-            values.append({"arm": d.arm, "name": f"{d.arm}, at equal lengths", "x": ks, "mean": own})
+            values.append({"arm": d.arm, "name": f"{d.arm}, at equal lengths", "x": ks, "mean": arm_values})
             values.append(
                 {"arm": reference, "name": f"{reference}, at the lengths with {d.arm}", "x": ks, "mean": base}
             )

@@ -14,7 +14,7 @@ def make_engine(job: Job, options: SamplingOptions) -> SamplingEngine:
     Raises:
         InputError: no such engine, its package is missing, or it cannot load the model.
     """
-    what = (job.model, job.seed, job.sampling)
+    drawing = (job.model, job.seed, job.sampling)
     top_logprobs = options.top_logprobs if options.token_data else 0
     if options.traces is not None and job.engine != "transformers":
         raise InputError(f"--traces goes with the transformers engine, not with {job.engine}: leave it out.")
@@ -24,7 +24,7 @@ def make_engine(job: Job, options: SamplingOptions) -> SamplingEngine:
 
         return ServerEngine(
             options.server or "",
-            *what,
+            *drawing,
             chat=options.chat,
             top_logprobs=top_logprobs,
             concurrency=options.concurrency,
@@ -37,7 +37,7 @@ def make_engine(job: Job, options: SamplingOptions) -> SamplingEngine:
         from forkwise.sampling.vllm import VllmEngine
 
         return VllmEngine(
-            *what,
+            *drawing,
             chat=options.chat,
             top_logprobs=top_logprobs,
             dtype=options.dtype,
@@ -48,7 +48,7 @@ def make_engine(job: Job, options: SamplingOptions) -> SamplingEngine:
     from forkwise.sampling.generate import TransformersEngine
 
     return TransformersEngine(
-        *what,
+        *drawing,
         chat=options.chat,
         traces=options.traces if options.token_data else 0,
         device=options.device,

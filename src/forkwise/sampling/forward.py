@@ -33,12 +33,12 @@ def forward(model: Any, ids: torch.Tensor, kept: int, **options: Any) -> Any:
 @contextmanager
 def no_generation_settings(model: Any) -> Iterator[None]:
     """Puts a checkpoint's generation config aside: it would change what is drawn (penalties, beams, minimum length)."""
-    own = model.generation_config
-    model.generation_config = type(own)()
+    settings = model.generation_config
+    model.generation_config = type(settings)()
     try:
         yield
     finally:
-        model.generation_config = own
+        model.generation_config = settings
 
 
 def token_limit(model: Any) -> int | None:
@@ -87,8 +87,8 @@ def embedding_rows(model: Any) -> int:
     return int(getattr(embeddings, "num_embeddings", None) or embeddings.weight.shape[0])  # no weight under ZeRO-3
 
 
-def check_rows(model: Any, tokenizer: Any, ids: Sequence[int], what: str) -> None:
-    """Refuses tokens for which the model has no embedding; `what` names their text and begins the sentence.
+def check_rows(model: Any, tokenizer: Any, ids: Sequence[int], subject: str) -> None:
+    """Refuses tokens for which the model has no embedding; `subject` names their text and begins the sentence.
 
     Raises:
         InputError: there is such a token.
@@ -96,13 +96,13 @@ def check_rows(model: Any, tokenizer: Any, ids: Sequence[int], what: str) -> Non
     rows, token = embedding_rows(model), max(ids, default=0)
     if token >= rows:
         raise InputError(
-            f"{what} has the token {token} ({tokenizer.decode([token])!r}), and the model has {rows:,} rows of "
+            f"{subject} has the token {token} ({tokenizer.decode([token])!r}), and the model has {rows:,} rows of "
             f"embeddings: {named(model)} needs the tokenizer that it was trained with."
         )
 
 
-def check_length(model: Any, tokens: int, what: str) -> None:
-    """Refuses a text after which the model has no place for one more token; `what` names it and begins the sentence.
+def check_length(model: Any, tokens: int, subject: str) -> None:
+    """Refuses a text after which the model has no place for one more token; `subject` names it and begins the sentence.
 
     Raises:
         InputError: the text has as many tokens as the model's config allows, or more.
@@ -110,8 +110,8 @@ def check_length(model: Any, tokens: int, what: str) -> None:
     limit = token_limit(model)
     if limit is not None and tokens >= limit:
         raise InputError(
-            f"{what} has {tokens:,} tokens, and {named(model)} allows {limit:,} in all, by its config: shorten it, or "
-            "choose another model."
+            f"{subject} has {tokens:,} tokens, and {named(model)} allows {limit:,} in all, by its config: shorten it, "
+            "or choose another model."
         )
 
 
@@ -120,18 +120,20 @@ def not_numbers(model: Any) -> InputError:
     return InputError(f"The logits of {named(model)} are not numbers: try --dtype float32, or another checkpoint.")
 
 
-def cannot(model: Any, what: str, longest: int, error: Exception, remedy: str = "choose another model") -> InputError:
+def cannot(
+    model: Any, subject: str, longest: int, error: Exception, remedy: str = "choose another model"
+) -> InputError:
     """Returns the sentence about a forward pass that fails.
 
     Args:
         model: the model that fails.
-        what: the text that it was given.
+        subject: names the text that it was given.
         longest: tokens of the longest text that it is to be given.
         error: the error that it raised.
         remedy: what to do where the longest text is more than the model's config allows.
     """
     limit = token_limit(model)
-    sentence = f"{named(model)} fails on {what} ({first_line(error)})"
+    sentence = f"{named(model)} fails on {subject} ({first_line(error)})"
     if limit is None or longest <= limit:
         return InputError(f"{sentence}: choose another model.")
     return InputError(

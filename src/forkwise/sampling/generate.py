@@ -48,9 +48,9 @@ class Vocabulary:
                 f"The prompt of problem '{problem.id}' is empty by the tokenizer of {named(self.model)}: there is "
                 "nothing to continue."
             )
-        what = f"The prompt of problem '{problem.id}'"
-        check_rows(self.model, self.tokenizer, ids[0].tolist(), what)
-        check_length(self.model, ids.shape[1], what)
+        subject = f"The prompt of problem '{problem.id}'"
+        check_rows(self.model, self.tokenizer, ids[0].tolist(), subject)
+        check_length(self.model, ids.shape[1], subject)
         return text, ids
 
     def decode(self, ids: Sequence[int], **options: bool) -> str:

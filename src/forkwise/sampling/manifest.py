@@ -37,7 +37,7 @@ def check_manifest(out: Path, manifest: Mapping[str, Any]) -> None:
     recorded = read_manifest(out)
     remedy = f"give another --out, or the settings in {file}"
     for part, wanted in manifest.items():
-        refuse_other(file, _flat(recorded.get(part, {})), _flat(wanted), what="samples", remedy=remedy)
+        refuse_other(file, _flat(recorded.get(part, {})), _flat(wanted), content="samples", remedy=remedy)
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:

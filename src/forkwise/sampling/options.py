@@ -16,16 +16,16 @@ _AT_LEAST_ONE = {"min": 1}
 class SamplingOptions:
     """The options of `forkwise sample`; None takes the preset's value, or the default that the help states."""
 
-    model: Annotated[str, "Hub id, folder or 'embedded'; with --server, the name it has there."]
+    model: Annotated[str, "Hub id, folder or 'embedded'; with --server, the server's name for it."]
     task: Annotated[str | None, "countdown, aime24, math500, reasoning-gym:NAME, ..."] = None
-    dataset: Annotated[str | None, "Instead of a task: file or Hub id, prompt and answer."] = None
+    dataset: Annotated[str | None, "In place of a task: file or Hub id, prompt and answer."] = None
     preset: Annotated[str | None, "'paper': n, temperature, top-p, length of 2506.14758."] = None
     n: Annotated[int | None, "Completions per problem (default 16)."] = None
     temperature: Annotated[float | None, "Temperature of drawing; 0 is greedy (default 1)."] = None
     top_p: Annotated[float | None, "Share of the probability from which tokens are drawn (default 1: all)."] = None
     max_tokens: Annotated[int | None, "Longest completion (default 1024)."] = None
     split: Annotated[Split, "Split of the task from which problems come."] = "test"
-    problems: Annotated[int | None, "Only so many problems.", _AT_LEAST_ONE] = None
+    problems: Annotated[int | None, "How many problems (default: all).", _AT_LEAST_ONE] = None
     first_problem: Annotated[int, "Leave out so many problems before those that are used.", {"min": 0}] = 0
     seed: Annotated[int, "Same seed, same samples."] = 0
     run: Annotated[str | None, "Name of the run (default: the model's)."] = None
@@ -54,7 +54,7 @@ class JudgeOptions:
     """The options of `forkwise verify`: where the gold answers are, and who compares; else `sampling.json` says it."""
 
     task: Annotated[str | None, "Task with the gold answers, paired by problem_id."] = None
-    dataset: Annotated[str | None, "Instead of a task: file or Hub id."] = None
+    dataset: Annotated[str | None, "In place of a task: file or Hub id."] = None
     answers: Annotated[Path | None, "File with problem_id (or id) and answer."] = None
     gold_column: Annotated[str | None, "Column of the table with gold answers."] = None
     verifier: Annotated[str | None, "math, exact, or a task's name (default: the task's, else math)."] = None

@@ -26,13 +26,13 @@ def prompt_text(problem: Problem, tokenizer: Any, chat: bool) -> tuple[str, bool
     return render_chat(tokenizer, messages, f"the conversation of problem '{problem.id}'"), True
 
 
-def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], what: str, **options: Any) -> str:
+def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], subject: str, **options: Any) -> str:
     """Renders a conversation as the text that the model continues.
 
     Args:
         tokenizer: the model's tokenizer.
         messages: the messages of the conversation.
-        what: how messages to the user call it.
+        subject: how messages to the user call it.
         options: keyword arguments of the template.
 
     Raises:
@@ -41,7 +41,7 @@ def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], what: str
     name = getattr(tokenizer, "name_or_path", "") or "the model"
     if not tokenizer.chat_template:
         raise InputError(
-            f"The tokenizer of '{name}' has no chat template for {what}: choose a model that was tuned on "
+            f"The tokenizer of '{name}' has no chat template for {subject}: choose a model that was tuned on "
             "conversations, or give prompts as text without --chat."
         )
     try:
@@ -51,6 +51,6 @@ def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], what: str
         return text
     except Exception as error:  # a template refuses what it likes, in kinds of its own
         raise InputError(
-            f"The chat template of '{name}' refuses {what} ({first_line(error)}): change the prompt, or choose another "
-            "model."
+            f"The chat template of '{name}' refuses {subject} ({first_line(error)}): change the prompt, or choose "
+            "another model."
         ) from error

@@ -172,8 +172,8 @@ class ServerEngine:
                 self._adapt(error, body, problem, say)
                 failed = None
             else:
-                for what in reply.left_out:
-                    self._say_left_out(what, problem, say)
+                for fault in reply.left_out:
+                    self._say_left_out(fault, problem, say)
                 return reply.completion
         tries = "once" if self._patience.retries == 0 else f"{self._patience.retries + 1} times in a row"
         raise InputError(
@@ -229,10 +229,10 @@ class ServerEngine:
         hint = "; --no-token-data asks for no log-probs" if "logprobs" in body and "logprobs" in message else ""
         raise InputError(f"{where} refuses problem '{problem.id}' ({error}){hint}.") from error
 
-    def _say_left_out(self, what: str, problem: Problem, say: Callable[[str], None]) -> None:
-        kind = re.sub(r"-?\d[\d.e+]*", "#", what)
+    def _say_left_out(self, fault: str, problem: Problem, say: Callable[[str], None]) -> None:
+        kind = re.sub(r"-?\d[\d.e+]*", "#", fault)
         with self._changing:
             self._left_out[kind] += 1
             first = self._left_out[kind] == 1
         if first:
-            say(f"Left out of the reply to problem '{problem.id}', and of others like it: {what}.")
+            say(f"Left out of the reply to problem '{problem.id}', and of others like it: {fault}.")

@@ -250,10 +250,12 @@ def _refuse_own_answers(path: Path, shards: Sequence[Path], gold_column: str) ->
                 is_restated = False
                 continue
             for batch in iter_batches(file, shard, 1 << 16, list(dict.fromkeys(["problem_id", "answer", gold_column]))):
-                ids, answers, own = (batch.column(name).to_pylist() for name in ("problem_id", "answer", gold_column))
-                is_restated = is_restated and answers == own
+                ids, answers, gold_answers = (
+                    batch.column(name).to_pylist() for name in ("problem_id", "answer", gold_column)
+                )
+                is_restated = is_restated and answers == gold_answers
                 differs = differs or any(
-                    golds.setdefault(str(i), str(gold)) != str(gold) for i, gold in zip(ids, own, strict=True)
+                    golds.setdefault(str(i), str(gold)) != str(gold) for i, gold in zip(ids, gold_answers, strict=True)
                 )
     if is_own or (is_restated and differs):
         raise InputError(

@@ -124,11 +124,11 @@ def against_yardstick(study: Study, receipts: Receipts) -> HeldAgainst | None:
     def value(receipt: Receipt) -> float:
         return float(values(arm_of(receipt.run, [receipt]), yardstick.endpoint, n).mean())
 
-    others = {arm.name: receipts[arm.run(seed)] for arm in study.arms[1:] if arm.run(seed) in receipts}
+    measured = {arm.name: receipts[arm.run(seed)] for arm in study.arms[1:] if arm.run(seed) in receipts}
     return hold_against(
         study.arms[0].name,
         [value(receipts[name]) for name in names],
-        {name: value(receipt) for name, receipt in others.items()},
+        {name: value(receipt) for name, receipt in measured.items()},
         arms=len(study.arms) - 1,
         level=yardstick.level,
     )

@@ -190,12 +190,12 @@ class RayPlace:
     def submit(self, work: Work) -> Future[None]:
         """Hands the run to Ray; one that failed on a node goes to another, if there is any."""
         failed_on = self._failed_on(work.run)
-        others = [node for node in self._nodes() if node != failed_on] if failed_on else []
+        healthy = [node for node in self._nodes() if node != failed_on] if failed_on else []
         strategy: Any = "DEFAULT"
-        if others:
+        if healthy:
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-            strategy = NodeAffinitySchedulingStrategy(others[len(self._open) % len(others)], soft=True)
+            strategy = NodeAffinitySchedulingStrategy(healthy[len(self._open) % len(healthy)], soft=True)
         reference = self._perform.options(scheduling_strategy=strategy).remote(work)
         self._open.append(reference)
         future: Future[None] = reference.future()

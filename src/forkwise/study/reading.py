@@ -86,8 +86,8 @@ def parse_study(content: Any, name: str) -> Study:
 
 def _place(message: str) -> str:
     """Turns `Expected X, got Y - at $.a.b` of msgspec into `a.b: expected X, got Y`."""
-    what, _, where = message.partition(" - at `$.")
-    return f"{where.rstrip('`')}: {what[:1].lower()}{what[1:]}" if where else what
+    fault, _, where = message.partition(" - at `$.")
+    return f"{where.rstrip('`')}: {fault[:1].lower()}{fault[1:]}" if where else fault
 
 
 def _refuse_unknown(content: Mapping[Any, Any], kind: Any, name: str, section: str = "") -> None:
@@ -112,11 +112,11 @@ _NESTED: dict[str, type] = {
 def _recipe(recipe: Any, name: str) -> dict[str, Any]:
     if not isinstance(recipe, dict) or not all(isinstance(key, str) for key in recipe):
         raise InputError(f"recipe of '{name}' must be a mapping of settings, such as {{max_steps: 100}}.")
-    own = dict(recipe)
-    like = own.pop("like", None)
+    settings = dict(recipe)
+    like = settings.pop("like", None)
     if like is not None and (not isinstance(like, str) or like not in RECIPES):
         raise InputError(f"There is no recipe '{like}': like can be {', '.join(RECIPES)}.{nearest(str(like), RECIPES)}")
-    return {**(RECIPES[like] if like else {}), **own}
+    return {**(RECIPES[like] if like else {}), **settings}
 
 
 def _seeds(seeds: Any, section: str = "") -> Any:
@@ -138,5 +138,5 @@ def _arm(arm: str, settings: Any, algorithm: Any, name: str) -> TrainingArm:
         raise InputError(
             f"The arm '{arm}' of '{name}' must be a mapping of settings, such as {{alpha: 0.4}}, or a method."
         )
-    own = {str(key): value for key, value in settings.items() if key != "algorithm"}
-    return TrainingArm(arm, settings.get("algorithm", algorithm), own)
+    options = {str(key): value for key, value in settings.items() if key != "algorithm"}
+    return TrainingArm(arm, settings.get("algorithm", algorithm), options)

@@ -96,4 +96,4 @@ def refuse_other_plan(study: Study, recorded: Study, where: Path) -> None:
             f"'{unknown[0]}': finish it with that version, or begin anew with another --out, and register again."
         )
     remedy = "a study goes on as it began; what is different is another study, with a file and folder of its own"
-    refuse_other(where / PLAN, recorded.settings_by_name(), study.settings_by_name(), what="a study", remedy=remedy)
+    refuse_other(where / PLAN, recorded.settings_by_name(), study.settings_by_name(), content="a study", remedy=remedy)

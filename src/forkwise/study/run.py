@@ -98,7 +98,7 @@ def prepare(study: Study, out: Path, receipts: Path, registered: str | None = No
             write_plan(folder / PLAN, study, registered=registered)
 
 
-def run_stage(works: Sequence[Work], workers: RunPlace, console: Console, what: str) -> None:
+def run_stage(works: Sequence[Work], workers: RunPlace, console: Console, phase: str) -> None:
     """Brings runs to their receipts; a run that fails is tried again, and then the others go on without it.
 
     Raises:
@@ -114,7 +114,7 @@ def run_stage(works: Sequence[Work], workers: RunPlace, console: Console, what: 
         return
     tries: dict[str, int] = {}
     failed: list[str] = []
-    with Meter(sum(meter_units), _done(works), console, what, "steps and problems") as meter:
+    with Meter(sum(meter_units), _done(works), console, phase, "steps and problems") as meter:
         while waiting:
             ended, _ = wait(waiting, timeout=_EVERY, return_when=FIRST_COMPLETED)
             for future in ended:
@@ -223,8 +223,8 @@ def run(
     with only_process(out, "running a study in"):
         done: list[int] = []
         for number, seeds in enumerate(study.stages, 1):
-            what = "study" if len(study.stages) == 1 else f"study, stage {number} of {len(study.stages)}"
-            run_stage(works(study, seeds, out, receipts, workers), workers, console, what)
+            phase = "study" if len(study.stages) == 1 else f"study, stage {number} of {len(study.stages)}"
+            run_stage(works(study, seeds, out, receipts, workers), workers, console, phase)
             done += seeds
             if number < len(study.stages):
                 stop = look_at(study, receipts, done)

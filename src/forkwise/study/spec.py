@@ -350,8 +350,8 @@ def _check_claims(study: Study) -> None:
             raise InputError("A study with a yardstick tests nothing else, and is no pilot: leave one of them out.")
         study.yardstick.check(study.seeds, study.arms[0].name, e.n)
     if primary is None:
-        for name, given in (("looks", study.looks), ("stopping", study.stopping != Stopping())):
-            if given:
+        for name, changed in (("looks", study.looks), ("stopping", study.stopping != Stopping())):
+            if changed:
                 raise InputError(
                     f"The study has {name} but no primary comparison: say what is tested, or leave it out."
                 )

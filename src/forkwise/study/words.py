@@ -29,6 +29,7 @@ _LOGGED = {
     "clipped low": "clip_ratio/low_mean",
     "clipped high": "clip_ratio/high_mean",
 }
+_LINE = 100  # characters
 _MEASURES = ("distinct-3", "self-BLEU", "distinct correct texts")
 
 
@@ -37,7 +38,7 @@ def design(study: Study) -> list[Block]:
     e, trained, yardstick = study.evaluation, len(study.runs()) - 1, study.yardstick
     samples = e.problems * e.n * (trained + e.base)
     rows = [
-        ["arms", ", ".join(arm.name for arm in study.arms)],
+        *(["" if i else "arms", line] for i, line in enumerate(_lines([arm.name for arm in study.arms]))),
         ["seeds of every arm", f"{len(study.seeds)} ({_listed(study.seeds)})"],
         *([] if yardstick is None else [[f"further seeds of {study.arms[0].name}", _listed(yardstick.seeds)]]),
         ["training runs", f"{count(trained)}, each of {counted(study.steps, 'step')}"],
@@ -73,6 +74,16 @@ def _problems(study: Study) -> str:
     e = study.evaluation
     start = f" from place {count(e.first_problem)} on" if e.first_problem else ""
     return f"{counted(e.problems, 'problem')}{start}"
+
+
+def _lines(names: Sequence[str]) -> list[str]:
+    """Lists names in lines that no table cuts, broken between names."""
+    lines = [""]
+    for name, last in zip(names, [*[", "] * (len(names) - 1), ""], strict=True):
+        if len(lines[-1]) + len(name) > _LINE and lines[-1]:
+            lines.append("")
+        lines[-1] += name + last
+    return [line.strip() for line in lines]
 
 
 def _listed(seeds: Sequence[int]) -> str:
@@ -135,10 +146,13 @@ def _single(study: Study, single: HeldAgainst | None, registered: str | None) ->
     reference, endpoint = study.arms[0].name, endpoint_name(study.yardstick.endpoint, study.evaluation.n)
     if single is None:
         return [f"The arms are held against the runs of {reference} when all {len(study.reference_runs())} are there."]
+    if not single.rows:
+        return [f"The {counted(single.runs, 'run')} of {reference} are there, and no arm's run yet."]
     head = f"Registered {registered}" if registered else "Not registered, so exploratory"
     shown = [row for row in single.rows if row.p < 1 - single.level]
     which = ", ".join(f"{row.arm} ({number(row.difference, sign='+')}, p {p_value(row.p)})" for row in shown)
-    text = f"{head}: at {endpoint} {which or 'no arm'} differs from {reference} by more than one more run of it would"
+    differ = "differ" if len(shown) > 1 else "differs"
+    text = f"{head}: at {endpoint} {which or 'no arm'} {differ} from {reference} by more than one more run of it would"
     missing = single.arms - len(single.rows)
     text += f". The runs of {counted(missing, 'arm')} are missing; p is over all {single.arms}" if missing else ""
     found = interval(single.found, single.found_low, single.found_high)

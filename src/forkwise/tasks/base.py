@@ -107,7 +107,7 @@ def draw_questions(number: int, seed: str, draw: Callable[[Random], Asked]) -> d
 
 
 def deal(
-    pools: Mapping[int, Iterable[Entry]], split: Split, n: int | None, seed: int, what: str, prefix: str = ""
+    pools: Mapping[int, Iterable[Entry]], split: Split, n: int | None, seed: int, source: str, prefix: str = ""
 ) -> list[Entry]:
     """Returns the first `n` entries (None: all) of a split in the order that `seed` gives; the pools alternate.
 
@@ -126,7 +126,7 @@ def deal(
         columns.append(column)
     entries = [entry for row in zip_longest(*columns) for entry in row if entry is not None]
     if n is not None and not 0 <= n <= len(entries):
-        raise InputError(f"{what} has {len(entries)} {split} problems, so {n} cannot be had; ask for fewer.")
+        raise InputError(f"{source} has {len(entries)} {split} problems, so {n} cannot be had; ask for fewer.")
     return entries[:n]
 
 

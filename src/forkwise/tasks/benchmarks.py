@@ -61,7 +61,7 @@ PRESETS = {
 
 
 def sampling_preset(preset: str, task: str) -> SamplingPreset:
-    """The sampling settings that `preset` has for `task` (`"aime24"`, `"aime24:dapo"`).
+    """Returns the sampling settings that `preset` has for `task` (`"aime24"`, `"aime24:dapo"`).
 
     Raises:
         InputError: no such preset, or it says nothing of this task.

@@ -34,7 +34,7 @@ INSTRUCTION_PROMPT = (
     "Every intermediate result must be a whole number from 0 to 99. "
     "Think step by step, then finish with one line 'answer: ' and the expression."
 )
-"""The same problem for an ordinary instruction-tuned model."""
+"""The prompt of the same problem for an ordinary instruction-tuned model."""
 
 _ANSWER = re.compile(r"(?<![/\w])answer(?:\s*[:=>]|\s+is\b(?=\s*[\d(]))", re.IGNORECASE)
 _LONGEST_ANSWER = 200  # characters; four numbers need fewer than 60
@@ -79,9 +79,9 @@ def solve(numbers: Sequence[int], target: int) -> list[list[Step]]:
     solutions = []
     pairs = {(pool[i], pool[j]): (i, j) for i, j in combinations(range(len(pool)), 2)}
     for i, j in pairs.values():
-        others = [number for k, number in enumerate(pool) if k not in (i, j)]
+        unused = [number for k, number in enumerate(pool) if k not in (i, j)]
         for step in steps_of(pool[i], pool[j]):
-            solutions += [[step, *tail] for tail in solve([*others, step[3]], target)]
+            solutions += [[step, *tail] for tail in solve([*unused, step[3]], target)]
     return solutions
 
 
@@ -92,11 +92,11 @@ def reachable(numbers: tuple[int, ...]) -> frozenset[int]:
         return frozenset(numbers)
     values: set[int] = set()
     # Each way to cut the numbers in two parts is seen once: the first number always stays in the left part.
-    others = range(1, len(numbers))
+    further = range(1, len(numbers))
     for size in range(len(numbers) - 1):
-        for chosen in combinations(others, size):
+        for chosen in combinations(further, size):
             left = (numbers[0], *(numbers[i] for i in chosen))
-            right = tuple(numbers[i] for i in others if i not in chosen)
+            right = tuple(numbers[i] for i in further if i not in chosen)
             for a in reachable(left):
                 for b in reachable(right):
                     values.update(step[3] for step in steps_of(a, b))

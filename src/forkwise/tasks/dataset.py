@@ -89,7 +89,7 @@ class DatasetTask:
         self._splits: dict[Split, list[Problem]] | None = None
 
     def problems(self, split: Split, n: int | None = None, *, seed: int = 0) -> list[Problem]:
-        """The first `n` problems of a split in the order that `seed` gives (None: all). A larger `n` only appends.
+        """Returns the first `n` problems (None: all) of a split in the order of `seed`; a larger `n` only appends.
 
         Raises:
             InputError: the source cannot be read, lacks a column or an answer, or has fewer problems than asked for.
@@ -100,7 +100,7 @@ class DatasetTask:
             self._splits = self._read()
         problems = self._splits[split]
         if not problems:
-            held = ", ".join(f"{len(others)} in {name}" for name, others in self._splits.items() if others)
+            held = ", ".join(f"{len(listed)} in {name}" for name, listed in self._splits.items() if listed)
             raise InputError(f"{self.source} has no problems in its {split} split, but {held}.")
         if n is not None and not 0 <= n <= len(problems):
             raise InputError(f"{self.source} has {len(problems)} {split} problems; ask for at most that many, not {n}.")
@@ -135,7 +135,7 @@ class DatasetTask:
                 )
             named = {"train": next(iter(tables.values()))}
         splits: dict[Split, list[Problem]] = {"train": [], "validation": [], "test": []}
-        seen: set[str] = set()
+        known_ids: set[str] = set()
         self._duplicates = 0
         ids: dict[str, int] = {}
         only_test = set(named) == {"test"}
@@ -144,10 +144,10 @@ class DatasetTask:
             for number, row in enumerate(named.get(split, ()), start=1):
                 prompt, answer, row_id = self._problem(row, number)
                 digest = hashlib.sha256(json.dumps(prompt).encode()).hexdigest()
-                if digest in seen:
+                if digest in known_ids:
                     self._duplicates += 1
                     continue
-                seen.add(digest)
+                known_ids.add(digest)
                 identity = row_id if row_id is not None else digest[:16]
                 if identity in ids:
                     # Files that were put together often restart their numbering; ids must tell problems apart.
@@ -164,7 +164,7 @@ class DatasetTask:
                         target = "validation"
                 cluster = None if row.get("cluster") is None else str(row["cluster"])
                 splits[target].append(Problem(id=identity, prompt=prompt, answer=answer, cluster=cluster))
-        if not seen:
+        if not known_ids:
             raise InputError(f"{self.source} is empty: it needs rows with a prompt and an answer.")
         return splits
 
@@ -174,8 +174,8 @@ class DatasetTask:
         if isinstance(answer, list | tuple) and len(answer) == 1:
             answer = answer[0]
         if prompt is None or answer is None or isinstance(answer, list | dict) or str(answer).strip() == "":
-            what = "prompt" if prompt is None else "answer"
-            raise InputError(f"Row {number} of {self.source} has no usable {what}: remove it or name another column.")
+            field = "prompt" if prompt is None else "answer"
+            raise InputError(f"Row {number} of {self.source} has no usable {field}: remove it or name another column.")
         row_id = next((str(row[column]) for column in ID_COLUMNS if row.get(column) is not None), None)
         return prompt, str(answer), row_id
 

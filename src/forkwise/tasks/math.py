@@ -58,7 +58,7 @@ class MathTask:
         self._held_out: frozenset[str] | None = None
 
     def problems(self, split: Split, n: int | None = None, *, seed: int = 0) -> list[Problem]:
-        """The first `n` problems of a split in the order that `seed` gives (None: all). A larger `n` only appends.
+        """Returns the first `n` problems (None: all) of a split in the order of `seed`; a larger `n` only appends.
 
         Raises:
             InputError: a source cannot be read, or there are fewer problems than asked for.

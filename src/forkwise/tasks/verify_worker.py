@@ -27,10 +27,10 @@ def main(settings: dict[str, Any]) -> None:
     """Serves requests from standard input; `settings` are those of `WorkerPool`."""
     import resource
 
-    def limit(what: int, amount: int) -> None:
+    def limit(limited: int, amount: int) -> None:
         # Where the system refuses a limit (macOS: address space), the caller's wall clock still holds.
         with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(what, (amount, resource.getrlimit(what)[1]))
+            resource.setrlimit(limited, (amount, resource.getrlimit(limited)[1]))
 
     end_with(0)  # also in the middle of a request
     replies = os.fdopen(os.dup(1), "wb", buffering=0)

@@ -138,6 +138,6 @@ def damaged(value: Any, rng: random.Random) -> Any:
     return value
 
 
-def _hold(holds: bool, what: str) -> None:
+def _hold(holds: bool, claim: str) -> None:
     if not holds:
-        raise AssertionError(f"{what}.")
+        raise AssertionError(f"{claim}.")

@@ -85,8 +85,8 @@ def check_term(method: EntropyTermMethod, batch: Tokens) -> None:
     """Checks a method with a term in the entropies on one batch: padding, order, its needs."""
 
     def made(batch: Tokens) -> tuple[Tensor, Tensor]:
-        seen = batch.only(method.needs() | {Need.STATES})
-        state = {**method.first_state(), **method.first_seen(0.9 * method.entropies(seen), seen)}
+        inputs = batch.only(method.needs() | {Need.STATES})
+        state = {**method.first_state(), **method.first_seen(0.9 * method.entropies(inputs), inputs)}
         batch = dataclasses.replace(batch, states={method.name: state}).only(method.needs())
         value, slopes, _ = run_entropy_terms([method], batch)
         return value, torch.where(batch.mask, slopes, 0)
@@ -270,6 +270,6 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
-def _hold(holds: bool, method: Method, what: str) -> None:
+def _hold(holds: bool, method: Method, claim: str) -> None:
     if not holds:
-        raise AssertionError(f"The method '{method.name}' {what}.")
+        raise AssertionError(f"The method '{method.name}' {claim}.")

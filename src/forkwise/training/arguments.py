@@ -74,14 +74,14 @@ def _from_flags(argv: Sequence[str], parser: _SettingsParser, command: str) -> d
         flag, equals, value = word.partition("=")
         alias = ALIASES.get(flag[2:].replace("-", "_")) if flag.startswith("--") else None
         words.append(f"--{alias}{equals}{value}" if alias else word)
-    given, unknown = parser.parse_known_args(words)
+    flags, unknown = parser.parse_known_args(words)
     if unknown:
         flag = next((word for word in unknown if word.startswith("-")), "").partition("=")[0]
         if not flag:
             raise InputError(f"'{unknown[0]}' belongs to no flag. 'forkwise {command} --help' lists them.")
         hint = nearest(flag.lstrip("-").replace("-", "_"), [*parser.settings, *ALIASES])
         raise InputError(f"There is no flag '{flag}'.{hint} 'forkwise {command} --help' lists them.")
-    return dict(vars(given))
+    return dict(vars(flags))
 
 
 def parse_run(

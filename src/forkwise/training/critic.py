@@ -102,13 +102,13 @@ def _loaded(name: str, policy: Any, tokenizer: Any, trust_remote_code: bool) -> 
     has_head = any(kind in a for a in config.architectures or [] for kind in _HAS_HEAD)
     if has_head and config.num_labels != 1:
         raise InputError(f"The value model '{name}' has {config.num_labels} labels; a critic has one.")
-    own = load_tokenizer(name, path, **options)
-    if own.get_vocab() != tokenizer.get_vocab():
+    critics_tokenizer = load_tokenizer(name, path, **options)
+    if critics_tokenizer.get_vocab() != tokenizer.get_vocab():
         raise InputError(
             f"The value model '{name}' has another tokenizer than the policy; a critic must read the same tokens."
         )
     critic, lacking = read_weights(
-        name, path, auto="AutoModelForTokenClassification", new=_HEADS, what="value model", num_labels=1,
+        name, path, auto="AutoModelForTokenClassification", new=_HEADS, noun="value model", num_labels=1,
         dtype=policy.dtype, **options,
     )  # fmt: skip
     rows = [model.get_input_embeddings().num_embeddings for model in (critic, policy)]

@@ -153,8 +153,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[Row]]:
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value)):
             raise InputError(f"'{folder / SETTINGS}' has {name}: {value}, which is no number: restore it.")
     numbers = {name: settings[name] for name in _NUMBERS if settings.get(name) is not None}
-    others = {name: value for name, value in settings.items() if name not in _NUMBERS}
-    return {**others, **numbers}, read_metrics(folder)
+    further = {name: value for name, value in settings.items() if name not in _NUMBERS}
+    return {**further, **numbers}, read_metrics(folder)
 
 
 def _state(folder: Path, settings: dict[str, Any], steps: list[Row]) -> Iterator[RunFinding]:

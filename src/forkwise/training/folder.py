@@ -155,7 +155,7 @@ def set_aside_newer(folder: Path, checkpoint: Path | None) -> None:
 
 
 @contextmanager
-def writing(folder: Path, what: str) -> Iterator[None]:
+def writing(folder: Path, content: str) -> Iterator[None]:
     """Turns a failed write (full disk, read-only folder, quota) into one sentence that names the reason.
 
     Raises:
@@ -171,7 +171,7 @@ def writing(folder: Path, what: str) -> Iterator[None]:
             raise
         newest = next((path for path in checkpoints(folder) if (path / COMPLETE).exists()), None)
         advice = f"{newest.name} is whole, and --resume continues from it" if newest else "there is no checkpoint yet"
-        raise RunError(f"{what} could not be written to '{folder}': {reason}; {advice}.") from error
+        raise RunError(f"{content} could not be written to '{folder}': {reason}; {advice}.") from error
 
 
 def _safetensors_error() -> type[Exception]:

@@ -149,7 +149,7 @@ class FiniteMixin(_Trainer):
     def _is_distributed(self) -> bool:
         return bool(self.accelerator.num_processes > 1)
 
-    def _keep_batch(self, step: int, what: list[str]) -> str:
+    def _keep_batch(self, step: int, names: list[str]) -> str:
         batch = self._micro_batch_seen
         if batch is None:
             return ""
@@ -162,7 +162,7 @@ class FiniteMixin(_Trainer):
         path = Path(self.args.output_dir) / KEPT / f"step_{step}_process_{self.accelerator.process_index}.pt"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            kept = {"step": step, "not_finite": what, "batch": tensors, "logps": logps, "entropy": entropy}
+            kept = {"step": step, "not_finite": names, "batch": tensors, "logps": logps, "entropy": entropy}
             torch.save({**kept, "texts": texts}, path)
         except (OSError, RuntimeError) as error:
             return f"The batch could not be saved ({str(error).splitlines()[0]}). "

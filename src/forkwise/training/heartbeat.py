@@ -41,10 +41,10 @@ class Heartbeat:
             if speaker.is_alive():
                 speaker.join()
 
-    def begin(self, work: str, left: str = "") -> None:
+    def begin(self, work: str, remaining: str = "") -> None:
         """Names the work that begins now, such as `Step 3 of 100`, and how much time is left after it."""
         with self._lock:
-            self._work, self._part, self._left, self._began = work, "", left, time.monotonic()
+            self._work, self._part, self._left, self._began = work, "", remaining, time.monotonic()
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:

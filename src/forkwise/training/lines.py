@@ -30,13 +30,13 @@ _SHOWN = {
 }
 
 
-def step_line(step: int, planned: int, logs: Mapping[str, Any], left: str = "") -> str:
+def step_line(step: int, planned: int, logs: Mapping[str, Any], remaining: str = "") -> str:
     """Returns the sentence for one step, from what TRL logs of it; what is not logged is left out."""
     prefix = "eval_" if any(key.startswith("eval_") for key in logs) else ""
     numbers = {key: logs.get(prefix + key) for key in _SHOWN}
     parts = [_SHOWN[key].format(value) for key, value in numbers.items() if isinstance(value, int | float)]
     where = " on validation problems" if prefix else ""
-    sentence = ", ".join([*parts, *([left] if left else [])])
+    sentence = ", ".join([*parts, *([remaining] if remaining else [])])
     return f"step {step} of {planned}{where}{': ' if sentence else ''}{sentence}"
 
 

@@ -46,9 +46,9 @@ def resolve_model(name: str | None, *, revision: str | None = None, trust_remote
     if not architectures:
         fits = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if not fits:
-        what = ", ".join(architectures) or config.model_type
+        names = ", ".join(architectures) or config.model_type
         raise InputError(
-            f"The model '{name}' ({what}) has no language-model head: choose a causal language model (...ForCausalLM)."
+            f"The model '{name}' ({names}) has no language-model head: choose a causal language model (...ForCausalLM)."
         )
     if config.is_encoder_decoder:
         raise InputError(f"The model '{name}' has an encoder, by its config.json: choose one that is a decoder alone.")
@@ -89,8 +89,8 @@ def check_prompts(problems: Sequence[Problem], tokenizer: Any, model: str, **tem
         roles = ", ".join(str(message.get("role")) for message in problem.prompt)
         if roles not in tried:
             tried.add(roles)
-            what = f"the prompt of problem '{problem.id}', messages of {roles}"
-            texts[problem.id] = render_chat(tokenizer, problem.prompt, what, **template_options)
+            subject = f"the prompt of problem '{problem.id}', messages of {roles}"
+            texts[problem.id] = render_chat(tokenizer, problem.prompt, subject, **template_options)
     glances = tokenizer([text[:_GLANCE] for text in texts.values()])["input_ids"] if texts else []
     for (problem_id, text), ids in zip(texts.items(), glances, strict=True):
         if not ids and not tokenizer(text)["input_ids"]:
@@ -140,13 +140,13 @@ def check_tokens(problems: Sequence[Problem], tokenizer: Any, model: Any) -> Non
     """
     unknown = max(tokenizer.get_vocab().values()) >= embedding_rows(model)
     if unknown:
-        for what, token in (("padding", tokenizer.pad_token_id), ("end of a text", tokenizer.eos_token_id)):
-            check_rows(model, tokenizer, [] if token is None else [token], f"The {what}")
+        for role, token in (("padding", tokenizer.pad_token_id), ("end of a text", tokenizer.eos_token_id)):
+            check_rows(model, tokenizer, [] if token is None else [token], f"The {role}")
     limit = token_limit(model)
     for problem in problems:
         text = prompt_text(problem, tokenizer, chat=False)[0]
         if unknown or (limit is not None and len(text.encode()) >= limit):  # a token has a byte or more
             ids = tokenizer(text)["input_ids"]
-            what = f"The prompt of problem '{problem.id}'"
-            check_rows(model, tokenizer, ids, what)
-            check_length(model, len(ids), what)
+            subject = f"The prompt of problem '{problem.id}'"
+            check_rows(model, tokenizer, ids, subject)
+            check_length(model, len(ids), subject)

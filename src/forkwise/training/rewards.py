@@ -177,14 +177,14 @@ def _number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def _finite(what: str, returned: Any, expected: int, convert: Callable[[Any], Any]) -> list[Any]:
+def _finite(function: str, returned: Any, expected: int, convert: Callable[[Any], Any]) -> list[Any]:
     try:
         values = [convert(value) for value in returned]
     except (TypeError, ValueError) as error:
-        raise InputError(f"The {what} must return a list of numbers: {error}.") from error
+        raise InputError(f"The {function} must return a list of numbers: {error}.") from error
     if len(values) != expected:
-        raise InputError(f"The {what} returned {len(values)} values for {expected} completions.")
+        raise InputError(f"The {function} returned {len(values)} values for {expected} completions.")
     for i, value in enumerate(values):
         if value is not None and not math.isfinite(value):
-            raise InputError(f"The {what} returned {value} for completion {i}; it must be finite.")
+            raise InputError(f"The {function} returned {value} for completion {i}; it must be finite.")
     return values

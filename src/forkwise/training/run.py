@@ -125,7 +125,7 @@ def _check_same(settings: dict[str, Any], folder: Path) -> None:
         raise InputError(f"'{folder / SETTINGS}' holds no settings: give another --output_dir.")
     before = {"entropy_backend": "trl", "max_draws": 1, **before}  # runs from before there was a choice
     remedy = "resume it with its own, or give another --output_dir"
-    refuse_other(folder / SETTINGS, before, settings, what="a run", remedy=remedy, may_change=_MAY_CHANGE)
+    refuse_other(folder / SETTINGS, before, settings, content="a run", remedy=remedy, may_change=_MAY_CHANGE)
 
 
 class MetricsFile(TrainerCallback):

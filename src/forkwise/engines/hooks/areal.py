@@ -44,8 +44,8 @@ def shaped(loss_fn: Loss, *, alpha: float, kappa: float = KAPPA) -> Loss:
             raise InputError("This loss is a distillation without advantages (rl_loss_weight 0): set alpha to 0.")
         missing = [name for name in ("advantages", "loss_mask") if name not in input_data]
         if entropy is None or missing:
-            what = "entropies" if entropy is None else f"'{missing[0]}'"
-            raise RuntimeError(f"Advantages were not entropy-shaped: AReaL's loss was given no {what}.")
+            missed = "entropies" if entropy is None else f"'{missing[0]}'"
+            raise RuntimeError(f"Advantages were not entropy-shaped: AReaL's loss was given no {missed}.")
         before, mask = input_data["advantages"], input_data["loss_mask"]
         advantages = shape_advantages(before, entropy.detach(), alpha=alpha, kappa=kappa, mask=mask)
         counted = mask.bool() & (before != 0)

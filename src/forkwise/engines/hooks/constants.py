@@ -44,11 +44,11 @@ def _check_names() -> None:
 
 
 def _number(args: Any, name: str) -> float | None:
-    given = getattr(args, f"forkwise_{name}", None)
-    given = os.environ.get(f"FORKWISE_{name.upper()}") if given is None else given
-    if given is None:
+    text = getattr(args, f"forkwise_{name}", None)
+    text = os.environ.get(f"FORKWISE_{name.upper()}") if text is None else text
+    if text is None:
         return None
     try:
-        return float(given)
+        return float(text)
     except (TypeError, ValueError):
-        raise InputError(f"FORKWISE_{name.upper()} must be a number, not '{given}'.") from None
+        raise InputError(f"FORKWISE_{name.upper()} must be a number, not '{text}'.") from None

@@ -55,8 +55,8 @@ class ShapedLoss:
         from nemo_rl.distributed.model_utils import get_next_token_logprobs_from_logits
 
         if logits is None or "advantages" not in data:
-            what = "logits" if logits is None else "advantages"
-            raise RuntimeError(f"Advantages were not entropy-shaped: NeMo-RL's loss was given no {what}.")
+            missing = "logits" if logits is None else "advantages"
+            raise RuntimeError(f"Advantages were not entropy-shaped: NeMo-RL's loss was given no {missing}.")
         if _cut(logits):
             raise InputError("Each process has a piece of the vocabulary only: set the tensor parallel size to 1.")
         with torch.no_grad():

@@ -43,8 +43,8 @@ class RollShapedLoss(_Worker):
         with torch.no_grad():
             entropy = self.strategy.op_compute_entropy(logits=output_tensor, attention_mask=data.batch["response_mask"])
         if before is None or entropy is None:
-            what = "advantages" if before is None else "entropies"
-            raise RuntimeError(f"Advantages were not entropy-shaped: ROLL's loss was given no {what}.")
+            missing = "advantages" if before is None else "entropies"
+            raise RuntimeError(f"Advantages were not entropy-shaped: ROLL's loss was given no {missing}.")
         if before.shape != entropy.shape:
             raise InputError(
                 f"ROLL gives advantages {tuple(before.shape)} and entropies {tuple(entropy.shape)}: shaping needs one "

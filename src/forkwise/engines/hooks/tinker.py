@@ -75,8 +75,8 @@ def _with_bonus(datum: Any, alpha: float, kappa: float) -> Any:
         )
     bonus = torch.minimum(-alpha * logprobs.clamp(max=0), advantages.abs() / kappa)
     shaped = torch.where(counted, advantages + bonus, advantages)
-    given = inputs["advantages"]
-    inputs["advantages"] = shaped if isinstance(given, torch.Tensor) else type(given).from_torch(shaped)
+    plain = inputs["advantages"]
+    inputs["advantages"] = shaped if isinstance(plain, torch.Tensor) else type(plain).from_torch(shaped)
     if hasattr(datum, "model_copy"):
         return datum.model_copy(update={"loss_fn_inputs": inputs})
     return type(datum)(**{**vars(datum), "loss_fn_inputs": inputs})

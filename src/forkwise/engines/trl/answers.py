@@ -33,9 +33,9 @@ def answer_logits(
         part = {name: tensor[rows] for name, tensor in batch.items() if name.startswith(("prompt_", "completion_"))}
         ids, mask = (torch.cat([part[f"prompt_{k}"], part[f"completion_{k}"]], dim=1) for k in ("ids", "mask"))
         inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
-        own = torch.arange(len(some), device=kept.device)
+        rows_of_batch = torch.arange(len(some), device=kept.device)
         targets = batch["completion_ids"][rows, columns]
-        kept[rows] = layer_logits(model, inputs, own, columns - width - 1, targets)
+        kept[rows] = layer_logits(model, inputs, rows_of_batch, columns - width - 1, targets)
     return kept
 
 

@@ -158,8 +158,8 @@ class EntropyShapedAsyncGRPOTrainer(AsyncGRPOTrainer):
         """Returns the advantages of the micro-batch after the methods, laid out as they came."""
         entropy = getattr(outputs, "entropy", None)
         if entropy is None or "token_index" not in inputs:
-            what = "the per-token entropies are None" if entropy is None else "its micro-batch has no 'token_index'"
-            raise not_shaped(f"in this TRL {what}", methods)
+            fault = "the per-token entropies are None" if entropy is None else "its micro-batch has no 'token_index'"
+            raise not_shaped(f"in this TRL {fault}", methods)
         counted = inputs["token_index"] >= 0
         places = inputs["token_index"][counted]
         needs = frozenset().union(*(method.needs() for method in methods))

@@ -27,10 +27,10 @@ def open_clip(config: GRPOConfig, methods: Sequence[Method], defaults: dict[str,
     Raises:
         InputError: fields that were set to something else, and losses that weigh tokens in another way.
     """
-    own = [method for method in methods if method.slot == CLIP]
-    if not own:
+    opening = [method for method in methods if method.slot == CLIP]
+    if not opening:
         return
-    name = own[0].name
+    name = opening[0].name
     for field, value in _OPEN.items():
         now = getattr(config, field)
         if now not in (value, defaults[field]):

@@ -35,16 +35,16 @@ class RedrawMixin(RefillMixin):
         again_inputs = inputs[: max(1, int(method.share * len(first))) * size]
         with self._drawing_at(factor):
             again, _ = self._draw(again_inputs)
-        group, others = _joined(first), _joined(again)
-        groups = torch.arange(len(again_inputs), device=others.rewards.device) // size
-        chosen = method.chosen(self._totals(others.rewards), groups, states)[: len(inputs)].tolist()
+        group, drawn_again = _joined(first), _joined(again)
+        groups = torch.arange(len(again_inputs), device=drawn_again.rewards.device) // size
+        chosen = method.chosen(self._totals(drawn_again.rewards), groups, states)[: len(inputs)].tolist()
         redrawn = torch.arange(len(inputs), device=group.rewards.device) < len(chosen)
         gather = self.accelerator.gather
         self._first_rewards, self._redrawn = gather(self._totals(group.rewards)), gather(redrawn.to(torch.uint8)).bool()
         metrics = self._metrics["train"]  # type: ignore[attr-defined]
         metrics["redraw/temperature"].append(self.temperature * factor)  # type: ignore[attr-defined]
         metrics["redraw/replaced"].append(float(self._redrawn.float().mean()))
-        return [_with_places_of(group, others, chosen)]
+        return [_with_places_of(group, drawn_again, chosen)]
 
     def _totals(self, rewards: torch.Tensor) -> torch.Tensor:
         total: torch.Tensor = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)  # type: ignore[attr-defined]
@@ -78,21 +78,21 @@ def _joined(groups: Sequence[RewardedGroup]) -> RewardedGroup:
     )
 
 
-def _with_places_of(group: RewardedGroup, others: RewardedGroup, chosen: Sequence[int]) -> RewardedGroup:
+def _with_places_of(group: RewardedGroup, redrawn: RewardedGroup, chosen: Sequence[int]) -> RewardedGroup:
     """Returns the group with the chosen ones of the others in place of its first completions."""
     count = len(chosen)
 
-    def replaced(own: Sequence[Any], theirs: Sequence[Any]) -> list[Any]:
-        return [*(theirs[index] for index in chosen), *own[count:]]
+    def replaced(values: Sequence[Any], theirs: Sequence[Any]) -> list[Any]:
+        return [*(theirs[index] for index in chosen), *values[count:]]
 
-    none = [None] * len(others.inputs)
+    none = [None] * len(redrawn.inputs)
     return dataclasses.replace(
         group,
-        inputs=replaced(group.inputs, others.inputs),
+        inputs=replaced(group.inputs, redrawn.inputs),
         generated=[
-            None if own is None or theirs is None else replaced(own, theirs)
-            for own, theirs in zip(group.generated, others.generated, strict=True)
+            None if value is None or theirs is None else replaced(value, theirs)
+            for value, theirs in zip(group.generated, redrawn.generated, strict=True)
         ],
-        rewards=torch.cat([others.rewards[chosen], group.rewards[count:]]),
-        extra={name: replaced(own, others.extra.get(name, none)) for name, own in group.extra.items()},
+        rewards=torch.cat([redrawn.rewards[chosen], group.rewards[count:]]),
+        extra={name: replaced(value, redrawn.extra.get(name, none)) for name, value in group.extra.items()},
     )

@@ -183,9 +183,9 @@ def check_draws(trainer: Any, inputs: list[dict[str, Any]], who: str) -> None:
             f"of a rollout are no multiple of num_generations ({size}): change per_device_train_batch_size or "
             "steps_per_generation."
         )
-    others = [name for name in ("rollout_func", "environment_factories", "tools") if getattr(trainer, name, None)]
-    if others or any(key in inputs[0] for key in ("image", "images")):
+    drawing = [name for name in ("rollout_func", "environment_factories", "tools") if getattr(trainer, name, None)]
+    if drawing or any(key in inputs[0] for key in ("image", "images")):
         raise InputError(
             f"{who} takes text prompts and TRL's own generation (trl {TRL}), and here there "
-            f"{'is ' + others[0] if others else 'are images'}: leave it out."
+            f"{'is ' + drawing[0] if drawing else 'are images'}: leave it out."
         )

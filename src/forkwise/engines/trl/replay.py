@@ -3,6 +3,8 @@
 A lesson takes the place of a rollout in TRL's loop: its micro-batches, its updates, its step of the schedule. Where a
 method wants to learn from what it has, TRL's prompts of that turn are left out, and nothing is drawn. A new rollout
 from which nothing else is learned first is TRL's batch, untouched.
+
+The file has more than 400 lines because one mixin's state goes through drawing, keeping and learning.
 """
 
 from __future__ import annotations
@@ -95,12 +97,12 @@ class ReplayMixin(RolloutMixin):
         if lesson is None:
             raise RuntimeError(f"The method '{method.name}' had nothing to learn from a rollout.")
         self._count(method, lesson, draws)
-        own = torch.arange(*self._memory(method).newest)
+        newest = torch.arange(*self._memory(method).newest)
         if (
             batch is not None
             and two is None
             and not lesson.imitation
-            and torch.equal(lesson.rows, own)
+            and torch.equal(lesson.rows, newest)
             and bool((lesson.weights == 1).all())
         ):
             return batch
@@ -113,9 +115,9 @@ class ReplayMixin(RolloutMixin):
         if not entries:
             return _Kept({}, None, (0, 0), 0)
         columns = {name.removeprefix(_ROWS): t for name, (t,) in entries.items() if name.startswith(_ROWS)}
-        own = {name.removeprefix(_REMEMBERED): t for name, (t,) in entries.items() if name.startswith(_REMEMBERED)}
+        memory = {name.removeprefix(_REMEMBERED): t for name, (t,) in entries.items() if name.startswith(_REMEMBERED)}
         first, end, following = entries[_NUMBERS][0].tolist()
-        return _Kept(own, Rows(columns), (first, end), following)
+        return _Kept(memory, Rows(columns), (first, end), following)
 
     def _remember(self, method: ReplayMethod, kept: _Kept) -> None:
         assert kept.rows is not None
@@ -152,13 +154,13 @@ class ReplayMixin(RolloutMixin):
         rewards = self._total_rewards(f"The method '{method.name}' needs")
         if isinstance(method, TwoPromptMethod):
             parts = [self._gathered(part) for part in self._under_both(method, inputs, batch)]
-            own = parts[0]
+            complete = parts[0]
         else:
-            own = self._gathered(self._complete(batch))
-            parts = [own]
+            complete = self._gathered(self._complete(batch))
+            parts = [complete]
         rewards_of = [rewards.detach().cpu()] * len(parts)
         size = int(self.args.num_generations)
-        means = _means(own)
+        means = _means(complete)
         count = method.again.number
         hard = method.hard(rewards_of[0].view(-1, size), means.view(-1, size)) if count else torch.zeros(0).bool()
         if bool(hard.any()):
@@ -205,17 +207,17 @@ class ReplayMixin(RolloutMixin):
 
         `inputs` have the first prompts. Both have the advantages that the method makes.
         """
-        own = self._complete(batch)
+        complete = self._complete(batch)
         first, second = [row["prompt"] for row in inputs], [method.second(row["prompt"]) for row in inputs]
         high = torch.arange(len(inputs), device=batch["completion_ids"].device) % 2
-        others = [a if drawn_second else b for a, b, drawn_second in zip(first, second, high.tolist(), strict=True)]
-        other = self._complete(self._under(batch, others))
-        twice = {name: torch.cat([own[name], own[name]]) for name in ("advantages", "completion_mask")}
+        prompts = [a if drawn_second else b for a, b, drawn_second in zip(first, second, high.tolist(), strict=True)]
+        other = self._complete(self._under(batch, prompts))
+        twice = {name: torch.cat([complete[name], complete[name]]) for name in ("advantages", "completion_mask")}
         counted = torch.cat([token_mask(batch)] * 2)
         a, groups = twice["advantages"], torch.arange(len(inputs), device=high.device) // int(self.args.num_generations)
         logprobs, swapped = (
             torch.cat([one["old_per_token_logps"], two["old_per_token_logps"]])
-            for one, two in ((own, other), (other, own))
+            for one, two in ((complete, other), (other, complete))
         )
         tokens = Tokens(
             (a[:, None] if a.dim() == 1 else a).expand_as(counted),
@@ -231,7 +233,7 @@ class ReplayMixin(RolloutMixin):
         total = counts(tokens.advantages, shaped, counted)
         self._action_log.add({f"method/{method.name}": self._sum_over_processes(total)})
         first_half, second_half = shaped.to(logprobs.dtype).chunk(2)
-        return [{**own, "advantages": first_half}, {**other, "advantages": second_half}]
+        return [{**complete, "advantages": first_half}, {**other, "advantages": second_half}]
 
     def _gathered(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Gathers completions over processes, as columns of `Rows`."""
@@ -316,9 +318,9 @@ class ReplayMixin(RolloutMixin):
         rows, device = self._lesson_rows.trimmed(), self.accelerator.device
         columns = dict(rows.columns)
         weights = lesson.weights.to(columns["advantages"])
-        own = columns["advantages"]
-        own = torch.ones_like(own) if lesson.imitation else own
-        columns["advantages"] = own * (weights if own.dim() == 1 else weights[:, None])
+        advantages = columns["advantages"]
+        advantages = torch.ones_like(advantages) if lesson.imitation else advantages
+        columns["advantages"] = advantages * (weights if advantages.dim() == 1 else weights[:, None])
         columns = {name: _filled(column, size) for name, column in columns.items() if name != ROW}
         columns["prompt_mask"][len(rows) :, -1] = True  # a model must see something
         pad = int(self._tokenizer.pad_token_id)

@@ -136,9 +136,9 @@ class RolloutMixin(HeadMixin, RedrawMixin):
         lengths = gather(mask.sum(dim=1))
         redrawn = torch.zeros_like(correct) if self._redrawn is None else self._redrawn
         first = rewards if self._first_rewards is None else self._first_rewards
-        own = gather(batch["advantages"])
+        everywhere = gather(batch["advantages"])
         rollout = Rollout(
-            *(rewards, groups, correct, own, mean_logprobs, lengths),
+            *(rewards, groups, correct, everywhere, mean_logprobs, lengths),
             redrawn=redrawn,
             first_rewards=first,
             **self._recurring(batch, reward_methods(methods)),

@@ -26,7 +26,7 @@ SEED = "forkwise_seed"
 PROGRESS = "forkwise_progress"  # the share of the run's updates that is done
 
 PREFIX = "forkwise_totals/"
-"""Of totals among verl's metrics. No name may have max or min in it, of which verl takes the largest or smallest."""
+"""Names of totals among verl's metrics begin with it; `max` or `min` in a name has a meaning for verl."""
 
 
 def to_padded(values: Any, width: int | None = None) -> Tensor:

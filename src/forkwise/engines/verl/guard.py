@@ -95,9 +95,9 @@ def _naming_the_step(fit: Callable[..., Any]) -> Callable[..., Any]:
     """Makes the loop of a trainer, which alone knows the step, say in which one a worker came to NaN or infinity."""
 
     def named(self: Any, error: NotFiniteError) -> NotFiniteError:
-        what = str(getattr(error, "cause", error))  # the text of Ray's form of an error is a traceback
+        message = str(getattr(error, "cause", error))  # the text of Ray's form of an error is a traceback
         step = getattr(self, "global_steps", 0)
-        return NotFiniteError(what if what.startswith("Step ") else f"Step {step}: {what}")
+        return NotFiniteError(message if message.startswith("Step ") else f"Step {step}: {message}")
 
     if inspect.iscoroutinefunction(fit):
 

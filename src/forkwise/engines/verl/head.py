@@ -49,7 +49,7 @@ def use_operator(model: Any) -> None:
     name = type(model).__name__
     if getattr(model.config, "vision_config", None) is not None:
         raise InputError(f"{IMPL_BACKEND}={HEAD} is for text models, and {name} sees images: use torch or triton.")
-    own = model.forward
+    models_forward = model.forward
     proved: dict[frozenset[Any], Head] = {}
 
     def forward(
@@ -61,8 +61,10 @@ def use_operator(model: Any) -> None:
         **inputs: Any,
     ) -> Any:
         if temperature is None:
-            given = {"labels": labels, "shift_labels": shift_labels, "return_dict": return_dict}
-            return own(*args, **{name: value for name, value in given.items() if value is not None}, **inputs)
+            targets = {"labels": labels, "shift_labels": shift_labels, "return_dict": return_dict}
+            return models_forward(
+                *args, **{name: value for name, value in targets.items() if value is not None}, **inputs
+            )
         ids = inputs["input_ids"]
         adapters = adapters_in_use(model)
         if adapters not in proved:

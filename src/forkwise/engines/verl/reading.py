@@ -76,9 +76,9 @@ def _shorthand(section: Any) -> VerlSettings:
     return VerlSettings((EntropyAdvantage(**numbers),) if numbers["alpha"] > 0 else (), policy)
 
 
-def _check_keys(section: str, given: Any) -> None:
+def _check_keys(section: str, keys: Any) -> None:
     known = SECTIONS[section]
-    for key in given:
+    for key in keys:
         if key not in known:
             raise InputError(
                 f"algorithm.{section}.{key} does not exist: the keys are {', '.join(known)}.{nearest(key, known)}"

@@ -35,7 +35,7 @@ OF_GROUPS = (
     *("grpo", "grpo_vectorized", "grpo_passk", "gdpo", "gpg", "opo", "rloo", "rloo_vectorized"),
     *("reinforce_plus_plus_baseline", "optimal_token_baseline", "tir_optimal_token_baseline"),
 )
-"""verl's estimators whose baseline is made from the other responses of a prompt."""
+"""These estimators of verl take a baseline that is made from the other responses of a prompt."""
 _OPEN = {
     f"{_ACTOR}.policy_loss.loss_mode": "vanilla",
     f"{_ACTOR}.clip_ratio_low": 1.0,

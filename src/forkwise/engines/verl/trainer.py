@@ -165,8 +165,8 @@ class EntropyShapingMixin(_Trainer):
         steps = int(getattr(self, "total_training_steps", 0) or 0)
         return (int(self.global_steps) - 1) / steps if steps > 0 else 0.0
 
-    def _not_shaped(self, what: str) -> RuntimeError:
-        return _HOST.not_shaped(what, self.shaping.methods)
+    def _not_shaped(self, fault: str) -> RuntimeError:
+        return _HOST.not_shaped(fault, self.shaping.methods)
 
 
 class EntropyShapedSync(EntropyShapingMixin, PPOTrainerSync):

@@ -144,7 +144,7 @@ class SelectingActorWorker(ActorRolloutRefWorker):
 
 
 class SelectingDetachedWorker(DetachActorWorker):
-    """The same for verl's separate mode."""
+    """The detached worker of verl's separate mode, which selects as well."""
 
     actor_worker_cls = SelectingTrainingWorker
 

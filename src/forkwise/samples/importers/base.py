@@ -97,11 +97,11 @@ class Documents:
         first = self._first.setdefault(problem_id, document)
         if document != first:
             self._shared.setdefault(problem_id, {first}).add(document)
-        others = self._settled.get(problem_id)
-        if others is None:
+        settled = self._settled.get(problem_id)
+        if settled is None:
             return problem_id
-        same = [other for other in others if other[0] == document[0]]
-        apart = [document[0]] if len(same) < len(others) else []
+        same = [other for other in settled if other[0] == document[0]]
+        apart = [document[0]] if len(same) < len(settled) else []
         return "-".join([problem_id, *(part for part in (*apart, *([document[1]] if len(same) > 1 else [])) if part)])
 
     def settle(self) -> bool:
@@ -189,15 +189,15 @@ class Source:
             name = name.removesuffix(ending)
         return name
 
-    def error(self, what: str) -> InputError:
+    def error(self, fault: str) -> InputError:
         """Returns an InputError that begins with the file and the place in it."""
-        return InputError(f"'{self.path}', {self.place}: {what}" if self.place else f"'{self.path}': {what}")
+        return InputError(f"'{self.path}', {self.place}: {fault}" if self.place else f"'{self.path}': {fault}")
 
-    def run(self, own: str | None = None) -> str:
+    def run(self, named: str | None = None) -> str:
         """Returns the run's name: the user's, else the file's own, else the file's name."""
-        if own is None:
+        if named is None:
             return self.options.run or self.stem
-        return f"{self.options.run}/{own}" if self.options.run else own
+        return f"{self.options.run}/{named}" if self.options.run else named
 
     def verdict(self, score: Any) -> bool | None:
         """Returns what a score says: None for no score, NaN included; a fractional one needs the threshold."""
@@ -217,10 +217,10 @@ class Source:
     def check_scores(self) -> None:
         """Refuses fractional scores without a threshold."""
         if self.options.threshold is None and not self.scores.keys() <= {0.0, 1.0}:
-            seen = [f"{score:.4g} ({counted(count, 'time')})" for score, count in self.scores.most_common(5)]
+            shown = [f"{score:.4g} ({counted(count, 'time')})" for score, count in self.scores.most_common(5)]
             more = f" and {len(self.scores) - 5} other values" if len(self.scores) > 5 else ""
             raise InputError(
-                f"'{self.path}' holds scores other than 0 and 1, {', '.join(seen)}{more}: say from which score on an "
+                f"'{self.path}' holds scores other than 0 and 1, {', '.join(shown)}{more}: say from which score on an "
                 "answer is correct, for example --threshold 1.0 for full marks only."
             )
 
@@ -274,30 +274,30 @@ def token_columns(
         sizes = f"{len(tokens)} tokens, {len(logprobs)} log-probs"
         sizes += "" if top is None else f" and {len(top)} lists of candidates"
         raise source.error(f"there are {sizes}: the file is inconsistent; remove the record.")
-    own: list[float | None] = []
+    values: list[float | None] = []
     candidates: list[list[tuple[str, float | None]]] = []
     for i, token in enumerate(tokens):
         value = _logprob(token, logprobs[i], source)
-        own.append(value)
+        values.append(value)
         candidates.append(
-            [(text, _logprob(text, given, source)) for text, given in (top[i] if top is not None else ())]
+            [(text, _logprob(text, logprob, source)) for text, logprob in (top[i] if top is not None else ())]
         )
-        known = [given for _, given in candidates[i] if given is not None]
+        known = [logprob for _, logprob in candidates[i] if logprob is not None]
         # Rounded log-probs go up to some 1e-6 above; raw logits are off by units.
         highest = max([*known, -math.inf if value is None else value])
         if highest > 1e-3:
             raise source.error(f"the log-prob at token {token!r} is {highest:.4g}, above 0: {_RAW_LOGITS}")
         # Some servers write the sampled token into its own list again.
-        mass = sum(math.exp(given) for _, given in set(candidates[i]) if given is not None)
+        mass = sum(math.exp(logprob) for _, logprob in set(candidates[i]) if logprob is not None)
         if mass > 1.01:
             raise source.error(f"the candidates at token {token!r} have a probability of {mass:.3g}: {_RAW_LOGITS}")
-    unknown = sum(value is None for value in own)
-    if unknown == len(own) and not any(value is not None for ranked in candidates for _, value in ranked):
-        source.notes["whose log-probs are all null, kept without them"] += bool(own)
+    unknown = sum(value is None for value in values)
+    if unknown == len(values) and not any(value is not None for ranked in candidates for _, value in ranked):
+        source.notes["whose log-probs are all null, kept without them"] += bool(values)
         return {}
     if unknown or any(value is None for ranked in candidates for _, value in ranked):
         source.notes["with a null among the log-probs, which tells nothing there"] += 1
-    columns: Row = {"tokens": list(tokens), "logprobs": own}
+    columns: Row = {"tokens": list(tokens), "logprobs": values}
     if any(candidates):
         columns["top_logprobs"] = [[{"token": t, "logprob": v} for t, v in ranked] for ranked in candidates]
     if token_ids is not None:

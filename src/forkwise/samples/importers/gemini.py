@@ -57,15 +57,15 @@ def _tokens(result: Record, where: str, source: Source) -> Row:
     if not chosen:
         return {}
     ids = [optional(position, "tokenId", int, f"{where}chosenCandidates[{i}].") for i, position in enumerate(chosen)]
-    own = _scored(chosen, f"{where}chosenCandidates")
+    chosen_tokens = _scored(chosen, f"{where}chosenCandidates")
     candidates = [
         _scored(objects(position, "candidates", f"{where}topCandidates[{i}]."), f"{where}topCandidates[{i}].candidates")
         for i, position in enumerate(top)
     ]
     return token_columns(
         source,
-        [token for token, _ in own],
-        [logprob for _, logprob in own],
+        [token for token, _ in chosen_tokens],
+        [logprob for _, logprob in chosen_tokens],
         candidates or None,
         None if None in ids else [checked(number, int, "tokenId") for number in ids],
     )

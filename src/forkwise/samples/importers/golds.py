@@ -84,10 +84,10 @@ def decide(problems: Collection[SampleGroup], evidence: Evidence, source: Source
 
 def _says(text: str, answer: str) -> bool | None:
     """Tells whether the completion gives this answer; None where no answer can be taken from it."""
-    own = extract_answer(text)
-    if own is None:
+    said_answer = extract_answer(text)
+    if said_answer is None:
         return None
-    return _bare(own) == _bare(extract_answer(answer) or answer)
+    return _bare(said_answer) == _bare(extract_answer(answer) or answer)
 
 
 def _bare(answer: str) -> str:

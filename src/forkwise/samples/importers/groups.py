@@ -31,7 +31,7 @@ class SurveyedSample:
     content: int
     """What the record says of its problem beside the prompt: gold answer, options."""
     named: int
-    """Its ids whose names say that they are the problem's."""
+    """The record's ids whose names say that they are the problem's."""
     answer: int
     """What stands in a column `answer`."""
     right: bool

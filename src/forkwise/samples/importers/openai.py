@@ -199,7 +199,7 @@ def _tokens(choice: Record, where: str, source: Source) -> Row:
 
 def logprob_columns(content: Sequence[Record], source: Source, path: str) -> Row:
     """Makes the token-level columns from chat completions' `logprobs.content`, which Ollama and inspect_ai share."""
-    own = [scored(entry, f"{path}[{i}].") for i, entry in enumerate(content)]
+    sampled = [scored(entry, f"{path}[{i}].") for i, entry in enumerate(content)]
     top = [
         [
             scored(candidate, f"{path}[{i}].top_logprobs[{j}].")
@@ -207,4 +207,4 @@ def logprob_columns(content: Sequence[Record], source: Source, path: str) -> Row
         ]
         for i, entry in enumerate(content)
     ]
-    return token_columns(source, [token for token, _ in own], [logprob for _, logprob in own], top)
+    return token_columns(source, [token for token, _ in sampled], [logprob for _, logprob in sampled], top)

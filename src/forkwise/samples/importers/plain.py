@@ -61,12 +61,12 @@ def rows(record: Record, source: Source) -> Iterator[Row]:
         raise Undecided
     if source.readings.get("answer") == "gold":
         columns |= {"answer": columns.get("answer", ""), "gold": columns.get("gold", "answer")}
-    given = {name: field_at(record, columns.get(name, name)) for name in COLUMNS}
+    fields = {name: field_at(record, columns.get(name, name)) for name in COLUMNS}
     for name, path in source.options.columns.items():
-        if given[name] is ABSENT:
+        if fields[name] is ABSENT:
             raise source.error(f"there is no field '{path}' for {name}: its fields are {', '.join(record)}.")
     nested = optional(record, "sampling", dict) or {}
-    values = {name: value for name, value in given.items() if value is not ABSENT}
+    values = {name: value for name, value in fields.items() if value is not ABSENT}
     lists = {k: v for k, v in values.items() if k in _PER_SAMPLE and isinstance(v, list) and not is_chat(v)}
     if len({len(v) for v in lists.values()}) > 1:
         sizes = ", ".join(f"{len(v)} of {k}" for k, v in lists.items())
@@ -171,8 +171,8 @@ def _checked_tokens(row: Row, source: Source) -> Row:
         listed = ", ".join(f"{size} of {name}" for name, size in sizes.items())
         raise source.error(f"the token-level lists differ in length ({listed}): remove the record.")
     if "tokens" in lists and ("logprobs" in lists or "top_logprobs" in lists):
-        own = lists.get("logprobs") or [None] * len(lists["tokens"])
-        columns = token_columns(source, lists["tokens"], own, _candidates(lists.get("top_logprobs")))
+        logprobs = lists.get("logprobs") or [None] * len(lists["tokens"])
+        columns = token_columns(source, lists["tokens"], logprobs, _candidates(lists.get("top_logprobs")))
         for name in ("logprobs", "top_logprobs"):
             if name in lists:
                 row[name] = columns.get(name)

@@ -25,14 +25,14 @@ def is_undecided(record: Record, columns: Mapping[str, str]) -> bool:
 
 def survey(records: Iterable[Record], source: Source) -> None:
     """Decides how `answer` and ids are read, and notes it."""
-    seen = _SurveyedRecords(source.options.columns)
+    contents = _SurveyedRecords(source.options.columns)
     for record in records:
-        seen.look(record)
-    if seen.undecided:
-        column = identity.column_of(identity.read(seen.by_id, answers=False), seen.by_id)
-        golds.decide((seen.by_id[column] if column else seen.by_prompt).groups(), seen.evidence, source)
+        contents.look(record)
+    if contents.undecided:
+        column = identity.column_of(identity.read(contents.by_id, answers=False), contents.by_id)
+        golds.decide((contents.by_id[column] if column else contents.by_prompt).groups(), contents.evidence, source)
     answers = source.readings.get("answer") == "gold"
-    identity.decide(seen.by_id, source, seen.prompt_field, answers=answers)
+    identity.decide(contents.by_id, source, contents.prompt_field, answers=answers)
 
 
 class _SurveyedRecords:
@@ -68,8 +68,8 @@ class _SurveyedRecords:
         self.evidence.listed = self.evidence.listed or (isinstance(answer, list) and len(answer) == n > 1)
         self.evidence.scalar = self.evidence.scalar or (n > 1 and answer is not None and not isinstance(answer, list))
         for i in range(n):
-            text, own, verdict = (_entry(value, i) for value in (texts, answer, verdicts))
-            text, own = chat_text(text, "completion") if is_chat(text) else text, gold_text(own)
+            text, gold_or_answer, verdict = (_entry(value, i) for value in (texts, answer, verdicts))
+            text, gold_or_answer = chat_text(text, "completion") if is_chat(text) else text, gold_text(gold_or_answer)
             text = text if isinstance(text, str) else None
             sample = SurveyedSample(
                 prompt=int(key, 16),
@@ -77,12 +77,12 @@ class _SurveyedRecords:
                 completion=digest(text),
                 content=_digest(content),
                 named=_digest(identity.named(ids)),
-                answer=digest(own),
+                answer=digest(gold_or_answer),
                 right=str(verdict).lower() in _RIGHT,
                 wrong=str(verdict).lower() in _WRONG,
                 listed=bool(listed),
             )
-            self.evidence.look(sample, text, own)
+            self.evidence.look(sample, text, gold_or_answer)
             self.by_prompt.add(sample)
             for name, value in ids.items():
                 self.by_id.setdefault(name, Grouping()).add(sample, digest(value))

@@ -66,19 +66,24 @@ def compare(gold: str, answer: str) -> bool | None:
 
 def _same_digits(gold: str, answer: str) -> bool | None:
     """Returns the verdict on numbers in a base above ten or in a base with a letter, which are no plain numbers."""
-    wanted, given = _IN_BASE.fullmatch(gold), _IN_BASE.fullmatch(answer)
-    if given is not None and given[1].isdigit() and given[2].isdigit() and max(map(int, given[1])) >= int(given[2]):
+    wanted, answered = _IN_BASE.fullmatch(gold), _IN_BASE.fullmatch(answer)
+    if (
+        answered is not None
+        and answered[1].isdigit()
+        and answered[2].isdigit()
+        and max(map(int, answered[1])) >= int(answered[2])
+    ):
         return gold == answer  # 5_3 is no number
     if wanted is None:
         return None
     base = wanted[2]
-    if given is None:
+    if answered is None:
         if not base.isdigit() or int(base) <= 10 or not re.fullmatch(r"(?:0x)?[0-9A-Za-z]+", answer):
             return None
         return answer.lower().removeprefix("0x").upper() == wanted[1].upper()
-    if base.isdigit() and int(base) <= 10 and given[2].isdigit():
+    if base.isdigit() and int(base) <= 10 and answered[2].isdigit():
         return None
-    return wanted[1].upper() == given[1].upper() and base.replace(" ", "") == given[2].replace(" ", "")
+    return wanted[1].upper() == answered[1].upper() and base.replace(" ", "") == answered[2].replace(" ", "")
 
 
 def _dropped(text: str, argument: str) -> str:

@@ -21,13 +21,13 @@ _CALL = re.compile(r"\s*([A-Za-z](?:_\{?\w+\}?)?)'*\s?\(([^()]*)\)\s*")
 
 def same_equation(same: Same, gold: Shape, answer: Shape) -> bool | None:
     """Tells whether two equations say the same, or an equation and what is no equation."""
-    wanted, given = _by_name(gold), _by_name(answer)
-    if wanted is not None and given is not None:
-        if wanted.keys() != given.keys():
+    wanted, answered = _by_name(gold), _by_name(answer)
+    if wanted is not None and answered is not None:
+        if wanted.keys() != answered.keys():
             return False
-        verdicts = [same(wanted[name], given[name]) for name in wanted]
+        verdicts = [same(wanted[name], answered[name]) for name in wanted]
         return False if False in verdicts else None if None in verdicts else True
-    for named, shape in ((wanted, gold), (given, answer)):
+    for named, shape in ((wanted, gold), (answered, answer)):
         if named is not None and isinstance(shape, Equation):
             return same(shape.right, answer) if shape is gold else same(gold, shape.right)
     if isinstance(gold, Equation) and isinstance(answer, Equation):
@@ -70,15 +70,15 @@ def _same_equations(same: Same, gold: Equation, answer: Equation) -> bool | None
         verdict = same(gold.right, answer.right)
         if verdict is not False or left == other or _NAME.fullmatch(left):
             return verdict
-    wanted, given = _difference(gold), _difference(answer)
-    if wanted is None or given is None:
+    wanted, answered = _difference(gold), _difference(answer)
+    if wanted is None or answered is None:
         return None
     unlike = _give_numbers(gold, answer) and left != other
-    if unlike and not wanted.symbols & given.symbols:
+    if unlike and not wanted.symbols & answered.symbols:
         return False
-    if same_zeros(wanted, given):
+    if same_zeros(wanted, answered):
         return True
-    return False if refuted(wanted, given) or refuted(given, wanted) or unlike else None
+    return False if refuted(wanted, answered) or refuted(answered, wanted) or unlike else None
 
 
 def _renamed(shape: Shape, name: str, new: str) -> Shape | None:

@@ -14,8 +14,8 @@ _MOST_TRIALS = 2000  # divisors that are tried; a number below its square is fac
 
 def same_powers(a: Node, b: Node) -> bool:
     """Tells whether two products of powers have the same sign and prime factors; False where one is no such product."""
-    wanted, given = _factors(a), _factors(b)
-    return wanted is not None and wanted == given
+    wanted, answered = _factors(a), _factors(b)
+    return wanted is not None and wanted == answered
 
 
 def _factors(node: Node) -> Mapping[int, Fraction] | None:

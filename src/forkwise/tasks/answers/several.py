@@ -87,11 +87,11 @@ def _same_in_order(same: Same, gold: Sequence[Shape], answer: Sequence[Shape]) -
 
 def _same_items(same: Same, gold: Sequence[Shape], answer: Sequence[Shape]) -> bool | None:
     """Tells whether each item equals exactly one on the other side; repetitions on one side do not count."""
-    numbers, others = _by_value(gold), _by_value(answer)
-    if numbers is not None and others is not None:
-        if len(numbers) != len(others):
+    numbers, answered = _by_value(gold), _by_value(answer)
+    if numbers is not None and answered is not None:
+        if len(numbers) != len(answered):
             return False
-        return _all([same_value(g, a) for g, a in zip(numbers, others, strict=True)])
+        return _all([same_value(g, a) for g, a in zip(numbers, answered, strict=True)])
     both = set(gold) & set(answer)
     gold, answer = ([item for item in dict.fromkeys(items) if item not in both] for items in (gold, answer))
     if max(len(gold), len(answer)) * (len(both) + max(len(gold), len(answer))) > _MOST_COMPARISONS:
@@ -106,12 +106,12 @@ def _same_items(same: Same, gold: Sequence[Shape], answer: Sequence[Shape]) -> b
 
 
 def _matched(same: Same, gold: Sequence[Shape], answer: Sequence[Shape]) -> bool | None:
-    left = list(answer)
+    unmatched = list(answer)
     unknown = False
     for item in gold:
-        verdicts = [False if _nouns_differ(item, other) else same(item, other) for other in left]
+        verdicts = [False if _nouns_differ(item, other) else same(item, other) for other in unmatched]
         if True in verdicts:
-            left.pop(verdicts.index(True))
+            unmatched.pop(verdicts.index(True))
         elif None in verdicts:
             unknown = True
         else:
@@ -162,10 +162,10 @@ def _nouns_differ(a: Shape, b: Shape) -> bool:
     return len(names) == 2
 
 
-def _distinct(same: Same, items: Sequence[Shape], others: Iterable[Shape]) -> list[Shape]:
-    """Returns the items without values that equal an earlier one or one of `others`."""
+def _distinct(same: Same, items: Sequence[Shape], listed: Iterable[Shape]) -> list[Shape]:
+    """Returns the items without values that equal an earlier one or one of `listed`."""
     kept: list[Shape] = []
-    known = [other for other in others if isinstance(other, Value)]
+    known = [other for other in listed if isinstance(other, Value)]
     for item in items:
         if not isinstance(item, Value):
             kept.append(item)
@@ -188,12 +188,12 @@ def same_matrix(same: Same, gold: Shape, answer: Shape) -> bool | None:
                 rows.append(tuple((item,) for item in shape.items))
         else:
             return None if isinstance(shape, Value) and r"\begin" in shape.text else False
-    wanted, given = rows
+    wanted, answered = rows
     if isinstance(gold, Matrix) != isinstance(answer, Matrix):  # a tuple may be a row as well as a column
-        wanted, given = (tuple((cell,) for cell in r[0]) if len(r) == 1 else r for r in (wanted, given))
-    if [len(row) for row in wanted] != [len(row) for row in given]:
+        wanted, answered = (tuple((cell,) for cell in r[0]) if len(r) == 1 else r for r in (wanted, answered))
+    if [len(row) for row in wanted] != [len(row) for row in answered]:
         return False
-    return _all([same(g, a) for r, s in zip(wanted, given, strict=True) for g, a in zip(r, s, strict=True)])
+    return _all([same(g, a) for r, s in zip(wanted, answered, strict=True) for g, a in zip(r, s, strict=True)])
 
 
 def _as_intervals(shape: Shape) -> list[Range] | None:
@@ -218,18 +218,18 @@ def _as_intervals(shape: Shape) -> list[Range] | None:
 
 def same_intervals(gold: Shape, answer: Shape) -> bool | None:
     """Tells whether two sets of real numbers are the same, however they are cut into pieces."""
-    wanted, given = _as_intervals(gold), _as_intervals(answer)
-    if wanted is None or given is None or isinstance(gold, Value) or isinstance(answer, Value):
+    wanted, answered = _as_intervals(gold), _as_intervals(answer)
+    if wanted is None or answered is None or isinstance(gold, Value) or isinstance(answer, Value):
         if isinstance(gold, Value | PlainWords) or isinstance(answer, Value | PlainWords):
             return (
                 None if any(isinstance(s, Value) and read_quantity(s.text) is None for s in (gold, answer)) else False
             )
         return None
-    if len(wanted) > 1 or len(given) > 1:
-        wanted, given = _merged(_sorted(wanted)), _merged(_sorted(given))
-    if len(wanted) != len(given):
+    if len(wanted) > 1 or len(answered) > 1:
+        wanted, answered = _merged(_sorted(wanted)), _merged(_sorted(answered))
+    if len(wanted) != len(answered):
         return False
-    return _all([_same_interval(g, a) for g, a in zip(wanted, given, strict=True)])
+    return _all([_same_interval(g, a) for g, a in zip(wanted, answered, strict=True)])
 
 
 def _sorted(intervals: list[Range]) -> list[Range]:
@@ -260,13 +260,13 @@ def _same_interval(gold: Range, answer: Range) -> bool | None:
     if gold.variable and answer.variable and gold.variable != answer.variable:
         return False
     verdicts: list[bool | None] = []
-    for wanted, given, closed, also in zip(
+    for wanted, answered, closed, also in zip(
         (gold.low, gold.high), (answer.low, answer.high), gold.closed, answer.closed, strict=True
     ):
-        if not wanted or not given:
-            verdicts.append(wanted == given)
+        if not wanted or not answered:
+            verdicts.append(wanted == answered)
         else:
-            verdicts.append(same_value(wanted, given) if closed == also else False)
+            verdicts.append(same_value(wanted, answered) if closed == also else False)
     return _all(verdicts)
 
 
@@ -277,7 +277,7 @@ def same_relation(gold: Shape, answer: Shape) -> bool | None:
         return None if isinstance(other, Range | Union) else False
     if gold.strict != answer.strict:
         return False
-    wanted, given = (read_expression(f"({r.right}) - ({r.left})") for r in (gold, answer))
-    if wanted is None or given is None:
+    wanted, answered = (read_expression(f"({r.right}) - ({r.left})") for r in (gold, answer))
+    if wanted is None or answered is None:
         return None
-    return True if same_zeros(wanted, given, positive=True) else None
+    return True if same_zeros(wanted, answered, positive=True) else None

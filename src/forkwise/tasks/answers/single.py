@@ -44,23 +44,23 @@ def same_value(gold: str, answer: str) -> bool | None:
         return True
     if _are_opposed(gold, answer):
         return False
-    wanted, given = read_expression(gold), read_expression(answer)
+    wanted, answered = read_expression(gold), read_expression(answer)
     verdict: bool | None = None
-    if wanted is not None and given is not None:
-        if wanted.symbols ^ given.symbols == {"c", "C"} and len(wanted.symbols) == len(given.symbols):
-            wanted, given = _in_capitals(wanted), _in_capitals(given)  # a constant of integration
-        verdict = _same_formula(wanted, given)
+    if wanted is not None and answered is not None:
+        if wanted.symbols ^ answered.symbols == {"c", "C"} and len(wanted.symbols) == len(answered.symbols):
+            wanted, answered = _in_capitals(wanted), _in_capitals(answered)  # a constant of integration
+        verdict = _same_formula(wanted, answered)
         beside = BESIDE.search(gold) or BESIDE.search(answer)
-        if verdict is None and not (wanted.symbols or given.symbols):
-            return same_powers(wanted.node, given.node)  # numbers without a value, or too large to compute
-        if verdict or not (wanted.symbols or given.symbols or beside):
+        if verdict is None and not (wanted.symbols or answered.symbols):
+            return same_powers(wanted.node, answered.node)  # numbers without a value, or too large to compute
+        if verdict or not (wanted.symbols or answered.symbols or beside):
             return verdict
-        if wanted.symbols & given.symbols and not beside and not (_has_unit(gold) and _has_unit(answer)):
+        if wanted.symbols & answered.symbols and not beside and not (_has_unit(gold) and _has_unit(answer)):
             return verdict
     gold_quantity, quantity = read_quantity(gold, adjacent_letters=False), read_quantity(answer)
     if gold_quantity is None or quantity is None:
         return verdict
-    has_same_letters = given is not None and quantity.value.symbols == given.symbols  # 5k may be 5000
+    has_same_letters = answered is not None and quantity.value.symbols == answered.symbols  # 5k may be 5000
     if gold_quantity.unit is None and quantity.unit is None and verdict is not None and has_same_letters:
         return verdict
     return same_quantity(gold_quantity, quantity)
@@ -87,8 +87,8 @@ def _are_opposed(gold: str, answer: str) -> bool:
     """Tells whether words beside two numbers contradict each other: east and west, profit and loss, May and June."""
     if not _HAS_WORD.search(gold) or not _HAS_WORD.search(answer):
         return False
-    wanted, given = (set(_WORD.findall(text.lower().replace("text", " "))) for text in (gold, answer))
-    return any(wanted & group and given & group and wanted & group != given & group for group in _OPPOSED)
+    wanted, answered = (set(_WORD.findall(text.lower().replace("text", " "))) for text in (gold, answer))
+    return any(wanted & group and answered & group and wanted & group != answered & group for group in _OPPOSED)
 
 
 def same_quantity(gold: Quantity, answer: Quantity) -> bool | None:

@@ -73,8 +73,8 @@ def _words(text: str) -> set[str]:
 
 def _are_reordered(gold: str, answer: str) -> bool:
     """Tells whether two texts with words between numbers have the same numbers in another order."""
-    numbers, others = (_NUMBER.findall(tidy(text)) for text in (gold, answer))
-    return bool(_words(gold)) and numbers != others and sorted(numbers) == sorted(others)
+    numbers, answered = (_NUMBER.findall(tidy(text)) for text in (gold, answer))
+    return bool(_words(gold)) and numbers != answered and sorted(numbers) == sorted(answered)
 
 
 def compare_by_value(gold: str, answer: str) -> Verdict | None:

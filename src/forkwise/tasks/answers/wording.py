@@ -81,10 +81,10 @@ def same_words(gold: Shape, answer: Shape) -> bool | None:
         return _same_wording(gold, answer)
     if not isinstance(gold, Value | PlainWords) or not isinstance(answer, Value | PlainWords):
         return False
-    wanted, given = read_quantity(gold.text), read_quantity(answer.text)
-    words, value = (wanted, given) if isinstance(gold, PlainWords) else (given, wanted)
+    wanted, answered = read_quantity(gold.text), read_quantity(answer.text)
+    words, value = (wanted, answered) if isinstance(gold, PlainWords) else (answered, wanted)
     if words is not None:
-        return None if wanted is None or given is None else same_quantity(wanted, given)
+        return None if wanted is None or answered is None else same_quantity(wanted, answered)
     if isinstance(gold, Value):
         return False if value is not None or read_expression(gold.text) is not None else None
     wording = _canonical(gold.text)
@@ -94,13 +94,17 @@ def same_words(gold: Shape, answer: Shape) -> bool | None:
 
 
 def _same_wording(gold: PlainWords, answer: PlainWords) -> bool | None:
-    wanted, given = _canonical(gold.text), _canonical(answer.text)
-    if wanted == given or any({wanted, given} <= words for words in _SYNONYMS) or _first_clause(answer.text) == wanted:
+    wanted, answered = _canonical(gold.text), _canonical(answer.text)
+    if (
+        wanted == answered
+        or any({wanted, answered} <= words for words in _SYNONYMS)
+        or _first_clause(answer.text) == wanted
+    ):
         return True
-    if wanted in _YES_NO and given.startswith(wanted + " "):
-        return not {"and", "or", "no", "not"} & set(given.split()[1:])
-    if " " not in wanted and " " not in given:
-        quantity, other = read_quantity(wanted), read_quantity(given)
+    if wanted in _YES_NO and answered.startswith(wanted + " "):
+        return not {"and", "or", "no", "not"} & set(answered.split()[1:])
+    if " " not in wanted and " " not in answered:
+        quantity, other = read_quantity(wanted), read_quantity(answered)
         if quantity is not None and other is not None:
             return same_quantity(quantity, other)
     return False
@@ -128,16 +132,16 @@ def same_colons(gold: Shape, answer: Shape) -> bool | None:
 def _same_times_or_ratios(gold: Colons, answer: Colons) -> bool:
     if len(gold.parts) != len(answer.parts) or (gold.half and answer.half and gold.half != answer.half):
         return False
-    wanted, given = ([Fraction(part) for part in shape.parts] for shape in (gold, answer))
-    if wanted == given:
+    wanted, answered = ([Fraction(part) for part in shape.parts] for shape in (gold, answer))
+    if wanted == answered:
         return [part[:1] == "0" for part in gold.parts[1:]] == [part[:1] == "0" for part in answer.parts[1:]]
     if len(wanted) == 2 and bool(gold.half) != bool(answer.half):  # 5:30 p.m. and 17:30
         half = gold.half or answer.half
-        (hour, minute), (other, other_minute) = (wanted, given) if gold.half else (given, wanted)
+        (hour, minute), (other, other_minute) = (wanted, answered) if gold.half else (answered, wanted)
         return minute == other_minute and other == hour % 12 + (12 if half == "p" else 0)
-    if _is_time(gold) or _is_time(answer) or 0 in wanted or 0 in given or (gold.spoken and answer.spoken):
+    if _is_time(gold) or _is_time(answer) or 0 in wanted or 0 in answered or (gold.spoken and answer.spoken):
         return False
-    return all(o * given[0] == t * wanted[0] for o, t in zip(wanted, given, strict=True))
+    return all(o * answered[0] == t * wanted[0] for o, t in zip(wanted, answered, strict=True))
 
 
 def _is_time(shape: Colons) -> bool:
