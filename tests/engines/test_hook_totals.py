@@ -71,9 +71,7 @@ class TestOneRatioPerSequence:
         loss = areal.shaped(lambda *_, **__: torch.zeros(()), alpha=0.4)
         one = torch.ones(2)
         data = {"advantages": one, "loss_mask": one.bool()}
-        with pytest.warns(
-            UserWarning, match=f"importance_sampling_level=sequence .* {SEQUENCES}"
-        ):
+        with pytest.warns(UserWarning, match=f"importance_sampling_level=sequence .* {SEQUENCES}"):
             loss(one, one, data, importance_sampling_level="sequence")
         with warnings.catch_warnings():
             warnings.simplefilter("error")
