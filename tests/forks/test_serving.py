@@ -7,13 +7,14 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from local_server import LocalServer, listening
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -43,13 +44,11 @@ IDS = [TOKENIZER(letter)["input_ids"][-1] for letter in LETTERS]
 OF_PROMPT = TOKENIZER(PROMPT)["input_ids"]
 
 
-class Model(ThreadingHTTPServer):
+class Model(LocalServer):
     """Texts are three letters, drawn from a table; the seed decides. `fault` makes it a server that is no use."""
 
-    daemon_threads = True
-
     def __init__(self, policy: Tabular, fault: str = "") -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.policy, self.fault, self.asked = policy, fault, 0
         self.bodies: list[dict[str, Any]] = []
         self.failures = 2 if fault == "busy" else 0
@@ -103,14 +102,8 @@ def answer(server: Model, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
 
 @contextmanager
 def running(policy: Tabular, fault: str = "") -> Iterator[tuple[Model, str]]:
-    server = Model(policy, fault)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield server, f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with listening(Model(policy, fault)) as server:
+        yield server, server.url
 
 
 def judge(policy: Tabular) -> Judge:

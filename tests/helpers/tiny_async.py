@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import quiet
 import tiny_trl as tiny
 import torch
 from datasets import Dataset
@@ -24,12 +25,8 @@ from forkwise.engines.trl.async_grpo import (
 from forkwise.testing.engines import Batch, expected_advantages
 
 QUIET: dict[str, Any] = {
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "report_to": "none",
+    **quiet.QUIET,
     "save_strategy": "no",
-    "disable_tqdm": True,
     "learning_rate": 1e-2,
     "per_device_train_batch_size": 4,
     "num_generations": 4,

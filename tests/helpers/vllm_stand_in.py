@@ -11,12 +11,13 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import SimpleNamespace
 from typing import Any
 
 import requests
 import torch
+from local_server import LocalServer, listening
 from torch import Tensor
 
 
@@ -94,16 +95,11 @@ def serving(policy: Any, longest: int = 64) -> Iterator[tuple[str, Engine]]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", engine
-    finally:
-        engine.resume()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with listening(LocalServer(Handler)) as server:
+        try:
+            yield server.url, engine
+        finally:
+            engine.resume()
 
 
 class Transfer:

@@ -68,6 +68,15 @@ def test_the_advantage_agrees_with_the_one_that_trains() -> None:
     assert [_advantage(r, group) for r in group] == pytest.approx(expected, rel=1e-12)
 
 
+def test_the_threshold_of_stored_entropies_is_right_in_every_digit_that_is_shown(tmp_path: Path) -> None:
+    # Four of five values lie at .4033 or below, so that is the 80 % quantile.
+    row = made.sample("r", "p", 0, tokens=list("abcde"), entropies=[0.1, 0.2, 0.3, 0.4033, 1.7], top=True)
+    write_shard(tmp_path, "0000", [row])
+    distribution, _ = stored_entropies(find_source(tmp_path).samples[0])
+    assert distribution is not None
+    assert f"{distribution.threshold:.3f}" == "0.403"
+
+
 def test_samples_are_chosen_right_and_wrong_in_turn_and_with_entropies_first() -> None:
     def some(i: int, correct: bool, traced: bool) -> ListedSample:
         return ListedSample(0, ("r", "p", i), correct, 10, 0.0, traced)

@@ -14,14 +14,15 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
+from local_server import LocalServer, listening
 from rich.console import Console
 
 from forkwise.errors import InputError
@@ -37,24 +38,14 @@ Fault = Callable[[int, int], Any]
 """(seed, how many requests came with it before) -> None to answer, a status, ("status", headers), "drop" or "cut"."""
 
 
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
+class Server(LocalServer):
     def __init__(self, fault: Fault) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.fault = fault
         self.requests: list[tuple[str, dict[str, Any], dict[str, str]]] = []
         self.seen: Counter[int] = Counter()
         self.lock = threading.Lock()
         self.busy = self.busiest = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def handle_error(self, *_: object) -> None:
-        pass  # clients that go away
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -136,16 +127,8 @@ def reply(path: str, body: dict[str, Any]) -> dict[str, Any]:
     return {"id": "1", "object": "x", "created": 1, "model": body["model"], "choices": [choice], "usage": usage}
 
 
-@contextmanager
-def serve(fault: Fault = lambda seed, before: None) -> Iterator[Server]:
-    server = Server(fault)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
+def serve(fault: Fault = lambda seed, before: None) -> AbstractContextManager[Server]:
+    return listening(Server(fault))
 
 
 class Even:

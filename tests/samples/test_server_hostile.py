@@ -11,13 +11,14 @@ import subprocess
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
+from local_server import LocalServer, listening
 from rich.console import Console
 
 from forkwise.errors import InputError
@@ -36,20 +37,11 @@ KEY = "sk-SECRET-0123456789"
 TOKENS = ["The", " answer", " is", " 4", "."]
 
 
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
+class Server(LocalServer):
     def __init__(self, answer: Callable[[Handler, dict[str, Any]], None]) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.answer = answer
         self.requests: list[tuple[str, str, dict[str, Any], dict[str, str]]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def handle_error(self, *_: object) -> None:
-        pass  # clients that go away
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -100,15 +92,8 @@ def chat(message: dict[str, Any], tokens: list[str] | None = None) -> dict[str, 
     return {"choices": [choice], "usage": {"completion_tokens": 6}}
 
 
-@contextmanager
-def serve(answer: Callable[[Handler, dict[str, Any]], None]) -> Iterator[Server]:
-    server = Server(answer)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
+def serve(answer: Callable[[Handler, dict[str, Any]], None]) -> AbstractContextManager[Server]:
+    return listening(Server(answer))
 
 
 class Even:

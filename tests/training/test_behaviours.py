@@ -11,6 +11,7 @@ import yaml
 pytest.importorskip("trl")
 
 import torch
+from quiet import QUIET
 from safetensors.torch import load_file
 
 from forkwise.explore.lexicon import load_lexicon, load_reflective
@@ -28,11 +29,7 @@ SETTINGS = {
     "max_completion_length": 48,
     "logging_steps": 1,
     "max_steps": 2,
-    "report_to": "none",
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "disable_tqdm": True,
+    **QUIET,
     "save_strategy": "no",
     "seed": 3,
 }

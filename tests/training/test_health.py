@@ -13,6 +13,7 @@ pytest.importorskip("trl")
 
 import tiny_trl as tiny
 import torch
+from quiet import QUIET
 from trl import GRPOTrainer
 
 from forkwise import EntropyShapedGRPOConfig, EntropyShapingMixin
@@ -137,11 +138,7 @@ COMMON = {
     "save_steps": 1,
     "logging_steps": 1,
     "lr_scheduler_type": "constant",
-    "report_to": "none",
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "disable_tqdm": True,
+    **QUIET,
 }
 
 

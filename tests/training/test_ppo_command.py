@@ -16,6 +16,8 @@ import yaml
 pytest.importorskip("trl")
 
 import torch
+from preloaded import Started
+from quiet import QUIET
 from safetensors.torch import load_file
 
 from forkwise.errors import InputError
@@ -41,11 +43,7 @@ COMMON: dict[str, Any] = {
     "logging_steps": 1,
     "save_steps": 1,
     "save_total_limit": 2,
-    "report_to": "none",
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "disable_tqdm": True,
+    **QUIET,
     "seed": 3,
 }
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
@@ -70,9 +68,8 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in clock} for row in read_metrics(folder)]
 
 
-def start(path: str, out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "forkwise", "ppo", "--config", path, "--output_dir", str(out), "--resume"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+def start(path: str, out: Path) -> Started:
+    return Started(["-m", "forkwise", "ppo", "--config", path, "--output_dir", str(out), "--resume"], ENVIRONMENT)
 
 
 def kill_after_step(path: str, out: Path, step: int, delay: float) -> None:

@@ -162,9 +162,6 @@ def logprob_and_entropy(
     return pair
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
-
-
 def _inverse_temperature(
     temperature: float | Tensor, lead: torch.Size, like: Tensor, index: Tensor | None = None
 ) -> float | Tensor:
@@ -252,9 +249,6 @@ def _check_values(hidden: Tensor, targets: Tensor, vocab: int, index: Tensor | N
             f"The hidden states of {int(broken.sum()):,} of {len(targets):,} tokens are NaN or infinite, first at "
             f"{tuple(int(i) for i in where)}: the model computes no distribution there. Look at its weights and dtype."
         )
-
-
-# --- from hidden states ----------------------------------------------------------------------------------------------
 
 
 class _LogprobEntropy(torch.autograd.Function):

@@ -18,6 +18,7 @@ from forkwise.forks.estimators import (
     StateValue,
     advantages,
     budget,
+    most_decided,
     permuted_decided,
     share_of,
     state_value,
@@ -242,15 +243,26 @@ def _problems(estimates: StateEstimates, of_N: BoolArray) -> int:
     return int(np.unique(estimates.problem_N[of_N]).size)
 
 
-def by_entropy(estimates: StateEstimates, *, shares: bool) -> list[Part]:
-    """Describes bins of entropy, with a band for what they decide."""
+def by_entropy(estimates: StateEstimates, *, shares: bool, by_answer: bool = False) -> list[Part]:
+    """Describes bins of entropy, with a band for what they decide.
+
+    Of the many tokens of the lowest bin a few decide what is decided there, and hardly any of these is drawn. So its
+    interval goes as far as entropies allow, of all of its tokens.
+    """
     entropy = estimates.frame.table.units.value_N
     inside = [((entropy >= low) & (entropy < high), low, high) for low, high in pairwise(EDGES)]
     filled = [(of_frame, low, high) for of_frame, low, high in inside if of_frame.any()]
-    return [
+    parts = [
         part(estimates, f"{low:g}–{high:g}" if high < np.inf else f"above {low:g}", of, shares=shares, bins=len(filled))
         for of, low, high in filled
     ]
+    lowest, (of_frame, low, _) = parts[0], filled[0]
+    decided = lowest.decided
+    if low == 0 and decided.low is not None and decided.high is not None and estimates.frame.entropies == "model":
+        weight = estimates.frame.per_trace_N[of_frame]
+        most = float(np.average(most_decided(entropy[of_frame], by_answer=by_answer), weights=weight))
+        decided = Estimate(decided.value, min(decided.low, 0.0), max(decided.high, most))
+    return [replace(lowest, decided=decided), *parts[1:]]
 
 
 def by_class(estimates: StateEstimates, *, shares: bool) -> list[Part]:

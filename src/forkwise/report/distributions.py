@@ -17,8 +17,8 @@ FloatArray = npt.NDArray[np.float64]
 QUANTILE = 0.8
 """Quantile of an arm's tokens above which a token counts as high-entropy (arXiv 2506.01939, arXiv 2506.14758)."""
 
-_BIN = 0.005  # nats
-_BINS = 5000  # up to 25 nats: no vocabulary has more
+_BIN = 0.0001  # nats: below the last digit that is shown
+_BINS = 250_000  # up to 25 nats: no vocabulary has more
 _PLACES = 20  # parts into which a trace is cut
 
 

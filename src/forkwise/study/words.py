@@ -151,7 +151,8 @@ def _single(study: Study, single: HeldAgainst | None, registered: str | None) ->
     head = f"Registered {registered}" if registered else "Not registered, so exploratory"
     shown = [row for row in single.rows if row.p < 1 - single.level]
     which = ", ".join(f"{row.arm} ({number(row.difference, sign='+')}, p {p_value(row.p)})" for row in shown)
-    text = f"{head}: at {endpoint} {which or 'no arm'} differs from {reference} by more than one more run of it would"
+    differ = "differ" if len(shown) > 1 else "differs"
+    text = f"{head}: at {endpoint} {which or 'no arm'} {differ} from {reference} by more than one more run of it would"
     missing = single.arms - len(single.rows)
     text += f". The runs of {counted(missing, 'arm')} are missing; p is over all {single.arms}" if missing else ""
     found = interval(single.found, single.found_low, single.found_high)
