@@ -160,9 +160,9 @@ def _single(study: Study, single: HeldAgainst | None, registered: str | None) ->
     blocks: list[Block] = [
         f"{text}.",
         f"{counted(single.runs, 'run')} of {reference}: {number(single.mean)} ± {number(single.sd, 4)} (SD over runs). "
-        f"With {single.power:.0%} power a true difference of {estimated} is found [by the {wide} interval of that SD], if "
-        "the runs of the arm differ as much; what is smaller is neither shown nor excluded. Other problems than these "
-        "are not asked about.",
+        f"With {single.power:.0%} power a true difference of {estimated} is found [by the {wide} interval of that SD], "
+        "if the runs of the arm differ as much; what is smaller is neither shown nor excluded. Other problems than "
+        "these are not asked about.",
     ]
     rows = [
         [row.arm, interval(row.difference, row.low, row.high, sign="+"), p_value(row.p), number(single.found)]
