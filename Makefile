@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
+# Tests and their processes are compiled once, whatever the shell says.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: quickstart test test-verl test-verl-slow test-slow test-oldest-transformers lint bench docs docs-check wheel clean
 .DEFAULT_GOAL := quickstart
@@ -47,9 +49,12 @@ $(VENV)/verl-0.7: $(VENV)/verl
 quickstart: $(VENV)/.train
 	$(BIN)/forkwise quickstart --out runs/quickstart --resume $(ARGS)
 
+# Of the engines, the tests to which the version of TRL makes a difference.
+OF_TRL = $(shell grep -lE '^ *(import trl|from trl|import test_trl|from test_trl|from forkwise\.engines\.(trl|which)|from forkwise\.training)' tests/engines/test_*.py)
+
 test: $(VENV)/.dev $(VENV)/trl-oldest
-	$(BIN)/python -m pytest -n 2 $(ARGS)
-	PYTHONPATH=$(CURDIR)/$(VENV)/trl-oldest FORKWISE_EXPECTED_TRL=$(OLDEST_TRL) $(BIN)/python -m pytest -n 2 tests/engines tests/training/test_grpo.py tests/training/test_ppo.py $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	PYTHONPATH=$(CURDIR)/$(VENV)/trl-oldest FORKWISE_EXPECTED_TRL=$(OLDEST_TRL) $(BIN)/python -m pytest -n 2 --dist loadfile $(OF_TRL) tests/training/test_grpo.py tests/training/test_ppo.py $(ARGS)
 
 ifeq ($(shell $(PYTHON) -c 'import sys; print((3, 11) <= sys.version_info < (3, 13))'),True)
 test: test-verl

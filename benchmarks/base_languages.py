@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
 
+import base_catalogs as catalogs
 import base_stories as stories
 import base_traces as traces
 from base_stories import solution
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from forkwise.tasks.base import Task
+from forkwise.tasks.catalog import Catalogs
 from forkwise.tasks.countdown import Countdown
 from forkwise.tasks.story import LIMIT, Stories
 
@@ -66,6 +68,13 @@ def _stories(rng: Random, stage: int) -> Iterator[Example]:
         yield story.text(), solution(story, rng)
 
 
+def _catalogs(rng: Random, stage: int) -> Iterator[Example]:
+    """First ids to be copied; then catalogs of which one part fits, or several do, equally many."""
+    pool = Catalogs().catalogs("train")
+    while True:
+        yield (catalogs.example if stage else catalogs.copied)(rng.choice(pool), rng)
+
+
 def _words_apart() -> PreTrainedTokenizerFast:
     """Builds a tokenizer with a token per word, sign or number; decoding joins with spaces."""
     return _word_level(traces.VOCABULARY, pre_tokenizers.Whitespace())
@@ -80,6 +89,15 @@ def _words_of_a_text() -> PreTrainedTokenizerFast:
         pre_tokenizers.ByteLevel(add_prefix_space=True),
         decoders.ByteLevel(),
     )
+
+
+def _pieces_of_a_text() -> PreTrainedTokenizerFast:
+    """Builds a tokenizer of the pieces that catalogs and their reasoning have; an id is a letter and a number."""
+    before = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    rng, pool = Random(0), Catalogs().catalogs("train")
+    texts = [text for catalog in pool for _ in range(2) for text in catalogs.example(catalog, rng)]
+    pieces = {piece for text in texts for piece, _ in before.pre_tokenize_str(text)}
+    return _word_level(sorted(pieces), before, decoders.ByteLevel())
 
 
 def _word_level(
@@ -104,5 +122,6 @@ def _word_level(
 LANGUAGES: Mapping[str, Language] = {
     "countdown": Language(Countdown(sizes=(4,)), traces.MAX_TOKENS, _countdown, ((1, 1), (0.2, 0.5)), _words_apart),
     "story": Language(Stories(sizes=(4,)), stories.MAX_TOKENS, _stories, ((1, 1),), _words_of_a_text, half=True),
+    "catalog": Language(Catalogs(("set",)), catalogs.MAX_TOKENS, _catalogs, ((1, 1), (0.2, 0.5)), _pieces_of_a_text),
 }
 """The languages by the names of their tasks."""

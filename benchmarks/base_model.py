@@ -1,13 +1,13 @@
 """The embedded base models: how they are trained from scratch, and how they are measured.
 
-    python benchmarks/base_model.py --out DIR [--language countdown|story] [--seed 0] [--config small|large]
-                                    [--steps N] [--device auto]
+    python benchmarks/base_model.py --out DIR [--language countdown|story|catalog] [--seed 0]
+                                    [--config mini|small|large] [--steps N] [--device auto]
 
-trains a Llama language model on traces (`base_traces.py`, `base_stories.py`) that are made on the fly from train
-problems only, and writes an ordinary Hugging Face checkpoint. `small` is what the package ships in `forkwise/lab/base`;
-`large` wants a GPU.
+trains a Llama language model on traces (`base_traces.py`, `base_stories.py`, `base_catalogs.py`) that are made on the
+fly from train problems only, and writes an ordinary Hugging Face checkpoint. `small` is what the package ships in
+`forkwise/lab/base`; `large` wants a GPU, and `mini` does for catalogs.
 
-    python benchmarks/base_model.py --evaluate DIR [--language countdown|story] [--problems 100] [--samples 256]
+    python benchmarks/base_model.py --evaluate DIR [--language countdown|story|catalog] [--problems 100] [--samples 256]
 
 measures a checkpoint on the hardest test problems: four numbers, four events.
 """
@@ -56,6 +56,7 @@ class TrainingConfig:
 
 
 CONFIGS = {
+    "mini": TrainingConfig(64, 3, 4, 176, steps=2000, batch_size=32, learning_rate=3e-3),
     "small": TrainingConfig(128, 4, 4, 344, steps=4800, batch_size=32, learning_rate=2e-3),
     "large": TrainingConfig(512, 8, 8, 1536, steps=20_000, batch_size=256, learning_rate=6e-4),
 }
@@ -134,7 +135,8 @@ def train_base(
     Args:
         out: new or empty directory.
         language: what the model is to write, and what it is to solve: a name in `LANGUAGES`.
-        config: `"small"` (0.8 M parameters, some twenty minutes on one core) or `"large"` (27 M, for a GPU).
+        config: `"mini"` (0.2 M parameters), `"small"` (0.8 M, some twenty minutes on one core) or `"large"` (27 M, for
+            a GPU).
         seed: decides the weights and the data; the same seed on the same machine gives the same model.
         steps: batches of the first stage; None: as the config says. A second stage may follow, see `Language`.
         device: `"auto"`, `"cpu"`, `"cuda"`, ...

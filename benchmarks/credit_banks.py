@@ -15,7 +15,7 @@ import argparse
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 RECIPE = Path(__file__).parents[1] / "examples" / "credit_grpo.yaml"
@@ -35,19 +35,30 @@ TASKS = {
     "countdown": Task("countdown:4", "embedded", 104, "try,maybe,because,check,wait,hmm,instead,so"),
     "story": Task("story:4", "embedded:story", 116),
 }
-SIZES = {"countdown-base": (3000, 48), "story-base": (1600, 16), "countdown-grpo": (1500, 64), "story-grpo": (1600, 16)}
-"""States of each bank, and continuations of a state."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of a bank is drawn: problems with 32 samples each, states, and continuations of a state."""
+
+    problems: int
+    states: int
+    continuations: int
+
+
+SIZES = {
+    "countdown-base": Size(120, 400, 16),
+    "story-base": Size(80, 700, 16),
+    "countdown-grpo": Size(120, 2000, 96),
+    "story-grpo": Size(120, 1200, 16),
+}
+"""Of the package's banks, and of one that it does not hold: the Countdown model at mid-training takes too long."""
 BANKS = list(SIZES)
 
 
-def commands(
-    bank: str, out: Path, *, problems: int, states: int | None = None, continuations: int | None = None
-) -> list[list[str]]:
-    """Returns the commands that make a bank, each a list of words behind `forkwise`.
-
-    Args:
-        states, continuations: None for the bank's own size.
-    """
+def commands(bank: str, out: Path, size: Size | None = None) -> list[list[str]]:
+    """Returns the commands that make a bank, each a list of words behind `forkwise`; by default in its own size."""
+    size = size or SIZES[bank]
     name, _, policy = bank.partition("-")
     task = TASKS[name]
     model, made = task.model, []
@@ -57,12 +68,10 @@ def commands(
         train = ["--model", task.model, "--task", task.task, "--train_problems", "240", *length]
         made.append(["grpo", *train, "--config", str(RECIPE), "--output_dir", model, "--resume", "true"])
     samples, forked = str(out / "samples" / bank), str(out / "forked" / bank)
-    size = ["--problems", str(problems), "-n", "32", "--max-tokens", str(task.max_tokens)]
+    drawn = ["--problems", str(size.problems), "-n", "32", "--max-tokens", str(task.max_tokens)]
     breaks = ["--breaks", task.breaks] if task.breaks else []
-    made.append(["sample", "--model", model, "--task", task.task, *size, "--out", samples, "--run", bank])
-    usual_states, usual_continuations = SIZES[bank]
-    budget = ["--states", str(usual_states if states is None else states)]
-    budget += ["--continuations", str(usual_continuations if continuations is None else continuations)]
+    made.append(["sample", "--model", model, "--task", task.task, *drawn, "--out", samples, "--run", bank])
+    budget = ["--states", str(size.states), "--continuations", str(size.continuations)]
     made.append(["forks", samples, "--model", model, *budget, *breaks, "--out", forked, "--brief"])
     made.append(["credit", forked, "--brief", "--pack", str(out / f"{bank}.parquet")])
     return made
@@ -73,14 +82,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", choices=BANKS, nargs="+", default=BANKS)
-    parser.add_argument("--states", type=int, help="default: each bank's own number")
-    parser.add_argument("--continuations", type=int, help="of each state; default: each bank's own number")
-    parser.add_argument("--problems", type=int, default=120)
+    for name in ("problems", "states", "continuations"):
+        parser.add_argument(f"--{name}", type=int, help="default: each bank's own number")
     parser.add_argument("--list", action="store_true", help="print the commands and run none")
     given = parser.parse_args()
     for bank in given.only:
-        sizes = {"states": given.states, "problems": given.problems, "continuations": given.continuations}
-        for words in commands(bank, given.out, **sizes):
+        asked = {name: n for name in ("problems", "states", "continuations") if (n := getattr(given, name)) is not None}
+        for words in commands(bank, given.out, replace(SIZES[bank], **asked)):
             print("forkwise", shlex.join(words), flush=True)
             if not given.list:
                 done = subprocess.run([sys.executable, "-m", "forkwise", *words], check=False)

@@ -4,12 +4,12 @@
     python benchmarks/docs_outputs.py docs/passk.md --data D   # with public files that are not in the repository
     python benchmarks/docs_outputs.py --write                  # puts today's output into the pages
 
-Checked are blocks marked `console`: lines that begin with `$ ` are run by bash, in one folder for each page that holds
-`examples`, and the lines below are what they print. A line `...` stands for any lines; output shown with one is not
-rewritten. `<!-- data: NAME=FILE, ... -->` above a block says which files of --data it needs, and their names there.
-A plain block of output is marked with why it is not repeated and, where it does not hold it, with the command that
-prints it: `<!-- printed once: REASON; by COMMAND -->`. A plain block of commands with `$ ` and without the mark is an
-error.
+Checked are blocks marked `console`: lines that begin with `$ ` are run by bash, in one folder for each page that
+holds `examples` and `studies`, and the lines below are what they print. A line `...` stands for any lines; output
+shown with one is not rewritten. `<!-- data: NAME=FILE, ... -->` above a block says which files of --data it needs,
+and their names there. A plain block of output is marked with why it is not repeated and, where it does not hold it,
+with the command that prints it: `<!-- printed once: REASON; by COMMAND -->`. A plain block of commands with `$ ` and
+without the mark is an error.
 """
 
 from __future__ import annotations
@@ -106,9 +106,10 @@ def check_page(page: Path, data: Path | None, *, write: bool = False) -> tuple[i
     """
     text, ran, left_out, drifts = page.read_text(encoding="utf-8"), 0, 0, []
     renewed = text
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "examples").symlink_to(ROOT / "examples")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for name in ("examples", "studies"):
+            (folder / name).symlink_to(ROOT / name)
         for block in blocks_of(text):
             files = {alias: next(data.rglob(file), None) if data else None for alias, file in block.files.items()}
             if None in files.values():

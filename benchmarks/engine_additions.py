@@ -5,7 +5,8 @@
 Runs of the embedded model on Countdown take turns, one step each: a rollout of 32 completions (8 prompts) and an
 update. Time is CPU seconds without the generation, which is measured by itself; ratios are medians over pairs of a step
 with the method and one without. Methods that learn from completions again have steps that draw nothing: theirs are sums
-over all steps, per rollout drawn, over the median of a step without the method. Memory is the largest that PyTorch's
+over all steps, per rollout drawn, over the median of a step without the method. For methods that look at images the
+embedded model, which sees none, takes the last token of a prompt for one. Memory is the largest that PyTorch's
 CPU allocator held, of tensors, in the step.
 """
 
@@ -25,13 +26,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
 from forkwise.embedded import EMBEDDED_MODEL
 from forkwise.engines.trl import EntropyShapedGRPOConfig, EntropyShapedGRPOTrainer
+from forkwise.methods import Need
 from forkwise.tasks import load_task
 from forkwise.training.rewards import load_reward, training_dataset
 
 STEPS, WARM = 12, 2
 MIB = 2**20
 DOMAIN = "heal:column=problem_id,target={},shortest=4"
-METHODS = ("siren", "shear", DOMAIN, "aepo_arbitrary:target=9", "meds:marker==", "pipo:window=2", "uec_rl")
+SPLIT = "policy_split:eta=0.1,mix=0.6,cap=2,prompt={text}"
+METHODS = (
+    *("siren", "shear", DOMAIN, "aepo_arbitrary:target=9", "meds:marker==", "pipo:window=2", "uec_rl"),
+    *("vgpo", SPLIT, "minerva:column=prompt,shortest=0,every=1"),
+)
 
 
 class Timed(EntropyShapedGRPOTrainer):
@@ -46,11 +52,19 @@ class Timed(EntropyShapedGRPOTrainer):
         finally:
             self.generating += time.process_time() - start
 
+    def _image_similarity(self, batch: dict[str, Any], methods: Any) -> torch.Tensor | None:
+        if any(Need.IMAGE_SIMILARITY in method.needs() for method in methods):
+            self.model.config.image_token_id = int(batch["prompt_ids"][0, -1])
+            batch = {**batch, "pixel_values": torch.zeros(len(batch["prompt_ids"]), 1)}
+        return super()._image_similarity(batch, methods)
+
 
 def trainer(folder: str, method: str | None) -> Timed:
     """A trainer of the embedded model, always the same rollout of 32 completions of 8 prompts at each step."""
     task = load_task("countdown:4")
     problems = task.problems("train", 8)
+    text = Path(f"{folder}-second-prompt")
+    text.write_text("wait maybe")
     args = EntropyShapedGRPOConfig(
         folder,
         use_cpu=True,
@@ -65,7 +79,7 @@ def trainer(folder: str, method: str | None) -> Timed:
         max_steps=10**6,
         learning_rate=0.0,
         alpha=0.0,
-        method=[] if method is None else [method.format(problems[0].id)],
+        method=[] if method is None else [method.format(problems[0].id, text=text)],
     )
     model = AutoModelForCausalLM.from_pretrained(EMBEDDED_MODEL, dtype=torch.float32)
     made = Timed(

@@ -170,7 +170,7 @@ def followers() -> Figure:
     axis.set_yticks(range(len(rows)), [row.arm for row in rows], fontsize=8)
     axis.set_ylim(-0.7, len(rows) - 0.3)
     axis.set_xlabel(f"Pass@1 of one run minus the mean of {single.runs} runs of {single.reference}")
-    axis.set_title("Intervals over all arms; grey: found with less than 80 % power. Orange: p < .05", fontsize=10)
+    axis.set_title("Grey: found with less than 80 % power. Orange: p < .05, over all arms", fontsize=9)
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -21,8 +22,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test waits for a hub: hugging
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+gc.disable()  # until all modules are imported: a quarter of what collecting tests takes was looking at all of torch
+IN_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if IN_WORKER:
+    atexit.register(os._exit, 0)  # the last to be called: to take torch down module by module costs seconds
 
 _started: Counter[str] = Counter()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -36,7 +46,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    gc.unfreeze()
+    if "preloaded" in sys.modules:
+        sys.modules["preloaded"].close()
+    if not IN_WORKER:
+        gc.unfreeze()
 
 
 @pytest.fixture

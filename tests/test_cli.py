@@ -298,7 +298,8 @@ def test_doctor_names_the_engines_that_are_here_and_what_was_tested(
     monkeypatch.syspath_prepend(tmp_path / "checkout")
     monkeypatch.syspath_prepend(tmp_path)
     here = (
-        TestedEngine("pytest", "pytest", "_pytest/mark", "by itself"),
+        TestedEngine("pytest", "pytest", "_pytest/mark", "by itself", ("<0.1", f"=={pytest.__version__}")),
+        TestedEngine("Older", "pytest", "_pytest/mark", "with 0.1", ("==0.1",)),
         TestedEngine("Another", "no-such-engine", "no_such_engine/trainer", "never"),
         TestedEngine("Mine", "its-engine", "its_engine/trainer", "once"),
         TestedEngine("Alike", "pytest", "named_alike/trainer", "never"),  # a package of that name, and not the engine's
@@ -306,6 +307,7 @@ def test_doctor_names_the_engines_that_are_here_and_what_was_tested(
     monkeypatch.setattr(environment, "ENGINES", here)
     assert [remark.text for remark in _engines()] == [
         f"pytest {pytest.__version__}; tested: by itself",
+        f"Older {pytest.__version__}; tested: with 0.1. Not with this version",
         "Mine from its sources; tested: once",
     ]
 

@@ -30,7 +30,7 @@ def script() -> ModuleType:
 def test_every_command_is_one_that_forkwise_takes(script: ModuleType) -> None:
     known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     for bank in script.BANKS:
-        steps = script.commands(bank, Path("o"), states=100, problems=50)
+        steps = script.commands(bank, Path("o"))
         assert [words[0] for words in steps][-3:] == ["sample", "forks", "credit"]
         assert (steps[0][0] == "grpo") == bank.endswith("-grpo")
         for name, *words in steps:
@@ -41,12 +41,25 @@ def test_every_command_is_one_that_forkwise_takes(script: ModuleType) -> None:
 
 
 def test_each_step_takes_what_the_one_before_left(script: ModuleType) -> None:
-    train, sample, forks, credit = script.commands("story-grpo", Path("o"), states=9, problems=5)
+    train, sample, forks, credit = script.commands("story-grpo", Path("o"), script.Size(5, 9, 8))
     assert train[train.index("--output_dir") + 1] == sample[sample.index("--model") + 1] == "o/grpo/story"
+    assert sample[sample.index("--problems") + 1] == "5"
+    assert forks[forks.index("--states") + 1 : forks.index("--states") + 4] == ["9", "--continuations", "8"]
     assert forks[1] == sample[sample.index("--out") + 1]
     assert forks[forks.index("--model") + 1] == "o/grpo/story"
     assert credit[1] == forks[forks.index("--out") + 1]
     assert yaml.safe_load(script.RECIPE.read_text())["seed"] == 0
+
+
+def test_the_package_holds_banks_of_the_size_that_the_script_makes(script: ModuleType) -> None:
+    pytest.importorskip("torch")
+    from forkwise.credit.bank import SHIPPED, read_bank
+
+    for file in SHIPPED.glob("*.parquet"):
+        bank, size = read_bank(file), script.SIZES[file.stem]
+        assert bank.name == file.stem
+        assert (bank.about["of_problems"], bank.about["continuations"]) == (size.problems, size.continuations)
+        assert bank.at_K.size == size.states
 
 
 def test_the_package_holds_small_banks_of_both_tasks() -> None:
@@ -57,7 +70,7 @@ def test_the_package_holds_small_banks_of_both_tasks() -> None:
 
     assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < 4_000_000
     scored = run_credit([], CreditOptions(only=True, method=["entropy_weight:least=0"]))
-    assert [bank.name for bank in scored.banks] == ["countdown-base", "story-base"]
+    assert [bank.name for bank in scored.banks] == ["countdown-base", "story-base", "story-grpo"]
     story = scored.banks[1]
     grpo, masked = story.methods
     assert grpo.method == "grpo"

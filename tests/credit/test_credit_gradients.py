@@ -10,7 +10,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from forkwise.credit.gradients import Parts, Products, needed, numbers, products, update
+from forkwise.credit.results import GradientCredit, MethodGradient
 from forkwise.credit.weights import BINS, best_weights
+from forkwise.explore.findings import Estimate
+from forkwise.report.credit import gradient_conclusion, gradients
+from forkwise.report.table import Table
 
 
 def from_updates(u_QGMF: np.ndarray, size: int, reference: int) -> Products:
@@ -120,3 +124,25 @@ def test_no_completions_are_needed_for_a_cosine_below_zero() -> None:
     e1 = np.eye(4)[0]
     u = np.stack([sign * e1 + 0.1 * rng.standard_normal((50, 4)) for sign in (-1, 1, 1)], axis=1)[:, None]
     assert not np.isfinite(needed(from_updates(u, 4, 2), 1, 0, 64).value)
+
+
+@pytest.mark.parametrize(
+    ("low", "said"), [(-0.2, "nearer by a band over all methods are 1 (b +0.900)"), (0.0005, "b needs 2")]
+)
+def test_completions_are_needed_for_a_cosine_that_is_surely_above_zero_alone(low: float, said: str) -> None:
+    # GRPO's cosine is 0.001: where its interval holds 0, the 2 completions that would have it are an answer to nothing.
+    nothing = Estimate(None)
+
+    def method(name: str, cosine: Estimate, band: Estimate, needed: Estimate) -> MethodGradient:
+        of = dict.fromkeys(("direction", "signal", "placebo_minus_grpo", "minus_placebo"), nothing)
+        return MethodGradient(
+            method=name, cosine=cosine, minus_grpo=band, band=band, adjusted_p=0.01, needed=needed, **of
+        )
+
+    grpo = method("grpo", Estimate(0.001, low, 0.2), nothing, Estimate(256.0))
+    other = method("b", Estimate(0.901, 0.8, 0.95), Estimate(0.9, 0.7, 1.1), Estimate(2.0, 1.0, 4.0))
+    sizes = {"problems": 60, "groups": 120, "with_contrast": 118, "completions": 1920, "group_size": 16, "of": 256}
+    one = GradientCredit(name="t", model="m", weights="w", half="all", methods=[grpo, other], bins=[], **sizes)
+    assert said in gradient_conclusion(one)
+    cells = [row[-1] for table in gradients(one) if isinstance(table, Table) for row in table.rows]
+    assert (cells[1] == "none: GRPO's is not surely above 0") == (low < 0)

@@ -56,6 +56,8 @@ class LossOutputs:
 class DefaultLossConfig:
     adv_tau: float = 1.0
     kl_tau: float = 1e-3
+    dppo_mask_low: float = 0.2
+    dppo_mask_high: float = 0.2
 
 
 class TestPrimeRL:
@@ -177,7 +179,8 @@ class TestNeMo:
         )
 
     @staticmethod
-    def outcome(batch: Batch, loss_fn: Any) -> Outcome:
+    def outcome(batch: Batch, loss_fn: Any, old: float | None = None) -> Outcome:
+        """`old` is the old policy's log-prob of every token, for NeMo-RL's own loss."""
         longest = LONGEST + max(len(prompt) for *_, prompt in each(batch))
         columns = zip(*((a, h, m) for a, h, m, _ in each(batch)), strict=True)
         advantages, entropy, mask = (
@@ -193,9 +196,11 @@ class TestNeMo:
             "token_mask": mask,
             "sample_mask": (mask.sum(dim=1) > 0).double(),
         }
+        if old is not None:
+            data |= dict.fromkeys(("prev_logprobs", "generation_logprobs"), torch.full_like(mask, old))
         before = data["advantages"].clone()
         given: dict[str, Any] = {"logits": logits}
-        if loss_fn.input_type is LossInputType.LOGPROB:
+        if loss_fn.input_type.value == "logprob":
             to_logprobs = sys.modules["nemo_rl.distributed.model_utils"].get_next_token_logprobs_from_logits
             given = {"next_token_logprobs": to_logprobs(data["input_ids"], logits)}
         one = torch.tensor(1.0)

@@ -79,14 +79,14 @@ def step(out, advantages, sequence_lengths, loss_fn):
 
 def test_the_lines_for_prime_rl_are_few_and_hand_entropies_in() -> None:
     (lines,) = re.findall(r"```diff\n(.*?)```", PAGE, re.DOTALL)
-    added = [line[1:] for line in lines.splitlines() if line.startswith("+")]
+    added = [line[1:] for line in lines.splitlines() if line.startswith("+") and line[:3] != "+++"]
     field_, parameter, default_of, default, loop, zipped, argument, step = added  # eight
     source = PRIME_RL.format(
         field=field_,
         parameter=parameter,
         default_of=default_of,
         default=default,
-        loop=loop.strip().replace("...", "sample_advantages"),
+        loop=re.sub("for .*, sample_entropy", "sample_advantages, sample_entropy", loop.strip()),
         zipped=zipped,
         argument=argument,
         step=step,

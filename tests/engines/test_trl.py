@@ -31,6 +31,7 @@ import torch
 import trl
 from packaging.version import Version
 from peft import LoraConfig, get_peft_model
+from preloaded import Started
 from trl import GRPOConfig, GRPOTrainer, RLOOTrainer, TrlParser
 from trl.experimental.gmpo import GMPOTrainer
 from trl.trainer.base_trainer import _BaseTrainer
@@ -681,6 +682,9 @@ def test_two_processes_give_the_loss_gradient_and_metrics_of_one(tmp_path: Path)
     assert steps[0][0] != steps[0][1]
 
 
-def test_the_suite_runs_on_the_trl_that_it_was_asked_to_run_on() -> None:
+def test_the_suite_runs_on_the_trl_that_it_was_asked_to_run_on(tmp_path: Path) -> None:
     expected = os.environ.get("FORKWISE_EXPECTED_TRL", trl.__version__)
-    assert trl.__version__ == expected
+    (tmp_path / "script.py").write_text("import trl\nprint(trl.__version__)\n")
+    process = Started(["script.py"], os.environ, output=str(tmp_path / "printed"), folder=tmp_path)
+    assert process.wait() == 0
+    assert trl.__version__ == (tmp_path / "printed").read_text().strip() == expected

@@ -145,4 +145,5 @@ def test_a_head_with_adapters_is_proved_without_and_with_them(beside: bool) -> N
 
 
 def test_all_processes_refuse_a_head_that_cannot_be_proved_on_one(tmp_path: Path) -> None:
-    run_in_two(Path(__file__).with_name("verl_head_on_one_of_two.py"), timeout=300)
+    modules = ("tiny_verl", "verl.models.transformers.monkey_patch", "forkwise.engines.verl.settings")
+    run_in_two(Path(__file__).with_name("verl_head_on_one_of_two.py"), timeout=300, modules=modules)

@@ -209,7 +209,7 @@ class TestTheContract:
             adapter=lambda batch, alpha, kappa: self.outcome(
                 batch, *((EntropyAdvantage(alpha, kappa),) if alpha else ())
             ),
-            bypassed="a skipped step is of whole steps (test_verl_training.py)",
+            bypassed="held on whole steps (test_verl_training.py)",
             logged=lambda batch, alpha, kappa: self.logged(batch, EntropyAdvantage(alpha, kappa)),
         )
 
@@ -232,7 +232,7 @@ class TestTheContract:
         holds(
             engine,
             ours,
-            bypassed="a skipped step is of whole steps (test_verl_training.py)",
+            bypassed="held on whole steps (test_verl_training.py)",
             logged="verl's driver has all rows of a rollout",
             without_prompts="verl's queue holds columns of responses",
         )

@@ -217,6 +217,21 @@ def test_dealing_outcomes_anew_is_exact_where_nothing_is_decided(probs: list[flo
     assert (permuted_decided(pairs, decided, 200, rng) < state_value(pairs, decided).decided).mean() > 0.95
 
 
+def test_what_a_token_can_decide_at_most() -> None:
+    # Two ways of .01 and .99 have .056 nats, and decide .0099 if one is always right and the other never.
+    entropy = -0.01 * np.log(0.01) - 0.99 * np.log(0.99)
+    most = estimators.most_decided(np.array([0.0, entropy, np.log(2), 2.0]))
+    assert most == pytest.approx([0, 0.0099, 0.25, 0.25], rel=1e-3)
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        probs, worth = rng.dirichlet([0.05] * 5), rng.random(5) < 0.5
+        decided = probs @ worth - (probs @ worth) ** 2
+        entropy = np.array([-(probs * np.log(probs + 1e-300)).sum()])
+        assert decided <= estimators.most_decided(entropy)[0] + 1e-12
+        # Where every token leads to an answer of its own, all of the choice is decided.
+        assert 1 - probs @ probs <= estimators.most_decided(entropy, by_answer=True)[0] + 1e-12
+
+
 def test_outcomes_are_dealt_anew_in_pieces_where_they_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     branches = first_tokens(np.array([0.5, 0.3, 0.2]), 0, 16, np.random.default_rng(0)).branches
     outcome = np.eye(16)  # every continuation ends in an answer of its own

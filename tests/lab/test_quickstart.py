@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ import pytest
 
 pytest.importorskip("trl")
 
+from preloaded import Started
 from rich.console import Console
 
 from forkwise.errors import InputError
@@ -24,7 +27,9 @@ from forkwise.lab.experiment import analyse, run
 from forkwise.lab.options import QuickstartOptions
 from forkwise.lab.quickstart import quickstart
 from forkwise.passk.files import read_results
+from forkwise.processes import PARENT_PIPE
 from forkwise.samples import read_samples, write_shard
+from forkwise.study import work
 from forkwise.study.recipes import problems_for
 from forkwise.study.registration import read_plan
 from forkwise.study.spec import Study
@@ -40,6 +45,19 @@ def small(**changes: Any) -> Study:
 
 
 TOY = small()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _runs_are_loaded() -> Iterator[None]:
+    """Runs of a study that this process conducts start with torch loaded."""
+
+    def popen(command: list[str], *, stdout: Any, env: dict[str, str], **_: Any) -> Started:
+        alone = {key: value for key, value in env.items() if key != PARENT_PIPE}
+        return Started(command[1:], alone, output=stdout.name, errors=stdout.name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(work, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": popen}))
+        yield
 
 
 @pytest.fixture(scope="module")

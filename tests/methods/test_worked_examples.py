@@ -14,6 +14,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import worked_examples
 from batches import rollout, tokens
 
 from forkwise.errors import InputError
@@ -32,6 +33,8 @@ from forkwise.methods.shear import Shear
 from forkwise.methods.uec_rl import UecRl
 from forkwise.methods.vgpo import Vgpo
 from forkwise.testing.methods import check_method
+
+PAPERS = Path(__file__).parents[2] / "docs" / "papers.md"
 
 
 def acted(spec: str, batch: Tokens) -> list[list[float]]:
@@ -1154,3 +1157,15 @@ class TestVgpo:
 def test_what_does_the_same_job_is_refused(specs: list[str]) -> None:
     with pytest.raises(InputError, match="cannot be combined"):
         parse_methods(specs)
+
+
+def test_the_table_of_the_docs_agrees_and_says_so_where_it_would_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert worked_examples.main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(worked_examples.EXAMPLES) + 2
+    assert set(lines) <= set(PAPERS.read_text(encoding="utf-8").splitlines())
+    monkeypatch.setattr(worked_examples, "EXAMPLES", (("maxrl", "r 1 0", (1, -1.1), lambda: (1.0, -1.0)),))
+    assert worked_examples.main() == 1
+    assert capsys.readouterr().out.endswith("| `maxrl` | r 1 0 | 1 -1.1 | 1 -1 (differs) |\n")

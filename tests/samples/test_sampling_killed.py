@@ -19,6 +19,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from preloaded import Started
+
 from forkwise.samples import read_samples
 
 HELPER = """
@@ -71,17 +73,12 @@ HELPER = """
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))])
 def test_the_table_is_that_of_an_uninterrupted_run(tmp_path: Path, seed: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(HELPER), str(seed)],
-        capture_output=True,
-        text=True,
-        timeout=1200,
-        check=False,
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 3  # kills
+    (tmp_path / "helper.py").write_text(textwrap.dedent(HELPER))
+    printed = tmp_path / "printed.txt"
+    process = Started(["helper.py", str(seed)], os.environ, output=str(printed), folder=tmp_path)
+    _, errors = process.communicate(timeout=1200)
+    assert process.returncode == 0, errors
+    assert int(printed.read_text()) >= 3  # kills
     whole, killed = read_samples(tmp_path / "whole"), read_samples(tmp_path / "killed")
     assert whole.num_rows == 10 * 5
     assert killed.equals(whole)
@@ -117,9 +114,11 @@ def test_ctrl_c_on_the_command_says_how_to_go_on_and_the_same_command_does(tmp_p
     assert "Traceback" not in said
     files_before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("s/*.parquet")}
     assert 0 < len(files_before) < 32
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert "64 samples of 8 problems" in done.stdout
+    printed = tmp_path / "printed.txt"
+    again = Started(command[1:], environment, output=str(printed))
+    _, errors = again.communicate(timeout=240)
+    assert again.returncode == 0, errors
+    assert "64 samples of 8 problems" in printed.read_text()
     after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("s/*.parquet")}
     assert len(after) == 32
     assert files_before.items() <= after.items()  # what was there was not drawn again

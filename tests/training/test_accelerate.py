@@ -23,6 +23,7 @@ from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
+import forkwise
 from forkwise.training.folder import damage, newest_complete_checkpoint, read_metrics
 
 HERE = Path(__file__).parent
@@ -219,8 +220,9 @@ def test_ppo_runs_sharded(tmp_path: Path, kind: str, lora: dict[str, Any]) -> No
 def test_one_process_where_several_were_asked_for_is_noticed(tmp_path: Path, launcher: list[str], asked: int) -> None:
     (tmp_path / "launch.yaml").write_text("{distributed_type: MULTI_CPU, num_processes: 4, use_cpu: true}")
     script = tmp_path / "script.py"
+    module = str(Path(forkwise.__file__).parent / "engines" / "trl" / "launched.py")  # without its package: no TRL
     script.write_text(
-        "from forkwise.engines.trl.launched import more_asked_than_started as said\nprint(said(1))\nprint(said(2))\n"
+        f"import runpy\nsaid = runpy.run_path({module!r})['more_asked_than_started']\nprint(said(1))\nprint(said(2))\n"
     )
     command = [str(Path(sys.executable).with_name("accelerate")), "launch", "--num_machines", "1", *launcher]
     done = subprocess.run(

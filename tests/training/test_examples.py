@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from preloaded import Started
 
 pytest.importorskip("trl")
 
@@ -26,11 +25,11 @@ def test_trl_grpo_trains(tmp_path: Path) -> None:
     assert short.count("max_steps=1,") == 1
     (tmp_path / "short.py").write_text(short)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "short.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "shaping/psi_over_adv" in done.stdout
+    printed = tmp_path / "printed.txt"
+    process = Started(["short.py"], environment, output=str(printed), folder=tmp_path)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors[-2000:]
+    assert "shaping/psi_over_adv" in printed.read_text()
     assert (tmp_path / "runs" / "trl_grpo" / "checkpoint-1" / "model.safetensors").exists()
 
 

@@ -14,6 +14,7 @@ import yaml
 pytest.importorskip("trl")
 
 import torch
+from preloaded import Started
 from quiet import QUIET
 from safetensors.torch import load_file
 
@@ -95,18 +96,21 @@ def test_a_resumed_run_must_be_the_same_run(tmp_path: Path) -> None:
 
 def launch(processes: int, path: Path, out: Path) -> None:
     """`forkwise grpo`, for several processes by `accelerate launch`."""
-    command = [sys.executable, "-m"]
-    if processes > 1:
-        accelerate = shutil.which("accelerate", path=str(Path(sys.executable).parent))
-        assert accelerate, "accelerate is part of the train extra"
-        # With --cpu accelerate starts one process unless there is MPI; its torchrun launcher is called multi_gpu.
-        flags = ["--multi_gpu", "--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"]
-        command = [accelerate, "launch", *flags, "--dynamo_backend", "no", "--main_process_port", "0", "-m"]
-    command += ["forkwise", "grpo", "--config", str(path), "--output_dir", str(out)]
+    words = ["-m", "forkwise", "grpo", "--config", str(path), "--output_dir", str(out)]
     environment = ENVIRONMENT | {
         "ACCELERATE_USE_CPU": "true",
         "PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}",
     }
+    if processes == 1:
+        process = Started(words, environment)
+        _, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors[-2000:]
+        return
+    accelerate = shutil.which("accelerate", path=str(Path(sys.executable).parent))
+    assert accelerate, "accelerate is part of the train extra"
+    # With --cpu accelerate starts one process unless there is MPI; its torchrun launcher is called multi_gpu.
+    flags = ["--multi_gpu", "--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"]
+    command = [accelerate, "launch", *flags, "--dynamo_backend", "no", "--main_process_port", "0", *words]
     result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
 

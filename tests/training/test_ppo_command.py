@@ -16,6 +16,7 @@ import yaml
 pytest.importorskip("trl")
 
 import torch
+from preloaded import Started
 from quiet import QUIET
 from safetensors.torch import load_file
 
@@ -67,9 +68,8 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in clock} for row in read_metrics(folder)]
 
 
-def start(path: str, out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "forkwise", "ppo", "--config", path, "--output_dir", str(out), "--resume"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+def start(path: str, out: Path) -> Started:
+    return Started(["-m", "forkwise", "ppo", "--config", path, "--output_dir", str(out), "--resume"], ENVIRONMENT)
 
 
 def kill_after_step(path: str, out: Path, step: int, delay: float) -> None:

@@ -22,6 +22,7 @@ import yaml
 pytest.importorskip("trl")
 
 import torch
+from preloaded import Started
 from quiet import QUIET
 from safetensors.torch import load_file
 
@@ -79,6 +80,11 @@ def start(path: str, out: Path, *flags: str, **options: Any) -> subprocess.Popen
     return subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, **options
     )
+
+
+def start_loaded(path: str, out: Path, *flags: str) -> Started:
+    """The same command in a process that has loaded torch already."""
+    return Started(["-m", "forkwise", "grpo", "--config", path, "--output_dir", str(out), *flags], ENVIRONMENT)
 
 
 def same_runs(ours: Path, theirs: Path) -> None:
@@ -239,14 +245,14 @@ def kill_at(path: str, out: Path, seconds: float) -> bool:
 
 def test_a_killed_run_goes_on(tmp_path: Path, whole: Path) -> None:
     path, folder = config_file(tmp_path / "c.yaml", save_total_limit=2), tmp_path / "run"
-    process = start(path, folder)
+    process = start_loaded(path, folder)
     while process.poll() is None and not (folder / "checkpoint-5").exists():
         time.sleep(0.002)
     time.sleep(0.02)  # while it is saved, or in the next step
     process.send_signal(signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL, errors[-2000:]
-    process = start(path, folder, "--resume")
+    process = start_loaded(path, folder, "--resume")
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors[-2000:]
     same_runs(folder, whole)
@@ -326,7 +332,7 @@ shut.calls = 0
 
 def test_a_checkpoint_that_cannot_be_written_ends_in_a_sentence(tmp_path: Path) -> None:
     path, folder = config_file(tmp_path / "c.yaml", reward=["test_resume:small_files"], method=[]), tmp_path / "run"
-    process = start(path, folder)
+    process = start_loaded(path, folder)
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 1, errors[-2000:]
     last = errors.strip().splitlines()[-1]

@@ -53,8 +53,8 @@ def _packages() -> Iterator[Remark]:
 def _engines() -> Iterator[Remark]:
     """Names the engines that can be imported here, and what of them was tested; docs/engines.md has the rest."""
     for engine in ENGINES:
-        if release := engine.version():
-            yield Remark("engine", f"{engine.name} {release}; tested: {engine.tested}")
+        if text := engine.says():
+            yield Remark("engine", text)
 
 
 def _group(extra: str, use: str, requirements: list[Requirement]) -> Iterator[Remark]:

@@ -52,7 +52,7 @@ class RowEntropy(torch.autograd.Function):
         for rows, (block,) in _row_blocks(logits):
             z, e = (buffer[: block.numel()].view_as(block) for buffer in scratch)
             m[rows] = z.copy_(block).amax(-1).clamp_(min=torch.finfo(dtype).min)
-            u = to_bits(z, m[rows], inv_t, rows)
+            u = to_bits(z, m[rows, None], inv_t, rows)
             torch.exp2(u, out=e)
             s[rows] = e.sum(-1)
             mean[rows] = e.mul_(u).sum(-1).div_(s[rows])
@@ -72,7 +72,7 @@ class RowEntropy(torch.autograd.Function):
         scratch = _row_scratch(logits, m.dtype)
         for rows, (block, grad_block) in _row_blocks(logits, grad_logits):
             z, e = (buffer[: block.numel()].view_as(block) for buffer in scratch)
-            u = to_bits(z.copy_(block), m[rows], inv_t, rows)
+            u = to_bits(z.copy_(block), m[rows, None], inv_t, rows)
             torch.exp2(u, out=e)
             # log p + H = log(2) (u - T / S)
             grad_block.copy_(u.sub_(mean[rows, None]).mul_(e).mul_(slope[rows, None]))

@@ -50,9 +50,12 @@ def product_dtypes(hidden: Tensor) -> tuple[torch.dtype, torch.dtype]:
 def to_bits(
     y: Tensor, m: Tensor, outer: float | Tensor, rows: slice, *, floor: bool = True, out: Tensor | None = None
 ) -> Tensor:
-    """Makes u = (y - m) log2(e) outer, in place of y or in `out`. The floor is needed wherever y may be -inf."""
+    """Makes u = (y - m) log2(e) outer, in place of y `(n, words)` or in `out`; m is `(n, 1)`.
+
+    The floor is needed wherever y may be -inf.
+    """
     scale = math.log2(math.e) * outer
-    u = torch.sub(y, m[:, None], out=y if out is None else out)
+    u = torch.sub(y, m, out=y if out is None else out)
     u.mul_(scale[rows, None] if isinstance(scale, Tensor) else scale)
     return u.clamp_(min=_FLOOR) if floor else u
 
@@ -215,6 +218,29 @@ def _piece(device: torch.device) -> int:
     return torch.get_num_threads() << 17 if device.type == "cpu" else 1 << 24
 
 
+class _Piece(NamedTuple):
+    """Some tokens of a tile: `some` of those of the tile, `at` of all, n in number.
+
+    Attributes:
+        u, e, x: buffers, `(n, words)`; x is e where there are two.
+        m, y: where the largest y and that of the target go, `(n, 1)`.
+        s, t, t2, v, norm: where sums go, `(n,)`, named as in `Sums`; `norm` is the root of s2.
+    """
+
+    some: slice
+    at: slice
+    u: Tensor
+    e: Tensor
+    x: Tensor
+    m: Tensor
+    y: Tensor
+    s: Tensor
+    t: Tensor
+    t2: Tensor
+    v: Tensor
+    norm: Tensor
+
+
 class TorchPasses:
     """The passes in PyTorch, several for each piece of a tile: the reference, and the only ones off NVIDIA GPUs."""
 
@@ -227,15 +253,23 @@ class TorchPasses:
         self.removed = self.bias.isneginf() if removed and self.bias is not None else None
         size = min(tiles.token_block * tiles.vocab_block, max(tiles.vocab_block, _piece(tiles.hidden.device)))
         self._buffers = [tiles.hidden.new_empty(size, dtype=tiles.dtype) for _ in range(3 if third else 2)]
+        self._made: dict[tuple[int, int, int], tuple[list[_Piece], Tensor]] = {}
 
-    def _pieces(self, z: Tensor, rows: slice) -> Iterator[tuple[slice, slice, Tensor, Tensor, Tensor]]:
-        """Yields a few tokens at a time: which of the tile, which of all, and three buffers; without a third, two."""
-        words = z.shape[1]
-        step = max(1, self._buffers[0].numel() // words)
-        for lo in range(0, len(z), step):
-            hi = min(lo + step, len(z))
-            u, e, *x = (buffer[: (hi - lo) * words].view(hi - lo, words) for buffer in self._buffers)
-            yield slice(lo, hi), slice(rows.start + lo, rows.start + hi), u, e, x[0] if x else e
+    def _pieces(self, z: Tensor, rows: slice) -> tuple[list[_Piece], Tensor]:
+        """Returns the pieces of a tile, with views that are made once, and what fills up, `(7, tokens)`."""
+        key = rows.start, rows.stop, z.shape[1]
+        if key not in self._made:
+            filled = z.new_empty(7, len(z), dtype=self._buffers[0].dtype)
+            step = max(1, self._buffers[0].numel() // z.shape[1])
+            pieces = []
+            for lo in range(0, len(z), step):
+                some = slice(lo, min(lo + step, len(z)))
+                u, e, *x = (buffer[: z[some].numel()].view_as(z[some]) for buffer in self._buffers)
+                m, y, *sums = filled[:, some]
+                at = slice(rows.start + lo, rows.start + some.stop)
+                pieces.append(_Piece(some, at, u, e, x[0] if x else e, m[:, None], y[:, None], *sums))
+            self._made[key] = pieces, filled
+        return self._made[key]
 
     def _y(self, z: Tensor, y: Tensor, block: slice) -> Tensor:
         """Returns y of products z: written to `y`, or z itself where it is the same."""
@@ -254,57 +288,64 @@ class TorchPasses:
         """Adds a tile to the sums."""
         have = sums.at(rows)
         column, inside = _at_target(self.targets[rows], block)
-        had = have.of_extras()
-        new = Sums(*have.m.new_empty(4 if had is None else 7, len(z)).unbind())
-        extras = new.of_extras()
-        for some, at, u, e, x in self._pieces(z, rows):
-            y = self._y(z[some], u, block)
+        had, had_m = have.of_extras(), have.m[:, None]
+        pieces, filled = self._pieces(z, rows)
+        for p in pieces:
+            y = self._y(z[p.some], p.u, block)
             self._remove(y, block)
-            torch.maximum(have.m[some], y.amax(1), out=new.m[some])
-            new.y[some] = y.gather(1, column[some]).squeeze(1)
-            to_bits(y, new.m[some], self.curve.outer, at, floor=self.floor, out=u)
-            torch.exp2(u, out=e)
-            torch.sum(e, 1, out=new.s[some])
-            if extras is None:
-                torch.sum(e.mul_(u), 1, out=new.t[some])
+            torch.amax(y, 1, keepdim=True, out=p.m)
+            torch.maximum(p.m, had_m[p.some], out=p.m)
+            torch.gather(y, 1, column[p.some], out=p.y)
+            to_bits(y, p.m, self.curve.outer, p.at, floor=self.floor, out=p.u)
+            torch.exp2(p.u, out=p.e)
+            torch.sum(p.e, 1, out=p.s)
+            if had is None:
+                torch.sum(p.e.mul_(p.u), 1, out=p.t)
             else:
-                s2, t2, v = (part[some] for part in extras)
-                torch.linalg.vector_norm(e, dim=1, out=s2)
-                torch.sum(torch.mul(e, u, out=x), 1, out=new.t[some])
-                torch.sum(e.mul_(x), 1, out=t2)
-                torch.sum(u.mul_(x), 1, out=v)
-        have.y.copy_(torch.where(inside, new.y, have.y))
+                torch.linalg.vector_norm(p.e, dim=1, out=p.norm)
+                torch.sum(torch.mul(p.e, p.u, out=p.x), 1, out=p.t)
+                torch.sum(p.e.mul_(p.x), 1, out=p.t2)
+                torch.sum(p.u.mul_(p.x), 1, out=p.v)
+        m, y, s, t, t2, v, norm = filled
+        have.y.copy_(torch.where(inside, y, have.y))
         # A maximum that moves by delta <= 0 bits turns S into 2^delta S, and T into 2^delta (T + delta S).
-        delta = to_bits(have.m[:, None].clone(), new.m, self.curve.outer, rows).squeeze(1)
+        delta = to_bits(had_m.clone(), m[:, None], self.curve.outer, rows).squeeze(1)
         r = delta.exp2()
-        if had is not None and extras is not None:
-            (had_s2, had_t2, had_v), (s2, t2, v) = had, extras
-            had_v.add_(delta * (2 * have.t + delta * have.s)).mul_(r).add_(v)
-            had_t2.add_(delta * had_s2).mul_(r * r).add_(t2)
-            had_s2.mul_(r * r).add_(s2.square())
-        have.t.add_(delta * have.s).mul_(r).add_(new.t)
-        have.s.mul_(r).add_(new.s)
-        have.m.copy_(new.m)
+        if had is None:
+            have.t.addcmul_(delta, have.s)
+        else:
+            had_s2, had_t2, had_v = had
+            had_v.addcmul_(delta, have.t)
+            have.t.addcmul_(delta, have.s)
+            had_v.addcmul_(delta, have.t).mul_(r).add_(v)
+            r2 = r * r
+            had_t2.addcmul_(delta, had_s2).mul_(r2).add_(t2)
+            had_s2.mul_(r2).addcmul_(norm, norm)
+        have.t.mul_(r).add_(t)
+        have.s.mul_(r).add_(s)
+        have.m.copy_(m)
 
     def gradient(self, c: Coefficients, z: Tensor, rows: slice, block: slice, out: Tensor) -> None:
         """Writes the gradient of a tile's products to `out`."""
         column, inside = _at_target(self.targets[rows], block)
-        at_y = (c.at_y[rows] * inside).unsqueeze(1)
-        for some, at, u, e, x in self._pieces(z, rows):
+        at_y, m = (c.at_y[rows] * inside)[:, None], c.m[rows, None]
+        constant, slope = c.constant[rows, None], None if c.slope is None else c.slope[rows, None]
+        for p in self._pieces(z, rows)[0]:
+            some, u = p.some, p.u
             y = self._y(z[some], u, block)
             if self.curve.inner is not None:
-                torch.mul(y, y, out=x).sub_(y)
+                torch.mul(y, y, out=p.x).sub_(y)
                 self._remove(y, block)
-            to_bits(y, c.m[at], self.curve.outer, at, floor=self.floor, out=u)
-            if c.slope is None:
+            to_bits(y, m[some], self.curve.outer, p.at, floor=self.floor, out=u)
+            if slope is None:
                 u.exp2_()
-                factor = c.constant[at, None]
+                factor = constant[some]
             else:
-                factor = torch.exp2(u, out=e)
-                u.mul_(c.slope[at, None]).add_(c.constant[at, None])
+                factor = torch.exp2(u, out=p.e)
+                u.mul_(slope[some]).add_(constant[some])
             dz = torch.mul(u, factor, out=out[some] if out.dtype == u.dtype else u)
             dz.scatter_add_(1, column[some], at_y[some])
             if self.curve.inner is not None:
-                dz.mul_(x)
+                dz.mul_(p.x)
             if dz is u:
                 out[some].copy_(u)

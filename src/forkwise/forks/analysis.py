@@ -18,6 +18,7 @@ from forkwise.forks.estimators import (
     StateValue,
     advantages,
     budget,
+    most_decided,
     permuted_decided,
     share_of,
     state_value,
@@ -230,8 +231,11 @@ def equal_entropy(estimates: StateEstimates, of_frame: BoolArray) -> tuple[Estim
     supported = float(total / tokens_B.sum())
     if any(of.sum() < FEWEST_MARKS or _problems(estimates, of) < FEWEST_PROBLEMS for of in compared):
         return Estimate(None), None, supported
-    score_Q = np.bincount(estimates.problem_N, weights=score_N, minlength=estimates.problems).astype(np.float64)
-    sizes = [np.bincount(estimates.problem_N, weights=part_N, minlength=estimates.problems) for part_N in part_2N]
+
+    def by_problem(x_N: FloatArray) -> FloatArray:
+        return np.bincount(estimates.problem_N, weights=x_N, minlength=estimates.problems).astype(np.float64)
+
+    score_Q, sizes = by_problem(score_N), [by_problem(part_N) for part_N in part_2N]
     rarer, other = sorted(sizes, key=lambda size_Q: -float(size_Q @ size_Q))
     # Problems of the other side alone have scores too, and no part in the degrees of freedom.
     estimate, p = cluster_t(value / total, score_Q, rarer + _NO_PART * other, estimates.level)
@@ -242,15 +246,26 @@ def _problems(estimates: StateEstimates, of_N: BoolArray) -> int:
     return int(np.unique(estimates.problem_N[of_N]).size)
 
 
-def by_entropy(estimates: StateEstimates, *, shares: bool) -> list[Part]:
-    """Describes bins of entropy, with a band for what they decide."""
+def by_entropy(estimates: StateEstimates, *, shares: bool, by_answer: bool = False) -> list[Part]:
+    """Describes bins of entropy, with a band for what they decide.
+
+    Of the many tokens of the lowest bin a few decide what is decided there, and hardly any of these is drawn. So its
+    interval goes as far as entropies allow, of all of its tokens.
+    """
     entropy = estimates.frame.table.units.value_N
     inside = [((entropy >= low) & (entropy < high), low, high) for low, high in pairwise(EDGES)]
     filled = [(of_frame, low, high) for of_frame, low, high in inside if of_frame.any()]
-    return [
+    parts = [
         part(estimates, f"{low:g}–{high:g}" if high < np.inf else f"above {low:g}", of, shares=shares, bins=len(filled))
         for of, low, high in filled
     ]
+    lowest, (of_frame, low, _) = parts[0], filled[0]
+    decided = lowest.decided
+    if low == 0 and decided.low is not None and decided.high is not None and estimates.frame.entropies == "model":
+        weight = estimates.frame.per_trace_N[of_frame]
+        most = float(np.average(most_decided(entropy[of_frame], by_answer=by_answer), weights=weight))
+        decided = Estimate(decided.value, min(decided.low, 0.0), max(decided.high, most))
+    return [replace(lowest, decided=decided), *parts[1:]]
 
 
 def by_class(estimates: StateEstimates, *, shares: bool) -> list[Part]:

@@ -27,6 +27,9 @@ from forkwise.explore.findings import Estimate
 BoolArray = npt.NDArray[np.bool_]
 
 _ENTRIES = 1 << 22  # of outcomes that are dealt anew at a time
+_RARER = np.geomspace(1e-12, 0.5, 100_000)
+_OF_TWO_WAYS = -_RARER * np.log(_RARER) - (1 - _RARER) * np.log1p(-_RARER)
+"""Entropy of two ways, the rarer of which has the probability `_RARER`; nats."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,19 @@ def state_value(branches: Branches, outcome_RC: FloatArray) -> StateValue:
     """
     _, (value_C, squared_C), decided = _moments(branches, np.asarray(outcome_RC, dtype=np.float64))
     return StateValue(value_C, float(decided), float((value_C - squared_C).sum()))
+
+
+def most_decided(entropy_N: FloatArray, *, by_answer: bool = False) -> FloatArray:
+    """Computes what a token can decide at most, by its entropy in nats.
+
+    With less than log 2 nats one token has the probability 1 - x, and x is at most what the entropy of two ways allows,
+    of x and of 1 - x. What is decided is at most whether this token comes, `x (1 - x)`; or, of answers, which token
+    comes, `1 - (1 - x)^2` if all of the others are rare.
+    """
+    x = _RARER[np.searchsorted(_OF_TWO_WAYS, entropy_N).clip(max=_RARER.size - 1)]  # the next above
+    most, ever = (x * (2 - x), 1.0) if by_answer else (x * (1 - x), 0.25)
+    most_N: FloatArray = np.select([entropy_N <= 0, entropy_N < _OF_TWO_WAYS[-1]], [0.0, most], default=ever)
+    return most_N
 
 
 def permuted_decided(branches: Branches, outcome_RC: FloatArray, draws: int, rng: np.random.Generator) -> FloatArray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from forkwise.credit.agreement import CHANCE, Detectable
+from forkwise.credit.agreement import CHANCE, ShownDifference
 from forkwise.credit.arms import NotScored
 from forkwise.credit.results import Agreement, BankCredit, Credit, GradientCredit, MethodCredit, MethodGradient, Moved
 from forkwise.explore.findings import Estimate
@@ -66,8 +66,8 @@ def _needed(method: MethodGradient, grpo: MethodGradient) -> str:
 
 
 def _aims(grpo: MethodGradient) -> bool:
-    """Tells whether GRPO's update has a cosine that completions could be needed for."""
-    return grpo.cosine.value is not None and grpo.cosine.value > 0
+    """Tells whether GRPO's update surely has a cosine above 0, which completions could be needed for."""
+    return grpo.cosine.low is not None and grpo.cosine.low > 0
 
 
 def tables(credit: Credit) -> list[Block]:
@@ -99,7 +99,7 @@ def gradients(one: GradientCredit) -> list[Block]:
 
 def _completions(method: MethodGradient, grpo: MethodGradient) -> str:
     if not _aims(grpo):
-        return "none: GRPO's is not above 0"
+        return "none: GRPO's is not surely above 0"
     value = method.needed
     return "more than any" if value.value is None else interval(value.value, value.low, value.high, 0)
 
@@ -179,7 +179,7 @@ def notes(credit: Credit) -> Iterator[str]:
         yield (
             f"{bank.name}: {counted(bank.states, 'state')} of {counted(bank.tokens, 'token')} in "
             f"{counted(bank.completions, 'completion')} of {counted(bank.problems, 'problem')} ({bank.with_contrast} "
-            f"groups with right and wrong ones, {bank.cut} completions cut off, which count as they were judged); "
+            f"groups with right and wrong ones, {counted(bank.cut, 'completion')} cut off, judged as in training); "
             f"{share(bank.signal, 0)} % of the variance of the true advantages' estimates is no error "
             f"({share(bank.signal_sized, 0)} % by size of score), and correlations are corrected for the rest."
         )
@@ -210,7 +210,7 @@ def notes(credit: Credit) -> Iterator[str]:
     yield from _not_scored(credit.not_scored, "on banks")
 
 
-def _detectable(name: str, smallest: Detectable | None, measure: str) -> Iterator[str]:
+def _detectable(name: str, smallest: ShownDifference | None, measure: str) -> Iterator[str]:
     if smallest is not None:
         alone, together = number(smallest.alone, 3), number(smallest.together, 3)
         yield (

@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 
 from forkwise.errors import InputError
-from forkwise.tasks.base import Problem, Split, Verdict, check_paired, deal, draw_questions
+from forkwise.tasks.base import Problem, Split, Verdict, check_paired, deal, draw_questions, split_by_hash
 
 KINDS = ("one", "set")
 COLOURS = ("red", "blue", "green", "black")
@@ -100,6 +100,11 @@ class Catalogs:
         if not kinds or not set(kinds) <= set(KINDS):
             raise InputError(f"Catalogs are of the kinds one and set, not {tuple(kinds)}: set kinds to some of them.")
         self.kinds = tuple(sorted(set(kinds)))
+
+    def catalogs(self, split: Split) -> list[Catalog]:
+        """Returns all catalogs of a split, those of one kind behind those of the other."""
+        entries = [entry for kind in self.kinds for entry in _pool(kind).items()]
+        return [catalog for name, catalog in entries if split_by_hash(f"catalog {name}") == split]
 
     def problems(self, split: Split, n: int | None = None, *, seed: int = 0) -> list[Problem]:
         """Returns the first `n` problems of a split in the order that `seed` gives (None: all).
