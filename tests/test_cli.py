@@ -71,7 +71,7 @@ def test_version_and_help() -> None:
 
 HELP = [
     *("grpo", "ppo", "quickstart", "sample", "import", "verify", "select", "passk", "compare", "plan"),
-    *("explore", "forks"),
+    *("explore", "forks", "credit"),
     "verl-data",
     *("report", "methods", "doctor", "doctor run", "doctor verl"),
     *("study plan", "study register", "study run", "study analyse"),
