@@ -132,6 +132,7 @@ def test_what_is_written_is_what_can_be_counted(table: Path, undisturbed: tuple[
     assert sum(s.states for s in explored.strata) == len(explored.states)
 
 
+@pytest.mark.filterwarnings("error::UserWarning:forkwise")  # of a figure without kinds to compare
 def test_the_command_says_cost_conclusion_and_tables(table: Path, undisturbed: tuple[Path, list[Any]]) -> None:
     given = [f"--{name.replace('_', '-')}={value}" for name, value in SIZE.items()]
     more = ["--model=embedded", f"--out={undisturbed[0]}", "--breaks=wait,hmm,instead,so,check"]
