@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 from forkwise.cli import app
 from forkwise.errors import InputError
+from forkwise.explore.findings import Estimate
 from forkwise.folders.results import read_result
 from forkwise.forks import prepare, results
 from forkwise.forks.command import run_forks
@@ -131,6 +132,7 @@ def test_what_is_written_is_what_can_be_counted(table: Path, undisturbed: tuple[
     assert sum(s.states for s in explored.strata) == len(explored.states)
 
 
+@pytest.mark.filterwarnings("error::UserWarning:forkwise")  # of a figure without kinds to compare
 def test_the_command_says_cost_conclusion_and_tables(table: Path, undisturbed: tuple[Path, list[Any]]) -> None:
     given = [f"--{name.replace('_', '-')}={value}" for name, value in SIZE.items()]
     more = ["--model=embedded", f"--out={undisturbed[0]}", "--breaks=wait,hmm,instead,so,check"]
@@ -160,6 +162,18 @@ def test_a_budget_that_does_not_add_up_is_said_and_nothing_of_shares(undisturbed
     assert not any(
         "Where the outcome is decided" in getattr(b, "caption", "") for b in tables(replace(explored, tops=[]))
     )
+
+
+def test_a_sum_that_is_not_above_0_has_no_shares(undisturbed: tuple[Path, list[Any]]) -> None:
+    explored = results.read(undisturbed[0])
+    below = budget(np.array([-0.5, 0.4] * 4 + [-0.3]), np.full(9, 0.15))
+    assert below.agrees
+    none = results.Top(0.2, 1.0, Estimate(None), Estimate(None), Estimate(None), Estimate(None))
+    sentence = conclusion(replace(explored, budget=below, tops=[none]))
+    assert sentence.startswith(
+        "No shares are given: the sum of what tokens decide is -0.078 [-0.430, 0.274], not above 0"
+    )
+    assert "give more --states or --continuations" in sentence
 
 
 def test_by_the_answer_all_shares_of_answers_count(table: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from forkwise.forks import prepare
 from forkwise.forks.command import run_forks
 from forkwise.forks.estimators import state_value
 from forkwise.forks.options import ForksOptions
-from forkwise.forks.serving import Connection, ServerContinuer, compare, write_tokens
+from forkwise.forks.serving import PLAIN, Connection, ServerContinuer, compare, write_tokens
 from forkwise.forks.stored import State
 from forkwise.samples import read_samples, write_shard
 from forkwise.sampling.options import JudgeOptions
@@ -216,7 +216,7 @@ def drawn_by(samples: Path, engine: str, **extra: Any) -> Path:
     ("engine", "extra", "seen"),
     [
         # vLLM fills in what is not given from the model's generation_config.json.
-        ("transformers", {}, {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}),
+        ("transformers", {}, PLAIN),
         ("server", {}, {}),
         ("server", {"top_k": 2}, {"top_k": 2}),
     ],
@@ -230,8 +230,8 @@ def test_continuations_are_drawn_as_the_samples_were(
     monkeypatch.setattr(prepare, "find_judge", lambda path, options: Judge(judge(policy).verify, problems))
     with running(policy) as (server, url):
         through_a_server(tmp_path, samples, url)
-    keys = ("top_k", "min_p", "repetition_penalty")
-    assert all({name: body[name] for name in keys if name in body} == seen for body in server.bodies)
+    assert PLAIN["top_k"] == -1  # all, for vLLM
+    assert all({name: body[name] for name in PLAIN if name in body} == seen for body in server.bodies)
 
 
 def test_keys_that_this_machine_cannot_do_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

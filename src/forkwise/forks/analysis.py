@@ -231,8 +231,11 @@ def equal_entropy(estimates: StateEstimates, of_frame: BoolArray) -> tuple[Estim
     supported = float(total / tokens_B.sum())
     if any(of.sum() < FEWEST_MARKS or _problems(estimates, of) < FEWEST_PROBLEMS for of in compared):
         return Estimate(None), None, supported
-    score_Q = np.bincount(estimates.problem_N, weights=score_N, minlength=estimates.problems).astype(np.float64)
-    sizes = [np.bincount(estimates.problem_N, weights=part_N, minlength=estimates.problems) for part_N in part_2N]
+
+    def by_problem(x_N: FloatArray) -> FloatArray:
+        return np.bincount(estimates.problem_N, weights=x_N, minlength=estimates.problems).astype(np.float64)
+
+    score_Q, sizes = by_problem(score_N), [by_problem(part_N) for part_N in part_2N]
     rarer, other = sorted(sizes, key=lambda size_Q: -float(size_Q @ size_Q))
     # Problems of the other side alone have scores too, and no part in the degrees of freedom.
     estimate, p = cluster_t(value / total, score_Q, rarer + _NO_PART * other, estimates.level)

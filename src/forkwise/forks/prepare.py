@@ -240,7 +240,7 @@ def _keys_of_requests(path: Path) -> dict[str, Any] | None:
     manifest = read_manifest(path)
     if manifest["settings"].get("engine") != "server":
         return None
-    keys: dict[str, Any] = json.loads(manifest["engine"].get("extra", "{}"))
+    keys: dict[str, Any] = json.loads(manifest.get("engine", {}).get("extra", "{}"))
     return keys
 
 

@@ -39,7 +39,13 @@ _TOGETHER = 32  # requests at a time
 _TOKEN_ID = re.compile(r"token_id:(\d{1,9})")
 _TOP = 20
 _LOOKED_AT = 16  # samples whose log-probs are compared with the server's
-PLAIN: dict[str, Any] = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+PLAIN: dict[str, Any] = {
+    "top_k": -1,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
 """Keys of a request that leave the distribution as it is."""
 
 

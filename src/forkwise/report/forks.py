@@ -45,6 +45,11 @@ def conclusion(forks: Forks) -> str:
     if not forks.budget.agrees:
         return does_not_add_up(forks.budget)
     top = min(forks.tops, key=lambda t: abs(t.of_tokens - 0.2))
+    if top.share.value is None:
+        return (
+            f"No shares are given: the sum of what tokens decide is {estimate(forks.budget.decided)}, not above 0, so "
+            "it is known too badly: give more --states or --continuations."
+        )
     decided = "whether the answer is right" if forks.outcome == "correct" else "which answer it is"
     return (
         f"The {share(top.of_tokens, 0)} % of tokens with the most entropy (above {number(top.threshold, 2)} nats) "

@@ -51,7 +51,9 @@ def forks_figure(forks: Forks) -> Figure:
         kinds.plot([d.value], [i], "o", color=COLOURS[i + 1])
     kinds.axvline(0, color="black", linewidth=0.8, linestyle=":")
     kinds.set_yticks(range(len(rows)), [p.name for p in rows])
-    kinds.set_ylim(len(rows) - 0.5, -0.5)
+    kinds.set_ylim(max(len(rows), 1) - 0.5, -0.5)
+    if not rows:
+        kinds.text(0.5, 0.5, "too few states\nto compare kinds", ha="center", va="center", transform=kinds.transAxes)
     finish_axis(kinds, "F minus that of others of equal entropy", "")
     kinds.locator_params(axis="x", nbins=4)
     kinds.set_title("kinds of token", fontsize=10)
