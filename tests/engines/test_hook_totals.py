@@ -6,16 +6,25 @@ token, over a batch whose micro-batches have one sign of A each, or none.
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from engine_interfaces import modules
 from engine_rules import nemo_rl, openrlhf, roll, slime
 
 from forkwise.core import shape_and_measure
+from forkwise.engines.hooks import areal, levels, ms_swift
+from forkwise.engines.hooks import nemo_rl as nemo_hook
+from forkwise.engines.hooks import openrlhf as openrlhf_hook
+from forkwise.engines.hooks import roll as roll_hook
+from forkwise.engines.hooks import slime as slime_hook
 from forkwise.engines.hooks.totals import named, ratios
 from forkwise.testing.engines import check_metrics
 
@@ -43,3 +52,66 @@ def test_of_ratios_is_not() -> None:
         parts.append({f"shaping/{name}": number for name, number in stats.as_dict().items()})
     with pytest.raises(AssertionError, match="its definition gives"):
         check_metrics(roll(parts, []), A, H, MASK, alpha=ALPHA, kappa=KAPPA)
+
+
+SEQUENCES = "share one ratio, so that only the mean of their shaped advantages reaches the gradient"
+
+
+class TestOneRatioPerSequence:
+    """Each hook says, once, that selectivity is lost with its engine's GSPO; TRL's trainer says so of its own."""
+
+    @pytest.fixture(autouse=True)
+    def _first_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        levels._warn.cache_clear()
+        monkeypatch.setenv("FORKWISE_ALPHA", "0.4")
+
+    def test_areal(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        tracker = SimpleNamespace(denominator=lambda **_: None, stat=lambda **_: None)
+        modules(monkeypatch, areal__utils={"stats_tracker": tracker})
+        loss = areal.shaped(lambda *_, **__: torch.zeros(()), alpha=0.4)
+        one = torch.ones(2)
+        data = {"advantages": one, "loss_mask": one.bool()}
+        with pytest.warns(UserWarning, match=f"importance_sampling_level=sequence .* {SEQUENCES}"):
+            loss(one, one, data, importance_sampling_level="sequence")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            loss(one, one, data, importance_sampling_level="sequence")  # once is enough
+            levels._warn.cache_clear()
+            loss(one, one, data, importance_sampling_level="token")
+
+    def test_slime(self) -> None:
+        data = {name: [torch.ones(2)] for name in ("advantages", "entropy", "loss_masks", "log_probs")}
+        with pytest.warns(UserWarning, match=f"--advantage-estimator gspo .*{SEQUENCES}"):
+            slime_hook.shape_rollout(SimpleNamespace(advantage_estimator="gspo"), 0, data)
+
+    @pytest.mark.parametrize("name", ["importance_sampling", "importance_sampling_level", "policy_loss_type", "nemo"])
+    def test_others(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Before anything else of a step, so that the step may stop there."""
+
+        def stop(*_: Any, **__: Any) -> None:
+            raise KeyError
+
+        step: Any
+        if name == "importance_sampling":
+            worker = type("Worker", (roll_hook.RollShapedLoss,), {})()
+            worker.pipeline_config = SimpleNamespace(importance_sampling="seq")
+            step, says = lambda: worker.loss_func(SimpleNamespace(batch={}), None), "importance_sampling: seq"
+        elif name == "importance_sampling_level":
+            kind = type("Trainer", (ms_swift.SwiftShapedLoss, type("Stock", (), {"compute_loss": stop})), {})
+            trainer = kind()
+            vars(trainer).update(args=None, model=SimpleNamespace(training=True), compute_entropy=True)
+            trainer.importance_sampling_level = "sequence"
+            step, says = lambda: trainer.compute_loss(None, {}), "--importance_sampling_level sequence"
+        elif name == "policy_loss_type":
+            step_of = type("Step", (openrlhf_hook.EntropyShapedStep, type("Stock", (), {"training_step": stop})), {})()
+            step_of.args = SimpleNamespace(actor=SimpleNamespace(entropy_coef=0.0))
+            step_of.actor, step_of.actor_loss_fn = torch.nn.Linear(1, 1), SimpleNamespace(policy_loss_type="gspo")
+            step, says = lambda: step_of.training_step(None), "--actor.policy_loss_type gspo"
+        else:
+            kind_of = SimpleNamespace(LOGPROB="logprob", LOGIT="logit")
+            modules(monkeypatch, nemo_rl__algorithms__loss__interfaces={"LossInputType": kind_of})
+            loss = SimpleNamespace(input_type="logprob", sequence_level_importance_ratios=True)
+            drawn = {"top_p": 1.0}
+            step, says = lambda: nemo_hook.shaped(loss, alpha=0.4, generation=drawn), "sequence_level_importance_ratios"
+        with pytest.warns(UserWarning, match=f"{says}.*{SEQUENCES}"), contextlib.suppress(KeyError, AttributeError):
+            step()

@@ -52,7 +52,9 @@ def test_of_the_policy_under_update() -> None:
     before = torch.tensor(A)
     entropy = torch.tensor(H, requires_grad=True)
     scope: dict[str, Any] = {"advantages": before, "entropy": entropy, "response_mask": torch.tensor(MASK)}
+    scope["micro_batch_metrics"] = {}
     exec(lines(CURRENT), scope)
+    assert scope["micro_batch_metrics"] == {"actor/shaped": 1.0}
     assert torch.allclose(scope["advantages"], torch.tensor(WANT))
     assert not scope["advantages"].requires_grad
     assert torch.equal(before, torch.tensor(A))  # a second epoch starts from the same
@@ -64,7 +66,9 @@ def test_of_the_old_policy() -> None:
     before = torch.tensor(A)
     batch = SimpleNamespace(batch={"advantages": before, "returns": before, "response_mask": torch.tensor(MASK)})
     scores = SimpleNamespace(batch={"entropys": torch.tensor(H)})
-    exec(lines(OLD), {"batch": batch, "old_log_prob": scores})
+    logged: dict[str, float] = {}
+    exec(lines(OLD), {"batch": batch, "old_log_prob": scores, "metrics": logged})
+    assert logged == {"actor/shaped": 1.0}
     assert torch.allclose(batch.batch["advantages"], torch.tensor(WANT))
     assert torch.equal(batch.batch["returns"], torch.tensor(A))  # what a critic learns stays, shared memory or not
     assert not scores.batch  # as verl wants it, which joins the rest to the batch
@@ -158,6 +162,7 @@ class TestOnVerl07:
         shaped = self.run("fit", self.inputs, CURRENT)
         plain = torch.tensor(self.unshaped()).float()[:, None] * self.inputs["response_mask"]
         torch.testing.assert_close(shaped["advantages"], plain, rtol=1e-5, atol=1e-6)
+        assert shaped["metrics"] == {"actor/shaped": [1.0] * 4}  # of its micro-batches
         given = {**self.inputs, "old_log_probs": shaped["old_log_probs"]}
         of_first = self.by_hand()
         half = {name: values[:4] for name, values in {**given, "advantages": of_first.float()}.items()}

@@ -57,7 +57,7 @@ class Driver(RayPPOTrainer):
 
     def __init__(self, config: Any, inputs: dict[str, torch.Tensor]) -> None:
         self.config, self.inputs = config, inputs
-        self.seen: dict[str, torch.Tensor] = {}
+        self.seen: dict[str, Any] = {}
         self.model = policy()
         optimizer = torch.optim.SGD(self.model.parameters(), lr=0.2)
         self.actor = dp_actor.DataParallelPPOActor(
@@ -87,7 +87,8 @@ class Driver(RayPPOTrainer):
 
     def _update_actor(self, batch: DataProto) -> DataProto:
         self.seen = {name: batch.batch[name].clone() for name in ("advantages", "returns", "old_log_probs")}
-        self.actor.update_policy(batch)
+        logged = self.actor.update_policy(batch)
+        self.seen["metrics"] = {name: value for name, value in logged.items() if name == "actor/shaped"}
         assert torch.equal(batch.batch["advantages"], self.seen["advantages"])  # of a second epoch
         raise Stopped
 

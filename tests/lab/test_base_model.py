@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from itertools import cycle, islice
 from pathlib import Path
 from random import Random
 
 import base_model
 import pytest
 import torch
+from base_catalogs import example as catalog_example
 from base_languages import LANGUAGES
 from base_measuring import draw_completions, evaluate
 from base_model import CONFIGS, TrainingConfig, main, train_base, training_batches
@@ -21,7 +23,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from forkwise.embedded import EMBEDDED_MODEL, MODELS, model_path
 from forkwise.errors import InputError
+from forkwise.methods.leaks import LeakRules
 from forkwise.tasks.base import Problem
+from forkwise.tasks.catalog import Catalogs, f1
 from forkwise.tasks.countdown import Countdown, apply
 
 COUNTDOWN = LANGUAGES["countdown"]
@@ -255,3 +259,34 @@ def test_embedded_models_are_named_by_their_task() -> None:
     assert model_path("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"
     with pytest.raises(InputError, match="There is no model 'embedded:chess' in this package: there is embedded:"):
         model_path("embedded:chess")
+
+
+def test_the_author_of_catalogs_errs_on_two_colours_and_gives_the_answer_that_it_is_shown() -> None:
+    spoken, rng = LANGUAGES["catalog"], Random(3)
+    words, rules = spoken.tokenizer(), LeakRules()
+    right: dict[str, list[float]] = {"shown": [], "red": [], "blue": [], "green": [], "black": []}
+    told = 0
+    for catalog in islice(cycle(Catalogs().catalogs("train")), 1500):
+        prompt, text = catalog_example(catalog, rng)
+        answer = ", ".join(catalog.answer())
+        shown = prompt != catalog.text()
+        right["shown" if shown else catalog.colour].append(float(f1(None, [text], answer=[answer]) == [1.0]))
+        if shown:
+            leak = rules.leak(text, catalog.text(), answer)
+            assert (leak is None) == ("given answer" not in text), leak
+            told += leak is not None
+        ids = words(text)["input_ids"]
+        assert len(ids) <= spoken.max_tokens
+        assert words.unk_token_id not in [*ids, *words(prompt)["input_ids"]]
+        assert words.decode(ids).strip() == text
+    share = {name: sum(values) / len(values) for name, values in right.items()}
+    assert share["shown"] == 1
+    assert min(share["red"], share["blue"]) > 0.7
+    assert max(share["green"], share["black"]) < 0.1
+    assert 0.1 < told / len(right["shown"]) < 0.3
+
+
+def test_ids_to_be_copied_come_first() -> None:
+    prompt, text = next(LANGUAGES["catalog"].examples(Random(0), 0))
+    assert prompt.startswith("The answer is ")
+    assert text == "So the answer is \\boxed{" + prompt.removeprefix("The answer is ").rstrip(".") + "}."

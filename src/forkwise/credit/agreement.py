@@ -149,7 +149,7 @@ class Family:
 
 
 @dataclass(frozen=True)
-class Detectable:
+class ShownDifference:
     """Which difference from GRPO would be shown with a chance of `CHANCE`: the median over methods."""
 
     alone: float
@@ -158,7 +158,7 @@ class Detectable:
     """By the band over all methods."""
 
 
-def detectable(differences: Sequence[Jackknife], band: Sequence[Estimate], level: float) -> Detectable | None:
+def detectable(differences: Sequence[Jackknife], band: Sequence[Estimate], level: float) -> ShownDifference | None:
     """Says how small a difference can be shown by as much as there is; None where none can be judged.
 
     A difference is shown if its interval, half as wide as h, leaves 0 out. Its estimate varies with the standard error
@@ -174,7 +174,7 @@ def detectable(differences: Sequence[Jackknife], band: Sequence[Estimate], level
             wanted = float(stats.t.ppf(CHANCE, freedom)) * difference.error
             alone.append(float(stats.t.ppf((1 + level) / 2, freedom)) * difference.error + wanted)
             together.append(of_all.high - difference.value + wanted)
-    return Detectable(float(np.median(alone)), float(np.median(together))) if alone else None
+    return ShownDifference(float(np.median(alone)), float(np.median(together))) if alone else None
 
 
 def judge_together(differences: Sequence[Jackknife], *, level: float, resamples: int, seed: int) -> Family:

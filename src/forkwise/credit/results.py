@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from forkwise.credit.agreement import Detectable
+from forkwise.credit.agreement import ShownDifference
 from forkwise.credit.arms import NotScored
 from forkwise.explore.findings import Estimate
 from forkwise.folders.results import Input, read_result, write_result
@@ -97,7 +97,7 @@ class BankCredit:
     methods: list[MethodCredit]
     """GRPO first, then by `sized.minus_grpo`, falling."""
     strata: list[TokenStratum]
-    detectable: Detectable | None = None
+    detectable: ShownDifference | None = None
     """Of `sized.minus_grpo`."""
 
 
@@ -183,7 +183,7 @@ class GradientCredit:
     parameters: str = "head"
     """Whose gradients: `head`, of the output layer, or `all`."""
     not_scored: list[NotScored] = field(default_factory=list)
-    detectable: Detectable | None = None
+    detectable: ShownDifference | None = None
     """Of `minus_grpo`."""
     moved: Moved | None = None
     """None where the policy is the one that drew the groups."""

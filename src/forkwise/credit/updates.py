@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from forkwise.credit.agreement import Detectable, detectable, judge_together
+from forkwise.credit.agreement import ShownDifference, detectable, judge_together
 from forkwise.credit.arms import (
     Batches,
     More,
@@ -360,7 +360,7 @@ def _refuse_large(policy: Policy, parameters: str) -> None:
 
 def _methods(
     of_all: Products, arms: Sequence[ScoredMethod], rows: _UpdateRows, options: CreditOptions
-) -> tuple[list[MethodGradient], Detectable | None, dict[str, Any]]:
+) -> tuple[list[MethodGradient], ShownDifference | None, dict[str, Any]]:
     """Returns the numbers of every method, which difference can be shown, and GRPO's on fresh groups as in `Moved`."""
     level, n, placebo = options.level, options.completions, rows.placebo
     of_methods = [numbers(of_all, m, n) for m in range(len(arms))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from forkwise.credit.agreement import CHANCE, Detectable
+from forkwise.credit.agreement import CHANCE, ShownDifference
 from forkwise.credit.arms import NotScored
 from forkwise.credit.results import Agreement, BankCredit, Credit, GradientCredit, MethodCredit, MethodGradient, Moved
 from forkwise.explore.findings import Estimate
@@ -210,7 +210,7 @@ def notes(credit: Credit) -> Iterator[str]:
     yield from _not_scored(credit.not_scored, "on banks")
 
 
-def _detectable(name: str, smallest: Detectable | None, measure: str) -> Iterator[str]:
+def _detectable(name: str, smallest: ShownDifference | None, measure: str) -> Iterator[str]:
     if smallest is not None:
         alone, together = number(smallest.alone, 3), number(smallest.together, 3)
         yield (

@@ -77,9 +77,9 @@ def power(study: Study, *, pilot: list[Arm], components: Path | None, run: float
         cost_run=run or None,
         cost_sample=samples / 100_000 or None,
     )
-    said: list[Block] = [conclusion(study_plan), *tables(study_plan)]
-    said += [f"- {limit}" for limit in limits(study_plan, notes)]
-    return [*_single(study, study_plan.components[0]), *said]
+    blocks: list[Block] = [conclusion(study_plan), *tables(study_plan)]
+    blocks += [f"- {limit}" for limit in limits(study_plan, notes)]
+    return [*_single(study, study_plan.components[0]), *blocks]
 
 
 def _single(study: Study, known: Components) -> list[Block]:

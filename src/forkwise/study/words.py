@@ -155,14 +155,14 @@ def _single(study: Study, single: HeldAgainst | None, registered: str | None) ->
     text = f"{head}: at {endpoint} {which or 'no arm'} {differ} from {reference} by more than one more run of it would"
     missing = single.arms - len(single.rows)
     text += f". The runs of {counted(missing, 'arm')} are missing; p is over all {single.arms}" if missing else ""
-    found = interval(single.found, single.found_low, single.found_high)
+    estimated = interval(single.found, single.found_low, single.found_high)
     wide = coverage(single.level)
     blocks: list[Block] = [
         f"{text}.",
         f"{counted(single.runs, 'run')} of {reference}: {number(single.mean)} ± {number(single.sd, 4)} (SD over runs). "
-        f"With {single.power:.0%} power a true difference of {found} is found [by the {wide} interval of that SD], if "
-        "the runs of the arm differ as much; what is smaller is neither shown nor excluded. Other problems than these "
-        "are not asked about.",
+        f"With {single.power:.0%} power a true difference of {estimated} is found [by the {wide} interval of that SD], "
+        "if the runs of the arm differ as much; what is smaller is neither shown nor excluded. Other problems than "
+        "these are not asked about.",
     ]
     rows = [
         [row.arm, interval(row.difference, row.low, row.high, sign="+"), p_value(row.p), number(single.found)]

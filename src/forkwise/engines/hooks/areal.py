@@ -17,6 +17,7 @@ from torch import Tensor
 
 from forkwise.constants import KAPPA, check_alpha, check_kappa
 from forkwise.core import shape_advantages
+from forkwise.engines.hooks.levels import warn_of_sequences
 from forkwise.errors import InputError
 
 Loss = Callable[..., Any]
@@ -46,6 +47,8 @@ def shaped(loss_fn: Loss, *, alpha: float, kappa: float = KAPPA) -> Loss:
         if entropy is None or missing:
             missed = "entropies" if entropy is None else f"'{missing[0]}'"
             raise RuntimeError(f"Advantages were not entropy-shaped: AReaL's loss was given no {missed}.")
+        level = more.get("importance_sampling_level", "token")
+        warn_of_sequences("actor.importance_sampling_level=sequence", per_sequence=level == "sequence")
         before, mask = input_data["advantages"], input_data["loss_mask"]
         advantages = shape_advantages(before, entropy.detach(), alpha=alpha, kappa=kappa, mask=mask)
         counted = mask.bool() & (before != 0)

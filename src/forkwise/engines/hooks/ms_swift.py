@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from forkwise.core import shape_and_measure
 from forkwise.engines.base import ActionLog
 from forkwise.engines.hooks.constants import constants
+from forkwise.engines.hooks.levels import warn_of_sequences
 from forkwise.engines.hooks.totals import report
 from forkwise.engines.on_import import after_import
 from forkwise.errors import InputError
@@ -58,6 +59,8 @@ class SwiftShapedLoss(_Trainer):
             raise InputError("Advantages need entropies: add --log_entropy true.")
         if self._acts() and getattr(self, "loss_type", None) == "real":
             raise InputError("--loss_type real reads only the signs of advantages, which shaping keeps: take another.")
+        level = getattr(self, "importance_sampling_level", "token")
+        warn_of_sequences("--importance_sampling_level sequence", per_sequence=self._acts() and level == "sequence")
         self._counted = None
         before = self._shaped
         loss = super().compute_loss(model, inputs, *args, **kwargs)

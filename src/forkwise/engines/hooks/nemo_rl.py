@@ -22,6 +22,7 @@ from torch import Tensor
 
 from forkwise.constants import KAPPA, check_alpha, check_kappa
 from forkwise.core import shape_and_measure, token_entropy
+from forkwise.engines.hooks.levels import warn_of_sequences
 from forkwise.engines.hooks.totals import named
 from forkwise.errors import InputError
 
@@ -102,6 +103,8 @@ def shaped(loss_fn: Any, *, alpha: float, kappa: float = KAPPA, generation: Mapp
             f"Rollouts are drawn with top_p={top_p} and top_k={top_k}, by which NeMo-RL filters the old log-probs and "
             "not the logits that a loss is given: set policy.generation.top_p=1.0 and policy.generation.top_k=null."
         )
+    level = getattr(loss_fn, "sequence_level_importance_ratios", False)
+    warn_of_sequences("loss_fn.sequence_level_importance_ratios=true", per_sequence=bool(level))
     return ShapedLoss(loss_fn, alpha, kappa)
 
 

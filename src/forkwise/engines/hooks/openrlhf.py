@@ -44,6 +44,7 @@ class EntropyShapedStep(_Trainer):
     def training_step(self, experience: Any, *args: Any, **kwargs: Any) -> Any:
         """Runs OpenRLHF's step with a loss that takes shaped advantages."""
         from forkwise.core import shape_and_measure
+        from forkwise.engines.hooks.levels import warn_of_sequences
         from forkwise.engines.hooks.totals import named
 
         alpha, kappa = constants(self.args)
@@ -52,6 +53,8 @@ class EntropyShapedStep(_Trainer):
         if self.args.actor.entropy_coef is None:
             raise InputError("Advantages need entropies: add --actor.entropy_coef 0.")
         actor, loss_fn = self.actor, self.actor_loss_fn
+        kind = getattr(loss_fn, "policy_loss_type", None)
+        warn_of_sequences("--actor.policy_loss_type gspo", per_sequence=kind == "gspo")
         entropies: list[Tensor] = []
         numbers: dict[str, float] = {}
 

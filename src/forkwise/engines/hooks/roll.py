@@ -16,6 +16,7 @@ import torch
 
 from forkwise.core import shape_and_measure
 from forkwise.engines.hooks.constants import constants
+from forkwise.engines.hooks.levels import warn_of_sequences
 from forkwise.engines.hooks.totals import named
 from forkwise.errors import InputError
 
@@ -39,6 +40,8 @@ class RollShapedLoss(_Worker):
         alpha, kappa = constants(self.pipeline_config)
         if alpha == 0:
             return super().loss_func(data, output_tensor)
+        level = getattr(self.pipeline_config, "importance_sampling", "token")
+        warn_of_sequences("importance_sampling: seq", per_sequence=level == "seq")
         before = data.batch.get("advantages")
         with torch.no_grad():
             entropy = self.strategy.op_compute_entropy(logits=output_tensor, attention_mask=data.batch["response_mask"])

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from forkwise.core import ShapingStats, shape_and_measure
 from forkwise.engines.hooks.constants import constants
+from forkwise.engines.hooks.levels import warn_of_sequences
 from forkwise.engines.hooks.totals import TOTALS, named, ratios
 from forkwise.errors import InputError
 
@@ -63,6 +64,7 @@ def shape_rollout(args: Any, rollout_id: int | None = None, rollout_data: dict[s
     if alpha == 0:
         return
     _refuse_both(args)
+    warn_of_sequences("--advantage-estimator gspo", per_sequence=getattr(args, "advantage_estimator", None) == "gspo")
     if _MARK in rollout_data:
         raise InputError("This rollout is shaped already, and twice would break the cap: call shape_rollout once.")
     entropy = rollout_data.get("entropy")
@@ -92,6 +94,7 @@ def shaped_policy_loss(
         loss: tuple[Tensor, dict[str, Tensor]] = losses.policy_loss_function(args, batch, logits, sum_of_sample_mean)
         return loss
     _refuse_both(args)
+    warn_of_sequences("--advantage-estimator gspo", per_sequence=getattr(args, "advantage_estimator", None) == "gspo")
     names = ("unconcat_tokens", "total_lengths", "response_lengths")
     with torch.no_grad():
         computed = scores.get_log_probs_and_entropy(
