@@ -17,8 +17,6 @@ HELPERS = str(Path(__file__).with_name("helpers"))
 
 sys.path[:0] = [HELPERS, str(Path(__file__).parents[1] / "benchmarks")]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (HELPERS, os.environ.get("PYTHONPATH"))))
-# What tests start reads bytecode and writes none: where files cannot grow, Python leaves half of one and trusts it
-os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test waits for a hub: huggingface_hub reads it when it is imported
 # Without a GPU Triton interprets its kernels; it reads this when it is first imported, by whatever library.
 if not Path("/dev/nvidiactl").exists():
@@ -33,6 +31,8 @@ _started: Counter[str] = Counter()
 
 
 def pytest_collection_finish() -> None:
+    # What tests start reads bytecode and writes none: where files cannot grow, Python leaves half of one and trusts it.
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     gc.freeze()
     gc.enable()
 
