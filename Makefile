@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
-# Tests and their processes are compiled once, whatever the shell says.
+# Tests are compiled once, whatever the shell says.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: quickstart test test-verl test-verl-slow test-slow test-oldest-transformers lint bench docs docs-check wheel clean

@@ -31,6 +31,8 @@ _started: Counter[str] = Counter()
 
 
 def pytest_collection_finish() -> None:
+    # What tests start reads bytecode and writes none: where files cannot grow, Python leaves half of one and trusts it.
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     gc.freeze()
     gc.enable()
 
