@@ -64,6 +64,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         (metadata / "entry_points.txt").write_text(f"[{group}]\n{entry_point}\n")
         (site / "its_module.py").write_text(source)
         monkeypatch.syspath_prepend(site)
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)  # some tests look at all that is written near it
 
     yield install
     sys.modules.pop("its_module", None)

@@ -71,7 +71,7 @@ def test_version_and_help() -> None:
 
 HELP = [
     *("grpo", "ppo", "quickstart", "sample", "import", "verify", "select", "passk", "compare", "plan"),
-    *("explore", "forks"),
+    *("explore", "forks", "credit"),
     "verl-data",
     *("report", "methods", "doctor", "doctor run", "doctor verl"),
     *("study plan", "study register", "study run", "study analyse"),
@@ -280,7 +280,8 @@ def test_every_example_runs(tmp_path: Path) -> None:
     drawn = example_in(forkwise("sample", "--help").stdout)[1:]
     for seed, name in enumerate(("base", "seed0", "seed1", "seed2", "trained")):
         words = [name if word == "base" else word for word in drawn]
-        assert forkwise(*words, "--seed", str(seed), "--run", name, cwd=tmp_path, timeout=None).returncode == 0
+        further = ["--seed", str(seed), "--run", name] if seed else []
+        assert forkwise(*words, *further, cwd=tmp_path, timeout=None).returncode == 0
     for command in ("grpo", "ppo", *(command for command in HELP if command not in ("grpo", "ppo", "doctor verl"))):
         words = example_in(forkwise(*command.split(), "--help").stdout)[1:]
         done = forkwise(*words, cwd=tmp_path, timeout=None)

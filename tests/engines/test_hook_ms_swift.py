@@ -140,10 +140,12 @@ orms["letters"] = Letters
 loss, calls = GRPOTrainer._compute_loss_and_metrics, itertools.count()
 
 def watched(self, model, model_inputs, grpo_batch):
+    unshaped = grpo_batch.advantages
     result = loss(self, model, model_inputs, grpo_batch)
     kept = {name: model_inputs[name] for name in ("input_ids", "attention_mask")}
-    kept |= {"advantages": grpo_batch.advantages, "mask": grpo_batch.completion_mask}
-    torch.save(kept, os.path.join(os.environ["WATCHED"], f"{next(calls)}.pt"))
+    kept |= {"advantages": grpo_batch.advantages, "mask": grpo_batch.completion_mask, "unshaped": unshaped}
+    name = f"{next(calls)}-{os.environ.get('RANK', 0)}.pt"
+    torch.save(kept, os.path.join(os.environ["WATCHED"], name))
     return result
 
 GRPOTrainer._compute_loss_and_metrics = watched
@@ -169,8 +171,10 @@ class TestWholeRuns:
         return where
 
     @staticmethod
-    def run(where: Path, name: str, alpha: str | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """What ms-swift logs, and what its losses were given."""
+    def run(
+        where: Path, name: str, alpha: str | None, *, processes: int = 1
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """What ms-swift logs, and what its losses were given, in the order of updates, micro-batches and processes."""
         (where / f"{name}.py").write_text(PLUGIN + (OURS if alpha else ""))
         out = where / name
         out.mkdir()
@@ -184,10 +188,12 @@ class TestWholeRuns:
             **{"log_entropy": "true", "output_dir": out / "run", "dataset_num_proc": 1},
         }
         words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         done = subprocess.run(
-            [sys.executable, "-m", "swift.cli.rlhf", *words],
+            [sys.executable, *(launcher if processes > 1 else ()), "-m", "swift.cli.rlhf", *words],
             env={
                 **os.environ,
+                **{"ACCELERATE_USE_CPU": "true"},
                 **{"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "USE_HF": "1", "HF_HUB_OFFLINE": "1"},
                 **{"WATCHED": str(out), **({"FORKWISE_ALPHA": alpha} if alpha else {})},
             },
@@ -197,32 +203,44 @@ class TestWholeRuns:
         )
         assert done.returncode == 0, done.stderr[-3000:]
         (log,) = out.glob("run/*/logging.jsonl")
-        losses = [torch.load(file) for file in sorted(out.glob("*.pt"), key=lambda file: int(file.stem))]
-        assert len(losses) == 4
+        files = sorted(out.glob("*.pt"), key=lambda file: tuple(map(int, file.stem.split("-"))))
+        losses = [torch.load(file) for file in files]
+        assert len(losses) == 4 * processes
         return [json.loads(line) for line in log.read_text().splitlines()][:2], losses
 
     def test_is_shaped(self, place: Path) -> None:
         """In the first update, whose policy is known: A without shaping is that of a run without the plugin."""
         logged, losses = self.run(place, "shaped", "0.4")
         unshaped, plain = self.run(place, "plain", None)
-        model = tiny_models.policy().double()
-        first: list[Any] = [[], [], []]
         for ours, stock in zip(losses[:2], plain[:2], strict=True):
             assert torch.equal(ours["input_ids"], stock["input_ids"])
+            assert torch.equal(ours["unshaped"], stock["advantages"])
+        self.check(losses[:2], logged[0])
+        assert not any(name.startswith("shaping/") for row in unshaped for name in row)
+
+    def test_of_two_processes_is_shaped_and_logs_what_both_did(self, place: Path) -> None:
+        logged, losses = self.run(place, "two", "0.4", processes=2)
+        self.check(losses[:4], logged[0])
+
+    @staticmethod
+    def check(losses: list[dict[str, Any]], logged: dict[str, Any]) -> None:
+        """Holds an update of the policy before training to the definitions, by float64 softmax."""
+        model = tiny_models.policy().double()
+        first: list[Any] = [[], [], []]
+        for ours in losses:
             with torch.no_grad():
                 logits = model(input_ids=ours["input_ids"], attention_mask=ours["attention_mask"]).logits
             logp = (logits[:, :-1] / 0.4).log_softmax(-1)
             mask = ours["mask"]
             entropy = -(logp.exp() * logp).sum(-1)[:, -mask.shape[1] :]
-            a = stock["advantages"]
+            a = ours["unshaped"]
             a = (a[:, None] if a.dim() == 1 else a).expand(mask.shape)
             rows = a.tolist(), entropy.tolist(), mask.int().tolist()
             want = torch.tensor(expected_advantages(*rows, alpha=0.4, kappa=2.0))
             assert torch.allclose(ours["advantages"][mask].double(), want[mask].double(), rtol=1e-4, atol=1e-5)
             for column, values in zip(first, rows, strict=True):
                 column.extend(values)
-        check_metrics(logged[0], *first, alpha=0.4, kappa=2.0)
-        assert not any(name.startswith("shaping/") for row in unshaped for name in row)
+        check_metrics(logged, *first, alpha=0.4, kappa=2.0)
 
     def test_at_alpha_zero_is_the_engines(self, place: Path) -> None:
         clock = ("time", "speed", "memory", "samples_per_second")

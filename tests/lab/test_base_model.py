@@ -146,7 +146,7 @@ def test_training_batches_hold_whole_traces_and_charge_only_the_completion(token
 # --- the shipped checkpoint ---
 
 
-@pytest.mark.parametrize("name", LANGUAGES)
+@pytest.mark.parametrize("name", MODELS)
 def test_shipped_files_are_small_standard_and_of_both_transformers_generations(name: str) -> None:
     folder = MODELS[name]
     files = {path.name: path.stat().st_size for path in folder.iterdir()}

@@ -51,7 +51,11 @@ _COMMANDS: dict[str, list[tuple[str, Callable[..., None], str]]] = {
         ),
     ],
     "Sample": [
-        ("sample", sample.sample, "forkwise sample --model embedded --task countdown --problems 9 --out base"),
+        (
+            "sample",
+            sample.sample,
+            "forkwise sample --model embedded --task countdown --problems 9 \\\n    --max-tokens 104 --out base",
+        ),
         ("import", importing.import_, "forkwise import samples.jsonl --out imported"),
         (
             "verl-data",

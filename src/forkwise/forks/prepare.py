@@ -200,7 +200,7 @@ def _local(table: OpenTable, tokens: Path, options: ForksOptions, pool: Pool, ju
     difference = _check_policy(pool, tokens, options.model)
     prompts = {row["problem_id"]: prompt_ids(scorer.tokenizer, row["prompt"]) for row in pool.rows}
     longest = max(map(len, prompts.values())) + pool.sampling.max_tokens - 1
-    check_length(scorer.model, longest, "The longest prompt, with a completion of the limit,")
+    check_length(scorer.model, longest, "The longest prompt, with as many tokens as the samples' --max-tokens allows,")
 
     def continuer(number: int, say: Callable[[str], None]) -> Continues:
         return Continuer(scorer.model, scorer.tokenizer, pool.sampling, number, options.seed, judge, say)
