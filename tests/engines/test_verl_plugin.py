@@ -252,8 +252,12 @@ class TestMethods:
                     named(name, also=("actor_rollout_ref.rollout.n=1",)),
                     f"'{name}' compares the completions of a prompt, .* 1",
                 )
-                for name in ("rloo", "asym_grpo", "qae", "unlikeliness", "gpg", "opo", "gtpo")
+                for name in ("rloo", "qae", "unlikeliness", "gpg", "opo", "gtpo")
             ],
+            (
+                named("asym_grpo", also=("actor_rollout_ref.rollout.n=2",)),
+                "'asym_grpo' goes by the odds of a group, .* 2 answers .* 3 or more",
+            ),
             (
                 named("entropy_advantage", also=("actor_rollout_ref.rollout.n=1",)),
                 r"adv_estimator=grpo compares the responses .*: set actor_rollout_ref.rollout.n=8",
