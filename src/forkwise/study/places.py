@@ -130,8 +130,10 @@ class Resources:
 
 def _must_listen(address: str) -> None:
     """Raises an OSError where nobody listens at a cluster's address: `ray.init` itself would try for many minutes."""
-    from ray._private.services import canonicalize_bootstrap_address
-
+    try:
+        from ray._private.services import canonicalize_bootstrap_address
+    except ImportError:  # a private place, which Ray 2.60 has: without it Ray tries for as long as it likes
+        return
     # What Ray makes of `auto`, or of a port without a host, also where a cluster that has ended left its address.
     known = canonicalize_bootstrap_address(address.removeprefix("ray://")) or ""
     host, separator, port = known.removeprefix("ray://").rpartition(":")
