@@ -71,7 +71,7 @@ def _sentences(table: str, imported: Imported | None, ready: Prepared, announce:
         problem += [profile.problem] * len(of_sample)
     weight_S, problem_S = np.array(weight), np.array(problem)
     decided_S = np.array([row.decided for row in rows])
-    decided_Q = _per_problem(problem_S, weight_S * decided_S, len(pool.problems))
+    decided_Q = np.bincount(problem_S, weights=weight_S * decided_S, minlength=len(pool.problems)).astype(np.float64)
     bisection, steps, points = _bisect(ready, profiles, rows) if options.bisect else (0, [], [])
     found_budget = budget(decided_Q, pool.available_Q, options.level)
     result = Sentences(
@@ -86,7 +86,7 @@ def _sentences(table: str, imported: Imported | None, ready: Prepared, announce:
         traces=len(profiles),
         cost=cost,
         budget=found_budget,
-        kinds=_kinds(rows, weight_S, problem_S, decided_Q, found_budget.agrees, options.level),
+        kinds=kinds_of(rows, weight_S, problem_S, options.level, shares=found_budget.agrees),
         effect=_effect(ready, states, continued),
         sentences=rows,
         run=pool.rows[0]["run"],
@@ -98,10 +98,6 @@ def _sentences(table: str, imported: Imported | None, ready: Prepared, announce:
     )
     write(options.out, result)
     return result
-
-
-def _per_problem(problem_S: IntArray, weight_S: FloatArray, problems: int) -> FloatArray:
-    return np.bincount(problem_S, weights=weight_S, minlength=problems).astype(np.float64)
 
 
 def _draw(ready: Prepared) -> list[_Profile]:
@@ -270,29 +266,30 @@ def _bisect(
     return result.searched, steps, points
 
 
-def _kinds(
-    rows: Sequence[SentenceRow],
-    weight_S: FloatArray,
-    problem_S: IntArray,
-    decided_Q: FloatArray,
-    shares: bool,
-    level: float,
+def kinds_of(
+    rows: Sequence[SentenceRow], weight_S: FloatArray, problem_S: IntArray, level: float, *, shares: bool
 ) -> list[SentenceKind]:
+    """Describes reflective sentences and others.
+
+    Args:
+        weight_S: of a sample, one over the samples of its problem.
+        shares: whether shares mean anything, since the budget adds up.
+    """
     decided_S = np.array([row.decided for row in rows])
     reflective_S = np.array([row.reflective for row in rows])
     changes = [None if None in (r.before, r.after) else float(r.after or 0) - float(r.before or 0) for r in rows]
+    known_S, change_S = np.array([c is not None for c in changes]), np.array([c or 0.0 for c in changes])
+    states = (weight_S, problem_S)
     kinds = []
     for name, of in (("reflective", reflective_S), ("other", ~reflective_S)):
-        part_Q = _per_problem(problem_S, weight_S * decided_S * of, decided_Q.size)
-        known = np.array([change is not None for change in changes]) & of
-        change = np.array([change or 0.0 for change in changes])
+        share = share_of(of.astype(np.float64), decided_S, *states, np.ones(of.size), level)
         kinds.append(
             SentenceKind(
                 name=name,
                 sentences=int(of.sum()),
-                decided=weighted_mean(decided_S[of], weight_S[of], problem_S[of], level),
-                change=weighted_mean(change[known], weight_S[known], problem_S[known], level),
-                share=share_of(part_Q, decided_Q, level) if shares else Estimate(None),
+                decided=weighted_mean(decided_S, of, *states, (0.0, 1.0), level),
+                change=weighted_mean(change_S, of & known_S, *states, (-1.0, 1.0), level),
+                share=share if shares else Estimate(None),
             )
         )
     return kinds
