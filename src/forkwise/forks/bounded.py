@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from forkwise.explore.contrast import FloatArray, freedom_of
 from forkwise.explore.findings import Estimate
@@ -67,15 +67,16 @@ def bounded_ratio(
 def _farthest(part: FloatArray, whole: FloatArray, tail: float, value: float) -> float:
     """Returns where the ratio has no more chance than `tail` to be above, from `value` upwards."""
 
-    def excess(end: float) -> float:
-        return positive(part - end * whole) - tail
+    def excess(end: float) -> float:  # in standard deviations, nearly linear
+        return float(special.ndtri(max(positive(part - end * whole), 1e-16)) - special.ndtri(tail))
 
-    if excess(value) <= 0:
+    apart = part - value * whole
+    step = float(np.sqrt(apart @ apart) / abs(whole.sum()))
+    if step == 0 or excess(value) <= 0:
         return value
-    step = max(abs(value), 1e-9)
     while excess(value + step) > 0:
         step *= 2
-    return float(optimize.brentq(excess, value, value + step, xtol=1e-12, rtol=1e-6))
+    return float(optimize.brentq(excess, value, value + step, xtol=1e-5 * step, rtol=1e-12))
 
 
 def positive(factor_Q: FloatArray) -> float:
@@ -89,7 +90,8 @@ def positive(factor_Q: FloatArray) -> float:
     if abs(from_0) > _CERTAIN or (factor_Q >= 0).all() or (factor_Q <= 0).all():
         return float(from_0 > 0)
     step = 0.1 / (1 + abs(from_0) / 4)
-    at = np.exp(np.arange(-12.0, 20.0, step))[:, None] * (factor_Q / size)
+    last = 12.0 if ((factor_Q / size) ** 4).sum() > 1 / 6 else 4.0  # few of them hold nearly everything, or many
+    at = np.exp(np.arange(-7.0, last, step))[:, None] * (factor_Q / size)
     wave = np.sin(np.arctan(at).sum(axis=1)) * np.exp(-0.5 * np.log1p(at**2).sum(axis=1))
     below = wave[0] / np.expm1(step)  # where the wave is in proportion to t
     return float(0.5 + (wave.sum() + below) * step / np.pi)

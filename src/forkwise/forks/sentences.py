@@ -10,7 +10,7 @@ Suffixes: C answers, K states of a sample, Q problems, R continuations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 from scipy import stats
 
 from forkwise.errors import InputError
-from forkwise.explore.contrast import FloatArray, IntArray, cluster_t
+from forkwise.explore.contrast import BoolArray, FloatArray, IntArray, cluster_t
 from forkwise.explore.findings import Estimate
 from forkwise.explore.sentences import split_sentences
 from forkwise.explore.spans import first_token
@@ -296,20 +296,33 @@ def kinds_of(
 
 
 def _effect(ready: Prepared, states: Sequence[State], continued: Sequence[Continued]) -> Effect:
-    """Compares continuations of a state that begin with a reflective sentence with those that begin with another one
-    (Mantel and Haenszel)."""
     problems = {problem: q for q, problem in enumerate(ready.pool.problems)}
-    sum_Q, size_Q = np.zeros(len(problems)), np.zeros(len(problems))
+
+    def compared() -> Iterator[tuple[int, BoolArray, FloatArray]]:
+        for state, continuation in zip(states, continued, strict=True):
+            first = [_begins_reflective(ready, text) for text in continuation.continuations]
+            goes_on = np.array([reflective is not None for reflective in first])
+            begins = np.array([reflective is True for reflective in first])[goes_on]
+            right = np.array([verdict is True for verdict in continuation.correct], dtype=np.float64)[goes_on]
+            yield problems[state.problem.id], begins, right
+
+    return effect_of(compared(), len(problems), ready.options.level)
+
+
+def effect_of(compared: Iterable[tuple[int, BoolArray, FloatArray]], problems: int, level: float) -> Effect:
+    """Compares continuations of a state that begin with a reflective sentence with those that begin with another one
+    (Mantel and Haenszel).
+
+    Args:
+        compared: the problem of each state, and of each of its continuations whether it begins with a reflective
+            sentence, and whether it is right.
+    """
+    sum_Q, size_Q = np.zeros(problems), np.zeros(problems)
     count = np.zeros(3, dtype=np.int64)
-    for state, continuation in zip(states, continued, strict=True):
-        first = [_begins_reflective(ready, text) for text in continuation.continuations]
-        goes_on = np.array([reflective is not None for reflective in first])
-        begins = np.array([reflective is True for reflective in first])[goes_on]
-        right = np.array([verdict is True for verdict in continuation.correct], dtype=np.float64)[goes_on]
+    for q, begins, right in compared:
         mine, plain = int(begins.sum()), int((~begins).sum())
         if not mine or not plain:
             continue
-        q = problems[state.problem.id]
         weight = mine * plain / (mine + plain)
         sum_Q[q] += weight * (right[begins].mean() - right[~begins].mean())
         size_Q[q] += weight
@@ -317,7 +330,7 @@ def _effect(ready: Prepared, states: Sequence[State], continued: Sequence[Contin
     if not size_Q.any():
         return Effect(Estimate(None), None, 0, 0, 0)
     difference = float(sum_Q.sum() / size_Q.sum())
-    estimate, p = cluster_t(difference, sum_Q - difference * size_Q, size_Q, ready.options.level)
+    estimate, p = cluster_t(difference, sum_Q - difference * size_Q, size_Q, level)
     return Effect(estimate, p, *count.tolist())
 
 
