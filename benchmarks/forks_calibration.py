@@ -268,7 +268,7 @@ def sentence_rows(policies: Policies, seed: int, states: int, drawn: Table, trut
         for k in range(count)
         if k or s % each == 0
     ]
-    sum_ = budget(decided_Q, drawn.estimates.pool.available_Q, LEVEL).decided
+    sum_ = budget(decided_Q, drawn.estimates.pool.available_Q, LEVEL, weight_S).decided
     kinds = kinds_of(rows, weight_S, sentence_S, LEVEL, shares=True)
     effect = effect_of(compared, policy_Q.size, LEVEL).difference
     table_of = {"sum of what sentences decide": [("", sum_, truth.sum)]}

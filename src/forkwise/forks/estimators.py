@@ -209,10 +209,19 @@ def over_problems(x_Q: FloatArray, level: float = 0.95) -> tuple[Estimate, float
     return cluster_t(float(x_Q.mean()), x_Q - x_Q.mean(), np.ones(x_Q.size), level)
 
 
-def budget(decided_Q: FloatArray, available_Q: FloatArray, level: float = 0.95) -> Budget:
-    """Compares the sum of what tokens decide with V0 (1 - V0), problem by problem, `(Q,)` each."""
+def budget(
+    decided_Q: FloatArray, available_Q: FloatArray, level: float = 0.95, unseen_N: FloatArray | None = None
+) -> Budget:
+    """Compares the sum of what tokens decide with V0 (1 - V0), problem by problem, `(Q,)` each.
+
+    Args:
+        unseen_N: what each drawn state could add to the sum of its problem at most, and so one that was not drawn.
+    """
     difference, p = over_problems(decided_Q - available_Q, level)
-    return Budget(over_problems(decided_Q, level)[0], over_problems(available_Q, level)[0], difference, p)
+    one_Q, nothing = np.ones(decided_Q.size), Unseen(0.0, 0.0)
+    most = nothing if unseen_N is None else Unseen.picked(unseen_N, unseen_N, np.zeros(unseen_N.size))
+    decided = bounded_ratio(decided_Q, one_Q, one_Q, nothing, most, level)
+    return Budget(decided, over_problems(available_Q, level)[0], difference, p)
 
 
 def share_of(
@@ -246,7 +255,7 @@ def weighted_mean(
     of_N: BoolArray,
     weight_N: FloatArray,
     problem_N: IntArray,
-    within: tuple[FloatArray | float, FloatArray | float],
+    within: tuple[FloatArray | float, FloatArray | float] | None,
     level: float = 0.95,
 ) -> Estimate:
     """Returns the mean over all tokens of a number known of the drawn states, with its interval over problems.
@@ -254,14 +263,18 @@ def weighted_mean(
     Args:
         of_N: which states are meant.
         weight_N: one over the chance that the state was drawn.
-        within: what the number is at least, and at most.
+        within: what the number is at least, and at most; None if it goes either way alike, which suits Student's
+            interval.
     """
     if not of_N.any():
         return Estimate(None)
     weight, problem = weight_N[of_N], problem_N[of_N]
+    part_Q, whole_Q = _by_problem(0, problem, weight * x_N[of_N], weight)
+    if within is None:
+        value = float(part_Q.sum() / whole_Q.sum())
+        return cluster_t(value, part_Q - value * whole_Q, whole_Q, level)[0]
     least, most = (np.broadcast_to(np.asarray(end, dtype=np.float64), x_N.shape)[of_N] for end in within)
     lowest, highest = (Unseen.picked(weight * (most - least), weight * end, weight) for end in (least, most))
-    part_Q, whole_Q = _by_problem(0, problem, weight * x_N[of_N], weight)
     return bounded_ratio(part_Q, whole_Q, whole_Q, lowest, highest, level)
 
 
