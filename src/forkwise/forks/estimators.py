@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from forkwise.explore.contrast import FloatArray, IntArray, cluster_t
 from forkwise.explore.findings import Estimate
-from forkwise.forks.bounded import Unseen, bounded_ratio
+from forkwise.forks.bounded import Unseen, bounded_ratio, p_of_zero
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -204,24 +204,36 @@ class Budget:
         return low is not None and high is not None and low <= 0 <= high
 
 
-def over_problems(x_Q: FloatArray, level: float = 0.95) -> tuple[Estimate, float | None]:
-    """Returns the mean over problems of equal weight, with its interval and the two-sided p of zero."""
-    return cluster_t(float(x_Q.mean()), x_Q - x_Q.mean(), np.ones(x_Q.size), level)
+def over_problems(x_Q: FloatArray, level: float = 0.95, more: float = 0.0) -> tuple[Estimate, float | None]:
+    """Returns the mean over problems of equal weight, with its interval and the two-sided p of zero.
+
+    Of sums over states they are Student's or Gaffke's, whichever is wider: the first below, the second above.
+
+    Args:
+        more: what a state that was not drawn may add to the sum of a problem.
+    """
+    student, p = cluster_t(float(x_Q.mean()), x_Q - x_Q.mean(), np.ones(x_Q.size), level)
+    if not more or student.low is None or student.high is None or p is None:
+        return student, p
+    one_Q, ends = np.ones(x_Q.size), (Unseen(0.0, 0.0), Unseen(more, 0.0))
+    other, of_other = bounded_ratio(x_Q, one_Q, one_Q, *ends, level), p_of_zero(x_Q, one_Q, *ends)
+    if other.low is None or other.high is None or of_other is None:
+        return student, p
+    wider = Estimate(student.value, min(student.low, other.low), max(student.high, other.high))
+    return wider, max(p, of_other)
 
 
 def budget(
-    decided_Q: FloatArray, available_Q: FloatArray, level: float = 0.95, unseen_N: FloatArray | None = None
+    decided_Q: FloatArray, available_Q: FloatArray, level: float = 0.95, most_N: FloatArray | None = None
 ) -> Budget:
     """Compares the sum of what tokens decide with V0 (1 - V0), problem by problem, `(Q,)` each.
 
     Args:
-        unseen_N: what each drawn state could add to the sum of its problem at most, and so one that was not drawn.
+        most_N: what each drawn state can add to the sum of its problem, and so one that was not drawn.
     """
-    difference, p = over_problems(decided_Q - available_Q, level)
-    one_Q, nothing = np.ones(decided_Q.size), Unseen(0.0, 0.0)
-    most = nothing if unseen_N is None else Unseen.picked(unseen_N, unseen_N, np.zeros(unseen_N.size))
-    decided = bounded_ratio(decided_Q, one_Q, one_Q, nothing, most, level)
-    return Budget(decided, over_problems(available_Q, level)[0], difference, p)
+    more = 0.0 if most_N is None else Unseen.picked(most_N, most_N, most_N).part
+    difference, p = over_problems(decided_Q - available_Q, level, more)
+    return Budget(over_problems(decided_Q, level, more)[0], over_problems(available_Q, level)[0], difference, p)
 
 
 def share_of(
