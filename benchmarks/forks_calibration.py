@@ -349,7 +349,7 @@ def main() -> None:
     parser.add_argument("--student", action="store_true")
     options = parser.parse_args()
     if options.student:
-        estimators.bounded_ratio = student
+        vars(estimators)["bounded_ratio"] = student
     by_answer, further = options.way == "answer", options.way == "further"
     for family in options.family:
         policies = Policies(FAMILIES[family], options.seed)
