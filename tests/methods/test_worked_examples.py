@@ -18,7 +18,16 @@ import worked_examples
 from batches import rollout, tokens
 
 from forkwise.errors import InputError
-from forkwise.methods import EntropyTermMethod, RewardMethod, Rollout, TokenMethod, Tokens, parse_method, parse_methods
+from forkwise.methods import (
+    EntropyTermMethod,
+    Need,
+    RewardMethod,
+    Rollout,
+    TokenMethod,
+    Tokens,
+    parse_method,
+    parse_methods,
+)
 from forkwise.methods.aepo_arbitrary import AepoArbitrary
 from forkwise.methods.flexible_clip import FlexibleClip
 from forkwise.methods.heal import Heal, divergences
@@ -759,13 +768,25 @@ class TestEntropyWeight:
         assert acted("entropy_weight:width=1,least=0", self.BATCH)[0][:4] == about(0.0, 0.6, -0.9, 0.0)
         assert acted("entropy_weight:least=1", self.BATCH)[0][:4] == about(2.0, 2.0, -1.0, 0.0)
 
+    def test_probabilities_by_hand(self) -> None:
+        """With p = .05, .1, .8, 1 the second factor is min(p / .2, 1) = .25, .5, 1, 1."""
+        logprobs = [[math.log(p) for p in (0.05, 0.1, 0.8, 1.0, 0.5)]]
+        batch = dataclasses.replace(self.BATCH, logprobs=torch.tensor(logprobs, dtype=torch.float64))
+        assert acted("entropy_weight:least=1,probability=0.2", batch)[0][:4] == about(0.5, 1.0, -1.0, 0.0)
+        of_both = "entropy_weight:width=0.6,least=0.2,probability=0.2"
+        assert acted(of_both, batch)[0][:4] == about(0.1, 0.6, -1.0, 0.0)
+        assert Need.LOGPROBS in parse_method(of_both).needs()
+        assert Need.LOGPROBS not in parse_method("entropy_weight").needs()
+
     def test_the_placebo_deals_the_same_weights_to_other_tokens(self) -> None:
-        batch = tokens([[1.0] * 40], entropy=[[0.02 * i for i in range(40)]])
-        own, dealt = acted("entropy_weight:width=0.6", batch)[0], acted("placebo_weight:width=0.6", batch)[0]
+        logprobs = [[-0.1 * (i % 7) for i in range(40)]]
+        batch = tokens([[1.0] * 40], entropy=[[0.02 * i for i in range(40)]], logprobs=logprobs)
+        spec = "width=0.6,probability=0.9"
+        own, dealt = acted(f"entropy_weight:{spec}", batch)[0], acted(f"placebo_weight:{spec}", batch)[0]
         assert sorted(dealt) == about(*sorted(own))
         assert sum(a != b for a, b in zip(own, dealt, strict=True)) > 20
 
-    @pytest.mark.parametrize(("key", "value"), [("width", 0), ("least", -0.1), ("least", 1.5)])
+    @pytest.mark.parametrize(("key", "value"), [("width", 0), ("least", -0.1), ("probability", 1.5)])
     def test_refused(self, key: str, value: float) -> None:
         with pytest.raises(InputError, match=f"{key} of the method 'placebo_weight' must be"):
             parse_method(f"placebo_weight:{key}={value}")

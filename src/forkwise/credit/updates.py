@@ -61,7 +61,7 @@ def score_updates(table: Path, model: str, arms: Sequence[ScoredMethod], options
     Raises:
         InputError: something given cannot be used, or there are too few problems or no contrast.
     """
-    rows = _rows(table, options.group_size)
+    rows = group_rows(table, options.group_size)
     names = list(dict.fromkeys(map(_problem, rows)))
     scored = names[1::2] if options.updates else names
     kept = {scored[q] for q in half_of(len(scored), options.half)}
@@ -138,7 +138,7 @@ def _acting(
     return acting, idle
 
 
-def _rows(table: Path, size: int) -> list[dict[str, Any]]:
+def group_rows(table: Path, size: int) -> list[dict[str, Any]]:
     """Reads the samples, and names each group by its problem and its number."""
     stored = read_samples(table, [*_COLUMNS, "entropies"]).to_pylist()
     runs = {row["run"] for row in stored}
