@@ -1,12 +1,14 @@
-"""Sets scores of `forkwise credit` side by side as Markdown: the tables of docs/credit.md.
+"""Sets results of `forkwise forks` and of `forkwise credit` side by side, as Markdown.
 
-    python benchmarks/credit_tables.py updates stories=scored,scored-shear "stories, trained"=scored-trained
-    python benchmarks/credit_tables.py moved   stories=scored-after "same, seed 2"=scored-after-seed2
-    python benchmarks/credit_tables.py banks   shipped      # one folder with the scores of several banks
+    python benchmarks/compared.py forks   Countdown=banks/forked/countdown-base stories=banks/forked/story-base
+    python benchmarks/compared.py updates stories=scored,scored-shear "stories, trained"=scored-trained
+    python benchmarks/compared.py moved   stories=scored-after "same, seed 2"=scored-after-seed2
+    python benchmarks/compared.py banks   shipped      # one folder with the scores of several banks
 
-A column is a heading and the folders of its scores; of a method that several folders hold, the first counts. `updates`
-has each method's cosine minus GRPO's, bold where the band over all methods of its run leaves 0 out, with its placebo's
-in parentheses; methods that change nothing beyond 0.0005 anywhere are named below. `moved` has the cosines themselves.
+A column is a heading and the folders of its scores; of a method that several folders hold, the first counts. `forks`
+has what the tokens of most entropy decide, and kinds of token against others of equal entropy. `updates` has each
+method's cosine minus GRPO's, bold where the band over all methods of its run leaves 0 out, with its placebo's in
+parentheses; methods that change nothing beyond 0.0005 anywhere are named below. `moved` has the cosines themselves.
 """
 
 from __future__ import annotations
@@ -17,7 +19,11 @@ from pathlib import Path
 
 from forkwise.credit.results import Agreement, BankCredit, GradientCredit, MethodCredit, MethodGradient, read
 from forkwise.explore.findings import Estimate
-from forkwise.report.formats import correlation, count, estimate, number, share
+from forkwise.forks import results as forks
+from forkwise.forks.analysis import TOPS
+from forkwise.forks.frame import CLASSES
+from forkwise.forks.results import Forks, Part
+from forkwise.report.formats import correlation, count, estimate, number, p_value, percent, share
 
 SMALLEST = 0.0005
 MOVED = ("clip_higher", "cispo", "nsr", "opefo", "entropy_advantage", "placebo_scaling", "psr")
@@ -83,6 +89,38 @@ def of_moved(columns: dict[str, list[GradientCredit]]) -> str:
     return table(["", *columns], rows)
 
 
+def of_forks(columns: dict[str, Forks]) -> str:
+    """Makes the table of what tokens decide: a row for each number, a column for each policy."""
+    policies = list(columns.values())
+    rows = [
+        ["states x continuations", *(f"{count(f.cost.states)} x {f.cost.continuations}" for f in policies)],
+        ["tokens of a sample decide, in their sum", *(estimate(f.budget.decided) for f in policies)],
+        ["there is to decide", *(estimate(f.budget.available) for f in policies)],
+        ["mean entropy, nats", *(number(f.all.mean_entropy, 2) for f in policies)],
+    ]
+    for i, share_ in enumerate(TOPS):
+        tops = [f.tops[i] if f.budget.agrees else None for f in policies]
+        rows += [
+            [
+                f"**{100 * share_:g} % of most entropy**: above, nats",
+                *("" if t is None else number(t.threshold, 2) for t in tops),
+            ],
+            ["% that they decide", *("no shares" if t is None else percent(t.share) for t in tops)],
+            ["% that others at the same places decide", *("" if t is None else percent(t.matched) for t in tops)],
+        ]
+    for kind in CLASSES:
+        parts = [next((part for part in f.by_class if part.name == kind), None) for f in policies]
+        cells = ["" if part is None else _kind(part) for part in parts]
+        rows.append([f"{kind}, minus others of equal entropy", *cells])
+    return table(["", *columns], rows)
+
+
+def _kind(part: Part) -> str:
+    if part.difference.value is None:
+        return "too few"
+    return f"{estimate(part.difference, 4, '+')}, p {p_value(part.difference_p)}"
+
+
 def of_banks(banks: Sequence[BankCredit]) -> str:
     """Makes the tables of banks: their sizes, and each method's correlation minus GRPO's."""
     sizes = [
@@ -126,18 +164,21 @@ def _agreement(agreement: Agreement, name: str) -> str:
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("kind", choices=["updates", "moved", "banks"])
+    parser.add_argument("kind", choices=["forks", "updates", "moved", "banks"])
     parser.add_argument("columns", nargs="+", metavar="HEADING=FOLDER[,FOLDER]", help="of banks: folders alone")
     given = parser.parse_args()
     if given.kind == "banks":
         print(of_banks([bank for folder in given.columns for bank in read(Path(folder)).banks]))
         return
+    pairs = [column.partition("=")[::2] for column in given.columns]
+    if given.kind == "forks":
+        print(of_forks({heading: forks.read(Path(folder)) for heading, folder in pairs}))
+        return
     columns = {}
-    for column in given.columns:
-        heading, _, folders = column.partition("=")
+    for heading, folders in pairs:
         columns[heading] = [one for folder in folders.split(",") for one in read(Path(folder)).gradients]
         if not columns[heading]:
-            raise SystemExit(f"'{column}' is no heading with folders of scores in gradients.")
+            raise SystemExit(f"'{heading}={folders}' is no heading with folders of scores in gradients.")
     print(of_moved(columns) if given.kind == "moved" else of_updates(columns))
 
 
