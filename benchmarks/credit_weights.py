@@ -134,8 +134,15 @@ def gain(of: Products, g_C: FloatArray, completions: int) -> str:
     return estimate(difference.estimate(0.95), 3, "+")
 
 
+def below(of: Products, chance: float) -> str:
+    """Writes the share of GRPO's squared update, cells taken by themselves, of tokens below a chance, in per cent."""
+    square_C = np.diag(of.square_QMM.sum(axis=0))[:CELLS]
+    unlikely = np.array(CHANCES)[np.arange(CELLS) % len(CHANCES)] < chance
+    return f"{100 * square_C[unlikely].sum() / square_C.sum():.0f}"
+
+
 def main() -> None:
-    """Prints a table."""
+    """Prints a table, and how much of an update unlikely tokens are."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("pairs", nargs="+", metavar="TABLE MODEL")
     parser.add_argument("--completions", type=int, default=256)
@@ -148,6 +155,9 @@ def main() -> None:
             g_C = best(table.first, kind_C, given.completions)
             cells = [gain(other.second, g_C, given.completions) for other in tables]
             print(f"| {table.name} | `{name}` | " + " | ".join(cells) + " |", flush=True)
+    for chance in CHANCES[1:3]:
+        shares = ", ".join(f"{table.name} {below(table.first, chance)}" for table in tables)
+        print(f"% of GRPO's squared update from tokens below {chance:g}: {shares}")
 
 
 if __name__ == "__main__":
