@@ -52,13 +52,13 @@ class Table:
 
 def read(path: Path, model: str) -> Table:
     """Reads a table, and computes the updates."""
-    rows = group_rows(path, SIZE)
+    rows, _ = group_rows(path, SIZE)
     policy = Policy(model, temperature_of(rows, str(path)))
-    problems = list(dict.fromkeys(row["problem_id"].partition("\0")[0] for row in rows))
+    problems = list(dict.fromkeys(row["problem"] for row in rows))
     halves = []
     for half in ("first", "second"):
         kept = {problems[q] for q in half_of(len(problems), half)}
-        halves.append(_products([row for row in rows if row["problem_id"].partition("\0")[0] in kept], policy, path))
+        halves.append(_products([row for row in rows if row["problem"] in kept], policy, path))
     return Table(path.name, *halves)
 
 

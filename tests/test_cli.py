@@ -37,6 +37,30 @@ def test_import_is_light_and_pulls_no_torch() -> None:
     assert output.strip() == "True []"
 
 
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_an_interrupt_within_a_destructor_is_not_lost(number: str) -> None:
+    # Python drops what a destructor raises; a library's destructors may take much of the time.
+    code = (
+        "import os, signal, time\n"
+        "from forkwise.cli import common, root\n"
+        "class Dies:\n"
+        "    def __del__(self):\n"
+        f"        os.kill(os.getpid(), signal.{number})\n"
+        "        time.sleep(0)\n"
+        "def command(*_, **__):\n"
+        "    with common.long_command():\n"
+        "        Dies()\n"
+        "        time.sleep(30)\n"
+        "    return 'went on'\n"
+        "root.app = lambda *_, **__: print(command())\n"
+        "root.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100)
+    assert done.stdout == ""
+    assert "interrupted; the same command" in done.stderr
+    assert "ignored" not in done.stderr
+
+
 def test_evaluation_works_where_torch_is_not_installed() -> None:
     code = (
         "import sys, importlib.abc\n"

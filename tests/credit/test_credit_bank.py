@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 pytest.importorskip("torch")
@@ -55,6 +57,29 @@ def test_the_halves_of_a_bank_share_no_problem_and_leave_none_out() -> None:
 def test_a_file_that_is_no_bank(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(InputError, match="no bank of true advantages"):
+        read_bank(tmp_path / "x.parquet")
+
+
+def test_a_bank_replaces_a_bank_and_no_other_file(tmp_path: Path) -> None:
+    mine = tmp_path / "notes.txt"
+    mine.write_text("mine")
+    with pytest.raises(InputError, match="is there, and is no bank"):
+        write_bank(mine, tabular_bank(7, 4))
+    assert mine.read_text() == "mine"
+    write_bank(tmp_path / "x.parquet", tabular_bank(7, 4))
+    write_bank(tmp_path / "x.parquet", tabular_bank(6, 4))
+    assert len(read_bank(tmp_path / "x.parquet").groups.problems) == 6
+
+
+@pytest.mark.parametrize("place", [-1, 10_000])
+def test_a_state_outside_of_its_completion_is_refused(tmp_path: Path, place: int) -> None:
+    write_bank(tmp_path / "x.parquet", tabular_bank(7, 4))
+    table = pq.read_table(tmp_path / "x.parquet")
+    at = table.schema.get_field_index("state_position")
+    field = table.schema.field(at)
+    moved = pa.array([[place for _ in places] for places in table.column(at).to_pylist()], field.type)
+    pq.write_table(table.set_column(at, field, moved), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="no bank of true advantages .a state stands beyond its completion"):
         read_bank(tmp_path / "x.parquet")
 
 

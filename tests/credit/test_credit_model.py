@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,3 +147,38 @@ def test_equal_samples_with_two_verdicts_are_a_random_verifier_s(table: Path, tm
 def test_groups_larger_than_what_was_drawn_are_refused(table: Path) -> None:
     with pytest.raises(InputError, match="No problem in .* has 16 samples"):
         run_credit([], CreditOptions(groups=[table], model=["embedded"], only=True))
+
+
+def test_samples_of_no_whole_group_are_counted_and_any_text_names_a_problem(table: Path, tmp_path: Path) -> None:
+    rows = read_samples(table).to_pylist()
+    options = CreditOptions(model=["embedded"], group_size=4, only=True)
+    first = rows[0]["problem_id"]
+    kept = [row for row in rows if (row["problem_id"], row["sample_id"]) != (first, 7)]
+    write_shard(tmp_path / "t", "a", [{**row, "problem_id": f"{row['problem_id']}\0x"} for row in kept])
+    credit = run_credit([], replace(options, groups=[tmp_path / "t"]))
+    (found,) = credit.gradients
+    # Of eight samples two groups of four; of seven one, and three are left over.
+    assert (found.problems, found.groups, found.completions, found.in_no_group) == (12, 23, 92, 3)
+    assert any("3 samples of the table made no whole group" in note for note in notes(credit))
+    plain = run_credit([], replace(options, groups=[table]))
+    assert plain.gradients[0].in_no_group == 0
+    assert not any("no whole group" in note for note in notes(plain))
+
+
+@pytest.mark.parametrize(("column", "what"), [("token_ids", "token ids"), ("correct", "verdict")])
+def test_a_sample_that_lacks_something_is_named_as_its_table_names_it(
+    table: Path, tmp_path: Path, column: str, what: str
+) -> None:
+    rows = [{**row, column: None} for row in read_samples(table).to_pylist()]
+    write_shard(tmp_path / "t", "a", rows)
+    named = re.escape(f"Sample {rows[0]['sample_id']} of problem '{rows[0]['problem_id']}' in")
+    with pytest.raises(InputError, match=f"{named} .* has no {what}"):
+        run_credit([], CreditOptions(groups=[tmp_path / "t"], model=["embedded"], group_size=4, only=True))
+
+
+@pytest.mark.parametrize("more", [{"half": "second"}, {"updates": 2}, {"updates": 2, "half": "second"}, {}])
+def test_one_problem_is_too_few_before_anything_is_loaded(table: Path, tmp_path: Path, more: dict[str, Any]) -> None:
+    rows = read_samples(table).to_pylist()
+    write_shard(tmp_path / "t", "a", [row for row in rows if row["problem_id"] == rows[0]["problem_id"]])
+    with pytest.raises(InputError, match=r"problems? of .* would be scored, .* at least 5 problems"):
+        run_credit([], CreditOptions(groups=[tmp_path / "t"], model=["no model"], group_size=4, only=True, **more))

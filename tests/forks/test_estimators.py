@@ -336,7 +336,8 @@ def test_means_are_of_all_tokens_not_of_those_drawn() -> None:
     entropy = np.where(np.arange(2000) < 200, 1.0, 0.2)
     problem = rng.integers(0, 10, 2000)
     drawn = draw(stratum, entropy, problem, 200, seed=0)
-    mean = weighted_mean(x[drawn.index], 1 / drawn.chance, problem[drawn.index])
+    everything = np.ones(200, dtype=np.bool_)
+    mean = weighted_mean(x[drawn.index], everything, 1 / drawn.chance, problem[drawn.index], (0.0, 6.0))
     assert x[drawn.index].mean() > 2.5
     assert mean.value == pytest.approx(1.4)
     assert mean.low < 1.4 < mean.high

@@ -262,7 +262,7 @@ def test_what_cannot_be_done_is_said(table: Path, tmp_path: Path, more: dict[str
     [
         (
             lambda r: {**r, "correct": True},
-            "Only 0 problems of 12 have both right and wrong .*12 always right, 0 never",
+            "Of 12 problems only 0 can be used, with both right and wrong .*12 are always right, 0 never",
         ),
         (lambda r: {**r, "correct": None}, "has no verdicts: run forkwise verify"),
         (lambda r: {**r, "run": f"r{r['sample_id'] % 2}"}, "holds 2 runs"),
@@ -282,6 +282,24 @@ def test_tables_that_cannot_be_used_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=sentence):
         forks(changed(table, tmp_path / "t", change), tmp_path / "out", states=6, level=0.95)
+
+
+def test_problems_of_too_few_samples_are_counted_as_such(table: Path, tmp_path: Path) -> None:
+    rows = [row for row in read_samples(table).to_pylist() if row["sample_id"] < 3]
+    write_shard(tmp_path / "t", "a", rows)
+    (tmp_path / "t" / "sampling.json").write_bytes((table / "sampling.json").read_bytes())
+    # Samples 0 and 2 choose, and sample 1 alone would be used, which is one too few.
+    by_problem: dict[str, dict[int, bool]] = {}
+    for row in rows:
+        by_problem.setdefault(row["problem_id"], {})[row["sample_id"]] = row["correct"]
+    right = [of[0] + of[2] for of in by_problem.values()]
+    assert right.count(1) > 1
+    with pytest.raises(
+        InputError,
+        match=rf"Of 12 problems only 0 .*\({right.count(2)} are always right, {right.count(0)} never, "
+        rf"{right.count(1)} have fewer than four samples\)",
+    ):
+        forks(tmp_path / "t", tmp_path / "out")
 
 
 def test_another_tokenizer_is_refused(table: Path, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NoReturn
@@ -36,6 +38,8 @@ from forkwise.version import __version__
 
 _CLAIM = "Train reasoning language models with methods meant to keep them exploring, and measure whether they do."
 app = make_app(_CLAIM)
+
+_MOMENT = 0.05  # seconds
 
 _UsageError: Any = typer.BadParameter.__base__  # typer exports no more of its family of exceptions
 _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -102,6 +106,16 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def _interrupt_again(lost: sys.UnraisableHookArgs) -> None:
+    """Interrupts a moment later where Python drops an exception, as in a destructor, and it was an interrupt."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        again = threading.Timer(_MOMENT, _thread.interrupt_main, [signal.SIGTERM])  # Ctrl-C may be ignored here
+        again.daemon = True
+        again.start()
+    else:
+        sys.__unraisablehook__(lost)
+
+
 def main() -> None:
     """Runs the command; exit codes: 0 done, 1 a run cannot go on, 2 the user must change something, 130 interrupted."""
     # TRL's own defaults set a field that transformers has renamed; nothing that a user of forkwise could change.
@@ -110,6 +124,7 @@ def main() -> None:
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _interrupt)
+    sys.unraisablehook = _interrupt_again
     guard_libraries()
     run()
 

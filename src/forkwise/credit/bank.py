@@ -147,7 +147,13 @@ def rounded(name: str, values: FloatArray) -> FloatArray:
 
 
 def write_bank(path: Path, bank: Bank) -> None:
-    """Writes the bank to one Parquet file, whole or not at all."""
+    """Writes the bank to one Parquet file, whole or not at all; it may replace a bank, and no other file.
+
+    Raises:
+        InputError: the file is there and no bank, or it cannot be written.
+    """
+    if path.is_file() and not _is_bank(path):
+        raise InputError(f"'{path}' is there, and is no bank of true advantages: give another file to --pack.")
     groups = bank.groups
     ends = np.cumsum(groups.length_S)[:-1]
     columns: dict[str, Any] = {
@@ -174,6 +180,13 @@ def write_bank(path: Path, bank: Bank) -> None:
     write_bytes(path, sink.getvalue().to_pybytes())
 
 
+def _is_bank(path: Path) -> bool:
+    try:
+        return _KEY in (pq.read_schema(path).metadata or {})
+    except (pa.ArrowException, OSError):
+        return False
+
+
 def _of_states(bank: Bank) -> list[FloatArray]:
     return [bank.chance_K, bank.advantage_K, bank.error_K, bank.half_K2[:, 0], bank.half_K2[:, 1]]
 
@@ -186,7 +199,9 @@ def read_bank(path: Path) -> Bank:
     """
     try:
         table = pq.read_table(path)
-        head = json.loads((table.schema.metadata or {})[_KEY])
+        if _KEY not in (table.schema.metadata or {}):
+            raise ValueError("a Parquet file of something else")
+        head = json.loads(table.schema.metadata[_KEY])
         if head["schema"] != SCHEMA:
             raise InputError(f"The bank '{path}' has schema {head['schema']}, not {SCHEMA}: make it again.")
         columns = {name: table.column(name).combine_chunks() for name in table.column_names}
@@ -194,6 +209,8 @@ def read_bank(path: Path) -> Bank:
         problem_ids = table.column("problem_id").to_pylist()
         length_S = np.diff(columns["token_ids"].offsets.to_numpy())
         states_S = np.diff(columns["state_position"].offsets.to_numpy())
+        if not ((flat["state_position"] >= 0) & (flat["state_position"] < np.repeat(length_S, states_S))).all():
+            raise ValueError("a state stands beyond its completion")
     except InputError:
         raise
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, AttributeError) as error:

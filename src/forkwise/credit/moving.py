@@ -24,7 +24,7 @@ import torch
 
 from forkwise.core import group_advantages
 from forkwise.credit.bank import Groups
-from forkwise.credit.packing import make_groups
+from forkwise.credit.packing import make_groups, problem_of
 from forkwise.credit.policy import Policy
 from forkwise.engines.trl.stored import train_on
 from forkwise.errors import InputError
@@ -136,7 +136,7 @@ def draw_anew(
         decoder = Decoder(policy.model, ends, meter.say)
         decoder.probe(policy.tokenizer)
         for name, size in zip(groups.problems, size_Q.tolist(), strict=True):
-            problem_id = name.partition("\0")[0]
+            problem_id = problem_of(name)
             problem = judge.problem(problem_id, first[name].get("gold"))
             if problem is None:
                 raise InputError(
@@ -156,6 +156,7 @@ def draw_anew(
             refuse_random(texts, verdicts, f"an answer to '{problem_id}'")
             drawn_rows += [
                 {
+                    "problem": problem_id,
                     "problem_id": name,
                     "sample_id": i,
                     "prompt": first[name]["prompt"],

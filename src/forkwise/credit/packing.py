@@ -147,8 +147,20 @@ def temperature_of(rows: Sequence[Mapping[str, Any]], where: str) -> float:
     return temperature
 
 
+def group_name(problem: str, number: int) -> str:
+    """Names one of several groups of a problem; any text may be a problem's name."""
+    return f"{problem}\0{number}"
+
+
+def problem_of(group: str) -> str:
+    """Returns the problem of a group that `group_name` named."""
+    return group.rpartition("\0")[0]
+
+
 def make_groups(rows: Sequence[Mapping[str, Any]], policy: Policy, where: str) -> Groups:
-    """Makes groups of rows of a samples table that have token ids; those of a problem are put side by side.
+    """Makes groups of rows of a samples table that have token ids; those of a `problem_id` are put side by side.
+
+    Where a problem has several groups, `problem_id` names the group and `problem` the problem.
 
     Raises:
         InputError: token ids or verdicts are missing, equal samples have other verdicts, or the stored entropies are
@@ -160,12 +172,12 @@ def make_groups(rows: Sequence[Mapping[str, Any]], policy: Policy, where: str) -
         if not row["token_ids"] or row["correct"] is None:
             missing = "token ids" if row["correct"] is not None else "verdict"
             raise InputError(
-                f"Sample {row['sample_id']} of problem '{row['problem_id']}' in '{where}' has no {missing}: groups are "
-                "made of samples that forkwise sample drew with token data and verified."
+                f"Sample {row['sample_id']} of problem '{row.get('problem', row['problem_id'])}' in '{where}' has no "
+                f"{missing}: groups are made of samples that forkwise sample drew with token data and verified."
             )
         by_problem[row["problem_id"]].append(row)
     refuse_random(
-        [(row["problem_id"].partition("\0")[0], tuple(row["token_ids"])) for row in rows],
+        [(row.get("problem", row["problem_id"]), tuple(row["token_ids"])) for row in rows],
         [Verdict(row["correct"], None, "table") for row in rows],
         f"a sample in '{where}'",
     )

@@ -187,6 +187,8 @@ class GradientCredit:
     """Of `minus_grpo`."""
     moved: Moved | None = None
     """None where the policy is the one that drew the groups."""
+    in_no_group: int = 0
+    """Samples of the table that are left over when groups are cut."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Suffixes: A scored columns, L tokens of a group, M rows of advantages, Q problem
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +23,6 @@ from forkwise.credit.arms import (
     NotScored,
     ScoredMethod,
     advantages,
-    contrast_of,
     short,
     state_of,
     update_slopes,
@@ -31,7 +31,15 @@ from forkwise.credit.bank import Groups, half_of
 from forkwise.credit.gradients import Products, needed, numbers, products, update
 from forkwise.credit.moving import draw_anew, move
 from forkwise.credit.options import CreditOptions
-from forkwise.credit.packing import completions_of, make_groups, more_of, renewed, temperature_of
+from forkwise.credit.packing import (
+    completions_of,
+    group_name,
+    make_groups,
+    more_of,
+    problem_of,
+    renewed,
+    temperature_of,
+)
 from forkwise.credit.policy import Policy
 from forkwise.credit.results import GradientCredit, MethodGradient, Moved
 from forkwise.credit.weights import BINS, best_weights
@@ -43,6 +51,7 @@ from forkwise.explore.tokenisation import prompt_ids
 from forkwise.methods import Need, parse_method
 from forkwise.progress import Meter
 from forkwise.samples import read_samples
+from forkwise.terminal import counted
 
 RESAMPLES = 10_000
 _LARGEST = 1 << 22  # entries of an output layer, or of a model, whose gradients are multiplied without thinning
@@ -61,21 +70,22 @@ def score_updates(table: Path, model: str, arms: Sequence[ScoredMethod], options
     Raises:
         InputError: something given cannot be used, or there are too few problems or no contrast.
     """
-    rows = group_rows(table, options.group_size)
-    names = list(dict.fromkeys(map(_problem, rows)))
+    rows, drawn = group_rows(table, options.group_size)
+    names = list(dict.fromkeys(row["problem"] for row in rows))
     scored = names[1::2] if options.updates else names
     kept = {scored[q] for q in half_of(len(scored), options.half)}
+    of_kept = [row for row in rows if row["problem"] in kept]
+    _refuse_too_little(of_kept, kept, table)
     policy = Policy(model, temperature_of(rows, str(table)))
     _refuse_large(policy, options.gradients)
     prompts = {row["problem_id"]: prompt_ids(policy.tokenizer, row["prompt"]) for row in rows}
-    groups = make_groups([row for row in rows if _problem(row) in kept], policy, str(table))
+    groups = make_groups(of_kept, policy, str(table))
     arms, idle = _acting(arms, options, int(groups.length_S.max()))
-    _refuse_too_little(groups, kept, table)
     more = _more(groups, arms, policy, prompts)
     weights = policy.fingerprint
     now, fresh, moved = groups, None, None
     if options.updates:
-        learned = [row for row in rows if _problem(row) in set(names[::2])]
+        learned = [row for row in rows if row["problem"] in set(names[::2])]
         of = move(
             policy,
             make_groups(learned, policy, str(table)),
@@ -112,6 +122,7 @@ def score_updates(table: Path, model: str, arms: Sequence[ScoredMethod], options
         not_scored=idle,
         detectable=smallest,
         moved=None if moved is None else replace(moved, **fresh_one),
+        in_no_group=drawn - len(rows),
     )
 
 
@@ -138,35 +149,43 @@ def _acting(
     return acting, idle
 
 
-def group_rows(table: Path, size: int) -> list[dict[str, Any]]:
-    """Reads the samples, and names each group by its problem and its number."""
+def group_rows(table: Path, size: int) -> tuple[list[dict[str, Any]], int]:
+    """Reads the samples that make whole groups, each group named by its problem and its number.
+
+    Returns:
+        The rows, whose `problem_id` is the group's name and whose `problem` is the problem's, and how many samples the
+        table has.
+    """
     stored = read_samples(table, [*_COLUMNS, "entropies"]).to_pylist()
     runs = {row["run"] for row in stored}
     if len(runs) != 1:
         raise InputError(f"'{table}' holds {len(runs)} runs: groups are of one model, so give a table of one.")
-    count: dict[str, int] = {}
-    rows = []
+    size_of = Counter(row["problem_id"] for row in stored)
+    count: Counter[str] = Counter()
+    whole = []
     for row in stored:
-        n = count[row["problem_id"]] = count.get(row["problem_id"], -1) + 1
-        rows.append({**row, "problem_id": f"{row['problem_id']}\0{n // size}"})
-    sizes = {problem: n + 1 for problem, n in count.items()}
-    whole = [row for row in rows if int(row["problem_id"].partition("\0")[2]) < sizes[_problem(row)] // size]
+        problem = row["problem_id"]
+        if count[problem] < size_of[problem] // size * size:
+            whole.append({**row, "problem": problem, "problem_id": group_name(problem, count[problem] // size)})
+        count[problem] += 1
     if not whole:
         raise InputError(
             f"No problem in '{table}' has {size} samples, a group: draw more, or give a smaller --group-size."
         )
-    return whole
+    return whole, len(stored)
 
 
-def _problem(row: dict[str, Any]) -> str:
-    return str(row["problem_id"].partition("\0")[0])
-
-
-def _refuse_too_little(groups: Groups, kept: set[str], table: Path) -> None:
-    if len(kept) < FEWEST_PROBLEMS or not contrast_of(groups).any():
+def _refuse_too_little(rows: Sequence[Mapping[str, Any]], kept: set[str], table: Path) -> None:
+    verdicts: dict[str, set[bool | None]] = {}
+    for row in rows:
+        verdicts.setdefault(row["problem_id"], set()).add(row["correct"])
+    with_contrast = sum({True, False} <= of for of in verdicts.values())
+    without_verdict = any(None in of for of in verdicts.values())  # which is said when groups are made
+    if len(kept) < FEWEST_PROBLEMS or not (with_contrast or without_verdict):
         raise InputError(
-            f"'{table}' has {len(kept)} problems, and {groups.with_contrast()} groups with right and wrong samples: "
-            f"updates are compared over at least {FEWEST_PROBLEMS} problems, some of them with contrast."
+            f"{counted(len(kept), 'problem')} of '{table}' would be scored, with "
+            f"{counted(with_contrast, 'group')} of right and wrong samples: updates are compared over at least "
+            f"{FEWEST_PROBLEMS} problems, some of them with contrast."
         )
 
 
@@ -335,7 +354,7 @@ def _problems(
     def problems() -> Iterator[list[list[_Part]]]:
         by_problem: dict[str, list[int]] = {}
         for q, name in enumerate(groups.problems):
-            by_problem.setdefault(name.partition("\0")[0], []).append(q)
+            by_problem.setdefault(problem_of(name), []).append(q)
         with Meter(len(by_problem), 0, phase="computing updates", unit="problems") as meter:
             for of_problem in by_problem.values():
                 yield [parts(q) for q in of_problem]

@@ -221,7 +221,7 @@ def cluster_t(value: float, score_Q: FloatArray, size_Q: FloatArray, level: floa
     error = float(np.sqrt(squares.sum()) / size_Q.sum())
     if error <= _ROUNDING:  # every problem says the same
         return t_interval(value, error, size_Q, level), float(abs(value) <= _ROUNDING)
-    p = float(2 * stats.t.sf(abs(value) / error, _freedom(share_Q)))
+    p = float(2 * stats.t.sf(abs(value) / error, freedom_of(share_Q)))
     return t_interval(value, error, size_Q, level), p
 
 
@@ -230,7 +230,7 @@ def t_interval(value: float, error: float, size_Q: FloatArray, level: float) -> 
     share_Q = size_Q / max(float(size_Q.sum()), 1e-300)
     if not _has_interval(share_Q):
         return Estimate(value)
-    half = float(stats.t.ppf((1 + level) / 2, _freedom(share_Q))) * error
+    half = float(stats.t.ppf((1 + level) / 2, freedom_of(share_Q))) * error
     return Estimate(value, value - half, value + half)
 
 
@@ -238,7 +238,7 @@ def _has_interval(share_Q: FloatArray) -> bool:
     return int((share_Q > 0).sum()) >= 2 and float(share_Q.max()) < 1 - 1e-9
 
 
-def _freedom(share_Q: FloatArray) -> float:
+def freedom_of(share_Q: FloatArray) -> float:
     """Returns the degrees of freedom of CR2 (Satterthwaite) for independent units: fewer if few weigh most."""
     odds_Q = share_Q**2 / (1 - share_Q)
     return 1 / float((share_Q**2).sum() + odds_Q.sum() ** 2 - (odds_Q**2).sum())

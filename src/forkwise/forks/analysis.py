@@ -60,6 +60,7 @@ class StateEstimates:
     entropy_N: FloatArray
     null_ND: FloatArray
     level: float
+    by_answer: bool = False
 
     @property
     def problems(self) -> int:
@@ -70,10 +71,26 @@ class StateEstimates:
         """Sums a number of states to what a trace of each problem has of it, `(Q,)`."""
         return np.bincount(self.problem_N, weights=self.weight_N * x_N, minlength=self.problems).astype(np.float64)
 
-    def share(self, part_N: FloatArray) -> Estimate:
-        """Returns the share of all that is decided that tokens decide, with their parts in it: 1, 0 or between."""
-        part_Q, all_Q = self.per_problem(part_N * self.decided_N), self.per_problem(self.decided_N)
-        return share_of(part_Q, all_Q, self.level)
+    @property
+    def most_N(self) -> FloatArray:
+        """What states can decide at most, `(N,)`; bounds of entropy from the likeliest tokens say nothing of it."""
+        if self.frame.entropies == "model":
+            return most_decided(self.entropy_N, by_answer=self.by_answer)
+        return np.full(self.entropy_N.size, self.most_open)
+
+    @property
+    def most_open(self) -> float:
+        """What is open at most."""
+        return 1.0 if self.by_answer else 0.25
+
+    def share(self, part_N: FloatArray, further_Q: FloatArray | float = 0.0) -> Estimate:
+        """Returns the share of all that is decided that tokens decide, with their parts in it: 1, 0 or between.
+
+        Args:
+            further_Q: what each problem adds to the share by the parts alone, beyond the mean.
+        """
+        of_states = (part_N, self.decided_N, self.weight_N, self.problem_N, self.most_N)
+        return share_of(*of_states, self.level, further_Q)
 
 
 def estimate_states(
@@ -101,6 +118,7 @@ def estimate_states(
         entropy_N=units.value_N[drawn.index],
         null_ND=null_ND,
         level=level,
+        by_answer=by_answer,
     )
 
 
@@ -172,8 +190,8 @@ def part(
         nothing = Estimate(None)
         return Part(name, states, of_tokens, None, decided=nothing, open=nothing, share=nothing, p=None)
 
-    def mean(x_N: FloatArray, level: float) -> Estimate:
-        return weighted_mean(x_N[inside_N], estimates.weight_N[inside_N], estimates.problem_N[inside_N], level)
+    def mean(x_N: FloatArray, most: FloatArray | float, level: float) -> Estimate:
+        return weighted_mean(x_N, inside_N, estimates.weight_N, estimates.problem_N, (0.0, most), level)
 
     sum_D = estimates.weight_N[inside_N] @ estimates.null_ND[inside_N]
     observed = float(estimates.weight_N[inside_N] @ estimates.decided_N[inside_N])
@@ -185,8 +203,8 @@ def part(
         mean_entropy=float(
             np.average(estimates.frame.table.units.value_N[of_frame], weights=estimates.frame.per_trace_N[of_frame])
         ),
-        decided=mean(estimates.decided_N, estimates.level ** (1 / bins)),
-        open=mean(estimates.open_N, estimates.level),
+        decided=mean(estimates.decided_N, estimates.most_N, estimates.level ** (1 / bins)),
+        open=mean(estimates.open_N, estimates.most_open, estimates.level),
         share=estimates.share(inside_N.astype(np.float64)) if shares else Estimate(None),
         p=_exceeding(sum_D, observed),
         difference=difference,
@@ -246,11 +264,11 @@ def _problems(estimates: StateEstimates, of_N: BoolArray) -> int:
     return int(np.unique(estimates.problem_N[of_N]).size)
 
 
-def by_entropy(estimates: StateEstimates, *, shares: bool, by_answer: bool = False) -> list[Part]:
+def by_entropy(estimates: StateEstimates, *, shares: bool) -> list[Part]:
     """Describes bins of entropy, with a band for what they decide.
 
     Of the many tokens of the lowest bin a few decide what is decided there, and hardly any of these is drawn. So its
-    interval goes as far as entropies allow, of all of its tokens.
+    interval goes just as far as entropies allow, of all of its tokens.
     """
     entropy = estimates.frame.table.units.value_N
     inside = [((entropy >= low) & (entropy < high), low, high) for low, high in pairwise(EDGES)]
@@ -261,10 +279,10 @@ def by_entropy(estimates: StateEstimates, *, shares: bool, by_answer: bool = Fal
     ]
     lowest, (of_frame, low, _) = parts[0], filled[0]
     decided = lowest.decided
-    if low == 0 and decided.low is not None and decided.high is not None and estimates.frame.entropies == "model":
+    if low == 0 and decided.value is not None and decided.low is not None and estimates.frame.entropies == "model":
         weight = estimates.frame.per_trace_N[of_frame]
-        most = float(np.average(most_decided(entropy[of_frame], by_answer=by_answer), weights=weight))
-        decided = Estimate(decided.value, min(decided.low, 0.0), max(decided.high, most))
+        most = float(np.average(most_decided(entropy[of_frame], by_answer=estimates.by_answer), weights=weight))
+        decided = Estimate(decided.value, min(decided.low, 0.0), max(decided.value, most))
     return [replace(lowest, decided=decided), *parts[1:]]
 
 
@@ -298,21 +316,35 @@ def tops(estimates: StateEstimates) -> list[Top]:
     for share in TOPS:
         top = np.zeros(entropy.size, dtype=np.bool_)
         top[order[: int(np.searchsorted(reached, share)) + 1]] = True
-        at_place = np.bincount(decile, weights=per_trace * top, minlength=10)
-        rate = at_place / np.maximum(np.bincount(decile, weights=per_trace, minlength=10), 1e-300)
+        of_tokens, rate, of_Q, rate_Q = _like_tops(estimates, top)
         top_N, like_N = top[estimates.drawn.index].astype(np.float64), rate[decile[estimates.drawn.index]]
-        of_tokens = float(per_trace[top].sum() / per_trace.sum())
         tokens.append(
             Top(
                 of_tokens=of_tokens,
                 threshold=float(entropy[top].min()),
                 share=estimates.share(top_N),
-                matched=estimates.share(like_N),
-                minus_matched=estimates.share(top_N - like_N),
-                minus_random=estimates.share(top_N - of_tokens),
+                matched=estimates.share(like_N, rate_Q),
+                minus_matched=estimates.share(top_N - like_N, -rate_Q),
+                minus_random=estimates.share(top_N - of_tokens, -of_Q),
             )
         )
     return tokens
+
+
+def _like_tops(estimates: StateEstimates, top: BoolArray) -> tuple[float, FloatArray, FloatArray, FloatArray]:
+    """Returns which share of tokens is `top`, in all and by tenth of the traces, and how far each problem moves what as
+    many others decide: anywhere, and at these places."""
+    table, weight = estimates.frame.table, estimates.frame.per_trace_N
+    decile, problem = table.decile_N, table.units.problem_N
+    tokens_D = np.bincount(decile, weights=weight, minlength=10)
+    rate_D = np.bincount(decile, weights=weight * top, minlength=10) / np.maximum(tokens_D, 1e-300)
+    decided = estimates.weight_N * estimates.decided_N
+    decided_D = np.bincount(decile[estimates.drawn.index], weights=decided, minlength=10) / decided.sum()
+    of_tokens = float(weight[top].sum() / weight.sum())
+    each = decided_D / np.maximum(tokens_D, 1e-300)
+    of_Q = np.bincount(problem, weights=weight * (top - of_tokens) / weight.sum(), minlength=estimates.problems)
+    rate_Q = np.bincount(problem, weights=weight * (top - rate_D[decile]) * each[decile], minlength=estimates.problems)
+    return of_tokens, rate_D, of_Q.astype(np.float64), rate_Q.astype(np.float64)
 
 
 # ------------------------------------------------------------------------------------------------------------- states

@@ -93,7 +93,7 @@ def _forks(table: str, imported: Imported | None, ready: Prepared, announce: Cal
         budget=budget,
         threshold=threshold,
         all=analysis.part(estimates, "all", everything, shares=False),
-        by_entropy=analysis.by_entropy(estimates, shares=shares, by_answer=options.outcome == "answer"),
+        by_entropy=analysis.by_entropy(estimates, shares=shares),
         by_class=analysis.by_class(estimates, shares=shares),
         by_place=analysis.by_place(estimates, shares=shares),
         by_verdict=analysis.by_verdict(estimates),

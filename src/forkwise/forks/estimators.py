@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from forkwise.explore.contrast import FloatArray, IntArray, cluster_t
 from forkwise.explore.findings import Estimate
+from forkwise.forks.bounded import Unseen, bounded_ratio
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -214,25 +215,55 @@ def budget(decided_Q: FloatArray, available_Q: FloatArray, level: float = 0.95) 
     return Budget(over_problems(decided_Q, level)[0], over_problems(available_Q, level)[0], difference, p)
 
 
-def share_of(part_Q: FloatArray, all_Q: FloatArray, level: float = 0.95) -> Estimate:
-    """Returns the ratio of two sums over problems, `(Q,)` each; none where there is nothing to share."""
-    total = float(all_Q.mean())
-    if total <= 0:
+def share_of(
+    part_N: FloatArray,
+    decided_N: FloatArray,
+    weight_N: FloatArray,
+    problem_N: IntArray,
+    most_N: FloatArray,
+    level: float,
+    further_Q: FloatArray | float = 0.0,
+) -> Estimate:
+    """Returns the share of all that is decided which some tokens decide, over problems; none where nothing is decided.
+
+    Args:
+        part_N: how much of each state is counted.
+        weight_N: one over the chance that the state was drawn.
+        most_N: what each state can decide at most.
+        further_Q: how far each problem moves the share in another way, as a part of all that is decided; sums to 0.
+    """
+    whole_N, mass_N = weight_N * decided_N, weight_N * most_N
+    if whole_N.sum() <= 0:
         return Estimate(None)
-    ratio = float(part_Q.sum() / all_Q.sum())
-    return cluster_t(ratio, (part_Q - ratio * all_Q) / total, np.ones(all_Q.size), level)[0]
+    least = Unseen.picked(mass_N * (part_N.max() - part_N), mass_N * part_N, mass_N)
+    most = Unseen.picked(mass_N * (part_N - part_N.min()), mass_N * part_N, mass_N)
+    part_Q, whole_Q, mass_Q = _by_problem(np.size(further_Q), problem_N, whole_N * part_N, whole_N, mass_N)
+    return bounded_ratio(part_Q + further_Q * whole_N.sum(), whole_Q, mass_Q, least, most, level)
 
 
-def weighted_mean(x_N: FloatArray, weight_N: FloatArray, problem_N: IntArray, level: float = 0.95) -> Estimate:
+def weighted_mean(
+    x_N: FloatArray,
+    of_N: BoolArray,
+    weight_N: FloatArray,
+    problem_N: IntArray,
+    within: tuple[FloatArray | float, FloatArray | float],
+    level: float = 0.95,
+) -> Estimate:
     """Returns the mean over all tokens of a number known of the drawn states, with its interval over problems.
 
     Args:
+        of_N: which states are meant.
         weight_N: one over the chance that the state was drawn.
+        within: what the number is at least, and at most.
     """
-    if not x_N.size:
+    if not of_N.any():
         return Estimate(None)
-    problems = int(problem_N.max()) + 1
-    size_Q = np.bincount(problem_N, weights=weight_N, minlength=problems).astype(np.float64)
-    value = float((weight_N * x_N).sum() / weight_N.sum())
-    score_Q = np.bincount(problem_N, weights=weight_N * (x_N - value), minlength=problems).astype(np.float64)
-    return cluster_t(value, score_Q, size_Q, level)[0]
+    weight, problem = weight_N[of_N], problem_N[of_N]
+    least, most = (np.broadcast_to(np.asarray(end, dtype=np.float64), x_N.shape)[of_N] for end in within)
+    lowest, highest = (Unseen.picked(weight * (most - least), weight * end, weight) for end in (least, most))
+    part_Q, whole_Q = _by_problem(0, problem, weight * x_N[of_N], weight)
+    return bounded_ratio(part_Q, whole_Q, whole_Q, lowest, highest, level)
+
+
+def _by_problem(problems: int, problem_N: IntArray, *of: FloatArray) -> list[FloatArray]:
+    return [np.bincount(problem_N, weights=x_N, minlength=problems).astype(np.float64) for x_N in of]

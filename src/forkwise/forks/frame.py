@@ -83,13 +83,16 @@ def load_pool(path: Path, options: ForksOptions) -> Pool:
     outcomes = _outcomes(judged, by_answer)
     problems, used = halves([row["problem_id"] for row in judged], outcomes)
     names = list(dict.fromkeys(row["problem_id"] for row in judged))
-    always, never = _without_contrast(judged, outcomes, problems, by_answer)
+    always, never = _without_contrast(judged, outcomes, by_answer)
     if len(problems) < FEWEST_PROBLEMS:
         mixed = "more than one answer" if by_answer else "both right and wrong samples"
+        others = f"{always} have one answer" if by_answer else f"{always} are always right, {never} never"
+        if small := len(names) - len(problems) - always - never:
+            others += f", {small} {'has' if small == 1 else 'have'} fewer than four samples"
         raise InputError(
-            f"Only {counted(len(problems), 'problem')} of {len(names)} have {mixed} in the half that chooses them "
-            f"({always} {'one answer' if by_answer else 'always right'}, {never} never), and intervals over problems "
-            f"need {FEWEST_PROBLEMS}: draw more problems, more samples of each, or easier ones."
+            f"Of {counted(len(names), 'problem')} only {len(problems)} can be used, with {mixed} in the half of the "
+            f"samples that chooses ({others}), and intervals over problems need {FEWEST_PROBLEMS}: draw more problems, "
+            "more samples of each, or easier ones."
         )
     return Pool(
         rows=[judged[i] for i in used],
@@ -117,11 +120,14 @@ def _outcomes(rows: Sequence[Mapping[str, Any]], by_answer: bool) -> list[Hashab
 
 
 def _without_contrast(
-    rows: Sequence[Mapping[str, Any]], outcomes: Sequence[Hashable], chosen: Sequence[str], by_answer: bool
+    rows: Sequence[Mapping[str, Any]], outcomes: Sequence[Hashable], by_answer: bool
 ) -> tuple[int, int]:
-    first = {row["problem_id"]: outcome for row, outcome in zip(reversed(rows), reversed(outcomes), strict=True)}
-    single = [outcome for problem, outcome in first.items() if problem not in set(chosen)]
-    always = len(single) if by_answer else sum(bool(outcome) for outcome in single)
+    """Counts the problems whose choosing half is always right (or has one answer alone), and those never right."""
+    chooses: dict[str, list[Hashable]] = {}
+    for row, outcome in zip(rows, outcomes, strict=True):
+        chooses.setdefault(row["problem_id"], []).append(outcome)
+    single = [half[0] for whole in chooses.values() if len(set(half := whole[::2])) == 1]
+    always = len(single) if by_answer else sum(map(bool, single))
     return always, len(single) - always
 
 

@@ -10,7 +10,7 @@ Suffixes: C answers, K states of a sample, Q problems, R continuations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 from scipy import stats
 
 from forkwise.errors import InputError
-from forkwise.explore.contrast import FloatArray, IntArray, cluster_t
+from forkwise.explore.contrast import BoolArray, FloatArray, IntArray, cluster_t
 from forkwise.explore.findings import Estimate
 from forkwise.explore.sentences import split_sentences
 from forkwise.explore.spans import first_token
@@ -71,7 +71,7 @@ def _sentences(table: str, imported: Imported | None, ready: Prepared, announce:
         problem += [profile.problem] * len(of_sample)
     weight_S, problem_S = np.array(weight), np.array(problem)
     decided_S = np.array([row.decided for row in rows])
-    decided_Q = _per_problem(problem_S, weight_S * decided_S, len(pool.problems))
+    decided_Q = np.bincount(problem_S, weights=weight_S * decided_S, minlength=len(pool.problems)).astype(np.float64)
     bisection, steps, points = _bisect(ready, profiles, rows) if options.bisect else (0, [], [])
     found_budget = budget(decided_Q, pool.available_Q, options.level)
     result = Sentences(
@@ -86,7 +86,7 @@ def _sentences(table: str, imported: Imported | None, ready: Prepared, announce:
         traces=len(profiles),
         cost=cost,
         budget=found_budget,
-        kinds=_kinds(rows, weight_S, problem_S, decided_Q, found_budget.agrees, options.level),
+        kinds=kinds_of(rows, weight_S, problem_S, options.level, shares=found_budget.agrees),
         effect=_effect(ready, states, continued),
         sentences=rows,
         run=pool.rows[0]["run"],
@@ -98,10 +98,6 @@ def _sentences(table: str, imported: Imported | None, ready: Prepared, announce:
     )
     write(options.out, result)
     return result
-
-
-def _per_problem(problem_S: IntArray, weight_S: FloatArray, problems: int) -> FloatArray:
-    return np.bincount(problem_S, weights=weight_S, minlength=problems).astype(np.float64)
 
 
 def _draw(ready: Prepared) -> list[_Profile]:
@@ -270,49 +266,63 @@ def _bisect(
     return result.searched, steps, points
 
 
-def _kinds(
-    rows: Sequence[SentenceRow],
-    weight_S: FloatArray,
-    problem_S: IntArray,
-    decided_Q: FloatArray,
-    shares: bool,
-    level: float,
+def kinds_of(
+    rows: Sequence[SentenceRow], weight_S: FloatArray, problem_S: IntArray, level: float, *, shares: bool
 ) -> list[SentenceKind]:
+    """Describes reflective sentences and others.
+
+    Args:
+        weight_S: of a sample, one over the samples of its problem.
+        shares: whether shares mean anything, since the budget adds up.
+    """
     decided_S = np.array([row.decided for row in rows])
     reflective_S = np.array([row.reflective for row in rows])
     changes = [None if None in (r.before, r.after) else float(r.after or 0) - float(r.before or 0) for r in rows]
+    known_S, change_S = np.array([c is not None for c in changes]), np.array([c or 0.0 for c in changes])
+    states = (weight_S, problem_S)
     kinds = []
     for name, of in (("reflective", reflective_S), ("other", ~reflective_S)):
-        part_Q = _per_problem(problem_S, weight_S * decided_S * of, decided_Q.size)
-        known = np.array([change is not None for change in changes]) & of
-        change = np.array([change or 0.0 for change in changes])
+        share = share_of(of.astype(np.float64), decided_S, *states, np.ones(of.size), level)
         kinds.append(
             SentenceKind(
                 name=name,
                 sentences=int(of.sum()),
-                decided=weighted_mean(decided_S[of], weight_S[of], problem_S[of], level),
-                change=weighted_mean(change[known], weight_S[known], problem_S[known], level),
-                share=share_of(part_Q, decided_Q, level) if shares else Estimate(None),
+                decided=weighted_mean(decided_S, of, *states, (0.0, 1.0), level),
+                change=weighted_mean(change_S, of & known_S, *states, (-1.0, 1.0), level),
+                share=share if shares else Estimate(None),
             )
         )
     return kinds
 
 
 def _effect(ready: Prepared, states: Sequence[State], continued: Sequence[Continued]) -> Effect:
-    """Compares continuations of a state that begin with a reflective sentence with those that begin with another one
-    (Mantel and Haenszel)."""
     problems = {problem: q for q, problem in enumerate(ready.pool.problems)}
-    sum_Q, size_Q = np.zeros(len(problems)), np.zeros(len(problems))
+
+    def compared() -> Iterator[tuple[int, BoolArray, FloatArray]]:
+        for state, continuation in zip(states, continued, strict=True):
+            first = [_begins_reflective(ready, text) for text in continuation.continuations]
+            goes_on = np.array([reflective is not None for reflective in first])
+            begins = np.array([reflective is True for reflective in first])[goes_on]
+            right = np.array([verdict is True for verdict in continuation.correct], dtype=np.float64)[goes_on]
+            yield problems[state.problem.id], begins, right
+
+    return effect_of(compared(), len(problems), ready.options.level)
+
+
+def effect_of(compared: Iterable[tuple[int, BoolArray, FloatArray]], problems: int, level: float) -> Effect:
+    """Compares continuations of a state that begin with a reflective sentence with those that begin with another one
+    (Mantel and Haenszel).
+
+    Args:
+        compared: the problem of each state, and of each of its continuations whether it begins with a reflective
+            sentence, and whether it is right.
+    """
+    sum_Q, size_Q = np.zeros(problems), np.zeros(problems)
     count = np.zeros(3, dtype=np.int64)
-    for state, continuation in zip(states, continued, strict=True):
-        first = [_begins_reflective(ready, text) for text in continuation.continuations]
-        goes_on = np.array([reflective is not None for reflective in first])
-        begins = np.array([reflective is True for reflective in first])[goes_on]
-        right = np.array([verdict is True for verdict in continuation.correct], dtype=np.float64)[goes_on]
+    for q, begins, right in compared:
         mine, plain = int(begins.sum()), int((~begins).sum())
         if not mine or not plain:
             continue
-        q = problems[state.problem.id]
         weight = mine * plain / (mine + plain)
         sum_Q[q] += weight * (right[begins].mean() - right[~begins].mean())
         size_Q[q] += weight
@@ -320,7 +330,7 @@ def _effect(ready: Prepared, states: Sequence[State], continued: Sequence[Contin
     if not size_Q.any():
         return Effect(Estimate(None), None, 0, 0, 0)
     difference = float(sum_Q.sum() / size_Q.sum())
-    estimate, p = cluster_t(difference, sum_Q - difference * size_Q, size_Q, ready.options.level)
+    estimate, p = cluster_t(difference, sum_Q - difference * size_Q, size_Q, level)
     return Effect(estimate, p, *count.tolist())
 
 

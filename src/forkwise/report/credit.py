@@ -192,6 +192,9 @@ def notes(credit: Credit) -> Iterator[str]:
             "The true gradient is what RLOO's update is in the mean; inner products are of different problems, so that "
             f"noise has no part in them. Gradients are {_PARAMETERS[one.parameters]}."
         )
+        if one.in_no_group:
+            left_over = counted(one.in_no_group, "sample")
+            yield f"{_where(one)}: {left_over} of the table made no whole group, and had no part."
         yield from _detectable(_where(one), one.detectable, "cosine")
         if one.moved is not None:
             yield _moved(one.moved)
