@@ -26,7 +26,7 @@ from forkwise.forks.results import Forks, Part
 from forkwise.report.formats import correlation, count, estimate, number, p_value, percent, share
 
 SMALLEST = 0.0005
-MOVED = ("clip_higher", "cispo", "nsr", "opefo", "entropy_advantage", "placebo_scaling", "psr")
+MOVED = ("clip_higher", "cispo", "nsr", "credit_weight", "opefo", "entropy_advantage", "placebo_scaling", "psr")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

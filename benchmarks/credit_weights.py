@@ -25,9 +25,8 @@ from torch import Tensor
 from forkwise.credit.arms import Batches, advantages, update_slopes
 from forkwise.credit.bank import half_of
 from forkwise.credit.gradients import Products, numbers, products
-from forkwise.credit.packing import completions_of, make_groups, temperature_of
+from forkwise.credit.packing import completions_of, group_rows, make_groups, problem_of, temperature_of
 from forkwise.credit.policy import Policy
-from forkwise.credit.updates import group_rows
 from forkwise.engines.trl.stored import TokenLoss
 from forkwise.explore.contrast import FloatArray, IntArray
 from forkwise.explore.tokenisation import prompt_ids
@@ -90,7 +89,7 @@ def _products(rows: list[dict[str, object]], policy: Policy, path: Path) -> Prod
     def by_problem() -> Iterator[list[tuple[Tensor, list[int], list[list[int]]]]]:
         of: dict[str, list[int]] = {}
         for q, name in enumerate(groups.problems):
-            of.setdefault(name.partition("\0")[0], []).append(q)
+            of.setdefault(problem_of(name), []).append(q)
         for of_problem in of.values():
             yield [
                 (raised_MN[:, 0 if q == 0 else ends[q - 1] : ends[q]], prompts[groups.problems[q]], completions[q])
