@@ -125,14 +125,15 @@ class Truth:
 
     def __init__(self, policies: Policies, chosen_P: IntArray, *, by_answer: bool) -> None:
         nodes = policies.probs_NW.shape[0]
-        columns = slice(None) if by_answer else slice(0, 1)
-        value_NC = policies.value_NC[:nodes]
-        self.policies, self.chosen_P = policies, chosen_P
-        self.weight_N = policies.reached_N[:nodes] * chosen_P[policies.policy_N]
-        self.decided_N = policies.decided_NC[:, columns].sum(axis=1)
-        self.open_N = (value_NC * (1 - value_NC))[:, columns].sum(axis=1)
-        self.right_N = value_NC[:, 0]
-        self.tenth_N = policies.place_N * 10 // policies.family.length
+        weight_N = policies.reached_N[:nodes] * chosen_P[policies.policy_N]
+        kept = weight_N > 1e-11 * weight_N.sum()  # of millions of prefixes most are never seen
+        value_NC = policies.value_NC[:nodes][kept][:, slice(None) if by_answer else slice(0, 1)]
+        self.chosen_P, self.weight_N = chosen_P, weight_N[kept]
+        self.decided_N = policies.decided_NC[kept][:, : value_NC.shape[1]].sum(axis=1)
+        self.open_N = (value_NC * (1 - value_NC)).sum(axis=1)
+        self.right_N = policies.value_NC[:nodes][kept, 0]
+        self.entropy_N, self.marked_N = policies.entropy_N[kept], policies.marked_N[kept]
+        self.tenth_N = policies.place_N[kept] * 10 // policies.family.length
         self.sum = float(self.weight_N @ self.decided_N) / float(chosen_P.sum())
 
     def mean(self, x_N: FloatArray, of_N: FloatArray | BoolArray) -> float:
@@ -147,7 +148,7 @@ class Truth:
         """Returns the prefixes of a bin of entropy."""
         edges = zip(analysis.EDGES, analysis.EDGES[1:], strict=False)
         low, high = next((a, b) for a, b in edges if name in (f"{a:g}–{b:g}", f"above {a:g}"))
-        inside: BoolArray = (self.policies.entropy_N >= low) & (self.policies.entropy_N < high)
+        inside: BoolArray = (self.entropy_N >= low) & (self.entropy_N < high)
         return inside
 
 
@@ -176,8 +177,7 @@ def token_rows(estimates: analysis.StateEstimates, truth: Truth) -> Rows:
     for part in analysis.by_entropy(estimates, shares=True):
         add("entropy", part.name, part, truth.bin(part.name))
     for part in analysis.by_class(estimates, shares=True):
-        marked_N = truth.policies.marked_N
-        add("kind", part.name, part, marked_N if part.name == CLASSES[0] else ~marked_N)
+        add("kind", part.name, part, truth.marked_N if part.name == CLASSES[0] else ~truth.marked_N)
         rows.setdefault("kinds at equal entropy", []).append((part.name, part.difference, 0.0))
     for i, part in enumerate(analysis.by_place(estimates, shares=True)):
         of_N = truth.tenth_N // 2 == i
@@ -186,7 +186,7 @@ def token_rows(estimates: analysis.StateEstimates, truth: Truth) -> Rows:
     for part in analysis.by_verdict(estimates):
         add("verdict", part.name, part, truth.right_N if part.name == "right" else 1 - truth.right_N)
     for name, top in zip(analysis.TOPS, analysis.tops(estimates), strict=True):
-        above = truth.policies.entropy_N >= top.threshold
+        above = truth.entropy_N >= top.threshold
         rate_D = np.bincount(truth.tenth_N, truth.weight_N * above, 10) / np.maximum(
             np.bincount(truth.tenth_N, truth.weight_N, 10), 1e-300
         )
@@ -204,17 +204,16 @@ def token_rows(estimates: analysis.StateEstimates, truth: Truth) -> Rows:
 class SentenceTruth:
     """What holds of sentences: what they decide, how V changes, and what a reflective one causes."""
 
-    def __init__(self, truth: Truth) -> None:
-        policies = truth.policies
+    def __init__(self, policies: Policies, chosen_P: IntArray) -> None:
         nodes, length = policies.probs_NW.shape[0], policies.family.sentence
         value_N, after_NW = policies.value_NC[:, 0], policies.value_NC[policies.to_NW, 0]
         later_N = np.zeros(value_N.size)  # what the tokens behind the first one of a sentence decide
         for _ in range(length - 1):
-            later_N[:nodes] = truth.decided_N + (policies.probs_NW * later_N[policies.to_NW]).sum(axis=1)
+            later_N[:nodes] = policies.decided_NC[:, 0] + (policies.probs_NW * later_N[policies.to_NW]).sum(axis=1)
         change_NW = after_NW - value_N[:nodes, None]
         square_NW = change_NW**2 + later_N[policies.to_NW]
-        begins = policies.place_N % length == 0
-        weight_NW = (truth.weight_N * begins)[:, None] * policies.probs_NW
+        begins_N = policies.reached_N[:nodes] * chosen_P[policies.policy_N] * (policies.place_N % length == 0)
+        weight_NW = begins_N[:, None] * policies.probs_NW
         first_NW = (np.arange(policies.family.ways) == 0) & policies.reflects_N[:, None]
         sides = [weight_NW * of for of in (first_NW, ~first_NW)]
         self.decided = [float((side * square_NW).sum() / side.sum()) for side in sides]
@@ -223,7 +222,7 @@ class SentenceTruth:
         chance_N = policies.probs_NW[:, 0] * policies.reflects_N
         rest_N = 1 - policies.probs_NW[:, 0]
         other_N = (value_N[:nodes] - policies.probs_NW[:, 0] * after_NW[:, 0]) / np.maximum(rest_N, 1e-300)
-        self._size_N = truth.weight_N * begins * chance_N * (1 - chance_N)
+        self._size_N = begins_N * chance_N * (1 - chance_N)
         self._apart_N = after_NW[:, 0] - other_N
         self._start_N = policies.place_N == 0
 
@@ -343,7 +342,7 @@ def main() -> None:
             chosen_P = np.sum([drawn.chosen_P for drawn in tables], axis=0)
             truth = Truth(policies, chosen_P, by_answer=by_answer)
             if options.way == "sentence":
-                of = SentenceTruth(truth)
+                of = SentenceTruth(policies, chosen_P)
                 rows = [sentence_rows(policies, n, states, drawn, truth, of) for n, drawn in enumerate(tables)]
             else:
                 rows = [token_rows(drawn.estimates, truth) for drawn in tables]

@@ -74,6 +74,23 @@ def test_shares_of_all_tokens_are_those_that_one_counts() -> None:
     assert analysis.by_entropy(estimates, shares=False)[1].share.value is None
 
 
+def test_what_others_at_these_places_decide_varies_with_their_number_too() -> None:
+    # The reference is the jackknife: everything is computed anew without each problem, above the same threshold.
+    estimates, decided = planted(0)
+    units, decile = estimates.frame.table.units, estimates.frame.table.decile_N
+    top = analysis.tops(estimates)[1]
+    above = units.value_N >= top.threshold
+
+    def matched(left: np.ndarray) -> float:
+        at = [left & (decile == d) for d in range(10)]
+        return float(sum(above[a].mean() * decided[a].sum() for a in at) / decided[left].sum())
+
+    without = np.array([matched(units.problem_N != q) for q in range(PROBLEMS)])
+    error = np.sqrt((PROBLEMS - 1) / PROBLEMS * ((without - without.mean()) ** 2).sum())
+    half = (top.matched.high - top.matched.low) / 2
+    assert half == pytest.approx(stats.t.ppf(0.975, PROBLEMS - 1) * error, rel=0.15)
+
+
 def test_intervals_of_drawn_states_cover_what_all_tokens_decide() -> None:
     share, difference, band = [], [], []
     for seed in range(60):

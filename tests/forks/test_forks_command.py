@@ -31,6 +31,7 @@ from forkwise.forks.estimators import budget, state_value
 from forkwise.forks.options import ForksOptions
 from forkwise.forks.stored import _Chunk
 from forkwise.report.forks import conclusion, tables
+from forkwise.report.table import Table
 from forkwise.samples import read_samples, write_shard
 from forkwise.sampling.options import JudgeOptions
 from forkwise.sampling.verify import Judge
@@ -189,6 +190,15 @@ def test_by_the_answer_all_shares_of_answers_count(table: Path, tmp_path: Path) 
     ]
     assert measured.problems == len(mixed)
     assert measured.budget.available.value == pytest.approx(np.mean(gini), abs=0.02)
+    # What is there to read are the answers that came, not how many were right.
+    way = results.FirstToken("go", 0.5, True, 6, 0.0, "go on", answers=["12", None, "7", "9"])
+    seen = results.Seen(replace(measured.states[0], open=0.9, value=0.0), "and", [way])
+    (table_,) = (b for b in tables(replace(measured, forks=[seen])) if getattr(b, "caption", "").startswith("Forks:"))
+    assert isinstance(table_, Table)
+    assert table_.header[2] == "open"
+    assert table_.header[-1] == "token, its chance: answers"
+    assert table_.rows[0][2] == "0.90"
+    assert table_.rows[0][-1] == "go 0.50: 12, none, 7, …"
 
 
 def test_a_second_stage_goes_on_where_the_first_ended(table: Path, undisturbed: tuple[Path, list[Any]]) -> None:

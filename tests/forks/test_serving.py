@@ -28,7 +28,15 @@ from forkwise.forks import prepare
 from forkwise.forks.command import run_forks
 from forkwise.forks.estimators import state_value
 from forkwise.forks.options import ForksOptions
-from forkwise.forks.serving import PLAIN, Connection, ServerContinuer, compare, write_tokens
+from forkwise.forks.serving import (
+    PLAIN,
+    Connection,
+    ServerContinuer,
+    changing_draws,
+    compare,
+    not_continued,
+    write_tokens,
+)
 from forkwise.forks.stored import State
 from forkwise.samples import read_samples, write_shard
 from forkwise.sampling.options import JudgeOptions
@@ -42,6 +50,7 @@ LETTERS = "abc"
 TOKENIZER = byte_tokenizer()
 IDS = [TOKENIZER(letter)["input_ids"][-1] for letter in LETTERS]
 OF_PROMPT = TOKENIZER(PROMPT)["input_ids"]
+STOP = TOKENIZER("!")["input_ids"][-1]
 
 
 class Model(LocalServer):
@@ -88,12 +97,17 @@ def answer(server: Model, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         logprobs.append(math.log(probs[token]))
         tops.append({f"token_id:{IDS[a]}": math.log(p) for a, p in enumerate(probs)})
         text = (*text, token)
-    ended = len(text) == LENGTH and len(ids) < body["max_tokens"]
+    if server.fault == "short":  # as vLLM does at its --max-model-len: it says that the limit was reached
+        ids, logprobs, tops = ids[:1], logprobs[:1], tops[:1]
+    ended = len(text) == LENGTH and len(ids) < body["max_tokens"] and server.fault != "short"
+    if server.fault == "names the end" and len(text) == LENGTH:
+        ids, ended = [*ids[:-1], STOP], True
     named = [f"token_id:{i}" if server.fault != "texts" else LETTERS[IDS.index(i)] for i in ids]
     read = len(prompt) + (1 if server.fault == "adds a token" else 0)
     choice = {
-        "text": "".join(LETTERS[IDS.index(i)] for i in ids),
-        "finish_reason": "stop" if ended else "length",
+        "text": "".join(LETTERS[IDS.index(i)] for i in ids if i != STOP),
+        "finish_reason": "abort" if server.fault == "aborts" else "stop" if ended else "length",
+        "stop_reason": STOP if server.fault == "names the end" and ended else None,
         "logprobs": {"tokens": named, "token_logprobs": logprobs, "top_logprobs": tops},
     }
     choices = [choice] * (len(prompt) if server.fault == "one for each id" else 1)
@@ -164,6 +178,49 @@ def test_a_server_that_takes_ids_for_several_prompts_is_refused_and_a_busy_one_a
     with running(Tabular(3), "busy") as (server, url):
         Connection(url, "m", SAMPLING, FAST).prove(OF_PROMPT)
         assert server.asked == 3
+
+
+def test_a_continuation_that_ends_for_the_server_s_reasons_is_none() -> None:
+    with (
+        running(Tabular(3), "short") as (_, url),
+        pytest.raises(InputError, match="ended a continuation at 1 tokens, where 3 .* room for .* no limit of its own"),
+    ):
+        Connection(url, "m", SAMPLING, FAST).ask(OF_PROMPT, LENGTH, 0)
+    with running(Tabular(3), "aborts") as (server, url):
+        with pytest.raises(InputError, match=r"4 times in a row .*before its end or limit \('abort'\)"):
+            Connection(url, "m", SAMPLING, FAST).ask(OF_PROMPT, LENGTH, 0)
+        assert server.asked == 4
+
+
+def test_another_token_that_ends_a_completion_is_no_part_of_the_text() -> None:
+    # An end token of the model's generation config, such as Llama 3's <|eom_id|>: vLLM names it as the stop_reason.
+    texts = []
+
+    def verify(written: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
+        texts.extend(written)
+        return [Verdict(True, None, "any")] * len(written)
+
+    sampling = Sampling(max_tokens=LENGTH + 1)
+    with running(Tabular(3), "names the end") as (_, url):
+        drawn = ServerContinuer(Connection(url, "m", sampling, FAST), TOKENIZER, sampling, 8, 0, Judge(verify)).draw(
+            State(0, "s", OF_PROMPT, [], IDS[0], Problem("p", PROMPT))
+        )
+    assert drawn.cut == 0
+    assert all(len(text) == LENGTH - 1 and set(text) <= set(LETTERS) for text in texts)
+
+
+def test_probabilities_are_those_of_the_draws() -> None:
+    # A server's log-probs are of temperature 1; of other draws it is the share that is known.
+    policy, state = Tabular(3), State(0, "s", OF_PROMPT, [], IDS[0], Problem("p", PROMPT))
+    true = {IDS[a]: p for a, p in enumerate(policy.next[()])}
+    for sampling in (SAMPLING, Sampling(max_tokens=LENGTH, temperature=0.7), Sampling(max_tokens=LENGTH, top_p=0.9)):
+        with running(policy) as (_, url):
+            connection = Connection(url, "m", sampling, FAST)
+            first = ServerContinuer(connection, TOKENIZER, sampling, 24, 0, judge(policy)).draw(state).first
+        if sampling is SAMPLING:
+            assert first.probabilities == pytest.approx([true[token] for token in first.tokens])
+        else:
+            assert first.probabilities == [first.tokens.count(token) / 12 for token in first.tokens]
 
 
 def table(folder: Path, policies: dict[str, Tabular], n: int = 12) -> Path:
@@ -243,9 +300,32 @@ def test_keys_that_this_machine_cannot_do_are_refused(tmp_path: Path, monkeypatc
     with pytest.raises(InputError, match="--extra top_k=2, which transformers does not do: .* with --server"):
         run_forks(samples, options, JudgeOptions(), lambda cost: None)
     drawn_by(samples, "server", chat_template_kwargs={"enable_thinking": False})
-    with running(policy) as (server, url), pytest.raises(InputError, match="which changes prompts"):
+    with running(policy) as (server, url), pytest.raises(InputError, match="prompts or texts were changed"):
+        through_a_server(tmp_path, samples, url)
+    # vLLM 0.32: of tokens drawn in one go and behind the same prefix, log-probs differ by up to 1.8 nats.
+    drawn_by(samples, "server", presence_penalty=2.0, top_k=-1)
+    with running(policy) as (server, url), pytest.raises(InputError, match="extra presence_penalty=2.0: .*begins"):
         through_a_server(tmp_path, samples, url)
     assert not server.bodies
+
+
+def test_keys_are_told_apart_by_what_they_do() -> None:
+    keys = {"top_k": 0, "min_p": 0, "repetition_penalty": 1, "presence_penalty": 0, "return_token_ids": True}
+    assert changing_draws(keys | PLAIN) == {}
+    assert changing_draws({"top_k": 0, "repetition_penalty": 1.1, "min_tokens": 4}) == {
+        "repetition_penalty": 1.1,
+        "min_tokens": 4,
+    }
+    # Like repetition_penalty these count the prompt too, so that a continuation is drawn as the sample was.
+    assert not_continued({"repetition_penalty": 1.1, "top_k": 5, "stop_token_ids": [3], "logit_bias": {"1": 2}}) == {}
+    from_the_start = {
+        "stop": ["."],
+        "min_tokens": 3,
+        "frequency_penalty": 0.1,
+        "structured_outputs": {},
+        "bad_words": [],
+    }
+    assert not_continued(from_the_start | {"top_k": 1}) == from_the_start
 
 
 def test_another_model_is_found_at_any_temperature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,6 +37,9 @@ def test_each_way_has_a_continuation_of_every_verdict(tmp_path: Path) -> None:
         (" go", 0.3, 2, 0.0, True),
         (" no", 0.1, 2, 1.0, False),
     ]
+    state = replace(state, answers=["8", "9", "9", None, "8", "8"])
+    # Of two continuations each; the first of equally frequent answers comes first.
+    assert [w.answers for w in ways_of(state, 5)] == [["8", "9"], ["9", None], ["8"]]
     # The first of each verdict, five characters of it.
     assert [[(end.text, end.correct) for end in w.ends] for w in ways] == [
         [(" we w", True), (" we l", False)],

@@ -16,6 +16,7 @@ Suffixes: Q problems.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy import optimize, special, stats
@@ -67,16 +68,17 @@ def bounded_ratio(
 def _farthest(part: FloatArray, whole: FloatArray, tail: float, value: float) -> float:
     """Returns where the ratio has no more chance than `tail` to be above, from `value` upwards."""
 
+    @cache
     def excess(end: float) -> float:  # in standard deviations, nearly linear
         return float(special.ndtri(max(positive(part - end * whole), 1e-16)) - special.ndtri(tail))
 
     apart = part - value * whole
-    step = float(np.sqrt(apart @ apart) / abs(whole.sum()))
+    step = 4 * float(np.sqrt(apart @ apart) / abs(whole.sum()))  # standard errors
     if step == 0 or excess(value) <= 0:
         return value
     while excess(value + step) > 0:
         step *= 2
-    return float(optimize.brentq(excess, value, value + step, xtol=1e-5 * step, rtol=1e-12))
+    return float(optimize.brentq(excess, value, value + step, xtol=1e-6 * step, rtol=1e-12))
 
 
 def positive(factor_Q: FloatArray) -> float:
@@ -89,9 +91,9 @@ def positive(factor_Q: FloatArray) -> float:
     from_0 = float(factor_Q.sum()) / max(size, 1e-300)
     if abs(from_0) > _CERTAIN or (factor_Q >= 0).all() or (factor_Q <= 0).all():
         return float(from_0 > 0)
-    step = 0.1 / (1 + abs(from_0) / 4)
+    step = 0.2 / (1 + abs(from_0) / 4)
     last = 12.0 if ((factor_Q / size) ** 4).sum() > 1 / 6 else 4.0  # few of them hold nearly everything, or many
-    at = np.exp(np.arange(-7.0, last, step))[:, None] * (factor_Q / size)
+    at = np.exp(np.arange(-8.0, last, step))[:, None] * (factor_Q / size)
     wave = np.sin(np.arctan(at).sum(axis=1)) * np.exp(-0.5 * np.log1p(at**2).sum(axis=1))
     below = wave[0] / np.expm1(step)  # where the wave is in proportion to t
     return float(0.5 + (wave.sum() + below) * step / np.pi)

@@ -25,7 +25,15 @@ from forkwise.forks.continuing import Continuer
 from forkwise.forks.cost import Cost
 from forkwise.forks.frame import Frame, Pool, load_frame, load_pool
 from forkwise.forks.options import FEWEST, ForksOptions
-from forkwise.forks.serving import PLAIN, Connection, ServerContinuer, compare, write_tokens
+from forkwise.forks.serving import (
+    PLAIN,
+    Connection,
+    ServerContinuer,
+    changing_draws,
+    compare,
+    not_continued,
+    write_tokens,
+)
 from forkwise.forks.stored import (
     FOLDER,
     TOKENS,
@@ -190,7 +198,7 @@ def continue_later(ready: Prepared, states: Sequence[State], stage: str, continu
 
 def _local(table: OpenTable, tokens: Path, options: ForksOptions, pool: Pool, judge: Judge) -> Engine:
     """Loads the model with transformers, and computes the entropies of the samples."""
-    if further := _keys_of_requests(table.path):
+    if further := changing_draws(_keys_of_requests(table.path) or {}):
         raise InputError(
             f"The samples were drawn by a server with {_as_extra(further)}, which transformers does not do: continue "
             "through that server, with --server."
@@ -248,15 +256,16 @@ def _further_keys(path: Path) -> Mapping[str, Any]:
     """Returns the keys that requests get so that continuations are drawn as the samples were.
 
     Raises:
-        InputError: the samples' keys changed the prompt, which is rendered here.
+        InputError: the samples' keys changed the prompt, which is rendered here, or go by where a completion begins.
     """
     keys = _keys_of_requests(path)
     if keys is None:
         return PLAIN
-    if changing := {name: value for name, value in keys.items() if "template" in name}:
+    if changing := not_continued(keys):
         raise InputError(
-            f"The samples were drawn with {_as_extra(changing)}, which changes prompts in a way that is not known "
-            "here: sample with prompts as text, without --chat."
+            f"The samples were drawn with {_as_extra(changing)}: prompts or texts were changed in a way that is not "
+            "known here, or it goes by where a completion begins, which a server that continues one does not know. "
+            "Sample without it."
         )
     return keys
 

@@ -91,6 +91,8 @@ class FirstToken:
     """The first of its continuations, from the token on."""
     ends: list[End] = field(default_factory=list)
     """One continuation for each way in which they end: the first right one, the first wrong one."""
+    answers: list[str | None] = field(default_factory=list)
+    """The answers of its continuations, the most frequent first; None where one has none."""
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,24 @@ PLAIN: dict[str, Any] = {
     "frequency_penalty": 0.0,
 }
 """Keys of a request that leave the distribution as it is."""
+_OF_REPLIES = ("return_token_ids", "return_tokens_as_token_ids", "user", "priority", "request_id", "cache_salt")
+_FROM_THE_START = re.compile(
+    r"(presence|frequency)_penalty|min_tokens|stop|bad_words|response_format|structured_outputs|guided_\w+|"
+    r"thinking\w*|repetition_detection|truncate\w*|use_beam_search|suffix|\w*template\w*|\w*special_tokens|"
+    r"include_stop\w*"
+)
+"""Keys whose effect goes by where the completion begins, or that change its prompt or text."""
+
+
+def changing_draws(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those of a request's keys that make it draw otherwise than without them."""
+    neutral = {name: (value, 0) if name == "top_k" else (value,) for name, value in PLAIN.items()}
+    return {n: value for n, value in keys.items() if n not in _OF_REPLIES and value not in neutral.get(n, ())}
+
+
+def not_continued(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those of a request's keys that would do something else to a continuation than to the sample."""
+    return {name: value for name, value in changing_draws(keys).items() if _FROM_THE_START.fullmatch(name)}
 
 
 @dataclass(frozen=True)
@@ -60,6 +78,8 @@ class Piece:
     """Log-probs of the likeliest first tokens."""
     prompt_tokens: int
     """How many tokens the server says the prompt has."""
+    end: int | None = None
+    """The token that it stopped at, where the server names one: another than the tokenizer's end token."""
 
 
 class Connection:
@@ -83,12 +103,19 @@ class Connection:
         self._patience, self._further = patience or Patience(), dict(further)
         self._address = Address(url, self._patience.timeout)
         self._model, self._sampling = model, sampling
+        self._proved = False
+
+    @property
+    def draws_as_listed(self) -> bool:
+        """Tells whether tokens are drawn with the probabilities whose logs the server gives."""
+        plain = self._sampling.temperature == 1 and self._sampling.top_p == 1
+        return plain and not changing_draws(self._further)
 
     def ask(self, ids: Sequence[int], limit: int, seed: int, top: int = 1) -> Piece:
         """Draws up to `limit` tokens behind the token ids.
 
         Raises:
-            InputError: the server cannot continue from tokens, or does not answer.
+            InputError: the server cannot continue from tokens, does not answer, or has a lower limit of its own.
         """
         body = {
             **self._further,
@@ -106,11 +133,17 @@ class Connection:
             if failed is not None:
                 time.sleep(self._patience.wait(attempt, failed))
             try:
-                return _piece(self._address.post("completions", body))
+                piece = _piece(self._address.post("completions", body))
             except FailedTry as error:
                 failed = error
-            except (RefusedError, WrongField) as error:
+            except RefusedError as error:
+                raise self._refused(error) from error
+            except WrongField as error:
                 raise self._cannot(str(error)) from error
+            else:
+                if len(piece.ids) > limit or (len(piece.ids) < limit and not piece.stopped):
+                    raise self._another_limit(len(ids), len(piece.ids), limit)
+                return piece
         raise InputError(
             f"The server at {self._address.base} failed {self._patience.retries + 1} times in a row ({failed}): start "
             "it again, and the same command continues."
@@ -125,6 +158,24 @@ class Connection:
         piece = self.ask(ids, 1, 0)
         if piece.prompt_tokens != len(ids):
             raise self._cannot(f"of a prompt of {len(ids)} token ids it read {piece.prompt_tokens} tokens")
+        self._proved = True
+
+    def _refused(self, error: RefusedError) -> InputError:
+        hint = f"; vLLM takes as many with --max-logprobs {_TOP}" if "logprobs" in str(error) else ""
+        if error.status in (400, 422) and not self._proved and not hint:
+            return self._cannot(str(error))
+        return InputError(
+            f"The server at {self._address.base} refuses a request ({error}{hint}): give --model the name that it has "
+            "for the model, or start it so that it takes the request, and the same command continues."
+        )
+
+    def _another_limit(self, prompt: int, drawn: int, limit: int) -> InputError:
+        return InputError(
+            f"The server at {self._address.base} ended a continuation at {drawn:,} tokens, where {limit:,} were asked "
+            "for and no end was drawn: continuations must end where samples do, so start it with room for "
+            f"{prompt + limit:,} tokens and no limit of its own (of vLLM --max-model-len, and max_new_tokens in a "
+            "generation config), and the same command continues."
+        )
 
     def _cannot(self, why: str) -> InputError:
         return InputError(
@@ -138,6 +189,9 @@ def _piece(reply: Any) -> Piece:
     choices = _field(reply, "choices", list, "")
     if len(choices) != 1:
         raise FailedTry(f"it answers one prompt with {len(choices)} completions")
+    reason = _field(choices[0], "finish_reason", str, "choices[0].")
+    if reason not in ("stop", "length"):  # "abort" where somebody stopped it: the text has no end of its own
+        raise FailedTry("it ended a continuation before its end or limit" + f" ('{reason}')" * reason.isidentifier())
     logprobs = _field(choices[0], "logprobs", dict, "choices[0].")
     tokens = _field(logprobs, "tokens", list, "choices[0].logprobs.")
     values = _field(logprobs, "token_logprobs", list, "choices[0].logprobs.")
@@ -145,10 +199,11 @@ def _piece(reply: Any) -> Piece:
     first = first[0] if isinstance(first, list) and first and isinstance(first[0], dict) else {}
     return Piece(
         ids=[_token_id(token) for token in tokens],
-        stopped=_field(choices[0], "finish_reason", str, "choices[0].") == "stop",
+        stopped=reason == "stop",
         logprobs=[float(value) for value in values if isinstance(value, (int, float))],
         top={_token_id(token): float(value) for token, value in first.items() if isinstance(value, (int, float))},
         prompt_tokens=_field(_field(reply, "usage", dict, ""), "prompt_tokens", int, "usage."),
+        end=end if type(end := choices[0].get("stop_reason")) is int else None,
     )
 
 
@@ -200,14 +255,17 @@ class ServerContinuer:
             )
         )
         written = [[tokens[i], *(pieces[r].ids if r in pieces else ())] for r, i in enumerate(rows)]
-        stopped = [pieces[r].stopped if r in pieces else starts[i].stopped for r, i in enumerate(rows)]
-        texts = [self._text([*state.prefix, *ids]) for ids in written]
+        last = [pieces.get(r, starts[i]) for r, i in enumerate(rows)]
+        texts = [
+            self._text([*state.prefix, *ids][: -1 if self._ends(ids[-1], piece) else None])
+            for ids, piece in zip(written, last, strict=True)
+        ]
         progress(sum(len(ids) for ids in written))
         verdicts = self._judge.verify(texts, [state.problem] * len(texts))
         refuse_random(texts, verdicts, f"a continuation of {state.name}")
         first = FirstTokens(
             tokens=tokens,
-            probabilities=[math.exp(piece.logprobs[0]) if piece.logprobs else 0.0 for piece in starts],
+            probabilities=self._probabilities(tokens, starts),
             weights=[1 / count] * count,
             sizes=[each] * count,
             forced=0,
@@ -220,7 +278,7 @@ class ServerContinuer:
             answers=[None if v.answer is None else storable(v.answer) for v in verdicts],
             correct=[v.correct for v in verdicts],
             generated=sum(len(ids) - 1 for ids in written),
-            cut=len(rows) - sum(stopped),
+            cut=sum(not piece.stopped for piece in last),
         )
 
     def _all(self, requests: Sequence[tuple[list[int], int, str, int]]) -> list[Piece]:
@@ -230,6 +288,16 @@ class ServerContinuer:
 
         with ThreadPoolExecutor(_TOGETHER) as pool:
             return list(pool.map(one, requests))
+
+    def _probabilities(self, tokens: Sequence[int], starts: Sequence[Piece]) -> list[float]:
+        """Returns each token's probability; its share of those drawn where servers give that of other draws."""
+        if self._connection.draws_as_listed:
+            return [math.exp(piece.logprobs[0]) if piece.logprobs else 0.0 for piece in starts]
+        return [tokens.count(token) / len(tokens) for token in tokens]
+
+    def _ends(self, token: int, piece: Piece) -> bool:
+        """Tells whether the piece stopped at the token, which is no part of the text then."""
+        return piece.stopped and token in (piece.end, self._tokenizer.eos_token_id)
 
     def _text(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from forkwise.forks.results import End, FirstToken
 from forkwise.forks.stored import Continued
 from forkwise.terminal import one_line
@@ -36,6 +38,7 @@ def ways_of(state: Continued, longest: int) -> list[FirstToken]:
                     End(state.continuations[r][:longest], state.answers[r], verdict)
                     for verdict, r in sorted(shown.items(), key=lambda item: item[1])
                 ],
+                answers=[answer for answer, _ in Counter(state.answers[r] for r in rows).most_common()],
             )
         )
     return sorted(ways, key=lambda way: -way.probability)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from forkwise.explore.findings import Estimate
 from forkwise.forks.cost import Cost
 from forkwise.forks.estimators import Budget
-from forkwise.forks.results import Forks, Part, Seen
+from forkwise.forks.results import FirstToken, Forks, Part, Seen
 from forkwise.progress import duration
 from forkwise.report.formats import count, estimate, few_problems, number, p_value, percent, quantile, share
 from forkwise.report.importing import imported_note
@@ -15,7 +15,7 @@ from forkwise.report.table import Block, filled
 from forkwise.terminal import counted, one_line
 
 _UNSCORED = 0.01  # share of continuations without a verdict, above which it is said
-_SHOWN_WAYS, _SHOWN_TEXT = 4, 60
+_SHOWN_WAYS, _SHOWN_TEXT, _SHOWN_ANSWERS = 4, 60, 3
 
 
 def cost_line(cost: Cost, *, within: bool = False) -> str:
@@ -100,6 +100,7 @@ def tables(forks: Forks) -> list[Block]:
         for t in forks.tops
     ]
     header = ["% of tokens, highest entropy", "above (nats)", "% of what is decided", "others at these places"]
+    by_answer = forks.outcome == "answer"
     return [
         budget_sentence(forks.budget, "tokens"),
         *filled("Where the outcome is decided", [*header, "minus these", "minus random tokens"], rows),
@@ -107,9 +108,13 @@ def tables(forks: Forks) -> list[Block]:
         *_parts("By kind of token, and against others of equal entropy", forks.by_class),
         *_parts("By place in the sample", forks.by_place),
         *_parts("By verdict of the sample", forks.by_verdict),
-        *_seen("Forks: high entropy, and the chance of the outcome depends on the token", forks.forks),
-        *_seen("False forks: high entropy, and the outcome is open, but no token matters", forks.false_forks),
-        *_seen("Hidden forks: not of high entropy, but the outcome depends on the token", forks.hidden_forks),
+        *_seen("Forks: high entropy, and the chance of the outcome depends on the token", forks.forks, by_answer),
+        *_seen(
+            "False forks: high entropy, and the outcome is open, but no token matters", forks.false_forks, by_answer
+        ),
+        *_seen(
+            "Hidden forks: not of high entropy, but the outcome depends on the token", forks.hidden_forks, by_answer
+        ),
     ]
 
 
@@ -135,11 +140,12 @@ def _parts(caption: str, parts: Sequence[Part]) -> list[Block]:
     return [*filled(caption, header, rows)]
 
 
-def _seen(caption: str, states: Sequence[Seen]) -> list[Block]:
+def _seen(caption: str, states: Sequence[Seen], by_answer: bool) -> list[Block]:
+    """Lists states to read: with the chance of a right answer, or with the answers that came and how open they were."""
     rows = []
     for s in states:
         ways = "; ".join(
-            f"{one_line(w.token, 12)} {w.probability:.2f}: {number(w.right, 2)} of {w.continuations}"
+            f"{one_line(w.token, 12)} {w.probability:.2f}: {_came(w) if by_answer else _right(w)}"
             for w in s.ways[:_SHOWN_WAYS]
         )
         before = one_line(s.before, 1000)[-_SHOWN_TEXT:]
@@ -147,14 +153,24 @@ def _seen(caption: str, states: Sequence[Seen]) -> list[Block]:
             [
                 f"…{before} [{one_line(s.state.token, 12)}]",
                 number(s.state.entropy, 2),
-                number(s.state.value, 2),
+                number(s.state.open if by_answer else s.state.value, 2),
                 number(s.state.decided),
                 p_value(s.state.p),
                 ways,
             ]
         )
-    header = ["before, and the token", "nats", "V", "F", "p", "token, its chance: right, of continuations"]
+    header = ["before, and the token", "nats", "open" if by_answer else "V", "F", "p"]
+    header.append(f"token, its chance: {'answers' if by_answer else 'right, of continuations'}")
     return [*filled(caption, header, rows, folded=True)]
+
+
+def _right(way: FirstToken) -> str:
+    return f"{number(way.right, 2)} of {way.continuations}"
+
+
+def _came(way: FirstToken) -> str:
+    shown = ["none" if answer is None else one_line(answer, 12) for answer in way.answers[:_SHOWN_ANSWERS]]
+    return ", ".join([*shown, *["…"] * (len(way.answers) > _SHOWN_ANSWERS)])
 
 
 def notes(forks: Forks) -> Iterator[str]:

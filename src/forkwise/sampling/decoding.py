@@ -132,10 +132,7 @@ def draw_tokens(
     entropy = token_entropy(logits, temperature=temperature)
     logprobs = torch.log_softmax(logits.double() / temperature, dim=-1)
     probs = logprobs.exp()
-    surprisal = logprobs.clamp(min=_SURPRISING).neg_()  # where p = 0 it counts nothing, but must be finite
-    weighted = probs * surprisal
-    mean = weighted.sum(dim=-1)
-    varentropy = (weighted.mul_(surprisal).sum(dim=-1) - mean.square()).clamp_(min=0.0)
+    varentropy = _varentropy(logprobs, probs)
     if sampling.temperature == 0:
         token = logits.argmax(dim=-1, keepdim=True)
     else:
@@ -143,6 +140,13 @@ def draw_tokens(
         # The first token whose cdf exceeds u, so never one with p = 0.
         token = torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True).clamp_(max=logits.shape[-1] - 1)
     return token, logprobs.gather(1, token).squeeze(1), entropy, varentropy
+
+
+def _varentropy(logprobs: torch.Tensor, probs: torch.Tensor) -> torch.Tensor:
+    surprisal = logprobs.clamp(min=_SURPRISING).neg_()  # where p = 0 it counts nothing, but must be finite
+    weighted = probs * surprisal
+    mean = weighted.sum(dim=-1)
+    return (weighted.mul_(surprisal).sum(dim=-1) - mean.square()).clamp_(min=0.0)
 
 
 def nucleus(probs: torch.Tensor, top_p: float) -> torch.Tensor:

@@ -15,6 +15,8 @@ from forkwise.sampling.engine import Completion, TopToken
 from forkwise.sampling.http import FailedTry
 
 _MOST_TOKENS = 1 << 31
+_BROKEN_OFF = ("abort", "error", "insufficient_system_resource")
+"""Reasons to finish of vLLM and DeepSeek that lie in the server: what is there is no sample of the model."""
 _ROUNDING = 1e-3  # nats above 0 that a log-probability may have
 _SPECIAL = re.compile(r"<[^<>\s]*>|\[[A-Z_/0-9]+\]|")
 _BYTES = re.compile(r"bytes:|<0x[0-9A-Fa-f]{2}>|.*\ufffd", re.DOTALL)
@@ -58,7 +60,7 @@ def read_reply(reply: Any, prompt: str | Sequence[Mapping[str, str]]) -> Reply:
         text, was_split = _message_text(_field(choice, "message", dict, "choices[0]."))
     else:
         text, was_split = _field(choice, "text", str, "choices[0]."), False
-    n_tokens = finish = data = None
+    n_tokens = finish = data = token_ids = None
     try:
         n_tokens = _n_tokens(reply)
     except _Unusable as error:
@@ -75,6 +77,10 @@ def read_reply(reply: Any, prompt: str | Sequence[Mapping[str, str]]) -> Reply:
     except _Unusable as error:
         left_out.append(str(error))
         data = None
+    try:
+        token_ids = None if data is None else _token_ids(choice.get("token_ids"), len(data.tokens))
+    except _Unusable as error:
+        left_out.append(str(error))
     completion = Completion(
         text=text,
         prompt=prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False),
@@ -85,6 +91,7 @@ def read_reply(reply: Any, prompt: str | Sequence[Mapping[str, str]]) -> Reply:
         completion = replace(
             completion,
             n_tokens=len(data.tokens) if n_tokens is None else n_tokens,
+            token_ids=token_ids,
             tokens=data.tokens,
             logprobs=data.logprobs,
             top_logprobs=data.tops if any(data.tops) else None,
@@ -138,6 +145,8 @@ def _n_tokens(reply: Mapping[str, Any]) -> int | None:
 
 def _finish_reason(choice: Mapping[str, Any]) -> str | None:
     reason = choice.get("finish_reason")
+    if reason in _BROKEN_OFF:
+        raise FailedTry(f"it broke a completion off ('{reason}')")
     if reason is None or (isinstance(reason, str) and re.fullmatch(r"\w{1,40}", reason)):
         return reason
     raise _Unusable("'finish_reason' is no word")
@@ -179,6 +188,17 @@ def _token_data(logprobs: Any) -> _TokenData | None:
         [_logprob(value) for value in values],
         [_candidates(entry) for entry in pairs],
     )
+
+
+def _token_ids(ids: Any, tokens: int) -> list[int] | None:
+    """Reads the ids of the tokens, which vLLM adds where it is asked to (`return_token_ids`)."""
+    if ids is None:
+        return None
+    if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < _MOST_TOKENS for i in ids):
+        raise _Unusable("'token_ids' is no list of ids")
+    if len(ids) != tokens:
+        raise _Unusable(f"there are {tokens} tokens and {len(ids)} ids")
+    return ids
 
 
 def _list(value: Any, name: str) -> list[Any]:

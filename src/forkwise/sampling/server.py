@@ -107,6 +107,7 @@ class ServerEngine:
         self._refused: set[str] = set()  # parameters that the server does not take
         self._changing = threading.Lock()
         self._left_out: Counter[str] = Counter()
+        self._was_cut = False
 
     def settings(self) -> Mapping[str, Any]:
         """Returns what is asked for. The address is left out: the same server may come back at another one."""
@@ -174,6 +175,7 @@ class ServerEngine:
             else:
                 for fault in reply.left_out:
                     self._say_left_out(fault, problem, say)
+                self._say_cut(reply.completion, say)
                 return reply.completion
         tries = "once" if self._patience.retries == 0 else f"{self._patience.retries + 1} times in a row"
         raise InputError(
@@ -228,6 +230,20 @@ class ServerEngine:
                 return
         hint = "; --no-token-data asks for no log-probs" if "logprobs" in body and "logprobs" in message else ""
         raise InputError(f"{where} refuses problem '{problem.id}' ({error}){hint}.") from error
+
+    def _say_cut(self, completion: Completion, say: Callable[[str], None]) -> None:
+        """Says once that the server has a lower limit than was asked for, which `sampling` does not record."""
+        drawn, limit = completion.n_tokens, self._sampling.max_tokens
+        if completion.finish_reason != "length" or drawn is None or drawn >= limit:
+            return
+        with self._changing:
+            first, self._was_cut = not self._was_cut, True
+        if first:
+            say(
+                f"The server at {self._address.base} cut a completion off after {drawn:,} tokens, where --max-tokens "
+                f"allows {limit:,}: it has a limit of its own (of vLLM --max-model-len, or max_new_tokens in a "
+                "generation config)."
+            )
 
     def _say_left_out(self, fault: str, problem: Problem, say: Callable[[str], None]) -> None:
         kind = re.sub(r"-?\d[\d.e+]*", "#", fault)
