@@ -2,6 +2,7 @@
 
     python benchmarks/forks_calibration.py                       # both families, 100, 400 and 1,000 states
     python benchmarks/forks_calibration.py --states 400 --way answer   # or further, sentence
+    python benchmarks/forks_calibration.py --states 400 --student      # with Student's intervals, for comparison
 
 Two families of policies, 400 of each, whose V and F are known at every prefix:
 
@@ -38,9 +39,10 @@ import numpy as np
 from forks_policies import CONTINUATIONS, FAMILIES, POLICIES, Policies, continue_states
 from scipy import stats
 
-from forkwise.explore.contrast import BoolArray, FloatArray, IntArray
+from forkwise.explore.contrast import BoolArray, FloatArray, IntArray, cluster_t
 from forkwise.explore.findings import Estimate
-from forkwise.forks import analysis
+from forkwise.forks import analysis, estimators
+from forkwise.forks.bounded import Unseen
 from forkwise.forks.estimators import budget, variance_of_outcome
 from forkwise.forks.frame import CLASSES
 from forkwise.forks.second import choose_again, combined, number_again
@@ -268,7 +270,7 @@ def sentence_rows(policies: Policies, seed: int, states: int, drawn: Table, trut
         for k in range(count)
         if k or s % each == 0
     ]
-    sum_ = budget(decided_Q, drawn.estimates.pool.available_Q, LEVEL).decided
+    sum_ = budget(decided_Q, drawn.estimates.pool.available_Q, LEVEL, weight_S).decided
     kinds = kinds_of(rows, weight_S, sentence_S, LEVEL, shares=True)
     effect = effect_of(compared, policy_Q.size, LEVEL).difference
     table_of = {"sum of what sentences decide": [("", sum_, truth.sum)]}
@@ -321,6 +323,15 @@ def _sides(intervals: FloatArray, level: float) -> tuple[BoolArray, float]:
     return np.stack([true < low, true > high], axis=1), float(np.median(high - low)) / max(needed, 1e-300)
 
 
+def student(
+    part_Q: FloatArray, whole_Q: FloatArray, size_Q: FloatArray, least: Unseen, most: Unseen, level: float
+) -> Estimate:
+    """Gives Student's interval in the place of `bounded_ratio`."""
+    value = float(part_Q.sum() / whole_Q.sum())
+    score_Q = (part_Q - value * whole_Q) * (size_Q.sum() / whole_Q.sum())
+    return cluster_t(value, score_Q, size_Q, level)[0]
+
+
 def main() -> None:
     """Prints how often intervals held the truth."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -329,7 +340,10 @@ def main() -> None:
     parser.add_argument("--tables", type=int, default=500)
     parser.add_argument("--way", choices=["plain", "further", "answer", "sentence"], default="plain")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--student", action="store_true")
     options = parser.parse_args()
+    if options.student:
+        estimators.bounded_ratio = student
     by_answer, further = options.way == "answer", options.way == "further"
     for family in options.family:
         policies = Policies(FAMILIES[family], options.seed)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from forkwise.forks.bounded import Unseen, bounded_ratio, positive
+from forkwise.forks.bounded import Unseen, bounded_ratio, p_of_zero, positive
 from forkwise.forks.estimators import share_of, weighted_mean
 
 
@@ -46,6 +46,21 @@ def test_a_share_of_what_may_be_nothing_has_no_interval() -> None:
     assert share.value == pytest.approx(0.45 / 0.01)
     assert share.low is share.high is None
     assert share_of(part, -decided, np.ones(6), np.arange(6), np.full(6, 0.25), 0.95).value is None
+
+
+@pytest.mark.parametrize("shift", [-0.3, -0.1, 0.2])
+def test_p_belongs_to_the_interval(shift: float) -> None:
+    x, size = np.random.default_rng(2).normal(shift, 0.5, 12), np.ones(12)
+    least, most = Unseen(0.0, 0.0), Unseen(0.8, 0.0)
+    p = p_of_zero(x, size, least, most)
+    assert p is not None
+    interval = bounded_ratio(x, size, size, least, most, 1 - p)
+    assert interval.low is not None
+    assert interval.high is not None
+    assert min(interval.low, interval.high, key=abs) == pytest.approx(0, abs=1e-4)
+    # No state more, and of two problems one is twice as far: the chance is 1/3, and there is 1 degree of freedom.
+    alone = p_of_zero(np.array([2.0, -1.0]), np.ones(2), Unseen(0.0, 0.0), Unseen(0.0, 0.0))
+    assert alone == pytest.approx(2 * stats.t.sf(stats.norm.isf(1 / 3), 1))
 
 
 def test_what_three_of_a_hundred_states_hold_is_in_the_interval() -> None:

@@ -100,6 +100,8 @@ def answer(server: Model, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     if server.fault == "short":  # as vLLM does at its --max-model-len: it says that the limit was reached
         ids, logprobs, tops = ids[:1], logprobs[:1], tops[:1]
     ended = len(text) == LENGTH and len(ids) < body["max_tokens"] and server.fault != "short"
+    if server.fault == "masks":
+        tops[0] = {"token_id:17": -0.8872629404067993, "token_id:16": -0.5306564569473267, "token_id:85": -9999.0}
     if server.fault == "names the end" and len(text) == LENGTH:
         ids, ended = [*ids[:-1], STOP], True
     named = [f"token_id:{i}" if server.fault != "texts" else LETTERS[IDS.index(i)] for i in ids]
@@ -355,6 +357,20 @@ def test_a_token_that_the_server_does_not_list_counts_as_far_as_it_must() -> Non
     assert asked == [[5, 7]]
 
 
+def test_a_log_prob_of_0_is_no_number_of_nats() -> None:
+    # vLLM with --logprobs-mode processed_logprobs and a top-k of 2, as it came: the third candidate is masked.
+    with running(Tabular(3), "masks") as (_, url):
+        piece = Connection(url, "m", SAMPLING, FAST).ask(OF_PROMPT, 1, 0, top=3)
+        assert set(piece.top) == {17, 16}
+        rows = [{"problem_id": "p", "token_ids": [85], "logprobs": [-1.3]}]
+        # The masked token is at least as far from -1.3 as the least likely of those that are listed.
+        assert compare(Connection(url, "m", SAMPLING, FAST), rows, {"p": OF_PROMPT}) == [0.0]
+        rows = [{"problem_id": "p", "token_ids": [85], "logprobs": [-0.5]}]
+        assert compare(Connection(url, "m", SAMPLING, FAST), rows, {"p": OF_PROMPT}) == pytest.approx(
+            [0.3873], abs=1e-4
+        )
+
+
 def test_the_whole_command_through_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = Tabular(3)
     samples = table(tmp_path / "t", {f"p{q}": policy for q in range(8)})
@@ -381,7 +397,10 @@ def test_the_whole_command_through_a_server(tmp_path: Path, monkeypatch: pytest.
     [
         ({"top_logprobs": None}, "has no entropies or log-probs, by which tokens are drawn"),
         ({"tokens": None}, "has no entropies or log-probs"),
-        ({"tokens": ["".join(LETTERS[:2]), LETTERS[2]]}, "tokenizer is not the one of the samples"),
+        (
+            {"tokens": ["".join(LETTERS[:2]), LETTERS[2]]},
+            "tokenizer is not the one of the samples.* return_token_ids=true",
+        ),
     ],
 )
 def test_samples_of_which_a_server_cannot_be_asked_are_refused(

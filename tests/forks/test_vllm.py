@@ -46,7 +46,7 @@ from forkwise.sampling.generate import end_tokens
 from forkwise.sampling.recipe import Sampling
 from forkwise.sampling.server import Patience, ServerEngine
 from forkwise.sampling.verify import Judge
-from forkwise.tasks import Problem, load_task
+from forkwise.tasks import load_task
 
 pytestmark = pytest.mark.slow
 
@@ -205,6 +205,7 @@ def test_continuations_that_the_server_would_cut_short_are_refused(url: str, nam
     judge = Judge(TASK.verify)
     short = Sampling(max_tokens=20)
     drawn = ServerContinuer(connection, TOKENIZER, short, 8, 0, judge).draw(
-        State(0, "short", prompt, prompt[:5], prompt[0], Problem("p", PROBLEMS[0].prompt, PROBLEMS[0].answer))
+        State(0, "short", prompt, prompt[:5], prompt[0], PROBLEMS[0])
     )
-    assert drawn.generated <= 8 * 14  # the prefix and the first token count
+    assert drawn.cut > 0
+    assert 14 * drawn.cut <= drawn.generated <= 14 * 8  # of 20 tokens the prefix has 5, and the first is not counted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from forkwise.core import token_entropy
 from forkwise.errors import InputError
 from forkwise.explore.tokenisation import completion_ids
 from forkwise.progress import Meter
-from forkwise.sampling.decoding import Decoder, uniforms
+from forkwise.sampling.decoding import Decoder, draw_tokens, uniforms
 from forkwise.sampling.engine import Block
 from forkwise.sampling.generate import (
     Sampling,
@@ -262,3 +263,13 @@ def test_a_conversation_without_a_template_that_takes_it_is_said(template: str |
     with pytest.raises(InputError, match=sentence) as caught:
         complete(tiny(template=template), Problem("p", talk), [1], Sampling())
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("impossible", [False, True])
+def test_varentropies_by_hand_also_beside_a_token_that_cannot_come(impossible: bool) -> None:
+    logits = torch.tensor([[0.5, 0.25, 0.25, 0.0 if impossible else 1e-30]]).log()
+    u = torch.tensor([0.1], dtype=torch.float64)
+    # Surprisals log 2, log 4, log 4 with chances 1/2, 1/4, 1/4: the variance is (log 2)^2 / 4.
+    assert draw_tokens(logits, u, Sampling(1.0))[3].item() == pytest.approx(math.log(2) ** 2 / 4, abs=1e-6)
+    # At temperature 1/2 the chances are 2/3, 1/6, 1/6, and surprisals lie log 4 apart: 2/3 1/3 (log 4)^2.
+    assert draw_tokens(logits, u, Sampling(0.5))[3].item() == pytest.approx(2 / 9 * math.log(4) ** 2, abs=1e-6)

@@ -647,3 +647,66 @@ def test_a_tls_handshake_without_end_is_ended(tmp_path: Path) -> None:
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
         assert "no whole reply within 0.5 s" in refusal(url, tmp_path, timeout=0.5, retries=0, concurrency=1)
         assert time.monotonic() - start < 2.5
+
+
+def test_a_server_that_stopped_and_holds_its_connections_open_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # vLLM 0.32 after SIGTERM with requests in flight: the engine is gone, the port closed, the connections stay.
+    monkeypatch.setattr("forkwise.sampling.http._LOOK", 0.1)
+    held = []
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def accept_and_close() -> None:
+        held.append(listener.accept()[0])
+        listener.close()
+
+    threading.Thread(target=accept_and_close, daemon=True).start()
+    start = time.monotonic()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    message = refusal(url, tmp_path, timeout=30.0, retries=0, concurrency=1)
+    assert "takes no connections any more" in message
+    assert time.monotonic() - start < 10
+
+
+def test_a_slow_server_that_listens_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forkwise.sampling.http._LOOK", 0.05)
+
+    def answer(handler: Any, body: Any) -> None:
+        time.sleep(0.6)
+        handler.send(completion())
+
+    with serve(answer) as server:
+        assert len(run(server.url, tmp_path)[0]) == 2
+
+
+@pytest.mark.parametrize("reason", ["abort", "error"])
+def test_a_completion_that_the_server_broke_off_is_no_sample(tmp_path: Path, reason: str) -> None:
+    # vLLM's reason for requests that were in flight when somebody paused or stopped it.
+    with serve(lambda handler, _: handler.send(completion(finish_reason=reason))) as server:
+        assert f"failed 2 times in a row (it broke a completion off ('{reason}'))" in refusal(server.url, tmp_path)
+
+
+def test_a_limit_of_the_server_s_own_is_said_once(tmp_path: Path) -> None:
+    # vLLM 0.32 draws as many tokens as --max-model-len leaves, and says "length" like at --max-tokens.
+    usage = {"prompt_tokens": 3, "completion_tokens": 4}
+    with serve(lambda handler, _: handler.send({**completion(finish_reason="length"), "usage": usage})) as server:
+        rows, said = run(server.url, tmp_path)
+    assert [row["n_tokens"] for row in rows] == [4, 4]
+    assert said.count("cut a completion off after 4 tokens, where --max-tokens allows 9") == 1
+    whole = {**usage, "completion_tokens": 9}
+    with serve(lambda handler, _: handler.send({**completion(finish_reason="length"), "usage": whole})) as server:
+        assert "cut a completion off" not in run(server.url, tmp_path / "whole")[1]
+
+
+@pytest.mark.parametrize(
+    ("ids", "fault"),
+    [([5, 6, 7, 8, 9], None), ([5, 6], "there are 5 tokens and 2 ids"), ([5, -1, 7, 8, 9], "'token_ids' is no list")],
+)
+def test_token_ids_that_a_server_names_are_stored(tmp_path: Path, ids: list[int], fault: str | None) -> None:
+    with serve(lambda handler, _: handler.send(completion(token_ids=ids))) as server:
+        rows, said = run(server.url, tmp_path, extra={"return_token_ids": True})
+    assert [row["token_ids"] for row in rows] == [None if fault else ids] * 2
+    assert [row["logprobs"] for row in rows] == [[-0.25] * 5] * 2
+    assert fault is None or fault in said
+    assert server.requests[0][2]["return_token_ids"] is True

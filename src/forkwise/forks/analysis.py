@@ -166,7 +166,8 @@ def outcomes(answers: Sequence[str | None], correct: Sequence[bool | None], by_a
 
 def check_budget(estimates: StateEstimates) -> Budget:
     """Compares what tokens decide, summed over a trace, with what there is to decide."""
-    return budget(estimates.per_problem(estimates.decided_N), estimates.pool.available_Q, estimates.level)
+    decided_Q = estimates.per_problem(estimates.decided_N)
+    return budget(decided_Q, estimates.pool.available_Q, estimates.level, estimates.weight_N * estimates.most_N)
 
 
 # ------------------------------------------------------------------------------------------------------------- parts

@@ -65,6 +65,16 @@ def bounded_ratio(
     return Estimate(value, *ends)
 
 
+def p_of_zero(part_Q: FloatArray, size_Q: FloatArray, least: Unseen, most: Unseen) -> float | None:
+    """Computes the two-sided p of a ratio that is 0: below 1 - level where `bounded_ratio` leaves 0 out."""
+    has_say = size_Q > 0
+    part, share = part_Q[has_say], size_Q[has_say] / size_Q.sum()
+    if share.size < 2 or share.max() > 1 - 1e-9:
+        return None
+    beyond = min(positive(np.append(part, most.part)), positive(-np.append(part, least.part)))
+    return min(1.0, float(2 * stats.t.sf(-special.ndtri(max(beyond, 1e-16)), freedom_of(share))))
+
+
 def _farthest(part: FloatArray, whole: FloatArray, tail: float, value: float) -> float:
     """Returns where the ratio has no more chance than `tail` to be above, from `value` upwards."""
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from forkwise.explore.contrast import FloatArray, IntArray, cluster_t
 from forkwise.explore.findings import Estimate
-from forkwise.forks.bounded import Unseen, bounded_ratio
+from forkwise.forks.bounded import Unseen, bounded_ratio, p_of_zero
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -204,15 +204,36 @@ class Budget:
         return low is not None and high is not None and low <= 0 <= high
 
 
-def over_problems(x_Q: FloatArray, level: float = 0.95) -> tuple[Estimate, float | None]:
-    """Returns the mean over problems of equal weight, with its interval and the two-sided p of zero."""
-    return cluster_t(float(x_Q.mean()), x_Q - x_Q.mean(), np.ones(x_Q.size), level)
+def over_problems(x_Q: FloatArray, level: float = 0.95, more: float = 0.0) -> tuple[Estimate, float | None]:
+    """Returns the mean over problems of equal weight, with its interval and the two-sided p of zero.
+
+    Of sums over states they are Student's or Gaffke's, whichever is wider: the first below, the second above.
+
+    Args:
+        more: what a state that was not drawn may add to the sum of a problem.
+    """
+    student, p = cluster_t(float(x_Q.mean()), x_Q - x_Q.mean(), np.ones(x_Q.size), level)
+    if not more or student.low is None or student.high is None or p is None:
+        return student, p
+    one_Q, ends = np.ones(x_Q.size), (Unseen(0.0, 0.0), Unseen(more, 0.0))
+    other, of_other = bounded_ratio(x_Q, one_Q, one_Q, *ends, level), p_of_zero(x_Q, one_Q, *ends)
+    if other.low is None or other.high is None or of_other is None:
+        return student, p
+    wider = Estimate(student.value, min(student.low, other.low), max(student.high, other.high))
+    return wider, max(p, of_other)
 
 
-def budget(decided_Q: FloatArray, available_Q: FloatArray, level: float = 0.95) -> Budget:
-    """Compares the sum of what tokens decide with V0 (1 - V0), problem by problem, `(Q,)` each."""
-    difference, p = over_problems(decided_Q - available_Q, level)
-    return Budget(over_problems(decided_Q, level)[0], over_problems(available_Q, level)[0], difference, p)
+def budget(
+    decided_Q: FloatArray, available_Q: FloatArray, level: float = 0.95, most_N: FloatArray | None = None
+) -> Budget:
+    """Compares the sum of what tokens decide with V0 (1 - V0), problem by problem, `(Q,)` each.
+
+    Args:
+        most_N: what each drawn state can add to the sum of its problem, and so one that was not drawn.
+    """
+    more = 0.0 if most_N is None else Unseen.picked(most_N, most_N, most_N).part
+    difference, p = over_problems(decided_Q - available_Q, level, more)
+    return Budget(over_problems(decided_Q, level, more)[0], over_problems(available_Q, level)[0], difference, p)
 
 
 def share_of(
@@ -246,7 +267,7 @@ def weighted_mean(
     of_N: BoolArray,
     weight_N: FloatArray,
     problem_N: IntArray,
-    within: tuple[FloatArray | float, FloatArray | float],
+    within: tuple[FloatArray | float, FloatArray | float] | None,
     level: float = 0.95,
 ) -> Estimate:
     """Returns the mean over all tokens of a number known of the drawn states, with its interval over problems.
@@ -254,14 +275,18 @@ def weighted_mean(
     Args:
         of_N: which states are meant.
         weight_N: one over the chance that the state was drawn.
-        within: what the number is at least, and at most.
+        within: what the number is at least, and at most; None if it goes either way alike, which suits Student's
+            interval.
     """
     if not of_N.any():
         return Estimate(None)
     weight, problem = weight_N[of_N], problem_N[of_N]
+    part_Q, whole_Q = _by_problem(0, problem, weight * x_N[of_N], weight)
+    if within is None:
+        value = float(part_Q.sum() / whole_Q.sum())
+        return cluster_t(value, part_Q - value * whole_Q, whole_Q, level)[0]
     least, most = (np.broadcast_to(np.asarray(end, dtype=np.float64), x_N.shape)[of_N] for end in within)
     lowest, highest = (Unseen.picked(weight * (most - least), weight * end, weight) for end in (least, most))
-    part_Q, whole_Q = _by_problem(0, problem, weight * x_N[of_N], weight)
     return bounded_ratio(part_Q, whole_Q, whole_Q, lowest, highest, level)
 
 

@@ -233,7 +233,9 @@ def _served(table: OpenTable, tokens: Path, options: ForksOptions, pool: Pool, j
     # Log-probs that come without entropies are a server's, which are of temperature 1 however it draws.
     apart = compare(connection, [r for r in rows if pool.sampling.temperature == 1 or r["entropies"] is None], prompts)
     difference = float(np.mean(apart)) if apart else None
-    _refuse_elsewhere(difference, options.model)
+    _refuse_elsewhere(
+        difference, options.model, " (or its server now has other defaults, of a generation config or --logprobs-mode)"
+    )
 
     def continuer(number: int, say: Callable[[str], None]) -> Continues:
         return ServerContinuer(connection, tokenizer, pool.sampling, number, options.seed, judge)
@@ -360,11 +362,11 @@ def _check_policy(pool: Pool, tokens: Path, model: str) -> float | None:
     return mean
 
 
-def _refuse_elsewhere(mean: float | None, model: str) -> None:
+def _refuse_elsewhere(mean: float | None, model: str, otherwise: str = "") -> None:
     if mean is not None and mean > _ELSEWHERE:
         raise InputError(
-            f"The model '{model}' did not draw these samples: their stored log-probs differ from its own by {mean:.2f} "
-            "nats on the average. Give the model that drew them, or samples of this one."
+            f"The model '{model}' did not draw these samples{otherwise}: their stored log-probs differ from its own by "
+            f"{mean:.2f} nats on the average. Give the model that drew them, or samples of this one."
         )
 
 

@@ -73,7 +73,7 @@ def _sentences(table: str, imported: Imported | None, ready: Prepared, announce:
     decided_S = np.array([row.decided for row in rows])
     decided_Q = np.bincount(problem_S, weights=weight_S * decided_S, minlength=len(pool.problems)).astype(np.float64)
     bisection, steps, points = _bisect(ready, profiles, rows) if options.bisect else (0, [], [])
-    found_budget = budget(decided_Q, pool.available_Q, options.level)
+    found_budget = budget(decided_Q, pool.available_Q, options.level, weight_S)
     result = Sentences(
         samples=table,
         model=options.model,
@@ -288,7 +288,7 @@ def kinds_of(
                 name=name,
                 sentences=int(of.sum()),
                 decided=weighted_mean(decided_S, of, *states, (0.0, 1.0), level),
-                change=weighted_mean(change_S, of & known_S, *states, (-1.0, 1.0), level),
+                change=weighted_mean(change_S, of & known_S, *states, None, level),
                 share=share if shares else Estimate(None),
             )
         )

@@ -38,6 +38,7 @@ from forkwise.sampling.verify import Judge
 _TOGETHER = 32  # requests at a time
 _TOKEN_ID = re.compile(r"token_id:(\d{1,9})")
 _TOP = 20
+_NONE = -1000.0  # nats: -9999 is how servers write the log of 0
 _LOOKED_AT = 16  # samples whose log-probs are compared with the server's
 PLAIN: dict[str, Any] = {
     "top_k": -1,
@@ -201,7 +202,7 @@ def _piece(reply: Any) -> Piece:
         ids=[_token_id(token) for token in tokens],
         stopped=reason == "stop",
         logprobs=[float(value) for value in values if isinstance(value, (int, float))],
-        top={_token_id(token): float(value) for token, value in first.items() if isinstance(value, (int, float))},
+        top={_token_id(t): float(v) for t, v in first.items() if isinstance(v, (int, float)) and v > _NONE},
         prompt_tokens=_field(_field(reply, "usage", dict, ""), "prompt_tokens", int, "usage."),
         end=end if type(end := choices[0].get("stop_reason")) is int else None,
     )
@@ -325,7 +326,15 @@ def write_tokens(samples: Path, out: Path, tokenizer: Any) -> None:
                 f"{where} has no entropies or log-probs, by which tokens are drawn: sample with token data (without "
                 "--no-token-data), or leave --server out."
             )
-        ids = completion_ids(tokenizer, row, where)[: len(row["tokens"])]
+        try:
+            ids = completion_ids(tokenizer, row, where)[: len(row["tokens"])]
+        except InputError as error:
+            if row["token_ids"]:
+                raise
+            raise InputError(
+                f"{error} Or the model drew other tokens than its text is cut into: vLLM names them to forkwise sample "
+                "--extra return_token_ids=true."
+            ) from error
         if len(ids) < len(row["tokens"]):
             raise another_tokenizer(where, f"it cuts the text into {len(ids)} tokens, not {len(row['tokens'])}")
         rows.append({**row, "token_ids": ids})

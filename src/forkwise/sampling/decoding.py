@@ -48,7 +48,7 @@ _SAID = {
 
 _PROBE = "What is 17 + 25? Let us think step by step. First, 7 + 5 = 12, so we write 2 and carry 1. Then 1 + 2 + 1 = 4."
 _PROBE_TOKENS, _PROBE_STEPS = 48, 12
-_SURPRISING = -1e4  # nats, far below what float64 has as a probability above 0
+_IMPOSSIBLE = -1e4  # nats, far below what float64 has as a probability above 0
 _CHECKED, _AT_ONCE = 256, 64
 """Most tokens per completion that are compared, and at a time: large vocabularies fill the memory."""
 
@@ -130,7 +130,8 @@ def draw_tokens(
     """
     temperature = sampling.temperature or 1.0
     entropy = token_entropy(logits, temperature=temperature)
-    logprobs = torch.log_softmax(logits.double() / temperature, dim=-1)
+    scaled = logits.double()
+    logprobs = torch.log_softmax(scaled if temperature == 1 else scaled / temperature, dim=-1)
     probs = logprobs.exp()
     varentropy = _varentropy(logprobs, probs)
     if sampling.temperature == 0:
@@ -143,10 +144,12 @@ def draw_tokens(
 
 
 def _varentropy(logprobs: torch.Tensor, probs: torch.Tensor) -> torch.Tensor:
-    surprisal = logprobs.clamp(min=_SURPRISING).neg_()  # where p = 0 it counts nothing, but must be finite
-    weighted = probs * surprisal
+    """Computes the variance of `-log p`, `(n,)`, in few passes: the vocabulary may be large."""
+    weighted = probs * logprobs
     mean = weighted.sum(dim=-1)
-    return (weighted.mul_(surprisal).sum(dim=-1) - mean.square()).clamp_(min=0.0)
+    if bool(mean.isnan().any()):  # a token that cannot come (log p is -inf) counts nothing
+        return _varentropy(logprobs.clamp(min=_IMPOSSIBLE), probs) if logprobs.isneginf().any() else mean
+    return (weighted.mul_(logprobs).sum(dim=-1) - mean.square()).clamp_(min=0.0)
 
 
 def nucleus(probs: torch.Tensor, top_p: float) -> torch.Tensor:

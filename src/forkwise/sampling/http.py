@@ -17,7 +17,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from typing import Any, NoReturn
 
@@ -28,6 +28,8 @@ API_KEY = "FORKWISE_API_KEY"
 
 _AGAIN = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))  # statuses that may pass
 _LARGEST_REPLY = 1 << 28  # bytes
+_LOOK = 60.0  # seconds after which one looks whether the server still takes connections, and then again
+_REFUSALS = 2  # in a row, after which nobody listens
 _HIDDEN = "[the key]"
 _SECRET = 12  # characters from which on a key is looked for in whole replies; "EMPTY" is a word
 
@@ -136,24 +138,52 @@ class Address:
 
 
 class _Deadline:
-    """A time limit that shuts the connection down, whatever it is waiting for."""
+    """A time limit that shuts the connection down, whatever it is waiting for; earlier where nobody listens any more.
+
+    A vLLM that is told to stop (SIGTERM, 0.32) stops its engine, takes no connections, and keeps those open whose
+    requests it will never answer.
+    """
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
         self._socket: socket.socket | None = None
-        self._timer = threading.Timer(seconds, self._shut)
-        self._timer.daemon = True
+        self._server: Any = None  # its address, as the socket has it
+        self._done = threading.Event()
         self.over = False
         self.sentence = f"no whole reply within {seconds:g} s"
 
     def __enter__(self) -> _Deadline:
-        self._timer.start()
+        threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
+        self._done.set()
         if self._socket is not None:
             self._socket.close()
+
+    def _watch(self) -> None:
+        refused = 0
+        while not self._done.wait(min(_LOOK, max(self._end - time.monotonic(), 0.0))):
+            if time.monotonic() >= self._end:
+                return self._shut()
+            refused = refused + 1 if self._is_refused() else 0
+            if refused == _REFUSALS:
+                self.sentence = "it takes no connections any more, and left a request without an answer"
+                return self._shut()
+        return None
+
+    def _is_refused(self) -> bool:
+        if self._socket is None:
+            return False
+        try:
+            with closing(socket.socket(self._socket.family, socket.SOCK_STREAM)) as another:
+                another.settimeout(5)
+                another.connect(self._server)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            pass
+        return False
 
     def dial(self, address: tuple[str, int], *_: Any) -> socket.socket:
         """Connects like `socket.create_connection`, with one time limit for all addresses of a host."""
@@ -167,6 +197,7 @@ class _Deadline:
                 connection.close()
                 refused = error
                 continue
+            self._server = socket_address
             self._socket = connection.dup()  # stays ours when TLS takes the other over
             return connection
         raise refused or OSError("the host has no address")
