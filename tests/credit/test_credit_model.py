@@ -154,7 +154,7 @@ def test_samples_of_no_whole_group_are_counted_and_any_text_names_a_problem(tabl
     options = CreditOptions(model=["embedded"], group_size=4, only=True)
     first = rows[0]["problem_id"]
     kept = [row for row in rows if (row["problem_id"], row["sample_id"]) != (first, 7)]
-    write_shard(tmp_path / "t", "a", [{**row, "problem_id": f"{row['problem_id']}\0x"} for row in kept])
+    write_shard(tmp_path / "t", "a", [{**row, "problem_id": f"p\0{row['problem_id']}"} for row in kept])
     credit = run_credit([], replace(options, groups=[tmp_path / "t"]))
     (found,) = credit.gradients
     # Of eight samples two groups of four; of seven one, and three are left over.
