@@ -47,12 +47,12 @@ class Size:
 
 
 SIZES = {
-    "countdown-base": Size(120, 400, 16),
-    "story-base": Size(80, 700, 16),
+    "countdown-base": Size(120, 3000, 48),
+    "story-base": Size(120, 3000, 16),
     "countdown-grpo": Size(120, 2000, 96),
-    "story-grpo": Size(120, 1200, 16),
+    "story-grpo": Size(120, 3000, 16),
 }
-"""Of the package's banks, and of one that it does not hold: the Countdown model at mid-training takes too long."""
+"""Of the package's banks: ten times the states of the first trials; more continuations where tokens are worth less."""
 BANKS = list(SIZES)
 
 

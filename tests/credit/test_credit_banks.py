@@ -69,9 +69,9 @@ def test_the_package_holds_small_banks_of_both_tasks() -> None:
     from forkwise.credit.options import CreditOptions
 
     assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < 4_000_000
-    scored = run_credit([], CreditOptions(only=True, method=["entropy_weight:least=0"]))
-    assert [bank.name for bank in scored.banks] == ["countdown-base", "story-base", "story-grpo"]
-    story = scored.banks[1]
+    scored = run_credit([], CreditOptions(only=True, method=["credit_weight:probability=0,least=0"]))
+    assert [bank.name for bank in scored.banks] == ["countdown-base", "countdown-grpo", "story-base", "story-grpo"]
+    story = scored.banks[2]
     grpo, masked = story.methods
     assert grpo.method == "grpo"
     # Masking tokens without entropy earns correlation, and nothing where tokens count by what they can change.

@@ -59,7 +59,7 @@ def test_a_method_that_knows_the_truth_would_have_r_1(monkeypatch: pytest.Monkey
 
 def test_numbers_are_those_of_numpy_where_every_token_is_a_state() -> None:
     bank = tabular_bank(20, 6, seed=2)
-    found = score(bank, ["entropy_weight"])
+    found = score(bank, ["credit_weight"])
     from forkwise.credit.arms import advantages
 
     for m in found.methods:

@@ -93,7 +93,7 @@ def test_a_packed_bank_is_the_folder(forked: Path, tmp_path: Path) -> None:
 
 def test_updates_of_a_table(table: Path, tmp_path: Path) -> None:
     options = CreditOptions(
-        groups=[table], model=["embedded"], group_size=4, only=True, method=["rloo", "entropy_weight"], out=tmp_path
+        groups=[table], model=["embedded"], group_size=4, only=True, method=["rloo", "credit_weight"], out=tmp_path
     )
     (found,) = run_credit([], options).gradients
     assert (found.problems, found.groups, found.completions, found.group_size) == (12, 24, 96, 4)

@@ -565,8 +565,8 @@ def test_two_real_steps_with_every_method(tmp_path: Path, name: str) -> None:
         "entropy_balanced_clip": "entropy_balanced_clip:low=1e-9,high=1e-9",
         "overlong": "overlong:limit=10,buffer=9",
         "gtpo_trajectory": "gtpo_trajectory:threshold=9",
-        "entropy_weight": "entropy_weight:width=9",
-        "placebo_weight": "placebo_weight:width=9",
+        "credit_weight": "credit_weight:least=0.5,width=9",
+        "placebo_weight": "placebo_weight:least=0.5,width=9",
         "heal": "heal:column=prompt,target=0 + 0 =,shortest=1",
     }
     trainer = make(EntropyShapedGRPOTrainer, tmp_path, method=[narrow.get(name, name)], **options, **REUSED)

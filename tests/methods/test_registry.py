@@ -26,7 +26,7 @@ def test_the_methods_of_the_issue_are_there() -> None:
         *("grpo", "dr_grpo", "rloo", "clip_higher", "token_level_loss", "gspo", "cispo"),
         *("entropy_bonus", "adaptive_entropy_bonus", "entropy_advantage"),
         *("placebo_permuted", "placebo_constant", "placebo_scaling"),
-        *("entropy_weight", "placebo_weight"),
+        *("credit_weight", "placebo_weight"),
         *("forking_tokens", "clip_cov", "kl_cov", "gtpo", "grpo_s", "erc"),
         *("passk_training", "ucpo", "asym_grpo", "qae", "steer"),
         *("eapo", "edge_grpo", "w_reinforce", "psr", "nsr", "unlikeliness", "maxrl", "miner"),

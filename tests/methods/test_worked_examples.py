@@ -18,7 +18,16 @@ import worked_examples
 from batches import rollout, tokens
 
 from forkwise.errors import InputError
-from forkwise.methods import EntropyTermMethod, RewardMethod, Rollout, TokenMethod, Tokens, parse_method, parse_methods
+from forkwise.methods import (
+    EntropyTermMethod,
+    Need,
+    RewardMethod,
+    Rollout,
+    TokenMethod,
+    Tokens,
+    parse_method,
+    parse_methods,
+)
 from forkwise.methods.aepo_arbitrary import AepoArbitrary
 from forkwise.methods.flexible_clip import FlexibleClip
 from forkwise.methods.heal import Heal, divergences
@@ -750,25 +759,56 @@ class TestRepoR:
         assert acted("repo_r", batch) == [[pytest.approx(1.002)]]
 
 
-class TestEntropyWeight:
-    BATCH = tokens([[2.0, 2.0, -1.0, 0.0, 5.0]], entropy=[[0.0, 0.3, 0.9, 1.0, 0.1]], mask=[[1, 1, 1, 1, 0]])
+class TestCreditWeight:
+    BATCH = tokens(
+        [[2.0, 2.0, -1.0, 0.0, 5.0]],
+        entropy=[[0.0, 0.3, 0.9, 1.0, 0.1]],
+        logprobs=[[math.log(p) for p in (0.05, 0.1, 0.8, 1.0, 0.5)]],
+        mask=[[1, 1, 1, 1, 0]],
+    )
 
-    def test_by_hand(self) -> None:
-        """g = .2 + .8 min(H / .6, 1) = .2, .6, 1, 1."""
-        assert acted("entropy_weight:width=0.6,least=0.2", self.BATCH)[0][:4] == about(0.4, 1.2, -1.0, 0.0)
-        assert acted("entropy_weight:width=1,least=0", self.BATCH)[0][:4] == about(0.0, 0.6, -0.9, 0.0)
-        assert acted("entropy_weight:least=1", self.BATCH)[0][:4] == about(2.0, 2.0, -1.0, 0.0)
+    def test_probabilities_by_hand(self) -> None:
+        """With p = .05, .1, .8, 1 the first factor is min(p / .2, 1) = .25, .5, 1, 1."""
+        assert acted("credit_weight:probability=0.2", self.BATCH)[0][:4] == about(0.5, 1.0, -1.0, 0.0)
+        assert acted("credit_weight", self.BATCH)[0][:4] == about(1.0, 2.0, -1.0, 0.0)
+
+    def test_entropies_by_hand(self) -> None:
+        """The second factor is .2 + .8 min(H / .6, 1) = .2, .6, 1, 1."""
+        of_entropy = "credit_weight:probability=0,"
+        assert acted(of_entropy + "width=0.6,least=0.2", self.BATCH)[0][:4] == about(0.4, 1.2, -1.0, 0.0)
+        assert acted(of_entropy + "width=1,least=0", self.BATCH)[0][:4] == about(0.0, 0.6, -0.9, 0.0)
+
+    def test_both_by_hand(self) -> None:
+        spec = "credit_weight:width=0.6,least=0.2,probability=0.2"
+        assert acted(spec, self.BATCH)[0][:4] == about(0.1, 0.6, -1.0, 0.0)
+
+    @pytest.mark.parametrize(
+        ("options", "needs"),
+        [
+            ("", {Need.LOGPROBS}),
+            (":least=0.5", {Need.LOGPROBS, Need.ENTROPY}),
+            (":least=0.5,probability=0", {Need.ENTROPY}),
+        ],
+    )
+    def test_it_asks_for_what_its_weight_depends_on(self, options: str, needs: set[Need]) -> None:
+        assert parse_method(f"credit_weight{options}").needs() == needs
 
     def test_the_placebo_deals_the_same_weights_to_other_tokens(self) -> None:
-        batch = tokens([[1.0] * 40], entropy=[[0.02 * i for i in range(40)]])
-        own, dealt = acted("entropy_weight:width=0.6", batch)[0], acted("placebo_weight:width=0.6", batch)[0]
+        logprobs = [[-0.1 * (i % 7) for i in range(40)]]
+        batch = tokens([[1.0] * 40], entropy=[[0.02 * i for i in range(40)]], logprobs=logprobs)
+        spec = "least=0.5,width=0.6,probability=0.9"
+        own, dealt = acted(f"credit_weight:{spec}", batch)[0], acted(f"placebo_weight:{spec}", batch)[0]
         assert sorted(dealt) == about(*sorted(own))
         assert sum(a != b for a, b in zip(own, dealt, strict=True)) > 20
 
-    @pytest.mark.parametrize(("key", "value"), [("width", 0), ("least", -0.1), ("least", 1.5)])
+    @pytest.mark.parametrize(("key", "value"), [("width", 0), ("least", -0.1), ("probability", 1.5)])
     def test_refused(self, key: str, value: float) -> None:
         with pytest.raises(InputError, match=f"{key} of the method 'placebo_weight' must be"):
             parse_method(f"placebo_weight:{key}={value}")
+
+    def test_a_weight_of_one_everywhere_is_refused(self) -> None:
+        with pytest.raises(InputError, match="'credit_weight' with probability=0 and least=1 would do nothing"):
+            parse_method("credit_weight:probability=0")
 
 
 class TestOpefo:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from forkwise.credit.arms import More
 from forkwise.credit.bank import Bank, Groups, rounded
 from forkwise.credit.policy import Policy, ScoredGroup, token_numbers
 from forkwise.errors import InputError
-from forkwise.explore.contrast import FloatArray
+from forkwise.explore.contrast import FEWEST_PROBLEMS, FloatArray
 from forkwise.explore.tokenisation import prompt_ids
 from forkwise.folders.results import Input, inputs_of
 from forkwise.forks import results
@@ -26,8 +27,10 @@ from forkwise.forks.stored import Continued, read_continued, refuse_random
 from forkwise.progress import Meter
 from forkwise.samples import read_samples
 from forkwise.tasks import Verdict
+from forkwise.terminal import counted
 from forkwise.version import __version__
 
+_COLUMNS = ("run", "problem_id", "sample_id", "prompt", "correct", "finish_reason", "sampling", "token_ids", "gold")
 _AGREE = 0.05  # nats: entropies of the same model, computed anew, differ by less
 
 
@@ -145,6 +148,47 @@ def temperature_of(rows: Sequence[Mapping[str, Any]], where: str) -> float:
             f"'{where}' is of samples with top-p {least:g}, and training draws from everything: sample with top-p 1."
         )
     return temperature
+
+
+def group_rows(table: Path, size: int) -> tuple[list[dict[str, Any]], int]:
+    """Reads the samples that make whole groups, each group named by its problem and its number.
+
+    Returns:
+        The rows, whose `problem_id` is the group's name and whose `problem` is the problem's, and how many samples the
+        table has.
+    """
+    stored = read_samples(table, [*_COLUMNS, "entropies"]).to_pylist()
+    runs = {row["run"] for row in stored}
+    if len(runs) != 1:
+        raise InputError(f"'{table}' holds {len(runs)} runs: groups are of one model, so give a table of one.")
+    size_of = Counter(row["problem_id"] for row in stored)
+    count: Counter[str] = Counter()
+    whole = []
+    for row in stored:
+        problem = row["problem_id"]
+        if count[problem] < size_of[problem] // size * size:
+            whole.append({**row, "problem": problem, "problem_id": group_name(problem, count[problem] // size)})
+        count[problem] += 1
+    if not whole:
+        raise InputError(
+            f"No problem in '{table}' has {size} samples, a group: draw more, or give a smaller --group-size."
+        )
+    return whole, len(stored)
+
+
+def refuse_too_little(rows: Sequence[Mapping[str, Any]], kept: set[str], table: Path) -> None:
+    """Raises `InputError` where the groups are of too few problems, or none has right and wrong samples."""
+    verdicts: dict[str, set[bool | None]] = {}
+    for row in rows:
+        verdicts.setdefault(row["problem_id"], set()).add(row["correct"])
+    with_contrast = sum({True, False} <= of for of in verdicts.values())
+    without_verdict = any(None in of for of in verdicts.values())  # which is said when groups are made
+    if len(kept) < FEWEST_PROBLEMS or not (with_contrast or without_verdict):
+        raise InputError(
+            f"{counted(len(kept), 'problem')} of '{table}' would be scored, with "
+            f"{counted(with_contrast, 'group')} of right and wrong samples: updates are compared over at least "
+            f"{FEWEST_PROBLEMS} problems, some of them with contrast."
+        )
 
 
 def group_name(problem: str, number: int) -> str:

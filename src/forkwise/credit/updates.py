@@ -5,7 +5,6 @@ Suffixes: A scored columns, L tokens of a group, M rows of advantages, Q problem
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,10 +32,11 @@ from forkwise.credit.moving import draw_anew, move
 from forkwise.credit.options import CreditOptions
 from forkwise.credit.packing import (
     completions_of,
-    group_name,
+    group_rows,
     make_groups,
     more_of,
     problem_of,
+    refuse_too_little,
     renewed,
     temperature_of,
 )
@@ -45,18 +45,15 @@ from forkwise.credit.results import GradientCredit, MethodGradient, Moved
 from forkwise.credit.weights import BINS, best_weights
 from forkwise.engines.trl.stored import TokenLoss
 from forkwise.errors import InputError
-from forkwise.explore.contrast import FEWEST_PROBLEMS, FloatArray
+from forkwise.explore.contrast import FloatArray
 from forkwise.explore.findings import Estimate
 from forkwise.explore.tokenisation import prompt_ids
 from forkwise.methods import Need, parse_method
 from forkwise.progress import Meter
-from forkwise.samples import read_samples
-from forkwise.terminal import counted
 
 RESAMPLES = 10_000
 _LARGEST = 1 << 22  # entries of an output layer, or of a model, whose gradients are multiplied without thinning
 _CLIP = (0.8, 1.2)  # the range of ratios that PPO's clip leaves alone
-_COLUMNS = ("run", "problem_id", "sample_id", "prompt", "correct", "finish_reason", "sampling", "token_ids", "gold")
 _NONE = Estimate(None)
 
 
@@ -70,12 +67,12 @@ def score_updates(table: Path, model: str, arms: Sequence[ScoredMethod], options
     Raises:
         InputError: something given cannot be used, or there are too few problems or no contrast.
     """
-    rows, drawn = _rows(table, options.group_size)
+    rows, drawn = group_rows(table, options.group_size)
     names = list(dict.fromkeys(row["problem"] for row in rows))
     scored = names[1::2] if options.updates else names
     kept = {scored[q] for q in half_of(len(scored), options.half)}
     of_kept = [row for row in rows if row["problem"] in kept]
-    _refuse_too_little(of_kept, kept, table)
+    refuse_too_little(of_kept, kept, table)
     policy = Policy(model, temperature_of(rows, str(table)))
     _refuse_large(policy, options.gradients)
     prompts = {row["problem_id"]: prompt_ids(policy.tokenizer, row["prompt"]) for row in rows}
@@ -147,46 +144,6 @@ def _acting(
         else:
             acting.append(arm)
     return acting, idle
-
-
-def _rows(table: Path, size: int) -> tuple[list[dict[str, Any]], int]:
-    """Reads the samples that make whole groups, each group named by its problem and its number.
-
-    Returns:
-        The rows, whose `problem_id` is the group's name and whose `problem` is the problem's, and how many samples the
-        table has.
-    """
-    stored = read_samples(table, [*_COLUMNS, "entropies"]).to_pylist()
-    runs = {row["run"] for row in stored}
-    if len(runs) != 1:
-        raise InputError(f"'{table}' holds {len(runs)} runs: groups are of one model, so give a table of one.")
-    size_of = Counter(row["problem_id"] for row in stored)
-    count: Counter[str] = Counter()
-    whole = []
-    for row in stored:
-        problem = row["problem_id"]
-        if count[problem] < size_of[problem] // size * size:
-            whole.append({**row, "problem": problem, "problem_id": group_name(problem, count[problem] // size)})
-        count[problem] += 1
-    if not whole:
-        raise InputError(
-            f"No problem in '{table}' has {size} samples, a group: draw more, or give a smaller --group-size."
-        )
-    return whole, len(stored)
-
-
-def _refuse_too_little(rows: Sequence[Mapping[str, Any]], kept: set[str], table: Path) -> None:
-    verdicts: dict[str, set[bool | None]] = {}
-    for row in rows:
-        verdicts.setdefault(row["problem_id"], set()).add(row["correct"])
-    with_contrast = sum({True, False} <= of for of in verdicts.values())
-    without_verdict = any(None in of for of in verdicts.values())  # which is said when groups are made
-    if len(kept) < FEWEST_PROBLEMS or not (with_contrast or without_verdict):
-        raise InputError(
-            f"{counted(len(kept), 'problem')} of '{table}' would be scored, with "
-            f"{counted(with_contrast, 'group')} of right and wrong samples: updates are compared over at least "
-            f"{FEWEST_PROBLEMS} problems, some of them with contrast."
-        )
 
 
 def _more(groups: Groups, arms: Sequence[ScoredMethod], policy: Policy, prompts: Mapping[str, Sequence[int]]) -> More:

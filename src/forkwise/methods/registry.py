@@ -15,13 +15,13 @@ from forkwise.methods.base import LossMethod, Method, Need, RewardMethod, Scope,
 from forkwise.methods.ce_gppo import CeGppo, Gppo
 from forkwise.methods.clip_cov import ClipCov
 from forkwise.methods.clips import CLIP
+from forkwise.methods.credit_weight import CreditWeight, PlaceboWeight
 from forkwise.methods.dcpo import Dcpo
 from forkwise.methods.dppo import Dppo
 from forkwise.methods.eapo import Eapo
 from forkwise.methods.edge_grpo import EdgeGrpo
 from forkwise.methods.empg import Empg
 from forkwise.methods.entropy_advantage import EntropyAdvantage
-from forkwise.methods.entropy_weight import EntropyWeight, PlaceboWeight
 from forkwise.methods.erc import Erc
 from forkwise.methods.fipo import Fipo
 from forkwise.methods.flexible_clip import FlexibleClip
@@ -89,7 +89,7 @@ _OURS: tuple[type[Method], ...] = (
     PlaceboPermuted,
     PlaceboConstant,
     PlaceboScaling,
-    EntropyWeight,
+    CreditWeight,
     PlaceboWeight,
     ForkingTokens,
     ClipCov,

@@ -12,7 +12,8 @@ from forkwise.explore.findings import Estimate
 from forkwise.report.passk_figures import finish_axis, name_label
 from forkwise.report.styles import COLOURS
 
-_ROW = 0.19  # inches
+_ROW = 0.19  # inches, as the two below
+_AXIS, _LETTER = 3.8, 0.06
 _LINEAR = 0.02  # differences up to which the axis is linear
 
 
@@ -23,7 +24,9 @@ def credit_figure(credit: Credit) -> Figure:
         *((g.name, f"cosine with {g.of}", [(m.method, m) for m in g.methods[1:]]) for g in credit.gradients),
     ]
     rows = max(len(methods) for _, _, methods in panels)
-    figure = Figure(figsize=(3.6 * len(panels) + 1.6, 1.2 + _ROW * rows), layout="constrained")
+    widest = max(len(method) for _, _, methods in panels for method, _ in methods)
+    width = len(panels) * (_AXIS + _LETTER * widest)
+    figure = Figure(figsize=(width, 1.2 + _ROW * rows), layout="constrained")
     for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _panel(axis, *panel)
     return figure
